@@ -1,0 +1,41 @@
+"""What this machine can do, and how to get it: bfloat16, compilation, memory."""
+
+import ctypes
+import platform
+
+import torch
+from torch import nn
+
+
+def keep_memory() -> None:
+    """Tell glibc to keep the memory that tensors free, for the next tensors; does nothing elsewhere.
+
+    By default it returns large blocks to the system, and every step pays for fresh, zeroed pages: a third of the time
+    of the plane's small networks, and 4 % of a U-Net's.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+        for parameter in (trim_threshold, mmap_threshold):
+            libc.mallopt(parameter, 2**30)
+
+
+def compile_network(network: nn.Module) -> str | None:
+    """Compile ``network`` in place with torch.compile; returns why not, if this machine cannot (no C++ compiler, say).
+
+    A trial on a tiny function tells within seconds, so that a failure never costs a training.
+    """
+    try:
+        torch.compile(lambda x: (x * x).exp())(torch.ones(16, device=next(network.parameters()).device))
+    except Exception as error:  # whatever a missing or broken toolchain raises
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    network.compile(dynamic=False)
+    return None
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware, so that autocast pays."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -1,0 +1,9 @@
+"""Networks: plain modules ``network(x, c)`` → the shape of x.  They know nothing of scores.
+
+c = ¼ ln σ has one value per example, or a single one that all of them share.
+"""
+
+from ncsn.networks.mlp import MLP
+from ncsn.networks.unet import UNet
+
+__all__ = ["MLP", "UNet"]

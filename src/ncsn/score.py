@@ -1,0 +1,112 @@
+r"""The score: the one function that everything else is built from.
+
+The score of a density p is the vector field :math:`s(x) = \nabla_x \log p(x)`.  Adding Gaussian noise of standard
+deviation σ to the data gives a family of smoother densities :math:`p_\sigma = p * N(0, \sigma^2 I)`, and a *noise
+conditional* score is a function ``score(x, sigma)`` that returns :math:`\nabla_x \log p_\sigma(x)` for each of them
+(Song & Ermon 2019, arXiv:1907.05600, section 4).  A trained network, an analytic mixture and a lambda are the same to
+whoever calls them.
+"""
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Score(Protocol):
+    """Anything that returns ∇ₓ log p_σ(x), example by example."""
+
+    def __call__(
+        self, x: Float[Tensor, "b *d"], sigma: Float[Tensor, ""] | Float[Tensor, "b"], /
+    ) -> Float[Tensor, "b *d"]:
+        """The score of the noised data at ``x``, for one noise level or for one noise level per example."""
+        ...
+
+
+def expand(sigma: Float[Tensor, ""] | Float[Tensor, "b"], x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *ones"]:
+    """Noise levels shaped to broadcast against ``x``: (b, 1, …, 1).
+
+    Raises ValueError if ``sigma`` is neither a scalar nor one value per example.
+    """
+    if sigma.ndim > 1 or (sigma.ndim == 1 and sigma.shape[0] != x.shape[0]):
+        raise ValueError(
+            f"sigma has shape {tuple(sigma.shape)}; allowed are () and ({x.shape[0]},), one noise level per example"
+        )
+    return sigma.expand(x.shape[0]).view(-1, *[1] * (x.ndim - 1))
+
+
+def tweedie(score: Score, x: Float[Tensor, "b *d"], sigma: Float[Tensor, ""] | Float[Tensor, "b"]) -> Tensor:
+    """The mean of the clean data given the noisy ``x``: E[x₀ | x] = x + σ²·s(x, σ).
+
+    Robbins 1956 (Tweedie's formula); as a last step of sampling: Jolicoeur-Martineau et al. 2020 (arXiv:2009.05475).
+    """
+    return x + expand(sigma, x) ** 2 * score(x, sigma)
+
+
+def batched(score: Score, size: int) -> Score:
+    """The same score, evaluated on ``size`` examples at a time, which bounds the memory that a network takes.
+
+    A sampler that is given it draws its noise for all examples at once, so its samples do not depend on ``size``.
+    """
+
+    def evaluate(x: Float[Tensor, "b *d"], sigma: Float[Tensor, ""] | Float[Tensor, "b"], /) -> Float[Tensor, "b *d"]:
+        levels = torch.split(sigma, size) if sigma.ndim else [sigma] * -(-len(x) // size)
+        return torch.cat([score(part, level) for part, level in zip(torch.split(x, size), levels, strict=True)])
+
+    return evaluate
+
+
+class ScoreModel(nn.Module):
+    r"""A noise conditional score network: any ``network(x, c)`` of x's shape, made a score by preconditioning.
+
+    .. math:: s(x, σ) = -\frac{x-μ}{σ^2+σ_d^2} + \frac{σ_d}{σ\sqrt{σ^2+σ_d^2}}
+                        F\Big(\frac{x-μ}{\sqrt{σ^2+σ_d^2}}, \tfrac14\ln σ\Big)
+
+    This is EDM's preconditioning (Karras et al. 2022, arXiv:2206.00364, table 1) seen through Tweedie's formula: the
+    exact score of a Gaussian with the data's mean μ and standard deviation σ_d, plus a residual whose scale does not
+    depend on σ.  A network that returns zero therefore samples from that Gaussian already.  Centring and scaling
+    happen here and nowhere else: x, σ and the score are in the data's own units.
+
+    ``network``: maps (b, *d) and c = ¼ ln σ, (b,) or (1,) for a common noise level, to (b, *d).
+    ``data_mean``: μ, a number or a tensor that broadcasts against one example.  ``data_std``: σ_d > 0, one number.
+    Both are saved with the weights.
+    ``autocast``: run the network, and only the network, in bfloat16.
+    Raises ValueError if ``data_std`` is not positive.
+    """
+
+    data_mean: Tensor
+    data_std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data_mean: float | Tensor,
+        data_std: float | Tensor,
+        *,
+        autocast: bool = False,
+    ) -> None:
+        super().__init__()
+        if not float(data_std) > 0:
+            raise ValueError(f"data_std is {float(data_std)}; it must be positive")
+        self.network = network
+        self.autocast = autocast
+        self.register_buffer("data_mean", torch.as_tensor(data_mean, dtype=torch.float32).clone())
+        self.register_buffer("data_std", torch.as_tensor(data_std, dtype=torch.float32).clone())
+
+    def forward(self, x: Float[Tensor, "b *d"], sigma: Float[Tensor, ""] | Float[Tensor, "b"]) -> Float[Tensor, "b *d"]:
+        """∇ₓ log p_σ(x); σ > 0, in the units of x."""
+        std = expand(sigma, x)
+        total_std = (std**2 + self.data_std**2).sqrt()
+        centred = x - self.data_mean
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
+            residual: Tensor = self.network(centred / total_std, sigma.reshape(-1).log() / 4)
+        return -centred / total_std**2 + self.data_std / (std * total_std) * residual.to(x.dtype)
+
+    def residual_weight(self, sigma: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        """What turns the score matching loss ½‖σs + z‖² into the squared error ‖F − F*‖² of the residual.
+
+        σs + z = σ_d/√(σ²+σ_d²)·(F − F*), so the weight is 2(σ²+σ_d²)/σ_d²: with it every noise level has targets of
+        the same size, as in EDM (equation 8 with the effective weight of table 1).
+        """
+        return 2 * (sigma**2 + self.data_std**2) / self.data_std**2

@@ -1,0 +1,198 @@
+"""Training: a state that survives a crash, and a loop that hands control back after every step.
+
+``train`` is an iterator of ``Progress``; progress bars, logs, pictures and checkpoints belong to whoever consumes it.
+"""
+
+import copy
+import math
+import pickle
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ncsn.files import atomic
+from ncsn.score import ScoreModel
+
+CHECKPOINT_VERSION = 1
+
+Loss = Callable[[ScoreModel, Tensor], tuple[Float[Tensor, "b"], Float[Tensor, "b"]]]
+"""What ``train`` minimises: (model, batch) → the losses and the noise levels, one of each per example."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the message names the step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long to train: ``steps``, or ``seconds`` of wall clock in which everything between the steps counts too.
+
+    Raises ValueError unless exactly one is given and it is positive.
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that is none."""
+        if (self.steps is None) == (self.seconds is None):
+            raise ValueError(f"steps is {self.steps} and seconds is {self.seconds}; exactly one is needed")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; at least 1 is needed")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise ValueError(f"seconds is {self.seconds}; it must be positive")
+
+    def fraction(self, step: int, seconds: float) -> float:
+        """The share of the budget that is spent, ≥ 1 when it is over."""
+        return step / self.steps if self.steps is not None else seconds / (self.seconds or math.inf)
+
+
+class State:
+    """All that training changes: the model, its running average, the optimisers, the step and the randomness.
+
+    Matrices are updated by Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon): momentum whose singular
+    values are set to one by five Newton–Schulz steps, so that no direction of a layer learns slower than another.
+    Everything else (biases, gains, the image-shaped first and last kernels) is updated by Adam.
+
+    ``average`` holds the exponential moving average of the weights with a window that grows with training, over about
+    the last tenth of the steps: decay 1 − 10/(t + 10) at step t, the power function profile of Karras et al. 2024
+    (arXiv:2312.02696, equation 1), which needs no tuning to the budget.
+    """
+
+    def __init__(
+        self,
+        model: ScoreModel,
+        *,
+        generator: torch.Generator,
+        muon_rate: float = 0.02,
+        adam_rate: float = 2e-3,
+    ) -> None:
+        self.model = model
+        self.average = copy.deepcopy(model).requires_grad_(False).eval()
+        self.generator = generator
+        self.step = 0
+        self.seconds = 0.0
+        matrices = [p for p in model.parameters() if p.ndim == 2]
+        others = [p for p in model.parameters() if p.ndim != 2]
+        self.optimizers: list[torch.optim.Optimizer] = []
+        if matrices:
+            self.optimizers.append(torch.optim.Muon(matrices, lr=muon_rate, weight_decay=0.0))
+        if others:
+            self.optimizers.append(torch.optim.Adam(others, lr=adam_rate, betas=(0.9, 0.99), fused=True))
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["peak"] = group["lr"]
+
+    def update(self, loss: Float[Tensor, ""], rate: float) -> None:
+        """One step down the gradient of ``loss``, at ``rate`` times the peak learning rates; then the average."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * rate
+            optimizer.step()
+            optimizer.zero_grad()
+        self.step += 1
+        weights = [p.detach() for p in self.model.parameters()]
+        torch._foreach_lerp_(list(self.average.parameters()), weights, 10 / (self.step + 10))
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint atomically: a kill or a full disk at any moment leaves the previous one whole.
+
+        Raises NonFiniteLossError, and keeps the previous checkpoint, if a weight is not finite.
+        """
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            raise NonFiniteLossError(f"the weights are not finite at step {self.step}")
+        content = {
+            "version": CHECKPOINT_VERSION,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "generator": self.generator.get_state(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        with atomic(path) as temporary:
+            torch.save(content, temporary)
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint that ``save`` wrote.
+
+        Raises ValueError if the file is missing, cut short, of another version, or of another network.
+        """
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            version = content["version"]
+        except (
+            OSError,
+            EOFError,
+            RuntimeError,
+            BadZipFile,
+            pickle.UnpicklingError,
+            KeyError,
+            TypeError,
+        ) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"{path} is no whole checkpoint ({reason})") from error
+        if version != CHECKPOINT_VERSION:
+            raise ValueError(f"{path} is a checkpoint of version {version}; this program reads {CHECKPOINT_VERSION}")
+        try:
+            self.model.load_state_dict(content["model"])
+            self.average.load_state_dict(content["average"])
+            for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{path} belongs to another network than this run's config.json") from error
+        self.generator.set_state(content["generator"])
+        self.step, self.seconds = content["step"], content["seconds"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What one step did: ``losses`` and ``sigmas`` (b,) of its batch, and where the budget stands."""
+
+    step: int
+    fraction: float
+    seconds: float
+    losses: Float[Tensor, "b"]
+    sigmas: Float[Tensor, "b"]
+    examples_per_second: float
+
+
+def schedule(fraction: float, step: int, warmup: int = 50) -> float:
+    """The learning rate over its peak: a linear rise over ``warmup`` steps, then a linear fall to zero."""
+    return min(1.0, (step + 1) / warmup) * max(0.0, 1 - fraction)
+
+
+def train(state: State, batches: Iterator[Tensor], loss: Loss, *, budget: Budget) -> Iterator[Progress]:
+    """Train until the budget is spent; yields after every step, and may be abandoned at any of them.
+
+    Raises NonFiniteLossError, before the weights are touched, when the loss is NaN or infinite.
+    """
+    began = time.monotonic() - state.seconds
+    recent: deque[float] = deque(maxlen=50)
+    while (fraction := budget.fraction(state.step, state.seconds)) < 1:
+        at = time.perf_counter()
+        batch = next(batches)
+        losses, sigmas = loss(state.model, batch)
+        mean = losses.mean()
+        if not bool(mean.isfinite()):
+            raise NonFiniteLossError(f"the loss is {mean.item()} at step {state.step}")
+        state.update(mean, schedule(fraction, state.step))
+        recent.append(time.perf_counter() - at)
+        state.seconds = time.monotonic() - began
+        yield Progress(
+            step=state.step,
+            fraction=budget.fraction(state.step, state.seconds),
+            seconds=state.seconds,
+            losses=losses.detach(),
+            sigmas=sigmas,
+            # The median, because the first step compiles.
+            examples_per_second=len(batch) / sorted(recent)[len(recent) // 2],
+        )

@@ -1,0 +1,115 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ncsn import cli, runs
+from ncsn.networks import UNet
+from ncsn.noise import Geometric
+from ncsn.score import ScoreModel
+
+RECIPE = runs.Recipe(
+    network="UNet",
+    arguments={"image_channels": 1, "channels": (8, 8), "blocks": 1, "features": 8},
+    shape=(1, 28, 28),
+    noise=Geometric(5.0, 0.01, 5),
+    eps=5e-5,
+    steps=1,
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    runs.claim(folder)
+    runs.write_config(folder, "images", {"dataset": "mnist"}, RECIPE)
+    runs.save_model(folder, ScoreModel(UNet(1, (8, 8), 1, 8), 0.13, 0.31))
+    return folder
+
+
+def one_line(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """Run ``ncsn`` with arguments that must be refused; returns the line that says why."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(args))
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_sample_writes_bytes_and_the_same_for_the_same_seed(run: Path, tmp_path: Path) -> None:
+    drawn = []
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        path = tmp_path / f"{name}.npz"
+        cli.main(["sample", str(run), "-n", "6", "--seed", seed, "--out", str(path)])
+        drawn.append(np.load(path)["samples"])
+    assert drawn[0].shape == (6, 1, 28, 28)
+    assert drawn[0].dtype == np.uint8
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+
+
+def test_sample_draws_a_grid_with_either_sampler(run: Path, tmp_path: Path) -> None:
+    for sampler in ("annealed", "langevin"):
+        path = tmp_path / f"{sampler}.png"
+        cli.main(["sample", str(run), "-n", "9", "--sampler", sampler, "--out", str(path)])
+        with Image.open(path) as image:
+            assert image.size == (8 * 30 * 2, 2 * 30 * 2)
+
+
+def test_samples_do_not_depend_on_the_batch_size(run: Path, tmp_path: Path) -> None:
+    for size in ("2", "6"):
+        cli.main(["sample", str(run), "-n", "6", "--batch-size", size, "--out", str(tmp_path / f"{size}.npz")])
+    a, b = (np.load(tmp_path / f"{size}.npz")["samples"].astype(int) for size in ("2", "6"))
+    assert np.abs(a - b).max() <= 1  # another summation order may round another way
+
+
+def test_info_says_what_a_run_is(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["info", str(run)])
+    printed = capsys.readouterr().out
+    assert "UNet(image_channels=1" in printed
+    assert "5 levels, σ from 5 to 0.01" in printed
+    assert "6 evaluations" in printed
+
+
+def test_mistakes_are_one_line_that_names_them(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "x.png")
+    assert "is no run: it has no config.json" in one_line(capsys, "sample", str(tmp_path / "none"), "--out", out)
+    assert "is no run" in one_line(capsys, "info", str(tmp_path))
+    assert "invalid choice 'hmc'" in one_line(capsys, "sample", str(run), "--sampler", "hmc")
+    assert "n is 0" in one_line(capsys, "sample", str(run), "-n", "0")
+    assert "'many'" in one_line(capsys, "sample", str(run), "-n", "many")
+    assert "allowed are .png and .npz" in one_line(capsys, "sample", str(run), "--out", "x.jpg")
+    assert "--foo" in one_line(capsys, "sample", str(run), "--foo")
+    Path(out).write_text("precious")
+    assert "give --overwrite" in one_line(capsys, "sample", str(run), "--out", out)
+    assert Path(out).read_text() == "precious"
+    assert "is no folder" in one_line(capsys, "sample", str(run), "--out", str(tmp_path / "no" / "x.png"))
+    (run / "model.safetensors").write_bytes(b"cut")
+    assert "is not the whole model" in one_line(capsys, "sample", str(run), "--out", str(tmp_path / "y.png"))
+
+
+def test_help_answers_before_torch_is_loaded() -> None:
+    code = "import sys; from ncsn import cli\ntry: cli.main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.monotonic() - began < 3  # a second alone on the machine, see the README
+    assert "sample" in done.stdout
+    assert "info" in done.stdout
+
+
+def test_public_names_are_all_there() -> None:
+    import ncsn
+
+    assert all(getattr(ncsn, name) is not None for name in ncsn.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        ncsn.nothing  # noqa: B018
+
+
+def test_bar_passes_everything_on() -> None:
+    assert list(cli.bar(iter(range(5)), 5, "x")) == [0, 1, 2, 3, 4]

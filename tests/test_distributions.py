@@ -1,0 +1,106 @@
+import math
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+from helpers import z_score
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ncsn.distributions import TOYS, Boxes, Distribution, GaussianMixture, Ring
+
+names = pytest.mark.parametrize("name", TOYS)
+
+
+@names
+@given(st.floats(0.02, 30), st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_score_is_the_gradient_of_the_log_density(name: str, sigma: float, seed: int) -> None:
+    truth, level = TOYS[name](), torch.tensor(sigma, dtype=torch.float64)
+    g = torch.Generator().manual_seed(seed)
+    near = truth.sample(8, generator=g).double() + sigma * torch.randn(8, 2, generator=g, dtype=torch.float64)
+    anywhere = torch.rand(8, 2, generator=g, dtype=torch.float64) * 16 - 8
+    x = torch.cat([near, anywhere]).requires_grad_()
+    (expected,) = torch.autograd.grad(truth.log_prob(x, level).sum(), x)
+    scale = 1 + expected.abs().max()
+    torch.testing.assert_close(truth(x.detach(), level) / scale, expected / scale, rtol=1e-6, atol=1e-9)
+
+
+@names
+@pytest.mark.parametrize("sigma", [0.3, 2.0])
+def test_noised_density_integrates_to_one(name: str, sigma: float) -> None:
+    axis = torch.linspace(-20, 20, 501, dtype=torch.float64)
+    x = torch.cartesian_prod(axis, axis)
+    mass = TOYS[name]().log_prob(x, torch.tensor(sigma, dtype=torch.float64)).exp().sum() * (40 / 500) ** 2
+    assert mass == pytest.approx(1, abs=2e-4)
+
+
+@names
+def test_samples_follow_the_density(name: str, generator: torch.Generator) -> None:
+    """Stein's identity: for x ~ p_σ, E[s(x, σ)·h(x)] = −E[h′(x)]; here with h = x along each axis."""
+    truth, sigma = TOYS[name](), torch.tensor(1.0)
+    x = truth.sample(100_000, generator=generator)
+    x = x + sigma * torch.randn(x.shape, generator=generator)
+    score = truth(x, sigma)
+    for axis in range(2):
+        assert abs(z_score(score[:, axis], 0)) < 4
+        assert abs(z_score(score[:, axis] * x[:, axis], -1)) < 4
+
+
+def test_ring_without_noise_is_the_formula_with_the_stretch_of_the_circumference() -> None:
+    radius = torch.tensor([4.8, 4.9, 5.0, 5.1, 5.2], dtype=torch.float64)
+    x = torch.stack([radius * math.cos(0.7), radius * math.sin(0.7)], 1)
+    expected = (-(radius - 5) / 0.1**2 - 1 / radius)[:, None] * x / radius[:, None]
+    torch.testing.assert_close(Ring()(x, torch.tensor(1e-4, dtype=torch.float64)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.5, 3.0])
+def test_ring_agrees_with_brute_force(sigma: float) -> None:
+    """The same integral, as a mixture of half a million Gaussians over radius and angle."""
+    ring = Ring()
+    z = torch.linspace(-8, 8, 401, dtype=torch.float64)
+    radii, density = 5 + 0.1 * z, (-(z**2) / 2).exp()
+    angles = torch.arange(1250, dtype=torch.float64) / 1250 * 2 * math.pi
+    means = torch.stack([torch.outer(radii, angles.cos()).flatten(), torch.outer(radii, angles.sin()).flatten()], 1)
+    x = torch.tensor([[5.0, 0.2], [0.1, -0.3], [3.0, 3.0], [-6.0, 1.0]], dtype=torch.float64)
+    level = torch.tensor(sigma, dtype=torch.float64)
+    brute = GaussianMixture(means, 0.0, density.repeat_interleave(1250))
+    near = slice(0, 1) if sigma < 0.1 else slice(None)  # elsewhere 0.05 reaches radii beyond the grid's eight std
+    torch.testing.assert_close(ring(x, level)[near], brute(x, level)[near], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ring.log_prob(x, level)[near], brute.log_prob(x, level)[near], rtol=1e-6, atol=1e-6)
+
+
+def test_mixture_of_zero_std_is_the_ideal_denoiser_of_a_data_set() -> None:
+    data = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    x, sigma = torch.tensor([[0.4, 0.3]]), torch.tensor(0.7)
+    weights = (-(x - data).square().sum(1) / (2 * sigma**2)).softmax(0)
+    torch.testing.assert_close(
+        x + sigma**2 * GaussianMixture(data, 0.0)(x, sigma), (weights[:, None] * data).sum(0)[None]
+    )
+
+
+def test_boxes_far_away_do_not_underflow() -> None:
+    score = Boxes(torch.tensor([[0.0, 0.0]]), 1.0)(torch.tensor([[30.0, -30.0]]), torch.tensor(0.5))
+    torch.testing.assert_close(score, torch.tensor([[-29.0, 30.0]]) / 0.25, rtol=1e-3, atol=0)
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 non-negative ones are needed"):
+        GaussianMixture(torch.zeros(2, 2), 1.0, torch.tensor([1.0, -1.0]))
+    with pytest.raises(ValueError, match="must not be negative"):
+        GaussianMixture(torch.zeros(2, 2), -1.0)
+    with pytest.raises(ValueError, match="radius >= 6 std"):
+        Ring(1.0, 0.5)
+    with pytest.raises(ValueError, match="must be positive"):
+        Boxes(torch.zeros(1, 2), 0.0)
+
+
+def test_the_command_line_offers_every_toy() -> None:
+    from training_toy import Toy
+
+    assert set(get_args(get_type_hints(Toy)["generator"])) == set(TOYS)
+
+
+def test_toys_are_distributions() -> None:
+    toys: list[Distribution] = [make() for make in TOYS.values()]
+    assert all(toy.sample(3).shape == (3, 2) for toy in toys)

@@ -1,0 +1,215 @@
+"""The three commands, end to end with tiny budgets, as a user runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).parent.parent
+TINY_IMAGES = [
+    "--channels",
+    "8",
+    "8",
+    "--blocks",
+    "1",
+    "--batch-size",
+    "16",
+    "--levels",
+    "6",
+    "--langevin-steps",
+    "1",
+]
+TINY_IMAGES += ["--samples", "9", "--no-compile"]
+
+
+def command(script: str, *args: str, **options: object) -> "subprocess.CompletedProcess[str]":
+    line = [sys.executable, str(ROOT / script), *args]
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=240, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def succeed(script: str, *args: str) -> None:
+    done = command(script, *args)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+
+
+def test_toy_circle_learns_the_score_near_the_data_and_not_far_away(tmp_path: Path) -> None:
+    succeed("training_toy.py", "--generator", "circle", "--steps", "600", "--out", str(tmp_path / "run"))
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert names == {"checkpoint.pt", "config.json", "metrics.json", "model.safetensors", "score_field.png"}
+    levels = json.loads((tmp_path / "run" / "metrics.json").read_text())["levels"]
+    near = [level["relative_error_on_noised_data"] for level in levels]
+    assert max(near) <= 0.02
+    assert levels[-1]["relative_error_beyond_distance_2"] >= 10 * near[-1]
+    assert levels[0]["relative_error_beyond_distance_2"] <= 0.02
+
+
+def test_toy_gaussian_mixes_only_when_annealed(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    succeed("training_toy.py", "--generator", "gaussian", "--steps", "600", "--samples", "2000", "--out", str(out))
+    names = {
+        "checkpoint.pt",
+        "config.json",
+        "metrics.json",
+        "model.safetensors",
+        "samples.png",
+        "trajectories.gif",
+    }
+    assert {p.name for p in out.iterdir()} == names
+    samplers = json.loads((out / "metrics.json").read_text())["samplers"]
+    # 2,000 samples: the standard error of a weight of 0.2 is 0.009.
+    assert samplers["annealed_learned"]["modes"][0]["weight_error"] <= 0.05
+    assert samplers["langevin_learned"]["modes"][0]["weight_error"] >= 0.2
+    assert samplers["langevin_exact"]["modes"][0]["weight_error"] >= 0.2
+    assert samplers["annealed_learned"]["modes"][1]["std"] == pytest.approx(1, abs=0.07)
+
+
+@pytest.mark.parametrize("generator", ["moons", "swiss-roll", "checkerboard"])
+def test_every_other_toy_has_both_views(generator: str, tmp_path: Path) -> None:
+    quick = ["--steps", "5", "--samples", "50", "--levels", "3", "--langevin-steps", "2"]
+    succeed("training_toy.py", "--generator", generator, *quick, "--out", str(tmp_path / "run"))
+    assert {"score_field.png", "samples.png", "trajectories.gif"} <= {p.name for p in (tmp_path / "run").iterdir()}
+
+
+def test_mnist_writes_all_it_promises_and_the_same_bytes_for_the_same_seed(tmp_path: Path) -> None:
+    runs = [tmp_path / "a", tmp_path / "b"]
+    for out in runs:
+        succeed("training_MNIST.py", *TINY_IMAGES, "--steps", "12", "--out", str(out))
+    names = {p.name for p in runs[0].iterdir()}
+    assert names >= {
+        "samples.png",
+        "evolution.png",
+        "evolution.gif",
+        "loss.png",
+        "metrics.jsonl",
+        "metrics.json",
+    }
+    assert names >= {"config.json", "model.safetensors", "checkpoint.pt"}
+    for name in ("samples.png", "evolution.gif", "model.safetensors", "checkpoint.pt"):
+        if name != "checkpoint.pt":  # which holds seconds
+            assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes()
+    rows = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+    assert rows[-1]["step"] == 12
+    assert len(rows[-1]["validation_bands"]) == 5
+    sample = [
+        sys.executable,
+        "-m",
+        "ncsn",
+        "sample",
+        str(runs[0]),
+        "-n",
+        "4",
+        "--out",
+        str(tmp_path / "s.npz"),
+    ]
+    subprocess.run(sample, check=True, capture_output=True)
+    assert np.load(tmp_path / "s.npz")["samples"].shape == (4, 1, 28, 28)
+
+
+def test_mnist_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    args = [*TINY_IMAGES, "--steps", "300"]
+    succeed("training_MNIST.py", *args, "--out", str(whole))
+    line = [sys.executable, str(ROOT / "training_MNIST.py"), *args, "--out", str(cut)]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (cut / "metrics.jsonl").exists() or not (cut / "metrics.jsonl").read_text():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume goes on from it" in errors
+    assert "Traceback" not in errors
+    refused = command("training_MNIST.py", *args, "--out", str(cut))
+    assert refused.returncode == 2
+    assert "holds another run" in refused.stderr
+    succeed("training_MNIST.py", "--resume", "--no-compile", "--out", str(cut))
+    assert all(
+        np.array_equal(a, load_file(cut / "model.safetensors")[k])
+        for k, a in load_file(whole / "model.safetensors").items()
+    )
+    steps = [json.loads(row)["step"] for row in (cut / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 300
+
+
+def test_a_folder_of_colour_images_trains(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for i in range(20):
+        pixels = np.random.default_rng(i).integers(0, 255, (16, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
+    out = tmp_path / "run"
+    succeed(
+        "training_MNIST.py",
+        *TINY_IMAGES,
+        "--dataset",
+        str(tmp_path / "images"),
+        "--steps",
+        "3",
+        "--out",
+        str(out),
+    )
+    with Image.open(out / "samples.png") as grid:
+        assert grid.mode == "RGB"
+
+
+def test_a_diverging_run_stops_and_names_the_step(tmp_path: Path) -> None:
+    args = [
+        *TINY_IMAGES,
+        "--steps",
+        "500",
+        "--adam-rate",
+        "1e12",
+        "--muon-rate",
+        "1e12",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    done = command("training_MNIST.py", *args)
+    assert done.returncode == 1
+    assert " at step " in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "args", "message"),
+    [
+        ("training_toy.py", ["--generator", "torus"], "invalid choice 'torus'"),
+        ("training_toy.py", ["--steps", "0"], "steps is 0"),
+        ("training_toy.py", ["--sigma-min", "-1"], "allowed is sigma_max >= sigma_min > 0"),
+        ("training_MNIST.py", ["--minutes", "-1"], "minutes is -1.0; it must be positive"),
+        ("training_MNIST.py", ["--steps", "0"], "steps is 0; it must be positive"),
+        ("training_MNIST.py", ["--minutes", "1", "--steps", "1"], "at most one is allowed"),
+        ("training_MNIST.py", ["--dataset", "imagenet"], "imagenet is no data set; allowed are mnist"),
+        ("training_MNIST.py", ["--data-dir", "nowhere"], "is missing"),
+        ("training_MNIST.py", ["--resume"], "is no run"),
+        ("training_MNIST.py", ["--channels", "8", "8", "8"], "multiples of 8 are needed"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(script: str, args: list[str], message: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = command(script, *args, "--out", str(out))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("script", ["training_toy.py", "training_MNIST.py"])
+def test_without_the_package_the_scripts_say_so(script: str) -> None:
+    line = [sys.executable, "-S", "-I", str(ROOT / script)]  # without site-packages
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "pip install ." in done.stderr

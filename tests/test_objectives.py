@@ -1,0 +1,46 @@
+import pytest
+import torch
+from helpers import GaussianScore, z_score, zero_score
+
+from ncsn.noise import Geometric
+from ncsn.objectives import dsm, fisher, residual_loss
+from ncsn.score import ScoreModel
+
+
+@pytest.mark.parametrize("sigma", [0.01, 1.0, 50.0])
+def test_zero_score_costs_half_the_dimension(sigma: float, generator: torch.Generator) -> None:
+    x = torch.rand(500, 1, 28, 28, generator=generator)
+    assert abs(z_score(dsm(zero_score, x, torch.tensor(sigma), generator=generator), 392)) < 4
+
+
+@pytest.mark.parametrize("sigma", [0.3, 2.0])
+def test_dsm_exceeds_fisher_by_the_same_constant_for_every_score(sigma: float) -> None:
+    """E[dsm] − σ²·E[fisher] is the expected variance of the target: here D/2·s²/(s² + σ²) for N(1, s² I)."""
+    std, level = 1.5, torch.tensor(sigma)
+    truth = GaussianScore(1.0, std)
+    for mean, wrong_std in ((1.0, 1.5), (0.0, 0.5), (3.0, 4.0)):
+        score = GaussianScore(mean, wrong_std)
+        x = 1.0 + std * torch.randn(200_000, 2, generator=torch.Generator().manual_seed(1))
+        z = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+        loss = dsm(score, x, level, generator=torch.Generator().manual_seed(2))
+        gap = loss - level**2 * fisher(score, truth, x + level * z, level)
+        assert abs(z_score(gap, std**2 / (std**2 + sigma**2))) < 4
+
+
+def test_objectives_are_not_reduced(generator: torch.Generator) -> None:
+    x = torch.randn(7, 3, generator=generator)
+    assert dsm(zero_score, x, torch.ones(7), generator=generator).shape == (7,)
+    assert fisher(zero_score, GaussianScore(0, 1), x, torch.ones(7)).shape == (7,)
+
+
+def test_residual_loss_of_the_best_gaussian_is_the_variance_of_its_target(generator: torch.Generator) -> None:
+    x = 2.0 + 3.0 * torch.randn(100_000, 4, generator=generator)
+
+    class Zero(torch.nn.Module):
+        def forward(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+            return torch.zeros_like(x)
+
+    model = ScoreModel(Zero(), 2.0, 3.0)
+    losses, sigmas = residual_loss(Geometric(10.0, 0.1, 5), generator=generator)(model, x)
+    for sigma in torch.unique(sigmas):
+        assert abs(z_score(losses[sigmas == sigma], 1.0)) < 4

@@ -1,0 +1,132 @@
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from ncsn import runs
+from ncsn.networks import MLP
+from ncsn.noise import Geometric
+from ncsn.score import ScoreModel
+
+RECIPE = runs.Recipe(
+    network="MLP",
+    arguments={"dimensions": 2, "width": 8, "layers": 1},
+    shape=(2,),
+    noise=Geometric(5.0, 0.5, 4),
+    eps=0.05,
+    steps=3,
+)
+
+
+def make_run(folder: Path) -> ScoreModel:
+    torch.manual_seed(0)
+    model = ScoreModel(RECIPE.build(), torch.tensor([1.0, -2.0]), 3.0)
+    torch.nn.init.normal_(model.network.output.weight)  # type: ignore[union-attr, arg-type]
+    runs.write_config(folder, "toy", {"generator": "circle", "out": folder}, RECIPE)
+    runs.save_model(folder, model)
+    return model
+
+
+def test_a_run_is_rebuilt_from_its_folder_alone(tmp_path: Path) -> None:
+    model, x = make_run(tmp_path), torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    assert runs.read_recipe(tmp_path) == RECIPE
+    assert torch.equal(runs.load(tmp_path)(x, torch.tensor(0.7)), model(x, torch.tensor(0.7)))
+
+
+def test_recipe_counts_what_its_samplers_do(generator: torch.Generator) -> None:
+    model = ScoreModel(MLP(2, 8, 1), 0.0, 1.0)
+    calls: list[int] = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    x = RECIPE.start(5, generator=generator)
+    for name, path in (
+        ("annealed", RECIPE.annealed(model, x, generator=generator)),
+        ("langevin", RECIPE.langevin(model, x, generator=generator)),
+    ):
+        calls.clear()
+        assert len(list(path)) == RECIPE.states(name)
+        assert len(calls) == RECIPE.nfe
+
+
+def test_claim_guards_another_run(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    runs.claim(folder)
+    make_run(folder)
+    (folder / "mine.txt").write_text("the user's own")
+    with pytest.raises(ValueError, match="holds another run; give --overwrite"):
+        runs.claim(folder)
+    assert (folder / "model.safetensors").exists()
+    runs.claim(folder, overwrite=True)
+    assert [p.name for p in folder.iterdir()] == ["mine.txt"]
+    with pytest.raises(ValueError, match=r"has no checkpoint\.pt"):
+        runs.claim(folder, resume=True)
+    with pytest.raises(ValueError, match="at most one"):
+        runs.claim(folder, resume=True, overwrite=True)
+    with pytest.raises(ValueError, match="is a file"):
+        runs.claim(folder / "mine.txt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is no run"),
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        ('{"version": 7}', "version 7; this program reads version 1"),
+        ('{"version": 1}', "no whole recipe"),
+        ('{"version": 1, "recipe": {"noise": {}}}', "no whole recipe"),
+    ],
+)
+def test_folders_that_are_no_runs(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        runs.load(tmp_path)
+
+
+def test_bad_weights_are_named(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"x" * 100):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"model\.safetensors is not the whole model"):
+            runs.load(tmp_path)
+    runs.save_model(tmp_path, ScoreModel(MLP(2, 16, 1), 0.0, 1.0))
+    with pytest.raises(ValueError, match="is not the whole model"):
+        runs.load(tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"has no model\.safetensors"):
+        runs.load(tmp_path)
+
+
+def test_an_unknown_network_is_named(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["recipe"]["network"] = "Transformer"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="Transformer is no network; allowed are MLP, UNet"):
+        runs.load(tmp_path)
+
+
+def test_rows_beyond_the_checkpoint_and_half_lines_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 5}\n{"step": 9}\n{"st')
+    assert runs.trim_rows(path, 5) == [{"step": 1}, {"step": 5}]
+    assert path.read_text() == '{"step": 1}\n{"step": 5}\n'
+    assert runs.trim_rows(tmp_path / "new.jsonl", 5) == []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    width: int = 1
+    channels: tuple[int, ...] = (1,)
+    out: str = "here"
+
+
+def test_continued_takes_the_old_settings_but_for_the_new_ones(tmp_path: Path) -> None:
+    runs.write_config(tmp_path, "toy", {"width": 7, "channels": (2, 3), "out": "there"}, RECIPE)
+    assert runs.continued(Settings(), "toy", tmp_path, {"out"}) == Settings(width=7, channels=(2, 3), out="here")
+    with pytest.raises(ValueError, match="a run of toy, not of images"):
+        runs.continued(Settings(), "images", tmp_path, {"out"})

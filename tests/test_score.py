@@ -1,0 +1,81 @@
+import pytest
+import torch
+from helpers import GaussianScore
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from ncsn.objectives import dsm
+from ncsn.score import ScoreModel, batched, expand, tweedie
+
+
+class Zero(nn.Module):
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
+class Sine(nn.Module):
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return torch.sin(3 * x) + c.view(-1, *[1] * (x.ndim - 1))
+
+
+def test_expand_broadcasts_scalars_and_vectors() -> None:
+    x = torch.zeros(3, 2, 4)
+    assert expand(torch.tensor(2.0), x).shape == (3, 1, 1)
+    assert expand(torch.tensor([1.0, 2.0, 3.0]), x).flatten().tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("shape", [(2,), (4,), (3, 1)])
+def test_expand_refuses_other_shapes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="one noise level per example"):
+        expand(torch.ones(shape), torch.zeros(3, 2))
+
+
+@given(st.floats(-3, 3), st.floats(0.1, 3), st.floats(0.01, 50))
+def test_tweedie_is_the_posterior_mean_of_a_gaussian(mean: float, std: float, sigma: float) -> None:
+    x = torch.linspace(-4, 4, 9, dtype=torch.float64)[:, None]
+    expected = (std**2 * x + sigma**2 * mean) / (std**2 + sigma**2)
+    torch.testing.assert_close(tweedie(GaussianScore(mean, std), x, torch.tensor(sigma, dtype=torch.float64)), expected)
+
+
+@given(st.floats(-2, 2), st.floats(0.05, 5), st.floats(0.005, 80))
+def test_zero_network_is_the_score_of_a_gaussian(mean: float, std: float, sigma: float) -> None:
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    model = ScoreModel(Zero(), mean, std)
+    torch.testing.assert_close(model(x, torch.tensor(sigma)), GaussianScore(mean, std)(x, torch.tensor(sigma)))
+
+
+def test_one_sigma_or_one_per_example_agree() -> None:
+    model, x = ScoreModel(Sine(), 0.5, 2.0), torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(x, torch.tensor(0.3)), model(x, torch.full((4,), 0.3)))
+
+
+@given(st.floats(0.01, 20))
+def test_residual_weight_turns_dsm_into_the_error_of_the_residual(sigma: float) -> None:
+    # F* is what the network would have to return for the score to point from the noisy to the clean example.
+    mean, std, x = (
+        0.3,
+        1.7,
+        torch.randn(6, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64),
+    )
+    model = ScoreModel(Sine(), mean, std).double()
+    level = torch.full((6,), sigma, dtype=torch.float64)
+    z = torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    noisy, total = x + sigma * z, (sigma**2 + model.data_std**2).sqrt()
+    target = (-z / sigma + (noisy - model.data_mean) / total**2) * sigma * total / model.data_std
+    error = Sine()((noisy - model.data_mean) / total, level.log() / 4) - target
+    loss = dsm(model, x, level, generator=torch.Generator().manual_seed(3)) * model.residual_weight(level)
+    torch.testing.assert_close(loss, error.square().sum(1))
+
+
+def test_data_std_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        ScoreModel(Zero(), 0.0, 0.0)
+
+
+@given(st.integers(1, 9), st.booleans())
+def test_batched_is_the_same_score(size: int, one_sigma: bool) -> None:
+    x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor(0.5) if one_sigma else torch.linspace(0.1, 2, 8)
+    score = GaussianScore(0.0, 1.0)
+    assert torch.equal(batched(score, size)(x, sigma), score(x, sigma))

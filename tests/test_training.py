@@ -1,0 +1,179 @@
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from ncsn.data import batches
+from ncsn.distributions import GaussianMixture
+from ncsn.files import atomic
+from ncsn.networks import MLP, UNet
+from ncsn.noise import Geometric
+from ncsn.objectives import residual_loss
+from ncsn.score import ScoreModel
+from ncsn.training import Budget, NonFiniteLossError, State, schedule, train
+
+NOISE = Geometric(5.0, 0.2, 5)
+
+
+def make(seed: int = 0) -> tuple[State, torch.Generator]:
+    torch.manual_seed(seed)
+    g = torch.Generator().manual_seed(seed)
+    return State(ScoreModel(MLP(2, width=16, layers=2), 0.0, 3.0), generator=g), g
+
+
+def run(state: State, g: torch.Generator, steps: int) -> None:
+    data = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
+    loss = residual_loss(NOISE, generator=g)
+    for _ in train(state, batches(data, 32, generator=g), loss, budget=Budget(steps=steps)):
+        pass
+
+
+def weights(state: State) -> list[Tensor]:
+    return [*state.model.state_dict().values(), *state.average.state_dict().values()]
+
+
+def test_training_recovers_the_score_of_a_mixture() -> None:
+    truth = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]), 0.5)
+    torch.manual_seed(0)
+    g = torch.Generator().manual_seed(0)
+    data = truth.sample(20_000, generator=g)
+    state = State(ScoreModel(MLP(2, width=64), data.mean(0), data.std()), generator=g)
+    loss = residual_loss(NOISE, generator=g)
+    for _ in train(state, batches(data, 512, generator=g), loss, budget=Budget(steps=400)):
+        pass
+    for sigma in NOISE.sigmas():
+        x = data[:2000] + sigma * torch.randn(2000, 2, generator=g)
+        error = (state.average(x, sigma) - truth(x, sigma)).square().mean() / truth(x, sigma).square().mean()
+        assert error < 0.02
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, g = make()
+    run(whole, g, 20)
+    # Interrupted after 8 of 20 steps, then continued by another process's state.
+    first, g = make()
+    data = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
+    loss = residual_loss(NOISE, generator=g)
+    for p in train(first, batches(data, 32, generator=g), loss, budget=Budget(steps=20)):
+        if p.step == 8:
+            break
+    first.save(tmp_path / "checkpoint.pt")
+    second, g = make(seed=5)
+    second.load(tmp_path / "checkpoint.pt")
+    run(second, g, 20)
+    assert second.step == 20
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(second), strict=True))
+
+
+def test_the_average_is_the_power_function_profile() -> None:
+    state, g = make()
+    history = []
+    data = torch.randn(500, 2, generator=g)
+    loss = residual_loss(NOISE, generator=g)
+    expected = [p.detach().clone() for p in state.average.parameters()]
+    for _ in train(state, batches(data, 32, generator=g), loss, budget=Budget(steps=12)):
+        history.append([p.detach().clone() for p in state.model.parameters()])
+    for t, now in enumerate(history, 1):
+        decay = 1 - 10 / (t + 10)
+        expected = [decay * e + (1 - decay) * p for e, p in zip(expected, now, strict=True)]
+    for e, p in zip(expected, state.average.parameters(), strict=True):
+        torch.testing.assert_close(e, p)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(bad: float) -> None:
+    state, g = make()
+    run(state, g, 3)
+    before = [w.clone() for w in weights(state)]
+
+    def loss(model: ScoreModel, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full((len(x),), bad), torch.ones(len(x))
+
+    with pytest.raises(NonFiniteLossError, match="at step 3"):
+        next(train(state, iter([torch.zeros(4, 2)]), loss, budget=Budget(steps=9)))
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(state), strict=True))
+
+
+def test_weights_that_are_not_finite_never_replace_a_checkpoint(tmp_path: Path) -> None:
+    state, _ = make()
+    state.save(tmp_path / "checkpoint.pt")
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    next(state.model.parameters()).data.fill_(float("nan"))
+    with pytest.raises(NonFiniteLossError, match="weights are not finite at step 0"):
+        state.save(tmp_path / "checkpoint.pt")
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_bad_checkpoints_are_refused_and_change_nothing(tmp_path: Path) -> None:
+    state, _ = make()
+    path = tmp_path / "checkpoint.pt"
+    state.save(path)
+    whole = path.read_bytes()
+    before = [w.clone() for w in weights(state)]
+    for content in (b"", whole[: len(whole) // 2], b"not a checkpoint at all"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="is no whole checkpoint"):
+            state.load(path)
+    with pytest.raises(ValueError, match="is no whole checkpoint"):
+        state.load(tmp_path / "missing.pt")
+    torch.save({"version": 99}, path)
+    with pytest.raises(ValueError, match="version 99; this program reads 1"):
+        state.load(path)
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(state), strict=True))
+    other = State(ScoreModel(MLP(2, width=8), 0.0, 1.0), generator=torch.Generator())
+    other.save(path)
+    with pytest.raises(ValueError, match="belongs to another network"):
+        state.load(path)
+
+
+def test_matrices_get_muon_and_the_rest_adam() -> None:
+    state = State(ScoreModel(UNet(channels=(8,), blocks=1, features=8), 0.0, 1.0), generator=torch.Generator())
+    kinds = {type(o).__name__: [p.ndim for g in o.param_groups for p in g["params"]] for o in state.optimizers}
+    assert set(kinds["Muon"]) == {2}
+    assert 2 not in kinds["Adam"]
+    assert sum(map(len, kinds.values())) == len(list(state.model.parameters()))
+
+
+def test_schedule_rises_then_falls_to_zero() -> None:
+    rise = [schedule(0.0, step) for step in range(60)]
+    assert rise[0] == pytest.approx(1 / 50)
+    assert all(a <= b for a, b in pairwise(rise))
+    assert rise[-1] == 1
+    fall = [schedule(i / 10, 1000) for i in range(11)]
+    assert all(a > b for a, b in pairwise(fall))
+    assert fall[-1] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"steps": 0}, {"steps": -3}, {"seconds": 0.0}, {"seconds": -1.0}, {"steps": 1, "seconds": 1.0}],
+)
+def test_budgets_that_are_none_are_refused(arguments: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="is"):
+        Budget(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_budget_in_seconds_ends() -> None:
+    state, g = make()
+    data = torch.randn(100, 2, generator=g)
+    loss = residual_loss(NOISE, generator=g)
+    last = [*train(state, batches(data, 8, generator=g), loss, budget=Budget(seconds=0.3))][-1]
+    assert last.fraction >= 1
+    assert 0.3 <= last.seconds < 3
+
+
+def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fail() -> None:
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        fail()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
