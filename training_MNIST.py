@@ -7,9 +7,7 @@ python ./training_MNIST.py --minutes 60     # better digits
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Literal
+from dataclasses import asdict
 
 try:
     import ncsn
@@ -18,75 +16,12 @@ except ModuleNotFoundError as error:
 
 import torch
 
-from ncsn import cli, machine, metrics, plots, runs
+from ncsn import console, machine, metrics, plots, runs
+from ncsn.settings import Images
 
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
 BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
 SAMPLING_SHARE = 0.07  # of --minutes, kept for the samples and figures after training
-
-
-@dataclass(frozen=True, kw_only=True)
-class Images:
-    """Learn the score of images with a small U-Net by denoising score matching, and sample it."""
-
-    minutes: float | None = None
-    """Wall-clock budget, sampling and figures included; 10 if neither this nor --steps is given."""
-    steps: int | None = None
-    """Training steps instead of minutes; the same seed then gives the same bytes on one machine."""
-    dataset: str = "mnist"
-    """mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), or a folder of images of one size."""
-    data_dir: Path | None = None
-    """Where the data set's files are, or go."""
-    batch_size: int = 128
-    channels: tuple[int, ...] = (64, 128)
-    """The U-Net's width at each resolution, finest first; the finest is half of the image's."""
-    blocks: int = 2
-    """Residual blocks at each resolution, down and up."""
-    sigma_max: float = 10.0
-    """The largest noise level, for pixels in [0, 1]."""
-    sigma_min: float = 0.01
-    """The smallest noise level."""
-    log_sigma_mean: float = -0.7
-    """Training draws ln σ from N(mean, std²), within sigma_min and sigma_max."""
-    log_sigma_std: float = 1.2
-    levels: int = 100
-    """Noise levels that sampling descends."""
-    langevin_steps: int = 2
-    """Langevin steps on each of them."""
-    eps: float = 5e-5
-    """Langevin's step size on the smallest level; σ²-proportional above it."""
-    muon_rate: float = 0.02
-    """Peak learning rate of the convolutions and other matrices."""
-    adam_rate: float = 2e-3
-    """Peak learning rate of everything else."""
-    samples: int = 100
-    """How many samples to draw at the end."""
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    compile: bool = True
-    """Speed training up with torch.compile, where this machine can."""
-    tensorboard: bool = False
-    """Also log to TensorBoard, in the run's folder."""
-    out: Path = Path("runs/mnist")
-    overwrite: bool = False
-    """Replace a run that is already there."""
-    resume: bool = False
-    """Continue the run that is there; with --minutes or --steps, up to this total."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot run."""
-        if self.minutes is not None and self.steps is not None:
-            raise ValueError(f"minutes is {self.minutes} and steps is {self.steps}; at most one is allowed")
-        for name in ("minutes", "steps", "batch_size", "levels", "langevin_steps", "samples"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise ValueError(f"{name} is {value}; it must be positive")
-
-    @property
-    def budget(self) -> ncsn.Budget:
-        """What is left for training when sampling and figures have their share."""
-        if self.steps is not None:
-            return ncsn.Budget(steps=self.steps)
-        return ncsn.Budget(seconds=(self.minutes or 10) * 60 * (1 - SAMPLING_SHARE))
 
 
 def main(settings: Images) -> None:
@@ -101,25 +36,17 @@ def main(settings: Images) -> None:
     noise = ncsn.LogNormal(settings.log_sigma_mean, settings.log_sigma_std, settings.sigma_max, settings.sigma_min)
     recipe = runs.Recipe(
         network="UNet",
-        arguments={
-            "image_channels": images.shape[0],
-            "channels": settings.channels,
-            "blocks": settings.blocks,
-        },
+        arguments={"image_channels": images.shape[0], "channels": settings.channels, "blocks": settings.blocks},
         shape=images.shape,
         noise=ncsn.Geometric(settings.sigma_max, settings.sigma_min, settings.levels),
         eps=settings.eps,
         steps=settings.langevin_steps,
     )
-    device = torch.device(
-        "cuda" if settings.device == "auto" and torch.cuda.is_available() else settings.device.replace("auto", "cpu")
-    )
+    device = machine.choose_device(settings.device)
     torch.manual_seed(settings.seed)  # for the initial weights; everything else draws from an explicit generator
     generator = torch.Generator(device).manual_seed(settings.seed)
     model = ncsn.ScoreModel(recipe.build(), *images.statistics(), autocast=machine.fast_bfloat16(device)).to(device)
-    model(
-        torch.zeros(1, *images.shape, device=device), torch.ones(1, device=device)
-    )  # refuses a size that does not fit
+    model(torch.zeros(1, *images.shape, device=device), torch.ones(1, device=device))  # images that do not fit end here
     runs.claim(out, overwrite=settings.overwrite, resume=settings.resume)
 
     state = ncsn.State(model, generator=generator, muon_rate=settings.muon_rate, adam_rate=settings.adam_rate)
@@ -129,12 +56,14 @@ def main(settings: Images) -> None:
     if settings.compile and (reason := machine.compile_network(model.network)):
         print(f"training without torch.compile, about 1.5 times slower: {reason}", file=sys.stderr)
 
+    seconds = None if settings.steps else (settings.minutes or 10) * 60 * (1 - SAMPLING_SHARE)
+    budget = ncsn.Budget(steps=settings.steps, seconds=seconds)
     batches = ncsn.batches(images.train.to(device), settings.batch_size, generator=generator)
     loss = ncsn.residual_loss(noise, generator=generator)
     rows = runs.trim_rows(out / "metrics.jsonl", state.step)
-    board = cli.tensorboard(out) if settings.tensorboard else None
+    board = console.tensorboard(out) if settings.tensorboard else None
     losses, sigmas = [], []
-    for p in cli.watch(ncsn.train(state, batches, loss, budget=settings.budget), state, out):
+    for p in console.watch(ncsn.train(state, batches, loss, budget=budget), state, out):
         losses.append(p.losses)
         sigmas.append(p.sigmas)
         if p.fraction < min(1.0, (len(rows) + 1) / 10):
@@ -163,20 +92,16 @@ def main(settings: Images) -> None:
         if board is not None:
             board.add_scalars("loss", {"training": rows[-1]["loss"], "validation": rows[-1]["validation_loss"]}, p.step)
         if len(rows) % 3 == 0 and p.fraction < 1:
-            torch_generator = torch.Generator(device).manual_seed(settings.seed)
-            *_, x = recipe.annealed(
-                state.average, recipe.start(20, generator=torch_generator), generator=torch_generator
-            )
-            plots.image_grid(x.cpu(), out / f"samples_{p.fraction:.0%}.png".replace("%", ""))
+            fixed.manual_seed(settings.seed)
+            *_, x = recipe.annealed(state.average, recipe.start(20, generator=fixed), generator=fixed)
+            plots.image_grid(x.cpu(), out / f"samples_{p.step:06}.png")
 
     sampling = time.perf_counter()
     generator = torch.Generator(device).manual_seed(settings.seed)
     start = recipe.start(settings.samples, generator=generator)
-    path = list(
-        cli.bar(recipe.annealed(state.average, start, generator=generator), recipe.states("annealed"), "sampling")
-    )
+    states = recipe.annealed(state.average, start, generator=generator)
+    path = [x.cpu() for x in console.bar(states, recipe.states("annealed"), "sampling")]
     sampling = time.perf_counter() - sampling
-    path = [x.cpu() for x in path]
     ladder = [*recipe.noise.sigmas().tolist(), 0.0]
     plots.image_grid(path[-1], out / "samples.png")
     plots.evolution(path, ladder, out / "evolution.png")
@@ -194,4 +119,4 @@ def main(settings: Images) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Images)
+    console.run(main, Images)

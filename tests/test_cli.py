@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ncsn import cli, runs
+from ncsn import cli, console, runs
 from ncsn.networks import UNet
 from ncsn.noise import Geometric
 from ncsn.score import ScoreModel
@@ -112,4 +112,4 @@ def test_public_names_are_all_there() -> None:
 
 
 def test_bar_passes_everything_on() -> None:
-    assert list(cli.bar(iter(range(5)), 5, "x")) == [0, 1, 2, 3, 4]
+    assert list(console.bar(iter(range(5)), 5, "x")) == [0, 1, 2, 3, 4]

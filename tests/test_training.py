@@ -106,6 +106,22 @@ def test_weights_that_are_not_finite_never_replace_a_checkpoint(tmp_path: Path) 
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk."""
+    resource = pytest.importorskip("resource")
+    state, _ = make()
+    state.save(tmp_path / "checkpoint.pt")
+    before, limits = (tmp_path / "checkpoint.pt").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"is the disk full|File too large"):
+            state.save(tmp_path / "checkpoint.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_bad_checkpoints_are_refused_and_change_nothing(tmp_path: Path) -> None:
     state, _ = make()
     path = tmp_path / "checkpoint.pt"

@@ -1,147 +1,20 @@
-"""The command line: the only room that parses arguments and prints.
+"""The command ``ncsn``: sample, evaluate and describe runs.
 
 Torch is imported inside the commands, so that ``--help`` answers at once.
 """
 
-import io
-import re
-import signal
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from ncsn import console
+
 if TYPE_CHECKING:
-    from ncsn.training import Progress, State
-
-S = TypeVar("S")
-T = TypeVar("T")
-
-
-def fail(message: str, status: int = 2) -> NoReturn:
-    """Say in one line what is wrong, and exit."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(status)
-
-
-def parse(settings: Any, args: list[str] | None = None, prog: str | None = None) -> Any:
-    """``settings`` (a dataclass, or a union of them) from the command line; a mistake is one line and exit status 2."""
-    complaint = io.StringIO()
-    try:
-        with redirect_stderr(complaint):
-            return tyro.cli(settings, args=args, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        # tyro draws a box; what is wrong stands between its top edge and the first rule.
-        body = re.split(r"│ ─+ │", complaint.getvalue().split("╮", 1)[-1])[0]
-        fail(re.sub(r"[│╭╮╰╯─]", " ", body))
-
-
-def run(command: Callable[[S], None], settings: Any, args: list[str] | None = None, prog: str | None = None) -> None:
-    """Parse the command line into ``settings`` and run ``command`` on it; a user's mistake is one line, status 2."""
-    try:
-        command(parse(settings, args, prog))
-    except (ValueError, OSError) as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
-
-
-@contextmanager
-def deferred_interrupts() -> Iterator[list[int]]:
-    """Collect Ctrl-C and termination signals in a list, so that a step is never cut in half; a second one is obeyed."""
-    received: list[int] = []
-
-    def receive(number: int, _: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def watch(
-    progress: "Iterable[Progress]", state: "State", folder: Path, *, save_every: float = 60
-) -> "Iterator[Progress]":
-    """Pass a training's progress on, and look after it: a progress bar, checkpoints, Ctrl-C and divergence.
-
-    ``folder`` gets checkpoint.pt and model.safetensors every ``save_every`` seconds and at the end.  Ctrl-C ends the
-    program after the step, with a checkpoint and exit status 130; a loss that is not finite ends it with status 1 and
-    keeps the last checkpoint.
-    """
-    from tqdm import tqdm
-
-    from ncsn.runs import save_model
-    from ncsn.training import NonFiniteLossError
-
-    bar_format = "training {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
-    checkpoint, saved = folder / "checkpoint.pt", time.monotonic()
-
-    smooth = 0.0
-
-    def save() -> None:
-        state.save(checkpoint)
-        save_model(folder, state.average)
-
-    with (
-        deferred_interrupts() as interrupts,
-        tqdm(total=1.0, bar_format=bar_format, mininterval=refresh_interval()) as bar,
-    ):
-        try:
-            for p in progress:
-                loss = p.losses.mean().item()
-                smooth = 0.95 * smooth + 0.05 * loss if smooth else loss
-                bar.set_postfix_str(f"step {p.step}, loss {smooth:.4f}, {p.examples_per_second:.0f}/s", refresh=False)
-                bar.update(min(p.fraction, 1.0) - bar.n)
-                yield p
-                if interrupts or time.monotonic() - saved > save_every:
-                    save()
-                    saved = time.monotonic()
-                if interrupts:
-                    bar.close()
-                    fail(
-                        f"interrupted at step {p.step}; {checkpoint} is saved, and --resume goes on from it",
-                        130,
-                    )
-            save()
-        except NonFiniteLossError as error:
-            bar.close()
-            kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
-            fail(f"{error}; {kept}; a lower learning rate may help", 1)
-
-
-def refresh_interval() -> float:
-    """Seconds between updates of a progress bar: a terminal wants many, a log file few."""
-    return 0.3 if sys.stderr.isatty() else 30.0
-
-
-def bar(states: Iterable[T], total: int, description: str) -> Iterator[T]:
-    """The states of a sampler, passed on under a progress bar if they take over a second."""
-    from tqdm import tqdm
-
-    interval = refresh_interval()
-    yield from tqdm(states, total=total, desc=description, unit="state", delay=1, leave=False, mininterval=interval)
-
-
-def tensorboard(folder: Path) -> Any:
-    """A TensorBoard writer into ``folder``.  Raises ValueError if TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError(f"--tensorboard needs TensorBoard ({error}); `pip install tensorboard`") from error
-    return SummaryWriter(folder)
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +54,50 @@ class Info:
     """The run's folder, such as runs/mnist."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure how good a run's samples of MNIST are, beside real images; or anybody's samples in an .npz file."""
+
+    source: tyro.conf.Positional[Path]
+    """A run's folder, or an .npz file with uint8 images (n, 1, 28, 28) under the key samples."""
+    n: Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])] = 10_000
+    """How many samples; numbers from fewer than 10,000 are not comparable to others'."""
+    seed: int = 0
+    """For drawing the samples of a run."""
+    batch_size: int = 250
+    """How many samples the network sees at a time; the samples do not depend on it."""
+    out: Path | None = None
+    """A folder for evaluation.json, evaluation.png and the samples; by default where the source is."""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        if not 100 <= self.n <= 10_000 or self.batch_size < 1:
+            raise ValueError(
+                f"n is {self.n}, batch size is {self.batch_size}; allowed are 100 to 10000, and at least 1"
+            )
+
+
+def draw(
+    folder: Path, n: int, seed: int, batch_size: int, sampler: str = "annealed", step_size: float | None = None
+) -> "Tensor":
+    """``n`` samples of a run, in the units of its data."""
+    import torch
+
+    from ncsn import machine, runs
+    from ncsn.score import batched
+
+    machine.keep_memory()
+    score, recipe = batched(runs.load(folder), batch_size), runs.read_recipe(folder)
+    generator = torch.Generator().manual_seed(seed)
+    start = recipe.start(n, generator=generator)
+    if sampler == "annealed":
+        path = recipe.annealed(score, start, generator=generator)
+    else:
+        path = recipe.langevin(score, start, step_size=step_size, generator=generator)
+    (x,) = deque(console.bar(path, recipe.states(sampler), f"{n} samples"), maxlen=1)
+    return x
+
+
 def sample(settings: Sample) -> None:
     """``ncsn sample``."""
     if settings.out.exists() and not settings.overwrite:
@@ -188,23 +105,14 @@ def sample(settings: Sample) -> None:
     if not settings.out.absolute().parent.is_dir():
         raise ValueError(f"{settings.out.parent} is no folder to write {settings.out.name} into")
     import numpy as np
-    import torch
 
-    from ncsn import machine, plots, runs
+    from ncsn import plots, runs
     from ncsn.files import atomic
     from ncsn.pixels import quantize
-    from ncsn.score import batched
 
-    machine.keep_memory()
-
-    score, recipe = batched(runs.load(settings.run), settings.batch_size), runs.read_recipe(settings.run)
-    generator, began = torch.Generator().manual_seed(settings.seed), time.perf_counter()
-    start = recipe.start(settings.n, generator=generator)
-    if settings.sampler == "annealed":
-        path = recipe.annealed(score, start, generator=generator)
-    else:
-        path = recipe.langevin(score, start, step_size=settings.step_size, generator=generator)
-    (x,) = deque(bar(path, recipe.states(settings.sampler), f"{settings.n} samples"), maxlen=1)
+    began = time.perf_counter()
+    recipe = runs.read_recipe(settings.run)
+    x = draw(settings.run, settings.n, settings.seed, settings.batch_size, settings.sampler, settings.step_size)
     images = len(recipe.shape) == 3
     if settings.out.suffix == ".npz":
         with atomic(settings.out) as temporary:
@@ -214,6 +122,46 @@ def sample(settings: Sample) -> None:
     else:
         plots.scatter_panels([[(f"{settings.n} samples, {settings.sampler}", x)]], settings.out)
     print(f"{settings.out}: {settings.n} samples, {recipe.nfe} evaluations each, {time.perf_counter() - began:.1f} s")
+
+
+def evaluate(settings: Evaluate) -> None:
+    """``ncsn evaluate``."""
+    import numpy as np
+
+    from ncsn import data, evaluation, plots, runs
+    from ncsn.files import atomic
+    from ncsn.pixels import quantize
+
+    source, images, began = settings.source, data.mnist(), time.perf_counter()
+    about: dict[str, Any]
+    if source.suffix == ".npz":
+        samples, about = evaluation.read_samples(source)[: settings.n], {"source": str(source)}
+        out = settings.out or source.parent
+    else:
+        recipe, out = runs.read_recipe(source), settings.out or source
+        if recipe.shape != images.shape:
+            raise ValueError(
+                f"{source} makes examples of shape {recipe.shape}; only MNIST's {images.shape} can be judged"
+            )
+        samples = quantize(draw(source, settings.n, settings.seed, settings.batch_size))
+        seconds = time.perf_counter() - began
+        about = {"source": str(source), "seed": settings.seed, "nfe": recipe.nfe, "sampling_seconds": seconds}
+    out.mkdir(parents=True, exist_ok=True)
+    if source.suffix != ".npz":
+        with atomic(out / "samples.npz") as temporary:
+            np.savez_compressed(temporary, samples=samples.numpy())
+    began = time.perf_counter()
+    report = {**about, **evaluation.evaluate(samples, images)}
+    report["evaluation_seconds"] = time.perf_counter() - began
+    runs.write_json(out / "evaluation.json", report)
+    _, neighbours = evaluation.nearest(samples[:30], images.train)
+    plots.evaluation_page(samples[:30], images.train[neighbours], report, out / "evaluation.png")
+    print(f"n = {report['n']}{'' if report['comparable'] else ', too few to be comparable'}")
+    print(f"{'':<18}{'generated':>11}{'real':>11}{'ratio':>9}")
+    for name, row in report["metrics"].items():
+        ratio = f"{row['ratio']:9.2f}" if "ratio" in row else ""
+        print(f"{name:<18}{row['generated']:11.4g}{row['real']:11.4g}{ratio}")
+    print(f"{out}: evaluation.json, evaluation.png")
 
 
 def pairs(content: dict[str, Any]) -> str:
@@ -247,12 +195,18 @@ def info(settings: Info) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """The command ``ncsn``."""
-    commands: Any = Annotated[Sample, tyro.conf.subcommand("sample")] | Annotated[Info, tyro.conf.subcommand("info")]
+    commands: Any = (
+        Annotated[Sample, tyro.conf.subcommand("sample")]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Info, tyro.conf.subcommand("info")]
+    )
 
-    def command(settings: Sample | Info) -> None:
+    def command(settings: Sample | Evaluate | Info) -> None:
         if isinstance(settings, Sample):
             sample(settings)
+        elif isinstance(settings, Evaluate):
+            evaluate(settings)
         else:
             info(settings)
 
-    run(command, commands, args, "ncsn")
+    console.run(command, commands, args, "ncsn")

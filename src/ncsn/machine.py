@@ -33,6 +33,16 @@ def compile_network(network: nn.Module) -> str | None:
     return None
 
 
+def choose_device(name: str) -> torch.device:
+    """The device to train on: cpu, cuda, or auto for cuda where there is one.
+
+    Raises ValueError if cuda is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch sees none here; allowed are cpu and auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 in hardware, so that autocast pays."""
     if device.type == "cuda":

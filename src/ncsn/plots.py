@@ -76,7 +76,7 @@ def score_field(
                 (right, "relative error", (estimate - exact) / magnitude[:, None], LogNorm(0.01, 10)),
             ):
                 images[name] = axes.imshow(
-                    field.norm(dim=1).view(160, 160).numpy(),
+                    field.norm(dim=1).clamp_min(1e-12).view(160, 160).numpy(),
                     origin="lower",
                     extent=(-view, view, -view, view),
                     norm=norm,
@@ -185,9 +185,10 @@ def evolution(
 def evolution_animation(
     states: Sequence[Float[Tensor, "n c h w"]], sigmas: Sequence[float], path: Path, *, examples: int = 36
 ) -> None:
-    """The same as an animation of a grid."""
-    frames = [tile(visible(x[:examples], sigma), 6) for x, sigma in zip(states, sigmas, strict=True)]
-    _animate(frames, path, milliseconds=90)
+    """The same as an animation of a grid, in at most 40 frames and 16 shades, which keeps the file small."""
+    chosen = torch.linspace(0, len(states) - 1, min(40, len(states))).round().int().tolist()
+    frames = [tile(visible(states[i][:examples], sigmas[i]), 6).quantize(16) for i in chosen]
+    _animate(frames, path, milliseconds=120)
 
 
 def loss_curves(rows: Sequence[dict[str, Any]], bands: Sequence[str], path: Path) -> None:
@@ -215,5 +216,32 @@ def loss_curves(rows: Sequence[dict[str, Any]], bands: Sequence[str], path: Path
             axes.yaxis.set_minor_formatter(FormatStrFormatter("%.2g"))
             axes.yaxis.set_major_formatter(FormatStrFormatter("%.2g"))
             axes.grid(which="both", alpha=0.25)
-            axes.legend(fontsize=8)
+        left.legend(fontsize=8)
+        figure.legend(*right.get_legend_handles_labels(), loc="outside right center", fontsize=8, title="noise level")
+        save(figure, path)
+
+
+def evaluation_page(
+    samples: UInt8[Tensor, "n 1 28 28"], neighbours: UInt8[Tensor, "n 1 28 28"], report: dict[str, Any], path: Path
+) -> None:
+    """One page about samples: each above its nearest training image, the class histogram, and the ratios to real."""
+    pairs = torch.stack([samples.view(-1, 10, *samples.shape[1:]), neighbours.view(-1, 10, *neighbours.shape[1:])], 1)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 4.6), layout="constrained")
+        left, middle, right = figure.subplots(1, 3, width_ratios=[2.2, 1.3, 1])
+        left.imshow(tile(pairs.flatten(0, 2), 10), cmap="gray", vmin=0, vmax=255)
+        left.set_title("Samples, each above its nearest training image")
+        left.set_axis_off()
+        digits = np.arange(10)
+        for shift, kind, colour in ((-0.2, "real", "#8d99ae"), (0.2, "generated", POINTS)):
+            middle.bar(digits + shift, report[f"{kind}_histogram"], 0.4, label=kind, color=colour)
+        middle.set(title="Share of each digit", xticks=digits)
+        middle.legend(fontsize=8, ncols=2)
+        ratios = {name: row["ratio"] for name, row in report["metrics"].items() if "ratio" in row}
+        bars = right.bar([name.replace("_", "\n") for name in ratios], list(ratios.values()), color=POINTS)
+        right.bar_label(bars, fmt="%.3g")
+        right.axhline(1, color="black", lw=0.8)
+        right.set(title=f"Generated over real, n = {report['n']}", yscale="log")
+        right.yaxis.set_major_formatter(FormatStrFormatter("%.3g"))
+        right.tick_params(axis="x", labelsize=7.5)
         save(figure, path)

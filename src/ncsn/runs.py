@@ -85,7 +85,9 @@ class Recipe:
         """
         sigma = self.noise.sigmas(device=x.device)[-1]
         steps = self.noise.levels * self.steps
-        return langevin(score, x, sigma, step_size=step_size or self.eps, steps=steps, generator=generator)
+        return langevin(
+            score, x, sigma, step_size=self.eps if step_size is None else step_size, steps=steps, generator=generator
+        )
 
 
 def claim(folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:

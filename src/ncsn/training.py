@@ -105,7 +105,8 @@ class State:
     def save(self, path: Path) -> None:
         """Write a checkpoint atomically: a kill or a full disk at any moment leaves the previous one whole.
 
-        Raises NonFiniteLossError, and keeps the previous checkpoint, if a weight is not finite.
+        Raises NonFiniteLossError if a weight is not finite and OSError if there is no space; both keep the previous
+        checkpoint.
         """
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
             raise NonFiniteLossError(f"the weights are not finite at step {self.step}")
@@ -118,8 +119,11 @@ class State:
             "step": self.step,
             "seconds": self.seconds,
         }
-        with atomic(path) as temporary:
-            torch.save(content, temporary)
+        try:
+            with atomic(path) as temporary:
+                torch.save(content, temporary)
+        except RuntimeError as error:  # torch's own name for a full disk
+            raise OSError(f"{path} could not be written, is the disk full? ({str(error).splitlines()[0]})") from error
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint that ``save`` wrote.

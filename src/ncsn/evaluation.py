@@ -1,0 +1,122 @@
+"""How good a set of generated digits is: every number beside what real images score, and how many were judged.
+
+Samples are bytes.  Features come from the classifier that ships with the package; it saw the 50,000 training images
+only.  The floor is what as many training images score in the samples' place.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from safetensors.torch import load
+from scipy.stats import mannwhitneyu
+from torch import Tensor
+
+from ncsn import metrics
+from ncsn.data import Images
+from ncsn.networks.classifier import Classifier
+
+CLASSIFIER_SHA256 = "a9e931e02c580ff5278e987dbb174a2243af5746864c5e956e5d169ac6205612"
+REPORTABLE = 10_000
+
+
+def load_classifier() -> Classifier:
+    """The digit classifier in the package, checked by sha256.  Raises ValueError if it is damaged."""
+    content = (resources.files("ncsn") / "assets" / "classifier.safetensors").read_bytes()
+    if (digest := hashlib.sha256(content).hexdigest()) != CLASSIFIER_SHA256:
+        raise ValueError(f"classifier.safetensors is damaged: sha256 {digest[:12]}…, not {CLASSIFIER_SHA256[:12]}…")
+    network = Classifier()
+    network.load_state_dict(load(content))
+    return network.requires_grad_(False).eval()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the classifier sees in a set of images."""
+
+    features: Float[Tensor, "n f"]
+    probabilities: Float[Tensor, "n 10"]
+
+    @property
+    def confident(self) -> float:
+        """The share that is some digit with a probability over 0.9."""
+        return (self.probabilities.amax(1) > 0.9).float().mean().item()
+
+    @property
+    def histogram(self) -> Float[Tensor, "10"]:
+        """The share of each digit."""
+        return torch.bincount(self.probabilities.argmax(1), minlength=10) / len(self.probabilities)
+
+
+def judge(classifier: Classifier, images: UInt8[Tensor, "n 1 28 28"]) -> Judged:
+    """Features and class probabilities of images."""
+    features = torch.cat([classifier.features(part.float() / 255) for part in torch.split(images, 500)])
+    return Judged(features, classifier.head(features).softmax(1))
+
+
+def read_samples(path: Path) -> UInt8[Tensor, "n 1 28 28"]:
+    """The uint8 images of an .npz file, under the key ``samples``.
+
+    Raises ValueError if there are none, or if they are not (n, 1, 28, 28) bytes with n ≥ 100.
+    """
+    try:
+        with np.load(path) as file:
+            samples = file["samples"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is no .npz file with an array 'samples' ({error})") from error
+    if samples.dtype != np.uint8 or samples.shape[1:] != (1, 28, 28) or len(samples) < 100:
+        raise ValueError(f"{path} holds {samples.dtype} {samples.shape}; uint8 (n, 1, 28, 28) with n >= 100 is needed")
+    return torch.from_numpy(samples)
+
+
+def nearest(x: UInt8[Tensor, "n 1 28 28"], data: UInt8[Tensor, "m 1 28 28"]) -> tuple[Tensor, Tensor]:
+    """The distance from each image to the nearest of ``data`` (pixels in [0, 1]), and that one's index."""
+    flat, points = data.flatten(1).float() / 255, torch.split(x.flatten(1).float() / 255, 500)
+    pairs = [torch.cdist(part, flat).min(1) for part in points]
+    return torch.cat([pair.values for pair in pairs]), torch.cat([pair.indices for pair in pairs])
+
+
+def evaluate(samples: UInt8[Tensor, "n 1 28 28"], images: Images) -> dict[str, Any]:
+    """All numbers about ``samples``, each as ``{"generated": …, "real": …}`` with a ``ratio`` where one makes sense.
+
+    ``real`` is what n training images score against the test images; for memorisation, and for the confident share,
+    what the validation images do, which the classifier has not seen either.
+    Fréchet distance, KID, density and coverage are in the classifier's 128 features; the sliced Wasserstein distance
+    is over pixels.  ``memorisation`` is the probability that a sample is nearer to the training set than a test image
+    is (½ is ideal; Mann–Whitney), ``near_duplicates`` the share nearer than all but 1 % of the test images.
+    """
+    n, classifier = min(len(samples), len(images.test)), load_classifier()
+    samples, test = samples[:n], images.test[:n]
+    train = images.train[torch.randperm(len(images.train), generator=torch.Generator().manual_seed(0))[:n]]
+    held_out = images.validation[:n]
+    test_seen, sets = judge(classifier, test), {"generated": samples, "real": train}
+    to_train = {"generated": nearest(samples, images.train)[0], "real": nearest(held_out, images.train)[0]}
+    test_to_train = nearest(test, images.train)[0]
+    report: dict[str, Any] = {"n": n, "comparable": n >= REPORTABLE}
+    rows: dict[str, dict[str, float]] = {}
+    for kind, pictures in sets.items():
+        seen = judge(classifier, pictures)
+        density, coverage = metrics.density_coverage(test_seen.features, seen.features)
+        distance = to_train[kind]
+        values = {
+            "frechet_distance": metrics.frechet_distance(seen.features, test_seen.features),
+            "kernel_distance": metrics.kernel_distance(seen.features, test_seen.features),
+            "density": density,
+            "coverage": coverage,
+            "confident": seen.confident if kind == "generated" else judge(classifier, held_out).confident,
+            "class_variation": float((seen.histogram - test_seen.histogram).abs().sum() / 2),
+            "pixel_wasserstein": metrics.sliced_wasserstein(pictures.flatten(1) / 255, test.flatten(1) / 255),
+            "memorisation": mannwhitneyu(test_to_train, distance).statistic / n**2,
+            "near_duplicates": (distance < test_to_train.quantile(0.01)).float().mean().item(),
+        }
+        report[f"{kind}_histogram"] = seen.histogram.tolist()
+        for name, value in values.items():
+            rows.setdefault(name, {})[kind] = float(value)
+    for name in ("frechet_distance", "confident", "pixel_wasserstein"):
+        rows[name]["ratio"] = rows[name]["generated"] / rows[name]["real"]
+    return report | {"metrics": rows}

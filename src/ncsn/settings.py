@@ -1,0 +1,107 @@
+"""The settings of the two experiments, which become their command lines and the config.json of their runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toy:
+    """Learn the score of a distribution in the plane; draw the score field, samples, or both."""
+
+    generator: Literal["circle", "gaussian", "moons", "swiss-roll", "checkerboard"] = "circle"
+    """The distribution to learn."""
+    view: Literal["field", "samples", "both", "auto"] = "auto"
+    """field: the score against the exact one.  samples: Langevin against annealed Langevin.  auto: field for circle,
+    samples for gaussian, both for the others."""
+    steps: int = 2000
+    """Training steps."""
+    batch_size: int = 1024
+    width: int = 128
+    """Units in a hidden layer."""
+    layers: int = 3
+    """Hidden layers."""
+    sigma_max: float = 20.0
+    """The largest noise level, in the units of the data."""
+    sigma_min: float = 0.1
+    """The smallest noise level."""
+    levels: int = 20
+    """Noise levels, in geometric progression."""
+    langevin_steps: int = 75
+    """Langevin steps on each level."""
+    eps: float = 0.005
+    """Annealed Langevin's step size on the smallest level; σ²-proportional above it."""
+    step_size: float | None = None
+    """Langevin's step size; by default the paper's 0.1 for gaussian, and 0.01 for the others, which are finer."""
+    samples: int = 10_000
+    """How many samples to draw."""
+    seed: int = 0
+    out: Path | None = None
+    """Where to write; by default runs/toy-GENERATOR."""
+    overwrite: bool = False
+    """Replace a run that is already there."""
+    resume: bool = False
+    """Continue an interrupted run."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        for name in ("steps", "batch_size", "samples", "langevin_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Learn the score of images with a small U-Net by denoising score matching, and sample it."""
+
+    minutes: float | None = None
+    """Wall-clock budget, sampling and figures included; 10 if neither this nor --steps is given."""
+    steps: int | None = None
+    """Training steps instead of minutes; the same seed then gives the same bytes on one machine."""
+    dataset: str = "mnist"
+    """mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), or a folder of images of one size."""
+    data_dir: Path | None = None
+    """Where the data set's files are, or go."""
+    batch_size: int = 64
+    channels: tuple[int, ...] = (64, 128)
+    """The U-Net's width at each resolution, finest first; the finest is half of the image's."""
+    blocks: int = 2
+    """Residual blocks at each resolution, down and up."""
+    sigma_max: float = 10.0
+    """The largest noise level, for pixels in [0, 1]."""
+    sigma_min: float = 0.01
+    """The smallest noise level."""
+    log_sigma_mean: float = -0.7
+    """Training draws ln σ from N(mean, std²), within sigma_min and sigma_max."""
+    log_sigma_std: float = 1.2
+    levels: int = 100
+    """Noise levels that sampling descends."""
+    langevin_steps: int = 2
+    """Langevin steps on each of them."""
+    eps: float = 5e-5
+    """Langevin's step size on the smallest level; σ²-proportional above it."""
+    muon_rate: float = 0.02
+    """Peak learning rate of the convolutions and other matrices."""
+    adam_rate: float = 2e-3
+    """Peak learning rate of everything else."""
+    samples: int = 100
+    """How many samples to draw at the end."""
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = True
+    """Speed training up with torch.compile, where this machine can."""
+    tensorboard: bool = False
+    """Also log to TensorBoard, in the run's folder."""
+    out: Path = Path("runs/mnist")
+    overwrite: bool = False
+    """Replace a run that is already there."""
+    resume: bool = False
+    """Continue the run that is there; with --minutes or --steps, up to this total."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        if self.minutes is not None and self.steps is not None:
+            raise ValueError(f"minutes is {self.minutes} and steps is {self.steps}; at most one is allowed")
+        for name in ("minutes", "steps", "batch_size", "levels", "langevin_steps", "samples"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise ValueError(f"{name} is {value}; it must be positive")
