@@ -21,7 +21,7 @@ from ncsn import metrics
 from ncsn.data import Images
 from ncsn.networks.classifier import Classifier
 
-CLASSIFIER_SHA256 = "a9e931e02c580ff5278e987dbb174a2243af5746864c5e956e5d169ac6205612"
+CLASSIFIER_SHA256 = "f771bc3bdbd07fb4c7ac4b061240fe4311e4859f7eee5fdcf5c93298efb164fd"
 REPORTABLE = 10_000
 
 

@@ -28,11 +28,12 @@ class Classifier(nn.Module):
             nn.Flatten(),
             nn.Linear(128, 128),
             nn.BatchNorm1d(128),
+            nn.ReLU(),
         )
-        self.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, 10))
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, 10))
 
     def features(self, x: Float[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 128"]:
-        """The 128 activations, before their rectification, from which the digit is read."""
+        """The 128 activations from which the digit is read."""
         return self.body(x)  # type: ignore[no-any-return]
 
     def forward(self, x: Float[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 10"]:
