@@ -2,8 +2,10 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -16,4 +18,12 @@ def test_readme_has_examples() -> None:
 @pytest.mark.parametrize("code", BLOCKS)
 def test_readme_examples_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    samples = names["samples"]
+    assert samples.shape[1] == 2
+    assert samples.isfinite().all()
+    if "mixture" in names:
+        assert (samples.sum(1) < 0).float().mean() == pytest.approx(0.2, abs=0.05)
+    else:  # the samples have the covariance of the data
+        torch.testing.assert_close(samples.T.cov(), names["x"].T.cov(), rtol=0.25, atol=0.25)
