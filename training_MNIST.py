@@ -39,7 +39,7 @@ def main(settings: Images) -> None:
         arguments={"image_channels": images.shape[0], "channels": settings.channels, "blocks": settings.blocks},
         shape=images.shape,
         noise=ncsn.Geometric(settings.sigma_max, settings.sigma_min, settings.levels),
-        eps=settings.eps,
+        eps=settings.sigma_min**2 / 2 if settings.eps is None else settings.eps,
         steps=settings.langevin_steps,
     )
     device = machine.choose_device(settings.device)

@@ -39,7 +39,7 @@ def samples_view(score: ncsn.Score, truth: Distribution, toy: Toy, recipe: runs.
     data, *others = (truth.sample(toy.samples, generator=generator) for _ in range(6))
     start = (torch.rand(toy.samples, 2, generator=generator) * 2 - 1) * VIEW
     floor = sum(metrics.sliced_wasserstein(data, other) for other in others) / len(others)
-    step_size = toy.step_size if toy.step_size is not None else 0.1 if toy.generator == "gaussian" else 0.01
+    step_size = toy.step_size if toy.step_size is not None else 0.1 if toy.generator == "gaussian" else toy.sigma_min**2
     results: dict[str, object] = {"sliced_wasserstein_floor": floor, "nfe": recipe.nfe, "n": toy.samples}
     panels = {"data": data, "start": start}
     for kind, field in (("learned", score), ("exact", truth)):
@@ -90,9 +90,8 @@ def main(toy: Toy) -> None:
         toy = runs.continued(toy, "toy", out, {"out", "overwrite", "resume"})
     noise = ncsn.Geometric(toy.sigma_max, toy.sigma_min, toy.levels)
     arguments = {"dimensions": 2, "width": toy.width, "layers": toy.layers}
-    recipe = runs.Recipe(
-        network="MLP", arguments=arguments, shape=(2,), noise=noise, eps=toy.eps, steps=toy.langevin_steps
-    )
+    eps = toy.sigma_min**2 / 2 if toy.eps is None else toy.eps
+    recipe = runs.Recipe(network="MLP", arguments=arguments, shape=(2,), noise=noise, eps=eps, steps=toy.langevin_steps)
     runs.claim(out, overwrite=toy.overwrite, resume=toy.resume)
     torch.manual_seed(toy.seed)  # for the initial weights; everything else draws from an explicit generator
     generator = torch.Generator().manual_seed(toy.seed)

@@ -157,6 +157,8 @@ def test_a_diverging_run_stops_and_names_the_step(tmp_path: Path) -> None:
     [
         ("training_toy.py", "--generator torus", "invalid choice 'torus'"),
         ("training_toy.py", "--steps 0", "steps is 0"),
+        ("training_toy.py", "--eps 1", "eps is 1.0, steps is 75; allowed are 0 < eps < 0.04"),
+        ("training_MNIST.py", "--eps -1", "allowed are 0 < eps < 0.0004"),
         ("training_toy.py", "--sigma-min -1", "allowed is sigma_max >= sigma_min > 0"),
         ("training_MNIST.py", "--minutes -1", "minutes is -1.0; it must be positive"),
         ("training_MNIST.py", "--steps 0", "steps is 0; it must be positive"),

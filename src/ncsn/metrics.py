@@ -75,13 +75,13 @@ def sliced_wasserstein(
     return float(((x @ directions).sort(0).values - (y @ directions).sort(0).values).abs().mean())
 
 
-def mode_statistics(x: Float[Tensor, "n d"], mixture: GaussianMixture) -> list[dict[str, float | list[float]]]:
+def mode_statistics(x: Float[Tensor, "n d"], mixture: GaussianMixture) -> list[dict[str, float | list[float] | None]]:
     """For each component: the share of samples nearest to it, that share's error, and their mean and std.
 
     The std is the root of the mean variance over dimensions, 1 for a unit Gaussian that is well separated from others.
     """
     nearest = torch.cdist(x, mixture.means).argmin(1)
-    modes: list[dict[str, float | list[float]]] = []
+    modes: list[dict[str, float | list[float] | None]] = []
     for component, weight in enumerate(mixture.weights.double().tolist()):
         inside = x[nearest == component]
         share = len(inside) / len(x)
@@ -91,7 +91,7 @@ def mode_statistics(x: Float[Tensor, "n d"], mixture: GaussianMixture) -> list[d
                 "true_weight": round(weight, 6),
                 "weight_error": abs(share - weight),
                 "mean": inside.mean(0).tolist() if len(inside) else [],
-                "std": float(inside.var(0).mean().sqrt()) if len(inside) > 1 else float("nan"),
+                "std": float(inside.var(0).mean().sqrt()) if len(inside) > 1 else None,
             }
         )
     return modes

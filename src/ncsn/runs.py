@@ -35,6 +35,7 @@ class Recipe:
 
     ``network``: a class of ``ncsn.networks``, and ``arguments`` for it.  ``shape``: of one example.
     ``noise``: the ladder to descend, with ``steps`` Langevin steps of ε = ``eps`` on each level.
+    Raises ValueError unless 0 < ε < 4σ_L², beyond which annealing diverges, and steps ≥ 1.
     """
 
     network: str
@@ -43,6 +44,14 @@ class Recipe:
     noise: Geometric
     eps: float
     steps: int
+
+    def __post_init__(self) -> None:
+        """Refuse, before a long training, what could not be sampled after it."""
+        limit = 4 * self.noise.sigma_min**2
+        if not 0 < self.eps < limit or self.steps < 1:
+            raise ValueError(
+                f"eps is {self.eps}, steps is {self.steps}; allowed are 0 < eps < {limit:.3g}, and at least 1"
+            )
 
     def build(self) -> nn.Module:
         """The network, untrained.  Raises ValueError if this version has no such network."""

@@ -29,10 +29,10 @@ class Toy:
     """Noise levels, in geometric progression."""
     langevin_steps: int = 75
     """Langevin steps on each level."""
-    eps: float = 0.005
-    """Annealed Langevin's step size on the smallest level; σ²-proportional above it."""
+    eps: float | None = None
+    """Annealed Langevin's step size on the smallest level, by default σ_min²/2; σ²-proportional above it."""
     step_size: float | None = None
-    """Langevin's step size; by default the paper's 0.1 for gaussian, and 0.01 for the others, which are finer."""
+    """Langevin's step size; by default the paper's 0.1 for gaussian, and σ_min² for the others, which are finer."""
     samples: int = 10_000
     """How many samples to draw."""
     seed: int = 0
@@ -78,8 +78,8 @@ class Images:
     """Noise levels that sampling descends."""
     langevin_steps: int = 2
     """Langevin steps on each of them."""
-    eps: float = 5e-5
-    """Langevin's step size on the smallest level; σ²-proportional above it."""
+    eps: float | None = None
+    """Langevin's step size on the smallest level, by default σ_min²/2; σ²-proportional above it."""
     muon_rate: float = 0.02
     """Peak learning rate of the convolutions and other matrices."""
     adam_rate: float = 2e-3
