@@ -71,7 +71,7 @@ def deferred_interrupts() -> Iterator[list[int]]:
 
 
 def watch(
-    progress: "Iterable[Progress]", state: "State", folder: Path, *, save_every: float = 60
+    progress: "Iterable[Progress]", state: "State", folder: Path, *, save_every: float = 30
 ) -> "Iterator[Progress]":
     """Pass a training's progress on, and look after it: a progress bar, checkpoints, Ctrl-C and divergence.
 
