@@ -10,8 +10,8 @@ from torch import nn
 def keep_memory() -> None:
     """Tell glibc to keep the memory that tensors free, for the next tensors; does nothing elsewhere.
 
-    By default it returns large blocks to the system, and every step pays for fresh, zeroed pages: a third of the time
-    of the plane's small networks, and 4 % of a U-Net's.
+    By default it returns large blocks to the system, and every step pays for fresh, zeroed pages, which can take longer
+    than the arithmetic of a small network.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
