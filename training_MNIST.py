@@ -1,4 +1,4 @@
-"""Train a noise conditional score network on images, and draw samples by annealed Langevin dynamics.
+"""Train a noise conditional score network on images, and draw samples from it.
 
 python ./training_MNIST.py                  # about ten minutes on two cores
 python ./training_MNIST.py --minutes 60     # better digits
@@ -17,11 +17,14 @@ except ModuleNotFoundError as error:
 import torch
 
 from ncsn import console, machine, metrics, plots, runs
+from ncsn.distributions import Empirical
+from ncsn.recipe import Recipe
+from ncsn.score import Counted
 from ncsn.settings import Images
 
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
 BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
-SAMPLING_SHARE = 0.07  # of --minutes, kept for the samples and figures after training
+AFTERWARDS = 20  # seconds of --minutes, but at most a twentieth, kept for the samples and figures after training
 
 
 def main(settings: Images) -> None:
@@ -34,13 +37,16 @@ def main(settings: Images) -> None:
         settings = runs.continued(settings, "images", out, new)
     images = ncsn.load_images(settings.dataset, settings.data_dir)
     noise = ncsn.LogNormal(settings.log_sigma_mean, settings.log_sigma_std, settings.sigma_max, settings.sigma_min)
-    recipe = runs.Recipe(
+    recipe = Recipe(
         network="UNet",
         arguments={"image_channels": images.shape[0], "channels": settings.channels, "blocks": settings.blocks},
         shape=images.shape,
-        noise=ncsn.Geometric(settings.sigma_max, settings.sigma_min, settings.levels),
-        eps=settings.sigma_min**2 / 2 if settings.eps is None else settings.eps,
+        sigma_max=settings.sigma_max,
+        sigma_min=settings.sigma_min,
+        sampler=settings.sampler,
+        levels=settings.levels,
         steps=settings.langevin_steps,
+        eps=settings.sigma_min**2 / 2 if settings.eps is None else settings.eps,
     )
     device = machine.choose_device(settings.device)
     torch.manual_seed(settings.seed)  # for the initial weights; everything else draws from an explicit generator
@@ -56,10 +62,13 @@ def main(settings: Images) -> None:
     if settings.compile and (reason := machine.compile_network(model.network)):
         print(f"training without torch.compile, about 1.5 times slower: {reason}", file=sys.stderr)
 
-    seconds = None if settings.steps else (settings.minutes or 10) * 60 * (1 - SAMPLING_SHARE)
-    budget = ncsn.Budget(steps=settings.steps, seconds=seconds)
+    seconds = (settings.minutes or 10) * 60
+    seconds -= min(AFTERWARDS, seconds / 20)
+    budget = ncsn.Budget(steps=settings.steps, seconds=None if settings.steps else seconds)
     batches = ncsn.batches(images.train.to(device), settings.batch_size, generator=generator)
-    loss = ncsn.residual_loss(noise, generator=generator)
+    precision = torch.bfloat16 if machine.fast_bfloat16(device) else torch.float32
+    train = Empirical((images.train.to(device).float() + 0.5) / 256, dtype=precision)
+    loss = ncsn.residual_loss(noise, generator=generator, data_score=train, above=settings.posterior_above)
     rows = runs.trim_rows(out / "metrics.jsonl", state.step)
     board = console.tensorboard(out) if settings.tensorboard else None
     losses, sigmas = [], []
@@ -93,16 +102,15 @@ def main(settings: Images) -> None:
             board.add_scalars("loss", {"training": rows[-1]["loss"], "validation": rows[-1]["validation_loss"]}, p.step)
         if len(rows) % 3 == 0 and p.fraction < 1:
             fixed.manual_seed(settings.seed)
-            *_, x = recipe.annealed(state.average, recipe.start(20, generator=fixed), generator=fixed)
+            *_, x = recipe.path(state.average, recipe.start(state.average, 20, generator=fixed), generator=fixed)
             plots.image_grid(x.cpu(), out / f"samples_{p.step:06}.png")
 
     sampling = time.perf_counter()
     generator = torch.Generator(device).manual_seed(settings.seed)
-    start = recipe.start(settings.samples, generator=generator)
-    states = recipe.annealed(state.average, start, generator=generator)
-    path = [x.cpu() for x in console.bar(states, recipe.states("annealed"), "sampling")]
+    counted, ladder = Counted(state.average), recipe.states()
+    start = recipe.start(counted, settings.samples, generator=generator)
+    path = [x.cpu() for x in console.bar(recipe.path(counted, start, generator=generator), len(ladder), "sampling")]
     sampling = time.perf_counter() - sampling
-    ladder = [*recipe.noise.sigmas().tolist(), 0.0]
     plots.image_grid(path[-1], out / "samples.png")
     plots.evolution(path, ladder, out / "evolution.png")
     plots.evolution_animation(path, ladder, out / "evolution.gif")
@@ -111,7 +119,7 @@ def main(settings: Images) -> None:
     results |= {
         "samples": settings.samples,
         "sampling_seconds": sampling,
-        "nfe": recipe.nfe,
+        "nfe": counted.nfe,
         "seconds": time.perf_counter() - began,
     }
     runs.write_json(out / "metrics.json", results)

@@ -18,8 +18,11 @@ import torch
 
 from ncsn import console, machine, metrics, plots, runs
 from ncsn.distributions import TOYS, Distribution, GaussianMixture
-from ncsn.settings import Toy
+from ncsn.recipe import Recipe
+from ncsn.score import Counted
+from ncsn.settings import SamplerName, Toy
 
+SAMPLERS: tuple[SamplerName, ...] = ("langevin", "annealed")
 VIEW = 8.0  # everything is drawn on [-8, 8]², where the paper's figures are
 
 
@@ -33,38 +36,34 @@ def field_view(score: ncsn.Score, truth: Distribution, toy: Toy, out: Path) -> l
     return metrics.score_errors(score, truth, ladder, data, plots.plane(VIEW, 120)[1], generator=generator)
 
 
-def samples_view(score: ncsn.Score, truth: Distribution, toy: Toy, recipe: runs.Recipe, out: Path) -> dict[str, object]:
+def samples_view(score: ncsn.Score, truth: Distribution, toy: Toy, recipe: Recipe, out: Path) -> dict[str, object]:
     """Draw samples.png and trajectories.gif; return the numbers of each sampler, with learned and with exact scores."""
     generator = torch.Generator().manual_seed(toy.seed + 1)
     data, *others = (truth.sample(toy.samples, generator=generator) for _ in range(6))
     start = (torch.rand(toy.samples, 2, generator=generator) * 2 - 1) * VIEW
     floor = sum(metrics.sliced_wasserstein(data, other) for other in others) / len(others)
     step_size = toy.step_size if toy.step_size is not None else 0.1 if toy.generator == "gaussian" else toy.sigma_min**2
-    results: dict[str, object] = {"sliced_wasserstein_floor": floor, "nfe": recipe.nfe, "n": toy.samples}
+    results: dict[str, object] = {"sliced_wasserstein_floor": floor, "n": toy.samples}
     panels = {"data": data, "start": start}
     for kind, field in (("learned", score), ("exact", truth)):
-        for sampler in ("langevin", "annealed"):
-            began = time.perf_counter()
-            if sampler == "annealed":
-                iterator = recipe.annealed(field, start, generator=generator)
-            else:
-                iterator = recipe.langevin(field, start, step_size=step_size, generator=generator)
-            path = list(console.bar(iterator, recipe.states(sampler), f"{sampler}, {kind} score"))
+        for sampler in SAMPLERS:
+            began, counted, ladder = time.perf_counter(), Counted(field), recipe.states(sampler, toy.levels)
+            states = recipe.path(
+                counted, start, sampler=sampler, levels=toy.levels, step_size=step_size, generator=generator
+            )
+            path = list(console.bar(states, len(ladder), f"{sampler}, {kind} score"))
             panels[f"{sampler}, {kind} score"] = path[-1]
             ratio = metrics.sliced_wasserstein(path[-1], data) / floor
             row: dict[str, object] = {
                 "sliced_wasserstein_over_floor": ratio,
+                "nfe": counted.nfe,
                 "seconds": time.perf_counter() - began,
             }
             if isinstance(truth, GaussianMixture) and len(truth.means) <= 8:
                 row["modes"] = metrics.mode_statistics(path[-1], truth)
             results[f"{sampler}_{kind}"] = row
             if (kind, sampler) == ("learned", "annealed"):
-                titles = [
-                    "start: uniform",
-                    *(f"σ = {s:.2f}" for s in recipe.noise.sigmas().tolist()),
-                    "denoised",
-                ]
+                titles = ["start: uniform", *(f"σ = {s:.2f}" for s in ladder[:-1]), "denoised"]
                 plots.trajectories([start, *path], titles, out / "trajectories.gif", view=VIEW)
 
     def titled(name: str) -> tuple[str, torch.Tensor]:
@@ -91,7 +90,17 @@ def main(toy: Toy) -> None:
     noise = ncsn.Geometric(toy.sigma_max, toy.sigma_min, toy.levels)
     arguments = {"dimensions": 2, "width": toy.width, "layers": toy.layers}
     eps = toy.sigma_min**2 / 2 if toy.eps is None else toy.eps
-    recipe = runs.Recipe(network="MLP", arguments=arguments, shape=(2,), noise=noise, eps=eps, steps=toy.langevin_steps)
+    recipe = Recipe(
+        network="MLP",
+        arguments=arguments,
+        shape=(2,),
+        sigma_max=toy.sigma_max,
+        sigma_min=toy.sigma_min,
+        sampler="annealed",
+        levels=toy.levels,
+        steps=toy.langevin_steps,
+        eps=eps,
+    )
     runs.claim(out, overwrite=toy.overwrite, resume=toy.resume)
     torch.manual_seed(toy.seed)  # for the initial weights; everything else draws from an explicit generator
     generator = torch.Generator().manual_seed(toy.seed)

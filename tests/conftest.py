@@ -3,8 +3,12 @@ import os
 # Before torch starts its threads: several test processes on few cores must not spin while they wait.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import hypothesis
 import pytest
 import torch
+
+hypothesis.settings.register_profile("no deadline", deadline=None)  # the first call of anything in torch is slow
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,16 +10,20 @@ from PIL import Image
 
 from ncsn import cli, console, runs
 from ncsn.networks import UNet
-from ncsn.noise import Geometric
+from ncsn.recipe import Recipe
 from ncsn.score import ScoreModel
+from ncsn.settings import SamplerName
 
-RECIPE = runs.Recipe(
+RECIPE = Recipe(
     network="UNet",
     arguments={"image_channels": 1, "channels": (8, 8), "blocks": 1, "features": 8},
     shape=(1, 28, 28),
-    noise=Geometric(5.0, 0.01, 5),
-    eps=5e-5,
+    sigma_max=5.0,
+    sigma_min=0.01,
+    sampler="dpmpp-sde",
+    levels=5,
     steps=1,
+    eps=5e-5,
 )
 
 
@@ -54,10 +59,12 @@ def test_sample_writes_bytes_and_the_same_for_the_same_seed(run: Path, tmp_path:
     assert not np.array_equal(drawn[0], drawn[2])
 
 
-def test_sample_draws_a_grid_with_either_sampler(run: Path, tmp_path: Path) -> None:
-    for sampler in ("annealed", "langevin"):
+def test_sample_draws_a_grid_with_every_sampler(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for sampler in get_args(SamplerName):
         path = tmp_path / f"{sampler}.png"
-        cli.main(["sample", str(run), "-n", "9", "--sampler", sampler, "--out", str(path)])
+        cli.main(["sample", str(run), "-n", "9", "--sampler", sampler, "--levels", "4", "--out", str(path)])
+        evaluations = {"annealed": 6, "langevin": 6, "heun": 8, "edm": 8}.get(sampler, 5)  # one for the start's mean
+        assert f"by {sampler}, {evaluations} evaluations each" in capsys.readouterr().out
         with Image.open(path) as image:
             assert image.size == (8 * 30 * 2, 2 * 30 * 2)
 
@@ -73,8 +80,8 @@ def test_info_says_what_a_run_is(run: Path, capsys: pytest.CaptureFixture[str]) 
     cli.main(["info", str(run)])
     printed = capsys.readouterr().out
     assert "UNet(image_channels=1" in printed
-    assert "5 levels, σ from 5 to 0.01" in printed
-    assert "6 evaluations" in printed
+    assert "σ from 5 to 0.01" in printed
+    assert "dpmpp-sde on 5 noise levels" in printed
 
 
 def test_mistakes_are_one_line_that_names_them(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,9 @@ import pytest
 import torch
 from helpers import GaussianScore, z_score, zero_score
 
+from ncsn.distributions import Empirical
 from ncsn.noise import Geometric
-from ncsn.objectives import dsm, fisher, residual_loss
+from ncsn.objectives import dsm, fisher, posterior_dsm, residual_loss
 from ncsn.score import ScoreModel
 
 
@@ -44,3 +45,27 @@ def test_residual_loss_of_the_best_gaussian_is_the_variance_of_its_target(genera
     losses, sigmas = residual_loss(Geometric(10.0, 0.1, 5), generator=generator)(model, x)
     for sigma in torch.unique(sigmas):
         assert abs(z_score(losses[sigmas == sigma], 1.0)) < 4
+
+
+@pytest.mark.parametrize("above", [0.0, 0.8])
+def test_posterior_dsm_is_below_dsm_by_the_same_constant_for_every_score(above: float) -> None:
+    data = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
+    truth, n = Empirical(data), 100_000
+    x = truth.sample(n, generator=torch.Generator().manual_seed(2))
+    gaps = []
+    for mean, std in ((0.0, 1.0), (2.0, 0.3)):
+        score, level = GaussianScore(mean, std), torch.full((n,), 1.0)
+        level[: n // 2] = 0.6
+        plain = dsm(score, x, level, generator=torch.Generator().manual_seed(3))
+        exact = posterior_dsm(score, truth, x, level, above=above, generator=torch.Generator().manual_seed(3))
+        gaps.append(plain - exact)
+        assert torch.allclose(exact[: n // 2], plain[: n // 2], atol=1e-4) == (above > 0.6)
+    assert abs(z_score(gaps[0] - gaps[1], 0)) < 4
+    assert float(gaps[0].mean()) > 0.1
+
+
+def test_posterior_dsm_of_the_data_score_is_zero(generator: torch.Generator) -> None:
+    truth = Empirical(torch.randn(9, 1, 2, 2, generator=generator))
+    x = truth.sample(5, generator=generator)
+    loss = posterior_dsm(truth, truth, x, torch.linspace(0.5, 3, 5), above=0.0, generator=generator)
+    torch.testing.assert_close(loss, torch.zeros(5))

@@ -1,10 +1,15 @@
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
 import pytest
 import torch
 from helpers import GaussianScore, z_score
 
-from ncsn.noise import Geometric
-from ncsn.samplers import annealed_langevin, langevin
-from ncsn.score import tweedie
+from ncsn.distributions import GaussianMixture
+from ncsn.noise import Geometric, Karras
+from ncsn.samplers import annealed_langevin, consistent_annealed, dpm_solver, edm, euler, heun, langevin
+from ncsn.score import Counted, Score, tweedie
 
 N = 100_000
 
@@ -69,20 +74,128 @@ def test_same_seed_same_samples() -> None:
     assert torch.equal(draw(), draw())
 
 
-def test_number_of_states_and_evaluations(generator: torch.Generator) -> None:
-    calls = 0
+Sampler = Callable[..., Iterator[torch.Tensor]]
+STOCHASTIC: dict[str, tuple[Sampler, dict[str, float]]] = {
+    "annealed": (annealed_langevin, {"eps": 0.05, "steps": 3}),
+    "consistent": (consistent_annealed, {"eta": 0.6}),
+    "edm": (edm, {"churn": 4.0}),
+    "dpmpp-sde": (dpm_solver, {"stochasticity": 1.0}),
+}
+FLOWS: dict[str, Sampler] = {"euler": euler, "heun": heun, "dpmpp": dpm_solver}
 
-    def counting(x: torch.Tensor, sigma: torch.Tensor, /) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        return -x
 
-    x, sigmas = torch.randn(4, 2, generator=generator), Geometric(2, 0.5, 3).sigmas()
-    assert len(list(annealed_langevin(counting, x, sigmas, eps=0.1, steps=5, generator=generator))) == 4
-    assert calls == 16
-    calls = 0
-    assert len(list(langevin(counting, x, sigmas[0], step_size=0.1, steps=5, generator=generator))) == 6
-    assert calls == 6
+@pytest.mark.parametrize("name", [*STOCHASTIC, *FLOWS])
+def test_states_and_evaluations_are_those_documented(name: str, generator: torch.Generator) -> None:
+    evaluations = {"annealed": 16, "heun": 9, "edm": 9}.get(name, 5)  # with the denoising one, on 5 levels
+    sampler, arguments = STOCHASTIC.get(name) or (FLOWS[name], {})
+    score, x, sigmas = (
+        Counted(GaussianScore(0, 1)),
+        torch.randn(4, 2, generator=generator),
+        Geometric(2, 0.5, 5).sigmas(),
+    )
+    *path, last, denoised = sampler(
+        score, x, sigmas, **arguments, **({"generator": generator} if name in STOCHASTIC else {})
+    )
+    assert len(path) == (4 if name == "annealed" else 3)
+    assert score.nfe == evaluations
+    torch.testing.assert_close(denoised, tweedie(GaussianScore(0, 1), last, sigmas[-1]))
+
+
+def test_langevin_counts() -> None:
+    score = Counted(GaussianScore(0, 1))
+    assert len(list(langevin(score, torch.zeros(4, 2), torch.tensor(1.0), step_size=0.1, steps=5))) == 6
+    assert score.nfe == 6
+
+
+def flow_of_a_gaussian(x: torch.Tensor, std: float, sigmas: torch.Tensor) -> torch.Tensor:
+    """Where the probability flow carries x: a Gaussian's x/√(s² + σ²) is constant along it."""
+    return x * ((std**2 + sigmas[-1] ** 2) / (std**2 + sigmas[0] ** 2)).sqrt()
+
+
+@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("dpmpp", 2)])
+def test_order_of_convergence(name: str, order: int) -> None:
+    """The error at the end of a Gaussian's flow falls as levels^-order, in float64."""
+    x, errors, counts = torch.linspace(1, 3, 5, dtype=torch.float64)[:, None], [], [40, 80, 160, 320]
+    for levels in counts:
+        top, bottom = math.log(3.0), math.log(0.1)
+        sigmas = torch.linspace(top, bottom, levels, dtype=torch.float64).exp()
+        *_, end = FLOWS[name](GaussianScore(0, 0.7), x, sigmas, denoise=False)
+        errors.append(float((end - flow_of_a_gaussian(x, 0.7, sigmas)).norm()))
+    slope = np.polyfit(np.log(counts), np.log(errors), 1)[0]
+    assert slope == pytest.approx(-order, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["heun", "dpmpp"])
+def test_the_flow_of_a_mixture_is_that_of_a_fine_euler(name: str, generator: torch.Generator) -> None:
+    mixture = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]), 0.5, torch.tensor([0.3, 0.7]))
+    x = 10 * torch.randn(50, 2, generator=generator, dtype=torch.float64)
+    *_, fine = euler(mixture, x, Karras(10, 0.01, 4000).sigmas().double())
+    *_, coarse = FLOWS[name](mixture, x, Karras(10, 0.01, 200).sigmas().double())
+    torch.testing.assert_close(coarse, fine, atol=0.02, rtol=0.01)
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_a_mixture_is_sampled_with_its_weights_and_widths(name: str, generator: torch.Generator) -> None:
+    """Each stochastic sampler, with the exact score and many levels, draws from the mixture."""
+    sampler, arguments = STOCHASTIC[name]
+    ladder = Geometric(8.0, 0.1, 60).sigmas()
+    arguments = {"annealed": {"eps": 0.005, "steps": 20}, "consistent": {"eta": 0.14}}.get(name, arguments)
+    mixture = GaussianMixture(torch.tensor([[-3.0], [3.0]]), 0.6, torch.tensor([0.3, 0.7]))
+    x = mixture.sample(20_000, generator=generator) + 8 * torch.randn(20_000, 1, generator=generator)
+    *_, x, _ = sampler(mixture, x, ladder, generator=generator, **arguments)
+    right = x[:, 0] > 0
+    assert float(right.float().mean()) == pytest.approx(0.7, abs=0.02)  # 6 standard errors, and discretisation
+    assert float(x[right].std()) == pytest.approx(math.hypot(0.6, 0.1), rel=0.04)
+    assert float(x[~right].mean()) == pytest.approx(-3, abs=0.04)
+
+
+@pytest.mark.parametrize("stochasticity", [0.5, 1.0])
+def test_dpm_solver_follows_the_exact_recursion_of_a_gaussian(stochasticity: float, generator: torch.Generator) -> None:
+    """Its first step is exact for D constant: mean and variance follow in closed form."""
+    mean, std = 1.0, 0.8
+    sigmas = torch.tensor([2.0, 1.2])
+    x = 2.0 * torch.randn(N, 1, generator=generator)
+    (x,) = dpm_solver(
+        GaussianScore(mean, std), x, sigmas, stochasticity=stochasticity, denoise=False, generator=generator
+    )
+    kept = (1.2 / 2.0) ** (1 + stochasticity)
+    pull = std**2 / (std**2 + 4.0)  # D = mean + pull·(x − mean)
+    slope = kept + (1 - kept) * pull
+    fresh = 1.2**2 * (1 - (1.2 / 2.0) ** (2 * stochasticity))
+    check_moments(x, (1 - kept) * (1 - pull) * mean, slope**2 * 4.0 + fresh)
+
+
+def test_consistent_annealing_leaves_the_noise_of_the_next_level(generator: torch.Generator) -> None:
+    """With the score of a point, x/σ stays standard normal at every level: the schedule is consistent."""
+    x, sigmas = 4.0 * torch.randn(N, 1, generator=generator), Geometric(4.0, 0.5, 6).sigmas()
+    path = consistent_annealed(GaussianScore(0, 0), x, sigmas, eta=0.7, denoise=False, generator=generator)
+    for x, sigma in zip(path, sigmas[1:].tolist(), strict=True):
+        check_moments(x, 0, sigma**2)
+
+
+def test_without_randomness_the_stochastic_samplers_are_the_flow(generator: torch.Generator) -> None:
+    x, sigmas = torch.randn(6, 2, generator=generator), Geometric(3.0, 0.2, 8).sigmas()
+    score: Score = GaussianScore(0.5, 0.4)
+    smallest = float(1 - sigmas[1] / sigmas[0])
+    *_, consistent = consistent_annealed(score, x, sigmas, eta=smallest, generator=generator)
+    *_, flow = euler(score, x, sigmas)
+    torch.testing.assert_close(consistent, flow, atol=2e-3, rtol=2e-3)
+    *_, quiet = edm(score, x, sigmas, churn=0.0, generator=generator)
+    *_, flow = heun(score, x, sigmas)
+    torch.testing.assert_close(quiet, flow)
+
+
+def test_the_ladders_of_samplers_are_checked() -> None:
+    x, ladder = torch.zeros(1, 1), torch.tensor([1.0, 0.5])
+    for sampler in FLOWS.values():
+        with pytest.raises(ValueError, match="descending"):
+            next(sampler(GaussianScore(0, 1), x, torch.tensor([1.0, 1.0])))
+    with pytest.raises(ValueError, match=r"from 0\.5 on this ladder"):
+        next(consistent_annealed(GaussianScore(0, 1), x, ladder, eta=0.4))
+    with pytest.raises(ValueError, match="churn is -1"):
+        next(edm(GaussianScore(0, 1), x, ladder, churn=-1))
+    with pytest.raises(ValueError, match="stochasticity is -1"):
+        next(dpm_solver(GaussianScore(0, 1), x, ladder, stochasticity=-1))
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,22 @@
 Torch is imported inside the commands, so that ``--help`` answers at once.
 """
 
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from ncsn import console
+from ncsn.settings import SamplerName
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+COMPILE_FROM = 60_000  # network evaluations: for fewer, compiling takes longer than it saves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +26,18 @@ class Sample:
     """Draw samples from a run: a picture, or uint8 images (or points) in an .npz file under the key samples."""
 
     run: tyro.conf.Positional[Path]
-    """The run's folder, such as runs/mnist."""
+    """The run's folder, such as runs/mnist; or mnist, the model that comes with the package."""
     n: Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])] = 64
     """How many samples."""
     seed: int = 0
     """The same seed gives the same samples on one machine."""
-    sampler: Literal["annealed", "langevin"] = "annealed"
-    """Annealed Langevin dynamics down the run's noise levels, or as many steps on the smallest level alone."""
+    sampler: SamplerName | None = None
+    """By default the run's own."""
+    levels: int | None = None
+    """Noise levels that sampling descends: more cost more and are more exact.  By default what suits the sampler."""
     step_size: float | None = None
     """Langevin's step size; by default that of annealing's last level."""
-    batch_size: int = 250
+    batch_size: int = 500
     """How many samples the network sees at a time; the samples do not depend on it."""
     out: Path = Path("grid.png")
     """Where to write: .png for a grid, .npz for an array."""
@@ -40,8 +46,10 @@ class Sample:
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        if self.n < 1 or self.batch_size < 1:
-            raise ValueError(f"n is {self.n} and batch size is {self.batch_size}; each must be at least 1")
+        if min(self.n, self.batch_size, self.levels or 1) < 1:
+            raise ValueError(
+                f"n is {self.n}, batch size is {self.batch_size} and levels is {self.levels}; each must be at least 1"
+            )
         if self.out.suffix not in (".png", ".npz"):
             raise ValueError(f"--out {self.out} ends in '{self.out.suffix}'; allowed are .png and .npz")
 
@@ -51,7 +59,7 @@ class Info:
     """Say what a run is: its experiment, network, noise levels, sampler and numbers."""
 
     run: tyro.conf.Positional[Path]
-    """The run's folder, such as runs/mnist."""
+    """The run's folder, such as runs/mnist; or mnist, the model that comes with the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,43 +67,59 @@ class Evaluate:
     """Measure how good a run's samples of MNIST are, beside real images; or anybody's samples in an .npz file."""
 
     source: tyro.conf.Positional[Path]
-    """A run's folder, or an .npz file with uint8 images (n, 1, 28, 28) under the key samples."""
+    """A run's folder, or mnist, or an .npz file with uint8 images (n, 1, 28, 28) under the key samples."""
     n: Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])] = 10_000
     """How many samples; numbers from fewer than 10,000 are not comparable to others'."""
     seed: int = 0
     """For drawing the samples of a run."""
-    batch_size: int = 250
+    sampler: SamplerName | None = None
+    """By default the run's own."""
+    levels: int | None = None
+    """Noise levels that sampling descends; by default what suits the sampler."""
+    batch_size: int = 500
     """How many samples the network sees at a time; the samples do not depend on it."""
     out: Path | None = None
     """A folder for evaluation.json, evaluation.png and the samples; by default where the source is."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        if not 100 <= self.n <= 10_000 or self.batch_size < 1:
+        if not 100 <= self.n <= 10_000 or min(self.batch_size, self.levels or 1) < 1:
             raise ValueError(
-                f"n is {self.n}, batch size is {self.batch_size}; allowed are 100 to 10000, and at least 1"
+                f"n is {self.n}, batch size is {self.batch_size}, levels is {self.levels}; allowed are 100 to 10000, "
+                "and at least 1"
             )
 
 
-def draw(
-    folder: Path, n: int, seed: int, batch_size: int, sampler: str = "annealed", step_size: float | None = None
-) -> "Tensor":
-    """``n`` samples of a run, in the units of its data."""
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What ``draw`` returns: samples in the units of the data, evaluations of the network for each, and seconds."""
+
+    samples: "Tensor"
+    nfe: int
+    seconds: float
+
+
+def draw(settings: Sample | Evaluate, folder: Path, step_size: float | None = None) -> Drawn:
+    """Samples of the run in ``folder``, as the command line asks."""
     import torch
 
     from ncsn import machine, runs
-    from ncsn.score import batched
+    from ncsn.score import Counted, batched
 
+    began = time.perf_counter()
     machine.keep_memory()
-    score, recipe = batched(runs.load(folder), batch_size), runs.read_recipe(folder)
-    generator = torch.Generator().manual_seed(seed)
-    start = recipe.start(n, generator=generator)
-    if sampler == "annealed":
-        path = recipe.annealed(score, start, generator=generator)
-    else:
-        path = recipe.langevin(score, start, step_size=step_size, generator=generator)
-    (x,) = deque(console.bar(path, recipe.states(sampler), f"{n} samples"), maxlen=1)
-    return x
+    model, recipe = runs.load(folder), runs.read_recipe(folder)
+    ladder = recipe.states(settings.sampler, settings.levels)
+    if settings.n * len(ladder) >= COMPILE_FROM and (reason := machine.compile_network(model.network)):
+        print(f"sampling without torch.compile, about 1.5 times slower: {reason}", file=sys.stderr)
+    score = Counted(batched(model, min(settings.n, settings.batch_size)))
+    generator = torch.Generator().manual_seed(settings.seed)
+    start = recipe.start(score, settings.n, generator=generator)
+    path = recipe.path(
+        score, start, sampler=settings.sampler, levels=settings.levels, step_size=step_size, generator=generator
+    )
+    (x,) = deque(console.bar(path, len(ladder), f"{settings.n} samples"), maxlen=1)
+    return Drawn(samples=x, nfe=score.nfe, seconds=time.perf_counter() - began)
 
 
 def sample(settings: Sample) -> None:
@@ -110,18 +134,22 @@ def sample(settings: Sample) -> None:
     from ncsn.files import atomic
     from ncsn.pixels import quantize
 
-    began = time.perf_counter()
-    recipe = runs.read_recipe(settings.run)
-    x = draw(settings.run, settings.n, settings.seed, settings.batch_size, settings.sampler, settings.step_size)
-    images = len(recipe.shape) == 3
+    folder = runs.find(settings.run)
+    recipe = runs.read_recipe(folder)
+    drawn = draw(settings, folder, settings.step_size)
+    x, images = drawn.samples, len(recipe.shape) == 3
     if settings.out.suffix == ".npz":
         with atomic(settings.out) as temporary:
             np.savez_compressed(temporary, samples=(quantize(x) if images else x).numpy())
     elif images:
         plots.image_grid(x, settings.out, columns=min(settings.n, max(8, round(settings.n**0.5))))
     else:
-        plots.scatter_panels([[(f"{settings.n} samples, {settings.sampler}", x)]], settings.out)
-    print(f"{settings.out}: {settings.n} samples, {recipe.nfe} evaluations each, {time.perf_counter() - began:.1f} s")
+        plots.scatter_panels([[(f"{settings.n} samples, {settings.sampler or recipe.sampler}", x)]], settings.out)
+    rate = settings.n / drawn.seconds
+    print(
+        f"{settings.out}: {settings.n} samples by {settings.sampler or recipe.sampler}, {drawn.nfe} evaluations each, "
+        f"{drawn.seconds:.1f} s, {rate:.0f} samples/s"
+    )
 
 
 def evaluate(settings: Evaluate) -> None:
@@ -132,20 +160,27 @@ def evaluate(settings: Evaluate) -> None:
     from ncsn.files import atomic
     from ncsn.pixels import quantize
 
-    source, images, began = settings.source, data.mnist(), time.perf_counter()
+    source, images = settings.source, data.mnist()
     about: dict[str, Any]
     if source.suffix == ".npz":
         samples, about = evaluation.read_samples(source)[: settings.n], {"source": str(source)}
         out = settings.out or source.parent
     else:
-        recipe, out = runs.read_recipe(source), settings.out or source
+        folder = runs.find(source)
+        recipe, out = runs.read_recipe(folder), settings.out or (source if folder == source else Path())
         if recipe.shape != images.shape:
             raise ValueError(
                 f"{source} makes examples of shape {recipe.shape}; only MNIST's {images.shape} can be judged"
             )
-        samples = quantize(draw(source, settings.n, settings.seed, settings.batch_size))
-        seconds = time.perf_counter() - began
-        about = {"source": str(source), "seed": settings.seed, "nfe": recipe.nfe, "sampling_seconds": seconds}
+        drawn = draw(settings, folder)
+        samples = quantize(drawn.samples)
+        about = {
+            "source": str(source),
+            "seed": settings.seed,
+            "sampler": settings.sampler or recipe.sampler,
+            "nfe": drawn.nfe,
+            "sampling_seconds": drawn.seconds,
+        }
     out.mkdir(parents=True, exist_ok=True)
     if source.suffix != ".npz":
         with atomic(out / "samples.npz") as temporary:
@@ -173,21 +208,18 @@ def info(settings: Info) -> None:
     """``ncsn info``."""
     from ncsn import runs
 
-    config, recipe, score = (
-        runs.read_config(settings.run),
-        runs.read_recipe(settings.run),
-        runs.load(settings.run),
-    )
+    folder = runs.find(settings.run)
+    config, recipe, score = runs.read_config(folder), runs.read_recipe(folder), runs.load(folder)
     parameters = sum(p.numel() for p in score.parameters())
     rows = {
         "run": settings.run,
         "experiment": config["experiment"],
         "network": f"{recipe.network}({pairs(recipe.arguments)}), {parameters:,} parameters",
         "data": f"shape {recipe.shape}, mean {score.data_mean.mean():.4g}, std {score.data_std:.4g}",
-        "noise": f"{recipe.noise.levels} levels, σ from {recipe.noise.sigma_max:g} to {recipe.noise.sigma_min:g}",
-        "sampler": f"{recipe.steps} steps a level, eps {recipe.eps:g}, {recipe.nfe} evaluations",
+        "noise": f"σ from {recipe.sigma_max:g} to {recipe.sigma_min:g}",
+        "sampler": f"{recipe.sampler} on {len(recipe.ladder())} noise levels",
         "settings": pairs(config["settings"]),
-        "results": pairs({k: v for k, v in runs.read_results(settings.run).items() if not isinstance(v, list | dict)}),
+        "results": pairs({k: v for k, v in runs.read_results(folder).items() if not isinstance(v, list | dict)}),
     }
     for name, value in rows.items():
         print(f"{name:<11} {value}")

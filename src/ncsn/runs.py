@@ -6,97 +6,25 @@
 """
 
 import json
-from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection
+from dataclasses import asdict, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
-from ncsn import networks
 from ncsn.files import atomic
 from ncsn.machine import fast_bfloat16
-from ncsn.noise import Geometric
-from ncsn.samplers import annealed_langevin, langevin
-from ncsn.score import Score, ScoreModel
+from ncsn.recipe import Recipe
+from ncsn.score import ScoreModel
 
-CONFIG_VERSION = 1
+CONFIG_VERSION = 2
+SHIPPED = ("mnist",)  # the runs in the package, under assets/models
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How to build a run's network, and how to sample it.
-
-    ``network``: a class of ``ncsn.networks``, and ``arguments`` for it.  ``shape``: of one example.
-    ``noise``: the ladder to descend, with ``steps`` Langevin steps of ε = ``eps`` on each level.
-    Raises ValueError unless 0 < ε < 4σ_L², beyond which annealing diverges, and steps ≥ 1.
-    """
-
-    network: str
-    arguments: dict[str, Any]
-    shape: tuple[int, ...]
-    noise: Geometric
-    eps: float
-    steps: int
-
-    def __post_init__(self) -> None:
-        """Refuse, before a long training, what could not be sampled after it."""
-        limit = 4 * self.noise.sigma_min**2
-        if not 0 < self.eps < limit or self.steps < 1:
-            raise ValueError(
-                f"eps is {self.eps}, steps is {self.steps}; allowed are 0 < eps < {limit:.3g}, and at least 1"
-            )
-
-    def build(self) -> nn.Module:
-        """The network, untrained.  Raises ValueError if this version has no such network."""
-        if self.network not in networks.__all__:
-            raise ValueError(f"{self.network} is no network; allowed are {', '.join(networks.__all__)}")
-        network: nn.Module = getattr(networks, self.network)(**self.arguments)
-        return network
-
-    @property
-    def nfe(self) -> int:
-        """Network evaluations a sample, the final denoising step included."""
-        return self.noise.levels * self.steps + 1
-
-    def states(self, sampler: str) -> int:
-        """How many states the sampler ``annealed`` or ``langevin`` yields."""
-        return self.noise.levels + 1 if sampler == "annealed" else self.nfe
-
-    def start(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n *d"]:
-        """``n`` draws from N(0, σ_1²), where annealing starts."""
-        return self.noise.sigma_max * torch.randn((n, *self.shape), generator=generator, device=generator.device)
-
-    def annealed(
-        self, score: Score, x: Float[Tensor, "b *d"], *, generator: torch.Generator
-    ) -> Iterator[Float[Tensor, "b *d"]]:
-        """Annealed Langevin dynamics down the ladder: one state a level, and the denoised one."""
-        sigmas = self.noise.sigmas(device=x.device)
-        return annealed_langevin(score, x, sigmas, eps=self.eps, steps=self.steps, generator=generator)
-
-    def langevin(
-        self,
-        score: Score,
-        x: Float[Tensor, "b *d"],
-        *,
-        step_size: float | None = None,
-        generator: torch.Generator,
-    ) -> Iterator[Float[Tensor, "b *d"]]:
-        """Langevin dynamics on the smallest level for as many steps: one state a step, and the denoised one.
-
-        ``step_size`` is α; by default that of annealing's last level, ε.
-        """
-        sigma = self.noise.sigmas(device=x.device)[-1]
-        steps = self.noise.levels * self.steps
-        return langevin(
-            score, x, sigma, step_size=self.eps if step_size is None else step_size, steps=steps, generator=generator
-        )
 
 
 def claim(folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
@@ -197,7 +125,7 @@ def read_recipe(folder: Path) -> Recipe:
     """The recipe in a run's config.json.  Raises ValueError as ``read_config``, and if the recipe is not whole."""
     try:
         fields = dict(read_config(folder)["recipe"])
-        return Recipe(**{**fields, "noise": Geometric(**fields["noise"]), "shape": tuple(fields["shape"])})
+        return Recipe(**{**fields, "shape": tuple(fields["shape"])})
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'config.json'} has no whole recipe ({error})") from error
 
@@ -208,12 +136,20 @@ def save_model(folder: Path, model: ScoreModel) -> None:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
 
 
-def load(folder: str | Path) -> ScoreModel:
-    """The trained score of a run, from its folder: ``score(x, sigma)`` in the units of the data.
+def find(run: str | Path) -> Path:
+    """The folder of a run: the one that is named, or one of those in the package (``SHIPPED``) if there is no such."""
+    if str(run) in SHIPPED and not (Path(run) / "config.json").is_file():
+        return Path(str(resources.files("ncsn") / "assets" / "models" / str(run)))
+    return Path(run)
 
+
+def load(run: str | Path) -> ScoreModel:
+    """The trained score of a run: ``score(x, sigma)`` in the units of the data.
+
+    ``run``: a run's folder, or ``"mnist"`` for the model that comes with the package.
     Raises ValueError if the folder is no run, or if its weights are missing, cut short or of another network.
     """
-    folder = Path(folder)
+    folder = find(run)
     recipe = read_recipe(folder)
     images = len(recipe.shape) == 3  # their 256 levels survive bfloat16; points in the plane would lose digits
     model = ScoreModel(recipe.build(), 0.0, 1.0, autocast=images and fast_bfloat16(torch.device("cpu")))

@@ -48,13 +48,36 @@ def batched(score: Score, size: int) -> Score:
     """The same score, evaluated on ``size`` examples at a time, which bounds the memory that a network takes.
 
     A sampler that is given it draws its noise for all examples at once, so its samples do not depend on ``size``.
+    The last batch is filled up, so that a compiled network only ever sees one shape.
     """
 
     def evaluate(x: Float[Tensor, "b *d"], sigma: Float[Tensor, ""] | Float[Tensor, "b"], /) -> Float[Tensor, "b *d"]:
-        levels = torch.split(sigma, size) if sigma.ndim else [sigma] * -(-len(x) // size)
-        return torch.cat([score(part, level) for part, level in zip(torch.split(x, size), levels, strict=True)])
+        missing = -len(x) % size
+        filled = torch.cat([x, x[:1].expand(missing, *x.shape[1:])])
+        levels = (
+            torch.split(torch.cat([sigma, sigma[:1].expand(missing)]), size)
+            if sigma.ndim
+            else [sigma] * (len(filled) // size)
+        )
+        return torch.cat([score(part, level) for part, level in zip(torch.split(filled, size), levels, strict=True)])[
+            : len(x)
+        ]
 
     return evaluate
+
+
+class Counted:
+    """The same score, counting in ``nfe`` how often it was evaluated: what a sampler costs, in network evaluations."""
+
+    def __init__(self, score: Score) -> None:
+        self.score, self.nfe = score, 0
+
+    def __call__(
+        self, x: Float[Tensor, "b *d"], sigma: Float[Tensor, ""] | Float[Tensor, "b"], /
+    ) -> Float[Tensor, "b *d"]:
+        """The score, once more."""
+        self.nfe += 1
+        return self.score(x, sigma)
 
 
 class ScoreModel(nn.Module):

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+SamplerName = Literal["annealed", "consistent", "euler", "heun", "edm", "dpmpp", "dpmpp-sde", "langevin"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Toy:
@@ -62,7 +64,7 @@ class Images:
     """mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), or a folder of images of one size."""
     data_dir: Path | None = None
     """Where the data set's files are, or go."""
-    batch_size: int = 64
+    batch_size: int = 128
     channels: tuple[int, ...] = (64, 128)
     """The U-Net's width at each resolution, finest first; the finest is half of the image's."""
     blocks: int = 2
@@ -71,15 +73,19 @@ class Images:
     """The largest noise level, for pixels in [0, 1]."""
     sigma_min: float = 0.01
     """The smallest noise level."""
-    log_sigma_mean: float = -0.7
+    log_sigma_mean: float = -0.4
     """Training draws ln σ from N(mean, std²), within sigma_min and sigma_max."""
     log_sigma_std: float = 1.2
-    levels: int = 100
-    """Noise levels that sampling descends."""
+    posterior_above: float = 0.6
+    """From this noise level up, the target is the mean over all training images that could have made the noisy one."""
+    sampler: SamplerName = "dpmpp-sde"
+    """How to sample; annealed is the paper's annealed Langevin dynamics."""
+    levels: int | None = None
+    """Noise levels that sampling descends; by default what suits the sampler."""
     langevin_steps: int = 2
-    """Langevin steps on each of them."""
+    """Steps of annealed Langevin dynamics on each of them."""
     eps: float | None = None
-    """Langevin's step size on the smallest level, by default σ_min²/2; σ²-proportional above it."""
+    """Annealed Langevin's step size on the smallest level, by default σ_min²/2; σ²-proportional above it."""
     muon_rate: float = 0.02
     """Peak learning rate of the convolutions and other matrices."""
     adam_rate: float = 2e-3

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.files import atomic
+from ncsn.muon import Muon
 from ncsn.score import ScoreModel
 
 CHECKPOINT_VERSION = 1
@@ -57,9 +58,7 @@ class Budget:
 class State:
     """All that training changes: the model, its running average, the optimisers, the step and the randomness.
 
-    Matrices are updated by Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon): momentum whose singular
-    values are set to one by five Newton–Schulz steps, so that no direction of a layer learns slower than another.
-    Everything else (biases, gains, the image-shaped first and last kernels) is updated by Adam.
+    Matrices are updated by Muon, everything else (biases, gains, the image-shaped first and last kernels) by Adam.
 
     ``average`` holds the exponential moving average of the weights with a window that grows with training, over about
     the last tenth of the steps: decay 1 − 10/(t + 10) at step t, the power function profile of Karras et al. 2024
@@ -83,7 +82,7 @@ class State:
         others = [p for p in model.parameters() if p.ndim != 2]
         self.optimizers: list[torch.optim.Optimizer] = []
         if matrices:
-            self.optimizers.append(torch.optim.Muon(matrices, lr=muon_rate, weight_decay=0.0))
+            self.optimizers.append(Muon(matrices, lr=muon_rate))
         if others:
             self.optimizers.append(torch.optim.Adam(others, lr=adam_rate, betas=(0.9, 0.99), fused=True))
         for optimizer in self.optimizers:

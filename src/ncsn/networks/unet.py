@@ -57,18 +57,17 @@ class Block(nn.Module):
     The second convolution starts at zero, so that a new block is the identity.
     """
 
-    def __init__(self, channels: int, features: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = ChannelNorm(channels), ChannelNorm(channels)
         self.conv1, self.conv2 = Convolution(channels, channels), Convolution(channels, channels)
-        self.modulation = nn.Linear(features, 2 * channels)
         nn.init.zeros_(self.conv2.weight)
 
     def forward(
-        self, h: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"] | Float[Tensor, "1 e"]
+        self, h: Float[Tensor, "b c h w"], modulation: Float[Tensor, "b 2*c"] | Float[Tensor, "1 2*c"]
     ) -> Float[Tensor, "b c h w"]:
-        """``h`` plus the branch."""
-        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, 1)
+        """``h`` plus the branch; ``modulation`` is the scale (less one) and the shift of each channel."""
+        scale, shift = modulation[:, :, None, None].chunk(2, 1)
         branch = self.conv1(F.silu(self.norm1(h)))
         return h + self.conv2(F.silu(self.norm2(branch) * (1 + scale) + shift))  # type: ignore[no-any-return]
 
@@ -86,7 +85,7 @@ class UNet(nn.Module):
         image_channels: int = 1,
         channels: Sequence[int] = (64, 128),
         blocks: int = 2,
-        features: int = 256,
+        features: int = 128,
     ) -> None:
         super().__init__()
         if not channels or min(*channels, blocks, image_channels, features) < 1:
@@ -96,9 +95,8 @@ class UNet(nn.Module):
         self.factor = 2 ** len(channels)
         self.embedding = NoiseEmbedding(features)
         self.stem = nn.Conv2d(4 * image_channels, channels[0], 3, padding=1)
-        self.encoder = nn.ModuleList(nn.ModuleList(Block(c, features) for _ in range(blocks)) for c in channels)
-        self.decoder = nn.ModuleList(nn.ModuleList(Block(c, features) for _ in range(blocks)) for c in channels)
-        self.middle = Block(channels[-1], features)
+        self.encoder = nn.ModuleList(nn.ModuleList(Block(c) for _ in range(blocks)) for c in channels)
+        self.decoder = nn.ModuleList(nn.ModuleList(Block(c) for _ in range(blocks)) for c in channels)
         pairs = list(pairwise(channels))
         self.down = nn.ModuleList(Convolution(fine, coarse, stride=2) for fine, coarse in pairs)
         self.up = nn.ModuleList(Convolution(coarse, fine) for fine, coarse in pairs)
@@ -106,6 +104,9 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(channels[0], 4 * image_channels, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(torch.as_tensor(self.head.bias))
+        # All blocks' modulations in one product, in the order in which forward meets them.
+        self.widths = [2 * c for c in (*channels, *reversed(channels)) for _ in range(blocks)]
+        self.modulation = nn.Linear(features, sum(self.widths))
 
     def forward(
         self, x: Float[Tensor, "b c h w"], c: Float[Tensor, "b"] | Float[Tensor, "1"]
@@ -113,17 +114,16 @@ class UNet(nn.Module):
         """The network's value at ``x`` for the noise levels c = ¼ ln σ."""
         if x.shape[2] % self.factor or x.shape[3] % self.factor:
             raise ValueError(f"images of {x.shape[2]} x {x.shape[3]} pixels; multiples of {self.factor} are needed")
-        embedding = self.embedding(c)
+        modulations = iter(self.modulation(self.embedding(c)).split(self.widths, 1))
         h = self.stem(F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last))
         skips = []
         for level, blocks in enumerate(self.encoder):
             h = self.down[level - 1](h) if level else h
             for block in blocks:  # type: ignore[attr-defined]
-                h = block(h, embedding)
+                h = block(h, next(modulations))
                 skips.append(h)
-        h = self.middle(h, embedding)
         for level, blocks in reversed(list(enumerate(self.decoder))):
             for block in blocks:  # type: ignore[attr-defined]
-                h = block(h + skips.pop(), embedding)
+                h = block(h + skips.pop(), next(modulations))
             h = self.up[level - 1](F.interpolate(h, scale_factor=2.0)) if level else h
         return F.pixel_shuffle(self.head(F.silu(self.norm(h))), 2)

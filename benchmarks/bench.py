@@ -1,0 +1,164 @@
+"""Side by side: every peer trains for the same minutes on this machine, and all are judged by the same ruler.
+
+python benchmarks/bench.py                                  # all of them, ten minutes each
+python benchmarks/bench.py --minutes 2 --peers reference    # one of them, quickly
+python benchmarks/bench.py --peers                          # only draw the table and the plot again
+
+The peers' libraries come with `pip install .[bench]`.  Results are added to benchmarks/results.json; the table and the
+plot in benchmarks/README.md are made from that file.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import tyro
+from peers import PEERS
+from tqdm import tqdm
+
+from ncsn import console, data, evaluation, machine
+from ncsn.pixels import quantize
+
+HERE = Path(__file__).parent
+MARKS = ("<!-- table -->", "<!-- end of table -->")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Train peers under one wall-clock budget, and judge their samples beside ours."""
+
+    minutes: float = 10.0
+    """Wall clock of each training, compilation included."""
+    peers: tuple[Literal["ours", "reference", "diffusers", "azula", "denoising-diffusion-pytorch"], ...] = (
+        "ours",
+        "reference",
+        "diffusers",
+        "azula",
+        "denoising-diffusion-pytorch",
+    )
+    sampling_minutes: float = 15.0
+    """A peer that needs longer for 10,000 samples is judged on as many as it draws in this time."""
+    seed: int = 0
+    out: Path = Path("runs/bench")
+    """Where models and samples go."""
+
+
+def ours(bench: Bench, out: Path) -> dict[str, Any]:
+    """The default command, then ``ncsn evaluate``."""
+    train = [sys.executable, str(HERE.parent / "training_MNIST.py"), "--seed", str(bench.seed), "--overwrite"]
+    subprocess.run([*train, "--minutes", str(bench.minutes), "--out", str(out)], check=True)
+    subprocess.run([sys.executable, "-m", "ncsn", "evaluate", str(out), "--seed", str(bench.seed)], check=True)
+    run = json.loads((out / "metrics.json").read_text())
+    report: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
+    from safetensors.torch import load_file
+
+    weights = load_file(out / "model.safetensors")
+    report |= {
+        "about": f"the default of `training_MNIST.py`, {report['sampler']}",
+        "parameters": sum(w.numel() for name, w in weights.items() if name.startswith("network.")),
+        "images_seen": run["images_seen"],
+        "training_images_per_second": run["images_per_second"],
+        "sampling_images_per_second": report["n"] / report["sampling_seconds"],
+    }
+    return report
+
+
+def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
+    """Train a peer until its minutes are spent, sample for as long as it may, and judge."""
+    machine.keep_memory()
+    torch.manual_seed(bench.seed)
+    generator, images, made = torch.Generator().manual_seed(bench.seed), data.mnist(), PEERS[name]()
+    seconds, began, durations = bench.minutes * 60, time.perf_counter(), []
+    with tqdm(total=seconds, unit="s", desc=name, mininterval=console.refresh_interval()) as bar:
+        for x in data.batches(images.train, made.batch_size, generator=generator):
+            at = time.perf_counter()
+            if at - began > seconds:
+                break
+            loss = made.step(x, (at - began) / seconds)
+            durations.append(time.perf_counter() - at)
+            bar.set_postfix_str(f"loss {loss.item():.4f}", refresh=False)
+            bar.update(min(time.perf_counter() - began, seconds) - bar.n)
+    batch, began = 250, time.perf_counter()
+    parts: list[torch.Tensor] = []
+    with torch.no_grad(), tqdm(total=10_000, unit="image", mininterval=console.refresh_interval()) as bar:
+        while len(parts) < 10_000 // batch and time.perf_counter() - began < bench.sampling_minutes * 60:
+            parts.append(quantize(made.sample(batch, generator)))
+            bar.update(batch)
+    seconds, samples = time.perf_counter() - began, torch.cat(parts)
+    np.savez_compressed(out / "samples.npz", samples=samples.numpy())
+    return {
+        "about": made.about,
+        "parameters": made.parameters,
+        "images_seen": len(durations) * made.batch_size,
+        "training_images_per_second": made.batch_size / float(np.median(durations)),
+        "sampling_images_per_second": len(samples) / seconds,
+        "sampling_seconds": seconds,
+        "nfe": made.nfe,
+        **evaluation.evaluate(samples, images),
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """All results as Markdown, the longest budgets first; speeds are ratios to ours."""
+    lines = [
+        "| minutes | what | parameters | Fréchet distance | floor | ratio | confident (real) | n | images seen "
+        "| training speed | sampling speed | NFE |",
+        "|" + "---|" * 12,
+    ]
+    for row in sorted(results, key=lambda row: (-row["minutes"], row["metrics"]["frechet_distance"]["generated"])):
+        own = next((r for r in results if r["peer"] == "ours" and r["minutes"] == row["minutes"]), row)
+        fd, confident = row["metrics"]["frechet_distance"], row["metrics"]["confident"]
+        speeds = [row[key] / own[key] for key in ("training_images_per_second", "sampling_images_per_second")]
+        lines.append(
+            f"| {row['minutes']:g} | {row['peer']} | {row['parameters'] / 1e6:.2f} M | {fd['generated']:.2f} "
+            f"| {fd['real']:.2f} | **{fd['ratio']:.0f}** | {confident['generated']:.3f} ({confident['real']:.3f}) "
+            f"| {row['n']:,} | {row['images_seen']:,} | {speeds[0]:.2f} | {speeds[1]:.2f} | {row['nfe']} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """Fréchet ratio against minutes of training, a line for each peer."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for name in dict.fromkeys(row["peer"] for row in results):
+        rows = sorted((row for row in results if row["peer"] == name), key=lambda row: row["minutes"])
+        ratios = [row["metrics"]["frechet_distance"]["ratio"] for row in rows]
+        axes.plot([row["minutes"] for row in rows], ratios, "o-", label=name, linewidth=3 if name == "ours" else 1.5)
+    axes.axhline(1, color="grey", linestyle=":")
+    axes.annotate("real images", (axes.get_xlim()[0], 1.1), color="grey")
+    axes.set(xscale="log", yscale="log", xlabel="minutes of training, two cores", ylabel="Fréchet distance over floor")
+    ticks = sorted({row["minutes"] for row in results})
+    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axes.minorticks_off()
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(bench: Bench) -> None:
+    """Run, record, and draw."""
+    path = HERE / "results.json"
+    results: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    for name in bench.peers:
+        out = bench.out / f"{name}-{bench.minutes:g}"
+        out.mkdir(parents=True, exist_ok=True)
+        row = ours(bench, out) if name == "ours" else peer(name, bench, out)
+        row = {"peer": name, "minutes": bench.minutes, "seed": bench.seed, **row}
+        results = [r for r in results if (r["peer"], r["minutes"]) != (name, bench.minutes)] + [row]
+        path.write_text(json.dumps(results, indent=1) + "\n")
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
+    (HERE / "README.md").write_text(f"{before}{MARKS[0]}\n{table(results)}\n{MARKS[1]}{after}", encoding="utf-8")
+    plot(results, HERE / "benchmark.png")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Bench))

@@ -1,0 +1,269 @@
+"""What people start from, or use instead: each peer with its own network, objective, optimiser settings and sampler.
+
+A peer has two verbs: ``step`` trains on one batch, ``sample`` draws images.  Pixels are in [0, 1] here; a peer maps
+them to the range that it is used to.  Widths are chosen for about as many parameters as ours (1.9 million).
+"""
+
+import math
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import ncsn
+from ncsn.machine import fast_bfloat16
+from ncsn.score import expand
+
+CPU = torch.device("cpu")
+
+
+class Peer(Protocol):
+    """One way to learn to draw digits."""
+
+    about: str
+    batch_size: int
+    nfe: int
+
+    @property
+    def parameters(self) -> int:
+        """How many weights are trained."""
+        ...
+
+    def step(self, x: Float[Tensor, "b 1 28 28"], fraction: float) -> Float[Tensor, ""]:
+        """One training step; ``fraction`` of the time is spent.  Returns the loss."""
+        ...
+
+    def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n 1 28 28"]:
+        """``n`` images, by the averaged weights where the peer has them."""
+        ...
+
+
+def autocast() -> torch.autocast:
+    """bfloat16 where the machine has it: every peer but the plain recipe gets what ours gets."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(CPU))
+
+
+def count(module: nn.Module) -> int:
+    """How many weights a network has."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, network: nn.Module, clip: float | None = None) -> None:
+    """One step down the loss."""
+    loss.backward()  # type: ignore[no-untyped-call]
+    if clip is not None:
+        nn.utils.clip_grad_norm_(network.parameters(), clip)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+class ConvBlock(nn.Module):
+    """Two convolutions with group normalisation; the noise embedding is added between them."""
+
+    def __init__(self, inputs: int, outputs: int, features: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(inputs, outputs, 3, padding=1), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm1, self.norm2 = nn.GroupNorm(8, outputs), nn.GroupNorm(8, outputs)
+        self.embedding = nn.Linear(features, outputs)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        """The block's value."""
+        h = torch.relu(self.norm1(self.conv1(h))) + self.embedding(embedding)[:, :, None, None]
+        return torch.relu(self.norm2(self.conv2(h)))
+
+
+class PlainUNet(nn.Module):
+    """The U-Net of many a tutorial: 32, 64 and 128 channels at 28, 14 and 7 pixels, skips concatenated."""
+
+    def __init__(self, levels: int, features: int = 128) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(levels, features)
+        self.down1, self.down2 = ConvBlock(1, 32, features), ConvBlock(32, 64, features)
+        self.middle = ConvBlock(64, 128, features)
+        self.up2, self.up1 = ConvBlock(128 + 64, 64, features), ConvBlock(64 + 32, 32, features)
+        self.pool, self.grow = nn.MaxPool2d(2), nn.Upsample(scale_factor=2)
+        self.head = nn.Conv2d(32, 1, 1)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """The network's value at ``x`` for the indices of noise levels."""
+        e = self.embedding(level)
+        a = self.down1(x, e)
+        b = self.down2(self.pool(a), e)
+        h = self.middle(self.pool(b), e)
+        h = self.up2(torch.cat([self.grow(h), b], 1), e)
+        h = self.up1(torch.cat([self.grow(h), a], 1), e)
+        return self.head(h)  # type: ignore[no-any-return]
+
+
+class Reference:
+    """The plain recipe: NCSN on ten noise levels, Adam, float32, no average, annealed Langevin without denoising."""
+
+    about, batch_size, nfe = "plain PyTorch, float32", 128, 1000
+
+    def __init__(self) -> None:
+        self.sigmas = ncsn.Geometric(2.0, 0.01, 10).sigmas()
+        self.network = PlainUNet(len(self.sigmas))
+        self.parameters = count(self.network)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
+
+    def score(self, x: Tensor, sigma: Tensor, /) -> Tensor:
+        """The network divided by the noise level (NCSNv2's technique 3)."""
+        level = (self.sigmas - sigma.reshape(-1, 1)).abs().argmin(1)
+        return self.network(x, level.expand(len(x))) / expand(sigma, x)  # type: ignore[no-any-return]
+
+    def step(self, x: Tensor, fraction: float) -> Tensor:
+        """One step."""
+        loss = ncsn.dsm(self.score, x, self.sigmas[torch.randint(len(self.sigmas), (len(x),))]).mean()
+        descend(self.optimizer, loss, self.network)
+        return loss.detach()
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Annealed Langevin dynamics, T = 100 and ε = 1e-5, from uniform noise as in the paper."""
+        x = torch.rand(n, 1, 28, 28, generator=generator)
+        *_, x = ncsn.annealed_langevin(
+            self.score, x, self.sigmas, eps=1e-5, steps=100, denoise=False, generator=generator
+        )
+        return x
+
+
+class Diffusers:
+    """diffusers' UNet2DModel in the library's unconditional training recipe: DDPM, ε-prediction, AdamW, EMA; DDIM."""
+
+    batch_size, nfe = 64, 50
+
+    def __init__(self) -> None:
+        from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+        from diffusers.training_utils import EMAModel
+
+        self.about = f"diffusers {version('diffusers')}, DDPM training, DDIM sampling"
+        self.network = UNet2DModel(
+            sample_size=28,
+            in_channels=1,
+            out_channels=1,
+            layers_per_block=2,
+            block_out_channels=(32, 64, 64),
+            down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        )
+        self.parameters = count(self.network)
+        self.noising, self.denoising = DDPMScheduler(num_train_timesteps=1000), DDIMScheduler(num_train_timesteps=1000)
+        self.rate = 5e-4  # the recipe's 1e-4 is for many hours
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=self.rate, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8
+        )
+        self.average = EMAModel(self.network.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+        self.steps = 0
+
+    def step(self, x: Tensor, fraction: float) -> Tensor:
+        """One step; the learning rate warms up over 500 steps and falls by a cosine."""
+        self.steps += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * min(1.0, self.steps / 500) * (1 + math.cos(math.pi * fraction)) / 2
+        x, z, t = 2 * x - 1, torch.randn_like(x), torch.randint(1000, (len(x),))
+        with autocast():
+            predicted = self.network(self.noising.add_noise(x, z, t), t).sample
+        loss: Tensor = (predicted.float() - z).square().mean()
+        descend(self.optimizer, loss, self.network, clip=1.0)
+        self.average.step(self.network.parameters())
+        return loss.detach()
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """DDIM in 50 steps."""
+        self.average.store(self.network.parameters())
+        self.average.copy_to(self.network.parameters())
+        self.denoising.set_timesteps(self.nfe)
+        x = torch.randn(n, 1, 28, 28, generator=generator)
+        for t in self.denoising.timesteps:
+            with autocast():
+                noise = self.network(x, t).sample
+            x = self.denoising.step(noise.float(), t, x).prev_sample
+        self.average.restore(self.network.parameters())
+        return (x + 1) / 2
+
+
+class Azula:
+    """azula's U-Net with its EDM-like denoiser, VP schedule and loss, as in its README; its DDIM sampler."""
+
+    batch_size, nfe = 64, 64
+
+    def __init__(self) -> None:
+        from azula.denoise import KarrasDenoiser
+        from azula.nn.layers import SineEncoding
+        from azula.nn.unet import UNet
+        from azula.noise import VPSchedule
+
+        class Backbone(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.time = nn.Sequential(SineEncoding(128), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 128))
+                self.unet = UNet(1, 1, hid_channels=(32, 64, 128), hid_blocks=(2, 2, 2), mod_features=128)
+
+            def forward(self, x: Tensor, t: Tensor) -> Tensor:
+                return self.unet(x, self.time(t))  # type: ignore[no-any-return]
+
+        self.about = f"azula {version('azula')}, KarrasDenoiser, VP, DDIM sampling"
+        self.network = KarrasDenoiser(Backbone(), VPSchedule())
+        self.parameters = count(self.network)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(0.999))  # type: ignore[no-untyped-call]
+
+    def step(self, x: Tensor, fraction: float) -> Tensor:
+        """One step."""
+        with autocast():
+            loss: Tensor = self.network.loss(2 * x - 1, torch.rand(len(x)))
+        descend(self.optimizer, loss, self.network)
+        self.average.update_parameters(self.network)
+        return loss.detach()
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """DDIM in 64 steps, the library's default number."""
+        from azula.sample import DDIMSampler
+
+        sampler = DDIMSampler(self.average.module.eval(), steps=self.nfe, silent=True)
+        with autocast():
+            x: Tensor = sampler(torch.randn(n, 1, 28, 28, generator=generator))
+        return (x.float() + 1) / 2
+
+
+class Lucidrains:
+    """denoising-diffusion-pytorch: its U-Net, GaussianDiffusion (v-prediction, sigmoid schedule), Adam, EMA; DDIM."""
+
+    batch_size, nfe = 64, 50
+
+    def __init__(self) -> None:
+        from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+        from ema_pytorch import EMA
+
+        self.about = f"denoising-diffusion-pytorch {version('denoising-diffusion-pytorch')}, DDIM sampling"
+        self.network = GaussianDiffusion(
+            Unet(dim=24, dim_mults=(1, 2, 4), channels=1), image_size=28, timesteps=1000, sampling_timesteps=self.nfe
+        )
+        self.parameters = count(self.network)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=5e-4, betas=(0.9, 0.99))
+        self.average = EMA(self.network, beta=0.995, update_every=10)
+
+    def step(self, x: Tensor, fraction: float) -> Tensor:
+        """One step, as the library's Trainer does it."""
+        with autocast():
+            loss: Tensor = self.network(x)
+        descend(self.optimizer, loss, self.network, clip=1.0)
+        self.average.update()
+        return loss.detach()
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """DDIM in 50 steps; the library draws from torch's global generator."""
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        with autocast():
+            return self.average.ema_model.eval().sample(batch_size=n).float()  # type: ignore[no-any-return]
+
+
+PEERS: dict[str, Callable[[], Any]] = {
+    "reference": Reference,
+    "diffusers": Diffusers,
+    "azula": Azula,
+    "denoising-diffusion-pytorch": Lucidrains,
+}

@@ -1,0 +1,71 @@
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+from helpers import GaussianScore, z_score
+
+from ncsn.recipe import LEVELS, Recipe
+from ncsn.settings import SamplerName
+
+RECIPE = Recipe(
+    network="MLP",
+    arguments={"dimensions": 2, "width": 8, "layers": 1},
+    shape=(2,),
+    sigma_max=5.0,
+    sigma_min=0.5,
+    sampler="dpmpp-sde",
+    levels=None,
+    steps=3,
+    eps=0.05,
+)
+NAMES = get_args(SamplerName)
+
+
+def test_every_sampler_has_a_default_number_of_levels() -> None:
+    assert set(LEVELS) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sampler_yields_the_states_it_says_and_samples_a_gaussian(
+    name: SamplerName, generator: torch.Generator
+) -> None:
+    x = RECIPE.start(GaussianScore(1.0, 0.5), 4000, generator=generator)
+    assert float(x.std()) == pytest.approx(5, abs=0.2)
+    states = list(RECIPE.path(GaussianScore(1.0, 0.5), x, sampler=name, generator=generator))
+    sigmas = RECIPE.states(name)
+    assert len(states) == len(sigmas)
+    assert sigmas[-1] == 0
+    if name != "langevin":  # which never leaves its start
+        assert float(states[-1].mean()) == pytest.approx(1, abs=0.1)
+        # The last state is the mean of the clean data, whose std is s²/√(s² + σ²) = 0.354.
+        assert float(states[-1].std()) == pytest.approx(0.354, abs=0.04)
+
+
+def test_start_is_around_the_mean_that_the_score_knows(generator: torch.Generator) -> None:
+    x = RECIPE.start(GaussianScore(-20.0, 0.5), 4000, generator=generator)
+    assert abs(z_score(x.flatten(), -20 * 25 / 25.25)) < 4  # Tweedie pulls a hundredth of the way to the noise's mean
+
+
+def test_levels_come_from_the_call_or_the_run_or_the_sampler() -> None:
+    assert len(RECIPE.ladder()) == LEVELS["dpmpp-sde"]
+    assert len(RECIPE.ladder("heun")) == LEVELS["heun"]
+    assert len(RECIPE.ladder("heun", 5)) == 5
+    fixed = replace(RECIPE, levels=7)
+    assert len(fixed.ladder()) == 7
+    assert len(fixed.ladder("heun")) == LEVELS["heun"]
+    assert RECIPE.states("annealed", 4)[0] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"eps": 1.0}, "eps is 1.0"), ({"steps": 0}, "steps is 0"), ({"sigma_min": -1.0}, "sigma_min > 0")],
+)
+def test_refuses_what_could_not_be_sampled(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(RECIPE, **change)  # type: ignore[arg-type]
+
+
+def test_refuses_an_unknown_network() -> None:
+    with pytest.raises(ValueError, match="allowed are"):
+        replace(RECIPE, network="GAN").build()
