@@ -1,7 +1,7 @@
 # One command checks everything: `make check`.  It installs into the Python environment that is active.
 PYTHON ?= python
 
-.PHONY: check install format
+.PHONY: check install format bench
 
 check: install
 	$(PYTHON) -m ruff format --check .
@@ -16,3 +16,7 @@ install:
 format:
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
+
+bench:
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(PYTHON) benchmarks/bench.py

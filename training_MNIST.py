@@ -52,18 +52,23 @@ def main(settings: Images) -> None:
     torch.manual_seed(settings.seed)  # for the initial weights; everything else draws from an explicit generator
     generator = torch.Generator(device).manual_seed(settings.seed)
     model = ncsn.ScoreModel(recipe.build(), *images.statistics(), autocast=machine.fast_bfloat16(device)).to(device)
-    model(torch.zeros(1, *images.shape, device=device), torch.ones(1, device=device))  # images that do not fit end here
+    example = (
+        torch.zeros(settings.batch_size, *images.shape, device=device),
+        torch.ones(settings.batch_size, device=device),
+    )
+    with torch.no_grad():
+        model(*example)  # images that do not fit end here
     runs.claim(out, overwrite=settings.overwrite, resume=settings.resume)
 
     state = ncsn.State(model, generator=generator, muon_rate=settings.muon_rate, adam_rate=settings.adam_rate)
     if settings.resume:
         state.load(out / "checkpoint.pt")
     runs.write_config(out, "images", asdict(settings), recipe)
-    if settings.compile and (reason := machine.compile_network(model.network)):
-        print(f"training without torch.compile, about 1.5 times slower: {reason}", file=sys.stderr)
+    if settings.compile:
+        console.compile_network(model.network, lambda: model(*example))
 
     seconds = (settings.minutes or 10) * 60
-    seconds -= min(AFTERWARDS, seconds / 20)
+    seconds = max(1.0, seconds - min(AFTERWARDS, seconds / 20) - (time.perf_counter() - began))
     budget = ncsn.Budget(steps=settings.steps, seconds=None if settings.steps else seconds)
     batches = ncsn.batches(images.train.to(device), settings.batch_size, generator=generator)
     precision = torch.bfloat16 if machine.fast_bfloat16(device) else torch.float32

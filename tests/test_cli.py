@@ -6,9 +6,10 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from ncsn import cli, console, runs
+from ncsn import cli, console, evaluation, runs
 from ncsn.networks import UNet
 from ncsn.recipe import Recipe
 from ncsn.score import ScoreModel
@@ -67,6 +68,18 @@ def test_sample_draws_a_grid_with_every_sampler(run: Path, tmp_path: Path, capsy
         assert f"by {sampler}, {evaluations} evaluations each" in capsys.readouterr().out
         with Image.open(path) as image:
             assert image.size == (8 * 30 * 2, 2 * 30 * 2)
+
+
+def test_the_model_in_the_package_draws_digits_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    began = time.monotonic()
+    cli.main(["sample", "mnist", "-n", "64"])
+    assert time.monotonic() - began < 30  # a few seconds alone on the machine, see the README
+    with Image.open("grid.png") as grid:
+        assert grid.size == (8 * 30 * 2, 8 * 30 * 2)
+    cli.main(["sample", "mnist", "-n", "200", "--out", "digits.npz"])
+    digits = torch.from_numpy(np.load("digits.npz")["samples"])
+    assert evaluation.judge(evaluation.load_classifier(), digits).confident > 0.85  # measured: see the README
 
 
 def test_samples_do_not_depend_on_the_batch_size(run: Path, tmp_path: Path) -> None:

@@ -38,6 +38,24 @@ def test_a_run_is_rebuilt_from_its_folder_alone(tmp_path: Path) -> None:
     assert torch.equal(runs.load(tmp_path)(x, torch.tensor(0.7)), model(x, torch.tensor(0.7)))
 
 
+def test_the_model_in_the_package_is_small_and_loads() -> None:
+    folder = runs.find("mnist")
+    assert (folder / "model.safetensors").stat().st_size <= 4_000_000
+    model = runs.load("mnist")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    x = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    assert model(x, torch.tensor(1.0)).shape == x.shape
+    assert not str(runs.read_config(folder)["settings"]["out"]).startswith("/")
+
+
+def test_a_run_of_ones_own_goes_before_the_one_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist").mkdir()
+    assert runs.find("mnist") != Path("mnist")
+    make_run(tmp_path / "mnist")
+    assert runs.find("mnist") == Path("mnist")
+
+
 def test_claim_guards_another_run(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     runs.claim(folder)

@@ -3,7 +3,6 @@
 Torch is imported inside the commands, so that ``--help`` answers at once.
 """
 
-import sys
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -110,9 +109,11 @@ def draw(settings: Sample | Evaluate, folder: Path, step_size: float | None = No
     machine.keep_memory()
     model, recipe = runs.load(folder), runs.read_recipe(folder)
     ladder = recipe.states(settings.sampler, settings.levels)
-    if settings.n * len(ladder) >= COMPILE_FROM and (reason := machine.compile_network(model.network)):
-        print(f"sampling without torch.compile, about 1.5 times slower: {reason}", file=sys.stderr)
-    score = Counted(batched(model, min(settings.n, settings.batch_size)))
+    size = min(settings.n, settings.batch_size)
+    if settings.n * len(ladder) >= COMPILE_FROM:
+        example = torch.zeros(size, *recipe.shape), torch.tensor(1.0)
+        console.compile_network(model.network, lambda: model(*example))
+    score = Counted(batched(model, size))
     generator = torch.Generator().manual_seed(settings.seed)
     start = recipe.start(score, settings.n, generator=generator)
     path = recipe.path(

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import tyro
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from ncsn.training import Progress, State
 
 S = TypeVar("S")
@@ -97,7 +99,6 @@ def watch(
         deferred_interrupts() as interrupts,
         tqdm(total=1.0, bar_format=bar_format, mininterval=refresh_interval()) as bar,
     ):
-        bar.set_postfix_str("the first step also compiles")
         try:
             for p in progress:
                 loss = p.losses.mean().item()
@@ -119,6 +120,15 @@ def watch(
             bar.close()
             kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
             fail(f"{error}; {kept}; a lower learning rate may help", 1)
+
+
+def compile_network(network: "nn.Module", trial: "Callable[[], Tensor]") -> None:
+    """Compile ``network`` (see ``machine.compile_network``), and tell the user how long that takes, or why not."""
+    from ncsn import machine
+
+    print("compiling the network: a minute the first time, then seconds", file=sys.stderr)
+    if reason := machine.compile_network(network, trial):
+        print(f"going on without torch.compile, about 1.5 times slower: {reason}", file=sys.stderr)
 
 
 def refresh_interval() -> float:

@@ -2,9 +2,10 @@
 
 import ctypes
 import platform
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def keep_memory() -> None:
@@ -20,16 +21,21 @@ def keep_memory() -> None:
             libc.mallopt(parameter, 2**30)
 
 
-def compile_network(network: nn.Module) -> str | None:
+def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> str | None:
     """Compile ``network`` in place with torch.compile; returns why not, if this machine cannot (no C++ compiler, say).
 
-    A trial on a tiny function tells within seconds, so that a failure never costs a training.
+    ``trial`` calls the network once, as it will be called afterwards, and compiles it on the way: up to a minute the
+    first time, seconds from torch's cache.  If that fails, for whatever reason, the network runs as it did before.
     """
     try:
-        torch.compile(lambda x: (x * x).exp())(torch.ones(16, device=next(network.parameters()).device))
-    except Exception as error:  # whatever a missing or broken toolchain raises
+        network.compile(dynamic=False)
+        value = trial()
+        if value.requires_grad:
+            value.sum().backward()  # type: ignore[no-untyped-call]
+            network.zero_grad()
+    except Exception as error:  # whatever a missing toolchain or a bug of the compiler raises
+        torch.compiler.set_stance("force_eager")
         return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    network.compile(dynamic=False)
     return None
 
 

@@ -1,0 +1,113 @@
+"""Quality against cost: every sampler on several numbers of noise levels, on one model.
+
+python benchmarks/samplers.py                    # the model in the package, 2,000 samples each: ten minutes
+python benchmarks/samplers.py --run runs/mnist   # another one
+
+Writes benchmarks/samplers.json and samplers.png.  Fréchet distances over 2,000 samples are for comparing samplers with
+each other; the floor at that n is in the plot.
+"""
+
+import json
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+import tyro
+from tqdm import tqdm
+
+from ncsn import console, data, evaluation, machine, metrics, runs
+from ncsn.pixels import quantize
+from ncsn.recipe import LEVELS
+from ncsn.score import Counted, batched
+from ncsn.settings import SamplerName
+
+HERE = Path(__file__).parent
+GRID: dict[SamplerName, tuple[int, ...]] = {
+    "annealed": (15, 30, 60, 100),
+    "consistent": (15, 30, 60, 120),
+    "euler": (10, 20, 40),
+    "heun": (6, 10, 18),
+    "edm": (10, 20, 40),
+    "dpmpp": (7, 10, 20, 40),
+    "dpmpp-sde": (10, 15, 20, 30, 40, 60),
+    "langevin": (30,),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Measure every sampler's quality against its number of network evaluations."""
+
+    run: Path = Path("mnist")
+    """A run's folder, or the model in the package."""
+    n: int = 2000
+    """Samples for each point."""
+    batch_size: int = 500
+    seed: int = 0
+
+
+def measure(curve: Curve) -> list[dict[str, Any]]:
+    """One row for each sampler and number of levels."""
+    machine.keep_memory()
+    images, classifier = data.mnist(), evaluation.load_classifier()
+    test = evaluation.judge(classifier, images.test)
+    model, recipe = runs.load(curve.run), runs.read_recipe(runs.find(curve.run))
+    example = torch.zeros(curve.batch_size, *recipe.shape), torch.tensor(1.0)
+    console.compile_network(model.network, lambda: model(*example))
+    shuffled = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(0))[: curve.n]
+    real = evaluation.judge(classifier, images.train[shuffled])
+    floor = metrics.frechet_distance(real.features, test.features)
+    rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor}]
+    points = [(sampler, levels) for sampler, counts in GRID.items() for levels in counts]
+    for sampler, levels in tqdm(points, unit="point", mininterval=console.refresh_interval()):
+        generator, began = torch.Generator().manual_seed(curve.seed), time.perf_counter()
+        score = Counted(batched(model, curve.batch_size))
+        start = recipe.start(score, curve.n, generator=generator)
+        path = recipe.path(score, start, sampler=sampler, levels=levels, generator=generator)
+        (x,) = deque(path, maxlen=1)
+        seconds = time.perf_counter() - began
+        seen = evaluation.judge(classifier, quantize(x))
+        rows.append(
+            {
+                "sampler": sampler,
+                "levels": levels,
+                "nfe": score.nfe,
+                "frechet_distance": metrics.frechet_distance(seen.features, test.features),
+                "confident": seen.confident,
+                "seconds": seconds,
+            }
+        )
+        print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+    return rows
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Fréchet distance against evaluations; the default number of levels is ringed."""
+    figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
+    for sampler in GRID:
+        points = [row for row in rows if row["sampler"] == sampler]
+        width = 3 if sampler == "dpmpp-sde" else 1.5
+        nfe, distance = [row["nfe"] for row in points], [row["frechet_distance"] for row in points]
+        (line,) = axes.plot(nfe, distance, "o-", label=sampler, linewidth=width)
+        for row in points:
+            if row["levels"] == LEVELS[sampler]:
+                at = row["nfe"], row["frechet_distance"]
+                axes.plot(*at, "o", markerfacecolor="none", color=line.get_color(), markersize=12)
+    axes.axhline(rows[0]["frechet_distance"], color="grey", linestyle=":", label="real images")
+    axes.set(xscale="log", yscale="log", xlabel="network evaluations a sample (NFE)")
+    axes.set(ylabel=f"Fréchet distance, n = {rows[0]['n']:,}")
+    axes.set_xticks([10, 20, 30, 60, 120, 200], ["10", "20", "30", "60", "120", "200"])
+    axes.minorticks_off()
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    table = measure(tyro.cli(Curve))
+    (HERE / "samplers.json").write_text(json.dumps(table, indent=1) + "\n")
+    plot(table, HERE / "samplers.png")

@@ -1,0 +1,69 @@
+"""The side-by-side runs: every peer learns and samples; those whose library is not installed are skipped."""
+
+from pathlib import Path
+from typing import Any
+
+import bench
+import pytest
+import torch
+from peers import PEERS
+
+LIBRARIES = {
+    "reference": "ncsn",
+    "diffusers": "diffusers",
+    "azula": "azula",
+    "denoising-diffusion-pytorch": "denoising_diffusion_pytorch",
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # other people's
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_learn_and_sample(name: str, generator: torch.Generator) -> None:
+    pytest.importorskip(LIBRARIES[name])
+    torch.manual_seed(0)
+    peer, x = PEERS[name](), torch.rand(4, 1, 28, 28, generator=generator)
+    losses = []
+    for _ in range(12):
+        torch.manual_seed(1)  # always the same noise: only the weights change
+        losses.append(float(peer.step(x, 0.1)))
+    assert losses[-1] < losses[0]
+    assert 1e6 < peer.parameters < 3e6 or name == "reference"
+    peer.nfe = min(peer.nfe, 3)
+    if name == "reference":
+        peer.sigmas = peer.sigmas[:1] * 1e-2
+    with torch.no_grad():
+        drawn = peer.sample(2, generator)
+    assert drawn.shape == (2, 1, 28, 28)
+    assert drawn.isfinite().all()
+
+
+def test_table_and_plot(tmp_path: Path) -> None:
+    def row(peer: str, minutes: float, distance: float, rate: float) -> dict[str, Any]:
+        metrics = {
+            "frechet_distance": {"generated": distance, "real": 0.1, "ratio": distance / 0.1},
+            "confident": {"generated": 0.8, "real": 0.99},
+        }
+        return {
+            "peer": peer,
+            "minutes": minutes,
+            "parameters": 1_850_000,
+            "metrics": metrics,
+            "n": 10_000,
+            "images_seen": 1000,
+            "training_images_per_second": rate,
+            "sampling_images_per_second": rate,
+            "nfe": 31,
+        }
+
+    results = [row("azula", 10.0, 8.0, 50.0), row("ours", 10.0, 2.0, 100.0), row("ours", 5.0, 4.0, 100.0)]
+    lines = bench.table(results).splitlines()
+    assert len(lines) == 5
+    assert lines[2].startswith("| 10 | ours | 1.85 M | 2.00 | 0.10 | **20** | 0.800 (0.990) | 10,000 | 1,000 | 1.00")
+    assert "| 0.50 | 0.50 | 31 |" in lines[3]
+    bench.plot(results, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+
+
+def test_the_readme_has_the_marks_that_the_table_goes_between() -> None:
+    text = (bench.HERE / "README.md").read_text(encoding="utf-8")
+    assert text.index(bench.MARKS[0]) < text.index(bench.MARKS[1])
