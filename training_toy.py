@@ -16,9 +16,9 @@ except ModuleNotFoundError as error:
 
 import torch
 
-from ncsn import console, machine, metrics, plots, runs
+from ncsn import console, machine, metrics, objectives, plots, runs
 from ncsn.distributions import TOYS, Distribution, GaussianMixture
-from ncsn.recipe import Recipe
+from ncsn.recipe import Recipe, suggested
 from ncsn.score import Counted
 from ncsn.settings import SamplerName, Toy
 
@@ -31,8 +31,8 @@ def field_view(score: ncsn.Score, truth: Distribution, toy: Toy, out: Path) -> l
     generator = torch.Generator().manual_seed(toy.seed + 2)
     ladder = ncsn.Geometric(toy.sigma_max, toy.sigma_min, toy.levels).sigmas()
     data = truth.sample(5000, generator=generator)
-    shown = [toy.sigma_min, float(ladder[toy.levels * 3 // 8])]
-    plots.score_field(score, truth, shown, data, out / "score_field.png", view=VIEW)
+    shown = dict.fromkeys([float(ladder[-1]), float(ladder[toy.levels * 3 // 8])])
+    plots.score_field(score, truth, list(shown), data, out / "score_field.png", view=VIEW)
     return metrics.score_errors(score, truth, ladder, data, plots.plane(VIEW, 120)[1], generator=generator)
 
 
@@ -87,6 +87,12 @@ def main(toy: Toy) -> None:
     out = toy.out or Path("runs") / f"toy-{toy.generator}"
     if toy.resume:
         toy = runs.continued(toy, "toy", out, {"out", "overwrite", "resume"})
+    generator, truth = torch.Generator().manual_seed(toy.seed), TOYS[toy.generator]()
+    data = truth.sample(100_000, generator=generator)
+    if toy.noise == "auto":
+        suggestion = ncsn.suggest_noise(data)
+        print(suggestion.explanation)
+        toy = suggested(toy, suggestion)
     noise = ncsn.Geometric(toy.sigma_max, toy.sigma_min, toy.levels)
     arguments = {"dimensions": 2, "width": toy.width, "layers": toy.layers}
     eps = toy.sigma_min**2 / 2 if toy.eps is None else toy.eps
@@ -103,17 +109,14 @@ def main(toy: Toy) -> None:
     )
     runs.claim(out, overwrite=toy.overwrite, resume=toy.resume)
     torch.manual_seed(toy.seed)  # for the initial weights; everything else draws from an explicit generator
-    generator = torch.Generator().manual_seed(toy.seed)
-
-    truth = TOYS[toy.generator]()
-    data = truth.sample(100_000, generator=generator)
-    model = ncsn.ScoreModel(recipe.build(), data.mean(0), data.std())
+    model = recipe.build(data.mean(0), data.std())
     state = ncsn.State(model, generator=generator)
     if toy.resume:
         state.load(out / "checkpoint.pt")
     runs.write_config(out, "toy", asdict(toy), recipe)
     batches = ncsn.batches(data, toy.batch_size, generator=generator)
-    loss = ncsn.residual_loss(noise, generator=generator)
+    objective = {"dsm": objectives.dsm, "ssm": objectives.ssm, "exact": objectives.exact}[toy.objective]
+    loss = ncsn.residual_loss(noise, objective, generator=generator)
     for _ in console.watch(ncsn.train(state, batches, loss, budget=ncsn.Budget(steps=toy.steps)), state, out):
         pass
 

@@ -11,6 +11,7 @@ import json
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ HERE = Path(__file__).parent
 GRID: dict[SamplerName, tuple[int, ...]] = {
     "annealed": (15, 30, 60, 100),
     "consistent": (15, 30, 60, 120),
+    "pc": (15, 30, 60),
     "euler": (10, 20, 40),
     "heun": (6, 10, 18),
     "edm": (10, 20, 40),
@@ -55,9 +57,11 @@ def measure(curve: Curve) -> list[dict[str, Any]]:
     machine.keep_memory()
     images, classifier = data.mnist(), evaluation.load_classifier()
     test = evaluation.judge(classifier, images.test)
-    model, recipe = runs.load(curve.run), runs.read_recipe(runs.find(curve.run))
+    model, guide, recipe = runs.load(curve.run), runs.load_guide(curve.run), runs.read_recipe(runs.find(curve.run))
     example = torch.zeros(curve.batch_size, *recipe.shape), torch.tensor(1.0)
-    console.compile_network(model.network, lambda: model(*example))
+    for each in (model, guide):
+        if each is not None:
+            console.compile_network(each.network, partial(each, *example))
     shuffled = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(0))[: curve.n]
     real = evaluation.judge(classifier, images.train[shuffled])
     floor = metrics.frechet_distance(real.features, test.features)
@@ -67,7 +71,8 @@ def measure(curve: Curve) -> list[dict[str, Any]]:
         generator, began = torch.Generator().manual_seed(curve.seed), time.perf_counter()
         score = Counted(batched(model, curve.batch_size))
         start = recipe.start(score, curve.n, generator=generator)
-        path = recipe.path(score, start, sampler=sampler, levels=levels, generator=generator)
+        helper = batched(guide, curve.batch_size) if guide is not None else None
+        path = recipe.path(recipe.guided(score, helper), start, sampler=sampler, levels=levels, generator=generator)
         (x,) = deque(path, maxlen=1)
         seconds = time.perf_counter() - began
         seen = evaluation.judge(classifier, quantize(x))

@@ -5,28 +5,34 @@ python scripts/ship_model.py runs/mnist mnist
 Weights are rounded to float16, half their size.  Evaluate what is shipped, not the run: `ncsn evaluate mnist`.
 """
 
-import json
+import shutil
 import sys
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from ncsn import runs
 
-if __name__ == "__main__":
-    run, name = Path(sys.argv[1]), sys.argv[2]
-    folder = Path(__file__).parent.parent / "src" / "ncsn" / "assets" / "models" / name
+
+def ship(run: Path, folder: Path, name: str) -> None:
+    """Write what sampling needs of ``run`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = load_file(run / "model.safetensors")
     half = {k: w.half() if k.startswith("network.") else w for k, w in weights.items()}
-    save_file(half, folder / "model.safetensors")
+    (folder / "model.safetensors").write_bytes(save(half))
     config = runs.read_config(run)
     config["settings"]["out"] = f"runs/{name}"  # where it was on one machine is nobody else's concern
     runs.write_json(folder / "config.json", config)
-    runs.write_json(folder / "metrics.json", runs.read_results(run))
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    largest = max(float((w - half[k].float()).abs().max()) for k, w in weights.items() if w.dtype == torch.float32)
+    largest = max(float((w - half[k].float()).abs().max()) for k, w in weights.items())
     size = (folder / "model.safetensors").stat().st_size
     print(f"{folder}: {size / 1e6:.2f} MB, rounded by at most {largest:.1e}")
+
+
+if __name__ == "__main__":
+    run, name = Path(sys.argv[1]), sys.argv[2]
+    models = Path(__file__).parent.parent / "src" / "ncsn" / "assets" / "models"
+    ship(run, models / name, name)
+    if (run / "guide").is_dir():
+        ship(run / "guide", models / name / "guide", name)
+    shutil.copy(run / "metrics.json", models / name)
+    shutil.copy(run / "metrics.jsonl", models / name)

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import time
@@ -64,7 +65,9 @@ def test_sample_draws_a_grid_with_every_sampler(run: Path, tmp_path: Path, capsy
     for sampler in get_args(SamplerName):
         path = tmp_path / f"{sampler}.png"
         cli.main(["sample", str(run), "-n", "9", "--sampler", sampler, "--levels", "4", "--out", str(path)])
-        evaluations = {"annealed": 6, "langevin": 6, "heun": 8, "edm": 8}.get(sampler, 5)  # one for the start's mean
+        evaluations = {"annealed": 6, "langevin": 6, "pc": 8, "heun": 8, "edm": 8}.get(
+            sampler, 5
+        )  # one for the start's mean
         assert f"by {sampler}, {evaluations} evaluations each" in capsys.readouterr().out
         with Image.open(path) as image:
             assert image.size == (8 * 30 * 2, 2 * 30 * 2)
@@ -87,6 +90,61 @@ def test_samples_do_not_depend_on_the_batch_size(run: Path, tmp_path: Path) -> N
         cli.main(["sample", str(run), "-n", "6", "--batch-size", size, "--out", str(tmp_path / f"{size}.npz")])
     a, b = (np.load(tmp_path / f"{size}.npz")["samples"].astype(int) for size in ("2", "6"))
     assert np.abs(a - b).max() <= 1  # another summation order may round another way
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "inpaint --hide bottom",
+        "inpaint --hide random",
+        "inpaint --hide centre --method replacement",
+        "denoise",
+        "superres --factor 2",
+        "deblur --blur 1.5",
+    ],
+)
+def test_inverse_problems_draw_a_page_and_measure(
+    problem: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *options = problem.split()
+    out = tmp_path / "page.png"
+    few = ["--input", "7", "-n", "3", "--levels", "3", "--out", str(out)]
+    cli.main([command, str(run), *options, *few])
+    assert "PSNR of the posterior's mean" in capsys.readouterr().out
+    with Image.open(out) as image:
+        assert image.width > 500
+
+
+def test_a_measurement_from_a_file_is_taken_as_it_is(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.zeros((7, 7), np.uint8)).save(tmp_path / "small.png")
+    few = ["-n", "2", "--levels", "3", "--out", str(tmp_path / "page.png")]
+    cli.main(["superres", str(run), "--input", str(tmp_path / "small.png"), "--measured", *few])
+    assert "PSNR" not in capsys.readouterr().out
+    error = one_line(
+        capsys, "denoise", str(run), "--input", str(tmp_path / "small.png"), "--out", str(tmp_path / "b.png")
+    )
+    assert "has shape (1, 7, 7) (channels, height, width); (1, 28, 28) is needed" in error
+    assert "give --overwrite" in one_line(capsys, "denoise", str(run), "--out", str(tmp_path / "page.png"))
+    assert "0 to 9999" in one_line(capsys, "denoise", str(run), "--input", "10000", "--out", str(tmp_path / "b.png"))
+    assert "factor is 3" in one_line(capsys, "superres", str(run), "--factor", "3", "--out", str(tmp_path / "b.png"))
+    assert "noise above 0" in one_line(capsys, "deblur", str(run), "--noise", "0", "--out", str(tmp_path / "b.png"))
+
+
+def test_interpolation_draws_walks(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "walk.png"
+    cli.main(["interpolate", str(run), "-n", "2", "--steps", "5", "--levels", "3", "--out", str(out)])
+    with Image.open(out) as image:
+        assert image.size == (5 * 30 * 2, 2 * 30 * 2)
+
+
+def test_likelihood_says_bits_and_how_sure(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bits.json"
+    cli.main(["likelihood", str(run), "-n", "3", "--probes", "2", "--tolerance", "0.1", "--out", str(out)])
+    assert "bits/dim ±" in capsys.readouterr().out
+    assert len(json.loads(out.read_text())["bits_per_dimension"]) == 3
+    assert "probes is 0" in one_line(capsys, "likelihood", str(run), "--probes", "0")
 
 
 def test_info_says_what_a_run_is(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from helpers import z_score
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncsn.distributions import TOYS, Boxes, Distribution, Empirical, GaussianMixture, Ring
+from ncsn.distributions import TOYS, Boxes, Distribution, GaussianMixture, Ring
 
 names = pytest.mark.parametrize("name", TOYS)
 
@@ -104,30 +104,3 @@ def test_the_command_line_offers_every_toy() -> None:
 def test_toys_are_distributions() -> None:
     toys: list[Distribution] = [make() for make in TOYS.values()]
     assert all(toy.sample(3).shape == (3, 2) for toy in toys)
-
-
-def test_empirical_is_the_mixture_without_width(generator: torch.Generator) -> None:
-    data = torch.randn(30, 2, generator=generator, dtype=torch.float64) * 3
-    empirical, mixture = Empirical(data, dtype=torch.float64), GaussianMixture(data, 0.0)
-    x = torch.randn(8, 2, generator=generator, dtype=torch.float64) * 4
-    for sigma in (torch.tensor(0.2, dtype=torch.float64), torch.linspace(0.1, 5, 8, dtype=torch.float64)):
-        torch.testing.assert_close(empirical(x, sigma), mixture(x, sigma))
-        torch.testing.assert_close(empirical.log_prob(x, sigma), mixture.log_prob(x, sigma))
-
-
-def test_empirical_keeps_the_shape_and_draws_examples(generator: torch.Generator) -> None:
-    data = torch.rand(7, 1, 4, 4, generator=generator)
-    empirical = Empirical(data)
-    drawn = empirical.sample(20, generator=generator)
-    assert empirical(drawn, torch.tensor(1.0)).shape == (20, 1, 4, 4)
-    assert float(torch.cdist(drawn.flatten(1), data.flatten(1)).amin(1).max()) < 1e-3
-
-
-def test_empirical_in_bfloat16_is_close_for_pixels(generator: torch.Generator) -> None:
-    data = torch.rand(500, 1, 28, 28, generator=generator).square()
-    noisy = data[:50] + 1.5 * torch.randn(50, 1, 28, 28, generator=generator)
-    exact, fast = (
-        Empirical(data)(noisy, torch.tensor(1.5)),
-        Empirical(data, dtype=torch.bfloat16)(noisy, torch.tensor(1.5)),
-    )
-    assert float((exact - fast).square().sum() / exact.square().sum()) < 1e-4

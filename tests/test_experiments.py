@@ -80,8 +80,13 @@ def test_mnist_writes_all_it_promises_and_the_same_bytes_for_the_same_seed(tmp_p
         "metrics.jsonl",
         "metrics.json",
     }
-    assert names >= {"config.json", "model.safetensors", "checkpoint.pt"}
-    for name in ("samples.png", "evolution.gif", "model.safetensors"):  # the others hold seconds
+    assert names >= {"config.json", "model.safetensors", "checkpoint.pt", "guide"}
+    for name in (
+        "samples.png",
+        "evolution.gif",
+        "model.safetensors",
+        "guide/model.safetensors",
+    ):  # the others hold seconds
         assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes()
     rows = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
@@ -143,6 +148,58 @@ def test_a_folder_of_colour_images_trains(tmp_path: Path) -> None:
         assert grid.mode == "RGB"
 
 
+@pytest.mark.parametrize("network", ["refinenet", "refinenet-v2"])
+def test_the_papers_networks_train_and_are_sampled(network: str, tmp_path: Path) -> None:
+    tiny = f"--network {network} --channels 4 --batch-size 4 --samples 4 --levels 3 --steps 3 --no-compile"
+    succeed("training_MNIST.py", f"{tiny} --out {tmp_path}/run")
+    done = subprocess.run(
+        [sys.executable, "-m", "ncsn", "sample", str(tmp_path / "run"), "-n", "2", "--out", str(tmp_path / "g.png")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_classes_are_learned_and_drawn(tmp_path: Path) -> None:
+    succeed("training_MNIST.py", f"{TINY} --classes --steps 3 --out {tmp_path}/run")
+    for options in ("--class 7 --guidance 1.5", "--class any"):
+        line = f"sample {tmp_path}/run -n 4 --levels 4 --overwrite --out {tmp_path}/g.png {options}"
+        done = subprocess.run(
+            [sys.executable, "-m", "ncsn", *line.split()], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    line = f"sample {tmp_path}/run --class 10 --out {tmp_path}/h.png"
+    done = subprocess.run([sys.executable, "-m", "ncsn", *line.split()], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "allowed are any and 0 to 9" in done.stderr
+
+
+@pytest.mark.parametrize("proposal", ["loguniform", "geometric"])
+def test_other_proposals_and_samplers_train(proposal: str, tmp_path: Path) -> None:
+    options = f"--proposal {proposal} --sampler langevin --steps 3"
+    succeed("training_MNIST.py", f"{TINY} {options} --out {tmp_path}/run")
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["nfe"] == 8
+
+
+@pytest.mark.parametrize("objective", ["ssm", "exact"])
+def test_toys_learn_by_other_objectives(objective: str, tmp_path: Path) -> None:
+    succeed("training_toy.py", f"--generator circle --objective {objective} --steps 600 --out {tmp_path}/run")
+    levels = json.loads((tmp_path / "run" / "metrics.json").read_text())["levels"]
+    assert max(level["relative_error_on_noised_data"] for level in levels[:15]) <= 0.1
+
+
+def test_noise_levels_from_the_data_are_explained_and_used(tmp_path: Path) -> None:
+    done = command(
+        "training_toy.py", f"--generator moons --noise auto --steps 5 --samples 50 --view field --out {tmp_path}/run"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the largest distance between two examples" in done.stdout
+    recipe = json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]
+    assert 5 < recipe["sigma_max"] < 25
+    assert recipe["steps"] == 5
+
+
 def test_a_diverging_run_stops_and_names_the_step(tmp_path: Path) -> None:
     rates = "--adam-rate 1e12 --muon-rate 1e12"
     done = command("training_MNIST.py", f"{TINY} --steps 500 {rates} --out {tmp_path}/run")
@@ -171,7 +228,10 @@ def test_a_diverging_run_stops_and_names_the_step(tmp_path: Path) -> None:
             "allowed are cpu and auto",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
+        ("training_MNIST.py", "--guidance 0.5", "guidance is 0.5; it must be at least 1"),
         ("training_MNIST.py", "--channels 8 8 8", "multiples of 8 are needed"),
+        ("training_MNIST.py", "--network refinenet", "refinenet takes one number"),
+        ("training_MNIST.py", "--network refinenet --channels 4 --classes", "only unet can learn classes"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(script: str, args: str, message: str, tmp_path: Path) -> None:

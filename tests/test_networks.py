@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ncsn.networks import MLP, UNet
+from ncsn.networks import MLP, RefineNet, UNet
+from ncsn.networks.refinenet import InstanceNormPlus
 from ncsn.networks.unet import ChannelNorm, Convolution
 
 
@@ -13,6 +14,7 @@ def networks() -> list[tuple[nn.Module, tuple[int, ...]]]:
     return [
         (MLP(3, width=16, layers=2), (3,)),
         (UNet(2, channels=(8, 16), blocks=1, features=16), (2, 12, 8)),
+        (RefineNet(2, width=4, features=8), (2, 12, 8)),
     ]
 
 
@@ -64,3 +66,39 @@ def test_unet_refuses_empty_parts(arguments: dict[str, Any]) -> None:
 def test_mlp_refuses_empty_parts() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         MLP(2, width=0)
+
+
+def test_refinenet_of_the_second_paper_is_not_told_the_noise_level() -> None:
+    network, x = RefineNet(1, width=4, features=0), torch.randn(2, 1, 8, 8)
+    nn.init.normal_(network.head.weight)
+    assert torch.equal(network(x, torch.zeros(2)), network(x, torch.ones(2)))
+    with pytest.raises(ValueError, match="multiples of 2"):
+        network(torch.zeros(1, 1, 7, 8), torch.zeros(1))
+    with pytest.raises(ValueError, match="width is 0"):
+        RefineNet(1, width=0)
+
+
+def test_instance_norm_plus_keeps_the_channels_means_apart() -> None:
+    """Channel means come back as (μ_k − m)/v: two pictures of other overall colour stay different."""
+    norm, x = InstanceNormPlus(3, 0), torch.randn(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    x = x - x.mean((2, 3), keepdim=True) + torch.tensor([1.0, 2.0, 6.0])[:, None, None]
+    means = norm(x, torch.zeros(1)).mean((2, 3))[0]
+    expected = (torch.tensor([1.0, 2.0, 6.0]) - 3) / torch.tensor([1.0, 2.0, 6.0]).std(unbiased=False)
+    torch.testing.assert_close(means, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_refinenet_has_the_size_of_the_original() -> None:
+    """The papers' network for CIFAR-10 (width 128) has about 30 million weights."""
+    assert 25e6 < sum(p.numel() for p in RefineNet(3, width=128, features=0).parameters()) < 35e6
+
+
+def test_classes_matter_once_trained_and_minus_one_is_none() -> None:
+    torch.manual_seed(0)
+    network, x, c = UNet(1, (8,), 1, 8, classes=3), torch.randn(2, 1, 4, 4), torch.zeros(2)
+    for p in network.parameters():
+        nn.init.normal_(p, std=0.2)
+    a, b = network(x, c, torch.tensor([0, 2])), network(x, c, torch.tensor([1, 2]))
+    assert not torch.allclose(a[0], b[0], rtol=1e-3)
+    assert torch.equal(a[1], b[1])
+    torch.testing.assert_close(network(x, c, torch.tensor([-1, -1])), network(x, c))
+    torch.testing.assert_close(network(x, c[:1]), network(x, c))

@@ -2,9 +2,10 @@ import pytest
 import torch
 from helpers import GaussianScore, z_score, zero_score
 
-from ncsn.distributions import Empirical
+from ncsn.distributions import GaussianMixture
+from ncsn.empirical import Empirical
 from ncsn.noise import Geometric
-from ncsn.objectives import dsm, fisher, posterior_dsm, residual_loss
+from ncsn.objectives import dsm, exact, fisher, labelled_loss, posterior_dsm, residual_loss, ssm
 from ncsn.score import ScoreModel
 
 
@@ -57,7 +58,9 @@ def test_posterior_dsm_is_below_dsm_by_the_same_constant_for_every_score(above: 
         score, level = GaussianScore(mean, std), torch.full((n,), 1.0)
         level[: n // 2] = 0.6
         plain = dsm(score, x, level, generator=torch.Generator().manual_seed(3))
-        exact = posterior_dsm(score, truth, x, level, above=above, generator=torch.Generator().manual_seed(3))
+        exact = posterior_dsm(
+            score, x, level, data_score=truth, above=above, generator=torch.Generator().manual_seed(3)
+        )
         gaps.append(plain - exact)
         assert torch.allclose(exact[: n // 2], plain[: n // 2], atol=1e-4) == (above > 0.6)
     assert abs(z_score(gaps[0] - gaps[1], 0)) < 4
@@ -67,5 +70,70 @@ def test_posterior_dsm_is_below_dsm_by_the_same_constant_for_every_score(above: 
 def test_posterior_dsm_of_the_data_score_is_zero(generator: torch.Generator) -> None:
     truth = Empirical(torch.randn(9, 1, 2, 2, generator=generator))
     x = truth.sample(5, generator=generator)
-    loss = posterior_dsm(truth, truth, x, torch.linspace(0.5, 3, 5), above=0.0, generator=generator)
+    loss = posterior_dsm(truth, x, torch.linspace(0.5, 3, 5), data_score=truth, above=0.0, generator=generator)
     torch.testing.assert_close(loss, torch.zeros(5))
+
+
+@pytest.mark.parametrize("sigma", [0.3, 2.0])
+def test_exact_score_matching_is_half_the_dimension_below_dsm(sigma: float) -> None:
+    x = 1.5 * torch.randn(200_000, 2, generator=torch.Generator().manual_seed(1))
+    for mean, std in ((0.0, 1.5), (1.0, 0.5)):
+        score, level = GaussianScore(mean, std), torch.full((len(x),), sigma)
+        gap = dsm(score, x, level, generator=torch.Generator().manual_seed(2))
+        gap = gap - exact(score, x, level, generator=torch.Generator().manual_seed(2)).detach()
+        assert abs(z_score(gap, 1.0)) < 4
+
+
+def test_sliced_score_matching_averages_to_the_exact_one(generator: torch.Generator) -> None:
+    """Over all 2^D vectors of signs: of every example here, as its slices are drawn again and again."""
+    mixture = GaussianMixture(torch.tensor([[-1.0, 0.5, 0.0], [1.0, 0.0, -0.5]]), 0.6)
+    x, sigma = torch.randn(1, 3, generator=generator), torch.tensor([0.8])
+    many, g = x.expand(50_000, 3), torch.Generator()
+    difference = ssm(mixture, many, sigma.expand(50_000), generator=g.manual_seed(5)) - exact(
+        mixture, many, sigma.expand(50_000), generator=g.manual_seed(5)
+    )
+    difference = difference.detach()
+    assert abs(z_score(difference, 0)) < 4
+    assert float(difference.std()) > 0.01  # a single slice is not the trace
+
+
+def test_score_matching_trains(generator: torch.Generator) -> None:
+    """Both have gradients in the weights: the width of a Gaussian is found by either."""
+    x = 0.7 * torch.randn(4096, 2, generator=generator)
+    for objective in (ssm, exact):
+        log_std = torch.zeros((), requires_grad=True)
+
+        def score(y: torch.Tensor, sigma: torch.Tensor, /, log_std: torch.Tensor = log_std) -> torch.Tensor:
+            return -y / ((2 * log_std).exp() + sigma[:, None] ** 2)
+
+        optimizer = torch.optim.Adam([log_std], lr=0.05)
+        for _ in range(120):
+            loss = objective(score, x, torch.full((len(x),), 0.2), generator=generator).mean()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        assert float(log_std.exp().detach()) == pytest.approx(0.7, abs=0.03)
+
+
+def test_labelled_loss_is_zero_for_the_score_of_every_class_and_of_all_data(generator: torch.Generator) -> None:
+    """The exact class scores, with 3 of 10 labels dropped, leave nothing to learn; the score of all data does."""
+    data, labels = torch.randn(12, 2, generator=generator), torch.arange(12) % 3
+    truth = Empirical(data, labels)
+
+    class Exact(ScoreModel):
+        knows = True
+
+        def forward(self, x: torch.Tensor, sigma: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+            return truth(x, sigma, label if self.knows else None)
+
+    model, loss = (
+        Exact(torch.nn.Identity(), 0.0, 1.0),
+        labelled_loss(Geometric(3.0, 0.5, 4), truth, above=0.0, dropped=0.3, generator=generator),
+    )
+    index = torch.randint(12, (400,), generator=generator)
+    losses, sigmas = loss(model, (data[index], labels[index]))
+    assert losses.shape == sigmas.shape == (400,)
+    assert float(losses.abs().max()) < 1e-6
+    model.knows = False
+    losses, _ = loss(model, (data[index], labels[index]))
+    assert 0.15 < float((losses.abs() < 1e-6).float().mean()) < 0.45

@@ -42,6 +42,16 @@ def test_every_sampler_yields_the_states_it_says_and_samples_a_gaussian(
         assert float(states[-1].std()) == pytest.approx(0.354, abs=0.04)
 
 
+def test_guidance_comes_from_the_call_or_the_run() -> None:
+    score, guide = GaussianScore(0.0, 1.0), GaussianScore(0.0, 3.0)
+    assert RECIPE.guided(score, guide) is score
+    assert replace(RECIPE, guidance=2.0).guided(score, None) is score
+    x, sigma = torch.ones(2, 2), torch.tensor(1.0)
+    found = replace(RECIPE, guidance=2.0).guided(score, guide)(x, sigma)
+    torch.testing.assert_close(found, 2 * score(x, sigma) - guide(x, sigma))
+    torch.testing.assert_close(RECIPE.guided(score, guide, 3.0)(x, sigma), 3 * score(x, sigma) - 2 * guide(x, sigma))
+
+
 def test_start_is_around_the_mean_that_the_score_knows(generator: torch.Generator) -> None:
     x = RECIPE.start(GaussianScore(-20.0, 0.5), 4000, generator=generator)
     assert abs(z_score(x.flatten(), -20 * 25 / 25.25)) < 4  # Tweedie pulls a hundredth of the way to the noise's mean
@@ -68,4 +78,4 @@ def test_refuses_what_could_not_be_sampled(change: dict[str, float], message: st
 
 def test_refuses_an_unknown_network() -> None:
     with pytest.raises(ValueError, match="allowed are"):
-        replace(RECIPE, network="GAN").build()
+        replace(RECIPE, network="GAN").build(0.0, 1.0)

@@ -25,7 +25,7 @@ RECIPE = Recipe(
 
 def make_run(folder: Path) -> ScoreModel:
     torch.manual_seed(0)
-    model = ScoreModel(RECIPE.build(), torch.tensor([1.0, -2.0]), 3.0)
+    model = RECIPE.build(torch.tensor([1.0, -2.0]), 3.0)
     torch.nn.init.normal_(model.network.output.weight)  # type: ignore[union-attr, arg-type]
     runs.write_config(folder, "toy", {"generator": "circle", "out": folder}, RECIPE)
     runs.save_model(folder, model)
@@ -40,7 +40,7 @@ def test_a_run_is_rebuilt_from_its_folder_alone(tmp_path: Path) -> None:
 
 def test_the_model_in_the_package_is_small_and_loads() -> None:
     folder = runs.find("mnist")
-    assert (folder / "model.safetensors").stat().st_size <= 4_000_000
+    assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) <= 4_000_000
     model = runs.load("mnist")
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     x = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -54,6 +54,19 @@ def test_a_run_of_ones_own_goes_before_the_one_in_the_package(tmp_path: Path, mo
     assert runs.find("mnist") != Path("mnist")
     make_run(tmp_path / "mnist")
     assert runs.find("mnist") == Path("mnist")
+
+
+def test_the_guide_of_a_run_is_a_run_in_its_folder(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    assert runs.load_guide(tmp_path) is None
+    (tmp_path / "guide").mkdir()
+    guide, x = make_run(tmp_path / "guide"), torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    found = runs.load_guide(tmp_path)
+    assert found is not None
+    assert torch.equal(found(x, torch.tensor(0.7)), guide(x, torch.tensor(0.7)))
+    assert runs.find("mnist/guide").is_dir()
+    runs.claim(tmp_path, overwrite=True)
+    assert runs.load_guide(tmp_path) is None
 
 
 def test_claim_guards_another_run(tmp_path: Path) -> None:

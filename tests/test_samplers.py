@@ -8,7 +8,17 @@ from helpers import GaussianScore, z_score
 
 from ncsn.distributions import GaussianMixture
 from ncsn.noise import Geometric, Karras
-from ncsn.samplers import annealed_langevin, consistent_annealed, dpm_solver, edm, euler, heun, langevin
+from ncsn.samplers import (
+    annealed_langevin,
+    consistent_annealed,
+    dpm_solver,
+    edm,
+    euler,
+    heun,
+    langevin,
+    predictor_corrector,
+    slerp,
+)
 from ncsn.score import Counted, Score, tweedie
 
 N = 100_000
@@ -78,6 +88,7 @@ Sampler = Callable[..., Iterator[torch.Tensor]]
 STOCHASTIC: dict[str, tuple[Sampler, dict[str, float]]] = {
     "annealed": (annealed_langevin, {"eps": 0.05, "steps": 3}),
     "consistent": (consistent_annealed, {"eta": 0.6}),
+    "pc": (predictor_corrector, {"snr": 0.1, "corrections": 1}),
     "edm": (edm, {"churn": 4.0}),
     "dpmpp-sde": (dpm_solver, {"stochasticity": 1.0}),
 }
@@ -86,7 +97,7 @@ FLOWS: dict[str, Sampler] = {"euler": euler, "heun": heun, "dpmpp": dpm_solver}
 
 @pytest.mark.parametrize("name", [*STOCHASTIC, *FLOWS])
 def test_states_and_evaluations_are_those_documented(name: str, generator: torch.Generator) -> None:
-    evaluations = {"annealed": 16, "heun": 9, "edm": 9}.get(name, 5)  # with the denoising one, on 5 levels
+    evaluations = {"annealed": 16, "pc": 9, "heun": 9, "edm": 9}.get(name, 5)  # with the denoising one, on 5 levels
     sampler, arguments = STOCHASTIC.get(name) or (FLOWS[name], {})
     score, x, sigmas = (
         Counted(GaussianScore(0, 1)),
@@ -194,6 +205,8 @@ def test_the_ladders_of_samplers_are_checked() -> None:
         next(consistent_annealed(GaussianScore(0, 1), x, ladder, eta=0.4))
     with pytest.raises(ValueError, match="churn is -1"):
         next(edm(GaussianScore(0, 1), x, ladder, churn=-1))
+    with pytest.raises(ValueError, match="snr is 0"):
+        next(predictor_corrector(GaussianScore(0, 1), x, ladder, snr=0.0))
     with pytest.raises(ValueError, match="stochasticity is -1"):
         next(dpm_solver(GaussianScore(0, 1), x, ladder, stochasticity=-1))
 
@@ -218,3 +231,13 @@ def test_annealed_langevin_refuses(sigmas: list[float], eps: float, steps: int, 
 def test_langevin_refuses(step_size: float, steps: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         next(langevin(GaussianScore(0, 1), torch.zeros(1, 1), torch.tensor(1.0), step_size=step_size, steps=steps))
+
+
+def test_slerp_keeps_the_length_and_meets_both_ends(generator: torch.Generator) -> None:
+    a, b = torch.randn(2, 3, 4, generator=generator), torch.randn(2, 3, 4, generator=generator)
+    b = b * a.flatten(1).norm(dim=1)[:, None, None] / b.flatten(1).norm(dim=1)[:, None, None]
+    walk = slerp(a, b, torch.linspace(0, 1, 5))
+    assert walk.shape == (2, 5, 3, 4)
+    torch.testing.assert_close(walk[:, 0], a)
+    torch.testing.assert_close(walk[:, -1], b)
+    torch.testing.assert_close(walk.flatten(2).norm(dim=2), a.flatten(1).norm(dim=1)[:, None].expand(2, 5))

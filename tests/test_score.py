@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ncsn.objectives import dsm
-from ncsn.score import ScoreModel, batched, expand, tweedie
+from ncsn.score import Counted, ScaledScore, ScoreModel, batched, expand, guided, tweedie
 
 
 class Zero(nn.Module):
@@ -79,3 +79,64 @@ def test_batched_is_the_same_score(size: int, one_sigma: bool) -> None:
     sigma = torch.tensor(0.5) if one_sigma else torch.linspace(0.1, 2, 8)
     score = GaussianScore(0.0, 1.0)
     assert torch.equal(batched(score, size)(x, sigma), score(x, sigma))
+
+
+def test_counted_counts() -> None:
+    score = Counted(GaussianScore(0.0, 1.0))
+    for _ in range(3):
+        score(torch.zeros(2, 2), torch.tensor(1.0))
+    assert score.nfe == 3
+
+
+@given(st.floats(0.01, 20))
+def test_scaled_score_is_the_network_over_the_noise_level(sigma: float) -> None:
+    model, x = ScaledScore(Sine(), 0.3, 1.0), torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
+    level = torch.full((4,), sigma)
+    torch.testing.assert_close(model(x, level), Sine()(x - 0.3, level.log() / 4) / sigma)
+    z = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+    loss = dsm(model, x, level, generator=torch.Generator().manual_seed(3)) * model.residual_weight(level)
+    expected = (Sine()(x + sigma * z - 0.3, level.log() / 4) + z).square().sum(1)
+    torch.testing.assert_close(loss, expected, rtol=1e-3, atol=1e-4)
+
+
+class Classed(nn.Module):
+    """A network that is told classes: a constant for each, −1 for no class."""
+
+    def forward(self, x: Tensor, c: Tensor, label: Tensor | None = None) -> Tensor:
+        known = torch.full((len(x),), -1) if label is None else label
+        return known.to(x.dtype)[:, None].expand_as(x)
+
+
+def test_guidance_goes_beyond_the_score_of_the_class() -> None:
+    model, x, sigma = ScoreModel(Classed(), 0.0, 1.0), torch.zeros(3, 2), torch.tensor(1.0)
+    label = torch.tensor([0, 4, 7])
+    free, given = model(x, sigma), model(x, sigma, label)
+    torch.testing.assert_close(model.given(label)(x, sigma), given)
+    torch.testing.assert_close(model.given(label, guidance=0.0)(x, sigma), free)
+    torch.testing.assert_close(model.given(label, guidance=2.5)(x, sigma), free + 2.5 * (given - free))
+    torch.testing.assert_close(model.given(torch.tensor(4))(x, sigma)[0], given[1])
+    torch.testing.assert_close(batched(model, 2, label)(x, sigma), given)
+
+
+@given(st.floats(1, 4), st.floats(0.3, 2), st.floats(0.1, 5))
+def test_guiding_a_gaussian_by_a_wider_one_sharpens_it(weight: float, std: float, sigma: float) -> None:
+    """In closed form: precisions add up, w/(s² + σ²) − (w − 1)/(g² + σ²), around the common mean."""
+    x = torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None]
+    score, guide = GaussianScore(0.5, std), GaussianScore(0.5, 2 * std)
+    precision = weight / (std**2 + sigma**2) - (weight - 1) / (4 * std**2 + sigma**2)
+    found = guided(score, guide, weight)(x, torch.tensor(sigma, dtype=torch.float64))
+    torch.testing.assert_close(found, precision * (0.5 - x))
+    assert precision >= 1 / (std**2 + sigma**2)
+
+
+def test_a_guide_is_asked_between_two_noise_levels_only() -> None:
+    x, sigma = torch.ones(4, 2), torch.tensor([0.05, 0.5, 1.0, 5.0])
+    score, guide = GaussianScore(0.0, 1.0), Counted(GaussianScore(0.0, 3.0))
+    both = guided(score, guide, 2.0, between=(0.1, 1.5))
+    found, everywhere = both(x, sigma), guided(score, guide, 2.0)(x, sigma)
+    torch.testing.assert_close(found[[0, 3]], score(x, sigma)[[0, 3]])
+    torch.testing.assert_close(found[[1, 2]], everywhere[[1, 2]])
+    assert guide.nfe == 2
+    both(x, torch.tensor(3.0))
+    guided(score, guide, 1.0)(x, sigma)
+    assert guide.nfe == 2

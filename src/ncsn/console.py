@@ -73,7 +73,7 @@ def deferred_interrupts() -> Iterator[list[int]]:
 
 
 def watch(
-    progress: "Iterable[Progress]", state: "State", folder: Path, *, save_every: float = 30
+    progress: "Iterable[Progress]", state: "State", folder: Path, *, save_every: float = 30, what: str = "training"
 ) -> "Iterator[Progress]":
     """Pass a training's progress on, and look after it: a progress bar, checkpoints, Ctrl-C and divergence.
 
@@ -86,7 +86,7 @@ def watch(
     from ncsn.runs import save_model
     from ncsn.training import NonFiniteLossError
 
-    bar_format = "training {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
+    bar_format = what + " {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
     checkpoint, saved = folder / "checkpoint.pt", time.monotonic()
 
     smooth = 0.0

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
@@ -33,11 +33,12 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".we
 
 @dataclass(frozen=True)
 class Images:
-    """Train, validation and test images as (n, c, h, w) bytes."""
+    """Train, validation and test images as (n, c, h, w) bytes; the training images' classes, 0 to k − 1, if known."""
 
     train: UInt8[Tensor, "n c h w"]
     validation: UInt8[Tensor, "v c h w"]
     test: UInt8[Tensor, "t c h w"]
+    labels: Int64[Tensor, "n"] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -61,6 +62,17 @@ def batches(data: Tensor, size: int, *, generator: torch.Generator) -> Iterator[
     while True:
         chosen = data[torch.randint(len(data), (size,), generator=generator, device=data.device)]
         yield dequantize(chosen, generator=generator) if chosen.dtype == torch.uint8 else chosen
+
+
+def labelled_batches(
+    data: Tensor, labels: Int64[Tensor, "n"], size: int, *, generator: torch.Generator
+) -> Iterator[tuple[Float[Tensor, "b *d"], Int64[Tensor, "b"]]]:
+    """The same, with each example's class."""
+    while True:
+        index = torch.randint(len(data), (size,), generator=generator, device=data.device)
+        chosen = data[index]
+        x = dequantize(chosen, generator=generator) if chosen.dtype == torch.uint8 else chosen
+        yield x, labels[index]
 
 
 def mnist_file(name: str, folder: Path | None = None) -> bytes:
@@ -89,7 +101,7 @@ def mnist(folder: Path | None = None) -> Images:
         torch.from_numpy(np.frombuffer(mnist_file(name, folder), np.uint8, offset=16).reshape(-1, 1, 28, 28).copy())
         for name in ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz")
     )
-    return Images(full[:50_000], full[50_000:], test)
+    return Images(full[:50_000], full[50_000:], test, mnist_labels(folder)[0].long())
 
 
 def mnist_labels(
@@ -113,14 +125,15 @@ def torchvision_images(name: str, folder: Path) -> Images:
 
     dataset = getattr(torchvision.datasets, DOWNLOADS[name])
     try:
-        pixels = [torch.as_tensor(dataset(folder, train=train, download=True).data) for train in (True, False)]
+        parts = [dataset(folder, train=train, download=True) for train in (True, False)]
+        pixels = [torch.as_tensor(part.data) for part in parts]
     except (urllib.error.URLError, RuntimeError, OSError) as error:
         raise ValueError(
             f"{name} could not be downloaded to {folder} ({str(error).splitlines()[0].rstrip(':')}); "
             f"with a network run again, or put torchvision's {DOWNLOADS[name]} files there"
         ) from error
     full, test = (p.unsqueeze(1) if p.ndim == 3 else p.permute(0, 3, 1, 2).contiguous() for p in pixels)
-    return Images(full[:-10_000], full[-10_000:], test)
+    return Images(full[:-10_000], full[-10_000:], test, torch.as_tensor(parts[0].targets).long()[:-10_000])
 
 
 def folder_images(folder: Path) -> Images:
@@ -152,6 +165,28 @@ def folder_images(folder: Path) -> Images:
     pixels = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))]
     held_out = len(pixels) // 10
     return Images(pixels[2 * held_out :], pixels[:held_out], pixels[held_out : 2 * held_out])
+
+
+def read_example(name: str, shape: tuple[int, ...]) -> Float[Tensor, "c h w"]:
+    """One image with pixels in [0, 1]: a test image of MNIST by its index, or an image file, in grey if c is 1.
+
+    Raises ValueError if there is no such image, if it cannot be read, or if it is not of ``shape`` (c, h, w).
+    """
+    if name.isdigit():
+        test = mnist().test
+        if int(name) >= len(test):
+            raise ValueError(f"input is {name}; MNIST's test images are 0 to {len(test) - 1}")
+        pixels = test[int(name)]
+    else:
+        try:
+            with Image.open(name) as image:
+                array = np.array(image.convert("L" if shape[0] == 1 else "RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"{name} is neither an index nor an image that can be read ({error})") from error
+        pixels = torch.from_numpy(array).view(*array.shape[:2], -1).permute(2, 0, 1)
+    if pixels.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(pixels.shape)} (channels, height, width); {shape} is needed")
+    return (pixels.float() + 0.5) / 256
 
 
 def load_images(name: str, folder: Path | None = None) -> Images:

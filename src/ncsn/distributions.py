@@ -78,46 +78,6 @@ class GaussianMixture:
         return (posterior @ self.means.to(x.dtype) - x) / variance
 
 
-class Empirical:
-    """The empirical distribution of a data set (n, *d): its noised score is what score matching on that set learns.
-
-    p_σ is the mixture of N(x_i, σ²I) over all examples, and the score (E[x_i | x] − x)/σ² a softmax over them.
-    One matrix product with the whole set each way: the cost of an evaluation grows with n.
-    ``dtype`` of the products: bfloat16 is several times faster where the hardware has it, and precise enough for
-    pixels.  Distances come from ‖x‖² − 2x·x_i + ‖x_i‖² and lose digits once σ is far below those between examples.
-    """
-
-    def __init__(self, data: Float[Tensor, "n *d"], *, dtype: torch.dtype = torch.float32) -> None:
-        flat = data.flatten(1)
-        self.shape, self.mean = data.shape[1:], flat.mean(0)
-        self.centred = (flat - self.mean).to(dtype)
-        self.half_squares = self.centred.to(flat.dtype).square().sum(1) / 2
-
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n *d"]:
-        """``n`` examples, drawn with replacement."""
-        device = self.mean.device
-        chosen = self.centred[torch.randint(len(self.centred), (n,), generator=generator, device=device)]
-        return (chosen.to(self.mean.dtype) + self.mean).view(n, *self.shape)
-
-    def _logits(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b n"]:
-        """Log N(x; x_i, σ²I) but for what does not depend on i; ``x`` is centred."""
-        products = (x.to(self.centred.dtype) @ self.centred.T).to(x.dtype)
-        return (products - self.half_squares) / expand(sigma, x) ** 2
-
-    def log_prob(self, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tensor, "b"]:
-        """Log p_σ(x) in nats."""
-        centred = x.flatten(1) - self.mean
-        std = expand(sigma, centred)[:, 0]
-        common = centred.square().sum(1) / (2 * std**2) + centred.shape[1] / 2 * (2 * math.pi * std**2).log()
-        return self._logits(centred, sigma).logsumexp(1) - math.log(len(self.centred)) - common
-
-    def __call__(self, x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-        """The score ∇ₓ log p_σ(x)."""
-        centred = x.flatten(1) - self.mean
-        posterior = self._logits(centred, sigma).softmax(1).to(self.centred.dtype)
-        return (((posterior @ self.centred).to(x.dtype) - centred) / expand(sigma, centred) ** 2).view_as(x)
-
-
 class Ring:
     r"""A circle of ``radius`` R with a uniform angle and a radius drawn from N(R, ``std``²), in the plane.
 

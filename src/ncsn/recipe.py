@@ -1,22 +1,23 @@
 """A recipe: how to build a run's network, and how to sample it with every sampler that there is."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ncsn import networks, samplers
-from ncsn.noise import Geometric, Karras
-from ncsn.score import Score, tweedie
-from ncsn.settings import SamplerName
+from ncsn.noise import Geometric, Karras, Suggestion
+from ncsn.score import ScaledScore, Score, ScoreModel, guided, tweedie
+from ncsn.settings import Images, SamplerName, Toy
 
 # Noise levels where neither the command line nor the run says: the knee of each sampler's quality against its cost.
 LEVELS: dict[SamplerName, int] = {
     "annealed": 100,
     "consistent": 100,
+    "pc": 60,
     "euler": 40,
     "heun": 18,
     "edm": 40,
@@ -24,6 +25,7 @@ LEVELS: dict[SamplerName, int] = {
     "dpmpp-sde": 30,
     "langevin": 100,
 }
+GUIDED = (0.2, 1.5)  # noise levels between which a guide is asked, for pixels in [0, 1]
 CHURN, CHURN_RANGE = 40.0, (0.05, 2.0)  # of edm, for pixels in [0, 1]: Karras et al. 2022, table 5, is for [-1, 1]
 
 
@@ -31,14 +33,17 @@ CHURN, CHURN_RANGE = 40.0, (0.05, 2.0)  # of edm, for pixels in [0, 1]: Karras e
 class Recipe:
     """How to build a run's network, and how to sample it.
 
-    ``network``: a class of ``ncsn.networks``, and ``arguments`` for it.  ``shape``: of one example.
+    ``network``: a class of ``ncsn.networks``, and ``arguments`` for it; made a score by ``ScoreModel``, or by
+    ``ScaledScore`` if it is not ``preconditioned``.  ``shape``: of one example.
     ``sigma_max``, ``sigma_min``: the noise levels to descend between.  ``sampler``: the default one, on ``levels``
     noise levels (None: ``LEVELS``).  ``steps``, ``eps``: Langevin steps on each level, and their ε on the smallest.
+    ``guidance``: how far to move away from the run's guide, if it has one; 1 is not at all.
     Raises ValueError unless σ_max ≥ σ_min > 0, 0 < ε < 4σ_min², beyond which annealing diverges, and steps ≥ 1.
     """
 
     network: str
     arguments: dict[str, Any]
+    preconditioned: bool = True
     shape: tuple[int, ...]
     sigma_max: float
     sigma_min: float
@@ -46,6 +51,7 @@ class Recipe:
     levels: int | None
     steps: int
     eps: float
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse, before a long training, what could not be sampled after it."""
@@ -56,12 +62,17 @@ class Recipe:
                 f"eps is {self.eps}, steps is {self.steps}; allowed are 0 < eps < {limit:.3g}, and at least 1"
             )
 
-    def build(self) -> nn.Module:
-        """The network, untrained.  Raises ValueError if this version has no such network."""
+    def build(self, data_mean: float | Tensor, data_std: float | Tensor, *, autocast: bool = False) -> ScoreModel:
+        """The model, untrained.  Raises ValueError if this version has no such network."""
         if self.network not in networks.__all__:
             raise ValueError(f"{self.network} is no network; allowed are {', '.join(networks.__all__)}")
         network: nn.Module = getattr(networks, self.network)(**self.arguments)
-        return network
+        return (ScoreModel if self.preconditioned else ScaledScore)(network, data_mean, data_std, autocast=autocast)
+
+    def guided(self, score: Score, guide: Score | None, weight: float | None = None) -> Score:
+        """The score to sample from; without a ``guide`` the score itself.  ``weight``: by default ``guidance``."""
+        weight = self.guidance if weight is None else weight
+        return score if guide is None or weight == 1 else guided(score, guide, weight, between=GUIDED)
 
     @torch.no_grad()
     def start(self, score: Score, n: int, *, generator: torch.Generator) -> Float[Tensor, "n *d"]:
@@ -77,7 +88,7 @@ class Recipe:
         """The noise levels that a sampler descends: geometric for Langevin's descendants, EDM's for the ODE's."""
         sampler = sampler or self.sampler
         levels = levels or (self.levels if sampler == self.sampler else None) or LEVELS[sampler]
-        kind = Geometric if sampler in ("annealed", "consistent", "langevin") else Karras
+        kind = Geometric if sampler in ("annealed", "consistent", "pc", "langevin") else Karras
         return kind(self.sigma_max, self.sigma_min, levels).sigmas()
 
     def states(self, sampler: SamplerName | None = None, levels: int | None = None) -> list[float]:
@@ -110,6 +121,8 @@ class Recipe:
         if sampler == "consistent":
             eta = 1 - float(sigmas[-1] / sigmas[0]) ** (2 / max(1, len(sigmas) - 1))  # adds noise as ancestral sampling
             return samplers.consistent_annealed(score, x, sigmas, eta=eta, generator=generator)
+        if sampler == "pc":
+            return samplers.predictor_corrector(score, x, sigmas, generator=generator)
         if sampler == "euler":
             return samplers.euler(score, x, sigmas)
         if sampler == "heun":
@@ -118,3 +131,19 @@ class Recipe:
             return samplers.edm(score, x, sigmas, churn=CHURN, churn_range=CHURN_RANGE, generator=generator)
         noise = 1.0 if sampler == "dpmpp-sde" else 0.0
         return samplers.dpm_solver(score, x, sigmas, stochasticity=noise, generator=generator)
+
+
+S = TypeVar("S", Toy, Images)
+
+
+def suggested(settings: S, found: Suggestion) -> S:
+    """The settings with what ``suggest_noise`` found in the data; its levels only for annealed Langevin dynamics."""
+    annealed = isinstance(settings, Toy) or settings.sampler == "annealed"
+    return replace(
+        settings,
+        sigma_max=found.noise.sigma_max,
+        sigma_min=found.noise.sigma_min,
+        levels=found.noise.levels if annealed else settings.levels,
+        langevin_steps=found.steps,
+        eps=found.eps,
+    )

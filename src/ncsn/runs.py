@@ -3,6 +3,7 @@
 ``config.json``              the settings that the run was started with, and its ``Recipe``
 ``model.safetensors``        the averaged weights, with the data's mean and std
 ``checkpoint.pt``            the whole training state, to resume from
+``guide/``                   another run, of a smaller network that sampling moves away from; if there is one
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from ncsn.files import atomic
 from ncsn.machine import fast_bfloat16
@@ -38,7 +39,7 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False) -> Non
     if overwrite and resume:
         raise ValueError("both --overwrite and --resume are given; at most one is allowed")
     if resume:
-        if not (folder / "checkpoint.pt").is_file():
+        if not any((run / "checkpoint.pt").is_file() for run in (folder, folder / "guide")):
             raise ValueError(f"{folder} has no checkpoint.pt to resume from")
         return
     if (folder / "config.json").exists() and not overwrite:
@@ -46,8 +47,9 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False) -> Non
             f"{folder} holds another run; give --overwrite to replace it, --resume to continue it, or another --out"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "model.safetensors", "checkpoint.pt", "metrics.jsonl", "metrics.json"):
-        (folder / name).unlink(missing_ok=True)
+    for run in (folder, folder / "guide"):
+        for name in ("config.json", "model.safetensors", "checkpoint.pt", "metrics.jsonl", "metrics.json"):
+            (run / name).unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -133,14 +135,21 @@ def read_recipe(folder: Path) -> Recipe:
 def save_model(folder: Path, model: ScoreModel) -> None:
     """Write model.safetensors, atomically."""
     with atomic(folder / "model.safetensors") as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
+        # Not save_file, whose files only their owner may read.
+        temporary.write_bytes(save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
 
 
 def find(run: str | Path) -> Path:
     """The folder of a run: the one that is named, or one of those in the package (``SHIPPED``) if there is no such."""
-    if str(run) in SHIPPED and not (Path(run) / "config.json").is_file():
+    if Path(run).parts[:1] in [(name,) for name in SHIPPED] and not (Path(run) / "config.json").is_file():
         return Path(str(resources.files("ncsn") / "assets" / "models" / str(run)))
     return Path(run)
+
+
+def load_guide(run: str | Path) -> ScoreModel | None:
+    """The smaller network that samples of a run are moved away from, if the run has one.  Raises as ``load``."""
+    folder = find(run) / "guide"
+    return load(folder) if (folder / "config.json").is_file() else None
 
 
 def load(run: str | Path) -> ScoreModel:
@@ -152,7 +161,7 @@ def load(run: str | Path) -> ScoreModel:
     folder = find(run)
     recipe = read_recipe(folder)
     images = len(recipe.shape) == 3  # their 256 levels survive bfloat16; points in the plane would lose digits
-    model = ScoreModel(recipe.build(), 0.0, 1.0, autocast=images and fast_bfloat16(torch.device("cpu")))
+    model = recipe.build(0.0, 1.0, autocast=images and fast_bfloat16(torch.device("cpu")))
     path = folder / "model.safetensors"
     try:
         weights = load_file(path)

@@ -1,10 +1,10 @@
 """The settings of the two experiments, which become their command lines and the config.json of their runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-SamplerName = Literal["annealed", "consistent", "euler", "heun", "edm", "dpmpp", "dpmpp-sde", "langevin"]
+SamplerName = Literal["annealed", "consistent", "pc", "euler", "heun", "edm", "dpmpp", "dpmpp-sde", "langevin"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,8 @@ class Toy:
     view: Literal["field", "samples", "both", "auto"] = "auto"
     """field: the score against the exact one.  samples: Langevin against annealed Langevin.  auto: field for circle,
     samples for gaussian, both for the others."""
+    objective: Literal["dsm", "ssm", "exact"] = "dsm"
+    """Denoising, sliced or exact score matching."""
     steps: int = 2000
     """Training steps."""
     batch_size: int = 1024
@@ -23,6 +25,8 @@ class Toy:
     """Units in a hidden layer."""
     layers: int = 3
     """Hidden layers."""
+    noise: Literal["given", "auto"] = "given"
+    """auto: noise levels and Langevin steps after NCSNv2, from the data; it says what and why."""
     sigma_max: float = 20.0
     """The largest noise level, in the units of the data."""
     sigma_min: float = 0.1
@@ -65,19 +69,27 @@ class Images:
     data_dir: Path | None = None
     """Where the data set's files are, or go."""
     batch_size: int = 128
+    network: Literal["unet", "refinenet", "refinenet-v2"] = "unet"
+    """unet: ours.  refinenet: NCSN's, told the noise level; refinenet-v2: NCSNv2's, not told it, divided by it."""
     channels: tuple[int, ...] = (64, 128)
-    """The U-Net's width at each resolution, finest first; the finest is half of the image's."""
+    """The U-Net's width at each resolution, finest first; the finest is half of the image's.  RefineNet: one number."""
     blocks: int = 2
-    """Residual blocks at each resolution, down and up."""
+    """The U-Net's residual blocks at each resolution, down and up."""
+    noise: Literal["given", "auto"] = "given"
+    """auto: noise levels and Langevin steps after NCSNv2, from the data; it says what and why."""
     sigma_max: float = 10.0
     """The largest noise level, for pixels in [0, 1]."""
     sigma_min: float = 0.01
     """The smallest noise level."""
+    proposal: Literal["lognormal", "loguniform", "geometric"] = "lognormal"
+    """Where training draws noise levels from: ln σ normal, or uniform, or one of --levels levels as in NCSN."""
     log_sigma_mean: float = -0.4
-    """Training draws ln σ from N(mean, std²), within sigma_min and sigma_max."""
+    """lognormal: ln σ ~ N(mean, std²), within sigma_min and sigma_max."""
     log_sigma_std: float = 1.2
     posterior_above: float = 0.6
     """From this noise level up, the target is the mean over all training images that could have made the noisy one."""
+    classes: bool = False
+    """Learn the score of each class of the data set too, for `ncsn sample RUN --class 7`."""
     sampler: SamplerName = "dpmpp-sde"
     """How to sample; annealed is the paper's annealed Langevin dynamics."""
     levels: int | None = None
@@ -90,6 +102,9 @@ class Images:
     """Peak learning rate of the convolutions and other matrices."""
     adam_rate: float = 2e-3
     """Peak learning rate of everything else."""
+    guidance: float = 2.0
+    """How far sampling moves away from what a smaller network, the guide, has learned in a twentieth of the budget; 1
+    for no guide."""
     samples: int = 100
     """How many samples to draw at the end."""
     seed: int = 0
@@ -111,3 +126,22 @@ class Images:
         for name in ("minutes", "steps", "batch_size", "levels", "langevin_steps", "samples"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise ValueError(f"{name} is {value}; it must be positive")
+        if not self.guidance >= 1:
+            raise ValueError(f"guidance is {self.guidance}; it must be at least 1, which is no guidance")
+        if self.network != "unet" and self.classes:
+            raise ValueError(f"network is {self.network}; only unet can learn classes")
+        if self.network != "unet" and len(self.channels) != 1:
+            raise ValueError(f"channels is {self.channels}; {self.network} takes one number, such as --channels 64")
+
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        """What the network is built with, apart from the images' channels."""
+        if self.network == "unet":
+            return {"channels": self.channels, "blocks": self.blocks, "features": self.channels[0]}
+        return {"width": self.channels[0], "features": 128 if self.network == "refinenet" else 0}
+
+    @property
+    def guide_arguments(self) -> dict[str, Any]:
+        """The same of the guide: half as wide, and one block at each resolution."""
+        channels = tuple(max(1, c // 2) for c in self.channels)
+        return replace(self, channels=channels, blocks=1).network_arguments

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from zipfile import BadZipFile
 
 import torch
@@ -23,7 +24,8 @@ from ncsn.score import ScoreModel
 
 CHECKPOINT_VERSION = 1
 
-Loss = Callable[[ScoreModel, Tensor], tuple[Float[Tensor, "b"], Float[Tensor, "b"]]]
+Batch = TypeVar("Batch")
+Loss = Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"]]]
 """What ``train`` minimises: (model, batch) → the losses and the noise levels, one of each per example."""
 
 
@@ -173,7 +175,7 @@ def schedule(fraction: float, step: int, warmup: int = 50) -> float:
     return min(1.0, (step + 1) / warmup) * max(0.0, 1 - fraction)
 
 
-def train(state: State, batches: Iterator[Tensor], loss: Loss, *, budget: Budget) -> Iterator[Progress]:
+def train(state: State, batches: Iterator[Batch], loss: Loss[Batch], *, budget: Budget) -> Iterator[Progress]:
     """Train until the budget is spent; yields after every step, and may be abandoned at any of them.
 
     Raises NonFiniteLossError, before the weights are touched, when the loss is NaN or infinite.
@@ -197,5 +199,5 @@ def train(state: State, batches: Iterator[Tensor], loss: Loss, *, budget: Budget
             losses=losses.detach(),
             sigmas=sigmas,
             # The median, because the first step compiles.
-            examples_per_second=len(batch) / sorted(recent)[len(recent) // 2],
+            examples_per_second=len(losses) / sorted(recent)[len(recent) // 2],
         )

@@ -4,6 +4,7 @@ c = ¼ ln σ has one value per example, or a single one that all of them share.
 """
 
 from ncsn.networks.mlp import MLP
+from ncsn.networks.refinenet import RefineNet
 from ncsn.networks.unet import UNet
 
-__all__ = ["MLP", "UNet"]
+__all__ = ["MLP", "RefineNet", "UNet"]

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ncsn.networks.embedding import NoiseEmbedding
@@ -77,6 +77,7 @@ class UNet(nn.Module):
 
     ``image_channels``: 1 for grey, 3 for colour.  ``channels``: the width at each resolution, finest first.
     ``blocks``: residual blocks at each resolution, on the way down and again on the way up.
+    ``classes``: how many classes of images the network can be told; none by default.
     Height and width must be multiples of 2 ** len(channels); forward raises ValueError otherwise.
     """
 
@@ -85,7 +86,8 @@ class UNet(nn.Module):
         image_channels: int = 1,
         channels: Sequence[int] = (64, 128),
         blocks: int = 2,
-        features: int = 128,
+        features: int = 64,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         if not channels or min(*channels, blocks, image_channels, features) < 1:
@@ -94,6 +96,8 @@ class UNet(nn.Module):
             )
         self.factor = 2 ** len(channels)
         self.embedding = NoiseEmbedding(features)
+        # The first row is for images of no class in particular.
+        self.labels = nn.Embedding(classes + 1, features) if classes else None
         self.stem = nn.Conv2d(4 * image_channels, channels[0], 3, padding=1)
         self.encoder = nn.ModuleList(nn.ModuleList(Block(c) for _ in range(blocks)) for c in channels)
         self.decoder = nn.ModuleList(nn.ModuleList(Block(c) for _ in range(blocks)) for c in channels)
@@ -109,12 +113,18 @@ class UNet(nn.Module):
         self.modulation = nn.Linear(features, sum(self.widths))
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], c: Float[Tensor, "b"] | Float[Tensor, "1"]
+        self,
+        x: Float[Tensor, "b c h w"],
+        c: Float[Tensor, "b"] | Float[Tensor, "1"],
+        label: Int64[Tensor, "b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """The network's value at ``x`` for the noise levels c = ¼ ln σ."""
+        """The network's value at ``x`` for c = ¼ ln σ, given classes (−1 for none) if there are any."""
         if x.shape[2] % self.factor or x.shape[3] % self.factor:
             raise ValueError(f"images of {x.shape[2]} x {x.shape[3]} pixels; multiples of {self.factor} are needed")
-        modulations = iter(self.modulation(self.embedding(c)).split(self.widths, 1))
+        embedding = self.embedding(c)
+        if self.labels is not None:
+            embedding = embedding + self.labels(torch.zeros_like(c, dtype=torch.long) if label is None else label + 1)
+        modulations = iter(self.modulation(embedding).split(self.widths, 1))
         h = self.stem(F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last))
         skips = []
         for level, blocks in enumerate(self.encoder):

@@ -1,0 +1,116 @@
+"""Figures of scores and points in the plane."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from ncsn.plots.style import POINTS, STYLE, animate, save
+from ncsn.score import Score
+
+
+def plane(view: float, points: int) -> tuple[Float[Tensor, "p"], Float[Tensor, "p*p 2"]]:
+    """A square grid of ``points`` × ``points`` on [−view, view]²: its axis, and its points row by row."""
+    axis = torch.linspace(-view, view, points)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return axis, torch.stack([x.flatten(), y.flatten()], 1)
+
+
+def _panel(axes: Axes, title: str, view: float) -> None:
+    axes.set(title=title, xlim=(-view, view), ylim=(-view, view), aspect="equal")
+    axes.set_xticks([-5, 0, 5])
+    axes.set_yticks([-5, 0, 5])
+
+
+@torch.no_grad()
+def score_field(
+    score: Score,
+    truth: Score,
+    sigmas: Sequence[float],
+    data: Float[Tensor, "n 2"],
+    path: Path,
+    *,
+    view: float = 8.0,
+) -> None:
+    """The exact and the estimated field and the error between them, one row a noise level.
+
+    Arrows give the direction and the colour behind them the magnitude ‖s‖, on one logarithmic scale a row.  The error
+    is relative, ‖ŝ − s‖/‖s‖ point by point, with the training ``data`` on it.
+    """
+    _, fine = plane(view, 160)
+    _, coarse = plane(view * 0.95, 19)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 3.3 * len(sigmas) + 0.2), layout="constrained")
+        rows: Any = figure.subplots(len(sigmas), 3, squeeze=False)
+        for (left, middle, right), value in zip(rows, sigmas, strict=True):
+            sigma = torch.tensor(value)
+            exact, estimate = truth(fine, sigma), score(fine, sigma)
+            magnitude = exact.norm(dim=1)
+            magnitude = magnitude.clamp_min(1e-3 * float(magnitude.max()))  # where a density is flat its score is 0
+            scale = LogNorm(float(magnitude.quantile(0.02)), float(magnitude.max()))
+            images = {}
+            for axes, name, field, norm in (
+                (left, "exact score", exact, scale),
+                (middle, "estimated score", estimate, scale),
+                (right, "relative error", (estimate - exact) / magnitude[:, None], LogNorm(0.01, 10)),
+            ):
+                images[name] = axes.imshow(
+                    field.norm(dim=1).clamp_min(1e-12).view(160, 160).numpy(),
+                    origin="lower",
+                    extent=(-view, view, -view, view),
+                    norm=norm,
+                    cmap="magma" if name == "relative error" else "viridis",
+                )
+                _panel(axes, f"{name}, σ = {value:.3g}", view)
+            for axes, function in ((left, truth), (middle, score)):
+                arrows = function(coarse, sigma)
+                arrows = arrows / arrows.norm(dim=1, keepdim=True).clamp_min(1e-9)
+                axes.quiver(*coarse.T.numpy(), *arrows.T.numpy(), color="white", scale=24, width=0.005)
+            right.scatter(*data[:600].T.numpy(), s=1.5, color="#5bc0eb", linewidths=0, label="training data")
+            right.legend(loc="upper right", markerscale=5, framealpha=0.85, fontsize=8)
+            figure.colorbar(images["estimated score"], ax=[left, middle], label="‖s‖", shrink=0.9, pad=0.01)
+            figure.colorbar(images["relative error"], ax=right, label="‖ŝ − s‖ / ‖s‖", shrink=0.9)
+        save(figure, path)
+
+
+def scatter_panels(
+    rows: Sequence[Sequence[tuple[str, Float[Tensor, "n 2"]]]], path: Path, *, view: float = 8.0
+) -> None:
+    """Sets of points in the plane, each under its title, in rows."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.4 * len(rows[0]), 3.75 * len(rows)), layout="constrained")
+        grid: Any = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+        for axes_row, row in zip(grid, rows, strict=True):
+            for axes, (title, points) in zip(axes_row, row, strict=True):
+                axes.scatter(*points[:3000].T.numpy(), s=2.5, alpha=0.45, linewidths=0, color=POINTS)
+                _panel(axes, title, view)
+        save(figure, path)
+
+
+def trajectories(
+    states: Sequence[Float[Tensor, "n 2"]], titles: Sequence[str], path: Path, *, view: float = 8.0
+) -> None:
+    """An animation of points through the ``states``; the last one stays a while."""
+    frames = []
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4, 4.2), dpi=90, layout="constrained")
+        canvas: Any = FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        x, y = states[0][:1500].T.numpy()
+        dots = axes.scatter(x, y, s=4, alpha=0.5, linewidths=0, color=POINTS)
+        for state, title in zip(states, titles, strict=True):
+            dots.set_offsets(state[:1500].numpy())
+            _panel(axes, title, view)
+            canvas.draw()
+            frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    animate(frames, path, milliseconds=180)

@@ -1,0 +1,10 @@
+"""What every sampler asks of its noise levels."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def check_ladder(sigmas: Float[Tensor, "levels"]) -> None:
+    """Raises ValueError unless ``sigmas`` is positive and strictly descending."""
+    if sigmas.ndim != 1 or len(sigmas) == 0 or bool((sigmas <= 0).any()) or bool((sigmas.diff() >= 0).any()):
+        raise ValueError(f"sigmas is {sigmas.tolist()}; a descending ladder of positive noise levels is needed")
