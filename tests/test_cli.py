@@ -73,6 +73,13 @@ def test_sample_draws_a_grid_with_every_sampler(run: Path, tmp_path: Path, capsy
             assert image.size == (8 * 30 * 2, 2 * 30 * 2)
 
 
+def test_sample_draws_the_way_out_of_the_noise(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "way.gif"
+    cli.main(["sample", str(run), "-n", "4", "--levels", "5", "--out", str(path)])
+    with Image.open(path) as image:
+        assert image.n_frames == 5
+
+
 def test_the_model_in_the_package_draws_digits_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     began = time.monotonic()
@@ -162,7 +169,7 @@ def test_mistakes_are_one_line_that_names_them(run: Path, tmp_path: Path, capsys
     assert "invalid choice 'hmc'" in one_line(capsys, "sample", str(run), "--sampler", "hmc")
     assert "n is 0" in one_line(capsys, "sample", str(run), "-n", "0")
     assert "'many'" in one_line(capsys, "sample", str(run), "-n", "many")
-    assert "allowed are .png and .npz" in one_line(capsys, "sample", str(run), "--out", "x.jpg")
+    assert "allowed are .png, .gif and .npz" in one_line(capsys, "sample", str(run), "--out", "x.jpg")
     assert "--foo" in one_line(capsys, "sample", str(run), "--foo")
     Path(out).write_text("precious")
     assert "give --overwrite" in one_line(capsys, "sample", str(run), "--out", out)

@@ -205,15 +205,16 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
     sigma_max, dimension = largest_distance(data), data[0].numel()
     if not sigma_max > 0:
         raise ValueError(f"data of shape {tuple(data.shape)} has no two different examples")
+    smallest = "as given"
     if sigma_min is None:
-        flat = data.flatten(1)
+        flat, smallest = data.flatten(1), "a hundredth of a coordinate's range, noise that does not matter"
         sigma_min = float((flat.amax(0) - flat.amin(0)).max()) / 100
     ratio = level_ratio(dimension)
     noise = Geometric(sigma_max, sigma_min, 1 + math.ceil(math.log(sigma_max / sigma_min) / math.log(ratio)))
     eps = langevin_eps(ratio, sigma_min, steps)
     explanation = (
         f"sigma_max = {sigma_max:.3g}: the largest distance between two examples, so that noise joins all modes\n"
-        f"sigma_min = {sigma_min:.3g}: a hundredth of a coordinate's range, noise that does not matter\n"
+        f"sigma_min = {sigma_min:.3g}: {smallest}\n"
         f"levels = {noise.levels}: a ratio of {ratio:.4f}, at which samples of one level are likely at the next in "
         f"{dimension} dimensions\n"
         f"steps = {steps}, eps = {eps:.3g}: {steps} Langevin steps leave each level's noise as it should be"

@@ -1,7 +1,6 @@
 """Drawing the samples that a command asks for."""
 
 import time
-from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,18 +38,20 @@ class Wanted(Protocol):
 class Drawn:
     """What ``draw`` returns: samples in the units of the data, and what they cost.
 
+    ``path``: the first few of them at every state of the sampler, if asked for.
     ``nfe``, ``guide_nfe``: evaluations, for each sample, of the network and of the guide that it is moved away from.
     """
 
     samples: "Tensor"
+    path: "list[Tensor]"
     guidance: float
     nfe: int
     guide_nfe: int
     seconds: float
 
 
-def draw(settings: Wanted, folder: Path, step_size: float | None = None) -> Drawn:
-    """Samples of the run in ``folder``, as the command line asks."""
+def draw(settings: Wanted, folder: Path, *, step_size: float | None = None, keep: int = 0) -> Drawn:
+    """Samples of the run in ``folder``, as the command line asks; and the path to the first ``keep`` of them."""
     import torch
 
     from ncsn import machine, runs
@@ -85,9 +86,13 @@ def draw(settings: Wanted, folder: Path, step_size: float | None = None) -> Draw
     path = recipe.path(
         sampled, start, sampler=settings.sampler, levels=settings.levels, step_size=step_size, generator=generator
     )
-    (x,) = deque(console.bar(path, len(ladder), f"{settings.n} samples"), maxlen=1)
+    kept = []
+    for x in console.bar(path, len(ladder), f"{settings.n} samples"):
+        if keep:
+            kept.append(x[:keep])
     return Drawn(
         samples=x,
+        path=kept,
         guidance=weight,
         nfe=score.nfe,
         guide_nfe=helper.nfe if helper is not None else 0,

@@ -9,10 +9,12 @@ import tyro
 from ncsn.commands.draw import draw
 from ncsn.settings import SamplerName
 
+FRAMES = (1500, 36)  # how many points or images an animation shows
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Draw samples from a run: a picture, or uint8 images (or points) in an .npz file under the key samples."""
+    """Draw samples from a run: a picture, their way out of the noise, or an array."""
 
     run: tyro.conf.Positional[Path]
     """The run's folder, such as runs/mnist; or mnist, the model that comes with the package."""
@@ -34,7 +36,8 @@ class Sample:
     batch_size: int = 500
     """How many samples the network sees at a time; the samples do not depend on it."""
     out: Path = Path("grid.png")
-    """Where to write: .png for a grid, .npz for an array."""
+    """Where to write: .png for a grid; .gif for the way of up to 36 images out of the noise; .npz for an array under
+    the key samples, uint8 (n, c, h, w) for images."""
     overwrite: bool = False
     """Replace an existing file."""
 
@@ -44,8 +47,8 @@ class Sample:
             raise ValueError(
                 f"n is {self.n}, batch size is {self.batch_size} and levels is {self.levels}; each must be at least 1"
             )
-        if self.out.suffix not in (".png", ".npz"):
-            raise ValueError(f"--out {self.out} ends in '{self.out.suffix}'; allowed are .png and .npz")
+        if self.out.suffix not in (".png", ".gif", ".npz"):
+            raise ValueError(f"--out {self.out} ends in '{self.out.suffix}'; allowed are .png, .gif and .npz")
 
     def __call__(self) -> None:
         """Draw, and write."""
@@ -61,18 +64,23 @@ class Sample:
 
         folder = runs.find(self.run)
         recipe = runs.read_recipe(folder)
-        drawn = draw(self, folder, self.step_size)
-        x, images = drawn.samples, len(recipe.shape) == 3
+        images, sampler = len(recipe.shape) == 3, self.sampler or recipe.sampler
+        drawn = draw(self, folder, step_size=self.step_size, keep=FRAMES[images] if self.out.suffix == ".gif" else 0)
+        x, ladder = drawn.samples, recipe.states(self.sampler, self.levels)
         if self.out.suffix == ".npz":
             with atomic(self.out) as temporary:
                 np.savez_compressed(temporary, samples=(quantize(x) if images else x).numpy())
+        elif self.out.suffix == ".gif" and images:
+            plots.evolution_animation(drawn.path, ladder, self.out)
+        elif self.out.suffix == ".gif":
+            plots.trajectories(drawn.path, [f"σ = {sigma:.2f}" for sigma in ladder], self.out)
         elif images:
             plots.image_grid(x, self.out, columns=min(self.n, max(8, round(self.n**0.5))))
         else:
-            plots.scatter_panels([[(f"{self.n} samples, {self.sampler or recipe.sampler}", x)]], self.out)
+            plots.scatter_panels([[(f"{self.n} samples, {sampler}", x)]], self.out)
         rate = self.n / drawn.seconds
         guide = f" and {drawn.guide_nfe} of the guide" if drawn.guide_nfe else ""
         print(
-            f"{self.out}: {self.n} samples by {self.sampler or recipe.sampler}, {drawn.nfe} evaluations each{guide}, "
+            f"{self.out}: {self.n} samples by {sampler}, {drawn.nfe} evaluations each{guide}, "
             f"{drawn.seconds:.1f} s, {rate:.0f} samples/s"
         )
