@@ -1,10 +1,10 @@
-"""Quality against cost: every sampler on several numbers of noise levels, on one model.
+"""Quality against cost: every sampler on several numbers of noise levels, the default one by guidance; on one model.
 
 python benchmarks/samplers.py                    # the model in the package, 2,000 samples each: ten minutes
 python benchmarks/samplers.py --run runs/mnist   # another one
 
-Writes benchmarks/samplers.json and samplers.png.  Fréchet distances over 2,000 samples are for comparing samplers with
-each other; the floor at that n is in the plot.
+Writes benchmarks/samplers.json and samplers.png.  Distances are to the validation images, because settings are chosen
+by them; over 2,000 samples they are for comparing samplers with each other.  The floor at that n is in the plot.
 """
 
 import json
@@ -18,6 +18,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 import tyro
+from matplotlib.ticker import FormatStrFormatter
 from tqdm import tqdm
 
 from ncsn import console, data, evaluation, machine, metrics, runs
@@ -38,6 +39,7 @@ GRID: dict[SamplerName, tuple[int, ...]] = {
     "dpmpp-sde": (10, 15, 20, 30, 40, 60),
     "langevin": (30,),
 }
+GUIDANCE = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +55,10 @@ class Curve:
 
 
 def measure(curve: Curve) -> list[dict[str, Any]]:
-    """One row for each sampler and number of levels."""
+    """One row for each sampler and number of levels, and for each guidance of the run's own sampler."""
     machine.keep_memory()
     images, classifier = data.mnist(), evaluation.load_classifier()
-    test = evaluation.judge(classifier, images.test)
+    held_out = evaluation.judge(classifier, images.validation)
     model, guide, recipe = runs.load(curve.run), runs.load_guide(curve.run), runs.read_recipe(runs.find(curve.run))
     example = torch.zeros(curve.batch_size, *recipe.shape), torch.tensor(1.0)
     for each in (model, guide):
@@ -64,15 +66,20 @@ def measure(curve: Curve) -> list[dict[str, Any]]:
             console.compile_network(each.network, partial(each, *example))
     shuffled = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(0))[: curve.n]
     real = evaluation.judge(classifier, images.train[shuffled])
-    floor = metrics.frechet_distance(real.features, test.features)
+    floor = metrics.frechet_distance(real.features, held_out.features)
     rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor}]
-    points = [(sampler, levels) for sampler, counts in GRID.items() for levels in counts]
-    for sampler, levels in tqdm(points, unit="point", mininterval=console.refresh_interval()):
+    points: list[tuple[SamplerName, int | None, float]] = []
+    for sampler, counts in GRID.items():
+        points += [(sampler, levels, recipe.guidance) for levels in counts]
+    points += [(recipe.sampler, None, weight) for weight in GUIDANCE if guide is not None]
+    for sampler, levels, weight in tqdm(points, unit="point", mininterval=console.refresh_interval()):
         generator, began = torch.Generator().manual_seed(curve.seed), time.perf_counter()
         score = Counted(batched(model, curve.batch_size))
         start = recipe.start(score, curve.n, generator=generator)
         helper = batched(guide, curve.batch_size) if guide is not None else None
-        path = recipe.path(recipe.guided(score, helper), start, sampler=sampler, levels=levels, generator=generator)
+        path = recipe.path(
+            recipe.guided(score, helper, weight), start, sampler=sampler, levels=levels, generator=generator
+        )
         (x,) = deque(path, maxlen=1)
         seconds = time.perf_counter() - began
         seen = evaluation.judge(classifier, quantize(x))
@@ -80,8 +87,9 @@ def measure(curve: Curve) -> list[dict[str, Any]]:
             {
                 "sampler": sampler,
                 "levels": levels,
+                "guidance": weight,
                 "nfe": score.nfe,
-                "frechet_distance": metrics.frechet_distance(seen.features, test.features),
+                "frechet_distance": metrics.frechet_distance(seen.features, held_out.features),
                 "confident": seen.confident,
                 "seconds": seconds,
             }
@@ -91,23 +99,30 @@ def measure(curve: Curve) -> list[dict[str, Any]]:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Fréchet distance against evaluations; the default number of levels is ringed."""
-    figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
+    """Fréchet distance against evaluations, the default number of levels ringed; and against guidance."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", width_ratios=[1.6, 1])
     for sampler in GRID:
-        points = [row for row in rows if row["sampler"] == sampler]
+        points = [row for row in rows if row["sampler"] == sampler and row["levels"]]
         width = 3 if sampler == "dpmpp-sde" else 1.5
         nfe, distance = [row["nfe"] for row in points], [row["frechet_distance"] for row in points]
-        (line,) = axes.plot(nfe, distance, "o-", label=sampler, linewidth=width)
+        (line,) = left.plot(nfe, distance, "o-", label=sampler, linewidth=width)
         for row in points:
             if row["levels"] == LEVELS[sampler]:
                 at = row["nfe"], row["frechet_distance"]
-                axes.plot(*at, "o", markerfacecolor="none", color=line.get_color(), markersize=12)
-    axes.axhline(rows[0]["frechet_distance"], color="grey", linestyle=":", label="real images")
-    axes.set(xscale="log", yscale="log", xlabel="network evaluations a sample (NFE)")
-    axes.set(ylabel=f"Fréchet distance, n = {rows[0]['n']:,}")
-    axes.set_xticks([10, 20, 30, 60, 120, 200], ["10", "20", "30", "60", "120", "200"])
-    axes.minorticks_off()
-    axes.legend(fontsize=8)
+                left.plot(*at, "o", markerfacecolor="none", color=line.get_color(), markersize=12)
+    left.set(xscale="log", yscale="log", xlabel="network evaluations a sample (NFE)")
+    left.set(ylabel=f"Fréchet distance, n = {rows[0]['n']:,}", title="Samplers; ringed: the default number of levels")
+    left.set_xticks([10, 20, 30, 60, 120, 200], ["10", "20", "30", "60", "120", "200"])
+    left.minorticks_off()
+    weights = [row for row in rows[1:] if row["levels"] is None]
+    right.plot([row["guidance"] for row in weights], [row["frechet_distance"] for row in weights], "o-")
+    right.set(yscale="log", xlabel="guidance w (1: none)", title="The default sampler")
+    for axes in (left, right):
+        axes.axhline(rows[0]["frechet_distance"], color="grey", linestyle=":", label="real images")
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%.3g"))
+        axes.yaxis.set_minor_formatter(FormatStrFormatter("%.2g"))
+        axes.grid(which="both", alpha=0.25)
+    left.legend(fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         langevin,
         predictor_corrector,
     )
-    from ncsn.score import Score, ScoreModel, tweedie
+    from ncsn.score import Score, ScoreModel, guided, tweedie
     from ncsn.training import Budget, State, train
 
 _ROOMS = {
@@ -52,7 +52,7 @@ _ROOMS = {
         "langevin",
         "predictor_corrector",
     ),
-    "score": ("Score", "ScoreModel", "tweedie"),
+    "score": ("Score", "ScoreModel", "guided", "tweedie"),
     "training": ("Budget", "State", "train"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
@@ -86,6 +86,7 @@ __all__ = [
     "from_diffusers",
     "from_noise_predictor",
     "from_variance_preserving",
+    "guided",
     "heun",
     "labelled_batches",
     "labelled_loss",
