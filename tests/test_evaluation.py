@@ -64,10 +64,13 @@ def test_the_control_ladder_is_ranked_correctly() -> None:
     seen = {name: evaluation.judge(CLASSIFIER, x) for name, x in ladder().items()}
     distance = {name: metrics.frechet_distance(s.features, TEST.features) for name, s in seen.items()}
     kernel = {name: metrics.kernel_distance(s.features, TEST.features) for name, s in seen.items()}
-    for ruler in (distance, kernel):
+    others = [evaluation.judge(CLASSIFIER, part).features for part in torch.split(IMAGES.validation, N)]
+    for ruler, measure in ((distance, metrics.frechet_distance), (kernel, metrics.kernel_distance)):
+        spread = float(np.std([measure(features, TEST.features) for features in others]))
         assert ruler["real"] < ruler["noise 0.1"] < ruler["noise 0.3"] < ruler["pure noise"]
         assert all(ruler["real"] < 0.5 * ruler[name] for name in ruler if name not in ("real", "noise 0.01"))
-        assert ruler["real"] <= ruler["noise 0.01"] * 1.05  # the eye cannot tell them apart either
+        # The eye cannot tell them apart, and so the ruler only to within what other real images differ by.
+        assert ruler["real"] < ruler["noise 0.01"] + 2 * spread
         assert ruler["noise 0.01"] < ruler["noise 0.1"]
         assert ruler["gaussians"] < ruler["pure noise"]
         assert ruler["gaussians"] < ruler["single-σ Langevin"]

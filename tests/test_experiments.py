@@ -109,7 +109,7 @@ def test_mnist_writes_all_it_promises_and_the_same_bytes_for_the_same_seed(tmp_p
 
 def test_mnist_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    args = f"{TINY} --steps 300"
+    args = f"{TINY} --steps 150"
     succeed("training_MNIST.py", f"{args} --out {whole}")
     line = [sys.executable, str(ROOT / "training_MNIST.py"), *args.split(), "--out", str(cut)]
     with subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -133,7 +133,7 @@ def test_mnist_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> N
     )
     steps = [json.loads(row)["step"] for row in (cut / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
-    assert steps[-1] == 300
+    assert steps[-1] == 150
 
 
 def test_a_folder_of_colour_images_trains(tmp_path: Path) -> None:
@@ -184,7 +184,10 @@ def test_other_proposals_and_samplers_train(proposal: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("objective", ["ssm", "exact"])
 def test_toys_learn_by_other_objectives(objective: str, tmp_path: Path) -> None:
-    succeed("training_toy.py", f"--generator circle --objective {objective} --steps 600 --out {tmp_path}/run")
+    succeed(
+        "training_toy.py",
+        f"--generator circle --objective {objective} --steps 400 --batch-size 512 --out {tmp_path}/run",
+    )
     levels = json.loads((tmp_path / "run" / "metrics.json").read_text())["levels"]
     assert max(level["relative_error_on_noised_data"] for level in levels[:15]) <= 0.1
 

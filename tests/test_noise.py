@@ -100,6 +100,8 @@ def test_techniques_give_the_papers_values() -> None:
     ratio = level_ratio(3072)
     assert 1 + math.log(50 / 0.01) / math.log(ratio) == pytest.approx(219, abs=3)
     assert level_ratio(784) == pytest.approx(1.082, abs=1e-3)
+    assert [level_ratio(d) for d in (2, 4, 17)] == [2, 2, 2]
+    assert 1.9 < level_ratio(20) < 2
     assert langevin_eps((50 / 0.01) ** (1 / 231), 0.01, 5) / 2 == pytest.approx(6.2e-6, rel=0.05)
     # CelebA 64: 90 to 0.01 in 500 levels; LSUN bedroom 128: 190 to 0.01 in 1086; FFHQ 256: 348 to 0.01 in 2311.
     assert langevin_eps((90 / 0.01) ** (1 / 499), 0.01, 5) / 2 == pytest.approx(3.3e-6, rel=0.1)

@@ -126,7 +126,7 @@ def test_an_unknown_network_is_named(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     config["recipe"]["network"] = "Transformer"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="Transformer is no network; allowed are MLP, UNet"):
+    with pytest.raises(ValueError, match="Transformer is no network; allowed are MLP, RefineNet, UNet"):
         runs.load(tmp_path)
 
 

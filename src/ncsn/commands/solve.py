@@ -103,7 +103,7 @@ class Problem:
         quality = ""
         if truth is not None:
 
-            def psnr(guess: Tensor) -> float:
+            def psnr(guess: "Tensor") -> float:
                 return -10 * float((guess.clamp(0, 1) - truth).square().mean().log10())
 
             quality = (
