@@ -59,10 +59,10 @@ def ours(bench: Bench, out: Path) -> dict[str, Any]:
     report: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
     from safetensors.torch import load_file
 
-    weights = load_file(out / "model.safetensors")
+    weights = [*load_file(out / "model.safetensors").items(), *load_file(out / "guide" / "model.safetensors").items()]
     report |= {
-        "about": f"the default of `training_MNIST.py`, {report['sampler']}",
-        "parameters": sum(w.numel() for name, w in weights.items() if name.startswith("network.")),
+        "about": f"the default of `training_MNIST.py`, {report['sampler']} with a guide",
+        "parameters": sum(w.numel() for name, w in weights if name.startswith("network.")),
         "images_seen": run["images_seen"],
         "training_images_per_second": run["images_per_second"],
         "sampling_images_per_second": report["n"] / report["sampling_seconds"],
@@ -116,10 +116,11 @@ def table(results: list[dict[str, Any]]) -> str:
         own = next((r for r in results if r["peer"] == "ours" and r["minutes"] == row["minutes"]), row)
         fd, confident = row["metrics"]["frechet_distance"], row["metrics"]["confident"]
         speeds = [row[key] / own[key] for key in ("training_images_per_second", "sampling_images_per_second")]
+        guide = f" + {row['guide_nfe']} of a guide" if row.get("guide_nfe") else ""
         lines.append(
             f"| {row['minutes']:g} | {row['peer']} | {row['parameters'] / 1e6:.2f} M | {fd['generated']:.2f} "
-            f"| {fd['real']:.2f} | **{fd['ratio']:.0f}** | {confident['generated']:.3f} ({confident['real']:.3f}) "
-            f"| {row['n']:,} | {row['images_seen']:,} | {speeds[0]:.2f} | {speeds[1]:.2f} | {row['nfe']} |"
+            f"| {fd['real']:.2f} | **{fd['ratio']:.3g}** | {confident['generated']:.3f} ({confident['real']:.3f}) "
+            f"| {row['n']:,} | {row['images_seen']:,} | {speeds[0]:.2f} | {speeds[1]:.2f} | {row['nfe']}{guide} |"
         )
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
 from ncsn.pixels import quantize
@@ -68,9 +68,12 @@ def evaluation_page(
         ratios = {name: row["ratio"] for name, row in report["metrics"].items() if "ratio" in row}
         bars = right.bar([name.replace("_", "\n") for name in ratios], list(ratios.values()), color=POINTS)
         right.bar_label(bars, fmt="%.3g")
-        right.axhline(1, color="black", lw=0.8)
+        right.axhline(1, color="grey", lw=0.8, ls=":", zorder=0)
         right.set(title=f"Generated over real, n = {report['n']}", yscale="log")
+        right.set_ylim(min(0.5, *ratios.values()) / 1.2, max(2.0, *ratios.values()) * 1.3)
+        right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         right.yaxis.set_major_formatter(FormatStrFormatter("%.3g"))
+        right.yaxis.set_minor_formatter(NullFormatter())
         right.tick_params(axis="x", labelsize=7.5)
         save(figure, path)
 
