@@ -1,4 +1,5 @@
 import gzip
+import pickle
 import urllib.error
 from pathlib import Path
 
@@ -132,3 +133,45 @@ def test_without_a_network_the_user_is_told_what_to_do(
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refuse)
     with pytest.raises(ValueError, match=f"{name} could not be downloaded to .*; with a network run again"):
         load_images(name, tmp_path)
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """The format of MNIST and its relatives."""
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(header + array.tobytes())
+
+
+@pytest.mark.parametrize(("name", "folder"), [("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")])
+def test_files_of_mnists_relatives_that_are_there_are_read(name: str, folder: str, tmp_path: Path) -> None:
+    raw = tmp_path / folder / "raw"
+    raw.mkdir(parents=True)
+    for part, n in (("train", 10_030), ("t10k", 20)):
+        pixels = np.zeros((n, 28, 28), np.uint8)
+        pixels[:, 3, 5] = np.arange(n) % 256
+        write_idx(raw / f"{part}-images-idx3-ubyte", pixels)
+        write_idx(raw / f"{part}-labels-idx1-ubyte", (np.arange(n) % 10).astype(np.uint8))
+    images = load_images(name, tmp_path)
+    assert [tuple(part.shape) for part in (images.train, images.test)] == [(30, 1, 28, 28), (20, 1, 28, 28)]
+    assert len(images.validation) == 10_000
+    assert images.train[:, 0, 3, 5].tolist() == list(range(30))
+    assert images.labels is not None
+    assert images.labels.tolist() == [i % 10 for i in range(30)]
+
+
+def test_files_of_cifar_that_are_there_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)  # these are made ones
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name, n in [*((f"data_batch_{i}", 2010) for i in range(1, 6)), ("test_batch", 20)]:
+        pixels = np.zeros((n, 3, 32, 32), np.uint8)
+        pixels[:, 2, 4, 7] = np.arange(n) % 256  # blue, row 4, column 7
+        content = {"data": pixels.reshape(n, -1), "labels": [i % 10 for i in range(n)]}
+        (folder / name).write_bytes(pickle.dumps(content))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("0123456789")}))
+    images = load_images("cifar10", tmp_path)
+    assert images.shape == (3, 32, 32)
+    assert (len(images.train), len(images.validation), len(images.test)) == (50, 10_000, 20)
+    assert images.train[:, 2, 4, 7].tolist() == list(range(50))
+    assert int(images.train.sum()) == sum(range(50))
+    assert images.labels is not None
+    assert len(images.labels) == 50

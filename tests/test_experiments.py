@@ -136,10 +136,11 @@ def test_mnist_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> N
     assert steps[-1] == 150
 
 
-def test_a_folder_of_colour_images_trains(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [(16, 24), (32, 32), (64, 64)])
+def test_a_folder_of_colour_images_trains(size: tuple[int, int], tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for i in range(20):
-        pixels = np.random.default_rng(i).integers(0, 255, (16, 24, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(i).integers(0, 255, (*size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
     out = tmp_path / "run"
     succeed("training_MNIST.py", f"{TINY} --dataset {tmp_path}/images --steps 3 --tensorboard --out {out}")
