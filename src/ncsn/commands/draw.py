@@ -59,7 +59,11 @@ def draw(settings: Wanted, folder: Path, *, step_size: float | None = None, keep
 
     began = time.perf_counter()
     machine.keep_memory()
-    model, guide, recipe = runs.load(folder), runs.load_guide(folder), runs.read_recipe(folder)
+    model, recipe = runs.load(folder), runs.read_recipe(folder)
+    weight = settings.guidance
+    if weight is None:
+        weight = recipe.guidance if settings.label is None else 1.0
+    guide = runs.load_guide(folder) if settings.label is None and weight != 1 else None
     ladder = recipe.states(settings.sampler, settings.levels)
     size = min(settings.n, settings.batch_size)
     if settings.n * len(ladder) >= COMPILE_FROM:
@@ -70,7 +74,6 @@ def draw(settings: Wanted, folder: Path, *, step_size: float | None = None, keep
     generator = torch.Generator().manual_seed(settings.seed)
     score = Counted(batched(model, size))
     helper = Counted(batched(guide, size)) if guide is not None else None
-    weight = recipe.guidance if settings.guidance is None else settings.guidance
     sampled = recipe.guided(score, helper, weight)
     if settings.label is not None:
         classes = recipe.arguments.get("classes", 0)
@@ -79,7 +82,6 @@ def draw(settings: Wanted, folder: Path, *, step_size: float | None = None, keep
             raise ValueError(f"class is {settings.label}; {folder}: {allowed}")
         drawn = torch.randint(classes, (settings.n,), generator=generator)
         label = drawn if settings.label == "any" else torch.full((settings.n,), settings.label)
-        weight = 1.0 if settings.guidance is None else settings.guidance
         guided = lambda x, sigma, y: model.given(y, weight)(x, sigma)  # noqa: E731
         sampled = score = Counted(batched(guided, size, label))
     start = recipe.start(score, settings.n, generator=generator)
