@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 try:
@@ -20,15 +21,13 @@ except ModuleNotFoundError as error:
 
 import torch
 
-from ncsn import console, machine, metrics, plots, runs
+from ncsn import console, machine, plots, report, runs
 from ncsn.data import Images as Pictures
 from ncsn.noise import Proposal
 from ncsn.recipe import Recipe, suggested
 from ncsn.score import Counted
 from ncsn.settings import Images
 
-BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
-BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
 AFTERWARDS = 20  # seconds of --minutes, but at most a twentieth, kept for the samples and figures after training
 GUIDE_SECONDS, GUIDE_STEPS = 1 / 20, 1 / 10  # the guide's share of either budget: its steps take half as long
 
@@ -59,22 +58,17 @@ def plan(settings: Images, pictures: Pictures) -> tuple[Proposal, Recipe, Recipe
         levels=settings.levels,
         steps=settings.langevin_steps,
         eps=settings.sigma_min**2 / 2 if settings.eps is None else settings.eps,
-        guidance=settings.guidance,
+        guidance=settings.guide_weight,
     )
     guide = replace(recipe, arguments=channels | settings.guide_arguments, guidance=1.0)
-    return noise, recipe, guide if settings.guidance > 1 else None
+    return noise, recipe, guide if settings.guide_weight > 1 else None
 
 
 def lesson(
-    settings: Images,
-    pictures: Pictures,
-    noise: Proposal,
-    device: torch.device,
-    generator: torch.Generator,
-    *,
-    classes: bool = False,
+    settings: Images, pictures: Pictures, noise: Proposal, generator: torch.Generator, *, classes: bool = False
 ) -> tuple[Iterator[Any], Any]:
     """What is learned from: batches, and the loss of one."""
+    device = generator.device
     pixels, above = pictures.train.to(device), settings.posterior_above
     labels = pictures.labels.to(device) if classes and pictures.labels is not None else None
     precision = torch.bfloat16 if machine.fast_bfloat16(device) else torch.float32
@@ -89,34 +83,15 @@ def lesson(
     )
 
 
-@torch.no_grad()
-def validate(
-    model: ncsn.ScoreModel, pictures: Pictures, noise: Proposal, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Denoising losses on 1,024 held-out images, always with the same noise, and their noise levels."""
-    fixed = torch.Generator(device).manual_seed(0)
-    held_out, loss = (
-        ncsn.batches(pictures.validation.to(device), 256, generator=fixed),
-        ncsn.residual_loss(noise, generator=fixed),
-    )
-    losses, sigmas = zip(*[loss(model, next(held_out)) for _ in range(4)], strict=True)
-    return torch.cat(losses).cpu(), torch.cat(sigmas).cpu()
-
-
-def train_guide(
-    settings: Images, recipe: Recipe, pictures: Pictures, noise: Proposal, device: torch.device, budget: ncsn.Budget
-) -> ncsn.State:
-    """Train the smaller network that sampling will move away from: a run of its own, in the run's folder."""
-    out, generator = settings.out / "guide", torch.Generator(device).manual_seed(settings.seed)
+def begin(settings: Images, recipe: Recipe, pictures: Pictures, device: torch.device, out: Path) -> ncsn.State:
+    """A network and all that its training changes: new, or as the run in ``out`` left it."""
     model = recipe.build(*pictures.statistics(), autocast=machine.fast_bfloat16(device)).to(device)
+    generator = torch.Generator(device).manual_seed(settings.seed)
     state = ncsn.State(model, generator=generator, muon_rate=settings.muon_rate, adam_rate=settings.adam_rate)
     out.mkdir(exist_ok=True)
     if (out / "checkpoint.pt").exists():
         state.load(out / "checkpoint.pt")
     runs.write_config(out, "images", asdict(settings), recipe)
-    batches, loss = lesson(settings, pictures, noise, device, generator)
-    for _ in console.watch(ncsn.train(state, batches, loss, budget=budget), state, out, what="guide   "):
-        pass
     return state
 
 
@@ -135,23 +110,15 @@ def main(settings: Images) -> None:
         settings = suggested(settings, suggestion)
     noise, recipe, guide_recipe = plan(settings, pictures)
     device = machine.choose_device(settings.device)
-    torch.manual_seed(settings.seed)  # for the initial weights; everything else draws from explicit generators
-    model = recipe.build(*pictures.statistics(), autocast=machine.fast_bfloat16(device)).to(device)
-    example = (
-        torch.zeros(settings.batch_size, *pictures.shape, device=device),
-        torch.ones(settings.batch_size, device=device),
-    )
-    with torch.no_grad():
-        model(*example)  # images that do not fit end here
+    recipe.build(0.5, 0.5)(torch.zeros(1, *pictures.shape), torch.ones(1))  # images that do not fit end here
     runs.claim(out, overwrite=settings.overwrite, resume=settings.resume)
-    runs.write_config(out, "images", asdict(settings), recipe)
 
-    generator = torch.Generator(device).manual_seed(settings.seed)
-    state = ncsn.State(model, generator=generator, muon_rate=settings.muon_rate, adam_rate=settings.adam_rate)
-    if (out / "checkpoint.pt").exists():
-        state.load(out / "checkpoint.pt")
+    torch.manual_seed(settings.seed)  # for the initial weights; everything else draws from explicit generators
+    state = begin(settings, recipe, pictures, device, out)
     if settings.compile:
-        console.compile_network(model.network, lambda: model(*example))
+        example = torch.zeros(settings.batch_size, *pictures.shape, device=device)
+        sigma = torch.ones(settings.batch_size, device=device)
+        console.compile_network(state.model.network, lambda: state.model(example, sigma))
     seconds = (settings.minutes or 10) * 60
     seconds = max(1.0, seconds - min(AFTERWARDS, seconds / 20) - (time.perf_counter() - began))
     guide: ncsn.Score | None = None
@@ -160,42 +127,29 @@ def main(settings: Images) -> None:
             steps=math.ceil(settings.steps * GUIDE_STEPS) if settings.steps else None,
             seconds=None if settings.steps else seconds * GUIDE_SECONDS,
         )
-        learned = train_guide(settings, guide_recipe, pictures, noise, device, limit)
+        learned = begin(settings, guide_recipe, pictures, device, out / "guide")
+        progress = ncsn.train(learned, *lesson(settings, pictures, noise, learned.generator), budget=limit)
+        for _ in console.watch(progress, learned, out / "guide", what="guide   "):
+            pass
         guide, seconds = learned.average, max(1.0, seconds - learned.seconds)
-    budget = ncsn.Budget(steps=settings.steps, seconds=None if settings.steps else seconds)
     sampled = recipe.guided(state.average, guide)
-    batches, loss = lesson(settings, pictures, noise, device, generator, classes=settings.classes)
+
+    budget = ncsn.Budget(steps=settings.steps, seconds=None if settings.steps else seconds)
+    batches, loss = lesson(settings, pictures, noise, state.generator, classes=settings.classes)
+    progress = console.watch(ncsn.train(state, batches, loss, budget=budget), state, out)
+    held_out = partial(report.validate, state.average, pictures.validation.to(device), noise)
     rows = runs.trim_rows(out / "metrics.jsonl", state.step)
     board = console.tensorboard(out) if settings.tensorboard else None
-    losses, sigmas = [], []
-    for p in console.watch(ncsn.train(state, batches, loss, budget=budget), state, out):
-        losses.append(p.losses)
-        sigmas.append(p.sigmas)
-        if p.fraction < min(1.0, (len(rows) + 1) / 10):
-            continue
-        # Ten times in a training: losses by noise level.
-        validation, levels = validate(state.average, pictures, noise, device)
-        recent, at = torch.cat(losses).cpu(), torch.cat(sigmas).cpu()
-        losses, sigmas = [], []
-        rows.append(
-            {
-                "step": p.step,
-                "seconds": p.seconds,
-                "images_per_second": p.examples_per_second,
-                "loss": recent.mean().item(),
-                "bands": metrics.binned(recent, at, BANDS),
-                "validation_loss": validation.mean().item(),
-                "validation_bands": metrics.binned(validation, levels, BANDS),
-            }
-        )
+    for row in report.by_noise_level(progress, held_out, done=len(rows)):
+        rows.append(row)
         with (out / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
+            file.write(json.dumps(row) + "\n")
         if board is not None:
-            board.add_scalars("loss", {"training": rows[-1]["loss"], "validation": rows[-1]["validation_loss"]}, p.step)
-        if len(rows) % 3 == 0 and p.fraction < 1:
+            board.add_scalars("loss", {"training": row["loss"], "validation": row["validation_loss"]}, row["step"])
+        if len(rows) in (3, 6, 9):
             fixed = torch.Generator(device).manual_seed(settings.seed)
             *_, x = recipe.path(sampled, recipe.start(state.average, 20, generator=fixed), generator=fixed)
-            plots.image_grid(x.cpu(), out / f"samples_{p.step:06}.png")
+            plots.image_grid(x.cpu(), out / f"samples_{row['step']:06}.png")
 
     sampling = time.perf_counter()
     generator = torch.Generator(device).manual_seed(settings.seed)
@@ -206,7 +160,7 @@ def main(settings: Images) -> None:
     plots.image_grid(path[-1], out / "samples.png")
     plots.evolution(path, ladder, out / "evolution.png")
     plots.evolution_animation(path, ladder, out / "evolution.gif")
-    plots.loss_curves(rows, BAND_NAMES, out / "loss.png")
+    plots.loss_curves(rows, report.BAND_NAMES, out / "loss.png")
     results = {**rows[-1], "training_seconds": state.seconds, "images_seen": state.step * settings.batch_size}
     results |= {
         "samples": settings.samples,

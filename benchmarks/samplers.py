@@ -30,14 +30,14 @@ from ncsn.settings import SamplerName
 HERE = Path(__file__).parent
 GRID: dict[SamplerName, tuple[int, ...]] = {
     "annealed": (15, 30, 60, 100),
-    "consistent": (15, 30, 60, 120),
+    "consistent": (15, 30, 60, 100),
     "pc": (15, 30, 60),
     "euler": (10, 20, 40),
     "heun": (6, 10, 18),
     "edm": (10, 20, 40),
     "dpmpp": (7, 10, 20, 40),
     "dpmpp-sde": (10, 15, 20, 30, 40, 60),
-    "langevin": (30,),
+    "langevin": (100,),
 }
 GUIDANCE = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 
@@ -54,8 +54,19 @@ class Curve:
     seed: int = 0
 
 
-def measure(curve: Curve) -> list[dict[str, Any]]:
-    """One row for each sampler and number of levels, and for each guidance of the run's own sampler."""
+def grid(guidance: float) -> list[tuple[SamplerName, int | None, float]]:
+    """(sampler, levels, guidance): every sampler on several ladders, guided; each on one without a guide; guidances."""
+    points: list[tuple[SamplerName, int | None, float]] = []
+    for sampler, counts in GRID.items():
+        points += [(sampler, levels, guidance) for levels in counts]
+    if guidance != 1:
+        points += [(sampler, counts[-1], 1.0) for sampler, counts in GRID.items()]
+        points += [("dpmpp-sde", None, weight) for weight in GUIDANCE]
+    return points
+
+
+def measure(curve: Curve, points: list[tuple[SamplerName, int | None, float]]) -> list[dict[str, Any]]:
+    """The floor, and one row for each of ``points``."""
     machine.keep_memory()
     images, classifier = data.mnist(), evaluation.load_classifier()
     held_out = evaluation.judge(classifier, images.validation)
@@ -68,10 +79,6 @@ def measure(curve: Curve) -> list[dict[str, Any]]:
     real = evaluation.judge(classifier, images.train[shuffled])
     floor = metrics.frechet_distance(real.features, held_out.features)
     rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor}]
-    points: list[tuple[SamplerName, int | None, float]] = []
-    for sampler, counts in GRID.items():
-        points += [(sampler, levels, recipe.guidance) for levels in counts]
-    points += [(recipe.sampler, None, weight) for weight in GUIDANCE if guide is not None]
     for sampler, levels, weight in tqdm(points, unit="point", mininterval=console.refresh_interval()):
         generator, began = torch.Generator().manual_seed(curve.seed), time.perf_counter()
         score = Counted(batched(model, curve.batch_size))
@@ -100,18 +107,25 @@ def measure(curve: Curve) -> list[dict[str, Any]]:
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Fréchet distance against evaluations, the default number of levels ringed; and against guidance."""
+    guided = rows[1]["guidance"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", width_ratios=[1.6, 1])
     for sampler in GRID:
-        points = [row for row in rows if row["sampler"] == sampler and row["levels"]]
+        points = [row for row in rows if row["sampler"] == sampler and row["levels"] and row["guidance"] == guided]
         width = 3 if sampler == "dpmpp-sde" else 1.5
         nfe, distance = [row["nfe"] for row in points], [row["frechet_distance"] for row in points]
         (line,) = left.plot(nfe, distance, "o-", label=sampler, linewidth=width)
+        for row in [
+            row for row in rows[1:] if row["sampler"] == sampler and row["levels"] and row["guidance"] != guided
+        ]:
+            left.plot(row["nfe"], row["frechet_distance"], "x", color=line.get_color(), markersize=8)
         for row in points:
             if row["levels"] == LEVELS[sampler]:
                 at = row["nfe"], row["frechet_distance"]
                 left.plot(*at, "o", markerfacecolor="none", color=line.get_color(), markersize=12)
     left.set(xscale="log", yscale="log", xlabel="network evaluations a sample (NFE)")
-    left.set(ylabel=f"Fréchet distance, n = {rows[0]['n']:,}", title="Samplers; ringed: the default number of levels")
+    left.set(
+        ylabel=f"Fréchet distance, n = {rows[0]['n']:,}", title="Samplers; ringed: default levels; ×: without the guide"
+    )
     left.set_xticks([10, 20, 30, 60, 120, 200], ["10", "20", "30", "60", "120", "200"])
     left.minorticks_off()
     weights = [row for row in rows[1:] if row["levels"] is None]
@@ -128,6 +142,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    table = measure(tyro.cli(Curve))
+    settings = tyro.cli(Curve)
+    table = measure(settings, grid(runs.read_recipe(runs.find(settings.run)).guidance))
     (HERE / "samplers.json").write_text(json.dumps(table, indent=1) + "\n")
     plot(table, HERE / "samplers.png")

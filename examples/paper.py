@@ -198,7 +198,7 @@ Annealed Langevin dynamics decides what a digit is while σ is between 2 and 0.3
 
 ![A hundred samples, not chosen](paper/samples.png)
 
-A hundred samples of annealed Langevin dynamics, the first that came. `ncsn sample mnist -n 100 --sampler annealed --guidance 1`
+A hundred samples of annealed Langevin dynamics, the first that came. `ncsn sample mnist -n 100 --sampler annealed`
 
 ## Figure 6: inpainting
 

@@ -49,6 +49,7 @@ def test_table_and_plot(tmp_path: Path) -> None:
             "parameters": 1_850_000,
             "metrics": metrics,
             "n": 10_000,
+            "over_ours": distance / 2,
             "images_seen": 1000,
             "training_images_per_second": rate,
             "sampling_images_per_second": rate,
@@ -58,7 +59,7 @@ def test_table_and_plot(tmp_path: Path) -> None:
     results = [row("azula", 10.0, 8.0, 50.0), row("ours", 10.0, 2.0, 100.0), row("ours", 5.0, 4.0, 100.0)]
     lines = bench.table(results).splitlines()
     assert len(lines) == 5
-    assert lines[2].startswith("| 10 | ours | 1.85 M | 2.00 | 0.10 | **20** | 0.800 (0.990) | 10,000 | 1,000 | 1.00")
+    assert lines[2].startswith("| 10 | ours | 1.85 M | 2.00 (0.10) | 10,000 | **1** | 0.800 (0.990) | 1,000 | 1.00")
     assert "| 0.50 | 0.50 | 31 |" in lines[3]
     bench.plot(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000

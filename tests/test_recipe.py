@@ -6,7 +6,7 @@ import torch
 from helpers import GaussianScore, z_score
 
 from ncsn.recipe import LEVELS, Recipe
-from ncsn.settings import SamplerName
+from ncsn.settings import Images, SamplerName
 
 RECIPE = Recipe(
     network="MLP",
@@ -50,6 +50,16 @@ def test_guidance_comes_from_the_call_or_the_run() -> None:
     found = replace(RECIPE, guidance=2.0).guided(score, guide)(x, sigma)
     torch.testing.assert_close(found, 2 * score(x, sigma) - guide(x, sigma))
     torch.testing.assert_close(RECIPE.guided(score, guide, 3.0)(x, sigma), 3 * score(x, sigma) - 2 * guide(x, sigma))
+
+
+def test_annealing_is_guided_only_where_it_is_the_runs_own_sampler_or_asked() -> None:
+    recipe = replace(RECIPE, guidance=2.0)
+    assert recipe.weight() == recipe.weight("pc") == 2
+    assert recipe.weight("annealed") == recipe.weight("langevin") == 1
+    assert replace(recipe, sampler="annealed").weight("annealed") == 2
+    assert Images().guide_weight == 2
+    assert Images(sampler="annealed").guide_weight == 1
+    assert Images(sampler="annealed", guidance=1.5).guide_weight == 1.5
 
 
 def test_start_is_around_the_mean_that_the_score_knows(generator: torch.Generator) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ncsn import networks, samplers
 from ncsn.noise import Geometric, Karras, Suggestion
 from ncsn.score import ScaledScore, Score, ScoreModel, guided, tweedie
-from ncsn.settings import Images, SamplerName, Toy
+from ncsn.settings import UNGUIDED, Images, SamplerName, Toy
 
 # Noise levels where neither the command line nor the run says: the knee of each sampler's quality against its cost.
 LEVELS: dict[SamplerName, int] = {
@@ -73,6 +73,10 @@ class Recipe:
         """The score to sample from; without a ``guide`` the score itself.  ``weight``: by default ``guidance``."""
         weight = self.guidance if weight is None else weight
         return score if guide is None or weight == 1 else guided(score, guide, weight, between=GUIDED)
+
+    def weight(self, sampler: SamplerName | None = None) -> float:
+        """The guidance that suits a sampler: the run's own, but none for another one that is ``UNGUIDED``."""
+        return 1.0 if sampler in UNGUIDED and sampler != self.sampler else self.guidance
 
     @torch.no_grad()
     def start(self, score: Score, n: int, *, generator: torch.Generator) -> Float[Tensor, "n *d"]:

@@ -62,7 +62,7 @@ def draw(settings: Wanted, folder: Path, *, step_size: float | None = None, keep
     model, recipe = runs.load(folder), runs.read_recipe(folder)
     weight = settings.guidance
     if weight is None:
-        weight = recipe.guidance if settings.label is None else 1.0
+        weight = recipe.weight(settings.sampler) if settings.label is None else 1.0
     guide = runs.load_guide(folder) if settings.label is None and weight != 1 else None
     ladder = recipe.states(settings.sampler, settings.levels)
     size = min(settings.n, settings.batch_size)

@@ -32,7 +32,7 @@ class Sample:
     """Only samples of this class, or of classes drawn at random, from a run that was trained with --classes."""
     guidance: float | None = None
     """How far to move away from the run's guide, or with --class from the score of no class; 1 for the plain score.
-    By default the run's own, and 1 with --class."""
+    By default the run's own; 1 with --class, and for annealed and langevin where they are not the run's own."""
     batch_size: int = 500
     """How many samples the network sees at a time; the samples do not depend on it."""
     out: Path = Path("grid.png")

@@ -69,7 +69,7 @@ def evaluation_page(
         bars = right.bar([name.replace("_", "\n") for name in ratios], list(ratios.values()), color=POINTS)
         right.bar_label(bars, fmt="%.3g")
         right.axhline(1, color="grey", lw=0.8, ls=":", zorder=0)
-        right.set(title=f"Generated over real, n = {report['n']}", yscale="log")
+        right.set(title=f"Generated over real, n = {report['n']:,}", yscale="log")
         right.set_ylim(min(0.5, *ratios.values()) / 1.2, max(2.0, *ratios.values()) * 1.3)
         right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         right.yaxis.set_major_formatter(FormatStrFormatter("%.3g"))
