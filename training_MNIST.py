@@ -26,10 +26,19 @@ from ncsn.data import Images as Pictures
 from ncsn.noise import Proposal
 from ncsn.recipe import Recipe, suggested
 from ncsn.score import Counted
-from ncsn.settings import Images
+from ncsn.settings import Images, halved
 
 AFTERWARDS = 20  # seconds of --minutes, but at most a twentieth, kept for the samples and figures after training
 GUIDE_SECONDS, GUIDE_STEPS = 1 / 20, 1 / 10  # the guide's share of either budget: its steps take half as long
+
+
+def fitted(settings: Images, device: torch.device) -> Images:
+    """The settings with a width and a batch that suit this machine, unless they name them."""
+    widths, batch, given = settings.widths, settings.batch, (settings.channels, settings.batch_size)
+    if settings.network == "unet" and machine.slow(device) and None in given:
+        widths, batch = settings.channels or halved(widths), settings.batch_size or batch // 2
+        print(f"this CPU has no bfloat16: --channels {' '.join(map(str, widths))} --batch-size {batch}")
+    return replace(settings, channels=widths, batch_size=batch)
 
 
 def plan(settings: Images, pictures: Pictures) -> tuple[Proposal, Recipe, Recipe | None]:
@@ -74,11 +83,11 @@ def lesson(
     precision = torch.bfloat16 if machine.fast_bfloat16(device) else torch.float32
     train = ncsn.Empirical((pixels.float() + 0.5) / 256, labels, dtype=precision)
     if labels is not None:
-        batches = ncsn.labelled_batches(pixels, labels, settings.batch_size, generator=generator)
+        batches = ncsn.labelled_batches(pixels, labels, settings.batch, generator=generator)
         return batches, ncsn.labelled_loss(noise, train, above=above, generator=generator)
     objective = partial(ncsn.posterior_dsm, data_score=train, above=above)
     return (
-        ncsn.batches(pixels, settings.batch_size, generator=generator),
+        ncsn.batches(pixels, settings.batch, generator=generator),
         ncsn.residual_loss(noise, objective, generator=generator),
     )
 
@@ -108,16 +117,17 @@ def main(settings: Images) -> None:
         suggestion = ncsn.suggest_noise(pictures.train / 256)
         print(suggestion.explanation)
         settings = suggested(settings, suggestion)
-    noise, recipe, guide_recipe = plan(settings, pictures)
     device = machine.choose_device(settings.device)
+    settings = fitted(settings, device)
+    noise, recipe, guide_recipe = plan(settings, pictures)
     recipe.build(0.5, 0.5)(torch.zeros(1, *pictures.shape), torch.ones(1))  # images that do not fit end here
     runs.claim(out, overwrite=settings.overwrite, resume=settings.resume)
 
     torch.manual_seed(settings.seed)  # for the initial weights; everything else draws from explicit generators
     state = begin(settings, recipe, pictures, device, out)
     if settings.compile:
-        example = torch.zeros(settings.batch_size, *pictures.shape, device=device)
-        sigma = torch.ones(settings.batch_size, device=device)
+        example = torch.zeros(settings.batch, *pictures.shape, device=device)
+        sigma = torch.ones(settings.batch, device=device)
         console.compile_network(state.model.network, lambda: state.model(example, sigma))
     seconds = (settings.minutes or 10) * 60
     seconds = max(1.0, seconds - min(AFTERWARDS, seconds / 20) - (time.perf_counter() - began))
@@ -161,7 +171,7 @@ def main(settings: Images) -> None:
     plots.evolution(path, ladder, out / "evolution.png")
     plots.evolution_animation(path, ladder, out / "evolution.gif")
     plots.loss_curves(rows, report.BAND_NAMES, out / "loss.png")
-    results = {**rows[-1], "training_seconds": state.seconds, "images_seen": state.step * settings.batch_size}
+    results = {**rows[-1], "training_seconds": state.seconds, "images_seen": state.step * settings.batch}
     results |= {
         "samples": settings.samples,
         "sampling_seconds": sampling,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
+
+from ncsn.settings import Images
 
 ROOT = Path(__file__).parent.parent
 TINY = "--channels 8 8 --blocks 1 --batch-size 16 --levels 6 --langevin-steps 1 --samples 9 --no-compile"
@@ -105,6 +108,15 @@ def test_mnist_writes_all_it_promises_and_the_same_bytes_for_the_same_seed(tmp_p
     ]
     subprocess.run(sample, check=True, capture_output=True)
     assert np.load(tmp_path / "s.npz")["samples"].shape == (4, 1, 28, 28)
+
+
+def test_width_and_batch_suit_the_machine_unless_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted, cpu = runpy.run_path(str(ROOT / "training_MNIST.py"))["fitted"], torch.device("cpu")
+    for fast, widths, batch in ((True, (64, 128), 128), (False, (32, 64), 64)):
+        monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _, fast=fast: fast)
+        assert fitted(Images(), cpu) == Images(channels=widths, batch_size=batch)
+        assert fitted(Images(channels=(8, 8)), cpu) == Images(channels=(8, 8), batch_size=batch)
+        assert fitted(Images(network="refinenet"), cpu).channels == (64,)
 
 
 def test_mnist_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 import copy
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ncsn.muon import Muon, orthogonalize
+from ncsn.muon import COEFFICIENTS, Muon, orthogonalize
 
 
 @given(st.integers(1, 5), st.integers(2, 40), st.integers(2, 40), st.integers(0, 1000))
@@ -35,6 +36,31 @@ def test_updates_are_those_of_torch(generator: torch.Generator) -> None:
         oracle.step()  # type: ignore[no-untyped-call]
     for a, b, shape in zip(ours, theirs, shapes, strict=True):
         assert float((a - b).detach().norm() / b.detach().norm()) < 0.01, shape
+
+
+def test_without_bfloat16_hardware_products_are_in_float32(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    """Emulated bfloat16 took more than half of a training step there."""
+    x = torch.randn(3, 8, 24, generator=generator)
+    precise = orthogonalize_in_float64(x)
+    errors = []
+    for hardware in (False, True):
+        monkeypatch.setattr("ncsn.muon.fast_bfloat16", lambda _, found=hardware: found)
+        errors.append(float((orthogonalize(x) - precise).norm() / precise.norm()))
+    assert errors[0] < 1e-5
+    assert 1e-4 < errors[1] < 0.02
+
+
+def orthogonalize_in_float64(x: torch.Tensor) -> torch.Tensor:
+    """The iteration through singular values, on each of which it acts alone."""
+    left, values, right = torch.linalg.svd(x.double(), full_matrices=False)
+    values = values / values.norm(dim=1, keepdim=True)
+    for _ in range(5):
+        a, b, c = COEFFICIENTS
+        values = a * values + b * values**3 + c * values**5
+    orthogonal: torch.Tensor = left * values[:, None] @ right
+    return orthogonal.float()
 
 
 def test_state_survives_saving() -> None:

@@ -62,6 +62,13 @@ def test_annealing_is_guided_only_where_it_is_the_runs_own_sampler_or_asked() ->
     assert Images(sampler="annealed", guidance=1.5).guide_weight == 1.5
 
 
+def test_widths_are_the_papers_or_half_for_a_guide() -> None:
+    assert Images().network_arguments == {"channels": (64, 128), "blocks": 2, "features": 64}
+    assert Images(channels=(24, 1)).guide_arguments == {"channels": (12, 1), "blocks": 1, "features": 12}
+    assert Images(network="refinenet").network_arguments == {"width": 64, "features": 128}
+    assert Images(network="refinenet-v2", channels=(16,)).guide_arguments == {"width": 8, "features": 0}
+
+
 def test_start_is_around_the_mean_that_the_score_knows(generator: torch.Generator) -> None:
     x = RECIPE.start(GaussianScore(-20.0, 0.5), 4000, generator=generator)
     assert abs(z_score(x.flatten(), -20 * 25 / 25.25)) < 4  # Tweedie pulls a hundredth of the way to the noise's mean

@@ -55,3 +55,8 @@ def fast_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported())
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def slow(device: torch.device) -> bool:
+    """Whether the device is a CPU without bfloat16: a tenth of the arithmetic of one that has it."""
+    return device.type == "cpu" and not fast_bfloat16(device)

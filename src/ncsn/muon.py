@@ -10,17 +10,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ncsn.machine import fast_bfloat16
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose iteration brings singular values near 1, in 5 steps
 
 
 def orthogonalize(matrices: Float[Tensor, "k m n"], steps: int = 5) -> Float[Tensor, "k m n"]:
-    """Each matrix with its singular values brought to about 1 (0.7 to 1.2), by Newton–Schulz iteration in bfloat16.
+    """Each matrix with its singular values brought to about 1 (0.7 to 1.2), by Newton–Schulz iteration.
 
+    In bfloat16 where the hardware multiplies it; elsewhere torch emulates it, which makes training twice as long.
     Jordan 2024, https://kellerjordan.github.io/posts/muon.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if tall else matrices).bfloat16()
+    dtype = torch.bfloat16 if fast_bfloat16(matrices.device) else torch.float32
+    x = (matrices.mT if tall else matrices).to(dtype)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = x @ x.mT
