@@ -33,11 +33,12 @@ GUIDE_SECONDS, GUIDE_STEPS = 1 / 20, 1 / 10  # the guide's share of either budge
 
 
 def fitted(settings: Images, device: torch.device) -> Images:
-    """The settings with a width and a batch that suit this machine, unless they name them."""
+    """The settings with a width and a batch that suit this machine and budget, unless they name them."""
     widths, batch, given = settings.widths, settings.batch, (settings.channels, settings.batch_size)
-    if settings.network == "unet" and machine.slow(device) and None in given:
+    short = (settings.minutes or 10) < 30
+    if settings.network == "unet" and machine.slow(device) and short and None in given:
         widths, batch = settings.channels or halved(widths), settings.batch_size or batch // 2
-        print(f"this CPU has no bfloat16: --channels {' '.join(map(str, widths))} --batch-size {batch}")
+        print(f"few minutes for a CPU without bfloat16: --channels {' '.join(map(str, widths))} --batch-size {batch}")
     return replace(settings, channels=widths, batch_size=batch)
 
 

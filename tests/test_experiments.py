@@ -115,6 +115,7 @@ def test_width_and_batch_suit_the_machine_unless_they_are_given(monkeypatch: pyt
     for fast, widths, batch in ((True, (64, 128), 128), (False, (32, 64), 64)):
         monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _, fast=fast: fast)
         assert fitted(Images(), cpu) == Images(channels=widths, batch_size=batch)
+        assert fitted(Images(minutes=30), cpu).channels == (64, 128)
         assert fitted(Images(channels=(8, 8)), cpu) == Images(channels=(8, 8), batch_size=batch)
         assert fitted(Images(network="refinenet"), cpu).channels == (64,)
 
@@ -246,7 +247,7 @@ def test_a_diverging_run_stops_and_names_the_step(tmp_path: Path) -> None:
         ),
         ("training_MNIST.py", "--guidance 0.5", "guidance is 0.5; it must be at least 1"),
         ("training_MNIST.py", "--channels 8 8 8", "multiples of 8 are needed"),
-        ("training_MNIST.py", "--network refinenet", "refinenet takes one number"),
+        ("training_MNIST.py", "--network refinenet --channels 8 8", "refinenet takes one number"),
         ("training_MNIST.py", "--network refinenet --channels 4 --classes", "only unet can learn classes"),
     ],
 )

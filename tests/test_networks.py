@@ -102,3 +102,14 @@ def test_classes_matter_once_trained_and_minus_one_is_none() -> None:
     assert torch.equal(a[1], b[1])
     torch.testing.assert_close(network(x, c, torch.tensor([-1, -1])), network(x, c))
     torch.testing.assert_close(network(x, c[:1]), network(x, c))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of torch, inside its compiler
+def test_a_refinenet_compiles_its_normalisations_alone() -> None:
+    network, example = RefineNet(width=4, features=8), (torch.randn(2, 1, 8, 8), torch.ones(2))
+    torch.nn.init.normal_(network.head.weight)
+    expected = network(*example)
+    network.compile(backend="eager")
+    compiled = {type(module) for module in network.modules() if module._compiled_call_impl is not None}
+    assert compiled == {InstanceNormPlus}
+    torch.testing.assert_close(network(*example), expected)

@@ -126,7 +126,7 @@ def compile_network(network: "nn.Module", trial: "Callable[[], Tensor]") -> None
     """Compile ``network`` (see ``machine.compile_network``), and tell the user how long that takes, or why not."""
     from ncsn import machine
 
-    print("compiling the network: minutes for a large one the first time, then seconds", file=sys.stderr)
+    print("compiling the network: up to a minute the first time, then seconds", file=sys.stderr)
     if reason := machine.compile_network(network, trial):
         print(f"going on without torch.compile, about 1.5 times slower: {reason}", file=sys.stderr)
 

@@ -72,12 +72,12 @@ class Images:
     data_dir: Path | None = None
     """Where the data set's files are, or go."""
     batch_size: int | None = None
-    """By default 128, or 64 on a CPU without bfloat16, which sees fewer images in ten minutes."""
+    """By default 128, or 64 where the width is halved: on a CPU without bfloat16 and for less than half an hour."""
     network: Literal["unet", "refinenet", "refinenet-v2"] = "unet"
     """unet: ours.  refinenet: NCSN's, told the noise level; refinenet-v2: NCSNv2's, not told it, divided by it."""
     channels: tuple[int, ...] | None = None
     """The U-Net's width at each resolution, finest first; the finest is half of the image's.  By default 64 128, or
-    32 64 on a CPU without bfloat16, which learns more with it in minutes.  RefineNet: one number, by default 64."""
+    32 64 on a CPU without bfloat16 and for less than half an hour.  RefineNet: one number, by default 64."""
     blocks: int = 2
     """The U-Net's residual blocks at each resolution, down and up."""
     noise: Literal["given", "auto"] = "given"
@@ -115,7 +115,7 @@ class Images:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = True
-    """Speed training up with torch.compile, where this machine can; a RefineNet takes four minutes the first time."""
+    """Speed training up with torch.compile, where this machine can; half a minute the first time."""
     tensorboard: bool = False
     """Also log to TensorBoard, in the run's folder."""
     out: Path = Path("runs/mnist")

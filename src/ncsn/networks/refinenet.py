@@ -7,6 +7,7 @@ With ``features`` the normalisation depends on the noise level (2019); with none
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -153,6 +154,12 @@ class RefineNet(nn.Module):
         self.norm, self.head = InstanceNormPlus(w, f), convolution(w, image_channels)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(torch.as_tensor(self.head.bias))
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the normalisations alone: most of the gain in seconds, where the whole network takes minutes."""
+        for module in self.modules():
+            if isinstance(module, InstanceNormPlus):
+                module.compile(*args, **kwargs)
 
     def forward(
         self, x: Float[Tensor, "b c h w"], c: Float[Tensor, "b"] | Float[Tensor, "1"]
