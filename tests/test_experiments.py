@@ -218,7 +218,7 @@ def test_noise_levels_from_the_data_are_explained_and_used(tmp_path: Path) -> No
 
 
 def test_a_diverging_run_stops_and_names_the_step(tmp_path: Path) -> None:
-    rates = "--adam-rate 1e12 --muon-rate 1e12"
+    rates = "--adam-rate 1e20 --muon-rate 1e20"
     done = command("training_MNIST.py", f"{TINY} --steps 500 {rates} --out {tmp_path}/run")
     assert done.returncode == 1
     assert " at step " in done.stderr.splitlines()[-1]
