@@ -115,7 +115,7 @@ class Images:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = True
-    """Speed training up with torch.compile, where this machine can; half a minute the first time."""
+    """Speed training up with torch.compile, where this machine can; up to a minute the first time."""
     tensorboard: bool = False
     """Also log to TensorBoard, in the run's folder."""
     out: Path = Path("runs/mnist")
