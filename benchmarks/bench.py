@@ -25,7 +25,7 @@ from matplotlib.ticker import FormatStrFormatter
 from peers import PEERS
 from tqdm import tqdm
 
-from ncsn import console, data, evaluation, machine, metrics
+from ncsn import data, evaluation, metrics, process
 from ncsn.pixels import quantize
 
 HERE = Path(__file__).parent
@@ -74,12 +74,12 @@ def ours(bench: Bench, out: Path) -> dict[str, Any]:
 
 def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
     """Train a peer until its minutes are spent, sample for as long as it may, and judge."""
-    machine.keep_memory()
+    process.keep_memory()
     torch.manual_seed(bench.seed)
     generator, images, made = torch.Generator().manual_seed(bench.seed), data.mnist(), PEERS[name]()
     seconds, began, durations = bench.minutes * 60, time.perf_counter(), []
-    with tqdm(total=seconds, unit="s", desc=name, mininterval=console.refresh_interval()) as bar:
-        for x in data.batches(images.train, made.batch_size, generator=generator):
+    with tqdm(total=seconds, unit="s", desc=name, mininterval=process.refresh_interval()) as bar:
+        for x, _ in data.batches(images.train, made.batch_size, generator=generator):
             at = time.perf_counter()
             if at - began > seconds:
                 break
@@ -89,7 +89,7 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
             bar.update(min(time.perf_counter() - began, seconds) - bar.n)
     batch, began = 250, time.perf_counter()
     parts: list[torch.Tensor] = []
-    with torch.no_grad(), tqdm(total=10_000, unit="image", mininterval=console.refresh_interval()) as bar:
+    with torch.no_grad(), tqdm(total=10_000, unit="image", mininterval=process.refresh_interval()) as bar:
         while len(parts) < 10_000 // batch and time.perf_counter() - began < bench.sampling_minutes * 60:
             parts.append(quantize(made.sample(batch, generator)))
             bar.update(batch)
@@ -103,7 +103,7 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
         "sampling_images_per_second": len(samples) / seconds,
         "sampling_seconds": seconds,
         "nfe": made.nfe,
-        **evaluation.evaluate(samples, images),
+        **evaluation.evaluate(samples, images).report(),
     }
 
 

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import ncsn
 from ncsn.machine import fast_bfloat16
-from ncsn.score import expand
+from ncsn.score import Sigma, expand
 
 CPU = torch.device("cpu")
 
@@ -114,10 +114,10 @@ class Reference:
         self.parameters = count(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
 
-    def score(self, x: Tensor, sigma: Tensor, /) -> Tensor:
+    def score(self, x: Tensor, sigma: Sigma, /) -> Tensor:
         """The network divided by the noise level (NCSNv2's technique 3)."""
-        level = (self.sigmas - sigma.reshape(-1, 1)).abs().argmin(1)
-        return self.network(x, level.expand(len(x))) / expand(sigma, x)  # type: ignore[no-any-return]
+        level = (self.sigmas - expand(sigma, x).view(-1, 1)).abs().argmin(1)
+        return self.network(x, level) / expand(sigma, x)  # type: ignore[no-any-return]
 
     def step(self, x: Tensor, fraction: float) -> Tensor:
         """One step."""
@@ -128,10 +128,10 @@ class Reference:
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Annealed Langevin dynamics, T = 100 and ε = 1e-5, from uniform noise as in the paper."""
         x = torch.rand(n, 1, 28, 28, generator=generator)
-        *_, x = ncsn.annealed_langevin(
+        *_, last = ncsn.annealed_langevin(
             self.score, x, self.sigmas, eps=1e-5, steps=100, denoise=False, generator=generator
         )
-        return x
+        return last.x
 
 
 class Diffusers:

@@ -8,10 +8,7 @@ by them; over 2,000 samples they are for comparing samplers with each other.  Th
 """
 
 import json
-import time
-from collections import deque
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +18,13 @@ import tyro
 from matplotlib.ticker import FormatStrFormatter
 from tqdm import tqdm
 
-from ncsn import console, data, evaluation, machine, metrics, runs
+import ncsn
+from ncsn import console, data, evaluation, metrics, process
 from ncsn.pixels import quantize
-from ncsn.recipe import LEVELS
-from ncsn.score import Counted, batched
-from ncsn.settings import SamplerName
+from ncsn.samplers.methods import METHODS
 
 HERE = Path(__file__).parent
-GRID: dict[SamplerName, tuple[int, ...]] = {
+GRID: dict[str, tuple[int, ...]] = {
     "annealed": (15, 30, 60, 100),
     "consistent": (15, 30, 60, 100),
     "pc": (15, 30, 60),
@@ -37,9 +33,13 @@ GRID: dict[SamplerName, tuple[int, ...]] = {
     "edm": (10, 20, 40),
     "dpmpp": (7, 10, 20, 40),
     "dpmpp-sde": (10, 15, 20, 30, 40, 60),
-    "langevin": (100,),
+    "langevin": (1,),
 }
 GUIDANCE = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+
+
+Point = tuple[str, int | None, float]
+"""Sampler, levels, guidance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +54,9 @@ class Curve:
     seed: int = 0
 
 
-def grid(guidance: float) -> list[tuple[SamplerName, int | None, float]]:
+def grid(guidance: float) -> list[Point]:
     """(sampler, levels, guidance): every sampler on several ladders, guided; each on one without a guide; guidances."""
-    points: list[tuple[SamplerName, int | None, float]] = []
+    points: list[Point] = []
     for sampler, counts in GRID.items():
         points += [(sampler, levels, guidance) for levels in counts]
     if guidance != 1:
@@ -65,40 +65,29 @@ def grid(guidance: float) -> list[tuple[SamplerName, int | None, float]]:
     return points
 
 
-def measure(curve: Curve, points: list[tuple[SamplerName, int | None, float]]) -> list[dict[str, Any]]:
+def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     """The floor, and one row for each of ``points``."""
-    machine.keep_memory()
     images, classifier = data.mnist(), evaluation.load_classifier()
     held_out = evaluation.judge(classifier, images.validation)
-    model, guide, recipe = runs.load(curve.run), runs.load_guide(curve.run), runs.read_recipe(runs.find(curve.run))
-    example = torch.zeros(curve.batch_size, *recipe.shape), torch.tensor(1.0)
-    for each in (model, guide):
-        if each is not None:
-            console.compile_network(each.network, partial(each, *example))
+    run = ncsn.load(curve.run)
+    console.compile_run(run, curve.batch_size)
     shuffled = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(0))[: curve.n]
     real = evaluation.judge(classifier, images.train[shuffled])
     floor = metrics.frechet_distance(real.features, held_out.features)
     rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor}]
-    for sampler, levels, weight in tqdm(points, unit="point", mininterval=console.refresh_interval()):
-        generator, began = torch.Generator().manual_seed(curve.seed), time.perf_counter()
-        score = Counted(batched(model, curve.batch_size))
-        start = recipe.start(score, curve.n, generator=generator)
-        helper = batched(guide, curve.batch_size) if guide is not None else None
-        path = recipe.path(
-            recipe.guided(score, helper, weight), start, sampler=sampler, levels=levels, generator=generator
-        )
-        (x,) = deque(path, maxlen=1)
-        seconds = time.perf_counter() - began
-        seen = evaluation.judge(classifier, quantize(x))
+    for sampler, levels, weight in tqdm(points, unit="point", mininterval=process.refresh_interval()):
+        how = {"sampler": sampler, "levels": levels, "guidance": weight, "batch_size": curve.batch_size}
+        drawn = console.draw(run, curve.n, seed=curve.seed, **how)
+        seen = evaluation.judge(classifier, quantize(drawn.samples))
         rows.append(
             {
                 "sampler": sampler,
                 "levels": levels,
                 "guidance": weight,
-                "nfe": score.nfe,
+                "nfe": drawn.nfe,
                 "frechet_distance": metrics.frechet_distance(seen.features, held_out.features),
                 "confident": seen.confident,
-                "seconds": seconds,
+                "seconds": drawn.seconds,
             }
         )
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
@@ -119,7 +108,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         ]:
             left.plot(row["nfe"], row["frechet_distance"], "x", color=line.get_color(), markersize=8)
         for row in points:
-            if row["levels"] == LEVELS[sampler]:
+            if row["levels"] == METHODS[sampler].levels:
                 at = row["nfe"], row["frechet_distance"]
                 left.plot(*at, "o", markerfacecolor="none", color=line.get_color(), markersize=12)
     left.set(xscale="log", yscale="log", xlabel="network evaluations a sample (NFE)")
@@ -143,6 +132,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 if __name__ == "__main__":
     settings = tyro.cli(Curve)
-    table = measure(settings, grid(runs.read_recipe(runs.find(settings.run)).guidance))
+    process.keep_memory()
+    table = measure(settings, grid(ncsn.load(settings.run).recipe.sampling.guidance))
     (HERE / "samplers.json").write_text(json.dumps(table, indent=1) + "\n")
     plot(table, HERE / "samplers.png")

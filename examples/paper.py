@@ -11,7 +11,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from typing import Any
 import torch
 import tyro
 
-from ncsn import console, data, evaluation, machine, metrics, plots, runs
-from ncsn.pixels import quantize
-from ncsn.problems import masked, posterior, replacement
-from ncsn.score import Score, batched
-from ncsn.settings import SamplerName
+import ncsn
+from ncsn import console, data, evaluation, metrics, plots, process
+from ncsn.drawn import Drawn
+from ncsn.pixels import centres, quantize
+from ncsn.problems import masked
+from ncsn.regions import known_pixels, mean_filled
 
 ROOT = Path(__file__).parent.parent
 SLICED = "training_toy.py --generator gaussian --objective ssm --levels 1 --view field"
@@ -83,64 +83,48 @@ def judged(digits: torch.Tensor, images: data.Images) -> tuple[float, float]:
     return metrics.frechet_distance(seen.features, test.features), seen.confident
 
 
-def drawn(run: Path, n: int, sampler: SamplerName | None = None, *, guided: bool = False) -> list[torch.Tensor]:
-    """The states of ``n`` samples; of all but the last only a hundred examples are kept."""
-    model, guide, recipe = runs.load(run), runs.load_guide(run), runs.read_recipe(runs.find(run))
-    size, generator = min(500, n), torch.Generator().manual_seed(0)
-    score = batched(model, size)
-    sampled = recipe.guided(score, batched(guide, size)) if guided and guide is not None else score
-    start = recipe.start(score, n, generator=generator)
-    path = recipe.path(sampled, start, sampler=sampler, generator=generator)
-    ladder = recipe.states(sampler)
-    states: list[torch.Tensor] = []
-    for x in console.bar(path, len(ladder), f"{n} digits"):
-        states.append(x if len(states) + 1 == len(ladder) else x[:100])
-    return states
+def draw(run: ncsn.Run, n: int, **how: Any) -> Drawn:
+    """``n`` digits, and the first hundred of them on their way."""
+    return console.draw(run, n, keep=100, description=f"{n} digits", **how)
 
 
 def digits(paper: Paper, images: data.Images) -> dict[str, tuple[float, float]]:
     """Figures 4 and 5a and the nearest neighbours; how good the samples are."""
-    annealed = drawn(paper.run, paper.n, "annealed")
-    recipe, last = runs.read_recipe(runs.find(paper.run)), quantize(annealed[-1])
-    plots.evolution(annealed, recipe.states("annealed"), paper.figures / "levels.png")
-    plots.image_grid(annealed[-1][:100], paper.figures / "samples.png")
+    run = ncsn.load(paper.run)
+    annealed = draw(run, paper.n, sampler="annealed")
+    last = quantize(annealed.samples)
+    plots.evolution(annealed.path, paper.figures / "levels.png")
+    plots.image_grid(annealed.samples[:100], paper.figures / "samples.png")
     _, neighbours = evaluation.nearest(last[:20], images.train)
     pairs = torch.stack([last[:20].view(2, 10, 1, 28, 28), images.train[neighbours].view(2, 10, 1, 28, 28)], 1)
-    plots.image_grid((pairs.flatten(0, 2).float() + 0.5) / 256, paper.figures / "neighbours.png")
-    default = quantize(drawn(paper.run, paper.n, guided=True)[-1])
+    plots.image_grid(centres(pairs.flatten(0, 2)), paper.figures / "neighbours.png")
+    default = quantize(draw(run, paper.n).samples)
     real = images.validation[: paper.n]
     return {"annealed": judged(last, images), "default": judged(default, images), "real": judged(real, images)}
 
 
 def inpainting(paper: Paper, images: data.Images) -> dict[str, float]:
     """Figure 6: PSNR in dB of hidden halves, of their mean fill, of samples, and of the samples' means."""
-    model, recipe = runs.load(paper.run), runs.read_recipe(runs.find(paper.run))
-    truth = (images.test[: paper.inpainted].float() + 0.5) / 256
-    known = torch.ones(1, 28, 28, dtype=torch.bool)
-    known[:, 14:] = False
-    filled = torch.where(known, truth, truth[:, known].mean(1)[:, None, None, None])
-    repeated, generator = filled.repeat_interleave(8, 0), torch.Generator().manual_seed(0)
-    size = len(repeated)
-    start, guesses = recipe.start(model, size, generator=generator), {"fill": filled}
-    methods: list[tuple[str, Score, SamplerName]] = [
-        ("replacement", replacement(model, known, repeated, generator=generator), "annealed"),
-        ("posterior", posterior(model, masked(known), repeated[:, known], NOISE), "dpmpp-sde"),
-    ]
-    for name, score, sampler in methods:
-        levels = len(recipe.states(sampler))
-        path = recipe.path(score, start, sampler=sampler, generator=generator)
-        (x,) = deque(console.bar(path, levels, f"inpainting, {name}"), maxlen=1)
-        x = x.view(len(truth), 8, 1, 28, 28)
+    run = ncsn.load(paper.run)
+    truth = centres(images.test[: paper.inpainted])
+    known = known_pixels((1, 28, 28), "bottom")
+    filled = mean_filled(known, truth[:, known])
+    repeated, guesses = filled.repeat_interleave(8, 0), {"fill": filled}
+    answers = {
+        "replacement": run.replacement(known, repeated),
+        "posterior": run.posterior(masked(known), repeated[:, known], noise_std=NOISE),
+    }
+    for name, answer in answers.items():
+        x = draw(answer, len(repeated)).samples.view(len(truth), 8, 1, 28, 28)
         guesses |= {name: x[:, 0], f"{name}_mean": x.mean(1)}
         rows = torch.cat([truth[:, None], torch.where(known, truth, 0.5)[:, None], x], 1)
         plots.image_grid(rows[:6].flatten(0, 1), paper.figures / f"inpainting_{name}.png")
-    hidden = {name: (x.clamp(0, 1) - truth)[:, ~known].square().mean() for name, x in guesses.items()}
-    return {name: -10 * float(error.log10()) for name, error in hidden.items()}
+    return {name: metrics.psnr(x[:, ~known], truth[:, ~known]) for name, x in guesses.items()}
 
 
 def main(paper: Paper) -> None:
     """All figures, then the page."""
-    machine.keep_memory()
+    process.keep_memory()
     paper.figures.mkdir(parents=True, exist_ok=True)
     images = data.mnist()
     field, weight = toys(paper)
@@ -149,7 +133,7 @@ def main(paper: Paper) -> None:
     single_line, single_run = f"{SINGLE} --minutes {paper.minutes:g} --samples 100", paper.work / "single"
     execute(single_line, single_run)
     shutil.copy(single_run / "samples.png", paper.figures / "single_sigma.png")
-    baseline = judged(quantize(drawn(single_run, paper.n)[-1]), images)
+    baseline = judged(quantize(draw(ncsn.load(single_run), paper.n).samples), images)
     annealed, default, real = quality["annealed"], quality["default"], quality["real"]
 
     near, far = field["relative_error_on_noised_data"], field["relative_error_beyond_distance_2"]
@@ -209,7 +193,7 @@ visible half does not settle the digit, the completions differ. `ncsn inpaint mn
 
 ![The same by moment matching](paper/inpainting_posterior.png)
 
-The same by the posterior's score (moment matching), from 31 evaluations instead of 201. `ncsn inpaint mnist --input 0`
+The same by the posterior's score (moment matching), from 61 evaluations instead of 202. `ncsn inpaint mnist --input 0`
 
 ## Appendix: nearest neighbours
 

@@ -11,18 +11,14 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save
 
-from ncsn import runs
 
-
-def ship(run: Path, folder: Path, name: str) -> None:
+def ship(run: Path, folder: Path) -> None:
     """Write what sampling needs of ``run`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = load_file(run / "model.safetensors")
     half = {k: w.half() if k.startswith("network.") else w for k, w in weights.items()}
     (folder / "model.safetensors").write_bytes(save(half))
-    config = runs.read_config(run)
-    config["settings"]["out"] = f"runs/{name}"  # where it was on one machine is nobody else's concern
-    runs.write_json(folder / "config.json", config)
+    shutil.copy(run / "config.json", folder)
     largest = max(float((w - half[k].float()).abs().max()) for k, w in weights.items())
     size = (folder / "model.safetensors").stat().st_size
     print(f"{folder}: {size / 1e6:.2f} MB, rounded by at most {largest:.1e}")
@@ -31,8 +27,8 @@ def ship(run: Path, folder: Path, name: str) -> None:
 if __name__ == "__main__":
     run, name = Path(sys.argv[1]), sys.argv[2]
     models = Path(__file__).parent.parent / "src" / "ncsn" / "assets" / "models"
-    ship(run, models / name, name)
+    ship(run, models / name)
     if (run / "guide").is_dir():
-        ship(run / "guide", models / name / "guide", name)
+        ship(run / "guide", models / name / "guide")
     shutil.copy(run / "metrics.json", models / name)
     shutil.copy(run / "metrics.jsonl", models / name)

@@ -3,6 +3,11 @@ import os
 # Before torch starts its threads: several test processes on few cores must not spin while they wait.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+from jaxtyping import install_import_hook
+
+# Before any of it is imported: every call of the package is checked against its annotated types and shapes.
+install_import_hook("ncsn", "typechecker.checked")
+
 import hypothesis
 import pytest
 import torch

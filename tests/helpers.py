@@ -1,7 +1,15 @@
 """What several test files need."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
+from jaxtyping import config
 from torch import Tensor
+
+from ncsn.samplers.step import Step
+from ncsn.score import Sigma, expand
 
 
 def z_score(samples: Tensor, expected: float) -> float:
@@ -15,10 +23,28 @@ class GaussianScore:
     def __init__(self, mean: float, std: float) -> None:
         self.mean, self.std = mean, std
 
-    def __call__(self, x: Tensor, sigma: Tensor, /) -> Tensor:
-        sigma = sigma.expand(len(x)).view(-1, *[1] * (x.ndim - 1))
-        return (self.mean - x) / (self.std**2 + sigma**2)
+    def __call__(self, x: Tensor, sigma: Sigma, /) -> Tensor:
+        return (self.mean - x) / (self.std**2 + expand(sigma, x) ** 2)
 
 
-def zero_score(x: Tensor, sigma: Tensor, /) -> Tensor:
+def zero_score(x: Tensor, sigma: Sigma, /) -> Tensor:
     return torch.zeros_like(x)
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """As a user calls the package: shapes are not checked at every call, and what is wrong must be said."""
+    config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", False)
+
+
+def states_of(sampler: Callable[..., Iterator[Step]]) -> Callable[..., Iterator[Tensor]]:
+    """The sampler, of whose steps only the states matter."""
+
+    def follow(*args: Any, **options: Any) -> Iterator[Tensor]:
+        return (step.x for step in sampler(*args, **options))
+
+    return follow

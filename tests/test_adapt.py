@@ -1,77 +1,310 @@
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from helpers import GaussianScore
+from helpers import unchecked
 from torch import Tensor
 
-from ncsn.adapt import from_denoiser, from_diffusers, from_noise_predictor, from_variance_preserving
-from ncsn.samplers import heun
-from ncsn.score import expand, tweedie
+from ncsn.adapt import (
+    Network,
+    Prediction,
+    from_denoiser,
+    from_diffusers,
+    from_flow,
+    from_noise_predictor,
+    from_variance_preserving,
+)
+from ncsn.samplers.flow import heun
+from ncsn.score import Score, Sigma, expand, tweedie
 
-TRUTH = GaussianScore(0.3, 0.7)
-
-
-def test_denoisers_and_noise_predictors_are_scores(generator: torch.Generator) -> None:
-    x, sigma = torch.randn(6, 3, generator=generator), torch.linspace(0.1, 5, 6)
-    denoiser = from_denoiser(lambda x, sigma: tweedie(TRUTH, x, sigma))
-    predictor = from_noise_predictor(lambda x, sigma: -expand(sigma, x) * TRUTH(x, sigma))
-    for score in (denoiser, predictor):
-        torch.testing.assert_close(score(x, sigma), TRUTH(x, sigma), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(score(x, torch.tensor(2.0)), TRUTH(x, torch.tensor(2.0)), rtol=1e-4, atol=1e-4)
-
-
-def test_a_variance_preserving_model_is_asked_at_its_own_scale_and_time(generator: torch.Generator) -> None:
-    alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
-
-    def predictor(x: Tensor, t: Tensor) -> Tensor:  # the exact E[z | x_t] for data from N(0.3, 0.7²)
-        alpha = alphas[t][:, None]
-        total = alpha * 0.7**2 + 1 - alpha
-        return (1 - alpha).sqrt() * (x - alpha.sqrt() * 0.3) / total
-
-    score = from_variance_preserving(predictor, alphas)
-    x = torch.randn(5, 2, generator=generator)
-    for sigma in (0.05, 0.5, 3.0, 50.0):
-        at = torch.tensor(sigma)
-        torch.testing.assert_close(score(x * (1 + sigma), at), TRUTH(x * (1 + sigma), at), rtol=0.02, atol=0.02)
+MEAN, STD = 0.3, 0.7
+ALPHAS = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+SIGMAS = (1 / ALPHAS - 1).sqrt()
 
 
-@pytest.mark.filterwarnings("ignore")  # other people's
-@pytest.mark.parametrize("kind", ["ve", "ddpm"])
-def test_a_model_that_diffusers_saved_is_sampled_offline(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def truth(x: Tensor, sigma: Sigma, /) -> Tensor:
+    """The score of N(0.3, 0.7²) with noise added."""
+    return (MEAN - x) / (STD**2 + expand(sigma, x) ** 2)
+
+
+def exact(prediction: Prediction) -> Network:
+    """What a model of N(0.3, 0.7²) predicts, at whole times and between them."""
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        assert t.min() >= 0
+        assert t.max() <= 999
+        sigma = torch.from_numpy(np.exp(np.interp(t, np.arange(1000), SIGMAS.log()))).to(x)[:, None]
+        alpha, beta = 1 / (1 + sigma**2).sqrt(), sigma / (1 + sigma**2).sqrt()
+        noise = beta * (x - alpha * MEAN) / (alpha**2 * STD**2 + beta**2)
+        data = (x - beta * noise) / alpha
+        return {"epsilon": noise, "v_prediction": alpha * noise - beta * data, "sample": data}[prediction]
+
+    return predict
+
+
+def exact_velocity(x: Tensor, t: Tensor) -> Tensor:
+    """E[z − x₀ | x_t] for data from N(0.3, 0.7²) and x_t = (1 − t)·x₀ + t·z."""
+    t = t[:, None]
+    gain = (x - (1 - t) * MEAN) / ((1 - t) ** 2 * STD**2 + t**2)
+    return t * gain - (MEAN + (1 - t) * STD**2 * gain)
+
+
+def exact_velocity_to_the_data(x: Tensor, t: Tensor) -> Tensor:
+    """E[x₀ − z | x_t] for x_t = (1 − t)·z + t·x₀, as in the papers."""
+    t = t[:, None]
+    gain = (x - t * MEAN) / (t**2 * STD**2 + (1 - t) ** 2)
+    return MEAN + t * STD**2 * gain - (1 - t) * gain
+
+
+EXACT: dict[str, Score] = {
+    "denoiser": from_denoiser(lambda x, sigma: tweedie(truth, x, sigma)),
+    "noise": from_noise_predictor(lambda x, sigma: -sigma[:, None] * truth(x, sigma)),
+    "flow": from_flow(exact_velocity),
+    "flow to the data": from_flow(lambda x, t: -exact_velocity_to_the_data(x, 1 - t)),
+    "epsilon": from_variance_preserving(exact("epsilon"), ALPHAS),
+    "v": from_variance_preserving(exact("v_prediction"), ALPHAS, prediction_type="v_prediction"),
+    "sample": from_variance_preserving(exact("sample"), ALPHAS, prediction_type="sample"),
+}
+
+
+@pytest.mark.parametrize("score", EXACT.values(), ids=EXACT.keys())
+def test_an_exact_model_is_the_exact_score(score: Score, generator: torch.Generator) -> None:
+    sigmas = torch.tensor([0.0101, 0.011, 0.0125, 0.5, 3.0, 150.0], dtype=torch.float64)
+    noise = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    x = MEAN + (STD**2 + sigmas[:, None] ** 2).sqrt() * noise
+    torch.testing.assert_close(score(x, sigmas), truth(x, sigmas), rtol=1e-8, atol=0)
+    for sigma in (0.011, 3.0):  # one noise level for all: a number, or a tensor of any type
+        expected = truth(x, sigma)
+        torch.testing.assert_close(score(x, sigma), expected, rtol=1e-8, atol=0)
+        torch.testing.assert_close(score(x, torch.tensor(sigma)), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("score", EXACT.values(), ids=EXACT.keys())
+def test_no_tensor_is_made_on_the_default_device(score: Score) -> None:
+    x = torch.tensor([[0.1], [2.0]])
+    with torch.device("meta"):
+        actual = score(x, 0.8)
+    torch.testing.assert_close(actual, truth(x, 0.8))
+
+
+@pytest.mark.parametrize("score", EXACT.values(), ids=EXACT.keys())
+def test_an_exact_model_follows_the_probability_flow(score: Score) -> None:
+    ladder = torch.logspace(1, -1, 60, dtype=torch.float64)
+    start = torch.linspace(-20, 20, 5, dtype=torch.float64)[:, None]
+    *_, last = heun(score, start, ladder, denoise=False)
+    expected = MEAN + (start - MEAN) * ((STD**2 + 0.1**2) / (STD**2 + 10**2)) ** 0.5
+    torch.testing.assert_close(last.x, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_bfloat16_does_not_blur_the_time() -> None:
+    asked: list[Tensor] = []
+
+    def predictor(x: Tensor, t: Tensor) -> Tensor:
+        asked.append(t)
+        return x
+
+    from_variance_preserving(predictor, ALPHAS)(torch.ones(1, 2, dtype=torch.bfloat16), 32.0)
+    expected = np.interp(np.log(32.0), SIGMAS.log(), np.arange(1000))
+    torch.testing.assert_close(asked[0], torch.tensor([expected], dtype=torch.float32), rtol=0, atol=0.01)
+
+
+def test_below_the_least_noise_level_the_score_is_the_one_at_that_level() -> None:
+    x = torch.linspace(-1, 1, 4)[:, None]
+    score = from_variance_preserving(exact("epsilon"), ALPHAS)
+    with pytest.warns(UserWarning, match=r"sigma is 0\.004; the model knows 0\.01 to 157\.4") as said:
+        actual = score(x, torch.tensor([0.02, 0.004, 0.02, 0.003]))
+    assert len(said) == 1
+    torch.testing.assert_close(actual, truth(x, torch.tensor([0.02, 0.01, 0.02, 0.01])), rtol=1e-4, atol=1e-4)
+    score(x, 0.001)  # says it once: pytest makes a second warning an error
+
+
+def test_above_the_largest_noise_level_the_network_is_asked_at_its_last_time() -> None:
+    sigma, largest = 1000.0, float(SIGMAS[-1])
+    x = torch.linspace(-2000, 2000, 4, dtype=torch.float64)[:, None]
+    with pytest.warns(UserWarning, match=r"sigma is 1000; the model knows 0\.01 to 157\.4"):
+        actual = from_variance_preserving(exact("epsilon"), ALPHAS)(x, sigma)
+    seen = x / (1 + sigma**2) ** 0.5 * (1 + largest**2) ** 0.5
+    torch.testing.assert_close(actual, -largest * (seen - MEAN) / (STD**2 + largest**2) / sigma)
+    torch.testing.assert_close(actual, truth(x, sigma), rtol=0.01, atol=0)
+
+
+def test_rounding_is_not_outside() -> None:
+    score = from_variance_preserving(exact("epsilon"), ALPHAS.float())  # whose least σ is 0.0100005
+    x = torch.ones(1, 1)
+    torch.testing.assert_close(score(x, 0.01), truth(x, 0.01), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("alphas", [[0.9], [0.9, 0.95], [1.0, 0.5], [0.9, 0.0], [], [[0.9, 0.5]], [0.9, float("nan")]])
+def test_other_alphas_are_refused(alphas: list[float]) -> None:
+    with (
+        unchecked(),
+        pytest.raises(ValueError, match=r"alphas has shape .* allowed are at least two numbers that descend strictly"),
+    ):
+        from_variance_preserving(exact("epsilon"), torch.tensor(alphas))
+
+
+def test_another_prediction_is_refused() -> None:
+    with unchecked(), pytest.raises(ValueError, match="is 'eps'; allowed are epsilon, v_prediction, sample"):
+        from_variance_preserving(exact("epsilon"), ALPHAS, prediction_type="eps")  # type: ignore[arg-type]
+
+
+# Models in diffusers' folders.
+
+TABLED = [
+    "DDPM",
+    "DDPMParallel",
+    "DDIM",
+    "DDIMParallel",
+    "DDIMInverse",
+    "PNDM",
+    "EulerDiscrete",
+    "EulerAncestralDiscrete",
+    "HeunDiscrete",
+    "LMSDiscrete",
+    "KDPM2Discrete",
+    "KDPM2AncestralDiscrete",
+    "DPMSolverMultistep",
+    "DPMSolverMultistepInverse",
+    "DPMSolverSinglestep",
+    "DEISMultistep",
+    "UniPCMultistep",
+    "SASolver",
+    "RePaint",
+]
+BETAS: dict[str, object] = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+X = torch.linspace(-2, 2, 32).view(2, 1, 4, 4)
+
+
+Save = Callable[..., tuple[str, Network, Tensor]]
+
+
+@pytest.fixture
+def save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Save:
+    """A model as diffusers saves it: its folder, what its network says, and its scheduler's table (empty for none)."""
     diffusers = pytest.importorskip("diffusers")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
-    shape = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 8), "norm_num_groups": 4}
-    embedding = "fourier" if kind == "ve" else "positional"
-    network = diffusers.UNet2DModel(layers_per_block=1, time_embedding_type=embedding, **shape, **blocks)
-    if kind == "ve":
-        pipeline = diffusers.ScoreSdeVePipeline(network, diffusers.ScoreSdeVeScheduler())
-    else:
-        pipeline = diffusers.DDPMPipeline(network, diffusers.DDPMScheduler())
-    pipeline.save_pretrained(tmp_path / "model")
-    score = from_diffusers(str(tmp_path / "model"))
-    x, sigma = torch.randn(2, 1, 8, 8), torch.tensor(0.8)
-    network = network.eval()
-    if kind == "ve":
-        expected = network(x, sigma.expand(2)).sample
-    else:
-        alphas = pipeline.scheduler.alphas_cumprod
-        time = (((1 - alphas) / alphas).sqrt() / 0.8).log().abs().argmin()
-        expected = -network(x / (1 + 0.8**2) ** 0.5, time).sample / 0.8
-    torch.testing.assert_close(score(x, sigma), expected.detach())
-    *_, drawn = heun(score, 5 * x, torch.tensor([5.0, 1.0, 0.1]))
-    assert drawn.isfinite().all()
+
+    def save(name: str, unet: Mapping[str, object] | None = None, **settings: object) -> tuple[str, Network, Tensor]:
+        torch.manual_seed(0)
+        blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "layers_per_block": 1}
+        shape = {"sample_size": 4, "in_channels": 1, "out_channels": 1}
+        width = {"block_out_channels": (8,), "norm_num_groups": 4, "num_train_timesteps": 1000}
+        network = diffusers.UNet2DModel(**(blocks | shape | width | dict(unet or {}))).eval().requires_grad_(False)
+        scheduler = getattr(diffusers, f"{name}Scheduler")(**settings)
+        diffusers.DDPMPipeline(network, scheduler).save_pretrained(tmp_path)
+        return str(tmp_path), lambda x, t: network(x, t).sample, getattr(scheduler, "alphas_cumprod", torch.empty(0))
+
+    return save
+
+
+def time_of(sigma: float, alphas: Tensor) -> Tensor:
+    """The time with a fraction, by numpy: linear in ln σ between whole times."""
+    table = (1 / alphas.double() - 1).sqrt().log().numpy()
+    return torch.tensor(np.interp(np.log(sigma), table, np.arange(len(table))), dtype=torch.float32)
 
 
 @pytest.mark.filterwarnings("ignore")  # other people's
-def test_other_models_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("learned", [False, True], ids=["fixed variance", "learned variance"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_a_ddpm_in_a_folder(prediction: str, learned: bool, save: Save) -> None:
+    path, network, alphas = save(
+        "DDPM",
+        unet={"out_channels": 2 if learned else 1},
+        variance_type="learned_range" if learned else "fixed_small",
+        prediction_type=prediction,
+    )
+    sigma = 0.75  # √(1 + σ²) = 1.25, √ᾱ = 0.8, √(1 − ᾱ) = 0.6
+    answer = network(0.8 * X, time_of(sigma, alphas))[:, :1]
+    denoised = {
+        "epsilon": X - 0.75 * answer,
+        "v_prediction": 0.8 * (0.8 * X) - 0.6 * answer,
+        "sample": answer,
+    }[prediction]
+    torch.testing.assert_close(from_diffusers(path)(X, sigma), (denoised - X) / sigma**2, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", TABLED)
+def test_every_scheduler_with_a_table_is_the_same_score(name: str, save: Save) -> None:
+    path, network, alphas = save(name, **BETAS)
+    answer = network(0.8 * X, time_of(0.75, alphas))
+    torch.testing.assert_close(from_diffusers(path)(X, 0.75), -answer / 0.75, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["DDIM", "EulerDiscrete"])  # one has 0 at the end of its table, the other 2⁻²⁴
+def test_a_model_that_was_trained_down_to_no_signal(name: str, save: Save) -> None:
+    path, network, alphas = save(name, rescale_betas_zero_snr=True, prediction_type="v_prediction", **BETAS)
+    score = from_diffusers(path)
+    table = (1 / alphas - 1).sqrt()
+    sigma = float(table[997])
+    denoised = 0.001 * X - network(0.001 * X * sigma, torch.tensor(997.0))
+    torch.testing.assert_close(score(0.001 * X * sigma**2, sigma) * sigma, -0.001 * X * sigma + denoised / sigma)
+    with pytest.warns(UserWarning, match=re.escape(f"to {table[998]:.4g}: below")):
+        score(X, 1e5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete"])
+def test_a_flow_in_a_folder(name: str, save: Save) -> None:
+    path, network, _ = save(name, num_train_timesteps=500, shift=3.0)
+    velocity = network(0.8 * X, torch.tensor(0.2 * 500))  # σ = 0.25: t = 0.2, x_t = 0.8·x
+    denoised = 0.8 * X - 0.2 * velocity
+    torch.testing.assert_close(from_diffusers(path)(X, 0.25), (denoised - X) / 0.25**2, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_variance_exploding_model_is_a_score_already(save: Save) -> None:
+    path, network, _ = save("ScoreSdeVe", {"time_embedding_type": "fourier"})
+    score = from_diffusers(path)
+    for sigma in (0.8, torch.tensor(0.8), torch.tensor([0.8, 0.8])):
+        torch.testing.assert_close(score(X, sigma), network(X, torch.tensor([0.8, 0.8])))
+    with torch.device("meta"):
+        assert score(X, 0.8).device == X.device
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "unet", "settings"),
+    [
+        ("DDPM", {"out_channels": 2}, {}),
+        ("DDPM", {}, {"variance_type": "learned"}),
+        ("DDPM", {"num_class_embeds": 10}, {}),
+        ("DDPM", {"time_embedding_type": "learned"}, {}),
+        ("EulerDiscrete", {}, {"timestep_type": "continuous", "prediction_type": "v_prediction"}),
+        ("UniPCMultistep", {}, {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}),
+        ("FlowMatchEulerDiscrete", {}, {"invert_sigmas": True}),
+        ("DDIM", {}, {"prediction_type": "noise"}),
+        ("EDMEuler", {}, {"prediction_type": "v_prediction"}),
+        ("LCM", {}, {"prediction_type": "epsilon"}),
+    ],
+)
+def test_other_models_are_refused(name: str, unet: dict[str, object], settings: dict[str, object], save: Save) -> None:
+    path, _, _ = save(name, unet, **settings)
+    with pytest.raises(
+        ValueError, match=rf"a UNet2DModel with a {name}Scheduler, .*; allowed are a UNet2DModel"
+    ) as error:
+        from_diffusers(path)
+    for key, value in (unet | settings).items():
+        assert f"'{key}': {value!r}" in str(error.value)
+    assert "prediction_type epsilon, v_prediction or sample" in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_another_network_is_refused(tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
-    network = diffusers.UNet2DModel(block_out_channels=(8,), norm_num_groups=4, layers_per_block=1, **blocks)
-    diffusers.DDPMPipeline(network, diffusers.PNDMScheduler()).save_pretrained(tmp_path / "model")
-    with pytest.raises(ValueError, match="allowed are ScoreSdeVe"):
-        from_diffusers(str(tmp_path / "model"))
+    network = diffusers.UNet1DModel(block_out_channels=(32, 32, 64))
+    diffusers.DDPMPipeline(network, diffusers.PNDMScheduler()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"a UNet1DModel with a PNDMScheduler, .*'prediction_type': 'epsilon'"):
+        from_diffusers(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    for folder in (tmp_path, tmp_path / "none", "google/ddpm-cifar10-32"):
+        with pytest.raises(ValueError, match=f"^{folder} holds no model_index.json; a folder from"):
+            from_diffusers(folder)

@@ -2,39 +2,37 @@ import json
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ncsn import cli, console, evaluation, runs
+import ncsn
+from ncsn import cli, console, data, evaluation, storage
 from ncsn.networks import UNet
+from ncsn.pixels import quantize
+from ncsn.preconditioning import ScoreModel
 from ncsn.recipe import Recipe
-from ncsn.score import ScoreModel
-from ncsn.settings import SamplerName
+from ncsn.samplers.methods import METHODS
+from ncsn.sampling import Sampling
 
 RECIPE = Recipe(
     network="UNet",
     arguments={"image_channels": 1, "channels": (8, 8), "blocks": 1, "features": 8},
     shape=(1, 28, 28),
-    sigma_max=5.0,
-    sigma_min=0.01,
-    sampler="dpmpp-sde",
-    levels=5,
-    steps=1,
-    eps=5e-5,
+    sampling=Sampling(sigma_max=5.0, sigma_min=0.01, sampler="dpmpp-sde", levels=5, steps=1, eps=5e-5),
 )
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
-    runs.claim(folder)
-    runs.write_config(folder, "images", {"dataset": "mnist"}, RECIPE)
-    runs.save_model(folder, ScoreModel(UNet(1, (8, 8), 1, 8), 0.13, 0.31))
+    storage.claim(folder)
+    storage.write_config(folder, "images", {"dataset": "mnist"}, RECIPE)
+    storage.write_model(folder, ScoreModel(UNet(1, (8, 8), 1, 8), 0.13, 0.31))
     return folder
 
 
@@ -62,12 +60,12 @@ def test_sample_writes_bytes_and_the_same_for_the_same_seed(run: Path, tmp_path:
 
 
 def test_sample_draws_a_grid_with_every_sampler(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for sampler in get_args(SamplerName):
+    for sampler in METHODS:
         path = tmp_path / f"{sampler}.png"
-        cli.main(["sample", str(run), "-n", "9", "--sampler", sampler, "--levels", "4", "--out", str(path)])
-        evaluations = {"annealed": 6, "langevin": 6, "pc": 8, "heun": 8, "edm": 8}.get(
-            sampler, 5
-        )  # one for the start's mean
+        few = ["--steps", "4"] if sampler == "langevin" else ["--steps", "1", "--levels", "4"]
+        cli.main(["sample", str(run), "-n", "9", "--sampler", sampler, *few, "--out", str(path)])
+        # One of them is for the start's mean.
+        evaluations = {"annealed": 6, "langevin": 6, "pc": 8, "heun": 8, "edm": 8}.get(sampler, 5)
         assert f"by {sampler}, {evaluations} evaluations each" in capsys.readouterr().out
         with Image.open(path) as image:
             assert image.size == (8 * 30 * 2, 2 * 30 * 2)
@@ -89,7 +87,25 @@ def test_the_model_in_the_package_draws_digits_at_once(tmp_path: Path, monkeypat
         assert grid.size == (8 * 30 * 2, 8 * 30 * 2)
     cli.main(["sample", "mnist", "-n", "200", "--out", "digits.npz"])
     digits = torch.from_numpy(np.load("digits.npz")["samples"])
-    assert evaluation.judge(evaluation.load_classifier(), digits).confident > 0.85  # measured: see the README
+    # A model that draws eights alone is confident too: what it draws must be as near to real digits as they are to
+    # each other.  Measured over 200: 5.0, where as many held-out digits score 4.6 and pure eights over 100.
+    found = evaluation.evaluate(digits, data.mnist())
+    assert found.metrics["confident"].generated > 0.85
+    assert found.metrics["frechet_distance"].generated < 2 * found.metrics["frechet_distance"].real
+    assert found.metrics["class_variation"].generated < 0.2
+
+
+def test_a_run_in_python_draws_the_very_images_of_the_command(run: Path, tmp_path: Path) -> None:
+    for sampler in ("dpmpp-sde", "heun"):
+        path = tmp_path / f"{sampler}.npz"
+        cli.main(["sample", str(run), "-n", "6", "--seed", "3", "--sampler", sampler, "--out", str(path)])
+        x = ncsn.load(run).sample(6, seed=3, sampler=sampler)
+        assert np.array_equal(np.load(path)["samples"], quantize(x).numpy())
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"ncsn {version('ncsn')}\n"
 
 
 def test_samples_do_not_depend_on_the_batch_size(run: Path, tmp_path: Path) -> None:
@@ -136,7 +152,9 @@ def test_a_measurement_from_a_file_is_taken_as_it_is(
     assert "give --overwrite" in one_line(capsys, "denoise", str(run), "--out", str(tmp_path / "page.png"))
     assert "0 to 9999" in one_line(capsys, "denoise", str(run), "--input", "10000", "--out", str(tmp_path / "b.png"))
     assert "factor is 3" in one_line(capsys, "superres", str(run), "--factor", "3", "--out", str(tmp_path / "b.png"))
-    assert "noise above 0" in one_line(capsys, "deblur", str(run), "--noise", "0", "--out", str(tmp_path / "b.png"))
+    assert "noise is 0.0; it must be above 0" in one_line(
+        capsys, "deblur", str(run), "--noise", "0", "--out", str(tmp_path / "b.png")
+    )
 
 
 def test_interpolation_draws_walks(run: Path, tmp_path: Path) -> None:
@@ -169,7 +187,7 @@ def test_mistakes_are_one_line_that_names_them(run: Path, tmp_path: Path, capsys
     assert "invalid choice 'hmc'" in one_line(capsys, "sample", str(run), "--sampler", "hmc")
     assert "n is 0" in one_line(capsys, "sample", str(run), "-n", "0")
     assert "'many'" in one_line(capsys, "sample", str(run), "-n", "many")
-    assert "allowed are .png, .gif and .npz" in one_line(capsys, "sample", str(run), "--out", "x.jpg")
+    assert "allowed: .png, .gif and .npz" in one_line(capsys, "sample", str(run), "--out", "x.jpg")
     assert "--foo" in one_line(capsys, "sample", str(run), "--foo")
     Path(out).write_text("precious")
     assert "give --overwrite" in one_line(capsys, "sample", str(run), "--out", out)
@@ -189,12 +207,11 @@ def test_help_answers_before_torch_is_loaded() -> None:
 
 
 def test_public_names_are_all_there() -> None:
-    import ncsn
-
-    assert all(getattr(ncsn, name) is not None for name in ncsn.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        ncsn.nothing  # noqa: B018
+    assert all(getattr(ncsn, name) is not None for name in dir(ncsn))
+    assert {"load", "fit", "Run", "annealed_langevin", "State"} <= set(dir(ncsn))
+    with pytest.raises(AttributeError, match="nothing"):
+        ncsn.nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_bar_passes_everything_on() -> None:
-    assert list(console.bar(iter(range(5)), 5, "x")) == [0, 1, 2, 3, 4]
+    assert list(console.bar(iter(range(5)), "x", total=5)) == [0, 1, 2, 3, 4]

@@ -51,13 +51,23 @@ def test_batches_resume_from_the_generator_alone() -> None:
     state, expected = g.get_state(), next(stream)
     again = torch.Generator()
     again.set_state(state)
-    assert torch.equal(next(batches(data, 8, generator=again)), expected)
+    assert torch.equal(next(batches(data, 8, generator=again)).x, expected.x)
 
 
 def test_real_batches_are_left_alone(generator: torch.Generator) -> None:
     data = torch.randn(10, 2, generator=generator)
     batch = next(batches(data, 4, generator=generator))
-    assert all(bool((row == data).all(1).any()) for row in batch)
+    assert all(bool((row == data).all(1).any()) for row in batch.x)
+    assert batch.label is None
+
+
+def test_a_batch_has_the_class_of_each_example(generator: torch.Generator) -> None:
+    """The class is written into the example: 10 times it, in whatever order they come."""
+    labels = torch.arange(50) % 7
+    batch = next(batches(10.0 * labels[:, None], 40, labels, generator=generator))
+    assert batch.label is not None
+    assert torch.equal(batch.x[:, 0], 10.0 * batch.label)
+    assert len(set(batch.label.tolist())) > 4
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_bad_arguments_are_refused() -> None:
 
 
 def test_the_command_line_offers_every_toy() -> None:
-    from ncsn.settings import Toy
+    from ncsn.experiments.settings import Toy
 
     assert set(get_args(get_type_hints(Toy)["generator"])) == set(TOYS)
 
@@ -104,3 +104,50 @@ def test_the_command_line_offers_every_toy() -> None:
 def test_toys_are_distributions() -> None:
     toys: list[Distribution] = [make() for make in TOYS.values()]
     assert all(toy.sample(3).shape == (3, 2) for toy in toys)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "rho"),
+    [(1e-3, 1e-9), (1e-3, 2e-3), (1e-3, 5e-3), (1e-3, 0.01), (0.02, 0.01), (0.02, 0.2), (0.3, 1e-6), (2.0, 1.0)],
+)
+def test_the_ring_is_right_near_its_centre(sigma: float, rho: float) -> None:
+    """Against an integral over a fine grid of angles and radii, below 0 too, in logarithms and double precision."""
+    ring, std = Ring(1.0, 0.15), 0.15
+    total = std**2 + sigma**2
+    centre, reach = sigma**2 / total, rho + 10 * std * sigma / total**0.5
+    radius = torch.linspace(centre - reach, centre + reach, 801, dtype=torch.float64)[:, None]
+    angle = torch.arange(720, dtype=torch.float64) / 720 * 2 * math.pi
+    x = torch.tensor([[rho, 0.0]], dtype=torch.float64, requires_grad=True)
+    gap = (x[0, 0] - radius * angle.cos()).square() + (radius * angle.sin()).square()
+    logs = -gap / (2 * sigma**2) - (radius - 1.0).square() / (2 * std**2)
+    density = logs.flatten().logsumexp(0) + math.log(2 * reach / 800 / 720)
+    expected = density - math.log(2 * math.pi * sigma**2) - math.log(2 * math.pi * std**2) / 2
+    (gradient,) = torch.autograd.grad(density, x)
+    torch.testing.assert_close(ring(x.detach(), sigma), gradient, rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(ring.log_prob(x.detach(), sigma)[0], expected.detach(), rtol=1e-10, atol=1e-9)
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 0.1, 1.0])
+def test_the_ring_at_its_centre_is_smooth(sigma: float) -> None:
+    """There the score is 0, and its derivative (⟨r²⟩/(2σ⁴) − 1/σ²)·I, r ~ N(R, s²) e^(−r²/2σ²)."""
+    ring = Ring(5.0, 0.1)
+    x = torch.zeros(1, 2, dtype=torch.float64)
+    assert torch.equal(ring(x, sigma), x)
+    jacobian = torch.autograd.functional.jacobian(lambda y: ring(y, sigma)[0], x)  # type: ignore[no-untyped-call]
+    total = 0.1**2 + sigma**2
+    square = (5.0 * sigma**2 / total) ** 2 + 0.1**2 * sigma**2 / total
+    assert isinstance(jacobian, torch.Tensor)
+    torch.testing.assert_close(jacobian[:, 0], (square / (2 * sigma**4) - 1 / sigma**2) * torch.eye(2).double())
+    if sigma == 1.0:
+        assert float(jacobian[0, 0, 0]) == pytest.approx(11.26, abs=0.1)
+    y = x.clone().requires_grad_()
+    assert torch.equal(torch.autograd.grad(ring.log_prob(y, sigma).sum(), y)[0], x)
+
+
+@names
+def test_noise_levels_may_be_numbers_and_of_any_type(name: str, generator: torch.Generator) -> None:
+    truth = TOYS[name]()
+    x = truth.sample(50, generator=generator)
+    for sigma in (torch.tensor(0.5), torch.tensor(0.5, dtype=torch.float64), torch.full((50,), 0.5)):
+        assert torch.equal(truth(x, sigma), truth(x, 0.5))
+        assert torch.equal(truth.log_prob(x, sigma), truth.log_prob(x, 0.5))

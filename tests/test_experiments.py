@@ -2,12 +2,13 @@
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from ncsn.settings import Images
+from ncsn.data import Images as Pictures
+from ncsn.experiments.images import Study, recipes, resolve
+from ncsn.experiments.settings import ImageJob, Images, ResolvedImages
 
 ROOT = Path(__file__).parent.parent
 TINY = "--channels 8 8 --blocks 1 --batch-size 16 --levels 6 --langevin-steps 1 --samples 9 --no-compile"
@@ -77,6 +80,7 @@ def test_mnist_writes_all_it_promises_and_the_same_bytes_for_the_same_seed(tmp_p
     names = {p.name for p in runs[0].iterdir()}
     assert names >= {
         "samples.png",
+        "samples_annealed.png",
         "evolution.png",
         "evolution.gif",
         "loss.png",
@@ -86,6 +90,7 @@ def test_mnist_writes_all_it_promises_and_the_same_bytes_for_the_same_seed(tmp_p
     assert names >= {"config.json", "model.safetensors", "checkpoint.pt", "guide"}
     for name in (
         "samples.png",
+        "samples_annealed.png",
         "evolution.gif",
         "model.safetensors",
         "guide/model.safetensors",
@@ -110,14 +115,75 @@ def test_mnist_writes_all_it_promises_and_the_same_bytes_for_the_same_seed(tmp_p
     assert np.load(tmp_path / "s.npz")["samples"].shape == (4, 1, 28, 28)
 
 
+def pictures(*, labels: bool = False) -> Pictures:
+    train = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
+    return Pictures(train, train, train, torch.arange(20) % 4 if labels else None)
+
+
+def resolved(**given: Any) -> ResolvedImages:
+    return resolve(Images(**given), pictures(), torch.device("cpu"))
+
+
 def test_width_and_batch_suit_the_machine_unless_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    fitted, cpu = runpy.run_path(str(ROOT / "training_MNIST.py"))["fitted"], torch.device("cpu")
     for fast, widths, batch in ((True, (64, 128), 128), (False, (32, 64), 64)):
         monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _, fast=fast: fast)
-        assert fitted(Images(), cpu) == Images(channels=widths, batch_size=batch)
-        assert fitted(Images(minutes=30), cpu).channels == (64, 128)
-        assert fitted(Images(channels=(8, 8)), cpu) == Images(channels=(8, 8), batch_size=batch)
-        assert fitted(Images(network="refinenet"), cpu).channels == (64,)
+        assert (resolved().channels, resolved().batch_size) == (widths, batch)
+        assert resolved(steps=5).channels == widths
+        assert resolved(minutes=29.0).channels == widths
+        assert resolved(minutes=30.0).channels == (64, 128)
+        assert (resolved(channels=(8, 8)).channels, resolved(channels=(8, 8)).batch_size) == ((8, 8), batch)
+        assert resolved(batch_size=5).batch_size == 5
+        assert resolved(network="refinenet").channels == (64,)
+
+
+def test_nothing_is_left_open_when_settings_are_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _: True)
+    default = resolved()
+    assert (default.minutes, default.steps) == (10, None)
+    assert (default.levels, default.langevin_steps, default.guidance, default.eps) == (30, 1, 2.0, 5e-5)
+    assert default.job.out == Path("runs/mnist")
+    annealed = resolved(sampler="annealed", steps=7)
+    assert (annealed.minutes, annealed.steps) == (None, 7)
+    assert (annealed.levels, annealed.langevin_steps, annealed.guidance) == (100, 2, 1.0)
+    given = resolved(levels=9, guidance=1.5, eps=1e-5, sampler="annealed", langevin_steps=4, dataset="some/where")
+    assert (given.levels, given.guidance, given.eps, given.langevin_steps) == (9, 1.5, 1e-5, 4)
+    assert given.job.out == Path("runs/where")
+
+
+def test_the_guide_is_half_as_wide_and_there_is_none_without_guidance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _: True)
+    recipe, guide = recipes(resolved(channels=(24, 1)), pictures())
+    assert recipe.arguments == {"image_channels": 1, "channels": (24, 1), "blocks": 2, "features": 24}
+    assert guide is not None
+    assert guide.arguments == {"image_channels": 1, "channels": (12, 1), "blocks": 1, "features": 12}
+    assert (recipe.sampling.guidance, guide.sampling.guidance) == (2, 1)
+    assert recipes(resolved(guidance=1.0), pictures())[1] is None
+    told = replace(resolved(), classes=True)
+    recipe, guide = recipes(told, pictures(labels=True))
+    assert guide is not None
+    assert (recipe.classes, guide.classes) == (4, 0)
+    refinenet, _ = recipes(resolved(network="refinenet-v2", channels=(16,)), pictures())
+    assert (refinenet.network, refinenet.preconditioning) == ("NCSNv2", "scaled")
+    assert refinenet.arguments == {"image_channels": 1, "width": 16}
+    with pytest.raises(ValueError, match="has no classes"):
+        resolved(classes=True)
+
+
+def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn(tmp_path: Path) -> None:
+    def study(**given: Any) -> Study:
+        return Study.of(
+            Images(channels=(8,), job=ImageJob(out=tmp_path / str(len(given)), overwrite=True), **given), pictures()
+        )
+
+    whole, guide = study(minutes=20.0).budgets()
+    assert whole.seconds is not None
+    assert guide.seconds is not None
+    assert whole.seconds + guide.seconds == pytest.approx(1200 - 30, abs=5)  # but for what has passed
+    assert guide.seconds == pytest.approx(whole.seconds / 19)
+    short, _ = study(minutes=1.0, guidance=1.0).budgets()
+    assert short.seconds == pytest.approx(60 - 3, abs=5)
+    whole, guide = study(steps=101).budgets()
+    assert (whole.steps, guide.steps) == (101, 11)
 
 
 def test_mnist_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
@@ -191,7 +257,7 @@ def test_classes_are_learned_and_drawn(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("proposal", ["loguniform", "geometric"])
 def test_other_proposals_and_samplers_train(proposal: str, tmp_path: Path) -> None:
-    options = f"--proposal {proposal} --sampler langevin --steps 3"
+    options = f"--proposal {proposal} --sampler langevin --langevin-steps 6 --steps 3"
     succeed("training_MNIST.py", f"{TINY} {options} --out {tmp_path}/run")
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["nfe"] == 8
 
@@ -213,8 +279,8 @@ def test_noise_levels_from_the_data_are_explained_and_used(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "the largest distance between two examples" in done.stdout
     recipe = json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]
-    assert 5 < recipe["sigma_max"] < 25
-    assert recipe["steps"] == 5
+    assert 5 < recipe["sampling"]["sigma_max"] < 25
+    assert recipe["sampling"]["steps"] == 5
 
 
 def test_a_diverging_run_stops_and_names_the_step(tmp_path: Path) -> None:
@@ -231,7 +297,8 @@ def test_a_diverging_run_stops_and_names_the_step(tmp_path: Path) -> None:
         ("training_toy.py", "--generator torus", "invalid choice 'torus'"),
         ("training_toy.py", "--steps 0", "steps is 0"),
         ("training_toy.py", "--eps 1", "eps is 1.0, steps is 75; allowed are 0 < eps < 0.04"),
-        ("training_MNIST.py", "--eps -1", "allowed are 0 < eps < 0.0004"),
+        ("training_MNIST.py", "--sampler annealed --eps 1", "allowed are 0 < eps < 0.0004"),
+        ("training_MNIST.py", "--eps -1", "eps is -1.0"),
         ("training_toy.py", "--sigma-min -1", "allowed is sigma_max >= sigma_min > 0"),
         ("training_MNIST.py", "--minutes -1", "minutes is -1.0; it must be positive"),
         ("training_MNIST.py", "--steps 0", "steps is 0; it must be positive"),
@@ -242,7 +309,7 @@ def test_a_diverging_run_stops_and_names_the_step(tmp_path: Path) -> None:
         pytest.param(
             "training_MNIST.py",
             "--device cuda",
-            "allowed are cpu and auto",
+            "there are auto, cpu here",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
         ("training_MNIST.py", "--guidance 0.5", "guidance is 0.5; it must be at least 1"),

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ncsn.networks import MLP, RefineNet, UNet
-from ncsn.networks.refinenet import InstanceNormPlus
+from ncsn.networks import MLP, NCSN, UNet
 from ncsn.networks.unet import ChannelNorm, Convolution
 
 
@@ -14,7 +13,8 @@ def networks() -> list[tuple[nn.Module, tuple[int, ...]]]:
     return [
         (MLP(3, width=16, layers=2), (3,)),
         (UNet(2, channels=(8, 16), blocks=1, features=16), (2, 12, 8)),
-        (RefineNet(2, width=4, features=8), (2, 12, 8)),
+        (NCSN(2, width=4, features=8), (2, 12, 8)),
+        (NCSN(2, width=4, sigmas=(1.0, 10.0)), (2, 12, 8)),
     ]
 
 
@@ -68,30 +68,6 @@ def test_mlp_refuses_empty_parts() -> None:
         MLP(2, width=0)
 
 
-def test_refinenet_of_the_second_paper_is_not_told_the_noise_level() -> None:
-    network, x = RefineNet(1, width=4, features=0), torch.randn(2, 1, 8, 8)
-    nn.init.normal_(network.head.weight)
-    assert torch.equal(network(x, torch.zeros(2)), network(x, torch.ones(2)))
-    with pytest.raises(ValueError, match="multiples of 2"):
-        network(torch.zeros(1, 1, 7, 8), torch.zeros(1))
-    with pytest.raises(ValueError, match="width is 0"):
-        RefineNet(1, width=0)
-
-
-def test_instance_norm_plus_keeps_the_channels_means_apart() -> None:
-    """Channel means come back as (μ_k − m)/v: two pictures of other overall colour stay different."""
-    norm, x = InstanceNormPlus(3, 0), torch.randn(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    x = x - x.mean((2, 3), keepdim=True) + torch.tensor([1.0, 2.0, 6.0])[:, None, None]
-    means = norm(x, torch.zeros(1)).mean((2, 3))[0]
-    expected = (torch.tensor([1.0, 2.0, 6.0]) - 3) / torch.tensor([1.0, 2.0, 6.0]).std(unbiased=False)
-    torch.testing.assert_close(means, expected, rtol=1e-3, atol=1e-4)
-
-
-def test_refinenet_has_the_size_of_the_original() -> None:
-    """The papers' network for CIFAR-10 (width 128) has about 30 million weights."""
-    assert 25e6 < sum(p.numel() for p in RefineNet(3, width=128, features=0).parameters()) < 35e6
-
-
 def test_classes_matter_once_trained_and_minus_one_is_none() -> None:
     torch.manual_seed(0)
     network, x, c = UNet(1, (8,), 1, 8, classes=3), torch.randn(2, 1, 4, 4), torch.zeros(2)
@@ -102,14 +78,3 @@ def test_classes_matter_once_trained_and_minus_one_is_none() -> None:
     assert torch.equal(a[1], b[1])
     torch.testing.assert_close(network(x, c, torch.tensor([-1, -1])), network(x, c))
     torch.testing.assert_close(network(x, c[:1]), network(x, c))
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of torch, inside its compiler
-def test_a_refinenet_compiles_its_normalisations_alone() -> None:
-    network, example = RefineNet(width=4, features=8), (torch.randn(2, 1, 8, 8), torch.ones(2))
-    torch.nn.init.normal_(network.head.weight)
-    expected = network(*example)
-    network.compile(backend="eager")
-    compiled = {type(module) for module in network.modules() if module._compiled_call_impl is not None}
-    assert compiled == {InstanceNormPlus}
-    torch.testing.assert_close(network(*example), expected)

@@ -123,6 +123,9 @@ def test_suggestion_says_why(generator: torch.Generator) -> None:
     assert len(found.explanation.splitlines()) == 4
     with pytest.raises(ValueError, match="no two different examples"):
         suggest_noise(torch.zeros(5, 2))
+    for few in (0, 1):
+        with pytest.raises(ValueError, match="no two different examples"):
+            suggest_noise(torch.zeros(few, 2))
 
 
 @given(st.floats(1.01, 1.5), st.integers(1, 20))
@@ -138,3 +141,10 @@ def test_langevin_eps_keeps_the_variance_best(ratio: float, steps: int) -> None:
     best = langevin_eps(ratio, 1.0, steps)
     for other in (best * 0.8, best * 1.2):
         assert abs(variance(best) - 1) <= abs(variance(other) - 1) + 1e-6
+
+
+def test_numbers_that_are_not_finite_are_named() -> None:
+    data = torch.zeros(9, 3)
+    data[2, 1] = float("nan")
+    with pytest.raises(ValueError, match="data has 1 numbers that are NaN or infinite"):
+        suggest_noise(data)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from helpers import GaussianScore, z_score, zero_score
@@ -5,8 +7,9 @@ from helpers import GaussianScore, z_score, zero_score
 from ncsn.distributions import GaussianMixture
 from ncsn.empirical import Empirical
 from ncsn.noise import Geometric
-from ncsn.objectives import dsm, exact, fisher, labelled_loss, posterior_dsm, residual_loss, ssm
-from ncsn.score import ScoreModel
+from ncsn.objectives import Batch, dsm, exact, fisher, posterior_dsm, ssm, training_loss
+from ncsn.preconditioning import ScoreModel
+from ncsn.score import Sigma, expand
 
 
 @pytest.mark.parametrize("sigma", [0.01, 1.0, 50.0])
@@ -43,7 +46,7 @@ def test_residual_loss_of_the_best_gaussian_is_the_variance_of_its_target(genera
             return torch.zeros_like(x)
 
     model = ScoreModel(Zero(), 2.0, 3.0)
-    losses, sigmas = residual_loss(Geometric(10.0, 0.1, 5), generator=generator)(model, x)
+    losses, sigmas = training_loss(Geometric(10.0, 0.1, 5), generator=generator)(model, Batch(x))
     for sigma in torch.unique(sigmas):
         assert abs(z_score(losses[sigmas == sigma], 1.0)) < 4
 
@@ -103,8 +106,8 @@ def test_score_matching_trains(generator: torch.Generator) -> None:
     for objective in (ssm, exact):
         log_std = torch.zeros((), requires_grad=True)
 
-        def score(y: torch.Tensor, sigma: torch.Tensor, /, log_std: torch.Tensor = log_std) -> torch.Tensor:
-            return -y / ((2 * log_std).exp() + sigma[:, None] ** 2)
+        def score(y: torch.Tensor, sigma: Sigma, /, log_std: torch.Tensor = log_std) -> torch.Tensor:
+            return -y / ((2 * log_std).exp() + expand(sigma, y) ** 2)
 
         optimizer = torch.optim.Adam([log_std], lr=0.05)
         for _ in range(120):
@@ -115,7 +118,7 @@ def test_score_matching_trains(generator: torch.Generator) -> None:
         assert float(log_std.exp().detach()) == pytest.approx(0.7, abs=0.03)
 
 
-def test_labelled_loss_is_zero_for_the_score_of_every_class_and_of_all_data(generator: torch.Generator) -> None:
+def test_training_loss_is_zero_for_the_score_of_every_class_and_of_all_data(generator: torch.Generator) -> None:
     """The exact class scores, with 3 of 10 labels dropped, leave nothing to learn; the score of all data does."""
     data, labels = torch.randn(12, 2, generator=generator), torch.arange(12) % 3
     truth = Empirical(data, labels)
@@ -123,17 +126,16 @@ def test_labelled_loss_is_zero_for_the_score_of_every_class_and_of_all_data(gene
     class Exact(ScoreModel):
         knows = True
 
-        def forward(self, x: torch.Tensor, sigma: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+        def forward(self, x: torch.Tensor, sigma: Sigma, label: torch.Tensor | None = None) -> torch.Tensor:
             return truth(x, sigma, label if self.knows else None)
 
-    model, loss = (
-        Exact(torch.nn.Identity(), 0.0, 1.0),
-        labelled_loss(Geometric(3.0, 0.5, 4), truth, above=0.0, dropped=0.3, generator=generator),
-    )
+    model = Exact(torch.nn.Identity(), 0.0, 1.0)
+    objective = partial(posterior_dsm, data_score=truth, above=0.0)
+    loss = training_loss(Geometric(3.0, 0.5, 4), objective, drop_label=0.3, generator=generator)
     index = torch.randint(12, (400,), generator=generator)
-    losses, sigmas = loss(model, (data[index], labels[index]))
+    losses, sigmas = loss(model, Batch(data[index], labels[index]))
     assert losses.shape == sigmas.shape == (400,)
     assert float(losses.abs().max()) < 1e-6
     model.knows = False
-    losses, _ = loss(model, (data[index], labels[index]))
+    losses, _ = loss(model, Batch(data[index], labels[index]))
     assert 0.15 < float((losses.abs() < 1e-6).float().mean()) < 0.45

@@ -2,20 +2,23 @@ import math
 
 import pytest
 import torch
-from helpers import z_score
+from helpers import states_of, z_score
 from torch import Tensor
 
+from ncsn.distributions import GaussianMixture
 from ncsn.noise import Geometric, Karras
 from ncsn.problems import blurred, conjugate_gradient, downsampled, identity, masked, posterior, replacement
-from ncsn.samplers import annealed_langevin, dpm_solver
-from ncsn.score import expand
+from ncsn.samplers import flow
+from ncsn.samplers import langevin as dynamics
+from ncsn.score import Sigma, expand
 
+annealed_langevin, dpm_solver = states_of(dynamics.annealed_langevin), states_of(flow.dpm_solver)
 N = 20_000
 COVARIANCE = torch.tensor([[1.0, 0.6, 0.2], [0.6, 0.8, -0.1], [0.2, -0.1, 0.5]])
 MEAN = torch.tensor([0.5, -1.0, 2.0])
 
 
-def gaussian(x: Tensor, sigma: Tensor, /) -> Tensor:
+def gaussian(x: Tensor, sigma: Sigma, /) -> Tensor:
     """The exact score of N(MEAN, COVARIANCE) with noise added."""
     total = COVARIANCE.to(x) + expand(sigma, x)[:, :, None] ** 2 * torch.eye(3).to(x)
     score: Tensor = torch.linalg.solve(total, MEAN.to(x) - x)
@@ -107,3 +110,119 @@ def test_refuses() -> None:
         posterior(gaussian, identity, torch.zeros(1, 3), 0.0)
     with pytest.raises(ValueError, match="steps is 0"):
         posterior(gaussian, identity, torch.zeros(1, 3), 0.1, steps=0)
+
+
+def test_conjugate_gradients_keep_what_they_have_where_the_product_bends_the_other_way() -> None:
+    """One example has a negative direction, as covariances of learned scores have; the others are not disturbed."""
+    bends = torch.tensor([[2.0, 1.0], [-1.0, -3.0], [2.0, -1.5]])
+    b = torch.ones(3, 2)
+    found = conjugate_gradient(lambda u: bends * u, b, steps=4)
+    assert bool(found.isfinite().all())
+    torch.testing.assert_close(found[0], torch.tensor([0.5, 1.0]))
+    assert torch.equal(found[1], torch.zeros(2))  # the very first direction bends down
+    # The first step is 2/(2 − 1.5) = 4 along (1, 1); the second direction bends down, and the step is not made.
+    torch.testing.assert_close(found[2], torch.tensor([4.0, 4.0]))
+
+
+def test_a_posterior_of_a_score_that_is_none_is_finite(generator: torch.Generator) -> None:
+    """A learned score is no gradient of anything: its covariance may be negative."""
+
+    def learned(x: Tensor, sigma: Sigma, /) -> Tensor:
+        return -x / expand(sigma, x) ** 2 - 3 * torch.sin(5 * x) / expand(sigma, x)
+
+    x = torch.randn(50, 4, generator=generator)
+    score = posterior(learned, lambda v: v[:, :2], torch.ones(50, 2), 0.01, steps=5)
+    for sigma in (0.05, 0.5, 5.0):
+        assert bool(score(x, sigma).isfinite().all())
+
+
+def test_posteriors_work_in_inference_mode_and_for_no_example(generator: torch.Generator) -> None:
+    x, y = torch.randn(4, 3, generator=generator), torch.ones(4, 1)
+    score = posterior(gaussian, lambda v: v[:, :1], y, 0.3)
+    expected = score(x, 0.7)
+    with torch.inference_mode():
+        assert torch.equal(score(x.clone(), 0.7), expected)
+    assert posterior(gaussian, lambda v: v[:, :1], y[:0], 0.3)(x[:0], 0.7).shape == (0, 3)
+
+
+def test_a_posterior_is_sampled_where_everything_is_made_in_inference_mode() -> None:
+    def draw() -> Tensor:
+        g = torch.Generator().manual_seed(0)
+        prior = GaussianMixture(torch.tensor([[-5.0, -5.0], [5.0, 5.0]]))
+        score = posterior(prior, masked(torch.tensor([True, False])), torch.full((6, 1), 4.0), 0.5)
+        *_, x = dpm_solver(score, torch.randn(6, 2, generator=g), Karras(5, 0.02, 5).sigmas(), generator=g)
+        image = posterior(lambda v, s: -v * expand(s, v), blurred(1.0), torch.ones(6, 1, 5, 5), 0.5)
+        return torch.cat([x.flatten(), image(torch.ones(6, 1, 5, 5), torch.tensor(0.3)).flatten()])
+
+    expected = draw()
+    with torch.inference_mode():
+        assert torch.equal(draw(), expected)
+
+
+def test_a_posterior_of_numbers_is_that_of_points_on_a_line(generator: torch.Generator) -> None:
+    def line(x: Tensor, sigma: Sigma, /) -> Tensor:
+        return (0.5 - x) / (0.8**2 + expand(sigma, x) ** 2)
+
+    x, y = torch.randn(5, generator=generator), torch.randn(5, generator=generator)
+    numbers, points = posterior(line, identity, y, 0.3), posterior(line, identity, y[:, None], 0.3)
+    assert torch.equal(numbers(x, 0.7), points(x[:, None], 0.7)[:, 0])
+
+
+def test_a_measurement_of_another_shape_is_refused(generator: torch.Generator) -> None:
+    """It would be broadcast, every measurement against every example."""
+    score = posterior(gaussian, lambda v: v[:, :1], torch.ones(4), 0.3)
+    with pytest.raises(ValueError, match=r"y has shape \(4,\); measured, x has shape \(4, 1\)"):
+        score(torch.randn(4, 3, generator=generator), 0.7)
+
+
+def test_moment_matching_is_off_where_modes_compete_as_its_docstring_says(generator: torch.Generator) -> None:
+    prior = GaussianMixture(torch.tensor([[-5.0, -5.0], [5.0, 5.0]]))
+    score = posterior(prior, lambda x: x[:, :1], torch.full((4000, 1), 1.0), 2.0)
+    x = 40 * torch.randn(4000, 2, generator=generator)
+    *_, x = dpm_solver(score, x, Karras(40, 0.02, 60).sigmas(), stochasticity=1.0, generator=generator)
+    exact = 1 / (1 + math.exp(((1 + 5) ** 2 - (1 - 5) ** 2) / (2 * 5)))
+    assert exact == pytest.approx(0.119, abs=0.001)
+    assert float((x[:, 1] < 0).float().mean()) == pytest.approx(0.347, abs=0.04)
+
+
+def test_replacement_needs_a_sampler_that_lingers_on_each_level(generator: torch.Generator) -> None:
+    """Two coordinates with correlation 0.9, the first is 1.5: the second is 1.35 ± 0.436."""
+    covariance = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
+
+    def prior(x: Tensor, sigma: Sigma, /) -> Tensor:
+        total = covariance + expand(sigma, x)[:, :, None] ** 2 * torch.eye(2)
+        score: Tensor = torch.linalg.solve(total, -x)
+        return score
+
+    known, y = torch.tensor([True, False]), torch.tensor([1.5, 0.0]).expand(4000, 2)
+    x = 10 * torch.randn(4000, 2, generator=generator)
+    score = replacement(prior, known, y, generator=generator)
+    ladder = Geometric(10, 0.02, 30).sigmas()
+    *_, lingering, _ = annealed_langevin(score, x, ladder, eps=2e-4, steps=40, generator=generator)
+    *_, passing, _ = dpm_solver(score, x, Karras(10, 0.02, 60).sigmas(), stochasticity=1.0, generator=generator)
+    assert float(lingering[:, 1].mean()) == pytest.approx(1.35, abs=0.04)
+    assert float(lingering[:, 1].std()) == pytest.approx(0.436, abs=0.03)
+    assert float(passing[:, 1].mean()) == pytest.approx(0.94, abs=0.06)
+    assert float(passing[:, 1].std()) == pytest.approx(0.56, abs=0.04)
+
+
+def test_replaced_pixels_are_noised_to_the_level_where_the_prior_is_asked(generator: torch.Generator) -> None:
+    """Not pasted clean: the known coordinate that the prior sees has the level's variance σ², around y."""
+    seen: list[Tensor] = []
+
+    def prior(x: Tensor, sigma: Sigma, /) -> Tensor:
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    known, y, sigma = torch.tensor([True, False]), torch.full((50_000, 2), 3.0), 0.7
+    x = torch.randn(50_000, 2, generator=generator)
+    found = replacement(prior, known, y, generator=generator)(x, sigma)
+    assert abs(z_score(seen[0][:, 0], 3.0)) < 4
+    assert abs(z_score((seen[0][:, 0] - 3.0) ** 2, sigma**2)) < 4
+    assert torch.equal(seen[0][:, 1], x[:, 1])
+    torch.testing.assert_close(found[:, 0], (3.0 - x[:, 0]) / sigma**2)
+
+
+def test_downsampling_takes_means_and_not_every_other_pixel() -> None:
+    x = torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]])
+    assert downsampled(2)(x).flatten().tolist() == [3.0]

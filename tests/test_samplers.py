@@ -1,25 +1,30 @@
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from helpers import GaussianScore, z_score
+from helpers import GaussianScore, states_of, z_score, zero_score
 
-from ncsn.distributions import GaussianMixture
-from ncsn.noise import Geometric, Karras
-from ncsn.samplers import (
-    annealed_langevin,
-    consistent_annealed,
-    dpm_solver,
-    edm,
-    euler,
-    heun,
-    langevin,
-    predictor_corrector,
-    slerp,
-)
+from ncsn.distributions import TOYS, GaussianMixture
+from ncsn.empirical import Empirical
+from ncsn.likelihood import log_prob
+from ncsn.noise import Geometric, Karras, LogNormal, LogUniform, suggest_noise
+from ncsn.problems import blurred, conjugate_gradient, downsampled, masked, posterior, replacement
+from ncsn.samplers import flow
+from ncsn.samplers import langevin as dynamics
+from ncsn.samplers.flow import slerp
 from ncsn.score import Counted, Score, tweedie
+
+annealed_langevin = states_of(dynamics.annealed_langevin)
+consistent_annealed = states_of(dynamics.consistent_annealed)
+langevin = states_of(dynamics.langevin)
+predictor_corrector = states_of(dynamics.predictor_corrector)
+dpm_solver = states_of(flow.dpm_solver)
+edm = states_of(flow.edm)
+euler = states_of(flow.euler)
+heun = states_of(flow.heun)
 
 N = 100_000
 
@@ -233,6 +238,46 @@ def test_langevin_refuses(step_size: float, steps: int, message: str) -> None:
         next(langevin(GaussianScore(0, 1), torch.zeros(1, 1), torch.tensor(1.0), step_size=step_size, steps=steps))
 
 
+AXIS = torch.linspace(-90, 90, 901, dtype=torch.float64)
+MODE = math.hypot(5.0, 5.0)
+
+
+def exact_weight(sigmas: torch.Tensor, share: float, steps: int) -> float:
+    """What annealed Langevin with α = ``share``·σ² makes of the weight 0.2 of N((−5,−5), I), the other at (5, 5).
+
+    Along the line through both modes, where noise and score do not depend on the rest: transition matrices on a grid,
+    from N(0, σ_1²) down to σ = 0.8, where nothing crosses any more.
+    """
+    truth = GaussianMixture(torch.tensor([[-MODE], [MODE]]).double(), 1.0, torch.tensor([0.2, 0.8]).double())
+    mass = (-(AXIS**2) / (2 * sigmas[0] ** 2)).softmax(0)
+    for sigma in sigmas[sigmas > 0.8].double():
+        alpha = share * sigma**2
+        mean = AXIS + alpha / 2 * truth(AXIS[:, None], sigma)[:, 0]
+        kernel = (-((AXIS - mean[:, None]) ** 2) / (2 * alpha)).softmax(1)
+        for _ in range(steps):
+            mass = mass @ kernel
+    return float(mass[AXIS < 0].sum() + mass[AXIS == 0].sum() / 2)
+
+
+def test_weights_of_modes_are_those_of_the_exact_recursion(generator: torch.Generator) -> None:
+    """With 20 levels and α = σ²/2 the lighter mode gets 0.213 for 0.2: the recursion's own bias, and the sampler's."""
+    sigmas = Geometric(20, 0.1, 20).sigmas()
+    expected = exact_weight(sigmas, 0.5, 50)
+    assert expected == pytest.approx(0.2129, abs=2e-4)
+    line = GaussianMixture(torch.tensor([[-MODE], [MODE]]), 1.0, torch.tensor([0.2, 0.8]))
+    x = 20 * torch.randn(20_000, 1, generator=generator)
+    *_, x = annealed_langevin(line, x, sigmas, eps=0.005, steps=50, generator=generator)
+    assert abs(z_score((x[:, 0] < 0).double(), expected)) < 4
+
+
+def test_small_steps_and_many_of_them_give_modes_their_weights() -> None:
+    """Half of the bias is the size of the steps, the other half how few there are while the modes part."""
+    sigmas = Geometric(20, 0.1, 20).sigmas()
+    assert exact_weight(sigmas, 0.5, 1000) == pytest.approx(0.2064, abs=3e-4)
+    assert abs(exact_weight(Geometric(20, 0.1, 40).sigmas(), 0.2, 150) - 0.2) < 0.004  # README's
+    assert abs(exact_weight(Karras(5, 0.1, 40, rho=2).sigmas(), 0.25, 50) - 0.2) < 0.005  # at a third of the cost
+
+
 def test_slerp_keeps_the_length_and_meets_both_ends(generator: torch.Generator) -> None:
     a, b = torch.randn(2, 3, 4, generator=generator), torch.randn(2, 3, 4, generator=generator)
     b = b * a.flatten(1).norm(dim=1)[:, None, None] / b.flatten(1).norm(dim=1)[:, None, None]
@@ -241,3 +286,153 @@ def test_slerp_keeps_the_length_and_meets_both_ends(generator: torch.Generator) 
     torch.testing.assert_close(walk[:, 0], a)
     torch.testing.assert_close(walk[:, -1], b)
     torch.testing.assert_close(walk.flatten(2).norm(dim=2), a.flatten(1).norm(dim=1)[:, None].expand(2, 5))
+
+
+def test_every_state_comes_with_its_noise_level(generator: torch.Generator) -> None:
+    score, x, sigmas = GaussianScore(0, 1), torch.randn(2, 2, generator=generator), Geometric(2, 0.5, 4).sigmas()
+    ladder = [round(float(s), 4) for s in sigmas]
+    annealed = dynamics.annealed_langevin(score, x, sigmas, eps=0.01, steps=2, generator=generator)
+    assert [round(step.sigma, 4) for step in annealed] == [*ladder, 0]
+    assert [step.sigma for step in dynamics.langevin(score, x, 0.7, step_size=0.1, steps=2)] == [0.7, 0.7, 0]
+    for path in (flow.heun(score, x, sigmas), dynamics.predictor_corrector(score, x, sigmas, generator=generator)):
+        assert [round(step.sigma, 4) for step in path] == [*ladder[1:], 0]
+
+
+def test_the_corrector_makes_no_step_along_a_score_that_is_zero(generator: torch.Generator) -> None:
+    x, sigmas = torch.randn(3, 2, generator=generator), torch.tensor([2.0, 1.0])
+    start = torch.Generator().manual_seed(1)
+    *_, found = predictor_corrector(zero_score, x, sigmas, denoise=False, generator=start)
+    z = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(found, x + 3**0.5 * z)
+
+
+def test_a_step_of_the_predictor_and_of_the_corrector_in_closed_form() -> None:
+    score, x, sigmas = GaussianScore(0.3, 0.8), torch.tensor([[1.0, -2.0], [0.5, 3.0]]), torch.tensor([2.0, 1.0])
+    (found,) = predictor_corrector(score, x, sigmas, snr=0.2, denoise=False, generator=torch.Generator().manual_seed(5))
+    g = torch.Generator().manual_seed(5)
+    z = torch.randn(2, 2, generator=g)
+    x = x + 3 * score(x, 2.0) + 3**0.5 * z
+    z, s = torch.randn(2, 2, generator=g), score(x, 1.0)
+    eps = 2 * (0.2 * float(z.norm(dim=1).mean()) / float(s.norm(dim=1).mean())) ** 2
+    torch.testing.assert_close(found, x + eps * s + math.sqrt(2 * eps) * z)
+
+
+def test_a_step_with_churn_in_closed_form() -> None:
+    """Noise is raised within the range alone, by √2 at most; then Heun's step from there."""
+    score, x, sigmas = GaussianScore(0.3, 0.8), torch.tensor([[1.0, -2.0]]), torch.tensor([2.0, 1.0, 0.5])
+    for churn, raised in ((0.6, 1.2), (30.0, math.sqrt(2))):
+        *_, found = edm(
+            score,
+            x,
+            sigmas,
+            churn=churn,
+            churn_range=(0.7, 1.5),
+            denoise=False,
+            generator=torch.Generator().manual_seed(5),
+        )
+        *_, first = heun(score, x, sigmas[:2], denoise=False)
+        z = torch.randn(1, 2, generator=torch.Generator().manual_seed(5))
+        noisier = first + math.sqrt(raised**2 - 1) * z
+        *_, expected = heun(score, noisier, torch.tensor([raised, 0.5]), denoise=False)
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_step_of_annealed_langevin_in_closed_form() -> None:
+    score, x, sigmas = GaussianScore(0.3, 0.8), torch.tensor([[1.0, -2.0]]), torch.tensor([2.0, 1.0])
+    *_, found = annealed_langevin(
+        score, x, sigmas, eps=0.3, steps=1, denoise=False, generator=torch.Generator().manual_seed(5)
+    )
+    g = torch.Generator().manual_seed(5)
+    for sigma, alpha in ((2.0, 1.2), (1.0, 0.3)):
+        z = torch.randn(1, 2, generator=g)
+        x = x + alpha / 2 * score(x, sigma) + math.sqrt(alpha) * z
+    torch.testing.assert_close(found, x)
+
+
+def test_a_second_step_of_dpm_solver_in_closed_form() -> None:
+    score, x, sigmas = GaussianScore(0.3, 0.8), torch.tensor([[1.0, -2.0]]), torch.tensor([3.0, 2.0, 0.9])
+    *_, found = dpm_solver(
+        score, x, sigmas, stochasticity=0.7, denoise=False, generator=torch.Generator().manual_seed(5)
+    )
+    g = torch.Generator().manual_seed(5)
+    denoised, slope = torch.zeros(1, 2), torch.zeros(1, 2)
+    for i, (sigma, following) in enumerate(((3.0, 2.0), (2.0, 0.9))):
+        h, before = math.log(sigma / following), denoised
+        denoised = tweedie(score, x, sigma)
+        share = 1 - (following / sigma) ** 1.7
+        slope = share * h / (2 * math.log(1.5)) * (denoised - before) if i else slope
+        z = torch.randn(1, 2, generator=g)
+        x = (1 - share) * x + share * denoised + slope + following * math.sqrt(1 - (following / sigma) ** 1.4) * z
+    torch.testing.assert_close(found, x)
+
+
+MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]), 0.5)
+X, Y, LADDER = torch.ones(4, 2), torch.full((4, 1), 2.0), Geometric(2.0, 0.5, 4).sigmas()
+IMAGE, KNOWN = torch.ones(1, 1, 6, 6), torch.tensor([True, False])
+
+
+def follow(sampler: Sampler, **options: float | torch.Generator) -> torch.Tensor:
+    *_, x = sampler(MIXTURE, X, LADDER, **options)
+    return x
+
+
+def toy_sample(name: str, generator: torch.Generator) -> torch.Tensor:
+    return TOYS[name]().sample(5, generator=generator)
+
+
+def toy_score_and_density(name: str) -> torch.Tensor:
+    truth = TOYS[name]()
+    return torch.cat([truth(X, 0.5).flatten(), truth.log_prob(X, 0.5)])
+
+
+RANDOM: dict[str, Callable[[torch.Generator], torch.Tensor]] = {
+    "annealed": lambda g: follow(annealed_langevin, eps=0.05, steps=3, generator=g),
+    "consistent": lambda g: follow(consistent_annealed, eta=0.6, generator=g),
+    "pc": lambda g: follow(predictor_corrector, generator=g),
+    "edm": lambda g: follow(edm, churn=4.0, generator=g),
+    "dpmpp-sde": lambda g: follow(dpm_solver, stochasticity=1.0, generator=g),
+    "langevin": lambda g: torch.cat(list(langevin(MIXTURE, X, 0.5, step_size=0.1, steps=2, generator=g))),
+    "replacement": lambda g: replacement(MIXTURE, KNOWN, X, generator=g)(X, 0.5),
+    "log_prob": lambda g: log_prob(MIXTURE, X, sigma_max=20, sigma_min=0.5, probes=2, generator=g).log_prob,
+    "Empirical": lambda g: Empirical(torch.arange(9.0, device="cpu")).sample(8, generator=g),
+    **{name: partial(toy_sample, name) for name in TOYS},
+    "mixture of equals": lambda g: GaussianMixture(MIXTURE.means).sample(5, generator=g),
+    "Geometric": lambda g: Geometric(5, 0.1, 99).sample(9, generator=g),
+    "LogNormal": lambda g: LogNormal(-0.4, 1.2, 5, 0.1).sample(9, generator=g),
+    "LogUniform": lambda g: LogUniform(5, 0.1).sample(9, generator=g),
+}
+CERTAIN: dict[str, Callable[[], torch.Tensor]] = {
+    **{name: partial(follow, sampler) for name, sampler in FLOWS.items()},
+    "slerp": lambda: slerp(X, X.flip(1) * X.cumsum(1), LADDER),
+    "posterior": lambda: posterior(MIXTURE, masked(KNOWN), Y, 0.3)(X, 0.5),
+    "conjugate_gradient": lambda: conjugate_gradient(lambda u: 2 * u, X, 2),
+    "downsampled": lambda: downsampled(2)(IMAGE),
+    "blurred": lambda: blurred(1.0)(IMAGE),
+    "exact trace": lambda: log_prob(MIXTURE, X, sigma_max=20, sigma_min=0.5, mean=0.1).log_prob,
+    "no point": lambda: log_prob(MIXTURE, X[:0], sigma_max=20, sigma_min=0.5).log_prob,
+    "Empirical": lambda: Empirical(X)(X, 0.5) + Empirical(X).log_prob(X, 0.5)[:, None],
+    **{name: partial(toy_score_and_density, name) for name in TOYS},
+    "ladders": lambda: torch.cat(
+        [Geometric(5, 0.1, 3).sigmas(), Geometric(5, 0.1, 1).sigmas(), Karras(5, 1, 3).sigmas()]
+    ),
+    "suggest_noise": lambda: suggest_noise(X.cumsum(0)).noise.sigmas(),
+}
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_draws_come_from_the_generator_alone_and_are_made_on_its_device(name: str) -> None:
+    """Whatever the global seed and the default device are."""
+    first, other = (RANDOM[name](torch.Generator().manual_seed(seed)) for seed in (3, 4))
+    assert not torch.equal(first, other)
+    torch.manual_seed(123)
+    assert torch.equal(RANDOM[name](torch.Generator().manual_seed(3)), first)
+    with torch.device("meta"):
+        assert torch.equal(RANDOM[name](torch.Generator().manual_seed(3)), first)
+
+
+@pytest.mark.parametrize("name", CERTAIN)
+def test_tensors_are_made_on_the_device_of_what_is_given(name: str) -> None:
+    """Whatever the default device is."""
+    expected = CERTAIN[name]()
+    with torch.device("meta"):
+        assert torch.equal(CERTAIN[name](), expected)

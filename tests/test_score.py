@@ -1,12 +1,14 @@
 import pytest
 import torch
-from helpers import GaussianScore
+from helpers import GaussianScore, unchecked
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from ncsn.networks import MLP, UNet
 from ncsn.objectives import dsm
-from ncsn.score import Counted, ScaledScore, ScoreModel, batched, expand, guided, tweedie
+from ncsn.preconditioning import Scaled, ScoreModel
+from ncsn.score import Counted, Sigma, batched, conditioned, expand, guided, tweedie
 
 
 class Zero(nn.Module):
@@ -27,7 +29,7 @@ def test_expand_broadcasts_scalars_and_vectors() -> None:
 
 @pytest.mark.parametrize("shape", [(2,), (4,), (3, 1)])
 def test_expand_refuses_other_shapes(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="one noise level per example"):
+    with unchecked(), pytest.raises(ValueError, match="one noise level per example"):
         expand(torch.ones(shape), torch.zeros(3, 2))
 
 
@@ -90,7 +92,10 @@ def test_counted_counts() -> None:
 
 @given(st.floats(0.01, 20))
 def test_scaled_score_is_the_network_over_the_noise_level(sigma: float) -> None:
-    model, x = ScaledScore(Sine(), 0.3, 1.0), torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
+    model, x = (
+        ScoreModel(Sine(), 0.3, 1.0, preconditioning=Scaled()),
+        torch.randn(4, 3, generator=torch.Generator().manual_seed(2)),
+    )
     level = torch.full((4,), sigma)
     torch.testing.assert_close(model(x, level), Sine()(x - 0.3, level.log() / 4) / sigma)
     z = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
@@ -140,3 +145,86 @@ def test_a_guide_is_asked_between_two_noise_levels_only() -> None:
     both(x, torch.tensor(3.0))
     guided(score, guide, 1.0)(x, sigma)
     assert guide.nfe == 2
+
+
+@pytest.mark.parametrize("sigma", [1.5, torch.tensor(1.5, dtype=torch.float64), torch.full((4,), 1.5).double()])
+def test_a_noise_level_may_be_a_float_or_of_another_precision(sigma: Sigma) -> None:
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    for score in (GaussianScore(0.2, 0.7), ScoreModel(Sine(), 0.5, 2.0), guided(Zero3(), GaussianScore(0, 1), 2.0)):
+        found = score(x, sigma)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, score(x, torch.tensor(1.5)))
+
+
+class Zero3:
+    def __call__(self, x: Tensor, sigma: Sigma, /) -> Tensor:
+        return 0 * x
+
+
+def test_points_in_double_precision_ask_a_network_in_single(generator: torch.Generator) -> None:
+    model = ScoreModel(MLP(3, 8, 1), 0.5, 2.0)
+    nn.init.normal_(model.network.output.weight)  # type: ignore[union-attr, arg-type]
+    x = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    found = model(x, 0.3)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.float(), model(x.float(), 0.3))
+
+
+def test_empty_batches_and_batches_of_numbers() -> None:
+    model = ScoreModel(MLP(3, 8, 1), 0.5, 2.0)
+    assert model(torch.zeros(0, 3), 1.0).shape == (0, 3)
+    assert batched(model, 5)(torch.zeros(0, 3), 1.0).shape == (0, 3)
+    assert GaussianScore(0, 1)(torch.zeros(4), 1.0).shape == (4,)
+    with torch.inference_mode():
+        assert model(torch.zeros(2, 3), 1.0).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("network", "x", "needed"),
+    [
+        (MLP(3, 8, 1), torch.zeros(3), r"\(3,\); \(b, 3\) is needed"),
+        (MLP(3, 8, 1), torch.zeros(5, 2), r"\(5, 2\); \(b, 3\) is needed"),
+        (UNet(1, (8,), 1, 8), torch.zeros(1, 8, 8), r"\(1, 8, 8\); \(b, 1, h, w\) is needed"),
+        (UNet(1, (8,), 1, 8), torch.zeros(2, 3, 8, 8), r"\(2, 3, 8, 8\); \(b, 1, h, w\) is needed"),
+    ],
+)
+def test_examples_of_another_shape_are_named(network: nn.Module, x: Tensor, needed: str) -> None:
+    with unchecked(), pytest.raises(ValueError, match="x has shape " + needed):
+        ScoreModel(network)(x, 1.0)
+    with unchecked(), pytest.raises(ValueError, match="a batch of examples"):
+        expand(1.0, torch.tensor(1.0))
+
+
+def test_a_network_is_told_its_labels(generator: torch.Generator) -> None:
+    """By what it returns for each: the label, which the score must follow."""
+    model = ScoreModel(Classed(), 0.0, 1.0)
+    x, label = torch.zeros(3, 2), torch.tensor([2, 0, 5])
+    # s = −x/(σ² + 1) + F/(σ√(σ² + 1)) with F the label.
+    expected = label[:, None].float().expand(3, 2) / (0.5 * (0.25 + 1) ** 0.5)
+    torch.testing.assert_close(model(x, 0.5, label), expected)
+    torch.testing.assert_close(conditioned(model, label)(x, 0.5), expected)
+    torch.testing.assert_close(conditioned(model, None)(x, 0.5), model(x, 0.5))
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, inside its compiler
+def test_guided_compiles_as_one_graph(generator: torch.Generator) -> None:
+    both = guided(GaussianScore(0.0, 1.0), GaussianScore(0.0, 3.0), 2.0, between=(0.1, 1.5))
+    x = torch.randn(4, 2, generator=generator)
+    torch.compiler.reset()  # other tests' graphs count against torch's limit
+    with unchecked():
+        compiled = torch.compile(both, fullgraph=True, backend="eager")
+        for sigma in (torch.tensor(0.5), torch.tensor(5.0), torch.tensor([0.05, 0.5, 1.0, 5.0])):
+            torch.testing.assert_close(compiled(x, sigma), both(x, sigma))
+
+
+def test_the_unet_can_be_mapped_and_differentiated_example_by_example(generator: torch.Generator) -> None:
+    network = UNet(1, (8,), 1, 8)
+    nn.init.normal_(network.head.weight, generator=generator)
+    x, c = torch.randn(3, 1, 4, 4, generator=generator), torch.zeros(1)
+    with unchecked():
+        mapped = torch.func.vmap(lambda one: network(one[None], c)[0])(x)
+        torch.testing.assert_close(mapped, network(x, c))
+        jacobians = torch.func.vmap(torch.func.jacrev(lambda one: network(one[None], c)[0].sum()))(x)
+    x = x.requires_grad_()
+    (expected,) = torch.autograd.grad(network(x, c).sum(), x)
+    torch.testing.assert_close(jacobians, expected)

@@ -8,10 +8,10 @@ from torch import Tensor
 from ncsn.data import batches
 from ncsn.distributions import GaussianMixture
 from ncsn.files import atomic
-from ncsn.networks import MLP, UNet
+from ncsn.networks import MLP
 from ncsn.noise import Geometric
-from ncsn.objectives import residual_loss
-from ncsn.score import ScoreModel
+from ncsn.objectives import Batch, training_loss
+from ncsn.preconditioning import ScoreModel
 from ncsn.training import Budget, NonFiniteLossError, State, schedule, train
 
 NOISE = Geometric(5.0, 0.2, 5)
@@ -25,7 +25,7 @@ def make(seed: int = 0) -> tuple[State, torch.Generator]:
 
 def run(state: State, g: torch.Generator, steps: int) -> None:
     data = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
-    loss = residual_loss(NOISE, generator=g)
+    loss = training_loss(NOISE, generator=g)
     for _ in train(state, batches(data, 32, generator=g), loss, budget=Budget(steps=steps)):
         pass
 
@@ -40,7 +40,7 @@ def test_training_recovers_the_score_of_a_mixture() -> None:
     g = torch.Generator().manual_seed(0)
     data = truth.sample(20_000, generator=g)
     state = State(ScoreModel(MLP(2, width=64), data.mean(0), data.std()), generator=g)
-    loss = residual_loss(NOISE, generator=g)
+    loss = training_loss(NOISE, generator=g)
     for _ in train(state, batches(data, 512, generator=g), loss, budget=Budget(steps=400)):
         pass
     for sigma in NOISE.sigmas():
@@ -55,7 +55,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     # Interrupted after 8 of 20 steps, then continued by another process's state.
     first, g = make()
     data = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
-    loss = residual_loss(NOISE, generator=g)
+    loss = training_loss(NOISE, generator=g)
     for p in train(first, batches(data, 32, generator=g), loss, budget=Budget(steps=20)):
         if p.step == 8:
             break
@@ -71,7 +71,7 @@ def test_the_average_is_the_power_function_profile() -> None:
     state, g = make()
     history = []
     data = torch.randn(500, 2, generator=g)
-    loss = residual_loss(NOISE, generator=g)
+    loss = training_loss(NOISE, generator=g)
     expected = [p.detach().clone() for p in state.average.parameters()]
     for _ in train(state, batches(data, 32, generator=g), loss, budget=Budget(steps=12)):
         history.append([p.detach().clone() for p in state.model.parameters()])
@@ -88,11 +88,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(bad: flo
     run(state, g, 3)
     before = [w.clone() for w in weights(state)]
 
-    def loss(model: ScoreModel, x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.full((len(x),), bad), torch.ones(len(x))
+    def loss(model: ScoreModel, batch: Batch) -> tuple[Tensor, Tensor]:
+        return torch.full((len(batch.x),), bad), torch.ones(len(batch.x))
 
     with pytest.raises(NonFiniteLossError, match="at step 3"):
-        next(train(state, iter([torch.zeros(4, 2)]), loss, budget=Budget(steps=9)))
+        next(train(state, iter([Batch(torch.zeros(4, 2))]), loss, budget=Budget(steps=9)))
     assert all(torch.equal(a, b) for a, b in zip(before, weights(state), strict=True))
 
 
@@ -144,14 +144,6 @@ def test_bad_checkpoints_are_refused_and_change_nothing(tmp_path: Path) -> None:
         state.load(path)
 
 
-def test_matrices_get_muon_and_the_rest_adam() -> None:
-    state = State(ScoreModel(UNet(channels=(8,), blocks=1, features=8), 0.0, 1.0), generator=torch.Generator())
-    kinds = {type(o).__name__: [p.ndim for g in o.param_groups for p in g["params"]] for o in state.optimizers}
-    assert set(kinds["Muon"]) == {2}
-    assert 2 not in kinds["Adam"]
-    assert sum(map(len, kinds.values())) == len(list(state.model.parameters()))
-
-
 def test_schedule_rises_then_falls_to_zero() -> None:
     rise = [schedule(0.0, step) for step in range(60)]
     assert rise[0] == pytest.approx(1 / 50)
@@ -174,7 +166,7 @@ def test_budgets_that_are_none_are_refused(arguments: dict[str, float]) -> None:
 def test_a_budget_in_seconds_ends() -> None:
     state, g = make()
     data = torch.randn(100, 2, generator=g)
-    loss = residual_loss(NOISE, generator=g)
+    loss = training_loss(NOISE, generator=g)
     last = [*train(state, batches(data, 8, generator=g), loss, budget=Budget(seconds=0.3))][-1]
     assert last.fraction >= 1
     assert 0.3 <= last.seconds < 3

@@ -1,6 +1,8 @@
 """The command ``ncsn``."""
 
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import tyro
@@ -27,6 +29,10 @@ def main(args: list[str] | None = None) -> None:
         | Annotated[Interpolate, tyro.conf.subcommand("interpolate")]
         | Annotated[Info, tyro.conf.subcommand("info")]
     )
+
+    if (sys.argv[1:] if args is None else args) == ["--version"]:
+        print(f"ncsn {version('ncsn')}")
+        return
 
     def execute(command: Callable[[], None]) -> None:
         command()

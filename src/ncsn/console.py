@@ -7,6 +7,7 @@ import io
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -15,11 +16,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from ncsn.process import keep_memory, refresh_interval
 
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+
+    from ncsn.drawn import Drawn
+    from ncsn.run import Run
     from ncsn.training import Progress, State
 
+COMPILE_FROM = 60_000  # network evaluations: for fewer, compiling takes longer than it saves
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -46,6 +52,7 @@ def parse(settings: Any, args: list[str] | None = None, prog: str | None = None)
 
 def run(command: Callable[[S], None], settings: Any, args: list[str] | None = None, prog: str | None = None) -> None:
     """Parse the command line into ``settings`` and run ``command`` on it; a user's mistake is one line, status 2."""
+    keep_memory()
     try:
         command(parse(settings, args, prog))
     except (ValueError, OSError) as error:
@@ -58,6 +65,9 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
 def deferred_interrupts() -> Iterator[list[int]]:
     """Collect Ctrl-C and termination signals in a list, so that a step is never cut in half; a second one is obeyed."""
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # where signals cannot be received
+        yield received
+        return
 
     def receive(number: int, _: Any) -> None:
         if received:
@@ -81,19 +91,19 @@ def watch(
     program after the step, with a checkpoint and exit status 130; a loss that is not finite ends it with status 1 and
     keeps the last checkpoint.
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
-    from ncsn.runs import save_model
+    from ncsn.storage import write_model
     from ncsn.training import NonFiniteLossError
 
     bar_format = what + " {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
-    checkpoint, saved = folder / "checkpoint.pt", time.monotonic()
-
+    checkpoint = folder / "checkpoint.pt"
+    saved = time.monotonic()
     smooth = 0.0
 
     def save() -> None:
         state.save(checkpoint)
-        save_model(folder, state.average)
+        write_model(folder, state.average)
 
     with (
         deferred_interrupts() as interrupts,
@@ -122,32 +132,63 @@ def watch(
             fail(f"{error}; {kept}; a lower learning rate may help", 1)
 
 
+def compile_run(run: "Run", batch_size: int, *, labelled: bool = False) -> None:
+    """Compile a run's networks (see ``Run.compile``), and tell the user how long that takes, or why not."""
+    say_compiled(lambda: run.compile(batch_size, labelled=labelled))
+
+
 def compile_network(network: "nn.Module", trial: "Callable[[], Tensor]") -> None:
     """Compile ``network`` (see ``machine.compile_network``), and tell the user how long that takes, or why not."""
     from ncsn import machine
 
+    say_compiled(lambda: machine.compile_network(network, trial))
+
+
+def say_compiled(compile_it: Callable[[], str | None]) -> None:
+    """Compile, between the two lines that a user needs to know."""
     print("compiling the network: up to a minute the first time, then seconds", file=sys.stderr)
-    if reason := machine.compile_network(network, trial):
+    if reason := compile_it():
         print(f"going on without torch.compile, about 1.5 times slower: {reason}", file=sys.stderr)
 
 
-def refresh_interval() -> float:
-    """Seconds between updates of a progress bar: a terminal wants many, a log file few."""
-    return 0.3 if sys.stderr.isatty() else 30.0
-
-
-def bar(states: Iterable[T], total: int, description: str) -> Iterator[T]:
-    """The states of a sampler, passed on under a progress bar if they take over a second."""
-    from tqdm import tqdm
+def bar(states: Iterable[T], description: str, *, total: int | None = None) -> Iterator[T]:
+    """Whatever comes, passed on under a progress bar if it takes over a second; ``total``: by default its length."""
+    from tqdm.auto import tqdm
 
     interval = refresh_interval()
     yield from tqdm(states, total=total, desc=description, unit="state", delay=1, leave=False, mininterval=interval)
 
 
-def tensorboard(folder: Path) -> Any:
-    """A TensorBoard writer into ``folder``.  Raises ValueError if TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError(f"--tensorboard needs TensorBoard ({error}); `pip install tensorboard`") from error
-    return SummaryWriter(folder)
+def draw(
+    run: "Run",
+    n: int,
+    *,
+    seed: "int | Generator" = 0,
+    keep: int = 0,
+    batch_size: int = 500,
+    description: str = "",
+    **how: Any,
+) -> "Drawn":
+    """``n`` samples of a run under a progress bar, and the first ``keep`` of them on their way; see ``Run.steps``.
+
+    Many of them are drawn by a compiled network.
+    """
+    from ncsn.drawn import Drawn
+    from ncsn.samplers.step import Step
+
+    began = time.perf_counter()
+    steps = run.steps(n, seed=seed, batch_size=batch_size, **how)
+    if n * steps.sampling.nfe >= COMPILE_FROM:
+        compile_run(run, min(n, batch_size), labelled=how.get("label") is not None)
+    path = []
+    for step in bar(steps, description or f"{n} samples"):
+        if keep:
+            path.append(Step(step.sigma, step.x[:keep].cpu()))
+    return Drawn(
+        samples=step.x.cpu(),
+        path=path,
+        sampling=steps.sampling,
+        nfe=steps.nfe,
+        guide_nfe=steps.guide_nfe,
+        seconds=time.perf_counter() - began,
+    )

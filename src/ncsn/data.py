@@ -17,9 +17,11 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from ncsn.pixels import dequantize
+from ncsn.objectives import Batch
+from ncsn.pixels import centres, dequantize
+from ncsn.process import refresh_interval
 
 MNIST_SHA256 = {
     "train-images-idx3-ubyte.gz": "71524e2cd1ad2968737f7f2f2ff69cbfc32df8ccddff51593f7cb2d4e0eb5b64",
@@ -54,25 +56,18 @@ class Images:
         return float(mean), float(((count * (values - mean) ** 2).sum() / count.sum()).sqrt())
 
 
-def batches(data: Tensor, size: int, *, generator: torch.Generator) -> Iterator[Float[Tensor, "b *d"]]:
-    """Endless random batches of ``data`` (n, *d), dequantised if it is bytes.
+def batches(
+    data: Tensor, size: int, labels: Int64[Tensor, "n"] | None = None, *, generator: torch.Generator
+) -> Iterator[Batch]:
+    """Endless random batches of ``data`` (n, *d), dequantised if it is bytes; with each example's class if given.
 
     Drawn with replacement, so that the generator's state is all it takes to resume.
     """
     while True:
-        chosen = data[torch.randint(len(data), (size,), generator=generator, device=data.device)]
-        yield dequantize(chosen, generator=generator) if chosen.dtype == torch.uint8 else chosen
-
-
-def labelled_batches(
-    data: Tensor, labels: Int64[Tensor, "n"], size: int, *, generator: torch.Generator
-) -> Iterator[tuple[Float[Tensor, "b *d"], Int64[Tensor, "b"]]]:
-    """The same, with each example's class."""
-    while True:
         index = torch.randint(len(data), (size,), generator=generator, device=data.device)
         chosen = data[index]
         x = dequantize(chosen, generator=generator) if chosen.dtype == torch.uint8 else chosen
-        yield x, labels[index]
+        yield Batch(x, None if labels is None else labels[index])
 
 
 def mnist_file(name: str, folder: Path | None = None) -> bytes:
@@ -148,7 +143,7 @@ def folder_images(folder: Path) -> Images:
             f"{folder} holds {len(paths)} images; at least 10 ({', '.join(sorted(IMAGE_SUFFIXES))}) are needed"
         )
     arrays = []
-    for path in tqdm(paths, desc="reading images", unit="image", delay=1, leave=False):
+    for path in tqdm(paths, desc="reading images", unit="image", delay=1, leave=False, mininterval=refresh_interval()):
         try:
             with Image.open(path) as image:
                 arrays.append(np.asarray(image.convert("L" if image.mode in ("1", "L", "I;16") else "RGB")))
@@ -186,7 +181,7 @@ def read_example(name: str, shape: tuple[int, ...]) -> Float[Tensor, "c h w"]:
         pixels = torch.from_numpy(array).view(*array.shape[:2], -1).permute(2, 0, 1)
     if pixels.shape != shape:
         raise ValueError(f"{name} has shape {tuple(pixels.shape)} (channels, height, width); {shape} is needed")
-    return (pixels.float() + 0.5) / 256
+    return centres(pixels)
 
 
 def load_images(name: str, folder: Path | None = None) -> Images:

@@ -1,7 +1,7 @@
 r"""Distributions whose noised score is known exactly: each one *is* a Score.
 
 Noise of standard deviation σ convolves a density with N(0, σ²I).  For a mixture of Gaussians that only widens the
-components; for a ring and for boxes the integrals are Bessel and error functions.  Each class has
+components; for a ring there remains an integral over angles, and for boxes there are error functions.  Each class has
 
 ``sample(n, generator=…)``   n draws of the clean data, (n, d)
 ``log_prob(x, sigma)``       log p_σ(x), (b,)
@@ -10,23 +10,22 @@ components; for a ring and for boxes the integrals are Bessel and error function
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.score import expand
-
-Sigma = Float[Tensor, ""] | Float[Tensor, "b"]
+from ncsn.score import Sigma, expand, float64
 
 
+@runtime_checkable
 class Distribution(Protocol):
     """A distribution that can be sampled, and whose score and log density are known at every noise level."""
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
-        """``n`` independent draws of the clean data."""
+        """``n`` independent draws of the clean data, on the generator's device; on the CPU without one."""
         ...
 
     def log_prob(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b"]:
@@ -38,6 +37,11 @@ class Distribution(Protocol):
         ...
 
 
+def device_of(generator: torch.Generator | None) -> torch.device:
+    """Where draws are made: on the generator's device; on the CPU without one."""
+    return torch.device("cpu") if generator is None else generator.device
+
+
 class GaussianMixture:
     """Σ_k w_k N(μ_k, s²I): with added noise the component std becomes √(s² + σ²).
 
@@ -45,27 +49,30 @@ class GaussianMixture:
     Raises ValueError for weights of another length, negative ones, or a negative std.
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self, means: Float[Tensor, "k d"], std: float = 1.0, weights: Float[Tensor, "k"] | None = None
     ) -> None:
-        weights = torch.ones(len(means)) if weights is None else weights
+        weights = torch.ones(len(means), device=means.device) if weights is None else weights
         if len(weights) != len(means) or bool((weights < 0).any()) or not float(weights.sum()) > 0:
             raise ValueError(f"weights is {weights.tolist()}; {len(means)} non-negative ones are needed, not all zero")
         if std < 0:
             raise ValueError(f"std is {std}; it must not be negative")
-        self.means, self.std, self.weights = means, std, weights / weights.sum()
+        self.means, self.std = means.clone(), std
+        self.weights = weights / weights.sum()
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         """``n`` independent draws of the clean data."""
-        component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        means = self.means[component]
-        return means + self.std * torch.randn(means.shape, generator=generator, dtype=means.dtype)
+        device = device_of(generator)
+        component = torch.multinomial(self.weights.to(device), n, replacement=True, generator=generator)
+        means = self.means.to(device)[component]
+        return means + self.std * torch.randn(means.shape, generator=generator, dtype=means.dtype, device=device)
 
     def _log_joint(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b k"]:
-        variance = self.std**2 + expand(sigma, x).to(x.dtype) ** 2
-        squared_distance = (x[:, None] - self.means.to(x.dtype)).square().sum(-1)
+        variance = self.std**2 + expand(sigma, x) ** 2
+        squared_distance = (x[:, None] - self.means.to(x)).square().sum(-1)
         log_normal = -squared_distance / (2 * variance) - x.shape[1] / 2 * (2 * math.pi * variance).log()
-        return log_normal + self.weights.to(x.dtype).log()
+        return log_normal + self.weights.to(x).log()
 
     def log_prob(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b"]:
         """Log p_σ(x) in nats."""
@@ -74,65 +81,86 @@ class GaussianMixture:
     def __call__(self, x: Float[Tensor, "b d"], sigma: Sigma, /) -> Float[Tensor, "b d"]:
         """The score: the posterior mean of the components' scores (μ_k − x)/(s² + σ²)."""
         posterior = self._log_joint(x, sigma).softmax(1)
-        variance = self.std**2 + expand(sigma, x).to(x.dtype) ** 2
-        return (posterior @ self.means.to(x.dtype) - x) / variance
+        variance = self.std**2 + expand(sigma, x) ** 2
+        return (posterior @ self.means.to(x) - x) / variance
 
 
 class Ring:
     r"""A circle of ``radius`` R with a uniform angle and a radius drawn from N(R, ``std``²), in the plane.
 
     Its clean density is ∝ N(r; R, s²)/r, so its clean score is (−(r−R)/s² − 1/r)·x/r: the −1/r is the stretch of the
-    circumference, easily forgotten.  Noise does not merely add σ² to s²; the exact noised density at distance ρ is
+    circumference, easily forgotten.  Noise does not merely add σ² to s²: each direction's points are a Gaussian along
+    a line, which noise widens to T = s² + σ² along it and to σ² across, and the exact noised density at distance ρ is
+    the mean over the angle θ between the two,
 
-    .. math:: p_σ(x) = \int N(r; R, s^2)\, \frac{1}{2πσ^2} e^{-(ρ-r)^2/2σ^2}\, \mathrm{i0e}(ρr/σ^2)\, dr,
+    .. math:: p_σ(x) = \frac{1}{2π} \int_0^{2π} N(ρ\cos θ; R, T)\, N(ρ\sin θ; 0, σ^2)\, dθ,
 
-    with i0e the scaled Bessel function that the integral over the angle leaves.  The product of the two Gaussians in
-    r is again a Gaussian, around m = (Rσ² + ρs²)/(s² + σ²), against which the smooth rest is integrated by
-    Gauss–Hermite quadrature.  Needs R ≫ s, so that radii stay positive.
-    Raises ValueError unless radius ≥ 6 std > 0.
+    whose integrand is e^(A cos²θ + B cos θ) times a constant, with A = ρ²s²/(2σ²T) and B = ρR/T.  Integrated by
+    Gauss–Legendre quadrature with ``nodes`` points where the integrand lies, near θ = 0 and θ = π.
+    Raises ValueError unless radius ≥ 6 std > 0, so that a radius below 0, which is a point on the other side, is rare.
     """
 
-    def __init__(self, radius: float = 5.0, std: float = 0.1, nodes: int = 32) -> None:
+    def __init__(self, radius: float = 5.0, std: float = 0.1, nodes: int = 64) -> None:
         if not radius >= 6 * std > 0:
             raise ValueError(f"radius is {radius} and std is {std}; allowed is radius >= 6 std > 0")
         self.radius, self.std = radius, std
-        points, weights = np.polynomial.hermite_e.hermegauss(nodes)
-        self.nodes = torch.from_numpy(points)
-        self.weights = torch.from_numpy(weights / weights.sum())
+        points, weights = np.polynomial.legendre.leggauss(nodes)
+        self.nodes = torch.from_numpy((points + 1) / 2)
+        self.weights = torch.from_numpy(weights / 2)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
         """``n`` independent draws of the clean data."""
-        angle = 2 * math.pi * torch.rand(n, generator=generator)
-        radius = self.radius + self.std * torch.randn(n, generator=generator)
+        device = device_of(generator)
+        angle = 2 * math.pi * torch.rand(n, generator=generator, device=device)
+        radius = self.radius + self.std * torch.randn(n, generator=generator, device=device)
         return torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
 
-    def _radii(self, rho: Float[Tensor, "b 1"], variance: Float[Tensor, "b 1"]) -> Float[Tensor, "b nodes"]:
+    def _integral(
+        self, rho: Float[Tensor, "b 1"], variance: Float[Tensor, "b 1"]
+    ) -> tuple[Float[Tensor, "b nodes"], Float[Tensor, "b nodes"], Float[Tensor, "b nodes"]]:
+        """Sin²(θ/2) at the nodes of a quarter circle, and the weighted integrand there and at π − θ.
+
+        The integrand is e^(A cos²θ + B cos θ)/π, divided by its value at θ = 0, so that nothing overflows.
+        """
         total = self.std**2 + variance
-        mean = (self.radius * variance + rho * self.std**2) / total
-        return mean + (self.std**2 * variance / total).sqrt() * self.nodes
+        a, b = rho**2 * self.std**2 / (2 * variance * total), rho * self.radius / total
+        # The integrand's width is 1/√(2A + B): beyond thirteen of them there is nothing left.
+        width = (13 / (2 * a + b).sqrt()).clamp(max=math.pi / 2).detach()
+        half = (width * self.nodes.to(rho.device) / 2).sin() ** 2
+        step = width * self.weights.to(rho.device) / math.pi
+        across = -4 * a * half * (1 - half)
+        return half, step * (across - 2 * b * half).exp(), step * (across - 2 * b * (1 - half)).exp()
 
     def log_prob(self, x: Float[Tensor, "b 2"], sigma: Sigma) -> Float[Tensor, "b"]:
         """Log p_σ(x) in nats; σ > 0."""
-        rho, variance = torch.linalg.vector_norm(x.double(), dim=1, keepdim=True), expand(sigma, x).double() ** 2
+        exact = float64(x)
+        rho = torch.linalg.vector_norm(exact, dim=1, keepdim=True)
+        variance = expand(sigma, exact) ** 2
         total = self.std**2 + variance
-        bessel = torch.special.i0e(rho * self._radii(rho, variance) / variance) @ self.weights
-        gaussian = -((rho - self.radius) ** 2) / (2 * total) - (2 * math.pi * total).log() / 2
-        log_prob: Tensor = gaussian[:, 0] + bessel.log() - (2 * math.pi * variance[:, 0]).log() / 2
-        return log_prob.to(x.dtype)
+        _, near, far = self._integral(rho, variance)
+        peak = -((rho - self.radius) ** 2) / (2 * total) - (variance * total).log() / 2 - math.log(2 * math.pi)
+        log_prob: Tensor = peak[:, 0] + (near + far).sum(1).log()
+        return log_prob.to(x)
 
     def __call__(self, x: Float[Tensor, "b 2"], sigma: Sigma, /) -> Float[Tensor, "b 2"]:
-        """The score, radial by symmetry: d log p_σ/dρ · x/ρ."""
-        rho, variance = torch.linalg.vector_norm(x.double(), dim=1, keepdim=True), expand(sigma, x).double() ** 2
+        """The score, radial by symmetry: d log p_σ/dρ · x/ρ, smooth at the centre, where it is zero.
+
+        With E the mean over θ by the integrand, d log p_σ/dρ = −ρ/σ² + ρs²/(σ²T)·E[cos²θ] + R/T·E[cos θ].  Integrating
+        by parts, E[cos θ] = E[(2A cos θ + B) sin²θ], in which there is no difference of large numbers and a factor ρ.
+        """
+        exact = float64(x)
+        rho = torch.linalg.vector_norm(exact, dim=1, keepdim=True)
+        variance = expand(sigma, exact) ** 2
         total = self.std**2 + variance
-        radii = self._radii(rho, variance)
-        z = rho * radii / variance
-        value = torch.special.i0e(z)
-        # d/dρ of i0e(z(ρ)): i0e′ = i1e − i0e, and the quadrature's centre m moves with ρ at the rate s²/(s² + σ²).
-        rate = (radii + rho * self.std**2 / total) / variance
-        slope = ((torch.special.i1e(z) - value * z.sign()) * rate) @ self.weights / (value @ self.weights)
-        radial = -(rho - self.radius) / total + slope[:, None]
-        score: Tensor = radial * x / rho.clamp_min(1e-12)
-        return score.to(x.dtype)
+        half, near, far = self._integral(rho, variance)
+        cos, sin_squared = 1 - 2 * half, 4 * half * (1 - half)
+        mass = (near + far).sum(1, keepdim=True)
+        mean_square = ((near + far) * sin_squared).sum(1, keepdim=True) / mass
+        mean_odd = ((near - far) * cos * sin_squared).sum(1, keepdim=True) / mass
+        curvature = self.std**2 / (variance * total)
+        pull = self.radius / total * (curvature * rho * mean_odd + self.radius / total * mean_square)
+        score: Tensor = exact * (pull - curvature * mean_square - 1 / total)
+        return score.to(x)
 
 
 class Boxes:
@@ -149,16 +177,18 @@ class Boxes:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         """``n`` independent draws of the clean data."""
-        lower = self.lower[torch.randint(len(self.lower), (n,), generator=generator)]
-        return lower + self.side * torch.rand(lower.shape, generator=generator)
+        device = device_of(generator)
+        lower = self.lower.to(device)[torch.randint(len(self.lower), (n,), generator=generator, device=device)]
+        return lower + self.side * torch.rand(lower.shape, generator=generator, device=device)
 
     def _log_mass(self, x: Float[Tensor, "b d"], sigma: Sigma) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Each box's log ∫ N along each axis (b, k, d), the two ends in units of σ, and σ.
 
         Computed on the side of zero where the normal cdf does not round to one, so that tails stay exact.
         """
-        std = expand(sigma, x).double()[..., None]
-        low = (self.lower.double() - x.double()[:, None]) / std
+        exact = float64(x)
+        std = expand(sigma, exact)[..., None]
+        low = (self.lower.to(exact) - exact[:, None]) / std
         high = low + self.side / std
         flip = low + high > 0
         a, b = torch.where(flip, -high, low), torch.where(flip, -low, high)
@@ -169,7 +199,7 @@ class Boxes:
         """Log p_σ(x) in nats; σ > 0."""
         log_mass, *_ = self._log_mass(x, sigma)
         volume = len(self.lower) * self.side ** x.shape[1]
-        return (log_mass.sum(-1).logsumexp(1) - math.log(volume)).to(x.dtype)
+        return (log_mass.sum(-1).logsumexp(1) - math.log(volume)).to(x)
 
     def __call__(self, x: Float[Tensor, "b d"], sigma: Sigma, /) -> Float[Tensor, "b d"]:
         """The score: the posterior mean over boxes of (φ(low) − φ(high))/(σ·mass), axis by axis."""
@@ -177,17 +207,18 @@ class Boxes:
         posterior = log_mass.sum(-1).softmax(1)[..., None]
         log_phi = math.log(2 * math.pi) / 2
         edges = (-(low**2) / 2 - log_phi - log_mass).exp() - (-(high**2) / 2 - log_phi - log_mass).exp()
-        return (posterior * edges / std).sum(1).to(x.dtype)
+        return (posterior * edges / std).sum(1).to(x)
 
 
 def two_gaussians() -> Distribution:
     """0.2·N((−5,−5), I) + 0.8·N((5,5), I): Song & Ermon 2019, sections 3.2 and 4.3, figures 2 and 3."""
-    return GaussianMixture(torch.tensor([[-5.0, -5.0], [5.0, 5.0]]), 1.0, torch.tensor([0.2, 0.8]))
+    means = torch.tensor([[-5.0, -5.0], [5.0, 5.0]], device="cpu")
+    return GaussianMixture(means, 1.0, torch.tensor([0.2, 0.8], device="cpu"))
 
 
 def two_moons() -> Distribution:
     """Two interleaved half circles of radius 4, drawn as 2 × 128 Gaussians of std 0.25."""
-    t = torch.linspace(0, math.pi, 128)
+    t = torch.linspace(0, math.pi, 128, device="cpu")
     upper = torch.stack([4 * t.cos() - 2, 4 * t.sin() - 1], 1)
     lower = torch.stack([2 - 4 * t.cos(), 1 - 4 * t.sin()], 1)
     return GaussianMixture(torch.cat([upper, lower]), 0.25)
@@ -195,9 +226,9 @@ def two_moons() -> Distribution:
 
 def swiss_roll() -> Distribution:
     """A spiral of one and a half turns, drawn as 384 Gaussians of std 0.2 at equal distances along it."""
-    dense = torch.linspace(1.5 * math.pi, 4.5 * math.pi, 20_000, dtype=torch.float64)
+    dense = torch.linspace(1.5 * math.pi, 4.5 * math.pi, 20_000, dtype=torch.float64, device="cpu")
     length = torch.cumulative_trapezoid((1 + dense**2).sqrt(), dense)
-    equal = torch.linspace(0, float(length[-1]), 384, dtype=torch.float64)
+    equal = torch.linspace(0, float(length[-1]), 384, dtype=torch.float64, device="cpu")
     t = dense[torch.searchsorted(length, equal).clamp(max=len(dense) - 1)]
     return GaussianMixture((0.45 * torch.stack([t * t.cos(), t * t.sin()], 1)).float(), 0.2)
 
@@ -205,7 +236,7 @@ def swiss_roll() -> Distribution:
 def checkerboard() -> Distribution:
     """Uniform on the eight dark squares, of side 3, of a 4 × 4 board on [−6, 6]²."""
     corners = [(3.0 * i - 6, 3.0 * j - 6) for i in range(4) for j in range(4) if (i + j) % 2 == 0]
-    return Boxes(torch.tensor(corners), 3.0)
+    return Boxes(torch.tensor(corners, device="cpu"), 3.0)
 
 
 TOYS: dict[str, Callable[[], Distribution]] = {

@@ -5,7 +5,7 @@ only.  The floor is what as many training images score in the samples' place.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from torch import Tensor
 
 from ncsn import metrics
 from ncsn.data import Images
+from ncsn.files import atomic
 from ncsn.networks.classifier import Classifier
+from ncsn.pixels import quantize
 
 CLASSIFIER_SHA256 = "f771bc3bdbd07fb4c7ac4b061240fe4311e4859f7eee5fdcf5c93298efb164fd"
 REPORTABLE = 10_000
+RATIOS = ("frechet_distance", "confident", "pixel_wasserstein")  # of numbers whose zero means something
 
 
 def load_classifier() -> Classifier:
@@ -74,6 +77,14 @@ def read_samples(path: Path) -> UInt8[Tensor, "n 1 28 28"]:
     return torch.from_numpy(samples)
 
 
+def write_samples(path: Path, x: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+    """Round samples to bytes, and write them as ``read_samples`` takes them."""
+    samples = quantize(x)
+    with atomic(path) as temporary:
+        np.savez_compressed(temporary, samples=samples.numpy())
+    return samples
+
+
 def nearest(x: UInt8[Tensor, "n 1 28 28"], data: UInt8[Tensor, "m 1 28 28"]) -> tuple[Tensor, Tensor]:
     """The distance from each image to the nearest of ``data`` (pixels in [0, 1]), and that one's index."""
     flat, points = data.flatten(1).float() / 255, torch.split(x.flatten(1).float() / 255, 500)
@@ -81,8 +92,39 @@ def nearest(x: UInt8[Tensor, "n 1 28 28"], data: UInt8[Tensor, "m 1 28 28"]) -> 
     return torch.cat([pair.values for pair in pairs]), torch.cat([pair.indices for pair in pairs])
 
 
-def evaluate(samples: UInt8[Tensor, "n 1 28 28"], images: Images) -> dict[str, Any]:
-    """All numbers about ``samples``, each as ``{"generated": …, "real": …}`` with a ``ratio`` where one makes sense.
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A number about generated images, what real ones score in their place, and the ``ratio`` where it makes sense."""
+
+    generated: float
+    real: float
+    ratio: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How good ``n`` samples are: every number beside its floor, and the share of each digit.
+
+    ``comparable``: whether there are as many as every number that is reported is about.
+    """
+
+    n: int
+    comparable: bool
+    metrics: dict[str, Metric]
+    generated_histogram: list[float]
+    real_histogram: list[float]
+
+    def report(self) -> dict[str, Any]:
+        """The same as JSON takes it; a ratio that makes no sense is left out."""
+        content = asdict(self)
+        for metric in content["metrics"].values():
+            if metric["ratio"] is None:
+                del metric["ratio"]
+        return content
+
+
+def evaluate(samples: UInt8[Tensor, "n 1 28 28"], images: Images) -> Evaluation:
+    """All numbers about ``samples``.
 
     ``real`` is what n training images score against the test images; for memorisation, and for the confident share,
     what the validation images do, which the classifier has not seen either.
@@ -90,33 +132,43 @@ def evaluate(samples: UInt8[Tensor, "n 1 28 28"], images: Images) -> dict[str, A
     is over pixels.  ``memorisation`` is the probability that a sample is nearer to the training set than a test image
     is (½ is ideal; Mann–Whitney), ``near_duplicates`` the share nearer than all but 1 % of the test images.
     """
-    n, classifier = min(len(samples), len(images.test)), load_classifier()
-    samples, test = samples[:n], images.test[:n]
-    train = images.train[torch.randperm(len(images.train), generator=torch.Generator().manual_seed(0))[:n]]
-    held_out = images.validation[:n]
-    test_seen, sets = judge(classifier, test), {"generated": samples, "real": train}
-    to_train = {"generated": nearest(samples, images.train)[0], "real": nearest(held_out, images.train)[0]}
+    n = min(len(samples), len(images.test))
+    classifier = load_classifier()
+    test, held_out = images.test[:n], images.validation[:n]
+    shuffled = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(0))
+    pictures = {"generated": samples[:n], "real": images.train[shuffled[:n]]}
+    unseen = {"generated": samples[:n], "real": held_out}
+    seen = {kind: judge(classifier, x) for kind, x in pictures.items()}
+    test_seen = judge(classifier, test)
     test_to_train = nearest(test, images.train)[0]
-    report: dict[str, Any] = {"n": n, "comparable": n >= REPORTABLE}
     rows: dict[str, dict[str, float]] = {}
-    for kind, pictures in sets.items():
-        seen = judge(classifier, pictures)
-        density, coverage = metrics.density_coverage(test_seen.features, seen.features)
-        distance = to_train[kind]
-        values = {
-            "frechet_distance": metrics.frechet_distance(seen.features, test_seen.features),
-            "kernel_distance": metrics.kernel_distance(seen.features, test_seen.features),
+    for kind in ("generated", "real"):
+        features = seen[kind].features
+        density, coverage = metrics.density_coverage(test_seen.features, features)
+        to_train = nearest(unseen[kind], images.train)[0]
+        rows[kind] = {
+            "frechet_distance": metrics.frechet_distance(features, test_seen.features),
+            "kernel_distance": metrics.kernel_distance(features, test_seen.features),
             "density": density,
             "coverage": coverage,
-            "confident": seen.confident if kind == "generated" else judge(classifier, held_out).confident,
-            "class_variation": float((seen.histogram - test_seen.histogram).abs().sum() / 2),
-            "pixel_wasserstein": metrics.sliced_wasserstein(pictures.flatten(1) / 255, test.flatten(1) / 255),
-            "memorisation": mannwhitneyu(test_to_train, distance).statistic / n**2,
-            "near_duplicates": (distance < test_to_train.quantile(0.01)).float().mean().item(),
+            "confident": judge(classifier, unseen[kind]).confident,
+            "class_variation": metrics.total_variation(seen[kind].histogram, test_seen.histogram),
+            "pixel_wasserstein": metrics.sliced_wasserstein(pictures[kind].flatten(1) / 255, test.flatten(1) / 255),
+            "memorisation": float(mannwhitneyu(test_to_train, to_train).statistic) / n**2,
+            "near_duplicates": (to_train < test_to_train.quantile(0.01)).float().mean().item(),
         }
-        report[f"{kind}_histogram"] = seen.histogram.tolist()
-        for name, value in values.items():
-            rows.setdefault(name, {})[kind] = float(value)
-    for name in ("frechet_distance", "confident", "pixel_wasserstein"):
-        rows[name]["ratio"] = rows[name]["generated"] / rows[name]["real"]
-    return report | {"metrics": rows}
+    generated, real = rows["generated"], rows["real"]
+    return Evaluation(
+        n=n,
+        comparable=n >= REPORTABLE,
+        metrics={
+            name: Metric(
+                generated=generated[name],
+                real=real[name],
+                ratio=generated[name] / real[name] if name in RATIOS else None,
+            )
+            for name in generated
+        },
+        generated_histogram=seen["generated"].histogram.tolist(),
+        real_histogram=seen["real"].histogram.tolist(),
+    )

@@ -9,20 +9,25 @@ What comes out is the density p_σ at σ_min: that of the data with this much no
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.integrate import solve_ivp
+from scipy.integrate import RK45, solve_ivp
 from torch import Tensor
 
-from ncsn.score import Score
+from ncsn.score import Score, Sigma
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Log densities in nats, their standard errors over probes (0 for an exact trace), and evaluations of the score."""
+    """Log densities in nats, their standard errors over probes, and evaluations of the score.
+
+    A standard error is 0 for an exact trace, and NaN, for it is not known, for a single probe.
+    """
 
     log_prob: Float[Tensor, "b"]
     standard_error: Float[Tensor, "b"]
@@ -30,19 +35,41 @@ class Likelihood:
 
 
 def divergences(
-    score: Score, x: Float[Tensor, "b *d"], sigma: Float[Tensor, ""], directions: Float[Tensor, "k b *d"]
+    score: Score, x: Float[Tensor, "b *d"], sigma: Sigma, directions: Float[Tensor, "k b *d"]
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "k b"]]:
     """The score, and vᵀ(∂s/∂x)v for each direction v: with Rademacher v an unbiased estimate of its divergence.
 
     Hutchinson 1989; Song et al. 2020, equation 40.
     """
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        # Copies: what was made in inference mode takes no part in automatic differentiation.
+        x = x.detach().clone().requires_grad_()
+        sigma = sigma.clone() if isinstance(sigma, Tensor) else sigma
         s = score(x, sigma)
-        products = [torch.autograd.grad((s * v).sum(), x, retain_graph=True)[0] for v in directions]
-    return s.detach(), torch.stack([(p * v).flatten(1).sum(1) for p, v in zip(products, directions, strict=True)])
+        products = [torch.autograd.grad(s, x, v, retain_graph=True)[0] for v in directions]
+    parts = [(p * v)[:, None].flatten(1).sum(1) for p, v in zip(products, directions, strict=True)]
+    return s.detach(), torch.stack(parts)
 
 
+class PointwiseRK45(RK45):  # type: ignore[misc]
+    """Scipy's RK45 whose step suits the point with the largest error, not the mean over all points.
+
+    The state is ``points`` × coordinates, one point after the other, and then ``integrals`` × points.
+    """
+
+    def __init__(self, *args: Any, points: int, integrals: int, **options: Any) -> None:
+        self.points, self.integrals = points, integrals
+        super().__init__(*args, **options)
+
+    def _estimate_error_norm(self, K: np.ndarray, h: float, scale: np.ndarray) -> float:
+        """The largest error of a point: the RMS over its coordinates, or over its integrals, in units of ``scale``."""
+        error = (self._estimate_error(K, h) / scale) ** 2
+        gains = error[len(error) - self.integrals * self.points :].reshape(self.integrals, self.points).mean(0)
+        moves = error[: len(error) - self.integrals * self.points].reshape(self.points, -1).mean(1)
+        return float(np.sqrt(np.maximum(gains, moves).max()))
+
+
+@torch.inference_mode(False)
 def log_prob(
     score: Score,
     x: Float[Tensor, "b *d"],
@@ -56,15 +83,24 @@ def log_prob(
 ) -> Likelihood:
     """Log p_σ(x) at σ = ``sigma_min``, in nats, by an adaptive Runge–Kutta method (scipy's RK45) in ln σ.
 
-    ``sigma_max``: where p_σ is as good as N(mean, σ² I); for data of variance v the error is about v²D/(4σ⁴) nats.
-    ``probes``: Rademacher vectors for the divergence, the same along the whole flow; by default (None) the exact trace,
-    which takes one backward pass for each dimension.  ``tolerance``: of the solver, relative and absolute.
-    Raises ValueError unless σ_max > σ_min > 0 and probes ≥ 1.
+    ``sigma_max``: where p_σ is as good as N(mean, σ² I).  For data of variance v in D dimensions, a point is off by
+    about v√D/(√2σ²) nats, and the mean over all data by v²D/(4σ⁴).
+    ``mean``: of the data.  ``probes``: Rademacher vectors for the divergence, the same along the whole flow; by default
+    (None) the exact trace, which takes one backward pass for each dimension.  ``tolerance``: of each step of the
+    solver, relative and absolute, for every point.  ``generator``: draws the probes, on x's device.
+    What comes back is on the CPU, in double precision; the score is asked on x's device, in its type.
+    Raises ValueError unless ∞ > σ_max > σ_min > 0, probes ≥ 1 and tolerance > 0, and where the flow cannot be followed,
+    for the score is not finite.
     """
-    if not sigma_max > sigma_min > 0:
+    if not math.inf > sigma_max > sigma_min > 0:
         raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; allowed is sigma_max > sigma_min > 0")
     if probes is not None and probes < 1:
         raise ValueError(f"probes is {probes}; at least 1 is needed, or None for the exact trace")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance is {tolerance}; it must be positive")
+    if len(x) == 0:
+        nothing = torch.zeros(0, dtype=torch.float64, device="cpu")
+        return Likelihood(log_prob=nothing, standard_error=nothing, nfe=0)
     shape, dimension, nfe = x.shape, x[0].numel(), 0
     if probes is None:
         basis = torch.eye(dimension, dtype=x.dtype, device=x.device).view(dimension, 1, *shape[1:])
@@ -81,16 +117,47 @@ def log_prob(
         at = torch.from_numpy(state[: x.numel()]).to(x).view(shape)
         s, parts = divergences(score, at, sigma, directions)
         parts = parts.sum(0, keepdim=True) if probes is None else parts
-        return (sigma**2 * torch.cat([-s.flatten(), parts.flatten()])).double().cpu().numpy()
+        change = (sigma**2 * torch.cat([-s.flatten(), parts.flatten()])).cpu().double().numpy()
+        if nfe == 1 and not np.isfinite(change).all():  # later, the solver would try a smaller step
+            raise ValueError(f"the score, or its divergence, is not finite at sigma = {float(sigma):.3g}")
+        return change
 
-    start = np.concatenate([x.detach().double().cpu().numpy().ravel(), np.zeros(integrals * len(x))])
+    start = np.concatenate([x.detach().cpu().double().numpy().ravel(), np.zeros(integrals * len(x))])
     span = (math.log(sigma_min), math.log(sigma_max))
-    end = solve_ivp(slope, span, start, rtol=tolerance, atol=tolerance, t_eval=[span[1]]).y[:, -1]
-    last = torch.from_numpy(end[: x.numel()]).view(shape) - torch.as_tensor(mean).double().cpu()
+    found = solve_ivp(
+        slope,
+        span,
+        start,
+        method=PointwiseRK45,
+        rtol=tolerance,
+        atol=tolerance,
+        t_eval=[span[1]],
+        points=len(x),
+        integrals=integrals,
+    )
+    if not found.success:
+        raise ValueError(f"the flow could not be followed to sigma = {sigma_max}: {found.message}")
+    end = found.y[:, -1]
+    last = torch.from_numpy(end[: x.numel()]).view(shape) - torch.as_tensor(mean, device="cpu").double()
     gains = torch.from_numpy(end[x.numel() :]).view(integrals, len(x))
-    noise = -last.flatten(1).square().sum(1) / (2 * sigma_max**2) - dimension / 2 * math.log(2 * math.pi * sigma_max**2)
-    error = gains.std(0) / integrals**0.5 if integrals > 1 else torch.zeros(len(x), dtype=torch.float64)
+    squares = last[:, None].flatten(1).square().sum(1)
+    noise = -squares / (2 * sigma_max**2) - dimension / 2 * math.log(2 * math.pi * sigma_max**2)
+    if probes is None:
+        error = torch.zeros_like(noise)
+    else:
+        error = gains.std(0) / probes**0.5 if probes > 1 else torch.full_like(noise, math.nan)
     return Likelihood(log_prob=noise - gains.mean(0), standard_error=error, nfe=nfe)
+
+
+def joined(parts: Sequence[Likelihood]) -> Likelihood:
+    """One of several, in their order; ``nfe`` is the largest.  Raises ValueError if there are none."""
+    if not parts:
+        raise ValueError("there are no likelihoods to join")
+    return Likelihood(
+        log_prob=torch.cat([part.log_prob for part in parts]),
+        standard_error=torch.cat([part.standard_error for part in parts]),
+        nfe=max(part.nfe for part in parts),
+    )
 
 
 def bits_per_dimension(log_prob: Float[Tensor, "b"], dimension: int) -> Float[Tensor, "b"]:
@@ -99,3 +166,27 @@ def bits_per_dimension(log_prob: Float[Tensor, "b"], dimension: int) -> Float[Te
     Theis et al. 2016 (arXiv:1511.01844), section 3.1.
     """
     return 8 - log_prob / (dimension * math.log(2))
+
+
+@dataclass(frozen=True)
+class Bits:
+    """What examples cost in bits per dimension, with each one's standard error over probes."""
+
+    each: Float[Tensor, "b"]
+    error: Float[Tensor, "b"]
+
+    @classmethod
+    def of(cls, found: Likelihood, dimension: int) -> "Bits":
+        """From log densities of (byte + u)/256; an error in nats is one of 1/(D ln 2) bits per dimension."""
+        error = found.standard_error / (dimension * math.log(2))
+        return cls(bits_per_dimension(found.log_prob, dimension), error)
+
+    @property
+    def mean(self) -> float:
+        """Over all examples."""
+        return float(self.each.mean())
+
+    @property
+    def mean_error(self) -> float:
+        """The standard error of the mean over examples; not known of one."""
+        return float(self.each.std()) / len(self.each) ** 0.5 if len(self.each) > 1 else math.nan

@@ -1,24 +1,9 @@
-"""What this machine can do, and how to get it: bfloat16, compilation, memory."""
+"""What this machine can do, and how to get it: devices, bfloat16, compilation."""
 
-import ctypes
-import platform
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-
-
-def keep_memory() -> None:
-    """Tell glibc to keep the memory that tensors free, for the next tensors; does nothing elsewhere.
-
-    By default it returns large blocks to the system, and every step pays for fresh, zeroed pages, which can take longer
-    than the arithmetic of a small network.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-        for parameter in (trim_threshold, mmap_threshold):
-            libc.mallopt(parameter, 2**30)
 
 
 def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> str | None:
@@ -39,14 +24,24 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> str | No
     return None
 
 
-def choose_device(name: str) -> torch.device:
-    """The device to train on: cpu, cuda, or auto for cuda where there is one.
+DEVICES: dict[str, Callable[[], bool]] = {
+    "cpu": lambda: True,
+    "cuda": torch.cuda.is_available,
+    "mps": torch.backends.mps.is_available,
+}
 
-    Raises ValueError if cuda is asked for and there is none.
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name: cpu, cuda or mps, or auto for cuda where there is one and else the cpu.
+
+    Raises ValueError if there is no such device here, naming those that there are.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but torch sees none here; allowed are cpu and auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    here = [device for device, is_there in DEVICES.items() if is_there()]
+    if name == "auto":
+        return torch.device("cuda" if "cuda" in here else "cpu")
+    if name.split(":")[0] not in here:
+        raise ValueError(f"device is {name}; there are auto, {', '.join(here)} here")
+    return torch.device(name)
 
 
 def fast_bfloat16(device: torch.device) -> bool:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.distributions import Distribution, GaussianMixture
-from ncsn.score import Score
+from ncsn.score import Score, float64
 
 
 def relative_error(
@@ -24,9 +24,22 @@ def nearest_distance(x: Float[Tensor, "b d"], data: Float[Tensor, "n d"]) -> Flo
     return torch.cat([torch.cdist(part, data).amin(1) for part in torch.split(x, 1024)])
 
 
+def total_variation(p: Float[Tensor, "k"], q: Float[Tensor, "k"]) -> float:
+    """The total variation distance between two histograms of shares: half of what their bars differ by."""
+    return float((p - q).abs().sum() / 2)
+
+
+def psnr(guess: Float[Tensor, "*d"], truth: Float[Tensor, "*d"]) -> float:
+    """The peak signal-to-noise ratio in dB, of pixels in [0, 1]: −10·log₁₀ of the mean squared error.
+
+    ``guess``: clipped to [0, 1] first.
+    """
+    return -10 * float((guess.clamp(0, 1) - truth).square().mean().log10())
+
+
 def binned(values: Float[Tensor, "b"], position: Float[Tensor, "b"], edges: Sequence[float]) -> list[float | None]:
     """The mean of ``values`` in each bin [edge, next edge) of ``position``; None where a bin is empty."""
-    bins = torch.bucketize(position, torch.tensor(edges, dtype=position.dtype), right=True)
+    bins = torch.bucketize(position, torch.tensor(edges, dtype=position.dtype, device=position.device), right=True)
     return [values[bins == i].mean().item() if bool((bins == i).any()) else None for i in range(1, len(edges))]
 
 
@@ -44,7 +57,8 @@ def score_errors(
     clean = truth.sample(20_000, generator=generator)
     rows: list[dict[str, object]] = []
     for sigma in sigmas:
-        error, size = relative_error(score, truth, clean + sigma * torch.randn(clean.shape, generator=generator), sigma)
+        z = torch.randn(clean.shape, generator=generator, device=clean.device)
+        error, size = relative_error(score, truth, clean + sigma * z, sigma)
         grid_error, grid_size = relative_error(score, truth, grid, sigma)
         far = distance > 2
         bins = zip(binned(grid_error, distance, edges), binned(grid_size, distance, edges), strict=True)
@@ -70,8 +84,9 @@ def sliced_wasserstein(
     """
     if x.shape != y.shape:
         raise ValueError(f"the sets have shapes {tuple(x.shape)} and {tuple(y.shape)}; they must be equal")
-    directions = torch.randn(x.shape[1], projections, generator=torch.Generator().manual_seed(seed))
-    directions = directions / directions.norm(dim=0)
+    fixed = torch.Generator().manual_seed(seed)
+    directions = torch.randn(x.shape[1], projections, generator=fixed, device="cpu")
+    directions = (directions / directions.norm(dim=0)).to(x)
     return float(((x @ directions).sort(0).values - (y @ directions).sort(0).values).abs().mean())
 
 
@@ -80,7 +95,7 @@ def mode_statistics(x: Float[Tensor, "n d"], mixture: GaussianMixture) -> list[d
 
     The std is the root of the mean variance over dimensions, 1 for a unit Gaussian that is well separated from others.
     """
-    nearest = torch.cdist(x, mixture.means).argmin(1)
+    nearest = torch.cdist(x, mixture.means.to(x)).argmin(1)
     modes: list[dict[str, float | list[float] | None]] = []
     for component, weight in enumerate(mixture.weights.double().tolist()):
         inside = x[nearest == component]
@@ -102,7 +117,7 @@ def frechet_distance(x: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> float:
 
     Heusel et al. 2017 (arXiv:1706.08500), equation 6.  Biased in n: compare at equal n only.
     """
-    x, y = x.double(), y.double()
+    x, y = float64(x), float64(y)
     covariance_x, covariance_y = torch.cov(x.T), torch.cov(y.T)
     # tr √(Σ₁Σ₂) is the sum of the roots of the product's eigenvalues, which are real and not negative.
     roots = torch.linalg.eigvals(covariance_x @ covariance_y).real.clamp_min(0).sqrt().sum()
@@ -119,7 +134,7 @@ def kernel_distance(x: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> float:
     def kernel_sum(a: Tensor, b: Tensor) -> Tensor:
         return torch.stack([(part @ b.T / a.shape[1] + 1).pow(3).sum() for part in torch.split(a, 2000)]).sum()
 
-    x, y = x.double(), y.double()
+    x, y = float64(x), float64(y)
     n, m = len(x), len(y)
     within_x = kernel_sum(x, x) - (x.square().sum(1) / x.shape[1] + 1).pow(3).sum()
     within_y = kernel_sum(y, y) - (y.square().sum(1) / y.shape[1] + 1).pow(3).sum()
@@ -132,7 +147,7 @@ def density_coverage(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"]
     Naeem et al. 2020 (arXiv:2002.09797), equations 4 and 5; a neighbourhood reaches to the k-th nearest real image.
     """
     radii = torch.cat([torch.cdist(part, real).kthvalue(k + 1, 1).values for part in torch.split(real, 1000)])
-    inside, reached = 0.0, torch.zeros(len(real), dtype=torch.bool)
+    inside, reached = 0.0, torch.zeros(len(real), dtype=torch.bool, device=real.device)
     for part in torch.split(generated, 1000):
         within = torch.cdist(part, real) <= radii
         inside += float(within.sum())

@@ -7,7 +7,7 @@ A noise level σ is a standard deviation in the units of the data.  NCSN uses a 
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 
+@runtime_checkable
 class Proposal(Protocol):
     """Where training draws its noise levels from."""
 
@@ -52,7 +53,8 @@ class Geometric:
         """All noise levels, descending from σ_max to σ_min."""
         if self.levels == 1:
             return torch.tensor([self.sigma_min], device=device)
-        exponents = torch.linspace(math.log(self.sigma_max), math.log(self.sigma_min), self.levels, dtype=torch.float64)
+        top, bottom = math.log(self.sigma_max), math.log(self.sigma_min)
+        exponents = torch.linspace(top, bottom, self.levels, dtype=torch.float64, device="cpu")
         return exponents.exp().float().to(device)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
@@ -86,7 +88,8 @@ class Karras:
         if self.levels == 1:
             return torch.tensor([self.sigma_min], device=device)
         top, bottom = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
-        return (torch.linspace(top, bottom, self.levels, dtype=torch.float64) ** self.rho).float().to(device)
+        roots = torch.linspace(top, bottom, self.levels, dtype=torch.float64, device="cpu")
+        return (roots**self.rho).float().to(device)
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ def largest_distance(data: Float[Tensor, "n *d"], *, limit: int = 10_000) -> flo
 
     Song & Ermon 2020 (arXiv:2006.09011), section 3.1.  Over the first ``limit`` examples, so a lower bound for more.
     """
-    flat = data[:limit].flatten(1).float()
+    flat = data[:limit, None].flatten(1).float()
     return max(float(torch.cdist(part, flat).max()) for part in flat.split(500))  # type: ignore[no-untyped-call]
 
 
@@ -201,14 +204,19 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
 
     ``data``: in its own units.  ``sigma_min``: noise that does not matter; by default a hundredth of the largest
     extent of one coordinate, which is 0.01 for pixels in [0, 1].  ``steps``: Langevin steps on each level.
-    Raises ValueError if there are fewer than two different examples.
+    Raises ValueError if there are fewer than two different examples, or numbers that are not finite.
     """
+    if len(data) < 2:
+        raise ValueError(f"data of shape {tuple(data.shape)} has no two different examples")
+    wrong = int((~data.isfinite()).sum())
+    if wrong:
+        raise ValueError(f"data has {wrong} numbers that are NaN or infinite; remove or fill in their rows")
     sigma_max, dimension = largest_distance(data), data[0].numel()
     if not sigma_max > 0:
         raise ValueError(f"data of shape {tuple(data.shape)} has no two different examples")
     smallest = "as given"
     if sigma_min is None:
-        flat, smallest = data.flatten(1), "a hundredth of a coordinate's range, noise that does not matter"
+        flat, smallest = data[:, None].flatten(1), "a hundredth of a coordinate's range, noise that does not matter"
         sigma_min = float((flat.amax(0) - flat.amin(0)).max()) / 100
     ratio = level_ratio(dimension)
     noise = Geometric(sigma_max, sigma_min, 1 + math.ceil(math.log(sigma_max / sigma_min) / math.log(ratio)))

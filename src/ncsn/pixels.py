@@ -15,6 +15,11 @@ def dequantize(pixels: UInt8[Tensor, "*d"], *, generator: torch.Generator | None
     return (pixels + noise.clamp_max(1 - 2**-16)) / 256
 
 
+def centres(pixels: UInt8[Tensor, "*d"]) -> Float[Tensor, "*d"]:
+    """Bytes to the middle of what ``dequantize`` makes of them: (pixel + ½)/256."""
+    return (pixels.float() + 0.5) / 256
+
+
 def quantize(x: Float[Tensor, "*d"]) -> UInt8[Tensor, "*d"]:
-    """Reals to bytes: ⌊256 x⌋, clipped to 0…255; the inverse of ``dequantize``."""
+    """Reals to bytes: ⌊256 x⌋, clipped to 0…255; the inverse of ``dequantize`` and of ``centres``."""
     return (x * 256).floor().clamp(0, 255).to(torch.uint8)

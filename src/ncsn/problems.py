@@ -13,15 +13,17 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ncsn.score import Score, expand, tweedie
+from ncsn.score import Score, Sigma, expand, tweedie
 
 Measurement = Callable[[Tensor], Tensor]
 """A linear function of a batch of examples, (b, *d) → (b, *m)."""
 
 
+@torch.inference_mode(False)
 def masked(known: Bool[Tensor, "*d"]) -> Measurement:
     """What is known of an example: the pixels where ``known``, (b, *d) → (b, m)."""
-    return lambda x: x[:, known]
+    where = known.clone()
+    return lambda x: x[:, where]
 
 
 def downsampled(factor: int) -> Measurement:
@@ -29,10 +31,11 @@ def downsampled(factor: int) -> Measurement:
     return lambda x: F.avg_pool2d(x, factor)
 
 
+@torch.inference_mode(False)
 def blurred(std: float) -> Measurement:
     """Convolution with a Gaussian of standard deviation ``std`` pixels, cut off at three of them, zeros outside."""
     radius = max(1, round(3 * std))
-    offsets = torch.arange(-radius, radius + 1)
+    offsets = torch.arange(-radius, radius + 1, device="cpu")
     weights = (-(offsets**2) / (2 * std**2)).exp()
     kernel = weights[:, None] * weights / weights.sum() ** 2
 
@@ -51,20 +54,25 @@ def identity(x: Tensor) -> Tensor:
 def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Float[Tensor, "n *m"], steps: int) -> Tensor:
     """An approximate solution u of M u = b for a symmetric positive definite M, example by example.
 
-    Hestenes & Stiefel 1952.  ``product``: u ↦ M u for a batch.
+    Hestenes & Stiefel 1952.  ``product``: u ↦ M u for a batch.  Where M bends the other way along a direction d,
+    dᵀMd ≤ 0, as with the covariance of a score that was learned, an example keeps what it has reached so far.
     """
 
     def dot(v: Tensor, w: Tensor) -> Tensor:
-        return expand((v * w).flatten(1).sum(1), b)
+        return expand((v * w)[:, None].flatten(1).sum(1), b)
 
     tiny = torch.finfo(b.dtype).tiny
-    u, residual = torch.zeros_like(b), b
-    direction, square = residual, dot(residual, residual)
+    u, residual, direction = torch.zeros_like(b), b, b
+    square = dot(residual, residual)
+    convex = torch.ones_like(square, dtype=torch.bool)
     for _ in range(steps):
         image = product(direction)
-        length = square / dot(direction, image).clamp(min=tiny)
-        u, residual = u + length * direction, residual - length * image
-        square, before = dot(residual, residual), square
+        bend = dot(direction, image)
+        convex = convex & (bend > 0)
+        length = torch.where(convex, square / bend.clamp(min=tiny), 0.0)
+        u = u + length * direction
+        residual = residual - torch.where(convex, length * image, 0.0)
+        before, square = square, dot(residual, residual)
         direction = residual + square / before.clamp(min=tiny) * direction
     return u
 
@@ -76,30 +84,40 @@ def posterior(
 
     With D(x) = E[x₀ | x] and Cov[x₀ | x] = σ² ∂D/∂x (Tweedie's formulas), y given x is N(A D, σ_y² I + A Cov Aᵀ), and
     ∇ₓ log p_σ(y | x) is ∂D/∂xᵀ Aᵀ (σ_y² I + A Cov Aᵀ)⁻¹ (y − A D).  MMPS: Rozet et al. 2024 (arXiv:2405.13712),
-    section 4.2.  Exact for a Gaussian prior.  The inverse is by ``steps`` of conjugate gradients, one backward pass
-    each; with no step it would be the prior.  ``noise_std``: σ_y > 0 in the units of y.
-    Raises ValueError unless noise_std > 0 and steps ≥ 1.
+    section 4.2.  Exact for a Gaussian prior; where the prior's modes compete it is not, for it takes the two together
+    for one wide Gaussian: of N((−5, −5), I) and N((5, 5), I), and y = 1 ± 2 for the first coordinate, it gives the left
+    one a weight of 0.35 instead of 0.12.
+    The inverse is by ``steps`` of conjugate gradients, one backward pass each; with no step it would be the prior.
+    ``noise_std``: σ_y > 0 in the units of y.
+    Raises ValueError unless noise_std > 0 and steps ≥ 1; the score does where y does not have the shape of A x.
     """
     if not noise_std > 0:
         raise ValueError(f"noise_std is {noise_std}; it must be positive")
     if steps < 1:
         raise ValueError(f"steps is {steps}; at least 1 is needed")
 
-    def evaluate(x: Float[Tensor, "b *d"], sigma: Float[Tensor, ""] | Float[Tensor, "b"], /) -> Float[Tensor, "b *d"]:
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            denoised = tweedie(score, x, sigma)
-            expected = measure(denoised)
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
+        # Copies: what was made in inference mode takes no part in automatic differentiation.
+        x = x.detach().clone().requires_grad_()
+        sigma = sigma.clone() if isinstance(sigma, Tensor) else sigma
+        variance = expand(sigma, x) ** 2
+        denoised = tweedie(score, x, sigma)
+        expected = measure(denoised)
+        if y.shape != expected.shape:
+            raise ValueError(f"y has shape {tuple(y.shape)}; measured, x has shape {tuple(expected.shape)}")
 
         def pull_back(u: Tensor) -> Tensor:
             """∂D/∂xᵀ Aᵀ u; as ∂D/∂x is symmetric, σ² times it is Cov Aᵀ u."""
             return torch.autograd.grad(expected, x, u, retain_graph=True)[0]
 
         def covariance(u: Tensor) -> Tensor:
-            return noise_std**2 * u + measure(expand(sigma, x) ** 2 * pull_back(u))
+            return noise_std**2 * u + measure(variance * pull_back(u))
 
-        u = conjugate_gradient(covariance, y - expected.detach(), steps)
-        return (denoised.detach() - x.detach()) / expand(sigma, x) ** 2 + pull_back(u)
+        with torch.no_grad():
+            u = conjugate_gradient(covariance, y - expected, steps)
+            return (denoised - x) / variance + pull_back(u)
 
     return evaluate
 
@@ -112,9 +130,13 @@ def replacement(
     The prior's score is evaluated where the ``known`` pixels of x are replaced by y + σz; there, the posterior's score
     is that of N(y, σ²), and elsewhere the prior's.  Noised to the level's σ, not pasted clean: the network has only
     seen examples whose pixels all have the same noise.
+
+    For ``annealed_langevin`` only, whose steps on each level let the unknown pixels come to terms with fresh noise of
+    the known ones again and again.  Samplers that pass a level once do not sample the posterior: of two coordinates
+    with correlation 0.9 and the first known to be 1.5, the second is 0.94 ± 0.56 by dpmpp-sde, not 1.35 ± 0.44.
     """
 
-    def evaluate(x: Float[Tensor, "b *d"], sigma: Float[Tensor, ""] | Float[Tensor, "b"], /) -> Float[Tensor, "b *d"]:
+    def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
         std = expand(sigma, x)
         z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         s = score(torch.where(known, y + std * z, x), sigma)

@@ -9,41 +9,67 @@ whoever calls them.
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
+
+Sigma = float | Float[Tensor, ""] | Float[Tensor, "b"]
+"""A noise level σ > 0 in the units of x: one number for all examples, or one for each of them."""
 
 
+@runtime_checkable
 class Score(Protocol):
     """Anything that returns ∇ₓ log p_σ(x), example by example."""
 
-    def __call__(
-        self, x: Float[Tensor, "b *d"], sigma: Float[Tensor, ""] | Float[Tensor, "b"], /
-    ) -> Float[Tensor, "b *d"]:
+    def __call__(self, x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
         """The score of the noised data at ``x``, for one noise level or for one noise level per example."""
         ...
 
 
-def expand(sigma: Float[Tensor, ""] | Float[Tensor, "b"], x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *ones"]:
-    """Noise levels shaped to broadcast against ``x``: (b, 1, …, 1).
+@runtime_checkable
+class LabelledScore(Protocol):
+    """A score that can be asked for one class per example; −1 stands for none in particular."""
 
-    Raises ValueError if ``sigma`` is neither a scalar nor one value per example.
+    def __call__(self, x: Float[Tensor, "b *d"], sigma: Sigma, label: Int64[Tensor, "b"], /) -> Float[Tensor, "b *d"]:
+        """∇ₓ log p_σ(x | label)."""
+        ...
+
+
+def expand(sigma: Sigma, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *ones"]:
+    """Noise levels shaped to broadcast against ``x``, (b, 1, …, 1), with its type and on its device.
+
+    Raises ValueError if ``x`` has no batch axis, or if ``sigma`` is neither one number nor one per example.
     """
-    if sigma.ndim > 1 or (sigma.ndim == 1 and sigma.shape[0] != x.shape[0]):
+    if x.ndim == 0:
+        raise ValueError("x is one number; a batch of examples, (b, ...), is needed")
+    levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    if levels.ndim > 1 or (levels.ndim == 1 and levels.shape[0] != x.shape[0]):
         raise ValueError(
-            f"sigma has shape {tuple(sigma.shape)}; allowed are () and ({x.shape[0]},), one noise level per example"
+            f"sigma has shape {tuple(levels.shape)}; allowed are () and ({x.shape[0]},), one noise level per example"
         )
-    return sigma.expand(x.shape[0]).view(-1, *[1] * (x.ndim - 1))
+    return levels.expand(x.shape[0]).view(-1, *[1] * (x.ndim - 1))
 
 
-def tweedie(score: Score, x: Float[Tensor, "b *d"], sigma: Float[Tensor, ""] | Float[Tensor, "b"]) -> Tensor:
+def float64(x: Tensor) -> Tensor:
+    """``x`` in double precision, where its device has it; else on the CPU (Apple's GPUs have none)."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
+
+
+def tweedie(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tensor, "b *d"]:
     """The mean of the clean data given the noisy ``x``: E[x₀ | x] = x + σ²·s(x, σ).
 
     Robbins 1956 (Tweedie's formula); as a last step of sampling: Jolicoeur-Martineau et al. 2020 (arXiv:2009.05475).
     """
     return x + expand(sigma, x) ** 2 * score(x, sigma)
+
+
+def conditioned(score: Callable[..., Tensor], label: Int64[Tensor, "b"] | None) -> Score:
+    """The score of each example's class, ``score(x, sigma, label)``; without a label the score itself."""
+    if label is None:
+        return score
+    return lambda x, sigma: score(x, sigma, label)
 
 
 def batched(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] | None = None) -> Score:
@@ -55,19 +81,23 @@ def batched(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] |
     The last batch is filled up, so that a compiled network only ever sees one shape.
     """
 
-    def evaluate(x: Float[Tensor, "b *d"], sigma: Float[Tensor, ""] | Float[Tensor, "b"], /) -> Float[Tensor, "b *d"]:
+    def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
+        if len(x) == 0:
+            return torch.zeros_like(x)
         missing = -len(x) % size
         filled = torch.cat([x, x[:1].expand(missing, *x.shape[1:])])
-        given = () if label is None else (torch.split(torch.cat([label, label[:1].expand(missing)]), size),)
-        levels = (
-            torch.split(torch.cat([sigma, sigma[:1].expand(missing)]), size)
-            if sigma.ndim
-            else [sigma] * (len(filled) // size)
-        )
-        parts = zip(torch.split(filled, size), levels, *given, strict=True)
-        return torch.cat([score(*part) for part in parts])[: len(x)]
+        parts = torch.split(filled, size)
+        common = not isinstance(sigma, Tensor) or sigma.ndim == 0
+        levels = [sigma] * len(parts) if common else split_filled(torch.as_tensor(sigma), missing, size)
+        given = () if label is None else (split_filled(label, missing, size),)
+        return torch.cat([score(*part) for part in zip(parts, levels, *given, strict=True)])[: len(x)]
 
     return evaluate
+
+
+def split_filled(values: Tensor, missing: int, size: int) -> list[Tensor]:
+    """One value per example, with ``missing`` more of the first one, in parts of ``size``."""
+    return list(torch.split(torch.cat([values, values[:1].expand(missing)]), size))
 
 
 def guided(score: Score, guide: Score, weight: float, *, between: tuple[float, float] = (0.0, math.inf)) -> Score:
@@ -80,11 +110,13 @@ def guided(score: Score, guide: Score, weight: float, *, between: tuple[float, f
     arXiv:2406.02507, equation 3); within an interval: Kynkäänniemi et al. 2024 (arXiv:2404.07724).
     """
 
-    def evaluate(x: Float[Tensor, "b *d"], sigma: Float[Tensor, ""] | Float[Tensor, "b"], /) -> Float[Tensor, "b *d"]:
-        s, inside = score(x, sigma), (between[0] <= sigma) & (sigma <= between[1])
-        if weight == 1 or not bool(inside.any()):
+    def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
+        s, std = score(x, sigma), expand(sigma, x)
+        inside = (between[0] <= std) & (std <= between[1])
+        # What is compiled must not depend on values: there, the guide is always asked.
+        if weight == 1 or not (torch.compiler.is_compiling() or bool(inside.any())):
             return s
-        return s + expand((weight - 1) * inside, x) * (s - guide(x, sigma))
+        return s + (weight - 1) * inside * (s - guide(x, sigma))
 
     return evaluate
 
@@ -92,107 +124,10 @@ def guided(score: Score, guide: Score, weight: float, *, between: tuple[float, f
 class Counted:
     """The same score, counting in ``nfe`` how often it was evaluated: what a sampler costs, in network evaluations."""
 
-    def __init__(self, score: Score) -> None:
+    def __init__(self, score: Callable[..., Tensor]) -> None:
         self.score, self.nfe = score, 0
 
-    def __call__(
-        self, x: Float[Tensor, "b *d"], sigma: Float[Tensor, ""] | Float[Tensor, "b"], /
-    ) -> Float[Tensor, "b *d"]:
+    def __call__(self, x: Float[Tensor, "b *d"], sigma: Sigma, /, *label: Tensor) -> Float[Tensor, "b *d"]:
         """The score, once more."""
         self.nfe += 1
-        return self.score(x, sigma)
-
-
-class ScoreModel(nn.Module):
-    r"""A noise conditional score network: any ``network(x, c)`` of x's shape, made a score by preconditioning.
-
-    .. math:: s(x, σ) = -\frac{x-μ}{σ^2+σ_d^2} + \frac{σ_d}{σ\sqrt{σ^2+σ_d^2}}
-                        F\Big(\frac{x-μ}{\sqrt{σ^2+σ_d^2}}, \tfrac14\ln σ\Big)
-
-    This is EDM's preconditioning (Karras et al. 2022, arXiv:2206.00364, table 1) seen through Tweedie's formula: the
-    exact score of a Gaussian with the data's mean μ and standard deviation σ_d, plus a residual whose scale does not
-    depend on σ.  A network that returns zero therefore samples from that Gaussian already.  Centring and scaling
-    happen here and nowhere else: x, σ and the score are in the data's own units.
-
-    ``network``: maps (b, *d) and c = ¼ ln σ, (b,) or (1,) for a common noise level, to (b, *d).
-    ``data_mean``: μ, a number or a tensor that broadcasts against one example.  ``data_std``: σ_d > 0, one number.
-    Both are saved with the weights.
-    ``autocast``: run the network, and only the network, in bfloat16.
-    Raises ValueError if ``data_std`` is not positive.
-    """
-
-    data_mean: Tensor
-    data_std: Tensor
-
-    def __init__(
-        self,
-        network: nn.Module,
-        data_mean: float | Tensor,
-        data_std: float | Tensor,
-        *,
-        autocast: bool = False,
-    ) -> None:
-        super().__init__()
-        if not float(data_std) > 0:
-            raise ValueError(f"data_std is {float(data_std)}; it must be positive")
-        self.network = network
-        self.autocast = autocast
-        self.register_buffer("data_mean", torch.as_tensor(data_mean, dtype=torch.float32).clone())
-        self.register_buffer("data_std", torch.as_tensor(data_std, dtype=torch.float32).clone())
-
-    def forward(
-        self,
-        x: Float[Tensor, "b *d"],
-        sigma: Float[Tensor, ""] | Float[Tensor, "b"],
-        label: Int64[Tensor, "b"] | None = None,
-    ) -> Float[Tensor, "b *d"]:
-        """∇ₓ log p_σ(x), or ∇ₓ log p_σ(x | label) if the network knows classes; σ > 0, in the units of x."""
-        std = expand(sigma, x)
-        total_std = (std**2 + self.data_std**2).sqrt()
-        centred = x - self.data_mean
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            residual = self.call_network(centred / total_std, sigma, label)
-        return -centred / total_std**2 + self.data_std / (std * total_std) * residual.to(x.dtype)
-
-    def call_network(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
-        """The network's value; a network without classes is called without them."""
-        known = () if label is None else (label,)
-        value: Tensor = self.network(x, sigma.reshape(-1).log() / 4, *known)
-        return value
-
-    def given(self, label: Int64[Tensor, ""] | Int64[Tensor, "b"], guidance: float = 1.0) -> Score:
-        """The score of one class, or of one class per example; ``guidance`` > 1 exaggerates what makes the class.
-
-        The price is variety, and two evaluations: ``guided`` by the score without a class.
-        """
-        return guided(lambda x, sigma: self(x, sigma, label.expand(len(x))), self, guidance)
-
-    def residual_weight(self, sigma: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-        """What turns the score matching loss ½‖σs + z‖² into the squared error ‖F − F*‖² of the residual.
-
-        σs + z = σ_d/√(σ²+σ_d²)·(F − F*), so the weight is 2(σ²+σ_d²)/σ_d²: with it every noise level has targets of
-        the same size, as in EDM (equation 8 with the effective weight of table 1).
-        """
-        return 2 * (sigma**2 + self.data_std**2) / self.data_std**2
-
-
-class ScaledScore(ScoreModel):
-    """A network made a score as in NCSNv2: s(x, σ) = f(x − μ)/σ, whether or not f is told σ.
-
-    Song & Ermon 2020 (arXiv:2006.09011), technique 3.  ``data_std`` is kept for the record; nothing depends on it.
-    """
-
-    def forward(
-        self,
-        x: Float[Tensor, "b *d"],
-        sigma: Float[Tensor, ""] | Float[Tensor, "b"],
-        label: Int64[Tensor, "b"] | None = None,
-    ) -> Float[Tensor, "b *d"]:
-        """∇ₓ log p_σ(x), or ∇ₓ log p_σ(x | label) if the network knows classes; σ > 0, in the units of x."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            value = self.call_network(x - self.data_mean, sigma, label)
-        return value.to(x.dtype) / expand(sigma, x)
-
-    def residual_weight(self, sigma: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-        """What turns ½‖σs + z‖² into ‖f + z‖²: two at every noise level, as in NCSN (equation 6 with λ = σ²)."""
-        return torch.full_like(sigma, 2.0)
+        return self.score(x, sigma, *label)

@@ -8,10 +8,9 @@ import math
 import pickle
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 from zipfile import BadZipFile
 
 import torch
@@ -19,12 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.files import atomic
-from ncsn.muon import Muon
-from ncsn.score import ScoreModel
+from ncsn.objectives import Batch
+from ncsn.optimizers import muon_and_adam
+from ncsn.preconditioning import ScoreModel
 
 CHECKPOINT_VERSION = 1
 
-Batch = TypeVar("Batch")
 Loss = Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"]]]
 """What ``train`` minimises: (model, batch) → the losses and the noise levels, one of each per example."""
 
@@ -60,7 +59,8 @@ class Budget:
 class State:
     """All that training changes: the model, its running average, the optimisers, the step and the randomness.
 
-    Matrices are updated by Muon, everything else (biases, gains, the image-shaped first and last kernels) by Adam.
+    ``optimizers``: of the model's parameters; by default ``muon_and_adam``.  Their learning rates are peaks.
+    ``generator``: what batches and losses draw from; saved with the rest.
 
     ``average`` holds the exponential moving average of the weights with a window that grows with training, over about
     the last tenth of the steps: decay 1 − 10/(t + 10) at step t, the power function profile of Karras et al. 2024
@@ -70,23 +70,16 @@ class State:
     def __init__(
         self,
         model: ScoreModel,
+        optimizers: Sequence[torch.optim.Optimizer] | None = None,
         *,
         generator: torch.Generator,
-        muon_rate: float = 0.02,
-        adam_rate: float = 2e-3,
     ) -> None:
-        self.model = model
+        self.model = model.requires_grad_().train()
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
+        self.optimizers = muon_and_adam(model) if optimizers is None else list(optimizers)
         self.generator = generator
         self.step = 0
         self.seconds = 0.0
-        matrices = [p for p in model.parameters() if p.ndim == 2]
-        others = [p for p in model.parameters() if p.ndim != 2]
-        self.optimizers: list[torch.optim.Optimizer] = []
-        if matrices:
-            self.optimizers.append(Muon(matrices, lr=muon_rate))
-        if others:
-            self.optimizers.append(torch.optim.Adam(others, lr=adam_rate, betas=(0.9, 0.99), fused=True))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["peak"] = group["lr"]
@@ -175,7 +168,7 @@ def schedule(fraction: float, step: int, warmup: int = 50) -> float:
     return min(1.0, (step + 1) / warmup) * max(0.0, 1 - fraction)
 
 
-def train(state: State, batches: Iterator[Batch], loss: Loss[Batch], *, budget: Budget) -> Iterator[Progress]:
+def train(state: State, batches: Iterator[Batch], loss: Loss, *, budget: Budget) -> Iterator[Progress]:
     """Train until the budget is spent; yields after every step, and may be abandoned at any of them.
 
     Raises NonFiniteLossError, before the weights are touched, when the loss is NaN or infinite.

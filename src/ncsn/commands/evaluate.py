@@ -3,16 +3,20 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ncsn.commands.draw import draw
-from ncsn.settings import SamplerName
+from ncsn import console
+from ncsn.commands.options import HowToSample, check_counts
+from ncsn.experiments.settings import DeviceName
+
+if TYPE_CHECKING:
+    from ncsn.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class Evaluate(HowToSample):
     """Measure how good a run's samples of MNIST are, beside real images; or anybody's samples in an .npz file."""
 
     source: tyro.conf.Positional[Path]
@@ -21,73 +25,60 @@ class Evaluate:
     """How many samples; numbers from fewer than 10,000 are not comparable to others'."""
     seed: int = 0
     """For drawing the samples of a run."""
-    sampler: SamplerName | None = None
-    """By default the run's own."""
-    levels: int | None = None
-    """Noise levels that sampling descends; by default what suits the sampler."""
-    label: Annotated[int | Literal["any"] | None, tyro.conf.arg(name="class")] = None
-    """Only samples of this class, or of classes drawn at random, from a run that was trained with --classes."""
-    guidance: float | None = None
-    """How far to move away from the run's guide, or with --class from the score of no class; 1 for the plain score.
-    By default the run's own; 1 with --class, and for annealed and langevin where they are not the run's own."""
-    batch_size: int = 500
-    """How many samples the network sees at a time; the samples do not depend on it."""
+    device: DeviceName = "auto"
+    """auto: CUDA where there is one, else the CPU."""
     out: Path | None = None
     """A folder for evaluation.json, evaluation.png and the samples; by default where the source is."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        if not 100 <= self.n <= 10_000 or min(self.batch_size, self.levels or 1) < 1:
-            raise ValueError(
-                f"n is {self.n}, batch size is {self.batch_size}, levels is {self.levels}; allowed are 100 to 10000, "
-                "and at least 1"
-            )
+        check_counts(self, "batch_size", "levels", "steps")
+        if not 100 <= self.n <= 10_000:
+            raise ValueError(f"n is {self.n}; allowed are 100 to 10000")
 
     def __call__(self) -> None:
         """Draw if need be, judge, and write."""
-        import numpy as np
+        import ncsn
+        from ncsn import data, evaluation, plots, storage
 
-        from ncsn import data, evaluation, plots, runs
-        from ncsn.files import atomic
-        from ncsn.pixels import quantize
-
-        source, images = self.source, data.mnist()
-        about: dict[str, Any]
-        if source.suffix == ".npz":
-            samples, about = evaluation.read_samples(source)[: self.n], {"source": str(source)}
-            out = self.out or source.parent
+        images = data.mnist()
+        run = None if self.source.suffix == ".npz" else ncsn.load(self.source, device=self.device)
+        if run is not None and run.recipe.shape != images.shape:
+            raise ValueError(
+                f"{self.source} makes examples of shape {run.recipe.shape}; only MNIST's {images.shape} can be judged"
+            )
+        out = self.out or self.place(run)
+        out.mkdir(parents=True, exist_ok=True)
+        about: dict[str, Any] = {"source": str(self.source)}
+        if run is None:
+            samples = evaluation.read_samples(self.source)[: self.n]
         else:
-            folder = runs.find(source)
-            recipe, out = runs.read_recipe(folder), self.out or (source if folder == source else Path())
-            if recipe.shape != images.shape:
-                raise ValueError(
-                    f"{source} makes examples of shape {recipe.shape}; only MNIST's {images.shape} can be judged"
-                )
-            drawn = draw(self, folder)
-            samples = quantize(drawn.samples)
-            about = {
-                "source": str(source),
+            drawn = console.draw(run, self.n, seed=self.seed, **self.how())
+            samples = evaluation.write_samples(out / "samples.npz", drawn.samples)
+            about |= {
                 "seed": self.seed,
-                "sampler": self.sampler or recipe.sampler,
+                "sampler": drawn.sampling.sampler,
                 "class": self.label,
-                "guidance": drawn.guidance,
+                "guidance": drawn.sampling.guidance,
                 "nfe": drawn.nfe,
                 "guide_nfe": drawn.guide_nfe,
                 "sampling_seconds": drawn.seconds,
             }
-        out.mkdir(parents=True, exist_ok=True)
-        if source.suffix != ".npz":
-            with atomic(out / "samples.npz") as temporary:
-                np.savez_compressed(temporary, samples=samples.numpy())
         began = time.perf_counter()
-        report = {**about, **evaluation.evaluate(samples, images)}
-        report["evaluation_seconds"] = time.perf_counter() - began
-        runs.write_json(out / "evaluation.json", report)
+        found = evaluation.evaluate(samples, images)
+        about["evaluation_seconds"] = time.perf_counter() - began
+        storage.write_json(out / "evaluation.json", about | found.report())
         _, neighbours = evaluation.nearest(samples[:30], images.train)
-        plots.evaluation_page(samples[:30], images.train[neighbours], report, out / "evaluation.png")
-        print(f"n = {report['n']}{'' if report['comparable'] else ', too few to be comparable'}")
+        plots.evaluation_page(samples[:30], images.train[neighbours], found, out / "evaluation.png")
+        print(f"n = {found.n}{'' if found.comparable else ', too few to be comparable'}")
         print(f"{'':<18}{'generated':>11}{'real':>11}{'ratio':>9}")
-        for name, row in report["metrics"].items():
-            ratio = f"{row['ratio']:9.2f}" if "ratio" in row else ""
-            print(f"{name:<18}{row['generated']:11.4g}{row['real']:11.4g}{ratio}")
+        for name, metric in found.metrics.items():
+            ratio = "" if metric.ratio is None else f"{metric.ratio:9.2f}"
+            print(f"{name:<18}{metric.generated:11.4g}{metric.real:11.4g}{ratio}")
         print(f"{out}: evaluation.json, evaluation.png")
+
+    def place(self, run: "Run | None") -> Path:
+        """Where the source is; for the model in the package, here."""
+        if run is None:
+            return self.source.parent
+        return self.source if run.folder == self.source else Path()

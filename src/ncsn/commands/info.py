@@ -1,43 +1,41 @@
 """``ncsn info``."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import tyro
+from ncsn.commands.options import OfRun
 
 
-def pairs(content: dict[str, Any]) -> str:
+def pairs(content: Mapping[str, object]) -> str:
     """``name=value`` for each item, floats shortened."""
     return ", ".join(f"{k}={f'{v:.4g}' if isinstance(v, float) else v}" for k, v in content.items())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Info:
+class Info(OfRun):
     """Say what a run is: its experiment, network, noise levels, sampler and numbers."""
-
-    run: tyro.conf.Positional[Path]
-    """The run's folder, such as runs/mnist; or mnist, the model that comes with the package."""
 
     def __call__(self) -> None:
         """Print what the run's folder says."""
-        from ncsn import runs
+        import ncsn
+        from ncsn import storage
 
-        folder = runs.find(self.run)
-        config, recipe, score = runs.read_config(folder), runs.read_recipe(folder), runs.load(folder)
-        parameters, guide = sum(p.numel() for p in score.parameters()), runs.load_guide(folder)
+        run = ncsn.load(self.run, device=self.device)
+        recipe, sampling, model = run.recipe, run.recipe.sampling, run.model
+        results = storage.read_results(storage.find(self.run))
+        guide = (
+            "none" if run.guide is None else f"{sampling.guidance:g}, by a guide of {run.guide_parameters:,} weights"
+        )
         rows = {
             "run": self.run,
-            "experiment": config["experiment"],
-            "network": f"{recipe.network}({pairs(recipe.arguments)}), {parameters:,} parameters",
-            "data": f"shape {recipe.shape}, mean {score.data_mean.mean():.4g}, std {score.data_std:.4g}",
-            "noise": f"σ from {recipe.sigma_max:g} to {recipe.sigma_min:g}",
-            "sampler": f"{recipe.sampler} on {len(recipe.ladder())} noise levels",
-            "guidance": f"{recipe.guidance:g}, by a guide of {sum(p.numel() for p in guide.parameters()):,} parameters"
-            if guide is not None
-            else "none",
-            "settings": pairs(config["settings"]),
-            "results": pairs({k: v for k, v in runs.read_results(folder).items() if not isinstance(v, list | dict)}),
+            "experiment": run.experiment,
+            "network": f"{recipe.network}({pairs(recipe.arguments)}), {run.parameters:,} weights",
+            "data": f"shape {recipe.shape}, mean {model.data_mean.mean():.4g}, std {model.data_std:.4g}",
+            "noise": f"σ from {sampling.sigma_max:g} to {sampling.sigma_min:g}",
+            "sampler": f"{sampling.sampler} on {sampling.count} noise levels, {sampling.nfe} evaluations",
+            "guidance": guide,
+            "settings": pairs(run.settings),
+            "results": pairs({k: v for k, v in results.items() if not isinstance(v, list | dict)}),
         }
         for name, value in rows.items():
             print(f"{name:<11} {value}")

@@ -1,7 +1,5 @@
 """``ncsn inpaint``, ``denoise``, ``superres`` and ``deblur``: inverse problems with a trained model as the prior."""
 
-import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,24 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ncsn import console
-from ncsn.settings import SamplerName
+from ncsn.commands.options import OfRun, check_counts, check_out, check_suffix
+from ncsn.regions import Region, known_pixels, mean_filled
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from ncsn.problems import Measurement
-    from ncsn.score import Score
+    from ncsn.run import Run
 
-Region = Literal["top", "bottom", "left", "right", "centre", "random"]
+Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class Problem(OfRun):
     """What all inverse problems ask for."""
 
-    run: tyro.conf.Positional[Path]
-    """The run's folder, such as runs/mnist; or mnist, the model that comes with the package."""
     input: str = "0"
     """The index of a test image of MNIST, or an image file of the size that the model makes."""
     measured: bool = False
@@ -35,8 +31,8 @@ class Problem:
     """How many samples of the posterior."""
     noise: float = 0.05
     """Standard deviation of the measurement's noise, for pixels in [0, 1]."""
-    levels: int = 60
-    """Noise levels that sampling descends."""
+    levels: int | None = None
+    """Noise levels that sampling descends; by default 60, or 100 for replacement."""
     solver_steps: int = 3
     """Steps of conjugate gradients at each of them."""
     seed: int = 0
@@ -47,70 +43,58 @@ class Problem:
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        if min(self.n, self.levels, self.solver_steps) < 1 or not self.noise > 0:
-            raise ValueError(
-                f"n is {self.n}, levels is {self.levels}, solver steps is {self.solver_steps}, noise is {self.noise}; "
-                "allowed are at least 1, and noise above 0"
-            )
-        if self.out.suffix != ".png":
-            raise ValueError(f"--out {self.out} ends in '{self.out.suffix}'; allowed is .png")
+        check_counts(self, "n", "levels", "solver_steps")
+        if not self.noise > 0:
+            raise ValueError(f"noise is {self.noise}; it must be above 0")
+        check_suffix(self.out, ".png")
 
-    def measure(self, shape: tuple[int, ...]) -> "Measurement":
+    def measure(self, shape: Shape) -> "Measurement":
         """The measurement of examples of this shape."""
         raise NotImplementedError
 
-    def shown(self, y: "Tensor", shape: tuple[int, ...]) -> "Tensor":
+    def shown(self, y: "Tensor", shape: Shape) -> "Tensor":
         """The measurement as an image of this shape: also the guess of somebody without a prior."""
         raise NotImplementedError
 
-    @property
-    def sampler(self) -> SamplerName:
-        """What follows the posterior's score."""
-        return "dpmpp-sde"
-
-    def posterior(self, score: "Score", y: "Tensor", shape: tuple[int, ...], generator: "torch.Generator") -> "Score":
-        """The posterior's score."""
-        from ncsn.problems import posterior
-
-        return posterior(score, self.measure(shape), y, self.noise, steps=self.solver_steps)
+    def posterior(self, run: "Run", y: "Tensor", shape: Shape) -> "Run":
+        """The run of the posterior."""
+        return run.posterior(self.measure(shape), y, noise_std=self.noise, solver_steps=self.solver_steps)
 
     def __call__(self) -> None:
         """Measure, sample the posterior, and draw."""
-        if self.out.exists() and not self.overwrite:
-            raise ValueError(f"{self.out} exists; give --overwrite to replace it, or another --out")
+        check_out(self.out, overwrite=self.overwrite)
         import torch
 
-        from ncsn import machine, plots, runs
+        import ncsn
+        from ncsn import metrics, plots
         from ncsn.data import read_example
 
-        machine.keep_memory()
-        folder, began = runs.find(self.run), time.perf_counter()
-        model, recipe = runs.load(folder), runs.read_recipe(folder)
-        generator = torch.Generator().manual_seed(self.seed)
-        measure = self.measure(recipe.shape)
-        wanted = measure(torch.zeros(1, *recipe.shape)).shape[1:] if self.measured else recipe.shape
+        run = ncsn.load(self.run, device=self.device)
+        if not run.recipe.images:
+            raise ValueError(f"{self.run} makes points of shape {run.recipe.shape}; a run of images is needed")
+        channels, height, width = run.recipe.shape
+        shape = (channels, height, width)
+        measure = self.measure(shape)
+        wanted = measure(torch.zeros(1, *shape)).shape[1:] if self.measured else shape
         given = read_example(self.input, tuple(wanted))
         truth = None if self.measured else given
-        y = measure(given[None]) if truth is not None else given[None]
+        y = given[None]
+        generator = torch.Generator().manual_seed(self.seed)
         if truth is not None:
+            y = measure(y)
             y = y + self.noise * torch.randn(y.shape, generator=generator)
-        score = self.posterior(model, y.expand(self.n, *y.shape[1:]), recipe.shape, generator)
-        ladder = recipe.states(self.sampler, self.levels)
-        start = recipe.start(model, self.n, generator=generator)
-        path = recipe.path(score, start, sampler=self.sampler, levels=self.levels, generator=generator)
-        (x,) = deque(console.bar(path, len(ladder), f"{self.n} samples"), maxlen=1)
-        plots.posterior_page(truth, self.shown(y, recipe.shape)[0], x, self.out)
+        posterior = self.posterior(run, y, shape)
+        seed = generator if run.device.type == "cpu" else self.seed
+        drawn = console.draw(posterior, self.n, seed=seed, levels=self.levels)
+        guess, x = self.shown(y, shape)[0], drawn.samples
+        plots.posterior_page(truth, guess, x, self.out)
         quality = ""
         if truth is not None:
-
-            def psnr(guess: "Tensor") -> float:
-                return -10 * float((guess.clamp(0, 1) - truth).square().mean().log10())
-
             quality = (
-                f"; PSNR of the posterior's mean {psnr(x.mean(0)):.1f} dB, of a sample {psnr(x[0]):.1f} dB, "
-                f"of the measurement {psnr(self.shown(y, recipe.shape)[0]):.1f} dB"
+                f"; PSNR of the posterior's mean {metrics.psnr(x.mean(0), truth):.1f} dB, of a sample "
+                f"{metrics.psnr(x[0], truth):.1f} dB, of the measurement {metrics.psnr(guess, truth):.1f} dB"
             )
-        print(f"{self.out}: {self.n} samples of the posterior{quality}, {time.perf_counter() - began:.1f} s")
+        print(f"{self.out}: {drawn.cost}{quality}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,49 +106,27 @@ class Inpaint(Problem):
     method: Literal["posterior", "replacement"] = "posterior"
     """Moment matching; or replacing the known pixels at every step of annealed Langevin, as in the NCSN paper."""
 
-    def known(self, shape: tuple[int, ...]) -> "Tensor":
+    def known(self, shape: Shape) -> "Tensor":
         """Which pixels are known."""
         import torch
 
-        _, height, width = shape
-        known = torch.ones(shape, dtype=torch.bool)
-        if self.hide == "random":
-            drawn = torch.rand(1, height, width, generator=torch.Generator().manual_seed(self.seed)) < 0.25
-            return drawn.expand(shape)
-        rows = {"top": slice(height // 2), "bottom": slice(height // 2, None)}.get(self.hide, slice(None))
-        columns = {"left": slice(width // 2), "right": slice(width // 2, None)}.get(self.hide, slice(None))
-        if self.hide == "centre":
-            rows, columns = slice(height // 4, -(height // 4)), slice(width // 4, -(width // 4))
-        known[:, rows, columns] = False
-        return known
+        return known_pixels(shape, self.hide, generator=torch.Generator().manual_seed(self.seed))
 
-    def measure(self, shape: tuple[int, ...]) -> "Measurement":
+    def measure(self, shape: Shape) -> "Measurement":
         """The known pixels."""
         from ncsn.problems import masked
 
         return masked(self.known(shape))
 
-    def shown(self, y: "Tensor", shape: tuple[int, ...]) -> "Tensor":
+    def shown(self, y: "Tensor", shape: Shape) -> "Tensor":
         """The known pixels, and their mean elsewhere."""
-        import torch
+        return mean_filled(self.known(shape), y)
 
-        known = self.known(shape)
-        image = torch.full((len(y), *shape), 1.0) * y.mean()
-        image[:, known] = y
-        return image
-
-    @property
-    def sampler(self) -> SamplerName:
-        """Replacement is made for Langevin dynamics, which meets the known pixels again and again on each level."""
-        return "annealed" if self.method == "replacement" else "dpmpp-sde"
-
-    def posterior(self, score: "Score", y: "Tensor", shape: tuple[int, ...], generator: "torch.Generator") -> "Score":
+    def posterior(self, run: "Run", y: "Tensor", shape: Shape) -> "Run":
         """By either method."""
         if self.method == "posterior":
-            return super().posterior(score, y, shape, generator)
-        from ncsn.problems import replacement
-
-        return replacement(score, self.known(shape), self.shown(y, shape), generator=generator)
+            return super().posterior(run, y, shape)
+        return run.replacement(self.known(shape), self.shown(y, shape))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,13 +136,13 @@ class Denoise(Problem):
     noise: float = 0.5
     """Standard deviation of the noise, for pixels in [0, 1]."""
 
-    def measure(self, shape: tuple[int, ...]) -> "Measurement":
+    def measure(self, shape: Shape) -> "Measurement":
         """All pixels."""
         from ncsn.problems import identity
 
         return identity
 
-    def shown(self, y: "Tensor", shape: tuple[int, ...]) -> "Tensor":
+    def shown(self, y: "Tensor", shape: Shape) -> "Tensor":
         """The noisy image."""
         return y
 
@@ -192,7 +154,7 @@ class Superres(Problem):
     factor: int = 4
     """How many pixels of the answer, each way, make one of the input."""
 
-    def measure(self, shape: tuple[int, ...]) -> "Measurement":
+    def measure(self, shape: Shape) -> "Measurement":
         """Means over squares."""
         from ncsn.problems import downsampled
 
@@ -200,7 +162,7 @@ class Superres(Problem):
             raise ValueError(f"factor is {self.factor}; it must divide the {shape[1]} x {shape[2]} pixels of the model")
         return downsampled(self.factor)
 
-    def shown(self, y: "Tensor", shape: tuple[int, ...]) -> "Tensor":
+    def shown(self, y: "Tensor", shape: Shape) -> "Tensor":
         """Every square in its mean."""
         return y.repeat_interleave(self.factor, -1).repeat_interleave(self.factor, -2)
 
@@ -212,7 +174,7 @@ class Deblur(Problem):
     blur: float = 2.0
     """Standard deviation of the Gaussian blur in pixels."""
 
-    def measure(self, shape: tuple[int, ...]) -> "Measurement":
+    def measure(self, shape: Shape) -> "Measurement":
         """The blur."""
         from ncsn.problems import blurred
 
@@ -220,6 +182,6 @@ class Deblur(Problem):
             raise ValueError(f"blur is {self.blur}; it must be positive")
         return blurred(self.blur)
 
-    def shown(self, y: "Tensor", shape: tuple[int, ...]) -> "Tensor":
+    def shown(self, y: "Tensor", shape: Shape) -> "Tensor":
         """The blurred image."""
         return y

@@ -11,7 +11,7 @@ class MLP(nn.Module):
     """``layers`` hidden layers of ``width`` units, each shifted by the embedded noise level: (b, d), (b,) → (b, d).
 
     The last layer starts at zero, so that an untrained network returns zero.
-    Raises ValueError unless dimensions, width and layers are at least 1.
+    Raises ValueError unless dimensions, width and layers are at least 1; forward, for points of other dimensions.
     """
 
     def __init__(self, dimensions: int, width: int = 128, layers: int = 3) -> None:
@@ -27,6 +27,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "b d"], c: Float[Tensor, "b"] | Float[Tensor, "1"]) -> Float[Tensor, "b d"]:
         """The network's value at ``x`` for the noise levels c = ¼ ln σ."""
+        if x.ndim != 2 or x.shape[1] != self.output.out_features:
+            raise ValueError(f"x has shape {tuple(x.shape)}; (b, {self.output.out_features}) is needed")
         embedding = self.embedding(c)
         h = x
         for hidden, shift in zip(self.hidden, self.shifts, strict=True):

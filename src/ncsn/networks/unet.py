@@ -37,6 +37,11 @@ class Convolution(nn.Module):
         return F.conv2d(x, kernel, self.bias, self.stride, self.size // 2)
 
 
+def channels_last(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """The same, with a pixel's channels side by side in memory; in a way that ``torch.func.vmap`` knows too."""
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
 class ChannelNorm(nn.Module):
     """RMS normalisation over the channels of each pixel, with a gain per channel (Zhang & Sennrich 2019)."""
 
@@ -78,7 +83,8 @@ class UNet(nn.Module):
     ``image_channels``: 1 for grey, 3 for colour.  ``channels``: the width at each resolution, finest first.
     ``blocks``: residual blocks at each resolution, on the way down and again on the way up.
     ``classes``: how many classes of images the network can be told; none by default.
-    Height and width must be multiples of 2 ** len(channels); forward raises ValueError otherwise.
+    Height and width must be multiples of 2 ** len(channels); forward raises ValueError otherwise, and for images of
+    other channels.
     """
 
     def __init__(
@@ -94,7 +100,7 @@ class UNet(nn.Module):
             raise ValueError(
                 f"channels is {tuple(channels)} and blocks is {blocks}; at least one resolution is needed, and all >= 1"
             )
-        self.factor = 2 ** len(channels)
+        self.image_channels, self.factor = image_channels, 2 ** len(channels)
         self.embedding = NoiseEmbedding(features)
         # The first row is for images of no class in particular.
         self.labels = nn.Embedding(classes + 1, features) if classes else None
@@ -119,13 +125,15 @@ class UNet(nn.Module):
         label: Int64[Tensor, "b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """The network's value at ``x`` for c = ¼ ln σ, given classes (−1 for none) if there are any."""
+        if x.ndim != 4 or x.shape[1] != self.image_channels:
+            raise ValueError(f"x has shape {tuple(x.shape)}; (b, {self.image_channels}, h, w) is needed")
         if x.shape[2] % self.factor or x.shape[3] % self.factor:
             raise ValueError(f"images of {x.shape[2]} x {x.shape[3]} pixels; multiples of {self.factor} are needed")
         embedding = self.embedding(c)
         if self.labels is not None:
             embedding = embedding + self.labels(torch.zeros_like(c, dtype=torch.long) if label is None else label + 1)
         modulations = iter(self.modulation(embedding).split(self.widths, 1))
-        h = self.stem(F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last))
+        h = self.stem(channels_last(F.pixel_unshuffle(x, 2)))
         skips = []
         for level, blocks in enumerate(self.encoder):
             h = self.down[level - 1](h) if level else h

@@ -15,13 +15,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ncsn.plots.style import POINTS, STYLE, animate, save
+from ncsn.plots.style import POINTS, STYLE, animate, finish
 from ncsn.score import Score
 
 
-def plane(view: float, points: int) -> tuple[Float[Tensor, "p"], Float[Tensor, "p*p 2"]]:
+def plane(
+    view: float, points: int, *, device: torch.device | str = "cpu"
+) -> tuple[Float[Tensor, "p"], Float[Tensor, "p*p 2"]]:
     """A square grid of ``points`` × ``points`` on [−view, view]²: its axis, and its points row by row."""
-    axis = torch.linspace(-view, view, points)
+    axis = torch.linspace(-view, view, points, device=device)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     return axis, torch.stack([x.flatten(), y.flatten()], 1)
 
@@ -38,23 +40,22 @@ def score_field(
     truth: Score,
     sigmas: Sequence[float],
     data: Float[Tensor, "n 2"],
-    path: Path,
+    path: Path | None = None,
     *,
     view: float = 8.0,
-) -> None:
+) -> Figure:
     """The exact and the estimated field and the error between them, one row a noise level.
 
     Arrows give the direction and the colour behind them the magnitude ‖s‖, on one logarithmic scale a row.  The error
     is relative, ‖ŝ − s‖/‖s‖ point by point, with the training ``data`` on it.
     """
-    _, fine = plane(view, 160)
-    _, coarse = plane(view * 0.95, 19)
+    _, fine = plane(view, 160, device=data.device)
+    _, coarse = plane(view * 0.95, 19, device=data.device)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 3.3 * len(sigmas) + 0.2), layout="constrained")
         rows: Any = figure.subplots(len(sigmas), 3, squeeze=False)
         for (left, middle, right), value in zip(rows, sigmas, strict=True):
-            sigma = torch.tensor(value)
-            exact, estimate = truth(fine, sigma), score(fine, sigma)
+            exact, estimate = truth(fine, value).cpu(), score(fine, value).cpu()
             magnitude = exact.norm(dim=1)
             magnitude = magnitude.clamp_min(1e-3 * float(magnitude.max()))  # where a density is flat its score is 0
             scale = LogNorm(float(magnitude.quantile(0.02)), float(magnitude.max()))
@@ -73,43 +74,41 @@ def score_field(
                 )
                 _panel(axes, f"{name}, σ = {value:.3g}", view)
             for axes, function in ((left, truth), (middle, score)):
-                arrows = function(coarse, sigma)
+                arrows = function(coarse, value).cpu()
                 arrows = arrows / arrows.norm(dim=1, keepdim=True).clamp_min(1e-9)
-                axes.quiver(*coarse.T.numpy(), *arrows.T.numpy(), color="white", scale=24, width=0.005)
-            right.scatter(*data[:600].T.numpy(), s=1.5, color="#5bc0eb", linewidths=0, label="training data")
+                axes.quiver(*coarse.cpu().T.numpy(), *arrows.T.numpy(), color="white", scale=24, width=0.005)
+            right.scatter(*data[:600].cpu().T.numpy(), s=1.5, color="#5bc0eb", linewidths=0, label="training data")
             right.legend(loc="upper right", markerscale=5, framealpha=0.85, fontsize=8)
             figure.colorbar(images["estimated score"], ax=[left, middle], label="‖s‖", shrink=0.9, pad=0.01)
             figure.colorbar(images["relative error"], ax=right, label="‖ŝ − s‖ / ‖s‖", shrink=0.9)
-        save(figure, path)
+        return finish(figure, path)
 
 
 def scatter_panels(
-    rows: Sequence[Sequence[tuple[str, Float[Tensor, "n 2"]]]], path: Path, *, view: float = 8.0
-) -> None:
+    rows: Sequence[Sequence[tuple[str, Float[Tensor, "n 2"]]]], path: Path | None = None, *, view: float = 8.0
+) -> Figure:
     """Sets of points in the plane, each under its title, in rows."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * len(rows[0]), 3.75 * len(rows)), layout="constrained")
         grid: Any = figure.subplots(len(rows), len(rows[0]), squeeze=False)
         for axes_row, row in zip(grid, rows, strict=True):
             for axes, (title, points) in zip(axes_row, row, strict=True):
-                axes.scatter(*points[:3000].T.numpy(), s=2.5, alpha=0.45, linewidths=0, color=POINTS)
+                axes.scatter(*points[:3000].cpu().T.numpy(), s=2.5, alpha=0.45, linewidths=0, color=POINTS)
                 _panel(axes, title, view)
-        save(figure, path)
+        return finish(figure, path)
 
 
-def trajectories(
-    states: Sequence[Float[Tensor, "n 2"]], titles: Sequence[str], path: Path, *, view: float = 8.0
-) -> None:
-    """An animation of points through the ``states``; the last one stays a while."""
+def trajectories(states: Sequence[tuple[str, Float[Tensor, "n 2"]]], path: Path, *, view: float = 8.0) -> None:
+    """An animation of points through the ``states``, each under its title; the last one stays a while."""
     frames = []
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4, 4.2), dpi=90, layout="constrained")
         canvas: Any = FigureCanvasAgg(figure)
         axes = figure.subplots()
-        x, y = states[0][:1500].T.numpy()
+        x, y = states[0][1][:1500].cpu().T.numpy()
         dots = axes.scatter(x, y, s=4, alpha=0.5, linewidths=0, color=POINTS)
-        for state, title in zip(states, titles, strict=True):
-            dots.set_offsets(state[:1500].numpy())
+        for title, state in states:
+            dots.set_offsets(state[:1500].cpu().numpy())
             _panel(axes, title, view)
             canvas.draw()
             frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))

@@ -13,10 +13,12 @@ POINTS = "#d1495b"
 STYLE: Any = {"font.size": 9, "axes.titlesize": 9.5, "axes.spines.top": False, "axes.spines.right": False}
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure, atomically, in the format of the path's suffix."""
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=140)
+def finish(figure: Figure, path: Path | None) -> Figure:
+    """The figure; also written, atomically and in the format of the path's suffix, if there is a path."""
+    if path is not None:
+        with atomic(path) as temporary:
+            figure.savefig(temporary, dpi=140)
+    return figure
 
 
 def animate(frames: Sequence[Image.Image], path: Path, *, milliseconds: int) -> None:

@@ -1,20 +1,6 @@
 """Samplers: what turns a score into samples.
 
-Every sampler is an iterator of states, so that progress bars, animations and early stopping belong to the caller:
-``*path, samples = annealed_langevin(score, x, sigmas, ...)``.  With ``denoise`` the last state is the posterior mean.
+Every sampler is an iterator of ``Step(sigma, x)``, so that progress bars, animations and early stopping belong to the
+caller: ``*path, last = annealed_langevin(score, x, sigmas, ...)``, and ``last.x`` are the samples.  With ``denoise``
+the last state is the posterior mean.  ``methods.METHODS`` is the one table of their names and defaults.
 """
-
-from ncsn.samplers.flow import dpm_solver, edm, euler, heun, slerp
-from ncsn.samplers.langevin import annealed_langevin, consistent_annealed, langevin, predictor_corrector
-
-__all__ = [
-    "annealed_langevin",
-    "consistent_annealed",
-    "dpm_solver",
-    "edm",
-    "euler",
-    "heun",
-    "langevin",
-    "predictor_corrector",
-    "slerp",
-]

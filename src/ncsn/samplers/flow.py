@@ -16,14 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.samplers.ladder import check_ladder
+from ncsn.samplers.step import Step, check_ladder
 from ncsn.score import Score, tweedie
 
 
 @torch.no_grad()
 def euler(
     score: Score, x: Float[Tensor, "b *d"], sigmas: Float[Tensor, "levels"], *, denoise: bool = True
-) -> Iterator[Float[Tensor, "b *d"]]:
+) -> Iterator[Step]:
     """The probability flow by Euler's method, of order 1 (DDIM in the noise's own time).
 
     Song et al. 2020, equation 13.  NFE: levels − 1, and one more for ``denoise``.
@@ -31,9 +31,9 @@ def euler(
     check_ladder(sigmas)
     for sigma, following in pairwise(sigmas):
         x = x + (sigma - following) * sigma * score(x, sigma)
-        yield x
+        yield Step(float(following), x)
     if denoise:
-        yield tweedie(score, x, sigmas[-1])
+        yield Step(0.0, tweedie(score, x, sigmas[-1]))
 
 
 def heun_step(
@@ -48,7 +48,7 @@ def heun_step(
 @torch.no_grad()
 def heun(
     score: Score, x: Float[Tensor, "b *d"], sigmas: Float[Tensor, "levels"], *, denoise: bool = True
-) -> Iterator[Float[Tensor, "b *d"]]:
+) -> Iterator[Step]:
     """The probability flow by Heun's method, of order 2.
 
     Karras et al. 2022 (arXiv:2206.00364), algorithm 1.  NFE: 2·(levels − 1), and one more for ``denoise``.
@@ -56,9 +56,9 @@ def heun(
     check_ladder(sigmas)
     for sigma, following in pairwise(sigmas):
         x = heun_step(score, x, sigma, following)
-        yield x
+        yield Step(float(following), x)
     if denoise:
-        yield tweedie(score, x, sigmas[-1])
+        yield Step(0.0, tweedie(score, x, sigmas[-1]))
 
 
 @torch.no_grad()
@@ -71,7 +71,7 @@ def edm(
     churn_range: tuple[float, float] = (0.0, math.inf),
     denoise: bool = True,
     generator: torch.Generator | None = None,
-) -> Iterator[Float[Tensor, "b *d"]]:
+) -> Iterator[Step]:
     """EDM's stochastic sampler: before each of Heun's steps the noise is raised by a share of what it is.
 
     Karras et al. 2022, algorithm 2: σ̂ = σ(1 + min(S_churn/levels, √2 − 1)) for σ within ``churn_range`` (S_tmin and
@@ -88,9 +88,9 @@ def edm(
             z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
             x = x + (raised**2 - sigma**2).sqrt() * z
         x = heun_step(score, x, raised, following)
-        yield x
+        yield Step(float(following), x)
     if denoise:
-        yield tweedie(score, x, sigmas[-1])
+        yield Step(0.0, tweedie(score, x, sigmas[-1]))
 
 
 @torch.no_grad()
@@ -102,7 +102,7 @@ def dpm_solver(
     stochasticity: float = 0.0,
     denoise: bool = True,
     generator: torch.Generator | None = None,
-) -> Iterator[Float[Tensor, "b *d"]]:
+) -> Iterator[Step]:
     """DPM-Solver++(2M): D is extrapolated in ln σ from its last two values, so a step of order 2 costs one evaluation.
 
     With h = ln σ/σ', η = ``stochasticity`` and a = 1 − e^(−(1+η)h),
@@ -128,9 +128,9 @@ def dpm_solver(
             z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
             x = x + following * (-torch.expm1(-2 * stochasticity * h)).sqrt() * z
         before = denoised, h
-        yield x
+        yield Step(float(following), x)
     if denoise:
-        yield tweedie(score, x, sigmas[-1])
+        yield Step(0.0, tweedie(score, x, sigmas[-1]))
 
 
 def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], weights: Float[Tensor, "k"]) -> Float[Tensor, "b k *d"]:

@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.samplers.ladder import check_ladder
+from ncsn.samplers.step import Step, check_ladder
 from ncsn.score import Score, tweedie
 
 
 def langevin_step(
     score: Score,
     x: Float[Tensor, "b *d"],
-    sigma: Float[Tensor, ""],
+    sigma: float | Float[Tensor, ""],
     step_size: Float[Tensor, ""] | float,
     generator: torch.Generator | None,
 ) -> Float[Tensor, "b *d"]:
@@ -34,13 +34,13 @@ def langevin_step(
 def langevin(
     score: Score,
     x: Float[Tensor, "b *d"],
-    sigma: Float[Tensor, ""],
+    sigma: float | Float[Tensor, ""],
     *,
     step_size: float,
     steps: int,
     denoise: bool = True,
     generator: torch.Generator | None = None,
-) -> Iterator[Float[Tensor, "b *d"]]:
+) -> Iterator[Step]:
     """Langevin dynamics at one noise level; yields the state after every step.
 
     Song & Ermon 2019, equation 4.  NFE: ``steps``, and one more for ``denoise``, which appends x + σ²·s(x, σ).
@@ -52,9 +52,9 @@ def langevin(
         raise ValueError(f"steps is {steps}; at least 1 is needed")
     for _ in range(steps):
         x = langevin_step(score, x, sigma, step_size, generator)
-        yield x
+        yield Step(float(sigma), x)
     if denoise:
-        yield tweedie(score, x, sigma)
+        yield Step(0.0, tweedie(score, x, sigma))
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ def annealed_langevin(
     steps: int,
     denoise: bool = True,
     generator: torch.Generator | None = None,
-) -> Iterator[Float[Tensor, "b *d"]]:
+) -> Iterator[Step]:
     """Annealed Langevin dynamics: ``steps`` steps on each level of a descending ladder; yields one state a level.
 
     Song & Ermon 2019, algorithm 1, with the step size α_i = ε·σ_i²/σ_L².  ``x`` is where to start, ideally a draw from
@@ -86,9 +86,9 @@ def annealed_langevin(
     for sigma in sigmas:
         for _ in range(steps):
             x = langevin_step(score, x, sigma, eps * sigma**2 / sigmas[-1] ** 2, generator)
-        yield x
+        yield Step(float(sigma), x)
     if denoise:
-        yield tweedie(score, x, sigmas[-1])
+        yield Step(0.0, tweedie(score, x, sigmas[-1]))
 
 
 @torch.no_grad()
@@ -100,7 +100,7 @@ def consistent_annealed(
     eta: float,
     denoise: bool = True,
     generator: torch.Generator | None = None,
-) -> Iterator[Float[Tensor, "b *d"]]:
+) -> Iterator[Step]:
     """Consistent annealed sampling: a share ``eta`` of the way to D, then the noise that belongs to the next level.
 
     x ← x + ησ²·s(x, σ) + β·σ'·z with β² = 1 − ((1−η)/γ)², γ = σ'/σ: the noise that is left and the noise that is added
@@ -117,9 +117,9 @@ def consistent_annealed(
         z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         fresh = (following**2 - ((1 - eta) * sigma) ** 2).clamp(min=0).sqrt()
         x = x + eta * sigma**2 * score(x, sigma) + fresh * z
-        yield x
+        yield Step(float(following), x)
     if denoise:
-        yield tweedie(score, x, sigmas[-1])
+        yield Step(0.0, tweedie(score, x, sigmas[-1]))
 
 
 @torch.no_grad()
@@ -132,7 +132,7 @@ def predictor_corrector(
     corrections: int = 1,
     denoise: bool = True,
     generator: torch.Generator | None = None,
-) -> Iterator[Float[Tensor, "b *d"]]:
+) -> Iterator[Step]:
     """Reverse diffusion to the next level, then Langevin steps on it whose size follows the score's own.
 
     Song et al. 2020 (arXiv:2011.13456), algorithms 2 and 4.  Predictor: x + (σ² − σ'²)·s(x, σ) + √(σ² − σ'²)·z, their
@@ -150,8 +150,10 @@ def predictor_corrector(
         for _ in range(corrections):
             z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
             s = score(x, following)
-            step = 2 * (snr * z.flatten(1).norm(dim=1).mean() / s.flatten(1).norm(dim=1).mean()) ** 2
+            size = s[:, None].flatten(1).norm(dim=1).mean()
+            # A score that is zero everywhere says nothing of how far to go: no step.
+            step = torch.where(size > 0, 2 * (snr * z[:, None].flatten(1).norm(dim=1).mean() / size) ** 2, 0.0)
             x = x + step * s + (2 * step).sqrt() * z
-        yield x
+        yield Step(float(following), x)
     if denoise:
-        yield tweedie(score, x, sigmas[-1])
+        yield Step(0.0, tweedie(score, x, sigmas[-1]))

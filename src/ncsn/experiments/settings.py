@@ -1,13 +1,56 @@
-"""The settings of the two experiments, which become their command lines and the config.json of their runs."""
+"""The settings of the experiments, which become their command lines and the config.json of their runs.
 
-from dataclasses import dataclass, replace
+Torch is not needed here, so that ``--help`` answers at once.
+"""
+
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-SamplerName = Literal["annealed", "consistent", "pc", "euler", "heun", "edm", "dpmpp", "dpmpp-sde", "langevin"]
+import tyro
 
-# Langevin steps settle on a level, and a guided score is that of no distribution to settle in: FD 5.2, not 3.4.
-UNGUIDED: tuple[SamplerName, ...] = ("annealed", "langevin")
+from ncsn.samplers.methods import SamplerName
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def check_positive(settings: object, *names: str) -> None:
+    """Raises ValueError for the first of these settings that is given and not positive."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} is {value}; it must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What belongs to the job and not to the experiment: ``--resume`` takes it anew, and all else from the run."""
+
+    out: Path | None = None
+    """The run's folder; by default runs/ and what is learned."""
+    overwrite: bool = False
+    """Replace a run that is already there."""
+    resume: bool = False
+    """Continue the run that is there."""
+    device: DeviceName = "auto"
+    """auto: CUDA where there is one, else the CPU."""
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.overwrite and self.resume:
+            raise ValueError("both --overwrite and --resume are given; at most one is allowed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageJob(Job):
+    """What belongs to the job of training on images."""
+
+    compile: bool = True
+    """Speed training up with torch.compile, where this machine can; up to a minute the first time."""
+    tensorboard: bool = False
+    """Also log to TensorBoard, in the run's folder."""
+    data_dir: Path | None = None
+    """Where the data set's files are, or go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +88,20 @@ class Toy:
     samples: int = 10_000
     """How many samples to draw."""
     seed: int = 0
-    out: Path | None = None
-    """Where to write; by default runs/toy-GENERATOR."""
-    overwrite: bool = False
-    """Replace a run that is already there."""
-    resume: bool = False
-    """Continue an interrupted run."""
+    job: Annotated[Job, tyro.conf.arg(name="")] = field(default_factory=Job)
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        for name in ("steps", "batch_size", "samples", "langevin_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_positive(self, "steps", "batch_size", "samples", "langevin_steps", "levels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedToy(Toy):
+    """The same without None: what the experiment runs with, and what config.json keeps."""
+
+    eps: float
+    step_size: float
+    view: Literal["field", "samples", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +114,6 @@ class Images:
     """Training steps instead of minutes; the same seed then gives the same bytes on one machine."""
     dataset: str = "mnist"
     """mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), or a folder of images of one size."""
-    data_dir: Path | None = None
-    """Where the data set's files are, or go."""
     batch_size: int | None = None
     """By default 128, or 64 where the width is halved: on a CPU without bfloat16 and for less than half an hour."""
     network: Literal["unet", "refinenet", "refinenet-v2"] = "unet"
@@ -99,10 +142,10 @@ class Images:
     """How to sample; annealed is the paper's annealed Langevin dynamics."""
     levels: int | None = None
     """Noise levels that sampling descends; by default what suits the sampler."""
-    langevin_steps: int = 2
-    """Steps of annealed Langevin dynamics on each of them."""
+    langevin_steps: int | None = None
+    """Steps of annealed Langevin dynamics on each of them, or of langevin in all; by default what suits the sampler."""
     eps: float | None = None
-    """Annealed Langevin's step size on the smallest level, by default σ_min²/2; σ²-proportional above it."""
+    """Langevin's step size on the smallest level, by default σ_min²/2; σ²-proportional above it."""
     muon_rate: float = 0.02
     """Peak learning rate of the convolutions and other matrices."""
     adam_rate: float = 2e-3
@@ -113,24 +156,13 @@ class Images:
     samples: int = 100
     """How many samples to draw at the end."""
     seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    compile: bool = True
-    """Speed training up with torch.compile, where this machine can; up to a minute the first time."""
-    tensorboard: bool = False
-    """Also log to TensorBoard, in the run's folder."""
-    out: Path = Path("runs/mnist")
-    overwrite: bool = False
-    """Replace a run that is already there."""
-    resume: bool = False
-    """Continue the run that is there; with --minutes or --steps, up to this total."""
+    job: Annotated[ImageJob, tyro.conf.arg(name="")] = field(default_factory=ImageJob)
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
         if self.minutes is not None and self.steps is not None:
             raise ValueError(f"minutes is {self.minutes} and steps is {self.steps}; at most one is allowed")
-        for name in ("minutes", "steps", "batch_size", "levels", "langevin_steps", "samples"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise ValueError(f"{name} is {value}; it must be positive")
+        check_positive(self, "minutes", "steps", "batch_size", "levels", "langevin_steps", "samples")
         if self.guidance is not None and not self.guidance >= 1:
             raise ValueError(f"guidance is {self.guidance}; it must be at least 1, which is no guidance")
         if self.network != "unet" and self.classes:
@@ -138,34 +170,14 @@ class Images:
         if self.network != "unet" and self.channels is not None and len(self.channels) != 1:
             raise ValueError(f"channels is {self.channels}; {self.network} takes one number, such as --channels 64")
 
-    @property
-    def batch(self) -> int:
-        """``batch_size``, or what suits a fast machine."""
-        return self.batch_size or 128
 
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """``channels``, or what suits the network on a fast machine."""
-        return self.channels or ((64, 128) if self.network == "unet" else (64,))
+@dataclass(frozen=True, kw_only=True)
+class ResolvedImages(Images):
+    """The same without None (but for minutes or steps): what the experiment runs with, and config.json keeps."""
 
-    @property
-    def network_arguments(self) -> dict[str, Any]:
-        """What the network is built with, apart from the images' channels."""
-        if self.network == "unet":
-            return {"channels": self.widths, "blocks": self.blocks, "features": self.widths[0]}
-        return {"width": self.widths[0], "features": 128 if self.network == "refinenet" else 0}
-
-    @property
-    def guide_weight(self) -> float:
-        """``guidance``, or what suits the sampler."""
-        return self.guidance or (1.0 if self.sampler in UNGUIDED else 2.0)
-
-    @property
-    def guide_arguments(self) -> dict[str, Any]:
-        """The same of the guide: half as wide, and one block at each resolution."""
-        return replace(self, channels=halved(self.widths), blocks=1).network_arguments
-
-
-def halved(widths: tuple[int, ...]) -> tuple[int, ...]:
-    """Half of each width: a quarter of the arithmetic."""
-    return tuple(max(1, w // 2) for w in widths)
+    batch_size: int
+    channels: tuple[int, ...]
+    levels: int
+    langevin_steps: int
+    eps: float
+    guidance: float

@@ -1,31 +1,30 @@
 """A run's folder: everything that is needed to continue, sample or evaluate it, and nothing unpickled.
 
-``config.json``              the settings that the run was started with, and its ``Recipe``
+``config.json``              the experiment, the settings that it was started with, and the run's ``Recipe``
 ``model.safetensors``        the averaged weights, with the data's mean and std
 ``checkpoint.pt``            the whole training state, to resume from
 ``guide/``                   another run, of a smaller network that sampling moves away from; if there is one
 """
 
 import json
-from collections.abc import Collection
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import nn
 
 from ncsn.files import atomic
-from ncsn.machine import fast_bfloat16
+from ncsn.preconditioning import ScoreModel
 from ncsn.recipe import Recipe
-from ncsn.score import ScoreModel
+from ncsn.sampling import Sampling
+from ncsn.units import Units
 
-CONFIG_VERSION = 2
+CONFIG_VERSION = 3
 SHIPPED = ("mnist",)  # the runs in the package, under assets/models
-
-T = TypeVar("T")
 
 
 def claim(folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
@@ -58,46 +57,66 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as config.json keeps them: without the job, which is another one when the run is continued."""
+    kept = {name: value for name, value in settings.items() if name != "job"}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
+
+
 def write_config(folder: Path, experiment: str, settings: dict[str, Any], recipe: Recipe) -> None:
-    """Write config.json: which script made the run, its settings, and how to rebuild and sample its model."""
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-    content = {
-        "version": CONFIG_VERSION,
-        "experiment": experiment,
-        "settings": plain,
-        "recipe": asdict(recipe),
-    }
+    """Write config.json: what made the run, with which settings, and how to rebuild and sample its model."""
+    content = {"version": CONFIG_VERSION, "experiment": experiment, "settings": settings, "recipe": asdict(recipe)}
     write_json(folder / "config.json", content)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Config:
+    """The content of a config.json: what made the run (images, toy or fit), its settings, and its recipe."""
+
+    experiment: str
+    settings: dict[str, Any]
+    recipe: Recipe
+
+
+def tuples(value: Any) -> Any:
+    """JSON's lists as tuples, however deep."""
+    if isinstance(value, dict):
+        return {name: tuples(item) for name, item in value.items()}
+    return tuple(tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def read_config(folder: Path) -> Config:
     """The content of a run's config.json.
 
-    Raises ValueError if the folder is no run, or the file cannot be read or is of another version.
+    Raises ValueError if the folder is no run, or the file cannot be read, is of another version, or is not whole.
     """
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder} is no run: it has no config.json")
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         version = content["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error})") from error
     if version != CONFIG_VERSION:
         raise ValueError(f"{path} is of version {version}; this program reads version {CONFIG_VERSION}")
-    return content
+    try:
+        fields = tuples(content["recipe"])
+        recipe = Recipe(**{**fields, "sampling": Sampling(**fields["sampling"])})
+        return Config(content["experiment"], tuples(content["settings"]), recipe)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} has no whole recipe ({error})") from error
 
 
-def continued(settings: T, experiment: str, folder: Path, new: Collection[str]) -> T:
-    """The settings that the run in ``folder`` was started with, but for the fields ``new``, which stay as given.
+def read_settings(folder: Path, experiment: str) -> dict[str, Any]:
+    """The settings that the run in ``folder`` was started with.
 
     Raises ValueError as ``read_config``, and if the run is of another experiment.
     """
     config = read_config(folder)
-    if config["experiment"] != experiment:
-        raise ValueError(f"{folder} is a run of {config['experiment']}, not of {experiment}")
-    old = {k: tuple(v) if isinstance(v, list) else v for k, v in config["settings"].items() if k not in new}
-    return replace(settings, **old)  # type: ignore[type-var]
+    if config.experiment != experiment:
+        raise ValueError(f"{folder} is a run of {config.experiment}, not of {experiment}")
+    return dict(config.settings)
 
 
 def trim_rows(path: Path, step: int) -> list[dict[str, Any]]:
@@ -123,48 +142,25 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
-def read_recipe(folder: Path) -> Recipe:
-    """The recipe in a run's config.json.  Raises ValueError as ``read_config``, and if the recipe is not whole."""
-    try:
-        fields = dict(read_config(folder)["recipe"])
-        return Recipe(**{**fields, "shape": tuple(fields["shape"])})
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'config.json'} has no whole recipe ({error})") from error
-
-
-def save_model(folder: Path, model: ScoreModel) -> None:
-    """Write model.safetensors, atomically."""
+def write_model(folder: Path, model: ScoreModel, units: Units | None = None) -> None:
+    """Write model.safetensors, atomically: the weights, and the units of the data if they are not the model's own."""
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if units is not None:
+        tensors |= {"units.shift": units.shift, "units.scale": units.scale}
     with atomic(folder / "model.safetensors") as temporary:
-        # Not save_file, whose files only their owner may read.
-        temporary.write_bytes(save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
+        temporary.write_bytes(save(tensors))  # not save_file, whose files only their owner may read
 
 
-def find(run: str | Path) -> Path:
-    """The folder of a run: the one that is named, or one of those in the package (``SHIPPED``) if there is no such."""
-    if Path(run).parts[:1] in [(name,) for name in SHIPPED] and not (Path(run) / "config.json").is_file():
-        return Path(str(resources.files("ncsn") / "assets" / "models" / str(run)))
-    return Path(run)
+def read_model(folder: Path, recipe: Recipe, *, network: nn.Module | None = None) -> tuple[ScoreModel, Units | None]:
+    """The model in a run's folder, as its ``recipe`` says, around a ``network`` of the user's own if it needs one.
 
-
-def load_guide(run: str | Path) -> ScoreModel | None:
-    """The smaller network that samples of a run are moved away from, if the run has one.  Raises as ``load``."""
-    folder = find(run) / "guide"
-    return load(folder) if (folder / "config.json").is_file() else None
-
-
-def load(run: str | Path) -> ScoreModel:
-    """The trained score of a run: ``score(x, sigma)`` in the units of the data.
-
-    ``run``: a run's folder, or ``"mnist"`` for the model that comes with the package.
-    Raises ValueError if the folder is no run, or if its weights are missing, cut short or of another network.
+    Raises ValueError if the weights are missing, cut short or of another network.
     """
-    folder = find(run)
-    recipe = read_recipe(folder)
-    images = len(recipe.shape) == 3  # their 256 levels survive bfloat16; points in the plane would lose digits
-    model = recipe.build(0.0, 1.0, autocast=images and fast_bfloat16(torch.device("cpu")))
+    model = recipe.build(network=network)
     path = folder / "model.safetensors"
     try:
         weights = load_file(path)
+        shift, scale = weights.pop("units.shift", None), weights.pop("units.scale", None)
         model.data_mean = torch.empty_like(weights["data_mean"])
         model.load_state_dict(weights)
     except FileNotFoundError as error:
@@ -173,4 +169,12 @@ def load(run: str | Path) -> ScoreModel:
         raise ValueError(
             f"{path} is not the whole model that config.json describes ({str(error).splitlines()[0]})"
         ) from error
-    return model.requires_grad_(False).eval()
+    units = None if shift is None or scale is None else Units(shift, scale)
+    return model.requires_grad_(False).eval(), units
+
+
+def find(run: str | Path) -> Path:
+    """The folder of a run: the one that is named, or one of those in the package (``SHIPPED``) if there is no such."""
+    if Path(run).parts[:1] in [(name,) for name in SHIPPED] and not (Path(run) / "config.json").is_file():
+        return Path(str(resources.files("ncsn") / "assets" / "models" / str(run)))
+    return Path(run)

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ncsn.muon import COEFFICIENTS, Muon, orthogonalize
+from ncsn.networks import MLP, NCSN, UNet
+from ncsn.optimizers import COEFFICIENTS, Muon, muon_and_adam, orthogonalize
+from ncsn.preconditioning import ScoreModel
 
 
 @given(st.integers(1, 5), st.integers(2, 40), st.integers(2, 40), st.integers(0, 1000))
@@ -46,7 +48,7 @@ def test_without_bfloat16_hardware_products_are_in_float32(
     precise = orthogonalize_in_float64(x)
     errors = []
     for hardware in (False, True):
-        monkeypatch.setattr("ncsn.muon.fast_bfloat16", lambda _, found=hardware: found)
+        monkeypatch.setattr("ncsn.optimizers.fast_bfloat16", lambda _, found=hardware: found)
         errors.append(float((orthogonalize(x) - precise).norm() / precise.norm()))
     assert errors[0] < 1e-5
     assert 1e-4 < errors[1] < 0.02
@@ -84,3 +86,49 @@ def test_state_survives_saving() -> None:
     _, fresh = run(3, None, [w.detach() for w in weights])
     assert all(torch.equal(a, b) for a, b in zip(again, more, strict=True))
     assert not torch.equal(again[0], fresh[0])  # the momentum did matter
+
+
+def learned_by(network: nn.Module) -> dict[str, set[str]]:
+    """The names of the parameters that each optimiser gets."""
+    names = {id(p): name.removeprefix("network.") for name, p in ScoreModel(network).named_parameters()}
+    optimizers = muon_and_adam(ScoreModel(network))
+    return {type(o).__name__: {names[id(p)] for g in o.param_groups for p in g["params"]} for o in optimizers}
+
+
+def test_hidden_matrices_get_muon_and_the_rest_adam() -> None:
+    found = learned_by(UNet(channels=(8, 8), blocks=1, features=8, classes=3))
+    assert {"labels.weight", "stem.weight", "head.weight", "norm.gain", "down.0.bias"} <= found["Adam"]
+    assert {"down.0.weight", "encoder.0.0.conv1.weight", "modulation.weight"} <= found["Muon"]
+    assert found["Muon"].isdisjoint(found["Adam"])
+    network = UNet(channels=(8, 8), blocks=1, features=8, classes=3)
+    assert len(found["Muon"] | found["Adam"]) == len(list(network.parameters()))
+    assert learned_by(MLP(2, 8, 1))["Adam"] == {name for name, p in MLP(2, 8, 1).named_parameters() if p.ndim == 1}
+
+
+def test_the_kernels_of_the_papers_networks_get_muon_too() -> None:
+    network = NCSN(1, width=4, features=8)
+    kernels = {name for name, p in network.named_parameters() if p.ndim == 4}
+    assert kernels - learned_by(network)["Muon"] == {"stem.weight", "head.weight"}
+
+
+def test_a_kernel_is_learned_as_the_matrix_of_its_outputs(generator: torch.Generator) -> None:
+    kernel = nn.Parameter(torch.randn(6, 3, 2, 2, generator=generator))
+    matrix = nn.Parameter(kernel.detach().flatten(1).clone())
+    for p in (kernel, matrix):
+        p.grad = torch.ones_like(p) + torch.arange(p.numel()).view(p.shape) / 10
+        Muon([p], lr=0.1).step()
+    assert torch.equal(kernel.flatten(1), matrix)
+
+
+def test_a_parameter_without_a_gradient_stays(generator: torch.Generator) -> None:
+    with_gradient, without = (nn.Parameter(torch.randn(4, 6, generator=generator)) for _ in range(2))
+    alone = nn.Parameter(with_gradient.detach().clone())
+    before = without.detach().clone()
+    together, single = Muon([without, with_gradient], lr=0.1), Muon([alone], lr=0.1)
+    for _ in range(2):
+        with_gradient.grad = torch.ones(4, 6)
+        alone.grad = torch.ones(4, 6)
+        together.step()
+        single.step()
+    assert torch.equal(without, before)
+    torch.testing.assert_close(with_gradient, alone)

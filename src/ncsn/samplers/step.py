@@ -1,7 +1,16 @@
-"""What every sampler asks of its noise levels."""
+"""What every sampler yields, and what it asks of its noise levels."""
+
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
+
+
+class Step(NamedTuple):
+    """A state on the way down: examples ``x`` (b, *d) with noise of standard deviation ``sigma``, 0 once denoised."""
+
+    sigma: float
+    x: Tensor
 
 
 def check_ladder(sigmas: Float[Tensor, "levels"]) -> None:

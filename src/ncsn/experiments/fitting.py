@@ -1,0 +1,243 @@
+"""A score for a tensor in one line: ``ncsn.fit(x, minutes=1)``."""
+
+import copy
+import math
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ncsn import machine
+from ncsn.data import batches
+from ncsn.empirical import Empirical
+from ncsn.noise import LogNormal, Proposal
+from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
+from ncsn.pixels import centres
+from ncsn.preconditioning import ScoreModel
+from ncsn.process import refresh_interval
+from ncsn.recipe import Recipe
+from ncsn.run import Run
+from ncsn.samplers.methods import METHODS
+from ncsn.sampling import Sampling
+from ncsn.training import Budget, State, train
+from ncsn.units import Units
+
+FEW = 1000  # rows, below which what is learned may be the rows themselves
+CHECKS = 40  # how often in a training the average is tried on held-out examples
+TRIALS = 4096  # noisy held-out examples at each of them
+LEARNING = 0.01  # relative gain of the held-out loss over the last quarter that is worth more training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Data in the model's units, and how it is to be learned."""
+
+    train: Shaped[Tensor, "n *d"]
+    held_out: Shaped[Tensor, "v *d"]
+    labels: Int64[Tensor, "n"] | None
+    units: Units | None
+    mean: float | Tensor
+    std: float
+
+
+def fit(
+    data: "Tensor | np.ndarray",
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    labels: Int64[Tensor, "n"] | None = None,
+    network: nn.Module | None = None,
+    objective: Objective | None = None,
+    noise: Proposal | None = None,
+    sampler: str = "dpmpp-sde",
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> Run:
+    """Learn the score of ``data``; returns a run that samples, measures and saves itself.
+
+    A tenth of the examples is held out, and of all averages of the weights on the way the one is kept that is best on
+    them.  Points are standardised coordinate by coordinate, which the run remembers, so that samples, log densities and
+    posteriors are in the units of the data.
+
+    ``data``: points (n, d), or images (n, c, h, w): bytes, or numbers in [0, 1]; a tensor or an array.
+    ``minutes``, ``steps``: how long to train; one minute by default.
+    ``labels``: the class of each image, 0 to k − 1, for ``run.sample(label=...)``.
+    ``network``: one of your own, network(x, c) → like x with c = ¼ ln σ; by default an MLP, or a U-Net.
+    ``objective``: how scores are trained, see ``training_loss``.  ``noise``: where training draws its noise levels.
+    ``sampler``: a name in ``METHODS``.  ``batch_size``: by default 512 points or 128 images, at most all.
+    ``device``: auto, cpu, cuda or mps.
+    Raises ValueError for data that has no density to learn: another shape, fewer than ten examples, a constant column,
+    numbers that are not finite; and for two budgets, or a sampler that is not known.
+    """
+    began = time.perf_counter()
+    if minutes is not None and steps is not None:
+        raise ValueError(f"minutes is {minutes} and steps is {steps}; at most one is allowed")
+    place = machine.choose_device(device)
+    generator = torch.Generator(place).manual_seed(seed)
+    x = checked(torch.as_tensor(data)).to(place)
+    images = x.ndim == 4
+    if labels is not None and not images:
+        raise ValueError("labels are given for points; only networks for images can be told classes")
+    parts = split(x, None if labels is None else labels.to(place), generator)
+    torch.manual_seed(seed)  # for the initial weights; everything else draws from the generator
+    recipe = recipe_for(parts, network, sampler)
+    model = recipe.build(parts.mean, parts.std, network=network, autocast=images and machine.fast_bfloat16(place))
+    state = State(model.to(place), generator=generator)
+    noise = default_noise(images, recipe) if noise is None else noise
+    objective = default_objective(parts, images) if objective is None else objective
+    size = min(batch_size or (128 if images else 512), len(parts.train))
+    loss = training_loss(noise, objective, generator=generator)
+    budget = Budget(steps=steps) if steps is not None else Budget(seconds=60 * (1.0 if minutes is None else minutes))
+    progress = train(state, batches(parts.train, size, parts.labels, generator=generator), loss, budget=budget)
+    best = Best(state.average, parts.held_out, noise)
+    form = "fitting {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
+    with tqdm(total=1.0, bar_format=form, delay=1, mininterval=refresh_interval(), leave=False) as bar:
+        for p in progress:
+            bar.update(min(p.fraction, 1.0) - bar.n)
+            best.consider(state, p.fraction)
+    best.consider(state, 1.0, last=True)
+    print(f"{best.verdict(len(x))}; {state.step} steps, {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    return Run(
+        score=best.model,
+        recipe=recipe,
+        units=parts.units,
+        experiment="fit",
+        settings={"minutes": minutes, "steps": steps, "seed": seed, "examples": len(x)},
+    ).to(place)
+
+
+def checked(data: Tensor) -> Tensor:
+    """Data as bytes or as float32.  Raises ValueError for what has no density to learn."""
+    if data.ndim not in (2, 4):
+        raise ValueError(f"data has shape {tuple(data.shape)}; points (n, d) or images (n, c, h, w) are needed")
+    if len(data) < 10:
+        raise ValueError(f"data holds {len(data)} examples; at least 10 are needed, and a thousand to learn much")
+    if data.ndim == 4 and data.dtype == torch.uint8:
+        return data
+    x = data.float()
+    wrong = int((~x.isfinite()).sum())
+    if wrong:
+        raise ValueError(f"data has {wrong} numbers that are NaN or infinite; remove or fill in their rows")
+    low, high = float(x.min()), float(x.max())
+    if x.ndim == 4 and (low < 0 or high > 1):
+        raise ValueError(f"data has pixels from {low:g} to {high:g}; bytes, or numbers from 0 to 1, are needed")
+    return x
+
+
+def split(x: Tensor, labels: Tensor | None, generator: torch.Generator) -> Parts:
+    """A tenth is held out, at random; points are standardised."""
+    if len(x) < FEW:
+        warnings.warn(f"{len(x)} examples are few: samples may be copies of them", stacklevel=3)
+    order = torch.randperm(len(x), generator=generator, device=x.device)
+    held_out, kept = order[: len(x) // 10], order[len(x) // 10 :]
+    known = None if labels is None else labels[kept]
+    if x.ndim == 4:
+        pixels = centres(x[kept]) if x.dtype == torch.uint8 else x[kept]
+        mean, std = float(pixels.mean()), float(pixels.std())
+        return Parts(train=x[kept], held_out=x[held_out], labels=known, units=None, mean=mean, std=std)
+    units = Units.of(x[kept])
+    z = units.standardise(x)
+    return Parts(train=z[kept], held_out=z[held_out], labels=known, units=units, mean=0.0, std=1.0)
+
+
+def leading_std(z: Float[Tensor, "n d"]) -> float:
+    """The largest standard deviation of the data in any direction."""
+    covariance = torch.cov(z.T).view(z.shape[1], z.shape[1]).cpu()
+    return math.sqrt(float(torch.linalg.matrix_norm(covariance, 2)))
+
+
+def recipe_for(parts: Parts, network: nn.Module | None, sampler: str) -> Recipe:
+    """Which network learns, and how it is sampled.
+
+    Noise goes up to ten times the data's largest standard deviation in any direction, where p_σ is as good as Gaussian,
+    and down to a hundredth of every coordinate's, where it does not matter.
+    """
+    n, *shape = parts.train.shape
+    images = len(shape) == 3
+    method = METHODS.get(sampler)
+    sigma_max = 10.0 if images else 10 * leading_std(parts.train)
+    sampling = Sampling(
+        sigma_max=sigma_max,
+        sigma_min=0.01,
+        sampler=sampler,
+        levels=1 if method is None else method.levels,
+        steps=1 if method is None else method.steps,
+        eps=0.01**2 / 2,
+    )
+    if network is not None:
+        return Recipe(network=type(network).__name__, arguments={}, shape=tuple(shape), sampling=sampling)
+    if images:
+        classes = 0 if parts.labels is None else int(parts.labels.max()) + 1
+        arguments = {"image_channels": shape[0]} | ({"classes": classes} if classes else {})
+        return Recipe(network="UNet", arguments=dict(arguments), shape=tuple(shape), sampling=sampling)
+    width, layers = (256, 4) if n >= 5 * FEW else (128, 3)
+    arguments = {"dimensions": shape[0], "width": width, "layers": layers}
+    return Recipe(network="MLP", arguments=dict(arguments), shape=tuple(shape), sampling=sampling)
+
+
+def default_noise(images: bool, recipe: Recipe) -> Proposal:
+    """Where a network of standardised points, or of pixels in [0, 1], has most to learn."""
+    top, bottom = recipe.sampling.sigma_max, recipe.sampling.sigma_min
+    return LogNormal(-0.4, 1.2, top, bottom) if images else LogNormal(-0.8, 1.6, top, bottom)
+
+
+def default_objective(parts: Parts, images: bool) -> Objective:
+    """Denoising score matching; for images, at high noise towards the score of the whole training set."""
+    if not images:
+        return dsm
+    pixels = centres(parts.train) if parts.train.dtype == torch.uint8 else parts.train
+    precision = torch.bfloat16 if machine.fast_bfloat16(pixels.device) else torch.float32
+    return partial(posterior_dsm, data_score=Empirical(pixels, parts.labels, dtype=precision), above=0.6)
+
+
+class Best:
+    """The average of the weights that is best on held-out examples, so far.
+
+    Training loss only falls; with few examples the held-out loss rises again, once the network knows them by heart.
+    """
+
+    def __init__(self, average: ScoreModel, held_out: Tensor, noise: Proposal) -> None:
+        self.model = copy.deepcopy(average)
+        self.held_out, self.noise = held_out, noise
+        self.losses: list[float] = []
+        self.steps: list[int] = []
+        self.at = 0
+
+    def consider(self, state: State, fraction: float, *, last: bool = False) -> None:
+        """Try the average on held-out examples, ``CHECKS`` times in a training, and keep it if it is the best."""
+        if not last and fraction < (len(self.losses) + 1) / CHECKS:
+            return
+        loss = self.loss(state.average)
+        self.losses.append(loss)
+        self.steps.append(state.step)
+        if loss <= min(self.losses):
+            self.model.load_state_dict(state.average.state_dict())
+            self.at = len(self.losses) - 1
+
+    @torch.no_grad()
+    def loss(self, model: ScoreModel) -> float:
+        """The denoising loss on held-out examples, always with the same noise."""
+        fixed = torch.Generator(self.held_out.device).manual_seed(0)
+        size = TRIALS if self.held_out.ndim == 2 else TRIALS // 8
+        loss = training_loss(self.noise, generator=fixed)
+        losses, _ = loss(model, next(batches(self.held_out, size, generator=fixed)))
+        return float(losses.mean())
+
+    def verdict(self, examples: int) -> str:
+        """What was kept, and whether more training, or more examples, would help."""
+        before = self.losses[int(0.75 * (len(self.losses) - 1))]
+        best, last = self.losses[self.at], self.losses[-1]
+        said = f"held-out loss {best:.4f}, at step {self.steps[self.at]:,}"
+        if last > best * (1 + LEARNING):
+            return f"{said}, then it rose to {last:.4f}: {examples:,} examples are too few for more training"
+        if before > best * (1 + LEARNING):
+            return f"{said}; it is still falling: more training would help"
+        return f"{said}; it falls no more"

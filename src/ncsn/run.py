@@ -1,0 +1,374 @@
+"""A run: what a training leaves, and all that can be done with it."""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from ncsn import machine, problems, storage
+from ncsn.likelihood import Likelihood, joined, log_prob
+from ncsn.preconditioning import ScoreModel
+from ncsn.problems import Measurement
+from ncsn.recipe import Recipe
+from ncsn.samplers.flow import slerp
+from ncsn.samplers.step import Step
+from ncsn.sampling import Sampling
+from ncsn.score import Counted, Score, batched, guided, tweedie
+from ncsn.units import Units
+
+Condition = Callable[[Score, int, torch.Generator], Score]
+"""(the prior's score, how many examples, randomness) → the posterior's score for as many."""
+CPU = torch.device("cpu")
+Label = int | Literal["any"] | Int64[Tensor, "n"]
+
+
+class Steps(Iterator[Step]):
+    """The states of samples on their way out of the noise, as they come; ``len`` of it is how many there will be.
+
+    ``sampling``: how they are drawn.  ``nfe``, ``guide_nfe``: how often the network and its guide have been evaluated
+    so far, for each sample.
+    """
+
+    def __init__(
+        self, states: Iterator[Step], sampling: Sampling, networks: list[Counted], guide: Counted | None
+    ) -> None:
+        self.states, self.sampling = states, sampling
+        self.networks, self.guide = networks, guide
+
+    def __len__(self) -> int:
+        """How many states there will be."""
+        return self.sampling.states
+
+    def __next__(self) -> Step:
+        """The next state."""
+        return next(self.states)
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations of the network so far."""
+        return sum(network.nfe for network in self.networks)
+
+    @property
+    def guide_nfe(self) -> int:
+        """Evaluations of the guide so far."""
+        return 0 if self.guide is None else self.guide.nfe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A score, and what is known about it: how to sample it, its guide, its units, its folder.
+
+    ``score``: ∇ₓ log p_σ(x), for whatever takes a ``Score``: a trained ``ScoreModel``, or any other.
+    ``recipe``: how its model is built, and how it is sampled.  ``guide``: a worse score that samples move away from.
+    ``units``: where the user's data has others than the score: there ``sample``, ``steps``, ``posterior`` and
+    ``log_prob`` speak the user's, and ``score`` its own, in which every coordinate has mean 0 and standard deviation 1.
+    ``folder``: where it was loaded from.  ``experiment``, ``settings``: what trained it, and how.
+    ``condition``: what makes it the posterior given a measurement.
+    """
+
+    score: Score
+    recipe: Recipe
+    guide: Score | None = None
+    units: Units | None = None
+    device: torch.device = CPU
+    folder: Path | None = None
+    experiment: str = "fit"
+    settings: dict[str, Any] = field(default_factory=dict)
+    condition: Condition | None = None
+
+    @property
+    def model(self) -> ScoreModel:
+        """The score, where it is a network.  Raises ValueError where it is not."""
+        if not isinstance(self.score, ScoreModel):
+            raise ValueError(f"the score is a {type(self.score).__name__}; a ScoreModel is needed")
+        return self.score
+
+    @property
+    def parameters(self) -> int:
+        """How many weights the network has."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def guide_parameters(self) -> int:
+        """How many weights the guide has; 0 without one."""
+        return sum(p.numel() for p in self.guide.parameters()) if isinstance(self.guide, ScoreModel) else 0
+
+    def to(self, device: str | torch.device) -> "Run":
+        """The same run on another device: auto, cpu, cuda or mps.  Raises ValueError if there is no such here."""
+        chosen = machine.choose_device(str(device))
+        for score in (self.score, self.guide):
+            if isinstance(score, ScoreModel):
+                # 256 levels of a pixel survive bfloat16; points would lose digits.
+                score.to(chosen).autocast = self.recipe.images and machine.fast_bfloat16(chosen)
+        return replace(self, device=chosen)
+
+    def steps(
+        self,
+        n: int = 1,
+        *,
+        seed: int | torch.Generator = 0,
+        sampler: str | None = None,
+        levels: int | tuple[float, ...] | None = None,
+        steps: int | None = None,
+        eps: float | None = None,
+        guidance: float | None = None,
+        label: Label | None = None,
+        batch_size: int = 500,
+        start: Float[Tensor, "n *d"] | None = None,
+    ) -> Steps:
+        """The states of ``n`` samples on their way out of the noise: ``step.sigma``, ``step.x``; the last are samples.
+
+        ``seed``: the same one gives the same samples on one machine, whatever the batch size; or a generator.
+        ``sampler``: a name in ``METHODS``; by default the run's own, as for all that follows.  ``levels``: how many
+        noise levels it descends, or which.  ``steps``: of Langevin dynamics, on each level if annealed.  ``eps``: their
+        size α on the smallest level.  ``guidance``: how far to move away from the guide, or with a label from the score
+        of no class; 1 is not at all.  ``label``: a class for all, one for each, or "any" for classes drawn evenly.
+        ``batch_size``: how many samples the network sees at a time.  ``start``: where to begin instead of in noise, in
+        the score's units.
+        Raises ValueError for what the run cannot do.
+        """
+        if n < 1 or batch_size < 1:
+            raise ValueError(f"n is {n}, batch_size is {batch_size}; both must be at least 1")
+        sampling = self.recipe.sampling.but(sampler=sampler, levels=levels, steps=steps, eps=eps, guidance=guidance)
+        generator = seed if isinstance(seed, torch.Generator) else torch.Generator(self.device).manual_seed(seed)
+        size = min(n, batch_size)
+        chosen = None if label is None else self.labels(label, n, generator)
+        network = Counted(batched(self.score, size, chosen))
+        others = [] if self.guide is None or chosen is not None else [Counted(batched(self.guide, size))]
+        free = [] if chosen is None else [Counted(batched(self.score, size))]
+        if chosen is not None:
+            sampling = sampling.but(guidance=1.0 if guidance is None else guidance)
+        elif self.guide is None:
+            sampling = sampling.but(guidance=1.0)
+        weight = sampling.guidance
+        score: Score = network
+        for other in others:
+            score = guided(network, other, weight, between=sampling.guided_between)
+        for other in free:
+            score = guided(network, other, weight)
+        states = self.follow(sampling, network, score, n, start, generator)
+        return Steps(states, sampling, [network, *free], others[0] if others else None)
+
+    def follow(
+        self,
+        sampling: Sampling,
+        network: Score,
+        score: Score,
+        n: int,
+        start: Float[Tensor, "n *d"] | None,
+        generator: torch.Generator,
+    ) -> Iterator[Step]:
+        """The states of ``score`` from the start on, in the user's units; nothing is evaluated before the first."""
+        if start is None:
+            start = sampling.start(network, n, self.recipe.shape, generator=generator)
+        if self.condition is not None:
+            score = self.condition(score, n, generator)
+        for sigma, x in sampling.follow(score, start.to(self.device), generator=generator):
+            yield Step(sigma, x if self.units is None else self.units.restore(x))
+
+    def labels(self, label: Label, n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:
+        """A class for each of ``n`` samples.  Raises ValueError if the run has no such class."""
+        classes = self.recipe.classes
+        if not classes:
+            raise ValueError(f"class is {label}; this run was trained without classes")
+        if label == "any":
+            return torch.randint(classes, (n,), generator=generator, device=self.device)
+        chosen = torch.as_tensor(label, device=self.device).expand(n)
+        if bool((chosen < 0).any()) or bool((chosen >= classes).any()):
+            raise ValueError(f"class is {label}; allowed are any and 0 to {classes - 1}")
+        return chosen
+
+    def sample(self, n: int = 1, **how: Any) -> Float[Tensor, "n *d"]:
+        """``n`` samples, in the units of the data.  ``how`` and errors: as for ``steps``."""
+        for step in self.steps(n, **how):
+            last = step
+        return last.x
+
+    def walk(self, n: int, steps: int, *, seed: int = 0) -> Float[Tensor, "m *d"]:
+        """Where ``n`` walks from one sample to another begin, for ``steps(start=...)`` by a probability flow.
+
+        ``steps`` ≥ 2 states on each, one walk after the other: great circles in the noise, around the data's mean.
+        """
+        generator = torch.Generator(self.device).manual_seed(seed)
+        ends = self.recipe.sampling.start(self.score, 2 * n, self.recipe.shape, generator=generator)
+        mean = ends.mean(0)
+        weights = torch.linspace(0, 1, steps, device=self.device)
+        return (slerp(ends[:n] - mean, ends[n:] - mean, weights) + mean).flatten(0, 1)
+
+    def posterior(self, measure: Measurement, y: Tensor, *, noise_std: float | Tensor, solver_steps: int = 3) -> "Run":
+        """The run of the posterior p(x | y): what may have been measured as ``y``, sampled in the same way.
+
+        y = A x + n with n ~ N(0, σ_y²).  ``measure``: A, a linear function of a batch of examples, (b, *d) → (b, *m).
+        ``y``: one measurement (*m), for any number of samples, or one for each sample, (n, *m).  ``noise_std``: σ_y > 0
+        in the units of y, one number or a tensor that broadcasts against y.  ``solver_steps``: see
+        ``ncsn.problems.posterior``.
+        Raises ValueError for a ``y`` that is no measurement, and for noise that is not positive.
+        """
+        units = self.units
+        noise = torch.as_tensor(noise_std, dtype=torch.float32, device=self.device)
+        if not bool((noise > 0).all()):
+            raise ValueError(f"noise_std is {noise_std}; it must be positive")
+        whitened = noise.ndim > 0
+        zero = torch.zeros(1, *self.recipe.shape, device=self.device)
+        target = y.to(zero)
+
+        def linear(v: Tensor) -> Tensor:
+            value = measure(v if units is None else units.scale.to(v) * v)
+            return value / noise if whitened else value
+
+        expected = linear(zero).shape[1:]
+        if target.shape == expected:
+            target = target[None]
+        if target.shape[1:] != expected:
+            raise ValueError(f"y has shape {tuple(y.shape)}; a measurement has {tuple(expected)}, or (n, ...) of them")
+        if units is not None:
+            target = target - measure(units.restore(zero))
+        if whitened:
+            target = target / noise
+
+        def condition(score: Score, n: int, generator: torch.Generator) -> Score:
+            each = one_for_each(target, n)
+            return problems.posterior(score, linear, each, 1.0 if whitened else float(noise), steps=solver_steps)
+
+        # Twice the usual levels, unguided: the posterior's score is rougher than the prior's, and must be a score.
+        sampling = self.recipe.sampling.but(sampler="dpmpp-sde", levels=60, guidance=1.0)
+        return replace(self, condition=condition, recipe=replace(self.recipe, sampling=sampling))
+
+    def replacement(self, known: Bool[Tensor, "*d"], y: Float[Tensor, "..."]) -> "Run":
+        """The run that fills in what is not ``known`` of ``y``, as the paper does; by annealed Langevin dynamics.
+
+        See ``ncsn.problems.replacement``.  ``y``: one example, or one for each sample; what is not known is ignored.
+        """
+        target = y.to(self.device) if self.units is None else self.units.standardise(y.to(self.device))
+        target = target[None] if target.ndim == len(self.recipe.shape) else target
+        mask = known.to(self.device)
+
+        def condition(score: Score, n: int, generator: torch.Generator) -> Score:
+            return problems.replacement(score, mask, one_for_each(target, n), generator=generator)
+
+        sampling = self.recipe.sampling.but(sampler="annealed", guidance=1.0)
+        return replace(self, condition=condition, recipe=replace(self.recipe, sampling=sampling))
+
+    def log_prob(self, x: Float[Tensor, "b *d"], **how: Any) -> Float[Tensor, "b"]:
+        """Log p(x) in nats, in the units of the data.  ``how`` and errors: as for ``likelihood``."""
+        return self.likelihood(x, **how).log_prob
+
+    def likelihood(
+        self,
+        x: Float[Tensor, "b *d"],
+        *,
+        sigma_min: float | None = None,
+        probes: int | None = None,
+        tolerance: float = 1e-3,
+        batch_size: int = 32,
+        seed: int | torch.Generator = 0,
+    ) -> Likelihood:
+        """Log p(x) in nats, in the units of the data, with standard errors: see ``ncsn.log_prob``.
+
+        ``sigma_min``: the noise level whose density is taken for the data's, in the score's units; by default the run's
+        smallest.  ``probes``: by default the exact trace for up to 16 dimensions, else 4 random directions.
+        ``tolerance``: of the solver.  ``batch_size``: examples at a time.  ``seed``: of the probes.
+        Raises ValueError for the posterior of a run, whose density is not known, and for x of another shape.
+        """
+        if self.condition is not None:
+            raise ValueError("the density of a posterior is not known; ask the run that it was made of")
+        if tuple(x.shape[1:]) != self.recipe.shape:
+            raise ValueError(f"x has shape {tuple(x.shape)}; (b, {', '.join(map(str, self.recipe.shape))}) is needed")
+        return joined(list(self.likelihoods(x, sigma_min, probes, tolerance, batch_size, seed)))
+
+    def likelihoods(
+        self,
+        x: Float[Tensor, "b *d"],
+        sigma_min: float | None,
+        probes: int | None,
+        tolerance: float,
+        batch_size: int,
+        seed: int | torch.Generator,
+    ) -> Iterator[Likelihood]:
+        """The same in parts of ``batch_size`` examples, as they come."""
+        generator = seed if isinstance(seed, torch.Generator) else torch.Generator(self.device).manual_seed(seed)
+        score, sampling = self.score, self.recipe.sampling
+        if isinstance(score, ScoreModel):
+            score = copy.copy(score)
+            score.autocast = False  # a solver that adapts its step takes rounding for curvature
+        z = (x if self.units is None else self.units.standardise(x)).to(self.device)
+        volume = 0.0 if self.units is None else self.units.log_volume(self.recipe.shape)
+        dimension = z[0].numel() if len(z) else 1
+        middle = torch.zeros(1, *self.recipe.shape, device=self.device)
+        with torch.no_grad():
+            mean = tweedie(score, middle, sampling.sigma_max)[0]
+        for part in torch.split(z, batch_size):
+            found = log_prob(
+                score,
+                part,
+                sigma_max=sampling.sigma_max,
+                sigma_min=sampling.sigma_min if sigma_min is None else sigma_min,
+                mean=mean,
+                probes=4 if probes is None and dimension > 16 else probes,
+                tolerance=tolerance,
+                generator=generator,
+            )
+            yield replace(found, log_prob=found.log_prob - volume)
+
+    def compile(self, batch_size: int, *, labelled: bool = False) -> str | None:
+        """Compile the networks for batches of this size; returns why not, if this machine cannot."""
+        example = torch.zeros(batch_size, *self.recipe.shape, device=self.device)
+        sigma = torch.tensor(1.0, device=self.device)
+        label = (torch.zeros(batch_size, dtype=torch.long, device=self.device),) if labelled else ()
+        for score in (self.score, None if labelled else self.guide):
+            if isinstance(score, ScoreModel):
+                reason = machine.compile_network(score.network, lambda s=score: s(example, sigma, *label))  # type: ignore[misc]
+                if reason:
+                    return reason
+        return None
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write the run into a folder of its own, for ``ncsn.load`` and the command ``ncsn``.
+
+        Raises ValueError if another run is there and ``overwrite`` is not given, or if the score is no ScoreModel.
+        """
+        parts = [(Path(folder), self.model)]
+        if self.guide is not None:
+            parts.append((Path(folder) / "guide", replace(self, score=self.guide).model))
+        storage.claim(Path(folder), overwrite=overwrite)
+        for place, model in parts:
+            place.mkdir(exist_ok=True)
+            storage.write_model(place, model, self.units)
+            storage.write_config(place, self.experiment, self.settings, self.recipe)
+
+
+def one_for_each(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:
+    """A measurement for each of ``n`` samples, of one or of as many.  Raises ValueError for another number."""
+    if len(y) not in (1, n):
+        raise ValueError(f"y holds {len(y)} measurements for {n} samples; one, or one for each, is needed")
+    return y.expand(n, *y.shape[1:])
+
+
+def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = None) -> Run:
+    """A run by its folder, or ``"mnist"``: the one that comes with the package.
+
+    ``device``: auto (CUDA where there is one), cpu, cuda or mps.  ``network``: for a run whose network is the user's
+    own: one that was built as that one.
+    Raises ValueError if the folder is no run, if its weights are missing, cut short or of another network, or if there
+    is no such device.
+    """
+    folder = storage.find(run)
+    config = storage.read_config(folder)
+    model, units = storage.read_model(folder, config.recipe, network=network)
+    guide = None
+    if (folder / "guide" / "config.json").is_file():
+        guide, _ = storage.read_model(folder / "guide", storage.read_config(folder / "guide").recipe)
+    return Run(
+        score=model,
+        recipe=config.recipe,
+        guide=guide,
+        units=units,
+        folder=folder,
+        experiment=config.experiment,
+        settings=config.settings,
+    ).to(device)

@@ -1,0 +1,152 @@
+"""The one table of samplers: what each is called, what it descends, what it costs, and whether a guide helps it.
+
+A sampler of this package is its function and its row here; nothing else knows its name.  Torch is imported when one is
+used, so that the command line can list the names before.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from ncsn.samplers.step import Step
+    from ncsn.score import Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descent:
+    """What a method is given: where it starts, its noise levels, and what Langevin dynamics needs.
+
+    ``score``: what to follow.  ``x`` (b, *d): the start.  ``sigmas`` (levels,): descending.  ``steps``: Langevin steps,
+    on each level if annealed.  ``eps``: their size α on the smallest level.  ``generator``: on x's device.
+    """
+
+    score: "Score"
+    x: "Tensor"
+    sigmas: "Tensor"
+    steps: int
+    eps: float
+    generator: "Generator"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A sampler as a run uses it.
+
+    ``follow``: the states of a descent.  ``ladder``: how its noise levels lie, ``Geometric`` or ``Karras``.
+    ``levels``: how many by default, the knee of its quality against its cost; ``steps``: Langevin steps likewise.
+    ``states``: how many states it yields, the denoised one included, and ``nfe``: how often it evaluates the score, for
+    (levels, steps).
+    ``guided``: whether a guide helps by default.
+    """
+
+    follow: Callable[[Descent], "Iterator[Step]"]
+    ladder: Literal["geometric", "karras"]
+    levels: int
+    steps: int = 1
+    states: Callable[[int, int], int] = lambda levels, steps: levels
+    nfe: Callable[[int, int], int] = lambda levels, steps: levels
+    guided: bool = True
+
+
+def annealed(d: Descent) -> "Iterator[Step]":
+    """Annealed Langevin dynamics, the paper's."""
+    from ncsn.samplers.langevin import annealed_langevin
+
+    return annealed_langevin(d.score, d.x, d.sigmas, eps=d.eps, steps=d.steps, generator=d.generator)
+
+
+def langevin(d: Descent) -> "Iterator[Step]":
+    """Langevin dynamics on the smallest noise level alone."""
+    from ncsn.samplers.langevin import langevin
+
+    return langevin(d.score, d.x, d.sigmas[-1], step_size=d.eps, steps=d.steps, generator=d.generator)
+
+
+def consistent(d: Descent) -> "Iterator[Step]":
+    """Consistent annealed sampling, with as much fresh noise as ancestral sampling adds."""
+    from ncsn.samplers.langevin import consistent_annealed
+
+    eta = 1 - float(d.sigmas[-1] / d.sigmas[0]) ** (2 / max(1, len(d.sigmas) - 1))
+    return consistent_annealed(d.score, d.x, d.sigmas, eta=eta, generator=d.generator)
+
+
+def predictor_corrector(d: Descent) -> "Iterator[Step]":
+    """Reverse diffusion, with a Langevin step after each of its steps."""
+    from ncsn.samplers.langevin import predictor_corrector
+
+    return predictor_corrector(d.score, d.x, d.sigmas, generator=d.generator)
+
+
+def euler(d: Descent) -> "Iterator[Step]":
+    """The probability flow, by Euler's method."""
+    from ncsn.samplers.flow import euler
+
+    return euler(d.score, d.x, d.sigmas)
+
+
+def heun(d: Descent) -> "Iterator[Step]":
+    """The probability flow, by Heun's method."""
+    from ncsn.samplers.flow import heun
+
+    return heun(d.score, d.x, d.sigmas)
+
+
+def edm(d: Descent) -> "Iterator[Step]":
+    """EDM's stochastic sampler; its churn is Karras et al. 2022, table 5, with the range for pixels in [0, 1]."""
+    from ncsn.samplers.flow import edm
+
+    return edm(d.score, d.x, d.sigmas, churn=40.0, churn_range=(0.05, 2.0), generator=d.generator)
+
+
+def dpm_solver(d: Descent) -> "Iterator[Step]":
+    """The probability flow, by DPM-Solver++(2M)."""
+    from ncsn.samplers.flow import dpm_solver
+
+    return dpm_solver(d.score, d.x, d.sigmas, generator=d.generator)
+
+
+def sde_dpm_solver(d: Descent) -> "Iterator[Step]":
+    """The reverse diffusion, by SDE-DPM-Solver++(2M)."""
+    from ncsn.samplers.flow import dpm_solver
+
+    return dpm_solver(d.score, d.x, d.sigmas, stochasticity=1.0, generator=d.generator)
+
+
+# Langevin steps settle on a level, and a guided score is that of no distribution to settle in: guided, both are worse.
+METHODS: dict[str, Method] = {
+    "annealed": Method(
+        follow=annealed,
+        ladder="geometric",
+        levels=100,
+        steps=2,
+        states=lambda levels, steps: levels + 1,
+        nfe=lambda levels, steps: levels * steps + 1,
+        guided=False,
+    ),
+    "consistent": Method(follow=consistent, ladder="geometric", levels=100),
+    "pc": Method(
+        follow=predictor_corrector, ladder="geometric", levels=60, nfe=lambda levels, steps: 2 * (levels - 1) + 1
+    ),
+    "euler": Method(follow=euler, ladder="karras", levels=40),
+    "heun": Method(follow=heun, ladder="karras", levels=18, nfe=lambda levels, steps: 2 * (levels - 1) + 1),
+    "edm": Method(follow=edm, ladder="karras", levels=40, nfe=lambda levels, steps: 2 * (levels - 1) + 1),
+    "dpmpp": Method(follow=dpm_solver, ladder="karras", levels=20),
+    "dpmpp-sde": Method(follow=sde_dpm_solver, ladder="karras", levels=30),
+    "langevin": Method(
+        follow=langevin,
+        ladder="geometric",
+        levels=1,
+        steps=200,
+        states=lambda levels, steps: steps + 1,
+        nfe=lambda levels, steps: steps + 1,
+        guided=False,
+    ),
+}
+
+if TYPE_CHECKING:
+    SamplerName = str
+else:  # what the command line allows
+    SamplerName = Literal[tuple(METHODS)]

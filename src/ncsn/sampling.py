@@ -1,0 +1,122 @@
+"""How samples are drawn from a score: which sampler, on which noise levels, and where it starts."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ncsn.noise import Geometric, Karras
+from ncsn.samplers.methods import METHODS, Descent, Method
+from ncsn.samplers.step import Step
+from ncsn.score import Score, tweedie
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """A sampler and all that it needs to know.
+
+    ``sigma_max``, ``sigma_min``: the noise levels to descend between.  ``sampler``: a name in ``METHODS``.
+    ``levels``: how many noise levels, or the levels themselves, descending.  ``steps``: Langevin steps, on each level
+    if annealed.  ``eps``: their size α on the smallest level.  ``guidance``: how far to move away from a guide, 1 is
+    not at all; ``guided_between``: on which noise levels, by default what suits pixels in [0, 1].
+    Raises ValueError unless the sampler is known, σ_max ≥ σ_min > 0, levels and steps ≥ 1, ε > 0 (and below 4σ_min² if
+    annealed, beyond which it diverges), and the guidance is a number ≥ 0.
+    """
+
+    sigma_max: float
+    sigma_min: float
+    sampler: str
+    levels: int | tuple[float, ...]
+    steps: int
+    eps: float
+    guidance: float = 1.0
+    guided_between: tuple[float, float] = (0.2, 1.5)
+
+    def __post_init__(self) -> None:
+        """Refuse, before a long training, what could not be sampled after it."""
+        if self.sampler not in METHODS:
+            raise ValueError(f"sampler is {self.sampler}; allowed are {', '.join(METHODS)}")
+        self.ladder()
+        limit = 4 * self.sigma_min**2 if self.sampler == "annealed" else float("inf")
+        if not 0 < self.eps < limit or self.steps < 1:
+            raise ValueError(
+                f"eps is {self.eps}, steps is {self.steps}; allowed are 0 < eps < {limit:.3g}, and at least 1"
+            )
+        if not 0 <= self.guidance < float("inf"):
+            raise ValueError(f"guidance is {self.guidance}; it must be a number, at least 0")
+
+    @property
+    def method(self) -> Method:
+        """The sampler's row in the table."""
+        return METHODS[self.sampler]
+
+    def but(
+        self,
+        *,
+        sampler: str | None = None,
+        levels: int | tuple[float, ...] | None = None,
+        steps: int | None = None,
+        eps: float | None = None,
+        guidance: float | None = None,
+    ) -> "Sampling":
+        """The same but for what is given; another sampler comes with its own levels and steps, and guided or not.
+
+        Raises ValueError as the class, and if langevin, which stays on one level, is given several.
+        """
+        name = self.sampler if sampler is None else sampler
+        if name == "langevin" and levels not in (None, 1):
+            raise ValueError(f"levels is {levels}, but langevin stays on the smallest one; steps says how long")
+        base = self if name == self.sampler else self.changed(name)
+        given = {"levels": levels, "steps": steps, "eps": eps, "guidance": guidance}
+        return replace(base, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+    def changed(self, sampler: str) -> "Sampling":
+        """With another sampler, on its own levels."""
+        if sampler not in METHODS:
+            raise ValueError(f"sampler is {sampler}; allowed are {', '.join(METHODS)}")
+        method = METHODS[sampler]
+        guidance = self.guidance if method.guided else 1.0
+        return replace(self, sampler=sampler, levels=method.levels, steps=method.steps, guidance=guidance)
+
+    @property
+    def count(self) -> int:
+        """How many noise levels."""
+        return self.levels if isinstance(self.levels, int) else len(self.levels)
+
+    @property
+    def states(self) -> int:
+        """How many states ``follow`` yields."""
+        return self.method.states(self.count, self.steps)
+
+    @property
+    def nfe(self) -> int:
+        """How often a score is evaluated for one sample, once for the start included."""
+        return self.method.nfe(self.count, self.steps) + 1
+
+    def ladder(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
+        """The noise levels to descend."""
+        if not isinstance(self.levels, int):
+            return torch.tensor(self.levels, device=device)
+        kind = Geometric if self.method.ladder == "geometric" else Karras
+        return kind(self.sigma_max, self.sigma_min, self.levels).sigmas(device=device)
+
+    @torch.no_grad()
+    def start(
+        self, score: Score, n: int, shape: tuple[int, ...], *, generator: torch.Generator
+    ) -> Float[Tensor, "n *d"]:
+        """``n`` draws from N(μ, σ_max² I), where sampling starts; μ is the data's mean, as the score knows it.  NFE: 1.
+
+        Around 0 instead, MNIST's samples would start 0.6 standard deviations off, for the norm of its mean image is 6
+        and σ_max is 10.  The probability flow keeps such a shift: too little ink, and half as many ones again.
+        """
+        noise = self.sigma_max * torch.randn((n, *shape), generator=generator, device=generator.device)
+        return noise + tweedie(score, noise, torch.tensor(self.sigma_max, device=noise.device)).mean(0)
+
+    def follow(self, score: Score, x: Float[Tensor, "b *d"], *, generator: torch.Generator) -> Iterator[Step]:
+        """The states of the sampler from ``x`` on; the last one is denoised."""
+        sigmas = self.ladder(device=x.device)
+        return self.method.follow(
+            Descent(score=score, x=x, sigmas=sigmas, steps=self.steps, eps=self.eps, generator=generator)
+        )

@@ -1,0 +1,43 @@
+"""The units of the user's data, where they are not those that a model was trained in."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Units:
+    """x = shift + scale·z, coordinate by coordinate: x is the user's, z what the model sees.
+
+    ``shift`` and ``scale`` > 0 broadcast against one example.  Noise of one σ for all coordinates makes sense for z
+    alone, if a column of x is an income and another one a share.
+    """
+
+    shift: Float[Tensor, "*d"]
+    scale: Float[Tensor, "*d"]
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "n d"]) -> "Units":
+        """Those in which every coordinate of ``x`` has mean 0 and standard deviation 1.
+
+        Raises ValueError if a coordinate is constant, naming it.
+        """
+        shift, scale = x.double().mean(0), x.double().std(0)
+        constant = (~(scale > 1e-7 * shift.abs())).nonzero()[:, 0].tolist()
+        if constant:
+            raise ValueError(f"column {', '.join(map(str, constant))} is constant, so it has no density; leave it out")
+        return cls(shift.to(x.dtype), scale.to(x.dtype))
+
+    def standardise(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
+        """The user's examples as the model sees them."""
+        return (x - self.shift.to(x)) / self.scale.to(x)
+
+    def restore(self, z: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
+        """The model's examples as the user knows them."""
+        return self.shift.to(z) + self.scale.to(z) * z
+
+    def log_volume(self, shape: torch.Size | tuple[int, ...]) -> float:
+        """The logarithm of how much larger a volume of examples of this shape is in the user's units."""
+        return float(self.scale.double().log().expand(shape).sum())

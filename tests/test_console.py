@@ -1,0 +1,113 @@
+"""What looks after a training: checkpoints, Ctrl-C, termination, divergence; alone, and in a thread."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ncsn import console
+from ncsn.data import batches
+from ncsn.networks import MLP
+from ncsn.noise import Geometric
+from ncsn.objectives import Batch, training_loss
+from ncsn.preconditioning import ScoreModel
+from ncsn.training import Budget, Progress, State, train
+
+DATA = torch.randn(200, 2, generator=torch.Generator().manual_seed(9))
+
+
+def training(steps: int) -> tuple[State, Iterator[Progress]]:
+    torch.manual_seed(0)
+    g = torch.Generator().manual_seed(0)
+    state = State(ScoreModel(MLP(2, 8, 1)), generator=g)
+    loss = training_loss(Geometric(5.0, 0.2, 5), generator=g)
+    return state, train(state, batches(DATA, 16, generator=g), loss, budget=Budget(steps=steps))
+
+
+def test_the_averaged_weights_are_what_is_kept(tmp_path: Path) -> None:
+    state, progress = training(30)
+    assert sum(1 for _ in console.watch(progress, state, tmp_path)) == 30
+    kept = load_file(tmp_path / "model.safetensors")
+    average, raw = state.average.state_dict(), state.model.state_dict()
+    assert all(torch.equal(kept[name], weight) for name, weight in average.items())
+    assert not all(torch.equal(kept[name], weight) for name, weight in raw.items())
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_checkpoint_is_written_now_and_then(tmp_path: Path) -> None:
+    state, progress = training(40)
+    seen = set()
+    for p in console.watch(progress, state, tmp_path, save_every=0.0):
+        if (tmp_path / "checkpoint.pt").exists():
+            seen.add(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"])
+            assert p.step - max(seen) <= 1
+    assert len(seen) > 30
+    assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_and_saves(
+    number: signal.Signals, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    state, progress = training(50)
+    before = signal.getsignal(number)
+
+    def consume() -> None:
+        for p in console.watch(progress, state, tmp_path):
+            if p.step == 7:
+                signal.raise_signal(number)
+
+    with pytest.raises(SystemExit) as stop:
+        consume()
+    assert stop.value.code == 130
+    assert "interrupted at step 7" in capfd.readouterr().err
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 7
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_signal_is_obeyed_at_once() -> None:
+    with console.deferred_interrupts() as received:
+        signal.raise_signal(signal.SIGINT)
+        assert received == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_loss_that_diverges_keeps_the_last_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    state, progress = training(3)
+    list(console.watch(progress, state, tmp_path))
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def loss(model: ScoreModel, batch: Batch) -> tuple[Tensor, Tensor]:
+        return torch.full((4,), float("nan")), torch.ones(4)
+
+    worse = train(state, iter([Batch(torch.zeros(4, 2))]), loss, budget=Budget(steps=9))
+    with pytest.raises(SystemExit) as stop:
+        list(console.watch(worse, state, tmp_path))
+    assert stop.value.code == 1
+    assert "the loss is nan at step 3; the last good checkpoint is" in capfd.readouterr().err
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_training_may_run_in_a_thread(tmp_path: Path) -> None:
+    """Where signals cannot be received."""
+    state, progress = training(5)
+    failed: list[BaseException] = []
+
+    def consume() -> None:
+        try:
+            list(console.watch(progress, state, tmp_path))
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=consume)
+    thread.start()
+    thread.join()
+    assert not failed
+    assert state.step == 5
+    assert (tmp_path / "model.safetensors").exists()

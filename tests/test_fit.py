@@ -1,0 +1,140 @@
+"""A score in one line: units, held-out examples, and what is said."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import unchecked
+from torch import Tensor
+
+import ncsn
+from ncsn.experiments.fitting import Best, leading_std, split
+from ncsn.units import Units
+
+
+def table(n: int, seed: int = 0) -> Tensor:
+    """Three columns in very different units: the second follows the first, the third is alone."""
+    z = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))
+    z[:, 1] = 0.8 * z[:, 0] + 0.6 * z[:, 1]
+    return torch.tensor([1500.0, 0.4, -7.0]) + torch.tensor([1200.0, 0.02, 30.0]) * z
+
+
+def test_points_come_back_in_their_units_with_their_correlations(capsys: pytest.CaptureFixture[str]) -> None:
+    x = table(4000)
+    run = ncsn.fit(x, steps=250)
+    assert "held-out loss" in capsys.readouterr().err
+    samples = run.sample(2000)
+    scale = x.std(0)
+    assert float(((samples.mean(0) - x.mean(0)) / scale).abs().max()) < 0.15
+    torch.testing.assert_close(samples.std(0) / scale, torch.ones(3), atol=0.12, rtol=0)
+    torch.testing.assert_close(torch.corrcoef(samples.T), torch.corrcoef(x.T), atol=0.1, rtol=0)
+    fresh = table(300, seed=1)
+    covariance = torch.cov(x.T.double())
+    normal = torch.distributions.MultivariateNormal(x.double().mean(0), covariance)
+    truth = normal.log_prob(fresh.double())  # type: ignore[no-untyped-call]
+    assert float((run.log_prob(fresh, tolerance=0.01) - truth).mean()) == pytest.approx(0, abs=0.15)
+
+
+def test_a_missing_column_is_imputed_in_its_units() -> None:
+    run = ncsn.fit(table(4000), steps=250)
+    rows = table(40, seed=2)
+    known = torch.tensor([True, False, True])
+    noise = torch.tensor([1.0, 0.03])  # far below a standard deviation of 1,200, or of 30
+    answers = run.posterior(lambda x: x[:, known], rows[:, known], noise_std=noise, solver_steps=5).sample(40)
+    assert bool(answers.isfinite().all())
+    torch.testing.assert_close(answers[:, known], rows[:, known], atol=5.0, rtol=0.02)
+    expected = 0.4 + 0.02 * 0.8 * (rows[:, 0] - 1500) / 1200
+    error = (answers[:, 1] - expected) / (0.02 * 0.6)
+    assert abs(float(error.mean())) < 0.7
+    assert 0.5 < float(error.std()) < 1.5
+
+
+def test_with_few_rows_the_average_is_kept_that_held_out_rows_prefer(capsys: pytest.CaptureFixture[str]) -> None:
+    """A training that only falls in its own loss ends with the rows by heart; what is kept knows better."""
+    generator = torch.Generator().manual_seed(0)
+    x, fresh = torch.randn(60, 6, generator=generator), torch.randn(200, 6, generator=generator)
+    with pytest.warns(UserWarning, match="60 examples are few"):
+        run = ncsn.fit(x, steps=900)
+    said = capsys.readouterr().err
+    assert "then it rose to" in said
+    assert "60 examples are too few for more training" in said
+    truth = -fresh.square().sum(1) / 2 - 3 * math.log(2 * math.pi)
+    assert float((truth - run.log_prob(fresh, tolerance=0.01)).mean()) < 3  # nats; by heart it would be a hundred
+
+
+def test_a_verdict_is_drawn_from_held_out_losses() -> None:
+    best = Best.__new__(Best)
+    best.steps = list(range(10, 110, 10))
+    cases = {
+        "it is still falling: more training would help": [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3],
+        "it falls no more": [1.0, 0.5, 0.4, 0.35, 0.331, 0.33, 0.33, 0.33, 0.33, 0.33],
+        "then it rose to 0.9000: 77 examples are too few": [1.0, 0.5, 0.4, 0.5, 0.6, 0.7, 0.7, 0.8, 0.8, 0.9],
+    }
+    for said, losses in cases.items():
+        best.losses, best.at = losses, losses.index(min(losses))
+        assert said in best.verdict(77)
+    assert "held-out loss 0.4000, at step 30" in best.verdict(77)
+
+
+def test_a_tenth_is_held_out_and_what_remains_sets_the_units() -> None:
+    x = table(1000)
+    parts = split(x, None, torch.Generator().manual_seed(0))
+    assert (len(parts.train), len(parts.held_out)) == (900, 100)
+    torch.testing.assert_close(parts.train.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(parts.train.std(0), torch.ones(3), atol=1e-4, rtol=0)
+    assert parts.units is not None
+    whole = parts.units.restore(torch.cat([parts.train, parts.held_out]))
+    torch.testing.assert_close(whole.sort(0).values, x.sort(0).values, rtol=1e-4, atol=1e-3)
+
+
+def test_the_leading_direction_is_that_of_the_largest_spread(generator: torch.Generator) -> None:
+    direction = torch.tensor([0.6, 0.8])
+    z = torch.randn(20_000, 2, generator=generator) + 7 * torch.randn(20_000, 1, generator=generator) * direction
+    assert leading_std(z) == pytest.approx(50**0.5, rel=0.03)
+    assert leading_std(torch.randn(20_000, 1, generator=generator)) == pytest.approx(1, rel=0.03)
+
+
+@pytest.mark.filterwarnings("ignore:.*examples are few")
+def test_images_are_fitted_with_their_classes(tmp_path: Path, generator: torch.Generator) -> None:
+    pixels = torch.randint(256, (40, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    run = ncsn.fit(pixels.numpy(), steps=3, labels=torch.arange(40) % 4)
+    assert run.recipe.classes == 4
+    assert run.sample(2, label=3, levels=4).shape == (2, 1, 8, 8)
+    run.save(tmp_path / "images")
+    again = ncsn.load(tmp_path / "images")
+    assert torch.equal(again.sample(2, levels=4), run.sample(2, levels=4))
+    assert ncsn.fit(pixels.float() / 255, steps=2).sample(2, levels=4).isfinite().all()
+
+
+def test_units_are_those_of_every_column() -> None:
+    units = Units.of(table(500))
+    x = table(3, seed=4)
+    torch.testing.assert_close(units.restore(units.standardise(x)), x)
+    assert units.log_volume(torch.Size([3])) == pytest.approx(float(units.scale.log().sum()))
+    with pytest.raises(ValueError, match="column 1 is constant"):
+        Units.of(torch.cat([table(50)[:, :1], torch.full((50, 1), 0.1)], 1))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (torch.zeros(20), r"data has shape \(20,\); points \(n, d\) or images"),
+        (torch.randn(5, 2), "data holds 5 examples; at least 10"),
+        (torch.full((20, 2), float("nan")), "data has 40 numbers that are NaN or infinite"),
+        (np.full((20, 1, 8, 8), 300.0), "pixels from 300 to 300; bytes, or numbers from 0 to 1"),
+    ],
+)
+def test_data_without_a_density_is_refused(data: "Tensor | np.ndarray", message: str) -> None:
+    with unchecked(), pytest.raises(ValueError, match=message):
+        ncsn.fit(data, steps=1)
+
+
+def test_classes_are_for_images_and_budgets_for_time_or_steps() -> None:
+    with pytest.raises(ValueError, match="labels are given for points"):
+        ncsn.fit(table(20), steps=1, labels=torch.zeros(20, dtype=torch.long))
+    with pytest.raises(ValueError, match="minutes is 1 and steps is 1; at most one"):
+        ncsn.fit(table(20), steps=1, minutes=1)
+    with pytest.raises(ValueError, match="sampler is hmc"):
+        ncsn.fit(table(2000), steps=1, sampler="hmc")

@@ -1,0 +1,135 @@
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import GaussianScore, z_score
+
+from ncsn.recipe import Recipe
+from ncsn.run import Run
+from ncsn.samplers.flow import dpm_solver, edm, euler, heun
+from ncsn.samplers.langevin import annealed_langevin, consistent_annealed, langevin, predictor_corrector
+from ncsn.samplers.methods import METHODS, Descent, Method
+from ncsn.samplers.step import Step
+from ncsn.sampling import Sampling
+from ncsn.score import Counted
+
+SAMPLING = Sampling(sigma_max=5.0, sigma_min=0.5, sampler="dpmpp-sde", levels=30, steps=3, eps=0.05)
+SCORE = GaussianScore(1.0, 0.5)
+
+
+def descend(sampling: Sampling, x: torch.Tensor, seed: int = 3) -> list[torch.Tensor]:
+    return [step.x for step in sampling.follow(SCORE, x, generator=torch.Generator().manual_seed(seed))]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_sampler_yields_and_costs_what_the_table_says_and_samples_a_gaussian(
+    name: str, generator: torch.Generator
+) -> None:
+    sampling, score = SAMPLING.but(sampler=name), Counted(SCORE)
+    x = sampling.start(score, 4000, (2,), generator=generator)
+    assert float(x.std()) == pytest.approx(5, abs=0.2)
+    steps = list(sampling.follow(score, x, generator=generator))
+    assert len(steps) == sampling.states
+    assert score.nfe == sampling.nfe
+    assert steps[-1].sigma == 0
+    sigmas = [step.sigma for step in steps]
+    assert sigmas == sorted(sigmas, reverse=True)
+    assert sigmas[-2] == pytest.approx(0.5)
+    if name != "langevin":  # which never leaves its start
+        last = steps[-1].x
+        assert float(last.mean()) == pytest.approx(1, abs=0.1)
+        # The last state is the mean of the clean data, whose std is s²/√(s² + σ²) = 0.354.
+        assert float(last.std()) == pytest.approx(0.354, abs=0.04)
+
+
+def test_every_name_stands_for_its_own_sampler(generator: torch.Generator) -> None:
+    """The table against direct calls: the function, its ladder, its options, its noise."""
+    x = 5 * torch.randn(7, 2, generator=generator)
+    karras, geometric = SAMPLING.ladder(), SAMPLING.but(sampler="pc", levels=30).ladder()
+    assert not torch.equal(karras[1:-1], geometric[1:-1])
+    eta = 1 - (0.5 / 5.0) ** (2 / 29)
+    direct: dict[str, Callable[[torch.Generator], Iterator[Step]]] = {
+        "annealed": lambda g: annealed_langevin(SCORE, x, geometric, eps=0.05, steps=3, generator=g),
+        "consistent": lambda g: consistent_annealed(SCORE, x, geometric, eta=eta, generator=g),
+        "pc": lambda g: predictor_corrector(SCORE, x, geometric, generator=g),
+        "euler": lambda g: euler(SCORE, x, karras),
+        "heun": lambda g: heun(SCORE, x, karras),
+        "edm": lambda g: edm(SCORE, x, karras, churn=40, churn_range=(0.05, 2.0), generator=g),
+        "dpmpp": lambda g: dpm_solver(SCORE, x, karras, generator=g),
+        "dpmpp-sde": lambda g: dpm_solver(SCORE, x, karras, stochasticity=1.0, generator=g),
+        "langevin": lambda g: langevin(SCORE, x, 0.5, step_size=0.05, steps=3, generator=g),
+    }
+    assert set(direct) == set(METHODS)
+    ends = {}
+    for name, sampler in direct.items():
+        levels = 1 if name == "langevin" else 30
+        found = descend(SAMPLING.but(sampler=name, levels=levels, steps=3), x)
+        expected = [step.x for step in sampler(torch.Generator().manual_seed(3))]
+        ends[name] = found[-1]
+        assert len(found) == len(expected)
+        assert torch.equal(found[-1], expected[-1]), name
+    names = list(ends)
+    assert not any(torch.equal(ends[a], ends[b]) for i, a in enumerate(names) for b in names[:i])
+
+
+def test_another_sampler_comes_with_its_own_levels_and_guidance() -> None:
+    guided = replace(SAMPLING, guidance=2.0, levels=7)
+    assert guided.but().levels == 7
+    assert guided.but(sampler="heun").levels == METHODS["heun"].levels
+    assert guided.but(sampler="heun", levels=5).levels == 5
+    assert guided.but(sampler="heun").guidance == 2
+    assert guided.but(sampler="annealed").guidance == guided.but(sampler="langevin").guidance == 1
+    assert guided.but(sampler="annealed", guidance=1.5).guidance == 1.5
+    annealed = replace(guided, sampler="annealed", steps=9)
+    assert annealed.but(guidance=2.0).guidance == 2
+    assert annealed.but().steps == 9
+    assert guided.but(sampler="annealed").steps == METHODS["annealed"].steps
+    assert guided.but(eps=0.01).eps == 0.01
+
+
+def test_levels_may_be_given_one_by_one(generator: torch.Generator) -> None:
+    sampling = SAMPLING.but(levels=(4.0, 2.0, 0.7))
+    steps = list(sampling.follow(SCORE, torch.zeros(2, 2), generator=generator))
+    assert [step.sigma for step in steps] == pytest.approx([2.0, 0.7, 0.0])
+    assert sampling.states == 3
+
+
+def test_start_is_around_the_mean_that_the_score_knows(generator: torch.Generator) -> None:
+    x = SAMPLING.start(GaussianScore(-20.0, 0.5), 4000, (2,), generator=generator)
+    assert abs(z_score(x.flatten(), -20 * 25 / 25.25)) < 4  # Tweedie pulls a hundredth of the way to the noise's mean
+
+
+def test_a_sampler_of_ones_own_is_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    def jump(d: Descent) -> Iterator[Step]:
+        return euler(d.score, d.x, d.sigmas[[0, -1]])
+
+    monkeypatch.setitem(METHODS, "jump", Method(follow=jump, ladder="karras", levels=9, states=lambda levels, steps: 2))
+    recipe = Recipe(network="mine", arguments={}, shape=(2,), sampling=SAMPLING)
+    run = Run(score=SCORE, recipe=recipe)
+    steps = list(run.steps(5, sampler="jump", seed=4))
+    assert [step.sigma for step in steps] == pytest.approx([0.5, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eps": 0.0}, "eps is 0.0"),
+        ({"eps": 1.0, "sampler": "annealed"}, "eps is 1.0, steps is 3; allowed are 0 < eps < 1,"),
+        ({"steps": 0}, "steps is 0"),
+        ({"sigma_min": -1.0}, "sigma_min > 0"),
+        ({"sampler": "hmc"}, "sampler is hmc; allowed are annealed"),
+        ({"guidance": float("nan")}, "guidance is nan"),
+        ({"levels": 0}, "levels is 0"),
+    ],
+)
+def test_refuses_what_could_not_be_sampled(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SAMPLING, **change)  # type: ignore[arg-type]
+
+
+def test_langevin_is_not_given_levels() -> None:
+    with pytest.raises(ValueError, match="levels is 5, but langevin stays on the smallest one"):
+        SAMPLING.but(sampler="langevin", levels=5)
+    with pytest.raises(ValueError, match="sampler is hmc"):
+        SAMPLING.but(sampler="hmc")
