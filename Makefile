@@ -1,14 +1,18 @@
 # One command checks everything: `make check`.  It installs into the Python environment that is active.
 PYTHON ?= python
 
-.PHONY: check install format bench lowest
+.PHONY: check check-slow install format bench lowest
 
 check: install
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 	lint-imports
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -m "not slow"
+
+# What makes `make check` take more than five minutes on two cores.
+check-slow:
+	$(PYTHON) -m pytest -m slow
 
 install:
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[test]'

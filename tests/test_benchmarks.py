@@ -17,6 +17,7 @@ LIBRARIES = {
 
 
 @pytest.mark.filterwarnings("ignore")  # other people's
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PEERS)
 def test_peers_learn_and_sample(name: str, generator: torch.Generator) -> None:
     pytest.importorskip(LIBRARIES[name])

@@ -66,6 +66,7 @@ def test_toy_gaussian_mixes_only_when_annealed(tmp_path: Path) -> None:
     assert samplers["annealed_learned"]["modes"][1]["std"] == pytest.approx(1, abs=0.07)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generator", ["moons", "swiss-roll", "checkerboard"])
 def test_every_other_toy_has_both_views(generator: str, tmp_path: Path) -> None:
     quick = "--steps 5 --samples 50 --levels 3 --langevin-steps 2"
@@ -186,6 +187,7 @@ def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn(tmp_path: Path) 
     assert (whole.steps, guide.steps) == (101, 11)
 
 
+@pytest.mark.slow
 def test_mnist_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     args = f"{TINY} --steps 150"
@@ -228,6 +230,7 @@ def test_a_folder_of_colour_images_trains(size: tuple[int, int], tmp_path: Path)
         assert grid.mode == "RGB"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["refinenet", "refinenet-v2"])
 def test_the_papers_networks_train_and_are_sampled(network: str, tmp_path: Path) -> None:
     tiny = f"--network {network} --channels 4 --batch-size 4 --samples 4 --levels 3 --steps 3 --no-compile"
@@ -262,6 +265,7 @@ def test_other_proposals_and_samplers_train(proposal: str, tmp_path: Path) -> No
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["nfe"] == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["ssm", "exact"])
 def test_toys_learn_by_other_objectives(objective: str, tmp_path: Path) -> None:
     succeed(
