@@ -13,7 +13,7 @@ except ModuleNotFoundError as error:
 
 from ncsn import console, plots
 from ncsn.experiments import journal
-from ncsn.experiments.images import Study
+from ncsn.experiments.images import Study, recalled
 from ncsn.experiments.results import write_results
 from ncsn.experiments.settings import Images
 
@@ -21,6 +21,7 @@ from ncsn.experiments.settings import Images
 def main(given: Images) -> None:
     """Data, noise, model, training, samples, pictures."""
     # Data: images as bytes.  Some are held out: those for validation show how learning goes, those for testing judge.
+    given = recalled(given)
     pictures = ncsn.load_images(given.dataset, given.job.data_dir)
     study = Study.of(given, pictures)
     settings, folder = study.settings, study.folder

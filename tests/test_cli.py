@@ -1,7 +1,9 @@
 import json
+import math
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -157,18 +159,19 @@ def test_a_measurement_from_a_file_is_taken_as_it_is(
     )
 
 
-def test_interpolation_draws_walks(run: Path, tmp_path: Path) -> None:
-    out = tmp_path / "walk.png"
-    cli.main(["interpolate", str(run), "-n", "2", "--steps", "5", "--levels", "3", "--out", str(out)])
-    with Image.open(out) as image:
-        assert image.size == (5 * 30 * 2, 2 * 30 * 2)
-
-
 def test_likelihood_says_bits_and_how_sure(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A network that says nothing makes the model a Gaussian, N(0.13, 0.31² + σ_min²) in each of 784 pixels."""
     out = tmp_path / "bits.json"
-    cli.main(["likelihood", str(run), "-n", "3", "--probes", "2", "--tolerance", "0.1", "--out", str(out)])
-    assert "bits/dim ±" in capsys.readouterr().out
-    assert len(json.loads(out.read_text())["bits_per_dimension"]) == 3
+    cli.main(["likelihood", str(run), "-n", "3", "--probes", "2", "--tolerance", "1e-3", "--out", str(out)])
+    found = json.loads(out.read_text())
+    x = (data.mnist().test[found["test_images"]].double() + 0.5) / 256
+    variance = 0.31**2 + 0.01**2
+    nats = (x - 0.13) ** 2 / (2 * variance) + 0.5 * math.log(2 * math.pi * variance)
+    bits = 8 + nats.flatten(1).mean(1) / math.log(2)
+    # σ_max is 5 here, which a pixel feels a little.
+    assert found["bits_per_dimension"] == pytest.approx(bits.tolist(), abs=0.03)
+    printed = float(capsys.readouterr().out.split(" bits/dim ± ")[0])
+    assert printed == pytest.approx(sum(found["bits_per_dimension"]) / 3, abs=6e-4)
     assert "probes is 0" in one_line(capsys, "likelihood", str(run), "--probes", "0")
 
 
@@ -177,7 +180,17 @@ def test_info_says_what_a_run_is(run: Path, capsys: pytest.CaptureFixture[str]) 
     printed = capsys.readouterr().out
     assert "UNet(image_channels=1" in printed
     assert "σ from 5 to 0.01" in printed
-    assert "dpmpp-sde on 5 noise levels" in printed
+    assert "dpmpp-sde on 5 noise levels, 6 evaluations" in printed
+    weights = sum(p.numel() for p in UNet(1, (8, 8), 1, 8).parameters())
+    assert f"{weights:,} weights" in printed
+    assert "mean 0.13, std 0.31" in printed
+    assert "guidance    none" in printed
+    (run / "guide").mkdir()
+    storage.write_config(run / "guide", "images", {}, replace(RECIPE, arguments=RECIPE.arguments | {"channels": (8,)}))
+    storage.write_model(run / "guide", ScoreModel(UNet(1, (8,), 1, 8)))
+    cli.main(["info", str(run)])
+    of_guide = sum(p.numel() for p in UNet(1, (8,), 1, 8).parameters())
+    assert f"guidance    1, by a guide of {of_guide:,} weights" in capsys.readouterr().out
 
 
 def test_mistakes_are_one_line_that_names_them(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,47 @@ def test_a_checkpoint_is_written_now_and_then(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
 
 
+def test_every_half_minute_a_checkpoint_and_the_averaged_weights_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that moves on by nine seconds a step: after 36 s, and so on."""
+    state, progress = training(14)
+    now = 0.0
+    monkeypatch.setattr("ncsn.console.time.monotonic", lambda: now)
+    written: list[int] = []
+    save = State.save
+
+    def noted(self: State, path: Path) -> None:
+        written.append(self.step)
+        save(self, path)
+
+    monkeypatch.setattr(State, "save", noted)
+    for p in console.watch(progress, state, tmp_path):
+        now += 9
+        if p.step == 6:  # after the first of them, and before the second
+            kept, checkpoint = load_file(tmp_path / "model.safetensors"), torch.load(tmp_path / "checkpoint.pt")
+            assert checkpoint["step"] == 4
+            assert all(torch.equal(kept[name], weight) for name, weight in checkpoint["average"].items())
+    assert written == [4, 8, 12, 14]
+
+
+def test_a_second_signal_ends_a_step_that_hangs_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    state, progress = training(9)
+    list(console.watch(progress, state, tmp_path))
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    handler = signal.getsignal(signal.SIGINT)
+
+    def hanging() -> Iterator[Progress]:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        yield from ()
+
+    with pytest.raises(KeyboardInterrupt):
+        list(console.watch(hanging(), state, tmp_path))
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert signal.getsignal(signal.SIGINT) == handler
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_step_and_saves(
     number: signal.Signals, tmp_path: Path, capfd: pytest.CaptureFixture[str]

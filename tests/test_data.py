@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ncsn.data import MNIST_SHA256, batches, load_images, mnist, mnist_file, mnist_labels
-from ncsn.pixels import dequantize, quantize
+from ncsn.pixels import centres, dequantize, quantize
 
 
 @given(st.integers(0, 2**31))
@@ -24,6 +24,12 @@ def test_quantize_inverts_dequantize(seed: int) -> None:
 
 def test_quantize_clips() -> None:
     assert quantize(torch.tensor([-1.0, 0.0, 1.0, 7.0])).tolist() == [0, 0, 255, 255]
+
+
+def test_a_byte_stands_for_its_middle() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8)
+    assert (256 * centres(pixels)).tolist() == [i + 0.5 for i in range(256)]
+    assert torch.equal(quantize(centres(pixels)), pixels)
 
 
 def test_mnist_is_split_50_10_10() -> None:
@@ -99,6 +105,16 @@ def test_a_folder_of_grey_images(tmp_path: Path) -> None:
     assert sorted(torch.cat([images.train, images.validation, images.test])[:, 0, 0, 0].tolist()) == [
         9 * i for i in range(1, 21)
     ]
+
+
+def test_a_folders_images_are_shuffled_before_they_are_split(tmp_path: Path) -> None:
+    """Always in the same way: else what is held out would be the first folder, one class of them."""
+    for i in range(20):
+        write_image(tmp_path / f"{'x' * (i + 1)}.png", (4, 4))
+    images = load_images(str(tmp_path))
+    found = torch.cat([images.validation, images.test, images.train])[:, 0, 0, 0]
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    assert found.tolist() == (9 * (order + 1)).tolist() != sorted(found.tolist())
 
 
 def test_one_colour_image_makes_the_folder_colour(tmp_path: Path) -> None:

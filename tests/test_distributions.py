@@ -101,9 +101,36 @@ def test_the_command_line_offers_every_toy() -> None:
     assert set(get_args(get_type_hints(Toy)["generator"])) == set(TOYS)
 
 
-def test_toys_are_distributions() -> None:
-    toys: list[Distribution] = [make() for make in TOYS.values()]
-    assert all(toy.sample(3).shape == (3, 2) for toy in toys)
+def test_toys_are_distributions_that_lie_where_they_are_said_to(generator: torch.Generator) -> None:
+    toys: dict[str, Distribution] = {name: make() for name, make in TOYS.items()}
+    drawn = {name: toy.sample(20_000, generator=generator) for name, toy in toys.items()}
+    radius = drawn["circle"].norm(dim=1)
+    assert abs(z_score(radius, 5)) < 4
+    assert abs(z_score((radius - 5) ** 2, 0.1**2)) < 4
+    right = drawn["gaussian"][:, 0] > 0
+    assert abs(z_score(right.float(), 0.8)) < 4
+    assert abs(z_score((drawn["gaussian"][right] - 5).square().flatten(), 1)) < 4
+    square = ((drawn["checkerboard"] + 6) / 3).floor()
+    assert bool(((square >= 0) & (square < 4)).all())
+    assert bool((square.sum(1) % 2 == 0).all())
+    for i in range(4):
+        assert abs(z_score((square[:, 0] == i).float(), 0.25)) < 4
+
+
+def test_the_curves_of_moons_and_of_the_swiss_roll() -> None:
+    moons, roll = TOYS["moons"](), TOYS["swiss-roll"]()
+    assert isinstance(moons, GaussianMixture)
+    assert isinstance(roll, GaussianMixture)
+    upper, lower = moons.means[:128], moons.means[128:]
+    for half, centre, sign in ((upper, torch.tensor([-2.0, -1.0]), 1), (lower, torch.tensor([2.0, 1.0]), -1)):
+        torch.testing.assert_close((half - centre).norm(dim=1), torch.full((128,), 4.0))
+        assert float((sign * (half - centre))[:, 1].min()) > -1e-5
+    assert (moons.std, roll.std) == (0.25, 0.2)
+    radius, steps = roll.means.norm(dim=1), roll.means.diff(dim=0).norm(dim=1)
+    assert len(radius) == 384
+    torch.testing.assert_close(radius[[0, -1]], 0.45 * math.pi * torch.tensor([1.5, 4.5]), rtol=1e-3, atol=0)
+    grain = 0.45 * 4.5 * math.pi * 3 * math.pi / 20_000  # of the table in which the curve's length is looked up
+    torch.testing.assert_close(steps, steps.mean().expand(383), rtol=0, atol=1.1 * grain)
 
 
 @pytest.mark.parametrize(

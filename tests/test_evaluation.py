@@ -1,5 +1,6 @@
 """The harness is tested on sets whose order is known: a ruler that ranks them wrongly measures nothing."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import ncsn
 from ncsn import cli, evaluation, metrics
 from ncsn.data import mnist, mnist_labels
+from ncsn.networks.classifier import Classifier
 from ncsn.pixels import quantize
 
 N = 1000
@@ -90,6 +92,116 @@ def test_images_copied_from_training_are_found_out() -> None:
     assert rows["frechet_distance"].ratio == pytest.approx(1, abs=0.6)
     assert rows["pixel_wasserstein"].ratio == pytest.approx(1, abs=0.6)
     assert held_out.comparable is False
+
+
+class Read(nn.Module):
+    """The digit is the 27th of the first row's pixels over 20; the last one says how sure it is: 250, or 30."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        digit = (features[:, 26] * 255 / 20).round().long()
+        return F.one_hot(digit, 10) * features[:, 27:] * 25.5
+
+
+class Readable(Classifier):
+    """A classifier that can be computed by hand: its features are the first row of pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = Read()  # type: ignore[assignment]
+
+    def features(self, x: Tensor) -> Tensor:
+        return x[:, 0, 0]
+
+
+def readable(n: int, seed: int, *, digits: int = 10, sure: int = 10_000) -> Tensor:
+    """``n`` images of random bytes below 100, of which the classifier reads ``digits`` in turn; the first are sure."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randint(100, (n, 1, 28, 28), generator=g, dtype=torch.uint8)
+    x[:, 0, 0, 26] = 20 * (torch.arange(n) % digits).to(torch.uint8)
+    x[:, 0, 0, 27] = torch.where(torch.arange(n) < sure, 250, 30).to(torch.uint8)  # 0.69 is not sure
+    return x
+
+
+def nearest_by_hand(x: Tensor, data: Tensor) -> Tensor:
+    return torch.stack([(image.double() - data.double()).square().flatten(1).sum(1).min() for image in x]).sqrt() / 255
+
+
+def test_every_number_is_about_the_sets_that_its_name_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the same numbers, put together by hand from four sets that differ."""
+    monkeypatch.setattr(evaluation, "load_classifier", Readable)
+    n = 110
+    samples = readable(n, 0, digits=5, sure=66)
+    train, validation, test = readable(300, 1, digits=8), readable(130, 2, digits=9, sure=99), readable(120, 3)
+    samples[:20] = train[40:60]
+    samples[20:, 0, 0, 0] += 40
+    found = evaluation.evaluate(samples, ncsn.data.Images(train, validation, test))
+    assert found.n == n
+    chosen = train[torch.randperm(300, generator=torch.Generator().manual_seed(0))[:n]]
+    features, against = {"generated": samples, "real": chosen}, test[:n, 0, 0].float() / 255
+    unseen, tested = {"generated": samples, "real": validation[:n]}, nearest_by_hand(test[:n], train)
+    shares = test[:n, 0, 0, 26].div(20).long().bincount(minlength=10) / n
+    for kind, x in features.items():
+        row, to_train = x[:, 0, 0].float() / 255, nearest_by_hand(unseen[kind], train)
+        density, coverage = metrics.density_coverage(against, row)
+        histogram = (x[:, 0, 0, 26] / 20).long().bincount(minlength=10) / n
+        expected = {
+            "frechet_distance": metrics.frechet_distance(row, against),
+            "kernel_distance": metrics.kernel_distance(row, against),
+            "density": density,
+            "coverage": coverage,
+            "confident": float((unseen[kind][:, 0, 0, 27] == 250).float().mean()),
+            "class_variation": float((histogram - shares).abs().sum() / 2),
+            "pixel_wasserstein": metrics.sliced_wasserstein(x.flatten(1) / 255, test[:n].flatten(1) / 255),
+            "memorisation": float((to_train < tested[:, None]).double().mean()),
+            "near_duplicates": float((to_train < tested.quantile(0.01)).double().mean()),
+        }
+        scored = {name: getattr(metric, kind) for name, metric in found.metrics.items()}
+        assert scored == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert getattr(found, f"{kind}_histogram") == pytest.approx(histogram.tolist())
+    for name, metric in found.metrics.items():
+        if name in ("frechet_distance", "confident", "pixel_wasserstein"):
+            assert metric.ratio == pytest.approx(metric.generated / metric.real)
+        else:
+            assert metric.ratio is None
+
+
+def test_distances_and_their_ratio_in_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pixel that is brighter by δ moves every feature's mean by δ and nothing else, so the distance is δ²."""
+    monkeypatch.setattr(evaluation, "load_classifier", Readable)
+    test = readable(120, 0)
+    samples, train = test.clone(), test.flip(0).clone()
+    samples[:, 0, 0, 0] += 51
+    train[:, 0, 0, 0] += 102
+    images = ncsn.data.Images(train, test, test)
+    for enough in (120, 121):
+        monkeypatch.setattr(evaluation, "REPORTABLE", enough)
+        found = evaluation.evaluate(samples, images)
+        assert found.comparable is (enough == 120)
+    distance = found.metrics["frechet_distance"]
+    assert distance.generated == pytest.approx(0.2**2, rel=1e-4)
+    assert distance.real == pytest.approx(0.4**2, rel=1e-4)
+    assert distance.ratio == pytest.approx(0.25, rel=1e-4)
+    # Projected, a shift δ of one coordinate of D is δ·θ₁: on average about δ·√(2/πD), over 128 directions.
+    wasserstein = found.metrics["pixel_wasserstein"]
+    error = 0.2 * (1 / 784) ** 0.5 * 4 / 128**0.5
+    assert wasserstein.generated == pytest.approx(0.2 * (2 / (math.pi * 784)) ** 0.5, abs=error)
+    assert wasserstein.ratio == pytest.approx(0.5, rel=1e-3)
+
+
+def test_samples_of_one_of_two_clusters_cover_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "load_classifier", Readable)
+    test = readable(120, 0)
+    test[60:, 0, 0, :5] += 150
+    train = test.clone()
+    train[:, 0, 9, 9] += 100  # which the classifier does not see
+    found = evaluation.evaluate(test[:60].repeat(2, 1, 1, 1), ncsn.data.Images(train, test, test)).metrics
+    assert (found["coverage"].generated, found["coverage"].real) == (0.5, 1)
+    # Each sample is in as many neighbourhoods as there are in one, 5 or 6 of k = 5: on its edge is one by rounding.
+    assert found["density"].generated == pytest.approx(1.1, abs=0.11)
+
+
+def test_what_is_reported_is_about_ten_thousand() -> None:
+    assert evaluation.REPORTABLE == 10_000
 
 
 def test_distances_agree_with_torchmetrics(generator: torch.Generator) -> None:

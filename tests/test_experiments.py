@@ -16,9 +16,13 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
+import ncsn
 from ncsn.data import Images as Pictures
-from ncsn.experiments.images import Study, recipes, resolve
+from ncsn.data import load_images
+from ncsn.experiments.images import Study, recalled, recipes, resolve
 from ncsn.experiments.settings import ImageJob, Images, ResolvedImages
+from ncsn.pixels import quantize
+from ncsn.plots.images import tile
 
 ROOT = Path(__file__).parent.parent
 TINY = "--channels 8 8 --blocks 1 --batch-size 16 --levels 6 --langevin-steps 1 --samples 9 --no-compile"
@@ -72,6 +76,13 @@ def test_every_other_toy_has_both_views(generator: str, tmp_path: Path) -> None:
     quick = "--steps 5 --samples 50 --levels 3 --langevin-steps 2"
     succeed("training_toy.py", f"--generator {generator} {quick} --out {tmp_path}/run")
     assert {"score_field.png", "samples.png", "trajectories.gif"} <= {p.name for p in (tmp_path / "run").iterdir()}
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert [level["sigma"] for level in found["levels"]] == pytest.approx([20, 2**0.5, 0.1], rel=1e-3)
+    # After five steps it is still about a Gaussian of the data's mean and std: right at high noise, and there alone.
+    assert found["levels"][0]["relative_error_on_noised_data"] < 0.1
+    assert found["levels"][-1]["relative_error_on_noised_data"] > 0.1
+    assert {found["samplers"][f"{name}_exact"]["nfe"] for name in ("langevin", "annealed")} == {7}
+    assert found["samplers"]["sliced_wasserstein_floor"] > 0
 
 
 def test_mnist_writes_all_it_promises_and_the_same_bytes_for_the_same_seed(tmp_path: Path) -> None:
@@ -122,7 +133,7 @@ def pictures(*, labels: bool = False) -> Pictures:
 
 
 def resolved(**given: Any) -> ResolvedImages:
-    return resolve(Images(**given), pictures(), torch.device("cpu"))
+    return resolve(recalled(Images(**given)), pictures(), torch.device("cpu"))
 
 
 def test_width_and_batch_suit_the_machine_unless_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,8 +237,22 @@ def test_a_folder_of_colour_images_trains(size: tuple[int, int], tmp_path: Path)
     out = tmp_path / "run"
     succeed("training_MNIST.py", f"{TINY} --dataset {tmp_path}/images --steps 3 --tensorboard --out {out}")
     assert [p for p in out.iterdir() if p.name.startswith("events.out.tfevents")]
+    weights = load_file(out / "model.safetensors")
+    images = load_images(str(tmp_path / "images"))
+    assert [float(weights["data_mean"]), float(weights["data_std"])] == pytest.approx(images.statistics(), abs=1e-6)
+    found = json.loads((out / "metrics.json").read_text())
+    assert (found["step"], found["images_seen"], found["nfe"], found["guide_nfe"]) == (3, 48, 7, 2)
+    # Random bytes are what a network that says nothing takes them for, uncorrelated pixels: 1 is what that costs.
+    assert found["validation_loss"] == pytest.approx(1, abs=0.25)
+    run = ncsn.load(out)
     with Image.open(out / "samples.png") as grid:
-        assert grid.mode == "RGB"
+        shown = np.asarray(grid)
+    assert np.array_equal(shown, np.asarray(tile(quantize(run.sample(9)), 10)))
+    assert shown.shape[2] == 3
+    if size == (16, 24):  # what goes on is this run: neither the data set nor the width is given again
+        succeed("training_MNIST.py", f"--resume --no-compile --steps 5 --out {out}")
+        assert json.loads((out / "metrics.json").read_text())["step"] == 5
+        assert ncsn.load(out).recipe.shape == (3, 16, 24)
 
 
 @pytest.mark.slow

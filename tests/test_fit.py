@@ -1,6 +1,7 @@
 """A score in one line: units, held-out examples, and what is said."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ from helpers import unchecked
 from torch import Tensor
 
 import ncsn
-from ncsn.experiments.fitting import Best, leading_std, split
+from ncsn.empirical import Empirical
+from ncsn.experiments.fitting import Best, default_objective, leading_std, split
+from ncsn.objectives import dsm, posterior_dsm
+from ncsn.pixels import centres
 from ncsn.units import Units
 
 
@@ -87,6 +91,46 @@ def test_a_tenth_is_held_out_and_what_remains_sets_the_units() -> None:
     assert parts.units is not None
     whole = parts.units.restore(torch.cat([parts.train, parts.held_out]))
     torch.testing.assert_close(whole.sort(0).values, x.sort(0).values, rtol=1e-4, atol=1e-3)
+
+
+def test_every_image_keeps_its_class_and_the_training_set_is_asked_at_high_noise(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    """Class k is grey of brightness 20·k; on the low levels the target is the noise that was added."""
+    monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _: False)
+    labels = torch.arange(1000) % 7
+    images = (20 * labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
+    parts = split(images, labels, generator)
+    assert parts.labels is not None
+    assert torch.equal(parts.labels * 20, parts.train[:, 0, 0, 0])
+    assert (len(parts.train), len(parts.held_out)) == (900, 100)
+    sigma, label = torch.tensor([0.1, 0.59, 0.61, 0.7, 5.0]), torch.tensor([-1, -1, 2, 6, -1])
+    x = centres(images[:5])
+    truth = Empirical(centres(parts.train), parts.labels)
+
+    def silent(noisy: Tensor, level: Tensor, asked: Tensor) -> Tensor:
+        return torch.zeros_like(noisy)
+
+    losses, expected = (
+        objective(silent, x, sigma, label=label, generator=torch.Generator().manual_seed(0))
+        for objective in (default_objective(parts, images=True), partial(posterior_dsm, data_score=truth, above=0.6))
+    )
+    torch.testing.assert_close(losses, expected)
+    assert default_objective(split(table(1000), None, generator), images=False) is dsm
+
+
+@pytest.mark.parametrize(("given", "seconds"), [({"minutes": 2.5}, 150.0), ({}, 60.0)])
+def test_minutes_have_sixty_seconds(given: dict[str, float], seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    class StopError(Exception):
+        """What ends a training before it begins."""
+
+    def train(*_: object, budget: ncsn.Budget) -> None:
+        assert budget == ncsn.Budget(seconds=seconds)
+        raise StopError
+
+    monkeypatch.setattr("ncsn.experiments.fitting.train", train)
+    with pytest.raises(StopError):
+        ncsn.fit(table(1000), minutes=given.get("minutes"))
 
 
 def test_the_leading_direction_is_that_of_the_largest_spread(generator: torch.Generator) -> None:

@@ -58,6 +58,10 @@ def test_a_uniform_byte_costs_eight_bits() -> None:
 def test_refuses() -> None:
     with pytest.raises(ValueError, match="sigma_max > sigma_min"):
         log_prob(GaussianScore(0, 1), torch.zeros(1, 1), sigma_max=0.1, sigma_min=1)
+    with pytest.raises(ValueError, match="sigma_max > sigma_min > 0"):
+        log_prob(GaussianScore(0, 1), torch.zeros(1, 1), sigma_max=1, sigma_min=0)
+    with pytest.raises(ValueError, match="sigma_max > sigma_min > 0"):
+        log_prob(GaussianScore(0, 1), torch.zeros(1, 1), sigma_max=1, sigma_min=1)
     with pytest.raises(ValueError, match="probes is 0"):
         log_prob(GaussianScore(0, 1), torch.zeros(1, 1), sigma_max=1, sigma_min=0.1, probes=0)
     with pytest.raises(ValueError, match="sigma_max, sigma_min are inf"):
@@ -124,7 +128,9 @@ def test_densities_and_divergences_of_what_was_made_in_inference_mode() -> None:
 
     expected = made()
     with torch.inference_mode():
-        assert all(torch.equal(*pair) for pair in zip(made(), expected, strict=True))
+        found = made()
+        assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert not found[0].is_inference()  # so that it can be differentiated, or changed, afterwards
 
 
 def test_density_of_points_that_are_numbers(generator: torch.Generator) -> None:

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -22,13 +24,39 @@ def test_a_machine_that_cannot_compile_says_why_and_goes_on() -> None:
 
 def test_devices() -> None:
     assert machine.choose_device("cpu") == torch.device("cpu")
-    assert machine.choose_device("auto").type in ("cpu", "cuda")
+    assert machine.choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="device is cuda; there are auto, cpu"):
             machine.choose_device("cuda")
 
 
-def test_keeping_memory_is_harmless() -> None:
+@pytest.mark.parametrize(("library", "expected"), [("glibc", [(-1, 2**30), (-3, 2**30)]), ("musl", []), ("", [])])
+def test_glibc_is_told_to_keep_a_gigabyte(
+    library: str, expected: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what is trimmed from the top of the heap, -1 of malloc.h, and of what is mapped, -3."""
+    told: list[tuple[int, int]] = []
+    libc = SimpleNamespace(mallopt=lambda *parameter: told.append(parameter))
+    monkeypatch.setattr("ctypes.CDLL", lambda _: libc)
+    monkeypatch.setattr("platform.libc_ver", lambda: (library, "2.36"))
     process.keep_memory()
-    assert torch.ones(10**6).sum() == 10**6
-    assert isinstance(machine.fast_bfloat16(torch.device("cpu")), bool)
+    assert told == expected
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "fast"),
+    [({}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_bf16": False}, False)],
+)
+def test_a_processor_without_bfloat16_is_slow(
+    capabilities: dict[str, bool], fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
+    assert machine.fast_bfloat16(torch.device("cpu")) is fast
+    assert machine.slow(torch.device("cpu")) is not fast
+    assert not machine.slow(torch.device("meta"))
+
+
+def test_a_terminal_is_refreshed_often_and_a_log_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    for terminal, seconds in ((True, 0.3), (False, 30.0)):
+        monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda terminal=terminal: terminal))
+        assert process.refresh_interval() == seconds

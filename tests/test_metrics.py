@@ -1,9 +1,24 @@
+import math
+
 import pytest
 import torch
 from helpers import GaussianScore, unchecked
 
 from ncsn.distributions import GaussianMixture
-from ncsn.metrics import binned, mode_statistics, nearest_distance, relative_error, sliced_wasserstein
+from ncsn.metrics import (
+    binned,
+    density_coverage,
+    frechet_distance,
+    kernel_distance,
+    mode_statistics,
+    nearest_distance,
+    psnr,
+    relative_error,
+    score_errors,
+    sliced_wasserstein,
+    total_variation,
+)
+from ncsn.score import Sigma
 
 
 def test_relative_error_of_a_scaled_score(generator: torch.Generator) -> None:
@@ -40,3 +55,83 @@ def test_mode_statistics_count_and_measure_each_component(generator: torch.Gener
     assert left["std"] == pytest.approx(1.5, abs=0.05)
     assert right["mean"] == pytest.approx([9.0, 0.0], abs=0.06)
     assert right["weight_error"] == pytest.approx(abs(float(str(right["weight"])) - 0.7), abs=1e-6)
+
+
+def test_the_errors_of_a_score_near_the_data_and_far_away(generator: torch.Generator) -> None:
+    """A tenth off within 2 of the data, and half beyond: 0.01 and 0.25 of the square, and in between in closed form."""
+    truth, sigma = GaussianMixture(torch.zeros(1, 2)), torch.tensor(0.5)
+
+    def score(x: torch.Tensor, level: Sigma, /) -> torch.Tensor:
+        return truth(x, level) * torch.where(x.norm(dim=1, keepdim=True) > 2, 1.5, 1.1)
+
+    grid = torch.tensor([[0.0, 0.0], [0.6, 0.0], [0.0, -1.7], [2.5, 0.0], [0.0, 7.0]])
+    (row,) = score_errors(score, truth, sigma[None], torch.zeros(1, 2), grid, generator=generator)
+    assert row["sigma"] == 0.5
+    assert row["distance_from"] == [0.0, 0.5, 1.0, 2.0, 3.0, 4.0]
+    assert row["relative_error_beyond_distance_2"] == pytest.approx(0.25, rel=1e-5)
+    near, far = pytest.approx(0.01, rel=1e-5), pytest.approx(0.25, rel=1e-5)
+    assert row["relative_error_by_distance"] == [None, near, near, far, None, far]
+    # With u = |x|²/(2T) ~ Exp(1), T = 1 + σ², the score's square is 2u/T; beyond 2 it is u > a = 2/T.
+    a = 2 / 1.25
+    beyond, square_beyond = (1 + a) * math.exp(-a), (a * a + 2 * a + 2) * math.exp(-a)
+    expected = 0.01 * (1 - beyond) + 0.25 * beyond
+    variance = (0.01 - expected) ** 2 * (2 - square_beyond) + (0.25 - expected) ** 2 * square_beyond
+    error = row["relative_error_on_noised_data"]
+    assert isinstance(error, float)
+    assert abs(error - expected) < 4 * (variance / 20_000) ** 0.5
+
+
+def test_total_variation_and_psnr_in_closed_form() -> None:
+    p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.3, 0.5])
+    assert total_variation(p, q) == total_variation(q, p) == pytest.approx(0.3)
+    assert psnr(torch.full((1, 4, 4), 0.4), torch.full((1, 4, 4), 0.5)) == pytest.approx(20)
+    assert psnr(torch.tensor([-3.0, 0.5]), torch.tensor([0.1, 0.5])) == pytest.approx(-10 * math.log10(0.005))
+
+
+def test_the_error_of_a_weight_has_no_sign() -> None:
+    mixture = GaussianMixture(torch.tensor([[-1.0], [1.0], [9.0]]), 1.0, torch.tensor([0.6, 0.2, 0.2]))
+    left, right, far = mode_statistics(torch.tensor([[-1.5], [-1.0], [0.5], [2.5]]), mixture)
+    assert [mode["weight"] for mode in (left, right, far)] == [0.5, 0.5, 0]
+    assert [mode["weight_error"] for mode in (left, right, far)] == pytest.approx([0.1, 0.3, 0.2])
+    assert (left["mean"], right["mean"], far["mean"]) == ([-1.25], [1.5], [])
+    assert [left["std"], right["std"]] == pytest.approx([0.125**0.5, 2**0.5])
+    assert far["std"] is None
+    alone = mode_statistics(torch.tensor([[9.5]]), mixture)[2]
+    assert (alone["weight"], alone["mean"], alone["std"]) == (1, [9.5], None)
+
+
+def test_density_and_coverage_of_points_on_a_line() -> None:
+    """Neighbourhoods reach to the second nearest: 2, 1, 1, 1, 2 around 0, 1, 2, 3, 4."""
+    real = torch.arange(5.0)[:, None]
+    density, coverage = density_coverage(real, torch.tensor([[0.5], [0.2], [20.0]]), k=2)
+    # 0.5 is within those of 0, 1; 0.2 within those of 0, 1; 20 within none: 4/(2·3), and two of five are reached.
+    assert density == pytest.approx(4 / 6)
+    assert coverage == pytest.approx(2 / 5)
+
+
+def test_the_kernel_distance_of_four_points_in_closed_form() -> None:
+    """Kernel (⟨x, y⟩ + 1)³ on the line: pairs within {1, 2} 27, within {0, 3} 1, between 1, 64, 1 and 343."""
+    x, y = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [3.0]])
+    assert kernel_distance(x, y) == pytest.approx(27 + 1 - 2 * (1 + 64 + 1 + 343) / 4)
+
+
+def test_the_frechet_distance_of_four_points_in_closed_form() -> None:
+    """Covariances (2/3)·I and diag(6, 1/6), and a shift of √5: 5 + 4/3 + 37/6 − 2(√4 + √(1/9))."""
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    y = x * torch.tensor([3.0, 0.5]) + torch.tensor([1.0, 2.0])
+    assert frechet_distance(x, y) == pytest.approx(5 + 4 / 3 + 37 / 6 - 2 * (2 + 1 / 3), rel=1e-6)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_sliced_distance_on_a_line_is_the_mean_distance_in_order() -> None:
+    x, y = torch.tensor([[3.0], [0.0], [1.0]]), torch.tensor([[-1.0], [2.0], [5.0]])
+    assert sliced_wasserstein(x, y, projections=3) == pytest.approx((1 + 1 + 2) / 3)
+    # Two directions drawn from seed 0, in closed form.
+    directions = torch.randn(2, 2, generator=torch.Generator().manual_seed(0))
+    cosines = (directions / directions.norm(dim=0))[0]
+    found = sliced_wasserstein(torch.zeros(4, 2), torch.tensor([[2.0, 0.0]]).expand(4, 2), projections=2)
+    assert found == pytest.approx(float(2 * cosines.abs().mean()))
+    # What is published has 128 directions, and the five nearest.
+    x, y = torch.arange(24.0).view(12, 2).sin(), torch.arange(24.0).view(12, 2).cos()
+    assert sliced_wasserstein(x, y) == sliced_wasserstein(x, y, projections=128, seed=0)
+    assert density_coverage(x, y) == density_coverage(x, y, k=5) != density_coverage(x, y, k=4)

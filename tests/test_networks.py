@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ncsn.networks import MLP, NCSN, UNet
-from ncsn.networks.unet import ChannelNorm, Convolution
+from ncsn.networks import MLP, NCSN, NCSNv2, UNet
+from ncsn.networks.unet import Block, ChannelNorm, Convolution
 
 
 def networks() -> list[tuple[nn.Module, tuple[int, ...]]]:
@@ -78,3 +78,73 @@ def test_classes_matter_once_trained_and_minus_one_is_none() -> None:
     assert torch.equal(a[1], b[1])
     torch.testing.assert_close(network(x, c, torch.tensor([-1, -1])), network(x, c))
     torch.testing.assert_close(network(x, c[:1]), network(x, c))
+
+
+def test_a_new_block_is_the_identity_and_modulation_scales_by_one_more(generator: torch.Generator) -> None:
+    """With kernels that only copy, in closed form: h + silu((1 + scale)·norm(silu(norm h)) + shift)."""
+    block, h = Block(2), torch.randn(3, 2, 4, 4, generator=generator)
+    modulation = torch.randn(3, 4, generator=generator)
+    assert torch.equal(block(h, modulation), h)
+    for conv in (block.conv1, block.conv2):
+        kernel = torch.zeros(2, 3, 3, 2)
+        kernel[0, 1, 1, 0] = kernel[1, 1, 1, 1] = 1
+        conv.weight.data = kernel.flatten(1)
+
+    def norm(x: torch.Tensor) -> torch.Tensor:
+        return x / (x.square().mean(1, keepdim=True) + 1e-5).sqrt()
+
+    scale, shift = modulation[:, :2, None, None], modulation[:, 2:, None, None]
+    torch.testing.assert_close(block(h, modulation), h + F.silu(norm(F.silu(norm(h))) * (1 + scale) + shift))
+    torch.testing.assert_close(block(h, torch.zeros(1, 4)), h + F.silu(norm(F.silu(norm(h)))))
+
+
+PICTURES = (torch.arange(128.0) * 0.37).sin().view(2, 1, 8, 8)
+GOLDEN: dict[str, tuple[nn.Module, torch.Tensor, torch.Tensor | None, list[float]]] = {
+    "mlp": (
+        MLP(3, 8, 3),
+        PICTURES.flatten(1)[:, :3],
+        None,
+        [0.9291, 1.2216, 1.2216, 1.006, 0.5073, 0.7814, 0.7814, 0.5506],
+    ),
+    "unet": (
+        UNet(1, (4, 6), 2, 8),
+        PICTURES,
+        None,
+        [0.4946, 0.854, -0.0295, 0.4911, 0.4942, 0.8638, -0.0427, 0.4832],
+    ),
+    "unet with classes": (
+        UNet(1, (4, 6), 1, 8, 3),
+        PICTURES,
+        torch.tensor([2, -1]),
+        [1.0267, 0.2867, 0.7824, -0.0564, 1.0286, 0.289, 0.7586, -0.0108],
+    ),
+    "unet of three resolutions": (
+        UNet(1, (4, 2, 6), 3, 8),
+        PICTURES,
+        None,
+        [0.3266, 0.4709, 0.6395, 0.3811, 0.3265, 0.4755, 0.6405, 0.3831],
+    ),
+    "ncsn": (
+        NCSN(1, 4, features=8),
+        PICTURES,
+        None,
+        [-0.2891, -0.9661, 0.7056, 0.4087, 0.1585, 0.0209, -1.8107, -1.3657],
+    ),
+    "ncsnv2": (
+        NCSNv2(1, 4),
+        PICTURES,
+        None,
+        [0.238, 0.9281, 0.2455, 0.5226, 0.6826, 0.4949, 0.2649, 0.5626],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_networks_with_fixed_weights_return_what_they_always_did(name: str) -> None:
+    """The first two and the last two numbers at two noise levels, written down: a change makes old weights useless."""
+    network, x, label, expected = GOLDEN[name]
+    for i, p in enumerate(network.parameters()):
+        waves = (torch.arange(p.numel()).double() * (1.3 + i / 50)).sin()
+        p.data = (waves * (2 / p[0].numel()) ** 0.5 if p.ndim > 1 else 0.5 + waves / 4).view(p.shape).float()
+    y = network(x, torch.tensor([-0.4, 0.7]), *(() if label is None else (label,)))
+    torch.testing.assert_close(y.flatten(1)[:, [0, 1, -2, -1]].flatten(), torch.tensor(expected), rtol=1e-3, atol=2e-4)

@@ -108,9 +108,27 @@ def test_techniques_give_the_papers_values() -> None:
     assert langevin_eps((190 / 0.01) ** (1 / 1085), 0.01, 3) / 2 == pytest.approx(1.8e-6, rel=0.3)
 
 
+@pytest.mark.parametrize("dimension", [50, 784])
+@pytest.mark.parametrize("overlap", [0.1, 0.5, 0.995])
+def test_level_ratio_solves_its_equation(dimension: int, overlap: float) -> None:
+    """Φ(√(2D)(γ − 1) + 3γ) − Φ(√(2D)(γ − 1) − 3γ): at 0.995 the first term is not 1 either."""
+    ratio = level_ratio(dimension, overlap=overlap)
+    shift = math.sqrt(2 * dimension) * (ratio - 1)
+    upper, lower = (math.erf((shift + sign * 3 * ratio) / math.sqrt(2)) / 2 for sign in (1, -1))
+    assert upper - lower == pytest.approx(overlap, abs=1e-9)
+
+
 def test_largest_distance() -> None:
     x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 1.0]])
     assert largest_distance(x) == pytest.approx(5)
+
+
+def test_largest_distance_is_that_over_all_parts_of_the_data() -> None:
+    """In parts of 500: the last part's own largest is 4, and the mean of the three 6."""
+    x = torch.zeros(1100, 1, 2)
+    x[0, 0, 0], x[600, 0, 0] = -3, 4
+    assert largest_distance(x) == pytest.approx(7)
+    assert largest_distance(x, limit=600) == pytest.approx(3)
 
 
 def test_suggestion_says_why(generator: torch.Generator) -> None:

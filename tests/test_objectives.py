@@ -3,6 +3,7 @@ from functools import partial
 import pytest
 import torch
 from helpers import GaussianScore, z_score, zero_score
+from torch import Tensor
 
 from ncsn.distributions import GaussianMixture
 from ncsn.empirical import Empirical
@@ -139,3 +140,21 @@ def test_training_loss_is_zero_for_the_score_of_every_class_and_of_all_data(gene
     model.knows = False
     losses, _ = loss(model, Batch(data[index], labels[index]))
     assert 0.15 < float((losses.abs() < 1e-6).float().mean()) < 0.45
+
+
+def test_every_example_is_shown_with_its_own_class_and_one_in_ten_without(generator: torch.Generator) -> None:
+    """The class is written into the example: an objective that sees both finds them equal, or the class left out."""
+    seen = []
+
+    def objective(score: object, x: torch.Tensor, sigma: torch.Tensor, *, label: torch.Tensor, **_: object) -> Tensor:
+        seen.append(label)
+        assert torch.equal(label[label >= 0], x[label >= 0, 0].long())
+        return x.sum(1)
+
+    labels = torch.randint(7, (20_000,), generator=generator)
+    model = ScoreModel(torch.nn.Identity(), 0.0, 1.0)
+    loss = training_loss(Geometric(3.0, 0.5, 4), objective, generator=generator)
+    loss(model, Batch(labels[:, None].float().expand(-1, 2), labels))
+    (label,) = seen
+    assert abs(z_score((label == -1).float(), 0.1)) < 4
+    assert set(label.tolist()) == set(range(-1, 7))

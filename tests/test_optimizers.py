@@ -65,27 +65,79 @@ def orthogonalize_in_float64(x: torch.Tensor) -> torch.Tensor:
     return orthogonal.float()
 
 
-def test_state_survives_saving() -> None:
-    def run(
-        steps: int, state: dict[str, object] | None, weights: list[torch.Tensor]
-    ) -> tuple[Muon, list[nn.Parameter]]:
-        params = [nn.Parameter(w.clone()) for w in weights]
-        optimizer = Muon(params, lr=0.1)
-        if state is not None:
-            optimizer.load_state_dict(copy.deepcopy(state))
-        for i in range(steps):
+def test_a_saved_state_continues_as_if_it_had_not_been_saved() -> None:
+    """Three steps, saved, and three more by another optimiser: the same bytes as six; without the momentum others."""
+
+    def walk(optimizer: Muon, params: list[nn.Parameter], steps: range) -> None:
+        for i in steps:
             for p in params:
                 p.grad = torch.sin(p.detach() * (i + 1))
             optimizer.step()
-        return optimizer, params
 
-    start = [torch.randn(4, 6, generator=torch.Generator().manual_seed(i)) for i in range(2)]
-    first, weights = run(3, None, start)
-    _, again = run(3, first.state_dict(), [w.detach() for w in weights])
-    _second, more = run(3, first.state_dict(), [w.detach() for w in weights])
-    _, fresh = run(3, None, [w.detach() for w in weights])
-    assert all(torch.equal(a, b) for a, b in zip(again, more, strict=True))
-    assert not torch.equal(again[0], fresh[0])  # the momentum did matter
+    def start(weights: list[torch.Tensor]) -> tuple[Muon, list[nn.Parameter]]:
+        params = [nn.Parameter(w.detach().clone()) for w in weights]
+        return Muon(params, lr=0.1), params
+
+    weights = [torch.randn(4, 6, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    whole, expected = start(weights)
+    walk(whole, expected, range(6))
+    first, params = start(weights)
+    walk(first, params, range(3))
+    second, resumed = start(list(params))
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    walk(second, resumed, range(3, 6))
+    third, fresh = start(list(params))
+    walk(third, fresh, range(3, 6))
+    assert all(torch.equal(a, b) for a, b in zip(resumed, expected, strict=True))
+    assert not any(torch.allclose(a, b, atol=1e-3) for a, b in zip(fresh, expected, strict=True))
+
+
+def test_momentum_in_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients g₁, g₂ of a matrix whose singular vectors stay: m ← 0.95m + 0.05g, the direction 0.05g + 0.95m.
+
+    Along each singular direction the size of a step is that of the iteration at the normalised direction.
+    """
+    monkeypatch.setattr("ncsn.optimizers.fast_bfloat16", lambda _: False)  # for the digits
+    p = nn.Parameter(torch.zeros(2, 2))
+    optimizer, momentum, expected = Muon([p], lr=0.1), torch.zeros(2), torch.zeros(2)
+    for gradient in (torch.tensor([1.0, 0.2]), torch.tensor([-0.1, 0.3]), torch.tensor([0.0, -0.5])):
+        p.grad = gradient.diag()
+        optimizer.step()
+        momentum = 0.95 * momentum + 0.05 * gradient
+        direction = 0.05 * gradient + 0.95 * momentum
+        values = direction / direction.norm()
+        for _ in range(5):
+            a, b, c = COEFFICIENTS
+            values = a * values + b * values**3 + c * values**5
+        expected = expected - 0.1 * values
+        torch.testing.assert_close(p.detach(), expected.diag())
+
+
+def test_the_first_steps_have_the_peak_rates() -> None:
+    """A gradient of one everywhere: Adam moves by its rate; Muon's matrix is of rank one, whose value ends near one."""
+    network = MLP(2, 8, 2)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    muon, adam = muon_and_adam(network)
+    for p in network.parameters():
+        p.grad = torch.ones_like(p)
+    muon.step()
+    adam.step()
+    moved = {name: before[name] - p.detach() for name, p in network.named_parameters()}
+    torch.testing.assert_close(moved["output.bias"], torch.full((2,), 2e-3), rtol=1e-4, atol=0)
+    value = 1.0
+    for _ in range(5):
+        value = COEFFICIENTS[0] * value + COEFFICIENTS[1] * value**3 + COEFFICIENTS[2] * value**5
+    norms = {name: float(moved[name].norm()) for name in ("hidden.0.weight", "hidden.1.weight", "output.weight")}
+    # Of 8 × 2, 8 × 8 and 2 × 8: twice as large for the one that is four times as tall as wide.
+    assert list(norms.values()) == pytest.approx([0.04 * value, 0.02 * value, 0.02 * value], rel=0.02)
+    # A second step without a gradient: what is left of the two averages, each over its own bias.
+    for p in network.parameters():
+        p.grad = torch.zeros_like(p)
+    kept = network.output.bias.detach().clone()
+    adam.step()
+    first, second = 0.09 / (1 - 0.9**2), 0.0099 / (1 - 0.99**2)
+    expected = torch.full((2,), 2e-3 * first / second**0.5)
+    torch.testing.assert_close(kept - network.output.bias.detach(), expected, rtol=1e-4, atol=0)
 
 
 def learned_by(network: nn.Module) -> dict[str, set[str]]:

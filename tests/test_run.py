@@ -73,6 +73,15 @@ def test_the_same_seed_gives_the_same_samples_whatever_the_batch_and_the_global_
     assert not torch.equal(first, run.sample(7, seed=4))
 
 
+def test_one_sample_is_drawn_and_the_seed_is_zero_unless_told() -> None:
+    run = standard()
+    assert torch.equal(run.sample(), run.sample(1, seed=0))
+    assert [step.x.shape for step in run.steps(levels=3)] == [(1, 2)] * 3
+    assert torch.equal(run.walk(2, 3), run.walk(2, 3, seed=0))
+    x = torch.ones(2, 2)
+    assert torch.equal(run.log_prob(x, probes=3), run.log_prob(x, probes=3, seed=0, tolerance=1e-3))
+
+
 def test_log_densities_are_in_the_units_of_the_data() -> None:
     x = UNITS.restore(torch.tensor([[0.0, 0.0], [1.0, -2.0], [0.3, 0.7]]))
     expected = torch.distributions.Normal(UNITS.shift, math.sqrt(1 + 0.05**2) * UNITS.scale)
@@ -155,6 +164,17 @@ def test_a_class_can_be_read_from_what_is_drawn() -> None:
     assert float((shares - 0.1).abs().max()) < 4 * math.sqrt(0.09 / 2000)
 
 
+def test_guidance_with_a_class_is_that_of_ho_and_salimans() -> None:
+    """One step of Euler's method on one level, then the denoised state: w·s(x, c) + (1 − w)·s(x), by hand."""
+    run, w, sigma = labelled(), 2.5, 2.0
+    start = torch.tensor([[1.0, -2.0], [0.5, 4.0]])
+    sampling = {"sampler": "euler", "levels": (sigma,), "guidance": w, "label": torch.tensor([3, 8])}
+    x = run.sample(2, start=start, **sampling)
+    of_class = (torch.tensor([[3.0], [8.0]]) - start) / (0.1**2 + sigma**2)
+    of_all = (4.5 - start) / (3.0**2 + sigma**2)
+    torch.testing.assert_close(x, start + sigma**2 * (w * of_class + (1 - w) * of_all))
+
+
 def test_guidance_with_a_class_costs_two_evaluations_and_sharpens() -> None:
     run = labelled()
     plain = run.steps(50, label=3, sampler="euler", levels=40)
@@ -164,6 +184,11 @@ def test_guidance_with_a_class_costs_two_evaluations_and_sharpens() -> None:
     assert double.nfe == 41 + 40  # the start's mean is not guided
     # Away from the mean of all classes, 4.5: below where they would be.
     assert float((last[1] - last[0]).mean()) < -1e-4
+    # What a run is guided by when no class is asked for is not what it is guided by then.
+    guided = replace(run, recipe=replace(run.recipe, sampling=replace(SAMPLING, guidance=3.0)), guide=Wide())
+    free = guided.steps(50, label=3, sampler="euler", levels=40)
+    assert torch.equal(list(free)[-1].x, last[0])
+    assert (free.nfe, free.guide_nfe, free.sampling.guidance) == (41, 0, 1)
 
 
 class Wide(Counted):

@@ -294,7 +294,14 @@ def test_every_state_comes_with_its_noise_level(generator: torch.Generator) -> N
     annealed = dynamics.annealed_langevin(score, x, sigmas, eps=0.01, steps=2, generator=generator)
     assert [round(step.sigma, 4) for step in annealed] == [*ladder, 0]
     assert [step.sigma for step in dynamics.langevin(score, x, 0.7, step_size=0.1, steps=2)] == [0.7, 0.7, 0]
-    for path in (flow.heun(score, x, sigmas), dynamics.predictor_corrector(score, x, sigmas, generator=generator)):
+    for path in (
+        flow.euler(score, x, sigmas),
+        flow.heun(score, x, sigmas),
+        flow.edm(score, x, sigmas, churn=1.0, generator=generator),
+        flow.dpm_solver(score, x, sigmas, generator=generator),
+        dynamics.consistent_annealed(score, x, sigmas, eta=0.8, generator=generator),
+        dynamics.predictor_corrector(score, x, sigmas, generator=generator),
+    ):
         assert [round(step.sigma, 4) for step in path] == [*ladder[1:], 0]
 
 
@@ -436,3 +443,29 @@ def test_tensors_are_made_on_the_device_of_what_is_given(name: str) -> None:
     expected = CERTAIN[name]()
     with torch.device("meta"):
         assert torch.equal(CERTAIN[name](), expected)
+
+
+def test_the_bound_on_eps_is_four_variances_of_the_smallest_level() -> None:
+    """Just below it runs, and there it is refused: a Gaussian's variance is σ²/(1 − ε/(4σ_L²))."""
+    score, x, sigmas = GaussianScore(0, 0), torch.zeros(1, 1), torch.tensor([1.0, 0.5])
+    assert len(list(annealed_langevin(score, x, sigmas, eps=0.999, steps=1, denoise=False))) == 2
+    with pytest.raises(ValueError, match=r"eps is 1\.0; allowed is 0 < eps < 4 sigma_L\^2 = 1, else"):
+        next(annealed_langevin(score, x, sigmas, eps=1.0, steps=1))
+
+
+def test_the_correctors_signal_to_noise_ratio_is_the_papers_by_default() -> None:
+    score, x, sigmas = GaussianScore(0.3, 0.8), torch.tensor([[1.0, -2.0]]), torch.tensor([2.0, 1.0])
+    *_, default = predictor_corrector(score, x, sigmas, generator=torch.Generator().manual_seed(5))
+    *_, given = predictor_corrector(
+        score, x, sigmas, snr=0.16, corrections=1, generator=torch.Generator().manual_seed(5)
+    )
+    assert torch.equal(default, given)
+
+
+def test_one_step_of_langevin_in_closed_form() -> None:
+    score, x = GaussianScore(0.3, 0.8), torch.tensor([[1.0, -2.0]])
+    *_, found = langevin(
+        score, x, 0.5, step_size=0.2, steps=1, denoise=False, generator=torch.Generator().manual_seed(5)
+    )
+    z = torch.randn(1, 2, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(found, x + 0.1 * score(x, 0.5) + math.sqrt(0.2) * z)

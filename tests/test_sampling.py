@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers import GaussianScore, z_score
 
+from ncsn.noise import Geometric, Karras
 from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.samplers.flow import dpm_solver, edm, euler, heun
@@ -46,8 +47,7 @@ def test_every_sampler_yields_and_costs_what_the_table_says_and_samples_a_gaussi
 def test_every_name_stands_for_its_own_sampler(generator: torch.Generator) -> None:
     """The table against direct calls: the function, its ladder, its options, its noise."""
     x = 5 * torch.randn(7, 2, generator=generator)
-    karras, geometric = SAMPLING.ladder(), SAMPLING.but(sampler="pc", levels=30).ladder()
-    assert not torch.equal(karras[1:-1], geometric[1:-1])
+    karras, geometric = Karras(5.0, 0.5, 30).sigmas(), Geometric(5.0, 0.5, 30).sigmas()
     eta = 1 - (0.5 / 5.0) ** (2 / 29)
     direct: dict[str, Callable[[torch.Generator], Iterator[Step]]] = {
         "annealed": lambda g: annealed_langevin(SCORE, x, geometric, eps=0.05, steps=3, generator=g),
@@ -71,6 +71,33 @@ def test_every_name_stands_for_its_own_sampler(generator: torch.Generator) -> No
         assert torch.equal(found[-1], expected[-1]), name
     names = list(ends)
     assert not any(torch.equal(ends[a], ends[b]) for i, a in enumerate(names) for b in names[:i])
+
+
+def test_defaults_are_those_that_were_measured() -> None:
+    """What a run costs and how it is guided where nobody says otherwise; README's numbers are about these."""
+    found = {name: (m.ladder, m.levels, m.steps, m.nfe(m.levels, m.steps), m.guided) for name, m in METHODS.items()}
+    assert found == {
+        "annealed": ("geometric", 100, 2, 201, False),
+        "consistent": ("geometric", 100, 1, 100, True),
+        "pc": ("geometric", 60, 1, 119, True),
+        "euler": ("karras", 40, 1, 40, True),
+        "heun": ("karras", 18, 1, 35, True),
+        "edm": ("karras", 40, 1, 79, True),
+        "dpmpp": ("karras", 20, 1, 20, True),
+        "dpmpp-sde": ("karras", 30, 1, 30, True),
+        "langevin": ("geometric", 1, 200, 201, False),
+    }
+    assert (SAMPLING.guidance, SAMPLING.guided_between) == (1, (0.2, 1.5))
+    assert replace(SAMPLING, guidance=0.0).guidance == 0  # a class or a guide alone
+    assert SAMPLING.but(sampler="langevin", levels=1).count == 1
+
+
+def test_the_churn_of_the_table_is_edms(generator: torch.Generator) -> None:
+    """40 in all: below √2 − 1 a step, where it is cut off, from 97 levels on."""
+    x, sampling = 5 * torch.randn(4, 2, generator=generator), SAMPLING.but(sampler="edm", levels=200)
+    g = torch.Generator().manual_seed(3)
+    *_, expected = edm(SCORE, x, sampling.ladder(), churn=40, churn_range=(0.05, 2.0), generator=g)
+    assert torch.equal(descend(sampling, x)[-1], expected.x)
 
 
 def test_another_sampler_comes_with_its_own_levels_and_guidance() -> None:
@@ -120,6 +147,8 @@ def test_a_sampler_of_ones_own_is_a_row_of_the_table(monkeypatch: pytest.MonkeyP
         ({"sigma_min": -1.0}, "sigma_min > 0"),
         ({"sampler": "hmc"}, "sampler is hmc; allowed are annealed"),
         ({"guidance": float("nan")}, "guidance is nan"),
+        ({"guidance": float("inf")}, "guidance is inf"),
+        ({"guidance": -0.5}, "guidance is -0.5; it must be a number, at least 0"),
         ({"levels": 0}, "levels is 0"),
     ],
 )

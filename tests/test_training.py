@@ -106,6 +106,31 @@ def test_weights_that_are_not_finite_never_replace_a_checkpoint(tmp_path: Path) 
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
+@pytest.mark.parametrize("place", [0, -1])
+def test_one_number_that_is_not_finite_is_enough(place: int, tmp_path: Path) -> None:
+    state, _ = make()
+    list(state.model.parameters())[place].data.view(-1)[1] = float("inf")
+    with pytest.raises(NonFiniteLossError, match="weights are not finite at step 0"):
+        state.save(tmp_path / "checkpoint.pt")
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_seconds_that_were_spent_before_count(tmp_path: Path) -> None:
+    """A training of 100 seconds that is resumed after 75 has 25 left."""
+    state, _ = make()
+    state.seconds = 75.0
+    state.save(tmp_path / "checkpoint.pt")
+    resumed, g = make(seed=5)
+    resumed.load(tmp_path / "checkpoint.pt")
+    assert resumed.seconds == 75
+    data = torch.randn(100, 2, generator=g)
+    loss = training_loss(NOISE, generator=g)
+    progress = next(train(resumed, batches(data, 8, generator=g), loss, budget=Budget(seconds=100.0)))
+    assert 75 < progress.seconds < 100
+    assert progress.fraction == progress.seconds / 100
+    assert list(train(resumed, batches(data, 8, generator=g), loss, budget=Budget(seconds=75.0))) == []
+
+
 def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk."""
     resource = pytest.importorskip("resource")

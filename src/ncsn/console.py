@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ncsn.run import Run
     from ncsn.training import Progress, State
 
-COMPILE_FROM = 60_000  # network evaluations: for fewer, compiling takes longer than it saves
+COMPILE_FROM = 60_000  # evaluations of a network for images: for fewer, compiling takes longer than it saves
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -178,7 +178,7 @@ def draw(
 
     began = time.perf_counter()
     steps = run.steps(n, seed=seed, batch_size=batch_size, **how)
-    if n * steps.sampling.nfe >= COMPILE_FROM:
+    if run.recipe.images and n * steps.sampling.nfe >= COMPILE_FROM:
         compile_run(run, min(n, batch_size), labelled=how.get("label") is not None)
     path = []
     for step in bar(steps, description or f"{n} samples"):

@@ -31,18 +31,31 @@ SHORT = 30  # minutes, below which a slow machine learns more with half the widt
 NETWORKS = {"unet": "UNet", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
 
 
+def recalled(given: Images) -> Images:
+    """The settings as given; with ``--resume`` those of the run that is there, for another job.
+
+    A budget that is given is the run's new total.
+    Raises ValueError if there is no run to resume.
+    """
+    job = replace(given.job, out=given.job.out or Path("runs") / Path(given.dataset).name)
+    if job.out is None or not job.resume or isinstance(given, ResolvedImages):
+        return replace(given, job=job)
+    saved = storage.read_settings(job.out, "images")
+    if given.minutes is not None or given.steps is not None:
+        saved |= {"minutes": given.minutes, "steps": given.steps}
+    return ResolvedImages(**saved, job=job)
+
+
 def resolve(given: Images, pictures: Pictures, device: torch.device) -> ResolvedImages:
     """The settings with a value for whatever was not given, from the data, the machine and each other.
 
-    With ``--resume``, those of the run that is there, but for the job, and for a budget that is given.
-    Raises ValueError if they contradict the data, or if there is no run to resume.
+    Raises ValueError if they contradict the data.
     """
-    job = replace(given.job, out=given.job.out or Path("runs") / Path(given.dataset).name)
-    if job.resume:
-        return continued(replace(given, job=job))
+    if isinstance(given, ResolvedImages):
+        return given
     if given.classes and pictures.labels is None:
         raise ValueError(f"--classes is given, but {given.dataset} has no classes")
-    changes: dict[str, object] = {"job": job}
+    changes: dict[str, object] = {}
     if given.noise == "auto":
         found = suggest_noise(centres(pictures.train))
         print(found.explanation)
@@ -84,15 +97,6 @@ def shape_of(settings: Images, device: torch.device) -> tuple[tuple[int, ...], i
 def halved(widths: tuple[int, ...]) -> tuple[int, ...]:
     """Half of each width: a quarter of the arithmetic."""
     return tuple(max(1, w // 2) for w in widths)
-
-
-def continued(given: Images) -> ResolvedImages:
-    """The settings of the run that is there, for another job; a budget that is given is the new total."""
-    assert given.job.out is not None
-    saved = storage.read_settings(given.job.out, "images")
-    if given.minutes is not None or given.steps is not None:
-        saved |= {"minutes": given.minutes, "steps": given.steps}
-    return ResolvedImages(**saved, job=given.job)
 
 
 def network_arguments(settings: ResolvedImages, image_channels: int, classes: int) -> dict[str, Argument]:
@@ -163,7 +167,7 @@ class Study:
         """
         began = time.perf_counter()
         device = machine.choose_device(given.job.device)
-        settings = resolve(given, pictures, device)
+        settings = resolve(recalled(given), pictures, device)
         recipe, guide_recipe = recipes(settings, pictures)
         proposal(settings)
         recipe.build()(torch.zeros(1, *pictures.shape), 1.0)  # images that do not fit end here

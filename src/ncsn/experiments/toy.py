@@ -28,15 +28,21 @@ OBJECTIVES: dict[str, objectives.Objective] = {
 }
 
 
-def resolve(given: Toy, data: Float[Tensor, "n 2"]) -> ResolvedToy:
-    """The settings with a value for whatever was not given; with ``--resume``, those of the run that is there.
+def recalled(given: Toy) -> Toy:
+    """The settings as given; with ``--resume`` those of the run that is there, for another job.
 
     Raises ValueError if there is no run to resume.
     """
     job = replace(given.job, out=given.job.out or Path("runs") / f"toy-{given.generator}")
-    assert job.out is not None
-    if job.resume:
-        return ResolvedToy(**storage.read_settings(job.out, "toy"), job=job)
+    if job.out is None or not job.resume:
+        return replace(given, job=job)
+    return ResolvedToy(**storage.read_settings(job.out, "toy"), job=job)
+
+
+def resolve(given: Toy, data: Float[Tensor, "n 2"]) -> ResolvedToy:
+    """The settings with a value for whatever was not given, some of them from the data."""
+    if isinstance(given, ResolvedToy):
+        return given
     if given.noise == "auto":
         found = suggest_noise(data)
         print(found.explanation)
@@ -52,7 +58,6 @@ def resolve(given: Toy, data: Float[Tensor, "n 2"]) -> ResolvedToy:
     paper = 0.1 if given.generator == "gaussian" else given.sigma_min**2
     shown = {"circle": "field", "gaussian": "samples"}.get(given.generator, "both")
     values |= {
-        "job": job,
         "eps": given.sigma_min**2 / 2 if given.eps is None else given.eps,
         "step_size": paper if given.step_size is None else given.step_size,
         "view": shown if given.view == "auto" else given.view,
@@ -80,10 +85,7 @@ class Study:
         """
         began = time.perf_counter()
         device = machine.choose_device(given.job.device)
-        if given.job.resume:  # the data is that of the run
-            out = given.job.out or Path("runs") / f"toy-{given.generator}"
-            saved = storage.read_settings(out, "toy")
-            given = replace(given, generator=saved["generator"], seed=saved["seed"])
+        given = recalled(given)
         generator = torch.Generator(device).manual_seed(given.seed)
         truth = TOYS[given.generator]()
         data = truth.sample(MANY, generator=generator)
@@ -149,7 +151,7 @@ class Compared:
     """
 
     panels: dict[str, Float[Tensor, "n 2"]]
-    way: list[tuple[str, Float[Tensor, "n 2"]]]
+    way: list[tuple[str, Float[Tensor, "shown 2"]]]
     numbers: dict[str, object]
 
 

@@ -1,0 +1,367 @@
+"""What the commands print and write, in numbers: the run is a Gaussian, of which everything is known."""
+
+import json
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import GaussianScore, z_score
+from PIL import Image
+from torch import Tensor, nn
+
+import ncsn
+from ncsn import cli, data, evaluation, plots
+from ncsn.commands.evaluate import Evaluate
+from ncsn.networks.classifier import Classifier
+from ncsn.pixels import centres, dequantize, quantize
+from ncsn.plots.images import tile
+from ncsn.problems import blurred, downsampled
+from ncsn.recipe import Recipe
+from ncsn.run import Run
+from ncsn.sampling import Sampling
+from ncsn.score import Sigma, expand
+
+SAMPLING = Sampling(sigma_max=20.0, sigma_min=0.01, sampler="dpmpp-sde", levels=12, steps=1, eps=2e-5, guidance=2.0)
+RECIPE = Recipe(network="UNet", arguments={"classes": 10}, shape=(1, 8, 8), sampling=SAMPLING)
+PRIOR = GaussianScore(0.5, 0.3)
+
+
+class Labelled(nn.Module):
+    """Class k is grey of brightness k/10, up to 0.01; all classes together are around a half."""
+
+    largest = 0
+
+    def forward(self, x: Tensor, sigma: Sigma, label: Tensor | None = None) -> Tensor:
+        self.largest = max(self.largest, len(x))
+        if label is None:
+            return (0.5 - x) / (0.3**2 + expand(sigma, x) ** 2)
+        mean = label.view(-1, *[1] * (x.ndim - 1)) / 10 + 0.05
+        return (mean - x) / (0.01**2 + expand(sigma, x) ** 2)
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The run that every command loads."""
+    return use(monkeypatch, Run(score=Labelled(), recipe=RECIPE, guide=GaussianScore(0.4, 0.6)))
+
+
+def use(monkeypatch: pytest.MonkeyPatch, run: Run) -> Run:
+    def load(name: Path, *, device: str) -> Run:
+        assert str(name) == "it"
+        return run.to(device)
+
+    monkeypatch.setattr(ncsn, "load", load, raising=False)
+    return run
+
+
+def drawn_by(command: str, out: Path) -> Tensor:
+    cli.main([*command.split(), "--out", str(out)])
+    return torch.from_numpy(np.load(out)["samples"])
+
+
+def test_a_class_can_be_read_from_what_is_drawn(given: Run, tmp_path: Path) -> None:
+    for digit in (0, 7):
+        x = drawn_by(f"sample it -n 6 --class {digit} --device cpu", tmp_path / f"{digit}.npz")
+        assert bool((x.float().mean((1, 2, 3)) / 25.6).floor().eq(digit).all())
+    x = drawn_by("sample it -n 300 --class any --seed 4 --device cpu", tmp_path / "any.npz")
+    assert torch.equal(x, quantize(given.sample(300, label="any", seed=4)))
+    shares = (x.float().mean((1, 2, 3)) / 25.6).floor().long().bincount(minlength=10) / 300
+    assert float((shares - 0.1).abs().max()) < 4 * (0.09 / 300) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "how"),
+    [
+        ("--seed 5", {"seed": 5}),
+        ("--sampler heun", {"sampler": "heun"}),
+        ("--levels 5", {"levels": 5}),
+        ("--sampler annealed --levels 9 --steps 3", {"sampler": "annealed", "levels": 9, "steps": 3}),
+        ("--sampler annealed --levels 9 --eps 9e-5", {"sampler": "annealed", "levels": 9, "eps": 9e-5}),
+        ("--guidance 3", {"guidance": 3.0}),
+        ("--class 2 --guidance 30", {"label": 2, "guidance": 30.0}),
+    ],
+)
+def test_every_option_of_sampling_is_heard(options: str, how: dict[str, Any], given: Run, tmp_path: Path) -> None:
+    x = drawn_by(f"sample it -n 5 --device cpu {options}", tmp_path / "x.npz")
+    assert torch.equal(x, quantize(given.sample(5, **how)))
+    for name in how:
+        if name != "sampler":
+            without = {other: value for other, value in how.items() if other != name}
+            assert not torch.equal(x, quantize(given.sample(5, **without)))
+
+
+def test_the_network_sees_as_many_at_a_time_as_is_asked(given: Run, tmp_path: Path) -> None:
+    drawn_by("sample it -n 7 --batch-size 3 --device cpu", tmp_path / "x.npz")
+    assert isinstance(given.score, Labelled)
+    assert given.score.largest == 3
+
+
+def test_pixels_are_rounded_down_to_256_levels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    levels = torch.arange(64).view(1, 1, 8, 8) * 4
+
+    def exact(x: Tensor, sigma: Sigma, /) -> Tensor:
+        return ((levels + 0.9) / 256 - x) / expand(sigma, x) ** 2
+
+    use(monkeypatch, Run(score=exact, recipe=RECIPE))
+    x = drawn_by("sample it -n 3 --device cpu", tmp_path / "x.npz")
+    assert torch.equal(x, levels.to(torch.uint8).expand(3, -1, -1, -1))
+
+
+def test_a_grid_shows_every_sample_where_it_belongs(given: Run, tmp_path: Path) -> None:
+    cli.main(["sample", "it", "-n", "11", "--device", "cpu", "--out", str(tmp_path / "grid.png")])
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert np.array_equal(np.asarray(picture), np.asarray(tile(quantize(given.sample(11)), 8)))
+
+
+def test_points_are_written_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = use(monkeypatch, Run(score=GaussianScore(70.0, 2.0), recipe=replace(RECIPE, shape=(2,))))
+    x = drawn_by("sample it -n 400 --levels 40 --device cpu", tmp_path / "x.npz")
+    assert torch.equal(x, run.sample(400, levels=40))
+    assert abs(z_score(x[:, 0], 70.0)) < 4
+
+
+def small_images(shape: tuple[int, int, int], seed: int = 0) -> data.Images:
+    """Random bytes; what is for training is bright, so that another part's numbers are others."""
+    g = torch.Generator().manual_seed(seed)
+    train = torch.randint(128, 256, (300, *shape), generator=g, dtype=torch.uint8)
+    validation, test = (torch.randint(256, (150, *shape), generator=g, dtype=torch.uint8) for _ in range(2))
+    return data.Images(train, validation, test)
+
+
+class Quick(Classifier):
+    """One that takes no time: its features are the first row of pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        head = nn.Linear(28, 10).requires_grad_(False)
+        head.weight *= 40  # or it would never be sure
+        self.head = head  # type: ignore[assignment]
+
+    def features(self, x: Tensor) -> Tensor:
+        return x[:, 0, 0]
+
+
+def test_a_run_is_evaluated(
+    given: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = use(monkeypatch, replace(given, recipe=replace(RECIPE, shape=(1, 28, 28))))
+    images, pages = small_images((1, 28, 28)), []
+    monkeypatch.setattr(evaluation, "load_classifier", Quick)
+    monkeypatch.setattr(data, "mnist", lambda: images)
+    monkeypatch.setattr(plots, "evaluation_page", lambda *page: pages.append(page))
+    options = "-n 120 --seed 3 --levels 8 --device cpu"
+    cli.main(["evaluate", "it", *options.split(), "--out", str(tmp_path / "new")])
+    samples = quantize(run.sample(120, seed=3, levels=8))
+    assert np.array_equal(np.load(tmp_path / "new" / "samples.npz")["samples"], samples.numpy())
+    found = json.loads((tmp_path / "new" / "evaluation.json").read_text())
+    report = evaluation.evaluate(samples, images).report()
+    assert {name: found[name] for name in report} == report
+    steps = run.steps(2, levels=8)
+    list(steps)
+    assert (found["nfe"], found["guide_nfe"]) == (steps.nfe, steps.guide_nfe)
+    assert steps.nfe > steps.guide_nfe > 0
+    assert (found["seed"], found["sampler"], found["class"], found["guidance"]) == (3, "dpmpp-sde", None, 2)
+    printed = {words[0]: words[1:] for line in capsys.readouterr().out.splitlines() if (words := line.split())}
+    assert printed["n"] == ["=", "120,", "too", "few", "to", "be", "comparable"]
+    for name, metric in report["metrics"].items():
+        numbers = [metric[kind] for kind in ("generated", "real", "ratio") if kind in metric]
+        assert [float(word) for word in printed[name]] == pytest.approx(numbers, rel=1e-3, abs=0.006)
+    (shown, neighbours, _, _), squares = pages[0], []
+    for image in samples[:30]:
+        squares.append((images.train.double() - image.double()).square().flatten(1).sum(1).argmin())
+    assert torch.equal(shown, samples[:30])
+    assert torch.equal(neighbours, images.train[torch.stack(squares)])
+
+
+def test_a_file_is_evaluated_as_far_as_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    images = small_images((1, 28, 28))
+    monkeypatch.setattr(evaluation, "load_classifier", Quick)
+    monkeypatch.setattr(data, "mnist", lambda: images)
+    np.savez(tmp_path / "theirs.npz", samples=images.validation.numpy())
+    cli.main(["evaluate", str(tmp_path / "theirs.npz"), "-n", "110"])
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    report = evaluation.evaluate(images.validation[:110], images).report()
+    assert {name: found[name] for name in report} == report
+    assert found["n"] == 110
+
+
+def test_from_a_hundred_to_ten_thousand_are_evaluated() -> None:
+    assert Evaluate(source=Path("it")).n == 10_000
+    for n in (100, 10_000):
+        assert Evaluate(source=Path("it"), n=n).n == n
+    for n in (99, 10_001):
+        with pytest.raises(ValueError, match=f"n is {n}; allowed are 100 to 10000"):
+            Evaluate(source=Path("it"), n=n)
+
+
+@pytest.mark.parametrize(("options", "sigma_min"), [("", 0.05), ("--sigma-min 0.4 --seed 2", 0.4)])
+def test_likelihoods_are_those_of_test_images_in_bits_per_dimension(
+    options: str, sigma_min: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of N(½, 0.3² + σ_min²) in each of 16 pixels.  Any probe has the same exact trace there, so the error is 0."""
+    images = small_images((1, 4, 4))
+    monkeypatch.setattr(data, "mnist", lambda: images)
+    sampling = replace(SAMPLING, sigma_max=50.0, sigma_min=0.05)
+    use(monkeypatch, Run(score=PRIOR, recipe=replace(RECIPE, shape=(1, 4, 4), sampling=sampling)))
+    out = tmp_path / "bits.json"
+    command = f"likelihood it -n 40 --probes 2 --tolerance 1e-5 --device cpu {options} --out {out}"
+    cli.main(command.split())
+    generator = torch.Generator().manual_seed(2 if "seed" in options else 0)
+    chosen = torch.randperm(150, generator=generator)[:40]
+    x = dequantize(images.test[chosen], generator=generator).double()
+    variance = 0.3**2 + sigma_min**2
+    nats = ((x - 0.5) ** 2 / (2 * variance) + 0.5 * math.log(2 * math.pi * variance)).flatten(1).sum(1)
+    bits = 8 + nats / (16 * math.log(2))
+    found = json.loads(out.read_text())
+    assert found["test_images"] == chosen.tolist()
+    assert found["bits_per_dimension"] == pytest.approx(bits.tolist(), abs=2e-3)
+    assert found["errors"] == pytest.approx([0] * 40, abs=1e-4)
+    printed = capsys.readouterr().out
+    mean, error = re.findall(r"([\d.]+) bits/dim ± ([\d.]+) \(over 40 test images", printed)[0]
+    assert float(mean) == pytest.approx(float(bits.mean()), abs=2e-3)
+    assert float(error) == pytest.approx(float(bits.std()) / 40**0.5, abs=1e-3)
+
+
+def test_walks_are_guided_from_sample_to_sample(given: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = replace(given, score=PRIOR), tmp_path / "walk.png"
+    given.score.forward = PRIOR  # type: ignore[attr-defined]
+    cli.main(f"interpolate it -n 2 --steps 5 --levels 9 --seed 3 --device cpu --out {out}".split())
+    how: dict[str, Any] = {"start": run.walk(2, 5, seed=3), "sampler": "heun", "levels": 9}
+    with Image.open(out) as picture:
+        shown = np.asarray(picture)
+    assert np.array_equal(shown, np.asarray(tile(quantize(run.sample(10, **how)), 5)))
+    assert not np.array_equal(shown, np.asarray(tile(quantize(run.sample(10, guidance=1.0, **how)), 5)))
+    steps = run.steps(10, **how)
+    list(steps)
+    assert steps.guide_nfe > 0
+    assert f"{steps.nfe} evaluations each and {steps.guide_nfe} of the guide" in capsys.readouterr().out
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What a command drew on its page and printed, of a picture of random pixels."""
+
+    truth: Tensor
+    guess: Tensor
+    x: Tensor
+    psnr: list[float]
+
+
+NOISE, MANY = 0.2, 300
+
+
+def solve(
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    shape: tuple[int, int] = (8, 8),
+) -> Solved:
+    use(monkeypatch, Run(score=PRIOR, recipe=RECIPE))
+    bytes_ = torch.randint(256, shape, generator=torch.Generator().manual_seed(9), dtype=torch.uint8)
+    Image.fromarray(bytes_.numpy()).save(folder / "input.png")
+    pages: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(plots, "posterior_page", lambda *page: pages.append(page))
+    name, *options = command.split()
+    common = f"-n {MANY} --noise {NOISE} --seed 6 --device cpu --input {folder}/input.png --out {folder}/page.png"
+    cli.main([name, "it", *options, *common.split()])
+    psnr = [float(value) for value in re.findall(r"(-?[\d.]+) dB", capsys.readouterr().out)]
+    truth, guess, x, _ = pages[0]
+    assert ("--measured" in options) == (truth is None)
+    assert x.shape == (MANY, 1, 8, 8)
+    return Solved(centres(bytes_)[None], guess, x, psnr)
+
+
+def noise_for(measured: Tensor) -> Tensor:
+    return NOISE * torch.randn(measured.shape, generator=torch.Generator().manual_seed(6))
+
+
+def decibels(guess: Tensor, truth: Tensor) -> float:
+    return 10 * math.log10(1 / float((guess.clamp(0, 1) - truth).double().square().mean()))
+
+
+def assert_normal(x: Tensor, mean: Tensor, std: float) -> None:
+    """Samples of N(mean, std²), pixel by pixel; on the way there are 60 levels, which cost a few percent."""
+    z = (x - mean) / std
+    assert float(z.mean(0).abs().max()) < 5 / MANY**0.5
+    assert float(z.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_what_is_noisy_is_denoised(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    solved = solve("denoise", monkeypatch, tmp_path, capsys)
+    y = solved.truth + noise_for(solved.truth[None])[0]
+    torch.testing.assert_close(solved.guess, y)
+    share = 0.3**2 / (0.3**2 + NOISE**2)
+    assert_normal(solved.x, 0.5 + share * (y - 0.5), NOISE * share**0.5)
+    expected = [decibels(guess, solved.truth) for guess in (solved.x.mean(0), solved.x[0], y)]
+    assert solved.psnr == pytest.approx(expected, abs=0.051)
+    assert expected[0] > expected[1] + 1
+
+
+@pytest.mark.parametrize(("hide", "rows"), [("bottom", slice(0, 4)), ("top", slice(4, 8))])
+def test_what_is_hidden_is_filled_in(
+    hide: str, rows: slice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The known half is denoised; the other is the prior's, and shown as the mean of the known one."""
+    solved = solve(f"inpaint --hide {hide}", monkeypatch, tmp_path, capsys)
+    other = slice(4, 8) if rows.start == 0 else slice(0, 4)
+    known = solved.truth[:, rows]
+    y = known + noise_for(known.flatten()[None]).view(known.shape)
+    torch.testing.assert_close(solved.guess[:, rows], y)
+    torch.testing.assert_close(solved.guess[:, other], y.mean().expand(1, 4, 8))
+    share = 0.3**2 / (0.3**2 + NOISE**2)
+    assert_normal(solved.x[:, :, rows], 0.5 + share * (y - 0.5), NOISE * share**0.5)
+    assert_normal(solved.x[:, :, other], torch.full((1, 4, 8), 0.5), 0.3)
+
+
+def test_replaced_pixels_are_as_they_were_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = "inpaint --hide left --method replacement --levels 60"
+    solved = solve(command, monkeypatch, tmp_path, capsys)
+    y = solved.guess[:, :, 4:].expand(MANY, -1, -1, -1)
+    torch.testing.assert_close(solved.x[:, :, :, 4:], y, atol=1e-4, rtol=0)
+    assert float(solved.x[:, :, :, :4].std(0).min()) > 0.1
+
+
+def test_squares_are_enlarged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    solved = solve("superres --factor 4", monkeypatch, tmp_path, capsys)
+    means = downsampled(4)(solved.truth[None])
+    y = (means + noise_for(means))[0]
+    torch.testing.assert_close(solved.guess, y.repeat_interleave(4, 1).repeat_interleave(4, 2))
+    # A square's mean has a prior of variance 0.3²/16.
+    share = (0.3**2 / 16) / (0.3**2 / 16 + NOISE**2)
+    assert_normal(downsampled(4)(solved.x), 0.5 + share * (y - 0.5), NOISE * share**0.5)
+
+
+def test_what_is_measured_is_not_measured_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    solved = solve("superres --factor 4 --measured", monkeypatch, tmp_path, capsys, shape=(2, 2))
+    torch.testing.assert_close(solved.guess[:, ::4, ::4], solved.truth)
+    assert solved.psnr == []
+
+
+def test_what_is_blurred_is_sharpened_in_as_many_steps_as_are_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    solved = solve("deblur --blur 1.5 --solver-steps 7 --levels 8", monkeypatch, tmp_path, capsys)
+    generator = torch.Generator().manual_seed(6)
+    blur = blurred(1.5)
+    y = blur(solved.truth[None])
+    y = y + NOISE * torch.randn(y.shape, generator=generator)
+    torch.testing.assert_close(solved.guess, y[0])
+    run = Run(score=PRIOR, recipe=RECIPE).posterior(blur, y, noise_std=NOISE, solver_steps=7)
+    torch.testing.assert_close(solved.x, run.sample(MANY, seed=generator, levels=8))
+    # What is measured of the answers is nearer to it than what is measured of the prior's grey.
+    assert float((blur(solved.x.mean(0)[None]) - y).std()) < float((blur(torch.full_like(y, 0.5)) - y).std())

@@ -1,0 +1,178 @@
+"""A study of images: what it trains on, what it is judged by, what it samples with; told apart by brightness."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import z_score
+from torch import Tensor
+
+from ncsn.data import Images as Pictures
+from ncsn.drawn import Drawn
+from ncsn.empirical import Empirical
+from ncsn.experiments import journal
+from ncsn.experiments.images import Study
+from ncsn.experiments.results import write_results
+from ncsn.experiments.settings import ImageJob, Images
+from ncsn.noise import LogUniform
+from ncsn.objectives import posterior_dsm
+from ncsn.pixels import centres
+from ncsn.preconditioning import ScoreModel
+from ncsn.sampling import Sampling
+from ncsn.training import Progress, State
+
+TRAINED, HELD_OUT = 10, 200  # the grey of training images (and their class more), and of those for validation
+
+
+def pictures() -> Pictures:
+    labels = torch.arange(24) % 3
+    train = (TRAINED + labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
+    held_out = torch.full((9, 1, 8, 8), HELD_OUT, dtype=torch.uint8)
+    return Pictures(train, held_out, torch.full((9, 1, 8, 8), 90, dtype=torch.uint8), labels)
+
+
+def study(out: Path, *, resume: bool = False, **given: Any) -> Study:
+    settings: dict[str, Any] = {
+        "channels": (8,),
+        "blocks": 1,
+        "batch_size": 4,
+        "steps": 6,
+        "levels": 4,
+        "samples": 4,
+    } | given
+    return Study.of(Images(job=ImageJob(out=out, resume=resume, compile=False, device="cpu"), **settings), pictures())
+
+
+def trained(begun: Study) -> tuple[State, State]:
+    """A network and its guide, whose averages differ from their weights, and from each other."""
+    state, guide = begun.states()
+    assert guide is not None
+    for seed, part in enumerate((state.model, state.average, guide.model, guide.average)):
+        torch.manual_seed(seed)
+        for p in part.parameters():
+            torch.nn.init.normal_(p, std=0.1)
+    return state, guide
+
+
+def test_held_out_losses_are_those_of_held_out_images() -> None:
+    """Of a network that says nothing, on images that are all one grey: F* is known, and so is its mean square."""
+    grey, mean, std = 200, 0.2, 0.3
+    model = ScoreModel(torch.nn.Identity(), mean, std)
+    model.network.forward = lambda x, c: torch.zeros_like(x)
+    images = torch.full((7, 1, 8, 8), grey, dtype=torch.uint8)
+    losses, sigmas = journal.validate(model, images, LogUniform(10.0, 0.01))
+    assert losses.shape == sigmas.shape == (512,)
+    # F* = (σ²(x₀ − μ) − σσ_d² z)/(σσ_d√(σ² + σ_d²)), with x₀ a grey within a 256th.
+    away = ((grey + 0.5) / 256 - mean) ** 2 + 1 / (12 * 256**2)
+    expected = (sigmas**2 * away + std**4) / (std**2 * (sigmas**2 + std**2))
+    assert abs(z_score(losses / expected, 1.0)) < 4
+    again, _ = journal.validate(model, images, LogUniform(10.0, 0.01))
+    assert torch.equal(losses, again)
+
+
+def test_the_average_is_judged_on_held_out_images_and_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = study(tmp_path / "run")
+    state, guide = trained(begun)
+    seen: list[Tensor] = []
+    monkeypatch.setattr("ncsn.plots.image_grid", lambda x, path: seen.append(x))
+
+    def progress(step: int, grey: float) -> Progress:
+        losses, sigmas = torch.tensor([grey, 3.0]), torch.tensor([0.01, 2.0])
+        return Progress(
+            step=step, fraction=step / 10, seconds=7.0 * step, losses=losses, sigmas=sigmas, examples_per_second=5.0
+        )
+
+    rows = journal.keep(begun, state, guide, [progress(step, float(step)) for step in range(1, 11)])
+    assert [row.step for row in rows] == list(range(1, 11))
+    assert [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()] == [
+        vars(row) for row in rows
+    ]
+    fourth = rows[3]
+    assert (fourth.loss, fourth.seconds, fourth.bands) == (3.5, 28, [4, None, None, None, 3])
+    losses, sigmas = journal.validate(state.average, pictures().validation, begun.noise)
+    assert fourth.validation_loss == pytest.approx(float(losses.mean()))
+    assert fourth.validation_bands[3] == pytest.approx(float(losses[(sigmas >= 0.4) & (sigmas < 1)].mean()))
+    assert len(seen) == 3  # after the third, sixth and ninth row
+    run = begun.run(state, guide)
+    assert (run.score, run.guide) == (state.average, guide.average)
+    assert torch.equal(seen[0], run.sample(20, seed=0))
+
+
+def test_a_study_learns_towards_the_score_of_each_class_at_high_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _: False)
+    begun = study(tmp_path / "run", classes=True)
+    assert begun.labels is not None
+    assert torch.equal(begun.pixels[:, 0, 0, 0], TRAINED + begun.labels)
+    state, _ = begun.states()
+    x, label = centres(begun.pixels[:8]), torch.tensor([0, 1, 2, 0, 1, 2, -1, -1])
+    sigma = torch.tensor([0.3, 0.59, 0.61, 0.9, 1.5, 3.0, 0.3, 0.9])
+    truth = Empirical(centres(pictures().train), pictures().labels)
+    given = {"label": label}
+    losses = begun.objective(state.model, x, sigma, generator=torch.Generator().manual_seed(0), **given)
+    expected = posterior_dsm(
+        state.model, x, sigma, data_score=truth, above=0.6, generator=torch.Generator().manual_seed(0), **given
+    )
+    torch.testing.assert_close(losses, expected)
+
+
+def test_a_study_that_is_resumed_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    begun = study(tmp_path / "run")
+    state, guide = trained(begun)
+    for part, folder, step in ((state, begun.folder, 4), (guide, begun.folder / "guide", 2)):
+        part.step, part.seconds = step, 1.5
+        part.generator.manual_seed(step)
+        part.save(folder / "checkpoint.pt")
+    again = study(tmp_path / "run", resume=True, steps=9)
+    assert (again.settings.steps, again.settings.batch_size) == (9, 4)
+    for old, new in zip((state, guide), again.states(), strict=True):
+        assert new is not None
+        assert (new.step, new.seconds) == (old.step, 1.5)
+        assert torch.equal(new.generator.get_state(), old.generator.get_state())
+        for was, now in ((old.model, new.model), (old.average, new.average)):
+            weights = was.state_dict()
+            assert all(torch.equal(weights[name], w) for name, w in now.state_dict().items())
+    fresh, _ = study(tmp_path / "other").states()
+    assert fresh.step == 0
+
+
+def test_results_say_what_training_saw_and_what_sampling_cost(tmp_path: Path) -> None:
+    begun = study(tmp_path / "run")
+    state, _ = begun.states()
+    state.step, state.seconds = 6, 2.5
+    sampling = Sampling(sigma_max=5.0, sigma_min=0.1, sampler="heun", levels=3, steps=1, eps=0.001)
+    x = torch.zeros(3, 1, 8, 8)
+    ours = Drawn(samples=x, path=[], sampling=sampling, nfe=31, guide_nfe=11, seconds=0.5)
+    theirs = Drawn(samples=x, path=[], sampling=sampling, nfe=201, guide_nfe=0, seconds=1.25)
+    row = journal.Row(
+        step=6,
+        seconds=2.0,
+        images_per_second=3.0,
+        loss=0.4,
+        bands=[0.1, None],
+        validation_loss=0.5,
+        validation_bands=[0.2, None],
+    )
+    write_results(begun, state, [row, row], ours, theirs)
+    found = json.loads((begun.folder / "metrics.json").read_text())
+    assert 0 < found.pop("seconds") < math.inf
+    assert found == {
+        "step": 6,
+        "images_per_second": 3.0,
+        "loss": 0.4,
+        "bands": [0.1, None],
+        "validation_loss": 0.5,
+        "validation_bands": [0.2, None],
+        "training_seconds": 2.5,
+        "images_seen": 24,
+        "samples": 3,
+        "sampling_seconds": 0.5,
+        "nfe": 31,
+        "guide_nfe": 11,
+        "annealed_seconds": 1.25,
+        "annealed_nfe": 201,
+    }
