@@ -1,7 +1,7 @@
 # One command checks everything: `make check`.  It installs into the Python environment that is active.
 PYTHON ?= python
 
-.PHONY: check check-slow install format bench lowest
+.PHONY: check check-slow install format mutants bench lowest
 
 check: install
 	$(PYTHON) -m ruff format --check .
@@ -21,8 +21,14 @@ format:
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
 
+# Whether the tests notice small changes to the code; all modules by default, or: make mutants MODULES="noise score" NUMBER=30
+NUMBER ?= 8
+mutants:
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[test,mutants]'
+	$(PYTHON) scripts/mutants.py $(MODULES) --number $(NUMBER)
+
 # The tests, with the lowest versions that pyproject.toml allows, in an environment of its own; gigabytes where torch is CUDA's.
-lowest:
+lowest: install
 	$(PYTHON) -m venv build/lowest
 	$(PYTHON) scripts/lowest.py > build/lowest.txt
 	build/lowest/bin/pip install --quiet --disable-pip-version-check --requirement build/lowest.txt --editable '.[test]'
