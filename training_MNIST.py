@@ -13,7 +13,7 @@ except ModuleNotFoundError as error:
 
 from ncsn import console, plots
 from ncsn.experiments import journal
-from ncsn.experiments.images import Study, recalled
+from ncsn.experiments.images import ANNEALED, Study, recalled
 from ncsn.experiments.results import write_results
 from ncsn.experiments.settings import Images
 
@@ -50,7 +50,7 @@ def main(given: Images) -> None:
     # Sample: noise becomes digits on the way down the noise levels; beside ours, by the paper's Langevin dynamics.
     run = study.run(state, guide)
     drawn = console.draw(run, settings.samples, seed=settings.seed, keep=settings.samples)
-    annealed = console.draw(run, settings.samples, seed=settings.seed, sampler="annealed")
+    annealed = console.draw(run, min(settings.samples, ANNEALED), seed=settings.seed, sampler="annealed")
 
     # Draw
     plots.image_grid(drawn.samples, folder / "samples.png")

@@ -25,7 +25,8 @@ from ncsn.samplers.methods import METHODS
 from ncsn.sampling import Sampling
 from ncsn.training import Budget, State
 
-AFTERWARDS = 30  # seconds of --minutes, but at most a twentieth, kept for the samples and figures after training
+AFTERWARDS = 20  # seconds of --minutes, but at most a sixth, kept for the samples and figures after training
+ANNEALED = 50  # at most so many samples by annealed Langevin dynamics, which takes six times as long as the default
 GUIDE_SECONDS, GUIDE_STEPS = 1 / 20, 1 / 10  # the guide's share of either budget: its steps take half as long
 SHORT = 30  # minutes, below which a slow machine learns more with half the width
 NETWORKS = {"unet": "UNet", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
@@ -238,7 +239,7 @@ class Study:
             return Budget(steps=settings.steps), Budget(steps=math.ceil(settings.steps * GUIDE_STEPS))
         assert settings.minutes is not None
         whole = settings.minutes * 60
-        seconds = max(1.0, whole - min(AFTERWARDS, whole / 20) - (time.perf_counter() - self.began))
+        seconds = max(1.0, whole - min(AFTERWARDS, whole / 6) - (time.perf_counter() - self.began))
         share = GUIDE_SECONDS if self.guide_recipe is not None else 0.0
         return Budget(seconds=seconds * (1 - share)), Budget(seconds=seconds * GUIDE_SECONDS)
 
