@@ -260,23 +260,31 @@ def test_a_folder_of_colour_images_trains(size: tuple[int, int], tmp_path: Path)
 def test_the_papers_networks_train_and_are_sampled(network: str, tmp_path: Path) -> None:
     tiny = f"--network {network} --channels 4 --batch-size 4 --samples 4 --levels 3 --steps 3 --no-compile"
     succeed("training_MNIST.py", f"{tiny} --out {tmp_path}/run")
-    done = subprocess.run(
-        [sys.executable, "-m", "ncsn", "sample", str(tmp_path / "run"), "-n", "2", "--out", str(tmp_path / "g.png")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run = ncsn.load(tmp_path / "run")
+    assert run.recipe.network == {"refinenet": "NCSN", "refinenet-v2": "NCSNv2"}[network]
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    # NCSNv2's network sees pixels as they are; NCSN's, under Karras' preconditioning, what is around their mean.
+    assert float(weights["data_mean"]) == pytest.approx(0.0 if network == "refinenet-v2" else 0.1324, abs=1e-3)
+    with Image.open(tmp_path / "run" / "samples.png") as grid:
+        assert np.array_equal(np.asarray(grid), np.asarray(tile(quantize(run.sample(4)), 10)))
 
 
 def test_classes_are_learned_and_drawn(tmp_path: Path) -> None:
     succeed("training_MNIST.py", f"{TINY} --classes --steps 3 --out {tmp_path}/run")
-    for options in ("--class 7 --guidance 1.5", "--class any"):
-        line = f"sample {tmp_path}/run -n 4 --levels 4 --overwrite --out {tmp_path}/g.png {options}"
+    run = ncsn.load(tmp_path / "run")
+    assert run.recipe.classes == 10
+    drawn = {label: run.sample(4, label=label, levels=4) for label in (3, 7)}
+    assert not torch.equal(drawn[3], drawn[7])
+    # One evaluation for the start and one for each of four levels; with guidance, four more of the score without class.
+    for options, nfe in (("--class 7 --guidance 1.5", 9), ("--class any", 5)):
+        line = f"sample {tmp_path}/run -n 4 --levels 4 --overwrite --out {tmp_path}/g.npz {options}"
         done = subprocess.run(
             [sys.executable, "-m", "ncsn", *line.split()], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
+        assert f"{nfe} evaluations each" in done.stdout
+    mixed = quantize(run.sample(4, label="any", levels=4)).numpy()
+    assert np.array_equal(np.load(tmp_path / "g.npz")["samples"], mixed)
     line = f"sample {tmp_path}/run --class 10 --out {tmp_path}/h.png"
     done = subprocess.run([sys.executable, "-m", "ncsn", *line.split()], capture_output=True, text=True, check=False)
     assert done.returncode == 2
