@@ -130,8 +130,8 @@ def table(results: list[dict[str, Any]]) -> str:
         guide = f" + {row['guide_nfe']} of a guide" if row.get("guide_nfe") else ""
         lines.append(
             f"| {row['minutes']:g} | {row['peer']} | {row['parameters'] / 1e6:.2f} M | {fd['generated']:.2f} "
-            f"({fd['real']:.2f}) | {row['n']:,} | **{row.get('over_ours', math.nan):.3g}** "
-            f"| {confident['generated']:.3f} ({confident['real']:.3f}) | {row['images_seen']:,} "
+            f"({fd['training']:.2f}) | {row['n']:,} | **{row.get('over_ours', math.nan):.3g}** "
+            f"| {confident['generated']:.3f} ({confident['held_out']:.3f}) | {row['images_seen']:,} "
             f"| {speeds[0]:.2f} | {speeds[1]:.2f} | {row['nfe']}{guide} |"
         )
     return "\n".join(lines)
@@ -140,7 +140,7 @@ def table(results: list[dict[str, Any]]) -> str:
 def plot(results: list[dict[str, Any]], path: Path) -> None:
     """Fréchet distance, and its ratio to real images', against minutes of training; a line for each peer."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    floor = max(results, key=lambda row: row["n"])["metrics"]["frechet_distance"]["real"]
+    floor = max(results, key=lambda row: row["n"])["metrics"]["frechet_distance"]["training"]
     for name in dict.fromkeys(row["peer"] for row in results):
         rows = sorted((row for row in results if row["peer"] == name), key=lambda row: row["minutes"])
         distances = [row["metrics"]["frechet_distance"]["generated"] for row in rows]

@@ -41,8 +41,8 @@ def test_peers_learn_and_sample(name: str, generator: torch.Generator) -> None:
 def test_table_and_plot(tmp_path: Path) -> None:
     def row(peer: str, minutes: float, distance: float, rate: float) -> dict[str, Any]:
         metrics = {
-            "frechet_distance": {"generated": distance, "real": 0.1, "ratio": distance / 0.1},
-            "confident": {"generated": 0.8, "real": 0.99},
+            "frechet_distance": {"generated": distance, "held_out": 0.2, "training": 0.1, "ratio": distance / 0.2},
+            "confident": {"generated": 0.8, "held_out": 0.99, "training": 0.995},
         }
         return {
             "peer": peer,

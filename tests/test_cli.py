@@ -93,7 +93,7 @@ def test_the_model_in_the_package_draws_digits_at_once(tmp_path: Path, monkeypat
     # each other.  Measured over 200: 5.0, where as many held-out digits score 4.6 and pure eights over 100.
     found = evaluation.evaluate(digits, data.mnist())
     assert found.metrics["confident"].generated > 0.85
-    assert found.metrics["frechet_distance"].generated < 2 * found.metrics["frechet_distance"].real
+    assert found.metrics["frechet_distance"].generated < 2 * found.metrics["frechet_distance"].training
     assert found.metrics["class_variation"].generated < 0.2
 
 
@@ -147,10 +147,12 @@ def test_a_measurement_from_a_file_is_taken_as_it_is(
     few = ["-n", "2", "--levels", "3", "--out", str(tmp_path / "page.png")]
     cli.main(["superres", str(run), "--input", str(tmp_path / "small.png"), "--measured", *few])
     assert "PSNR" not in capsys.readouterr().out
-    error = one_line(
-        capsys, "denoise", str(run), "--input", str(tmp_path / "small.png"), "--out", str(tmp_path / "b.png")
-    )
+    small = ["--input", str(tmp_path / "small.png"), "--out", str(tmp_path / "b.png")]
+    error = one_line(capsys, "denoise", str(run), *small, "--measured")
     assert "has shape (1, 7, 7) (channels, height, width); (1, 28, 28) is needed" in error
+    cli.main(["denoise", str(run), *small, *few[:4]])
+    assert "small.png: cropped to 28 x 28, enlarged" in capsys.readouterr().err, "an image to be measured is fitted, and that is said"
+    (tmp_path / "b.png").unlink()
     assert "give --overwrite" in one_line(capsys, "denoise", str(run), "--out", str(tmp_path / "page.png"))
     assert "0 to 9999" in one_line(capsys, "denoise", str(run), "--input", "10000", "--out", str(tmp_path / "b.png"))
     assert "factor is 3" in one_line(capsys, "superres", str(run), "--factor", "3", "--out", str(tmp_path / "b.png"))

@@ -147,30 +147,60 @@ class Quick(Classifier):
         return x[:, 0, 0]
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> evaluation.Features:
+    """What every image is seen by."""
+    classes = tuple("0123456789")
+    features = evaluation.of_classifier(Quick(), name="quick", classes=classes, digest="abc", accuracy=0.875)
+    monkeypatch.setattr(evaluation, "choose", lambda images, name, device: features)
+    return features
+
+
+def trained_on(monkeypatch: pytest.MonkeyPatch, images: data.Images) -> list[tuple[Run, str | None]]:
+    """The data of every run; and what was asked for."""
+    asked: list[tuple[Run, str | None]] = []
+
+    def images_of(run: Run, dataset: str | None = None) -> data.Images:
+        asked.append((run, dataset))
+        return images
+
+    monkeypatch.setattr(Run, "data", images_of)
+    return asked
+
+
 def test_a_run_is_evaluated(
-    given: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    given: Run,
+    quick: evaluation.Features,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = use(monkeypatch, replace(given, recipe=replace(RECIPE, shape=(1, 28, 28))))
-    images, pages = small_images((1, 28, 28)), []
-    monkeypatch.setattr(evaluation, "load_classifier", Quick)
-    monkeypatch.setattr(data, "mnist", lambda: images)
+    images, pages = replace(small_images((1, 28, 28)), name="letters"), []
+    asked = trained_on(monkeypatch, images)
     monkeypatch.setattr(plots, "evaluation_page", lambda *page: pages.append(page))
-    options = "-n 120 --seed 3 --levels 8 --device cpu"
+    options = "-n 120 --seed 3 --levels 8 --device cpu --data moved"
     cli.main(["evaluate", "it", *options.split(), "--out", str(tmp_path / "new")])
+    assert [place for _, place in asked] == ["moved"]
     samples = quantize(run.sample(120, seed=3, levels=8))
     assert np.array_equal(np.load(tmp_path / "new" / "samples.npz")["samples"], samples.numpy())
     found = json.loads((tmp_path / "new" / "evaluation.json").read_text())
-    report = evaluation.evaluate(samples, images).report()
+    report = evaluation.evaluate(samples, images, quick).report()
     assert {name: found[name] for name in report} == report
+    assert (report["features"], report["digest"], report["accuracy"]) == ("quick", "abc", 0.875)
+    assert (found["data"], found["data_digest"]) == ("letters", images.digest())
     steps = run.steps(2, levels=8)
     list(steps)
     assert (found["nfe"], found["guide_nfe"]) == (steps.nfe, steps.guide_nfe)
     assert steps.nfe > steps.guide_nfe > 0
     assert (found["seed"], found["sampler"], found["class"], found["guidance"]) == (3, "dpmpp-sde", None, 2)
-    printed = {words[0]: words[1:] for line in capsys.readouterr().out.splitlines() if (words := line.split())}
+    lines = capsys.readouterr().out.splitlines()
+    assert "features: quick, 87.5% right on the validation images" in lines
+    printed = {words[0]: words[1:] for line in lines if (words := line.split())}
     assert printed["n"] == ["=", "120,", "too", "few", "to", "be", "comparable"]
     for name, metric in report["metrics"].items():
-        numbers = [metric[kind] for kind in ("generated", "real", "ratio") if kind in metric]
+        kinds = ("generated", "held_out", "training", "ratio", "ratio_to_training")
+        numbers = [metric[kind] for kind in kinds if kind in metric]
         assert [float(word) for word in printed[name]] == pytest.approx(numbers, rel=1e-3, abs=0.006)
     (shown, neighbours, _, _), squares = pages[0], []
     for image in samples[:30]:
@@ -179,16 +209,89 @@ def test_a_run_is_evaluated(
     assert torch.equal(neighbours, images.train[torch.stack(squares)])
 
 
-def test_a_file_is_evaluated_as_far_as_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_more_samples_are_drawn_than_can_be_judged(
+    given: Run,
+    quick: evaluation.Features,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use(monkeypatch, replace(given, recipe=replace(RECIPE, shape=(1, 28, 28))))
+    trained_on(monkeypatch, small_images((1, 28, 28)))
+    cli.main(["evaluate", "it", "--levels", "8", "--device", "cpu", "--out", str(tmp_path)])
+    assert "150 samples instead of 10000" in capsys.readouterr().err
+    assert json.loads((tmp_path / "evaluation.json").read_text())["n"] == 150
+
+
+def test_a_file_is_evaluated_as_far_as_is_asked(
+    quick: evaluation.Features, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = small_images((1, 28, 28))
-    monkeypatch.setattr(evaluation, "load_classifier", Quick)
     monkeypatch.setattr(data, "mnist", lambda: images)
     np.savez(tmp_path / "theirs.npz", samples=images.validation.numpy())
     cli.main(["evaluate", str(tmp_path / "theirs.npz"), "-n", "110"])
     found = json.loads((tmp_path / "evaluation.json").read_text())
-    report = evaluation.evaluate(images.validation[:110], images).report()
+    report = evaluation.evaluate(images.validation[:110], images, quick).report()
     assert {name: found[name] for name in report} == report
     assert found["n"] == 110
+    assert "is taken for digits, and judged by MNIST; --against DATA" in capsys.readouterr().out
+
+
+def test_a_file_is_judged_against_any_data(
+    quick: evaluation.Features, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, given = replace(small_images((3, 8, 28)), name="colours"), []
+
+    def load(name: str, *, reading: data.Reading) -> data.Images:
+        given.append((name, reading))
+        return images
+
+    monkeypatch.setattr(data, "load_images", load)
+    np.savez(tmp_path / "x.npz", pictures=(images.validation.permute(0, 2, 3, 1) / 255).numpy())
+    options = "--against colours.zip --size 8x28 --fit pad"
+    cli.main(["evaluate", str(tmp_path / "x.npz"), *options.split(), "--features", "pixels"])
+    assert given == [("colours.zip", data.Reading(size="8x28", fit="pad"))]
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert found["metrics"]["pixel_wasserstein"]["ratio"] == 1
+    assert found["metrics"]["frechet_distance"]["ratio"] == pytest.approx(1)
+    out = capsys.readouterr().out
+    assert "pictures is taken for the samples" in out
+    assert "reals in [0, 1], rounded to bytes" in out
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "complaint"),
+    [
+        ((3, 8, 8), "", r"holds images of shape \(3, 8, 8\); give --against DATA"),
+        ((1, 28, 28), "--against data", r"has images of shape \(1, 28, 28\), the data of \(1, 8, 8\)"),
+        ((1, 28, 28), "--data here", "to judge by another, or a file, give --against"),
+        ((1, 28, 28), "--size 8", "are about --against, which is not given"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_in_one_line(
+    shape: tuple[int, int, int],
+    options: str,
+    complaint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(data, "load_images", lambda name, *, reading: small_images((1, 8, 8)))
+    np.savez(tmp_path / "x.npz", samples=small_images(shape).validation.numpy())
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", str(tmp_path / "x.npz"), *options.split()])
+    error = capsys.readouterr().err
+    assert re.search(complaint, error)
+    assert error.count("\n") == 1
+
+
+def test_points_are_no_images(
+    given: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, replace(given, recipe=replace(RECIPE, shape=(2,))))
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "it", "--device", "cpu", "--out", str(tmp_path)])
+    assert "it makes examples of shape (2,); only images can be judged" in capsys.readouterr().err
 
 
 def test_from_a_hundred_to_ten_thousand_are_evaluated() -> None:
@@ -206,7 +309,7 @@ def test_likelihoods_are_those_of_test_images_in_bits_per_dimension(
 ) -> None:
     """Of N(½, 0.3² + σ_min²) in each of 16 pixels.  Any probe has the same exact trace there, so the error is 0."""
     images = small_images((1, 4, 4))
-    monkeypatch.setattr(data, "mnist", lambda: images)
+    trained_on(monkeypatch, images)
     sampling = replace(SAMPLING, sigma_max=50.0, sigma_min=0.05)
     use(monkeypatch, Run(score=PRIOR, recipe=replace(RECIPE, shape=(1, 4, 4), sampling=sampling)))
     out = tmp_path / "bits.json"

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,17 @@ from safetensors.numpy import load_file
 
 import ncsn
 from ncsn.data import Images as Pictures
-from ncsn.data import load_images
-from ncsn.experiments.images import Study, recalled, recipes, resolve
+from ncsn.data import Labels, load_images, mnist
+from ncsn.evaluation import PIXELS
+from ncsn.experiments import images
+from ncsn.experiments.images import Plan, Study, recalled, recipes, resolve
 from ncsn.experiments.settings import ImageJob, Images, ResolvedImages
 from ncsn.pixels import quantize
 from ncsn.plots.images import tile
+from ncsn.samplers.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
-TINY = "--channels 8 8 --blocks 1 --batch-size 16 --levels 6 --langevin-steps 1 --samples 9 --no-compile"
+TINY = "--channels 8 8 --blocks 1 --batch-size 16 --levels 6 --langevin-steps 1 --samples 9 --guidance 2 --no-compile"
 
 
 def command(script: str, args: str) -> "subprocess.CompletedProcess[str]":
@@ -128,8 +132,11 @@ def test_mnist_writes_all_it_promises_and_the_same_bytes_for_the_same_seed(tmp_p
 
 
 def pictures(*, labels: bool = False) -> Pictures:
-    train = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
-    return Pictures(train, train, train, torch.arange(20) % 4 if labels else None)
+    """As many, of the shape and the spread of MNIST's; but nothing is read."""
+    train = torch.randint(256, (300, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    classes = torch.arange(300) % 4
+    named = Labels(train=classes, validation=classes, test=classes, names=("a", "b", "c", "d"))
+    return Pictures(train, train, train, named if labels else None)
 
 
 def resolved(**given: Any) -> ResolvedImages:
@@ -152,11 +159,14 @@ def test_nothing_is_left_open_when_settings_are_resolved(monkeypatch: pytest.Mon
     monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _: True)
     default = resolved()
     assert (default.minutes, default.steps) == (10, None)
-    assert (default.levels, default.langevin_steps, default.guidance, default.eps) == (30, 1, 2.0, 5e-5)
+    assert (default.langevin_steps, default.guidance) == (1, "chosen")
+    assert default.eps == default.sigma_min**2 / 2
+    assert default.levels == METHODS["dpmpp-sde"].suited(default.sigma_max, default.sigma_min)
     assert default.job.out == Path("runs/mnist")
     annealed = resolved(sampler="annealed", steps=7)
     assert (annealed.minutes, annealed.steps) == (None, 7)
-    assert (annealed.levels, annealed.langevin_steps, annealed.guidance) == (100, 2, 1.0)
+    assert (annealed.langevin_steps, annealed.guidance) == (2, 1.0)
+    assert resolved(sampler="annealed", sigma_max=10.0).levels == 100
     given = resolved(levels=9, guidance=1.5, eps=1e-5, sampler="annealed", langevin_steps=4, dataset="some/where")
     assert (given.levels, given.guidance, given.eps, given.langevin_steps) == (9, 1.5, 1e-5, 4)
     assert given.job.out == Path("runs/where")
@@ -168,7 +178,8 @@ def test_the_guide_is_half_as_wide_and_there_is_none_without_guidance(monkeypatc
     assert recipe.arguments == {"image_channels": 1, "channels": (24, 1), "blocks": 2, "features": 24}
     assert guide is not None
     assert guide.arguments == {"image_channels": 1, "channels": (12, 1), "blocks": 1, "features": 12}
-    assert (recipe.sampling.guidance, guide.sampling.guidance) == (2, 1)
+    assert (recipe.sampling.guidance, guide.sampling.guidance) == (1, 1), "until it is chosen"
+    assert recipes(resolved(guidance=2.0), pictures())[0].sampling.guidance == 2
     assert recipes(resolved(guidance=1.0), pictures())[1] is None
     told = replace(resolved(), classes=True)
     recipe, guide = recipes(told, pictures(labels=True))
@@ -181,21 +192,51 @@ def test_the_guide_is_half_as_wide_and_there_is_none_without_guidance(monkeypatc
         resolved(classes=True)
 
 
-def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn(tmp_path: Path) -> None:
-    def study(**given: Any) -> Study:
-        return Study.of(
-            Images(channels=(8,), job=ImageJob(out=tmp_path / str(len(given)), overwrite=True), **given), pictures()
-        )
+def study(out: Path, pictures: Pictures, **given: Any) -> Study:
+    job = ImageJob(out=out, overwrite=True, device="cpu")
+    return Study.of(Images(channels=(8,), job=job, **given), pictures, began=time.perf_counter())
 
-    whole, guide = study(minutes=20.0).budgets()
+
+def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn(tmp_path: Path) -> None:
+    begun = study(tmp_path / "run", pictures(), minutes=20.0)
+    plan = Plan(trials=0, annealed=0, seconds=70.0)
+    whole, guide = begun.budgets(plan)
     assert whole.seconds is not None
     assert guide.seconds is not None
-    assert whole.seconds + guide.seconds == pytest.approx(1200 - 20, abs=5)  # but for what has passed
+    assert whole.seconds + guide.seconds == pytest.approx(1200 - 70, abs=5)  # but for what has passed
     assert guide.seconds == pytest.approx(whole.seconds / 19)
-    short, _ = study(minutes=1.0, guidance=1.0).budgets()
-    assert short.seconds == pytest.approx(60 - 10, abs=5)
-    whole, guide = study(steps=101).budgets()
+    short, _ = study(tmp_path / "run", pictures(), minutes=1.0, guidance=1.0).budgets(plan)
+    assert short.seconds == pytest.approx(6), "a tenth is for training, whatever comes after it"
+    whole, guide = study(tmp_path / "run", pictures(), steps=101).budgets(plan)
     assert (whole.steps, guide.steps) == (101, 11)
+
+
+def test_what_comes_after_training_fits_into_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation of an example takes a millisecond, and features of one take ten."""
+    many = mnist()
+    monkeypatch.setattr(images, "seconds_of", lambda call: 64e-3 if call() is not None else 0.0)
+    monkeypatch.setattr(images, "guidance", SimpleNamespace(WEIGHTS=(1.0, 2.0), SEEN=4, at_hand=lambda *_: PIXELS))
+
+    def plan(**given: Any) -> Plan:
+        begun = study(tmp_path / "run", many, sigma_max=10.0, **given)
+        return begun.plan(begun.states()[0])
+
+    long = plan(minutes=60.0)
+    sample = 1.25 * 31e-3
+    assert (long.trials, long.annealed) == (256, 50)
+    assert long.seconds == pytest.approx(4 + 160 * sample + 50 * 0.202 + 256 * 2 * sample, rel=0.01)
+    ten = plan(minutes=5.0)
+    assert ten.trials == pytest.approx(300 / 20 / (2 * sample), abs=1)
+    assert ten.annealed == pytest.approx(300 / 30 / 0.202, abs=1)
+    assert plan(minutes=1.0).trials == 0, "too few samples would choose by chance"
+    assert plan(minutes=60.0, guidance=2.0).trials == 0
+    assert plan(steps=5) == Plan(trials=256, annealed=50, seconds=0)
+
+
+def test_images_that_are_all_the_same_have_no_score_to_learn(tmp_path: Path) -> None:
+    grey = torch.full((20, 1, 8, 8), 7, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="all training images are the same"):
+        study(tmp_path / "run", Pictures(grey, grey, grey))
 
 
 @pytest.mark.slow
@@ -228,7 +269,7 @@ def test_mnist_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> N
     assert steps[-1] == 150
 
 
-@pytest.mark.parametrize("size", [(16, 24), (32, 32), (64, 64)])
+@pytest.mark.parametrize("size", [(16, 24), (33, 47), (64, 64)])
 def test_a_folder_of_colour_images_trains(size: tuple[int, int], tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for i in range(20):
@@ -238,8 +279,8 @@ def test_a_folder_of_colour_images_trains(size: tuple[int, int], tmp_path: Path)
     succeed("training_MNIST.py", f"{TINY} --dataset {tmp_path}/images --steps 3 --tensorboard --out {out}")
     assert [p for p in out.iterdir() if p.name.startswith("events.out.tfevents")]
     weights = load_file(out / "model.safetensors")
-    images = load_images(str(tmp_path / "images"))
-    assert [float(weights["data_mean"]), float(weights["data_std"])] == pytest.approx(images.statistics(), abs=1e-6)
+    statistics = load_images(str(tmp_path / "images")).statistics()
+    assert [float(weights["data_mean"]), float(weights["data_std"])] == pytest.approx(statistics, abs=1e-6)
     found = json.loads((out / "metrics.json").read_text())
     assert (found["step"], found["images_seen"], found["nfe"], found["guide_nfe"]) == (3, 48, 7, 2)
     # Random bytes are what a network that says nothing takes them for, uncorrelated pixels: 1 is what that costs.
@@ -349,8 +390,9 @@ def test_a_diverging_run_stops_and_names_the_step(tmp_path: Path) -> None:
             "there are auto, cpu here",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
-        ("training_MNIST.py", "--guidance 0.5", "guidance is 0.5; it must be at least 1"),
-        ("training_MNIST.py", "--channels 8 8 8", "multiples of 8 are needed"),
+        ("training_MNIST.py", "--guidance 0.5", "guidance is 0.5; it must be chosen, or at least 1"),
+        ("training_MNIST.py", "--size 0", "size is"),
+        ("training_MNIST.py", "--background pink", "background is"),
         ("training_MNIST.py", "--network refinenet --channels 8 8", "refinenet takes one number"),
         ("training_MNIST.py", "--network refinenet --channels 4 --classes", "only unet can learn classes"),
     ],

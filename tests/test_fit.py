@@ -12,7 +12,8 @@ from torch import Tensor
 
 import ncsn
 from ncsn.empirical import Empirical
-from ncsn.experiments.fitting import Best, default_objective, leading_std, split
+from ncsn.experiments.best import Best
+from ncsn.experiments.fitting import default_objective, split
 from ncsn.objectives import dsm, posterior_dsm
 from ncsn.pixels import centres
 from ncsn.units import Units
@@ -104,19 +105,26 @@ def test_every_image_keeps_its_class_and_the_training_set_is_asked_at_high_noise
     assert parts.labels is not None
     assert torch.equal(parts.labels * 20, parts.train[:, 0, 0, 0])
     assert (len(parts.train), len(parts.held_out)) == (900, 100)
-    sigma, label = torch.tensor([0.1, 0.59, 0.61, 0.7, 5.0]), torch.tensor([-1, -1, 2, 6, -1])
-    x = centres(images[:5])
+    assert parts.facts is not None
+    above = parts.facts.averaging
+    sigma, label = above * torch.tensor([0.1, 0.99, 1.01, 1.2, 5.0]), torch.tensor([-1, -1, 2, 6, -1])
+    x, noise = centres(images[:5]), ncsn.LogUniform(5.0, 0.01)
     truth = Empirical(centres(parts.train), parts.labels)
 
     def silent(noisy: Tensor, level: Tensor, asked: Tensor) -> Tensor:
         return torch.zeros_like(noisy)
 
+    wide = ncsn.UNet(1, (64,))
     losses, expected = (
         objective(silent, x, sigma, label=label, generator=torch.Generator().manual_seed(0))
-        for objective in (default_objective(parts, images=True), partial(posterior_dsm, data_score=truth, above=0.6))
+        for objective in (
+            default_objective(parts, wide, noise),
+            partial(posterior_dsm, data_score=truth, above=above),
+        )
     )
     torch.testing.assert_close(losses, expected)
-    assert default_objective(split(table(1000), None, generator), images=False) is dsm
+    assert default_objective(parts, ncsn.UNet(1, (1,), 1, 1), noise) is dsm, "where it takes longer than the network"
+    assert default_objective(split(table(1000), None, generator), ncsn.MLP(3), noise) is dsm
 
 
 @pytest.mark.parametrize(("given", "seconds"), [({"minutes": 2.5}, 150.0), ({}, 60.0)])
@@ -131,13 +139,6 @@ def test_minutes_have_sixty_seconds(given: dict[str, float], seconds: float, mon
     monkeypatch.setattr("ncsn.experiments.fitting.train", train)
     with pytest.raises(StopError):
         ncsn.fit(table(1000), minutes=given.get("minutes"))
-
-
-def test_the_leading_direction_is_that_of_the_largest_spread(generator: torch.Generator) -> None:
-    direction = torch.tensor([0.6, 0.8])
-    z = torch.randn(20_000, 2, generator=generator) + 7 * torch.randn(20_000, 1, generator=generator) * direction
-    assert leading_std(z) == pytest.approx(50**0.5, rel=0.03)
-    assert leading_std(torch.randn(20_000, 1, generator=generator)) == pytest.approx(1, rel=0.03)
 
 
 @pytest.mark.filterwarnings("ignore:.*examples are few")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from helpers import z_score
 from torch import Tensor
 
 from ncsn.data import Images as Pictures
+from ncsn.data import Labels
 from ncsn.drawn import Drawn
 from ncsn.empirical import Empirical
 from ncsn.experiments import journal
@@ -29,9 +31,10 @@ TRAINED, HELD_OUT = 10, 200  # the grey of training images (and their class more
 
 def pictures() -> Pictures:
     labels = torch.arange(24) % 3
+    named = Labels(train=labels, validation=labels[:9], test=labels[:9], names=("0", "1", "2"))
     train = (TRAINED + labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
     held_out = torch.full((9, 1, 8, 8), HELD_OUT, dtype=torch.uint8)
-    return Pictures(train, held_out, torch.full((9, 1, 8, 8), 90, dtype=torch.uint8), labels)
+    return Pictures(train, held_out, torch.full((9, 1, 8, 8), 90, dtype=torch.uint8), named)
 
 
 def study(out: Path, *, resume: bool = False, **given: Any) -> Study:
@@ -42,8 +45,12 @@ def study(out: Path, *, resume: bool = False, **given: Any) -> Study:
         "steps": 6,
         "levels": 4,
         "samples": 4,
+        "guidance": 2.0,
+        "posterior_above": 0.6,
+        "sigma_max": 10.0,
     } | given
-    return Study.of(Images(job=ImageJob(out=out, resume=resume, compile=False, device="cpu"), **settings), pictures())
+    job = ImageJob(out=out, resume=resume, compile=False, device="cpu")
+    return Study.of(Images(job=job, **settings), pictures(), began=time.perf_counter())
 
 
 def trained(begun: Study) -> tuple[State, State]:
@@ -111,7 +118,9 @@ def test_a_study_learns_towards_the_score_of_each_class_at_high_noise(
     state, _ = begun.states()
     x, label = centres(begun.pixels[:8]), torch.tensor([0, 1, 2, 0, 1, 2, -1, -1])
     sigma = torch.tensor([0.3, 0.59, 0.61, 0.9, 1.5, 3.0, 0.3, 0.9])
-    truth = Empirical(centres(pictures().train), pictures().labels)
+    labels = pictures().labels
+    assert labels is not None
+    truth = Empirical(centres(pictures().train), labels.train)
     given = {"label": label}
     losses = begun.objective(state.model, x, sigma, generator=torch.Generator().manual_seed(0), **given)
     expected = posterior_dsm(
@@ -169,6 +178,7 @@ def test_results_say_what_training_saw_and_what_sampling_cost(tmp_path: Path) ->
         "validation_bands": [0.2, None],
         "training_seconds": 2.5,
         "images_seen": 24,
+        "guidance": 1.0,
         "samples": 3,
         "sampling_seconds": 0.5,
         "nfe": 31,

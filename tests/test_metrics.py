@@ -135,3 +135,27 @@ def test_the_sliced_distance_on_a_line_is_the_mean_distance_in_order() -> None:
     x, y = torch.arange(24.0).view(12, 2).sin(), torch.arange(24.0).view(12, 2).cos()
     assert sliced_wasserstein(x, y) == sliced_wasserstein(x, y, projections=128, seed=0)
     assert density_coverage(x, y) == density_coverage(x, y, k=5) != density_coverage(x, y, k=4)
+
+
+def test_bytes_are_measured_as_the_reals_that_they_are(generator: torch.Generator) -> None:
+    """In parts, of which the last is shorter."""
+    x, y = torch.randint(256, (2, 2100, 6), generator=generator, dtype=torch.uint8)
+    expected = sliced_wasserstein(x / 255, y / 255)
+    assert sliced_wasserstein(x, y) / 255 == pytest.approx(expected, rel=1e-5)
+    directions = torch.randn(6, 128, generator=torch.Generator().manual_seed(0))
+    at_once = [(z.float() @ (directions / directions.norm(dim=0))).sort(0).values for z in (x, y)]
+    assert sliced_wasserstein(x, y) == pytest.approx(float((at_once[0] - at_once[1]).abs().mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize(("n", "m"), [(7, 12), (40, 9), (60, 80)])
+def test_the_frechet_distance_of_few_points_in_many_dimensions(n: int, m: int, generator: torch.Generator) -> None:
+    """Twenty, where covariances have no full rank, as from the roots of the product's eigenvalues."""
+    x = torch.randn(n, 20, generator=generator, dtype=torch.float64)
+    y = 2 * torch.randn(m, 20, generator=generator, dtype=torch.float64) + 1
+    product = torch.cov(x.T) @ torch.cov(y.T)
+    # The rest are zeros, of which rounding would leave the root.
+    largest = torch.linalg.eigvals(product).real.topk(min(n - 1, m - 1, 20)).values
+    spread = torch.cov(x.T).trace() + torch.cov(y.T).trace() - 2 * largest.sqrt().sum()
+    expected = float((x.mean(0) - y.mean(0)).square().sum() + spread)
+    assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-8)
+    assert frechet_distance(y, x) == pytest.approx(expected, rel=1e-8)

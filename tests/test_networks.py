@@ -52,9 +52,19 @@ def test_channel_norm_has_unit_mean_square_at_every_pixel() -> None:
     torch.testing.assert_close(y.square().mean(1), torch.ones(2, 3, 3), rtol=1e-4, atol=0)
 
 
-def test_unet_refuses_sizes_that_do_not_halve() -> None:
-    with pytest.raises(ValueError, match="30 x 28 pixels; multiples of 4"):
-        UNet()(torch.zeros(1, 1, 30, 28), torch.zeros(1))
+@pytest.mark.parametrize("size", [(28, 28), (30, 30), (33, 47), (105, 105), (1, 3)])
+def test_unet_takes_any_size_and_pads_with_zeros_inside(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = UNet(2, (8, 8, 8), blocks=1, features=8)
+    torch.nn.init.normal_(network.head.weight, std=0.1)
+    x, c = torch.randn(2, 2, *size), torch.zeros(2)
+    height, width = size
+    padded = F.pad(x, (0, -width % 8, 0, -height % 8))
+    assert padded.shape[2] % 8 == padded.shape[3] % 8 == 0
+    value = network(x, c)
+    assert value.shape == x.shape
+    torch.testing.assert_close(value, network(padded, c)[:, :, :height, :width])
+    assert bool((value != 0).any())
 
 
 @pytest.mark.parametrize("arguments", [{"channels": ()}, {"channels": (8, 0)}, {"blocks": 0}, {"image_channels": 0}])

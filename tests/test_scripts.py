@@ -14,7 +14,9 @@ from torch import Tensor
 
 import ncsn
 from ncsn import plots
+from ncsn.commands import train
 from ncsn.data import Images as Pictures
+from ncsn.data import Labels
 from ncsn.experiments.settings import ImageJob, Images
 from ncsn.objectives import Batch
 from ncsn.samplers.methods import METHODS
@@ -38,8 +40,10 @@ def test_network_and_guide_learn_from_training_images_and_are_sampled_together(
     """Training images are grey: 10, and their class more; no other image is as dark."""
     monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _: False)
     labels, bright = torch.arange(24) % 3, torch.full((9, 1, 8, 8), 200, dtype=torch.uint8)
-    train = (10 + labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
-    monkeypatch.setattr(ncsn, "load_images", lambda *_: Pictures(train, bright, bright, labels), raising=False)
+    dark = (10 + labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
+    named = Labels(train=labels, validation=labels[:9], test=labels[:9], names=("a", "b", "c"))
+    data = Pictures(dark, bright, bright, named)
+    monkeypatch.setattr(ncsn, "load_images", lambda *_, reading: data, raising=False)
     monkeypatch.setitem(METHODS, "annealed", replace(METHODS["annealed"], levels=9))  # 100 take their time
     shown: dict[str, Any] = {}
     for name in ("image_grid", "evolution", "evolution_animation"):
@@ -63,9 +67,10 @@ def test_network_and_guide_learn_from_training_images_and_are_sampled_together(
     folder = tmp_path / "run"
     job = ImageJob(out=folder, compile=False, device="cpu")
     settings = Images(
-        channels=(8,), blocks=1, batch_size=5, steps=5, levels=4, samples=4, seed=3, classes=True, job=job
+        channels=(8,), blocks=1, batch_size=5, steps=5, levels=4, samples=4, seed=3, classes=True, guidance=2.0, job=job
     )
-    script("training_MNIST").main(settings)
+    assert script("training_MNIST").learn is train.learn
+    train.learn(settings)
 
     (guide, guides, guide_budget), (state, batches, budget) = seen
     assert (budget, guide_budget) == (Budget(steps=5), Budget(steps=1))

@@ -14,12 +14,14 @@ from ncsn.commands.interpolate import Interpolate
 from ncsn.commands.likelihood import Likelihood
 from ncsn.commands.sample import Sample
 from ncsn.commands.solve import Deblur, Denoise, Inpaint, Superres
+from ncsn.commands.train import Train
 
 
 def main(args: list[str] | None = None) -> None:
     """The command ``ncsn``."""
     commands: Any = (
-        Annotated[Sample, tyro.conf.subcommand("sample")]
+        Annotated[Train, tyro.conf.subcommand("train")]
+        | Annotated[Sample, tyro.conf.subcommand("sample")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Likelihood, tyro.conf.subcommand("likelihood")]
         | Annotated[Inpaint, tyro.conf.subcommand("inpaint")]

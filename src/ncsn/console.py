@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -173,17 +173,20 @@ def draw(
 
     Many of them are drawn by a compiled network.
     """
+    from ncsn import machine
     from ncsn.drawn import Drawn
     from ncsn.samplers.step import Step
 
     began = time.perf_counter()
     steps = run.steps(n, seed=seed, batch_size=batch_size, **how)
-    if run.recipe.images and n * steps.sampling.nfe >= COMPILE_FROM:
+    many = run.recipe.images and n * steps.sampling.nfe >= COMPILE_FROM
+    if many:
         compile_run(run, min(n, batch_size), labelled=how.get("label") is not None)
     path = []
-    for step in bar(steps, description or f"{n} samples"):
-        if keep:
-            path.append(Step(step.sigma, step.x[:keep].cpu()))
+    with nullcontext() if many else machine.nothing_compiled():
+        for step in bar(steps, description or f"{n} samples"):
+            if keep:
+                path.append(Step(step.sigma, step.x[:keep].cpu()))
     return Drawn(
         samples=step.x.cpu(),
         path=path,

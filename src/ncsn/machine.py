@@ -1,6 +1,7 @@
 """What this machine can do, and how to get it: devices, bfloat16, compilation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,13 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> str | No
         torch.compiler.set_stance("force_eager")
         return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return None
+
+
+@contextmanager
+def nothing_compiled() -> Iterator[None]:
+    """Within it, nothing is compiled anew: for a few calls of another shape that would take longer than it saves."""
+    with torch.compiler.set_stance("eager_on_recompile"):
+        yield
 
 
 DEVICES: dict[str, Callable[[], bool]] = {

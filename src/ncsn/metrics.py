@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from ncsn.distributions import Distribution, GaussianMixture
@@ -75,19 +75,24 @@ def score_errors(
 
 
 def sliced_wasserstein(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], *, projections: int = 128, seed: int = 0
+    x: Real[Tensor, "n d"], y: Real[Tensor, "n d"], *, projections: int = 128, seed: int = 0
 ) -> float:
     """The sliced 1-Wasserstein distance between two sets of equal size, over fixed random directions.
 
     Bonneel et al. 2015: the mean over directions of the mean distance between sorted projections, in data units.
+    Bytes are taken for the reals that they are, a part at a time.
     Raises ValueError if the sets differ in shape.
     """
     if x.shape != y.shape:
         raise ValueError(f"the sets have shapes {tuple(x.shape)} and {tuple(y.shape)}; they must be equal")
     fixed = torch.Generator().manual_seed(seed)
     directions = torch.randn(x.shape[1], projections, generator=fixed, device="cpu")
-    directions = (directions / directions.norm(dim=0)).to(x)
-    return float(((x @ directions).sort(0).values - (y @ directions).sort(0).values).abs().mean())
+    directions = (directions / directions.norm(dim=0)).to(x if x.is_floating_point() else x.device)
+
+    def sorted_projections(points: Tensor) -> Tensor:
+        return torch.cat([part.to(directions) @ directions for part in torch.split(points, 1000)]).sort(0).values
+
+    return float((sorted_projections(x) - sorted_projections(y)).abs().mean())
 
 
 def mode_statistics(x: Float[Tensor, "n d"], mixture: GaussianMixture) -> list[dict[str, float | list[float] | None]]:
@@ -118,11 +123,13 @@ def frechet_distance(x: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> float:
     Heusel et al. 2017 (arXiv:1706.08500), equation 6.  Biased in n: compare at equal n only.
     """
     x, y = float64(x), float64(y)
-    covariance_x, covariance_y = torch.cov(x.T), torch.cov(y.T)
-    # tr √(Σ₁Σ₂) is the sum of the roots of the product's eigenvalues, which are real and not negative.
-    roots = torch.linalg.eigvals(covariance_x @ covariance_y).real.clamp_min(0).sqrt().sum()
+    centred = [(points - points.mean(0)) / (len(points) - 1) ** 0.5 for points in (x, y)]
+    # Σ = RᵀR with the factor R of QR, so tr √(Σ₁Σ₂) is the sum of the singular values of R₁R₂ᵀ; R has no more rows
+    # than there are points, nor than features.
+    r_x, r_y = (torch.linalg.qr(points, mode="r").R for points in centred)
+    roots = torch.linalg.svdvals(r_x @ r_y.T).sum()
     shift = (x.mean(0) - y.mean(0)).square().sum()
-    return float(shift + covariance_x.trace() + covariance_y.trace() - 2 * roots)
+    return float(shift + sum(points.square().sum() for points in centred) - 2 * roots)
 
 
 def kernel_distance(x: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> float:

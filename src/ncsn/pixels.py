@@ -1,7 +1,10 @@
-"""The map between the bytes of images and the real numbers that a density needs."""
+"""The maps between the numbers of images and the real numbers that a density needs."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 
@@ -20,6 +23,42 @@ def centres(pixels: UInt8[Tensor, "*d"]) -> Float[Tensor, "*d"]:
     return (pixels.float() + 0.5) / 256
 
 
+def reals(pixels: Shaped[Tensor, "*d"]) -> Float[Tensor, "*d"]:
+    """Bytes as ``centres``; what is real already, as it is."""
+    return centres(pixels) if pixels.dtype == torch.uint8 else pixels
+
+
 def quantize(x: Float[Tensor, "*d"]) -> UInt8[Tensor, "*d"]:
     """Reals to bytes: ⌊256 x⌋, clipped to 0…255; the inverse of ``dequantize`` and of ``centres``."""
     return (x * 256).floor().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What the numbers in the user's files are: a value v there is (v − low)/(high − low) here, in [0, 1].
+
+    ``dtype``: the files', by numpy's name.  ``low``, ``high``: what 0 and 1 stand for, in the files' units.
+    """
+
+    dtype: str = "uint8"
+    low: float = 0.0
+    high: float = 256.0
+
+    def restored(self, x: Float[Tensor, "*d"]) -> Shaped[np.ndarray, "*d"]:
+        """Reals as the files' numbers: integers rounded down and clipped to the dtype; floats neither."""
+        if self == BYTES:
+            return quantize(x).cpu().numpy()
+        span = self.high - self.low
+        values = x.detach().cpu().double().numpy() * span + self.low
+        dtype = np.dtype(self.dtype)
+        if dtype.kind == "f":
+            return values.astype(dtype)
+        info = np.iinfo(dtype)
+        # What float32 has lost must not cost a level: x is up to 2⁻²⁴ too small.
+        levels = np.floor(values + span * 2**-23)
+        # As integers before they are clipped: the largest int64 is no float64.
+        return levels.clip(max(info.min, -(2**62)), min(info.max, 2**62)).astype(dtype)
+
+
+BYTES = Depth()
+"""The depth of most images."""

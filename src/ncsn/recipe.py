@@ -1,11 +1,12 @@
 """A recipe: how to build a run's model again, and how to sample it; what config.json keeps of both."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
 from ncsn import networks
+from ncsn.pixels import Depth
 from ncsn.preconditioning import Karras, Plain, Preconditioning, Scaled, ScoreModel
 from ncsn.sampling import Sampling
 
@@ -24,6 +25,7 @@ class Recipe:
 
     ``network``: a class of ``ncsn.networks``, and ``arguments`` for it; another name is a network of the user's own.
     ``preconditioning``: what makes it a score.  ``shape``: of one example.  ``sampling``: the run's own way to sample.
+    ``depth``: what the numbers in the files of images are.
     """
 
     network: str
@@ -31,6 +33,7 @@ class Recipe:
     preconditioning: PreconditioningName = "karras"
     shape: tuple[int, ...]
     sampling: Sampling
+    depth: Depth = field(default_factory=Depth)
 
     @property
     def images(self) -> bool:

@@ -11,11 +11,14 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from ncsn import machine, problems, storage
+from ncsn.data.images import Images
+from ncsn.data.named import mnist
+from ncsn.data.origin import Origin
 from ncsn.likelihood import Likelihood, joined, log_prob
 from ncsn.preconditioning import ScoreModel
 from ncsn.problems import Measurement
 from ncsn.recipe import Recipe
-from ncsn.samplers.flow import slerp
+from ncsn.samplers.flow import encode, slerp
 from ncsn.samplers.step import Step
 from ncsn.sampling import Sampling
 from ncsn.score import Counted, Score, batched, guided, tweedie
@@ -68,7 +71,7 @@ class Run:
     ``units``: where the user's data has others than the score: there ``sample``, ``steps``, ``posterior`` and
     ``log_prob`` speak the user's, and ``score`` its own, in which every coordinate has mean 0 and standard deviation 1.
     ``folder``: where it was loaded from.  ``experiment``, ``settings``: what trained it, and how.
-    ``condition``: what makes it the posterior given a measurement.
+    ``origin``: the images that it has learned from.  ``condition``: what makes it the posterior given a measurement.
     """
 
     score: Score
@@ -79,6 +82,7 @@ class Run:
     folder: Path | None = None
     experiment: str = "fit"
     settings: dict[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
     condition: Condition | None = None
 
     @property
@@ -87,6 +91,18 @@ class Run:
         if not isinstance(self.score, ScoreModel):
             raise ValueError(f"the score is a {type(self.score).__name__}; a ScoreModel is needed")
         return self.score
+
+    def data(self, dataset: str | None = None) -> Images:
+        """The images that the run has learned from, its validation and test images among them.
+
+        ``dataset``: where they are now, if not where they were.
+        Raises ValueError if they are not known, cannot be read, or are others than those that were learned from.
+        """
+        if self.origin is not None:
+            return self.origin.load(dataset)
+        if self.settings.get("dataset") == "mnist" and self.recipe.shape == (1, 28, 28):
+            return mnist()
+        raise ValueError(f"{self.folder or 'the run'} does not say which images it has learned from")
 
     @property
     def parameters(self) -> int:
@@ -189,16 +205,35 @@ class Run:
             last = step
         return last.x
 
-    def walk(self, n: int, steps: int, *, seed: int = 0) -> Float[Tensor, "m *d"]:
+    def walk(
+        self, n: int, steps: int, *, seed: int = 0, ends: Float[Tensor, "2 *d"] | None = None
+    ) -> Float[Tensor, "m *d"]:
         """Where ``n`` walks from one sample to another begin, for ``steps(start=...)`` by a probability flow.
 
         ``steps`` ≥ 2 states on each, one walk after the other: great circles in the noise, around the data's mean.
+        ``ends``: two examples to walk between, in the score's units, instead of samples.
         """
         generator = torch.Generator(self.device).manual_seed(seed)
-        ends = self.recipe.sampling.start(self.score, 2 * n, self.recipe.shape, generator=generator)
-        mean = ends.mean(0)
+        if ends is None:
+            noise = self.recipe.sampling.start(self.score, 2 * n, self.recipe.shape, generator=generator)
+            mean = noise.mean(0)
+        else:
+            noise = self.encode(ends.to(self.device)).repeat_interleave(n, 0)
+            mean = self.mean
         weights = torch.linspace(0, 1, steps, device=self.device)
-        return (slerp(ends[:n] - mean, ends[n:] - mean, weights) + mean).flatten(0, 1)
+        return (slerp(noise[:n] - mean, noise[n:] - mean, weights) + mean).flatten(0, 1)
+
+    def encode(self, x: Float[Tensor, "b *d"], *, levels: int = 40) -> Float[Tensor, "b *d"]:
+        """The noise that the probability flow, of ``heun``, turns into examples ``x``, in the score's units."""
+        sampling = self.recipe.sampling.but(sampler="heun", levels=levels)
+        return encode(self.score, x, sampling.ladder(device=self.device))
+
+    @property
+    def mean(self) -> Float[Tensor, "*d"]:
+        """The data's mean as the score knows it, in its units."""
+        middle = torch.zeros(1, *self.recipe.shape, device=self.device)
+        with torch.no_grad():
+            return tweedie(self.score, middle, self.recipe.sampling.sigma_max)[0]
 
     def posterior(self, measure: Measurement, y: Tensor, *, noise_std: float | Tensor, solver_steps: int = 3) -> "Run":
         """The run of the posterior p(x | y): what may have been measured as ``y``, sampled in the same way.
@@ -236,7 +271,8 @@ class Run:
             return problems.posterior(score, linear, each, 1.0 if whitened else float(noise), steps=solver_steps)
 
         # Twice the usual levels, unguided: the posterior's score is rougher than the prior's, and must be a score.
-        sampling = self.recipe.sampling.but(sampler="dpmpp-sde", levels=60, guidance=1.0)
+        sampling = self.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0)
+        sampling = sampling.but(levels=2 * sampling.method.suited(sampling.sigma_max, sampling.sigma_min))
         return replace(self, condition=condition, recipe=replace(self.recipe, sampling=sampling))
 
     def replacement(self, known: Bool[Tensor, "*d"], y: Float[Tensor, "..."]) -> "Run":
@@ -299,9 +335,7 @@ class Run:
         z = (x if self.units is None else self.units.standardise(x)).to(self.device)
         volume = 0.0 if self.units is None else self.units.log_volume(self.recipe.shape)
         dimension = z[0].numel() if len(z) else 1
-        middle = torch.zeros(1, *self.recipe.shape, device=self.device)
-        with torch.no_grad():
-            mean = tweedie(score, middle, sampling.sigma_max)[0]
+        mean = replace(self, score=score).mean
         for part in torch.split(z, batch_size):
             found = log_prob(
                 score,
@@ -339,7 +373,7 @@ class Run:
         for place, model in parts:
             place.mkdir(exist_ok=True)
             storage.write_model(place, model, self.units)
-            storage.write_config(place, self.experiment, self.settings, self.recipe)
+            storage.write_config(place, self.experiment, self.settings, self.recipe, self.origin)
 
 
 def one_for_each(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:
@@ -371,4 +405,5 @@ def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = N
         folder=folder,
         experiment=config.experiment,
         settings=config.settings,
+        origin=config.origin,
     ).to(device)

@@ -78,7 +78,8 @@ class Sampling:
             raise ValueError(f"sampler is {sampler}; allowed are {', '.join(METHODS)}")
         method = METHODS[sampler]
         guidance = self.guidance if method.guided else 1.0
-        return replace(self, sampler=sampler, levels=method.levels, steps=method.steps, guidance=guidance)
+        levels = method.suited(self.sigma_max, self.sigma_min)
+        return replace(self, sampler=sampler, levels=levels, steps=method.steps, guidance=guidance)
 
     @property
     def count(self) -> int:

@@ -1,6 +1,6 @@
 """A run's folder: everything that is needed to continue, sample or evaluate it, and nothing unpickled.
 
-``config.json``              the experiment, the settings that it was started with, and the run's ``Recipe``
+``config.json``              the experiment, the settings that it was started with, the run's ``Recipe``, and its data
 ``model.safetensors``        the averaged weights, with the data's mean and std
 ``checkpoint.pt``            the whole training state, to resume from
 ``guide/``                   another run, of a smaller network that sampling moves away from; if there is one
@@ -17,7 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from ncsn.data.options import Reading
+from ncsn.data.origin import Origin
 from ncsn.files import atomic
+from ncsn.pixels import Depth
 from ncsn.preconditioning import ScoreModel
 from ncsn.recipe import Recipe
 from ncsn.sampling import Sampling
@@ -63,19 +66,22 @@ def plain(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
 
 
-def write_config(folder: Path, experiment: str, settings: dict[str, Any], recipe: Recipe) -> None:
-    """Write config.json: what made the run, with which settings, and how to rebuild and sample its model."""
+def write_config(
+    folder: Path, experiment: str, settings: dict[str, Any], recipe: Recipe, origin: Origin | None = None
+) -> None:
+    """Write config.json: what made the run, of which data and how, and how to rebuild and sample its model."""
     content = {"version": CONFIG_VERSION, "experiment": experiment, "settings": settings, "recipe": asdict(recipe)}
-    write_json(folder / "config.json", content)
+    write_json(folder / "config.json", content | ({} if origin is None else {"data": asdict(origin)}))
 
 
 @dataclass(frozen=True)
 class Config:
-    """The content of a config.json: what made the run (images, toy or fit), its settings, and its recipe."""
+    """The content of a config.json: what made the run (images, toy or fit), its settings, recipe and data, if known."""
 
     experiment: str
     settings: dict[str, Any]
     recipe: Recipe
+    origin: Origin | None = None
 
 
 def tuples(value: Any) -> Any:
@@ -101,9 +107,10 @@ def read_config(folder: Path) -> Config:
     if version != CONFIG_VERSION:
         raise ValueError(f"{path} is of version {version}; this program reads version {CONFIG_VERSION}")
     try:
-        fields = tuples(content["recipe"])
-        recipe = Recipe(**{**fields, "sampling": Sampling(**fields["sampling"])})
-        return Config(content["experiment"], tuples(content["settings"]), recipe)
+        fields, data = tuples(content["recipe"]), tuples(content.get("data"))
+        parts = {"sampling": Sampling(**fields["sampling"]), "depth": Depth(**fields.get("depth", {}))}
+        origin = None if data is None else Origin(**{**data, "reading": Reading(**data["reading"])})
+        return Config(content["experiment"], tuples(content["settings"]), Recipe(**{**fields, **parts}), origin)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} has no whole recipe ({error})") from error
 

@@ -1,5 +1,6 @@
 """``ncsn evaluate``."""
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,20 +10,38 @@ import tyro
 
 from ncsn import console
 from ncsn.commands.options import HowToSample, check_counts
+from ncsn.data.options import Reading
 from ncsn.experiments.settings import DeviceName
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ncsn.data import Images
+    from ncsn.evaluation import Evaluation
     from ncsn.run import Run
+
+MNIST = (1, 28, 28)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(HowToSample):
-    """Measure how good a run's samples of MNIST are, beside real images; or anybody's samples in an .npz file."""
+class Evaluate(HowToSample, Reading):
+    """Measure how good a run's samples are, or anybody's in an .npz file: every number beside real images'."""
 
     source: tyro.conf.Positional[Path]
-    """A run's folder, or mnist, or an .npz file with uint8 images (n, 1, 28, 28) under the key samples."""
+    """A run's folder, or mnist, or an .npz file with images under the key samples, or as its only array: bytes, or
+    reals in [0, 1]."""
+    data: str | None = None
+    """Where the data set is that the run was trained on, if it has moved."""
+    against: str | None = None
+    """A data set to judge by instead of the run's own, or for a file: a name, a folder, an archive or an array.  It is
+    read by --size, --fit, --background and --max-broken."""
+    features: str = "auto"
+    """What distances are measured in: pixels, classifier (trained on the data's classes, and kept), efficientnet,
+    inception:WEIGHTS (then it is FID), dinov2:FOLDER, or your network's file .onnx, .pt or .ts.  auto: for MNIST the
+    classifier in the package, else classifier where there are classes and efficientnet where there are none."""
     n: Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])] = 10_000
-    """How many samples; numbers from fewer than 10,000 are not comparable to others'."""
+    """How many samples, as far as there are as many test images; numbers from fewer than 10,000 are not comparable to
+    others'."""
     seed: int = 0
     """For drawing the samples of a run."""
     device: DeviceName = "auto"
@@ -32,53 +51,115 @@ class Evaluate(HowToSample):
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
+        super().__post_init__()
         check_counts(self, "batch_size", "levels", "steps")
         if not 100 <= self.n <= 10_000:
             raise ValueError(f"n is {self.n}; allowed are 100 to 10000")
+        if self.data is not None and (self.against is not None or self.is_file):
+            raise ValueError("--data is where a run's own data set is; to judge by another, or a file, give --against")
+        if self.against is None and self.reading != Reading():
+            raise ValueError("--size, --fit, --background and --max-broken are about --against, which is not given")
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the samples are in a file."""
+        return self.source.suffix == ".npz"
 
     def __call__(self) -> None:
         """Draw if need be, judge, and write."""
         import ncsn
-        from ncsn import data, evaluation, plots, storage
+        from ncsn import evaluation, machine, plots, storage
 
-        images = data.mnist()
-        run = None if self.source.suffix == ".npz" else ncsn.load(self.source, device=self.device)
-        if run is not None and run.recipe.shape != images.shape:
-            raise ValueError(
-                f"{self.source} makes examples of shape {run.recipe.shape}; only MNIST's {images.shape} can be judged"
-            )
-        out = self.out or self.place(run)
-        out.mkdir(parents=True, exist_ok=True)
         about: dict[str, Any] = {"source": str(self.source)}
-        if run is None:
-            samples = evaluation.read_samples(self.source)[: self.n]
+        if self.is_file:
+            samples, said = evaluation.read_samples(self.source, self.n)
+            images = self.judges(None, tuple(samples.shape[1:]))
+            out = self.place(None)
+            for line in said:
+                print(line)
         else:
-            drawn = console.draw(run, self.n, seed=self.seed, **self.how())
-            samples = evaluation.write_samples(out / "samples.npz", drawn.samples)
-            about |= {
-                "seed": self.seed,
-                "sampler": drawn.sampling.sampler,
-                "class": self.label,
-                "guidance": drawn.sampling.guidance,
-                "nfe": drawn.nfe,
-                "guide_nfe": drawn.guide_nfe,
-                "sampling_seconds": drawn.seconds,
-            }
+            run = ncsn.load(self.source, device=self.device)
+            images = self.judges(run, run.recipe.shape)
+            out = self.place(run)
+            samples, how = self.draw(run, images, out)
+            about |= how
+        print(f"data: {images.name}, {images.describe()}")
         began = time.perf_counter()
-        found = evaluation.evaluate(samples, images)
+        bytes_of = evaluation.at_8_bits(images)
+        seen_by = evaluation.choose(bytes_of, self.features, machine.choose_device(self.device))
+        found = evaluation.evaluate(samples, images, seen_by)
+        about |= {"data": images.name, "data_digest": images.digest()}
         about["evaluation_seconds"] = time.perf_counter() - began
         storage.write_json(out / "evaluation.json", about | found.report())
-        _, neighbours = evaluation.nearest(samples[:30], images.train)
-        plots.evaluation_page(samples[:30], images.train[neighbours], found, out / "evaluation.png")
-        print(f"n = {found.n}{'' if found.comparable else ', too few to be comparable'}")
-        print(f"{'':<18}{'generated':>11}{'real':>11}{'ratio':>9}")
-        for name, metric in found.metrics.items():
-            ratio = "" if metric.ratio is None else f"{metric.ratio:9.2f}"
-            print(f"{name:<18}{metric.generated:11.4g}{metric.real:11.4g}{ratio}")
+        shown = samples[: min(30, found.n // 10 * 10)]
+        _, neighbours = evaluation.nearest(shown, bytes_of.train)
+        plots.evaluation_page(shown, bytes_of.train[neighbours], found, out / "evaluation.png")
+        show(found)
         print(f"{out}: evaluation.json, evaluation.png")
 
+    def judges(self, run: "Run | None", shape: tuple[int, ...]) -> "Images":
+        """The data to judge by.  Raises ValueError if it is not known, or if its images have another shape."""
+        from ncsn import data
+
+        if len(shape) != 3:
+            raise ValueError(f"{self.source} makes examples of shape {shape}; only images can be judged")
+        if self.against is not None:
+            images = data.load_images(self.against, reading=self.reading)
+        elif run is not None:
+            images = run.data(self.data)
+        elif shape == MNIST:
+            print(f"{self.source} is taken for digits, and judged by MNIST; --against DATA judges by others")
+            images = data.mnist()
+        else:
+            raise ValueError(f"{self.source} holds images of shape {shape}; give --against DATA, what to judge them by")
+        if images.shape != shape:
+            raise ValueError(
+                f"{self.source} has images of shape {shape}, the data of {images.shape}; they must be equal"
+            )
+        return images
+
+    def draw(self, run: "Run", images: "Images", out: Path) -> "tuple[Tensor, dict[str, Any]]":
+        """As many samples of a run as can be judged, and how they were drawn."""
+        from ncsn import evaluation
+
+        n = min(self.n, len(images.test), len(images.validation), len(images.train))
+        if n < self.n:
+            print(f"{n} samples instead of {self.n}: there are no more real images to compare with", file=sys.stderr)
+        drawn = console.draw(run, n, seed=self.seed, **self.how())
+        return evaluation.write_samples(out / "samples.npz", drawn.samples), {
+            "seed": self.seed,
+            "sampler": drawn.sampling.sampler,
+            "class": self.label,
+            "guidance": drawn.sampling.guidance,
+            "nfe": drawn.nfe,
+            "guide_nfe": drawn.guide_nfe,
+            "sampling_seconds": drawn.seconds,
+        }
+
     def place(self, run: "Run | None") -> Path:
-        """Where the source is; for the model in the package, here."""
+        """The folder to write into: as given, or where the source is; for the model in the package, here."""
+        if self.out is not None:
+            self.out.mkdir(parents=True, exist_ok=True)
+            return self.out
         if run is None:
             return self.source.parent
         return self.source if run.folder == self.source else Path()
+
+
+def show(found: "Evaluation") -> None:
+    """The numbers as a table, with what a reader must know."""
+    right = "" if found.accuracy is None else f", {found.accuracy:.1%} right on the validation images"
+    print(f"features: {found.features}{right}")
+    for note in found.notes:
+        print(f"note: {note}")
+    print(f"n = {found.n}{'' if found.comparable else ', too few to be comparable'}")
+    print(f"{'':<18}{'generated':>11}{'held out':>11}{'training':>11}{'ratio':>9}{'to training':>13}")
+    for name, metric in found.metrics.items():
+        numbers = f"{metric.generated:11.4g}{metric.held_out:11.4g}{metric.training:11.4g}"
+        ratios = f"{ratio(metric.ratio):>9}{ratio(metric.ratio_to_training):>13}"
+        print(f"{name:<18}{numbers}{ratios}".rstrip())
+
+
+def ratio(value: float | None) -> str:
+    """A ratio, or nothing where there is none."""
+    return "" if value is None else f"{value:.2f}"

@@ -12,10 +12,16 @@ from ncsn.commands.options import OfRun, check_out, check_suffix
 
 @dataclass(frozen=True, kw_only=True)
 class Interpolate(OfRun):
-    """Walk from one sample to another: along the sphere of noise that the probability flow maps to images."""
+    """Walk from one image to another: along the sphere of noise that the probability flow maps to images."""
 
+    start: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """The image to walk from, with --to: the index of a test image of the run's data, or a file.  Default: samples."""
+    end: Annotated[str | None, tyro.conf.arg(name="to")] = None
+    """The image to walk to."""
+    data: str | None = None
+    """Where the data set is that the run was trained on, if it has moved."""
     n: Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])] = 6
-    """How many walks, one a row."""
+    """How many walks, one a row; between given images there is one."""
     steps: int = 12
     """Images on each, the two ends included."""
     levels: int | None = None
@@ -31,18 +37,30 @@ class Interpolate(OfRun):
             raise ValueError(
                 f"n is {self.n}, steps is {self.steps}, levels is {self.levels}; allowed are at least 1, 2 and 2"
             )
+        if (self.start is None) != (self.end is None):
+            raise ValueError("of --from and --to only one is given; both are needed, or none")
         check_suffix(self.out, ".png")
 
     def __call__(self) -> None:
         """Walk, and draw."""
         check_out(self.out, overwrite=self.overwrite)
+        import torch
+
         import ncsn
         from ncsn import plots
+        from ncsn.commands.examples import example
 
         run = ncsn.load(self.run, device=self.device)
         if not run.recipe.images:
-            raise ValueError(f"{self.run} makes points in the plane; only images are interpolated")
-        walk = run.walk(self.n, self.steps, seed=self.seed)
-        drawn = console.draw(run, len(walk), start=walk, sampler="heun", levels=self.levels, description="walking")
+            raise ValueError(f"{self.run} makes points; only images are interpolated")
+        if self.start is None or self.end is None:
+            n, walk, guidance = self.n, run.walk(self.n, self.steps, seed=self.seed), None
+        else:
+            ends = torch.stack([example(run, name, data=self.data) for name in (self.start, self.end)])
+            # Unguided: the walk should end in the very images.
+            n, walk, guidance = 1, run.walk(1, self.steps, ends=ends), 1.0
+        drawn = console.draw(
+            run, len(walk), start=walk, sampler="heun", levels=self.levels, guidance=guidance, description="walking"
+        )
         plots.image_grid(drawn.samples, self.out, columns=self.steps)
-        print(f"{self.out}: {self.n} walks of {self.steps} images; {drawn.cost}")
+        print(f"{self.out}: {n} walks of {self.steps} images; {drawn.cost}")

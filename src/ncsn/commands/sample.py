@@ -22,7 +22,7 @@ class Sample(HowToSample, OfRun):
     """The same seed gives the same samples on one machine."""
     out: Path = Path("grid.png")
     """Where to write: .png for a grid; .gif for the way of up to 36 images out of the noise; .npz for an array under
-    the key samples, uint8 (n, c, h, w) for images."""
+    the key samples, for images (n, c, h, w) in the numbers of their files: mostly uint8."""
     overwrite: bool = False
     """Replace an existing file."""
 
@@ -39,14 +39,14 @@ class Sample(HowToSample, OfRun):
         import ncsn
         from ncsn import plots
         from ncsn.files import atomic
-        from ncsn.pixels import quantize
 
         run = ncsn.load(self.run, device=self.device)
         images, kind = run.recipe.images, self.out.suffix
         drawn = console.draw(run, self.n, seed=self.seed, keep=FRAMES[images] if kind == ".gif" else 0, **self.how())
         if kind == ".npz":
+            values = run.recipe.depth.restored(drawn.samples) if images else drawn.samples.numpy()
             with atomic(self.out) as temporary:
-                np.savez_compressed(temporary, samples=(quantize(drawn.samples) if images else drawn.samples).numpy())
+                np.savez_compressed(temporary, samples=values)
         elif kind == ".gif" and images:
             plots.evolution_animation(drawn.path, self.out)
         elif kind == ".gif":

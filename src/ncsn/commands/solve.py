@@ -24,7 +24,9 @@ class Problem(OfRun):
     """What all inverse problems ask for."""
 
     input: str = "0"
-    """The index of a test image of MNIST, or an image file of the size that the model makes."""
+    """The index of a test image of the run's data, or an image file, which is fitted to the size of the run's."""
+    data: str | None = None
+    """Where the data set is that the run was trained on, if it has moved."""
     measured: bool = False
     """The input is the measurement itself; by default it is an image that is to be measured first."""
     n: Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])] = 16
@@ -67,7 +69,7 @@ class Problem(OfRun):
 
         import ncsn
         from ncsn import metrics, plots
-        from ncsn.data import read_example
+        from ncsn.commands.examples import example
 
         run = ncsn.load(self.run, device=self.device)
         if not run.recipe.images:
@@ -75,8 +77,8 @@ class Problem(OfRun):
         channels, height, width = run.recipe.shape
         shape = (channels, height, width)
         measure = self.measure(shape)
-        wanted = measure(torch.zeros(1, *shape)).shape[1:] if self.measured else shape
-        given = read_example(self.input, tuple(wanted))
+        measured = tuple(measure(torch.zeros(1, *shape)).shape[1:]) if self.measured else None
+        given = example(run, self.input, measured=measured, data=self.data)
         truth = None if self.measured else given
         y = given[None]
         generator = torch.Generator().manual_seed(self.seed)

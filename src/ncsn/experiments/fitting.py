@@ -1,7 +1,5 @@
 """A score for a tensor in one line: ``ncsn.fit(x, minutes=1)``."""
 
-import copy
-import math
 import sys
 import time
 import warnings
@@ -10,19 +8,22 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Int64, Shaped
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ncsn import machine
 from ncsn.data import batches
 from ncsn.empirical import Empirical
+from ncsn.experiments import rules
+from ncsn.experiments.best import Best
+from ncsn.experiments.rules import Facts
 from ncsn.noise import LogNormal, Proposal
 from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
-from ncsn.pixels import centres
+from ncsn.pixels import reals
 from ncsn.preconditioning import ScoreModel
 from ncsn.process import refresh_interval
-from ncsn.recipe import Recipe
+from ncsn.recipe import Argument, Recipe
 from ncsn.run import Run
 from ncsn.samplers.methods import METHODS
 from ncsn.sampling import Sampling
@@ -32,7 +33,6 @@ from ncsn.units import Units
 FEW = 1000  # rows, below which what is learned may be the rows themselves
 CHECKS = 40  # how often in a training the average is tried on held-out examples
 TRIALS = 4096  # noisy held-out examples at each of them
-LEARNING = 0.01  # relative gain of the held-out loss over the last quarter that is worth more training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class Parts:
     units: Units | None
     mean: float | Tensor
     std: float
+    facts: Facts | None = None
 
 
 def fit(
@@ -91,19 +92,20 @@ def fit(
     recipe = recipe_for(parts, network, sampler)
     model = recipe.build(parts.mean, parts.std, network=network, autocast=images and machine.fast_bfloat16(place))
     state = State(model.to(place), generator=generator)
-    noise = default_noise(images, recipe) if noise is None else noise
-    objective = default_objective(parts, images) if objective is None else objective
+    noise = default_noise(parts, recipe) if noise is None else noise
+    objective = default_objective(parts, state.model.network, noise) if objective is None else objective
     size = min(batch_size or (128 if images else 512), len(parts.train))
     loss = training_loss(noise, objective, generator=generator)
     budget = Budget(steps=steps) if steps is not None else Budget(seconds=60 * (1.0 if minutes is None else minutes))
     progress = train(state, batches(parts.train, size, parts.labels, generator=generator), loss, budget=budget)
-    best = Best(state.average, parts.held_out, noise)
+    best = Best(state.average)
     form = "fitting {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
     with tqdm(total=1.0, bar_format=form, delay=1, mininterval=refresh_interval(), leave=False) as bar:
         for p in progress:
             bar.update(min(p.fraction, 1.0) - bar.n)
-            best.consider(state, p.fraction)
-    best.consider(state, 1.0, last=True)
+            if p.fraction >= (len(best.losses) + 1) / CHECKS and p.fraction < 1:
+                best.consider(state, held_out_loss(state.average, parts.held_out, noise))
+    best.consider(state, held_out_loss(state.average, parts.held_out, noise))
     print(f"{best.verdict(len(x))}; {state.step} steps, {time.perf_counter() - began:.0f} s", file=sys.stderr)
     return Run(
         score=best.model,
@@ -140,104 +142,70 @@ def split(x: Tensor, labels: Tensor | None, generator: torch.Generator) -> Parts
     held_out, kept = order[: len(x) // 10], order[len(x) // 10 :]
     known = None if labels is None else labels[kept]
     if x.ndim == 4:
-        pixels = centres(x[kept]) if x.dtype == torch.uint8 else x[kept]
+        pixels = reals(x[kept])
         mean, std = float(pixels.mean()), float(pixels.std())
-        return Parts(train=x[kept], held_out=x[held_out], labels=known, units=None, mean=mean, std=std)
+        facts = Facts.of(x[kept], std)
+        return Parts(train=x[kept], held_out=x[held_out], labels=known, units=None, mean=mean, std=std, facts=facts)
     units = Units.of(x[kept])
     z = units.standardise(x)
     return Parts(train=z[kept], held_out=z[held_out], labels=known, units=units, mean=0.0, std=1.0)
 
 
-def leading_std(z: Float[Tensor, "n d"]) -> float:
-    """The largest standard deviation of the data in any direction."""
-    covariance = torch.cov(z.T).view(z.shape[1], z.shape[1]).cpu()
-    return math.sqrt(float(torch.linalg.matrix_norm(covariance, 2)))
-
-
 def recipe_for(parts: Parts, network: nn.Module | None, sampler: str) -> Recipe:
     """Which network learns, and how it is sampled.
 
-    Noise goes up to ten times the data's largest standard deviation in any direction, where p_σ is as good as Gaussian,
-    and down to a hundredth of every coordinate's, where it does not matter.
+    For points, noise goes up to ten times the data's largest standard deviation in any direction, where p_σ is as good
+    as Gaussian, and down to a hundredth of every coordinate's, where it does not matter; for images see ``rules``.
     """
     n, *shape = parts.train.shape
-    images = len(shape) == 3
+    images = parts.facts is not None
+    sigma_max = 10 * rules.leading_std(parts.train) if parts.facts is None else parts.facts.sigma_max
+    sigma_min = 0.01 if parts.facts is None else parts.facts.sigma_min
     method = METHODS.get(sampler)
-    sigma_max = 10.0 if images else 10 * leading_std(parts.train)
     sampling = Sampling(
         sigma_max=sigma_max,
-        sigma_min=0.01,
+        sigma_min=sigma_min,
         sampler=sampler,
-        levels=1 if method is None else method.levels,
+        levels=1 if method is None else method.suited(sigma_max, sigma_min),
         steps=1 if method is None else method.steps,
-        eps=0.01**2 / 2,
+        eps=sigma_min**2 / 2,
     )
     if network is not None:
         return Recipe(network=type(network).__name__, arguments={}, shape=tuple(shape), sampling=sampling)
     if images:
         classes = 0 if parts.labels is None else int(parts.labels.max()) + 1
-        arguments = {"image_channels": shape[0]} | ({"classes": classes} if classes else {})
-        return Recipe(network="UNet", arguments=dict(arguments), shape=tuple(shape), sampling=sampling)
+        arguments: dict[str, Argument] = {"image_channels": shape[0]}
+        if classes:
+            arguments["classes"] = classes
+        return Recipe(network="UNet", arguments=arguments, shape=tuple(shape), sampling=sampling)
     width, layers = (256, 4) if n >= 5 * FEW else (128, 3)
-    arguments = {"dimensions": shape[0], "width": width, "layers": layers}
-    return Recipe(network="MLP", arguments=dict(arguments), shape=tuple(shape), sampling=sampling)
+    points: dict[str, Argument] = {"dimensions": shape[0], "width": width, "layers": layers}
+    return Recipe(network="MLP", arguments=points, shape=tuple(shape), sampling=sampling)
 
 
-def default_noise(images: bool, recipe: Recipe) -> Proposal:
+def default_noise(parts: Parts, recipe: Recipe) -> Proposal:
     """Where a network of standardised points, or of pixels in [0, 1], has most to learn."""
     top, bottom = recipe.sampling.sigma_max, recipe.sampling.sigma_min
-    return LogNormal(-0.4, 1.2, top, bottom) if images else LogNormal(-0.8, 1.6, top, bottom)
+    if parts.facts is None:
+        return LogNormal(-0.8, 1.6, top, bottom)
+    return LogNormal(parts.facts.log_sigma_mean, 1.2, top, bottom)
 
 
-def default_objective(parts: Parts, images: bool) -> Objective:
-    """Denoising score matching; for images, at high noise towards the score of the whole training set."""
-    if not images:
+def default_objective(parts: Parts, network: nn.Module, noise: Proposal) -> Objective:
+    """Denoising score matching; for images, at high noise towards the score of the whole training set if that pays."""
+    if parts.facts is None:
         return dsm
-    pixels = centres(parts.train) if parts.train.dtype == torch.uint8 else parts.train
-    precision = torch.bfloat16 if machine.fast_bfloat16(pixels.device) else torch.float32
-    return partial(posterior_dsm, data_score=Empirical(pixels, parts.labels, dtype=precision), above=0.6)
+    above = parts.facts.posterior_above(network, noise)
+    if above >= parts.facts.sigma_max:
+        return dsm
+    precision = torch.bfloat16 if machine.fast_bfloat16(parts.train.device) else torch.float32
+    return partial(posterior_dsm, data_score=Empirical(reals(parts.train), parts.labels, dtype=precision), above=above)
 
 
-class Best:
-    """The average of the weights that is best on held-out examples, so far.
-
-    Training loss only falls; with few examples the held-out loss rises again, once the network knows them by heart.
-    """
-
-    def __init__(self, average: ScoreModel, held_out: Tensor, noise: Proposal) -> None:
-        self.model = copy.deepcopy(average)
-        self.held_out, self.noise = held_out, noise
-        self.losses: list[float] = []
-        self.steps: list[int] = []
-        self.at = 0
-
-    def consider(self, state: State, fraction: float, *, last: bool = False) -> None:
-        """Try the average on held-out examples, ``CHECKS`` times in a training, and keep it if it is the best."""
-        if not last and fraction < (len(self.losses) + 1) / CHECKS:
-            return
-        loss = self.loss(state.average)
-        self.losses.append(loss)
-        self.steps.append(state.step)
-        if loss <= min(self.losses):
-            self.model.load_state_dict(state.average.state_dict())
-            self.at = len(self.losses) - 1
-
-    @torch.no_grad()
-    def loss(self, model: ScoreModel) -> float:
-        """The denoising loss on held-out examples, always with the same noise."""
-        fixed = torch.Generator(self.held_out.device).manual_seed(0)
-        size = TRIALS if self.held_out.ndim == 2 else TRIALS // 8
-        loss = training_loss(self.noise, generator=fixed)
-        losses, _ = loss(model, next(batches(self.held_out, size, generator=fixed)))
-        return float(losses.mean())
-
-    def verdict(self, examples: int) -> str:
-        """What was kept, and whether more training, or more examples, would help."""
-        before = self.losses[int(0.75 * (len(self.losses) - 1))]
-        best, last = self.losses[self.at], self.losses[-1]
-        said = f"held-out loss {best:.4f}, at step {self.steps[self.at]:,}"
-        if last > best * (1 + LEARNING):
-            return f"{said}, then it rose to {last:.4f}: {examples:,} examples are too few for more training"
-        if before > best * (1 + LEARNING):
-            return f"{said}; it is still falling: more training would help"
-        return f"{said}; it falls no more"
+@torch.no_grad()
+def held_out_loss(model: ScoreModel, held_out: Shaped[Tensor, "v *d"], noise: Proposal) -> float:
+    """The denoising loss on held-out examples, always with the same noise."""
+    fixed = torch.Generator(held_out.device).manual_seed(0)
+    size = TRIALS if held_out.ndim == 2 else TRIALS // 8
+    losses, _ = training_loss(noise, generator=fixed)(model, next(batches(held_out, size, generator=fixed)))
+    return float(losses.mean())

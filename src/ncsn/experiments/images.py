@@ -1,35 +1,49 @@
 """Learning the score of images: from settings to a recipe, from a recipe to a run."""
 
 import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
 from ncsn import machine, storage
 from ncsn.data import Images as Pictures
+from ncsn.data import batches
+from ncsn.data.origin import Origin
 from ncsn.empirical import Empirical
+from ncsn.evaluation import Features, at_8_bits
+from ncsn.experiments import guidance, rules
+from ncsn.experiments.rules import Facts
 from ncsn.experiments.settings import Images, ResolvedImages
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal, suggest_noise
-from ncsn.objectives import Objective, posterior_dsm
+from ncsn.objectives import Batch, Objective, dsm, posterior_dsm
 from ncsn.optimizers import muon_and_adam
-from ncsn.pixels import centres
+from ncsn.pixels import reals
 from ncsn.recipe import Argument, Recipe
 from ncsn.run import Run
 from ncsn.samplers.methods import METHODS
 from ncsn.sampling import Sampling
 from ncsn.training import Budget, State
 
-AFTERWARDS = 20  # seconds of --minutes, but at most a sixth, kept for the samples and figures after training
+FEW = 1000  # images, below which what is learned may be the images themselves
+DRAWING = 4  # seconds that figures take
 ANNEALED = 50  # at most so many samples by annealed Langevin dynamics, which takes six times as long as the default
+ANNEALED_SHARE = 1 / 30  # of the budget
+TRIALS, FEWEST_TRIALS = 256, 64  # samples at each guidance weight; with fewer none is chosen
+TRIALS_SHARE = 1 / 20  # of the budget
 GUIDE_SECONDS, GUIDE_STEPS = 1 / 20, 1 / 10  # the guide's share of either budget: its steps take half as long
-SHORT = 30  # minutes, below which a slow machine learns more with half the width
 NETWORKS = {"unet": "UNet", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
+
+
+def name_of(dataset: str) -> str:
+    """What a data set is called: the last part of its path, without what says that it is an archive or an array."""
+    return re.sub(r"\.(zip|npy|npz|tar(\.\w+)?|tgz|tbz2|txz)$", "", Path(dataset).name) or "images"
 
 
 def recalled(given: Images) -> Images:
@@ -38,7 +52,7 @@ def recalled(given: Images) -> Images:
     A budget that is given is the run's new total.
     Raises ValueError if there is no run to resume.
     """
-    job = replace(given.job, out=given.job.out or Path("runs") / Path(given.dataset).name)
+    job = replace(given.job, out=given.job.out or Path("runs") / name_of(given.dataset))
     if job.out is None or not job.resume or isinstance(given, ResolvedImages):
         return replace(given, job=job)
     saved = storage.read_settings(job.out, "images")
@@ -58,7 +72,7 @@ def resolve(given: Images, pictures: Pictures, device: torch.device) -> Resolved
         raise ValueError(f"--classes is given, but {given.dataset} has no classes")
     changes: dict[str, object] = {}
     if given.noise == "auto":
-        found = suggest_noise(centres(pictures.train))
+        found = suggest_noise(rules.some(pictures.train, len(pictures.train)))
         print(found.explanation)
         changes |= {"sigma_max": found.noise.sigma_max, "sigma_min": found.noise.sigma_min, "eps": found.eps}
         if given.sampler == "annealed":
@@ -66,38 +80,51 @@ def resolve(given: Images, pictures: Pictures, device: torch.device) -> Resolved
     if given.minutes is None and given.steps is None:
         changes["minutes"] = 10.0
     settings = replace(given, **changes)  # type: ignore[arg-type]
-    channels, batch_size = shape_of(settings, device)
+    facts = Facts.of(pictures.train, pictures.statistics()[1])
     method = METHODS[settings.sampler]
-    values = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    values = {f.name: getattr(settings, f.name) for f in fields(Images)}
+    values |= shape_of(settings, facts, device) | noise_of(settings, facts)
     values |= {
-        "channels": channels,
-        "batch_size": batch_size,
-        "levels": settings.levels or method.levels,
         "langevin_steps": settings.langevin_steps or method.steps,
-        "eps": settings.sigma_min**2 / 2 if settings.eps is None else settings.eps,
-        "guidance": settings.guidance or (2.0 if method.guided else 1.0),
+        "guidance": 1.0 if settings.guidance == "chosen" and not method.guided else settings.guidance,
     }
-    return ResolvedImages(**values)
+    resolved = ResolvedImages(**values)
+    if settings.posterior_above is not None:
+        return resolved
+    network = recipes(resolved, pictures)[0].build().network
+    return replace(resolved, posterior_above=facts.posterior_above(network, proposal(resolved)))
 
 
-def shape_of(settings: Images, device: torch.device) -> tuple[tuple[int, ...], int]:
-    """The network's widths and the batch size: those given, or what suits this machine and budget."""
-    channels: tuple[int, ...] = (64, 128) if settings.network == "unet" else (64,)
-    batch_size = 128
-    short = settings.minutes is None or settings.minutes < SHORT
-    undecided = settings.channels is None or settings.batch_size is None
-    if settings.network == "unet" and machine.slow(device) and short and undecided:
-        channels, batch_size = settings.channels or halved(channels), settings.batch_size or batch_size // 2
+def shape_of(settings: Images, facts: Facts, device: torch.device) -> dict[str, object]:
+    """The network's widths and the batch size: those given, or what suits this machine, budget and data."""
+    seconds = None if settings.minutes is None else 60 * settings.minutes
+    speed = rules.speed(device)
+    widths = rules.channels(facts.shape, speed, seconds) if settings.network == "unet" else (64,)
+    widths = settings.channels or widths
+    size = settings.batch_size or rules.batch_size(rules.seen(facts.shape, widths[0], speed, seconds))
+    if settings.network == "unet" and settings.channels is None and widths[0] < rules.WIDTHS[0]:
         print(
-            f"--channels {' '.join(map(str, channels))} --batch-size {batch_size}: "
-            "without bfloat16, this CPU learns more with them in less than half an hour"
+            f"--channels {' '.join(map(str, widths))} --batch-size {size}: a wider network would see too few images "
+            f"of {facts.shape[1]} x {facts.shape[2]} pixels on this machine in this time"
         )
-    return settings.channels or channels, settings.batch_size or batch_size
+    return {"channels": widths, "batch_size": min(size, facts.n)}
 
 
-def halved(widths: tuple[int, ...]) -> tuple[int, ...]:
-    """Half of each width: a quarter of the arithmetic."""
-    return tuple(max(1, w // 2) for w in widths)
+def noise_of(settings: Images, facts: Facts) -> dict[str, object]:
+    """The noise levels to learn and to descend: those given, or what suits the data."""
+
+    def chosen(value: float | None, rule: float) -> float:
+        return rule if value is None else value
+
+    top, bottom = chosen(settings.sigma_max, facts.sigma_max), chosen(settings.sigma_min, facts.sigma_min)
+    return {
+        "sigma_max": top,
+        "sigma_min": bottom,
+        "log_sigma_mean": chosen(settings.log_sigma_mean, facts.log_sigma_mean),
+        "posterior_above": chosen(settings.posterior_above, top),
+        "levels": settings.levels or METHODS[settings.sampler].suited(top, bottom),
+        "eps": chosen(settings.eps, bottom**2 / 2),
+    }
 
 
 def network_arguments(settings: ResolvedImages, image_channels: int, classes: int) -> dict[str, Argument]:
@@ -126,8 +153,9 @@ def proposal(settings: ResolvedImages) -> Proposal:
 
 def recipes(settings: ResolvedImages, pictures: Pictures) -> tuple[Recipe, Recipe | None]:
     """Which network learns, and how it will be sampled; and its guide: half as wide, one block at each resolution."""
-    classes = int(pictures.labels.max()) + 1 if settings.classes and pictures.labels is not None else 0
+    classes = len(pictures.labels.names) if settings.classes and pictures.labels is not None else 0
     recipe = Recipe(
+        depth=pictures.depth,
         network=NETWORKS[settings.network],
         arguments=network_arguments(settings, pictures.shape[0], classes),
         preconditioning="scaled" if settings.network == "refinenet-v2" else "karras",
@@ -139,14 +167,28 @@ def recipes(settings: ResolvedImages, pictures: Pictures) -> tuple[Recipe, Recip
             levels=settings.levels if settings.sampler != "langevin" else 1,
             steps=settings.langevin_steps,
             eps=settings.eps,
-            guidance=settings.guidance,
+            guidance=1.0 if settings.guidance == "chosen" else settings.guidance,
+            guided_between=rules.guided_between(settings.log_sigma_mean),
         ),
     )
     if settings.guidance == 1:
         return recipe, None
-    smaller = replace(settings, channels=halved(settings.channels), blocks=1)
+    smaller = replace(settings, channels=rules.halved(settings.channels), blocks=1)
     arguments = network_arguments(smaller, pictures.shape[0], 0)
     return recipe, replace(recipe, arguments=arguments, sampling=recipe.sampling.but(guidance=1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What comes after training, and how many ``seconds`` it takes.
+
+    ``trials``: samples at each guidance weight, to choose one; 0 for no choice.  ``annealed``: samples by annealed
+    Langevin dynamics.
+    """
+
+    trials: int
+    annealed: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -157,22 +199,33 @@ class Study:
     pictures: Pictures
     recipe: Recipe
     guide_recipe: Recipe | None
+    origin: Origin
     device: torch.device
     began: float
 
     @classmethod
-    def of(cls, given: Images, pictures: Pictures) -> "Study":
+    def of(cls, given: Images, pictures: Pictures, *, began: float) -> "Study":
         """Resolve the settings, try the recipe out, and claim the folder.
 
+        ``began``: when the budget began, by ``time.perf_counter()``.
         Raises ValueError for settings that do not suit the data, and if the folder holds another run.
         """
-        began = time.perf_counter()
         device = machine.choose_device(given.job.device)
-        settings = resolve(recalled(given), pictures, device)
+        given = recalled(given)
+        origin = Origin.of(given.dataset, given.job.data_dir, given, pictures)
+        if given.job.resume and given.job.out is not None:
+            known = storage.read_config(given.job.out).origin
+            if known is not None:
+                known.check(origin.digest, given.dataset)
+        settings = resolve(given, pictures, device)
         recipe, guide_recipe = recipes(settings, pictures)
         proposal(settings)
         recipe.build()(torch.zeros(1, *pictures.shape), 1.0)  # images that do not fit end here
-        study = cls(settings, pictures, recipe, guide_recipe, device, began)
+        study = cls(settings, pictures, recipe, guide_recipe, origin, device, began)
+        for line in (pictures.describe(), *pictures.said):
+            print(line)
+        if len(pictures.train) < FEW:
+            print(f"{len(pictures.train)} images are few to train on: samples may be copies of them")
         storage.claim(study.folder, overwrite=settings.job.overwrite, resume=settings.job.resume)
         torch.manual_seed(settings.seed)  # for initial weights; everything else draws from explicit generators
         return study
@@ -184,7 +237,7 @@ class Study:
         return self.settings.job.out
 
     @cached_property
-    def pixels(self) -> UInt8[Tensor, "n c h w"]:
+    def pixels(self) -> Shaped[Tensor, "n c h w"]:
         """The training images, on the device."""
         return self.pictures.train.to(self.device)
 
@@ -192,7 +245,12 @@ class Study:
     def labels(self) -> Int64[Tensor, "n"] | None:
         """Their classes, if they are to be learned."""
         labels = self.pictures.labels
-        return labels.to(self.device) if self.settings.classes and labels is not None else None
+        return labels.train.to(self.device) if self.settings.classes and labels is not None else None
+
+    def batches(self, generator: torch.Generator, labels: Int64[Tensor, "n"] | None = None) -> Iterator[Batch]:
+        """Endless random batches of the training images."""
+        settings = self.settings
+        return batches(self.pixels, settings.batch_size, labels, flip=settings.flip, generator=generator)
 
     @cached_property
     def noise(self) -> Proposal:
@@ -201,9 +259,14 @@ class Study:
 
     @cached_property
     def objective(self) -> Objective:
-        """Denoising score matching, at high noise towards the score of the whole training set."""
+        """Denoising score matching, at high noise towards the score of the whole training set where that pays."""
+        if self.settings.posterior_above >= self.settings.sigma_max:
+            return dsm
         precision = torch.bfloat16 if machine.fast_bfloat16(self.device) else torch.float32
-        everything = Empirical(centres(self.pixels), self.labels, dtype=precision)
+        images, labels = reals(self.pixels), self.labels
+        if self.settings.flip:
+            images, labels = torch.cat([images, images.flip(-1)]), None if labels is None else labels.repeat(2)
+        everything = Empirical(images, labels, dtype=precision)
         return partial(posterior_dsm, data_score=everything, above=self.settings.posterior_above)
 
     def begin(self, recipe: Recipe, folder: Path) -> State:
@@ -217,8 +280,12 @@ class Study:
         folder.mkdir(exist_ok=True)
         if (folder / "checkpoint.pt").exists():
             state.load(folder / "checkpoint.pt")
-        storage.write_config(folder, "images", storage.plain(asdict(self.settings)), recipe)
+        self.describe(folder, recipe)
         return state
+
+    def describe(self, folder: Path, recipe: Recipe) -> None:
+        """Write what the run in ``folder`` is."""
+        storage.write_config(folder, "images", storage.plain(asdict(self.settings)), recipe, self.origin)
 
     def states(self) -> tuple[State, State | None]:
         """The network's, and that of the guide, if there is to be one."""
@@ -232,14 +299,52 @@ class Study:
         sigma = torch.ones(self.settings.batch_size, device=self.device)
         return lambda: state.model(example, sigma)
 
-    def budgets(self) -> tuple[Budget, Budget]:
-        """How long to train the network, and its guide: what is left now, but for what is drawn afterwards."""
+    @property
+    def chooses(self) -> bool:
+        """Whether guidance is to be chosen."""
+        return self.settings.guidance == "chosen" and self.guide_recipe is not None
+
+    @property
+    def held_out(self) -> UInt8[Tensor, "v c h w"]:
+        """The validation images, as bytes."""
+        return at_8_bits(self.pictures).validation
+
+    @cached_property
+    def features(self) -> Features:
+        """What guidance is chosen by."""
+        return guidance.at_hand(self.pictures, self.device)
+
+    def plan(self, state: State) -> Plan:
+        """What comes after training, as much as fits into its share of the budget: timed, as it is never compiled."""
+        settings, sampling = self.settings, self.recipe.sampling
+        most = min(TRIALS, len(self.pictures.validation) // 3) if self.chooses else 0
+        if settings.minutes is None:
+            return Plan(
+                trials=most if most >= FEWEST_TRIALS else 0, annealed=min(settings.samples, ANNEALED), seconds=0
+            )
+        budget = 60 * settings.minutes
+        example = torch.zeros(FEWEST_TRIALS, *self.pictures.shape, device=self.device)
+        evaluation = seconds_of(lambda: state.average(example, 1.0)) / len(example)
+        sample = 1.25 * sampling.nfe * evaluation  # with the guide, which is a quarter of the network
+        annealed = sampling.but(sampler="annealed").nfe * evaluation
+        held_out = self.held_out[:20]
+        trial = len(guidance.WEIGHTS) * sample
+        if most and self.features.embed is not None:
+            trial += guidance.SEEN * seconds_of(lambda: self.features(held_out)) / len(held_out)
+        trials = min(most, int(budget * TRIALS_SHARE / trial)) if most else 0
+        trials = trials if trials >= FEWEST_TRIALS else 0
+        few = max(1, min(settings.samples, ANNEALED, int(budget * ANNEALED_SHARE / annealed)))
+        drawn = (settings.samples + 60) * sample + few * annealed  # the previews too
+        return Plan(trials=trials, annealed=few, seconds=DRAWING + drawn + trials * trial)
+
+    def budgets(self, plan: Plan) -> tuple[Budget, Budget]:
+        """How long to train the network, and its guide: what is left now, but for what comes afterwards."""
         settings = self.settings
         if settings.steps is not None:
             return Budget(steps=settings.steps), Budget(steps=math.ceil(settings.steps * GUIDE_STEPS))
         assert settings.minutes is not None
-        whole = settings.minutes * 60
-        seconds = max(1.0, whole - min(AFTERWARDS, whole / 6) - (time.perf_counter() - self.began))
+        whole = 60 * settings.minutes
+        seconds = max(whole / 10, whole - plan.seconds - (time.perf_counter() - self.began))
         share = GUIDE_SECONDS if self.guide_recipe is not None else 0.0
         return Budget(seconds=seconds * (1 - share)), Budget(seconds=seconds * GUIDE_SECONDS)
 
@@ -252,4 +357,20 @@ class Study:
             device=self.device,
             folder=self.folder,
             experiment="images",
+            origin=self.origin,
         )
+
+    def guided(self, run: Run, weight: float) -> Run:
+        """The run with guidance of this weight as its own, in its folder too."""
+        recipe = replace(self.recipe, sampling=self.recipe.sampling.but(guidance=weight))
+        self.describe(self.folder, recipe)
+        return replace(run, recipe=recipe)
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """How long a call takes the second time."""
+    with torch.no_grad(), machine.nothing_compiled():
+        call()
+        began = time.perf_counter()
+        call()
+    return time.perf_counter() - began

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from ncsn import plots, storage
+from ncsn import machine, plots, storage
 from ncsn.data import batches
+from ncsn.experiments.best import Best
 from ncsn.experiments.images import Study
 from ncsn.metrics import binned
 from ncsn.noise import Proposal
@@ -39,13 +40,14 @@ class Row:
 
 @torch.no_grad()
 def validate(
-    model: ScoreModel, images: UInt8[Tensor, "n c h w"], noise: Proposal
+    model: ScoreModel, images: Shaped[Tensor, "n c h w"], noise: Proposal
 ) -> tuple[Float[Tensor, "512"], Float[Tensor, "512"]]:
     """Denoising losses on 512 draws of ``images``, always with the same noise, and their noise levels."""
     fixed = torch.Generator(images.device).manual_seed(0)
     held_out = batches(images, 256, generator=fixed)
     loss = training_loss(noise, generator=fixed)
-    losses, sigmas = zip(*[loss(model, next(held_out)) for _ in range(2)], strict=True)
+    with machine.nothing_compiled():
+        losses, sigmas = zip(*[loss(model, next(held_out)) for _ in range(2)], strict=True)
     return torch.cat(losses).cpu(), torch.cat(sigmas).cpu()
 
 
@@ -78,20 +80,31 @@ def by_noise_level(
 
 
 def keep(study: Study, state: State, guide: State | None, progress: Iterable[Progress]) -> list[Row]:
-    """Train to the end, keep metrics.jsonl, TensorBoard's log and previews of samples on the way; returns all rows."""
+    """Train to the end, keep metrics.jsonl, TensorBoard's log and previews of samples on the way; returns all rows.
+
+    In the end ``state.average`` is the average that was best on held-out images, and so is the model in the folder.
+    """
     pictures = study.pictures.validation.to(study.device)
     path = study.folder / "metrics.jsonl"
     rows = [Row(**row) for row in storage.trim_rows(path, state.step)]
+    best = Best(state.average)
     board = tensorboard(study) if study.settings.job.tensorboard else None
     for row in by_noise_level(progress, lambda: validate(state.average, pictures, study.noise), done=len(rows)):
         rows.append(row)
+        best.consider(state, row.validation_loss)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(row)) + "\n")
         if board is not None:
             board.add_scalars("loss", {"training": row.loss, "validation": row.validation_loss}, row.step)
         if len(rows) in PREVIEWS:
-            x = study.run(state, guide).sample(20, seed=study.settings.seed)
+            with machine.nothing_compiled():
+                x = study.run(state, guide).sample(20, seed=study.settings.seed)
             plots.image_grid(x.cpu(), study.folder / f"samples_{row.step:06}.png")
+    if best.losses:
+        print(best.verdict(len(study.pictures.train)))
+    if best.rose:
+        state.average.load_state_dict(best.model.state_dict())
+        storage.write_model(study.folder, state.average)
     return rows
 
 

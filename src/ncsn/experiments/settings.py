@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ncsn.data.options import Reading
 from ncsn.samplers.methods import SamplerName
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -50,7 +51,7 @@ class ImageJob(Job):
     tensorboard: bool = False
     """Also log to TensorBoard, in the run's folder."""
     data_dir: Path | None = None
-    """Where the data set's files are, or go."""
+    """Where the files of a named data set are, or go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,43 +106,51 @@ class ResolvedToy(Toy):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
-    """Learn the score of images with a small U-Net by denoising score matching, and sample it."""
+class Images(Reading):
+    """Learn the score of images with a small U-Net by denoising score matching, and sample it.
+
+    What is not given follows from the data, the budget and the machine, by the rules of ``experiments.rules``.
+    """
 
     minutes: float | None = None
     """Wall-clock budget, sampling and figures included; 10 if neither this nor --steps is given."""
     steps: int | None = None
     """Training steps instead of minutes; the same seed then gives the same bytes on one machine."""
     dataset: str = "mnist"
-    """mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), or a folder of images of one size."""
+    """mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), a folder or an archive (.zip, .tar) of
+    images, an array (.npy, .npz), or a folder that the library datasets saved."""
+    flip: bool = False
+    """Mirror images, left to right, at random: twice the data where a mirrored image is as good as another."""
     batch_size: int | None = None
-    """By default 128, or 64 where the width is halved: on a CPU without bfloat16 and for less than half an hour."""
+    """By default 128, or 64 where training sees few images; at most as many as there are."""
     network: Literal["unet", "refinenet", "refinenet-v2"] = "unet"
     """unet: ours.  refinenet: NCSN's, told the noise level; refinenet-v2: NCSNv2's, not told it, divided by it."""
     channels: tuple[int, ...] | None = None
-    """The U-Net's width at each resolution, finest first; the finest is half of the image's.  By default 64 128, or
-    32 64 on a CPU without bfloat16 and for less than half an hour.  RefineNet: one number, by default 64."""
+    """The U-Net's width at each resolution, finest first; the finest is half of the image's.  By default 64 128 for
+    images of up to 32 pixels; deeper for larger ones, and half or a quarter as wide where training would see few.
+    RefineNet: one number, by default 64."""
     blocks: int = 2
     """The U-Net's residual blocks at each resolution, down and up."""
     noise: Literal["given", "auto"] = "given"
     """auto: noise levels and Langevin steps after NCSNv2, from the data; it says what and why."""
-    sigma_max: float = 10.0
-    """The largest noise level, for pixels in [0, 1]."""
-    sigma_min: float = 0.01
-    """The smallest noise level."""
+    sigma_max: float | None = None
+    """The largest noise level, for pixels in [0, 1]; by default 4.5 times the data's leading standard deviation."""
+    sigma_min: float | None = None
+    """The smallest noise level; by default 0.01, or less for data of little contrast."""
     proposal: Literal["lognormal", "loguniform", "geometric"] = "lognormal"
     """Where training draws noise levels from: ln σ normal, or uniform, or one of --levels levels as in NCSN."""
-    log_sigma_mean: float = -0.4
-    """lognormal: ln σ ~ N(mean, std²), within sigma_min and sigma_max."""
+    log_sigma_mean: float | None = None
+    """lognormal: ln σ ~ N(mean, std²), within sigma_min and sigma_max; by default from the data."""
     log_sigma_std: float = 1.2
-    posterior_above: float = 0.6
-    """From this noise level up, the target is the mean over all training images that could have made the noisy one."""
+    posterior_above: float | None = None
+    """From this noise level up, the target is the mean over all training images that could have made the noisy one; by
+    default where they are several, and inf where that is not worth its time."""
     classes: bool = False
     """Learn the score of each class of the data set too, for `ncsn sample RUN --class 7`."""
     sampler: SamplerName = "dpmpp-sde"
     """How to sample; annealed is the paper's annealed Langevin dynamics."""
     levels: int | None = None
-    """Noise levels that sampling descends; by default what suits the sampler."""
+    """Noise levels that sampling descends; by default what suits the sampler and the range of noise."""
     langevin_steps: int | None = None
     """Steps of annealed Langevin dynamics on each of them, or of langevin in all; by default what suits the sampler."""
     eps: float | None = None
@@ -150,9 +159,10 @@ class Images:
     """Peak learning rate of the convolutions and other matrices."""
     adam_rate: float = 2e-3
     """Peak learning rate of everything else."""
-    guidance: float | None = None
+    guidance: float | Literal["chosen"] = "chosen"
     """How far sampling moves away from what a smaller network, the guide, has learned in a twentieth of the budget; 1
-    for no guide.  By default 2, and 1 with the samplers annealed and langevin, which it does not help."""
+    for no guide.  chosen: after training, by held-out images, and never where it makes samples worse; 1 with the
+    samplers annealed and langevin, which it does not help."""
     samples: int = 100
     """How many samples to draw at the end."""
     seed: int = 0
@@ -160,11 +170,13 @@ class Images:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
+        super().__post_init__()
         if self.minutes is not None and self.steps is not None:
             raise ValueError(f"minutes is {self.minutes} and steps is {self.steps}; at most one is allowed")
         check_positive(self, "minutes", "steps", "batch_size", "levels", "langevin_steps", "samples")
-        if self.guidance is not None and not self.guidance >= 1:
-            raise ValueError(f"guidance is {self.guidance}; it must be at least 1, which is no guidance")
+        check_positive(self, "sigma_max", "sigma_min", "posterior_above")
+        if self.guidance != "chosen" and not self.guidance >= 1:
+            raise ValueError(f"guidance is {self.guidance}; it must be chosen, or at least 1, which is no guidance")
         if self.network != "unet" and self.classes:
             raise ValueError(f"network is {self.network}; only unet can learn classes")
         if self.network != "unet" and self.channels is not None and len(self.channels) != 1:
@@ -173,11 +185,14 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedImages(Images):
-    """The same without None (but for minutes or steps): what the experiment runs with, and config.json keeps."""
+    """The same without None (but for minutes or steps, and a size that is the files' own): what config.json keeps."""
 
     batch_size: int
     channels: tuple[int, ...]
+    sigma_max: float
+    sigma_min: float
+    log_sigma_mean: float
+    posterior_above: float
     levels: int
     langevin_steps: int
     eps: float
-    guidance: float

@@ -1,41 +1,47 @@
-"""A small digit classifier: the feature space in which samples are judged."""
+"""A small classifier: the feature space in which samples are judged."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
 class Classifier(nn.Module):
-    """A convolutional network with batch normalisation for 1 × 28 × 28 images: (b, 1, 28, 28) in [0, 1] → (b, 10).
+    """A convolutional network with batch normalisation for images: (b, c, h, w) in [0, 1] → (b, classes).
 
-    ``features`` are the 128 activations before the last layer.  ``scripts/train_classifier.py`` trains it.
+    ``features`` are the 128 activations before the last layer.  By default for MNIST, and trained by
+    ``scripts/train_classifier.py``.  Sides of 64 pixels and more are averaged down to between 32 and 64 first.
+    ``channels``: of an image.  ``size``: its height and width, at least 4.  ``classes``: how many to tell apart.
+    Raises ValueError for images that are too small.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 1, size: tuple[int, int] = (28, 28), classes: int = 10) -> None:
         super().__init__()
+        if min(size) < 4:
+            raise ValueError(f"images have {size[0]} x {size[1]} pixels; the classifier needs at least 4 x 4")
 
         def convolution(inputs: int, outputs: int) -> list[nn.Module]:
             return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
 
+        self.shrink = nn.AvgPool2d(max(1, min(size) // 32))
         self.body = nn.Sequential(
-            *convolution(1, 32),
+            *convolution(channels, 32),
             *convolution(32, 32),
             nn.MaxPool2d(2),
             *convolution(32, 64),
             *convolution(64, 64),
             nn.MaxPool2d(2),
             *convolution(64, 128),
-            nn.MaxPool2d(7),
+            nn.AdaptiveMaxPool2d(1),
             nn.Flatten(),
             nn.Linear(128, 128),
             nn.BatchNorm1d(128),
             nn.ReLU(),
         )
-        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, 10))
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, classes))
 
-    def features(self, x: Float[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 128"]:
-        """The 128 activations from which the digit is read."""
-        return self.body(x)  # type: ignore[no-any-return]
+    def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 128"]:
+        """The 128 activations from which the class is read."""
+        return self.body(self.shrink(x))  # type: ignore[no-any-return]
 
-    def forward(self, x: Float[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 10"]:
-        """The logits of the ten digits."""
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        """The logits of the classes."""
         return self.head(self.features(x))  # type: ignore[no-any-return]

@@ -83,8 +83,8 @@ class UNet(nn.Module):
     ``image_channels``: 1 for grey, 3 for colour.  ``channels``: the width at each resolution, finest first.
     ``blocks``: residual blocks at each resolution, on the way down and again on the way up.
     ``classes``: how many classes of images the network can be told; none by default.
-    Height and width must be multiples of 2 ** len(channels); forward raises ValueError otherwise, and for images of
-    other channels.
+    Any height and width: inside, images are padded to multiples of 2 ** len(channels), and cropped again at the end.
+    Forward raises ValueError for images of other channels.
     """
 
     def __init__(
@@ -127,8 +127,9 @@ class UNet(nn.Module):
         """The network's value at ``x`` for c = ¼ ln σ, given classes (−1 for none) if there are any."""
         if x.ndim != 4 or x.shape[1] != self.image_channels:
             raise ValueError(f"x has shape {tuple(x.shape)}; (b, {self.image_channels}, h, w) is needed")
-        if x.shape[2] % self.factor or x.shape[3] % self.factor:
-            raise ValueError(f"images of {x.shape[2]} x {x.shape[3]} pixels; multiples of {self.factor} are needed")
+        height, width = x.shape[2:]
+        # With zeros, what convolutions pad with too: the mean of the data.
+        x = F.pad(x, (0, -width % self.factor, 0, -height % self.factor))
         embedding = self.embedding(c)
         if self.labels is not None:
             embedding = embedding + self.labels(torch.zeros_like(c, dtype=torch.long) if label is None else label + 1)
@@ -144,4 +145,4 @@ class UNet(nn.Module):
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h + skips.pop(), next(modulations))
             h = self.up[level - 1](F.interpolate(h, scale_factor=2.0)) if level else h
-        return F.pixel_shuffle(self.head(F.silu(self.norm(h))), 2)
+        return F.pixel_shuffle(self.head(F.silu(self.norm(h))), 2)[:, :, :height, :width]

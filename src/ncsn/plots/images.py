@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -16,8 +16,17 @@ from ncsn.plots.style import STYLE, animate, finish
 from ncsn.samplers.step import Step
 
 
+def visible_channels(images: Shaped[Tensor, "n c h w"]) -> Shaped[Tensor, "n d h w"]:
+    """The channels that can be seen: one as grey, three as colours; of two the first, of more the first three."""
+    return images[:, : 3 if images.shape[1] >= 3 else 1]
+
+
 def tile(images: UInt8[Tensor, "n c h w"], columns: int, *, zoom: int = 2) -> Image.Image:
-    """Images side by side, ``columns`` a row, each pixel ``zoom`` × ``zoom``, with a gap of two pixels between them."""
+    """Images side by side, ``columns`` a row, each pixel ``zoom`` × ``zoom``, with a gap of two pixels between them.
+
+    Of two channels the first is shown, of more than three the first three.
+    """
+    images = visible_channels(images)
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     padded = torch.full((rows * columns, channels, height + 2, width + 2), 64, dtype=torch.uint8)

@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from torch import Tensor
@@ -64,36 +65,62 @@ def loss_curves(rows: Sequence[LossRow], bands: Sequence[str], path: Path | None
         return finish(figure, path)
 
 
+def visible_channels(images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n d h w"]:
+    """The channels that can be seen: one as grey, three as colours; of two the first, of more the first three."""
+    return images[:, : 3 if images.shape[1] >= 3 else 1]
+
+
 def evaluation_page(
-    samples: UInt8[Tensor, "n 1 28 28"],
-    neighbours: UInt8[Tensor, "n 1 28 28"],
+    samples: UInt8[Tensor, "n c h w"],
+    neighbours: UInt8[Tensor, "n c h w"],
     found: Evaluation,
     path: Path | None = None,
 ) -> Figure:
-    """One page about samples: each above its nearest training image, the class histogram, and the ratios to real."""
-    pairs = torch.stack([samples.view(-1, 10, *samples.shape[1:]), neighbours.view(-1, 10, *neighbours.shape[1:])], 1)
+    """One page about samples: each above its nearest training image, the class histogram, and the ratios to real.
+
+    ``samples``: a multiple of ten.  ``neighbours``: the training images nearest to them.
+    """
+    tens = zip(torch.split(samples, 10), torch.split(neighbours, 10), strict=True)
+    pairs = visible_channels(torch.cat([row for pair in tens for row in pair]))
+    channels = samples.shape[1]
+    shown = "" if channels in (1, 3) else f" ({pairs.shape[1]} of {channels} channels)"
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 4.6), layout="constrained")
-        left, middle, right = figure.subplots(1, 3, width_ratios=[2.2, 1.3, 1])
-        left.imshow(tile(pairs.flatten(0, 2), 10), cmap="gray", vmin=0, vmax=255)
-        left.set_title("Samples, each above its nearest training image")
+        widths = [2.2, 1.3, 1] if found.classes else [2.2, 1]
+        left, *middle, right = figure.subplots(1, len(widths), width_ratios=widths)
+        left.imshow(tile(pairs, 10), cmap="gray", vmin=0, vmax=255)
+        left.set_title(f"Samples, each above its nearest training image{shown}")
         left.set_axis_off()
-        digits = np.arange(10)
-        middle.bar(digits - 0.2, found.real_histogram, 0.4, label="real", color="#8d99ae")
-        middle.bar(digits + 0.2, found.generated_histogram, 0.4, label="generated", color=POINTS)
-        middle.set(title="Share of each digit", xticks=digits)
-        middle.legend(fontsize=8, ncols=2)
-        ratios = {name: metric.ratio for name, metric in found.metrics.items() if metric.ratio is not None}
-        bars = right.bar([name.replace("_", "\n") for name in ratios], list(ratios.values()), color=POINTS)
-        right.bar_label(bars, fmt="%.3g")
-        right.axhline(1, color="grey", lw=0.8, ls=":", zorder=0)
-        right.set(title=f"Generated over real, n = {found.n:,}", yscale="log")
-        right.set_ylim(min(0.5, *ratios.values()) / 1.2, max(2.0, *ratios.values()) * 1.3)
-        right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        right.yaxis.set_major_formatter(FormatStrFormatter("%.3g"))
-        right.yaxis.set_minor_formatter(NullFormatter())
-        right.tick_params(axis="x", labelsize=7.5)
+        for axes in middle:
+            class_histogram(axes, found)
+        ratios_to_held_out(right, found)
         return finish(figure, path)
+
+
+def class_histogram(axes: Axes, found: Evaluation) -> None:
+    """The share of each class; its name where there is room for all of them."""
+    k = np.arange(len(found.classes))
+    axes.bar(k - 0.2, found.held_out_histogram, 0.4, label="held out", color="#8d99ae")
+    axes.bar(k + 0.2, found.generated_histogram, 0.4, label="generated", color=POINTS)
+    axes.set(title="Share of each class", ylim=(0, 1.15 * max(found.held_out_histogram + found.generated_histogram)))
+    if len(k) <= 30:
+        short = sum(map(len, found.classes)) <= 26
+        axes.set_xticks(k, found.classes, rotation=0 if short else 90, fontsize=8)
+    axes.legend(fontsize=8, ncols=2)
+
+
+def ratios_to_held_out(axes: Axes, found: Evaluation) -> None:
+    """Distances over those of held-out images, where they are positive, as an unbiased one need not be."""
+    ratios = {name: m.ratio for name, m in found.metrics.items() if m.ratio is not None and m.ratio > 0}
+    bars = axes.bar([name.replace("_", "\n") for name in ratios], list(ratios.values()), color=POINTS)
+    axes.bar_label(bars, fmt="%.3g")
+    axes.axhline(1, color="grey", lw=0.8, ls=":", zorder=0)
+    axes.set(title=f"Over held-out images', n = {found.n:,}", yscale="log")
+    axes.set_ylim(min([0.5, *ratios.values()]) / 1.2, max([2.0, *ratios.values()]) * 1.3)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%.3g"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", labelsize=7.5)
 
 
 def posterior_page(

@@ -62,6 +62,19 @@ def heun(
 
 
 @torch.no_grad()
+def encode(score: Score, x: Float[Tensor, "b *d"], sigmas: Float[Tensor, "levels"]) -> Float[Tensor, "b *d"]:
+    """The noise that the probability flow turns into ``x``: the flow the other way, by Heun's method.
+
+    ``x``: clean, taken for what the flow has at the last of the ``sigmas``.
+    Song et al. 2020, section 4.3 and appendix D.3.  NFE: 2·(levels − 1).
+    """
+    check_ladder(sigmas)
+    for sigma, following in pairwise(sigmas.flip(0)):
+        x = heun_step(score, x, sigma, following)
+    return x
+
+
+@torch.no_grad()
 def edm(
     score: Score,
     x: Float[Tensor, "b *d"],

@@ -4,6 +4,7 @@ A sampler of this package is its function and its row here; nothing else knows i
 used, so that the command line can list the names before.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -50,6 +51,16 @@ class Method:
     nfe: Callable[[int, int], int] = lambda levels, steps: levels
     guided: bool = True
 
+    def suited(self, sigma_max: float, sigma_min: float) -> int:
+        """As many noise levels as keep steps as fine as ``levels`` has between 10 and 0.01; never fewer than that."""
+        if self.levels == 1:
+            return 1
+
+        def length(top: float, bottom: float) -> float:
+            return float(top ** (1 / 7) - bottom ** (1 / 7)) if self.ladder == "karras" else math.log(top / bottom)
+
+        return max(self.levels, round(self.levels * length(sigma_max, sigma_min) / length(10, 0.01)))
+
 
 def annealed(d: Descent) -> "Iterator[Step]":
     """Annealed Langevin dynamics, the paper's."""
@@ -95,10 +106,11 @@ def heun(d: Descent) -> "Iterator[Step]":
 
 
 def edm(d: Descent) -> "Iterator[Step]":
-    """EDM's stochastic sampler; its churn is Karras et al. 2022, table 5, with the range for pixels in [0, 1]."""
+    """EDM's stochastic sampler; its churn is Karras et al. 2022, table 5, in the middle of the range of noise."""
     from ncsn.samplers.flow import edm
 
-    return edm(d.score, d.x, d.sigmas, churn=40.0, churn_range=(0.05, 2.0), generator=d.generator)
+    top = float(d.sigmas[0])
+    return edm(d.score, d.x, d.sigmas, churn=40.0, churn_range=(top / 200, top / 5), generator=d.generator)
 
 
 def dpm_solver(d: Descent) -> "Iterator[Step]":

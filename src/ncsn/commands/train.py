@@ -1,0 +1,89 @@
+"""``ncsn train``: the whole story, from images to samples; ``training_MNIST.py`` tells the same one."""
+
+from dataclasses import dataclass
+
+import tyro
+
+from ncsn import console
+from ncsn.experiments.settings import Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Images):
+    """Learn the score of images with a small U-Net by denoising score matching, and sample it.
+
+    What is not given follows from the data, the budget and the machine.
+    """
+
+    dataset: tyro.conf.Positional[str]
+    """mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), a folder or an archive (.zip, .tar) of
+    images, an array (.npy, .npz), or a folder that the library datasets saved."""
+
+    def __call__(self) -> None:
+        """Train, and draw."""
+        learn(self)
+
+
+def learn(given: Images) -> None:
+    """Data, noise, model, training, samples, pictures."""
+    import time
+
+    import ncsn
+    from ncsn import plots
+    from ncsn.experiments import guidance, journal, results
+    from ncsn.experiments.images import Study, recalled
+
+    # Data: some images are held out: those for validation show how learning goes, those for testing judge.
+    began = time.perf_counter()
+    given = recalled(given)
+    pictures = ncsn.load_images(given.dataset, given.job.data_dir, reading=given.reading)
+    study = Study.of(given, pictures, began=began)
+    settings, folder = study.settings, study.folder
+
+    # Noise: Gaussian noise of every size between σ_min and σ_max hides the images; the network learns to see through.
+    noise = study.noise
+
+    # Model: a U-Net that preconditioning makes a score.  The guide is a smaller one, to move samples away from.
+    state, guide = study.states()
+    if settings.job.compile:
+        console.compile_network(state.model.network, study.trial(state))
+    plan = study.plan(state)
+    budget, guide_budget = study.budgets(plan)
+
+    # Train: denoising score matching; at high noise, its target is the mean of all images that could be meant.
+    if guide is not None:
+        loss = ncsn.training_loss(noise, study.objective, generator=guide.generator)
+        progress = ncsn.train(guide, study.batches(guide.generator), loss, budget=guide_budget)
+        for _ in console.watch(progress, guide, folder / "guide", what="guide   "):
+            pass
+    loss = ncsn.training_loss(noise, study.objective, generator=state.generator)
+    progress = ncsn.train(state, study.batches(state.generator, study.labels), loss, budget=budget)
+    rows = journal.keep(study, state, guide, console.watch(progress, state, folder))
+
+    # Guide: how far samples move away from it, held-out images decide; not at all, if that makes them worse.
+    run = study.run(state, guide)
+    if study.chooses and not plan.trials:
+        print("guidance 1: there is too little time, or too few held-out images, to choose another")
+    if plan.trials:
+        tried = guidance.trials(run, study.held_out, study.features, plan.trials, seed=settings.seed)
+        found = list(console.bar(tried, "choosing guidance", total=1 + len(guidance.WEIGHTS)))
+        choice = guidance.best(found)
+        print(guidance.said(choice, found, plan.trials, study.features))
+        run = study.guided(run, choice.weight)
+
+    # Sample: noise becomes images on the way down the noise levels; beside ours, by the paper's Langevin dynamics.
+    drawn = console.draw(run, settings.samples, seed=settings.seed, keep=settings.samples)
+    annealed = console.draw(run, plan.annealed, seed=settings.seed, sampler="annealed")
+
+    # Draw
+    plots.image_grid(drawn.samples, folder / "samples.png")
+    plots.image_grid(annealed.samples, folder / "samples_annealed.png")
+    plots.evolution(drawn.path, folder / "evolution.png")
+    plots.evolution_animation(drawn.path, folder / "evolution.gif")
+    plots.loss_curves(rows, journal.BAND_NAMES, folder / "loss.png")
+    results.write_results(study, state, rows, drawn, annealed)
+    for remark in results.remarks(study, state, drawn):
+        print(remark)
+    print(f"{folder / 'samples.png'}: {drawn.cost}")
+    print(f"{folder / 'samples_annealed.png'}: {annealed.cost}")
+    print(f"{folder}: also evolution.png, evolution.gif, loss.png, metrics.json; more with `ncsn sample {folder}`")

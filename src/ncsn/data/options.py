@@ -1,0 +1,63 @@
+"""How files become pixels, as options of the command line; torch is not needed here."""
+
+import re
+from dataclasses import dataclass, fields
+from typing import Literal
+
+Fit = Literal["crop", "pad", "stretch"]
+NAMED_COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How files become pixels."""
+
+    size: str | None = None
+    """What images are resized to: 64, or 48x64 for height x width.  By default the size that they have."""
+    fit: Fit = "crop"
+    """How an image of another shape becomes that size: crop its middle, pad it with --background, or stretch it."""
+    background: str = "white"
+    """What shows through transparent pixels, and around padded images: white, black or #rrggbb."""
+    max_broken: int = 0
+    """So many files that cannot be read are skipped; with more, all are named and nothing is read."""
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning."""
+        self.pixels()
+        self.colour()
+        if self.fit not in ("crop", "pad", "stretch"):
+            raise ValueError(f"fit is {self.fit!r}; allowed are crop, pad and stretch")
+        if self.max_broken < 0:
+            raise ValueError(f"max_broken is {self.max_broken}; it must be at least 0")
+
+    def pixels(self) -> tuple[int, int] | None:
+        """Height and width of ``size``.  Raises ValueError if it is neither a number nor two of 1 to 9999."""
+        if self.size is None:
+            return None
+        found = re.fullmatch(r"([1-9]\d{0,3})(?:[x×]([1-9]\d{0,3}))?", self.size, re.ASCII)
+        if found is None:
+            raise ValueError(f"size is {self.size!r}; it must be like 64, or 48x64 for height x width")
+        height, width = found.groups()
+        return int(height), int(width or height)
+
+    def colour(self) -> tuple[int, int, int]:
+        """Red, green and blue of ``background``, 0 to 255.  Raises ValueError if it is no colour."""
+        if self.background in NAMED_COLOURS:
+            return NAMED_COLOURS[self.background]
+        if not re.fullmatch("#[0-9a-fA-F]{6}", self.background):
+            raise ValueError(f"background is {self.background!r}; allowed are white, black and #rrggbb")
+        red, green, blue = bytes.fromhex(self.background[1:])
+        return red, green, blue
+
+    @property
+    def reading(self) -> "Reading":
+        """These options alone, without those that a command adds."""
+        return Reading(**{field.name: getattr(self, field.name) for field in fields(Reading)})
+
+    def coloured(self) -> bool:
+        """Whether ``background`` is a colour that grey images do not have."""
+        return len(set(self.colour())) > 1
+
+
+AS_THEY_ARE = Reading()
+"""Of the size that they have, on white, all of them whole."""

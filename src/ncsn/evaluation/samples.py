@@ -1,0 +1,84 @@
+"""Samples as bytes, in files: ours, and anybody's; and the data as bytes, to compare them with."""
+
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from ncsn.data import Images
+from ncsn.data.arrays import Stack
+from ncsn.data.rows import Rows
+from ncsn.files import atomic
+from ncsn.pixels import quantize
+
+FEWEST = 100
+
+
+def read_samples(path: Path, most: int = 10_000) -> tuple[UInt8[Tensor, "n c h w"], tuple[str, ...]]:
+    """The first images of an .npz file as bytes, and a line for everything that was done to them.
+
+    They are the array ``samples``, or the only one that looks like images: (n, h, w), (n, h, w, c) or (n, c, h, w), of
+    which the smaller of axes 1 and 3 is c; bytes, or reals in [0, 1].
+    ``most``: how many are read, at least 1.
+    Raises ValueError if there is no such array, and for fewer than 100 images.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+            arrays = [
+                Rows(f"{path}/{name[:-4]}", archive.open(name), archive.getinfo(name).file_size) for name in names
+            ]
+            stack = the_samples(path, arrays)
+            rows = np.stack([stack.row(i) for i in range(min(most, stack.shape[0]))])
+    except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no .npz file that can be read ({error})") from error
+    if rows.ndim == 3:
+        rows = rows[:, None]
+    elif not stack.channels_first:
+        rows = rows.transpose(0, 3, 1, 2)
+    said = () if stack.name == f"{path}/samples" else (f"{stack.name} is taken for the samples",)
+    if rows.dtype == np.uint8:
+        return torch.from_numpy(np.ascontiguousarray(rows)), said
+    low, high = rows.min(), rows.max()
+    if not (low >= 0 and high <= 1):  # NaN is neither
+        raise ValueError(f"{path} holds reals from {low:g} to {high:g}; [0, 1] is needed")
+    reals = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
+    return quantize(reals), (*said, f"{path}: reals in [0, 1], rounded to bytes")
+
+
+def the_samples(path: Path, arrays: list[Rows]) -> Stack:
+    """The array that holds the samples.  Raises ValueError if none or several could, or if it holds no samples."""
+    named = [rows for rows in arrays if rows.name == f"{path}/samples"]
+    chosen = named or [rows for rows in arrays if len(rows.shape) in (3, 4)]
+    if len(chosen) != 1:
+        listed = ", ".join(f"{Path(rows.name).name} {rows.shape}" for rows in arrays) or "no arrays"
+        raise ValueError(f"{path} holds {listed}; one array of images, or one named samples, is needed")
+    stack = Stack.of(chosen[0])
+    if stack.dtype != np.uint8 and stack.dtype.kind != "f":
+        raise ValueError(f"{stack.name} is of {stack.dtype}; uint8, or reals in [0, 1], are needed")
+    if stack.shape[0] < FEWEST:
+        raise ValueError(f"{stack.name} holds {stack.shape[0]} images; at least {FEWEST} are needed")
+    return stack
+
+
+def write_samples(path: Path, x: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+    """Round samples to bytes, and write them as ``read_samples`` takes them."""
+    samples = quantize(x)
+    with atomic(path) as temporary:
+        np.savez_compressed(temporary, samples=samples.numpy())
+    return samples
+
+
+def at_8_bits(images: Images) -> Images:
+    """The images as bytes: themselves, if they are."""
+
+    def coarse(pixels: Tensor) -> Tensor:
+        return torch.cat([quantize(part.float()) for part in torch.split(pixels, 1000)])
+
+    if images.train.dtype == torch.uint8:
+        return images
+    return replace(images, train=coarse(images.train), validation=coarse(images.validation), test=coarse(images.test))

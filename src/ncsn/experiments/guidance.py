@@ -1,0 +1,87 @@
+"""How far samples should move away from the guide: chosen by held-out images, after training."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from ncsn import metrics
+from ncsn.data import Images
+from ncsn.evaluation import borrowed, chosen, classifiers
+from ncsn.evaluation.features import PIXELS, Features
+from ncsn.pixels import quantize, reals
+from ncsn.run import Run
+
+WEIGHTS = (1.0, 1.25, 1.5, 2.0, 2.5)
+COMPARED = 4  # times as many held-out images are what samples are compared with
+SEEN = COMPARED + 1 + len(WEIGHTS)  # how many images' features a sample costs
+SLACK = 1.1  # by which samples may be farther in pixels: what as many real images vary by
+NEARLY = 0.1  # of the way from unguided samples to real images: less is no reason for a larger weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """How far samples at one ``weight`` are from held-out images: in features, None without any, and in pixels."""
+
+    weight: float
+    features: float | None
+    pixels: float
+
+
+def at_hand(images: Images, device: torch.device) -> Features:
+    """Features that need neither training nor a download; pixels alone if there are none for such images."""
+    if chosen.is_mnist(images):
+        return classifiers.digits(device)
+    if images.shape[0] not in (1, 3):
+        return PIXELS
+    try:
+        return borrowed.efficientnet(device)
+    except ValueError:  # the package is not installed
+        return PIXELS
+
+
+def trials(run: Run, held_out: UInt8[Tensor, "v c h w"], features: Features, n: int, *, seed: int) -> Iterator[Trial]:
+    """``n`` samples at each weight, from the same noise, beside ``held_out`` images; but first real images, at 0."""
+    real, compared = held_out[:n], features(held_out[n : (1 + COMPARED) * n]).features
+    other = held_out[-n:]
+
+    def trial(weight: float, x: UInt8[Tensor, "n c h w"]) -> Trial:
+        seen = None if features.embed is None else metrics.kernel_distance(features(x).features, compared)
+        far = metrics.sliced_wasserstein(reals(x).flatten(1), reals(other).flatten(1))
+        return Trial(weight=weight, features=seen, pixels=far)
+
+    yield trial(0.0, real)
+    for weight in WEIGHTS:
+        yield trial(weight, quantize(run.sample(n, seed=seed, guidance=weight)).cpu())
+
+
+def best(found: Sequence[Trial]) -> Trial:
+    """The smallest weight that is about as good as the best, among those that are no worse in pixels than none.
+
+    Without features, the one that is best in pixels, if it is clearly better than none.
+    """
+    real, plain, *others = found
+    limit = SLACK * max(real.pixels, plain.pixels)
+    allowed = [plain, *(t for t in others if t.pixels <= limit)]
+    if plain.features is None:
+        nearest = min(allowed, key=lambda t: t.pixels)
+        return nearest if nearest.pixels * SLACK < plain.pixels else plain
+    scores = {t.weight: t.features for t in (real, *allowed) if t.features is not None}
+    least = min(scores[t.weight] for t in allowed)
+    enough = least + NEARLY * max(0.0, scores[plain.weight] - scores[real.weight])
+    return next(t for t in allowed if scores[t.weight] <= enough)
+
+
+def said(choice: Trial, found: Sequence[Trial], n: int, features: Features) -> str:
+    """What was chosen, and the numbers that say why."""
+    plain = found[1]
+
+    def pair(name: str, ours: float | None, theirs: float | None) -> str:
+        return "" if ours is None or theirs is None else f", {name} {ours:.4f} ({theirs:.4f} without guidance)"
+
+    numbers = pair(f"kernel distance in {features.name}", choice.features, plain.features)
+    numbers += pair("pixel distance", choice.pixels, plain.pixels)
+    allowed = ", ".join(f"{t.weight:g}" for t in found[1:])
+    return f"guidance {choice.weight:g}, chosen among {allowed} by {n} samples beside held-out images{numbers}"

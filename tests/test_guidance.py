@@ -1,0 +1,78 @@
+import pytest
+import torch
+from helpers import unchecked
+
+from ncsn.data import Images, mnist
+from ncsn.evaluation import PIXELS, Features, digits
+from ncsn.experiments import guidance
+from ncsn.experiments.guidance import Trial, best
+
+CPU = torch.device("cpu")
+
+
+def found(features: list[float | None], pixels: list[float]) -> list[Trial]:
+    weights = (0.0, *guidance.WEIGHTS)
+    return [Trial(weight=w, features=f, pixels=p) for w, f, p in zip(weights, features, pixels, strict=True)]
+
+
+def test_the_best_in_features_is_chosen() -> None:
+    assert best(found([0, 1.0, 0.8, 0.6, 0.2, 0.5], [1.0] * 6)).weight == 2.0
+
+
+def test_a_smaller_weight_that_is_about_as_good_is_preferred() -> None:
+    assert best(found([0, 1.0, 0.8, 0.25, 0.2, 0.19], [1.0] * 6)).weight == 1.5
+
+
+def test_a_gain_that_is_none_is_no_reason_to_guide() -> None:
+    assert best(found([0, 1.0, 0.99, 0.98, 0.97, 0.96], [1.0] * 6)).weight == 1.0
+
+
+def test_a_weight_that_is_worse_in_pixels_is_never_chosen() -> None:
+    assert best(found([0, 1.0, 0.8, 0.6, 0.2, 0.1], [1.0, 1.0, 1.0, 1.05, 1.2, 3.0])).weight == 1.5
+    assert best(found([0, 1.0, 0.8, 0.6, 0.2, 0.1], [0.1, 1.0, 2.0, 2.0, 2.0, 2.0])).weight == 1.0
+
+
+def test_what_real_images_vary_by_in_pixels_is_not_held_against_a_weight() -> None:
+    assert best(found([0, 1.0, 0.8, 0.6, 0.2, 0.5], [1.0, 0.2, 0.5, 0.9, 1.0, 1.0])).weight == 2.0
+
+
+def test_without_features_pixels_must_be_clearly_better() -> None:
+    none: list[float | None] = [None] * 6
+    assert best(found(none, [0.5, 1.0, 0.95, 0.96, 0.97, 1.0])).weight == 1.0
+    assert best(found(none, [0.5, 1.0, 0.8, 0.6, 0.7, 1.0])).weight == 1.5
+
+
+def test_samples_are_compared_at_every_weight_and_real_images_first(generator: torch.Generator) -> None:
+    held_out = mnist().validation[:600]
+
+    class Sampled:
+        def sample(self, n: int, *, seed: int, guidance: float) -> torch.Tensor:
+            noise = torch.rand(n, 1, 28, 28, generator=torch.Generator().manual_seed(seed))
+            real = held_out[-n:].float() / 255
+            return real + abs(guidance - 1.5) * (noise - real) / 2
+
+    with unchecked():
+        rows = list(guidance.trials(Sampled(), held_out, digits(), 100, seed=0))  # type: ignore[arg-type]
+    assert [row.weight for row in rows] == [0.0, *guidance.WEIGHTS]
+    near = {row.weight: row for row in rows}
+    assert near[1.5].pixels == pytest.approx(0, abs=2e-3), "the very images that samples are compared with"
+    assert near[1.5].pixels < near[1.25].pixels < near[1.0].pixels
+    assert near[0.0].pixels > 0.005, "real images are others than those they are compared with"
+    assert best(rows).weight == 1.5
+
+
+def test_what_is_said_has_both_numbers() -> None:
+    rows = found([0.1, 0.5, 0.4, 0.3, 0.2, 0.2], [0.03, 0.04, 0.04, 0.04, 0.041, 0.05])
+    line = guidance.said(rows[4], rows, 256, Features(name="some network", embed=lambda x: x))
+    assert line == (
+        "guidance 2, chosen among 1, 1.25, 1.5, 2, 2.5 by 256 samples beside held-out images, kernel distance in some "
+        "network 0.2000 (0.5000 without guidance), pixel distance 0.0410 (0.0400 without guidance)"
+    )
+    assert "kernel" not in guidance.said(rows[1], found([None] * 6, [1.0] * 6), 64, PIXELS)
+
+
+def test_features_at_hand_need_no_training() -> None:
+    assert guidance.at_hand(mnist(), CPU).name == "digit classifier"
+    many = torch.zeros(20, 5, 8, 8, dtype=torch.uint8)
+    assert guidance.at_hand(Images(many, many, many), CPU) is PIXELS
+    assert guidance.at_hand(Images(many[:, :1], many[:, :1], many[:, :1]), CPU).name != "digit classifier"

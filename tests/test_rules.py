@@ -1,0 +1,114 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ncsn import UNet, noise
+from ncsn.data import mnist
+from ncsn.experiments import rules
+from ncsn.experiments.rules import Facts
+from ncsn.samplers.methods import METHODS
+
+
+def facts(**changes: object) -> Facts:
+    known = {"n": 1000, "shape": (1, 28, 28), "std": 0.3, "leading_std": 2.0, "detail": 0.2, "averaging": 0.75}
+    return Facts(**(known | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Facts:
+    images = mnist()
+    return Facts.of(images.train, images.statistics()[1])
+
+
+def test_the_leading_std_is_the_root_of_the_largest_eigenvalue(generator: torch.Generator) -> None:
+    x = torch.randn(4000, 20, generator=generator) @ torch.randn(20, 20, generator=generator)
+    exact = float(torch.linalg.eigvalsh(torch.cov(x.T))[-1].sqrt())
+    assert rules.leading_std(x) == pytest.approx(exact, rel=2e-3)
+
+
+def test_examples_far_apart_are_averaged_only_by_as_much_noise(generator: torch.Generator) -> None:
+    # Two examples at distance d: the posterior is in doubt once noise of σ along the line between them is about d/2.
+    centres = torch.stack([torch.zeros(64), torch.full((64,), 1.0)])
+    data = centres.repeat(200, 1)
+    level = rules.averaging_level(data)
+    assert 8 / 2 / 4 < level < 8 / 2
+    assert rules.averaging_level(10 * data) > 7 * level
+
+
+def test_a_data_set_far_apart_at_every_level_has_the_largest() -> None:
+    data = 1e4 * torch.eye(50)
+    assert rules.averaging_level(data) == rules.POSTERIOR_LEVELS[-1]
+
+
+def test_detail_is_what_neighbours_differ_by() -> None:
+    stripes = torch.tensor([0.0, 1.0]).repeat(4).expand(3, 2, 6, 8)
+    assert rules.detail(stripes) == pytest.approx(0.5**0.5), "one across, nothing down"
+    assert rules.detail(stripes[..., :1]) == 0
+    assert rules.detail(stripes[:, :, :1]) == 1
+    pixels = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
+    assert rules.detail(pixels) == pytest.approx(0.5**0.5)
+
+
+def test_mnist_gets_what_was_tuned_on_it(digits: Facts) -> None:
+    assert digits.sigma_max == 10
+    assert digits.sigma_min == 0.01
+    assert 0.6 <= digits.averaging <= 0.8
+    assert digits.log_sigma_mean == pytest.approx(-0.4, abs=0.1)
+    assert rules.guided_between(digits.log_sigma_mean) == pytest.approx((0.2, 1.5), rel=0.1)
+    assert METHODS["dpmpp-sde"].suited(digits.sigma_max, digits.sigma_min) == 30
+    assert rules.channels(digits.shape, rules.SPEEDS["fast"], 600) == (64, 128)
+    assert rules.channels(digits.shape, rules.SPEEDS["slow"], 600) == (32, 64)
+    assert rules.channels(digits.shape, rules.SPEEDS["slow"], 1800) == (64, 128)
+
+
+def test_noise_starts_several_leading_stds_up() -> None:
+    assert facts(leading_std=17.3).sigma_max == 78
+    assert facts(std=0.02).sigma_min < 0.01
+
+
+def test_posterior_targets_begin_where_examples_are_averaged_if_they_are_cheap() -> None:
+    network = UNet(1, (64, 128))
+    proposal = noise.LogNormal(-0.4, 1.2, 10, 0.01)
+    assert facts(n=50_000).posterior_above(network, proposal) == 0.75
+    many = facts(n=1_000_000)
+    assert many.posterior_above(network, proposal) == many.sigma_max, "the data's copy is too large"
+    small = facts(n=50_000)
+    assert small.posterior_above(UNet(1, (4, 4)), proposal) == small.sigma_max, "it takes longer than the network"
+    rare = noise.LogNormal(-4, 0.5, 10, 0.01)
+    assert small.posterior_above(UNet(1, (4, 4)), rare) == 0.75, "no noise level of the proposal asks for it"
+
+
+def test_arithmetic_is_that_of_a_matrix_product() -> None:
+    class Product(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(12, 12)
+
+        def forward(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+            return self.layer(x)  # type: ignore[no-any-return]
+
+    assert rules.arithmetic(Product(), (12,)) == 2 * 12 * 12
+
+
+@given(st.integers(8, 300), st.integers(8, 300), st.floats(30, 36_000))
+def test_networks_are_deeper_for_larger_images_and_never_wider_for_more_work(h: int, w: int, seconds: float) -> None:
+    widths = rules.channels((3, h, w), 500, seconds)
+    assert widths[0] in rules.WIDTHS
+    assert max(h, w) / 2 ** len(widths) <= rules.COARSEST
+    assert rules.channels((3, 2 * h, 2 * w), 500, seconds)[0] <= widths[0]
+    assert rules.channels((3, h, w), 500, 2 * seconds)[0] >= widths[0]
+
+
+@given(st.floats(0.5, 500), st.floats(0.001, 0.4))
+def test_a_wider_range_of_noise_has_more_levels(top: float, bottom: float) -> None:
+    for method in METHODS.values():
+        found = method.suited(top, bottom)
+        assert found == method.suited(2 * top, bottom) == 1 or method.suited(2 * top, bottom) >= found >= 2
+
+
+def test_halved() -> None:
+    assert rules.halved((64, 3, 1)) == (32, 1, 1)
+    assert math.isclose(rules.seen((3, 32, 32), 64, 500, 600), 300_000)
