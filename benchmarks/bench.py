@@ -1,6 +1,7 @@
 """Side by side: every peer trains for the same minutes on this machine, and all are judged by the same ruler.
 
-python benchmarks/bench.py                                  # all of them, ten minutes each
+python benchmarks/bench.py                                  # all of them on MNIST, ten minutes each
+python benchmarks/bench.py --dataset cifar10.zip --minutes 30 --peers ours azula diffusers denoising-diffusion-pytorch
 python benchmarks/bench.py --minutes 2 --peers reference    # one of them, quickly
 python benchmarks/bench.py --peers                          # only draw the table and the plot again
 
@@ -36,6 +37,8 @@ MARKS = ("<!-- table -->", "<!-- end of table -->")
 class Bench:
     """Train peers under one wall-clock budget, and judge their samples beside ours."""
 
+    dataset: str = "mnist"
+    """What to learn: as for `ncsn train`; square images."""
     minutes: float = 10.0
     """Wall clock of each training, compilation included."""
     peers: tuple[Literal["ours", "reference", "diffusers", "azula", "denoising-diffusion-pytorch"], ...] = (
@@ -54,16 +57,17 @@ class Bench:
 
 def ours(bench: Bench, out: Path) -> dict[str, Any]:
     """The default command, then ``ncsn evaluate``."""
-    train = [sys.executable, str(HERE.parent / "training_MNIST.py"), "--seed", str(bench.seed), "--overwrite"]
+    command = [sys.executable, "-m", "ncsn"]
+    train = [*command, "train", bench.dataset, "--seed", str(bench.seed), "--overwrite"]
     subprocess.run([*train, "--minutes", str(bench.minutes), "--out", str(out)], check=True)
-    subprocess.run([sys.executable, "-m", "ncsn", "evaluate", str(out), "--seed", str(bench.seed)], check=True)
+    subprocess.run([*command, "evaluate", str(out), "--seed", str(bench.seed)], check=True)
     run = json.loads((out / "metrics.json").read_text())
     report: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
     from safetensors.torch import load_file
 
     weights = [*load_file(out / "model.safetensors").items(), *load_file(out / "guide" / "model.safetensors").items()]
     report |= {
-        "about": f"the default of `training_MNIST.py`, {report['sampler']} with a guide",
+        "about": f"the default of `ncsn train`, {report['sampler']} with a guide",
         "parameters": sum(w.numel() for name, w in weights if name.startswith("network.")),
         "images_seen": run["images_seen"],
         "training_images_per_second": run["images_per_second"],
@@ -76,7 +80,8 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
     """Train a peer until its minutes are spent, sample for as long as it may, and judge."""
     process.keep_memory()
     torch.manual_seed(bench.seed)
-    generator, images, made = torch.Generator().manual_seed(bench.seed), data.mnist(), PEERS[name]()
+    generator, images = torch.Generator().manual_seed(bench.seed), data.load_images(bench.dataset)
+    made, most = PEERS[name](images.shape), most_judged(images)
     seconds, began, durations = bench.minutes * 60, time.perf_counter(), []
     with tqdm(total=seconds, unit="s", desc=name, mininterval=process.refresh_interval()) as bar:
         for x, _ in data.batches(images.train, made.batch_size, generator=generator):
@@ -89,11 +94,11 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
             bar.update(min(time.perf_counter() - began, seconds) - bar.n)
     batch, began = 250, time.perf_counter()
     parts: list[torch.Tensor] = []
-    with torch.no_grad(), tqdm(total=10_000, unit="image", mininterval=process.refresh_interval()) as bar:
-        while len(parts) < 10_000 // batch and time.perf_counter() - began < bench.sampling_minutes * 60:
+    with torch.no_grad(), tqdm(total=most, unit="image", mininterval=process.refresh_interval()) as bar:
+        while len(parts) * batch < most and time.perf_counter() - began < bench.sampling_minutes * 60:
             parts.append(quantize(made.sample(batch, generator)))
             bar.update(batch)
-    seconds, samples = time.perf_counter() - began, torch.cat(parts)
+    seconds, samples = time.perf_counter() - began, torch.cat(parts)[:most]
     np.savez_compressed(out / "samples.npz", samples=samples.numpy())
     return {
         "about": made.about,
@@ -103,15 +108,20 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
         "sampling_images_per_second": len(samples) / seconds,
         "sampling_seconds": seconds,
         "nfe": made.nfe,
-        **evaluation.evaluate(samples, images).report(),
+        **evaluation.evaluate(samples, images, evaluation.choose(images)).report(),
     }
 
 
-def over_ours(row: dict[str, Any], samples: Path) -> float:
+def most_judged(images: data.Images) -> int:
+    """How many samples there are real images to judge by."""
+    return min(10_000, len(images.test), len(images.validation))
+
+
+def over_ours(row: dict[str, Any], samples: Path, images: data.Images) -> float:
     """A row's Fréchet distance over that of as many of our own samples: it depends on how many there are."""
-    images, classifier = data.mnist(), evaluation.load_classifier()
+    features, most = evaluation.choose(images), most_judged(images)
     own = torch.from_numpy(np.load(samples)["samples"][: row["n"]])
-    seen, test = evaluation.judge(classifier, own), evaluation.judge(classifier, images.test)
+    seen, test = features(own), features(images.test[: row["n"]] if most < 10_000 else images.test)
     distance: float = row["metrics"]["frechet_distance"]["generated"]
     return distance / metrics.frechet_distance(seen.features, test.features)
 
@@ -119,26 +129,38 @@ def over_ours(row: dict[str, Any], samples: Path) -> float:
 def table(results: list[dict[str, Any]]) -> str:
     """All results as Markdown, the longest budgets first; speeds are ratios to ours."""
     lines = [
-        "| minutes | what | parameters | Fréchet distance (real) | n | over ours at that n | confident (real) "
-        "| images seen | training speed | sampling speed | NFE |",
-        "|" + "---|" * 11,
+        "| data | minutes | what | parameters | Fréchet distance (held out, training) | n | over ours at that n "
+        "| confident (held out) | images seen | training speed | sampling speed | NFE |",
+        "|" + "---|" * 12,
     ]
-    for row in sorted(results, key=lambda row: (-row["minutes"], row["metrics"]["frechet_distance"]["generated"])):
-        own = next((r for r in results if r["peer"] == "ours" and r["minutes"] == row["minutes"]), row)
+    nearest = sorted(results, key=lambda row: row["metrics"]["frechet_distance"]["generated"])
+    for row in sorted(nearest, key=lambda row: (data_of(row) != "mnist", data_of(row), -row["minutes"])):
+        own = next((r for r in results if r["peer"] == "ours" and same(r, row)), row)
         fd, confident = row["metrics"]["frechet_distance"], row["metrics"]["confident"]
         speeds = [row[key] / own[key] for key in ("training_images_per_second", "sampling_images_per_second")]
         guide = f" + {row['guide_nfe']} of a guide" if row.get("guide_nfe") else ""
         lines.append(
-            f"| {row['minutes']:g} | {row['peer']} | {row['parameters'] / 1e6:.2f} M | {fd['generated']:.2f} "
-            f"({fd['training']:.2f}) | {row['n']:,} | **{row.get('over_ours', math.nan):.3g}** "
-            f"| {confident['generated']:.3f} ({confident['held_out']:.3f}) | {row['images_seen']:,} "
+            f"| {data_of(row)} | {row['minutes']:g} | {row['peer']} | {row['parameters'] / 1e6:.2f} M "
+            f"| {fd['generated']:.2f} ({fd['held_out']:.2f}, {fd['training']:.2f}) | {row['n']:,} "
+            f"| **{row.get('over_ours', math.nan):.3g}** | {confident['generated']:.3f} ({confident['held_out']:.3f}) | {row['images_seen']:,} "
             f"| {speeds[0]:.2f} | {speeds[1]:.2f} | {row['nfe']}{guide} |"
         )
     return "\n".join(lines)
 
 
+def data_of(row: dict[str, Any]) -> str:
+    """Which data set a row is about."""
+    return str(row.get("data", "mnist"))
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether two rows have the same data and budget."""
+    return (data_of(a), a["minutes"]) == (data_of(b), b["minutes"])
+
+
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Fréchet distance, and its ratio to real images', against minutes of training; a line for each peer."""
+    """Fréchet distance on MNIST, and its ratio to real images', against minutes of training; a line for each peer."""
+    results = [row for row in results if data_of(row) == "mnist"]
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     floor = max(results, key=lambda row: row["n"])["metrics"]["frechet_distance"]["training"]
     for name in dict.fromkeys(row["peer"] for row in results):
@@ -165,21 +187,28 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def folder(bench: Bench, peer: str) -> Path:
+    """Where a peer's model and samples go."""
+    place = "" if bench.dataset == "mnist" else f"{Path(bench.dataset).stem}-"
+    return bench.out / f"{place}{peer}-{bench.minutes:g}"
+
+
 def main(bench: Bench) -> None:
     """Run, record, and draw."""
     path = HERE / "results.json"
     results: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    dataset = data.load_images(bench.dataset)
     for name in bench.peers:
-        out = bench.out / f"{name}-{bench.minutes:g}"
+        out = folder(bench, name)
         out.mkdir(parents=True, exist_ok=True)
         row = ours(bench, out) if name == "ours" else peer(name, bench, out)
-        row = {"peer": name, "minutes": bench.minutes, "seed": bench.seed, **row}
-        results = [r for r in results if (r["peer"], r["minutes"]) != (name, bench.minutes)] + [row]
+        row = {"peer": name, "minutes": bench.minutes, "seed": bench.seed, **row, "data": dataset.name}
+        results = [r for r in results if r["peer"] != name or not same(r, row)] + [row]
         path.write_text(json.dumps(results, indent=1) + "\n")
+    own = folder(bench, "ours") / "samples.npz"
     for row in results:
-        own = bench.out / f"ours-{row['minutes']:g}" / "samples.npz"
-        if own.exists():
-            row["over_ours"] = over_ours(row, own)
+        if own.exists() and same(row, {"data": dataset.name, "minutes": bench.minutes}):
+            row["over_ours"] = over_ours(row, own, dataset)
     path.write_text(json.dumps(results, indent=1) + "\n")
     text = (HERE / "README.md").read_text(encoding="utf-8")
     before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]

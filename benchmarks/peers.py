@@ -1,7 +1,8 @@
 """What people start from, or use instead: each peer with its own network, objective, optimiser settings and sampler.
 
-A peer has two verbs: ``step`` trains on one batch, ``sample`` draws images.  Pixels are in [0, 1] here; a peer maps
-them to the range that it is used to.  Widths are chosen for about as many parameters as ours (1.9 million).
+A peer is made for images of one shape (channels, side, side).  It has two verbs: ``step`` trains on one batch,
+``sample`` draws images.  Pixels are in [0, 1] here; a peer maps them to the range that it is used to.  Widths are
+chosen for about as many parameters as ours (1.9 million).
 
 Each runs as it is fastest on two cores, measured in images/s of training: azula compiled (473 against 235; 31 s of
 compilation), denoising-diffusion-pytorch with channels last (113 against 90; compiled 106), diffusers as it is (137;
@@ -23,10 +24,11 @@ from ncsn.machine import fast_bfloat16
 from ncsn.score import Sigma, expand
 
 CPU = torch.device("cpu")
+Shape = tuple[int, int, int]
 
 
 class Peer(Protocol):
-    """One way to learn to draw digits."""
+    """One way to learn to draw."""
 
     about: str
     batch_size: int
@@ -37,11 +39,11 @@ class Peer(Protocol):
         """How many weights are trained."""
         ...
 
-    def step(self, x: Float[Tensor, "b 1 28 28"], fraction: float) -> Float[Tensor, ""]:
+    def step(self, x: Float[Tensor, "b c h w"], fraction: float) -> Float[Tensor, ""]:
         """One training step; ``fraction`` of the time is spent.  Returns the loss."""
         ...
 
-    def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n 1 28 28"]:
+    def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n c h w"]:
         """``n`` images, by the averaged weights where the peer has them."""
         ...
 
@@ -81,16 +83,16 @@ class ConvBlock(nn.Module):
 
 
 class PlainUNet(nn.Module):
-    """The U-Net of many a tutorial: 32, 64 and 128 channels at 28, 14 and 7 pixels, skips concatenated."""
+    """The U-Net of many a tutorial: 32, 64, 128 channels at all, half, a quarter of the pixels; skips concatenated."""
 
-    def __init__(self, levels: int, features: int = 128) -> None:
+    def __init__(self, channels: int, levels: int, features: int = 128) -> None:
         super().__init__()
         self.embedding = nn.Embedding(levels, features)
-        self.down1, self.down2 = ConvBlock(1, 32, features), ConvBlock(32, 64, features)
+        self.down1, self.down2 = ConvBlock(channels, 32, features), ConvBlock(32, 64, features)
         self.middle = ConvBlock(64, 128, features)
         self.up2, self.up1 = ConvBlock(128 + 64, 64, features), ConvBlock(64 + 32, 32, features)
         self.pool, self.grow = nn.MaxPool2d(2), nn.Upsample(scale_factor=2)
-        self.head = nn.Conv2d(32, 1, 1)
+        self.head = nn.Conv2d(32, channels, 1)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """The network's value at ``x`` for the indices of noise levels."""
@@ -108,9 +110,9 @@ class Reference:
 
     about, batch_size, nfe = "plain PyTorch, float32", 128, 1000
 
-    def __init__(self) -> None:
-        self.sigmas = ncsn.Geometric(2.0, 0.01, 10).sigmas()
-        self.network = PlainUNet(len(self.sigmas))
+    def __init__(self, shape: Shape) -> None:
+        self.shape, self.sigmas = shape, ncsn.Geometric(2.0, 0.01, 10).sigmas()
+        self.network = PlainUNet(shape[0], len(self.sigmas))
         self.parameters = count(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
 
@@ -127,7 +129,7 @@ class Reference:
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Annealed Langevin dynamics, T = 100 and ε = 1e-5, from uniform noise as in the paper."""
-        x = torch.rand(n, 1, 28, 28, generator=generator)
+        x = torch.rand(n, *self.shape, generator=generator)
         *_, last = ncsn.annealed_langevin(
             self.score, x, self.sigmas, eps=1e-5, steps=100, denoise=False, generator=generator
         )
@@ -139,22 +141,22 @@ class Diffusers:
 
     batch_size, nfe = 64, 50
 
-    def __init__(self) -> None:
+    def __init__(self, shape: Shape) -> None:
         from diffusers import DDPMScheduler, UNet2DModel
         from diffusers.training_utils import EMAModel
 
         self.about = f"diffusers {version('diffusers')}, DDPM"
         self.network = UNet2DModel(
-            sample_size=28,
-            in_channels=1,
-            out_channels=1,
+            sample_size=shape[1],
+            in_channels=shape[0],
+            out_channels=shape[0],
             layers_per_block=2,
             block_out_channels=(32, 64, 64),
             down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
             norm_num_groups=8,  # its 32 would normalise each of 32 channels alone, and images' brightness away
         )
-        self.parameters = count(self.network)
+        self.shape, self.parameters = shape, count(self.network)
         self.noising, self.denoising = DDPMScheduler(num_train_timesteps=1000), DDPMScheduler(num_train_timesteps=1000)
         self.rate = 5e-4  # the recipe's 1e-4 is for many hours
         self.optimizer = torch.optim.AdamW(
@@ -181,7 +183,7 @@ class Diffusers:
         self.average.store(self.network.parameters())
         self.average.copy_to(self.network.parameters())
         self.denoising.set_timesteps(self.nfe)
-        x = torch.randn(n, 1, 28, 28, generator=generator)
+        x = torch.randn(n, *self.shape, generator=generator)
         for t in self.denoising.timesteps:
             with autocast():
                 noise = self.network(x, t).sample
@@ -195,7 +197,7 @@ class Azula:
 
     batch_size, nfe = 64, 64
 
-    def __init__(self) -> None:
+    def __init__(self, shape: Shape) -> None:
         from azula.denoise import KarrasDenoiser
         from azula.nn.layers import SineEncoding
         from azula.nn.unet import UNet
@@ -205,13 +207,13 @@ class Azula:
             def __init__(self) -> None:
                 super().__init__()
                 self.time = nn.Sequential(SineEncoding(128), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 128))
-                self.unet = UNet(1, 1, hid_channels=(32, 64, 128), hid_blocks=(2, 2, 2), mod_features=128)
+                self.unet = UNet(shape[0], shape[0], hid_channels=(32, 64, 128), hid_blocks=(2, 2, 2), mod_features=128)
 
             def forward(self, x: Tensor, t: Tensor) -> Tensor:
                 return self.unet(x, self.time(t))  # type: ignore[no-any-return]
 
         self.about = f"azula {version('azula')}, KarrasDenoiser, VP, DDIM sampling"
-        self.network = KarrasDenoiser(Backbone(), VPSchedule())
+        self.shape, self.network = shape, KarrasDenoiser(Backbone(), VPSchedule())
         self.parameters, self.rate = count(self.network), 1e-3
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.rate)
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(0.999))  # type: ignore[no-untyped-call]
@@ -234,7 +236,7 @@ class Azula:
 
         sampler = DDIMSampler(self.average.module.eval(), steps=self.nfe, silent=True)
         with autocast():
-            x: Tensor = sampler(torch.randn(n, 1, 28, 28, generator=generator))
+            x: Tensor = sampler(torch.randn(n, *self.shape, generator=generator))
         return (x.float() + 1) / 2
 
 
@@ -243,13 +245,16 @@ class Lucidrains:
 
     batch_size, nfe = 64, 50
 
-    def __init__(self) -> None:
+    def __init__(self, shape: Shape) -> None:
         from denoising_diffusion_pytorch import GaussianDiffusion, Unet
         from ema_pytorch import EMA
 
         self.about = f"denoising-diffusion-pytorch {version('denoising-diffusion-pytorch')}, DDIM sampling"
         self.network = GaussianDiffusion(
-            Unet(dim=24, dim_mults=(1, 2, 4), channels=1), image_size=28, timesteps=1000, sampling_timesteps=self.nfe
+            Unet(dim=24, dim_mults=(1, 2, 4), channels=shape[0]),
+            image_size=shape[1],
+            timesteps=1000,
+            sampling_timesteps=self.nfe,
         ).to(memory_format=torch.channels_last)
         self.parameters = count(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=5e-4, betas=(0.9, 0.99))
@@ -270,7 +275,7 @@ class Lucidrains:
             return self.average.ema_model.eval().sample(batch_size=n).float()  # type: ignore[no-any-return]
 
 
-PEERS: dict[str, Callable[[], Any]] = {
+PEERS: dict[str, Callable[[Shape], Any]] = {
     "reference": Reference,
     "diffusers": Diffusers,
     "azula": Azula,

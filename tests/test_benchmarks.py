@@ -18,11 +18,12 @@ LIBRARIES = {
 
 @pytest.mark.filterwarnings("ignore")  # other people's
 @pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
 @pytest.mark.parametrize("name", PEERS)
-def test_peers_learn_and_sample(name: str, generator: torch.Generator) -> None:
+def test_peers_learn_and_sample(name: str, shape: tuple[int, int, int], generator: torch.Generator) -> None:
     pytest.importorskip(LIBRARIES[name])
     torch.manual_seed(0)
-    peer, x = PEERS[name](), torch.rand(4, 1, 28, 28, generator=generator)
+    peer, x = PEERS[name](shape), torch.rand(4, *shape, generator=generator)
     losses = []
     for _ in range(12):
         torch.manual_seed(1)  # always the same noise: only the weights change
@@ -34,7 +35,7 @@ def test_peers_learn_and_sample(name: str, generator: torch.Generator) -> None:
         peer.sigmas = peer.sigmas[:1] * 1e-2
     with torch.no_grad():
         drawn = peer.sample(2, generator)
-    assert drawn.shape == (2, 1, 28, 28)
+    assert drawn.shape == (2, *shape)
     assert drawn.isfinite().all()
 
 
@@ -60,8 +61,14 @@ def test_table_and_plot(tmp_path: Path) -> None:
     results = [row("azula", 10.0, 8.0, 50.0), row("ours", 10.0, 2.0, 100.0), row("ours", 5.0, 4.0, 100.0)]
     lines = bench.table(results).splitlines()
     assert len(lines) == 5
-    assert lines[2].startswith("| 10 | ours | 1.85 M | 2.00 (0.10) | 10,000 | **1** | 0.800 (0.990) | 1,000 | 1.00")
+    assert lines[2].startswith(
+        "| mnist | 10 | ours | 1.85 M | 2.00 (0.20, 0.10) | 10,000 | **1** | 0.800 (0.990) | 1,000 | 1.00"
+    )
     assert "| 0.50 | 0.50 | 31 |" in lines[3]
+    colour = {**row("ours", 10.0, 90.0, 10.0), "data": "cifar10"}
+    lines = bench.table([colour, *results]).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| mnist"] * 3 + ["| cifar10"]
+    assert "| 1.00 | 1.00 | 31 |" in lines[5], "speeds are ratios to ours on the same data"
     bench.plot(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
 

@@ -151,7 +151,9 @@ def test_a_measurement_from_a_file_is_taken_as_it_is(
     error = one_line(capsys, "denoise", str(run), *small, "--measured")
     assert "has shape (1, 7, 7) (channels, height, width); (1, 28, 28) is needed" in error
     cli.main(["denoise", str(run), *small, *few[:4]])
-    assert "small.png: cropped to 28 x 28, enlarged" in capsys.readouterr().err, "an image to be measured is fitted, and that is said"
+    assert "small.png: cropped to 28 x 28, enlarged" in capsys.readouterr().err, (
+        "an image to be measured is fitted, and that is said"
+    )
     (tmp_path / "b.png").unlink()
     assert "give --overwrite" in one_line(capsys, "denoise", str(run), "--out", str(tmp_path / "page.png"))
     assert "0 to 9999" in one_line(capsys, "denoise", str(run), "--input", "10000", "--out", str(tmp_path / "b.png"))

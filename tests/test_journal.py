@@ -16,9 +16,9 @@ from ncsn.data import Labels
 from ncsn.drawn import Drawn
 from ncsn.empirical import Empirical
 from ncsn.experiments import journal
-from ncsn.experiments.images import Study
 from ncsn.experiments.results import write_results
 from ncsn.experiments.settings import ImageJob, Images
+from ncsn.experiments.study import Study
 from ncsn.noise import LogUniform
 from ncsn.objectives import posterior_dsm
 from ncsn.pixels import centres

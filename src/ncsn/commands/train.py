@@ -31,7 +31,8 @@ def learn(given: Images) -> None:
     import ncsn
     from ncsn import plots
     from ncsn.experiments import guidance, journal, results
-    from ncsn.experiments.images import Study, recalled
+    from ncsn.experiments.images import recalled
+    from ncsn.experiments.study import Study
 
     # Data: some images are held out: those for validation show how learning goes, those for testing judge.
     began = time.perf_counter()

@@ -1,43 +1,21 @@
-"""Learning the score of images: from settings to a recipe, from a recipe to a run."""
+"""Learning the score of images: from settings with gaps to settings without, and to a recipe."""
 
-import math
 import re
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property, partial
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Int64, Shaped, UInt8
-from torch import Tensor
 
-from ncsn import machine, storage
+from ncsn import storage
 from ncsn.data import Images as Pictures
-from ncsn.data import batches
-from ncsn.data.origin import Origin
-from ncsn.empirical import Empirical
-from ncsn.evaluation import Features, at_8_bits
-from ncsn.experiments import guidance, rules
+from ncsn.experiments import rules
 from ncsn.experiments.rules import Facts
 from ncsn.experiments.settings import Images, ResolvedImages
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal, suggest_noise
-from ncsn.objectives import Batch, Objective, dsm, posterior_dsm
-from ncsn.optimizers import muon_and_adam
-from ncsn.pixels import reals
 from ncsn.recipe import Argument, Recipe
-from ncsn.run import Run
 from ncsn.samplers.methods import METHODS
 from ncsn.sampling import Sampling
-from ncsn.training import Budget, State
 
-FEW = 1000  # images, below which what is learned may be the images themselves
-DRAWING = 4  # seconds that figures take
-ANNEALED = 50  # at most so many samples by annealed Langevin dynamics, which takes six times as long as the default
-ANNEALED_SHARE = 1 / 30  # of the budget
-TRIALS, FEWEST_TRIALS = 256, 64  # samples at each guidance weight; with fewer none is chosen
-TRIALS_SHARE = 1 / 20  # of the budget
-GUIDE_SECONDS, GUIDE_STEPS = 1 / 20, 1 / 10  # the guide's share of either budget: its steps take half as long
 NETWORKS = {"unet": "UNet", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
 
 
@@ -72,7 +50,7 @@ def resolve(given: Images, pictures: Pictures, device: torch.device) -> Resolved
         raise ValueError(f"--classes is given, but {given.dataset} has no classes")
     changes: dict[str, object] = {}
     if given.noise == "auto":
-        found = suggest_noise(rules.some(pictures.train, len(pictures.train)))
+        found = suggest_noise(rules.some(pictures.train, 10_000))
         print(found.explanation)
         changes |= {"sigma_max": found.noise.sigma_max, "sigma_min": found.noise.sigma_min, "eps": found.eps}
         if given.sampler == "annealed":
@@ -176,201 +154,3 @@ def recipes(settings: ResolvedImages, pictures: Pictures) -> tuple[Recipe, Recip
     smaller = replace(settings, channels=rules.halved(settings.channels), blocks=1)
     arguments = network_arguments(smaller, pictures.shape[0], 0)
     return recipe, replace(recipe, arguments=arguments, sampling=recipe.sampling.but(guidance=1.0))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What comes after training, and how many ``seconds`` it takes.
-
-    ``trials``: samples at each guidance weight, to choose one; 0 for no choice.  ``annealed``: samples by annealed
-    Langevin dynamics.
-    """
-
-    trials: int
-    annealed: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Study:
-    """An experiment on images: settings without gaps, the data, the recipes, and the folder that they lead to."""
-
-    settings: ResolvedImages
-    pictures: Pictures
-    recipe: Recipe
-    guide_recipe: Recipe | None
-    origin: Origin
-    device: torch.device
-    began: float
-
-    @classmethod
-    def of(cls, given: Images, pictures: Pictures, *, began: float) -> "Study":
-        """Resolve the settings, try the recipe out, and claim the folder.
-
-        ``began``: when the budget began, by ``time.perf_counter()``.
-        Raises ValueError for settings that do not suit the data, and if the folder holds another run.
-        """
-        device = machine.choose_device(given.job.device)
-        given = recalled(given)
-        origin = Origin.of(given.dataset, given.job.data_dir, given, pictures)
-        if given.job.resume and given.job.out is not None:
-            known = storage.read_config(given.job.out).origin
-            if known is not None:
-                known.check(origin.digest, given.dataset)
-        settings = resolve(given, pictures, device)
-        recipe, guide_recipe = recipes(settings, pictures)
-        proposal(settings)
-        recipe.build()(torch.zeros(1, *pictures.shape), 1.0)  # images that do not fit end here
-        study = cls(settings, pictures, recipe, guide_recipe, origin, device, began)
-        for line in (pictures.describe(), *pictures.said):
-            print(line)
-        if len(pictures.train) < FEW:
-            print(f"{len(pictures.train)} images are few to train on: samples may be copies of them")
-        storage.claim(study.folder, overwrite=settings.job.overwrite, resume=settings.job.resume)
-        torch.manual_seed(settings.seed)  # for initial weights; everything else draws from explicit generators
-        return study
-
-    @property
-    def folder(self) -> Path:
-        """Where the run goes."""
-        assert self.settings.job.out is not None
-        return self.settings.job.out
-
-    @cached_property
-    def pixels(self) -> Shaped[Tensor, "n c h w"]:
-        """The training images, on the device."""
-        return self.pictures.train.to(self.device)
-
-    @cached_property
-    def labels(self) -> Int64[Tensor, "n"] | None:
-        """Their classes, if they are to be learned."""
-        labels = self.pictures.labels
-        return labels.train.to(self.device) if self.settings.classes and labels is not None else None
-
-    def batches(self, generator: torch.Generator, labels: Int64[Tensor, "n"] | None = None) -> Iterator[Batch]:
-        """Endless random batches of the training images."""
-        settings = self.settings
-        return batches(self.pixels, settings.batch_size, labels, flip=settings.flip, generator=generator)
-
-    @cached_property
-    def noise(self) -> Proposal:
-        """Where training draws its noise levels from."""
-        return proposal(self.settings)
-
-    @cached_property
-    def objective(self) -> Objective:
-        """Denoising score matching, at high noise towards the score of the whole training set where that pays."""
-        if self.settings.posterior_above >= self.settings.sigma_max:
-            return dsm
-        precision = torch.bfloat16 if machine.fast_bfloat16(self.device) else torch.float32
-        images, labels = reals(self.pixels), self.labels
-        if self.settings.flip:
-            images, labels = torch.cat([images, images.flip(-1)]), None if labels is None else labels.repeat(2)
-        everything = Empirical(images, labels, dtype=precision)
-        return partial(posterior_dsm, data_score=everything, above=self.settings.posterior_above)
-
-    def begin(self, recipe: Recipe, folder: Path) -> State:
-        """A network and all that its training changes: new, or as the run in ``folder`` left it."""
-        mean, std = self.pictures.statistics()
-        centre = 0.0 if recipe.preconditioning == "scaled" else mean  # NCSNv2's network centres pixels itself
-        model = recipe.build(centre, std, autocast=machine.fast_bfloat16(self.device)).to(self.device)
-        rates = {"muon_rate": self.settings.muon_rate, "adam_rate": self.settings.adam_rate}
-        generator = torch.Generator(self.device).manual_seed(self.settings.seed)
-        state = State(model, muon_and_adam(model, **rates), generator=generator)
-        folder.mkdir(exist_ok=True)
-        if (folder / "checkpoint.pt").exists():
-            state.load(folder / "checkpoint.pt")
-        self.describe(folder, recipe)
-        return state
-
-    def describe(self, folder: Path, recipe: Recipe) -> None:
-        """Write what the run in ``folder`` is."""
-        storage.write_config(folder, "images", storage.plain(asdict(self.settings)), recipe, self.origin)
-
-    def states(self) -> tuple[State, State | None]:
-        """The network's, and that of the guide, if there is to be one."""
-        state = self.begin(self.recipe, self.folder)
-        guide = None if self.guide_recipe is None else self.begin(self.guide_recipe, self.folder / "guide")
-        return state, guide
-
-    def trial(self, state: State) -> Callable[[], Tensor]:
-        """One call of the network as training calls it."""
-        example = torch.zeros(self.settings.batch_size, *self.pictures.shape, device=self.device)
-        sigma = torch.ones(self.settings.batch_size, device=self.device)
-        return lambda: state.model(example, sigma)
-
-    @property
-    def chooses(self) -> bool:
-        """Whether guidance is to be chosen."""
-        return self.settings.guidance == "chosen" and self.guide_recipe is not None
-
-    @property
-    def held_out(self) -> UInt8[Tensor, "v c h w"]:
-        """The validation images, as bytes."""
-        return at_8_bits(self.pictures).validation
-
-    @cached_property
-    def features(self) -> Features:
-        """What guidance is chosen by."""
-        return guidance.at_hand(self.pictures, self.device)
-
-    def plan(self, state: State) -> Plan:
-        """What comes after training, as much as fits into its share of the budget: timed, as it is never compiled."""
-        settings, sampling = self.settings, self.recipe.sampling
-        most = min(TRIALS, len(self.pictures.validation) // 3) if self.chooses else 0
-        if settings.minutes is None:
-            return Plan(
-                trials=most if most >= FEWEST_TRIALS else 0, annealed=min(settings.samples, ANNEALED), seconds=0
-            )
-        budget = 60 * settings.minutes
-        example = torch.zeros(FEWEST_TRIALS, *self.pictures.shape, device=self.device)
-        evaluation = seconds_of(lambda: state.average(example, 1.0)) / len(example)
-        sample = 1.25 * sampling.nfe * evaluation  # with the guide, which is a quarter of the network
-        annealed = sampling.but(sampler="annealed").nfe * evaluation
-        held_out = self.held_out[:20]
-        trial = len(guidance.WEIGHTS) * sample
-        if most and self.features.embed is not None:
-            trial += guidance.SEEN * seconds_of(lambda: self.features(held_out)) / len(held_out)
-        trials = min(most, int(budget * TRIALS_SHARE / trial)) if most else 0
-        trials = trials if trials >= FEWEST_TRIALS else 0
-        few = max(1, min(settings.samples, ANNEALED, int(budget * ANNEALED_SHARE / annealed)))
-        drawn = (settings.samples + 60) * sample + few * annealed  # the previews too
-        return Plan(trials=trials, annealed=few, seconds=DRAWING + drawn + trials * trial)
-
-    def budgets(self, plan: Plan) -> tuple[Budget, Budget]:
-        """How long to train the network, and its guide: what is left now, but for what comes afterwards."""
-        settings = self.settings
-        if settings.steps is not None:
-            return Budget(steps=settings.steps), Budget(steps=math.ceil(settings.steps * GUIDE_STEPS))
-        assert settings.minutes is not None
-        whole = 60 * settings.minutes
-        seconds = max(whole / 10, whole - plan.seconds - (time.perf_counter() - self.began))
-        share = GUIDE_SECONDS if self.guide_recipe is not None else 0.0
-        return Budget(seconds=seconds * (1 - share)), Budget(seconds=seconds * GUIDE_SECONDS)
-
-    def run(self, state: State, guide: State | None) -> Run:
-        """What is learned so far, to be sampled: the averaged weights."""
-        return Run(
-            score=state.average,
-            recipe=self.recipe,
-            guide=None if guide is None else guide.average,
-            device=self.device,
-            folder=self.folder,
-            experiment="images",
-            origin=self.origin,
-        )
-
-    def guided(self, run: Run, weight: float) -> Run:
-        """The run with guidance of this weight as its own, in its folder too."""
-        recipe = replace(self.recipe, sampling=self.recipe.sampling.but(guidance=weight))
-        self.describe(self.folder, recipe)
-        return replace(run, recipe=recipe)
-
-
-def seconds_of(call: Callable[[], object]) -> float:
-    """How long a call takes the second time."""
-    with torch.no_grad(), machine.nothing_compiled():
-        call()
-        began = time.perf_counter()
-        call()
-    return time.perf_counter() - began

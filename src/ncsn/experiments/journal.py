@@ -12,7 +12,7 @@ from torch import Tensor
 from ncsn import machine, plots, storage
 from ncsn.data import batches
 from ncsn.experiments.best import Best
-from ncsn.experiments.images import Study
+from ncsn.experiments.study import Study
 from ncsn.metrics import binned
 from ncsn.noise import Proposal
 from ncsn.objectives import training_loss

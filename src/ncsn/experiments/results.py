@@ -10,8 +10,9 @@ from torch import Tensor
 from ncsn import storage
 from ncsn.drawn import Drawn
 from ncsn.evaluation import at_8_bits, nearest
-from ncsn.experiments import images, toy
+from ncsn.experiments import toy
 from ncsn.experiments.journal import Row
+from ncsn.experiments.study import FEW, Study
 from ncsn.pixels import quantize, reals
 from ncsn.training import State
 
@@ -19,7 +20,7 @@ FEW_STEPS = 500  # for which the learning rate's rise and fall are too short
 CLIPPED = 0.05  # more of the samples' pixels than of the data's at an end of the range is worth a line
 
 
-def write_results(study: images.Study, state: State, rows: list[Row], drawn: Drawn, annealed: Drawn) -> None:
+def write_results(study: Study, state: State, rows: list[Row], drawn: Drawn, annealed: Drawn) -> None:
     """metrics.json of a run on images: its last losses, what training saw, and what sampling cost."""
     results = {
         **(asdict(rows[-1]) if rows else {}),
@@ -37,7 +38,7 @@ def write_results(study: images.Study, state: State, rows: list[Row], drawn: Dra
     storage.write_json(study.folder / "metrics.json", results)
 
 
-def remarks(study: images.Study, state: State, drawn: Drawn) -> Iterator[str]:
+def remarks(study: Study, state: State, drawn: Drawn) -> Iterator[str]:
     """What a user should know about the samples and would not see, or not see why."""
     if state.step < FEW_STEPS:
         yield f"{state.step} steps of training are few: more --minutes, or smaller images with --size, learn more"
@@ -45,7 +46,7 @@ def remarks(study: images.Study, state: State, drawn: Drawn) -> Iterator[str]:
     ours, theirs = clipped(quantize(drawn.samples)), clipped(quantize(reals(pixels)))
     if ours > theirs + CLIPPED:
         yield f"{ours:.0%} of the samples' pixels are black or white to the limit, of the images' {theirs:.0%}"
-    if len(study.pictures.train) < images.FEW:
+    if len(study.pictures.train) < FEW:
         train = at_8_bits(study.pictures).train
         near, _ = nearest(quantize(drawn.samples), train)
         usual, _ = nearest(study.held_out, train)
