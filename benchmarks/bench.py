@@ -142,7 +142,8 @@ def table(results: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {data_of(row)} | {row['minutes']:g} | {row['peer']} | {row['parameters'] / 1e6:.2f} M "
             f"| {fd['generated']:.2f} ({fd['held_out']:.2f}, {fd['training']:.2f}) | {row['n']:,} "
-            f"| **{row.get('over_ours', math.nan):.3g}** | {confident['generated']:.3f} ({confident['held_out']:.3f}) | {row['images_seen']:,} "
+            f"| **{row.get('over_ours', math.nan):.3g}** "
+            f"| {confident['generated']:.3f} ({confident['held_out']:.3f}) | {row['images_seen']:,} "
             f"| {speeds[0]:.2f} | {speeds[1]:.2f} | {row['nfe']}{guide} |"
         )
     return "\n".join(lines)

@@ -3,19 +3,24 @@
 import json
 import math
 import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import z_score
+from safetensors.torch import load_file
 from torch import Tensor
 
+from ncsn import storage
 from ncsn.data import Images as Pictures
 from ncsn.data import Labels
 from ncsn.drawn import Drawn
 from ncsn.empirical import Empirical
-from ncsn.experiments import journal
+from ncsn.experiments import journal, results
 from ncsn.experiments.results import write_results
 from ncsn.experiments.settings import ImageJob, Images
 from ncsn.experiments.study import Study
@@ -106,6 +111,110 @@ def test_the_average_is_judged_on_held_out_images_and_sampled(tmp_path: Path, mo
     run = begun.run(state, guide)
     assert (run.score, run.guide) == (state.average, guide.average)
     assert torch.equal(seen[0], run.sample(20, seed=0))
+
+
+def test_the_average_that_was_best_on_held_out_images_is_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every step moves the average; held-out images are lost on it after the fourth."""
+    begun = study(tmp_path / "run")
+    state, guide = trained(begun)
+    losses = iter([1.0, 0.9, 0.8, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1])
+    monkeypatch.setattr(journal, "validate", lambda *_: (torch.full((2,), next(losses)), torch.ones(2)))
+    bias = dict(state.average.named_parameters())["network.head.bias"]
+
+    def progress() -> Iterator[Progress]:
+        for step in range(1, 11):
+            state.step = step
+            bias.fill_(float(step))
+            noise = torch.ones(2)
+            yield Progress(
+                step=step, fraction=step / 10, seconds=1.0, losses=noise, sigmas=noise, examples_per_second=5.0
+            )
+
+    rows = journal.keep(begun, state, guide, progress())
+    assert rows[3].validation_loss == 0.5
+    assert bool((bias == 4).all())
+    assert bool((load_file(begun.folder / "model.safetensors")["network.head.bias"] == 4).all())
+    said = capsys.readouterr().out
+    assert "held-out loss 0.5000, at step 4, then it rose to 1.1000: 24 examples are too few for more training" in said
+
+
+def test_what_a_user_would_not_see_is_said(tmp_path: Path) -> None:
+    begun = study(tmp_path / "run")
+    state, _ = begun.states()
+    state.step = 6
+    grey = torch.full((8, 1, 8, 8), (TRAINED + 0.5) / 256)
+
+    def remarks(x: Tensor) -> list[str]:
+        sampling = begun.recipe.sampling
+        return list(
+            results.remarks(begun, state, Drawn(samples=x, path=[], sampling=sampling, nfe=1, guide_nfe=0, seconds=1.0))
+        )
+
+    few, copies = remarks(grey)
+    assert "6 steps of training are few" in few
+    assert copies.startswith("100% of the samples are nearer to a training image than 99 %")
+    black = grey.clone()
+    black[:, :, :2] = -0.1
+    few, clipped, copies = remarks(black)
+    assert clipped == "25% of the samples' pixels are black or white to the limit, of the images' 0%"
+    assert copies.startswith("100%"), "nearer than held-out images, which are bright"
+    assert remarks(torch.full_like(grey, 0.99))[-1].startswith("0%")
+    state.step = 10_000
+    assert len(remarks(grey)) == 1
+
+
+def test_the_weight_that_is_chosen_becomes_the_runs_own(tmp_path: Path) -> None:
+    begun = study(tmp_path / "run", guidance="chosen")
+    state, guide = begun.states()
+    assert begun.chooses
+    run = begun.run(state, guide)
+    assert run.recipe.sampling.guidance == 1
+    chosen = begun.guided(run, 1.5)
+    assert chosen.recipe.sampling.guidance == 1.5
+    assert storage.read_config(begun.folder).recipe.sampling.guidance == 1.5
+    assert storage.read_config(begun.folder).origin == begun.origin
+    assert storage.read_settings(begun.folder, "images")["guidance"] == "chosen"
+    assert not study(tmp_path / "other", guidance=1.0).chooses
+
+
+def test_other_images_do_not_continue_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = study(tmp_path / "run")
+    state, _ = begun.states()
+    state.save(begun.folder / "checkpoint.pt")
+    others = replace(pictures(), test=torch.zeros(9, 1, 8, 8, dtype=torch.uint8))
+    job = ImageJob(out=begun.folder, resume=True, compile=False, device="cpu")
+    with pytest.raises(ValueError, match="other images than those that the run has learned from"):
+        Study.of(Images(job=job), others, began=0.0)
+
+
+def test_mirrored_images_are_learned_and_averaged_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are dark on the left; mirrored, on the right: half of a batch is, and the target knows both."""
+    monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _: False)
+    data = pictures()
+    data.train[..., 4:] = 250
+    settings = Images(
+        channels=(8,),
+        batch_size=20,
+        steps=2,
+        flip=True,
+        posterior_above=0.6,
+        sigma_max=10.0,
+        job=ImageJob(out=tmp_path / "run", compile=False, device="cpu"),
+    )
+    begun = Study.of(settings, data, began=0.0)
+    g = torch.Generator().manual_seed(0)
+    left = torch.cat([next(begun.batches(g)).x[:, 0, 0, 0] < 0.5 for _ in range(20)])
+    assert abs(z_score(left.float(), 0.5)) < 4
+    state, _ = begun.states()
+    both = torch.cat([data.train, data.train.flip(-1)])
+    x, sigma = centres(data.train[:5]), torch.full((5,), 2.0)
+    losses, expected = (
+        loss(state.model, x, sigma, generator=torch.Generator().manual_seed(1))
+        for loss in (begun.objective, partial(posterior_dsm, data_score=Empirical(centres(both)), above=0.6))
+    )
+    torch.testing.assert_close(losses, expected)
 
 
 def test_a_study_learns_towards_the_score_of_each_class_at_high_noise(

@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -60,3 +61,20 @@ def test_a_terminal_is_refreshed_often_and_a_log_seldom(monkeypatch: pytest.Monk
     for terminal, seconds in ((True, 0.3), (False, 30.0)):
         monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda terminal=terminal: terminal))
         assert process.refresh_interval() == seconds
+
+
+def test_another_shape_is_not_compiled_where_that_does_not_pay() -> None:
+    compiled: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        compiled.append(len(inputs))
+        return graph.forward
+
+    double = torch.compile(lambda x: 2 * x, backend=backend, dynamic=False)
+    double(torch.ones(2))
+    with machine.nothing_compiled():
+        assert double(torch.ones(3)).tolist() == [2, 2, 2]
+        double(torch.ones(2))
+    assert len(compiled) == 1
+    double(torch.ones(3))
+    assert len(compiled) == 2

@@ -14,7 +14,7 @@ from ncsn.noise import Geometric, Karras, LogNormal, LogUniform, suggest_noise
 from ncsn.problems import blurred, conjugate_gradient, downsampled, masked, posterior, replacement
 from ncsn.samplers import flow
 from ncsn.samplers import langevin as dynamics
-from ncsn.samplers.flow import slerp
+from ncsn.samplers.flow import encode, slerp
 from ncsn.score import Counted, Score, tweedie
 
 annealed_langevin = states_of(dynamics.annealed_langevin)
@@ -469,3 +469,15 @@ def test_one_step_of_langevin_in_closed_form() -> None:
     )
     z = torch.randn(1, 2, generator=torch.Generator().manual_seed(5))
     torch.testing.assert_close(found, x + 0.1 * score(x, 0.5) + math.sqrt(0.2) * z)
+
+
+def test_encoding_is_the_flow_the_other_way(generator: torch.Generator) -> None:
+    """Of a Gaussian the flow stretches what is around the mean, from √(s² + σ_min²) to √(s² + σ_max²)."""
+    mean, std, sigmas = 0.5, 0.3, Karras(20.0, 0.01, 60).sigmas()
+    x = mean + std * torch.randn(6, 1, 4, 4, generator=generator)
+    score = GaussianScore(mean, std)
+    noise = encode(score, x, sigmas)
+    stretched = ((std**2 + 20.0**2) / (std**2 + 0.01**2)) ** 0.5
+    torch.testing.assert_close(noise, mean + (x - mean) * stretched, rtol=3e-3, atol=0.05)
+    *_, last = heun(score, noise, sigmas, denoise=False)
+    torch.testing.assert_close(last, x, rtol=0, atol=2e-3)
