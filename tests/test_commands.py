@@ -188,7 +188,7 @@ def test_a_run_is_evaluated(
     report = evaluation.evaluate(samples, images, quick).report()
     assert {name: found[name] for name in report} == report
     assert (report["features"], report["digest"], report["accuracy"]) == ("quick", "abc", 0.875)
-    assert (found["data"], found["data_digest"]) == ("letters", images.digest())
+    assert (found["data"], found["data_digest"]) == ("letters", images.digest)
     steps = run.steps(2, levels=8)
     list(steps)
     assert (found["nfe"], found["guide_nfe"]) == (steps.nfe, steps.guide_nfe)

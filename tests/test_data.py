@@ -70,24 +70,24 @@ def test_a_digest_is_that_of_the_pixels_in_order(monkeypatch: pytest.MonkeyPatch
     x = torch.arange(5 * 3 * 2 * 2, dtype=torch.uint8).view(5, 3, 2, 2)
     images = Images(x[:3], x[3:4], x[4:])
     whole = hashlib.sha256(x.numpy().tobytes()).hexdigest()
-    assert images.digest() == whole == images.digest()
+    assert images.digest == whole == images.digest
     monkeypatch.setattr("ncsn.data.images.CHUNK", 13)  # one image, and a bit of the next
-    assert Images(x[:3], x[3:4], x[4:]).digest() == whole
-    assert Images(x[:3], x[4:], x[3:4]).digest() != whole
+    assert Images(x[:3], x[3:4], x[4:]).digest == whole
+    assert Images(x[:3], x[4:], x[3:4]).digest != whole
 
 
 def test_statistics_of_reals_and_in_chunks(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
     x = torch.rand(50, 2, 3, 3, generator=generator)
     bytes_ = (255 * x).to(torch.uint8)
-    whole = Images(bytes_, bytes_, bytes_).statistics()
+    whole = Images(bytes_, bytes_, bytes_).statistics
     monkeypatch.setattr("ncsn.data.images.CHUNK", 100)
-    assert Images(bytes_, bytes_, bytes_).statistics() == whole
-    assert Images(x, x, x).statistics() == pytest.approx((float(x.mean()), float(x.std(correction=0))), abs=1e-6)
+    assert Images(bytes_, bytes_, bytes_).statistics == whole
+    assert Images(x, x, x).statistics == pytest.approx((float(x.mean()), float(x.std(correction=0))), abs=1e-6)
 
 
 def test_statistics_are_those_of_the_dequantised_pixels(generator: torch.Generator) -> None:
     images = mnist()
-    mean, std = images.statistics()
+    mean, std = images.statistics
     x = dequantize(images.train[:5000], generator=generator)
     full = images.train.float().add(0.5).div(256)
     assert mean == pytest.approx(full.mean().item(), abs=1e-5)
@@ -152,7 +152,10 @@ def test_a_depth_restores_every_level(level: int, kind: tuple[str, int, int]) ->
 def test_a_depth_clips_integers_and_not_floats() -> None:
     x = torch.tensor([-1.0, 0.5, 1.5, 99.0])
     assert BYTES.restored(x).tolist() == [0, 128, 255, 255]
-    assert Depth("uint16", 0, 4096).restored(x).tolist() == [0, 2048, 6144, 65535]
+    assert Depth("uint16", 0, 4096).restored(x).tolist() == [0, 2048, 4095, 4095]
+    assert Depth("uint16", 0, 16).restored(torch.tensor([14.6, 6.51, 0.49]) / 16).tolist() == [15, 7, 0], (
+        "to the nearest"
+    )
     assert Depth("int64", -(2.0**40), 2.0**40).restored(x).dtype == np.int64
     floats = Depth("float64", -10, 10).restored(x)
     assert floats.dtype == np.float64

@@ -397,7 +397,7 @@ def test_arrays_that_cannot_be_told_apart(tmp_path: Path) -> None:
         (np.zeros((20, 784), np.uint8), r"shape \(20, 784\)"),
         (np.zeros((20, 0, 4), np.uint8), "none of them 0"),
         (np.zeros((20, 4, 4), np.complex64), "dtype complex64"),
-        (np.full((20, 4, 4), None), "Python objects"),
+        (np.full((20, 4, 4), None), "object"),
         (np.full((20, 4, 4), np.nan), r"x\.npy\[0\] \(it has values that are not finite\)"),
         (np.zeros((9, 4, 4), np.uint8), "holds 9 images"),
     ],

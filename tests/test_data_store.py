@@ -59,7 +59,7 @@ def test_a_store_has_what_memory_would(
     for images in (stored, again):
         assert same(images, fresh)
         assert (images.said, images.depth, images.name) == (fresh.said, fresh.depth, fresh.name)
-        assert images.digest() == fresh.digest()
+        assert images.digest == fresh.digest
 
 
 def test_a_store_is_used_again_until_a_file_changes(
@@ -144,9 +144,9 @@ def test_deep_images_and_labels_are_stored(tmp_path: Path, cache: Path) -> None:
 def test_a_store_is_drawn_from_and_not_written(tmp_path: Path, cache: Path, generator: torch.Generator) -> None:
     images = load_images(folder_of(tmp_path / "x"))
     assert next(batches(images.train, 8, generator=generator)).x.shape == (8, 3, 6, 5)
-    before = images.digest()
+    before = images.digest
     images.train[:] = 0
-    assert load_images(str(tmp_path / "x")).digest() == before
+    assert load_images(str(tmp_path / "x")).digest == before
 
 
 MEASURE = """

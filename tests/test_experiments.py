@@ -19,7 +19,8 @@ from safetensors.numpy import load_file
 
 import ncsn
 from ncsn.data import Images as Pictures
-from ncsn.data import Labels, load_images, mnist
+from ncsn.data import Labels, Reading, load_images, mnist
+from ncsn.data.origin import Origin
 from ncsn.evaluation import PIXELS
 from ncsn.experiments import study as studying
 from ncsn.experiments.images import recalled, recipes, resolve
@@ -196,7 +197,8 @@ def test_the_guide_is_half_as_wide_and_there_is_none_without_guidance(monkeypatc
 
 def study(out: Path, pictures: Pictures, **given: Any) -> Study:
     job = ImageJob(out=out, overwrite=True, device="cpu")
-    return Study.of(Images(channels=(8,), job=job, **given), pictures, began=time.perf_counter())
+    origin = Origin.of("somewhere", None, Reading(), pictures)
+    return Study.of(Images(channels=(8,), job=job, **given), pictures, origin, began=time.perf_counter())
 
 
 def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn(tmp_path: Path) -> None:
@@ -216,8 +218,10 @@ def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn(tmp_path: Path) 
 def test_what_comes_after_training_fits_into_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluation of an example takes a millisecond, and features of one take ten."""
     many = mnist()
-    monkeypatch.setattr(studying, "seconds_of", lambda call: 64e-3 if call() is not None else 0.0)
-    monkeypatch.setattr(studying, "guidance", SimpleNamespace(WEIGHTS=(1.0, 2.0), SEEN=4, at_hand=lambda *_: PIXELS))
+    monkeypatch.setattr(studying, "seconds_of", lambda call, device: 64e-3 if call() is not None else 0.0)
+    monkeypatch.setattr(
+        studying, "guidance", SimpleNamespace(evaluations=lambda _: 62, SEEN=4, at_hand=lambda *_: PIXELS)
+    )
 
     def plan(**given: Any) -> Plan:
         begun = study(tmp_path / "run", many, sigma_max=10.0, **given)
@@ -228,7 +232,7 @@ def test_what_comes_after_training_fits_into_its_share(tmp_path: Path, monkeypat
     assert (long.trials, long.annealed) == (256, 50)
     assert long.seconds == pytest.approx(4 + 160 * sample + 50 * 0.202 + 256 * 2 * sample, rel=0.01)
     ten = plan(minutes=5.0)
-    assert ten.trials == pytest.approx(300 / 20 / (2 * sample), abs=1)
+    assert ten.trials == pytest.approx(300 / 30 / (2 * sample), abs=1)
     assert ten.annealed == pytest.approx(300 / 30 / 0.202, abs=1)
     assert plan(minutes=1.0).trials == 0, "too few samples would choose by chance"
     assert plan(minutes=60.0, guidance=2.0).trials == 0
@@ -281,7 +285,7 @@ def test_a_folder_of_colour_images_trains(size: tuple[int, int], tmp_path: Path)
     succeed("training_MNIST.py", f"{TINY} --dataset {tmp_path}/images --steps 3 --tensorboard --out {out}")
     assert [p for p in out.iterdir() if p.name.startswith("events.out.tfevents")]
     weights = load_file(out / "model.safetensors")
-    statistics = load_images(str(tmp_path / "images")).statistics()
+    statistics = load_images(str(tmp_path / "images")).statistics
     assert [float(weights["data_mean"]), float(weights["data_std"])] == pytest.approx(statistics, abs=1e-6)
     found = json.loads((out / "metrics.json").read_text())
     assert (found["step"], found["images_seen"], found["nfe"]) == (3, 48, 7)

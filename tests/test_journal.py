@@ -4,7 +4,6 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from ncsn import storage
 from ncsn.data import Images as Pictures
-from ncsn.data import Labels
+from ncsn.data import Labels, Reading
+from ncsn.data.origin import Origin
 from ncsn.drawn import Drawn
 from ncsn.empirical import Empirical
 from ncsn.experiments import journal, results
@@ -55,7 +55,11 @@ def study(out: Path, *, resume: bool = False, **given: Any) -> Study:
         "sigma_max": 10.0,
     } | given
     job = ImageJob(out=out, resume=resume, compile=False, device="cpu")
-    return Study.of(Images(job=job, **settings), pictures(), began=time.perf_counter())
+    return Study.of(Images(job=job, **settings), pictures(), where(pictures()), began=time.perf_counter())
+
+
+def where(data: Pictures) -> Origin:
+    return Origin.of("somewhere", None, Reading(), data)
 
 
 def trained(begun: Study) -> tuple[State, State]:
@@ -136,8 +140,40 @@ def test_the_average_that_was_best_on_held_out_images_is_what_is_left(
     assert rows[3].validation_loss == 0.5
     assert bool((bias == 4).all())
     assert bool((load_file(begun.folder / "model.safetensors")["network.head.bias"] == 4).all())
+    assert journal.kept(rows) == rows[3]
     said = capsys.readouterr().out
     assert "held-out loss 0.5000, at step 4, then it rose to 1.1000: 24 examples are too few for more training" in said
+
+
+def test_the_best_of_an_earlier_session_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first session ends with the best average; the second, to twice as many steps, is worse throughout."""
+    begun = study(tmp_path / "run")
+    state, guide = trained(begun)
+    bias = dict(state.average.named_parameters())["network.head.bias"]
+
+    def session(losses: list[float], first: int, last: int) -> list[journal.Row]:
+        found = iter(losses)
+        monkeypatch.setattr(journal, "validate", lambda *_: (torch.full((2,), next(found)), torch.ones(2)))
+
+        def progress() -> Iterator[Progress]:
+            for step in range(first, last + 1):
+                state.step = step
+                bias.fill_(float(step))
+                noise = torch.ones(2)
+                yield Progress(
+                    step=step, fraction=step / last, seconds=1.0, losses=noise, sigmas=noise, examples_per_second=5.0
+                )
+
+        return journal.keep(begun, state, guide, progress())
+
+    assert len(session([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1], 1, 10)) == 10
+    rows = session([0.5, 0.4, 0.3, 0.25, 0.2], 11, 20)
+    assert [row.step for row in rows] == [*range(1, 11), 12, 14, 16, 18, 20], "a tenth of the new total each"
+    assert bool((bias == 10).all())
+    assert journal.kept(rows).step == 10
+    assert "at step 10, then it rose to 0.2000" in capsys.readouterr().out
 
 
 def test_what_a_user_would_not_see_is_said(tmp_path: Path) -> None:
@@ -176,17 +212,11 @@ def test_the_weight_that_is_chosen_becomes_the_runs_own(tmp_path: Path) -> None:
     assert storage.read_config(begun.folder).recipe.sampling.guidance == 1.5
     assert storage.read_config(begun.folder).origin == begun.origin
     assert storage.read_settings(begun.folder, "images")["guidance"] == "chosen"
-    assert not study(tmp_path / "other", guidance=1.0).chooses
-
-
-def test_other_images_do_not_continue_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = study(tmp_path / "run")
-    state, _ = begun.states()
     state.save(begun.folder / "checkpoint.pt")
-    others = replace(pictures(), test=torch.zeros(9, 1, 8, 8, dtype=torch.uint8))
-    job = ImageJob(out=begun.folder, resume=True, compile=False, device="cpu")
-    with pytest.raises(ValueError, match="other images than those that the run has learned from"):
-        Study.of(Images(job=job), others, began=0.0)
+    again = study(tmp_path / "run", resume=True, guidance="chosen")
+    again.states()
+    assert storage.read_config(begun.folder).recipe.sampling.guidance == 1.5, "until another one is chosen"
+    assert not study(tmp_path / "other", guidance=1.0).chooses
 
 
 def test_mirrored_images_are_learned_and_averaged_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +233,7 @@ def test_mirrored_images_are_learned_and_averaged_over(tmp_path: Path, monkeypat
         sigma_max=10.0,
         job=ImageJob(out=tmp_path / "run", compile=False, device="cpu"),
     )
-    begun = Study.of(settings, data, began=0.0)
+    begun = Study.of(settings, data, where(data), began=0.0)
     g = torch.Generator().manual_seed(0)
     left = torch.cat([next(begun.batches(g)).x[:, 0, 0, 0] < 0.5 for _ in range(20)])
     assert abs(z_score(left.float(), 0.5)) < 4

@@ -20,7 +20,7 @@ def facts(**changes: object) -> Facts:
 @pytest.fixture(scope="module")
 def digits() -> Facts:
     images = mnist()
-    return Facts.of(images.train, images.statistics()[1])
+    return Facts.of(images.train, images.statistics[1])
 
 
 def test_the_leading_std_is_the_root_of_the_largest_eigenvalue(generator: torch.Generator) -> None:

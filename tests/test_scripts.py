@@ -43,7 +43,7 @@ def test_network_and_guide_learn_from_training_images_and_are_sampled_together(
     dark = (10 + labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
     named = Labels(train=labels, validation=labels[:9], test=labels[:9], names=("a", "b", "c"))
     data = Pictures(dark, bright, bright, named)
-    monkeypatch.setattr(ncsn, "load_images", lambda *_, reading: data, raising=False)
+    monkeypatch.setattr("ncsn.experiments.images.load_images", lambda *_, reading: data)
     monkeypatch.setitem(METHODS, "annealed", replace(METHODS["annealed"], levels=9))  # 100 take their time
     shown: dict[str, Any] = {}
     for name in ("image_grid", "evolution", "evolution_animation"):

@@ -45,7 +45,7 @@ class Depth:
     high: float = 256.0
 
     def restored(self, x: Float[Tensor, "*d"]) -> Shaped[np.ndarray, "*d"]:
-        """Reals as the files' numbers: integers rounded down and clipped to the dtype; floats neither."""
+        """Reals as the files' numbers: integers rounded, and clipped to [low, high); floats neither."""
         if self == BYTES:
             return quantize(x).cpu().numpy()
         span = self.high - self.low
@@ -53,11 +53,8 @@ class Depth:
         dtype = np.dtype(self.dtype)
         if dtype.kind == "f":
             return values.astype(dtype)
-        info = np.iinfo(dtype)
-        # What float32 has lost must not cost a level: x is up to 2⁻²⁴ too small.
-        levels = np.floor(values + span * 2**-23)
-        # As integers before they are clipped: the largest int64 is no float64.
-        return levels.clip(max(info.min, -(2**62)), min(info.max, 2**62)).astype(dtype)
+        # To the nearest of the levels that the data can have; the largest int64 is no float64.
+        return np.round(values).clip(max(self.low, -(2**62)), min(self.high - 1, 2**62)).astype(dtype)
 
 
 BYTES = Depth()

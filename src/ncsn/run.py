@@ -223,10 +223,14 @@ class Run:
         weights = torch.linspace(0, 1, steps, device=self.device)
         return (slerp(noise[:n] - mean, noise[n:] - mean, weights) + mean).flatten(0, 1)
 
-    def encode(self, x: Float[Tensor, "b *d"], *, levels: int = 40) -> Float[Tensor, "b *d"]:
-        """The noise that the probability flow, of ``heun``, turns into examples ``x``, in the score's units."""
-        sampling = self.recipe.sampling.but(sampler="heun", levels=levels)
-        return encode(self.score, x, sampling.ladder(device=self.device))
+    def encode(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
+        """The noise that the probability flow turns into examples ``x``, in the score's units.
+
+        By Heun's method on twice as many levels as it samples with.
+        """
+        sampling = self.recipe.sampling.but(sampler="heun")
+        levels = 2 * sampling.method.suited(sampling.sigma_max, sampling.sigma_min)
+        return encode(self.score, x, sampling.but(levels=levels).ladder(device=self.device))
 
     @property
     def mean(self) -> Float[Tensor, "*d"]:

@@ -3,6 +3,7 @@
 ``config.json``              the experiment, the settings that it was started with, the run's ``Recipe``, and its data
 ``model.safetensors``        the averaged weights, with the data's mean and std
 ``checkpoint.pt``            the whole training state, to resume from
+``best.safetensors``         the averaged weights that were best on held-out images so far
 ``guide/``                   another run, of a smaller network that sampling moves away from; if there is one
 """
 
@@ -27,15 +28,20 @@ from ncsn.sampling import Sampling
 from ncsn.units import Units
 
 CONFIG_VERSION = 3
+MODEL = "model.safetensors"
+RUN_FILES = (
+    "config.json",
+    "model.safetensors",
+    "checkpoint.pt",
+    "best.safetensors",
+    "metrics.jsonl",
+    "metrics.json",
+)  # what a training goes on from, or leaves
 SHIPPED = ("mnist",)  # the runs in the package, under assets/models
 
 
-def claim(folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
-    """Make sure that a run may write into ``folder``, and create it; with ``overwrite`` an old run is removed first.
-
-    Only files that runs write are removed.
-    Raises ValueError if the folder holds another run, or if there is nothing to resume.
-    """
+def check(folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Raises ValueError if a run may not write into ``folder``: it holds another one, or there is none to resume."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; a folder is needed")
     if overwrite and resume:
@@ -48,9 +54,22 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False) -> Non
         raise ValueError(
             f"{folder} holds another run; give --overwrite to replace it, --resume to continue it, or another --out"
         )
+
+
+def claim(folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Make sure that a run may write into ``folder``, and create it; with ``overwrite`` an old run is removed first.
+
+    Only files that runs write are removed, and only where there is a run.
+    Raises ValueError as ``check``.
+    """
+    check(folder, overwrite=overwrite, resume=resume)
+    if resume:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     for run in (folder, folder / "guide"):
-        for name in ("config.json", "model.safetensors", "checkpoint.pt", "metrics.jsonl", "metrics.json"):
+        if not (run / "config.json").is_file():
+            continue
+        for name in RUN_FILES:
             (run / name).unlink(missing_ok=True)
 
 
@@ -149,12 +168,12 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
-def write_model(folder: Path, model: ScoreModel, units: Units | None = None) -> None:
+def write_model(folder: Path, model: ScoreModel, units: Units | None = None, *, name: str = MODEL) -> None:
     """Write model.safetensors, atomically: the weights, and the units of the data if they are not the model's own."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if units is not None:
         tensors |= {"units.shift": units.shift, "units.scale": units.scale}
-    with atomic(folder / "model.safetensors") as temporary:
+    with atomic(folder / name) as temporary:
         temporary.write_bytes(save(tensors))  # not save_file, whose files only their owner may read
 
 

@@ -68,27 +68,29 @@ class Evaluate(HowToSample, Reading):
     def __call__(self) -> None:
         """Draw if need be, judge, and write."""
         import ncsn
-        from ncsn import evaluation, machine, plots, storage
+        from ncsn import data, evaluation, machine, plots, storage
+        from ncsn.pixels import BYTES
 
         about: dict[str, Any] = {"source": str(self.source)}
-        if self.is_file:
-            samples, said = evaluation.read_samples(self.source, self.n)
-            images = self.judges(None, tuple(samples.shape[1:]))
-            out = self.place(None)
+        given = None if self.against is None else data.load_images(self.against, reading=self.reading)
+        run = None if self.is_file else ncsn.load(self.source, device=self.device)
+        if run is None:
+            depth = BYTES if given is None else given.depth
+            samples, said = evaluation.read_samples(self.source, self.n, depth=depth)
             for line in said:
                 print(line)
-        else:
-            run = ncsn.load(self.source, device=self.device)
-            images = self.judges(run, run.recipe.shape)
-            out = self.place(run)
-            samples, how = self.draw(run, images, out)
-            about |= how
+        images = self.judges(run, given, run.recipe.shape if run is not None else tuple(samples.shape[1:]))
+        out = self.place(run)
         print(f"data: {images.name}, {images.describe()}")
-        began = time.perf_counter()
+        # Before any sample is drawn: what is wrong with them should not take minutes to be said.
         bytes_of = evaluation.at_8_bits(images)
         seen_by = evaluation.choose(bytes_of, self.features, machine.choose_device(self.device))
+        if run is not None:
+            samples, how = self.draw(run, images, out)
+            about |= how
+        began = time.perf_counter()
         found = evaluation.evaluate(samples, images, seen_by)
-        about |= {"data": images.name, "data_digest": images.digest()}
+        about |= {"data": images.name, "data_digest": images.digest}
         about["evaluation_seconds"] = time.perf_counter() - began
         storage.write_json(out / "evaluation.json", about | found.report())
         shown = samples[: min(30, found.n // 10 * 10)]
@@ -97,14 +99,17 @@ class Evaluate(HowToSample, Reading):
         show(found)
         print(f"{out}: evaluation.json, evaluation.png")
 
-    def judges(self, run: "Run | None", shape: tuple[int, ...]) -> "Images":
-        """The data to judge by.  Raises ValueError if it is not known, or if its images have another shape."""
+    def judges(self, run: "Run | None", given: "Images | None", shape: tuple[int, ...]) -> "Images":
+        """The data to judge by, as ``given`` or the run's.
+
+        Raises ValueError if it is not known, or if its images have another shape than the samples.
+        """
         from ncsn import data
 
         if len(shape) != 3:
             raise ValueError(f"{self.source} makes examples of shape {shape}; only images can be judged")
-        if self.against is not None:
-            images = data.load_images(self.against, reading=self.reading)
+        if given is not None:
+            images = given
         elif run is not None:
             images = run.data(self.data)
         elif shape == MNIST:

@@ -16,8 +16,7 @@ def example(run: "Run", name: str, *, measured: tuple[int, ...] | None = None, d
     """
     from ncsn.data import Reading, read_example
 
-    known = name.isdigit() or run.recipe.depth.dtype != "uint8"
     reading = Reading() if run.origin is None else run.origin.reading
     shape = run.recipe.shape if measured is None else measured
-    images = run.data(data) if known else None
-    return read_example(name, shape, reading=reading, images=images, fit=measured is None)
+    images = run.data(data) if name.isdecimal() else None
+    return read_example(name, shape, reading=reading, images=images, depth=run.recipe.depth, fit=measured is None)

@@ -34,7 +34,7 @@ class Problem(OfRun):
     noise: float = 0.05
     """Standard deviation of the measurement's noise, for pixels in [0, 1]."""
     levels: int | None = None
-    """Noise levels that sampling descends; by default 60, or 100 for replacement."""
+    """Noise levels that sampling descends; by default twice as many as for samples, or 100 for replacement."""
     solver_steps: int = 3
     """Steps of conjugate gradients at each of them."""
     seed: int = 0
@@ -58,6 +58,12 @@ class Problem(OfRun):
         """The measurement as an image of this shape: also the guess of somebody without a prior."""
         raise NotImplementedError
 
+    def file_shape(self, shape: Shape) -> tuple[int, ...]:
+        """The shape of the file that holds a measurement of an image of this shape."""
+        import torch
+
+        return tuple(self.measure(shape)(torch.zeros(1, *shape)).shape[1:])
+
     def posterior(self, run: "Run", y: "Tensor", shape: Shape) -> "Run":
         """The run of the posterior."""
         return run.posterior(self.measure(shape), y, noise_std=self.noise, solver_steps=self.solver_steps)
@@ -77,10 +83,12 @@ class Problem(OfRun):
         channels, height, width = run.recipe.shape
         shape = (channels, height, width)
         measure = self.measure(shape)
-        measured = tuple(measure(torch.zeros(1, *shape)).shape[1:]) if self.measured else None
+        measured = self.file_shape(shape) if self.measured else None
         given = example(run, self.input, measured=measured, data=self.data)
         truth = None if self.measured else given
         y = given[None]
+        if self.measured and measured == shape:
+            y = measure(y)  # of an image that has been measured already: what is known of it
         generator = torch.Generator().manual_seed(self.seed)
         if truth is not None:
             y = measure(y)
@@ -119,6 +127,10 @@ class Inpaint(Problem):
         from ncsn.problems import masked
 
         return masked(self.known(shape))
+
+    def file_shape(self, shape: Shape) -> tuple[int, ...]:
+        """An image; what it shows of the hidden pixels does not matter."""
+        return shape
 
     def shown(self, y: "Tensor", shape: Shape) -> "Tensor":
         """The known pixels, and their mean elsewhere."""

@@ -31,14 +31,13 @@ def learn(given: Images) -> None:
     import ncsn
     from ncsn import plots
     from ncsn.experiments import guidance, journal, results
-    from ncsn.experiments.images import recalled
+    from ncsn.experiments.images import found
     from ncsn.experiments.study import Study
 
     # Data: some images are held out: those for validation show how learning goes, those for testing judge.
     began = time.perf_counter()
-    given = recalled(given)
-    pictures = ncsn.load_images(given.dataset, given.job.data_dir, reading=given.reading)
-    study = Study.of(given, pictures, began=began)
+    pictures, origin = found(given)
+    study = Study.of(given, pictures, origin, began=began)
     settings, folder = study.settings, study.folder
 
     # Noise: Gaussian noise of every size between σ_min and σ_max hides the images; the network learns to see through.
@@ -67,9 +66,9 @@ def learn(given: Images) -> None:
         print("guidance 1: there is too little time, or too few held-out images, to choose another")
     if plan.trials:
         tried = guidance.trials(run, study.held_out, study.features, plan.trials, seed=settings.seed)
-        found = list(console.bar(tried, "choosing guidance", total=1 + len(guidance.WEIGHTS)))
-        choice = guidance.best(found)
-        print(guidance.said(choice, found, plan.trials, study.features))
+        trials = list(console.bar(tried, "choosing guidance", total=1 + len(guidance.WEIGHTS)))
+        choice = guidance.best(trials)
+        print(guidance.said(choice, trials, plan.trials, study.features))
         run = study.guided(run, choice.weight)
 
     # Sample: noise becomes images on the way down the noise levels; beside ours, by the paper's Langevin dynamics.

@@ -164,7 +164,7 @@ def stacked(images: Images) -> Source:
         array = array[..., 0] if array.shape[3] == 1 else array
         stacks[split] = Stack(f"{images.name} {split}", array.shape, array.dtype, array.__getitem__)
     known = images.labels
-    source = source_of(images.name, stacks, images.digest(), said=images.said)
+    source = source_of(images.name, stacks, images.digest, said=images.said)
     if known is None:
         return source
     classes = torch.cat([known.train, known.validation, known.test]).numpy()

@@ -11,7 +11,6 @@ from ncsn.data.options import Fit, Reading
 from ncsn.data.reading import Header
 
 USUAL = 0.9  # the share of images that make their size the one that others are fitted to
-WORDS = {"crop": "their middle", "pad": "the background around them", "stretch": "stretched"}
 Size = tuple[int, int]
 """Height and width."""
 

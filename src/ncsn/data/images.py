@@ -53,6 +53,7 @@ class Images:
         channels, height, width = self.train.shape[1:]
         return channels, height, width
 
+    @cached_property
     def statistics(self) -> tuple[float, float]:
         """Mean and standard deviation over all pixels of the training images, dequantised if bytes, in [0, 1]."""
         if self.train.dtype == torch.uint8:
@@ -66,12 +67,9 @@ class Images:
         squares = sum(float((part.double() - average).square().sum()) for part in chunks(self.train))
         return average, math.sqrt(squares / self.train.numel())
 
+    @cached_property
     def digest(self) -> str:
         """The sha256 of the three parts' pixels, in hexadecimal."""
-        return self._digest
-
-    @cached_property
-    def _digest(self) -> str:
         found = hashlib.sha256()
         for part in (self.train, self.validation, self.test):
             for chunk in chunks(part):

@@ -15,12 +15,12 @@ from ncsn.data.arrays import stacked
 from ncsn.data.filling import depth_of
 from ncsn.data.fitting import fitted, said_of_sizes, with_channels
 from ncsn.data.images import Images
-from ncsn.data.named import DOWNLOADS, mnist, torchvision_images
+from ncsn.data.named import DOWNLOADED, NAMED, mnist, torchvision_images
 from ncsn.data.options import AS_THEY_ARE, Reading
 from ncsn.data.places import file_item, opened
 from ncsn.data.reading import Header, picture, reason
 from ncsn.data.store import gathered
-from ncsn.pixels import centres
+from ncsn.pixels import BYTES, Depth, centres
 
 
 def load_images(name: str, folder: Path | None = None, *, reading: Reading = AS_THEY_ARE) -> Images:
@@ -31,14 +31,14 @@ def load_images(name: str, folder: Path | None = None, *, reading: Reading = AS_
     ``reading``: how files become pixels.
     Raises ValueError if there is no such data set, or if it cannot be read as asked.
     """
-    if name == "mnist" or name in DOWNLOADS:
-        images = mnist(folder) if name == "mnist" else torchvision_images(name, folder or Path("data"))
+    if name in NAMED:
+        images = mnist(folder) if name == "mnist" else torchvision_images(name, folder or DOWNLOADED)
         size = reading.pixels()
         return images if size in (None, images.shape[1:]) else gathered(stacked(images), reading)
     path = Path(name)
     if not path.exists():
         raise ValueError(
-            f"{name} is no data set; allowed are mnist, {', '.join(DOWNLOADS)}, or a path: a folder of images, a .zip "
+            f"{name} is no data set; allowed are {', '.join(NAMED)}, or a path: a folder of images, a .zip "
             "or .tar of one, an .npy or .npz, or a data set that Hugging Face's datasets saved"
         )
     with opened(path) as source:
@@ -51,11 +51,13 @@ def read_example(
     *,
     reading: Reading = AS_THEY_ARE,
     images: Images | None = None,
+    depth: Depth = BYTES,
     fit: bool = True,
 ) -> Float[Tensor, "c h w"]:
     """One image with pixels in [0, 1]: a test image by its index, or an image file, fitted to ``shape`` (c, h, w).
 
     ``name``: an index into the test images of ``images`` (MNIST's if None), or a file; it is made grey if c is 1.
+    ``depth``: what the numbers in files like it are.
     ``reading``: how a file becomes pixels; its ``fit`` is how it gets the size of ``shape``, which is said.
     ``fit``: whether it may; a measurement of another size is none.
     Raises ValueError if there is no such image, if it cannot be read, or if it cannot have ``shape``.
@@ -67,14 +69,14 @@ def read_example(
             raise ValueError(f"input is {name}; the test images of {known} are 0 to {len(chosen.test) - 1}")
         pixels = chosen.test[int(name)]
     else:
-        pixels = read_file(Path(name), shape, reading, images, fit)
+        pixels = read_file(Path(name), shape, reading, depth, fit)
     if pixels.shape != shape:
         raise ValueError(f"{name} has shape {tuple(pixels.shape)} (channels, height, width); {shape} is needed")
     return centres(pixels) if pixels.dtype == torch.uint8 else pixels
 
 
-def read_file(path: Path, shape: tuple[int, ...], reading: Reading, images: Images | None, fit: bool) -> Tensor:
-    """An image file as bytes, or as reals in [0, 1] if it or ``images`` are deep, in the size of ``shape``.
+def read_file(path: Path, shape: tuple[int, ...], reading: Reading, depth: Depth, fit: bool) -> Tensor:
+    """An image file as bytes, or as reals in [0, 1] if it is deep or ``depth`` is, in the size of ``shape``.
 
     Raises ValueError if it cannot be read, or if c is neither 1 nor 3.
     """
@@ -90,12 +92,10 @@ def read_file(path: Path, shape: tuple[int, ...], reading: Reading, images: Imag
     except Exception as error:  # codecs raise whatever they like
         raise ValueError(f"{path} is neither an index nor an image that can be read ({reason(error)})") from error
     done = [note.short for note in notes]
-    deep_images = images is not None and images.train.dtype != torch.uint8
     if pixels.dtype != np.uint8:
-        own = depth_of({pixels.dtype.name}, float(pixels.min()), float(pixels.max()))
-        depth = images.depth if images is not None and deep_images else own
-        pixels = ((pixels - depth.low) / (depth.high - depth.low)).astype(np.float32)
-    elif deep_images:
+        own = depth_of({pixels.dtype.name}, float(pixels.min()), float(pixels.max())) if depth == BYTES else depth
+        pixels = ((pixels - own.low) / (own.high - own.low)).astype(np.float32)
+    elif depth != BYTES:
         pixels = pixels.astype(np.float32) / 255
     if shape[0] == 1 and pixels.shape[2] == 3:
         done.append("made grey")

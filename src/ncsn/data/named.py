@@ -20,6 +20,8 @@ MNIST_SHA256 = {
     "t10k-labels-idx1-ubyte.gz": "ae18e77e031ccde52407f794d123116439864147d33ac992975f85dd4dc42af6",
 }
 DOWNLOADS = {"fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "cifar10": "CIFAR10"}
+DOWNLOADED = Path("data")  # where they go, if no other place is given
+NAMED = ("mnist", *DOWNLOADS)
 
 
 def mnist_file(name: str, folder: Path | None = None) -> bytes:

@@ -38,8 +38,11 @@ def npz(path: Path) -> Iterator[Source]:
             if info.filename.endswith(".npy"):
                 key = info.filename.removesuffix(".npy")
                 members[key] = Rows(f"{path}/{key}", archive.open(info), info.file_size)
+        objects = [key for key, rows in members.items() if rows.dtype.hasobject]
+        members = {key: rows for key, rows in members.items() if key not in objects}
         images = image_keys(path, members)
         labels, said = label_arrays(members, images)
+        said += [f"{key} left out: it holds Python objects" for key in objects]
         stacks = {split: Stack.of(members[key]) for split, key in images.items()}
         yield source_of(str(path), stacks, stamp_of(path), labels, said)
 

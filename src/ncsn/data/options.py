@@ -1,11 +1,19 @@
 """How files become pixels, as options of the command line; torch is not needed here."""
 
+import os
 import re
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal
 
 Fit = Literal["crop", "pad", "stretch"]
 NAMED_COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
+
+
+def short_name(path: str) -> str:
+    """What a data set is called: the last part of its path, without what says that it is an archive or an array."""
+    last = Path(os.path.normpath(Path(path).absolute())).name
+    return re.sub(r"(\.tar)?\.(zip|tar|gz|bz2|xz|tgz|tbz2|txz|npy|npz)$", "", last, flags=re.IGNORECASE) or "images"
 
 
 @dataclass(frozen=True, kw_only=True)

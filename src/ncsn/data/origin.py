@@ -1,11 +1,11 @@
 """Which images a run has learned from, so that it can be judged by the others of the same data set."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ncsn.data.images import Images
 from ncsn.data.loading import load_images
-from ncsn.data.named import DOWNLOADS
+from ncsn.data.named import DOWNLOADED, DOWNLOADS, NAMED
 from ncsn.data.options import Reading
 
 
@@ -27,30 +27,32 @@ class Origin:
     @classmethod
     def of(cls, dataset: str, folder: Path | None, reading: Reading, images: Images) -> "Origin":
         """Where ``images`` came from, by ``load_images`` with these arguments."""
-        named = dataset == "mnist" or dataset in DOWNLOADS
+        if dataset in DOWNLOADS:
+            folder = folder or DOWNLOADED
         return cls(
-            dataset=dataset if named else str(Path(dataset).absolute()),
+            dataset=dataset if dataset in NAMED else str(Path(dataset).absolute()),
             folder=None if folder is None else str(folder.absolute()),
             reading=reading.reading,
-            digest=images.digest(),
+            digest=images.digest,
             split=(len(images.train), len(images.validation), len(images.test)),
         )
 
     def load(self, dataset: str | None = None) -> Images:
-        """The same images again; ``dataset``: another place where they are now.
+        """The same images again; ``dataset``: another place where they are now, or where the files of a named set are.
 
         Raises ValueError if they cannot be read, or are not the same.
         """
-        images = load_images(
-            dataset or self.dataset, None if self.folder is None else Path(self.folder), reading=self.reading
-        )
-        self.check(images.digest(), dataset or self.dataset)
+        there = self if dataset is None else self.moved(dataset)
+        folder = None if there.folder is None else Path(there.folder)
+        images = load_images(there.dataset, folder, reading=self.reading)
+        if images.digest != self.digest:
+            raise ValueError(
+                f"{dataset or self.dataset} holds other images than those that the run has learned from (sha256 "
+                f"{images.digest[:9]}…, not {self.digest[:9]}…)"
+            )
         return images
 
-    def check(self, digest: str, place: str) -> None:
-        """Raises ValueError if images of ``place`` with this ``digest`` are not those that were learned from."""
-        if digest != self.digest:
-            raise ValueError(
-                f"{place} holds other images than those that the run has learned from (sha256 {digest[:9]}…, not "
-                f"{self.digest[:9]}…)"
-            )
+    def moved(self, dataset: str) -> "Origin":
+        """The same images in another place; of a named set, its files."""
+        place = str(Path(dataset).absolute())
+        return replace(self, folder=place) if self.dataset in NAMED else replace(self, dataset=place)

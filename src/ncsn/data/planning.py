@@ -17,7 +17,7 @@ from ncsn.data.sources import Item, Source, Split
 from ncsn.process import refresh_interval
 
 FEWEST = 10  # images
-NAMED_FAULTS = 10  # of the broken files in an error
+NAMED_FAULTS = 10  # of the broken files that are left out
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,10 @@ class Faults:
         """Raises ValueError, naming them, if there are more than allowed."""
         if len(self.found) <= self.allowed:
             return
-        named = [f"{items[i].name} ({why})" for i, why in sorted(self.found.items())[:NAMED_FAULTS]]
-        more = len(self.found) - len(named)
-        rest = f", and {more} more" if more else ""
+        named = ", ".join(f"{items[i].name} ({why})" for i, why in sorted(self.found.items()))
         raise ValueError(
             f"{len(self.found)} of {len(items)} images cannot be read, of which --max-broken allows {self.allowed}: "
-            f"{', '.join(named)}{rest}"
+            f"{named}"
         )
 
     def said(self, items: Sequence[Item]) -> list[str]:

@@ -29,11 +29,9 @@ class Rows:
             self.shape, self.fortran, self.dtype = read(stream)
         except (ValueError, KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile) as error:
             raise ValueError(f"{name} cannot be read as an array ({error})") from error
-        if self.dtype.hasobject:
-            raise ValueError(f"{name} holds Python objects; numbers are needed")
         self.start = stream.tell()
         self.size = math.prod(self.shape) * self.dtype.itemsize
-        if self.start + self.size > size:
+        if self.start + self.size > size and not self.dtype.hasobject:
             raise ValueError(f"{name} claims shape {self.shape} of {self.dtype}, {self.size:,} bytes; it has {size:,}")
 
     def row(self, number: int) -> Shaped[np.ndarray, "..."]:
@@ -49,7 +47,9 @@ class Rows:
         return data.reshape(self.shape, order="F" if self.fortran else "C")
 
     def read(self, offset: int, size: int) -> bytes:
-        """Some of the array's bytes.  Raises ValueError if the file ends before."""
+        """Some of the array's bytes.  Raises ValueError if the file ends before, or if they are objects."""
+        if self.dtype.hasobject:
+            raise ValueError(f"{self.name} holds Python objects; numbers are needed")
         self.stream.seek(self.start + offset)
         data = self.stream.read(size)
         if len(data) < size:

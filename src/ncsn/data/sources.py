@@ -1,15 +1,14 @@
 """What a place holds, before any pixel is read: items, in order, with the part and the class that each belongs to."""
 
-import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64, Shaped
 
+from ncsn.data.options import short_name
 from ncsn.data.reading import Header, Stream, read_all
 
 Split = Literal["train", "validation", "test"]
@@ -66,9 +65,8 @@ class Source:
 
     @property
     def short(self) -> str:
-        """The last part of its path, without what says that it is an archive or an array."""
-        last = Path(os.path.normpath(Path(self.name).absolute())).name
-        return re.sub(r"(\.tar)?\.(zip|tar|gz|bz2|xz|tgz|tbz2|txz|npy|npz)$", "", last, flags=re.IGNORECASE)
+        """What the data set is called."""
+        return short_name(self.name)
 
 
 def from_paths(name: str, found: Sequence[tuple[PurePosixPath, Item]], said: Sequence[str] = ()) -> Source:

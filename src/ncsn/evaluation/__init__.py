@@ -6,7 +6,7 @@ from ncsn.evaluation.classifiers import digits, load_classifier, of_classifier, 
 from ncsn.evaluation.features import PIXELS, Features, Judged, judge
 from ncsn.evaluation.report import Evaluation, Metric
 from ncsn.evaluation.ruler import Ruler, evaluate, nearest
-from ncsn.evaluation.samples import at_8_bits, read_samples, write_samples
+from ncsn.evaluation.samples import at_8_bits, coarse, read_samples, write_samples
 
 __all__ = [
     "PIXELS",
@@ -17,6 +17,7 @@ __all__ = [
     "Ruler",
     "at_8_bits",
     "choose",
+    "coarse",
     "digits",
     "dinov2",
     "efficientnet",

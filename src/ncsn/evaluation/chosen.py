@@ -19,7 +19,8 @@ def choose(images: Images, name: str = "auto", device: torch.device = CPU) -> Fe
 
     ``name``: auto, pixels, classifier (trained on the data's own classes), efficientnet,
     inception:WEIGHTS, dinov2:FOLDER, or a file with the user's network.  auto: for MNIST the classifier in the package;
-    else a classifier where the data has classes, and EfficientNet-lite0 where it has none.
+    else a classifier where the data has classes; EfficientNet-lite0 where it has none, and pixels alone where these are
+    neither grey nor colours.
     Raises ValueError if there are no such features, or if they do not suit the images.
     """
     kind, _, place = name.partition(":")
@@ -51,9 +52,11 @@ def automatic(images: Images, device: torch.device) -> Features:
         return classifiers.digits(device)
     if images.labels is not None and len(images.labels.names) > 1:
         return classifiers.trained(images, device)
+    if images.shape[0] not in (1, 3):
+        return PIXELS
     return borrowed.efficientnet(device)
 
 
 def is_mnist(images: Images) -> bool:
     """Whether they are what the classifier in the package was trained on: not digits by another name, nor others."""
-    return images.name == "mnist" and images.shape == (1, 28, 28) and images.digest() == mnist().digest()
+    return images.name == "mnist" and images.shape == (1, 28, 28) and images.digest == mnist().digest

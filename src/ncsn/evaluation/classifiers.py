@@ -100,7 +100,7 @@ def trained(images: Images, device: torch.device = CPU) -> Features:
 
 def cached(images: Images, labels: Labels) -> Path:
     """Where the classifier of this very data, by this very recipe, is or will be."""
-    recipe = f"{SEEN} {EPOCHS} {BATCH} {PEAK_RATE} {len(labels.names)} {images.digest()}"
+    recipe = f"{SEEN} {EPOCHS} {BATCH} {PEAK_RATE} {len(labels.names)} {images.digest}"
     digest = hashlib.sha256(recipe.encode() + labels.train.numpy().tobytes()).hexdigest()
     return platformdirs.user_cache_path("ncsn", appauthor=False) / "classifiers" / f"{digest[:32]}.safetensors"
 

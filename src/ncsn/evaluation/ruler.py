@@ -154,7 +154,7 @@ class Ruler:
             **(self.of_classes(seen) if self.features.classes else {}),
             "pixel_wasserstein": metrics.sliced_wasserstein(x.flatten(1), self.test.flatten(1)) / 255,
             "memorisation": float(mannwhitneyu(self.to_train, to_train).statistic) / len(x) ** 2,
-            "near_duplicates": (to_train < self.to_train.quantile(0.01)).float().mean().item(),
+            "near_duplicates": (to_train <= self.to_train.quantile(0.01)).float().mean().item(),
         }
         return Scores(numbers, seen.histogram.tolist() if self.features.classes else [])
 

@@ -6,24 +6,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from ncsn.data import Images
 from ncsn.data.arrays import Stack
 from ncsn.data.rows import Rows
 from ncsn.files import atomic
-from ncsn.pixels import quantize
+from ncsn.pixels import BYTES, Depth, quantize
 
 FEWEST = 100
 
 
-def read_samples(path: Path, most: int = 10_000) -> tuple[UInt8[Tensor, "n c h w"], tuple[str, ...]]:
+def read_samples(
+    path: Path, most: int = 10_000, *, depth: Depth = BYTES
+) -> tuple[UInt8[Tensor, "n c h w"], tuple[str, ...]]:
     """The first images of an .npz file as bytes, and a line for everything that was done to them.
 
     They are the array ``samples``, or the only one that looks like images: (n, h, w), (n, h, w, c) or (n, c, h, w), of
     which the smaller of axes 1 and 3 is c; bytes, or reals in [0, 1].
-    ``most``: how many are read, at least 1.
+    ``most``: how many are read, at least 1.  ``depth``: what other numbers are, as in the data that they are like.
     Raises ValueError if there is no such array, and for fewer than 100 images.
     """
     try:
@@ -32,7 +34,7 @@ def read_samples(path: Path, most: int = 10_000) -> tuple[UInt8[Tensor, "n c h w
             arrays = [
                 Rows(f"{path}/{name[:-4]}", archive.open(name), archive.getinfo(name).file_size) for name in names
             ]
-            stack = the_samples(path, arrays)
+            stack = the_samples(path, arrays, depth)
             rows = np.stack([stack.row(i) for i in range(min(most, stack.shape[0]))])
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no .npz file that can be read ({error})") from error
@@ -43,6 +45,10 @@ def read_samples(path: Path, most: int = 10_000) -> tuple[UInt8[Tensor, "n c h w
     said = () if stack.name == f"{path}/samples" else (f"{stack.name} is taken for the samples",)
     if rows.dtype == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(rows)), said
+    if depth != BYTES and rows.dtype == np.dtype(depth.dtype):
+        scaled = (rows.astype(np.float64) - depth.low) / (depth.high - depth.low)
+        bytes_of = quantize(torch.from_numpy(np.ascontiguousarray(scaled, dtype=np.float32)))
+        return bytes_of, (*said, f"{path}: {depth.dtype} from {depth.low:g} to {depth.high:g}, rounded to bytes")
     low, high = rows.min(), rows.max()
     if not (low >= 0 and high <= 1):  # NaN is neither
         raise ValueError(f"{path} holds reals from {low:g} to {high:g}; [0, 1] is needed")
@@ -50,7 +56,7 @@ def read_samples(path: Path, most: int = 10_000) -> tuple[UInt8[Tensor, "n c h w
     return quantize(reals), (*said, f"{path}: reals in [0, 1], rounded to bytes")
 
 
-def the_samples(path: Path, arrays: list[Rows]) -> Stack:
+def the_samples(path: Path, arrays: list[Rows], depth: Depth) -> Stack:
     """The array that holds the samples.  Raises ValueError if none or several could, or if it holds no samples."""
     named = [rows for rows in arrays if rows.name == f"{path}/samples"]
     chosen = named or [rows for rows in arrays if len(rows.shape) in (3, 4)]
@@ -58,7 +64,7 @@ def the_samples(path: Path, arrays: list[Rows]) -> Stack:
         listed = ", ".join(f"{Path(rows.name).name} {rows.shape}" for rows in arrays) or "no arrays"
         raise ValueError(f"{path} holds {listed}; one array of images, or one named samples, is needed")
     stack = Stack.of(chosen[0])
-    if stack.dtype != np.uint8 and stack.dtype.kind != "f":
+    if stack.dtype not in (np.uint8, np.dtype(depth.dtype)) and stack.dtype.kind != "f":
         raise ValueError(f"{stack.name} is of {stack.dtype}; uint8, or reals in [0, 1], are needed")
     if stack.shape[0] < FEWEST:
         raise ValueError(f"{stack.name} holds {stack.shape[0]} images; at least {FEWEST} are needed")
@@ -73,12 +79,15 @@ def write_samples(path: Path, x: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c
     return samples
 
 
+def coarse(pixels: Shaped[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+    """Images as bytes: themselves, if they are."""
+    if pixels.dtype == torch.uint8:
+        return pixels
+    return torch.cat([quantize(part.float()) for part in torch.split(pixels, 1000)])
+
+
 def at_8_bits(images: Images) -> Images:
-    """The images as bytes: themselves, if they are."""
-
-    def coarse(pixels: Tensor) -> Tensor:
-        return torch.cat([quantize(part.float()) for part in torch.split(pixels, 1000)])
-
+    """A data set as bytes: itself, if it is."""
     if images.train.dtype == torch.uint8:
         return images
     return replace(images, train=coarse(images.train), validation=coarse(images.validation), test=coarse(images.test))

@@ -1,6 +1,9 @@
 """Which of the averages of the weights on the way is kept: training loss only falls, held-out loss may not."""
 
 import copy
+from collections.abc import Sequence
+
+from torch import Tensor
 
 from ncsn.preconditioning import ScoreModel
 from ncsn.training import State
@@ -20,13 +23,21 @@ class Best:
         self.steps: list[int] = []
         self.at = 0
 
-    def consider(self, state: State, loss: float) -> None:
-        """Keep the average if its ``loss`` on held-out examples is the lowest."""
+    def recall(self, weights: dict[str, Tensor], losses: Sequence[float], steps: Sequence[int]) -> None:
+        """Go on from an earlier session: its best ``weights``, and all of its held-out ``losses``."""
+        self.model.load_state_dict(weights)
+        self.losses, self.steps = list(losses), list(steps)
+        self.at = self.losses.index(min(self.losses))
+
+    def consider(self, state: State, loss: float) -> bool:
+        """Keep the average if its ``loss`` on held-out examples is the lowest; returns whether it is."""
         self.losses.append(loss)
         self.steps.append(state.step)
-        if loss <= min(self.losses):
-            self.model.load_state_dict(state.average.state_dict())
-            self.at = len(self.losses) - 1
+        if loss > min(self.losses):
+            return False
+        self.model.load_state_dict(state.average.state_dict())
+        self.at = len(self.losses) - 1
+        return True
 
     @property
     def rose(self) -> bool:

@@ -13,8 +13,9 @@ from ncsn.evaluation import borrowed, chosen, classifiers
 from ncsn.evaluation.features import PIXELS, Features
 from ncsn.pixels import quantize, reals
 from ncsn.run import Run
+from ncsn.sampling import Sampling
 
-WEIGHTS = (1.0, 1.25, 1.5, 2.0, 2.5)
+WEIGHTS = (1.0, 1.25, 1.5, 2.0)
 COMPARED = 4  # times as many held-out images are what samples are compared with
 SEEN = COMPARED + 1 + len(WEIGHTS)  # how many images' features a sample costs
 SLACK = 1.1  # by which samples may be farther in pixels: what as many real images vary by
@@ -43,7 +44,10 @@ def at_hand(images: Images, device: torch.device) -> Features:
 
 
 def trials(run: Run, held_out: UInt8[Tensor, "v c h w"], features: Features, n: int, *, seed: int) -> Iterator[Trial]:
-    """``n`` samples at each weight, from the same noise, beside ``held_out`` images; but first real images, at 0."""
+    """``n`` samples at each weight, from the same noise, beside ``held_out`` images; but first real images, at 0.
+
+    They have their way in common as far down as no guide acts.
+    """
     real, compared = held_out[:n], features(held_out[n : (1 + COMPARED) * n]).features
     other = held_out[-n:]
 
@@ -53,8 +57,26 @@ def trials(run: Run, held_out: UInt8[Tensor, "v c h w"], features: Features, n: 
         return Trial(weight=weight, features=seen, pixels=far)
 
     yield trial(0.0, real)
+    unguided, guided = parted(run.recipe.sampling)
+    start = None
+    if unguided:
+        start = next(step.x for step in run.steps(n, seed=seed, guidance=1.0) if step.sigma <= guided[0])
     for weight in WEIGHTS:
-        yield trial(weight, quantize(run.sample(n, seed=seed, guidance=weight)).cpu())
+        x = run.sample(n, seed=seed + 1, guidance=weight, levels=guided, start=start)
+        yield trial(weight, quantize(x).cpu())
+
+
+def parted(sampling: Sampling) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The noise levels that are left before guidance begins, and all others from the one where it does."""
+    ladder = sampling.ladder().tolist()
+    above = sum(sigma > sampling.guided_between[1] for sigma in ladder[:-1])
+    return tuple(ladder[:above]), tuple(ladder[above:])
+
+
+def evaluations(sampling: Sampling) -> int:
+    """How often the network is asked for one noise at all weights."""
+    unguided, guided = parted(sampling)
+    return len(unguided) + len(WEIGHTS) * (len(guided) + 1)
 
 
 def best(found: Sequence[Trial]) -> Trial:

@@ -1,6 +1,5 @@
 """Learning the score of images: from settings with gaps to settings without, and to a recipe."""
 
-import re
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -8,6 +7,9 @@ import torch
 
 from ncsn import storage
 from ncsn.data import Images as Pictures
+from ncsn.data import load_images
+from ncsn.data.options import short_name
+from ncsn.data.origin import Origin
 from ncsn.experiments import rules
 from ncsn.experiments.rules import Facts
 from ncsn.experiments.settings import Images, ResolvedImages
@@ -19,24 +21,37 @@ from ncsn.sampling import Sampling
 NETWORKS = {"unet": "UNet", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
 
 
-def name_of(dataset: str) -> str:
-    """What a data set is called: the last part of its path, without what says that it is an archive or an array."""
-    return re.sub(r"\.(zip|npy|npz|tar(\.\w+)?|tgz|tbz2|txz)$", "", Path(dataset).name) or "images"
-
-
 def recalled(given: Images) -> Images:
     """The settings as given; with ``--resume`` those of the run that is there, for another job.
 
     A budget that is given is the run's new total.
     Raises ValueError if there is no run to resume.
     """
-    job = replace(given.job, out=given.job.out or Path("runs") / name_of(given.dataset))
-    if job.out is None or not job.resume or isinstance(given, ResolvedImages):
+    out = given.job.out or Path("runs") / short_name(given.dataset)
+    job = replace(given.job, out=out)
+    if not given.job.resume or isinstance(given, ResolvedImages):
         return replace(given, job=job)
-    saved = storage.read_settings(job.out, "images")
+    saved = storage.read_settings(out, "images")
     if given.minutes is not None or given.steps is not None:
         saved |= {"minutes": given.minutes, "steps": given.steps}
     return ResolvedImages(**saved, job=job)
+
+
+def found(given: Images) -> tuple[Pictures, Origin]:
+    """The images to train on, and where they are; with ``--resume`` the run's own, also where DATA says they are now.
+
+    Raises ValueError if they cannot be read, if they are others than the run's, or if the folder holds another run.
+    """
+    settings = recalled(given)
+    job = settings.job
+    assert job.out is not None
+    storage.check(job.out, overwrite=job.overwrite, resume=job.resume)
+    origin = storage.read_config(job.out).origin if job.resume else None
+    if origin is None:
+        images = load_images(settings.dataset, job.data_dir, reading=settings.reading)
+        return images, Origin.of(settings.dataset, job.data_dir, settings.reading, images)
+    moved = None if given.dataset in (Images().dataset, settings.dataset) else given.dataset
+    return origin.load(moved), origin if moved is None else origin.moved(moved)
 
 
 def resolve(given: Images, pictures: Pictures, device: torch.device) -> ResolvedImages:
@@ -58,7 +73,7 @@ def resolve(given: Images, pictures: Pictures, device: torch.device) -> Resolved
     if given.minutes is None and given.steps is None:
         changes["minutes"] = 10.0
     settings = replace(given, **changes)  # type: ignore[arg-type]
-    facts = Facts.of(pictures.train, pictures.statistics()[1])
+    facts = Facts.of(pictures.train, pictures.statistics[1])
     method = METHODS[settings.sampler]
     values = {f.name: getattr(settings, f.name) for f in fields(Images)}
     values |= shape_of(settings, facts, device) | noise_of(settings, facts)
@@ -70,7 +85,8 @@ def resolve(given: Images, pictures: Pictures, device: torch.device) -> Resolved
     if settings.posterior_above is not None:
         return resolved
     network = recipes(resolved, pictures)[0].build().network
-    return replace(resolved, posterior_above=facts.posterior_above(network, proposal(resolved)))
+    asked = replace(facts, n=2 * facts.n) if settings.flip else facts  # the mirrored images, too
+    return replace(resolved, posterior_above=asked.posterior_above(network, proposal(resolved)))
 
 
 def shape_of(settings: Images, facts: Facts, device: torch.device) -> dict[str, object]:
@@ -80,12 +96,13 @@ def shape_of(settings: Images, facts: Facts, device: torch.device) -> dict[str, 
     widths = rules.channels(facts.shape, speed, seconds) if settings.network == "unet" else (64,)
     widths = settings.channels or widths
     size = settings.batch_size or rules.batch_size(rules.seen(facts.shape, widths[0], speed, seconds))
+    size = min(size, facts.n)
     if settings.network == "unet" and settings.channels is None and widths[0] < rules.WIDTHS[0]:
         print(
             f"--channels {' '.join(map(str, widths))} --batch-size {size}: a wider network would see too few images "
             f"of {facts.shape[1]} x {facts.shape[2]} pixels on this machine in this time"
         )
-    return {"channels": widths, "batch_size": min(size, facts.n)}
+    return {"channels": widths, "batch_size": size}
 
 
 def noise_of(settings: Images, facts: Facts) -> dict[str, object]:

@@ -1,17 +1,18 @@
 """How a training on images goes: its losses by noise level, on training and on held-out images, and first samples."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ncsn import machine, plots, storage
 from ncsn.data import batches
-from ncsn.experiments.best import Best
+from ncsn.experiments.best import LEARNING, Best
 from ncsn.experiments.study import Study
 from ncsn.metrics import binned
 from ncsn.noise import Proposal
@@ -21,8 +22,9 @@ from ncsn.training import Progress, State
 
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
 BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
+BEST = "best.safetensors"
 ROWS = 10  # in a training
-PREVIEWS = (3, 6, 9)  # rows beside which samples are drawn
+PREVIEW = 3  # rows after each of which samples are drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +54,17 @@ def validate(
 
 
 def by_noise_level(
-    progress: Iterable[Progress], validation: Callable[[], tuple[Tensor, Tensor]], *, times: int = ROWS, done: int = 0
+    progress: Iterable[Progress], validation: Callable[[], tuple[Tensor, Tensor]], *, times: int = ROWS
 ) -> Iterator[Row]:
     """Train on, and ``times`` in a training yield a row of losses by noise level, averaged since the last one.
 
-    ``validation``: the losses on held-out images and their noise levels.  ``done``: the rows of a run that goes on.
+    ``validation``: the losses on held-out images and their noise levels.
     """
     losses, sigmas = [], []
+    done: int | None = None
     for p in progress:
+        if done is None:  # a run that goes on has some of its budget behind it
+            done = int(times * p.fraction * (p.step - 1) / p.step + 1e-9)
         losses.append(p.losses)
         sigmas.append(p.sigmas)
         if p.fraction < min(1.0, (done + 1) / times):
@@ -88,15 +93,18 @@ def keep(study: Study, state: State, guide: State | None, progress: Iterable[Pro
     path = study.folder / "metrics.jsonl"
     rows = [Row(**row) for row in storage.trim_rows(path, state.step)]
     best = Best(state.average)
+    if rows and (study.folder / BEST).is_file():
+        best.recall(load_file(study.folder / BEST), [r.validation_loss for r in rows], [r.step for r in rows])
     board = tensorboard(study) if study.settings.job.tensorboard else None
-    for row in by_noise_level(progress, lambda: validate(state.average, pictures, study.noise), done=len(rows)):
+    for row in by_noise_level(progress, lambda: validate(state.average, pictures, study.noise)):
         rows.append(row)
-        best.consider(state, row.validation_loss)
+        if best.consider(state, row.validation_loss):
+            storage.write_model(study.folder, best.model, name=BEST)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(row)) + "\n")
         if board is not None:
             board.add_scalars("loss", {"training": row.loss, "validation": row.validation_loss}, row.step)
-        if len(rows) in PREVIEWS:
+        if len(rows) % PREVIEW == 0:
             with machine.nothing_compiled():
                 x = study.run(state, guide).sample(20, seed=study.settings.seed)
             plots.image_grid(x.cpu(), study.folder / f"samples_{row.step:06}.png")
@@ -106,6 +114,12 @@ def keep(study: Study, state: State, guide: State | None, progress: Iterable[Pro
         state.average.load_state_dict(best.model.state_dict())
         storage.write_model(study.folder, state.average)
     return rows
+
+
+def kept(rows: Sequence[Row]) -> Row:
+    """The row of the average that is left: the last, or the best if the held-out loss has risen since."""
+    best = min(rows, key=lambda row: row.validation_loss)
+    return best if rows[-1].validation_loss > best.validation_loss * (1 + LEARNING) else rows[-1]
 
 
 def tensorboard(study: Study) -> Any:

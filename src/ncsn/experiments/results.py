@@ -11,7 +11,7 @@ from ncsn import storage
 from ncsn.drawn import Drawn
 from ncsn.evaluation import at_8_bits, nearest
 from ncsn.experiments import toy
-from ncsn.experiments.journal import Row
+from ncsn.experiments.journal import Row, kept
 from ncsn.experiments.study import FEW, Study
 from ncsn.pixels import quantize, reals
 from ncsn.training import State
@@ -21,9 +21,9 @@ CLIPPED = 0.05  # more of the samples' pixels than of the data's at an end of th
 
 
 def write_results(study: Study, state: State, rows: list[Row], drawn: Drawn, annealed: Drawn) -> None:
-    """metrics.json of a run on images: its last losses, what training saw, and what sampling cost."""
+    """metrics.json of a run on images: the losses of what is left, what training saw, and what sampling cost."""
     results = {
-        **(asdict(rows[-1]) if rows else {}),
+        **(asdict(kept(rows)) if rows else {}),
         "training_seconds": state.seconds,
         "images_seen": state.step * study.settings.batch_size,
         "guidance": drawn.sampling.guidance,
@@ -50,7 +50,7 @@ def remarks(study: Study, state: State, drawn: Drawn) -> Iterator[str]:
         train = at_8_bits(study.pictures).train
         near, _ = nearest(quantize(drawn.samples), train)
         usual, _ = nearest(study.held_out, train)
-        copies = float((near < usual.quantile(0.01)).float().mean())
+        copies = float((near <= usual.quantile(0.01)).float().mean())
         yield f"{copies:.0%} of the samples are nearer to a training image than 99 % of the held-out images are"
 
 

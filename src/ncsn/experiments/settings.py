@@ -144,7 +144,7 @@ class Images(Reading):
     log_sigma_std: float = 1.2
     posterior_above: float | None = None
     """From this noise level up, the target is the mean over all training images that could have made the noisy one; by
-    default where they are several, and inf where that is not worth its time."""
+    default where they are several, and nowhere (sigma_max) where that is not worth its time."""
     classes: bool = False
     """Learn the score of each class of the data set too, for `ncsn sample RUN --class 7`."""
     sampler: SamplerName = "dpmpp-sde"

@@ -16,7 +16,7 @@ from ncsn.data import Images as Pictures
 from ncsn.data import batches
 from ncsn.data.origin import Origin
 from ncsn.empirical import Empirical
-from ncsn.evaluation import Features, at_8_bits
+from ncsn.evaluation import Features, coarse
 from ncsn.experiments import guidance
 from ncsn.experiments.images import proposal, recalled, recipes, resolve
 from ncsn.experiments.settings import Images, ResolvedImages
@@ -33,7 +33,7 @@ DRAWING = 4  # seconds that figures take
 ANNEALED = 50  # at most so many samples by annealed Langevin dynamics, which takes six times as long as the default
 ANNEALED_SHARE = 1 / 30  # of the budget
 TRIALS, FEWEST_TRIALS = 256, 64  # samples at each guidance weight; with fewer none is chosen
-TRIALS_SHARE = 1 / 20  # of the budget
+TRIALS_SHARE = 1 / 30  # of the budget
 GUIDE_SECONDS, GUIDE_STEPS = 1 / 20, 1 / 10  # the guide's share of either budget: its steps take half as long
 
 
@@ -63,21 +63,18 @@ class Study:
     began: float
 
     @classmethod
-    def of(cls, given: Images, pictures: Pictures, *, began: float) -> "Study":
+    def of(cls, given: Images, pictures: Pictures, origin: Origin, *, began: float) -> "Study":
         """Resolve the settings, try the recipe out, and claim the folder.
 
-        ``began``: when the budget began, by ``time.perf_counter()``.
+        ``origin``: where the ``pictures`` are.  ``began``: when the budget began, by ``time.perf_counter()``.
         Raises ValueError for settings that do not suit the data, and if the folder holds another run.
         """
         device = machine.choose_device(given.job.device)
-        given = recalled(given)
-        origin = Origin.of(given.dataset, given.job.data_dir, given, pictures)
-        if given.job.resume and given.job.out is not None:
-            known = storage.read_config(given.job.out).origin
-            if known is not None:
-                known.check(origin.digest, given.dataset)
-        settings = resolve(given, pictures, device)
+        settings = resolve(recalled(given), pictures, device)
         recipe, guide_recipe = recipes(settings, pictures)
+        if settings.job.resume and settings.guidance == "chosen" and settings.job.out is not None:
+            chosen = storage.read_config(settings.job.out).recipe.sampling.guidance
+            recipe = replace(recipe, sampling=recipe.sampling.but(guidance=chosen))
         proposal(settings)
         recipe.build()(torch.zeros(1, *pictures.shape), 1.0)  # images that do not fit end here
         study = cls(settings, pictures, recipe, guide_recipe, origin, device, began)
@@ -130,7 +127,7 @@ class Study:
 
     def begin(self, recipe: Recipe, folder: Path) -> State:
         """A network and all that its training changes: new, or as the run in ``folder`` left it."""
-        mean, std = self.pictures.statistics()
+        mean, std = self.pictures.statistics
         centre = 0.0 if recipe.preconditioning == "scaled" else mean  # NCSNv2's network centres pixels itself
         model = recipe.build(centre, std, autocast=machine.fast_bfloat16(self.device)).to(self.device)
         rates = {"muon_rate": self.settings.muon_rate, "adam_rate": self.settings.adam_rate}
@@ -163,10 +160,10 @@ class Study:
         """Whether guidance is to be chosen."""
         return self.settings.guidance == "chosen" and self.guide_recipe is not None
 
-    @property
+    @cached_property
     def held_out(self) -> UInt8[Tensor, "v c h w"]:
         """The validation images, as bytes."""
-        return at_8_bits(self.pictures).validation
+        return coarse(self.pictures.validation)
 
     @cached_property
     def features(self) -> Features:
@@ -183,13 +180,13 @@ class Study:
             )
         budget = 60 * settings.minutes
         example = torch.zeros(FEWEST_TRIALS, *self.pictures.shape, device=self.device)
-        evaluation = seconds_of(lambda: state.average(example, 1.0)) / len(example)
+        evaluation = seconds_of(lambda: state.average(example, 1.0), self.device) / len(example)
         sample = 1.25 * sampling.nfe * evaluation  # with the guide, which is a quarter of the network
         annealed = sampling.but(sampler="annealed").nfe * evaluation
         held_out = self.held_out[:20]
-        trial = len(guidance.WEIGHTS) * sample
+        trial = 1.25 * guidance.evaluations(sampling) * evaluation
         if most and self.features.embed is not None:
-            trial += guidance.SEEN * seconds_of(lambda: self.features(held_out)) / len(held_out)
+            trial += guidance.SEEN * seconds_of(lambda: self.features(held_out), self.device) / len(held_out)
         trials = min(most, int(budget * TRIALS_SHARE / trial)) if most else 0
         trials = trials if trials >= FEWEST_TRIALS else 0
         few = max(1, min(settings.samples, ANNEALED, int(budget * ANNEALED_SHARE / annealed)))
@@ -226,10 +223,12 @@ class Study:
         return replace(run, recipe=recipe)
 
 
-def seconds_of(call: Callable[[], object]) -> float:
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     """How long a call takes the second time."""
     with torch.no_grad(), machine.nothing_compiled():
         call()
+        machine.wait(device)
         began = time.perf_counter()
         call()
+        machine.wait(device)
     return time.perf_counter() - began

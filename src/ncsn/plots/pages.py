@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ncsn.evaluation import Evaluation
 from ncsn.pixels import quantize
-from ncsn.plots.images import tile
+from ncsn.plots.images import tile, visible_channels
 from ncsn.plots.style import POINTS, STYLE, finish
 
 
@@ -42,9 +42,7 @@ def loss_curves(rows: Sequence[LossRow], bands: Sequence[str], path: Path | None
         figure = Figure(figsize=(10, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2)
         steps = [row.step for row in rows]
-        left.plot(
-            steps, [row.loss for row in rows], ".-", color="#8d99ae", ms=3, lw=1, label="training, posterior targets"
-        )
+        left.plot(steps, [row.loss for row in rows], ".-", color="#8d99ae", ms=3, lw=1, label="training")
         left.plot(
             steps,
             [row.validation_loss for row in rows],
@@ -63,11 +61,6 @@ def loss_curves(rows: Sequence[LossRow], bands: Sequence[str], path: Path | None
         left.legend(fontsize=8)
         figure.legend(*right.get_legend_handles_labels(), loc="outside right center", fontsize=8, title="noise level")
         return finish(figure, path)
-
-
-def visible_channels(images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n d h w"]:
-    """The channels that can be seen: one as grey, three as colours; of two the first, of more the first three."""
-    return images[:, : 3 if images.shape[1] >= 3 else 1]
 
 
 def evaluation_page(
@@ -141,7 +134,8 @@ def posterior_page(
         panels: Any = top.subplots(1, len(named), squeeze=False)
         for axes, (title, image) in zip(panels[0], named, strict=True):
             bright = image / image.max().clamp_min(1e-6) if title == "standard deviation" else image
-            axes.imshow(quantize(bright).permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255)
+            shown = visible_channels(quantize(bright)[None])[0]
+            axes.imshow(shown.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255)
             axes.set_title(title + (f" (white: {float(image.max()):.2f})" if title == "standard deviation" else ""))
             axes.set_axis_off()
         axes = bottom.subplots()
