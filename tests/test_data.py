@@ -153,9 +153,7 @@ def test_a_depth_clips_integers_and_not_floats() -> None:
     x = torch.tensor([-1.0, 0.5, 1.5, 99.0])
     assert BYTES.restored(x).tolist() == [0, 128, 255, 255]
     assert Depth("uint16", 0, 4096).restored(x).tolist() == [0, 2048, 4095, 4095]
-    assert Depth("uint16", 0, 16).restored(torch.tensor([14.6, 6.51, 0.49]) / 16).tolist() == [15, 7, 0], (
-        "to the nearest"
-    )
+    assert Depth("uint16", 0, 16).restored(torch.tensor([14.6, 6.51, 0.49]) / 16).tolist() == [15, 7, 0]
     assert Depth("int64", -(2.0**40), 2.0**40).restored(x).dtype == np.int64
     floats = Depth("float64", -10, 10).restored(x)
     assert floats.dtype == np.float64
@@ -359,10 +357,8 @@ def test_examples_by_index_and_from_files(tmp_path: Path, capsys: pytest.Capture
 def test_a_deep_example(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(tmp_path / "deep.png")
     assert torch.equal(read_example(str(tmp_path / "deep.png"), (1, 4, 4)), torch.full((1, 4, 4), 1000 / 1024))
-    part = torch.rand(4, 1, 4, 4)
-    images = Images(part, part, part, depth=Depth("uint16", 0, 4096))
-    assert torch.equal(
-        read_example(str(tmp_path / "deep.png"), (1, 4, 4), images=images), torch.full((1, 4, 4), 1000 / 4096)
-    )
+    depth = Depth("uint16", 0, 4096)
+    found = read_example(str(tmp_path / "deep.png"), (1, 4, 4), depth=depth)
+    assert torch.equal(found, torch.full((1, 4, 4), 1000 / 4096))
     Image.fromarray(np.full((4, 4), 51, np.uint8)).save(tmp_path / "bytes.png")
-    assert torch.equal(read_example(str(tmp_path / "bytes.png"), (1, 4, 4), images=images), torch.full((1, 4, 4), 0.2))
+    assert torch.equal(read_example(str(tmp_path / "bytes.png"), (1, 4, 4), depth=depth), torch.full((1, 4, 4), 0.2))
