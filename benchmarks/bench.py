@@ -138,10 +138,12 @@ def table(results: list[dict[str, Any]]) -> str:
         own = next((r for r in results if r["peer"] == "ours" and same(r, row)), row)
         fd, confident = row["metrics"]["frechet_distance"], row["metrics"]["confident"]
         speeds = [row[key] / own[key] for key in ("training_images_per_second", "sampling_images_per_second")]
+        # Early rows have one floor only.
+        floors = ", ".join(f"{fd[kind]:.2f}" if kind in fd else "–" for kind in ("held_out", "training"))
         guide = f" + {row['guide_nfe']} of a guide" if row.get("guide_nfe") else ""
         lines.append(
             f"| {data_of(row)} | {row['minutes']:g} | {row['peer']} | {row['parameters'] / 1e6:.2f} M "
-            f"| {fd['generated']:.2f} ({fd['held_out']:.2f}, {fd['training']:.2f}) | {row['n']:,} "
+            f"| {fd['generated']:.2f} ({floors}) | {row['n']:,} "
             f"| **{row.get('over_ours', math.nan):.3g}** "
             f"| {confident['generated']:.3f} ({confident['held_out']:.3f}) | {row['images_seen']:,} "
             f"| {speeds[0]:.2f} | {speeds[1]:.2f} | {row['nfe']}{guide} |"

@@ -132,6 +132,8 @@ def source_of(
     given = next(iter(stacks.values())).dtype
     if dtype == "uint8" and given.kind in "ui" and given != np.uint8:
         lines.append(f"{given} as bytes: all values are 0 to 255")
+    if given.kind == "b":
+        lines.append("bool as bytes: false is 0 and true is 255")
     if channels not in (1, 3):
         lines.append(f"channels as they are: {channels}, in which neither colour nor alpha is seen")
     if not labels:
