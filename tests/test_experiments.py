@@ -220,7 +220,7 @@ def test_what_comes_after_training_fits_into_its_share(tmp_path: Path, monkeypat
     many = mnist()
     monkeypatch.setattr(studying, "seconds_of", lambda call, device: 64e-3 if call() is not None else 0.0)
     monkeypatch.setattr(
-        studying, "guidance", SimpleNamespace(evaluations=lambda _: 62, SEEN=4, at_hand=lambda *_: PIXELS)
+        studying, "guidance", SimpleNamespace(evaluations=lambda _: 62, SEEN=4, suited=lambda *_, thorough: PIXELS)
     )
 
     def plan(**given: Any) -> Plan:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import unchecked
 
-from ncsn.data import Images, mnist
+from ncsn.data import Images, Labels, mnist
 from ncsn.evaluation import PIXELS, Features, digits
 from ncsn.experiments import guidance
 from ncsn.experiments.guidance import Trial, best
@@ -92,8 +92,25 @@ def test_what_is_said_has_both_numbers() -> None:
     assert "kernel" not in guidance.said(rows[1], found([None] * 5, [1.0] * 5), 64, PIXELS)
 
 
-def test_features_at_hand_need_no_training() -> None:
-    assert guidance.at_hand(mnist(), CPU).name == "digit classifier"
-    many = torch.zeros(20, 5, 8, 8, dtype=torch.uint8)
-    assert guidance.at_hand(Images(many, many, many), CPU) is PIXELS
-    assert guidance.at_hand(Images(many[:, :1], many[:, :1], many[:, :1]), CPU).name != "digit classifier"
+def test_features_are_those_of_the_datas_own_classes_if_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Features(name="own", embed=lambda x: x)
+    monkeypatch.setattr("ncsn.evaluation.classifiers.trained", lambda images, device: own)
+    monkeypatch.setattr("ncsn.evaluation.borrowed.efficientnet", lambda device: Features(name="big", embed=None))
+    pixels, classes = torch.zeros(20, 3, 8, 8, dtype=torch.uint8), torch.arange(20) % 2
+    labels = Labels(train=classes, validation=classes, test=classes, names=("a", "b"))
+
+    def name(images: Images, *, thorough: bool = True) -> str:
+        return guidance.suited(images, CPU, thorough=thorough).name
+
+    assert name(mnist(), thorough=False) == "digit classifier"
+    assert name(Images(pixels, pixels, pixels, labels)) == "own"
+    assert name(Images(pixels, pixels, pixels, labels), thorough=False) == "big"
+    assert name(Images(pixels, pixels, pixels)) == "big"
+    grey = pixels[:, :1]
+    assert name(Images(grey, grey, grey)) == "pixels"
+
+    def missing(device: torch.device) -> Features:
+        raise ValueError("not installed")
+
+    monkeypatch.setattr("ncsn.evaluation.borrowed.efficientnet", missing)
+    assert name(Images(pixels, pixels, pixels)) == "pixels"

@@ -31,11 +31,17 @@ class Trial:
     pixels: float
 
 
-def at_hand(images: Images, device: torch.device) -> Features:
-    """Features that need neither training nor a download; pixels alone if there are none for such images."""
+def suited(images: Images, device: torch.device, *, thorough: bool) -> Features:
+    """Features to choose by: of a classifier of the data's own classes, or of natural images, or pixels alone.
+
+    ``thorough``: whether there is time to train a classifier, half a minute the first time; it is kept.
+    EfficientNet is asked about colours only: of letters it sees nothing that guidance mends.
+    """
     if chosen.is_mnist(images):
         return classifiers.digits(device)
-    if images.shape[0] not in (1, 3):
+    if thorough and images.labels is not None and len(images.labels.names) > 1:
+        return classifiers.trained(images, device)
+    if images.shape[0] != 3:
         return PIXELS
     try:
         return borrowed.efficientnet(device)

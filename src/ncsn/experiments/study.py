@@ -16,7 +16,7 @@ from ncsn.data import Images as Pictures
 from ncsn.data import batches
 from ncsn.data.origin import Origin
 from ncsn.empirical import Empirical
-from ncsn.evaluation import Features, coarse
+from ncsn.evaluation import Features, at_8_bits, coarse
 from ncsn.experiments import guidance
 from ncsn.experiments.images import proposal, recalled, recipes, resolve
 from ncsn.experiments.settings import Images, ResolvedImages
@@ -34,6 +34,7 @@ ANNEALED = 50  # at most so many samples by annealed Langevin dynamics, which ta
 ANNEALED_SHARE = 1 / 30  # of the budget
 TRIALS, FEWEST_TRIALS = 256, 64  # samples at each guidance weight; with fewer none is chosen
 TRIALS_SHARE = 1 / 30  # of the budget
+THOROUGH_SECONDS, THOROUGH_STEPS = 360, 1000  # of training, from which on a classifier to choose by is worth its time
 GUIDE_SECONDS, GUIDE_STEPS = 1 / 20, 1 / 10  # the guide's share of either budget: its steps take half as long
 
 
@@ -168,7 +169,9 @@ class Study:
     @cached_property
     def features(self) -> Features:
         """What guidance is chosen by."""
-        return guidance.at_hand(self.pictures, self.device)
+        seconds, steps = 60 * (self.settings.minutes or 0), self.settings.steps or 0
+        thorough = seconds >= THOROUGH_SECONDS or steps >= THOROUGH_STEPS
+        return guidance.suited(at_8_bits(self.pictures), self.device, thorough=thorough)
 
     def plan(self, state: State) -> Plan:
         """What comes after training, as much as fits into its share of the budget: timed, as it is never compiled."""
