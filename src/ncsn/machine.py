@@ -14,7 +14,7 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> str | No
     first time, seconds from torch's cache.  If that fails, for whatever reason, the network runs as it did before.
     """
     try:
-        # Results that overwrite their inputs break the backward pass of some widths (torch 2.13), and save no time here.
+        # Results that overwrite their inputs break the backward pass of some widths (torch 2.13), and save no time.
         network.compile(dynamic=False, options={"inplace_buffers": False})
         value = trial()
         if value.requires_grad:
