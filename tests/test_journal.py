@@ -176,6 +176,16 @@ def test_the_best_of_an_earlier_session_is_not_lost(
     assert "at step 10, then it rose to 0.2000" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("given", "compiles"),
+    [({"minutes": 3.9}, False), ({"minutes": 4.0}, True), ({"steps": 5}, True), ({"compile": False}, False)],
+)
+def test_short_trainings_are_not_compiled(given: dict[str, Any], compiles: bool, tmp_path: Path) -> None:
+    job = ImageJob(out=tmp_path / "run", compile=given.pop("compile", True), device="cpu")
+    begun = Study.of(Images(channels=(8,), job=job, **given), pictures(), where(pictures()), began=0.0)
+    assert begun.compiles == compiles
+
+
 def test_what_a_user_would_not_see_is_said(tmp_path: Path) -> None:
     begun = study(tmp_path / "run")
     state, _ = begun.states()

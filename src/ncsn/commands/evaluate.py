@@ -85,6 +85,8 @@ class Evaluate(HowToSample, Reading):
         # Before any sample is drawn: what is wrong with them should not take minutes to be said.
         bytes_of = evaluation.at_8_bits(images)
         seen_by = evaluation.choose(bytes_of, self.features, machine.choose_device(self.device))
+        if self.features == "auto" and seen_by.embed is None:
+            print("only pixels are compared; images without classes have features after pip install 'ncsn[features]'")
         if run is not None:
             samples, how = self.draw(run, images, out)
             about |= how

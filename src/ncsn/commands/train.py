@@ -45,7 +45,7 @@ def learn(given: Images) -> None:
 
     # Model: a U-Net that preconditioning makes a score.  The guide is a smaller one, to move samples away from.
     state, guide = study.states()
-    if settings.job.compile:
+    if study.compiles:
         console.compile_network(state.model.network, study.trial(state))
     plan = study.plan(state)
     budget, guide_budget = study.budgets(plan)

@@ -19,8 +19,8 @@ def choose(images: Images, name: str = "auto", device: torch.device = CPU) -> Fe
 
     ``name``: auto, pixels, classifier (trained on the data's own classes), efficientnet,
     inception:WEIGHTS, dinov2:FOLDER, or a file with the user's network.  auto: for MNIST the classifier in the package;
-    else a classifier where the data has classes; EfficientNet-lite0 where it has none, and pixels alone where these are
-    neither grey nor colours.
+    else a classifier where the data has classes; EfficientNet-lite0, if it is installed, where it has none; and
+    pixels alone for all others.
     Raises ValueError if there are no such features, or if they do not suit the images.
     """
     kind, _, place = name.partition(":")
@@ -54,7 +54,10 @@ def automatic(images: Images, device: torch.device) -> Features:
         return classifiers.trained(images, device)
     if images.shape[0] not in (1, 3):
         return PIXELS
-    return borrowed.efficientnet(device)
+    try:
+        return borrowed.efficientnet(device)
+    except ValueError:  # the package is not installed
+        return PIXELS
 
 
 def is_mnist(images: Images) -> bool:

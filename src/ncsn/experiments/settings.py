@@ -47,7 +47,8 @@ class ImageJob(Job):
     """What belongs to the job of training on images."""
 
     compile: bool = True
-    """Speed training up with torch.compile, where this machine can; up to a minute the first time."""
+    """Speed training of four minutes or more up with torch.compile, where this machine can; up to a minute the first
+    time."""
     tensorboard: bool = False
     """Also log to TensorBoard, in the run's folder."""
     data_dir: Path | None = None

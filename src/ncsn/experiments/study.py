@@ -29,6 +29,7 @@ from ncsn.run import Run
 from ncsn.training import Budget, State
 
 FEW = 1000  # images, below which what is learned may be the images themselves
+COMPILED_FROM = 4  # minutes, below which compiling takes longer than it saves
 DRAWING = 4  # seconds that figures take
 ANNEALED = 50  # at most so many samples by annealed Langevin dynamics, which takes six times as long as the default
 ANNEALED_SHARE = 1 / 30  # of the budget
@@ -155,6 +156,12 @@ class Study:
         example = torch.zeros(self.settings.batch_size, *self.pictures.shape, device=self.device)
         sigma = torch.ones(self.settings.batch_size, device=self.device)
         return lambda: state.model(example, sigma)
+
+    @property
+    def compiles(self) -> bool:
+        """Whether to compile: asked for, and worth its time, which is up to a minute of the budget the first time."""
+        minutes = self.settings.minutes
+        return self.settings.job.compile and (minutes is None or minutes >= COMPILED_FROM)
 
     @property
     def chooses(self) -> bool:
