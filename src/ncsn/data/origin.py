@@ -43,6 +43,8 @@ class Origin:
         Raises ValueError if they cannot be read, or are not the same.
         """
         there = self if dataset is None else self.moved(dataset)
+        if there.dataset not in NAMED and not Path(there.dataset).exists():
+            raise ValueError(f"the images are not at {there.dataset}; --data PLACE, says where they are now")
         folder = None if there.folder is None else Path(there.folder)
         images = load_images(there.dataset, folder, reading=self.reading)
         if images.digest != self.digest:
