@@ -47,7 +47,7 @@ def test_a_run_finds_its_images_where_they_were_and_where_they_are_now(tmp_path:
     for part in ("train", "validation", "test"):
         assert torch.equal(getattr(found, part), getattr(images, part))
     shutil.move(place, tmp_path / "there")
-    with pytest.raises(ValueError, match="the images are not at .*here; --data PLACE"):
+    with pytest.raises(ValueError, match=r"the images are not at .*here; --data PLACE"):
         again.data()
     assert torch.equal(again.data(str(tmp_path / "there")).test, images.test)
     other = pictures(tmp_path / "other", seed=1)
