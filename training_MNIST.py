@@ -7,8 +7,10 @@ python ./training_MNIST.py --dataset my/pictures    # what `ncsn train my/pictur
 The story is told, from top to bottom, by ``learn`` in src/ncsn/commands/train.py.
 """
 
+import signal
 import sys
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the package is being imported ends without a traceback
 try:
     import ncsn  # noqa: F401
 except ModuleNotFoundError as error:

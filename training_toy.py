@@ -4,8 +4,10 @@ python ./training_toy.py --generator circle      # where is a learned score righ
 python ./training_toy.py --generator gaussian    # why Langevin dynamics needs many noise levels
 """
 
+import signal
 import sys
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while torch is being imported ends without a traceback
 try:
     import ncsn
 except ModuleNotFoundError as error:

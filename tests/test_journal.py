@@ -53,8 +53,9 @@ def study(out: Path, *, resume: bool = False, **given: Any) -> Study:
         "guidance": 2.0,
         "posterior_above": 0.6,
         "sigma_max": 10.0,
+        "compile": False,
     } | given
-    job = ImageJob(out=out, resume=resume, compile=False, device="cpu")
+    job = ImageJob(out=out, resume=resume, device="cpu")
     return Study.of(Images(job=job, **settings), pictures(), where(pictures()), began=time.perf_counter())
 
 
@@ -181,7 +182,7 @@ def test_the_best_of_an_earlier_session_is_not_lost(
     [({"minutes": 3.9}, False), ({"minutes": 4.0}, True), ({"steps": 5}, True), ({"compile": False}, False)],
 )
 def test_short_trainings_are_not_compiled(given: dict[str, Any], compiles: bool, tmp_path: Path) -> None:
-    job = ImageJob(out=tmp_path / "run", compile=given.pop("compile", True), device="cpu")
+    job = ImageJob(out=tmp_path / "run", device="cpu")
     begun = Study.of(Images(channels=(8,), job=job, **given), pictures(), where(pictures()), began=0.0)
     assert begun.compiles == compiles
 
@@ -241,7 +242,8 @@ def test_mirrored_images_are_learned_and_averaged_over(tmp_path: Path, monkeypat
         flip=True,
         posterior_above=0.6,
         sigma_max=10.0,
-        job=ImageJob(out=tmp_path / "run", compile=False, device="cpu"),
+        compile=False,
+        job=ImageJob(out=tmp_path / "run", device="cpu"),
     )
     begun = Study.of(settings, data, where(data), began=0.0)
     g = torch.Generator().manual_seed(0)

@@ -65,9 +65,19 @@ def test_network_and_guide_learn_from_training_images_and_are_sampled_together(
 
     monkeypatch.setattr(ncsn, "train", spied, raising=False)
     folder = tmp_path / "run"
-    job = ImageJob(out=folder, compile=False, device="cpu")
+    job = ImageJob(out=folder, device="cpu")
     settings = Images(
-        channels=(8,), blocks=1, batch_size=5, steps=5, levels=4, samples=4, seed=3, classes=True, guidance=2.0, job=job
+        channels=(8,),
+        blocks=1,
+        batch_size=5,
+        steps=5,
+        levels=4,
+        samples=4,
+        seed=3,
+        classes=True,
+        guidance=2.0,
+        compile=False,
+        job=job,
     )
     assert script("training_MNIST").learn is train.learn
     train.learn(settings)

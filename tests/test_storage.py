@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,7 +73,7 @@ def test_what_is_overwritten_is_gone(tmp_path: Path) -> None:
     for name in ("checkpoint.pt", "guide/checkpoint.pt", "metrics.json", "metrics.jsonl"):
         (tmp_path / name).write_text("{}")
     storage.claim(tmp_path, overwrite=True)
-    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {".lock", ".lock-holder"}
 
 
 def test_claim_guards_another_run(tmp_path: Path) -> None:
@@ -83,9 +85,7 @@ def test_claim_guards_another_run(tmp_path: Path) -> None:
         storage.claim(folder)
     assert (folder / "model.safetensors").exists()
     storage.claim(folder, overwrite=True)
-    assert [p.name for p in folder.iterdir()] == ["mine.txt"]
-    with pytest.raises(ValueError, match=r"has no checkpoint\.pt"):
-        storage.claim(folder, resume=True)
+    assert {p.name for p in folder.iterdir()} == {"mine.txt", ".lock", ".lock-holder"}
     with pytest.raises(ValueError, match="at most one"):
         storage.claim(folder, resume=True, overwrite=True)
     with pytest.raises(ValueError, match="is a file"):
@@ -149,3 +149,19 @@ def test_settings_come_back_with_tuples_and_without_the_job(tmp_path: Path) -> N
     assert storage.read_settings(tmp_path, "toy") == {"width": 7, "channels": (2, 3), "data": "there"}
     with pytest.raises(ValueError, match="a run of toy, not of images"):
         storage.read_settings(tmp_path, "images")
+
+
+def test_one_process_at_a_time_writes_into_a_folder(tmp_path: Path) -> None:
+    """And the second says who does; a kill lets go of it."""
+    code = "import sys, time; from pathlib import Path; from ncsn import storage\n"
+    hold = f"{code}lock = storage.claim(Path(sys.argv[1]), resume=True); print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=f"is being written by process {first.pid} on "):
+            storage.claim(tmp_path, resume=True)
+        first.kill()
+    lock = storage.claim(tmp_path, resume=True)
+    again = storage.claim(tmp_path, resume=True)  # the same process may
+    assert lock.is_locked
+    assert again.is_locked

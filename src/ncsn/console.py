@@ -4,6 +4,7 @@ Torch is imported inside the functions that need it, so that ``--help`` answers 
 """
 
 import io
+import math
 import re
 import signal
 import sys
@@ -26,8 +27,13 @@ if TYPE_CHECKING:
     from ncsn.training import Progress, State
 
 COMPILE_FROM = 60_000  # evaluations of a network for images: for fewer, compiling takes longer than it saves
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 S = TypeVar("S")
 T = TypeVar("T")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a scheduler or a shutdown sends it."""
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
@@ -51,14 +57,54 @@ def parse(settings: Any, args: list[str] | None = None, prog: str | None = None)
 
 
 def run(command: Callable[[S], None], settings: Any, args: list[str] | None = None, prog: str | None = None) -> None:
-    """Parse the command line into ``settings`` and run ``command`` on it; a user's mistake is one line, status 2."""
+    """Parse the command line into ``settings`` and run ``command`` on it; whatever stops it is one line.
+
+    The exit status is 2 for a user's mistake, 1 for what went wrong while computing, 130 for Ctrl-C, 143 for SIGTERM.
+    """
     keep_memory()
+    for stream in (sys.stdout, sys.stderr):  # σ, in the encoding of a terminal that has none
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        command(parse(settings, args, prog))
+        with interruptible():
+            command(parse(settings, args, prog))
     except (ValueError, OSError) as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
+    except (MemoryError, RuntimeError) as error:
+        fail_computing(error)
+    except KeyboardInterrupt as error:
+        fail(*(("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)))
+
+
+def fail_computing(error: MemoryError | RuntimeError) -> NoReturn:
+    """Say what went wrong while computing, if that is known, and exit with status 1; else raise it again."""
+    from ncsn.samplers.step import NonFiniteSampleError
+
+    if isinstance(error, NonFiniteSampleError):
+        fail(str(error), 1)
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        fail("out of memory; a smaller --batch-size, or smaller images or networks, need less", 1)
+    raise error
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end what is being done, once: a second signal ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():  # where signals cannot be received
+        yield
+        return
+
+    def receive(number: int, _: Any) -> NoReturn:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -71,7 +117,7 @@ def deferred_interrupts() -> Iterator[list[int]]:
 
     def receive(number: int, _: Any) -> None:
         if received:
-            raise KeyboardInterrupt
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         received.append(number)
 
     previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -121,9 +167,10 @@ def watch(
                     saved = time.monotonic()
                 if interrupts:
                     bar.close()
+                    what = "terminated" if interrupts[0] == signal.SIGTERM else "interrupted"
                     fail(
-                        f"interrupted at step {p.step}; {checkpoint} is saved, and --resume goes on from it",
-                        130,
+                        f"{what} at step {p.step}; {checkpoint} is saved, and --resume goes on from it",
+                        128 + interrupts[0],
                     )
             save()
         except NonFiniteLossError as error:
@@ -178,6 +225,11 @@ def draw(
     from ncsn.samplers.step import Step
 
     began = time.perf_counter()
+    size = min(n, batch_size)
+    needed = run.recipe.memory(size, learning=run.condition is not None)  # a posterior is a gradient
+    machine.check_memory(
+        needed + 12 * n * math.prod(run.recipe.shape), run.device, f"{n:,} samples, {size:,} at a time,"
+    )
     steps = run.steps(n, seed=seed, batch_size=batch_size, **how)
     many = run.recipe.images and n * steps.sampling.nfe >= COMPILE_FROM
     if many:

@@ -2,9 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> str | None:
@@ -37,6 +41,30 @@ def wait(device: torch.device) -> None:
     """Until the device has done all that it was asked."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+class Results(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Within it, the bytes of what operations make are counted: of ``all``, and of the ``largest``."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.all = self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do what is asked, and count what it makes anew."""
+        made = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            sizes = [value.nbytes for value in tree_leaves(made) if isinstance(value, Tensor)]
+            self.all += sum(sizes)
+            self.largest = max([self.largest, *sizes])
+        return made
+
+
+def check_memory(needed: int, device: torch.device, what: str) -> None:
+    """Raises ValueError if ``what`` needs more bytes than the device has."""
+    there = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else psutil.virtual_memory().total
+    if needed > there:
+        raise ValueError(f"{what} would need about {needed / 1e9:,.0f} GB of memory; there are {there / 1e9:,.0f} GB")
 
 
 DEVICES: dict[str, Callable[[], bool]] = {

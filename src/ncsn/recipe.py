@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from ncsn import networks
+from ncsn.machine import Results
 from ncsn.pixels import Depth
 from ncsn.preconditioning import Karras, Plain, Preconditioning, Scaled, ScoreModel
 from ncsn.sampling import Sampling
@@ -66,3 +68,19 @@ class Recipe:
             network = getattr(networks, self.network)(**self.arguments)
         way = PRECONDITIONINGS[self.preconditioning]
         return ScoreModel(network, data_mean, data_std, preconditioning=way, autocast=autocast)
+
+    def memory(self, batch_size: int, *, learning: bool) -> int:
+        """About how many bytes a batch needs, ``learning`` or only drawing, weights included; nothing is allocated.
+
+        Learning keeps the weights, their average, gradients and two moments, and whatever a pass makes; drawing only
+        what a layer needs at a time.  0 for a network of the user's own.
+        """
+        if self.network not in networks.__all__:
+            return 0
+        with torch.device("meta"), torch.no_grad():
+            model = self.build()
+            with Results() as made:
+                model.network(torch.zeros(batch_size, *self.shape), torch.zeros(batch_size))
+        weights = sum(p.nbytes for p in model.parameters())
+        needed: int = 5 * weights + made.all if learning else 2 * weights + 4 * made.largest
+        return needed

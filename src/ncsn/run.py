@@ -19,7 +19,7 @@ from ncsn.preconditioning import ScoreModel
 from ncsn.problems import Measurement
 from ncsn.recipe import Recipe
 from ncsn.samplers.flow import encode, slerp
-from ncsn.samplers.step import Step
+from ncsn.samplers.step import NonFiniteSampleError, Step
 from ncsn.sampling import Sampling
 from ncsn.score import Counted, Score, batched, guided, tweedie
 from ncsn.units import Units
@@ -179,12 +179,20 @@ class Run:
         start: Float[Tensor, "n *d"] | None,
         generator: torch.Generator,
     ) -> Iterator[Step]:
-        """The states of ``score`` from the start on, in the user's units; nothing is evaluated before the first."""
+        """The states of ``score`` from the start on, in the user's units; nothing is evaluated before the first.
+
+        Raises NonFiniteSampleError at the first state that is not finite.
+        """
         if start is None:
             start = sampling.start(network, n, self.recipe.shape, generator=generator)
         if self.condition is not None:
             score = self.condition(score, n, generator)
         for sigma, x in sampling.follow(score, start.to(self.device), generator=generator):
+            if not bool(x.isfinite().all()):
+                raise NonFiniteSampleError(
+                    f"samples are not finite from noise level {sigma:.4g} on, by {sampling.sampler} on "
+                    f"{sampling.count} levels, step size {sampling.eps:g}, guidance {sampling.guidance:g}"
+                )
             yield Step(sigma, x if self.units is None else self.units.restore(x))
 
     def labels(self, label: Label, n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:
@@ -373,11 +381,12 @@ class Run:
         parts = [(Path(folder), self.model)]
         if self.guide is not None:
             parts.append((Path(folder) / "guide", replace(self, score=self.guide).model))
-        storage.claim(Path(folder), overwrite=overwrite)
+        lock = storage.claim(Path(folder), overwrite=overwrite)
         for place, model in parts:
             place.mkdir(exist_ok=True)
             storage.write_model(place, model, self.units)
             storage.write_config(place, self.experiment, self.settings, self.recipe, self.origin)
+        lock.release()
 
 
 def one_for_each(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:

@@ -8,19 +8,22 @@
 """
 
 import json
+import os
+import time
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
 from ncsn.data.options import Reading
 from ncsn.data.origin import Origin
-from ncsn.files import atomic
+from ncsn.files import HOST, atomic, sweep
 from ncsn.pixels import Depth
 from ncsn.preconditioning import ScoreModel
 from ncsn.recipe import Recipe
@@ -40,37 +43,55 @@ RUN_FILES = (
 SHIPPED = ("mnist",)  # the runs in the package, under assets/models
 
 
+def begun(folder: Path) -> bool:
+    """Whether there is a run in ``folder``, however short."""
+    return (folder / "config.json").is_file()
+
+
 def check(folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
-    """Raises ValueError if a run may not write into ``folder``: it holds another one, or there is none to resume."""
+    """Raises ValueError if a run may not write into ``folder``, because it is a file or holds another run."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; a folder is needed")
     if overwrite and resume:
         raise ValueError("both --overwrite and --resume are given; at most one is allowed")
-    if resume:
-        if not any((run / "checkpoint.pt").is_file() for run in (folder, folder / "guide")):
-            raise ValueError(f"{folder} has no checkpoint.pt to resume from")
-        return
-    if (folder / "config.json").exists() and not overwrite:
+    if begun(folder) and not overwrite and not resume:
         raise ValueError(
             f"{folder} holds another run; give --overwrite to replace it, --resume to continue it, or another --out"
         )
 
 
-def claim(folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+def claim(folder: Path, *, overwrite: bool = False, resume: bool = False) -> FileLock:
     """Make sure that a run may write into ``folder``, and create it; with ``overwrite`` an old run is removed first.
 
-    Only files that runs write are removed, and only where there is a run.
-    Raises ValueError as ``check``.
+    Only files that runs write are removed, and only where there is a run; and what a kill has left half written.
+    Returns the lock that keeps other processes out for as long as it is kept; a kill releases it too.
+    Raises ValueError as ``check``, and if another process writes into the folder.
     """
     check(folder, overwrite=overwrite, resume=resume)
-    if resume:
-        return
     folder.mkdir(parents=True, exist_ok=True)
+    lock = locked(folder)
+    check(folder, overwrite=overwrite, resume=resume)  # again: whoever held it may have left a run
     for run in (folder, folder / "guide"):
-        if not (run / "config.json").is_file():
-            continue
-        for name in RUN_FILES:
-            (run / name).unlink(missing_ok=True)
+        sweep(run)
+        if overwrite and begun(run):
+            for name in RUN_FILES:
+                (run / name).unlink(missing_ok=True)
+    return lock
+
+
+def locked(folder: Path) -> FileLock:
+    """The folder's lock, which this process holds from now on.  Raises ValueError, which says who, if another does."""
+    lock, holder = FileLock(folder / ".lock", timeout=0, is_singleton=True), folder / ".lock-holder"
+    try:
+        lock.acquire()
+    except Timeout as error:
+        who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
+        raise ValueError(
+            f"{folder} is being written by {who}; wait until it has ended, or give another --out"
+        ) from error
+    with atomic(holder) as temporary:
+        temporary.write_text(f"process {os.getpid()} on {HOST}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+    return lock
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+from annotated_types import Interval
 
 from ncsn import console
-from ncsn.commands.options import HowToSample, check_counts
+from ncsn.commands.options import HowToSample
 from ncsn.data.options import Reading
 from ncsn.experiments.settings import DeviceName
+from ncsn.files import check_out
+from ncsn.ranges import Seed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from ncsn.run import Run
 
 MNIST = (1, 28, 28)
+Judged = Annotated[int, Interval(ge=100, le=10**4)]
+PAGE, NUMBERS, SAMPLES = "evaluation.png", "evaluation.json", "evaluation.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,22 +44,22 @@ class Evaluate(HowToSample, Reading):
     """What distances are measured in: pixels, classifier (trained on the data's classes, and kept), efficientnet,
     inception:WEIGHTS (then it is FID), dinov2:FOLDER, or your network's file .onnx, .pt or .ts.  auto: for MNIST the
     classifier in the package, else classifier where there are classes and efficientnet where there are none."""
-    n: Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])] = 10_000
+    n: Annotated[Judged, tyro.conf.arg(name="n", aliases=["-n"])] = 10_000
     """How many samples, as far as there are as many test images; numbers from fewer than 10,000 are not comparable to
     others'."""
-    seed: int = 0
+    seed: Seed = 0
     """For drawing the samples of a run."""
     device: DeviceName = "auto"
     """auto: CUDA where there is one, else the CPU."""
     out: Path | None = None
-    """A folder for evaluation.json, evaluation.png and the samples; by default where the source is."""
+    """A folder for evaluation.json, evaluation.png and, of a run, the samples, evaluation.npz; by default where the
+    source is."""
+    overwrite: bool = False
+    """Replace an earlier evaluation there."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
         super().__post_init__()
-        check_counts(self, "batch_size", "levels", "steps")
-        if not 100 <= self.n <= 10_000:
-            raise ValueError(f"n is {self.n}; allowed are 100 to 10000")
         if self.data is not None and (self.against is not None or self.is_file):
             raise ValueError("--data is where a run's own data set is; to judge by another, or a file, give --against")
         if self.against is None and self.reading != Reading():
@@ -71,6 +76,7 @@ class Evaluate(HowToSample, Reading):
         from ncsn import data, evaluation, machine, plots, storage
         from ncsn.pixels import BYTES
 
+        out = self.place()
         about: dict[str, Any] = {"source": str(self.source)}
         given = None if self.against is None else data.load_images(self.against, reading=self.reading)
         run = None if self.is_file else ncsn.load(self.source, device=self.device)
@@ -80,7 +86,6 @@ class Evaluate(HowToSample, Reading):
             for line in said:
                 print(line)
         images = self.judges(run, given, run.recipe.shape if run is not None else tuple(samples.shape[1:]))
-        out = self.place(run)
         print(f"data: {images.name}, {images.describe()}")
         # Before any sample is drawn: what is wrong with them should not take minutes to be said.
         bytes_of = evaluation.at_8_bits(images)
@@ -94,12 +99,12 @@ class Evaluate(HowToSample, Reading):
         found = evaluation.evaluate(samples, images, seen_by)
         about |= {"data": images.name, "data_digest": images.digest}
         about["evaluation_seconds"] = time.perf_counter() - began
-        storage.write_json(out / "evaluation.json", about | found.report())
+        storage.write_json(out / NUMBERS, about | found.report())
         shown = samples[: min(30, found.n // 10 * 10)]
         _, neighbours = evaluation.nearest(shown, bytes_of.train)
-        plots.evaluation_page(shown, bytes_of.train[neighbours], found, out / "evaluation.png")
+        plots.evaluation_page(shown, bytes_of.train[neighbours], found, out / PAGE)
         show(found)
-        print(f"{out}: evaluation.json, evaluation.png")
+        print(f"{out}: {', '.join(self.written)}")
 
     def judges(self, run: "Run | None", given: "Images | None", shape: tuple[int, ...]) -> "Images":
         """The data to judge by, as ``given`` or the run's.
@@ -133,7 +138,7 @@ class Evaluate(HowToSample, Reading):
         if n < self.n:
             print(f"{n} samples instead of {self.n}: there are no more real images to compare with", file=sys.stderr)
         drawn = console.draw(run, n, seed=self.seed, **self.how())
-        return evaluation.write_samples(out / "samples.npz", drawn.samples), {
+        return evaluation.write_samples(out / SAMPLES, drawn.samples), {
             "seed": self.seed,
             "sampler": drawn.sampling.sampler,
             "class": self.label,
@@ -143,14 +148,27 @@ class Evaluate(HowToSample, Reading):
             "sampling_seconds": drawn.seconds,
         }
 
-    def place(self, run: "Run | None") -> Path:
-        """The folder to write into: as given, or where the source is; for the model in the package, here."""
+    @property
+    def written(self) -> tuple[str, ...]:
+        """What is written."""
+        return (NUMBERS, PAGE) if self.is_file else (NUMBERS, PAGE, SAMPLES)
+
+    def place(self) -> Path:
+        """The folder to write into: as given, or where the source is; for the model in the package, here.
+
+        Raises ValueError if it may not be written there.
+        """
+        from ncsn import storage
+
+        folder = self.source.parent if self.is_file else self.source
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
-            return self.out
-        if run is None:
-            return self.source.parent
-        return self.source if run.folder == self.source else Path()
+            folder = self.out
+        elif not self.is_file and storage.find(self.source) != self.source:
+            folder = Path()
+        for name in self.written:
+            check_out(folder / name, overwrite=self.overwrite)
+        return folder
 
 
 def show(found: "Evaluation") -> None:

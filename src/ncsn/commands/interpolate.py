@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from annotated_types import Interval
 
 from ncsn import console
-from ncsn.commands.options import OfRun, check_out, check_suffix
+from ncsn.commands.options import OfRun, check_suffix
+from ncsn.files import check_out
+from ncsn.ranges import Levels, Seed, Shown, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,23 +23,22 @@ class Interpolate(OfRun):
     """The image to walk to."""
     data: str | None = None
     """Where the data set is that the run was trained on, if it has moved."""
-    n: Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])] = 6
+    n: Annotated[Shown, tyro.conf.arg(name="n", aliases=["-n"])] = 6
     """How many walks, one a row; between given images there is one."""
-    steps: int = 12
+    steps: Annotated[int, Interval(ge=2, le=1000)] = 12
     """Images on each, the two ends included."""
-    levels: int | None = None
+    levels: Levels | None = None
     """Noise levels that Heun's method descends; by default what suits it."""
-    seed: int = 0
+    seed: Seed = 0
     out: Path = Path("interpolation.png")
     overwrite: bool = False
     """Replace an existing file."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        if self.n < 1 or self.steps < 2 or (self.levels is not None and self.levels < 2):
-            raise ValueError(
-                f"n is {self.n}, steps is {self.steps}, levels is {self.levels}; allowed are at least 1, 2 and 2"
-            )
+        check_ranges(self)
+        if self.levels == 1:
+            raise ValueError("levels is 1; Heun's method needs at least 2")
         if (self.start is None) != (self.end is None):
             raise ValueError("of --from and --to only one is given; both are needed, or none")
         check_suffix(self.out, ".png")

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from annotated_types import Interval
 
 from ncsn import console
-from ncsn.commands.options import OfRun
+from ncsn.commands.options import OfRun, check_suffix
+from ncsn.files import check_out
+from ncsn.ranges import Count, Seed, Sigma, check_ranges
 
 PART = 32  # images at a time
 
@@ -17,30 +20,32 @@ PART = 32  # images at a time
 class Likelihood(OfRun):
     """The likelihood of the test images under a model, in bits per dimension, with error bars."""
 
-    n: Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])] = 64
+    n: Annotated[Count, tyro.conf.arg(name="n", aliases=["-n"])] = 64
     """How many test images."""
     data: str | None = None
     """Where the data set is that the run was trained on, if it has moved."""
-    probes: int = 4
+    probes: Annotated[int, Interval(ge=1, le=10**4)] = 4
     """Random directions in which the divergence of the score is measured."""
-    sigma_min: float | None = None
+    sigma_min: Sigma | None = None
     """The noise level whose density is taken for the data's; by default the run's smallest."""
-    tolerance: float = 1e-3
+    tolerance: Annotated[float, Interval(gt=0, le=1)] = 1e-3
     """Relative and absolute error of an adaptive step."""
-    seed: int = 0
+    seed: Seed = 0
     out: Path | None = None
     """A .json file for the numbers of every image."""
+    overwrite: bool = False
+    """Replace an existing file."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        if self.n < 1 or self.probes < 1 or not self.tolerance > 0:
-            raise ValueError(
-                f"n is {self.n}, probes is {self.probes}, tolerance is {self.tolerance}; at least 1, at "
-                "least 1, and above 0 are allowed"
-            )
+        check_ranges(self)
+        if self.out is not None:
+            check_suffix(self.out, ".json")
 
     def __call__(self) -> None:
         """Integrate, and print."""
+        if self.out is not None:
+            check_out(self.out, overwrite=self.overwrite)
         import torch
 
         import ncsn

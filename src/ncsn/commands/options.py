@@ -5,9 +5,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from annotated_types import Interval
 
 from ncsn.experiments.settings import DeviceName
+from ncsn.ranges import BatchSize, Levels, StepSize
 from ncsn.samplers.methods import SamplerName
+
+LangevinSteps = Annotated[int, Interval(ge=1, le=10**7)]
+Guidance = Annotated[float, Interval(ge=0, le=100)]
+Label = Annotated[int, Interval(ge=0, le=10**6)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +32,18 @@ class HowToSample:
 
     sampler: SamplerName | None = None
     """By default the run's own."""
-    levels: int | None = None
+    levels: Levels | None = None
     """Noise levels that sampling descends: more cost more and are more exact.  By default what suits the sampler."""
-    steps: int | None = None
+    steps: LangevinSteps | None = None
     """Langevin steps: on each level for annealed, in all for langevin."""
-    eps: float | None = None
+    eps: StepSize | None = None
     """Langevin's step size on the smallest noise level."""
-    label: Annotated[int | Literal["any"] | None, tyro.conf.arg(name="class")] = None
+    label: Annotated[Label | Literal["any"] | None, tyro.conf.arg(name="class")] = None
     """Only samples of this class, or of classes drawn at random, from a run that was trained with --classes."""
-    guidance: float | None = None
+    guidance: Guidance | None = None
     """How far to move away from the run's guide, or with --class from the score of no class; 1 for the plain score.
     By default the run's own; 1 with --class, and for annealed and langevin where they are not the run's own."""
-    batch_size: int = 500
+    batch_size: BatchSize = 500
     """How many samples the network sees at a time; the samples do not depend on it."""
 
     def how(self) -> dict[str, Any]:
@@ -46,25 +52,9 @@ class HowToSample:
         return {name: getattr(self, name) for name in names}
 
 
-def check_counts(settings: object, *names: str) -> None:
-    """Raises ValueError for the first of these settings that is given and below 1."""
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name.replace('_', ' ')} is {value}; it must be at least 1")
-
-
 def check_suffix(out: Path, *allowed: str) -> None:
     """Raises ValueError if a file of this name would be none of those that the command can write."""
     if out.suffix not in allowed:
         *others, last = allowed
         listed = f"{', '.join(others)} and {last}" if others else last
         raise ValueError(f"--out {out} ends in '{out.suffix}'; allowed: {listed}")
-
-
-def check_out(out: Path, *, overwrite: bool) -> None:
-    """Raises ValueError, before any work, if ``out`` may not be written."""
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists; give --overwrite to replace it, or another --out")
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"{out.parent} is no folder to write {out.name} into")

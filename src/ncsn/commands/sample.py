@@ -7,7 +7,9 @@ from typing import Annotated
 import tyro
 
 from ncsn import console
-from ncsn.commands.options import HowToSample, OfRun, check_counts, check_out, check_suffix
+from ncsn.commands.options import HowToSample, OfRun, check_suffix
+from ncsn.files import check_out
+from ncsn.ranges import Count, Seed, check_ranges
 
 FRAMES = (1500, 36)  # how many points or images an animation shows
 
@@ -16,9 +18,9 @@ FRAMES = (1500, 36)  # how many points or images an animation shows
 class Sample(HowToSample, OfRun):
     """Draw samples from a run: a picture, their way out of the noise, or an array."""
 
-    n: Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])] = 64
+    n: Annotated[Count, tyro.conf.arg(name="n", aliases=["-n"])] = 64
     """How many samples."""
-    seed: int = 0
+    seed: Seed = 0
     """The same seed gives the same samples on one machine."""
     out: Path = Path("grid.png")
     """Where to write: .png for a grid; .gif for the way of up to 36 images out of the noise; .npz for an array under
@@ -28,7 +30,7 @@ class Sample(HowToSample, OfRun):
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        check_counts(self, "n", "batch_size", "levels", "steps")
+        check_ranges(self)
         check_suffix(self.out, ".png", ".gif", ".npz")
 
     def __call__(self) -> None:

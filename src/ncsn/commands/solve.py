@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+from annotated_types import Interval
 
 from ncsn import console
-from ncsn.commands.options import OfRun, check_counts, check_out, check_suffix
+from ncsn.commands.options import OfRun, check_suffix
+from ncsn.files import check_out
+from ncsn.ranges import Count, Levels, Seed, Shown, check_ranges
 from ncsn.regions import Region, known_pixels, mean_filled
 
 if TYPE_CHECKING:
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from ncsn.run import Run
 
 Shape = tuple[int, int, int]
+Noise = Annotated[float, Interval(gt=0, le=100)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +33,15 @@ class Problem(OfRun):
     """Where the data set is that the run was trained on, if it has moved."""
     measured: bool = False
     """The input is the measurement itself; by default it is an image that is to be measured first."""
-    n: Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])] = 16
+    n: Annotated[Shown, tyro.conf.arg(name="n", aliases=["-n"])] = 16
     """How many samples of the posterior."""
-    noise: float = 0.05
+    noise: Noise = 0.05
     """Standard deviation of the measurement's noise, for pixels in [0, 1]."""
-    levels: int | None = None
+    levels: Levels | None = None
     """Noise levels that sampling descends; by default twice as many as for samples, or 100 for replacement."""
-    solver_steps: int = 3
+    solver_steps: Annotated[int, Interval(ge=1, le=1000)] = 3
     """Steps of conjugate gradients at each of them."""
-    seed: int = 0
+    seed: Seed = 0
     out: Path = Path("picture.png")
     """Where to draw the measurement, the posterior's mean and standard deviation, and its samples."""
     overwrite: bool = False
@@ -45,9 +49,7 @@ class Problem(OfRun):
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        check_counts(self, "n", "levels", "solver_steps")
-        if not self.noise > 0:
-            raise ValueError(f"noise is {self.noise}; it must be above 0")
+        check_ranges(self)
         check_suffix(self.out, ".png")
 
     def measure(self, shape: Shape) -> "Measurement":
@@ -147,7 +149,7 @@ class Inpaint(Problem):
 class Denoise(Problem):
     """Remove noise from an image: several answers, their mean and their spread."""
 
-    noise: float = 0.5
+    noise: Noise = 0.5
     """Standard deviation of the noise, for pixels in [0, 1]."""
 
     def measure(self, shape: Shape) -> "Measurement":
@@ -165,14 +167,14 @@ class Denoise(Problem):
 class Superres(Problem):
     """Enlarge an image: several answers, their mean and their spread."""
 
-    factor: int = 4
+    factor: Count = 4
     """How many pixels of the answer, each way, make one of the input."""
 
     def measure(self, shape: Shape) -> "Measurement":
         """Means over squares."""
         from ncsn.problems import downsampled
 
-        if self.factor < 1 or shape[1] % self.factor or shape[2] % self.factor:
+        if shape[1] % self.factor or shape[2] % self.factor:
             raise ValueError(f"factor is {self.factor}; it must divide the {shape[1]} x {shape[2]} pixels of the model")
         return downsampled(self.factor)
 
@@ -185,15 +187,13 @@ class Superres(Problem):
 class Deblur(Problem):
     """Sharpen an image: several answers, their mean and their spread."""
 
-    blur: float = 2.0
+    blur: Annotated[float, Interval(gt=0, le=100)] = 2.0
     """Standard deviation of the Gaussian blur in pixels."""
 
     def measure(self, shape: Shape) -> "Measurement":
         """The blur."""
         from ncsn.problems import blurred
 
-        if not self.blur > 0:
-            raise ValueError(f"blur is {self.blur}; it must be positive")
         return blurred(self.blur)
 
     def shown(self, y: "Tensor", shape: Shape) -> "Tensor":

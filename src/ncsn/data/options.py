@@ -4,7 +4,11 @@ import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from ncsn.ranges import check_ranges
 
 Fit = Literal["crop", "pad", "stretch"]
 NAMED_COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
@@ -26,7 +30,7 @@ class Reading:
     """How an image of another shape becomes that size: crop its middle, pad it with --background, or stretch it."""
     background: str = "white"
     """What shows through transparent pixels, and around padded images: white, black or #rrggbb."""
-    max_broken: int = 0
+    max_broken: Annotated[int, Interval(ge=0, le=10**9)] = 0
     """So many files that cannot be read are skipped; with more, all are named and nothing is read."""
 
     def __post_init__(self) -> None:
@@ -35,8 +39,7 @@ class Reading:
         self.colour()
         if self.fit not in ("crop", "pad", "stretch"):
             raise ValueError(f"fit is {self.fit!r}; allowed are crop, pad and stretch")
-        if self.max_broken < 0:
-            raise ValueError(f"max_broken is {self.max_broken}; it must be at least 0")
+        check_ranges(self)
 
     def pixels(self) -> tuple[int, int] | None:
         """Height and width of ``size``.  Raises ValueError if it is neither a number nor two of 1 to 9999."""

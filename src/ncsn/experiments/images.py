@@ -22,16 +22,17 @@ NETWORKS = {"unet": "UNet", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
 
 
 def recalled(given: Images) -> Images:
-    """The settings as given; with ``--resume`` those of the run that is there, for another job.
+    """The settings as given; with ``--resume`` those of the run that is there, if there is one, for another job.
 
-    A budget that is given is the run's new total.
-    Raises ValueError if there is no run to resume.
+    A budget that is given is the run's new total, and ``--no-compile`` counts from now on.
+    Raises ValueError if the run is of another experiment, or damaged.
     """
     out = given.job.out or Path("runs") / short_name(given.dataset)
     job = replace(given.job, out=out)
-    if not given.job.resume or isinstance(given, ResolvedImages):
+    if not given.job.resume or not storage.begun(out) or isinstance(given, ResolvedImages):
         return replace(given, job=job)
     saved = storage.read_settings(out, "images")
+    saved["compile"] = saved.get("compile", True) and given.compile
     if given.minutes is not None or given.steps is not None:
         saved |= {"minutes": given.minutes, "steps": given.steps}
     return ResolvedImages(**saved, job=job)
@@ -46,7 +47,7 @@ def found(given: Images) -> tuple[Pictures, Origin]:
     job = settings.job
     assert job.out is not None
     storage.check(job.out, overwrite=job.overwrite, resume=job.resume)
-    origin = storage.read_config(job.out).origin if job.resume else None
+    origin = storage.read_config(job.out).origin if job.resume and storage.begun(job.out) else None
     if origin is None:
         images = load_images(settings.dataset, job.data_dir, reading=settings.reading)
         return images, Origin.of(settings.dataset, job.data_dir, settings.reading, images)

@@ -8,19 +8,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from annotated_types import Interval
 
 from ncsn.data.options import Reading
+from ncsn.ranges import BatchSize, Count, Depth, Levels, Rate, Seed, Shown, Sigma, StepSize, Width, check_ranges
 from ncsn.samplers.methods import SamplerName
 
+LangevinSteps = Annotated[int, Interval(ge=1, le=10**5)]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-
-
-def check_positive(settings: object, *names: str) -> None:
-    """Raises ValueError for the first of these settings that is given and not positive."""
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} is {value}; it must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +41,6 @@ class Job:
 class ImageJob(Job):
     """What belongs to the job of training on images."""
 
-    compile: bool = True
-    """Speed training of four minutes or more up with torch.compile, where this machine can; up to a minute the first
-    time."""
     tensorboard: bool = False
     """Also log to TensorBoard, in the run's folder."""
     data_dir: Path | None = None
@@ -66,43 +58,43 @@ class Toy:
     samples for gaussian, both for the others."""
     objective: Literal["dsm", "ssm", "exact"] = "dsm"
     """Denoising, sliced or exact score matching."""
-    steps: int = 2000
+    steps: Count = 2000
     """Training steps."""
-    batch_size: int = 1024
-    width: int = 128
+    batch_size: BatchSize = 1024
+    width: Width = 128
     """Units in a hidden layer."""
-    layers: int = 3
+    layers: Depth = 3
     """Hidden layers."""
     noise: Literal["given", "auto"] = "given"
     """auto: noise levels and Langevin steps after NCSNv2, from the data; it says what and why."""
-    sigma_max: float = 20.0
+    sigma_max: Sigma = 20.0
     """The largest noise level, in the units of the data."""
-    sigma_min: float = 0.1
+    sigma_min: Sigma = 0.1
     """The smallest noise level."""
-    levels: int = 20
+    levels: Levels = 20
     """Noise levels, in geometric progression."""
-    langevin_steps: int = 75
+    langevin_steps: LangevinSteps = 75
     """Langevin steps on each level."""
-    eps: float | None = None
+    eps: StepSize | None = None
     """Annealed Langevin's step size on the smallest level, by default σ_min²/2; σ²-proportional above it."""
-    step_size: float | None = None
+    step_size: StepSize | None = None
     """Langevin's step size; by default the paper's 0.1 for gaussian, and σ_min² for the others, which are finer."""
-    samples: int = 10_000
+    samples: Annotated[int, Interval(ge=2, le=10**7)] = 10_000
     """How many samples to draw."""
-    seed: int = 0
+    seed: Seed = 0
     job: Annotated[Job, tyro.conf.arg(name="")] = field(default_factory=Job)
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        check_positive(self, "steps", "batch_size", "samples", "langevin_steps", "levels")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedToy(Toy):
     """The same without None: what the experiment runs with, and what config.json keeps."""
 
-    eps: float
-    step_size: float
+    eps: StepSize
+    step_size: StepSize
     view: Literal["field", "samples", "both"]
 
 
@@ -113,60 +105,63 @@ class Images(Reading):
     What is not given follows from the data, the budget and the machine, by the rules of ``experiments.rules``.
     """
 
-    minutes: float | None = None
+    minutes: Annotated[float, Interval(gt=0, le=10**6)] | None = None
     """Wall-clock budget, sampling and figures included; 10 if neither this nor --steps is given."""
-    steps: int | None = None
+    steps: Count | None = None
     """Training steps instead of minutes; the same seed then gives the same bytes on one machine."""
     dataset: str = "mnist"
     """mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), a folder or an archive (.zip, .tar) of
     images, an array (.npy, .npz), or a folder that the library datasets saved."""
     flip: bool = False
     """Mirror images, left to right, at random: twice the data where a mirrored image is as good as another."""
-    batch_size: int | None = None
+    batch_size: BatchSize | None = None
     """By default 128, or 64 where training sees few images; at most as many as there are."""
     network: Literal["unet", "refinenet", "refinenet-v2"] = "unet"
     """unet: ours.  refinenet: NCSN's, told the noise level; refinenet-v2: NCSNv2's, not told it, divided by it."""
-    channels: tuple[int, ...] | None = None
+    channels: tuple[Width, ...] | None = None
     """The U-Net's width at each resolution, finest first; the finest is half of the image's.  By default 64 128 for
     images of up to 32 pixels; deeper for larger ones, and half or a quarter as wide where training would see few.
     RefineNet: one number, by default 64."""
-    blocks: int = 2
+    blocks: Depth = 2
     """The U-Net's residual blocks at each resolution, down and up."""
     noise: Literal["given", "auto"] = "given"
     """auto: noise levels and Langevin steps after NCSNv2, from the data; it says what and why."""
-    sigma_max: float | None = None
+    sigma_max: Sigma | None = None
     """The largest noise level, for pixels in [0, 1]; by default 4.5 times the data's leading standard deviation."""
-    sigma_min: float | None = None
+    sigma_min: Sigma | None = None
     """The smallest noise level; by default 0.01, or less for data of little contrast."""
     proposal: Literal["lognormal", "loguniform", "geometric"] = "lognormal"
     """Where training draws noise levels from: ln σ normal, or uniform, or one of --levels levels as in NCSN."""
-    log_sigma_mean: float | None = None
+    log_sigma_mean: Annotated[float, Interval(ge=-20, le=20)] | None = None
     """lognormal: ln σ ~ N(mean, std²), within sigma_min and sigma_max; by default from the data."""
-    log_sigma_std: float = 1.2
-    posterior_above: float | None = None
+    log_sigma_std: Annotated[float, Interval(gt=0, le=10)] = 1.2
+    posterior_above: Sigma | None = None
     """From this noise level up, the target is the mean over all training images that could have made the noisy one; by
     default where they are several, and nowhere (sigma_max) where that is not worth its time."""
     classes: bool = False
     """Learn the score of each class of the data set too, for `ncsn sample RUN --class 7`."""
     sampler: SamplerName = "dpmpp-sde"
     """How to sample; annealed is the paper's annealed Langevin dynamics."""
-    levels: int | None = None
+    levels: Levels | None = None
     """Noise levels that sampling descends; by default what suits the sampler and the range of noise."""
-    langevin_steps: int | None = None
+    langevin_steps: LangevinSteps | None = None
     """Steps of annealed Langevin dynamics on each of them, or of langevin in all; by default what suits the sampler."""
-    eps: float | None = None
+    eps: StepSize | None = None
     """Langevin's step size on the smallest level, by default σ_min²/2; σ²-proportional above it."""
-    muon_rate: float = 0.02
+    muon_rate: Rate = 0.02
     """Peak learning rate of the convolutions and other matrices."""
-    adam_rate: float = 2e-3
+    adam_rate: Rate = 2e-3
     """Peak learning rate of everything else."""
-    guidance: float | Literal["chosen"] = "chosen"
+    guidance: Annotated[float, Interval(ge=1, le=100)] | Literal["chosen"] = "chosen"
     """How far sampling moves away from what a smaller network, the guide, has learned in a twentieth of the budget; 1
     for no guide.  chosen: after training, by held-out images, and never where it makes samples worse; 1 with the
     samplers annealed and langevin, which it does not help."""
-    samples: int = 100
+    compile: bool = True
+    """Speed training of four minutes or more up with torch.compile, where this machine can; up to a minute the first
+    time."""
+    samples: Shown = 100
     """How many samples to draw at the end."""
-    seed: int = 0
+    seed: Seed = 0
     job: Annotated[ImageJob, tyro.conf.arg(name="")] = field(default_factory=ImageJob)
 
     def __post_init__(self) -> None:
@@ -174,10 +169,6 @@ class Images(Reading):
         super().__post_init__()
         if self.minutes is not None and self.steps is not None:
             raise ValueError(f"minutes is {self.minutes} and steps is {self.steps}; at most one is allowed")
-        check_positive(self, "minutes", "steps", "batch_size", "levels", "langevin_steps", "samples")
-        check_positive(self, "sigma_max", "sigma_min", "posterior_above")
-        if self.guidance != "chosen" and not self.guidance >= 1:
-            raise ValueError(f"guidance is {self.guidance}; it must be chosen, or at least 1, which is no guidance")
         if self.network != "unet" and self.classes:
             raise ValueError(f"network is {self.network}; only unet can learn classes")
         if self.network != "unet" and self.channels is not None and len(self.channels) != 1:
@@ -188,12 +179,12 @@ class Images(Reading):
 class ResolvedImages(Images):
     """The same without None (but for minutes or steps, and a size that is the files' own): what config.json keeps."""
 
-    batch_size: int
-    channels: tuple[int, ...]
-    sigma_max: float
-    sigma_min: float
-    log_sigma_mean: float
-    posterior_above: float
-    levels: int
-    langevin_steps: int
-    eps: float
+    batch_size: BatchSize
+    channels: tuple[Width, ...]
+    sigma_max: Sigma
+    sigma_min: Sigma
+    log_sigma_mean: Annotated[float, Interval(ge=-20, le=20)]
+    posterior_above: Sigma
+    levels: Levels
+    langevin_steps: LangevinSteps
+    eps: StepSize

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
@@ -63,6 +64,8 @@ class Study:
     origin: Origin
     device: torch.device
     began: float
+    lock: FileLock
+    """Keeps other processes out of the folder."""
 
     @classmethod
     def of(cls, given: Images, pictures: Pictures, origin: Origin, *, began: float) -> "Study":
@@ -74,19 +77,24 @@ class Study:
         device = machine.choose_device(given.job.device)
         settings = resolve(recalled(given), pictures, device)
         recipe, guide_recipe = recipes(settings, pictures)
-        if settings.job.resume and settings.guidance == "chosen" and settings.job.out is not None:
-            chosen = storage.read_config(settings.job.out).recipe.sampling.guidance
+        folder, resume = settings.job.out, settings.job.resume
+        assert folder is not None
+        if resume and storage.begun(folder) and settings.guidance == "chosen":
+            chosen = storage.read_config(folder).recipe.sampling.guidance
             recipe = replace(recipe, sampling=recipe.sampling.but(guidance=chosen))
         proposal(settings)
+        size = settings.batch_size
+        machine.check_memory(recipe.memory(size, learning=True), device, f"this network with --batch-size {size}")
         recipe.build()(torch.zeros(1, *pictures.shape), 1.0)  # images that do not fit end here
-        study = cls(settings, pictures, recipe, guide_recipe, origin, device, began)
         for line in (pictures.describe(), *pictures.said):
             print(line)
         if len(pictures.train) < FEW:
             print(f"{len(pictures.train)} images are few to train on: samples may be copies of them")
-        storage.claim(study.folder, overwrite=settings.job.overwrite, resume=settings.job.resume)
+        if resume and not storage.begun(folder):
+            print(f"{folder} holds no run to resume: it begins")
+        lock = storage.claim(folder, overwrite=settings.job.overwrite, resume=resume)
         torch.manual_seed(settings.seed)  # for initial weights; everything else draws from explicit generators
-        return study
+        return cls(settings, pictures, recipe, guide_recipe, origin, device, began, lock)
 
     @property
     def folder(self) -> Path:
@@ -128,7 +136,10 @@ class Study:
         return partial(posterior_dsm, data_score=everything, above=self.settings.posterior_above)
 
     def begin(self, recipe: Recipe, folder: Path) -> State:
-        """A network and all that its training changes: new, or as the run in ``folder`` left it."""
+        """A network and all that its training changes: new, or as the run in ``folder`` left it.
+
+        From its first step on there is a checkpoint.
+        """
         mean, std = self.pictures.statistics
         centre = 0.0 if recipe.preconditioning == "scaled" else mean  # NCSNv2's network centres pixels itself
         model = recipe.build(centre, std, autocast=machine.fast_bfloat16(self.device)).to(self.device)
@@ -136,8 +147,11 @@ class Study:
         generator = torch.Generator(self.device).manual_seed(self.settings.seed)
         state = State(model, muon_and_adam(model, **rates), generator=generator)
         folder.mkdir(exist_ok=True)
-        if (folder / "checkpoint.pt").exists():
-            state.load(folder / "checkpoint.pt")
+        checkpoint = folder / "checkpoint.pt"
+        if checkpoint.exists():
+            state.load(checkpoint)
+        else:
+            state.save(checkpoint)
         self.describe(folder, recipe)
         return state
 
@@ -161,7 +175,7 @@ class Study:
     def compiles(self) -> bool:
         """Whether to compile: asked for, and worth its time, which is up to a minute of the budget the first time."""
         minutes = self.settings.minutes
-        return self.settings.job.compile and (minutes is None or minutes >= COMPILED_FROM)
+        return self.settings.compile and (minutes is None or minutes >= COMPILED_FROM)
 
     @property
     def chooses(self) -> bool:

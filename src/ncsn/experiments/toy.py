@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
+from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
 
@@ -29,12 +30,12 @@ OBJECTIVES: dict[str, objectives.Objective] = {
 
 
 def recalled(given: Toy) -> Toy:
-    """The settings as given; with ``--resume`` those of the run that is there, for another job.
+    """The settings as given; with ``--resume`` those of the run that is there, if there is one, for another job.
 
-    Raises ValueError if there is no run to resume.
+    Raises ValueError if the run is of another experiment, or damaged.
     """
     job = replace(given.job, out=given.job.out or Path("runs") / f"toy-{given.generator}")
-    if job.out is None or not job.resume:
+    if job.out is None or not job.resume or not storage.begun(job.out):
         return replace(given, job=job)
     return ResolvedToy(**storage.read_settings(job.out, "toy"), job=job)
 
@@ -76,6 +77,8 @@ class Study:
     device: torch.device
     generator: torch.Generator
     began: float
+    lock: FileLock
+    """Keeps other processes out of the folder."""
 
     @classmethod
     def of(cls, given: Toy) -> "Study":
@@ -100,10 +103,15 @@ class Study:
         )
         arguments = {"dimensions": 2, "width": settings.width, "layers": settings.layers}
         recipe = Recipe(network="MLP", arguments=dict(arguments), shape=(2,), sampling=sampling)
-        study = cls(settings, truth, data, recipe, device, generator, began)
-        storage.claim(study.folder, overwrite=settings.job.overwrite, resume=settings.job.resume)
+        size = settings.batch_size
+        machine.check_memory(recipe.memory(size, learning=True), device, f"this network with --batch-size {size}")
+        folder = settings.job.out
+        assert folder is not None
+        if settings.job.resume and not storage.begun(folder):
+            print(f"{folder} holds no run to resume: it begins")
+        lock = storage.claim(folder, overwrite=settings.job.overwrite, resume=settings.job.resume)
         torch.manual_seed(settings.seed)  # for the initial weights; everything else draws from an explicit generator
-        return study
+        return cls(settings, truth, data, recipe, device, generator, began, lock)
 
     @property
     def folder(self) -> Path:
@@ -125,8 +133,11 @@ class Study:
         """An MLP and all that its training changes: new, or as an interrupted run left it."""
         model = self.recipe.build(self.data.mean(0), self.data.std()).to(self.device)
         state = State(model, generator=self.generator)
-        if self.settings.job.resume:
-            state.load(self.folder / "checkpoint.pt")
+        checkpoint = self.folder / "checkpoint.pt"
+        if checkpoint.exists():
+            state.load(checkpoint)
+        else:
+            state.save(checkpoint)
         storage.write_config(self.folder, "toy", storage.plain(asdict(self.settings)), self.recipe)
         return state
 

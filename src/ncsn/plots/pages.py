@@ -122,9 +122,13 @@ def posterior_page(
     samples: Float[Tensor, "n c h w"],
     path: Path | None = None,
 ) -> Figure:
-    """The truth, if it is known, the measurement, the posterior's mean and standard deviation, and its samples."""
-    named = [("measurement", measurement), ("mean", samples.mean(0)), ("standard deviation", samples.std(0))]
-    named = ([("truth", truth)] if truth is not None else []) + named
+    """The truth, if it is known, the measurement, the posterior's mean and standard deviation, and its samples.
+
+    One sample has no standard deviation.
+    """
+    named = [("truth", truth)] if truth is not None else []
+    named += [("measurement", measurement), ("mean", samples.mean(0))]
+    named += [("standard deviation", samples.std(0))] if len(samples) > 1 else []
     columns = 8
     rows = -(-len(samples) // columns)
     with mpl.rc_context(STYLE):

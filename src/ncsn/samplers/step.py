@@ -13,6 +13,10 @@ class Step(NamedTuple):
     x: Tensor
 
 
+class NonFiniteSampleError(RuntimeError):
+    """Samples became NaN or infinite on their way; the message says where."""
+
+
 def check_ladder(sigmas: Float[Tensor, "levels"]) -> None:
     """Raises ValueError unless ``sigmas`` is positive and strictly descending."""
     if sigmas.ndim != 1 or len(sigmas) == 0 or bool((sigmas <= 0).any()) or bool((sigmas.diff() >= 0).any()):
