@@ -79,7 +79,7 @@ class Toy:
     """Annealed Langevin's step size on the smallest level, by default σ_min²/2; σ²-proportional above it."""
     step_size: StepSize | None = None
     """Langevin's step size; by default the paper's 0.1 for gaussian, and σ_min² for the others, which are finer."""
-    samples: Annotated[int, Interval(ge=2, le=10**7)] = 10_000
+    samples: Annotated[int, Interval(ge=2, le=10**6)] = 10_000
     """How many samples to draw."""
     seed: Seed = 0
     job: Annotated[Job, tyro.conf.arg(name="")] = field(default_factory=Job)
