@@ -1,10 +1,26 @@
 """What this machine can do, and how to get it: devices, bfloat16, compilation."""
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
+
+USUAL_MEMORY = 2**34  # bytes, where a system does not say
+
+
+def memory() -> int:
+    """How many bytes of memory this process may have: the machine's, or fewer if the process is limited to them."""
+    found = USUAL_MEMORY
+    with suppress(AttributeError, ValueError, OSError):
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(ImportError):
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        found = found if limit == resource.RLIM_INFINITY else min(found, limit)
+    return found
 
 
 def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> str | None:
