@@ -57,7 +57,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "model.safetensors": lambda path: storage.write_model(path.parent, MODEL),
     "config.json": lambda path: storage.write_config(path.parent, "toy", {}, RECIPE),
     "metrics.json": lambda path: storage.write_json(path, {"loss": 1.0}),
-    "metrics.jsonl": lambda path: storage.trim_rows(path, 5),
+    "metrics.jsonl": lambda path: storage.trim_rows(path, 5, dict),
     "samples.npz": write_samples,
     "samples.png": lambda path: plots.image_grid(torch.zeros(3, 1, 4, 4), path),
 }

@@ -221,7 +221,7 @@ def test_the_weight_that_is_chosen_becomes_the_runs_own(tmp_path: Path) -> None:
     chosen = begun.guided(run, 1.5)
     assert chosen.recipe.sampling.guidance == 1.5
     assert storage.read_config(begun.folder).recipe.sampling.guidance == 1.5
-    assert storage.read_config(begun.folder).origin == begun.origin
+    assert storage.read_config(begun.folder).data == begun.origin
     assert storage.read_settings(begun.folder, "images")["guidance"] == "chosen"
     state.save(begun.folder / "checkpoint.pt")
     again = study(tmp_path / "run", resume=True, guidance="chosen")

@@ -99,8 +99,8 @@ def test_claim_guards_another_run(tmp_path: Path) -> None:
         ("{", "cannot be read"),
         ("[]", "cannot be read"),
         ('{"version": 7}', "version 7; this program reads version 3"),
-        ('{"version": 3}', "no whole recipe"),
-        ('{"version": 3, "recipe": {"noise": {}}}', "no whole recipe"),
+        ('{"version": 3}', r"config\.json: experiment is missing"),
+        ('{"version": 3, "experiment": "toy", "recipe": {"noise": {}}, "settings": {}}', r"recipe\.network is missing"),
     ],
 )
 def test_folders_that_are_no_runs(tmp_path: Path, content: str | None, message: str) -> None:
@@ -116,7 +116,7 @@ def test_bad_weights_are_named(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"x" * 100):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"model\.safetensors is not the whole model"):
+        with pytest.raises(ValueError, match=r"model\.safetensors is damaged: "):
             ncsn.load(tmp_path)
     storage.write_model(tmp_path, ScoreModel(MLP(2, 16, 1), 0.0, 1.0))
     with pytest.raises(ValueError, match="is not the whole model"):
@@ -138,9 +138,9 @@ def test_an_unknown_network_is_named(tmp_path: Path) -> None:
 def test_rows_beyond_the_checkpoint_and_half_lines_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 5}\n{"step": 9}\n{"st')
-    assert storage.trim_rows(path, 5) == [{"step": 1}, {"step": 5}]
+    assert storage.trim_rows(path, 5, dict) == [{"step": 1}, {"step": 5}]
     assert path.read_text() == '{"step": 1}\n{"step": 5}\n'
-    assert storage.trim_rows(tmp_path / "new.jsonl", 5) == []
+    assert storage.trim_rows(tmp_path / "new.jsonl", 5, dict) == []
 
 
 def test_settings_come_back_with_tuples_and_without_the_job(tmp_path: Path) -> None:

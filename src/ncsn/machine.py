@@ -1,14 +1,29 @@
 """What this machine can do, and how to get it: devices, bfloat16, compilation."""
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+USUAL_MEMORY = 2**34  # bytes, where a system does not say
+
+
+def memory() -> int:
+    """How many bytes of memory this process may have: the machine's, or fewer if the process is limited to them."""
+    found = USUAL_MEMORY
+    with suppress(AttributeError, ValueError, OSError):
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(ImportError):
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        found = found if limit == resource.RLIM_INFINITY else min(found, limit)
+    return found
 
 
 def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> str | None:
@@ -62,7 +77,7 @@ class Results(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def check_memory(needed: int, device: torch.device, what: str) -> None:
     """Raises ValueError if ``what`` needs more bytes than the device has."""
-    there = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else psutil.virtual_memory().total
+    there = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory()
     if needed > there:
         raise ValueError(f"{what} would need about {needed / 1e9:,.0f} GB of memory; there are {there / 1e9:,.0f} GB")
 

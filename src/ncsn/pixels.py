@@ -1,5 +1,6 @@
 """The maps between the numbers of images and the real numbers that a density needs."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,16 +34,29 @@ def quantize(x: Float[Tensor, "*d"]) -> UInt8[Tensor, "*d"]:
     return (x * 256).floor().clamp(0, 255).to(torch.uint8)
 
 
+DTYPES = {np.dtype(code).name for code in "bBhHiIlLqQefdg"}
+"""Numpy's names of real numbers."""
+
+
 @dataclass(frozen=True)
 class Depth:
     """What the numbers in the user's files are: a value v there is (v − low)/(high − low) here, in [0, 1].
 
     ``dtype``: the files', by numpy's name.  ``low``, ``high``: what 0 and 1 stand for, in the files' units.
+    Raises ValueError if ``dtype`` is none of numbers, or the range is none.
     """
 
     dtype: str = "uint8"
     low: float = 0.0
     high: float = 256.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no image's numbers are."""
+        if self.dtype not in DTYPES or not (self.low < self.high and math.isfinite(self.high - self.low)):
+            raise ValueError(
+                f"depth is {self.dtype!r} from {self.low} to {self.high}; one of {', '.join(sorted(DTYPES))} is "
+                "needed, and a finite range"
+            )
 
     def restored(self, x: Float[Tensor, "*d"]) -> Shaped[np.ndarray, "*d"]:
         """Reals as the files' numbers: integers rounded, and clipped to [low, high); floats neither."""

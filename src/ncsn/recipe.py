@@ -1,16 +1,24 @@
 """A recipe: how to build a run's model again, and how to sample it; what config.json keeps of both."""
 
+import math
+import reprlib
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from ncsn import networks
-from ncsn.machine import Results
+from ncsn import machine, networks
 from ncsn.pixels import Depth
 from ncsn.preconditioning import Karras, Plain, Preconditioning, Scaled, ScoreModel
+from ncsn.samplers.methods import MOST_LEVELS
 from ncsn.sampling import Sampling
+from ncsn.validation import check_call
+
+MOST_WEIGHTS = 2 * 10**9  # of a network
+LARGEST_SIDE = 9999  # of an example; and so many channels, at most
+LARGEST_EXAMPLE = 10**9  # numbers
+LARGEST_ARGUMENT = 2**20  # a width, a number of classes
 
 Argument: TypeAlias = bool | int | float | str | tuple[int, ...] | tuple[float, ...]
 PreconditioningName = Literal["karras", "scaled", "plain"]
@@ -28,6 +36,7 @@ class Recipe:
     ``network``: a class of ``ncsn.networks``, and ``arguments`` for it; another name is a network of the user's own.
     ``preconditioning``: what makes it a score.  ``shape``: of one example.  ``sampling``: the run's own way to sample.
     ``depth``: what the numbers in the files of images are.
+    Raises ValueError for a shape or for arguments that no network on this earth has.
     """
 
     network: str
@@ -36,6 +45,23 @@ class Recipe:
     shape: tuple[int, ...]
     sampling: Sampling
     depth: Depth = field(default_factory=Depth)
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that nothing could be built with, before anything is."""
+        sides = all(1 <= side <= LARGEST_SIDE for side in self.shape)
+        if not (self.shape and sides and math.prod(self.shape) <= LARGEST_EXAMPLE):
+            raise ValueError(
+                f"shape is {reprlib.repr(self.shape)}; sides from 1 to {LARGEST_SIDE:,} are needed, and at most "
+                f"{LARGEST_EXAMPLE:,} numbers"
+            )
+        for name, value in self.arguments.items():
+            values = value if isinstance(value, tuple | list) else (value,)
+            sizes = [item for item in values if isinstance(item, int)]
+            if len(values) > MOST_LEVELS or not all(0 <= size <= LARGEST_ARGUMENT for size in sizes):
+                raise ValueError(
+                    f"{name} is {reprlib.repr(value)}; integers from 0 to {LARGEST_ARGUMENT:,} are needed, and at most "
+                    f"{MOST_LEVELS:,} numbers"
+                )
 
     @property
     def images(self) -> bool:
@@ -57,17 +83,33 @@ class Recipe:
     ) -> ScoreModel:
         """The model, untrained; around a ``network`` of the user's own, if the recipe names one.
 
-        Raises ValueError if this version has no such network, or none of its name is needed.
+        Raises ValueError as ``outline``, or if ``data_std`` is not positive.
         """
-        if network is None and self.network not in networks.__all__:
+        if network is None:
+            self.outline()
+            network = getattr(networks, self.network)(**self.arguments)
+        way = PRECONDITIONINGS[self.preconditioning]
+        return ScoreModel(network, data_mean, data_std, preconditioning=way, autocast=autocast)
+
+    def outline(self) -> nn.Module:
+        """The network without its numbers, on torch's device "meta": what it would be, and no memory is taken.
+
+        Raises ValueError if this version has no such network, if the arguments are not its own, or if it has more
+        weights than ``MOST_WEIGHTS`` or than this machine's memory holds.
+        """
+        if self.network not in networks.__all__:
             raise ValueError(
                 f"{self.network} is no network of this package ({', '.join(networks.__all__)}); "
                 f"for one of your own give network={self.network}(...)"
             )
-        if network is None:
-            network = getattr(networks, self.network)(**self.arguments)
-        way = PRECONDITIONINGS[self.preconditioning]
-        return ScoreModel(network, data_mean, data_std, preconditioning=way, autocast=autocast)
+        kind = getattr(networks, self.network)
+        check_call(kind, self.arguments)
+        with torch.device("meta"):
+            network: nn.Module = kind(**self.arguments)
+        weights, most = sum(p.numel() for p in network.parameters()), min(MOST_WEIGHTS, machine.memory() // 4)
+        if weights > most:
+            raise ValueError(f"{self.network} has {weights:,} weights with these arguments; at most {most:,} fit here")
+        return network
 
     def memory(self, batch_size: int, *, learning: bool) -> int:
         """About how many bytes a batch needs, ``learning`` or only drawing, weights included; nothing is allocated.
@@ -77,10 +119,9 @@ class Recipe:
         """
         if self.network not in networks.__all__:
             return 0
-        with torch.device("meta"), torch.no_grad():
-            model = self.build()
-            with Results() as made:
-                model.network(torch.zeros(batch_size, *self.shape), torch.zeros(batch_size))
-        weights = sum(p.nbytes for p in model.parameters())
+        network = self.outline()
+        with torch.device("meta"), torch.no_grad(), machine.Results() as made:
+            network(torch.zeros(batch_size, *self.shape), torch.zeros(batch_size))
+        weights = sum(p.nbytes for p in network.parameters())
         needed: int = 5 * weights + made.all if learning else 2 * weights + 4 * made.largest
         return needed

@@ -401,7 +401,7 @@ def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = N
 
     ``device``: auto (CUDA where there is one), cpu, cuda or mps.  ``network``: for a run whose network is the user's
     own: one that was built as that one.
-    Raises ValueError if the folder is no run, if its weights are missing, cut short or of another network, or if there
+    Raises ValueError if the folder is no run, if its weights are missing, damaged or of another network, or if there
     is no such device.
     """
     folder = storage.find(run)
@@ -418,5 +418,5 @@ def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = N
         folder=folder,
         experiment=config.experiment,
         settings=config.settings,
-        origin=config.origin,
+        origin=config.data,
     ).to(device)

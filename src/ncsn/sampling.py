@@ -2,15 +2,21 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.noise import Geometric, Karras
-from ncsn.samplers.methods import METHODS, Descent, Method
+from ncsn.noise import Geometric, Karras, check_range
+from ncsn.samplers.methods import METHODS, MOST_LEVELS, MOST_STEPS, Descent, Method
 from ncsn.samplers.step import Step
 from ncsn.score import Score, tweedie
+
+
+def short(values: tuple[float, ...]) -> str:
+    """The first few values."""
+    return ", ".join(f"{value:g}" for value in values[:5]) + (", …" if len(values) > 5 else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +27,9 @@ class Sampling:
     ``levels``: how many noise levels, or the levels themselves, descending.  ``steps``: Langevin steps, on each level
     if annealed.  ``eps``: their size α on the smallest level.  ``guidance``: how far to move away from a guide, 1 is
     not at all; ``guided_between``: on which noise levels, by default what suits pixels in [0, 1].
-    Raises ValueError unless the sampler is known, σ_max ≥ σ_min > 0, levels and steps ≥ 1, ε > 0 (and below 4σ_min² if
-    annealed, beyond which it diverges), and the guidance is a number ≥ 0.
+    Raises ValueError unless the sampler is known, σ_max ≥ σ_min > 0, levels are 1 to ``MOST_LEVELS`` (and descending,
+    if given one by one), steps 1 to ``MOST_STEPS``, ε > 0 (and below 4σ_min² if annealed, beyond which it diverges),
+    the guidance is a number ≥ 0, and what is guided lies between two numbers.
     """
 
     sigma_max: float
@@ -38,14 +45,27 @@ class Sampling:
         """Refuse, before a long training, what could not be sampled after it."""
         if self.sampler not in METHODS:
             raise ValueError(f"sampler is {self.sampler}; allowed are {', '.join(METHODS)}")
-        self.ladder()
+        check_range(self.sigma_max, self.sigma_min, self.count)
+        self.check_levels()
         limit = 4 * self.sigma_min**2 if self.sampler == "annealed" else float("inf")
-        if not 0 < self.eps < limit or self.steps < 1:
+        if not 0 < self.eps < limit or not 1 <= self.steps <= MOST_STEPS:
             raise ValueError(
-                f"eps is {self.eps}, steps is {self.steps}; allowed are 0 < eps < {limit:.3g}, and at least 1"
+                f"eps is {self.eps}, steps is {self.steps}; allowed are 0 < eps < {limit:.3g}, and 1 to {MOST_STEPS:,}"
             )
         if not 0 <= self.guidance < float("inf"):
             raise ValueError(f"guidance is {self.guidance}; it must be a number, at least 0")
+        low, high = self.guided_between
+        if not low <= high:
+            raise ValueError(f"guided_between is {self.guided_between}; two numbers are needed, the smaller one first")
+
+    def check_levels(self) -> None:
+        """Raises ValueError for too many noise levels, or for some that cannot be descended in float32."""
+        if self.count > MOST_LEVELS:
+            raise ValueError(f"levels is {self.count:,}; allowed are 1 to {MOST_LEVELS:,}")
+        given = (self.sigma_max, self.sigma_min) if isinstance(self.levels, int) else self.levels
+        # Beyond these, squares of noise levels are no float32.
+        if not all(1e-18 < level < 1e18 for level in given) or any(a < b for a, b in pairwise(given)):
+            raise ValueError(f"noise levels are {short(given)}; numbers from 1e-18 to 1e18 are needed, descending")
 
     @property
     def method(self) -> Method:

@@ -1,5 +1,7 @@
 """A run's folder: everything that is needed to continue, sample or evaluate it, and nothing unpickled.
 
+What is read is validated first: ``ncsn.untrusted`` bounds it, and ``ncsn.validation`` makes dataclasses of it.
+
 ``config.json``              the experiment, the settings that it was started with, the run's ``Recipe``, and its data
 ``model.safetensors``        the averaged weights, with the data's mean and std
 ``checkpoint.pt``            the whole training state, to resume from
@@ -9,26 +11,29 @@
 
 import json
 import os
+import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
+from tqdm.auto import tqdm
 
-from ncsn.data.options import Reading
+from ncsn import networks
 from ncsn.data.origin import Origin
 from ncsn.files import HOST, atomic, sweep
-from ncsn.pixels import Depth
 from ncsn.preconditioning import ScoreModel
 from ncsn.recipe import Recipe
-from ncsn.sampling import Sampling
 from ncsn.units import Units
+from ncsn.untrusted import ROWS_LIMIT, check_tensors, one_line, parse_json, read_bytes, read_json, read_tensors, sealed
+from ncsn.validation import validated
+
+T = TypeVar("T")
 
 CONFIG_VERSION = 3
 MODEL = "model.safetensors"
@@ -40,6 +45,7 @@ RUN_FILES = (
     "metrics.jsonl",
     "metrics.json",
 )  # what a training goes on from, or leaves
+LONGEST_NAME = 100  # of an experiment
 SHIPPED = ("mnist",)  # the runs in the package, under assets/models
 
 
@@ -109,9 +115,14 @@ def plain(settings: dict[str, Any]) -> dict[str, Any]:
 def write_config(
     folder: Path, experiment: str, settings: dict[str, Any], recipe: Recipe, origin: Origin | None = None
 ) -> None:
-    """Write config.json: what made the run, of which data and how, and how to rebuild and sample its model."""
+    """Write config.json: what made the run, of which data and how, and how to rebuild and sample its model.
+
+    Raises ValueError if it could not be read again, which must not turn out after the training.
+    """
     content = {"version": CONFIG_VERSION, "experiment": experiment, "settings": settings, "recipe": asdict(recipe)}
-    write_json(folder / "config.json", content | ({} if origin is None else {"data": asdict(origin)}))
+    content |= {} if origin is None else {"data": asdict(origin)}
+    config_of(parse_json(json.dumps(content).encode(), str(folder)), folder / "config.json")
+    write_json(folder / "config.json", content)
 
 
 @dataclass(frozen=True)
@@ -121,42 +132,44 @@ class Config:
     experiment: str
     settings: dict[str, Any]
     recipe: Recipe
-    origin: Origin | None = None
+    data: Origin | None = None
 
-
-def tuples(value: Any) -> Any:
-    """JSON's lists as tuples, however deep."""
-    if isinstance(value, dict):
-        return {name: tuples(item) for name, item in value.items()}
-    return tuple(tuples(item) for item in value) if isinstance(value, list) else value
+    def __post_init__(self) -> None:
+        """Refuse what would not fit a line."""
+        if not self.experiment.isprintable() or len(self.experiment) > LONGEST_NAME:
+            raise ValueError(f"experiment is {self.experiment!r:.40}; at most {LONGEST_NAME} letters are needed")
 
 
 def read_config(folder: Path) -> Config:
     """The content of a run's config.json.
 
-    Raises ValueError if the folder is no run, or the file cannot be read, is of another version, or is not whole.
+    Raises ValueError if the folder is no run, if the file cannot be read or is of another version, or if anything in it
+    could not be built or sampled.
     """
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder} is no run: it has no config.json")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({error})") from error
-    if version != CONFIG_VERSION:
-        raise ValueError(f"{path} is of version {version}; this program reads version {CONFIG_VERSION}")
-    try:
-        fields, data = tuples(content["recipe"]), tuples(content.get("data"))
-        parts = {"sampling": Sampling(**fields["sampling"]), "depth": Depth(**fields.get("depth", {}))}
-        origin = None if data is None else Origin(**{**data, "reading": Reading(**data["reading"])})
-        return Config(content["experiment"], tuples(content["settings"]), Recipe(**{**fields, **parts}), origin)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} has no whole recipe ({error})") from error
+    return config_of(read_json(path), path)
+
+
+def config_of(content: Any, path: Path) -> Config:
+    """The content of a config.json, validated; ``path``: what errors call it.  Raises ValueError as ``read_config``."""
+    if not isinstance(content, dict) or "version" not in content:
+        raise ValueError(f"{path} cannot be read (it has no version)")
+    version = content["version"]
+    if type(version) is not int or version != CONFIG_VERSION:
+        raise ValueError(f"{path} is of version {version!r:.40}; this program reads version {CONFIG_VERSION}")
+    config = validated(Config, {name: value for name, value in content.items() if name != "version"}, str(path))
+    if config.recipe.network in networks.__all__:
+        try:
+            config.recipe.outline()
+        except ValueError as error:
+            raise ValueError(f"{path}: recipe.arguments: {one_line(error)}") from error
+    return replace(config, settings=content["settings"])  # with tuples still
 
 
 def read_settings(folder: Path, experiment: str) -> dict[str, Any]:
-    """The settings that the run in ``folder`` was started with.
+    """The settings that the run in ``folder`` was started with, for its experiment to validate.
 
     Raises ValueError as ``read_config``, and if the run is of another experiment.
     """
@@ -166,58 +179,107 @@ def read_settings(folder: Path, experiment: str) -> dict[str, Any]:
     return dict(config.settings)
 
 
-def trim_rows(path: Path, step: int) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl up to ``step``; later ones, from before a crash, are dropped from the file too."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    rows: list[dict[str, Any]] = []
-    for line in lines:
+def trim_rows(path: Path, step: int, made: Callable[[dict[str, Any]], T]) -> list[T]:
+    """The rows of a metrics.jsonl up to ``step``; later ones, from before a crash, are dropped from the file too.
+
+    So are a line that is damaged, such as one that a kill cut short, and all after it, which is said.
+    ``made``: what makes a row of a line's content; ValueError where it cannot.
+    Raises ValueError if the file cannot be read.
+    """
+    lines = read_bytes(path, ROWS_LIMIT).splitlines() if path.is_file() else []
+    kept, rows = b"", []
+    for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-        except ValueError:  # the line that a kill cut short
+            content = parse_json(line, f"{path}, line {number}")
+            if not isinstance(content, dict) or type(content.get("step")) is not int:
+                raise ValueError(f"{path}, line {number} has no step")
+            row = made(content)
+        except ValueError as error:
+            tqdm.write(f"{one_line(error)}: its rows end before", file=sys.stderr)
             break
-        if row["step"] <= step:
+        if content["step"] <= step:
+            kept += line + b"\n"
             rows.append(row)
     with atomic(path) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        temporary.write_bytes(kept)
     return rows
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """The content of a run's metrics.json; empty while the run has not finished."""
+    """The content of a run's metrics.json; empty while the run has not finished.
+
+    Raises ValueError if it cannot be read.
+    """
     path = folder / "metrics.json"
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    results = read_json(path) if path.is_file() else {}
+    if not isinstance(results, dict):
+        raise ValueError(f"{path} holds {type(results).__name__}; an object is needed")
     return results
 
 
 def write_model(folder: Path, model: ScoreModel, units: Units | None = None, *, name: str = MODEL) -> None:
-    """Write model.safetensors, atomically: the weights, and the units of the data if they are not the model's own."""
+    """Write model.safetensors, atomically: the weights, and the units of the data if they are not the model's own.
+
+    Their digest goes with them.
+    """
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if units is not None:
         tensors |= {"units.shift": units.shift, "units.scale": units.scale}
     with atomic(folder / name) as temporary:
-        temporary.write_bytes(save(tensors))  # not save_file, whose files only their owner may read
+        temporary.write_bytes(sealed(tensors))  # not save_file, whose files only their owner may read
 
 
 def read_model(folder: Path, recipe: Recipe, *, network: nn.Module | None = None) -> tuple[ScoreModel, Units | None]:
     """The model in a run's folder, as its ``recipe`` says, around a ``network`` of the user's own if it needs one.
 
-    Raises ValueError if the weights are missing, cut short or of another network.
+    Raises ValueError if the weights are missing, damaged or of another network, or if they are no weights: nothing is
+    built before the file is known to hold what will be.
     """
-    model = recipe.build(network=network)
-    path = folder / "model.safetensors"
+    path = folder / MODEL
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {MODEL}: its training has not finished a checkpoint")
+    weights = read_tensors(path)
     try:
-        weights = load_file(path)
-        shift, scale = weights.pop("units.shift", None), weights.pop("units.scale", None)
-        model.data_mean = torch.empty_like(weights["data_mean"])
-        model.load_state_dict(weights)
-    except FileNotFoundError as error:
-        raise ValueError(f"{folder} has no model.safetensors: its training has not finished a checkpoint") from error
-    except (SafetensorError, KeyError, RuntimeError, OSError) as error:
-        raise ValueError(
-            f"{path} is not the whole model that config.json describes ({str(error).splitlines()[0]})"
-        ) from error
-    units = None if shift is None or scale is None else Units(shift, scale)
+        units = units_of(weights, recipe.shape)
+        mean, std = weights.get("data_mean"), weights.get("data_std")
+        outline = recipe.build(network=recipe.outline() if network is None else network).state_dict()
+        check_tensors(weights, outline if mean is None else outline | {"data_mean": mean})
+        if mean is None or std is None or not float(std) > 0 or not fits(mean, recipe.shape):
+            raise ValueError("data_mean must be like an example, and data_std positive")
+    except ValueError as error:
+        raise ValueError(f"{path} is not the whole model that config.json describes ({one_line(error)})") from error
+    model = recipe.build(mean, std, network=network)
+    model.load_state_dict(weights)
     return model.requires_grad_(False).eval(), units
+
+
+def units_of(weights: dict[str, Tensor], shape: tuple[int, ...]) -> Units | None:
+    """The units among the ``weights``, which are taken out.  Raises ValueError if they are none."""
+    found = {name: weights.pop(f"units.{name}") for name in ("shift", "scale") if f"units.{name}" in weights}
+    if not found:
+        return None
+    units = all(bool(tensor.isfinite().all()) and fits(tensor, shape) for tensor in found.values())
+    if len(found) < 2 or not units or not bool((found["scale"] > 0).all()):
+        raise ValueError("units.shift and units.scale must be like an example, finite, and the scale positive")
+    return Units(**found)
+
+
+def fits(tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether the tensor broadcasts against one example."""
+    try:
+        return tensor.is_floating_point() and torch.broadcast_shapes(tensor.shape, shape) == shape
+    except RuntimeError:  # torch's own name for no
+        return False
+
+
+def read_best(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in a best.safetensors.  Raises ValueError if it is damaged, or not as ``expected``."""
+    weights = read_tensors(path)
+    try:
+        check_tensors(weights, expected)
+    except ValueError as error:
+        raise ValueError(f"{path} belongs to another network than this run's ({one_line(error)})") from error
+    return weights
 
 
 def find(run: str | Path) -> Path:

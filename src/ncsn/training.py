@@ -5,13 +5,12 @@
 
 import copy
 import math
-import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,8 +18,10 @@ from torch import Tensor
 
 from ncsn.files import atomic
 from ncsn.objectives import Batch
-from ncsn.optimizers import muon_and_adam
+from ncsn.optimizers import check_state, muon_and_adam
 from ncsn.preconditioning import ScoreModel
+from ncsn.untrusted import check_tensors, one_line, read_checkpoint, save_checkpoint
+from ncsn.validation import check_call
 
 CHECKPOINT_VERSION = 1
 
@@ -104,7 +105,7 @@ class State:
         """
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
             raise NonFiniteLossError(f"the weights are not finite at step {self.step}")
-        content = {
+        content: dict[str, Any] = {
             "version": CHECKPOINT_VERSION,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -115,40 +116,69 @@ class State:
         }
         try:
             with atomic(path) as temporary:
-                torch.save(content, temporary)
+                save_checkpoint(content, temporary)
         except RuntimeError as error:  # torch's own name for a full disk
             raise OSError(f"{path} could not be written, is the disk full? ({str(error).splitlines()[0]})") from error
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint that ``save`` wrote.
 
-        Raises ValueError if the file is missing, cut short, of another version, or of another network.
+        Raises ValueError if the file is missing, damaged, of another version or of another network, or if what it holds
+        makes no sense; nothing is changed then.
         """
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            version = content["version"]
-        except (
-            OSError,
-            EOFError,
-            RuntimeError,
-            BadZipFile,
-            pickle.UnpicklingError,
-            KeyError,
-            TypeError,
-        ) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"{path} is no whole checkpoint ({reason})") from error
+        content = read_checkpoint(path)
+        version = content.get("version")
         if version != CHECKPOINT_VERSION:
-            raise ValueError(f"{path} is a checkpoint of version {version}; this program reads {CHECKPOINT_VERSION}")
+            raise ValueError(
+                f"{path} is a checkpoint of version {version!r:.40}; this program reads {CHECKPOINT_VERSION}"
+            )
         try:
-            self.model.load_state_dict(content["model"])
-            self.average.load_state_dict(content["average"])
-            for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{path} belongs to another network than this run's config.json") from error
-        self.generator.set_state(content["generator"])
-        self.step, self.seconds = content["step"], content["seconds"]
+            check_call(Checkpoint, content)
+            saved = Checkpoint(**content)
+        except ValueError as error:
+            raise ValueError(f"{path} is no whole checkpoint ({one_line(error)})") from error
+        try:
+            self.check(saved)
+        except (ValueError, RuntimeError, TypeError) as error:  # the last two are torch's
+            raise ValueError(
+                f"{path} belongs to another network than this run's config.json, or is damaged ({one_line(error)})"
+            ) from error
+        self.model.load_state_dict(saved.model)
+        self.average.load_state_dict(saved.average)
+        for optimizer, kept in zip(self.optimizers, saved.optimizers, strict=True):
+            optimizer.load_state_dict(kept)
+        self.generator.set_state(saved.generator)
+        self.step, self.seconds = saved.step, saved.seconds
+
+    def check(self, saved: "Checkpoint") -> None:
+        """Raises ValueError unless what was saved could have been this state."""
+        for weights in (saved.model, saved.average):
+            check_tensors(weights, self.model.state_dict())
+            if not float(weights["data_std"]) > 0:
+                raise ValueError(f"data_std is {float(weights['data_std'])}; it must be positive")
+        if len(saved.optimizers) != len(self.optimizers):
+            raise ValueError(f"it has {len(saved.optimizers)} optimisers; {len(self.optimizers)} are needed")
+        for optimizer, kept in zip(self.optimizers, saved.optimizers, strict=True):
+            check_state(optimizer, kept)
+        torch.Generator(self.generator.device).set_state(saved.generator)  # raises, for another device's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The content of a checkpoint, each part of the type that it must have."""
+
+    version: int
+    model: dict[str, Tensor]
+    average: dict[str, Tensor]
+    optimizers: list[dict[str, Any]]
+    generator: Tensor
+    step: int
+    seconds: float
+
+    def __post_init__(self) -> None:
+        """Refuse a time before the beginning."""
+        if self.step < 0 or self.seconds < 0:
+            raise ValueError(f"step is {self.step}, seconds is {self.seconds}; both must be at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ class Info(OfRun):
             "sampler": f"{sampling.sampler} on {sampling.count} noise levels, {sampling.nfe} evaluations",
             "guidance": guide,
             "settings": pairs(run.settings),
-            "results": pairs({k: v for k, v in results.items() if not isinstance(v, list | dict)}),
+            "results": pairs({k: v for k, v in results.items() if not isinstance(v, tuple | dict)}),
         }
         for name, value in rows.items():
             print(f"{name:<11} {value}")

@@ -1,5 +1,6 @@
 """Arrays of images, one for each part: their axes, what their numbers mean, and their classes."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,11 +12,15 @@ import torch
 from jaxtyping import Int64, Shaped
 from tqdm.auto import tqdm
 
+from ncsn import machine
 from ncsn.data.images import Images
 from ncsn.data.reading import Header
 from ncsn.data.rows import Rows
 from ncsn.data.sources import Item, Source, Split
 from ncsn.process import refresh_interval
+
+IMAGE_LIMIT = 2**28  # bytes of one
+BOOKKEEPING = 2048  # bytes of memory that the path to one image takes, and as much to spare
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,13 @@ class Stack:
             )
         if self.dtype.kind not in "buif":
             raise ValueError(f"{self.name} has dtype {self.dtype}; integers, floats or booleans are needed")
+        # A file of a few bytes can stand for very many, or for very large ones.
+        most = machine.memory() // BOOKKEEPING
+        if self.shape[0] > most or math.prod(self.shape[1:]) * self.dtype.itemsize > IMAGE_LIMIT:
+            raise ValueError(
+                f"{self.name} has shape {self.shape} of {self.dtype}; at most {most:,} images are allowed here, of "
+                f"{IMAGE_LIMIT:,} bytes each"
+            )
 
     @classmethod
     def of(cls, rows: Rows) -> "Stack":

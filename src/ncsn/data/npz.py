@@ -1,7 +1,6 @@
 """The arrays in an .npz: which are images and which are labels, by name."""
 
 import re
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from ncsn.data.arrays import Stack, source_of, stamp_of
-from ncsn.data.rows import Rows
+from ncsn.data.rows import Rows, arrays
 from ncsn.data.sources import SPLITS, Source, Split
 
 IMAGE_WORDS = {"x", "image", "images", "img", "imgs", "data", "arr", "0"}
@@ -28,18 +27,9 @@ def npz(path: Path) -> Iterator[Source]:
     only.  Their labels' are like label or y, or y_train or test_labels.
     Raises ValueError if it is none, or if its arrays cannot be told apart.
     """
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f"{path} cannot be read as an .npz ({error})") from error
-    with archive:
-        members: Members = {}
-        for info in archive.infolist():
-            if info.filename.endswith(".npy"):
-                key = info.filename.removesuffix(".npy")
-                members[key] = Rows(f"{path}/{key}", archive.open(info), info.file_size)
-        objects = [key for key, rows in members.items() if rows.dtype.hasobject]
-        members = {key: rows for key, rows in members.items() if key not in objects}
+    with arrays(path) as found:
+        objects = [key for key, rows in found.items() if rows.dtype.hasobject]
+        members = {key: rows for key, rows in found.items() if key not in objects}
         images = image_keys(path, members)
         labels, said = label_arrays(members, images)
         said += [f"{key} left out: it holds Python objects" for key in objects]
@@ -83,7 +73,11 @@ def label_arrays(
     counts = [members[key].shape[0] for key in images.values()]
     if [members[key].shape in ((n,), (n, 1)) for key, n in zip(used, counts, strict=False)] != [True] * len(images):
         return [], [*said, f"labels left out: {listed}; (n,) or (n, 1) is needed for each array of images"]
-    arrays = [members[key].whole() for key in used]
-    if any(array.dtype.kind not in "buiUS" and not (array == np.floor(array)).all() for array in arrays):
+    if not all(members[key].dtype.kind in "buiUSf" for key in used):
+        return [], [*said, f"labels left out: {listed}; they are neither numbers nor text"]
+    labels = [members[key].whole() for key in used]
+    if any(
+        array.dtype.kind == "f" and not (np.floor(array) == array).all() & np.isfinite(array).all() for array in labels
+    ):
         return [], [*said, f"labels left out: {listed}; they are no whole numbers"]
-    return arrays, said
+    return labels, said

@@ -1,10 +1,7 @@
 """Folders and archives → the image files in them.  Nothing is extracted, and nothing but regular files is opened."""
 
-import lzma
 import stat
 import tarfile
-import zipfile
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,8 +17,17 @@ from ncsn.data.npz import npz
 from ncsn.data.reading import FILE_LIMIT, IMAGE_SUFFIXES, Stream, read_all, reason
 from ncsn.data.sources import Item, Source, from_paths
 from ncsn.process import refresh_interval
+from ncsn.untrusted import opened_zip
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+SAID_BEFORE = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+SAID_LIMIT = 2**20  # bytes
 Found = tuple[PurePosixPath, Item]
 """A file's path below the top, and how it is fetched."""
 
@@ -139,11 +145,7 @@ def said_of_links(count: int) -> list[str]:
 @contextmanager
 def zipped(path: Path) -> Iterator[Source]:
     """The image files in a zip archive.  Raises ValueError if it is none."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise ValueError(f"{path} cannot be read as a zip archive ({error})") from error
-    with archive:
+    with opened_zip(path, "a zip archive") as archive:
         images = [i for i in archive.infolist() if not i.is_dir() and wanted(PurePosixPath(i.filename))]
         files = [i for i in images if not stat.S_ISLNK(i.external_attr >> 16)]
         yield from_paths(
@@ -164,6 +166,18 @@ def zipped(path: Path) -> Iterator[Source]:
         )
 
 
+class Member(tarfile.TarInfo):
+    """A member of a tar archive; what is said of it in blocks before it, such as a long name, is read with a limit."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Member":
+        """The member by its header.  Raises InvalidHeaderError if what is said of it is too long."""
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in SAID_BEFORE and found.size > SAID_LIMIT:
+            raise tarfile.InvalidHeaderError(f"a name or its like claims {found.size:,} bytes")
+        return found
+
+
 def extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Stream:
     """A file in a tar archive.  Raises ValueError if it is none."""
     stream = archive.extractfile(info)
@@ -177,10 +191,10 @@ def tarred(path: Path) -> Iterator[Source]:
     """The image files in a tar archive, compressed or not.  Raises ValueError if it is none, or is cut short."""
     with ExitStack() as stack:
         try:
-            archive = stack.enter_context(tarfile.open(path))
+            archive = stack.enter_context(tarfile.open(path, tarinfo=Member))
             bar = tqdm(archive, desc="looking for images", delay=1, leave=False, mininterval=refresh_interval())
             images = [i for i in bar if not i.isdir() and wanted(PurePosixPath(i.name))]
-        except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        except Exception as error:  # of many kinds, by what is broken and how it is compressed
             raise ValueError(f"{path} cannot be read as a tar archive ({reason(error)})") from error
         files = [i for i in images if i.isreg()]
         stamp = stamp_of(path)

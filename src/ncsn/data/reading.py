@@ -13,6 +13,7 @@ from jaxtyping import Shaped
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from ncsn.data.options import Reading
+from ncsn.untrusted import one_line
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 # Pillow knows more, such as PostScript, which is a program.
@@ -78,7 +79,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
         return f"its header claims more than {Image.MAX_IMAGE_PIXELS:,} pixels"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (text.splitlines() or [type(error).__name__])[0]
+    return one_line(text or type(error).__name__)
 
 
 def head(content: Stream, reading: Reading) -> Header:

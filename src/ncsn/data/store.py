@@ -25,6 +25,7 @@ from ncsn.data.options import Reading
 from ncsn.data.planning import Faults, Layout, check_enough, laid_out, planned, scan
 from ncsn.data.sources import Source
 from ncsn.pixels import Depth
+from ncsn.untrusted import one_line
 
 IN_MEMORY = 10**9  # bytes of pixels; more are stored
 VERSION = 1  # of what a store holds
@@ -131,7 +132,7 @@ def read(folder: Path) -> Filled:
         rows = np.load(folder / "rows.npy")
         # Copied where it is written to, which nothing does: torch warns of an array that it could not write to.
         pixels = np.load(folder / "pixels.npy", mmap_mode="c")[: len(rows), : facts["channels"]]
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder} cannot be read ({error}); remove it, and it is made anew") from error
-    layout = Layout(rows, facts["validation"], facts["test"])
-    return Filled(pixels, layout, Depth(**facts["depth"]), tuple(facts["said"]))
+        layout = Layout(rows, facts["validation"], facts["test"])
+        return Filled(pixels, layout, Depth(**facts["depth"]), tuple(facts["said"]))
+    except Exception as error:  # of many kinds, by what is broken
+        raise ValueError(f"{folder} cannot be read ({one_line(error)}); remove it, and it is made anew") from error

@@ -1,6 +1,6 @@
 """Samples as bytes, in files: ours, and anybody's; and the data as bytes, to compare them with."""
 
-import zipfile
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
+from ncsn import machine
 from ncsn.data import Images
 from ncsn.data.arrays import Stack
-from ncsn.data.rows import Rows
+from ncsn.data.rows import Rows, arrays
 from ncsn.files import atomic
 from ncsn.pixels import BYTES, Depth, quantize
 
@@ -28,16 +29,15 @@ def read_samples(
     ``most``: how many are read, at least 1.  ``depth``: what other numbers are, as in the data that they are like.
     Raises ValueError if there is no such array, and for fewer than 100 images.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith(".npy")]
-            arrays = [
-                Rows(f"{path}/{name[:-4]}", archive.open(name), archive.getinfo(name).file_size) for name in names
-            ]
-            stack = the_samples(path, arrays, depth)
-            rows = np.stack([stack.row(i) for i in range(min(most, stack.shape[0]))])
-    except (OSError, RuntimeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no .npz file that can be read ({error})") from error
+    with arrays(path) as found:
+        stack = the_samples(path, list(found.values()), depth)
+        shape = (min(most, stack.shape[0]), *stack.shape[1:])
+        size, limit = math.prod(shape) * stack.dtype.itemsize, machine.memory() // 4
+        if size > limit:
+            raise ValueError(f"{stack.name} takes {size:,} bytes; at most {limit:,} fit here")
+        rows = np.empty(shape, stack.dtype)
+        for i in range(len(rows)):
+            rows[i] = stack.row(i)
     if rows.ndim == 3:
         rows = rows[:, None]
     elif not stack.channels_first:
@@ -56,12 +56,12 @@ def read_samples(
     return quantize(reals), (*said, f"{path}: reals in [0, 1], rounded to bytes")
 
 
-def the_samples(path: Path, arrays: list[Rows], depth: Depth) -> Stack:
+def the_samples(path: Path, found: list[Rows], depth: Depth) -> Stack:
     """The array that holds the samples.  Raises ValueError if none or several could, or if it holds no samples."""
-    named = [rows for rows in arrays if rows.name == f"{path}/samples"]
-    chosen = named or [rows for rows in arrays if len(rows.shape) in (3, 4)]
+    named = [rows for rows in found if rows.name == f"{path}/samples"]
+    chosen = named or [rows for rows in found if len(rows.shape) in (3, 4)]
     if len(chosen) != 1:
-        listed = ", ".join(f"{Path(rows.name).name} {rows.shape}" for rows in arrays) or "no arrays"
+        listed = ", ".join(f"{Path(rows.name).name} {rows.shape}" for rows in found) or "no arrays"
         raise ValueError(f"{path} holds {listed}; one array of images, or one named samples, is needed")
     stack = Stack.of(chosen[0])
     if stack.dtype not in (np.uint8, np.dtype(depth.dtype)) and stack.dtype.kind != "f":

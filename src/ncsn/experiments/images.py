@@ -17,6 +17,7 @@ from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal, suggest_noise
 from ncsn.recipe import Argument, Recipe
 from ncsn.samplers.methods import METHODS
 from ncsn.sampling import Sampling
+from ncsn.validation import validated
 
 NETWORKS = {"unet": "UNet", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
 
@@ -25,7 +26,7 @@ def recalled(given: Images) -> Images:
     """The settings as given; with ``--resume`` those of the run that is there, if there is one, for another job.
 
     A budget that is given is the run's new total, and ``--no-compile`` counts from now on.
-    Raises ValueError if the run is of another experiment, or damaged.
+    Raises ValueError if the run is of another experiment, or its settings are none.
     """
     out = given.job.out or Path("runs") / short_name(given.dataset)
     job = replace(given.job, out=out)
@@ -35,7 +36,7 @@ def recalled(given: Images) -> Images:
     saved["compile"] = saved.get("compile", True) and given.compile
     if given.minutes is not None or given.steps is not None:
         saved |= {"minutes": given.minutes, "steps": given.steps}
-    return ResolvedImages(**saved, job=job)
+    return replace(validated(ResolvedImages, saved, f"{out / 'config.json'}: settings"), job=job)
 
 
 def found(given: Images) -> tuple[Pictures, Origin]:
@@ -47,7 +48,7 @@ def found(given: Images) -> tuple[Pictures, Origin]:
     job = settings.job
     assert job.out is not None
     storage.check(job.out, overwrite=job.overwrite, resume=job.resume)
-    origin = storage.read_config(job.out).origin if job.resume and storage.begun(job.out) else None
+    origin = storage.read_config(job.out).data if job.resume and storage.begun(job.out) else None
     if origin is None:
         images = load_images(settings.dataset, job.data_dir, reading=settings.reading)
         return images, Origin.of(settings.dataset, job.data_dir, settings.reading, images)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ncsn import machine, plots, storage
@@ -19,6 +18,7 @@ from ncsn.noise import Proposal
 from ncsn.objectives import training_loss
 from ncsn.preconditioning import ScoreModel
 from ncsn.training import Progress, State
+from ncsn.validation import validated
 
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
 BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
@@ -91,10 +91,11 @@ def keep(study: Study, state: State, guide: State | None, progress: Iterable[Pro
     """
     pictures = study.pictures.validation.to(study.device)
     path = study.folder / "metrics.jsonl"
-    rows = [Row(**row) for row in storage.trim_rows(path, state.step)]
+    rows = storage.trim_rows(path, state.step, lambda row: validated(Row, row, str(path)))
     best = Best(state.average)
     if rows and (study.folder / BEST).is_file():
-        best.recall(load_file(study.folder / BEST), [r.validation_loss for r in rows], [r.step for r in rows])
+        weights = storage.read_best(study.folder / BEST, state.average.state_dict())
+        best.recall(weights, [r.validation_loss for r in rows], [r.step for r in rows])
     board = tensorboard(study) if study.settings.job.tensorboard else None
     for row in by_noise_level(progress, lambda: validate(state.average, pictures, study.noise)):
         rows.append(row)

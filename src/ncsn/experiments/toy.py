@@ -19,6 +19,7 @@ from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.sampling import Sampling
 from ncsn.training import State
+from ncsn.validation import validated
 
 VIEW = 8.0  # everything is drawn on [-8, 8]², where the paper's figures are
 MANY = 100_000  # training examples
@@ -32,12 +33,13 @@ OBJECTIVES: dict[str, objectives.Objective] = {
 def recalled(given: Toy) -> Toy:
     """The settings as given; with ``--resume`` those of the run that is there, if there is one, for another job.
 
-    Raises ValueError if the run is of another experiment, or damaged.
+    Raises ValueError if the run is of another experiment, or its settings are none.
     """
     job = replace(given.job, out=given.job.out or Path("runs") / f"toy-{given.generator}")
     if job.out is None or not job.resume or not storage.begun(job.out):
         return replace(given, job=job)
-    return ResolvedToy(**storage.read_settings(job.out, "toy"), job=job)
+    saved = storage.read_settings(job.out, "toy")
+    return replace(validated(ResolvedToy, saved, f"{job.out / 'config.json'}: settings"), job=job)
 
 
 def resolve(given: Toy, data: Float[Tensor, "n 2"]) -> ResolvedToy:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from ncsn.networks.embedding import NoiseEmbedding
 
+MOST_RESOLUTIONS, MOST_BLOCKS = 12, 100  # 8192 pixels become 2
+
 
 class Convolution(nn.Module):
     """A padded ``size`` × ``size`` convolution whose kernel is kept as a matrix, one row per output channel.
@@ -84,7 +86,7 @@ class UNet(nn.Module):
     ``blocks``: residual blocks at each resolution, on the way down and again on the way up.
     ``classes``: how many classes of images the network can be told; none by default.
     Any height and width: inside, images are padded to multiples of 2 ** len(channels), and cropped again at the end.
-    Forward raises ValueError for images of other channels.
+    Raises ValueError for more than 12 resolutions or 100 blocks, and forward for images of other channels.
     """
 
     def __init__(
@@ -99,6 +101,11 @@ class UNet(nn.Module):
         if not channels or min(*channels, blocks, image_channels, features) < 1:
             raise ValueError(
                 f"channels is {tuple(channels)} and blocks is {blocks}; at least one resolution is needed, and all >= 1"
+            )
+        if len(channels) > MOST_RESOLUTIONS or blocks > MOST_BLOCKS:
+            raise ValueError(
+                f"{len(channels)} resolutions of {blocks} blocks are given; at most {MOST_RESOLUTIONS} and "
+                f"{MOST_BLOCKS} are allowed"
             )
         self.image_channels, self.factor = image_channels, 2 ** len(channels)
         self.embedding = NoiseEmbedding(features)
