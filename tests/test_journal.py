@@ -102,13 +102,16 @@ def test_the_average_is_judged_on_held_out_images_and_sampled(tmp_path: Path, mo
             step=step, fraction=step / 10, seconds=7.0 * step, losses=losses, sigmas=sigmas, examples_per_second=5.0
         )
 
-    rows = journal.keep(begun, state, guide, [progress(step, float(step)) for step in range(1, 11)])
+    rows, paces = journal.keep(begun, state, guide, [progress(step, float(step)) for step in range(1, 11)])
+    written = [json.loads(row) for row in (tmp_path / "run" / "pace.jsonl").read_text().splitlines()]
+    assert written == [vars(pace) for pace in paces]
+    assert vars(paces[3]) == {"step": 4, "seconds": 28.0, "images_per_second": 5.0}
     assert [row.step for row in rows] == list(range(1, 11))
     assert [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()] == [
         vars(row) for row in rows
     ]
     fourth = rows[3]
-    assert (fourth.loss, fourth.seconds, fourth.bands) == (3.5, 28, [4, None, None, None, 3])
+    assert (fourth.loss, fourth.bands) == (3.5, [4, None, None, None, 3])
     losses, sigmas = journal.validate(state.average, pictures().validation, begun.noise)
     assert fourth.validation_loss == pytest.approx(float(losses.mean()))
     assert fourth.validation_bands[3] == pytest.approx(float(losses[(sigmas >= 0.4) & (sigmas < 1)].mean()))
@@ -137,7 +140,7 @@ def test_the_average_that_was_best_on_held_out_images_is_what_is_left(
                 step=step, fraction=step / 10, seconds=1.0, losses=noise, sigmas=noise, examples_per_second=5.0
             )
 
-    rows = journal.keep(begun, state, guide, progress())
+    rows, _ = journal.keep(begun, state, guide, progress())
     assert rows[3].validation_loss == 0.5
     assert bool((bias == 4).all())
     assert bool((load_file(begun.folder / "model.safetensors")["network.head.bias"] == 4).all())
@@ -167,7 +170,7 @@ def test_the_best_of_an_earlier_session_is_not_lost(
                     step=step, fraction=step / last, seconds=1.0, losses=noise, sigmas=noise, examples_per_second=5.0
                 )
 
-        return journal.keep(begun, state, guide, progress())
+        return journal.keep(begun, state, guide, progress()).rows
 
     assert len(session([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1], 1, 10)) == 10
     rows = session([0.5, 0.4, 0.3, 0.25, 0.2], 11, 20)
@@ -310,14 +313,13 @@ def test_results_say_what_training_saw_and_what_sampling_cost(tmp_path: Path) ->
     theirs = Drawn(samples=x, path=[], sampling=sampling, nfe=201, guide_nfe=0, seconds=1.25)
     row = journal.Row(
         step=6,
-        seconds=2.0,
-        images_per_second=3.0,
         loss=0.4,
         bands=[0.1, None],
         validation_loss=0.5,
         validation_bands=[0.2, None],
     )
-    write_results(begun, state, [row, row], ours, theirs)
+    pace = journal.Pace(step=6, seconds=2.0, images_per_second=3.0)
+    write_results(begun, state, journal.Journal([row, row], [pace, pace]), ours, theirs)
     found = json.loads((begun.folder / "metrics.json").read_text())
     assert 0 < found.pop("seconds") < math.inf
     assert found == {

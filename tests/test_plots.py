@@ -28,7 +28,7 @@ def test_visible_keeps_clean_images_and_fits_two_standard_deviations_of_noise() 
 
 def row(step: int) -> Row:
     losses = {"loss": 1 / step, "bands": [], "validation_loss": 2 / step, "validation_bands": [1 / step, None]}
-    return Row(step=step, seconds=1.0, images_per_second=1.0, **losses)  # type: ignore[arg-type]
+    return Row(step=step, **losses)  # type: ignore[arg-type]
 
 
 def test_without_a_path_the_figure_is_returned(generator: torch.Generator) -> None:

@@ -5,7 +5,6 @@ What is read is validated first: ``ncsn.untrusted`` bounds it, and ``ncsn.valida
 ``config.json``              the experiment, the settings that it was started with, the run's ``Recipe``, and its data
 ``model.safetensors``        the averaged weights, with the data's mean and std
 ``checkpoint.pt``            the whole training state, to resume from
-``best.safetensors``         the averaged weights that were best on held-out images so far
 ``guide/``                   another run, of a smaller network that sampling moves away from; if there is one
 """
 
@@ -13,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -41,8 +40,8 @@ RUN_FILES = (
     "config.json",
     "model.safetensors",
     "checkpoint.pt",
-    "best.safetensors",
     "metrics.jsonl",
+    "pace.jsonl",
     "metrics.json",
 )  # what a training goes on from, or leaves
 LONGEST_NAME = 100  # of an experiment
@@ -217,7 +216,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
-def write_model(folder: Path, model: ScoreModel, units: Units | None = None, *, name: str = MODEL) -> None:
+def write_model(folder: Path, model: ScoreModel, units: Units | None = None) -> None:
     """Write model.safetensors, atomically: the weights, and the units of the data if they are not the model's own.
 
     Their digest goes with them.
@@ -225,7 +224,7 @@ def write_model(folder: Path, model: ScoreModel, units: Units | None = None, *, 
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if units is not None:
         tensors |= {"units.shift": units.shift, "units.scale": units.scale}
-    with atomic(folder / name) as temporary:
+    with atomic(folder / MODEL) as temporary:
         temporary.write_bytes(sealed(tensors))  # not save_file, whose files only their owner may read
 
 
@@ -270,16 +269,6 @@ def fits(tensor: Tensor, shape: tuple[int, ...]) -> bool:
         return tensor.is_floating_point() and torch.broadcast_shapes(tensor.shape, shape) == shape
     except RuntimeError:  # torch's own name for no
         return False
-
-
-def read_best(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights in a best.safetensors.  Raises ValueError if it is damaged, or not as ``expected``."""
-    weights = read_tensors(path)
-    try:
-        check_tensors(weights, expected)
-    except ValueError as error:
-        raise ValueError(f"{path} belongs to another network than this run's ({one_line(error)})") from error
-    return weights
 
 
 def find(run: str | Path) -> Path:

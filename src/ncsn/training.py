@@ -8,7 +8,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class State:
     ``optimizers``: of the model's parameters; by default ``muon_and_adam``.  Their learning rates are peaks.
     ``generator``: what batches and losses draw from; saved with the rest.
 
+    ``kept`` is saved with the rest, and loaded: what whoever trains must not lose, by names of its own.
     ``average`` holds the exponential moving average of the weights with a window that grows with training, over about
     the last tenth of the steps: decay 1 − 10/(t + 10) at step t, the power function profile of Karras et al. 2024
     (arXiv:2312.02696, equation 1), which needs no tuning to the budget.
@@ -81,6 +82,7 @@ class State:
         self.generator = generator
         self.step = 0
         self.seconds = 0.0
+        self.kept: dict[str, Tensor] = {}
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["peak"] = group["lr"]
@@ -113,6 +115,7 @@ class State:
             "generator": self.generator.get_state(),
             "step": self.step,
             "seconds": self.seconds,
+            "kept": self.kept,
         }
         try:
             with atomic(path) as temporary:
@@ -148,7 +151,7 @@ class State:
         for optimizer, kept in zip(self.optimizers, saved.optimizers, strict=True):
             optimizer.load_state_dict(kept)
         self.generator.set_state(saved.generator)
-        self.step, self.seconds = saved.step, saved.seconds
+        self.step, self.seconds, self.kept = saved.step, saved.seconds, saved.kept
 
     def check(self, saved: "Checkpoint") -> None:
         """Raises ValueError unless what was saved could have been this state."""
@@ -174,6 +177,7 @@ class Checkpoint:
     generator: Tensor
     step: int
     seconds: float
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a time before the beginning."""

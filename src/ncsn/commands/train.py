@@ -58,7 +58,7 @@ def learn(given: Images) -> None:
             pass
     loss = ncsn.training_loss(noise, study.objective, generator=state.generator)
     progress = ncsn.train(state, study.batches(state.generator, study.labels), loss, budget=budget)
-    rows = journal.keep(study, state, guide, console.watch(progress, state, folder))
+    written = journal.keep(study, state, guide, console.watch(progress, state, folder))
 
     # Guide: how far samples move away from it, held-out images decide; not at all, if that makes them worse.
     run = study.run(state, guide)
@@ -80,8 +80,8 @@ def learn(given: Images) -> None:
     plots.image_grid(annealed.samples, folder / "samples_annealed.png")
     plots.evolution(drawn.path, folder / "evolution.png")
     plots.evolution_animation(drawn.path, folder / "evolution.gif")
-    plots.loss_curves(rows, journal.BAND_NAMES, folder / "loss.png")
-    results.write_results(study, state, rows, drawn, annealed)
+    plots.loss_curves(written.rows, journal.BAND_NAMES, folder / "loss.png")
+    results.write_results(study, state, written, drawn, annealed)
     for remark in results.remarks(study, state, drawn):
         print(remark)
     print(f"{folder / 'samples.png'}: {drawn.cost}")

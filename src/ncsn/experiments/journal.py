@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
@@ -18,11 +18,12 @@ from ncsn.noise import Proposal
 from ncsn.objectives import training_loss
 from ncsn.preconditioning import ScoreModel
 from ncsn.training import Progress, State
+from ncsn.untrusted import check_tensors
 from ncsn.validation import validated
 
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
 BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
-BEST = "best.safetensors"
+BEST = "best."  # how the names of the best average's weights begin in a checkpoint
 ROWS = 10  # in a training
 PREVIEW = 3  # rows after each of which samples are drawn
 
@@ -32,12 +33,54 @@ class Row:
     """A line of metrics.jsonl: losses, averaged since the last one, and those of held-out images, by noise level."""
 
     step: int
-    seconds: float
-    images_per_second: float
     loss: float
     bands: list[float | None]
     validation_loss: float
     validation_bands: list[float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """A line of pace.jsonl: how fast it went; apart, because nothing else differs between two trainings alike."""
+
+    step: int
+    seconds: float
+    images_per_second: float
+
+
+class Journal(NamedTuple):
+    """What was written down, one of each at a time."""
+
+    rows: list[Row]
+    paces: list[Pace]
+
+
+class Tally:
+    """Losses by noise level since the last row: sums in the checkpoint, so that a row is whole after an interruption.
+
+    ``kept``: what a ``State`` saves.  Raises ValueError if it holds something else by these names.
+    """
+
+    def __init__(self, kept: dict[str, Tensor]) -> None:
+        names = ("losses", "counts")
+        self.losses, self.counts = (kept.setdefault(name, torch.zeros(len(BAND_NAMES)).double()) for name in names)
+        check_tensors(
+            {name: kept[name] for name in names}, {name: torch.zeros(len(BAND_NAMES)).double() for name in names}
+        )
+
+    def add(self, losses: Float[Tensor, "b"], sigmas: Float[Tensor, "b"]) -> None:
+        """Count one step's losses."""
+        band = torch.bucketize(sigmas.cpu(), torch.tensor(BANDS), right=True) - 1
+        self.losses.index_add_(0, band, losses.cpu().double())
+        self.counts.index_add_(0, band, torch.ones(len(band)).double())
+
+    def close(self) -> tuple[float, list[float | None]]:
+        """The mean loss, and those by noise level, None where there were none; and begin anew."""
+        mean = (self.losses.sum() / self.counts.sum()).item()
+        bands = [(loss / n).item() if n else None for loss, n in zip(self.losses, self.counts, strict=True)]
+        self.losses.zero_()
+        self.counts.zero_()
+        return mean, bands
 
 
 @torch.no_grad()
@@ -54,55 +97,52 @@ def validate(
 
 
 def by_noise_level(
-    progress: Iterable[Progress], validation: Callable[[], tuple[Tensor, Tensor]], *, times: int = ROWS
-) -> Iterator[Row]:
+    progress: Iterable[Progress], tally: Tally, validation: Callable[[], tuple[Tensor, Tensor]], *, times: int = ROWS
+) -> Iterator[tuple[Row, Pace]]:
     """Train on, and ``times`` in a training yield a row of losses by noise level, averaged since the last one.
 
     ``validation``: the losses on held-out images and their noise levels.
     """
-    losses, sigmas = [], []
     done: int | None = None
     for p in progress:
         if done is None:  # a run that goes on has some of its budget behind it
             done = int(times * p.fraction * (p.step - 1) / p.step + 1e-9)
-        losses.append(p.losses)
-        sigmas.append(p.sigmas)
+        tally.add(p.losses, p.sigmas)
         if p.fraction < min(1.0, (done + 1) / times):
             continue
         held_out, levels = validation()
-        recent, at = torch.cat(losses).cpu(), torch.cat(sigmas).cpu()
-        losses, sigmas = [], []
+        loss, bands = tally.close()
         done += 1
-        yield Row(
+        row = Row(
             step=p.step,
-            seconds=p.seconds,
-            images_per_second=p.examples_per_second,
-            loss=recent.mean().item(),
-            bands=binned(recent, at, BANDS),
+            loss=loss,
+            bands=bands,
             validation_loss=held_out.mean().item(),
             validation_bands=binned(held_out, levels, BANDS),
         )
+        yield row, Pace(step=p.step, seconds=p.seconds, images_per_second=p.examples_per_second)
 
 
-def keep(study: Study, state: State, guide: State | None, progress: Iterable[Progress]) -> list[Row]:
-    """Train to the end, keep metrics.jsonl, TensorBoard's log and previews of samples on the way; returns all rows.
+def keep(study: Study, state: State, guide: State | None, progress: Iterable[Progress]) -> Journal:
+    """Train to the end, and write down how it goes: losses, pace, TensorBoard's log, previews of samples.
 
     In the end ``state.average`` is the average that was best on held-out images, and so is the model in the folder.
+    What a row needs of the steps before it, and the best average, are kept in the checkpoint.
     """
     pictures = study.pictures.validation.to(study.device)
-    path = study.folder / "metrics.jsonl"
-    rows = storage.trim_rows(path, state.step, lambda row: validated(Row, row, str(path)))
-    best = Best(state.average)
-    if rows and (study.folder / BEST).is_file():
-        weights = storage.read_best(study.folder / BEST, state.average.state_dict())
-        best.recall(weights, [r.validation_loss for r in rows], [r.step for r in rows])
+    paths = study.folder / "metrics.jsonl", study.folder / "pace.jsonl"
+    rows = storage.trim_rows(paths[0], state.step, lambda row: validated(Row, row, str(paths[0])))
+    paces = storage.trim_rows(paths[1], state.step, lambda row: validated(Pace, row, str(paths[1])))
+    best = recalled(state, rows)
     board = tensorboard(study) if study.settings.job.tensorboard else None
-    for row in by_noise_level(progress, lambda: validate(state.average, pictures, study.noise)):
+    found = by_noise_level(progress, Tally(state.kept), lambda: validate(state.average, pictures, study.noise))
+    for row, pace in found:
         rows.append(row)
-        if best.consider(state, row.validation_loss):
-            storage.write_model(study.folder, best.model, name=BEST)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(row)) + "\n")
+        paces.append(pace)
+        best.consider(state, row.validation_loss)
+        for path, line in zip(paths, (asdict(row), asdict(pace)), strict=True):
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
         if board is not None:
             board.add_scalars("loss", {"training": row.loss, "validation": row.validation_loss}, row.step)
         if len(rows) % PREVIEW == 0:
@@ -114,7 +154,18 @@ def keep(study: Study, state: State, guide: State | None, progress: Iterable[Pro
     if best.rose:
         state.average.load_state_dict(best.model.state_dict())
         storage.write_model(study.folder, state.average)
-    return rows
+    return Journal(rows, paces)
+
+
+def recalled(state: State, rows: Sequence[Row]) -> Best:
+    """The best average so far, of this session or an earlier one, whose weights ``state.kept`` holds from now on."""
+    best = Best(state.average)
+    weights = {name.removeprefix(BEST): tensor for name, tensor in state.kept.items() if name.startswith(BEST)}
+    if weights and rows:
+        check_tensors(weights, best.model.state_dict())
+        best.recall(weights, [row.validation_loss for row in rows], [row.step for row in rows])
+    state.kept |= {BEST + name: tensor for name, tensor in best.model.state_dict().items()}
+    return best
 
 
 def kept(rows: Sequence[Row]) -> Row:

@@ -11,7 +11,7 @@ from ncsn import storage
 from ncsn.drawn import Drawn
 from ncsn.evaluation import at_8_bits, nearest
 from ncsn.experiments import toy
-from ncsn.experiments.journal import Row, kept
+from ncsn.experiments.journal import Journal, kept
 from ncsn.experiments.study import FEW, Study
 from ncsn.pixels import quantize, reals
 from ncsn.training import State
@@ -20,10 +20,11 @@ FEW_STEPS = 500  # for which the learning rate's rise and fall are too short
 CLIPPED = 0.05  # more of the samples' pixels than of the data's at an end of the range is worth a line
 
 
-def write_results(study: Study, state: State, rows: list[Row], drawn: Drawn, annealed: Drawn) -> None:
+def write_results(study: Study, state: State, journal: Journal, drawn: Drawn, annealed: Drawn) -> None:
     """metrics.json of a run on images: the losses of what is left, what training saw, and what sampling cost."""
     results = {
-        **(asdict(kept(rows)) if rows else {}),
+        **(asdict(kept(journal.rows)) if journal.rows else {}),
+        "images_per_second": journal.paces[-1].images_per_second if journal.paces else None,
         "training_seconds": state.seconds,
         "images_seen": state.step * study.settings.batch_size,
         "guidance": drawn.sampling.guidance,
