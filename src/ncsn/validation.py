@@ -41,7 +41,7 @@ def validated(kind: type[T], values: object, where: str) -> T:
 def check_call(function: Callable[..., object], arguments: Mapping[str, object]) -> None:
     """Raises ValueError unless ``function`` can be called with ``arguments``, by its signature and its types."""
     parameters = inspect.signature(function).parameters
-    unknown = sorted(arguments.keys() - parameters.keys())
+    unknown = sorted(arguments.keys() - parameters.keys(), key=repr)
     if unknown:
         raise ValueError(f"{reprlib.repr(unknown[0])} is given; allowed are {', '.join(parameters)}")
     try:

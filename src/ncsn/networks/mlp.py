@@ -13,7 +13,8 @@ class MLP(nn.Module):
     """``layers`` hidden layers of ``width`` units, each shifted by the embedded noise level: (b, d), (b,) → (b, d).
 
     The last layer starts at zero, so that an untrained network returns zero.
-    Raises ValueError unless dimensions, width and layers are at least 1, and layers at most 1000; forward, for points of other dimensions.
+    Raises ValueError unless dimensions, width and layers are at least 1, and layers at most 1000; forward, for points
+    of other dimensions.
     """
 
     def __init__(self, dimensions: int, width: int = 128, layers: int = 3) -> None:
