@@ -82,7 +82,7 @@ def resumed(folder: Path) -> Images:
 
 NONSENSE: list[Any] = [
     *(None, True, False, 0, -1, 1, 3, 2.5, -0.5, 1e-300, 1e300, 10**9, 10**12, 2**63, 2**70, 10**399, float("nan")),
-    *(float("inf"), "", "foo", "ü\n", "x" * 5000, "1", [], [1], [1, 2, 3], [True], ["a"], [1e9] * 20_000, [[[]]]),
+    *(float("inf"), "", "foo", "ü\n", "x" * 5000, "1", [], [1], [1, 2, 3], [True], ["a"], [1e9] * 11_000, [[[]]]),
     *({}, {"a": 1}, {"channels": 3}, {"sampler": "foo"}),
 ]
 """What stands somewhere in a config.json instead of what belongs there."""
@@ -116,27 +116,26 @@ def read_all_of(folder: Path) -> None:
 
 
 def test_a_config_with_nonsense_anywhere_is_refused_or_means_it(tmp_path: Path) -> None:
-    """Everything at every place: a wrong type, a missing name, a size that nothing could be built with."""
+    """Something at every place: a wrong type, a missing name, a size that nothing could be built with."""
     make_run(tmp_path)
     path = tmp_path / "config.json"
-    whole = json.loads(path.read_text())
-    count = 0
+    whole, chance, count = json.loads(path.read_text()), random.Random(0), 0
     for place in places(whole):
-        for value in [*NONSENSE, "removed"]:
+        for value in [None, "removed", *chance.sample(NONSENSE, 5)]:
             removed = value == "removed" and bool(place)
             path.write_text(json.dumps(mutated(whole, place, value, removed=removed)))
             said = refused(lambda: read_all_of(tmp_path), naming=str(tmp_path))
             count += 1
             if place[:1] == ("recipe",) and value is None:
                 assert said is not None, place
-    assert count > 2000
+    assert count > 400
 
 
 def test_a_config_with_other_bytes_is_refused_or_read(tmp_path: Path) -> None:
     make_run(tmp_path)
     path, chance = tmp_path / "config.json", random.Random(0)
     whole = path.read_bytes()
-    for _ in range(2000):
+    for _ in range(400):
         content = bytearray(whole)
         kind, at = chance.randrange(4), chance.randrange(len(whole))
         if kind == 0:
@@ -211,7 +210,7 @@ def test_settings_are_validated_where_a_run_is_resumed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"settings is .*; it should be an object"):
         ncsn.load(tmp_path)
     path.write_text(json.dumps(content | {"experiment": "toy"}))
-    with pytest.raises(ValueError, match=r"settings: .* is no field of it"):
+    with pytest.raises(ValueError, match=r"config\.json: settings: view is "):
         recalled(Toy(job=replace(Toy().job, out=tmp_path, resume=True)))
 
 
@@ -333,10 +332,12 @@ def change(content: dict[str, Any], place: tuple[Any, ...], value: Any) -> dict[
     return content
 
 
+NO_WEIGHTS: list[Any] = [None, [], {}, {"a": torch.ones(1)}, {1: 2}]
+NO_OPTIMIZERS: list[Any] = [None, {}, [], [{}], [{}, {}], [1, 2]]
 SENSELESS: list[tuple[tuple[Any, ...], Any]] = [
     *(((name,), KeyError) for name in ("model", "average", "optimizers", "generator", "step", "seconds")),
-    *(((name,), value) for name in ("model", "average") for value in (None, [], {}, {"a": torch.ones(1)}, {1: 2})),
-    *((("optimizers",), value) for value in (None, {}, [], [{}], [{}, {}], [1, 2])),
+    *(((name,), value) for name in ("model", "average") for value in NO_WEIGHTS),
+    *((("optimizers",), value) for value in NO_OPTIMIZERS),
     *((("generator",), value) for value in (None, torch.zeros(3, dtype=torch.uint8), torch.ones(5056), "x")),
     *((("step",), value) for value in (None, -1, 1.5, "3", True, torch.tensor(3))),
     *((("seconds",), value) for value in (None, -1.0, float("nan"), float("inf"), "3", True)),
@@ -580,7 +581,7 @@ WHOLE = {
 }
 
 
-@settings(max_examples=300, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(
     name=st.sampled_from(sorted(WHOLE)),
     flips=st.lists(st.floats(0, 1, exclude_max=True), max_size=4),

@@ -18,7 +18,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -266,7 +265,7 @@ def units_of(weights: dict[str, Tensor], shape: tuple[int, ...]) -> Units | None
 def fits(tensor: Tensor, shape: tuple[int, ...]) -> bool:
     """Whether the tensor broadcasts against one example."""
     try:
-        return tensor.is_floating_point() and torch.broadcast_shapes(tensor.shape, shape) == shape
+        return tensor.is_floating_point() and tensor.expand(shape).shape == shape
     except RuntimeError:  # torch's own name for no
         return False
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 @cache
-def holder(kind: Any) -> type[BaseModel]:
+def holder(kind: Any) -> Any:
     """A model with one field, ``value``, for a dataclass to be validated strictly without knowing of it."""
     return create_model("Holder", __config__=STRICT, value=(kind, ...))
 
@@ -33,15 +33,16 @@ def validated(kind: type[T], values: object, where: str) -> T:
     """
     try:
         # As JSON, because strictly a list is no tuple and a dictionary no dataclass anywhere else.
-        return holder(kind).model_validate_json(json.dumps({"value": values})).value  # type: ignore[attr-defined, no-any-return]
+        made: T = holder(kind).model_validate_json(json.dumps({"value": values})).value  # type: ignore[arg-type]
     except ValidationError as error:
         raise ValueError(f"{where}: {explained(error, {'value': values})}") from error
+    return made
 
 
 def check_call(function: Callable[..., object], arguments: Mapping[str, object]) -> None:
     """Raises ValueError unless ``function`` can be called with ``arguments``, by its signature and its types."""
     parameters = inspect.signature(function).parameters
-    unknown = sorted(arguments.keys() - parameters.keys())
+    unknown = sorted(arguments.keys() - parameters.keys(), key=repr)
     if unknown:
         raise ValueError(f"{reprlib.repr(unknown[0])} is given; allowed are {', '.join(parameters)}")
     try:

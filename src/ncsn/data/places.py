@@ -171,10 +171,10 @@ class Member(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Member":
-        """The member by its header.  Raises InvalidHeaderError if what is said of it is too long."""
+        """The member by its header.  Raises HeaderError if what is said of it is too long."""
         found = super().frombuf(buf, encoding, errors)
         if found.type in SAID_BEFORE and found.size > SAID_LIMIT:
-            raise tarfile.InvalidHeaderError(f"a name or its like claims {found.size:,} bytes")
+            raise tarfile.HeaderError(f"a name or its like claims {found.size:,} bytes")
         return found
 
 
