@@ -12,7 +12,7 @@ from ncsn.commands.options import HowToSample, OfRun, check_counts, check_out, c
 
 if TYPE_CHECKING:
     from ncsn.run import Run
-    from ncsn.streaming import Job
+    from ncsn.streaming import Job, Stream
 
 FRAMES = (1500, 36)  # how many points or images an animation shows
 PICTURES = (".png", ".gif")
@@ -70,40 +70,44 @@ class Sample(HowToSample, OfRun):
         return drawn.cost
 
     def stream(self, run: "Run") -> str:
-        """Write samples block by block, those that are not there yet; returns what they cost."""
+        """Write samples into what grows with them; returns what they cost."""
         import numpy as np
 
-        from ncsn.drawn import cost
         from ncsn.streaming import streamed
 
-        images, depth = run.recipe.images, run.recipe.depth
-        dtype = np.dtype(depth.dtype if images else "float32")
-        shape, seconds, cost_of_them = (self.n, *run.recipe.shape), 0.0, "all samples were there already"
+        shape = (self.n, *run.recipe.shape)
+        dtype = np.dtype(run.recipe.depth.dtype if run.recipe.images else "float32")
         try:
             with streamed(self.out, self.job(run), shape, dtype, block=run.block, overwrite=self.overwrite) as stream:
-                before = stream.done
-                if before:
-                    print(f"going on at {before:,} of {self.n:,}", file=sys.stderr)
-                try:
-                    for drawn in console.draw_blocks(run, self.n, seed=self.seed, done=before, **self.how()):
-                        stream.write(depth.restored(drawn.samples) if images else drawn.samples.numpy())
-                        seconds += drawn.seconds
-                        cost_of_them = cost(
-                            stream.done - before, drawn.sampling.sampler, drawn.nfe, drawn.guide_nfe, seconds
-                        )
-                except KeyboardInterrupt:
-                    if stream.done:
-                        console.fail(
-                            f"interrupted at {stream.done:,} of {self.n:,} samples; the same command goes on", 130
-                        )
-                    raise
+                return self.fill(stream, run)
         except OSError as error:
             raise ValueError(f"{self.out} cannot be written ({error.strerror or error})") from error
-        return cost_of_them + (f", after {before:,} that were there" if before else "")
+
+    def fill(self, stream: "Stream", run: "Run") -> str:
+        """Draw what is not there yet, block by block; returns what that cost."""
+        from ncsn.drawn import cost
+
+        before, seconds = stream.done, 0.0
+        if before:
+            print(f"going on at {before:,} of {self.n:,}", file=sys.stderr)
+        said = f"{before} samples were there"
+        try:
+            for drawn in console.draw_blocks(run, self.n, seed=self.seed, done=before, **self.how()):
+                x = drawn.samples
+                stream.write(run.recipe.depth.restored(x) if run.recipe.images else x.numpy())
+                seconds += drawn.seconds
+                now = cost(stream.done - before, drawn.sampling.sampler, drawn.nfe, drawn.guide_nfe, seconds)
+                said = f"{now}, after {before} that were there" if before else now
+        except KeyboardInterrupt:
+            if stream.done:
+                console.fail(f"interrupted at {stream.done:,} of {self.n:,} samples; the same command goes on", 130)
+            raise
+        return said
 
     def job(self, run: "Run") -> "Job":
         """All that determines the samples."""
         from importlib.metadata import version
 
         by = {name: version(name) for name in ("ncsn", "torch")}
-        return {**by, "run": run.digest, "device": str(run.device), "n": self.n, "seed": self.seed, **self.how()}
+        about = {"run": run.digest[:16], "device": str(run.device), "n": self.n, "seed": self.seed}
+        return {**by, **about, **self.how()}
