@@ -23,7 +23,7 @@ from ncsn.process import refresh_interval
 
 REPORTABLE = 10_000
 FEWEST = 10
-VALUES = 2**25  # pixels that are reals at a time: the data may be larger than memory
+VALUES = 2**23  # pixels that are reals at a time, 32 MB: the data may be larger than memory
 
 
 def nearest(
