@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from ncsn.drawn import Drawn
-    from ncsn.run import Run
+    from ncsn.run import Run, Steps
+    from ncsn.samplers.step import Step
     from ncsn.training import Progress, State
 
 COMPILE_FROM = 60_000  # evaluations of a network for images: for fewer, compiling takes longer than it saves
@@ -73,7 +74,14 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
     except (MemoryError, RuntimeError) as error:
         fail_computing(error)
     except KeyboardInterrupt as error:
-        fail(*(("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)))
+        stopped(error)
+
+
+def stopped(error: KeyboardInterrupt, where: str = "") -> NoReturn:
+    """Say that Ctrl-C or SIGTERM has ended the program, and ``where``; exit with the status that says so too."""
+    if isinstance(error, Terminated):
+        fail(f"terminated{where}", 128 + signal.SIGTERM)
+    fail(f"interrupted{where}", 128 + signal.SIGINT)
 
 
 def fail_computing(error: MemoryError | RuntimeError) -> NoReturn:
@@ -221,7 +229,6 @@ def draw(
     Many of them are drawn by a compiled network.
     """
     from ncsn import machine
-    from ncsn.drawn import Drawn
     from ncsn.samplers.step import Step
 
     began = time.perf_counter()
@@ -231,7 +238,7 @@ def draw(
         needed + 12 * n * math.prod(run.recipe.shape), run.device, f"{n:,} samples, {size:,} at a time,"
     )
     steps = run.steps(n, seed=seed, batch_size=batch_size, **how)
-    many = run.recipe.images and n * steps.sampling.nfe >= COMPILE_FROM
+    many = compiling_pays(run, n, steps)
     if many:
         compile_run(run, min(n, batch_size), labelled=how.get("label") is not None)
     path = []
@@ -239,11 +246,53 @@ def draw(
         for step in bar(steps, description or f"{n} samples"):
             if keep:
                 path.append(Step(step.sigma, step.x[:keep].cpu()))
+    return drawn(steps, step.x, path, began)
+
+
+def compiling_pays(run: "Run", n: int, steps: "Steps") -> bool:
+    """Whether ``n`` samples are drawn sooner by a compiled network, compiling it included."""
+    return run.recipe.images and n * steps.sampling.nfe >= COMPILE_FROM
+
+
+def drawn(steps: "Steps", samples: "Tensor", path: "list[Step]", began: float) -> "Drawn":
+    """The samples that ``steps`` has led to, and what they have cost since ``began``."""
+    from ncsn.drawn import Drawn
+
     return Drawn(
-        samples=step.x.cpu(),
+        samples=samples.cpu(),
         path=path,
         sampling=steps.sampling,
         nfe=steps.nfe,
         guide_nfe=steps.guide_nfe,
         seconds=time.perf_counter() - began,
     )
+
+
+def draw_blocks(
+    run: "Run", n: int, *, seed: int = 0, done: int = 0, batch_size: int = 500, **how: Any
+) -> "Iterator[Drawn]":
+    """``n`` samples of a run, of which ``done`` are there already, in ``Run.blocks``, under one progress bar.
+
+    Whether a block is drawn by a compiled network follows from ``n``, so that a job that goes on draws the same.
+    """
+    from tqdm.auto import tqdm
+
+    from ncsn import machine
+
+    bar_format = f"{n:,} samples {{percentage:3.0f}}% |{{bar}}| {{elapsed}} elapsed, {{remaining}} left"
+    shown = tqdm(total=n, initial=done, bar_format=bar_format, delay=1, leave=False, mininterval=refresh_interval())
+    compiled = False
+    with shown as bar:
+        for steps in run.blocks(n, seed=seed, first=-(-done // run.block), batch_size=batch_size, **how):
+            began, count = time.perf_counter(), min(run.block, n - done)
+            # The last block may be smaller than the batches that the network is compiled for.
+            pays = compiling_pays(run, n, steps) and min(count, batch_size) == min(n, batch_size)
+            if pays and not compiled:
+                compile_run(run, min(n, batch_size), labelled=how.get("label") is not None)
+                compiled = True
+            with nullcontext() if pays else machine.nothing_compiled():
+                for step in steps:
+                    bar.update(count / len(steps))
+                    last = step.x
+            done += count
+            yield drawn(steps, last, [], began)

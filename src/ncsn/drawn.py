@@ -28,9 +28,10 @@ class Drawn:
     @property
     def cost(self) -> str:
         """All of it, for a user to read."""
-        guide = f" and {self.guide_nfe} of the guide" if self.guide_nfe else ""
-        rate = len(self.samples) / self.seconds
-        return (
-            f"{len(self.samples)} samples by {self.sampling.sampler}, {self.nfe} evaluations each{guide}, "
-            f"{self.seconds:.1f} s, {rate:.0f} samples/s"
-        )
+        return cost(len(self.samples), self.sampling.sampler, self.nfe, self.guide_nfe, self.seconds)
+
+
+def cost(n: int, sampler: str, nfe: int, guide_nfe: int, seconds: float) -> str:
+    """What ``n`` samples took, for a user to read; evaluations of the network and of the guide are for each sample."""
+    guide = f" and {guide_nfe} of the guide" if guide_nfe else ""
+    return f"{n} samples by {sampler}, {nfe} evaluations each{guide}, {seconds:.1f} s, {n / seconds:.0f} samples/s"

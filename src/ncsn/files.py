@@ -65,9 +65,15 @@ def check_regular(path: Path) -> None:
         raise ValueError(f"{path} is {kind}; only regular files are replaced")
 
 
-def check_out(out: Path, *, overwrite: bool) -> None:
-    """Raises ValueError, before any work, if a command may not write ``out``: the rule for all that they write."""
-    check_regular(out)
+def check_out(out: Path, *, overwrite: bool, directory: bool = False) -> None:
+    """Raises ValueError, before any work, if a command may not write ``out``: the rule for all that they write.
+
+    ``directory``: it is to be one; whether what is there may be replaced, only its writer can tell.
+    """
+    if not directory or out.is_symlink() or not out.is_dir():
+        check_regular(out)
+    if directory and out.is_file():
+        raise ValueError(f"{out} is a file; a folder is needed")
     if out.exists() and not overwrite:
         raise ValueError(f"{out} exists; give --overwrite to replace it, or another --out")
     folder = out.absolute().parent

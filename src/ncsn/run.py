@@ -1,11 +1,14 @@
 """A run: what a training leaves, and all that can be done with it."""
 
 import copy
+import hashlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
@@ -27,6 +30,7 @@ from ncsn.units import Units
 Condition = Callable[[Score, int, torch.Generator], Score]
 """(the prior's score, how many examples, randomness) → the posterior's score for as many."""
 CPU = torch.device("cpu")
+BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
 Label = int | Literal["any"] | Int64[Tensor, "n"]
 
 
@@ -213,6 +217,35 @@ class Run:
             last = step
         return last.x
 
+    @property
+    def block(self) -> int:
+        """How many samples ``blocks`` draws together: 1,000, or as many as have 16 million numbers."""
+        return max(1, min(BLOCK, BLOCK_VALUES // math.prod(self.recipe.shape)))
+
+    def blocks(self, n: int, *, seed: int = 0, first: int = 0, **how: Any) -> Iterator[Steps]:
+        """``n`` samples a ``block`` at a time, so that any number of them takes the memory of one: ``Steps`` for each.
+
+        The first block's are those of ``steps`` with this seed; every other block has a generator of its own, so that
+        it can be drawn alone.  ``first``: the block to begin with.  ``how``: as for ``steps``; ``label``: one class
+        for all, or "any".
+        Raises ValueError as ``steps``.
+        """
+        if n < 1:
+            raise ValueError(f"n is {n}; it must be at least 1")
+        for number in range(first, -(-n // self.block)):
+            yield self.steps(min(self.block, n - number * self.block), seed=block_seed(seed, number), **how)
+
+    @property
+    def digest(self) -> str:
+        """A sha256 of all that samples are made of: the recipe, the weights, the guide's, and the units."""
+        found = hashlib.sha256(repr(self.recipe).encode())
+        for score in (self.score, self.guide):
+            for name, tensor in score.state_dict().items() if isinstance(score, nn.Module) else ():
+                found.update(name.encode() + tensor.cpu().numpy().tobytes())
+        if self.units is not None:
+            found.update(self.units.shift.cpu().numpy().tobytes() + self.units.scale.cpu().numpy().tobytes())
+        return found.hexdigest()
+
     def walk(
         self, n: int, steps: int, *, seed: int = 0, ends: Float[Tensor, "2 *d"] | None = None
     ) -> Float[Tensor, "m *d"]:
@@ -387,6 +420,18 @@ class Run:
             storage.write_model(place, model, self.units)
             storage.write_config(place, self.experiment, self.settings, self.recipe, self.origin)
         lock.release()
+
+
+def block_seed(seed: int, number: int) -> int:
+    """The seed of a block of samples: the user's for the first.
+
+    On a CPU generators have 2³² seeds.  Blocks count on from one that is far from the user's, so that no two blocks
+    share one, and seeds 0 and 1 have no blocks in common.
+    """
+    if number == 0:
+        return seed
+    start = np.random.SeedSequence(seed % 2**64).generate_state(1)[0]
+    return (int(start) + number) % 2**32
 
 
 def one_for_each(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:

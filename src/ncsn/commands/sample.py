@@ -1,8 +1,9 @@
 """``ncsn sample``."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -11,50 +12,104 @@ from ncsn.commands.options import HowToSample, OfRun, check_suffix
 from ncsn.files import check_out
 from ncsn.ranges import Count, Seed, check_ranges
 
+if TYPE_CHECKING:
+    from ncsn.run import Run
+    from ncsn.streaming import Job, Stream
+
 FRAMES = (1500, 36)  # how many points or images an animation shows
+PICTURES = (".png", ".gif")
+MOST = 10_000  # samples in a picture
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(HowToSample, OfRun):
-    """Draw samples from a run: a picture, their way out of the noise, or an array."""
+    """Draw samples from a run: a picture, their way out of the noise, or any number of them for a program."""
 
     n: Annotated[Count, tyro.conf.arg(name="n", aliases=["-n"])] = 64
-    """How many samples."""
+    """How many samples; a picture shows up to 10,000."""
     seed: Seed = 0
     """The same seed gives the same samples on one machine."""
     out: Path = Path("grid.png")
     """Where to write: .png for a grid; .gif for the way of up to 36 images out of the noise; .npz for an array under
-    the key samples, for images (n, c, h, w) in the numbers of their files: mostly uint8."""
+    the key samples, .npy or .zarr for one alone, for images (n, c, h, w) in the numbers of their files: mostly uint8; a
+    name without suffix for a folder of PNG images.  All but pictures take any number of samples, in the memory of
+    1,000, and go on after a kill: by the same command, with the same samples."""
     overwrite: bool = False
-    """Replace an existing file."""
+    """Replace an existing file, or such a folder; and what another command has left unfinished in its place."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
         check_ranges(self)
-        check_suffix(self.out, ".png", ".gif", ".npz")
+        if self.out.suffix:
+            check_suffix(self.out, *PICTURES, ".npz", ".npy", ".zarr", "none for a folder of PNG images")
+        if self.out.suffix in PICTURES and self.n > MOST:
+            raise ValueError(
+                f"n is {self.n}; a picture shows at most {MOST}: more go into .npz, .npy, .zarr or a folder, by --out"
+            )
 
     def __call__(self) -> None:
         """Draw, and write."""
-        check_out(self.out, overwrite=self.overwrite)
-        import numpy as np
-
+        check_out(self.out, overwrite=self.overwrite, directory=self.out.suffix in ("", ".zarr"))
         import ncsn
-        from ncsn import plots
-        from ncsn.files import atomic
 
         run = ncsn.load(self.run, device=self.device)
-        images, kind = run.recipe.images, self.out.suffix
-        drawn = console.draw(run, self.n, seed=self.seed, keep=FRAMES[images] if kind == ".gif" else 0, **self.how())
-        if kind == ".npz":
-            values = run.recipe.depth.restored(drawn.samples) if images else drawn.samples.numpy()
-            with atomic(self.out) as temporary:
-                np.savez_compressed(temporary, samples=values)
-        elif kind == ".gif" and images:
+        print(f"{self.out}: {self.draw(run) if self.out.suffix in PICTURES else self.stream(run)}")
+
+    def draw(self, run: "Run") -> str:
+        """Draw a picture; returns what it cost."""
+        from ncsn import plots
+
+        images, moving = run.recipe.images, self.out.suffix == ".gif"
+        drawn = console.draw(run, self.n, seed=self.seed, keep=FRAMES[images] if moving else 0, **self.how())
+        if moving and images:
             plots.evolution_animation(drawn.path, self.out)
-        elif kind == ".gif":
+        elif moving:
             plots.trajectories([(f"σ = {sigma:.2f}", x) for sigma, x in drawn.path], self.out)
         elif images:
             plots.image_grid(drawn.samples, self.out, columns=min(self.n, max(8, round(self.n**0.5))))
         else:
             plots.scatter_panels([[(f"{self.n} samples, {drawn.sampling.sampler}", drawn.samples)]], self.out)
-        print(f"{self.out}: {drawn.cost}")
+        return drawn.cost
+
+    def stream(self, run: "Run") -> str:
+        """Write samples into what grows with them; returns what they cost."""
+        import numpy as np
+
+        from ncsn.streaming import streamed
+
+        shape = (self.n, *run.recipe.shape)
+        dtype = np.dtype(run.recipe.depth.dtype if run.recipe.images else "float32")
+        try:
+            with streamed(self.out, self.job(run), shape, dtype, block=run.block, overwrite=self.overwrite) as stream:
+                return self.fill(stream, run)
+        except OSError as error:
+            raise ValueError(f"{self.out} cannot be written ({error.strerror or error})") from error
+
+    def fill(self, stream: "Stream", run: "Run") -> str:
+        """Draw what is not there yet, block by block; returns what that cost."""
+        from ncsn.drawn import cost
+
+        before, seconds = stream.done, 0.0
+        if before:
+            print(f"going on at {before:,} of {self.n:,}", file=sys.stderr)
+        said = f"{before} samples were there"
+        try:
+            for drawn in console.draw_blocks(run, self.n, seed=self.seed, done=before, **self.how()):
+                x = drawn.samples
+                stream.write(run.recipe.depth.restored(x) if run.recipe.images else x.numpy())
+                seconds += drawn.seconds
+                now = cost(stream.done - before, drawn.sampling.sampler, drawn.nfe, drawn.guide_nfe, seconds)
+                said = f"{now}, after {before} that were there" if before else now
+        except KeyboardInterrupt as error:
+            if stream.done:
+                console.stopped(error, f" at {stream.done:,} of {self.n:,} samples; the same command goes on")
+            raise
+        return said
+
+    def job(self, run: "Run") -> "Job":
+        """All that determines the samples."""
+        from importlib.metadata import version
+
+        by = {name: version(name) for name in ("ncsn", "torch")}
+        about = {"run": run.digest[:16], "device": str(run.device), "n": self.n, "seed": self.seed}
+        return {**by, **about, **self.how()}

@@ -23,7 +23,7 @@ from ncsn.process import refresh_interval
 
 REPORTABLE = 10_000
 FEWEST = 10
-VALUES = 2**25  # pixels that are reals at a time: the data may be larger than memory
+VALUES = 2**23  # pixels that are reals at a time, 32 MB: the data may be larger than memory
 
 
 def nearest(
@@ -36,7 +36,7 @@ def nearest(
         total=len(data), desc="nearest images", unit="image", delay=1, leave=False, mininterval=refresh_interval()
     ) as bar:
         for start in range(0, len(data), at_a_time):
-            points = data[start : start + at_a_time].flatten(1).float() / 255
+            points = data[start : start + at_a_time].flatten(1).float().div_(255)
             for rows in torch.split(torch.arange(len(x)), 500):
                 distance, where = torch.cdist(x[rows].flatten(1).float() / 255, points).min(1)
                 closer = distance < best[rows]
