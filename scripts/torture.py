@@ -4,7 +4,8 @@ python scripts/torture.py                              # all of it, half an hour
 python scripts/torture.py --only kills config          # some of it
 python scripts/torture.py --only options --case 17     # one try again
 
-It prints a table, writes every failure with the command that reproduces it to a folder, and exits with 1 if there is one.
+It prints a table, writes every failure with the command that reproduces it to a folder, and exits with 1 if there is
+any.
 """
 
 import os
@@ -19,7 +20,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
@@ -29,18 +30,19 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 # Imported before anything is forked, for every command would need a second for them.
 import scipy.integrate  # noqa: F401
 import torch._dynamo  # noqa: F401
-import training_toy  # noqa: F401
 from attacks import disk, fuzz, kills, machine, options, outputs, resumed, soak
 from attacks.ground import Ground
 from attacks.tally import Attack, Found, Underway, begin
+
+import training_toy  # noqa: F401
 from ncsn import cli, evaluation, plots  # noqa: F401
 
 WHOLE = 30.0  # minutes of a whole torture
 MARKS = ("<!-- table -->", "<!-- end of table -->")
 SOAK_SHARE = 2 / 3  # of the minutes, beside everything else
 Name = Literal[
-    "kills", "signals", "races", "options", "outputs", "resumed", "config", "weights", "checkpoints", "arrays", "images",
-    "tables", "disk", "terminals", "memory", "soak",
+    "kills", "signals", "races", "options", "outputs", "resumed", "config", "weights", "checkpoints", "arrays",
+    "images", "tables", "disk", "terminals", "memory", "soak",
 ]  # fmt: skip
 ATTACKS: dict[str, Attack] = {
     "kills": kills.KILLS,
@@ -64,7 +66,7 @@ class Torture:
     """How long, on two cores; fewer make fewer tries."""
     seed: int = 0
     """What is random in the attacks, but for the moments at which a machine does something."""
-    only: Annotated[tuple[Name, ...], tyro.conf.arg(metavar="NAME...")] = (*ATTACKS, "soak")  # type: ignore[assignment]
+    only: Annotated[tuple[Name, ...], tyro.conf.arg(metavar="NAME...")] = get_args(Name)
     """Which attacks."""
     case: int | None = None
     """One case alone, as a failure names it."""
@@ -80,7 +82,9 @@ class Torture:
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
         if not self.minutes > 0 or self.processes < 1:
-            raise ValueError(f"minutes is {self.minutes}, processes is {self.processes}; above 0 and at least 1 are needed")
+            raise ValueError(
+                f"minutes is {self.minutes}, processes is {self.processes}; above 0 and at least 1 are needed"
+            )
         if self.case is not None and len(self.only) != 1:
             raise ValueError("--case is of one attack; name it with --only")
         if self.docs is not None and not self.docs.is_file():
@@ -106,7 +110,7 @@ def table(results: dict[str, tuple[Attack, Found]]) -> str:
     peaks = [note.removeprefix("peak: ") for note in notes if note.startswith("peak: ")]
     if peaks:
         lines += ["", "| command | peak memory |", "|---|---|", *(f"| {peak} |" for peak in peaks)]
-    return "\n".join(lines + ["", *[note for note in notes if not note.startswith("peak: ")]]).strip()
+    return "\n".join([*lines, "", *(note for note in notes if not note.startswith("peak: "))]).strip()
 
 
 def main(torture: Torture) -> int:

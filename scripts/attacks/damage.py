@@ -14,7 +14,18 @@ NONSENSE: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 0.0, -0.5, 1.5, 1e308, 1e-320, 2**31, 10**12, 2**70, float("nan"), float("inf"), "",
     "ü", "foo", "../../x", "0", "x" * 2000, [], [0], [[]], [None], [1e308, -1], {}, {"": 0}, {"a": {"a": {}}},
 )  # fmt: skip
-TOKENS = (b"9" * 400, b"[" * 50_000, b"{\"a\":" * 20_000, b"1e999", b"-0", b"NaN", b"-Infinity", b"\xff\xfe", b"\x00", b"\\ud800")
+TOKENS = (
+    b"9" * 400,
+    b"[" * 50_000,
+    b'{"a":' * 20_000,
+    b"1e999",
+    b"-0",
+    b"NaN",
+    b"-Infinity",
+    b"\xff\xfe",
+    b"\x00",
+    b"\\ud800",
+)
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
@@ -123,7 +134,21 @@ def array(data: bytes, chance: random.Random) -> bytes:
     header = data[10 : 10 + size].decode("latin1")
     old = chance.choice(("'descr'", "'|u1'", "False", "200", "8", "(", ")", "'shape'", "{"))
     new = chance.choice(
-        ("'|O'", "'<f8'", "'>i4'", "'<U9'", "'|V7'", "True", "10000000000000", "-1", "0", "", "9" * 400, "None", "'<M8[ns]'")
+        (
+            "'|O'",
+            "'<f8'",
+            "'>i4'",
+            "'<U9'",
+            "'|V7'",
+            "True",
+            "10000000000000",
+            "-1",
+            "0",
+            "",
+            "9" * 400,
+            "None",
+            "'<M8[ns]'",
+        )
     )
     header = header.replace(old, new, 1)
     return data[:8] + len(header).to_bytes(2, "little") + header.encode("latin1") + data[10 + size :]

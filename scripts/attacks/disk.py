@@ -88,7 +88,7 @@ def read_only(ground: Ground, case: int) -> Attempt:
 
 
 ATTACK = Attack(
-    promise="On a full disk, or in a folder that may not be written, one line names the file, and what was there is whole",
+    promise="On a full disk, or in a folder that may not be written, one line names the file; what was there is whole",
     how="the long commands on a tmpfs too small by chance, and as an ordinary user in read-only folders, new runs and "
     "resumed ones",
     tries=90,

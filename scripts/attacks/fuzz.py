@@ -87,7 +87,10 @@ def outcome(reader: Reader, target: Path, exact: bool, expected: Any) -> tuple[s
     except BaseException as error:
         frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__) if "/ncsn/" in frame.filename]
         place = Path(frames[-1]).name if frames else "nothing of ncsn"
-        return f"{type(error).__name__} in {place}", f"{error!s:.500}\n{''.join(traceback.format_tb(error.__traceback__)[-3:])}"
+        return (
+            f"{type(error).__name__} in {place}",
+            f"{error!s:.500}\n{''.join(traceback.format_tb(error.__traceback__)[-3:])}",
+        )
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
@@ -97,7 +100,11 @@ def outcome(reader: Reader, target: Path, exact: bool, expected: Any) -> tuple[s
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Nothing is printed, and a warning, which a user should not see, is an error."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("error")
         yield
 
@@ -161,7 +168,7 @@ def attacks() -> dict[str, Attack]:
     damages = "bits, cuts, splices, and"
     return {
         "config": fuzzing(
-            "config", "A damaged config.json is read right or refused in one line that names it; little memory, at once",
+            "config", "A damaged config.json is read right, or refused at once in one line that names it",
             f"{damages} values, names and nesting in JSON: `ncsn.load`, `ncsn info`, `--resume`", 30_000, 0.04,
         ),
         "weights": fuzzing(
@@ -169,7 +176,7 @@ def attacks() -> dict[str, Attack]:
             f"{damages} headers of model.safetensors", 20_000, 0.02,
         ),
         "checkpoints": fuzzing(
-            "checkpoints", "Of a damaged checkpoint the same state is read, or none: one line; nothing in it is executed",
+            "checkpoints", "Of a damaged checkpoint the same state is read, or none: one line; nothing is executed",
             f"{damages} contents of valid form: `State.load`", 16_000, 0.03,
         ),
         "arrays": fuzzing(
@@ -181,7 +188,7 @@ def attacks() -> dict[str, Attack]:
             f"{damages} chunks and sizes, of PNG, JPEG, TIFF, zip, tar, .npy and .npz: `ncsn train`", 16_000, 0.03,
         ),
         "tables": fuzzing(
-            "tables", "Damaged metrics.jsonl and metrics.json are read as far as they are whole, or refused in one line",
+            "tables", "Damaged metrics.jsonl and metrics.json are read as far as they are whole, or refused: one line",
             f"{damages} values and rows: `--resume`, `ncsn info`", 10_000, 0.02,
         ),
     }  # fmt: skip

@@ -146,10 +146,14 @@ def digest(path: Path) -> str:
         content = timeless(torch.load(path, map_location="cpu", weights_only=True))
     elif path.suffix in (".png", ".gif"):
         with Image.open(path) as image:
-            content = [hashlib.sha256(frame.convert("RGBA").tobytes()).hexdigest() for frame in ImageSequence.Iterator(image)]
+            content = [
+                hashlib.sha256(frame.convert("RGBA").tobytes()).hexdigest() for frame in ImageSequence.Iterator(image)
+            ]
     elif path.suffix == ".npz":
         with np.load(path) as arrays:
-            content = [(name, arrays[name].dtype.str, hashlib.sha256(arrays[name].tobytes()).hexdigest()) for name in arrays]
+            content = [
+                (name, arrays[name].dtype.str, hashlib.sha256(arrays[name].tobytes()).hexdigest()) for name in arrays
+            ]
     else:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

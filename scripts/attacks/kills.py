@@ -119,7 +119,9 @@ def raced(ground: Ground, case: int) -> Attempt:
         results = both(job, place, pause)
         for ended in results:
             if wrong := complaint(ended, 2):
-                failures.append(Failure(kind=f"one of two: {wrong}", command=command, said=f"{said}\n{status_of(ended)}"))
+                failures.append(
+                    Failure(kind=f"one of two: {wrong}", command=command, said=f"{said}\n{status_of(ended)}")
+                )
         done = [files for files, ended in zip((whole.files, other), results, strict=True) if ended.status == 0]
         left = left_in(place)
         if len(done) != 1:

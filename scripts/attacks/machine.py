@@ -1,4 +1,4 @@
-"""Real processes where a fork will not do: interrupted while they import, on terminals that know no Unicode; and how much memory commands take."""
+"""Interrupted imports, terminals that know no Unicode, and how much memory commands take."""
 
 import signal
 import subprocess
@@ -72,7 +72,9 @@ MEASURED = {
     "ncsn likelihood mnist -n 4": ncsn("likelihood mnist -n 4 --device cpu"),
     "ncsn inpaint mnist -n 4": ncsn("inpaint mnist -n 4 --device cpu"),
     "ncsn interpolate mnist -n 1": ncsn("interpolate mnist -n 1 --device cpu"),
-    "ncsn train mnist --steps 20": ncsn("train mnist --steps 20 --no-compile --samples 4 --guidance 1 --device cpu --out out"),
+    "ncsn train mnist --steps 20": ncsn(
+        "train mnist --steps 20 --no-compile --samples 4 --guidance 1 --device cpu --out out"
+    ),
     "training_toy.py --steps 100": toy("--steps 100 --device cpu --out out"),
 }
 BOUNDS = {"ncsn evaluate 10,000 digits": 10**9}  # bytes

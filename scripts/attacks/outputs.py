@@ -1,4 +1,4 @@
-"""What commands write over: files, links, devices and folders that are there, and links planted under temporary names."""
+"""What commands write over: files, links, devices and folders that are there, and links under temporary names."""
 
 import os
 from collections.abc import Callable
@@ -103,7 +103,9 @@ def attempt(ground: Ground, number: int) -> Attempt:
         after = state(folder) if folder.exists() else {}
         kinds = judged(there.__name__, overwrite, out.name, ended, before, after)
     said = f"{there.__doc__}\n{status_of(ended)}\nbefore: {before}\nafter: {sorted(after)}"
-    return Attempt(failures=tuple(Failure(kind=f"{command}: {kind}", command=f"ncsn {line}", said=said) for kind in kinds))
+    return Attempt(
+        failures=tuple(Failure(kind=f"{command}: {kind}", command=f"ncsn {line}", said=said) for kind in kinds)
+    )
 
 
 def judged(

@@ -75,15 +75,17 @@ def config(ground: Ground) -> list[Reader]:
             recalled(Images(job=ImageJob(out=path.parent, resume=True)))
         return asdict(run.recipe)
 
-    return [Reader(
-        original=ground.run / "config.json",
-        name="run/config.json",
-        damage=damage.json_text,
-        structured=0.8,
-        read=read,
-        prepare=partial(copied, ground.run),
-        command="ncsn info run",
-    )]
+    return [
+        Reader(
+            original=ground.run / "config.json",
+            name="run/config.json",
+            damage=damage.json_text,
+            structured=0.8,
+            read=read,
+            prepare=partial(copied, ground.run),
+            command="ncsn info run",
+        )
+    ]
 
 
 def weights(ground: Ground) -> list[Reader]:
@@ -98,16 +100,18 @@ def weights(ground: Ground) -> list[Reader]:
             raise AssertionError("weights that are not finite are read")
         return content_of(found)
 
-    return [Reader(
-        original=ground.run / "model.safetensors",
-        name="run/model.safetensors",
-        damage=damage.safetensors,
-        structured=0.3,
-        exact=True,
-        read=read,
-        prepare=partial(copied, ground.run),
-        command="ncsn info run",
-    )]
+    return [
+        Reader(
+            original=ground.run / "model.safetensors",
+            name="run/model.safetensors",
+            damage=damage.safetensors,
+            structured=0.3,
+            exact=True,
+            read=read,
+            prepare=partial(copied, ground.run),
+            command="ncsn info run",
+        )
+    ]
 
 
 def checkpoints(ground: Ground) -> list[Reader]:
@@ -129,7 +133,8 @@ def checkpoints(ground: Ground) -> list[Reader]:
             raise AssertionError(f"step {state.step!r} and seconds {state.seconds!r} are read")
         optimizers = [optimizer.state_dict()["state"] for optimizer in state.optimizers]
         generator = hashed(state.generator.get_state())
-        return content_of([state.model.state_dict(), state.average.state_dict(), optimizers, state.step]) + [generator]
+        weights = [state.model.state_dict(), state.average.state_dict()]
+        return content_of([*weights, optimizers, state.step, generator])
 
     def changed(data: bytes, chance: random.Random) -> bytes:
         content = damage.changed(torch.load(io.BytesIO(data), weights_only=True), chance, tensors_too())
@@ -137,20 +142,28 @@ def checkpoints(ground: Ground) -> list[Reader]:
         torch.save(content, packed)
         return packed.getvalue()
 
-    return [Reader(
-        original=ground.run / "checkpoint.pt",
-        name="checkpoint.pt",
-        damage=changed,
-        structured=0.3,
-        exact=True,
-        read=read,
-        command="ncsn train DATA --out run --resume",
-    )]
+    return [
+        Reader(
+            original=ground.run / "checkpoint.pt",
+            name="checkpoint.pt",
+            damage=changed,
+            structured=0.3,
+            exact=True,
+            read=read,
+            command="ncsn train DATA --out run --resume",
+        )
+    ]
 
 
 def tensors_too() -> tuple[Any, ...]:
     """What makes no sense in a checkpoint."""
-    return (*damage.NONSENSE, torch.zeros(3), torch.tensor(float("nan")), torch.zeros(0), torch.zeros(5056, dtype=torch.uint8))
+    return (
+        *damage.NONSENSE,
+        torch.zeros(3),
+        torch.tensor(float("nan")),
+        torch.zeros(0),
+        torch.zeros(5056, dtype=torch.uint8),
+    )
 
 
 def arrays(ground: Ground) -> list[Reader]:
@@ -171,12 +184,21 @@ def arrays(ground: Ground) -> list[Reader]:
         if chance.random() < 0.003:
             return large
         if chance.random() < 0.02:
-            return chance.choice((b"", b"PK\x05\x06" + bytes(18), zipfile.ZipFile(io.BytesIO(data)).read("samples.npy")))
+            return chance.choice(
+                (b"", b"PK\x05\x06" + bytes(18), zipfile.ZipFile(io.BytesIO(data)).read("samples.npy"))
+            )
         return damage.in_zip(data, chance, damage.array)
 
-    return [Reader(
-        original=path, name="samples.npz", damage=changed, exact=True, read=read, command="ncsn evaluate samples.npz"
-    )]
+    return [
+        Reader(
+            original=path,
+            name="samples.npz",
+            damage=changed,
+            exact=True,
+            read=read,
+            command="ncsn evaluate samples.npz",
+        )
+    ]
 
 
 def bomb() -> bytes:
@@ -254,7 +276,7 @@ def tables(ground: Ground) -> list[Reader]:
         from ncsn.experiments.journal import Row
 
         for row in [Row(**row) for row in storage.trim_rows(path, 10**6)]:
-            row.loss + row.step + row.validation_loss + row.seconds  # noqa: B018
+            row.loss + row.step + row.validation_loss + row.seconds
 
     def results(path: Path) -> None:
         from ncsn.commands.info import Info

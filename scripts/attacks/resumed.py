@@ -25,7 +25,11 @@ def attempt(ground: Ground, case: int) -> Attempt:
         points = chance.random() < 0.1
         shutil.copytree(ground.points if points else ground.run, place / "run")
         path = place / "run" / chance.choice(("", "", "guide")) / chance.choice(FILES)
-        done = "a run of points" if points else harmed(path, ground, chance.choice(("bits", "structure", "gone", "other")), case)
+        done = (
+            "a run of points"
+            if points
+            else harmed(path, ground, chance.choice(("bits", "structure", "gone", "other")), case)
+        )
         command = chance.choice(COMMANDS).replace("DATA", str(ground.arrays))
         ended = forked(ncsn(command), place)
         wrong = complaint(ended, 2)

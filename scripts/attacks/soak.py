@@ -33,12 +33,17 @@ def attempt(ground: Ground, seconds: int) -> Attempt:
     half = len(rows) // 2
     if half < 2:
         kinds.append("it ended too early to be judged")
-    for number, (what, slack) in enumerate({"memory": MEMORY_SLACK, "open files": 2, "disk": 65536}.items() if half > 1 else ()):
+    for number, (what, slack) in enumerate(
+        {"memory": MEMORY_SLACK, "open files": 2, "disk": 65536}.items() if half > 1 else ()
+    ):
         first, second = (max(row[number] for row in part) for part in (rows[half // 2 : half], rows[half:]))
         said += f"\n{what}: at most {first:,} in the second quarter, {second:,} afterwards"
         if second > first + slack:
             kinds.append(f"{what} grows")
-    return Attempt(failures=tuple(Failure(kind=kind, command=f"ncsn {command}", said=said) for kind in kinds), notes=(f"soak: {seconds} s",))
+    return Attempt(
+        failures=tuple(Failure(kind=kind, command=f"ncsn {command}", said=said) for kind in kinds),
+        notes=(f"soak: {seconds} s",),
+    )
 
 
 def watch(place: Path, parent: int, seconds: int) -> None:
@@ -54,7 +59,11 @@ def watch(place: Path, parent: int, seconds: int) -> None:
                 files = len(list(Path(f"/proc/{child}/fd").iterdir()))
             except FileNotFoundError:
                 continue
-            disk = sum(path.stat().st_size for path in files_in(place / "out") if path.exists() and not path.name.startswith("."))
+            disk = sum(
+                path.stat().st_size
+                for path in files_in(place / "out")
+                if path.exists() and not path.name.startswith(".")
+            )
             rows.append((pages * os.sysconf("SC_PAGE_SIZE"), files, disk))
     (place / "watched.json").write_text(json.dumps(rows))
 
@@ -63,7 +72,7 @@ def soak(seconds: int) -> Attack:
     """The attack for so many seconds."""
     return Attack(
         promise="A long training stays as small as it began: memory, open files, disk",
-        how="a training of 10⁹ steps with a checkpoint every 0.1 s, the second half of its time against the second quarter",
+        how="a training of 10⁹ steps, a checkpoint every 0.1 s: the second half of its time against the second quarter",
         tries=1,
         share=1.0,
         attempt=lambda ground, _: attempt(ground, seconds),
