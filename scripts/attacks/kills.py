@@ -90,9 +90,9 @@ def struck(ground: Ground, case: int) -> Attempt:
     job, whole, chance = jobs(ground)[name], uninterrupted(ground, name), ground.chance("signals", case)
     moment = chance.random() * whole.seconds
     what, strikes, status = [
-        ("Ctrl-C", [(moment, signal.SIGINT)], 130),
-        ("two Ctrl-C", [(moment, signal.SIGINT), (moment + chance.random() / 2, signal.SIGINT)], 130),
         ("SIGTERM", [(moment, signal.SIGTERM)], 143),
+        ("two Ctrl-C", [(moment, signal.SIGINT), (moment + chance.random() / 2, signal.SIGINT)], 130),
+        ("Ctrl-C", [(moment, signal.SIGINT)], 130),
     ][case % 3]
     said, failures = f"{what} after {moment:.2f} s", []
     with ground.place("signals", case) as place:

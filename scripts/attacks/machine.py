@@ -57,7 +57,7 @@ def terminals(ground: Ground, case: int) -> Attempt:
 TERMINALS = Attack(
     promise="Ctrl-C while the program is still importing is one line; a terminal that knows ASCII only is enough",
     how="SIGINT to real processes in their first six seconds; every command with an ASCII standard output",
-    tries=30,
+    tries=90,
     share=0.03,
     attempt=terminals,
     prepare=used_by_many,
