@@ -1,7 +1,7 @@
 # One command checks everything: `make check`.  It installs into the Python environment that is active.
 PYTHON ?= python
 
-.PHONY: check check-slow install format mutants bench lowest
+.PHONY: check check-slow install format mutants torture bench lowest
 
 check: install
 	$(PYTHON) -m ruff format --check .
@@ -26,6 +26,12 @@ NUMBER ?= 8
 mutants:
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[test,mutants]'
 	$(PYTHON) scripts/mutants.py $(MODULES) --number $(NUMBER)
+
+# Whether what docs/reliability.md promises holds: half an hour of attacks, whose table it writes; or a part:
+# make torture TORTURE="--only kills config --minutes 5"
+TORTURE ?= --docs docs/reliability.md
+torture: install
+	$(PYTHON) scripts/torture.py $(TORTURE)
 
 # The tests, with the lowest versions that pyproject.toml allows, in an environment of its own; gigabytes where torch is CUDA's.
 lowest: install
