@@ -213,7 +213,7 @@ def test_mistakes_are_one_line_that_names_them(run: Path, tmp_path: Path, capsys
     assert Path(out).read_text() == "precious"
     assert "is no folder" in one_line(capsys, "sample", str(run), "--out", str(tmp_path / "no" / "x.png"))
     (run / "model.safetensors").write_bytes(b"cut")
-    assert "is not the whole model" in one_line(capsys, "sample", str(run), "--out", str(tmp_path / "y.png"))
+    assert "model.safetensors is damaged" in one_line(capsys, "sample", str(run), "--out", str(tmp_path / "y.png"))
 
 
 def test_help_answers_before_torch_is_loaded() -> None:

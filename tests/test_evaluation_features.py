@@ -274,15 +274,15 @@ def test_samples_in_reals_become_bytes_and_that_is_said(dtype: Any, tmp_path: Pa
 def test_files_that_hold_no_samples_are_refused(content: str, tmp_path: Path) -> None:
     path, good = tmp_path / "x.npz", np.zeros((200, 1, 28, 28), np.uint8)
     complaints = {
-        "absent": "is no .npz file that can be read",
-        "text": "is no .npz file that can be read",
+        "absent": "cannot be read as an .npz",
+        "text": "cannot be read as an .npz",
         "two": "one array of images, or one named samples, is needed",
         "none": "one array of images, or one named samples, is needed",
         "range": r"holds reals from 0 to 1.5; \[0, 1\] is needed",
         "nan": "holds reals from nan to nan",
         "few": "holds 99 images; at least 100 are needed",
         "deep": "is of uint16; uint8, or reals in",
-        "cut": "is no .npz file that can be read",
+        "cut": "cannot be read as an .npz",
     }
     arrays: dict[str, dict[str, Any]] = {
         "two": {"a": good, "b": good},

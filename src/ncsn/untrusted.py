@@ -35,13 +35,18 @@ def one_line(error: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in lines[0])
 
 
+def reason(error: Exception) -> str:
+    """Why a file cannot be read: what the system says, without the file's name."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+
+
 def read_bytes(path: Path, limit: int) -> bytes:
     """All bytes of a file.  Raises ValueError if it cannot be read, or has more than ``limit``."""
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror or one_line(error)})") from error
+        raise ValueError(f"{path} cannot be read ({reason(error)})") from error
     if len(content) > limit:
         raise ValueError(f"{path} has more than {limit:,} bytes")
     return content
@@ -254,7 +259,7 @@ def opened_zip(path: Path, kind: str) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(path)
     except Exception as error:  # of many kinds, by what is broken
-        raise ValueError(f"{path} cannot be read as {kind} ({one_line(error)})") from error
+        raise ValueError(f"{path} cannot be read as {kind} ({reason(error)})") from error
     with archive:
         infos = archive.infolist()
         if len(infos) > MEMBERS_LIMIT:

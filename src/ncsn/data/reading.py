@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Shaped
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from ncsn import untrusted
 from ncsn.data.options import Reading
-from ncsn.untrusted import one_line
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 # Pillow knows more, such as PostScript, which is a program.
@@ -78,8 +78,7 @@ def reason(error: Exception) -> str:
         return "no image that Pillow knows"
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
         return f"its header claims more than {Image.MAX_IMAGE_PIXELS:,} pixels"
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return one_line(text or type(error).__name__)
+    return untrusted.reason(error)
 
 
 def head(content: Stream, reading: Reading) -> Header:

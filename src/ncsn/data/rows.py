@@ -41,7 +41,7 @@ class Rows:
         negative = any(side < 0 for side in self.shape)
         if (negative or self.start + self.size != size) and not self.dtype.hasobject:
             raise ValueError(
-                f"{name} claims shape {reprlib.repr(self.shape)} of {reprlib.repr(str(self.dtype))}, "
+                f"{name} claims shape {reprlib.repr(self.shape)} of {self.dtype!s:.60}, "
                 f"{reprlib.repr(self.start + self.size)} bytes; it has {size}"
             )
 
