@@ -118,7 +118,6 @@ def main(torture: Torture) -> int:
     began = time.monotonic()
     shutil.rmtree(torture.out, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # for attempts as an ordinary user
         os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
         ground = Ground(folder=Path(folder), seed=torture.seed)
         results = again(torture, ground) if torture.case is not None else carried_out(torture, ground)

@@ -183,7 +183,7 @@ def test_a_run_is_evaluated(
     cli.main(["evaluate", "it", *options.split(), "--out", str(tmp_path / "new")])
     assert [place for _, place in asked] == ["moved"]
     samples = quantize(run.sample(120, seed=3, levels=8))
-    assert np.array_equal(np.load(tmp_path / "new" / "samples.npz")["samples"], samples.numpy())
+    assert np.array_equal(np.load(tmp_path / "new" / "evaluation.npz")["samples"], samples.numpy())
     found = json.loads((tmp_path / "new" / "evaluation.json").read_text())
     report = evaluation.evaluate(samples, images, quick).report()
     assert {name: found[name] for name in report} == report
@@ -299,7 +299,7 @@ def test_from_a_hundred_to_ten_thousand_are_evaluated() -> None:
     for n in (100, 10_000):
         assert Evaluate(source=Path("it"), n=n).n == n
     for n in (99, 10_001):
-        with pytest.raises(ValueError, match=f"n is {n}; allowed are 100 to 10000"):
+        with pytest.raises(ValueError, match=f"n is {n}; it must be at least 100 and at most 10000"):
             Evaluate(source=Path("it"), n=n)
 
 

@@ -47,7 +47,7 @@ def succeed(script: str, args: str) -> None:
 
 def test_toy_circle_learns_the_score_near_the_data_and_not_far_away(tmp_path: Path) -> None:
     succeed("training_toy.py", f"--generator circle --steps 600 --out {tmp_path}/run")
-    names = {p.name for p in (tmp_path / "run").iterdir()}
+    names = {p.name for p in (tmp_path / "run").iterdir() if not p.name.startswith(".lock")}
     assert names == {"checkpoint.pt", "config.json", "metrics.json", "model.safetensors", "score_field.png"}
     levels = json.loads((tmp_path / "run" / "metrics.json").read_text())["levels"]
     near = [level["relative_error_on_noised_data"] for level in levels]
@@ -67,7 +67,7 @@ def test_toy_gaussian_mixes_only_when_annealed(tmp_path: Path) -> None:
         "samples.png",
         "trajectories.gif",
     }
-    assert {p.name for p in out.iterdir()} == names
+    assert {p.name for p in out.iterdir() if not p.name.startswith(".lock")} == names
     samplers = json.loads((out / "metrics.json").read_text())["samplers"]
     # 2,000 samples: the standard error of a weight of 0.2 is 0.009.
     assert samplers["annealed_learned"]["modes"][0]["weight_error"] <= 0.05
@@ -373,8 +373,18 @@ def test_noise_levels_from_the_data_are_explained_and_used(tmp_path: Path) -> No
     assert recipe["sampling"]["steps"] == 5
 
 
+def test_what_has_not_begun_is_begun_by_resume(tmp_path: Path) -> None:
+    """As a cluster does it that starts the same command again and again."""
+    line = f"{TINY} --steps 3 --resume --out {tmp_path}/run"
+    first, second = command("training_MNIST.py", line), command("training_MNIST.py", line)
+    assert f"{tmp_path}/run holds no run to resume: it begins" in first.stdout
+    assert (first.returncode, second.returncode) == (0, 0), second.stderr
+    assert "it begins" not in second.stdout
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["step"] == 3
+
+
 def test_a_diverging_run_stops_and_names_the_step(tmp_path: Path) -> None:
-    rates = "--adam-rate 1e20 --muon-rate 1e20"
+    rates = "--adam-rate 1e6 --muon-rate 1e6"
     done = command("training_MNIST.py", f"{TINY} --steps 500 {rates} --out {tmp_path}/run")
     assert done.returncode == 1
     assert " at step " in done.stderr.splitlines()[-1]
@@ -389,20 +399,23 @@ def test_a_diverging_run_stops_and_names_the_step(tmp_path: Path) -> None:
         ("training_toy.py", "--eps 1", "eps is 1.0, steps is 75; allowed are 0 < eps < 0.04"),
         ("training_MNIST.py", "--sampler annealed --eps 1", "allowed are 0 < eps < 0.0004"),
         ("training_MNIST.py", "--eps -1", "eps is -1.0"),
-        ("training_toy.py", "--sigma-min -1", "allowed is sigma_max >= sigma_min > 0"),
-        ("training_MNIST.py", "--minutes -1", "minutes is -1.0; it must be positive"),
-        ("training_MNIST.py", "--steps 0", "steps is 0; it must be positive"),
+        ("training_toy.py", "--sigma-min -1", "sigma_min is -1.0; it must be above 0"),
+        ("training_MNIST.py", "--minutes -1", "minutes is -1.0; it must be above 0"),
+        ("training_MNIST.py", "--steps 0", "steps is 0; it must be at least 1"),
         ("training_MNIST.py", "--minutes 1 --steps 1", "at most one is allowed"),
         ("training_MNIST.py", "--dataset imagenet", "imagenet is no data set; allowed are mnist"),
         ("training_MNIST.py", "--data-dir nowhere", "is missing"),
-        ("training_MNIST.py", "--resume", "is no run"),
+        ("training_toy.py", "--sigma-max 0.01", "allowed is sigma_max >= sigma_min > 0"),
+        ("training_MNIST.py", "--sigma-max 0.001 --proposal loguniform", "allowed is sigma_max >= sigma_min > 0"),
+        ("training_MNIST.py", "--sigma-max 0.001 --proposal geometric", "allowed is sigma_max >= sigma_min > 0"),
+        ("training_MNIST.py", "--batch-size 999999 --channels 4096 4096", "GB of memory; there are"),
         pytest.param(
             "training_MNIST.py",
             "--device cuda",
             "there are auto, cpu here",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
-        ("training_MNIST.py", "--guidance 0.5", "guidance is 0.5; it must be chosen, or at least 1"),
+        ("training_MNIST.py", "--guidance 0.5", "guidance is 0.5; it must be at least 1"),
         ("training_MNIST.py", "--size 0", "size is"),
         ("training_MNIST.py", "--background pink", "background is"),
         ("training_MNIST.py", "--network refinenet --channels 8 8", "refinenet takes one number"),

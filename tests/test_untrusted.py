@@ -198,7 +198,7 @@ def test_settings_are_validated_where_a_run_is_resumed(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     for change, message in [
         ({"channels": 3}, r"config\.json: settings: channels is 3; it should be a valid array"),
-        ({"batch_size": -3}, "batch_size is -3; it must be positive"),
+        ({"batch_size": -3}, "batch_size is -3; it should be greater than or equal to 1"),
         ({"colour": 1}, "colour is no field of it"),
         ({"sampler": "foo"}, "sampler is 'foo'; it should be 'annealed'"),
         ({"guidance": None}, "guidance is None; it should be a valid number or"),

@@ -1,6 +1,7 @@
 """Full disks and folders that may not be written."""
 
 import ctypes
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,22 +45,27 @@ def attempt(ground: Ground, case: int) -> Attempt:
             return Attempt(tries=0, notes=("no disk could be mounted: that needs root; full disks were not tried",))
         ended = forked(job.call(), place)
         left = broken(place)
-        kinds = list(judged(ended, place, job))
+        kinds = list(judged(ended, job))
         said = f"a disk of {size:,} bytes\n{left}\n{status_of(ended)}"
     kinds += ["half a file under its name"] if left else []
     return Attempt(failures=tuple(Failure(kind=f"full: {kind}", command=job.said(), said=said) for kind in kinds))
 
 
-def judged(ended: Ended, place: Path, job: Job) -> Iterator[str]:
+def judged(ended: Ended, job: Job) -> Iterator[str]:
     """What is wrong, in a few words each; that everything fitted after all is right, too."""
     if wrong := complaint(ended, 2):
         yield wrong
-    elif ended.status and not any(word in ended.error for word in (str(place), job.out)):
+    elif ended.status and not named_in(ended, job):
         yield "a line that does not name the file"
 
 
+def named_in(ended: Ended, job: Job) -> bool:
+    """Whether the last line names what the job writes."""
+    return re.search(rf"\b{re.escape(job.out)}\b", ended.error.splitlines()[-1]) is not None
+
+
 def read_only(ground: Ground, case: int) -> Attempt:
-    """A long command of an ordinary user in a folder that is not theirs; or which resumes a run that is not."""
+    """A long command of an ordinary user in a folder that may not be written; or which resumes a run in one."""
     names = list(jobs(ground))
     name = names[case // 3 % len(names)]
     job = jobs(ground)[name]
@@ -68,14 +74,14 @@ def read_only(ground: Ground, case: int) -> Attempt:
         if resumed:
             shutil.copytree(ground.folder / "uninterrupted" / name.replace(" ", "-"), place, dirs_exist_ok=True)
         before = {path: path.read_bytes() for path in files_in(place)}
-        for path in (place, *(path for path in place.rglob("*") if path.is_dir())):
-            path.chmod(0o555)
+        for path in (place, *place.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
         call = job.call("--resume", "--steps", "60") if resumed else job.call()
-        ended = forked(call, place, nobody=True)
+        ended = forked(call, place, ordinary=True)
         kinds = [wrong] if (wrong := complaint(ended, 2)) else []
         if not kinds and ended.status == 0:
             kinds.append("no refusal")
-        elif not kinds and not any(word in ended.error for word in (str(place), job.out)):
+        elif not kinds and not named_in(ended, job):
             kinds.append("a line that does not name the file")
         if {path: path.read_bytes() for path in files_in(place)} != before:
             kinds.append("what was there is another")

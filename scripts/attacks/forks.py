@@ -3,6 +3,7 @@
 What a process may use is limited, signals strike it at the moments that an attack chooses, and how it ended is known.
 """
 
+import ctypes
 import io
 import os
 import resource
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import NoReturn
 
 GRACE = 10.0  # seconds for a process that is late to obey Ctrl-C, before it is killed
-NOBODY = 65534
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
 """What changes a folder, by the names of Python's audit events; opening to write does too."""
 
@@ -54,12 +54,12 @@ def forked(
     *,
     limits: Limits | None = None,
     strikes: Sequence[tuple[float, int]] = (),
-    nobody: bool = False,
+    ordinary: bool = False,
     encoding: str = "utf-8",
 ) -> Ended:
     """Call something as if it were a program started in ``cwd``, and wait for its end.
 
-    ``strikes``: signals, each after so many seconds.  ``nobody``: as an ordinary user, where this one is root.
+    ``strikes``: signals, each after so many seconds.  ``ordinary``: without root's rights, where this is root.
     ``encoding``: of its standard output.
     """
     allowed = limits or Limits()
@@ -69,7 +69,7 @@ def forked(
         began = time.monotonic()
         child = os.fork()
         if child == 0:
-            become(call, cwd, (out.fileno(), error.fileno()), allowed.memory, nobody, encoding)
+            become(call, cwd, (out.fileno(), error.fileno()), allowed.memory, ordinary, encoding)
         late = attend(child, began, allowed, sorted(strikes))
         _, status, used = os.wait4(child, 0)
         out.seek(0)
@@ -114,7 +114,7 @@ def cpu_seconds(process: int) -> float:
 
 
 def become(
-    call: Callable[[], object], cwd: Path, files: tuple[int, int], memory: int | None, nobody: bool, encoding: str
+    call: Callable[[], object], cwd: Path, files: tuple[int, int], memory: int | None, ordinary: bool, encoding: str
 ) -> NoReturn:
     """In the child: be the program, and end as Python does."""
     status = 1
@@ -132,10 +132,8 @@ def become(
         if memory is not None:
             most = data_size() + memory
             resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-        if nobody and os.getuid() == 0:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+        if ordinary:
+            without_rights()
         call()
         status = 0
     except SystemExit as stop:
@@ -145,6 +143,14 @@ def become(
         status = 130 if isinstance(error, KeyboardInterrupt) else 1
     finally:
         os._exit(status)
+
+
+def without_rights() -> None:
+    """Give root's rights up, and stay the same user: others may not be able to read Python itself."""
+    version_3 = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    none = (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(version_3, none):
+        raise OSError(ctypes.get_errno(), "root's rights could not be given up")
 
 
 def data_size() -> int:

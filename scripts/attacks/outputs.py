@@ -116,7 +116,9 @@ def judged(
     if wrong := complaint(ended, 2):
         kinds.append(wrong)
     replaced = overwrite and there in ALLOWED
-    kept = {name: value for name, value in before.items() if not (replaced and name == out)}
+    # A link under a temporary name may go, as what a kill has left; what it leads to may not.
+    free = {out} if replaced else {f".{Path(out).stem}.partial{Path(out).suffix}"}
+    kept = {name: value for name, value in before.items() if name not in free}
     if any(after.get(name) != value for name, value in kept.items()):
         kinds.append(f"{there.replace('_', ' ')} is replaced")
     refused = there != "temporary_link" and not replaced

@@ -274,9 +274,10 @@ def tables(ground: Ground) -> list[Reader]:
     def rows(path: Path) -> None:
         from ncsn import storage
         from ncsn.experiments.journal import Row
+        from ncsn.validation import validated
 
-        for row in [Row(**row) for row in storage.trim_rows(path, 10**6)]:
-            row.loss + row.step + row.validation_loss + row.seconds
+        for row in storage.trim_rows(path, 10**6, lambda row: validated(Row, row, str(path))):
+            row.loss + row.step + row.validation_loss
 
     def results(path: Path) -> None:
         from ncsn.commands.info import Info

@@ -15,7 +15,7 @@ Shown: TypeAlias = Annotated[int, Interval(ge=1, le=10**4)]  # so many fit into 
 Levels: TypeAlias = Annotated[int, Interval(ge=1, le=10**4)]
 Sigma: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
 StepSize: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
-Rate: TypeAlias = Annotated[float, Interval(gt=0, le=10)]
+Rate: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
 Width: TypeAlias = Annotated[int, Interval(ge=1, le=2**14)]
 Depth: TypeAlias = Annotated[int, Interval(ge=1, le=100)]
 
@@ -62,5 +62,5 @@ def inside(value: float, interval: Interval) -> bool:
 
 def allowed(interval: Interval) -> str:
     """A range in words."""
-    low = f"above {interval.gt:,}" if interval.gt is not None else f"at least {interval.ge:,}"
-    return f"it must be {low} and at most {interval.le:,}"
+    low = f"above {interval.gt}" if interval.gt is not None else f"at least {interval.ge}"
+    return f"it must be {low} and at most {interval.le}"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 STRICT = ConfigDict(
     extra="forbid", strict=True, allow_inf_nan=False, validate_default=True, arbitrary_types_allowed=True
@@ -55,10 +55,15 @@ def check_call(function: Callable[..., object], arguments: Mapping[str, object])
 def call_of(function: Callable[..., object]) -> type[BaseModel]:
     """A model with a field for each parameter."""
     fields: dict[str, Any] = {
-        name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
+        name: (parameter.annotation, Field(**default_of(parameter)))
         for name, parameter in inspect.signature(function).parameters.items()
     }
     return create_model("Call", __config__=STRICT, **fields)
+
+
+def default_of(parameter: inspect.Parameter) -> dict[str, Any]:
+    """A parameter's default, which is not looked at: a dataclass may make it when it is called."""
+    return {} if parameter.default is parameter.empty else {"default": parameter.default, "validate_default": False}
 
 
 def explained(error: ValidationError, values: object) -> str:
