@@ -7,15 +7,16 @@ python ./training_MNIST.py --dataset my/pictures    # what `ncsn train my/pictur
 The story is told, from top to bottom, by ``learn`` in src/ncsn/commands/train.py.
 """
 
-import signal
 import sys
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the package is being imported ends without a traceback
 try:
     import ncsn  # noqa: F401
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; install the package first, with `pip install .` in this folder")
 
+from ncsn.process import quit_on_interrupt
+
+quit_on_interrupt()
 from ncsn import console
 from ncsn.commands.train import learn
 from ncsn.experiments.settings import Images

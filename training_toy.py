@@ -4,15 +4,16 @@ python ./training_toy.py --generator circle      # where is a learned score righ
 python ./training_toy.py --generator gaussian    # why Langevin dynamics needs many noise levels
 """
 
-import signal
 import sys
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while torch is being imported ends without a traceback
 try:
     import ncsn
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; install the package first, with `pip install .` in this folder")
 
+from ncsn.process import quit_on_interrupt
+
+quit_on_interrupt()
 from ncsn import console, plots
 from ncsn.experiments import toy
 from ncsn.experiments.results import write_toy_results

@@ -111,7 +111,8 @@ def quiet() -> Iterator[None]:
 
 def complaint(message: str, target: Path) -> tuple[str, str] | None:
     """What is wrong with a refusal."""
-    if "\n" in message or len(message) > LONGEST:
+    listed = max(1, message.count(str(target)))  # broken images are all named
+    if "\n" in message or len(message) > LONGEST * listed:
         return "a refusal of more than one line", message[:LONGEST]
     names = [target.name, target.parent.name or ".", str(target)]
     return None if any(name in message for name in names) else ("a refusal that does not name the file", message)

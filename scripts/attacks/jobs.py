@@ -115,8 +115,9 @@ def files_in(folder: Path) -> Iterator[Path]:
 
 
 def left_in(folder: Path) -> dict[str, str]:
-    """The digests of all files below a folder, by name."""
-    return {str(path.relative_to(folder)): digest(path) for path in files_in(folder)}
+    """The digests of all files below a folder, by name; a run's lock says who wrote last, and is no part of it."""
+    kept = [path for path in files_in(folder) if not path.name.startswith(".lock")]
+    return {str(path.relative_to(folder)): digest(path) for path in kept}
 
 
 def broken(folder: Path) -> list[str]:

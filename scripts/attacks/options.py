@@ -190,7 +190,8 @@ def judged(case: Case, ended: Ended, place: Path) -> Iterator[str]:
     if ended.status == 2 and (place / "out" / "model.safetensors").exists():
         yield "refused only after the training"
     if ended.status == 0:
-        if re.search(r"(?<![\w.])-?(nan|inf)(?!\w)", ended.out):
+        said = re.sub(r"^\S+: ", "", ended.out, flags=re.MULTILINE)  # without the names of outputs
+        if re.search(r"(?<![\w.])-?(nan|inf)(?!\w)", said):
             yield "nan or inf is printed, exit status 0"
         yield from {f"{kind}, exit status 0" for kind in senseless(place)}
 

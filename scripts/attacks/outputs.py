@@ -61,7 +61,7 @@ def temporary_link(out: Path) -> None:
 
 
 THERE: tuple[Callable[[Path], None], ...] = (a_file, a_link, a_pipe, a_device, a_folder, no_folder, temporary_link)
-ALLOWED = ("a_file", "a_link")  # what --overwrite may replace: a link, not what it leads to
+ALLOWED = ("a_file",)  # what --overwrite may replace
 
 
 def state(folder: Path) -> dict[str, object]:

@@ -1,11 +1,11 @@
 """The command ``ncsn``, and ``python -m ncsn``."""
 
-import signal
+from ncsn.process import quit_on_interrupt
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C while it is being imported ends the process at once, without a traceback."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Run the command line."""
+    quit_on_interrupt()
     from ncsn.cli import main
 
     main()

@@ -5,6 +5,7 @@ Torch is imported inside the functions that need it, so that ``--help`` answers 
 
 import io
 import math
+import os
 import re
 import signal
 import sys
@@ -104,7 +105,7 @@ def interruptible() -> Iterator[None]:
 
     def receive(number: int, _: Any) -> NoReturn:
         for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, lambda again, _: os._exit(128 + again))
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}

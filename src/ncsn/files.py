@@ -80,5 +80,5 @@ def check_out(out: Path, *, overwrite: bool, directory: bool = False) -> None:
     if not folder.is_dir():
         raise ValueError(f"{out.parent} is no folder to write {out.name} into")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{out.parent} is a folder that you may not write into")
+        raise ValueError(f"{out} cannot be written: you may not write into its folder")
     sweep(folder, out.stem)

@@ -22,6 +22,7 @@ from torch import Tensor
 JSON_LIMIT = 10**6  # bytes
 ROWS_LIMIT = 2**26  # bytes of a file with a row of JSON a line
 DEEPEST = 20  # brackets within brackets
+LONGEST_LINE = 300  # characters of somebody else's error that are repeated
 LONGEST_NUMBER = 40  # characters; a float64 takes 25
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # one may stand for another
 MEMBERS_LIMIT = 10**6  # files in an archive
@@ -30,9 +31,10 @@ DIGEST = "sha256"
 
 
 def one_line(error: object) -> str:
-    """The first line of what an error says, or else its name, without what could not be printed."""
+    """The first line of what an error says, or else its name: not too long, and without what could not be printed."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return "".join(c if c.isprintable() else "?" for c in lines[0])
+    said = "".join(c if c.isprintable() else "?" for c in lines[0])
+    return said if len(said) <= LONGEST_LINE else f"{said[:LONGEST_LINE]}…"
 
 
 def reason(error: Exception) -> str:
