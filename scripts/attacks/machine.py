@@ -29,7 +29,7 @@ def interrupted_import(ground: Ground, case: int) -> Attempt:
     kinds = []
     if "Traceback" in error or (status == 130 and error.count("\n") != 1):
         kinds.append("Ctrl-C during import: a traceback")
-    elif status not in (0, 130):
+    elif status not in (0, 130) and not (status == -signal.SIGINT and out):  # all was said, and Python was ending
         kinds.append(f"Ctrl-C during import: status {status}")
     said = f"after {moment:.2f} s: status {status}\n{error[-2000:]}\n{out[-200:]}"
     return Attempt(failures=tuple(Failure(kind=kind, command="ncsn info RUN", said=said) for kind in kinds))

@@ -18,6 +18,7 @@ from PIL import Image
 from attacks import damage
 from attacks.ground import SIZE, Ground
 from attacks.jobs import hashed
+from ncsn.files import atomic
 
 Damage = Callable[[bytes, random.Random], bytes]
 
@@ -231,7 +232,9 @@ def images(ground: Ground) -> list[Reader]:
     found = []
     for suffix, (content, damager) in originals(ground).items():
         path = ground.folder / f"whole{suffix}"
-        path.write_bytes(content)
+        if not path.exists():  # another process may be reading it
+            with atomic(path) as temporary:
+                temporary.write_bytes(content)
         one = suffix in (".png", ".jpg", ".tif")
         command = f"ncsn denoise RUN --input it{suffix}" if one else f"ncsn train it{suffix}"
         read = example if one else data_set

@@ -28,7 +28,7 @@ class Likelihood(OfRun):
     """Random directions in which the divergence of the score is measured."""
     sigma_min: Sigma | None = None
     """The noise level whose density is taken for the data's; by default the run's smallest."""
-    tolerance: Annotated[float, Interval(gt=0, le=1)] = 1e-3
+    tolerance: Annotated[float, Interval(ge=1e-10, le=1)] = 1e-3
     """Relative and absolute error of an adaptive step."""
     seed: Seed = 0
     out: Path | None = None
@@ -77,9 +77,10 @@ class Likelihood(OfRun):
         bits = Bits.of(found, x[0].numel())
         sigma_min = run.recipe.sampling.sigma_min if self.sigma_min is None else self.sigma_min
         what = "pixels (byte + u)/256" if pixels.dtype == torch.uint8 else "pixels in steps of 1/256"
+        error = f"± {bits.error.mean():.3f} an image" if self.probes > 1 else "an image's error is not known"
+        mean = f"{bits.mean:.3f} bits/dim" + (f" ± {bits.mean_error:.3f}" if n > 1 else "")
         print(
-            f"{bits.mean:.3f} bits/dim ± {bits.mean_error:.3f} (over {n} test images; ± {bits.error.mean():.3f} "
-            f"an image over {self.probes} probes), for {what} with noise {sigma_min:g}; up to "
+            f"{mean} (over {n} test images; {error} over {self.probes} probes), for {what} with noise {sigma_min:g}; up to "
             f"{found.nfe} evaluations, {time.perf_counter() - began:.0f} s"
         )
         if self.out is not None:
@@ -87,6 +88,6 @@ class Likelihood(OfRun):
             numbers = {
                 "test_images": chosen.tolist(),
                 "bits_per_dimension": bits.each.tolist(),
-                "errors": bits.error.tolist(),
+                "errors": bits.error.tolist() if self.probes > 1 else None,
             }
             storage.write_json(self.out, rows | numbers)
