@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -214,6 +215,29 @@ def test_mistakes_are_one_line_that_names_them(run: Path, tmp_path: Path, capsys
     assert "is no folder" in one_line(capsys, "sample", str(run), "--out", str(tmp_path / "no" / "x.png"))
     (run / "model.safetensors").write_bytes(b"cut")
     assert "model.safetensors is damaged" in one_line(capsys, "sample", str(run), "--out", str(tmp_path / "y.png"))
+
+
+def test_samples_that_are_not_finite_end_a_command_and_it_says_where(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sample", str(run), "-n", "4", "--sampler", "langevin", "--steps", "300", "--eps", "1e5"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command, "--out", str(tmp_path / "x.png")])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert stop.value.code == 1
+    assert re.match(r"error: samples are not finite from noise level [\d.]+ on, by langevin .*step size 100000", said)
+    assert list(tmp_path.glob("*.png")) == []
+
+
+def test_what_does_not_fit_is_refused_before_the_work(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many = ["sample", str(run), "-n", str(10**9), "--device", "cpu"]
+    assert "1000000000 samples are 784 GB; " in one_line(capsys, *many, "--out", str(tmp_path / "x.npy")).replace(
+        ",", ""
+    )
+    assert "a picture shows at most 10000" in one_line(capsys, *many, "--out", str(tmp_path / "x.png"))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_help_answers_before_torch_is_loaded() -> None:

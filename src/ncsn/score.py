@@ -85,7 +85,7 @@ def batched(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] |
         if len(x) == 0:
             return torch.zeros_like(x)
         missing = -len(x) % size
-        filled = torch.cat([x, x[:1].expand(missing, *x.shape[1:])])
+        filled = torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) if missing else x
         parts = torch.split(filled, size)
         common = not isinstance(sigma, Tensor) or sigma.ndim == 0
         levels = [sigma] * len(parts) if common else split_filled(torch.as_tensor(sigma), missing, size)

@@ -5,6 +5,7 @@ what determines them and how many are there.  The same job goes on where that on
 output's name when it is whole.
 """
 
+import math
 import os
 import shutil
 import zipfile
@@ -191,13 +192,18 @@ def streamed(
 
     Where ``done`` is not 0, so many are there already.  ``overwrite``: an output may be replaced, and what another job
     has left unfinished is removed.
-    Raises ValueError if samples of that kind cannot be written so, if the place is taken by something else, if another
-    job has left it unfinished, or if another process is writing it.
+    Raises ValueError if samples of that kind cannot be written so, if the disk has no room for them, if the place is
+    taken by something else, if another job has left it unfinished, or if another process is writing it.
     """
     folder = out.with_name(f".{out.name}.partial")
     writer = WRITERS[out.suffix](folder, shape, dtype, block)
     if out.exists() and not writer.replaceable(out):
         raise ValueError(f"{out} is something else than such samples, and is not replaced; give another --out")
+    size, free = math.prod(shape) * dtype.itemsize, shutil.disk_usage(out.absolute().parent).free
+    if size > free and not folder.exists():
+        raise ValueError(
+            f"{shape[0]:,} samples are {size / 1e9:,.0f} GB; {free / 1e9:,.0f} GB are free where {out} is to be"
+        )
     with alone(folder, out):
         stream = Stream(writer, job, folder / "job.json", found(folder, job, overwrite))
         try:

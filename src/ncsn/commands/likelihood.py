@@ -80,8 +80,8 @@ class Likelihood(OfRun):
         error = f"± {bits.error.mean():.3f} an image" if self.probes > 1 else "an image's error is not known"
         mean = f"{bits.mean:.3f} bits/dim" + (f" ± {bits.mean_error:.3f}" if n > 1 else "")
         print(
-            f"{mean} (over {n} test images; {error} over {self.probes} probes), for {what} with noise {sigma_min:g}; up to "
-            f"{found.nfe} evaluations, {time.perf_counter() - began:.0f} s"
+            f"{mean} (over {n} test images; {error} over {self.probes} probes), for {what} with noise {sigma_min:g}; "
+            f"up to {found.nfe} evaluations, {time.perf_counter() - began:.0f} s"
         )
         if self.out is not None:
             rows = {"sigma_min": sigma_min, "probes": self.probes, "tolerance": self.tolerance, "seed": self.seed}

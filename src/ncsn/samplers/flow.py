@@ -134,12 +134,14 @@ def dpm_solver(
     for sigma, following in pairwise(sigmas):
         denoised, h = tweedie(score, x, sigma), (sigma / following).log()
         share = -torch.expm1(-(1 + stochasticity) * h)
-        x = (1 - share) * x + share * denoised
+        x = (1 - share) * x  # and in place from here on: many samples are large
+        x += share * denoised
         if before is not None:
-            x = x + share * h / (2 * before[1]) * (denoised - before[0])
+            x += share * h / (2 * before[1]) * (denoised - before[0])
         if stochasticity:
             z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            x = x + following * (-torch.expm1(-2 * stochasticity * h)).sqrt() * z
+            z *= following * (-torch.expm1(-2 * stochasticity * h)).sqrt()
+            x += z
         before = denoised, h
         yield Step(float(following), x)
     if denoise:
