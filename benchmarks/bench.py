@@ -60,7 +60,7 @@ def ours(bench: Bench, out: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "ncsn"]
     train = [*command, "train", bench.dataset, "--seed", str(bench.seed), "--overwrite"]
     subprocess.run([*train, "--minutes", str(bench.minutes), "--out", str(out)], check=True)
-    subprocess.run([*command, "evaluate", str(out), "--seed", str(bench.seed)], check=True)
+    subprocess.run([*command, "evaluate", str(out), "--seed", str(bench.seed), "--overwrite"], check=True)
     run = json.loads((out / "metrics.json").read_text())
     report: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
     from safetensors.torch import load_file
@@ -208,7 +208,7 @@ def main(bench: Bench) -> None:
         row = {"peer": name, "minutes": bench.minutes, "seed": bench.seed, **row, "data": dataset.name}
         results = [r for r in results if r["peer"] != name or not same(r, row)] + [row]
         path.write_text(json.dumps(results, indent=1) + "\n")
-    own = folder(bench, "ours") / "samples.npz"
+    own = folder(bench, "ours") / "evaluation.npz"
     for row in results:
         if own.exists() and same(row, {"data": dataset.name, "minutes": bench.minutes}):
             row["over_ours"] = over_ours(row, own, dataset)
