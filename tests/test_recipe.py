@@ -65,7 +65,13 @@ def test_an_outline_is_the_network_and_draws_no_random_number(name: str, argumen
 
 
 def test_a_recipe_of_nothing_that_could_be_built_is_refused() -> None:
-    for change in ({"shape": ()}, {"shape": (0,)}, {"shape": (10**5,)}, {"arguments": {"width": -1}}):
+    for change in (
+        {"shape": ()},
+        {"shape": (0,)},
+        {"shape": (1, 10**5, 8)},
+        {"shape": (10**10,)},
+        {"arguments": {"width": -1}},
+    ):
         with pytest.raises(ValueError, match=r"^(shape|width) is .* are needed"):
             Recipe(**{"network": "MLP", "arguments": {}, "shape": (2,), "sampling": SAMPLING, **change})  # type: ignore[arg-type]
     large = Recipe(network="MLP", arguments={"dimensions": 2, "width": 2**20}, shape=(2,), sampling=SAMPLING)

@@ -165,3 +165,29 @@ def test_one_process_at_a_time_writes_into_a_folder(tmp_path: Path) -> None:
     again = storage.claim(tmp_path, resume=True)  # the same process may
     assert lock.is_locked
     assert again.is_locked
+
+
+def test_a_kill_while_an_old_run_is_removed_leaves_nothing_to_go_on_from(tmp_path: Path) -> None:
+    """Its config.json goes last; and what has no config.json is nobody's run, and is not replaced unasked."""
+    make_run(tmp_path)
+    (tmp_path / "guide").mkdir()
+    make_run(tmp_path / "guide")
+    removed: list[Path] = []
+    unlink = Path.unlink
+
+    def noted(path: Path, missing_ok: bool = False) -> None:
+        removed.append(path)
+        unlink(path, missing_ok)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "unlink", noted)
+        storage.claim(tmp_path, overwrite=True)
+    gone = [path for path in removed if not path.name.startswith(".")]
+    assert gone[-1] == tmp_path / "config.json"
+    assert {path.parent for path in gone[: len(gone) // 2]} == {tmp_path / "guide"}
+    mine = tmp_path / "other"
+    mine.mkdir()
+    (mine / "checkpoint.pt").write_text("somebody's")
+    with pytest.raises(ValueError, match=r"is no run, but has a checkpoint\.pt"):
+        storage.claim(mine)
+    assert (mine / "checkpoint.pt").read_text() == "somebody's"

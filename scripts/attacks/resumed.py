@@ -9,7 +9,7 @@ from attacks.ground import SMALL, Ground, complaint, ncsn, used_by_many
 from attacks.jobs import status_of
 from attacks.tally import Attack, Attempt, Failure
 
-FILES = ("config.json", "model.safetensors", "checkpoint.pt", "best.safetensors", "metrics.jsonl", "metrics.json")
+FILES = ("config.json", "model.safetensors", "checkpoint.pt", "metrics.jsonl", "pace.jsonl", "metrics.json")
 COMMANDS = (
     f"train DATA {SMALL} --steps 24 --out run --resume",
     "sample run -n 2 --levels 2 --device cpu --out out.npz",

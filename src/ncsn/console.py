@@ -175,13 +175,14 @@ def watch(
                     save()
                     saved = time.monotonic()
                 if interrupts:
-                    bar.close()
-                    what = "terminated" if interrupts[0] == signal.SIGTERM else "interrupted"
-                    fail(
-                        f"{what} at step {p.step}; {checkpoint} is saved, and --resume goes on from it",
-                        128 + interrupts[0],
-                    )
-            save()
+                    break
+            else:
+                save()
+            if interrupts:
+                bar.close()
+                what = "terminated" if interrupts[0] == signal.SIGTERM else "interrupted"
+                said = f"{what} at step {state.step}; {checkpoint} is saved, and --resume goes on from it"
+                fail(said, 128 + interrupts[0])
         except NonFiniteLossError as error:
             bar.close()
             kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
@@ -234,7 +235,9 @@ def draw(
 
     began = time.perf_counter()
     size = min(n, batch_size)
-    needed = run.recipe.memory(size, learning=run.condition is not None)  # a posterior is a gradient
+    # A posterior is a gradient, through all of them at once.
+    conditioned = run.condition is not None
+    needed = run.recipe.memory(n if conditioned else size, learning=conditioned)
     machine.check_memory(
         needed + 12 * n * math.prod(run.recipe.shape), run.device, f"{n:,} samples, {size:,} at a time,"
     )
@@ -287,9 +290,10 @@ def draw_blocks(
         for steps in run.blocks(n, seed=seed, first=-(-done // run.block), batch_size=batch_size, **how):
             began, count = time.perf_counter(), min(run.block, n - done)
             # The last block may be smaller than the batches that the network is compiled for.
-            pays = compiling_pays(run, n, steps) and min(count, batch_size) == min(n, batch_size)
+            usual = min(n, run.block, batch_size)
+            pays = compiling_pays(run, n, steps) and min(count, batch_size) == usual
             if pays and not compiled:
-                compile_run(run, min(n, batch_size), labelled=how.get("label") is not None)
+                compile_run(run, usual, labelled=how.get("label") is not None)
                 compiled = True
             with nullcontext() if pays else machine.nothing_compiled():
                 for step in steps:

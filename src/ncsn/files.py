@@ -2,13 +2,14 @@
 
 import glob
 import os
+import re
 import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-HOST = "".join(character for character in socket.gethostname() if character.isalnum()) or "host"
+HOST = re.sub("[^A-Za-z0-9-]", "_", socket.gethostname()) or "host"
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
@@ -38,17 +39,33 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, stem: str = "*") -> None:
-    """Remove the temporary files that kills have left in ``folder``, of all files or of those of this ``stem``."""
-    pattern = f".{stem if stem == '*' else glob.escape(stem)}.partial.{HOST}.*"
-    for left in folder.glob(pattern):
-        owner = left.name.rpartition(f".partial.{HOST}.")[2].split(".")[0]
-        if owner.isdecimal() and not alive(int(owner)):
+def sweep(folder: Path, stem: str = "*", *, everybodys: bool = False) -> None:
+    """Remove the temporary files that kills have left in ``folder``, of all files or of those of this ``stem``.
+
+    ``everybodys``: also those of processes that may be alive, or on other machines: for who holds the folder's lock.
+    """
+    host = "*" if everybodys else HOST
+    for left in folder.glob(f".{stem if stem == '*' else glob.escape(stem)}.partial.{host}.*"):
+        owner = left.name.rpartition(".partial.")[2].split(".")[1]
+        if everybodys or (owner.isdecimal() and not alive(int(owner))):
             left.unlink(missing_ok=True)
 
 
+def append(path: Path, line: str) -> None:
+    """Add a line to a file; it is on the disk when this returns.  Raises OSError, which names the file."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def alive(process: int) -> bool:
-    """Whether there is such a process on this machine."""
+    """Whether there is such a process on this machine; on Windows, where asking would end it, maybe."""
+    if os.name == "nt":
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:

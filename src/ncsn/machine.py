@@ -68,7 +68,7 @@ class Results(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do what is asked, and count what it makes anew."""
         made = func(*args, **(kwargs or {}))
-        if not func.is_view:
+        if not (func.is_view or func._schema.is_mutable):
             sizes = [value.nbytes for value in tree_leaves(made) if isinstance(value, Tensor)]
             self.all += sum(sizes)
             self.largest = max([self.largest, *sizes])

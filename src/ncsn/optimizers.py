@@ -129,7 +129,9 @@ def check_kept(optimizer: torch.optim.Optimizer, number: int, parameter: Tensor,
         raise ValueError(f"{name} is {', '.join(map(str, kept)) or 'nothing'}; {', '.join(sorted(needed))} are needed")
     for value in kept.values():
         tensor = torch.as_tensor(value) if isinstance(value, Tensor | int | float) else None
-        if tensor is None or tensor.shape not in (parameter.shape, torch.Size()) or not bool(tensor.isfinite().all()):
+        other = type(optimizer) not in KEPT  # of the user's own, which may keep anything of any shape
+        fits = tensor is not None and (other or tensor.shape in (parameter.shape, torch.Size()))
+        if not fits or not bool(tensor.isfinite().all()):  # type: ignore[union-attr]
             raise ValueError(f"{name} has another shape, or numbers that are not finite")
 
 
@@ -141,9 +143,9 @@ def alike_group(saved: object, own: dict[str, Any]) -> bool:
 
 
 def alike(saved: object, own: object) -> bool:
-    """Whether two settings of an optimiser are of one kind: both numbers, finite and at least 0; or the same."""
+    """Whether two settings of an optimiser are of one kind: finite numbers, below 0 only if ours is; or the same."""
     if isinstance(own, tuple | list):
         return isinstance(saved, tuple | list) and len(saved) == len(own) and all(map(alike, saved, own))
     if isinstance(own, int | float) and not isinstance(own, bool):
-        return isinstance(saved, int | float) and not isinstance(saved, bool) and 0 <= saved < math.inf
+        return isinstance(saved, int | float) and not isinstance(saved, bool) and min(0, own) <= saved < math.inf
     return type(saved) is type(own) and saved == own

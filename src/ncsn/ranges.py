@@ -8,11 +8,15 @@ from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hin
 
 from annotated_types import Interval
 
+MOST_LEVELS = 10_000  # a hundred times as many as the finest ladder of the samplers
+MOST_STEPS = 10**7  # of Langevin dynamics: days of work, already
+
 Seed: TypeAlias = Annotated[int, Interval(ge=0, le=2**63 - 1)]
 Count: TypeAlias = Annotated[int, Interval(ge=1, le=10**9)]
 BatchSize: TypeAlias = Annotated[int, Interval(ge=1, le=10**6)]
 Shown: TypeAlias = Annotated[int, Interval(ge=1, le=10**4)]  # so many fit into a picture
-Levels: TypeAlias = Annotated[int, Interval(ge=1, le=10**4)]
+Levels: TypeAlias = Annotated[int, Interval(ge=1, le=MOST_LEVELS)]
+LangevinSteps: TypeAlias = Annotated[int, Interval(ge=1, le=MOST_STEPS)]
 Sigma: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
 StepSize: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
 Rate: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]

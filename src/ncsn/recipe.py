@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from ncsn import machine, networks
 from ncsn.pixels import Depth
 from ncsn.preconditioning import Karras, Plain, Preconditioning, Scaled, ScoreModel
-from ncsn.samplers.methods import MOST_LEVELS
+from ncsn.ranges import MOST_LEVELS
 from ncsn.sampling import Sampling
 from ncsn.validation import check_call
 
 MOST_WEIGHTS = 2 * 10**9  # of a network
-LARGEST_SIDE = 9999  # of an example; and so many channels, at most
+LARGEST_SIDE = 9999  # of an image; and so many channels, at most
 LARGEST_EXAMPLE = 10**9  # numbers
 LARGEST_ARGUMENT = 2**20  # a width, a number of classes
 
@@ -48,13 +48,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse sizes that nothing could be built with, before anything is."""
-        sides = all(1 <= side <= LARGEST_SIDE for side in self.shape)
+        largest = LARGEST_SIDE if self.images else LARGEST_EXAMPLE
+        sides = all(1 <= side <= largest for side in self.shape)
         if not (self.shape and sides and math.prod(self.shape) <= LARGEST_EXAMPLE):
             raise ValueError(
-                f"shape is {reprlib.repr(self.shape)}; sides from 1 to {LARGEST_SIDE:,} are needed, and at most "
+                f"shape is {reprlib.repr(self.shape)}; sides from 1 to {largest:,} are needed, and at most "
                 f"{LARGEST_EXAMPLE:,} numbers"
             )
-        for name, value in self.arguments.items():
+        for name, value in self.arguments.items() if self.network in networks.__all__ else ():
             values = value if isinstance(value, tuple | list) else (value,)
             sizes = [item for item in values if isinstance(item, int)]
             if len(values) > MOST_LEVELS or not all(0 <= size <= LARGEST_ARGUMENT for size in sizes):

@@ -415,11 +415,13 @@ class Run:
         if self.guide is not None:
             parts.append((Path(folder) / "guide", replace(self, score=self.guide).model))
         lock = storage.claim(Path(folder), overwrite=overwrite)
-        for place, model in parts:
-            place.mkdir(exist_ok=True)
-            storage.write_model(place, model, self.units)
-            storage.write_config(place, self.experiment, self.settings, self.recipe, self.origin)
-        lock.release()
+        try:
+            for place, model in parts:
+                place.mkdir(exist_ok=True)
+                storage.write_model(place, model, self.units)
+                storage.write_config(place, self.experiment, self.settings, self.recipe, self.origin)
+        finally:
+            lock.release()
 
 
 def block_seed(seed: int, number: int) -> int:

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.noise import Geometric, Karras, check_range
-from ncsn.samplers.methods import METHODS, MOST_LEVELS, MOST_STEPS, Descent, Method
+from ncsn.ranges import MOST_LEVELS, MOST_STEPS
+from ncsn.samplers.methods import METHODS, Descent, Method
 from ncsn.samplers.step import Step
 from ncsn.score import Score, tweedie
 

@@ -36,12 +36,12 @@ T = TypeVar("T")
 CONFIG_VERSION = 3
 MODEL = "model.safetensors"
 RUN_FILES = (
-    "config.json",
     "model.safetensors",
     "checkpoint.pt",
     "metrics.jsonl",
     "pace.jsonl",
     "metrics.json",
+    "config.json",
 )  # what a training goes on from, or leaves
 LONGEST_NAME = 100  # of an experiment
 SHIPPED = ("mnist",)  # the runs in the package, under assets/models
@@ -62,12 +62,16 @@ def check(folder: Path, *, overwrite: bool = False, resume: bool = False) -> Non
         raise ValueError(
             f"{folder} holds another run; give --overwrite to replace it, --resume to continue it, or another --out"
         )
+    foreign = next((name for name in RUN_FILES if (folder / name).exists()), None)
+    if foreign is not None and not begun(folder) and not overwrite:
+        raise ValueError(f"{folder} is no run, but has a {foreign}; give --overwrite to replace it, or another --out")
 
 
 def claim(folder: Path, *, overwrite: bool = False, resume: bool = False) -> FileLock:
     """Make sure that a run may write into ``folder``, and create it; with ``overwrite`` an old run is removed first.
 
-    Only files that runs write are removed, and only where there is a run; and what a kill has left half written.
+    Only files that runs write are removed, config.json last, so that a kill leaves nothing that another run would go on
+    from; and what a kill has left half written.
     Returns the lock that keeps other processes out for as long as it is kept; a kill releases it too.
     Raises ValueError as ``check``, and if another process writes into the folder.
     """
@@ -75,9 +79,9 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False) -> Fil
     folder.mkdir(parents=True, exist_ok=True)
     lock = locked(folder)
     check(folder, overwrite=overwrite, resume=resume)  # again: whoever held it may have left a run
-    for run in (folder, folder / "guide"):
-        sweep(run)
-        if overwrite and begun(run):
+    for run in (folder / "guide", folder):
+        sweep(run, everybodys=True)
+        if overwrite:
             for name in RUN_FILES:
                 (run / name).unlink(missing_ok=True)
     return lock

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from jaxtyping import Shaped
 from PIL import Image
 
-from ncsn.files import atomic
+from ncsn.files import atomic, check_out
 from ncsn.storage import write_json
 from ncsn.untrusted import read_json
 
@@ -38,6 +38,7 @@ class Writer(ABC):
     """
 
     name: str  # in the folder
+    copies = 1  # of all numbers, on the disk at a time
 
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: np.dtype, block: int) -> None:
         self.path, self.shape, self.dtype, self.block = folder / self.name, shape, dtype, block
@@ -83,6 +84,8 @@ class NpyWriter(Writer):
 
 class NpzWriter(NpyWriter):
     """The same, compressed at the end, as what is compressed cannot be gone on with."""
+
+    copies = 2
 
     def finish(self, out: Path) -> None:
         """Compress it."""
@@ -142,6 +145,7 @@ class ZarrWriter(DirectoryWriter):
     """A zarr array on the disk, a chunk for each block.  Raises ValueError if zarr is not installed, too."""
 
     name = "samples.zarr"
+    copies = 0  # compressed, nobody knows how far
 
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: np.dtype, block: int) -> None:
         super().__init__(folder, shape, dtype, block)
@@ -164,7 +168,8 @@ class ZarrWriter(DirectoryWriter):
 
     def replaceable(self, out: Path) -> bool:
         """Whether it is a zarr array."""
-        return (out / "zarr.json").is_file()
+        about = out / "zarr.json"
+        return about.is_file() and dict(read_json(about)).get("node_type") == "array"
 
 
 WRITERS: dict[str, type[Writer]] = {".npz": NpzWriter, ".npy": NpyWriter, ".zarr": ZarrWriter, "": ImagesWriter}
@@ -197,10 +202,9 @@ def streamed(
     """
     folder = out.with_name(f".{out.name}.partial")
     writer = WRITERS[out.suffix](folder, shape, dtype, block)
-    if out.exists() and not writer.replaceable(out):
-        raise ValueError(f"{out} is something else than such samples, and is not replaced; give another --out")
-    size, free = math.prod(shape) * dtype.itemsize, shutil.disk_usage(out.absolute().parent).free
-    if size > free and not folder.exists():
+    check_replaceable(out, writer)
+    size, free = writer.copies * math.prod(shape) * dtype.itemsize, shutil.disk_usage(out.absolute().parent).free
+    if size > free and not (folder / "job.json").exists():
         raise ValueError(
             f"{shape[0]:,} samples are {size / 1e9:,.0f} GB; {free / 1e9:,.0f} GB are free where {out} is to be"
         )
@@ -212,11 +216,19 @@ def streamed(
                 stream.done = 0
                 writer.begin()
             yield stream
+            check_out(out, overwrite=overwrite, directory=isinstance(writer, DirectoryWriter))  # hours later
+            check_replaceable(out, writer)
             writer.finish(out)
             stream.done = 0  # nothing is left to go on from
         finally:
             if not stream.done:
                 empty(folder)
+
+
+def check_replaceable(out: Path, writer: Writer) -> None:
+    """Raises ValueError if there is something at ``out`` that is no such output."""
+    if out.exists() and not writer.replaceable(out):
+        raise ValueError(f"{out} is something else than such samples, and is not replaced; give another --out")
 
 
 def found(folder: Path, job: Job, overwrite: bool) -> int:
@@ -260,9 +272,9 @@ def alone(folder: Path, out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
         if all(path.name == LOCK for path in folder.iterdir()):
             shutil.rmtree(folder)
+        lock.release()
 
 
 def empty(folder: Path) -> None:

@@ -76,10 +76,10 @@ class Evaluate(HowToSample, Reading):
         from ncsn import data, evaluation, machine, plots, storage
         from ncsn.pixels import BYTES
 
+        run = None if self.is_file else ncsn.load(self.source, device=self.device)
         out = self.place()
         about: dict[str, Any] = {"source": str(self.source)}
         given = None if self.against is None else data.load_images(self.against, reading=self.reading)
-        run = None if self.is_file else ncsn.load(self.source, device=self.device)
         if run is None:
             depth = BYTES if given is None else given.depth
             samples, said = evaluation.read_samples(self.source, self.n, depth=depth)

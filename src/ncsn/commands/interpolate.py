@@ -10,7 +10,9 @@ from annotated_types import Interval
 from ncsn import console
 from ncsn.commands.options import OfRun, check_suffix
 from ncsn.files import check_out
-from ncsn.ranges import Levels, Seed, Shown, check_ranges
+from ncsn.ranges import Levels, Seed, check_ranges
+
+Walks = Annotated[int, Interval(ge=1, le=100)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +25,9 @@ class Interpolate(OfRun):
     """The image to walk to."""
     data: str | None = None
     """Where the data set is that the run was trained on, if it has moved."""
-    n: Annotated[Shown, tyro.conf.arg(name="n", aliases=["-n"])] = 6
+    n: Annotated[Walks, tyro.conf.arg(name="n", aliases=["-n"])] = 6
     """How many walks, one a row; between given images there is one."""
-    steps: Annotated[int, Interval(ge=2, le=1000)] = 12
+    steps: Annotated[int, Interval(ge=2, le=100)] = 12
     """Images on each, the two ends included."""
     levels: Levels | None = None
     """Noise levels that Heun's method descends; by default what suits it."""

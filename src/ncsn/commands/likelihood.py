@@ -49,7 +49,7 @@ class Likelihood(OfRun):
         import torch
 
         import ncsn
-        from ncsn import storage
+        from ncsn import machine, storage
         from ncsn.likelihood import Bits, joined
         from ncsn.pixels import dequantize
 
@@ -65,6 +65,8 @@ class Likelihood(OfRun):
         n = len(x)
         if n < self.n:
             print(f"{n} test images instead of {self.n}: there are no more")
+        needed = 16 * self.probes * min(n, PART) * x[0].numel()
+        machine.check_memory(needed, run.device, f"{self.probes} probes of {min(n, PART)} images at a time")
         parts = run.likelihoods(
             x,
             sigma_min=self.sigma_min,

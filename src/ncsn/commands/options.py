@@ -1,4 +1,4 @@
-"""Options that several commands share, and the one rule for what they write."""
+"""Options that several commands share."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +8,9 @@ import tyro
 from annotated_types import Interval
 
 from ncsn.experiments.settings import DeviceName
-from ncsn.ranges import BatchSize, Levels, StepSize
+from ncsn.ranges import BatchSize, LangevinSteps, Levels, StepSize
 from ncsn.samplers.methods import SamplerName
 
-LangevinSteps = Annotated[int, Interval(ge=1, le=10**7)]
 Guidance = Annotated[float, Interval(ge=0, le=100)]
 Label = Annotated[int, Interval(ge=0, le=10**6)]
 

@@ -10,7 +10,7 @@ from annotated_types import Interval
 from ncsn import console
 from ncsn.commands.options import OfRun, check_suffix
 from ncsn.files import check_out
-from ncsn.ranges import Count, Levels, Seed, Shown, check_ranges
+from ncsn.ranges import Count, Levels, Seed, check_ranges
 from ncsn.regions import Region, known_pixels, mean_filled
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ncsn.run import Run
 
 Shape = tuple[int, int, int]
+Answers = Annotated[int, Interval(ge=1, le=1000)]
 Noise = Annotated[float, Interval(gt=0, le=100)]
 
 
@@ -33,7 +34,7 @@ class Problem(OfRun):
     """Where the data set is that the run was trained on, if it has moved."""
     measured: bool = False
     """The input is the measurement itself; by default it is an image that is to be measured first."""
-    n: Annotated[Shown, tyro.conf.arg(name="n", aliases=["-n"])] = 16
+    n: Annotated[Answers, tyro.conf.arg(name="n", aliases=["-n"])] = 16
     """How many samples of the posterior."""
     noise: Noise = 0.05
     """Standard deviation of the measurement's noise, for pixels in [0, 1]."""

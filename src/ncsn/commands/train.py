@@ -7,6 +7,8 @@ import tyro
 from ncsn import console
 from ncsn.experiments.settings import Images
 
+SHOWN = 36  # samples on their way out of the noise
+
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Images):
@@ -72,7 +74,7 @@ def learn(given: Images) -> None:
         run = study.guided(run, choice.weight)
 
     # Sample: noise becomes images on the way down the noise levels; beside ours, by the paper's Langevin dynamics.
-    drawn = console.draw(run, settings.samples, seed=settings.seed, keep=settings.samples)
+    drawn = console.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, SHOWN))
     annealed = console.draw(run, plan.annealed, seed=settings.seed, sampler="annealed")
 
     # Draw

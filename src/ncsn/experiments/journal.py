@@ -13,6 +13,7 @@ from ncsn import machine, plots, storage
 from ncsn.data import batches
 from ncsn.experiments.best import LEARNING, Best
 from ncsn.experiments.study import Study
+from ncsn.files import append
 from ncsn.metrics import binned
 from ncsn.noise import Proposal
 from ncsn.objectives import training_loss
@@ -131,7 +132,7 @@ def keep(study: Study, state: State, guide: State | None, progress: Iterable[Pro
     """
     pictures = study.pictures.validation.to(study.device)
     paths = study.folder / "metrics.jsonl", study.folder / "pace.jsonl"
-    rows = storage.trim_rows(paths[0], state.step, lambda row: validated(Row, row, str(paths[0])))
+    rows = storage.trim_rows(paths[0], state.step, lambda row: validated(Row, untimed(row), str(paths[0])))
     paces = storage.trim_rows(paths[1], state.step, lambda row: validated(Pace, row, str(paths[1])))
     best = recalled(state, rows)
     board = tensorboard(study) if study.settings.job.tensorboard else None
@@ -141,8 +142,7 @@ def keep(study: Study, state: State, guide: State | None, progress: Iterable[Pro
         paces.append(pace)
         best.consider(state, row.validation_loss)
         for path, line in zip(paths, (asdict(row), asdict(pace)), strict=True):
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            append(path, json.dumps(line))
         if board is not None:
             board.add_scalars("loss", {"training": row.loss, "validation": row.validation_loss}, row.step)
         if len(rows) % PREVIEW == 0:
@@ -155,6 +155,11 @@ def keep(study: Study, state: State, guide: State | None, progress: Iterable[Pro
         state.average.load_state_dict(best.model.state_dict())
         storage.write_model(study.folder, state.average)
     return Journal(rows, paces)
+
+
+def untimed(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without what stands in pace.jsonl, and once stood there too."""
+    return {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")}
 
 
 def recalled(state: State, rows: Sequence[Row]) -> Best:

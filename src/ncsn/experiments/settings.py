@@ -11,10 +11,22 @@ import tyro
 from annotated_types import Interval
 
 from ncsn.data.options import Reading
-from ncsn.ranges import BatchSize, Count, Depth, Levels, Rate, Seed, Shown, Sigma, StepSize, Width, check_ranges
+from ncsn.ranges import (
+    BatchSize,
+    Count,
+    Depth,
+    LangevinSteps,
+    Levels,
+    Rate,
+    Seed,
+    Shown,
+    Sigma,
+    StepSize,
+    Width,
+    check_ranges,
+)
 from ncsn.samplers.methods import SamplerName
 
-LangevinSteps = Annotated[int, Interval(ge=1, le=10**5)]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 

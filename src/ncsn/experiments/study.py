@@ -83,6 +83,7 @@ class Study:
             chosen = storage.read_config(folder).recipe.sampling.guidance
             recipe = replace(recipe, sampling=recipe.sampling.but(guidance=chosen))
         proposal(settings)
+        recipe.sampling.but(sampler="annealed")  # which draws some samples, too
         size = settings.batch_size
         machine.check_memory(recipe.memory(size, learning=True), device, f"this network with --batch-size {size}")
         recipe.build()(torch.zeros(1, *pictures.shape), 1.0)  # images that do not fit end here
@@ -90,9 +91,12 @@ class Study:
             print(line)
         if len(pictures.train) < FEW:
             print(f"{len(pictures.train)} images are few to train on: samples may be copies of them")
-        if resume and not storage.begun(folder):
+        begun = storage.begun(folder)
+        if resume and not begun:
             print(f"{folder} holds no run to resume: it begins")
         lock = storage.claim(folder, overwrite=settings.job.overwrite, resume=resume)
+        if resume and storage.begun(folder) != begun:
+            raise ValueError(f"{folder} was begun by another process just now; --resume again goes on from it")
         torch.manual_seed(settings.seed)  # for initial weights; everything else draws from explicit generators
         return cls(settings, pictures, recipe, guide_recipe, origin, device, began, lock)
 
@@ -147,12 +151,12 @@ class Study:
         generator = torch.Generator(self.device).manual_seed(self.settings.seed)
         state = State(model, muon_and_adam(model, **rates), generator=generator)
         folder.mkdir(exist_ok=True)
+        self.describe(folder, recipe)
         checkpoint = folder / "checkpoint.pt"
         if checkpoint.exists():
             state.load(checkpoint)
         else:
             state.save(checkpoint)
-        self.describe(folder, recipe)
         return state
 
     def describe(self, folder: Path, recipe: Recipe) -> None:

@@ -105,13 +105,18 @@ class Study:
         )
         arguments = {"dimensions": 2, "width": settings.width, "layers": settings.layers}
         recipe = Recipe(network="MLP", arguments=dict(arguments), shape=(2,), sampling=sampling)
+        steps = settings.levels * settings.langevin_steps
+        sampling.but(sampler="langevin", steps=steps, eps=settings.step_size)  # to which annealing is compared
         size = settings.batch_size
         machine.check_memory(recipe.memory(size, learning=True), device, f"this network with --batch-size {size}")
         folder = settings.job.out
         assert folder is not None
-        if settings.job.resume and not storage.begun(folder):
+        begun = storage.begun(folder)
+        if settings.job.resume and not begun:
             print(f"{folder} holds no run to resume: it begins")
         lock = storage.claim(folder, overwrite=settings.job.overwrite, resume=settings.job.resume)
+        if settings.job.resume and storage.begun(folder) != begun:
+            raise ValueError(f"{folder} was begun by another process just now; --resume again goes on from it")
         torch.manual_seed(settings.seed)  # for the initial weights; everything else draws from an explicit generator
         return cls(settings, truth, data, recipe, device, generator, began, lock)
 
@@ -135,12 +140,12 @@ class Study:
         """An MLP and all that its training changes: new, or as an interrupted run left it."""
         model = self.recipe.build(self.data.mean(0), self.data.std()).to(self.device)
         state = State(model, generator=self.generator)
+        storage.write_config(self.folder, "toy", storage.plain(asdict(self.settings)), self.recipe)
         checkpoint = self.folder / "checkpoint.pt"
         if checkpoint.exists():
             state.load(checkpoint)
         else:
             state.save(checkpoint)
-        storage.write_config(self.folder, "toy", storage.plain(asdict(self.settings)), self.recipe)
         return state
 
     def run(self, state: State) -> Run:
@@ -193,7 +198,7 @@ def compare_samplers(study: Study, run: Run, draw: Callable[..., Any]) -> Compar
                 seed=generator,
                 sampler=sampler,
                 start=start,
-                keep=1500,
+                keep=1500 if (kind, sampler) == ("learned", "annealed") else 0,
                 description=f"{sampler}, {kind} score",
                 **options,
             )

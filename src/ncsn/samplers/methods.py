@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from ncsn.samplers.step import Step
     from ncsn.score import Score
 
-MOST_LEVELS = 10_000  # a hundred times as many as the finest ladder of the table
-MOST_STEPS = 10**7  # of Langevin dynamics: days of work, already
-
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
