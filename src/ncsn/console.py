@@ -68,8 +68,13 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        given = parse(settings, args, prog)
+        # What commands need, before Ctrl-C is theirs to answer: an import that it interrupts says whatever it likes.
+        import ncsn.experiments.study
+        import ncsn.plots  # noqa: F401
+
         with interruptible():
-            command(parse(settings, args, prog))
+            command(given)
     except (ValueError, OSError) as error:
         fail(str(error))
     except (MemoryError, RuntimeError) as error:

@@ -146,7 +146,8 @@ def said_of_links(count: int) -> list[str]:
 def zipped(path: Path) -> Iterator[Source]:
     """The image files in a zip archive.  Raises ValueError if it is none."""
     with opened_zip(path, "a zip archive") as archive:
-        images = [i for i in archive.infolist() if not i.is_dir() and wanted(PurePosixPath(i.filename))]
+        named = [i for i in archive.infolist() if i.filename and not i.is_dir()]
+        images = [i for i in named if wanted(PurePosixPath(i.filename))]
         files = [i for i in images if not stat.S_ISLNK(i.external_attr >> 16)]
         yield from_paths(
             str(path),
