@@ -14,7 +14,7 @@ COMMANDS = "options outputs resumed terminals"
 FAULTS = "kills signals races disk"
 
 
-@pytest.mark.parametrize(("names", "minutes"), [(FILES, 1.0), (COMMANDS, 1.0), (FAULTS, 1.5)])
+@pytest.mark.parametrize(("names", "minutes"), [(FILES, 0.6), (COMMANDS, 0.6), (FAULTS, 0.8)])
 def test_promises_are_kept(names: str, minutes: float, tmp_path: Path) -> None:
     command = [sys.executable, "scripts/torture.py", "--minutes", str(minutes), "--processes", "1", "--only"]
     ended = subprocess.run(
