@@ -191,3 +191,7 @@ def test_a_kill_while_an_old_run_is_removed_leaves_nothing_to_go_on_from(tmp_pat
     with pytest.raises(ValueError, match=r"is no run, but has a checkpoint\.pt"):
         storage.claim(mine)
     assert (mine / "checkpoint.pt").read_text() == "somebody's"
+    (mine / "checkpoint.pt").rename(mine / "samples.png")
+    with pytest.raises(ValueError, match=r"is no run, but has a samples\.png"):
+        storage.claim(mine, pictures=("samples.png",))
+    storage.claim(mine)

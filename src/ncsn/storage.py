@@ -52,8 +52,11 @@ def begun(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
 
-def check(folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
-    """Raises ValueError if a run may not write into ``folder``, because it is a file or holds another run."""
+def check(folder: Path, *, overwrite: bool = False, resume: bool = False, pictures: tuple[str, ...] = ()) -> None:
+    """Raises ValueError if a run may not write into ``folder``: it is a file, or what is there would be replaced.
+
+    ``pictures``: the names of files that will be written beside the run's own.
+    """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; a folder is needed")
     if overwrite and resume:
@@ -62,12 +65,12 @@ def check(folder: Path, *, overwrite: bool = False, resume: bool = False) -> Non
         raise ValueError(
             f"{folder} holds another run; give --overwrite to replace it, --resume to continue it, or another --out"
         )
-    foreign = next((name for name in RUN_FILES if (folder / name).exists()), None)
+    foreign = next((name for name in (*RUN_FILES, *pictures) if (folder / name).exists()), None)
     if foreign is not None and not begun(folder) and not overwrite:
         raise ValueError(f"{folder} is no run, but has a {foreign}; give --overwrite to replace it, or another --out")
 
 
-def claim(folder: Path, *, overwrite: bool = False, resume: bool = False) -> FileLock:
+def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, pictures: tuple[str, ...] = ()) -> FileLock:
     """Make sure that a run may write into ``folder``, and create it; with ``overwrite`` an old run is removed first.
 
     Only files that runs write are removed, config.json last, so that a kill leaves nothing that another run would go on
@@ -75,10 +78,10 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False) -> Fil
     Returns the lock that keeps other processes out for as long as it is kept; a kill releases it too.
     Raises ValueError as ``check``, and if another process writes into the folder.
     """
-    check(folder, overwrite=overwrite, resume=resume)
+    check(folder, overwrite=overwrite, resume=resume, pictures=pictures)
     folder.mkdir(parents=True, exist_ok=True)
     lock = locked(folder)
-    check(folder, overwrite=overwrite, resume=resume)  # again: whoever held it may have left a run
+    check(folder, overwrite=overwrite, resume=resume, pictures=pictures)  # again: whoever held it may have left a run
     for run in (folder / "guide", folder):
         sweep(run, everybodys=True)
         if overwrite:

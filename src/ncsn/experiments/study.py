@@ -29,6 +29,7 @@ from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.training import Budget, State
 
+PICTURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")
 FEW = 1000  # images, below which what is learned may be the images themselves
 COMPILED_FROM = 4  # minutes, below which compiling takes longer than it saves
 DRAWING = 4  # seconds that figures take
@@ -94,7 +95,7 @@ class Study:
         begun = storage.begun(folder)
         if resume and not begun:
             print(f"{folder} holds no run to resume: it begins")
-        lock = storage.claim(folder, overwrite=settings.job.overwrite, resume=resume)
+        lock = storage.claim(folder, overwrite=settings.job.overwrite, resume=resume, pictures=PICTURES)
         if resume and storage.begun(folder) != begun:
             raise ValueError(f"{folder} was begun by another process just now; --resume again goes on from it")
         torch.manual_seed(settings.seed)  # for initial weights; everything else draws from explicit generators

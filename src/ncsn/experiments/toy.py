@@ -22,6 +22,7 @@ from ncsn.training import State
 from ncsn.validation import validated
 
 VIEW = 8.0  # everything is drawn on [-8, 8]², where the paper's figures are
+PICTURES = ("score_field.png", "samples.png", "trajectories.gif")
 MANY = 100_000  # training examples
 OBJECTIVES: dict[str, objectives.Objective] = {
     "dsm": objectives.dsm,
@@ -114,7 +115,8 @@ class Study:
         begun = storage.begun(folder)
         if settings.job.resume and not begun:
             print(f"{folder} holds no run to resume: it begins")
-        lock = storage.claim(folder, overwrite=settings.job.overwrite, resume=settings.job.resume)
+        overwrite, resume = settings.job.overwrite, settings.job.resume
+        lock = storage.claim(folder, overwrite=overwrite, resume=resume, pictures=PICTURES)
         if settings.job.resume and storage.begun(folder) != begun:
             raise ValueError(f"{folder} was begun by another process just now; --resume again goes on from it")
         torch.manual_seed(settings.seed)  # for the initial weights; everything else draws from an explicit generator
