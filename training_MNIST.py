@@ -14,9 +14,9 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; install the package first, with `pip install .` in this folder")
 
-from ncsn.process import quit_on_interrupt
+from ncsn.process import quit_on_signals
 
-quit_on_interrupt()
+quit_on_signals()
 from ncsn import console
 from ncsn.commands.train import learn
 from ncsn.experiments.settings import Images

@@ -400,7 +400,7 @@ def test_a_diverging_run_stops_and_names_the_step(tmp_path: Path) -> None:
         ("training_MNIST.py", "--sampler annealed --eps 1", "allowed are 0 < eps < 0.0004"),
         ("training_MNIST.py", "--eps -1", "eps is -1.0"),
         ("training_toy.py", "--sigma-min -1", "sigma_min is -1.0; it must be above 0"),
-        ("training_MNIST.py", "--minutes -1", "minutes is -1.0; it must be above 0"),
+        ("training_MNIST.py", "--minutes -1", "minutes is -1.0; it must be at least 0.001"),
         ("training_MNIST.py", "--steps 0", "steps is 0; it must be at least 1"),
         ("training_MNIST.py", "--minutes 1 --steps 1", "at most one is allowed"),
         ("training_MNIST.py", "--dataset imagenet", "imagenet is no data set; allowed are mnist"),

@@ -72,8 +72,17 @@ def test_what_is_overwritten_is_gone(tmp_path: Path) -> None:
     make_run(tmp_path / "guide")
     for name in ("checkpoint.pt", "guide/checkpoint.pt", "metrics.json", "metrics.jsonl"):
         (tmp_path / name).write_text("{}")
+    for name in ("evaluation.json", "evaluation.npz", "samples_000300.png", "samples_mine.png", "evaluation.txt"):
+        (tmp_path / name).write_text("of the old run")
     storage.claim(tmp_path, overwrite=True)
-    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {".lock", ".lock-holder"}
+    left = {p.name for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == {".lock", ".lock-holder", "samples_mine.png", "evaluation.txt"}
+
+
+def test_in_a_folder_that_is_no_run_only_what_a_run_writes_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "evaluation.json").write_text("the user's own")
+    storage.claim(tmp_path, overwrite=True)
+    assert (tmp_path / "evaluation.json").read_text() == "the user's own"
 
 
 def test_claim_guards_another_run(tmp_path: Path) -> None:

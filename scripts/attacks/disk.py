@@ -98,7 +98,7 @@ ATTACK = Attack(
     how="the long commands on a tmpfs too small by chance, and as an ordinary user in read-only folders, new runs and "
     "resumed ones",
     tries=90,
-    share=0.05,
+    share=0.02,
     attempt=attempt,
     prepare=used_by_many,
 )

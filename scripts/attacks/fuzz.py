@@ -170,26 +170,26 @@ def attacks() -> dict[str, Attack]:
     return {
         "config": fuzzing(
             "config", "A damaged config.json is read right, or refused at once in one line that names it",
-            f"{damages} values, names and nesting in JSON: `ncsn.load`, `ncsn info`, `--resume`", 30_000, 0.04,
+            f"{damages} values, names and nesting in JSON: `ncsn.load`, `ncsn info`, `--resume`", 8_000, 0.05,
         ),
         "weights": fuzzing(
             "weights", "Of damaged weights the same are read, or none: one line",
-            f"{damages} headers of model.safetensors", 20_000, 0.02,
+            f"{damages} headers of model.safetensors", 26_000, 0.05,
         ),
         "checkpoints": fuzzing(
             "checkpoints", "Of a damaged checkpoint the same state is read, or none: one line; nothing is executed",
-            f"{damages} contents of valid form: `State.load`", 16_000, 0.03,
+            f"{damages} contents of valid form: `State.load`", 6_000, 0.05,
         ),
         "arrays": fuzzing(
             "arrays", "Of a damaged .npz of samples the same are read, or none: one line, little memory",
-            f"{damages} headers, members and sizes: `ncsn evaluate FILE.npz`", 20_000, 0.02,
+            f"{damages} headers, members and sizes: `ncsn evaluate FILE.npz`", 20_000, 0.05,
         ),
         "images": fuzzing(
             "images", "Damaged images, archives and arrays of a data set are refused in one line",
-            f"{damages} chunks and sizes, of PNG, JPEG, TIFF, zip, tar, .npy and .npz: `ncsn train`", 16_000, 0.03,
+            f"{damages} chunks and sizes, of PNG, JPEG, TIFF, zip, tar, .npy and .npz: `ncsn train`", 36_000, 0.03,
         ),
         "tables": fuzzing(
             "tables", "Damaged metrics.jsonl and metrics.json are read as far as they are whole, or refused: one line",
-            f"{damages} values and rows: `--resume`, `ncsn info`", 10_000, 0.02,
+            f"{damages} values and rows: `--resume`, `ncsn info`", 9_000, 0.05,
         ),
     }  # fmt: skip

@@ -168,7 +168,7 @@ KILLS = Attack(
     how="SIGKILL at random moments, and just before random writes, of training, sampling, evaluating and the other "
     "long commands, resumed runs too; a checkpoint every 0.1 s",
     tries=300,
-    share=0.3,
+    share=0.23,
     attempt=killed,
     prepare=used_by_many,
 )
@@ -176,7 +176,7 @@ SIGNALS = Attack(
     promise="Ctrl-C, a second one and SIGTERM end with one line, exit status 130 or 143, and whole files",
     how="the signals at random moments of the same commands",
     tries=60,
-    share=0.06,
+    share=0.05,
     attempt=struck,
     prepare=used_by_many,
 )
@@ -184,7 +184,7 @@ RACES = Attack(
     promise="A folder belongs to one process at a time; another one says so in one line",
     how="pairs of trainings with different seeds in one folder, the second at a random moment of the first",
     tries=30,
-    share=0.05,
+    share=0.04,
     attempt=raced,
     prepare=used_by_many,
 )

@@ -1,4 +1,4 @@
-"""Interrupted imports, terminals that know no Unicode, and how much memory commands take."""
+"""Imports that are interrupted, terminals that know no Unicode, and how much memory commands take."""
 
 import signal
 import subprocess
@@ -11,11 +11,11 @@ from attacks.ground import Ground, complaint, ncsn, toy, used_by_many
 from attacks.jobs import jobs, status_of
 from attacks.tally import Attack, Attempt, Failure
 
-STARTED = 3.0  # times what `python -c pass` takes, from when on Ctrl-C is ours to answer
+STARTED = 3.0  # times what `python -c pass` takes, from when on signals are ours to answer
 
 
 def interrupted_import(ground: Ground, case: int) -> Attempt:
-    """Ctrl-C while a real process imports."""
+    """Ctrl-C or SIGTERM while a real process imports."""
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", "pass"], check=True)
     start = STARTED * (time.monotonic() - began)
@@ -23,14 +23,15 @@ def interrupted_import(ground: Ground, case: int) -> Attempt:
     command = [sys.executable, "-m", "ncsn", "info", str(ground.run), "--device", "cpu"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(moment)
-    process.send_signal(signal.SIGINT)
+    number, what = [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")][case // 3 % 2]
+    process.send_signal(number)
     out, error = process.communicate()
     status = process.returncode
     kinds = []
-    if "Traceback" in error or (status == 130 and error.count("\n") != 1):
-        kinds.append("Ctrl-C during import: a traceback")
-    elif status not in (0, 130) and not (status == -signal.SIGINT and out):  # all was said, and Python was ending
-        kinds.append(f"Ctrl-C during import: status {status}")
+    if "Traceback" in error or (status == 128 + number and error.count("\n") != 1):
+        kinds.append(f"{what} during import: a traceback")
+    elif status not in (0, 128 + number) and not (status == -number and out):  # all was said, and Python was ending
+        kinds.append(f"{what} during import: status {status}")
     said = f"after {moment:.2f} s: status {status}\n{error[-2000:]}\n{out[-200:]}"
     return Attempt(failures=tuple(Failure(kind=kind, command="ncsn info RUN", said=said) for kind in kinds))
 
@@ -55,8 +56,9 @@ def terminals(ground: Ground, case: int) -> Attempt:
 
 
 TERMINALS = Attack(
-    promise="Ctrl-C while the program is still importing is one line; a terminal that knows ASCII only is enough",
-    how="SIGINT to real processes in their first six seconds; every command with an ASCII standard output",
+    promise="Ctrl-C or SIGTERM while the program is still importing is one line; a terminal that knows ASCII only is "
+    "enough",
+    how="signals to real processes in their first six seconds; every command with an ASCII standard output",
     tries=90,
     share=0.03,
     attempt=terminals,
@@ -118,7 +120,7 @@ MEMORY = Attack(
     promise="Memory does not grow with the number of samples, and judging 10,000 images takes less than 1 GB",
     how="the peak of every command, below",
     tries=len(MEASURED),
-    share=0.05,
+    share=0.08,
     attempt=peaks,
     prepare=used_by_many,
     most=lambda _: len(MEASURED),

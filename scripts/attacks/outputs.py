@@ -156,7 +156,7 @@ ATTACK = Attack(
     how="every command that writes, where a file, a link, a pipe, a device, a folder or no folder is, with and without "
     "`--overwrite`, and links under temporary names",
     tries=60,
-    share=0.03,
+    share=0.01,
     attempt=attempt,
     prepare=used_by_many,
     most=lambda _: len(cases()),

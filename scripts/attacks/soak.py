@@ -16,6 +16,7 @@ MEMORY_SLACK = 8 * 2**20  # bytes by which the second half may be above the firs
 
 def attempt(ground: Ground, seconds: int) -> Attempt:
     """Train for so many seconds, watched from a process beside it, and compare the halves of that time."""
+    os.nice(10)  # it is to last; what is beside it is to get far
     command = f"train {ground.arrays} {SMALL} --steps 1000000000 --guidance 1 --out out"
     with ground.place("soak", seconds) as place:
         watcher = os.fork()

@@ -1,11 +1,11 @@
 """The command ``ncsn``, and ``python -m ncsn``."""
 
-from ncsn.process import quit_on_interrupt
+from ncsn.process import quit_on_signals
 
 
 def main() -> None:
     """Run the command line."""
-    quit_on_interrupt()
+    quit_on_signals()
     from ncsn.cli import main
 
     main()

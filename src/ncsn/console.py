@@ -34,6 +34,10 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, by a name of our own: Python ends itself by the signal if its own name passes through ``exec``."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, as a scheduler or a shutdown sends it."""
 
@@ -111,7 +115,7 @@ def interruptible() -> Iterator[None]:
     def receive(number: int, _: Any) -> NoReturn:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, lambda again, _: os._exit(128 + again))
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        raise Terminated if number == signal.SIGTERM else Interrupted
 
     previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -131,7 +135,7 @@ def deferred_interrupts() -> Iterator[list[int]]:
 
     def receive(number: int, _: Any) -> None:
         if received:
-            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+            raise Terminated if number == signal.SIGTERM else Interrupted
         received.append(number)
 
     previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -8,14 +8,18 @@ import sys
 from typing import Any, NoReturn
 
 
-def quit_on_interrupt() -> None:
-    """From now on Ctrl-C ends the process at once, in one line and with status 130: imports would print a traceback."""
+def quit_on_signals() -> None:
+    """From now on Ctrl-C and SIGTERM end the process at once, in one line and with status 130 or 143.
+
+    Imports that Ctrl-C interrupts would print a traceback.
+    """
 
     def end(number: int, frame: Any) -> NoReturn:
-        os.write(2, b"error: interrupted\n")
-        os._exit(128 + signal.SIGINT)
+        os.write(2, b"error: terminated\n" if number == signal.SIGTERM else b"error: interrupted\n")
+        os._exit(128 + number)
 
     signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGTERM, end)
 
 
 def keep_memory() -> None:
@@ -29,6 +33,12 @@ def keep_memory() -> None:
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
         for parameter in (trim_threshold, mmap_threshold):
             libc.mallopt(parameter, 2**30)
+
+
+def return_memory() -> None:
+    """Give what ``keep_memory`` has kept back to the system, before work of another kind; does nothing elsewhere."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def refresh_interval() -> float:

@@ -43,6 +43,7 @@ RUN_FILES = (
     "metrics.json",
     "config.json",
 )  # what a training goes on from, or leaves
+TOLD = ("evaluation.json", "evaluation.png", "evaluation.npz", "samples_[0-9]*.png")  # of a run, beside its files
 LONGEST_NAME = 100  # of an experiment
 SHIPPED = ("mnist",)  # the runs in the package, under assets/models
 
@@ -73,8 +74,8 @@ def check(folder: Path, *, overwrite: bool = False, resume: bool = False, pictur
 def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, pictures: tuple[str, ...] = ()) -> FileLock:
     """Make sure that a run may write into ``folder``, and create it; with ``overwrite`` an old run is removed first.
 
-    Only files that runs write are removed, config.json last, so that a kill leaves nothing that another run would go on
-    from; and what a kill has left half written.
+    Only files that runs write are removed, and what was said of an old one, config.json last, so that a kill leaves
+    nothing that another run would go on from; and what a kill has left half written.
     Returns the lock that keeps other processes out for as long as it is kept; a kill releases it too.
     Raises ValueError as ``check``, and if another process writes into the folder.
     """
@@ -85,7 +86,8 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, pictur
     for run in (folder / "guide", folder):
         sweep(run, everybodys=True)
         if overwrite:
-            for name in RUN_FILES:
+            told = [path.name for pattern in TOLD for path in run.glob(pattern)] if begun(run) else []
+            for name in (*told, *RUN_FILES):
                 (run / name).unlink(missing_ok=True)
     return lock
 

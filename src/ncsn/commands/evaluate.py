@@ -73,7 +73,7 @@ class Evaluate(HowToSample, Reading):
     def __call__(self) -> None:
         """Draw if need be, judge, and write."""
         import ncsn
-        from ncsn import data, evaluation, machine, plots, storage
+        from ncsn import data, evaluation, machine, plots, process, storage
         from ncsn.pixels import BYTES
 
         run = None if self.is_file else ncsn.load(self.source, device=self.device)
@@ -95,6 +95,7 @@ class Evaluate(HowToSample, Reading):
         if run is not None:
             samples, how = self.draw(run, images, out)
             about |= how
+            process.return_memory()
         began = time.perf_counter()
         found = evaluation.evaluate(samples, images, seen_by)
         about |= {"data": images.name, "data_digest": images.digest}

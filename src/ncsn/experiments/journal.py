@@ -107,7 +107,7 @@ def by_noise_level(
     done: int | None = None
     for p in progress:
         if done is None:  # a run that goes on has some of its budget behind it
-            done = int(times * p.fraction * (p.step - 1) / p.step + 1e-9)
+            done = int(times * min(1.0, p.fraction) * (p.step - 1) / p.step + 1e-9)
         tally.add(p.losses, p.sigmas)
         if p.fraction < min(1.0, (done + 1) / times):
             continue

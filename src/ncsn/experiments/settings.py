@@ -117,7 +117,7 @@ class Images(Reading):
     What is not given follows from the data, the budget and the machine, by the rules of ``experiments.rules``.
     """
 
-    minutes: Annotated[float, Interval(gt=0, le=10**6)] | None = None
+    minutes: Annotated[float, Interval(ge=0.001, le=10**6)] | None = None
     """Wall-clock budget, sampling and figures included; 10 if neither this nor --steps is given."""
     steps: Count | None = None
     """Training steps instead of minutes; the same seed then gives the same bytes on one machine."""
