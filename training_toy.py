@@ -11,7 +11,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; install the package first, with `pip install .` in this folder")
 
-from ncsn.process import quit_on_signals
+from ncsn.signals import quit_on_signals
 
 quit_on_signals()
 from ncsn import console, plots
@@ -36,8 +36,9 @@ def main(given: Toy) -> None:
     # Train: by denoising score matching, or by an objective that needs no noise.
     batches = ncsn.batches(study.data, settings.batch_size, generator=state.generator)
     loss = ncsn.training_loss(noise, study.objective, generator=state.generator)
-    progress = ncsn.train(state, batches, loss, budget=ncsn.Budget(steps=settings.steps))
-    for _ in console.watch(progress, state, folder):
+    signals: list[int] = []
+    progress = ncsn.train(state, batches, loss, budget=ncsn.Budget(steps=settings.steps), signals=signals)
+    for _ in console.watch(progress, state, folder, signals):
         pass
     run = study.run(state)
 

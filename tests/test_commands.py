@@ -84,6 +84,7 @@ def test_a_class_can_be_read_from_what_is_drawn(given: Run, tmp_path: Path) -> N
         ("--sampler annealed --levels 9 --eps 9e-5", {"sampler": "annealed", "levels": 9, "eps": 9e-5}),
         ("--guidance 3", {"guidance": 3.0}),
         ("--class 2 --guidance 30", {"label": 2, "guidance": 30.0}),
+        ("--class 2 --guidance 3 --guide smaller", {"label": 2, "guidance": 3.0, "guide": "smaller"}),
     ],
 )
 def test_every_option_of_sampling_is_heard(options: str, how: dict[str, Any], given: Run, tmp_path: Path) -> None:

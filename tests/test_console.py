@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,22 +16,23 @@ from ncsn.networks import MLP
 from ncsn.noise import Geometric
 from ncsn.objectives import Batch, training_loss
 from ncsn.preconditioning import ScoreModel
+from ncsn.signals import deferred_interrupts
 from ncsn.training import Budget, Progress, State, train
 
 DATA = torch.randn(200, 2, generator=torch.Generator().manual_seed(9))
 
 
-def training(steps: int) -> tuple[State, Iterator[Progress]]:
+def training(steps: int, signals: Sequence[int] = ()) -> tuple[State, Iterator[Progress]]:
     torch.manual_seed(0)
     g = torch.Generator().manual_seed(0)
     state = State(ScoreModel(MLP(2, 8, 1)), generator=g)
     loss = training_loss(Geometric(5.0, 0.2, 5), generator=g)
-    return state, train(state, batches(DATA, 16, generator=g), loss, budget=Budget(steps=steps))
+    return state, train(state, batches(DATA, 16, generator=g), loss, budget=Budget(steps=steps), signals=signals)
 
 
 def test_the_averaged_weights_are_what_is_kept(tmp_path: Path) -> None:
     state, progress = training(30)
-    assert sum(1 for _ in console.watch(progress, state, tmp_path)) == 30
+    assert sum(1 for _ in console.watch(progress, state, tmp_path, [])) == 30
     kept = load_file(tmp_path / "model.safetensors")
     average, raw = state.average.state_dict(), state.model.state_dict()
     assert all(torch.equal(kept[name], weight) for name, weight in average.items())
@@ -42,7 +43,7 @@ def test_the_averaged_weights_are_what_is_kept(tmp_path: Path) -> None:
 def test_a_checkpoint_is_written_now_and_then(tmp_path: Path) -> None:
     state, progress = training(40)
     seen = set()
-    for p in console.watch(progress, state, tmp_path, save_every=0.0):
+    for p in console.watch(progress, state, tmp_path, [], save_every=0.0):
         if (tmp_path / "checkpoint.pt").exists():
             seen.add(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"])
             assert p.step - max(seen) <= 1
@@ -65,7 +66,7 @@ def test_every_half_minute_a_checkpoint_and_the_averaged_weights_are_written(
         save(self, path)
 
     monkeypatch.setattr(State, "save", noted)
-    for p in console.watch(progress, state, tmp_path):
+    for p in console.watch(progress, state, tmp_path, []):
         now += 9
         if p.step == 6:  # after the first of them, and before the second
             kept, checkpoint = load_file(tmp_path / "model.safetensors"), torch.load(tmp_path / "checkpoint.pt")
@@ -76,7 +77,7 @@ def test_every_half_minute_a_checkpoint_and_the_averaged_weights_are_written(
 
 def test_a_second_signal_ends_a_step_that_hangs_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     state, progress = training(9)
-    list(console.watch(progress, state, tmp_path))
+    list(console.watch(progress, state, tmp_path, []))
     before = (tmp_path / "checkpoint.pt").read_bytes()
     handler = signal.getsignal(signal.SIGINT)
 
@@ -86,7 +87,7 @@ def test_a_second_signal_ends_a_step_that_hangs_and_keeps_the_last_checkpoint(tm
         yield from ()
 
     with pytest.raises(KeyboardInterrupt):
-        list(console.watch(hanging(), state, tmp_path))
+        list(console.watch(hanging(), state, tmp_path, []))
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert signal.getsignal(signal.SIGINT) == handler
 
@@ -95,12 +96,13 @@ def test_a_second_signal_ends_a_step_that_hangs_and_keeps_the_last_checkpoint(tm
 def test_a_signal_ends_the_step_and_saves(
     number: signal.Signals, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    state, progress = training(50)
+    signals: list[int] = []
+    state, progress = training(50, signals)
     before = signal.getsignal(number)
 
     def consume() -> None:
-        for p in console.watch(progress, state, tmp_path):
-            if p.step == 7:
+        for p in console.watch(progress, state, tmp_path, signals):
+            if p.step == 6:  # what comes after a step is known to all processes in the next one
                 signal.raise_signal(number)
 
     with pytest.raises(SystemExit) as stop:
@@ -113,7 +115,8 @@ def test_a_signal_ends_the_step_and_saves(
 
 
 def test_a_second_signal_is_obeyed_at_once() -> None:
-    with console.deferred_interrupts() as received:
+    received: list[int] = []
+    with deferred_interrupts(received):
         signal.raise_signal(signal.SIGINT)
         assert received == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):
@@ -122,15 +125,15 @@ def test_a_second_signal_is_obeyed_at_once() -> None:
 
 def test_a_loss_that_diverges_keeps_the_last_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     state, progress = training(3)
-    list(console.watch(progress, state, tmp_path))
+    list(console.watch(progress, state, tmp_path, []))
     before = (tmp_path / "checkpoint.pt").read_bytes()
 
     def loss(model: ScoreModel, batch: Batch) -> tuple[Tensor, Tensor]:
-        return torch.full((4,), float("nan")), torch.ones(4)
+        return model(batch.x, 1.0).sum(1) * float("nan"), torch.ones(4)
 
     worse = train(state, iter([Batch(torch.zeros(4, 2))]), loss, budget=Budget(steps=9))
     with pytest.raises(SystemExit) as stop:
-        list(console.watch(worse, state, tmp_path))
+        list(console.watch(worse, state, tmp_path, []))
     assert stop.value.code == 1
     assert "the loss is nan at step 3; the last good checkpoint is" in capfd.readouterr().err
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
@@ -143,7 +146,7 @@ def test_a_training_may_run_in_a_thread(tmp_path: Path) -> None:
 
     def consume() -> None:
         try:
-            list(console.watch(progress, state, tmp_path))
+            list(console.watch(progress, state, tmp_path, []))
         except BaseException as error:
             failed.append(error)
 

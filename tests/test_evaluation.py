@@ -58,6 +58,7 @@ def test_the_classifier_reads_digits() -> None:
     assert right.float().mean() >= 0.992
 
 
+@pytest.mark.slow
 def test_the_control_ladder_is_ranked_correctly() -> None:
     seen = {name: evaluation.judge(CLASSIFIER, x) for name, x in ladder().items()}
     distance = {name: metrics.frechet_distance(s.features, TEST.features) for name, s in seen.items()}

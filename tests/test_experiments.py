@@ -190,12 +190,44 @@ def test_the_guide_is_half_as_wide_and_there_is_none_without_guidance(monkeypatc
     told = replace(resolved(), classes=True)
     recipe, guide = recipes(told, pictures(labels=True))
     assert guide is not None
-    assert (recipe.classes, guide.classes) == (4, 0)
+    assert (recipe.classes, guide.classes) == (4, 4)
+    assert recipe.shares == guide.shares == dict.fromkeys("abcd", 0.25)
     refinenet, _ = recipes(resolved(network="refinenet-v2", channels=(16,)), pictures())
     assert (refinenet.network, refinenet.preconditioning) == ("NCSNv2", "scaled")
     assert refinenet.arguments == {"image_channels": 1, "width": 16}
-    with pytest.raises(ValueError, match="has no classes"):
-        resolved(classes=True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "given", "learned", "said"),
+    [
+        (True, {}, True, ""),
+        (True, {"classes": False}, False, ""),
+        (False, {}, False, ""),
+        (True, {"network": "refinenet"}, False, "4 classes, 300 training images: not told apart, only unet can\n"),
+    ],
+)
+def test_classes_are_learned_where_there_are_some(
+    labels: bool, given: dict[str, Any], learned: bool, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = resolve(recalled(Images(channels=(8,), **given)), pictures(labels=labels), torch.device("cpu"))
+    assert found.classes is learned
+    assert capsys.readouterr().out == said
+
+
+def test_classes_of_a_few_images_are_not_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    given = pictures(labels=True)
+    assert given.labels is not None
+    names = tuple(map(str, range(16)))
+    many = replace(given, labels=replace(given.labels, names=names))
+    assert not resolve(recalled(Images(channels=(8,))), many, torch.device("cpu")).classes
+    assert capsys.readouterr().out == (
+        "16 classes, 300 training images: not told apart, two of 20 images each are needed\n"
+    )
+    assert resolve(
+        recalled(Images(channels=(8,))),
+        replace(many, labels=replace(given.labels, names=names[:15])),
+        torch.device("cpu"),
+    ).classes
 
 
 def study(out: Path, pictures: Pictures, **given: Any) -> Study:
@@ -223,7 +255,9 @@ def test_what_comes_after_training_fits_into_its_share(tmp_path: Path, monkeypat
     many = mnist()
     monkeypatch.setattr(studying, "seconds_of", lambda call, device: 64e-3 if call() is not None else 0.0)
     monkeypatch.setattr(
-        studying, "guidance", SimpleNamespace(evaluations=lambda _: 62, SEEN=4, suited=lambda *_, thorough: PIXELS)
+        studying,
+        "guidance",
+        SimpleNamespace(evaluations=lambda _: 77.5, seen=lambda _: 4, suited=lambda *_, thorough: PIXELS),
     )
 
     def plan(**given: Any) -> Plan:
@@ -323,25 +357,27 @@ def test_the_papers_networks_train_and_are_sampled(network: str, tmp_path: Path)
 
 
 def test_classes_are_learned_and_drawn(tmp_path: Path) -> None:
-    succeed("training_MNIST.py", f"{TINY} --classes --steps 3 --out {tmp_path}/run")
+    succeed("training_MNIST.py", f"{TINY} --steps 3 --out {tmp_path}/run")
     run = ncsn.load(tmp_path / "run")
     assert run.recipe.classes == 10
+    assert sum(run.recipe.shares.values()) == pytest.approx(1)
+    assert 0.08 < min(run.recipe.shares.values()) < 0.1 < max(run.recipe.shares.values()) < 0.12
     drawn = {label: run.sample(4, label=label, levels=4) for label in (3, 7)}
     assert not torch.equal(drawn[3], drawn[7])
-    # One evaluation for the start and one for each of four levels; with guidance, four more of the score without class.
-    for options, nfe in (("--class 7 --guidance 1.5", 9), ("--class any", 5)):
+    # One evaluation for the start and one for each of four levels; with guidance, one more where it acts.
+    for options, nfe in (("--class 7 --guidance 1.5 --guide unconditional", 6), ("--guidance 1", 5)):
         line = f"sample {tmp_path}/run -n 4 --levels 4 --overwrite --out {tmp_path}/g.npz {options}"
         done = subprocess.run(
             [sys.executable, "-m", "ncsn", *line.split()], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         assert f"{nfe} evaluations each" in done.stdout
-    mixed = quantize(run.sample(4, label="any", levels=4)).numpy()
+    mixed = quantize(run.sample(4, label="any", guidance=1.0, levels=4)).numpy()
     assert np.array_equal(np.load(tmp_path / "g.npz")["samples"], mixed)
     line = f"sample {tmp_path}/run --class 10 --out {tmp_path}/h.png"
     done = subprocess.run([sys.executable, "-m", "ncsn", *line.split()], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "allowed are any and 0 to 9" in done.stderr
+    assert "allowed are any, none, and 0 to 9" in done.stderr
 
 
 @pytest.mark.parametrize("proposal", ["loguniform", "geometric"])
@@ -419,7 +455,6 @@ def test_a_diverging_run_stops_and_names_the_step(tmp_path: Path) -> None:
         ("training_MNIST.py", "--size 0", "size is"),
         ("training_MNIST.py", "--background pink", "background is"),
         ("training_MNIST.py", "--network refinenet --channels 8 8", "refinenet takes one number"),
-        ("training_MNIST.py", "--network refinenet --channels 4 --classes", "only unet can learn classes"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(script: str, args: str, message: str, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def save_state(path: Path) -> None:
 
 
 def write_samples(path: Path) -> None:
-    evaluation.write_samples(path, torch.zeros(3, 1, 4, 4))
+    evaluation.write_samples(path, torch.zeros(3, 1, 4, 4, dtype=torch.uint8))
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {

@@ -1,5 +1,4 @@
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from ncsn.data import Images, Labels, mnist
 from ncsn.evaluation import PIXELS, Features, digits
 from ncsn.experiments import guidance
 from ncsn.experiments.guidance import Trial, best
+from ncsn.recipe import Recipe
 from ncsn.samplers.step import Step
 from ncsn.sampling import Sampling
 
@@ -47,39 +47,68 @@ def test_without_features_pixels_must_be_clearly_better() -> None:
     assert best(found(none, [0.5, 1.0, 0.8, 0.6, 0.7])).weight == 1.5
 
 
-def test_samples_are_compared_at_every_weight_and_real_images_first(generator: torch.Generator) -> None:
+@pytest.mark.parametrize("classes", [False, True])
+def test_samples_are_compared_at_every_weight_and_real_images_first(classes: bool) -> None:
     held_out = mnist().validation[:600]
 
     sampling = Sampling(sigma_max=9.0, sigma_min=0.1, sampler="heun", levels=6, steps=1, eps=0.001)
     unguided, guided = guidance.parted(sampling)
     assert [*unguided, *guided] == sampling.ladder().tolist()
     assert min(unguided) > sampling.guided_between[1] >= max(guided)
-    assert guidance.evaluations(sampling) == len(unguided) + 4 * (len(guided) + 1)
+    classless, told = (
+        Recipe(network="UNet", arguments={"classes": n}, shape=(1, 28, 28), sampling=sampling) for n in (0, 10)
+    )
+    weights = [1.0, 1.25, 1.25, 1.5, 1.5, 2.0, 2.0] if classes else list(guidance.WEIGHTS)
+    assert [weight for weight, _ in guidance.candidates(told if classes else classless)] == weights
+    assert guidance.evaluations(classless) == len(unguided) + (1 + 3 * 1.25) * (len(guided) + 1)
+    assert guidance.evaluations(told) == len(unguided) + (1 + 3 * 1.25 + 3 * 2) * (len(guided) + 1)
+    drawn: list[object] = []
 
     class Sampled:
-        recipe = SimpleNamespace(sampling=sampling)
+        recipe = told if classes else classless
+        device = CPU
 
-        def steps(self, n: int, *, seed: int, guidance: float) -> Iterator[Step]:
+        def labels(self, label: None, n: int, generator: torch.Generator) -> torch.Tensor | None:
+            return torch.arange(n) if classes else None
+
+        def steps(self, n: int, *, seed: int, guidance: float, label: object) -> Iterator[Step]:
             assert guidance == 1
+            drawn.append(label)
             for sigma in sampling.ladder().tolist()[1:]:
                 noise = torch.rand(n, 1, 28, 28, generator=torch.Generator().manual_seed(seed))
                 yield Step(sigma, noise if sigma == guided[0] else torch.full_like(noise, torch.nan))
 
         def sample(
-            self, n: int, *, seed: int, guidance: float, levels: tuple[float, ...], start: torch.Tensor
+            self,
+            n: int,
+            *,
+            seed: int,
+            guidance: float,
+            guide: str,
+            label: object,
+            levels: tuple[float, ...],
+            start: torch.Tensor,
         ) -> torch.Tensor:
             assert levels == guided
+            drawn.append(label)
             real = held_out[-n:].float() / 255
-            return real + abs(guidance - 1.5) * (start - real) / 2
+            away = abs(guidance - 1.5) + (0.4 if guide == "smaller" and classes else 0.0)
+            return real + away * (start - real) / 2
 
     with unchecked():
         rows = list(guidance.trials(Sampled(), held_out, digits(), 100, seed=0))  # type: ignore[arg-type]
-    assert [row.weight for row in rows] == [0.0, *guidance.WEIGHTS]
+    assert [row.weight for row in rows] == [0.0, *weights]
+    assert all(label is drawn[0] for label in drawn), "of the same classes"
+    if isinstance(drawn[0], torch.Tensor):
+        assert classes
+        assert torch.equal(drawn[0], torch.arange(100))
+    else:
+        assert (drawn[0], classes) == ("none", False)
     near = {row.weight: row for row in rows}
     assert near[1.5].pixels == pytest.approx(0, abs=2e-3), "the very images that samples are compared with"
     assert near[1.5].pixels < near[1.25].pixels < near[1.0].pixels
     assert near[0.0].pixels > 0.005, "real images are others than those they are compared with"
-    assert best(rows).weight == 1.5
+    assert (best(rows).weight, best(rows).guide) == (1.5, "unconditional" if classes else "smaller")
 
 
 def test_what_is_said_has_both_numbers() -> None:
@@ -88,6 +117,11 @@ def test_what_is_said_has_both_numbers() -> None:
     assert line == (
         "guidance 2, chosen among 1, 1.25, 1.5, 2 by 256 samples beside held-out images, kernel distance in some "
         "network 0.2000 (0.5000 without guidance), pixel distance 0.0410 (0.0400 without guidance)"
+    )
+    told = [*rows[:3], Trial(weight=1.25, guide="unconditional", features=0.1, pixels=0.04)]
+    line = guidance.said(told[-1], told, 256, Features(name="some network", embed=lambda x: x))
+    assert line.startswith(
+        "guidance 1.25 by the unconditional guide, chosen among 1, 1.25 by smaller and unconditional guides by"
     )
     assert "kernel" not in guidance.said(rows[1], found([None] * 5, [1.0] * 5), 64, PIXELS)
 

@@ -20,12 +20,12 @@ from ncsn.data import Labels, Reading
 from ncsn.data.origin import Origin
 from ncsn.drawn import Drawn
 from ncsn.empirical import Empirical
-from ncsn.experiments import journal, results
+from ncsn.experiments import guidance, journal, results
 from ncsn.experiments.results import write_results
 from ncsn.experiments.settings import ImageJob, Images
 from ncsn.experiments.study import Study
 from ncsn.noise import LogUniform
-from ncsn.objectives import posterior_dsm
+from ncsn.objectives import Batch, posterior_dsm
 from ncsn.pixels import centres
 from ncsn.preconditioning import ScoreModel
 from ncsn.sampling import Sampling
@@ -35,7 +35,7 @@ TRAINED, HELD_OUT = 10, 200  # the grey of training images (and their class more
 
 
 def pictures() -> Pictures:
-    labels = torch.arange(24) % 3
+    labels = torch.arange(60) % 3
     named = Labels(train=labels, validation=labels[:9], test=labels[:9], names=("0", "1", "2"))
     train = (TRAINED + labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
     held_out = torch.full((9, 1, 8, 8), HELD_OUT, dtype=torch.uint8)
@@ -80,13 +80,13 @@ def test_held_out_losses_are_those_of_held_out_images() -> None:
     model = ScoreModel(torch.nn.Identity(), mean, std)
     model.network.forward = lambda x, c: torch.zeros_like(x)
     images = torch.full((7, 1, 8, 8), grey, dtype=torch.uint8)
-    losses, sigmas = journal.validate(model, images, LogUniform(10.0, 0.01))
+    losses, sigmas = journal.validate(model, Batch(images), LogUniform(10.0, 0.01))
     assert losses.shape == sigmas.shape == (512,)
     # F* = (σ²(x₀ − μ) − σσ_d² z)/(σσ_d√(σ² + σ_d²)), with x₀ a grey within a 256th.
     away = ((grey + 0.5) / 256 - mean) ** 2 + 1 / (12 * 256**2)
     expected = (sigmas**2 * away + std**4) / (std**2 * (sigmas**2 + std**2))
     assert abs(z_score(losses / expected, 1.0)) < 4
-    again, _ = journal.validate(model, images, LogUniform(10.0, 0.01))
+    again, _ = journal.validate(model, Batch(images), LogUniform(10.0, 0.01))
     assert torch.equal(losses, again)
 
 
@@ -112,7 +112,7 @@ def test_the_average_is_judged_on_held_out_images_and_sampled(tmp_path: Path, mo
     ]
     fourth = rows[3]
     assert (fourth.loss, fourth.bands) == (3.5, [4, None, None, None, 3])
-    losses, sigmas = journal.validate(state.average, pictures().validation, begun.noise)
+    losses, sigmas = journal.validate(state.average, begun.validation, begun.noise)
     assert fourth.validation_loss == pytest.approx(float(losses.mean()))
     assert fourth.validation_bands[3] == pytest.approx(float(losses[(sigmas >= 0.4) & (sigmas < 1)].mean()))
     assert len(seen) == 3  # after the third, sixth and ninth row
@@ -146,7 +146,7 @@ def test_the_average_that_was_best_on_held_out_images_is_what_is_left(
     assert bool((load_file(begun.folder / "model.safetensors")["network.head.bias"] == 4).all())
     assert journal.kept(rows) == rows[3]
     said = capsys.readouterr().out
-    assert "held-out loss 0.5000, at step 4, then it rose to 1.1000: 24 examples are too few for more training" in said
+    assert "held-out loss 0.5000, at step 4, then it rose to 1.1000: 60 examples are too few for more training" in said
 
 
 def test_the_best_of_an_earlier_session_is_not_lost(
@@ -221,15 +221,16 @@ def test_the_weight_that_is_chosen_becomes_the_runs_own(tmp_path: Path) -> None:
     assert begun.chooses
     run = begun.run(state, guide)
     assert run.recipe.sampling.guidance == 1
-    chosen = begun.guided(run, 1.5)
-    assert chosen.recipe.sampling.guidance == 1.5
+    choice = guidance.Trial(weight=1.5, guide="unconditional", features=None, pixels=0.0)
+    chosen = begun.guided(run, choice)
+    assert (chosen.recipe.sampling.guidance, chosen.recipe.sampling.guide) == (1.5, "unconditional")
     assert storage.read_config(begun.folder).recipe.sampling.guidance == 1.5
     assert storage.read_config(begun.folder).data == begun.origin
     assert storage.read_settings(begun.folder, "images")["guidance"] == "chosen"
     state.save(begun.folder / "checkpoint.pt")
     again = study(tmp_path / "run", resume=True, guidance="chosen")
     again.states()
-    assert storage.read_config(begun.folder).recipe.sampling.guidance == 1.5, "until another one is chosen"
+    assert storage.read_config(begun.folder).recipe.sampling == chosen.recipe.sampling, "until another one is chosen"
     assert not study(tmp_path / "other", guidance=1.0).chooses
 
 
@@ -249,10 +250,12 @@ def test_mirrored_images_are_learned_and_averaged_over(tmp_path: Path, monkeypat
         job=ImageJob(out=tmp_path / "run", device="cpu"),
     )
     begun = Study.of(settings, data, where(data), began=0.0)
-    g = torch.Generator().manual_seed(0)
-    left = torch.cat([next(begun.batches(g)).x[:, 0, 0, 0] < 0.5 for _ in range(20)])
-    assert abs(z_score(left.float(), 0.5)) < 4
     state, _ = begun.states()
+    shown, left = begun.batches(state.model), []
+    for step in range(20):
+        begun.draws.begin(step)
+        left.append(next(shown).x[:, 0, 0, 0] < 0.5)
+    assert abs(z_score(torch.cat(left).float(), 0.5)) < 4
     both = torch.cat([data.train, data.train.flip(-1)])
     x, sigma = centres(data.train[:5]), torch.full((5,), 2.0)
     losses, expected = (
@@ -288,14 +291,12 @@ def test_a_study_that_is_resumed_goes_on_from_its_checkpoint(tmp_path: Path) -> 
     state, guide = trained(begun)
     for part, folder, step in ((state, begun.folder, 4), (guide, begun.folder / "guide", 2)):
         part.step, part.seconds = step, 1.5
-        part.generator.manual_seed(step)
         part.save(folder / "checkpoint.pt")
     again = study(tmp_path / "run", resume=True, steps=9)
     assert (again.settings.steps, again.settings.batch_size) == (9, 4)
     for old, new in zip((state, guide), again.states(), strict=True):
         assert new is not None
         assert (new.step, new.seconds) == (old.step, 1.5)
-        assert torch.equal(new.generator.get_state(), old.generator.get_state())
         for was, now in ((old.model, new.model), (old.average, new.average)):
             weights = was.state_dict()
             assert all(torch.equal(weights[name], w) for name, w in now.state_dict().items())

@@ -4,6 +4,7 @@ import math
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -146,7 +147,7 @@ def test_refuses() -> None:
         standard().log_prob(torch.zeros(4, 3))
     with pytest.raises(ValueError, match="trained without classes"):
         standard().sample(2, label=1)
-    with pytest.raises(ValueError, match="class is 10; allowed are any and 0 to 9"):
+    with pytest.raises(ValueError, match="class is 10; allowed are any, none, and 0 to 9"):
         labelled().sample(2, label=10)
     with pytest.raises(ValueError, match="the score is a GaussianScore; a ScoreModel is needed"):
         standard().save("nowhere")
@@ -159,14 +160,34 @@ def test_a_class_can_be_read_from_what_is_drawn() -> None:
         assert float((x - label).abs().max()) < 0.6
     wanted = torch.arange(20) % 10
     assert torch.equal(run.sample(20, label=wanted).mean(1).round().long(), wanted)
-    drawn = run.sample(2000, label="any").mean(1).round()
-    shares = torch.bincount(drawn.long(), minlength=10) / 2000
-    assert float((shares - 0.1).abs().max()) < 4 * math.sqrt(0.09 / 2000)
+    assert float(run.sample(200).mean()) == pytest.approx(4.5, abs=0.7), "of no class, where shares are not known"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_classes_are_drawn_by_their_shares_or_evenly(known: bool) -> None:
+    shares = torch.tensor([0.5, 0.3, 0.2] + 7 * [0.0] if known else 10 * [0.1])
+    run = labelled()
+    run = (
+        replace(run, recipe=replace(run.recipe, shares=dict(zip("abcdefghij", shares.double().tolist(), strict=True))))
+        if known
+        else run
+    )
+    x = run.sample(2000, label="any", seed=3)
+    drawn = torch.bincount(x.mean(1).round().long(), minlength=10) / 2000
+    assert bool(((drawn - shares).abs() <= 4 * (shares * (1 - shares) / 2000).sqrt()).all())
+    if known:
+        assert torch.equal(run.sample(2000, seed=3), x), "as is the default"
+        together = run.sample(200, label="none", seed=3)
+        assert float(together.std()) > 2, "the score of all classes together is wide"
+        # A measurement says which class it may have been.
+        seen = run.posterior(lambda v: v, torch.tensor([4.5, 4.5]), noise_std=0.5)
+        assert torch.equal(seen.sample(5), seen.sample(5, label="none"))
+        assert torch.equal(seen.sample(5, label=5), seen.sample(5, label=torch.full((5,), 5)))
 
 
 def test_guidance_with_a_class_is_that_of_ho_and_salimans() -> None:
     """One step of Euler's method on one level, then the denoised state: w·s(x, c) + (1 − w)·s(x), by hand."""
-    run, w, sigma = labelled(), 2.5, 2.0
+    run, w, sigma = labelled(), 2.5, 1.4
     start = torch.tensor([[1.0, -2.0], [0.5, 4.0]])
     sampling = {"sampler": "euler", "levels": (sigma,), "guidance": w, "label": torch.tensor([3, 8])}
     x = run.sample(2, start=start, **sampling)
@@ -184,11 +205,73 @@ def test_guidance_with_a_class_costs_two_evaluations_and_sharpens() -> None:
     assert double.nfe == 41 + 40  # the start's mean is not guided
     # Away from the mean of all classes, 4.5: below where they would be.
     assert float((last[1] - last[0]).mean()) < -1e-4
-    # What a run is guided by when no class is asked for is not what it is guided by then.
-    guided = replace(run, recipe=replace(run.recipe, sampling=replace(SAMPLING, guidance=3.0)), guide=Wide())
-    free = guided.steps(50, label=3, sampler="euler", levels=40)
+    # A run of before guidance was chosen with classes is not guided then, unless asked to be.
+    old = replace(run, recipe=replace(run.recipe, sampling=replace(SAMPLING, guidance=3.0)), guide=Wide())
+    free = old.steps(50, label=3, sampler="euler", levels=40)
     assert torch.equal(list(free)[-1].x, last[0])
     assert (free.nfe, free.guide_nfe, free.sampling.guidance) == (41, 0, 1)
+    new = replace(old, recipe=replace(old.recipe, shares=dict.fromkeys("abcdefghij", 0.1)))
+    between = SAMPLING.guided_between
+    inside = sum(between[0] <= sigma <= between[1] for sigma in plain.sampling.ladder().tolist())
+    assert 5 < inside < 35
+    smaller = new.steps(50, label=3, sampler="euler", levels=40)
+    assert not torch.equal(list(smaller)[-1].x, last[0])
+    assert (smaller.nfe, smaller.guide_nfe, smaller.sampling.guidance) == (41, inside, 3)
+    for one in (new, replace(new, guide=None)):
+        how: dict[str, Any] = {"guide": "unconditional"} if one is new else {}
+        chosen = one.steps(50, label=3, sampler="euler", levels=40, guidance=2.0, **how)
+        x = list(chosen)[-1].x
+        assert not torch.equal(x, last[0])
+        assert not torch.equal(x, last[1]), "on some levels only"
+        assert (chosen.nfe, chosen.guide_nfe) == (41 + inside, 0)
+    # The weight that was chosen for one guide is not the other's.
+    by_itself = replace(new.recipe, sampling=replace(new.recipe.sampling, guide="unconditional"))
+    nobody = replace(new, recipe=by_itself).steps(50, label="none", sampler="euler", levels=40)
+    assert [*nobody][-1].x.isfinite().all()
+    assert (nobody.nfe, nobody.guide_nfe, nobody.sampling.guidance) == (41, 0, 1)
+    with pytest.raises(ValueError, match="guide is unconditional, but samples of no class have no other score"):
+        new.steps(5, label="none", guide="unconditional")
+    with pytest.raises(ValueError, match="guide is smaller, but the run has no smaller network"):
+        replace(new, guide=None).steps(5, guide="smaller")
+
+
+def test_a_class_goes_by_its_name_or_its_number() -> None:
+    run = replace(labelled(), recipe=replace(labelled().recipe, shares=dict.fromkeys([*"987654321", "ten"], 0.1)))
+    drawn = {label: run.sample(3, label=label) for label in ("9", "ten", "0", 0, 9)}
+    assert torch.equal(drawn["9"], drawn[0]), "a folder that is called 9 is the first"
+    assert torch.equal(drawn["ten"], drawn[9])
+    assert torch.equal(drawn["0"], drawn[0]), "none is called so"
+    for wrong in ("eleven", "10", "-1", "9" * 400, "", -1, 10):
+        with pytest.raises(ValueError, match="allowed are any, none, and 0 to 9, \\['9', '8'"):
+            run.sample(1, label=wrong)
+
+
+def test_a_smaller_guide_is_told_the_class_too() -> None:
+    def network(std: float) -> ScoreModel:
+        torch.manual_seed(0)
+        found = ScoreModel(UNet(1, (4,), 1, 4, classes=3), 0.5, std)
+        for p in found.parameters():
+            torch.nn.init.normal_(p, std=0.1)
+        return found
+
+    recipe = replace(
+        RECIPE,
+        network="UNet",
+        arguments={"classes": 3},
+        shape=(1, 4, 4),
+        shares={"a": 0.2, "b": 0.3, "c": 0.5},
+        sampling=SAMPLING,
+    )
+    told: list[Tensor] = []
+    guide = network(0.5)
+    guide.network.register_forward_pre_hook(lambda _, given: told.append(given[2]))
+    run = Run(score=network(0.3), recipe=recipe, guide=guide)
+    run.sample(4, guidance=2.0, levels=10, label=torch.tensor([0, 1, 2, 2]))
+    assert told
+    assert all(label.tolist() == [0, 1, 2, 2] for label in told)
+    told.clear()
+    run.sample(4, guidance=2.0, levels=10, label="none")
+    assert all(label.tolist() == [-1] * 4 for label in told)
 
 
 class Wide(Counted):

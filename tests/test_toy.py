@@ -108,7 +108,7 @@ def go_on(study: Study, state: State, steps: int, stop: int) -> None:
     """Train as the script does, but no farther than ``stop``."""
     stream = batches(study.data, study.settings.batch_size, generator=state.generator)
     loss = training_loss(study.noise, study.objective, generator=state.generator)
-    for p in watch(train(state, stream, loss, budget=Budget(steps=steps)), state, study.folder, save_every=0.0):
+    for p in watch(train(state, stream, loss, budget=Budget(steps=steps)), state, study.folder, [], save_every=0.0):
         if p.step == stop + 1:  # that of ``stop`` is saved, and this one is lost
             return
 

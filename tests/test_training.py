@@ -89,7 +89,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(bad: flo
     before = [w.clone() for w in weights(state)]
 
     def loss(model: ScoreModel, batch: Batch) -> tuple[Tensor, Tensor]:
-        return torch.full((len(batch.x),), bad), torch.ones(len(batch.x))
+        return model(batch.x, 1.0).sum(1) * 0 + bad, torch.ones(len(batch.x))
 
     with pytest.raises(NonFiniteLossError, match="at step 3"):
         next(train(state, iter([Batch(torch.zeros(4, 2))]), loss, budget=Budget(steps=9)))

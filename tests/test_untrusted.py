@@ -296,7 +296,8 @@ def a_state(seed: int = 0) -> State:
     torch.manual_seed(seed)
     state = State(ScoreModel(MLP(2, width=8, layers=1), 0.0, 3.0), generator=torch.Generator().manual_seed(seed))
     for _ in range(2):
-        state.update(state.model(torch.ones(4, 2), 1.0).square().sum(), 1.0)
+        state.model(torch.ones(4, 2), 1.0).square().sum().backward()
+        state.update(1.0)
     return state
 
 

@@ -128,7 +128,7 @@ def started(program: str, args: list[str]) -> None:
     """Be the program."""
     from ncsn import cli, console
     from ncsn.experiments.settings import Toy
-    from ncsn.process import quit_on_signals
+    from ncsn.signals import quit_on_signals
 
     quit_on_signals()
     console.watch = functools.partial(console.watch, save_every=SAVE_EVERY)

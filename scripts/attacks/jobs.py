@@ -58,7 +58,7 @@ def jobs(ground: Ground) -> dict[str, Job]:
     return {
         "train": Job(program=ncsn, words=f"train {ground.arrays} {train}", out="out", resumes=True),
         "train, stored": Job(
-            program=ncsn, words=f"train {ground.images} {train} --classes", out="out", resumes=True, stored=True
+            program=ncsn, words=f"train {ground.images} {train}", out="out", resumes=True, stored=True
         ),
         "toy": Job(program=toy, words=f"{TOY} --view both --out out", out="out", resumes=True),
         "sample .npz": Job(program=ncsn, words=f"sample {run} -n 600 --device cpu --out out.npz", out="out.npz"),

@@ -118,6 +118,7 @@ def weights(ground: Ground) -> list[Reader]:
 def checkpoints(ground: Ground) -> list[Reader]:
     """checkpoint.pt."""
     from ncsn import storage
+    from ncsn.draws import Draws
     from ncsn.optimizers import muon_and_adam
     from ncsn.training import State
 
@@ -125,7 +126,7 @@ def checkpoints(ground: Ground) -> list[Reader]:
 
     def read(path: Path) -> Any:
         model = recipe.build(0.0, 1.0)
-        state = State(model, muon_and_adam(model), generator=torch.Generator().manual_seed(1))
+        state = State(model, muon_and_adam(model), generator=Draws(1, 8))
         state.load(path)
         tensors = [*state.model.state_dict().values(), *state.average.state_dict().values()]
         if not all(bool(tensor.isfinite().all()) for tensor in tensors):

@@ -9,20 +9,21 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
 
 from ncsn.process import keep_memory, refresh_interval
+from ncsn.signals import Terminated, deferred_interrupts, interruptible
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
+    from ncsn.distributed import Group
     from ncsn.drawn import Drawn
     from ncsn.run import Run, Steps
     from ncsn.samplers.step import Step
@@ -32,14 +33,6 @@ COMPILE_FROM = 60_000  # evaluations of a network for images: for fewer, compili
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 S = TypeVar("S")
 T = TypeVar("T")
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, by a name of our own: Python ends itself by the signal if its own name passes through ``exec``."""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as a scheduler or a shutdown sends it."""
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
@@ -68,6 +61,8 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
     The exit status is 2 for a user's mistake, 1 for what went wrong while computing, 130 for Ctrl-C, 143 for SIGTERM.
     """
     keep_memory()
+    if follows():
+        be_quiet()
     for stream in (sys.stdout, sys.stderr):  # σ, in the encoding of a terminal that has none
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -87,6 +82,24 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
         stopped(error)
 
 
+def follows() -> bool:
+    """Whether this is a process that torchrun started, but for the first, which speaks for all."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
+
+
+def be_quiet() -> None:
+    """Say nothing but errors, and show no bars."""
+    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # until the process ends
+    os.environ["TQDM_DISABLE"] = "1"
+
+
+def fail_for_all(message: str, status: int, *, leads: bool) -> NoReturn:
+    """What ends all processes, said by the one that ``leads``."""
+    if leads:
+        fail(message, status)
+    raise SystemExit(status)
+
+
 def stopped(error: KeyboardInterrupt, where: str = "") -> NoReturn:
     """Say that Ctrl-C or SIGTERM has ended the program, and ``where``; exit with the status that says so too."""
     if isinstance(error, Terminated):
@@ -96,82 +109,55 @@ def stopped(error: KeyboardInterrupt, where: str = "") -> NoReturn:
 
 def fail_computing(error: MemoryError | RuntimeError) -> NoReturn:
     """Say what went wrong while computing, if that is known, and exit with status 1; else raise it again."""
+    from ncsn.distributed import PeerError
     from ncsn.samplers.step import NonFiniteSampleError
 
+    if isinstance(error, PeerError):
+        # Where it began says why; a follower's words would only be in the way.
+        raise SystemExit(1) if follows() else fail(str(error), 1)
     if isinstance(error, NonFiniteSampleError):
         fail(str(error), 1)
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
-        fail("out of memory; a smaller --batch-size, or smaller images or networks, need less", 1)
+        fail("out of memory; a smaller --batch-size, a larger --accumulate, smaller images or networks need less", 1)
     raise error
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end what is being done, once: a second signal ends the process at once."""
-    if threading.current_thread() is not threading.main_thread():  # where signals cannot be received
-        yield
-        return
-
-    def receive(number: int, _: Any) -> NoReturn:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, lambda again, _: os._exit(128 + again))
-        raise Terminated if number == signal.SIGTERM else Interrupted
-
-    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def deferred_interrupts() -> Iterator[list[int]]:
-    """Collect Ctrl-C and termination signals in a list, so that a step is never cut in half; a second one is obeyed."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # where signals cannot be received
-        yield received
-        return
-
-    def receive(number: int, _: Any) -> None:
-        if received:
-            raise Terminated if number == signal.SIGTERM else Interrupted
-        received.append(number)
-
-    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def watch(
-    progress: "Iterable[Progress]", state: "State", folder: Path, *, save_every: float = 30, what: str = "training"
+    progress: "Iterable[Progress]",
+    state: "State",
+    folder: Path,
+    signals: list[int],
+    *,
+    group: "Group | None" = None,
+    save_every: float = 30,
+    what: str = "training",
 ) -> "Iterator[Progress]":
     """Pass a training's progress on, and look after it: a progress bar, checkpoints, Ctrl-C and divergence.
 
-    ``folder`` gets checkpoint.pt and model.safetensors every ``save_every`` seconds and at the end.  Ctrl-C ends the
-    program after the step, with a checkpoint and exit status 130; a loss that is not finite ends it with status 1 and
-    keeps the last checkpoint.
+    ``folder`` gets checkpoint.pt and model.safetensors every ``save_every`` seconds and at the end, from the leading
+    process of the ``group``.  ``signals``: those that come, for the training to know.  Ctrl-C ends the program after a
+    step, with a checkpoint and exit status 130; a loss that is not finite ends it with status 1 and keeps the last one.
     """
     from tqdm.auto import tqdm
 
+    from ncsn.distributed import ALONE
     from ncsn.storage import write_model
     from ncsn.training import NonFiniteLossError
 
+    group = ALONE if group is None else group
     bar_format = what + " {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
     checkpoint = folder / "checkpoint.pt"
     saved = time.monotonic()
-    smooth = 0.0
+    smooth, stop = 0.0, 0
 
     def save() -> None:
-        state.save(checkpoint)
-        write_model(folder, state.average)
+        if group.leads:
+            state.save(checkpoint)
+            write_model(folder, state.average)
 
     with (
-        deferred_interrupts() as interrupts,
-        tqdm(total=1.0, bar_format=bar_format, mininterval=refresh_interval()) as bar,
+        deferred_interrupts(signals),
+        tqdm(total=1.0, bar_format=bar_format, mininterval=refresh_interval(), disable=not group.leads) as bar,
     ):
         try:
             for p in progress:
@@ -180,27 +166,30 @@ def watch(
                 bar.set_postfix_str(f"step {p.step}, loss {smooth:.4f}, {p.examples_per_second:.0f}/s", refresh=False)
                 bar.update(min(p.fraction, 1.0) - bar.n)
                 yield p
-                if interrupts or time.monotonic() - saved > save_every:
+                stop = p.stop
+                if stop or time.monotonic() - saved > save_every:
                     save()
                     saved = time.monotonic()
-                if interrupts:
+                if stop:
                     break
             else:
                 save()
-            if interrupts:
+                stop = signals[0] if signals and group.size == 1 else 0  # during the last step
+            if stop:
+                group.share()  # nobody leaves before the checkpoint is there: torchrun would end the others
                 bar.close()
-                what = "terminated" if interrupts[0] == signal.SIGTERM else "interrupted"
+                what = "terminated" if stop == signal.SIGTERM else "interrupted"
                 said = f"{what} at step {state.step}; {checkpoint} is saved, and --resume goes on from it"
-                fail(said, 128 + interrupts[0])
+                fail_for_all(said, 128 + stop, leads=group.leads)
         except NonFiniteLossError as error:
             bar.close()
             kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
-            fail(f"{error}; {kept}; a lower learning rate may help", 1)
+            fail_for_all(f"{error}; {kept}; a lower learning rate may help", 1, leads=group.leads)
 
 
-def compile_run(run: "Run", batch_size: int, *, labelled: bool = False) -> None:
+def compile_run(run: "Run", batch_size: int) -> None:
     """Compile a run's networks (see ``Run.compile``), and tell the user how long that takes, or why not."""
-    say_compiled(lambda: run.compile(batch_size, labelled=labelled))
+    say_compiled(lambda: run.compile(batch_size))
 
 
 def compile_network(network: "nn.Module", trial: "Callable[[], Tensor]") -> None:
@@ -212,7 +201,8 @@ def compile_network(network: "nn.Module", trial: "Callable[[], Tensor]") -> None
 
 def say_compiled(compile_it: Callable[[], str | None]) -> None:
     """Compile, between the two lines that a user needs to know."""
-    print("compiling the network: up to a minute the first time, then seconds", file=sys.stderr)
+    if not follows():
+        print("compiling the network: up to a minute the first time, then seconds", file=sys.stderr)
     if reason := compile_it():
         print(f"going on without torch.compile, about 1.5 times slower: {reason}", file=sys.stderr)
 
@@ -253,13 +243,13 @@ def draw(
     steps = run.steps(n, seed=seed, batch_size=batch_size, **how)
     many = compiling_pays(run, n, steps)
     if many:
-        compile_run(run, min(n, batch_size), labelled=how.get("label") is not None)
+        compile_run(run, min(n, batch_size))
     path = []
     with nullcontext() if many else machine.nothing_compiled():
         for step in bar(steps, description or f"{n} samples"):
             if keep:
                 path.append(Step(step.sigma, step.x[:keep].cpu()))
-    return drawn(steps, step.x, path, began)
+    return drawn(steps, step.x, path, time.perf_counter() - began)
 
 
 def compiling_pays(run: "Run", n: int, steps: "Steps") -> bool:
@@ -267,8 +257,8 @@ def compiling_pays(run: "Run", n: int, steps: "Steps") -> bool:
     return run.recipe.images and n * steps.sampling.nfe >= COMPILE_FROM
 
 
-def drawn(steps: "Steps", samples: "Tensor", path: "list[Step]", began: float) -> "Drawn":
-    """The samples that ``steps`` has led to, and what they have cost since ``began``."""
+def drawn(steps: "Steps", samples: "Tensor", path: "list[Step]", seconds: float) -> "Drawn":
+    """The samples that ``steps`` has led to, and what they have cost."""
     from ncsn.drawn import Drawn
 
     return Drawn(
@@ -277,36 +267,50 @@ def drawn(steps: "Steps", samples: "Tensor", path: "list[Step]", began: float) -
         sampling=steps.sampling,
         nfe=steps.nfe,
         guide_nfe=steps.guide_nfe,
-        seconds=time.perf_counter() - began,
+        seconds=seconds,
     )
 
 
 def draw_blocks(
-    run: "Run", n: int, *, seed: int = 0, done: int = 0, batch_size: int = 500, **how: Any
+    run: "Run", n: int, *, seed: int = 0, done: int = 0, batch_size: int = 500, group: "Group | None" = None, **how: Any
 ) -> "Iterator[Drawn]":
     """``n`` samples of a run, of which ``done`` are there already, in ``Run.blocks``, under one progress bar.
 
     Whether a block is drawn by a compiled network follows from ``n``, so that a job that goes on draws the same.
+    ``group``: the processes that share the work; the leading one gets all of it, in order, and the others nothing.
     """
+    import torch
     from tqdm.auto import tqdm
 
     from ncsn import machine
+    from ncsn.distributed import ALONE
 
+    group = ALONE if group is None else group
     bar_format = f"{n:,} samples {{percentage:3.0f}}% |{{bar}}| {{elapsed}} elapsed, {{remaining}} left"
-    shown = tqdm(total=n, initial=done, bar_format=bar_format, delay=1, leave=False, mininterval=refresh_interval())
-    compiled = False
-    with shown as bar:
-        for steps in run.blocks(n, seed=seed, first=-(-done // run.block), batch_size=batch_size, **how):
-            began, count = time.perf_counter(), min(run.block, n - done)
-            # The last block may be smaller than the batches that the network is compiled for.
-            usual = min(n, run.block, batch_size)
-            pays = compiling_pays(run, n, steps) and min(count, batch_size) == usual
-            if pays and not compiled:
-                compile_run(run, usual, labelled=how.get("label") is not None)
-                compiled = True
-            with nullcontext() if pays else machine.nothing_compiled():
-                for step in steps:
-                    bar.update(count / len(steps))
-                    last = step.x
-            done += count
-            yield drawn(steps, last, [], began)
+    # The last block may be smaller than the batches that the network is compiled for.
+    usual, numbers, compiled = min(n, run.block, batch_size), range(-(-done // run.block), -(-n // run.block)), False
+    mine = run.blocks(n, seed=seed, first=numbers.start + group.rank, every=group.size, batch_size=batch_size, **how)
+    with tqdm(
+        total=n, initial=done, bar_format=bar_format, delay=1, leave=False, mininterval=refresh_interval()
+    ) as bar:
+        for first in numbers[:: group.size]:
+            began = time.perf_counter()
+            counts = [
+                min(run.block, n - number * run.block) for number in numbers if first <= number < first + group.size
+            ]
+            x = torch.zeros(run.block, *run.recipe.shape)
+            if group.rank < len(counts):
+                steps, count = next(mine), counts[group.rank]
+                pays = compiling_pays(run, n, steps) and min(count, batch_size) == usual
+                if pays and not compiled:
+                    compile_run(run, usual)
+                    compiled = True
+                with nullcontext() if pays else machine.nothing_compiled():
+                    for step in steps:
+                        bar.update(sum(counts) / len(steps))
+                        last = step.x
+                x[:count] = last.cpu()
+            blocks = group.gather(x)
+            seconds = (time.perf_counter() - began) / len(counts)
+            for count, block in zip(counts, blocks, strict=False):
+                yield drawn(steps, block[:count], [], seconds)

@@ -1,6 +1,7 @@
 """What this machine can do, and how to get it: devices, bfloat16, compilation."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -48,6 +49,9 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> str | No
 @contextmanager
 def nothing_compiled() -> Iterator[None]:
     """Within it, nothing is compiled anew: for a few calls of another shape that would take longer than it saves."""
+    if "torch._dynamo" not in sys.modules:  # then nothing has been compiled, and half a second is saved
+        yield
+        return
     with torch.compiler.set_stance("eager_on_recompile"):
         yield
 
@@ -92,11 +96,14 @@ DEVICES: dict[str, Callable[[], bool]] = {
 def choose_device(name: str) -> torch.device:
     """The device of that name: cpu, cuda or mps, or auto for cuda where there is one and else the cpu.
 
+    Of several processes on a machine each has a GPU of its own.
     Raises ValueError if there is no such device here, naming those that there are.
     """
     here = [device for device, is_there in DEVICES.items() if is_there()]
     if name == "auto":
-        return torch.device("cuda" if "cuda" in here else "cpu")
+        name = "cuda" if "cuda" in here else "cpu"
+    if name == "cuda" and "cuda" in here and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if name.split(":")[0] not in here:
         raise ValueError(f"device is {name}; there are auto, {', '.join(here)} here")
     return torch.device(name)

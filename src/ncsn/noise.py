@@ -11,16 +11,16 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from scipy.optimize import brentq, minimize_scalar
-from scipy.special import ndtr
 from torch import Tensor
+
+from ncsn.draws import Source, randint, stratified
 
 
 @runtime_checkable
 class Proposal(Protocol):
     """Where training draws its noise levels from."""
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
+    def sample(self, n: int, *, generator: Source = None) -> Float[Tensor, "n"]:
         """``n`` noise levels, each with the proposal's distribution, on the generator's device."""
         ...
 
@@ -57,10 +57,10 @@ class Geometric:
         exponents = torch.linspace(top, bottom, self.levels, dtype=torch.float64, device="cpu")
         return exponents.exp().float().to(device)
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
+    def sample(self, n: int, *, generator: Source = None) -> Float[Tensor, "n"]:
         """``n`` levels of the ladder, each equally likely."""
-        device = generator.device if generator is not None else "cpu"
-        return self.sigmas(device=device)[torch.randint(self.levels, (n,), generator=generator, device=device)]
+        levels = randint(self.levels, (n,), generator)
+        return self.sigmas(device=levels.device)[levels]
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,13 @@ class LogNormal:
                 f"sigma_max is {self.sigma_max} and sigma_min is {self.sigma_min}; allowed is sigma_max > sigma_min > 0"
             )
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
+    def sample(self, n: int, *, generator: Source = None) -> Float[Tensor, "n"]:
         """``n`` noise levels, one in each n-th of the distribution; those beyond an end are moved to that end.
 
         In random order.  Each has the whole distribution, and a batch's average loss less variance than from
         independent ones (stratified sampling; for diffusion models Kingma et al. 2021, arXiv:2107.00630, appendix I).
         """
-        device = generator.device if generator is not None else "cpu"
-        strata = torch.randperm(n, generator=generator, device=device)
-        quantiles = (strata + torch.rand(n, generator=generator, device=device)) / n
+        quantiles = stratified(n, generator)
         # Within ±5.2 standard deviations, where float32 can tell a quantile from 0 and 1.
         log_sigma: Tensor = self.mean + self.std * torch.special.ndtri(quantiles.clamp(1e-7, 1 - 1e-7))
         return log_sigma.exp().clamp(self.sigma_min, self.sigma_max)
@@ -141,11 +139,9 @@ class LogUniform:
         """Refuse what is no range."""
         check_range(self.sigma_max, self.sigma_min, 1)
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
+    def sample(self, n: int, *, generator: Source = None) -> Float[Tensor, "n"]:
         """``n`` noise levels, one in each n-th of the range, in random order (see ``LogNormal.sample``)."""
-        device = generator.device if generator is not None else "cpu"
-        strata = torch.randperm(n, generator=generator, device=device)
-        quantiles = (strata + torch.rand(n, generator=generator, device=device)) / n
+        quantiles = stratified(n, generator)
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** quantiles
 
 
@@ -165,6 +161,8 @@ def level_ratio(dimension: int, *, overlap: float = 0.5) -> float:
     recommended.  About 1.082 for D = 784.  The criterion is one for many dimensions: below five it holds for every γ,
     at 18 it gives 2, and no more than that is returned.
     """
+    from scipy.optimize import brentq  # here, because it takes as long as a fifth of torch
+    from scipy.special import ndtr
 
     def excess(ratio: float) -> float:
         shift = math.sqrt(2 * dimension) * (ratio - 1)
@@ -180,6 +178,7 @@ def langevin_eps(ratio: float, sigma_min: float, steps: int) -> float:
     noise from γσ to σ and brings its variance over σ², which is (1 − ε/σ_L²)^{2T}·(γ² − q) + q with
     q = 2ε/(σ_L² − σ_L²(1 − ε/σ_L²)²), as near to 1 as can be.  Their ε is half of ours, as everywhere.
     """
+    from scipy.optimize import minimize_scalar
 
     def variance(share: float) -> float:
         q = 2 / (2 - share)

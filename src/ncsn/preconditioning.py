@@ -139,10 +139,18 @@ class ScoreModel(nn.Module):
         std, centred = expand(sigma, x), x - self.data_mean
         levels = torch.as_tensor(sigma, dtype=self.data_std.dtype, device=x.device).reshape(-1)
         shown = self.preconditioning.network_input(centred, std, self.data_std).to(self.data_std.dtype)
+        if label is None and self.classes:  # always told, so that a compiled network knows one way to be called
+            label = torch.full((len(x),), -1, device=x.device)
         known = () if label is None else (label,)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
             value = self.network(shown, levels.log() / 4, *known)
         return self.preconditioning.score(value.to(x.dtype), centred, std, self.data_std)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the network can be told; 0 if none."""
+        table = getattr(self.network, "labels", None)
+        return table.num_embeddings - 1 if isinstance(table, nn.Embedding) else 0
 
     def given(self, label: Int64[Tensor, ""] | Int64[Tensor, "b"], guidance: float = 1.0) -> Score:
         """The score of one class, or of one class per example; ``guidance`` > 1 exaggerates what makes the class.

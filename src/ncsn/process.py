@@ -1,25 +1,8 @@
 """What a process arranges before it computes; torch need not be loaded yet."""
 
 import ctypes
-import os
 import platform
-import signal
 import sys
-from typing import Any, NoReturn
-
-
-def quit_on_signals() -> None:
-    """From now on Ctrl-C and SIGTERM end the process at once, in one line and with status 130 or 143.
-
-    Imports that Ctrl-C interrupts would print a traceback.
-    """
-
-    def end(number: int, frame: Any) -> NoReturn:
-        os.write(2, b"error: terminated\n" if number == signal.SIGTERM else b"error: interrupted\n")
-        os._exit(128 + number)
-
-    signal.signal(signal.SIGINT, end)
-    signal.signal(signal.SIGTERM, end)
 
 
 def keep_memory() -> None:

@@ -35,8 +35,9 @@ class Recipe:
 
     ``network``: a class of ``ncsn.networks``, and ``arguments`` for it; another name is a network of the user's own.
     ``preconditioning``: what makes it a score.  ``shape``: of one example.  ``sampling``: the run's own way to sample.
-    ``depth``: what the numbers in the files of images are.
-    Raises ValueError for a shape or for arguments that no network on this earth has.
+    ``depth``: what the numbers in the files of images are.  ``shares``: what each class is called, in the network's
+    order, and how much of the training data it is; empty where that is not known.
+    Raises ValueError for a shape or for arguments that no network on this earth has, and for shares that are none.
     """
 
     network: str
@@ -45,6 +46,7 @@ class Recipe:
     shape: tuple[int, ...]
     sampling: Sampling
     depth: Depth = field(default_factory=Depth)
+    shares: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse sizes that nothing could be built with, before anything is."""
@@ -63,6 +65,14 @@ class Recipe:
                     f"{name} is {reprlib.repr(value)}; integers from 0 to {LARGEST_ARGUMENT:,} are needed, and at most "
                     f"{MOST_LEVELS:,} numbers"
                 )
+        if self.shares and not (
+            len(self.shares) == self.classes
+            and all(share >= 0 for share in self.shares.values())
+            and math.isclose(sum(self.shares.values()), 1, abs_tol=1e-6)
+        ):
+            raise ValueError(
+                f"shares is {reprlib.repr(self.shares)}; {self.classes} numbers of sum 1 are needed, one for each class"
+            )
 
     @property
     def images(self) -> bool:
@@ -73,6 +83,20 @@ class Recipe:
     def classes(self) -> int:
         """How many classes the network can be told; 0 if none."""
         return int(self.arguments.get("classes", 0))  # type: ignore[arg-type]
+
+    @property
+    def named(self) -> str:
+        """The classes that there are, for messages."""
+        numbers, names = f"0 to {self.classes - 1}", list(self.shares)
+        if names in ([], [str(i) for i in range(self.classes)]):
+            return numbers
+        return f"{numbers}, {reprlib.repr(names)}"
+
+    def number_of(self, name: str) -> int:
+        """The number of a class, by its name or by that number in digits; −1 if there is none."""
+        if name in self.shares:
+            return list(self.shares).index(name)
+        return int(name) if name.isdecimal() and len(name) < 10 else -1
 
     def build(
         self,
@@ -121,8 +145,12 @@ class Recipe:
         if self.network not in networks.__all__:
             return 0
         network = self.outline()
+        weights = sum(p.nbytes for p in network.parameters())
+        widest = max(len(p) if p.ndim else 1 for p in network.parameters())
+        largest = 4 * batch_size * math.prod(self.shape) * widest  # no layer makes more
+        if not learning and largest < machine.memory() // 32:  # then it is not worth half a second to know better
+            return 2 * weights + 4 * largest
         with torch.device("meta"), torch.no_grad(), machine.Results() as made:
             network(torch.zeros(batch_size, *self.shape), torch.zeros(batch_size))
-        weights = sum(p.nbytes for p in network.parameters())
         needed: int = 5 * weights + made.all if learning else 2 * weights + 4 * made.largest
         return needed

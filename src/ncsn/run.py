@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from ncsn.preconditioning import ScoreModel
 from ncsn.problems import Measurement
 from ncsn.recipe import Recipe
 from ncsn.samplers.flow import encode, slerp
+from ncsn.samplers.methods import GuideName
 from ncsn.samplers.step import NonFiniteSampleError, Step
 from ncsn.sampling import Sampling
 from ncsn.score import Counted, Score, batched, guided, tweedie
@@ -31,7 +32,7 @@ Condition = Callable[[Score, int, torch.Generator], Score]
 """(the prior's score, how many examples, randomness) → the posterior's score for as many."""
 CPU = torch.device("cpu")
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
-Label = int | Literal["any"] | Int64[Tensor, "n"]
+Label = int | str | Int64[Tensor, "n"]
 
 
 class Steps(Iterator[Step]):
@@ -137,6 +138,7 @@ class Run:
         steps: int | None = None,
         eps: float | None = None,
         guidance: float | None = None,
+        guide: GuideName | None = None,
         label: Label | None = None,
         batch_size: int = 500,
         start: Float[Tensor, "n *d"] | None = None,
@@ -146,33 +148,57 @@ class Run:
         ``seed``: the same one gives the same samples on one machine, whatever the batch size; or a generator.
         ``sampler``: a name in ``METHODS``; by default the run's own, as for all that follows.  ``levels``: how many
         noise levels it descends, or which.  ``steps``: of Langevin dynamics, on each level if annealed.  ``eps``: their
-        size α on the smallest level.  ``guidance``: how far to move away from the guide, or with a label from the score
-        of no class; 1 is not at all.  ``label``: a class for all, one for each, or "any" for classes drawn evenly.
+        size α on the smallest level.  ``guidance``: how far to move away from a guide; 1 is not at all.  ``guide``:
+        which one, smaller or unconditional, see ``Sampling``.  ``label``: a class for all, by its name or number, a
+        number for each, "any" for classes drawn by their shares in the training data, or "none" for the score of all
+        classes together; by default any, where shares are known, but none for a posterior.
         ``batch_size``: how many samples the network sees at a time.  ``start``: where to begin instead of in noise, in
         the score's units.
         Raises ValueError for what the run cannot do.
         """
         if n < 1 or batch_size < 1:
             raise ValueError(f"n is {n}, batch_size is {batch_size}; both must be at least 1")
-        sampling = self.recipe.sampling.but(sampler=sampler, levels=levels, steps=steps, eps=eps, guidance=guidance)
+        sampling = self.recipe.sampling.but(
+            sampler=sampler, levels=levels, steps=steps, eps=eps, guidance=guidance, guide=guide
+        )
         generator = seed if isinstance(seed, torch.Generator) else torch.Generator(self.device).manual_seed(seed)
         size = min(n, batch_size)
-        chosen = None if label is None else self.labels(label, n, generator)
-        network = Counted(batched(self.score, size, chosen))
-        others = [] if self.guide is None or chosen is not None else [Counted(batched(self.guide, size))]
-        free = [] if chosen is None else [Counted(batched(self.score, size))]
-        if chosen is not None:
-            sampling = sampling.but(guidance=1.0 if guidance is None else guidance)
-        elif self.guide is None:
-            sampling = sampling.but(guidance=1.0)
-        weight = sampling.guidance
+        labels = self.labels(label, n, generator)
+        network = Counted(batched(self.score, size, labels))
+        sampling, between = self.guidance(sampling, labels, weight=guidance, guide=guide)
+        free = smaller = None
+        if sampling.guidance != 1 and sampling.guide == "unconditional":
+            free = Counted(batched(self.score, size))
+        elif sampling.guidance != 1 and self.guide is not None:
+            smaller = Counted(batched(self.guide, size, labels if classes_of(self.guide) else None))
         score: Score = network
-        for other in others:
-            score = guided(network, other, weight, between=sampling.guided_between)
-        for other in free:
-            score = guided(network, other, weight)
+        if (other := free or smaller) is not None:
+            score = guided(network, other, sampling.guidance, between=between)
         states = self.follow(sampling, network, score, n, start, generator)
-        return Steps(states, sampling, [network, *free], others[0] if others else None)
+        return Steps(states, sampling, [network] if free is None else [network, free], smaller)
+
+    def guidance(
+        self, sampling: Sampling, labels: Tensor | None, *, weight: float | None, guide: GuideName | None
+    ) -> tuple[Sampling, tuple[float, float]]:
+        """How samples are guided, and on which noise levels; ``weight`` and ``guide`` as they were asked for.
+
+        Without the guide that the run's own weight is meant for, not at all.  A run of before guidance was chosen with
+        classes is guided with one as it was then: if asked, by its own network without the class, on all levels.
+        Raises ValueError if a guide is asked for that there is not.
+        """
+        there = {"smaller": self.guide is not None, "unconditional": labels is not None}
+        if guide is not None and not there[guide]:
+            why = {
+                "smaller": "the run has no smaller network",
+                "unconditional": "samples of no class have no other score",
+            }
+            raise ValueError(f"guide is {guide}, but {why[guide]}")
+        old = labels is not None and not self.recipe.shares
+        if guide is None and labels is not None and (old or self.guide is None):
+            sampling = replace(sampling, guide="unconditional")
+        if not there[sampling.guide] or (old and weight is None):
+            sampling = replace(sampling, guidance=1.0)
+        return sampling, (0.0, math.inf) if old else sampling.guided_between
 
     def follow(
         self,
@@ -199,16 +225,28 @@ class Run:
                 )
             yield Step(sigma, x if self.units is None else self.units.restore(x))
 
-    def labels(self, label: Label, n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:
-        """A class for each of ``n`` samples.  Raises ValueError if the run has no such class."""
-        classes = self.recipe.classes
+    def labels(self, label: Label | None, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
+        """A class for each of ``n`` samples, or None for the score of all classes together; see ``steps``.
+
+        Raises ValueError if the run has no such class.
+        """
+        classes, shares = self.recipe.classes, self.recipe.shares
+        if label is None:
+            label = "any" if shares and self.condition is None else "none"
+        if isinstance(label, str) and label == "none":
+            return None
         if not classes:
             raise ValueError(f"class is {label}; this run was trained without classes")
-        if label == "any":
-            return torch.randint(classes, (n,), generator=generator, device=self.device)
-        chosen = torch.as_tensor(label, device=self.device).expand(n)
+        if isinstance(label, str) and label == "any":
+            if not shares:  # evenly, where they are not known
+                return torch.randint(classes, (n,), generator=generator, device=self.device)
+            weights = torch.tensor(list(shares.values()), device=self.device)
+            return torch.multinomial(weights, n, replacement=True, generator=generator)
+        # Names first: a folder called 3 is meant by 3, whatever its number.
+        number = self.recipe.number_of(label) if isinstance(label, str) else label
+        chosen = torch.as_tensor(number, device=self.device).expand(n)
         if bool((chosen < 0).any()) or bool((chosen >= classes).any()):
-            raise ValueError(f"class is {label}; allowed are any and 0 to {classes - 1}")
+            raise ValueError(f"class is {label}; allowed are any, none, and {self.recipe.named}")
         return chosen
 
     def sample(self, n: int = 1, **how: Any) -> Float[Tensor, "n *d"]:
@@ -222,17 +260,17 @@ class Run:
         """How many samples ``blocks`` draws together: 1,000, or as many as have 16 million numbers."""
         return max(1, min(BLOCK, BLOCK_VALUES // math.prod(self.recipe.shape)))
 
-    def blocks(self, n: int, *, seed: int = 0, first: int = 0, **how: Any) -> Iterator[Steps]:
+    def blocks(self, n: int, *, seed: int = 0, first: int = 0, every: int = 1, **how: Any) -> Iterator[Steps]:
         """``n`` samples a ``block`` at a time, so that any number of them takes the memory of one: ``Steps`` for each.
 
         The first block's are those of ``steps`` with this seed; every other block has a generator of its own, so that
-        it can be drawn alone.  ``first``: the block to begin with.  ``how``: as for ``steps``; ``label``: one class
-        for all, or "any".
+        it can be drawn alone.  ``first``: the block to begin with; of those from there on only one in ``every``.
+        ``how``: as for ``steps``; ``label``: one class for all, or any or none.
         Raises ValueError as ``steps``.
         """
         if n < 1:
             raise ValueError(f"n is {n}; it must be at least 1")
-        for number in range(first, -(-n // self.block)):
+        for number in range(first, -(-n // self.block), every):
             yield self.steps(min(self.block, n - number * self.block), seed=block_seed(seed, number), **how)
 
     @property
@@ -370,9 +408,14 @@ class Run:
         tolerance: float,
         batch_size: int,
         seed: int | torch.Generator,
+        *,
+        first: int = 0,
+        every: int = 1,
     ) -> Iterator[Likelihood]:
-        """The same in parts of ``batch_size`` examples, as they come."""
-        generator = seed if isinstance(seed, torch.Generator) else torch.Generator(self.device).manual_seed(seed)
+        """The same in parts of ``batch_size`` examples, as they come: from ``first`` on one in ``every``.
+
+        With a seed every part has a generator of its own, so that it can be asked for alone.
+        """
         score, sampling = self.score, self.recipe.sampling
         if isinstance(score, ScoreModel):
             score = copy.copy(score)
@@ -381,7 +424,10 @@ class Run:
         volume = 0.0 if self.units is None else self.units.log_volume(self.recipe.shape)
         dimension = z[0].numel() if len(z) else 1
         mean = replace(self, score=score).mean
-        for part in torch.split(z, batch_size):
+        for number, part in list(enumerate(torch.split(z, batch_size)))[first::every]:
+            generator = seed
+            if not isinstance(generator, torch.Generator):
+                generator = torch.Generator(self.device).manual_seed(block_seed(generator, number))
             found = log_prob(
                 score,
                 part,
@@ -394,14 +440,13 @@ class Run:
             )
             yield replace(found, log_prob=found.log_prob - volume)
 
-    def compile(self, batch_size: int, *, labelled: bool = False) -> str | None:
+    def compile(self, batch_size: int) -> str | None:
         """Compile the networks for batches of this size; returns why not, if this machine cannot."""
         example = torch.zeros(batch_size, *self.recipe.shape, device=self.device)
         sigma = torch.tensor(1.0, device=self.device)
-        label = (torch.zeros(batch_size, dtype=torch.long, device=self.device),) if labelled else ()
-        for score in (self.score, None if labelled else self.guide):
+        for score in (self.score, self.guide):
             if isinstance(score, ScoreModel):
-                reason = machine.compile_network(score.network, lambda s=score: s(example, sigma, *label))  # type: ignore[misc]
+                reason = machine.compile_network(score.network, lambda s=score: s(example, sigma))  # type: ignore[misc]
                 if reason:
                     return reason
         return None
@@ -434,6 +479,11 @@ def block_seed(seed: int, number: int) -> int:
         return seed
     start = np.random.SeedSequence(seed % 2**64).generate_state(1)[0]
     return (int(start) + number) % 2**32
+
+
+def classes_of(score: Score) -> int:
+    """How many classes a score can be told; 0 if none, or if it is no network."""
+    return score.classes if isinstance(score, ScoreModel) else 0
 
 
 def one_for_each(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:

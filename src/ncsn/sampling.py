@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ncsn.noise import Geometric, Karras, check_range
 from ncsn.ranges import MOST_LEVELS, MOST_STEPS
-from ncsn.samplers.methods import METHODS, Descent, Method
+from ncsn.samplers.methods import METHODS, Descent, GuideName, Method
 from ncsn.samplers.step import Step
 from ncsn.score import Score, tweedie
 
@@ -27,7 +27,9 @@ class Sampling:
     ``sigma_max``, ``sigma_min``: the noise levels to descend between.  ``sampler``: a name in ``METHODS``.
     ``levels``: how many noise levels, or the levels themselves, descending.  ``steps``: Langevin steps, on each level
     if annealed.  ``eps``: their size α on the smallest level.  ``guidance``: how far to move away from a guide, 1 is
-    not at all; ``guided_between``: on which noise levels, by default what suits pixels in [0, 1].
+    not at all; ``guided_between``: on which noise levels, by default what suits pixels in [0, 1].  ``guide``: which
+    one: the smaller network that was trained beside the run's own (autoguidance), or the run's own network without the
+    class (classifier-free guidance), which needs one.
     Raises ValueError unless the sampler is known, σ_max ≥ σ_min > 0, levels are 1 to ``MOST_LEVELS`` (and descending,
     if given one by one), steps 1 to ``MOST_STEPS``, ε > 0 (and below 4σ_min² if annealed, beyond which it diverges),
     the guidance is a number ≥ 0, and what is guided lies between two numbers.
@@ -41,6 +43,7 @@ class Sampling:
     eps: float
     guidance: float = 1.0
     guided_between: tuple[float, float] = (0.2, 1.5)
+    guide: GuideName = "smaller"
 
     def __post_init__(self) -> None:
         """Refuse, before a long training, what could not be sampled after it."""
@@ -81,6 +84,7 @@ class Sampling:
         steps: int | None = None,
         eps: float | None = None,
         guidance: float | None = None,
+        guide: GuideName | None = None,
     ) -> "Sampling":
         """The same but for what is given; another sampler comes with its own levels and steps, and guided or not.
 
@@ -90,7 +94,7 @@ class Sampling:
         if name == "langevin" and levels not in (None, 1):
             raise ValueError(f"levels is {levels}, but langevin stays on the smallest one; steps says how long")
         base = self if name == self.sampler else self.changed(name)
-        given = {"levels": levels, "steps": steps, "eps": eps, "guidance": guidance}
+        given = {"levels": levels, "steps": steps, "eps": eps, "guidance": guidance, "guide": guide}
         return replace(base, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
 
     def changed(self, sampler: str) -> "Sampling":

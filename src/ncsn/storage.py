@@ -22,13 +22,23 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ncsn import networks
+from ncsn import distributed, networks
 from ncsn.data.origin import Origin
 from ncsn.files import HOST, atomic, sweep
 from ncsn.preconditioning import ScoreModel
 from ncsn.recipe import Recipe
 from ncsn.units import Units
-from ncsn.untrusted import ROWS_LIMIT, check_tensors, one_line, parse_json, read_bytes, read_json, read_tensors, sealed
+from ncsn.untrusted import (
+    JSON_LIMIT,
+    ROWS_LIMIT,
+    check_tensors,
+    one_line,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_tensors,
+    sealed,
+)
 from ncsn.validation import validated
 
 T = TypeVar("T")
@@ -44,6 +54,7 @@ RUN_FILES = (
     "config.json",
 )  # what a training goes on from, or leaves
 TOLD = ("evaluation.json", "evaluation.png", "evaluation.npz", "samples_[0-9]*.png")  # of a run, beside its files
+JOB = ".job"  # says which of torchrun's has begun the run
 LONGEST_NAME = 100  # of an experiment
 SHIPPED = ("mnist",)  # the runs in the package, under assets/models
 
@@ -51,6 +62,12 @@ SHIPPED = ("mnist",)  # the runs in the package, under assets/models
 def begun(folder: Path) -> bool:
     """Whether there is a run in ``folder``, however short."""
     return (folder / "config.json").is_file()
+
+
+def begun_by_this_job(folder: Path) -> bool:
+    """Whether there is a run that torchrun has begun in ``folder``, and now starts again."""
+    mark = folder / JOB
+    return begun(folder) and mark.is_file() and mark.read_text(errors="replace") == distributed.job()
 
 
 def check(folder: Path, *, overwrite: bool = False, resume: bool = False, pictures: tuple[str, ...] = ()) -> None:
@@ -89,6 +106,8 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, pictur
             told = [path.name for pattern in TOLD for path in run.glob(pattern)] if begun(run) else []
             for name in (*told, *RUN_FILES):
                 (run / name).unlink(missing_ok=True)
+    if (job := distributed.job()) is not None:
+        (folder / JOB).write_text(job)
     return lock
 
 
@@ -128,6 +147,8 @@ def write_config(
     """
     content = {"version": CONFIG_VERSION, "experiment": experiment, "settings": settings, "recipe": asdict(recipe)}
     content |= {} if origin is None else {"data": asdict(origin)}
+    if len(json.dumps(content)) > JSON_LIMIT // 2:  # indented, it is longer
+        raise ValueError(f"{folder / 'config.json'} would be too long to be read: {len(recipe.shares)} classes")
     config_of(parse_json(json.dumps(content).encode(), str(folder)), folder / "config.json")
     write_json(folder / "config.json", content)
 

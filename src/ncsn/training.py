@@ -5,6 +5,7 @@
 
 import copy
 import math
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ncsn.distributed import ALONE, Group
+from ncsn.draws import Draws
 from ncsn.files import atomic
 from ncsn.objectives import Batch
 from ncsn.optimizers import check_state, muon_and_adam
@@ -24,6 +27,7 @@ from ncsn.untrusted import check_tensors, one_line, read_checkpoint, save_checkp
 from ncsn.validation import check_call
 
 CHECKPOINT_VERSION = 1
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 Loss = Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"]]]
 """What ``train`` minimises: (model, batch) → the losses and the noise levels, one of each per example."""
@@ -61,7 +65,7 @@ class State:
     """All that training changes: the model, its running average, the optimisers, the step and the randomness.
 
     ``optimizers``: of the model's parameters; by default ``muon_and_adam``.  Their learning rates are peaks.
-    ``generator``: what batches and losses draw from; saved with the rest.
+    ``generator``: what batches and losses draw from; saved with the rest.  ``Draws`` where several processes train.
 
     ``kept`` is saved with the rest, and loaded: what whoever trains must not lose, by names of its own.
     ``average`` holds the exponential moving average of the weights with a window that grows with training, over about
@@ -74,7 +78,7 @@ class State:
         model: ScoreModel,
         optimizers: Sequence[torch.optim.Optimizer] | None = None,
         *,
-        generator: torch.Generator,
+        generator: torch.Generator | Draws,
     ) -> None:
         self.model = model.requires_grad_().train()
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
@@ -87,9 +91,13 @@ class State:
             for group in optimizer.param_groups:
                 group["peak"] = group["lr"]
 
-    def update(self, loss: Float[Tensor, ""], rate: float) -> None:
-        """One step down the gradient of ``loss``, at ``rate`` times the peak learning rates; then the average."""
-        loss.backward()  # type: ignore[no-untyped-call]
+    @property
+    def gradients(self) -> list[Tensor]:
+        """The gradients of all weights that have one."""
+        return [p.grad for p in self.model.parameters() if p.grad is not None]
+
+    def update(self, rate: float) -> None:
+        """One step down the gradients, at ``rate`` times the peak learning rates; then the average."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * rate
@@ -163,7 +171,8 @@ class State:
             raise ValueError(f"it has {len(saved.optimizers)} optimisers; {len(self.optimizers)} are needed")
         for optimizer, kept in zip(self.optimizers, saved.optimizers, strict=True):
             check_state(optimizer, kept)
-        torch.Generator(self.generator.device).set_state(saved.generator)  # raises, for another device's
+        if isinstance(self.generator, torch.Generator):
+            torch.Generator(self.generator.device).set_state(saved.generator)  # raises, for another device's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +196,10 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What one step did: ``losses`` and ``sigmas`` (b,) of its batch, and where the budget stands."""
+    """What one step did: ``losses`` and ``sigmas`` (b,) of its whole batch, and where the budget stands.
+
+    ``stop``: the number of the signal that some process was sent, after which all of them end; 0 for none.
+    """
 
     step: int
     fraction: float
@@ -195,6 +207,7 @@ class Progress:
     losses: Float[Tensor, "b"]
     sigmas: Float[Tensor, "b"]
     examples_per_second: float
+    stop: int = 0
 
 
 def schedule(fraction: float, step: int, warmup: int = 50) -> float:
@@ -202,29 +215,58 @@ def schedule(fraction: float, step: int, warmup: int = 50) -> float:
     return min(1.0, (step + 1) / warmup) * max(0.0, 1 - fraction)
 
 
-def train(state: State, batches: Iterator[Batch], loss: Loss, *, budget: Budget) -> Iterator[Progress]:
+def learn(state: State, batches: Iterator[Batch], loss: Loss) -> Float[Tensor, "2 b"]:
+    """Add the gradients of a batch; returns its losses and noise levels, zeros for those of other processes."""
+    draws = state.generator
+    if not isinstance(draws, Draws):
+        losses, sigmas = loss(state.model, next(batches))
+        losses.mean().backward()  # type: ignore[no-untyped-call]
+        return torch.stack([losses.detach(), sigmas])
+    whole = torch.zeros(2, draws.size, device=draws.device)
+    for _ in draws.each_turn(state.step):
+        losses, sigmas = loss(state.model, next(batches))
+        (losses.sum() / draws.size).backward()  # type: ignore[no-untyped-call]
+        whole[:, draws.first : draws.first + draws.mine] = torch.stack([losses.detach(), sigmas])
+    return whole
+
+
+def train(
+    state: State,
+    batches: Iterator[Batch],
+    loss: Loss,
+    *,
+    budget: Budget,
+    group: Group = ALONE,
+    signals: Sequence[int] = (),
+) -> Iterator[Progress]:
     """Train until the budget is spent; yields after every step, and may be abandoned at any of them.
 
-    Raises NonFiniteLossError, before the weights are touched, when the loss is NaN or infinite.
+    ``group``: the processes that share every batch; the clock is the leading one's.  Then the state's generator is
+    ``Draws``.  ``signals``: the numbers of those that this process was sent, SIGINT or SIGTERM, as they come.
+    Raises NonFiniteLossError, before the weights are touched, when the loss is NaN or infinite on any process, and
+    PeerError if one of them is gone.
     """
     began = time.monotonic() - state.seconds
     recent: deque[float] = deque(maxlen=50)
     while (fraction := budget.fraction(state.step, state.seconds)) < 1:
         at = time.perf_counter()
-        batch = next(batches)
-        losses, sigmas = loss(state.model, batch)
-        mean = losses.mean()
-        if not bool(mean.isfinite()):
-            raise NonFiniteLossError(f"the loss is {mean.item()} at step {state.step}")
-        state.update(mean, schedule(fraction, state.step))
+        whole = learn(state, batches, loss)
+        # What all must know alike, in one message: gradients, losses, the leading process' clock, who was told to stop.
+        clock = time.monotonic() - began if group.leads else 0.0
+        facts = torch.tensor([clock, *(float(number in signals) for number in STOPS)], dtype=torch.float64)
+        group.add_([*state.gradients, whole, facts])
+        if not bool(whole[0].isfinite().all()):
+            raise NonFiniteLossError(f"the loss is {whole[0].mean().item()} at step {state.step}")
+        state.update(schedule(fraction, state.step))
+        state.seconds, *told = facts.tolist()
         recent.append(time.perf_counter() - at)
-        state.seconds = time.monotonic() - began
         yield Progress(
             step=state.step,
             fraction=budget.fraction(state.step, state.seconds),
             seconds=state.seconds,
-            losses=losses.detach(),
-            sigmas=sigmas,
+            losses=whole[0],
+            sigmas=whole[1],
             # The median, because the first step compiles.
-            examples_per_second=len(losses) / sorted(recent)[len(recent) // 2],
+            examples_per_second=whole.shape[1] / sorted(recent)[len(recent) // 2],
+            stop=next((number for number, count in zip(STOPS, told, strict=True) if count), 0),
         )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ncsn.data import Images
+    from ncsn.distributed import Group
     from ncsn.evaluation import Evaluation
     from ncsn.run import Run
 
@@ -73,10 +74,14 @@ class Evaluate(HowToSample, Reading):
     def __call__(self) -> None:
         """Draw if need be, judge, and write."""
         import ncsn
-        from ncsn import data, evaluation, machine, plots, process, storage
+        from ncsn import data, distributed, evaluation, machine, plots, process, storage
         from ncsn.pixels import BYTES
 
+        group = distributed.join()
         run = None if self.is_file else ncsn.load(self.source, device=self.device)
+        if not group.leads:
+            self.help_along(run, group)
+            return
         out = self.place()
         about: dict[str, Any] = {"source": str(self.source)}
         given = None if self.against is None else data.load_images(self.against, reading=self.reading)
@@ -93,7 +98,7 @@ class Evaluate(HowToSample, Reading):
         if self.features == "auto" and seen_by.embed is None:
             print("only pixels are compared; images without classes have features after pip install 'ncsn[features]'")
         if run is not None:
-            samples, how = self.draw(run, images, out)
+            samples, how = self.draw(run, images, out, group)
             about |= how
             process.return_memory()
         began = time.perf_counter()
@@ -131,22 +136,38 @@ class Evaluate(HowToSample, Reading):
             )
         return images
 
-    def draw(self, run: "Run", images: "Images", out: Path) -> "tuple[Tensor, dict[str, Any]]":
+    def help_along(self, run: "Run | None", group: "Group") -> None:
+        """Draw some of the samples that another process judges."""
+        if run is not None:
+            n = int(group.share())
+            for _ in console.draw_blocks(run, n, seed=self.seed, group=group, **self.how()):
+                pass
+
+    def draw(self, run: "Run", images: "Images", out: Path, group: "Group") -> "tuple[Tensor, dict[str, Any]]":
         """As many samples of a run as can be judged, and how they were drawn."""
+        import torch
+
         from ncsn import evaluation
+        from ncsn.pixels import quantize
 
         n = min(self.n, len(images.test), len(images.validation), len(images.train))
         if n < self.n:
             print(f"{n} samples instead of {self.n}: there are no more real images to compare with", file=sys.stderr)
-        drawn = console.draw(run, n, seed=self.seed, **self.how())
-        return evaluation.write_samples(out / SAMPLES, drawn.samples), {
+        group.share(str(n).encode())
+        began, parts = time.perf_counter(), []
+        for drawn in console.draw_blocks(run, n, seed=self.seed, group=group, **self.how()):
+            parts.append(quantize(drawn.samples))
+        samples = torch.cat(parts)
+        evaluation.write_samples(out / SAMPLES, samples)
+        return samples, {
             "seed": self.seed,
             "sampler": drawn.sampling.sampler,
             "class": self.label,
             "guidance": drawn.sampling.guidance,
+            "guide": drawn.sampling.guide,
             "nfe": drawn.nfe,
             "guide_nfe": drawn.guide_nfe,
-            "sampling_seconds": drawn.seconds,
+            "sampling_seconds": time.perf_counter() - began,
         }
 
     @property

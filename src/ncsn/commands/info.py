@@ -23,14 +23,18 @@ class Info(OfRun):
         run = ncsn.load(self.run, device=self.device)
         recipe, sampling, model = run.recipe, run.recipe.sampling, run.model
         results = storage.read_results(storage.find(self.run))
-        guide = (
-            "none" if run.guide is None else f"{sampling.guidance:g}, by a guide of {run.guide_parameters:,} weights"
+        by = (
+            f"a guide of {run.guide_parameters:,} weights"
+            if sampling.guide == "smaller"
+            else "the network unconditional"
         )
+        guide = "none" if run.guide is None else f"{sampling.guidance:g}, by {by}"
         rows = {
             "run": self.run,
             "experiment": run.experiment,
             "network": f"{recipe.network}({pairs(recipe.arguments)}), {run.parameters:,} weights",
             "data": f"shape {recipe.shape}, mean {model.data_mean.mean():.4g}, std {model.data_std:.4g}",
+            "classes": recipe.named if recipe.classes else "none",
             "noise": f"σ from {sampling.sigma_max:g} to {sampling.sigma_min:g}",
             "sampler": f"{sampling.sampler} on {sampling.count} noise levels, {sampling.nfe} evaluations",
             "guidance": guide,

@@ -64,7 +64,14 @@ class Interpolate(OfRun):
             # Unguided: the walk should end in the very images.
             n, walk, guidance = 1, run.walk(1, self.steps, ends=ends), 1.0
         drawn = console.draw(
-            run, len(walk), start=walk, sampler="heun", levels=self.levels, guidance=guidance, description="walking"
+            run,
+            len(walk),
+            start=walk,
+            label="none",  # for the walk begins in noise of all classes
+            sampler="heun",
+            levels=self.levels,
+            guidance=guidance,
+            description="walking",
         )
         plots.image_grid(drawn.samples, self.out, columns=self.steps)
         print(f"{self.out}: {n} walks of {self.steps} images; {drawn.cost}")

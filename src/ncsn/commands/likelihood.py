@@ -1,9 +1,10 @@
 """``ncsn likelihood``."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from annotated_types import Interval
@@ -12,6 +13,10 @@ from ncsn import console
 from ncsn.commands.options import OfRun, check_suffix
 from ncsn.files import check_out
 from ncsn.ranges import Count, Seed, Sigma, check_ranges
+
+if TYPE_CHECKING:
+    from ncsn import likelihood
+    from ncsn.distributed import Group
 
 PART = 32  # images at a time
 
@@ -44,16 +49,17 @@ class Likelihood(OfRun):
 
     def __call__(self) -> None:
         """Integrate, and print."""
-        if self.out is not None:
+        if self.out is not None and not console.follows():
             check_out(self.out, overwrite=self.overwrite)
         import torch
 
         import ncsn
-        from ncsn import machine, storage
+        from ncsn import distributed, machine, storage
         from ncsn.likelihood import Bits, joined
         from ncsn.pixels import dequantize
+        from ncsn.run import block_seed
 
-        began = time.perf_counter()
+        began, group = time.perf_counter(), distributed.join()
         run = ncsn.load(self.run, device=self.device)
         if not run.recipe.images:
             raise ValueError(f"{self.run} makes points; for these there is run.log_prob in Python")
@@ -73,9 +79,14 @@ class Likelihood(OfRun):
             probes=self.probes,
             tolerance=self.tolerance,
             batch_size=PART,
-            seed=self.seed if run.device.type != "cpu" else generator,
+            seed=block_seed(self.seed, 1),  # the generator of the seed itself has chosen the images
+            first=group.rank,
+            every=group.size,
         )
-        found = joined(list(console.bar(parts, f"{n} images", total=-(-n // PART))))
+        everybodys = list(console.bar(gathered(parts, n, group), f"{n} images", total=-(-n // PART)))
+        if not group.leads:
+            return
+        found = joined(everybodys)
         bits = Bits.of(found, x[0].numel())
         sigma_min = run.recipe.sampling.sigma_min if self.sigma_min is None else self.sigma_min
         what = "pixels (byte + u)/256" if pixels.dtype == torch.uint8 else "pixels in steps of 1/256"
@@ -93,3 +104,21 @@ class Likelihood(OfRun):
                 "errors": bits.error.tolist() if self.probes > 1 else None,
             }
             storage.write_json(self.out, rows | numbers)
+
+
+def gathered(mine: "Iterator[likelihood.Likelihood]", n: int, group: "Group") -> "Iterator[likelihood.Likelihood]":
+    """Likelihoods of ``n`` images, ``PART`` at a time and in order, for the leading process; for the others none."""
+    import torch
+
+    from ncsn.likelihood import Likelihood
+
+    for first in range(0, n, PART * group.size):
+        own, table = next(mine, None), torch.zeros(PART, 3, dtype=torch.float64)
+        if own is not None:
+            rows = [own.log_prob, own.standard_error, torch.full_like(own.log_prob, own.nfe)]
+            table[: len(own.log_prob)] = torch.stack(rows, 1).cpu()
+        for number, part in enumerate(group.gather(table)):
+            count = min(PART, n - first - number * PART)
+            if count > 0:
+                log_prob, error = part[:count, :2].unbind(1)
+                yield Likelihood(log_prob, error, int(part[0, 2]))

@@ -2,17 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from annotated_types import Interval
 
 from ncsn.experiments.settings import DeviceName
 from ncsn.ranges import BatchSize, LangevinSteps, Levels, StepSize
-from ncsn.samplers.methods import SamplerName
+from ncsn.samplers.methods import GuideName, SamplerName
 
 Guidance = Annotated[float, Interval(ge=0, le=100)]
-Label = Annotated[int, Interval(ge=0, le=10**6)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +36,21 @@ class HowToSample:
     """Langevin steps: on each level for annealed, in all for langevin."""
     eps: StepSize | None = None
     """Langevin's step size on the smallest noise level."""
-    label: Annotated[Label | Literal["any"] | None, tyro.conf.arg(name="class")] = None
-    """Only samples of this class, or of classes drawn at random, from a run that was trained with --classes."""
+    label: Annotated[str | None, tyro.conf.arg(name="class", metavar="NAME|NUMBER|any|none")] = None
+    """Samples of this class alone, from a run that knows classes; any: of classes drawn by their shares in the training
+    data, the default; none: by the score of all classes together, as inverse problems do."""
     guidance: Guidance | None = None
-    """How far to move away from the run's guide, or with --class from the score of no class; 1 for the plain score.
-    By default the run's own; 1 with --class, and for annealed and langevin where they are not the run's own."""
+    """How far to move away from a guide; 1 for the plain score.  By default the run's own; 1 for annealed and langevin
+    where they are not the run's own."""
+    guide: GuideName | None = None
+    """Which guide: the smaller network that the run has, or its own network unconditional, which needs a class.  By
+    default the run's own, chosen by held-out images."""
     batch_size: BatchSize = 500
     """How many samples the network sees at a time; the samples do not depend on it."""
 
     def how(self) -> dict[str, Any]:
         """The same as ``Run.steps`` takes it."""
-        names = ("sampler", "levels", "steps", "eps", "label", "guidance", "batch_size")
+        names = ("sampler", "levels", "steps", "eps", "label", "guidance", "guide", "batch_size")
         return {name: getattr(self, name) for name in names}
 
 

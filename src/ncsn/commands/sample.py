@@ -13,6 +13,7 @@ from ncsn.files import check_out
 from ncsn.ranges import Count, Seed, check_ranges
 
 if TYPE_CHECKING:
+    from ncsn.distributed import Group
     from ncsn.run import Run
     from ncsn.streaming import Job, Stream
 
@@ -49,11 +50,23 @@ class Sample(HowToSample, OfRun):
 
     def __call__(self) -> None:
         """Draw, and write."""
-        check_out(self.out, overwrite=self.overwrite, directory=self.out.suffix in ("", ".zarr"))
+        if not console.follows():
+            check_out(self.out, overwrite=self.overwrite, directory=self.out.suffix in ("", ".zarr"))
         import ncsn
+        from ncsn import distributed
 
-        run = ncsn.load(self.run, device=self.device)
-        print(f"{self.out}: {self.draw(run) if self.out.suffix in PICTURES else self.stream(run)}")
+        run, group = ncsn.load(self.run, device=self.device), distributed.join()
+        if not group.leads:
+            self.help_along(run, group)
+            return
+        print(f"{self.out}: {self.draw(run) if self.out.suffix in PICTURES else self.stream(run, group)}")
+
+    def help_along(self, run: "Run", group: "Group") -> None:
+        """Draw some of the samples that another process writes; pictures are its work alone."""
+        if self.out.suffix not in PICTURES:
+            done = int(group.share())
+            for _ in console.draw_blocks(run, self.n, seed=self.seed, done=done, group=group, **self.how()):
+                pass
 
     def draw(self, run: "Run") -> str:
         """Draw a picture; returns what it cost."""
@@ -71,7 +84,7 @@ class Sample(HowToSample, OfRun):
             plots.scatter_panels([[(f"{self.n} samples, {drawn.sampling.sampler}", drawn.samples)]], self.out)
         return drawn.cost
 
-    def stream(self, run: "Run") -> str:
+    def stream(self, run: "Run", group: "Group") -> str:
         """Write samples into what grows with them; returns what they cost."""
         import numpy as np
 
@@ -81,20 +94,21 @@ class Sample(HowToSample, OfRun):
         dtype = np.dtype(run.recipe.depth.dtype if run.recipe.images else "float32")
         try:
             with streamed(self.out, self.job(run), shape, dtype, block=run.block, overwrite=self.overwrite) as stream:
-                return self.fill(stream, run)
+                return self.fill(stream, run, group)
         except OSError as error:
             raise ValueError(f"{self.out} cannot be written ({error.strerror or error})") from error
 
-    def fill(self, stream: "Stream", run: "Run") -> str:
+    def fill(self, stream: "Stream", run: "Run", group: "Group") -> str:
         """Draw what is not there yet, block by block; returns what that cost."""
         from ncsn.drawn import cost
 
         before, seconds = stream.done, 0.0
+        group.share(str(before).encode())
         if before:
             print(f"going on at {before:,} of {self.n:,}", file=sys.stderr)
         said = f"{before} samples were there"
         try:
-            for drawn in console.draw_blocks(run, self.n, seed=self.seed, done=before, **self.how()):
+            for drawn in console.draw_blocks(run, self.n, seed=self.seed, done=before, group=group, **self.how()):
                 x = drawn.samples
                 stream.write(run.recipe.depth.restored(x) if run.recipe.images else x.numpy())
                 seconds += drawn.seconds

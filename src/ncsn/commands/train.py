@@ -29,17 +29,16 @@ class Train(Images):
 def learn(given: Images) -> None:
     """Data, noise, model, training, samples, pictures."""
     import time
+    from functools import partial
 
     import ncsn
-    from ncsn import plots
+    from ncsn import distributed, plots
     from ncsn.experiments import guidance, journal, results
-    from ncsn.experiments.images import found
     from ncsn.experiments.study import Study
 
     # Data: some images are held out: those for validation show how learning goes, those for testing judge.
-    began = time.perf_counter()
-    pictures, origin = found(given)
-    study = Study.of(given, pictures, origin, began=began)
+    group = distributed.join()
+    study = Study.shared(given, group, began=time.perf_counter())
     settings, folder = study.settings, study.folder
 
     # Noise: Gaussian noise of every size between σ_min and σ_max hides the images; the network learns to see through.
@@ -53,14 +52,19 @@ def learn(given: Images) -> None:
     budget, guide_budget = study.budgets(plan)
 
     # Train: denoising score matching; at high noise, its target is the mean of all images that could be meant.
+    signals: list[int] = []
+    loss = ncsn.training_loss(noise, study.objective, generator=study.draws)
+    train = partial(ncsn.train, loss=loss, group=group, signals=signals)
     if guide is not None:
-        loss = ncsn.training_loss(noise, study.objective, generator=guide.generator)
-        progress = ncsn.train(guide, study.batches(guide.generator), loss, budget=guide_budget)
-        for _ in console.watch(progress, guide, folder / "guide", what="guide   "):
+        progress = train(guide, study.batches(guide.model), budget=guide_budget)
+        for _ in console.watch(progress, guide, folder / "guide", signals, group=group, what="guide   "):
             pass
-    loss = ncsn.training_loss(noise, study.objective, generator=state.generator)
-    progress = ncsn.train(state, study.batches(state.generator, study.labels), loss, budget=budget)
-    written = journal.keep(study, state, guide, console.watch(progress, state, folder))
+    progress = train(state, study.batches(state.model), budget=budget)
+    watched = console.watch(progress, state, folder, signals, group=group)
+    written = journal.keep(study, state, guide, watched)
+    if not group.leads:
+        group.share()  # all that follows is one process' work, and ends with a word to the others
+        return
 
     # Guide: how far samples move away from it, held-out images decide; not at all, if that makes them worse.
     run = study.run(state, guide)
@@ -68,10 +72,10 @@ def learn(given: Images) -> None:
         print("guidance 1: there is too little time, or too few held-out images, to choose another")
     if plan.trials:
         tried = guidance.trials(run, study.held_out, study.features, plan.trials, seed=settings.seed)
-        trials = list(console.bar(tried, "choosing guidance", total=1 + len(guidance.WEIGHTS)))
+        trials = list(console.bar(tried, "choosing guidance", total=1 + len(guidance.candidates(run.recipe))))
         choice = guidance.best(trials)
         print(guidance.said(choice, trials, plan.trials, study.features))
-        run = study.guided(run, choice.weight)
+        run = study.guided(run, choice)
 
     # Sample: noise becomes images on the way down the noise levels; beside ours, by the paper's Langevin dynamics.
     drawn = console.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, SHOWN))
@@ -89,3 +93,4 @@ def learn(given: Images) -> None:
     print(f"{folder / 'samples.png'}: {drawn.cost}")
     print(f"{folder / 'samples_annealed.png'}: {annealed.cost}")
     print(f"{folder}: also evolution.png, evolution.gif, loss.png, metrics.json; more with `ncsn sample {folder}`")
+    group.share()

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
+from ncsn.draws import Draws, rand, randint
 from ncsn.objectives import Batch
 from ncsn.pixels import BYTES, Depth, dequantize
 
@@ -28,6 +29,12 @@ class Labels:
     validation: Int64[Tensor, "v"]
     test: Int64[Tensor, "t"]
     names: tuple[str, ...]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """How much of the training images each class is."""
+        counts = self.train.bincount(minlength=len(self.names)).double()
+        return dict(zip(self.names, (counts / counts.sum()).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -100,18 +107,20 @@ def batches(
     labels: Int64[Tensor, "n"] | None = None,
     *,
     flip: bool = False,
-    generator: torch.Generator,
+    generator: torch.Generator | Draws,
 ) -> Iterator[Batch]:
     """Endless random batches of ``data`` (n, *d), dequantised if it is bytes; with each example's class if given.
 
-    Drawn with replacement, so that the generator's state is all it takes to resume.
+    Drawn with replacement, so that the generator's state is all it takes to resume.  With ``Draws``, they
+    are what this process has of a batch of ``size``.
     ``flip``: each example is mirrored, left to right, with probability ½.
     """
     while True:
-        index = torch.randint(len(data), (size,), generator=generator, device=data.device)
+        count = generator.mine if isinstance(generator, Draws) else size
+        index = randint(len(data), (count,), generator, data.device)
         chosen = data[index]
         if flip:
-            mirrored = torch.rand(size, generator=generator, device=data.device) < 0.5
+            mirrored = rand((count,), generator, data.device) < 0.5
             chosen = torch.where(mirrored.view(-1, *[1] * (chosen.ndim - 1)), chosen.flip(-1), chosen)
         x = dequantize(chosen, generator=generator) if chosen.dtype == torch.uint8 else chosen
         yield Batch(x, None if labels is None else labels[index])

@@ -9,7 +9,6 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int64, UInt8
-from scipy.stats import mannwhitneyu
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -148,6 +147,8 @@ class Ruler:
 
     def measure(self, x: UInt8[Tensor, "n c h w"], to_train: Float[Tensor, "n"]) -> Scores:
         """All numbers about as many images, those of features first."""
+        from scipy.stats import mannwhitneyu  # here, because it takes as long as a quarter of torch
+
         seen = self.features(x)
         numbers = {
             **(self.of_features(seen) if self.features.embed is not None else {}),

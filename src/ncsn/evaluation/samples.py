@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from ncsn import machine
@@ -71,12 +71,10 @@ def the_samples(path: Path, found: list[Rows], depth: Depth) -> Stack:
     return stack
 
 
-def write_samples(path: Path, x: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
-    """Round samples to bytes, and write them as ``read_samples`` takes them."""
-    samples = quantize(x)
+def write_samples(path: Path, samples: UInt8[Tensor, "n c h w"]) -> None:
+    """Write samples as ``read_samples`` takes them."""
     with atomic(path) as temporary:
         np.savez_compressed(temporary, samples=samples.numpy())
-    return samples
 
 
 def coarse(pixels: Shaped[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:

@@ -70,7 +70,7 @@ def fit(
 
     ``data``: points (n, d), or images (n, c, h, w): bytes, or numbers in [0, 1]; a tensor or an array.
     ``minutes``, ``steps``: how long to train; one minute by default.
-    ``labels``: the class of each image, 0 to k − 1, for ``run.sample(label=...)``.
+    ``labels``: the class of each image, 0 to k − 1: better samples, and ``run.sample(label=...)``.
     ``network``: one of your own, network(x, c) → like x with c = ¼ ln σ; by default an MLP, or a U-Net.
     ``objective``: how scores are trained, see ``training_loss``.  ``noise``: where training draws its noise levels.
     ``sampler``: a name in ``METHODS``.  ``batch_size``: by default 512 points or 128 images, at most all.
@@ -173,11 +173,12 @@ def recipe_for(parts: Parts, network: nn.Module | None, sampler: str) -> Recipe:
     if network is not None:
         return Recipe(network=type(network).__name__, arguments={}, shape=tuple(shape), sampling=sampling)
     if images:
-        classes = 0 if parts.labels is None else int(parts.labels.max()) + 1
+        counts = torch.zeros(0) if parts.labels is None else parts.labels.bincount().double()
+        shares = {str(i): float(share) for i, share in enumerate(counts / counts.sum())}
         arguments: dict[str, Argument] = {"image_channels": shape[0]}
-        if classes:
-            arguments["classes"] = classes
-        return Recipe(network="UNet", arguments=arguments, shape=tuple(shape), sampling=sampling)
+        if shares:
+            arguments["classes"] = len(shares)
+        return Recipe(network="UNet", arguments=arguments, shape=tuple(shape), shares=shares, sampling=sampling)
     width, layers = (256, 4) if n >= 5 * FEW else (128, 3)
     points: dict[str, Argument] = {"dimensions": shape[0], "width": width, "layers": layers}
     return Recipe(network="MLP", arguments=points, shape=tuple(shape), sampling=sampling)

@@ -25,7 +25,7 @@ NETWORKS = {"unet": "UNet", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
 def recalled(given: Images) -> Images:
     """The settings as given; with ``--resume`` those of the run that is there, if there is one, for another job.
 
-    A budget that is given is the run's new total, and ``--no-compile`` counts from now on.
+    A budget that is given is the run's new total; ``--no-compile`` and ``--accumulate`` count from now on.
     Raises ValueError if the run is of another experiment, or its settings are none.
     """
     out = given.job.out or Path("runs") / short_name(given.dataset)
@@ -34,6 +34,7 @@ def recalled(given: Images) -> Images:
         return replace(given, job=job)
     saved = storage.read_settings(out, "images")
     saved["compile"] = saved.get("compile", True) and given.compile
+    saved["accumulate"] = given.accumulate
     if given.minutes is not None or given.steps is not None:
         saved |= {"minutes": given.minutes, "steps": given.steps}
     return replace(validated(ResolvedImages, saved, f"{out / 'config.json'}: settings"), job=job)
@@ -63,8 +64,6 @@ def resolve(given: Images, pictures: Pictures, device: torch.device) -> Resolved
     """
     if isinstance(given, ResolvedImages):
         return given
-    if given.classes and pictures.labels is None:
-        raise ValueError(f"--classes is given, but {given.dataset} has no classes")
     changes: dict[str, object] = {}
     if given.noise == "auto":
         found = suggest_noise(rules.some(pictures.train, 10_000))
@@ -78,6 +77,10 @@ def resolve(given: Images, pictures: Pictures, device: torch.device) -> Resolved
     facts = Facts.of(pictures.train, pictures.statistics[1])
     method = METHODS[settings.sampler]
     values = {f.name: getattr(settings, f.name) for f in fields(Images)}
+    values["classes"] = settings.classes and settings.network == "unet" and rules.classes(pictures.labels)
+    if settings.classes and pictures.labels is not None and not values["classes"]:
+        why = "only unet can" if settings.network != "unet" else f"two of {rules.PER_CLASS} images each are needed"
+        print(f"{len(pictures.labels.names)} classes, {len(pictures.train):,} training images: not told apart, {why}")
     values |= shape_of(settings, facts, device) | noise_of(settings, facts)
     values |= {
         "langevin_steps": settings.langevin_steps or method.steps,
@@ -150,13 +153,14 @@ def proposal(settings: ResolvedImages) -> Proposal:
 
 def recipes(settings: ResolvedImages, pictures: Pictures) -> tuple[Recipe, Recipe | None]:
     """Which network learns, and how it will be sampled; and its guide: half as wide, one block at each resolution."""
-    classes = len(pictures.labels.names) if settings.classes and pictures.labels is not None else 0
+    shares = pictures.labels.shares if settings.classes and pictures.labels is not None else {}
     recipe = Recipe(
         depth=pictures.depth,
         network=NETWORKS[settings.network],
-        arguments=network_arguments(settings, pictures.shape[0], classes),
+        arguments=network_arguments(settings, pictures.shape[0], len(shares)),
         preconditioning="scaled" if settings.network == "refinenet-v2" else "karras",
         shape=pictures.shape,
+        shares=shares,
         sampling=Sampling(
             sigma_max=settings.sigma_max,
             sigma_min=settings.sigma_min,
@@ -171,5 +175,5 @@ def recipes(settings: ResolvedImages, pictures: Pictures) -> tuple[Recipe, Recip
     if settings.guidance == 1:
         return recipe, None
     smaller = replace(settings, channels=rules.halved(settings.channels), blocks=1)
-    arguments = network_arguments(smaller, pictures.shape[0], 0)
+    arguments = network_arguments(smaller, pictures.shape[0], len(shares))
     return recipe, replace(recipe, arguments=arguments, sampling=recipe.sampling.but(guidance=1.0))

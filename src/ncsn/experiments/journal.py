@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from ncsn import machine, plots, storage
@@ -16,7 +16,7 @@ from ncsn.experiments.study import Study
 from ncsn.files import append
 from ncsn.metrics import binned
 from ncsn.noise import Proposal
-from ncsn.objectives import training_loss
+from ncsn.objectives import Batch, training_loss
 from ncsn.preconditioning import ScoreModel
 from ncsn.training import Progress, State
 from ncsn.untrusted import check_tensors
@@ -85,20 +85,22 @@ class Tally:
 
 
 @torch.no_grad()
-def validate(
-    model: ScoreModel, images: Shaped[Tensor, "n c h w"], noise: Proposal
-) -> tuple[Float[Tensor, "512"], Float[Tensor, "512"]]:
-    """Denoising losses on 512 draws of ``images``, always with the same noise, and their noise levels."""
-    fixed = torch.Generator(images.device).manual_seed(0)
-    held_out = batches(images, 256, generator=fixed)
-    loss = training_loss(noise, generator=fixed)
+def validate(model: ScoreModel, pictures: Batch, noise: Proposal) -> tuple[Float[Tensor, "512"], Float[Tensor, "512"]]:
+    """Denoising losses on 512 draws of ``pictures``, always with the same noise, and their noise levels."""
+    fixed = torch.Generator(pictures.x.device).manual_seed(0)
+    held_out = batches(pictures.x, 256, pictures.label, generator=fixed)
+    loss = training_loss(noise, drop_label=0.0, generator=fixed)
     with machine.nothing_compiled():
         losses, sigmas = zip(*[loss(model, next(held_out)) for _ in range(2)], strict=True)
     return torch.cat(losses).cpu(), torch.cat(sigmas).cpu()
 
 
 def by_noise_level(
-    progress: Iterable[Progress], tally: Tally, validation: Callable[[], tuple[Tensor, Tensor]], *, times: int = ROWS
+    progress: Iterable[Progress],
+    tally: Tally,
+    validation: Callable[[], tuple[Tensor, Tensor]],
+    *,
+    times: int = ROWS,
 ) -> Iterator[tuple[Row, Pace]]:
     """Train on, and ``times`` in a training yield a row of losses by noise level, averaged since the last one.
 
@@ -130,17 +132,20 @@ def keep(study: Study, state: State, guide: State | None, progress: Iterable[Pro
     In the end ``state.average`` is the average that was best on held-out images, and so is the model in the folder.
     What a row needs of the steps before it, and the best average, are kept in the checkpoint.
     """
-    pictures = study.pictures.validation.to(study.device)
     paths = study.folder / "metrics.jsonl", study.folder / "pace.jsonl"
-    rows = storage.trim_rows(paths[0], state.step, lambda row: validated(Row, untimed(row), str(paths[0])))
-    paces = storage.trim_rows(paths[1], state.step, lambda row: validated(Pace, row, str(paths[1])))
+    rows, paces = [], []
+    if study.group.leads:
+        rows = storage.trim_rows(paths[0], state.step, lambda row: validated(Row, untimed(row), str(paths[0])))
+        paces = storage.trim_rows(paths[1], state.step, lambda row: validated(Pace, row, str(paths[1])))
     best = recalled(state, rows)
-    board = tensorboard(study) if study.settings.job.tensorboard else None
-    found = by_noise_level(progress, Tally(state.kept), lambda: validate(state.average, pictures, study.noise))
+    board = tensorboard(study) if study.settings.job.tensorboard and study.group.leads else None
+    found = by_noise_level(progress, Tally(state.kept), lambda: validate(state.average, study.validation, study.noise))
     for row, pace in found:
         rows.append(row)
         paces.append(pace)
         best.consider(state, row.validation_loss)
+        if not study.group.leads:
+            continue
         for path, line in zip(paths, (asdict(row), asdict(pace)), strict=True):
             append(path, json.dumps(line))
         if board is not None:
@@ -149,6 +154,8 @@ def keep(study: Study, state: State, guide: State | None, progress: Iterable[Pro
             with machine.nothing_compiled():
                 x = study.run(state, guide).sample(20, seed=study.settings.seed)
             plots.image_grid(x.cpu(), study.folder / f"samples_{row.step:06}.png")
+    if not study.group.leads:
+        return Journal(rows, paces)
     if best.losses:
         print(best.verdict(len(study.pictures.train)))
     if best.rose:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ncsn import machine
+from ncsn.data.images import Labels
 from ncsn.empirical import Empirical
 from ncsn.noise import Proposal
 from ncsn.pixels import reals
@@ -34,7 +35,13 @@ WIDTHS = (64, 32, 16)  # of the U-Net's finest resolution, best first
 SEEN = 140_000  # images that training should see: a wider network that sees fewer learns less
 BATCHES = (128, 64)  # images in a batch, best first
 STEPS = 1500  # that training should take, before it takes large batches
+PER_CLASS = 20  # training images: the score of fewer is those images
 SPEEDS = {"cuda": 10_000.0, "fast": 500.0, "slow": 60.0}  # images of 32 x 32 a second that the full width trains on
+
+
+def classes(labels: Labels | None) -> bool:
+    """Whether to learn the score of each class: there are two at least, of some images each on average."""
+    return labels is not None and 2 * PER_CLASS <= PER_CLASS * len(labels.names) <= len(labels.train)
 
 
 def leading_std(data: Float[Tensor, "n d"], *, iterations: int = 30) -> float:

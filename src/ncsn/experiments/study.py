@@ -1,11 +1,14 @@
 """An experiment on images under way: what it trains, for how long, what is drawn afterwards, and the run it leaves."""
 
+import json
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -15,19 +18,25 @@ from torch import Tensor
 from ncsn import machine, storage
 from ncsn.data import Images as Pictures
 from ncsn.data import batches
+from ncsn.data.named import NAMED
+from ncsn.data.options import short_name
 from ncsn.data.origin import Origin
+from ncsn.distributed import ALONE, Group
+from ncsn.draws import Draws
 from ncsn.empirical import Empirical
 from ncsn.evaluation import Features, at_8_bits, coarse
 from ncsn.experiments import guidance
-from ncsn.experiments.images import proposal, recalled, recipes, resolve
+from ncsn.experiments.images import found, proposal, recalled, recipes, resolve
 from ncsn.experiments.settings import Images, ResolvedImages
 from ncsn.noise import Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm
 from ncsn.optimizers import muon_and_adam
 from ncsn.pixels import reals
+from ncsn.preconditioning import ScoreModel
 from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.training import Budget, State
+from ncsn.validation import validated
 
 PICTURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")
 FEW = 1000  # images, below which what is learned may be the images themselves
@@ -54,6 +63,16 @@ class Plan:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What the leading process makes of the settings and the data, for the others."""
+
+    settings: dict[str, Any]
+    origin: Origin
+    recipe: Recipe
+    guide: Recipe | None
+
+
 @dataclass(frozen=True)
 class Study:
     """An experiment on images: settings without gaps, the data, the recipes, and the folder that they lead to."""
@@ -65,14 +84,16 @@ class Study:
     origin: Origin
     device: torch.device
     began: float
-    lock: FileLock
-    """Keeps other processes out of the folder."""
+    lock: FileLock | None
+    """Keeps other programs out of the folder; the leading process has it."""
+    group: Group = ALONE
 
     @classmethod
-    def of(cls, given: Images, pictures: Pictures, origin: Origin, *, began: float) -> "Study":
+    def of(cls, given: Images, pictures: Pictures, origin: Origin, *, began: float, group: Group = ALONE) -> "Study":
         """Resolve the settings, try the recipe out, and claim the folder.
 
         ``origin``: where the ``pictures`` are.  ``began``: when the budget began, by ``time.perf_counter()``.
+        ``group``: the processes that will train together, of which this is the leading one.
         Raises ValueError for settings that do not suit the data, and if the folder holds another run.
         """
         device = machine.choose_device(given.job.device)
@@ -80,13 +101,15 @@ class Study:
         recipe, guide_recipe = recipes(settings, pictures)
         folder, resume = settings.job.out, settings.job.resume
         assert folder is not None
-        if resume and storage.begun(folder) and settings.guidance == "chosen":
-            chosen = storage.read_config(folder).recipe.sampling.guidance
-            recipe = replace(recipe, sampling=recipe.sampling.but(guidance=chosen))
+        if resume and storage.begun(folder):
+            recipe = as_saved(recipe, folder, chosen=settings.guidance == "chosen")
+            if guide_recipe is not None and storage.begun(folder / "guide"):
+                guide_recipe = as_saved(guide_recipe, folder / "guide", chosen=False)
         proposal(settings)
         recipe.sampling.but(sampler="annealed")  # which draws some samples, too
-        size = settings.batch_size
-        machine.check_memory(recipe.memory(size, learning=True), device, f"this network with --batch-size {size}")
+        shares = [draws_of(settings, device, replace(group, rank=rank)) for rank in range(group.size)]
+        size = max(draws.mine for draws in shares)
+        machine.check_memory(recipe.memory(size, learning=True), device, f"this network with {size} images at a time")
         recipe.build()(torch.zeros(1, *pictures.shape), 1.0)  # images that do not fit end here
         for line in (pictures.describe(), *pictures.said):
             print(line)
@@ -99,7 +122,40 @@ class Study:
         if resume and storage.begun(folder) != begun:
             raise ValueError(f"{folder} was begun by another process just now; --resume again goes on from it")
         torch.manual_seed(settings.seed)  # for initial weights; everything else draws from explicit generators
-        return cls(settings, pictures, recipe, guide_recipe, origin, device, began, lock)
+        return cls(settings, pictures, recipe, guide_recipe, origin, device, began, lock, group)
+
+    @classmethod
+    def shared(cls, given: Images, group: Group, *, began: float) -> "Study":
+        """What the leading process makes of the settings and the data, on every process of the group.
+
+        Where torchrun has started them again, after a failure, they go on from the last checkpoint.
+        Raises ValueError as ``of``, and where the data is another here than there.
+        """
+        job = replace(given.job, out=given.job.out or Path("runs") / short_name(given.dataset))
+        if group.leads:
+            if job.out is not None and storage.begun_by_this_job(job.out):
+                given = replace(given, job=replace(job, resume=True, overwrite=False))
+            study = cls.of(given, *found(given), began=began, group=group)
+            if group.size > 1:
+                group.share(study.said().encode())
+            return study
+        where = "what the leading process says"
+        said = validated(Said, json.loads(group.share()), where)
+        settings = replace(validated(ResolvedImages, said.settings, where), job=job)
+        # By the name that is given, or where the run has found its images; either way they must be the same.
+        pictures = said.origin.load(None if job.resume or given.dataset in NAMED else given.dataset)
+        device = machine.choose_device(job.device)
+        return cls(settings, pictures, said.recipe, said.guide, said.origin, device, began, None, group)
+
+    def said(self) -> str:
+        """What the other processes must know, as JSON."""
+        content = {
+            "settings": storage.plain(asdict(self.settings)),
+            "origin": asdict(self.origin),
+            "recipe": asdict(self.recipe),
+            "guide": None if self.guide_recipe is None else asdict(self.guide_recipe),
+        }
+        return json.dumps(content)
 
     @property
     def folder(self) -> Path:
@@ -118,10 +174,17 @@ class Study:
         labels = self.pictures.labels
         return labels.train.to(self.device) if self.settings.classes and labels is not None else None
 
-    def batches(self, generator: torch.Generator, labels: Int64[Tensor, "n"] | None = None) -> Iterator[Batch]:
-        """Endless random batches of the training images."""
-        settings = self.settings
-        return batches(self.pixels, settings.batch_size, labels, flip=settings.flip, generator=generator)
+    def batches(self, model: ScoreModel) -> Iterator[Batch]:
+        """Endless random batches of the training images, with their classes if the ``model`` can be told them."""
+        size, labels = self.settings.batch_size, self.labels if model.classes else None
+        return batches(self.pixels, size, labels, flip=self.settings.flip, generator=self.draws)
+
+    @cached_property
+    def validation(self) -> Batch:
+        """The validation images, on the device, and their classes if they are learned."""
+        labels = self.pictures.labels if self.labels is not None else None
+        known = None if labels is None else labels.validation.to(self.device)
+        return Batch(self.pictures.validation.to(self.device), known)
 
     @cached_property
     def noise(self) -> Proposal:
@@ -149,16 +212,28 @@ class Study:
         centre = 0.0 if recipe.preconditioning == "scaled" else mean  # NCSNv2's network centres pixels itself
         model = recipe.build(centre, std, autocast=machine.fast_bfloat16(self.device)).to(self.device)
         rates = {"muon_rate": self.settings.muon_rate, "adam_rate": self.settings.adam_rate}
-        generator = torch.Generator(self.device).manual_seed(self.settings.seed)
-        state = State(model, muon_and_adam(model, **rates), generator=generator)
-        folder.mkdir(exist_ok=True)
-        self.describe(folder, recipe)
+        state = State(model, muon_and_adam(model, **rates), generator=self.draws)
         checkpoint = folder / "checkpoint.pt"
-        if checkpoint.exists():
-            state.load(checkpoint)
-        else:
-            state.save(checkpoint)
+        if self.group.leads:
+            folder.mkdir(exist_ok=True)
+            if checkpoint.exists():
+                state.load(checkpoint)  # before anything is said of it: it may be another network's
+            self.describe(folder, recipe)
+            if not checkpoint.exists():
+                state.save(checkpoint)
+            if self.group.size > 1:
+                self.group.share(checkpoint.read_bytes())
+            return state
+        with tempfile.TemporaryDirectory() as place:  # the folder may be on another machine
+            copy = Path(place) / "checkpoint.pt"
+            copy.write_bytes(self.group.share())
+            state.load(copy)
         return state
+
+    @cached_property
+    def draws(self) -> Draws:
+        """The random numbers of training: those of the examples that this process has of every batch."""
+        return draws_of(self.settings, self.device, self.group)
 
     def describe(self, folder: Path, recipe: Recipe) -> None:
         """Write what the run in ``folder`` is."""
@@ -172,8 +247,8 @@ class Study:
 
     def trial(self, state: State) -> Callable[[], Tensor]:
         """One call of the network as training calls it."""
-        example = torch.zeros(self.settings.batch_size, *self.pictures.shape, device=self.device)
-        sigma = torch.ones(self.settings.batch_size, device=self.device)
+        example = torch.zeros(self.draws.mine, *self.pictures.shape, device=self.device)
+        sigma = torch.ones(len(example), device=self.device)
         return lambda: state.model(example, sigma)
 
     @property
@@ -201,6 +276,8 @@ class Study:
 
     def plan(self, state: State) -> Plan:
         """What comes after training, as much as fits into its share of the budget: timed, as it is never compiled."""
+        if not self.group.leads:
+            return Plan(trials=0, annealed=0, seconds=0)
         settings, sampling = self.settings, self.recipe.sampling
         most = min(TRIALS, len(self.pictures.validation) // 3) if self.chooses else 0
         if settings.minutes is None:
@@ -213,9 +290,11 @@ class Study:
         sample = 1.25 * sampling.nfe * evaluation  # with the guide, which is a quarter of the network
         annealed = sampling.but(sampler="annealed").nfe * evaluation
         held_out = self.held_out[:20]
-        trial = 1.25 * guidance.evaluations(sampling) * evaluation
+        trial = guidance.evaluations(self.recipe) * evaluation
         if most and self.features.embed is not None:
-            trial += guidance.SEEN * seconds_of(lambda: self.features(held_out), self.device) / len(held_out)
+            trial += (
+                guidance.seen(self.recipe) * seconds_of(lambda: self.features(held_out), self.device) / len(held_out)
+            )
         trials = min(most, int(budget * TRIALS_SHARE / trial)) if most else 0
         trials = trials if trials >= FEWEST_TRIALS else 0
         few = max(1, min(settings.samples, ANNEALED, int(budget * ANNEALED_SHARE / annealed)))
@@ -231,6 +310,7 @@ class Study:
         whole = 60 * settings.minutes
         seconds = max(whole / 10, whole - plan.seconds - (time.perf_counter() - self.began))
         share = GUIDE_SECONDS if self.guide_recipe is not None else 0.0
+        seconds = float(self.group.share(repr(seconds).encode()).decode())  # the leading process' clock is everybody's
         return Budget(seconds=seconds * (1 - share)), Budget(seconds=seconds * GUIDE_SECONDS)
 
     def run(self, state: State, guide: State | None) -> Run:
@@ -245,11 +325,27 @@ class Study:
             origin=self.origin,
         )
 
-    def guided(self, run: Run, weight: float) -> Run:
-        """The run with guidance of this weight as its own, in its folder too."""
-        recipe = replace(self.recipe, sampling=self.recipe.sampling.but(guidance=weight))
+    def guided(self, run: Run, choice: guidance.Trial) -> Run:
+        """The run with this guidance as its own, in its folder too."""
+        sampling = self.recipe.sampling.but(guidance=choice.weight, guide=choice.guide)
+        recipe = replace(self.recipe, sampling=sampling)
         self.describe(self.folder, recipe)
         return replace(run, recipe=recipe)
+
+
+def draws_of(settings: ResolvedImages, device: torch.device, group: Group) -> Draws:
+    """The random numbers of a process' share of a training.  Raises ValueError if there are too many shares."""
+    turns, who = settings.accumulate, {"rank": group.rank, "processes": group.size}
+    return Draws(settings.seed, settings.batch_size, device=device, turns=turns, **who)
+
+
+def as_saved(recipe: Recipe, folder: Path, *, chosen: bool) -> Recipe:
+    """The recipe with the network of the run that is resumed, and with its guidance if that was ``chosen`` there."""
+    saved = storage.read_config(folder).recipe
+    sampling = recipe.sampling
+    if chosen:
+        sampling = sampling.but(guidance=saved.sampling.guidance, guide=saved.sampling.guide)
+    return replace(recipe, arguments=saved.arguments, shares=saved.shares, sampling=sampling)
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ncsn.samplers.step import Step
     from ncsn.score import Score
 
+GuideName = Literal["smaller", "unconditional"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
