@@ -1,4 +1,4 @@
-"""What the scripts and the command ``ncsn`` share: parsing, one-line errors, progress bars, interruptions.
+"""What the scripts and the command ``ncsn`` share: parsing, one-line errors, progress bars, drawing.
 
 Torch is imported inside the functions that need it, so that ``--help`` answers at once.
 """

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -33,35 +33,35 @@ def quit_on_signals() -> None:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Ctrl-C and SIGTERM end what is being done, once: a second signal ends the process at once."""
-    if threading.current_thread() is not threading.main_thread():  # where signals cannot be received
-        yield
-        return
 
     def receive(number: int, _: Any) -> NoReturn:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, lambda again, _: os._exit(128 + again))
         raise Terminated if number == signal.SIGTERM else Interrupted
 
-    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with received_by(receive):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
 def deferred_interrupts(received: list[int]) -> Iterator[None]:
     """Collect Ctrl-C and termination signals in a list, so that a step is never cut in half; a second one is obeyed."""
-    if threading.current_thread() is not threading.main_thread():  # where signals cannot be received
-        yield
-        return
 
     def receive(number: int, _: Any) -> None:
         if received:
             raise Terminated if number == signal.SIGTERM else Interrupted
         received.append(number)
 
+    with received_by(receive):
+        yield
+
+
+@contextmanager
+def received_by(receive: Callable[[int, Any], None]) -> Iterator[None]:
+    """Within it, both signals are ``receive``'s to answer; does nothing in a thread, where they cannot be received."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
