@@ -165,3 +165,26 @@ def test_a_restart_goes_on_from_nobody_elses_run(place: Path) -> None:
     assert finished.returncode != 0
     assert finished.stderr.count("holds another run; give --overwrite") == 2, "the second time, too"
     assert {path.name: path.read_bytes() for path in (place / "one").iterdir() if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_many_short_programs_end_well(place: Path) -> None:
+    """A thread of a group that outlived the interpreter would abort about one program of four."""
+    short = place / "short.py"
+    short.write_text(
+        """
+import torch
+from ncsn import distributed
+
+def main():
+    group = distributed.join(timeout=20)
+    group.add_([torch.ones(300_000)])
+    group.gather(torch.ones(300_000))
+    group.share(b"x" * 300_000)
+
+main()
+"""
+    )
+    for _ in range(20):
+        finished = done(3, short, "")
+        assert finished.returncode == 0, finished.stderr

@@ -4,6 +4,7 @@
 N = 1, of the same code: what it would tell the others, it tells itself.
 """
 
+import atexit
 import os
 import secrets
 import socket
@@ -155,6 +156,8 @@ def join(*, timeout: float | None = None) -> Group:
         own = fresh(store, rank, size)
         wait = timedelta(seconds=TIMEOUT if timeout is None else timeout)
         dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=wait)
+        # Python must not end before the groups' threads have, or they ask a dead interpreter for its lock and abort.
+        atexit.register(dist.destroy_process_group)
         # What the leading process does alone, such as to read a large data set, may take its time.
         patient = dist.new_group(backend="gloo", timeout=PATIENCE)
     return Group(rank=dist.get_rank(), size=dist.get_world_size(), patient=patient)
