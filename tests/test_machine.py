@@ -78,3 +78,17 @@ def test_another_shape_is_not_compiled_where_that_does_not_pay() -> None:
     assert len(compiled) == 1
     double(torch.ones(3))
     assert len(compiled) == 2
+
+
+def test_the_fastest_precision_of_a_device_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for fast, names in ((True, ("bf16", "bf16")), (False, ("fp32", "fp16"))):
+        monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _, fast=fast: fast)
+        assert tuple(machine.choose_precision("auto", device) for device in (cpu, gpu)) == names
+        with pytest.raises(ValueError, match="precision is tf32; cpu has bf16, fp16, fp32"):
+            machine.choose_precision("tf32", cpu)
+    with pytest.raises(ValueError, match="precision is tf32; cuda has bf16, fp16, fp32"):
+        machine.choose_precision("tf32", gpu)
+    assert machine.choose_precision("fp32", cpu) == "fp32"
+    kinds = [machine.autocast_of(name) for name in ("bf16", "fp16", "tf32", "fp32")]
+    assert kinds == [torch.bfloat16, torch.float16, None, None]

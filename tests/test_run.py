@@ -372,7 +372,7 @@ def test_images_and_points_are_told_apart_on_every_device() -> None:
     recipe = Recipe(network="UNet", arguments={}, shape=(1, 8, 8), sampling=SAMPLING)
     images = Run(score=ScoreModel(UNet(1, (8,), 1, 8)), recipe=recipe).to("cpu")
     assert images.device == torch.device("cpu")
-    assert Run(score=model(), recipe=RECIPE).to("cpu").model.autocast is False
+    assert Run(score=model(), recipe=RECIPE).to("cpu").model.autocast is None
     with pytest.raises(ValueError, match="device is quantum; there are auto, cpu"):
         images.to("quantum")
 

@@ -210,3 +210,51 @@ def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+def in_half() -> tuple[State, torch.Generator]:
+    """A network in float16, whose loss is so small that its gradients are nothing there unless it is scaled."""
+    torch.manual_seed(0)
+    g = torch.Generator().manual_seed(0)
+    return State(ScoreModel(MLP(2, width=16, layers=2), 0.0, 3.0, autocast=torch.float16), generator=g), g
+
+
+def test_float16_learns_the_same_within_rounding() -> None:
+    """Of a loss of 10⁻⁷ an unscaled gradient would be nothing in float16; Adam does not care how large it is."""
+    found = []
+    for state, g in (make(), in_half()):
+        before = torch.cat([w.flatten() for w in weights(state)])
+        loss = training_loss(NOISE, generator=g)
+
+        def tiny(model: ScoreModel, batch: Batch) -> tuple[Tensor, Tensor]:
+            losses, sigmas = loss(model, batch)  # noqa: B023
+            return 1e-6 * losses, sigmas
+
+        data = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
+        for _ in train(state, batches(data, 32, generator=g), tiny, budget=Budget(steps=30)):
+            pass
+        found.append(torch.cat([w.flatten() for w in weights(state)]) - before)
+    full, half = found
+    assert torch.nn.functional.cosine_similarity(full, half, dim=0) > 0.99
+    assert 0.95 < half.norm() / full.norm() < 1.05
+
+
+def test_a_step_whose_gradient_is_too_large_for_float16_is_left_out() -> None:
+    state, g = in_half()
+    state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 2.0**40})
+    before = weights(state)[0].clone()
+    run(state, g, 1)
+    assert torch.equal(weights(state)[0], before)
+    assert state.scaler.get_scale() == 2.0**39
+
+
+def test_the_scale_of_the_loss_is_kept(tmp_path: Path) -> None:
+    state, g = in_half()
+    state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 512.0})
+    run(state, g, 2)
+    state.save(tmp_path / "checkpoint.pt")
+    other, _ = in_half()
+    other.load(tmp_path / "checkpoint.pt")
+    assert other.scaler.get_scale() == 512.0
+    assert not other.kept
+    make()[0].load(tmp_path / "checkpoint.pt")  # a run may go on in another precision

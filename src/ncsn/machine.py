@@ -112,7 +112,7 @@ def choose_device(name: str) -> torch.device:
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 in hardware, so that autocast pays."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
@@ -120,3 +120,29 @@ def fast_bfloat16(device: torch.device) -> bool:
 def slow(device: torch.device) -> bool:
     """Whether the device is a CPU without bfloat16: a tenth of the arithmetic of one that has it."""
     return device.type == "cpu" and not fast_bfloat16(device)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """The precision of that name, or for auto the one that is fastest on the device.
+
+    bf16, fp16: the network runs in 16 bits, its weights stay in 32.  tf32: NVIDIA's products, in 19 bits.
+    Raises ValueError if the device has no such precision.
+    """
+    here, gpu = ["bf16", "fp16", "fp32"], device.type == "cuda"
+    if gpu and fast_bfloat16(device):  # both came with the same generation
+        here.append("tf32")
+    if name == "auto":
+        return "bf16" if fast_bfloat16(device) else "fp16" if gpu else "fp32"
+    if name not in here:
+        raise ValueError(f"precision is {name}; {device.type} has {', '.join(here)}")
+    return name
+
+
+def autocast_of(precision: str) -> torch.dtype | None:
+    """What a network runs in, if not in the precision of its weights."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether NVIDIA's GPUs may round the factors of products of 32 bits to 19."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed

@@ -32,31 +32,37 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if id(p) in found]
 
 
-def muon_and_adam(model: nn.Module, *, muon_rate: float = 0.02, adam_rate: float = 2e-3) -> list[torch.optim.Optimizer]:
+def muon_and_adam(
+    model: nn.Module, *, muon_rate: float = 0.02, adam_rate: float = 2e-3, products: torch.dtype | None = None
+) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices, Adam for everything else: biases, gains, embeddings, the first and last kernels.
 
-    ``muon_rate``, ``adam_rate``: the peak learning rates, above 0.
+    ``muon_rate``, ``adam_rate``: the peak learning rates, above 0.  ``products``: the type of Muon's, see there.
     """
     matrices = hidden_matrices(model)
     others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
-        optimizers.append(Muon(matrices, lr=muon_rate))
+        optimizers.append(Muon(matrices, lr=muon_rate, products=products))
     if others:
         optimizers.append(torch.optim.Adam(others, lr=adam_rate, betas=(0.9, 0.99), fused=True))
     return optimizers
 
 
-def orthogonalize(matrices: Float[Tensor, "k m n"], steps: int = 5) -> Float[Tensor, "k m n"]:
+def orthogonalize(
+    matrices: Float[Tensor, "k m n"], steps: int = 5, products: torch.dtype | None = None
+) -> Float[Tensor, "k m n"]:
     """Each matrix with its singular values brought to about 1 (0.7 to 1.2), by Newton–Schulz iteration.
 
-    In bfloat16 where the hardware multiplies it; elsewhere torch emulates it, which makes training twice as long.
+    ``products``: the type they are in; by default bfloat16 where the hardware multiplies it, else float32: torch
+    emulates it, which makes training twice as long.
     Jordan 2024, https://kellerjordan.github.io/posts/muon.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    dtype = torch.bfloat16 if fast_bfloat16(matrices.device) else torch.float32
-    x = (matrices.mT if tall else matrices).to(dtype)
+    if products is None:
+        products = torch.bfloat16 if fast_bfloat16(matrices.device) else torch.float32
+    x = (matrices.mT if tall else matrices).to(products)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = x @ x.mT
@@ -69,10 +75,14 @@ class Muon(torch.optim.Optimizer):
 
     ``params``: matrices, or kernels (outputs, inputs, h, w), which are taken for matrices of one row an output.
     ``lr``: the size of a step's singular values, for matrices wider than tall; √(rows/columns) larger for the others.
+    ``products``: the type of the products that do it, bfloat16 or float32; by default the faster one here.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, products: torch.dtype | None = None
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
+        self.products = products
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -90,7 +100,7 @@ class Muon(torch.optim.Optimizer):
         gradients = torch.stack([p.grad for p in weights if p.grad is not None])
         averages = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in weights]
         torch._foreach_lerp_(averages, list(gradients), 1 - momentum)
-        update = orthogonalize(gradients.lerp(torch.stack(averages), momentum).flatten(2))
+        update = orthogonalize(gradients.lerp(torch.stack(averages), momentum).flatten(2), products=self.products)
         rows, columns = update.shape[1:]
         scale = lr * max(1, rows / columns) ** 0.5
         torch._foreach_sub_(weights, list((scale * update).view(len(weights), *shape)))

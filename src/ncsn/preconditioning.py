@@ -107,7 +107,7 @@ class ScoreModel(nn.Module):
     takes them as a third argument.
     ``data_mean``: μ, a number or a tensor that broadcasts against one example.  ``data_std``: σ_d > 0, one number.
     Both are saved with the weights.
-    ``autocast``: run the network, and only the network, in bfloat16.
+    ``autocast``: what to run the network, and only the network, in; by default in its weights' own precision.
     Raises ValueError if ``data_std`` is not positive.
     """
 
@@ -121,7 +121,7 @@ class ScoreModel(nn.Module):
         data_std: float | Tensor = 1.0,
         *,
         preconditioning: Preconditioning | None = None,
-        autocast: bool = False,
+        autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if not float(data_std) > 0:
@@ -142,7 +142,7 @@ class ScoreModel(nn.Module):
         if label is None and self.classes:  # always told, so that a compiled network knows one way to be called
             label = torch.full((len(x),), -1, device=x.device)
         known = () if label is None else (label,)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
             value = self.network(shown, levels.log() / 4, *known)
         return self.preconditioning.score(value.to(x.dtype), centred, std, self.data_std)
 

@@ -104,7 +104,7 @@ class Recipe:
         data_std: float | Tensor = 1.0,
         *,
         network: nn.Module | None = None,
-        autocast: bool = False,
+        autocast: torch.dtype | None = None,
     ) -> ScoreModel:
         """The model, untrained; around a ``network`` of the user's own, if the recipe names one.
 

@@ -125,7 +125,8 @@ class Run:
         for score in (self.score, self.guide):
             if isinstance(score, ScoreModel):
                 # 256 levels of a pixel survive bfloat16; points would lose digits.
-                score.to(chosen).autocast = self.recipe.images and machine.fast_bfloat16(chosen)
+                fast = machine.autocast_of(machine.choose_precision("auto", chosen))
+                score.to(chosen).autocast = fast if self.recipe.images else None
         return replace(self, device=chosen)
 
     def steps(
@@ -419,7 +420,7 @@ class Run:
         score, sampling = self.score, self.recipe.sampling
         if isinstance(score, ScoreModel):
             score = copy.copy(score)
-            score.autocast = False  # a solver that adapts its step takes rounding for curvature
+            score.autocast = None  # a solver that adapts its step takes rounding for curvature
         z = (x if self.units is None else self.units.standardise(x)).to(self.device)
         volume = 0.0 if self.units is None else self.units.log_volume(self.recipe.shape)
         dimension = z[0].numel() if len(z) else 1

@@ -90,7 +90,8 @@ def fit(
     parts = split(x, None if labels is None else labels.to(place), generator)
     torch.manual_seed(seed)  # for the initial weights; everything else draws from the generator
     recipe = recipe_for(parts, network, sampler)
-    model = recipe.build(parts.mean, parts.std, network=network, autocast=images and machine.fast_bfloat16(place))
+    autocast = machine.autocast_of(machine.choose_precision("auto", place)) if images else None
+    model = recipe.build(parts.mean, parts.std, network=network, autocast=autocast)
     state = State(model.to(place), generator=generator)
     noise = default_noise(parts, recipe) if noise is None else noise
     objective = default_objective(parts, state.model.network, noise) if objective is None else objective

@@ -28,6 +28,7 @@ from ncsn.ranges import (
 from ncsn.samplers.methods import SamplerName
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+PrecisionName = Literal["auto", "bf16", "fp16", "tf32", "fp32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,9 @@ class Job:
 class ImageJob(Job):
     """What belongs to the job of training on images."""
 
+    precision: PrecisionName = "auto"
+    """What the network runs in: bf16 or fp16 (16 bits, the weights in 32), tf32 (NVIDIA's GPUs) or fp32; auto: what is
+    fastest on the device."""
     tensorboard: bool = False
     """Also log to TensorBoard, in the run's folder."""
     data_dir: Path | None = None

@@ -97,6 +97,7 @@ class Study:
         Raises ValueError for settings that do not suit the data, and if the folder holds another run.
         """
         device = machine.choose_device(given.job.device)
+        machine.choose_precision(given.job.precision, device)
         settings = resolve(recalled(given), pictures, device)
         recipe, guide_recipe = recipes(settings, pictures)
         folder, resume = settings.job.out, settings.job.resume
@@ -163,6 +164,16 @@ class Study:
         assert self.settings.job.out is not None
         return self.settings.job.out
 
+    @property
+    def precision(self) -> str:
+        """What the network runs in."""
+        return machine.choose_precision(self.settings.job.precision, self.device)
+
+    @property
+    def products(self) -> torch.dtype:
+        """What large products beside the network are in: float16's numbers end too early for them."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
     @cached_property
     def pixels(self) -> Shaped[Tensor, "n c h w"]:
         """The training images, on the device."""
@@ -196,11 +207,10 @@ class Study:
         """Denoising score matching, at high noise towards the score of the whole training set where that pays."""
         if self.settings.posterior_above >= self.settings.sigma_max:
             return dsm
-        precision = torch.bfloat16 if machine.fast_bfloat16(self.device) else torch.float32
         images, labels = reals(self.pixels), self.labels
         if self.settings.flip:
             images, labels = torch.cat([images, images.flip(-1)]), None if labels is None else labels.repeat(2)
-        everything = Empirical(images, labels, dtype=precision)
+        everything = Empirical(images, labels, dtype=self.products)
         return partial(posterior_dsm, data_score=everything, above=self.settings.posterior_above)
 
     def begin(self, recipe: Recipe, folder: Path) -> State:
@@ -210,9 +220,10 @@ class Study:
         """
         mean, std = self.pictures.statistics
         centre = 0.0 if recipe.preconditioning == "scaled" else mean  # NCSNv2's network centres pixels itself
-        model = recipe.build(centre, std, autocast=machine.fast_bfloat16(self.device)).to(self.device)
+        machine.allow_tf32(self.precision != "fp32")
+        model = recipe.build(centre, std, autocast=machine.autocast_of(self.precision)).to(self.device)
         rates = {"muon_rate": self.settings.muon_rate, "adam_rate": self.settings.adam_rate}
-        state = State(model, muon_and_adam(model, **rates), generator=self.draws)
+        state = State(model, muon_and_adam(model, **rates, products=self.products), generator=self.draws)
         checkpoint = folder / "checkpoint.pt"
         if self.group.leads:
             folder.mkdir(exist_ok=True)
