@@ -50,6 +50,8 @@ class Bench:
     )
     sampling_minutes: float = 15.0
     """A peer that needs longer for 10,000 samples is judged on as many as it draws in this time."""
+    classes: bool = True
+    """Tell every peer that can use them the classes of the images, and draw them by their shares."""
     seed: int = 0
     out: Path = Path("runs/bench")
     """Where models and samples go."""
@@ -58,7 +60,8 @@ class Bench:
 def ours(bench: Bench, out: Path) -> dict[str, Any]:
     """The default command, then ``ncsn evaluate``."""
     command = [sys.executable, "-m", "ncsn"]
-    train = [*command, "train", bench.dataset, "--seed", str(bench.seed), "--overwrite"]
+    classes = "--classes" if bench.classes else "--no-classes"
+    train = [*command, "train", bench.dataset, "--seed", str(bench.seed), classes, "--overwrite"]
     subprocess.run([*train, "--minutes", str(bench.minutes), "--out", str(out)], check=True)
     subprocess.run([*command, "evaluate", str(out), "--seed", str(bench.seed), "--overwrite"], check=True)
     run = json.loads((out / "metrics.json").read_text())
@@ -66,8 +69,10 @@ def ours(bench: Bench, out: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     weights = [*load_file(out / "model.safetensors").items(), *load_file(out / "guide" / "model.safetensors").items()]
+    report.pop("source")  # a folder of this machine
     report |= {
         "about": f"the default of `ncsn train`, {report['sampler']} with a guide",
+        "classes": bench.classes and data.load_images(bench.dataset).labels is not None,
         "parameters": sum(w.numel() for name, w in weights if name.startswith("network.")),
         "images_seen": run["images_seen"],
         "training_images_per_second": run["images_per_second"],
@@ -81,14 +86,16 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
     process.keep_memory()
     torch.manual_seed(bench.seed)
     generator, images = torch.Generator().manual_seed(bench.seed), data.load_images(bench.dataset)
-    made, most = PEERS[name](images.shape), most_judged(images)
+    labels = images.labels if bench.classes else None
+    made, most = PEERS[name](images.shape, 0 if labels is None else len(labels.names)), most_judged(images)
+    known = labels.train if labels is not None and made.classes else None
     seconds, began, durations = bench.minutes * 60, time.perf_counter(), []
     with tqdm(total=seconds, unit="s", desc=name, mininterval=process.refresh_interval()) as bar:
-        for x, _ in data.batches(images.train, made.batch_size, generator=generator):
+        for x, label in data.batches(images.train, made.batch_size, known, generator=generator):
             at = time.perf_counter()
             if at - began > seconds:
                 break
-            loss = made.step(x, (at - began) / seconds)
+            loss = made.step(x, (at - began) / seconds, label)
             durations.append(time.perf_counter() - at)
             bar.set_postfix_str(f"loss {loss.item():.4f}", refresh=False)
             bar.update(min(time.perf_counter() - began, seconds) - bar.n)
@@ -96,12 +103,14 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
     parts: list[torch.Tensor] = []
     with torch.no_grad(), tqdm(total=most, unit="image", mininterval=process.refresh_interval()) as bar:
         while len(parts) * batch < most and time.perf_counter() - began < bench.sampling_minutes * 60:
-            parts.append(quantize(made.sample(batch, generator)))
+            label = None if known is None else known[torch.randint(len(known), (batch,), generator=generator)]
+            parts.append(quantize(made.sample(batch, generator, label)))
             bar.update(batch)
     seconds, samples = time.perf_counter() - began, torch.cat(parts)[:most]
     np.savez_compressed(out / "samples.npz", samples=samples.numpy())
     return {
         "about": made.about,
+        "classes": known is not None,
         "parameters": made.parameters,
         "images_seen": len(durations) * made.batch_size,
         "training_images_per_second": made.batch_size / float(np.median(durations)),
@@ -129,20 +138,21 @@ def over_ours(row: dict[str, Any], samples: Path, images: data.Images) -> float:
 def table(results: list[dict[str, Any]]) -> str:
     """All results as Markdown, the longest budgets first; speeds are ratios to ours."""
     lines = [
-        "| data | minutes | what | parameters | Fréchet distance (held out, training) | n | over ours at that n "
-        "| confident (held out) | images seen | training speed | sampling speed | NFE |",
-        "|" + "---|" * 12,
+        "| data | minutes | what | told classes | parameters | Fréchet distance (held out, training) | n "
+        "| over ours at that n | confident (held out) | images seen | training speed | sampling speed | NFE |",
+        "|" + "---|" * 13,
     ]
     nearest = sorted(results, key=lambda row: row["metrics"]["frechet_distance"]["generated"])
-    for row in sorted(nearest, key=lambda row: (data_of(row) != "mnist", data_of(row), -row["minutes"])):
-        own = next((r for r in results if r["peer"] == "ours" and same(r, row)), row)
+    for row in sorted(nearest, key=lambda row: (data_of(row) != "mnist", *key_of(row))):
+        own = next((r for r in results if r["peer"] == "ours" and key_of(r) == key_of(row)), row)
         fd, confident = row["metrics"]["frechet_distance"], row["metrics"]["confident"]
         speeds = [row[key] / own[key] for key in ("training_images_per_second", "sampling_images_per_second")]
         # Early rows have one floor only.
         floors = ", ".join(f"{fd[kind]:.2f}" if kind in fd else "–" for kind in ("held_out", "training"))
         guide = f" + {row['guide_nfe']} of a guide" if row.get("guide_nfe") else ""
         lines.append(
-            f"| {data_of(row)} | {row['minutes']:g} | {row['peer']} | {row['parameters'] / 1e6:.2f} M "
+            f"| {data_of(row)} | {row['minutes']:g} | {row['peer']} | {'yes' if told(row) else 'no'} "
+            f"| {row['parameters'] / 1e6:.2f} M "
             f"| {fd['generated']:.2f} ({floors}) | {row['n']:,} "
             f"| **{row.get('over_ours', math.nan):.3g}** "
             f"| {confident['generated']:.3f} ({confident['held_out']:.3f}) | {row['images_seen']:,} "
@@ -156,9 +166,14 @@ def data_of(row: dict[str, Any]) -> str:
     return str(row.get("data", "mnist"))
 
 
-def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two rows have the same data and budget."""
-    return (data_of(a), a["minutes"]) == (data_of(b), b["minutes"])
+def told(row: dict[str, Any]) -> bool:
+    """Whether a row's network was told the classes."""
+    return bool(row.get("classes", False))
+
+
+def key_of(row: dict[str, Any]) -> tuple[str, float, bool]:
+    """What two rows must have in common to be compared: data, budget, whether classes were told."""
+    return data_of(row), -row["minutes"], told(row)
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
@@ -166,11 +181,12 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     results = [row for row in results if data_of(row) == "mnist"]
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     floor = max(results, key=lambda row: row["n"])["metrics"]["frechet_distance"]["training"]
-    for name in dict.fromkeys(row["peer"] for row in results):
-        rows = sorted((row for row in results if row["peer"] == name), key=lambda row: row["minutes"])
+    for name, classes in dict.fromkeys((row["peer"], told(row)) for row in results):
+        alike = [row for row in results if (row["peer"], told(row)) == (name, classes)]
+        rows = sorted(alike, key=lambda row: row["minutes"])
         distances = [row["metrics"]["frechet_distance"]["generated"] for row in rows]
         fewest = min(row["n"] for row in rows)
-        label = name if fewest == 10_000 else f"{name}, n = {fewest:,}"
+        label = name + (", told classes" if classes else "") + (f", n = {fewest:,}" if fewest < 10_000 else "")
         axes.plot(
             [row["minutes"] for row in rows], distances, "o-", label=label, linewidth=3 if name == "ours" else 1.5
         )
@@ -193,7 +209,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 def folder(bench: Bench, peer: str) -> Path:
     """Where a peer's model and samples go."""
     place = "" if bench.dataset == "mnist" else f"{Path(bench.dataset).stem}-"
-    return bench.out / f"{place}{peer}-{bench.minutes:g}"
+    return bench.out / f"{place}{peer}-{bench.minutes:g}{'' if bench.classes else '-no-classes'}"
 
 
 def main(bench: Bench) -> None:
@@ -206,11 +222,11 @@ def main(bench: Bench) -> None:
         out.mkdir(parents=True, exist_ok=True)
         row = ours(bench, out) if name == "ours" else peer(name, bench, out)
         row = {"peer": name, "minutes": bench.minutes, "seed": bench.seed, **row, "data": dataset.name}
-        results = [r for r in results if r["peer"] != name or not same(r, row)] + [row]
+        results = [r for r in results if r["peer"] != name or key_of(r) != key_of(row)] + [row]
         path.write_text(json.dumps(results, indent=1) + "\n")
     own = folder(bench, "ours") / "evaluation.npz"
     for row in results:
-        if own.exists() and same(row, {"data": dataset.name, "minutes": bench.minutes}):
+        if own.exists() and key_of(row) == (dataset.name, -bench.minutes, bench.classes):
             row["over_ours"] = over_ours(row, own, dataset)
     path.write_text(json.dumps(results, indent=1) + "\n")
     text = (HERE / "README.md").read_text(encoding="utf-8")

@@ -18,23 +18,26 @@ LIBRARIES = {
 
 @pytest.mark.filterwarnings("ignore")  # other people's
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
+@pytest.mark.parametrize(("shape", "classes"), [((1, 28, 28), 0), ((3, 32, 32), 10)])
 @pytest.mark.parametrize("name", PEERS)
-def test_peers_learn_and_sample(name: str, shape: tuple[int, int, int], generator: torch.Generator) -> None:
+def test_peers_learn_and_sample(
+    name: str, shape: tuple[int, int, int], classes: int, generator: torch.Generator
+) -> None:
     pytest.importorskip(LIBRARIES[name])
     torch.manual_seed(0)
-    peer, x = PEERS[name](shape), torch.rand(4, *shape, generator=generator)
+    peer, x = PEERS[name](shape, classes), torch.rand(4, *shape, generator=generator)
+    label = torch.tensor([0, 3, 9, 3]) if classes and peer.classes else None
     losses = []
     for _ in range(12):
         torch.manual_seed(1)  # always the same noise: only the weights change
-        losses.append(float(peer.step(x, 0.1)))
+        losses.append(float(peer.step(x, 0.1, label)))
     assert losses[-1] < losses[0]
     assert 1e6 < peer.parameters < 3e6 or name == "reference"
     peer.nfe = min(peer.nfe, 3)
     if name == "reference":
         peer.sigmas = peer.sigmas[:1] * 1e-2
     with torch.no_grad():
-        drawn = peer.sample(2, generator)
+        drawn = peer.sample(2, generator, None if label is None else label[:2])
     assert drawn.shape == (2, *shape)
     assert drawn.isfinite().all()
 
@@ -62,13 +65,17 @@ def test_table_and_plot(tmp_path: Path) -> None:
     lines = bench.table(results).splitlines()
     assert len(lines) == 5
     assert lines[2].startswith(
-        "| mnist | 10 | ours | 1.85 M | 2.00 (0.20, 0.10) | 10,000 | **1** | 0.800 (0.990) | 1,000 | 1.00"
+        "| mnist | 10 | ours | no | 1.85 M | 2.00 (0.20, 0.10) | 10,000 | **1** | 0.800 (0.990) | 1,000 | 1.00"
     )
     assert "| 0.50 | 0.50 | 31 |" in lines[3]
     colour = {**row("ours", 10.0, 90.0, 10.0), "data": "cifar10"}
     lines = bench.table([colour, *results]).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| mnist"] * 3 + ["| cifar10"]
     assert "| 1.00 | 1.00 | 31 |" in lines[5], "speeds are ratios to ours on the same data"
+    both = bench.table([{**row("ours", 10.0, 1.0, 50.0), "classes": True}, *results]).splitlines()
+    assert [line.split(" | ")[2:4] for line in both[2:]] == [
+        ["ours", "no"], ["azula", "no"], ["ours", "yes"], ["ours", "no"]
+    ]  # fmt: skip
     bench.plot(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
 
