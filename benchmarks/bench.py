@@ -72,7 +72,7 @@ def ours(bench: Bench, out: Path) -> dict[str, Any]:
     report.pop("source")  # a folder of this machine
     report |= {
         "about": f"the default of `ncsn train`, {report['sampler']} with a guide",
-        "classes": bench.classes and data.load_images(bench.dataset).labels is not None,
+        "told_classes": bench.classes and data.load_images(bench.dataset).labels is not None,
         "parameters": sum(w.numel() for name, w in weights if name.startswith("network.")),
         "images_seen": run["images_seen"],
         "training_images_per_second": run["images_per_second"],
@@ -110,7 +110,7 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
     np.savez_compressed(out / "samples.npz", samples=samples.numpy())
     return {
         "about": made.about,
-        "classes": known is not None,
+        "told_classes": known is not None,
         "parameters": made.parameters,
         "images_seen": len(durations) * made.batch_size,
         "training_images_per_second": made.batch_size / float(np.median(durations)),
@@ -168,7 +168,7 @@ def data_of(row: dict[str, Any]) -> str:
 
 def told(row: dict[str, Any]) -> bool:
     """Whether a row's network was told the classes."""
-    return bool(row.get("classes", False))
+    return bool(row.get("told_classes", False))
 
 
 def key_of(row: dict[str, Any]) -> tuple[str, float, bool]:

@@ -72,7 +72,7 @@ def test_table_and_plot(tmp_path: Path) -> None:
     lines = bench.table([colour, *results]).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| mnist"] * 3 + ["| cifar10"]
     assert "| 1.00 | 1.00 | 31 |" in lines[5], "speeds are ratios to ours on the same data"
-    both = bench.table([{**row("ours", 10.0, 1.0, 50.0), "classes": True}, *results]).splitlines()
+    both = bench.table([{**row("ours", 10.0, 1.0, 50.0), "told_classes": True}, *results]).splitlines()
     assert [line.split(" | ")[2:4] for line in both[2:]] == [
         ["ours", "no"], ["azula", "no"], ["ours", "yes"], ["ours", "no"]
     ]  # fmt: skip
