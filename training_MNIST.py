@@ -14,11 +14,9 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; install the package first, with `pip install .` in this folder")
 
-from ncsn.process import share_processor
 from ncsn.signals import quit_on_signals
 
 quit_on_signals()
-share_processor()
 from ncsn import console
 from ncsn.commands.train import learn
 from ncsn.experiments.settings import Images

@@ -11,11 +11,9 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; install the package first, with `pip install .` in this folder")
 
-from ncsn.process import share_processor
 from ncsn.signals import quit_on_signals
 
 quit_on_signals()
-share_processor()
 from ncsn import console, plots
 from ncsn.experiments import toy
 from ncsn.experiments.results import write_toy_results

@@ -1,4 +1,3 @@
-import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,10 +92,3 @@ def test_the_fastest_precision_of_a_device_is_the_default(monkeypatch: pytest.Mo
     assert machine.choose_precision("fp32", cpu) == "fp32"
     kinds = [machine.autocast_of(name) for name in ("bf16", "fp16", "tf32", "fp32")]
     assert kinds == [torch.bfloat16, torch.float16, None, None]
-
-
-@pytest.mark.parametrize("said", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}])
-def test_threads_wait_asleep_unless_told_how(said: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.environ", dict(said))
-    process.share_processor()
-    assert os.environ == (said or process.PATIENCE)

@@ -1,13 +1,11 @@
 """The command ``ncsn``, and ``python -m ncsn``."""
 
-from ncsn.process import share_processor
 from ncsn.signals import quit_on_signals
 
 
 def main() -> None:
     """Run the command line."""
     quit_on_signals()
-    share_processor()
     from ncsn.cli import main
 
     main()

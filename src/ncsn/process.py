@@ -1,22 +1,8 @@
 """What a process arranges before it computes; torch need not be loaded yet."""
 
 import ctypes
-import os
 import platform
 import sys
-
-PATIENCE = {"GOMP_SPINCOUNT": "20000"}  # turns, about 20 µs
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # by which a user may have said otherwise
-
-
-def share_processor() -> None:
-    """Let OpenMP's threads wait for each other by turning only for a moment, then asleep; before torch is loaded.
-
-    Left alone they turn for milliseconds, and where another program has one of the processors, all wait by turning for
-    the thread that has none.  Does nothing if the user has said how they are to wait.
-    """
-    if not any(name in os.environ for name in WAITING):
-        os.environ.update(PATIENCE)
 
 
 def keep_memory() -> None:
