@@ -90,5 +90,8 @@ def test_the_fastest_precision_of_a_device_is_the_default(monkeypatch: pytest.Mo
     with pytest.raises(ValueError, match="precision is tf32; cuda has bf16, fp16, fp32"):
         machine.choose_precision("tf32", gpu)
     assert machine.choose_precision("fp32", cpu) == "fp32"
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_fp16": False}, raising=False)
+    assert [machine.emulated(name, cpu) for name in ("bf16", "fp16", "fp32")] == [True, True, False]
+    assert not machine.emulated("fp16", gpu)
     kinds = [machine.autocast_of(name) for name in ("bf16", "fp16", "tf32", "fp32")]
     assert kinds == [torch.bfloat16, torch.float16, None, None]

@@ -138,6 +138,15 @@ def choose_precision(name: str, device: torch.device) -> str:
     return name
 
 
+def emulated(precision: str, device: torch.device) -> bool:
+    """Whether the device is a processor that computes in 16 bits by way of 32, many times slower than in 32."""
+    if device.type != "cpu" or precision not in ("bf16", "fp16"):
+        return False
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    half = bool(capabilities.get("avx512_fp16") or capabilities.get("amx_fp16"))
+    return not (half if precision == "fp16" else fast_bfloat16(device))
+
+
 def autocast_of(precision: str) -> torch.dtype | None:
     """What a network runs in, if not in the precision of its weights."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)

@@ -97,7 +97,9 @@ class Study:
         Raises ValueError for settings that do not suit the data, and if the folder holds another run.
         """
         device = machine.choose_device(given.job.device)
-        machine.choose_precision(given.job.precision, device)
+        precision = machine.choose_precision(given.job.precision, device)
+        if machine.emulated(precision, device):
+            print(f"precision {precision}: this processor emulates it, many times slower than fp32")
         settings = resolve(recalled(given), pictures, device)
         recipe, guide_recipe = recipes(settings, pictures)
         folder, resume = settings.job.out, settings.job.resume
