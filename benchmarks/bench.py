@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import tyro
 from matplotlib.ticker import FormatStrFormatter
-from peers import PEERS
+from peers import PEERS, UNTOLD
 from tqdm import tqdm
 
 from ncsn import data, evaluation, metrics, process
@@ -72,7 +72,7 @@ def ours(bench: Bench, out: Path) -> dict[str, Any]:
     report.pop("source")  # a folder of this machine
     report |= {
         "about": f"the default of `ncsn train`, {report['sampler']} with a guide",
-        "told_classes": bench.classes and data.load_images(bench.dataset).labels is not None,
+        "told_classes": bool(json.loads((out / "config.json").read_text())["recipe"]["shares"]),
         "parameters": sum(w.numel() for name, w in weights if name.startswith("network.")),
         "images_seen": run["images_seen"],
         "training_images_per_second": run["images_per_second"],
@@ -144,7 +144,7 @@ def table(results: list[dict[str, Any]]) -> str:
     ]
     nearest = sorted(results, key=lambda row: row["metrics"]["frechet_distance"]["generated"])
     for row in sorted(nearest, key=lambda row: (data_of(row) != "mnist", *key_of(row))):
-        own = next((r for r in results if r["peer"] == "ours" and key_of(r) == key_of(row)), row)
+        own = beside(row, results)
         fd, confident = row["metrics"]["frechet_distance"], row["metrics"]["confident"]
         speeds = [row[key] / own[key] for key in ("training_images_per_second", "sampling_images_per_second")]
         # Early rows have one floor only.
@@ -174,6 +174,13 @@ def told(row: dict[str, Any]) -> bool:
 def key_of(row: dict[str, Any]) -> tuple[str, float, bool]:
     """What two rows must have in common to be compared: data, budget, whether classes were told."""
     return data_of(row), -row["minutes"], told(row)
+
+
+def beside(row: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Our row to compare with: of the same key, or, for one that cannot be told classes, of the same budget."""
+    own = [r for r in results if r["peer"] == "ours" and key_of(r)[:2] == key_of(row)[:2]]
+    alike = [r for r in own if told(r) == told(row)]
+    return (alike or (own if row["peer"] in UNTOLD else []) or [row])[0]
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
@@ -226,7 +233,8 @@ def main(bench: Bench) -> None:
         path.write_text(json.dumps(results, indent=1) + "\n")
     own = folder(bench, "ours") / "evaluation.npz"
     for row in results:
-        if own.exists() and key_of(row) == (dataset.name, -bench.minutes, bench.classes):
+        ours_of_row = beside(row, results)
+        if own.exists() and key_of(ours_of_row) == (dataset.name, -bench.minutes, bench.classes):
             row["over_ours"] = over_ours(row, own, dataset)
     path.write_text(json.dumps(results, indent=1) + "\n")
     text = (HERE / "README.md").read_text(encoding="utf-8")

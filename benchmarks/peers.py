@@ -309,3 +309,4 @@ PEERS: dict[str, Callable[[Shape, int], Any]] = {
     "azula": Azula,
     "denoising-diffusion-pytorch": Lucidrains,
 }
+UNTOLD = ("reference",)  # those that know of no classes

@@ -76,6 +76,10 @@ def test_table_and_plot(tmp_path: Path) -> None:
     assert [line.split(" | ")[2:4] for line in both[2:]] == [
         ["ours", "no"], ["azula", "no"], ["ours", "yes"], ["ours", "no"]
     ]  # fmt: skip
+    plain = row("reference", 10.0, 16.0, 25.0)
+    told = {**row("ours", 10.0, 1.0, 50.0), "told_classes": True}
+    assert bench.beside(plain, [plain, told]) is told, "there is no other of ours"
+    assert bench.beside(row("azula", 10.0, 8.0, 1.0), [told])["peer"] == "azula", "it could have been told"
     bench.plot(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
 

@@ -13,6 +13,7 @@ from ncsn.noise import Geometric
 from ncsn.objectives import Batch, training_loss
 from ncsn.preconditioning import ScoreModel
 from ncsn.training import Budget, NonFiniteLossError, State, schedule, train
+from ncsn.untrusted import read_checkpoint, save_checkpoint
 
 NOISE = Geometric(5.0, 0.2, 5)
 
@@ -258,3 +259,9 @@ def test_the_scale_of_the_loss_is_kept(tmp_path: Path) -> None:
     assert other.scaler.get_scale() == 512.0
     assert not other.kept
     make()[0].load(tmp_path / "checkpoint.pt")  # a run may go on in another precision
+    content = read_checkpoint(tmp_path / "checkpoint.pt")
+    for bad in (torch.tensor([1.0, 2.0]), torch.tensor(float("nan")), torch.tensor(0.0)):
+        save_checkpoint(content | {"kept": {"loss scale": bad}}, tmp_path / "bad.pt")
+        with pytest.raises(ValueError, match="the scale of the loss is"):
+            other.load(tmp_path / "bad.pt")
+    assert other.scaler.get_scale() == 512.0

@@ -109,12 +109,17 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def processor_has(*capabilities: str) -> bool:
+    """Whether this processor has one of these, by torch's names of them."""
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(found.get(name) for name in capabilities)
+
+
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 in hardware, so that autocast pays."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return processor_has("avx512_bf16", "amx_bf16")
 
 
 def slow(device: torch.device) -> bool:
@@ -142,9 +147,7 @@ def emulated(precision: str, device: torch.device) -> bool:
     """Whether the device is a processor that computes in 16 bits by way of 32, many times slower than in 32."""
     if device.type != "cpu" or precision not in ("bf16", "fp16"):
         return False
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    half = bool(capabilities.get("avx512_fp16") or capabilities.get("amx_fp16"))
-    return not (half if precision == "fp16" else fast_bfloat16(device))
+    return not (processor_has("avx512_fp16", "amx_fp16") if precision == "fp16" else fast_bfloat16(device))
 
 
 def autocast_of(precision: str) -> torch.dtype | None:

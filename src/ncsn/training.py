@@ -179,6 +179,9 @@ class State:
             raise ValueError(f"it has {len(saved.optimizers)} optimisers; {len(self.optimizers)} are needed")
         for optimizer, kept in zip(self.optimizers, saved.optimizers, strict=True):
             check_state(optimizer, kept)
+        scale = saved.kept.get(SCALE)
+        if scale is not None and not (scale.numel() == 1 and 0 < float(scale) < math.inf):
+            raise ValueError(f"the scale of the loss is {scale.tolist()!r:.40}; it must be one positive number")
         if isinstance(self.generator, torch.Generator):
             torch.Generator(self.generator.device).set_state(saved.generator)  # raises, for another device's
 
