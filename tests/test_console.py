@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -156,3 +157,20 @@ def test_a_training_may_run_in_a_thread(tmp_path: Path) -> None:
     assert not failed
     assert state.step == 5
     assert (tmp_path / "model.safetensors").exists()
+
+
+def test_the_bar_of_a_training_that_goes_on_keeps_moving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it has behind it is no measure of how often there is something to show."""
+    monkeypatch.setattr("ncsn.console.refresh_interval", lambda: 0.01)
+
+    def progress() -> Iterator[Progress]:
+        some = torch.ones(2)
+        for k in range(50, 60):
+            time.sleep(0.02)
+            yield Progress(step=k, fraction=k / 100, seconds=k, losses=some, sigmas=some, examples_per_second=1.0)
+
+    assert sum(1 for _ in console.watch(progress(), training(1)[0], tmp_path, [])) == 10
+    shown = capsys.readouterr().err
+    assert all(f"step {k}," in shown for k in range(50, 60))

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def found(features: list[float | None], pixels: list[float]) -> list[Trial]:
-    weights = (0.0, *guidance.WEIGHTS)
+    weights = (0.0, *guidance.WEIGHTS["smaller"])
     return [Trial(weight=w, features=f, pixels=p) for w, f, p in zip(weights, features, pixels, strict=True)]
 
 
@@ -55,13 +55,15 @@ def test_samples_are_compared_at_every_weight_and_real_images_first(classes: boo
     unguided, guided = guidance.parted(sampling)
     assert [*unguided, *guided] == sampling.ladder().tolist()
     assert min(unguided) > sampling.guided_between[1] >= max(guided)
-    classless, told = (
-        Recipe(network="UNet", arguments={"classes": n}, shape=(1, 28, 28), sampling=sampling) for n in (0, 10)
-    )
-    weights = [1.0, 1.25, 1.25, 1.5, 1.5, 2.0, 2.0] if classes else list(guidance.WEIGHTS)
-    assert [weight for weight, _ in guidance.candidates(told if classes else classless)] == weights
+    by_itself = sampling.but(guide="unconditional")
+    classless = Recipe(network="UNet", arguments={}, shape=(1, 28, 28), sampling=sampling)
+    told = Recipe(network="UNet", arguments={"classes": 10}, shape=(1, 28, 28), sampling=by_itself)
+    weights = list(guidance.WEIGHTS["unconditional" if classes else "smaller"])
     assert guidance.evaluations(classless) == len(unguided) + (1 + 3 * 1.25) * (len(guided) + 1)
-    assert guidance.evaluations(told) == len(unguided) + (1 + 3 * 1.25 + 3 * 2) * (len(guided) + 1)
+    assert guidance.evaluations(told) == len(unguided) + (1 + 5 * 2) * (len(guided) + 1)
+    inside = sum(0.2 <= sigma <= 1.5 for sigma in guided)
+    assert guidance.of_one(by_itself) == pytest.approx(by_itself.nfe * (1 + inside / 6))
+    assert guidance.of_one(sampling) == pytest.approx(sampling.nfe * (1 + inside / 24))
     drawn: list[object] = []
 
     class Sampled:
@@ -84,7 +86,6 @@ def test_samples_are_compared_at_every_weight_and_real_images_first(classes: boo
             *,
             seed: int,
             guidance: float,
-            guide: str,
             label: object,
             levels: tuple[float, ...],
             start: torch.Tensor,
@@ -92,8 +93,7 @@ def test_samples_are_compared_at_every_weight_and_real_images_first(classes: boo
             assert levels == guided
             drawn.append(label)
             real = held_out[-n:].float() / 255
-            away = abs(guidance - 1.5) + (0.4 if guide == "smaller" and classes else 0.0)
-            return real + away * (start - real) / 2
+            return real + abs(guidance - 1.5) * (start - real) / 2
 
     with unchecked():
         rows = list(guidance.trials(Sampled(), held_out, digits(), 100, seed=0))  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ def test_samples_are_compared_at_every_weight_and_real_images_first(classes: boo
     assert near[1.5].pixels == pytest.approx(0, abs=2e-3), "the very images that samples are compared with"
     assert near[1.5].pixels < near[1.25].pixels < near[1.0].pixels
     assert near[0.0].pixels > 0.005, "real images are others than those they are compared with"
-    assert (best(rows).weight, best(rows).guide) == (1.5, "unconditional" if classes else "smaller")
+    assert best(rows).weight == 1.5
 
 
 def test_what_is_said_has_both_numbers() -> None:
@@ -117,11 +117,6 @@ def test_what_is_said_has_both_numbers() -> None:
     assert line == (
         "guidance 2, chosen among 1, 1.25, 1.5, 2 by 256 samples beside held-out images, kernel distance in some "
         "network 0.2000 (0.5000 without guidance), pixel distance 0.0410 (0.0400 without guidance)"
-    )
-    told = [*rows[:3], Trial(weight=1.25, guide="unconditional", features=0.1, pixels=0.04)]
-    line = guidance.said(told[-1], told, 256, Features(name="some network", embed=lambda x: x))
-    assert line.startswith(
-        "guidance 1.25 by the unconditional guide, chosen among 1, 1.25 by smaller and unconditional guides by"
     )
     assert "kernel" not in guidance.said(rows[1], found([None] * 5, [1.0] * 5), 64, PIXELS)
 

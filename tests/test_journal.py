@@ -54,6 +54,7 @@ def study(out: Path, *, resume: bool = False, **given: Any) -> Study:
         "posterior_above": 0.6,
         "sigma_max": 10.0,
         "compile": False,
+        "classes": False,
     } | given
     job = ImageJob(out=out, resume=resume, device="cpu")
     return Study.of(Images(job=job, **settings), pictures(), where(pictures()), began=time.perf_counter())
@@ -216,13 +217,13 @@ def test_what_a_user_would_not_see_is_said(tmp_path: Path) -> None:
 
 
 def test_the_weight_that_is_chosen_becomes_the_runs_own(tmp_path: Path) -> None:
-    begun = study(tmp_path / "run", guidance="chosen")
+    begun = study(tmp_path / "run", guidance="chosen", classes=True)
     state, guide = begun.states()
     assert begun.chooses
     run = begun.run(state, guide)
     assert run.recipe.sampling.guidance == 1
-    choice = guidance.Trial(weight=1.5, guide="unconditional", features=None, pixels=0.0)
-    chosen = begun.guided(run, choice)
+    choice = guidance.Trial(weight=1.5, features=None, pixels=0.0)
+    chosen = begun.with_guidance(run, choice)
     assert (chosen.recipe.sampling.guidance, chosen.recipe.sampling.guide) == (1.5, "unconditional")
     assert storage.read_config(begun.folder).recipe.sampling.guidance == 1.5
     assert storage.read_config(begun.folder).data == begun.origin

@@ -27,6 +27,7 @@ from ncsn.sampling import Sampling
 
 SCORE = GaussianScore(0.3, 0.8)
 X = torch.linspace(-2, 2, 12).view(6, 2)
+MEAN = torch.zeros(1, 2)
 SIGMA = torch.linspace(0.2, 2.0, 6)
 SIGMAS = Geometric(3.0, 0.5, 4).sigmas()
 DATA = Empirical(torch.linspace(-3, 3, 20).view(10, 2), torch.arange(10) % 2)
@@ -67,7 +68,7 @@ CASES: dict[str, Callable[[Generator], Tensor]] = {
     "log_prob": lambda g: log_prob(MIXTURE, X, sigma_max=30, sigma_min=0.5, probes=2, generator=g).log_prob,
     "replacement": lambda g: replacement(MIXTURE, KNOWN, X, generator=g)(X + 1, 0.7),
     "known_pixels": lambda g: regions.known_pixels((1, 6, 6), "random", generator=g),
-    "start": lambda g: SAMPLING.start(SCORE, 6, (2,), generator=g),
+    "start": lambda g: SAMPLING.start(MEAN, 6, generator=g),
     "langevin": lambda g: [*langevin.langevin(SCORE, X, 0.7, step_size=0.1, steps=2, generator=g)][-1].x,
     "annealed": lambda g: [*langevin.annealed_langevin(SCORE, X, SIGMAS, eps=0.1, steps=2, generator=g)][-1].x,
     "consistent": lambda g: [*langevin.consistent_annealed(SCORE, X, SIGMAS, eta=0.8, generator=g)][-1].x,

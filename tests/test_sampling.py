@@ -28,7 +28,7 @@ def test_every_sampler_yields_and_costs_what_the_table_says_and_samples_a_gaussi
     name: str, generator: torch.Generator
 ) -> None:
     sampling, score = SAMPLING.but(sampler=name), Counted(SCORE)
-    x = sampling.start(score, 4000, (2,), generator=generator)
+    x = sampling.start(torch.ones(1, 2), 4000, generator=generator)
     assert float(x.std()) == pytest.approx(5, abs=0.2)
     steps = list(sampling.follow(score, x, generator=generator))
     assert len(steps) == sampling.states
@@ -122,9 +122,12 @@ def test_levels_may_be_given_one_by_one(generator: torch.Generator) -> None:
     assert sampling.states == 3
 
 
-def test_start_is_around_the_mean_that_the_score_knows(generator: torch.Generator) -> None:
-    x = SAMPLING.start(GaussianScore(-20.0, 0.5), 4000, (2,), generator=generator)
-    assert abs(z_score(x.flatten(), -20 * 25 / 25.25)) < 4  # Tweedie pulls a hundredth of the way to the noise's mean
+def test_samples_start_around_the_means_they_are_told(generator: torch.Generator) -> None:
+    x = SAMPLING.start(torch.tensor([[-20.0, 3.0]]), 4000, generator=generator)
+    assert abs(z_score(x[:, 0], -20)) < 4
+    assert abs(z_score(x[:, 1], 3)) < 4
+    each = SAMPLING.start(torch.tensor([[-900.0], [900.0]]), 2, generator=generator)
+    assert each[0] < 0 < each[1]
 
 
 def test_a_sampler_of_ones_own_is_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:

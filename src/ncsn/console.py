@@ -19,6 +19,7 @@ import tyro
 
 from ncsn.process import keep_memory, refresh_interval
 from ncsn.signals import Terminated, deferred_interrupts, interruptible
+from ncsn.threads import Threads
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -129,14 +130,17 @@ def watch(
     signals: list[int],
     *,
     group: "Group | None" = None,
+    threads: Threads | None = None,
     save_every: float = 30,
     what: str = "training",
 ) -> "Iterator[Progress]":
     """Pass a training's progress on, and look after it: a progress bar, checkpoints, Ctrl-C and divergence.
 
     ``folder`` gets checkpoint.pt and model.safetensors every ``save_every`` seconds and at the end, from the leading
-    process of the ``group``.  ``signals``: those that come, for the training to know.  Ctrl-C ends the program after a
-    step, with a checkpoint and exit status 130; a loss that is not finite ends it with status 1 and keeps the last one.
+    process of the ``group``.  ``signals``: those that come, for the training to know.  ``threads``: as many compute as
+    there are processors free; by default as many as there are, for with others sums are rounded otherwise.
+    Ctrl-C ends the program after a step, with a checkpoint and exit status 130; a loss that is not finite ends it with
+    status 1 and keeps the last one.
     """
     from tqdm.auto import tqdm
 
@@ -148,7 +152,7 @@ def watch(
     bar_format = what + " {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
     checkpoint = folder / "checkpoint.pt"
     saved = time.monotonic()
-    smooth, stop = 0.0, 0
+    smooth, stop, first = 0.0, 0, True
 
     def save() -> None:
         if group.leads:
@@ -157,15 +161,22 @@ def watch(
 
     with (
         deferred_interrupts(signals),
-        tqdm(total=1.0, bar_format=bar_format, mininterval=refresh_interval(), disable=not group.leads) as bar,
+        # miniters: what a run that goes on has behind it is no measure of what comes between two looks.
+        tqdm(
+            total=1.0, bar_format=bar_format, mininterval=refresh_interval(), miniters=0, disable=not group.leads
+        ) as bar,
     ):
         try:
             for p in progress:
                 loss = p.losses.mean().item()
                 smooth = 0.95 * smooth + 0.05 * loss if smooth else loss
                 bar.set_postfix_str(f"step {p.step}, loss {smooth:.4f}, {p.examples_per_second:.0f}/s", refresh=False)
+                if first and p.step > 1:  # the time left follows from what is done in this session
+                    bar.initial = bar.n = min(p.fraction, 1.0) * (p.step - 1) / p.step
+                first = False
                 bar.update(min(p.fraction, 1.0) - bar.n)
                 yield p
+                tell(threads)
                 stop = p.stop
                 if stop or time.monotonic() - saved > save_every:
                     save()
@@ -211,8 +222,19 @@ def bar(states: Iterable[T], description: str, *, total: int | None = None) -> I
     """Whatever comes, passed on under a progress bar if it takes over a second; ``total``: by default its length."""
     from tqdm.auto import tqdm
 
-    interval = refresh_interval()
-    yield from tqdm(states, total=total, desc=description, unit="state", delay=1, leave=False, mininterval=interval)
+    interval, threads = refresh_interval(), Threads()
+    for state in tqdm(states, total=total, desc=description, unit="state", delay=1, leave=False, mininterval=interval):
+        tell(threads)
+        yield state
+    threads.release()
+
+
+def tell(threads: Threads | None) -> None:
+    """Let the number of threads follow the load; the user is told when it falls, above any bar."""
+    if threads is not None and (said := threads.follow()) and not follows():
+        from tqdm.auto import tqdm
+
+        tqdm.write(said, file=sys.stderr)
 
 
 def draw(
@@ -290,6 +312,7 @@ def draw_blocks(
     # The last block may be smaller than the batches that the network is compiled for.
     usual, numbers, compiled = min(n, run.block, batch_size), range(-(-done // run.block), -(-n // run.block)), False
     mine = run.blocks(n, seed=seed, first=numbers.start + group.rank, every=group.size, batch_size=batch_size, **how)
+    threads = Threads()
     with tqdm(
         total=n, initial=done, bar_format=bar_format, delay=1, leave=False, mininterval=refresh_interval()
     ) as bar:
@@ -308,9 +331,11 @@ def draw_blocks(
                 with nullcontext() if pays else machine.nothing_compiled():
                     for step in steps:
                         bar.update(sum(counts) / len(steps))
+                        tell(threads)
                         last = step.x
                 x[:count] = last.cpu()
             blocks = group.gather(x)
             seconds = (time.perf_counter() - began) / len(counts)
             for count, block in zip(counts, blocks, strict=False):
                 yield drawn(steps, block[:count], [], seconds)
+    threads.release()

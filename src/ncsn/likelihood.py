@@ -11,12 +11,10 @@ What comes out is the density p_σ at σ_min: that of the data with this much no
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.integrate import RK45, solve_ivp
 from torch import Tensor
 
 from ncsn.score import Score, Sigma
@@ -49,24 +47,6 @@ def divergences(
         products = [torch.autograd.grad(s, x, v, retain_graph=True)[0] for v in directions]
     parts = [(p * v)[:, None].flatten(1).sum(1) for p, v in zip(products, directions, strict=True)]
     return s.detach(), torch.stack(parts)
-
-
-class PointwiseRK45(RK45):  # type: ignore[misc]
-    """Scipy's RK45 whose step suits the point with the largest error, not the mean over all points.
-
-    The state is ``points`` × coordinates, one point after the other, and then ``integrals`` × points.
-    """
-
-    def __init__(self, *args: Any, points: int, integrals: int, **options: Any) -> None:
-        self.points, self.integrals = points, integrals
-        super().__init__(*args, **options)
-
-    def _estimate_error_norm(self, K: np.ndarray, h: float, scale: np.ndarray) -> float:
-        """The largest error of a point: the RMS over its coordinates, or over its integrals, in units of ``scale``."""
-        error = (self._estimate_error(K, h) / scale) ** 2
-        gains = error[len(error) - self.integrals * self.points :].reshape(self.integrals, self.points).mean(0)
-        moves = error[: len(error) - self.integrals * self.points].reshape(self.points, -1).mean(1)
-        return float(np.sqrt(np.maximum(gains, moves).max()))
 
 
 @torch.inference_mode(False)
@@ -122,19 +102,11 @@ def log_prob(
             raise ValueError(f"the score, or its divergence, is not finite at sigma = {float(sigma):.3g}")
         return change
 
+    from ncsn.solver import follow_flow  # here, because it takes as long as a third of torch
+
     start = np.concatenate([x.detach().cpu().double().numpy().ravel(), np.zeros(integrals * len(x))])
     span = (math.log(sigma_min), math.log(sigma_max))
-    found = solve_ivp(
-        slope,
-        span,
-        start,
-        method=PointwiseRK45,
-        rtol=tolerance,
-        atol=tolerance,
-        t_eval=[span[1]],
-        points=len(x),
-        integrals=integrals,
-    )
+    found = follow_flow(slope, span, start, tolerance=tolerance, points=len(x), integrals=integrals)
     if not found.success:
         raise ValueError(f"the flow could not be followed to sigma = {sigma_max}: {found.message}")
     end = found.y[:, -1]

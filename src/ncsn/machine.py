@@ -35,7 +35,8 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> str | No
     """
     try:
         # Results that overwrite their inputs break the backward pass of some widths (torch 2.13), and save no time.
-        network.compile(dynamic=False, options={"inplace_buffers": False})
+        # Threads may become fewer on the way, see ``ncsn.threads``.
+        network.compile(dynamic=False, options={"inplace_buffers": False, "cpp.dynamic_threads": True})
         value = trial()
         if value.requires_grad:
             value.sum().backward()  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ from ncsn.noise import Geometric, Karras, check_range
 from ncsn.ranges import MOST_LEVELS, MOST_STEPS
 from ncsn.samplers.methods import METHODS, Descent, GuideName, Method
 from ncsn.samplers.step import Step
-from ncsn.score import Score, tweedie
+from ncsn.score import Score
 
 
 def short(values: tuple[float, ...]) -> str:
@@ -118,8 +118,8 @@ class Sampling:
 
     @property
     def nfe(self) -> int:
-        """How often a score is evaluated for one sample, once for the start included."""
-        return self.method.nfe(self.count, self.steps) + 1
+        """How often a score is evaluated for one sample."""
+        return self.method.nfe(self.count, self.steps)
 
     def ladder(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
         """The noise levels to descend."""
@@ -128,17 +128,13 @@ class Sampling:
         kind = Geometric if self.method.ladder == "geometric" else Karras
         return kind(self.sigma_max, self.sigma_min, self.levels).sigmas(device=device)
 
-    @torch.no_grad()
-    def start(
-        self, score: Score, n: int, shape: tuple[int, ...], *, generator: torch.Generator
-    ) -> Float[Tensor, "n *d"]:
-        """``n`` draws from N(μ, σ_max² I), where sampling starts; μ is the data's mean, as the score knows it.  NFE: 1.
+    def start(self, mean: Float[Tensor, "#n *d"], n: int, *, generator: torch.Generator) -> Float[Tensor, "n *d"]:
+        """``n`` draws from N(μ, σ_max² I), where sampling starts; μ is the data's ``mean``, or one for each draw.
 
         Around 0 instead, MNIST's samples would start 0.6 standard deviations off, for the norm of its mean image is 6
         and σ_max is 10.  The probability flow keeps such a shift: too little ink, and half as many ones again.
         """
-        noise = self.sigma_max * torch.randn((n, *shape), generator=generator, device=generator.device)
-        return noise + tweedie(score, noise, torch.tensor(self.sigma_max, device=noise.device)).mean(0)
+        return mean + self.sigma_max * torch.randn((n, *mean.shape[1:]), generator=generator, device=generator.device)
 
     def follow(self, score: Score, x: Float[Tensor, "b *d"], *, generator: torch.Generator) -> Iterator[Step]:
         """The states of the sampler from ``x`` on; the last one is denoised."""

@@ -23,12 +23,11 @@ class Info(OfRun):
         run = ncsn.load(self.run, device=self.device)
         recipe, sampling, model = run.recipe, run.recipe.sampling, run.model
         results = storage.read_results(storage.find(self.run))
-        by = (
-            f"a guide of {run.guide_parameters:,} weights"
-            if sampling.guide == "smaller"
-            else "the network unconditional"
-        )
-        guide = "none" if run.guide is None else f"{sampling.guidance:g}, by {by}"
+        if sampling.guide == "unconditional":
+            guide = f"{sampling.guidance:g}, by the network's own score without the class"
+        else:
+            by = f"{sampling.guidance:g}, by a guide of {run.guide_parameters:,} weights"
+            guide = "none" if run.guide is None else by
         rows = {
             "run": self.run,
             "experiment": run.experiment,

@@ -35,6 +35,7 @@ def learn(given: Images) -> None:
     from ncsn import distributed, plots
     from ncsn.experiments import guidance, journal, results
     from ncsn.experiments.study import Study
+    from ncsn.threads import Threads
 
     # Data: some images are held out: those for validation show how learning goes, those for testing judge.
     group = distributed.join()
@@ -44,7 +45,8 @@ def learn(given: Images) -> None:
     # Noise: Gaussian noise of every size between σ_min and σ_max hides the images; the network learns to see through.
     noise = study.noise
 
-    # Model: a U-Net that preconditioning makes a score.  The guide is a smaller one, to move samples away from.
+    # Model: a U-Net that preconditioning makes a score.  Samples will move away from a guide: the same network without
+    # the class, or where there are no classes a smaller one.
     state, guide = study.states()
     if study.compiles:
         console.compile_network(state.model.network, study.trial(state))
@@ -53,14 +55,18 @@ def learn(given: Images) -> None:
 
     # Train: denoising score matching; at high noise, its target is the mean of all images that could be meant.
     signals: list[int] = []
+    threads = Threads() if settings.steps is None else None  # by steps, it is the same to the byte
     loss = ncsn.training_loss(noise, study.objective, generator=study.draws)
     train = partial(ncsn.train, loss=loss, group=group, signals=signals)
     if guide is not None:
         progress = train(guide, study.batches(guide.model), budget=guide_budget)
-        for _ in console.watch(progress, guide, folder / "guide", signals, group=group, what="guide   "):
+        watched = console.watch(
+            progress, guide, folder / "guide", signals, group=group, threads=threads, what="guide   "
+        )
+        for _ in watched:
             pass
     progress = train(state, study.batches(state.model), budget=budget)
-    watched = console.watch(progress, state, folder, signals, group=group)
+    watched = console.watch(progress, state, folder, signals, group=group, threads=threads)
     written = journal.keep(study, state, guide, watched)
     if not group.leads:
         group.share()  # all that follows is one process' work, and ends with a word to the others
@@ -72,10 +78,10 @@ def learn(given: Images) -> None:
         print("guidance 1: there is too little time, or too few held-out images, to choose another")
     if plan.trials:
         tried = guidance.trials(run, study.held_out, study.features, plan.trials, seed=settings.seed)
-        trials = list(console.bar(tried, "choosing guidance", total=1 + len(guidance.candidates(run.recipe))))
+        trials = list(console.bar(tried, "choosing guidance", total=1 + len(guidance.weights(run.recipe))))
         choice = guidance.best(trials)
         print(guidance.said(choice, trials, plan.trials, study.features))
-        run = study.guided(run, choice)
+        run = study.with_guidance(run, choice)
 
     # Sample: noise becomes images on the way down the noise levels; beside ours, by the paper's Langevin dynamics.
     drawn = console.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, SHOWN))

@@ -17,7 +17,11 @@ from ncsn.run import Label, Run
 from ncsn.samplers.methods import GuideName
 from ncsn.sampling import Sampling
 
-WEIGHTS = (1.0, 1.25, 1.5, 2.0)
+WEIGHTS: dict[GuideName, tuple[float, ...]] = {  # that are offered, smallest first
+    "smaller": (1.0, 1.25, 1.5, 2.0),
+    "unconditional": (1.0, 1.25, 1.5, 2.0, 3.0, 4.0),
+}
+GUIDED: dict[GuideName, float] = {"smaller": 1.25, "unconditional": 2.0}  # evaluations of the network, on guided levels
 COMPARED = 4  # times as many held-out images are what samples are compared with
 SLACK = 1.1  # by which samples may be farther in pixels: what as many real images vary by
 NEARLY = 0.1  # of the way from unguided samples to real images: less is no reason for a larger weight
@@ -25,10 +29,9 @@ NEARLY = 0.1  # of the way from unguided samples to real images: less is no reas
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """How far samples at one ``weight`` of a ``guide`` are from held-out images: in features if any, and in pixels."""
+    """How far samples guided by one ``weight`` are from held-out images: in features if any, and in pixels."""
 
     weight: float
-    guide: GuideName = "smaller"
     features: float | None
     pixels: float
 
@@ -51,32 +54,31 @@ def suited(images: Images, device: torch.device, *, thorough: bool) -> Features:
         return PIXELS
 
 
-def candidates(recipe: Recipe) -> tuple[tuple[float, GuideName], ...]:
-    """The weights and guides to choose among, those first that need the least of a reason."""
-    guides: tuple[GuideName, ...] = ("smaller", "unconditional") if recipe.classes else ("smaller",)
-    return ((1.0, "smaller"), *((weight, guide) for weight in WEIGHTS[1:] for guide in guides))
+def weights(recipe: Recipe) -> tuple[float, ...]:
+    """What to choose among."""
+    return WEIGHTS[recipe.sampling.guide]
 
 
 def seen(recipe: Recipe) -> int:
     """How many images' features a sample costs."""
-    return COMPARED + 1 + len(candidates(recipe))
+    return COMPARED + 1 + len(weights(recipe))
 
 
 def trials(run: Run, held_out: UInt8[Tensor, "v c h w"], features: Features, n: int, *, seed: int) -> Iterator[Trial]:
-    """``n`` samples at each weight and guide, from the same noise and of the same classes, beside ``held_out`` images;
-    but first real images, at 0.
+    """``n`` samples at each weight, from the same noise and of the same classes, beside ``held_out`` images; but first
+    real images, at 0.
 
     They have their way in common as far down as no guide acts.
     """
     real, compared = held_out[:n], features(held_out[n : (1 + COMPARED) * n]).features
     other = held_out[-n:]
 
-    def trial(weight: float, guide: GuideName, x: UInt8[Tensor, "n c h w"]) -> Trial:
+    def trial(weight: float, x: UInt8[Tensor, "n c h w"]) -> Trial:
         seen = None if features.embed is None else metrics.kernel_distance(features(x).features, compared)
         far = metrics.sliced_wasserstein(reals(x).flatten(1), reals(other).flatten(1))
-        return Trial(weight=weight, guide=guide, features=seen, pixels=far)
+        return Trial(weight=weight, features=seen, pixels=far)
 
-    yield trial(0.0, "smaller", real)
+    yield trial(0.0, real)
     unguided, guided = parted(run.recipe.sampling)
     start = None
     labels = run.labels(None, n, torch.Generator(run.device).manual_seed(seed + 2))
@@ -84,9 +86,9 @@ def trials(run: Run, held_out: UInt8[Tensor, "v c h w"], features: Features, n: 
     if unguided:
         begun = run.steps(n, seed=seed, guidance=1.0, label=label)
         start = next(step.x for step in begun if step.sigma <= guided[0])
-    for weight, guide in candidates(run.recipe):
-        x = run.sample(n, seed=seed + 1, guidance=weight, guide=guide, label=label, levels=guided, start=start)
-        yield trial(weight, guide, quantize(x).cpu())
+    for weight in weights(run.recipe):
+        x = run.sample(n, seed=seed + 1, guidance=weight, label=label, levels=guided, start=start)
+        yield trial(weight, quantize(x).cpu())
 
 
 def parted(sampling: Sampling) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -99,8 +101,15 @@ def parted(sampling: Sampling) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def evaluations(recipe: Recipe) -> float:
     """How often the network is asked for one noise at all weights; a smaller guide is a quarter of it."""
     unguided, guided = parted(recipe.sampling)
-    cost = sum(1.0 if weight == 1 else 1.25 if guide == "smaller" else 2.0 for weight, guide in candidates(recipe))
+    cost = 1 + (len(weights(recipe)) - 1) * GUIDED[recipe.sampling.guide]
     return len(unguided) + cost * (len(guided) + 1)
+
+
+def of_one(sampling: Sampling) -> float:
+    """How often the network is asked for one guided sample."""
+    low, high = sampling.guided_between
+    share = sum(low <= sigma <= high for sigma in sampling.ladder().tolist()) / sampling.count
+    return float(sampling.nfe * (1 + share * (GUIDED[sampling.guide] - 1)))
 
 
 def best(found: Sequence[Trial]) -> Trial:
@@ -128,9 +137,5 @@ def said(choice: Trial, found: Sequence[Trial], n: int, features: Features) -> s
 
     numbers = pair(f"kernel distance in {features.name}", choice.features, plain.features)
     numbers += pair("pixel distance", choice.pixels, plain.pixels)
-    kinds = {t.guide for t in found}
-    allowed = ", ".join(dict.fromkeys(f"{t.weight:g}" for t in found[1:]))
-    if len(kinds) > 1:
-        allowed += f" by {' and '.join(sorted(kinds))} guides"
-    by = f" by the {choice.guide} guide" if choice.weight != 1 and len(kinds) > 1 else ""
-    return f"guidance {choice.weight:g}{by}, chosen among {allowed} by {n} samples beside held-out images{numbers}"
+    allowed = ", ".join(f"{t.weight:g}" for t in found[1:])
+    return f"guidance {choice.weight:g}, chosen among {allowed} by {n} samples beside held-out images{numbers}"

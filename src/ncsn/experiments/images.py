@@ -81,7 +81,7 @@ def resolve(given: Images, pictures: Pictures, device: torch.device) -> Resolved
     if settings.classes and pictures.labels is not None and not values["classes"]:
         why = "only unet can" if settings.network != "unet" else f"two of {rules.PER_CLASS} images each are needed"
         print(f"{len(pictures.labels.names)} classes, {len(pictures.train):,} training images: not told apart, {why}")
-    values |= shape_of(settings, facts, device) | noise_of(settings, facts)
+    values |= shape_of(settings, facts, device) | noise_of(settings, facts, classes=bool(values["classes"]))
     values |= {
         "langevin_steps": settings.langevin_steps or method.steps,
         "guidance": 1.0 if settings.guidance == "chosen" and not method.guided else settings.guidance,
@@ -110,8 +110,8 @@ def shape_of(settings: Images, facts: Facts, device: torch.device) -> dict[str, 
     return {"channels": widths, "batch_size": size}
 
 
-def noise_of(settings: Images, facts: Facts) -> dict[str, object]:
-    """The noise levels to learn and to descend: those given, or what suits the data."""
+def noise_of(settings: Images, facts: Facts, *, classes: bool) -> dict[str, object]:
+    """The noise levels to learn and to descend: those given, or what suits the data, with or without ``classes``."""
 
     def chosen(value: float | None, rule: float) -> float:
         return rule if value is None else value
@@ -122,7 +122,9 @@ def noise_of(settings: Images, facts: Facts) -> dict[str, object]:
         "sigma_min": bottom,
         "log_sigma_mean": chosen(settings.log_sigma_mean, facts.log_sigma_mean),
         "posterior_above": chosen(settings.posterior_above, top),
-        "levels": settings.levels or METHODS[settings.sampler].suited(top, bottom),
+        # Under the geometric proposal they are those to learn, too.
+        "levels": settings.levels
+        or rules.levels(settings.sampler, top, bottom, classes=classes and settings.proposal != "geometric"),
         "eps": chosen(settings.eps, bottom**2 / 2),
     }
 
@@ -152,7 +154,10 @@ def proposal(settings: ResolvedImages) -> Proposal:
 
 
 def recipes(settings: ResolvedImages, pictures: Pictures) -> tuple[Recipe, Recipe | None]:
-    """Which network learns, and how it will be sampled; and its guide: half as wide, one block at each resolution."""
+    """Which network learns, and how it will be sampled; and its guide: half as wide, one block at each resolution.
+
+    None where there are classes: without the class, the network itself is the better guide, and costs no training.
+    """
     shares = pictures.labels.shares if settings.classes and pictures.labels is not None else {}
     recipe = Recipe(
         depth=pictures.depth,
@@ -170,9 +175,10 @@ def recipes(settings: ResolvedImages, pictures: Pictures) -> tuple[Recipe, Recip
             eps=settings.eps,
             guidance=1.0 if settings.guidance == "chosen" else settings.guidance,
             guided_between=rules.guided_between(settings.log_sigma_mean),
+            guide="unconditional" if shares else "smaller",
         ),
     )
-    if settings.guidance == 1:
+    if settings.guidance == 1 or shares:
         return recipe, None
     smaller = replace(settings, channels=rules.halved(settings.channels), blocks=1)
     arguments = network_arguments(smaller, pictures.shape[0], len(shares))

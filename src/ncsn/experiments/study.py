@@ -273,7 +273,7 @@ class Study:
     @property
     def chooses(self) -> bool:
         """Whether guidance is to be chosen."""
-        return self.settings.guidance == "chosen" and self.guide_recipe is not None
+        return self.settings.guidance == "chosen" and bool(self.guide_recipe or self.recipe.classes)
 
     @cached_property
     def held_out(self) -> UInt8[Tensor, "v c h w"]:
@@ -300,7 +300,7 @@ class Study:
         budget = 60 * settings.minutes
         example = torch.zeros(FEWEST_TRIALS, *self.pictures.shape, device=self.device)
         evaluation = seconds_of(lambda: state.average(example, 1.0), self.device) / len(example)
-        sample = 1.25 * sampling.nfe * evaluation  # with the guide, which is a quarter of the network
+        sample = guidance.of_one(sampling) * evaluation
         annealed = sampling.but(sampler="annealed").nfe * evaluation
         held_out = self.held_out[:20]
         trial = guidance.evaluations(self.recipe) * evaluation
@@ -338,9 +338,9 @@ class Study:
             origin=self.origin,
         )
 
-    def guided(self, run: Run, choice: guidance.Trial) -> Run:
+    def with_guidance(self, run: Run, choice: guidance.Trial) -> Run:
         """The run with this guidance as its own, in its folder too."""
-        sampling = self.recipe.sampling.but(guidance=choice.weight, guide=choice.guide)
+        sampling = self.recipe.sampling.but(guidance=choice.weight)
         recipe = replace(self.recipe, sampling=sampling)
         self.describe(self.folder, recipe)
         return replace(run, recipe=recipe)

@@ -1,0 +1,107 @@
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from ncsn import threads
+from ncsn.threads import Threads, busy_seconds
+
+
+@pytest.fixture
+def two() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Two processors, and three clocks that stand still: the wall's, this process', and that of all others."""
+    clocks = {"wall": 100.0, "own": 50.0, "others": 10.0}
+    monkeypatch.setattr("ncsn.threads.time.perf_counter", lambda: clocks["wall"])
+    monkeypatch.setattr("ncsn.threads.time.process_time", lambda: clocks["own"])
+    monkeypatch.setattr(threads, "busy_seconds", lambda: [clocks["own"], clocks["others"]])
+    for name in threads.CHOSEN_BY:
+        monkeypatch.delenv(name, raising=False)
+    return clocks
+
+
+def passes(clocks: dict[str, float], seconds: float, *, own: float, others: float) -> None:
+    for name, share in (("wall", 1.0), ("own", own), ("others", others)):
+        clocks[name] += seconds * share
+
+
+class Computer:
+    """A program that computes by a follower's threads, beside others that take what they can."""
+
+    def __init__(self, clocks: dict[str, float], rates: dict[int, float], taken: dict[int, float]) -> None:
+        self.clocks, self.follower = clocks, Threads()
+        self.rates, self.taken = rates, taken
+        self.said: list[str] = []
+
+    def work(self, seconds: float) -> int:
+        """Pieces of work that are done in that time; as many a second, and as much taken by others, as threads say."""
+        end, done = self.clocks["wall"] + seconds, 0
+        while self.clocks["wall"] < end:
+            threads = torch.get_num_threads()
+            passes(self.clocks, 1 / self.rates[threads], own=threads, others=self.taken[threads])
+            done += 1
+            if said := self.follower.follow():
+                self.said.append(said)
+        return done
+
+
+@pytest.mark.usefixtures("two")
+def test_a_thread_is_given_up_where_waiting_for_it_is_slower(machine: dict[str, float]) -> None:
+    beside = Computer(machine, rates={2: 0.05, 1: 10}, taken={2: 0.9, 1: 1.0})
+    assert beside.work(7200) > 0.9 * 7200 * 10, "all threads are tried ever more rarely"
+    assert len(beside.said) == 1
+    assert "0.9 of 2 processors busy: fewer threads than 2 are tried" in beside.said[0]
+    beside.rates, beside.taken = {2: 18, 1: 10}, {2: 0.0, 1: 0.05}
+    beside.work(30)
+    assert torch.get_num_threads() == 2, "taken back at once where nobody needs the processor"
+    assert beside.work(100) == pytest.approx(1800, abs=5)
+
+
+@pytest.mark.usefixtures("two")
+def test_who_only_takes_what_is_left_costs_no_thread(machine: dict[str, float]) -> None:
+    beside = Computer(machine, rates={2: 16, 1: 10}, taken={2: 0.1, 1: 1.0})
+    assert beside.work(600) == pytest.approx(600 * 16, rel=0.01)
+    torch.set_num_threads(1)  # as after a busy time
+    beside.follower.now = 1
+    beside.work(60)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two")
+def test_where_two_threads_are_faster_in_spite_of_others_they_stay(machine: dict[str, float]) -> None:
+    beside = Computer(machine, rates={2: 16, 1: 10}, taken={2: 0.6, 1: 1.0})
+    assert beside.work(3600) > 0.96 * 3600 * 16
+
+
+@pytest.mark.usefixtures("two")
+def test_release_gives_all_threads_back(machine: dict[str, float]) -> None:
+    beside = Computer(machine, rates={2: 0.05, 1: 10}, taken={2: 0.9, 1: 1.0})
+    beside.work(60)
+    assert torch.get_num_threads() == 1
+    beside.follower.release()
+    assert torch.get_num_threads() == 2
+    Threads().release()  # of one that has not followed anything yet
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two")
+def test_a_users_number_stays(machine: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    beside = Computer(machine, rates={2: 0.05, 1: 10}, taken={2: 0.9, 1: 1.0})
+    beside.work(600)
+    assert torch.get_num_threads() == 2
+
+
+def test_what_this_process_does_is_not_taken_for_others() -> None:
+    before, own = sum(busy_seconds()), time.process_time()
+    while time.process_time() - own < 0.5:
+        pass
+    assert sum(busy_seconds()) - before >= 0.3  # the system counts in hundredths of a second
