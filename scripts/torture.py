@@ -43,7 +43,7 @@ FAST = Path("/dev/shm")  # in memory: what a kill leaves is the same there, and 
 SOAK_SHARE = 2 / 3  # of the minutes, beside everything else
 Name = Literal[
     "kills", "signals", "races", "options", "outputs", "resumed", "config", "weights", "checkpoints", "arrays",
-    "images", "tables", "disk", "terminals", "memory", "soak",
+    "images", "tables", "exports", "disk", "terminals", "memory", "soak",
 ]  # fmt: skip
 ATTACKS: dict[str, Attack] = {
     "kills": kills.KILLS,

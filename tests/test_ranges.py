@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ncsn.commands.evaluate import Evaluate
+from ncsn.commands.export import Export
 from ncsn.commands.info import Info
 from ncsn.commands.interpolate import Interpolate
 from ncsn.commands.likelihood import Likelihood
@@ -20,9 +21,13 @@ from ncsn.commands.train import Train
 from ncsn.experiments.settings import Images, ResolvedImages, ResolvedToy, Toy
 from ncsn.ranges import inside
 
-COMMANDS = (Train, Sample, Evaluate, Likelihood, Inpaint, Denoise, Superres, Deblur, Interpolate, Info)
+COMMANDS = (Train, Sample, Evaluate, Likelihood, Inpaint, Denoise, Superres, Deblur, Interpolate, Export, Info)
 SETTINGS: tuple[Any, ...] = (*COMMANDS, Images, Toy, ResolvedImages, ResolvedToy)
-NEEDED: dict[type, dict[str, Any]] = {Train: {"dataset": "mnist"}, Evaluate: {"source": Path("x")}}
+NEEDED: dict[type, dict[str, Any]] = {
+    Train: {"dataset": "mnist"},
+    Evaluate: {"source": Path("x")},
+    Export: {"run": Path("x"), "out": Path("x.onnx")},
+}
 
 
 def numbers(hint: Any, interval: Interval | None = None) -> list[tuple[type, Interval | None]]:

@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the attack needs fork, pidfd and /proc")
 ROOT = Path(__file__).parent.parent
-FILES = "config weights checkpoints arrays images tables"
+FILES = "config weights checkpoints arrays images tables exports"
 COMMANDS = "options outputs resumed terminals"
 FAULTS = "kills signals races disk"
 

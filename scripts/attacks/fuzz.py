@@ -192,4 +192,8 @@ def attacks() -> dict[str, Attack]:
             "tables", "Damaged metrics.jsonl and metrics.json are read as far as they are whole, or refused: one line",
             f"{damages} values and rows: `--resume`, `ncsn info`", 9_000, 0.05,
         ),
+        "exports": fuzzing(
+            "exports", "What a damaged exported file says of itself is read right, or refused in one line",
+            f"{damages} values, names and nesting in its metadata: `ncsn.exporting.read`", 9_000, 0.01,
+        ),
     }  # fmt: skip

@@ -11,10 +11,11 @@ from attacks.options import options_of
 from attacks.tally import Attack, Attempt, Failure
 
 COMMANDS = {
-    "sample": ("sample RUN -n 2 --levels 2", ".npz"),
-    "likelihood": ("likelihood RUN -n 1 --probes 1", ".json"),
-    "inpaint": ("inpaint RUN -n 2 --levels 2", ".png"),
-    "interpolate": ("interpolate RUN -n 1 --steps 2 --levels 2", ".png"),
+    "sample": ("sample RUN -n 2 --levels 2 --device cpu --out", ".npz"),
+    "likelihood": ("likelihood RUN -n 1 --probes 1 --device cpu --out", ".json"),
+    "inpaint": ("inpaint RUN -n 2 --levels 2 --device cpu --out", ".png"),
+    "interpolate": ("interpolate RUN -n 1 --steps 2 --levels 2 --device cpu --out", ".png"),
+    "export": ("export RUN", ".onnx"),
 }
 PRECIOUS = b"precious"
 
@@ -98,7 +99,7 @@ def attempt(ground: Ground, number: int) -> Attempt:
         out = folder / f"out{suffix}"
         there(out)
         before = state(folder) if folder.exists() else {}
-        line = f"{words} --device cpu --out folder/out{suffix}" + (" --overwrite" if overwrite else "")
+        line = f"{words} folder/out{suffix}" + (" --overwrite" if overwrite else "")
         ended = forked(ncsn(line), place, limits=Limits(wall=120, cpu=60))
         after = state(folder) if folder.exists() else {}
         kinds = judged(there.__name__, overwrite, out.name, ended, before, after)

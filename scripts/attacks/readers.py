@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from PIL import Image
 
 from attacks import damage
-from attacks.ground import SIZE, Ground
+from attacks.forks import forked
+from attacks.ground import SIZE, Ground, ncsn
 from attacks.jobs import hashed
 from ncsn.files import atomic
 
@@ -307,6 +309,33 @@ def tables(ground: Ground) -> list[Reader]:
     ]
 
 
+def exports(ground: Ground) -> list[Reader]:
+    """What an exported file says of itself."""
+    from ncsn.exporting import read
+
+    path = ground.folder / "whole.onnx"
+    if not path.exists():
+        ended = forked(ncsn(f"export {ground.run} {path}"), ground.folder)
+        if ended.status:
+            raise RuntimeError(f"{path} could not be made: {ended.error}")
+
+    def changed(data: bytes, chance: random.Random) -> bytes:
+        model = onnx.ModelProto.FromString(data)
+        said = model.metadata_props[0]
+        said.value = damage.json_text(said.value.encode(), chance).decode(errors="replace")
+        return bytes(model.SerializeToString())
+
+    return [
+        Reader(
+            original=path,
+            name="it.onnx",
+            damage=changed,
+            read=lambda path: asdict(read(path)),
+            command="ncsn.exporting.read('it.onnx')",
+        )
+    ]
+
+
 READERS: dict[str, Callable[[Ground], list[Reader]]] = {
     "config": config,
     "weights": weights,
@@ -314,4 +343,5 @@ READERS: dict[str, Callable[[Ground], list[Reader]]] = {
     "arrays": arrays,
     "images": images,
     "tables": tables,
+    "exports": exports,
 }

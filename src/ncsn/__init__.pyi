@@ -10,6 +10,7 @@ from .distributions import GaussianMixture as GaussianMixture
 from .distributions import Ring as Ring
 from .empirical import Empirical as Empirical
 from .experiments.fitting import fit as fit
+from .exporting import export as export
 from .likelihood import bits_per_dimension as bits_per_dimension
 from .likelihood import log_prob as log_prob
 from .networks import MLP as MLP

@@ -9,6 +9,7 @@ import tyro
 
 from ncsn import console
 from ncsn.commands.evaluate import Evaluate
+from ncsn.commands.export import Export
 from ncsn.commands.info import Info
 from ncsn.commands.interpolate import Interpolate
 from ncsn.commands.likelihood import Likelihood
@@ -29,6 +30,7 @@ def main(args: list[str] | None = None) -> None:
         | Annotated[Superres, tyro.conf.subcommand("superres")]
         | Annotated[Deblur, tyro.conf.subcommand("deblur")]
         | Annotated[Interpolate, tyro.conf.subcommand("interpolate")]
+        | Annotated[Export, tyro.conf.subcommand("export")]
         | Annotated[Info, tyro.conf.subcommand("info")]
     )
 

@@ -92,7 +92,7 @@ def check_out(out: Path, *, overwrite: bool, directory: bool = False) -> None:
     if directory and out.is_file():
         raise ValueError(f"{out} is a file; a folder is needed")
     if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists; give --overwrite to replace it, or another --out")
+        raise ValueError(f"{out} exists; give --overwrite to replace it, or another name")
     folder = out.absolute().parent
     if not folder.is_dir():
         raise ValueError(f"{out.parent} is no folder to write {out.name} into")

@@ -15,11 +15,17 @@ Guidance = Annotated[float, Interval(ge=0, le=100)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfRun:
-    """What a command asks of a run."""
+class TheRun:
+    """Which run."""
 
     run: tyro.conf.Positional[Path]
     """The run's folder, such as runs/mnist; or mnist, the model that comes with the package."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfRun(TheRun):
+    """What a command asks of a run."""
+
     device: DeviceName = "auto"
     """auto: CUDA where there is one, else the CPU."""
 
@@ -59,4 +65,4 @@ def check_suffix(out: Path, *allowed: str) -> None:
     if out.suffix not in allowed:
         *others, last = allowed
         listed = f"{', '.join(others)} and {last}" if others else last
-        raise ValueError(f"--out {out} ends in '{out.suffix}'; allowed: {listed}")
+        raise ValueError(f"{out} ends in '{out.suffix}'; allowed: {listed}")
