@@ -114,8 +114,8 @@ def fail_computing(error: MemoryError | RuntimeError) -> NoReturn:
     from ncsn.samplers.step import NonFiniteSampleError
 
     if isinstance(error, PeerError):
-        # Where it began says why; a follower's words would only be in the way.
-        raise SystemExit(1) if follows() else fail(str(error), 1)
+        # Where it began says why.  Of each machine the first process says what it knows; more would only be in the way.
+        raise SystemExit(1) if os.environ.get("LOCAL_RANK", "0") != "0" else fail(str(error), 1)
     if isinstance(error, NonFiniteSampleError):
         fail(str(error), 1)
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):

@@ -6,6 +6,7 @@ N = 1, of the same code: what it would tell the others, it tells itself.
 
 import atexit
 import os
+import re
 import secrets
 import socket
 import time
@@ -85,11 +86,13 @@ class Group:
 
 @contextmanager
 def answered() -> Iterator[None]:
-    """Within it, what torch says of a peer that is gone becomes a PeerError."""
+    """Within it, what torch says of a peer that is gone becomes a PeerError, in one line."""
     try:
         yield
     except RuntimeError as error:
-        raise PeerError(f"another process has ended or cannot be reached ({str(error).splitlines()[0]})") from error
+        # What torch says, without where in its source, and without its advice.
+        what = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).split(". ")[0]
+        raise PeerError(f"another process has ended or cannot be reached ({what})") from error
 
 
 ALONE = Group()
@@ -139,6 +142,22 @@ def fresh(store: Store, rank: int, size: int) -> PrefixStore:
     return PrefixStore(word, store)
 
 
+def notice_silence(seconds: float) -> None:
+    """Have the kernel ask, on every connection of this process, whether the other machine is still there.
+
+    A wire that is cut says nothing, and who only waits for a message would wait as long as its group allows.  From now
+    on a connection is broken after ``seconds`` without an answer, or up to a fifth sooner.  Does nothing but on Linux.
+    """
+    between = max(1, round(seconds / 60))
+    for number in Path("/proc/self/fd").glob("*"):
+        with suppress(OSError), socket.socket(fileno=os.dup(int(number.name))) as end:  # OSError: it is none
+            if end.family in (socket.AF_INET, socket.AF_INET6) and end.type == socket.SOCK_STREAM:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, between)
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, between)
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(800 * seconds))  # milliseconds
+
+
 def join(*, timeout: float | None = None) -> Group:
     """Meet the other processes that torchrun has started, if it has.
 
@@ -160,4 +179,5 @@ def join(*, timeout: float | None = None) -> Group:
         atexit.register(dist.destroy_process_group)
         # What the leading process does alone, such as to read a large data set, may take its time.
         patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+        notice_silence(wait.total_seconds())
     return Group(rank=dist.get_rank(), size=dist.get_world_size(), patient=patient)
