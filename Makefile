@@ -1,7 +1,7 @@
 # One command checks everything: `make check`.  It installs into the Python environment that is active.
 PYTHON ?= python
 
-.PHONY: check check-slow install format mutants torture bench lowest
+.PHONY: check check-slow docs install format mutants torture bench lowest
 
 check: install
 	$(PYTHON) -m ruff format --check .
@@ -13,6 +13,12 @@ check: install
 # What makes `make check` take more than five minutes on two cores.
 check-slow:
 	$(PYTHON) -m pytest -m slow
+
+# The site, in build/docs: notebooks run and are kept, warnings are errors, spelling is checked.
+docs:
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	codespell
+	$(PYTHON) -m sphinx --jobs auto --fail-on-warning --keep-going --quiet docs build/docs
 
 install:
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[test]'

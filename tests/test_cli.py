@@ -67,8 +67,7 @@ def test_sample_draws_a_grid_with_every_sampler(run: Path, tmp_path: Path, capsy
         path = tmp_path / f"{sampler}.png"
         few = ["--steps", "4"] if sampler == "langevin" else ["--steps", "1", "--levels", "4"]
         cli.main(["sample", str(run), "-n", "9", "--sampler", sampler, *few, "--out", str(path)])
-        # One of them is for the start's mean.
-        evaluations = {"annealed": 6, "langevin": 6, "pc": 8, "heun": 8, "edm": 8}.get(sampler, 5)
+        evaluations = {"annealed": 5, "langevin": 5, "pc": 7, "heun": 7, "edm": 7}.get(sampler, 4)
         assert f"by {sampler}, {evaluations} evaluations each" in capsys.readouterr().out
         with Image.open(path) as image:
             assert image.size == (8 * 30 * 2, 2 * 30 * 2)
@@ -185,7 +184,7 @@ def test_info_says_what_a_run_is(run: Path, capsys: pytest.CaptureFixture[str]) 
     printed = capsys.readouterr().out
     assert "UNet(image_channels=1" in printed
     assert "σ from 5 to 0.01" in printed
-    assert "dpmpp-sde on 5 noise levels, 6 evaluations" in printed
+    assert "dpmpp-sde on 5 noise levels, 5 evaluations" in printed
     weights = sum(p.numel() for p in UNet(1, (8, 8), 1, 8).parameters())
     assert f"{weights:,} weights" in printed
     assert "mean 0.13, std 0.31" in printed

@@ -41,18 +41,10 @@ class Option:
 
 def commands() -> dict[str, Any]:
     """The settings of every command of ``ncsn``, from its own definition, and of the script on points."""
-    from ncsn import cli, console
+    from ncsn.cli import COMMANDS
     from ncsn.experiments.settings import Toy
 
-    caught: list[Any] = []
-    run = console.run
-    try:
-        console.run = lambda _, settings, *rest: caught.append(settings)
-        cli.main([])
-    finally:
-        console.run = run
-    found = {part.__name__.lower(): part for part, *_ in map(typing.get_args, typing.get_args(caught[0]))}
-    return found | {"toy": Toy}
+    return COMMANDS | {"toy": Toy}
 
 
 def options_of(command: str) -> list[Option]:

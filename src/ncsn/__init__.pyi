@@ -1,3 +1,4 @@
+from . import plots as plots
 from .adapt import from_denoiser as from_denoiser
 from .adapt import from_diffusers as from_diffusers
 from .adapt import from_flow as from_flow

@@ -1,9 +1,11 @@
 """The command ``ncsn``."""
 
+import functools
+import operator
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -17,23 +19,23 @@ from ncsn.commands.sample import Sample
 from ncsn.commands.solve import Deblur, Denoise, Inpaint, Superres
 from ncsn.commands.train import Train
 
+COMMANDS: dict[str, type] = {
+    "train": Train,
+    "sample": Sample,
+    "evaluate": Evaluate,
+    "likelihood": Likelihood,
+    "inpaint": Inpaint,
+    "denoise": Denoise,
+    "superres": Superres,
+    "deblur": Deblur,
+    "interpolate": Interpolate,
+    "export": Export,
+    "info": Info,
+}
+
 
 def main(args: list[str] | None = None) -> None:
     """The command ``ncsn``."""
-    commands: Any = (
-        Annotated[Train, tyro.conf.subcommand("train")]
-        | Annotated[Sample, tyro.conf.subcommand("sample")]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Likelihood, tyro.conf.subcommand("likelihood")]
-        | Annotated[Inpaint, tyro.conf.subcommand("inpaint")]
-        | Annotated[Denoise, tyro.conf.subcommand("denoise")]
-        | Annotated[Superres, tyro.conf.subcommand("superres")]
-        | Annotated[Deblur, tyro.conf.subcommand("deblur")]
-        | Annotated[Interpolate, tyro.conf.subcommand("interpolate")]
-        | Annotated[Export, tyro.conf.subcommand("export")]
-        | Annotated[Info, tyro.conf.subcommand("info")]
-    )
-
     if (sys.argv[1:] if args is None else args) == ["--version"]:
         print(f"ncsn {version('ncsn')}")
         return
@@ -41,4 +43,5 @@ def main(args: list[str] | None = None) -> None:
     def execute(command: Callable[[], None]) -> None:
         command()
 
-    console.run(execute, commands, args, "ncsn")
+    commands = (Annotated[settings, tyro.conf.subcommand(name)] for name, settings in COMMANDS.items())
+    console.run(execute, functools.reduce(operator.or_, commands), args, "ncsn")

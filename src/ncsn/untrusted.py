@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+PART = 2**20  # bytes that are read at a time
 JSON_LIMIT = 10**6  # bytes
 ROWS_LIMIT = 2**26  # bytes of a file with a row of JSON a line
 DEEPEST = 20  # brackets within brackets
@@ -46,12 +47,15 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """All bytes of a file.  Raises ValueError if it cannot be read, or has more than ``limit``."""
     try:
         with path.open("rb") as file:
-            content = file.read(limit + 1)
+            # A part at a time: Python takes the memory of what it is asked for, however little there is.
+            content = bytearray()
+            while len(content) <= limit and (part := file.read(min(PART, limit + 1 - len(content)))):
+                content += part
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({reason(error)})") from error
     if len(content) > limit:
         raise ValueError(f"{path} has more than {limit:,} bytes")
-    return content
+    return bytes(content)
 
 
 def read_json(path: Path) -> Any:

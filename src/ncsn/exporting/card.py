@@ -94,12 +94,16 @@ def read(path: str | Path) -> Card:
 
     content = read_bytes(Path(path), LARGEST_FILE)
     try:
-        said = {item.key: item.value for item in onnx.ModelProto.FromString(content).metadata_props}
+        # What is no UTF-8 comes as bytes.
+        said = {
+            item.key: item.value if isinstance(item.value, bytes) else item.value.encode()
+            for item in onnx.ModelProto.FromString(content).metadata_props
+        }
     except Exception as error:  # of protobuf, in whichever of its implementations
         raise ValueError(f"{path} is no ONNX file ({one_line(error)})") from error
     if KEY not in said:
         raise ValueError(f"{path} was not written by ncsn export")
-    return validated(Card, parse_json(said[KEY].encode(), str(path)), str(path))
+    return validated(Card, parse_json(said[KEY], str(path)), str(path))
 
 
 def check_packages() -> None:

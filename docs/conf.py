@@ -1,0 +1,70 @@
+"""How Sphinx makes the site: `make docs` writes it to build/docs, and every warning is an error.
+
+It needs no network, neither when it is made nor when it is read.
+"""
+
+import hashlib
+import logging
+import os
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+from jupyter_client.connect import ConnectionFileMixin
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+sys.path.insert(0, str(DOCS / "extensions"))
+
+project = "ncsn"
+author = "the authors of ncsn"
+release = version_of("ncsn")
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.extlinks",
+    "sphinx.ext.viewcode",
+    "commands",
+    "docstrings",
+    "mathml",
+    "samplers",
+]
+
+# Pages
+html_theme = "furo"
+html_title = "ncsn"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_show_copyright = False
+smartquotes = False  # two hyphens begin an option
+exclude_patterns = ["_static", "extensions"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 4
+extlinks = {"arxiv": ("https://arxiv.org/abs/%s", "arXiv:%s")}
+html_math_renderer = "mathml"
+
+# Reference
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "special-members": "__call__"}
+python_use_unqualified_type_names = True
+maximum_signature_line_length = 88
+add_module_names = False
+
+# Notebooks run when the site is made, and again when they or the package have changed.
+nb_execution_mode = "cache"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 240
+nb_merge_streams = True
+nb_render_markdown_format = "gfm"
+code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((ROOT / "src").rglob("*.py"))))
+nb_execution_cache_path = str(ROOT / "build" / "notebooks" / code.hexdigest()[:16])
+ConnectionFileMixin.transport.default_value = "ipc"  # kernels open no port
+logging.getLogger("traitlets").setLevel(logging.WARNING)
+os.environ["TQDM_DISABLE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # as many notebooks run at a time as there are cores
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
