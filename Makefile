@@ -1,7 +1,7 @@
 # One command checks everything: `make check`.  It installs into the Python environment that is active.
 PYTHON ?= python
 
-.PHONY: check check-slow docs install format mutants torture bench lowest
+.PHONY: check check-slow check-site docs install format mutants torture bench lowest site wheel
 
 check: install
 	$(PYTHON) -m ruff format --check .
@@ -49,3 +49,25 @@ lowest: install
 bench:
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(PYTHON) benchmarks/bench.py
+
+# The page of web/, into site/, which any host can serve and `ncsn play` shows; needs Node 20.19 or later.
+site:
+	cd web && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build
+
+# A wheel in dist/ that has the page in it, from a copy of the sources.
+wheel: site
+	rm -rf build/wheel
+	mkdir -p build/wheel
+	cp -R LICENSE README.md pyproject.toml src build/wheel
+	cp -R site build/wheel/src/ncsn/assets/page
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist build/wheel
+
+# The page in a real browser, with pictures of it in build/site-check/; installs Debian's packages of what is missing.
+CHROMIUM ?= chromium
+check-site: install
+	@for need in node:nodejs npm:npm $(CHROMIUM):chromium; do \
+	  command -v $${need%%:*} > /dev/null || missing="$$missing $${need##*:}"; \
+	done; [ -z "$$missing" ] || { apt-get update --quiet && apt-get install --quiet --yes $$missing; }
+	$(MAKE) site
+	cd web && npm test --silent
+	cd web && PYTHON="$$(command -v $(PYTHON))" CHROMIUM="$$(command -v $(CHROMIUM))" npm run --silent check

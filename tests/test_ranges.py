@@ -15,18 +15,20 @@ from ncsn.commands.export import Export
 from ncsn.commands.info import Info
 from ncsn.commands.interpolate import Interpolate
 from ncsn.commands.likelihood import Likelihood
+from ncsn.commands.play import Play
 from ncsn.commands.sample import Sample
 from ncsn.commands.solve import Deblur, Denoise, Inpaint, Superres
 from ncsn.commands.train import Train
 from ncsn.experiments.settings import Images, ResolvedImages, ResolvedToy, Toy
 from ncsn.ranges import inside
 
-COMMANDS = (Train, Sample, Evaluate, Likelihood, Inpaint, Denoise, Superres, Deblur, Interpolate, Export, Info)
+COMMANDS = (Train, Sample, Evaluate, Likelihood, Inpaint, Denoise, Superres, Deblur, Interpolate, Export, Info, Play)
 SETTINGS: tuple[Any, ...] = (*COMMANDS, Images, Toy, ResolvedImages, ResolvedToy)
 NEEDED: dict[type, dict[str, Any]] = {
     Train: {"dataset": "mnist"},
     Evaluate: {"source": Path("x")},
     Export: {"run": Path("x"), "out": Path("x.onnx")},
+    Play: {},
 }
 
 

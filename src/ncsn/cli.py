@@ -15,6 +15,7 @@ from ncsn.commands.export import Export
 from ncsn.commands.info import Info
 from ncsn.commands.interpolate import Interpolate
 from ncsn.commands.likelihood import Likelihood
+from ncsn.commands.play import Play
 from ncsn.commands.sample import Sample
 from ncsn.commands.solve import Deblur, Denoise, Inpaint, Superres
 from ncsn.commands.train import Train
@@ -31,6 +32,7 @@ COMMANDS: dict[str, type] = {
     "interpolate": Interpolate,
     "export": Export,
     "info": Info,
+    "play": Play,
 }
 
 

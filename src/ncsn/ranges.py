@@ -22,6 +22,7 @@ StepSize: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
 Rate: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
 Width: TypeAlias = Annotated[int, Interval(ge=1, le=2**14)]
 Depth: TypeAlias = Annotated[int, Interval(ge=1, le=100)]
+Port: TypeAlias = Annotated[int, Interval(ge=0, le=2**16 - 1)]
 
 
 def check_ranges(settings: Any) -> None:

@@ -1,0 +1,139 @@
+// A ring, whose noised score is an integral over one angle.
+import { type Grid, type Points, VIEW, cellsFor, centre, gridPoints } from "./plane.ts";
+import type { Distribution } from "./distributions.ts";
+import type { Random } from "./random.ts";
+
+const NODES = 64;
+const RADII = 512; // at which the density of a picture is computed; between them it is interpolated
+
+/** The nodes and weights of Gauss and Legendre on [0, 1], by Newton's method. */
+export function legendre(count: number): { nodes: Float64Array; weights: Float64Array } {
+  const nodes = new Float64Array(count);
+  const weights = new Float64Array(count);
+  for (let i = 0; i < count; i++) {
+    let x = -Math.cos((Math.PI * (i + 0.75)) / (count + 0.5));
+    let slope = 1;
+    for (let round = 0; round < 8; round++) {
+      let [before, value] = [1, x];
+      for (let k = 2; k <= count; k++) [before, value] = [value, ((2 * k - 1) * x * value - (k - 1) * before) / k];
+      slope = (count * (x * value - before)) / (x * x - 1);
+      x -= value / slope;
+    }
+    nodes[i] = (x + 1) / 2;
+    weights[i] = 1 / ((1 - x * x) * slope * slope);
+  }
+  return { nodes, weights };
+}
+
+/**
+ * A circle of radius R with a uniform angle and a radius drawn from N(R, s²).
+ *
+ * p_σ(x) at distance ρ is the mean over θ of N(ρ cos θ; R, T) N(ρ sin θ; 0, σ²) with T = s² + σ², whose integrand is
+ * e^(A cos²θ + B cos θ) times a constant, with A = ρ²s²/(2σ²T) and B = ρR/T: as in ncsn/distributions.py.
+ */
+export class Ring implements Distribution {
+  readonly radius: number;
+  readonly std: number;
+  readonly #rule = legendre(NODES);
+  // What `integrate` found at a distance: log p_σ, and by what x is to be multiplied to make the score.
+  #log = 0;
+  #slope = 0;
+
+  constructor(radius = 5, std = 0.1) {
+    this.radius = radius;
+    this.std = std;
+  }
+
+  sample(n: number, random: Random): Points {
+    const x = new Float64Array(2 * n);
+    for (let i = 0; i < n; i++) {
+      const angle = 2 * Math.PI * random.uniform();
+      const radius = this.radius + this.std * random.normal();
+      x[2 * i] = radius * Math.cos(angle);
+      x[2 * i + 1] = radius * Math.sin(angle);
+    }
+    return x;
+  }
+
+  score(x: Points, sigma: number, out: Points): void {
+    for (let i = 0; i < x.length; i += 2) {
+      this.#at(Math.hypot(x[i], x[i + 1]), sigma);
+      out[i] = x[i] * this.#slope;
+      out[i + 1] = x[i + 1] * this.#slope;
+    }
+  }
+
+  logDensity(x: Points, sigma: number): Float64Array {
+    const out = new Float64Array(x.length / 2);
+    for (let i = 0; i < out.length; i++) {
+      this.#at(Math.hypot(x[2 * i], x[2 * i + 1]), sigma);
+      out[i] = this.#log;
+    }
+    return out;
+  }
+
+  field(count: number, sigma: number): Points {
+    const out = gridPoints(count);
+    this.score(out, sigma, out);
+    return out;
+  }
+
+  density(sigma: number): Grid {
+    const cells = cellsFor(Math.hypot(this.std, sigma));
+    const values = new Float64Array(cells * cells);
+    const farthest = VIEW * Math.SQRT2;
+    const logs = new Float64Array(RADII + 1);
+    for (let i = 0; i <= RADII; i++) {
+      this.#at((farthest * i) / RADII, sigma);
+      logs[i] = this.#log;
+    }
+    for (let at = 0; at < values.length; at++) {
+      const rho = Math.hypot(centre(at % cells, cells), centre(Math.floor(at / cells), cells));
+      const place = (rho / farthest) * RADII;
+      const i = Math.floor(place);
+      values[at] = Math.exp(logs[i] + (place - i) * (logs[i + 1] - logs[i]));
+    }
+    return { cells, values };
+  }
+
+  #at(rho: number, sigma: number): void {
+    if (sigma === 0) this.#clean(rho);
+    else this.#integrate(rho, sigma ** 2);
+  }
+
+  /** Without noise the density is N(ρ; R, s²)/(2πρ): its score has a −1/ρ, the stretch of the circumference. */
+  #clean(rho: number): void {
+    const off = rho - this.radius;
+    this.#log = -(off ** 2) / (2 * this.std ** 2) - Math.log((2 * Math.PI) ** 1.5 * this.std * rho);
+    this.#slope = (-off / this.std ** 2 - 1 / rho) / rho;
+  }
+
+  #integrate(rho: number, variance: number): void {
+    const { nodes, weights } = this.#rule;
+    const total = this.std ** 2 + variance;
+    const a = (rho ** 2 * this.std ** 2) / (2 * variance * total);
+    const b = (rho * this.radius) / total;
+    // The integrand's width is 1/√(2A + B): beyond thirteen of them there is nothing left.
+    const width = Math.min(13 / Math.sqrt(2 * a + b), Math.PI / 2);
+    let mass = 0;
+    let square = 0;
+    let odd = 0;
+    for (let i = 0; i < NODES; i++) {
+      const half = Math.sin((width * nodes[i]) / 2) ** 2; // sin²(θ/2), near θ = 0; there is as much near θ = π
+      const across = -4 * a * half * (1 - half);
+      const near = weights[i] * Math.exp(across - 2 * b * half);
+      const far = weights[i] * Math.exp(across - 2 * b * (1 - half));
+      const sinSquared = 4 * half * (1 - half);
+      mass += near + far;
+      square += (near + far) * sinSquared;
+      odd += (near - far) * (1 - 2 * half) * sinSquared;
+    }
+    square /= mass;
+    odd /= mass;
+    const curvature = this.std ** 2 / (variance * total);
+    const pull = (this.radius / total) * (curvature * rho * odd + (this.radius / total) * square);
+    this.#slope = pull - curvature * square - 1 / total;
+    const peak = -((rho - this.radius) ** 2) / (2 * total) - Math.log(variance * total) / 2 - Math.log(2 * Math.PI);
+    this.#log = peak + Math.log((mass * width) / Math.PI);
+  }
+}

@@ -1,0 +1,81 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { twoGaussians } from "../src/maths/distributions.ts";
+import { Chain, annealed, constant, denoise, ladder, shares } from "../src/maths/langevin.ts";
+import { Mixture } from "../src/maths/mixture.ts";
+import type { Points, Score } from "../src/maths/plane.ts";
+import { Mulberry } from "../src/maths/random.ts";
+import { Listed, close, values } from "./values.ts";
+
+const given = values.dynamics;
+const truth = twoGaussians();
+const score: Score = (x, sigma, out) => truth.score(x, sigma, out);
+const start = Float64Array.from(given.start);
+const sigmas = Float64Array.from(given.sigmas);
+
+test("the ladder is the package's, but for single precision", () => {
+  close(ladder(20, 0.1, 20), given.ladder, 1e-6);
+  assert.deepEqual([...ladder(20, 0.1, 1)], [0.1]);
+});
+
+test("annealed Langevin dynamics with the package's noise takes the package's way", () => {
+  const chain = new Chain(score, annealed(sigmas, given.eps, given.perLevel), start, new Listed(given.z));
+  chain.advance(12);
+  close(chain.x, given.annealed, 1e-9);
+  assert.deepEqual([chain.step, chain.denoised], [12, false]);
+  chain.advance(7);
+  close(chain.x, given.denoised, 1e-9);
+  assert.deepEqual([chain.step, chain.denoised, chain.sigma], [12, true, 0]);
+  assert.deepEqual(shares(chain.x, truth.means), given.weights);
+});
+
+test("Langevin dynamics at one level does too", () => {
+  const chain = new Chain(score, constant(0.1, 0.1, 12), start, new Listed(given.z));
+  for (let i = 0; i < 12; i++) chain.advance(1);
+  close(chain.x, given.langevin, 1e-9);
+});
+
+test("denoising is Tweedie's formula", () => {
+  const x = start.slice();
+  denoise(score, x, 2);
+  close(x, given.tweedie, 1e-9);
+});
+
+test("Langevin dynamics has the variance that its step size makes stationary", () => {
+  // s²/(1 − α/(4s²)), for a Gaussian of std s: docstring of annealed_langevin.
+  const gaussian = new Mixture(Float64Array.of(0, 0), 1);
+  const chain = new Chain((x, s, out) => gaussian.score(x, s, out), constant(0, 0.8, 60), new Float64Array(20_000), new Mulberry(5));
+  chain.advance(60);
+  const variance = chain.x.reduce((sum, value) => sum + value ** 2, 0) / 20_000;
+  assert.ok(Math.abs(variance / 1.25 - 1) < 4 * Math.sqrt(2 / 20_000), `${variance}`);
+});
+
+test("annealing recovers the weights that Langevin dynamics never finds", () => {
+  const random = new Mulberry(6);
+  const n = 600;
+  const from: Points = Float64Array.from({ length: 2 * n }, () => 16 * random.uniform() - 8);
+  const levels = ladder(20, 0.1, 20);
+  const found = [annealed(levels, 0.005, 75), constant(0.1, 0.1, 1500)].map((schedule) => {
+    const chain = new Chain(score, schedule, from, random);
+    chain.advance(1501);
+    return shares(chain.x, truth.means)[0];
+  });
+  const [down, flat] = found;
+  assert.ok(Math.abs(down - 0.209) < 4 * Math.sqrt(0.17 / n), `annealed: ${down}`); // docs/paper.md, figure 3
+  assert.ok(Math.abs(flat - 0.489) < 4 * Math.sqrt(0.25 / n), `Langevin: ${flat}`);
+});
+
+test("random numbers are those of their seed, uniform and normal", () => {
+  const [a, b, c] = [new Mulberry(7), new Mulberry(7), new Mulberry(8)];
+  const n = 100_000;
+  const draws = Float64Array.from({ length: n }, () => a.normal());
+  assert.deepEqual([...draws.slice(0, 9)], Array.from({ length: 9 }, () => b.normal()));
+  assert.notEqual(draws[0], c.normal());
+  const moment = (power: number): number => draws.reduce((sum, value) => sum + value ** power, 0) / n;
+  assert.ok(Math.abs(moment(1)) < 4 / Math.sqrt(n));
+  assert.ok(Math.abs(moment(2) - 1) < 4 * Math.sqrt(2 / n));
+  assert.ok(Math.abs(moment(4) - 3) < 4 * Math.sqrt(96 / n));
+  const uniform = Float64Array.from({ length: n }, () => c.uniform());
+  assert.ok(uniform.every((value) => value >= 0 && value < 1));
+  assert.ok(Math.abs(uniform.reduce((x, y) => x + y, 0) / n - 0.5) < 4 * Math.sqrt(1 / 12 / n));
+});
