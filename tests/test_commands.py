@@ -195,6 +195,7 @@ def test_a_run_is_evaluated(
     assert (found["nfe"], found["guide_nfe"]) == (steps.nfe, steps.guide_nfe)
     assert steps.nfe > steps.guide_nfe > 0
     assert (found["seed"], found["sampler"], found["class"], found["guidance"]) == (3, "dpmpp-sde", None, 2)
+    assert found["run_digest"] == run.digest
     lines = capsys.readouterr().out.splitlines()
     assert "features: quick, 87.5% right on the validation images" in lines
     printed = {words[0]: words[1:] for line in lines if (words := line.split())}

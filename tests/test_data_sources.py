@@ -479,5 +479,5 @@ def test_a_saved_data_set_of_hugging_face(tmp_path: Path) -> None:
 def test_without_the_library_the_user_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     (tmp_path / "dataset_dict.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"pip install 'ncsn\[hf\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'ncsn\[datasets\]'"):
         load_images(str(tmp_path))

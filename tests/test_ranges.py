@@ -16,19 +16,35 @@ from ncsn.commands.info import Info
 from ncsn.commands.interpolate import Interpolate
 from ncsn.commands.likelihood import Likelihood
 from ncsn.commands.play import Play
+from ncsn.commands.push import Push
 from ncsn.commands.sample import Sample
 from ncsn.commands.solve import Deblur, Denoise, Inpaint, Superres
 from ncsn.commands.train import Train
 from ncsn.experiments.settings import Images, ResolvedImages, ResolvedToy, Toy
 from ncsn.ranges import inside
 
-COMMANDS = (Train, Sample, Evaluate, Likelihood, Inpaint, Denoise, Superres, Deblur, Interpolate, Export, Info, Play)
+COMMANDS = (
+    Train,
+    Sample,
+    Evaluate,
+    Likelihood,
+    Inpaint,
+    Denoise,
+    Superres,
+    Deblur,
+    Interpolate,
+    Export,
+    Info,
+    Play,
+    Push,
+)
 SETTINGS: tuple[Any, ...] = (*COMMANDS, Images, Toy, ResolvedImages, ResolvedToy)
 NEEDED: dict[type, dict[str, Any]] = {
     Train: {"dataset": "mnist"},
     Evaluate: {"source": Path("x")},
     Export: {"run": Path("x"), "out": Path("x.onnx")},
     Play: {},
+    Push: {"run": Path("x"), "to": "user/model"},
 }
 
 

@@ -189,8 +189,8 @@ def attacks() -> dict[str, Attack]:
             f"{damages} chunks and sizes, of PNG, JPEG, TIFF, zip, tar, .npy and .npz: `ncsn train`", 36_000, 0.03,
         ),
         "tables": fuzzing(
-            "tables", "Damaged metrics.jsonl and metrics.json are read as far as they are whole, or refused: one line",
-            f"{damages} values and rows: `--resume`, `ncsn info`", 9_000, 0.05,
+            "tables", "Damaged metrics and evaluations are read as far as they are whole, or refused: one line",
+            f"{damages} values and rows: `--resume`, `ncsn info`, `ncsn push`", 9_000, 0.05,
         ),
         "exports": fuzzing(
             "exports", "What a damaged exported file says of itself is read right, or refused in one line",

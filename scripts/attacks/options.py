@@ -93,6 +93,7 @@ def plain(command: str, ground: Ground, option: str) -> list[str]:
         "export": f"export {run} out.onnx",
         "info": f"info {run} --device cpu",
         "play": "play --no-browser --port 0",
+        "push": f"push {run} user/model --dry-run out",
     }.get(command, f"{command} {run} -n 2 --levels 3 --solver-steps 1 --device cpu --out out.png").split()
     for other in {"--minutes": ["--steps"], "--against": []}.get(option, []):
         at = words.index(other)

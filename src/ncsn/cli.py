@@ -16,6 +16,7 @@ from ncsn.commands.info import Info
 from ncsn.commands.interpolate import Interpolate
 from ncsn.commands.likelihood import Likelihood
 from ncsn.commands.play import Play
+from ncsn.commands.push import Push
 from ncsn.commands.sample import Sample
 from ncsn.commands.solve import Deblur, Denoise, Inpaint, Superres
 from ncsn.commands.train import Train
@@ -33,6 +34,7 @@ COMMANDS: dict[str, type] = {
     "export": Export,
     "info": Info,
     "play": Play,
+    "push": Push,
 }
 
 

@@ -516,12 +516,14 @@ def one_for_each(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:
 
 
 def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = None) -> Run:
-    """A run by its folder, or ``"mnist"``: the one that comes with the package.
+    """A run by its folder, ``"mnist"``, the one that comes with the package, or ``"hf://user/model@revision"``.
 
+    The last is a run on Hugging Face's hub, which ``huggingface_hub`` fetches (the extra ``hub``) unless its cache has
+    the revision, by default main.
     ``device``: auto (CUDA where there is one), cpu, cuda or mps.  ``network``: for a run whose network is the user's
     own: one that was built as that one.
     Raises ValueError if the folder is no run, if its weights are missing, damaged or of another network, or if there
-    is no such device.
+    is no such device; and if the hub has no such run, or cannot be asked.
     """
     folder = storage.find(run)
     config = storage.read_config(folder)

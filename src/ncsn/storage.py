@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ncsn import distributed, networks
+from ncsn import distributed, networks, sharing
 from ncsn.data.origin import Origin
 from ncsn.files import HOST, atomic, sweep
 from ncsn.preconditioning import ScoreModel
@@ -301,7 +301,13 @@ def fits(tensor: Tensor, shape: tuple[int, ...]) -> bool:
 
 
 def find(run: str | Path) -> Path:
-    """The folder of a run: the one that is named, or one of those in the package (``SHIPPED``) if there is no such."""
+    """The folder of a run: the one that is named, or one of those in the package (``SHIPPED``) if there is no such.
+
+    Of hf://user/model@revision it is in the cache of the hub's library, fetched if need be.
+    Raises ValueError as ``sharing.fetch``.
+    """
+    if Path(run).parts[:1] == ("hf:",):
+        return sharing.fetch(run)
     if Path(run).parts[:1] in [(name,) for name in SHIPPED] and not (Path(run) / "config.json").is_file():
         return Path(str(resources.files("ncsn") / "assets" / "models" / str(run)))
     return Path(run)

@@ -34,8 +34,8 @@ class Evaluate(HowToSample, Reading):
     """Measure how good a run's samples are, or anybody's in an .npz file: every number beside real images'."""
 
     source: tyro.conf.Positional[Path]
-    """A run's folder, or mnist, or an .npz file with images under the key samples, or as its only array: bytes, or
-    reals in [0, 1]."""
+    """A run's folder, mnist, hf://user/model, or an .npz file with images under the key samples, or as its only array:
+    bytes, or reals in [0, 1]."""
     data: str | None = None
     """Where the data set is that the run was trained on, if it has moved."""
     against: str | None = None
@@ -82,7 +82,7 @@ class Evaluate(HowToSample, Reading):
         if not group.leads:
             self.help_along(run, group)
             return
-        out = self.place()
+        out = self.place(run)
         about: dict[str, Any] = {"source": str(self.source)}
         given = None if self.against is None else data.load_images(self.against, reading=self.reading)
         if run is None:
@@ -160,6 +160,7 @@ class Evaluate(HowToSample, Reading):
         samples = torch.cat(parts)
         evaluation.write_samples(out / SAMPLES, samples)
         return samples, {
+            "run_digest": run.digest,
             "seed": self.seed,
             "sampler": drawn.sampling.sampler,
             "class": self.label,
@@ -175,18 +176,16 @@ class Evaluate(HowToSample, Reading):
         """What is written."""
         return (NUMBERS, PAGE) if self.is_file else (NUMBERS, PAGE, SAMPLES)
 
-    def place(self) -> Path:
-        """The folder to write into: as given, or where the source is; for the model in the package, here.
+    def place(self, run: "Run | None") -> Path:
+        """The folder to write into: as given, or where the source is; for a run of the package or of the hub, here.
 
         Raises ValueError if it may not be written there.
         """
-        from ncsn import storage
-
-        folder = self.source.parent if self.is_file else self.source
+        folder = self.source.parent if run is None else self.source
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
             folder = self.out
-        elif not self.is_file and storage.find(self.source) != self.source:
+        elif run is not None and run.folder != self.source:
             folder = Path()
         for name in self.written:
             check_out(folder / name, overwrite=self.overwrite)

@@ -20,9 +20,10 @@ class Info(OfRun):
         import ncsn
         from ncsn import storage
 
-        run = ncsn.load(self.run, device=self.device)
+        folder = storage.find(self.run)
+        run = ncsn.load(folder, device=self.device)
         recipe, sampling, model = run.recipe, run.recipe.sampling, run.model
-        results = storage.read_results(storage.find(self.run))
+        results = storage.read_results(folder)
         if sampling.guide == "unconditional":
             guide = f"{sampling.guidance:g}, by the network's own score without the class"
         else:

@@ -19,7 +19,8 @@ class TheRun:
     """Which run."""
 
     run: tyro.conf.Positional[Path]
-    """The run's folder, such as runs/mnist; or mnist, the model that comes with the package."""
+    """The run's folder, such as runs/mnist; mnist, the model that comes with the package; or hf://user/model@revision,
+    one on Hugging Face's hub."""
 
 
 @dataclass(frozen=True, kw_only=True)

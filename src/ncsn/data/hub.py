@@ -27,7 +27,9 @@ def parts_of(folder: Path) -> "dict[Split | None, Dataset]":
     try:
         import datasets
     except ImportError as error:
-        raise ValueError(f"{folder} is a data set of Hugging Face's: pip install 'ncsn[hf]' to read it") from error
+        raise ValueError(
+            f"{folder} is a data set of Hugging Face's: pip install 'ncsn[datasets]' to read it"
+        ) from error
     try:
         found = datasets.load_from_disk(str(folder))
     except Exception as error:  # of many kinds, by what is missing or broken
