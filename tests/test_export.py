@@ -24,7 +24,7 @@ from ncsn.preconditioning import Plain, Preconditioning, Scaled, ScoreModel
 from ncsn.recipe import Argument, Recipe
 from ncsn.run import Run
 from ncsn.sampling import Sampling
-from ncsn.score import expand
+from ncsn.score import Sigma, expand
 from ncsn.units import Units
 
 SAMPLING = Sampling(
@@ -70,9 +70,7 @@ def opened(path: Path) -> Output:
 def shipped_run() -> Run:
     """The model in the package, in float32 on every machine."""
     run = ncsn.load("mnist", device="cpu")
-    for model in (run.score, run.guide):
-        assert isinstance(model, ScoreModel)
-        model.autocast = None
+    run.model.autocast = None
     return run
 
 
@@ -101,33 +99,40 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_model_in_the_package_is_small_and_computes_the_same(shipped: Path) -> None:
-    run = shipped_run()
-    guide = shipped.with_name("model.guide.onnx")
-    for path, model, size in ((shipped, run.model, 3.6e6), (guide, run.guide, 0.6e6)):
-        assert path.stat().st_size < size
-        score = opened(path)
-        for n in (1, 2, 11):
-            x, sigma = noised(n, (1, 28, 28))
-            assert isinstance(model, ScoreModel)
-            assert off(score(x, sigma), model(x, sigma)) < 1e-5
-    assert not list(shipped.parent.glob(".*"))
+    run, score = shipped_run(), opened(shipped)
+    assert shipped.stat().st_size < 3.6e6
+    for n in (1, 2, 11):
+        (x, sigma), label = noised(n, (1, 28, 28)), torch.arange(n) % 11 - 1
+        assert off(score(x, sigma, label), run.model(x, sigma, label)) < 1e-5
+    assert [path.name for path in shipped.parent.iterdir()] == ["model.onnx"]
 
 
-def test_from_the_same_noise_the_files_draw_the_same_digits(shipped: Path) -> None:
-    run, card = shipped_run(), read(shipped)
+def test_from_the_same_noise_the_file_draws_the_same_digits(shipped: Path) -> None:
+    run, card, part = shipped_run(), read(shipped), opened(shipped)
     drawn = quantize(run.sample(8, seed=3))
-    parts = [opened(path) for path in (shipped, shipped.with_name("model.guide.onnx"))]
-    score, guide = (lambda x, sigma, part=part: part(x, expand(sigma, x).flatten()) for part in parts)
-    exported = Run(score=score, guide=guide, recipe=card.recipe)
+
+    def score(x: Tensor, sigma: Sigma, label: Tensor | None = None) -> Tensor:
+        return part(
+            x, expand(sigma, x).expand(len(x), 1, 1, 1).flatten(), torch.full((len(x),), -1) if label is None else label
+        )
+
+    exported = Run(score=score, recipe=card.recipe)
     apart = (quantize(exported.sample(8, seed=3, levels=card.levels)).int() - drawn.int()).abs()
     assert float((apart <= 2).float().mean()) >= 0.999
 
 
-def test_the_file_says_what_sampling_needs(shipped: Path) -> None:
-    run = ncsn.load("mnist", device="cpu")
-    card, guide = read(shipped), read(shipped.with_name("model.guide.onnx"))
-    assert guide == replace(card, part="guide")
-    assert (card.part, card.precision, card.run, card.recipe) == ("score", "fp16", run.digest, run.recipe)
+def test_the_files_say_what_sampling_needs(tmp_path: Path) -> None:
+    """Of a run without classes, which has a smaller network for a guide."""
+    guide = filled(ScoreModel(UNet(3, (8, 4), 1, 8), 0.4, 0.3))
+    run = small(classes=0, guide=guide)
+    made = ncsn.export(run, tmp_path / "model.onnx", precision="fp32")
+    assert [one.path.name for one in made] == ["model.onnx", "model.guide.onnx"]
+    for one, model in zip(made, (run.model, guide), strict=True):
+        (x, sigma) = noised(3, run.recipe.shape)
+        assert off(opened(one.path)(x, sigma), model(x, sigma)) < 1e-5
+    card, other = (read(one.path) for one in made)
+    assert other == replace(card, part="guide")
+    assert (card.part, card.precision, card.run, card.recipe) == ("score", "fp32", run.digest, run.recipe)
     assert card.levels == tuple(run.recipe.sampling.ladder().tolist())
     assert (card.recipe.sampling.guidance, card.recipe.sampling.guided_between) == (2.0, (0.2, 1.5))
 

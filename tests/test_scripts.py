@@ -78,7 +78,7 @@ def test_network_and_guide_learn_from_training_images_and_are_sampled_together(
         levels=4,
         samples=4,
         seed=3,
-        classes=True,
+        classes=False,
         guidance=2.0,
         compile=False,
         job=job,
@@ -94,8 +94,7 @@ def test_network_and_guide_learn_from_training_images_and_are_sampled_together(
         grey = (batch.x.amin((1, 2, 3)) * 256).floor().long()
         assert batch.x.shape == (5, 1, 8, 8)
         assert bool(((grey >= 10) & (grey <= 12)).all())
-        assert batch.label is not None
-        assert torch.equal(batch.label, grey - 10)
+        assert batch.label is None
     assert sum(p.numel() for p in guide.model.parameters()) < sum(p.numel() for p in state.model.parameters())
 
     run = ncsn.load(folder, device="cpu")

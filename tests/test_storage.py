@@ -62,7 +62,7 @@ def test_the_guide_of_a_run_is_a_run_in_its_folder(tmp_path: Path) -> None:
     found = ncsn.load(tmp_path).guide
     assert found is not None
     assert torch.equal(found(x, 0.7), guide(x, 0.7))
-    assert storage.find("mnist/guide").is_dir()
+    assert storage.find("mnist").is_dir()
 
 
 def test_what_is_overwritten_is_gone(tmp_path: Path) -> None:
