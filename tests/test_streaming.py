@@ -300,7 +300,7 @@ def test_an_interrupt_says_how_to_go_on(
     sample(run, tmp_path / "x.npy")
     said = capsys.readouterr()
     assert "going on at 14 of 40\n" in said.err
-    assert "26 samples by dpmpp-sde, 4 evaluations each" in said.out
+    assert "26 samples by dpmpp-sde, 3 evaluations each" in said.out
     assert ", after 14 that were there" in said.out
 
 
