@@ -10,8 +10,6 @@ import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
 
-from jupyter_client.connect import ConnectionFileMixin
-
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(DOCS / "extensions"))
@@ -63,7 +61,6 @@ nb_merge_streams = True
 nb_render_markdown_format = "gfm"
 code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((ROOT / "src").rglob("*.py"))))
 nb_execution_cache_path = str(ROOT / "build" / "notebooks" / code.hexdigest()[:16])
-ConnectionFileMixin.transport.default_value = "ipc"  # kernels open no port
 logging.getLogger("traitlets").setLevel(logging.WARNING)
 os.environ["TQDM_DISABLE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # as many notebooks run at a time as there are cores
