@@ -44,10 +44,10 @@ def filled(model: ScoreModel) -> ScoreModel:
 
 def small(channels: int = 3, size: tuple[int, int] = (10, 7), classes: int = 3, **given: Any) -> Run:
     """A run of small images: not square, padded inside, and told classes."""
-    network = UNet(channels, (8, 8), 1, 8, classes)
+    network = UNet(channels, (8,), 1, 8, classes)
     recipe = Recipe(
         network="UNet",
-        arguments={"image_channels": channels, "channels": (8, 8), "blocks": 1, "features": 8, "classes": classes},
+        arguments={"image_channels": channels, "channels": (8,), "blocks": 1, "features": 8, "classes": classes},
         shape=(channels, *size),
         sampling=SAMPLING,
         shares=SHARES if classes else {},
@@ -145,7 +145,7 @@ def test_the_file_says_nothing_of_this_machine(shipped: Path) -> None:
 
 SLOW = pytest.mark.slow
 NETWORKS = [
-    (UNet(4, (8, 8, 8), 1, 8), None, (4, 12, 9)),
+    (UNet(4, (8, 8), 1, 8), None, (4, 12, 9)),
     pytest.param(NCSN(3, 4, sigmas=(10.0, 1.0, 0.1, 0.01)), Plain(), (3, 8, 12), marks=SLOW),
     pytest.param(NCSN(1, 4, features=8, rescale=False), None, (1, 8, 8), marks=SLOW),
     pytest.param(NCSNv2(3, 4), Scaled(), (3, 8, 8), marks=SLOW),
