@@ -267,7 +267,7 @@ def test_what_was_fetched_in_part_is_no_run(hub: Hub, run: Path, capsys: pytest.
     hub.put("ada/pets", parts(run))
     for broken in ("guide/model.safetensors", "[0-9a-f]{40}/model.safetensors", "[0-9a-f]{40}/config.json"):
         hub.broken = broken
-        assert "501 Not Implemented" in one_line(capsys, "info", "hf://ada/pets")
+        assert "501 " in one_line(capsys, "info", "hf://ada/pets")
     hub.broken = ""
     hub.asked.clear()
     loaded = ncsn.load("hf://ada/pets")
