@@ -268,8 +268,8 @@ def test_what_comes_after_training_fits_into_its_share(tmp_path: Path, monkeypat
 
     long = plan(minutes=60.0)
     sample = 37.5e-3
-    assert (long.trials, long.annealed) == (256, 50)
-    assert long.seconds == pytest.approx(4 + 160 * sample + 50 * 0.201 + 256 * 77.5e-3, rel=0.01)
+    assert (long.trials, long.annealed) == (1000, 50)
+    assert long.seconds == pytest.approx(4 + 160 * sample + 50 * 0.201 + 1000 * 77.5e-3, rel=0.01)
     ten = plan(minutes=5.0)
     assert ten.trials == pytest.approx(300 / 30 / 77.5e-3, abs=1)
     assert ten.annealed == pytest.approx(300 / 30 / 0.201, abs=1)

@@ -44,7 +44,8 @@ COMPILED_FROM = 4  # minutes, below which compiling takes longer than it saves
 DRAWING = 4  # seconds that figures take
 ANNEALED = 50  # at most so many samples by annealed Langevin dynamics, which takes six times as long as the default
 ANNEALED_SHARE = 1 / 30  # of the budget
-TRIALS, FEWEST_TRIALS = 256, 64  # samples at each guidance weight; with fewer none is chosen
+TRIALS, FEWEST_TRIALS = 1000, 64  # samples at each guidance weight; with fewer none is chosen
+TRIALS_BY_STEPS = 256  # where no budget says how long they may take
 TRIALS_SHARE = 1 / 30  # of the budget
 THOROUGH_SECONDS, THOROUGH_STEPS = 360, 1000  # of training, from which on a classifier to choose by is worth its time
 GUIDE_SECONDS, GUIDE_STEPS = 1 / 20, 1 / 10  # the guide's share of either budget: its steps take half as long
@@ -294,6 +295,7 @@ class Study:
         settings, sampling = self.settings, self.recipe.sampling
         most = min(TRIALS, len(self.pictures.validation) // 3) if self.chooses else 0
         if settings.minutes is None:
+            most = min(TRIALS_BY_STEPS, most)
             return Plan(
                 trials=most if most >= FEWEST_TRIALS else 0, annealed=min(settings.samples, ANNEALED), seconds=0
             )
