@@ -481,3 +481,14 @@ def test_without_the_library_the_user_is_told(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "dataset_dict.json").write_text("{}")
     with pytest.raises(ValueError, match=r"pip install 'ncsn\[datasets\]'"):
         load_images(str(tmp_path))
+
+
+def test_a_tar_archive_that_is_damaged_in_the_middle_does_not_end_there(tmp_path: Path) -> None:
+    place = pack(Path(write(tmp_path / "x", FLAT)), tmp_path / "x.tar")
+    with tarfile.open(place) as archive:
+        where = archive.getmembers()[12].offset
+    data = bytearray(place.read_bytes())
+    data[where] ^= 1
+    place.write_bytes(data)
+    with pytest.raises(ValueError, match=r"x\.tar cannot be read as a tar archive \(bad checksum of a file in it\)"):
+        load_images(str(place))

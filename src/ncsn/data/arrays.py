@@ -16,7 +16,7 @@ from ncsn import machine
 from ncsn.data.images import Images
 from ncsn.data.reading import Header
 from ncsn.data.rows import Rows
-from ncsn.data.sources import Item, Source, Split
+from ncsn.data.sources import Item, Source, Split, stamp_of
 from ncsn.process import refresh_interval
 
 IMAGE_LIMIT = 2**28  # bytes of one
@@ -152,12 +152,6 @@ def source_of(
         return Source(name, items, splits, said=tuple(lines))
     classes, names = numbered(np.concatenate([part.reshape(-1) for part in labels]))
     return Source(name, items, splits, classes, names, tuple(lines))
-
-
-def stamp_of(path: Path) -> str:
-    """Another text if the file has changed."""
-    known = path.stat()
-    return f"{known.st_size} {known.st_mtime_ns}"
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Shaped
 
-from ncsn.data.arrays import Stack, source_of, stamp_of
+from ncsn.data.arrays import Stack, source_of
 from ncsn.data.rows import Rows, arrays
-from ncsn.data.sources import SPLITS, Source, Split
+from ncsn.data.sources import SPLITS, Source, Split, stamp_of
 
 IMAGE_WORDS = {"x", "image", "images", "img", "imgs", "data", "arr", "0"}
 LABEL_WORDS = {"y", "label", "labels", "target", "targets"}

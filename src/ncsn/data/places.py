@@ -11,23 +11,16 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
-from ncsn.data.arrays import npy, stamp_of
+from ncsn.data.arrays import npy
 from ncsn.data.hub import hub_source, is_hub
 from ncsn.data.npz import npz
 from ncsn.data.reading import FILE_LIMIT, IMAGE_SUFFIXES, Stream, read_all, reason
-from ncsn.data.sources import Item, Source, from_paths
+from ncsn.data.sources import Item, Source, from_paths, stamp_of
+from ncsn.data.tars import Member
 from ncsn.process import refresh_interval
 from ncsn.untrusted import opened_zip
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-SAID_BEFORE = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
-SAID_LIMIT = 2**20  # bytes
 Found = tuple[PurePosixPath, Item]
 """A file's path below the top, and how it is fetched."""
 
@@ -165,18 +158,6 @@ def zipped(path: Path) -> Iterator[Source]:
             ],
             said_of_links(len(images) - len(files)),
         )
-
-
-class Member(tarfile.TarInfo):
-    """A member of a tar archive; what is said of it in blocks before it, such as a long name, is read with a limit."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Member":
-        """The member by its header.  Raises HeaderError if what is said of it is too long."""
-        found = super().frombuf(buf, encoding, errors)
-        if found.type in SAID_BEFORE and found.size > SAID_LIMIT:
-            raise tarfile.HeaderError(f"a name or its like claims {found.size:,} bytes")
-        return found
 
 
 def extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Stream:
