@@ -62,6 +62,17 @@ def test_a_store_has_what_memory_would(
         assert images.digest == fresh.digest
 
 
+def test_a_store_does_not_depend_on_where_one_stands(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(tmp_path / "x")
+    images = load_images(folder)
+    for where, name in ((tmp_path, "x"), (tmp_path / "x", ".")):
+        monkeypatch.chdir(where)
+        assert same(load_images(name), images)
+    assert len(stores(cache)) == 1
+
+
 def test_a_store_is_used_again_until_a_file_changes(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,7 +76,8 @@ def key(source: Source, reading: Reading) -> str:
     """A name for what this source becomes when read in this way; another one if a file has changed."""
     found = hashlib.sha256(f"{VERSION} {Path(source.name).absolute()} {json.dumps(asdict(reading))}\n".encode())
     for item, split in zip(source.items, source.splits, strict=True):
-        found.update(f"{item.name}\n{item.stamp}\n{split}\n".encode("utf-8", "surrogateescape"))
+        inside = item.name.removeprefix(source.name).lstrip("/")  # which may be relative
+        found.update(f"{inside}\n{item.stamp}\n{split}\n".encode("utf-8", "surrogateescape"))
     return found.hexdigest()[:32]
 
 
