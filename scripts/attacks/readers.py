@@ -222,6 +222,8 @@ def bomb() -> bytes:
 def images(ground: Ground) -> list[Reader]:
     """Images alone and in archives, and arrays of them."""
     from ncsn import data
+    from ncsn.data.ahead import batches_ahead
+    from ncsn.draws import Draws
 
     def example(path: Path) -> None:
         x = data.read_example(str(path), (1, SIZE, SIZE))
@@ -242,6 +244,21 @@ def images(ground: Ground) -> list[Reader]:
         command = f"ncsn denoise RUN --input it{suffix}" if one else f"ncsn train it{suffix}"
         read = example if one else data_set
         found.append(Reader(original=path, name=f"it{suffix}", damage=damager, read=read, command=command))
+    shard, damager = ground.folder / "whole.tar", originals(ground)[".tar"][1]
+
+    def others(folder: Path) -> None:
+        (folder / "shards").mkdir(exist_ok=True)
+        for name in ("val", "test"):
+            shutil.copy(shard, folder / "shards" / f"{name}.tar")
+
+    def batch(path: Path) -> None:
+        shards = data.load_images(str(path.parent)).shards
+        assert shards is not None
+        if not bool(next(batches_ahead(shards, Draws(0, 8), labels=False, flip=False)).x.isfinite().all()):
+            raise AssertionError("images that are not finite are trained on")
+
+    name, command = "shards/train.tar", "ncsn train shards"
+    found.append(Reader(original=shard, name=name, damage=damager, read=batch, prepare=others, command=command))
     return found
 
 

@@ -52,6 +52,11 @@ class Draws:
         self.begin(0)
 
     @property
+    def places(self) -> range:
+        """The places in the batch of this process' examples, of all turns."""
+        return range(self.edges[self.shares[0].start], self.edges[self.shares[-1].stop])
+
+    @property
     def first(self) -> int:
         """The place in the batch of the first example of this turn."""
         return self.edges[self.now.start]
@@ -63,6 +68,7 @@ class Draws:
 
     def begin(self, step: int) -> None:
         """From now on, the numbers of this step."""
+        self.step = step
         # One after the other, so that no two share a seed within 66 million steps.
         base = self.seed * 0x9E3779B1 + step * (PARTS + 1)
         self.common.manual_seed(base % SEEDS)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
+from ncsn.data.shards import Shards
 from ncsn.draws import Draws, rand, randint
 from ncsn.objectives import Batch
 from ncsn.pixels import BYTES, Depth, dequantize
@@ -29,11 +30,18 @@ class Labels:
     validation: Int64[Tensor, "v"]
     test: Int64[Tensor, "t"]
     names: tuple[str, ...]
+    counted: Int64[Tensor, "k"] | None = None
+    """How many training images each class has, where ``train`` is about some of them."""
+
+    @property
+    def counts(self) -> Int64[Tensor, "k"]:
+        """How many training images each class has."""
+        return self.train.bincount(minlength=len(self.names)) if self.counted is None else self.counted
 
     @property
     def shares(self) -> dict[str, float]:
         """How much of the training images each class is."""
-        counts = self.train.bincount(minlength=len(self.names)).double()
+        counts = self.counts.double()
         return dict(zip(self.names, (counts / counts.sum()).tolist(), strict=True))
 
 
@@ -44,6 +52,7 @@ class Images:
     ``labels``: their classes, if known.  ``name``: mnist, or the last part of the path without suffix.
     ``depth``: what the numbers in the files are.
     ``said``: what was converted, a line each: what in short, a colon, which and how many.
+    ``shards``: where all training images are, if they are too many for a disk; ``train`` then has some of them.
     """
 
     train: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n c h w"]
@@ -53,6 +62,12 @@ class Images:
     name: str = ""
     depth: Depth = BYTES
     said: tuple[str, ...] = ()
+    shards: Shards | None = None
+
+    @property
+    def n(self) -> int:
+        """How many training images there are."""
+        return len(self.train) if self.shards is None else len(self.shards)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -86,7 +101,7 @@ class Images:
     def describe(self) -> str:
         """How many images of which size, what was converted, how many classes, and how they are split; one line."""
         channels, height, width = self.shape
-        parts = [len(part) for part in (self.train, self.validation, self.test)]
+        parts = [self.n, len(self.validation), len(self.test)]
         classes = "no classes" if self.labels is None else f"{len(self.labels.names)} classes"
         kind = KINDS.get(channels, f"{channels} channels")
         converted = [line.partition(":")[0] for line in self.said]
@@ -118,9 +133,12 @@ def batches(
     while True:
         count = generator.mine if isinstance(generator, Draws) else size
         index = randint(len(data), (count,), generator, data.device)
-        chosen = data[index]
-        if flip:
-            mirrored = rand((count,), generator, data.device) < 0.5
-            chosen = torch.where(mirrored.view(-1, *[1] * (chosen.ndim - 1)), chosen.flip(-1), chosen)
-        x = dequantize(chosen, generator=generator) if chosen.dtype == torch.uint8 else chosen
-        yield Batch(x, None if labels is None else labels[index])
+        yield Batch(varied(data[index], flip, generator), None if labels is None else labels[index])
+
+
+def varied(chosen: Shaped[Tensor, "b *d"], flip: bool, generator: torch.Generator | Draws) -> Float[Tensor, "b *d"]:
+    """Examples, dequantised if they are bytes; and if ``flip``, mirrored with probability ½."""
+    if flip:
+        mirrored = rand((len(chosen),), generator, chosen.device) < 0.5
+        chosen = torch.where(mirrored.view(-1, *[1] * (chosen.ndim - 1)), chosen.flip(-1), chosen)
+    return dequantize(chosen, generator=generator) if chosen.dtype == torch.uint8 else chosen

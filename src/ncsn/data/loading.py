@@ -19,6 +19,7 @@ from ncsn.data.named import DOWNLOADED, NAMED, mnist, torchvision_images
 from ncsn.data.options import AS_THEY_ARE, Reading
 from ncsn.data.places import file_item, opened
 from ncsn.data.reading import Header, picture, reason
+from ncsn.data.sharded import load_shards, shards_at
 from ncsn.data.store import gathered
 from ncsn.pixels import BYTES, Depth, centres
 
@@ -26,7 +27,8 @@ from ncsn.pixels import BYTES, Depth, centres
 def load_images(name: str, folder: Path | None = None, *, reading: Reading = AS_THEY_ARE) -> Images:
     """The images of a set by name, or of a folder, an archive, an array or a data set of Hugging Face's at a path.
 
-    ``name``: mnist, fashion-mnist, kmnist or cifar10; a folder; a .zip or .tar of one; an .npy or .npz.
+    ``name``: mnist, fashion-mnist, kmnist or cifar10; a folder; a .zip or .tar of one; an .npy or .npz; shards in
+    WebDataset's format, as a pattern, shards-{0000..0127}.tar, or a folder of .tar files.
     ``folder``: where the named sets' files are, or go; mnist needs none.
     ``reading``: how files become pixels.
     Raises ValueError if there is no such data set, or if it cannot be read as asked.
@@ -35,11 +37,14 @@ def load_images(name: str, folder: Path | None = None, *, reading: Reading = AS_
         images = mnist(folder) if name == "mnist" else torchvision_images(name, folder or DOWNLOADED)
         size = reading.pixels()
         return images if size in (None, images.shape[1:]) else gathered(stacked(images), reading)
+    if shards := shards_at(name):
+        return load_shards(name, shards, reading)
     path = Path(name)
     if not path.exists():
         raise ValueError(
             f"{name} is no data set; allowed are {', '.join(NAMED)}, or a path: a folder of images, a .zip "
-            "or .tar of one, an .npy or .npz, or a data set that Hugging Face's datasets saved"
+            "or .tar of one, an .npy or .npz, shards such as 'x-{000..127}.tar', or a data set that Hugging Face's "
+            "datasets saved"
         )
     with opened(path) as source:
         return gathered(source, reading)

@@ -14,9 +14,15 @@ Fit = Literal["crop", "pad", "stretch"]
 NAMED_COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 
 
+def is_pattern(path: str) -> bool:
+    """Whether it is a name for many shards, such as shards-{0000..0127}.tar."""
+    return "{" in path and not Path(path).exists()
+
+
 def short_name(path: str) -> str:
-    """What a data set is called: the last part of its path, without what says that it is an archive or an array."""
-    last = Path(os.path.normpath(Path(path).absolute())).name
+    """What a data set is called: the last part of its path, without what says what kind of file it is."""
+    known = path.partition("{")[0].rstrip("-_.") if is_pattern(path) else path
+    last = Path(os.path.normpath(Path(known).absolute())).name
     return re.sub(r"(\.tar)?\.(zip|tar|gz|bz2|xz|tgz|tbz2|txz|npy|npz)$", "", last, flags=re.IGNORECASE) or "images"
 
 

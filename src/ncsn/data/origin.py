@@ -6,7 +6,7 @@ from pathlib import Path
 from ncsn.data.images import Images
 from ncsn.data.loading import load_images
 from ncsn.data.named import DOWNLOADED, DOWNLOADS, NAMED
-from ncsn.data.options import Reading
+from ncsn.data.options import Reading, is_pattern
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Origin:
         Raises ValueError if they cannot be read, or are not the same.
         """
         there = self if dataset is None else self.moved(dataset)
-        if there.dataset not in NAMED and not Path(there.dataset).exists():
+        if not (there.dataset in NAMED or is_pattern(there.dataset) or Path(there.dataset).exists()):
             raise ValueError(f"the images are not at {there.dataset}; --data PLACE, says where they are now")
         folder = None if there.folder is None else Path(there.folder)
         images = load_images(there.dataset, folder, reading=self.reading)

@@ -31,17 +31,18 @@ IN_MEMORY = 10**9  # bytes of pixels; more are stored
 VERSION = 1  # of what a store holds
 
 
-def gathered(source: Source, reading: Reading) -> Images:
+def gathered(source: Source, reading: Reading, *, in_memory: int | None = None) -> Images:
     """The images of a source, in memory or in a store.
 
+    ``in_memory``: bytes of pixels, of which more are stored; ``IN_MEMORY`` by default.
     Raises ValueError if there are fewer than ten, if more are broken than allowed, if their sizes differ without one
     being asked for, or if the disk is too full for a store.
     """
     folder = platformdirs.user_cache_path("ncsn", appauthor=False) / "store" / key(source, reading)
-    return images_of(source, read(folder) if folder.is_dir() else made(source, reading, folder))
+    return images_of(source, read(folder) if folder.is_dir() else made(source, reading, folder, in_memory))
 
 
-def made(source: Source, reading: Reading, folder: Path) -> Filled:
+def made(source: Source, reading: Reading, folder: Path, in_memory: int | None) -> Filled:
     """The pixels of a source, decoded; in ``folder`` if they are many."""
     faults = Faults(reading.max_broken)
     headers = scan(source, reading, faults)
@@ -51,7 +52,7 @@ def made(source: Source, reading: Reading, folder: Path) -> Filled:
     plan = replace(plan, said=(*plan.said, *said))
     shape = (len(layout.rows), plan.channels, plan.height, plan.width)
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(plan.dtype).itemsize
-    if size <= IN_MEMORY:
+    if size <= (IN_MEMORY if in_memory is None else in_memory):
         return fill(source, headers, plan, layout, reading, faults, np.empty(shape, plan.dtype))
     with writing(folder, size) as partial:
         if partial is not None:

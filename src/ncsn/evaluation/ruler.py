@@ -86,6 +86,10 @@ class Ruler:
         said = [f"{possible:,} of {n:,} samples are judged: there are {listed}"] if possible < n else []
         if images.train.dtype != torch.uint8:
             said.append("the data has more than 8 bits, and is judged at 8")
+        if images.shards is not None:
+            said.append(
+                f"of {images.n:,} training images, in shards, {parts[2]:,} are looked at: they are the training set"
+            )
         images = at_8_bits(images)
         features = choose(images) if features is None else features
         test = images.test[:possible]

@@ -64,6 +64,11 @@ def resolve(given: Images, pictures: Pictures, device: torch.device) -> Resolved
     """
     if isinstance(given, ResolvedImages):
         return given
+    if pictures.shards is not None and given.posterior_above is not None:
+        raise ValueError(
+            f"posterior_above is {given.posterior_above}; it asks all training images at every step, and these stay in "
+            "their shards: leave it out"
+        )
     changes: dict[str, object] = {}
     if given.noise == "auto":
         found = suggest_noise(rules.some(pictures.train, 10_000))
@@ -74,20 +79,20 @@ def resolve(given: Images, pictures: Pictures, device: torch.device) -> Resolved
     if given.minutes is None and given.steps is None:
         changes["minutes"] = 10.0
     settings = replace(given, **changes)  # type: ignore[arg-type]
-    facts = Facts.of(pictures.train, pictures.statistics[1])
+    facts = replace(Facts.of(pictures.train, pictures.statistics[1]), n=pictures.n)
     method = METHODS[settings.sampler]
     values = {f.name: getattr(settings, f.name) for f in fields(Images)}
     values["classes"] = settings.classes and settings.network == "unet" and rules.classes(pictures.labels)
     if settings.classes and pictures.labels is not None and not values["classes"]:
         why = "only unet can" if settings.network != "unet" else f"two of {rules.PER_CLASS} images each are needed"
-        print(f"{len(pictures.labels.names)} classes, {len(pictures.train):,} training images: not told apart, {why}")
+        print(f"{len(pictures.labels.names)} classes, {pictures.n:,} training images: not told apart, {why}")
     values |= shape_of(settings, facts, device) | noise_of(settings, facts, classes=bool(values["classes"]))
     values |= {
         "langevin_steps": settings.langevin_steps or method.steps,
         "guidance": 1.0 if settings.guidance == "chosen" and not method.guided else settings.guidance,
     }
     resolved = ResolvedImages(**values)
-    if settings.posterior_above is not None:
+    if settings.posterior_above is not None or pictures.shards is not None:
         return resolved
     network = recipes(resolved, pictures)[0].build().network
     asked = replace(facts, n=2 * facts.n) if settings.flip else facts  # the mirrored images, too

@@ -157,7 +157,7 @@ def keep(study: Study, state: State, guide: State | None, progress: Iterable[Pro
     if not study.group.leads:
         return Journal(rows, paces)
     if best.losses:
-        print(best.verdict(len(study.pictures.train)))
+        print(best.verdict(study.pictures.n))
     if best.rose:
         state.average.load_state_dict(best.model.state_dict())
         storage.write_model(study.folder, state.average)

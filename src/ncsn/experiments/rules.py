@@ -43,7 +43,7 @@ SPEEDS = {"cuda": 10_000.0, "fast": 500.0, "slow": 60.0}  # images of 32 x 32 a 
 
 def classes(labels: Labels | None) -> bool:
     """Whether to learn the score of each class: there are two at least, of some images each on average."""
-    return labels is not None and 2 * PER_CLASS <= PER_CLASS * len(labels.names) <= len(labels.train)
+    return labels is not None and 2 * PER_CLASS <= PER_CLASS * len(labels.names) <= int(labels.counts.sum())
 
 
 def leading_std(data: Float[Tensor, "n d"], *, iterations: int = 30) -> float:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ncsn import machine, storage
 from ncsn.data import Images as Pictures
 from ncsn.data import batches
+from ncsn.data.ahead import batches_ahead
 from ncsn.data.named import NAMED
 from ncsn.data.options import short_name
 from ncsn.data.origin import Origin
@@ -190,7 +191,9 @@ class Study:
 
     def batches(self, model: ScoreModel) -> Iterator[Batch]:
         """Endless random batches of the training images, with their classes if the ``model`` can be told them."""
-        size, labels = self.settings.batch_size, self.labels if model.classes else None
+        size, labels, shards = self.settings.batch_size, self.labels if model.classes else None, self.pictures.shards
+        if shards is not None:
+            return batches_ahead(shards, self.draws, labels=labels is not None, flip=self.settings.flip)
         return batches(self.pixels, size, labels, flip=self.settings.flip, generator=self.draws)
 
     @cached_property
