@@ -20,6 +20,7 @@ OTHERS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"
 ALL = PAGES | {name: (ROOT / name).read_text(encoding="utf-8") for name in OTHERS}
 REFERENCE = "\n".join(text for name, text in PAGES.items() if name.startswith("docs/reference/"))
 
+ELSEWHERE = ("docs/howto/python.md", "docs/howto/own-parts.md")  # whose examples test_readme.py runs, and checks
 SCRIPTS = {"training_toy.py": Toy, "training_MNIST.py": Images}
 
 
@@ -48,7 +49,9 @@ def test_every_command_is_in_the_reference() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*examples are few")
-@pytest.mark.parametrize("code", blocks("python", PAGES))
+@pytest.mark.parametrize(
+    "code", blocks("python", {name: text for name, text in PAGES.items() if name not in ELSEWHERE})
+)
 def test_examples_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

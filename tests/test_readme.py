@@ -1,4 +1,4 @@
-"""README's Python examples run as they stand there."""
+"""README's Python examples, and those of the pages that were a part of it, run as they stand there."""
 
 import re
 from pathlib import Path
@@ -11,22 +11,28 @@ import ncsn
 from ncsn import evaluation
 from ncsn.pixels import quantize
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+PAGES = ("README.md", "docs/howto/python.md", "docs/howto/own-parts.md")
+BLOCKS = [
+    pytest.param(code, id=f"{page}-{number}")
+    for page in PAGES
+    for number, code in enumerate(
+        re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / page).read_text(encoding="utf-8"), re.S)
+    )
+]
 
 
-def test_readme_has_examples() -> None:
-    assert BLOCKS
+def test_pages_have_examples() -> None:
+    assert len(BLOCKS) >= 7
 
 
 @pytest.mark.filterwarnings("ignore:.*examples are few")
 @pytest.mark.parametrize("code", BLOCKS)
-def test_readme_examples_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     names: dict[str, Any] = {}
     monkeypatch.setitem(ncsn.METHODS, "mine", ncsn.METHODS["euler"])  # an example has a row of its own, for itself
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, "a page", "exec"), names)
     if "digits" in names:
         seen = evaluation.judge(evaluation.load_classifier(), quantize(names["digits"]))
         assert seen.confident >= 0.75  # of 16; measured over 10,000: see the README
