@@ -248,6 +248,16 @@ def test_help_answers_before_torch_is_loaded() -> None:
     assert "info" in done.stdout
 
 
+def test_digits_are_drawn_without_what_takes_its_time_to_load(tmp_path: Path) -> None:
+    code = (
+        "import sys; from ncsn import cli\n"
+        "cli.main(['sample', 'mnist', '-n', '2', '--levels', '2', '--device', 'cpu', '--out', 'x.png'])\n"
+        "print({'torch._dynamo', 'sympy', 'matplotlib', 'scipy', 'torchvision'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("set()\n")
+
+
 def test_public_names_are_all_there() -> None:
     assert all(getattr(ncsn, name) is not None for name in dir(ncsn))
     assert {"load", "fit", "Run", "annealed_langevin", "State"} <= set(dir(ncsn))

@@ -19,7 +19,7 @@ from ncsn import cli, data, evaluation, plots
 from ncsn.commands.evaluate import Evaluate
 from ncsn.networks.classifier import Classifier
 from ncsn.pixels import centres, dequantize, quantize
-from ncsn.plots.images import tile
+from ncsn.plots.tiles import tile
 from ncsn.problems import blurred, downsampled
 from ncsn.recipe import Recipe
 from ncsn.run import Run

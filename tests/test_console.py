@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from ncsn.networks import MLP
 from ncsn.noise import Geometric
 from ncsn.objectives import Batch, training_loss
 from ncsn.preconditioning import ScoreModel
-from ncsn.signals import deferred_interrupts
+from ncsn.signals import Interrupted, Terminated, deferred_interrupts, interruptible
 from ncsn.training import Budget, Progress, State, train
 
 DATA = torch.randn(200, 2, generator=torch.Generator().manual_seed(9))
@@ -174,3 +175,20 @@ def test_the_bar_of_a_training_that_goes_on_keeps_moving(
     assert sum(1 for _ in console.watch(progress(), training(1)[0], tmp_path, [])) == 10
     shown = capsys.readouterr().err
     assert all(f"step {k}," in shown for k in range(50, 60))
+
+
+@pytest.mark.parametrize(("number", "meaning"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Terminated)])
+def test_what_a_library_says_that_a_signal_has_struck_is_not_taken_for_the_truth(
+    number: signal.Signals, meaning: type[KeyboardInterrupt]
+) -> None:
+    def read(*, struck: bool) -> None:
+        with interruptible():
+            if struck:
+                with suppress(KeyboardInterrupt):
+                    signal.raise_signal(number)
+            raise ValueError("the file is damaged")
+
+    with pytest.raises(meaning):
+        read(struck=True)
+    with pytest.raises(ValueError, match="damaged"):
+        read(struck=False)

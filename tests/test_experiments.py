@@ -27,7 +27,7 @@ from ncsn.experiments.images import recalled, recipes, resolve
 from ncsn.experiments.settings import ImageJob, Images, ResolvedImages
 from ncsn.experiments.study import Plan, Study
 from ncsn.pixels import quantize
-from ncsn.plots.images import tile
+from ncsn.plots.tiles import tile
 from ncsn.samplers.methods import METHODS
 
 ROOT = Path(__file__).parent.parent

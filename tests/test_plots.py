@@ -35,7 +35,6 @@ def test_without_a_path_the_figure_is_returned(generator: torch.Generator) -> No
     ring, points = Ring(), Ring().sample(20, generator=generator)
     path = [Step(1.0, torch.rand(9, 1, 8, 8, generator=generator)), Step(0.0, torch.rand(9, 1, 8, 8))]
     figures = {
-        "grid": plots.image_grid(path[0].x),
         "evolution": plots.evolution(path),
         "field": plots.score_field(ring, ring, [0.5], points),
         "scatter": plots.scatter_panels([[("a", points), ("b", points)]]),
@@ -43,9 +42,10 @@ def test_without_a_path_the_figure_is_returned(generator: torch.Generator) -> No
         "posterior": plots.posterior_page(None, path[0].x[0], path[0].x),
     }
     axes = {name: len(figure.axes) for name, figure in figures.items() if figure is not None}
-    assert axes == {"grid": 1, "evolution": 1, "field": 5, "scatter": 2, "loss": 2, "posterior": 4}
+    assert axes == {"evolution": 1, "field": 5, "scatter": 2, "loss": 2, "posterior": 4}
     assert figures["scatter"] is not None
     assert figures["scatter"].axes[1].get_title() == "b"
+    assert plots.image_grid(path[0].x, columns=3).size == (60, 60)
 
 
 def test_every_figure_is_written_in_colour_and_grey(tmp_path: Path, generator: torch.Generator) -> None:

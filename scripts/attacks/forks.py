@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+STRIKES = (signal.SIGINT, signal.SIGTERM)
 GRACE = 10.0  # seconds for a process that is late to obey Ctrl-C, before it is killed
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
 """What changes a folder, by the names of Python's audit events; opening to write does too."""
@@ -67,9 +68,11 @@ def forked(
     sys.stderr.flush()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
         began = time.monotonic()
+        signal.pthread_sigmask(signal.SIG_BLOCK, STRIKES)  # until the child is the program, and answers for itself
         child = os.fork()
         if child == 0:
             become(call, cwd, (out.fileno(), error.fileno()), allowed.memory, ordinary, encoding)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STRIKES)
         late = attend(child, began, allowed, sorted(strikes))
         _, status, used = os.wait4(child, 0)
         out.seek(0)
@@ -134,6 +137,7 @@ def become(
             resource.setrlimit(resource.RLIMIT_DATA, (most, most))
         if ordinary:
             without_rights()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STRIKES)
         call()
         status = 0
     except SystemExit as stop:

@@ -3,10 +3,11 @@
 import math
 import reprlib
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ncsn import machine, networks
 from ncsn.pixels import Depth
@@ -27,6 +28,15 @@ PRECONDITIONINGS: dict[PreconditioningName, Preconditioning] = {
     "scaled": Scaled(),
     "plain": Plain(),
 }
+
+
+class Unfilled(TorchFunctionMode):
+    """Networks are built without initial weights: on torch's device "meta" some of ``nn.init`` load its compiler."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: D105
+        if getattr(function, "__module__", "") == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +139,7 @@ class Recipe:
             )
         kind = getattr(networks, self.network)
         check_call(kind, self.arguments)
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             network: nn.Module = kind(**self.arguments)
         weights, most = sum(p.numel() for p in network.parameters()), min(MOST_WEIGHTS, machine.memory() // 4)
         if weights > most:

@@ -32,15 +32,31 @@ def quit_on_signals() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end what is being done, once: a second signal ends the process at once."""
+    """Ctrl-C and SIGTERM end what is being done, once: a second signal ends the process at once.
+
+    Raises Interrupted or Terminated, also where a library that was struck says something else instead: that a file is
+    damaged, for one.
+    """
+    received: list[int] = []
 
     def receive(number: int, _: Any) -> NoReturn:
+        received.append(number)
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, lambda again, _: os._exit(128 + again))
-        raise Terminated if number == signal.SIGTERM else Interrupted
+        raise meaning(number)
 
     with received_by(receive):
-        yield
+        try:
+            yield
+        except Exception as error:
+            if received:
+                raise meaning(received[0]) from error
+            raise
+
+
+def meaning(number: int) -> KeyboardInterrupt:
+    """What a signal is to the program."""
+    return Terminated() if number == signal.SIGTERM else Interrupted()
 
 
 @contextmanager
@@ -49,7 +65,7 @@ def deferred_interrupts(received: list[int]) -> Iterator[None]:
 
     def receive(number: int, _: Any) -> None:
         if received:
-            raise Terminated if number == signal.SIGTERM else Interrupted
+            raise meaning(number)
         received.append(number)
 
     with received_by(receive):

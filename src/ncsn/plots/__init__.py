@@ -1,20 +1,5 @@
-"""Every figure and animation; the only room that knows matplotlib."""
+"""Every figure and animation; the only room that knows matplotlib, which is loaded by the first figure."""
 
-from ncsn.plots.images import evolution, evolution_animation, image_grid, tile, visible
-from ncsn.plots.pages import evaluation_page, loss_curves, posterior_page
-from ncsn.plots.planar import plane, scatter_panels, score_field, trajectories
+import lazy_loader
 
-__all__ = [
-    "evaluation_page",
-    "evolution",
-    "evolution_animation",
-    "image_grid",
-    "loss_curves",
-    "plane",
-    "posterior_page",
-    "scatter_panels",
-    "score_field",
-    "tile",
-    "trajectories",
-    "visible",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ncsn.evaluation import Evaluation
 from ncsn.pixels import quantize
-from ncsn.plots.images import tile, visible_channels
 from ncsn.plots.style import POINTS, STYLE, finish
+from ncsn.plots.tiles import tile, visible_channels
 
 
 @runtime_checkable

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ncsn.plots.style import POINTS, STYLE, animate, finish
+from ncsn.plots.style import POINTS, STYLE, finish
+from ncsn.plots.tiles import animate
 from ncsn.score import Score
 
 

@@ -1,11 +1,9 @@
 """What all figures share."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from PIL import Image
 
 from ncsn.files import atomic
 
@@ -19,10 +17,3 @@ def finish(figure: Figure, path: Path | None) -> Figure:
         with atomic(path) as temporary:
             figure.savefig(temporary, dpi=140)
     return figure
-
-
-def animate(frames: Sequence[Image.Image], path: Path, *, milliseconds: int) -> None:
-    """Write frames as a GIF that repeats; the last one stays a while."""
-    durations = [milliseconds] * (len(frames) - 1) + [2500]
-    with atomic(path) as temporary:
-        frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=durations, loop=0)

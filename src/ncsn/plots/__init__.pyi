@@ -1,0 +1,12 @@
+from .images import evolution as evolution
+from .pages import evaluation_page as evaluation_page
+from .pages import loss_curves as loss_curves
+from .pages import posterior_page as posterior_page
+from .planar import plane as plane
+from .planar import scatter_panels as scatter_panels
+from .planar import score_field as score_field
+from .planar import trajectories as trajectories
+from .tiles import evolution_animation as evolution_animation
+from .tiles import image_grid as image_grid
+from .tiles import tile as tile
+from .tiles import visible as visible
