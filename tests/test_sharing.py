@@ -23,7 +23,7 @@ from ncsn.evaluation import Evaluation, Metric
 from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.sampling import Sampling
-from ncsn.sharing import FILES, Place
+from ncsn.sharing import FILES, NEEDED, Place
 
 # The library's own, when it sends a large file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -195,6 +195,16 @@ def test_a_revision_that_is_there_is_not_asked_for_again(
     assert ncsn.load("hf://ada/pets").digest == digest  # still the branch as it was
     hub.repos["ada/pets"].refs["refs/pr/1"] = second
     assert ncsn.load("hf://ada/pets@refs/pr/1").digest == ncsn.load(run).digest
+
+
+def test_a_run_that_another_program_has_fetched_without_its_guide_is_fetched(hub: Hub, run: Path) -> None:
+    cli.main(["push", str(run), "ada/pets"])
+    for name in NEEDED:
+        huggingface_hub.hf_hub_download("ada/pets", name)
+    assert ncsn.load("hf://ada/pets", device="cpu").digest == ncsn.load(run, device="cpu").digest
+    hub.asked.clear()
+    ncsn.load("hf://ada/pets", device="cpu")
+    assert hub.asked == []
 
 
 def test_only_parts_of_a_run_are_fetched(hub: Hub, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

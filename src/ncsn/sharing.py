@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ncsn.untrusted import JSON_LIMIT, one_line, some
+from ncsn.untrusted import JSON_LIMIT, one_line, read_json, some
 
 WEIGHTS_LIMIT = 2**33  # bytes: 2 · 10⁹ numbers, in single precision
 FILES = {
@@ -29,7 +29,7 @@ FILES = {
     "config.json": JSON_LIMIT,
 }
 """What is shared of a run, and how many bytes each may have; config.json last: a fetched run that has it is whole."""
-NEEDED = {"config.json", "model.safetensors"}
+NEEDED, GUIDE = {"config.json", "model.safetensors"}, {"guide/config.json", "guide/model.safetensors"}
 MODEL = r"[\w-][\w.-]*/[\w-][\w.-]*"
 REVISION = r"(?!.*\.\.)\w[\w./-]*"
 
@@ -111,10 +111,20 @@ def fetch(run: str | Path) -> Path:
 
 
 def cached(place: Place) -> Path | None:
-    """The run's folder if all of it is in the cache."""
+    """The run's folder if all of it is in the cache, where another program may have put some of it."""
     found = library().try_to_load_from_cache(place.model, "config.json", revision=place.revision)
     folder = Path(found).parent if isinstance(found, str) else None
-    return folder if folder is not None and (folder / "model.safetensors").is_file() else None
+    return folder if folder is not None and all((folder / name).is_file() for name in needed(folder)) else None
+
+
+def needed(folder: Path) -> set[str]:
+    """What a run is not whole without: its guide too, if its samples move away from one."""
+    try:
+        sampling = read_json(folder / "config.json")["recipe"]["sampling"]
+        guided = sampling["guidance"] != 1 and sampling["guide"] == "smaller"
+    except (ValueError, KeyError, TypeError):  # who reads it will say what is wrong
+        guided = False
+    return NEEDED | GUIDE if guided else NEEDED
 
 
 def fetched(place: Place) -> Path:
