@@ -244,22 +244,31 @@ def images(ground: Ground) -> list[Reader]:
         command = f"ncsn denoise RUN --input it{suffix}" if one else f"ncsn train it{suffix}"
         read = example if one else data_set
         found.append(Reader(original=path, name=f"it{suffix}", damage=damager, read=read, command=command))
-    shard, damager = ground.folder / "whole.tar", originals(ground)[".tar"][1]
+    shards, (content, damager) = ground.folder / "shards", originals(ground)[".tar"]
+    whole(shards, content)
 
     def others(folder: Path) -> None:
-        (folder / "shards").mkdir(exist_ok=True)
-        for name in ("val", "test"):
-            shutil.copy(shard, folder / "shards" / f"{name}.tar")
+        shutil.copytree(shards, folder / "shards", dirs_exist_ok=True)
 
     def batch(path: Path) -> None:
-        shards = data.load_images(str(path.parent)).shards
-        assert shards is not None
-        if not bool(next(batches_ahead(shards, Draws(0, 8), labels=False, flip=False)).x.isfinite().all()):
+        found = data.load_images(str(path.parent)).shards
+        assert found is not None
+        if not bool(next(batches_ahead(found, Draws(0, 8), labels=False, flip=False)).x.isfinite().all()):
             raise AssertionError("images that are not finite are trained on")
 
-    name, command = "shards/train.tar", "ncsn train shards"
-    found.append(Reader(original=shard, name=name, damage=damager, read=batch, prepare=others, command=command))
+    name, original, command = "shards/train.tar", shards / "train.tar", "ncsn train shards"
+    found.append(Reader(original=original, name=name, damage=damager, read=batch, prepare=others, command=command))
     return found
+
+
+def whole(shards: Path, content: bytes) -> None:
+    """Three shards of one ``content``."""
+    shards.mkdir(exist_ok=True)
+    for name in ("train", "val", "test"):
+        path = shards / f"{name}.tar"
+        if not path.exists():  # another process may be reading it
+            with atomic(path) as temporary:
+                temporary.write_bytes(content)
 
 
 def originals(ground: Ground) -> dict[str, tuple[bytes, Damage]]:
