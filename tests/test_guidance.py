@@ -3,7 +3,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 from helpers import unchecked
+from torch import nn
 
+import ncsn
 from ncsn.data import Images, Labels, mnist
 from ncsn.evaluation import PIXELS, Features, digits
 from ncsn.experiments import guidance
@@ -47,6 +49,19 @@ def test_without_features_pixels_must_be_clearly_better() -> None:
     assert best(found(none, [0.5, 1.0, 0.8, 0.6, 0.7])).weight == 1.5
 
 
+def test_a_choice_costs_as_many_evaluations_as_it_is_planned_to() -> None:
+    run, seen = ncsn.load("mnist", device="cpu"), 0
+
+    def count(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal seen
+        seen += len(inputs[0])
+
+    assert isinstance(run.score, ncsn.ScoreModel)
+    run.score.network.register_forward_pre_hook(count)
+    list(guidance.trials(run, mnist().validation[:100], PIXELS, 20, seed=0))
+    assert seen == 20 * guidance.evaluations(run.recipe) + 10  # and the mean of each class, where samples start
+
+
 @pytest.mark.parametrize("classes", [False, True])
 def test_samples_are_compared_at_every_weight_and_real_images_first(classes: bool) -> None:
     held_out = mnist().validation[:600]
@@ -59,9 +74,9 @@ def test_samples_are_compared_at_every_weight_and_real_images_first(classes: boo
     classless = Recipe(network="UNet", arguments={}, shape=(1, 28, 28), sampling=sampling)
     told = Recipe(network="UNet", arguments={"classes": 10}, shape=(1, 28, 28), sampling=by_itself)
     weights = list(guidance.WEIGHTS["unconditional" if classes else "smaller"])
-    assert guidance.evaluations(classless) == len(unguided) + (1 + 3 * 1.25) * (len(guided) + 1)
-    assert guidance.evaluations(told) == len(unguided) + (1 + 5 * 2) * (len(guided) + 1)
     inside = sum(0.2 <= sigma <= 1.5 for sigma in guided)
+    asked = len(unguided) + 4 * len(guided) + 3 * inside / 4
+    assert guidance.evaluations(classless) == pytest.approx(asked * sampling.nfe / 6)
     assert guidance.of_one(by_itself) == pytest.approx(by_itself.nfe * (1 + inside / 6))
     assert guidance.of_one(sampling) == pytest.approx(sampling.nfe * (1 + inside / 24))
     drawn: list[object] = []

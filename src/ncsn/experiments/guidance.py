@@ -100,9 +100,11 @@ def parted(sampling: Sampling) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def evaluations(recipe: Recipe) -> float:
     """How often the network is asked for one noise at all weights; a smaller guide is a quarter of it."""
-    unguided, guided = parted(recipe.sampling)
-    cost = 1 + (len(weights(recipe)) - 1) * GUIDED[recipe.sampling.guide]
-    return len(unguided) + cost * (len(guided) + 1)
+    sampling, number = recipe.sampling, len(weights(recipe))
+    unguided, rest = parted(sampling)
+    guided = sum(sigma >= sampling.guided_between[0] for sigma in rest)
+    levels = len(unguided) + len(rest) * number + guided * (number - 1) * (GUIDED[sampling.guide] - 1)
+    return levels * sampling.nfe / (len(unguided) + len(rest))
 
 
 def of_one(sampling: Sampling) -> float:

@@ -43,11 +43,13 @@ PICTURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.g
 FEW = 1000  # images, below which what is learned may be the images themselves
 COMPILED_FROM = 4  # minutes, below which compiling takes longer than it saves
 DRAWING = 4  # seconds that figures take
-ANNEALED = 50  # at most so many samples by annealed Langevin dynamics, which takes six times as long as the default
+ANNEALED = (
+    20  # at most so many samples by annealed Langevin dynamics, which takes thirteen times as long as the default
+)
 ANNEALED_SHARE = 1 / 30  # of the budget
 TRIALS, FEWEST_TRIALS = 1000, 64  # samples at each guidance weight; with fewer none is chosen
 TRIALS_BY_STEPS = 256  # where no budget says how long they may take
-TRIALS_SHARE = 1 / 30  # of the budget
+TRIALS_SHARE = 1 / 40  # of the budget
 THOROUGH_SECONDS, THOROUGH_STEPS = 360, 1000  # of training, from which on a classifier to choose by is worth its time
 GUIDE_SECONDS, GUIDE_STEPS = 1 / 20, 1 / 10  # the guide's share of either budget: its steps take half as long
 
