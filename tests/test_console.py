@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ncsn import console
+from ncsn.clock import Clock
 from ncsn.data import batches
 from ncsn.networks import MLP
 from ncsn.noise import Geometric
@@ -51,6 +52,17 @@ def test_a_checkpoint_is_written_now_and_then(tmp_path: Path) -> None:
             assert p.step - max(seen) <= 1
     assert len(seen) > 30
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+def test_every_second_of_a_training_is_for_something(tmp_path: Path) -> None:
+    state, progress = training(10)
+    clock = Clock()
+    for _ in console.watch(progress, state, tmp_path, [], clock=clock, save_every=0.0):
+        time.sleep(0.01)  # whoever trains writes something down
+    assert set(clock.seconds) == {"training", "logging", "checkpoints"}
+    assert clock.seconds["logging"] >= 0.1
+    assert sum(clock.seconds.values()) == pytest.approx(clock.last - clock.began)
+    assert clock.last - clock.began <= clock.passed
 
 
 def test_every_half_minute_a_checkpoint_and_the_averaged_weights_are_written(

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import ncsn
+from ncsn.clock import Clock
 from ncsn.data import Images as Pictures
 from ncsn.data import Labels, Reading, load_images, mnist
 from ncsn.data.origin import Origin
@@ -233,7 +234,7 @@ def test_classes_of_a_few_images_are_not_told_apart(capsys: pytest.CaptureFixtur
 def study(out: Path, pictures: Pictures, **given: Any) -> Study:
     job = ImageJob(out=out, overwrite=True, device="cpu")
     origin = Origin.of("somewhere", None, Reading(), pictures)
-    return Study.of(Images(channels=(8,), job=job, **given), pictures, origin, began=time.perf_counter())
+    return Study.of(Images(channels=(8,), job=job, **given), pictures, origin, clock=Clock())
 
 
 def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
 
+from ncsn.clock import Clock
 from ncsn.process import keep_memory, refresh_interval
 from ncsn.signals import Terminated, deferred_interrupts, interruptible
 from ncsn.threads import Threads
@@ -131,6 +132,7 @@ def watch(
     *,
     group: "Group | None" = None,
     threads: Threads | None = None,
+    clock: Clock | None = None,
     save_every: float = 30,
     what: str = "training",
 ) -> "Iterator[Progress]":
@@ -139,6 +141,7 @@ def watch(
     ``folder`` gets checkpoint.pt and model.safetensors every ``save_every`` seconds and at the end, from the leading
     process of the ``group``.  ``signals``: those that come, for the training to know.  ``threads``: as many compute as
     there are processors free; by default as many as there are, for with others sums are rounded otherwise.
+    ``clock``: for which the seconds between two steps are ``what``, and those around them checkpoints and logging.
     Ctrl-C ends the program after a step, with a checkpoint and exit status 130; a loss that is not finite ends it with
     status 1 and keeps the last one.
     """
@@ -149,6 +152,7 @@ def watch(
     from ncsn.training import NonFiniteLossError
 
     group = ALONE if group is None else group
+    clock = Clock() if clock is None else clock
     bar_format = what + " {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
     checkpoint = folder / "checkpoint.pt"
     saved = time.monotonic()
@@ -168,6 +172,7 @@ def watch(
     ):
         try:
             for p in progress:
+                clock.lap(what.strip())
                 loss = p.losses.mean().item()
                 smooth = 0.95 * smooth + 0.05 * loss if smooth else loss
                 bar.set_postfix_str(f"step {p.step}, loss {smooth:.4f}, {p.examples_per_second:.0f}/s", refresh=False)
@@ -178,13 +183,16 @@ def watch(
                 yield p
                 tell(threads)
                 stop = p.stop
+                clock.lap("logging")
                 if stop or time.monotonic() - saved > save_every:
                     save()
                     saved = time.monotonic()
+                    clock.lap("checkpoints")
                 if stop:
                     break
             else:
                 save()
+                clock.lap("checkpoints")
                 stop = signals[0] if signals and group.size == 1 else 0  # during the last step
             if stop:
                 group.share()  # nobody leaves before the checkpoint is there: torchrun would end the others

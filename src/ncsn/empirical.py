@@ -35,7 +35,8 @@ class Empirical:
         flat = data[:, None].flatten(1)
         self.shape, self.mean = data.shape[1:], flat.mean(0)
         self.centred = (flat - self.mean).to(dtype)
-        self.half_squares = self.centred.to(flat.dtype).square().sum(1) / 2
+        parts = torch.split(self.centred, 1000)  # of a large data set even one more copy matters
+        self.half_squares = torch.cat([part.to(flat.dtype).square().sum(1) / 2 for part in parts])
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n *d"]:
         """``n`` examples, drawn with replacement, on the data's device."""

@@ -23,7 +23,7 @@ def dequantize(pixels: UInt8[Tensor, "*d"], *, generator: Source = None) -> Floa
 
 def centres(pixels: UInt8[Tensor, "*d"]) -> Float[Tensor, "*d"]:
     """Bytes to the middle of what ``dequantize`` makes of them: (pixel + ½)/256."""
-    return (pixels.float() + 0.5) / 256
+    return pixels.float().add_(0.5).div_(256)
 
 
 def reals(pixels: Shaped[Tensor, "*d"]) -> Float[Tensor, "*d"]:

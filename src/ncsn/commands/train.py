@@ -29,18 +29,19 @@ class Train(Images):
 
 def learn(given: Images) -> None:
     """Data, noise, model, training, samples, pictures."""
-    import time
     from functools import partial
 
     import ncsn
     from ncsn import distributed, plots
+    from ncsn.clock import Clock
     from ncsn.experiments import guidance, journal, results
     from ncsn.experiments.study import Study
     from ncsn.threads import Threads
 
     # Data: some images are held out: those for validation show how learning goes, those for testing judge.
     group = distributed.join()
-    study = Study.shared(given, group, began=time.perf_counter())
+    clock = Clock()
+    study = Study.shared(given, group, clock=clock)
     settings, folder = study.settings, study.folder
 
     # Noise: Gaussian noise of every size between σ_min and σ_max hides the images; the network learns to see through.
@@ -49,8 +50,10 @@ def learn(given: Images) -> None:
     # Model: a U-Net that preconditioning makes a score.  Samples will move away from a guide: the same network without
     # the class, or where there are no classes a smaller one.
     state, guide = study.states()
+    clock.lap("start-up")
     if study.compiles:
         console.compile_network(state.model.network, study.trial(state))
+        clock.lap("compiling")
     plan = study.plan(state)
     budget, guide_budget = study.budgets(plan)
 
@@ -59,16 +62,14 @@ def learn(given: Images) -> None:
     threads = Threads() if settings.steps is None else None  # by steps, it is the same to the byte
     loss = ncsn.training_loss(noise, study.objective, generator=study.draws)
     train = partial(ncsn.train, loss=loss, group=group, signals=signals)
+    watch = partial(console.watch, signals=signals, group=group, threads=threads, clock=clock)
+    clock.lap("start-up")
     if guide is not None:
         progress = train(guide, study.batches(guide.model), budget=guide_budget)
-        watched = console.watch(
-            progress, guide, folder / "guide", signals, group=group, threads=threads, what="guide   "
-        )
-        for _ in watched:
+        for _ in watch(progress, guide, folder / "guide", what="guide   "):
             pass
     progress = train(state, study.batches(state.model), budget=budget)
-    watched = console.watch(progress, state, folder, signals, group=group, threads=threads)
-    written = journal.keep(study, state, guide, watched)
+    written = journal.keep(study, state, guide, watch(progress, state, folder))
     if not group.leads:
         group.share()  # all that follows is one process' work, and ends with a word to the others
         return
@@ -83,10 +84,12 @@ def learn(given: Images) -> None:
         choice = guidance.best(trials)
         print(guidance.said(choice, trials, plan.trials, study.features))
         run = study.with_guidance(run, choice)
+        clock.lap("choosing guidance")
 
     # Sample: noise becomes images on the way down the noise levels; beside ours, by the paper's Langevin dynamics.
     drawn = console.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, SHOWN))
     annealed = console.draw(run, plan.annealed, seed=settings.seed, sampler="annealed")
+    clock.lap("samples")
 
     # Draw
     plots.image_grid(drawn.samples, folder / "samples.png")
@@ -94,6 +97,7 @@ def learn(given: Images) -> None:
     plots.evolution(drawn.path, folder / "evolution.png")
     plots.evolution_animation(drawn.path, folder / "evolution.gif")
     plots.loss_curves(written.rows, journal.BAND_NAMES, folder / "loss.png")
+    clock.lap("pictures")
     results.write_results(study, state, written, drawn, annealed)
     for remark in results.remarks(study, state, drawn):
         print(remark)

@@ -139,7 +139,14 @@ def keep(study: Study, state: State, guide: State | None, progress: Iterable[Pro
         paces = storage.trim_rows(paths[1], state.step, lambda row: validated(Pace, row, str(paths[1])))
     best = recalled(state, rows)
     board = tensorboard(study) if study.settings.job.tensorboard and study.group.leads else None
-    found = by_noise_level(progress, Tally(state.kept), lambda: validate(state.average, study.validation, study.noise))
+
+    def held_out() -> tuple[Tensor, Tensor]:
+        study.clock.lap("logging")
+        losses = validate(state.average, study.validation, study.noise)
+        study.clock.lap("validation")
+        return losses
+
+    found = by_noise_level(progress, Tally(state.kept), held_out)
     for row, pace in found:
         rows.append(row)
         paces.append(pace)
@@ -151,9 +158,11 @@ def keep(study: Study, state: State, guide: State | None, progress: Iterable[Pro
         if board is not None:
             board.add_scalars("loss", {"training": row.loss, "validation": row.validation_loss}, row.step)
         if len(rows) % PREVIEW == 0:
+            study.clock.lap("logging")
             with machine.nothing_compiled():
                 x = study.run(state, guide).sample(20, seed=study.settings.seed)
             plots.image_grid(x.cpu(), study.folder / f"samples_{row.step:06}.png")
+            study.clock.lap("previews")
     if not study.group.leads:
         return Journal(rows, paces)
     if best.losses:

@@ -21,7 +21,7 @@ CLIPPED = 0.05  # more of the samples' pixels than of the data's at an end of th
 
 
 def write_results(study: Study, state: State, journal: Journal, drawn: Drawn, annealed: Drawn) -> None:
-    """metrics.json of a run on images: the losses of what is left, what training saw, and what sampling cost."""
+    """metrics.json of a run on images: the losses of what is left, what training saw, what sampling cost, the clock."""
     results = {
         **(asdict(kept(journal.rows)) if journal.rows else {}),
         "images_per_second": journal.paces[-1].images_per_second if journal.paces else None,
@@ -34,7 +34,8 @@ def write_results(study: Study, state: State, journal: Journal, drawn: Drawn, an
         "guide_nfe": drawn.guide_nfe,
         "annealed_seconds": annealed.seconds,
         "annealed_nfe": annealed.nfe,
-        "seconds": time.perf_counter() - study.began,
+        "seconds": study.clock.passed,
+        "seconds_of": study.clock.seconds,
     }
     storage.write_json(study.folder / "metrics.json", results)
 

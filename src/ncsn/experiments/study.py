@@ -16,6 +16,7 @@ from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
 from ncsn import machine, storage
+from ncsn.clock import Clock
 from ncsn.data import Images as Pictures
 from ncsn.data import batches
 from ncsn.data.ahead import batches_ahead
@@ -87,16 +88,16 @@ class Study:
     guide_recipe: Recipe | None
     origin: Origin
     device: torch.device
-    began: float
+    clock: Clock
     lock: FileLock | None
     """Keeps other programs out of the folder; the leading process has it."""
     group: Group = ALONE
 
     @classmethod
-    def of(cls, given: Images, pictures: Pictures, origin: Origin, *, began: float, group: Group = ALONE) -> "Study":
+    def of(cls, given: Images, pictures: Pictures, origin: Origin, *, clock: Clock, group: Group = ALONE) -> "Study":
         """Resolve the settings, try the recipe out, and claim the folder.
 
-        ``origin``: where the ``pictures`` are.  ``began``: when the budget began, by ``time.perf_counter()``.
+        ``origin``: where the ``pictures`` are.  ``clock``: which began with the budget.
         ``group``: the processes that will train together, of which this is the leading one.
         Raises ValueError for settings that do not suit the data, and if the folder holds another run.
         """
@@ -129,10 +130,10 @@ class Study:
         if resume and storage.begun(folder) != begun:
             raise ValueError(f"{folder} was begun by another process just now; --resume again goes on from it")
         torch.manual_seed(settings.seed)  # for initial weights; everything else draws from explicit generators
-        return cls(settings, pictures, recipe, guide_recipe, origin, device, began, lock, group)
+        return cls(settings, pictures, recipe, guide_recipe, origin, device, clock, lock, group)
 
     @classmethod
-    def shared(cls, given: Images, group: Group, *, began: float) -> "Study":
+    def shared(cls, given: Images, group: Group, *, clock: Clock) -> "Study":
         """What the leading process makes of the settings and the data, on every process of the group.
 
         Where torchrun has started them again, after a failure, they go on from the last checkpoint.
@@ -142,7 +143,7 @@ class Study:
         if group.leads:
             if job.out is not None and storage.begun_by_this_job(job.out):
                 given = replace(given, job=replace(job, resume=True, overwrite=False))
-            study = cls.of(given, *found(given), began=began, group=group)
+            study = cls.of(given, *found(given), clock=clock, group=group)
             if group.size > 1:
                 group.share(study.said().encode())
             return study
@@ -152,7 +153,7 @@ class Study:
         # By the name that is given, or where the run has found its images; either way they must be the same.
         pictures = said.origin.load(None if job.resume or given.dataset in NAMED else given.dataset)
         device = machine.choose_device(job.device)
-        return cls(settings, pictures, said.recipe, said.guide, said.origin, device, began, None, group)
+        return cls(settings, pictures, said.recipe, said.guide, said.origin, device, clock, None, group)
 
     def said(self) -> str:
         """What the other processes must know, as JSON."""
@@ -328,7 +329,7 @@ class Study:
             return Budget(steps=settings.steps), Budget(steps=math.ceil(settings.steps * GUIDE_STEPS))
         assert settings.minutes is not None
         whole = 60 * settings.minutes
-        seconds = max(whole / 10, whole - plan.seconds - (time.perf_counter() - self.began))
+        seconds = max(whole / 10, whole - plan.seconds - self.clock.passed)
         share = GUIDE_SECONDS if self.guide_recipe is not None else 0.0
         seconds = float(self.group.share(repr(seconds).encode()).decode())  # the leading process' clock is everybody's
         return Budget(seconds=seconds * (1 - share)), Budget(seconds=seconds * GUIDE_SECONDS)

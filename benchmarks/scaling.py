@@ -1,0 +1,535 @@
+"""How time and memory grow: training, sampling, targets and evaluation; what processes cost; what GPUs should do.
+
+python benchmarks/scaling.py                              # all of it: ten minutes; needs two processors and root
+python benchmarks/scaling.py --only training sampling     # some of it; the rest stays as it was measured
+python benchmarks/scaling.py --only                       # only draw the tables and the plot again
+python benchmarks/scaling.py --only overhead --run RUN    # where the seconds of a finished training went
+
+Measurements are kept in benchmarks/scaling.json; the tables and the plot in docs/scaling.md are made from that file.
+Training, sampling and data are measured by one thread, in the processor's time, so that other programs matter little;
+every point in a process of its own, for its peak memory.
+"""
+
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import tyro
+from expected import Link, expectations, grid, limits
+from scipy.stats import linregress
+from step import ABOVE, Step, model_of, peak_memory, progress_of, seconds_of
+from tqdm import tqdm
+
+from ncsn import process
+from ncsn.data import Images
+from ncsn.empirical import Empirical
+from ncsn.evaluation.classifiers import of_classifier
+from ncsn.evaluation.ruler import Ruler
+from ncsn.experiments.rules import Facts
+from ncsn.networks.classifier import Classifier
+from ncsn.pixels import reals
+from ncsn.recipe import Recipe
+from ncsn.run import Run
+from ncsn.sampling import Sampling
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[1]
+NARROW = (32, 64)  # half of the default width, so that large batches take seconds
+CPU = torch.device("cpu")
+ASKED = 6  # of 128 images have so much noise that posterior targets are made for them
+MESSAGES = (1_000, 100_000, 1_000_000, 3_000_000)  # numbers that two machines add up
+PAIRS = 3  # times that one process of two threads and two of one are compared
+
+Part = Literal["training", "sampling", "data", "processes", "wire", "overhead"]
+PARTS: tuple[Part, ...] = ("training", "sampling", "data", "processes", "wire")
+Work = Callable[[float], list[float]]
+"""Seconds to measure for → how long each repetition took."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """Measure how time and memory grow, and write docs/scaling.md's tables and plot."""
+
+    only: tuple[Part, ...] = PARTS
+    """Which parts to measure; the others stay as they are."""
+    run: Path | None = None
+    """A finished training by this version, for overhead."""
+    seconds: float = 1.5
+    """How long each point is measured, at least; three repetitions of less than five times that."""
+    points: int = 9
+    """At most so many points of each series, the smallest."""
+    out: Path = HERE / "scaling.json"
+    """The measurements."""
+    page: Path = ROOT / "docs" / "scaling.md"
+    """The page with the tables; the plot goes to images/scaling.png beside it."""
+
+
+class Series(NamedTuple):
+    """Points that differ in one number.  ``needed``: the exponent of its time that the arithmetic has."""
+
+    what: str
+    by: str
+    sizes: tuple[int, ...]
+    work: Callable[[int], Work]
+    needed: str
+
+
+class Power(NamedTuple):
+    """y ∝ x^``exponent``, by least squares of the logarithms.
+
+    ``error``: its standard error.  ``last``: between the two largest points, where what does not grow matters least.
+    """
+
+    exponent: float
+    error: float
+    last: float
+
+
+def power(x: list[float], y: list[float]) -> Power:
+    """The exponent by which ``y`` grows with ``x``; at least two points of each, all positive, x ascending."""
+    logs = np.log(x), np.log(y)
+    line = linregress(*logs)
+    return Power(line.slope, line.stderr, float(np.diff(logs[1])[-1] / np.diff(logs[0])[-1]))
+
+
+def trained(step: Step) -> Work:
+    """Training steps."""
+
+    def work(seconds: float) -> list[float]:
+        asked = replace(step, seconds=seconds, device="cpu")
+        return seconds_of(asked, progress_of(asked)[1], time.process_time)
+
+    return work
+
+
+def repeated(call: Callable[[], object], clock: Callable[[], float] = time.process_time) -> Work:
+    """A call, three times and for as long as asked, or fewer times if it takes long; the first does not count."""
+
+    def work(seconds: float) -> list[float]:
+        times: list[float] = []
+        while len(times) < 4 or sum(times[1:]) < seconds:
+            at = clock()
+            call()
+            times.append(clock() - at)
+            if sum(times) > 5 * seconds:
+                break
+        return times[1:] or times
+
+    return work
+
+
+def drawn(n: int = 50, *, batch: int = 50, channels: tuple[int, int] = NARROW, side: int = 32, levels: int = 4) -> Work:
+    """Samples by the default sampler."""
+    step = Step(channels=channels, side=side)
+    sampling = Sampling(sigma_max=33.0, sigma_min=0.01, sampler="dpmpp-sde", levels=levels, steps=1, eps=5e-5)
+    recipe = Recipe(network="UNet", arguments={"channels": channels}, shape=(3, side, side), sampling=sampling)
+    run = Run(score=model_of(step, CPU).requires_grad_(False).eval(), recipe=recipe)
+
+    def call() -> None:
+        for steps in run.blocks(n, batch_size=batch):
+            for _ in steps:
+                pass
+
+    return repeated(call)
+
+
+def many(n: int) -> Work:
+    """Many samples of a small network."""
+    return drawn(n, channels=(16, 32), side=16, levels=2)
+
+
+def pixels(n: int, seed: int = 0) -> torch.Tensor:
+    """Random images, bytes."""
+    return torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def targets(n: int) -> Work:
+    """Posterior targets of a batch's noisiest images, by a data set of n images."""
+    data = Empirical(reals(pixels(n)), dtype=torch.bfloat16)
+    x = torch.randn(ASKED, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return repeated(lambda: data(x, 2 * ABOVE))
+
+
+def ruled(n: int) -> Work:
+    """What the rules measure of n images before a training."""
+    images = pixels(n)
+    return repeated(lambda: Facts.of(images, 0.25))
+
+
+def judged(n: int, m: int) -> Work:
+    """Evaluation of n samples beside m training images, with both floors."""
+    images = Images(pixels(m), pixels(n, 1), pixels(n, 2))
+    features = of_classifier(Classifier(3, (32, 32)).requires_grad_(False).eval(), name="random", classes=("a", "b"))
+    samples = pixels(n, 3)
+    return repeated(lambda: Ruler.of(images, features, n).judge(samples))
+
+
+def taken(n: int = 64, *, channels: tuple[int, int] = NARROW, **what: Any) -> Work:
+    """Training steps with n images in a batch."""
+    return trained(Step(batch_size=n, channels=channels, **what))
+
+
+SERIES: dict[str, tuple[Series, ...]] = {
+    "training": (
+        Series("training step", "batch", (8, 16, 32, 64, 128, 256), taken, "1"),
+        Series("training step", "width", (16, 32, 64, 128), lambda w: taken(32, channels=(w, 2 * w)), "2"),
+        Series("training step", "image side", (16, 32, 64, 128), lambda s: taken(16, side=s), "2"),
+        Series("training step", "data set", (1000, 4000, 16_000, 64_000), lambda n: taken(examples=n), "0"),
+        Series(
+            "with posterior targets",
+            "data set",
+            (1000, 4000, 16_000, 64_000),
+            lambda n: taken(examples=n, posterior=True),
+            "0 to 1",
+        ),
+    ),
+    "sampling": (
+        Series("sampling", "batch", (10, 20, 50, 100, 200), lambda n: drawn(n, batch=n), "1"),
+        Series("sampling", "width", (16, 32, 64, 128), lambda w: drawn(channels=(w, 2 * w)), "2"),
+        Series("sampling", "image side", (16, 32, 64, 128), lambda s: drawn(10, side=s), "2"),
+        Series("sampling", "evaluations (NFE)", (5, 10, 20, 40), lambda e: drawn(20, levels=e - 1), "1"),
+        Series("sampling", "samples", (500, 1000, 2000, 4000), many, "1"),
+    ),
+    "data": (
+        Series("posterior targets alone", "data set", (1000, 4000, 16_000, 64_000), targets, "1"),
+        Series("what the rules measure", "data set", (1000, 4000, 16_000, 64_000), ruled, "0, from 6,510 on"),
+        Series("evaluation of 500", "training images", (2000, 4000, 8000, 16_000), partial(judged, 500), "0 to 1"),
+        Series("evaluation beside 4,000", "samples", (250, 500, 1000, 2000), lambda n: judged(n, 4000), "1 to 2"),
+    ),
+}
+
+
+def apart(series: Series, size: int, seconds: float) -> dict[str, Any]:
+    """A point, in a process of its own: how long it takes, and how much memory it needs beside the program itself."""
+    here, there = multiprocessing.Pipe(duplex=False)
+
+    def child(end: Connection) -> None:
+        before = peak_memory(CPU)  # of a child that has just been forked: what it has
+        times = series.work(size)(seconds)
+        end.send({"seconds": times, "memory": peak_memory(CPU) - before})
+
+    forked = multiprocessing.get_context("fork").Process(target=child, args=(there,))
+    forked.start()
+    there.close()
+    try:
+        found: dict[str, Any] = here.recv()
+    except EOFError as error:
+        raise RuntimeError(f"{series.what} by {series.by}, {size}: the process that measures it has failed") from error
+    finally:
+        forked.join()
+    return {"what": series.what, "by": series.by, "size": size} | found
+
+
+REFERENCE = Series("reference", "batch", (32,), taken, "")
+
+
+def measured(part: str, scaling: Scaling) -> dict[str, Any]:
+    """All series of a part, and before each of them the same training step, which should take as long every time."""
+    torch.set_num_threads(1)
+    rows, references = [], []
+    chosen = [(series, size) for series in SERIES[part] for size in series.sizes[: scaling.points]]
+    for series, size in tqdm(chosen, desc=part, unit="point", mininterval=process.refresh_interval()):
+        if size == series.sizes[0]:
+            references.append(apart(REFERENCE, REFERENCE.sizes[0], scaling.seconds))
+        rows.append(apart(series, size, scaling.seconds))
+    return {"rows": rows, "reference": [statistics.median(row["seconds"]) for row in references]}
+
+
+def stepped(processes: int, threads: int, *, compiled: bool, seconds: float) -> dict[str, Any]:
+    """A training step of the default run by so many processes, by benchmarks/step.py."""
+    run = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    words = [str(HERE / "step.py"), "--seconds", str(seconds), *(["--compile"] if compiled else [])]
+    found = subprocess.run(
+        [sys.executable, *run, *words],
+        env=os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return dict(json.loads(found.stdout.splitlines()[-1]))
+
+
+def compared(scaling: Scaling) -> dict[str, Any]:
+    """One process of two threads beside two of one, in turn; compiled as a default run is, and not."""
+    ways = [(1, 2), (2, 1)]
+    turns = [(compiled, way) for compiled in (True, False) for _ in range(PAIRS) for way in ways]
+    bar = tqdm(turns, desc="processes", unit="run", mininterval=0)
+    return {"rows": [stepped(*way, compiled=compiled, seconds=5 * scaling.seconds) for compiled, way in bar]}
+
+
+def over_the_wire(_: Scaling) -> dict[str, Any]:
+    """What adding up numbers takes two machines: two network namespaces of this one, and a slow wire between them."""
+    from wire import DELAY, RATE, cost_of_a_sum
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for numbers in tqdm(MESSAGES, desc="wire", unit="message", mininterval=0):
+            size, seconds = cost_of_a_sum(numbers, Path(folder))
+            rows.append({"numbers": numbers, "bytes_on_the_wire": size, "seconds": seconds})
+    return {"rows": rows, "bits_per_second": RATE, "delay": DELAY}
+
+
+def spent(scaling: Scaling) -> dict[str, Any]:
+    """Where the seconds of a finished run went, and what it takes Python to come to its beginning."""
+    assert scaling.run is not None
+    found = json.loads((scaling.run / "metrics.json").read_text())
+    imports = repeated(
+        lambda: subprocess.run([sys.executable, "-c", "import ncsn.experiments.study, ncsn.plots"], check=True),
+        time.perf_counter,
+    )
+    settings = json.loads((scaling.run / "config.json").read_text())["settings"]
+    return {
+        "imports": statistics.median(imports(scaling.seconds)),
+        "seconds_of": found["seconds_of"],
+        "minutes": settings["minutes"],
+        "dataset": Path(settings["dataset"]).name,
+    }
+
+
+MEASURE: dict[str, Callable[[Scaling], dict[str, Any]]] = {
+    **{part: partial(measured, part) for part in SERIES},
+    "processes": compared,
+    "wire": over_the_wire,
+    "overhead": spent,
+}
+
+
+def about() -> dict[str, Any]:
+    """The machine, and what computes on it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "processors": allowed,
+        "torch": torch.__version__,
+        "system": platform.system(),
+    }
+
+
+# Tables
+
+
+def where(part: dict[str, Any]) -> str:
+    """On what a part was measured."""
+    machine = part["about"]
+    return f"{machine['processors']} × {machine['processor']}, {machine['system']}, torch {machine['torch']}"
+
+
+def short(number: float) -> str:
+    """A number of seconds or bytes to two digits."""
+    return f"{float(f'{number:.2g}'):g}"
+
+
+def lines_of(part: dict[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The points of each series."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in part["rows"]:
+        found.setdefault((row["what"], row["by"]), []).append(row)
+    return found
+
+
+def growth(results: dict[str, Any]) -> str:
+    """Exponents of time and of memory."""
+    needed = {(series.what, series.by): series.needed for part in SERIES.values() for series in part}
+    rows = []
+    for part in SERIES:
+        for (what, by), points in lines_of(results[part]).items() if part in results else ():
+            x, seconds = [p["size"] for p in points], [statistics.median(p["seconds"]) for p in points]
+            memory = [p["memory"] / 1e6 for p in points]
+            time_by, memory_by = power(x, seconds), power(x, memory)
+            rows.append(
+                f"{what} | {by} | {x[0]:,} to {x[-1]:,} | {short(1e3 * seconds[0])} to {short(1e3 * seconds[-1])} "
+                f"| {time_by.exponent:.2f} ± {time_by.error:.2f} | {time_by.last:.2f} | {needed[what, by]} "
+                f"| {memory[0]:,.0f} to {memory[-1]:,.0f} | {memory_by.exponent:.2f} ± {memory_by.error:.2f} "
+                f"| {memory_by.last:.2f}"
+            )
+    head = "what | by | from, to | ms | exponent | of the last two | arithmetic | MB | exponent | of the last two"
+    return grid(head, rows)
+
+
+def drift(results: dict[str, Any]) -> str:
+    """How much the same step differed between series."""
+    parts = [part for part in SERIES if part in results]
+    references = [seconds for part in parts for seconds in results[part]["reference"]]
+    middle = statistics.median(references)
+    return (
+        f"The same training step, measured {len(references)} times between the series, took {1e3 * middle:.0f} ms in "
+        f"the median, {min(references) / middle - 1:+.0%} to {max(references) / middle - 1:+.0%}. One thread; "
+        f"{where(results[parts[0]])}."
+    )
+
+
+def spread(values: list[float]) -> str:
+    """The median, the smallest and the largest."""
+    return f"{statistics.median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
+
+
+def together(results: dict[str, Any]) -> str:
+    """One process of two threads beside two of one."""
+    found: dict[bool, list[list[float]]] = {}
+    rows = results["processes"]["rows"]
+    for row in rows:
+        found.setdefault(row["of"]["compile"], [[], []])[row["processes"] - 1].append(row["images_per_second"])
+    message = statistics.median(row["message_seconds"] for row in rows if row["processes"] > 1)
+    lines = []
+    for compiled, (one, two) in found.items():
+        ratio = statistics.median(two) / statistics.median(one)
+        name = "compiled" if compiled else "not compiled"
+        lines.append(f"{name} | {spread(one)} | {spread(two)} | {ratio - 1:+.1%}")
+    table = grid("network | one process, two threads: images/s | two processes, one thread each | difference", lines)
+    size_of = next(row["message_bytes"] for row in rows if row["processes"] > 1)
+    said = f"The message of a step, {size_of / 1e6:.1f} MB from each process, takes {1e3 * message:.0f} ms of it. "
+    said += f"{where(results['processes'])}."
+    return f"{table}\n\n{said}"
+
+
+def link_of(rows: list[dict[str, Any]]) -> Link:
+    """What two machines' messages of several sizes say of the wire, by least squares: seconds = 2α + S/β."""
+    line = linregress([4 * row["numbers"] for row in rows], [row["seconds"] for row in rows])
+    return Link("the slow wire", line.intercept / 2, 1 / line.slope, ring=True)
+
+
+def wire_table(results: dict[str, Any]) -> str:
+    """Messages over the slow wire, and the two numbers that describe them."""
+    wire = results["wire"]
+    lines = [
+        f"{row['numbers']:,} | {4 * row['numbers'] / 1e6:.3g} | {row['bytes_on_the_wire'] / 1e6:.3g} "
+        f"| {1e3 * row['seconds']:.0f}"
+        for row in wire["rows"]
+    ]
+    link = link_of(wire["rows"])
+    said = (
+        f"Seconds = 2α + S/β with α = {1e3 * link.alpha:.1f} ms and β = {link.beta / 1e6:.0f} MB/s, of the wire's "
+        f"{1e3 * wire['delay']:g} ms and {wire['bits_per_second'] / 8e6:g} MB/s. {where(wire)}."
+    )
+    head = "numbers | MB of each machine | MB on the wire, both ways together | ms"
+    return f"{grid(head, lines)}\n\n{said}"
+
+
+BESIDE = ("imports", "start-up", "checkpoints", "logging", "validation")  # what is no learning, and draws nothing
+
+
+def overhead(results: dict[str, Any]) -> str:
+    """The seconds of a run by what they were for: first what is ``BESIDE`` learning, and its sum."""
+    found = results["overhead"]
+    parts = {"imports": found["imports"]} | found["seconds_of"]
+    whole = sum(parts.values())
+    beside = {name: parts[name] for name in BESIDE}
+    sums = {"**these together**": sum(beside.values())}
+    if "compiling" in parts:
+        beside_all = sum(beside.values()) + parts["compiling"]
+        sums |= {"compiling": parts["compiling"], "**with compiling**": beside_all}
+    others = {name: seconds for name, seconds in parts.items() if name not in (*beside, *sums)}
+    rows = [f"{name} | {seconds:.1f} | {seconds / whole:.2%}" for name, seconds in (beside | sums | others).items()]
+    return grid(f"of {found['minutes']:g} minutes on {found['dataset']} | seconds | share", rows)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "growth": lambda results: f"{growth(results)}\n\n{drift(results)}",
+    "limits": lambda _: limits(),
+    "processes": together,
+    "wire": wire_table,
+    "expectations": lambda results: expectations(link_of(results["wire"]["rows"])),
+    "overhead": overhead,
+}
+MADE_OF: dict[str, tuple[str, ...]] = {"growth": tuple(SERIES), "limits": (), "expectations": ("wire",)}
+"""The parts that a table is made of, one of them at least, if not that of its name."""
+
+
+def written(text: str, results: dict[str, Any]) -> str:
+    """The page with every table, whose measurements there are, between its marks.
+
+    Raises ValueError if the page lacks one.
+    """
+    for name, table in TABLES.items():
+        parts = MADE_OF.get(name, (name,))
+        if parts and not any(part in results for part in parts):
+            continue
+        first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        if first not in text or last not in text:
+            raise ValueError(f"the page lacks the marks {first} and {last}")
+        before, _, rest = text.partition(first)
+        _, _, after = rest.partition(last)
+        text = f"{before}{first}\n\n{table(results)}\n\n{last}{after}"
+    return text
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Every series beside its smallest point: times as long, times as much memory."""
+    parts = [part for part in SERIES if part in results]
+    figure, axes = plt.subplots(2, len(parts), figsize=(4.4 * len(parts), 7), layout="constrained", squeeze=False)
+    for column, part in enumerate(parts):
+        for (what, by), points in lines_of(results[part]).items():
+            x = np.array([p["size"] for p in points]) / points[0]["size"]
+            seconds = np.array([statistics.median(p["seconds"]) for p in points])
+            low, high = (np.array([f(p["seconds"]) for p in points]) for f in (min, max))
+            memory = np.array([p["memory"] for p in points])
+            name = by if what in ("training step", "sampling") else f"{what}, {by}"
+            (line,) = axes[0, column].plot(x, seconds / seconds[0], "o-", label=name, markersize=4)
+            axes[0, column].fill_between(x, low / seconds[0], high / seconds[0], color=line.get_color(), alpha=0.15)
+            axes[1, column].plot(x, memory / memory[0], "o-", color=line.get_color(), markersize=4)
+        for row, name in enumerate(("time", "peak memory")):
+            ax = axes[row, column]
+            ends = np.array([1, 8])
+            for exponent in (1, 2):
+                ax.plot(ends, ends**exponent, ":", color="grey", linewidth=1)
+                ax.annotate(f"x{'²' if exponent == 2 else ''}", (8, 8**exponent), color="grey", fontsize=9)
+            ax.set(xscale="log", yscale="log", ylabel=f"{name}, beside the smallest", xlabel="times as large")
+            ax.set_title(f"{part}: {name}", fontsize=10)
+            ax.grid(which="both", alpha=0.2)
+        axes[0, column].legend(fontsize=7, loc="upper left")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def check(scaling: Scaling) -> None:
+    """Raises ValueError, before minutes are spent, if something cannot be measured here."""
+    if "wire" in scaling.only:
+        from wire import missing
+
+        if why := missing():
+            raise ValueError(f"{why}; leave out wire")
+    if "overhead" in scaling.only:
+        told = None if scaling.run is None else scaling.run / "metrics.json"
+        if told is None or not told.is_file() or "seconds_of" not in json.loads(told.read_text()):
+            raise ValueError(f"run is {scaling.run}; for overhead a training is needed that this version has finished")
+
+
+def main(scaling: Scaling) -> None:
+    """Measure, record, and draw."""
+    check(scaling)
+    process.keep_memory()
+    results: dict[str, Any] = json.loads(scaling.out.read_text()) if scaling.out.exists() else {}
+    for part in scaling.only:
+        began = time.perf_counter()
+        found = MEASURE[part](scaling)
+        results[part] = found | {"took": time.perf_counter() - began, "about": about()}
+        scaling.out.write_text(json.dumps(results, indent=1) + "\n")
+    text = scaling.page.read_text(encoding="utf-8")
+    scaling.page.write_text(written(text, results), encoding="utf-8")
+    images = scaling.page.parent / "images"
+    images.mkdir(exist_ok=True)
+    plot(results, images / "scaling.png")
+
+
+if __name__ == "__main__":
+    sys.path.append(str(ROOT / "tests"))  # for the wire
+    try:
+        main(tyro.cli(Scaling))
+    except ValueError as error:
+        sys.exit(f"error: {error}")

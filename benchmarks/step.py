@@ -1,0 +1,144 @@
+"""One training step, as the default run takes it: its seconds, its peak memory, and its message to other processes.
+
+python benchmarks/step.py --batch-size 128                                   # on this device, random images
+torchrun --nproc-per-node=2 benchmarks/step.py --batch-size 128 --compile    # shared by two processes
+
+The leading process prints one line of JSON.
+"""
+
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import tyro
+
+import ncsn
+from ncsn import console, distributed, machine, process
+from ncsn.distributed import ALONE, Group
+from ncsn.draws import Draws
+from ncsn.empirical import Empirical
+from ncsn.experiments.settings import DeviceName
+from ncsn.networks import UNet
+from ncsn.noise import LogNormal
+from ncsn.objectives import dsm, posterior_dsm
+from ncsn.pixels import reals
+from ncsn.preconditioning import ScoreModel
+from ncsn.training import Budget, Progress, State, train
+
+NOISE = LogNormal(-1.6, 1.2, 33.0, 0.01)  # what the rules choose for CIFAR-10
+ABOVE = 1.5  # and there, where posterior targets begin
+SETTLING = 2  # first steps, which do not count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What is trained, and how: random colour images, the default network and optimisers."""
+
+    batch_size: int = 128
+    """Images in a batch, of all processes together."""
+    channels: tuple[int, ...] = (64, 128)
+    """The network's width at each resolution."""
+    side: int = 32
+    """Height and width of an image."""
+    examples: int = 2000
+    """Images in the data set."""
+    posterior: bool = False
+    """Targets that ask the whole data set at high noise."""
+    compile: bool = False
+    """Compile the network, as trainings of four minutes and more do."""
+    seconds: float = 2.0
+    """How long to train; four steps at least."""
+    device: DeviceName = "auto"
+    """auto: CUDA where there is one, else the CPU."""
+
+
+def model_of(step: Step, device: torch.device) -> ScoreModel:
+    """A new network, as a training begins with it."""
+    torch.manual_seed(0)
+    network = UNet(3, step.channels, features=step.channels[0])
+    autocast = machine.autocast_of(machine.choose_precision("auto", device))
+    return ScoreModel(network, 0.5, 0.25, autocast=autocast).to(device)
+
+
+def progress_of(step: Step, group: Group = ALONE) -> tuple[State, Iterator[Progress]]:
+    """A training, and its steps."""
+    device = machine.choose_device(step.device)
+    draws = Draws(0, step.batch_size, device=device, rank=group.rank, processes=group.size)
+    state = State(model_of(step, device), generator=draws)
+    pixels = torch.randint(
+        256, (step.examples, 3, step.side, step.side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    ).to(device)
+    objective = dsm
+    if step.posterior:
+        products = torch.bfloat16 if machine.fast_bfloat16(device) else torch.float32
+        objective = partial(posterior_dsm, data_score=Empirical(reals(pixels), dtype=products), above=ABOVE)
+    if step.compile:
+        example, sigma = torch.zeros(draws.mine, *pixels.shape[1:], device=device), torch.ones(draws.mine).to(device)
+        console.compile_network(state.model.network, lambda: state.model(example, sigma))
+    batches = ncsn.batches(pixels, step.batch_size, generator=draws)
+    loss = ncsn.training_loss(NOISE, objective, generator=draws)
+    return state, train(state, batches, loss, budget=Budget(steps=10**6), group=group)
+
+
+def seconds_of(step: Step, progress: Iterator[Progress], clock: Callable[[], float] = time.perf_counter) -> list[float]:
+    """How long each step takes, by a ``clock``; on every process as many, for what ends it is the leading one's."""
+    times: list[float] = []
+    at = clock()
+    for p in progress:
+        now = clock()
+        times.append(now - at)
+        at = now
+        if len(times) >= SETTLING + 2 and p.seconds > step.seconds:
+            break
+    return times[SETTLING:]
+
+
+def seconds_of_message(state: State, step: Step, group: Group) -> tuple[int, list[float]]:
+    """The bytes that every process adds up with the others at each step, and how long that alone takes them."""
+    sent = [torch.zeros_like(p) for p in state.model.parameters()]
+    sent.append(torch.zeros(2 * step.batch_size + 3, device=sent[0].device))  # losses and noise levels, and the clock
+    times = []
+    for _ in range(20):
+        at = time.perf_counter()
+        group.add_(sent)
+        times.append(time.perf_counter() - at)
+    return 4 * sum(tensor.numel() for tensor in sent), times
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has had so far; on a GPU those of tensors, there."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main(step: Step) -> None:
+    """Measure, and print."""
+    process.keep_memory()
+    group = distributed.join()
+    state, progress = progress_of(step, group)
+    times = seconds_of(step, progress)
+    size, messages = seconds_of_message(state, step, group)
+    found: dict[str, Any] = {
+        "seconds": statistics.median(times),
+        "steps": len(times),
+        "images_per_second": step.batch_size / statistics.median(times),
+        "message_bytes": size if group.size > 1 else 0,
+        "message_seconds": statistics.median(messages) if group.size > 1 else 0.0,
+        "peak_memory": peak_memory(state.generator.device),
+        "processes": group.size,
+        "threads": torch.get_num_threads(),
+    }
+    if group.leads:
+        print(json.dumps(found | {"of": asdict(step)}))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Step))
