@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -204,3 +205,21 @@ def test_what_a_library_says_that_a_signal_has_struck_is_not_taken_for_the_truth
         read(struck=True)
     with pytest.raises(ValueError, match="damaged"):
         read(struck=False)
+
+
+def test_an_error_has_a_line_of_its_own_below_a_bar(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    @dataclass
+    class Nothing:
+        pass
+
+    def command(_: Nothing) -> None:
+        state, progress = training(5)
+        for _ in console.watch(progress, state, tmp_path, []):
+            raise OSError("no space left")
+
+    with pytest.raises(SystemExit):
+        console.run(command, Nothing, [])
+    *above, last = capsys.readouterr().err.splitlines()
+    assert last == "error: no space left"
+    assert above
+    assert "training" in above[-1]

@@ -174,6 +174,13 @@ def test_an_epoch_has_every_image_once_and_a_place_reads_on(counts: list[int], s
         assert all(b == (a[0], a[1] + 1) or b[1] == 0 for a, b in pairwise(mine))
 
 
+def test_a_batch_that_is_larger_than_the_data_has_all_of_it_again() -> None:
+    which, where = seen(np.array([3, 2]), 8, 0, 7, range(8))
+    pairs = list(zip(which.tolist(), where.tolist(), strict=True))
+    assert set(pairs) == {(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)}
+    assert pairs[5:] == pairs[:3]
+
+
 def test_every_epoch_and_seed_has_its_own_order() -> None:
     counts = np.full(20, 5)
     orders = [tuple(seen(counts, 20, seed, step, range(20))[0]) for seed in (0, 1) for step in (0, 5, 10)]

@@ -76,12 +76,15 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
 
         with interruptible():
             command(given)
+        return
     except (ValueError, OSError) as error:
-        fail(str(error))
+        wrong = str(error)
     except (MemoryError, RuntimeError) as error:
         fail_computing(error)
     except KeyboardInterrupt as error:
         stopped(error)
+    # Only now, when nothing holds what the command was at, have its bars ended their lines.
+    fail(wrong)
 
 
 def follows() -> bool:

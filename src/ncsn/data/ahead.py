@@ -46,13 +46,15 @@ def seen(
 ) -> tuple[Int64[np.ndarray, "p"], Int64[np.ndarray, "p"]]:
     """What these places of a batch of ``size`` see at this step: the shard of each image, and its number there.
 
-    ``counts``: how many are in each shard.  Of all, fewer than ``size`` are not seen in an epoch.
+    ``counts``: how many are in each shard.  Of all, fewer than ``size`` are not seen in an epoch; where there are no
+    more than that, a batch has some of them more than once.
     """
-    epoch, depth = divmod(step, int(counts.sum()) // size)
+    n = int(counts.sum())
+    length = max(1, n // size)
+    epoch, depth = divmod(step, length)
     start = np.random.SeedSequence([seed % 2**64, epoch]).generate_state(1)[0]
     order = torch.randperm(len(counts), generator=torch.Generator().manual_seed(int(start))).numpy()
-    stretches = np.array(places, np.int64) * (int(counts.sum()) // size)
-    which, where = found_at(counts[order], stretches + depth)
+    which, where = found_at(counts[order], (np.array(places, np.int64) * length + depth) % n)
     return order[which], where
 
 
