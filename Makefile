@@ -50,9 +50,11 @@ bench:
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(PYTHON) benchmarks/bench.py
 
-# The page of web/, into site/, which any host can serve and `ncsn play` shows; needs Node 20.19 or later.
+# The page of web/ and the model in the package, into site/, which any host can serve and `ncsn play` shows; needs Node 20.19
+# or later, and the package with its extra `export`.
 site:
 	cd web && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build
+	$(PYTHON) -m ncsn export mnist site/model.onnx
 
 # A wheel in dist/ that has the page in it, from a copy of the sources.
 wheel: site

@@ -12,12 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncsn import MLP, Empirical, GaussianMixture, Geometric, Ring, ScoreModel, annealed_langevin, langevin
+from ncsn import (
+    METHODS,
+    MLP,
+    Empirical,
+    GaussianMixture,
+    Geometric,
+    Karras,
+    Ring,
+    ScoreModel,
+    annealed_langevin,
+    langevin,
+)
 from ncsn.distributions import TOYS, Distribution
 from ncsn.draws import randint, randn
 from ncsn.metrics import mode_statistics
 from ncsn.objectives import dsm, ssm
-from ncsn.score import tweedie
+from ncsn.problems import replacement
+from ncsn.samplers.methods import Descent, Method
+from ncsn.score import Score, guided, tweedie
 
 PLACE = Path(__file__).resolve().parents[1] / "web" / "test" / "values.json"
 SIGMAS = (0.01, 0.1, 0.7, 5.0, 20.0)
@@ -81,6 +94,35 @@ def dynamics() -> dict[str, Any]:
     }
 
 
+def samplers() -> dict[str, Any]:
+    """Where each sampler takes the same start with the same noise, and how; and annealed, what is not known."""
+    truth = TOYS["gaussian"]()
+    start = (20 * torch.randn(3, 2, generator=seeded(7))).double()
+    found: dict[str, Any] = {"start": numbers(start), "ladders": {}, "ends": {}, "suited": {}}
+    g = seeded(8)
+    found["z"] = numbers(torch.stack([torch.randn(start.shape, generator=g, dtype=torch.float64) for _ in range(40)]))
+    for name in ("annealed", "consistent", "euler", "heun", "edm", "dpmpp", "dpmpp-sde"):
+        method = METHODS[name]
+        sigmas = (Geometric if method.ladder == "geometric" else Karras)(20.0, 0.1, 6).sigmas()
+
+        def followed(score: Score, g: torch.Generator, method: Method = method, sigmas: Tensor = sigmas) -> Tensor:
+            descent = Descent(score=score, x=start, sigmas=sigmas.double(), steps=2, eps=0.005, generator=g)
+            *_, last = method.follow(descent)
+            return last.x
+
+        found["ladders"][method.ladder] = numbers(sigmas)
+        found["ends"][name] = numbers(followed(truth, seeded(8)))
+        found["suited"][name] = [method.suited(10, 0.01), method.suited(33, 0.01), method.levels, method.steps]
+        if name == "annealed":
+            known, y = torch.tensor([True, False]), torch.tensor([[-5.0, 0.0]]).double().expand(3, 2)
+            g = seeded(8)
+            found["filled"] = numbers(followed(replacement(truth, known, y, generator=g), g))
+    wide = GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 3.0)
+    weighed = guided(truth, wide, 1.5, between=(0.5, 2.0))
+    found["guided"] = {str(sigma): numbers(weighed(start, sigma)) for sigma in (0.4, 1.0, 3.0)}
+    return found
+
+
 def weights_of(model: ScoreModel) -> Tensor:
     """All weights in a row."""
     return torch.cat([weight.flatten() for weight in model.network.parameters()])
@@ -126,7 +168,7 @@ def learning() -> dict[str, Any]:
 
 def values() -> dict[str, Any]:
     """All of them."""
-    return {"distributions": distributions(), "dynamics": dynamics(), "learning": learning()}
+    return {"distributions": distributions(), "dynamics": dynamics(), "samplers": samplers(), "learning": learning()}
 
 
 if __name__ == "__main__":

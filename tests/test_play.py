@@ -10,13 +10,21 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
 
 import pytest
 
+import ncsn
 from ncsn import cli, page
+from ncsn.commands.play import provide
+from ncsn.networks import MLP, UNet
+from ncsn.preconditioning import ScoreModel
+from ncsn.recipe import Argument, Recipe
+from ncsn.run import Run
+from ncsn.sampling import Sampling
 
 ROOT = Path(__file__).parent.parent
 HOME = b"<!doctype html><title>it</title>"
@@ -33,14 +41,23 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-@pytest.fixture
-def port(folder: Path) -> Iterator[int]:
-    with page.server(folder, 0) as server:
+@contextmanager
+def serving(folder: Path, models: Path | None = None) -> Iterator[int]:
+    """The port of a server."""
+    with page.server(folder, 0, models=models) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def port(folder: Path) -> Iterator[int]:
+    with serving(folder) as port:
+        yield port
 
 
 def ask(port: int, path: str, *, host: str | None = None, method: str = "GET") -> tuple[int, Message, bytes]:
@@ -61,6 +78,77 @@ def test_the_page_is_served(port: int) -> None:
     assert (status, headers["Content-Type"], body) == (200, "text/javascript", b"export {};")
     assert ask(port, "/", host=f"localhost:{port}")[0] == 200
     assert ask(port, "/", method="HEAD")[2] == b""
+
+
+def test_a_run_takes_the_place_of_the_pages_model(folder: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    for place in (folder, folder / "assets"):
+        for name in page.MODELS:
+            (place / name).write_bytes(b"the page's")
+    (models / "model.onnx").write_bytes(b"the run's")
+    (models / "other.txt").write_bytes(b"secret")
+    with serving(folder, models) as port:
+        assert ask(port, "/model.onnx")[::2] == (200, b"the run's")
+        assert ask(port, "/model.guide.onnx")[0] == 404  # and not the page's: it would be another model's
+        assert ask(port, "/assets/model.onnx")[::2] == (200, b"the page's")
+        assert ask(port, "/")[::2] == (200, HOME)
+        for path in ("/other.txt", "/model.onnx/", "/../models/other.txt", "/model.onnx/../other.txt"):
+            assert ask(port, path)[0] == 404
+        (models / "model.onnx").unlink()
+        (models / "model.onnx").symlink_to(tmp_path / "secret.txt")
+        assert ask(port, "/model.onnx")[0] == 404
+
+
+def a_run(channels: int = 1) -> Run:
+    """One of small images, which has a smaller network for a guide."""
+    sampling = Sampling(sigma_max=5.0, sigma_min=0.01, sampler="dpmpp", levels=4, steps=1, eps=5e-5, guidance=2.0)
+    arguments: dict[str, Argument] = {"image_channels": channels, "channels": (4,), "blocks": 1, "features": 4}
+    recipe = Recipe(network="UNet", arguments=arguments, shape=(channels, 6, 5), sampling=sampling)
+    score, guide = (ScoreModel(UNet(channels, (4,), 1, 4), 0.4, 0.3) for _ in range(2))
+    return Run(score=score, recipe=recipe, guide=guide)
+
+
+def test_a_run_is_exported_for_the_page_and_a_file_taken_as_it_is(tmp_path: Path) -> None:
+    run, first, second = a_run(), tmp_path / "first", tmp_path / "second"
+    run.save(tmp_path / "run")
+    for place in (first, second):
+        place.mkdir()
+    provide(tmp_path / "run", first)
+    assert sorted(path.name for path in first.iterdir()) == sorted(page.MODELS)
+    card = ncsn.exporting.read(first / "model.onnx")
+    assert (card.run, card.precision) == (run.digest, "fp32")  # of which no rounding is refused
+    (first / "model.onnx").rename(first / "mine.onnx")
+    (first / "model.guide.onnx").rename(first / "mine.guide.onnx")
+    provide(first / "mine.onnx", second)
+    for mine, name in zip(("mine.onnx", "mine.guide.onnx"), page.MODELS, strict=True):
+        assert (second / name).read_bytes() == (first / mine).read_bytes()
+
+
+def test_what_cannot_be_shown_is_said_in_one_line(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ncsn.page.built", lambda: folder)
+    points = Recipe(network="MLP", arguments={"dimensions": 2}, shape=(2,), sampling=a_run().recipe.sampling)
+    Run(score=ScoreModel(MLP(2)), recipe=points).save(tmp_path / "points")
+    a_run(channels=2).save(tmp_path / "two")
+    a_run().save(tmp_path / "run")
+
+    def refused(run: str, said: str = "") -> str:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["play", str(tmp_path / run), "--no-browser", "--port", "0"])
+        assert stop.value.code == 2
+        printed = capsys.readouterr()
+        assert (printed.out, printed.err.count("\n")) == (said, 1)
+        return printed.err
+
+    assert "points makes examples of shape (2,); the page shows images, grey or in three colours" in refused("points")
+    assert "two makes examples of shape (2, 6, 5); the page shows" in refused("two")
+    assert "nowhere is no run" in refused("nowhere")
+    assert "nowhere.onnx is no file" in refused("nowhere.onnx")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    said = f"{tmp_path / 'run'} is being exported for the page\n"
+    assert "export needs onnxscript: pip install 'ncsn[export]'" in refused("run", said)
 
 
 PATHS = (
@@ -102,7 +190,7 @@ def test_every_answer_keeps_the_page_to_itself(port: int) -> None:
         assert {name: headers[name] for name in page.HEADERS} == page.HEADERS
     policy = page.HEADERS["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; ")
-    assert not re.search("unsafe|http|\\*|data:", policy)
+    assert not re.search("unsafe|http|\\*|data:", policy.replace("'wasm-unsafe-eval'", "", 1))
 
 
 def test_the_page_says_the_same_policy_where_it_is_served_by_others() -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 PACKAGE = Path(__file__).parent
+MODELS = ("model.onnx", "model.guide.onnx")  # beside the page, as `ncsn export` calls them
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; worker-src 'self'; "
-    "base-uri 'none'; form-action 'none'"
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "worker-src 'self'; base-uri 'none'; form-action 'none'"
 )
 HEADERS = {
     "Content-Security-Policy": f"{POLICY}; frame-ancestors 'none'",
@@ -29,6 +30,7 @@ TYPES = {
     ".json": "application/json",
     ".png": "image/png",
     ".svg": "image/svg+xml",
+    ".wasm": "application/wasm",
     "": "application/octet-stream",
 }
 
@@ -52,10 +54,17 @@ def built(package: Path = PACKAGE) -> Path:
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Answers with files of one folder, and only to who asks for this machine by its own name."""
+    """Answers with files of one folder, and only to who asks for this machine by its own name.
+
+    ``models``: another folder, whose ``MODELS`` take the place of the page's.
+    """
 
     extensions_map = TYPES  # of its own, for a system's table can be anything
     server_version, sys_version = "ncsn", ""
+
+    def __init__(self, *args: Any, models: Path | None, **rest: Any) -> None:
+        self.models = models
+        super().__init__(*args, **rest)
 
     def send_head(self) -> BytesIO | BinaryIO | None:
         """The file that is asked for, if it is in the folder; links out of it are not followed."""
@@ -63,11 +72,18 @@ class Handler(SimpleHTTPRequestHandler):
             self.send_error(HTTPStatus.FORBIDDEN, "only 127.0.0.1 and localhost are served")
             return None
         target = Path(self.translate_path(self.path)).resolve()
-        inside = target.is_relative_to(Path(self.directory).resolve())
+        folders = [Path(self.directory), *([self.models] if self.models else [])]
+        inside = any(target.is_relative_to(folder.resolve()) for folder in folders)
         if not (inside and (target.is_file() or (target / "index.html").is_file())):
             self.send_error(HTTPStatus.NOT_FOUND)
             return None
         return super().send_head()
+
+    def translate_path(self, path: str) -> str:
+        """Where the file is that an address names."""
+        place = super().translate_path(path)
+        instead = {str(Path(self.directory) / name): str(self.models / name) for name in MODELS} if self.models else {}
+        return instead.get(place, place)
 
     def own_names(self) -> tuple[str, str]:
         """What this machine calls the server."""
@@ -93,13 +109,14 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def server(folder: Path, port: int) -> Server:
+def server(folder: Path, port: int, *, models: Path | None = None) -> Server:
     """A server of a ``folder`` on 127.0.0.1, whose ``serve_forever`` answers; ``port`` 0 stands for any free one.
 
+    ``models``: a folder whose ``MODELS`` are shown instead of the page's own.
     Raises OSError, which names the port, if it cannot be had.
     """
     try:
-        return Server(("127.0.0.1", port), partial(Handler, directory=str(folder)))
+        return Server(("127.0.0.1", port), partial(Handler, directory=str(folder), models=models))
     except OSError as error:
         why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror})"
         raise OSError(f"port {port} {why}; --port 0 takes any that is free") from error

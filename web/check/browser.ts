@@ -6,12 +6,14 @@ import { fileURLToPath } from "node:url";
 import { type Browser, type BrowserContextOptions, type Page, chromium } from "playwright-core";
 
 // The compiled checks lie in web/build/check.
-const root = fileURLToPath(new URL("../../../", import.meta.url));
-export const SITE = `${root}site`;
-const SHOTS = `${root}build/site-check`;
+export const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
+export const SITE = `${ROOT}site`;
+const SHOTS = `${ROOT}build/site-check`;
 
 export const WIDE = { width: 1280, height: 900 };
 export const NARROW = { width: 390, height: 844 };
+
+const NO_GRAPHICS = "No available adapters."; // what Chromium says to whoever asks, where there is none
 
 export interface Opened {
   page: Page;
@@ -23,20 +25,20 @@ let server: ChildProcess | undefined;
 let browser: Browser | undefined;
 export let home = "";
 
-/** Start the server and the browser. */
-export async function begin(): Promise<void> {
+/** Start the server and the browser, with more of its switches and another run if need be. */
+export async function begin(switches: string[] = [], run: string[] = []): Promise<void> {
   mkdirSync(SHOTS, { recursive: true });
-  const child = spawn(process.env.PYTHON ?? "python", ["-m", "ncsn", "play", "--no-browser", "--port", "0"], { cwd: root, stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(process.env.PYTHON ?? "python", ["-m", "ncsn", "play", ...run, "--no-browser", "--port", "0"], { cwd: ROOT, stdio: ["ignore", "pipe", "inherit"] });
   server = child;
   home = await new Promise((resolve, reject) => {
     child.stdout.on("data", (said: Buffer) => {
-      const found = /http:\S+/.exec(said.toString());
+      const found = /http:[^\s#]+/.exec(said.toString());
       if (found) resolve(found[0]);
     });
     child.on("exit", () => reject(new Error("ncsn play has ended")));
   });
   const root_user = process.getuid?.() === 0;
-  browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: root_user ? ["--no-sandbox"] : [] });
+  browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: [...switches, ...(root_user ? ["--no-sandbox"] : [])] });
 }
 
 export async function end(): Promise<void> {
@@ -53,7 +55,7 @@ export async function use(hash: string, options: BrowserContextOptions, work: (o
   const page = await context.newPage();
   const wrong: string[] = [];
   const requests: string[] = [];
-  page.on("console", (message) => ["error", "warning"].includes(message.type()) && wrong.push(message.text()));
+  page.on("console", (message) => ["error", "warning"].includes(message.type()) && message.text() !== NO_GRAPHICS && wrong.push(message.text()));
   page.on("pageerror", (error) => wrong.push(String(error)));
   page.on("requestfailed", (request) => wrong.push(`${request.url()}: ${request.failure()?.errorText}`));
   page.on("request", (request) => requests.push(request.url()));
@@ -63,6 +65,11 @@ export async function use(hash: string, options: BrowserContextOptions, work: (o
   await context.close();
   assert.deepEqual(wrong, []);
   assert.deepEqual(requests.filter((url) => !url.startsWith(home)), []);
+}
+
+/** Until all images are denoised, in the parts that draw some. */
+export async function drawn(page: Page): Promise<void> {
+  await page.waitForFunction(() => document.querySelector('[data-reading="sigma"]')?.textContent === "0, denoised");
 }
 
 /** Numbers that the page shows under a name. */

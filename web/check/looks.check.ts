@@ -4,11 +4,11 @@ import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { gzipSync } from "node:zlib";
 import { AxeBuilder } from "@axe-core/playwright";
-import { NARROW, SITE, WIDE, begin, end, home, reading, shoot, use } from "./browser.ts";
+import { NARROW, SITE, WIDE, begin, drawn, end, home, reading, shoot, use } from "./browser.ts";
 import { encode } from "../src/parts/own.ts";
 import { Mulberry } from "../src/maths/random.ts";
 
-before(begin);
+before(() => begin());
 after(end);
 
 const KILOBYTES = 200;
@@ -21,13 +21,17 @@ const shown: Record<string, string> = {
   own: "#scores?data=own&sigma=0.5",
   anneal: "#anneal?seconds=3",
   learning: "#learning",
+  digits: "#digits",
+  fill: "#fill?levels=20",
 };
+const waits: Record<string, number> = { scores: 300, own: 300, anneal: 3500, learning: 3500 }; // else until it is drawn
 
 for (const { name, ...look } of looks) {
   for (const [part, hash] of Object.entries(shown)) {
     test(`${part}, ${name}: nothing is wider than the screen, and axe finds nothing`, () =>
       use(hash, look, async ({ page }) => {
-        await page.waitForTimeout(part === "scores" || part === "own" ? 300 : 3500);
+        if (part in waits) await page.waitForTimeout(waits[part]);
+        else await drawn(page);
         const wide = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
         assert.ok(wide[0] <= wide[1], `${wide}`);
         const { violations } = await new AxeBuilder({ page }).analyze();
@@ -76,7 +80,7 @@ test("the first view is small, and soon there", () =>
     );
     assert.ok(sum <= KILOBYTES * 1000);
     assert.ok(ready < 200 * calibration); // a second, where a million exponentials take 5 ms
-    assert.ok(requests.every((url) => url.startsWith(home) && !url.includes("worker")));
+    assert.ok(requests.every((url) => url.startsWith(home) && !/worker|wasm|onnx/.test(url)));
   }));
 
 test("frames of 2,000 points come at once, beside what the machine can do", () => {

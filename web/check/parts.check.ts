@@ -5,7 +5,7 @@ import type { Page } from "playwright-core";
 import { twoGaussians } from "../src/maths/distributions.ts";
 import { begin, end, pixel, reading, slide, use } from "./browser.ts";
 
-before(begin);
+before(() => begin());
 after(end);
 
 const exact = (x: number, y: number, sigma: number): Float64Array => {

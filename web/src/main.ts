@@ -7,6 +7,8 @@ const PARTS: Record<string, { title: string; load: () => Promise<{ open: Open }>
   scores: { title: "Scores", load: () => import("./parts/scores.ts") },
   anneal: { title: "Why anneal", load: () => import("./parts/anneal.ts") },
   learning: { title: "Learning", load: () => import("./parts/learning.ts") },
+  digits: { title: "Digits", load: () => import("./parts/digits.ts") },
+  fill: { title: "Fill in", load: () => import("./parts/fill.ts") },
 };
 
 const main = document.querySelector("main") as HTMLElement;

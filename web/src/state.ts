@@ -36,17 +36,19 @@ function accepted(text: string, allowed: Range | readonly string[] | RegExp): nu
   return allowed.includes(text) ? text : undefined;
 }
 
+/** What an address says of settings: those that are not the defaults. */
+export function settled<T extends Settings>(settings: T, defaults: T): URLSearchParams {
+  const changed = Object.entries(settings).filter(([key, value]) => value !== defaults[key]);
+  return new URLSearchParams(changed.map(([key, value]) => [key, String(value)]));
+}
+
 let waiting = 0;
 
 /** Put settings into the address, but for those that are the defaults; once they rest. */
 export function write<T extends Settings>(name: string, settings: T, defaults: T): void {
   clearTimeout(waiting);
   waiting = setTimeout(() => {
-    const query = new URLSearchParams();
-    for (const [key, value] of Object.entries(settings)) {
-      if (value !== defaults[key]) query.set(key, String(value));
-    }
-    const text = query.toString();
+    const text = settled(settings, defaults).toString();
     history.replaceState(null, "", text ? `#${name}?${text}` : `#${name}`);
   }, 200);
 }

@@ -1,0 +1,73 @@
+// What a file that `ncsn export` wrote says of itself: JSON in its metadata, under "ncsn".
+
+export type Shape = readonly [channels: number, height: number, width: number];
+
+export interface Card {
+  format: number;
+  recipe: {
+    shape: Shape;
+    /** How often each class is, by its name. */
+    shares: Record<string, number>;
+    sampling: {
+      sigma_max: number;
+      sigma_min: number;
+      sampler: string;
+      steps: number;
+      eps: number;
+      guidance: number;
+      guided_between: [low: number, high: number];
+      guide: "smaller" | "unconditional";
+    };
+  };
+  levels: number[];
+}
+
+const FORMAT = 1;
+const METADATA = 14; // the field's number in ONNX's ModelProto: pairs of key (1) and value (2)
+
+/** Raises an error for what is no such file, or not of images. */
+export function read(file: Uint8Array): Card {
+  const card = JSON.parse(metadata(file).get("ncsn") ?? "null") as Card | null;
+  if (!card) throw new Error("the model was not written by ncsn export");
+  if (card.format !== FORMAT) throw new Error(`the model’s format is ${card.format}; this page reads format ${FORMAT}`);
+  const { shape } = card.recipe;
+  if (shape.length !== 3 || ![1, 3].includes(shape[0])) throw new Error(`the model’s shape is ${shape.join(" × ")}; images, grey or in three colours, are needed`);
+  return card;
+}
+
+function metadata(file: Uint8Array): Map<string, string> {
+  const found = new Map<string, string>();
+  const text = new TextDecoder();
+  for (const [field, content] of fields(file)) {
+    if (field !== METADATA) continue;
+    const pair = new Map(fields(content));
+    found.set(text.decode(pair.get(1)), text.decode(pair.get(2)));
+  }
+  return found;
+}
+
+/** The fields of a protobuf message, by their numbers; of those that have a length, the bytes. */
+function* fields(bytes: Uint8Array): Generator<[field: number, content: Uint8Array]> {
+  let at = 0;
+  const varint = (): number => {
+    for (let [value, factor] = [0, 1]; at < bytes.length; factor *= 128) {
+      const byte = bytes[at++];
+      value += (byte & 127) * factor;
+      if (byte < 128) return value;
+    }
+    throw new Error("the model is no ONNX file");
+  };
+  while (at < bytes.length) {
+    const tag = varint();
+    const kind = tag & 7;
+    if (kind === 0) varint();
+    else if (kind === 1) at += 8;
+    else if (kind === 5) at += 4;
+    else if (kind === 2) {
+      const length = varint();
+      if (at + length > bytes.length) throw new Error("the model is no ONNX file");
+      yield [tag >>> 3, bytes.subarray(at, at + length)];
+      at += length;
+    } else throw new Error("the model is no ONNX file");
+  }
+}

@@ -1,0 +1,52 @@
+// Images side by side, in true greys or colours; a pixel of the canvas is a pixel of an image.
+import type { Shape } from "../digits/card.ts";
+import { el } from "../ui.ts";
+
+const GAP = 2;
+
+/** Real numbers as bytes, as the package makes them: ⌊256 x⌋, clipped. */
+export function quantize(x: ArrayLike<number>): Uint8ClampedArray<ArrayBuffer> {
+  return Uint8ClampedArray.from({ length: x.length }, (_, i) => Math.min(255, Math.max(0, Math.floor(256 * x[i]))));
+}
+
+/** Noisy images with their contrast reduced around mid-grey until two standard deviations of noise fit. */
+export function visible(x: Float32Array, sigma: number): Uint8ClampedArray<ArrayBuffer> {
+  return quantize(x.map((value) => 0.5 + (value - 0.5) / (1 + 4 * sigma)));
+}
+
+/** Bytes of an image, channel after channel, as a canvas takes them. */
+export function imageData(bytes: Uint8ClampedArray, [channels, height, width]: Shape): ImageData {
+  const image = new ImageData(width, height);
+  const pixels = height * width;
+  for (let i = 0; i < pixels; i++) {
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = bytes[(channels === 3 ? c * pixels : 0) + i];
+    image.data[4 * i + 3] = 255;
+  }
+  return image;
+}
+
+export class Sheet {
+  readonly canvas: HTMLCanvasElement;
+  readonly #shape: Shape;
+
+  constructor(label: string, shape: Shape) {
+    this.canvas = el("canvas", { class: "sheet", role: "img", "aria-label": label });
+    this.#shape = shape;
+  }
+
+  /** The images in rows of so many. */
+  draw(bytes: Uint8ClampedArray, columns: number): void {
+    const [, height, width] = this.#shape;
+    const size = this.#shape.reduce((product, length) => product * length, 1);
+    const count = bytes.length / size;
+    const context = this.canvas.getContext("2d");
+    if (!context) return;
+    const wide = columns * (width + GAP) - GAP;
+    const high = Math.ceil(count / columns) * (height + GAP) - GAP;
+    if (this.canvas.width !== wide || this.canvas.height !== high) [this.canvas.width, this.canvas.height] = [wide, high];
+    for (let i = 0; i < count; i++) {
+      const image = imageData(bytes.subarray(i * size, (i + 1) * size), this.#shape);
+      context.putImageData(image, (i % columns) * (width + GAP), Math.floor(i / columns) * (height + GAP));
+    }
+  }
+}

@@ -1,0 +1,193 @@
+// Samplers that descend from noise to data: the package's, by the same names (src/ncsn/samplers).
+
+export type Values = Float64Array;
+
+/** A score that takes its time: ∇ log p_σ at examples that lie in a row. */
+export type Score = (x: Values, sigma: number) => Promise<Values>;
+
+export interface Descent {
+  score: Score;
+  x: Values;
+  /** Descending. */
+  sigmas: readonly number[];
+  /** Langevin steps on each level, and their size α on the smallest. */
+  steps: number;
+  eps: number;
+  /** Fresh standard normal noise for all examples. */
+  noise: () => Values;
+}
+
+/** A state on the way down; σ is 0 once it is denoised. */
+export interface Step {
+  sigma: number;
+  x: Values;
+}
+
+type Sampler = (descent: Descent) => AsyncGenerator<Step>;
+
+/** The sum of factor · values over its terms. */
+export function sum(...terms: [factor: number, values: Values][]): Values {
+  const total = new Float64Array(terms[0][1].length);
+  for (const [factor, values] of terms) {
+    for (let i = 0; i < total.length; i++) total[i] += factor * values[i];
+  }
+  return total;
+}
+
+/** The mean of the clean data given the noisy x: x + σ²·s(x, σ), Tweedie's formula. */
+export async function tweedie(score: Score, x: Values, sigma: number): Promise<Values> {
+  return sum([1, x], [sigma ** 2, await score(x, sigma)]);
+}
+
+/** Each level and the one below it. */
+function pairs(sigmas: readonly number[]): [sigma: number, following: number][] {
+  return sigmas.slice(1).map((following, i) => [sigmas[i], following]);
+}
+
+/** A sampler whose last state is denoised. */
+function denoised(way: (descent: Descent) => AsyncGenerator<Step>): Sampler {
+  return async function* (descent) {
+    let { x } = descent;
+    for await (const step of way(descent)) {
+      ({ x } = step);
+      yield step;
+    }
+    yield { sigma: 0, x: await tweedie(descent.score, x, descent.sigmas[descent.sigmas.length - 1]) };
+  };
+}
+
+/** Annealed Langevin dynamics: Song & Ermon 2019, algorithm 1. */
+async function* annealed({ score, x, sigmas, steps, eps, noise }: Descent): AsyncGenerator<Step> {
+  const last = sigmas[sigmas.length - 1];
+  for (const sigma of sigmas) {
+    const alpha = (eps * sigma ** 2) / last ** 2;
+    for (let step = 0; step < steps; step++) {
+      const z = noise(); // before the score, which may want some too
+      x = sum([1, x], [alpha / 2, await score(x, sigma)], [Math.sqrt(alpha), z]);
+    }
+    yield { sigma, x };
+  }
+}
+
+/** Consistent annealed sampling: Jolicoeur-Martineau et al. 2020, algorithm 2, with as much fresh noise as ancestral sampling adds. */
+async function* consistent({ score, x, sigmas, noise }: Descent): AsyncGenerator<Step> {
+  const eta = 1 - (sigmas[sigmas.length - 1] / sigmas[0]) ** (2 / Math.max(1, sigmas.length - 1));
+  for (const [sigma, following] of pairs(sigmas)) {
+    const fresh = Math.sqrt(Math.max(0, following ** 2 - ((1 - eta) * sigma) ** 2));
+    x = sum([1, x], [eta * sigma ** 2, await score(x, sigma)], [fresh, noise()]);
+    yield { sigma: following, x };
+  }
+}
+
+/** The probability flow by Euler's method: Song et al. 2021, equation 13. */
+async function* euler({ score, x, sigmas }: Descent): AsyncGenerator<Step> {
+  for (const [sigma, following] of pairs(sigmas)) {
+    x = sum([1, x], [(sigma - following) * sigma, await score(x, sigma)]);
+    yield { sigma: following, x };
+  }
+}
+
+/** One step of Heun's method: the mean of two slopes. */
+async function heunStep(score: Score, x: Values, sigma: number, following: number): Promise<Values> {
+  const [drop, first] = [sigma - following, await score(x, sigma)];
+  const second = await score(sum([1, x], [drop * sigma, first]), following);
+  return sum([1, x], [(drop * sigma) / 2, first], [(drop * following) / 2, second]);
+}
+
+/** The probability flow by Heun's method: Karras et al. 2022, algorithm 1. */
+async function* heun({ score, x, sigmas }: Descent): AsyncGenerator<Step> {
+  for (const [sigma, following] of pairs(sigmas)) {
+    x = await heunStep(score, x, sigma, following);
+    yield { sigma: following, x };
+  }
+}
+
+/** EDM's stochastic sampler: Karras et al. 2022, algorithm 2, with S_churn = 40 in the middle of the range of noise. */
+async function* edm({ score, x, sigmas, noise }: Descent): AsyncGenerator<Step> {
+  for (const [sigma, following] of pairs(sigmas)) {
+    let raised = sigma;
+    if (sigmas[0] / 200 <= sigma && sigma <= sigmas[0] / 5) {
+      raised = sigma * (1 + Math.min(40 / sigmas.length, Math.SQRT2 - 1));
+      x = sum([1, x], [Math.sqrt(raised ** 2 - sigma ** 2), noise()]);
+    }
+    x = await heunStep(score, x, raised, following);
+    yield { sigma: following, x };
+  }
+}
+
+/** DPM-Solver++(2M), Lu et al. 2022: the probability flow for η = 0, the reverse diffusion for η = 1. */
+function dpmSolver(eta: 0 | 1): Sampler {
+  return async function* ({ score, x, sigmas, noise }) {
+    let before: { mean: Values; h: number } | undefined;
+    for (const [sigma, following] of pairs(sigmas)) {
+      const [mean, h] = [await tweedie(score, x, sigma), Math.log(sigma / following)];
+      const share = -Math.expm1(-(1 + eta) * h);
+      const terms: [number, Values][] = [[1 - share, x], [share, mean]];
+      if (before) {
+        const bend = (share * h) / (2 * before.h);
+        terms.push([bend, mean], [-bend, before.mean]);
+      }
+      if (eta > 0) terms.push([following * Math.sqrt(-Math.expm1(-2 * eta * h)), noise()]);
+      x = sum(...terms);
+      before = { mean, h };
+      yield { sigma: following, x };
+    }
+  };
+}
+
+/** A sampler as a run uses it; ncsn.METHODS has the same rows. */
+export interface Method {
+  title: string;
+  follow: Sampler;
+  ladder: "geometric" | "karras";
+  /** Noise levels by default, between 10 and 0.01. */
+  levels: number;
+  /** Langevin steps on each of them. */
+  steps: number;
+  /** Whether a guide helps. */
+  guided: boolean;
+}
+
+export const METHODS: Record<string, Method> = {
+  "dpmpp-sde": { title: "SDE-DPM-Solver++(2M)", follow: denoised(dpmSolver(1)), ladder: "karras", levels: 30, steps: 1, guided: true },
+  dpmpp: { title: "DPM-Solver++(2M)", follow: denoised(dpmSolver(0)), ladder: "karras", levels: 20, steps: 1, guided: true },
+  heun: { title: "Heun", follow: denoised(heun), ladder: "karras", levels: 18, steps: 1, guided: true },
+  euler: { title: "Euler", follow: denoised(euler), ladder: "karras", levels: 40, steps: 1, guided: true },
+  edm: { title: "EDM’s stochastic", follow: denoised(edm), ladder: "karras", levels: 40, steps: 1, guided: true },
+  consistent: { title: "Consistent annealed", follow: denoised(consistent), ladder: "geometric", levels: 100, steps: 1, guided: true },
+  annealed: { title: "Annealed Langevin", follow: denoised(annealed), ladder: "geometric", levels: 100, steps: 2, guided: false },
+};
+
+/** As many noise levels as keep steps as fine as the default has between 10 and 0.01; never fewer than that. */
+export function suited({ ladder, levels }: Method, top: number, bottom: number): number {
+  const length = (a: number, b: number): number => (ladder === "karras" ? a ** (1 / 7) - b ** (1 / 7) : Math.log(a / b));
+  return Math.max(levels, Math.round((levels * length(top, bottom)) / length(10, 0.01)));
+}
+
+/** Descending noise levels, in equal steps of their logarithm or of σ^(1/7) (Karras et al. 2022, equation 5), in single precision. */
+export function ladder(kind: "geometric" | "karras", top: number, bottom: number, levels: number): number[] {
+  if (levels === 1) return [Math.fround(bottom)];
+  return Array.from({ length: levels }, (_, i) => {
+    const share = i / (levels - 1);
+    const root = top ** (1 / 7) + share * (bottom ** (1 / 7) - top ** (1 / 7));
+    return Math.fround(kind === "karras" ? root ** 7 : top * (bottom / top) ** share);
+  });
+}
+
+/** Moves away from a worse score: s + (w − 1)·(s − guide) on noise levels between two (Ho & Salimans 2022). */
+export function guided(score: Score, guide: Score, weight: number, [low, high]: readonly [number, number]): Score {
+  return async (x, sigma) => {
+    const s = await score(x, sigma);
+    if (weight === 1 || sigma < low || sigma > high) return s;
+    return sum([weight, s], [1 - weight, await guide(x, sigma)]);
+  };
+}
+
+/** The paper's inpainting, appendix B.3: where ``known``, the score is that of y + σz, and elsewhere the prior's beside it. */
+export function replacement(score: Score, known: ArrayLike<unknown>, y: ArrayLike<number>, noise: () => Values): Score {
+  return async (x, sigma) => {
+    const z = noise();
+    const s = await score(x.map((value, i) => (known[i] ? y[i] + sigma * z[i] : value)), sigma);
+    return s.map((value, i) => (known[i] ? (y[i] - x[i]) / sigma ** 2 : value));
+  };
+}

@@ -1,0 +1,66 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { twoGaussians } from "../src/maths/distributions.ts";
+import { Mixture } from "../src/maths/mixture.ts";
+import { type Score, type Values, METHODS, guided, ladder, replacement, suited } from "../src/maths/samplers.ts";
+import { Listed, close, values } from "./values.ts";
+
+const given = values.samplers;
+const start = Float64Array.from(given.start);
+
+function scoreOf(truth: Mixture): Score {
+  return async (x, sigma) => {
+    const score = new Float64Array(x.length);
+    truth.score(x, sigma, score);
+    return score;
+  };
+}
+
+/** Where a sampler ends, and through which noise levels it goes. */
+async function followed(name: string, score: (noise: () => Values) => Score): Promise<{ x: Values; levels: number[] }> {
+  const random = new Listed(given.z);
+  const noise = (): Values => Float64Array.from(start, () => random.normal());
+  const sigmas: number[] = given.ladders[METHODS[name].ladder];
+  const levels: number[] = [];
+  let x: Values = start;
+  for await (const step of METHODS[name].follow({ score: score(noise), x, sigmas, steps: 2, eps: 0.005, noise })) {
+    ({ x } = step);
+    levels.push(step.sigma);
+  }
+  return { x, levels };
+}
+
+for (const [name, end] of Object.entries<number[]>(given.ends)) {
+  test(`${name} with the package's noise ends where the package does`, async () => {
+    const { x, levels } = await followed(name, () => scoreOf(twoGaussians()));
+    close(x, end, 1e-9);
+    const sigmas: number[] = given.ladders[METHODS[name].ladder];
+    assert.deepEqual(levels, name === "annealed" ? [...sigmas, 0] : [...sigmas.slice(1), 0]);
+  });
+}
+
+test("every sampler of the page is compared with the package's, and has its defaults", () => {
+  assert.deepEqual(Object.keys(given.ends).sort(), Object.keys(METHODS).sort());
+  for (const [name, method] of Object.entries(METHODS)) {
+    assert.deepEqual([suited(method, 10, 0.01), suited(method, 33, 0.01), method.levels, method.steps], given.suited[name]);
+  }
+});
+
+test("noise levels are the package's", () => {
+  for (const kind of ["geometric", "karras"] as const) close(ladder(kind, 20, 0.1, 6), given.ladders[kind], 1e-7);
+  assert.deepEqual(ladder("karras", 20, 0.1, 1), [Math.fround(0.1)]);
+});
+
+test("what is not known is filled in as by the package", async () => {
+  const y = Float64Array.from(start, (_, i) => (i % 2 === 0 ? -5 : 0));
+  const known = Uint8Array.from(start, (_, i) => 1 - (i % 2));
+  const { x } = await followed("annealed", (noise) => replacement(scoreOf(twoGaussians()), known, y, noise));
+  close(x, given.filled, 1e-9);
+});
+
+test("a guide is moved away from as by the package, on the noise levels between", async () => {
+  const wide = new Mixture(Float64Array.of(0, 0), 3);
+  for (const [sigma, expected] of Object.entries<number[]>(given.guided)) {
+    close(await guided(scoreOf(twoGaussians()), scoreOf(wide), 1.5, [0.5, 2])(start, Number(sigma)), expected, 1e-9, `σ = ${sigma}`);
+  }
+});
