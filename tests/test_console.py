@@ -212,7 +212,8 @@ def test_an_error_has_a_line_of_its_own_below_a_bar(capsys: pytest.CaptureFixtur
     class Nothing:
         pass
 
-    def command(_: Nothing) -> None:
+    def command(settings: Nothing) -> None:
+        assert settings == Nothing()
         state, progress = training(5)
         for _ in console.watch(progress, state, tmp_path, []):
             raise OSError("no space left")
