@@ -269,14 +269,13 @@ def test_what_comes_after_training_fits_into_its_share(tmp_path: Path, monkeypat
 
     long = plan(minutes=60.0)
     sample = 37.5e-3
-    assert (long.trials, long.annealed) == (1000, 50)
-    assert long.seconds == pytest.approx(4 + 160 * sample + 50 * 0.201 + 1000 * 77.5e-3, rel=0.01)
-    ten = plan(minutes=5.0)
-    assert ten.trials == pytest.approx(300 / 30 / 77.5e-3, abs=1)
-    assert ten.annealed == pytest.approx(300 / 30 / 0.201, abs=1)
+    assert (long.trials, long.annealed) == (1000, 20)
+    assert long.seconds == pytest.approx(4 + 160 * sample + 20 * 0.201 + 1000 * 77.5e-3, rel=0.01)
+    assert plan(minutes=5.0).trials == pytest.approx(300 / 40 / 77.5e-3, abs=1)
+    assert plan(minutes=1.0).annealed == pytest.approx(60 / 30 / 0.201, abs=1)
     assert plan(minutes=1.0).trials == 0, "too few samples would choose by chance"
     assert plan(minutes=60.0, guidance=2.0).trials == 0
-    assert plan(steps=5) == Plan(trials=256, annealed=50, seconds=0)
+    assert plan(steps=5) == Plan(trials=256, annealed=20, seconds=0)
 
 
 def test_images_that_are_all_the_same_have_no_score_to_learn(tmp_path: Path) -> None:
