@@ -96,6 +96,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "ncsn"
 
 
+@pytest.mark.slow
 def test_the_ladder_of_coloured_shapes_in_a_classifier_of_their_own(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

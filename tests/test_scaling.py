@@ -75,6 +75,7 @@ def test_posterior_targets_end_where_their_copies_of_the_data_are_too_large() ->
     assert 0 < replace(kind, channels=(8,)).posterior() < 2**31 // (12 * 3 * 32 * 32)
 
 
+@pytest.mark.slow
 def test_a_small_setting_is_measured_and_drawn(tmp_path: Path) -> None:
     page = tmp_path / "scaling.md"
     shutil.copy(ROOT / "docs" / "scaling.md", page)
