@@ -424,6 +424,7 @@ def test_posterior_targets_are_off_and_a_batch_may_be_larger_than_what_is_looked
         resolve(Settings(steps=3, posterior_above=0.5), images, torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_two_processes_learn_the_same_and_one_goes_on(tmp_path: Path) -> None:
     """Of two, one is told to stop, and one process alone goes on: as one does that is never interrupted."""
     data = made(tmp_path, 20)

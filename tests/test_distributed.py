@@ -12,13 +12,18 @@ from processes import PROGRAM, TRAIN, WITHIN, command, done, environment, prepar
 
 from ncsn import distributed
 
+SLOW = pytest.mark.slow  # of several that are much alike
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepared(tmp_path_factory.mktemp("distributed"))
 
 
-@pytest.mark.parametrize(("processes", "more"), [(1, "--accumulate 3"), (2, ""), (2, "--accumulate 2"), (4, "")])
+@pytest.mark.parametrize(
+    ("processes", "more"),
+    [(1, "--accumulate 3"), (2, ""), pytest.param(2, "--accumulate 2", marks=SLOW), pytest.param(4, "", marks=SLOW)],
+)
 def test_any_number_of_processes_and_turns_learn_the_same(processes: int, more: str, place: Path) -> None:
     out = place / f"of-{processes}-{more[-1:]}"
     words = TRAIN.format(data=place / "data.npz", out=out)
@@ -30,7 +35,7 @@ def test_any_number_of_processes_and_turns_learn_the_same(processes: int, more: 
     assert finished.stdout.count("held-out loss") == 1, "one of them speaks"
 
 
-@pytest.mark.parametrize("told", [0, 1])
+@pytest.mark.parametrize("told", [0, pytest.param(1, marks=SLOW)])
 def test_a_run_goes_on_on_another_number_of_processes(told: int, place: Path) -> None:
     """Of two processes one is told to stop; both do, after the same step, and one goes on alone."""
     out, stopping = place / f"cut-{told}", place / "stopping.py"
@@ -89,6 +94,7 @@ training.State.update = counted
     assert finished.stderr.count("Traceback") == 1, "torchrun's own"
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_on_one_process_ends_all(place: Path) -> None:
     out, diverging = place / "diverged", place / "diverging.py"
     diverging.write_text(
@@ -149,6 +155,7 @@ training.State.update = counted
     same(place / "one", out)
 
 
+@pytest.mark.slow
 def test_likelihoods_are_shared(place: Path) -> None:
     outs = [place / f"likelihood-{processes}.json" for processes in (1, 2)]
     for processes, out in enumerate(outs, 1):

@@ -57,6 +57,7 @@ def test_toy_circle_learns_the_score_near_the_data_and_not_far_away(tmp_path: Pa
     assert levels[0]["relative_error_beyond_distance_2"] <= 0.02
 
 
+@pytest.mark.slow
 def test_toy_gaussian_mixes_only_when_annealed(tmp_path: Path) -> None:
     out = tmp_path / "run"
     succeed("training_toy.py", f"--generator gaussian --steps 600 --samples 2000 --out {out}")
@@ -314,7 +315,9 @@ def test_mnist_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> N
         assert str(states[0][name]) == str(states[1][name]), name
 
 
-@pytest.mark.parametrize("size", [(16, 24), (33, 47), (64, 64)])
+@pytest.mark.parametrize(
+    "size", [(16, 24), *(pytest.param(size, marks=pytest.mark.slow) for size in ((33, 47), (64, 64)))]
+)
 def test_a_folder_of_colour_images_trains(size: tuple[int, int], tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for i in range(20):
@@ -382,6 +385,7 @@ def test_classes_are_learned_and_drawn(tmp_path: Path) -> None:
     assert "allowed are any, none, and 0 to 9" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proposal", ["loguniform", "geometric"])
 def test_other_proposals_and_samplers_train(proposal: str, tmp_path: Path) -> None:
     options = f"--proposal {proposal} --sampler langevin --langevin-steps 6 --steps 3"
@@ -411,6 +415,7 @@ def test_noise_levels_from_the_data_are_explained_and_used(tmp_path: Path) -> No
     assert recipe["sampling"]["steps"] == 5
 
 
+@pytest.mark.slow
 def test_what_has_not_begun_is_begun_by_resume(tmp_path: Path) -> None:
     """As a cluster does it that starts the same command again and again."""
     line = f"{TINY} --steps 3 --resume --out {tmp_path}/run"

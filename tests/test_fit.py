@@ -56,6 +56,7 @@ def test_a_missing_column_is_imputed_in_its_units() -> None:
     assert 0.5 < float(error.std()) < 1.5
 
 
+@pytest.mark.slow
 def test_with_few_rows_the_average_is_kept_that_held_out_rows_prefer(capsys: pytest.CaptureFixture[str]) -> None:
     """A training that only falls in its own loss ends with the rows by heart; what is kept knows better."""
     generator = torch.Generator().manual_seed(0)

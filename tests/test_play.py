@@ -109,6 +109,7 @@ def a_run(channels: int = 1) -> Run:
     return Run(score=score, recipe=recipe, guide=guide)
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_for_the_page_and_a_file_taken_as_it_is(tmp_path: Path) -> None:
     run, first, second = a_run(), tmp_path / "first", tmp_path / "second"
     run.save(tmp_path / "run")
