@@ -6,6 +6,7 @@ import threading
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -21,7 +22,7 @@ class Play:
     It is served to this machine alone, and asks nothing of the network.
     """
 
-    run: tyro.conf.Positional[Path | None] = None
+    run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
     """A run of images, as other commands take it, or a file that ncsn export wrote: what the page draws, instead of the
     model that comes with the package."""
     port: Port = 8000
