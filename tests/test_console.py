@@ -215,7 +215,8 @@ def test_an_error_has_a_line_of_its_own_below_a_bar(capsys: pytest.CaptureFixtur
     def command(settings: Nothing) -> None:
         assert settings == Nothing()
         state, progress = training(5)
-        for _ in console.watch(progress, state, tmp_path, []):
+        watched = console.watch(progress, state, tmp_path, [])  # by its name it outlives the loop
+        for _ in watched:
             raise OSError("no space left")
 
     with pytest.raises(SystemExit):
