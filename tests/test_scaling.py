@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scaling
+import scaling_page
 import torch
 from expected import NVLINK, Cost, Counts, Kind, Link, counted, dominates
 from step import NOISE
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_exponents() -> None:
     x = [1.0, 2.0, 4.0, 8.0]
-    found = scaling.power(x, [3 * value**1.5 for value in x])
+    found = scaling_page.power(x, [3 * value**1.5 for value in x])
     assert found == pytest.approx((1.5, 0.0, 1.5))
 
 
@@ -30,14 +31,14 @@ def test_the_error_of_an_exponent_is_how_far_it_is_off() -> None:
     rng, x = np.random.default_rng(0), 2.0 ** np.arange(6)
     inside = 0
     for _ in range(400):
-        found = scaling.power(list(x), list(5 * x**1.2 * np.exp(0.1 * rng.standard_normal(6))))
+        found = scaling_page.power(list(x), list(5 * x**1.2 * np.exp(0.1 * rng.standard_normal(6))))
         inside += abs(found.exponent - 1.2) < 2.776 * found.error
     assert abs(inside / 400 - 0.95) < 3 * math.sqrt(0.95 * 0.05 / 400)
 
 
 def test_what_does_not_grow_matters_least_at_the_end() -> None:
     x = [1.0, 10.0, 100.0, 1000.0]
-    found = scaling.power(x, [10 + value for value in x])
+    found = scaling_page.power(x, [10 + value for value in x])
     assert found.exponent < 0.8 < 0.95 < found.last < 1
 
 
@@ -45,7 +46,7 @@ def test_messages() -> None:
     link = Link("", 0.005, 125e6)
     rows = [{"numbers": n, "seconds": link.seconds(4 * n, 2)} for n in (1000, 100_000, 3_000_000)]
     assert rows[0]["seconds"] == pytest.approx(2 * 0.005 + 4000 / 125e6)
-    found = scaling.link_of(rows)
+    found = scaling_page.link_of(rows)
     assert (found.alpha, found.beta) == pytest.approx((0.005, 125e6))
     # In a ring, each of N − 1 neighbours is told twice; halving and doubling takes 2·log₂N messages of the same bytes.
     assert found.seconds(1e6, 8) == pytest.approx(14 * 0.005 + 14 / 8 * 1e6 / 125e6)
@@ -112,7 +113,7 @@ def test_what_cannot_be_measured_is_said_before(tmp_path: Path) -> None:
 
 def test_the_page_has_the_marks_that_tables_go_between() -> None:
     text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    for name in scaling.TABLES:
+    for name in scaling_page.TABLES:
         assert text.index(f"<!-- {name} -->") < text.index(f"<!-- end of {name} -->")
     with pytest.raises(ValueError, match="marks"):
-        scaling.written("no marks", {})
+        scaling_page.written("no marks", {})
