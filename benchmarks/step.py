@@ -122,6 +122,7 @@ def peak_memory(device: torch.device) -> int:
 def main(step: Step) -> None:
     """Measure, and print."""
     process.keep_memory()
+    machine.flush_denormals()
     group = distributed.join()
     state, progress = progress_of(step, group)
     times = seconds_of(step, progress)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,6 +44,26 @@ def test_glibc_is_told_to_keep_a_gigabyte(
     monkeypatch.setattr("platform.libc_ver", lambda: (library, "2.36"))
     process.keep_memory()
     assert told == expected
+
+
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor has no such mode")
+def test_commands_compute_without_denormal_numbers_in_every_thread() -> None:
+    """E⁻⁹⁵ is 5·10⁻⁴², and a tensor of a million numbers is computed by all threads."""
+    count = "print(int(torch.full((2_000_000,), -95.0).exp().count_nonzero()))"
+    command = f"""
+import torch
+from dataclasses import dataclass
+from ncsn import console
+
+@dataclass
+class Nothing:
+    pass
+
+console.run(lambda _: {count}, Nothing, [])
+"""
+    for code, expected in ((f"import torch; {count}", 2_000_000), (command, 0)):
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert int(told.stdout) == expected
 
 
 @pytest.mark.parametrize(

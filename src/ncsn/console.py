@@ -73,7 +73,9 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
         # What commands need, before Ctrl-C is theirs to answer: an import that it interrupts says whatever it likes.
         import ncsn.experiments.study
         import ncsn.plots  # noqa: F401
+        from ncsn import machine
 
+        machine.flush_denormals()
         with interruptible():
             command(given)
         return

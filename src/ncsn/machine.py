@@ -57,6 +57,15 @@ def nothing_compiled() -> Iterator[None]:
         yield
 
 
+def flush_denormals() -> None:
+    """Let results below 10⁻³⁸ be zero, in this thread and in those that it begins: call it before torch computes.
+
+    Processors take a hundred times as long for them, and an activation makes them wherever it needs e⁻ˣ of an x
+    beyond 87: a fifth of a training step.  Does nothing where the processor cannot.
+    """
+    torch.set_flush_denormal(True)
+
+
 def wait(device: torch.device) -> None:
     """Until the device has done all that it was asked."""
     if device.type == "cuda":
