@@ -68,10 +68,11 @@ def ours(bench: Bench, out: Path) -> dict[str, Any]:
     report: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
     from safetensors.torch import load_file
 
-    weights = [*load_file(out / "model.safetensors").items(), *load_file(out / "guide" / "model.safetensors").items()]
+    files = [file for file in (out / "model.safetensors", out / "guide" / "model.safetensors") if file.exists()]
+    weights = [item for file in files for item in load_file(file).items()]
     report.pop("source")  # a folder of this machine
     report |= {
-        "about": f"the default of `ncsn train`, {report['sampler']} with a guide",
+        "about": f"the default of `ncsn train`, {report['sampler']}, guidance {report['guidance']:g}",
         "told_classes": bool(json.loads((out / "config.json").read_text())["recipe"]["shares"]),
         "parameters": sum(w.numel() for name, w in weights if name.startswith("network.")),
         "images_seen": run["images_seen"],

@@ -1,6 +1,6 @@
 """Quality against cost: every sampler on several numbers of noise levels, the default one by guidance; on one model.
 
-python benchmarks/samplers.py                    # the model in the package, 2,000 samples each: ten minutes
+python benchmarks/samplers.py                    # the model in the package, 2,000 samples each: twenty minutes
 python benchmarks/samplers.py --run runs/mnist   # another one
 
 Writes benchmarks/samplers.json and samplers.png.  Distances are to the validation images, because settings are chosen
@@ -32,7 +32,7 @@ GRID: dict[str, tuple[int, ...]] = {
     "heun": (6, 10, 18),
     "edm": (10, 20, 40),
     "dpmpp": (7, 10, 20, 40),
-    "dpmpp-sde": (10, 15, 20, 30, 40, 60),
+    "dpmpp-sde": (6, 8, 10, 12, 20, 30, 60),
     "langevin": (1,),
 }
 GUIDANCE = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
@@ -65,6 +65,12 @@ def grid(guidance: float) -> list[Point]:
     return points
 
 
+def usual(run: ncsn.Run) -> dict[str, int]:
+    """How many noise levels each sampler descends by default, the run's own as many as suit the run."""
+    own = run.recipe.sampling
+    return {name: method.levels for name, method in METHODS.items()} | {own.sampler: own.count}
+
+
 def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     """The floor, and one row for each of ``points``."""
     images, classifier = data.mnist(), evaluation.load_classifier()
@@ -74,7 +80,7 @@ def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     shuffled = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(0))[: curve.n]
     real = evaluation.judge(classifier, images.train[shuffled])
     floor = metrics.frechet_distance(real.features, held_out.features)
-    rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor}]
+    rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor, "default": usual(run)}]
     for sampler, levels, weight in tqdm(points, unit="point", mininterval=process.refresh_interval()):
         how = {"sampler": sampler, "levels": levels, "guidance": weight, "batch_size": curve.batch_size}
         drawn = console.draw(run, curve.n, seed=curve.seed, **how)
@@ -108,7 +114,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         ]:
             left.plot(row["nfe"], row["frechet_distance"], "x", color=line.get_color(), markersize=8)
         for row in points:
-            if row["levels"] == METHODS[sampler].levels:
+            if row["levels"] == rows[0]["default"][sampler]:
                 at = row["nfe"], row["frechet_distance"]
                 left.plot(*at, "o", markerfacecolor="none", color=line.get_color(), markersize=12)
     left.set(xscale="log", yscale="log", xlabel="network evaluations a sample (NFE)")

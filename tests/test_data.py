@@ -112,6 +112,19 @@ def test_real_batches_are_left_alone(generator: torch.Generator) -> None:
     assert batch.label is None
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_learns_from_images_that_stay_where_they_are() -> None:
+    data, labels = torch.arange(100, dtype=torch.uint8)[:, None], torch.arange(100)
+    there, here = (torch.Generator("cuda").manual_seed(0) for _ in range(2))
+    fetched = next(batches(data, 8, labels.cuda(), generator=there))
+    expected = next(batches(data.cuda(), 8, labels.cuda(), generator=here))
+    assert torch.equal(fetched.x, expected.x)
+    assert fetched.x.is_cuda
+    assert fetched.label is not None
+    assert expected.label is not None
+    assert torch.equal(fetched.label, expected.label)
+
+
 def test_a_batch_has_the_class_of_each_example(generator: torch.Generator) -> None:
     """The class is written into the example: 10 times it, in whatever order they come."""
     labels = torch.arange(50) % 7

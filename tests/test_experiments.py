@@ -238,6 +238,14 @@ def study(out: Path, pictures: Pictures, **given: Any) -> Study:
     return Study.of(Images(channels=(8,), job=job, **given), pictures, origin, clock=Clock())
 
 
+def test_images_that_would_fill_a_device_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = replace(study(tmp_path / "run", pictures(), steps=1), device=torch.device("meta"))
+    bytes_of_them = begun.pictures.train.nbytes
+    for memory, expected in ((4 * bytes_of_them, "meta"), (4 * bytes_of_them - 4, "cpu")):
+        monkeypatch.setattr("ncsn.machine.memory_of", lambda device, memory=memory: memory)
+        assert replace(begun).pixels.device.type == expected
+
+
 def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn(tmp_path: Path) -> None:
     begun = study(tmp_path / "run", pictures(), minutes=20.0)
     plan = Plan(trials=0, annealed=0, seconds=70.0)

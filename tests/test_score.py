@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ncsn.networks import MLP, UNet
 from ncsn.objectives import dsm
 from ncsn.preconditioning import Scaled, ScoreModel
-from ncsn.score import Counted, Sigma, batched, conditioned, expand, guided, tweedie
+from ncsn.score import Counted, Sigma, batched, conditioned, even, expand, guided, tweedie
 
 
 class Zero(nn.Module):
@@ -81,6 +81,15 @@ def test_batched_is_the_same_score(size: int, one_sigma: bool) -> None:
     sigma = torch.tensor(0.5) if one_sigma else torch.linspace(0.1, 2, 8)
     score = GaussianScore(0.0, 1.0)
     assert torch.equal(batched(score, size)(x, sigma), score(x, sigma))
+
+
+@given(n=st.integers(1, 3000), most=st.integers(1, 600))
+def test_parts_are_even_and_as_few_as_can_be(n: int, most: int) -> None:
+    size = even(n, most)
+    parts = -(-n // size)
+    assert 1 <= size <= most
+    assert parts == -(-n // most)
+    assert parts * size - n < parts, "filled up by less than one in each"
 
 
 def test_counted_counts() -> None:

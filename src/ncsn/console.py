@@ -266,9 +266,10 @@ def draw(
     """
     from ncsn import machine
     from ncsn.samplers.step import Step
+    from ncsn.score import even
 
     began = time.perf_counter()
-    size = min(n, batch_size)
+    size = even(n, batch_size)
     # A posterior is a gradient, through all of them at once.
     conditioned = run.condition is not None
     needed = run.recipe.memory(n if conditioned else size, learning=conditioned)
@@ -278,7 +279,7 @@ def draw(
     steps = run.steps(n, seed=seed, batch_size=batch_size, **how)
     many = compiling_pays(run, n, steps)
     if many:
-        compile_run(run, min(n, batch_size))
+        compile_run(run, size)
     path = []
     with nullcontext() if many else machine.nothing_compiled():
         for step in bar(steps, description or f"{n} samples"):
@@ -319,11 +320,16 @@ def draw_blocks(
 
     from ncsn import machine
     from ncsn.distributed import ALONE
+    from ncsn.score import even
 
     group = ALONE if group is None else group
     bar_format = f"{n:,} samples {{percentage:3.0f}}% |{{bar}}| {{elapsed}} elapsed, {{remaining}} left"
     # The last block may be smaller than the batches that the network is compiled for.
-    usual, numbers, compiled = min(n, run.block, batch_size), range(-(-done // run.block), -(-n // run.block)), False
+    usual, numbers, compiled = (
+        even(min(n, run.block), batch_size),
+        range(-(-done // run.block), -(-n // run.block)),
+        False,
+    )
     mine = run.blocks(n, seed=seed, first=numbers.start + group.rank, every=group.size, batch_size=batch_size, **how)
     threads = Threads()
     with tqdm(
@@ -337,7 +343,7 @@ def draw_blocks(
             x = torch.zeros(run.block, *run.recipe.shape)
             if group.rank < len(counts):
                 steps, count = next(mine), counts[group.rank]
-                pays = compiling_pays(run, n, steps) and min(count, batch_size) == usual
+                pays = compiling_pays(run, n, steps) and even(count, batch_size) == usual
                 if pays and not compiled:
                     compile_run(run, usual)
                     compiled = True

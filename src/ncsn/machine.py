@@ -89,9 +89,21 @@ class Results(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return made
 
 
+def memory_of(device: torch.device) -> int:
+    """How many bytes of memory the device has, for all who compute on it."""
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory()
+
+
+def onto(device: torch.device, x: Tensor) -> Tensor:
+    """``x`` on the device; a GPU fetches it itself, from memory that stays where it is, while the program goes on."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
+
+
 def check_memory(needed: int, device: torch.device, what: str) -> None:
     """Raises ValueError if ``what`` needs more bytes than the device has."""
-    there = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory()
+    there = memory_of(device)
     if needed > there:
         raise ValueError(f"{what} would need about {needed / 1e9:,.0f} GB of memory; there are {there / 1e9:,.0f} GB")
 

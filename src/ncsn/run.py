@@ -25,7 +25,7 @@ from ncsn.samplers.flow import encode, slerp
 from ncsn.samplers.methods import GuideName
 from ncsn.samplers.step import NonFiniteSampleError, Step
 from ncsn.sampling import Sampling
-from ncsn.score import Counted, Score, batched, guided, tweedie
+from ncsn.score import Counted, Score, batched, even, guided, tweedie
 from ncsn.units import Units
 
 Condition = Callable[[Score, int, torch.Generator], Score]
@@ -153,8 +153,8 @@ class Run:
         which one, smaller or unconditional, see ``Sampling``.  ``label``: a class for all, by its name or number, a
         number for each, "any" for classes drawn by their shares in the training data, or "none" for the score of all
         classes together; by default any, where shares are known, but none for a posterior.
-        ``batch_size``: how many samples the network sees at a time.  ``start``: where to begin instead of in noise, in
-        the score's units.
+        ``batch_size``: how many samples the network sees at a time, at most.  ``start``: where to begin instead of in
+        noise, in the score's units.
         Raises ValueError for what the run cannot do.
         """
         if n < 1 or batch_size < 1:
@@ -163,7 +163,7 @@ class Run:
             sampler=sampler, levels=levels, steps=steps, eps=eps, guidance=guidance, guide=guide
         )
         generator = seed if isinstance(seed, torch.Generator) else torch.Generator(self.device).manual_seed(seed)
-        size = min(n, batch_size)
+        size = even(n, batch_size)
         labels = self.labels(label, n, generator)
         network = Counted(batched(self.score, size, labels))
         sampling, between = self.guidance(sampling, labels, weight=guidance, guide=guide)

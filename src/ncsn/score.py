@@ -72,6 +72,11 @@ def conditioned(score: Callable[..., Tensor], label: Int64[Tensor, "b"] | None) 
     return lambda x, sigma: score(x, sigma, label)
 
 
+def even(n: int, most: int) -> int:
+    """How many of ``n`` examples to evaluate at a time: at most so many, and in parts of one size, or nearly."""
+    return -(-n // -(-n // most))
+
+
 def batched(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] | None = None) -> Score:
     """The same score, evaluated on ``size`` examples at a time, which bounds the memory that a network takes.
 

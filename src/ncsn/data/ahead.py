@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from tqdm.auto import tqdm
 
+from ncsn import machine
 from ncsn.data.filling import WORKERS, placed
 from ncsn.data.images import varied
 from ncsn.data.reading import head, reason
@@ -162,8 +163,8 @@ def batches_ahead(shards: Shards, draws: Draws, *, labels: bool, flip: bool) -> 
             pixels, classes = ahead.at(draws.step)
             first = draws.first - draws.places.start
             mine = slice(first, first + draws.mine)
-            chosen = torch.from_numpy(pixels[mine]).to(draws.device)
-            known = torch.from_numpy(classes[mine]).to(draws.device) if labels else None
+            chosen = machine.onto(draws.device, torch.from_numpy(pixels[mine]))
+            known = machine.onto(draws.device, torch.from_numpy(classes[mine])) if labels else None
             yield Batch(varied(chosen, flip, draws), known)
     finally:
         ahead.pool.shutdown(cancel_futures=True)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
+from ncsn import machine
 from ncsn.data.shards import Shards
 from ncsn.draws import Draws, rand, randint
 from ncsn.objectives import Batch
@@ -127,13 +128,14 @@ def batches(
     """Endless random batches of ``data`` (n, *d), dequantised if it is bytes; with each example's class if given.
 
     Drawn with replacement, so that the generator's state is all it takes to resume.  With ``Draws``, they
-    are what this process has of a batch of ``size``.
+    are what this process has of a batch of ``size``.  ``data`` may be on the CPU where the generator is on a GPU.
     ``flip``: each example is mirrored, left to right, with probability ½.
     """
     while True:
         count = generator.mine if isinstance(generator, Draws) else size
-        index = randint(len(data), (count,), generator, data.device)
-        yield Batch(varied(data[index], flip, generator), None if labels is None else labels[index])
+        index = randint(len(data), (count,), generator)
+        chosen = machine.onto(index.device, data[index.to(data.device)])
+        yield Batch(varied(chosen, flip, generator), None if labels is None else labels[index])
 
 
 def varied(chosen: Shaped[Tensor, "b *d"], flip: bool, generator: torch.Generator | Draws) -> Float[Tensor, "b *d"]:

@@ -183,8 +183,9 @@ class Study:
 
     @cached_property
     def pixels(self) -> Shaped[Tensor, "n c h w"]:
-        """The training images, on the device."""
-        return self.pictures.train.to(self.device)
+        """The training images: on the device, or, where they would take much of its memory, where they are."""
+        images = self.pictures.train
+        return images.to(self.device) if images.nbytes <= machine.memory_of(self.device) // 4 else images
 
     @cached_property
     def labels(self) -> Int64[Tensor, "n"] | None:
