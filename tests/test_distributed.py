@@ -215,6 +215,6 @@ def main():
 main()
 """
     )
-    for _ in range(20):
+    for _ in range(12):  # 3 of 100 times that is not enough
         finished = done(3, short, "")
         assert finished.returncode == 0, finished.stderr
