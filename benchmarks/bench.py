@@ -26,7 +26,7 @@ from matplotlib.ticker import FormatStrFormatter
 from peers import PEERS, UNTOLD
 from tqdm import tqdm
 
-from ncsn import data, evaluation, machine, metrics, process
+from ncsn import data, evaluation, metrics, process
 from ncsn.pixels import quantize
 
 HERE = Path(__file__).parent
@@ -85,7 +85,7 @@ def ours(bench: Bench, out: Path) -> dict[str, Any]:
 def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
     """Train a peer until its minutes are spent, sample for as long as it may, and judge."""
     process.keep_memory()
-    machine.flush_denormals()
+    torch.set_flush_denormal(True)
     torch.manual_seed(bench.seed)
     generator, images = torch.Generator().manual_seed(bench.seed), data.load_images(bench.dataset)
     labels = images.labels if bench.classes else None

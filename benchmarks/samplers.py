@@ -19,7 +19,7 @@ from matplotlib.ticker import FormatStrFormatter
 from tqdm import tqdm
 
 import ncsn
-from ncsn import console, data, evaluation, machine, metrics, process
+from ncsn import console, data, evaluation, metrics, process
 from ncsn.pixels import quantize
 from ncsn.samplers.methods import METHODS
 
@@ -139,7 +139,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 if __name__ == "__main__":
     settings = tyro.cli(Curve)
     process.keep_memory()
-    machine.flush_denormals()
+    torch.set_flush_denormal(True)
     table = measure(settings, grid(ncsn.load(settings.run).recipe.sampling.guidance))
     (HERE / "samplers.json").write_text(json.dumps(table, indent=1) + "\n")
     plot(table, HERE / "samplers.png")

@@ -32,7 +32,7 @@ from scaling_page import plot, written
 from step import ABOVE, Step, model_of, peak_memory, progress_of, seconds_of
 from tqdm import tqdm
 
-from ncsn import machine, process
+from ncsn import process
 from ncsn.data import Images
 from ncsn.empirical import Empirical
 from ncsn.evaluation.classifiers import of_classifier
@@ -317,7 +317,7 @@ def main(scaling: Scaling) -> None:
     """Measure, record, and draw."""
     check(scaling)
     process.keep_memory()
-    machine.flush_denormals()
+    torch.set_flush_denormal(True)
     results: dict[str, Any] = json.loads(scaling.out.read_text()) if scaling.out.exists() else {}
     for part in scaling.only:
         began = time.perf_counter()

@@ -122,7 +122,7 @@ def peak_memory(device: torch.device) -> int:
 def main(step: Step) -> None:
     """Measure, and print."""
     process.keep_memory()
-    machine.flush_denormals()
+    torch.set_flush_denormal(True)
     group = distributed.join()
     state, progress = progress_of(step, group)
     times = seconds_of(step, progress)

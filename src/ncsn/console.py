@@ -75,8 +75,7 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
         import ncsn.plots  # noqa: F401
         from ncsn import machine
 
-        machine.flush_denormals()
-        with interruptible():
+        with interruptible(), machine.denormals_flushed():
             command(given)
         return
     except (ValueError, OSError) as error:

@@ -57,13 +57,18 @@ def nothing_compiled() -> Iterator[None]:
         yield
 
 
-def flush_denormals() -> None:
-    """Let results below 10⁻³⁸ be zero, in this thread and in those that it begins: call it before torch computes.
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Within it, results below 10⁻³⁸ are zero, in this thread and in those that it begins: enter before torch computes.
 
     Processors take a hundred times as long for them, and an activation makes them wherever it needs e⁻ˣ of an x
     beyond 87: a fifth of a training step.  Does nothing where the processor cannot.
     """
     torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def wait(device: torch.device) -> None:
