@@ -1,6 +1,6 @@
 """Quality against cost: every sampler on several numbers of noise levels, the default one by guidance; on one model.
 
-python benchmarks/samplers.py                    # the model in the package, 2,000 samples each: twenty minutes
+python benchmarks/samplers.py                    # the model in the package, 2,000 samples each
 python benchmarks/samplers.py --run runs/mnist   # another one
 
 Writes benchmarks/samplers.json and samplers.png.  Distances are to the validation images, because settings are chosen

@@ -324,11 +324,8 @@ def draw_blocks(
     group = ALONE if group is None else group
     bar_format = f"{n:,} samples {{percentage:3.0f}}% |{{bar}}| {{elapsed}} elapsed, {{remaining}} left"
     # The last block may be smaller than the batches that the network is compiled for.
-    usual, numbers, compiled = (
-        even(min(n, run.block), batch_size),
-        range(-(-done // run.block), -(-n // run.block)),
-        False,
-    )
+    usual, compiled = even(min(n, run.block), batch_size), False
+    numbers = range(-(-done // run.block), -(-n // run.block))
     mine = run.blocks(n, seed=seed, first=numbers.start + group.rank, every=group.size, batch_size=batch_size, **how)
     threads = Threads()
     with tqdm(

@@ -61,8 +61,8 @@ def nothing_compiled() -> Iterator[None]:
 def denormals_flushed() -> Iterator[None]:
     """Within it, results below 10⁻³⁸ are zero, in this thread and in those that it begins: enter before torch computes.
 
-    Processors take a hundred times as long for them, and an activation makes them wherever it needs e⁻ˣ of an x
-    beyond 87: a fifth of a training step.  Does nothing where the processor cannot.
+    Processors are slow at them, and an activation makes them wherever it needs e⁻ˣ of an x beyond 87: a fifth of a
+    training step.  Afterwards this thread computes with them again.  Does nothing where the processor cannot.
     """
     torch.set_flush_denormal(True)
     try:
@@ -100,7 +100,7 @@ def memory_of(device: torch.device) -> int:
 
 
 def onto(device: torch.device, x: Tensor) -> Tensor:
-    """``x`` on the device; a GPU fetches it itself, from memory that stays where it is, while the program goes on."""
+    """``x``, of any shape, on the device; a GPU fetches it itself, from memory that stays where it is, while the program goes on."""
     if device.type == "cuda" and x.device.type == "cpu":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
