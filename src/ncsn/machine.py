@@ -100,7 +100,10 @@ def memory_of(device: torch.device) -> int:
 
 
 def onto(device: torch.device, x: Tensor) -> Tensor:
-    """``x``, of any shape, on the device; a GPU fetches it itself, from memory that stays where it is, while the program goes on."""
+    """``x``, of any shape, on the device.
+
+    A GPU fetches it itself, from memory that stays where it is, while the program goes on.
+    """
     if device.type == "cuda" and x.device.type == "cpu":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
