@@ -22,7 +22,8 @@ from ncsn.clock import Clock
 from ncsn.data import Images as Pictures
 from ncsn.data import Labels, Reading, load_images, mnist
 from ncsn.data.origin import Origin
-from ncsn.evaluation import PIXELS
+from ncsn.evaluation import PIXELS, Features
+from ncsn.experiments import guidance
 from ncsn.experiments import study as studying
 from ncsn.experiments.images import recalled, recipes, resolve
 from ncsn.experiments.settings import ImageJob, Images, ResolvedImages
@@ -285,6 +286,25 @@ def test_what_comes_after_training_fits_into_its_share(tmp_path: Path, monkeypat
     assert plan(minutes=1.0).trials == 0, "too few samples would choose by chance"
     assert plan(minutes=60.0, guidance=2.0).trials == 0
     assert plan(steps=5) == Plan(trials=256, annealed=20, seconds=0)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "slow", "thorough"), [(5.9, False, False), (6.0, False, True), (29.9, True, False), (30.0, True, True)]
+)
+def test_a_classifier_to_choose_by_is_trained_where_that_is_a_small_part_of_the_time(
+    minutes: float, slow: bool, thorough: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = study(tmp_path / "run", pictures(), minutes=minutes)
+    asked: list[bool] = []
+
+    def suited(images: Pictures, device: torch.device, *, thorough: bool) -> Features:
+        asked.append(thorough)
+        return PIXELS
+
+    monkeypatch.setattr("ncsn.machine.slow", lambda device: slow)
+    monkeypatch.setattr(guidance, "suited", suited)
+    assert begun.features is PIXELS
+    assert asked == [thorough]
 
 
 def test_images_that_are_all_the_same_have_no_score_to_learn(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Runs of every version of config.json that was ever read by a release are read: tests/data/runs has one of each.
 
-They were trained on MNIST at 8 × 8 pixels, for 20 steps; ``expected.npz`` holds the samples that they drew then.
+They were trained on MNIST at 8 × 8 pixels, for 20 steps; ``expected.npz`` holds what they have drawn since
+a sampler last changed.
 """
 
 import json

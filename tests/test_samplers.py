@@ -181,6 +181,14 @@ def test_dpm_solver_follows_the_exact_recursion_of_a_gaussian(stochasticity: flo
     check_moments(x, (1 - kept) * (1 - pull) * mean, slope**2 * 4.0 + fresh)
 
 
+def test_only_the_last_step_of_dpm_solver_is_held_back() -> None:
+    sigmas, x = Karras(5, 0.02, 7).sigmas(), torch.tensor([[2.0], [-1.0]])
+    two = GaussianMixture(torch.tensor([[-2.0], [2.0]]), 0.5)
+    free, held = (torch.stack([*dpm_solver(two, x, sigmas, last=last, denoise=False)]) for last in (math.inf, 0.0))
+    assert torch.equal(free[:-1], held[:-1])
+    assert not torch.equal(free[-1], held[-1])
+
+
 def test_consistent_annealing_leaves_the_noise_of_the_next_level(generator: torch.Generator) -> None:
     """With the score of a point, x/σ stays standard normal at every level: the schedule is consistent."""
     x, sigmas = 4.0 * torch.randn(N, 1, generator=generator), Geometric(4.0, 0.5, 6).sigmas()
@@ -214,6 +222,8 @@ def test_the_ladders_of_samplers_are_checked() -> None:
         next(predictor_corrector(GaussianScore(0, 1), x, ladder, snr=0.0))
     with pytest.raises(ValueError, match="stochasticity is -1"):
         next(dpm_solver(GaussianScore(0, 1), x, ladder, stochasticity=-1))
+    with pytest.raises(ValueError, match=r"last is -0\.1"):
+        next(dpm_solver(GaussianScore(0, 1), x, ladder, last=-0.1))
 
 
 @pytest.mark.parametrize(
@@ -356,10 +366,11 @@ def test_a_step_of_annealed_langevin_in_closed_form() -> None:
     torch.testing.assert_close(found, x)
 
 
-def test_a_second_step_of_dpm_solver_in_closed_form() -> None:
+@pytest.mark.parametrize("last", [math.inf, 0.25, 0.0])
+def test_a_second_step_of_dpm_solver_in_closed_form(last: float) -> None:
     score, x, sigmas = GaussianScore(0.3, 0.8), torch.tensor([[1.0, -2.0]]), torch.tensor([3.0, 2.0, 0.9])
     *_, found = dpm_solver(
-        score, x, sigmas, stochasticity=0.7, denoise=False, generator=torch.Generator().manual_seed(5)
+        score, x, sigmas, stochasticity=0.7, last=last, denoise=False, generator=torch.Generator().manual_seed(5)
     )
     g = torch.Generator().manual_seed(5)
     denoised, slope = torch.zeros(1, 2), torch.zeros(1, 2)
@@ -367,7 +378,7 @@ def test_a_second_step_of_dpm_solver_in_closed_form() -> None:
         h, before = math.log(sigma / following), denoised
         denoised = tweedie(score, x, sigma)
         share = 1 - (following / sigma) ** 1.7
-        slope = share * h / (2 * math.log(1.5)) * (denoised - before) if i else slope
+        slope = share * min(last, h / (2 * math.log(1.5))) * (denoised - before) if i else slope
         z = torch.randn(1, 2, generator=g)
         x = (1 - share) * x + share * denoised + slope + following * math.sqrt(1 - (following / sigma) ** 1.4) * z
     torch.testing.assert_close(found, x)

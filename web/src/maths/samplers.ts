@@ -115,8 +115,12 @@ async function* edm({ score, x, sigmas, noise }: Descent): AsyncGenerator<Step> 
   }
 }
 
-/** DPM-Solver++(2M), Lu et al. 2022: the probability flow for η = 0, the reverse diffusion for η = 1. */
-function dpmSolver(eta: 0 | 1): Sampler {
+/**
+ * DPM-Solver++(2M), Lu et al. 2022: the probability flow for η = 0, the reverse diffusion for η = 1.
+ *
+ * The last step extrapolates by `last` times the last difference at most.
+ */
+function dpmSolver(eta: 0 | 1, last = Infinity): Sampler {
   return async function* ({ score, x, sigmas, noise }) {
     let before: { mean: Values; h: number } | undefined;
     for (const [sigma, following] of pairs(sigmas)) {
@@ -124,7 +128,7 @@ function dpmSolver(eta: 0 | 1): Sampler {
       const share = -Math.expm1(-(1 + eta) * h);
       const terms: [number, Values][] = [[1 - share, x], [share, mean]];
       if (before) {
-        const bend = (share * h) / (2 * before.h);
+        const bend = share * Math.min(h / (2 * before.h), following === sigmas.at(-1) ? last : Infinity);
         terms.push([bend, mean], [-bend, before.mean]);
       }
       if (eta > 0) terms.push([following * Math.sqrt(-Math.expm1(-2 * eta * h)), noise()]);
@@ -149,7 +153,7 @@ export interface Method {
 }
 
 export const METHODS: Record<string, Method> = {
-  "dpmpp-sde": { title: "SDE-DPM-Solver++(2M)", follow: denoised(dpmSolver(1)), ladder: "karras", levels: 30, steps: 1, guided: true },
+  "dpmpp-sde": { title: "SDE-DPM-Solver++(2M)", follow: denoised(dpmSolver(1, 0.25)), ladder: "karras", levels: 30, steps: 1, guided: true },
   dpmpp: { title: "DPM-Solver++(2M)", follow: denoised(dpmSolver(0)), ladder: "karras", levels: 20, steps: 1, guided: true },
   heun: { title: "Heun", follow: denoised(heun), ladder: "karras", levels: 18, steps: 1, guided: true },
   euler: { title: "Euler", follow: denoised(euler), ladder: "karras", levels: 40, steps: 1, guided: true },
