@@ -181,10 +181,26 @@ def test_dpm_solver_follows_the_exact_recursion_of_a_gaussian(stochasticity: flo
     check_moments(x, (1 - kept) * (1 - pull) * mean, slope**2 * 4.0 + fresh)
 
 
+def test_a_step_of_order_1_loses_what_the_denoiser_does_not_know(generator: torch.Generator) -> None:
+    """It takes D for x₀: E[x²] falls by a²·E[(x₀ − D)²], whatever the data."""
+    two, sigma, following = GaussianMixture(torch.tensor([[-2.0], [2.0]]), 0.5), 1.5, 0.7
+    clean = two.sample(N, generator=generator)
+    x = clean + sigma * torch.randn(N, 1, generator=generator)
+    unknown = float((clean - tweedie(two, x, sigma)).square().mean())
+    (found,) = dpm_solver(
+        two, x, torch.tensor([sigma, following]), stochasticity=1.0, denoise=False, generator=generator
+    )
+    lost = (1 - (following / sigma) ** 2) ** 2 * unknown
+    assert lost > 0.3
+    # E[x₀²] is 4.25; squares of a standard deviation below 5: over three standard errors.
+    assert float(found.square().mean()) == pytest.approx(4.25 + following**2 - lost, abs=0.06)
+
+
 def test_only_the_last_step_of_dpm_solver_is_held_back() -> None:
     sigmas, x = Karras(5, 0.02, 7).sigmas(), torch.tensor([[2.0], [-1.0]])
     two = GaussianMixture(torch.tensor([[-2.0], [2.0]]), 0.5)
-    free, held = (torch.stack([*dpm_solver(two, x, sigmas, last=last, denoise=False)]) for last in (math.inf, 0.0))
+    free = torch.stack([*dpm_solver(two, x, sigmas, denoise=False)])
+    held = torch.stack([*dpm_solver(two, x, sigmas, last_extrapolation=0.0, denoise=False)])
     assert torch.equal(free[:-1], held[:-1])
     assert not torch.equal(free[-1], held[-1])
 
@@ -222,8 +238,8 @@ def test_the_ladders_of_samplers_are_checked() -> None:
         next(predictor_corrector(GaussianScore(0, 1), x, ladder, snr=0.0))
     with pytest.raises(ValueError, match="stochasticity is -1"):
         next(dpm_solver(GaussianScore(0, 1), x, ladder, stochasticity=-1))
-    with pytest.raises(ValueError, match=r"last is -0\.1"):
-        next(dpm_solver(GaussianScore(0, 1), x, ladder, last=-0.1))
+    with pytest.raises(ValueError, match=r"last_extrapolation is -0\.1"):
+        next(dpm_solver(GaussianScore(0, 1), x, ladder, last_extrapolation=-0.1))
 
 
 @pytest.mark.parametrize(
@@ -370,7 +386,13 @@ def test_a_step_of_annealed_langevin_in_closed_form() -> None:
 def test_a_second_step_of_dpm_solver_in_closed_form(last: float) -> None:
     score, x, sigmas = GaussianScore(0.3, 0.8), torch.tensor([[1.0, -2.0]]), torch.tensor([3.0, 2.0, 0.9])
     *_, found = dpm_solver(
-        score, x, sigmas, stochasticity=0.7, last=last, denoise=False, generator=torch.Generator().manual_seed(5)
+        score,
+        x,
+        sigmas,
+        stochasticity=0.7,
+        last_extrapolation=last,
+        denoise=False,
+        generator=torch.Generator().manual_seed(5),
     )
     g = torch.Generator().manual_seed(5)
     denoised, slope = torch.zeros(1, 2), torch.zeros(1, 2)

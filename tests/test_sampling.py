@@ -57,7 +57,7 @@ def test_every_name_stands_for_its_own_sampler(generator: torch.Generator) -> No
         "heun": lambda g: heun(SCORE, x, karras),
         "edm": lambda g: edm(SCORE, x, karras, churn=40, churn_range=(0.025, 1.0), generator=g),
         "dpmpp": lambda g: dpm_solver(SCORE, x, karras, generator=g),
-        "dpmpp-sde": lambda g: dpm_solver(SCORE, x, karras, stochasticity=1.0, last=0.25, generator=g),
+        "dpmpp-sde": lambda g: dpm_solver(SCORE, x, karras, stochasticity=1.0, last_extrapolation=0.25, generator=g),
         "langevin": lambda g: langevin(SCORE, x, 0.5, step_size=0.05, steps=3, generator=g),
     }
     assert set(direct) == set(METHODS)

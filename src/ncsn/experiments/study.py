@@ -52,7 +52,7 @@ TRIALS, FEWEST_TRIALS = 1000, 64  # samples at each guidance weight; with fewer 
 TRIALS_BY_STEPS = 256  # where no budget says how long they may take
 TRIALS_SHARE = 1 / 40  # of the budget
 THOROUGH_SECONDS, THOROUGH_STEPS = 360, 1000  # of training, from which on a classifier to choose by is worth its time
-PATIENT = 5  # times as long does that classifier take without bfloat16
+SLOWER = 5  # times as long does that classifier take without bfloat16
 GUIDE_SECONDS, GUIDE_STEPS = 1 / 20, 1 / 10  # the guide's share of either budget: its steps take half as long
 
 
@@ -293,7 +293,7 @@ class Study:
     def features(self) -> Features:
         """What guidance is chosen by."""
         seconds, steps = 60 * (self.settings.minutes or 0), self.settings.steps or 0
-        enough = THOROUGH_SECONDS * (PATIENT if machine.slow(self.device) else 1)
+        enough = THOROUGH_SECONDS * (SLOWER if machine.slow(self.device) else 1)
         thorough = seconds >= enough or steps >= THOROUGH_STEPS
         return guidance.suited(at_8_bits(self.pictures), self.device, thorough=thorough)
 

@@ -113,7 +113,7 @@ def dpm_solver(
     sigmas: Float[Tensor, "levels"],
     *,
     stochasticity: float = 0.0,
-    last: float = math.inf,
+    last_extrapolation: float = math.inf,
     denoise: bool = True,
     generator: torch.Generator | None = None,
 ) -> Iterator[Step]:
@@ -125,14 +125,16 @@ def dpm_solver(
 
     where D₋ and h₋ belong to the previous step (the first one does without).  η = 0 is the probability flow, Lu et al.
     2022 (arXiv:2211.01095), algorithm 2; η = 1 is their SDE-DPM-Solver++(2M), section 5, the reverse diffusion.
-    ``last``: the most that h/(2h₋) may be in the last step.  On few levels that is the longest one, where D changes
-    least: what is added there throws pixels beyond the edges of things, and no later step takes it back.
+    ``last_extrapolation``: the most that h/(2h₋) may be in the last step.  On few levels that step is the longest, and
+    D changes least in it: more throws pixels beyond the edges of things, which no later step takes back.
     NFE: levels − 1, and one more for ``denoise``.
-    Raises ValueError if ``stochasticity`` or ``last`` is negative.
+    Raises ValueError if ``stochasticity`` or ``last_extrapolation`` is negative.
     """
     check_ladder(sigmas)
-    if stochasticity < 0 or last < 0:
-        raise ValueError(f"stochasticity is {stochasticity}, last is {last}; neither must be negative")
+    if stochasticity < 0:
+        raise ValueError(f"stochasticity is {stochasticity}; it must not be negative")
+    if last_extrapolation < 0:
+        raise ValueError(f"last_extrapolation is {last_extrapolation}; it must not be negative")
     before: tuple[Tensor, Tensor] | None = None
     for sigma, following in pairwise(sigmas):
         denoised, h = tweedie(score, x, sigma), (sigma / following).log()
@@ -140,7 +142,8 @@ def dpm_solver(
         x = (1 - share) * x  # and in place from here on: many samples are large
         x += share * denoised
         if before is not None:
-            ahead = (h / (2 * before[1])).clamp(max=last if following == sigmas[-1] else math.inf)
+            most = last_extrapolation if following == sigmas[-1] else math.inf
+            ahead = (h / (2 * before[1])).clamp(max=most)
             x += share * ahead * (denoised - before[0])
         if stochasticity:
             z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)

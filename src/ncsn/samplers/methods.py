@@ -126,7 +126,7 @@ def sde_dpm_solver(d: Descent) -> "Iterator[Step]":
     """The reverse diffusion, by SDE-DPM-Solver++(2M), its last step between order 1 and 2."""
     from ncsn.samplers.flow import dpm_solver
 
-    return dpm_solver(d.score, d.x, d.sigmas, stochasticity=1.0, last=0.25, generator=d.generator)
+    return dpm_solver(d.score, d.x, d.sigmas, stochasticity=1.0, last_extrapolation=0.25, generator=d.generator)
 
 
 # Langevin steps settle on a level, and a guided score is that of no distribution to settle in: guided, both are worse.

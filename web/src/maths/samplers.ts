@@ -118,9 +118,9 @@ async function* edm({ score, x, sigmas, noise }: Descent): AsyncGenerator<Step> 
 /**
  * DPM-Solver++(2M), Lu et al. 2022: the probability flow for η = 0, the reverse diffusion for η = 1.
  *
- * The last step extrapolates by `last` times the last difference at most.
+ * The last step extrapolates by `lastExtrapolation` times the last difference at most.
  */
-function dpmSolver(eta: 0 | 1, last = Infinity): Sampler {
+function dpmSolver(eta: 0 | 1, lastExtrapolation = Infinity): Sampler {
   return async function* ({ score, x, sigmas, noise }) {
     let before: { mean: Values; h: number } | undefined;
     for (const [sigma, following] of pairs(sigmas)) {
@@ -128,7 +128,8 @@ function dpmSolver(eta: 0 | 1, last = Infinity): Sampler {
       const share = -Math.expm1(-(1 + eta) * h);
       const terms: [number, Values][] = [[1 - share, x], [share, mean]];
       if (before) {
-        const bend = share * Math.min(h / (2 * before.h), following === sigmas.at(-1) ? last : Infinity);
+        const most = following === sigmas.at(-1) ? lastExtrapolation : Infinity;
+        const bend = share * Math.min(h / (2 * before.h), most);
         terms.push([bend, mean], [-bend, before.mean]);
       }
       if (eta > 0) terms.push([following * Math.sqrt(-Math.expm1(-2 * eta * h)), noise()]);
