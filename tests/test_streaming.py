@@ -16,10 +16,12 @@ from PIL import Image
 import ncsn
 from ncsn import cli
 from ncsn import run as runs
+from ncsn.drawn import Steps
+from ncsn.draws import block_seed
 from ncsn.networks import MLP, UNet
 from ncsn.preconditioning import ScoreModel
 from ncsn.recipe import Recipe
-from ncsn.run import Run, block_seed
+from ncsn.run import Run
 from ncsn.sampling import Sampling
 from ncsn.streaming import Job, streamed
 from ncsn.units import Units
@@ -285,7 +287,7 @@ def test_an_interrupt_says_how_to_go_on(
 ) -> None:
     steps, seen = Run.steps, []
 
-    def interrupted(self: Run, n: int = 1, **how: object) -> runs.Steps:
+    def interrupted(self: Run, n: int = 1, **how: object) -> Steps:
         seen.append(n)
         if len(seen) == 3:
             raise KeyboardInterrupt

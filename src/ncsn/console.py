@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from ncsn.distributed import Group
-    from ncsn.drawn import Drawn
-    from ncsn.run import Run, Steps
+    from ncsn.drawn import Drawn, Steps
+    from ncsn.run import Run
     from ncsn.samplers.step import Step
     from ncsn.training import Progress, State
 

@@ -1,5 +1,6 @@
-"""Samples, and what they cost."""
+"""Samples, on their way and drawn, and what they cost."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -7,6 +8,39 @@ from torch import Tensor
 
 from ncsn.samplers.step import Step
 from ncsn.sampling import Sampling
+from ncsn.score import Counted
+
+
+class Steps(Iterator[Step]):
+    """The states of samples on their way out of the noise, as they come; ``len`` of it is how many there will be.
+
+    ``sampling``: how they are drawn.  ``nfe``, ``guide_nfe``: how often the network and its guide have been evaluated
+    so far, for each sample.
+    """
+
+    def __init__(
+        self, states: Iterator[Step], sampling: Sampling, networks: list[Counted], guide: Counted | None
+    ) -> None:
+        self.states, self.sampling = states, sampling
+        self.networks, self.guide = networks, guide
+
+    def __len__(self) -> int:
+        """How many states there will be."""
+        return self.sampling.states
+
+    def __next__(self) -> Step:
+        """The next state."""
+        return next(self.states)
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations of the network so far."""
+        return sum(network.nfe for network in self.networks)
+
+    @property
+    def guide_nfe(self) -> int:
+        """Evaluations of the guide so far."""
+        return 0 if self.guide is None else self.guide.nfe
 
 
 @dataclass(frozen=True, kw_only=True)

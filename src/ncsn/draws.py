@@ -1,4 +1,6 @@
-"""Random numbers of a training step: which ones an example gets depends on the seed, the step and its place alone.
+"""Random numbers that depend on what they are for, and on nobody who draws them.
+
+In a training step, which ones an example gets depends on the seed, the step and its place alone.
 
 A batch may be shared by any number of processes: each draws the numbers of its own examples, and nobody another's.  So
 they are the same on one process and on eight.
@@ -6,6 +8,7 @@ they are the same on one process and on eight.
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -146,3 +149,15 @@ def stratified(n: int, source: Source) -> Float[Tensor, "n"]:
     device = placed(source, None)
     strata = torch.randperm(n, generator=source, device=device)
     return (strata + torch.rand(n, generator=source, device=device)) / n
+
+
+def block_seed(seed: int, number: int) -> int:
+    """The seed of a block of samples: the user's for the first.
+
+    On a CPU generators have 2³² seeds.  Blocks count on from one that is far from the user's, so that no two blocks
+    share one, and seeds 0 and 1 have no blocks in common.
+    """
+    if number == 0:
+        return seed
+    start = np.random.SeedSequence(seed % 2**64).generate_state(1)[0]
+    return (int(start) + number) % SEEDS

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ncsn.score import Score, Sigma, expand, tweedie
+from ncsn.units import Units
 
 Measurement = Callable[[Tensor], Tensor]
 """A linear function of a batch of examples, (b, *d) → (b, *m)."""
@@ -75,6 +76,41 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Float[Tensor, "n 
         before, square = square, dot(residual, residual)
         direction = residual + square / before.clamp(min=tiny) * direction
     return u
+
+
+def standardised(
+    measure: Measurement,
+    y: Tensor,
+    noise_std: float | Tensor,
+    *,
+    example: Float[Tensor, "1 *d"],
+    units: Units | None = None,
+) -> tuple[Measurement, Float[Tensor, "k *m"], float]:
+    """A measurement in the user's units as ``posterior`` takes it: A, y and σ_y of what the score knows.
+
+    ``y``: one measurement (*m), or several (k, *m).  ``noise_std``: σ_y > 0, one number, or a tensor that broadcasts
+    against y; then A and y are divided by it, and the noise is 1.  ``example``: one for its shape, type and device.
+    ``units``: of the user, if they are not the score's.
+    Raises ValueError for a ``y`` that is no measurement, and for noise that is not positive.
+    """
+    noise = torch.as_tensor(noise_std, dtype=torch.float32, device=example.device)
+    if not bool((noise > 0).all()):
+        raise ValueError(f"noise_std is {noise_std}; it must be positive")
+    divisor = noise if noise.ndim else 1.0
+    zero = torch.zeros_like(example)
+
+    def linear(v: Tensor) -> Tensor:
+        return measure(v if units is None else units.scale.to(v) * v) / divisor
+
+    expected = linear(zero).shape[1:]
+    target = y.to(zero)
+    if target.shape == expected:
+        target = target[None]
+    if target.shape[1:] != expected:
+        raise ValueError(f"y has shape {tuple(y.shape)}; a measurement has {tuple(expected)}, or (n, ...) of them")
+    if units is not None:
+        target = target - measure(units.restore(zero))
+    return linear, target / divisor, 1.0 if noise.ndim else float(noise)
 
 
 def posterior(

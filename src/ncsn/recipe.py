@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -21,6 +22,7 @@ LARGEST_SIDE = 9999  # of an image; and so many channels, at most
 LARGEST_EXAMPLE = 10**9  # numbers
 LARGEST_ARGUMENT = 2**20  # a width, a number of classes
 
+Label = int | str | Int64[Tensor, "n"]
 Argument: TypeAlias = bool | int | float | str | tuple[int, ...] | tuple[float, ...]
 PreconditioningName = Literal["karras", "scaled", "plain"]
 PRECONDITIONINGS: dict[PreconditioningName, Preconditioning] = {
@@ -108,6 +110,27 @@ class Recipe:
             return list(self.shares).index(name)
         return int(name) if name.isdecimal() and len(name) < 10 else -1
 
+    def labels(self, label: Label, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
+        """A class for each of ``n`` samples, on the generator's device; None for the score of all classes together.
+
+        ``label``: one for all, by its name or number, a number for each, "any" for classes drawn by their shares in
+        the training data, or "none".
+        Raises ValueError if there is no such class.
+        """
+        if isinstance(label, str) and label == "none":
+            return None
+        if not self.classes:
+            raise ValueError(f"class is {label}; this run was trained without classes")
+        device = generator.device
+        if isinstance(label, str) and label == "any":
+            weights = list(self.shares.values()) or self.classes * [1.0]  # evenly, where they are not known
+            return by_shares(torch.tensor(weights, device=device), n, generator)
+        # Names first: a folder called 3 is meant by 3, whatever its number.
+        chosen = torch.as_tensor(self.number_of(label) if isinstance(label, str) else label, device=device).expand(n)
+        if bool((chosen < 0).any()) or bool((chosen >= self.classes).any()):
+            raise ValueError(f"class is {label}; allowed are any, none, and {self.named}")
+        return chosen
+
     def build(
         self,
         data_mean: float | Tensor = 0.0,
@@ -164,3 +187,14 @@ class Recipe:
             network(torch.zeros(batch_size, *self.shape), torch.zeros(batch_size))
         needed: int = 5 * weights + made.all if learning else 2 * weights + 4 * made.largest
         return needed
+
+
+def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:
+    """``n`` classes in random order, of each as many as its share says, but for less than one.
+
+    Systematic resampling: each of them has the shares as its distribution, and all together next to no variance.
+    """
+    device = shares.device
+    places = (torch.rand(1, generator=generator, device=device) + torch.arange(n, device=device)) / n
+    chosen = torch.searchsorted(shares.cumsum(0) / shares.sum(), places).clamp(max=len(shares) - 1)
+    return chosen[torch.randperm(n, generator=generator, device=device)]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
@@ -17,10 +16,12 @@ from ncsn import machine, problems, storage
 from ncsn.data.images import Images
 from ncsn.data.named import mnist
 from ncsn.data.origin import Origin
+from ncsn.drawn import Steps
+from ncsn.draws import block_seed
 from ncsn.likelihood import Likelihood, joined, log_prob
 from ncsn.preconditioning import ScoreModel
 from ncsn.problems import Measurement
-from ncsn.recipe import Recipe
+from ncsn.recipe import Label, Recipe
 from ncsn.samplers.flow import encode, slerp
 from ncsn.samplers.methods import GuideName
 from ncsn.samplers.step import NonFiniteSampleError, Step
@@ -32,39 +33,6 @@ Condition = Callable[[Score, int, torch.Generator], Score]
 """(the prior's score, how many examples, randomness) → the posterior's score for as many."""
 CPU = torch.device("cpu")
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
-Label = int | str | Int64[Tensor, "n"]
-
-
-class Steps(Iterator[Step]):
-    """The states of samples on their way out of the noise, as they come; ``len`` of it is how many there will be.
-
-    ``sampling``: how they are drawn.  ``nfe``, ``guide_nfe``: how often the network and its guide have been evaluated
-    so far, for each sample.
-    """
-
-    def __init__(
-        self, states: Iterator[Step], sampling: Sampling, networks: list[Counted], guide: Counted | None
-    ) -> None:
-        self.states, self.sampling = states, sampling
-        self.networks, self.guide = networks, guide
-
-    def __len__(self) -> int:
-        """How many states there will be."""
-        return self.sampling.states
-
-    def __next__(self) -> Step:
-        """The next state."""
-        return next(self.states)
-
-    @property
-    def nfe(self) -> int:
-        """Evaluations of the network so far."""
-        return sum(network.nfe for network in self.networks)
-
-    @property
-    def guide_nfe(self) -> int:
-        """Evaluations of the guide so far."""
-        return 0 if self.guide is None else self.guide.nfe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,22 +201,9 @@ class Run:
 
         Raises ValueError if the run has no such class.
         """
-        classes, shares = self.recipe.classes, self.recipe.shares
         if label is None:
-            label = "any" if shares and self.condition is None else "none"
-        if isinstance(label, str) and label == "none":
-            return None
-        if not classes:
-            raise ValueError(f"class is {label}; this run was trained without classes")
-        if isinstance(label, str) and label == "any":
-            weights = list(shares.values()) or classes * [1.0]  # evenly, where they are not known
-            return by_shares(torch.tensor(weights, device=self.device), n, generator)
-        # Names first: a folder called 3 is meant by 3, whatever its number.
-        number = self.recipe.number_of(label) if isinstance(label, str) else label
-        chosen = torch.as_tensor(number, device=self.device).expand(n)
-        if bool((chosen < 0).any()) or bool((chosen >= classes).any()):
-            raise ValueError(f"class is {label}; allowed are any, none, and {self.recipe.named}")
-        return chosen
+            label = "any" if self.recipe.shares and self.condition is None else "none"
+        return self.recipe.labels(label, n, generator)
 
     def sample(self, n: int = 1, **how: Any) -> Float[Tensor, "n *d"]:
         """``n`` samples, in the units of the data.  ``how`` and errors: as for ``steps``."""
@@ -338,31 +293,11 @@ class Run:
         ``ncsn.problems.posterior``.
         Raises ValueError for a ``y`` that is no measurement, and for noise that is not positive.
         """
-        units = self.units
-        noise = torch.as_tensor(noise_std, dtype=torch.float32, device=self.device)
-        if not bool((noise > 0).all()):
-            raise ValueError(f"noise_std is {noise_std}; it must be positive")
-        whitened = noise.ndim > 0
         zero = torch.zeros(1, *self.recipe.shape, device=self.device)
-        target = y.to(zero)
-
-        def linear(v: Tensor) -> Tensor:
-            value = measure(v if units is None else units.scale.to(v) * v)
-            return value / noise if whitened else value
-
-        expected = linear(zero).shape[1:]
-        if target.shape == expected:
-            target = target[None]
-        if target.shape[1:] != expected:
-            raise ValueError(f"y has shape {tuple(y.shape)}; a measurement has {tuple(expected)}, or (n, ...) of them")
-        if units is not None:
-            target = target - measure(units.restore(zero))
-        if whitened:
-            target = target / noise
+        linear, target, noise = problems.standardised(measure, y, noise_std, example=zero, units=self.units)
 
         def condition(score: Score, n: int, generator: torch.Generator) -> Score:
-            each = one_for_each(target, n)
-            return problems.posterior(score, linear, each, 1.0 if whitened else float(noise), steps=solver_steps)
+            return problems.posterior(score, linear, one_for_each(target, n), noise, steps=solver_steps)
 
         # Twice the usual levels, unguided: the posterior's score is rougher than the prior's, and must be a score.
         sampling = self.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0)
@@ -478,29 +413,6 @@ class Run:
                 storage.write_config(place, self.experiment, self.settings, self.recipe, self.origin)
         finally:
             lock.release()
-
-
-def block_seed(seed: int, number: int) -> int:
-    """The seed of a block of samples: the user's for the first.
-
-    On a CPU generators have 2³² seeds.  Blocks count on from one that is far from the user's, so that no two blocks
-    share one, and seeds 0 and 1 have no blocks in common.
-    """
-    if number == 0:
-        return seed
-    start = np.random.SeedSequence(seed % 2**64).generate_state(1)[0]
-    return (int(start) + number) % 2**32
-
-
-def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:
-    """``n`` classes in random order, of each as many as its share says, but for less than one.
-
-    Systematic resampling: each of them has the shares as its distribution, and all together next to no variance.
-    """
-    device = shares.device
-    places = (torch.rand(1, generator=generator, device=device) + torch.arange(n, device=device)) / n
-    chosen = torch.searchsorted(shares.cumsum(0) / shares.sum(), places).clamp(max=len(shares) - 1)
-    return chosen[torch.randperm(n, generator=generator, device=device)]
 
 
 def classes_of(score: Score) -> int:

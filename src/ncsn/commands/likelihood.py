@@ -55,9 +55,9 @@ class Likelihood(OfRun):
 
         import ncsn
         from ncsn import distributed, machine, storage
+        from ncsn.draws import block_seed
         from ncsn.likelihood import Bits, joined
         from ncsn.pixels import dequantize
-        from ncsn.run import block_seed
 
         began, group = time.perf_counter(), distributed.join()
         run = ncsn.load(self.run, device=self.device)

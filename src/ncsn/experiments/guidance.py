@@ -12,8 +12,8 @@ from ncsn.data import Images
 from ncsn.evaluation import borrowed, chosen, classifiers
 from ncsn.evaluation.features import PIXELS, Features
 from ncsn.pixels import quantize, reals
-from ncsn.recipe import Recipe
-from ncsn.run import Label, Run
+from ncsn.recipe import Label, Recipe
+from ncsn.run import Run
 from ncsn.samplers.methods import GuideName
 from ncsn.sampling import Sampling
 
