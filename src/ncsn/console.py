@@ -174,6 +174,7 @@ def watch(
             total=1.0, bar_format=bar_format, mininterval=refresh_interval(), miniters=0, disable=not group.leads
         ) as bar,
     ):
+        tell(threads)
         try:
             for p in progress:
                 clock.lap(what.strip())
@@ -235,6 +236,7 @@ def bar(states: Iterable[T], description: str, *, total: int | None = None) -> I
     from tqdm.auto import tqdm
 
     interval, threads = refresh_interval(), Threads()
+    tell(threads)
     for state in tqdm(states, total=total, desc=description, unit="state", delay=1, leave=False, mininterval=interval):
         tell(threads)
         yield state
@@ -343,6 +345,7 @@ def draw_blocks(
                 if pays and not compiled:
                     compile_run(run, usual)
                     compiled = True
+                tell(threads)
                 with nullcontext() if pays else machine.nothing_compiled():
                     for step in steps:
                         bar.update(sum(counts) / len(steps))
