@@ -31,6 +31,7 @@ from ncsn.experiments.study import Plan, Study
 from ncsn.pixels import quantize
 from ncsn.plots.tiles import tile
 from ncsn.samplers.methods import METHODS
+from ncsn.sampling import Sampling
 
 ROOT = Path(__file__).parent.parent
 TINY = "--channels 8 8 --blocks 1 --batch-size 16 --levels 6 --langevin-steps 1 --samples 9 --guidance 2 --no-compile"
@@ -268,10 +269,10 @@ def test_what_comes_after_training_fits_into_its_share(tmp_path: Path, monkeypat
     monkeypatch.setattr(
         studying,
         "guidance",
-        SimpleNamespace(
-            evaluations=lambda _: 77.5, seen=lambda _: 4, suited=lambda *_, thorough: PIXELS, of_one=lambda _: 37.5
-        ),
+        SimpleNamespace(evaluations=lambda _: 77.5, seen=lambda _: 4, suited=lambda *_, thorough: PIXELS),
     )
+
+    monkeypatch.setattr(Sampling, "guided_nfe", 37.5)
 
     def plan(**given: Any) -> Plan:
         begun = study(tmp_path / "run", many, sigma_max=10.0, **given)

@@ -77,8 +77,8 @@ def test_samples_are_compared_at_every_weight_and_real_images_first(classes: boo
     inside = sum(0.2 <= sigma <= 1.5 for sigma in guided)
     asked = len(unguided) + 4 * len(guided) + 3 * inside / 4
     assert guidance.evaluations(classless) == pytest.approx(asked * sampling.nfe / 6)
-    assert guidance.of_one(by_itself) == pytest.approx(by_itself.nfe * (1 + inside / 6))
-    assert guidance.of_one(sampling) == pytest.approx(sampling.nfe * (1 + inside / 24))
+    assert by_itself.guided_nfe == pytest.approx(by_itself.nfe * (1 + inside / 6))
+    assert sampling.guided_nfe == pytest.approx(sampling.nfe * (1 + inside / 24))
     drawn: list[object] = []
 
     class Sampled:

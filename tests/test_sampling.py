@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -10,10 +11,10 @@ from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.samplers.flow import dpm_solver, edm, euler, heun
 from ncsn.samplers.langevin import annealed_langevin, consistent_annealed, langevin, predictor_corrector
-from ncsn.samplers.methods import METHODS, Descent, Method
+from ncsn.samplers.methods import METHODS, Descent, GuideName, Method
 from ncsn.samplers.step import Step
 from ncsn.sampling import Sampling
-from ncsn.score import Counted
+from ncsn.score import Counted, guided
 
 SAMPLING = Sampling(sigma_max=5.0, sigma_min=0.5, sampler="dpmpp-sde", levels=30, steps=3, eps=0.05)
 SCORE = GaussianScore(1.0, 0.5)
@@ -60,7 +61,7 @@ def test_every_name_stands_for_its_own_sampler(generator: torch.Generator) -> No
         "dpmpp-sde": lambda g: dpm_solver(SCORE, x, karras, stochasticity=1.0, last_extrapolation=0.25, generator=g),
         "langevin": lambda g: langevin(SCORE, x, 0.5, step_size=0.05, steps=3, generator=g),
     }
-    assert set(direct) == set(METHODS)
+    assert {*direct, "fast"} == set(METHODS)
     ends = {}
     for name, sampler in direct.items():
         levels = 1 if name == "langevin" else 30
@@ -75,17 +76,20 @@ def test_every_name_stands_for_its_own_sampler(generator: torch.Generator) -> No
 
 def test_defaults_are_those_that_were_measured() -> None:
     """What a run costs and how it is guided where nobody says otherwise; README's numbers are about these."""
-    found = {name: (m.ladder, m.levels, m.steps, m.nfe(m.levels, m.steps), m.guided) for name, m in METHODS.items()}
+    found = {
+        name: (m.ladder, m.levels, m.steps, m.nfe(m.levels, m.steps), m.guided_from) for name, m in METHODS.items()
+    }
     assert found == {
-        "annealed": ("geometric", 100, 2, 201, False),
-        "consistent": ("geometric", 100, 1, 100, True),
-        "pc": ("geometric", 60, 1, 119, True),
-        "euler": ("karras", 40, 1, 40, True),
-        "heun": ("karras", 18, 1, 35, True),
-        "edm": ("karras", 40, 1, 79, True),
-        "dpmpp": ("karras", 20, 1, 20, True),
-        "dpmpp-sde": ("karras", 30, 1, 30, True),
-        "langevin": ("geometric", 1, 200, 201, False),
+        "annealed": ("geometric", 100, 2, 201, math.inf),
+        "consistent": ("geometric", 100, 1, 100, 0),
+        "pc": ("geometric", 60, 1, 119, 0),
+        "euler": ("karras", 40, 1, 40, 0),
+        "heun": ("karras", 18, 1, 35, 0),
+        "edm": ("karras", 40, 1, 79, 0),
+        "dpmpp": ("karras", 20, 1, 20, 0),
+        "dpmpp-sde": ("karras", 30, 1, 30, 0),
+        "langevin": ("geometric", 1, 200, 201, math.inf),
+        "fast": ("karras", 8, 1, 8, 0.5),
     }
     assert (SAMPLING.guidance, SAMPLING.guided_between) == (1, (0.2, 1.5))
     assert replace(SAMPLING, guidance=0.0).guidance == 0  # a class or a guide alone
@@ -113,6 +117,31 @@ def test_another_sampler_comes_with_its_own_levels_and_guidance() -> None:
     assert annealed.but().steps == 9
     assert guided.but(sampler="annealed").steps == METHODS["annealed"].steps
     assert guided.but(eps=0.01).eps == 0.01
+
+
+@pytest.mark.parametrize("guide", ["smaller", "unconditional"])
+@pytest.mark.parametrize("weight", [0.0, 1.0, 1.25, 1.5, 4.0])
+@pytest.mark.parametrize("top", [2.0, 50.0])
+def test_fast_is_the_default_on_as_many_levels_as_eight_evaluations_allow(
+    guide: GuideName, weight: float, top: float, generator: torch.Generator
+) -> None:
+    own = replace(SAMPLING, sampler="dpmpp-sde", sigma_max=top, sigma_min=0.01, levels=30, guidance=weight, guide=guide)
+    fast = own.but(sampler="fast")
+    assert fast.guidance == (1 if weight in (1, 1.25) else weight)
+    assert fast.but() == fast
+    for found in (fast, own.but(sampler="fast", guidance=1.25), fast.but(guidance=3.0)):
+        network, other = Counted(SCORE), Counted(SCORE)
+        score = guided(network, other, found.guidance, between=found.guided_between)
+        x = 5 * torch.randn(3, 2, generator=generator)
+        *_, last = found.follow(score, x, generator=torch.Generator().manual_seed(3))
+        costs = network.nfe + other.nfe * (1 if guide == "unconditional" else 0.25)
+        assert costs == found.evaluations <= 8
+        more = replace(found, levels=found.count + 1)
+        assert more.evaluations > 8
+        same = replace(found, sampler="dpmpp-sde")
+        *_, expected = same.follow(score, x, generator=torch.Generator().manual_seed(3))
+        assert torch.equal(last.x, expected.x)
+    assert own.but(sampler="fast", levels=5).levels == own.but(sampler="fast", levels=5).but().levels == 5
 
 
 def test_levels_may_be_given_one_by_one(generator: torch.Generator) -> None:

@@ -1,6 +1,7 @@
 """The directive ``samplers``: what every sampler costs and how good it is, as benchmarks/samplers.py has measured."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ def rows() -> list[str]:
         "|---|--:|--:|--:|--:|--:|",
     ]
     for name, method in METHODS.items():
-        chosen = [row for row in measured if row["sampler"] == name and (row["guidance"] != 1) == method.guided]
+        guided = method.guided_from < math.inf
+        chosen = [row for row in measured if row["sampler"] == name and (row["guidance"] != 1) == guided]
+        if not chosen:
+            continue
         alone = [row for row in chosen if row["levels"] in (method.levels, None)] or chosen
         row = alone[0]
         lines.append(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ncsn.noise import Geometric, Karras, check_range
 from ncsn.ranges import MOST_LEVELS, MOST_STEPS
-from ncsn.samplers.methods import METHODS, Descent, GuideName, Method
+from ncsn.samplers.methods import GUIDED, METHODS, Descent, GuideName, Method
 from ncsn.samplers.step import Step
 from ncsn.score import Score
 
@@ -94,6 +94,8 @@ class Sampling:
         if name == "langevin" and levels not in (None, 1):
             raise ValueError(f"levels is {levels}, but langevin stays on the smallest one; steps says how long")
         base = self if name == self.sampler else self.changed(name)
+        if levels is None and base.method.most is not None:
+            base = base.within(base.method.most, guidance=guidance, guide=guide)
         given = {"levels": levels, "steps": steps, "eps": eps, "guidance": guidance, "guide": guide}
         return replace(base, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
 
@@ -102,9 +104,15 @@ class Sampling:
         if sampler not in METHODS:
             raise ValueError(f"sampler is {sampler}; allowed are {', '.join(METHODS)}")
         method = METHODS[sampler]
-        guidance = self.guidance if method.guided else 1.0
+        guidance = self.guidance if abs(self.guidance - 1) >= method.guided_from else 1.0
         levels = method.suited(self.sigma_max, self.sigma_min)
         return replace(self, sampler=sampler, levels=levels, steps=method.steps, guidance=guidance)
+
+    def within(self, most: int, *, guidance: float | None, guide: GuideName | None) -> "Sampling":
+        """Without some of its levels, if a sample so guided would take more evaluations than that."""
+        guided = replace(self, guidance=self.guidance if guidance is None else guidance, guide=guide or self.guide)
+        fewer = (replace(guided, levels=levels) for levels in range(guided.count - 1, 0, -1))
+        return next((found for found in (guided, *fewer) if found.evaluations <= most), replace(guided, levels=1))
 
     @property
     def count(self) -> int:
@@ -120,6 +128,18 @@ class Sampling:
     def nfe(self) -> int:
         """How often a score is evaluated for one sample."""
         return self.method.nfe(self.count, self.steps)
+
+    @property
+    def evaluations(self) -> float:
+        """How often the network is evaluated for one sample, its guide included: a smaller one is a quarter of it."""
+        return self.nfe if self.guidance == 1 else self.guided_nfe
+
+    @property
+    def guided_nfe(self) -> float:
+        """The same, if samples are guided."""
+        low, high = self.guided_between
+        guided: int = sum(low <= sigma <= high for sigma in self.ladder().tolist())
+        return self.nfe + self.nfe * guided * (GUIDED[self.guide] - 1) / self.count
 
     def ladder(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
         """The noise levels to descend."""

@@ -14,14 +14,13 @@ from ncsn.evaluation.features import PIXELS, Features
 from ncsn.pixels import quantize, reals
 from ncsn.recipe import Label, Recipe
 from ncsn.run import Run
-from ncsn.samplers.methods import GuideName
+from ncsn.samplers.methods import GUIDED, GuideName
 from ncsn.sampling import Sampling
 
 WEIGHTS: dict[GuideName, tuple[float, ...]] = {  # that are offered, smallest first
     "smaller": (1.0, 1.25, 1.5, 2.0),
     "unconditional": (1.0, 1.25, 1.5, 2.0, 3.0, 4.0),
 }
-GUIDED: dict[GuideName, float] = {"smaller": 1.25, "unconditional": 2.0}  # evaluations of the network, on guided levels
 COMPARED = 4  # times as many held-out images are what samples are compared with
 SLACK = 1.1  # by which samples may be farther in pixels: what as many real images vary by
 NEARLY = 0.1  # of the way from unguided samples to real images: less is no reason for a larger weight
@@ -105,13 +104,6 @@ def evaluations(recipe: Recipe) -> float:
     guided = sum(sigma >= sampling.guided_between[0] for sigma in rest)
     levels = len(unguided) + len(rest) * number + guided * (number - 1) * (GUIDED[sampling.guide] - 1)
     return levels * sampling.nfe / (len(unguided) + len(rest))
-
-
-def of_one(sampling: Sampling) -> float:
-    """How often the network is asked for one guided sample."""
-    low, high = sampling.guided_between
-    share = sum(low <= sigma <= high for sigma in sampling.ladder().tolist()) / sampling.count
-    return float(sampling.nfe * (1 + share * (GUIDED[sampling.guide] - 1)))
 
 
 def best(found: Sequence[Trial]) -> Trial:

@@ -1,5 +1,6 @@
 """Learning the score of images: from settings with gaps to settings without, and to a recipe."""
 
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def resolve(given: Images, pictures: Pictures, device: torch.device) -> Resolved
     values |= shape_of(settings, facts, device) | noise_of(settings, facts, classes=bool(values["classes"]))
     values |= {
         "langevin_steps": settings.langevin_steps or method.steps,
-        "guidance": 1.0 if settings.guidance == "chosen" and not method.guided else settings.guidance,
+        "guidance": 1.0 if settings.guidance == "chosen" and method.guided_from == math.inf else settings.guidance,
     }
     resolved = ResolvedImages(**values)
     if settings.posterior_above is not None or pictures.shards is not None:

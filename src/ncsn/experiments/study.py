@@ -311,7 +311,7 @@ class Study:
         budget = 60 * settings.minutes
         example = torch.zeros(FEWEST_TRIALS, *self.pictures.shape, device=self.device)
         evaluation = seconds_of(lambda: state.average(example, 1.0), self.device) / len(example)
-        sample = guidance.of_one(sampling) * evaluation
+        sample = sampling.guided_nfe * evaluation
         annealed = sampling.but(sampler="annealed").nfe * evaluation
         held_out = self.held_out[:20]
         trial = guidance.evaluations(self.recipe) * evaluation

@@ -140,7 +140,7 @@ function dpmSolver(eta: 0 | 1, lastExtrapolation = Infinity): Sampler {
   };
 }
 
-/** A sampler as a run uses it; ncsn.METHODS has the same rows. */
+/** A sampler as a run uses it; ncsn.METHODS has these rows, too. */
 export interface Method {
   title: string;
   follow: Sampler;
