@@ -154,6 +154,21 @@ def test_a_trial_counts_products_and_leaves_its_number_of_threads(monkeypatch: p
     assert speed(1) < found
 
 
+@pytest.mark.usefixtures("two")
+def test_where_the_system_does_not_say_who_is_busy_all_threads_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hidden(*, percpu: bool) -> None:
+        raise PermissionError(f"[Errno 13] Permission denied: '/proc/stat', percpu={percpu}")
+
+    monkeypatch.setattr("ncsn.threads.psutil.cpu_times", hidden)
+    monkeypatch.setattr(threads, "BEGUN", Load.now())
+    for name in threads.CHOSEN_BY:
+        monkeypatch.delenv(name, raising=False)
+    follower = Threads()
+    assert busy_seconds() == []
+    assert follower.follow() is None
+    assert follower.most == torch.get_num_threads() == 2
+
+
 def test_what_this_process_does_is_not_taken_for_others() -> None:
     before, own = sum(busy_seconds()), time.process_time()
     while time.process_time() - own < 0.5:

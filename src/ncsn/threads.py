@@ -41,13 +41,17 @@ class Load:
 
 
 def busy_seconds() -> list[float]:
-    """How long each processor that this process may use has been busy since the machine was started."""
+    """How long each processor that this process may use has been busy so far; none where the system does not say."""
+    try:
+        processors = psutil.cpu_times(percpu=True)
+    except OSError:  # some containers and telephones do not say
+        return []
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     # A guest's time is in user and nice already.
     idle = ("idle", "iowait", "guest", "guest_nice")
     return [
         sum(seconds for name, seconds in times._asdict().items() if name not in idle)
-        for number, times in enumerate(psutil.cpu_times(percpu=True))
+        for number, times in enumerate(processors)
         if allowed is None or number in allowed
     ]
 
