@@ -123,7 +123,7 @@ def step_cost(step: Step) -> Cost:
     """What a training step costs: counted on the processor, of one process' share."""
 
     def share(images: int, parts: int) -> Counts:
-        whole = Step(batch_size=images * PARTS // parts, channels=step.channels, side=step.side, examples=64)
+        whole = replace(step, batch_size=images * PARTS // parts, examples=64)
         _, progress = progress_of(whole, Silent(rank=0, size=PARTS // parts))
         return counted(lambda: next(progress))
 
@@ -156,7 +156,8 @@ def expectations(wire: Link) -> str:
     """Throughput on 1, 8 and 64 of the assumed GPUs, and over a ``wire`` that was measured."""
     throughput, messages, drawing, said = [], [], [], []
     for side in (32, 64):
-        step = Step(side=side, channels=rules.channels((3, side, side), rules.SPEEDS["cuda"], 600))
+        channels = rules.channels((3, side, side), rules.SPEEDS["cuda"], 600)
+        step = Step(side=side, channels=channels, precision="bf16")  # a GPU's, whatever processor counts it
         cost = step_cost(step)
         size = 4 * sum(p.numel() for p in model_of(step, torch.device("cpu")).parameters())
         said.append(made_of(side, step, cost, size))

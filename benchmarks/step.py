@@ -24,10 +24,11 @@ from ncsn import console, distributed, machine, process
 from ncsn.distributed import ALONE, Group
 from ncsn.draws import Draws
 from ncsn.empirical import Empirical
-from ncsn.experiments.settings import DeviceName
+from ncsn.experiments.settings import DeviceName, PrecisionName
 from ncsn.networks import UNet
 from ncsn.noise import LogNormal
 from ncsn.objectives import dsm, posterior_dsm
+from ncsn.optimizers import muon_and_adam
 from ncsn.pixels import reals
 from ncsn.preconditioning import ScoreModel
 from ncsn.training import Budget, Progress, State, train
@@ -53,6 +54,8 @@ class Step:
     """Targets that ask the whole data set at high noise."""
     compile: bool = False
     """Compile the network, as trainings of four minutes and more do."""
+    precision: PrecisionName = "auto"
+    """What the network runs in; auto: the device's fastest."""
     seconds: float = 2.0
     """How long to train; four steps at least."""
     device: DeviceName = "auto"
@@ -63,7 +66,7 @@ def model_of(step: Step, device: torch.device) -> ScoreModel:
     """A new network, as a training begins with it."""
     torch.manual_seed(0)
     network = UNet(3, step.channels, features=step.channels[0])
-    autocast = machine.autocast_of(machine.choose_precision("auto", device))
+    autocast = machine.autocast_of(machine.choose_precision(step.precision, device))
     return ScoreModel(network, 0.5, 0.25, autocast=autocast).to(device)
 
 
@@ -71,13 +74,14 @@ def progress_of(step: Step, group: Group = ALONE) -> tuple[State, Iterator[Progr
     """A training, and its steps."""
     device = machine.choose_device(step.device)
     draws = Draws(0, step.batch_size, device=device, rank=group.rank, processes=group.size)
-    state = State(model_of(step, device), generator=draws)
+    model, precision = model_of(step, device), machine.choose_precision(step.precision, device)
+    products = torch.bfloat16 if precision == "bf16" else torch.float32
+    state = State(model, muon_and_adam(model, products=products), generator=draws)
     pixels = torch.randint(
         256, (step.examples, 3, step.side, step.side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     ).to(device)
     objective = dsm
     if step.posterior:
-        products = torch.bfloat16 if machine.fast_bfloat16(device) else torch.float32
         objective = partial(posterior_dsm, data_score=Empirical(reals(pixels), dtype=products), above=ABOVE)
     if step.compile:
         example, sigma = torch.zeros(draws.mine, *pixels.shape[1:], device=device), torch.ones(draws.mine).to(device)

@@ -14,8 +14,10 @@ import pytest
 import scaling
 import scaling_page
 import torch
-from expected import NVLINK, Cost, Counts, Kind, Link, counted, dominates
-from step import NOISE
+from expected import NVLINK, Cost, Counts, Kind, Link, counted, dominates, sample_cost, step_cost
+from step import NOISE, Step
+
+from ncsn import machine
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,6 +61,15 @@ def test_costs_are_counted() -> None:
     assert found.flops == 2 * 3 * 4 * 5
     assert found.operations == 2, "a view is none"
     assert found.bytes == 4 * (12 + 20 + 15) + 4 * (15 + 15)
+
+
+def test_what_a_gpu_should_do_is_the_same_whatever_processor_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, costs = Step(channels=(8, 16), side=8, precision="bf16"), []
+    for has in (True, False):
+        monkeypatch.setattr(machine, "processor_has", lambda *names, has=has: has)
+        costs.append((step_cost(step), sample_cost(step)))
+    assert costs[0] == costs[1]
+    assert costs[0] != (step_cost(replace(step, precision="fp32")), sample_cost(replace(step, precision="fp32")))
 
 
 def test_communication_dominates_until_arithmetic_takes_longer() -> None:
