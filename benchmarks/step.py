@@ -76,6 +76,7 @@ def progress_of(step: Step, group: Group = ALONE) -> tuple[State, Iterator[Progr
     draws = Draws(0, step.batch_size, device=device, rank=group.rank, processes=group.size)
     model, precision = model_of(step, device), machine.choose_precision(step.precision, device)
     products = torch.bfloat16 if precision == "bf16" else torch.float32
+    machine.allow_tf32(precision != "fp32")
     state = State(model, muon_and_adam(model, products=products), generator=draws)
     pixels = torch.randint(
         256, (step.examples, 3, step.side, step.side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)

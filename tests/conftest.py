@@ -1,9 +1,10 @@
 import os
 
-# Before torch starts its threads: test processes share the cores, and do not spin while they wait.
+# Before torch starts its threads: several test processes on few cores must not spin while they wait.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))))
+# And their number stays: beside each other, commands would take fewer.
+cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+os.environ.setdefault("OMP_NUM_THREADS", str(cores or 1))
 
 from jaxtyping import install_import_hook
 

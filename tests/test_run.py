@@ -56,6 +56,34 @@ def test_samples_are_in_the_units_of_the_data() -> None:
     torch.testing.assert_close(x, UNITS.restore(standard(None).sample(4000, seed=1)))
 
 
+@pytest.mark.parametrize(
+    ("how", "levels"),
+    [({}, 8), ({"label": "none"}, 8), ({"label": "any", "guidance": 3.0}, 5), ({"label": 3, "guidance": 1.5}, 5)],
+)
+@pytest.mark.parametrize("kind", ["old classes", "shares", "smaller"])
+def test_fast_takes_eight_evaluations_at_most_however_a_run_is_guided(
+    kind: str, how: dict[str, Any], levels: int
+) -> None:
+    own = replace(SAMPLING, guidance=1.25, guided_between=(0.2, 20.0))
+    if kind == "smaller":
+        run = Run(score=STANDARD, guide=GaussianScore(0.0, 2.0), recipe=replace(RECIPE, sampling=own))
+        how, levels = {key: value for key, value in how.items() if key != "label"}, 6 if "guidance" in how else 8
+    else:
+        run = replace(labelled(), recipe=replace(labelled().recipe, sampling=own))
+    if kind == "shares":
+        run = replace(run, recipe=replace(run.recipe, shares=dict.fromkeys("abcdefghij", 0.1)))
+    steps = run.steps(3, sampler="fast", **how)
+    list(steps)
+    assert steps.nfe + steps.guide_nfe / 4 <= 8
+    assert abs(steps.sampling.count - levels) <= 1, "and not many fewer"
+    assert len(run.steps(3, sampler="fast", levels=20)) == 20, "a user's number stays"
+
+
+def test_a_way_to_sample_is_no_runs_own() -> None:
+    with pytest.raises(ValueError, match=r"sampler is fast, by which runs can be sampled .* but no run's own"):
+        replace(RECIPE, sampling=replace(SAMPLING, sampler="fast"))
+
+
 def test_steps_are_the_states_on_the_way_and_know_their_number() -> None:
     steps = standard(None).steps(5, seed=2)
     path = list(steps)

@@ -127,21 +127,19 @@ def test_fast_is_the_default_on_as_many_levels_as_eight_evaluations_allow(
 ) -> None:
     own = replace(SAMPLING, sampler="dpmpp-sde", sigma_max=top, sigma_min=0.01, levels=30, guidance=weight, guide=guide)
     fast = own.but(sampler="fast")
-    assert fast.guidance == (1 if weight in (1, 1.25) else weight)
-    assert fast.but() == fast
-    for found in (fast, own.but(sampler="fast", guidance=1.25), fast.but(guidance=3.0)):
+    assert (fast.levels, fast.guidance) == (8, 1 if weight in (1, 1.25) else weight)
+    for found in (fast.limited, own.but(sampler="fast", guidance=1.25).limited, fast.but(guidance=3.0).limited):
         network, other = Counted(SCORE), Counted(SCORE)
         score = guided(network, other, found.guidance, between=found.guided_between)
         x = 5 * torch.randn(3, 2, generator=generator)
         *_, last = found.follow(score, x, generator=torch.Generator().manual_seed(3))
         costs = network.nfe + other.nfe * (1 if guide == "unconditional" else 0.25)
         assert costs == found.evaluations <= 8
-        more = replace(found, levels=found.count + 1)
-        assert more.evaluations > 8
+        assert replace(found, levels=found.count + 1).evaluations > 8
         same = replace(found, sampler="dpmpp-sde")
         *_, expected = same.follow(score, x, generator=torch.Generator().manual_seed(3))
         assert torch.equal(last.x, expected.x)
-    assert own.but(sampler="fast", levels=5).levels == own.but(sampler="fast", levels=5).but().levels == 5
+    assert own.limited == own, "who has no limit keeps his levels"
 
 
 def test_levels_may_be_given_one_by_one(generator: torch.Generator) -> None:

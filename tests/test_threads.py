@@ -4,7 +4,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from ncsn import threads
+import ncsn
+from ncsn import console, threads
 from ncsn.threads import Load, Threads, busy_seconds, speed
 
 
@@ -104,6 +105,19 @@ def test_who_was_busy_while_the_program_began_is_known_before_the_first_piece_of
 
 
 @pytest.mark.usefixtures("two")
+def test_a_program_that_pauses_is_noticed_when_it_goes_on(
+    machine: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, done = Computer(machine, monkeypatch, rates={2: 18, 1: 10}, taken={2: 0.0, 1: 0.0}), 0
+    for _ in range(10):
+        beside.rates, beside.taken = {2: 18, 1: 10}, {2: 0.0, 1: 0.05}
+        beside.work(4)
+        beside.rates, beside.taken = {2: 0.5, 1: 10}, {2: 0.9, 1: 1.0}
+        done += beside.work(16)
+    assert done > 0.7 * 160 * 10, "all but the first looks by one thread"
+
+
+@pytest.mark.usefixtures("two")
 def test_who_only_takes_what_is_left_costs_no_thread(
     machine: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +137,37 @@ def test_where_two_threads_are_faster_in_spite_of_others_they_stay(
     beside = Computer(machine, monkeypatch, rates={2: 16, 1: 10}, taken={2: 0.6, 1: 1.0})
     assert beside.work(3600) > 0.98 * 3600 * 16
     assert beside.trials > 200
+
+
+def test_the_number_of_threads_is_chosen_before_the_first_piece_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+
+    class Follower(Threads):
+        def follow(self) -> None:
+            happened.append("follow")
+
+        def release(self) -> None:
+            happened.append("release")
+
+    def work() -> Iterator[str]:
+        for piece in ("one", "two"):
+            happened.append(piece)
+            yield piece
+
+    monkeypatch.setattr(console, "Threads", Follower)
+    list(console.bar(work(), "work", total=2))
+    assert happened == ["follow", "one", "follow", "two", "follow", "release"]
+    happened.clear()
+    run = ncsn.load("mnist", device="cpu")
+
+    def score(x: torch.Tensor, sigma: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+        happened.append("score")
+        return -x / sigma**2
+
+    monkeypatch.setattr(run.model, "forward", score)
+    list(console.draw_blocks(run, 2, sampler="euler", levels=2, guidance=1.0))
+    assert happened.index("follow") < happened.index("score")
+    assert happened[-1] == "release"
 
 
 @pytest.mark.usefixtures("two")

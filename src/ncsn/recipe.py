@@ -49,7 +49,8 @@ class Recipe:
     ``preconditioning``: what makes it a score.  ``shape``: of one example.  ``sampling``: the run's own way to sample.
     ``depth``: what the numbers in the files of images are.  ``shares``: what each class is called, in the network's
     order, and how much of the training data it is; empty where that is not known.
-    Raises ValueError for a shape or for arguments that no network on this earth has, and for shares that are none.
+    Raises ValueError for a shape or for arguments that no network on this earth has, for shares that are none, and for
+    a sampler that is no run's own.
     """
 
     network: str
@@ -77,6 +78,9 @@ class Recipe:
                     f"{name} is {reprlib.repr(value)}; integers from 0 to {LARGEST_ARGUMENT:,} are needed, and at most "
                     f"{MOST_LEVELS:,} numbers"
                 )
+        if self.sampling.method.most is not None:
+            name = self.sampling.sampler
+            raise ValueError(f"sampler is {name}, by which runs can be sampled (--sampler {name}), but no run's own")
         if self.shares and not (
             len(self.shares) == self.classes
             and all(share >= 0 for share in self.shares.values())

@@ -134,7 +134,8 @@ class Run:
         size = even(n, batch_size)
         labels = self.labels(label, n, generator)
         network = Counted(batched(self.score, size, labels))
-        sampling, between = self.guidance(sampling, labels, weight=guidance, guide=guide)
+        sampling = self.guidance(sampling, labels, weight=guidance, guide=guide)
+        sampling = sampling.limited if levels is None else sampling
         free = smaller = None
         if sampling.guidance != 1 and sampling.guide == "unconditional":
             free = Counted(batched(self.score, size))
@@ -142,13 +143,13 @@ class Run:
             smaller = Counted(batched(self.guide, size, labels if classes_of(self.guide) else None))
         score: Score = network
         if (other := free or smaller) is not None:
-            score = guided(network, other, sampling.guidance, between=between)
+            score = guided(network, other, sampling.guidance, between=sampling.guided_between)
         states = self.follow(sampling, score, n, start, labels, generator)
         return Steps(states, sampling, [network] if free is None else [network, free], smaller)
 
     def guidance(
         self, sampling: Sampling, labels: Tensor | None, *, weight: float | None, guide: GuideName | None
-    ) -> tuple[Sampling, tuple[float, float]]:
+    ) -> Sampling:
         """How samples are guided, and on which noise levels; ``weight`` and ``guide`` as they were asked for.
 
         Without the guide that the run's own weight is meant for, not at all.  A run of before guidance was chosen with
@@ -166,8 +167,8 @@ class Run:
         if guide is None and labels is not None and (old or self.guide is None):
             sampling = replace(sampling, guide="unconditional")
         if not there[sampling.guide] or (old and weight is None):
-            sampling = replace(sampling, guidance=1.0)
-        return sampling, (0.0, math.inf) if old else sampling.guided_between
+            return replace(sampling, guidance=1.0)
+        return replace(sampling, guided_between=(0.0, math.inf)) if old else sampling
 
     def follow(
         self,

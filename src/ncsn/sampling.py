@@ -1,5 +1,6 @@
 """How samples are drawn from a score: which sampler, on which noise levels, and where it starts."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -94,8 +95,6 @@ class Sampling:
         if name == "langevin" and levels not in (None, 1):
             raise ValueError(f"levels is {levels}, but langevin stays on the smallest one; steps says how long")
         base = self if name == self.sampler else self.changed(name)
-        if levels is None and base.method.most is not None:
-            base = base.within(base.method.most, guidance=guidance, guide=guide)
         given = {"levels": levels, "steps": steps, "eps": eps, "guidance": guidance, "guide": guide}
         return replace(base, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
 
@@ -108,11 +107,12 @@ class Sampling:
         levels = method.suited(self.sigma_max, self.sigma_min)
         return replace(self, sampler=sampler, levels=levels, steps=method.steps, guidance=guidance)
 
-    def within(self, most: int, *, guidance: float | None, guide: GuideName | None) -> "Sampling":
-        """Without some of its levels, if a sample so guided would take more evaluations than that."""
-        guided = replace(self, guidance=self.guidance if guidance is None else guidance, guide=guide or self.guide)
-        fewer = (replace(guided, levels=levels) for levels in range(guided.count - 1, 0, -1))
-        return next((found for found in (guided, *fewer) if found.evaluations <= most), replace(guided, levels=1))
+    @property
+    def limited(self) -> "Sampling":
+        """Without as many levels as would take a sample beyond its method's most evaluations, if it has a most."""
+        most = math.inf if self.method.most is None else self.method.most
+        fewer = (replace(self, levels=levels) for levels in range(self.count - 1, 0, -1))
+        return self if self.evaluations <= most else next(found for found in fewer if found.evaluations <= most)
 
     @property
     def count(self) -> int:

@@ -97,6 +97,7 @@ class Threads:
         """Compute by as many threads as are fastest where ``others`` of the processors are taken."""
         if others < BUSY or self.most == 1:
             self.use(self.most)
+            self.next_trial = 0.0
         elif time.perf_counter() >= self.next_trial:
             free = int(len(self.looked.busy) - others + 1 - BUSY)
             fewer = max(1, min(self.most - 1, free))

@@ -48,7 +48,7 @@ class HowToSample:
     data, the default; none: by the score of all classes together, as inverse problems do."""
     guidance: Guidance | None = None
     """How far to move away from a guide; 1 for the plain score.  By default the run's own; 1 for annealed and langevin
-    where they are not the run's own."""
+    where they are not the run's own, and for fast where the run's own is below 1.5."""
     guide: GuideName | None = None
     """Which guide: the smaller network that the run has, or its own network unconditional, which needs a class.  By
     default the run's own, chosen by held-out images."""

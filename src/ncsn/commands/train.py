@@ -54,12 +54,13 @@ def learn(given: Images) -> None:
     if study.compiles:
         console.compile_network(state.model.network, study.trial(state))
         clock.lap("compiling")
+    threads = Threads() if settings.steps is None else None  # by steps, it is the same to the byte
+    console.tell(threads)
     plan = study.plan(state)
     budget, guide_budget = study.budgets(plan)
 
     # Train: denoising score matching; at high noise, its target is the mean of all images that could be meant.
     signals: list[int] = []
-    threads = Threads() if settings.steps is None else None  # by steps, it is the same to the byte
     loss = ncsn.training_loss(noise, study.objective, generator=study.draws)
     train = partial(ncsn.train, loss=loss, group=group, signals=signals)
     watch = partial(console.watch, signals=signals, group=group, threads=threads, clock=clock)
@@ -70,6 +71,8 @@ def learn(given: Images) -> None:
             pass
     progress = train(state, study.batches(state.model), budget=budget)
     written = journal.keep(study, state, guide, watch(progress, state, folder))
+    if threads is not None:
+        threads.release()
     if not group.leads:
         group.share()  # all that follows is one process' work, and ends with a word to the others
         return

@@ -61,7 +61,7 @@ class Card:
         """What there is to say of a run's score; of its guide's only ``part`` is another."""
         recipe, units = run.recipe, run.units
         label = run.labels(None, 1, torch.Generator(run.device))
-        sampling, _ = run.guidance(recipe.sampling, label, weight=None, guide=None)
+        sampling = run.guidance(recipe.sampling, label, weight=None, guide=None)
         shift, scale = (
             ([], [])
             if units is None

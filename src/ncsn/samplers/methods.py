@@ -45,6 +45,7 @@ class Method:
     (levels, steps).
     ``guided_from``: how far from 1 a run's own guidance must be to be taken over.
     ``most``: how many evaluations a sample may take, a guide's among them: where there are more, levels are left out.
+    Such a method is a way to sample runs, and no run's own.
     """
 
     follow: Callable[[Descent], "Iterator[Step]"]
