@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
 from ncsn.signals import quit_on_signals
 
 quit_on_signals()
-from ncsn import console, plots
+from ncsn import console, drawing, plots
 from ncsn.experiments import toy
 from ncsn.experiments.results import write_toy_results
 from ncsn.experiments.settings import Toy
@@ -52,7 +52,7 @@ def main(given: Toy) -> None:
 
     # Sample: Langevin dynamics on the smallest noise level, and annealed down the ladder with as many steps.
     if settings.view in ("samples", "both"):
-        compared = toy.compare_samplers(study, run, console.draw)
+        compared = toy.compare_samplers(study, run, drawing.draw)
         order = [
             ["data", "langevin, learned score", "annealed, learned score"],
             ["start", "langevin, exact score", "annealed, exact score"],

@@ -19,7 +19,7 @@ from matplotlib.ticker import FormatStrFormatter
 from tqdm import tqdm
 
 import ncsn
-from ncsn import console, data, evaluation, metrics, process
+from ncsn import console, data, drawing, evaluation, metrics, process
 from ncsn.pixels import quantize
 from ncsn.samplers.methods import METHODS
 
@@ -83,7 +83,7 @@ def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor, "default": usual(run)}]
     for sampler, levels, weight in tqdm(points, unit="point", mininterval=process.refresh_interval()):
         how = {"sampler": sampler, "levels": levels, "guidance": weight, "batch_size": curve.batch_size}
-        drawn = console.draw(run, curve.n, seed=curve.seed, **how)
+        drawn = drawing.draw(run, curve.n, seed=curve.seed, **how)
         seen = evaluation.judge(classifier, quantize(drawn.samples))
         rows.append(
             {

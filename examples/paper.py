@@ -19,7 +19,7 @@ import torch
 import tyro
 
 import ncsn
-from ncsn import console, data, evaluation, metrics, plots, process
+from ncsn import data, drawing, evaluation, metrics, plots, process
 from ncsn.drawn import Drawn
 from ncsn.pixels import centres, quantize
 from ncsn.problems import masked
@@ -85,7 +85,7 @@ def judged(digits: torch.Tensor, images: data.Images) -> tuple[float, float]:
 
 def draw(run: ncsn.Run, n: int, **how: Any) -> Drawn:
     """``n`` digits, and the first hundred of them on their way."""
-    return console.draw(run, n, keep=100, description=f"{n} digits", **how)
+    return drawing.draw(run, n, keep=100, description=f"{n} digits", **how)
 
 
 def digits(paper: Paper, images: data.Images) -> dict[str, tuple[float, float]]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import ncsn
-from ncsn import console, threads
+from ncsn import console, drawing, threads
 from ncsn.threads import Load, Threads, busy_seconds, speed
 
 
@@ -154,7 +154,8 @@ def test_the_number_of_threads_is_chosen_before_the_first_piece_of_work(monkeypa
             happened.append(piece)
             yield piece
 
-    monkeypatch.setattr(console, "Threads", Follower)
+    for module in (console, drawing):
+        monkeypatch.setattr(module, "Threads", Follower)
     list(console.bar(work(), "work", total=2))
     assert happened == ["follow", "one", "follow", "two", "follow", "release"]
     happened.clear()
@@ -165,7 +166,7 @@ def test_the_number_of_threads_is_chosen_before_the_first_piece_of_work(monkeypa
         return -x / sigma**2
 
     monkeypatch.setattr(run.model, "forward", score)
-    list(console.draw_blocks(run, 2, sampler="euler", levels=2, guidance=1.0))
+    list(drawing.draw_blocks(run, 2, sampler="euler", levels=2, guidance=1.0))
     assert happened.index("follow") < happened.index("score")
     assert happened[-1] == "release"
 

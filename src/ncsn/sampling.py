@@ -109,10 +109,13 @@ class Sampling:
 
     @property
     def limited(self) -> "Sampling":
-        """Without as many levels as would take a sample beyond its method's most evaluations, if it has a most."""
+        """Without as many levels as would take a sample beyond its method's most evaluations, if it has a most.
+
+        One level stays, whatever it costs.
+        """
         most = math.inf if self.method.most is None else self.method.most
         fewer = (replace(self, levels=levels) for levels in range(self.count - 1, 0, -1))
-        return self if self.evaluations <= most else next(found for found in fewer if found.evaluations <= most)
+        return next((found for found in (self, *fewer) if found.evaluations <= most), replace(self, levels=1))
 
     @property
     def count(self) -> int:

@@ -17,7 +17,7 @@ BUSY = 0.4  # of a processor that others keep busy: from there on fewer threads 
 CLEARLY = 1.05  # times as fast, and fewer threads are better
 LOOK, AGAIN = 2.0, 20.0  # seconds from one look at the load to the next, and from one trial to the next
 TRIAL = 0.1  # seconds, by which a number of threads is judged
-SIDE = 384  # of the matrices of a trial: a product takes a millisecond or less, like the parts of a network
+SIDE = 384  # of the matrices of a trial: a product takes a millisecond or two, like the parts of a network
 CHOSEN_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # by which a user, or torchrun, says how many threads there are
 
 

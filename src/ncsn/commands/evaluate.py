@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from annotated_types import Interval
 
-from ncsn import console
+from ncsn import drawing
 from ncsn.commands.options import HowToSample
 from ncsn.data.options import Reading
 from ncsn.experiments.settings import DeviceName
@@ -140,7 +140,7 @@ class Evaluate(HowToSample, Reading):
         """Draw some of the samples that another process judges."""
         if run is not None:
             n = int(group.share())
-            for _ in console.draw_blocks(run, n, seed=self.seed, group=group, **self.how()):
+            for _ in drawing.draw_blocks(run, n, seed=self.seed, group=group, **self.how()):
                 pass
 
     def draw(self, run: "Run", images: "Images", out: Path, group: "Group") -> "tuple[Tensor, dict[str, Any]]":
@@ -155,7 +155,7 @@ class Evaluate(HowToSample, Reading):
             print(f"{n} samples instead of {self.n}: there are no more real images to compare with", file=sys.stderr)
         group.share(str(n).encode())
         began, parts = time.perf_counter(), []
-        for drawn in console.draw_blocks(run, n, seed=self.seed, group=group, **self.how()):
+        for drawn in drawing.draw_blocks(run, n, seed=self.seed, group=group, **self.how()):
             parts.append(quantize(drawn.samples))
         samples = torch.cat(parts)
         evaluation.write_samples(out / SAMPLES, samples)

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 from annotated_types import Interval
 
-from ncsn import console
+from ncsn import drawing
 from ncsn.commands.options import OfRun, check_suffix
 from ncsn.files import check_out
 from ncsn.ranges import Levels, Seed, check_ranges
@@ -63,7 +63,7 @@ class Interpolate(OfRun):
             ends = torch.stack([example(run, name, data=self.data) for name in (self.start, self.end)])
             # Unguided: the walk should end in the very images.
             n, walk, guidance = 1, run.walk(1, self.steps, ends=ends), 1.0
-        drawn = console.draw(
+        drawn = drawing.draw(
             run,
             len(walk),
             start=walk,

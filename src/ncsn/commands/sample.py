@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ncsn import console
+from ncsn import console, drawing
 from ncsn.commands.options import HowToSample, OfRun, check_suffix
 from ncsn.files import check_out
 from ncsn.ranges import Count, Seed, check_ranges
@@ -65,7 +65,7 @@ class Sample(HowToSample, OfRun):
         """Draw some of the samples that another process writes; pictures are its work alone."""
         if self.out.suffix not in PICTURES:
             done = int(group.share())
-            for _ in console.draw_blocks(run, self.n, seed=self.seed, done=done, group=group, **self.how()):
+            for _ in drawing.draw_blocks(run, self.n, seed=self.seed, done=done, group=group, **self.how()):
                 pass
 
     def draw(self, run: "Run") -> str:
@@ -73,7 +73,7 @@ class Sample(HowToSample, OfRun):
         from ncsn import plots
 
         images, moving = run.recipe.images, self.out.suffix == ".gif"
-        drawn = console.draw(run, self.n, seed=self.seed, keep=FRAMES[images] if moving else 0, **self.how())
+        drawn = drawing.draw(run, self.n, seed=self.seed, keep=FRAMES[images] if moving else 0, **self.how())
         if moving and images:
             plots.evolution_animation(drawn.path, self.out)
         elif moving:
@@ -108,7 +108,7 @@ class Sample(HowToSample, OfRun):
             print(f"going on at {before:,} of {self.n:,}", file=sys.stderr)
         said = f"{before} samples were there"
         try:
-            for drawn in console.draw_blocks(run, self.n, seed=self.seed, done=before, group=group, **self.how()):
+            for drawn in drawing.draw_blocks(run, self.n, seed=self.seed, done=before, group=group, **self.how()):
                 x = drawn.samples
                 stream.write(run.recipe.depth.restored(x) if run.recipe.images else x.numpy())
                 seconds += drawn.seconds

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from annotated_types import Interval
 
-from ncsn import console
+from ncsn import drawing
 from ncsn.commands.options import OfRun, check_suffix
 from ncsn.files import check_out
 from ncsn.ranges import Count, Levels, Seed, check_ranges
@@ -98,7 +98,7 @@ class Problem(OfRun):
             y = y + self.noise * torch.randn(y.shape, generator=generator)
         posterior = self.posterior(run, y, shape)
         seed = generator if run.device.type == "cpu" else self.seed
-        drawn = console.draw(posterior, self.n, seed=seed, levels=self.levels)
+        drawn = drawing.draw(posterior, self.n, seed=seed, levels=self.levels)
         guess, x = self.shown(y, shape)[0], drawn.samples
         plots.posterior_page(truth, guess, x, self.out)
         quality = ""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from ncsn import console
+from ncsn import console, drawing
 from ncsn.experiments.settings import Images
 
 SHOWN = 36  # samples on their way out of the noise
@@ -90,8 +90,8 @@ def learn(given: Images) -> None:
         clock.lap("choosing guidance")
 
     # Sample: noise becomes images on the way down the noise levels; beside ours, by the paper's Langevin dynamics.
-    drawn = console.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, SHOWN))
-    annealed = console.draw(run, plan.annealed, seed=settings.seed, sampler="annealed")
+    drawn = drawing.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, SHOWN))
+    annealed = drawing.draw(run, plan.annealed, seed=settings.seed, sampler="annealed")
     clock.lap("samples")
 
     # Draw

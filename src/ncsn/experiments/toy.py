@@ -178,7 +178,7 @@ class Compared:
 def compare_samplers(study: Study, run: Run, draw: Callable[..., Any]) -> Compared:
     """Langevin dynamics and its annealed descendant from the same start, with as many steps.
 
-    ``draw``: how a run is sampled, ``console.draw``.
+    ``draw``: how a run is sampled, ``drawing.draw``.
     """
     settings, truth = study.settings, study.truth
     generator = torch.Generator(study.device).manual_seed(settings.seed + 1)
