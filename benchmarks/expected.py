@@ -18,8 +18,8 @@ from ncsn.distributed import Group
 from ncsn.draws import PARTS
 from ncsn.evaluation.ruler import REPORTABLE
 from ncsn.experiments import rules
+from ncsn.experiments.budgets import TRIALS
 from ncsn.experiments.rules import Facts
-from ncsn.experiments.study import TRIALS
 from ncsn.networks import UNet
 from ncsn.noise import LogNormal
 

@@ -8,7 +8,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,11 +22,11 @@ from ncsn.data import Images as Pictures
 from ncsn.data import Labels, Reading, load_images, mnist
 from ncsn.data.origin import Origin
 from ncsn.evaluation import PIXELS, Features
-from ncsn.experiments import guidance
-from ncsn.experiments import study as studying
+from ncsn.experiments import budgets, guidance
+from ncsn.experiments.budgets import Plan
 from ncsn.experiments.images import recalled, recipes, resolve
 from ncsn.experiments.settings import ImageJob, Images, ResolvedImages
-from ncsn.experiments.study import Plan, Study
+from ncsn.experiments.study import Study
 from ncsn.pixels import quantize
 from ncsn.plots.tiles import tile
 from ncsn.samplers.methods import METHODS
@@ -251,32 +250,29 @@ def test_images_that_would_fill_a_device_stay_where_they_are(tmp_path: Path, mon
 def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn(tmp_path: Path) -> None:
     begun = study(tmp_path / "run", pictures(), minutes=20.0)
     plan = Plan(trials=0, annealed=0, seconds=70.0)
-    whole, guide = begun.budgets(plan)
+    whole, guide = budgets.left(begun, plan)
     assert whole.seconds is not None
     assert guide.seconds is not None
     assert whole.seconds + guide.seconds == pytest.approx(1200 - 70, abs=5)  # but for what has passed
     assert guide.seconds == pytest.approx(whole.seconds / 19)
-    short, _ = study(tmp_path / "run", pictures(), minutes=1.0, guidance=1.0).budgets(plan)
+    short, _ = budgets.left(study(tmp_path / "run", pictures(), minutes=1.0, guidance=1.0), plan)
     assert short.seconds == pytest.approx(6), "a tenth is for training, whatever comes after it"
-    whole, guide = study(tmp_path / "run", pictures(), steps=101).budgets(plan)
+    whole, guide = budgets.left(study(tmp_path / "run", pictures(), steps=101), plan)
     assert (whole.steps, guide.steps) == (101, 11)
 
 
 def test_what_comes_after_training_fits_into_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluation of an example takes a millisecond, and features of one take ten."""
     many = mnist()
-    monkeypatch.setattr(studying, "seconds_of", lambda call, device: 64e-3 if call() is not None else 0.0)
-    monkeypatch.setattr(
-        studying,
-        "guidance",
-        SimpleNamespace(evaluations=lambda _: 77.5, seen=lambda _: 4, suited=lambda *_, thorough: PIXELS),
-    )
-
+    monkeypatch.setattr(budgets, "seconds_of", lambda call, device: 64e-3 if call() is not None else 0.0)
+    monkeypatch.setattr(guidance, "evaluations", lambda _: 77.5)
+    monkeypatch.setattr(guidance, "seen", lambda _: 4)
+    monkeypatch.setattr(guidance, "suited", lambda *_, thorough: PIXELS)
     monkeypatch.setattr(Sampling, "guided_nfe", 37.5)
 
     def plan(**given: Any) -> Plan:
         begun = study(tmp_path / "run", many, sigma_max=10.0, **given)
-        return begun.plan(begun.states()[0])
+        return budgets.planned(begun, begun.states()[0])
 
     long = plan(minutes=60.0)
     sample = 37.5e-3

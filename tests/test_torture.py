@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the attack needs fork, pidfd and /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the attack needs fork, pidfd and /proc"),
+]
 ROOT = Path(__file__).parent.parent
 FILES = "config weights checkpoints arrays images tables exports"
 COMMANDS = "options outputs resumed terminals"

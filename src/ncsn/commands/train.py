@@ -34,7 +34,7 @@ def learn(given: Images) -> None:
     import ncsn
     from ncsn import distributed, plots
     from ncsn.clock import Clock
-    from ncsn.experiments import guidance, journal, results
+    from ncsn.experiments import budgets, guidance, journal, results
     from ncsn.experiments.study import Study
     from ncsn.threads import Threads
 
@@ -56,8 +56,8 @@ def learn(given: Images) -> None:
         clock.lap("compiling")
     threads = Threads() if settings.steps is None else None  # by steps, it is the same to the byte
     console.tell(threads)
-    plan = study.plan(state)
-    budget, guide_budget = study.budgets(plan)
+    plan = budgets.planned(study, state)
+    budget, guide_budget = budgets.left(study, plan)
 
     # Train: denoising score matching; at high noise, its target is the mean of all images that could be meant.
     signals: list[int] = []

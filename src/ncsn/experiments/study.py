@@ -1,9 +1,7 @@
 """An experiment on images under way: what it trains, for how long, what is drawn afterwards, and the run it leaves."""
 
 import json
-import math
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -37,36 +35,14 @@ from ncsn.pixels import reals
 from ncsn.preconditioning import ScoreModel
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.training import Budget, State
+from ncsn.training import State
 from ncsn.validation import validated
 
 PICTURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")
 FEW = 1000  # images, below which what is learned may be the images themselves
 COMPILED_FROM = 4  # minutes, below which compiling takes longer than it saves
-DRAWING = 4  # seconds that figures take
-ANNEALED = (
-    20  # at most so many samples by annealed Langevin dynamics, which takes thirteen times as long as the default
-)
-ANNEALED_SHARE = 1 / 30  # of the budget
-TRIALS, FEWEST_TRIALS = 1000, 64  # samples at each guidance weight; with fewer none is chosen
-TRIALS_BY_STEPS = 256  # where no budget says how long they may take
-TRIALS_SHARE = 1 / 40  # of the budget
 THOROUGH_SECONDS, THOROUGH_STEPS = 360, 1000  # of training, from which on a classifier to choose by is worth its time
 SLOWER = 5  # times as long does that classifier take without bfloat16
-GUIDE_SECONDS, GUIDE_STEPS = 1 / 20, 1 / 10  # the guide's share of either budget: its steps take half as long
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What comes after training, and how many ``seconds`` it takes.
-
-    ``trials``: samples at each guidance weight, to choose one; 0 for no choice.  ``annealed``: samples by annealed
-    Langevin dynamics.
-    """
-
-    trials: int
-    annealed: int
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,46 +273,6 @@ class Study:
         thorough = seconds >= enough or steps >= THOROUGH_STEPS
         return guidance.suited(at_8_bits(self.pictures), self.device, thorough=thorough)
 
-    def plan(self, state: State) -> Plan:
-        """What comes after training, as much as fits into its share of the budget: timed, as it is never compiled."""
-        if not self.group.leads:
-            return Plan(trials=0, annealed=0, seconds=0)
-        settings, sampling = self.settings, self.recipe.sampling
-        most = min(TRIALS, len(self.pictures.validation) // 3) if self.chooses else 0
-        if settings.minutes is None:
-            most = min(TRIALS_BY_STEPS, most)
-            return Plan(
-                trials=most if most >= FEWEST_TRIALS else 0, annealed=min(settings.samples, ANNEALED), seconds=0
-            )
-        budget = 60 * settings.minutes
-        example = torch.zeros(FEWEST_TRIALS, *self.pictures.shape, device=self.device)
-        evaluation = seconds_of(lambda: state.average(example, 1.0), self.device) / len(example)
-        sample = sampling.guided_nfe * evaluation
-        annealed = sampling.but(sampler="annealed").nfe * evaluation
-        held_out = self.held_out[:20]
-        trial = guidance.evaluations(self.recipe) * evaluation
-        if most and self.features.embed is not None:
-            trial += (
-                guidance.seen(self.recipe) * seconds_of(lambda: self.features(held_out), self.device) / len(held_out)
-            )
-        trials = min(most, int(budget * TRIALS_SHARE / trial)) if most else 0
-        trials = trials if trials >= FEWEST_TRIALS else 0
-        few = max(1, min(settings.samples, ANNEALED, int(budget * ANNEALED_SHARE / annealed)))
-        drawn = (settings.samples + 60) * sample + few * annealed  # the previews too
-        return Plan(trials=trials, annealed=few, seconds=DRAWING + drawn + trials * trial)
-
-    def budgets(self, plan: Plan) -> tuple[Budget, Budget]:
-        """How long to train the network, and its guide: what is left now, but for what comes afterwards."""
-        settings = self.settings
-        if settings.steps is not None:
-            return Budget(steps=settings.steps), Budget(steps=math.ceil(settings.steps * GUIDE_STEPS))
-        assert settings.minutes is not None
-        whole = 60 * settings.minutes
-        seconds = max(whole / 10, whole - plan.seconds - self.clock.passed)
-        share = GUIDE_SECONDS if self.guide_recipe is not None else 0.0
-        seconds = float(self.group.share(repr(seconds).encode()).decode())  # the leading process' clock is everybody's
-        return Budget(seconds=seconds * (1 - share)), Budget(seconds=seconds * GUIDE_SECONDS)
-
     def run(self, state: State, guide: State | None) -> Run:
         """What is learned so far, to be sampled: the averaged weights."""
         return Run(
@@ -370,14 +306,3 @@ def as_saved(recipe: Recipe, folder: Path, *, chosen: bool) -> Recipe:
     if chosen:
         sampling = sampling.but(guidance=saved.sampling.guidance, guide=saved.sampling.guide)
     return replace(recipe, arguments=saved.arguments, shares=saved.shares, sampling=sampling)
-
-
-def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """How long a call takes the second time."""
-    with torch.no_grad(), machine.nothing_compiled():
-        call()
-        machine.wait(device)
-        began = time.perf_counter()
-        call()
-        machine.wait(device)
-    return time.perf_counter() - began
