@@ -11,9 +11,11 @@ plot in benchmarks/README.md are made from that file.
 
 import json
 import math
+import platform
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +28,7 @@ from matplotlib.ticker import FormatStrFormatter
 from peers import PEERS, UNTOLD
 from tqdm import tqdm
 
-from ncsn import data, evaluation, metrics, process
+from ncsn import data, evaluation, machine, metrics, process
 from ncsn.pixels import quantize
 
 HERE = Path(__file__).parent
@@ -140,9 +142,9 @@ def over_ours(row: dict[str, Any], samples: Path, images: data.Images) -> float:
 def table(results: list[dict[str, Any]]) -> str:
     """All results as Markdown, the longest budgets first; speeds are ratios to ours."""
     lines = [
-        "| data | minutes | what | told classes | parameters | Fréchet distance (held out, training) | n "
+        "| data | processor | minutes | what | told classes | parameters | Fréchet distance (held out, training) | n "
         "| over ours at that n | confident (held out) | images seen | training speed | sampling speed | NFE |",
-        "|" + "---|" * 13,
+        "|" + "---|" * 14,
     ]
     nearest = sorted(results, key=lambda row: row["metrics"]["frechet_distance"]["generated"])
     for row in sorted(nearest, key=lambda row: (data_of(row) != "mnist", *key_of(row))):
@@ -153,8 +155,8 @@ def table(results: list[dict[str, Any]]) -> str:
         floors = ", ".join(f"{fd[kind]:.2f}" if kind in fd else "–" for kind in ("held_out", "training"))
         guide = f" + {row['guide_nfe']} of a guide" if row.get("guide_nfe") else ""
         lines.append(
-            f"| {data_of(row)} | {row['minutes']:g} | {row['peer']} | {'yes' if told(row) else 'no'} "
-            f"| {row['parameters'] / 1e6:.2f} M "
+            f"| {data_of(row)} | {row['processor']} | {row['minutes']:g} | {row['peer']} "
+            f"| {'yes' if told(row) else 'no'} | {row['parameters'] / 1e6:.2f} M "
             f"| {fd['generated']:.2f} ({floors}) | {row['n']:,} "
             f"| **{row.get('over_ours', math.nan):.3g}** "
             f"| {confident['generated']:.3f} ({confident['held_out']:.3f}) | {row['images_seen']:,} "
@@ -173,21 +175,34 @@ def told(row: dict[str, Any]) -> bool:
     return bool(row.get("told_classes", False))
 
 
-def key_of(row: dict[str, Any]) -> tuple[str, float, bool]:
-    """What two rows must have in common to be compared: data, budget, whether classes were told."""
-    return data_of(row), -row["minutes"], told(row)
+def processor() -> str:
+    """What this processor multiplies matrices with, which decides how much is learned in a budget of minutes."""
+    kinds = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512_f": "AVX512", "avx2": "AVX2"}
+    found = [kind for capability, kind in kinds.items() if machine.processor_has(capability)]
+    return (found or [platform.machine()])[0]
+
+
+def key_of(row: dict[str, Any]) -> tuple[str, str, float, bool]:
+    """What two rows must have in common to be compared: data, processor, budget, whether classes were told."""
+    return data_of(row), row["processor"], -row["minutes"], told(row)
 
 
 def beside(row: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:
     """Our row to compare with: of the same key, or, for one that cannot be told classes, of the same budget."""
-    own = [r for r in results if r["peer"] == "ours" and key_of(r)[:2] == key_of(row)[:2]]
+    own = [r for r in results if r["peer"] == "ours" and key_of(r)[:3] == key_of(row)[:3]]
     alike = [r for r in own if told(r) == told(row)]
     return (alike or (own if row["peer"] in UNTOLD else []) or [row])[0]
 
 
+def usual(results: list[dict[str, Any]]) -> str:
+    """The processor with most rows of MNIST."""
+    counts = Counter(str(row["processor"]) for row in results if data_of(row) == "mnist")
+    return counts.most_common(1)[0][0]
+
+
 def plot(results: list[dict[str, Any]], path: Path) -> None:
     """Fréchet distance on MNIST, and its ratio to real images', against minutes of training; a line for each peer."""
-    results = [row for row in results if data_of(row) == "mnist"]
+    results = [row for row in results if data_of(row) == "mnist" and row["processor"] == usual(results)]
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     floor = max(results, key=lambda row: row["n"])["metrics"]["frechet_distance"]["training"]
     for name, classes in dict.fromkeys((row["peer"], told(row)) for row in results):
@@ -200,7 +215,8 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
             [row["minutes"] for row in rows], distances, "o-", label=label, linewidth=3 if name == "ours" else 1.5
         )
     axes.axhline(floor, color="grey", linestyle=":", label="real images")
-    axes.set(xscale="log", yscale="log", xlabel="minutes of training, two cores", ylabel="Fréchet distance, n = 10,000")
+    axes.set(xscale="log", yscale="log", ylabel="Fréchet distance, n = 10,000")
+    axes.set_xlabel(f"minutes of training, two cores with {usual(results)}")
     ticks = sorted({row["minutes"] for row in results})
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.set_xlim(ticks[0] / 1.5, ticks[-1] * 1.5)
@@ -230,13 +246,14 @@ def main(bench: Bench) -> None:
         out = folder(bench, name)
         out.mkdir(parents=True, exist_ok=True)
         row = ours(bench, out) if name == "ours" else peer(name, bench, out)
-        row = {"peer": name, "minutes": bench.minutes, "seed": bench.seed, **row, "data": dataset.name}
+        common = {"peer": name, "minutes": bench.minutes, "seed": bench.seed, "processor": processor()}
+        row = {**common, **row, "data": dataset.name}
         results = [r for r in results if r["peer"] != name or key_of(r) != key_of(row)] + [row]
         path.write_text(json.dumps(results, indent=1) + "\n")
     own = folder(bench, "ours") / "evaluation.npz"
     for row in results:
         ours_of_row = beside(row, results)
-        if own.exists() and key_of(ours_of_row) == (dataset.name, -bench.minutes, bench.classes):
+        if own.exists() and key_of(ours_of_row) == (dataset.name, processor(), -bench.minutes, bench.classes):
             row["over_ours"] = over_ours(row, own, dataset)
     path.write_text(json.dumps(results, indent=1) + "\n")
     text = (HERE / "README.md").read_text(encoding="utf-8")

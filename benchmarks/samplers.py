@@ -15,7 +15,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 import tyro
+from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter
+from torch import Tensor
 from tqdm import tqdm
 
 import ncsn
@@ -25,16 +27,16 @@ from ncsn.samplers.methods import METHODS
 
 HERE = Path(__file__).parent
 GRID: dict[str, tuple[int, ...]] = {
-    "annealed": (15, 30, 60, 100),
+    "annealed": (30, 60, 100),
     "consistent": (15, 30, 60, 100),
-    "pc": (15, 30, 60),
+    "pc": (30, 60),
     "euler": (10, 20, 40),
     "heun": (6, 10, 18),
     "edm": (10, 20, 40),
     "dpmpp": (7, 10, 20, 40),
     "dpmpp-sde": (6, 8, 10, 12, 20, 30, 60),
-    "langevin": (1,),
 }
+UNGUIDED = ("euler", "heun", "dpmpp", "dpmpp-sde", "fast", "langevin")
 GUIDANCE = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 
 
@@ -54,21 +56,33 @@ class Curve:
     seed: int = 0
 
 
-def grid(guidance: float) -> list[Point]:
-    """(sampler, levels, guidance): every sampler on several ladders, guided; each on one without a guide; guidances."""
-    points: list[Point] = []
-    for sampler, counts in GRID.items():
-        points += [(sampler, levels, guidance) for levels in counts]
-    if guidance != 1:
-        points += [(sampler, counts[-1], 1.0) for sampler, counts in GRID.items()]
+def grid(run: ncsn.Run) -> list[Point]:
+    """(sampler, levels, guidance): every sampler on several ladders, guided as by default; unguided; guidances."""
+    default = usual(run)
+    points: list[Point] = [
+        (sampler, count, default[sampler][1]) for sampler, counts in GRID.items() for count in counts
+    ]
+    if run.recipe.sampling.guidance != 1:
+        points += [(sampler, default[sampler][0], 1.0) for sampler in UNGUIDED]
         points += [("dpmpp-sde", None, weight) for weight in GUIDANCE]
     return points
 
 
-def usual(run: ncsn.Run) -> dict[str, int]:
-    """How many noise levels each sampler descends by default, the run's own as many as suit the run."""
-    own = run.recipe.sampling
-    return {name: method.levels for name, method in METHODS.items()} | {own.sampler: own.count}
+def usual(run: ncsn.Run) -> dict[str, tuple[int, float]]:
+    """Levels and guidance of each sampler by default."""
+    ways = {sampler: run.recipe.sampling.but(sampler=sampler) for sampler in METHODS}
+    return {sampler: (way.count, way.guidance) for sampler, way in ways.items()}
+
+
+def alike(run: ncsn.Run, images: data.Images, n: int) -> Tensor:
+    """So many training images, of as many classes as so many samples are of, for that makes a distance smaller."""
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(images.train), generator=generator)
+    wanted = run.labels(None, n, generator)
+    if wanted is None or images.labels is None:
+        return images.train[order[:n]]
+    known, counts = images.labels.train[order], wanted.bincount()
+    return images.train[torch.cat([order[known == label][:count] for label, count in enumerate(counts)])]
 
 
 def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
@@ -77,8 +91,7 @@ def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     held_out = evaluation.judge(classifier, images.validation)
     run = ncsn.load(curve.run)
     console.compile_run(run, curve.batch_size)
-    shuffled = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(0))[: curve.n]
-    real = evaluation.judge(classifier, images.train[shuffled])
+    real = evaluation.judge(classifier, alike(run, images, curve.n))
     floor = metrics.frechet_distance(real.features, held_out.features)
     rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor, "default": usual(run)}]
     for sampler, levels, weight in tqdm(points, unit="point", mininterval=process.refresh_interval()):
@@ -93,37 +106,36 @@ def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
                 "nfe": drawn.nfe,
                 "frechet_distance": metrics.frechet_distance(seen.features, held_out.features),
                 "confident": seen.confident,
-                "seconds": drawn.seconds,
             }
         )
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
     return rows
 
 
+def along(axes: Axes, points: list[dict[str, Any]], mark: str, **how: Any) -> None:
+    """Fréchet distances against evaluations."""
+    axes.plot([row["nfe"] for row in points], [row["frechet_distance"] for row in points], mark, **how)
+
+
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Fréchet distance against evaluations, the default number of levels ringed; and against guidance."""
-    guided = rows[1]["guidance"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", width_ratios=[1.6, 1])
-    for sampler in GRID:
-        points = [row for row in rows if row["sampler"] == sampler and row["levels"] and row["guidance"] == guided]
-        width = 3 if sampler == "dpmpp-sde" else 1.5
-        nfe, distance = [row["nfe"] for row in points], [row["frechet_distance"] for row in points]
-        (line,) = left.plot(nfe, distance, "o-", label=sampler, linewidth=width)
-        for row in [
-            row for row in rows[1:] if row["sampler"] == sampler and row["levels"] and row["guidance"] != guided
-        ]:
-            left.plot(row["nfe"], row["frechet_distance"], "x", color=line.get_color(), markersize=8)
-        for row in points:
-            if row["levels"] == rows[0]["default"][sampler]:
-                at = row["nfe"], row["frechet_distance"]
-                left.plot(*at, "o", markerfacecolor="none", color=line.get_color(), markersize=12)
+    weights = [row for row in rows[1:] if row["levels"] is None]
+    for number, sampler in enumerate(dict.fromkeys(row["sampler"] for row in rows[1:] if row["sampler"] != "langevin")):
+        color, points = f"C{number}", [row for row in rows if row["sampler"] == sampler and row["levels"]]
+        guided = points[: len(GRID.get(sampler, ()))]
+        if guided:
+            along(left, guided, "o-", label=sampler, color=color, linewidth=3 if sampler == "dpmpp-sde" else 1.5)
+        default = [row for row in points if [row["levels"], row["guidance"]] == rows[0]["default"][sampler]]
+        along(left, default, "o", color=color, markerfacecolor="none", markersize=12)
+        label = None if guided else sampler
+        along(left, points[len(guided) :], "x", color=color, markersize=8, label=label)
     left.set(xscale="log", yscale="log", xlabel="network evaluations a sample (NFE)")
     left.set(
-        ylabel=f"Fréchet distance, n = {rows[0]['n']:,}", title="Samplers; ringed: default levels; ×: without the guide"
+        ylabel=f"Fréchet distance, n = {rows[0]['n']:,}", title="Samplers; ringed: as by default; ×: without the guide"
     )
     left.set_xticks([10, 20, 30, 60, 120, 200], ["10", "20", "30", "60", "120", "200"])
     left.minorticks_off()
-    weights = [row for row in rows[1:] if row["levels"] is None]
     right.plot([row["guidance"] for row in weights], [row["frechet_distance"] for row in weights], "o-")
     right.set(yscale="log", xlabel="guidance w (1: none)", title="The default sampler")
     for axes in (left, right):
@@ -140,6 +152,7 @@ if __name__ == "__main__":
     settings = tyro.cli(Curve)
     process.keep_memory()
     torch.set_flush_denormal(True)
-    table = measure(settings, grid(ncsn.load(settings.run).recipe.sampling.guidance))
-    (HERE / "samplers.json").write_text(json.dumps(table, indent=1) + "\n")
-    plot(table, HERE / "samplers.png")
+    table = measure(settings, grid(ncsn.load(settings.run)))
+    written = json.dumps(table, indent=1) + "\n"
+    (HERE / "samplers.json").write_text(written)
+    plot(json.loads(written), HERE / "samplers.png")

@@ -28,7 +28,9 @@ if __name__ == "__main__":
     run, name = Path(sys.argv[1]), sys.argv[2]
     models = Path(__file__).parent.parent / "src" / "ncsn" / "assets" / "models"
     ship(run, models / name)
-    if (run / "guide").is_dir():
-        ship(run / "guide", models / name / "guide")
-    shutil.copy(run / "metrics.json", models / name)
-    shutil.copy(run / "metrics.jsonl", models / name)
+    for part in ("guide", "student"):
+        if (run / part).is_dir():
+            ship(run / part, models / name / part)
+    for numbers in ("metrics.json", "metrics.jsonl"):  # a student has none
+        if (run / numbers).is_file():
+            shutil.copy(run / numbers, models / name)

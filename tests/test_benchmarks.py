@@ -51,6 +51,7 @@ def test_table_and_plot(tmp_path: Path) -> None:
         return {
             "peer": peer,
             "minutes": minutes,
+            "processor": "AVX2",
             "parameters": 1_850_000,
             "metrics": metrics,
             "n": 10_000,
@@ -65,7 +66,7 @@ def test_table_and_plot(tmp_path: Path) -> None:
     lines = bench.table(results).splitlines()
     assert len(lines) == 5
     assert lines[2].startswith(
-        "| mnist | 10 | ours | no | 1.85 M | 2.00 (0.20, 0.10) | 10,000 | **1** | 0.800 (0.990) | 1,000 | 1.00"
+        "| mnist | AVX2 | 10 | ours | no | 1.85 M | 2.00 (0.20, 0.10) | 10,000 | **1** | 0.800 (0.990) | 1,000 | 1.00"
     )
     assert "| 0.50 | 0.50 | 31 |" in lines[3]
     colour = {**row("ours", 10.0, 90.0, 10.0), "data": "cifar10"}
@@ -73,14 +74,16 @@ def test_table_and_plot(tmp_path: Path) -> None:
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| mnist"] * 3 + ["| cifar10"]
     assert "| 1.00 | 1.00 | 31 |" in lines[5], "speeds are ratios to ours on the same data"
     both = bench.table([{**row("ours", 10.0, 1.0, 50.0), "told_classes": True}, *results]).splitlines()
-    assert [line.split(" | ")[2:4] for line in both[2:]] == [
+    assert [line.split(" | ")[3:5] for line in both[2:]] == [
         ["ours", "no"], ["azula", "no"], ["ours", "yes"], ["ours", "no"]
     ]  # fmt: skip
     plain = row("reference", 10.0, 16.0, 25.0)
     told = {**row("ours", 10.0, 1.0, 50.0), "told_classes": True}
     assert bench.beside(plain, [plain, told]) is told, "there is no other of ours"
     assert bench.beside(row("azula", 10.0, 8.0, 1.0), [told])["peer"] == "azula", "it could have been told"
-    bench.plot(results, tmp_path / "plot.png")
+    slower = {**row("ours", 10.0, 6.0, 10.0), "processor": "AVX"}
+    assert bench.beside(slower, [*results, slower]) is slower, "nothing of another processor"
+    bench.plot([*results, slower], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
 
 

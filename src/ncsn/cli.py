@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from ncsn import console
+from ncsn.commands.distill import Distill
 from ncsn.commands.evaluate import Evaluate
 from ncsn.commands.export import Export
 from ncsn.commands.info import Info
@@ -31,6 +32,7 @@ COMMANDS: dict[str, type] = {
     "superres": Superres,
     "deblur": Deblur,
     "interpolate": Interpolate,
+    "distill": Distill,
     "export": Export,
     "info": Info,
     "play": Play,

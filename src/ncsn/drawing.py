@@ -53,7 +53,7 @@ def draw(
     steps = run.steps(n, seed=seed, batch_size=batch_size, **how)
     many = compiling_pays(run, n, steps)
     if many:
-        console.compile_run(run, size)
+        console.compile_run(steps.run, size)
     path = []
     with nullcontext() if many else machine.nothing_compiled():
         for step in console.bar(steps, description or f"{n} samples"):
@@ -116,7 +116,7 @@ def draw_blocks(
                 steps, count = next(mine), counts[group.rank]
                 pays = compiling_pays(run, n, steps) and even(count, batch_size) == usual
                 if pays and not compiled:
-                    console.compile_run(run, usual)
+                    console.compile_run(steps.run, usual)
                     compiled = True
                 console.tell(threads)
                 with nullcontext() if pays else machine.nothing_compiled():

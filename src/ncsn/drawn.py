@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,13 +16,13 @@ class Steps(Iterator[Step]):
     """The states of samples on their way out of the noise, as they come; ``len`` of it is how many there will be.
 
     ``sampling``: how they are drawn.  ``nfe``, ``guide_nfe``: how often the network and its guide have been evaluated
-    so far, for each sample.
+    so far, for each sample.  ``run``: the one whose networks these are.
     """
 
     def __init__(
-        self, states: Iterator[Step], sampling: Sampling, networks: list[Counted], guide: Counted | None
+        self, states: Iterator[Step], sampling: Sampling, networks: list[Counted], guide: Counted | None, *, run: Any
     ) -> None:
-        self.states, self.sampling = states, sampling
+        self.states, self.sampling, self.run = states, sampling, run
         self.networks, self.guide = networks, guide
 
     def __len__(self) -> int:

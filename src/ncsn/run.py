@@ -5,6 +5,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ncsn.preconditioning import ScoreModel
 from ncsn.problems import Measurement
 from ncsn.recipe import Label, Recipe
 from ncsn.samplers.flow import encode, slerp
-from ncsn.samplers.methods import GuideName
+from ncsn.samplers.methods import METHODS, GuideName
 from ncsn.samplers.step import NonFiniteSampleError, Step
 from ncsn.sampling import Sampling
 from ncsn.score import Counted, Score, batched, even, guided, tweedie
@@ -32,6 +33,7 @@ from ncsn.units import Units
 Condition = Callable[[Score, int, torch.Generator], Score]
 """(the prior's score, how many examples, randomness) → the posterior's score for as many."""
 CPU = torch.device("cpu")
+STUDENT = "student"  # the folder, in the run's own, of a run that has learned to draw by few evaluations
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
 
 
@@ -87,6 +89,33 @@ class Run:
         """How many weights the guide has; 0 without one."""
         return sum(p.numel() for p in self.guide.parameters()) if isinstance(self.guide, ScoreModel) else 0
 
+    @cached_property
+    def student(self) -> "Run | None":
+        """A copy of the network that draws by few evaluations, if ``ncsn distill`` has left one in the run's folder."""
+        folder = None if self.folder is None else self.folder / STUDENT
+        return load(folder, device=self.device.type) if folder is not None and storage.begun(folder) else None
+
+    def taught(
+        self,
+        *,
+        sampler: str | None = None,
+        levels: int | tuple[float, ...] | None = None,
+        guidance: float | None = None,
+        guide: GuideName | None = None,
+        label: Label | None = None,
+        **_: object,
+    ) -> "Run | None":
+        """The student, if a sampler of few evaluations is asked for, as it is; arguments as for ``steps``.
+
+        A student of a run that knows classes is asked for those alone, and none for a posterior, which has no flow.
+        """
+        few = sampler in METHODS and METHODS[sampler].most is not None
+        few = few and levels is None and guidance is None and guide is None
+        none = label == "none" if isinstance(label, str) else not self.recipe.shares
+        if not few or self.condition is not None or none == bool(self.recipe.classes):
+            return None
+        return self.student
+
     def to(self, device: str | torch.device) -> "Run":
         """The same run on another device: auto, cpu, cuda or mps.  Raises ValueError if there is no such here."""
         chosen = machine.choose_device(str(device))
@@ -127,6 +156,9 @@ class Run:
         """
         if n < 1 or batch_size < 1:
             raise ValueError(f"n is {n}, batch_size is {batch_size}; both must be at least 1")
+        student = self.taught(sampler=sampler, levels=levels, guidance=guidance, guide=guide, label=label)
+        if student is not None:
+            return student.steps(n, seed=seed, label=label, batch_size=batch_size, start=start)
         sampling = self.recipe.sampling.but(
             sampler=sampler, levels=levels, steps=steps, eps=eps, guidance=guidance, guide=guide
         )
@@ -145,7 +177,7 @@ class Run:
         if (other := free or smaller) is not None:
             score = guided(network, other, sampling.guidance, between=sampling.guided_between)
         states = self.follow(sampling, score, n, start, labels, generator)
-        return Steps(states, sampling, [network] if free is None else [network, free], smaller)
+        return Steps(states, sampling, [network] if free is None else [network, free], smaller, run=self)
 
     def guidance(
         self, sampling: Sampling, labels: Tensor | None, *, weight: float | None, guide: GuideName | None
@@ -403,15 +435,17 @@ class Run:
 
         Raises ValueError if another run is there and ``overwrite`` is not given, or if the score is no ScoreModel.
         """
-        parts = [(Path(folder), self.model)]
+        parts = {Path(folder): (self, self.model)}
         if self.guide is not None:
-            parts.append((Path(folder) / "guide", replace(self, score=self.guide).model))
+            parts[Path(folder) / "guide"] = self, replace(self, score=self.guide).model
+        if self.student is not None:
+            parts[Path(folder) / STUDENT] = self.student, self.student.model
         lock = storage.claim(Path(folder), overwrite=overwrite)
         try:
-            for place, model in parts:
+            for place, (run, model) in parts.items():
                 place.mkdir(exist_ok=True)
-                storage.write_model(place, model, self.units)
-                storage.write_config(place, self.experiment, self.settings, self.recipe, self.origin)
+                storage.write_model(place, model, run.units)
+                storage.write_config(place, run.experiment, run.settings, run.recipe, run.origin)
         finally:
             lock.release()
 

@@ -25,6 +25,8 @@ FILES = {
     "evaluation.json": JSON_LIMIT,
     "guide/config.json": JSON_LIMIT,
     "guide/model.safetensors": WEIGHTS_LIMIT,
+    "student/config.json": JSON_LIMIT,
+    "student/model.safetensors": WEIGHTS_LIMIT,
     "model.safetensors": WEIGHTS_LIMIT,
     "config.json": JSON_LIMIT,
 }

@@ -6,6 +6,7 @@ What is read is validated first: ``ncsn.untrusted`` bounds it, and ``ncsn.valida
 ``model.safetensors``        the averaged weights, with the data's mean and std
 ``checkpoint.pt``            the whole training state, to resume from
 ``guide/``                   another run, of a smaller network that sampling moves away from; if there is one
+``student/``                 another run, of a copy that draws by few evaluations; if there is one
 """
 
 import json
@@ -100,9 +101,9 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, pictur
     folder.mkdir(parents=True, exist_ok=True)
     lock = locked(folder)
     check(folder, overwrite=overwrite, resume=resume, pictures=pictures)  # again: whoever held it may have left a run
-    for run in (folder / "guide", folder):
+    for run in (folder / "guide", folder / "student", folder):
         sweep(run, everybodys=True)
-        if overwrite:
+        if overwrite or (resume and run == folder / "student"):  # which is of the weights as they were
             told = [path.name for pattern in TOLD for path in run.glob(pattern)] if begun(run) else []
             for name in (*told, *RUN_FILES):
                 (run / name).unlink(missing_ok=True)

@@ -29,6 +29,7 @@ class Info(OfRun):
         else:
             by = f"{sampling.guidance:g}, by a guide of {run.guide_parameters:,} weights"
             guide = "none" if run.guide is None else by
+        few = None if run.student is None else run.student.recipe.sampling
         rows = {
             "run": self.run,
             "experiment": run.experiment,
@@ -38,6 +39,7 @@ class Info(OfRun):
             "noise": f"σ from {sampling.sigma_max:g} to {sampling.sigma_min:g}",
             "sampler": f"{sampling.sampler} on {sampling.count} noise levels, {sampling.nfe} evaluations",
             "guidance": guide,
+            "student": "none" if few is None else f"{few.nfe} evaluations, by the sampler fast",
             "settings": pairs(run.settings),
             "results": pairs({k: v for k, v in results.items() if not isinstance(v, tuple | dict)}),
         }

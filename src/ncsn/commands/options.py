@@ -36,7 +36,8 @@ class HowToSample:
     """How a run is to be sampled; what is not given is the run's own."""
 
     sampler: SamplerName | None = None
-    """By default the run's own; fast: the default in at most eight evaluations of the network."""
+    """By default the run's own; fast: by the run's student, if it has one (ncsn distill), else the default in at most
+    eight evaluations of the network."""
     levels: Levels | None = None
     """Noise levels that sampling descends: more cost more and are more exact.  By default what suits the sampler."""
     steps: LangevinSteps | None = None

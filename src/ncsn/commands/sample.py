@@ -125,5 +125,6 @@ class Sample(HowToSample, OfRun):
         from importlib.metadata import version
 
         by = {name: version(name) for name in ("ncsn", "torch")}
-        about = {"run": run.digest[:16], "device": str(run.device), "n": self.n, "seed": self.seed}
+        drawn_by = run.taught(**self.how()) or run
+        about = {"run": drawn_by.digest[:16], "device": str(run.device), "n": self.n, "seed": self.seed}
         return {**by, **about, **self.how()}
