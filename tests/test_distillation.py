@@ -100,9 +100,9 @@ def test_the_command_leaves_what_fast_then_draws_by(
     torch.testing.assert_close(run.sample(2, sampler="fast"), run.student.sample(2))
     # What a student cannot do, the run does itself.
     for how in ({"levels": 8}, {"guidance": 1.0}, {"label": "none"}, {"guide": "unconditional"}):
-        assert run.taught(sampler="fast", **how) is None, how
-    assert run.taught(sampler="dpmpp-sde") is run.taught() is None
-    assert replace(run, condition=lambda score, n, generator: score).taught(sampler="fast") is None
+        assert run.taught("fast", **how) is None, how
+    assert run.taught("dpmpp-sde") is run.taught() is None
+    assert replace(run, condition=lambda score, n, generator: score).taught("fast") is None
     cli.main(["sample", str(taught), "-n", "2", "--sampler", "fast", "--out", str(tmp_path / "x.npz")])
     cli.main(["info", str(taught)])
     said = capsys.readouterr().out
@@ -117,6 +117,13 @@ def test_a_student_is_replaced_only_if_asked_and_goes_when_the_training_goes_on(
     with pytest.raises(SystemExit, match="2"):
         cli.main(["distill", str(taught), "--minutes", "0.01"])
     assert "holds another run; give --overwrite" in capsys.readouterr().err
+    for options, said in (
+        ("--resume", "evaluations is 4; the student to go on with takes 3"),
+        (f"--overwrite --out {taught}", "is the run itself"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["distill", str(taught), "--minutes", "0.01", *options.split()])
+        assert said in capsys.readouterr().err
     checkpoint = taught / "student" / "checkpoint.pt"
     before = torch.load(checkpoint, weights_only=True)
     cli.main(["distill", str(taught), *["--minutes", "0.06", "--evaluations", "3", "--batch-size", "2", "--resume"]])
@@ -124,6 +131,11 @@ def test_a_student_is_replaced_only_if_asked_and_goes_when_the_training_goes_on(
     storage.claim(taught, resume=True).release()
     assert not storage.begun(taught / "student"), "it was of the weights as they were"
     assert storage.begun(taught)
+
+
+def test_a_student_that_has_learned_nothing_yet_is_none(taught: Path) -> None:
+    (taught / "student" / storage.MODEL).unlink()
+    assert ncsn.load(taught, device="cpu").student is None
 
 
 def test_a_student_of_the_packages_model_needs_a_place_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:

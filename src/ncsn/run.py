@@ -33,7 +33,6 @@ from ncsn.units import Units
 Condition = Callable[[Score, int, torch.Generator], Score]
 """(the prior's score, how many examples, randomness) → the posterior's score for as many."""
 CPU = torch.device("cpu")
-STUDENT = "student"  # the folder, in the run's own, of a run that has learned to draw by few evaluations
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
 
 
@@ -92,27 +91,19 @@ class Run:
     @cached_property
     def student(self) -> "Run | None":
         """A copy of the network that draws by few evaluations, if ``ncsn distill`` has left one in the run's folder."""
-        folder = None if self.folder is None else self.folder / STUDENT
-        return load(folder, device=self.device.type) if folder is not None and storage.begun(folder) else None
+        folder = None if self.folder is None else self.folder / storage.STUDENT
+        taught = folder is not None and storage.begun(folder) and (folder / storage.MODEL).is_file()
+        return load(folder, device=self.device.type) if folder is not None and taught else None
 
-    def taught(
-        self,
-        *,
-        sampler: str | None = None,
-        levels: int | tuple[float, ...] | None = None,
-        guidance: float | None = None,
-        guide: GuideName | None = None,
-        label: Label | None = None,
-        **_: object,
-    ) -> "Run | None":
+    def taught(self, sampler: str | None = None, label: Label | None = None, **how: Any) -> "Run | None":
         """The student, if a sampler of few evaluations is asked for, as it is; arguments as for ``steps``.
 
         A student of a run that knows classes is asked for those alone, and none for a posterior, which has no flow.
         """
         few = sampler in METHODS and METHODS[sampler].most is not None
-        few = few and levels is None and guidance is None and guide is None
+        other = any(how.get(name) is not None for name in ("levels", "guidance", "guide"))
         none = label == "none" if isinstance(label, str) else not self.recipe.shares
-        if not few or self.condition is not None or none == bool(self.recipe.classes):
+        if not few or other or self.condition is not None or none == bool(self.recipe.classes):
             return None
         return self.student
 
@@ -156,7 +147,7 @@ class Run:
         """
         if n < 1 or batch_size < 1:
             raise ValueError(f"n is {n}, batch_size is {batch_size}; both must be at least 1")
-        student = self.taught(sampler=sampler, levels=levels, guidance=guidance, guide=guide, label=label)
+        student = self.taught(sampler, label, levels=levels, guidance=guidance, guide=guide)
         if student is not None:
             return student.steps(n, seed=seed, label=label, batch_size=batch_size, start=start)
         sampling = self.recipe.sampling.but(
@@ -439,7 +430,7 @@ class Run:
         if self.guide is not None:
             parts[Path(folder) / "guide"] = self, replace(self, score=self.guide).model
         if self.student is not None:
-            parts[Path(folder) / STUDENT] = self.student, self.student.model
+            parts[Path(folder) / storage.STUDENT] = self.student, self.student.model
         lock = storage.claim(Path(folder), overwrite=overwrite)
         try:
             for place, (run, model) in parts.items():

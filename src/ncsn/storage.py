@@ -46,6 +46,7 @@ T = TypeVar("T")
 
 CONFIG_VERSION = 3
 MODEL = "model.safetensors"
+STUDENT = "student"  # the folder, in the run's own, of a run that has learned to draw by few evaluations
 RUN_FILES = (
     "model.safetensors",
     "checkpoint.pt",
@@ -101,9 +102,9 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, pictur
     folder.mkdir(parents=True, exist_ok=True)
     lock = locked(folder)
     check(folder, overwrite=overwrite, resume=resume, pictures=pictures)  # again: whoever held it may have left a run
-    for run in (folder / "guide", folder / "student", folder):
+    for run in (folder / "guide", folder / STUDENT, folder):
         sweep(run, everybodys=True)
-        if overwrite or (resume and run == folder / "student"):  # which is of the weights as they were
+        if overwrite or (resume and run == folder / STUDENT):  # which is of the weights as they were
             told = [path.name for pattern in TOLD for path in run.glob(pattern)] if begun(run) else []
             for name in (*told, *RUN_FILES):
                 (run / name).unlink(missing_ok=True)

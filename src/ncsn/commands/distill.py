@@ -7,18 +7,18 @@ from typing import Annotated
 from annotated_types import Interval
 
 from ncsn import console
-from ncsn.commands.options import TheRun
+from ncsn.commands.options import OfRun
 from ncsn.ranges import BatchSize, Seed, check_ranges
 from ncsn.threads import Threads
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(TheRun):
+class Distill(OfRun):
     """Teach a copy of a run's network to draw by few evaluations, which is what `--sampler fast` then does."""
 
     minutes: Annotated[float, Interval(gt=0, le=10**6)] = 25.0
     """Wall clock for all of it."""
-    evaluations: Annotated[int, Interval(ge=1, le=100)] = 4
+    evaluations: Annotated[int, Interval(ge=2, le=100)] = 4
     """How many evaluations of the network a sample will take."""
     out: Path | None = None
     """Where the student goes, a run of its own; by default the folder student in the run's, where fast finds it until
@@ -46,14 +46,19 @@ class Distill(TheRun):
         from ncsn.data.images import batches
         from ncsn.experiments.distillation import Distillation, levels, state_of, student_of
         from ncsn.experiments.study import COMPILED_FROM
-        from ncsn.run import STUDENT
 
         clock, own = Clock(), Path(self.run)
         if self.out is None and not storage.begun(own):
             raise ValueError(f"{self.run} is no folder of yours; --out says where its student goes")
-        folder = own / STUDENT if self.out is None else self.out
-        run = ncsn.load(self.run)
+        folder = own / storage.STUDENT if self.out is None else self.out
+        if folder.resolve() == own.resolve():
+            raise ValueError(f"{folder} is the run itself; its student needs a folder of its own")
+        run = ncsn.load(self.run, device=self.device)
         images, sigmas = run.data(), levels(run, self.evaluations)
+        if self.resume and storage.begun(folder):
+            begun = storage.read_config(folder).recipe.sampling
+            if begun.count != self.evaluations:
+                raise ValueError(f"evaluations is {self.evaluations}; the student to go on with takes {begun.count}")
         student = student_of(run, sigmas)
         generator = torch.Generator(run.device).manual_seed(self.seed)
         state = state_of(student, generator)
