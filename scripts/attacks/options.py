@@ -91,12 +91,13 @@ def plain(command: str, ground: Ground, option: str) -> list[str]:
         "likelihood": f"likelihood {run} -n 2 --probes 2 --device cpu --out out.json",
         "interpolate": f"interpolate {run} -n 1 --steps 2 --levels 3 --device cpu --out out.png",
         "export": f"export {run} out.onnx",
+        "distill": f"distill {run} --minutes 0.01 --evaluations 2 --batch-size 8 --device cpu --out out",
         "info": f"info {run} --device cpu",
         "play": "play --no-browser --port 0",
         "push": f"push {run} user/model --dry-run out",
     }.get(command, f"{command} {run} -n 2 --levels 3 --solver-steps 1 --device cpu --out out.png").split()
-    for other in {"--minutes": ["--steps"], "--against": []}.get(option, []):
-        at = words.index(other)
+    if option == "--minutes" and "--steps" in words:
+        at = words.index("--steps")
         del words[at : at + 2]
     return words
 
