@@ -37,6 +37,7 @@ GRID: dict[str, tuple[int, ...]] = {
     "dpmpp-sde": (6, 8, 10, 12, 20, 30, 60),
 }
 UNGUIDED = ("euler", "heun", "dpmpp", "dpmpp-sde", "fast", "langevin")
+STUDENT = "fast, by the student"
 GUIDANCE = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 
 
@@ -65,12 +66,16 @@ def grid(run: ncsn.Run) -> list[Point]:
     if run.recipe.sampling.guidance != 1:
         points += [(sampler, default[sampler][0], 1.0) for sampler in UNGUIDED]
         points += [("dpmpp-sde", None, weight) for weight in GUIDANCE]
+    if run.student is not None:
+        points.append((STUDENT, *default[STUDENT]))
     return points
 
 
 def usual(run: ncsn.Run) -> dict[str, tuple[int, float]]:
     """Levels and guidance of each sampler by default."""
     ways = {sampler: run.recipe.sampling.but(sampler=sampler) for sampler in METHODS}
+    if run.student is not None:
+        ways[STUDENT] = run.student.recipe.sampling
     return {sampler: (way.count, way.guidance) for sampler, way in ways.items()}
 
 
@@ -96,6 +101,7 @@ def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor, "default": usual(run)}]
     for sampler, levels, weight in tqdm(points, unit="point", mininterval=process.refresh_interval()):
         how = {"sampler": sampler, "levels": levels, "guidance": weight, "batch_size": curve.batch_size}
+        how = {"sampler": "fast", "batch_size": curve.batch_size} if sampler == STUDENT else how
         drawn = drawing.draw(run, curve.n, seed=curve.seed, **how)
         seen = evaluation.judge(classifier, quantize(drawn.samples))
         rows.append(
@@ -134,7 +140,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     left.set(
         ylabel=f"Fréchet distance, n = {rows[0]['n']:,}", title="Samplers; ringed: as by default; ×: without the guide"
     )
-    left.set_xticks([10, 20, 30, 60, 120, 200], ["10", "20", "30", "60", "120", "200"])
+    left.set_xticks([6, 10, 20, 30, 60, 120, 200], ["6", "10", "20", "30", "60", "120", "200"])
     left.minorticks_off()
     right.plot([row["guidance"] for row in weights], [row["frechet_distance"] for row in weights], "o-")
     right.set(yscale="log", xlabel="guidance w (1: none)", title="The default sampler")

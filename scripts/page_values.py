@@ -117,6 +117,10 @@ def samplers() -> dict[str, Any]:
             known, y = torch.tensor([True, False]), torch.tensor([[-5.0, 0.0]]).double().expand(3, 2)
             g = seeded(8)
             found["filled"] = numbers(followed(replacement(truth, known, y, generator=g), g))
+    rising = torch.tensor([20.0, 3.0, 0.4, 3.0, 0.4])
+    descent = Descent(score=truth, x=start, sigmas=rising.double(), steps=1, eps=0.005, generator=seeded(8))
+    *_, last = METHODS["euler"].follow(descent)
+    found["restarted"] = {"levels": numbers(rising), "end": numbers(last.x)}
     wide = GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 3.0)
     weighed = guided(truth, wide, 1.5, between=(0.5, 2.0))
     found["guided"] = {str(sigma): numbers(weighed(start, sigma)) for sigma in (0.4, 1.0, 3.0)}

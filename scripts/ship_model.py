@@ -19,6 +19,9 @@ def ship(run: Path, folder: Path) -> None:
     half = {k: w.half() if k.startswith("network.") else w for k, w in weights.items()}
     (folder / "model.safetensors").write_bytes(sealed(half))
     shutil.copy(run / "config.json", folder)
+    for numbers in ("metrics.json", "metrics.jsonl"):
+        if (run / numbers).is_file():
+            shutil.copy(run / numbers, folder)
     largest = max(float((w - half[k].float()).abs().max()) for k, w in weights.items())
     size = (folder / "model.safetensors").stat().st_size
     print(f"{folder}: {size / 1e6:.2f} MB, rounded by at most {largest:.1e}")
@@ -31,6 +34,3 @@ if __name__ == "__main__":
     for part in ("guide", "student"):
         if (run / part).is_dir():
             ship(run / part, models / name / part)
-    for numbers in ("metrics.json", "metrics.jsonl"):  # a student has none
-        if (run / numbers).is_file():
-            shutil.copy(run / numbers, models / name)

@@ -128,6 +128,32 @@ def flow_of_a_gaussian(x: torch.Tensor, std: float, sigmas: torch.Tensor) -> tor
     return x * ((std**2 + sigmas[-1] ** 2) / (std**2 + sigmas[0] ** 2)).sqrt()
 
 
+def test_a_restart_keeps_the_distribution_and_takes_back_errors(generator: torch.Generator) -> None:
+    """Two starts end as far apart as a Gaussian's flow says, which goes through the levels of the restart twice."""
+    down, again = Geometric(3.0, 0.1, 200).sigmas().double(), Geometric(1.0, 0.1, 100).sigmas().double()
+    score = Counted(GaussianScore(1.0, 0.7))
+    x = 1 + math.hypot(3, 0.7) * torch.randn(20_000, 1, generator=generator, dtype=torch.float64)
+    one, other = (
+        [*euler(score, start, torch.cat([down, again]), denoise=False, generator=torch.Generator().manual_seed(5))][-1]
+        for start in (x, x + 2)
+    )
+    twice = flow_of_a_gaussian(flow_of_a_gaussian(torch.tensor(2.0), 0.7, down), 0.7, again)
+    torch.testing.assert_close(other - one, twice.to(x).expand_as(x), rtol=0.03, atol=0)
+    assert abs(z_score(one[:, 0], 1)) < 4
+    assert float(one.std()) == pytest.approx(math.hypot(0.7, 0.1), rel=0.03)  # 6 standard errors
+    assert score.nfe == 2 * (len(down) - 1 + len(again) - 1), "the way up costs nothing"
+
+
+def test_only_euler_restarts() -> None:
+    rising = torch.tensor([2.0, 1.0, 1.5, 0.5])
+    assert [step.sigma for step in flow.euler(GaussianScore(0, 1), torch.zeros(2, 1), rising)] == [1, 1.5, 0.5, 0]
+    for sampler in (heun, dpm_solver):
+        with pytest.raises(ValueError, match="a descending ladder"):
+            list(sampler(GaussianScore(0, 1), torch.zeros(2, 1), rising))
+    with pytest.raises(ValueError, match="a descending ladder"):
+        list(euler(GaussianScore(0, 1), torch.zeros(2, 1), torch.tensor([2.0, 1.0, 1.0])))
+
+
 @pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("dpmpp", 2)])
 def test_order_of_convergence(name: str, order: int) -> None:
     """The error at the end of a Gaussian's flow falls as levels^-order, in float64."""

@@ -149,6 +149,19 @@ def test_levels_may_be_given_one_by_one(generator: torch.Generator) -> None:
     assert sampling.states == 3
 
 
+def test_levels_may_rise_for_euler_which_evaluates_none_on_the_way_up(generator: torch.Generator) -> None:
+    levels = (4.0, 2.0, 0.7, 2.0, 0.7)
+    sampling, score = SAMPLING.but(sampler="euler", levels=levels), Counted(SCORE)
+    steps = list(sampling.follow(score, torch.zeros(2, 2), generator=generator))
+    assert [step.sigma for step in steps] == pytest.approx([*levels[1:], 0.0])
+    assert sampling.states == len(steps)
+    assert sampling.nfe == score.nfe == 4
+    twice = replace(sampling, guidance=2.0, guide="unconditional", guided_between=(1.0, 3.0))
+    assert twice.guided_nfe == 4 + 2, "the middle level is evaluated, and guided, twice"
+    with pytest.raises(ValueError, match="are needed, descending"):
+        SAMPLING.but(sampler="heun", levels=levels)
+
+
 def test_samples_start_around_the_means_they_are_told(generator: torch.Generator) -> None:
     x = SAMPLING.start(torch.tensor([[-20.0, 3.0]]), 4000, generator=generator)
     assert abs(z_score(x[:, 0], -20)) < 4

@@ -79,6 +79,7 @@ def run(tmp_path: Path) -> Path:
     given = made(0)
     given.save(folder)
     replace(given, guide=None).save(folder / "student")
+    storage.write_json(folder / "student" / "metrics.json", {"offered": True})
     (folder / "checkpoint.pt").write_bytes(b"a pickle")
     (folder / "samples.png").write_bytes(b"a picture")
     storage.write_json(folder / "metrics.json", {"step": 1200, "loss": 0.0625, "bands": [1.0], "made_in": "/home/ada"})
@@ -137,7 +138,7 @@ def test_a_run_that_was_pushed_draws_the_same_wherever_it_is_loaded(
     repo, printed = hub.repos["ada/pets"], capsys.readouterr()
     size = sum(len(content) for name, content in repo.files.items() if name != ".gitattributes")
     sha = repo.refs["main"]
-    assert printed.out == f"hf://ada/pets@{sha}: 9 files, {size:,} bytes, private; {hub.endpoint}/ada/pets\n"
+    assert printed.out == f"hf://ada/pets@{sha}: 10 files, {size:,} bytes, private; {hub.endpoint}/ada/pets\n"
     assert TOKEN not in printed.out + printed.err
     assert repo.files.keys() == {".gitattributes", *FILES}
     assert repo.private
@@ -145,7 +146,7 @@ def test_a_run_that_was_pushed_draws_the_same_wherever_it_is_loaded(
         assert repo.files[name] == (run / name).read_bytes()
 
     loaded = ncsn.load("hf://ada/pets", device="cpu")
-    assert capsys.readouterr().err == f"hf://ada/pets is commit {sha[:7]}: 9 files, {size:,} bytes, fetched\n"
+    assert capsys.readouterr().err == f"hf://ada/pets is commit {sha[:7]}: 10 files, {size:,} bytes, fetched\n"
     here = ncsn.load(run, device="cpu")
     assert (loaded.digest, loaded.experiment) == (here.digest, "images")
     assert torch.equal(loaded.sample(3, seed=1), here.sample(3, seed=1))
@@ -506,7 +507,7 @@ def test_a_dry_run_writes_what_would_be_sent_and_sends_nothing(
     cli.main(["push", str(run), "ada/pets", "--dry-run", str(look)])
     printed = capsys.readouterr().out.splitlines()
     assert hub.asked == []
-    assert printed[-1] == f"{look}: 9 files, which `ncsn push {run} ada/pets` would send; nothing was sent"
+    assert printed[-1] == f"{look}: 10 files, which `ncsn push {run} ada/pets` would send; nothing was sent"
     assert printed[0] == f"{look / 'README.md'}: {(look / 'README.md').stat().st_size:,} bytes"
     assert ncsn.load(look).digest == ncsn.load(run).digest
     cli.main(["push", str(run), "ada/pets"])

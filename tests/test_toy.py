@@ -64,9 +64,9 @@ def test_samplers_are_compared_with_the_data_over_what_other_data_differ_by(tmp_
         x = study.truth.sample(n, generator=torch.Generator().manual_seed(77))
         x = x + torch.tensor([10.0, 0.0]) * (options["sampler"] == "langevin")
         assert float(start.min()) < -7.9 < 7.9 < float(start.max()) <= 8
-        return Drawn(
-            samples=x, path=[], sampling=study.recipe.sampling, nfe=len(asked), guide_nfe=0, seconds=2.0 * len(asked)
-        )
+        how = study.recipe.sampling.but(sampler=options["sampler"])
+        done, seconds = len(asked), 2.0 * len(asked)
+        return Drawn(samples=x, path=[], sampling=how, sampler=how.sampler, nfe=done, guide_nfe=0, seconds=seconds)
 
     numbers: dict[str, Any] = toy.compare_samplers(study, run, draw).numbers
     floor = numbers["sliced_wasserstein_floor"]

@@ -75,6 +75,7 @@ def drawn(steps: "Steps", samples: "Tensor", path: "list[Step]", seconds: float)
         samples=samples.cpu(),
         path=path,
         sampling=steps.sampling,
+        sampler=steps.sampler,
         nfe=steps.nfe,
         guide_nfe=steps.guide_nfe,
         seconds=seconds,

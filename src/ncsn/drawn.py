@@ -16,7 +16,7 @@ class Steps(Iterator[Step]):
     """The states of samples on their way out of the noise, as they come; ``len`` of it is how many there will be.
 
     ``sampling``: how they are drawn.  ``nfe``, ``guide_nfe``: how often the network and its guide have been evaluated
-    so far, for each sample.  ``run``: the one whose networks these are.
+    so far, for each sample.  ``run``: the one whose networks these are.  ``sampler``: its name, for a user to read.
     """
 
     def __init__(
@@ -24,6 +24,7 @@ class Steps(Iterator[Step]):
     ) -> None:
         self.states, self.sampling, self.run = states, sampling, run
         self.networks, self.guide = networks, guide
+        self.sampler = sampling.sampler
 
     def __len__(self) -> int:
         """How many states there will be."""
@@ -49,13 +50,14 @@ class Drawn:
     """Samples, and what they cost.
 
     ``samples`` (n, *d): in the units of the data.  ``path``: the first few of them on their way, if asked for.
-    ``sampling``: how they were drawn.  ``nfe``, ``guide_nfe``: evaluations, for each sample, of the network and of the
-    guide that it is moved away from.
+    ``sampling``: how they were drawn.  ``sampler``: its name, for a user to read.  ``nfe``, ``guide_nfe``: evaluations,
+    for each sample, of the network and of the guide that it is moved away from.
     """
 
     samples: Float[Tensor, "n *d"]
     path: list[Step]
     sampling: Sampling
+    sampler: str
     nfe: int
     guide_nfe: int
     seconds: float
@@ -63,7 +65,7 @@ class Drawn:
     @property
     def cost(self) -> str:
         """All of it, for a user to read."""
-        return cost(len(self.samples), self.sampling.sampler, self.nfe, self.guide_nfe, self.seconds)
+        return cost(len(self.samples), self.sampler, self.nfe, self.guide_nfe, self.seconds)
 
 
 def cost(n: int, sampler: str, nfe: int, guide_nfe: int, seconds: float) -> str:

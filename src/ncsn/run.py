@@ -90,10 +90,11 @@ class Run:
 
     @cached_property
     def student(self) -> "Run | None":
-        """A copy of the network that draws by few evaluations, if ``ncsn distill`` has left one in the run's folder."""
+        """A copy of the network that draws by few evaluations, if ``ncsn distill`` has left one that is good enough."""
         folder = None if self.folder is None else self.folder / storage.STUDENT
-        taught = folder is not None and storage.begun(folder) and (folder / storage.MODEL).is_file()
-        return load(folder, device=self.device.type) if folder is not None and taught else None
+        if folder is None or not storage.begun(folder) or not storage.read_results(folder).get("offered"):
+            return None
+        return load(folder, device=self.device.type)
 
     def taught(self, sampler: str | None = None, label: Label | None = None, **how: Any) -> "Run | None":
         """The student, if a sampler of few evaluations is asked for, as it is; arguments as for ``steps``.
@@ -149,7 +150,9 @@ class Run:
             raise ValueError(f"n is {n}, batch_size is {batch_size}; both must be at least 1")
         student = self.taught(sampler, label, levels=levels, guidance=guidance, guide=guide)
         if student is not None:
-            return student.steps(n, seed=seed, label=label, batch_size=batch_size, start=start)
+            taught = student.steps(n, seed=seed, label=label, batch_size=batch_size, start=start)
+            taught.sampler = f"{sampler} (a student)"
+            return taught
         sampling = self.recipe.sampling.but(
             sampler=sampler, levels=levels, steps=steps, eps=eps, guidance=guidance, guide=guide
         )
@@ -428,7 +431,10 @@ class Run:
         """
         parts = {Path(folder): (self, self.model)}
         if self.guide is not None:
-            parts[Path(folder) / "guide"] = self, replace(self, score=self.guide).model
+            own = None if self.folder is None else self.folder / "guide"
+            recipe = storage.read_config(own).recipe if own is not None and storage.begun(own) else self.recipe
+            guide = replace(self, score=self.guide, recipe=recipe)  # which may be a smaller network
+            parts[Path(folder) / "guide"] = guide, guide.model
         if self.student is not None:
             parts[Path(folder) / storage.STUDENT] = self.student, self.student.model
         lock = storage.claim(Path(folder), overwrite=overwrite)
@@ -437,6 +443,9 @@ class Run:
                 place.mkdir(exist_ok=True)
                 storage.write_model(place, model, run.units)
                 storage.write_config(place, run.experiment, run.settings, run.recipe, run.origin)
+            if self.student is not None and self.student.folder is not None:
+                results = storage.read_results(self.student.folder)
+                storage.write_json(Path(folder) / storage.STUDENT / "metrics.json", results)
         finally:
             lock.release()
 

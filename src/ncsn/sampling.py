@@ -26,14 +26,15 @@ class Sampling:
     """A sampler and all that it needs to know.
 
     ``sigma_max``, ``sigma_min``: the noise levels to descend between.  ``sampler``: a name in ``METHODS``.
-    ``levels``: how many noise levels, or the levels themselves, descending.  ``steps``: Langevin steps, on each level
-    if annealed.  ``eps``: their size α on the smallest level.  ``guidance``: how far to move away from a guide, 1 is
-    not at all; ``guided_between``: on which noise levels, by default what suits pixels in [0, 1].  ``guide``: which
-    one: the smaller network that was trained beside the run's own (autoguidance), or the run's own network without the
-    class (classifier-free guidance), which needs one.
+    ``levels``: how many noise levels, or the levels themselves, descending; where they rise noise is added, if the
+    sampler has such restarts.  ``steps``: Langevin steps, on each level if annealed.  ``eps``: their size α on the
+    smallest level.  ``guidance``: how far to move away from a guide, 1 is not at all; ``guided_between``: on which
+    noise levels, by default what suits pixels in [0, 1].  ``guide``: which one: the smaller network that was trained
+    beside the run's own (autoguidance), or the run's own network without the class (classifier-free guidance), which
+    needs one.
     Raises ValueError unless the sampler is known, σ_max ≥ σ_min > 0, levels are 1 to ``MOST_LEVELS`` (and descending,
-    if given one by one), steps 1 to ``MOST_STEPS``, ε > 0 (and below 4σ_min² if annealed, beyond which it diverges),
-    the guidance is a number ≥ 0, and what is guided lies between two numbers.
+    if given one by one to a sampler without restarts), steps 1 to ``MOST_STEPS``, ε > 0 (and below 4σ_min² if annealed,
+    beyond which it diverges), the guidance is a number ≥ 0, and what is guided lies between two numbers.
     """
 
     sigma_max: float
@@ -68,8 +69,9 @@ class Sampling:
         if self.count > MOST_LEVELS:
             raise ValueError(f"levels is {self.count:,}; allowed are 1 to {MOST_LEVELS:,}")
         given = (self.sigma_max, self.sigma_min) if isinstance(self.levels, int) else self.levels
+        rising = not self.method.restarts and any(a < b for a, b in pairwise(given))
         # Beyond these, squares of noise levels are no float32.
-        if not all(1e-18 < level < 1e18 for level in given) or any(a < b for a, b in pairwise(given)):
+        if not all(1e-18 < level < 1e18 for level in given) or rising:
             raise ValueError(f"noise levels are {short(given)}; numbers from 1e-18 to 1e18 are needed, descending")
 
     @property
@@ -128,9 +130,15 @@ class Sampling:
         return self.method.states(self.count, self.steps)
 
     @property
+    def evaluated(self) -> list[float]:
+        """The noise levels that a step leads down from; from the others a restart leads up."""
+        ladder = self.ladder().tolist()
+        return [sigma for sigma, following in pairwise([*ladder, 0.0]) if following <= sigma]
+
+    @property
     def nfe(self) -> int:
         """How often a score is evaluated for one sample."""
-        return self.method.nfe(self.count, self.steps)
+        return self.method.nfe(len(self.evaluated), self.steps)
 
     @property
     def evaluations(self) -> float:
@@ -141,11 +149,12 @@ class Sampling:
     def guided_nfe(self) -> float:
         """The same, if samples are guided."""
         low, high = self.guided_between
-        guided: int = sum(low <= sigma <= high for sigma in self.ladder().tolist())
-        return self.nfe + self.nfe * guided * (GUIDED[self.guide] - 1) / self.count
+        evaluated = self.evaluated
+        guided: int = sum(low <= sigma <= high for sigma in evaluated)
+        return self.nfe + self.nfe * guided * (GUIDED[self.guide] - 1) / len(evaluated)
 
     def ladder(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
-        """The noise levels to descend."""
+        """The noise levels to descend, in their order."""
         if not isinstance(self.levels, int):
             return torch.tensor(self.levels, device=device)
         kind = Geometric if self.method.ladder == "geometric" else Karras

@@ -27,6 +27,7 @@ FILES = {
     "guide/model.safetensors": WEIGHTS_LIMIT,
     "student/config.json": JSON_LIMIT,
     "student/model.safetensors": WEIGHTS_LIMIT,
+    "student/metrics.json": JSON_LIMIT,
     "model.safetensors": WEIGHTS_LIMIT,
     "config.json": JSON_LIMIT,
 }

@@ -39,6 +39,15 @@ for (const [name, end] of Object.entries<number[]>(given.ends)) {
   });
 }
 
+test("where the levels rise, euler goes up by the package's noise", async () => {
+  const random = new Listed(given.z);
+  const noise = (): Values => Float64Array.from(start, () => random.normal());
+  let x: Values = start;
+  const how = { score: scoreOf(twoGaussians()), x, sigmas: given.restarted.levels, steps: 1, eps: 0.005, noise };
+  for await (const step of METHODS.euler.follow(how)) ({ x } = step);
+  close(x, given.restarted.end, 1e-9);
+});
+
 test("every sampler of the page is compared with the package's, and has its defaults", () => {
   assert.deepEqual(Object.keys(given.ends).sort(), Object.keys(METHODS).sort());
   for (const [name, method] of Object.entries(METHODS)) {

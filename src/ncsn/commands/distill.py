@@ -1,15 +1,23 @@
 """``ncsn distill``."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Interval
 
 from ncsn import console
+from ncsn.clock import Clock
 from ncsn.commands.options import OfRun
 from ncsn.ranges import BatchSize, Seed, check_ranges
 from ncsn.threads import Threads
+
+if TYPE_CHECKING:
+    from ncsn.data.images import Images
+    from ncsn.run import Run
+
+JUDGING = 0.1  # of the minutes
+THOROUGH = 10.0  # minutes, from which on a classifier to judge by is worth its training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +26,8 @@ class Distill(OfRun):
 
     minutes: Annotated[float, Interval(gt=0, le=10**6)] = 25.0
     """Wall clock for all of it."""
-    evaluations: Annotated[int, Interval(ge=2, le=100)] = 4
-    """How many evaluations of the network a sample will take."""
+    evaluations: Annotated[int, Interval(ge=2, le=100)] = 6
+    """How many evaluations of the network a sample will take; those beyond four are restarts after fresh noise."""
     out: Path | None = None
     """Where the student goes, a run of its own; by default the folder student in the run's, where fast finds it until
     the run's training goes on."""
@@ -37,33 +45,29 @@ class Distill(OfRun):
         check_ranges(self)
 
     def __call__(self) -> None:
-        """Teach."""
+        """Teach, and judge."""
         import torch
 
         import ncsn
         from ncsn import storage
-        from ncsn.clock import Clock
         from ncsn.data.images import batches
         from ncsn.experiments.distillation import Distillation, levels, state_of, student_of
         from ncsn.experiments.study import COMPILED_FROM
 
-        clock, own = Clock(), Path(self.run)
-        if self.out is None and not storage.begun(own):
-            raise ValueError(f"{self.run} is no folder of yours; --out says where its student goes")
-        folder = own / storage.STUDENT if self.out is None else self.out
-        if folder.resolve() == own.resolve():
-            raise ValueError(f"{folder} is the run itself; its student needs a folder of its own")
+        clock, folder = Clock(), self.place()
         run = ncsn.load(self.run, device=self.device)
         images, sigmas = run.data(), levels(run, self.evaluations)
         if self.resume and storage.begun(folder):
             begun = storage.read_config(folder).recipe.sampling
-            if begun.count != self.evaluations:
-                raise ValueError(f"evaluations is {self.evaluations}; the student to go on with takes {begun.count}")
+            if begun.levels != sigmas:
+                there = f"the student to go on with takes {begun.nfe}, on other noise levels"
+                raise ValueError(f"evaluations is {self.evaluations}; {there}")
         student = student_of(run, sigmas)
         generator = torch.Generator(run.device).manual_seed(self.seed)
         state = state_of(student, generator)
         lock = storage.claim(folder, overwrite=self.overwrite, resume=self.resume)
         storage.write_config(folder, run.experiment, run.settings, student.recipe, run.origin)
+        (folder / "metrics.json").unlink(missing_ok=True)  # a verdict on the weights as they were
         if self.resume:
             state.load(folder / "checkpoint.pt")
         if self.minutes >= COMPILED_FROM:
@@ -77,11 +81,52 @@ class Distill(OfRun):
         loss = Distillation(teacher=run, sigmas=sigmas, generator=generator)
         threads = Threads()
         signals: list[int] = []
-        budget = ncsn.Budget(seconds=max(1.0, 60 * self.minutes - clock.passed))
+        budget = ncsn.Budget(seconds=max(1.0, 60 * self.minutes * (1 - JUDGING) - clock.passed))
         progress = ncsn.train(state, shown, loss, budget=budget, signals=signals)
         for _ in console.watch(progress, state, folder, signals, threads=threads, what="student "):
             pass
         threads.release()
-        lock.release()
         seen = state.step * self.batch_size
         print(f"{folder}: draws by {self.evaluations} evaluations, after {seen:,} images; the sampler is euler")
+        verdict = self.verdict(run, replace(student, score=state.average), images, clock)
+        storage.write_json(folder / "metrics.json", {"images_seen": seen, "seconds": state.seconds, **verdict})
+        lock.release()
+
+    def place(self) -> Path:
+        """The student's folder.  Raises ValueError if it would be none, or its run's own."""
+        from ncsn import storage
+
+        own = Path(self.run)
+        if self.out is None and not storage.begun(own):
+            raise ValueError(f"{self.run} is no folder of yours; --out says where its student goes")
+        folder = own / storage.STUDENT if self.out is None else self.out
+        if folder.resolve() == own.resolve():
+            raise ValueError(f"{folder} is the run itself; its student needs a folder of its own")
+        return folder
+
+    def verdict(self, run: "Run", student: "Run", images: "Images", clock: Clock) -> dict[str, object]:
+        """What held-out images say of the student, and whether ``fast`` is to draw by it, within what time is left."""
+        from ncsn.evaluation import at_8_bits
+        from ncsn.experiments import guidance
+        from ncsn.experiments.distillation import BLOCK, ENOUGH, JUDGED, judged, samples
+
+        images = at_8_bits(images)
+        n = min(JUDGED, len(images.validation))
+        if n < BLOCK:
+            print(f"not judged: there are {n} held-out images, and {BLOCK} are needed")
+            return {"offered": True}
+        features = guidance.suited(images, run.device, thorough=self.minutes >= THOROUGH)
+        drawn = []
+        blocks = samples(run, student, n, batch_size=self.batch_size, seed=self.seed)
+        for block in console.bar(blocks, "judging the student", total=n // BLOCK):
+            drawn.append(block)
+            if clock.passed > 60 * self.minutes:
+                break
+        found = judged(drawn, images.validation, features)
+        print(
+            f"{found.distance} from held-out images, {found.n:,} samples each: the student's {found.student:.3g}, "
+            f"its run's {found.own:.3g}"
+        )
+        if not found.enough:
+            print(f"that is over {ENOUGH} times as far: fast goes on without it; --resume teaches it more")
+        return {"offered": found.enough, **asdict(found)}

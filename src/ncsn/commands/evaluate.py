@@ -162,7 +162,7 @@ class Evaluate(HowToSample, Reading):
         return samples, {
             "run_digest": run.digest,
             "seed": self.seed,
-            "sampler": drawn.sampling.sampler,
+            "sampler": drawn.sampler,
             "class": self.label,
             "guidance": drawn.sampling.guidance,
             "guide": drawn.sampling.guide,

@@ -112,7 +112,7 @@ class Sample(HowToSample, OfRun):
                 x = drawn.samples
                 stream.write(run.recipe.depth.restored(x) if run.recipe.images else x.numpy())
                 seconds += drawn.seconds
-                now = cost(stream.done - before, drawn.sampling.sampler, drawn.nfe, drawn.guide_nfe, seconds)
+                now = cost(stream.done - before, drawn.sampler, drawn.nfe, drawn.guide_nfe, seconds)
                 said = f"{now}, after {before} that were there" if before else now
         except KeyboardInterrupt as error:
             if stream.done:

@@ -1,36 +1,53 @@
 """Distillation: a copy of a run's network learns to take in one step what the run's guided flow takes in several.
 
 The copy is a run of its own, whose sampler is Euler's method on a few noise levels.  Progressive distillation (Salimans
-& Ho 2022, arXiv:2202.00512) halves the steps again and again; here they become few at once.
+& Ho 2022, arXiv:2202.00512) halves the steps again and again; here they become few at once.  A student's errors add up
+on its way, for it has learned on noised data and not on what it makes; so it takes its last step but one again, after
+fresh noise (a restart, Xu et al. 2023, arXiv:2306.14878), which is nothing more to learn.
 """
 
 import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from ncsn import metrics
 from ncsn.draws import randn
+from ncsn.evaluation.features import Features
 from ncsn.noise import Geometric, Karras
 from ncsn.objectives import Batch
 from ncsn.optimizers import muon_and_adam
+from ncsn.pixels import quantize, reals
+from ncsn.preconditioning import ScoreModel
 from ncsn.run import Run
 from ncsn.sampling import Sampling
-from ncsn.score import LabelledScore, Score, conditioned, tweedie
+from ncsn.score import conditioned, tweedie
 from ncsn.training import State
 
+Pair = tuple[UInt8[Tensor, "n c h w"], UInt8[Tensor, "n c h w"]]
 LAST = 0.12  # the smallest noise level that a student is asked at: from there one evaluation leads to an image
-MUON_RATE, ADAM_RATE = 0.004, 0.0004  # a fifth of what a network is trained with: it knows most of it already
+DESCENDING = 4  # levels; further ones gain less than restarts do
+JUDGED, BLOCK = 1024, 64  # samples that a student is judged by, at most, and at a time
+COMPARED = 8  # times as many held-out images are what they are compared with, if there are
+ENOUGH = 1.5  # times the distance of its run's own samples is what a student's may have
+MUON_RATE, ADAM_RATE = 0.0013, 0.00013  # a fifteenth of what a network is trained with: it knows most of it already
 
 
 def levels(run: Run, evaluations: int) -> tuple[float, ...]:
-    """The noise levels of a student of so many evaluations, descending, each as far from the next as the others."""
-    return tuple(Geometric(run.recipe.sampling.sigma_max, LAST, evaluations).sigmas().tolist())
+    """The noise levels of a student of so many evaluations, each as far from the next as the others.
+
+    Up to four descend; every further evaluation is a restart, from the last level up to the one before and down again.
+    """
+    sigmas = Geometric(run.recipe.sampling.sigma_max, LAST, min(evaluations, DESCENDING)).sigmas().tolist()
+    return (*sigmas, *sigmas[-2:] * (evaluations - len(sigmas)))
 
 
 def student_of(run: Run, sigmas: tuple[float, ...]) -> Run:
-    """A copy of the run, sampled by one evaluation on each of ``sigmas``, unguided; it has learned nothing yet."""
+    """A copy of the run, sampled by ``euler`` on the levels ``sigmas``, unguided; it has learned nothing yet."""
     own = run.recipe.sampling
     few = Sampling(
         sigma_max=sigmas[0], sigma_min=sigmas[-1], sampler="euler", levels=sigmas, steps=1, eps=own.eps, guide=own.guide
@@ -50,11 +67,12 @@ class Distillation:
     """What ``train`` minimises to make a student: how far D is from the flow's way to the next noise level, squared.
 
     Euler's step from σ to σ' is x' = r·x + (1 − r)·D(x, σ) with r = σ'/σ.  The student's D(x, σ) learns to be
-    (x' − r·x)/(1 − r), where x' is what the teacher makes of x.
+    (x' − r·x)/(1 − r), where x' is what the teacher makes of x.  As in training, a loss is the squared error of what
+    the network returns, see ``ScoreModel.residual_weight``: unweighted, the last step would be spoilt for the first.
 
-    ``teacher``: whose flow is followed, guided as it is by default.  ``sigmas`` (levels,): descending; after the last
-    one comes 0.  ``steps``: of DPM-Solver++(2M) between two of them.  ``generator``: what noise and levels, one for
-    each batch, are drawn from.
+    ``teacher``: whose flow is followed, guided as it is by default.  ``sigmas`` (levels,): the student's; after the
+    last one comes 0, and where they rise is nothing to learn.  ``steps``: of DPM-Solver++(2M) between two of them.
+    ``generator``: what noise and levels, one for each batch, are drawn from.
     """
 
     teacher: Run
@@ -62,16 +80,22 @@ class Distillation:
     generator: torch.Generator
     steps: int = 3
 
-    def __call__(self, model: Score | LabelledScore, batch: Batch) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+    def __call__(self, model: ScoreModel, batch: Batch) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
         """The losses, and the noise level of each."""
         x, label = batch
-        number = int(torch.randint(len(self.sigmas), (), generator=self.generator))
-        sigma, following = self.sigmas[number], (*self.sigmas, 0.0)[number + 1]
+        sigma, following = self.ways[int(torch.randint(len(self.ways), (), generator=self.generator))]
         noisy, ratio = x + sigma * randn(x.shape, self.generator, x), following / sigma
         wanted = (self.led(noisy, label, sigma, following) - ratio * noisy) / (1 - ratio)
-        denoised = tweedie(conditioned(model, label), noisy, torch.full((len(x),), sigma, device=x.device))
-        losses = (denoised - wanted).square().flatten(1).mean(1)
-        return losses, torch.full((len(x),), sigma, device=x.device)
+        sigmas = torch.full((len(x),), sigma, device=x.device)
+        denoised = tweedie(conditioned(model, label), noisy, sigmas)
+        weight = model.residual_weight(sigmas) / (2 * sigmas**2)  # an error of D is σ² times the score's
+        return weight * (denoised - wanted).square().flatten(1).mean(1), sigmas
+
+    @property
+    def ways(self) -> list[tuple[float, float]]:
+        """The steps that a student learns: from which noise level to which, each once."""
+        steps = pairwise((*self.sigmas, 0.0))
+        return list(dict.fromkeys((sigma, following) for sigma, following in steps if following < sigma))
 
     @torch.no_grad()
     def led(
@@ -85,3 +109,40 @@ class Distillation:
             if following and step.sigma <= ladder[-1]:
                 break
         return step.x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How far ``n`` samples are from held-out images, as ``distance`` measures it.
+
+    ``student``: by the student; ``own``: by its run's own sampler, from the same noise and of the same classes.
+    """
+
+    n: int
+    distance: str
+    student: float
+    own: float
+
+    @property
+    def enough(self) -> bool:
+        """Whether the student's samples are near enough to be drawn instead of the run's."""
+        return self.student <= ENOUGH * self.own
+
+
+def samples(run: Run, student: Run, n: int, *, batch_size: int, seed: int) -> Iterator[Pair]:
+    """``n`` samples by a student, and as many by its run, in blocks."""
+    for number in range(n // BLOCK):
+        ours, own = (who.sample(BLOCK, seed=seed + number, batch_size=batch_size) for who in (student, run))
+        yield quantize(ours).cpu(), quantize(own).cpu()
+
+
+def judged(drawn: Sequence[Pair], held_out: UInt8[Tensor, "v c h w"], features: Features) -> Verdict:
+    """What blocks of samples say, beside ``held_out`` images: by ``features``, or by pixels where there are none."""
+    student, own = (torch.cat(blocks) for blocks in zip(*drawn, strict=True))
+    real = held_out[: len(own)]
+    if features.embed is None:
+        far = [metrics.sliced_wasserstein(reals(x).flatten(1), reals(real).flatten(1)) for x in (student, own)]
+        return Verdict(n=len(own), distance="pixel distance", student=far[0], own=far[1])
+    seen = features(held_out[: COMPARED * len(own)]).features
+    far = [metrics.frechet_distance(features(x).features, seen) for x in (student, own)]
+    return Verdict(n=len(own), distance=f"Fréchet distance in {features.name}", student=far[0], own=far[1])

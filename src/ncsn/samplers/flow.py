@@ -20,17 +20,35 @@ from ncsn.samplers.step import Step, check_ladder
 from ncsn.score import Score, tweedie
 
 
+def raised(
+    x: Float[Tensor, "b *d"], sigma: Float[Tensor, ""], higher: Float[Tensor, ""], generator: torch.Generator | None
+) -> Float[Tensor, "b *d"]:
+    """``x``, which has noise of level ``sigma``, with fresh noise up to the ``higher`` one."""
+    z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return x + (higher**2 - sigma**2).sqrt() * z
+
+
 @torch.no_grad()
 def euler(
-    score: Score, x: Float[Tensor, "b *d"], sigmas: Float[Tensor, "levels"], *, denoise: bool = True
+    score: Score,
+    x: Float[Tensor, "b *d"],
+    sigmas: Float[Tensor, "levels"],
+    *,
+    denoise: bool = True,
+    generator: torch.Generator | None = None,
 ) -> Iterator[Step]:
     """The probability flow by Euler's method, of order 1 (DDIM in the noise's own time).
 
-    Song et al. 2020, equation 13.  NFE: levels − 1, and one more for ``denoise``.
+    Where the ``sigmas`` rise, fresh noise leads up: a restart, which costs nothing itself, and what is gone through
+    again takes back errors of the first time (Xu et al. 2023, arXiv:2306.14878, algorithm 1).
+    Song et al. 2020, equation 13.  NFE: levels − 1, less one for each rise, and one more for ``denoise``.
     """
-    check_ladder(sigmas)
+    check_ladder(sigmas, restarts=True)
     for sigma, following in pairwise(sigmas):
-        x = x + (sigma - following) * sigma * score(x, sigma)
+        if following > sigma:
+            x = raised(x, sigma, following, generator)
+        else:
+            x = x + (sigma - following) * sigma * score(x, sigma)
         yield Step(float(following), x)
     if denoise:
         yield Step(0.0, tweedie(score, x, sigmas[-1]))
@@ -95,12 +113,11 @@ def edm(
     if churn < 0:
         raise ValueError(f"churn is {churn}; it must not be negative")
     for sigma, following in pairwise(sigmas):
-        raised = sigma
+        higher = sigma
         if churn_range[0] <= sigma <= churn_range[1]:
-            raised = sigma * (1 + min(churn / len(sigmas), math.sqrt(2) - 1))
-            z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            x = x + (raised**2 - sigma**2).sqrt() * z
-        x = heun_step(score, x, raised, following)
+            higher = sigma * (1 + min(churn / len(sigmas), math.sqrt(2) - 1))
+            x = raised(x, sigma, higher, generator)
+        x = heun_step(score, x, higher, following)
         yield Step(float(following), x)
     if denoise:
         yield Step(0.0, tweedie(score, x, sigmas[-1]))

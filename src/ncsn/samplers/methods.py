@@ -23,8 +23,9 @@ GUIDED: dict[GuideName, float] = {"smaller": 1.25, "unconditional": 2.0}  # eval
 class Descent:
     """What a method is given: where it starts, its noise levels, and what Langevin dynamics needs.
 
-    ``score``: what to follow.  ``x`` (b, *d): the start.  ``sigmas`` (levels,): descending.  ``steps``: Langevin steps,
-    on each level if annealed.  ``eps``: their size α on the smallest level.  ``generator``: on x's device.
+    ``score``: what to follow.  ``x`` (b, *d): the start.  ``sigmas`` (levels,): descending, but for restarts.
+    ``steps``: Langevin steps, on each level if annealed.  ``eps``: their size α on the smallest level.  ``generator``:
+    on x's device.
     """
 
     score: "Score"
@@ -44,6 +45,7 @@ class Method:
     ``states``: how many states it yields, the denoised one included, and ``nfe``: how often it evaluates the score, for
     (levels, steps).
     ``guided_from``: how far from 1 a run's own guidance must be to be taken over.
+    ``restarts``: whether levels that are given one by one may rise, which costs no evaluation.
     ``most``: how many evaluations a sample may take, a guide's among them: where there are more, levels are left out.
     Such a method is a way to sample runs, and no run's own.
     """
@@ -55,6 +57,7 @@ class Method:
     states: Callable[[int, int], int] = lambda levels, steps: levels
     nfe: Callable[[int, int], int] = lambda levels, steps: levels
     guided_from: float = 0.0
+    restarts: bool = False
     most: int | None = None
 
     def suited(self, sigma_max: float, sigma_min: float) -> int:
@@ -104,7 +107,7 @@ def euler(d: Descent) -> "Iterator[Step]":
     """The probability flow, by Euler's method."""
     from ncsn.samplers.flow import euler
 
-    return euler(d.score, d.x, d.sigmas)
+    return euler(d.score, d.x, d.sigmas, generator=d.generator)
 
 
 def heun(d: Descent) -> "Iterator[Step]":
@@ -151,7 +154,7 @@ METHODS: dict[str, Method] = {
     "pc": Method(
         follow=predictor_corrector, ladder="geometric", levels=60, nfe=lambda levels, steps: 2 * (levels - 1) + 1
     ),
-    "euler": Method(follow=euler, ladder="karras", levels=40),
+    "euler": Method(follow=euler, ladder="karras", levels=40, restarts=True),
     "heun": Method(follow=heun, ladder="karras", levels=18, nfe=lambda levels, steps: 2 * (levels - 1) + 1),
     "edm": Method(follow=edm, ladder="karras", levels=40, nfe=lambda levels, steps: 2 * (levels - 1) + 1),
     "dpmpp": Method(follow=dpm_solver, ladder="karras", levels=20),

@@ -17,7 +17,9 @@ class NonFiniteSampleError(RuntimeError):
     """Samples became NaN or infinite on their way; the message says where."""
 
 
-def check_ladder(sigmas: Float[Tensor, "levels"]) -> None:
-    """Raises ValueError unless ``sigmas`` is positive and strictly descending."""
-    if sigmas.ndim != 1 or len(sigmas) == 0 or bool((sigmas <= 0).any()) or bool((sigmas.diff() >= 0).any()):
+def check_ladder(sigmas: Float[Tensor, "levels"], *, restarts: bool = False) -> None:
+    """Raises ValueError unless ``sigmas`` is positive and strictly descending, or rises where ``restarts`` are."""
+    steps = sigmas.flatten().diff()
+    allowed = bool(((steps != 0) if restarts else (steps < 0)).all())
+    if sigmas.ndim != 1 or len(sigmas) == 0 or bool((sigmas <= 0).any()) or not allowed:
         raise ValueError(f"sigmas is {sigmas.tolist()}; a descending ladder of positive noise levels is needed")

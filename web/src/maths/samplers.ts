@@ -79,10 +79,13 @@ async function* consistent({ score, x, sigmas, noise }: Descent): AsyncGenerator
   }
 }
 
-/** The probability flow by Euler's method: Song et al. 2021, equation 13. */
-async function* euler({ score, x, sigmas }: Descent): AsyncGenerator<Step> {
+/** The probability flow by Euler's method: Song et al. 2021, equation 13; where the levels rise, fresh noise leads up. */
+async function* euler({ score, x, sigmas, noise }: Descent): AsyncGenerator<Step> {
   for (const [sigma, following] of pairs(sigmas)) {
-    x = sum([1, x], [(sigma - following) * sigma, await score(x, sigma)]);
+    x =
+      following > sigma
+        ? sum([1, x], [Math.sqrt(following ** 2 - sigma ** 2), noise()])
+        : sum([1, x], [(sigma - following) * sigma, await score(x, sigma)]);
     yield { sigma: following, x };
   }
 }
