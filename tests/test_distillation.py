@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -129,6 +130,14 @@ def test_a_students_levels_are_evenly_apart_and_its_copy_is_its_own() -> None:
     assert any(bool(weight.any()) for weight in run.model.parameters())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_samples_judge() -> Iterator[None]:
+    """As many as tests have time for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ncsn.experiments.distillation.FEWEST", 64)
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of digits that has a student, which has learned for a moment."""
@@ -203,13 +212,49 @@ def test_only_a_student_that_has_passed_is_drawn_by(taught: Path, tmp_path: Path
     assert ncsn.load(taught, device="cpu").student is None
     (taught / "student" / "metrics.json").unlink()
     assert ncsn.load(taught, device="cpu").student is None
+    storage.write_json(taught / "student" / "metrics.json", verdict)
+    (taught / "student" / storage.MODEL).unlink()
+    assert ncsn.load(taught, device="cpu").student is None
+
+
+def test_too_few_held_out_images_judge_nobody(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ncsn.experiments.distillation.FEWEST", 20_000)
+    out = str(tmp_path / "student")
+    cli.main(["distill", str(finished), "--minutes", "0.02", "--evaluations", "2", "--batch-size", "8", "--out", out])
+    assert "there are 10,000 held-out images, and 20000 are needed to judge it" in capsys.readouterr().out
+    assert storage.read_results(tmp_path / "student")["offered"] is False
+
+
+def test_what_cannot_be_gone_on_with_leaves_the_student_as_it_was(
+    taught: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (taught / "student" / "checkpoint.pt").write_bytes(b"damaged")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["distill", str(taught), "--minutes", "0.01", "--evaluations", "3", "--resume"])
+    assert "checkpoint.pt" in capsys.readouterr().err
+    assert ncsn.load(taught, device="cpu").student is not None
+
+
+def test_a_run_that_replaces_itself_keeps_its_student(taught: Path) -> None:
+    run = ncsn.load(taught, device="cpu")
+    run.save(taught, overwrite=True)
+    assert ncsn.load(taught, device="cpu").student is not None
+
+
+def test_students_need_noise_to_learn_from() -> None:
+    low = replace(SAMPLING, sigma_max=0.5, sigma_min=0.2)
+    assert levels(replace(TEACHER, recipe=replace(RECIPE, sampling=low)), 3)[-1] == pytest.approx(0.2)
+    with pytest.raises(ValueError, match=r"noise levels end at 0.1; a student needs some above 0.12"):
+        levels(replace(TEACHER, recipe=replace(RECIPE, sampling=replace(low, sigma_max=0.1, sigma_min=0.05))), 3)
 
 
 @pytest.mark.parametrize("features", [digits(torch.device("cpu")), PIXELS])
 def test_held_out_images_tell_good_students_from_bad_ones(features: Features) -> None:
     """Real images are near enough to real images, and their negatives are not."""
     images = mnist()
-    real, others, held_out = images.train[:1024], images.train[1024:2048], images.validation
+    real, others, held_out = images.train[:1024], images.train[1024:2048], images.validation[:2000]
     good = judged([(real[:512], others[:512]), (real[512:], others[512:])], held_out, features)
     bad = judged([(255 - real, others)], held_out, features)
     assert good.enough
@@ -223,7 +268,9 @@ def test_a_student_that_fast_would_be_worse_by_is_kept_from_it(
 ) -> None:
     monkeypatch.setattr("ncsn.experiments.distillation.ENOUGH", 0.01)
     cli.main(["distill", str(taught), *["--minutes", "0.02", "--evaluations", "3", "--batch-size", "8", "--resume"]])
-    assert "over 0.01 times as far: fast goes on without it; --resume teaches it more" in capsys.readouterr().out
+    assert "over 0.01 times as far: fast does not draw by it; --resume with more" in capsys.readouterr().out
+    cli.main(["info", str(taught)])
+    assert "student     3 evaluations, not offered" in capsys.readouterr().out
     run = ncsn.load(taught, device="cpu")
     assert run.student is None
     assert run.steps(2, sampler="fast").sampling.sampler == "fast"

@@ -150,8 +150,9 @@ def test_only_euler_restarts() -> None:
     for sampler in (heun, dpm_solver):
         with pytest.raises(ValueError, match="a descending ladder"):
             list(sampler(GaussianScore(0, 1), torch.zeros(2, 1), rising))
-    with pytest.raises(ValueError, match="a descending ladder"):
-        list(euler(GaussianScore(0, 1), torch.zeros(2, 1), torch.tensor([2.0, 1.0, 1.0])))
+    for wrong in ([2.0, 1.0, 1.0], [2.0, math.nan, 1.0]):
+        with pytest.raises(ValueError, match="a descending ladder, but for restarts,"):
+            list(euler(GaussianScore(0, 1), torch.zeros(2, 1), torch.tensor(wrong)))
 
 
 @pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("dpmpp", 2)])

@@ -48,6 +48,11 @@ def test_a_run_is_saved_with_a_guide_of_another_size(tmp_path: Path) -> None:
     copy = ncsn.load(tmp_path / "copy", device="cpu")
     assert copy.digest == run.digest
     assert copy.guide_parameters < copy.parameters
+    replace(run, guide=RECIPE.build(0.0, 1.0)).save(tmp_path / "other")  # as large as the network
+    assert ncsn.load(tmp_path / "other", device="cpu").guide_parameters == run.parameters
+    with pytest.raises(ValueError, match="the guide is another network than the run's"):
+        replace(run, guide=smaller.build(0.0, 1.0), folder=None).save(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_model_in_the_package_is_small_and_loads() -> None:

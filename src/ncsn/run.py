@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from ncsn import machine, problems, storage
+from ncsn import machine, networks, problems, storage
 from ncsn.data.images import Images
 from ncsn.data.named import mnist
 from ncsn.data.origin import Origin
@@ -88,13 +88,32 @@ class Run:
         """How many weights the guide has; 0 without one."""
         return sum(p.numel() for p in self.guide.parameters()) if isinstance(self.guide, ScoreModel) else 0
 
+    @property
+    def guide_recipe(self) -> Recipe:
+        """How to build the guide: as the one in the run's folder, which may be a smaller network, or as the run's own.
+
+        Raises ValueError if it is neither.
+        """
+        own = None if self.folder is None else self.folder / "guide"
+        known = [storage.read_config(own).recipe] if own is not None and storage.begun(own) else []
+        guide = replace(self, score=self.guide or self.score).model
+        there = {name: tensor.shape for name, tensor in guide.network.state_dict().items()}
+        for recipe in (*known, self.recipe):
+            if recipe.network not in networks.__all__:  # the user's own, of which nothing is known
+                return recipe
+            if there == {name: tensor.shape for name, tensor in recipe.outline().state_dict().items()}:
+                return recipe
+        raise ValueError(
+            "the guide is another network than the run's and the guide's in its folder; it cannot be saved"
+        )
+
     @cached_property
     def student(self) -> "Run | None":
         """A copy of the network that draws by few evaluations, if ``ncsn distill`` has left one that is good enough."""
         folder = None if self.folder is None else self.folder / storage.STUDENT
-        if folder is None or not storage.begun(folder) or not storage.read_results(folder).get("offered"):
+        if folder is None or not storage.begun(folder) or not (folder / storage.MODEL).is_file():
             return None
-        return load(folder, device=self.device.type)
+        return load(folder, device=self.device.type) if storage.read_results(folder).get("offered") is True else None
 
     def taught(self, sampler: str | None = None, label: Label | None = None, **how: Any) -> "Run | None":
         """The student, if a sampler of few evaluations is asked for, as it is; arguments as for ``steps``.
@@ -431,21 +450,19 @@ class Run:
         """
         parts = {Path(folder): (self, self.model)}
         if self.guide is not None:
-            own = None if self.folder is None else self.folder / "guide"
-            recipe = storage.read_config(own).recipe if own is not None and storage.begun(own) else self.recipe
-            guide = replace(self, score=self.guide, recipe=recipe)  # which may be a smaller network
+            guide = replace(self, score=self.guide, recipe=self.guide_recipe)
             parts[Path(folder) / "guide"] = guide, guide.model
         if self.student is not None:
             parts[Path(folder) / storage.STUDENT] = self.student, self.student.model
+        verdict = self.student and self.student.folder and storage.read_results(self.student.folder)
         lock = storage.claim(Path(folder), overwrite=overwrite)
         try:
             for place, (run, model) in parts.items():
                 place.mkdir(exist_ok=True)
                 storage.write_model(place, model, run.units)
                 storage.write_config(place, run.experiment, run.settings, run.recipe, run.origin)
-            if self.student is not None and self.student.folder is not None:
-                results = storage.read_results(self.student.folder)
-                storage.write_json(Path(folder) / storage.STUDENT / "metrics.json", results)
+            if verdict:
+                storage.write_json(Path(folder) / storage.STUDENT / "metrics.json", verdict)
         finally:
             lock.release()
 

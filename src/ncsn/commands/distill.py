@@ -26,7 +26,7 @@ class Distill(OfRun):
 
     minutes: Annotated[float, Interval(gt=0, le=10**6)] = 25.0
     """Wall clock for all of it."""
-    evaluations: Annotated[int, Interval(ge=2, le=100)] = 6
+    evaluations: Annotated[int, Interval(ge=2, le=8)] = 6
     """How many evaluations of the network a sample will take; those beyond four are restarts after fresh noise."""
     out: Path | None = None
     """Where the student goes, a run of its own; by default the folder student in the run's, where fast finds it until
@@ -57,7 +57,9 @@ class Distill(OfRun):
         clock, folder = Clock(), self.place()
         run = ncsn.load(self.run, device=self.device)
         images, sigmas = run.data(), levels(run, self.evaluations)
-        if self.resume and storage.begun(folder):
+        if self.resume and not storage.begun(folder):
+            print(f"{folder} holds no student to resume: it begins")
+        elif self.resume:
             begun = storage.read_config(folder).recipe.sampling
             if begun.levels != sigmas:
                 there = f"the student to go on with takes {begun.nfe}, on other noise levels"
@@ -66,10 +68,12 @@ class Distill(OfRun):
         generator = torch.Generator(run.device).manual_seed(self.seed)
         state = state_of(student, generator)
         lock = storage.claim(folder, overwrite=self.overwrite, resume=self.resume)
+        checkpoint = folder / "checkpoint.pt"
+        if self.resume and storage.begun(folder):
+            state.load(checkpoint)  # before anything is changed: it may be damaged, or none
         storage.write_config(folder, run.experiment, run.settings, student.recipe, run.origin)
         (folder / "metrics.json").unlink(missing_ok=True)  # a verdict on the weights as they were
-        if self.resume:
-            state.load(folder / "checkpoint.pt")
+        state.save(checkpoint)
         if self.minutes >= COMPILED_FROM:
             example = torch.zeros(self.batch_size, *run.recipe.shape, device=run.device)
             sigma = torch.ones(self.batch_size, device=run.device)
@@ -87,8 +91,11 @@ class Distill(OfRun):
             pass
         threads.release()
         seen = state.step * self.batch_size
-        print(f"{folder}: draws by {self.evaluations} evaluations, after {seen:,} images; the sampler is euler")
-        verdict = self.verdict(run, replace(student, score=state.average), images, clock)
+        print(f"{folder}: has learned from {seen:,} images; it draws by {self.evaluations} evaluations")
+        try:
+            verdict = self.verdict(run, replace(student, score=state.average), images, clock)
+        except KeyboardInterrupt as error:
+            console.stopped(error, f"; {checkpoint} is saved, and --resume goes on to judge it")
         storage.write_json(folder / "metrics.json", {"images_seen": seen, "seconds": state.seconds, **verdict})
         lock.release()
 
@@ -108,19 +115,22 @@ class Distill(OfRun):
         """What held-out images say of the student, and whether ``fast`` is to draw by it, within what time is left."""
         from ncsn.evaluation import at_8_bits
         from ncsn.experiments import guidance
-        from ncsn.experiments.distillation import BLOCK, ENOUGH, JUDGED, judged, samples
+        from ncsn.experiments.distillation import BLOCK, ENOUGH, FEWEST, JUDGED, judged, samples
 
+        without = "fast does not draw by it"
         images = at_8_bits(images)
         n = min(JUDGED, len(images.validation))
-        if n < BLOCK:
-            print(f"not judged: there are {n} held-out images, and {BLOCK} are needed")
-            return {"offered": True}
+        if n < FEWEST:
+            print(
+                f"there are {len(images.validation):,} held-out images, and {FEWEST} are needed to judge it: {without}"
+            )
+            return {"offered": False}
         features = guidance.suited(images, run.device, thorough=self.minutes >= THOROUGH)
         drawn = []
         blocks = samples(run, student, n, batch_size=self.batch_size, seed=self.seed)
         for block in console.bar(blocks, "judging the student", total=n // BLOCK):
             drawn.append(block)
-            if clock.passed > 60 * self.minutes:
+            if len(drawn) * BLOCK >= FEWEST and clock.passed > 60 * self.minutes:
                 break
         found = judged(drawn, images.validation, features)
         print(
@@ -128,5 +138,5 @@ class Distill(OfRun):
             f"its run's {found.own:.3g}"
         )
         if not found.enough:
-            print(f"that is over {ENOUGH} times as far: fast goes on without it; --resume teaches it more")
+            print(f"that is over {ENOUGH} times as far: {without}; --resume with more --minutes teaches it more")
         return {"offered": found.enough, **asdict(found)}

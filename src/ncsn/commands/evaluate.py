@@ -160,7 +160,7 @@ class Evaluate(HowToSample, Reading):
         samples = torch.cat(parts)
         evaluation.write_samples(out / SAMPLES, samples)
         return samples, {
-            "run_digest": run.digest,
+            "run_digest": (run.taught(**self.how()) or run).digest,
             "seed": self.seed,
             "sampler": drawn.sampler,
             "class": self.label,

@@ -10,12 +10,13 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from ncsn import metrics
+from ncsn import machine, metrics
 from ncsn.draws import randn
 from ncsn.evaluation.features import Features
 from ncsn.noise import Geometric, Karras
@@ -31,8 +32,8 @@ from ncsn.training import State
 Pair = tuple[UInt8[Tensor, "n c h w"], UInt8[Tensor, "n c h w"]]
 LAST = 0.12  # the smallest noise level that a student is asked at: from there one evaluation leads to an image
 DESCENDING = 4  # levels; further ones gain less than restarts do
-JUDGED, BLOCK = 1024, 64  # samples that a student is judged by, at most, and at a time
-COMPARED = 8  # times as many held-out images are what they are compared with, if there are
+JUDGED, FEWEST, BLOCK = 1024, 256, 64  # samples that a student is judged by, at most, at least, and at a time
+COMPARED = 4  # times as many held-out images are what they are compared with, if there are
 ENOUGH = 1.5  # times the distance of its run's own samples is what a student's may have
 MUON_RATE, ADAM_RATE = 0.0013, 0.00013  # a fifteenth of what a network is trained with: it knows most of it already
 
@@ -41,8 +42,12 @@ def levels(run: Run, evaluations: int) -> tuple[float, ...]:
     """The noise levels of a student of so many evaluations, each as far from the next as the others.
 
     Up to four descend; every further evaluation is a restart, from the last level up to the one before and down again.
+    Raises ValueError if the run has no noise levels to descend from.
     """
-    sigmas = Geometric(run.recipe.sampling.sigma_max, LAST, min(evaluations, DESCENDING)).sigmas().tolist()
+    top, last = run.recipe.sampling.sigma_max, max(LAST, run.recipe.sampling.sigma_min)
+    if top <= last:
+        raise ValueError(f"the run's noise levels end at {top:g}; a student needs some above {last:g}")
+    sigmas = Geometric(top, last, min(evaluations, DESCENDING)).sigmas().tolist()
     return (*sigmas, *sigmas[-2:] * (evaluations - len(sigmas)))
 
 
@@ -130,9 +135,11 @@ class Verdict:
 
 
 def samples(run: Run, student: Run, n: int, *, batch_size: int, seed: int) -> Iterator[Pair]:
-    """``n`` samples by a student, and as many by its run, in blocks."""
+    """``n`` samples by a student, and as many by its run, of all classes and in blocks."""
+    how: dict[str, Any] = {"batch_size": batch_size, "label": "any" if run.recipe.classes else None}
     for number in range(n // BLOCK):
-        ours, own = (who.sample(BLOCK, seed=seed + number, batch_size=batch_size) for who in (student, run))
+        with machine.nothing_compiled():  # for batches of another size
+            ours, own = (who.sample(BLOCK, seed=seed + number, **how) for who in (student, run))
         yield quantize(ours).cpu(), quantize(own).cpu()
 
 

@@ -20,6 +20,7 @@ class NonFiniteSampleError(RuntimeError):
 def check_ladder(sigmas: Float[Tensor, "levels"], *, restarts: bool = False) -> None:
     """Raises ValueError unless ``sigmas`` is positive and strictly descending, or rises where ``restarts`` are."""
     steps = sigmas.flatten().diff()
-    allowed = bool(((steps != 0) if restarts else (steps < 0)).all())
-    if sigmas.ndim != 1 or len(sigmas) == 0 or bool((sigmas <= 0).any()) or not allowed:
-        raise ValueError(f"sigmas is {sigmas.tolist()}; a descending ladder of positive noise levels is needed")
+    allowed = (steps < 0) | (steps > 0) if restarts else steps < 0
+    if sigmas.ndim != 1 or len(sigmas) == 0 or bool((sigmas <= 0).any()) or not bool(allowed.all()):
+        but = ", but for restarts," if restarts else ""
+        raise ValueError(f"sigmas is {sigmas.tolist()}; a descending ladder{but} of positive noise levels is needed")
