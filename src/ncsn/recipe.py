@@ -153,6 +153,13 @@ class Recipe:
         way = PRECONDITIONINGS[self.preconditioning]
         return ScoreModel(network, data_mean, data_std, preconditioning=way, autocast=autocast)
 
+    def describes(self, network: nn.Module) -> bool:
+        """Whether a network has weights of these names and shapes; of a network of the user's own nothing is known."""
+        if self.network not in networks.__all__:
+            return True
+        shapes = [{name: tensor.shape for name, tensor in n.state_dict().items()} for n in (network, self.outline())]
+        return shapes[0] == shapes[1]
+
     def outline(self) -> nn.Module:
         """The network without its numbers, on torch's device "meta": what it would be, and no memory is taken.
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from ncsn import machine, networks, problems, storage
+from ncsn import machine, problems, storage
 from ncsn.data.images import Images
 from ncsn.data.named import mnist
 from ncsn.data.origin import Origin
@@ -97,15 +97,10 @@ class Run:
         own = None if self.folder is None else self.folder / "guide"
         known = [storage.read_config(own).recipe] if own is not None and storage.begun(own) else []
         guide = replace(self, score=self.guide or self.score).model
-        there = {name: tensor.shape for name, tensor in guide.network.state_dict().items()}
-        for recipe in (*known, self.recipe):
-            if recipe.network not in networks.__all__:  # the user's own, of which nothing is known
-                return recipe
-            if there == {name: tensor.shape for name, tensor in recipe.outline().state_dict().items()}:
-                return recipe
-        raise ValueError(
-            "the guide is another network than the run's and the guide's in its folder; it cannot be saved"
-        )
+        found = next((recipe for recipe in (*known, self.recipe) if recipe.describes(guide.network)), None)
+        if found is None:
+            raise ValueError("the guide is another network than the run's and its folder's guide; it cannot be saved")
+        return found
 
     @cached_property
     def student(self) -> "Run | None":

@@ -115,7 +115,7 @@ class Distill(OfRun):
         """What held-out images say of the student, and whether ``fast`` is to draw by it, within what time is left."""
         from ncsn.evaluation import at_8_bits
         from ncsn.experiments import guidance
-        from ncsn.experiments.distillation import BLOCK, ENOUGH, FEWEST, JUDGED, judged, samples
+        from ncsn.experiments.judging import BLOCK, ENOUGH, FEWEST, JUDGED, judged, samples
 
         without = "fast does not draw by it"
         images = at_8_bits(images)
