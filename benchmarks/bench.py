@@ -62,8 +62,8 @@ class Bench:
 def ours(bench: Bench, out: Path) -> dict[str, Any]:
     """The default command, then ``ncsn evaluate``."""
     command = [sys.executable, "-m", "ncsn"]
-    classes = "--classes" if bench.classes else "--no-classes"
-    train = [*command, "train", bench.dataset, "--seed", str(bench.seed), classes, "--overwrite"]
+    untold = () if bench.classes else ("--no-classes",)
+    train = [*command, "train", bench.dataset, "--seed", str(bench.seed), *untold, "--overwrite"]
     subprocess.run([*train, "--minutes", str(bench.minutes), "--out", str(out)], check=True)
     subprocess.run([*command, "evaluate", str(out), "--seed", str(bench.seed), "--overwrite"], check=True)
     run = json.loads((out / "metrics.json").read_text())
