@@ -1,5 +1,6 @@
-# One command checks everything: `make check`.  It installs into the Python environment that is active.
+# One command checks everything: `make check`.  It installs into the Python environment that is active; INSTALL=: does not.
 PYTHON ?= python
+INSTALL ?= $(PYTHON) -m pip install --quiet --disable-pip-version-check --editable
 
 .PHONY: check check-slow check-site docs install format mutants torture bench lowest site wheel
 
@@ -18,12 +19,12 @@ check-slow:
 
 # The site, in build/docs: notebooks run and are kept, warnings are errors, spelling is checked.
 docs:
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(INSTALL) '.[docs]'
 	codespell
 	$(PYTHON) -m sphinx --jobs auto --fail-on-warning --keep-going --quiet docs build/docs
 
 install:
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(INSTALL) '.[test]'
 
 format:
 	$(PYTHON) -m ruff format .
@@ -32,7 +33,7 @@ format:
 # Whether the tests notice small changes to the code; all modules by default, or: make mutants MODULES="noise score" NUMBER=30
 NUMBER ?= 8
 mutants:
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[test,mutants]'
+	$(INSTALL) '.[test,mutants]'
 	$(PYTHON) scripts/mutants.py $(MODULES) --number $(NUMBER)
 
 # Whether what docs/reliability.md promises holds: half an hour of attacks, whose table it writes; or a part:
@@ -49,7 +50,7 @@ lowest: install
 	build/lowest/bin/python -m pytest
 
 bench:
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(INSTALL) '.[bench]'
 	$(PYTHON) benchmarks/bench.py
 
 # The page of web/ and the model in the package, into site/, which any host can serve and `ncsn play` shows; needs Node 20.19

@@ -2,9 +2,10 @@ import os
 
 # Before torch starts its threads: several test processes on few cores must not spin while they wait.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# And their number stays: beside each other, commands would take fewer.
+# They share the cores, and their number stays: beside each other, commands would take fewer.
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-os.environ.setdefault("OMP_NUM_THREADS", str(cores or 1))
+workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ["OMP_NUM_THREADS"] = str(max(1, (cores or 1) // workers))
 
 from jaxtyping import install_import_hook
 

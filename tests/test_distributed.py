@@ -22,7 +22,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("processes", "more"),
-    [(1, "--accumulate 3"), (2, ""), pytest.param(2, "--accumulate 2", marks=SLOW), pytest.param(4, "", marks=SLOW)],
+    [(2, ""), *(pytest.param(*given, marks=SLOW) for given in ((1, "--accumulate 3"), (2, "--accumulate 2"), (4, "")))],
 )
 def test_any_number_of_processes_and_turns_learn_the_same(processes: int, more: str, place: Path) -> None:
     out = place / f"of-{processes}-{more[-1:]}"
@@ -35,7 +35,8 @@ def test_any_number_of_processes_and_turns_learn_the_same(processes: int, more: 
     assert finished.stdout.count("held-out loss") == 1, "one of them speaks"
 
 
-@pytest.mark.parametrize("told", [0, pytest.param(1, marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [0, 1])
 def test_a_run_goes_on_on_another_number_of_processes(told: int, place: Path) -> None:
     """Of two processes one is told to stop; both do, after the same step, and one goes on alone."""
     out, stopping = place / f"cut-{told}", place / "stopping.py"
@@ -67,7 +68,7 @@ training.State.update = counted
     ("what", "said"),
     [
         ("os._exit(7)", "error: another process has ended or cannot be reached"),
-        ("raise ValueError('it broke here')", "error: it broke here"),
+        pytest.param("raise ValueError('it broke here')", "error: it broke here", marks=SLOW),
     ],
 )
 def test_a_process_that_dies_ends_the_others(what: str, said: str, place: Path) -> None:
@@ -119,6 +120,7 @@ Draws.begin, Draws.each = noted, spoiled
     assert finished.returncode != 0
 
 
+@pytest.mark.slow
 def test_samples_are_the_same_to_the_byte(place: Path) -> None:
     outs = [place / f"samples-{processes}.npy" for processes in (1, 2, 3)]
     for processes, out in enumerate(outs, 1):

@@ -49,7 +49,7 @@ def ladder() -> dict[str, Tensor]:
 
 def langevin_alone() -> Tensor:
     """What the shipped model draws when Langevin dynamics stays on its smallest noise level."""
-    return quantize(ncsn.load("mnist").sample(N, sampler="langevin", steps=20, batch_size=250))
+    return quantize(ncsn.load("mnist").sample(N, sampler="langevin", steps=5, batch_size=250))
 
 
 def test_the_classifier_reads_digits() -> None:
