@@ -10,7 +10,6 @@ plot in benchmarks/README.md are made from that file.
 """
 
 import json
-import math
 import platform
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from matplotlib.ticker import FormatStrFormatter
 from peers import PEERS, UNTOLD
 from tqdm import tqdm
 
-from ncsn import data, evaluation, machine, metrics, process
+from ncsn import data, evaluation, machine, process
 from ncsn.pixels import quantize
 
 HERE = Path(__file__).parent
@@ -130,13 +129,14 @@ def most_judged(images: data.Images) -> int:
     return min(10_000, len(images.test), len(images.validation))
 
 
-def over_ours(row: dict[str, Any], samples: Path, images: data.Images) -> float:
-    """A row's Fréchet distance over that of as many of our own samples: it depends on how many there are."""
-    features, most = evaluation.choose(images), most_judged(images)
-    own = torch.from_numpy(np.load(samples)["samples"][: row["n"]])
-    seen, test = features(own), features(images.test[: row["n"]] if most < 10_000 else images.test)
-    distance: float = row["metrics"]["frechet_distance"]["generated"]
-    return distance / metrics.frechet_distance(seen.features, test.features)
+def over_ours(row: dict[str, Any], own: dict[str, Any]) -> float:
+    """A row's Fréchet distance over ours with as many samples: with fewer of them it is larger, as real images' is.
+
+    What fewer samples add is taken from as many training images: up to 7 % off, where 500 to 2,250 of ours were judged.
+    """
+    theirs, ours = (each["metrics"]["frechet_distance"] for each in (row, own))
+    distance: float = theirs["generated"] / (ours["generated"] + theirs["training"] - ours["training"])
+    return distance
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -158,7 +158,7 @@ def table(results: list[dict[str, Any]]) -> str:
             f"| {data_of(row)} | {row['processor']} | {row['minutes']:g} | {row['peer']} "
             f"| {'yes' if told(row) else 'no'} | {row['parameters'] / 1e6:.2f} M "
             f"| {fd['generated']:.2f} ({floors}) | {row['n']:,} "
-            f"| **{row.get('over_ours', math.nan):.3g}** "
+            f"| **{over_ours(row, own):.2g}** "
             f"| {confident['generated']:.3f} ({confident['held_out']:.3f}) | {row['images_seen']:,} "
             f"| {speeds[0]:.2f} | {speeds[1]:.2f} | {row['nfe']}{guide} |"
         )
@@ -250,12 +250,6 @@ def main(bench: Bench) -> None:
         row = {**common, **row, "data": dataset.name}
         results = [r for r in results if r["peer"] != name or key_of(r) != key_of(row)] + [row]
         path.write_text(json.dumps(results, indent=1) + "\n")
-    own = folder(bench, "ours") / "evaluation.npz"
-    for row in results:
-        ours_of_row = beside(row, results)
-        if own.exists() and key_of(ours_of_row) == (dataset.name, processor(), -bench.minutes, bench.classes):
-            row["over_ours"] = over_ours(row, own, dataset)
-    path.write_text(json.dumps(results, indent=1) + "\n")
     text = (HERE / "README.md").read_text(encoding="utf-8")
     before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
     (HERE / "README.md").write_text(f"{before}{MARKS[0]}\n{table(results)}\n{MARKS[1]}{after}", encoding="utf-8")

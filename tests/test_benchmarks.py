@@ -55,7 +55,6 @@ def test_table_and_plot(tmp_path: Path) -> None:
             "parameters": 1_850_000,
             "metrics": metrics,
             "n": 10_000,
-            "over_ours": distance / 2,
             "images_seen": 1000,
             "training_images_per_second": rate,
             "sampling_images_per_second": rate,
@@ -77,6 +76,9 @@ def test_table_and_plot(tmp_path: Path) -> None:
     assert [line.split(" | ")[3:5] for line in both[2:]] == [
         ["ours", "no"], ["azula", "no"], ["ours", "yes"], ["ours", "no"]
     ]  # fmt: skip
+    fewer = row("azula", 10.0, 8.0, 1.0)
+    fewer["metrics"] = {"frechet_distance": {"generated": 8.0, "training": 2.1}}
+    assert bench.over_ours(fewer, results[1]) == 2, "as many of ours are 2.0 + 2.1 - 0.1 off"
     plain = row("reference", 10.0, 16.0, 25.0)
     told = {**row("ours", 10.0, 1.0, 50.0), "told_classes": True}
     assert bench.beside(plain, [plain, told]) is told, "there is no other of ours"

@@ -52,7 +52,7 @@ class HowToSample:
     where they are not the run's own, and for fast where the run's own is below 1.5."""
     guide: GuideName | None = None
     """Which guide: the smaller network that the run has, or its own network unconditional, which needs a class.  By
-    default the run's own, chosen by held-out images."""
+    default the run's own: unconditional where it knows classes."""
     batch_size: BatchSize = 500
     """How many samples the network sees at a time; the samples do not depend on it."""
 

@@ -173,9 +173,10 @@ class Images(Reading):
     adam_rate: Rate = 2e-3
     """Peak learning rate of everything else."""
     guidance: Annotated[float, Interval(ge=1, le=100)] | Literal["chosen"] = "chosen"
-    """How far sampling moves away from what a smaller network, the guide, has learned in a twentieth of the budget; 1
-    for no guide.  chosen: after training, by held-out images, and never where it makes samples worse; 1 with the
-    samplers annealed and langevin, which it does not help."""
+    """How far sampling moves away from a guide, 1 for not at all: the network's own score without the class, or, where
+    there are no classes, a smaller network that learns for a twentieth of the budget.  chosen: after training, by
+    held-out images, and never where it makes samples worse; 1 with the samplers annealed and langevin, which it does
+    not help."""
     compile: bool = True
     """Speed training of four minutes or more up with torch.compile, where this machine can; up to a minute the first
     time."""
