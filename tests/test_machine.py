@@ -1,12 +1,9 @@
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import platformdirs
 import pytest
 import torch
 
@@ -48,51 +45,6 @@ def test_glibc_is_told_to_keep_a_gigabyte(
     monkeypatch.setattr("platform.libc_ver", lambda: (library, "2.36"))
     process.keep_memory()
     assert told == expected
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux lets a variable say where a user's cache is")
-def test_nothing_is_compiled_a_second_time(tmp_path: Path) -> None:
-    code = """
-import torch
-from torch._dynamo.utils import counters
-from ncsn import machine
-from ncsn.networks import MLP
-network = MLP(2, 8, 1)
-assert machine.compile_network(network, lambda: network(torch.zeros(4, 2), torch.zeros(4))) is None
-print({name: counters["inductor"][f"fxgraph_cache_{name}"] for name in ("hit", "miss")})
-"""
-    places = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
-    places |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
-    for expected in ("{'hit': 0, 'miss': 2}", "{'hit': 2, 'miss': 0}"):
-        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=places)
-        assert told.stdout.strip() == expected
-        for left in tmp_path.glob("torchinductor*"):  # as when the system starts anew
-            shutil.rmtree(left)
-    assert any((tmp_path / "cache" / "ncsn" / "compiled").iterdir())
-
-
-def test_where_there_is_no_place_for_what_is_compiled_torch_has_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is as it was afterwards
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    (tmp_path / "ncsn").write_text("no folder")
-    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name, appauthor: tmp_path / name)
-    machine.keep_compiled()
-    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
-    (tmp_path / "ncsn").unlink()
-    machine.keep_compiled()
-    here = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
-    assert here.parent == tmp_path / "ncsn" / "compiled"
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "another"}, raising=False)
-    machine.keep_compiled()
-    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent == here.parent
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] != str(here)
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
-    machine.keep_compiled()
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"
 
 
 @pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor has no such mode")

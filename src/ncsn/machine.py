@@ -1,14 +1,11 @@
 """What this machine can do, and how to get it: devices, bfloat16, compilation."""
 
-import hashlib
 import os
-import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import platformdirs
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -30,27 +27,12 @@ def memory() -> int:
     return found
 
 
-def keep_compiled() -> None:
-    """What torch compiles is kept in the user's cache folder from now on, unless ``TORCHINDUCTOR_CACHE_DIR`` is set.
-
-    Torch would keep it with the temporary files, which many systems remove when they start.  Machines that share a
-    home, or a machine that gets another processor, have folders of their own, for code of one may not run on the other.
-    """
-    whose = hashlib.sha256(repr((platform.node(), sorted(capabilities().items()))).encode()).hexdigest()
-    folder = platformdirs.user_cache_path("ncsn", appauthor=False) / "compiled" / whose[:16]
-    with suppress(OSError):  # who has no home keeps it there all the same
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
-
-
 def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> str | None:
     """Compile ``network`` in place with torch.compile; returns why not, if this machine cannot (no C++ compiler, say).
 
     ``trial`` calls the network once, as it will be called afterwards, and compiles it on the way: up to a minute the
     first time, seconds from torch's cache.  If that fails, for whatever reason, the network runs as it did before.
     """
-    keep_compiled()
     try:
         # Results that overwrite their inputs break the backward pass of some widths (torch 2.13), and save no time.
         # Threads may become fewer on the way, see ``ncsn.threads``.
@@ -157,15 +139,10 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def capabilities() -> dict[str, Any]:
-    """What torch knows of this processor, if it can say."""
-    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-
-
-def processor_has(*names: str) -> bool:
+def processor_has(*capabilities: str) -> bool:
     """Whether this processor has one of these, by torch's names of them."""
-    found = capabilities()
-    return any(found.get(name) for name in names)
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(found.get(name) for name in capabilities)
 
 
 def fast_bfloat16(device: torch.device) -> bool:
