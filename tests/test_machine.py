@@ -63,8 +63,8 @@ class Nothing:
 console.run(lambda _: {count}, Nothing, [])
 print(int(torch.full((10,), -95.0).exp().count_nonzero()))
 """
+    several = os.environ | {"OMP_NUM_THREADS": "2"}
     for code, expected in ((f"import torch; {count}", ["2000000"]), (command, ["0", "10"])):
-        several = os.environ | {"OMP_NUM_THREADS": "2"}
         told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=several)
         assert told.stdout.split() == expected, "and as before, when the command has ended"
 
