@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
 
+from ncsn import compiled
 from ncsn.clock import Clock
 from ncsn.process import keep_memory, refresh_interval
 from ncsn.signals import Terminated, deferred_interrupts, interruptible
@@ -59,6 +60,7 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
     The exit status is 2 for a user's mistake, 1 for what went wrong while computing, 130 for Ctrl-C, 143 for SIGTERM.
     """
     keep_memory()
+    compiled.keep()
     if follows():
         be_quiet()
     for stream in (sys.stdout, sys.stderr):  # σ, in the encoding of a terminal that has none

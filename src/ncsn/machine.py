@@ -1,6 +1,7 @@
 """What this machine can do, and how to get it: devices, bfloat16, compilation."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from ncsn import compiled
 
 USUAL_MEMORY = 2**34  # bytes, where a system does not say
 
@@ -31,20 +34,30 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> str | No
     """Compile ``network`` in place with torch.compile; returns why not, if this machine cannot (no C++ compiler, say).
 
     ``trial`` calls the network once, as it will be called afterwards, and compiles it on the way: up to a minute the
-    first time, seconds from torch's cache.  If that fails, for whatever reason, the network runs as it did before.
+    first time, then seconds (see ``ncsn.compiled``).  If that fails, the network runs as it did before.
     """
+    # Results that overwrite their inputs break the backward pass of some widths (torch 2.13), and save no time.
+    # Threads may become fewer on the way, see ``ncsn.threads``.
+    options = {"inplace_buffers": False, "cpp.dynamic_threads": True}
+    if shutil.which("openssl") is None:  # which tells compiled headers apart; without headers it takes twice as long
+        options["cpp_cache_precompile_headers"] = False
     try:
-        # Results that overwrite their inputs break the backward pass of some widths (torch 2.13), and save no time.
-        # Threads may become fewer on the way, see ``ncsn.threads``.
-        network.compile(dynamic=False, options={"inplace_buffers": False, "cpp.dynamic_threads": True})
-        value = trial()
-        if value.requires_grad:
-            value.sum().backward()  # type: ignore[no-untyped-call]
-            network.zero_grad()
+        network.compile(dynamic=False, options=options)
+        with compiled.marked():
+            value = trial()
+            if value.requires_grad:
+                value.sum().backward()  # type: ignore[no-untyped-call]
+                network.zero_grad()
     except Exception as error:  # whatever a missing toolchain or a bug of the compiler raises
         torch.compiler.set_stance("force_eager")
-        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return in_one_line(error)
     return None
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error of torch's compiler says first, and of a C++ compiler's many lines the first that is an error."""
+    first, *rest = str(error).strip().splitlines() or [type(error).__name__]
+    return "; ".join([first, *[line for line in rest if "error:" in line][:1]])
 
 
 @contextmanager
