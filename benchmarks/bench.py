@@ -139,6 +139,12 @@ def over_ours(row: dict[str, Any], own: dict[str, Any]) -> float:
     return distance
 
 
+def beside_ours(row: dict[str, Any], own: dict[str, Any]) -> tuple[str, str, str]:
+    """A row's distance over ours, and its speeds in training and in sampling beside ours."""
+    training, sampling = (row[key] / own[key] for key in ("training_images_per_second", "sampling_images_per_second"))
+    return f"{over_ours(row, own):.2g}", f"{training:.2f}", f"{sampling:.2f}"
+
+
 def table(results: list[dict[str, Any]]) -> str:
     """All results as Markdown, the longest budgets first; speeds are ratios to ours."""
     lines = [
@@ -149,8 +155,9 @@ def table(results: list[dict[str, Any]]) -> str:
     nearest = sorted(results, key=lambda row: row["metrics"]["frechet_distance"]["generated"])
     for row in sorted(nearest, key=lambda row: (data_of(row) != "mnist", *key_of(row))):
         own = beside(row, results)
-        fd, confident = row["metrics"]["frechet_distance"], row["metrics"]["confident"]
-        speeds = [row[key] / own[key] for key in ("training_images_per_second", "sampling_images_per_second")]
+        fd, confident = row["metrics"]["frechet_distance"], row["metrics"].get("confident")
+        sure = "–" if confident is None else f"{confident['generated']:.3f} ({confident['held_out']:.3f})"
+        over, *speeds = ("–",) * 3 if own is None else beside_ours(row, own)
         # Early rows have one floor only.
         floors = ", ".join(f"{fd[kind]:.2f}" if kind in fd else "–" for kind in ("held_out", "training"))
         guide = f" + {row['guide_nfe']} of a guide" if row.get("guide_nfe") else ""
@@ -158,9 +165,7 @@ def table(results: list[dict[str, Any]]) -> str:
             f"| {data_of(row)} | {row['processor']} | {row['minutes']:g} | {row['peer']} "
             f"| {'yes' if told(row) else 'no'} | {row['parameters'] / 1e6:.2f} M "
             f"| {fd['generated']:.2f} ({floors}) | {row['n']:,} "
-            f"| **{over_ours(row, own):.2g}** "
-            f"| {confident['generated']:.3f} ({confident['held_out']:.3f}) | {row['images_seen']:,} "
-            f"| {speeds[0]:.2f} | {speeds[1]:.2f} | {row['nfe']}{guide} |"
+            f"| **{over}** | {sure} | {row['images_seen']:,} | {speeds[0]} | {speeds[1]} | {row['nfe']}{guide} |"
         )
     return "\n".join(lines)
 
@@ -187,11 +192,11 @@ def key_of(row: dict[str, Any]) -> tuple[str, str, float, bool]:
     return data_of(row), row["processor"], -row["minutes"], told(row)
 
 
-def beside(row: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Our row to compare with: of the same key, or, for one that cannot be told classes, of the same budget."""
+def beside(row: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Our row to compare with, if there is one: of the same key, or, for one that cannot be told classes, budget."""
     own = [r for r in results if r["peer"] == "ours" and key_of(r)[:3] == key_of(row)[:3]]
     alike = [r for r in own if told(r) == told(row)]
-    return (alike or (own if row["peer"] in UNTOLD else []) or [row])[0]
+    return next(iter(alike or (own if row["peer"] in UNTOLD else [])), None)
 
 
 def usual(results: list[dict[str, Any]]) -> str:

@@ -193,7 +193,7 @@ visible half does not settle the digit, the completions differ. `ncsn inpaint mn
 
 ![The same by moment matching](paper/inpainting_posterior.png)
 
-The same by the posterior's score (moment matching), from 31 evaluations instead of 201. `ncsn inpaint mnist --input 0`
+The same by the posterior's score (moment matching), from 30 evaluations instead of 201. `ncsn inpaint mnist --input 0 --levels 30`
 
 ## Appendix: nearest neighbours
 

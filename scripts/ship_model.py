@@ -9,7 +9,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from ncsn.untrusted import read_tensors, sealed
+import ncsn
+from ncsn.storage import read_results, write_json
+from ncsn.untrusted import digest, read_tensors, sealed
 
 
 def ship(run: Path, folder: Path) -> None:
@@ -34,3 +36,7 @@ if __name__ == "__main__":
     for part in ("guide", "student"):
         if (run / part).is_dir():
             ship(run / part, models / name / part)
+    student = models / name / "student"
+    if (student / "metrics.json").is_file():  # it was taught by weights that were not rounded yet
+        told = {"teacher": digest(ncsn.load(models / name, device="cpu").model.state_dict())}
+        write_json(student / "metrics.json", read_results(student) | told)

@@ -1,4 +1,6 @@
 import os
+import tempfile
+from pathlib import Path
 
 # Before torch starts its threads: several test processes on few cores must not spin while they wait.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -6,6 +8,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ["OMP_NUM_THREADS"] = str(max(1, (cores or 1) // workers))
+# What tests compile is not kept with what the developer's commands do.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / "ncsn-tests-compiled"))
 
 from jaxtyping import install_import_hook
 

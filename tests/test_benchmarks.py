@@ -82,9 +82,12 @@ def test_table_and_plot(tmp_path: Path) -> None:
     plain = row("reference", 10.0, 16.0, 25.0)
     told = {**row("ours", 10.0, 1.0, 50.0), "told_classes": True}
     assert bench.beside(plain, [plain, told]) is told, "there is no other of ours"
-    assert bench.beside(row("azula", 10.0, 8.0, 1.0), [told])["peer"] == "azula", "it could have been told"
     slower = {**row("ours", 10.0, 6.0, 10.0), "processor": "AVX"}
     assert bench.beside(slower, [*results, slower]) is slower, "nothing of another processor"
+    alone = row("azula", 10.0, 8.0, 1.0)
+    del alone["metrics"]["confident"]  # of data without classes
+    assert bench.beside(alone, [told]) is None, "it could have been told"
+    assert "| **–** | – | 1,000 | – | – | 31 |" in bench.table([alone, told])
     bench.plot([*results, slower], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
 

@@ -25,6 +25,7 @@ from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.sampling import Sampling
 from ncsn.score import Sigma, expand
+from ncsn.units import Units
 
 SAMPLING = Sampling(sigma_max=20.0, sigma_min=0.01, sampler="dpmpp-sde", levels=12, steps=1, eps=2e-5, guidance=2.0)
 RECIPE = Recipe(network="UNet", arguments={"classes": 10}, shape=(1, 8, 8), sampling=SAMPLING)
@@ -211,6 +212,16 @@ def test_a_run_is_evaluated(
     assert torch.equal(neighbours, images.train[torch.stack(squares)])
 
 
+def test_who_judges_one_class_by_all_is_told(
+    quick: evaluation.Features, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained_on(monkeypatch, small_images((1, 28, 28)))
+    cli.main(["evaluate", "mnist", *["-n", "100", "--levels", "2", "--class", "7", "--out", str(tmp_path)]])
+    told = "samples of class 7 alone, beside images of all classes: they differ for that alone"
+    assert f"note: {told}" in capsys.readouterr().out
+    assert told in json.loads((tmp_path / "evaluation.json").read_text())["notes"]
+
+
 def test_no_more_samples_are_drawn_than_can_be_judged(
     given: Run,
     quick: evaluation.Features,
@@ -267,6 +278,7 @@ def test_a_file_is_judged_against_any_data(
         ((3, 8, 8), "", r"holds images of shape \(3, 8, 8\); give --against DATA"),
         ((1, 28, 28), "--against data", r"has images of shape \(1, 28, 28\), the data of \(1, 8, 8\)"),
         ((1, 28, 28), "--data here", "to judge by another, or a file, give --against"),
+        ((1, 28, 28), "--class 7 --seed 3", "has its samples already; --class, --seed would say how to draw them"),
         ((1, 28, 28), "--size 8", "are about --against, which is not given"),
     ],
 )
@@ -479,6 +491,49 @@ def test_what_is_measured_is_not_measured_again(
     solved = solve("superres --factor 4 --measured", monkeypatch, tmp_path, capsys, shape=(2, 2))
     torch.testing.assert_close(solved.guess[:, ::4, ::4], solved.truth)
     assert solved.psnr == []
+    for command in ("deblur --measured", "denoise --measured"):
+        solved = solve(command, monkeypatch, tmp_path, capsys)
+        assert torch.equal(solved.guess, solved.truth)
+    solved = solve("inpaint --measured --hide bottom", monkeypatch, tmp_path, capsys)
+    assert torch.equal(solved.guess[:, :4], solved.truth[:, :4])
+    torch.testing.assert_close(solved.guess[:, 4:], solved.truth[:, :4].mean().expand(1, 4, 8))
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("inpaint it --method replacement --solver-steps 9", "solver_steps is 9, but replacement solves nothing"),
+        (
+            "inpaint it --method replacement --measured --noise 0.3",
+            "noise is 0.3, but replacement takes what",
+        ),
+        ("interpolate it --from 3 --to 4 --seed 5", "-n and --seed are about walks between samples"),
+        ("interpolate it --data here", "--data is where the images of --from and --to are"),
+    ],
+)
+def test_options_without_an_effect_are_refused(line: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(line.split())
+    assert complaint in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif"])
+def test_points_are_drawn_where_they_lie(suffix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the user's units; and those in which no picture can show them are refused."""
+    units = Units(torch.tensor([1500.0, 0.4]), torch.tensor([200.0, 0.02]))
+    recipe = replace(RECIPE, shape=(2,))
+    run = use(monkeypatch, Run(score=GaussianScore(0.0, 1.0), recipe=recipe, units=units))
+    name, seen = {"png": "scatter_panels", "gif": "trajectories"}[suffix], []
+    monkeypatch.setattr(plots, name, lambda *shown, view: seen.append(view))
+    cli.main(f"sample it -n 500 --levels 5 --device cpu --out {tmp_path}/x.{suffix}".split())
+    x, ((left, right), (bottom, top)) = run.sample(500, levels=5), seen[0]
+    assert 700 < left < 1100 < 1900 < right < 2300
+    assert 0.32 < bottom < 0.36 < 0.44 < top < 0.48
+    inside = (x > torch.tensor([left, bottom])) & (x < torch.tensor([right, top]))
+    assert float(inside.float().mean()) > 0.99
+    use(monkeypatch, Run(score=GaussianScore(0.0, 1.0), recipe=replace(RECIPE, shape=(3,))))
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(f"sample it -n 5 --device cpu --out {tmp_path}/y.{suffix}".split())
 
 
 def test_what_is_blurred_is_sharpened_in_as_many_steps_as_are_asked(

@@ -375,3 +375,8 @@ def test_a_deep_example(tmp_path: Path) -> None:
     assert torch.equal(found, torch.full((1, 4, 4), 1000 / 4096))
     Image.fromarray(np.full((4, 4), 51, np.uint8)).save(tmp_path / "bytes.png")
     assert torch.equal(read_example(str(tmp_path / "bytes.png"), (1, 4, 4), depth=depth), torch.full((1, 4, 4), 0.2))
+    with pytest.raises(ValueError, match=r"deep.png has uint16, the data float32: they have no scale in common$"):
+        read_example(str(tmp_path / "deep.png"), (1, 4, 4), depth=Depth("float32", 0, 1))
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "floats.tiff")
+    with pytest.raises(ValueError, match=r"floats.tiff has float32, the data uint16: they have no scale in common$"):
+        read_example(str(tmp_path / "floats.tiff"), (1, 4, 4), depth=depth)

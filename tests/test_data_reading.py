@@ -254,7 +254,8 @@ def test_palettes_and_one_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 @pytest.mark.parametrize("deep", [False, True])
-def test_exif_turns_images(tmp_path: Path, orientation: int, deep: bool) -> None:
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_exif_turns_images(tmp_path: Path, orientation: int, deep: bool, suffix: str) -> None:
     """Value k of EXIF's orientation, undone: the red corner is at the top left, and the image is 6 high, 4 wide."""
     upright = np.zeros((6, 4), np.uint16 if deep else np.uint8)
     upright[0, 0] = 40_000 if deep else 200
@@ -270,7 +271,7 @@ def test_exif_turns_images(tmp_path: Path, orientation: int, deep: bool) -> None
     exif = Image.Exif()
     exif[0x0112] = orientation
     for i in range(10):
-        Image.fromarray(np.ascontiguousarray(turns[orientation](upright))).save(tmp_path / f"{i}.png", exif=exif)
+        Image.fromarray(np.ascontiguousarray(turns[orientation](upright))).save(tmp_path / f"{i}.{suffix}", exif=exif)
     images = load_images(str(tmp_path))
     assert images.shape == (1, 6, 4)
     assert (images.depth.restored(centre(all_of(images)[0, 0])) == upright).all()
@@ -389,6 +390,26 @@ def test_broken_images_are_named_or_left_out(tmp_path: Path) -> None:
     found = torch.cat([images.validation, images.test, images.train])[:, 0, 0, 0].tolist()
     assert sorted(found) == [i for i in range(40) if i not in (3, 17, 20)]
     assert images.said[0].startswith("broken left out: 3 of 40 images cannot be read: ")
+
+
+def test_a_broken_image_does_not_decide_what_the_others_become(tmp_path: Path) -> None:
+    """Its header does until it is decoded: here that there are colours, and that there are 16 bits."""
+    grey = folder_of(tmp_path / "grey", lambda i: Image.new("L", (4, 4), i), n=20)
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "grey" / "cut.png")
+    wide = folder_of(tmp_path / "wide", lambda i: Image.new("L", (8, 4), i), n=20)
+    Image.fromarray(np.full((4, 8), 4000, np.uint16)).save(tmp_path / "wide" / "cut.png")
+    for folder in (grey, wide):
+        cut = Path(folder) / "cut.png"
+        cut.write_bytes(cut.read_bytes()[:60])
+    images = load_images(grey, reading=Reading(size="4", max_broken=1))
+    assert images.shape == (1, 4, 4)
+    assert sorted(all_of(images)[:, 0, 0, 0].tolist()) == list(range(20))
+    images = load_images(wide, reading=Reading(size="8", fit="pad", max_broken=1))
+    assert images.depth == BYTES
+    pixels = all_of(images)
+    assert bool(pixels.isfinite().all())
+    assert pixels[:, 0, 0, 0].tolist() == [1.0] * 20
+    assert sorted((255 * pixels[:, 0, 4, 4]).round().tolist()) == list(range(20))
 
 
 def test_many_broken_images_are_counted(tmp_path: Path) -> None:

@@ -117,6 +117,10 @@ def test_a_folder_of_shards_and_its_parts_are_what_a_pattern_is(tmp_path: Path) 
     parts = load_images(str(tmp_path / "parts"))
     assert parts.digest == by_name.digest
     assert len(parts.said) == 1
+    for k, name in enumerate(["train-0", "train-1", "train-2", "train-3", "val-0", "test-0"]):
+        written(tmp_path / "train" / f"{name}.tar", [sample(EACH * k + i) for i in range(EACH)])
+    named = load_images(str(tmp_path / "train"))
+    assert sorted(values(named.test)) == sorted(values(by_name.test)), "a word of the name says more than the folder's"
     braces = f"{tmp_path}/parts/{{train/x-{{000..003}},val/x-004,test/x-005}}.tar"
     assert load_images(braces).digest == by_name.digest
 

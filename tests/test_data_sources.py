@@ -123,6 +123,35 @@ def test_one_folder_or_an_image_outside_is_no_class(tmp_path: Path, more: Files)
     assert load_images(write(tmp_path, files | more)).labels is None
 
 
+def test_folders_that_are_no_classes_are_said(tmp_path: Path) -> None:
+    images = load_images(write(tmp_path, CLASSES | {"stray.png": 99}))
+    assert images.said[0] == "folders are not taken for classes: 1 of 21 images are in none"
+
+
+def test_a_zip_of_windows_has_its_folders_too(tmp_path: Path) -> None:
+    """Some programs there write backslashes; elsewhere they belong to a name."""
+    for system, found in ((0, True), (3, False)):
+        place = tmp_path / f"{system}.zip"
+        with zipfile.ZipFile(place, "w") as archive:
+            for name, value in SPLIT.items():
+                info = zipfile.ZipInfo(name.replace("/", "\\"))
+                info.create_system = system
+                archive.writestr(info, png(value))
+        images = load_images(str(place))
+        assert (images.labels is not None) == found
+        assert (sorted(values(images.test)) == [100, 101, 102, 103]) == found
+
+
+@pytest.mark.parametrize("files", [FLAT, CLASSES])
+def test_what_lies_beside_a_part_to_judge_by_is_to_train_on(tmp_path: Path, files: Files) -> None:
+    judged = {f"test/{'dog' if i % 2 else 'cat'}/{i}.png": 100 + i for i in range(4)}
+    images = load_images(write(tmp_path, files | judged))
+    assert sorted(values(images.test)) == [100, 101, 102, 103]
+    assert sorted(values(torch.cat([images.train, images.validation]))) == list(range(20))
+    assert images.said[0] == "20 images to train on: those that are not in the folders for test"
+    assert (images.labels is not None) == (files is CLASSES)
+
+
 def test_what_is_missing_is_a_tenth_of_the_training_images(tmp_path: Path) -> None:
     files = {f"train/{i:02d}.png": i for i in range(20)} | {f"valid/{i}.png": 100 + i for i in range(3)}
     images = load_images(write(tmp_path, files))
@@ -339,6 +368,7 @@ def test_classes_are_numbered_from_zero(given_: list[int]) -> None:
 
 
 def test_labels_that_are_words(tmp_path: Path) -> None:
+    assert numbered(np.array([b"cat", b"ant"]))[1] == ("ant", "cat")
     np.savez(tmp_path / "x.npz", x=STACK, y=np.array(["odd" if i % 2 else "even" for i in range(20)]))
     assert classes(load_images(str(tmp_path / "x.npz")))[3] == "odd"
 
@@ -474,6 +504,23 @@ def test_a_saved_data_set_of_hugging_face(tmp_path: Path) -> None:
     images = load_images(str(tmp_path / "two"))
     assert sorted(values(images.test)) == [100, 101, 102, 103, 104]
     assert len(images.validation) == 2
+    # Labels that are none, of some or of all, are left out.
+    nothing = datasets.ClassLabel(names=["even", "odd"])
+    bare = part(0, 5).remove_columns("label")  # type: ignore[attr-defined]
+    missing = part(0, 20).remove_columns("label").add_column("label", [None, *[1] * 19])  # type: ignore[attr-defined]
+    masks = datasets.Features({"image": datasets.Image(), "label": datasets.Image()})
+    encoded = [{"bytes": png(i), "path": None} for i in range(20)]
+    masked = datasets.Dataset.from_dict({"image": encoded, "label": encoded}, features=masks)
+    for name, there, why in (
+        ("three", datasets.DatasetDict({"train": part(0, 20), "test": bare}), "some parts have none"),
+        ("four", missing, "some images have none"),
+        ("five", missing.cast_column("label", nothing), "some images have none"),
+        ("six", masked, "label is no column of classes, but of Image"),
+    ):
+        there.save_to_disk(tmp_path / name)
+        images = load_images(str(tmp_path / name))
+        assert images.labels is None
+        assert f"labels left out: {why}" in images.said
 
 
 def test_without_the_library_the_user_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Students: a Gaussian's flow is known in closed form, and so is what a student of it has to learn."""
 
+import copy
 import json
 import math
 import shutil
@@ -26,7 +27,7 @@ from ncsn.preconditioning import ScoreModel
 from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.sampling import Sampling
-from ncsn.score import Score, Sigma, expand
+from ncsn.score import Score, Sigma, expand, tweedie
 
 STD, SIGMAS = 0.5, (4.0, 1.0, 0.2)
 SAMPLING = Sampling(sigma_max=4.0, sigma_min=0.01, sampler="dpmpp-sde", levels=12, steps=1, eps=5e-5)
@@ -195,6 +196,7 @@ def test_a_student_is_replaced_only_if_asked_and_goes_when_the_training_goes_on(
     before = torch.load(checkpoint, weights_only=True)
     cli.main(["distill", str(taught), *["--minutes", "0.06", "--evaluations", "3", "--batch-size", "8", "--resume"]])
     assert torch.load(checkpoint, weights_only=True)["step"] > before["step"] > 0
+    (taught / "checkpoint.pt").touch()
     storage.claim(taught, resume=True).release()
     assert not storage.begun(taught / "student"), "it was of the weights as they were"
     assert storage.begun(taught)
@@ -218,6 +220,17 @@ def test_only_a_student_that_has_passed_is_drawn_by(taught: Path, tmp_path: Path
     assert ncsn.load(taught, device="cpu").student is None
 
 
+def test_a_student_of_other_weights_is_no_student_of_the_run(taught: Path, tmp_path: Path) -> None:
+    run = ncsn.load(taught, device="cpu")
+    other = copy.deepcopy(run.model)
+    other.get_parameter("network.head.bias").data += 0.1
+    better = replace(run, score=other)
+    assert run.student is not None
+    assert better.student is replace(run, score=TEACHER.score).student is None
+    better.save(tmp_path / "better")
+    assert not (tmp_path / "better" / "student").exists()
+
+
 def test_too_few_held_out_images_judge_nobody(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,11 +244,23 @@ def test_too_few_held_out_images_judge_nobody(
 def test_what_cannot_be_gone_on_with_leaves_the_student_as_it_was(
     taught: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (taught / "student" / "checkpoint.pt").write_bytes(b"damaged")
+    checkpoint, args = taught / "student" / "checkpoint.pt", ["--minutes", "0.01", "--evaluations", "3", "--resume"]
+    checkpoint.write_bytes(b"damaged")
     with pytest.raises(SystemExit, match="2"):
-        cli.main(["distill", str(taught), "--minutes", "0.01", "--evaluations", "3", "--resume"])
+        cli.main(["distill", str(taught), *args])
     assert "checkpoint.pt" in capsys.readouterr().err
+    checkpoint.unlink()
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["distill", str(taught), *args])
+    assert "has weights, but no checkpoint.pt to go on from" in capsys.readouterr().err
     assert ncsn.load(taught, device="cpu").student is not None
+
+
+def test_a_student_that_was_killed_before_its_first_checkpoint_begins_anew(taught: Path) -> None:
+    for name in ("checkpoint.pt", storage.MODEL, "metrics.json"):
+        (taught / "student" / name).unlink()
+    cli.main(["distill", str(taught), *["--minutes", "0.02", "--evaluations", "3", "--batch-size", "8", "--resume"]])
+    assert (taught / "student" / storage.MODEL).exists()
 
 
 def test_a_run_that_replaces_itself_keeps_its_student(taught: Path) -> None:
@@ -246,7 +271,12 @@ def test_a_run_that_replaces_itself_keeps_its_student(taught: Path) -> None:
 
 def test_students_need_noise_to_learn_from() -> None:
     low = replace(SAMPLING, sigma_max=0.5, sigma_min=0.2)
-    assert levels(replace(TEACHER, recipe=replace(RECIPE, sampling=low)), 3)[-1] == pytest.approx(0.2)
+    teacher = replace(TEACHER, recipe=replace(RECIPE, sampling=low))
+    sigmas = levels(teacher, 3)
+    assert sigmas[-1] == pytest.approx(0.2)
+    loss = Distillation(teacher=teacher, sigmas=sigmas, generator=seeded(0))
+    x = torch.randn(4, 2, generator=seeded(1))
+    assert torch.allclose(loss.led(x, None, sigmas[-1], 0.0), tweedie(TEACHER.score, x, sigmas[-1]))
     with pytest.raises(ValueError, match=r"noise levels end at 0.1; a student needs some above 0.12"):
         levels(replace(TEACHER, recipe=replace(RECIPE, sampling=replace(low, sigma_max=0.1, sigma_min=0.05))), 3)
 

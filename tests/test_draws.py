@@ -65,6 +65,7 @@ def test_turns_draw_together_what_one_draws(size: int, turns: int, rank: int) ->
         at += parted.mine
         parts.append(numbers(parted))
     assert at == whole.first + whole.mine
+    assert parted.sizes == sorted({parted.edges[share.stop] - parted.edges[share.start] for share in parted.shares})
     for one, *others in zip(expected, *parts, strict=True):
         assert torch.equal(one, torch.cat(others))
 

@@ -15,6 +15,7 @@ from ncsn import evaluation, metrics, plots
 from ncsn.data import Images, Labels, mnist
 from ncsn.evaluation import Features
 from ncsn.networks.classifier import Classifier
+from ncsn.pixels import Depth
 
 
 def noise(n: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
@@ -268,6 +269,22 @@ def test_samples_in_reals_become_bytes_and_that_is_said(dtype: Any, tmp_path: Pa
     samples, said = evaluation.read_samples(tmp_path / "x.npz")
     assert np.abs(samples.numpy().astype(int) - pixels).max() <= (1 if dtype is np.float16 else 0)
     assert said == (f"{tmp_path / 'x.npz'}: reals in [0, 1], rounded to bytes",)
+
+
+def test_reals_of_other_data_are_refused_and_what_is_cut_off_is_said(tmp_path: Path) -> None:
+    path, depth = tmp_path / "x.npz", Depth("float32", 0, 1)
+
+    def read(low: float, high: float) -> tuple[str, ...]:
+        samples = np.linspace(low, high, 100 * 16, dtype=np.float32).reshape(100, 1, 4, 4)
+        np.savez(path, samples=samples)
+        return evaluation.read_samples(path, depth=depth)[1]
+
+    assert len(read(0, 1)) == 1
+    assert read(-0.25, 1)[0] == f"{path}: 20.00% of its numbers lie outside, and are cut off"
+    with pytest.raises(ValueError, match=r"holds numbers from -1 to 1, the data from 0 to 1$"):
+        read(-1, 1)
+    with pytest.raises(ValueError, match="holds numbers from nan to nan"):
+        read(np.nan, 1)
 
 
 @pytest.mark.parametrize("content", ["absent", "text", "two", "none", "range", "nan", "few", "deep", "cut"])

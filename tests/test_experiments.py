@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,17 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import ncsn
-from ncsn import signals
+from ncsn import signals, storage
 from ncsn.clock import Clock
+from ncsn.commands.train import Train
 from ncsn.data import Images as Pictures
 from ncsn.data import Labels, Reading, load_images, mnist
 from ncsn.data.origin import Origin
 from ncsn.evaluation import PIXELS, Features
 from ncsn.experiments import budgets, guidance
 from ncsn.experiments.budgets import Plan
-from ncsn.experiments.images import recalled, recipes, resolve
-from ncsn.experiments.settings import ImageJob, Images, ResolvedImages
+from ncsn.experiments.images import found, recalled, recipes, resolve
+from ncsn.experiments.settings import ImageJob, Images, ResolvedImages, kept
 from ncsn.experiments.study import Study
 from ncsn.pixels import quantize
 from ncsn.plots.tiles import tile
@@ -35,7 +36,7 @@ from ncsn.samplers.methods import METHODS
 from ncsn.sampling import Sampling
 
 ROOT = Path(__file__).parent.parent
-TINY = "--channels 8 8 --blocks 1 --batch-size 16 --levels 6 --langevin-steps 1 --samples 9 --guidance 2 --no-compile"
+TINY = "--channels 8 8 --blocks 1 --batch-size 16 --levels 6 --samples 9 --guidance 2 --no-compile"
 
 
 def command(script: str, args: str) -> "subprocess.CompletedProcess[str]":
@@ -442,6 +443,48 @@ def test_noise_levels_from_the_data_are_explained_and_used(tmp_path: Path) -> No
     assert recipe["sampling"]["steps"] == 5
 
 
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """The folder of a run that has begun to learn from a set that is downloaded."""
+    settings = resolved(dataset="cifar10", channels=(8, 8), batch_size=50)
+    recipe, _ = recipes(settings, pictures())
+    origin = Origin(dataset="cifar10", folder="/old", reading=Reading(), digest="0", split=(300, 300, 300))
+    storage.write_config(tmp_path, "images", storage.plain(asdict(settings)), recipe, origin)
+    return tmp_path
+
+
+def test_who_resumes_is_told_what_stays_as_it_was(begun: Path) -> None:
+    def said(**given: Any) -> str:
+        asked = Images(job=ImageJob(out=begun, resume=True), **given)
+        return kept(asked, recalled(asked), changed=("dataset", "minutes"))
+
+    assert not said(), "nothing else was asked for"
+    assert not said(channels=(8, 8), batch_size=50, minutes=20.0), "as it was, or as it may change"
+    stays = "--resume goes on with the run's own settings: batch_size is 50, not 64, seed is 0, not 5"
+    assert said(batch_size=64, seed=5) == stays
+
+
+def test_who_resumes_says_where_the_images_are_now(
+    begun: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded: list[tuple[str, Path | None]] = []
+
+    def load(dataset: str, folder: Path | None, *, reading: Reading) -> Pictures:
+        loaded.append((dataset, folder))
+        raise ValueError("not read here")
+
+    monkeypatch.setattr("ncsn.data.origin.load_images", load)
+    job = ImageJob(out=begun, resume=True)
+    asked = [Train(dataset="cifar10", job=job), Images(job=job), Images(job=replace(job, data_dir=Path("/new")))]
+    for given in asked:
+        with pytest.raises(ValueError, match="not read here"):
+            found(given)
+    assert loaded == [("cifar10", Path("/old"))] * 2 + [("cifar10", Path("/new"))]
+    assert capsys.readouterr().out == 2 * f"{begun} goes on with its own images, cifar10\n"
+    with pytest.raises(ValueError, match=r"^the run has learned from cifar10, not from fashion-mnist$"):
+        found(Images(dataset="fashion-mnist", job=job))
+
+
 @pytest.mark.slow
 def test_what_has_not_begun_is_begun_by_resume(tmp_path: Path) -> None:
     """As a cluster does it that starts the same command again and again."""
@@ -489,6 +532,11 @@ def test_a_diverging_run_stops_and_names_the_step(tmp_path: Path) -> None:
         ("training_MNIST.py", "--size 0", "size is"),
         ("training_MNIST.py", "--background pink", "background is"),
         ("training_MNIST.py", "--network refinenet --channels 8 8", "refinenet takes one number"),
+        ("training_MNIST.py", "--network refinenet --blocks 3", "blocks is 3, but refinenet has as many as its paper"),
+        ("training_MNIST.py", "--langevin-steps 3", "langevin_steps is 3, but dpmpp-sde takes no Langevin steps"),
+        ("training_MNIST.py", "--noise auto --sigma-max 20 --eps 1e-5", "noise is auto, which chooses sigma_max, eps"),
+        ("training_toy.py", "--noise auto --levels 9", "noise is auto, which chooses levels from the data"),
+        ("training_MNIST.py", "--levels 1", "levels is 1; dpmpp-sde comes from noise level"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(

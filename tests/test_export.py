@@ -190,7 +190,7 @@ def test_channels_and_classes_are_where_they_were(both: tuple[Run, Path, Path]) 
     mixed = score(x, sigma, torch.tensor([2, -1, 0, 1]))
     assert off(mixed, torch.stack([found[k][i] for i, k in enumerate((2, -1, 0, 1))])) < 1e-5
     card = read(path)
-    assert (card.precision, card.recipe.shares) == ("fp32", SHARES)
+    assert (card.precision, card.recipe.shares, card.names) == ("fp32", SHARES, tuple(SHARES))
     assert card.recipe.sampling.guide == "unconditional"  # as the run itself, which has no smaller network
 
 

@@ -14,6 +14,7 @@ import ncsn
 from ncsn.empirical import Empirical
 from ncsn.experiments.best import Best
 from ncsn.experiments.fitting import default_objective, split
+from ncsn.noise import Proposal
 from ncsn.objectives import dsm, posterior_dsm
 from ncsn.pixels import centres
 from ncsn.units import Units
@@ -152,6 +153,21 @@ def test_images_are_fitted_with_their_classes(tmp_path: Path, generator: torch.G
     again = ncsn.load(tmp_path / "images")
     assert torch.equal(again.sample(2, levels=4), run.sample(2, levels=4))
     assert ncsn.fit(pixels.float() / 255, steps=2).sample(2, levels=4).isfinite().all()
+
+
+@pytest.mark.parametrize("noise", [ncsn.LogUniform(5.0, 0.1), ncsn.LogNormal(-1.0, 1.0, 5.0, 0.1)])
+def test_samples_descend_where_the_noise_was_that_is_given(noise: Proposal) -> None:
+    sampling = ncsn.fit(table(1000), steps=1, noise=noise).recipe.sampling
+    assert (sampling.sigma_max, sampling.sigma_min, sampling.eps) == (5.0, 0.1, 0.1**2 / 2)
+
+
+def test_ones_own_network_is_never_taken_for_the_packages_of_that_name(tmp_path: Path) -> None:
+    run = ncsn.fit(table(1000), steps=1, network=ncsn.MLP(3, width=8))
+    run.save(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"OwnMLP is no network of this package .*give network=OwnMLP\(\.\.\.\)"):
+        ncsn.load(tmp_path / "run")
+    again = ncsn.load(tmp_path / "run", network=ncsn.MLP(3, width=8))
+    assert torch.equal(again.sample(2, levels=4), run.sample(2, levels=4))
 
 
 def test_units_are_those_of_every_column() -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,6 +70,14 @@ def ask(port: int, path: str, *, host: str | None = None, method: str = "GET") -
     head, _, body = answer.partition(b"\r\n\r\n")
     status, _, headers = head.partition(b"\r\n")
     return int(status.split()[1]), message_from_bytes(headers), body
+
+
+@pytest.mark.parametrize(("number", "bare"), [(80, True), (8080, False)])
+def test_at_the_usual_port_names_need_no_number(number: int, bare: bool) -> None:
+    asked = SimpleNamespace(request=SimpleNamespace(getsockname=lambda: ("127.0.0.1", number)))
+    names = page.Handler.own_names(asked)  # type: ignore[arg-type]
+    assert ("localhost" in names, "127.0.0.1" in names) == (bare, bare)
+    assert f"localhost:{number}" in names
 
 
 def test_the_page_is_served(port: int) -> None:

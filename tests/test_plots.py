@@ -52,6 +52,8 @@ def test_every_figure_is_written_in_colour_and_grey(tmp_path: Path, generator: t
     ring, points = Ring(), Ring().sample(200, generator=generator)
     plots.score_field(ring, ring, [0.1, 2.0], points, tmp_path / "field.png")
     plots.scatter_panels([[("a", points), ("b", points)]], tmp_path / "scatter.png")
+    own = plots.extent_of(1000 * points)
+    plots.scatter_panels([[("a", 1000 * points)]], tmp_path / "scatter_of_thousands.png", view=own)
     plots.trajectories([("a", points), ("b", points + 1), ("c", points)], tmp_path / "points.gif")
     for channels in (1, 3):
         path = [Step(sigma, torch.rand(9, channels, 8, 8, generator=generator)) for sigma in (2.0, 1.0, 0.5, 0.0)]

@@ -22,6 +22,11 @@ def test_what_is_known_is_what_is_not_hidden(hide: Region, rows: list[str]) -> N
     assert all(torch.equal(channel, expected) for channel in known)
 
 
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_of_the_smallest_images_the_centre_is_all(side: int) -> None:
+    assert not known_pixels((1, side, side), "centre").any()
+
+
 def test_a_quarter_is_known_at_random_the_same_in_every_channel(generator: torch.Generator) -> None:
     known = known_pixels((3, 60, 60), "random", generator=generator)
     assert torch.equal(known[0], known[1])

@@ -264,6 +264,13 @@ def test_guidance_with_a_class_costs_two_evaluations_and_sharpens() -> None:
         new.steps(5, label="none", guide="unconditional")
     with pytest.raises(ValueError, match="guide is smaller, but the run has no smaller network"):
         replace(new, guide=None).steps(5, guide="smaller")
+    # Nor is a weight, or a guide, forgotten without a word.
+    with pytest.raises(ValueError, match="guidance is 3, but samples of no class have no other score"):
+        replace(new, recipe=by_itself).steps(5, label="none", guidance=3.0)
+    with pytest.raises(ValueError, match="guidance is 3, but the run has no smaller network"):
+        Run(score=STANDARD, recipe=RECIPE).steps(5, guidance=3.0)
+    with pytest.raises(ValueError, match="guide is smaller, but guidance is 1, at which annealed asks no guide"):
+        new.steps(5, guide="smaller", sampler="annealed")
 
 
 def test_a_class_goes_by_its_name_or_its_number() -> None:
@@ -412,7 +419,7 @@ def test_images_and_points_are_told_apart_on_every_device() -> None:
 def test_no_tensor_is_made_on_the_default_device(sampler: str) -> None:
     """Where a device is forgotten, a tensor lands on the default one; here that is meta, which cannot be mixed."""
     run = Run(score=model(), recipe=RECIPE, guide=model(), units=UNITS)
-    how = {"seed": 1, "sampler": sampler, "guidance": 2.0, "steps": 2}
+    how = {"seed": 1, "sampler": sampler, "guidance": 2.0, "steps": 2 if ncsn.METHODS[sampler].langevin else None}
     expected = run.sample(3, **how)
     with torch.device("meta"):
         assert torch.equal(run.sample(3, **how), expected)

@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -65,7 +66,8 @@ def test_every_name_stands_for_its_own_sampler(generator: torch.Generator) -> No
     ends = {}
     for name, sampler in direct.items():
         levels = 1 if name == "langevin" else 30
-        found = descend(SAMPLING.but(sampler=name, levels=levels, steps=3), x)
+        steps = 3 if METHODS[name].langevin else None
+        found = descend(SAMPLING.but(sampler=name, levels=levels, steps=steps), x)
         expected = [step.x for step in sampler(torch.Generator().manual_seed(3))]
         ends[name] = found[-1]
         assert len(found) == len(expected)
@@ -116,7 +118,36 @@ def test_another_sampler_comes_with_its_own_levels_and_guidance() -> None:
     assert annealed.but(guidance=2.0).guidance == 2
     assert annealed.but().steps == 9
     assert guided.but(sampler="annealed").steps == METHODS["annealed"].steps
-    assert guided.but(eps=0.01).eps == 0.01
+    assert annealed.but(eps=1e-5).eps == 1e-5
+
+
+@pytest.mark.parametrize(("given", "said"), [({"steps": 9}, "steps is 9"), ({"eps": 1e-4}, "eps is 0.0001")])
+def test_langevin_steps_are_refused_by_who_takes_none(given: dict[str, Any], said: str) -> None:
+    assert [name for name, method in METHODS.items() if method.langevin] == ["annealed", "langevin"]
+    for name, method in METHODS.items():
+        if method.langevin:
+            SAMPLING.but(sampler=name, **given)
+            continue
+        with pytest.raises(ValueError, match=f"^{said}, but {name} takes no Langevin steps; annealed and langevin do$"):
+            SAMPLING.but(sampler=name, **given)
+
+
+def test_one_level_is_enough_where_it_is_the_only_one_or_langevin_stays_on_it() -> None:
+    """Samplers that descend would end where they begin, in noise."""
+    one = replace(SAMPLING, sampler="langevin", levels=1)
+    for name, method in METHODS.items():
+        if method.langevin:
+            assert replace(one, sampler=name).count == 1
+            continue
+        with pytest.raises(ValueError, match=f"^levels is 1; {name} comes from noise level 5 to 0.5 by at least 2$"):
+            replace(one, sampler=name)
+        assert replace(one, sampler=name, sigma_max=0.5).count == 1
+
+
+def test_who_begins_on_a_level_of_his_own_begins_in_as_much_noise(generator: torch.Generator) -> None:
+    sampling = SAMPLING.but(levels=(2.0, 0.5, 0.1))
+    x = sampling.start(torch.zeros(1, 2), 20_000, generator=generator)
+    assert float(x.std()) == pytest.approx(2, rel=0.02)  # 6 standard errors
 
 
 @pytest.mark.parametrize("guide", ["smaller", "unconditional"])

@@ -120,6 +120,22 @@ def test_claim_guards_another_run(tmp_path: Path) -> None:
         storage.claim(folder / "mine.txt")
 
 
+@pytest.mark.parametrize("part", ["", "guide"])
+def test_a_run_without_a_checkpoint_is_not_begun_anew_by_resume(part: str, tmp_path: Path) -> None:
+    """Its weights would be replaced by some that have learned nothing."""
+    make_run(tmp_path)
+    (tmp_path / "guide").mkdir()
+    (tmp_path / "guide" / storage.MODEL).touch()
+    for place in (tmp_path, tmp_path / "guide"):
+        (place / storage.CHECKPOINT).touch()
+    storage.claim(tmp_path, resume=True).release()
+    (tmp_path / part / storage.CHECKPOINT).unlink()
+    with pytest.raises(ValueError, match=r"has weights, but no checkpoint\.pt to go on from; put it there, or give"):
+        storage.claim(tmp_path, resume=True)
+    (tmp_path / part / storage.MODEL).unlink()  # as after a kill before the first checkpoint
+    storage.claim(tmp_path, resume=True).release()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -167,8 +167,9 @@ def join(*, timeout: float | None = None) -> Group:
     if processes() == 1:
         return ALONE
     backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    if number < torch.cuda.device_count():
+        torch.cuda.set_device(number)
         backend = "cpu:gloo,cuda:nccl"  # messages of the CPU's go by gloo, those between GPUs by NCCL
     with answered():
         store, rank, size = next(iter(rendezvous("env://")))

@@ -69,6 +69,11 @@ class Draws:
         """How many examples of a batch are this turn's."""
         return self.edges[self.now.stop] - self.first
 
+    @property
+    def sizes(self) -> list[int]:
+        """How many examples the turns have, each number once."""
+        return sorted({self.edges[share.stop] - self.edges[share.start] for share in self.shares})
+
     def begin(self, step: int) -> None:
         """From now on, the numbers of this step."""
         self.step = step

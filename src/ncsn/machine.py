@@ -43,7 +43,7 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> str | No
         options["cpp_cache_precompile_headers"] = False
     try:
         network.compile(dynamic=False, options=options)
-        with compiled.marked():
+        with compiled.whole():
             value = trial()
             if value.requires_grad:
                 value.sum().backward()  # type: ignore[no-untyped-call]
@@ -88,6 +88,8 @@ def wait(device: torch.device) -> None:
     """Until the device has done all that it was asked."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 class Results(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -140,13 +142,16 @@ def choose_device(name: str) -> torch.device:
     """The device of that name: cpu, cuda or mps, or auto for cuda where there is one and else the cpu.
 
     Of several processes on a machine each has a GPU of its own.
-    Raises ValueError if there is no such device here, naming those that there are.
+    Raises ValueError if there is no such device here, naming those that there are, or no GPU for this process.
     """
     here = [device for device, is_there in DEVICES.items() if is_there()]
     if name == "auto":
         name = "cuda" if "cuda" in here else "cpu"
     if name == "cuda" and "cuda" in here and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        number, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= there:
+            raise ValueError(f"there are {there} GPUs here for {number + 1} processes or more; --device cpu needs none")
+        return torch.device("cuda", number)
     if name.split(":")[0] not in here:
         raise ValueError(f"device is {name}; there are auto, {', '.join(here)} here")
     return torch.device(name)

@@ -120,8 +120,10 @@ class LogNormal:
         independent ones (stratified sampling; for diffusion models Kingma et al. 2021, arXiv:2107.00630, appendix I).
         """
         quantiles = stratified(n, generator)
+        device = quantiles.device
+        known = quantiles.cpu() if device.type == "mps" else quantiles  # Apple's GPUs have no such function
         # Within ±5.2 standard deviations, where float32 can tell a quantile from 0 and 1.
-        log_sigma: Tensor = self.mean + self.std * torch.special.ndtri(quantiles.clamp(1e-7, 1 - 1e-7))
+        log_sigma: Tensor = self.mean + self.std * torch.special.ndtri(known.clamp(1e-7, 1 - 1e-7)).to(device)
         return log_sigma.exp().clamp(self.sigma_min, self.sigma_max)
 
 

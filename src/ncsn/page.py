@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 PACKAGE = Path(__file__).parent
+USUAL_PORT = 80  # of HTTP
 MODELS = ("model.onnx", "model.guide.onnx")  # beside the page, as `ncsn export` calls them
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -85,10 +86,11 @@ class Handler(SimpleHTTPRequestHandler):
         instead = {str(Path(self.directory) / name): str(self.models / name) for name in MODELS} if self.models else {}
         return instead.get(place, place)
 
-    def own_names(self) -> tuple[str, str]:
-        """What this machine calls the server."""
+    def own_names(self) -> list[str]:
+        """What this machine calls the server; who asks at the usual port leaves it out."""
         _, port, *_ = self.request.getsockname()
-        return f"127.0.0.1:{port}", f"localhost:{port}"
+        ends = [f":{port}", *([""] if port == USUAL_PORT else [])]
+        return [f"{name}{end}" for name in ("127.0.0.1", "localhost") for end in ends]
 
     def end_headers(self) -> None:
         """The headers that keep a page to itself, on every answer."""

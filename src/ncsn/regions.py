@@ -28,8 +28,8 @@ def known_pixels(
     rows = {"top": slice(height // 2), "bottom": slice(height // 2, None)}.get(hide, slice(None))
     columns = {"left": slice(width // 2), "right": slice(width // 2, None)}.get(hide, slice(None))
     if hide == "centre":
-        rows = slice(height // 4, -(height // 4))
-        columns = slice(width // 4, -(width // 4))
+        rows = slice(height // 4, height - height // 4)
+        columns = slice(width // 4, width - width // 4)
     known = torch.ones(shape, dtype=torch.bool, device="cpu")
     known[:, rows, columns] = False
     return known

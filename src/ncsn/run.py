@@ -5,7 +5,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from ncsn.samplers.step import NonFiniteSampleError, Step
 from ncsn.sampling import Sampling
 from ncsn.score import Counted, Score, batched, even, guided, tweedie
 from ncsn.units import Units
+from ncsn.untrusted import digest
 
 Condition = Callable[[Score, int, torch.Generator], Score]
 """(the prior's score, how many examples, randomness) → the posterior's score for as many."""
@@ -104,11 +105,18 @@ class Run:
 
     @cached_property
     def student(self) -> "Run | None":
-        """A copy of the network that draws by few evaluations, if ``ncsn distill`` has left one that is good enough."""
+        """A copy of the network that draws by few evaluations, if ``ncsn distill`` has left one that is good enough.
+
+        A student of other weights than the run has now is none of its own.
+        """
         folder = None if self.folder is None else self.folder / storage.STUDENT
         if folder is None or not storage.begun(folder) or not (folder / storage.MODEL).is_file():
             return None
-        return load(folder, device=self.device.type) if storage.read_results(folder).get("offered") is True else None
+        told = storage.read_results(folder)
+        if told.get("offered") is not True or not isinstance(self.score, ScoreModel):
+            return None
+        own = told.get("teacher") == digest(self.score.state_dict())
+        return load(folder, device=self.device.type) if own else None
 
     def taught(self, sampler: str | None = None, label: Label | None = None, **how: Any) -> "Run | None":
         """The student, if a sampler of few evaluations is asked for, as it is; arguments as for ``steps``.
@@ -162,14 +170,14 @@ class Run:
         """
         if n < 1 or batch_size < 1:
             raise ValueError(f"n is {n}, batch_size is {batch_size}; both must be at least 1")
+        sampling = self.recipe.sampling.but(
+            sampler=sampler, levels=levels, steps=steps, eps=eps, guidance=guidance, guide=guide
+        )
         student = self.taught(sampler, label, levels=levels, guidance=guidance, guide=guide)
         if student is not None:
             taught = student.steps(n, seed=seed, label=label, batch_size=batch_size, start=start)
             taught.sampler = f"{sampler} (a student)"
             return taught
-        sampling = self.recipe.sampling.but(
-            sampler=sampler, levels=levels, steps=steps, eps=eps, guidance=guidance, guide=guide
-        )
         generator = seed if isinstance(seed, torch.Generator) else torch.Generator(self.device).manual_seed(seed)
         size = even(n, batch_size)
         labels = self.labels(label, n, generator)
@@ -194,18 +202,19 @@ class Run:
 
         Without the guide that the run's own weight is meant for, not at all.  A run of before guidance was chosen with
         classes is guided with one as it was then: if asked, by its own network without the class, on all levels.
-        Raises ValueError if a guide is asked for that there is not.
+        Raises ValueError if a guide is asked for that there is not, a weight without any, or a guide without a weight.
         """
         there = {"smaller": self.guide is not None, "unconditional": labels is not None}
+        why = {"smaller": "the run has no smaller network", "unconditional": "samples of no class have no other score"}
         if guide is not None and not there[guide]:
-            why = {
-                "smaller": "the run has no smaller network",
-                "unconditional": "samples of no class have no other score",
-            }
             raise ValueError(f"guide is {guide}, but {why[guide]}")
         old = labels is not None and not self.recipe.shares
         if guide is None and labels is not None and (old or self.guide is None):
             sampling = replace(sampling, guide="unconditional")
+        if not there[sampling.guide] and weight not in (None, 1):
+            raise ValueError(f"guidance is {weight:g}, but {why[sampling.guide]}")
+        if guide is not None and sampling.guidance == 1:
+            raise ValueError(f"guide is {guide}, but guidance is 1, at which {sampling.sampler} asks no guide")
         if not there[sampling.guide] or (old and weight is None):
             return replace(sampling, guidance=1.0)
         return replace(sampling, guided_between=(0.0, math.inf)) if old else sampling
@@ -429,13 +438,15 @@ class Run:
 
     def compile(self, batch_size: int) -> str | None:
         """Compile the networks for batches of this size; returns why not, if this machine cannot."""
-        example = torch.zeros(batch_size, *self.recipe.shape, device=self.device)
+        gradients = self.condition is not None  # of which a posterior is made
+        example = torch.zeros(batch_size, *self.recipe.shape, device=self.device, requires_grad=gradients)
         sigma = torch.tensor(1.0, device=self.device)
-        for score in (self.score, self.guide):
-            if isinstance(score, ScoreModel):
-                reason = machine.compile_network(score.network, lambda s=score: s(example, sigma))  # type: ignore[misc]
-                if reason:
-                    return reason
+        with torch.set_grad_enabled(gradients):
+            for score in (self.score, self.guide):
+                if isinstance(score, ScoreModel):
+                    trial = partial(score, example, sigma)
+                    if reason := machine.compile_network(score.network, trial):
+                        return reason
         return None
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:

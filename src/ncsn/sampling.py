@@ -65,9 +65,12 @@ class Sampling:
             raise ValueError(f"guided_between is {self.guided_between}; two numbers are needed, the smaller one first")
 
     def check_levels(self) -> None:
-        """Raises ValueError for too many noise levels, or for some that cannot be descended in float32."""
+        """Raises ValueError for too many noise levels or too few, or for some that cannot be descended in float32."""
         if self.count > MOST_LEVELS:
             raise ValueError(f"levels is {self.count:,}; allowed are 1 to {MOST_LEVELS:,}")
+        if self.levels == 1 and not self.method.langevin and self.sigma_max > self.sigma_min:
+            way = f"from noise level {self.sigma_max:g} to {self.sigma_min:g}"
+            raise ValueError(f"levels is 1; {self.sampler} comes {way} by at least 2")
         given = (self.sigma_max, self.sigma_min) if isinstance(self.levels, int) else self.levels
         rising = not self.method.restarts and any(a < b for a, b in pairwise(given))
         # Beyond these, squares of noise levels are no float32.
@@ -91,9 +94,15 @@ class Sampling:
     ) -> "Sampling":
         """The same but for what is given; another sampler comes with its own levels and steps, and guided or not.
 
-        Raises ValueError as the class, and if langevin, which stays on one level, is given several.
+        Raises ValueError as the class, and if langevin, which stays on one level, is given several, or another sampler
+        than Langevin dynamics its steps.
         """
         name = self.sampler if sampler is None else sampler
+        taken = {"steps": steps, "eps": eps}
+        unknown = [f"{key} is {value:g}" for key, value in taken.items() if value is not None]
+        if unknown and name in METHODS and not METHODS[name].langevin:
+            those = " and ".join(other for other, method in METHODS.items() if method.langevin)
+            raise ValueError(f"{', '.join(unknown)}, but {name} takes no Langevin steps; {those} do")
         if name == "langevin" and levels not in (None, 1):
             raise ValueError(f"levels is {levels}, but langevin stays on the smallest one; steps says how long")
         base = self if name == self.sampler else self.changed(name)
@@ -113,11 +122,11 @@ class Sampling:
     def limited(self) -> "Sampling":
         """Without as many levels as would take a sample beyond its method's most evaluations, if it has a most.
 
-        One level stays, whatever it costs.
+        Two levels stay, whatever they cost.
         """
         most = math.inf if self.method.most is None else self.method.most
-        fewer = (replace(self, levels=levels) for levels in range(self.count - 1, 0, -1))
-        return next((found for found in (self, *fewer) if found.evaluations <= most), replace(self, levels=1))
+        fewer = (replace(self, levels=levels) for levels in range(self.count - 1, 1, -1))
+        return next((found for found in (self, *fewer) if found.evaluations <= most), replace(self, levels=2))
 
     @property
     def count(self) -> int:
@@ -161,12 +170,15 @@ class Sampling:
         return kind(self.sigma_max, self.sigma_min, self.levels).sigmas(device=device)
 
     def start(self, mean: Float[Tensor, "#n *d"], n: int, *, generator: torch.Generator) -> Float[Tensor, "n *d"]:
-        """``n`` draws from N(μ, σ_max² I), where sampling starts; μ is the data's ``mean``, or one for each draw.
+        """``n`` draws from N(μ, σ² I), where sampling starts; μ is the data's ``mean``, or one for each draw.
+
+        σ is σ_max, or of levels that are given one by one the first.
 
         Around 0 instead, MNIST's samples would start 0.6 standard deviations off, for the norm of its mean image is 6
         and σ_max is 10.  The probability flow keeps such a shift: too little ink, and half as many ones again.
         """
-        return mean + self.sigma_max * torch.randn((n, *mean.shape[1:]), generator=generator, device=generator.device)
+        sigma = self.sigma_max if isinstance(self.levels, int) else self.levels[0]
+        return mean + sigma * torch.randn((n, *mean.shape[1:]), generator=generator, device=generator.device)
 
     def follow(self, score: Score, x: Float[Tensor, "b *d"], *, generator: torch.Generator) -> Iterator[Step]:
         """The states of the sampler from ``x`` on; the last one is denoised."""

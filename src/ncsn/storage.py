@@ -45,11 +45,11 @@ from ncsn.validation import validated
 T = TypeVar("T")
 
 CONFIG_VERSION = 3
-MODEL = "model.safetensors"
+MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 STUDENT = "student"  # the folder, in the run's own, of a run that has learned to draw by few evaluations
 RUN_FILES = (
-    "model.safetensors",
-    "checkpoint.pt",
+    MODEL,
+    CHECKPOINT,
     "metrics.jsonl",
     "pace.jsonl",
     "metrics.json",
@@ -75,6 +75,8 @@ def begun_by_this_job(folder: Path) -> bool:
 def check(folder: Path, *, overwrite: bool = False, resume: bool = False, pictures: tuple[str, ...] = ()) -> None:
     """Raises ValueError if a run may not write into ``folder``: it is a file, or what is there would be replaced.
 
+    A run without a checkpoint, copied or saved from Python, cannot be resumed: it would begin anew.
+
     ``pictures``: the names of files that will be written beside the run's own.
     """
     if folder.exists() and not folder.is_dir():
@@ -85,6 +87,11 @@ def check(folder: Path, *, overwrite: bool = False, resume: bool = False, pictur
         raise ValueError(
             f"{folder} holds another run; give --overwrite to replace it, --resume to continue it, or another --out"
         )
+    for run in (folder, folder / "guide"):
+        if resume and (run / MODEL).exists() and not (run / CHECKPOINT).exists():
+            raise ValueError(
+                f"{run} has weights, but no {CHECKPOINT} to go on from; put it there, or give another --out"
+            )
     foreign = next((name for name in (*RUN_FILES, *pictures) if (folder / name).exists()), None)
     if foreign is not None and not begun(folder) and not overwrite:
         raise ValueError(f"{folder} is no run, but has a {foreign}; give --overwrite to replace it, or another --out")

@@ -24,11 +24,12 @@ class Units:
 
         Raises ValueError if a coordinate is constant, naming it.
         """
-        shift, scale = x.double().mean(0), x.double().std(0)
+        exact = x.cpu().double()  # Apple's GPUs have no such numbers
+        shift, scale = exact.mean(0), exact.std(0)
         constant = (~(scale > 1e-7 * shift.abs())).nonzero()[:, 0].tolist()
         if constant:
             raise ValueError(f"column {', '.join(map(str, constant))} is constant, so it has no density; leave it out")
-        return cls(shift.to(x.dtype), scale.to(x.dtype))
+        return cls(shift.to(x), scale.to(x))
 
     def standardise(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
         """The user's examples as the model sees them."""
@@ -40,4 +41,4 @@ class Units:
 
     def log_volume(self, shape: torch.Size | tuple[int, ...]) -> float:
         """The logarithm of how much larger a volume of examples of this shape is in the user's units."""
-        return float(self.scale.double().log().expand(shape).sum())
+        return float(self.scale.cpu().double().log().expand(shape).sum())

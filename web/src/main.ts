@@ -19,7 +19,7 @@ let asked = 0;
 async function show(moved: boolean): Promise<void> {
   const ticket = ++asked;
   const { name, query } = parse(location.hash);
-  const found = name in PARTS ? name : "scores";
+  const found = Object.hasOwn(PARTS, name) ? name : "scores";
   const { title, load } = PARTS[found];
   forget();
   const waiting = setTimeout(() => announce(`${title} is being loaded.`), 300);

@@ -18,7 +18,7 @@ export function read<T extends Settings>(query: URLSearchParams, defaults: T, al
   const settings: Settings = { ...defaults };
   const refused: string[] = [];
   for (const [name, text] of query) {
-    const value = name in defaults ? accepted(text, allowed[name]) : undefined;
+    const value = Object.hasOwn(defaults, name) ? accepted(text, allowed[name]) : undefined;
     if (value === undefined) refused.push(`${name}=${text.slice(0, 40)}`);
     else settings[name] = value;
   }

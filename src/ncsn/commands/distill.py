@@ -31,6 +31,8 @@ class Distill(OfRun):
     out: Path | None = None
     """Where the student goes, a run of its own; by default the folder student in the run's, where fast finds it until
     the run's training goes on."""
+    data: str | None = None
+    """Where the data set is that the run was trained on, if it has moved."""
     batch_size: BatchSize = 64
     """Examples in a step."""
     seed: Seed = 0
@@ -53,10 +55,11 @@ class Distill(OfRun):
         from ncsn.data.images import batches
         from ncsn.experiments.distillation import Distillation, levels, state_of, student_of
         from ncsn.experiments.study import COMPILED_FROM
+        from ncsn.untrusted import digest
 
         clock, folder = Clock(), self.place()
         run = ncsn.load(self.run, device=self.device)
-        images, sigmas = run.data(), levels(run, self.evaluations)
+        images, sigmas = run.data(self.data), levels(run, self.evaluations)
         if self.resume and not storage.begun(folder):
             print(f"{folder} holds no student to resume: it begins")
         elif self.resume:
@@ -68,8 +71,8 @@ class Distill(OfRun):
         generator = torch.Generator(run.device).manual_seed(self.seed)
         state = state_of(student, generator)
         lock = storage.claim(folder, overwrite=self.overwrite, resume=self.resume)
-        checkpoint = folder / "checkpoint.pt"
-        if self.resume and storage.begun(folder):
+        checkpoint = folder / storage.CHECKPOINT
+        if self.resume and checkpoint.exists():
             state.load(checkpoint)  # before anything is changed: it may be damaged, or none
         storage.write_config(folder, run.experiment, run.settings, student.recipe, run.origin)
         (folder / "metrics.json").unlink(missing_ok=True)  # a verdict on the weights as they were
@@ -96,7 +99,8 @@ class Distill(OfRun):
             verdict = self.verdict(run, replace(student, score=state.average), images, clock)
         except KeyboardInterrupt as error:
             console.stopped(error, f"; {checkpoint} is saved, and --resume goes on to judge it")
-        storage.write_json(folder / "metrics.json", {"images_seen": seen, "seconds": state.seconds, **verdict})
+        learned = {"images_seen": seen, "seconds": state.seconds, "teacher": digest(run.model.state_dict())}
+        storage.write_json(folder / "metrics.json", learned | verdict)
         lock.release()
 
     def place(self) -> Path:

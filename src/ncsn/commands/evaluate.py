@@ -2,7 +2,7 @@
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,6 +63,11 @@ class Evaluate(HowToSample, Reading):
         super().__post_init__()
         if self.data is not None and (self.against is not None or self.is_file):
             raise ValueError("--data is where a run's own data set is; to judge by another, or a file, give --against")
+        asked, usual = self.how() | {"seed": self.seed}, HowToSample().how() | {"seed": Evaluate.seed}
+        given = [name for name, value in asked.items() if value != usual[name]]
+        if self.is_file and given:
+            options = ", ".join("--" + {"label": "class"}.get(name, name).replace("_", "-") for name in given)
+            raise ValueError(f"{self.source} has its samples already; {options} would say how to draw them")
         if self.against is None and self.reading != Reading():
             raise ValueError("--size, --fit, --background and --max-broken are about --against, which is not given")
 
@@ -103,6 +108,9 @@ class Evaluate(HowToSample, Reading):
             process.return_memory()
         began = time.perf_counter()
         found = evaluation.evaluate(samples, images, seen_by)
+        if run is not None and self.label not in (None, "any", "none"):
+            one = f"samples of class {self.label} alone, beside images of all classes: they differ for that alone"
+            found = replace(found, notes=(*found.notes, one))
         about |= {"data": images.name, "data_digest": images.digest}
         about["evaluation_seconds"] = time.perf_counter() - began
         storage.write_json(out / NUMBERS, about | found.report())

@@ -43,6 +43,10 @@ class Interpolate(OfRun):
             raise ValueError("levels is 1; Heun's method needs at least 2")
         if (self.start is None) != (self.end is None):
             raise ValueError("of --from and --to only one is given; both are needed, or none")
+        if self.start is not None and (self.n, self.seed) != (Interpolate.n, Interpolate.seed):
+            raise ValueError("-n and --seed are about walks between samples; between given images there is one")
+        if self.start is None and self.data is not None:
+            raise ValueError("--data is where the images of --from and --to are, which are not given")
         check_suffix(self.out, ".png")
 
     def __call__(self) -> None:

@@ -73,15 +73,19 @@ class Sample(HowToSample, OfRun):
         from ncsn import plots
 
         images, moving = run.recipe.images, self.out.suffix == ".gif"
+        if not images and run.recipe.shape != (2,):
+            raise ValueError(f"{self.run} has points of shape {run.recipe.shape}: no picture shows them; --out x.npz")
         drawn = drawing.draw(run, self.n, seed=self.seed, keep=FRAMES[images] if moving else 0, **self.how())
         if moving and images:
             plots.evolution_animation(drawn.path, self.out)
         elif moving:
-            plots.trajectories([(f"σ = {sigma:.2f}", x) for sigma, x in drawn.path], self.out)
+            states = [(f"σ = {sigma:.2f}", x) for sigma, x in drawn.path]
+            plots.trajectories(states, self.out, view=plots.extent_of(drawn.samples))
         elif images:
             plots.image_grid(drawn.samples, self.out, columns=min(self.n, max(8, round(self.n**0.5))))
         else:
-            plots.scatter_panels([[(f"{self.n} samples, {drawn.sampling.sampler}", drawn.samples)]], self.out)
+            panel = (f"{self.n} samples, {drawn.sampling.sampler}", drawn.samples)
+            plots.scatter_panels([[panel]], self.out, view=plots.extent_of(drawn.samples))
         return drawn.cost
 
     def stream(self, run: "Run", group: "Group") -> str:

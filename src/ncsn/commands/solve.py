@@ -39,7 +39,8 @@ class Problem(OfRun):
     noise: Noise = 0.05
     """Standard deviation of the measurement's noise, for pixels in [0, 1]."""
     levels: Levels | None = None
-    """Noise levels that sampling descends; by default twice as many as for samples, or 100 for replacement."""
+    """Noise levels that sampling descends; by default twice as many as suit the default sampler, or 100 for
+    replacement."""
     solver_steps: Annotated[int, Interval(ge=1, le=1000)] = 3
     """Steps of conjugate gradients at each of them."""
     seed: Seed = 0
@@ -67,6 +68,10 @@ class Problem(OfRun):
 
         return tuple(self.measure(shape)(torch.zeros(1, *shape)).shape[1:])
 
+    def taken(self, y: "Tensor", shape: Shape) -> "Tensor":
+        """The measurement as a file holds it."""
+        return y
+
     def posterior(self, run: "Run", y: "Tensor", shape: Shape) -> "Run":
         """The run of the posterior."""
         return run.posterior(self.measure(shape), y, noise_std=self.noise, solver_steps=self.solver_steps)
@@ -86,15 +91,11 @@ class Problem(OfRun):
         channels, height, width = run.recipe.shape
         shape = (channels, height, width)
         measure = self.measure(shape)
-        measured = self.file_shape(shape) if self.measured else None
-        given = example(run, self.input, measured=measured, data=self.data)
+        given = example(run, self.input, measured=self.file_shape(shape) if self.measured else None, data=self.data)
         truth = None if self.measured else given
-        y = given[None]
-        if self.measured and measured == shape:
-            y = measure(y)  # of an image that has been measured already: what is known of it
         generator = torch.Generator().manual_seed(self.seed)
+        y = self.taken(given[None], shape) if self.measured else measure(given[None])
         if truth is not None:
-            y = measure(y)
             y = y + self.noise * torch.randn(y.shape, generator=generator)
         posterior = self.posterior(run, y, shape)
         seed = generator if run.device.type == "cpu" else self.seed
@@ -119,6 +120,14 @@ class Inpaint(Problem):
     method: Literal["posterior", "replacement"] = "posterior"
     """Moment matching; or replacing the known pixels at every step of annealed Langevin, as in the NCSN paper."""
 
+    def __post_init__(self) -> None:
+        """Refuse what the method does not know."""
+        super().__post_init__()
+        if self.method == "replacement" and self.solver_steps != Problem.solver_steps:
+            raise ValueError(f"solver_steps is {self.solver_steps}, but replacement solves nothing")
+        if self.method == "replacement" and self.measured and self.noise != Problem.noise:
+            raise ValueError(f"noise is {self.noise:g}, but replacement takes what is measured as it is")
+
     def known(self, shape: Shape) -> "Tensor":
         """Which pixels are known."""
         import torch
@@ -134,6 +143,10 @@ class Inpaint(Problem):
     def file_shape(self, shape: Shape) -> tuple[int, ...]:
         """An image; what it shows of the hidden pixels does not matter."""
         return shape
+
+    def taken(self, y: "Tensor", shape: Shape) -> "Tensor":
+        """What is known of the image in the file."""
+        return self.measure(shape)(y)
 
     def shown(self, y: "Tensor", shape: Shape) -> "Tensor":
         """The known pixels, and their mean elsewhere."""

@@ -109,6 +109,7 @@ def meaning(stacks: Sequence[Stack]) -> str:
 
 def numbered(values: Shaped[np.ndarray, "n"]) -> tuple[Int64[np.ndarray, "n"], tuple[str, ...]]:
     """Classes 0 to k − 1 for any values, and the values as their names."""
+    values = np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
     names, classes = np.unique(values, return_inverse=True)
     whole = names.dtype.kind == "f" and bool((names == np.floor(names)).all())
     return classes.astype(np.int64), tuple(str(int(name) if whole else name) for name in names)

@@ -79,9 +79,10 @@ def fill(
     depth = BYTES
     if not shallow.all():
         depth = depth_of({header.dtype for header in present} - {"uint8"}, tally.low, tally.high)
+    if out.dtype != np.uint8:  # as planned, though the images that it was for may be broken
         scale(out, depth, shallow, reading)
     channels = [header.channels for header in present]
-    collapsed = plan.may_be_grey and tally.grey and max(channels) == 3
+    collapsed = plan.may_be_grey and tally.grey and out.shape[1] == 3
     said = (
         *(f"{note.short}: {count:,} of {len(out):,} images {note.long}" for note, count in tally.notes.items()),
         *said_of_channels(channels, plan, collapsed),

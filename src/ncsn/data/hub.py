@@ -48,7 +48,7 @@ def hub_source(folder: Path) -> Source:
     Raises ValueError if the library is missing, or if no column holds images.
     """
     parts = parts_of(folder)
-    from datasets import ClassLabel, Image  # here, because the library is an extra
+    from datasets import ClassLabel, Image, Value  # here, because the library is an extra
 
     features = next(iter(parts.values())).features
     columns = [name for name, feature in features.items() if isinstance(feature, Image)]
@@ -66,9 +66,18 @@ def hub_source(folder: Path) -> Source:
     label = next((known for known in ("label", "labels", "fine_label") if known in features), None)
     if label is None:
         return Source(str(folder), items, splits, said=tuple(said))
-    values = np.concatenate([np.asarray(part[label]) for part in parts.values()])
-    if values.dtype.kind == "i" and values.min() < 0:  # as the library has it where a label is missing
-        return Source(str(folder), items, splits, said=(*said, "labels left out: some images have none"))
+    why = ""
+    if not isinstance(features[label], ClassLabel | Value):
+        why = f"{label} is no column of classes, but of {type(features[label]).__name__}"
+    elif not all(label in part.features for part in parts.values()):
+        why = "some parts have none"
+    else:
+        found = [value for part in parts.values() for value in part[label]]
+        if any(value is None or (isinstance(value, int) and value < 0) for value in found):  # < 0: it is missing
+            why = "some images have none"
+    if why:
+        return Source(str(folder), items, splits, said=(*said, f"labels left out: {why}"))
+    values = np.asarray(found)
     if isinstance(features[label], ClassLabel):
         return Source(str(folder), items, splits, values.astype(np.int64), tuple(features[label].names), tuple(said))
     return Source(str(folder), items, splits, *numbered(values), tuple(said))

@@ -97,7 +97,10 @@ def read_file(path: Path, shape: tuple[int, ...], reading: Reading, depth: Depth
     except Exception as error:  # codecs raise whatever they like
         raise ValueError(f"{path} is neither an index nor an image that can be read ({reason(error)})") from error
     done = [note.short for note in notes]
-    if pixels.dtype != np.uint8:
+    deep = pixels.dtype != np.uint8
+    if deep and depth != BYTES and (pixels.dtype.kind == "f") != (np.dtype(depth.dtype).kind == "f"):
+        raise ValueError(f"{path} has {pixels.dtype}, the data {depth.dtype}: they have no scale in common")
+    if deep:
         own = depth_of({pixels.dtype.name}, float(pixels.min()), float(pixels.max())) if depth == BYTES else depth
         pixels = ((pixels - own.low) / (own.high - own.low)).astype(np.float32)
     elif depth != BYTES:

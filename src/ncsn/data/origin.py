@@ -34,14 +34,16 @@ class Origin:
             folder=None if folder is None else str(folder.absolute()),
             reading=reading.reading,
             digest=images.digest,
-            split=(len(images.train), len(images.validation), len(images.test)),
+            split=(images.n, len(images.validation), len(images.test)),
         )
 
     def load(self, dataset: str | None = None) -> Images:
         """The same images again; ``dataset``: another place where they are now, or where the files of a named set are.
 
-        Raises ValueError if they cannot be read, or are not the same.
+        Raises ValueError if they cannot be read, or are not the same, as another named set's.
         """
+        if dataset in NAMED and dataset != self.dataset:
+            raise ValueError(f"the run has learned from {self.dataset}, not from {dataset}")
         there = self if dataset is None else self.moved(dataset)
         if not (there.dataset in NAMED or is_pattern(there.dataset) or Path(there.dataset).exists()):
             raise ValueError(f"the images are not at {there.dataset}; --data PLACE, says where they are now")

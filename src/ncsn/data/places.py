@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from zipfile import ZipInfo
 
 from tqdm.auto import tqdm
 
@@ -140,13 +141,13 @@ def zipped(path: Path) -> Iterator[Source]:
     """The image files in a zip archive.  Raises ValueError if it is none."""
     with opened_zip(path, "a zip archive") as archive:
         named = [i for i in archive.infolist() if i.filename and not i.is_dir()]
-        images = [i for i in named if wanted(PurePosixPath(i.filename))]
+        images = [i for i in named if wanted(path_of(i))]
         files = [i for i in images if not stat.S_ISLNK(i.external_attr >> 16)]
         yield from_paths(
             str(path),
             [
                 (
-                    PurePosixPath(i.filename),
+                    path_of(i),
                     Item(
                         f"{path}/{i.filename}",
                         f"{i.file_size} {i.CRC}",
@@ -158,6 +159,11 @@ def zipped(path: Path) -> Iterator[Source]:
             ],
             said_of_links(len(images) - len(files)),
         )
+
+
+def path_of(info: ZipInfo) -> PurePosixPath:
+    """Where a file of a zip archive lies in it; some programs of Windows write backslashes."""
+    return PurePosixPath(info.filename.replace("\\", "/") if info.create_system == 0 else info.filename)
 
 
 def extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Stream:

@@ -10,7 +10,7 @@ from typing import IO, NamedTuple, cast
 import numpy as np
 import torch
 from jaxtyping import Shaped
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from ncsn import untrusted
 from ncsn.data.options import Reading
@@ -86,12 +86,21 @@ def head(content: Stream, reading: Reading) -> Header:
     image = Image.open(cast(IO[bytes], content), formats=FORMATS)
     # Image's own getexif: that of PNG decodes the whole image, in case EXIF comes behind the pixels.
     sideways = Image.Image.getexif(image).get(ORIENTATION) in SIDEWAYS
-    height, width = (image.width, image.height) if sideways else (image.height, image.width)
+    width, height = size_of(image)
+    height, width = (width, height) if sideways else (height, width)
     grey = image.mode in GREY_MODES or image.mode in DEEP_MODES or raw_mode(image).startswith("LA;16")
     if grey and reading.coloured() and image.has_transparency_data:
         grey = False
     dtype = "uint16" if deep_png(image) else DEEP_MODES.get(image.mode, "uint8")
     return Header(height, width, 1 if grey else 3, dtype)
+
+
+def size_of(image: ImageFile.ImageFile) -> tuple[int, int]:
+    """Width and height as the file has them; some versions of Pillow turn those of TIFF when they open it."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        width, height = (int(image.tag_v2[tag]) for tag in (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH))
+        return width, height
+    return image.size
 
 
 def read_all(content: Stream) -> bytes:
@@ -112,8 +121,10 @@ def picture(data: bytes, reading: Reading) -> Picture:
     if reduced(image):
         notes.append(REDUCED)
     deep, key = deep_png(image), image.info.get("transparency")
+    # TIFF's is gone when its pixels are there, and turned; PNG's may come behind them.
+    known = image.tag_v2.get(ORIENTATION, 1) if isinstance(image, TiffImagePlugin.TiffImageFile) else None
     image.load()
-    orientation = image.getexif().get(ORIENTATION, 1)
+    orientation = image.getexif().get(ORIENTATION, 1) if known is None else known
     if orientation in range(2, 9):  # others mean nothing, and are not rare
         notes.append(TURNED)
     if deep:

@@ -76,12 +76,13 @@ def tars_in(folder: Path) -> list[Path]:
 def parted(name: str, paths: Sequence[Path]) -> tuple[Parts, list[str]]:
     """The shards of each part, and what is said of parts that are not named: the last shards of those for training.
 
-    A shard is of a part if a word of its name is train, val or test, or its folder's name is.
+    A shard is of a part if a word of its name is train, val or test, or, of shards in several folders, its folder's is.
     Raises ValueError if there are too few.
     """
     parts: Parts = {"train": [], "validation": [], "test": []}
+    apart = len({path.parent for path in paths}) > 1
     for path in paths:
-        words = [path.parent.name.lower(), *re.findall("[a-z]+", path.name.lower())]
+        words = [*re.findall("[a-z]+", path.name.lower()), *([path.parent.name.lower()] if apart else [])]
         parts[next((SPLITS[word] for word in words if word in SPLITS), "train")].append(path)
     drawn: list[Split] = [part for part, of_it in parts.items() if not of_it and part != "train"]
     if len(parts["train"]) <= len(drawn):

@@ -79,7 +79,8 @@ def from_paths(name: str, found: Sequence[tuple[PurePosixPath, Item]], said: Seq
     """A source of files by their paths below its top, whose folders are parts, or classes, or both.
 
     Parts are folders of their names, if there is one to train on and there is either another or nothing else; what
-    lies beside them is left out.  Classes are the folders that come next, if there are two and every image is in one.
+    lies beside them is left out.  Where there are only some to judge by, what lies beside them is to train on.  Classes
+    are the folders that come next, if there are two and every image is in one.
     Raises ValueError if there is no part to train on.
     """
     placed = sorted(found, key=lambda pair: pair[0].parts)
@@ -91,7 +92,11 @@ def from_paths(name: str, found: Sequence[tuple[PurePosixPath, Item]], said: Seq
     beside = splits.count(None)
     if present and not beside and "train" not in present:
         raise ValueError(f"{name} has folders for {' and '.join(sorted(present))} only; train is needed")
-    if "train" in present and (len(present) > 1 or not beside):
+    if present and "train" not in present:
+        lines.append(f"{beside} images to train on: those that are not in the folders for {', '.join(sorted(present))}")
+        paths = [path if split is None else path[1:] for path, split in zip(paths, splits, strict=True)]
+        splits = [split or "train" for split in splits]
+    elif "train" in present and (len(present) > 1 or not beside):
         kept = [i for i, split in enumerate(splits) if split is not None]
         if beside:
             lines.append(f"{beside} images left out: they are in none of the folders for {', '.join(sorted(present))}")
@@ -100,7 +105,10 @@ def from_paths(name: str, found: Sequence[tuple[PurePosixPath, Item]], said: Seq
     else:
         splits = [None] * len(paths)
     names = tuple(sorted({path[0] for path in paths if len(path) > 1}))
-    if len(names) < 2 or any(len(path) == 1 for path in paths):
+    loose = sum(len(path) == 1 for path in paths)
+    if len(names) > 1 and loose:
+        lines.append(f"folders are not taken for classes: {loose} of {len(paths)} images are in none")
+    if len(names) < 2 or loose:
         return Source(name, items, splits, said=tuple(lines))
     numbers = {known: number for number, known in enumerate(names)}
     classes = np.array([numbers[path[0]] for path in paths], np.int64)

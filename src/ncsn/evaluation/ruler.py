@@ -29,6 +29,7 @@ def nearest(
     x: UInt8[Tensor, "n c h w"], data: UInt8[Tensor, "m c h w"]
 ) -> tuple[Float[Tensor, "n"], Int64[Tensor, "n"]]:
     """The distance from each image to the nearest of ``data`` (pixels in [0, 1]), and that one's index."""
+    x, data = x.cpu(), data.cpu()  # data may be larger than a GPU's memory
     at_a_time = max(1, VALUES // max(1, data[0].numel()))
     best, index = torch.full((len(x),), float("inf")), torch.zeros(len(x), dtype=torch.long)
     with tqdm(
@@ -124,7 +125,7 @@ class Ruler:
 
         Raises ValueError if they differ in shape from the data, or if there are fewer than n.
         """
-        n, shape = len(self.test), tuple(self.test.shape[1:])
+        samples, n, shape = samples.cpu(), len(self.test), tuple(self.test.shape[1:])
         if samples.shape[1:] != shape:
             raise ValueError(f"the samples have shape {tuple(samples.shape[1:])}, the data {shape}; they must be equal")
         if len(samples) < n:

@@ -17,6 +17,7 @@ from ncsn.files import atomic
 from ncsn.pixels import BYTES, Depth, quantize
 
 FEWEST = 100
+FAR = 0.5  # of the data's range: samples lie a little outside of it, and others' are in other units
 
 
 def read_samples(
@@ -45,11 +46,18 @@ def read_samples(
     said = () if stack.name == f"{path}/samples" else (f"{stack.name} is taken for the samples",)
     if rows.dtype == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(rows)), said
+    low, high = rows.min(), rows.max()
     if depth != BYTES and rows.dtype == np.dtype(depth.dtype):
+        room = FAR * (depth.high - depth.low)
+        if not (low >= depth.low - room and high <= depth.high + room):  # NaN is neither
+            raise ValueError(
+                f"{path} holds numbers from {low:g} to {high:g}, the data from {depth.low:g} to {depth.high:g}"
+            )
+        beyond = float(((rows < depth.low) | (rows > depth.high)).mean())
+        said = (*said, f"{path}: {beyond:.2%} of its numbers lie outside, and are cut off") if beyond else said
         scaled = (rows.astype(np.float64) - depth.low) / (depth.high - depth.low)
         bytes_of = quantize(torch.from_numpy(np.ascontiguousarray(scaled, dtype=np.float32)))
         return bytes_of, (*said, f"{path}: {depth.dtype} from {depth.low:g} to {depth.high:g}, rounded to bytes")
-    low, high = rows.min(), rows.max()
     if not (low >= 0 and high <= 1):  # NaN is neither
         raise ValueError(f"{path} holds reals from {low:g} to {high:g}; [0, 1] is needed")
     reals = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ncsn.draws import randn
+from ncsn.draws import randint, randn
 from ncsn.noise import Geometric, Karras
 from ncsn.objectives import Batch
 from ncsn.optimizers import muon_and_adam
@@ -25,6 +25,7 @@ from ncsn.score import conditioned, tweedie
 from ncsn.training import State
 
 LAST = 0.12  # the smallest noise level that a student is asked at: from there one evaluation leads to an image
+CLOSE = 1.001  # times a noise level is the same one, which float32 has rounded
 DESCENDING = 4  # levels; further ones gain less than restarts do
 MUON_RATE, ADAM_RATE = 0.0013, 0.00013  # a fifteenth of what a network is trained with: it knows most of it already
 
@@ -79,7 +80,7 @@ class Distillation:
     def __call__(self, model: ScoreModel, batch: Batch) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
         """The losses, and the noise level of each."""
         x, label = batch
-        sigma, following = self.ways[int(torch.randint(len(self.ways), (), generator=self.generator))]
+        sigma, following = self.ways[int(randint(len(self.ways), (), self.generator))]
         noisy, ratio = x + sigma * randn(x.shape, self.generator, x), following / sigma
         wanted = (self.led(noisy, label, sigma, following) - ratio * noisy) / (1 - ratio)
         sigmas = torch.full((len(x),), sigma, device=x.device)
@@ -99,7 +100,8 @@ class Distillation:
     ) -> Float[Tensor, "b *d"]:
         """Where the teacher's flow leads from noise level ``sigma`` to the ``following`` one."""
         end = following or self.teacher.recipe.sampling.sigma_min
-        ladder = tuple(Karras(sigma, end, self.steps + 1).sigmas().tolist())
+        # From the run's own last level one evaluation leads to an image.
+        ladder = tuple(Karras(sigma, end, self.steps + 1).sigmas().tolist()) if sigma > CLOSE * end else (sigma,)
         way = {"sampler": "dpmpp", "levels": ladder, "batch_size": len(x), "seed": self.generator}
         for step in self.teacher.steps(len(x), start=x, label="none" if label is None else label, **way):  # type: ignore[arg-type]
             if following and step.sigma <= ladder[-1]:

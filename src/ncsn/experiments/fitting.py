@@ -12,7 +12,7 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ncsn import machine
+from ncsn import machine, networks
 from ncsn.data import batches
 from ncsn.empirical import Empirical
 from ncsn.experiments import rules
@@ -72,7 +72,8 @@ def fit(
     ``minutes``, ``steps``: how long to train; one minute by default.
     ``labels``: the class of each image, 0 to k − 1: better samples, and ``run.sample(label=...)``.
     ``network``: one of your own, network(x, c) → like x with c = ¼ ln σ; by default an MLP, or a U-Net.
-    ``objective``: how scores are trained, see ``training_loss``.  ``noise``: where training draws its noise levels.
+    ``objective``: how scores are trained, see ``training_loss``.  ``noise``: where training draws its noise levels, in
+    standard deviations of points; samples descend from its ``sigma_max`` to its ``sigma_min``, if it has them.
     ``sampler``: a name in ``METHODS``.  ``batch_size``: by default 512 points or 128 images, at most all.
     ``device``: auto, cpu, cuda or mps.
     Raises ValueError for data that has no density to learn: another shape, fewer than ten examples, a constant column,
@@ -89,7 +90,7 @@ def fit(
         raise ValueError("labels are given for points; only networks for images can be told classes")
     parts = split(x, None if labels is None else labels.to(place), generator)
     torch.manual_seed(seed)  # for the initial weights; everything else draws from the generator
-    recipe = recipe_for(parts, network, sampler)
+    recipe = recipe_for(parts, network, sampler, noise)
     autocast = machine.autocast_of(machine.choose_precision("auto", place)) if images else None
     model = recipe.build(parts.mean, parts.std, network=network, autocast=autocast)
     state = State(model.to(place), generator=generator)
@@ -152,16 +153,18 @@ def split(x: Tensor, labels: Tensor | None, generator: torch.Generator) -> Parts
     return Parts(train=z[kept], held_out=z[held_out], labels=known, units=units, mean=0.0, std=1.0)
 
 
-def recipe_for(parts: Parts, network: nn.Module | None, sampler: str) -> Recipe:
+def recipe_for(parts: Parts, network: nn.Module | None, sampler: str, noise: Proposal | None) -> Recipe:
     """Which network learns, and how it is sampled.
 
     For points, noise goes up to ten times the data's largest standard deviation in any direction, where p_σ is as good
-    as Gaussian, and down to a hundredth of every coordinate's, where it does not matter; for images see ``rules``.
+    as Gaussian, and down to a hundredth of every coordinate's, where it does not matter; for images see ``rules``.  A
+    network of the user's own has a name that is none of the package's, which would be built for it.
     """
     n, *shape = parts.train.shape
     images = parts.facts is not None
     sigma_max = 10 * rules.leading_std(parts.train) if parts.facts is None else parts.facts.sigma_max
     sigma_min = 0.01 if parts.facts is None else parts.facts.sigma_min
+    sigma_max, sigma_min = getattr(noise, "sigma_max", sigma_max), getattr(noise, "sigma_min", sigma_min)
     method = METHODS.get(sampler)
     sampling = Sampling(
         sigma_max=sigma_max,
@@ -172,9 +175,11 @@ def recipe_for(parts: Parts, network: nn.Module | None, sampler: str) -> Recipe:
         eps=sigma_min**2 / 2,
     )
     if network is not None:
-        return Recipe(network=type(network).__name__, arguments={}, shape=tuple(shape), sampling=sampling)
+        name = type(network).__name__
+        own = f"Own{name}" if name in networks.__all__ else name
+        return Recipe(network=own, arguments={}, shape=tuple(shape), sampling=sampling)
     if images:
-        counts = torch.zeros(0) if parts.labels is None else parts.labels.bincount().double()
+        counts = torch.zeros(0) if parts.labels is None else parts.labels.bincount().cpu().double()
         shares = {str(i): float(share) for i, share in enumerate(counts / counts.sum())}
         arguments: dict[str, Argument] = {"image_channels": shape[0]}
         if shares:

@@ -9,11 +9,12 @@ import torch
 from ncsn import storage
 from ncsn.data import Images as Pictures
 from ncsn.data import load_images
+from ncsn.data.named import DOWNLOADS
 from ncsn.data.options import short_name
 from ncsn.data.origin import Origin
 from ncsn.experiments import rules
 from ncsn.experiments.rules import Facts
-from ncsn.experiments.settings import Images, ResolvedImages
+from ncsn.experiments.settings import Images, ResolvedImages, check_auto, given_ones
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal, suggest_noise
 from ncsn.recipe import Argument, Recipe
 from ncsn.samplers.methods import METHODS
@@ -54,7 +55,13 @@ def found(given: Images) -> tuple[Pictures, Origin]:
     if origin is None:
         images = load_images(settings.dataset, job.data_dir, reading=settings.reading)
         return images, Origin.of(settings.dataset, job.data_dir, settings.reading, images)
-    moved = None if given.dataset in (Images().dataset, settings.dataset) else given.dataset
+    own = given.dataset == settings.dataset
+    # The default says nothing of where a run's images are.
+    moved = given.dataset if not own and given_ones(given, ["dataset"]) else None
+    if not own and moved is None:
+        print(f"{job.out} goes on with its own images, {settings.dataset}")
+    if moved is None and job.data_dir is not None and origin.dataset in DOWNLOADS:
+        moved = str(job.data_dir)
     return origin.load(moved), origin if moved is None else origin.moved(moved)
 
 
@@ -70,6 +77,12 @@ def resolve(given: Images, pictures: Pictures, device: torch.device) -> Resolved
             f"posterior_above is {given.posterior_above}; it asks all training images at every step, and these stay in "
             "their shards: leave it out"
         )
+    if given.langevin_steps is not None and not METHODS[given.sampler].langevin:
+        raise ValueError(f"langevin_steps is {given.langevin_steps}, but {given.sampler} takes no Langevin steps")
+    if given.network != "unet" and given_ones(given, ["blocks"]):
+        raise ValueError(f"blocks is {given.blocks}, but {given.network} has as many as its paper says")
+    langevin = ("levels", "langevin_steps") if given.sampler == "annealed" else ()
+    check_auto(given, ("sigma_max", "sigma_min", "eps", *langevin))
     changes: dict[str, object] = {}
     if given.noise == "auto":
         found = suggest_noise(rules.some(pictures.train, 10_000))

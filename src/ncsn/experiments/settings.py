@@ -3,9 +3,10 @@
 Torch is not needed here, so that ``--help`` answers at once.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from annotated_types import Interval
@@ -61,6 +62,29 @@ class ImageJob(Job):
     """Also log to TensorBoard, in the run's folder."""
     data_dir: Path | None = None
     """Where the files of a named data set are, or go."""
+
+
+def given_ones(settings: Any, names: Iterable[str]) -> list[str]:
+    """Those of the fields that have been given another value than their default."""
+    usual = {field.name: field.default for field in fields(settings)}
+    return [name for name in names if getattr(settings, name) != usual[name]]
+
+
+def kept(given: Any, own: Any, *, changed: Iterable[str] = ()) -> str:
+    """What a run that goes on keeps although something else was ``given``, in a line; nothing if all is as it was.
+
+    ``own``: its settings.  ``changed``: the fields that may change on the way.
+    """
+    names = [field.name for field in fields(given) if field.name not in ("job", *changed)]
+    others = [name for name in given_ones(given, names) if getattr(given, name) != getattr(own, name)]
+    said = ", ".join(f"{name} is {getattr(own, name)}, not {getattr(given, name)}" for name in others)
+    return f"--resume goes on with the run's own settings: {said}" if said else ""
+
+
+def check_auto(settings: Any, chosen: Iterable[str]) -> None:
+    """Raises ValueError if --noise auto is to choose what is given."""
+    if settings.noise == "auto" and (given := given_ones(settings, chosen)):
+        raise ValueError(f"noise is auto, which chooses {', '.join(given)} from the data; one or the other is allowed")
 
 
 @dataclass(frozen=True, kw_only=True)

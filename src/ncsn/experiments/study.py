@@ -27,7 +27,7 @@ from ncsn.empirical import Empirical
 from ncsn.evaluation import Features, at_8_bits, coarse
 from ncsn.experiments import guidance
 from ncsn.experiments.images import found, proposal, recalled, recipes, resolve
-from ncsn.experiments.settings import Images, ResolvedImages
+from ncsn.experiments.settings import Images, ResolvedImages, kept
 from ncsn.noise import Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm
 from ncsn.optimizers import muon_and_adam
@@ -87,6 +87,8 @@ class Study:
         folder, resume = settings.job.out, settings.job.resume
         assert folder is not None
         if resume and storage.begun(folder):
+            if said := kept(given, settings, changed=("dataset", "minutes", "steps", "compile", "accumulate")):
+                print(said)
             recipe = as_saved(recipe, folder, chosen=settings.guidance == "chosen")
             if guide_recipe is not None and storage.begun(folder / "guide"):
                 guide_recipe = as_saved(guide_recipe, folder / "guide", chosen=False)
@@ -211,7 +213,7 @@ class Study:
         model = recipe.build(centre, std, autocast=machine.autocast_of(self.precision)).to(self.device)
         rates = {"muon_rate": self.settings.muon_rate, "adam_rate": self.settings.adam_rate}
         state = State(model, muon_and_adam(model, **rates, products=self.products), generator=self.draws)
-        checkpoint = folder / "checkpoint.pt"
+        checkpoint = folder / storage.CHECKPOINT
         if self.group.leads:
             folder.mkdir(exist_ok=True)
             if checkpoint.exists():
@@ -244,10 +246,9 @@ class Study:
         return state, guide
 
     def trial(self, state: State) -> Callable[[], Tensor]:
-        """One call of the network as training calls it."""
-        example = torch.zeros(self.draws.mine, *self.pictures.shape, device=self.device)
-        sigma = torch.ones(len(example), device=self.device)
-        return lambda: state.model(example, sigma)
+        """A call of the network for each number of images that training shows it; the sum of what it makes of them."""
+        examples = [torch.zeros(size, *self.pictures.shape, device=self.device) for size in self.draws.sizes]
+        return lambda: sum(state.model(x, torch.ones(len(x), device=self.device)).sum() for x in examples)
 
     @property
     def compiles(self) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ncsn import machine, metrics, objectives, storage
 from ncsn.distributions import TOYS, Distribution, GaussianMixture
-from ncsn.experiments.settings import ResolvedToy, Toy
+from ncsn.experiments.settings import ResolvedToy, Toy, check_auto, kept
 from ncsn.noise import Geometric, suggest_noise
 from ncsn.recipe import Recipe
 from ncsn.run import Run
@@ -47,6 +47,7 @@ def resolve(given: Toy, data: Float[Tensor, "n 2"]) -> ResolvedToy:
     """The settings with a value for whatever was not given, some of them from the data."""
     if isinstance(given, ResolvedToy):
         return given
+    check_auto(given, ("sigma_max", "sigma_min", "levels", "langevin_steps", "eps"))
     if given.noise == "auto":
         found = suggest_noise(data)
         print(found.explanation)
@@ -91,7 +92,9 @@ class Study:
         """
         began = time.perf_counter()
         device = machine.choose_device(given.job.device)
-        given = recalled(given)
+        asked, given = given, recalled(given)
+        if isinstance(given, ResolvedToy) and (said := kept(asked, given)):
+            print(said)
         generator = torch.Generator(device).manual_seed(given.seed)
         truth = TOYS[given.generator]()
         data = truth.sample(MANY, generator=generator)
@@ -143,7 +146,7 @@ class Study:
         model = self.recipe.build(self.data.mean(0), self.data.std()).to(self.device)
         state = State(model, generator=self.generator)
         storage.write_config(self.folder, "toy", storage.plain(asdict(self.settings)), self.recipe)
-        checkpoint = self.folder / "checkpoint.pt"
+        checkpoint = self.folder / storage.CHECKPOINT
         if checkpoint.exists():
             state.load(checkpoint)
         else:

@@ -30,6 +30,7 @@ class Card:
     guide's.  ``part``: which of the two it is.  ``precision``: of the weights.
     ``recipe``: the run's: ``shape``, ``depth`` (what 0 and 1 are in the numbers of image files), ``shares`` (the names
     of classes) and ``sampling``, with the guidance by which it samples.  ``levels``: its noise levels, descending.
+    ``names``: of the classes, in their order, which some readers of ``shares`` lose.
     ``shift``, ``scale``: the user's units of each number, value = shift + scale·x; empty where they are x's own.
     Raises ValueError for another format, noise levels that are none, or units that are not like an example.
     """
@@ -41,6 +42,7 @@ class Card:
     precision: Precision
     recipe: Recipe
     levels: tuple[float, ...]
+    names: tuple[str, ...] = ()
     shift: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
 
@@ -74,6 +76,7 @@ class Card:
             precision=precision,
             recipe=replace(recipe, sampling=sampling),
             levels=tuple(sampling.ladder().tolist()),
+            names=tuple(recipe.shares),
             shift=tuple(shift),
             scale=tuple(scale),
         )

@@ -2,6 +2,7 @@ from .images import evolution as evolution
 from .pages import evaluation_page as evaluation_page
 from .pages import loss_curves as loss_curves
 from .pages import posterior_page as posterior_page
+from .planar import extent_of as extent_of
 from .planar import plane as plane
 from .planar import scatter_panels as scatter_panels
 from .planar import score_field as score_field

@@ -126,7 +126,8 @@ def posterior_page(
 
     One sample has no standard deviation.
     """
-    named = [("truth", truth)] if truth is not None else []
+    samples, measurement = samples.cpu(), measurement.cpu()
+    named = [("truth", truth.cpu())] if truth is not None else []
     named += [("measurement", measurement), ("mean", samples.mean(0))]
     named += [("standard deviation", samples.std(0))] if len(samples) > 1 else []
     columns = 8

@@ -29,7 +29,21 @@ def plane(
     return axis, torch.stack([x.flatten(), y.flatten()], 1)
 
 
-def _panel(axes: Axes, title: str, view: float) -> None:
+Extent = tuple[tuple[float, float], tuple[float, float]]
+
+
+def extent_of(points: Float[Tensor, "n 2"]) -> Extent:
+    """From where to where nearly all ``points`` lie, coordinate by coordinate, with a tenth of room."""
+    low, high = points.double().cpu().quantile(torch.tensor([0.001, 0.999], dtype=torch.float64), 0)
+    room = 0.1 * (high - low).clamp_min(1e-12)
+    (left, bottom), (right, top) = (low - room).tolist(), (high + room).tolist()
+    return (left, right), (bottom, top)
+
+
+def _panel(axes: Axes, title: str, view: float | Extent) -> None:
+    if isinstance(view, tuple):  # in the user's units, of which two need not be alike
+        axes.set(title=title, xlim=view[0], ylim=view[1])
+        return
     axes.set(title=title, xlim=(-view, view), ylim=(-view, view), aspect="equal")
     axes.set_xticks([-5, 0, 5])
     axes.set_yticks([-5, 0, 5])
@@ -86,9 +100,9 @@ def score_field(
 
 
 def scatter_panels(
-    rows: Sequence[Sequence[tuple[str, Float[Tensor, "n 2"]]]], path: Path | None = None, *, view: float = 8.0
+    rows: Sequence[Sequence[tuple[str, Float[Tensor, "n 2"]]]], path: Path | None = None, *, view: float | Extent = 8.0
 ) -> Figure:
-    """Sets of points in the plane, each under its title, in rows."""
+    """Sets of points in the plane, each under its title, in rows; ``view``: [−view, view]², or from where to where."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * len(rows[0]), 3.75 * len(rows)), layout="constrained")
         grid: Any = figure.subplots(len(rows), len(rows[0]), squeeze=False)
@@ -99,8 +113,11 @@ def scatter_panels(
         return finish(figure, path)
 
 
-def trajectories(states: Sequence[tuple[str, Float[Tensor, "n 2"]]], path: Path, *, view: float = 8.0) -> None:
-    """An animation of points through the ``states``, each under its title; the last one stays a while."""
+def trajectories(states: Sequence[tuple[str, Float[Tensor, "n 2"]]], path: Path, *, view: float | Extent = 8.0) -> None:
+    """An animation of points through the ``states``, each under its title; the last one stays a while.
+
+    ``view``: as for ``scatter_panels``.
+    """
     frames = []
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4, 4.2), dpi=90, layout="constrained")

@@ -44,6 +44,7 @@ class Method:
     ``levels``: how many by default, the knee of its quality against its cost; ``steps``: Langevin steps likewise.
     ``states``: how many states it yields, the denoised one included, and ``nfe``: how often it evaluates the score, for
     (levels, steps).
+    ``langevin``: whether it is Langevin dynamics, which takes steps of a size, and needs no second noise level.
     ``guided_from``: how far from 1 a run's own guidance must be to be taken over.
     ``restarts``: whether levels that are given one by one may rise, which costs no evaluation.
     ``most``: how many evaluations a sample may take, a guide's among them: where there are more, levels are left out.
@@ -56,6 +57,7 @@ class Method:
     steps: int = 1
     states: Callable[[int, int], int] = lambda levels, steps: levels
     nfe: Callable[[int, int], int] = lambda levels, steps: levels
+    langevin: bool = False
     guided_from: float = 0.0
     restarts: bool = False
     most: int | None = None
@@ -148,6 +150,7 @@ METHODS: dict[str, Method] = {
         steps=2,
         states=lambda levels, steps: levels + 1,
         nfe=lambda levels, steps: levels * steps + 1,
+        langevin=True,
         guided_from=math.inf,
     ),
     "consistent": Method(follow=consistent, ladder="geometric", levels=100),
@@ -166,6 +169,7 @@ METHODS: dict[str, Method] = {
         steps=200,
         states=lambda levels, steps: steps + 1,
         nfe=lambda levels, steps: steps + 1,
+        langevin=True,
         guided_from=math.inf,
     ),
     # The default in eight evaluations.  Long steps make samples less various, as guidance does: levels are worth more

@@ -6,7 +6,7 @@ export interface Card {
   format: number;
   recipe: {
     shape: Shape;
-    /** How often each class is, by its name. */
+    /** How often each class is, by its name; in no order that could be relied on. */
     shares: Record<string, number>;
     sampling: {
       sigma_max: number;
@@ -20,6 +20,8 @@ export interface Card {
     };
   };
   levels: number[];
+  /** Of the classes, in their order; files of before have none. */
+  names?: string[];
 }
 
 const FORMAT = 1;
@@ -33,6 +35,12 @@ export function read(file: Uint8Array): Card {
   const { shape } = card.recipe;
   if (shape.length !== 3 || ![1, 3].includes(shape[0])) throw new Error(`the model’s shape is ${shape.join(" × ")}; images, grey or in three colours, are needed`);
   return card;
+}
+
+/** The names of the classes, in the order of their numbers. */
+export function classesOf(card: Card): string[] {
+  // JavaScript lists the names of an object that are numbers first, and in their own order.
+  return card.names?.length ? card.names : Object.keys(card.recipe.shares);
 }
 
 function metadata(file: Uint8Array): Map<string, string> {

@@ -38,8 +38,9 @@ async function draw(ticket: number, task: Task): Promise<void> {
   const [size, n] = [shape[0] * shape[1] * shape[2], labels.length];
   const noise = normals(task.noise, n, size);
   let score: Score = network.score(labels);
-  // Around the mean of its class, as the network knows it: src/ncsn/sampling.py says why.
-  const x = sum([1, await means(network, labels, sampling.sigma_max, size)], [sampling.sigma_max, noise()]);
+  // Around the mean of its class, as the network knows it, in as much noise as the first level has: src/ncsn/sampling.py.
+  const start = sigmas.length > 1 ? sigmas[0] : sampling.sigma_max;
+  const x = sum([1, await means(network, labels, sampling.sigma_max, size)], [start, noise()]);
   const before = network.evaluations;
   const guide = guideOf(task, loaded);
   if (guide) score = guided(score, guide, task.guidance, sampling.guided_between);

@@ -1,4 +1,5 @@
 // Part 4: the model of the package, sampled in the page: noise becomes digits.
+import { classesOf } from "../digits/card.ts";
 import type { Engine, State } from "../digits/engine.ts";
 import { howBy, labelsOf, taskOf } from "../digits/task.ts";
 import { Sheet, visible } from "../draw/sheet.ts";
@@ -19,8 +20,8 @@ export const open: Open = (query) => withModel(TEXT, query, digits);
 
 function digits(engine: Engine, query: URLSearchParams, again: Again): Shown {
   const { card } = engine;
-  const { shape, sampling, shares } = card.recipe;
-  const names = Object.keys(shares);
+  const { shape, sampling } = card.recipe;
+  const names = classesOf(card);
   const own = sampling.sampler in METHODS ? sampling.sampler : "dpmpp-sde";
   const classes = { ...(names.length > 0 ? { each: "Each in turn" } : {}), none: "None told", ...Object.fromEntries(names.map((name, i) => [i, name])) };
   const DEFAULTS = { sampler: own, ...howBy(card, own), label: names.length > 0 ? "each" : "none", count: "10", seed: 0, device: "auto" };

@@ -1,4 +1,5 @@
 // Part 5: what is hidden of a picture is filled in: nine answers, their mean and their spread.
+import { classesOf } from "../digits/card.ts";
 import type { Engine, State } from "../digits/engine.ts";
 import { Picture, REGIONS, type Tool, WRITTEN, moments } from "../digits/picture.ts";
 import { howBy, labelsOf, taskOf } from "../digits/task.ts";
@@ -29,7 +30,7 @@ export const open: Open = (query) => withModel(TEXT, query, fill);
 
 function fill(engine: Engine, query: URLSearchParams, again: Again): Shown {
   const { card } = engine;
-  const { shape, shares } = card.recipe;
+  const { shape } = card.recipe;
   const state = read(query, DEFAULTS, ALLOWED);
   const written = Picture.read(shape, state.picture);
   if (!written && state.picture !== "") announce("The address has a picture of another size, which was left out.");
@@ -50,7 +51,7 @@ function fill(engine: Engine, query: URLSearchParams, again: Again): Shown {
       whole = new Picture(shape);
       return hide();
     }
-    const classes = Object.keys(shares).length;
+    const classes = classesOf(card).length;
     const labels = labelsOf(classes > 0 ? String(state.seed % classes) : "none", 1, classes);
     const own = howBy(card, "dpmpp-sde");
     engine.draw(taskOf(card, { sampler: "dpmpp-sde", ...own, seed: state.seed }, labels), ({ x, last }) => {
