@@ -28,7 +28,8 @@ def keep() -> None:
     with suppress(RuntimeError, ValueError):  # a user without a home; a quote without another
         here = place()
         there = next((folder for folder in (here, *here.parents) if os.access(folder, os.F_OK)), here)
-        if os.access(there, os.W_OK | os.X_OK) and shlex.split(str(here)) == [str(here)]:
+        allowed = here.is_absolute() and os.access(there, os.W_OK | os.X_OK)
+        if allowed and shlex.split(str(here)) == [str(here)]:
             os.environ.setdefault(VARIABLE, str(here))
 
 

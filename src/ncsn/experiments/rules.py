@@ -33,7 +33,7 @@ WORTH = 0.4  # of the network's arithmetic: what posterior targets may take at m
 MEMORY = 2**31  # bytes that posterior targets may need: a copy of the data as reals, and two more while it is made
 COARSEST = 8  # pixels, or less, is the side of what the U-Net's deepest blocks see
 WIDTHS = (64, 32, 16)  # of the U-Net's finest resolution, best first
-SEEN = 140_000  # images that training should see: a wider network that sees fewer learns less
+SEEN = 2_200  # images that training should see for each channel: a wider network that sees fewer learns less
 BATCHES = (128, 64)  # images in a batch, best first
 STEPS = 1500  # that training should take, before it takes large batches
 PER_CLASS = 20  # training images: the score of fewer is those images
@@ -199,7 +199,7 @@ def channels(shape: tuple[int, int, int], speed: float, seconds: float | None) -
     """
     _, height, width = shape
     depth = max(2, math.ceil(math.log2(max(height, width) / COARSEST)))
-    finest = next((w for w in WIDTHS if seen(shape, w, speed, seconds) >= SEEN), WIDTHS[-1])
+    finest = next((w for w in WIDTHS if seen(shape, w, speed, seconds) >= SEEN * w), WIDTHS[-1])
     return tuple(finest * min(2**level, 4) for level in range(depth))
 
 
