@@ -1,6 +1,8 @@
 """A run is a noun: what it draws, measures and saves, by the closed forms of a Gaussian."""
 
 import math
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from helpers import GaussianScore, unchecked, z_score
 from torch import Tensor, nn
 
 import ncsn
+from ncsn import drawing
 from ncsn.networks import MLP, UNet
 from ncsn.preconditioning import ScoreModel
 from ncsn.problems import masked
@@ -343,6 +346,45 @@ def model() -> ScoreModel:
     assert isinstance(made.network, MLP)
     nn.init.normal_(made.network.output.weight)
     return made
+
+
+@pytest.mark.slow
+def test_a_compiled_run_samples_without_compiling_again_and_has_posteriors_and_densities() -> None:
+    """Torch compiles no gradients that are asked for more than once; and the trial is what sampling asks for.
+
+    In a process of its own, for what checks types does not compile.
+    """
+    code = """
+import torch
+from torch._dynamo.utils import counters
+import ncsn
+from ncsn.problems import masked
+
+run = ncsn.fit(torch.randn(1000, 2), steps=1)
+posterior = run.posterior(masked(torch.tensor([False, True])), torch.tensor([0.5]), noise_std=0.1)
+x = run.sample(4, levels=3)
+
+def drawn():
+    return posterior.sample(4, levels=3), run.log_prob(x, tolerance=0.1), run.log_prob(x, probes=2, tolerance=0.1)
+
+expected = drawn()
+assert posterior.compile(4).startswith("torch does not compile gradients")
+assert run.compile(4) is None
+torch.testing.assert_close(run.sample(4, levels=3), x)
+assert all(torch.equal(*pair) for pair in zip(drawn(), expected, strict=True))
+print(counters["stats"]["unique_graphs"])
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.strip() == "1"
+
+
+def test_posteriors_are_not_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "COMPILE_FROM", 10)
+    run = Run(score=STANDARD, recipe=replace(RECIPE, shape=(1, 4, 4)))
+    many = run.posterior(lambda x: x, torch.zeros(1, 4, 4), noise_std=0.1)
+    assert drawing.compiling_pays(run, 5, run.steps(5))
+    assert not drawing.compiling_pays(many, 5, many.steps(5))
 
 
 def test_a_run_that_is_saved_comes_back_whole(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def draw(
 
 def compiling_pays(run: "Run", n: int, steps: "Steps") -> bool:
     """Whether ``n`` samples are drawn sooner by a compiled network, compiling it included."""
-    return run.recipe.images and n * steps.sampling.nfe >= COMPILE_FROM
+    return run.recipe.images and run.condition is None and n * steps.sampling.nfe >= COMPILE_FROM
 
 
 def drawn(steps: "Steps", samples: "Tensor", path: "list[Step]", seconds: float) -> "Drawn":

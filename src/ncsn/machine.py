@@ -71,6 +71,16 @@ def nothing_compiled() -> Iterator[None]:
 
 
 @contextmanager
+def uncompiled() -> Iterator[None]:
+    """Within it, networks run as if they had not been compiled: for gradients that are asked for more than once."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextmanager
 def denormals_flushed() -> Iterator[None]:
     """Within it, results below 10⁻³⁸ are zero, in this thread and in those that it begins: enter before torch computes.
 
