@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ncsn import machine
 from ncsn.score import Score, Sigma
 
 
@@ -43,7 +44,8 @@ def divergences(
         # Copies: what was made in inference mode takes no part in automatic differentiation.
         x = x.detach().clone().requires_grad_()
         sigma = sigma.clone() if isinstance(sigma, Tensor) else sigma
-        s = score(x, sigma)
+        with machine.uncompiled():  # for its gradient is asked for once for each direction
+            s = score(x, sigma)
         products = [torch.autograd.grad(s, x, v, retain_graph=True)[0] for v in directions]
     parts = [(p * v)[:, None].flatten(1).sum(1) for p, v in zip(products, directions, strict=True)]
     return s.detach(), torch.stack(parts)

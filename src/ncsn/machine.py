@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,23 +62,19 @@ def in_one_line(error: Exception) -> str:
 
 
 @contextmanager
-def nothing_compiled() -> Iterator[None]:
-    """Within it, nothing is compiled anew: for a few calls of another shape that would take longer than it saves."""
+def stance(name: str) -> Iterator[None]:
+    """Within it, torch treats what is compiled so; see ``torch.compiler.set_stance``."""
     if "torch._dynamo" not in sys.modules:  # then nothing has been compiled, and half a second is saved
         yield
         return
-    with torch.compiler.set_stance("eager_on_recompile"):
+    with torch.compiler.set_stance(name):
         yield
 
 
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Within it, networks run as if they had not been compiled: for gradients that are asked for more than once."""
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+nothing_compiled = partial(stance, "eager_on_recompile")
+"""Within it, nothing is compiled anew: for a few calls of another shape that would take longer than it saves."""
+uncompiled = partial(stance, "force_eager")
+"""Within it, networks run as if they were not compiled: torch compiles no gradients that are asked for repeatedly."""
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ncsn import machine
 from ncsn.score import Score, Sigma, expand, tweedie
 from ncsn.units import Units
 
@@ -139,7 +140,8 @@ def posterior(
         x = x.detach().clone().requires_grad_()
         sigma = sigma.clone() if isinstance(sigma, Tensor) else sigma
         variance = expand(sigma, x) ** 2
-        denoised = tweedie(score, x, sigma)
+        with machine.uncompiled():  # for its gradient is asked for again at every step of the solver
+            denoised = tweedie(score, x, sigma)
         expected = measure(denoised)
         if y.shape != expected.shape:
             raise ValueError(f"y has shape {tuple(y.shape)}; measured, x has shape {tuple(expected.shape)}")

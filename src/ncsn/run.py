@@ -27,7 +27,7 @@ from ncsn.samplers.flow import encode, slerp
 from ncsn.samplers.methods import METHODS, GuideName
 from ncsn.samplers.step import NonFiniteSampleError, Step
 from ncsn.sampling import Sampling
-from ncsn.score import Counted, Score, Sigma, batched, even, guided, tweedie
+from ncsn.score import Counted, Score, batched, even, guided, tweedie
 from ncsn.units import Units
 from ncsn.untrusted import digest
 
@@ -347,7 +347,7 @@ class Run:
         linear, target, noise = problems.standardised(measure, y, noise_std, example=zero, units=self.units)
 
         def condition(score: Score, n: int, generator: torch.Generator) -> Score:
-            return problems.posterior(eager(score), linear, one_for_each(target, n), noise, steps=solver_steps)
+            return problems.posterior(score, linear, one_for_each(target, n), noise, steps=solver_steps)
 
         # Twice the usual levels, unguided: the posterior's score is rougher than the prior's, and must be a score.
         sampling = self.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0)
@@ -425,7 +425,7 @@ class Run:
             if not isinstance(generator, torch.Generator):
                 generator = torch.Generator(self.device).manual_seed(block_seed(generator, number))
             found = log_prob(
-                eager(score),
+                score,
                 part,
                 sigma_max=sampling.sigma_max,
                 sigma_min=sampling.sigma_min if sigma_min is None else sigma_min,
@@ -477,16 +477,6 @@ class Run:
 def classes_of(score: Score) -> int:
     """How many classes a score can be told; 0 if none, or if it is no network."""
     return score.classes if isinstance(score, ScoreModel) else 0
-
-
-def eager(score: Score) -> Score:
-    """The same score, as if it had not been compiled: torch compiles no gradients that are asked for more than once."""
-
-    def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-        with machine.uncompiled():
-            return score(x, sigma)
-
-    return evaluate
 
 
 def one_for_each(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:

@@ -12,7 +12,7 @@ from annotated_types import Interval
 from ncsn import drawing
 from ncsn.commands.options import HowToSample
 from ncsn.data.options import Reading
-from ncsn.experiments.settings import DeviceName
+from ncsn.experiments.settings import DeviceName, given_ones
 from ncsn.files import check_out
 from ncsn.ranges import Seed
 
@@ -63,8 +63,7 @@ class Evaluate(HowToSample, Reading):
         super().__post_init__()
         if self.data is not None and (self.against is not None or self.is_file):
             raise ValueError("--data is where a run's own data set is; to judge by another, or a file, give --against")
-        asked, usual = self.how() | {"seed": self.seed}, HowToSample().how() | {"seed": Evaluate.seed}
-        given = [name for name, value in asked.items() if value != usual[name]]
+        given = given_ones(self, (*self.how(), "seed"))
         if self.is_file and given:
             options = ", ".join("--" + {"label": "class"}.get(name, name).replace("_", "-") for name in given)
             raise ValueError(f"{self.source} has its samples already; {options} would say how to draw them")

@@ -9,6 +9,7 @@ from annotated_types import Interval
 
 from ncsn import drawing
 from ncsn.commands.options import OfRun, check_suffix
+from ncsn.experiments.settings import given_ones
 from ncsn.files import check_out
 from ncsn.ranges import Levels, Seed, check_ranges
 
@@ -43,7 +44,7 @@ class Interpolate(OfRun):
             raise ValueError("levels is 1; Heun's method needs at least 2")
         if (self.start is None) != (self.end is None):
             raise ValueError("of --from and --to only one is given; both are needed, or none")
-        if self.start is not None and (self.n, self.seed) != (Interpolate.n, Interpolate.seed):
+        if self.start is not None and given_ones(self, ("n", "seed")):
             raise ValueError("-n and --seed are about walks between samples; between given images there is one")
         if self.start is None and self.data is not None:
             raise ValueError("--data is where the images of --from and --to are, which are not given")

@@ -9,6 +9,7 @@ from annotated_types import Interval
 
 from ncsn import drawing
 from ncsn.commands.options import OfRun, check_suffix
+from ncsn.experiments.settings import given_ones
 from ncsn.files import check_out
 from ncsn.ranges import Count, Levels, Seed, check_ranges
 from ncsn.regions import Region, known_pixels, mean_filled
@@ -123,9 +124,9 @@ class Inpaint(Problem):
     def __post_init__(self) -> None:
         """Refuse what the method does not know."""
         super().__post_init__()
-        if self.method == "replacement" and self.solver_steps != Problem.solver_steps:
+        if self.method == "replacement" and given_ones(self, ["solver_steps"]):
             raise ValueError(f"solver_steps is {self.solver_steps}, but replacement solves nothing")
-        if self.method == "replacement" and self.measured and self.noise != Problem.noise:
+        if self.method == "replacement" and self.measured and given_ones(self, ["noise"]):
             raise ValueError(f"noise is {self.noise:g}, but replacement takes what is measured as it is")
 
     def known(self, shape: Shape) -> "Tensor":

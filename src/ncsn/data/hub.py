@@ -1,11 +1,13 @@
 """Data sets that Hugging Face's library ``datasets`` has saved by ``save_to_disk``."""
 
+from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Shaped
 
 from ncsn.data.arrays import numbered
 from ncsn.data.reading import Stream, reason
@@ -48,7 +50,7 @@ def hub_source(folder: Path) -> Source:
     Raises ValueError if the library is missing, or if no column holds images.
     """
     parts = parts_of(folder)
-    from datasets import ClassLabel, Image, Value  # here, because the library is an extra
+    from datasets import ClassLabel, Image  # here, because the library is an extra
 
     features = next(iter(parts.values())).features
     columns = [name for name, feature in features.items() if isinstance(feature, Image)]
@@ -66,21 +68,28 @@ def hub_source(folder: Path) -> Source:
     label = next((known for known in ("label", "labels", "fine_label") if known in features), None)
     if label is None:
         return Source(str(folder), items, splits, said=tuple(said))
-    why = ""
-    if not isinstance(features[label], ClassLabel | Value):
-        why = f"{label} is no column of classes, but of {type(features[label]).__name__}"
-    elif not all(label in part.features for part in parts.values()):
-        why = "some parts have none"
-    else:
-        found = [value for part in parts.values() for value in part[label]]
-        if any(value is None or (isinstance(value, int) and value < 0) for value in found):  # < 0: it is missing
-            why = "some images have none"
-    if why:
-        return Source(str(folder), items, splits, said=(*said, f"labels left out: {why}"))
-    values = np.asarray(found)
+    try:
+        values = values_of(label, list(parts.values()))
+    except ValueError as error:
+        return Source(str(folder), items, splits, said=(*said, f"labels left out: {error}"))
     if isinstance(features[label], ClassLabel):
         return Source(str(folder), items, splits, values.astype(np.int64), tuple(features[label].names), tuple(said))
     return Source(str(folder), items, splits, *numbered(values), tuple(said))
+
+
+def values_of(label: str, parts: "Sequence[Dataset]") -> Shaped[np.ndarray, "n"]:
+    """The values of the column ``label``.  Raises ValueError if it is none of classes, or if some images have none."""
+    from datasets import ClassLabel, Value
+
+    kind = parts[0].features[label]
+    if not isinstance(kind, ClassLabel | Value):
+        raise ValueError(f"{label} is no column of classes, but of {type(kind).__name__}")
+    if not all(label in part.features for part in parts):
+        raise ValueError("some parts have none")
+    found = [value for part in parts for value in part[label]]
+    if any(value is None or (isinstance(value, int) and value < 0) for value in found):  # as it is where one is missing
+        raise ValueError("some images have none")
+    return np.asarray(found)
 
 
 def row(part: "Dataset", number: int, column: str) -> Stream:

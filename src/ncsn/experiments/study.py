@@ -95,7 +95,7 @@ class Study:
         proposal(settings)
         recipe.sampling.but(sampler="annealed")  # which draws some samples, too
         shares = [draws_of(settings, device, replace(group, rank=rank)) for rank in range(group.size)]
-        size = max(draws.mine for draws in shares)
+        size = max(max(draws.sizes) for draws in shares)
         machine.check_memory(recipe.memory(size, learning=True), device, f"this network with {size} images at a time")
         recipe.build()(torch.zeros(1, *pictures.shape), 1.0)  # images that do not fit end here
         for line in (pictures.describe(), *pictures.said):
