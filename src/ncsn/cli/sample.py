@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ncsn import console, drawing
-from ncsn.commands.options import HowToSample, OfRun, check_suffix
+from ncsn.cli import console, drawing
+from ncsn.cli.options import HowToSample, OfRun, check_suffix
 from ncsn.files import check_out
-from ncsn.ranges import Count, Seed, check_ranges
+from ncsn.validation import Count, Seed, check_ranges
 
 if TYPE_CHECKING:
     from ncsn.distributed import Group

@@ -12,12 +12,12 @@ from ncsn.data import load_images
 from ncsn.data.named import DOWNLOADS
 from ncsn.data.options import short_name
 from ncsn.data.origin import Origin
-from ncsn.experiments import rules
-from ncsn.experiments.rules import Facts
-from ncsn.experiments.settings import Images, ResolvedImages, check_auto, given_ones
+from ncsn.learn import rules
+from ncsn.learn.rules import Facts
+from ncsn.learn.settings import Images, ResolvedImages, check_auto, given_ones
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal, suggest_noise
 from ncsn.recipe import Argument, Recipe
-from ncsn.samplers.methods import METHODS
+from ncsn.samplers import METHODS
 from ncsn.sampling import Sampling
 from ncsn.validation import validated
 

@@ -1,5 +1,6 @@
-"""Where a program's seconds go."""
+"""Where a program's seconds go, and how often a progress bar is drawn; torch is not needed."""
 
+import sys
 import time
 
 
@@ -20,3 +21,8 @@ class Clock:
         now = time.perf_counter()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self.last
         self.last = now
+
+
+def refresh_interval() -> float:
+    """Seconds between updates of a progress bar: a terminal wants many, a log file few."""
+    return 0.3 if sys.stderr.isatty() else 30.0

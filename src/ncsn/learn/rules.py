@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ncsn import machine
 from ncsn.data.images import Labels
-from ncsn.empirical import Empirical
+from ncsn.distributions import Empirical
 from ncsn.noise import Proposal
 from ncsn.pixels import reals
-from ncsn.samplers.methods import METHODS
+from ncsn.samplers import METHODS
 from ncsn.score import tweedie
 
 SIGMA_MAX = 4.5  # times the data's leading standard deviation

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ncsn.draws import randint, randn
+from ncsn.model import ScoreModel
 from ncsn.noise import Geometric, Karras
 from ncsn.objectives import Batch
-from ncsn.optimizers import muon_and_adam
-from ncsn.preconditioning import ScoreModel
+from ncsn.optim import muon_and_adam
+from ncsn.rng import randint, randn
 from ncsn.run import Run
 from ncsn.sampling import Sampling
 from ncsn.score import conditioned, tweedie

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from ncsn import machine, plots, storage
 from ncsn.data import batches
-from ncsn.experiments.best import LEARNING, Best
-from ncsn.experiments.study import Study
 from ncsn.files import append
+from ncsn.learn.best import LEARNING, Best
+from ncsn.learn.study import Study
 from ncsn.metrics import binned
+from ncsn.model import ScoreModel
 from ncsn.noise import Proposal
 from ncsn.objectives import Batch, training_loss
-from ncsn.preconditioning import ScoreModel
+from ncsn.storage import check_tensors
 from ncsn.training import Progress, State
-from ncsn.untrusted import check_tensors
 from ncsn.validation import validated
 
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ncsn import machine, metrics, objectives, storage
 from ncsn.distributions import TOYS, Distribution, GaussianMixture
-from ncsn.experiments.settings import ResolvedToy, Toy, check_auto, kept
+from ncsn.learn.settings import ResolvedToy, Toy, check_auto, kept
 from ncsn.noise import Geometric, suggest_noise
 from ncsn.recipe import Recipe
 from ncsn.run import Run

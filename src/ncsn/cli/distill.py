@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Interval
 
-from ncsn import console
-from ncsn.clock import Clock
-from ncsn.commands.options import OfRun
-from ncsn.ranges import BatchSize, Seed, check_ranges
+from ncsn.cli import console
+from ncsn.cli.options import OfRun
+from ncsn.progress import Clock
 from ncsn.threads import Threads
+from ncsn.validation import BatchSize, Seed, check_ranges
 
 if TYPE_CHECKING:
     from ncsn.data.images import Images
@@ -53,9 +53,9 @@ class Distill(OfRun):
         import ncsn
         from ncsn import storage
         from ncsn.data.images import batches
-        from ncsn.experiments.distillation import Distillation, levels, state_of, student_of
-        from ncsn.experiments.study import COMPILED_FROM
-        from ncsn.untrusted import digest
+        from ncsn.learn.distillation import Distillation, levels, state_of, student_of
+        from ncsn.learn.study import COMPILED_FROM
+        from ncsn.storage import digest
 
         clock, folder = Clock(), self.place()
         run = ncsn.load(self.run, device=self.device)
@@ -118,8 +118,8 @@ class Distill(OfRun):
     def verdict(self, run: "Run", student: "Run", images: "Images", clock: Clock) -> dict[str, object]:
         """What held-out images say of the student, and whether ``fast`` is to draw by it, within what time is left."""
         from ncsn.evaluation import at_8_bits
-        from ncsn.experiments import guidance
-        from ncsn.experiments.judging import BLOCK, ENOUGH, FEWEST, JUDGED, judged, samples
+        from ncsn.learn import guidance
+        from ncsn.learn.judging import BLOCK, ENOUGH, FEWEST, JUDGED, judged, samples
 
         without = "fast does not draw by it"
         images = at_8_bits(images)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from annotated_types import Interval
 
-from ncsn import drawing
-from ncsn.commands.options import OfRun, check_suffix
-from ncsn.experiments.settings import given_ones
+from ncsn.cli import drawing
+from ncsn.cli.options import OfRun, check_suffix
 from ncsn.files import check_out
-from ncsn.ranges import Count, Levels, Seed, check_ranges
-from ncsn.regions import Region, known_pixels, mean_filled
+from ncsn.learn.settings import given_ones
+from ncsn.regions import known_pixels, mean_filled
+from ncsn.validation import Count, Levels, Region, Seed, check_ranges
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +84,7 @@ class Problem(OfRun):
 
         import ncsn
         from ncsn import metrics, plots
-        from ncsn.commands.examples import example
+        from ncsn.cli.examples import example
 
         run = ncsn.load(self.run, device=self.device)
         if not run.recipe.images:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ncsn.preconditioning import ScoreModel
+from ncsn.model import ScoreModel
 from ncsn.training import State
 
 LEARNING = 0.01  # relative change of the held-out loss that counts

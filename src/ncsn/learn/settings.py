@@ -12,13 +12,14 @@ import tyro
 from annotated_types import Interval
 
 from ncsn.data.options import Reading
-from ncsn.ranges import (
+from ncsn.validation import (
     BatchSize,
     Count,
     Depth,
     LangevinSteps,
     Levels,
     Rate,
+    SamplerName,
     Seed,
     Shown,
     Sigma,
@@ -26,7 +27,6 @@ from ncsn.ranges import (
     Width,
     check_ranges,
 )
-from ncsn.samplers.methods import SamplerName
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionName = Literal["auto", "bf16", "fp16", "tf32", "fp32"]

@@ -11,8 +11,8 @@ from typing import Annotated
 import tyro
 
 from ncsn import page
-from ncsn.ranges import Port, check_ranges
 from ncsn.signals import Interrupted
+from ncsn.validation import Port, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,18 +14,18 @@ from tqdm.auto import tqdm
 
 from ncsn import machine, networks
 from ncsn.data import batches
-from ncsn.empirical import Empirical
-from ncsn.experiments import rules
-from ncsn.experiments.best import Best
-from ncsn.experiments.rules import Facts
+from ncsn.distributions import Empirical
+from ncsn.learn import rules
+from ncsn.learn.best import Best
+from ncsn.learn.rules import Facts
+from ncsn.model import ScoreModel
 from ncsn.noise import LogNormal, Proposal
 from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
 from ncsn.pixels import reals
-from ncsn.preconditioning import ScoreModel
-from ncsn.process import refresh_interval
+from ncsn.progress import refresh_interval
 from ncsn.recipe import Argument, Recipe
 from ncsn.run import Run
-from ncsn.samplers.methods import METHODS
+from ncsn.samplers import METHODS
 from ncsn.sampling import Sampling
 from ncsn.training import Budget, State, train
 from ncsn.units import Units

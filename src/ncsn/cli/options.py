@@ -7,9 +7,8 @@ from typing import Annotated, Any
 import tyro
 from annotated_types import Interval
 
-from ncsn.experiments.settings import DeviceName
-from ncsn.ranges import BatchSize, LangevinSteps, Levels, StepSize
-from ncsn.samplers.methods import GuideName, SamplerName
+from ncsn.learn.settings import DeviceName
+from ncsn.validation import BatchSize, GuideName, LangevinSteps, Levels, SamplerName, StepSize
 
 Guidance = Annotated[float, Interval(ge=0, le=100)]
 

@@ -7,11 +7,11 @@ from typing import Annotated
 import tyro
 from annotated_types import Interval
 
-from ncsn import drawing
-from ncsn.commands.options import OfRun, check_suffix
-from ncsn.experiments.settings import given_ones
+from ncsn.cli import drawing
+from ncsn.cli.options import OfRun, check_suffix
 from ncsn.files import check_out
-from ncsn.ranges import Levels, Seed, check_ranges
+from ncsn.learn.settings import given_ones
+from ncsn.validation import Levels, Seed, check_ranges
 
 Walks = Annotated[int, Interval(ge=1, le=100)]
 
@@ -57,7 +57,7 @@ class Interpolate(OfRun):
 
         import ncsn
         from ncsn import plots
-        from ncsn.commands.examples import example
+        from ncsn.cli.examples import example
 
         run = ncsn.load(self.run, device=self.device)
         if not run.recipe.images:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from ncsn import console
-from ncsn.process import refresh_interval
+from ncsn.cli import console
+from ncsn.progress import refresh_interval
 from ncsn.threads import Threads
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ncsn.distributed import Group
     from ncsn.drawn import Drawn, Steps
     from ncsn.run import Run
-    from ncsn.samplers.step import Step
+    from ncsn.samplers import Step
 
 COMPILE_FROM = 60_000  # evaluations of a network for images: for fewer, compiling takes longer than it saves
 
@@ -39,7 +39,7 @@ def draw(
     Many of them are drawn by a compiled network.
     """
     from ncsn import machine
-    from ncsn.samplers.step import Step
+    from ncsn.samplers import Step
     from ncsn.score import even
 
     began = time.perf_counter()

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import tyro
 
 from ncsn import compiled
-from ncsn.clock import Clock
-from ncsn.process import keep_memory, refresh_interval
+from ncsn.process import keep_memory
+from ncsn.progress import Clock, refresh_interval
 from ncsn.signals import Terminated, deferred_interrupts, interruptible
 from ncsn.threads import Threads
 
@@ -69,7 +69,7 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
     try:
         given = parse(settings, args, prog)
         # What commands need, before Ctrl-C is theirs to answer: an import that it interrupts says whatever it likes.
-        import ncsn.experiments.study
+        import ncsn.learn.study
         import ncsn.plots  # noqa: F401
         from ncsn import machine
 
@@ -114,7 +114,7 @@ def stopped(error: KeyboardInterrupt, where: str = "") -> NoReturn:
 def fail_computing(error: MemoryError | RuntimeError) -> NoReturn:
     """Say what went wrong while computing, if that is known, and exit with status 1; else raise it again."""
     from ncsn.distributed import PeerError
-    from ncsn.samplers.step import NonFiniteSampleError
+    from ncsn.samplers import NonFiniteSampleError
 
     if isinstance(error, PeerError):
         # Where it began says why.  Of each machine the first process says what it knows; more would only be in the way.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from ncsn import machine
-from ncsn.experiments import guidance
-from ncsn.experiments.study import Study
+from ncsn.learn import guidance
+from ncsn.learn.study import Study
 from ncsn.training import Budget, State
 
 DRAWING = 4  # seconds that figures take

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ncsn.commands.options import OfRun
+from ncsn.cli.options import OfRun
 
 
 def pairs(content: Mapping[str, object]) -> str:

@@ -14,7 +14,6 @@ from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
 from ncsn import machine, storage
-from ncsn.clock import Clock
 from ncsn.data import Images as Pictures
 from ncsn.data import batches
 from ncsn.data.ahead import batches_ahead
@@ -22,18 +21,19 @@ from ncsn.data.named import NAMED
 from ncsn.data.options import short_name
 from ncsn.data.origin import Origin
 from ncsn.distributed import ALONE, Group
-from ncsn.draws import Draws
-from ncsn.empirical import Empirical
+from ncsn.distributions import Empirical
 from ncsn.evaluation import Features, at_8_bits, coarse
-from ncsn.experiments import guidance
-from ncsn.experiments.images import found, proposal, recalled, recipes, resolve
-from ncsn.experiments.settings import Images, ResolvedImages, kept
+from ncsn.learn import guidance
+from ncsn.learn.images import found, proposal, recalled, recipes, resolve
+from ncsn.learn.settings import Images, ResolvedImages, kept
+from ncsn.model import ScoreModel
 from ncsn.noise import Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm
-from ncsn.optimizers import muon_and_adam
+from ncsn.optim import muon_and_adam
 from ncsn.pixels import reals
-from ncsn.preconditioning import ScoreModel
+from ncsn.progress import Clock
 from ncsn.recipe import Recipe
+from ncsn.rng import Draws
 from ncsn.run import Run
 from ncsn.training import State
 from ncsn.validation import validated

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from annotated_types import Interval
 
-from ncsn import console
-from ncsn.commands.options import OfRun, check_suffix
+from ncsn.cli import console
+from ncsn.cli.options import OfRun, check_suffix
 from ncsn.files import check_out
-from ncsn.ranges import Count, Seed, Sigma, check_ranges
+from ncsn.validation import Count, Seed, Sigma, check_ranges
 
 if TYPE_CHECKING:
     from ncsn import likelihood
@@ -55,9 +55,9 @@ class Likelihood(OfRun):
 
         import ncsn
         from ncsn import distributed, machine, storage
-        from ncsn.draws import block_seed
         from ncsn.likelihood import Bits, joined
         from ncsn.pixels import dequantize
+        from ncsn.rng import block_seed
 
         began, group = time.perf_counter(), distributed.join()
         run = ncsn.load(self.run, device=self.device)

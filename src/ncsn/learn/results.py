@@ -10,9 +10,9 @@ from torch import Tensor
 from ncsn import storage
 from ncsn.drawn import Drawn
 from ncsn.evaluation import at_8_bits, nearest
-from ncsn.experiments import toy
-from ncsn.experiments.journal import Journal, kept
-from ncsn.experiments.study import FEW, Study
+from ncsn.learn import toy
+from ncsn.learn.journal import Journal, kept
+from ncsn.learn.study import FEW, Study
 from ncsn.pixels import quantize, reals
 from ncsn.training import State
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import tyro
 
-from ncsn.commands.options import TheRun, check_suffix
+from ncsn.cli.options import TheRun, check_suffix
 from ncsn.files import check_out
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from annotated_types import Interval
 
-from ncsn import drawing
-from ncsn.commands.options import HowToSample
+from ncsn.cli import drawing
+from ncsn.cli.options import HowToSample
 from ncsn.data.options import Reading
-from ncsn.experiments.settings import DeviceName, given_ones
 from ncsn.files import check_out
-from ncsn.ranges import Seed
+from ncsn.learn.settings import DeviceName, given_ones
+from ncsn.validation import Seed
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ncsn.model import Plain, Scaled, ScoreModel
 from ncsn.networks import NCSN, NCSNv2
-from ncsn.preconditioning import Plain, Scaled, ScoreModel
 from ncsn.score import Score, Sigma, expand, float64
 
 Network = Callable[[Tensor, Tensor], Tensor]

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import tyro
 
-from ncsn import console, drawing
-from ncsn.experiments.settings import Images
+from ncsn.cli import console, drawing
+from ncsn.learn.settings import Images
 
 SHOWN = 36  # samples on their way out of the noise
 
@@ -33,9 +33,9 @@ def learn(given: Images) -> None:
 
     import ncsn
     from ncsn import distributed, plots
-    from ncsn.clock import Clock
-    from ncsn.experiments import budgets, guidance, journal, results
-    from ncsn.experiments.study import Study
+    from ncsn.learn import budgets, guidance, journal, results
+    from ncsn.learn.study import Study
+    from ncsn.progress import Clock
     from ncsn.threads import Threads
 
     # Data: some images are held out: those for validation show how learning goes, those for testing judge.
