@@ -1,0 +1,472 @@
+"""The one maker of runs: data, noise, model, training, the best average, guidance."""
+
+import copy
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor, nn
+
+from ncsn import machine, metrics, plots, storage
+from ncsn.data import Images as Pictures
+from ncsn.data import Labels, batches
+from ncsn.data.ahead import batches_ahead
+from ncsn.data.shards import Shards
+from ncsn.distributed import Group
+from ncsn.distributions import Empirical
+from ncsn.evaluation import coarse
+from ncsn.learn import guidance, rules
+from ncsn.learn.record import BANDS, LEARNING, Record, Row, Tally, left, verdict
+from ncsn.learn.settings import DeviceName, ImageJob, Images, ResolvedImages
+from ncsn.model import ScoreModel
+from ncsn.noise import Proposal
+from ncsn.objectives import Batch, Objective, dsm, posterior_dsm, training_loss
+from ncsn.optim import muon_and_adam
+from ncsn.pixels import reals
+from ncsn.recipe import Recipe
+from ncsn.rng import Draws
+from ncsn.run import Run
+from ncsn.threads import Threads
+from ncsn.training import Budget, Progress, State, train
+from ncsn.units import Units
+
+FEW = 1000  # examples, below which what is learned may be the examples themselves
+PREVIEW = 3  # rows after each of which images are drawn, into the run's folder
+BEST = "best."  # how the names of the best average's weights begin in a checkpoint
+PICTURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a network learns, and what it is judged by on the way.
+
+    ``train``, ``held_out``: examples in the model's units, or bytes, with their classes.  ``size``: of a batch.
+    ``rows``: how often in a training the average is tried on held-out examples, on ``trials`` of them at a time.
+    ``slack``: the relative rise of the held-out loss that counts as one.  ``flip``: images are mirrored at random.
+    """
+
+    train: Batch
+    held_out: Batch
+    noise: Proposal
+    objective: Objective
+    size: int
+    rows: int
+    trials: tuple[int, ...]
+    slack: float
+    flip: bool = False
+    shards: Shards | None = None
+
+    def batches(self, model: ScoreModel, source: torch.Generator | Draws) -> Iterator[Batch]:
+        """Endless random batches, with classes if the model can be told them."""
+        labels = self.train.label if model.classes else None
+        if self.shards is not None and isinstance(source, Draws):
+            return batches_ahead(self.shards, source, labels=labels is not None, flip=self.flip)
+        return batches(self.train.x, self.size, labels, flip=self.flip, generator=source)
+
+    @torch.no_grad()
+    def losses(self, model: ScoreModel) -> tuple[Float[Tensor, "v"], Float[Tensor, "v"]]:
+        """Denoising losses on held-out examples, always with the same noise, and their noise levels."""
+        fixed = torch.Generator(self.held_out.x.device).manual_seed(0)
+        loss = training_loss(self.noise, drop_label=0.0, generator=fixed)
+        x, label = self.held_out
+        found = []
+        with machine.nothing_compiled():
+            for size in self.trials:
+                found.append(loss(model, next(batches(x, size, label, generator=fixed))))
+        losses, sigmas = zip(*found, strict=True)
+        return torch.cat(losses).cpu(), torch.cat(sigmas).cpu()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within it, gradients are on, and torch's global random numbers are borrowed: afterwards they are the user's."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        yield
+
+
+def fit(
+    data: "Tensor | np.ndarray | Pictures",
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    labels: Int64[Tensor, "n"] | None = None,
+    network: nn.Module | None = None,
+    recipes: tuple[Recipe, Recipe | None] | None = None,
+    objective: Objective | None = None,
+    noise: Proposal | None = None,
+    sampler: str | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    device: DeviceName = "auto",
+    settings: Images | None = None,
+    record: Record | None = None,
+) -> Run:
+    """Learn the score of ``data``; returns a run that samples, measures and saves itself.
+
+    A tenth of the examples is held out, and of all averages of the weights on the way the one is kept that is best on
+    them.  Points are standardised coordinate by coordinate, which the run remembers, so that samples, log densities and
+    posteriors are in the units of the data.  Images are learned as ``ncsn train`` learns them: with their classes, a
+    guide, and the guidance that held-out images choose.
+
+    ``data``: points (n, d), or images (n, c, h, w): bytes, or numbers in [0, 1]; a tensor or an array; or a data set of
+    images, as ``load_images`` returns it, whose own validation images are held out.
+    ``minutes``, ``steps``: how long to train; one minute by default.
+    ``labels``: the class of each image, 0 to k − 1: better samples, and ``run.sample(label=...)``.
+    ``network``: one of your own, network(x, c) → like x with c = ¼ ln σ; by default an MLP, or a U-Net.
+    ``recipes``: of images instead, how the network and its guide are built; by default what ``settings`` say.
+    ``objective``: how scores are trained, see ``training_loss``.  ``noise``: where training draws its noise levels, in
+    standard deviations of points; samples descend from its ``sigma_max`` to its ``sigma_min``, if it has them.
+    ``sampler``: a name in ``METHODS``, by default dpmpp-sde.  ``batch_size``: by default 512 points, or what suits
+    images; at most all.  ``seed``: the same one gives the same run on one machine, if it goes by steps; by default 0.
+    ``device``: auto, cpu, cuda or mps.
+    ``settings``: of a training on images, those of ``ncsn train``; what is given beside them counts.
+    ``record``: a folder that keeps the training, see ``Record``; by default nothing is written.
+    Raises ValueError for data that has no density to learn: another shape, fewer than ten examples, a constant column,
+    numbers that are not finite; and for two budgets, or a sampler that is not known.
+    """
+    given: dict[str, Any] = {
+        "minutes": minutes,
+        "steps": steps,
+        "sampler": sampler,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if {"minutes", "steps"} <= given.keys():
+        raise ValueError(f"minutes is {minutes} and steps is {steps}; at most one is allowed")
+    record = Record() if record is None else record
+    with undisturbed():
+        x = data if isinstance(data, Pictures) else checked(data)
+        if isinstance(x, Tensor) and x.ndim == 2:
+            if labels is not None or settings is not None:
+                raise ValueError("labels and settings are for images; only their networks can be told classes")
+            return fit_points(x, machine.choose_device(device), network, objective, noise, record, **given)
+        if {"minutes", "steps"} & given.keys():
+            given = {"minutes": None, "steps": None} | given
+        chosen = Images(job=ImageJob(device=device)) if settings is None else settings
+        chosen = replace(chosen, **given)
+        pictures = parted(x, labels, chosen.seed) if isinstance(x, Tensor) else x
+        return fit_images(pictures, chosen, network, recipes, objective, noise, record)
+
+
+def checked(data: "Tensor | np.ndarray") -> Tensor:
+    """Data as bytes or as reals.  Raises ValueError for what has no density to learn."""
+    x = data.detach() if isinstance(data, Tensor) else torch.as_tensor(np.ascontiguousarray(data))
+    if x.ndim not in (2, 4):
+        raise ValueError(f"data has shape {tuple(x.shape)}; points (n, d) or images (n, c, h, w) are needed")
+    if x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
+        raise ValueError(f"data has shape {tuple(x.shape)}; channels come first: images (n, c, h, w) are needed")
+    if len(x) < 10:
+        raise ValueError(f"data holds {len(x)} examples; at least 10 are needed, and a thousand to learn much")
+    if x.is_complex():
+        raise ValueError("data holds complex numbers; real ones are needed: their two parts are two coordinates")
+    if x.ndim == 4 and x.dtype == torch.uint8:
+        return x
+    x = x if x.dtype in (torch.float32, torch.float64) else x.double()
+    wrong = int((~x.isfinite()).sum())
+    if wrong:
+        raise ValueError(f"data has {wrong} numbers that are NaN or infinite; remove or fill in their rows")
+    low, high = float(x.min()), float(x.max())
+    if x.ndim == 4 and (low < 0 or high > 1):
+        raise ValueError(f"data has pixels from {low:g} to {high:g}; bytes, or numbers from 0 to 1, are needed")
+    return x if x.ndim == 2 else x.float()
+
+
+def fit_points(
+    x: Float[Tensor, "n d"],
+    device: torch.device,
+    network: nn.Module | None,
+    objective: Objective | None,
+    noise: Proposal | None,
+    record: Record,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    sampler: str = "dpmpp-sde",
+    batch_size: int = 512,
+    seed: int = 0,
+) -> Run:
+    """The run of a table of numbers."""
+    if len(x) < FEW:
+        warnings.warn(f"{len(x)} examples are few: samples may be copies of them", stacklevel=3)
+    generator = torch.Generator(device).manual_seed(seed)
+    order = torch.randperm(len(x), generator=generator, device=device).to(x.device)
+    held_out, kept = order[: len(x) // 10], order[len(x) // 10 :]
+    units = Units.of(x[kept])
+    z = units.standardise(x).float().to(device)
+    recipe = rules.recipe_of_points(z[kept], network, noise, sampler)
+    noise = rules.noise_of_points(recipe) if noise is None else noise
+    torch.default_generator.manual_seed(seed)  # for the initial weights; everything else draws from the generator
+    state = State(recipe.build(network=network).to(device), generator=generator)
+    lesson = Lesson(
+        train=Batch(z[kept]),
+        held_out=Batch(z[held_out]),
+        noise=noise,
+        objective=dsm if objective is None else objective,
+        size=min(batch_size, len(kept)),
+        rows=40,
+        trials=(4096,),
+        slack=0.0,
+    )
+    seconds = 60 * (1.0 if minutes is None else minutes)
+    for _ in learn(lesson, state, Budget(steps=steps) if steps is not None else Budget(seconds=seconds), record):
+        pass
+    print(f"{verdict(record.rows, len(x))}; {state.step} steps, {record.clock.passed:.0f} s", file=sys.stderr)
+    kept_settings = {"minutes": minutes, "steps": steps, "seed": seed, "examples": len(x)}
+    run = Run(score=state.average, recipe=recipe, units=units, experiment="fit", settings=kept_settings)
+    return run.to(device)
+
+
+def parted(x: Shaped[Tensor, "n c h w"], labels: Int64[Tensor, "n"] | None, seed: int) -> Pictures:
+    """Images as a data set, of which a tenth, at random, is held out.  Raises ValueError for too few labels."""
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
+    held_out, kept, none = order[: len(x) // 10], order[len(x) // 10 :], order[:0]
+    if labels is None:
+        return Pictures(x[kept].cpu(), x[held_out].cpu(), x[none].cpu())
+    known = torch.as_tensor(labels)
+    if len(known) != len(x) or bool((known < 0).any()):
+        raise ValueError(f"labels holds {len(known)} numbers for {len(x)} images; a class from 0 for each is needed")
+    known, order = known.long().cpu(), order.cpu()
+    names = tuple(str(number) for number in range(int(known.max()) + 1))
+    parts = {"train": known[kept.cpu()], "validation": known[held_out.cpu()], "test": known[:0]}
+    return Pictures(x[kept].cpu(), x[held_out].cpu(), x[none].cpu(), Labels(**parts, names=names))
+
+
+def fit_images(
+    pictures: Pictures,
+    given: Images,
+    network: nn.Module | None,
+    recipes: tuple[Recipe, Recipe | None] | None,
+    objective: Objective | None,
+    noise: Proposal | None,
+    record: Record,
+) -> Run:
+    """The run of a data set of images."""
+    device = machine.choose_device(given.job.device)
+    if given.minutes is None and given.steps is None:
+        given = replace(given, minutes=1.0)
+    if noise is not None:
+        known = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
+        given = replace(given, **known)
+    settings = rules.resolve(given, pictures, device)
+    noise = rules.noise_of(settings) if noise is None else noise
+    recipe, smaller = recipes or rules.recipes(settings, pictures, network)
+    lesson = lesson_of(settings, pictures, device, noise, objective)
+    check_memory(settings, recipe, device, record.group)
+    recipe.build(network=network)(torch.zeros(1, *recipe.shape), 1.0)  # images that do not fit end here
+    for line in (pictures.describe(), *pictures.said):
+        print(line)
+    if len(pictures.train) < FEW:
+        print(f"{len(pictures.train)} images are few to train on: samples may be copies of them")
+    record.claim(settings.job, PICTURES)
+    torch.default_generator.manual_seed(settings.seed)  # for initial weights; every step has numbers of its own
+
+    def begun(recipe: Recipe, network: nn.Module | None = None, part: str = "") -> State:
+        state = state_of(settings, recipe, network, pictures.statistics, device, record.group)
+        record.begin(state, recipe, part)
+        return state
+
+    state = begun(recipe, network)
+    guide = None if smaller is None else begun(smaller, part="guide")
+    record.clock.lap("start-up")
+    if rules.compiles(settings):
+        compile_network(state, recipe.shape, say=record.group.leads)
+        record.clock.lap("compiling")
+    if settings.steps is None:
+        record.threads = Threads()  # by steps their number stays, for then the result is the same to the byte
+        record.follow()
+    chooses = record.group.leads and settings.guidance == "chosen" and (smaller is not None or recipe.classes > 0)
+    held_out = coarse(pictures.validation)
+    features = guidance.suited(pictures, device, thorough=rules.thorough(settings, device)) if chooses else None
+    trials, seconds = 0, 0.0
+    if record.group.leads:
+        trials, seconds = guidance.afterwards(
+            state.average, recipe, settings, held_out, features, draws=record.writes, device=device
+        )
+    elapsed = float(record.group.share(repr(record.clock.passed + seconds).encode()).decode())  # the leading clock's
+    budget, guide_budget = rules.budgets(settings, elapsed, guided=guide is not None)
+    record.clock.lap("start-up")
+
+    def run_of(recipe: Recipe) -> Run:
+        kept = {"minutes": settings.minutes, "steps": settings.steps, "seed": settings.seed, "examples": pictures.n}
+        return Run(
+            score=state.average,
+            recipe=recipe,
+            guide=None if guide is None else guide.average,
+            device=device,
+            folder=record.folder,
+            experiment="fit" if record.folder is None else "images",
+            settings=kept if record.folder is None else storage.plain(asdict(settings)),
+            origin=record.origin,
+        )
+
+    if guide is not None:
+        for _ in record.watch(progress_of(lesson, guide, guide_budget, record), guide, part="guide", what="guide   "):
+            pass
+    for row in learn(lesson, state, budget, record):
+        if record.writes and len(record.rows) % PREVIEW == 0:
+            record.clock.lap("logging")
+            with machine.nothing_compiled():
+                x = run_of(recipe).sample(20, seed=settings.seed)
+            plots.image_grid(x.cpu(), record.path(f"samples_{row.step:06}.png"))
+            record.clock.lap("previews")
+    if record.threads is not None:
+        record.threads.release()
+    if record.rows and record.group.leads:
+        print(verdict(record.rows, pictures.n))
+    if chooses and not trials:
+        print("guidance 1: there is too little time, or too few held-out images, to choose another")
+    if features is not None and trials:
+        weight = guidance.choose(run_of(recipe), held_out, features, trials, seed=settings.seed)
+        recipe = replace(recipe, sampling=recipe.sampling.but(guidance=weight))
+        record.describe(recipe)
+        record.clock.lap("choosing guidance")
+    return run_of(recipe)
+
+
+def lesson_of(
+    settings: ResolvedImages,
+    pictures: Pictures,
+    device: torch.device,
+    noise: Proposal,
+    objective: Objective | None,
+) -> Lesson:
+    """What a network learns from images: denoising, at high noise towards the score of the whole training set."""
+    # Where they would take much of the device's memory, they stay where they are.
+    there = pictures.train.nbytes <= machine.memory_of(device) // 4
+    train = pictures.train.to(device) if there else pictures.train
+    labels = pictures.labels if settings.classes else None
+    classes = None if labels is None else labels.train.to(device)
+    if objective is None and settings.posterior_above < settings.sigma_max:
+        images, every = reals(train), classes
+        if settings.flip:
+            images, every = torch.cat([images, images.flip(-1)]), None if classes is None else classes.repeat(2)
+        everything = Empirical(images, every, dtype=products(settings, device))
+        objective = partial(posterior_dsm, data_score=everything, above=settings.posterior_above)
+    return Lesson(
+        train=Batch(train, classes),
+        held_out=Batch(pictures.validation.to(device), None if labels is None else labels.validation.to(device)),
+        noise=noise,
+        objective=dsm if objective is None else objective,
+        size=settings.batch_size,
+        rows=10,
+        trials=(256, 256),
+        slack=LEARNING,
+        flip=settings.flip,
+        shards=pictures.shards,
+    )
+
+
+def state_of(
+    settings: ResolvedImages,
+    recipe: Recipe,
+    network: nn.Module | None,
+    statistics: tuple[float, float],
+    device: torch.device,
+    group: Group,
+) -> State:
+    """A network of images, untrained, and all that its training changes."""
+    mean, std = statistics
+    centre = 0.0 if recipe.preconditioning == "scaled" else mean  # NCSNv2's network centres pixels itself
+    precision = machine.choose_precision(settings.job.precision, device)
+    machine.allow_tf32(precision != "fp32")
+    model = recipe.build(centre, std, network=network, autocast=machine.autocast_of(precision)).to(device)
+    rates = {"muon_rate": settings.muon_rate, "adam_rate": settings.adam_rate}
+    optimizers = muon_and_adam(model, **rates, products=products(settings, device))
+    return State(model, optimizers, generator=draws_of(settings, device, group))
+
+
+def products(settings: ResolvedImages, device: torch.device) -> torch.dtype:
+    """What large products beside the network are in: float16's numbers end too early for them."""
+    precision = machine.choose_precision(settings.job.precision, device)
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def draws_of(settings: ResolvedImages, device: torch.device, group: Group) -> Draws:
+    """The random numbers of a process' share of every batch.  Raises ValueError if there are too many shares."""
+    turns, who = settings.accumulate, {"rank": group.rank, "processes": group.size}
+    return Draws(settings.seed, settings.batch_size, device=device, turns=turns, **who)
+
+
+def check_memory(settings: ResolvedImages, recipe: Recipe, device: torch.device, group: Group) -> None:
+    """Raises ValueError if a batch does not fit into the device, or cannot be cut; and if nothing could be sampled."""
+    precision = machine.choose_precision(settings.job.precision, device)
+    if machine.emulated(precision, device):
+        print(f"precision {precision}: this processor emulates it, many times slower than fp32")
+    recipe.sampling.but(sampler="annealed")  # which draws some samples, too
+    sizes = [draws_of(settings, device, replace(group, rank=rank)).sizes for rank in range(group.size)]
+    size = max(map(max, sizes))
+    machine.check_memory(recipe.memory(size, learning=True), device, f"this network with {size} images at a time")
+
+
+def compile_network(state: State, shape: tuple[int, ...], *, say: bool) -> None:
+    """Compile a network for every number of images that training shows it; tells the user how long that takes."""
+    assert isinstance(state.generator, Draws)
+    device = state.generator.device
+    examples = [torch.zeros(size, *shape, device=device) for size in state.generator.sizes]
+
+    def trial() -> Tensor:
+        values = [state.model(x, torch.ones(len(x), device=device)).sum() for x in examples]
+        return torch.stack(values).sum()
+
+    if say:
+        print("compiling the network: up to a minute the first time, then seconds", file=sys.stderr)
+    if reason := machine.compile_network(state.model.network, trial):
+        print(f"going on without torch.compile, about 1.5 times slower: {reason}", file=sys.stderr)
+
+
+def progress_of(lesson: Lesson, state: State, budget: Budget, record: Record) -> Iterator[Progress]:
+    """The steps of a training, one after the other."""
+    loss = training_loss(lesson.noise, lesson.objective, generator=state.generator)
+    stream = lesson.batches(state.model, state.generator)
+    return train(state, stream, loss, budget=budget, group=record.group, signals=record.signals)
+
+
+def learn(lesson: Lesson, state: State, budget: Budget, record: Record) -> Iterator[Row]:
+    """Train until the budget is spent, and yield a row now and then, of losses averaged since the last one.
+
+    In the end ``state.average`` is the average of the weights that was best on held-out examples.  With few examples
+    their loss rises again, once the network knows the others by heart.  What a row needs of the steps before it, and
+    the best average, are kept in the checkpoint.
+    """
+    best = copy.deepcopy(state.average)
+    weights = {name.removeprefix(BEST): tensor for name, tensor in state.kept.items() if name.startswith(BEST)}
+    if weights and record.rows:
+        storage.check_tensors(weights, best.state_dict())
+        best.load_state_dict(weights)
+    state.kept |= {BEST + name: tensor for name, tensor in best.state_dict().items()}
+    tally, done = Tally(state.kept), -1
+    for p in record.watch(progress_of(lesson, state, budget, record), state):
+        if done < 0:  # a run that goes on has some of its budget behind it
+            done = int(lesson.rows * min(1.0, p.fraction) * (p.step - 1) / p.step + 1e-9)
+        tally.add(p.losses, p.sigmas)
+        if p.fraction < min(1.0, (done + 1) / lesson.rows):
+            continue
+        done += 1
+        record.clock.lap("logging")
+        losses, sigmas = lesson.losses(state.average)
+        record.clock.lap("validation")
+        mean, bands = tally.close()
+        row = Row(
+            step=p.step,
+            loss=mean,
+            bands=bands,
+            validation_loss=losses.mean().item(),
+            validation_bands=metrics.binned(losses, sigmas, BANDS),
+            seconds=p.seconds,
+            images_per_second=p.examples_per_second,
+        )
+        record.write(row)
+        if row.validation_loss <= min(row.validation_loss for row in record.rows):
+            best.load_state_dict(state.average.state_dict())
+        yield row
+    if record.rows and left(record.rows, lesson.slack) is not record.rows[-1]:
+        state.average.load_state_dict(best.state_dict())
+        record.write_model(state)
