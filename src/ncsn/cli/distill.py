@@ -9,7 +9,6 @@ from annotated_types import Interval
 from ncsn.cli import console
 from ncsn.cli.options import OfRun
 from ncsn.progress import Clock
-from ncsn.threads import Threads
 from ncsn.validation import BatchSize, Seed, check_ranges
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class Distill(OfRun):
         import torch
 
         import ncsn
-        from ncsn import storage
+        from ncsn import machine, storage
         from ncsn.data.images import batches
         from ncsn.learn.distillation import Distillation, levels, state_of, student_of
         from ncsn.learn.study import COMPILED_FROM
@@ -86,7 +85,7 @@ class Distill(OfRun):
         known = images.labels.train.to(run.device) if images.labels is not None and run.recipe.classes else None
         shown = batches(images.train.to(run.device), self.batch_size, known, generator=generator)
         loss = Distillation(teacher=run, sigmas=sigmas, generator=generator)
-        threads = Threads()
+        threads = machine.Threads()
         signals: list[int] = []
         budget = ncsn.Budget(seconds=max(1.0, 60 * self.minutes * (1 - JUDGING) - clock.passed))
         progress = ncsn.train(state, shown, loss, budget=budget, signals=signals)
