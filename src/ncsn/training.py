@@ -38,6 +38,14 @@ class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the message names the step."""
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM has ended a training; ``number``: of the signal.  The message says where."""
+
+    def __init__(self, number: int, message: str = "") -> None:
+        super().__init__(message)
+        self.number = number
+
+
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """How long to train: ``steps``, or ``seconds`` of wall clock in which everything between the steps counts too.

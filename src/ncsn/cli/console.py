@@ -15,14 +15,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
 
-from ncsn import compiled
-from ncsn.process import keep_memory
+from ncsn.cli.interrupts import Terminated, interruptible
 from ncsn.progress import refresh_interval
-from ncsn.signals import Terminated, interruptible
-from ncsn.threads import Threads
 
 if TYPE_CHECKING:
-
+    from ncsn.machine import Threads
     from ncsn.run import Run
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -55,8 +52,6 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
 
     The exit status is 2 for a user's mistake, 1 for what went wrong while computing, 130 for Ctrl-C, 143 for SIGTERM.
     """
-    keep_memory()
-    compiled.keep()
     if follows():
         be_quiet()
     for stream in (sys.stdout, sys.stderr):  # σ, in the encoding of a terminal that has none
@@ -69,6 +64,8 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
         import ncsn.plots  # noqa: F401
         from ncsn import machine
 
+        machine.keep_memory()
+        machine.keep_compiled_code()
         with interruptible(), machine.denormals_flushed():
             command(given)
         return
@@ -93,12 +90,15 @@ def be_quiet() -> None:
     os.environ["TQDM_DISABLE"] = "1"
 
 
-def stopped(error: KeyboardInterrupt) -> NoReturn:
+def stopped(error: KeyboardInterrupt, where: str = "") -> NoReturn:
     """Say that Ctrl-C or SIGTERM has ended the program, and where; exit with the status that says so too."""
-    number, what = (signal.SIGTERM, "terminated") if isinstance(error, Terminated) else (signal.SIGINT, "interrupted")
+    from ncsn.training import Stopped
+
+    terminated = error.number == signal.SIGTERM if isinstance(error, Stopped) else isinstance(error, Terminated)
+    number, what = (signal.SIGTERM, "terminated") if terminated else (signal.SIGINT, "interrupted")
     if follows():  # the first process says it for all
         raise SystemExit(128 + number)
-    fail(f"{what}{error}", 128 + number)
+    fail(f"{what}{where or error}", 128 + number)
 
 
 def fail_computing(error: MemoryError | RuntimeError) -> NoReturn:
@@ -136,6 +136,8 @@ def bar(states: Iterable[T], description: str, *, total: int | None = None) -> I
     """Whatever comes, passed on under a progress bar if it takes over a second; ``total``: by default its length."""
     from tqdm.auto import tqdm
 
+    from ncsn.machine import Threads
+
     interval, threads = refresh_interval(), Threads()
     tell(threads)
     for state in tqdm(states, total=total, desc=description, unit="state", delay=1, leave=False, mininterval=interval):
@@ -144,7 +146,7 @@ def bar(states: Iterable[T], description: str, *, total: int | None = None) -> I
     threads.release()
 
 
-def tell(threads: Threads | None) -> None:
+def tell(threads: "Threads | None") -> None:
     """Let the number of threads follow the load; the user is told when it falls, above any bar."""
     if threads is not None and (said := threads.follow()) and not follows():
         from tqdm.auto import tqdm

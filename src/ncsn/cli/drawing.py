@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from ncsn.cli import console
 from ncsn.progress import refresh_interval
-from ncsn.threads import Threads
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -103,7 +102,7 @@ def draw_blocks(
     usual, compiled = even(min(n, run.block), batch_size), False
     numbers = range(-(-done // run.block), -(-n // run.block))
     mine = run.blocks(n, seed=seed, first=numbers.start + group.rank, every=group.size, batch_size=batch_size, **how)
-    threads = Threads()
+    threads = machine.Threads()
     with tqdm(
         total=n, initial=done, bar_format=bar_format, delay=1, leave=False, mininterval=refresh_interval()
     ) as bar:

@@ -78,7 +78,7 @@ class Evaluate(HowToSample, Reading):
     def __call__(self) -> None:
         """Draw if need be, judge, and write."""
         import ncsn
-        from ncsn import data, distributed, evaluation, machine, plots, process, storage
+        from ncsn import data, distributed, evaluation, machine, plots, storage
         from ncsn.pixels import BYTES
 
         group = distributed.join()
@@ -104,7 +104,7 @@ class Evaluate(HowToSample, Reading):
         if run is not None:
             samples, how = self.draw(run, images, out, group)
             about |= how
-            process.return_memory()
+            machine.return_memory()
         began = time.perf_counter()
         found = evaluation.evaluate(samples, images, seen_by)
         if run is not None and self.label not in (None, "any", "none"):

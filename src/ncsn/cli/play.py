@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from ncsn import page
-from ncsn.signals import Interrupted
+from ncsn.cli.interrupts import Interrupted
 from ncsn.validation import Port, check_ranges
 
 

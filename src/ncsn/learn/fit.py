@@ -33,7 +33,6 @@ from ncsn.pixels import reals
 from ncsn.recipe import Recipe
 from ncsn.rng import Draws
 from ncsn.run import Run
-from ncsn.threads import Threads
 from ncsn.training import Budget, Progress, State, train
 from ncsn.units import Units
 
@@ -280,7 +279,7 @@ def fit_images(
         compile_network(state, recipe.shape, say=record.group.leads)
         record.clock.lap("compiling")
     if settings.steps is None:
-        record.threads = Threads()  # by steps their number stays, for then the result is the same to the byte
+        record.threads = machine.Threads()  # by steps their number stays, for then the result is the same to the byte
         record.follow()
     chooses = record.group.leads and settings.guidance == "chosen" and (smaller is not None or recipe.classes > 0)
     held_out = coarse(pictures.validation)

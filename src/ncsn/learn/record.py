@@ -1,11 +1,13 @@
 """What of a training is kept: checkpoints, and how it goes; in a run's folder, or, without one, in memory alone."""
 
 import json
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,17 +29,17 @@ from ncsn.drawn import Drawn
 from ncsn.files import append
 from ncsn.learn import rules
 from ncsn.learn.settings import Images, Job, ResolvedImages, Toy, given_ones, recalled
+from ncsn.machine import Threads
 from ncsn.progress import Clock, refresh_interval
 from ncsn.recipe import Recipe
-from ncsn.signals import deferred_interrupts, meaning
-from ncsn.threads import Threads
-from ncsn.training import NonFiniteLossError, Progress, State
+from ncsn.training import STOPS, NonFiniteLossError, Progress, State, Stopped
 from ncsn.validation import validated
 
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
 BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
 LEARNING = 0.01  # relative change of the held-out loss that counts
 FEW_STEPS = 500  # for which the learning rate's rise and fall are too short, and held-out losses say little
+PATIENCE = 2.0  # seconds after a first signal, in which others are taken for the same one
 SAVE_EVERY = 30.0  # seconds between two checkpoints
 
 
@@ -98,6 +100,33 @@ class Tally:
         self.losses.zero_()
         self.counts.zero_()
         return mean, bands
+
+
+@contextmanager
+def deferred(received: list[int]) -> Iterator[None]:
+    """Within it, Ctrl-C and SIGTERM are collected in a list, so that no step is cut in half.
+
+    One that comes ``PATIENCE`` seconds after the first is obeyed at once; torchrun passes on what all were sent.
+    It does nothing in a thread, where signals cannot be received.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    first = 0.0
+
+    def receive(number: int, _: object) -> None:
+        nonlocal first
+        if received and time.monotonic() - first > PATIENCE:
+            raise Stopped(number)
+        first = first if received else time.monotonic()
+        received.append(number)
+
+    previous = {number: signal.signal(number, receive) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class Record:
@@ -212,7 +241,7 @@ class Record:
         brief: dict[str, Any] = {} if self.folder else {"delay": 1, "leave": False}
         # miniters: what a run that goes on has behind it is no measure of what comes between two looks.
         with (
-            deferred_interrupts(self.signals) if self.folder else nullcontext(),
+            deferred(self.signals) if self.folder else nullcontext(),
             tqdm(total=1.0, bar_format=bar_format, mininterval=refresh_interval(), miniters=0, **brief) as bar,
         ):
             self.follow()
@@ -248,9 +277,7 @@ class Record:
                 raise NonFiniteLossError(f"{error}; {left}; a lower learning rate may help") from error
         if stop:
             self.group.share()  # nobody leaves before the checkpoint is there: torchrun would end the others
-            end = meaning(stop)
-            end.args = (f" at step {state.step}; {checkpoint} is saved, and --resume goes on from it",)
-            raise end
+            raise Stopped(stop, f" at step {state.step}; {checkpoint} is saved, and --resume goes on from it")
 
     def follow(self) -> None:
         """Let the number of threads follow the load of the machine; the user is told when it falls, above the bar."""
