@@ -67,7 +67,7 @@ def main(given: Toy) -> None:
         plots.trajectories(compared.way, record.path("trajectories.gif"), view=VIEW)
         numbers["samplers"] = compared.numbers
 
-    write_json(record.path("metrics.json"), numbers | {"seconds": record.clock.passed})
+    write_json(record.path("metrics.json"), numbers | {"seconds": record.passed})
     written = sorted(path.name for path in record.path("").iterdir() if path.suffix in (".png", ".gif", ".json"))
     print(f"{record.folder}: {', '.join(written)}")
 

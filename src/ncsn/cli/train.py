@@ -43,13 +43,11 @@ class Train(Images):
             shown = min(settings.samples, SHOWN)
             drawn = drawing.draw(run, settings.samples, seed=settings.seed, keep=shown)
             annealed = drawing.draw(run, record.affordable(drawn), seed=settings.seed, sampler="annealed")
-            record.clock.lap("samples")
             plots.image_grid(drawn.samples, record.path("samples.png"))
             plots.image_grid(annealed.samples, record.path("samples_annealed.png"))
             plots.evolution(drawn.path, record.path("evolution.png"))
             plots.evolution_animation(drawn.path, record.path("evolution.gif"))
             plots.loss_curves(record.rows, BAND_NAMES, record.path("loss.png"))
-            record.clock.lap("pictures")
             record.results(drawn, annealed)
             for line in remarks(data, drawn.samples):
                 print(line)

@@ -4,7 +4,6 @@ import copy
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,7 +18,6 @@ from ncsn.data import Images as Pictures
 from ncsn.data import Labels, batches
 from ncsn.data.ahead import batches_ahead
 from ncsn.data.shards import Shards
-from ncsn.distributed import Group
 from ncsn.distributions import Empirical
 from ncsn.evaluation import coarse
 from ncsn.learn import guidance, rules
@@ -83,13 +81,6 @@ class Lesson:
         return torch.cat(losses).cpu(), torch.cat(sigmas).cpu()
 
 
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Within it, gradients are on, and torch's global random numbers are borrowed: afterwards they are the user's."""
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        yield
-
-
 def fit(
     data: "Tensor | np.ndarray | Pictures",
     *,
@@ -141,7 +132,8 @@ def fit(
     if {"minutes", "steps"} <= given.keys():
         raise ValueError(f"minutes is {minutes} and steps is {steps}; at most one is allowed")
     record = Record() if record is None else record
-    with undisturbed():
+    # Gradients are on, and what is drawn from torch's global generator on the way is the user's again afterwards.
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         x = data if isinstance(data, Pictures) else checked(data)
         if isinstance(x, Tensor) and x.ndim == 2:
             if labels is not None or settings is not None:
@@ -217,7 +209,7 @@ def fit_points(
     seconds = 60 * (1.0 if minutes is None else minutes)
     for _ in learn(lesson, state, Budget(steps=steps) if steps is not None else Budget(seconds=seconds), record):
         pass
-    print(f"{verdict(record.rows, len(x))}; {state.step} steps, {record.clock.passed:.0f} s", file=sys.stderr)
+    print(f"{verdict(record.rows, len(x))}; {state.step} steps, {record.passed:.0f} s", file=sys.stderr)
     kept_settings = {"minutes": minutes, "steps": steps, "seed": seed, "examples": len(x)}
     run = Run(score=state.average, recipe=recipe, units=units, experiment="fit", settings=kept_settings)
     return run.to(device)
@@ -248,96 +240,94 @@ def fit_images(
     record: Record,
 ) -> Run:
     """The run of a data set of images."""
-    device = machine.choose_device(given.job.device)
+    device, job = machine.choose_device(given.job.device), given.job
+    precision = machine.choose_precision(job.precision, device)
+    if machine.emulated(precision, device):
+        print(f"precision {precision}: this processor emulates it, many times slower than fp32")
     if given.minutes is None and given.steps is None:
         given = replace(given, minutes=1.0)
     if noise is not None:
         known = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
         given = replace(given, **known)
     settings = rules.resolve(given, pictures, device)
-    noise = rules.noise_of(settings) if noise is None else noise
     recipe, smaller = recipes or rules.recipes(settings, pictures, network)
-    lesson = lesson_of(settings, pictures, device, noise, objective)
-    check_memory(settings, recipe, device, record.group)
-    recipe.build(network=network)(torch.zeros(1, *recipe.shape), 1.0)  # images that do not fit end here
+    # Large products beside the network are in 16 bits, too; float16's numbers end too early for them.
+    products = torch.bfloat16 if precision == "bf16" else torch.float32
+    lesson = lesson_of(settings, pictures, rules.noise_of(settings) if noise is None else noise, objective, products)
+    turns, who = settings.accumulate, {"rank": record.group.rank, "processes": record.group.size}
+    draws = Draws(settings.seed, settings.batch_size, device=device, turns=turns, **who)
+
+    # What could not be trained or sampled ends here, before anything is written.
+    recipe.sampling.but(sampler="annealed")
+    size = max(draws.sizes)
+    machine.check_memory(recipe.memory(size, learning=True), device, f"this network with {size} images at a time")
+    recipe.build(network=network)(torch.zeros(1, *recipe.shape), 1.0)
     for line in (pictures.describe(), *pictures.said):
         print(line)
     if len(pictures.train) < FEW:
         print(f"{len(pictures.train)} images are few to train on: samples may be copies of them")
-    record.claim(settings.job, PICTURES)
+    record.claim(job, PICTURES)
+
+    machine.allow_tf32(precision != "fp32")
     torch.default_generator.manual_seed(settings.seed)  # for initial weights; every step has numbers of its own
 
     def begun(recipe: Recipe, network: nn.Module | None = None, part: str = "") -> State:
-        state = state_of(settings, recipe, network, pictures.statistics, device, record.group)
+        mean, std = pictures.statistics
+        centre = 0.0 if recipe.preconditioning == "scaled" else mean  # NCSNv2's network centres pixels itself
+        model = recipe.build(centre, std, network=network, autocast=machine.autocast_of(precision)).to(device)
+        rates = {"muon_rate": settings.muon_rate, "adam_rate": settings.adam_rate}
+        state = State(model, muon_and_adam(model, **rates, products=products), generator=draws)
         record.begin(state, recipe, part)
         return state
 
-    state = begun(recipe, network)
-    guide = None if smaller is None else begun(smaller, part="guide")
-    record.clock.lap("start-up")
+    state, guide = begun(recipe, network), None if smaller is None else begun(smaller, part="guide")
     if rules.compiles(settings):
-        compile_network(state, recipe.shape, say=record.group.leads)
-        record.clock.lap("compiling")
+        record.compile(state, [torch.zeros(size, *recipe.shape, device=device) for size in draws.sizes])
     if settings.steps is None:
         record.threads = machine.Threads()  # by steps their number stays, for then the result is the same to the byte
-        record.follow()
+    run = Run(
+        score=state.average,
+        recipe=recipe,
+        guide=None if guide is None else guide.average,
+        device=device,
+        folder=record.folder,
+        experiment="images",
+        settings=storage.plain(asdict(settings)),
+        origin=record.origin,
+    )
     chooses = record.group.leads and settings.guidance == "chosen" and (smaller is not None or recipe.classes > 0)
     held_out = coarse(pictures.validation)
     features = guidance.suited(pictures, device, thorough=rules.thorough(settings, device)) if chooses else None
-    trials, seconds = 0, 0.0
-    if record.group.leads:
-        trials, seconds = guidance.afterwards(
-            state.average, recipe, settings, held_out, features, draws=record.writes, device=device
-        )
-    elapsed = float(record.group.share(repr(record.clock.passed + seconds).encode()).decode())  # the leading clock's
-    budget, guide_budget = rules.budgets(settings, elapsed, guided=guide is not None)
-    record.clock.lap("start-up")
-
-    def run_of(recipe: Recipe) -> Run:
-        kept = {"minutes": settings.minutes, "steps": settings.steps, "seed": settings.seed, "examples": pictures.n}
-        return Run(
-            score=state.average,
-            recipe=recipe,
-            guide=None if guide is None else guide.average,
-            device=device,
-            folder=record.folder,
-            experiment="fit" if record.folder is None else "images",
-            settings=kept if record.folder is None else storage.plain(asdict(settings)),
-            origin=record.origin,
-        )
-
+    trials, seconds = guidance.afterwards(run, settings, held_out, features, draws=record.writes)
+    passed = float(record.group.share(repr(record.passed + seconds).encode()).decode())  # by the leading clock
+    budget, guide_budget = rules.budgets(settings, passed, guided=guide is not None)
     if guide is not None:
         for _ in record.watch(progress_of(lesson, guide, guide_budget, record), guide, part="guide", what="guide   "):
             pass
     for row in learn(lesson, state, budget, record):
         if record.writes and len(record.rows) % PREVIEW == 0:
-            record.clock.lap("logging")
             with machine.nothing_compiled():
-                x = run_of(recipe).sample(20, seed=settings.seed)
+                x = run.sample(20, seed=settings.seed)
             plots.image_grid(x.cpu(), record.path(f"samples_{row.step:06}.png"))
-            record.clock.lap("previews")
     if record.threads is not None:
         record.threads.release()
     if record.rows and record.group.leads:
         print(verdict(record.rows, pictures.n))
     if chooses and not trials:
         print("guidance 1: there is too little time, or too few held-out images, to choose another")
-    if features is not None and trials:
-        weight = guidance.choose(run_of(recipe), held_out, features, trials, seed=settings.seed)
-        recipe = replace(recipe, sampling=recipe.sampling.but(guidance=weight))
-        record.describe(recipe)
-        record.clock.lap("choosing guidance")
-    return run_of(recipe)
+    if features is None or not trials:
+        return run
+    weight = guidance.choose(run, held_out, features, trials, seed=settings.seed)
+    run = replace(run, recipe=replace(recipe, sampling=recipe.sampling.but(guidance=weight)))
+    record.describe(run.recipe)
+    return run
 
 
 def lesson_of(
-    settings: ResolvedImages,
-    pictures: Pictures,
-    device: torch.device,
-    noise: Proposal,
-    objective: Objective | None,
+    settings: ResolvedImages, pictures: Pictures, noise: Proposal, objective: Objective | None, products: torch.dtype
 ) -> Lesson:
     """What a network learns from images: denoising, at high noise towards the score of the whole training set."""
+    device = machine.choose_device(settings.job.device)
     # Where they would take much of the device's memory, they stay where they are.
     there = pictures.train.nbytes <= machine.memory_of(device) // 4
     train = pictures.train.to(device) if there else pictures.train
@@ -347,7 +337,7 @@ def lesson_of(
         images, every = reals(train), classes
         if settings.flip:
             images, every = torch.cat([images, images.flip(-1)]), None if classes is None else classes.repeat(2)
-        everything = Empirical(images, every, dtype=products(settings, device))
+        everything = Empirical(images, every, dtype=products)
         objective = partial(posterior_dsm, data_score=everything, above=settings.posterior_above)
     return Lesson(
         train=Batch(train, classes),
@@ -361,64 +351,6 @@ def lesson_of(
         flip=settings.flip,
         shards=pictures.shards,
     )
-
-
-def state_of(
-    settings: ResolvedImages,
-    recipe: Recipe,
-    network: nn.Module | None,
-    statistics: tuple[float, float],
-    device: torch.device,
-    group: Group,
-) -> State:
-    """A network of images, untrained, and all that its training changes."""
-    mean, std = statistics
-    centre = 0.0 if recipe.preconditioning == "scaled" else mean  # NCSNv2's network centres pixels itself
-    precision = machine.choose_precision(settings.job.precision, device)
-    machine.allow_tf32(precision != "fp32")
-    model = recipe.build(centre, std, network=network, autocast=machine.autocast_of(precision)).to(device)
-    rates = {"muon_rate": settings.muon_rate, "adam_rate": settings.adam_rate}
-    optimizers = muon_and_adam(model, **rates, products=products(settings, device))
-    return State(model, optimizers, generator=draws_of(settings, device, group))
-
-
-def products(settings: ResolvedImages, device: torch.device) -> torch.dtype:
-    """What large products beside the network are in: float16's numbers end too early for them."""
-    precision = machine.choose_precision(settings.job.precision, device)
-    return torch.bfloat16 if precision == "bf16" else torch.float32
-
-
-def draws_of(settings: ResolvedImages, device: torch.device, group: Group) -> Draws:
-    """The random numbers of a process' share of every batch.  Raises ValueError if there are too many shares."""
-    turns, who = settings.accumulate, {"rank": group.rank, "processes": group.size}
-    return Draws(settings.seed, settings.batch_size, device=device, turns=turns, **who)
-
-
-def check_memory(settings: ResolvedImages, recipe: Recipe, device: torch.device, group: Group) -> None:
-    """Raises ValueError if a batch does not fit into the device, or cannot be cut; and if nothing could be sampled."""
-    precision = machine.choose_precision(settings.job.precision, device)
-    if machine.emulated(precision, device):
-        print(f"precision {precision}: this processor emulates it, many times slower than fp32")
-    recipe.sampling.but(sampler="annealed")  # which draws some samples, too
-    sizes = [draws_of(settings, device, replace(group, rank=rank)).sizes for rank in range(group.size)]
-    size = max(map(max, sizes))
-    machine.check_memory(recipe.memory(size, learning=True), device, f"this network with {size} images at a time")
-
-
-def compile_network(state: State, shape: tuple[int, ...], *, say: bool) -> None:
-    """Compile a network for every number of images that training shows it; tells the user how long that takes."""
-    assert isinstance(state.generator, Draws)
-    device = state.generator.device
-    examples = [torch.zeros(size, *shape, device=device) for size in state.generator.sizes]
-
-    def trial() -> Tensor:
-        values = [state.model(x, torch.ones(len(x), device=device)).sum() for x in examples]
-        return torch.stack(values).sum()
-
-    if say:
-        print("compiling the network: up to a minute the first time, then seconds", file=sys.stderr)
-    if reason := machine.compile_network(state.model.network, trial):
-        print(f"going on without torch.compile, about 1.5 times slower: {reason}", file=sys.stderr)
 
 
 def progress_of(lesson: Lesson, state: State, budget: Budget, record: Record) -> Iterator[Progress]:
@@ -449,9 +381,7 @@ def learn(lesson: Lesson, state: State, budget: Budget, record: Record) -> Itera
         if p.fraction < min(1.0, (done + 1) / lesson.rows):
             continue
         done += 1
-        record.clock.lap("logging")
         losses, sigmas = lesson.losses(state.average)
-        record.clock.lap("validation")
         mean, bands = tally.close()
         row = Row(
             step=p.step,
@@ -468,4 +398,4 @@ def learn(lesson: Lesson, state: State, budget: Budget, record: Record) -> Itera
         yield row
     if record.rows and left(record.rows, lesson.slack) is not record.rows[-1]:
         state.average.load_state_dict(best.state_dict())
-        record.write_model(state)
+        record.save(state, weights_only=True)

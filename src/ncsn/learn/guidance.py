@@ -22,7 +22,6 @@ from ncsn.recipe import Label, Recipe
 from ncsn.run import Run
 from ncsn.samplers import GUIDED
 from ncsn.sampling import Sampling
-from ncsn.score import Score
 from ncsn.validation import GuideName
 
 WEIGHTS: dict[GuideName, tuple[float, ...]] = {  # that are offered, smallest first
@@ -67,14 +66,7 @@ def suited(pictures: Pictures, device: torch.device, *, thorough: bool) -> Featu
 
 
 def afterwards(
-    score: Score,
-    recipe: Recipe,
-    settings: Images,
-    held_out: UInt8[Tensor, "v c h w"],
-    features: Features | None,
-    *,
-    draws: bool,
-    device: torch.device,
+    run: Run, settings: Images, held_out: UInt8[Tensor, "v c h w"], features: Features | None, *, draws: bool
 ) -> tuple[int, float]:
     """How many samples at each weight there is time for, and the seconds that all that follows training takes.
 
@@ -84,22 +76,22 @@ def afterwards(
     if settings.minutes is None:
         most = min(TRIALS_BY_STEPS, most)
         return most if most >= FEWEST_TRIALS else 0, 0.0
-    example = torch.zeros(FEWEST_TRIALS, *recipe.shape, device=device)
-    evaluation = seconds_of(lambda: score(example, 1.0), device) / len(example)
-    each = evaluations(recipe) * evaluation
+    sampling = run.recipe.sampling
+    example = torch.zeros(FEWEST_TRIALS, *run.recipe.shape, device=run.device)
+    evaluation = seconds_of(lambda: run.score(example, 1.0), run.device) / len(example)
+    each = evaluations(run.recipe) * evaluation
     if features is not None and features.embed is not None:
         shown = held_out[:20]
-        seen = COMPARED + 1 + len(WEIGHTS[recipe.sampling.guide])
-        each += seen * seconds_of(lambda: features(shown), device) / len(shown)
+        seen = COMPARED + 1 + len(WEIGHTS[sampling.guide])
+        each += seen * seconds_of(lambda: features(shown), run.device) / len(shown)
     trials = min(most, int(60 * settings.minutes * TRIALS_SHARE / each))
     trials = trials if trials >= FEWEST_TRIALS else 0
-    seconds = trials * each
-    if draws:
-        annealed = recipe.sampling.but(sampler="annealed").nfe * evaluation
-        previews = 60
-        seconds += DRAWING + (settings.samples + previews) * recipe.sampling.guided_nfe * evaluation
-        seconds += rules.annealed_samples(settings, annealed) * annealed
-    return trials, seconds
+    if not draws:
+        return trials, trials * each
+    annealed = sampling.but(sampler="annealed").nfe * evaluation
+    previews = 60
+    drawing = (settings.samples + previews) * sampling.guided_nfe * evaluation
+    return trials, trials * each + DRAWING + drawing + rules.annealed_samples(settings, annealed) * annealed
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:

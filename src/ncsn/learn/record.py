@@ -28,9 +28,8 @@ from ncsn.distributed import ALONE, Group
 from ncsn.drawn import Drawn
 from ncsn.files import append
 from ncsn.learn import rules
-from ncsn.learn.settings import Images, Job, ResolvedImages, Toy, given_ones, recalled
-from ncsn.machine import Threads
-from ncsn.progress import Clock, refresh_interval
+from ncsn.learn.settings import ImageJob, Images, Job, ResolvedImages, Toy, given_ones, recalled
+from ncsn.progress import refresh_interval
 from ncsn.recipe import Recipe
 from ncsn.training import STOPS, NonFiniteLossError, Progress, State, Stopped
 from ncsn.validation import validated
@@ -130,7 +129,7 @@ def deferred(received: list[int]) -> Iterator[None]:
 
 
 class Record:
-    """A training's folder, or none; its rows, its clock, its signals, and the processes that share it.
+    """A training's folder, or none; its rows, its signals, and the processes that share it.
 
     ``folder``: a run's, which ``claim`` makes this process' own; None keeps everything in memory.
     ``settings``, ``origin``: what config.json says of them.  ``group``: the processes; the leading one writes.
@@ -144,48 +143,62 @@ class Record:
         group: Group = ALONE,
     ) -> None:
         self.folder, self.settings, self.origin, self.group = folder, settings, origin, group
+        self.began = time.perf_counter()
         self.rows: list[Row] = []
         self.signals: list[int] = []
-        self.clock = Clock()
-        self.threads: Threads | None = None
+        self.threads: machine.Threads | None = None
+        self.state: State | None = None
         self.lock: FileLock | None = None
         self.board: Any = None
-        self.state: State | None = None
 
     @property
     def writes(self) -> bool:
         """Whether this process writes into a folder."""
         return self.folder is not None and self.group.leads
 
+    @property
+    def passed(self) -> float:
+        """Seconds since the beginning."""
+        return time.perf_counter() - self.began
+
+    def path(self, *names: str) -> Path:
+        """Where a file of the run goes."""
+        assert self.folder is not None
+        return self.folder.joinpath(*names)
+
     def claim(self, job: Job, pictures: tuple[str, ...]) -> None:
         """Make the folder this process' own, and create it.
 
         ``pictures``: what is written there beside the run.
-        Raises ValueError if another run is there, or another process writes there.
+        Raises ValueError if another run is there, or another process writes there, or TensorBoard is missing.
         """
-        if self.folder is None or not self.group.leads:
+        if not self.writes:
             return
-        begun = storage.begun(self.folder)
-        if job.resume and not begun:
+        if job.resume and not storage.begun(self.path()):
             print(f"{self.folder} holds no run to resume: it begins")
-        self.lock = storage.claim(self.folder, overwrite=job.overwrite, resume=job.resume, pictures=pictures)
-        if job.resume and storage.begun(self.folder) != begun:
-            raise ValueError(f"{self.folder} was begun by another process just now; --resume again goes on from it")
+        tensorboard = isinstance(job, ImageJob) and job.tensorboard
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ValueError(f"--tensorboard needs TensorBoard ({error}); `pip install tensorboard`") from error
+        self.lock = storage.claim(self.path(), overwrite=job.overwrite, resume=job.resume, pictures=pictures)
+        if tensorboard:
+            self.board = SummaryWriter(self.folder)
 
     def describe(self, recipe: Recipe, part: str = "") -> None:
         """Write config.json of the run, or of a ``part`` of it: its guide."""
         if self.writes:
-            assert self.folder is not None
             assert self.settings is not None
             experiment = "images" if isinstance(self.settings, Images) else "toy"
             settings = storage.plain(asdict(self.settings))
-            storage.write_config(self.folder / part, experiment, settings, recipe, self.origin)
+            storage.write_config(self.path(part), experiment, settings, recipe, self.origin)
 
     def begin(self, state: State, recipe: Recipe, part: str = "") -> None:
         """Bring the state to where the run in the folder left it; from the first step on there is a checkpoint."""
         if self.folder is None:
             return
-        checkpoint = self.folder / part / storage.CHECKPOINT
+        checkpoint = self.path(part, storage.CHECKPOINT)
         if not self.group.leads:
             with tempfile.TemporaryDirectory() as place:  # the folder may be on another machine
                 copy = Path(place) / checkpoint.name
@@ -200,29 +213,34 @@ class Record:
             state.save(checkpoint)
         if self.group.size > 1:
             self.group.share(checkpoint.read_bytes())
-        path = self.folder / "metrics.jsonl"
-        if not part and path.exists():
-            self.rows = storage.trim_rows(path, state.step, lambda row: validated(Row, row, str(path)))
+        rows = self.path("metrics.jsonl")
+        if not part and rows.exists():
+            self.rows = storage.trim_rows(rows, state.step, lambda row: validated(Row, row, str(rows)))
 
-    def save(self, state: State, part: str = "") -> None:
+    def compile(self, state: State, examples: list[Tensor]) -> None:
+        """Compile a network for batches like ``examples``; the user is told how long that takes."""
+        if self.group.leads:
+            print("compiling the network: up to a minute the first time, then seconds", file=sys.stderr)
+
+        def trial() -> Tensor:
+            values = [state.model(x, torch.ones(len(x), device=x.device)).sum() for x in examples]
+            return torch.stack(values).sum()
+
+        if reason := machine.compile_network(state.model.network, trial):
+            print(f"going on without torch.compile, about 1.5 times slower: {reason}", file=sys.stderr)
+
+    def save(self, state: State, part: str = "", *, weights_only: bool = False) -> None:
         """Write a checkpoint and the averaged weights, if there is a folder."""
+        if self.writes and not weights_only:
+            state.save(self.path(part, storage.CHECKPOINT))
         if self.writes:
-            assert self.folder is not None
-            state.save(self.folder / part / storage.CHECKPOINT)
-        self.write_model(state, part)
-
-    def write_model(self, state: State, part: str = "") -> None:
-        """Write the averaged weights, if there is a folder."""
-        if self.writes:
-            assert self.folder is not None
-            storage.write_model(self.folder / part, state.average)
+            storage.write_model(self.path(part), state.average)
 
     def write(self, row: Row) -> None:
         """Keep a row, and write it down."""
         self.rows.append(row)
         if self.writes:
-            assert self.folder is not None
-            append(self.folder / "metrics.jsonl", json.dumps(asdict(row)))
+            append(self.path("metrics.jsonl"), json.dumps(asdict(row)))
         if self.board is not None:
             self.board.add_scalars("loss", {"training": row.loss, "validation": row.validation_loss}, row.step)
 
@@ -237,7 +255,7 @@ class Record:
         """
         bar_format = what + " {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
         saved, smooth, stop = time.monotonic(), 0.0, 0
-        checkpoint = self.folder / part / storage.CHECKPOINT if self.folder else None
+        checkpoint = self.path(part, storage.CHECKPOINT) if self.folder else None
         brief: dict[str, Any] = {} if self.folder else {"delay": 1, "leave": False}
         # miniters: what a run that goes on has behind it is no measure of what comes between two looks.
         with (
@@ -248,7 +266,6 @@ class Record:
             self.state = state
             try:
                 for number, p in enumerate(progress):
-                    self.clock.lap(what.strip())
                     loss = p.losses.mean().item()
                     smooth = 0.95 * smooth + 0.05 * loss if smooth else loss
                     bar.set_postfix_str(
@@ -259,18 +276,15 @@ class Record:
                     bar.update(min(p.fraction, 1.0) - bar.n)
                     yield p
                     self.follow()
-                    self.clock.lap("logging")
                     stop = p.stop
                     if stop:
                         break
                     if time.monotonic() - saved > SAVE_EVERY:
                         self.save(state, part)
                         saved = time.monotonic()
-                        self.clock.lap("checkpoints")
                 else:
                     stop = self.signals[0] if self.signals and self.group.size == 1 else 0  # during the last step
                 self.save(state, part)
-                self.clock.lap("checkpoints")
             except NonFiniteLossError as error:
                 there = checkpoint is not None and checkpoint.exists()
                 left = f"the last good checkpoint is {checkpoint}" if there else "there is no checkpoint yet"
@@ -283,11 +297,6 @@ class Record:
         """Let the number of threads follow the load of the machine; the user is told when it falls, above the bar."""
         if self.threads is not None and (line := self.threads.follow()) and self.group.leads:
             tqdm.write(line, file=sys.stderr)
-
-    def path(self, name: str) -> Path:
-        """Where a file of the run goes."""
-        assert self.folder is not None
-        return self.folder / name
 
     def affordable(self, drawn: Drawn) -> int:
         """How many samples by annealed Langevin dynamics there is time for, after those ``drawn``."""
@@ -312,8 +321,7 @@ class Record:
             "guide_nfe": drawn.guide_nfe,
             "annealed_seconds": annealed.seconds,
             "annealed_nfe": annealed.nfe,
-            "seconds": self.clock.passed,
-            "seconds_of": self.clock.seconds,
+            "seconds": self.passed,
         }
         storage.write_json(self.path("metrics.json"), known)
         if state.step < FEW_STEPS:
