@@ -33,10 +33,10 @@ def arrays(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def pictures(*, labels: bool = True, n: int = 300, held_out: int = 90) -> Pictures:
     """The same as a data set, whose three parts differ."""
     images, classes = (torch.from_numpy(array) for array in arrays(n + 2 * held_out))
-    parts = torch.split(images[:, None], [n, held_out, held_out])
+    train, validation, test = torch.split(images[:, None], [n, held_out, held_out])
     known = torch.split(classes, [n, held_out, held_out])
     named = Labels(train=known[0], validation=known[1], test=known[2], names=("a", "b", "c"))
-    return Pictures(*parts, named if labels else None)
+    return Pictures(train, validation, test, named if labels else None)
 
 
 @dataclass

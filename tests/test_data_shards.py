@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ncsn.learn.images import resolve
 from PIL import Image
 from processes import PROGRAM, done, same
 from webdataset import TarWriter
@@ -24,7 +25,6 @@ from ncsn.data.origin import Origin
 from ncsn.data.shards import index_of
 from ncsn.evaluation.features import PIXELS
 from ncsn.evaluation.ruler import Ruler
-from ncsn.learn.images import resolve
 from ncsn.learn.settings import Images as Settings
 from ncsn.objectives import Batch
 from ncsn.rng import Draws

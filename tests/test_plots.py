@@ -2,11 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ncsn.learn.journal import Row
 from PIL import Image
 
 from ncsn import plots
 from ncsn.distributions import Ring
-from ncsn.learn.journal import Row
 from ncsn.samplers import Step
 
 

@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,9 @@ from torch import Tensor
 import ncsn
 from ncsn import storage
 from ncsn.data import batches
-from ncsn.learn import record as records
-from ncsn.learn.record import Record, Row, left, opened, verdict
+from ncsn.learn import rules
+from ncsn.learn.fit import lesson_of
+from ncsn.learn.record import BAND_NAMES, Record, Row, left, opened, verdict
 from ncsn.learn.settings import ImageJob
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP
@@ -60,9 +62,7 @@ def test_held_out_losses_are_those_of_held_out_images() -> None:
     grey, mean, std = 200, 0.2, 0.3
     model = ScoreModel(torch.nn.Identity(), mean, std)
     model.network.forward = lambda x, c: torch.zeros_like(x)
-    settings = records.rules.resolve(tiny(), pictures(), torch.device("cpu"))
-    from ncsn.learn.fit import lesson_of
-
+    settings = rules.resolve(tiny(), pictures(), torch.device("cpu"))
     lesson = lesson_of(settings, pictures(labels=False), LogUniform(10.0, 0.01), None, torch.float32)
     images = torch.full((7, 1, 8, 8), grey, dtype=torch.uint8)
     lesson = replace(lesson, held_out=Batch(images))
@@ -103,7 +103,7 @@ def test_every_half_minute_a_checkpoint_is_written(
     """By a clock that moves on by so many seconds a step."""
     state, progress = training(14)
     now, saved = 0.0, []
-    monkeypatch.setattr(records.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     for p in Record(tmp_path).watch(progress, state):
         now += seconds
         if (tmp_path / "checkpoint.pt").exists() and step_of(tmp_path) == p.step - 1:
@@ -139,7 +139,7 @@ def test_a_later_signal_ends_a_step_that_hangs_and_keeps_the_last_checkpoint(
 
     def hanging() -> Iterator[Progress]:
         nonlocal now
-        monkeypatch.setattr(records.time, "monotonic", lambda: now)
+        monkeypatch.setattr(time, "monotonic", lambda: now)
         signal.raise_signal(signal.SIGTERM)
         now += 3
         signal.raise_signal(signal.SIGINT)
@@ -179,7 +179,7 @@ def test_a_run_says_what_it_learned_and_what_that_took(trained: Path) -> None:
     numbers = json.loads((folder / "metrics.json").read_text())
     assert rows[-1] | {"seconds": 0} == {name: numbers[name] for name in rows[-1]} | {"seconds": 0}
     assert [row["step"] for row in rows] == [2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
-    assert len(rows[0]["validation_bands"]) == len(records.BAND_NAMES)
+    assert len(rows[0]["validation_bands"]) == len(BAND_NAMES)
     assert (numbers["images_seen"], numbers["samples"], numbers["guidance"]) == (12 * 16, 6, 1.0)
     assert 0 < numbers["training_seconds"] < numbers["seconds"]
     run = ncsn.load(folder, device="cpu")

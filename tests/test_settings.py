@@ -91,7 +91,7 @@ HEARD: list[tuple[str, Any, dict[str, Any], Read, object]] = [
     ("noise", "auto", {}, sampling("sigma_max"), None),
     ("sigma_max", 2.5, {}, sampling("sigma_max"), 2.5),
     ("sigma_min", 0.02, {}, sampling("sigma_min"), 0.02),
-    ("proposal", "geometric", {}, lambda x: len(sigmas(x).unique()), 5),
+    ("proposal", "geometric", {}, lambda x: len(set(sigmas(x).tolist())), 5),
     ("proposal", "loguniform", {"sigma_max": 9.0}, lambda x: float((sigmas(x) > 2).float().mean()) > 0.1, True),
     ("log_sigma_mean", 0.0, {}, lambda x: float(sigmas(x).median()) > 0.8, True),
     ("log_sigma_std", 0.1, {}, lambda x: float(sigmas(x).log().std()) < 0.2, True),
