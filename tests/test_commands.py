@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import ncsn
 from ncsn import data, evaluation, plots
 from ncsn.cli import main as cli
-from ncsn.cli.evaluate import Evaluate
+from ncsn.cli.measure import Evaluate
 from ncsn.networks.classifier import Classifier
 from ncsn.pixels import centres, dequantize, quantize
 from ncsn.plots.tiles import tile
