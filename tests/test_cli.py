@@ -207,7 +207,7 @@ def test_mistakes_are_one_line_that_names_them(run: Path, tmp_path: Path, capsys
     assert "invalid choice 'hmc'" in one_line(capsys, "sample", str(run), "--sampler", "hmc")
     assert "n is 0" in one_line(capsys, "sample", str(run), "-n", "0")
     assert "'many'" in one_line(capsys, "sample", str(run), "-n", "many")
-    assert "allowed: .png, .gif, .npz, .npy, .zarr and none for a folder" in one_line(
+    assert "allowed: .png, .gif, .npz, .npy, none for a folder" in one_line(
         capsys, "sample", str(run), "--out", "x.jpg"
     )
     assert "--foo" in one_line(capsys, "sample", str(run), "--foo")
