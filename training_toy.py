@@ -62,10 +62,9 @@ def main(given: Toy) -> None:
 
     # Sampling: Langevin dynamics on the smallest noise level, and annealed down the ladder with as many steps.
     if settings.view in ("samples", "both"):
-        compared = compare_samplers(run, truth, settings, drawing.draw)
-        plots.scatter_panels(compared.panels, record.path("samples.png"), view=VIEW)
-        plots.trajectories(compared.way, record.path("trajectories.gif"), view=VIEW)
-        numbers["samplers"] = compared.numbers
+        panels, way, numbers["samplers"] = compare_samplers(run, truth, settings, drawing.draw)
+        plots.scatter_panels(panels, record.path("samples.png"), view=VIEW)
+        plots.trajectories(way, record.path("trajectories.gif"), view=VIEW)
 
     write_json(record.path("metrics.json"), numbers | {"seconds": record.passed})
     written = sorted(path.name for path in record.path("").iterdir() if path.suffix in (".png", ".gif", ".json"))

@@ -54,7 +54,7 @@ def test_a_verdict_is_drawn_from_held_out_losses(losses: list[float], each: int,
     assert says in said
     assert ("falls no more" in said) == (says == "falls no more")
     assert left(rows, 0.01).step == each * (3 if losses is RISING else 10)
-    assert f"at step {each * best}" in said
+    assert f"at step {each * best:,}" in said
 
 
 def test_held_out_losses_are_those_of_held_out_images() -> None:

@@ -121,14 +121,8 @@ def fit(
     Raises ValueError for data that has no density to learn: another shape, fewer than ten examples, a constant column,
     numbers that are not finite; and for two budgets, or a sampler that is not known.
     """
-    given: dict[str, Any] = {
-        "minutes": minutes,
-        "steps": steps,
-        "sampler": sampler,
-        "batch_size": batch_size,
-        "seed": seed,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
+    options = {"minutes": minutes, "steps": steps, "sampler": sampler, "batch_size": batch_size, "seed": seed}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if {"minutes", "steps"} <= given.keys():
         raise ValueError(f"minutes is {minutes} and steps is {steps}; at most one is allowed")
     record = Record() if record is None else record
@@ -136,14 +130,15 @@ def fit(
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         x = data if isinstance(data, Pictures) else checked(data)
         if isinstance(x, Tensor) and x.ndim == 2:
-            if labels is not None or settings is not None:
-                raise ValueError("labels and settings are for images; only their networks can be told classes")
+            if labels is not None or settings is not None or record.folder is not None:
+                raise ValueError("labels, settings and record are for images; run.save(FOLDER) keeps what points gave")
             return fit_points(x, machine.choose_device(device), network, objective, noise, record, **given)
         if {"minutes", "steps"} & given.keys():
             given = {"minutes": None, "steps": None} | given
-        chosen = Images(job=ImageJob(device=device)) if settings is None else settings
-        chosen = replace(chosen, **given)
+        chosen = replace(settings or Images(job=ImageJob(device=device)), **given)
         pictures = parted(x, labels, chosen.seed) if isinstance(x, Tensor) else x
+        if record.folder is None:  # which says where images are, and else their name is known at most
+            chosen = replace(chosen, dataset=pictures.name)
         return fit_images(pictures, chosen, network, recipes, objective, noise, record)
 
 
@@ -250,6 +245,7 @@ def fit_images(
         known = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
         given = replace(given, **known)
     settings = rules.resolve(given, pictures, device)
+    record.settings = record.settings or settings
     recipe, smaller = recipes or rules.recipes(settings, pictures, network)
     # Large products beside the network are in 16 bits, too; float16's numbers end too early for them.
     products = torch.bfloat16 if precision == "bf16" else torch.float32

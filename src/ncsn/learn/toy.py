@@ -1,7 +1,7 @@
 """What training_toy.py needs beside the package's own parts: settings that follow from points, and a comparison."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -83,23 +83,17 @@ def recipe_of_toy(settings: ResolvedToy, device: torch.device) -> Recipe:
     return recipe
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Samples of the same start by two samplers, with learned and with exact scores, and their numbers.
-
-    ``panels``: rows of the data, the start, and what each sampler made of it, under their titles.
-    ``way``: annealing with the learned score.
-    """
-
-    panels: list[list[tuple[str, Float[Tensor, "n 2"]]]]
-    way: list[tuple[str, Float[Tensor, "shown 2"]]]
-    numbers: dict[str, object]
+Panel = tuple[str, Float[Tensor, "n 2"]]
+"""A picture's title, and the points in it."""
 
 
-def compare_samplers(run: Run, truth: Distribution, settings: ResolvedToy, draw: Callable[..., Drawn]) -> Comparison:
-    """Langevin dynamics and its annealed descendant from the same start, with as many steps.
+def compare_samplers(
+    run: Run, truth: Distribution, settings: ResolvedToy, draw: Callable[..., Drawn]
+) -> tuple[list[list[Panel]], list[Panel], dict[str, object]]:
+    """Langevin dynamics and its annealed descendant from the same start, with as many steps, and both scores.
 
-    ``draw``: how a run is sampled, ``drawing.draw``.
+    ``draw``: how a run is sampled, ``drawing.draw``.  Returns rows of panels: the data or the start, and what each
+    sampler made of it; annealing with the learned score on its way; and the numbers.
     """
     generator = torch.Generator(run.device).manual_seed(settings.seed + 1)
     data, *others = (truth.sample(settings.samples, generator=generator) for _ in range(6))
@@ -135,7 +129,7 @@ def compare_samplers(run: Run, truth: Distribution, settings: ResolvedToy, draw:
             if few_modes(truth):
                 result["modes"] = metrics.mode_statistics(drawn.samples, truth)
             numbers[f"{sampler}_{kind}"] = result
-    return Comparison(panels=panels, way=way, numbers=numbers)
+    return panels, way, numbers
 
 
 def few_modes(truth: Distribution) -> TypeGuard[GaussianMixture]:
@@ -143,7 +137,7 @@ def few_modes(truth: Distribution) -> TypeGuard[GaussianMixture]:
     return isinstance(truth, GaussianMixture) and len(truth.means) <= 8
 
 
-def titled(name: str, x: Float[Tensor, "n 2"], truth: Distribution) -> tuple[str, Tensor]:
+def titled(name: str, x: Float[Tensor, "n 2"], truth: Distribution) -> Panel:
     """A panel under its name, and under the modes' weights if there are modes."""
     if not few_modes(truth):
         return name, x
