@@ -55,11 +55,6 @@ ANNEALED = 20  # samples by annealed Langevin dynamics at most
 ANNEALED_SHARE = 1 / 30  # of the budget, for them
 
 
-def classes(labels: Labels | None) -> bool:
-    """Whether to learn the score of each class: there are two at least, of some images each on average."""
-    return labels is not None and 2 * PER_CLASS <= PER_CLASS * len(labels.names) <= int(labels.counts.sum())
-
-
 def leading_std(data: Float[Tensor, "n d"], *, iterations: int = 30) -> float:
     """The largest standard deviation of the data in any direction, by power iteration; from below."""
     centred = data - data.mean(0)
@@ -227,11 +222,6 @@ def seen(shape: tuple[int, int, int], width: int, speed: float, seconds: float |
     return float(speed * (600 if seconds is None else seconds) / cost)
 
 
-def batch_size(expected: float) -> int:
-    """Large batches for those who see many images; of half the size for others, who need the steps."""
-    return BATCHES[0] if expected >= STEPS * BATCHES[0] else BATCHES[1]
-
-
 def resolve(settings: Images, pictures: Pictures, device: torch.device) -> ResolvedImages:
     """The settings with a value for whatever was not given, from the data, the budget and the machine.
 
@@ -304,10 +294,12 @@ def tells_apart(settings: Images, labels: Labels | None) -> bool:
     """Whether the score of each class is learned: asked for, possible, and worth it; says why not."""
     if not settings.classes or labels is None:
         return False
-    if settings.network == "unet" and classes(labels):
+    images = int(labels.counts.sum())
+    enough = 2 * PER_CLASS <= PER_CLASS * len(labels.names) <= images
+    if settings.network == "unet" and enough:
         return True
     why = "only unet can" if settings.network != "unet" else f"two of {PER_CLASS} images each are needed"
-    print(f"{len(labels.names)} classes, {int(labels.counts.sum()):,} training images: not told apart, {why}")
+    print(f"{len(labels.names)} classes, {images:,} training images: not told apart, {why}")
     return False
 
 
@@ -317,8 +309,9 @@ def shape_of(settings: Images, facts: Facts, device: torch.device) -> tuple[tupl
     rate = speed(device)
     suited = channels(facts.shape, rate, seconds) if settings.network == "unet" else (64,)
     widths = settings.channels or suited
-    size = settings.batch_size or batch_size(seen(facts.shape, widths[0], rate, seconds))
-    size = min(size, facts.n)
+    # Large batches for those who see many images; half as large for others, who need the steps.
+    many = seen(facts.shape, widths[0], rate, seconds) >= STEPS * BATCHES[0]
+    size = min(settings.batch_size or BATCHES[0 if many else 1], facts.n)
     if settings.network == "unet" and settings.channels is None and widths[0] < WIDTHS[0]:
         print(
             f"--channels {' '.join(map(str, widths))} --batch-size {size}: a wider network would see too few images "
