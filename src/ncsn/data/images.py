@@ -1,26 +1,33 @@
-"""Image data sets as tensors: three parts, classes, and what was done to the files that they come from.
+"""Image data sets as tensors: three parts, classes, what was done to the files that they come from; and batches.
 
-Batches are index operations, never a loop over images; nothing here copies all pixels, which may be a file's.
+Batches are index operations, never a loop over images; nothing here copies all pixels.
 """
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
 from ncsn import machine
-from ncsn.data.shards import Shards
+from ncsn.data.files import IMAGE_SUFFIXES, Picture, Source, Split, fitted, pictures, reason
+from ncsn.data.pixels import BYTES, Depth, dequantize
+from ncsn.data.reading import Reading, short_name
 from ncsn.draws import Draws, rand, randint
 from ncsn.objectives import Batch
-from ncsn.pixels import BYTES, Depth, dequantize
 
 CHUNK = 2**24  # bytes that are looked at together
 KINDS = {1: "grey", 3: "RGB"}
+FEWEST = 10  # images
+USUAL = 0.9  # the share of images that make their size the one that others are fitted to
+EXACT = 2**24  # up to which float32 has every integer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +38,25 @@ class Labels:
     validation: Int64[Tensor, "v"]
     test: Int64[Tensor, "t"]
     names: tuple[str, ...]
-    counted: Int64[Tensor, "k"] | None = None
-    """How many training images each class has, where ``train`` is about some of them."""
 
     @property
     def counts(self) -> Int64[Tensor, "k"]:
         """How many training images each class has."""
-        return self.train.bincount(minlength=len(self.names)) if self.counted is None else self.counted
+        return self.train.bincount(minlength=len(self.names))
 
     @property
     def shares(self) -> dict[str, float]:
         """How much of the training images each class is."""
         counts = self.counts.double()
         return dict(zip(self.names, (counts / counts.sum()).tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Where training images are that are more than a disk holds, and how they become pixels."""
+
+    paths: tuple[Path, ...]
+    reading: Reading
 
 
 @dataclass(frozen=True)
@@ -67,8 +80,8 @@ class Images:
 
     @property
     def n(self) -> int:
-        """How many training images there are."""
-        return len(self.train) if self.shards is None else len(self.shards)
+        """How many training images there are; of those in shards, how many are looked at."""
+        return len(self.train)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -144,3 +157,142 @@ def varied(chosen: Shaped[Tensor, "b *d"], flip: bool, generator: torch.Generato
         mirrored = rand((len(chosen),), generator, chosen.device) < 0.5
         chosen = torch.where(mirrored.view(-1, *[1] * (chosen.ndim - 1)), chosen.flip(-1), chosen)
     return dequantize(chosen, generator=generator) if chosen.dtype == torch.uint8 else chosen
+
+
+def gathered(source: Source, reading: Reading) -> Images:
+    """The images of a source.
+
+    Raises ValueError if there are fewer than ten, if more are broken than allowed, if their sizes differ without one
+    being asked for, if their numbers have no scale in common, or if they take more than a third of the memory.
+    """
+    found: dict[int, Picture] = {}
+    broken: list[str] = []
+    used, limit = 0, machine.memory() // 3
+    for i, one in pictures(source.items, reading, reading.pixels()):
+        if isinstance(one, Exception):
+            broken.append(f"{source.items[i].name} ({reason(one)})")
+            continue
+        found[i], used = one, used + one.pixels.nbytes
+        if used > limit:
+            raise ValueError(f"{source.name} takes more than {limit:,} bytes; give a smaller --size, or put it into shards")
+    if len(broken) > reading.max_broken:
+        raise ValueError(
+            f"{len(broken)} of {len(source.items)} images cannot be read, of which --max-broken allows "
+            f"{reading.max_broken}: {', '.join(sorted(broken))}"
+        )
+    if len(found) < FEWEST:
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise ValueError(f"{source.name} holds {len(found)} images; at least {FEWEST} ({kinds}) are needed")
+    size = reading.pixels() or common_size(list(found.values()))
+    found = {i: fitted(one, size, reading) for i, one in found.items()}
+    order, held, drawn = split(source, sorted(found))
+    pixels, depth, notes = stacked([found[i] for i in order], reading)
+    said = [*source.said, *drawn, *notes]
+    if broken:
+        said.append(f"broken left out: {len(broken)} of {len(source.items)}: {', '.join(sorted(broken)[:10])}")
+    parts = torch.from_numpy(pixels).split(held)
+    labels = None
+    if source.classes is not None:
+        classes = torch.from_numpy(source.classes[order]).split(held)
+        labels = Labels(train=classes[2], validation=classes[0], test=classes[1], names=source.names)
+    return Images(parts[2], parts[0], parts[1], labels, short_name(source.name), depth, tuple(said))
+
+
+def common_size(found: Sequence[Picture]) -> tuple[int, int]:
+    """The size that nine tenths of the images have.  Raises ValueError if there is none."""
+    sizes = Counter(one.pixels.shape[:2] for one in found)
+    size, count = sizes.most_common(1)[0]
+    if count < USUAL * len(found):
+        listed = ", ".join(f"{h} x {w} ({n})" for (h, w), n in sizes.most_common(5))
+        raise ValueError(
+            f"{len(found)} images have {len(sizes)} sizes (height x width), such as {listed}; give --size, such as "
+            f"{size[0]}, to make them one"
+        )
+    return size
+
+
+def split(source: Source, valid: Sequence[int]) -> tuple[list[int], list[int], list[str]]:
+    """The images of validation, testing and training, how many these are, and what is said of parts that are drawn.
+
+    Parts are shuffled, always in the same way; what is missing is a tenth of the training images.
+    Raises ValueError if a part is empty.
+    """
+    parts: dict[Split, list[int]] = {"train": [], "validation": [], "test": []}
+    for i in valid:
+        parts[source.splits[i] or "train"].append(i)
+    for part, members in parts.items():
+        order = torch.randperm(len(members), generator=torch.Generator().manual_seed(0)).tolist()
+        parts[part] = [members[k] for k in order]
+    tenth = len(parts["train"]) // 10
+    drawn: list[Split] = [part for part in ("validation", "test") if not parts[part]]
+    for part in drawn:
+        parts[part], parts["train"] = parts["train"][:tenth], parts["train"][tenth:]
+    if empty := [part for part, members in parts.items() if not members]:
+        raise ValueError(f"{source.name} has no images for {empty[0]}, of {len(valid)} in all")
+    said = [f"{' and '.join(drawn)} drawn: a tenth of the training images"] if drawn and any(source.splits) else []
+    ordered = [parts["validation"], parts["test"], parts["train"]]
+    return [i for part in ordered for i in part], [len(part) for part in ordered], said
+
+
+def stacked(found: Sequence[Picture], reading: Reading) -> tuple[Shaped[np.ndarray, "n c h w"], Depth, list[str]]:
+    """Images of one size as one array, bytes or float32 in [0, 1]; what their numbers are; what was converted.
+
+    Raises ValueError if some are integers and others floats.
+    """
+    deep = [one for one in found if one.dtype != "uint8"]
+    depth = depth_of(deep) if deep else BYTES
+    widest = max(one.pixels.shape[2] for one in found)
+    channels = 1 if all(one.grey for one in found) else widest
+    out = np.empty((len(found), channels, *found[0].pixels.shape[:2]), np.float32 if deep else np.uint8)
+    notes = Counter(note for one in found for note in one.notes)
+    notes["as grey"] = len(found) if channels < widest else 0
+    notes["grey as RGB"] = sum(one.pixels.shape[2] < channels for one in found)
+    notes["bytes / 255"] = len(found) - len(deep) if deep else 0
+    for row, one in zip(out, found, strict=True):
+        row[:] = in_units(one, depth, channels, reading)
+    lines = [f"{note}: {n:,} of {len(found):,} images" for note, n in notes.items() if n]
+    return out, depth, said_of(depth, deep) + lines
+
+
+def in_units(one: Picture, depth: Depth, channels: int, reading: Reading) -> Shaped[np.ndarray, "k h w"]:
+    """The first channels of an image: bytes, or where the data set has more than 8 bits float32 in [0, 1]."""
+    pixels = one.pixels.transpose(2, 0, 1)[:channels]
+    if depth == BYTES:
+        return pixels
+    low, high = (0, 255) if one.dtype == "uint8" else (depth.low, depth.high)
+    pixels = (pixels.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    colour = np.array(reading.colour()[: len(pixels)] if channels == 3 else reading.colour()[:1], np.float32)
+    return np.where(np.isnan(pixels), colour[:, None, None] / 255, pixels)
+
+
+def depth_of(deep: Sequence[Picture]) -> Depth:
+    """What the numbers of images of more than 8 bits are, from their dtypes and their range.
+
+    Integers end at the smallest power of two above the largest, as 12 bits in files of 16 do; floats in [0, 1] are what
+    they are; whatever is negative, or a float above 1, has the data set's range.
+    Raises ValueError if some are integers and others floats.
+    """
+    dtypes = {one.dtype for one in deep}
+    low, high = min(one.low for one in deep), max(one.high for one in deep)
+    dtype = np.result_type(*dtypes)
+    if len({np.dtype(name).kind == "f" for name in dtypes}) > 1:
+        raise ValueError(f"some images are of integers, some of floats ({', '.join(sorted(dtypes))}); one kind is allowed")
+    if dtype.kind == "f":
+        inside = low >= 0 and high <= 1
+        return Depth(dtype.name, 0.0, 1.0) if inside else Depth(dtype.name, low, high if high > low else low + 1)
+    if low < 0:
+        return Depth(dtype.name, low, high + 1)
+    # Pillow has all integers that are not quite 16 bits as int32.
+    name = "uint16" if dtypes <= {"uint16", "int32"} and high < 2**16 else dtype.name
+    return Depth(name, 0.0, float(2 ** int(high).bit_length()))
+
+
+def said_of(depth: Depth, deep: Sequence[Picture]) -> list[str]:
+    """What became of numbers of more than 8 bits, a line each."""
+    if not deep:
+        return []
+    integers, low, high = np.dtype(depth.dtype).kind != "f", depth.low, depth.high
+    lines = [f"{depth.dtype} from {low:g} to {high:g}: these are 0 and 1 now"] if integers or (low, high) != (0, 1) else []
+    if depth.dtype == "float64" or (integers and max(abs(low), abs(high)) > EXACT):
+        lines.append(f"{depth.dtype} as float32: rounded to 24 bits")
+    return lines

@@ -1,159 +1,149 @@
-"""Shards in WebDataset's format: plain tar archives in which an image lies beside what belongs to it.
+"""Data larger than a disk, in WebDataset's format: tar archives in which an image lies beside its class.
 
-They stay where they are, and may be more than any disk here holds.  Where in a shard each image lies is looked up once,
-header by header, and kept in the user's cache; then any image can be read alone, and neighbours together.
+Rules, statistics and comparisons look at the first images of every shard.  Training streams through shards as
+WebDataset advises: each process draws shards at random, again and again, and shuffles what they hold a thousand samples
+at a time.  So an epoch is one on average, and a training that is resumed goes on with other images than it would have.
 """
 
-import hashlib
-import tarfile
-from collections.abc import Iterator
+import json
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import replace
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-import platformdirs
-from jaxtyping import Int64, Shaped
+import torch
+from torch import Tensor
 
-from ncsn.data.options import Reading
-from ncsn.data.reading import FILE_LIMIT, IMAGE_SUFFIXES, reason
-from ncsn.data.sources import stamp_of
-from ncsn.data.tars import Member
-from ncsn.files import atomic
-from ncsn.untrusted import JSON_LIMIT, one_line, parse_json
+from ncsn import machine
+from ncsn.data.files import IMAGE_SUFFIXES, Item, Source, Split, fitted, in_parallel, part_of, picture, reason
+from ncsn.data.images import Images, Shards, gathered, in_units, varied
+from ncsn.data.reading import Reading
+from ncsn.draws import Draws
+from ncsn.objectives import Batch
 
-VERSION = 1  # of what is kept
-INDEXES = 64  # of shards, in memory
+LOOKED_AT = 10_000  # images of each part, as many as are judged
 NAMES = ("label", "cls", "class")  # of a class, in a sample's .json
-LONGEST_NAME = 60  # characters
 
 
-@dataclass(frozen=True, eq=False)
-class Index:
-    """Where the images of a shard lie, in their order: ``spans``, the first byte of each and the one behind its last.
-
-    ``classes``: what the class of each is called, "" if nothing says so.  ``bare``: how many samples have no image.
-    ``stamp``: another text if the shard has changed.
-    """
-
-    spans: Int64[np.ndarray, "n 2"]
-    classes: Shaped[np.ndarray, "n"]
-    bare: int
-    stamp: str
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Shards:
-    """The training images of a data set in shards.
-
-    ``counts``: how many are in each shard.  ``names``: what classes are called, if there are classes.  ``shape``:
-    channels, height and width of what they become, by ``reading``.
-    """
-
-    paths: tuple[Path, ...]
-    counts: Int64[np.ndarray, "k"]
-    names: tuple[str, ...]
-    shape: tuple[int, int, int]
-    reading: Reading
-
-    def __len__(self) -> int:
-        """How many images there are."""
-        return int(self.counts.sum())
-
-
-def found_at(
-    counts: Int64[np.ndarray, "k"], numbers: Int64[np.ndarray, "m"]
-) -> tuple[Int64[np.ndarray, "m"], Int64[np.ndarray, "m"]]:
-    """Of images that are numbered through boxes with so many in each: in which box each is, and where in it."""
-    ends = counts.cumsum()
-    which = np.searchsorted(ends, numbers, side="right")
-    return which, numbers - (ends - counts)[which]
-
-
-def kept_at(path: Path, stamp: str) -> Path:
-    """The file for what was looked up in a shard, in a folder that is there."""
-    known = hashlib.sha256(f"{VERSION} {path.absolute()} {stamp}".encode("utf-8", "surrogateescape"))
-    folder = platformdirs.user_cache_path("ncsn", appauthor=False) / "shards"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{known.hexdigest()[:32]}.npz"
-
-
-@lru_cache(INDEXES)
-def index_of(path: Path) -> Index:
-    """Where the images of a shard lie: as it was looked up before, or now.
-
-    Raises ValueError if it cannot be read, or if it is damaged or compressed.
-    """
+def expanded(pattern: str) -> list[Path]:
+    """The shards that a pattern stands for.  Raises ValueError if some are missing, or the library is."""
     try:
-        stamp = stamp_of(path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({reason(error)})") from error
-    place = kept_at(path, stamp)
-    with suppress(Exception), np.load(place) as kept:  # where it is not there, or damaged, it is made anew
-        return Index(kept["spans"], kept["classes"], int(kept["bare"]), stamp)
-    made = looked_up(path, stamp)
-    with atomic(place) as temporary:
-        np.savez(temporary, spans=made.spans, classes=made.classes, bare=made.bare)
-    return made
-
-
-def looked_up(path: Path, stamp: str) -> Index:
-    """Where the images of a shard lie, by the headers in it.
-
-    Raises ValueError if it is damaged or compressed, or if WebDataset's library, which knows what files are one sample,
-    is missing.
-    """
-    try:
-        from webdataset.tariterators import group_by_keys
+        from webdataset.shardlists import expand_urls
     except ImportError as error:
-        raise ValueError(f"{path} is a shard: pip install 'ncsn[shards]' to read it") from error
-    spans, classes, bare = [], [], 0
-    try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:", tarinfo=Member) as archive:
-            for sample in group_by_keys(members(archive)):
-                images = [span for kind, span in sample.items() if f".{kind}" in IMAGE_SUFFIXES]
-                bare += not images
-                spans += images[:1]
-                classes += [class_of(sample, file)] if images else []
-    except Exception as error:  # of many kinds, by what is broken; the library adds to the arguments of its own
-        why = one_line(error.args[0]) if isinstance(error, ValueError) else reason(error)
-        raise ValueError(f"{path} cannot be read as a shard, an uncompressed tar archive ({why})") from error
-    return Index(np.array(spans, np.int64).reshape(-1, 2), np.array(classes, np.str_), bare, stamp)
+        raise ValueError(f"{pattern} stands for shards: pip install 'ncsn[shards]' to read them") from error
+    paths = [Path(url) for url in expand_urls(pattern)]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise ValueError(f"{pattern} stands for {len(paths):,} shards; {len(missing):,} are missing, such as {missing[0]}")
+    return paths
 
 
-def members(archive: tarfile.TarFile) -> Iterator[dict[str, object]]:
-    """The files of a shard as the library has them, but with where they lie for what is in them."""
-    while (info := archive.next()) is not None:
-        archive.members = []  # type: ignore[attr-defined]  # which it would keep, and nobody needs
-        if info.isreg() and not info.issparse():
-            yield {"fname": info.name, "data": (info.offset_data, info.offset_data + info.size), "__url__": ""}
+def samples(paths: Iterable[Path]) -> Iterator[tuple[str, bytes, str]]:
+    """The images in shards, one after the other: what each is called, its file, and its class, "" if there is none.
+
+    Raises ValueError if a shard cannot be read.
+    """
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    for path in paths:
+        try:
+            with path.open("rb") as stream:
+                for sample in group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}])):
+                    image = next((sample[kind] for kind in sample if f".{kind}" in IMAGE_SUFFIXES), None)
+                    if image is not None:
+                        yield f"{path} {sample['__key__']}", image, class_of(sample)
+        except Exception as error:  # of many kinds, by what is broken
+            raise ValueError(f"{path} cannot be read as a shard ({reason(error)})") from error
 
 
-def class_of(sample: dict[str, Any], file: IO[bytes]) -> str:
+def class_of(sample: dict[str, Any]) -> str:
     """What the class of a sample is called, by its .cls, or its .json; "" if they do not say."""
-    kind = "cls" if "cls" in sample else "json"
-    start, end = sample.get(kind, (0, 0))
-    file.seek(start)
-    try:
-        content = file.read(min(end - start, JSON_LIMIT))
-        found = content.decode().strip() if kind == "cls" else parse_json(content, "the label")
-    except ValueError:  # it is no text
-        return ""
-    if isinstance(found, dict):
-        found = next((found[name] for name in NAMES if name in found), "")
-    return str(found) if isinstance(found, int | str) and len(str(found)) <= LONGEST_NAME else ""
+    with suppress(ValueError):  # it is no text
+        if "cls" in sample:
+            return str(sample["cls"].decode().strip())
+        content = json.loads(sample.get("json", "{}"))
+        return next((str(content[name]) for name in NAMES if name in content), "")
+    return ""
 
 
-def read_span(path: Path, start: int, end: int) -> bytes:
-    """Some bytes of a shard.  Raises ValueError if they cannot be read, or are too many to be an image."""
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            data = file.read(min(end - start, FILE_LIMIT))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({reason(error)})") from error
-    if len(data) < end - start:
-        raise ValueError(f"{path} is shorter than it was, or has an image of more than {FILE_LIMIT:,} bytes")
-    return data
+def load(name: str, paths: Sequence[Path], reading: Reading) -> Images:
+    """The images in shards that are looked at, and where all others for training are.
+
+    A shard is of a part if a word of its name or its folder is train, val or test; the last are held out if none is.
+    Raises ValueError if there are too few, or if images cannot be read as asked or have more than 8 bits.
+    """
+    parts: dict[Split, list[Path]] = {"train": [], "validation": [], "test": []}
+    for path in paths:
+        words = [*re.findall("[a-z]+", path.name.lower()), path.parent.name]
+        parts[next((part for word in words if (part := part_of(word))), "train")].append(path)
+    said = []
+    for part in ("test", "validation"):
+        if not parts[part] and len(parts["train"]) > 1:
+            parts[part] = [parts["train"].pop()]
+            said.append(f"{parts[part][0].name} for {part}: no shard is named so")
+    if not all(parts.values()):
+        raise ValueError(f"{name} stands for {len(paths)} shards; one each for training, validation and testing is needed")
+    items, splits, labels = [], [], []
+    for part, members in parts.items():
+        for path in members:
+            for title, content, label in islice(samples([path]), -(-LOOKED_AT // len(members))):
+                items.append(Item(title, partial(bytes, content), len(items)))
+                splits.append(part)
+                labels.append(label)
+    names = sorted({*labels}, key=lambda word: (int(word) if word.isdecimal() else 0, word))
+    classes = np.array([names.index(label) for label in labels], np.int64) if len(names) > 1 and names[0] else None
+    source = Source(str(Path(name).absolute()), items, splits, classes, tuple(names) if classes is not None else ())
+    images = gathered(source, reading)
+    if images.train.dtype != torch.uint8:
+        raise ValueError(f"{name} holds images of more than 8 bits; images in shards may have 8")
+    training = tuple(parts["train"])
+    said.insert(0, f"in {len(training):,} shards: rules and comparisons look at {images.n:,} images, training sees all")
+    return replace(images, shards=Shards(training, reading), said=(*said, *images.said))
+
+
+def stream(images: Images, draws: Draws, *, labels: bool, flip: bool) -> Iterator[Batch]:
+    """What this process has of every batch, out of the shards; from another start at every step that it begins at.
+
+    ``labels``: with the images' classes, −1 for one that was not looked at.  ``flip``: each image is mirrored, left to
+    right, with probability ½.
+    Raises ValueError if a shard is damaged, or more images than the reading allows.
+    """
+    from webdataset.filters import _shuffle
+
+    shards, broken = images.shards, list[str]()
+    assert shards is not None
+    numbers = {word: number for number, word in enumerate(images.labels.names)} if images.labels else {}
+    rng = random.Random(f"{draws.seed} {draws.step} {draws.places.start}")
+
+    def decoded(sample: tuple[str, bytes, str]) -> tuple[Tensor, int] | str:
+        title, content, label = sample
+        try:
+            one = fitted(picture(content, shards.reading, None), images.shape[1:], shards.reading)
+            pixels = np.empty(images.shape, np.uint8)
+            if one.dtype != "uint8" or (len(pixels) == 1 and not one.grey):
+                raise ValueError("it is coloured or has more than 8 bits, unlike those that were looked at")
+            pixels[:] = in_units(one, images.depth, len(pixels), shards.reading)
+            return torch.from_numpy(pixels), numbers.get(label, -1)
+        except Exception as error:  # codecs raise whatever they like
+            return f"{title} ({reason(error)})"
+
+    drawn = samples(rng.choice(shards.paths) for _ in count())
+    whole = in_parallel(decoded, _shuffle(drawn, rng=rng))
+    while True:
+        batch: list[tuple[Tensor, int]] = []
+        while len(batch) < draws.mine:
+            one = next(whole)
+            if not isinstance(one, str):
+                batch.append(one)
+                continue
+            broken.append(one)
+            if len(broken) > shards.reading.max_broken:
+                raise ValueError(f"more images cannot be read than --max-broken allows each process: {', '.join(broken)}")
+        chosen = machine.onto(draws.device, torch.stack([pixels for pixels, _ in batch]))
+        known = machine.onto(draws.device, torch.tensor([label for _, label in batch])) if labels else None
+        yield Batch(varied(chosen, flip, draws), known)
