@@ -14,11 +14,12 @@ except ModuleNotFoundError as error:
 from ncsn.signals import quit_on_signals
 
 quit_on_signals()
-from ncsn import console, drawing, plots
-from ncsn.experiments import toy
-from ncsn.experiments.results import write_toy_results
-from ncsn.experiments.settings import Toy
-from ncsn.experiments.toy import VIEW, Study
+from ncsn import plots
+from ncsn.cli import console, drawing
+from ncsn.learn import toy
+from ncsn.learn.results import write_toy_results
+from ncsn.learn.settings import Toy
+from ncsn.learn.toy import VIEW, Study
 
 
 def main(given: Toy) -> None:

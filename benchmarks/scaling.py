@@ -34,12 +34,13 @@ from tqdm import tqdm
 
 from ncsn import process
 from ncsn.data import Images
-from ncsn.empirical import Empirical
+from ncsn.distributions import Empirical
 from ncsn.evaluation.classifiers import of_classifier
 from ncsn.evaluation.ruler import Ruler
-from ncsn.experiments.rules import Facts
+from ncsn.learn.rules import Facts
 from ncsn.networks.classifier import Classifier
-from ncsn.pixels import reals
+from ncsn.data.pixels import reals
+from ncsn.progress import refresh_interval
 from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.sampling import Sampling
@@ -221,7 +222,7 @@ def measured(part: str, scaling: Scaling) -> dict[str, Any]:
     torch.set_num_threads(1)
     rows, references = [], []
     chosen = [(series, size) for series in SERIES[part] for size in series.sizes[: scaling.points]]
-    for series, size in tqdm(chosen, desc=part, unit="point", mininterval=process.refresh_interval()):
+    for series, size in tqdm(chosen, desc=part, unit="point", mininterval=refresh_interval()):
         if size == series.sizes[0]:
             references.append(apart(REFERENCE, REFERENCE.sizes[0], scaling.seconds))
         rows.append(apart(series, size, scaling.seconds))
@@ -267,7 +268,7 @@ def spent(scaling: Scaling) -> dict[str, Any]:
     assert scaling.run is not None
     found = json.loads((scaling.run / "metrics.json").read_text())
     imports = repeated(
-        lambda: subprocess.run([sys.executable, "-c", "import ncsn.experiments.study, ncsn.plots"], check=True),
+        lambda: subprocess.run([sys.executable, "-c", "import ncsn.learn.study, ncsn.plots"], check=True),
         time.perf_counter,
     )
     settings = json.loads((scaling.run / "config.json").read_text())["settings"]

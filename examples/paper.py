@@ -19,9 +19,10 @@ import torch
 import tyro
 
 import ncsn
-from ncsn import data, drawing, evaluation, metrics, plots, process
+from ncsn import data, evaluation, metrics, plots, process
+from ncsn.cli import drawing
 from ncsn.drawn import Drawn
-from ncsn.pixels import centres, quantize
+from ncsn.data.pixels import centres, quantize
 from ncsn.problems import masked
 from ncsn.regions import known_pixels, mean_filled
 

@@ -165,7 +165,7 @@ def test_nothing_is_compiled_a_second_time(tmp_path: Path) -> None:
 import os, signal, tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from ncsn import console
+from ncsn.cli import console
 
 @dataclass
 class Killed:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ncsn.data import Images, Labels, Reading, batches, load_images, mnist, mnist_labels, read_example
 from ncsn.data.named import MNIST_SHA256, mnist_file
-from ncsn.pixels import BYTES, Depth, centres, dequantize, quantize
+from ncsn.data.pixels import BYTES, Depth, centres, dequantize, quantize
 
 PARTS = ("train", "validation", "test")
 
@@ -193,7 +193,7 @@ def test_what_reading_allows() -> None:
 
 
 def test_options_need_no_torch() -> None:
-    code = "import sys, ncsn.data.options; sys.exit('torch' in sys.modules)"
+    code = "import sys, ncsn.data.reading; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

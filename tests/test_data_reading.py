@@ -16,8 +16,8 @@ from PIL import Image
 
 from ncsn.data import Images, Reading, load_images
 from ncsn.data.fitting import fitted
-from ncsn.data.options import Fit
-from ncsn.pixels import BYTES, Depth
+from ncsn.data.reading import Fit
+from ncsn.data.pixels import BYTES, Depth
 
 Draw = Callable[[int], Image.Image]
 

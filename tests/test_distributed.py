@@ -101,7 +101,7 @@ def test_a_loss_that_is_not_finite_on_one_process_ends_all(place: Path) -> None:
     diverging.write_text(
         PROGRAM.format(
             more="""
-from ncsn.draws import Draws
+from ncsn.rng import Draws
 each = Draws.each
 def spoiled(self, draw):
     values = each(self, draw)
@@ -138,7 +138,8 @@ def test_torchrun_starts_again_and_the_training_goes_on_by_itself(place: Path) -
     failing.write_text(
         PROGRAM.format(
             more="""
-from ncsn import console, training
+from ncsn import training
+from ncsn.cli import console
 import functools
 console.watch = functools.partial(console.watch, save_every=0.0)
 step = training.State.update

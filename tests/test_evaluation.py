@@ -14,7 +14,7 @@ from ncsn.data import Images, mnist, mnist_labels
 from ncsn.evaluation import ruler
 from ncsn.evaluation.report import compared
 from ncsn.networks.classifier import Classifier
-from ncsn.pixels import quantize
+from ncsn.data.pixels import quantize
 
 N = 1000
 IMAGES = mnist()

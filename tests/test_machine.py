@@ -9,6 +9,7 @@ import torch
 
 from ncsn import machine, process
 from ncsn.networks import MLP
+from ncsn.progress import refresh_interval
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, when its compiler is first imported
@@ -54,7 +55,7 @@ def test_commands_compute_without_denormal_numbers_in_every_thread() -> None:
     command = f"""
 import torch
 from dataclasses import dataclass
-from ncsn import console
+from ncsn.cli import console
 
 @dataclass
 class Nothing:
@@ -85,7 +86,7 @@ def test_a_processor_without_bfloat16_is_slow(
 def test_a_terminal_is_refreshed_often_and_a_log_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     for terminal, seconds in ((True, 0.3), (False, 30.0)):
         monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda terminal=terminal: terminal))
-        assert process.refresh_interval() == seconds
+        assert refresh_interval() == seconds
 
 
 def test_another_shape_is_not_compiled_where_that_does_not_pay() -> None:

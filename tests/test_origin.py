@@ -12,8 +12,8 @@ from PIL import Image
 
 import ncsn
 from ncsn.data import Reading, load_images, mnist
-from ncsn.data.origin import Origin
-from ncsn.pixels import Depth
+from ncsn.data import Origin
+from ncsn.data.pixels import Depth
 from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.sampling import Sampling

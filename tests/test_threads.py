@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import ncsn
-from ncsn import console, drawing, threads
+from ncsn import threads
+from ncsn.cli import console, drawing
 from ncsn.threads import Load, Threads, busy_seconds, speed
 
 

@@ -25,7 +25,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             more=f"""
 import functools
 from pathlib import Path
-from ncsn import console, distributed, training
+from ncsn import distributed, training
+from ncsn.cli import console
 distributed.TIMEOUT = {TIMEOUT}
 console.watch = functools.partial(console.watch, save_every=0.0)
 update = training.State.update

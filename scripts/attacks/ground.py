@@ -126,8 +126,9 @@ def toy(words: str | list[str]) -> Callable[[], None]:
 
 def started(program: str, args: list[str]) -> None:
     """Be the program."""
-    from ncsn import cli, console
-    from ncsn.experiments.settings import Toy
+    from ncsn.cli import console
+    from ncsn.cli import main as cli
+    from ncsn.learn.settings import Toy
     from ncsn.signals import quit_on_signals
 
     quit_on_signals()

@@ -6,7 +6,7 @@ from ncsn.signals import quit_on_signals
 def main() -> None:
     """Run the command line."""
     quit_on_signals()
-    from ncsn.cli import main
+    from ncsn.cli.main import main
 
     main()
 

@@ -2,7 +2,6 @@
 
 import ctypes
 import platform
-import sys
 
 
 def keep_memory() -> None:
@@ -22,8 +21,3 @@ def return_memory() -> None:
     """Give what ``keep_memory`` has kept back to the system, before work of another kind; does nothing elsewhere."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def refresh_interval() -> float:
-    """Seconds between updates of a progress bar: a terminal wants many, a log file few."""
-    return 0.3 if sys.stderr.isatty() else 30.0

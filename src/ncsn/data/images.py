@@ -1,12 +1,12 @@
 """Image data sets as tensors: three parts, classes, what was done to the files that they come from; and batches.
 
-Batches are index operations, never a loop over images; nothing here copies all pixels.
+Batches are index operations, never a loop over images.
 """
 
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +17,16 @@ from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
 from ncsn import machine
-from ncsn.data.files import IMAGE_SUFFIXES, Picture, Source, Split, fitted, pictures, reason
+from ncsn.data.files import Picture, Size, Source, Split, fitted, pictures
 from ncsn.data.pixels import BYTES, Depth, dequantize
 from ncsn.data.reading import Reading, short_name
-from ncsn.draws import Draws, rand, randint
 from ncsn.objectives import Batch
+from ncsn.rng import Draws, rand, randint
 
 CHUNK = 2**24  # bytes that are looked at together
 KINDS = {1: "grey", 3: "RGB"}
 FEWEST = 10  # images
 USUAL = 0.9  # the share of images that make their size the one that others are fitted to
-EXACT = 2**24  # up to which float32 has every integer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +51,6 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Shards:
-    """Where training images are that are more than a disk holds, and how they become pixels."""
-
-    paths: tuple[Path, ...]
-    reading: Reading
-
-
-@dataclass(frozen=True)
 class Images:
     """Train, validation and test images: bytes, or reals in [0, 1] where the files have more than 8 bits.
 
@@ -76,7 +67,7 @@ class Images:
     name: str = ""
     depth: Depth = BYTES
     said: tuple[str, ...] = ()
-    shards: Shards | None = None
+    shards: tuple[Path, ...] | None = None
 
     @property
     def n(self) -> int:
@@ -106,11 +97,10 @@ class Images:
     @cached_property
     def digest(self) -> str:
         """The sha256 of the three parts' pixels, in hexadecimal."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for part in (self.train, self.validation, self.test):
-            for chunk in chunks(part):
-                found.update(chunk.contiguous().numpy().data)
-        return found.hexdigest()
+            digest.update(np.ascontiguousarray(part.numpy()))
+        return digest.hexdigest()
 
     def describe(self) -> str:
         """How many images of which size, what was converted, how many classes, and how they are split; one line."""
@@ -169,36 +159,38 @@ def gathered(source: Source, reading: Reading) -> Images:
     broken: list[str] = []
     used, limit = 0, machine.memory() // 3
     for i, one in pictures(source.items, reading, reading.pixels()):
-        if isinstance(one, Exception):
-            broken.append(f"{source.items[i].name} ({reason(one)})")
+        if isinstance(one, str):
+            broken.append(f"{source.items[i].name} ({one})")
             continue
         found[i], used = one, used + one.pixels.nbytes
         if used > limit:
-            raise ValueError(f"{source.name} takes more than {limit:,} bytes; give a smaller --size, or put it into shards")
+            raise ValueError(
+                f"{source.name} takes over {limit / 1e9:.1f} GB here; give a smaller --size, or make shards"
+            )
+    said = (
+        [f"broken left out: {len(broken)} of {len(source.items)}: {', '.join(sorted(broken)[:10])}"] if broken else []
+    )
     if len(broken) > reading.max_broken:
         raise ValueError(
             f"{len(broken)} of {len(source.items)} images cannot be read, of which --max-broken allows "
             f"{reading.max_broken}: {', '.join(sorted(broken))}"
         )
     if len(found) < FEWEST:
-        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise ValueError(f"{source.name} holds {len(found)} images; at least {FEWEST} ({kinds}) are needed")
+        raise ValueError(f"{source.name} holds {len(found)} images; at least {FEWEST} are needed")
     size = reading.pixels() or common_size(list(found.values()))
-    found = {i: fitted(one, size, reading) for i, one in found.items()}
-    order, held, drawn = split(source, sorted(found))
-    pixels, depth, notes = stacked([found[i] for i in order], reading)
-    said = [*source.said, *drawn, *notes]
-    if broken:
-        said.append(f"broken left out: {len(broken)} of {len(source.items)}: {', '.join(sorted(broken)[:10])}")
-    parts = torch.from_numpy(pixels).split(held)
+    parts, drawn = split(source, found.keys())
+    order = [i for part in parts for i in part]
+    pixels, depth, notes = stacked([fitted(found.pop(i), size, reading) for i in order], reading)
+    validation, test, train = torch.from_numpy(pixels).split([len(part) for part in parts])
     labels = None
     if source.classes is not None:
-        classes = torch.from_numpy(source.classes[order]).split(held)
+        classes = [torch.from_numpy(source.classes[part]) for part in parts]
         labels = Labels(train=classes[2], validation=classes[0], test=classes[1], names=source.names)
-    return Images(parts[2], parts[0], parts[1], labels, short_name(source.name), depth, tuple(said))
+    said = [*source.said, *drawn, *notes, *said]
+    return Images(train, validation, test, labels, short_name(source.name), depth, tuple(said))
 
 
-def common_size(found: Sequence[Picture]) -> tuple[int, int]:
+def common_size(found: Sequence[Picture]) -> Size:
     """The size that nine tenths of the images have.  Raises ValueError if there is none."""
     sizes = Counter(one.pixels.shape[:2] for one in found)
     size, count = sizes.most_common(1)[0]
@@ -211,27 +203,27 @@ def common_size(found: Sequence[Picture]) -> tuple[int, int]:
     return size
 
 
-def split(source: Source, valid: Sequence[int]) -> tuple[list[int], list[int], list[str]]:
-    """The images of validation, testing and training, how many these are, and what is said of parts that are drawn.
+def split(source: Source, whole: Set[int]) -> tuple[list[list[int]], list[str]]:
+    """The images of validation, testing and training, and what is said of parts that are drawn.
 
-    Parts are shuffled, always in the same way; what is missing is a tenth of the training images.
+    Parts are shuffled, always in the same way; what is missing is a tenth of the training images.  Images that are not
+    ``whole`` have their places, too, so that the others stay in their parts when a file is mended.
     Raises ValueError if a part is empty.
     """
-    parts: dict[Split, list[int]] = {"train": [], "validation": [], "test": []}
-    for i in valid:
-        parts[source.splits[i] or "train"].append(i)
-    for part, members in parts.items():
+    parts: dict[Split, list[int]] = {}
+    for part in ("validation", "test", "train"):
+        members = [i for i, given in enumerate(source.splits) if (given or "train") == part]
         order = torch.randperm(len(members), generator=torch.Generator().manual_seed(0)).tolist()
         parts[part] = [members[k] for k in order]
-    tenth = len(parts["train"]) // 10
-    drawn: list[Split] = [part for part in ("validation", "test") if not parts[part]]
+    tenth, drawn = len(parts["train"]) // 10, [part for part, members in parts.items() if not members]
     for part in drawn:
         parts[part], parts["train"] = parts["train"][:tenth], parts["train"][tenth:]
-    if empty := [part for part, members in parts.items() if not members]:
-        raise ValueError(f"{source.name} has no images for {empty[0]}, of {len(valid)} in all")
+    for part, members in parts.items():
+        parts[part] = [i for i in members if i in whole]
+        if not parts[part]:
+            raise ValueError(f"{source.name} has no images for {part}, of {len(whole)} in all")
     said = [f"{' and '.join(drawn)} drawn: a tenth of the training images"] if drawn and any(source.splits) else []
-    ordered = [parts["validation"], parts["test"], parts["train"]]
-    return [i for part in ordered for i in part], [len(part) for part in ordered], said
+    return list(parts.values()), said
 
 
 def stacked(found: Sequence[Picture], reading: Reading) -> tuple[Shaped[np.ndarray, "n c h w"], Depth, list[str]]:
@@ -239,19 +231,20 @@ def stacked(found: Sequence[Picture], reading: Reading) -> tuple[Shaped[np.ndarr
 
     Raises ValueError if some are integers and others floats.
     """
-    deep = [one for one in found if one.dtype != "uint8"]
+    n, deep = len(found), [one for one in found if one.dtype != "uint8"]
     depth = depth_of(deep) if deep else BYTES
     widest = max(one.pixels.shape[2] for one in found)
     channels = 1 if all(one.grey for one in found) else widest
-    out = np.empty((len(found), channels, *found[0].pixels.shape[:2]), np.float32 if deep else np.uint8)
     notes = Counter(note for one in found for note in one.notes)
-    notes["as grey"] = len(found) if channels < widest else 0
+    notes["as grey"] = n if channels < widest else 0
     notes["grey as RGB"] = sum(one.pixels.shape[2] < channels for one in found)
-    notes["bytes / 255"] = len(found) - len(deep) if deep else 0
+    notes["bytes / 255"] = (n - len(deep)) % n
+    if deep and (depth.low, depth.high) != (0, 1):
+        notes[f"{depth.dtype} from {depth.low:g} to {depth.high:g} as 0 to 1"] = len(deep)
+    out = np.empty((n, channels, *found[0].pixels.shape[:2]), np.float32 if deep else np.uint8)
     for row, one in zip(out, found, strict=True):
         row[:] = in_units(one, depth, channels, reading)
-    lines = [f"{note}: {n:,} of {len(found):,} images" for note, n in notes.items() if n]
-    return out, depth, said_of(depth, deep) + lines
+    return out, depth, [f"{note}: {count:,} of {n:,} images" for note, count in notes.items() if count]
 
 
 def in_units(one: Picture, depth: Depth, channels: int, reading: Reading) -> Shaped[np.ndarray, "k h w"]:
@@ -261,8 +254,8 @@ def in_units(one: Picture, depth: Depth, channels: int, reading: Reading) -> Sha
         return pixels
     low, high = (0, 255) if one.dtype == "uint8" else (depth.low, depth.high)
     pixels = (pixels.astype(np.float32) - np.float32(low)) / np.float32(high - low)
-    colour = np.array(reading.colour()[: len(pixels)] if channels == 3 else reading.colour()[:1], np.float32)
-    return np.where(np.isnan(pixels), colour[:, None, None] / 255, pixels)
+    colour = np.array(reading.colour() if len(pixels) == 3 else reading.colour()[:1], np.float32) / 255
+    return np.where(np.isnan(pixels), colour[:, None, None], pixels)
 
 
 def depth_of(deep: Sequence[Picture]) -> Depth:
@@ -273,26 +266,13 @@ def depth_of(deep: Sequence[Picture]) -> Depth:
     Raises ValueError if some are integers and others floats.
     """
     dtypes = {one.dtype for one in deep}
-    low, high = min(one.low for one in deep), max(one.high for one in deep)
-    dtype = np.result_type(*dtypes)
+    dtype, low, high = np.result_type(*dtypes), min(one.low for one in deep), max(one.high for one in deep)
     if len({np.dtype(name).kind == "f" for name in dtypes}) > 1:
-        raise ValueError(f"some images are of integers, some of floats ({', '.join(sorted(dtypes))}); one kind is allowed")
-    if dtype.kind == "f":
-        inside = low >= 0 and high <= 1
-        return Depth(dtype.name, 0.0, 1.0) if inside else Depth(dtype.name, low, high if high > low else low + 1)
-    if low < 0:
-        return Depth(dtype.name, low, high + 1)
+        raise ValueError(f"images are of {' and '.join(sorted(dtypes))}, which have no scale in common")
+    if dtype.kind == "f" and low >= 0 and high <= 1:
+        return Depth(dtype.name, 0.0, 1.0)
+    if dtype.kind == "f" or low < 0:
+        return Depth(dtype.name, low, high + 1 if dtype.kind != "f" or high == low else high)
     # Pillow has all integers that are not quite 16 bits as int32.
     name = "uint16" if dtypes <= {"uint16", "int32"} and high < 2**16 else dtype.name
     return Depth(name, 0.0, float(2 ** int(high).bit_length()))
-
-
-def said_of(depth: Depth, deep: Sequence[Picture]) -> list[str]:
-    """What became of numbers of more than 8 bits, a line each."""
-    if not deep:
-        return []
-    integers, low, high = np.dtype(depth.dtype).kind != "f", depth.low, depth.high
-    lines = [f"{depth.dtype} from {low:g} to {high:g}: these are 0 and 1 now"] if integers or (low, high) != (0, 1) else []
-    if depth.dtype == "float64" or (integers and max(abs(low), abs(high)) > EXACT):
-        lines.append(f"{depth.dtype} as float32: rounded to 24 bits")
-    return lines

@@ -1,4 +1,4 @@
-"""What a user names becomes images: a set by its name, a place by its path, one image; and where a run finds them again.
+"""What a user names becomes images: a set, a place, or one image; and where a run finds its images again.
 
 MNIST ships inside the package; the other named sets come through torchvision, downloaded once.
 """
@@ -8,6 +8,7 @@ import hashlib
 import sys
 import urllib.error
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -111,17 +112,14 @@ def load_images(name: str, folder: Path | None = None, *, reading: Reading = AS_
     if name in NAMED:
         images = mnist(folder) if name == "mnist" else torchvision_images(name, folder or DOWNLOADED)
         return images if reading.pixels() in (None, images.shape[1:]) else resized(images, reading)
-    if is_pattern(name):
-        return shards.load(name, shards.expanded(name), reading)
-    path = Path(name)
-    if not path.exists():
+    if paths := shards.shards_at(name):
+        return shards.load(name, paths, reading)
+    if not Path(name).exists():
         raise ValueError(
             f"{name} is no data set; allowed are {', '.join(NAMED)}, or a path: a folder of images, a .zip or .tar of "
             "one, an .npy or .npz, or shards such as 'x-{000..127}.tar'"
         )
-    if tars := shards.tars_in(path):
-        return shards.load(name, tars, reading)
-    with files.opened(path) as source:
+    with files.opened(Path(name)) as source:
         return gathered(source, reading)
 
 
@@ -174,9 +172,9 @@ def read_file(path: Path, shape: tuple[int, ...], reading: Reading, depth: Depth
     """
     if shape[0] not in (1, 3):
         raise ValueError(f"{path} has grey or RGB pixels; {shape[0]} channels are needed, as an index of an image has")
-    ((_, one),) = files.pictures([files.Item(str(path), lambda: files.read_file(path))], reading, None)
-    if isinstance(one, Exception):
-        raise ValueError(f"{path} is neither an index nor an image that can be read ({files.reason(one)})") from one
+    ((_, one),) = files.pictures([files.Item(str(path), partial(files.read_file, path))], reading, None)
+    if isinstance(one, str):
+        raise ValueError(f"{path} is neither an index nor an image that can be read ({one})")
     if one.dtype != "uint8" and depth == BYTES:
         depth = depth_of([one])
     elif one.dtype != "uint8" and (one.pixels.dtype.kind == "f") != (np.dtype(depth.dtype).kind == "f"):

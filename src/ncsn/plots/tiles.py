@@ -8,9 +8,9 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
+from ncsn.data.pixels import quantize
 from ncsn.files import atomic
-from ncsn.pixels import quantize
-from ncsn.samplers.step import Step
+from ncsn.samplers import Step
 
 
 def visible_channels(images: Shaped[Tensor, "n c h w"]) -> Shaped[Tensor, "n d h w"]:
