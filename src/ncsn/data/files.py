@@ -8,14 +8,14 @@ import os
 import re
 import stat
 import tarfile
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from io import BytesIO
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal, NamedTuple, TypeVar
 from warnings import catch_warnings, simplefilter
@@ -38,7 +38,8 @@ IMAGE_WORDS = {"x", "image", "images", "img", "imgs", "data", "arr", "0"}
 LABEL_WORDS = {"y", "label", "labels", "target", "targets"}
 IMAGE_SUFFIX = re.compile(r"\.(png|jpe|jpe?g|jfif|bmp|gif|tiff?|webp|pgm|ppm|avif)", re.IGNORECASE)
 UNREAD_SUFFIX = re.compile(r"\.(heic|heif|jp2|jxl|tga|psd|svg|exr|dcm|dng|cr2|nef)", re.IGNORECASE)
-SUFFIXES = tuple([".npy", ".npz", ".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz"])
+ARRAY_SUFFIXES = (".npy", ".npz")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 # Pillow knows more formats, such as PostScript, which is a program; its older versions do not know AVIF.
 FORMATS = ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", *(["AVIF"] if find_spec("PIL.AvifImagePlugin") else [])]
 GREY_MODES = ("1", "L", "LA", "La")
@@ -46,10 +47,15 @@ DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # Pillow's, of more 
 ORIENTATION = 0x0112  # EXIF's tag
 FILE_LIMIT = 2**29  # bytes of one image
 WORKERS = min(8, os.cpu_count() or 1)
-VERBS = {"crop": "cropped", "pad": "padded", "stretch": "stretched"}
+FITS: dict[str, tuple[str, Callable[..., Image.Image]]] = {
+    "crop": ("cropped", ImageOps.fit),
+    "pad": ("padded", ImageOps.contain),
+    "stretch": ("stretched", Image.Image.resize),
+}
 Pixels = Shaped[np.ndarray, "h w c"]
 Size = tuple[int, int]
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Item(NamedTuple):
@@ -103,13 +109,14 @@ def opened(path: Path) -> Iterator[Source]:
     name = path.name.lower()
     if path.is_dir():
         yield from_files(str(path), dict(walk(path)))
-    elif not path.is_file() or not name.endswith(SUFFIXES):
-        raise ValueError(f"{path} is no data set; it must be a folder, or a file {', '.join(SUFFIXES)}")
-    elif name.endswith((".npy", ".npz")):
+    elif path.is_file() and name.endswith(ARRAY_SUFFIXES):
         yield from_arrays(str(path), arrays(path))
-    else:
+    elif path.is_file() and name.endswith((".zip", *TAR_SUFFIXES)):
         with zipped(path) if name.endswith(".zip") else tarred(path) as found:
             yield from_files(str(path), found)
+    else:
+        suffixes = ", ".join((*ARRAY_SUFFIXES, ".zip", *TAR_SUFFIXES))
+        raise ValueError(f"{path} is no data set; it must be a folder, or a regular file {suffixes}")
 
 
 Files = dict[PurePosixPath, Item | None]
@@ -138,7 +145,7 @@ def read_file(path: Path) -> bytes:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is no regular file")
-    return limited(partial(path.open, "rb"), status.st_size)
+    return limited(lambda: path.open("rb"), status.st_size)
 
 
 def limited(start: Callable[[], IO[bytes] | None], size: int) -> bytes:
@@ -168,21 +175,19 @@ def zipped(path: Path) -> Iterator[Files]:
 def tarred(path: Path) -> Iterator[Files]:
     """The files in a tar archive, compressed or not.  Raises ValueError if it is none, or is damaged."""
     found: Files = {}
-    try:
-        archive = tarfile.open(path)  # noqa: SIM115: it is open until the images are read
-        for info in archive:
-            item = Item(
-                f"{path}/{info.name}", partial(limited, partial(archive.extractfile, info), info.size), len(found)
-            )
-            if not info.isdir():
+    with ExitStack() as stack:
+        try:
+            archive = stack.enter_context(tarfile.open(path))
+            for info in (info for info in archive if not info.isdir()):
+                read = partial(limited, partial(archive.extractfile, info), info.size)
+                item = Item(f"{path}/{info.name}", read, info.offset)
                 found[PurePosixPath(info.name)] = item if info.isreg() else None
-        # tarfile takes a damaged header for the end of the archive, which is a block of zeros.
-        archive.fileobj.seek(archive.offset)
-        if any(archive.fileobj.read(tarfile.BLOCKSIZE)):
-            raise ValueError(f"it is damaged behind its first {len(found)} files")
-    except Exception as error:  # of many kinds, by what is broken and how it is compressed
-        raise ValueError(f"{path} cannot be read as a tar archive ({files.reason(error)})") from error
-    with archive:
+            # tarfile takes a damaged header for the end of the archive, which is a block of zeros.
+            archive.fileobj.seek(archive.offset)
+            if any(archive.fileobj.read(tarfile.BLOCKSIZE)):
+                raise ValueError(f"it is damaged behind its first {len(found)} files")
+        except Exception as error:  # of many kinds, by what is broken and how it is compressed
+            raise ValueError(f"{path} cannot be read as a tar archive ({files.reason(error)})") from error
         yield found
 
 
@@ -299,11 +304,11 @@ def from_arrays(name: str, found: Mapping[str, Shaped[np.ndarray, "..."]]) -> So
     if len(parts) != len(chosen) or len(kinds) != 1 or not {None, "train"} & parts.keys():
         listed = ", ".join(f"{key} {array.shape} of {array.dtype}" for key, array in found.items())
         raise ValueError(
-            f"{name} holds {listed or 'nothing'}; one array of images is needed, or one for each part, like x_train and "
+            f"{name} holds {listed or 'nothing'}; one array of images is needed, or one for each part, x_train and "
             "x_test, of one dtype and as many channels"
         )
     ((dtype, channels),) = kinds
-    said = [f"channels as they are: {channels}, in which neither colour nor alpha is seen"] * (channels not in (1, 3))
+    said = [] if channels in (1, 3) else [f"channels as they are: {channels}, neither colour nor alpha"]
     if dtype.kind == "b":
         said.append("bool as bytes: false is 0 and true is 255")
     elif dtype.kind in "ui" and dtype != np.uint8:
@@ -312,10 +317,12 @@ def from_arrays(name: str, found: Mapping[str, Shaped[np.ndarray, "..."]]) -> So
             said.append(f"{dtype} as bytes: all values are 0 to 255")
             dtype = np.dtype(np.uint8)
     items = [
-        Item(f"{name}{f'/{parts[p]}' if parts[p] else str()}[{i}]", partial(row, x, i, dtype)) for p, x in stacks.items() for i in range(len(x))
+        Item(f"{name}{key and '/'}{key}[{i}]", partial(row, stack, i, dtype))
+        for key, stack in zip(parts.values(), stacks.values(), strict=True)
+        for i in range(len(stack))
     ]
     splits = [part for part, stack in stacks.items() for _ in stack]
-    labels = {role(key)[1]: key for key in reversed(found) if role(key)[0] == "labels"}
+    labels = {role(key)[1]: key for key in reversed(list(found)) if role(key)[0] == "labels"}
     known = [found[labels[part]] for part in stacks if part in labels]
     fits = [classed(array, len(stack)) for array, stack in zip(known, stacks.values(), strict=False)]
     whole = fits == [True] * len(stacks)
@@ -331,25 +338,23 @@ def from_arrays(name: str, found: Mapping[str, Shaped[np.ndarray, "..."]]) -> So
 
 def classed(labels: Shaped[np.ndarray, "..."], n: int) -> bool:
     """Whether they are the classes of n images: text or whole numbers, which may be floats."""
-    whole = labels.dtype.kind in "buiUS" or (labels.dtype.kind == "f" and bool((np.floor(labels) == labels).all()))
-    return whole and labels.shape in ((n,), (n, 1))
+    if labels.dtype.kind == "f" and not (np.isfinite(labels) & (np.floor(labels) == labels)).all():
+        return False
+    return labels.dtype.kind in "buiUSf" and labels.shape in ((n,), (n, 1))
 
 
 def row(array: Shaped[np.ndarray, "n h w c"], i: int, dtype: np.dtype[np.generic]) -> Pixels:
     """An image of an array in this dtype; a boolean one in black and white bytes."""
-    return array[i] * np.uint8(255) if dtype.kind == "b" else array[i].astype(dtype, copy=False)
+    pixels: Pixels = 255 * array[i].astype(np.uint8) if dtype.kind == "b" else array[i].astype(dtype, copy=False)
+    return pixels
 
 
-def in_parallel(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """``work`` of each item, in order, by threads that are a few items ahead."""
-    pending: deque[Future[R]] = deque()
+def in_parallel(work: Callable[[T], R], items: Iterable[T], ahead: int = 4 * WORKERS) -> Iterator[R]:
+    """``work`` of each item, in order, by threads, for so many items at a time."""
+    remaining = iter(items)
     with ThreadPoolExecutor(WORKERS) as pool:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) > 2 * WORKERS:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        while some := list(islice(remaining, ahead)):
+            yield from pool.map(work, some)
 
 
 def reason(error: Exception) -> str:
@@ -362,26 +367,25 @@ def reason(error: Exception) -> str:
 def pictures(items: Sequence[Item], reading: Reading, size: Size | None) -> Iterator[tuple[int, Picture | str]]:
     """Each image by its number, fitted to ``size`` if that is given; or why it cannot be read."""
 
-    def contents() -> Iterator[tuple[int, bytes | Pixels | Exception]]:
-        order = sorted(range(len(items)), key=lambda i: items[i].place)
-        for i in tqdm(order, "images", unit="image", delay=1, leave=False, mininterval=refresh_interval()):
-            try:
-                yield i, items[i].read()
-            except Exception as error:  # archives raise whatever they like
-                yield i, error
+    def content(i: int) -> tuple[int, bytes | Pixels | Exception]:
+        try:
+            return i, items[i].read()
+        except Exception as error:  # archives raise whatever they like
+            return i, error
 
     def work(pair: tuple[int, bytes | Pixels | Exception]) -> tuple[int, Picture | str]:
-        i, content = pair
         try:
-            return i, reason(content) if isinstance(content, Exception) else picture(content, reading, size)
+            return pair[0], reason(pair[1]) if isinstance(pair[1], Exception) else picture(pair[1], reading, size)
         except Exception as error:  # codecs do, too
-            return i, reason(error)
+            return pair[0], reason(error)
 
+    order = sorted(range(len(items)), key=lambda i: items[i].place)
+    bar = tqdm(order, "images", unit="image", delay=1, leave=False, mininterval=refresh_interval())
     with catch_warnings():
         # Pillow only warns of what is up to twice as large as it allows.
         simplefilter("error", Image.DecompressionBombWarning)
         # Files are read one after another, as archives want it; what takes longer is to decode them.
-        yield from in_parallel(work, contents())
+        yield from in_parallel(work, map(content, bar))
 
 
 def picture(content: bytes | Pixels, reading: Reading, size: Size | None) -> Picture:
@@ -403,28 +407,28 @@ def decoded(data: bytes, reading: Reading) -> tuple[Pixels, list[str]]:
     notes = ["first frames only"] if getattr(image, "is_animated", False) else []
     arguments = image.tile[0][3] if image.tile else ""  # how its pixels lie in the file
     raw = str(arguments[0] if isinstance(arguments, tuple) else arguments)
-    wide_ppm = image.format == "PPM" and image.mode == "RGB" and isinstance(arguments, tuple) and arguments[1] > 255
-    if wide_ppm or (image.format == "TIFF" and image.mode not in DEEP_MODES and ";16" in raw):
+    largest = arguments[1] if image.format == "PPM" and isinstance(arguments, tuple) else 0
+    if image.mode not in DEEP_MODES and (largest > 255 or (image.format == "TIFF" and ";16" in raw)):
         notes.append("8 of 16 bits")  # all that Pillow reads
     key, orientation = image.info.get("transparency"), image.getexif().get(ORIENTATION, 1)
     if orientation in range(2, 9):  # others mean nothing, and are not rare
         notes.append("turned by EXIF")
     if image.format == "PNG" and ";16" in raw:
         return deep_png(data, key, orientation, reading, notes)
-    image = ImageOps.exif_transpose(image)
-    if image.mode in DEEP_MODES:
-        pixels = np.asarray(image)
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in DEEP_MODES:
+        pixels = np.asarray(upright)
         return pixels.astype(pixels.dtype.newbyteorder("="))[..., None], notes
-    channels = 1 if image.mode in GREY_MODES else 3
-    if image.mode == "CMYK":
+    if upright.mode == "CMYK":
         notes.append("CMYK as RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        if image.getchannel("A").getextrema()[0] < 255:
+    channels = 1 if upright.mode in GREY_MODES else 3
+    if upright.has_transparency_data:
+        layer = upright.convert("RGBA")
+        if np.asarray(layer.getchannel("A")).min() < 255:
             notes.append(f"alpha on {reading.background}")
-        below = Image.new("RGBA", image.size, (*reading.colour(), 255))
-        return np.asarray(Image.alpha_composite(below, image))[..., : 3 if reading.coloured() else channels], notes
-    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+        below = Image.new("RGBA", layer.size, (*reading.colour(), 255))
+        return np.asarray(Image.alpha_composite(below, layer))[..., : 3 if reading.coloured() else channels], notes
+    pixels = np.asarray(upright.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels), notes
 
 
@@ -466,7 +470,7 @@ def fitted(one: Picture, size: Size, reading: Reading) -> Picture:
         raise ValueError(f"it has {pixels.shape[2]} channels; its background must be grey")
     pixels = pixels.astype(np.float32) if deep else pixels
     pixels = pixels.repeat(3, 2) if coloured and pixels.shape[2] == 1 else pixels
-    fit = {"crop": ImageOps.fit, "pad": ImageOps.contain, "stretch": Image.Image.resize}[reading.fit]
+    verb, fit = FITS[reading.fit]
     planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in pixels.transpose(2, 0, 1)]
     resized = np.stack([np.asarray(fit(plane, size[::-1], Image.Resampling.LANCZOS)) for plane in planes], 2)
     if deep:
@@ -477,7 +481,7 @@ def fitted(one: Picture, size: Size, reading: Reading) -> Picture:
     top, left = (size[0] - resized.shape[0]) // 2, (size[1] - resized.shape[1]) // 2
     full[top : top + resized.shape[0], left : left + resized.shape[1]] = resized
     ratios = size[0] / height, size[1] / width
-    notes = [*one.notes, f"{VERBS[reading.fit]} to {size[0]} x {size[1]}"]
+    notes = [*one.notes, f"{verb} to {size[0]} x {size[1]}"]
     if (min(ratios) if pad else max(ratios)) > 1:
         notes.append("enlarged")
     return one._replace(pixels=full, grey=one.grey and not coloured, notes=notes)

@@ -99,7 +99,7 @@ class Images:
         """The sha256 of the three parts' pixels, in hexadecimal."""
         digest = hashlib.sha256()
         for part in (self.train, self.validation, self.test):
-            digest.update(np.ascontiguousarray(part.numpy()))
+            digest.update(part.contiguous().numpy().data)
         return digest.hexdigest()
 
     def describe(self) -> str:
@@ -181,7 +181,7 @@ def gathered(source: Source, reading: Reading) -> Images:
     parts, drawn = split(source, found.keys())
     order = [i for part in parts for i in part]
     pixels, depth, notes = stacked([fitted(found.pop(i), size, reading) for i in order], reading)
-    validation, test, train = torch.from_numpy(pixels).split([len(part) for part in parts])
+    validation, test, train = torch.split(torch.from_numpy(pixels), [len(part) for part in parts])
     labels = None
     if source.classes is not None:
         classes = [torch.from_numpy(source.classes[part]) for part in parts]
@@ -249,7 +249,7 @@ def stacked(found: Sequence[Picture], reading: Reading) -> tuple[Shaped[np.ndarr
 
 def in_units(one: Picture, depth: Depth, channels: int, reading: Reading) -> Shaped[np.ndarray, "k h w"]:
     """The first channels of an image: bytes, or where the data set has more than 8 bits float32 in [0, 1]."""
-    pixels = one.pixels.transpose(2, 0, 1)[:channels]
+    pixels: Shaped[np.ndarray, "k h w"] = one.pixels.transpose(2, 0, 1)[:channels]
     if depth == BYTES:
         return pixels
     low, high = (0, 255) if one.dtype == "uint8" else (depth.low, depth.high)

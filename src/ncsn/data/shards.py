@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from itertools import count, islice
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -22,6 +23,7 @@ from ncsn import machine
 from ncsn.data.files import IMAGE_SUFFIX, Item, Split, fitted, from_files, in_parallel, part_of, picture, reason, walk
 from ncsn.data.images import Images, gathered, in_units, varied
 from ncsn.data.reading import Reading, is_pattern
+from ncsn.files import one_line
 from ncsn.objectives import Batch
 from ncsn.rng import Draws
 
@@ -33,10 +35,9 @@ Sample = tuple[str, bytes, str]
 def library() -> ModuleType:
     """WebDataset.  Raises ValueError if it is not installed."""
     try:
-        import webdataset
+        return import_module("webdataset")
     except ImportError as error:
         raise ValueError("shards are read by webdataset: pip install 'ncsn[shards]'") from error
-    return webdataset
 
 
 def shards_at(name: str) -> list[Path]:
@@ -61,8 +62,8 @@ def samples(paths: Iterable[Path]) -> Iterator[Sample]:
                 for sample in parts.group_by_keys(parts.tar_file_expander([{"url": str(path), "stream": file}])):
                     if kind := next((kind for kind in sample if IMAGE_SUFFIX.fullmatch(f".{kind}")), None):
                         yield f"{path} {sample['__key__']}", sample[kind], sample.get("cls", b"").decode().strip()
-        except Exception as error:  # of many kinds, by what is broken; the library adds to what they say
-            raise ValueError(f"{path} cannot be read as a shard ({reason(error)})") from error
+        except Exception as error:  # of many kinds, by what is broken; the library adds arguments of its own
+            raise ValueError(f"{path} cannot be read as a shard ({one_line((error.args or [error])[0])})") from error
 
 
 def load(name: str, paths: Sequence[Path], reading: Reading) -> Images:
