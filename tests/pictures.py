@@ -21,7 +21,7 @@ def pixels(value: int) -> np.ndarray:
 def packed(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     """An image as a file."""
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)  # type: ignore[arg-type]
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 

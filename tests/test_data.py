@@ -127,10 +127,13 @@ def test_what_reading_allows() -> None:
     assert [Reading(size=size).pixels() for size in (None, "64", "48x64")] == [None, (64, 64), (48, 64)]
     assert Reading(background="#Ff8000").colour() == (255, 128, 0)
     assert [Reading(background=colour).coloured() for colour in ("white", "#808080", "#808081")] == [False, False, True]
-    wrong = [{"size": size} for size in ("0", "64x", "x64", "-3", "64x0", "big", "12345", "6 4", "٣٢")]
+    wrong: list[dict[str, object]] = [
+        {"size": size} for size in ("0", "64x", "x64", "-3", "64x0", "big", "12345", "6 4", "٣٢")
+    ]
     wrong += [{"background": colour} for colour in ("red", "#fff", "#12345g", "")]
     for options in [*wrong, {"max_broken": -1}]:
-        with pytest.raises(ValueError, match=f"^{next(iter(options))} is "):
+        (name,) = options
+        with pytest.raises(ValueError, match=f"^{name} is "):
             Reading(**options)  # type: ignore[arg-type]
     code = "import sys, ncsn.data.reading; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -19,6 +19,7 @@ from ncsn.objectives import Batch
 from ncsn.rng import Draws
 
 EACH = 12  # images in a shard
+SIX = ("x-000", "x-001", "x-002", "x-003", "x-004", "x-005")
 
 
 def written(path: Path, samples: list[dict[str, object]]) -> None:
@@ -29,7 +30,7 @@ def written(path: Path, samples: list[dict[str, object]]) -> None:
             writer.write({"__key__": f"{number:04}", "txt": "a caption"} | sample)
 
 
-def made(folder: Path, names: tuple[str, ...] = tuple(f"x-{k:03}" for k in range(6))) -> str:
+def made(folder: Path, names: tuple[str, ...] = SIX) -> str:
     """Shards of 12 images with three classes, numbered through, and the pattern of their names."""
     for k, name in enumerate(names):
         written(folder / f"{name}.tar", [{"png": png(v), "cls": v % 3} for v in range(EACH * k, EACH * k + EACH)])
@@ -51,7 +52,7 @@ def first(batch: Batch) -> list[int]:
 @pytest.mark.parametrize(
     "names",
     [
-        tuple(f"x-{k:03}" for k in range(6)),
+        SIX,
         ("train-0", "train-1", "train-2", "train-3", "val-0", "test-0"),
         tuple(f"{part}/x-{k}" for k, part in enumerate(["train"] * 4 + ["valid", "test"])),
     ],

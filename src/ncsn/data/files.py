@@ -32,7 +32,7 @@ from ncsn.progress import refresh_interval
 
 Split = Literal["train", "validation", "test"]
 SPLITS: dict[str, Split] = {"train": "train", "val": "validation", "eval": "validation", "test": "test"}
-PART = re.compile(r"(train|val|eval|test)(ing|id|idation|uation)?[-_ ]?\d*", re.IGNORECASE)
+PART_NAME = re.compile(r"(train|val|eval|test)(ing|id|idation|uation)?[-_ ]?\d*", re.IGNORECASE)
 """What folders and arrays are called that hold one part: train, Training, train2017, val, valid, test1 …"""
 IMAGE_WORDS = {"x", "image", "images", "img", "imgs", "data", "arr", "0"}
 LABEL_WORDS = {"y", "label", "labels", "target", "targets"}
@@ -54,8 +54,8 @@ FITS: dict[str, tuple[str, Callable[..., Image.Image]]] = {
 }
 Pixels = Shaped[np.ndarray, "h w c"]
 Size = tuple[int, int]
-T = TypeVar("T")
-R = TypeVar("R")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 class Item(NamedTuple):
@@ -70,7 +70,7 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class Catalogue:
     """Where images come from.
 
     ``name``: what errors call it.  ``items``: in the order of their paths.  ``splits``: the part of each, None if that
@@ -99,12 +99,12 @@ class Picture(NamedTuple):
 
 def part_of(word: str) -> Split | None:
     """The part that a folder or an array of this name holds."""
-    match = PART.fullmatch(word)
+    match = PART_NAME.fullmatch(word)
     return SPLITS[match[1].lower()] if match else None
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Source]:
+def opened(path: Path) -> Iterator[Catalogue]:
     """What is at ``path``, while the block runs.  Raises ValueError if that is nothing that holds images."""
     name = path.name.lower()
     if path.is_dir():
@@ -134,13 +134,17 @@ def walk(top: Path) -> Iterator[tuple[PurePosixPath, Item]]:
 
     for place, folders, names in os.walk(top, onerror=refuse, followlinks=True):
         here = Path(place)
-        loops = [f for f in folders if (here / f).is_symlink() and here.resolve().is_relative_to((here / f).resolve())]
-        folders[:] = sorted({*folders} - {*loops})
+        folders[:] = [f for f in sorted(folders) if not hidden(PurePosixPath(f)) and not leads_back(here / f)]
         for path in (here / name for name in names):
-            yield PurePosixPath(*path.relative_to(top).parts), Item(str(path), partial(read_file, path))
+            yield PurePosixPath(*path.relative_to(top).parts), Item(str(path), partial(file_bytes, path))
 
 
-def read_file(path: Path) -> bytes:
+def leads_back(folder: Path) -> bool:
+    """Whether it is a link to a folder that it lies in."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+
+
+def file_bytes(path: Path) -> bytes:
     """A file's bytes.  Raises ValueError for a pipe, which would be waited for, and for what is too large."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -196,7 +200,7 @@ def hidden(path: PurePosixPath) -> bool:
     return any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in path.parts)
 
 
-def from_files(name: str, found: Mapping[PurePosixPath, Item | None]) -> Source:
+def from_files(name: str, found: Mapping[PurePosixPath, Item | None]) -> Catalogue:
     """The images among files, by their paths below the top, whose folders are parts, or classes, or both.
 
     Parts are folders of their names, if there is one to train on and there is either another or nothing else; what
@@ -230,10 +234,10 @@ def from_files(name: str, found: Mapping[PurePosixPath, Item | None]) -> Source:
     if len(names) > 1 and loose:
         said.append(f"folders are not taken for classes: {loose} of {len(items)} images are in none")
     if len(names) < 2 or loose:
-        return Source(name, items, splits, said=tuple(said))
+        return Catalogue(name, items, splits, said=tuple(said))
     numbers = {word: number for number, word in enumerate(names)}
     classes = np.array([numbers[path[0]] for path, _, _ in triples], np.int64)
-    return Source(name, items, splits, classes, tuple(names), tuple(said))
+    return Catalogue(name, items, splits, classes, tuple(names), tuple(said))
 
 
 def unwrapped(
@@ -289,7 +293,7 @@ def role(key: str) -> tuple[str, Split | None]:
     return kind, parts[0] if parts else None
 
 
-def from_arrays(name: str, found: Mapping[str, Shaped[np.ndarray, "..."]]) -> Source:
+def from_arrays(name: str, found: Mapping[str, Shaped[np.ndarray, "..."]]) -> Catalogue:
     """The images in arrays, whose keys are like images or x, or x_train and test_images; any, if it is the only one.
 
     The keys of their labels are like label or y, or y_train and test_labels.
@@ -329,11 +333,11 @@ def from_arrays(name: str, found: Mapping[str, Shaped[np.ndarray, "..."]]) -> So
     used = {*parts.values(), *(labels.values() if whole else ())}
     said += [f"{key} left out: it is neither images nor a class for each" for key in found if key not in used]
     if not whole:
-        return Source(name, items, splits, said=tuple(said))
+        return Catalogue(name, items, splits, said=tuple(said))
     values = np.concatenate([array.reshape(-1) for array in known])
     names, classes = np.unique(values.astype(np.int64) if values.dtype.kind == "f" else values, return_inverse=True)
     names = np.char.decode(names, "utf-8", "replace") if names.dtype.kind == "S" else names
-    return Source(name, items, splits, classes.astype(np.int64), tuple(map(str, names.tolist())), tuple(said))
+    return Catalogue(name, items, splits, classes.astype(np.int64), tuple(map(str, names.tolist())), tuple(said))
 
 
 def classed(labels: Shaped[np.ndarray, "..."], n: int) -> bool:
@@ -349,7 +353,7 @@ def row(array: Shaped[np.ndarray, "n h w c"], i: int, dtype: np.dtype[np.generic
     return pixels
 
 
-def in_parallel(work: Callable[[T], R], items: Iterable[T], ahead: int = 4 * WORKERS) -> Iterator[R]:
+def in_parallel(work: Callable[[Given], Made], items: Iterable[Given], ahead: int = 2 * WORKERS) -> Iterator[Made]:
     """``work`` of each item, in order, by threads, for so many items at a time."""
     remaining = iter(items)
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -357,7 +361,7 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], ahead: int = 4 * WOR
             yield from pool.map(work, some)
 
 
-def reason(error: Exception) -> str:
+def fault(error: Exception) -> str:
     """Why an image cannot be read, in one line."""
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
         return f"its header claims more than {Image.MAX_IMAGE_PIXELS:,} pixels"
@@ -375,9 +379,9 @@ def pictures(items: Sequence[Item], reading: Reading, size: Size | None) -> Iter
 
     def work(pair: tuple[int, bytes | Pixels | Exception]) -> tuple[int, Picture | str]:
         try:
-            return pair[0], reason(pair[1]) if isinstance(pair[1], Exception) else picture(pair[1], reading, size)
+            return pair[0], fault(pair[1]) if isinstance(pair[1], Exception) else picture(pair[1], reading, size)
         except Exception as error:  # codecs do, too
-            return pair[0], reason(error)
+            return pair[0], fault(error)
 
     order = sorted(range(len(items)), key=lambda i: items[i].place)
     bar = tqdm(order, "images", unit="image", delay=1, leave=False, mininterval=refresh_interval())

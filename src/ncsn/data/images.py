@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
 from ncsn import machine
-from ncsn.data.files import Picture, Size, Source, Split, fitted, pictures
+from ncsn.data.files import Catalogue, Picture, Size, Split, fitted, pictures
 from ncsn.data.pixels import BYTES, Depth, dequantize
 from ncsn.data.reading import Reading, short_name
 from ncsn.objectives import Batch
@@ -25,7 +25,7 @@ from ncsn.rng import Draws, rand, randint
 
 CHUNK = 2**24  # bytes that are looked at together
 KINDS = {1: "grey", 3: "RGB"}
-FEWEST = 10  # images
+FEWEST_IMAGES = 10  # images
 USUAL = 0.9  # the share of images that make their size the one that others are fitted to
 
 
@@ -149,7 +149,7 @@ def varied(chosen: Shaped[Tensor, "b *d"], flip: bool, generator: torch.Generato
     return dequantize(chosen, generator=generator) if chosen.dtype == torch.uint8 else chosen
 
 
-def gathered(source: Source, reading: Reading) -> Images:
+def images_of(source: Catalogue, reading: Reading) -> Images:
     """The images of a source.
 
     Raises ValueError if there are fewer than ten, if more are broken than allowed, if their sizes differ without one
@@ -175,10 +175,10 @@ def gathered(source: Source, reading: Reading) -> Images:
             f"{len(broken)} of {len(source.items)} images cannot be read, of which --max-broken allows "
             f"{reading.max_broken}: {', '.join(sorted(broken))}"
         )
-    if len(found) < FEWEST:
-        raise ValueError(f"{source.name} holds {len(found)} images; at least {FEWEST} are needed")
+    if len(found) < FEWEST_IMAGES:
+        raise ValueError(f"{source.name} holds {len(found)} images; at least {FEWEST_IMAGES} are needed")
     size = reading.pixels() or common_size(list(found.values()))
-    parts, drawn = split(source, found.keys())
+    parts, drawn = parts_of(source, found.keys())
     order = [i for part in parts for i in part]
     pixels, depth, notes = stacked([fitted(found.pop(i), size, reading) for i in order], reading)
     validation, test, train = torch.split(torch.from_numpy(pixels), [len(part) for part in parts])
@@ -203,7 +203,7 @@ def common_size(found: Sequence[Picture]) -> Size:
     return size
 
 
-def split(source: Source, whole: Set[int]) -> tuple[list[list[int]], list[str]]:
+def parts_of(source: Catalogue, whole: Set[int]) -> tuple[list[list[int]], list[str]]:
     """The images of validation, testing and training, and what is said of parts that are drawn.
 
     Parts are shuffled, always in the same way; what is missing is a tenth of the training images.  Images that are not
@@ -238,7 +238,7 @@ def stacked(found: Sequence[Picture], reading: Reading) -> tuple[Shaped[np.ndarr
     notes = Counter(note for one in found for note in one.notes)
     notes["as grey"] = n if channels < widest else 0
     notes["grey as RGB"] = sum(one.pixels.shape[2] < channels for one in found)
-    notes["bytes / 255"] = (n - len(deep)) % n
+    notes["bytes / 255"] = n - len(deep) if deep else 0
     if deep and (depth.low, depth.high) != (0, 1):
         notes[f"{depth.dtype} from {depth.low:g} to {depth.high:g} as 0 to 1"] = len(deep)
     out = np.empty((n, channels, *found[0].pixels.shape[:2]), np.float32 if deep else np.uint8)

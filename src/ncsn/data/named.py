@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ncsn.data import files, shards
-from ncsn.data.images import Images, Labels, depth_of, gathered, in_units
+from ncsn.data.images import Images, Labels, depth_of, images_of, in_units
 from ncsn.data.pixels import BYTES, Depth, centres
 from ncsn.data.reading import AS_THEY_ARE, Reading, is_pattern
 
@@ -111,27 +111,27 @@ def load_images(name: str, folder: Path | None = None, *, reading: Reading = AS_
     """
     if name in NAMED:
         images = mnist(folder) if name == "mnist" else torchvision_images(name, folder or DOWNLOADED)
-        return images if reading.pixels() in (None, images.shape[1:]) else resized(images, reading)
+        return images if reading.pixels() in (None, images.shape[1:]) else in_another_size(images, reading)
     if paths := shards.shards_at(name):
-        return shards.load(name, paths, reading)
+        return shards.load_shards(name, paths, reading)
     if not Path(name).exists():
         raise ValueError(
             f"{name} is no data set; allowed are {', '.join(NAMED)}, or a path: a folder of images, a .zip or .tar of "
             "one, an .npy or .npz, or shards such as 'x-{000..127}.tar'"
         )
     with files.opened(Path(name)) as source:
-        return gathered(source, reading)
+        return images_of(source, reading)
 
 
-def resized(images: Images, reading: Reading) -> Images:
+def in_another_size(images: Images, reading: Reading) -> Images:
     """The images of a data set that is there already, in another size."""
     parts = {"x_train": images.train, "x_val": images.validation, "x_test": images.test}
     # Channels go to the end, so that none of their axes is taken for another.
     source = files.from_arrays(images.name, {key: part.permute(0, 2, 3, 1).numpy() for key, part in parts.items()})
     if images.labels is None:
-        return gathered(source, reading)
+        return images_of(source, reading)
     classes = torch.cat([images.labels.train, images.labels.validation, images.labels.test]).numpy()
-    return gathered(replace(source, classes=classes, names=images.labels.names), reading)
+    return images_of(replace(source, classes=classes, names=images.labels.names), reading)
 
 
 def read_example(
@@ -159,20 +159,20 @@ def read_example(
             )
         pixels = images.test[int(name)]
     else:
-        pixels = read_file(Path(name), shape, reading, depth, fit)
+        pixels = file_example(Path(name), shape, reading, depth, fit)
     if pixels.shape != shape:
         raise ValueError(f"{name} has shape {tuple(pixels.shape)} (channels, height, width); {shape} is needed")
     return centres(pixels) if pixels.dtype == torch.uint8 else pixels
 
 
-def read_file(path: Path, shape: tuple[int, ...], reading: Reading, depth: Depth, fit: bool) -> Tensor:
+def file_example(path: Path, shape: tuple[int, ...], reading: Reading, depth: Depth, fit: bool) -> Tensor:
     """An image file as bytes, or as reals in [0, 1] if it is deep or ``depth`` is, in the size of ``shape``.
 
     Raises ValueError if it cannot be read, or if c is neither 1 nor 3.
     """
     if shape[0] not in (1, 3):
         raise ValueError(f"{path} has grey or RGB pixels; {shape[0]} channels are needed, as an index of an image has")
-    ((_, one),) = files.pictures([files.Item(str(path), partial(files.read_file, path))], reading, None)
+    ((_, one),) = files.pictures([files.Item(str(path), partial(files.file_bytes, path))], reading, None)
     if isinstance(one, str):
         raise ValueError(f"{path} is neither an index nor an image that can be read ({one})")
     if one.dtype != "uint8" and depth == BYTES:

@@ -20,19 +20,19 @@ import torch
 from torch import Tensor
 
 from ncsn import machine
-from ncsn.data.files import IMAGE_SUFFIX, Item, Split, fitted, from_files, in_parallel, part_of, picture, reason, walk
-from ncsn.data.images import Images, gathered, in_units, varied
+from ncsn.data.files import IMAGE_SUFFIX, Item, Split, fault, fitted, from_files, in_parallel, part_of, picture, walk
+from ncsn.data.images import Images, images_of, in_units, varied
 from ncsn.data.reading import Reading, is_pattern
 from ncsn.files import one_line
 from ncsn.objectives import Batch
 from ncsn.rng import Draws
 
 LOOKED_AT = 10_000  # images of each part, as many as are judged
-Sample = tuple[str, bytes, str]
+ShardImage = tuple[str, bytes, str]
 """What an image is called, its file, and its class, "" if there is none."""
 
 
-def library() -> ModuleType:
+def webdataset() -> ModuleType:
     """WebDataset.  Raises ValueError if it is not installed."""
     try:
         return import_module("webdataset")
@@ -43,7 +43,7 @@ def library() -> ModuleType:
 def shards_at(name: str) -> list[Path]:
     """The shards of a pattern, or of a folder that holds tar archives and no images; none for all else."""
     if is_pattern(name):
-        return [Path(path) for path in library().shardlists.expand_urls(name)]
+        return [Path(path) for path in webdataset().shardlists.expand_urls(name)]
     tars = []
     for inside, _ in walk(Path(name)) if Path(name).is_dir() else ():
         if IMAGE_SUFFIX.fullmatch(inside.suffix):
@@ -53,9 +53,9 @@ def shards_at(name: str) -> list[Path]:
     return sorted(tars)
 
 
-def samples(paths: Iterable[Path]) -> Iterator[Sample]:
+def images_in_shards(paths: Iterable[Path]) -> Iterator[ShardImage]:
     """The images in shards, one after the other.  Raises ValueError if a shard cannot be read."""
-    parts = library().tariterators
+    parts = webdataset().tariterators
     for path in paths:
         try:
             with path.open("rb") as file:
@@ -66,7 +66,7 @@ def samples(paths: Iterable[Path]) -> Iterator[Sample]:
             raise ValueError(f"{path} cannot be read as a shard ({one_line((error.args or [error])[0])})") from error
 
 
-def load(name: str, paths: Sequence[Path], reading: Reading) -> Images:
+def load_shards(name: str, paths: Sequence[Path], reading: Reading) -> Images:
     """The images in shards that are looked at, and where all others for training are.
 
     A shard is of a part if a word of its name, or its folder, is train, val or test; the last two are held out if none
@@ -88,10 +88,10 @@ def load(name: str, paths: Sequence[Path], reading: Reading) -> Images:
     found: dict[PurePosixPath, Item | None] = {}
     for part, members in parts.items():
         most = -(-LOOKED_AT // len(members))
-        for title, content, label in (sample for path in members for sample in islice(samples([path]), most)):
+        for title, content, label in (sample for path in members for sample in islice(images_in_shards([path]), most)):
             place = PurePosixPath(part, label, f"{len(found):07}.png")
             found[place] = Item(title, partial(bytes, content), len(found))
-    images = gathered(from_files(name, found), reading)
+    images = images_of(from_files(name, found), reading)
     if images.train.dtype != torch.uint8:
         raise ValueError(f"{name} holds images of more than 8 bits; images in shards may have 8")
     training = tuple(path.absolute() for path in parts["train"])
@@ -111,7 +111,7 @@ def stream(images: Images, reading: Reading, draws: Draws, *, labels: bool, flip
     numbers = {word: number for number, word in enumerate(images.labels.names)} if images.labels else {}
     rng = random.Random(f"{draws.seed} {draws.step} {draws.places.start}")
 
-    def decoded(sample: Sample) -> tuple[Tensor, int] | str:
+    def decoded(sample: ShardImage) -> tuple[Tensor, int] | str:
         try:
             one = fitted(picture(sample[1], reading, None), images.shape[1:], reading)
             if one.dtype != "uint8" or (images.shape[0] == 1 and not one.grey):
@@ -119,10 +119,10 @@ def stream(images: Images, reading: Reading, draws: Draws, *, labels: bool, flip
             pixels = in_units(one, images.depth, images.shape[0], reading)
             return torch.from_numpy(np.broadcast_to(pixels, images.shape).copy()), numbers.get(sample[2], -1)
         except Exception as error:  # codecs raise whatever they like
-            return f"{sample[0]} ({reason(error)})"
+            return f"{sample[0]} ({fault(error)})"
 
-    drawn = library().filters.shuffle(1000, rng=rng)(samples(rng.choice(paths) for _ in count()))
-    ahead = in_parallel(decoded, drawn)
+    drawn = webdataset().filters.shuffle(1000, rng=rng)(images_in_shards(rng.choice(paths) for _ in count()))
+    ahead = in_parallel(decoded, drawn, 8 * draws.mine)  # while training goes on
     while True:
         batch: list[tuple[Tensor, int]] = []
         while len(batch) < draws.mine:
