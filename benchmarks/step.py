@@ -20,8 +20,9 @@ import torch
 import tyro
 
 import ncsn
-from ncsn import distributed, machine, process
+from ncsn import distributed, machine
 from ncsn.cli import console
+from ncsn.data.pixels import reals
 from ncsn.distributed import ALONE, Group
 from ncsn.distributions import Empirical
 from ncsn.learn.settings import DeviceName, PrecisionName
@@ -30,7 +31,6 @@ from ncsn.networks import UNet
 from ncsn.noise import LogNormal
 from ncsn.objectives import dsm, posterior_dsm
 from ncsn.optim import muon_and_adam
-from ncsn.data.pixels import reals
 from ncsn.rng import Draws
 from ncsn.training import Budget, Progress, State, train
 
@@ -127,7 +127,7 @@ def peak_memory(device: torch.device) -> int:
 
 def main(step: Step) -> None:
     """Measure, and print."""
-    process.keep_memory()
+    machine.keep_memory()
     torch.set_flush_denormal(True)
     group = distributed.join()
     state, progress = progress_of(step, group)

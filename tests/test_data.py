@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import GaussianScore
 from hypothesis import given
 from hypothesis import strategies as st
 from pictures import PARTS, contents, packed, write
@@ -22,6 +23,9 @@ from PIL import Image
 from ncsn.data import Images, Labels, Origin, Reading, batches, load_images, mnist, mnist_labels, named, read_example
 from ncsn.data.pixels import BYTES, Depth, centres, dequantize, quantize
 from ncsn.data.reading import short_name
+from ncsn.recipe import Recipe
+from ncsn.run import Run
+from ncsn.sampling import Sampling
 
 
 @given(st.integers(0, 2**31))
@@ -127,14 +131,12 @@ def test_what_reading_allows() -> None:
     assert [Reading(size=size).pixels() for size in (None, "64", "48x64")] == [None, (64, 64), (48, 64)]
     assert Reading(background="#Ff8000").colour() == (255, 128, 0)
     assert [Reading(background=colour).coloured() for colour in ("white", "#808080", "#808081")] == [False, False, True]
-    wrong: list[dict[str, object]] = [
-        {"size": size} for size in ("0", "64x", "x64", "-3", "64x0", "big", "12345", "6 4", "٣٢")
-    ]
-    wrong += [{"background": colour} for colour in ("red", "#fff", "#12345g", "")]
-    for options in [*wrong, {"max_broken": -1}]:
-        (name,) = options
+    wrong: list[tuple[str, object]] = [("max_broken", -1)]
+    wrong += [("size", size) for size in ("0", "64x", "x64", "-3", "64x0", "big", "12345", "6 4", "٣٢")]
+    wrong += [("background", colour) for colour in ("red", "#fff", "#12345g", "")]
+    for name, value in wrong:
         with pytest.raises(ValueError, match=f"^{name} is "):
-            Reading(**options)  # type: ignore[arg-type]
+            Reading(**{name: value})  # type: ignore[arg-type]
     code = "import sys, ncsn.data.reading; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -294,7 +296,7 @@ def test_deep_examples(tmp_path: Path) -> None:
     assert torch.equal(read_example(str(deep), (1, 5, 4), depth=twelve), whole / 4096)
     assert torch.equal(read_example(str(shallow), (1, 5, 4), depth=twelve), (whole / 4).floor() / 255)
     for path, depth in ((deep, Depth("float32", 0, 1)), (real, twelve)):
-        with pytest.raises(ValueError, match="they have no scale in common$"):
+        with pytest.raises(ValueError, match=r"they have no scale in common$"):
             read_example(str(path), (1, 5, 4), depth=depth)
 
 
@@ -329,3 +331,12 @@ def test_named_sets_stay_named_and_paths_become_absolute(monkeypatch: pytest.Mon
     assert (path.dataset, path.folder) == (str(tmp_path / "pictures"), str(tmp_path / "files"))
     assert path.moved("x").dataset == str(tmp_path / "x")
     assert (origin.moved("x").dataset, origin.moved("x").folder) == ("mnist", str(tmp_path / "x"))
+
+
+def test_only_digits_are_taken_for_digits_without_being_told() -> None:
+    sampling = Sampling(sigma_max=5.0, sigma_min=0.1, sampler="heun", levels=3, steps=1, eps=0.001)
+    recipe = Recipe(network="UNet", arguments={"channels": (4,), "blocks": 1}, shape=(1, 28, 28), sampling=sampling)
+    digits = Run(score=GaussianScore(0.0, 1.0), recipe=recipe, settings={"dataset": "mnist"})
+    assert torch.equal(digits.data().test[:9], mnist().test[:9])
+    with pytest.raises(ValueError, match="does not say which images it has learned from"):
+        replace(digits, settings={"dataset": "letters"}).data()

@@ -61,7 +61,8 @@ def test_folders_and_archives_are_alike(tmp_path: Path, kind: str, wrapping: str
     }  # fmt: skip
     assert classes(images) == {value: name.split("/")[1] for name, value in files.items()}
     assert images.said == ()
-    assert all((image == pixels(value)).all() for image, value in zip(images.train[:, 0].numpy(), values(images.train), strict=True))  # fmt: skip
+    for image, value in zip(images.train[:, 0].numpy(), values(images.train), strict=True):
+        assert (image == pixels(value)).all()
 
 
 LAYOUTS: dict[str, tuple[Mapping[str, int], list[int], list[int], set[str]]] = {
@@ -250,7 +251,8 @@ def test_arrays_of_every_form(
 ) -> None:
     images = load_images(saved(tmp_path / f"x.{suffix}", anything=np.asarray(array, order=order)))  # type: ignore[call-overload]
     assert images.shape == shape
-    assert torch.equal(in_order(images), torch.from_numpy((COLOUR if shape[0] == 3 else COLOUR[..., :1]).transpose(0, 3, 1, 2)))  # fmt: skip
+    expected = COLOUR[..., : shape[0]].transpose(0, 3, 1, 2)
+    assert torch.equal(in_order(images), torch.from_numpy(expected))
     assert (images.name, images.said, images.labels) == ("x", (), None)
 
 
@@ -311,7 +313,9 @@ def test_labels_that_are_no_classes_are_left_out(tmp_path: Path, labels: np.ndar
     assert [line.split()[0] for line in images.said] == ["y", "extra"]
 
 
-@pytest.mark.parametrize("keys", [("x_train", "y_train", "x_test", "y_test"), ("train_images", "train_labels", "test_images", "test_labels")])  # fmt: skip
+@pytest.mark.parametrize(
+    "keys", [("x_train", "y_train", "x_test", "y_test"), ("train_images", "train_labels", "test_images", "test_labels")]
+)
 def test_keys_of_parts(tmp_path: Path, keys: tuple[str, ...]) -> None:
     arrays = dict(zip(keys, (STACK, EACH + 4, STACK[:5] + 100, EACH[:5, None] + 5), strict=True))
     images = load_images(saved(tmp_path / "x.npz", **arrays))
@@ -382,7 +386,8 @@ def whole_files() -> dict[str, bytes]:
     arrays, one = io.BytesIO(), io.BytesIO()
     np.savez(arrays, x=STACK, y=EACH)
     np.save(one, STACK)
-    return found | {"x.zip": archived.getvalue(), "x.tar": tarred.getvalue(), "x.npz": arrays.getvalue(), "x.npy": one.getvalue()}  # fmt: skip
+    made = {"x.zip": archived, "x.tar": tarred, "x.npz": arrays, "x.npy": one}
+    return found | {name: stream.getvalue() for name, stream in made.items()}
 
 
 WHOLE = whole_files()

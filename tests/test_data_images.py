@@ -247,10 +247,8 @@ def refitted(pixels: np.ndarray, size: tuple[int, int], fit: Fit, background: st
     return fitted(picture(pixels, reading, None), size, reading).pixels
 
 
-@given(*[st.integers(1, 40)] * 4, st.sampled_from(["crop", "stretch"]), st.sampled_from([np.uint8, np.uint16, np.float32]))  # fmt: skip
-def test_a_constant_stays_constant_in_any_size(
-    h: int, w: int, r: int, s: int, fit: Fit, dtype: type[np.generic]
-) -> None:
+@given(*[st.integers(1, 40)] * 4, st.sampled_from(["crop", "stretch"]), st.sampled_from(["u1", "u2", "f4"]))
+def test_a_constant_stays_constant_in_any_size(h: int, w: int, r: int, s: int, fit: Fit, dtype: str) -> None:
     found = refitted(np.full((h, w, 2), 77, dtype), (r, s), fit)
     assert found.shape == (r, s, 2)
     assert np.allclose(found, 77, rtol=1e-6)

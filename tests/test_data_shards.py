@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from pictures import classes, contents, packed, png, values
+from PIL import Image
 from webdataset import TarWriter
 
 from ncsn.data import Images, Origin, Reading, load_images

@@ -18,18 +18,18 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import ncsn
-from ncsn import signals, storage
+from ncsn import storage
+from ncsn.cli import interrupts as signals
 from ncsn.cli.train import Train
 from ncsn.data import Images as Pictures
-from ncsn.data import Labels, Reading, load_images, mnist
-from ncsn.data import Origin
+from ncsn.data import Labels, Origin, Reading, load_images, mnist
+from ncsn.data.pixels import quantize
 from ncsn.evaluation import PIXELS, Features
 from ncsn.learn import budgets, guidance
 from ncsn.learn.budgets import Plan
 from ncsn.learn.images import found, recalled, recipes, resolve
 from ncsn.learn.settings import ImageJob, Images, ResolvedImages, kept
 from ncsn.learn.study import Study
-from ncsn.data.pixels import quantize
 from ncsn.plots.tiles import tile
 from ncsn.progress import Clock
 from ncsn.samplers import METHODS
