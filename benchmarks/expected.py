@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from ncsn.data.sharded import LOOKED_AT
+from ncsn.data.shards import LOOKED_AT
 from ncsn.distributed import Group
 from ncsn.evaluation.ruler import REPORTABLE
 from ncsn.learn import rules

@@ -23,7 +23,7 @@ from tqdm import tqdm
 import ncsn
 from ncsn import data, evaluation, machine, metrics
 from ncsn.cli import console, drawing
-from ncsn.pixels import quantize
+from ncsn.data.pixels import quantize
 from ncsn.progress import refresh_interval
 from ncsn.samplers import METHODS
 

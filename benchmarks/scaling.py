@@ -33,12 +33,12 @@ from tqdm import tqdm
 
 from ncsn import machine
 from ncsn.data import Images
+from ncsn.data.pixels import reals
 from ncsn.distributions import Empirical
 from ncsn.evaluation.classifiers import of_classifier
 from ncsn.evaluation.ruler import Ruler
 from ncsn.learn.rules import Facts
 from ncsn.networks.classifier import Classifier
-from ncsn.pixels import reals
 from ncsn.progress import refresh_interval
 from ncsn.recipe import Recipe
 from ncsn.run import Run

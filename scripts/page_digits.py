@@ -14,7 +14,7 @@ import torch
 
 import ncsn
 from ncsn import ScoreModel, UNet
-from ncsn.pixels import centres, quantize
+from ncsn.data.pixels import centres, quantize
 from ncsn.recipe import Argument, Recipe
 from ncsn.regions import known_pixels
 from ncsn.run import Run

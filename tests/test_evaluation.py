@@ -11,10 +11,10 @@ from torch import Tensor, nn
 import ncsn
 from ncsn import evaluation, metrics
 from ncsn.data import Images, mnist, mnist_labels
+from ncsn.data.pixels import quantize
 from ncsn.evaluation import ruler
 from ncsn.evaluation.report import compared
 from ncsn.networks.classifier import Classifier
-from ncsn.pixels import quantize
 
 N = 1000
 IMAGES = mnist()

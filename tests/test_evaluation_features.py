@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ncsn import evaluation, metrics, plots
 from ncsn.data import Images, Labels, mnist
+from ncsn.data.pixels import Depth
 from ncsn.evaluation import Features
 from ncsn.networks.classifier import Classifier
-from ncsn.pixels import Depth
 
 
 def noise(n: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:

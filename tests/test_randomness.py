@@ -14,13 +14,13 @@ from torch import Generator, Tensor
 from ncsn import metrics, objectives, regions
 from ncsn import samplers as ways
 from ncsn.data import batches
+from ncsn.data.pixels import dequantize
 from ncsn.distributions import Boxes, Empirical, GaussianMixture, Ring
 from ncsn.likelihood import log_prob
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.noise import Geometric, LogNormal, LogUniform
 from ncsn.objectives import Batch, training_loss
-from ncsn.pixels import dequantize
 from ncsn.problems import replacement
 from ncsn.sampling import Sampling
 

@@ -9,7 +9,7 @@ import torch
 
 import ncsn
 from ncsn import evaluation
-from ncsn.pixels import quantize
+from ncsn.data.pixels import quantize
 
 PAGES = ("README.md", "docs/howto/python.md", "docs/howto/own-parts.md")
 BLOCKS = [

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 import ncsn
 from ncsn.cli import interrupts
 from ncsn.distributions import TOYS
-from ncsn.pixels import quantize
+from ncsn.data.pixels import quantize
 from ncsn.plots.tiles import tile
 
 ROOT = Path(__file__).parent.parent

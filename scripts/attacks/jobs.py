@@ -22,14 +22,13 @@ class Job:
     """A long command.
 
     ``words``: its arguments.  ``out``: what it leaves, in the folder that it is started in.  ``resumes``: whether it
-    goes on with ``--resume``.  ``stored``: whether images go to a store on the disk, as large data sets do.
+    goes on with ``--resume``.
     """
 
     program: Callable[[list[str]], Callable[[], None]]
     words: str
     out: str
     resumes: bool = False
-    stored: bool = False
 
     def call(self, *more: str, kill_at: int = 0) -> Callable[[], None]:
         """The command, with more arguments; killed when it writes for the ``kill_at``-th time."""
@@ -37,10 +36,6 @@ class Job:
 
     def start(self, more: tuple[str, ...], kill_at: int) -> None:
         """Be the command."""
-        if self.stored:
-            from ncsn.data import store
-
-            store.IN_MEMORY = 0
         if kill_at:
             at_write(kill_at)
         self.program([*self.words.split(), *more])()
@@ -57,9 +52,7 @@ def jobs(ground: Ground) -> dict[str, Job]:
     run = ground.run
     return {
         "train": Job(program=ncsn, words=f"train {ground.arrays} {train}", out="out", resumes=True),
-        "train, stored": Job(
-            program=ncsn, words=f"train {ground.images} {train}", out="out", resumes=True, stored=True
-        ),
+        "train, a folder": Job(program=ncsn, words=f"train {ground.images} {train}", out="out", resumes=True),
         "toy": Job(program=toy, words=f"{TOY} --view both --out out", out="out", resumes=True),
         "sample .npz": Job(program=ncsn, words=f"sample {run} -n 600 --device cpu --out out.npz", out="out.npz"),
         "sample .png": Job(program=ncsn, words=f"sample {run} --device cpu --out out.png", out="out.png"),

@@ -67,8 +67,9 @@ def config(ground: Ground) -> list[Reader]:
     """config.json, as it is loaded, shown and resumed."""
 
     def read(path: Path) -> Any:
-        import ncsn
         from ncsn.cli.info import Info
+
+        import ncsn
         from ncsn.learn.images import recalled
         from ncsn.learn.settings import ImageJob, Images
 
@@ -222,7 +223,7 @@ def bomb() -> bytes:
 def images(ground: Ground) -> list[Reader]:
     """Images alone and in archives, and arrays of them."""
     from ncsn import data
-    from ncsn.data.ahead import batches_ahead
+    from ncsn.data.shards import stream
     from ncsn.rng import Draws
 
     def example(path: Path) -> None:
@@ -251,9 +252,8 @@ def images(ground: Ground) -> list[Reader]:
         shutil.copytree(shards, folder / "shards", dirs_exist_ok=True)
 
     def batch(path: Path) -> None:
-        found = data.load_images(str(path.parent)).shards
-        assert found is not None
-        if not bool(next(batches_ahead(found, Draws(0, 8), labels=False, flip=False)).x.isfinite().all()):
+        found = data.load_images(str(path.parent))
+        if not bool(next(stream(found, data.Reading(), Draws(0, 8), labels=False, flip=False)).x.isfinite().all()):
             raise AssertionError("images that are not finite are trained on")
 
     name, original, command = "shards/train.tar", shards / "train.tar", "ncsn train shards"

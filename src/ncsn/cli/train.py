@@ -56,8 +56,8 @@ class Train(Images):
 
 def remarks(data: "Pictures", samples: "Tensor") -> "Iterator[str]":
     """What a user should know about the samples and would not see, or not see why."""
+    from ncsn.data.pixels import quantize, reals
     from ncsn.evaluation import at_8_bits, coarse, nearest
-    from ncsn.pixels import quantize, reals
 
     def clipped(pixels: "Tensor") -> float:
         return float(((pixels == 0) | (pixels == 255)).float().mean())

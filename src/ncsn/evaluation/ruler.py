@@ -88,9 +88,7 @@ class Ruler:
         if images.train.dtype != torch.uint8:
             said.append("the data has more than 8 bits, and is judged at 8")
         if images.shards is not None:
-            said.append(
-                f"of {images.n:,} training images, in shards, {parts[2]:,} are looked at: they are the training set"
-            )
+            said.append(f"training images are in shards: {images.n:,} of them are looked at, and are the training set")
         images = at_8_bits(images)
         features = choose(images) if features is None else features
         test = images.test[:possible]

@@ -1,6 +1,5 @@
 """Samples as bytes, in files: ours, and anybody's; and the data as bytes, to compare them with."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +8,10 @@ import torch
 from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
-from ncsn import machine
 from ncsn.data import Images
-from ncsn.data.arrays import Stack
-from ncsn.data.rows import Rows, arrays
+from ncsn.data.files import arrays, images_in
+from ncsn.data.pixels import BYTES, Depth, quantize
 from ncsn.files import atomic
-from ncsn.pixels import BYTES, Depth, quantize
 
 FEWEST = 100
 FAR = 0.5  # of the data's range: samples lie a little outside of it, and others' are in other units
@@ -30,20 +27,9 @@ def read_samples(
     ``most``: how many are read, at least 1.  ``depth``: what other numbers are, as in the data that they are like.
     Raises ValueError if there is no such array, and for fewer than 100 images.
     """
-    with arrays(path) as found:
-        stack = the_samples(path, list(found.values()), depth)
-        shape = (min(most, stack.shape[0]), *stack.shape[1:])
-        size, limit = math.prod(shape) * stack.dtype.itemsize, machine.memory() // 4
-        if size > limit:
-            raise ValueError(f"{stack.name} takes {size:,} bytes; at most {limit:,} fit here")
-        rows = np.empty(shape, stack.dtype)
-        for i in range(len(rows)):
-            rows[i] = stack.row(i)
-    if rows.ndim == 3:
-        rows = rows[:, None]
-    elif not stack.channels_first:
-        rows = rows.transpose(0, 3, 1, 2)
-    said = () if stack.name == f"{path}/samples" else (f"{stack.name} is taken for the samples",)
+    key, array = the_samples(path, arrays(path), depth)
+    rows = images_in(f"{path}/{key}", array[:most]).transpose(0, 3, 1, 2)
+    said = () if key == "samples" else (f"{path}/{key} is taken for the samples",)
     if rows.dtype == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(rows)), said
     low, high = rows.min(), rows.max()
@@ -64,19 +50,20 @@ def read_samples(
     return quantize(reals), (*said, f"{path}: reals in [0, 1], rounded to bytes")
 
 
-def the_samples(path: Path, found: list[Rows], depth: Depth) -> Stack:
-    """The array that holds the samples.  Raises ValueError if none or several could, or if it holds no samples."""
-    named = [rows for rows in found if rows.name == f"{path}/samples"]
-    chosen = named or [rows for rows in found if len(rows.shape) in (3, 4)]
+def the_samples(
+    path: Path, found: dict[str, Shaped[np.ndarray, "..."]], depth: Depth
+) -> tuple[str, Shaped[np.ndarray, "..."]]:
+    """The array that holds the samples, and its key.  Raises ValueError if none or several could, or if it has none."""
+    chosen = [key for key in found if key == "samples"] or [key for key in found if found[key].ndim in (3, 4)]
     if len(chosen) != 1:
-        listed = ", ".join(f"{Path(rows.name).name} {rows.shape}" for rows in found) or "no arrays"
+        listed = ", ".join(f"{key} {array.shape}" for key, array in found.items()) or "no arrays"
         raise ValueError(f"{path} holds {listed}; one array of images, or one named samples, is needed")
-    stack = Stack.of(chosen[0])
-    if stack.dtype not in (np.uint8, np.dtype(depth.dtype)) and stack.dtype.kind != "f":
-        raise ValueError(f"{stack.name} is of {stack.dtype}; uint8, or reals in [0, 1], are needed")
-    if stack.shape[0] < FEWEST:
-        raise ValueError(f"{stack.name} holds {stack.shape[0]} images; at least {FEWEST} are needed")
-    return stack
+    array = found[chosen[0]]
+    if array.dtype not in (np.uint8, np.dtype(depth.dtype)) and array.dtype.kind != "f":
+        raise ValueError(f"{path}/{chosen[0]} is of {array.dtype}; uint8, or reals in [0, 1], are needed")
+    if array.ndim and len(array) < FEWEST:
+        raise ValueError(f"{path}/{chosen[0]} holds {len(array)} images; at least {FEWEST} are needed")
+    return chosen[0], array
 
 
 def write_samples(path: Path, samples: UInt8[Tensor, "n c h w"]) -> None:

@@ -3,21 +3,22 @@
 import copy
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from ncsn import machine, metrics, plots, storage
 from ncsn.data import Images as Pictures
-from ncsn.data import Labels, batches
-from ncsn.data.ahead import batches_ahead
-from ncsn.data.shards import Shards
+from ncsn.data import Reading, batches, shards
+from ncsn.data.files import from_arrays
+from ncsn.data.images import images_of
+from ncsn.data.pixels import reals
 from ncsn.distributions import Empirical
 from ncsn.evaluation import coarse
 from ncsn.learn import guidance, rules
@@ -27,7 +28,6 @@ from ncsn.model import ScoreModel
 from ncsn.noise import Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm, training_loss
 from ncsn.optim import muon_and_adam
-from ncsn.pixels import reals
 from ncsn.recipe import Recipe
 from ncsn.rng import Draws
 from ncsn.run import Run
@@ -47,6 +47,7 @@ class Lesson:
     ``train``, ``held_out``: examples in the model's units, or bytes, with their classes.  ``size``: of a batch.
     ``rows``: how often in a training the average is tried on held-out examples, on ``trials`` of them at a time.
     ``slack``: the relative rise of the held-out loss that counts as one.  ``flip``: images are mirrored at random.
+    ``stream``: batches of images that are too many for a disk.
     """
 
     train: Batch
@@ -58,13 +59,13 @@ class Lesson:
     trials: tuple[int, ...]
     slack: float
     flip: bool = False
-    shards: Shards | None = None
+    stream: Callable[..., Iterator[Batch]] | None = None
 
     def batches(self, model: ScoreModel, source: torch.Generator | Draws) -> Iterator[Batch]:
         """Endless random batches, with classes if the model can be told them."""
         labels = self.train.label if model.classes else None
-        if self.shards is not None and isinstance(source, Draws):
-            return batches_ahead(self.shards, source, labels=labels is not None, flip=self.flip)
+        if self.stream is not None:
+            return self.stream(source, labels=labels is not None, flip=self.flip)
         return batches(self.train.x, self.size, labels, flip=self.flip, generator=source)
 
     @torch.no_grad()
@@ -86,7 +87,7 @@ def fit(
     *,
     minutes: float | None = None,
     steps: int | None = None,
-    labels: Int64[Tensor, "n"] | None = None,
+    labels: "Tensor | np.ndarray | Sequence[int | str] | None" = None,
     network: nn.Module | None = None,
     recipes: tuple[Recipe, Recipe | None] | None = None,
     objective: Objective | None = None,
@@ -105,10 +106,10 @@ def fit(
     posteriors are in the units of the data.  Images are learned as ``ncsn train`` learns them: with their classes, a
     guide, and the guidance that held-out images choose.
 
-    ``data``: points (n, d), or images (n, c, h, w): bytes, or numbers in [0, 1]; a tensor or an array; or a data set of
-    images, as ``load_images`` returns it, whose own validation images are held out.
+    ``data``: points (n, d), or images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor,
+    an array or a list; or a data set of images, as ``load_images`` returns it.
     ``minutes``, ``steps``: how long to train; one minute by default.
-    ``labels``: the class of each image, 0 to k − 1: better samples, and ``run.sample(label=...)``.
+    ``labels``: the class of each image, a number or a name: better samples, and ``run.sample(label=...)``.
     ``network``: one of your own, network(x, c) → like x with c = ¼ ln σ; by default an MLP, or a U-Net.
     ``recipes``: of images instead, how the network and its guide are built; by default what ``settings`` say.
     ``objective``: how scores are trained, see ``training_loss``.  ``noise``: where training draws its noise levels, in
@@ -136,7 +137,7 @@ def fit(
         if {"minutes", "steps"} & given.keys():
             given = {"minutes": None, "steps": None} | given
         chosen = replace(settings or Images(job=ImageJob(device=device)), **given)
-        pictures = parted(x, labels, chosen.seed) if isinstance(x, Tensor) else x
+        pictures = pictures_of(x.cpu().numpy(), labels) if isinstance(x, Tensor) else x
         if record.folder is None:  # which says where images are, and else their name is known at most
             chosen = replace(chosen, dataset=pictures.name)
         return fit_images(pictures, chosen, network, recipes, objective, noise, record)
@@ -145,22 +146,20 @@ def fit(
 def checked(data: "Tensor | np.ndarray") -> Tensor:
     """Data as bytes or as reals.  Raises ValueError for what has no density to learn."""
     x = data.detach() if isinstance(data, Tensor) else torch.as_tensor(np.ascontiguousarray(data))
-    if x.ndim not in (2, 4):
+    if x.ndim not in (2, 3, 4):
         raise ValueError(f"data has shape {tuple(x.shape)}; points (n, d) or images (n, c, h, w) are needed")
-    if x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
-        raise ValueError(f"data has shape {tuple(x.shape)}; channels come first: images (n, c, h, w) are needed")
     if len(x) < 10:
         raise ValueError(f"data holds {len(x)} examples; at least 10 are needed, and a thousand to learn much")
     if x.is_complex():
         raise ValueError("data holds complex numbers; real ones are needed: their two parts are two coordinates")
-    if x.ndim == 4 and x.dtype == torch.uint8:
+    if x.ndim > 2 and x.dtype == torch.uint8:
         return x
     x = x if x.dtype in (torch.float32, torch.float64) else x.double()
     wrong = int((~x.isfinite()).sum())
     if wrong:
         raise ValueError(f"data has {wrong} numbers that are NaN or infinite; remove or fill in their rows")
     low, high = float(x.min()), float(x.max())
-    if x.ndim == 4 and (low < 0 or high > 1):
+    if x.ndim > 2 and (low < 0 or high > 1):
         raise ValueError(f"data has pixels from {low:g} to {high:g}; bytes, or numbers from 0 to 1, are needed")
     return x if x.ndim == 2 else x.float()
 
@@ -210,19 +209,14 @@ def fit_points(
     return run.to(device)
 
 
-def parted(x: Shaped[Tensor, "n c h w"], labels: Int64[Tensor, "n"] | None, seed: int) -> Pictures:
-    """Images as a data set, of which a tenth, at random, is held out.  Raises ValueError for too few labels."""
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
-    held_out, kept, none = order[: len(x) // 10], order[len(x) // 10 :], order[:0]
+def pictures_of(x: Shaped[np.ndarray, "n ..."], labels: "Tensor | np.ndarray | Sequence[int | str] | None") -> Pictures:
+    """Images as the data set that a file of them would be.  Raises ValueError for labels of other images."""
     if labels is None:
-        return Pictures(x[kept].cpu(), x[held_out].cpu(), x[none].cpu())
-    known = torch.as_tensor(labels)
-    if len(known) != len(x) or bool((known < 0).any()):
-        raise ValueError(f"labels holds {len(known)} numbers for {len(x)} images; a class from 0 for each is needed")
-    known, order = known.long().cpu(), order.cpu()
-    names = tuple(str(number) for number in range(int(known.max()) + 1))
-    parts = {"train": known[kept.cpu()], "validation": known[held_out.cpu()], "test": known[:0]}
-    return Pictures(x[kept].cpu(), x[held_out].cpu(), x[none].cpu(), Labels(**parts, names=names))
+        return images_of(from_arrays("data", {"images": x}), Reading())
+    classes = np.asarray(labels)
+    if classes.shape != x.shape[:1]:
+        raise ValueError(f"labels has shape {classes.shape} for {len(x)} images; a class for each is needed")
+    return images_of(from_arrays("data", {"images": x, "labels": classes}), Reading())
 
 
 def fit_images(
@@ -345,7 +339,7 @@ def lesson_of(
         trials=(256, 256),
         slack=LEARNING,
         flip=settings.flip,
-        shards=pictures.shards,
+        stream=None if pictures.shards is None else partial(shards.stream, pictures, settings.reading),
     )
 
 

@@ -12,11 +12,11 @@ from tqdm.auto import tqdm
 
 from ncsn import machine, metrics
 from ncsn.data import Images as Pictures
+from ncsn.data.pixels import quantize, reals
 from ncsn.evaluation import PIXELS, Features, at_8_bits, digits, efficientnet, trained
 from ncsn.evaluation.chosen import is_mnist
 from ncsn.learn import rules
 from ncsn.learn.settings import Images
-from ncsn.pixels import quantize, reals
 from ncsn.progress import refresh_interval
 from ncsn.recipe import Label, Recipe
 from ncsn.run import Run

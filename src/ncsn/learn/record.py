@@ -20,10 +20,9 @@ from tqdm.auto import tqdm
 
 from ncsn import distributed, machine, storage
 from ncsn.data import Images as Pictures
-from ncsn.data import load_images
+from ncsn.data import Origin, load_images
 from ncsn.data.named import DOWNLOADS, NAMED
-from ncsn.data.options import short_name
-from ncsn.data.origin import Origin
+from ncsn.data.reading import short_name
 from ncsn.distributed import ALONE, Group
 from ncsn.drawn import Drawn
 from ncsn.files import append

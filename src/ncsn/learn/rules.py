@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from ncsn import machine, networks
 from ncsn.data import Images as Pictures
 from ncsn.data import Labels
+from ncsn.data.pixels import reals
 from ncsn.distributions import Empirical
 from ncsn.learn.settings import Images, ResolvedImages, check_auto, given_ones
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal, suggest_noise
-from ncsn.pixels import reals
 from ncsn.recipe import Argument, Recipe
 from ncsn.samplers import METHODS
 from ncsn.sampling import Sampling

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
+from ncsn.data.pixels import quantize
 from ncsn.evaluation import Evaluation
-from ncsn.pixels import quantize
 from ncsn.plots.style import POINTS, STYLE, finish
 from ncsn.plots.tiles import tile, visible_channels
 

@@ -8,8 +8,8 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
+from ncsn.data.pixels import quantize
 from ncsn.files import atomic
-from ncsn.pixels import quantize
 from ncsn.samplers import Step
 
 
