@@ -7,8 +7,6 @@ python ./training_toy.py --generator gaussian    # why Langevin dynamics needs m
 import sys
 
 try:
-    import torch
-
     import ncsn
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; install the package first, with `pip install .` in this folder")
@@ -16,6 +14,8 @@ except ModuleNotFoundError as error:
 from ncsn.cli.interrupts import quit_on_signals
 
 quit_on_signals()
+import torch
+
 from ncsn import metrics, plots
 from ncsn.cli import console, drawing
 from ncsn.learn.settings import Toy

@@ -78,7 +78,7 @@ def test_a_guide_learns_beside_a_network_without_classes(
     assert not torch.equal(made.sample(2), made.sample(2, guidance=1.0))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_training_that_is_killed_and_resumed_equals_one_that_was_not(
     number: signal.Signals, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
