@@ -43,8 +43,8 @@ class Evaluate(HowToSample, Reading):
     read by --size, --fit, --background and --max-broken."""
     features: str = "auto"
     """What distances are measured in: pixels, classifier (trained on the data's classes, and kept), efficientnet,
-    inception:WEIGHTS (then it is FID), dinov2:FOLDER, or your network's file .onnx, .pt or .ts.  auto: for MNIST the
-    classifier in the package, else classifier where there are classes and efficientnet where there are none."""
+    or inception:WEIGHTS (then it is FID); your own are for Python.  auto: for MNIST the classifier in the package, else
+    classifier where there are classes and efficientnet where there are none."""
     n: Annotated[Judged, tyro.conf.arg(name="n", aliases=["-n"])] = 10_000
     """How many samples, as far as there are as many test images; numbers from fewer than 10,000 are not comparable to
     others'."""

@@ -83,8 +83,9 @@ class Problem(OfRun):
         import torch
 
         import ncsn
-        from ncsn import metrics, plots
+        from ncsn import plots
         from ncsn.cli.examples import example
+        from ncsn.evaluation import metrics
 
         run = ncsn.load(self.run, device=self.device)
         if not run.recipe.images:
