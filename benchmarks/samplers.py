@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import ncsn
-from ncsn import data, evaluation, process
+from ncsn import data, evaluation, machine
 from ncsn.cli import console, drawing
 from ncsn.evaluation import metrics
 from ncsn.pixels import quantize
@@ -159,7 +159,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 if __name__ == "__main__":
     settings = tyro.cli(Curve)
-    process.keep_memory()
+    machine.keep_memory()
     torch.set_flush_denormal(True)
     table = measure(settings, grid(ncsn.load(settings.run)))
     written = json.dumps(table, indent=1) + "\n"
