@@ -30,7 +30,7 @@ Panel = tuple[str, Float[Tensor, "n 2"]]
 
 
 @contextmanager
-def styled() -> Iterator[None]:
+def _styled() -> Iterator[None]:
     """Our style on matplotlib's defaults: what a user's matplotlibrc asks for may not be there, as LaTeX."""
     import matplotlib.style
 
@@ -38,14 +38,14 @@ def styled() -> Iterator[None]:
         yield
 
 
-def blank(width: float, height: float) -> "Figure":
+def _blank(width: float, height: float) -> "Figure":
     """An empty figure of so many inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def finish(figure: "Figure", path: Place) -> "Figure":
+def _finish(figure: "Figure", path: Place) -> "Figure":
     """The figure; also written, atomically and in the format of the path's suffix, if there is a path."""
     if path is not None:
         with atomic(Path(path)) as temporary:
@@ -53,14 +53,14 @@ def finish(figure: "Figure", path: Place) -> "Figure":
     return figure
 
 
-def show_picture(axes: "Axes", picture: Image.Image, title: str) -> None:
+def _show_picture(axes: "Axes", picture: Image.Image, title: str) -> None:
     """Fill a panel with a picture under a title."""
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
     axes.set_title(title)
     axes.set_axis_off()
 
 
-def visible_channels(images: Shaped[Tensor, "n c h w"]) -> Shaped[Tensor, "n d h w"]:
+def _visible_channels(images: Shaped[Tensor, "n c h w"]) -> Shaped[Tensor, "n d h w"]:
     """The channels that can be seen: one as grey, three as colours; of two the first, of more the first three."""
     return images[:, : 3 if images.shape[1] >= 3 else 1]
 
@@ -70,7 +70,7 @@ def tile(images: UInt8[Tensor, "n c h w"], columns: int, *, zoom: int = 2) -> Im
 
     Of two channels the first is shown, of more than three the first three.
     """
-    images = visible_channels(images)
+    images = _visible_channels(images)
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     padded = torch.full((rows * columns, channels, height + 2, width + 2), 64, dtype=torch.uint8)
@@ -99,38 +99,38 @@ def visible(x: Float[Tensor, "*d"], sigma: float) -> UInt8[Tensor, "*d"]:
     return quantize(0.5 + (x - 0.5) / (1 + 4 * sigma))
 
 
-def spread(steps: Sequence[Step], most: int) -> list[Step]:
+def _spread(steps: Sequence[Step], most: int) -> list[Step]:
     """At most so many of the states, evenly chosen, the first and the last among them."""
     chosen = torch.linspace(0, len(steps) - 1, min(most, len(steps))).round().int().tolist()
     return [steps[i] for i in chosen]
 
 
-@styled()
+@_styled()
 def evolution(steps: Sequence[Step], path: Place = None, *, examples: int = 8, columns: int = 12) -> "Figure":
     """From noise to images: one example a row, noise levels from left to right, σ = 0 for the denoised state.
 
     ``steps``: the states of a sampler, of images (n, c, h, w).
     """
-    shown = spread(steps, columns)
+    shown = _spread(steps, columns)
     images = torch.stack([visible(x[:examples], sigma) for sigma, x in shown], 1)
     picture = tile(images.flatten(0, 1), len(shown), zoom=3)
-    figure = blank(10.0, 10.0 * picture.height / picture.width + 0.45)
+    figure = _blank(10.0, 10.0 * picture.height / picture.width + 0.45)
     axes = figure.subplots()
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
     step = picture.width / len(shown)
     axes.set_xticks([(k + 0.5) * step for k in range(len(shown))], [f"{sigma:.2g}" for sigma, _ in shown])
     axes.set(yticks=[], xlabel="noise level σ, from the first step of sampling to the denoised samples (0)")
     axes.spines[:].set_visible(False)
-    return finish(figure, path)
+    return _finish(figure, path)
 
 
 def evolution_animation(steps: Sequence[Step], path: Path | str, *, examples: int = 36) -> None:
     """The same as an animation of a grid, in at most 40 frames and 16 shades, which keeps the file small."""
-    frames = [tile(visible(x[:examples], sigma), 6).quantize(16) for sigma, x in spread(steps, 40)]
-    animate(frames, path, milliseconds=120)
+    frames = [tile(visible(x[:examples], sigma), 6).quantize(16) for sigma, x in _spread(steps, 40)]
+    _animate(frames, path, milliseconds=120)
 
 
-def animate(frames: Sequence[Image.Image], path: Path | str, *, milliseconds: int) -> None:
+def _animate(frames: Sequence[Image.Image], path: Path | str, *, milliseconds: int) -> None:
     """Write frames as a GIF that repeats; the last one stays a while."""
     durations = [milliseconds] * (len(frames) - 1) + [2500]
     with atomic(Path(path)) as temporary:
@@ -154,7 +154,7 @@ def extent_of(points: Float[Tensor, "n 2"]) -> Extent:
     return (left, right), (bottom, top)
 
 
-def frame(axes: "Axes", title: str, view: float | Extent) -> None:
+def _frame(axes: "Axes", title: str, view: float | Extent) -> None:
     """Give a panel its title and its limits."""
     if isinstance(view, tuple):  # in the user's units, of which two need not be alike
         axes.set(title=title, xlim=view[0], ylim=view[1])
@@ -163,7 +163,7 @@ def frame(axes: "Axes", title: str, view: float | Extent) -> None:
         axes.set(xticks=ticks, yticks=ticks, title=title, xlim=(-view, view), ylim=(-view, view), aspect="equal")
 
 
-@styled()
+@_styled()
 @torch.no_grad()
 def score_field(
     score: Score,
@@ -183,12 +183,12 @@ def score_field(
     _, coarse = plane(view * 0.95, 19, device=data.device)
 
     def show(axes: "Axes", name: str, field: Tensor, low: float, high: float, colours: str) -> Any:
-        frame(axes, f"{name}, σ = {sigma:.3g}", view)
+        _frame(axes, f"{name}, σ = {sigma:.3g}", view)
         size = field.norm(dim=1).clamp_min(1e-12).view(160, 160).numpy()
         extent = (-view, view, -view, view)
         return axes.imshow(size, origin="lower", extent=extent, norm="log", vmin=low, vmax=high, cmap=colours)
 
-    figure = blank(10.5, 3.3 * len(sigmas) + 0.2)
+    figure = _blank(10.5, 3.3 * len(sigmas) + 0.2)
     for (left, middle, right), sigma in zip(figure.subplots(len(sigmas), 3, squeeze=False), sigmas, strict=True):
         exact, estimate = truth(fine, sigma).cpu(), score(fine, sigma).cpu()
         magnitude = exact.norm(dim=1)
@@ -205,36 +205,36 @@ def score_field(
         right.legend(loc="upper right", markerscale=5, framealpha=0.85, fontsize=8)
         figure.colorbar(colours, ax=[left, middle], label="‖s‖", shrink=0.9, pad=0.01)
         figure.colorbar(errors, ax=right, label="‖ŝ − s‖ / ‖s‖", shrink=0.9)
-    return finish(figure, path)
+    return _finish(figure, path)
 
 
-@styled()
+@_styled()
 def scatter_panels(rows: Sequence[Sequence[Panel]], path: Place = None, *, view: float | Extent = 8.0) -> "Figure":
     """Sets of points in the plane, each under its title, in rows; ``view``: [−view, view]², or from where to where."""
-    figure = blank(3.4 * len(rows[0]), 3.75 * len(rows))
+    figure = _blank(3.4 * len(rows[0]), 3.75 * len(rows))
     for panels, row in zip(figure.subplots(len(rows), len(rows[0]), squeeze=False), rows, strict=True):
         for axes, (title, points) in zip(panels, row, strict=True):
             axes.scatter(*points[:3000].cpu().T.numpy(), s=2.5, alpha=0.45, linewidths=0, color=POINTS)
-            frame(axes, title, view)
-    return finish(figure, path)
+            _frame(axes, title, view)
+    return _finish(figure, path)
 
 
-@styled()
+@_styled()
 def trajectories(states: Sequence[Panel], path: Path | str, *, view: float | Extent = 8.0) -> None:
     """An animation of points through the ``states``, each under its title; the last one stays a while.
 
     ``view``: as for ``scatter_panels``.
     """
-    figure, frames = blank(4, 4.2), []
+    figure, frames = _blank(4, 4.2), []
     axes = figure.subplots()
     dots = axes.scatter([], [], s=4, alpha=0.5, linewidths=0, color=POINTS)
     for title, points in states:
         dots.set_offsets(points[:1500].cpu().numpy())
-        frame(axes, title, view)
+        _frame(axes, title, view)
         buffer = BytesIO()
         figure.savefig(buffer, dpi=90)
         frames.append(Image.open(buffer).convert("RGB"))
-    animate(frames, path, milliseconds=180)
+    _animate(frames, path, milliseconds=180)
 
 
 @runtime_checkable
@@ -251,7 +251,7 @@ class LossRow(Protocol):
     def validation_bands(self) -> Sequence[float | None]: ...  # noqa: D102
 
 
-@styled()
+@_styled()
 def loss_curves(rows: Sequence[LossRow], bands: Sequence[str], path: Place = None) -> "Figure":
     """Training and validation loss against the step, and validation loss in each σ band.
 
@@ -259,7 +259,7 @@ def loss_curves(rows: Sequence[LossRow], bands: Sequence[str], path: Place = Non
     """
     import matplotlib as mpl
 
-    figure = blank(10, 3.8)
+    figure = _blank(10, 3.8)
     left, right = figure.subplots(1, 2)
     steps = [row.step for row in rows]
     left.plot(steps, [row.loss for row in rows], ".-", color=QUIET, ms=3, lw=1, label="training")
@@ -275,10 +275,10 @@ def loss_curves(rows: Sequence[LossRow], bands: Sequence[str], path: Place = Non
         axes.grid(which="both", alpha=0.25)
     left.legend(fontsize=8)
     figure.legend(*right.get_legend_handles_labels(), loc="outside right center", fontsize=8, title="noise level")
-    return finish(figure, path)
+    return _finish(figure, path)
 
 
-@styled()
+@_styled()
 def evaluation_page(
     samples: UInt8[Tensor, "n c h w"], neighbours: UInt8[Tensor, "n c h w"], found: Evaluation, path: Place = None
 ) -> "Figure":
@@ -287,20 +287,20 @@ def evaluation_page(
     ``samples``: a multiple of ten.  ``neighbours``: the training images nearest to them.
     """
     tens = [images.reshape(-1, 10, *images.shape[1:]) for images in (samples, neighbours)]
-    pairs = visible_channels(torch.stack(tens, 1).flatten(0, 2))
+    pairs = _visible_channels(torch.stack(tens, 1).flatten(0, 2))
     channels = samples.shape[1]
     shown = "" if channels in (1, 3) else f" ({pairs.shape[1]} of {channels} channels)"
-    figure = blank(10, 4.6)
+    figure = _blank(10, 4.6)
     widths = [2.2, 1.3, 1] if found.classes else [2.2, 1]
     left, *middle, right = figure.subplots(1, len(widths), width_ratios=widths)
-    show_picture(left, tile(pairs, 10), f"Samples, each above its nearest training image{shown}")
+    _show_picture(left, tile(pairs, 10), f"Samples, each above its nearest training image{shown}")
     for axes in middle:
-        class_histogram(axes, found)
-    ratios_to_held_out(right, found)
-    return finish(figure, path)
+        _class_histogram(axes, found)
+    _ratios_to_held_out(right, found)
+    return _finish(figure, path)
 
 
-def class_histogram(axes: "Axes", found: Evaluation) -> None:
+def _class_histogram(axes: "Axes", found: Evaluation) -> None:
     """The share of each class; its name where there is room for all of them."""
     k = np.arange(len(found.classes))
     axes.bar(k - 0.2, found.held_out_histogram, 0.4, label="held out", color=QUIET)
@@ -312,7 +312,7 @@ def class_histogram(axes: "Axes", found: Evaluation) -> None:
     axes.legend(fontsize=8, ncols=2)
 
 
-def ratios_to_held_out(axes: "Axes", found: Evaluation) -> None:
+def _ratios_to_held_out(axes: "Axes", found: Evaluation) -> None:
     """Distances over those of held-out images, on a scale that has no place for a distance of 0."""
     ratios = {name: m.ratio for name, m in found.metrics.items() if m.ratio is not None and m.ratio > 0}
     bars = axes.bar([name.replace("_", "\n") for name in ratios], list(ratios.values()), color=POINTS)
@@ -326,7 +326,7 @@ def ratios_to_held_out(axes: "Axes", found: Evaluation) -> None:
     axes.tick_params(axis="x", labelsize=7.5)
 
 
-@styled()
+@_styled()
 def posterior_page(
     truth: Float[Tensor, "c h w"] | None,
     measurement: Float[Tensor, "c h w"],
@@ -345,12 +345,12 @@ def posterior_page(
         white = deviation.max().clamp_min(1e-6)
         images[f"standard deviation (white: {white:.2f})"] = deviation / white
     rows = -(-len(samples) // columns)
-    figure = blank(1.15 * columns, 2.0 + 1.15 * rows)
+    figure = _blank(1.15 * columns, 2.0 + 1.15 * rows)
     halves: Any = figure.subfigures(2, 1, height_ratios=[1.7, 1.15 * rows])
     panels = halves[0].subplots(1, len(images), squeeze=False)[0]
     for axes, (title, image) in zip(panels, images.items(), strict=True):
-        pixels = visible_channels(quantize(image.cpu())[None])[0]
-        show_picture(axes, Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy()), title)
+        pixels = _visible_channels(quantize(image.cpu())[None])[0]
+        _show_picture(axes, Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy()), title)
     sheet = tile(quantize(samples), min(columns, len(samples)))
-    show_picture(halves[1].subplots(), sheet, "samples of the posterior")
-    return finish(figure, path)
+    _show_picture(halves[1].subplots(), sheet, "samples of the posterior")
+    return _finish(figure, path)

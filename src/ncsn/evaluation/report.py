@@ -149,7 +149,9 @@ class Ruler:
         remarks = {
             f"{self.n:,} of {n:,} samples are judged: there are {counts}": self.n < n,
             "the data has more than 8 bits, and is judged at 8": images is not data,
-            f"{sizes[2]:,} of {images.n:,} training images are taken for all: these are in shards": sizes[2] < images.n,
+            f"of {images.n:,} training images, in shards, {sizes[2]:,} are looked at: they are the training set": (
+                sizes[2] < images.n
+            ),
             f"the Fréchet distance is unreliable: {self.n:,} images are not twice its {f:,} features": self.n < 2 * f,
             "the classifier was trained on the training images: compare with held-out ones": features.accuracy,
         }
