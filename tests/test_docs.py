@@ -39,7 +39,7 @@ def blocks(language: str, pages: dict[str, str]) -> list[Any]:
 def public_names(room: ModuleType) -> list[str]:
     """What a room offers: a list, or else its own functions without an underscore."""
     own = [name for name, thing in vars(room).items() if getattr(thing, "__module__", "") == room.__name__]
-    return vars(room).get("__all__", [name for name in own if name[0].islower()])
+    return list(vars(room).get("__all__", [name for name in own if name[0].islower()]))
 
 
 def test_every_public_name_is_in_the_reference() -> None:

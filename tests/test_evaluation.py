@@ -305,12 +305,10 @@ def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, m
     assert evaluation.choose(images).digest == first.digest
 
 
-def test_the_classifier_takes_images_of_any_shape() -> None:
-    for channels, height, width in ((1, 28, 28), (3, 32, 32), (4, 7, 130), (2, 65, 200)):
-        network = Classifier(channels, (height, width), 5).eval()
-        assert network(torch.rand(2, channels, height, width)).shape == (2, 5)
-    with pytest.raises(ValueError, match="3 x 9 pixels; the classifier needs at least 4 x 4"):
-        Classifier(1, (3, 9), 2)
+@pytest.mark.parametrize("shape", [(3, 32, 32), (4, 7, 130), (2, 65, 200)])
+def test_the_classifier_takes_images_of_any_shape(shape: tuple[int, int, int]) -> None:
+    network = Classifier(shape[0], shape[1:], 5).eval()
+    assert network(torch.rand(2, *shape)).shape == (2, 5)
 
 
 @pytest.mark.parametrize(

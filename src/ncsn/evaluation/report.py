@@ -145,13 +145,11 @@ class Ruler:
         self.held_out = self.measure(held_out, nearest(held_out, self.train)[0])
         shuffled = torch.randperm(sizes[2], generator=torch.Generator().manual_seed(0))
         self.training = self.measure(self.train[shuffled[: self.n]], torch.zeros(self.n))  # each is its own nearest
-        f = self.seen.features.shape[1]
+        f, m = self.seen.features.shape[1], len(self.train)
         remarks = {
             f"{self.n:,} of {n:,} samples are judged: there are {counts}": self.n < n,
             "the data has more than 8 bits, and is judged at 8": images is not data,
-            f"of {images.n:,} training images, in shards, {sizes[2]:,} are looked at: they are the training set": (
-                sizes[2] < images.n
-            ),
+            f"of {images.n:,} training images, in shards, {m:,} are looked at: they are the training set": m < images.n,
             f"the Fréchet distance is unreliable: {self.n:,} images are not twice its {f:,} features": self.n < 2 * f,
             "the classifier was trained on the training images: compare with held-out ones": features.accuracy,
         }
