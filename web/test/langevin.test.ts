@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { twoGaussians } from "../src/maths/distributions.ts";
-import { Chain, annealed, constant, denoise, ladder, shares } from "../src/maths/langevin.ts";
+import { Chain, annealed, constant, denoised, ladder, shares } from "../src/maths/langevin.ts";
 import { Mixture } from "../src/maths/mixture.ts";
 import type { Points, Score } from "../src/maths/plane.ts";
 import { Mulberry } from "../src/maths/random.ts";
@@ -22,10 +22,10 @@ test("annealed Langevin dynamics with the package's noise takes the package's wa
   const chain = new Chain(score, annealed(sigmas, given.eps, given.perLevel), start, new Listed(given.z));
   chain.advance(12);
   close(chain.x, given.annealed, 1e-9);
-  assert.deepEqual([chain.step, chain.denoised], [12, false]);
+  assert.deepEqual([chain.step, chain.over], [12, false]);
   chain.advance(7);
   close(chain.x, given.denoised, 1e-9);
-  assert.deepEqual([chain.step, chain.denoised, chain.sigma], [12, true, 0]);
+  assert.deepEqual([chain.step, chain.over], [12, true]);
   assert.deepEqual(shares(chain.x, truth.means), given.weights);
 });
 
@@ -36,15 +36,18 @@ test("Langevin dynamics at one level does too", () => {
 });
 
 test("denoising is Tweedie's formula", () => {
-  const x = start.slice();
-  denoise(score, x, 2);
-  close(x, given.tweedie, 1e-9);
+  close(denoised(score, start, 2), given.tweedie, 1e-9);
 });
 
 test("Langevin dynamics has the variance that its step size makes stationary", () => {
   // s²/(1 − α/(4s²)), for a Gaussian of std s: docstring of annealed_langevin.
   const gaussian = new Mixture(Float64Array.of(0, 0), 1);
-  const chain = new Chain((x, s, out) => gaussian.score(x, s, out), constant(0, 0.8, 60), new Float64Array(20_000), new Mulberry(5));
+  const chain = new Chain(
+    (x, s, out) => gaussian.score(x, s, out),
+    constant(0, 0.8, 60),
+    new Float64Array(20_000),
+    new Mulberry(5),
+  );
   chain.advance(60);
   const variance = chain.x.reduce((sum, value) => sum + value ** 2, 0) / 20_000;
   assert.ok(Math.abs(variance / 1.25 - 1) < 4 * Math.sqrt(2 / 20_000), `${variance}`);
@@ -69,7 +72,10 @@ test("random numbers are those of their seed, uniform and normal", () => {
   const [a, b, c] = [new Mulberry(7), new Mulberry(7), new Mulberry(8)];
   const n = 100_000;
   const draws = Float64Array.from({ length: n }, () => a.normal());
-  assert.deepEqual([...draws.slice(0, 9)], Array.from({ length: 9 }, () => b.normal()));
+  assert.deepEqual(
+    [...draws.slice(0, 9)],
+    Array.from({ length: 9 }, () => b.normal()),
+  );
   assert.notEqual(draws[0], c.normal());
   const moment = (power: number): number => draws.reduce((sum, value) => sum + value ** power, 0) / n;
   assert.ok(Math.abs(moment(1)) < 4 / Math.sqrt(n));

@@ -18,9 +18,7 @@ function made(): ScoreModel {
 }
 
 test("the network with the package's weights has the package's scores", () => {
-  const out = new Float64Array(x.length);
-  made().evaluate(x, sigmas, levels, out);
-  close(out, given.score, 1e-6); // the package's frequencies are in single precision
+  close(made().evaluate(x, sigmas, levels).y, given.score, 1e-6); // the package's frequencies are in single precision
 });
 
 test("denoising score matching has the package's loss and gradient", () => {
@@ -41,7 +39,8 @@ test("Adam takes torch's steps", () => {
   const model = made();
   sliced(model, x, given.sliced.sigma, Float64Array.from(given.sliced.v));
   const adam = new Adam(model.network.parameters);
-  for (let i = 0; i < given.adam.steps; i++) adam.update(model.network.parameters, model.network.gradient, given.adam.rate);
+  for (let i = 0; i < given.adam.steps; i++)
+    adam.update(model.network.parameters, model.network.gradient, given.adam.rate);
   close(model.network.parameters, given.adam.weights, 1e-6);
 });
 

@@ -1,10 +1,10 @@
 // A picture of which some pixels are hidden: drawn on, erased, and written into an address.
+import { DIGITS } from "../parts/own.ts";
 import { Mulberry } from "../maths/random.ts";
 import type { Shape } from "./card.ts";
 
 export type Tool = "ink" | "blank" | "hide";
 
-const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 const TOP = 62; // levels between black and white; one more stands for what is hidden
 const HIDDEN = 63;
 const RANDOM_SHARE = 0.25; // of the pixels that are known when the hidden ones are random
@@ -31,7 +31,14 @@ export class Picture {
   }
 
   static of(shape: Shape, x: ArrayLike<number>): Picture {
-    return new Picture(shape, Uint8Array.from({ length: x.length }, (_, i) => Math.round(TOP * Math.min(1, Math.max(0, x[i])))));
+    return new Picture(
+      shape,
+      Uint8Array.from({ length: x.length }, (_, i) => Math.round(TOP * Math.min(1, Math.max(0, x[i])))),
+    );
+  }
+
+  copy(): Picture {
+    return new Picture(this.shape, this.codes.slice());
   }
 
   /** What an address says; undefined if it is of another shape. */
@@ -46,7 +53,10 @@ export class Picture {
 
   /** Which numbers are known, and what they are. */
   get given(): { known: Uint8Array; y: Float32Array } {
-    return { known: this.codes.map((code) => Number(code !== HIDDEN)), y: Float32Array.from(this.codes, (code) => (code === HIDDEN ? 0 : code / TOP)) };
+    return {
+      known: this.codes.map((code) => Number(code !== HIDDEN)),
+      y: Float32Array.from(this.codes, (code) => (code === HIDDEN ? 0 : code / TOP)),
+    };
   }
 
   hidden(row: number, column: number): boolean {
@@ -66,7 +76,8 @@ export class Picture {
       bottom: (row) => row >= Math.floor(height / 2),
       left: (_, column) => column < Math.floor(width / 2),
       right: (_, column) => column >= Math.floor(width / 2),
-      centre: (row, column) => row >= quarterHigh && row < height - quarterHigh && column >= quarterWide && column < width - quarterWide,
+      centre: (row, column) =>
+        row >= quarterHigh && row < height - quarterHigh && column >= quarterWide && column < width - quarterWide,
       random: () => random.uniform() >= RANDOM_SHARE,
       nothing: () => false,
     };

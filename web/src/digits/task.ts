@@ -1,7 +1,45 @@
-// What is ordered of a model: by which sampler, on which noise levels, of which classes.
+// What is ordered of a model: by which sampler, on which noise levels, of which classes; and what is reported.
 import { METHODS, ladder, suited } from "../maths/samplers.ts";
 import type { Card } from "./card.ts";
-import type { Task } from "./messages.ts";
+
+export interface Task {
+  sampler: string;
+  levels: number[];
+  steps: number;
+  eps: number;
+  guidance: number;
+  /** A class for each image; −1 for none. */
+  labels: number[];
+  /** A seed for each image; or all normal numbers in the order in which they are wanted. */
+  noise: number[] | Float32Array;
+  /** What is known of every image, to be filled in as in the paper. */
+  given?: { known: Uint8Array; y: Float32Array };
+}
+
+export interface Load {
+  kind: "load";
+  card: Card;
+  device: "webgpu" | "wasm";
+  runtime: ArrayBuffer;
+  model: ArrayBuffer;
+  guide: ArrayBuffer | undefined;
+}
+
+/** What the page says to the workers that draw. */
+export type Order = Load | { kind: "draw"; ticket: number; task: Task } | { kind: "stop" };
+
+export interface Drawn {
+  kind: "state";
+  ticket: number;
+  sigma: number;
+  /** All images in a row, with noise of σ. */
+  x: Float32Array;
+  /** Of the network, for each image so far. */
+  evaluations: number;
+  last: boolean;
+}
+
+export type Report = { kind: "ready" } | { kind: "failed"; why: string } | Drawn;
 
 export interface How {
   sampler: string;
@@ -15,20 +53,24 @@ export function howBy(card: Card, sampler: string): { levels: number; guidance: 
   const { sampling } = card.recipe;
   const method = METHODS[sampler];
   if (sampler === sampling.sampler) return { levels: card.levels.length, guidance: sampling.guidance };
-  return { levels: suited(method, sampling.sigma_max, sampling.sigma_min), guidance: method.guided ? sampling.guidance : 1 };
+  const levels = suited(method, sampling.sigma_max, sampling.sigma_min);
+  return { levels, guidance: method.guided ? sampling.guidance : 1 };
 }
 
 /** The class of each of so many images: each in turn, none in particular, or one for all. */
 export function labelsOf(label: string, count: number, classes: number): number[] {
-  return Array.from({ length: count }, (_, i) => (label === "none" ? -1 : label === "each" ? i % classes : Number(label)));
+  const fixed = label === "none" ? -1 : Number(label);
+  return Array.from({ length: count }, (_, i) => (label === "each" ? i % classes : fixed));
 }
 
 /** An order of images of these classes, each with a seed of its own. */
-export function taskOf(card: Card, how: How, labels: number[]): Task {
+export function taskOf(card: Card, { sampler, levels: count, guidance, seed }: How, labels: number[]): Task {
   const { sampling } = card.recipe;
-  const { ladder: kind, steps } = METHODS[how.sampler];
-  const own = how.sampler === sampling.sampler;
-  const levels = own && how.levels === card.levels.length ? card.levels : ladder(kind, sampling.sigma_max, sampling.sigma_min, how.levels);
-  const noise = labels.map((_, i) => (Math.imul(how.seed, 0x9e3779b1) + Math.imul(i, 0x85ebca6b)) >>> 0);
-  return { sampler: how.sampler, levels, steps: own ? sampling.steps : steps, eps: sampling.eps, guidance: how.guidance, labels, noise };
+  const method = METHODS[sampler];
+  const own = sampler === sampling.sampler;
+  const suiting = (): number[] => ladder(method.ladder, sampling.sigma_max, sampling.sigma_min, count);
+  const levels = own && count === card.levels.length ? card.levels : suiting();
+  const noise = labels.map((_, i) => (Math.imul(seed, 0x9e3779b1) + Math.imul(i, 0x85ebca6b)) >>> 0);
+  const steps = own ? sampling.steps : method.steps;
+  return { sampler, levels, steps, eps: sampling.eps, guidance, labels, noise };
 }

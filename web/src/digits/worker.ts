@@ -1,9 +1,9 @@
 // Draws images apart from the page, and reports every state on their way out of the noise.
 import { type Score, type Values, METHODS, guided, replacement, sum, tweedie } from "../maths/samplers.ts";
 import { Mulberry } from "../maths/random.ts";
-import type { Card } from "./card.ts";
-import type { Order, Report, Task } from "./messages.ts";
+import { type Card, sizeOf } from "./card.ts";
 import { type Network, networks } from "./network.ts";
+import type { Order, Report, Task } from "./task.ts";
 
 interface Loaded {
   card: Card;
@@ -25,7 +25,8 @@ onmessage = ({ data: order }: MessageEvent<Order>): void => {
 
 async function obey(order: Order): Promise<void> {
   if (order.kind === "load") {
-    loaded = { card: order.card, ...(await networks(order)) };
+    const [network, smaller] = await networks(order);
+    loaded = { card: order.card, network, smaller };
     say({ kind: "ready" });
   } else if (order.kind === "draw") await draw(order.ticket, order.task);
 }
@@ -33,9 +34,9 @@ async function obey(order: Order): Promise<void> {
 async function draw(ticket: number, task: Task): Promise<void> {
   if (!loaded || ticket !== wanted) return;
   const { card, network } = loaded;
-  const { sampling, shape } = card.recipe;
+  const { sampling } = card.recipe;
   const { labels, levels: sigmas, steps, eps } = task;
-  const [size, n] = [shape[0] * shape[1] * shape[2], labels.length];
+  const [size, n] = [sizeOf(card.recipe.shape), labels.length];
   const noise = normals(task.noise, n, size);
   let score: Score = network.score(labels);
   // Around the mean of its class, as the network knows it, in as much noise as the first level has: src/ncsn/sampling.py.
@@ -44,12 +45,13 @@ async function draw(ticket: number, task: Task): Promise<void> {
   const before = network.evaluations;
   const guide = guideOf(task, loaded);
   if (guide) score = guided(score, guide, task.guidance, sampling.guided_between);
-  if (task.given) score = replacement(score, repeated(task.given.known, n), repeated(task.given.y, n), noise);
+  if (task.given) score = replacement(score, task.given.known, task.given.y, noise);
   for await (const state of METHODS[task.sampler].follow({ score, x, sigmas, steps, eps, noise })) {
     await breath();
     if (ticket !== wanted) return;
     const evaluations = network.evaluations - before;
-    say({ kind: "state", ticket, sigma: state.sigma, x: Float32Array.from(state.x), evaluations, last: state.sigma === 0 });
+    const { sigma } = state;
+    say({ kind: "state", ticket, sigma, x: Float32Array.from(state.x), evaluations, last: sigma === 0 });
   }
 }
 
@@ -61,11 +63,10 @@ function guideOf({ labels }: Task, { card, network, smaller }: Loaded): Score | 
 
 /** The mean of each image's class as the network knows it: the denoised middle at the largest noise level. */
 async function means(network: Network, labels: readonly number[], sigma: number, size: number): Promise<Values> {
-  const told = [...new Set(labels)];
-  const found = await tweedie(network.score(told), new Float64Array(told.length * size), sigma);
-  const each = new Float64Array(labels.length * size);
-  labels.forEach((label, i) => each.set(found.subarray(told.indexOf(label) * size, (told.indexOf(label) + 1) * size), i * size));
-  return each;
+  const classes = [...new Set(labels)];
+  const found = await tweedie(network.score(classes), new Float64Array(classes.length * size), sigma);
+  const at = labels.map((label) => classes.indexOf(label) * size);
+  return Float64Array.from({ length: labels.length * size }, (_, i) => found[at[Math.floor(i / size)] + (i % size)]);
 }
 
 /** Normal numbers for all images at once: from each one's own seed, so that it does not depend on the others; or as listed. */
@@ -76,10 +77,6 @@ function normals(noise: number[] | Float32Array, n: number, size: number): () =>
   }
   const randoms = noise.map((seed) => new Mulberry(seed));
   return () => Float64Array.from({ length: n * size }, (_, i) => randoms[Math.floor(i / size)].normal());
-}
-
-function repeated<T extends Uint8Array | Float32Array>(values: T, n: number): number[] {
-  return Array.from({ length: n * values.length }, (_, i) => values[i % values.length]);
 }
 
 /** Lets orders be heard that have come meanwhile. */

@@ -1,6 +1,5 @@
 // Lines over steps or over noise levels, with axes.
-import { el } from "../ui.ts";
-import { type Theme, css, readTheme, whenThemeChanges } from "./theme.ts";
+import { Canvas, css } from "./stage.ts";
 
 export interface Line {
   x: ArrayLike<number>;
@@ -23,36 +22,14 @@ export interface Axes {
 
 const MARGIN = { left: 40, right: 12, top: 30, bottom: 22 };
 
-export class Chart {
-  readonly canvas: HTMLCanvasElement;
-  #theme: Theme = readTheme();
-  #width = 300;
-  #height = 160;
-  readonly #observer: ResizeObserver;
-  readonly #unwatch: () => void;
-
-  constructor(label: string, changed: () => void) {
-    this.canvas = el("canvas", { class: "chart", role: "img", "aria-label": label });
-    this.#observer = new ResizeObserver(() => {
-      [this.#width, this.#height] = [Math.max(1, this.canvas.clientWidth), Math.max(1, this.canvas.clientHeight)];
-      const sharpness = Math.min(2, devicePixelRatio);
-      this.canvas.width = Math.round(this.#width * sharpness);
-      this.canvas.height = Math.round(this.#height * sharpness);
-      changed();
-    });
-    this.#observer.observe(this.canvas);
-    this.#unwatch = whenThemeChanges(() => {
-      this.#theme = readTheme();
-      changed();
-    });
+export class Chart extends Canvas {
+  constructor(label: string, changed: () => void, signal: AbortSignal) {
+    super({ class: "chart", role: "img", "aria-label": label }, changed, signal);
   }
 
   draw(axes: Axes, lines: Line[]): void {
-    const context = this.canvas.getContext("2d");
-    if (!context) return;
-    const [width, height, theme] = [this.#width, this.#height, this.#theme];
-    context.setTransform(this.canvas.width / width, 0, 0, this.canvas.height / height, 0, 0);
-    context.clearRect(0, 0, width, height);
+    const { context, width, height, theme } = this;
+    this.clear();
     const right = width - MARGIN.right;
     const bottom = height - MARGIN.bottom;
     const along = (value: number, [low, high]: [number, number], log?: boolean): number =>
@@ -85,28 +62,23 @@ export class Chart {
     context.rect(MARGIN.left, MARGIN.top - 2, right - MARGIN.left, bottom - MARGIN.top + 4);
     context.clip();
     for (const line of lines) {
-      context.strokeStyle = line.bold ? css(theme.accent) : css(theme.ink, 0.75);
-      context.lineWidth = line.bold ? 2.2 : 1.3;
-      context.setLineDash(line.dashed ? [5, 4] : []);
-      context.beginPath();
+      this.#pen(line, 0.75);
       for (let i = 0; i < line.x.length; i++) context.lineTo(column(line.x[i]), row(line.y[i]));
       context.stroke();
     }
     context.restore();
-    this.#legend(context, lines, right);
+    this.#legend(lines, right);
   }
 
   /** Titles from right to left, as far as there is room. */
-  #legend(context: CanvasRenderingContext2D, lines: Line[], right: number): void {
+  #legend(lines: Line[], right: number): void {
+    const { context } = this;
     let x = right;
     for (const line of lines.toReversed()) {
       const wide = context.measureText(line.title).width;
-      context.fillStyle = line.bold ? css(this.#theme.accent) : css(this.#theme.ink, 0.85);
+      this.#pen(line, 0.85);
+      context.fillStyle = context.strokeStyle;
       context.fillText(line.title, x - wide, 14);
-      context.strokeStyle = context.fillStyle;
-      context.lineWidth = line.bold ? 2.2 : 1.3;
-      context.setLineDash(line.dashed ? [5, 4] : []);
-      context.beginPath();
       context.moveTo(x - wide - 22, 10);
       context.lineTo(x - wide - 5, 10);
       context.stroke();
@@ -115,8 +87,12 @@ export class Chart {
     context.setLineDash([]);
   }
 
-  stop(): void {
-    this.#observer.disconnect();
-    this.#unwatch();
+  /** Begins a line as it looks. */
+  #pen({ bold, dashed }: Line, opacity: number): void {
+    const { context, theme } = this;
+    context.strokeStyle = bold ? css(theme.accent) : css(theme.ink, opacity);
+    context.lineWidth = bold ? 2.2 : 1.3;
+    context.setLineDash(dashed ? [5, 4] : []);
+    context.beginPath();
   }
 }

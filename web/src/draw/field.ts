@@ -1,8 +1,9 @@
 // A density as colour, a score as arrows, an error as colour.
 import { type Grid, type Points, centre } from "../maths/plane.ts";
-import type { Stage } from "./stage.ts";
-import { type Colour, css } from "./theme.ts";
+import { short } from "../ui.ts";
+import { type Colour, type Stage, css } from "./stage.ts";
 
+const TICKS = [-5, 0, 5];
 const SPACING = 30; // CSS pixels between arrows
 const MOST = 21; // arrows in a row
 const small = new OffscreenCanvas(1, 1); // one pixel for each square
@@ -11,14 +12,9 @@ const painter = small.getContext("2d", { willReadFrequently: true }); // in memo
 /** Draws values between 0 and 1 at the centres of squares, as the opacity of a colour, smoothly between them. */
 export function heat(stage: Stage, { cells, values }: Grid, colour: Colour, opacity: (value: number) => number): void {
   const image = new ImageData(cells, cells);
-  for (let row = 0; row < cells; row++) {
-    for (let column = 0; column < cells; column++) {
-      const at = 4 * ((cells - 1 - row) * cells + column);
-      image.data[at] = colour[0];
-      image.data[at + 1] = colour[1];
-      image.data[at + 2] = colour[2];
-      image.data[at + 3] = 255 * opacity(values[row * cells + column]);
-    }
+  for (let at = 0; at < values.length; at++) {
+    const row = cells - 1 - Math.floor(at / cells); // pictures begin above, the plane below
+    image.data.set([...colour, 255 * opacity(values[at])], 4 * (row * cells + (at % cells)));
   }
   small.width = small.height = cells;
   painter?.putImageData(image, 0, 0);
@@ -28,10 +24,9 @@ export function heat(stage: Stage, { cells, values }: Grid, colour: Colour, opac
 }
 
 /** A density: the square root of its share of the peak, so that the small mode is seen beside the large one. */
-export function density(stage: Stage, grid: Grid): void {
-  let peak = 0;
-  for (const value of grid.values) if (value > peak) peak = value;
-  if (peak > 0) heat(stage, grid, stage.theme.accent, (value) => 0.8 * Math.sqrt(value / peak));
+export function density(stage: Stage, grid: Grid, colour: Colour, darkest: number): void {
+  const peak = grid.values.reduce((a, b) => Math.max(a, b), 0);
+  if (peak > 0) heat(stage, grid, colour, (value) => darkest * Math.sqrt(value / peak));
 }
 
 /** How many arrows a row has on a stage. */
@@ -42,12 +37,12 @@ export function arrowCount(stage: Stage): number {
 /** Scores at the centres of count × count squares: lengths are |s|/(|s| + median), so that all of them are seen. */
 export function arrows(stage: Stage, scores: Points, count: number): void {
   const { context, theme } = stage;
-  const lengths = new Float64Array(scores.length / 2);
-  for (let i = 0; i < lengths.length; i++) lengths[i] = Math.hypot(scores[2 * i], scores[2 * i + 1]);
+  const lengths = Float64Array.from({ length: scores.length / 2 }, (_, i) =>
+    Math.hypot(scores[2 * i], scores[2 * i + 1]),
+  );
   const median = lengths.slice().sort()[lengths.length >> 1];
   const longest = (0.95 * stage.size) / count;
-  context.strokeStyle = css(theme.ink, 0.75);
-  context.lineWidth = 1.1;
+  [context.strokeStyle, context.lineWidth] = [css(theme.ink, 0.75), 1.1];
   context.beginPath();
   for (let i = 0; i < lengths.length; i++) {
     if (!(lengths[i] > 0)) continue;
@@ -68,11 +63,10 @@ export function arrows(stage: Stage, scores: Points, count: number): void {
 /** A thin frame with ticks at −5, 0 and 5. */
 export function frame(stage: Stage): void {
   const { context, theme, size } = stage;
-  context.strokeStyle = css(theme.ink, 0.35);
-  context.lineWidth = 1;
+  [context.strokeStyle, context.lineWidth] = [css(theme.ink, 0.35), 1];
   context.strokeRect(0.5, 0.5, size - 1, size - 1);
   context.beginPath();
-  for (const value of [-5, 0, 5]) {
+  for (const value of TICKS) {
     const [x, y] = [stage.column(value), stage.row(value)];
     context.moveTo(x, size);
     context.lineTo(x, size - 6);
@@ -82,17 +76,15 @@ export function frame(stage: Stage): void {
   context.stroke();
   if (size < 240) return;
   context.font = "11px system-ui, sans-serif";
-  context.fillStyle = css(theme.ink);
-  context.strokeStyle = css(theme.paper);
-  context.lineWidth = 3;
-  for (const value of [-5, 0, 5]) {
-    const text = String(value).replace("-", "−");
-    const write = (x: number, y: number, align: CanvasTextAlign): void => {
-      context.textAlign = align;
-      context.strokeText(text, x, y); // so that it is read on arrows, too
-      context.fillText(text, x, y);
-    };
-    write(stage.column(value), size - 9, "center");
-    write(9, stage.row(value) + 4, "left");
+  [context.fillStyle, context.strokeStyle, context.lineWidth] = [css(theme.ink), css(theme.paper), 3];
+  const write = (text: string, x: number, y: number, align: CanvasTextAlign): void => {
+    context.textAlign = align;
+    context.strokeText(text, x, y); // so that it is read on arrows, too
+    context.fillText(text, x, y);
+  };
+  for (const value of TICKS) {
+    const text = short(value);
+    write(text, stage.column(value), size - 9, "center");
+    write(text, 9, stage.row(value) + 4, "left");
   }
 }

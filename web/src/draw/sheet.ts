@@ -1,6 +1,7 @@
 // Images side by side, in true greys or colours; a pixel of the canvas is a pixel of an image.
 import type { Shape } from "../digits/card.ts";
 import { el } from "../ui.ts";
+import { context } from "./stage.ts";
 
 const GAP = 2;
 
@@ -39,14 +40,13 @@ export class Sheet {
     const [, height, width] = this.#shape;
     const size = this.#shape.reduce((product, length) => product * length, 1);
     const count = bytes.length / size;
-    const context = this.canvas.getContext("2d");
-    if (!context) return;
     const wide = columns * (width + GAP) - GAP;
     const high = Math.ceil(count / columns) * (height + GAP) - GAP;
-    if (this.canvas.width !== wide || this.canvas.height !== high) [this.canvas.width, this.canvas.height] = [wide, high];
+    if (this.canvas.width !== wide || this.canvas.height !== high)
+      [this.canvas.width, this.canvas.height] = [wide, high];
     for (let i = 0; i < count; i++) {
       const image = imageData(bytes.subarray(i * size, (i + 1) * size), this.#shape);
-      context.putImageData(image, (i % columns) * (width + GAP), Math.floor(i / columns) * (height + GAP));
+      context(this.canvas).putImageData(image, (i % columns) * (width + GAP), Math.floor(i / columns) * (height + GAP));
     }
   }
 }

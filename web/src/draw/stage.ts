@@ -1,43 +1,92 @@
-// A canvas that shows the square [−VIEW, VIEW]², as sharp as the screen is.
+// Canvases as sharp as the screen is, in the colours of the page, and the square [−VIEW, VIEW]² on one.
 import { type Points, VIEW } from "../maths/plane.ts";
 import { el } from "../ui.ts";
-import { type Theme, readTheme, whenThemeChanges } from "./theme.ts";
 
 const SHARPEST = 2; // device pixels per CSS pixel; more cost much and show little
 
-export class Stage {
-  readonly canvas: HTMLCanvasElement;
-  readonly context: CanvasRenderingContext2D;
-  theme: Theme = readTheme();
-  /** The side of the square in CSS pixels. */
-  size = 300;
-  readonly #observer: ResizeObserver;
-  readonly #unwatch: () => void;
+export type Colour = [red: number, green: number, blue: number];
 
-  /** ``changed`` is called when it has another size or other colours, and so must be drawn. */
-  constructor(attributes: Record<string, string>, changed: () => void) {
-    this.canvas = el("canvas", { class: "stage", ...attributes });
-    const context = this.canvas.getContext("2d");
-    if (!context) throw new Error("this browser has no canvas to draw on");
-    this.context = context;
-    this.#observer = new ResizeObserver(() => {
-      this.size = Math.max(1, this.canvas.clientWidth);
+/** The colours that the style sheet gives. */
+function readTheme(): { paper: Colour; ink: Colour; accent: Colour } {
+  const style = getComputedStyle(document.documentElement);
+  const painter = document.createElement("canvas").getContext("2d") as CanvasRenderingContext2D;
+  const colour = (name: string): Colour => {
+    painter.fillStyle = style.getPropertyValue(name); // in any notation; read back, it is #rrggbb
+    return [1, 3, 5].map((at) => Number.parseInt(String(painter.fillStyle).slice(at, at + 2), 16)) as Colour;
+  };
+  return { paper: colour("--paper"), ink: colour("--ink"), accent: colour("--accent") };
+}
+
+export function css([red, green, blue]: Colour, opacity = 1): string {
+  return `rgb(${red} ${green} ${blue} / ${opacity})`;
+}
+
+/** Returns how to ask for a frame, which is drawn once; and again, as long as ``draw`` returns true. */
+export function frames(draw: () => boolean, signal: AbortSignal): () => void {
+  let frame = 0;
+  const request = (): void => {
+    if (frame === 0 && !signal.aborted) frame = requestAnimationFrame(tick);
+  };
+  const tick = (): void => {
+    frame = 0;
+    if (draw()) request();
+  };
+  signal.addEventListener("abort", () => cancelAnimationFrame(frame));
+  return request;
+}
+
+export class Canvas {
+  readonly element: HTMLCanvasElement;
+  readonly context: CanvasRenderingContext2D;
+  theme = readTheme();
+  /** In CSS pixels. */
+  width = 300;
+  height = 300;
+
+  /** ``changed`` is called when it has another size or other colours, and so must be drawn; until ``signal`` ends it. */
+  constructor(attributes: Record<string, string>, changed: () => void, signal: AbortSignal) {
+    this.element = el("canvas", attributes);
+    this.context = context(this.element);
+    const observer = new ResizeObserver(() => {
+      const { clientWidth, clientHeight } = this.element;
+      [this.width, this.height] = [Math.max(1, clientWidth), Math.max(1, clientHeight)];
       const sharpness = Math.min(SHARPEST, devicePixelRatio);
-      this.canvas.width = this.canvas.height = Math.round(this.size * sharpness);
+      this.element.width = Math.round(this.width * sharpness);
+      this.element.height = Math.round(this.height * sharpness);
       changed();
     });
-    this.#observer.observe(this.canvas);
-    this.#unwatch = whenThemeChanges(() => {
+    observer.observe(this.element);
+    signal.addEventListener("abort", () => observer.disconnect());
+    const recolour = (): void => {
       this.theme = readTheme();
       changed();
-    });
+    };
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour, { signal });
   }
 
   /** From now on what is drawn is in CSS pixels. */
   clear(): void {
-    const scale = this.canvas.width / this.size;
-    this.context.setTransform(scale, 0, 0, scale, 0, 0);
-    this.context.clearRect(0, 0, this.size, this.size);
+    const { element, width, height } = this;
+    this.context.setTransform(element.width / width, 0, 0, element.height / height, 0, 0);
+    this.context.clearRect(0, 0, width, height);
+  }
+}
+
+/** What draws on a canvas. */
+export function context(canvas: HTMLCanvasElement): CanvasRenderingContext2D {
+  const found = canvas.getContext("2d");
+  if (!found) throw new Error("this browser has no canvas to draw on");
+  return found;
+}
+
+export class Stage extends Canvas {
+  constructor(attributes: Record<string, string>, changed: () => void, signal: AbortSignal) {
+    super({ class: "stage", ...attributes }, changed, signal);
+  }
+
+  /** The side of the square in CSS pixels. */
+  get size(): number {
+    return this.width;
   }
 
   column(x: number): number {
@@ -50,13 +99,13 @@ export class Stage {
 
   /** Where in the plane the pointer is. */
   place(event: { clientX: number; clientY: number }): [x: number, y: number] {
-    const box = this.canvas.getBoundingClientRect();
+    const box = this.element.getBoundingClientRect();
     const x = (2 * (event.clientX - box.left)) / box.width - 1;
     const y = 1 - (2 * (event.clientY - box.top)) / box.height;
     return [x * VIEW, y * VIEW];
   }
 
-  /** Small squares at points, those ``from`` to ``to`` or all of them. */
+  /** Small squares at points, or at those to be kept. */
   dots(x: Points, colour: string, side: number, keep: (i: number) => boolean = () => true): void {
     const { context } = this;
     context.fillStyle = colour;
@@ -70,16 +119,22 @@ export class Stage {
   /** A line along points. */
   line(x: ArrayLike<number>, colour: string, width: number): void {
     const { context } = this;
-    context.strokeStyle = colour;
-    context.lineWidth = width;
-    context.lineJoin = "round";
+    [context.strokeStyle, context.lineWidth, context.lineJoin] = [colour, width, "round"];
     context.beginPath();
     for (let i = 0; i < x.length; i += 2) context.lineTo(this.column(x[i]), this.row(x[i + 1]));
     context.stroke();
   }
 
-  stop(): void {
-    this.#observer.disconnect();
-    this.#unwatch();
+  /** A circle around a point, perhaps filled. */
+  circle([x, y]: Points, radius: number, line: string, fill?: string): void {
+    const { context } = this;
+    context.beginPath();
+    context.arc(this.column(x), this.row(y), radius, 0, 2 * Math.PI);
+    if (fill) {
+      context.fillStyle = fill;
+      context.fill();
+    }
+    [context.strokeStyle, context.lineWidth] = [line, 2];
+    context.stroke();
   }
 }

@@ -30,6 +30,32 @@ export interface Errors {
   square: number[];
 }
 
+/** What the page says to the worker that trains. */
+export type Order =
+  | { kind: "begin"; training: number; terms: Terms }
+  | { kind: "run"; steps: number }
+  | { kind: "pause" }
+  | { kind: "view"; level: number; count: number };
+
+/** Where training is, and the fields at the level that is looked at. */
+export interface Report {
+  /** Which training it is about, as it was begun. */
+  training: number;
+  step: number;
+  /** The average loss of the last steps. */
+  loss: number;
+  running: boolean;
+  sigma: number;
+  /** Scores at the centres of count × count squares. */
+  exact: Float64Array;
+  learned: Float64Array;
+  count: number;
+  /** ‖ŝ − s‖²/‖s‖² at the centres of cells × cells squares. */
+  error: Float64Array;
+  cells: number;
+  errors: Errors;
+}
+
 export class Training {
   readonly truth: Distribution;
   readonly #noiseless: boolean;
@@ -79,7 +105,12 @@ export class Training {
   }
 
   #sliced(x: Points): number {
-    return sliced(this.#model, x, SLICED_SIGMA, x.map(() => (this.#random.uniform() < 0.5 ? -1 : 1)));
+    return sliced(
+      this.#model,
+      x,
+      SLICED_SIGMA,
+      x.map(() => (this.#random.uniform() < 0.5 ? -1 : 1)),
+    );
   }
 
   /** The learned score, by the average of the weights. */

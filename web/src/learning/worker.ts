@@ -1,7 +1,6 @@
 // Trains apart from the page, so that the page stays alive, and reports a few times a second.
 import { type Points, gridPoints } from "../maths/plane.ts";
-import type { Order, Report } from "./messages.ts";
-import { Training } from "./training.ts";
+import { type Order, type Report, Training } from "./training.ts";
 
 const CELLS = 40; // of the picture of the error, a side
 const EVERY = 300; // milliseconds between reports
@@ -14,7 +13,8 @@ let view = { level: 0, count: 15 };
 let timer: ReturnType<typeof setTimeout> | undefined;
 
 onmessage = ({ data: order }: MessageEvent<Order>): void => {
-  if (order.kind === "begin") [training, which, left, loss] = [new Training(order.terms), order.training, 0, Number.NaN];
+  if (order.kind === "begin")
+    [training, which, left, loss] = [new Training(order.terms), order.training, 0, Number.NaN];
   else if (order.kind === "run") left = order.steps;
   else if (order.kind === "pause") left = 0;
   else view = order;

@@ -59,3 +59,6 @@ export const DISTRIBUTIONS: Record<string, { title: string; make: () => Distribu
   moons: { title: "Moons", make: twoMoons },
   "swiss-roll": { title: "Swiss roll", make: swissRoll },
 };
+
+/** Their titles by their names. */
+export const TITLES = Object.fromEntries(Object.entries(DISTRIBUTIONS).map(([name, { title }]) => [name, title]));

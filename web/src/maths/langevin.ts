@@ -2,24 +2,19 @@
 import type { Points, Score } from "./plane.ts";
 import type { Random } from "./random.ts";
 
-/** One step in place, x + (α/2)·s(x, σ) + √α·z: Song & Ermon 2019, algorithm 1. */
-export function langevinStep(
-  score: Score,
-  x: Points,
-  sigma: number,
-  alpha: number,
-  random: Random,
-  scratch: Points = new Float64Array(x.length),
-): void {
-  score(x, sigma, scratch);
+/** One step in place, x + (α/2)·s(x, σ) + √α·z, or without z: Song & Ermon 2019, algorithm 1. */
+export function langevinStep(score: Score, x: Points, sigma: number, alpha: number, random?: Random): void {
+  const s = new Float64Array(x.length);
+  score(x, sigma, s);
   const noise = Math.sqrt(alpha);
-  for (let i = 0; i < x.length; i++) x[i] += (alpha / 2) * scratch[i] + noise * random.normal();
+  for (let i = 0; i < x.length; i++) x[i] += (alpha / 2) * s[i] + (random ? noise * random.normal() : 0);
 }
 
-/** The mean of the clean data given the noisy x, in place: x + σ²·s(x, σ), Tweedie's formula. */
-export function denoise(score: Score, x: Points, sigma: number, scratch: Points = new Float64Array(x.length)): void {
-  score(x, sigma, scratch);
-  for (let i = 0; i < x.length; i++) x[i] += sigma ** 2 * scratch[i];
+/** The mean of the clean data given the noisy x: x + σ²·s(x, σ), Tweedie's formula. */
+export function denoised(score: Score, x: Points, sigma: number): Points {
+  const s = new Float64Array(x.length);
+  score(x, sigma, s);
+  return x.map((value, i) => value + sigma ** 2 * s[i]);
 }
 
 /** A geometric ladder of noise levels from the largest to the smallest; of one level, the smallest. */
@@ -29,57 +24,41 @@ export function ladder(largest: number, smallest: number, levels: number): Float
 }
 
 /** The noise level and the step size α of each step. */
-export interface Schedule {
-  steps: number;
-  at(step: number): { sigma: number; alpha: number };
-}
+export type Schedule = { sigma: number; alpha: number }[];
 
 export function constant(sigma: number, alpha: number, steps: number): Schedule {
-  return { steps, at: () => ({ sigma, alpha }) };
+  return Array.from({ length: steps }, () => ({ sigma, alpha }));
 }
 
 /** ``perLevel`` steps on each level, with α_i = ε·σ_i²/σ_L²: Song & Ermon 2019, algorithm 1. */
 export function annealed(sigmas: Float64Array, eps: number, perLevel: number): Schedule {
   const last = sigmas[sigmas.length - 1];
-  const at = (step: number): { sigma: number; alpha: number } => {
-    const sigma = sigmas[Math.min(sigmas.length - 1, Math.floor(step / perLevel))];
-    return { sigma, alpha: (eps * sigma ** 2) / last ** 2 };
-  };
-  return { steps: sigmas.length * perLevel, at };
+  return Array.from(sigmas).flatMap((sigma) => constant(sigma, (eps * sigma ** 2) / last ** 2, perLevel));
 }
 
 /** Particles on their way along a schedule; after its last step they are denoised, once. */
 export class Chain {
-  readonly x: Points;
+  x: Points;
   step = 0;
-  denoised = false;
+  over = false;
   readonly #score: Score;
   readonly #schedule: Schedule;
   readonly #random: Random;
-  readonly #scratch: Points;
 
   constructor(score: Score, schedule: Schedule, start: Points, random: Random) {
     this.x = start.slice();
-    this.#score = score;
-    this.#schedule = schedule;
-    this.#random = random;
-    this.#scratch = new Float64Array(start.length);
-  }
-
-  get sigma(): number {
-    return this.denoised ? 0 : this.#schedule.at(this.step).sigma;
+    [this.#score, this.#schedule, this.#random] = [score, schedule, random];
   }
 
   /** Take up to ``count`` steps, and the last one that denoises. */
   advance(count: number): void {
-    for (let i = 0; i < count && !this.denoised; i++) {
-      const { sigma, alpha } = this.#schedule.at(Math.min(this.step, this.#schedule.steps - 1));
-      if (this.step < this.#schedule.steps) {
-        langevinStep(this.#score, this.x, sigma, alpha, this.#random, this.#scratch);
-        this.step++;
+    for (let i = 0; i < count && !this.over; i++) {
+      if (this.step < this.#schedule.length) {
+        const { sigma, alpha } = this.#schedule[this.step++];
+        langevinStep(this.#score, this.x, sigma, alpha, this.#random);
       } else {
-        denoise(this.#score, this.x, sigma, this.#scratch);
-        this.denoised = true;
+        this.x = denoised(this.#score, this.x, this.#schedule[this.step - 1].sigma);
+        this.over = true;
       }
     }
   }
@@ -89,13 +68,8 @@ export class Chain {
 export function shares(x: Points, means: Points): number[] {
   const counts = new Array<number>(means.length / 2).fill(0);
   for (let i = 0; i < x.length; i += 2) {
-    let nearest = 0;
-    let least = Infinity;
-    for (let k = 0; k < counts.length; k++) {
-      const distance = (x[i] - means[2 * k]) ** 2 + (x[i + 1] - means[2 * k + 1]) ** 2;
-      if (distance < least) [nearest, least] = [k, distance];
-    }
-    counts[nearest]++;
+    const distances = counts.map((_, k) => (x[i] - means[2 * k]) ** 2 + (x[i + 1] - means[2 * k + 1]) ** 2);
+    counts[distances.indexOf(Math.min(...distances))]++;
   }
   return counts.map((count) => (2 * count) / x.length);
 }

@@ -1,5 +1,5 @@
 // Score matching: a network made a score, and two objectives with their gradients.
-import { Mlp } from "./mlp.ts";
+import type { Mlp, Pass } from "./mlp.ts";
 import type { Points } from "./plane.ts";
 
 /** How a network's value F becomes a score: EDM's way, ``Karras`` of ncsn/preconditioning.py. */
@@ -22,36 +22,25 @@ export class ScoreModel {
 
   /** s(x, σ) = −(x − μ)/(σ² + σ_d²) + σ_d/(σ√(σ² + σ_d²))·F((x − μ)/√(σ² + σ_d²), ¼ ln σ). */
   score(x: Points, sigma: number, out: Points): void {
-    const sigmas = Float64Array.of(sigma);
-    this.evaluate(x, sigmas, new Uint8Array(x.length / 2), out);
+    out.set(this.evaluate(x, Float64Array.of(sigma), new Uint8Array(x.length / 2)).y);
   }
 
   /** The scores of points that have a noise level each, ``sigmas[levels[i]]``; with a tangent, ∂s/∂x times it. */
-  evaluate(x: Points, sigmas: Float64Array, levels: Uint8Array, out: Points, tangent?: Points, dout?: Points): void {
-    const shown = new Float64Array(x.length);
-    const direction = tangent && new Float64Array(x.length);
+  evaluate(x: Points, sigmas: Float64Array, levels: Uint8Array, tangent?: Points): Pass {
     const scales = Array.from(sigmas, (sigma) => this.scales(sigma));
-    for (let i = 0; i < x.length; i++) {
-      const { total } = scales[levels[i >> 1]];
-      shown[i] = (x[i] - this.mean[i & 1]) / total;
-      if (direction && tangent) direction[i] = tangent[i] / total;
-    }
-    this.network.forward(shown, sigmas.map((sigma) => Math.log(sigma) / 4), levels, out, direction, dout);
-    for (let i = 0; i < x.length; i++) {
-      const { total, factor } = scales[levels[i >> 1]];
-      out[i] = -shown[i] / total + factor * out[i];
-      if (direction && dout) dout[i] = -direction[i] / total + factor * dout[i];
-    }
-  }
-
-  /** Puts the gradient of a loss into ``network.gradient``, from its derivatives in the scores, which it overwrites. */
-  backward(sigmas: Float64Array, levels: Uint8Array, dscore: Points, dtangent?: Points): void {
-    const factors = Array.from(sigmas, (sigma) => this.scales(sigma).factor);
-    for (let i = 0; i < dscore.length; i++) {
-      dscore[i] *= factors[levels[i >> 1]];
-      if (dtangent) dtangent[i] *= factors[levels[i >> 1]];
-    }
-    this.network.backward(dscore, dtangent);
+    const scaleOf = (i: number): { total: number; factor: number } => scales[levels[i >> 1]];
+    const shown = x.map((value, i) => (value - this.mean[i & 1]) / scaleOf(i).total);
+    const direction = tangent?.map((value, i) => value / scaleOf(i).total);
+    const logs = sigmas.map((sigma) => Math.log(sigma) / 4);
+    const { y, dy, backward } = this.network.forward(shown, logs, levels, direction);
+    const scored = (values: Points, at: Points): Points =>
+      values.map((value, i) => -at[i] / scaleOf(i).total + scaleOf(i).factor * value);
+    const scaled = (values: Points): Points => values.map((value, i) => value * scaleOf(i).factor);
+    return {
+      y: scored(y, shown),
+      dy: dy && direction && scored(dy, direction),
+      backward: (dscore, dtangent) => backward(scaled(dscore), dtangent && scaled(dtangent)),
+    };
   }
 
   /** By what ½‖σs + z‖² is multiplied to become the squared error of F, per dimension: (σ² + σ_d²)/σ_d². */
@@ -72,17 +61,16 @@ export interface Noised {
 export function denoising(model: ScoreModel, { x, sigmas, levels, z }: Noised): number {
   const n = x.length / 2;
   const noisy = x.map((value, i) => value + sigmas[levels[i >> 1]] * z[i]);
-  const s = new Float64Array(x.length);
-  model.evaluate(noisy, sigmas, levels, s);
+  const { y: s, backward } = model.evaluate(noisy, sigmas, levels);
   let loss = 0;
-  for (let i = 0; i < s.length; i++) {
+  const gradient = s.map((value, i) => {
     const sigma = sigmas[levels[i >> 1]];
-    const error = sigma * s[i] + z[i];
+    const error = sigma * value + z[i];
     const weight = model.weight(sigma) / n;
     loss += (weight * error ** 2) / 2;
-    s[i] = weight * error * sigma;
-  }
-  model.backward(sigmas, levels, s);
+    return weight * error * sigma;
+  });
+  backward(gradient);
   return loss;
 }
 
@@ -92,17 +80,13 @@ export function denoising(model: ScoreModel, { x, sigmas, levels, z }: Noised): 
  */
 export function sliced(model: ScoreModel, x: Points, sigma: number, v: Points): number {
   const n = x.length / 2;
-  const [sigmas, levels] = [Float64Array.of(sigma), new Uint8Array(n)];
-  const s = new Float64Array(x.length);
-  const ds = new Float64Array(x.length);
-  model.evaluate(x, sigmas, levels, s, v, ds);
+  const { y: s, dy: ds = s, backward } = model.evaluate(x, Float64Array.of(sigma), new Uint8Array(n), v);
   const weight = (sigma ** 2 * model.weight(sigma)) / n;
   let loss = 0;
-  for (let i = 0; i < s.length; i++) {
-    loss += weight * (v[i] * ds[i] + s[i] ** 2 / 2);
-    s[i] *= weight;
-    ds[i] = weight * v[i];
-  }
-  model.backward(sigmas, levels, s, ds);
+  for (let i = 0; i < s.length; i++) loss += weight * (v[i] * ds[i] + s[i] ** 2 / 2);
+  backward(
+    s.map((value) => weight * value),
+    v.map((value) => weight * value),
+  );
   return loss;
 }

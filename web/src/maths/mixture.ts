@@ -14,7 +14,7 @@ export class Mixture implements Distribution {
   readonly weights: Float64Array;
   readonly #logWeights: Float64Array;
   readonly #scratch: Float64Array;
-  // What `visit` found: the log of the largest term, the sum over it, and that sum weighted by the means.
+  // What `visit` finds: the log of the largest term, the sum over it, and that sum weighted by the means.
   #peak = 0;
   #total = 0;
   #x = 0;
@@ -74,21 +74,22 @@ export class Mixture implements Distribution {
       logs[k] = log;
       if (log > peak) peak = log;
     }
-    let total = 0;
-    let sumX = 0;
-    let sumY = 0;
-    for (let k = 0; k < logs.length; k++) {
-      const log = logs[k] - peak;
-      if (log < NEGLIGIBLE) continue;
-      const weight = Math.exp(log);
-      total += weight;
-      sumX += weight * means[2 * k];
-      sumY += weight * means[2 * k + 1];
-    }
+    for (let k = 0; k < logs.length; k++) logs[k] = logs[k] - peak < NEGLIGIBLE ? 0 : Math.exp(logs[k] - peak);
     this.#peak = peak;
-    this.#total = total;
-    this.#x = sumX;
-    this.#y = sumY;
+    this.#sum();
+  }
+
+  /** Sums over the components, each with its weight in the scratch. */
+  #sum(): void {
+    const { means } = this;
+    let [total, x, y] = [0, 0, 0];
+    for (let k = 0; k < this.#scratch.length; k++) {
+      const weight = this.#scratch[k];
+      total += weight;
+      x += weight * means[2 * k];
+      y += weight * means[2 * k + 1];
+    }
+    [this.#total, this.#x, this.#y] = [total, x, y];
   }
 
   /**
@@ -97,27 +98,16 @@ export class Mixture implements Distribution {
    */
   field(count: number, sigma: number): Points {
     const variance = this.std ** 2 + sigma ** 2;
-    const { means } = this;
     const n = this.weights.length;
     const [columns, rows] = [this.#factors(count, 0, variance), this.#factors(count, 1, variance)];
     const out = gridPoints(count);
     for (let at = 0; at < count * count; at++) {
       const [column, row] = [(at % count) * n, Math.floor(at / count) * n];
-      let total = 0;
-      let sumX = 0;
-      let sumY = 0;
-      for (let k = 0; k < n; k++) {
-        const weight = columns[column + k] * rows[row + k];
-        total += weight;
-        sumX += weight * means[2 * k];
-        sumY += weight * means[2 * k + 1];
-      }
-      if (total < TINY) {
-        this.#visit(out[2 * at], out[2 * at + 1], variance);
-        [total, sumX, sumY] = [this.#total, this.#x, this.#y];
-      }
-      out[2 * at] = (sumX / total - out[2 * at]) / variance;
-      out[2 * at + 1] = (sumY / total - out[2 * at + 1]) / variance;
+      for (let k = 0; k < n; k++) this.#scratch[k] = columns[column + k] * rows[row + k];
+      this.#sum();
+      if (this.#total < TINY) this.#visit(out[2 * at], out[2 * at + 1], variance);
+      out[2 * at] = (this.#x / this.#total - out[2 * at]) / variance;
+      out[2 * at + 1] = (this.#y / this.#total - out[2 * at + 1]) / variance;
     }
     return out;
   }

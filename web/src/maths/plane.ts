@@ -6,6 +6,9 @@ export type Points = Float64Array;
 /** Everything is drawn on [−VIEW, VIEW]², where the paper's figures are. */
 export const VIEW = 8;
 
+/** The nearest number between −VIEW and VIEW. */
+export const within = (value: number): number => Math.max(-VIEW, Math.min(VIEW, value));
+
 /** The centre of cell ``i`` of ``cells`` between −VIEW and VIEW. */
 export function centre(i: number, cells: number): number {
   return ((2 * i + 1) / cells - 1) * VIEW;
@@ -14,11 +17,8 @@ export function centre(i: number, cells: number): number {
 /** The centres of cells × cells squares, row by row from the bottom. */
 export function gridPoints(cells: number): Points {
   const points = new Float64Array(2 * cells * cells);
-  for (let row = 0, at = 0; row < cells; row++) {
-    for (let column = 0; column < cells; column++) {
-      points[at++] = centre(column, cells);
-      points[at++] = centre(row, cells);
-    }
+  for (let at = 0; at < cells * cells; at++) {
+    points.set([centre(at % cells, cells), centre(Math.floor(at / cells), cells)], 2 * at);
   }
   return points;
 }

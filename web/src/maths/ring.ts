@@ -3,27 +3,8 @@ import { type Grid, type Points, VIEW, cellsFor, centre, gridPoints } from "./pl
 import type { Distribution } from "./distributions.ts";
 import type { Random } from "./random.ts";
 
-const NODES = 64;
+const NODES = 64; // of the midpoint rule, which is exact to rounding where the integrand is periodic or ends in zeros
 const RADII = 512; // at which the density of a picture is computed; between them it is interpolated
-
-/** The nodes and weights of Gauss and Legendre on [0, 1], by Newton's method. */
-export function legendre(count: number): { nodes: Float64Array; weights: Float64Array } {
-  const nodes = new Float64Array(count);
-  const weights = new Float64Array(count);
-  for (let i = 0; i < count; i++) {
-    let x = -Math.cos((Math.PI * (i + 0.75)) / (count + 0.5));
-    let slope = 1;
-    for (let round = 0; round < 8; round++) {
-      let [before, value] = [1, x];
-      for (let k = 2; k <= count; k++) [before, value] = [value, ((2 * k - 1) * x * value - (k - 1) * before) / k];
-      slope = (count * (x * value - before)) / (x * x - 1);
-      x -= value / slope;
-    }
-    nodes[i] = (x + 1) / 2;
-    weights[i] = 1 / ((1 - x * x) * slope * slope);
-  }
-  return { nodes, weights };
-}
 
 /**
  * A circle of radius R with a uniform angle and a radius drawn from N(R, s²).
@@ -34,7 +15,6 @@ export function legendre(count: number): { nodes: Float64Array; weights: Float64
 export class Ring implements Distribution {
   readonly radius: number;
   readonly std: number;
-  readonly #rule = legendre(NODES);
   // What `integrate` found at a distance: log p_σ, and by what x is to be multiplied to make the score.
   #log = 0;
   #slope = 0;
@@ -109,7 +89,6 @@ export class Ring implements Distribution {
   }
 
   #integrate(rho: number, variance: number): void {
-    const { nodes, weights } = this.#rule;
     const total = this.std ** 2 + variance;
     const a = (rho ** 2 * this.std ** 2) / (2 * variance * total);
     const b = (rho * this.radius) / total;
@@ -119,10 +98,10 @@ export class Ring implements Distribution {
     let square = 0;
     let odd = 0;
     for (let i = 0; i < NODES; i++) {
-      const half = Math.sin((width * nodes[i]) / 2) ** 2; // sin²(θ/2), near θ = 0; there is as much near θ = π
+      const half = Math.sin((width * (i + 0.5)) / NODES / 2) ** 2; // sin²(θ/2), near θ = 0; there is as much near θ = π
       const across = -4 * a * half * (1 - half);
-      const near = weights[i] * Math.exp(across - 2 * b * half);
-      const far = weights[i] * Math.exp(across - 2 * b * (1 - half));
+      const near = Math.exp(across - 2 * b * half);
+      const far = Math.exp(across - 2 * b * (1 - half));
       const sinSquared = 4 * half * (1 - half);
       mass += near + far;
       square += (near + far) * sinSquared;
@@ -134,6 +113,6 @@ export class Ring implements Distribution {
     const pull = (this.radius / total) * (curvature * rho * odd + (this.radius / total) * square);
     this.#slope = pull - curvature * square - 1 / total;
     const peak = -((rho - this.radius) ** 2) / (2 * total) - Math.log(variance * total) / 2 - Math.log(2 * Math.PI);
-    this.#log = peak + Math.log((mass * width) / Math.PI);
+    this.#log = peak + Math.log((mass * width) / NODES / Math.PI);
   }
 }

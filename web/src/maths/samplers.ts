@@ -1,4 +1,5 @@
 // Samplers that descend from noise to data: the package's, by the same names (src/ncsn/samplers).
+import { ladder as geometric } from "./langevin.ts";
 
 export type Values = Float64Array;
 
@@ -45,7 +46,7 @@ function pairs(sigmas: readonly number[]): [sigma: number, following: number][] 
 }
 
 /** A sampler whose last state is denoised. */
-function denoised(way: (descent: Descent) => AsyncGenerator<Step>): Sampler {
+function denoised(way: Sampler): Sampler {
   return async function* (descent) {
     let { x } = descent;
     for await (const step of way(descent)) {
@@ -129,7 +130,10 @@ function dpmSolver(eta: 0 | 1, lastExtrapolation = Infinity): Sampler {
     for (const [sigma, following] of pairs(sigmas)) {
       const [mean, h] = [await tweedie(score, x, sigma), Math.log(sigma / following)];
       const share = -Math.expm1(-(1 + eta) * h);
-      const terms: [number, Values][] = [[1 - share, x], [share, mean]];
+      const terms: [number, Values][] = [
+        [1 - share, x],
+        [share, mean],
+      ];
       if (before) {
         const most = following === sigmas.at(-1) ? lastExtrapolation : Infinity;
         const bend = share * Math.min(h / (2 * before.h), most);
@@ -156,30 +160,32 @@ export interface Method {
   guided: boolean;
 }
 
+function method(title: string, way: Sampler, kind: Method["ladder"], levels: number, steps = 1, guided = true): Method {
+  return { title, follow: denoised(way), ladder: kind, levels, steps, guided };
+}
+
 export const METHODS: Record<string, Method> = {
-  "dpmpp-sde": { title: "SDE-DPM-Solver++(2M)", follow: denoised(dpmSolver(1, 0.25)), ladder: "karras", levels: 30, steps: 1, guided: true },
-  dpmpp: { title: "DPM-Solver++(2M)", follow: denoised(dpmSolver(0)), ladder: "karras", levels: 20, steps: 1, guided: true },
-  heun: { title: "Heun", follow: denoised(heun), ladder: "karras", levels: 18, steps: 1, guided: true },
-  euler: { title: "Euler", follow: denoised(euler), ladder: "karras", levels: 40, steps: 1, guided: true },
-  edm: { title: "EDM’s stochastic", follow: denoised(edm), ladder: "karras", levels: 40, steps: 1, guided: true },
-  consistent: { title: "Consistent annealed", follow: denoised(consistent), ladder: "geometric", levels: 100, steps: 1, guided: true },
-  annealed: { title: "Annealed Langevin", follow: denoised(annealed), ladder: "geometric", levels: 100, steps: 2, guided: false },
+  "dpmpp-sde": method("SDE-DPM-Solver++(2M)", dpmSolver(1, 0.25), "karras", 30),
+  dpmpp: method("DPM-Solver++(2M)", dpmSolver(0), "karras", 20),
+  heun: method("Heun", heun, "karras", 18),
+  euler: method("Euler", euler, "karras", 40),
+  edm: method("EDM’s stochastic", edm, "karras", 40),
+  consistent: method("Consistent annealed", consistent, "geometric", 100),
+  annealed: method("Annealed Langevin", annealed, "geometric", 100, 2, false),
 };
 
 /** As many noise levels as keep steps as fine as the default has between 10 and 0.01; never fewer than that. */
 export function suited({ ladder, levels }: Method, top: number, bottom: number): number {
-  const length = (a: number, b: number): number => (ladder === "karras" ? a ** (1 / 7) - b ** (1 / 7) : Math.log(a / b));
+  const length = (a: number, b: number): number =>
+    ladder === "karras" ? a ** (1 / 7) - b ** (1 / 7) : Math.log(a / b);
   return Math.max(levels, Math.round((levels * length(top, bottom)) / length(10, 0.01)));
 }
 
 /** Descending noise levels, in equal steps of their logarithm or of σ^(1/7) (Karras et al. 2022, equation 5), in single precision. */
 export function ladder(kind: "geometric" | "karras", top: number, bottom: number, levels: number): number[] {
-  if (levels === 1) return [Math.fround(bottom)];
-  return Array.from({ length: levels }, (_, i) => {
-    const share = i / (levels - 1);
-    const root = top ** (1 / 7) + share * (bottom ** (1 / 7) - top ** (1 / 7));
-    return Math.fround(kind === "karras" ? root ** 7 : top * (bottom / top) ** share);
-  });
+  if (kind === "geometric" || levels === 1) return Array.from(geometric(top, bottom, levels), Math.fround);
+  const [first, last] = [top ** (1 / 7), bottom ** (1 / 7)];
+  return Array.from({ length: levels }, (_, i) => Math.fround((first + (i / (levels - 1)) * (last - first)) ** 7));
 }
 
 /** Moves away from a worse score: s + (w − 1)·(s − guide) on noise levels between two (Ho & Salimans 2022). */
@@ -191,11 +197,16 @@ export function guided(score: Score, guide: Score, weight: number, [low, high]: 
   };
 }
 
-/** The paper's inpainting, appendix B.3: where ``known``, the score is that of y + σz, and elsewhere the prior's beside it. */
+/**
+ * The paper's inpainting, appendix B.3: where ``known``, the score is that of y + σz, and elsewhere the prior's beside it.
+ * All examples have the same ``known`` and ``y``, one after the other.
+ */
 export function replacement(score: Score, known: ArrayLike<unknown>, y: ArrayLike<number>, noise: () => Values): Score {
+  const place = (i: number): number => i % known.length;
   return async (x, sigma) => {
     const z = noise();
-    const s = await score(x.map((value, i) => (known[i] ? y[i] + sigma * z[i] : value)), sigma);
-    return s.map((value, i) => (known[i] ? (y[i] - x[i]) / sigma ** 2 : value));
+    const noised = x.map((value, i) => (known[place(i)] ? y[place(i)] + sigma * z[i] : value));
+    const s = await score(noised, sigma);
+    return s.map((value, i) => (known[place(i)] ? (y[place(i)] - x[i]) / sigma ** 2 : value));
   };
 }

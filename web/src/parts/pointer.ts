@@ -22,7 +22,7 @@ export interface Moves {
 
 /** Lets a stage be moved on, by pointer, finger or keys. */
 export function movable(stage: Stage, moves: Moves): void {
-  const { canvas } = stage;
+  const canvas = stage.element;
   let down = false;
   const begin = (event: PointerEvent): void => {
     const [x, y] = stage.place(event);

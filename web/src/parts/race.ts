@@ -23,6 +23,7 @@ export interface Terms {
 export class Race {
   readonly truth: Mixture;
   readonly sigmas: Float64Array;
+  readonly total: number;
   readonly plain: Chain;
   readonly annealed: Chain;
   /** Steps that were taken, and the small mode's weights after them. */
@@ -30,25 +31,23 @@ export class Race {
   readonly #terms: Terms;
 
   constructor(terms: Terms) {
+    const { weight, top, bottom, levels, steps, eps, alpha, seed } = terms;
     this.#terms = terms;
-    this.truth = twoGaussians(terms.weight);
-    this.sigmas = ladder(terms.top, terms.bottom, terms.levels);
+    this.truth = twoGaussians(weight);
+    this.sigmas = ladder(top, bottom, levels);
+    this.total = levels * steps;
     const score: Score = (x, sigma, out) => this.truth.score(x, sigma, out);
-    const random = new Mulberry(terms.seed);
+    const random = new Mulberry(seed);
     const start = Float64Array.from({ length: 2 * PARTICLES }, () => (2 * random.uniform() - 1) * VIEW);
     // Each has random numbers of its own, so that neither depends on what the other does.
     const [one, other] = [random.uniform(), random.uniform()].map((value) => new Mulberry(value * 2 ** 32));
-    this.plain = new Chain(score, constant(terms.bottom, terms.alpha, this.total), start, one);
-    this.annealed = new Chain(score, annealed(this.sigmas, terms.eps * terms.bottom ** 2, terms.steps), start, other);
+    this.plain = new Chain(score, constant(bottom, alpha, this.total), start, one);
+    this.annealed = new Chain(score, annealed(this.sigmas, eps * bottom ** 2, steps), start, other);
     this.#note();
   }
 
-  get total(): number {
-    return this.#terms.levels * this.#terms.steps;
-  }
-
   get over(): boolean {
-    return this.annealed.denoised;
+    return this.annealed.over;
   }
 
   /** The level on which the next step is, from 1; the last one when there is none. */
@@ -76,7 +75,8 @@ export class Race {
 
   #note(): void {
     this.history.step.push(this.annealed.step + (this.over ? 1 : 0));
-    this.history.plain.push(shares(this.plain.x, this.truth.means)[0]);
-    this.history.annealed.push(shares(this.annealed.x, this.truth.means)[0]);
+    for (const name of ["plain", "annealed"] as const) {
+      this.history[name].push(shares(this[name].x, this.truth.means)[0]);
+    }
   }
 }
