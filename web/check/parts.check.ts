@@ -8,11 +8,7 @@ import { begin, end, pixel, reading, slide, use } from "./browser.ts";
 before(() => begin());
 after(end);
 
-const exact = (x: number, y: number, sigma: number): Float64Array => {
-  const score = new Float64Array(2);
-  twoGaussians().score(Float64Array.of(x, y), sigma, score);
-  return score;
-};
+const exact = (x: number, y: number, sigma: number): Float64Array => twoGaussians().score(Float64Array.of(x, y), sigma);
 const press = (page: Page, name: string): Promise<void> => page.getByRole("button", { name, exact: true }).click();
 const frames = (page: Page, count: number): Promise<void> =>
   page.evaluate(async (count) => {

@@ -3,13 +3,13 @@ import { test } from "node:test";
 import { twoGaussians } from "../src/maths/distributions.ts";
 import { Chain, annealed, constant, denoised, ladder, shares } from "../src/maths/langevin.ts";
 import { Mixture } from "../src/maths/mixture.ts";
-import type { Points, Score } from "../src/maths/plane.ts";
+import type { Points } from "../src/maths/plane.ts";
 import { Mulberry } from "../src/maths/random.ts";
 import { Listed, close, values } from "./values.ts";
 
 const given = values.dynamics;
 const truth = twoGaussians();
-const score: Score = (x, sigma, out) => truth.score(x, sigma, out);
+const { score } = truth;
 const start = Float64Array.from(given.start);
 const sigmas = Float64Array.from(given.sigmas);
 
@@ -42,12 +42,7 @@ test("denoising is Tweedie's formula", () => {
 test("Langevin dynamics has the variance that its step size makes stationary", () => {
   // s²/(1 − α/(4s²)), for a Gaussian of std s: docstring of annealed_langevin.
   const gaussian = new Mixture(Float64Array.of(0, 0), 1);
-  const chain = new Chain(
-    (x, s, out) => gaussian.score(x, s, out),
-    constant(0, 0.8, 60),
-    new Float64Array(20_000),
-    new Mulberry(5),
-  );
+  const chain = new Chain(gaussian.score, constant(0, 0.8, 60), new Float64Array(20_000), new Mulberry(5));
   chain.advance(60);
   const variance = chain.x.reduce((sum, value) => sum + value ** 2, 0) / 20_000;
   assert.ok(Math.abs(variance / 1.25 - 1) < 4 * Math.sqrt(2 / 20_000), `${variance}`);

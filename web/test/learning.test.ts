@@ -47,8 +47,7 @@ test("Adam takes torch's steps", () => {
 test("a network that has not learned is the score of one Gaussian", () => {
   const network = new Mlp(8, 2);
   network.initialise(new Mulberry(1));
-  const out = new Float64Array(4);
-  new ScoreModel(network, [1, -1], 2).score(Float64Array.of(1, -1, 3, 0), 1.5, out);
+  const out = new ScoreModel(network, [1, -1], 2).score(Float64Array.of(1, -1, 3, 0), 1.5);
   close(out, [0, 0, -2 / 6.25, -1 / 6.25], 1e-12);
 });
 

@@ -1,10 +1,10 @@
 // A network that learns the score of points in the plane, and how wrong it is, where, and at which noise level.
 import { Adam } from "../maths/adam.ts";
-import { DISTRIBUTIONS, type Distribution } from "../maths/distributions.ts";
+import { DISTRIBUTIONS } from "../maths/distributions.ts";
 import { ladder } from "../maths/langevin.ts";
 import { ScoreModel, denoising, sliced } from "../maths/matching.ts";
 import { Mlp } from "../maths/mlp.ts";
-import { type Points, gridPoints } from "../maths/plane.ts";
+import { type Distribution, type Points, gridPoints } from "../maths/plane.ts";
 import { Mulberry } from "../maths/random.ts";
 
 export const LEVELS = 20;
@@ -63,7 +63,7 @@ export class Training {
   readonly #model: ScoreModel;
   readonly #shown: ScoreModel; // with the average of the weights along the way
   readonly #adam: Adam;
-  readonly #judged: { sigma: number; x: Points; data: Points; square: Points }[];
+  readonly #judged: { sigma: number; x: Points; exact: Points }[]; // noised draws, and after them the whole square
 
   constructor({ data, objective, seed }: Terms) {
     this.truth = DISTRIBUTIONS[data].make();
@@ -77,7 +77,12 @@ export class Training {
     this.#model.network.initialise(this.#random);
     this.#shown = new ScoreModel(new Mlp(WIDTH, DEPTH), centre, std);
     this.#adam = new Adam(this.#model.network.parameters);
-    this.#judged = this.levels.map((sigma) => this.#judge(sigma));
+    this.#judged = this.levels.map((sigma) => {
+      const random = new Mulberry(1);
+      const noised = this.truth.sample(JUDGED, random).map((value) => value + sigma * random.normal());
+      const x = Float64Array.of(...noised, ...gridPoints(COARSE));
+      return { sigma, x, exact: this.truth.score(x, sigma) };
+    });
   }
 
   /** The noise levels that are learned: the ladder, or none at all. */
@@ -105,47 +110,33 @@ export class Training {
   }
 
   #sliced(x: Points): number {
-    return sliced(
-      this.#model,
-      x,
-      SLICED_SIGMA,
-      x.map(() => (this.#random.uniform() < 0.5 ? -1 : 1)),
-    );
+    const directions = x.map(() => (this.#random.uniform() < 0.5 ? -1 : 1));
+    return sliced(this.#model, x, SLICED_SIGMA, directions);
   }
 
   /** The learned score, by the average of the weights. */
-  score(x: Points, sigma: number, out: Points): void {
+  score(x: Points, sigma: number): Points {
     this.#shown.network.parameters.set(this.#adam.average);
-    this.#shown.score(x, sigma || SLICED_SIGMA, out);
+    return this.#shown.score(x, sigma || SLICED_SIGMA);
   }
 
   errors(): Errors {
-    const found: Errors = { data: [], square: [] };
-    const square = gridPoints(COARSE);
-    for (const level of this.#judged) {
-      found.data.push(this.#error(level.x, level.sigma, level.data));
-      found.square.push(this.#error(square, level.sigma, level.square));
+    const errors: Errors = { data: [], square: [] };
+    for (const { sigma, x, exact } of this.#judged) {
+      const learned = this.score(x, sigma);
+      errors.data.push(relativeError(learned, exact, 0, 2 * JUDGED));
+      errors.square.push(relativeError(learned, exact, 2 * JUDGED));
     }
-    return found;
+    return errors;
   }
+}
 
-  #error(x: Points, sigma: number, exact: Points): number {
-    const learned = new Float64Array(x.length);
-    this.score(x, sigma, learned);
-    let [off, whole] = [0, 0];
-    for (let i = 0; i < exact.length; i++) {
-      off += (learned[i] - exact[i]) ** 2;
-      whole += exact[i] ** 2;
-    }
-    return off / whole;
+/** ‖ŝ − s‖²/‖s‖² over a range of the numbers. */
+export function relativeError(learned: Points, exact: Points, from: number, to = exact.length): number {
+  let [off, whole] = [0, 0];
+  for (let i = from; i < to; i++) {
+    off += (learned[i] - exact[i]) ** 2;
+    whole += exact[i] ** 2;
   }
-
-  #judge(sigma: number): { sigma: number; x: Points; data: Points; square: Points } {
-    const random = new Mulberry(1);
-    const x = this.truth.sample(JUDGED, random).map((value) => value + sigma * random.normal());
-    const [data, square] = [new Float64Array(x.length), new Float64Array(2 * COARSE * COARSE)];
-    this.truth.score(x, sigma, data);
-    this.truth.score(gridPoints(COARSE), sigma, square);
-    return { sigma, x, data, square };
-  }
+  return off / whole;
 }

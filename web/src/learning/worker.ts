@@ -1,6 +1,6 @@
 // Trains apart from the page, so that the page stays alive, and reports a few times a second.
-import { type Points, gridPoints } from "../maths/plane.ts";
-import { type Order, type Report, Training } from "./training.ts";
+import { gridPoints } from "../maths/plane.ts";
+import { type Order, type Report, Training, relativeError } from "./training.ts";
 
 const CELLS = 40; // of the picture of the error, a side
 const EVERY = 300; // milliseconds between reports
@@ -13,9 +13,9 @@ let view = { level: 0, count: 15 };
 let timer: ReturnType<typeof setTimeout> | undefined;
 
 onmessage = ({ data: order }: MessageEvent<Order>): void => {
-  if (order.kind === "begin")
+  if (order.kind === "begin") {
     [training, which, left, loss] = [new Training(order.terms), order.training, 0, Number.NaN];
-  else if (order.kind === "run") left = order.steps;
+  } else if (order.kind === "run") left = order.steps;
   else if (order.kind === "pause") left = 0;
   else view = order;
   if (left === 0) report();
@@ -41,21 +41,20 @@ function work(): void {
 function report(): void {
   if (!training) return;
   const sigma = training.levels[Math.min(view.level, training.levels.length - 1)];
-  const [exact, learned] = both(gridPoints(view.count), sigma, training);
-  const [truth, guess] = both(gridPoints(CELLS), sigma, training);
-  const error = new Float64Array(CELLS * CELLS);
-  for (let i = 0; i < error.length; i++) {
-    const off = (guess[2 * i] - truth[2 * i]) ** 2 + (guess[2 * i + 1] - truth[2 * i + 1]) ** 2;
-    error[i] = off / (truth[2 * i] ** 2 + truth[2 * i + 1] ** 2);
-  }
   const { count } = view;
-  const fields = { sigma, exact, learned, count, error, cells: CELLS, errors: training.errors() };
-  postMessage({ training: which, step: training.step, loss, running: left > 0, ...fields } satisfies Report);
-}
-
-function both(x: Points, sigma: number, by: Training): [exact: Points, learned: Points] {
-  const [exact, learned] = [new Float64Array(x.length), new Float64Array(x.length)];
-  by.truth.score(x, sigma, exact);
-  by.score(x, sigma, learned);
-  return [exact, learned];
+  const [points, cells] = [gridPoints(count), gridPoints(CELLS)];
+  const [truth, guess] = [training.truth.score(cells, sigma), training.score(cells, sigma)];
+  postMessage({
+    training: which,
+    step: training.step,
+    loss,
+    running: left > 0,
+    sigma,
+    exact: training.truth.score(points, sigma),
+    learned: training.score(points, sigma),
+    count,
+    error: Float64Array.from({ length: CELLS ** 2 }, (_, i) => relativeError(guess, truth, 2 * i, 2 * i + 2)),
+    cells: CELLS,
+    errors: training.errors(),
+  } satisfies Report);
 }

@@ -1,23 +1,7 @@
 // Distributions in the plane whose noised score is known exactly: those of ncsn/distributions.py.
 import { Mixture } from "./mixture.ts";
-import type { Grid, Points } from "./plane.ts";
-import type { Random } from "./random.ts";
+import type { Distribution } from "./plane.ts";
 import { Ring } from "./ring.ts";
-
-export interface Distribution {
-  /** The clean data's own spread: standard deviation of a component, or of the ring's radius. */
-  readonly std: number;
-  /** n draws of the clean data. */
-  sample(n: number, random: Random): Points;
-  /** ∇ log p_σ at each of x, written to out, which may be x. */
-  score(x: Points, sigma: number, out: Points): void;
-  /** ∇ log p_σ at the centres of count × count squares, row by row from the bottom. */
-  field(count: number, sigma: number): Points;
-  /** log p_σ at each of x, in nats. */
-  logDensity(x: Points, sigma: number): Float64Array;
-  /** p_σ on the square that is drawn. */
-  density(sigma: number): Grid;
-}
 
 /** w·N((−5,−5), I) + (1 − w)·N((5,5), I): Song & Ermon 2019, figures 2 and 3, with their w = 1/5. */
 export function twoGaussians(weight = 0.2): Mixture {

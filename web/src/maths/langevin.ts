@@ -4,16 +4,14 @@ import type { Random } from "./random.ts";
 
 /** One step in place, x + (α/2)·s(x, σ) + √α·z, or without z: Song & Ermon 2019, algorithm 1. */
 export function langevinStep(score: Score, x: Points, sigma: number, alpha: number, random?: Random): void {
-  const s = new Float64Array(x.length);
-  score(x, sigma, s);
+  const s = score(x, sigma);
   const noise = Math.sqrt(alpha);
   for (let i = 0; i < x.length; i++) x[i] += (alpha / 2) * s[i] + (random ? noise * random.normal() : 0);
 }
 
 /** The mean of the clean data given the noisy x: x + σ²·s(x, σ), Tweedie's formula. */
 export function denoised(score: Score, x: Points, sigma: number): Points {
-  const s = new Float64Array(x.length);
-  score(x, sigma, s);
+  const s = score(x, sigma);
   return x.map((value, i) => value + sigma ** 2 * s[i]);
 }
 

@@ -21,8 +21,8 @@ export class ScoreModel {
   }
 
   /** s(x, σ) = −(x − μ)/(σ² + σ_d²) + σ_d/(σ√(σ² + σ_d²))·F((x − μ)/√(σ² + σ_d²), ¼ ln σ). */
-  score(x: Points, sigma: number, out: Points): void {
-    out.set(this.evaluate(x, Float64Array.of(sigma), new Uint8Array(x.length / 2)).y);
+  score(x: Points, sigma: number): Points {
+    return this.evaluate(x, Float64Array.of(sigma), new Uint8Array(x.length / 2)).y;
   }
 
   /** The scores of points that have a noise level each, ``sigmas[levels[i]]``; with a tangent, ∂s/∂x times it. */

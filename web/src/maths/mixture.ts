@@ -1,6 +1,5 @@
 // Mixtures of equal round Gaussians, of which a set of points is the case std = 0.
-import { type Grid, type Points, VIEW, cellsFor, centre, gridPoints } from "./plane.ts";
-import type { Distribution } from "./distributions.ts";
+import { Distribution, type Grid, type Points, VIEW, cellsFor, centre, gridPoints } from "./plane.ts";
 import type { Random } from "./random.ts";
 
 const NEGLIGIBLE = -30; // a log weight beside the largest one: e⁻³⁰ = 10⁻¹³
@@ -8,25 +7,19 @@ const REACH = 4.5; // standard deviations at which a component has no density le
 const TINY = 1e-200; // sums of products below it have lost digits
 
 /** Σ_k w_k N(μ_k, s²I): noise of level σ makes each component N(μ_k, (s² + σ²)I), and so its score is exact. */
-export class Mixture implements Distribution {
+export class Mixture extends Distribution {
   readonly means: Points;
   readonly std: number;
   readonly weights: Float64Array;
   readonly #logWeights: Float64Array;
   readonly #scratch: Float64Array;
-  // What `visit` finds: the log of the largest term, the sum over it, and that sum weighted by the means.
-  #peak = 0;
-  #total = 0;
-  #x = 0;
-  #y = 0;
 
-  constructor(means: Points, std: number, weights?: ArrayLike<number>) {
+  constructor(means: Points, std: number, weights?: number[]) {
+    super();
     const count = means.length / 2;
-    this.means = means;
-    this.std = std;
-    this.weights = weights === undefined ? new Float64Array(count).fill(1) : Float64Array.from(weights);
-    const sum = this.weights.reduce((a, b) => a + b, 0);
-    this.weights = this.weights.map((weight) => weight / sum);
+    [this.means, this.std] = [means, std];
+    const sum = weights?.reduce((a, b) => a + b, 0) ?? count;
+    this.weights = Float64Array.from({ length: count }, (_, k) => (weights ? weights[k] : 1) / sum);
     this.#logWeights = this.weights.map(Math.log);
     this.#scratch = new Float64Array(count);
   }
@@ -43,44 +36,28 @@ export class Mixture implements Distribution {
     return x;
   }
 
-  /** The score: (E[μ_k | x] − x)/(s² + σ²), where k is drawn from what x says of it. */
-  score(x: Points, sigma: number, out: Points): void {
+  /** The gradient is (E[μ_k | x] − x)/(s² + σ²), where k is drawn from what x says of it. */
+  at(x: number, y: number, sigma: number): { log: number; dx: number; dy: number } {
     const variance = this.std ** 2 + sigma ** 2;
-    for (let i = 0; i < x.length; i += 2) {
-      this.#visit(x[i], x[i + 1], variance);
-      out[i] = (this.#x / this.#total - x[i]) / variance;
-      out[i + 1] = (this.#y / this.#total - x[i + 1]) / variance;
-    }
-  }
-
-  logDensity(x: Points, sigma: number): Float64Array {
-    const variance = this.std ** 2 + sigma ** 2;
-    const out = new Float64Array(x.length / 2);
-    for (let i = 0; i < out.length; i++) {
-      this.#visit(x[2 * i], x[2 * i + 1], variance);
-      out[i] = this.#peak + Math.log(this.#total) - Math.log(2 * Math.PI * variance);
-    }
-    return out;
-  }
-
-  #visit(x: number, y: number, variance: number): void {
-    const logs = this.#scratch;
-    const { means } = this;
+    const weights = this.#scratch;
     let peak = -Infinity;
-    for (let k = 0; k < logs.length; k++) {
-      const dx = x - means[2 * k];
-      const dy = y - means[2 * k + 1];
-      const log = this.#logWeights[k] - (dx * dx + dy * dy) / (2 * variance);
-      logs[k] = log;
-      if (log > peak) peak = log;
+    for (let k = 0; k < weights.length; k++) {
+      const dx = x - this.means[2 * k];
+      const dy = y - this.means[2 * k + 1];
+      weights[k] = this.#logWeights[k] - (dx * dx + dy * dy) / (2 * variance);
+      if (weights[k] > peak) peak = weights[k];
     }
-    for (let k = 0; k < logs.length; k++) logs[k] = logs[k] - peak < NEGLIGIBLE ? 0 : Math.exp(logs[k] - peak);
-    this.#peak = peak;
-    this.#sum();
+    for (let k = 0; k < weights.length; k++) {
+      const log = weights[k] - peak;
+      weights[k] = log < NEGLIGIBLE ? 0 : Math.exp(log);
+    }
+    const { total, meanX, meanY } = this.#mean();
+    const log = peak + Math.log(total) - Math.log(2 * Math.PI * variance);
+    return { log, dx: (meanX - x) / variance, dy: (meanY - y) / variance };
   }
 
-  /** Sums over the components, each with its weight in the scratch. */
-  #sum(): void {
+  /** The mean of the means by the weights in the scratch, and the sum of these. */
+  #mean(): { total: number; meanX: number; meanY: number } {
     const { means } = this;
     let [total, x, y] = [0, 0, 0];
     for (let k = 0; k < this.#scratch.length; k++) {
@@ -89,27 +66,27 @@ export class Mixture implements Distribution {
       x += weight * means[2 * k];
       y += weight * means[2 * k + 1];
     }
-    [this.#total, this.#x, this.#y] = [total, x, y];
+    return { total, meanX: x / total, meanY: y / total };
   }
 
   /**
-   * The score at the centres of count × count squares, several times faster than one by one: a weight is a product of
-   * what belongs to the column and what belongs to the row.  Where all products vanish, points are visited one by one.
+   * Several times faster than point by point: a weight is a product of what belongs to the column and what belongs to
+   * the row.  Where all products vanish, points are visited one by one.
    */
-  field(count: number, sigma: number): Points {
+  override field(count: number, sigma: number): Points {
     const variance = this.std ** 2 + sigma ** 2;
     const n = this.weights.length;
     const [columns, rows] = [this.#factors(count, 0, variance), this.#factors(count, 1, variance)];
-    const out = gridPoints(count);
+    const points = gridPoints(count);
     for (let at = 0; at < count * count; at++) {
+      const [x, y] = points.subarray(2 * at);
       const [column, row] = [(at % count) * n, Math.floor(at / count) * n];
       for (let k = 0; k < n; k++) this.#scratch[k] = columns[column + k] * rows[row + k];
-      this.#sum();
-      if (this.#total < TINY) this.#visit(out[2 * at], out[2 * at + 1], variance);
-      out[2 * at] = (this.#x / this.#total - out[2 * at]) / variance;
-      out[2 * at + 1] = (this.#y / this.#total - out[2 * at + 1]) / variance;
+      const { total, meanX, meanY } = this.#mean();
+      const [dx, dy] = [(meanX - x) / variance, (meanY - y) / variance];
+      points.set(total < TINY ? this.score(Float64Array.of(x, y), sigma) : [dx, dy], 2 * at);
     }
-    return out;
+    return points;
   }
 
   /** e^(−d²/(2v)) for each centre along an axis and each component, but for a factor of each centre; weighted once. */
@@ -137,18 +114,18 @@ export class Mixture implements Distribution {
     const column = new Float64Array(cells);
     const reach = REACH * std;
     const index = (at: number): number => ((at / VIEW + 1) * cells - 1) / 2;
+    const bell = (i: number, mean: number): number => Math.exp(-((centre(i, cells) - mean) ** 2) / (2 * variance));
+    const span = (mean: number): [first: number, last: number] => {
+      return [Math.max(0, Math.ceil(index(mean - reach))), Math.min(cells - 1, Math.floor(index(mean + reach)))];
+    };
     for (let k = 0; k < this.weights.length; k++) {
-      const x = this.means[2 * k];
-      const y = this.means[2 * k + 1];
-      const left = Math.max(0, Math.ceil(index(x - reach)));
-      const right = Math.min(cells - 1, Math.floor(index(x + reach)));
-      const bottom = Math.max(0, Math.ceil(index(y - reach)));
-      const top = Math.min(cells - 1, Math.floor(index(y + reach)));
-      for (let i = left; i <= right; i++) column[i] = Math.exp(-((centre(i, cells) - x) ** 2) / (2 * variance));
+      const [x, y] = this.means.subarray(2 * k);
+      const [left, right] = span(x);
+      const [bottom, top] = span(y);
+      for (let i = left; i <= right; i++) column[i] = bell(i, x);
       for (let j = bottom; j <= top; j++) {
-        const height = this.weights[k] / (2 * Math.PI * variance);
-        const row = height * Math.exp(-((centre(j, cells) - y) ** 2) / (2 * variance));
-        for (let i = left, at = j * cells + left; i <= right; i++, at++) values[at] += row * column[i];
+        const row = (this.weights[k] / (2 * Math.PI * variance)) * bell(j, y);
+        for (let i = left; i <= right; i++) values[j * cells + i] += row * column[i];
       }
     }
     return { cells, values };

@@ -1,4 +1,5 @@
-// Points and grids in the plane.
+// Points, grids and distributions in the plane.
+import type { Random } from "./random.ts";
 
 /** Points in the plane, x and y in turn: x₀, y₀, x₁, y₁, … */
 export type Points = Float64Array;
@@ -34,5 +35,34 @@ export function cellsFor(std: number): number {
   return Math.min(192, Math.max(24, Math.ceil((6 * VIEW) / std)));
 }
 
-/** A score: ∇ log p_σ at each of the points, written to ``out``. */
-export type Score = (x: Points, sigma: number, out: Points) => void;
+/** A score: ∇ log p_σ at each of the points. */
+export type Score = (x: Points, sigma: number) => Points;
+
+/** A distribution whose noised density p_σ and score are known exactly. */
+export abstract class Distribution {
+  /** n draws of the clean data. */
+  abstract sample(n: number, random: Random): Points;
+  /** log p_σ at a point, in nats, and its gradient. */
+  abstract at(x: number, y: number, sigma: number): { log: number; dx: number; dy: number };
+  /** p_σ on the square that is drawn, as fine as it needs. */
+  abstract density(sigma: number): Grid;
+
+  readonly score: Score = (x, sigma) => {
+    const s = new Float64Array(x.length);
+    for (let i = 0; i < x.length; i += 2) {
+      const { dx, dy } = this.at(x[i], x[i + 1], sigma);
+      s[i] = dx;
+      s[i + 1] = dy;
+    }
+    return s;
+  };
+
+  logDensity(x: Points, sigma: number): Float64Array {
+    return Float64Array.from({ length: x.length / 2 }, (_, i) => this.at(x[2 * i], x[2 * i + 1], sigma).log);
+  }
+
+  /** The score at the centres of count × count squares, row by row from the bottom. */
+  field(count: number, sigma: number): Points {
+    return this.score(gridPoints(count), sigma);
+  }
+}

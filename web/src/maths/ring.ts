@@ -1,6 +1,5 @@
 // A ring, whose noised score is an integral over one angle.
-import { type Grid, type Points, VIEW, cellsFor, centre, gridPoints } from "./plane.ts";
-import type { Distribution } from "./distributions.ts";
+import { Distribution, type Grid, type Points, VIEW, cellsFor, centre } from "./plane.ts";
 import type { Random } from "./random.ts";
 
 const NODES = 64; // of the midpoint rule, which is exact to rounding where the integrand is periodic or ends in zeros
@@ -12,16 +11,13 @@ const RADII = 512; // at which the density of a picture is computed; between the
  * p_σ(x) at distance ρ is the mean over θ of N(ρ cos θ; R, T) N(ρ sin θ; 0, σ²) with T = s² + σ², whose integrand is
  * e^(A cos²θ + B cos θ) times a constant, with A = ρ²s²/(2σ²T) and B = ρR/T: as in ncsn/distributions.py.
  */
-export class Ring implements Distribution {
+export class Ring extends Distribution {
   readonly radius: number;
   readonly std: number;
-  // What `integrate` found at a distance: log p_σ, and by what x is to be multiplied to make the score.
-  #log = 0;
-  #slope = 0;
 
   constructor(radius = 5, std = 0.1) {
-    this.radius = radius;
-    this.std = std;
+    super();
+    [this.radius, this.std] = [radius, std];
   }
 
   sample(n: number, random: Random): Points {
@@ -35,38 +31,16 @@ export class Ring implements Distribution {
     return x;
   }
 
-  score(x: Points, sigma: number, out: Points): void {
-    for (let i = 0; i < x.length; i += 2) {
-      this.#at(Math.hypot(x[i], x[i + 1]), sigma);
-      out[i] = x[i] * this.#slope;
-      out[i + 1] = x[i + 1] * this.#slope;
-    }
-  }
-
-  logDensity(x: Points, sigma: number): Float64Array {
-    const out = new Float64Array(x.length / 2);
-    for (let i = 0; i < out.length; i++) {
-      this.#at(Math.hypot(x[2 * i], x[2 * i + 1]), sigma);
-      out[i] = this.#log;
-    }
-    return out;
-  }
-
-  field(count: number, sigma: number): Points {
-    const out = gridPoints(count);
-    this.score(out, sigma, out);
-    return out;
+  at(x: number, y: number, sigma: number): { log: number; dx: number; dy: number } {
+    const { log, slope } = this.#along(Math.hypot(x, y), sigma);
+    return { log, dx: x * slope, dy: y * slope };
   }
 
   density(sigma: number): Grid {
     const cells = cellsFor(Math.hypot(this.std, sigma));
     const values = new Float64Array(cells * cells);
     const farthest = VIEW * Math.SQRT2;
-    const logs = new Float64Array(RADII + 1);
-    for (let i = 0; i <= RADII; i++) {
-      this.#at((farthest * i) / RADII, sigma);
-      logs[i] = this.#log;
-    }
+    const logs = Array.from({ length: RADII + 2 }, (_, i) => this.#along((farthest * i) / RADII, sigma).log);
     for (let at = 0; at < values.length; at++) {
       const rho = Math.hypot(centre(at % cells, cells), centre(Math.floor(at / cells), cells));
       const place = (rho / farthest) * RADII;
@@ -76,27 +50,25 @@ export class Ring implements Distribution {
     return { cells, values };
   }
 
-  #at(rho: number, sigma: number): void {
-    if (sigma === 0) this.#clean(rho);
-    else this.#integrate(rho, sigma ** 2);
+  /** log p_σ at a distance, and by what x is to be multiplied to make the score. */
+  #along(rho: number, sigma: number): { log: number; slope: number } {
+    return sigma === 0 ? this.#clean(rho) : this.#integrate(rho, sigma ** 2);
   }
 
   /** Without noise the density is N(ρ; R, s²)/(2πρ): its score has a −1/ρ, the stretch of the circumference. */
-  #clean(rho: number): void {
+  #clean(rho: number): { log: number; slope: number } {
     const off = rho - this.radius;
-    this.#log = -(off ** 2) / (2 * this.std ** 2) - Math.log((2 * Math.PI) ** 1.5 * this.std * rho);
-    this.#slope = (-off / this.std ** 2 - 1 / rho) / rho;
+    const log = -(off ** 2) / (2 * this.std ** 2) - Math.log((2 * Math.PI) ** 1.5 * this.std * rho);
+    return { log, slope: (-off / this.std ** 2 - 1 / rho) / rho };
   }
 
-  #integrate(rho: number, variance: number): void {
+  #integrate(rho: number, variance: number): { log: number; slope: number } {
     const total = this.std ** 2 + variance;
     const a = (rho ** 2 * this.std ** 2) / (2 * variance * total);
     const b = (rho * this.radius) / total;
     // The integrand's width is 1/√(2A + B): beyond thirteen of them there is nothing left.
     const width = Math.min(13 / Math.sqrt(2 * a + b), Math.PI / 2);
-    let mass = 0;
-    let square = 0;
-    let odd = 0;
+    let [mass, square, odd] = [0, 0, 0];
     for (let i = 0; i < NODES; i++) {
       const half = Math.sin((width * (i + 0.5)) / NODES / 2) ** 2; // sin²(θ/2), near θ = 0; there is as much near θ = π
       const across = -4 * a * half * (1 - half);
@@ -111,8 +83,8 @@ export class Ring implements Distribution {
     odd /= mass;
     const curvature = this.std ** 2 / (variance * total);
     const pull = (this.radius / total) * (curvature * rho * odd + (this.radius / total) * square);
-    this.#slope = pull - curvature * square - 1 / total;
     const peak = -((rho - this.radius) ** 2) / (2 * total) - Math.log(variance * total) / 2 - Math.log(2 * Math.PI);
-    this.#log = peak + Math.log((mass * width) / NODES / Math.PI);
+    const log = peak + Math.log((mass * width) / NODES / Math.PI);
+    return { log, slope: pull - curvature * square - 1 / total };
   }
 }

@@ -2,23 +2,13 @@
 import { twoGaussians } from "../maths/distributions.ts";
 import { Chain, annealed, constant, ladder, shares } from "../maths/langevin.ts";
 import type { Mixture } from "../maths/mixture.ts";
-import { type Score, VIEW } from "../maths/plane.ts";
+import { VIEW } from "../maths/plane.ts";
 import { Mulberry } from "../maths/random.ts";
 
 export const PARTICLES = 1000;
 
-export interface Terms {
-  weight: number;
-  top: number;
-  bottom: number;
-  levels: number;
-  steps: number;
-  /** ε of annealed Langevin dynamics over σ_L². */
-  eps: number;
-  /** Langevin dynamics' own step size α. */
-  alpha: number;
-  seed: number;
-}
+/** ε of annealed Langevin dynamics is over σ_L²; α is Langevin dynamics' own step size. */
+export type Terms = Record<"weight" | "top" | "bottom" | "levels" | "steps" | "eps" | "alpha" | "seed", number>;
 
 export class Race {
   readonly truth: Mixture;
@@ -36,13 +26,12 @@ export class Race {
     this.truth = twoGaussians(weight);
     this.sigmas = ladder(top, bottom, levels);
     this.total = levels * steps;
-    const score: Score = (x, sigma, out) => this.truth.score(x, sigma, out);
     const random = new Mulberry(seed);
     const start = Float64Array.from({ length: 2 * PARTICLES }, () => (2 * random.uniform() - 1) * VIEW);
     // Each has random numbers of its own, so that neither depends on what the other does.
     const [one, other] = [random.uniform(), random.uniform()].map((value) => new Mulberry(value * 2 ** 32));
-    this.plain = new Chain(score, constant(bottom, alpha, this.total), start, one);
-    this.annealed = new Chain(score, annealed(this.sigmas, eps * bottom ** 2, steps), start, other);
+    this.plain = new Chain(this.truth.score, constant(bottom, alpha, this.total), start, one);
+    this.annealed = new Chain(this.truth.score, annealed(this.sigmas, eps * bottom ** 2, steps), start, other);
     this.#note();
   }
 

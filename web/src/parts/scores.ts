@@ -1,9 +1,9 @@
 // Part 1: the exact score of a noised distribution, as arrows; its density, draws of it, and a particle.
 import { arrowCount, arrows, density, frame } from "../draw/field.ts";
 import { Stage, css, frames } from "../draw/stage.ts";
-import { DISTRIBUTIONS, type Distribution, TITLES } from "../maths/distributions.ts";
+import { DISTRIBUTIONS, TITLES } from "../maths/distributions.ts";
 import { Mixture } from "../maths/mixture.ts";
-import { type Points, type Score, VIEW, within } from "../maths/plane.ts";
+import { type Distribution, type Points, type Score, VIEW, within } from "../maths/plane.ts";
 import { Mulberry } from "../maths/random.ts";
 import { Settings } from "../settings.ts";
 import { announce, button, calm, el, primary, readings, row, short, toggle } from "../ui.ts";
@@ -40,7 +40,7 @@ export const open: Open = (query, signal) => {
   const still = new Stage({ "aria-hidden": "true" }, refresh, signal);
   const attributes = { tabindex: "0", role: "application", "aria-label": LABEL, "aria-describedby": "keys" };
   const stage = new Stage(attributes, refresh, signal);
-  const score: Score = (x, sigma, out) => truth?.score(x, sigma, out);
+  const score: Score = (x, sigma) => truth?.score(x, sigma) ?? new Float64Array(x.length);
   const redraw = frames(draw, signal);
 
   function refresh(): void {
@@ -107,8 +107,7 @@ export const open: Open = (query, signal) => {
   }
 
   function drawParticle(): void {
-    const s = new Float64Array(2);
-    score(particle.x, values.sigma, s);
+    const s = score(particle.x, values.sigma);
     const mean = particle.x.map((value, i) => value + values.sigma ** 2 * s[i]);
     particle.draw(stage, truth && mean);
     const pair = ([a, b]: Points): string => `(${short(a)}, ${short(b)})`;
