@@ -31,7 +31,7 @@ export class Settings<T extends Record<string, Setting>> {
   readonly #part: string;
   readonly #settings: T;
   readonly #defaults: Values<T>;
-  readonly #controls = new Map<keyof T, Control<number> | Control<string>>();
+  readonly #controls = new Map<keyof T, Control<never>>();
   #waiting = 0;
 
   /** What is not allowed is left out, and that is said. */
@@ -69,10 +69,7 @@ export class Settings<T extends Record<string, Setting>> {
   set(values: Partial<Values<T>>, asDefaults = false): void {
     Object.assign(this.values, values);
     if (asDefaults) Object.assign(this.#defaults, values);
-    for (const [name, value] of Object.entries(values)) {
-      const control = this.#controls.get(name);
-      if (control) control.value = value;
-    }
+    for (const [name, value] of Object.entries(values)) this.#controls.get(name)?.set(value as never);
     this.write();
   }
 

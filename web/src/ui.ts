@@ -20,10 +20,10 @@ export const row = (...children: Child[]): HTMLElement => el("div", { class: "ro
 export const figure = (caption: Child[], picture: HTMLElement): HTMLElement =>
   el("figure", {}, el("figcaption", {}, ...caption), picture);
 
-/** A control: its element, and its value, which can be set without telling anybody. */
+/** A control, which can be set to a value without telling anybody. */
 export interface Control<T> {
   element: HTMLElement;
-  value: T;
+  set(value: T): void;
 }
 
 export interface Range {
@@ -66,31 +66,24 @@ export function slider(range: Range, value: number, changed: (value: number) => 
   const steps = whole && !log ? max - min : STEPS;
   const input = el("input", { type: "range", id, max: String(steps) });
   const output = el("output", { for: id });
-  let exact = value; // a slider has so many places; what was set need not be one of them
-  const control = {
-    element: el("div", { class: "control" }, el("label", { for: id }, ...words(label)), output, input),
-    get value() {
-      return exact;
-    },
-    set value(number: number) {
-      const share = log ? Math.log(number / min) / Math.log(max / min) : (number - min) / (max - min);
-      input.value = String(Math.round(share * steps));
-      take(number);
-    },
-  };
-  const take = (number: number): void => {
-    exact = number;
+  const display = (number: number): void => {
     output.value = say(number);
     input.setAttribute("aria-valuetext", output.value);
   };
-  control.value = value;
+  const set = (number: number): void => {
+    const share = log ? Math.log(number / min) / Math.log(max / min) : (number - min) / (max - min);
+    input.value = String(Math.round(share * steps));
+    display(number); // which need not be one of the slider's places
+  };
+  set(value);
   input.addEventListener("input", () => {
     const share = input.valueAsNumber / steps;
-    const number = log ? min * (max / min) ** share : min + share * (max - min);
-    take(whole ? Math.round(number) : Number(number.toPrecision(3)));
-    changed(exact);
+    const exact = log ? min * (max / min) ** share : min + share * (max - min);
+    const number = whole ? Math.round(exact) : Number(exact.toPrecision(3));
+    display(number);
+    changed(number);
   });
-  return control;
+  return { element: el("div", { class: "control" }, el("label", { for: id }, ...words(label)), output, input), set };
 }
 
 /** One of several, by name. */
@@ -100,15 +93,8 @@ export function choice({ label, options }: Choice, value: string, changed: (valu
   const select = el("select", { id }, ...titles);
   select.value = value;
   select.addEventListener("change", () => changed(select.value));
-  return {
-    element: el("div", { class: "control choice" }, el("label", { for: id }, label), select),
-    get value() {
-      return select.value;
-    },
-    set value(name: string) {
-      select.value = name;
-    },
-  };
+  const set = (name: string): void => void (select.value = name);
+  return { element: el("div", { class: "control choice" }, el("label", { for: id }, label), select), set };
 }
 
 /** On or off. */

@@ -1,7 +1,7 @@
 // A density as colour, a score as arrows, an error as colour.
 import { type Grid, type Points, centre } from "../maths/plane.ts";
-import { short } from "../ui.ts";
-import { type Colour, type Stage, css } from "./stage.ts";
+import { el, figure, short } from "../ui.ts";
+import { type Colour, Stage, css } from "./stage.ts";
 
 const TICKS = [-5, 0, 5];
 const SPACING = 30; // CSS pixels between arrows
@@ -58,6 +58,24 @@ export function arrows(stage: Stage, scores: Points, count: number): void {
     context.lineTo(x - 0.36 * dx + 0.2 * dy, y - 0.36 * dy - 0.2 * dx);
   }
   context.stroke();
+}
+
+/** A stage under its title, a note, and more; with a frame over what is painted. */
+export class Panel extends Stage {
+  readonly figure: HTMLElement;
+  readonly #note = el("small");
+
+  constructor(title: string, label: string, changed: () => void, signal: AbortSignal, ...more: Node[]) {
+    super({ role: "img", "aria-label": label }, changed, signal);
+    this.figure = figure([title, " ", this.#note, ...more], this.element);
+  }
+
+  paint(note: string, draw: () => void): void {
+    this.#note.textContent = note;
+    this.clear();
+    draw();
+    frame(this);
+  }
 }
 
 /** A thin frame with ticks at −5, 0 and 5. */

@@ -9,15 +9,7 @@ export class ScoreModel {
   readonly std: number;
 
   constructor(network: Mlp, mean: [number, number], std: number) {
-    this.network = network;
-    this.mean = mean;
-    this.std = std;
-  }
-
-  /** √(σ² + σ_d²), and the factor σ_d/(σ√(σ² + σ_d²)) of F. */
-  scales(sigma: number): { total: number; factor: number } {
-    const total = Math.hypot(sigma, this.std);
-    return { total, factor: this.std / (sigma * total) };
+    [this.network, this.mean, this.std] = [network, mean, std];
   }
 
   /** s(x, σ) = −(x − μ)/(σ² + σ_d²) + σ_d/(σ√(σ² + σ_d²))·F((x − μ)/√(σ² + σ_d²), ¼ ln σ). */
@@ -25,21 +17,18 @@ export class ScoreModel {
     return this.evaluate(x, Float64Array.of(sigma), new Uint8Array(x.length / 2)).y;
   }
 
-  /** The scores of points that have a noise level each, ``sigmas[levels[i]]``; with a tangent, ∂s/∂x times it. */
-  evaluate(x: Points, sigmas: Float64Array, levels: Uint8Array, tangent?: Points): Pass {
-    const scales = Array.from(sigmas, (sigma) => this.scales(sigma));
-    const scaleOf = (i: number): { total: number; factor: number } => scales[levels[i >> 1]];
-    const shown = x.map((value, i) => (value - this.mean[i & 1]) / scaleOf(i).total);
-    const direction = tangent?.map((value, i) => value / scaleOf(i).total);
+  /** The scores of points that have a noise level each, ``sigmas[levels[i]]``; after them ∂s/∂x times the tangents, if any. */
+  evaluate(x: Points, sigmas: Float64Array, levels: Uint8Array, tangents: Points = new Float64Array()): Pass {
+    const totals = sigmas.map((sigma) => Math.hypot(sigma, this.std)); // √(σ² + σ_d²)
+    const factors = sigmas.map((sigma, k) => this.std / (sigma * totals[k]));
+    const level = (i: number): number => levels[(i % x.length) >> 1];
+    const moved = x.map((value, i) => value - this.mean[i & 1]);
+    const shown = Float64Array.of(...moved, ...tangents).map((value, i) => value / totals[level(i)]);
     const logs = sigmas.map((sigma) => Math.log(sigma) / 4);
-    const { y, dy, backward } = this.network.forward(shown, logs, levels, direction);
-    const scored = (values: Points, at: Points): Points =>
-      values.map((value, i) => -at[i] / scaleOf(i).total + scaleOf(i).factor * value);
-    const scaled = (values: Points): Points => values.map((value, i) => value * scaleOf(i).factor);
+    const { y, backward } = this.network.forward(shown, logs, levels);
     return {
-      y: scored(y, shown),
-      dy: dy && direction && scored(dy, direction),
-      backward: (dscore, dtangent) => backward(scaled(dscore), dtangent && scaled(dtangent)),
+      y: y.map((value, i) => factors[level(i)] * value - shown[i] / totals[level(i)]),
+      backward: (dy) => backward(dy.map((value, i) => value * factors[level(i)])),
     };
   }
 
@@ -80,13 +69,9 @@ export function denoising(model: ScoreModel, { x, sigmas, levels, z }: Noised): 
  */
 export function sliced(model: ScoreModel, x: Points, sigma: number, v: Points): number {
   const n = x.length / 2;
-  const { y: s, dy: ds = s, backward } = model.evaluate(x, Float64Array.of(sigma), new Uint8Array(n), v);
+  const { y: s, backward } = model.evaluate(x, Float64Array.of(sigma), new Uint8Array(n), v);
   const weight = (sigma ** 2 * model.weight(sigma)) / n;
-  let loss = 0;
-  for (let i = 0; i < s.length; i++) loss += weight * (v[i] * ds[i] + s[i] ** 2 / 2);
-  backward(
-    s.map((value) => weight * value),
-    v.map((value) => weight * value),
-  );
+  const loss = x.reduce((sum, _, i) => sum + weight * (v[i] * s[x.length + i] + s[i] ** 2 / 2), 0);
+  backward(s.map((value, i) => weight * (i < x.length ? value : v[i - x.length])));
   return loss;
 }

@@ -55,8 +55,8 @@ class Layer {
     }
   }
 
-  /** x (n, inputs)·Wᵀ + b, or without b. */
-  apply(x: Float64Array, biased = true): Float64Array {
+  /** x (n, inputs)·Wᵀ, and b in so many rows. */
+  apply(x: Float64Array, biased = x.length / this.inputs): Float64Array {
     const { inputs, outputs } = this;
     const transposed = new Float64Array(this.#biases);
     for (let i = 0; i < this.#biases; i++) {
@@ -65,18 +65,19 @@ class Layer {
     const n = x.length / inputs;
     const y = new Float64Array(n * outputs);
     const bias = this.#parameters.subarray(this.#biases);
-    for (let at = 0; biased && at < y.length; at += outputs) y.set(bias, at);
+    for (let row = 0; row < biased; row++) y.set(bias, row * outputs);
     addProduct(y, [n, inputs, outputs], { values: x, byRow: inputs, byTerm: 1 }, transposed);
     return y;
   }
 
   /** Adds to the gradient dyᵀ·x of the weights, and the sum of dy over rows for the biases; returns dx = dy·W. */
-  back(x: Float64Array, dy: Float64Array, biased = true): Float64Array {
+  back(x: Float64Array, dy: Float64Array, biased = dy.length / this.outputs): Float64Array {
     const { inputs, outputs } = this;
     const n = dy.length / outputs;
     addProduct(this.#gradient, [outputs, n, inputs], { values: dy, byRow: 1, byTerm: outputs }, x);
-    if (biased && this.#gradient.length > this.#biases) {
-      for (let i = 0; i < dy.length; i++) this.#gradient[this.#biases + (i % outputs)] += dy[i];
+    const bias = this.#gradient.subarray(this.#biases);
+    for (let row = 0; row < biased; row++) {
+      for (let o = 0; o < bias.length; o++) bias[o] += dy[row * outputs + o];
     }
     const dx = new Float64Array(n * inputs);
     addProduct(dx, [n, outputs, inputs], { values: dy, byRow: outputs, byTerm: 1 }, this.#parameters);
@@ -91,18 +92,10 @@ function silu(z: number): [value: number, slope: number, bend: number] {
   return [z * s, s + z * d, d * (2 + z * (1 - 2 * s))];
 }
 
-/** Derivatives in silu(z) become those in z, in place. */
-function throughSilu(z: Float64Array, a: Float64Array): Float64Array {
-  for (let i = 0; i < z.length; i++) a[i] *= silu(z[i])[1];
-  return a;
-}
-
-/** The network's values, with derivatives along the tangent if there is one, and the way back. */
+/** What a network makes of its input, and the way back: from a loss's derivatives in ``y`` to its gradient. */
 export interface Pass {
   y: Float64Array;
-  dy: Float64Array | undefined;
-  /** Puts the gradient of a loss into ``gradient``, from its derivatives in ``y`` and ``dy``. */
-  backward(y: Float64Array, dy?: Float64Array): void;
+  backward(dy: Float64Array): void;
 }
 
 /**
@@ -145,54 +138,57 @@ export class Mlp {
   }
 
   /**
-   * The network's values (n, 2) at ``x`` (n, 2), where point i has noise level c[levels[i]].
+   * The network's values at ``x`` (n, 2), where point i has noise level c[levels[i]].
    *
-   * With a ``tangent`` (n, 2), a direction in which each point moves, also how fast its value changes.
+   * n more rows are tangents, directions in which the points move: their values are how fast the points' values change.
    */
-  forward(x: Float64Array, c: Float64Array, levels: Uint8Array, tangent?: Float64Array): Pass {
+  forward(x: Float64Array, c: Float64Array, levels: Uint8Array): Pass {
     const { width } = this;
+    const n = levels.length;
+    const points = n * width; // numbers of a hidden layer before those of the tangents
+    const moving = x.length > 2 * n;
     const embedding = this.#embed(c);
-    const states: { h: Float64Array; dh: Float64Array | undefined; z: Float64Array; dz: Float64Array | undefined }[] =
-      [];
-    let [h, dh] = [x, tangent];
+    const states: { h: Float64Array; z: Float64Array }[] = [];
+    const place = (i: number): number => levels[Math.floor(i / width)] * width + (i % width);
+    let h = x;
     for (const [l, layer] of this.#hidden.entries()) {
-      const [z, dz] = [layer.apply(h), dh && layer.apply(dh, false)];
-      const shift = this.#shifts[l].apply(embedding.value);
-      states.push({ h, dh, z, dz });
-      [h, dh] = [new Float64Array(z.length), dz && new Float64Array(z.length)];
-      for (let i = 0; i < z.length; i++) {
-        z[i] += shift[levels[Math.floor(i / width)] * width + (i % width)];
+      const z = layer.apply(h, n);
+      const shift = this.#shifts[l].apply(embedding.y);
+      states.push({ h, z });
+      h = new Float64Array(z.length);
+      for (let i = 0; i < points; i++) {
+        z[i] += shift[place(i)];
         const [value, slope] = silu(z[i]);
         h[i] = value;
-        if (dh && dz) dh[i] = slope * dz[i];
+        if (moving) h[points + i] = slope * z[points + i];
       }
     }
-    const backward = (y: Float64Array, dy?: Float64Array): void => {
+    const backward = (dy: Float64Array): void => {
       this.gradient.fill(0);
       const embedded = new Float64Array(c.length * width);
-      let [a, da] = [this.#output.back(h, y), dh && dy && this.#output.back(dh, dy, false)];
+      let a = this.#output.back(h, dy, n);
       for (let l = states.length - 1; l >= 0; l--) {
-        const { h, dh, z, dz } = states[l];
+        const { h, z } = states[l];
         const shift = new Float64Array(c.length * width);
-        for (let i = 0; i < z.length; i++) {
+        for (let i = 0; i < points; i++) {
           const [, slope, bend] = silu(z[i]);
           a[i] *= slope;
-          if (da && dz) {
-            a[i] += da[i] * bend * dz[i];
-            da[i] *= slope;
+          if (moving) {
+            a[i] += a[points + i] * bend * z[points + i];
+            a[points + i] *= slope;
           }
-          shift[levels[Math.floor(i / width)] * width + (i % width)] += a[i];
+          shift[place(i)] += a[i];
         }
-        this.#shifts[l].back(embedding.value, shift).forEach((value, i) => (embedded[i] += value));
-        [a, da] = [this.#hidden[l].back(h, a), da && dh && this.#hidden[l].back(dh, da, false)];
+        this.#shifts[l].back(embedding.y, shift).forEach((value, i) => (embedded[i] += value));
+        a = this.#hidden[l].back(h, a, n);
       }
       embedding.backward(embedded);
     };
-    return { y: this.#output.apply(h), dy: dh && this.#output.apply(dh, false), backward };
+    return { y: this.#output.apply(h, n), backward };
   }
 
   /** Sines and cosines at frequencies from ⅛ to 8 cycles per unit of c, and two layers. */
-  #embed(c: Float64Array): { value: Float64Array; backward(e: Float64Array): void } {
+  #embed(c: Float64Array): Pass {
     const waves = new Float64Array(2 * WAVES * c.length);
     for (let i = 0; i < c.length; i++) {
       for (let w = 0; w < WAVES; w++) {
@@ -203,12 +199,18 @@ export class Mlp {
     }
     const [one, other] = this.#embedding;
     const first = one.apply(waves);
-    const firstH = first.map((z) => silu(z)[0]);
-    const second = other.apply(firstH);
-    const backward = (e: Float64Array): void => {
-      const inner = other.back(firstH, throughSilu(second, e));
-      one.back(waves, throughSilu(first, inner));
+    const inner = first.map((z) => silu(z)[0]);
+    const second = other.apply(inner);
+    const backward = (dy: Float64Array): void => {
+      const d = other.back(
+        inner,
+        dy.map((value, i) => value * silu(second[i])[1]),
+      );
+      one.back(
+        waves,
+        d.map((value, i) => value * silu(first[i])[1]),
+      );
     };
-    return { value: second.map((z) => silu(z)[0]), backward };
+    return { y: second.map((z) => silu(z)[0]), backward };
   }
 }

@@ -1,10 +1,10 @@
 // Part 2: the paper's figure 3, live.
 import { Chart } from "../draw/chart.ts";
-import { density, frame } from "../draw/field.ts";
-import { Stage, css, frames } from "../draw/stage.ts";
+import { Panel, density } from "../draw/field.ts";
+import { css, frames } from "../draw/stage.ts";
 import type { Points } from "../maths/plane.ts";
 import { SEED, Settings } from "../settings.ts";
-import { button, calm, el, figure, primary, readings, row, short } from "../ui.ts";
+import { button, calm, el, primary, readings, row, short } from "../ui.ts";
 import { type Open, layout } from "./part.ts";
 import { PARTICLES, Race } from "./race.ts";
 
@@ -30,7 +30,7 @@ export const open: Open = (query, signal) => {
   let last = 0;
 
   const redraw = frames(draw, signal);
-  const panels = [panel("plain", "Langevin", redraw, signal), panel("annealed", "Annealed", redraw, signal)];
+  const panels = [panelOf("plain", "Langevin", redraw, signal), panelOf("annealed", "Annealed", redraw, signal)];
   const chart = new Chart("The lower mode’s weight by step: Langevin, annealed, and the truth", redraw, signal);
   const numbers = readings({ step: "Step", level: "Level", alpha: "Annealed: step size α = ε·σ²/σ_L²" });
 
@@ -99,28 +99,27 @@ export const open: Open = (query, signal) => {
 };
 
 /** Particles of one of the two dynamics, above the density whose score moves them. */
-function panel(name: "plain" | "annealed", title: string, changed: () => void, signal: AbortSignal) {
-  const stage = new Stage({ role: "img", "aria-label": `${PARTICLES} particles, ${title}` }, changed, signal);
+function panelOf(name: "plain" | "annealed", title: string, changed: () => void, signal: AbortSignal) {
   const share = el("span", { class: "weight number", "data-reading": `weight-${name}` });
-  const [truth, level] = [el("small"), el("small")];
-  const caption = [title, " ", level, el("span", { class: "share" }, share, " ", truth)];
+  const truth = el("small");
+  const shares = el("span", { class: "share" }, share, " ", truth);
+  const panel = new Panel(title, `${PARTICLES} particles, ${title}`, changed, signal, shares);
 
   function draw(race: Race, weight: number): void {
-    const { theme } = stage;
+    const { ink, accent } = panel.theme;
     const { x, over } = race[name];
     const sigma = race.sigmas[name === "plain" ? race.sigmas.length - 1 : race.level - 1];
     const below = belowMiddle(x);
-    stage.clear();
-    density(stage, race.truth.density(sigma), theme.ink, 0.22);
-    stage.dots(x, css(theme.ink, 0.7), 2, (i) => !below(i));
-    stage.dots(x, css(theme.accent), 2, below);
-    frame(stage);
-    level.textContent = over ? "denoised" : `at σ = ${short(sigma)}`;
+    panel.paint(over ? "denoised" : `at σ = ${short(sigma)}`, () => {
+      density(panel, race.truth.density(sigma), ink, 0.22);
+      panel.dots(x, css(ink, 0.7), 2, (i) => !below(i));
+      panel.dots(x, css(accent), 2, below);
+    });
     share.textContent = (race.history[name].at(-1) ?? 0).toFixed(3);
     truth.textContent = `truth ${weight.toFixed(3)}`;
   }
 
-  return { element: figure(caption, stage.element), draw };
+  return { element: panel.figure, draw };
 }
 
 /** Which points are nearer to the lower mode: those below the diagonal. */

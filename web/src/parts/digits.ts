@@ -65,7 +65,7 @@ export const open = withModel("digits", (engine, query, again) => {
     }
     way.draw(strip, STATES);
     sayState(numbers, state, `${seconds.toFixed(2)} s, ${((1000 * seconds) / count).toFixed(0)} ms each`);
-    back.value = 1;
+    back.set(1);
   }
 
   /** The images at one of the states that there have been. */
@@ -101,5 +101,5 @@ export const open = withModel("digits", (engine, query, again) => {
     settings.control("device", () => again(settings.query)),
   ];
   draw();
-  return { pictures: [sheet.canvas, figure(["From noise to an image, the first one"], way.canvas)], controls };
+  return { pictures: [sheet.element, figure(["From noise to an image, the first one"], way.element)], controls };
 });

@@ -34,6 +34,7 @@ export const open = withModel("fill", (engine, query, again, signal) => {
   if (!written && values.picture !== "") announce("The address has a picture of another size, which was left out.");
   let picture = written ?? new Picture(shape);
   let whole = picture.copy(); // with what is hidden, as far as that is known
+  let tool: Tool = "hide";
   let drawing = false; // the model draws the picture to begin with, which nothing may interrupt
 
   const answers = new Sheet("Nine answers", shape);
@@ -71,8 +72,8 @@ export const open = withModel("fill", (engine, query, again, signal) => {
 
   function mark(row: number, column: number): void {
     if (drawing) return;
-    picture.mark(tool.value as Tool, row, column);
-    if (tool.value !== "hide") whole.mark(tool.value as Tool, row, column);
+    picture.mark(tool, row, column);
+    if (tool !== "hide") whole.mark(tool, row, column);
   }
 
   /** The picture has been drawn on. */
@@ -107,9 +108,10 @@ export const open = withModel("fill", (engine, query, again, signal) => {
     numbers.say("spread", short(most));
   }
 
-  const tool = choice({ label: "The pointer", options: TOOLS }, "hide", () => {});
+  const pointer = choice({ label: "The pointer", options: TOOLS }, tool, (name) => (tool = name as Tool));
   const from = settings.control("from", () => {
-    tool.value = values.from === "blank" ? "ink" : "hide";
+    tool = values.from === "blank" ? "ink" : "hide";
+    pointer.set(tool);
     begin();
   });
   const another = primary("Another picture", () => {
@@ -122,7 +124,7 @@ export const open = withModel("fill", (engine, query, again, signal) => {
   });
   const controls = [
     row(another, others),
-    tool.element,
+    pointer.element,
     settings.control("hide", hide),
     from,
     settings.control("levels", answer),
@@ -130,8 +132,8 @@ export const open = withModel("fill", (engine, query, again, signal) => {
     settings.control("device", () => again(settings.query)),
   ];
   const pictures = [
-    el("div", { class: "pair" }, figure(["The picture"], editor.element), figure(["Nine answers"], answers.canvas)),
-    el("div", { class: "side" }, figure(["Their mean"], mean.canvas), figure(["Their spread"], spread.canvas)),
+    el("div", { class: "pair" }, figure(["The picture"], editor.element), figure(["Nine answers"], answers.element)),
+    el("div", { class: "side" }, figure(["Their mean"], mean.element), figure(["Their spread"], spread.element)),
     el("p", { class: "hint", id: "keys" }, KEYS),
   ];
   if (written) answer();

@@ -1,12 +1,12 @@
 // Part 3: a network learns a score as one watches; learned, exact, and the error between them.
 import { Chart, type Line } from "../draw/chart.ts";
-import { arrowCount, arrows, frame, heat } from "../draw/field.ts";
-import { Stage, css, frames } from "../draw/stage.ts";
+import { Panel, arrowCount, arrows, heat } from "../draw/field.ts";
+import { css, frames } from "../draw/stage.ts";
 import { type Errors, LEVELS, type Order, type Report, SIGMAS } from "../learning/training.ts";
 import { DISTRIBUTIONS, TITLES } from "../maths/distributions.ts";
 import { Mulberry } from "../maths/random.ts";
 import { SEED, Settings } from "../settings.ts";
-import { announce, button, calm, el, figure, primary, readings, row, short, slider } from "../ui.ts";
+import { announce, button, calm, el, primary, readings, row, short, slider } from "../ui.ts";
 import { type Open, layout } from "./part.ts";
 
 const STEPS = 3000; // after which it pauses
@@ -31,9 +31,9 @@ export const open: Open = (query, signal) => {
   let training = 0; // which one it is: reports of the one before may still be on their way
 
   const redraw = frames(draw, signal);
-  const exact = panel("Exact", "The exact score as arrows", look, signal);
-  const learned = panel("Learned", "The learned score as arrows", redraw, signal);
-  const error = panel("Error", "The relative error as colour, with noised data", redraw, signal);
+  const exact = new Panel("Exact", "The exact score as arrows", look, signal);
+  const learned = new Panel("Learned", "The learned score as arrows", redraw, signal);
+  const error = new Panel("Error", "The relative error as colour, with noised data", redraw, signal);
   const byStep = new Chart("Relative error at this noise level, by training step", redraw, signal);
   const bySigma = new Chart("Relative error by noise level, now", redraw, signal);
   const numbers = readings({
@@ -54,7 +54,7 @@ export const open: Open = (query, signal) => {
 
   /** At which level, and as how many arrows. */
   function look(): void {
-    order({ kind: "view", level: values.level - 1, count: arrowCount(exact.stage) });
+    order({ kind: "view", level: values.level - 1, count: arrowCount(exact) });
   }
 
   worker.onmessage = ({ data }: MessageEvent<Report>): void => {
@@ -70,13 +70,17 @@ export const open: Open = (query, signal) => {
     if (!report) return false;
     const { sigma, count, errors, step, loss } = report;
     const { exact: right, learned: guess, error: off, cells } = report;
-    exact.draw(sigma, (stage) => arrows(stage, right, count));
-    learned.draw(sigma, (stage) => arrows(stage, guess, count));
-    error.draw(sigma, (stage) => {
+    const note = sigma > 0 ? `σ = ${short(sigma)}` : "without noise";
+    exact.paint(note, () => arrows(exact, right, count));
+    learned.paint(note, () => arrows(learned, guess, count));
+    error.paint(note, () => {
       // From 1 % to 100 %, by its logarithm.
       const opacity = (value: number): number => Math.min(1, Math.max(0, 1 + Math.log10(value) / 2));
-      heat(stage, { cells, values: off }, stage.theme.accent, opacity);
-      drawData(stage, sigma);
+      heat(error, { cells, values: off }, error.theme.accent, opacity);
+      const random = new Mulberry(2);
+      const draws = DISTRIBUTIONS[values.data].make().sample(DRAWS, random);
+      const noised = draws.map((value) => value + sigma * random.normal());
+      error.dots(noised, css(error.theme.ink, 0.7), 1.6);
     });
     const level = Math.min(values.level, errors.data.length) - 1;
     const steps = history.map(({ step }) => step);
@@ -101,13 +105,6 @@ export const open: Open = (query, signal) => {
     return false;
   }
 
-  function drawData(stage: Stage, sigma: number): void {
-    const random = new Mulberry(2);
-    const draws = DISTRIBUTIONS[values.data].make().sample(DRAWS, random);
-    const noised = draws.map((value) => value + sigma * random.normal());
-    stage.dots(noised, css(stage.theme.ink, 0.7), 1.6);
-  }
-
   const pause = primary("Pause", () => order(report?.running ? { kind: "pause" } : { kind: "run", steps: STEPS }));
   const again = button("Begin anew", () => {
     settings.set({ seed: (values.seed + 1) % 2 ** 32 });
@@ -124,23 +121,8 @@ export const open: Open = (query, signal) => {
   begin();
   return layout(
     "learning",
-    [el("div", { class: "side" }, exact.element, learned.element, error.element)],
+    [el("div", { class: "side" }, exact.figure, learned.figure, error.figure)],
     [...choices, row(pause, again), levels.element, numbers.element],
     [el("div", { class: "charts" }, byStep.element, bySigma.element)],
   );
 };
-
-/** A field under its name. */
-function panel(title: string, label: string, changed: () => void, signal: AbortSignal) {
-  const stage = new Stage({ role: "img", "aria-label": label }, changed, signal);
-  const level = el("small");
-
-  function draw(sigma: number, paint: (stage: Stage) => void): void {
-    level.textContent = sigma > 0 ? `σ = ${short(sigma)}` : "without noise";
-    stage.clear();
-    paint(stage);
-    frame(stage);
-  }
-
-  return { stage, element: figure([title, " ", level], stage.element), draw };
-}
