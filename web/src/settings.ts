@@ -28,15 +28,16 @@ function accepted(text: string, setting: Setting): number | string | undefined {
 /** The settings of a part, as the address has them: with controls, whose changes are written into it. */
 export class Settings<T extends Record<string, Setting>> {
   readonly values: Values<T>;
-  readonly #part: string;
-  readonly #settings: T;
   readonly #defaults: Values<T>;
   readonly #controls = new Map<keyof T, Control<never>>();
   #waiting = 0;
 
   /** What is not allowed is left out, and that is said. */
-  constructor(part: string, settings: T, query: URLSearchParams) {
-    [this.#part, this.#settings] = [part, settings];
+  constructor(
+    private readonly part: string,
+    private readonly settings: T,
+    query: URLSearchParams,
+  ) {
     const defaults = Object.fromEntries(Object.entries(settings).map(([name, { value }]) => [name, value]));
     this.#defaults = defaults as Values<T>;
     this.values = { ...this.#defaults };
@@ -52,7 +53,7 @@ export class Settings<T extends Record<string, Setting>> {
 
   /** A slider or a choice, which changes a setting and then tells so. */
   control(name: keyof T & string, changed: () => void = () => {}): HTMLElement {
-    const setting: Setting = this.#settings[name];
+    const setting: Setting = this.settings[name];
     const value: number | string = this.values[name];
     const take = (value: number | string): void => {
       Object.assign(this.values, { [name]: value });
@@ -85,7 +86,7 @@ export class Settings<T extends Record<string, Setting>> {
     const before = location.hash;
     this.#waiting = setTimeout(() => {
       const text = this.query.toString();
-      if (location.hash === before) history.replaceState(null, "", text ? `#${this.#part}?${text}` : `#${this.#part}`);
+      if (location.hash === before) history.replaceState(null, "", text ? `#${this.part}?${text}` : `#${this.part}`);
     }, 200);
   }
 }

@@ -9,8 +9,6 @@ export interface Card {
   format: number;
   recipe: {
     shape: Shape;
-    /** How often each class is, by its name; in no order that could be relied on. */
-    shares: Record<string, number>;
     sampling: {
       sigma_max: number;
       sigma_min: number;
@@ -23,8 +21,8 @@ export interface Card {
     };
   };
   levels: number[];
-  /** Of the classes, in their order; files of before have none. */
-  names?: string[];
+  /** Of the classes, in their order. */
+  names: string[];
 }
 
 const NO_FILE = new Error("the model is no ONNX file");
@@ -41,12 +39,6 @@ export function read(file: Uint8Array): Card {
   if (shape.length !== 3 || ![1, 3].includes(shape[0]))
     throw new Error(`the model’s shape is ${shape.join(" × ")}; images, grey or in three colours, are needed`);
   return card;
-}
-
-/** The names of the classes, in the order of their numbers. */
-export function classesOf(card: Card): string[] {
-  // JavaScript lists the names of an object that are numbers first, and in their own order.
-  return card.names?.length ? card.names : Object.keys(card.recipe.shares);
 }
 
 function metadata(file: Uint8Array): Map<string, string> {

@@ -56,7 +56,7 @@ async function load(
   const create = (): Worker => new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
   const workers = Array.from({ length: count }, create);
   const title = count === 1 ? "WebAssembly, one thread" : `WebAssembly, ${count} threads`;
-  const engine = new Engine(files.card, workers, files.device === "webgpu" ? "WebGPU" : title, note);
+  const engine = new Engine(files.card, files.device === "webgpu" ? "WebGPU" : title, note, workers);
   try {
     await Promise.all(workers.map((worker) => ready(worker, { kind: "load", runtime, ...files })));
   } catch (error) {
@@ -67,26 +67,24 @@ async function load(
 }
 
 export class Engine {
-  readonly card: Card;
-  /** Who computes, in words. */
-  readonly title: string;
-  /** Why nobody better does. */
-  readonly note: string;
-  readonly #workers: Worker[];
   #ticket = 0;
 
-  constructor(card: Card, workers: Worker[], title: string, note: string) {
-    [this.card, this.#workers, this.title, this.note] = [card, workers, title, note];
-  }
+  /** A ``title`` says who computes, a ``note`` why nobody better does. */
+  constructor(
+    readonly card: Card,
+    readonly title: string,
+    readonly note: string,
+    private readonly workers: Worker[],
+  ) {}
 
   /** Draw images, and tell of every state, once all workers are there; what was being drawn is given up. */
   draw(task: Task, heard: (state: State) => void): void {
     this.rest();
     const [ticket, begun] = [this.#ticket, performance.now()];
-    const shares = divided(task, this.#workers.length);
+    const shares = divided(task, this.workers.length);
     const queues: Drawn[][] = shares.map(() => []);
     shares.forEach((share, i) => {
-      const worker = this.#workers[i];
+      const worker = this.workers[i];
       worker.onmessage = ({ data }: MessageEvent<Report>): void => {
         if (data.kind === "failed") return announce(`Drawing has failed: ${data.why}.`);
         if (data.kind !== "state" || data.ticket !== this.#ticket) return;
@@ -103,11 +101,11 @@ export class Engine {
   /** Give up what is being drawn. */
   rest(): void {
     this.#ticket++;
-    for (const worker of this.#workers) worker.postMessage({ kind: "stop" } satisfies Order);
+    for (const worker of this.workers) worker.postMessage({ kind: "stop" } satisfies Order);
   }
 
   stop(): void {
-    for (const worker of this.#workers) worker.terminate();
+    for (const worker of this.workers) worker.terminate();
   }
 }
 

@@ -10,28 +10,27 @@ const LABEL = [0];
 const OFF = 1e-3; // relative to the largest number
 
 export class Network {
-  readonly #runtime: Runtime;
-  readonly #session: InferenceSession;
-  readonly #shape: readonly number[];
   evaluations = 0;
 
-  constructor(runtime: Runtime, session: InferenceSession, shape: readonly number[]) {
-    [this.#runtime, this.#session, this.#shape] = [runtime, session, shape];
-  }
+  constructor(
+    private readonly runtime: Runtime,
+    private readonly session: InferenceSession,
+    private readonly shape: readonly number[],
+  ) {}
 
   /** The score, given a class for each image, −1 for none. */
   score(labels: readonly number[]): Score {
-    const { Tensor: Input } = this.#runtime;
+    const { Tensor: Input } = this.runtime;
     const n = labels.length;
     return async (x, sigma) => {
       const feeds: Record<string, Tensor> = {
-        x: new Input("float32", Float32Array.from(x), [n, ...this.#shape]),
+        x: new Input("float32", Float32Array.from(x), [n, ...this.shape]),
         sigma: new Input("float32", new Float32Array(n).fill(sigma), [n]),
       };
-      if (this.#session.inputNames.includes("label")) {
+      if (this.session.inputNames.includes("label")) {
         feeds.label = new Input("int64", BigInt64Array.from(labels, BigInt), [n]);
       }
-      const { score } = await this.#session.run(feeds);
+      const { score } = await this.session.run(feeds);
       this.evaluations++;
       return Float64Array.from(score.data as Float32Array);
     };

@@ -22,12 +22,10 @@ export const REGIONS = {
 };
 
 export class Picture {
-  readonly shape: Shape;
-  readonly codes: Uint8Array;
-
-  constructor(shape: Shape, codes = new Uint8Array(sizeOf(shape))) {
-    [this.shape, this.codes] = [shape, codes];
-  }
+  constructor(
+    readonly shape: Shape,
+    readonly codes = new Uint8Array(sizeOf(shape)),
+  ) {}
 
   static of(shape: Shape, x: ArrayLike<number>): Picture {
     const code = (value: number): number => Math.round(TOP * Math.min(1, Math.max(0, value)));

@@ -29,25 +29,26 @@ export function imageData(bytes: Uint8ClampedArray, [channels, height, width]: S
 export class Sheet {
   readonly element: HTMLCanvasElement;
   readonly #context: CanvasRenderingContext2D;
-  readonly #shape: Shape;
 
-  constructor(label: string, shape: Shape) {
+  constructor(
+    label: string,
+    private readonly shape: Shape,
+  ) {
     this.element = el("canvas", { class: "sheet", role: "img", "aria-label": label });
     this.#context = context(this.element);
-    this.#shape = shape;
   }
 
   /** The images in rows of so many. */
   draw(bytes: Uint8ClampedArray, columns: number): void {
-    const [, height, width] = this.#shape;
-    const size = sizeOf(this.#shape);
+    const [, height, width] = this.shape;
+    const size = sizeOf(this.shape);
     const count = bytes.length / size;
     const wide = columns * (width + GAP) - GAP;
     const high = Math.ceil(count / columns) * (height + GAP) - GAP;
     if (this.element.width !== wide) this.element.width = wide;
     if (this.element.height !== high) this.element.height = high;
     for (let i = 0; i < count; i++) {
-      const image = imageData(bytes.subarray(i * size, (i + 1) * size), this.#shape);
+      const image = imageData(bytes.subarray(i * size, (i + 1) * size), this.shape);
       this.#context.putImageData(image, (i % columns) * (width + GAP), Math.floor(i / columns) * (height + GAP));
     }
   }

@@ -39,23 +39,24 @@ export class Chain {
   x: Points;
   step = 0;
   over = false;
-  readonly #score: Score;
-  readonly #schedule: Schedule;
-  readonly #random: Random;
 
-  constructor(score: Score, schedule: Schedule, start: Points, random: Random) {
+  constructor(
+    private readonly score: Score,
+    private readonly schedule: Schedule,
+    start: Points,
+    private readonly random: Random,
+  ) {
     this.x = start.slice();
-    [this.#score, this.#schedule, this.#random] = [score, schedule, random];
   }
 
   /** Take up to ``count`` steps, and the last one that denoises. */
   advance(count: number): void {
     for (let i = 0; i < count && !this.over; i++) {
-      if (this.step < this.#schedule.length) {
-        const { sigma, alpha } = this.#schedule[this.step++];
-        langevinStep(this.#score, this.x, sigma, alpha, this.#random);
+      if (this.step < this.schedule.length) {
+        const { sigma, alpha } = this.schedule[this.step++];
+        langevinStep(this.score, this.x, sigma, alpha, this.random);
       } else {
-        this.x = denoised(this.#score, this.x, this.#schedule[this.step - 1].sigma);
+        this.x = denoised(this.score, this.x, this.schedule[this.step - 1].sigma);
         this.over = true;
       }
     }

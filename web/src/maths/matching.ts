@@ -4,13 +4,11 @@ import type { Points } from "./plane.ts";
 
 /** How a network's value F becomes a score: EDM's way, ``Karras`` of ncsn/preconditioning.py. */
 export class ScoreModel {
-  readonly network: Mlp;
-  readonly mean: [number, number];
-  readonly std: number;
-
-  constructor(network: Mlp, mean: [number, number], std: number) {
-    [this.network, this.mean, this.std] = [network, mean, std];
-  }
+  constructor(
+    readonly network: Mlp,
+    private readonly mean: [number, number],
+    private readonly std: number,
+  ) {}
 
   /** s(x, σ) = −(x − μ)/(σ² + σ_d²) + σ_d/(σ√(σ² + σ_d²))·F((x − μ)/√(σ² + σ_d²), ¼ ln σ). */
   score(x: Points, sigma: number): Points {

@@ -37,34 +37,34 @@ function addProduct(
 
 /** A linear layer: weights (outputs, inputs), row by row, then biases, if it has some; and their gradient. */
 class Layer {
-  readonly inputs: number;
-  readonly outputs: number;
-  readonly #parameters: Float64Array;
-  readonly #gradient: Float64Array;
-  readonly #biases: number; // where they begin
+  private readonly biases: number; // where they begin
 
-  constructor(inputs: number, outputs: number, parameters: Float64Array, gradient: Float64Array) {
-    [this.inputs, this.outputs, this.#biases] = [inputs, outputs, inputs * outputs];
-    [this.#parameters, this.#gradient] = [parameters, gradient];
+  constructor(
+    private readonly inputs: number,
+    private readonly outputs: number,
+    private readonly parameters: Float64Array,
+    private readonly gradient: Float64Array,
+  ) {
+    this.biases = inputs * outputs;
   }
 
   /** Weights and biases uniform within 1/√inputs, as torch's. */
   initialise(random: Random): void {
-    for (let i = 0; i < this.#parameters.length; i++) {
-      this.#parameters[i] = (2 * random.uniform() - 1) / Math.sqrt(this.inputs);
+    for (let i = 0; i < this.parameters.length; i++) {
+      this.parameters[i] = (2 * random.uniform() - 1) / Math.sqrt(this.inputs);
     }
   }
 
   /** x (n, inputs)·Wᵀ, and b in so many rows. */
   apply(x: Float64Array, biased = x.length / this.inputs): Float64Array {
     const { inputs, outputs } = this;
-    const transposed = new Float64Array(this.#biases);
-    for (let i = 0; i < this.#biases; i++) {
-      transposed[(i % inputs) * outputs + Math.floor(i / inputs)] = this.#parameters[i];
+    const transposed = new Float64Array(this.biases);
+    for (let i = 0; i < this.biases; i++) {
+      transposed[(i % inputs) * outputs + Math.floor(i / inputs)] = this.parameters[i];
     }
     const n = x.length / inputs;
     const y = new Float64Array(n * outputs);
-    const bias = this.#parameters.subarray(this.#biases);
+    const bias = this.parameters.subarray(this.biases);
     for (let row = 0; row < biased; row++) y.set(bias, row * outputs);
     addProduct(y, [n, inputs, outputs], { values: x, byRow: inputs, byTerm: 1 }, transposed);
     return y;
@@ -74,13 +74,13 @@ class Layer {
   back(x: Float64Array, dy: Float64Array, biased = dy.length / this.outputs): Float64Array {
     const { inputs, outputs } = this;
     const n = dy.length / outputs;
-    addProduct(this.#gradient, [outputs, n, inputs], { values: dy, byRow: 1, byTerm: outputs }, x);
-    const bias = this.#gradient.subarray(this.#biases);
+    addProduct(this.gradient, [outputs, n, inputs], { values: dy, byRow: 1, byTerm: outputs }, x);
+    const bias = this.gradient.subarray(this.biases);
     for (let row = 0; row < biased; row++) {
       for (let o = 0; o < bias.length; o++) bias[o] += dy[row * outputs + o];
     }
     const dx = new Float64Array(n * inputs);
-    addProduct(dx, [n, outputs, inputs], { values: dy, byRow: outputs, byTerm: 1 }, this.#parameters);
+    addProduct(dx, [n, outputs, inputs], { values: dy, byRow: outputs, byTerm: 1 }, this.parameters);
     return dx;
   }
 }
@@ -92,10 +92,10 @@ function silu(z: number): [value: number, slope: number, bend: number] {
   return [z * s, s + z * d, d * (2 + z * (1 - 2 * s))];
 }
 
-/** What a network makes of its input, and the way back: from a loss's derivatives in ``y`` to its gradient. */
+/** What a network makes of its input, and the way back: from derivatives in ``y`` to the gradient, and those in the input. */
 export interface Pass {
   y: Float64Array;
-  backward(dy: Float64Array): void;
+  backward(dy: Float64Array): Float64Array;
 }
 
 /**
@@ -104,7 +104,6 @@ export interface Pass {
  * A batch has few noise levels and many points, so that levels are embedded once and points name theirs by its place.
  */
 export class Mlp {
-  readonly width: number;
   readonly parameters: Float64Array;
   readonly gradient: Float64Array;
   readonly #embedding: Layer[];
@@ -112,8 +111,10 @@ export class Mlp {
   readonly #shifts: Layer[];
   readonly #output: Layer;
 
-  constructor(width: number, depth: number) {
-    this.width = width;
+  constructor(
+    private readonly width: number,
+    depth: number,
+  ) {
     const hidden = Array.from({ length: depth }, (_, i) => [i === 0 ? 2 : width, width, 1]);
     const shifts = Array.from({ length: depth }, () => [width, width, 0]); // without biases
     const shapes = [[2 * WAVES, width, 1], [width, width, 1], ...hidden, ...shifts, [width, 2, 1]];
@@ -163,7 +164,7 @@ export class Mlp {
         if (moving) h[points + i] = slope * z[points + i];
       }
     }
-    const backward = (dy: Float64Array): void => {
+    const backward = (dy: Float64Array): Float64Array => {
       this.gradient.fill(0);
       const embedded = new Float64Array(c.length * width);
       let a = this.#output.back(h, dy, n);
@@ -183,6 +184,7 @@ export class Mlp {
         a = this.#hidden[l].back(h, a, n);
       }
       embedding.backward(embedded);
+      return a;
     };
     return { y: this.#output.apply(h, n), backward };
   }
@@ -198,19 +200,15 @@ export class Mlp {
       }
     }
     const [one, other] = this.#embedding;
-    const first = one.apply(waves);
-    const inner = first.map((z) => silu(z)[0]);
-    const second = other.apply(inner);
-    const backward = (dy: Float64Array): void => {
-      const d = other.back(
-        inner,
-        dy.map((value, i) => value * silu(second[i])[1]),
-      );
-      one.back(
-        waves,
-        d.map((value, i) => value * silu(first[i])[1]),
-      );
-    };
-    return { y: second.map((z) => silu(z)[0]), backward };
+    const first = unshifted(one, waves);
+    const second = unshifted(other, first.y);
+    return { y: second.y, backward: (dy) => first.backward(second.backward(dy)) };
   }
+}
+
+/** A hidden layer by itself. */
+function unshifted(layer: Layer, x: Float64Array): Pass {
+  const z = layer.apply(x);
+  const pullBack = (dy: Float64Array): Float64Array => dy.map((value, i) => value * silu(z[i])[1]);
+  return { y: z.map((value) => silu(value)[0]), backward: (dy) => layer.back(x, pullBack(dy)) };
 }

@@ -12,12 +12,11 @@ const RADII = 512; // at which the density of a picture is computed; between the
  * e^(A cos²θ + B cos θ) times a constant, with A = ρ²s²/(2σ²T) and B = ρR/T: as in ncsn/distributions.py.
  */
 export class Ring extends Distribution {
-  readonly radius: number;
-  readonly std: number;
-
-  constructor(radius = 5, std = 0.1) {
+  constructor(
+    private readonly radius = 5,
+    private readonly std = 0.1,
+  ) {
     super();
-    [this.radius, this.std] = [radius, std];
   }
 
   sample(n: number, random: Random): Points {

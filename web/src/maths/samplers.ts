@@ -40,9 +40,16 @@ export async function tweedie(score: Score, x: Values, sigma: number): Promise<V
   return sum([1, x], [sigma ** 2, await score(x, sigma)]);
 }
 
-/** Each level and the one below it. */
-function pairs(sigmas: readonly number[]): [sigma: number, following: number][] {
-  return sigmas.slice(1).map((following, i) => [sigmas[i], following]);
+/** A sampler of one step from each level to the one below it. */
+function stepwise(step: (descent: Descent, sigma: number, following: number) => Promise<Values>): Sampler {
+  return async function* (descent) {
+    const { sigmas } = descent;
+    let { x } = descent;
+    for (let i = 1; i < sigmas.length; i++) {
+      x = await step({ ...descent, x }, sigmas[i - 1], sigmas[i]);
+      yield { sigma: sigmas[i], x };
+    }
+  };
 }
 
 /** A sampler whose last state is denoised. */
@@ -71,53 +78,33 @@ async function* annealed({ score, x, sigmas, steps, eps, noise }: Descent): Asyn
 }
 
 /** Consistent annealed sampling: Jolicoeur-Martineau et al. 2020, algorithm 2, with as much fresh noise as ancestral sampling adds. */
-async function* consistent({ score, x, sigmas, noise }: Descent): AsyncGenerator<Step> {
+const consistent = stepwise(async ({ score, x, sigmas, noise }, sigma, following) => {
   const eta = 1 - (sigmas[sigmas.length - 1] / sigmas[0]) ** (2 / Math.max(1, sigmas.length - 1));
-  for (const [sigma, following] of pairs(sigmas)) {
-    const fresh = Math.sqrt(Math.max(0, following ** 2 - ((1 - eta) * sigma) ** 2));
-    x = sum([1, x], [eta * sigma ** 2, await score(x, sigma)], [fresh, noise()]);
-    yield { sigma: following, x };
-  }
-}
+  const fresh = Math.sqrt(Math.max(0, following ** 2 - ((1 - eta) * sigma) ** 2));
+  return sum([1, x], [eta * sigma ** 2, await score(x, sigma)], [fresh, noise()]);
+});
 
 /** The probability flow by Euler's method: Song et al. 2021, equation 13; where the levels rise, fresh noise leads up. */
-async function* euler({ score, x, sigmas, noise }: Descent): AsyncGenerator<Step> {
-  for (const [sigma, following] of pairs(sigmas)) {
-    x =
-      following > sigma
-        ? sum([1, x], [Math.sqrt(following ** 2 - sigma ** 2), noise()])
-        : sum([1, x], [(sigma - following) * sigma, await score(x, sigma)]);
-    yield { sigma: following, x };
-  }
-}
+const euler = stepwise(async ({ score, x, noise }, sigma, following) => {
+  if (following > sigma) return sum([1, x], [Math.sqrt(following ** 2 - sigma ** 2), noise()]);
+  return sum([1, x], [(sigma - following) * sigma, await score(x, sigma)]);
+});
 
-/** One step of Heun's method: the mean of two slopes. */
-async function heunStep(score: Score, x: Values, sigma: number, following: number): Promise<Values> {
+/** The probability flow by Heun's method, by the mean of two slopes: Karras et al. 2022, algorithm 1. */
+async function heunStep({ score, x }: Descent, sigma: number, following: number): Promise<Values> {
   const [drop, first] = [sigma - following, await score(x, sigma)];
   const second = await score(sum([1, x], [drop * sigma, first]), following);
   return sum([1, x], [(drop * sigma) / 2, first], [(drop * following) / 2, second]);
 }
 
-/** The probability flow by Heun's method: Karras et al. 2022, algorithm 1. */
-async function* heun({ score, x, sigmas }: Descent): AsyncGenerator<Step> {
-  for (const [sigma, following] of pairs(sigmas)) {
-    x = await heunStep(score, x, sigma, following);
-    yield { sigma: following, x };
-  }
-}
-
 /** EDM's stochastic sampler: Karras et al. 2022, algorithm 2, with S_churn = 40 in the middle of the range of noise. */
-async function* edm({ score, x, sigmas, noise }: Descent): AsyncGenerator<Step> {
-  for (const [sigma, following] of pairs(sigmas)) {
-    let raised = sigma;
-    if (sigmas[0] / 200 <= sigma && sigma <= sigmas[0] / 5) {
-      raised = sigma * (1 + Math.min(40 / sigmas.length, Math.SQRT2 - 1));
-      x = sum([1, x], [Math.sqrt(raised ** 2 - sigma ** 2), noise()]);
-    }
-    x = await heunStep(score, x, raised, following);
-    yield { sigma: following, x };
-  }
-}
+const edm = stepwise(async (descent, sigma, following) => {
+  const { x, sigmas, noise } = descent;
+  if (sigma < sigmas[0] / 200 || sigma > sigmas[0] / 5) return heunStep(descent, sigma, following);
+  const raised = sigma * (1 + Math.min(40 / sigmas.length, Math.SQRT2 - 1));
+  const churned = sum([1, x], [Math.sqrt(raised ** 2 - sigma ** 2), noise()]);
+  return heunStep({ ...descent, x: churned }, raised, following);
+});
 
 /**
  * DPM-Solver++(2M), Lu et al. 2022: the probability flow for η = 0, the reverse diffusion for η = 1.
@@ -125,25 +112,24 @@ async function* edm({ score, x, sigmas, noise }: Descent): AsyncGenerator<Step> 
  * The last step extrapolates by `lastExtrapolation` times the last difference at most.
  */
 function dpmSolver(eta: 0 | 1, lastExtrapolation = Infinity): Sampler {
-  return async function* ({ score, x, sigmas, noise }) {
+  return (start) => {
     let before: { mean: Values; h: number } | undefined;
-    for (const [sigma, following] of pairs(sigmas)) {
+    const steps = stepwise(async ({ score, x, sigmas, noise }, sigma, following) => {
       const [mean, h] = [await tweedie(score, x, sigma), Math.log(sigma / following)];
       const share = -Math.expm1(-(1 + eta) * h);
+      const most = following === sigmas.at(-1) ? lastExtrapolation : Infinity;
+      const bend = before ? share * Math.min(h / (2 * before.h), most) : 0;
       const terms: [number, Values][] = [
         [1 - share, x],
         [share, mean],
+        [bend, mean],
+        [-bend, before?.mean ?? mean],
       ];
-      if (before) {
-        const most = following === sigmas.at(-1) ? lastExtrapolation : Infinity;
-        const bend = share * Math.min(h / (2 * before.h), most);
-        terms.push([bend, mean], [-bend, before.mean]);
-      }
       if (eta > 0) terms.push([following * Math.sqrt(-Math.expm1(-2 * eta * h)), noise()]);
-      x = sum(...terms);
       before = { mean, h };
-      yield { sigma: following, x };
-    }
+      return sum(...terms);
+    });
+    return steps(start);
   };
 }
 
@@ -167,7 +153,7 @@ function method(title: string, way: Sampler, kind: Method["ladder"], levels: num
 export const METHODS: Record<string, Method> = {
   "dpmpp-sde": method("SDE-DPM-Solver++(2M)", dpmSolver(1, 0.25), "karras", 30),
   dpmpp: method("DPM-Solver++(2M)", dpmSolver(0), "karras", 20),
-  heun: method("Heun", heun, "karras", 18),
+  heun: method("Heun", stepwise(heunStep), "karras", 18),
   euler: method("Euler", euler, "karras", 40),
   edm: method("EDM’s stochastic", edm, "karras", 40),
   consistent: method("Consistent annealed", consistent, "geometric", 100),

@@ -1,5 +1,4 @@
 // Part 4: the model of the package, sampled in the page: noise becomes digits.
-import { classesOf } from "../digits/card.ts";
 import type { State } from "../digits/engine.ts";
 import { howBy, labelsOf, taskOf } from "../digits/task.ts";
 import { Sheet, visible } from "../draw/sheet.ts";
@@ -14,7 +13,7 @@ const TITLES = Object.fromEntries(Object.entries(METHODS).map(([name, { title }]
 export const open = withModel("digits", (engine, query, again) => {
   const { card } = engine;
   const { shape, sampling } = card.recipe;
-  const names = classesOf(card);
+  const { names } = card;
   const told = Object.fromEntries(names.map((name, i) => [i, name]));
   const classes = { ...(names.length > 0 ? { each: "Each in turn" } : {}), none: "None told", ...told };
   const own = sampling.sampler in METHODS ? sampling.sampler : "dpmpp-sde";

@@ -22,13 +22,15 @@ export class Editor {
   readonly #stage: Stage;
   readonly #redraw: () => void;
   readonly #small = document.createElement("canvas");
-  readonly #mark: (row: number, column: number) => void;
-  #picture: Picture;
   #cursor: Place;
 
   /** ``mark`` is called for each mark of a stroke, ``changed`` when it has ended. */
-  constructor(picture: Picture, mark: (row: number, column: number) => void, changed: () => void, signal: AbortSignal) {
-    [this.#picture, this.#mark] = [picture, mark];
+  constructor(
+    private picture: Picture,
+    private readonly mark: (row: number, column: number) => void,
+    changed: () => void,
+    signal: AbortSignal,
+  ) {
     const [, height, width] = picture.shape;
     this.#cursor = { row: Math.floor(height / 2), column: Math.floor(width / 2) };
     this.#redraw = frames(() => this.#draw(), signal);
@@ -56,13 +58,13 @@ export class Editor {
   }
 
   show(picture: Picture): void {
-    this.#picture = picture;
+    this.picture = picture;
     this.#redraw();
   }
 
   /** How large a pixel of the picture is on the stage, and where the picture begins. */
   get #frame(): { side: number; left: number; top: number } {
-    const [, height, width] = this.#picture.shape;
+    const [, height, width] = this.picture.shape;
     const { size } = this.#stage;
     const side = size / Math.max(height, width);
     return { side, left: (size - side * width) / 2, top: (size - side * height) / 2 };
@@ -74,7 +76,7 @@ export class Editor {
   }
 
   #move(right: number, down: number): void {
-    const [, height, width] = this.#picture.shape;
+    const [, height, width] = this.picture.shape;
     const within = (value: number, count: number): number => Math.min(count - 1, Math.max(0, value));
     this.#cursor = { row: within(this.#cursor.row + down, height), column: within(this.#cursor.column + right, width) };
     this.#redraw();
@@ -84,18 +86,18 @@ export class Editor {
     const steps = Math.ceil(Math.hypot(to.row - from.row, to.column - from.column) / CLOSE);
     for (let i = 0; i <= steps; i++) {
       const share = steps === 0 ? 1 : i / steps;
-      this.#mark(from.row + share * (to.row - from.row), from.column + share * (to.column - from.column));
+      this.mark(from.row + share * (to.row - from.row), from.column + share * (to.column - from.column));
     }
     this.#redraw();
   }
 
   #draw(): boolean {
     const { context: pen, theme, element } = this.#stage;
-    const [, height, width] = this.#picture.shape;
+    const [, height, width] = this.picture.shape;
     const { side, left, top } = this.#frame;
     [this.#small.width, this.#small.height] = [width, height];
-    const bytes = Uint8ClampedArray.from(this.#picture.given.y, (value) => 255 * value);
-    context(this.#small).putImageData(imageData(bytes, this.#picture.shape), 0, 0);
+    const bytes = Uint8ClampedArray.from(this.picture.given.y, (value) => 255 * value);
+    context(this.#small).putImageData(imageData(bytes, this.picture.shape), 0, 0);
     this.#stage.clear();
     pen.imageSmoothingEnabled = false;
     pen.drawImage(this.#small, left, top, side * width, side * height);
@@ -103,7 +105,7 @@ export class Editor {
     pen.beginPath();
     for (let at = 0; at < height * width; at++) {
       const [row, column] = [Math.floor(at / width), at % width];
-      if (!this.#picture.hidden(row, column)) continue;
+      if (!this.picture.hidden(row, column)) continue;
       const [x, y] = [left + column * side, top + row * side];
       pen.fillRect(x, y, side + 0.5, side + 0.5);
       pen.moveTo(x, y + side);

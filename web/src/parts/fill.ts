@@ -1,5 +1,4 @@
 // Part 5: what is hidden of a picture is filled in: nine answers, their mean and their spread.
-import { classesOf } from "../digits/card.ts";
 import type { State } from "../digits/engine.ts";
 import { Picture, REGIONS, type Tool, WRITTEN, moments } from "../digits/picture.ts";
 import { howBy, labelsOf, taskOf } from "../digits/task.ts";
@@ -47,7 +46,7 @@ export const open = withModel("fill", (engine, query, again, signal) => {
   function begin(): void {
     drawing = values.from === "drawn";
     if (!drawing) return start(new Picture(shape));
-    const classes = classesOf(card).length;
+    const classes = card.names.length;
     const labels = labelsOf(classes > 0 ? String(values.seed % classes) : "none", 1, classes);
     const how = { sampler: "dpmpp-sde", ...howBy(card, "dpmpp-sde"), seed: values.seed };
     engine.draw(taskOf(card, how, labels), ({ x, last }) => {

@@ -11,13 +11,15 @@ export class Particle {
   running = false;
   noisy = true;
   steps = 0;
-  readonly #random: Random;
   #path: number[];
 
-  constructor(x: number, y: number, random: Random) {
+  constructor(
+    x: number,
+    y: number,
+    private readonly random: Random,
+  ) {
     this.x = Float64Array.of(x, y);
     this.#path = [x, y];
-    this.#random = random;
   }
 
   /** Put it there; the path begins anew. */
@@ -30,7 +32,7 @@ export class Particle {
   /** Steps x + (α/2)·s(x, σ) + √α·z with α = σ²/2, or without z. */
   walk(score: Score, sigma: number, count: number): void {
     for (let i = 0; i < count; i++) {
-      langevinStep(score, this.x, sigma, stepSize(sigma), this.noisy ? this.#random : undefined);
+      langevinStep(score, this.x, sigma, stepSize(sigma), this.noisy ? this.random : undefined);
       this.#path.push(...this.x);
     }
     this.steps += count;

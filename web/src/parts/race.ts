@@ -18,11 +18,9 @@ export class Race {
   readonly annealed: Chain;
   /** Steps that were taken, and the small mode's weights after them. */
   readonly history: { step: number[]; plain: number[]; annealed: number[] } = { step: [], plain: [], annealed: [] };
-  readonly #terms: Terms;
 
-  constructor(terms: Terms) {
+  constructor(private readonly terms: Terms) {
     const { weight, top, bottom, levels, steps, eps, alpha, seed } = terms;
-    this.#terms = terms;
     this.truth = twoGaussians(weight);
     this.sigmas = ladder(top, bottom, levels);
     this.total = levels * steps;
@@ -41,12 +39,12 @@ export class Race {
 
   /** The level on which the next step is, from 1; the last one when there is none. */
   get level(): number {
-    return Math.min(this.#terms.levels, Math.floor(this.annealed.step / this.#terms.steps) + 1);
+    return Math.min(this.terms.levels, Math.floor(this.annealed.step / this.terms.steps) + 1);
   }
 
   /** What the next step's size α is, annealed. */
   get alpha(): number {
-    return this.#terms.eps * this.sigmas[this.level - 1] ** 2;
+    return this.terms.eps * this.sigmas[this.level - 1] ** 2;
   }
 
   advance(count: number): void {
@@ -58,7 +56,7 @@ export class Race {
 
   /** To the end of the level; from the end of the last one, on to the denoised samples. */
   advanceLevel(): void {
-    const { steps } = this.#terms;
+    const { steps } = this.terms;
     this.advance(this.annealed.step === this.total ? 1 : steps - (this.annealed.step % steps));
   }
 
