@@ -4,8 +4,8 @@ import { execFileSync } from "node:child_process";
 import { copyFileSync, readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import type { JSHandle, Page } from "playwright-core";
-import { type Card, read } from "../src/digits/card.ts";
-import { type Opened, NARROW, ROOT, SITE, begin, drawn, end, reading, slide, use } from "./browser.ts";
+import { type Card, read } from "../src/digits/task.ts";
+import { NARROW, type Opened, ROOT, SITE, begin, drawn, end, reading, slide, use } from "./browser.ts";
 
 const VALUES = `${ROOT}build/site-check/digits`;
 const LEVELS = 2; // by which a pixel may be off

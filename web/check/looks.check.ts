@@ -6,7 +6,7 @@ import { gzipSync } from "node:zlib";
 import { AxeBuilder } from "@axe-core/playwright";
 import { NARROW, SITE, WIDE, begin, drawn, end, home, reading, shoot, use } from "./browser.ts";
 import { encode } from "../src/parts/own.ts";
-import { Mulberry } from "../src/maths/random.ts";
+import { Mulberry } from "../src/maths/plane.ts";
 
 before(() => begin());
 after(end);

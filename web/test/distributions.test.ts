@@ -1,10 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { DISTRIBUTIONS, twoGaussians } from "../src/maths/distributions.ts";
-import { Mixture } from "../src/maths/mixture.ts";
-import { type Distribution, gridPoints } from "../src/maths/plane.ts";
-import { Mulberry } from "../src/maths/random.ts";
-import { Ring } from "../src/maths/ring.ts";
+import { DISTRIBUTIONS, Mixture, Ring, twoGaussians } from "../src/maths/distributions.ts";
+import { type Distribution, Mulberry, gridPoints } from "../src/maths/plane.ts";
 import { close, values } from "./values.ts";
 
 const given = values.distributions;

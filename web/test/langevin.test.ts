@@ -1,10 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { twoGaussians } from "../src/maths/distributions.ts";
+import { Mixture, twoGaussians } from "../src/maths/distributions.ts";
 import { Chain, annealed, constant, denoised, ladder, shares } from "../src/maths/langevin.ts";
-import { Mixture } from "../src/maths/mixture.ts";
-import type { Points } from "../src/maths/plane.ts";
-import { Mulberry } from "../src/maths/random.ts";
+import { Mulberry, type Points } from "../src/maths/plane.ts";
 import { Listed, close, values } from "./values.ts";
 
 const given = values.dynamics;

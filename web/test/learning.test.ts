@@ -1,9 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Adam } from "../src/maths/adam.ts";
-import { ScoreModel, denoising, sliced } from "../src/maths/matching.ts";
-import { Mlp } from "../src/maths/mlp.ts";
-import { Mulberry } from "../src/maths/random.ts";
+import { Adam, Mlp, ScoreModel, denoising, sliced } from "../src/maths/perceptron.ts";
+import { Mulberry } from "../src/maths/plane.ts";
 import { close, values } from "./values.ts";
 
 const given = values.learning;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { read } from "../src/digits/card.ts";
+import { read } from "../src/digits/task.ts";
 import { Picture, REGIONS, moments } from "../src/digits/picture.ts";
 import { close } from "./values.ts";
 

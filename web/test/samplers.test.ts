@@ -1,8 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { twoGaussians } from "../src/maths/distributions.ts";
-import { Mixture } from "../src/maths/mixture.ts";
-import { type Score, type Values, METHODS, guided, ladder, replacement, suited } from "../src/maths/samplers.ts";
+import { Mixture, twoGaussians } from "../src/maths/distributions.ts";
+import { METHODS, type Score, type Values, guided, ladder, replacement, suited } from "../src/maths/samplers.ts";
 import { Listed, close, values } from "./values.ts";
 
 const given = values.samplers;

@@ -2,8 +2,7 @@
 import runtimeCpu from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
 import runtimeGpu from "onnxruntime-web/ort-wasm-simd-threaded.asyncify.wasm?url";
 import { announce } from "../ui.ts";
-import { type Card, read } from "./card.ts";
-import type { Drawn, Load, Order, Report, Task } from "./task.ts";
+import { type Card, type Drawn, type Load, type Order, type Report, type Task, read } from "./task.ts";
 
 const MOST_WORKERS = 3;
 const MODEL = "model.onnx";

@@ -1,8 +1,7 @@
 // An exported score, run by onnxruntime.
 import type { InferenceSession, Tensor } from "onnxruntime-web";
 import type { Score, Values } from "../maths/samplers.ts";
-import { sizeOf } from "./card.ts";
-import type { Load } from "./task.ts";
+import { type Load, sizeOf } from "./task.ts";
 
 type Runtime = typeof import("onnxruntime-web");
 const LEVELS = [0.05, 2]; // on which a graphics processor's answer is checked

@@ -1,7 +1,7 @@
 // A picture of which some pixels are hidden: drawn on, erased, and written into an address.
 import { DIGITS } from "../parts/own.ts";
-import { Mulberry } from "../maths/random.ts";
-import { type Shape, sizeOf } from "./card.ts";
+import { Mulberry } from "../maths/plane.ts";
+import { type Shape, sizeOf } from "./task.ts";
 
 export type Tool = "ink" | "blank" | "hide";
 

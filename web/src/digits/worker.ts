@@ -1,9 +1,8 @@
 // Draws images apart from the page, and reports every state on their way out of the noise.
-import { type Score, type Values, METHODS, guided, replacement, sum, tweedie } from "../maths/samplers.ts";
-import { Mulberry } from "../maths/random.ts";
-import { type Card, sizeOf } from "./card.ts";
+import { METHODS, type Score, type Values, guided, replacement, sum, tweedie } from "../maths/samplers.ts";
+import { Mulberry } from "../maths/plane.ts";
+import { type Card, type Order, type Report, type Task, sizeOf } from "./task.ts";
 import { type Network, networks } from "./network.ts";
-import type { Order, Report, Task } from "./task.ts";
 
 interface Loaded {
   card: Card;

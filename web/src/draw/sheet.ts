@@ -1,5 +1,5 @@
 // Images side by side, in true greys or colours; a pixel of the canvas is a pixel of an image.
-import { type Shape, sizeOf } from "../digits/card.ts";
+import { type Shape, sizeOf } from "../digits/task.ts";
 import { el } from "../ui.ts";
 import { context } from "./stage.ts";
 

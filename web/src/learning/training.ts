@@ -1,11 +1,8 @@
 // A network that learns the score of points in the plane, and how wrong it is, where, and at which noise level.
-import { Adam } from "../maths/adam.ts";
+import { Adam, Mlp, ScoreModel, denoising, sliced } from "../maths/perceptron.ts";
 import { DISTRIBUTIONS } from "../maths/distributions.ts";
 import { ladder } from "../maths/langevin.ts";
-import { ScoreModel, denoising, sliced } from "../maths/matching.ts";
-import { Mlp } from "../maths/mlp.ts";
-import { type Distribution, type Points, gridPoints } from "../maths/plane.ts";
-import { Mulberry } from "../maths/random.ts";
+import { type Distribution, Mulberry, type Points, gridPoints } from "../maths/plane.ts";
 
 export const LEVELS = 20;
 export const SIGMAS = ladder(20, 0.1, LEVELS); // those of training_toy.py

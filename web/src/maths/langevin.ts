@@ -1,6 +1,5 @@
 // Langevin dynamics at one noise level, and annealed down a ladder of them.
-import type { Points, Score } from "./plane.ts";
-import type { Random } from "./random.ts";
+import type { Points, Score, Random } from "./plane.ts";
 
 /** One step in place, x + (α/2)·s(x, σ) + √α·z, or without z: Song & Ermon 2019, algorithm 1. */
 export function langevinStep(score: Score, x: Points, sigma: number, alpha: number, random?: Random): void {

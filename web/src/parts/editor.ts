@@ -1,8 +1,7 @@
 // A picture that is drawn on by pointer, finger or keys.
 import type { Picture } from "../digits/picture.ts";
 import { imageData } from "../draw/sheet.ts";
-import { Stage, context, css, frames } from "../draw/stage.ts";
-import { movable } from "./pointer.ts";
+import { Stage, context, css, frames, movable } from "../draw/stage.ts";
 
 const CLOSE = 0.5; // pixels of the picture between marks of one stroke
 const ATTRIBUTES = {

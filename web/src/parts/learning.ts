@@ -4,7 +4,7 @@ import { Panel, arrowCount, arrows, heat } from "../draw/field.ts";
 import { css, frames } from "../draw/stage.ts";
 import { type Errors, LEVELS, type Order, type Report, SIGMAS } from "../learning/training.ts";
 import { DISTRIBUTIONS, TITLES } from "../maths/distributions.ts";
-import { Mulberry } from "../maths/random.ts";
+import { Mulberry } from "../maths/plane.ts";
 import { SEED, Settings } from "../settings.ts";
 import { announce, button, calm, el, primary, readings, row, short, slider } from "../ui.ts";
 import { type Open, layout } from "./part.ts";

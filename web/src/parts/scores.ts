@@ -1,16 +1,66 @@
 // Part 1: the exact score of a noised distribution, as arrows; its density, draws of it, and a particle.
+import { Stage, css, frames, movable } from "../draw/stage.ts";
+import { langevinStep } from "../maths/langevin.ts";
+import { type Distribution, Mulberry, type Points, type Random, type Score, VIEW, within } from "../maths/plane.ts";
 import { arrowCount, arrows, density, frame } from "../draw/field.ts";
-import { Stage, css, frames } from "../draw/stage.ts";
-import { DISTRIBUTIONS, TITLES } from "../maths/distributions.ts";
-import { Mixture } from "../maths/mixture.ts";
-import { type Distribution, type Points, type Score, VIEW, within } from "../maths/plane.ts";
-import { Mulberry } from "../maths/random.ts";
+import { DISTRIBUTIONS, Mixture, TITLES } from "../maths/distributions.ts";
 import { Settings } from "../settings.ts";
 import { announce, button, calm, el, primary, readings, row, short, toggle } from "../ui.ts";
 import { MOST_POINTS, WRITTEN, decode, encode, example } from "./own.ts";
-import { Particle, stepSize } from "./particle.ts";
 import { type Open, layout } from "./part.ts";
-import { movable } from "./pointer.ts";
+
+const LONGEST = 4000; // steps of the path that are remembered
+
+export class Particle {
+  readonly x: Points;
+  running = false;
+  noisy = true;
+  steps = 0;
+  #path: number[];
+
+  constructor(
+    x: number,
+    y: number,
+    private readonly random: Random,
+  ) {
+    this.x = Float64Array.of(x, y);
+    this.#path = [x, y];
+  }
+
+  /** Put it there; the path begins anew. */
+  put(x: number, y: number): void {
+    this.x.set([within(x), within(y)]);
+    this.steps = 0;
+    this.#path = [...this.x];
+  }
+
+  /** Steps x + (α/2)·s(x, σ) + √α·z with α = σ²/2, or without z. */
+  walk(score: Score, sigma: number, count: number): void {
+    for (let i = 0; i < count; i++) {
+      langevinStep(score, this.x, sigma, stepSize(sigma), this.noisy ? this.random : undefined);
+      this.#path.push(...this.x);
+    }
+    this.steps += count;
+    this.#path = this.#path.slice(-2 * LONGEST);
+  }
+
+  /** The particle, its path, and a line to the ``mean`` of what it can have been without noise. */
+  draw(stage: Stage, mean: Points | undefined): void {
+    const { theme } = stage;
+    stage.line(this.#path, css(theme.paper, 0.8), 3.5);
+    stage.line(this.#path, css(theme.ink), 1.5);
+    if (mean) {
+      stage.line([...this.x, ...mean], css(theme.ink, 0.6), 1);
+      stage.circle(mean, 5, css(theme.ink));
+    }
+    stage.circle(this.x, 7, css(theme.paper), css(theme.ink));
+  }
+}
+
+/** The step size α = σ²/2, the package's at its smallest level: an eighth of where steps begin to diverge. */
+export function stepSize(sigma: number): number {
+  return sigma ** 2 / 2;
+}
 
 const DRAWS = 2000;
 const STEPS_A_FRAME = 4;
