@@ -98,10 +98,7 @@ export function choice({ label, options }: Choice, value: string, changed: (valu
 }
 
 /** On or off. */
-export function toggle(
-  label: string,
-  changed: (on: boolean) => void,
-): { element: HTMLElement; input: HTMLInputElement } {
+export function toggle(label: string, changed: (on: boolean) => void) {
   const input = el("input", { type: "checkbox", checked: "" });
   input.addEventListener("change", () => changed(input.checked));
   return { element: el("label", { class: "toggle" }, input, label), input };

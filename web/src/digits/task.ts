@@ -111,12 +111,7 @@ export interface Drawn {
 
 export type Report = { kind: "ready" } | { kind: "failed"; why: string } | Drawn;
 
-export interface How {
-  sampler: string;
-  levels: number;
-  guidance: number;
-  seed: number;
-}
+type How = Pick<Task, "sampler" | "guidance"> & { levels: number; seed: number };
 
 /** How a model draws by a sampler: as it does by itself, if that is its own, or on as many levels as suit that one. */
 export function howBy(card: Card, sampler: string): { levels: number; guidance: number } {

@@ -10,14 +10,10 @@ export interface Line {
   title: string;
 }
 
-export interface Axes {
-  x: [low: number, high: number];
-  y: [low: number, high: number];
-  logX?: boolean;
-  logY?: boolean;
-  ticksX: number[];
-  ticksY: number[];
-  title: string;
+export interface Axis {
+  range: [low: number, high: number];
+  ticks: number[];
+  log?: boolean;
 }
 
 const MARGIN = { left: 40, right: 12, top: 30, bottom: 22 };
@@ -27,15 +23,15 @@ export class Chart extends Canvas {
     super({ class: "chart", role: "img", "aria-label": label }, changed, signal);
   }
 
-  draw(axes: Axes, lines: Line[]): void {
+  draw(title: string, x: Axis, y: Axis, lines: Line[]): void {
     const { context, width, height, theme } = this;
     this.clear();
     const right = width - MARGIN.right;
     const bottom = height - MARGIN.bottom;
-    const along = (value: number, [low, high]: [number, number], log?: boolean): number =>
+    const along = (value: number, { range: [low, high], log }: Axis): number =>
       log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low);
-    const column = (x: number): number => MARGIN.left + along(x, axes.x, axes.logX) * (right - MARGIN.left);
-    const row = (y: number): number => bottom - along(y, axes.y, axes.logY) * (bottom - MARGIN.top);
+    const column = (value: number): number => MARGIN.left + along(value, x) * (right - MARGIN.left);
+    const row = (value: number): number => bottom - along(value, y) * (bottom - MARGIN.top);
 
     context.font = "12px system-ui, sans-serif";
     context.fillStyle = css(theme.ink, 0.8);
@@ -43,19 +39,19 @@ export class Chart extends Canvas {
     context.lineWidth = 1;
     context.textAlign = "right";
     context.beginPath();
-    for (const y of axes.ticksY) {
-      context.moveTo(MARGIN.left, row(y));
-      context.lineTo(right, row(y));
-      context.fillText(String(y), MARGIN.left - 5, row(y) + 4);
+    for (const tick of y.ticks) {
+      context.moveTo(MARGIN.left, row(tick));
+      context.lineTo(right, row(tick));
+      context.fillText(String(tick), MARGIN.left - 5, row(tick) + 4);
     }
     context.stroke();
-    for (const x of axes.ticksX) {
-      const share = along(x, axes.x, axes.logX);
+    for (const tick of x.ticks) {
+      const share = along(tick, x);
       context.textAlign = share > 0.97 ? "right" : share < 0.03 ? "left" : "center"; // within the picture
-      context.fillText(x.toLocaleString("en"), column(x), height - 6);
+      context.fillText(tick.toLocaleString("en"), column(tick), height - 6);
     }
     context.textAlign = "left";
-    context.fillText(axes.title, 6, 14);
+    context.fillText(title, 6, 14);
 
     context.save();
     context.beginPath();

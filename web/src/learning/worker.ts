@@ -1,6 +1,6 @@
 // Trains apart from the page, so that the page stays alive, and reports a few times a second.
 import { gridPoints } from "../maths/plane.ts";
-import { type Order, type Report, Training, relativeError } from "./training.ts";
+import { type Order, Training, relativeError } from "./training.ts";
 
 const CELLS = 40; // of the picture of the error, a side
 const EVERY = 300; // milliseconds between reports
@@ -39,22 +39,28 @@ function work(): void {
 }
 
 function report(): void {
-  if (!training) return;
+  if (training) postMessage(reportOf(training));
+}
+
+export type Report = ReturnType<typeof reportOf>;
+
+/** Where training is, and the fields at the level that is looked at. */
+function reportOf(training: Training) {
   const sigma = training.levels[Math.min(view.level, training.levels.length - 1)];
   const { count } = view;
   const [points, cells] = [gridPoints(count), gridPoints(CELLS)];
   const [truth, guess] = [training.truth.score(cells, sigma), training.score(cells, sigma)];
-  postMessage({
-    training: which,
+  return {
+    training: which, // as it was begun
     step: training.step,
-    loss,
+    loss, // the average of the last steps
     running: left > 0,
     sigma,
-    exact: training.truth.score(points, sigma),
+    exact: training.truth.score(points, sigma), // at the centres of count × count squares
     learned: training.score(points, sigma),
     count,
     error: Float64Array.from({ length: CELLS ** 2 }, (_, i) => relativeError(guess, truth, 2 * i, 2 * i + 2)),
-    cells: CELLS,
+    cells: CELLS, // a side, at whose centres the error is
     errors: training.errors(),
-  } satisfies Report);
+  };
 }

@@ -33,33 +33,14 @@ export function annealed(sigmas: Float64Array, eps: number, perLevel: number): S
   return Array.from(sigmas).flatMap((sigma) => constant(sigma, (eps * sigma ** 2) / last ** 2, perLevel));
 }
 
-/** Particles on their way along a schedule; after its last step they are denoised, once. */
-export class Chain {
-  x: Points;
-  step = 0;
-  over = false;
-
-  constructor(
-    private readonly score: Score,
-    private readonly schedule: Schedule,
-    start: Points,
-    private readonly random: Random,
-  ) {
-    this.x = start.slice();
+/** Points after each step of a schedule, and at last denoised. */
+export function* langevin(score: Score, schedule: Schedule, start: Points, random: Random): Generator<Points> {
+  const x = start.slice();
+  for (const { sigma, alpha } of schedule) {
+    langevinStep(score, x, sigma, alpha, random);
+    yield x;
   }
-
-  /** Take up to ``count`` steps, and the last one that denoises. */
-  advance(count: number): void {
-    for (let i = 0; i < count && !this.over; i++) {
-      if (this.step < this.schedule.length) {
-        const { sigma, alpha } = this.schedule[this.step++];
-        langevinStep(this.score, this.x, sigma, alpha, this.random);
-      } else {
-        this.x = denoised(this.score, this.x, this.schedule[this.step - 1].sigma);
-        this.over = true;
-      }
-    }
-  }
+  yield denoised(score, x, schedule[schedule.length - 1].sigma);
 }
 
 /** For each component of a mixture, the share of points that is nearest to its mean. */

@@ -1,27 +1,36 @@
 // Part 2: the paper's figure 3, live.
 import { type Mixture, twoGaussians } from "../maths/distributions.ts";
-import { Chain, annealed, constant, ladder, shares } from "../maths/langevin.ts";
+import { type Schedule, annealed, constant, ladder, langevin, shares } from "../maths/langevin.ts";
 import { Mulberry, type Points, VIEW } from "../maths/plane.ts";
-import { Chart } from "../draw/chart.ts";
+import { type Axis, Chart } from "../draw/chart.ts";
 import { Panel, density } from "../draw/field.ts";
 import { css, frames } from "../draw/stage.ts";
 import { SEED, Settings } from "../settings.ts";
 import { button, calm, el, primary, readings, row, short } from "../ui.ts";
 import { type Open, layout } from "./part.ts";
 
-export const PARTICLES = 1000;
+const PARTICLES = 1000;
 
 /** ε of annealed Langevin dynamics is over σ_L²; α is Langevin dynamics' own step size. */
-export type Terms = Record<"weight" | "top" | "bottom" | "levels" | "steps" | "eps" | "alpha" | "seed", number>;
+type Terms = Record<"weight" | "top" | "bottom" | "levels" | "steps" | "eps" | "alpha" | "seed", number>;
 
-export class Race {
+/** Particles, their way, and the lower mode's weight after steps. */
+interface Dynamics {
+  x: Points;
+  states: Generator<Points>;
+  weights: number[];
+}
+
+/** Langevin dynamics beside annealed Langevin dynamics: the same start, and as many steps. */
+class Race {
   readonly truth: Mixture;
   readonly sigmas: Float64Array;
   readonly total: number;
-  readonly plain: Chain;
-  readonly annealed: Chain;
-  /** Steps that were taken, and the small mode's weights after them. */
-  readonly history: { step: number[]; plain: number[]; annealed: number[] } = { step: [], plain: [], annealed: [] };
+  readonly plain: Dynamics;
+  readonly annealed: Dynamics;
+  /** Steps that were taken, of which the last one denoises; and those after which weights are known. */
+  step = 0;
+  readonly noted: number[] = [];
 
   constructor(private readonly terms: Terms) {
     const { weight, top, bottom, levels, steps, eps, alpha, seed } = terms;
@@ -29,21 +38,24 @@ export class Race {
     this.sigmas = ladder(top, bottom, levels);
     this.total = levels * steps;
     const random = new Mulberry(seed);
-    const start = Float64Array.from({ length: 2 * PARTICLES }, () => (2 * random.uniform() - 1) * VIEW);
-    // Each has random numbers of its own, so that neither depends on what the other does.
-    const [one, other] = [random.uniform(), random.uniform()].map((value) => new Mulberry(value * 2 ** 32));
-    this.plain = new Chain(this.truth.score, constant(bottom, alpha, this.total), start, one);
-    this.annealed = new Chain(this.truth.score, annealed(this.sigmas, eps * bottom ** 2, steps), start, other);
-    this.#note();
+    const x = Float64Array.from({ length: 2 * PARTICLES }, () => (2 * random.uniform() - 1) * VIEW);
+    const dynamics = (schedule: Schedule): Dynamics => {
+      // Random numbers of its own, so that neither depends on what the other does.
+      const own = new Mulberry(random.uniform() * 2 ** 32);
+      return { x, states: langevin(this.truth.score, schedule, x, own), weights: [] };
+    };
+    this.plain = dynamics(constant(bottom, alpha, this.total));
+    this.annealed = dynamics(annealed(this.sigmas, eps * bottom ** 2, steps));
+    this.advance(0);
   }
 
   get over(): boolean {
-    return this.annealed.over;
+    return this.step > this.total;
   }
 
   /** The level on which the next step is, from 1; the last one when there is none. */
   get level(): number {
-    return Math.min(this.terms.levels, Math.floor(this.annealed.step / this.terms.steps) + 1);
+    return Math.min(this.terms.levels, Math.floor(this.step / this.terms.steps) + 1);
   }
 
   /** What the next step's size α is, annealed. */
@@ -52,23 +64,19 @@ export class Race {
   }
 
   advance(count: number): void {
-    if (this.over || count < 1) return;
-    this.plain.advance(count);
-    this.annealed.advance(count);
-    this.#note();
+    if (this.over) return;
+    const steps = Math.min(count, this.total + 1 - this.step);
+    this.step += steps;
+    this.noted.push(this.step);
+    for (const dynamics of [this.plain, this.annealed]) {
+      for (let i = 0; i < steps; i++) dynamics.x = dynamics.states.next().value;
+      dynamics.weights.push(shares(dynamics.x, this.truth.means)[0]);
+    }
   }
 
   /** To the end of the level; from the end of the last one, on to the denoised samples. */
   advanceLevel(): void {
-    const { steps } = this.terms;
-    this.advance(this.annealed.step === this.total ? 1 : steps - (this.annealed.step % steps));
-  }
-
-  #note(): void {
-    this.history.step.push(this.annealed.step + (this.over ? 1 : 0));
-    for (const name of ["plain", "annealed"] as const) {
-      this.history[name].push(shares(this[name].x, this.truth.means)[0]);
-    }
+    this.advance(this.terms.steps - (this.step % this.terms.steps));
   }
 }
 
@@ -115,20 +123,19 @@ export const open: Open = (query, signal) => {
     const now = performance.now();
     if (playing) {
       owed += ((last ? Math.min(now - last, 100) : 17) / 1000) * ((race.total + 1) / Number(values.seconds));
-      race.advance(Math.floor(owed));
+      if (owed >= 1) race.advance(Math.floor(owed));
       owed %= 1;
       if (race.over) play(false);
     }
     last = playing ? now : 0;
     for (const each of panels) each.draw(race, values.weight);
-    const { step, plain, annealed } = race.history;
-    const x: [number, number] = [0, race.total + 1];
-    chart.draw({ x, y: [0, 1], ticksX: [0, race.total], ticksY: [0, 0.5, 1], title: "Weight by step" }, [
-      { x, y: [values.weight, values.weight], dashed: true, title: "truth" },
-      { x: step, y: plain, title: "Langevin" },
-      { x: step, y: annealed, bold: true, title: "annealed" },
+    const steps: Axis = { range: [0, race.total + 1], ticks: [0, race.total] };
+    chart.draw("Weight by step", steps, { range: [0, 1], ticks: [0, 0.5, 1] }, [
+      { x: steps.range, y: [values.weight, values.weight], dashed: true, title: "truth" },
+      { x: race.noted, y: race.plain.weights, title: "Langevin" },
+      { x: race.noted, y: race.annealed.weights, bold: true, title: "annealed" },
     ]);
-    numbers.say("step", `${race.annealed.step} of ${race.total}${race.over ? ", denoised" : ""}`);
+    numbers.say("step", `${Math.min(race.step, race.total)} of ${race.total}${race.over ? ", denoised" : ""}`);
     numbers.say("level", `${race.level} of ${values.levels}, σ = ${short(race.sigmas[race.level - 1])}`);
     numbers.say("alpha", short(race.alpha));
     return playing;
@@ -166,20 +173,20 @@ export const open: Open = (query, signal) => {
 function panelOf(name: "plain" | "annealed", title: string, changed: () => void, signal: AbortSignal) {
   const share = el("span", { class: "weight number", "data-reading": `weight-${name}` });
   const truth = el("small");
-  const shares = el("span", { class: "share" }, share, " ", truth);
+  const shares = el("div", {}, share, " ", truth);
   const panel = new Panel(title, `${PARTICLES} particles, ${title}`, changed, signal, shares);
 
   function draw(race: Race, weight: number): void {
     const { ink, accent } = panel.theme;
-    const { x, over } = race[name];
+    const { x, weights } = race[name];
     const sigma = race.sigmas[name === "plain" ? race.sigmas.length - 1 : race.level - 1];
     const below = belowMiddle(x);
-    panel.paint(over ? "denoised" : `at σ = ${short(sigma)}`, () => {
+    panel.paint(race.over ? "denoised" : `at σ = ${short(sigma)}`, () => {
       density(panel, race.truth.density(sigma), ink, 0.22);
       panel.dots(x, css(ink, 0.7), 2, (i) => !below(i));
       panel.dots(x, css(accent), 2, below);
     });
-    share.textContent = (race.history[name].at(-1) ?? 0).toFixed(3);
+    share.textContent = weights[weights.length - 1].toFixed(3);
     truth.textContent = `truth ${weight.toFixed(3)}`;
   }
 

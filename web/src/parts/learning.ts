@@ -1,8 +1,9 @@
 // Part 3: a network learns a score as one watches; learned, exact, and the error between them.
-import { Chart, type Line } from "../draw/chart.ts";
+import { type Axis, Chart, type Line } from "../draw/chart.ts";
 import { Panel, arrowCount, arrows, heat } from "../draw/field.ts";
 import { css, frames } from "../draw/stage.ts";
-import { type Errors, LEVELS, type Order, type Report, SIGMAS } from "../learning/training.ts";
+import { type Errors, LEVELS, type Order, SIGMAS } from "../learning/training.ts";
+import type { Report } from "../learning/worker.ts";
 import { DISTRIBUTIONS, TITLES } from "../maths/distributions.ts";
 import { Mulberry } from "../maths/plane.ts";
 import { SEED, Settings } from "../settings.ts";
@@ -13,6 +14,7 @@ const STEPS = 3000; // after which it pauses
 const DRAWS = 500;
 const LEVEL = { value: LEVELS, min: 1, max: LEVELS, whole: true };
 const OBJECTIVES = { denoising: "Denoising, 20 levels", sliced: "Sliced, without noise" };
+const ERROR_AXIS: Axis = { range: [1e-4, 10], ticks: [0.001, 0.01, 0.1, 1, 10], log: true };
 const SETTINGS = {
   data: { label: "Data", value: "circle", options: TITLES },
   objective: { label: "Objective", value: "denoising", options: OBJECTIVES },
@@ -85,20 +87,14 @@ export const open: Open = (query, signal) => {
     const level = Math.min(values.level, errors.data.length) - 1;
     const steps = history.map(({ step }) => step);
     const last = Math.max(STEPS, step);
-    const y: [number, number] = [1e-4, 10];
-    const axes = { y, logY: true, ticksY: [0.001, 0.01, 0.1, 1, 10] };
     const lines = (x: ArrayLike<number>, of: (name: keyof Errors) => number[]): Line[] => [
       { x, y: of("square"), title: "over the square" },
       { x, y: of("data"), bold: true, title: "where data lies" },
     ];
-    byStep.draw(
-      { ...axes, x: [0, last], ticksX: [0, last], title: "Error by step" },
-      lines(steps, (name) => history.map(({ errors }) => errors[name][level])),
-    );
-    bySigma.draw(
-      { ...axes, x: [0.1, 20], logX: true, ticksX: [0.1, 1, 10], title: "Error by σ" },
-      lines(SIGMAS, (name) => errors[name]),
-    );
+    const stepErrors = lines(steps, (name) => history.map(({ errors }) => errors[name][level]));
+    byStep.draw("Error by step", { range: [0, last], ticks: [0, last] }, ERROR_AXIS, stepErrors);
+    const sigmaErrors = lines(SIGMAS, (name) => errors[name]);
+    bySigma.draw("Error by σ", { range: [0.1, 20], ticks: [0.1, 1, 10], log: true }, ERROR_AXIS, sigmaErrors);
     numbers.say("step", String(step));
     numbers.say("loss", Number.isNaN(loss) ? "none yet" : short(loss));
     for (const name of ["data", "square"] as const) numbers.say(name, `${short(100 * errors[name][level])} %`);
