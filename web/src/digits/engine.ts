@@ -2,7 +2,7 @@
 import runtimeCpu from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
 import runtimeGpu from "onnxruntime-web/ort-wasm-simd-threaded.asyncify.wasm?url";
 import { announce } from "../ui.ts";
-import { type Card, type Drawn, type Load, type Order, type Report, type Task, read } from "./task.ts";
+import { type Drawn, type Load, type Order, type Report, type Task, read } from "./task.ts";
 
 const MOST_WORKERS = 3;
 const MODEL = "model.onnx";
@@ -40,72 +40,59 @@ async function hasGraphics(): Promise<boolean> {
   return Boolean(adapter && !adapter.info.isFallbackAdapter);
 }
 
-async function load(
-  files: Omit<Load, "kind" | "runtime">,
-  count: number,
-  progress: Progress,
-  note = "",
-): Promise<Engine> {
+export type Engine = Awaited<ReturnType<typeof load>>;
+
+/** Who draws: a ``title`` says who computes, a ``note`` why nobody better does. */
+async function load(files: Omit<Load, "kind" | "runtime">, count: number, progress: Progress, note = "") {
+  const { card, device } = files;
   const runtime = await fetched(
-    files.device === "webgpu" ? runtimeGpu : runtimeCpu,
+    device === "webgpu" ? runtimeGpu : runtimeCpu,
     "the program that computes it",
     progress,
   );
   progress("The model is being prepared.");
   const create = (): Worker => new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
   const workers = Array.from({ length: count }, create);
-  const title = count === 1 ? "WebAssembly, one thread" : `WebAssembly, ${count} threads`;
-  const engine = new Engine(files.card, files.device === "webgpu" ? "WebGPU" : title, note, workers);
-  try {
-    await Promise.all(workers.map((worker) => ready(worker, { kind: "load", runtime, ...files })));
-  } catch (error) {
-    engine.stop();
-    throw error;
-  }
-  return engine;
-}
-
-export class Engine {
-  #ticket = 0;
-
-  /** A ``title`` says who computes, a ``note`` why nobody better does. */
-  constructor(
-    readonly card: Card,
-    readonly title: string,
-    readonly note: string,
-    private readonly workers: Worker[],
-  ) {}
+  const threads = count === 1 ? "one thread" : `${count} threads`;
+  let current = 0; // the ticket of what is being drawn
 
   /** Draw images, and tell of every state, once all workers are there; what was being drawn is given up. */
-  draw(task: Task, heard: (state: State) => void): void {
-    this.rest();
-    const [ticket, begun] = [this.#ticket, performance.now()];
-    const shares = divided(task, this.workers.length);
+  function draw(task: Task, heard: (state: State) => void): void {
+    rest();
+    const [ticket, begun] = [current, performance.now()];
+    const shares = divided(task, count);
     const queues: Drawn[][] = shares.map(() => []);
     shares.forEach((share, i) => {
-      const worker = this.workers[i];
-      worker.onmessage = ({ data }: MessageEvent<Report>): void => {
+      workers[i].onmessage = ({ data }: MessageEvent<Report>): void => {
         if (data.kind === "failed") return announce(`Drawing has failed: ${data.why}.`);
-        if (data.kind !== "state" || data.ticket !== this.#ticket) return;
+        if (data.kind !== "state" || data.ticket !== current) return;
         queues[i].push(data);
         if (!queues.every((reports) => reports.length > 0)) return;
         const reports = queues.map((queue) => queue.shift() as Drawn);
         const x = Float32Array.from(reports.flatMap((report) => Array.from(report.x)));
-        heard({ ...data, x, seconds: (performance.now() - begun) / 1000 });
+        heard({ ...reports[0], x, seconds: (performance.now() - begun) / 1000 });
       };
-      worker.postMessage({ kind: "draw", ticket, task: share } satisfies Order);
+      workers[i].postMessage({ kind: "draw", ticket, task: share } satisfies Order);
     });
   }
 
   /** Give up what is being drawn. */
-  rest(): void {
-    this.#ticket++;
-    for (const worker of this.workers) worker.postMessage({ kind: "stop" } satisfies Order);
+  function rest(): void {
+    current++;
+    for (const worker of workers) worker.postMessage({ kind: "stop" } satisfies Order);
   }
 
-  stop(): void {
-    for (const worker of this.workers) worker.terminate();
+  function stop(): void {
+    for (const worker of workers) worker.terminate();
   }
+
+  try {
+    await Promise.all(workers.map((worker) => ready(worker, { kind: "load", runtime, ...files })));
+  } catch (error) {
+    stop();
+    throw error;
+  }
+  return { card, title: device === "webgpu" ? "WebGPU" : `WebAssembly, ${threads}`, note, draw, rest, stop };
 }
 
 /** Shares of a task for so many workers: each has some of its images, next to each other. */

@@ -66,15 +66,10 @@ export abstract class Distribution {
   }
 }
 
-export interface Random {
-  /** Uniform in [0, 1). */
-  uniform(): number;
-  /** Standard normal. */
-  normal(): number;
-}
+export type Random = Pick<Mulberry, "uniform" | "normal">;
 
 /** Mulberry32 (Tommy Ettinger, public domain): 32 bits of state, a period of 2³². Normals by Box and Muller. */
-export class Mulberry implements Random {
+export class Mulberry {
   #state: number;
   #spare = Number.NaN;
 
@@ -82,6 +77,7 @@ export class Mulberry implements Random {
     this.#state = seed >>> 0;
   }
 
+  /** In [0, 1). */
   uniform(): number {
     this.#state = (this.#state + 0x6d2b79f5) >>> 0;
     let t = this.#state;
@@ -90,6 +86,7 @@ export class Mulberry implements Random {
     return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
   }
 
+  /** Standard normal. */
   normal(): number {
     if (!Number.isNaN(this.#spare)) {
       const spare = this.#spare;

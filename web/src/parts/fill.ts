@@ -5,7 +5,7 @@ import { howBy, labelsOf, taskOf } from "../digits/task.ts";
 import { Sheet, quantize, visible } from "../draw/sheet.ts";
 import { SEED, Settings } from "../settings.ts";
 import { announce, button, calm, choice, el, figure, primary, row, short } from "../ui.ts";
-import { Editor } from "./editor.ts";
+import { editorOf } from "./editor.ts";
 import { DEVICE, drawingReadings, sayState, withModel } from "./model.ts";
 
 const ANSWERS = 9;
@@ -40,7 +40,7 @@ export const open = withModel("fill", (engine, query, again, signal) => {
   const mean = new Sheet("Their mean", shape);
   const spread = new Sheet("Their standard deviation, white where it is largest", shape);
   const numbers = drawingReadings(engine, {}, { spread: "Largest standard deviation" });
-  const editor = new Editor(picture, mark, changed, signal);
+  const editor = editorOf(picture, mark, changed, signal);
 
   /** A picture to begin with: one that the model draws, or a blank page. */
   function begin(): void {

@@ -1,7 +1,7 @@
 // Part 1: the exact score of a noised distribution, as arrows; its density, draws of it, and a particle.
 import { Stage, css, frames, movable } from "../draw/stage.ts";
 import { langevinStep } from "../maths/langevin.ts";
-import { type Distribution, Mulberry, type Points, type Random, type Score, VIEW, within } from "../maths/plane.ts";
+import { type Distribution, Mulberry, type Points, type Score, VIEW, within } from "../maths/plane.ts";
 import { arrowCount, arrows, density, frame } from "../draw/field.ts";
 import { DISTRIBUTIONS, Mixture, TITLES } from "../maths/distributions.ts";
 import { Settings } from "../settings.ts";
@@ -11,18 +11,15 @@ import { type Open, layout } from "./part.ts";
 
 const LONGEST = 4000; // steps of the path that are remembered
 
-export class Particle {
+class Particle {
   readonly x: Points;
   running = false;
   noisy = true;
   steps = 0;
+  readonly #random = new Mulberry(1);
   #path: number[];
 
-  constructor(
-    x: number,
-    y: number,
-    private readonly random: Random,
-  ) {
+  constructor(x: number, y: number) {
     this.x = Float64Array.of(x, y);
     this.#path = [x, y];
   }
@@ -37,7 +34,7 @@ export class Particle {
   /** Steps x + (α/2)·s(x, σ) + √α·z with α = σ²/2, or without z. */
   walk(score: Score, sigma: number, count: number): void {
     for (let i = 0; i < count; i++) {
-      langevinStep(score, this.x, sigma, stepSize(sigma), this.noisy ? this.random : undefined);
+      langevinStep(score, this.x, sigma, stepSize(sigma), this.noisy ? this.#random : undefined);
       this.#path.push(...this.x);
     }
     this.steps += count;
@@ -58,7 +55,7 @@ export class Particle {
 }
 
 /** The step size α = σ²/2, the package's at its smallest level: an eighth of where steps begin to diverge. */
-export function stepSize(sigma: number): number {
+function stepSize(sigma: number): number {
   return sigma ** 2 / 2;
 }
 
@@ -81,7 +78,7 @@ const KEYS =
 export const open: Open = (query, signal) => {
   const settings = new Settings("scores", SETTINGS, query);
   const { values } = settings;
-  const particle = new Particle(values.x, values.y, new Mulberry(1));
+  const particle = new Particle(values.x, values.y);
   const own = [...decode(values.points)];
   let truth: Distribution | undefined;
   let [clean, noise]: Points[] = [new Float64Array(), new Float64Array()];
