@@ -44,9 +44,8 @@ export function read(file: Uint8Array): Card {
 
 function metadata(file: Uint8Array): Map<string, string> {
   const text = new TextDecoder();
-  const pairs = [...fields(file)]
-    .filter(([field]) => field === METADATA)
-    .map(([, content]) => new Map(fields(content)));
+  const contents = [...fields(file)].filter(([field]) => field === METADATA).map(([, content]) => content);
+  const pairs = contents.map((content) => new Map(fields(content)));
   return new Map(pairs.map((pair) => [text.decode(pair.get(1)), text.decode(pair.get(2))]));
 }
 

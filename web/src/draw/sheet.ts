@@ -26,30 +26,24 @@ export function imageData(bytes: Uint8ClampedArray, [channels, height, width]: S
   return image;
 }
 
-export class Sheet {
-  readonly element: HTMLCanvasElement;
-  readonly #context: CanvasRenderingContext2D;
+/** Where images of a shape are shown: ``draw`` shows them in rows of so many. */
+export function sheetOf(label: string, shape: Shape) {
+  const element = el("canvas", { class: "sheet", role: "img", "aria-label": label });
+  const [, height, width] = shape;
+  const size = sizeOf(shape);
 
-  constructor(
-    label: string,
-    private readonly shape: Shape,
-  ) {
-    this.element = el("canvas", { class: "sheet", role: "img", "aria-label": label });
-    this.#context = context(this.element);
-  }
-
-  /** The images in rows of so many. */
-  draw(bytes: Uint8ClampedArray, columns: number): void {
-    const [, height, width] = this.shape;
-    const size = sizeOf(this.shape);
+  function draw(bytes: Uint8ClampedArray, columns: number): void {
     const count = bytes.length / size;
     const wide = columns * (width + GAP) - GAP;
     const high = Math.ceil(count / columns) * (height + GAP) - GAP;
-    if (this.element.width !== wide) this.element.width = wide;
-    if (this.element.height !== high) this.element.height = high;
+    if (element.width !== wide) element.width = wide;
+    if (element.height !== high) element.height = high;
     for (let i = 0; i < count; i++) {
-      const image = imageData(bytes.subarray(i * size, (i + 1) * size), this.shape);
-      this.#context.putImageData(image, (i % columns) * (width + GAP), Math.floor(i / columns) * (height + GAP));
+      const image = imageData(bytes.subarray(i * size, (i + 1) * size), shape);
+      const [row, column] = [Math.floor(i / columns), i % columns];
+      context(element).putImageData(image, column * (width + GAP), row * (height + GAP));
     }
   }
+
+  return { element, draw };
 }

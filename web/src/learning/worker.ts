@@ -1,6 +1,6 @@
 // Trains apart from the page, so that the page stays alive, and reports a few times a second.
 import { gridPoints } from "../maths/plane.ts";
-import { type Order, Training, relativeError } from "./training.ts";
+import { type Order, type Training, relativeError, trainingOf } from "./training.ts";
 
 const CELLS = 40; // of the picture of the error, a side
 const EVERY = 300; // milliseconds between reports
@@ -14,7 +14,7 @@ let timer: ReturnType<typeof setTimeout> | undefined;
 
 onmessage = ({ data: order }: MessageEvent<Order>): void => {
   if (order.kind === "begin") {
-    [training, which, left, loss] = [new Training(order.terms), order.training, 0, Number.NaN];
+    [training, which, left, loss] = [trainingOf(order.terms), order.training, 0, Number.NaN];
   } else if (order.kind === "run") left = order.steps;
   else if (order.kind === "pause") left = 0;
   else view = order;
@@ -52,7 +52,7 @@ function reportOf(training: Training) {
   const [truth, guess] = [training.truth.score(cells, sigma), training.score(cells, sigma)];
   return {
     training: which, // as it was begun
-    step: training.step,
+    step: training.optimizer.step,
     loss, // the average of the last steps
     running: left > 0,
     sigma,

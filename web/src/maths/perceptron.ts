@@ -35,54 +35,42 @@ function addProduct(
   }
 }
 
-/** A linear layer: weights (outputs, inputs), row by row, then biases, if it has some; and their gradient. */
-class Layer {
-  private readonly biases: number; // where they begin
+type Layer = ReturnType<typeof layerOf>;
 
-  constructor(
-    private readonly inputs: number,
-    private readonly outputs: number,
-    private readonly parameters: Float64Array,
-    private readonly gradient: Float64Array,
-  ) {
-    this.biases = inputs * outputs;
-  }
+/** A linear layer: weights (outputs, inputs), row by row, then biases, if it has some; and their gradient. */
+function layerOf(inputs: number, outputs: number, parameters: Float64Array, gradient: Float64Array) {
+  const weights = inputs * outputs;
+  const [bias, biasGradient] = [parameters.subarray(weights), gradient.subarray(weights)];
 
   /** Weights and biases uniform within 1/√inputs, as torch's. */
-  initialise(random: Random): void {
-    for (let i = 0; i < this.parameters.length; i++) {
-      this.parameters[i] = (2 * random.uniform() - 1) / Math.sqrt(this.inputs);
-    }
+  function initialise(random: Random): void {
+    for (let i = 0; i < parameters.length; i++) parameters[i] = (2 * random.uniform() - 1) / Math.sqrt(inputs);
   }
 
   /** x (n, inputs)·Wᵀ, and b in so many rows. */
-  apply(x: Float64Array, biased = x.length / this.inputs): Float64Array {
-    const { inputs, outputs } = this;
-    const transposed = new Float64Array(this.biases);
-    for (let i = 0; i < this.biases; i++) {
-      transposed[(i % inputs) * outputs + Math.floor(i / inputs)] = this.parameters[i];
-    }
+  function apply(x: Float64Array, biased = x.length / inputs): Float64Array {
     const n = x.length / inputs;
+    const transposed = new Float64Array(weights);
+    for (let i = 0; i < weights; i++) transposed[(i % inputs) * outputs + Math.floor(i / inputs)] = parameters[i];
     const y = new Float64Array(n * outputs);
-    const bias = this.parameters.subarray(this.biases);
     for (let row = 0; row < biased; row++) y.set(bias, row * outputs);
     addProduct(y, [n, inputs, outputs], { values: x, byRow: inputs, byTerm: 1 }, transposed);
     return y;
   }
 
   /** Adds to the gradient dyᵀ·x of the weights, and the sum of dy over rows for the biases; returns dx = dy·W. */
-  back(x: Float64Array, dy: Float64Array, biased = dy.length / this.outputs): Float64Array {
-    const { inputs, outputs } = this;
+  function back(x: Float64Array, dy: Float64Array, biased = dy.length / outputs): Float64Array {
     const n = dy.length / outputs;
-    addProduct(this.gradient, [outputs, n, inputs], { values: dy, byRow: 1, byTerm: outputs }, x);
-    const bias = this.gradient.subarray(this.biases);
+    addProduct(gradient, [outputs, n, inputs], { values: dy, byRow: 1, byTerm: outputs }, x);
     for (let row = 0; row < biased; row++) {
-      for (let o = 0; o < bias.length; o++) bias[o] += dy[row * outputs + o];
+      for (let o = 0; o < bias.length; o++) biasGradient[o] += dy[row * outputs + o];
     }
     const dx = new Float64Array(n * inputs);
-    addProduct(dx, [n, outputs, inputs], { values: dy, byRow: outputs, byTerm: 1 }, this.parameters);
+    addProduct(dx, [n, outputs, inputs], { values: dy, byRow: outputs, byTerm: 1 }, parameters);
     return dx;
   }
+
+  return { initialise, apply, back };
 }
 
 /** silu(z) = z·sigmoid(z), and its first two derivatives: what a hidden layer and its backward passes need. */
@@ -92,50 +80,72 @@ function silu(z: number): [value: number, slope: number, bend: number] {
   return [z * s, s + z * d, d * (2 + z * (1 - 2 * s))];
 }
 
-/** What a network makes of its input, and the way back: from derivatives in ``y`` to the gradient, and those in the input. */
+/** What is made of an input, and the way back: from derivatives in ``y`` to those in the input; layers keep their gradient. */
 export interface Pass {
   y: Float64Array;
   backward(dy: Float64Array): Float64Array;
 }
+
+/** silu of so many numbers; those that follow are their derivatives along tangents. */
+function activate(z: Float64Array, count = z.length): Pass {
+  const moving = z.length > count;
+  const y = new Float64Array(z.length);
+  for (let i = 0; i < count; i++) {
+    const [value, slope] = silu(z[i]);
+    y[i] = value;
+    if (moving) y[count + i] = slope * z[count + i];
+  }
+  const backward = (a: Float64Array): Float64Array => {
+    for (let i = 0; i < count; i++) {
+      const [, slope, bend] = silu(z[i]);
+      a[i] *= slope;
+      if (moving) {
+        a[i] += a[count + i] * bend * z[count + i];
+        a[count + i] *= slope;
+      }
+    }
+    return a;
+  };
+  return { y, backward };
+}
+
+/** Sines and cosines at frequencies from ⅛ to 8 cycles per unit of c. */
+function wavesOf(c: Float64Array): Float64Array {
+  const waves = new Float64Array(2 * WAVES * c.length);
+  for (let i = 0; i < c.length; i++) {
+    for (let w = 0; w < WAVES; w++) {
+      const phase = 2 * Math.PI * 2 ** (-3 + (6 * w) / (WAVES - 1)) * c[i];
+      waves[2 * WAVES * i + w] = Math.sin(phase);
+      waves[2 * WAVES * i + WAVES + w] = Math.cos(phase);
+    }
+  }
+  return waves;
+}
+
+export type Mlp = ReturnType<typeof mlp>;
 
 /**
  * ``depth`` hidden layers of ``width`` units, each shifted by the embedded noise level c = ¼ ln σ.
  *
  * A batch has few noise levels and many points, so that levels are embedded once and points name theirs by its place.
  */
-export class Mlp {
-  readonly parameters: Float64Array;
-  readonly gradient: Float64Array;
-  readonly #embedding: Layer[];
-  readonly #hidden: Layer[];
-  readonly #shifts: Layer[];
-  readonly #output: Layer;
-
-  constructor(
-    private readonly width: number,
-    depth: number,
-  ) {
-    const hidden = Array.from({ length: depth }, (_, i) => [i === 0 ? 2 : width, width, 1]);
-    const shifts = Array.from({ length: depth }, () => [width, width, 0]); // without biases
-    const shapes = [[2 * WAVES, width, 1], [width, width, 1], ...hidden, ...shifts, [width, 2, 1]];
-    const sizes = shapes.map(([inputs, outputs, biased]) => (inputs + biased) * outputs);
-    const size = sizes.reduce((sum, length) => sum + length, 0);
-    this.parameters = new Float64Array(size);
-    this.gradient = new Float64Array(size);
-    let at = 0;
-    const layers = shapes.map(([inputs, outputs], i) => {
-      const [from, to] = [at, (at += sizes[i])];
-      return new Layer(inputs, outputs, this.parameters.subarray(from, to), this.gradient.subarray(from, to));
-    });
-    this.#embedding = layers.slice(0, 2);
-    this.#hidden = layers.slice(2, 2 + depth);
-    this.#shifts = layers.slice(2 + depth, -1);
-    this.#output = layers[layers.length - 1];
-  }
+export function mlp(width: number, depth: number) {
+  const inner = Array.from({ length: depth }, (_, i) => [i === 0 ? 2 : width, width, 1]);
+  const unbiased = Array.from({ length: depth }, () => [width, width, 0]);
+  const shapes = [[2 * WAVES, width, 1], [width, width, 1], ...inner, ...unbiased, [width, 2, 1]];
+  const sizes = shapes.map(([inputs, outputs, biased]) => (inputs + biased) * outputs);
+  const size = sizes.reduce((sum, length) => sum + length, 0);
+  const [parameters, gradient] = [new Float64Array(size), new Float64Array(size)];
+  let at = 0;
+  const layers = shapes.map(([inputs, outputs], i) => {
+    const [from, to] = [at, (at += sizes[i])];
+    return layerOf(inputs, outputs, parameters.subarray(from, to), gradient.subarray(from, to));
+  });
+  const [hidden, shifts, [output]] = [layers.slice(2, 2 + depth), layers.slice(2 + depth, -1), layers.slice(-1)];
 
   /** The last layer is zero, so that the network returns zero. */
-  initialise(random: Random): void {
-    for (const layer of [...this.#embedding, ...this.#hidden, ...this.#shifts]) layer.initialise(random);
+  function initialise(random: Random): void {
+    for (const layer of layers.slice(0, -1)) layer.initialise(random);
   }
 
   /**
@@ -143,98 +153,63 @@ export class Mlp {
    *
    * n more rows are tangents, directions in which the points move: their values are how fast the points' values change.
    */
-  forward(x: Float64Array, c: Float64Array, levels: Uint8Array): Pass {
-    const { width } = this;
+  function forward(x: Float64Array, c: Float64Array, levels: Uint8Array): Pass {
     const n = levels.length;
-    const points = n * width; // numbers of a hidden layer before those of the tangents
-    const moving = x.length > 2 * n;
-    const embedding = this.#embed(c);
-    const states: { h: Float64Array; z: Float64Array }[] = [];
     const place = (i: number): number => levels[Math.floor(i / width)] * width + (i % width);
+    const embedding: { layer: Layer; input: Float64Array; pass: Pass }[] = [];
+    let embedded = wavesOf(c);
+    for (const layer of layers.slice(0, 2)) {
+      const pass = activate(layer.apply(embedded));
+      embedding.push({ layer, input: embedded, pass });
+      embedded = pass.y;
+    }
+    const states: { input: Float64Array; pass: Pass }[] = [];
     let h = x;
-    for (const [l, layer] of this.#hidden.entries()) {
-      const z = layer.apply(h, n);
-      const shift = this.#shifts[l].apply(embedding.y);
-      states.push({ h, z });
-      h = new Float64Array(z.length);
-      for (let i = 0; i < points; i++) {
-        z[i] += shift[place(i)];
-        const [value, slope] = silu(z[i]);
-        h[i] = value;
-        if (moving) h[points + i] = slope * z[points + i];
-      }
+    for (let l = 0; l < depth; l++) {
+      const [z, shift] = [hidden[l].apply(h, n), shifts[l].apply(embedded)];
+      for (let i = 0; i < n * width; i++) z[i] += shift[place(i)];
+      const pass = activate(z, n * width);
+      states.push({ input: h, pass });
+      h = pass.y;
     }
     const backward = (dy: Float64Array): Float64Array => {
-      this.gradient.fill(0);
-      const embedded = new Float64Array(c.length * width);
-      let a = this.#output.back(h, dy, n);
-      for (let l = states.length - 1; l >= 0; l--) {
-        const { h, z } = states[l];
-        const shift = new Float64Array(c.length * width);
-        for (let i = 0; i < points; i++) {
-          const [, slope, bend] = silu(z[i]);
-          a[i] *= slope;
-          if (moving) {
-            a[i] += a[points + i] * bend * z[points + i];
-            a[points + i] *= slope;
-          }
-          shift[place(i)] += a[i];
-        }
-        this.#shifts[l].back(embedding.y, shift).forEach((value, i) => (embedded[i] += value));
-        a = this.#hidden[l].back(h, a, n);
+      gradient.fill(0);
+      let e: Float64Array = new Float64Array(c.length * width);
+      let a = output.back(h, dy, n);
+      for (let l = depth - 1; l >= 0; l--) {
+        const { input, pass } = states[l];
+        const [dz, shift] = [pass.backward(a), new Float64Array(e.length)];
+        for (let i = 0; i < n * width; i++) shift[place(i)] += dz[i];
+        shifts[l].back(embedded, shift).forEach((value, i) => (e[i] += value));
+        a = hidden[l].back(input, dz, n);
       }
-      embedding.backward(embedded);
+      for (const { layer, input, pass } of embedding.toReversed()) e = layer.back(input, pass.backward(e));
       return a;
     };
-    return { y: this.#output.apply(h, n), backward };
+    return { y: output.apply(h, n), backward };
   }
 
-  /** Sines and cosines at frequencies from ⅛ to 8 cycles per unit of c, and two layers. */
-  #embed(c: Float64Array): Pass {
-    const waves = new Float64Array(2 * WAVES * c.length);
-    for (let i = 0; i < c.length; i++) {
-      for (let w = 0; w < WAVES; w++) {
-        const phase = 2 * Math.PI * 2 ** (-3 + (6 * w) / (WAVES - 1)) * c[i];
-        waves[2 * WAVES * i + w] = Math.sin(phase);
-        waves[2 * WAVES * i + WAVES + w] = Math.cos(phase);
-      }
-    }
-    const [one, other] = this.#embedding;
-    const first = unshifted(one, waves);
-    const second = unshifted(other, first.y);
-    return { y: second.y, backward: (dy) => first.backward(second.backward(dy)) };
-  }
+  return { parameters, gradient, initialise, forward };
 }
 
-/** A hidden layer by itself. */
-function unshifted(layer: Layer, x: Float64Array): Pass {
-  const z = layer.apply(x);
-  const pullBack = (dy: Float64Array): Float64Array => dy.map((value, i) => value * silu(z[i])[1]);
-  return { y: z.map((value) => silu(value)[0]), backward: (dy) => layer.back(x, pullBack(dy)) };
-}
+export type ScoreModel = ReturnType<typeof scoreModel>;
 
 /** How a network's value F becomes a score: EDM's way, ``Karras`` of ncsn/preconditioning.py. */
-export class ScoreModel {
-  constructor(
-    readonly network: Mlp,
-    private readonly mean: [number, number],
-    private readonly std: number,
-  ) {}
-
+export function scoreModel(network: Mlp, mean: [number, number], std: number) {
   /** s(x, σ) = −(x − μ)/(σ² + σ_d²) + σ_d/(σ√(σ² + σ_d²))·F((x − μ)/√(σ² + σ_d²), ¼ ln σ). */
-  score(x: Points, sigma: number): Points {
-    return this.evaluate(x, Float64Array.of(sigma), new Uint8Array(x.length / 2)).y;
+  function score(x: Points, sigma: number): Points {
+    return evaluate(x, Float64Array.of(sigma), new Uint8Array(x.length / 2)).y;
   }
 
   /** The scores of points that have a noise level each, ``sigmas[levels[i]]``; after them ∂s/∂x times the tangents, if any. */
-  evaluate(x: Points, sigmas: Float64Array, levels: Uint8Array, tangents: Points = new Float64Array()): Pass {
-    const totals = sigmas.map((sigma) => Math.hypot(sigma, this.std)); // √(σ² + σ_d²)
-    const factors = sigmas.map((sigma, k) => this.std / (sigma * totals[k]));
+  function evaluate(x: Points, sigmas: Float64Array, levels: Uint8Array, tangents: Points = new Float64Array()): Pass {
+    const totals = sigmas.map((sigma) => Math.hypot(sigma, std)); // √(σ² + σ_d²)
+    const factors = sigmas.map((sigma, k) => std / (sigma * totals[k]));
     const level = (i: number): number => levels[(i % x.length) >> 1];
-    const moved = x.map((value, i) => value - this.mean[i & 1]);
+    const moved = x.map((value, i) => value - mean[i & 1]);
     const shown = Float64Array.of(...moved, ...tangents).map((value, i) => value / totals[level(i)]);
     const logs = sigmas.map((sigma) => Math.log(sigma) / 4);
-    const { y, backward } = this.network.forward(shown, logs, levels);
+    const { y, backward } = network.forward(shown, logs, levels);
     return {
       y: y.map((value, i) => factors[level(i)] * value - shown[i] / totals[level(i)]),
       backward: (dy) => backward(dy.map((value, i) => value * factors[level(i)])),
@@ -242,21 +217,15 @@ export class ScoreModel {
   }
 
   /** By what ½‖σs + z‖² is multiplied to become the squared error of F, per dimension: (σ² + σ_d²)/σ_d². */
-  weight(sigma: number): number {
-    return 1 + (sigma / this.std) ** 2;
+  function weight(sigma: number): number {
+    return 1 + (sigma / std) ** 2;
   }
+
+  return { network, score, evaluate, weight };
 }
 
-/** Examples x, each with a noise level ``sigmas[levels[i]]`` and its noise z ~ N(0, I). */
-export interface Noised {
-  x: Points;
-  sigmas: Float64Array;
-  levels: Uint8Array;
-  z: Points;
-}
-
-/** Denoising score matching, ½‖σ·s(x + σz, σ) + z‖², weighted and averaged; its gradient goes to the network. */
-export function denoising(model: ScoreModel, { x, sigmas, levels, z }: Noised): number {
+/** Denoising score matching, ½‖σ·s(x + σz, σ) + z‖² where point i has σ = sigmas[levels[i]], weighted and averaged; its gradient goes to the network. */
+export function denoising(model: ScoreModel, x: Points, sigmas: Float64Array, levels: Uint8Array, z: Points): number {
   const n = x.length / 2;
   const noisy = x.map((value, i) => value + sigmas[levels[i >> 1]] * z[i]);
   const { y: s, backward } = model.evaluate(noisy, sigmas, levels);
@@ -288,30 +257,25 @@ export function sliced(model: ScoreModel, x: Points, sigma: number, v: Points): 
 const BETA1 = 0.9;
 const BETA2 = 0.99;
 
-export class Adam {
-  step = 0;
-  readonly average: Float64Array;
-  readonly #first: Float64Array;
-  readonly #second: Float64Array;
-
-  constructor(parameters: Float64Array) {
-    this.average = parameters.slice();
-    this.#first = new Float64Array(parameters.length);
-    this.#second = new Float64Array(parameters.length);
-  }
+/** Adam (Kingma & Ba 2015, algorithm 1), and an average of the weights along the way. */
+export function adam(parameters: Float64Array) {
+  const [first, second] = [new Float64Array(parameters.length), new Float64Array(parameters.length)];
+  const state = { step: 0, average: parameters.slice(), update };
 
   /** Moves the parameters; the average of the last tenth of all steps, or so, moves along. */
-  update(parameters: Float64Array, gradient: Float64Array, rate: number): void {
-    this.step++;
-    const scale1 = 1 - BETA1 ** this.step;
-    const scale2 = 1 - BETA2 ** this.step;
-    const fresh = 10 / (9 + this.step);
+  function update(gradient: Float64Array, rate: number): void {
+    state.step++;
+    const scale1 = 1 - BETA1 ** state.step;
+    const scale2 = 1 - BETA2 ** state.step;
+    const fresh = Math.min(1, 10 / (9 + state.step));
     for (let i = 0; i < parameters.length; i++) {
       const g = gradient[i];
-      const m = (this.#first[i] += (1 - BETA1) * (g - this.#first[i]));
-      const v = (this.#second[i] += (1 - BETA2) * (g * g - this.#second[i]));
+      const m = (first[i] += (1 - BETA1) * (g - first[i]));
+      const v = (second[i] += (1 - BETA2) * (g * g - second[i]));
       parameters[i] -= (rate * m) / scale1 / (Math.sqrt(v / scale2) + 1e-8);
-      this.average[i] += Math.min(1, fresh) * (parameters[i] - this.average[i]);
+      state.average[i] += fresh * (parameters[i] - state.average[i]);
     }
   }
+
+  return state;
 }

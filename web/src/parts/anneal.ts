@@ -1,10 +1,9 @@
 // Part 2: the paper's figure 3, live.
-import { type Mixture, twoGaussians } from "../maths/distributions.ts";
+import { twoGaussians } from "../maths/distributions.ts";
 import { type Schedule, annealed, constant, ladder, langevin, shares } from "../maths/langevin.ts";
 import { Mulberry, type Points, VIEW } from "../maths/plane.ts";
 import { type Axis, Chart } from "../draw/chart.ts";
-import { Panel, density } from "../draw/field.ts";
-import { css, frames } from "../draw/stage.ts";
+import { Panel, css, density, frames } from "../draw/stage.ts";
 import { SEED, Settings } from "../settings.ts";
 import { button, calm, el, primary, readings, row, short } from "../ui.ts";
 import { type Open, layout } from "./part.ts";
@@ -21,63 +20,47 @@ interface Dynamics {
   weights: number[];
 }
 
+type Race = ReturnType<typeof raceOf>;
+
 /** Langevin dynamics beside annealed Langevin dynamics: the same start, and as many steps. */
-class Race {
-  readonly truth: Mixture;
-  readonly sigmas: Float64Array;
-  readonly total: number;
-  readonly plain: Dynamics;
-  readonly annealed: Dynamics;
-  /** Steps that were taken, of which the last one denoises; and those after which weights are known. */
-  step = 0;
-  readonly noted: number[] = [];
+function raceOf(terms: Terms) {
+  const { weight, top, bottom, levels, steps, eps, alpha, seed } = terms;
+  const truth = twoGaussians(weight);
+  const sigmas = ladder(top, bottom, levels);
+  const total = levels * steps;
+  const random = new Mulberry(seed);
+  const x = Float64Array.from({ length: 2 * PARTICLES }, () => (2 * random.uniform() - 1) * VIEW);
+  const dynamics = (schedule: Schedule): Dynamics => {
+    // Random numbers of its own, so that neither depends on what the other does.
+    const own = new Mulberry(random.uniform() * 2 ** 32);
+    return { x, states: langevin(truth.score, schedule, x, own), weights: [] };
+  };
+  const plain = dynamics(constant(bottom, alpha, total));
+  const slow = dynamics(annealed(sigmas, eps * bottom ** 2, steps));
+  const noted: number[] = []; // steps after which weights are known
+  let step = 0; // of which the last one, beyond the total, denoises
 
-  constructor(private readonly terms: Terms) {
-    const { weight, top, bottom, levels, steps, eps, alpha, seed } = terms;
-    this.truth = twoGaussians(weight);
-    this.sigmas = ladder(top, bottom, levels);
-    this.total = levels * steps;
-    const random = new Mulberry(seed);
-    const x = Float64Array.from({ length: 2 * PARTICLES }, () => (2 * random.uniform() - 1) * VIEW);
-    const dynamics = (schedule: Schedule): Dynamics => {
-      // Random numbers of its own, so that neither depends on what the other does.
-      const own = new Mulberry(random.uniform() * 2 ** 32);
-      return { x, states: langevin(this.truth.score, schedule, x, own), weights: [] };
-    };
-    this.plain = dynamics(constant(bottom, alpha, this.total));
-    this.annealed = dynamics(annealed(this.sigmas, eps * bottom ** 2, steps));
-    this.advance(0);
-  }
-
-  get over(): boolean {
-    return this.step > this.total;
-  }
-
+  const over = (): boolean => step > total;
   /** The level on which the next step is, from 1; the last one when there is none. */
-  get level(): number {
-    return Math.min(this.terms.levels, Math.floor(this.step / this.terms.steps) + 1);
-  }
+  const level = (): number => Math.min(levels, Math.floor(step / steps) + 1);
 
-  /** What the next step's size α is, annealed. */
-  get alpha(): number {
-    return this.terms.eps * this.sigmas[this.level - 1] ** 2;
-  }
-
-  advance(count: number): void {
-    if (this.over) return;
-    const steps = Math.min(count, this.total + 1 - this.step);
-    this.step += steps;
-    this.noted.push(this.step);
-    for (const dynamics of [this.plain, this.annealed]) {
-      for (let i = 0; i < steps; i++) dynamics.x = dynamics.states.next().value;
-      dynamics.weights.push(shares(dynamics.x, this.truth.means)[0]);
+  function advance(count: number): void {
+    if (over()) return;
+    const taken = Math.min(count, total + 1 - step);
+    step += taken;
+    noted.push(step);
+    for (const each of [plain, slow]) {
+      for (let i = 0; i < taken; i++) each.x = each.states.next().value;
+      each.weights.push(shares(each.x, truth.means)[0]);
     }
   }
 
   /** To the end of the level; from the end of the last one, on to the denoised samples. */
-  advanceLevel(): void {
-    this.advance(this.terms.steps - (this.step % this.terms.steps));
-  }
+  const advanceLevel = (): void => advance(steps - (step % steps));
+  /** What the next step's size α is, annealed. */
+  const size = (): number => eps * sigmas[level() - 1] ** 2;
+  advance(0);
+  return { truth, sigmas, total, plain, annealed: slow, noted, over, level, size, advance, advanceLevel };
 }
 
 const SLIDERS = {
@@ -96,7 +79,7 @@ const NAMES = Object.keys(SLIDERS) as (keyof typeof SLIDERS)[];
 export const open: Open = (query, signal) => {
   const settings = new Settings("anneal", { ...SLIDERS, seed: SEED, seconds: PACE }, query);
   const { values } = settings;
-  let race = new Race(values);
+  let race = raceOf(values);
   let playing = !calm();
   let owed = 0; // steps that frames have not taken yet, and fractions of them
   let last = 0;
@@ -107,13 +90,13 @@ export const open: Open = (query, signal) => {
   const numbers = readings({ step: "Step", level: "Level", alpha: "Annealed: step size α = ε·σ²/σ_L²" });
 
   function begin(): void {
-    race = new Race(values);
+    race = raceOf(values);
     owed = 0;
     redraw();
   }
 
   function play(on: boolean): void {
-    playing = on && !race.over;
+    playing = on && !race.over();
     last = 0;
     pause.textContent = playing ? "Pause" : "Play";
     redraw();
@@ -125,7 +108,7 @@ export const open: Open = (query, signal) => {
       owed += ((last ? Math.min(now - last, 100) : 17) / 1000) * ((race.total + 1) / Number(values.seconds));
       if (owed >= 1) race.advance(Math.floor(owed));
       owed %= 1;
-      if (race.over) play(false);
+      if (race.over()) play(false);
     }
     last = playing ? now : 0;
     for (const each of panels) each.draw(race, values.weight);
@@ -135,9 +118,12 @@ export const open: Open = (query, signal) => {
       { x: race.noted, y: race.plain.weights, title: "Langevin" },
       { x: race.noted, y: race.annealed.weights, bold: true, title: "annealed" },
     ]);
-    numbers.say("step", `${Math.min(race.step, race.total)} of ${race.total}${race.over ? ", denoised" : ""}`);
-    numbers.say("level", `${race.level} of ${values.levels}, σ = ${short(race.sigmas[race.level - 1])}`);
-    numbers.say("alpha", short(race.alpha));
+    numbers.say(
+      "step",
+      `${Math.min(race.noted.at(-1) ?? 0, race.total)} of ${race.total}${race.over() ? ", denoised" : ""}`,
+    );
+    numbers.say("level", `${race.level()} of ${values.levels}, σ = ${short(race.sigmas[race.level() - 1])}`);
+    numbers.say("alpha", short(race.size()));
     return playing;
   }
 
@@ -148,7 +134,7 @@ export const open: Open = (query, signal) => {
       act();
     });
   const pause = primary("Pause", () => {
-    if (race.over) begin();
+    if (race.over()) begin();
     play(!playing);
   });
   const buttons = row(
@@ -179,9 +165,9 @@ function panelOf(name: "plain" | "annealed", title: string, changed: () => void,
   function draw(race: Race, weight: number): void {
     const { ink, accent } = panel.theme;
     const { x, weights } = race[name];
-    const sigma = race.sigmas[name === "plain" ? race.sigmas.length - 1 : race.level - 1];
+    const sigma = race.sigmas[name === "plain" ? race.sigmas.length - 1 : race.level() - 1];
     const below = belowMiddle(x);
-    panel.paint(race.over ? "denoised" : `at σ = ${short(sigma)}`, () => {
+    panel.paint(race.over() ? "denoised" : `at σ = ${short(sigma)}`, () => {
       density(panel, race.truth.density(sigma), ink, 0.22);
       panel.dots(x, css(ink, 0.7), 2, (i) => !below(i));
       panel.dots(x, css(accent), 2, below);

@@ -1,7 +1,7 @@
 // Part 4: the model of the package, sampled in the page: noise becomes digits.
 import type { State } from "../digits/engine.ts";
 import { howBy, labelsOf, taskOf } from "../digits/task.ts";
-import { Sheet, visible } from "../draw/sheet.ts";
+import { sheetOf, visible } from "../draw/sheet.ts";
 import { METHODS } from "../maths/samplers.ts";
 import { SEED, Settings } from "../settings.ts";
 import { announce, button, calm, figure, primary, row, short, slider } from "../ui.ts";
@@ -34,8 +34,8 @@ export const open = withModel("digits", (engine, query, again) => {
   if (own !== sampling.sampler) {
     announce(`This page has no sampler ${sampling.sampler}, by which the model draws; it takes ${own}.`);
   }
-  const sheet = new Sheet("The images as they are at this noise level", shape);
-  const way = new Sheet("The way of the first image from noise, from left to right", shape);
+  const sheet = sheetOf("The images as they are at this noise level", shape);
+  const way = sheetOf("The way of the first image from noise, from left to right", shape);
   const numbers = drawingReadings(engine, { model: "Model" }, {});
   const size = `${shape[1]} × ${shape[2]}, ${names.length === 0 ? "no" : names.length} classes`;
   const range = `σ from ${short(sampling.sigma_max)} to ${short(sampling.sigma_min)}`;

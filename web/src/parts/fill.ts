@@ -2,7 +2,7 @@
 import type { State } from "../digits/engine.ts";
 import { Picture, REGIONS, type Tool, WRITTEN, moments } from "../digits/picture.ts";
 import { howBy, labelsOf, taskOf } from "../digits/task.ts";
-import { Sheet, quantize, visible } from "../draw/sheet.ts";
+import { quantize, sheetOf, visible } from "../draw/sheet.ts";
 import { SEED, Settings } from "../settings.ts";
 import { announce, button, calm, choice, el, figure, primary, row, short } from "../ui.ts";
 import { editorOf } from "./editor.ts";
@@ -21,8 +21,6 @@ const SETTINGS = {
   round: SEED, // which nine answers
   device: DEVICE,
 };
-const KEYS =
-  "Draw on the picture; hatched pixels are hidden. By keys: arrows move a cursor, with Shift in larger steps, and Space makes a mark.";
 
 export const open = withModel("fill", (engine, query, again, signal) => {
   const { card } = engine;
@@ -36,9 +34,9 @@ export const open = withModel("fill", (engine, query, again, signal) => {
   let tool: Tool = "hide";
   let drawing = false; // the model draws the picture to begin with, which nothing may interrupt
 
-  const answers = new Sheet("Nine answers", shape);
-  const mean = new Sheet("Their mean", shape);
-  const spread = new Sheet("Their standard deviation, white where it is largest", shape);
+  const answers = sheetOf("Nine answers", shape);
+  const mean = sheetOf("Their mean", shape);
+  const spread = sheetOf("Their standard deviation, white where it is largest", shape);
   const numbers = drawingReadings(engine, {}, { spread: "Largest standard deviation" });
   const editor = editorOf(picture, mark, changed, signal);
 
@@ -133,7 +131,6 @@ export const open = withModel("fill", (engine, query, again, signal) => {
   const pictures = [
     el("div", { class: "pair" }, figure(["The picture"], editor.element), figure(["Nine answers"], answers.element)),
     el("div", { class: "side" }, figure(["Their mean"], mean.element), figure(["Their spread"], spread.element)),
-    el("p", { class: "hint", id: "keys" }, KEYS),
   ];
   if (written) answer();
   else begin();

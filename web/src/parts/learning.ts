@@ -1,7 +1,6 @@
 // Part 3: a network learns a score as one watches; learned, exact, and the error between them.
 import { type Axis, Chart, type Line } from "../draw/chart.ts";
-import { Panel, arrowCount, arrows, heat } from "../draw/field.ts";
-import { css, frames } from "../draw/stage.ts";
+import { Panel, arrowCount, arrows, css, frames, heat } from "../draw/stage.ts";
 import { type Errors, LEVELS, type Order, SIGMAS } from "../learning/training.ts";
 import type { Report } from "../learning/worker.ts";
 import { DISTRIBUTIONS, TITLES } from "../maths/distributions.ts";

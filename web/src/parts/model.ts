@@ -3,12 +3,9 @@ import { type Engine, type State, start } from "../digits/engine.ts";
 import { type Readings, el, readings, short } from "../ui.ts";
 import { type Open, layout } from "./part.ts";
 
+const DEVICES = { auto: "What there is", webgpu: "WebGPU", wasm: "WebAssembly" };
 /** By what the network is computed: a setting whose change loads the model again. */
-export const DEVICE = {
-  label: "Compute by",
-  value: "auto",
-  options: { auto: "What there is", webgpu: "WebGPU", wasm: "WebAssembly" },
-};
+export const DEVICE = { label: "Compute by", value: "auto", options: DEVICES };
 
 /** What is shown once the model is there; ``again`` loads it anew, for what an address says then. */
 type Build = (

@@ -9,7 +9,7 @@ export function layout(name: string, pictures: Node[], controls: Node[], more: N
   const template = document.getElementById(`part-${name}`) as HTMLTemplateElement;
   const section = document.importNode(template.content, true).firstElementChild as HTMLElement;
   const share = button("Copy link", () => setTimeout(copyLink, 250)); // the address is written once settings rest
-  section.querySelector(".pictures")?.append(...pictures);
+  section.querySelector(".pictures")?.prepend(...pictures);
   section.querySelector(".controls")?.append(...controls, share);
   section.querySelector(".look")?.prepend(...more);
   return section;

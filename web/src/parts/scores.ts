@@ -1,8 +1,7 @@
 // Part 1: the exact score of a noised distribution, as arrows; its density, draws of it, and a particle.
-import { Stage, css, frames, movable } from "../draw/stage.ts";
+import { Stage, arrowCount, arrows, css, density, frame, frames, movable } from "../draw/stage.ts";
 import { langevinStep } from "../maths/langevin.ts";
 import { type Distribution, Mulberry, type Points, type Score, VIEW, within } from "../maths/plane.ts";
-import { arrowCount, arrows, density, frame } from "../draw/field.ts";
 import { DISTRIBUTIONS, Mixture, TITLES } from "../maths/distributions.ts";
 import { Settings } from "../settings.ts";
 import { announce, button, calm, el, primary, readings, row, short, toggle } from "../ui.ts";
@@ -72,8 +71,6 @@ const SETTINGS = {
   points: { value: encode(example()), pattern: WRITTEN },
 };
 const LABEL = "The plane, with the score as arrows, the density as colour, and a particle";
-const KEYS =
-  "Drag the particle and let it go. By keys: arrows move it, with Shift in larger steps; Space lets it go or holds it; among your own points, Enter adds one where it is and Backspace removes the last.";
 
 export const open: Open = (query, signal) => {
   const settings = new Settings("scores", SETTINGS, query);
@@ -236,6 +233,5 @@ export const open: Open = (query, signal) => {
     numbers.element,
   ];
   choose();
-  const keys = el("p", { class: "hint", id: "keys" }, KEYS);
-  return layout("scores", [el("div", { class: "stack" }, still.element, stage.element), keys], controls);
+  return layout("scores", [el("div", { class: "stack" }, still.element, stage.element)], controls);
 };
