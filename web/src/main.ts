@@ -29,10 +29,7 @@ async function show(moved: boolean): Promise<void> {
     part = new AbortController();
     main.replaceChildren(open(query, part.signal));
     document.title = `${title} · Scores, to touch`;
-    for (const link of links) {
-      if (link.hash === `#${known}`) link.setAttribute("aria-current", "page");
-      else link.removeAttribute("aria-current");
-    }
+    for (const link of links) link.setAttribute("aria-current", link.hash === `#${known}` ? "page" : "false");
     if (moved) main.querySelector("h1")?.focus();
     scrollTo(0, 0);
   } catch (error) {

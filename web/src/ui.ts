@@ -113,13 +113,10 @@ export function button(label: string, pressed: () => void, kind = ""): HTMLButto
 /** The button that is pressed most. */
 export const primary = (label: string, pressed: () => void): HTMLButtonElement => button(label, pressed, "primary");
 
-export interface Readings {
-  element: HTMLElement;
-  say(name: string, value: string): void;
-}
+export type Readings = ReturnType<typeof readings>;
 
 /** Numbers under names: the table, and how to say a number. */
-export function readings(names: Record<string, string>): Readings {
+export function readings(names: Record<string, string>) {
   const cells = Object.fromEntries(Object.keys(names).map((name) => [name, el("dd", { "data-reading": name })]));
   const rows = Object.entries(names).map(([name, title]) => el("div", {}, el("dt", {}, ...words(title)), cells[name]));
   const say = (name: string, value: string): void => {

@@ -37,8 +37,9 @@ export function read(file: Uint8Array): Card {
   if (!card) throw new Error("the model was not written by ncsn export");
   if (card.format !== FORMAT) throw new Error(`the model’s format is ${card.format}; this page reads format ${FORMAT}`);
   const { shape } = card.recipe;
-  if (shape.length !== 3 || ![1, 3].includes(shape[0]))
+  if (shape.length !== 3 || ![1, 3].includes(shape[0])) {
     throw new Error(`the model’s shape is ${shape.join(" × ")}; images, grey or in three colours, are needed`);
+  }
   return card;
 }
 

@@ -47,8 +47,7 @@ export type Report = ReturnType<typeof reportOf>;
 /** Where training is, and the fields at the level that is looked at. */
 function reportOf(training: Training) {
   const sigma = training.levels[Math.min(view.level, training.levels.length - 1)];
-  const { count } = view;
-  const [points, cells] = [gridPoints(count), gridPoints(CELLS)];
+  const [points, cells] = [gridPoints(view.count), gridPoints(CELLS)];
   const [truth, guess] = [training.truth.score(cells, sigma), training.score(cells, sigma)];
   return {
     training: which, // as it was begun
@@ -58,7 +57,7 @@ function reportOf(training: Training) {
     sigma,
     exact: training.truth.score(points, sigma), // at the centres of count × count squares
     learned: training.score(points, sigma),
-    count,
+    count: view.count,
     error: Float64Array.from({ length: CELLS ** 2 }, (_, i) => relativeError(guess, truth, 2 * i, 2 * i + 2)),
     cells: CELLS, // a side, at whose centres the error is
     errors: training.errors(),

@@ -29,8 +29,8 @@ export class Mixture extends Distribution {
       let left = random.uniform();
       let k = 0;
       while (k < this.weights.length - 1 && left >= this.weights[k]) left -= this.weights[k++];
-      x[2 * i] = this.means[2 * k] + this.std * random.normal();
-      x[2 * i + 1] = this.means[2 * k + 1] + this.std * random.normal();
+      const [meanX, meanY] = this.means.subarray(2 * k);
+      x.set([meanX + this.std * random.normal(), meanY + this.std * random.normal()], 2 * i);
     }
     return x;
   }
@@ -153,8 +153,7 @@ export class Ring extends Distribution {
     for (let i = 0; i < n; i++) {
       const angle = 2 * Math.PI * random.uniform();
       const radius = this.radius + this.std * random.normal();
-      x[2 * i] = radius * Math.cos(angle);
-      x[2 * i + 1] = radius * Math.sin(angle);
+      x.set([radius * Math.cos(angle), radius * Math.sin(angle)], 2 * i);
     }
     return x;
   }

@@ -10,16 +10,21 @@ import { type Open, layout } from "./part.ts";
 
 const PARTICLES = 1000;
 
+const SLIDERS = {
+  weight: { label: "Weight of the lower mode", value: 0.2, min: 0.05, max: 0.95 },
+  top: { label: "Largest noise level σ₁", value: 20, min: 1, max: 50, log: true },
+  bottom: { label: "Smallest noise level σ_L, and Langevin’s", value: 0.1, min: 0.05, max: 1, log: true },
+  levels: { label: "Levels L", value: 20, min: 1, max: 40, whole: true },
+  steps: { label: "Steps on each level T", value: 75, min: 1, max: 150, whole: true },
+  // From 4 on the steps diverge.
+  eps: { label: "Annealed: step size ε, in σ_L²", value: 0.5, min: 0.01, max: 3.9, log: true },
+  alpha: { label: "Langevin: step size α", value: 0.1, min: 0.001, max: 3.9, log: true },
+};
+const PACE = { label: "The whole takes", value: "12", options: { 40: "40 seconds", 12: "12 seconds", 3: "3 seconds" } };
+const NAMES = Object.keys(SLIDERS) as (keyof typeof SLIDERS)[];
+
 /** ε of annealed Langevin dynamics is over σ_L²; α is Langevin dynamics' own step size. */
-type Terms = Record<"weight" | "top" | "bottom" | "levels" | "steps" | "eps" | "alpha" | "seed", number>;
-
-/** Particles, their way, and the lower mode's weight after steps. */
-interface Dynamics {
-  x: Points;
-  states: Generator<Points>;
-  weights: number[];
-}
-
+type Terms = Record<keyof typeof SLIDERS | "seed", number>;
 type Race = ReturnType<typeof raceOf>;
 
 /** Langevin dynamics beside annealed Langevin dynamics: the same start, and as many steps. */
@@ -29,11 +34,12 @@ function raceOf(terms: Terms) {
   const sigmas = ladder(top, bottom, levels);
   const total = levels * steps;
   const random = new Mulberry(seed);
-  const x = Float64Array.from({ length: 2 * PARTICLES }, () => (2 * random.uniform() - 1) * VIEW);
-  const dynamics = (schedule: Schedule): Dynamics => {
+  const x: Points = Float64Array.from({ length: 2 * PARTICLES }, () => (2 * random.uniform() - 1) * VIEW);
+  /** Particles, their way, and the lower mode's weight after steps. */
+  const dynamics = (schedule: Schedule) => {
     // Random numbers of its own, so that neither depends on what the other does.
     const own = new Mulberry(random.uniform() * 2 ** 32);
-    return { x, states: langevin(truth.score, schedule, x, own), weights: [] };
+    return { x, states: langevin(truth.score, schedule, x, own), weights: [] as number[] };
   };
   const plain = dynamics(constant(bottom, alpha, total));
   const slow = dynamics(annealed(sigmas, eps * bottom ** 2, steps));
@@ -62,19 +68,6 @@ function raceOf(terms: Terms) {
   advance(0);
   return { truth, sigmas, total, plain, annealed: slow, noted, over, level, size, advance, advanceLevel };
 }
-
-const SLIDERS = {
-  weight: { label: "Weight of the lower mode", value: 0.2, min: 0.05, max: 0.95 },
-  top: { label: "Largest noise level σ₁", value: 20, min: 1, max: 50, log: true },
-  bottom: { label: "Smallest noise level σ_L, and Langevin’s", value: 0.1, min: 0.05, max: 1, log: true },
-  levels: { label: "Levels L", value: 20, min: 1, max: 40, whole: true },
-  steps: { label: "Steps on each level T", value: 75, min: 1, max: 150, whole: true },
-  // From 4 on the steps diverge.
-  eps: { label: "Annealed: step size ε, in σ_L²", value: 0.5, min: 0.01, max: 3.9, log: true },
-  alpha: { label: "Langevin: step size α", value: 0.1, min: 0.001, max: 3.9, log: true },
-};
-const PACE = { label: "The whole takes", value: "12", options: { 40: "40 seconds", 12: "12 seconds", 3: "3 seconds" } };
-const NAMES = Object.keys(SLIDERS) as (keyof typeof SLIDERS)[];
 
 export const open: Open = (query, signal) => {
   const settings = new Settings("anneal", { ...SLIDERS, seed: SEED, seconds: PACE }, query);

@@ -43,9 +43,8 @@ export function withModel(name: string, build: Build): Open {
         if (alive.aborted) return engine.stop();
         alive.addEventListener("abort", () => engine.stop());
         const { pictures, controls } = build(engine, query, load, alive);
-        const note = engine.note
-          ? [el("p", { class: "note" }, `${engine.note}. Computed by WebAssembly instead.`)]
-          : [];
+        const sentence = `${engine.note}. Computed by WebAssembly instead.`;
+        const note = engine.note ? [el("p", { class: "note" }, sentence)] : [];
         put([...note, ...pictures], controls);
       } catch (error) {
         bar.remove();
@@ -59,12 +58,10 @@ export function withModel(name: string, build: Build): Open {
   };
 }
 
+type Labels = Record<string, string>;
+
 /** How far drawing is, among other numbers, which stand before or after. */
-export function drawingReadings(
-  engine: Engine,
-  before: Record<string, string>,
-  after: Record<string, string>,
-): Readings {
+export function drawingReadings(engine: Engine, before: Labels, after: Labels): Readings {
   const middle = { sigma: "Noise level σ", evaluations: "Evaluations of the network, each", seconds: "Time" };
   const numbers = readings({ ...before, ...middle, ...after, by: "Computed by" });
   numbers.say("by", engine.title);

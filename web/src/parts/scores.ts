@@ -9,55 +9,6 @@ import { MOST_POINTS, WRITTEN, decode, encode, example } from "./own.ts";
 import { type Open, layout } from "./part.ts";
 
 const LONGEST = 4000; // steps of the path that are remembered
-
-class Particle {
-  readonly x: Points;
-  running = false;
-  noisy = true;
-  steps = 0;
-  readonly #random = new Mulberry(1);
-  #path: number[];
-
-  constructor(x: number, y: number) {
-    this.x = Float64Array.of(x, y);
-    this.#path = [x, y];
-  }
-
-  /** Put it there; the path begins anew. */
-  put(x: number, y: number): void {
-    this.x.set([within(x), within(y)]);
-    this.steps = 0;
-    this.#path = [...this.x];
-  }
-
-  /** Steps x + (α/2)·s(x, σ) + √α·z with α = σ²/2, or without z. */
-  walk(score: Score, sigma: number, count: number): void {
-    for (let i = 0; i < count; i++) {
-      langevinStep(score, this.x, sigma, stepSize(sigma), this.noisy ? this.#random : undefined);
-      this.#path.push(...this.x);
-    }
-    this.steps += count;
-    this.#path = this.#path.slice(-2 * LONGEST);
-  }
-
-  /** The particle, its path, and a line to the ``mean`` of what it can have been without noise. */
-  draw(stage: Stage, mean: Points | undefined): void {
-    const { theme } = stage;
-    stage.line(this.#path, css(theme.paper, 0.8), 3.5);
-    stage.line(this.#path, css(theme.ink), 1.5);
-    if (mean) {
-      stage.line([...this.x, ...mean], css(theme.ink, 0.6), 1);
-      stage.circle(mean, 5, css(theme.ink));
-    }
-    stage.circle(this.x, 7, css(theme.paper), css(theme.ink));
-  }
-}
-
-/** The step size α = σ²/2, the package's at its smallest level: an eighth of where steps begin to diverge. */
-function stepSize(sigma: number): number {
-  return sigma ** 2 / 2;
-}
-
 const DRAWS = 2000;
 const STEPS_A_FRAME = 4;
 const STEPS_AT_ONCE = 400; // where motion is not wanted
@@ -72,10 +23,53 @@ const SETTINGS = {
 };
 const LABEL = "The plane, with the score as arrows, the density as colour, and a particle";
 
+/** A particle that can be put anywhere, and that walks by Langevin dynamics when it is let go. */
+function particleOf(x: number, y: number) {
+  const random = new Mulberry(1);
+  const particle = { x: Float64Array.of(x, y), running: false, noisy: true, steps: 0, put, walk, draw };
+  let path = [x, y];
+
+  /** Put it there; the path begins anew. */
+  function put(x: number, y: number): void {
+    path = [within(x), within(y)];
+    particle.x.set(path);
+    particle.steps = 0;
+  }
+
+  /** Steps x + (α/2)·s(x, σ) + √α·z with α = σ²/2, or without z. */
+  function walk(score: Score, sigma: number, count: number): void {
+    for (let i = 0; i < count; i++) {
+      langevinStep(score, particle.x, sigma, stepSize(sigma), particle.noisy ? random : undefined);
+      path.push(...particle.x);
+    }
+    particle.steps += count;
+    path = path.slice(-2 * LONGEST);
+  }
+
+  /** The particle, its path, and a line to the ``mean`` of what it can have been without noise. */
+  function draw(stage: Stage, mean: Points | undefined): void {
+    const { theme } = stage;
+    stage.line(path, css(theme.paper, 0.8), 3.5);
+    stage.line(path, css(theme.ink), 1.5);
+    if (mean) {
+      stage.line([...particle.x, ...mean], css(theme.ink, 0.6), 1);
+      stage.circle(mean, 5, css(theme.ink));
+    }
+    stage.circle(particle.x, 7, css(theme.paper), css(theme.ink));
+  }
+
+  return particle;
+}
+
+/** The step size α = σ²/2, the package's at its smallest level: an eighth of where steps begin to diverge. */
+function stepSize(sigma: number): number {
+  return sigma ** 2 / 2;
+}
+
 export const open: Open = (query, signal) => {
   const settings = new Settings("scores", SETTINGS, query);
   const { values } = settings;
-  const particle = new Particle(values.x, values.y);
+  const particle = particleOf(values.x, values.y);
   const own = [...decode(values.points)];
   let truth: Distribution | undefined;
   let [clean, noise]: Points[] = [new Float64Array(), new Float64Array()];
