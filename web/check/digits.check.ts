@@ -278,6 +278,29 @@ test("fill in: a picture is erased and drawn on by pointer and keys, and shared 
     });
   }));
 
+test("digits: an address that names a sampler alone brings the noise levels that suit it", () =>
+  use("#digits?sampler=annealed&count=1", {}, async ({ page }) => {
+    await drawn(page);
+    assert.equal((await reading(page, "evaluations"))[0], 201); // 100 levels of two steps, and the last one
+    const [image] = await images(page, "The images as they are", 1, 3);
+    assert.ok(corner(image) < 8 && mean(image) > 15, `${corner(image)} ${mean(image)}`);
+  }));
+
+test("fill in: nothing throws the first digit away, and answering again answers anew", () =>
+  use("#fill?levels=10&seed=4", {}, async ({ page }) => {
+    await page.getByRole("application").waitFor(); // the digit is not there yet
+    await slide(page, "Noise levels", 0.1);
+    await page.getByRole("application").focus();
+    await page.keyboard.press("Space");
+    await drawn(page);
+    const first = await answers(page);
+    assert.ok(mean(above(first[0])) > 5, `${mean(above(first[0]))}`); // no black page
+    await again(page, "Answer again");
+    const other = await answers(page);
+    assert.ok(off(above(other[0]), above(first[0])) < 0.1, `${off(above(other[0]), above(first[0]))}`);
+    assert.ok(off(below(other[0]), below(first[0])) > 3, `${off(below(other[0]), below(first[0]))}`);
+  }));
+
 test("a run of one's own, in colour and with a smaller network for a guide, is what the package draws of it", async () => {
   await end();
   await begin([], [`${VALUES}/colour.onnx`]);
