@@ -21,9 +21,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 import ncsn
-from ncsn import console, data, drawing, evaluation, metrics, process
+from ncsn import data, evaluation, machine, metrics
+from ncsn.cli import console, drawing
 from ncsn.pixels import quantize
-from ncsn.samplers.methods import METHODS
+from ncsn.progress import refresh_interval
+from ncsn.samplers import METHODS
 
 HERE = Path(__file__).parent
 GRID: dict[str, tuple[int, ...]] = {
@@ -99,7 +101,7 @@ def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     real = evaluation.judge(classifier, alike(run, images, curve.n))
     floor = metrics.frechet_distance(real.features, held_out.features)
     rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor, "default": usual(run)}]
-    for sampler, levels, weight in tqdm(points, unit="point", mininterval=process.refresh_interval()):
+    for sampler, levels, weight in tqdm(points, unit="point", mininterval=refresh_interval()):
         how = {"sampler": sampler, "levels": levels, "guidance": weight, "batch_size": curve.batch_size}
         how = {"sampler": "fast", "batch_size": curve.batch_size} if sampler == STUDENT else how
         drawn = drawing.draw(run, curve.n, seed=curve.seed, **how)
@@ -156,7 +158,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 if __name__ == "__main__":
     settings = tyro.cli(Curve)
-    process.keep_memory()
+    machine.keep_memory()
     torch.set_flush_denormal(True)
     table = measure(settings, grid(ncsn.load(settings.run)))
     written = json.dumps(table, indent=1) + "\n"

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import ncsn
-from ncsn.storage import read_results, write_json
-from ncsn.untrusted import digest, read_tensors, sealed
+from ncsn.storage import digest, read_results, read_tensors, sealed, write_json
 
 
 def ship(run: Path, folder: Path) -> None:

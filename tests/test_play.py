@@ -19,10 +19,11 @@ from types import SimpleNamespace
 import pytest
 
 import ncsn
-from ncsn import cli, page
-from ncsn.commands.play import provide
+from ncsn import page
+from ncsn.cli import main as cli
+from ncsn.cli.share import put_models
+from ncsn.model import ScoreModel
 from ncsn.networks import MLP, UNet
-from ncsn.preconditioning import ScoreModel
 from ncsn.recipe import Argument, Recipe
 from ncsn.run import Run
 from ncsn.sampling import Sampling
@@ -124,13 +125,13 @@ def test_a_run_is_exported_for_the_page_and_a_file_taken_as_it_is(tmp_path: Path
     run.save(tmp_path / "run")
     for place in (first, second):
         place.mkdir()
-    provide(tmp_path / "run", first)
+    put_models(tmp_path / "run", first)
     assert sorted(path.name for path in first.iterdir()) == sorted(page.MODELS)
     card = ncsn.exporting.read(first / "model.onnx")
     assert (card.run, card.precision) == (run.digest, "fp32")  # of which no rounding is refused
     (first / "model.onnx").rename(first / "mine.onnx")
     (first / "model.guide.onnx").rename(first / "mine.guide.onnx")
-    provide(first / "mine.onnx", second)
+    put_models(first / "mine.onnx", second)
     for mine, name in zip(("mine.onnx", "mine.guide.onnx"), page.MODELS, strict=True):
         assert (second / name).read_bytes() == (first / mine).read_bytes()
 
@@ -272,7 +273,7 @@ def test_the_command_serves_until_it_is_interrupted(
     browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {seen}.partial; mv {seen}.partial {seen}\n')
     browser.chmod(0o755)
     start = (
-        "import pathlib, ncsn.page, ncsn.cli\n"
+        "import pathlib, ncsn.page, ncsn.cli.main\n"
         f"ncsn.page.built = lambda: pathlib.Path({str(folder)!r})\n"
         "ncsn.cli.main(['play', '--port', '0'])"
     )

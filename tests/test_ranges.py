@@ -10,18 +10,13 @@ from annotated_types import Interval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ncsn.commands.evaluate import Evaluate
-from ncsn.commands.export import Export
-from ncsn.commands.info import Info
-from ncsn.commands.interpolate import Interpolate
-from ncsn.commands.likelihood import Likelihood
-from ncsn.commands.play import Play
-from ncsn.commands.push import Push
-from ncsn.commands.sample import Sample
-from ncsn.commands.solve import Deblur, Denoise, Inpaint, Superres
-from ncsn.commands.train import Train
-from ncsn.experiments.settings import Images, ResolvedImages, ResolvedToy, Toy
-from ncsn.ranges import inside
+from ncsn.cli.measure import Evaluate, Info, Likelihood
+from ncsn.cli.sample import Interpolate, Sample
+from ncsn.cli.share import Export, Play, Push
+from ncsn.cli.solve import Deblur, Denoise, Inpaint, Superres
+from ncsn.cli.train import Train
+from ncsn.learn.settings import Images, ResolvedImages, ResolvedToy, Toy
+from ncsn.validation import inside
 
 COMMANDS = (
     Train,

@@ -126,9 +126,10 @@ def toy(words: str | list[str]) -> Callable[[], None]:
 
 def started(program: str, args: list[str]) -> None:
     """Be the program."""
-    from ncsn import cli, console
-    from ncsn.experiments.settings import Toy
-    from ncsn.signals import quit_on_signals
+    from ncsn.cli import console
+    from ncsn.cli import main as cli
+    from ncsn.cli.interrupts import quit_on_signals
+    from ncsn.learn.settings import Toy
 
     quit_on_signals()
     console.watch = functools.partial(console.watch, save_every=SAVE_EVERY)

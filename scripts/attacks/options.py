@@ -42,8 +42,8 @@ class Option:
 
 def commands() -> dict[str, Any]:
     """The settings of every command of ``ncsn``, from its own definition, and of the script on points."""
-    from ncsn.cli import COMMANDS
-    from ncsn.experiments.settings import Toy
+    from ncsn.cli.main import COMMANDS
+    from ncsn.learn.settings import Toy
 
     return COMMANDS | {"toy": Toy}
 

@@ -68,9 +68,9 @@ def config(ground: Ground) -> list[Reader]:
 
     def read(path: Path) -> Any:
         import ncsn
-        from ncsn.commands.info import Info
-        from ncsn.experiments.images import recalled
-        from ncsn.experiments.settings import ImageJob, Images
+        from ncsn.cli.info import Info
+        from ncsn.learn.images import recalled
+        from ncsn.learn.settings import ImageJob, Images
 
         run = ncsn.load(path.parent, device="cpu")
         Info(run=path.parent, device="cpu")()
@@ -120,8 +120,8 @@ def weights(ground: Ground) -> list[Reader]:
 def checkpoints(ground: Ground) -> list[Reader]:
     """checkpoint.pt."""
     from ncsn import storage
-    from ncsn.draws import Draws
-    from ncsn.optimizers import muon_and_adam
+    from ncsn.optim import muon_and_adam
+    from ncsn.rng import Draws
     from ncsn.training import State
 
     recipe = storage.read_config(ground.run).recipe
@@ -223,7 +223,7 @@ def images(ground: Ground) -> list[Reader]:
     """Images alone and in archives, and arrays of them."""
     from ncsn import data
     from ncsn.data.ahead import batches_ahead
-    from ncsn.draws import Draws
+    from ncsn.rng import Draws
 
     def example(path: Path) -> None:
         x = data.read_example(str(path), (1, SIZE, SIZE))
@@ -325,14 +325,14 @@ def tables(ground: Ground) -> list[Reader]:
 
     def rows(path: Path) -> None:
         from ncsn import storage
-        from ncsn.experiments.journal import Row
+        from ncsn.learn.journal import Row
         from ncsn.validation import validated
 
         for row in storage.trim_rows(path, 10**6, lambda row: validated(Row, row, str(path))):
             row.loss + row.step + row.validation_loss
 
     def results(path: Path) -> None:
-        from ncsn.commands.info import Info
+        from ncsn.cli.info import Info
 
         Info(run=path.parent, device="cpu")()
 
