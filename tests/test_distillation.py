@@ -19,7 +19,7 @@ from ncsn import storage
 from ncsn.cli import main as cli
 from ncsn.data import mnist
 from ncsn.data.pixels import quantize
-from ncsn.evaluation.classifiers import digits
+from ncsn.evaluation import digits
 from ncsn.evaluation.features import PIXELS, Features
 from ncsn.learn.distillation import LAST, Distillation, levels, student_of
 from ncsn.learn.judging import judged
