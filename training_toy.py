@@ -16,8 +16,9 @@ from ncsn.cli.interrupts import quit_on_signals
 quit_on_signals()
 import torch
 
-from ncsn import metrics, plots
+from ncsn import plots
 from ncsn.cli import console, drawing
+from ncsn.evaluation import metrics
 from ncsn.learn.settings import Toy
 from ncsn.learn.toy import PICTURES, VIEW, compare_samplers, opened_toy, recipe_of_toy
 from ncsn.storage import write_json

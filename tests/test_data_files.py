@@ -90,6 +90,7 @@ def test_what_folders_mean(tmp_path: Path, case: str) -> None:
     assert everything(images) == sorted({*files.values()} - {*left_out})
     assert names == (set() if images.labels is None else {*images.labels.names})
     if names:
+        assert f"{len(names)} classes ({', '.join(sorted(names))})" in images.describe()
         found = classes(images)
         assert found is not None
         assert all(found[value] in Path(name).parts for name, value in files.items())
@@ -124,7 +125,7 @@ def test_broken_files_move_no_others(tmp_path: Path) -> None:
     images = load_images(str(tmp_path), reading=Reading(max_broken=6))
     for part, found in contents(images).items():
         assert found == sorted({*contents(whole)[part]} - {3, 17, 20, 21, 22, 23})
-    assert images.said[0].startswith("broken left out: 6 of 40")
+    assert images.said[-1].startswith("broken left out: 6 of 40")
 
 
 def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:

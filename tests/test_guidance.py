@@ -133,7 +133,7 @@ def test_the_choice_is_the_best_trials_weight_and_printed_with_its_numbers(
     monkeypatch.setattr(guidance, "trials", lambda *_, seed: iter(rows))
     features = Features(name="some network", embed=lambda x: x)
     held_out = torch.zeros(9, 1, 2, 2, dtype=torch.uint8)
-    assert guidance.choose(run, held_out, features, 256, seed=0) == 2
+    assert guidance.chosen_weight(run, held_out, features, 256, seed=0) == 2
     said = capsys.readouterr().out
     for part in ("guidance 2,", "1, 1.25, 1.5, 2 ", "256 samples", "some network 0.2000 (0.5000", "0.0410 (0.0400"):
         assert part in said
@@ -169,24 +169,17 @@ def test_what_comes_after_training_fits_into_its_share(
 
 
 def test_features_are_those_of_the_datas_own_classes_if_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = Features(name="own", embed=lambda x: x)
-    monkeypatch.setattr(guidance, "trained", lambda images, device: own)
-    monkeypatch.setattr(guidance, "efficientnet", lambda device: Features(name="big", embed=None))
+    monkeypatch.setattr(guidance, "choose", lambda images, name, device: Features(name=name, embed=None))
+    monkeypatch.setattr(guidance, "suitable", lambda images: "efficientnet" if images.labels is None else "classifier")
     pixels, classes = torch.zeros(20, 3, 8, 8, dtype=torch.uint8), torch.arange(20) % 2
     labels = Labels(train=classes, validation=classes, test=classes, names=("a", "b"))
 
     def name(images: Pictures, *, thorough: bool = True) -> str:
         return guidance.suited(images, CPU, thorough=thorough).name
 
-    assert name(mnist(), thorough=False) == "digit classifier"
-    assert name(Pictures(pixels, pixels, pixels, labels)) == "own"
-    assert name(Pictures(pixels, pixels, pixels, labels), thorough=False) == "big"
-    assert name(Pictures(pixels, pixels, pixels)) == "big"
     grey = pixels[:, :1]
+    assert name(mnist(), thorough=False) == "auto"
+    assert name(Pictures(pixels, pixels, pixels, labels)) == "classifier"
+    assert name(Pictures(pixels, pixels, pixels, labels), thorough=False) == "efficientnet"
+    assert name(Pictures(pixels, pixels, pixels)) == "efficientnet"
     assert name(Pictures(grey, grey, grey)) == "pixels"
-
-    def missing(device: torch.device) -> Features:
-        raise ValueError("not installed")
-
-    monkeypatch.setattr(guidance, "efficientnet", missing)
-    assert name(Pictures(pixels, pixels, pixels)) == "pixels"

@@ -19,9 +19,9 @@ from safetensors.numpy import load_file
 
 import ncsn
 from ncsn.cli import interrupts
-from ncsn.distributions import TOYS
 from ncsn.data.pixels import quantize
-from ncsn.plots.tiles import tile
+from ncsn.distributions import TOYS
+from ncsn.plots import tile
 
 ROOT = Path(__file__).parent.parent
 QUICK = "--steps 5 --samples 50 --levels 3 --langevin-steps 2 --width 8 --layers 1"

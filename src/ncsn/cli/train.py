@@ -57,7 +57,7 @@ class Train(Images):
 def remarks(data: "Pictures", samples: "Tensor") -> "Iterator[str]":
     """What a user should know about the samples and would not see, or not see why."""
     from ncsn.data.pixels import quantize, reals
-    from ncsn.evaluation import at_8_bits, coarse, nearest
+    from ncsn.evaluation import as_bytes, at_8_bits, nearest
 
     def clipped(pixels: "Tensor") -> float:
         return float(((pixels == 0) | (pixels == 255)).float().mean())
@@ -68,6 +68,6 @@ def remarks(data: "Pictures", samples: "Tensor") -> "Iterator[str]":
     if len(data.train) < 1000 and len(data.validation) >= FEWEST_HELD_OUT:
         train = at_8_bits(data).train
         near, _ = nearest(quantize(samples), train)
-        usual, _ = nearest(coarse(data.validation), train)
+        usual, _ = nearest(as_bytes(data.validation), train)
         copies = float((near <= usual.quantile(0.01)).float().mean())
         yield f"{copies:.0%} of the samples are nearer to a training image than 99 % of the held-out images are"

@@ -431,7 +431,8 @@ def decoded(data: bytes, reading: Reading) -> tuple[Pixels, list[str]]:
         if np.asarray(layer.getchannel("A")).min() < 255:
             notes.append(f"alpha on {reading.background}")
         below = Image.new("RGBA", layer.size, (*reading.colour(), 255))
-        return np.asarray(Image.alpha_composite(below, layer))[..., : 3 if reading.coloured() else channels], notes
+        channels = 3 if reading.coloured() else channels
+        return np.asarray(Image.alpha_composite(below, layer))[..., :channels].copy(), notes
     pixels = np.asarray(upright.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels), notes
 

@@ -26,6 +26,7 @@ from ncsn.rng import Draws, rand, randint
 CHUNK = 2**24  # bytes that are looked at together
 KINDS = {1: "grey", 3: "RGB"}
 FEWEST_IMAGES = 10  # images
+NAMED_CLASSES = 5  # at most; so that folders of parts that are taken for classes are seen
 USUAL = 0.9  # the share of images that make their size the one that others are fitted to
 
 
@@ -106,7 +107,9 @@ class Images:
         """How many images of which size, what was converted, how many classes, and how they are split; one line."""
         channels, height, width = self.shape
         parts = [self.n, len(self.validation), len(self.test)]
-        classes = "no classes" if self.labels is None else f"{len(self.labels.names)} classes"
+        names = () if self.labels is None else self.labels.names
+        listed = f" ({', '.join(names)})" if 0 < len(names) <= NAMED_CLASSES else ""
+        classes = f"{len(names) or 'no'} classes{listed}"
         kind = KINDS.get(channels, f"{channels} channels")
         converted = [line.partition(":")[0] for line in self.said]
         facts = [f"{sum(parts):,} images", f"{height} × {width}", kind, *converted, classes]
@@ -167,9 +170,6 @@ def images_of(source: Catalogue, reading: Reading) -> Images:
             raise ValueError(
                 f"{source.name} takes over {limit / 1e9:.1f} GB here; give a smaller --size, or make shards"
             )
-    said = (
-        [f"broken left out: {len(broken)} of {len(source.items)}: {', '.join(sorted(broken)[:10])}"] if broken else []
-    )
     if len(broken) > reading.max_broken:
         raise ValueError(
             f"{len(broken)} of {len(source.items)} images cannot be read, of which --max-broken allows "
@@ -186,7 +186,9 @@ def images_of(source: Catalogue, reading: Reading) -> Images:
     if source.classes is not None:
         classes = [torch.from_numpy(source.classes[part]) for part in parts]
         labels = Labels(train=classes[2], validation=classes[0], test=classes[1], names=source.names)
-    said = [*source.said, *drawn, *notes, *said]
+    said = [*source.said, *drawn, *notes]
+    if broken:
+        said.append(f"broken left out: {len(broken)} of {len(source.items)}: {', '.join(sorted(broken)[:10])}")
     return Images(train, validation, test, labels, short_name(source.name), depth, tuple(said))
 
 

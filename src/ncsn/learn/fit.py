@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from ncsn import machine, metrics, plots, storage
+from ncsn import machine, plots, storage
 from ncsn.data import Images as Pictures
 from ncsn.data import Reading, batches, shards
 from ncsn.data.files import from_arrays
 from ncsn.data.images import images_of
 from ncsn.data.pixels import reals
 from ncsn.distributions import Empirical
-from ncsn.evaluation import coarse
+from ncsn.evaluation import as_bytes, metrics
 from ncsn.learn import guidance, rules
 from ncsn.learn.record import BANDS, LEARNING, Record, Row, Tally, left, verdict
 from ncsn.learn.settings import DeviceName, ImageJob, Images, ResolvedImages
@@ -286,7 +286,7 @@ def fit_images(
         origin=record.origin,
     )
     chooses = record.group.leads and settings.guidance == "chosen" and (smaller is not None or recipe.classes > 0)
-    held_out = coarse(pictures.validation)
+    held_out = as_bytes(pictures.validation)
     features = guidance.suited(pictures, device, thorough=rules.thorough(settings, device)) if chooses else None
     trials, seconds = guidance.afterwards(run, settings, held_out, features, draws=record.writes)
     passed = float(record.group.share(repr(record.passed + seconds).encode()).decode())  # by the leading clock
@@ -307,7 +307,7 @@ def fit_images(
         print("guidance 1: there is too little time, or too few held-out images, to choose another")
     if features is None or not trials:
         return run
-    weight = guidance.choose(run, held_out, features, trials, seed=settings.seed)
+    weight = guidance.chosen_weight(run, held_out, features, trials, seed=settings.seed)
     run = replace(run, recipe=replace(recipe, sampling=recipe.sampling.but(guidance=weight)))
     record.describe(run.recipe)
     return run

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,11 +10,11 @@ from jaxtyping import UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ncsn import machine, metrics
+from ncsn import machine
 from ncsn.data import Images as Pictures
 from ncsn.data.pixels import quantize, reals
-from ncsn.evaluation import PIXELS, Features, at_8_bits, digits, efficientnet, trained
-from ncsn.evaluation.chosen import is_mnist
+from ncsn.evaluation import at_8_bits, metrics
+from ncsn.evaluation.features import PIXELS, Features, choose, is_mnist, suitable
 from ncsn.learn import rules
 from ncsn.learn.settings import Images
 from ncsn.progress import refresh_interval
@@ -54,15 +54,9 @@ def suited(pictures: Pictures, device: torch.device, *, thorough: bool) -> Featu
     """
     images = at_8_bits(pictures)
     if is_mnist(images):
-        return digits(device)
-    if thorough and images.labels is not None and len(images.labels.names) > 1:
-        return trained(images, device)
-    if images.shape[0] != 3:
-        return PIXELS
-    try:
-        return efficientnet(device)
-    except ValueError:  # the package is not installed
-        return PIXELS
+        return choose(images, "auto", device)
+    name = suitable(images if thorough else replace(images, labels=None))
+    return PIXELS if name == "efficientnet" and images.shape[0] != 3 else choose(images, name, device)
 
 
 def afterwards(
@@ -105,7 +99,7 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def choose(run: Run, held_out: UInt8[Tensor, "v c h w"], features: Features, n: int, *, seed: int) -> float:
+def chosen_weight(run: Run, held_out: UInt8[Tensor, "v c h w"], features: Features, n: int, *, seed: int) -> float:
     """The weight that suits the run, by ``n`` samples at each; it is printed with the numbers that say why."""
     weights = WEIGHTS[run.recipe.sampling.guide]
     bar: dict[str, Any] = {"total": 1 + len(weights), "delay": 1, "leave": False, "mininterval": refresh_interval()}

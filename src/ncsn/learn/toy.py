@@ -9,12 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn import machine, metrics, storage
+from ncsn import machine, storage
 from ncsn.distributions import TOYS, Distribution, GaussianMixture
 from ncsn.drawn import Drawn
+from ncsn.evaluation import metrics
 from ncsn.learn.record import Record
 from ncsn.learn.settings import ResolvedToy, Toy, check_auto, recalled
 from ncsn.noise import suggest_noise
+from ncsn.plots import Panel
 from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.sampling import Sampling
@@ -81,10 +83,6 @@ def recipe_of_toy(settings: ResolvedToy, device: torch.device) -> Recipe:
     size = settings.batch_size
     machine.check_memory(recipe.memory(size, learning=True), device, f"this network with --batch-size {size}")
     return recipe
-
-
-Panel = tuple[str, Float[Tensor, "n 2"]]
-"""A picture's title, and the points in it."""
 
 
 def compare_samplers(
