@@ -23,7 +23,6 @@ from tqdm import tqdm
 import ncsn
 from ncsn import console, data, drawing, evaluation, metrics, process
 from ncsn.pixels import quantize
-from ncsn.samplers.methods import METHODS
 
 HERE = Path(__file__).parent
 GRID: dict[str, tuple[int, ...]] = {
@@ -37,7 +36,6 @@ GRID: dict[str, tuple[int, ...]] = {
     "dpmpp-sde": (6, 8, 10, 12, 20, 30, 60),
 }
 UNGUIDED = ("euler", "heun", "dpmpp", "dpmpp-sde", "fast", "langevin")
-STUDENT = "fast, by the student"
 GUIDANCE = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 
 
@@ -66,16 +64,12 @@ def grid(run: ncsn.Run) -> list[Point]:
     if run.recipe.sampling.guidance != 1:
         points += [(sampler, default[sampler][0], 1.0) for sampler in UNGUIDED]
         points += [("dpmpp-sde", None, weight) for weight in GUIDANCE]
-    if run.student is not None:
-        points.append((STUDENT, *default[STUDENT]))
     return points
 
 
 def usual(run: ncsn.Run) -> dict[str, tuple[int, float]]:
     """Levels and guidance of each sampler by default."""
-    ways = {sampler: run.recipe.sampling.but(sampler=sampler) for sampler in METHODS}
-    if run.student is not None:
-        ways[STUDENT] = run.student.recipe.sampling
+    ways = {sampler: run.recipe.sampling.but(sampler=sampler) for sampler in ncsn.METHODS}
     return {sampler: (way.count, way.guidance) for sampler, way in ways.items()}
 
 
@@ -101,7 +95,6 @@ def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor, "default": usual(run)}]
     for sampler, levels, weight in tqdm(points, unit="point", mininterval=process.refresh_interval()):
         how = {"sampler": sampler, "levels": levels, "guidance": weight, "batch_size": curve.batch_size}
-        how = {"sampler": "fast", "batch_size": curve.batch_size} if sampler == STUDENT else how
         drawn = drawing.draw(run, curve.n, seed=curve.seed, **how)
         seen = evaluation.judge(classifier, quantize(drawn.samples))
         rows.append(
