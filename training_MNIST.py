@@ -14,12 +14,12 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; install the package first, with `pip install .` in this folder")
 
-from ncsn.signals import quit_on_signals
+from ncsn.cli.interrupts import quit_on_signals
 
 quit_on_signals()
-from ncsn import console
-from ncsn.commands.train import learn
-from ncsn.experiments.settings import Images
+from ncsn.cli import console
+from ncsn.cli.train import learn
+from ncsn.learn.settings import Images
 
 if __name__ == "__main__":
     console.run(learn, Images)

@@ -11,14 +11,15 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; install the package first, with `pip install .` in this folder")
 
-from ncsn.signals import quit_on_signals
+from ncsn.cli.interrupts import quit_on_signals
 
 quit_on_signals()
-from ncsn import console, drawing, plots
-from ncsn.experiments import toy
-from ncsn.experiments.results import write_toy_results
-from ncsn.experiments.settings import Toy
-from ncsn.experiments.toy import VIEW, Study
+from ncsn import plots
+from ncsn.cli import console, drawing
+from ncsn.learn import toy
+from ncsn.learn.results import write_toy_results
+from ncsn.learn.settings import Toy
+from ncsn.learn.toy import VIEW, Study
 
 
 def main(given: Toy) -> None:

@@ -27,8 +27,9 @@ from matplotlib.ticker import FormatStrFormatter
 from peers import PEERS, UNTOLD
 from tqdm import tqdm
 
-from ncsn import data, evaluation, machine, process
+from ncsn import data, evaluation, machine
 from ncsn.pixels import quantize
+from ncsn.progress import refresh_interval
 
 HERE = Path(__file__).parent
 MARKS = ("<!-- table -->", "<!-- end of table -->")
@@ -85,7 +86,7 @@ def ours(bench: Bench, out: Path) -> dict[str, Any]:
 
 def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
     """Train a peer until its minutes are spent, sample for as long as it may, and judge."""
-    process.keep_memory()
+    machine.keep_memory()
     torch.set_flush_denormal(True)
     torch.manual_seed(bench.seed)
     generator, images = torch.Generator().manual_seed(bench.seed), data.load_images(bench.dataset)
@@ -93,7 +94,7 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
     made, most = PEERS[name](images.shape, 0 if labels is None else len(labels.names)), most_judged(images)
     known = labels.train if labels is not None and made.classes else None
     seconds, began, durations = bench.minutes * 60, time.perf_counter(), []
-    with tqdm(total=seconds, unit="s", desc=name, mininterval=process.refresh_interval()) as bar:
+    with tqdm(total=seconds, unit="s", desc=name, mininterval=refresh_interval()) as bar:
         for x, label in data.batches(images.train, made.batch_size, known, generator=generator):
             at = time.perf_counter()
             if at - began > seconds:
@@ -104,7 +105,7 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
             bar.update(min(time.perf_counter() - began, seconds) - bar.n)
     batch, began = 250, time.perf_counter()
     parts: list[torch.Tensor] = []
-    with torch.no_grad(), tqdm(total=most, unit="image", mininterval=process.refresh_interval()) as bar:
+    with torch.no_grad(), tqdm(total=most, unit="image", mininterval=refresh_interval()) as bar:
         while len(parts) * batch < most and time.perf_counter() - began < bench.sampling_minutes * 60:
             label = None if known is None else known[torch.randint(len(known), (batch,), generator=generator)]
             parts.append(quantize(made.sample(batch, generator, label)))

@@ -15,13 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ncsn.data.sharded import LOOKED_AT
 from ncsn.distributed import Group
-from ncsn.draws import PARTS
 from ncsn.evaluation.ruler import REPORTABLE
-from ncsn.experiments import rules
-from ncsn.experiments.budgets import TRIALS
-from ncsn.experiments.rules import Facts
+from ncsn.learn import rules
+from ncsn.learn.budgets import TRIALS
+from ncsn.learn.rules import Facts
 from ncsn.networks import UNet
 from ncsn.noise import LogNormal
+from ncsn.rng import PARTS
 
 # Assumed, of an NVIDIA H100 SXM, by its data sheet: 989 TFLOP/s in bfloat16, 3.35 TB/s, NVLink of 450 GB/s each way.
 REACHED = 0.4  # of the first two

@@ -21,8 +21,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 import ncsn
-from ncsn import console, data, drawing, evaluation, metrics, process
+from ncsn import data, evaluation, machine, metrics
+from ncsn.cli import console, drawing
 from ncsn.pixels import quantize
+from ncsn.progress import refresh_interval
 
 HERE = Path(__file__).parent
 GRID: dict[str, tuple[int, ...]] = {
@@ -93,7 +95,7 @@ def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     real = evaluation.judge(classifier, alike(run, images, curve.n))
     floor = metrics.frechet_distance(real.features, held_out.features)
     rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor, "default": usual(run)}]
-    for sampler, levels, weight in tqdm(points, unit="point", mininterval=process.refresh_interval()):
+    for sampler, levels, weight in tqdm(points, unit="point", mininterval=refresh_interval()):
         how = {"sampler": sampler, "levels": levels, "guidance": weight, "batch_size": curve.batch_size}
         drawn = drawing.draw(run, curve.n, seed=curve.seed, **how)
         seen = evaluation.judge(classifier, quantize(drawn.samples))
@@ -149,7 +151,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 if __name__ == "__main__":
     settings = tyro.cli(Curve)
-    process.keep_memory()
+    machine.keep_memory()
     torch.set_flush_denormal(True)
     table = measure(settings, grid(ncsn.load(settings.run)))
     written = json.dumps(table, indent=1) + "\n"

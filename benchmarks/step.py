@@ -20,17 +20,18 @@ import torch
 import tyro
 
 import ncsn
-from ncsn import console, distributed, machine, process
+from ncsn import distributed, machine
+from ncsn.cli import console
 from ncsn.distributed import ALONE, Group
-from ncsn.draws import Draws
-from ncsn.empirical import Empirical
-from ncsn.experiments.settings import DeviceName, PrecisionName
+from ncsn.distributions import Empirical
+from ncsn.learn.settings import DeviceName, PrecisionName
+from ncsn.model import ScoreModel
 from ncsn.networks import UNet
 from ncsn.noise import LogNormal
 from ncsn.objectives import dsm, posterior_dsm
-from ncsn.optimizers import muon_and_adam
+from ncsn.optim import muon_and_adam
 from ncsn.pixels import reals
-from ncsn.preconditioning import ScoreModel
+from ncsn.rng import Draws
 from ncsn.training import Budget, Progress, State, train
 
 NOISE = LogNormal(-1.6, 1.2, 33.0, 0.01)  # what the rules choose for CIFAR-10
@@ -126,7 +127,7 @@ def peak_memory(device: torch.device) -> int:
 
 def main(step: Step) -> None:
     """Measure, and print."""
-    process.keep_memory()
+    machine.keep_memory()
     torch.set_flush_denormal(True)
     group = distributed.join()
     state, progress = progress_of(step, group)

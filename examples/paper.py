@@ -19,7 +19,8 @@ import torch
 import tyro
 
 import ncsn
-from ncsn import data, drawing, evaluation, metrics, plots, process
+from ncsn import data, evaluation, metrics, plots, process
+from ncsn.cli import drawing
 from ncsn.drawn import Drawn
 from ncsn.pixels import centres, quantize
 from ncsn.problems import masked

@@ -25,11 +25,11 @@ from ncsn import (
     langevin,
 )
 from ncsn.distributions import TOYS, Distribution
-from ncsn.draws import randint, randn
 from ncsn.metrics import mode_statistics
 from ncsn.objectives import dsm, ssm
 from ncsn.problems import replacement
-from ncsn.samplers.methods import Descent, Method
+from ncsn.rng import randint, randn
+from ncsn.samplers import Descent, Method
 from ncsn.score import Score, guided, tweedie
 
 PLACE = Path(__file__).resolve().parents[1] / "web" / "test" / "values.json"

@@ -9,9 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-import ncsn
-from ncsn.storage import read_results, write_json
-from ncsn.untrusted import digest, read_tensors, sealed
+from ncsn.storage import read_tensors, sealed
 
 
 def ship(run: Path, folder: Path) -> None:

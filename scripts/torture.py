@@ -47,7 +47,7 @@ class Attack(NamedTuple):
 
 ATTACKS = {
     "kills": Attack(
-        "After SIGKILL, Ctrl-C or SIGTERM at any moment every file is whole, the same command (with `--resume` where it "
+        "After SIGKILL, Ctrl-C or SIGTERM at any moment every file is whole, the same command (`--resume` where it "
         "trains) goes on, and in the end there is the same to the byte and nothing else; signals end with one line",
         "random moments, and just before random writes, of every long command; a checkpoint every 0.1 s",
         0.35,
@@ -60,8 +60,8 @@ ATTACKS = {
         faults.full,
     ),
     "options": Attack(
-        "Nonsense on the command line is refused in one line, status 2, before the work; nothing hangs, nothing that is "
-        "there is replaced, and what ends well is finite",
+        "Nonsense on the command line is refused in one line, status 2, before the work; nothing hangs, nothing "
+        "that is there is replaced, and what ends well is finite",
         "every option of every command, as its help lists them, with values that make no sense; 12 s of CPU, 2 GB",
         0.3,
         nonsense.options,

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import config
 from torch import Tensor
 
-from ncsn.samplers.step import Step
+from ncsn.samplers import Step
 from ncsn.score import Sigma, expand
 
 

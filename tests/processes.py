@@ -20,9 +20,10 @@ TRAIN = (
 )
 PROGRAM = """
 import os, sys
-from ncsn.signals import quit_on_signals
+from ncsn.cli.interrupts import quit_on_signals
 quit_on_signals()
-from ncsn import cli, machine
+from ncsn import machine
+from ncsn.cli import main as cli
 machine.fast_bfloat16 = lambda _: False  # which rounds sums of other sizes otherwise
 {more}
 cli.main(sys.argv[1:])

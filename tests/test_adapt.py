@@ -8,7 +8,7 @@ import torch
 from helpers import unchecked
 from torch import Tensor
 
-from ncsn.adapt import (
+from ncsn.adapters import (
     Network,
     Prediction,
     from_denoiser,
@@ -17,7 +17,7 @@ from ncsn.adapt import (
     from_noise_predictor,
     from_variance_preserving,
 )
-from ncsn.samplers.flow import heun
+from ncsn.samplers import heun
 from ncsn.score import Score, Sigma, expand, tweedie
 
 MEAN, STD = 0.3, 0.7

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import ncsn
-from ncsn import cli, data, evaluation, plots
-from ncsn.commands.evaluate import Evaluate
+from ncsn import data, evaluation, plots
+from ncsn.cli import main as cli
+from ncsn.cli.evaluate import Evaluate
 from ncsn.networks.classifier import Classifier
 from ncsn.pixels import centres, dequantize, quantize
 from ncsn.plots.tiles import tile

@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ncsn import console
-from ncsn.clock import Clock
+from ncsn.cli import console
+from ncsn.cli.interrupts import Interrupted, Terminated, deferred_interrupts, interruptible
 from ncsn.data import batches
+from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.noise import Geometric
 from ncsn.objectives import Batch, training_loss
-from ncsn.preconditioning import ScoreModel
-from ncsn.signals import Interrupted, Terminated, deferred_interrupts, interruptible
+from ncsn.progress import Clock
 from ncsn.training import Budget, Progress, State, train
 
 DATA = torch.randn(200, 2, generator=torch.Generator().manual_seed(9))
@@ -72,7 +72,7 @@ def test_every_half_minute_a_checkpoint_and_the_averaged_weights_are_written(
     """By a clock that moves on by nine seconds a step: after 36 s, and so on."""
     state, progress = training(14)
     now = 0.0
-    monkeypatch.setattr("ncsn.console.time.monotonic", lambda: now)
+    monkeypatch.setattr("ncsn.cli.console.time.monotonic", lambda: now)
     written: list[int] = []
     save = State.save
 
@@ -177,7 +177,7 @@ def test_the_bar_of_a_training_that_goes_on_keeps_moving(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What it has behind it is no measure of how often there is something to show."""
-    monkeypatch.setattr("ncsn.console.refresh_interval", lambda: 0.01)
+    monkeypatch.setattr("ncsn.cli.console.refresh_interval", lambda: 0.01)
 
     def progress() -> Iterator[Progress]:
         some = torch.ones(2)

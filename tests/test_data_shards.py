@@ -22,12 +22,12 @@ from ncsn.data.ahead import batches_ahead, seen
 from ncsn.data.options import short_name
 from ncsn.data.origin import Origin
 from ncsn.data.shards import index_of
-from ncsn.draws import Draws
 from ncsn.evaluation.features import PIXELS
 from ncsn.evaluation.ruler import Ruler
-from ncsn.experiments.images import resolve
-from ncsn.experiments.settings import Images as Settings
+from ncsn.learn.images import resolve
+from ncsn.learn.settings import Images as Settings
 from ncsn.objectives import Batch
+from ncsn.rng import Draws
 
 EACH = 12  # images in a shard
 TRAIN = (

@@ -15,15 +15,16 @@ from helpers import GaussianScore, z_score
 from torch import Tensor, nn
 
 import ncsn
-from ncsn import cli, storage
+from ncsn import storage
+from ncsn.cli import main as cli
 from ncsn.data import mnist
 from ncsn.evaluation.classifiers import digits
 from ncsn.evaluation.features import PIXELS, Features
-from ncsn.experiments.distillation import LAST, Distillation, levels, student_of
-from ncsn.experiments.judging import judged
+from ncsn.learn.distillation import LAST, Distillation, levels, student_of
+from ncsn.learn.judging import judged
+from ncsn.model import ScoreModel
 from ncsn.objectives import Batch
 from ncsn.pixels import quantize
-from ncsn.preconditioning import ScoreModel
 from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.sampling import Sampling
@@ -136,7 +137,7 @@ def test_a_students_levels_are_evenly_apart_and_its_copy_is_its_own() -> None:
 def few_samples_judge() -> Iterator[None]:
     """As many as tests have time for."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ncsn.experiments.judging.FEWEST", 64)
+        patch.setattr("ncsn.learn.judging.FEWEST", 64)
         yield
 
 
@@ -234,7 +235,7 @@ def test_a_student_of_other_weights_is_no_student_of_the_run(taught: Path, tmp_p
 def test_too_few_held_out_images_judge_nobody(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ncsn.experiments.judging.FEWEST", 20_000)
+    monkeypatch.setattr("ncsn.learn.judging.FEWEST", 20_000)
     out = str(tmp_path / "student")
     cli.main(["distill", str(finished), "--minutes", "0.02", "--evaluations", "2", "--batch-size", "8", "--out", out])
     assert "there are 10,000 held-out images, and 20000 are needed to judge it" in capsys.readouterr().out
@@ -297,7 +298,7 @@ def test_held_out_images_tell_good_students_from_bad_ones(features: Features) ->
 def test_a_student_that_fast_would_be_worse_by_is_kept_from_it(
     taught: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ncsn.experiments.judging.ENOUGH", 0.01)
+    monkeypatch.setattr("ncsn.learn.judging.ENOUGH", 0.01)
     cli.main(["distill", str(taught), *["--minutes", "0.02", "--evaluations", "3", "--batch-size", "8", "--resume"]])
     assert "over 0.01 times as far: fast does not draw by it; --resume with more" in capsys.readouterr().out
     cli.main(["info", str(taught)])

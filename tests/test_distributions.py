@@ -96,7 +96,7 @@ def test_bad_arguments_are_refused() -> None:
 
 
 def test_the_command_line_offers_every_toy() -> None:
-    from ncsn.experiments.settings import Toy
+    from ncsn.learn.settings import Toy
 
     assert set(get_args(get_type_hints(Toy)["generator"])) == set(TOYS)
 

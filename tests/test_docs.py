@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import ncsn
-from ncsn import cli, console, data, evaluation, plots
-from ncsn.experiments.settings import Images, Toy
+from ncsn import data, evaluation, plots
+from ncsn.cli import console
+from ncsn.cli import main as cli
+from ncsn.learn.settings import Images, Toy
 
 ROOT = Path(__file__).parent.parent
 PAGES = {

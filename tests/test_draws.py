@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ncsn.data import batches
-from ncsn.draws import PARTS, Draws, rand, randint, randn, stratified
 from ncsn.noise import Geometric, LogNormal, LogUniform
+from ncsn.rng import PARTS, Draws, rand, randint, randn, stratified
 
 LIKE = torch.zeros(1)
 

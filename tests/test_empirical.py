@@ -3,8 +3,7 @@ import math
 import pytest
 import torch
 
-from ncsn.distributions import GaussianMixture
-from ncsn.empirical import Empirical
+from ncsn.distributions import Empirical, GaussianMixture
 
 
 def test_empirical_is_the_mixture_without_width(generator: torch.Generator) -> None:

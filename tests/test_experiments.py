@@ -18,21 +18,22 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import ncsn
-from ncsn import signals, storage
-from ncsn.clock import Clock
-from ncsn.commands.train import Train
+from ncsn import storage
+from ncsn.cli import interrupts as signals
+from ncsn.cli.train import Train
 from ncsn.data import Images as Pictures
 from ncsn.data import Labels, Reading, load_images, mnist
 from ncsn.data.origin import Origin
 from ncsn.evaluation import PIXELS, Features
-from ncsn.experiments import budgets, guidance
-from ncsn.experiments.budgets import Plan
-from ncsn.experiments.images import found, recalled, recipes, resolve
-from ncsn.experiments.settings import ImageJob, Images, ResolvedImages, kept
-from ncsn.experiments.study import Study
+from ncsn.learn import budgets, guidance
+from ncsn.learn.budgets import Plan
+from ncsn.learn.images import found, recalled, recipes, resolve
+from ncsn.learn.settings import ImageJob, Images, ResolvedImages, kept
+from ncsn.learn.study import Study
 from ncsn.pixels import quantize
 from ncsn.plots.tiles import tile
-from ncsn.samplers.methods import METHODS
+from ncsn.progress import Clock
+from ncsn.samplers import METHODS
 from ncsn.sampling import Sampling
 
 ROOT = Path(__file__).parent.parent

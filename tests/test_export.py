@@ -16,11 +16,11 @@ from helpers import GaussianScore, unchecked
 from torch import Tensor, nn
 
 import ncsn
-from ncsn import cli
+from ncsn.cli import main as cli
 from ncsn.exporting import Card, graph, read, writing
+from ncsn.model import Plain, Preconditioning, Scaled, ScoreModel
 from ncsn.networks import MLP, NCSN, NCSNv2, UNet
 from ncsn.pixels import quantize
-from ncsn.preconditioning import Plain, Preconditioning, Scaled, ScoreModel
 from ncsn.recipe import Argument, Recipe
 from ncsn.run import Run
 from ncsn.sampling import Sampling

@@ -12,8 +12,8 @@ import torch
 
 from ncsn import evaluation, plots, storage
 from ncsn.files import HOST, atomic, check_out, sweep
+from ncsn.model import ScoreModel
 from ncsn.networks import MLP
-from ncsn.preconditioning import ScoreModel
 from ncsn.recipe import Recipe
 from ncsn.sampling import Sampling
 from ncsn.training import State

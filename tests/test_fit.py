@@ -11,9 +11,9 @@ from helpers import unchecked
 from torch import Tensor
 
 import ncsn
-from ncsn.empirical import Empirical
-from ncsn.experiments.best import Best
-from ncsn.experiments.fitting import default_objective, split
+from ncsn.distributions import Empirical
+from ncsn.learn.best import Best
+from ncsn.learn.fitting import default_objective, split
 from ncsn.noise import Proposal
 from ncsn.objectives import dsm, posterior_dsm
 from ncsn.pixels import centres
@@ -138,7 +138,7 @@ def test_minutes_have_sixty_seconds(given: dict[str, float], seconds: float, mon
         assert budget == ncsn.Budget(seconds=seconds)
         raise StopError
 
-    monkeypatch.setattr("ncsn.experiments.fitting.train", train)
+    monkeypatch.setattr("ncsn.learn.fitting.train", train)
     with pytest.raises(StopError):
         ncsn.fit(table(1000), minutes=given.get("minutes"))
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import ncsn
-from ncsn import cli, machine, storage
-from ncsn.optimizers import muon_and_adam
+from ncsn import machine, storage
+from ncsn.cli import main as cli
+from ncsn.optim import muon_and_adam
 from ncsn.storage import CONFIG_VERSION
 from ncsn.training import State
 

@@ -8,10 +8,10 @@ from torch import nn
 import ncsn
 from ncsn.data import Images, Labels, mnist
 from ncsn.evaluation import PIXELS, Features, digits
-from ncsn.experiments import guidance
-from ncsn.experiments.guidance import Trial, best
+from ncsn.learn import guidance
+from ncsn.learn.guidance import Trial, best
 from ncsn.recipe import Recipe
-from ncsn.samplers.step import Step
+from ncsn.samplers import Step
 from ncsn.sampling import Sampling
 
 CPU = torch.device("cpu")

@@ -14,20 +14,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ncsn import storage
-from ncsn.clock import Clock
 from ncsn.data import Images as Pictures
 from ncsn.data import Labels, Reading
 from ncsn.data.origin import Origin
+from ncsn.distributions import Empirical
 from ncsn.drawn import Drawn
-from ncsn.empirical import Empirical
-from ncsn.experiments import guidance, journal, results
-from ncsn.experiments.results import write_results
-from ncsn.experiments.settings import ImageJob, Images
-from ncsn.experiments.study import Study
+from ncsn.learn import guidance, journal, results
+from ncsn.learn.results import write_results
+from ncsn.learn.settings import ImageJob, Images
+from ncsn.learn.study import Study
+from ncsn.model import ScoreModel
 from ncsn.noise import LogUniform
 from ncsn.objectives import Batch, posterior_dsm
 from ncsn.pixels import centres
-from ncsn.preconditioning import ScoreModel
+from ncsn.progress import Clock
 from ncsn.sampling import Sampling
 from ncsn.training import Progress, State
 

@@ -5,11 +5,10 @@ import torch
 from helpers import GaussianScore, z_score, zero_score
 from torch import Tensor
 
-from ncsn.distributions import GaussianMixture
-from ncsn.empirical import Empirical
+from ncsn.distributions import Empirical, GaussianMixture
+from ncsn.model import ScoreModel
 from ncsn.noise import Geometric
 from ncsn.objectives import Batch, dsm, exact, fisher, posterior_dsm, ssm, training_loss
-from ncsn.preconditioning import ScoreModel
 from ncsn.score import Sigma, expand
 
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from ncsn.model import ScoreModel
 from ncsn.networks import MLP, NCSN, UNet
-from ncsn.optimizers import COEFFICIENTS, Muon, muon_and_adam, orthogonalize
-from ncsn.preconditioning import ScoreModel
+from ncsn.optim import COEFFICIENTS, Muon, muon_and_adam, orthogonalize
 
 
 @given(st.integers(1, 5), st.integers(2, 40), st.integers(2, 40), st.integers(0, 1000))
@@ -48,7 +48,7 @@ def test_without_bfloat16_hardware_products_are_in_float32(
     precise = orthogonalize_in_float64(x)
     errors = []
     for hardware in (False, True):
-        monkeypatch.setattr("ncsn.optimizers.fast_bfloat16", lambda _, found=hardware: found)
+        monkeypatch.setattr("ncsn.optim.fast_bfloat16", lambda _, found=hardware: found)
         errors.append(float((orthogonalize(x) - precise).norm() / precise.norm()))
     assert errors[0] < 1e-5
     assert 1e-4 < errors[1] < 0.02
@@ -97,7 +97,7 @@ def test_momentum_in_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Along each singular direction the size of a step is that of the iteration at the normalised direction.
     """
-    monkeypatch.setattr("ncsn.optimizers.fast_bfloat16", lambda _: False)  # for the digits
+    monkeypatch.setattr("ncsn.optim.fast_bfloat16", lambda _: False)  # for the digits
     p = nn.Parameter(torch.zeros(2, 2))
     optimizer, momentum, expected = Muon([p], lr=0.1), torch.zeros(2), torch.zeros(2)
     for gradient in (torch.tensor([1.0, 0.2]), torch.tensor([-0.1, 0.3]), torch.tensor([0.0, -0.5])):

@@ -19,10 +19,11 @@ from types import SimpleNamespace
 import pytest
 
 import ncsn
-from ncsn import cli, page
-from ncsn.commands.play import provide
+from ncsn import page
+from ncsn.cli import main as cli
+from ncsn.cli.play import provide
+from ncsn.model import ScoreModel
 from ncsn.networks import MLP, UNet
-from ncsn.preconditioning import ScoreModel
 from ncsn.recipe import Argument, Recipe
 from ncsn.run import Run
 from ncsn.sampling import Sampling
@@ -272,7 +273,7 @@ def test_the_command_serves_until_it_is_interrupted(
     browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {seen}.partial; mv {seen}.partial {seen}\n')
     browser.chmod(0o755)
     start = (
-        "import pathlib, ncsn.page, ncsn.cli\n"
+        "import pathlib, ncsn.page, ncsn.cli.main\n"
         f"ncsn.page.built = lambda: pathlib.Path({str(folder)!r})\n"
         "ncsn.cli.main(['play', '--port', '0'])"
     )

@@ -6,8 +6,8 @@ from PIL import Image
 
 from ncsn import plots
 from ncsn.distributions import Ring
-from ncsn.experiments.journal import Row
-from ncsn.samplers.step import Step
+from ncsn.learn.journal import Row
+from ncsn.samplers import Step
 
 
 def test_tile_puts_every_pixel_where_it_belongs() -> None:

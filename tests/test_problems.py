@@ -5,14 +5,13 @@ import torch
 from helpers import states_of, z_score
 from torch import Tensor
 
+from ncsn import samplers as ways
 from ncsn.distributions import GaussianMixture
 from ncsn.noise import Geometric, Karras
 from ncsn.problems import blurred, conjugate_gradient, downsampled, identity, masked, posterior, replacement
-from ncsn.samplers import flow
-from ncsn.samplers import langevin as dynamics
 from ncsn.score import Sigma, expand
 
-annealed_langevin, dpm_solver = states_of(dynamics.annealed_langevin), states_of(flow.dpm_solver)
+annealed_langevin, dpm_solver = states_of(ways.annealed_langevin), states_of(ways.dpm_solver)
 N = 20_000
 COVARIANCE = torch.tensor([[1.0, 0.6, 0.2], [0.6, 0.8, -0.1], [0.2, -0.1, 0.5]])
 MEAN = torch.tensor([0.5, -1.0, 2.0])

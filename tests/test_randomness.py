@@ -12,17 +12,16 @@ from helpers import GaussianScore
 from torch import Generator, Tensor
 
 from ncsn import metrics, objectives, regions
+from ncsn import samplers as ways
 from ncsn.data import batches
-from ncsn.distributions import Boxes, GaussianMixture, Ring
-from ncsn.empirical import Empirical
+from ncsn.distributions import Boxes, Empirical, GaussianMixture, Ring
 from ncsn.likelihood import log_prob
+from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.noise import Geometric, LogNormal, LogUniform
 from ncsn.objectives import Batch, training_loss
 from ncsn.pixels import dequantize
-from ncsn.preconditioning import ScoreModel
 from ncsn.problems import replacement
-from ncsn.samplers import flow, langevin
 from ncsn.sampling import Sampling
 
 SCORE = GaussianScore(0.3, 0.8)
@@ -69,12 +68,12 @@ CASES: dict[str, Callable[[Generator], Tensor]] = {
     "replacement": lambda g: replacement(MIXTURE, KNOWN, X, generator=g)(X + 1, 0.7),
     "known_pixels": lambda g: regions.known_pixels((1, 6, 6), "random", generator=g),
     "start": lambda g: SAMPLING.start(MEAN, 6, generator=g),
-    "langevin": lambda g: [*langevin.langevin(SCORE, X, 0.7, step_size=0.1, steps=2, generator=g)][-1].x,
-    "annealed": lambda g: [*langevin.annealed_langevin(SCORE, X, SIGMAS, eps=0.1, steps=2, generator=g)][-1].x,
-    "consistent": lambda g: [*langevin.consistent_annealed(SCORE, X, SIGMAS, eta=0.8, generator=g)][-1].x,
-    "pc": lambda g: [*langevin.predictor_corrector(SCORE, X, SIGMAS, generator=g)][-1].x,
-    "edm": lambda g: [*flow.edm(SCORE, X, SIGMAS, churn=1.0, generator=g)][-1].x,
-    "dpm_solver": lambda g: [*flow.dpm_solver(SCORE, X, SIGMAS, stochasticity=1.0, generator=g)][-1].x,
+    "langevin": lambda g: [*ways.langevin(SCORE, X, 0.7, step_size=0.1, steps=2, generator=g)][-1].x,
+    "annealed": lambda g: [*ways.annealed_langevin(SCORE, X, SIGMAS, eps=0.1, steps=2, generator=g)][-1].x,
+    "consistent": lambda g: [*ways.consistent_annealed(SCORE, X, SIGMAS, eta=0.8, generator=g)][-1].x,
+    "pc": lambda g: [*ways.predictor_corrector(SCORE, X, SIGMAS, generator=g)][-1].x,
+    "edm": lambda g: [*ways.edm(SCORE, X, SIGMAS, churn=1.0, generator=g)][-1].x,
+    "dpm_solver": lambda g: [*ways.dpm_solver(SCORE, X, SIGMAS, stochasticity=1.0, generator=g)][-1].x,
     "score_errors": lambda g: torch.tensor(
         [
             row["relative_error_on_noised_data"]

@@ -10,18 +10,18 @@ from annotated_types import Interval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ncsn.commands.evaluate import Evaluate
-from ncsn.commands.export import Export
-from ncsn.commands.info import Info
-from ncsn.commands.interpolate import Interpolate
-from ncsn.commands.likelihood import Likelihood
-from ncsn.commands.play import Play
-from ncsn.commands.push import Push
-from ncsn.commands.sample import Sample
-from ncsn.commands.solve import Deblur, Denoise, Inpaint, Superres
-from ncsn.commands.train import Train
-from ncsn.experiments.settings import Images, ResolvedImages, ResolvedToy, Toy
-from ncsn.ranges import inside
+from ncsn.cli.evaluate import Evaluate
+from ncsn.cli.export import Export
+from ncsn.cli.info import Info
+from ncsn.cli.interpolate import Interpolate
+from ncsn.cli.likelihood import Likelihood
+from ncsn.cli.play import Play
+from ncsn.cli.push import Push
+from ncsn.cli.sample import Sample
+from ncsn.cli.solve import Deblur, Denoise, Inpaint, Superres
+from ncsn.cli.train import Train
+from ncsn.learn.settings import Images, ResolvedImages, ResolvedToy, Toy
+from ncsn.validation import inside
 
 COMMANDS = (
     Train,

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ncsn.adapt import from_ncsn
+from ncsn.adapters import from_ncsn
+from ncsn.model import ScoreModel
 from ncsn.networks import NCSN, NCSNv2
 from ncsn.networks.refinenet import InstanceNormPlus, RefineNet, Table
-from ncsn.preconditioning import ScoreModel
 
 State = dict[str, Tensor]
 SIGMAS = (1.0, 0.3, 0.1, 0.03, 0.01)

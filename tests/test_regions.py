@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ncsn.regions import Region, known_pixels, mean_filled
+from ncsn.regions import known_pixels, mean_filled
+from ncsn.validation import Region
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from ncsn import UNet, noise
 from ncsn.data import mnist
-from ncsn.experiments import rules
-from ncsn.experiments.rules import Facts
-from ncsn.samplers.methods import METHODS
+from ncsn.learn import rules
+from ncsn.learn.rules import Facts
+from ncsn.samplers import METHODS
 
 
 def facts(**changes: object) -> Facts:

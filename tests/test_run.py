@@ -14,9 +14,9 @@ from helpers import GaussianScore, unchecked, z_score
 from torch import Tensor, nn
 
 import ncsn
-from ncsn import drawing
+from ncsn.cli import drawing
+from ncsn.model import ScoreModel
 from ncsn.networks import MLP, UNet
-from ncsn.preconditioning import ScoreModel
 from ncsn.problems import masked
 from ncsn.recipe import Recipe
 from ncsn.run import Run

@@ -7,24 +7,22 @@ import pytest
 import torch
 from helpers import GaussianScore, states_of, z_score, zero_score
 
-from ncsn.distributions import TOYS, GaussianMixture
-from ncsn.empirical import Empirical
+from ncsn import samplers as ways
+from ncsn.distributions import TOYS, Empirical, GaussianMixture
 from ncsn.likelihood import log_prob
 from ncsn.noise import Geometric, Karras, LogNormal, LogUniform, suggest_noise
 from ncsn.problems import blurred, conjugate_gradient, downsampled, masked, posterior, replacement
-from ncsn.samplers import flow
-from ncsn.samplers import langevin as dynamics
-from ncsn.samplers.flow import encode, slerp
+from ncsn.samplers import encode, slerp
 from ncsn.score import Counted, Score, tweedie
 
-annealed_langevin = states_of(dynamics.annealed_langevin)
-consistent_annealed = states_of(dynamics.consistent_annealed)
-langevin = states_of(dynamics.langevin)
-predictor_corrector = states_of(dynamics.predictor_corrector)
-dpm_solver = states_of(flow.dpm_solver)
-edm = states_of(flow.edm)
-euler = states_of(flow.euler)
-heun = states_of(flow.heun)
+annealed_langevin = states_of(ways.annealed_langevin)
+consistent_annealed = states_of(ways.consistent_annealed)
+langevin = states_of(ways.langevin)
+predictor_corrector = states_of(ways.predictor_corrector)
+dpm_solver = states_of(ways.dpm_solver)
+edm = states_of(ways.edm)
+euler = states_of(ways.euler)
+heun = states_of(ways.heun)
 
 N = 100_000
 
@@ -146,7 +144,7 @@ def test_a_restart_keeps_the_distribution_and_takes_back_errors(generator: torch
 
 def test_only_euler_restarts() -> None:
     rising = torch.tensor([2.0, 1.0, 1.5, 0.5])
-    assert [step.sigma for step in flow.euler(GaussianScore(0, 1), torch.zeros(2, 1), rising)] == [1, 1.5, 0.5, 0]
+    assert [step.sigma for step in ways.euler(GaussianScore(0, 1), torch.zeros(2, 1), rising)] == [1, 1.5, 0.5, 0]
     for sampler in (heun, dpm_solver):
         with pytest.raises(ValueError, match="a descending ladder"):
             list(sampler(GaussianScore(0, 1), torch.zeros(2, 1), rising))
@@ -344,16 +342,16 @@ def test_slerp_keeps_the_length_and_meets_both_ends(generator: torch.Generator) 
 def test_every_state_comes_with_its_noise_level(generator: torch.Generator) -> None:
     score, x, sigmas = GaussianScore(0, 1), torch.randn(2, 2, generator=generator), Geometric(2, 0.5, 4).sigmas()
     ladder = [round(float(s), 4) for s in sigmas]
-    annealed = dynamics.annealed_langevin(score, x, sigmas, eps=0.01, steps=2, generator=generator)
+    annealed = ways.annealed_langevin(score, x, sigmas, eps=0.01, steps=2, generator=generator)
     assert [round(step.sigma, 4) for step in annealed] == [*ladder, 0]
-    assert [step.sigma for step in dynamics.langevin(score, x, 0.7, step_size=0.1, steps=2)] == [0.7, 0.7, 0]
+    assert [step.sigma for step in ways.langevin(score, x, 0.7, step_size=0.1, steps=2)] == [0.7, 0.7, 0]
     for path in (
-        flow.euler(score, x, sigmas),
-        flow.heun(score, x, sigmas),
-        flow.edm(score, x, sigmas, churn=1.0, generator=generator),
-        flow.dpm_solver(score, x, sigmas, generator=generator),
-        dynamics.consistent_annealed(score, x, sigmas, eta=0.8, generator=generator),
-        dynamics.predictor_corrector(score, x, sigmas, generator=generator),
+        ways.euler(score, x, sigmas),
+        ways.heun(score, x, sigmas),
+        ways.edm(score, x, sigmas, churn=1.0, generator=generator),
+        ways.dpm_solver(score, x, sigmas, generator=generator),
+        ways.consistent_annealed(score, x, sigmas, eta=0.8, generator=generator),
+        ways.predictor_corrector(score, x, sigmas, generator=generator),
     ):
         assert [round(step.sigma, 4) for step in path] == [*ladder[1:], 0]
 

@@ -9,19 +9,19 @@ import torch
 from helpers import states_of
 from torch import Tensor
 
+from ncsn import samplers as ways
 from ncsn.distributions import GaussianMixture
 from ncsn.noise import Karras
-from ncsn.samplers import flow, langevin
 from ncsn.score import tweedie
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's
 diffusers: Any = pytest.importorskip("diffusers")
 
-dpm_solver = states_of(flow.dpm_solver)
-edm = states_of(flow.edm)
-euler = states_of(flow.euler)
-heun = states_of(flow.heun)
-predictor_corrector = states_of(langevin.predictor_corrector)
+dpm_solver = states_of(ways.dpm_solver)
+edm = states_of(ways.edm)
+euler = states_of(ways.euler)
+heun = states_of(ways.heun)
+predictor_corrector = states_of(ways.predictor_corrector)
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]), 0.5, torch.tensor([0.3, 0.7]))
 START = 8 * torch.randn(50, 2, generator=torch.Generator().manual_seed(1))
 

@@ -10,12 +10,23 @@ from helpers import GaussianScore, z_score
 from ncsn.noise import Geometric, Karras
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.samplers.flow import dpm_solver, edm, euler, heun
-from ncsn.samplers.langevin import annealed_langevin, consistent_annealed, langevin, predictor_corrector
-from ncsn.samplers.methods import METHODS, Descent, GuideName, Method
-from ncsn.samplers.step import Step
+from ncsn.samplers import (
+    METHODS,
+    Descent,
+    Method,
+    Step,
+    annealed_langevin,
+    consistent_annealed,
+    dpm_solver,
+    edm,
+    euler,
+    heun,
+    langevin,
+    predictor_corrector,
+)
 from ncsn.sampling import Sampling
 from ncsn.score import Counted, guided
+from ncsn.validation import GuideName
 
 SAMPLING = Sampling(sigma_max=5.0, sigma_min=0.5, sampler="dpmpp-sde", levels=30, steps=3, eps=0.05)
 SCORE = GaussianScore(1.0, 0.5)

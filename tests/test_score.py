@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from ncsn.model import Scaled, ScoreModel
 from ncsn.networks import MLP, UNet
 from ncsn.objectives import dsm
-from ncsn.preconditioning import Scaled, ScoreModel
 from ncsn.score import Counted, Sigma, batched, conditioned, even, expand, guided, tweedie
 
 

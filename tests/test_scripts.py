@@ -14,13 +14,13 @@ from torch import Tensor
 
 import ncsn
 from ncsn import plots
-from ncsn.commands import train
+from ncsn.cli import train
 from ncsn.data import Images as Pictures
 from ncsn.data import Labels
 from ncsn.distributed import ALONE, Group
-from ncsn.experiments.settings import ImageJob, Images
+from ncsn.learn.settings import ImageJob, Images
 from ncsn.objectives import Batch
-from ncsn.samplers.methods import METHODS
+from ncsn.samplers import METHODS
 from ncsn.training import Budget, Loss, Progress, State
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +44,7 @@ def test_network_and_guide_learn_from_training_images_and_are_sampled_together(
     dark = (10 + labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
     named = Labels(train=labels, validation=labels[:9], test=labels[:9], names=("a", "b", "c"))
     data = Pictures(dark, bright, bright, named)
-    monkeypatch.setattr("ncsn.experiments.images.load_images", lambda *_, reading: data)
+    monkeypatch.setattr("ncsn.learn.images.load_images", lambda *_, reading: data)
     monkeypatch.setitem(METHODS, "annealed", replace(METHODS["annealed"], levels=9))  # 100 take their time
     shown: dict[str, Any] = {}
     for name in ("image_grid", "evolution", "evolution_animation"):
@@ -120,7 +120,7 @@ def test_network_and_guide_learn_from_training_images_and_are_sampled_together(
 
 
 def test_the_toys_story_is_of_its_own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ncsn.experiments.settings import Job, Toy
+    from ncsn.learn.settings import Job, Toy
 
     fields: list[tuple[Any, ...]] = []
     panels: list[Any] = []

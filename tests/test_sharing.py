@@ -15,8 +15,9 @@ from huggingface_hub import constants
 from standin import TOKEN, Hub, serving
 
 import ncsn
-from ncsn import cli, sharing, storage
-from ncsn.commands.evaluate import Evaluate
+from ncsn import sharing, storage
+from ncsn.cli import main as cli
+from ncsn.cli.evaluate import Evaluate
 from ncsn.data.options import Reading
 from ncsn.data.origin import Origin
 from ncsn.evaluation import Evaluation, Metric
@@ -24,7 +25,7 @@ from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.sampling import Sampling
 from ncsn.sharing import FILES, NEEDED, Place
-from ncsn.untrusted import digest
+from ncsn.storage import digest
 
 # The library's own, when it sends a large file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -330,7 +331,10 @@ def test_offline_is_offline(hub: Hub, run: Path, tmp_path: Path) -> None:
     hub.put("ada/pets", parts(run))
     ncsn.load("hf://ada/pets")
     asked = len(hub.asked)
-    program = "import sys; from ncsn import cli; cli.main(['info', 'hf://ada/pets']); cli.main(['info', 'hf://ada/x'])"
+    program = (
+        "import sys; from ncsn.cli import main as cli; "
+        "cli.main(['info', 'hf://ada/pets']); cli.main(['info', 'hf://ada/x'])"
+    )
     switches = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.endpoint}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     ended = subprocess.run(

@@ -9,8 +9,8 @@ import torch
 
 import ncsn
 from ncsn import storage
+from ncsn.model import ScoreModel
 from ncsn.networks import MLP
-from ncsn.preconditioning import ScoreModel
 from ncsn.recipe import Recipe
 from ncsn.sampling import Sampling
 

@@ -14,13 +14,13 @@ from helpers import GaussianScore
 from PIL import Image
 
 import ncsn
-from ncsn import cli
 from ncsn import run as runs
+from ncsn.cli import main as cli
 from ncsn.drawn import Steps
-from ncsn.draws import block_seed
+from ncsn.model import ScoreModel
 from ncsn.networks import MLP, UNet
-from ncsn.preconditioning import ScoreModel
 from ncsn.recipe import Recipe
+from ncsn.rng import block_seed
 from ncsn.run import Run
 from ncsn.sampling import Sampling
 from ncsn.streaming import Job, streamed
@@ -41,7 +41,8 @@ ROWS = np.random.default_rng(0).integers(0, 256, (20, 1, 6, 5), dtype=np.uint8)
 KILLED = """
 import os, signal, sys
 import torch._dynamo, zarr
-from ncsn import cli, run, streaming
+from ncsn import run, streaming
+from ncsn.cli import main as cli
 run.BLOCK = 7
 def dying(method, call):
     calls = []
@@ -357,7 +358,7 @@ def test_points_are_no_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 GROWING = """
 import resource, sys
-from ncsn import cli
+from ncsn.cli import main as cli
 for n in ("2000", "20000"):
     cli.main(["sample", sys.argv[1], "-n", n, "--device", "cpu", "--out", sys.argv[2], "--overwrite"])
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -11,12 +11,12 @@ from helpers import zero_score
 from torch import Tensor
 
 from ncsn import metrics, objectives
-from ncsn.console import watch
+from ncsn.cli.console import watch
 from ncsn.data import batches
 from ncsn.drawn import Drawn
-from ncsn.experiments import toy
-from ncsn.experiments.settings import Job, ResolvedToy, Toy
-from ncsn.experiments.toy import Study
+from ncsn.learn import toy
+from ncsn.learn.settings import Job, ResolvedToy, Toy
+from ncsn.learn.toy import Study
 from ncsn.objectives import training_loss
 from ncsn.run import Run
 from ncsn.training import Budget, State, train

@@ -8,12 +8,12 @@ from torch import Tensor
 from ncsn.data import batches
 from ncsn.distributions import GaussianMixture
 from ncsn.files import atomic
+from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.noise import Geometric
 from ncsn.objectives import Batch, training_loss
-from ncsn.preconditioning import ScoreModel
+from ncsn.storage import read_checkpoint, save_checkpoint
 from ncsn.training import Budget, NonFiniteLossError, State, schedule, train
-from ncsn.untrusted import read_checkpoint, save_checkpoint
 
 NOISE = Geometric(5.0, 0.2, 5)
 

@@ -21,15 +21,16 @@ import ncsn
 from ncsn import storage
 from ncsn.data import load_images
 from ncsn.evaluation.samples import read_samples
-from ncsn.experiments import images as experiment
-from ncsn.experiments.settings import ImageJob, Images, ResolvedImages, Toy
-from ncsn.experiments.toy import recalled
+from ncsn.files import parse_json
+from ncsn.learn import images as experiment
+from ncsn.learn.settings import ImageJob, Images, ResolvedImages, Toy
+from ncsn.learn.toy import recalled
+from ncsn.model import ScoreModel
 from ncsn.networks import MLP
-from ncsn.preconditioning import ScoreModel
 from ncsn.recipe import Recipe
 from ncsn.sampling import Sampling
+from ncsn.storage import digest, read_tensors, sealed
 from ncsn.training import State
-from ncsn.untrusted import digest, parse_json, read_tensors, sealed
 from ncsn.validation import validated
 
 RECIPE = Recipe(

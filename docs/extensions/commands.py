@@ -10,9 +10,9 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from ncsn import console
-from ncsn.cli import COMMANDS
-from ncsn.experiments.settings import Toy
+from ncsn.cli import console
+from ncsn.cli.main import COMMANDS
+from ncsn.learn.settings import Toy
 
 DEFINED = {f"ncsn {name}": settings for name, settings in COMMANDS.items()} | {"python ./training_toy.py": Toy}
 

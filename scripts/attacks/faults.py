@@ -22,11 +22,11 @@ JOBS = {
     "train": f"ncsn train HERE/images.npz {SMALL} --steps 40 --out out",
     "classes": f"ncsn train HERE/images {SMALL} --steps 40 --out out",
     "toy": f"training_toy.py {TOY} --view both --out out",
-    "npz": f"ncsn sample HERE/run -n 600 --device cpu --out out.npz",
-    "gif": f"ncsn sample HERE/run --device cpu --out out.gif",
-    "evaluate": f"ncsn evaluate HERE/run -n 120 --device cpu --out out",
-    "likelihood": f"ncsn likelihood HERE/run -n 8 --device cpu --out out.json",
-    "inpaint": f"ncsn inpaint HERE/run -n 8 --device cpu --out out.png",
+    "npz": "ncsn sample HERE/run -n 600 --device cpu --out out.npz",
+    "gif": "ncsn sample HERE/run --device cpu --out out.gif",
+    "evaluate": "ncsn evaluate HERE/run -n 120 --device cpu --out out",
+    "likelihood": "ncsn likelihood HERE/run -n 8 --device cpu --out out.json",
+    "inpaint": "ncsn inpaint HERE/run -n 8 --device cpu --out out.png",
 }
 """The long commands; HERE is the ground's folder.  Those that train go on with ``--resume``."""
 

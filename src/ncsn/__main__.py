@@ -1,12 +1,12 @@
 """The command ``ncsn``, and ``python -m ncsn``."""
 
-from ncsn.signals import quit_on_signals
+from ncsn.cli.interrupts import quit_on_signals
 
 
 def main() -> None:
     """Run the command line."""
     quit_on_signals()
-    from ncsn.cli import main
+    from ncsn.cli.main import main
 
     main()
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from ncsn.data.options import short_name
 from ncsn.evaluation import Metric
+from ncsn.files import one_line, read_json
 from ncsn.run import Run
 from ncsn.sharing import FILES
 from ncsn.storage import read_results
-from ncsn.untrusted import one_line, read_json
 from ncsn.validation import validated
 
 MOST_CLASSES = 20  # that are listed

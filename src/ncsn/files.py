@@ -1,13 +1,141 @@
 """Files that are either whole or not there, and the one rule for what a command may write."""
 
 import glob
+import json
+import math
 import os
 import re
 import secrets
 import socket
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+PART = 2**20  # bytes that are read at a time
+JSON_LIMIT = 10**6  # bytes
+ROWS_LIMIT = 2**26  # bytes of a file with a row of JSON a line
+DEEPEST = 20  # brackets within brackets
+LONGEST_LINE = 300  # characters of somebody else's error that are repeated
+LONGEST_NUMBER = 40  # characters; a float64 takes 25
+MEMBERS_LIMIT = 10**6  # files in an archive
+
+
+def one_line(error: object) -> str:
+    """The first line of what an error says, or else its name: not too long, and without what could not be printed."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    said = "".join(c if c.isprintable() else "?" for c in lines[0])
+    return said if len(said) <= LONGEST_LINE else f"{said[:LONGEST_LINE]}…"
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read: what the system says, without the file's name."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """All bytes of a file.  Raises ValueError if it cannot be read, or has more than ``limit``."""
+    try:
+        with path.open("rb") as file:
+            # A part at a time: Python takes the memory of what it is asked for, however little there is.
+            content = bytearray()
+            while len(content) <= limit and (part := file.read(min(PART, limit + 1 - len(content)))):
+                content += part
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({reason(error)})") from error
+    if len(content) > limit:
+        raise ValueError(f"{path} has more than {limit:,} bytes")
+    return bytes(content)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, its lists as tuples.  Raises ValueError as ``read_bytes`` and ``parse_json``."""
+    return parse_json(read_bytes(path, JSON_LIMIT), str(path))
+
+
+def parse_json(content: bytes, where: str) -> Any:
+    """The value that JSON in UTF-8 stands for, its lists as tuples.
+
+    Raises ValueError that begins with ``where`` if it is none: also for NaN and Infinity, for numbers beyond 64 bits,
+    for a name that is given twice, and for deep nests.
+    """
+    try:
+        value = json.loads(
+            content.decode(),
+            parse_int=integer,
+            parse_float=real,
+            parse_constant=real,
+            object_pairs_hook=without_doubles,
+        )
+        return with_tuples(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} cannot be read ({one_line(error)})") from error
+
+
+def integer(text: str) -> int:
+    """A JSON integer.  Raises ValueError beyond 64 bits."""
+    if len(text) > LONGEST_NUMBER or not -(2**64) < int(text) < 2**64:
+        raise ValueError(f"{text[:LONGEST_NUMBER]} is beyond 64 bits")
+    return int(text)
+
+
+def real(text: str) -> float:
+    """A JSON number with a point.  Raises ValueError if it is not finite, or longer than any that is written."""
+    if len(text) > LONGEST_NUMBER or not math.isfinite(float(text)):
+        raise ValueError(f"{text[:LONGEST_NUMBER]} is no finite number of at most {LONGEST_NUMBER} characters")
+    return float(text)
+
+
+def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object.  Raises ValueError if it has a name twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is given twice")
+    return found
+
+
+def with_tuples(value: Any, depth: int = DEEPEST) -> Any:
+    """JSON's lists as tuples.  Raises ValueError if they are nested deeper than anything that is written."""
+    if isinstance(value, dict | list) and not depth:
+        raise ValueError(f"brackets are nested more than {DEEPEST} deep")
+    if isinstance(value, dict):
+        return {name: with_tuples(item, depth - 1) for name, item in value.items()}
+    return tuple(with_tuples(item, depth - 1) for item in value) if isinstance(value, list) else value
+
+
+def some(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return one_line(", ".join(names[:3]) or "none") + more
+
+
+@contextmanager
+def opened_zip(path: Path, kind: str) -> Iterator[zipfile.ZipFile]:
+    """A zip archive, while the block runs; ``kind``: what errors call it.
+
+    Raises ValueError if it is none, if it has too many members, or one whose name would not fit a line, or one that
+    claims more than its compressed bytes can stand for.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # of many kinds, by what is broken
+        raise ValueError(f"{path} cannot be read as {kind} ({reason(error)})") from error
+    with archive:
+        infos = archive.infolist()
+        if len(infos) > MEMBERS_LIMIT:
+            raise ValueError(f"{path} has {len(infos):,} members; at most {MEMBERS_LIMIT:,} are read")
+        for info in infos:
+            if not info.filename.isprintable():
+                raise ValueError(f"{path} has a member by the name {info.filename!r}; it must fit a line")
+            # The most that deflate can do is 1032 to 1.
+            if info.compress_type in (0, 8) and info.file_size > 1032 * info.compress_size + 1032:
+                raise ValueError(
+                    f"{path}/{info.filename} claims {info.file_size:,} bytes, which {info.compress_size:,} "
+                    "compressed ones cannot hold"
+                )
+        yield archive
+
 
 HOST = re.sub("[^A-Za-z0-9-]", "_", socket.gethostname()) or "host"
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.draws import Source, randint, stratified
+from ncsn.rng import Source, randint, stratified
 
 
 @runtime_checkable

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ncsn.draws import Draws, Source, rand, randint, randn
+from ncsn.model import ScoreModel
 from ncsn.noise import Proposal
-from ncsn.preconditioning import ScoreModel
+from ncsn.rng import Draws, Source, rand, randint, randn
 from ncsn.score import LabelledScore, Score, Sigma, conditioned, expand
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from ncsn.draws import Source, rand
+from ncsn.rng import Source, rand
 
 
 def dequantize(pixels: UInt8[Tensor, "*d"], *, generator: Source = None) -> Float[Tensor, "*d"]:

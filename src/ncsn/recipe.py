@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ncsn import machine, networks
+from ncsn.model import Karras, Plain, Preconditioning, Scaled, ScoreModel
 from ncsn.pixels import Depth
-from ncsn.preconditioning import Karras, Plain, Preconditioning, Scaled, ScoreModel
-from ncsn.ranges import MOST_LEVELS
 from ncsn.sampling import Sampling
-from ncsn.validation import check_call
+from ncsn.validation import MOST_LEVELS, check_call
 
 MOST_WEIGHTS = 2 * 10**9  # of a network
 LARGEST_SIDE = 9999  # of an image; and so many channels, at most

@@ -1,12 +1,13 @@
 """Which pixels of an image are known, when a region of it is hidden."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from ncsn.validation import Region
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Generator, Tensor
 
-Region = Literal["top", "bottom", "left", "right", "centre", "random"]
 RANDOM_SHARE = 0.25  # of the pixels that are known when the hidden ones are random
 
 

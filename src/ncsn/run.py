@@ -18,18 +18,17 @@ from ncsn.data.images import Images
 from ncsn.data.named import mnist
 from ncsn.data.origin import Origin
 from ncsn.drawn import Steps
-from ncsn.draws import block_seed
 from ncsn.likelihood import Likelihood, joined, log_prob
-from ncsn.preconditioning import ScoreModel
+from ncsn.model import ScoreModel
 from ncsn.problems import Measurement
 from ncsn.recipe import Label, Recipe
-from ncsn.samplers.flow import encode, slerp
-from ncsn.samplers.methods import METHODS, GuideName
-from ncsn.samplers.step import NonFiniteSampleError, Step
+from ncsn.rng import block_seed
+from ncsn.samplers import METHODS, NonFiniteSampleError, Step, encode, slerp
 from ncsn.sampling import Sampling
 from ncsn.score import Counted, Score, batched, even, guided, tweedie
+from ncsn.storage import digest
 from ncsn.units import Units
-from ncsn.untrusted import digest
+from ncsn.validation import GuideName
 
 Condition = Callable[[Score, int, torch.Generator], Score]
 """(the prior's score, how many examples, randomness) → the posterior's score for as many."""

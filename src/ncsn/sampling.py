@@ -10,10 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.noise import Geometric, Karras, check_range
-from ncsn.ranges import MOST_LEVELS, MOST_STEPS
-from ncsn.samplers.methods import GUIDED, METHODS, Descent, GuideName, Method
-from ncsn.samplers.step import Step
+from ncsn.samplers import GUIDED, METHODS, Descent, Method, Step
 from ncsn.score import Score
+from ncsn.validation import MOST_LEVELS, MOST_STEPS, GuideName
 
 
 def short(values: tuple[float, ...]) -> str:

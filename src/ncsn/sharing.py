@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ncsn.untrusted import JSON_LIMIT, one_line, read_json, some
+from ncsn.files import JSON_LIMIT, one_line, read_json, some
 
 WEIGHTS_LIMIT = 2**33  # bytes: 2 · 10⁹ numbers, in single precision
 FILES = {

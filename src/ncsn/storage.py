@@ -9,38 +9,36 @@ What is read is validated first: ``ncsn.untrusted`` bounds it, and ``ncsn.valida
 ``student/``                 another run, of a copy that draws by few evaluations; if there is one
 """
 
+import hashlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from filelock import FileLock, Timeout
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ncsn import distributed, networks, sharing
 from ncsn.data.origin import Origin
-from ncsn.files import HOST, atomic, sweep
-from ncsn.preconditioning import ScoreModel
+from ncsn.files import HOST, JSON_LIMIT, ROWS_LIMIT, atomic, one_line, parse_json, read_bytes, read_json, some, sweep
+from ncsn.model import ScoreModel
 from ncsn.recipe import Recipe
 from ncsn.units import Units
-from ncsn.untrusted import (
-    JSON_LIMIT,
-    ROWS_LIMIT,
-    check_tensors,
-    one_line,
-    parse_json,
-    read_bytes,
-    read_json,
-    read_tensors,
-    sealed,
-)
 from ncsn.validation import validated
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # one may stand for another
+
+DIGEST = "sha256"
 
 T = TypeVar("T")
 
@@ -320,3 +318,139 @@ def find(run: str | Path) -> Path:
     if Path(run).parts[:1] in [(name,) for name in SHIPPED] and not (Path(run) / "config.json").is_file():
         return Path(str(resources.files("ncsn") / "assets" / "models" / str(run)))
     return Path(run)
+
+
+def digest(content: object) -> str:
+    """The sha256 of tensors, numbers and text, in whatever dictionaries and lists; the order of names is no matter.
+
+    Raises ValueError for anything else.
+    """
+    found = hashlib.sha256()
+    for piece in pieces(content):
+        found.update(piece)
+    return found.hexdigest()
+
+
+def pieces(content: object) -> Iterator[Any]:
+    """The bytes that stand for ``content``, and for nothing else."""
+    if isinstance(content, Tensor):
+        yield f"{content.dtype} {tuple(content.shape)}\n".encode()
+        yield content.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    elif isinstance(content, dict):
+        yield f"dict {len(content)}\n".encode()
+        for name in sorted(content, key=repr):
+            yield from pieces(name)
+            yield from pieces(content[name])
+    elif isinstance(content, list | tuple):
+        yield f"list {len(content)}\n".encode()
+        for item in content:
+            yield from pieces(item)
+    elif content is None or isinstance(content, bool | int | float | str):
+        text = repr(content)
+        yield f"{type(content).__name__} {len(text)} {text}\n".encode()
+    else:
+        raise ValueError(f"it holds a {type(content).__name__}; tensors, numbers and text are allowed")
+
+
+def sealed(tensors: dict[str, Tensor]) -> bytes:
+    """A safetensors file of ``tensors``, with their digest in its metadata."""
+    return save(tensors, metadata={DIGEST: digest(tensors)})
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, which are those that were written; in a file without a digest, who knows.
+
+    Raises ValueError if it cannot be read, or is not as it was written.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            known = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        unsealed = known.keys() <= {"format"}  # as others write it, and this program did
+        if not unsealed and known != {DIGEST: digest(tensors)}:
+            raise ValueError("its tensors have not the digest that was written with them")
+    except Exception as error:  # of many kinds, by what is broken
+        raise ValueError(f"{path} is damaged: {one_line(error)}") from error
+    return tensors
+
+
+def save_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Write tensors, numbers and text as torch does, with their digest.  Raises what ``torch.save`` does."""
+    torch.save(content | {DIGEST: digest(content)}, path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What ``save_checkpoint`` wrote; in a file without a digest, which an earlier version did, what is there.
+
+    Raises ValueError if it cannot be read, or is not as it was written.
+    """
+    try:
+        held = check_records(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+        check_storages(content, held)
+        known = content.pop(DIGEST, None)
+        found = None if known is None else digest(content)
+    except Exception as error:  # of many kinds, by what is broken
+        raise ValueError(f"{path} is no whole checkpoint ({one_line(error)})") from error
+    if found != known:
+        raise ValueError(f"{path} is damaged: its content has not the digest that was written with it")
+    return content
+
+
+def check_records(path: Path) -> int:
+    """The bytes of tensors in a file that ``torch.save`` wrote.
+
+    Raises ValueError if a record is not as it was written, or is compressed, as torch writes none.
+    """
+    with zipfile.ZipFile(path) as archive:
+        infos = archive.infolist()
+        if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
+            raise ValueError("a record is compressed")
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged")
+    return sum(info.file_size for info in infos if "/data/" in info.filename)
+
+
+def check_storages(content: object, held: int) -> None:
+    """Raises ValueError if tensors claim more memory than the ``held`` bytes that the file has for them."""
+    sizes: dict[int, int] = {}
+    for tensor in tensors_in(content):
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise ValueError(f"a tensor is {tensor.layout}, on {tensor.device}")
+        storage = tensor.untyped_storage()
+        if tensor.numel() * tensor.element_size() > storage.nbytes():
+            raise ValueError(f"a tensor of shape {tuple(tensor.shape)} has {storage.nbytes():,} bytes")
+        sizes[storage.data_ptr()] = storage.nbytes()
+    if sum(sizes.values()) > held:
+        raise ValueError(f"tensors claim {sum(sizes.values()):,} bytes; it has {held:,}")
+
+
+def tensors_in(content: object) -> Iterator[Tensor]:
+    """All tensors, however deep."""
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, dict | list | tuple):
+        for item in content.values() if isinstance(content, dict) else content:
+            yield from tensors_in(item)
+
+
+def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raises ValueError unless ``found`` has the names and shapes of ``expected``, and finite numbers of like kinds."""
+    missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or unknown:
+        raise ValueError(f"missing are {some(missing)}; unexpected are {some(unknown)}")
+    for name, tensor in expected.items():
+        other = found[name]
+        if other.shape != tensor.shape or other.dtype not in (
+            tensor.dtype,
+            *(FLOATS if tensor.dtype in FLOATS else ()),
+        ):
+            raise ValueError(
+                f"{name} has shape {tuple(other.shape)} of {other.dtype}; {tuple(tensor.shape)} of {tensor.dtype} "
+                "is needed"
+            )
+        if not bool(other.isfinite().all()):
+            raise ValueError(f"{name} has numbers that are not finite")

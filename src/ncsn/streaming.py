@@ -20,9 +20,8 @@ from filelock import FileLock, Timeout
 from jaxtyping import Shaped
 from PIL import Image
 
-from ncsn.files import atomic, check_out
+from ncsn.files import atomic, check_out, read_json
 from ncsn.storage import write_json
-from ncsn.untrusted import read_json
 
 Job: TypeAlias = dict[str, str | int | float | None]
 """All that determines samples: the run, the seed, how they are drawn, by which versions."""

@@ -18,12 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.distributed import ALONE, Group
-from ncsn.draws import Draws
-from ncsn.files import atomic
+from ncsn.files import atomic, one_line
+from ncsn.model import ScoreModel
 from ncsn.objectives import Batch
-from ncsn.optimizers import check_state, muon_and_adam
-from ncsn.preconditioning import ScoreModel
-from ncsn.untrusted import check_tensors, one_line, read_checkpoint, save_checkpoint
+from ncsn.optim import check_state, muon_and_adam
+from ncsn.rng import Draws
+from ncsn.storage import check_tensors, read_checkpoint, save_checkpoint
 from ncsn.validation import check_call
 
 CHECKPOINT_VERSION = 1

@@ -23,8 +23,8 @@ from ncsn.data.filling import WORKERS, placed
 from ncsn.data.images import varied
 from ncsn.data.reading import head, reason
 from ncsn.data.shards import Shards, found_at, index_of, read_span
-from ncsn.draws import Draws
 from ncsn.objectives import Batch
+from ncsn.rng import Draws
 
 LONGEST = 16  # steps whose images are read together, at most
 BLOCK = 2**26  # bytes that these images take, at most, unless one step's are more

@@ -17,7 +17,7 @@ from ncsn.data.images import Images
 from ncsn.data.reading import Header
 from ncsn.data.rows import Rows
 from ncsn.data.sources import Item, Source, Split, stamp_of
-from ncsn.process import refresh_interval
+from ncsn.progress import refresh_interval
 
 IMAGE_LIMIT = 2**28  # bytes of one
 BOOKKEEPING = 2048  # bytes of memory that the path to one image takes, and as much to spare

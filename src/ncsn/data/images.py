@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ncsn import machine
 from ncsn.data.shards import Shards
-from ncsn.draws import Draws, rand, randint
 from ncsn.objectives import Batch
 from ncsn.pixels import BYTES, Depth, dequantize
+from ncsn.rng import Draws, rand, randint
 
 CHUNK = 2**24  # bytes that are looked at together
 KINDS = {1: "grey", 3: "RGB"}

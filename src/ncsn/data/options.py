@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Interval
 
-from ncsn.ranges import check_ranges
+from ncsn.validation import check_ranges
 
 Fit = Literal["crop", "pad", "stretch"]
 NAMED_COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}

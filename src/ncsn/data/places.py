@@ -18,8 +18,8 @@ from ncsn.data.npz import npz
 from ncsn.data.reading import FILE_LIMIT, IMAGE_SUFFIXES, Stream, read_all, reason
 from ncsn.data.sources import Item, Source, from_paths, stamp_of
 from ncsn.data.tars import Member
-from ncsn.process import refresh_interval
-from ncsn.untrusted import opened_zip
+from ncsn.files import opened_zip
+from ncsn.progress import refresh_interval
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 Found = tuple[PurePosixPath, Item]

@@ -14,7 +14,7 @@ from ncsn.data.fitting import common_size, said_of_sizes
 from ncsn.data.options import Reading
 from ncsn.data.reading import IMAGE_SUFFIXES, Header, head, reason
 from ncsn.data.sources import Item, Source, Split
-from ncsn.process import refresh_interval
+from ncsn.progress import refresh_interval
 
 FEWEST = 10  # images
 NAMED_FAULTS = 10  # of the broken files that are left out

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Shaped
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from ncsn import untrusted
+from ncsn import files
 from ncsn.data.options import Reading
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
@@ -78,7 +78,7 @@ def reason(error: Exception) -> str:
         return "no image that Pillow knows"
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
         return f"its header claims more than {Image.MAX_IMAGE_PIXELS:,} pixels"
-    return untrusted.reason(error)
+    return files.reason(error)
 
 
 def head(content: Stream, reading: Reading) -> Header:

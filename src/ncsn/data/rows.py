@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from ncsn.data.reading import Stream, reason
-from ncsn.untrusted import opened_zip
+from ncsn.files import opened_zip
 
 ARRAYS_LIMIT = 1000  # in an .npz
 WHOLE_LIMIT = 2**30  # bytes of an array that cannot be read by rows

@@ -27,8 +27,8 @@ from ncsn.data.reading import Stream
 from ncsn.data.shards import Shards, found_at, index_of, kept_at, read_span
 from ncsn.data.sources import SPLITS, Item, Source, Split
 from ncsn.data.store import gathered
-from ncsn.process import refresh_interval
-from ncsn.untrusted import one_line
+from ncsn.files import one_line
+from ncsn.progress import refresh_interval
 
 MOST = 10**5  # shards
 LOOKED_AT = 10_000  # images of each part, as many as are judged

@@ -21,8 +21,7 @@ from ncsn.data.options import Reading
 from ncsn.data.reading import FILE_LIMIT, IMAGE_SUFFIXES, reason
 from ncsn.data.sources import stamp_of
 from ncsn.data.tars import Member
-from ncsn.files import atomic
-from ncsn.untrusted import JSON_LIMIT, one_line, parse_json
+from ncsn.files import JSON_LIMIT, atomic, one_line, parse_json
 
 VERSION = 1  # of what is kept
 INDEXES = 64  # of shards, in memory

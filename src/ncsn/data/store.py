@@ -24,8 +24,8 @@ from ncsn.data.images import Images, Labels
 from ncsn.data.options import Reading
 from ncsn.data.planning import Faults, Layout, check_enough, laid_out, planned, scan
 from ncsn.data.sources import Source
+from ncsn.files import one_line
 from ncsn.pixels import Depth
-from ncsn.untrusted import one_line
 
 IN_MEMORY = 10**9  # bytes of pixels; more are stored
 VERSION = 1  # of what a store holds

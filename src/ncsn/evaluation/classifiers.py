@@ -19,7 +19,7 @@ from ncsn.evaluation.features import Features
 from ncsn.evaluation.samples import at_8_bits
 from ncsn.files import atomic
 from ncsn.networks.classifier import Classifier
-from ncsn.process import refresh_interval
+from ncsn.progress import refresh_interval
 
 CLASSIFIER_SHA256 = "f771bc3bdbd07fb4c7ac4b061240fe4311e4859f7eee5fdcf5c93298efb164fd"
 SEEN, EPOCHS, BATCH, PEAK_RATE = 100_000, 20, 250, 5e-3  # about a minute for 32 × 32 pixels on two cores

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ncsn.networks.classifier import Classifier
-from ncsn.process import refresh_interval
+from ncsn.progress import refresh_interval
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ncsn.evaluation.chosen import choose
 from ncsn.evaluation.features import Features, Judged
 from ncsn.evaluation.report import Evaluation, compared
 from ncsn.evaluation.samples import at_8_bits
-from ncsn.process import refresh_interval
+from ncsn.progress import refresh_interval
 
 REPORTABLE = 10_000
 FEWEST = 10

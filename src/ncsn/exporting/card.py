@@ -10,9 +10,9 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from ncsn.files import one_line, parse_json, read_bytes
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.untrusted import one_line, parse_json, read_bytes
 from ncsn.validation import validated
 
 Part: TypeAlias = Literal["score", "guide"]

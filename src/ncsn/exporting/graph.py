@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ncsn.exporting.card import KEY, LARGEST_FILE, Card
-from ncsn.preconditioning import ScoreModel
-from ncsn.untrusted import one_line
+from ncsn.files import one_line
+from ncsn.model import ScoreModel
 
 INPUTS, OUTPUT = ("x", "sigma", "label"), "score"
 OPSET = 18

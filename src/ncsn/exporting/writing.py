@@ -11,10 +11,9 @@ from torch import Tensor
 
 from ncsn.exporting.card import Card, Precision, check_packages
 from ncsn.exporting.graph import INPUTS, OUTPUT, onnx_of
-from ncsn.files import atomic, check_out
-from ncsn.preconditioning import ScoreModel
+from ncsn.files import atomic, check_out, one_line
+from ncsn.model import ScoreModel
 from ncsn.run import Run
-from ncsn.untrusted import one_line
 
 LEVELS = 12  # that a file is checked on
 TOLERANCE = 1e-4  # float32's own rounding is a fiftieth of it

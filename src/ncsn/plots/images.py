@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ncsn.plots.style import STYLE, finish
 from ncsn.plots.tiles import spread, tile, visible
-from ncsn.samplers.step import Step
+from ncsn.samplers import Step
 
 
 def evolution(steps: Sequence[Step], path: Path | None = None, *, examples: int = 8, columns: int = 12) -> Figure:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ncsn.files import atomic
 from ncsn.pixels import quantize
-from ncsn.samplers.step import Step
+from ncsn.samplers import Step
 
 
 def visible_channels(images: Shaped[Tensor, "n c h w"]) -> Shaped[Tensor, "n d h w"]:

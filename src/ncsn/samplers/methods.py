@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ncsn.validation import GuideName
+
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from ncsn.samplers.step import Step
     from ncsn.score import Score
 
-GuideName = Literal["smaller", "unconditional"]
 GUIDED: dict[GuideName, float] = {"smaller": 1.25, "unconditional": 2.0}  # evaluations of the network, on guided levels
 
 
@@ -78,21 +79,21 @@ class Method:
 
 def annealed(d: Descent) -> "Iterator[Step]":
     """Annealed Langevin dynamics, the paper's."""
-    from ncsn.samplers.langevin import annealed_langevin
+    from ncsn.samplers import annealed_langevin
 
     return annealed_langevin(d.score, d.x, d.sigmas, eps=d.eps, steps=d.steps, generator=d.generator)
 
 
 def langevin(d: Descent) -> "Iterator[Step]":
     """Langevin dynamics on the smallest noise level alone."""
-    from ncsn.samplers.langevin import langevin
+    from ncsn.samplers import langevin
 
     return langevin(d.score, d.x, d.sigmas[-1], step_size=d.eps, steps=d.steps, generator=d.generator)
 
 
 def consistent(d: Descent) -> "Iterator[Step]":
     """Consistent annealed sampling, with as much fresh noise as ancestral sampling adds."""
-    from ncsn.samplers.langevin import consistent_annealed
+    from ncsn.samplers import consistent_annealed
 
     eta = 1 - float(d.sigmas[-1] / d.sigmas[0]) ** (2 / max(1, len(d.sigmas) - 1))
     return consistent_annealed(d.score, d.x, d.sigmas, eta=eta, generator=d.generator)
@@ -100,28 +101,28 @@ def consistent(d: Descent) -> "Iterator[Step]":
 
 def predictor_corrector(d: Descent) -> "Iterator[Step]":
     """Reverse diffusion, with a Langevin step after each of its steps."""
-    from ncsn.samplers.langevin import predictor_corrector
+    from ncsn.samplers import predictor_corrector
 
     return predictor_corrector(d.score, d.x, d.sigmas, generator=d.generator)
 
 
 def euler(d: Descent) -> "Iterator[Step]":
     """The probability flow, by Euler's method."""
-    from ncsn.samplers.flow import euler
+    from ncsn.samplers import euler
 
     return euler(d.score, d.x, d.sigmas, generator=d.generator)
 
 
 def heun(d: Descent) -> "Iterator[Step]":
     """The probability flow, by Heun's method."""
-    from ncsn.samplers.flow import heun
+    from ncsn.samplers import heun
 
     return heun(d.score, d.x, d.sigmas)
 
 
 def edm(d: Descent) -> "Iterator[Step]":
     """EDM's stochastic sampler; its churn is Karras et al. 2022, table 5, in the middle of the range of noise."""
-    from ncsn.samplers.flow import edm
+    from ncsn.samplers import edm
 
     top = float(d.sigmas[0])
     return edm(d.score, d.x, d.sigmas, churn=40.0, churn_range=(top / 200, top / 5), generator=d.generator)
@@ -129,14 +130,14 @@ def edm(d: Descent) -> "Iterator[Step]":
 
 def dpm_solver(d: Descent) -> "Iterator[Step]":
     """The probability flow, by DPM-Solver++(2M)."""
-    from ncsn.samplers.flow import dpm_solver
+    from ncsn.samplers import dpm_solver
 
     return dpm_solver(d.score, d.x, d.sigmas, generator=d.generator)
 
 
 def sde_dpm_solver(d: Descent) -> "Iterator[Step]":
     """The reverse diffusion, by SDE-DPM-Solver++(2M), its last step between order 1 and 2."""
-    from ncsn.samplers.flow import dpm_solver
+    from ncsn.samplers import dpm_solver
 
     return dpm_solver(d.score, d.x, d.sigmas, stochasticity=1.0, last_extrapolation=0.25, generator=d.generator)
 
@@ -176,8 +177,3 @@ METHODS: dict[str, Method] = {
     # than a weight of 1.25.
     "fast": Method(follow=sde_dpm_solver, ladder="karras", levels=8, guided_from=0.5, most=8),
 }
-
-if TYPE_CHECKING:
-    SamplerName = str
-else:  # what the command line allows
-    SamplerName = Literal[tuple(METHODS)]

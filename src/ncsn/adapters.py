@@ -1,0 +1,233 @@
+"""Other people's models as scores: whatever denoises, predicts the noise or a velocity drives every sampler here.
+
+σ is the standard deviation of the noise on data whose scale is not changed ("variance exploding").  A model that was
+trained on x_t = a_t·x₀ + b_t·z knows the same thing: it is called at a_t·x, with the t for which b_t/a_t is the σ asked
+for, and what it predicts is, up to known factors, E[z | x_t]; the score is −E[z | x_t]/σ.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ncsn.model import Plain, Scaled, ScoreModel
+from ncsn.networks import NCSN, NCSNv2
+from ncsn.score import Score, Sigma, expand, float64
+
+Network = Callable[[Tensor, Tensor], Tensor]
+"""What others train: examples (b, *d) and a noise level or a time for each of them (b,) → one answer (b, *d) each."""
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+"""What a diffusion model predicts, in diffusers' words: the noise z, v = √ᾱ·z − √(1 − ᾱ)·x₀, or the data x₀."""
+
+ROUNDING = 1e-3  # relative: 1 − ᾱ₀ in single precision, and so the least σ, has between three and four digits
+
+
+def from_denoiser(denoiser: Network) -> Score:
+    """The score (D(x, σ) − x)/σ² of a denoiser (Robbins 1956; Karras et al. 2022, arXiv:2206.00364, equation 3).
+
+    ``denoiser``: (x (b, *d), σ (b,)) → E[x₀ | x], for x = x₀ + σz.
+    """
+
+    def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
+        std = expand(sigma, x)
+        return (denoiser(x, std.flatten()) - x) / std**2
+
+    return score
+
+
+def from_noise_predictor(predictor: Network) -> Score:
+    """The score −z(x, σ)/σ of a predictor of the noise (Ho et al. 2020, arXiv:2006.11239, section 3.2).
+
+    ``predictor``: (x (b, *d), σ (b,)) → E[z | x], for x = x₀ + σz with a standard normal z.
+    """
+
+    def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
+        std = expand(sigma, x)
+        return -predictor(x, std.flatten()) / std
+
+    return score
+
+
+def from_flow(velocity: Network) -> Score:
+    """The score −(x + v)/(σ(1 + σ)) of a rectified flow, or flow matching along straight lines to the noise.
+
+    ``velocity``: (x_t (b, *d), t (b,)) → v = E[z − x₀ | x_t], for x_t = (1 − t)·x₀ + t·z and t in [0, 1]: t = 0 is the
+    data.  It is asked at x_t = x/(1 + σ) and t = σ/(1 + σ), where z = x_t + (1 − t)·v.
+
+    In the papers t = 1 is the data: such a model u is ``from_flow(lambda x, t: -u(x, 1 - t))``.
+
+    Liu et al. 2022 (arXiv:2209.03003), equation 1; Lipman et al. 2022 (arXiv:2210.02747), section 4.1.
+    """
+
+    def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
+        std = expand(sigma, x)
+        v = velocity(x / (1 + std), (std / (1 + std)).flatten())
+        return -(x + v) / (std * (1 + std))
+
+    return score
+
+
+def from_variance_preserving(
+    predictor: Network, alphas: Float[Tensor, "t"], *, prediction_type: Prediction = "epsilon"
+) -> Score:
+    """The score of a DDPM: a predictor that was trained on x_t = √ᾱ_t·x₀ + √(1 − ᾱ_t)·z at the times t = 0, 1, ….
+
+    ``predictor``: (x_t (b, *d), t (b,)) → what ``prediction_type`` says; t has a fraction.
+    ``alphas``: ᾱ_t for every t, strictly descending within (0, 1) (diffusers' ``scheduler.alphas_cumprod``).
+    ``prediction_type``: "epsilon" for z, "v_prediction" for √ᾱ_t·z − √(1 − ᾱ_t)·x₀, "sample" for x₀.
+
+    At noise level σ the network sees x/√(1 + σ²), and the time at which ln √(1/ᾱ_t − 1), linear between whole t, is
+    ln σ.  Below the table's least σ the score is the one at that σ; above its largest the network is asked at its last
+    time.  The first time that a score does so, it warns.
+
+    Ho et al. 2020 (arXiv:2006.11239); v: Salimans & Ho 2022 (arXiv:2202.00512), section 4; fractional times as in
+    k-diffusion.  Raises ValueError for other ``alphas`` and another ``prediction_type``.
+    """
+    if prediction_type not in get_args(Prediction):
+        raise ValueError(f"prediction_type is {prediction_type!r}; allowed are {', '.join(get_args(Prediction))}")
+    log_sigmas = log_noise_levels(alphas)
+    least = float(log_sigmas[0].exp())
+    largest = float(log_sigmas[-1].exp())
+    warned = False
+
+    def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
+        nonlocal warned
+        asked = expand(sigma, x)
+        if not warned:
+            warned = warn_outside(asked, least, largest)
+        std = asked.clamp(min=least)
+        scale = (1 + std**2).sqrt()
+        precision = torch.promote_types(x.dtype, torch.float32)  # bfloat16 cannot tell t from t + 1
+        times = positions(log_sigmas.to(x.device, precision), std.flatten().to(precision).log())
+        predicted = predictor(x / scale, times)
+        if prediction_type == "sample":
+            return (predicted - x) / std**2
+        noise = predicted if prediction_type == "epsilon" else (predicted + std * x / scale) / scale
+        return -noise / std
+
+    return score
+
+
+def log_noise_levels(alphas: Float[Tensor, "t"]) -> Float[Tensor, "t"]:
+    """Ln σ_t = ln √(1/ᾱ_t − 1), ascending, in double precision.
+
+    Raises ValueError unless there are at least two ``alphas``, strictly descending within (0, 1).
+    """
+    table = float64(alphas.detach())
+    if table.ndim != 1 or len(table) < 2 or not (table[0] < 1 and table[-1] > 0 and bool((table.diff() < 0).all())):
+        ends = table.flatten()[[0, -1]].tolist() if table.numel() else []
+        raise ValueError(
+            f"alphas has shape {tuple(table.shape)} and ends {ends}; "
+            "allowed are at least two numbers that descend strictly, within (0, 1)"
+        )
+    return ((1 - table) / table).log() / 2
+
+
+def positions(table: Float[Tensor, "t"], values: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """Where the values lie in an ascending table, as indices with a fraction; beyond its ends, these."""
+    after = torch.searchsorted(table, values).clamp(1, len(table) - 1)
+    before = after - 1
+    share = (values - table[before]) / (table[after] - table[before])
+    return before + share.clamp(0, 1)
+
+
+def warn_outside(sigmas: Tensor, least: float, largest: float) -> bool:
+    """Whether some noise level is outside the range, by more than rounding; if so, a warning names it."""
+    outside = sigmas[(sigmas < least * (1 - ROUNDING)) | (sigmas > largest * (1 + ROUNDING))]
+    if len(outside) == 0:
+        return False
+    warnings.warn(
+        f"sigma is {outside[0].item():.4g}; the model knows {least:.4g} to {largest:.4g}: "
+        "below, the score is the one at the least of them; above, the network is asked at its last time",
+        stacklevel=3,
+    )
+    return True
+
+
+FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+DISTILLED = ("LCMScheduler", "TCDScheduler")  # of consistency models, whose answer is a sample and not a mean
+TOLD = (
+    *("in_channels", "out_channels", "num_class_embeds", "class_embed_type", "time_embedding_type"),
+    *("prediction_type", "variance_type", "timestep_type", "use_flow_sigmas", "invert_sigmas"),
+)
+ALLOWED = """allowed are
+a UNet2DModel without classes or learned time embedding, with as many channels out as in (twice as many if variance_type
+is learned or learned_range), and one of
+ScoreSdeVeScheduler,
+FlowMatchEulerDiscreteScheduler or FlowMatchHeunDiscreteScheduler without invert_sigmas,
+a scheduler with alphas_cumprod (LCM and TCD excepted), prediction_type epsilon, v_prediction or sample, discrete times
+and no use_flow_sigmas""".replace("\n", " ")
+
+
+def from_diffusers(folder: str | Path) -> Score:
+    """The score of an image model in a local folder, as diffusers saves it (``pipeline.save_pretrained(folder)``).
+
+    ``folder``: holds a ``UNet2DModel`` that is not told a class, and one of these schedulers:
+
+    - ScoreSdeVe: the network's output is the score (Song et al. 2020, arXiv:2011.13456);
+    - FlowMatchEuler, FlowMatchHeun: its output is a velocity, its time t·num_train_timesteps; see ``from_flow``;
+    - any other with ``alphas_cumprod`` (DDPM, DDIM, PNDM, Euler, Heun, DPM-Solver, UniPC, …): its output is the noise,
+      v or the sample, as the scheduler's ``prediction_type`` says, see ``from_variance_preserving``; of a learned
+      variance the mean is used.
+
+    x is in the model's own range, usually [−1, 1], for ScoreSdeVe [0, 1].  Nothing is downloaded.
+    Raises ValueError if it is no such folder, or holds another kind of model.
+    """
+    from diffusers import DiffusionPipeline, UNet2DModel
+
+    if not (Path(folder) / "model_index.json").is_file():
+        raise ValueError(f"{folder} holds no model_index.json; a folder from pipeline.save_pretrained is needed")
+    parts = DiffusionPipeline.from_pretrained(folder, local_files_only=True).components
+    network = parts.get("unet")
+    scheduler = parts.get("scheduler")
+    kind = type(scheduler).__name__
+    settings = getattr(scheduler, "config", {})
+    given = {**getattr(network, "config", {}), **settings}
+    told = {name: given.get(name) for name in TOLD}
+    refusal = ValueError(f"{folder} holds a {type(network).__name__} with a {kind}, {told}; {ALLOWED}")
+    if not isinstance(network, UNet2DModel) or network.class_embedding is not None:
+        raise refusal
+    learned = settings.get("variance_type") in ("learned", "learned_range")
+    if network.config.out_channels != network.config.in_channels * (2 if learned else 1):
+        raise refusal
+    if network.config.time_embedding_type == "learned":  # one vector for each whole t
+        raise refusal
+    network.requires_grad_(False)  # diffusers has set it to evaluation already
+
+    def output(x: Tensor, time: Tensor) -> Tensor:
+        answer: Tensor = network(x, time).sample
+        return answer[:, : x.shape[1]]
+
+    if kind == "ScoreSdeVeScheduler":
+        return lambda x, sigma: output(x, expand(sigma, x).flatten())
+    if kind in FLOWS and not settings.get("invert_sigmas"):
+        return from_flow(lambda x, t: output(x, t * settings["num_train_timesteps"]))
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    prediction = settings.get("prediction_type", "epsilon")  # RePaint's says nothing
+    other_times = settings.get("timestep_type") == "continuous" or settings.get("use_flow_sigmas")
+    if alphas is None or kind in DISTILLED or prediction not in get_args(Prediction) or other_times:
+        raise refusal
+    # With "zero terminal SNR" (Lin et al. 2023, arXiv:2305.08891) the last ᾱ is, or stands for, 0: σ is infinite.
+    known = alphas[:-1] if settings.get("rescale_betas_zero_snr") else alphas
+    return from_variance_preserving(output, known, prediction_type=prediction)
+
+
+def from_ncsn(state: Mapping[str, Tensor], sigmas: Sequence[float] | None = None) -> ScoreModel:
+    """The score of pixels in [0, 1] that the official code's weights are, of NCSN or of NCSNv2.
+
+    ``state``: a state dict of ``CondRefineNetDilated`` (github.com/ermongroup/ncsn), or of ``NCSNv2``
+    (github.com/ermongroup/ncsnv2).  ``sigmas``: the noise levels of the former, which are not in its state dict; any
+    other σ is taken for the nearest of them.
+    Song & Ermon 2019 (arXiv:1907.05600) and 2020 (arXiv:2006.09011, technique 3: s = f(x)/σ).
+    Raises ValueError, naming the tensors, if one is missing, unexpected or of another shape.
+    """
+    if sigmas is None:
+        model = ScoreModel(NCSNv2.from_official(state), preconditioning=Scaled())
+    else:
+        model = ScoreModel(NCSN.from_official(state, sigmas), preconditioning=Plain())
+    return model.requires_grad_(False).eval()
