@@ -9,27 +9,25 @@ import shutil
 import sys
 from pathlib import Path
 
-from ncsn.storage import read_tensors, sealed
+from safetensors.torch import load_file
+
+from ncsn.storage import sealed
 
 
 def ship(run: Path, folder: Path) -> None:
     """Write what sampling needs of ``run`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = read_tensors(run / "model.safetensors")
-    half = {k: w.half() if k.startswith("network.") else w for k, w in weights.items()}
+    weights = load_file(run / "model.safetensors")
+    half = {name: weight.half() if name.startswith("network.") else weight for name, weight in weights.items()}
     (folder / "model.safetensors").write_bytes(sealed(half))
-    shutil.copy(run / "config.json", folder)
-    for numbers in ("metrics.json", "metrics.jsonl"):
-        if (run / numbers).is_file():
-            shutil.copy(run / numbers, folder)
-    largest = max(float((w - half[k].float()).abs().max()) for k, w in weights.items())
-    size = (folder / "model.safetensors").stat().st_size
-    print(f"{folder}: {size / 1e6:.2f} MB, rounded by at most {largest:.1e}")
+    for name in ("config.json", "metrics.json", "metrics.jsonl"):
+        if (run / name).is_file():
+            shutil.copy(run / name, folder)
+    print(f"{folder}: {(folder / 'model.safetensors').stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":
-    run, name = Path(sys.argv[1]), sys.argv[2]
-    models = Path(__file__).parent.parent / "src" / "ncsn" / "assets" / "models"
-    ship(run, models / name)
+    run, models = Path(sys.argv[1]), Path(__file__).parents[1] / "src" / "ncsn" / "assets" / "models"
+    ship(run, models / sys.argv[2])
     if (run / "guide").is_dir():
-        ship(run / "guide", models / name / "guide")
+        ship(run / "guide", models / sys.argv[2] / "guide")

@@ -25,9 +25,8 @@ OUT = Path(__file__).parent.parent / "src" / "ncsn" / "assets" / "classifier.saf
 
 def jitter(x: Tensor, generator: torch.Generator) -> Tensor:
     """Each image rotated by up to 10°, scaled by up to 10 % and shifted by up to 5 % (uniformly)."""
-    angle, scale, dx, dy = (torch.rand(4, len(x), generator=generator) * 2 - 1) * torch.tensor(
-        [[0.175], [0.1], [0.1], [0.1]]
-    )
+    most = torch.tensor([[0.175], [0.1], [0.1], [0.1]])
+    angle, scale, dx, dy = (torch.rand(4, len(x), generator=generator) * 2 - 1) * most
     cos, sin = (1 + scale) * angle.cos(), (1 + scale) * angle.sin()
     transform = torch.stack([torch.stack([cos, -sin, dx], 1), torch.stack([sin, cos, dy], 1)], 1)
     grid = F.affine_grid(transform, list(x.shape), align_corners=False)

@@ -155,8 +155,9 @@ def changed(value: Any, chance: random.Random) -> Any:
     return value
 
 
-def originals(ground: Ground) -> None:
-    """Write one whole file of every kind that is no run's, and what a whole run draws."""
+def prepare(ground: Ground) -> None:
+    """Write one whole file of every kind that is no run's, see what a whole run draws, and list the options."""
+    cases(ground)
     for kind in ("zip", "tar"):
         shutil.make_archive(str(ground.folder / "set"), kind, ground.folder / "images")
     shutil.copy(ground.folder / "images" / "dark" / "000.png", ground.folder / "it.png")
