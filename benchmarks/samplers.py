@@ -129,8 +129,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             along(left, guided, "o-", label=sampler, color=color, linewidth=3 if sampler == "dpmpp-sde" else 1.5)
         default = [row for row in points if [row["levels"], row["guidance"]] == rows[0]["default"][sampler]]
         along(left, default, "o", color=color, markerfacecolor="none", markersize=12)
-        label = None if guided else sampler
-        along(left, points[len(guided) :], "x", color=color, markersize=8, label=label)
+        along(left, points[len(guided) :], "x", color=color, markersize=8, label=None if guided else sampler)
     left.set(xscale="log", yscale="log", xlabel="network evaluations a sample (NFE)")
     left.set(
         ylabel=f"Fréchet distance, n = {rows[0]['n']:,}", title="Samplers; ringed: as by default; ×: without the guide"

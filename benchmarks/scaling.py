@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -44,7 +44,6 @@ ASKED = 6  # of 128 images have so much noise that posterior targets are made fo
 PAIRS = 3  # times that one process of two threads and two of one are compared
 
 Part = Literal["training", "sampling", "processes"]
-PARTS: tuple[Part, ...] = ("training", "sampling", "processes")
 Work = Callable[[float], list[float]]
 """Seconds to measure for → how long each repetition took."""
 
@@ -53,7 +52,7 @@ Work = Callable[[float], list[float]]
 class Scaling:
     """Measure how time and memory grow, and print tables."""
 
-    only: tuple[Part, ...] = PARTS
+    only: tuple[Part, ...] = get_args(Part)
     """Which parts to measure; the others stay as they are."""
     seconds: float = 1.5
     """How long each point is measured, at least; three repetitions of less than five times that."""
@@ -223,10 +222,9 @@ def about() -> dict[str, Any]:
     """The machine, and what computes on it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": names[0] if names else platform.processor(),
-        "processors": allowed,
+        "processors": os.cpu_count(),
         "torch": torch.__version__,
         "system": platform.system(),
     }
@@ -267,8 +265,7 @@ def main(scaling: Scaling) -> None:
     print("|" + "---|" * 10)
     print(*[line for part in SERIES if part in results for line in growth(results[part]["rows"])], sep="\n")
     for row in results["processes"]["rows"] if "processes" in results else ():
-        compiled = "compiled" if row["of"]["compile"] else "not compiled"
-        print(f"{row['processes']} processes, {compiled}: {row['images_per_second']:.0f} images/s")
+        print(f"{row['processes']} processes, compiled {row['of']['compile']}: {row['images_per_second']:.0f} images/s")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ is what this script would write.  All of it is in double precision.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def learning() -> dict[str, Any]:
     x, sigma = normal(5, 5, 2, scale=3), torch.tensor([0.1, 0.1, 1.0, 9.0, 9.0], dtype=torch.float64)
     found: dict[str, Any] = {"width": 4, "depth": 2, "mean": [0.25, -0.5], "std": 3.0, "x": numbers(x)}
 
-    def row(tensors: list[Tensor]) -> list[float]:
+    def row(tensors: Iterable[Tensor]) -> list[float]:
         return numbers(torch.cat([tensor.flatten() for tensor in tensors]))
 
     def learned(objective: Callable[..., Tensor], at: Tensor, sigma: Tensor) -> dict[str, Any]:

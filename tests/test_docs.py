@@ -154,7 +154,7 @@ def test_the_first_command_of_readme_draws(tmp_path: Path) -> None:
     (line,) = re.findall(r"&& (ncsn sample .*)$", ALL["README.md"], re.M)
     subprocess.run([sys.executable, "-m", *shlex.split(line)], cwd=tmp_path, check=True)
     with Image.open(tmp_path / "grid.png") as picture:
-        assert picture.size == (480, 420)  # ten digits in a row, of 28 pixels and a margin, two by two
+        assert picture.size == (480, 480)  # eight digits in a row, of 28 pixels and a margin, two by two
 
 
 def anchors(text: str) -> set[str]:

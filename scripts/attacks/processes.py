@@ -68,8 +68,8 @@ def play(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STRIKES)
         late = attend(child, sorted(strikes), cpu, wall)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        texts = [os.pread(file.fileno(), 2**24, 0).decode("utf-8", "replace") for file in (out, error)]
-        return Ended(status, *texts, late)
+        said, wrong = (os.pread(file.fileno(), 2**24, 0).decode("utf-8", "replace") for file in (out, error))
+        return Ended(status, said, wrong, late)
 
 
 def attend(child: int, waiting: list[tuple[float, int]], cpu: float, wall: float) -> bool:
