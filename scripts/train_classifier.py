@@ -16,7 +16,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ncsn import data, machine
-from ncsn.files import atomic
 from ncsn.networks.classifier import Classifier
 
 EPOCHS, BATCH, PEAK_RATE = 12, 250, 5e-3
@@ -43,7 +42,6 @@ def accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
 
 def main() -> None:
     """Train, report, write."""
-    machine.keep_memory()
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     images, (labels, validation_labels, test_labels) = data.mnist(), data.mnist_labels()
@@ -63,8 +61,7 @@ def main() -> None:
         optimizer.step()
         schedule.step()
     network.eval()
-    with atomic(OUT) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, temporary)
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, OUT)
     print(f"{OUT}: {OUT.stat().st_size} bytes, sha256 {hashlib.sha256(OUT.read_bytes()).hexdigest()}")
     print(f"accuracy: validation {accuracy(network, images.validation, validation_labels):.4f}, ", end="")
     print(f"test {accuracy(network, images.test, test_labels):.4f}")
