@@ -14,7 +14,7 @@ from torch import Tensor
 
 import ncsn
 from ncsn.distributions import TOYS, Distribution
-from ncsn.metrics import mode_statistics
+from ncsn.evaluation.metrics import mode_statistics
 from ncsn.samplers import Descent
 
 PLACE = Path(__file__).resolve().parents[1] / "web" / "test" / "values.json"
