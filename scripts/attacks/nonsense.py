@@ -34,22 +34,7 @@ USES = {
 }
 OTHERS = "RUN -n 2 --levels 3 --solver-steps 1 --device cpu --out out.png"  # of a command that is not above
 TOKENS = (b"9" * 400, b"[" * 50_000, b"1e999", b"NaN", b"-Infinity", b"\xff\xfe", b"\x00", b"\\ud800")
-SENSELESS: tuple[Any, ...] = (
-    None,
-    True,
-    0,
-    -1,
-    1.5,
-    1e308,
-    10**12,
-    float("nan"),
-    "",
-    "ü",
-    "../../x",
-    [],
-    [[]],
-    {"": 0},
-)
+SENSELESS: tuple[Any, ...] = (None, 0, -1, 1e308, 10**12, float("nan"), "", "ü", "../../x", [], [[]], {"": 0})
 COMMANDS = (
     f"train HERE/images.npz {SMALL} --steps 24 --out run --resume",
     "sample run -n 2 --levels 2 --device cpu --out out.npz",
