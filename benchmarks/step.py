@@ -21,7 +21,6 @@ import tyro
 
 import ncsn
 from ncsn import distributed, machine
-from ncsn.cli import console
 from ncsn.data.pixels import reals
 from ncsn.distributed import ALONE, Group
 from ncsn.distributions import Empirical
