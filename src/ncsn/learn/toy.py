@@ -87,7 +87,7 @@ def recipe_of_toy(settings: ResolvedToy, device: torch.device) -> Recipe:
 
 def compare_samplers(
     run: Run, truth: Distribution, settings: ResolvedToy, draw: Callable[..., Drawn]
-) -> tuple[list[list[Panel]], list[Panel], dict[str, object]]:
+) -> tuple[list[list[Panel]], list[tuple[str, Float[Tensor, "shown 2"]]], dict[str, object]]:
     """Langevin dynamics and its annealed descendant from the same start, with as many steps, and both scores.
 
     ``draw``: how a run is sampled, ``drawing.draw``.  Returns rows of panels: the data or the start, and what each
