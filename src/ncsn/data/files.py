@@ -306,7 +306,7 @@ def from_arrays(name: str, found: Mapping[str, Shaped[np.ndarray, "..."]]) -> Ca
     stacks = {part: images_in(f"{name} {key}".strip(), found[key]) for part, key in parts.items()}
     kinds = {(array.dtype.newbyteorder("="), array.shape[3]) for array in stacks.values()}
     if len(parts) != len(chosen) or len(kinds) != 1 or not {None, "train"} & parts.keys():
-        listed = ", ".join(f"{key} {array.shape} of {array.dtype}" for key, array in found.items())
+        listed = ", ".join(f"{key} {array.shape} of {array.dtype}" for key, array in list(found.items())[:10])
         raise ValueError(
             f"{name} holds {listed or 'nothing'}; one array of images is needed, or one for each part, x_train and "
             "x_test, of one dtype and as many channels"

@@ -243,6 +243,8 @@ def stacked(found: Sequence[Picture], reading: Reading) -> tuple[Shaped[np.ndarr
     notes["bytes / 255"] = n - len(deep) if deep else 0
     if deep and (depth.low, depth.high) != (0, 1):
         notes[f"{depth.dtype} from {depth.low:g} to {depth.high:g} as 0 to 1"] = len(deep)
+    if deep and (depth.dtype == "float64" or max(abs(depth.low), abs(depth.high)) > 2**24):
+        notes[f"{depth.dtype} as float32"] = len(deep)  # which has 24 bits
     out = np.empty((n, channels, *found[0].pixels.shape[:2]), np.float32 if deep else np.uint8)
     for row, one in zip(out, found, strict=True):
         row[:] = in_units(one, depth, channels, reading)
