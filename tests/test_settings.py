@@ -177,4 +177,4 @@ def test_the_command_line_needs_a_data_set_and_the_script_has_one(capsys: pytest
     assert console.parse(Toy, ["--objective", "ssm"]).objective == "ssm"
     with pytest.raises(SystemExit):
         console.parse(Train, [])
-    assert "DATASET" in capsys.readouterr().err.upper()
+    assert "DATA " in capsys.readouterr().err

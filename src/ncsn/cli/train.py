@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -25,7 +25,7 @@ class Train(Images):
     What is not given follows from the data, the budget and the machine.
     """
 
-    dataset: tyro.conf.Positional[str] = field()
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = field()
     """mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), a folder or an archive (.zip, .tar) of
     images, an array (.npy, .npz), or shards in WebDataset's format: a folder of .tar files, or
     'shards-{0000..0127}.tar'."""
