@@ -195,6 +195,7 @@ def test_toy_circle_learns_the_score_near_the_data_and_not_far_away(
     assert near[0] == pytest.approx(float(error), rel=0.15)
 
 
+@pytest.mark.slow
 def test_toy_gaussian_mixes_only_when_annealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
     line = f"--generator gaussian --steps 600 --samples 2000 --seed 2 --out {out}"
