@@ -43,7 +43,7 @@ from ncsn.pixels import reals
 from ncsn.progress import refresh_interval
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[1]
 NARROW = (32, 64)  # half of the default width, so that large batches take seconds

@@ -15,10 +15,10 @@ import torch
 import ncsn
 from ncsn import ScoreModel, UNet
 from ncsn.pixels import centres, quantize
+from ncsn.problems import known_pixels
 from ncsn.recipe import Argument, Recipe
-from ncsn.regions import known_pixels
 from ncsn.run import Run
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 
 SEED = 5
 LABELS = [7, 2, 4, 0]

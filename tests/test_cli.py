@@ -21,8 +21,7 @@ from ncsn.model import ScoreModel
 from ncsn.networks import UNet
 from ncsn.pixels import quantize
 from ncsn.recipe import Recipe
-from ncsn.samplers import METHODS
-from ncsn.sampling import Sampling
+from ncsn.samplers import METHODS, Sampling
 
 RECIPE = Recipe(
     network="UNet",

@@ -16,7 +16,7 @@ from ncsn.data.origin import Origin
 from ncsn.pixels import Depth
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 
 SAMPLING = Sampling(sigma_max=5.0, sigma_min=0.1, sampler="heun", levels=3, steps=1, eps=0.001)
 RECIPE = Recipe(network="UNet", arguments={"channels": (4,), "blocks": 1}, shape=(1, 6, 6), sampling=SAMPLING)

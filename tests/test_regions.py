@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ncsn.regions import known_pixels, mean_filled
+from ncsn.problems import known_pixels, mean_filled
 from ncsn.validation import Region
 
 

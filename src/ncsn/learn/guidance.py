@@ -14,8 +14,7 @@ from ncsn.evaluation.features import PIXELS, Features
 from ncsn.pixels import quantize, reals
 from ncsn.recipe import Label, Recipe
 from ncsn.run import Run
-from ncsn.samplers import GUIDED
-from ncsn.sampling import Sampling
+from ncsn.samplers import GUIDED, Sampling
 from ncsn.validation import GuideName
 
 WEIGHTS: dict[GuideName, tuple[float, ...]] = {  # that are offered, smallest first
