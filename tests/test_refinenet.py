@@ -226,20 +226,6 @@ def test_has_the_official_number_of_weights(levels: int, channels: int, width: i
     assert sum(p.numel() for p in network.parameters()) == official == expected
 
 
-@pytest.mark.parametrize(("network", "norms"), [(NCSN(1, 8, sigmas=SIGMAS), 71), (NCSNv2(1, 8), 17)])
-def test_is_built_of_the_papers_parts(network: RefineNet, norms: int) -> None:
-    assert sum(isinstance(module, InstanceNormPlus) for module in network.modules()) == norms
-    pools = {type(module) for module in network.modules() if "Pool2d" in type(module).__name__}
-    assert pools == {nn.AvgPool2d if isinstance(network, NCSN) else nn.MaxPool2d}
-    convolutions = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
-    dilated = {name[:6]: module.dilation[0] for name, module in convolutions.items() if module.dilation != (1, 1)}
-    assert dilated == {"stage3": 2, "stage4": 4}
-    assert {name for name in convolutions if "shortcut" in name} == {f"stage{i}.0.shortcut" for i in (2, 3, 4)}
-    without_bias = {name for name, module in convolutions.items() if module.bias is None}
-    assert without_bias == {name for name in convolutions if any(part in name for part in ("adapt", "crp", "output"))}
-    assert not any("msf" in name for name in convolutions if name.startswith("refine1"))
-
-
 @pytest.mark.parametrize("network", [NCSN(1, 16, sigmas=SIGMAS), NCSN(1, 16, features=8), NCSNv2(1, 16)])
 def test_gamma_and_alpha_start_near_one_and_beta_at_zero(network: RefineNet) -> None:
     level = network.level(torch.tensor([0.3]))
