@@ -88,27 +88,6 @@ def test_replacement_converges_to_the_conditional_of_a_level(generator: Generato
     check_moments(x[:, 1:], MEAN[1:] + gain * (1.5 - MEAN[0]), total[1:, 1:] - gain[:, None] * total[0, 1:], left=0.03)
 
 
-def test_replacement_needs_a_sampler_that_lingers_on_each_level(generator: Generator) -> None:
-    """Two coordinates with correlation 0.9, the first is 1.5: the second is 1.35 ± 0.436."""
-    covariance = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
-
-    def prior(x: Tensor, sigma: Sigma, /) -> Tensor:
-        total = covariance + expand(sigma, x)[:, :, None] ** 2 * torch.eye(2)
-        score: Tensor = torch.linalg.solve(total, -x)
-        return score
-
-    known, y = torch.tensor([True, False]), torch.tensor([1.5, 0.0]).expand(4000, 2)
-    x = 10 * torch.randn(4000, 2, generator=generator)
-    score = replacement(prior, known, y, generator=generator)
-    ladder = Geometric(10, 0.02, 30).sigmas()
-    *_, lingering, _ = annealed_langevin(score, x, ladder, eps=2e-4, steps=40, generator=generator)
-    *_, passing, _ = dpm_solver(score, x, Karras(10, 0.02, 60).sigmas(), stochasticity=1.0, generator=generator)
-    assert float(lingering[:, 1].mean()) == pytest.approx(1.35, abs=0.04)
-    assert float(lingering[:, 1].std()) == pytest.approx(0.436, abs=0.03)
-    assert float(passing[:, 1].mean()) == pytest.approx(0.94, abs=0.06)
-    assert float(passing[:, 1].std()) == pytest.approx(0.56, abs=0.04)
-
-
 def test_replaced_pixels_are_noised_to_the_level_where_the_prior_is_asked(generator: Generator) -> None:
     """Not pasted clean: the known coordinate that the prior sees has its example's level σ, around its own y."""
     inputs: list[Tensor] = []
