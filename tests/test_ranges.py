@@ -10,14 +10,9 @@ from annotated_types import Interval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ncsn.cli.evaluate import Evaluate
-from ncsn.cli.export import Export
-from ncsn.cli.info import Info
-from ncsn.cli.interpolate import Interpolate
-from ncsn.cli.likelihood import Likelihood
-from ncsn.cli.play import Play
-from ncsn.cli.push import Push
-from ncsn.cli.sample import Sample
+from ncsn.cli.measure import Evaluate, Info, Likelihood
+from ncsn.cli.sample import Interpolate, Sample
+from ncsn.cli.share import Export, Play, Push
 from ncsn.cli.solve import Deblur, Denoise, Inpaint, Superres
 from ncsn.cli.train import Train
 from ncsn.learn.settings import Images, ResolvedImages, ResolvedToy, Toy
