@@ -108,8 +108,8 @@ def multistep_by_hand(eta: float, last: float) -> Callable[[], Step]:
                 share = h / (2 * longer)
                 ahead = (min(share, last) if following == 0.5 else share) * (denoised - before)
             past.append((denoised, h))
-            noise = following * math.sqrt(1 - (following / sigma) ** (2 * eta)) * z() if eta else 0
-            return (1 - a) * x + a * (denoised + ahead) + noise
+            x = (1 - a) * x + a * (denoised + ahead)
+            return x + following * math.sqrt(1 - (following / sigma) ** (2 * eta)) * z() if eta else x
 
         return step
 
@@ -297,10 +297,13 @@ def test_a_restart_keeps_the_distribution_and_takes_back_errors(generator: Gener
 
 
 def test_encoding_is_the_flow_the_other_way(generator: Generator) -> None:
-    """Of a Gaussian the flow stretches what is around the mean, from √(s² + σ_min²) to √(s² + σ_max²)."""
+    """From the last level up, step by step; of a Gaussian, from √(s² + σ_min²) to √(s² + σ_max²) around its mean."""
+    x = START
+    for sigma, following in ((0.5, 0.9), (0.9, 2.0), (2.0, 3.0)):
+        x = heun_by_hand(x, sigma, following)
+    torch.testing.assert_close(encode(MIXTURE, START, LADDER), x)
     mean, std, sigmas = 0.5, 0.3, Karras(20.0, 0.01, 60).sigmas()
-    x = mean + std * torch.randn(6, 1, 4, 4, generator=generator)
-    score = GaussianScore(mean, std)
+    x, score = mean + std * torch.randn(6, 1, 4, 4, generator=generator), GaussianScore(mean, std)
     noise = encode(score, x, sigmas)
     stretched = ((std**2 + 20.0**2) / (std**2 + 0.01**2)) ** 0.5
     torch.testing.assert_close(noise, mean + (x - mean) * stretched, rtol=3e-3, atol=0.05)
@@ -378,7 +381,7 @@ def test_small_steps_and_many_of_them_give_modes_their_weights(
 # What is refused, and on which device tensors are made.
 
 SCORE, ZERO = GaussianScore(0, 1), torch.zeros(1, 1)
-LADDERS = {
+LADDERS: dict[str, Callable[..., Iterator[ways.Step]]] = {
     "annealed": partial(ways.annealed_langevin, eps=0.01, steps=1),
     "consistent": partial(ways.consistent_annealed, eta=1.0),
     "pc": ways.predictor_corrector,
