@@ -135,12 +135,12 @@ class ScoreModel(nn.Module):
             raise ValueError(f"sigma is {sigma}; it must be above 0, where the score is that of data with some noise")
         std, centred = expand(sigma, x), x - self.data_mean
         levels = torch.as_tensor(sigma, dtype=self.data_std.dtype, device=x.device).reshape(-1)
-        shown = self.preconditioning.network_input(centred, std, self.data_std).to(self.data_std.dtype)
-        if label is None and self.classes:  # always told, so that a compiled network knows one way to be called
+        network_input = self.preconditioning.network_input(centred, std, self.data_std).to(self.data_std.dtype)
+        if label is None and self.classes:  # always, so that a compiled network is called in one way
             label = torch.full((len(x),), -1, device=x.device)
-        known = () if label is None else (label,)
+        labels = () if label is None else (label,)
         with torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-            value = self.network(shown, levels.log() / 4, *known)
+            value = self.network(network_input, levels.log() / 4, *labels)
         return self.preconditioning.score(value.to(x.dtype), centred, std, self.data_std)
 
     @property

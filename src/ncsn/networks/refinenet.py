@@ -319,17 +319,17 @@ class NCSN(RefineNet):
         features: int = 0,
         rescale: bool = True,
     ) -> None:
-        known = tuple(float(sigma) for sigma in sigmas)
-        if bool(known) == bool(features) or features < 0 or not all(0 < sigma < math.inf for sigma in known):
-            raise ValueError(f"sigmas is {known}, features is {features}; one of them is needed, positive and finite")
+        levels = tuple(float(sigma) for sigma in sigmas)
+        if bool(levels) == bool(features) or features < 0 or not all(0 < sigma < math.inf for sigma in levels):
+            raise ValueError(f"sigmas is {levels}, features is {features}; one of them is needed, positive and finite")
 
         def norm(channels: int) -> InstanceNormPlus:
-            return InstanceNormPlus(Table(len(known), channels) if known else Projection(features, channels))
+            return InstanceNormPlus(Table(len(levels), channels) if levels else Projection(features, channels))
 
         super().__init__(
             image_channels,
             width,
-            NearestLevel(known) if known else NoiseEmbedding(features),
+            NearestLevel(levels) if levels else NoiseEmbedding(features),
             norm=norm,
             refine_norm=norm,
             pool=nn.AvgPool2d(5, 1, 2),
