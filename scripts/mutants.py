@@ -30,24 +30,18 @@ from cosmic_ray.plugins import get_operator
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = {
     "noise": "noise randomness",
-    "samplers/langevin": "samplers randomness",
-    "samplers/flow": "samplers samplers_against_diffusers randomness",
-    "samplers/methods": "sampling",
-    "samplers/step": "samplers",
+    "samplers": "samplers samplers_against_diffusers sampling randomness",
     "score": "score",
-    "preconditioning": "recipe score objectives",
+    "model": "recipe score objectives",
     "objectives": "objectives randomness",
     "likelihood": "likelihood randomness",
     "problems": "problems randomness",
-    "metrics": "metrics randomness",
-    "evaluation/ruler": "evaluation",
+    "evaluation/metrics": "metrics randomness",
     "evaluation/report": "evaluation",
-    "evaluation/features": "evaluation evaluation_features",
-    "sampling": "sampling",
+    "evaluation/features": "evaluation",
     "optimizers": "optimizers",
     "units": "units",
     "pixels": "data",
-    "regions": "regions",
     "run": "run",
 }
 """The modules, and the test files that concern them."""
