@@ -189,6 +189,15 @@ def test_a_network_is_told_its_labels() -> None:
     assert ScoreModel(UNet(1, (8,), 1, 8)).classes == 0
 
 
+def test_who_is_told_no_class_is_told_so(generator: Generator) -> None:
+    """By −1, and not by the first class."""
+    model, x = ScoreModel(UNet(1, (8,), 1, 8, classes=3)), torch.randn(2, 1, 4, 4, generator=generator)
+    for p in model.network.parameters():
+        nn.init.normal_(p, std=0.2, generator=generator)
+    torch.testing.assert_close(model(x, 0.5), model(x, 0.5, torch.tensor([-1, -1])))
+    assert not torch.allclose(model(x, 0.5), model(x, 0.5, torch.tensor([0, 0])), rtol=1e-3)
+
+
 def test_guidance_goes_beyond_the_score_of_the_class() -> None:
     model, x, sigma = ScoreModel(Classed(), 0.0, 1.0), torch.zeros(3, 2), torch.tensor(1.0)
     label = torch.tensor([0, 4, 7])
