@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from helpers import GaussianScore
 from hypothesis import given
 from hypothesis import strategies as st
+from ncsn.samplers import Sampling
 from pictures import PARTS, contents, packed, write
 from PIL import Image
 
@@ -25,7 +26,6 @@ from ncsn.data.pixels import BYTES, Depth, centres, dequantize, quantize
 from ncsn.data.reading import short_name
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.sampling import Sampling
 
 
 @given(st.integers(0, 2**31))
