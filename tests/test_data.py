@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from helpers import GaussianScore
 from hypothesis import given
 from hypothesis import strategies as st
-from ncsn.samplers import Sampling
 from pictures import PARTS, contents, packed, write
 from PIL import Image
 
@@ -26,6 +25,7 @@ from ncsn.data.pixels import BYTES, Depth, centres, dequantize, quantize
 from ncsn.data.reading import short_name
 from ncsn.recipe import Recipe
 from ncsn.run import Run
+from ncsn.samplers import Sampling
 
 
 @given(st.integers(0, 2**31))
