@@ -14,8 +14,7 @@ from ncsn.learn import guidance
 from ncsn.learn.guidance import Trial, best
 from ncsn.learn.settings import Images
 from ncsn.recipe import Recipe
-from ncsn.samplers import Step
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling, Step
 
 CPU = torch.device("cpu")
 

@@ -23,7 +23,7 @@ from ncsn.data.reading import Reading
 from ncsn.evaluation import Evaluation, Metric
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 from ncsn.sharing import FILES, NEEDED, Place
 from ncsn.storage import digest
 

@@ -20,8 +20,7 @@ from ncsn.learn.settings import Images
 from ncsn.progress import refresh_interval
 from ncsn.recipe import Label, Recipe
 from ncsn.run import Run
-from ncsn.samplers import GUIDED
-from ncsn.sampling import Sampling
+from ncsn.samplers import GUIDED, Sampling
 from ncsn.validation import GuideName
 
 WEIGHTS: dict[GuideName, tuple[float, ...]] = {  # that are offered, smallest first

@@ -20,8 +20,7 @@ from ncsn.distributions import Empirical
 from ncsn.learn.settings import Images, ResolvedImages, check_auto, given_ones
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal, suggest_noise
 from ncsn.recipe import Argument, Recipe
-from ncsn.samplers import METHODS
-from ncsn.sampling import Sampling
+from ncsn.samplers import METHODS, Sampling
 from ncsn.score import tweedie
 from ncsn.training import Budget
 

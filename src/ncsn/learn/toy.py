@@ -19,7 +19,7 @@ from ncsn.noise import suggest_noise
 from ncsn.plots import Panel
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 
 VIEW = 8.0  # everything is drawn on [-8, 8]², where the paper's figures are
 MANY = 100_000  # training examples
