@@ -21,10 +21,10 @@ import tyro
 import ncsn
 from ncsn import data, evaluation, metrics, plots, process
 from ncsn.cli import drawing
-from ncsn.drawn import Drawn
 from ncsn.pixels import centres, quantize
 from ncsn.problems import masked
 from ncsn.regions import known_pixels, mean_filled
+from ncsn.run import Drawn
 
 ROOT = Path(__file__).parent.parent
 SLICED = "training_toy.py --generator gaussian --objective ssm --levels 1 --view field"

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ncsn import machine
+from ncsn.recipe import Units
 from ncsn.score import Score, Sigma, expand, tweedie
-from ncsn.units import Units
 
 Measurement = Callable[[Tensor], Tensor]
 """A linear function of a batch of examples, (b, *d) → (b, *m)."""

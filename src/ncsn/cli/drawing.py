@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from ncsn.distributed import Group
-    from ncsn.drawn import Drawn, Steps
-    from ncsn.run import Run
+    from ncsn.run import Drawn, Run, Steps
     from ncsn.samplers import Step
 
 COMPILE_FROM = 60_000  # evaluations of a network for images: for fewer, compiling takes longer than it saves
@@ -53,7 +52,7 @@ def draw(
     steps = run.steps(n, seed=seed, batch_size=batch_size, **how)
     many = compiling_pays(run, n, steps)
     if many:
-        console.compile_run(steps.run, size)
+        console.compile_run(run, size)
     path = []
     with nullcontext() if many else machine.nothing_compiled():
         for step in console.bar(steps, description or f"{n} samples"):
@@ -69,13 +68,12 @@ def compiling_pays(run: "Run", n: int, steps: "Steps") -> bool:
 
 def drawn(steps: "Steps", samples: "Tensor", path: "list[Step]", seconds: float) -> "Drawn":
     """The samples that ``steps`` has led to, and what they have cost."""
-    from ncsn.drawn import Drawn
+    from ncsn.run import Drawn
 
     return Drawn(
         samples=samples.cpu(),
         path=path,
         sampling=steps.sampling,
-        sampler=steps.sampler,
         nfe=steps.nfe,
         guide_nfe=steps.guide_nfe,
         seconds=seconds,
@@ -117,7 +115,7 @@ def draw_blocks(
                 steps, count = next(mine), counts[group.rank]
                 pays = compiling_pays(run, n, steps) and even(count, batch_size) == usual
                 if pays and not compiled:
-                    console.compile_run(steps.run, usual)
+                    console.compile_run(run, usual)
                     compiled = True
                 console.tell(threads)
                 with nullcontext() if pays else machine.nothing_compiled():

@@ -13,8 +13,8 @@ from ncsn.cli import drawing
 from ncsn.cli.options import HowToSample
 from ncsn.data.options import Reading
 from ncsn.files import check_out
-from ncsn.learn.settings import DeviceName, given_ones
-from ncsn.validation import Seed
+from ncsn.learn.settings import given_ones
+from ncsn.validation import DeviceName, Seed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -167,9 +167,9 @@ class Evaluate(HowToSample, Reading):
         samples = torch.cat(parts)
         evaluation.write_samples(out / SAMPLES, samples)
         return samples, {
-            "run_digest": (run.taught(**self.how()) or run).digest,
+            "run_digest": run.digest,
             "seed": self.seed,
-            "sampler": drawn.sampler,
+            "sampler": drawn.sampling.sampler,
             "class": self.label,
             "guidance": drawn.sampling.guidance,
             "guide": drawn.sampling.guide,

@@ -29,12 +29,6 @@ class Info(OfRun):
         else:
             by = f"{sampling.guidance:g}, by a guide of {run.guide_parameters:,} weights"
             guide = "none" if run.guide is None else by
-        few, offered = folder / storage.STUDENT, run.student is not None
-        student = "none"
-        if storage.begun(few):
-            nfe = storage.read_config(few).recipe.sampling.nfe
-            why = "by the sampler fast" if offered else "not offered: it still learns, or was not good enough"
-            student = f"{nfe} evaluations, {why}"
         rows = {
             "run": self.run,
             "experiment": run.experiment,
@@ -44,9 +38,8 @@ class Info(OfRun):
             "noise": f"σ from {sampling.sigma_max:g} to {sampling.sigma_min:g}",
             "sampler": f"{sampling.sampler} on {sampling.count} noise levels, {sampling.nfe} evaluations",
             "guidance": guide,
-            "student": student,
             "settings": pairs(run.settings),
-            "results": pairs({k: v for k, v in results.items() if not isinstance(v, tuple | dict)}),
+            "results": pairs({k: v for k, v in results.items() if not isinstance(v, list | dict)}),
         }
         for name, value in rows.items():
             print(f"{name:<11} {value}")

@@ -10,7 +10,6 @@ from typing import Annotated
 import tyro
 
 from ncsn.cli import console
-from ncsn.cli.distill import Distill
 from ncsn.cli.evaluate import Evaluate
 from ncsn.cli.export import Export
 from ncsn.cli.info import Info
@@ -32,7 +31,6 @@ COMMANDS: dict[str, type] = {
     "superres": Superres,
     "deblur": Deblur,
     "interpolate": Interpolate,
-    "distill": Distill,
     "export": Export,
     "info": Info,
     "play": Play,

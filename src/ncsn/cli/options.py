@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import tyro
 from annotated_types import Interval
 
-from ncsn.learn.settings import DeviceName
-from ncsn.validation import BatchSize, GuideName, LangevinSteps, Levels, SamplerName, StepSize
+from ncsn.validation import BatchSize, DeviceName, GuideName, LangevinSteps, Levels, SamplerName, StepSize
 
 Guidance = Annotated[float, Interval(ge=0, le=100)]
 
@@ -35,8 +34,7 @@ class HowToSample:
     """How a run is to be sampled; what is not given is the run's own."""
 
     sampler: SamplerName | None = None
-    """By default the run's own; fast: by the run's student, if it has one (ncsn distill), else the default in at most
-    eight evaluations of the network."""
+    """By default the run's own; fast: the default in at most eight evaluations of the network."""
     levels: Levels | None = None
     """Noise levels that sampling descends: more cost more and are more exact.  By default what suits the sampler."""
     steps: LangevinSteps | None = None

@@ -9,13 +9,12 @@ import tyro
 
 from ncsn.cli import console, drawing
 from ncsn.cli.options import HowToSample, OfRun, check_suffix
-from ncsn.files import check_out
+from ncsn.files import Job, Stream, check_out, streamed
 from ncsn.validation import Count, Seed, check_ranges
 
 if TYPE_CHECKING:
     from ncsn.distributed import Group
     from ncsn.run import Run
-    from ncsn.streaming import Job, Stream
 
 FRAMES = (1500, 36)  # how many points or images an animation shows
 PICTURES = (".png", ".gif")
@@ -32,7 +31,7 @@ class Sample(HowToSample, OfRun):
     """The same seed gives the same samples on one machine."""
     out: Path = Path("grid.png")
     """Where to write: .png for a grid; .gif for the way of up to 36 images out of the noise; .npz for an array under
-    the key samples, .npy or .zarr for one alone, for images (n, c, h, w) in the numbers of their files: mostly uint8; a
+    the key samples, .npy for one alone, for images (n, c, h, w) in the numbers of their files: mostly uint8; a
     name without suffix for a folder of PNG images.  All but pictures take any number of samples, in the memory of
     1,000, and go on after a kill: by the same command, with the same samples."""
     overwrite: bool = False
@@ -42,16 +41,16 @@ class Sample(HowToSample, OfRun):
         """Refuse what makes no sense."""
         check_ranges(self)
         if self.out.suffix:
-            check_suffix(self.out, *PICTURES, ".npz", ".npy", ".zarr", "none for a folder of PNG images")
+            check_suffix(self.out, *PICTURES, ".npz", ".npy", "none for a folder of PNG images")
         if self.out.suffix in PICTURES and self.n > MOST:
             raise ValueError(
-                f"n is {self.n}; a picture shows at most {MOST}: more go into .npz, .npy, .zarr or a folder, by --out"
+                f"n is {self.n}; a picture shows at most {MOST}: more go into .npz, .npy or a folder, by --out"
             )
 
     def __call__(self) -> None:
         """Draw, and write."""
         if not console.follows():
-            check_out(self.out, overwrite=self.overwrite, directory=self.out.suffix in ("", ".zarr"))
+            check_out(self.out, overwrite=self.overwrite, directory=not self.out.suffix)
         import ncsn
         from ncsn import distributed
 
@@ -92,8 +91,6 @@ class Sample(HowToSample, OfRun):
         """Write samples into what grows with them; returns what they cost."""
         import numpy as np
 
-        from ncsn.streaming import streamed
-
         shape = (self.n, *run.recipe.shape)
         dtype = np.dtype(run.recipe.depth.dtype if run.recipe.images else "float32")
         try:
@@ -104,7 +101,7 @@ class Sample(HowToSample, OfRun):
 
     def fill(self, stream: "Stream", run: "Run", group: "Group") -> str:
         """Draw what is not there yet, block by block; returns what that cost."""
-        from ncsn.drawn import cost
+        from ncsn.run import cost
 
         before, seconds = stream.done, 0.0
         group.share(str(before).encode())
@@ -116,7 +113,7 @@ class Sample(HowToSample, OfRun):
                 x = drawn.samples
                 stream.write(run.recipe.depth.restored(x) if run.recipe.images else x.numpy())
                 seconds += drawn.seconds
-                now = cost(stream.done - before, drawn.sampler, drawn.nfe, drawn.guide_nfe, seconds)
+                now = cost(stream.done - before, drawn.sampling.sampler, drawn.nfe, drawn.guide_nfe, seconds)
                 said = f"{now}, after {before} that were there" if before else now
         except KeyboardInterrupt as error:
             if stream.done:
@@ -129,6 +126,5 @@ class Sample(HowToSample, OfRun):
         from importlib.metadata import version
 
         by = {name: version(name) for name in ("ncsn", "torch")}
-        drawn_by = run.taught(**self.how()) or run
-        about = {"run": drawn_by.digest[:16], "device": str(run.device), "n": self.n, "seed": self.seed}
+        about = {"run": run.digest[:16], "device": str(run.device), "n": self.n, "seed": self.seed}
         return {**by, **about, **self.how()}
