@@ -22,11 +22,10 @@ from ncsn.networks.classifier import Classifier
 from ncsn.pixels import centres, dequantize, quantize
 from ncsn.plots.tiles import tile
 from ncsn.problems import blurred, downsampled
-from ncsn.recipe import Recipe
+from ncsn.recipe import Recipe, Units
 from ncsn.run import Run
 from ncsn.sampling import Sampling
 from ncsn.score import Sigma, expand
-from ncsn.units import Units
 
 SAMPLING = Sampling(sigma_max=20.0, sigma_min=0.01, sampler="dpmpp-sde", levels=12, steps=1, eps=2e-5, guidance=2.0)
 RECIPE = Recipe(network="UNet", arguments={"classes": 10}, shape=(1, 8, 8), sampling=SAMPLING)

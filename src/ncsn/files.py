@@ -6,6 +6,7 @@ determines the samples.  When all blocks are there, they become the output.
 """
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -17,7 +18,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -215,14 +216,14 @@ class Stream:
             temporary.write_bytes(content)
         self.blocks.append(path)
 
-    def write_array(self, file: IO[bytes]) -> None:
-        """Write all of them as one array, as numpy does."""
+    def array(self) -> Iterator[bytes]:
+        """The bytes of an .npy of all of them, part by part."""
         from numpy.lib import format
 
         header = {"descr": format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
-        format.write_array_header_1_0(file, header)
-        for block in self.blocks:
-            file.write(block.read_bytes())
+        format.write_array_header_1_0(head := io.BytesIO(), header)
+        yield head.getvalue()
+        yield from (block.read_bytes() for block in self.blocks)
 
     def write_images(self, folder: Path) -> None:
         """Write them as 000000.png and so on, of as many bits as the data has."""
@@ -241,18 +242,18 @@ class Stream:
         if out.suffix:
             with atomic(out) as temporary, temporary.open("wb") as file:
                 if out.suffix == ".npy":
-                    self.write_array(file)
+                    file.writelines(self.array())
                 else:
                     member = zipfile.ZipInfo("samples.npy")  # of no date, so that the same samples are the same bytes
                     member.compress_type = zipfile.ZIP_DEFLATED
                     with zipfile.ZipFile(file, "w") as archive, archive.open(member, "w", force_zip64=True) as packed:
-                        self.write_array(packed)
+                        packed.writelines(self.array())
             return
         images = self.folder / "images"
         shutil.rmtree(images, ignore_errors=True)  # of a kill while they were written
         images.mkdir()
         self.write_images(images)
-        os.sync()
+        getattr(os, "sync", lambda: None)()  # Windows has none
         if out.exists():
             out.replace(self.folder / "replaced")
         images.replace(out)

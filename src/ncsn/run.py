@@ -370,7 +370,7 @@ class Run:
         Raises ValueError for a ``y`` that is no measurement, and for noise that is not positive.
         """
         zero = torch.zeros(1, *self.recipe.shape, device=self.device)
-        y = torch.as_tensor(y).to(zero)
+        y = torch.as_tensor(y, dtype=zero.dtype, device=zero.device)
         linear, target, noise = problems.standardised(measure, y, noise_std, example=zero, units=self.units)
 
         def condition(score: Score, n: int, generator: torch.Generator) -> Score:
@@ -396,13 +396,13 @@ class Run:
         sampling = self.recipe.sampling.but(sampler="annealed", guidance=1.0)
         return replace(self, condition=condition, recipe=replace(self.recipe, sampling=sampling))
 
-    def log_prob(self, x: Float[Tensor, "b *d"] | Float[np.ndarray, "b *d"], **how: Any) -> Float[Tensor, "b"]:
+    def log_prob(self, x: Tensor | np.ndarray, **how: Any) -> Float[Tensor, "b"]:
         """Log p(x) in nats, in the units of the data.  ``how`` and errors: as for ``likelihood``."""
-        return self.likelihood(torch.as_tensor(x), **how).log_prob
+        return self.likelihood(x, **how).log_prob
 
     def likelihood(
         self,
-        x: Float[Tensor, "b *d"],
+        x: Tensor | np.ndarray,
         *,
         sigma_min: float | None = None,
         probes: int | None = None,
@@ -419,6 +419,7 @@ class Run:
         """
         if self.condition is not None:
             raise ValueError("the density of a posterior is not known; ask the run that it was made of")
+        x = torch.as_tensor(x, device=self.device)
         if tuple(x.shape[1:]) != self.recipe.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; (b, {', '.join(map(str, self.recipe.shape))}) is needed")
         return joined(list(self.likelihoods(x, sigma_min, probes, tolerance, batch_size, seed)))

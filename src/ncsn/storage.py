@@ -338,7 +338,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raises ValueError unless ``tensors`` has the names and shapes of ``expected``, and finite numbers of its kinds."""
+    """Raises ValueError unless ``tensors`` has the names, shapes and kinds of ``expected``, and is finite."""
     for name in sorted(tensors.keys() ^ expected.keys()):
         raise ValueError(f"{name} is {'unexpected' if name in tensors else 'missing'}")
     for name, wanted in expected.items():
