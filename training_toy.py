@@ -11,7 +11,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; install the package first, with `pip install .` in this folder")
 
-from ncsn.signals import quit_on_signals
+from ncsn.cli.interrupts import quit_on_signals
 
 quit_on_signals()
 from ncsn import plots

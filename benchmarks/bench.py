@@ -27,7 +27,7 @@ from matplotlib.ticker import FormatStrFormatter
 from peers import PEERS, UNTOLD
 from tqdm import tqdm
 
-from ncsn import data, evaluation, machine, process
+from ncsn import data, evaluation, machine
 from ncsn.pixels import quantize
 from ncsn.progress import refresh_interval
 
@@ -86,7 +86,7 @@ def ours(bench: Bench, out: Path) -> dict[str, Any]:
 
 def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
     """Train a peer until its minutes are spent, sample for as long as it may, and judge."""
-    process.keep_memory()
+    machine.keep_memory()
     torch.set_flush_denormal(True)
     torch.manual_seed(bench.seed)
     generator, images = torch.Generator().manual_seed(bench.seed), data.load_images(bench.dataset)

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import ncsn
-from ncsn import data, evaluation, metrics, process
+from ncsn import data, evaluation, machine, metrics
 from ncsn.cli import console, drawing
 from ncsn.pixels import quantize
 from ncsn.progress import refresh_interval
@@ -158,7 +158,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 if __name__ == "__main__":
     settings = tyro.cli(Curve)
-    process.keep_memory()
+    machine.keep_memory()
     torch.set_flush_denormal(True)
     table = measure(settings, grid(ncsn.load(settings.run)))
     written = json.dumps(table, indent=1) + "\n"

@@ -17,7 +17,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -32,7 +31,7 @@ from scaling_page import plot, written
 from step import ABOVE, Step, model_of, peak_memory, progress_of, seconds_of
 from tqdm import tqdm
 
-from ncsn import process
+from ncsn import machine
 from ncsn.data import Images
 from ncsn.distributions import Empirical
 from ncsn.evaluation.classifiers import of_classifier
@@ -52,8 +51,8 @@ ASKED = 6  # of 128 images have so much noise that posterior targets are made fo
 MESSAGES = (1_000, 100_000, 1_000_000, 3_000_000)  # numbers that two machines add up
 PAIRS = 3  # times that one process of two threads and two of one are compared
 
-Part = Literal["training", "sampling", "data", "processes", "wire", "overhead"]
-PARTS: tuple[Part, ...] = ("training", "sampling", "data", "processes", "wire")
+Part = Literal["training", "sampling", "data", "processes", "overhead"]
+PARTS: tuple[Part, ...] = ("training", "sampling", "data", "processes")
 Work = Callable[[float], list[float]]
 """Seconds to measure for → how long each repetition took."""
 
@@ -251,18 +250,6 @@ def compared(scaling: Scaling) -> dict[str, Any]:
     return {"rows": [stepped(*way, compiled=compiled, seconds=5 * scaling.seconds) for compiled, way in bar]}
 
 
-def over_the_wire(_: Scaling) -> dict[str, Any]:
-    """What adding up numbers takes two machines: two network namespaces of this one, and a slow wire between them."""
-    from wire import DELAY, RATE, cost_of_a_sum
-
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for numbers in tqdm(MESSAGES, desc="wire", unit="message", mininterval=0):
-            size, seconds = cost_of_a_sum(numbers, Path(folder))
-            rows.append({"numbers": numbers, "bytes_on_the_wire": size, "seconds": seconds})
-    return {"rows": rows, "bits_per_second": RATE, "delay": DELAY}
-
-
 def spent(scaling: Scaling) -> dict[str, Any]:
     """Where the seconds of a finished run went, and what it takes Python to come to its beginning."""
     assert scaling.run is not None
@@ -283,7 +270,6 @@ def spent(scaling: Scaling) -> dict[str, Any]:
 MEASURE: dict[str, Callable[[Scaling], dict[str, Any]]] = {
     **{part: partial(measured, part) for part in SERIES},
     "processes": compared,
-    "wire": over_the_wire,
     "overhead": spent,
 }
 
@@ -317,7 +303,7 @@ def check(scaling: Scaling) -> None:
 def main(scaling: Scaling) -> None:
     """Measure, record, and draw."""
     check(scaling)
-    process.keep_memory()
+    machine.keep_memory()
     torch.set_flush_denormal(True)
     results: dict[str, Any] = json.loads(scaling.out.read_text()) if scaling.out.exists() else {}
     for part in scaling.only:

@@ -20,7 +20,7 @@ import torch
 import tyro
 
 import ncsn
-from ncsn import distributed, machine, process
+from ncsn import distributed, machine
 from ncsn.cli import console
 from ncsn.distributed import ALONE, Group
 from ncsn.distributions import Empirical
@@ -127,7 +127,7 @@ def peak_memory(device: torch.device) -> int:
 
 def main(step: Step) -> None:
     """Measure, and print."""
-    process.keep_memory()
+    machine.keep_memory()
     torch.set_flush_denormal(True)
     group = distributed.join()
     state, progress = progress_of(step, group)

@@ -9,8 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-import ncsn
-from ncsn.storage import digest, read_results, read_tensors, sealed, write_json
+from ncsn.storage import read_tensors, sealed
 
 
 def ship(run: Path, folder: Path) -> None:
@@ -32,10 +31,5 @@ if __name__ == "__main__":
     run, name = Path(sys.argv[1]), sys.argv[2]
     models = Path(__file__).parent.parent / "src" / "ncsn" / "assets" / "models"
     ship(run, models / name)
-    for part in ("guide", "student"):
-        if (run / part).is_dir():
-            ship(run / part, models / name / part)
-    student = models / name / "student"
-    if (student / "metrics.json").is_file():  # it was taught by weights that were not rounded yet
-        told = {"teacher": digest(ncsn.load(models / name, device="cpu").model.state_dict())}
-        write_json(student / "metrics.json", read_results(student) | told)
+    if (run / "guide").is_dir():
+        ship(run / "guide", models / name / "guide")

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ncsn import data, machine, process
+from ncsn import data, machine
 from ncsn.files import atomic
 from ncsn.networks.classifier import Classifier
 
@@ -44,7 +44,7 @@ def accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
 
 def main() -> None:
     """Train, report, write."""
-    process.keep_memory()
+    machine.keep_memory()
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     images, (labels, validation_labels, test_labels) = data.mnist(), data.mnist_labels()

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ncsn.cli import console
+from ncsn.cli.interrupts import Interrupted, Terminated, deferred_interrupts, interruptible
 from ncsn.data import batches
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.noise import Geometric
 from ncsn.objectives import Batch, training_loss
 from ncsn.progress import Clock
-from ncsn.signals import Interrupted, Terminated, deferred_interrupts, interruptible
 from ncsn.training import Budget, Progress, State, train
 
 DATA = torch.randn(200, 2, generator=torch.Generator().manual_seed(9))

@@ -1,8 +1,6 @@
 """Several processes that work on one thing: the same results as one, the same end, and nobody waits for the dead."""
 
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -187,17 +185,6 @@ def test_what_torch_says_of_a_peer_becomes_one_short_line() -> None:
         raise RuntimeError(said)
     expected = "another process has ended or cannot be reached (Read error [10.0.0.1]:99: Connection timed out)"
     assert str(caught.value) == expected
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="it is Linux that is asked")
-def test_connections_notice_silence() -> None:
-    """That they do, test_two_machines shows, where it can run."""
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as end:
-        distributed.notice_silence(600)
-        assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-        assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
-        assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 10
-        assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 480_000
 
 
 @pytest.mark.slow

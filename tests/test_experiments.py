@@ -18,7 +18,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import ncsn
-from ncsn import signals, storage
+from ncsn import storage
+from ncsn.cli import interrupts as signals
 from ncsn.cli.train import Train
 from ncsn.data import Images as Pictures
 from ncsn.data import Labels, Reading, load_images, mnist

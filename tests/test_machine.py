@@ -1,13 +1,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from ncsn import machine, process
+from ncsn import machine
 from ncsn.networks import MLP
 from ncsn.progress import refresh_interval
 
@@ -43,8 +44,8 @@ def test_glibc_is_told_to_keep_a_gigabyte(
     told: list[tuple[int, int]] = []
     libc = SimpleNamespace(mallopt=lambda *parameter: told.append(parameter))
     monkeypatch.setattr("ctypes.CDLL", lambda _: libc)
-    monkeypatch.setattr("platform.libc_ver", lambda: (library, "2.36"))
-    process.keep_memory()
+    monkeypatch.setattr(machine, "GLIBC", library == "glibc")
+    machine.keep_memory()
     assert told == expected
 
 
@@ -121,3 +122,23 @@ def test_the_fastest_precision_of_a_device_is_the_default(monkeypatch: pytest.Mo
     assert not machine.emulated("fp16", gpu)
     kinds = [machine.autocast_of(name) for name in ("bf16", "fp16", "tf32", "fp32")]
     assert kinds == [torch.bfloat16, torch.float16, None, None]
+
+
+@pytest.mark.parametrize(
+    ("before", "home", "expected"),
+    [
+        ({}, "mine", "mine/.cache/ncsn/compiled"),
+        ({"TORCHINDUCTOR_CACHE_DIR": "chosen"}, "mine", "chosen"),
+        ({}, "my home", None),  # torch's compiler takes no spaces
+        ({}, "mine/file", None),  # where no folder can be made
+    ],
+)
+def test_compiled_code_is_kept_where_it_can_be(
+    before: dict[str, str], home: str, expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    monkeypatch.setattr("os.environ", {"HOME": str(tmp_path / home), **before})
+    machine.keep_compiled_code()
+    place = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    assert place == (str(tmp_path / expected) if expected and not before else expected)

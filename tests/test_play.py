@@ -21,7 +21,7 @@ import pytest
 import ncsn
 from ncsn import page
 from ncsn.cli import main as cli
-from ncsn.cli.play import provide
+from ncsn.cli.share import put_models
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP, UNet
 from ncsn.recipe import Argument, Recipe
@@ -125,13 +125,13 @@ def test_a_run_is_exported_for_the_page_and_a_file_taken_as_it_is(tmp_path: Path
     run.save(tmp_path / "run")
     for place in (first, second):
         place.mkdir()
-    provide(tmp_path / "run", first)
+    put_models(tmp_path / "run", first)
     assert sorted(path.name for path in first.iterdir()) == sorted(page.MODELS)
     card = ncsn.exporting.read(first / "model.onnx")
     assert (card.run, card.precision) == (run.digest, "fp32")  # of which no rounding is refused
     (first / "model.onnx").rename(first / "mine.onnx")
     (first / "model.guide.onnx").rename(first / "mine.guide.onnx")
-    provide(first / "mine.onnx", second)
+    put_models(first / "mine.onnx", second)
     for mine, name in zip(("mine.onnx", "mine.guide.onnx"), page.MODELS, strict=True):
         assert (second / name).read_bytes() == (first / mine).read_bytes()
 

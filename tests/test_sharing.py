@@ -17,7 +17,7 @@ from standin import TOKEN, Hub, serving
 import ncsn
 from ncsn import sharing, storage
 from ncsn.cli import main as cli
-from ncsn.cli.evaluate import Evaluate
+from ncsn.cli.measure import Evaluate
 from ncsn.data.options import Reading
 from ncsn.data.origin import Origin
 from ncsn.evaluation import Evaluation, Metric
@@ -528,8 +528,8 @@ def test_a_dry_run_writes_what_would_be_sent_and_sends_nothing(
 def test_what_is_said_of_a_run_of_the_hub_is_written_here(hub: Hub, run: Path) -> None:
     hub.put("ada/pets", parts(run))
     source = Path("hf://ada/pets")
-    assert Evaluate(source=source).place(ncsn.load(source)) == Path()
-    assert Evaluate(source=run, overwrite=True).place(ncsn.load(run)) == run
+    assert Evaluate(source=source).folder(ncsn.load(source)) == Path()
+    assert Evaluate(source=run, overwrite=True).folder(ncsn.load(run)) == run
 
 
 def test_a_place_is_written_as_it_is_read() -> None:

@@ -4,10 +4,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-import ncsn
-from ncsn import threads
-from ncsn.cli import console, drawing
-from ncsn.threads import Load, Threads, busy_seconds, speed
+from ncsn import machine
+from ncsn.machine import Load, Threads, busy_seconds, speed
 
 
 @pytest.fixture
@@ -19,14 +17,14 @@ def two() -> Iterator[None]:
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+def clocks(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Two processors, and three clocks that stand still: the wall's, this process', and that of all others."""
     clocks = {"wall": 100.0, "own": 50.0, "others": 10.0}
-    monkeypatch.setattr("ncsn.threads.time.perf_counter", lambda: clocks["wall"])
-    monkeypatch.setattr("ncsn.threads.time.process_time", lambda: clocks["own"])
-    monkeypatch.setattr(threads, "busy_seconds", lambda: [clocks["own"], clocks["others"]])
-    monkeypatch.setattr(threads, "BEGUN", Load(wall=98.0, own=49.0, busy=[49.0, 10.0]))
-    for name in threads.CHOSEN_BY:
+    monkeypatch.setattr("ncsn.machine.time.perf_counter", lambda: clocks["wall"])
+    monkeypatch.setattr("ncsn.machine.time.process_time", lambda: clocks["own"])
+    monkeypatch.setattr(machine, "busy_seconds", lambda: [clocks["own"], clocks["others"]])
+    monkeypatch.setattr(machine, "STARTED", Load(wall=98.0, own=49.0, busy=[49.0, 10.0]))
+    for name in machine.FIXED_BY:
         monkeypatch.delenv(name, raising=False)
     return clocks
 
@@ -54,12 +52,12 @@ class Computer:
         self.rates, self.taken = rates, taken
         self.said: list[str] = []
         self.trials = 0
-        monkeypatch.setattr(threads, "speed", self.speed)
+        monkeypatch.setattr(machine, "speed", self.speed)
 
     def speed(self, number: int) -> float:
-        """As ``threads.speed``, of this program's own work."""
+        """As ``machine.speed``, of this program's own work."""
         torch.set_num_threads(number)
-        passes(self.clocks, threads.TRIAL, own=number, others=self.taken[number])
+        passes(self.clocks, machine.TRIAL, own=number, others=self.taken[number])
         self.trials += 1
         return self.rates[number]
 
@@ -81,9 +79,9 @@ class Computer:
 
 @pytest.mark.usefixtures("two")
 def test_a_thread_is_given_up_where_waiting_for_it_is_slower(
-    machine: dict[str, float], monkeypatch: pytest.MonkeyPatch
+    clocks: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    beside = Computer(machine, monkeypatch, rates={2: 0.5, 1: 10}, taken={2: 0.9, 1: 1.0})
+    beside = Computer(clocks, monkeypatch, rates={2: 0.5, 1: 10}, taken={2: 0.9, 1: 1.0})
     assert beside.work(7200) > 0.98 * 7200 * 10, "trials are short, and seldom"
     assert beside.trials > 500, "it may be otherwise by now"
     assert len(beside.said) == 1
@@ -96,10 +94,10 @@ def test_a_thread_is_given_up_where_waiting_for_it_is_slower(
 
 @pytest.mark.usefixtures("two")
 def test_who_was_busy_while_the_program_began_is_known_before_the_first_piece_of_work(
-    machine: dict[str, float], monkeypatch: pytest.MonkeyPatch
+    clocks: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine["others"] += 1.9
-    beside = Computer(machine, monkeypatch, rates={2: 0.5, 1: 10}, taken={2: 0.9, 1: 1.0})
+    clocks["others"] += 1.9
+    beside = Computer(clocks, monkeypatch, rates={2: 0.5, 1: 10}, taken={2: 0.9, 1: 1.0})
     beside.follow()
     assert torch.get_num_threads() == 1
     assert len(beside.said) == 1
@@ -107,9 +105,9 @@ def test_who_was_busy_while_the_program_began_is_known_before_the_first_piece_of
 
 @pytest.mark.usefixtures("two")
 def test_a_program_that_pauses_is_noticed_when_it_goes_on(
-    machine: dict[str, float], monkeypatch: pytest.MonkeyPatch
+    clocks: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    beside, done = Computer(machine, monkeypatch, rates={2: 18, 1: 10}, taken={2: 0.0, 1: 0.0}), 0
+    beside, done = Computer(clocks, monkeypatch, rates={2: 18, 1: 10}, taken={2: 0.0, 1: 0.0}), 0
     for _ in range(10):
         beside.rates, beside.taken = {2: 18, 1: 10}, {2: 0.0, 1: 0.05}
         beside.work(4)
@@ -119,11 +117,9 @@ def test_a_program_that_pauses_is_noticed_when_it_goes_on(
 
 
 @pytest.mark.usefixtures("two")
-def test_who_only_takes_what_is_left_costs_no_thread(
-    machine: dict[str, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    machine["others"] += 1.9  # imports leave a processor
-    beside = Computer(machine, monkeypatch, rates={2: 16, 1: 10}, taken={2: 0.1, 1: 1.0})
+def test_who_only_takes_what_is_left_costs_no_thread(clocks: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks["others"] += 1.9  # imports leave a processor
+    beside = Computer(clocks, monkeypatch, rates={2: 16, 1: 10}, taken={2: 0.1, 1: 1.0})
     assert beside.work(600) == pytest.approx(600 * 16, rel=0.01)
     assert beside.said == []
     torch.set_num_threads(1)  # as after a busy time
@@ -133,60 +129,26 @@ def test_who_only_takes_what_is_left_costs_no_thread(
 
 @pytest.mark.usefixtures("two")
 def test_where_two_threads_are_faster_in_spite_of_others_they_stay(
-    machine: dict[str, float], monkeypatch: pytest.MonkeyPatch
+    clocks: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    beside = Computer(machine, monkeypatch, rates={2: 16, 1: 10}, taken={2: 0.6, 1: 1.0})
+    beside = Computer(clocks, monkeypatch, rates={2: 16, 1: 10}, taken={2: 0.6, 1: 1.0})
     assert beside.work(3600) > 0.98 * 3600 * 16
     assert beside.trials > 200
 
 
-def test_the_number_of_threads_is_chosen_before_the_first_piece_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    happened: list[str] = []
-
-    class Follower(Threads):
-        def follow(self) -> None:
-            happened.append("follow")
-
-        def release(self) -> None:
-            happened.append("release")
-
-    def work() -> Iterator[str]:
-        for piece in ("one", "two"):
-            happened.append(piece)
-            yield piece
-
-    for module in (console, drawing):
-        monkeypatch.setattr(module, "Threads", Follower)
-    list(console.bar(work(), "work", total=2))
-    assert happened == ["follow", "one", "follow", "two", "follow", "release"]
-    happened.clear()
-    run = ncsn.load("mnist", device="cpu")
-
-    def score(x: torch.Tensor, sigma: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
-        happened.append("score")
-        return -x / sigma**2
-
-    monkeypatch.setattr(run.model, "forward", score)
-    list(drawing.draw_blocks(run, 2, sampler="euler", levels=2, guidance=1.0))
-    assert happened.index("follow") < happened.index("score")
-    assert happened[-1] == "release"
-
-
 @pytest.mark.usefixtures("two")
-def test_release_gives_all_threads_back(machine: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
-    beside = Computer(machine, monkeypatch, rates={2: 0.5, 1: 10}, taken={2: 0.9, 1: 1.0})
+def test_release_gives_all_threads_back(clocks: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    beside = Computer(clocks, monkeypatch, rates={2: 0.5, 1: 10}, taken={2: 0.9, 1: 1.0})
     beside.work(60)
     assert torch.get_num_threads() == 1
     beside.follower.release()
     assert torch.get_num_threads() == 2
-    Threads().release()  # of one that has not followed anything yet
-    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.usefixtures("two")
-def test_a_users_number_stays(machine: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_number_stays(clocks: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    beside = Computer(machine, monkeypatch, rates={2: 0.5, 1: 10}, taken={2: 0.9, 1: 1.0})
+    beside = Computer(clocks, monkeypatch, rates={2: 0.5, 1: 10}, taken={2: 0.9, 1: 1.0})
     beside.work(600)
     assert torch.get_num_threads() == 2
     assert beside.trials == 0
@@ -197,7 +159,7 @@ def test_a_trial_counts_products_and_leaves_its_number_of_threads(monkeypatch: p
     found = speed(1)
     assert torch.get_num_threads() == 1
     assert 1 < found < 1e5
-    monkeypatch.setattr(threads, "SIDE", 3 * threads.SIDE)
+    monkeypatch.setattr(machine, "SIDE", 3 * machine.SIDE)
     assert speed(1) < found
 
 
@@ -206,9 +168,9 @@ def test_where_the_system_does_not_say_who_is_busy_all_threads_compute(monkeypat
     def hidden(*, percpu: bool) -> None:
         raise PermissionError(f"[Errno 13] Permission denied: '/proc/stat', percpu={percpu}")
 
-    monkeypatch.setattr("ncsn.threads.psutil.cpu_times", hidden)
-    monkeypatch.setattr(threads, "BEGUN", Load.now())
-    for name in threads.CHOSEN_BY:
+    monkeypatch.setattr("ncsn.machine.psutil.cpu_times", hidden)
+    monkeypatch.setattr(machine, "STARTED", Load.now())
+    for name in machine.FIXED_BY:
         monkeypatch.delenv(name, raising=False)
     follower = Threads()
     assert busy_seconds() == []

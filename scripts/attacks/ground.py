@@ -128,8 +128,8 @@ def started(program: str, args: list[str]) -> None:
     """Be the program."""
     from ncsn.cli import console
     from ncsn.cli import main as cli
+    from ncsn.cli.interrupts import quit_on_signals
     from ncsn.learn.settings import Toy
-    from ncsn.signals import quit_on_signals
 
     quit_on_signals()
     console.watch = functools.partial(console.watch, save_every=SAVE_EVERY)

@@ -1,21 +1,34 @@
-"""What this machine can do, and how to get it: devices, bfloat16, compilation."""
+"""What this machine can do, and how to get it: devices, precision, compilation, threads, memory."""
 
+import ctypes
 import os
+import platform
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import platformdirs
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ncsn import compiled
-
 USUAL_MEMORY = 2**34  # bytes, where a system does not say
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for what mallopt sets, in malloc.h
+GLIBC = platform.libc_ver()[0] == "glibc"
+
+BUSY = 0.4  # processors that other programs use: from there on fewer threads are tried
+CLEARLY = 1.05  # times the speed that makes fewer threads worth it
+LOOK, AGAIN = 2.0, 20.0  # seconds between two looks at the load, and between two trials
+TRIAL = 0.1  # seconds that a trial of a number of threads takes
+SIDE = 384  # of a trial's matrices: their product takes a millisecond or two, as the parts of a network do
+FIXED_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # by which a user, or torchrun, sets the number of threads
 
 
 def memory() -> int:
@@ -31,34 +44,56 @@ def memory() -> int:
     return found
 
 
+def keep_memory() -> None:
+    """Let glibc keep the memory that tensors free, for the next tensors; does nothing with other C libraries.
+
+    By default it returns large blocks to the system, and every training step pays for fresh, zeroed pages, which can
+    take longer than the arithmetic of a small network.
+    """
+    if GLIBC:
+        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            ctypes.CDLL(None).mallopt(parameter, 2**30)
+
+
+def return_memory() -> None:
+    """Give the memory that ``keep_memory`` has kept back to the system, before work of another kind."""
+    if GLIBC:
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def keep_compiled_code() -> None:
+    """Let torch keep compiled code in the user's cache folder instead of the temporary one, unless the user chose.
+
+    So nothing is compiled twice, also after a restart of the system.
+    """
+    with suppress(RuntimeError, OSError):  # a user without a home, or a folder that cannot be written
+        folder = platformdirs.user_cache_path("ncsn", appauthor=False, ensure_exists=True) / "compiled"
+        if " " not in str(folder):  # which torch's compiler does not take
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
 def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> str | None:
     """Compile ``network`` in place with torch.compile; returns why not, if this machine cannot (no C++ compiler, say).
 
     ``trial`` calls the network once, as it will be called afterwards, and compiles it on the way: up to a minute the
-    first time, then seconds (see ``ncsn.compiled``).  If that fails, the network runs as it did before.
+    first time, then seconds.  If that fails, the network runs as it did before.
     """
     # Results that overwrite their inputs break the backward pass of some widths (torch 2.13), and save no time.
-    # Threads may become fewer on the way, see ``ncsn.threads``.
+    # The number of threads may change later, see ``Threads``.
     options = {"inplace_buffers": False, "cpp.dynamic_threads": True}
-    if shutil.which("openssl") is None:  # which tells compiled headers apart; without headers it takes twice as long
+    if shutil.which("openssl") is None:  # torch tells precompiled headers apart by it; without them it takes longer
         options["cpp_cache_precompile_headers"] = False
     try:
         network.compile(dynamic=False, options=options)
-        with compiled.whole():
-            value = trial()
-            if value.requires_grad:
-                value.sum().backward()  # type: ignore[no-untyped-call]
-                network.zero_grad()
+        value = trial()
+        if value.requires_grad:
+            value.sum().backward()  # type: ignore[no-untyped-call]
+            network.zero_grad()
     except Exception as error:  # whatever a missing toolchain or a bug of the compiler raises
         torch.compiler.set_stance("force_eager")
-        return in_one_line(error)
+        first, *rest = str(error).strip().splitlines() or [type(error).__name__]
+        return "; ".join([first, *[line for line in rest if "error:" in line][:1]])  # the compiler's own first error
     return None
-
-
-def in_one_line(error: Exception) -> str:
-    """What an error of torch's compiler says first, and of a C++ compiler's many lines the first that is an error."""
-    first, *rest = str(error).strip().splitlines() or [type(error).__name__]
-    return "; ".join([first, *[line for line in rest if "error:" in line][:1]])
 
 
 @contextmanager
@@ -213,3 +248,98 @@ def autocast_of(precision: str) -> torch.dtype | None:
 def allow_tf32(allowed: bool) -> None:
     """Whether NVIDIA's GPUs may round the factors of products of 32 bits to 19."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """Seconds until now: of the clock, of this process' arithmetic, and how long each processor was busy."""
+
+    wall: float
+    own: float
+    busy: list[float]
+
+    @classmethod
+    def now(cls) -> "Load":
+        """Measure it."""
+        return cls(wall=time.perf_counter(), own=time.process_time(), busy=busy_seconds())
+
+    def others_since(self, before: "Load") -> float:
+        """How many of this process' processors other programs have used since then, on average."""
+        whole = sum(self.busy) - sum(before.busy)
+        return max(0.0, (whole - (self.own - before.own)) / (self.wall - before.wall))
+
+
+def busy_seconds() -> list[float]:
+    """How long each processor that this process may use has been busy so far; empty where the system does not say."""
+    try:
+        processors = psutil.cpu_times(percpu=True)
+    except OSError:  # some containers and telephones do not say
+        return []
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(processors))
+    # The time of virtual guests is counted in user and nice already.
+    idle = ("idle", "iowait", "guest", "guest_nice")
+    return [
+        sum(seconds for name, seconds in processors[number]._asdict().items() if name not in idle)
+        for number in sorted(allowed)
+    ]
+
+
+STARTED = Load.now()  # loading a model afterwards takes long enough to see who else computes
+
+
+class Threads:
+    """The number of torch's threads that is fastest beside other programs; a number that the user has set stays.
+
+    Threads of one computation wait for each other thousands of times a second.  Where another program has one of their
+    processors, each wait can take as long as the scheduler lets that program go on: on two processors of a Xeon under
+    Linux 6.18 a training fell from 638 images/s to 6 beside one busy loop, and one thread has 353.  But beside a
+    program of the lowest priority two threads are faster.  So a trial of a fifth of a second decides.
+
+    Call ``follow`` before the first piece of work and after every one, from the thread that computes.
+    """
+
+    def __init__(self) -> None:
+        self.fixed = any(name in os.environ for name in FIXED_BY)
+        self.most = torch.get_num_threads()
+        self.looked, self.first = STARTED, True
+        self.next_trial = 0.0
+        self.announced = False
+
+    def follow(self) -> str | None:
+        """Change the number of threads if that helps; returns what to tell the user, once."""
+        if self.fixed or (not self.first and time.perf_counter() < self.looked.wall + LOOK):
+            return None
+        before, self.looked, self.first = self.looked, Load.now(), False
+        others = self.looked.others_since(before)
+        if others < BUSY or self.most == 1:
+            torch.set_num_threads(self.most)
+            self.next_trial = 0.0
+        elif time.perf_counter() >= self.next_trial:
+            free = int(len(self.looked.busy) - others + 1 - BUSY)
+            fewer = max(1, min(self.most - 1, free))
+            faster = speed(fewer) > CLEARLY * speed(self.most)
+            torch.set_num_threads(fewer if faster else self.most)
+            self.next_trial = time.perf_counter() + AGAIN
+        if self.announced or torch.get_num_threads() == self.most:
+            return None
+        self.announced = True
+        return (
+            f"other programs keep {others:.1f} of {len(self.looked.busy)} processors busy: "
+            f"fewer threads than {self.most} are faster now (OMP_NUM_THREADS sets their number)"
+        )
+
+    def release(self) -> None:
+        """Let all threads compute again."""
+        torch.set_num_threads(self.most)
+
+
+def speed(threads: int) -> float:
+    """How many matrix products a second so many threads manage just now."""
+    torch.set_num_threads(threads)
+    matrix = torch.ones(SIDE, SIDE, device="cpu")
+    product = matrix @ matrix  # the first one starts the threads
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() < began + TRIAL:
+        torch.mm(matrix, matrix, out=product)
+        count += 1
+    return count / (time.perf_counter() - began)

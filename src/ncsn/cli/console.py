@@ -16,16 +16,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
 
-from ncsn import compiled
-from ncsn.process import keep_memory
+from ncsn.cli.interrupts import Terminated, deferred_interrupts, interruptible
 from ncsn.progress import Clock, refresh_interval
-from ncsn.signals import Terminated, deferred_interrupts, interruptible
-from ncsn.threads import Threads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ncsn.distributed import Group
+    from ncsn.machine import Threads
     from ncsn.run import Run
     from ncsn.training import Progress, State
 
@@ -59,8 +57,6 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
 
     The exit status is 2 for a user's mistake, 1 for what went wrong while computing, 130 for Ctrl-C, 143 for SIGTERM.
     """
-    keep_memory()
-    compiled.keep()
     if follows():
         be_quiet()
     for stream in (sys.stdout, sys.stderr):  # σ, in the encoding of a terminal that has none
@@ -73,6 +69,8 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
         import ncsn.plots  # noqa: F401
         from ncsn import machine
 
+        machine.keep_memory()
+        machine.keep_compiled_code()
         with interruptible(), machine.denormals_flushed():
             command(given)
         return
@@ -133,7 +131,7 @@ def watch(
     signals: list[int],
     *,
     group: "Group | None" = None,
-    threads: Threads | None = None,
+    threads: "Threads | None" = None,
     clock: Clock | None = None,
     save_every: float = 30,
     what: str = "training",
@@ -233,6 +231,8 @@ def bar(states: Iterable[T], description: str, *, total: int | None = None) -> I
     """Whatever comes, passed on under a progress bar if it takes over a second; ``total``: by default its length."""
     from tqdm.auto import tqdm
 
+    from ncsn.machine import Threads
+
     interval, threads = refresh_interval(), Threads()
     tell(threads)
     for state in tqdm(states, total=total, desc=description, unit="state", delay=1, leave=False, mininterval=interval):
@@ -241,7 +241,7 @@ def bar(states: Iterable[T], description: str, *, total: int | None = None) -> I
     threads.release()
 
 
-def tell(threads: Threads | None) -> None:
+def tell(threads: "Threads | None") -> None:
     """Let the number of threads follow the load; the user is told when it falls, above any bar."""
     if threads is not None and (said := threads.follow()) and not follows():
         from tqdm.auto import tqdm

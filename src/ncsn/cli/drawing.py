@@ -1,4 +1,4 @@
-"""Samples of a run for a user who waits: under a progress bar, compiled where that pays, by several processes.
+"""Samples for a user who waits: under a progress bar, compiled where that pays, drawn by several processes.
 
 Torch is imported inside the functions that need it, so that ``--help`` answers at once.
 """
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from ncsn.cli import console
 from ncsn.progress import refresh_interval
-from ncsn.threads import Threads
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -33,22 +32,16 @@ def draw(
     description: str = "",
     **how: Any,
 ) -> "Drawn":
-    """``n`` samples of a run under a progress bar, and the first ``keep`` of them on their way; see ``Run.steps``.
-
-    Many of them are drawn by a compiled network.
-    """
+    """``n`` samples of a run under a progress bar, and the first ``keep`` of them on their way; see ``Run.steps``."""
     from ncsn import machine
     from ncsn.samplers import Step
     from ncsn.score import even
 
     began = time.perf_counter()
-    size = even(n, batch_size)
-    # A posterior is a gradient, through all of them at once.
-    conditioned = run.condition is not None
-    needed = run.recipe.memory(n if conditioned else size, learning=conditioned)
-    machine.check_memory(
-        needed + 12 * n * math.prod(run.recipe.shape), run.device, f"{n:,} samples, {size:,} at a time,"
-    )
+    size, conditioned = even(n, batch_size), run.condition is not None
+    # A posterior takes gradients, through all samples at once.
+    needed = run.recipe.memory(n if conditioned else size, learning=conditioned) + 12 * n * math.prod(run.recipe.shape)
+    machine.check_memory(needed, run.device, f"{n:,} samples, {size:,} at a time,")
     steps = run.steps(n, seed=seed, batch_size=batch_size, **how)
     many = compiling_pays(run, n, steps)
     if many:
@@ -86,7 +79,7 @@ def draw_blocks(
     """``n`` samples of a run, of which ``done`` are there already, in ``Run.blocks``, under one progress bar.
 
     Whether a block is drawn by a compiled network follows from ``n``, so that a job that goes on draws the same.
-    ``group``: the processes that share the work; the leading one gets all of it, in order, and the others nothing.
+    ``group``: the processes that share the work; the leading one gets all samples, in order, and the others none.
     """
     import torch
     from tqdm.auto import tqdm
@@ -97,22 +90,21 @@ def draw_blocks(
 
     group = ALONE if group is None else group
     bar_format = f"{n:,} samples {{percentage:3.0f}}% |{{bar}}| {{elapsed}} elapsed, {{remaining}} left"
-    # The last block may be smaller than the batches that the network is compiled for.
     usual, compiled = even(min(n, run.block), batch_size), False
     numbers = range(-(-done // run.block), -(-n // run.block))
     mine = run.blocks(n, seed=seed, first=numbers.start + group.rank, every=group.size, batch_size=batch_size, **how)
-    threads = Threads()
+    threads = machine.Threads()
     with tqdm(
         total=n, initial=done, bar_format=bar_format, delay=1, leave=False, mininterval=refresh_interval()
     ) as bar:
         for first in numbers[:: group.size]:
             began = time.perf_counter()
-            counts = [
-                min(run.block, n - number * run.block) for number in numbers if first <= number < first + group.size
-            ]
+            together = range(first, min(first + group.size, numbers.stop))
+            counts = [min(run.block, n - number * run.block) for number in together]
             x = torch.zeros(run.block, *run.recipe.shape)
             if group.rank < len(counts):
                 steps, count = next(mine), counts[group.rank]
+                # The last block may be smaller than those that the network is compiled for.
                 pays = compiling_pays(run, n, steps) and even(count, batch_size) == usual
                 if pays and not compiled:
                     console.compile_run(run, usual)

@@ -1,4 +1,7 @@
-"""The command ``ncsn``."""
+"""The command ``ncsn``: one dataclass for each of its commands, whose fields are the options.
+
+Torch is imported when a command runs, so that ``--help`` answers at once.
+"""
 
 import functools
 import operator
@@ -10,14 +13,9 @@ from typing import Annotated
 import tyro
 
 from ncsn.cli import console
-from ncsn.cli.evaluate import Evaluate
-from ncsn.cli.export import Export
-from ncsn.cli.info import Info
-from ncsn.cli.interpolate import Interpolate
-from ncsn.cli.likelihood import Likelihood
-from ncsn.cli.play import Play
-from ncsn.cli.push import Push
-from ncsn.cli.sample import Sample
+from ncsn.cli.measure import Evaluate, Info, Likelihood
+from ncsn.cli.sample import Interpolate, Sample
+from ncsn.cli.share import Export, Play, Push
 from ncsn.cli.solve import Deblur, Denoise, Inpaint, Superres
 from ncsn.cli.train import Train
 
@@ -39,7 +37,7 @@ COMMANDS: dict[str, type] = {
 
 
 def main(args: list[str] | None = None) -> None:
-    """The command ``ncsn``."""
+    """Run the command that ``args``, by default the command line, ask for."""
     if (sys.argv[1:] if args is None else args) == ["--version"]:
         print(f"ncsn {version('ncsn')}")
         return

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands share; torch is not needed here."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,11 @@ from annotated_types import Interval
 from ncsn.validation import BatchSize, DeviceName, GuideName, LangevinSteps, Levels, SamplerName, StepSize
 
 Guidance = Annotated[float, Interval(ge=0, le=100)]
+SAMPLING_OPTIONS = ("sampler", "levels", "steps", "eps", "label", "guidance", "guide", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TheRun:
+class RunArgument:
     """Which run."""
 
     run: tyro.conf.Positional[Path]
@@ -22,19 +23,19 @@ class TheRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfRun(TheRun):
-    """What a command asks of a run."""
+class RunOptions(RunArgument):
+    """Which run, and where it computes."""
 
     device: DeviceName = "auto"
     """auto: CUDA where there is one, else the CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class HowToSample:
-    """How a run is to be sampled; what is not given is the run's own."""
+class SamplingOptions:
+    """How a run is sampled; by default in the run's own way."""
 
     sampler: SamplerName | None = None
-    """By default the run's own; fast: the default in at most eight evaluations of the network."""
+    """By default the run's own; fast: the default sampler in at most eight evaluations of the network."""
     levels: Levels | None = None
     """Noise levels that sampling descends: more cost more and are more exact.  By default what suits the sampler."""
     steps: LangevinSteps | None = None
@@ -54,14 +55,11 @@ class HowToSample:
     """How many samples the network sees at a time; the samples do not depend on it."""
 
     def how(self) -> dict[str, Any]:
-        """The same as ``Run.steps`` takes it."""
-        names = ("sampler", "levels", "steps", "eps", "label", "guidance", "guide", "batch_size")
-        return {name: getattr(self, name) for name in names}
+        """The options as ``Run.steps`` takes them."""
+        return {name: getattr(self, name) for name in SAMPLING_OPTIONS}
 
 
 def check_suffix(out: Path, *allowed: str) -> None:
-    """Raises ValueError if a file of this name would be none of those that the command can write."""
+    """Raises ValueError if the command cannot write a file of this name."""
     if out.suffix not in allowed:
-        *others, last = allowed
-        listed = f"{', '.join(others)} and {last}" if others else last
-        raise ValueError(f"{out} ends in '{out.suffix}'; allowed: {listed}")
+        raise ValueError(f"{out} ends in {out.suffix!r}; allowed: {', '.join(allowed)}")

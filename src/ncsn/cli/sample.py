@@ -1,4 +1,4 @@
-"""``ncsn sample``."""
+"""``ncsn sample`` and ``ncsn interpolate``: samples of a run, and walks between them."""
 
 import sys
 from dataclasses import dataclass
@@ -6,23 +6,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from annotated_types import Interval
 
 from ncsn.cli import console, drawing
-from ncsn.cli.options import HowToSample, OfRun, check_suffix
+from ncsn.cli.options import RunOptions, SamplingOptions, check_suffix
 from ncsn.files import Job, Stream, check_out, streamed
-from ncsn.validation import Count, Seed, check_ranges
+from ncsn.learn.settings import given_ones
+from ncsn.validation import Count, Levels, Seed, check_ranges
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ncsn.distributed import Group
     from ncsn.run import Run
 
-FRAMES = (1500, 36)  # how many points or images an animation shows
-PICTURES = (".png", ".gif")
+SHOWN_POINTS, SHOWN_IMAGES = 1500, 36  # in an animation
+PICTURES, FILES = (".png", ".gif"), (".npz", ".npy")
 MOST = 10_000  # samples in a picture
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample(HowToSample, OfRun):
+class Sample(SamplingOptions, RunOptions):
     """Draw samples from a run: a picture, their way out of the noise, or any number of them for a program."""
 
     n: Annotated[Count, tyro.conf.arg(name="n", aliases=["-n"])] = 64
@@ -31,9 +35,9 @@ class Sample(HowToSample, OfRun):
     """The same seed gives the same samples on one machine."""
     out: Path = Path("grid.png")
     """Where to write: .png for a grid; .gif for the way of up to 36 images out of the noise; .npz for an array under
-    the key samples, .npy for one alone, for images (n, c, h, w) in the numbers of their files: mostly uint8; a
-    name without suffix for a folder of PNG images.  All but pictures take any number of samples, in the memory of
-    1,000, and go on after a kill: by the same command, with the same samples."""
+    the key samples, .npy for one alone, for images (n, c, h, w) in the numbers of their files: mostly uint8; a name
+    without suffix for a folder of PNG images.  All but pictures take any number of samples, in the memory of 1,000, and
+    go on after a kill: by the same command, with the same samples."""
     overwrite: bool = False
     """Replace an existing file, or such a folder; and what another command has left unfinished in its place."""
 
@@ -41,11 +45,9 @@ class Sample(HowToSample, OfRun):
         """Refuse what makes no sense."""
         check_ranges(self)
         if self.out.suffix:
-            check_suffix(self.out, *PICTURES, ".npz", ".npy", "none for a folder of PNG images")
+            check_suffix(self.out, *PICTURES, *FILES, "none for a folder of PNG images")
         if self.out.suffix in PICTURES and self.n > MOST:
-            raise ValueError(
-                f"n is {self.n}; a picture shows at most {MOST}: more go into .npz, .npy or a folder, by --out"
-            )
+            raise ValueError(f"n is {self.n}; a picture shows at most {MOST}: more go into .npz, .npy or a folder")
 
     def __call__(self) -> None:
         """Draw, and write."""
@@ -55,17 +57,12 @@ class Sample(HowToSample, OfRun):
         from ncsn import distributed
 
         run, group = ncsn.load(self.run, device=self.device), distributed.join()
-        if not group.leads:
-            self.help_along(run, group)
-            return
-        print(f"{self.out}: {self.draw(run) if self.out.suffix in PICTURES else self.stream(run, group)}")
-
-    def help_along(self, run: "Run", group: "Group") -> None:
-        """Draw some of the samples that another process writes; pictures are its work alone."""
-        if self.out.suffix not in PICTURES:
+        picture = self.out.suffix in PICTURES
+        if group.leads:
+            print(f"{self.out}: {self.draw(run) if picture else self.stream(run, group)}")
+        elif not picture:  # the leading process draws pictures alone
             done = int(group.share())
-            for _ in drawing.draw_blocks(run, self.n, seed=self.seed, done=done, group=group, **self.how()):
-                pass
+            list(drawing.draw_blocks(run, self.n, seed=self.seed, done=done, group=group, **self.how()))
 
     def draw(self, run: "Run") -> str:
         """Draw a picture; returns what it cost."""
@@ -74,7 +71,8 @@ class Sample(HowToSample, OfRun):
         images, moving = run.recipe.images, self.out.suffix == ".gif"
         if not images and run.recipe.shape != (2,):
             raise ValueError(f"{self.run} has points of shape {run.recipe.shape}: no picture shows them; --out x.npz")
-        drawn = drawing.draw(run, self.n, seed=self.seed, keep=FRAMES[images] if moving else 0, **self.how())
+        shown = SHOWN_IMAGES if images else SHOWN_POINTS
+        drawn = drawing.draw(run, self.n, seed=self.seed, keep=shown if moving else 0, **self.how())
         if moving and images:
             plots.evolution_animation(drawn.path, self.out)
         elif moving:
@@ -88,7 +86,7 @@ class Sample(HowToSample, OfRun):
         return drawn.cost
 
     def stream(self, run: "Run", group: "Group") -> str:
-        """Write samples into what grows with them; returns what they cost."""
+        """Write samples into an output that grows with them; returns what they cost."""
         import numpy as np
 
         shape = (self.n, *run.recipe.shape)
@@ -103,28 +101,98 @@ class Sample(HowToSample, OfRun):
         """Draw what is not there yet, block by block; returns what that cost."""
         from ncsn.run import cost
 
-        before, seconds = stream.done, 0.0
+        before, seconds, spent = stream.done, 0.0, ""
         group.share(str(before).encode())
         if before:
             print(f"going on at {before:,} of {self.n:,}", file=sys.stderr)
-        said = f"{before} samples were there"
         try:
             for drawn in drawing.draw_blocks(run, self.n, seed=self.seed, done=before, group=group, **self.how()):
                 x = drawn.samples
                 stream.write(run.recipe.depth.restored(x) if run.recipe.images else x.numpy())
                 seconds += drawn.seconds
-                now = cost(stream.done - before, drawn.sampling.sampler, drawn.nfe, drawn.guide_nfe, seconds)
-                said = f"{now}, after {before} that were there" if before else now
+                spent = cost(stream.done - before, drawn.sampling.sampler, drawn.nfe, drawn.guide_nfe, seconds)
         except KeyboardInterrupt as error:
             if stream.done:
                 console.stopped(error, f" at {stream.done:,} of {self.n:,} samples; the same command goes on")
             raise
-        return said
+        return f"{spent or 'nothing was missing'}, after {before} that were there" if before else spent
 
     def job(self, run: "Run") -> "Job":
         """All that determines the samples."""
         from importlib.metadata import version
 
-        by = {name: version(name) for name in ("ncsn", "torch")}
+        versions = {name: version(name) for name in ("ncsn", "torch")}
         about = {"run": run.digest[:16], "device": str(run.device), "n": self.n, "seed": self.seed}
-        return {**by, **about, **self.how()}
+        return {**versions, **about, **self.how()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpolate(RunOptions):
+    """Walk from one image to another: along the sphere of noise that the probability flow maps to images."""
+
+    start: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """The image to walk from, with --to: the index of a test image of the run's data, or a file.  Default: samples."""
+    end: Annotated[str | None, tyro.conf.arg(name="to")] = None
+    """The image to walk to."""
+    data: str | None = None
+    """Where the data set is that the run was trained on, if it has moved."""
+    n: Annotated[int, Interval(ge=1, le=100), tyro.conf.arg(name="n", aliases=["-n"])] = 6
+    """How many walks, one a row; between given images there is one."""
+    steps: Annotated[int, Interval(ge=2, le=100)] = 12
+    """Images on each, the two ends included."""
+    levels: Levels | None = None
+    """Noise levels that Heun's method descends; by default what suits it."""
+    seed: Seed = 0
+    out: Path = Path("interpolation.png")
+    overwrite: bool = False
+    """Replace an existing file."""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        check_ranges(self)
+        if self.levels == 1:
+            raise ValueError("levels is 1; Heun's method needs at least 2")
+        if (self.start is None) != (self.end is None):
+            raise ValueError("of --from and --to only one is given; both are needed, or none")
+        if self.start is not None and given_ones(self, ("n", "seed")):
+            raise ValueError("-n and --seed are about walks between samples; between given images there is one")
+        if self.start is None and self.data is not None:
+            raise ValueError("--data is where the images of --from and --to are, which are not given")
+        check_suffix(self.out, ".png")
+
+    def __call__(self) -> None:
+        """Walk, and draw."""
+        check_out(self.out, overwrite=self.overwrite)
+        import torch
+
+        import ncsn
+        from ncsn import plots
+
+        run = ncsn.load(self.run, device=self.device)
+        if not run.recipe.images:
+            raise ValueError(f"{self.run} makes points; only images are interpolated")
+        if self.start is None or self.end is None:
+            n, walk, guidance = self.n, run.walk(self.n, self.steps, seed=self.seed), None
+        else:
+            ends = torch.stack([example(run, name, data=self.data) for name in (self.start, self.end)])
+            # Unguided: the walk should end in the very images.
+            n, walk, guidance = 1, run.walk(1, self.steps, ends=ends), 1.0
+        # The walk begins in noise of all classes, so no class is told.
+        way = {"start": walk, "sampler": "heun", "levels": self.levels, "guidance": guidance, "label": "none"}
+        drawn = drawing.draw(run, len(walk), seed=0, keep=0, batch_size=500, description="walking", **way)
+        plots.image_grid(drawn.samples, self.out, columns=self.steps)
+        print(f"{self.out}: {n} walks of {self.steps} images; {drawn.cost}")
+
+
+def example(run: "Run", name: str, *, measured: tuple[int, ...] | None = None, data: str | None = None) -> "Tensor":
+    """A test image of the run's data by its index, or an image file fitted to the run's images; pixels in [0, 1].
+
+    ``measured``: the shape of a measurement, which the file must have.  ``data``: where the data set is now.
+    Raises ValueError if there is no such image.
+    """
+    from ncsn.data import Reading, read_example
+
+    reading = Reading() if run.origin is None else run.origin.reading
+    shape = run.recipe.shape if measured is None else measured
+    images = run.data(data) if name.isdecimal() else None
+    return read_example(name, shape, reading=reading, images=images, depth=run.recipe.depth, fit=measured is None)

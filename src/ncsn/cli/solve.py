@@ -8,7 +8,8 @@ import tyro
 from annotated_types import Interval
 
 from ncsn.cli import drawing
-from ncsn.cli.options import OfRun, check_suffix
+from ncsn.cli.options import RunOptions, check_suffix
+from ncsn.cli.sample import example
 from ncsn.files import check_out
 from ncsn.learn.settings import given_ones
 from ncsn.regions import known_pixels, mean_filled
@@ -26,7 +27,7 @@ Noise = Annotated[float, Interval(gt=0, le=100)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem(OfRun):
+class Problem(RunOptions):
     """What all inverse problems ask for."""
 
     input: str = "0"
@@ -84,7 +85,6 @@ class Problem(OfRun):
 
         import ncsn
         from ncsn import metrics, plots
-        from ncsn.cli.examples import example
 
         run = ncsn.load(self.run, device=self.device)
         if not run.recipe.images:
@@ -92,23 +92,22 @@ class Problem(OfRun):
         channels, height, width = run.recipe.shape
         shape = (channels, height, width)
         measure = self.measure(shape)
-        given = example(run, self.input, measured=self.file_shape(shape) if self.measured else None, data=self.data)
-        truth = None if self.measured else given
+        image = example(run, self.input, measured=self.file_shape(shape) if self.measured else None, data=self.data)
         generator = torch.Generator().manual_seed(self.seed)
-        y = self.taken(given[None], shape) if self.measured else measure(given[None])
-        if truth is not None:
+        if self.measured:
+            truth, y = None, self.taken(image[None], shape)
+        else:
+            truth, y = image, measure(image[None])
             y = y + self.noise * torch.randn(y.shape, generator=generator)
-        posterior = self.posterior(run, y, shape)
         seed = generator if run.device.type == "cpu" else self.seed
-        drawn = drawing.draw(posterior, self.n, seed=seed, levels=self.levels)
+        drawn = drawing.draw(self.posterior(run, y, shape), self.n, seed=seed, levels=self.levels)
         guess, x = self.shown(y, shape)[0], drawn.samples
         plots.posterior_page(truth, guess, x, self.out)
         quality = ""
         if truth is not None:
-            quality = (
-                f"; PSNR of the posterior's mean {metrics.psnr(x.mean(0), truth):.1f} dB, of a sample "
-                f"{metrics.psnr(x[0], truth):.1f} dB, of the measurement {metrics.psnr(guess, truth):.1f} dB"
-            )
+            mean, sample, raw = (metrics.psnr(answer, truth) for answer in (x.mean(0), x[0], guess))
+            quality = f"; PSNR of the posterior's mean {mean:.1f} dB, of a sample {sample:.1f} dB"
+            quality += f", of the measurement {raw:.1f} dB"
         print(f"{self.out}: {drawn.cost}{quality}")
 
 

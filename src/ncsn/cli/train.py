@@ -35,8 +35,8 @@ def learn(given: Images) -> None:
     from ncsn import distributed, plots
     from ncsn.learn import budgets, guidance, journal, results
     from ncsn.learn.study import Study
+    from ncsn.machine import Threads
     from ncsn.progress import Clock
-    from ncsn.threads import Threads
 
     # Data: some images are held out: those for validation show how learning goes, those for testing judge.
     group = distributed.join()
