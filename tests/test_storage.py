@@ -199,6 +199,7 @@ def test_what_is_no_run_is_not_replaced_unasked(tmp_path: Path) -> None:
         ({"resume": True}, r"has weights, but no checkpoint\.pt to go on from"),
         ({"overwrite": True, "link": True}, "guide is a link"),
         ({"overwrite": True, "file": True}, "guide is a file"),
+        ({"overwrite": True, "folder": True}, r"checkpoint\.pt is a folder; only regular files"),
     ],
 )
 def test_a_run_is_guarded(tmp_path: Path, how: dict[str, bool], message: str) -> None:
@@ -209,6 +210,8 @@ def test_a_run_is_guarded(tmp_path: Path, how: dict[str, bool], message: str) ->
         guide.symlink_to(elsewhere)
     if how.pop("file", False):
         guide.write_text("")
+    if how.pop("folder", False):
+        (tmp_path / "run" / CHECKPOINT).mkdir()
     with pytest.raises(ValueError, match=message):
         storage.claim(tmp_path / "run", **how)
     assert (tmp_path / "run" / MODEL).exists()

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ncsn import machine, problems, storage
 from ncsn.data.images import Images
-from ncsn.data.named import mnist
 from ncsn.data.origin import Origin
 from ncsn.likelihood import Likelihood, joined, log_prob
 from ncsn.model import ScoreModel
@@ -129,11 +128,9 @@ class Run:
         ``dataset``: where they are now, if not where they were.
         Raises ValueError if they are not known, cannot be read, or are others than those that were learned from.
         """
-        if self.origin is not None:
-            return self.origin.load(dataset)
-        if self.settings.get("dataset") == "mnist" and self.recipe.shape == (1, 28, 28):
-            return mnist()
-        raise ValueError(f"{self.folder or 'the run'} does not say which images it has learned from")
+        if self.origin is None:
+            raise ValueError(f"{self.folder or 'the run'} does not say which images it has learned from")
+        return self.origin.load(dataset)
 
     @property
     def parameters(self) -> int:
@@ -432,14 +429,8 @@ class Run:
         tolerance: float,
         batch_size: int,
         seed: int | torch.Generator,
-        *,
-        first: int = 0,
-        every: int = 1,
     ) -> Iterator[Likelihood]:
-        """The same in parts of ``batch_size`` examples, as they come: from ``first`` on one in ``every``.
-
-        With a seed every part has a generator of its own, so that it can be asked for alone.
-        """
+        """The same in parts of ``batch_size`` examples, as they come; with a seed each has a generator of its own."""
         score, sampling = self.score, self.recipe.sampling
         if isinstance(score, ScoreModel):
             score = copy.copy(score)
@@ -449,7 +440,7 @@ class Run:
         volume = 0.0 if self.units is None else self.units.log_volume(self.recipe.shape)
         dimension = z[0].numel() if len(z) else 1
         mean = replace(self, score=score).mean
-        for number, part in list(enumerate(torch.split(z, batch_size)))[first::every]:
+        for number, part in enumerate(torch.split(z, batch_size)):
             generator = seed
             if not isinstance(generator, torch.Generator):
                 generator = torch.Generator(self.device).manual_seed(block_seed(generator, number))

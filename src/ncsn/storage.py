@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 
 from ncsn import distributed, sharing
 from ncsn.data.origin import Origin
-from ncsn.files import HOST, JSON_LIMIT, atomic, one_line, parse_json, read_bytes, read_json, sweep
+from ncsn.files import HOST, JSON_LIMIT, atomic, check_regular, one_line, parse_json, read_bytes, read_json, sweep
 from ncsn.files import write_json as write_json
 from ncsn.model import ScoreModel
 from ncsn.recipe import Recipe, Units
@@ -70,6 +70,8 @@ def check(folder: Path, *, overwrite: bool = False, resume: bool = False, pictur
     for place in (folder, guide):
         if place.exists() and not place.is_dir():
             raise ValueError(f"{place} is a file; a folder is needed")
+        for name in RUN_FILES if overwrite or resume else ():
+            check_regular(place / name)
         if resume and (place / MODEL).exists() and not (place / CHECKPOINT).exists():
             raise ValueError(
                 f"{place} has weights, but no {CHECKPOINT} to go on from; put it there, or give another --out"
