@@ -202,7 +202,7 @@ def test_what_is_no_run_is_not_replaced_unasked(tmp_path: Path) -> None:
         ({"overwrite": True, "folder": True}, r"checkpoint\.pt is a folder; only regular files"),
     ],
 )
-def test_a_run_is_guarded(tmp_path: Path, how: dict[str, bool], message: str) -> None:
+def test_a_run_is_guarded(tmp_path: Path, how: dict[str, Any], message: str) -> None:
     make_run(tmp_path / "run")
     guide, elsewhere = tmp_path / "run" / "guide", tmp_path / "elsewhere"
     make_run(elsewhere)

@@ -281,7 +281,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors, key=repr):
         tensor = tensors[name].detach().cpu().contiguous()
         found.update(f"str {len(repr(name))} {name!r}\n{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
@@ -312,7 +312,7 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
     Raises what ``torch.save`` does.
     """
     torch.save(content, path)
-    seal = SEAL + hashlib.sha256(memoryview(np.memmap(path, mode="r"))).hexdigest().encode()
+    seal = SEAL + hashlib.sha256(np.memmap(path, mode="r").data).hexdigest().encode()
     with path.open("ab") as file:
         file.write(seal)
 
@@ -325,7 +325,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = np.memmap(path, mode="r")
         whole, seal = content[: -len(SEAL) - 64], content[-len(SEAL) - 64 :].tobytes()
-        if seal.startswith(SEAL) and seal != SEAL + hashlib.sha256(memoryview(whole)).hexdigest().encode():
+        if seal.startswith(SEAL) and seal != SEAL + hashlib.sha256(whole.data).hexdigest().encode():
             raise ValueError("it has not the sha256 that was written with it")
         with zipfile.ZipFile(path) as archive:  # torch compresses nothing, so what it reads is no larger than the file
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):

@@ -65,7 +65,8 @@ def validated(kind: type[T], values: object, where: str) -> T:
 
     try:
         # As JSON, because strictly a list is no tuple and a dictionary no dataclass anywhere else.
-        whole: T = whole_of(kind).model_validate_json(json.dumps({"value": values})).value
+        text = json.dumps({"value": values})
+        whole: T = whole_of(kind).model_validate_json(text).value  # type: ignore[arg-type]
     except ValidationError as error:
         raise ValueError(
             f"{where}: {explained(error, {'value': values}).removeprefix('value.').removeprefix('value: ')}"

@@ -165,7 +165,7 @@ class Evaluate(SamplingOptions, Reading):
         return torch.cat([quantize(block.samples) for block in blocks]), {
             "run_digest": run.digest,
             "seed": self.seed,
-            "sampler": last.sampler,
+            "sampler": last.sampling.sampler,
             "class": self.label,
             "guidance": last.sampling.guidance,
             "guide": last.sampling.guide,
