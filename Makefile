@@ -74,5 +74,6 @@ check-site: install
 	  command -v $${need%%:*} > /dev/null || missing="$$missing $${need##*:}"; \
 	done; [ -z "$$missing" ] || { apt-get update --quiet && apt-get install --quiet --yes $$missing; }
 	$(MAKE) site
+	cd web && npm run --silent lint
 	cd web && npm test --silent
 	cd web && PYTHON="$$(command -v $(PYTHON))" CHROMIUM="$$(command -v $(CHROMIUM))" npm run --silent check

@@ -26,6 +26,7 @@ from ncsn.run import Run
 from ncsn.sampling import Sampling
 from ncsn.sharing import FILES, NEEDED, Place
 from ncsn.storage import digest
+from ncsn.validation import validated
 
 # The library's own, when it sends a large file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -163,8 +164,10 @@ def test_nobodys_folders_are_told(hub: Hub, run: Path) -> None:
     files = hub.repos["ada/pets"].files
     assert not [name for name, content in files.items() if b"ada/p" in content and name != "README.md"]
     assert not [name for name, content in files.items() if b"home" in content]
-    mine, theirs = (storage.config_of(json.loads(text), Path("it")) for text in (
-        (run / "config.json").read_bytes(), files["config.json"]))  # fmt: skip
+    mine, theirs = (
+        validated(storage.Config, json.loads(text), "it")
+        for text in ((run / "config.json").read_bytes(), files["config.json"])
+    )
     assert theirs.data == replace(ORIGIN, dataset="pets.zip")
     assert theirs.settings == mine.settings | {"dataset": "pets.zip"}
     assert theirs.recipe == mine.recipe

@@ -67,8 +67,9 @@ def config(ground: Ground) -> list[Reader]:
     """config.json, as it is loaded, shown and resumed."""
 
     def read(path: Path) -> Any:
-        import ncsn
         from ncsn.cli.info import Info
+
+        import ncsn
         from ncsn.learn.images import recalled
         from ncsn.learn.settings import ImageJob, Images
 
