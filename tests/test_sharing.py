@@ -314,10 +314,10 @@ def test_a_branch_that_moves_meanwhile_is_asked_for_again(
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("config.json", b'{"architectures": ["Bert"]}', r"config.json cannot be read \(it has no version\)"),
+        ("config.json", b'{"architectures": ["Bert"]}', "config.json: version is missing"),
         ("config.json", b"[" * 10**5, "config.json cannot be read"),
         ("model.safetensors", b"\x80\x04pickle", "model.safetensors is damaged"),
-        ("guide/config.json", b"{}", "guide/config.json cannot be read"),
+        ("guide/config.json", b"{}", "guide/config.json: version is missing"),
     ],
 )
 def test_what_was_fetched_is_validated_as_any_run(

@@ -100,7 +100,7 @@ def opened_zip(path: Path, kind: str) -> Iterator[zipfile.ZipFile]:
                 raise ValueError(f"{path} has a member by the name {info.filename!r}; it must fit a line")
             # The most that deflate can do is 1032 to 1.
             if info.compress_type in (0, 8) and info.file_size > 1032 * info.compress_size + 1032:
-                raise ValueError(f"{path}/{info.filename} claims {info.file_size:,} bytes, more than it can hold")
+                raise ValueError(f"{path}/{info.filename} claims {info.file_size:,} bytes, which it cannot hold")
         yield archive
 
 
