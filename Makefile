@@ -12,6 +12,7 @@ check: install
 	$(PYTHON) -m mypy
 	lint-imports
 	$(PYTHON) -m pytest $(TESTS)
+	@$(PYTHON) scripts/codelines.py src
 
 # What makes `make check` take more than five minutes on two cores.
 check-slow:
@@ -36,9 +37,9 @@ mutants:
 	$(INSTALL) '.[test,mutants]'
 	$(PYTHON) scripts/mutants.py $(MODULES) --number $(NUMBER)
 
-# Whether what docs/reliability.md promises holds: half an hour of attacks, whose table it writes; or a part:
-# make torture TORTURE="--only kills config --minutes 5"
-TORTURE ?= --docs docs/reliability.md
+# Whether what docs/reliability.md promises holds: half an hour of attacks, or a part:
+# make torture TORTURE="--only kills files --minutes 5"
+TORTURE ?=
 torture: install
 	$(PYTHON) scripts/torture.py $(TORTURE)
 

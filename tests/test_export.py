@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 import ncsn
 from ncsn.cli import main as cli
+from ncsn.data.pixels import quantize
 from ncsn.exporting import Card, graph, read, writing
 from ncsn.model import Plain, Preconditioning, Scaled, ScoreModel
 from ncsn.networks import MLP, NCSN, NCSNv2, UNet
-from ncsn.pixels import quantize
 from ncsn.recipe import Argument, Recipe, Units
 from ncsn.run import Run
 from ncsn.sampling import Sampling

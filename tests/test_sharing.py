@@ -18,8 +18,8 @@ import ncsn
 from ncsn import sharing, storage
 from ncsn.cli import main as cli
 from ncsn.cli.measure import Evaluate
-from ncsn.data.options import Reading
-from ncsn.data.origin import Origin
+from ncsn.data import Origin
+from ncsn.data.reading import Reading
 from ncsn.evaluation import Evaluation, Metric
 from ncsn.recipe import Recipe
 from ncsn.run import Run

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from ncsn.data.options import short_name
+from ncsn.data.reading import short_name
 from ncsn.evaluation import Metric
 from ncsn.files import one_line, read_json
 from ncsn.run import Run

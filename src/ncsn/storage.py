@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ncsn import distributed, sharing
-from ncsn.data.origin import Origin
+from ncsn.data import Origin
 from ncsn.files import HOST, JSON_LIMIT, atomic, check_regular, one_line, parse_json, read_bytes, read_json, sweep
 from ncsn.files import write_json as write_json
 from ncsn.model import ScoreModel

@@ -8,11 +8,11 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ncsn import storage
+from ncsn.data.pixels import quantize, reals
 from ncsn.evaluation import at_8_bits, nearest
 from ncsn.learn import toy
 from ncsn.learn.journal import Journal, kept
 from ncsn.learn.study import FEW, Study
-from ncsn.pixels import quantize, reals
 from ncsn.run import Drawn
 from ncsn.training import State
 
