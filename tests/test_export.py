@@ -21,11 +21,10 @@ from ncsn.data.pixels import quantize
 from ncsn.exporting import Card, graph, read, writing
 from ncsn.model import Plain, Preconditioning, Scaled, ScoreModel
 from ncsn.networks import MLP, NCSN, NCSNv2, UNet
-from ncsn.recipe import Argument, Recipe
+from ncsn.recipe import Argument, Recipe, Units
 from ncsn.run import Run
 from ncsn.samplers import Sampling
 from ncsn.score import Sigma, expand
-from ncsn.units import Units
 
 SAMPLING = Sampling(
     sigma_max=10.0, sigma_min=0.01, sampler="dpmpp-sde", levels=6, steps=1, eps=5e-5, guidance=2.0, guide="smaller"

@@ -17,7 +17,7 @@ from ncsn.learn.best import Best
 from ncsn.learn.fitting import default_objective, split
 from ncsn.noise import Proposal
 from ncsn.objectives import dsm, posterior_dsm
-from ncsn.units import Units
+from ncsn.recipe import Units
 
 
 def table(n: int, seed: int = 0) -> Tensor:

@@ -18,7 +18,6 @@ from ncsn.data import Images as Pictures
 from ncsn.data import Labels, Origin, Reading
 from ncsn.data.pixels import centres
 from ncsn.distributions import Empirical
-from ncsn.drawn import Drawn
 from ncsn.learn import guidance, journal, results
 from ncsn.learn.results import write_results
 from ncsn.learn.settings import ImageJob, Images
@@ -27,6 +26,7 @@ from ncsn.model import ScoreModel
 from ncsn.noise import LogUniform
 from ncsn.objectives import Batch, posterior_dsm
 from ncsn.progress import Clock
+from ncsn.run import Drawn
 from ncsn.samplers import Sampling
 from ncsn.training import Progress, State
 
@@ -202,7 +202,7 @@ def test_what_a_user_would_not_see_is_said(tmp_path: Path) -> None:
             results.remarks(
                 begun,
                 state,
-                Drawn(samples=x, path=[], sampling=sampling, sampler=sampling.sampler, nfe=1, guide_nfe=0, seconds=1.0),
+                Drawn(samples=x, path=[], sampling=sampling, nfe=1, guide_nfe=0, seconds=1.0),
             )
         )
 
@@ -314,8 +314,8 @@ def test_results_say_what_training_saw_and_what_sampling_cost(tmp_path: Path) ->
     state.step, state.seconds = 6, 2.5
     sampling = Sampling(sigma_max=5.0, sigma_min=0.1, sampler="heun", levels=3, steps=1, eps=0.001)
     x = torch.zeros(3, 1, 8, 8)
-    ours = Drawn(samples=x, path=[], sampling=sampling, sampler=sampling.sampler, nfe=31, guide_nfe=11, seconds=0.5)
-    theirs = Drawn(samples=x, path=[], sampling=sampling, sampler=sampling.sampler, nfe=201, guide_nfe=0, seconds=1.25)
+    ours = Drawn(samples=x, path=[], sampling=sampling, nfe=31, guide_nfe=11, seconds=0.5)
+    theirs = Drawn(samples=x, path=[], sampling=sampling, nfe=201, guide_nfe=0, seconds=1.25)
     row = journal.Row(
         step=6,
         loss=0.4,

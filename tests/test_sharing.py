@@ -26,6 +26,7 @@ from ncsn.run import Run
 from ncsn.samplers import Sampling
 from ncsn.sharing import FILES, NEEDED, Place
 from ncsn.storage import digest
+from ncsn.validation import validated
 
 # The library's own, when it sends a large file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -163,8 +164,10 @@ def test_nobodys_folders_are_told(hub: Hub, run: Path) -> None:
     files = hub.repos["ada/pets"].files
     assert not [name for name, content in files.items() if b"ada/p" in content and name != "README.md"]
     assert not [name for name, content in files.items() if b"home" in content]
-    mine, theirs = (storage.config_of(json.loads(text), Path("it")) for text in (
-        (run / "config.json").read_bytes(), files["config.json"]))  # fmt: skip
+    mine, theirs = (
+        validated(storage.Config, json.loads(text), "it")
+        for text in ((run / "config.json").read_bytes(), files["config.json"])
+    )
     assert theirs.data == replace(ORIGIN, dataset="pets.zip")
     assert theirs.settings == mine.settings | {"dataset": "pets.zip"}
     assert theirs.recipe == mine.recipe
@@ -311,10 +314,10 @@ def test_a_branch_that_moves_meanwhile_is_asked_for_again(
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("config.json", b'{"architectures": ["Bert"]}', r"config.json cannot be read \(it has no version\)"),
+        ("config.json", b'{"architectures": ["Bert"]}', "config.json: version is missing"),
         ("config.json", b"[" * 10**5, "config.json cannot be read"),
         ("model.safetensors", b"\x80\x04pickle", "model.safetensors is damaged"),
-        ("guide/config.json", b"{}", "guide/config.json cannot be read"),
+        ("guide/config.json", b"{}", "guide/config.json: version is missing"),
     ],
 )
 def test_what_was_fetched_is_validated_as_any_run(

@@ -13,13 +13,12 @@ from torch import Tensor
 from ncsn import objectives
 from ncsn.cli.console import watch
 from ncsn.data import batches
-from ncsn.drawn import Drawn
 from ncsn.evaluation import metrics
 from ncsn.learn import toy
 from ncsn.learn.settings import Job, ResolvedToy, Toy
 from ncsn.learn.toy import Study
 from ncsn.objectives import training_loss
-from ncsn.run import Run
+from ncsn.run import Drawn, Run
 from ncsn.training import Budget, State, train
 
 
@@ -67,7 +66,7 @@ def test_samplers_are_compared_with_the_data_over_what_other_data_differ_by(tmp_
         assert float(start.min()) < -7.9 < 7.9 < float(start.max()) <= 8
         how = study.recipe.sampling.but(sampler=options["sampler"])
         done, seconds = len(asked), 2.0 * len(asked)
-        return Drawn(samples=x, path=[], sampling=how, sampler=how.sampler, nfe=done, guide_nfe=0, seconds=seconds)
+        return Drawn(samples=x, path=[], sampling=how, nfe=done, guide_nfe=0, seconds=seconds)
 
     numbers: dict[str, Any] = toy.compare_samplers(study, run, draw).numbers
     floor = numbers["sliced_wasserstein_floor"]

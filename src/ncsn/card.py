@@ -53,7 +53,7 @@ def without_folders(value: Any) -> Any:
     """The content of a JSON file with the last part of every absolute path in its place."""
     if isinstance(value, dict):
         return {name: without_folders(item) for name, item in value.items()}
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [without_folders(item) for item in value]
     absolute = isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute())
     return PureWindowsPath(value).name if absolute else value

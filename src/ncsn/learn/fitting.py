@@ -23,11 +23,10 @@ from ncsn.model import ScoreModel
 from ncsn.noise import LogNormal, Proposal
 from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
 from ncsn.progress import refresh_interval
-from ncsn.recipe import Argument, Recipe
+from ncsn.recipe import Argument, Recipe, Units
 from ncsn.run import Run
 from ncsn.samplers import METHODS, Sampling
 from ncsn.training import Budget, State, train
-from ncsn.units import Units
 
 FEW = 1000  # rows, below which what is learned may be the rows themselves
 CHECKS = 40  # how often in a training the average is tried on held-out examples

@@ -16,6 +16,7 @@ from ncsn.validation import (
     BatchSize,
     Count,
     Depth,
+    DeviceName,
     LangevinSteps,
     Levels,
     Rate,
@@ -28,7 +29,6 @@ from ncsn.validation import (
     check_ranges,
 )
 
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionName = Literal["auto", "bf16", "fp16", "tf32", "fp32"]
 
 
