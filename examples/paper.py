@@ -19,7 +19,7 @@ import torch
 import tyro
 
 import ncsn
-from ncsn import data, evaluation, metrics, plots, process
+from ncsn import data, evaluation, machine, metrics, plots
 from ncsn.cli import drawing
 from ncsn.drawn import Drawn
 from ncsn.pixels import centres, quantize
@@ -125,7 +125,7 @@ def inpainting(paper: Paper, images: data.Images) -> dict[str, float]:
 
 def main(paper: Paper) -> None:
     """All figures, then the page."""
-    process.keep_memory()
+    machine.keep_memory()
     paper.figures.mkdir(parents=True, exist_ok=True)
     images = data.mnist()
     field, weight = toys(paper)

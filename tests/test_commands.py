@@ -17,7 +17,6 @@ from torch import Tensor, nn
 import ncsn
 from ncsn import data, evaluation, plots
 from ncsn.cli import main as cli
-from ncsn.cli.measure import Evaluate
 from ncsn.networks.classifier import Classifier
 from ncsn.pixels import centres, dequantize, quantize
 from ncsn.plots.tiles import tile
@@ -309,15 +308,6 @@ def test_points_are_no_images(
     assert "it makes examples of shape (2,); only images can be judged" in capsys.readouterr().err
 
 
-def test_from_a_hundred_to_ten_thousand_are_evaluated() -> None:
-    assert Evaluate(source=Path("it")).n == 10_000
-    for n in (100, 10_000):
-        assert Evaluate(source=Path("it"), n=n).n == n
-    for n in (99, 10_001):
-        with pytest.raises(ValueError, match=f"n is {n}; it must be at least 100 and at most 10000"):
-            Evaluate(source=Path("it"), n=n)
-
-
 @pytest.mark.parametrize(("options", "sigma_min"), [("", 0.05), ("--sigma-min 0.4 --seed 2", 0.4)])
 def test_likelihoods_are_those_of_test_images_in_bits_per_dimension(
     options: str, sigma_min: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -498,24 +488,6 @@ def test_what_is_measured_is_not_measured_again(
     solved = solve("inpaint --measured --hide bottom", monkeypatch, tmp_path, capsys)
     assert torch.equal(solved.guess[:, :4], solved.truth[:, :4])
     torch.testing.assert_close(solved.guess[:, 4:], solved.truth[:, :4].mean().expand(1, 4, 8))
-
-
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ("inpaint it --method replacement --solver-steps 9", "solver_steps is 9, but replacement solves nothing"),
-        (
-            "inpaint it --method replacement --measured --noise 0.3",
-            "noise is 0.3, but replacement takes what",
-        ),
-        ("interpolate it --from 3 --to 4 --seed 5", "-n and --seed are about walks between samples"),
-        ("interpolate it --data here", "--data is where the images of --from and --to are"),
-    ],
-)
-def test_options_without_an_effect_are_refused(line: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        cli.main(line.split())
-    assert complaint in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("suffix", ["png", "gif"])
