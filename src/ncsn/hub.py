@@ -63,8 +63,8 @@ def send(folder: Path, model: str, *, public: bool, overwrite: bool) -> str:
     return f"hf://{model}@{commit.oid}"
 
 
-def write_shared(folder: Path, out: Path, model: str, *, digest: str, licence: str | None = None) -> list[Path]:
-    """Write into ``out`` what is shared of the run in ``folder``, a model card too; returns the files.
+def write_shared(folder: Path, out: Path, model: str, *, digest: str, licence: str | None = None) -> list[str]:
+    """Write into ``out`` what is shared of the run in ``folder``, a model card too; returns the files' names.
 
     In JSON every path is cut down to its last part: nobody needs to know this machine's folders.
     ``model``: user/model.  ``digest``: of the run as it is now; the evaluation of another is left out.
@@ -84,7 +84,7 @@ def write_shared(folder: Path, out: Path, model: str, *, digest: str, licence: s
         (out / CARD).write_text(card(out, model, licence), encoding="utf-8")
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / EVALUATION} is not as ncsn evaluate wrote it ({one_line(error)})") from error
-    return [out / name for name in (*parts, CARD)]
+    return [*parts, CARD]
 
 
 def without_folders(value: Any) -> Any:

@@ -28,7 +28,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ncsn import distributed, networks, sharing
+from ncsn import distributed, hub, networks
 from ncsn.data.origin import Origin
 from ncsn.files import HOST, JSON_LIMIT, ROWS_LIMIT, atomic, one_line, parse_json, read_bytes, read_json, some, sweep
 from ncsn.model import ScoreModel
@@ -311,10 +311,10 @@ def find(run: str | Path) -> Path:
     """The folder of a run: the one that is named, or one of those in the package (``SHIPPED``) if there is no such.
 
     Of hf://user/model@revision it is in the cache of the hub's library, fetched if need be.
-    Raises ValueError as ``sharing.fetch``.
+    Raises ValueError as ``hub.fetch``.
     """
     if Path(run).parts[:1] == ("hf:",):
-        return sharing.fetch(run)
+        return hub.fetch(run)
     if Path(run).parts[:1] in [(name,) for name in SHIPPED] and not (Path(run) / "config.json").is_file():
         return Path(str(resources.files("ncsn") / "assets" / "models" / str(run)))
     return Path(run)
