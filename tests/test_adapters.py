@@ -127,15 +127,9 @@ def test_rounding_is_not_outside() -> None:
 
 
 @pytest.mark.parametrize("alphas", [[0.9], [0.9, 0.95], [1.0, 0.5], [0.9, 0.0], [], [[0.9, 0.5]], [0.9, float("nan")]])
-def test_other_alphas_are_refused(alphas: list[float]) -> None:
-    with (
-        unchecked(),
-        pytest.raises(ValueError, match=r"alphas has shape .* at least two numbers that descend"),
-    ):
+def test_other_alphas_and_predictions_are_refused(alphas: list[float]) -> None:
+    with unchecked(), pytest.raises(ValueError, match=r"alphas has shape .* at least two numbers that descend"):
         from_variance_preserving(exact("epsilon"), torch.tensor(alphas))
-
-
-def test_another_prediction_is_refused() -> None:
     with unchecked(), pytest.raises(ValueError, match="is 'eps'; allowed are epsilon, v_prediction, sample"):
         from_variance_preserving(exact("epsilon"), ALPHAS, prediction_type="eps")  # type: ignore[arg-type]
 
@@ -257,16 +251,12 @@ def test_other_models_are_refused(name: str, unet: dict[str, object], settings: 
     assert all(f"'{key}': {value!r}" in str(error.value) for key, value in (unet | settings).items())
 
 
-def test_another_network_is_refused(tmp_path: Path) -> None:
+def test_another_network_and_a_folder_without_a_model_are_refused(tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
+    for folder in (tmp_path, tmp_path / "none", "google/ddpm-cifar10-32"):
+        with pytest.raises(ValueError, match=r"holds no model_index.json"):
+            from_diffusers(folder)
     network = diffusers.UNet1DModel(block_out_channels=(32, 32, 64))
     diffusers.DDPMPipeline(network, diffusers.PNDMScheduler()).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="a UNet1DModel with a PNDMScheduler"):
         from_diffusers(tmp_path)
-
-
-def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("diffusers")
-    for folder in (tmp_path, tmp_path / "none", "google/ddpm-cifar10-32"):
-        with pytest.raises(ValueError, match=r"holds no model_index.json"):
-            from_diffusers(folder)

@@ -18,7 +18,7 @@ from huggingface_hub.utils import filter_repo_objects
 import ncsn
 from ncsn import storage
 from ncsn.cli import main as cli
-from ncsn.hub import FILES
+from ncsn.hub import SHARED
 from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.sampling import Sampling
@@ -139,7 +139,7 @@ def test_a_push_sends_a_run_privately_and_nothing_else(
     cli.main(["push", str(run), "ada/pets"])
     assert f"hf://ada/pets@{SHA[0]}" in capsys.readouterr().out
     files = hub.files["ada/pets"]
-    assert (hub.private["ada/pets"], files.keys(), set(FILES)) == (True, SENT, SENT)
+    assert (hub.private["ada/pets"], files.keys(), set(SHARED)) == (True, SENT, SENT)
     assert contents(tmp_path / "look") == files
     for name in ("model.safetensors", "guide/model.safetensors"):
         assert files[name] == (run / name).read_bytes()
@@ -182,7 +182,9 @@ def test_the_card_runs_and_has_numbers_beside_their_floors_but_of_other_weights(
     cli.main(["push", str(run), "ada/pets", "--dry-run", str(tmp_path / "later")])
     assert "evaluation.json is left out" in capsys.readouterr().err
     assert contents(tmp_path / "later").keys() == SENT - {"evaluation.json"}
-    assert b"Not evaluated." in contents(tmp_path / "later")["README.md"]
+    later = contents(tmp_path / "later")["README.md"]
+    assert b"Not evaluated." in later
+    assert b"license" not in later
 
 
 def test_overwriting_leaves_nothing_of_the_old_run_and_everything_else(hub: Hub, run: Path, tmp_path: Path) -> None:

@@ -1,14 +1,11 @@
 """The local server of the page: its folder alone, this machine alone, and headers that keep it so."""
 
-import os
+import queue
 import re
-import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
-import time
+import webbrowser
 from collections.abc import Iterator
 from email import message_from_bytes
 from email.message import Message
@@ -17,8 +14,10 @@ from typing import Any
 
 import pytest
 
+import ncsn
 from ncsn.cli import main as cli
 from ncsn.cli import page, share
+from ncsn.cli.interrupts import Interrupted
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP, UNet
 from ncsn.recipe import Recipe
@@ -151,29 +150,48 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_run_takes_the_place_of_the_pages_model(
+def test_a_run_takes_the_place_of_the_pages_model_until_ctrl_c(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a run, both of its networks; of a file, the guide beside it, if there is one, and never the page's."""
-    a_run(image_channels=1, channels=(4,), blocks=1, features=4).save(tmp_path / "run")
+    """Of a file, the guide beside it, if there is one, and never the page's."""
+    shown = a_run(image_channels=1, channels=(4,), blocks=1, features=4)
+    shown.save(tmp_path / "run")
     (tmp_path / "mine.onnx").write_bytes(b"mine")
     served: list[dict[str, bytes]] = []
+    opened: queue.Queue[str] = queue.Queue()
     server_of = page.server
 
     def look(folder: Path, port: int) -> Any:
+        """A server at which the user looks once, and then types Ctrl-C."""
+
+        def serve_forever() -> None:
+            served.append(contents(folder))
+            raise Interrupted
+
         server = server_of(folder, port)
-        server.serve_forever = lambda: served.append(contents(folder))  # type: ignore[method-assign]
+        server.serve_forever = serve_forever  # type: ignore[assignment]
         return server
 
+    def export(run: Run, path: Path, *, precision: str) -> None:
+        """As ``ncsn.export``, which other tests are about, but for the content."""
+        assert (run.digest, precision) == (shown.digest, "fp32")  # of which no rounding is refused
+        path.write_bytes(b"the run's")
+
+    monkeypatch.setattr(ncsn, "export", export)
     monkeypatch.setattr(page, "server", look)
+    monkeypatch.setattr(webbrowser, "open", opened.put)
     for run in ([], [str(tmp_path / "mine.onnx")], [str(tmp_path / "run")]):
-        cli.main(["play", *run, "--no-browser", "--port", "0"])
-    usual, file, run_files = served
+        cli.main(["play", *run, "--port", "0"])
+        address = opened.get(timeout=10)
+        assert f"{address} " in capsys.readouterr().out
+        assert address.endswith("#digits") == bool(run)
+    cli.main(["play", "--port", "0", "--no-browser"])
+    assert opened.empty()
+    usual, file, run_files, _ = served
     assert usual["model.onnx"] == usual["model.guide.onnx"] == b"the page's"
     assert (file["model.onnx"], "model.guide.onnx" in file) == (b"mine", False)
-    assert all(b"ncsn" in run_files[name] and b'"precision": "fp32"' in run_files[name] for name in page.MODELS)
+    assert (run_files["model.onnx"], "model.guide.onnx" in run_files) == (b"the run's", False)
     assert all(files["assets/it.js"] == b"export {};" for files in served)
-    assert capsys.readouterr().out.count("#digits") == 2
     (tmp_path / "mine.guide.onnx").write_bytes(b"my guide")
     share.put_models(tmp_path / "mine.onnx", tmp_path)
     assert (tmp_path / "model.guide.onnx").read_bytes() == b"my guide"
@@ -197,36 +215,3 @@ def test_what_cannot_be_shown_is_one_line(
         printed = capsys.readouterr()
         assert (printed.out, printed.err.count("\n")) == ("", 1)
         assert said in printed.err
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
-def test_the_command_opens_a_browser_and_serves_until_it_is_interrupted(
-    number: int, status: int, folder: Path, tmp_path: Path
-) -> None:
-    """With a browser that writes what it is asked to open."""
-    seen, browser = tmp_path / "seen.txt", tmp_path / "browser"
-    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {seen}.partial; mv {seen}.partial {seen}\n')
-    browser.chmod(0o755)
-    start = (
-        "import pathlib, ncsn.cli.page, ncsn.cli.main\n"
-        f"ncsn.cli.page.built = lambda: pathlib.Path({str(folder)!r})\n"
-        "ncsn.cli.main.main(['play', '--port', '0'])"
-    )
-    environment, pipe = os.environ | {"BROWSER": str(browser)}, subprocess.PIPE
-    process = subprocess.Popen([sys.executable, "-c", start], env=environment, stdout=pipe, stderr=pipe, text=True)
-    watchdog = threading.Timer(60, process.kill)
-    watchdog.start()
-    try:
-        assert process.stdout is not None
-        address = re.match(r"http://127\.0\.0\.1:(\d+)/", process.stdout.readline())
-        assert address is not None
-        assert ask(int(address[1]), "/")[2] == HOME
-        while not seen.exists() and process.poll() is None:
-            time.sleep(0.05)
-        assert seen.read_text() == address[0]
-        process.send_signal(number)
-        process.communicate(timeout=20)
-        assert process.returncode == status
-    finally:
-        watchdog.cancel()
-        process.kill()

@@ -24,7 +24,7 @@ Network = Callable[[Tensor, Tensor], Tensor]
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 """What a diffusion model predicts, in diffusers' words: the noise z, v = √ᾱ·z − √(1 − ᾱ)·x₀, or the data x₀."""
 
-ROUNDING = 1e-3  # relative: 1 − ᾱ₀ in single precision, and so the least σ, has between three and four digits
+SIGMA_ROUNDING = 1e-3  # relative: 1 − ᾱ₀ in single precision, and so the least σ, has between three and four digits
 
 
 def from_denoiser(denoiser: Network) -> Score:
@@ -95,7 +95,7 @@ def from_variance_preserving(
 
     def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
         asked = expand(sigma, x)
-        if bool(((asked < least * (1 - ROUNDING)) | (asked > largest * (1 + ROUNDING))).any()):
+        if bool(((asked < least * (1 - SIGMA_ROUNDING)) | (asked > largest * (1 + SIGMA_ROUNDING))).any()):
             # The same words each time, so that Python prints them once.
             words = (
                 f"noise levels outside of {least:.4g} to {largest:.4g}, which the model knows, are moved to its last"

@@ -75,7 +75,7 @@ def export(run: Run, path: str | Path, *, precision: Precision = "fp16", overwri
     for place in models:
         check_out(place, overwrite=overwrite)
     parts = zip(models.items(), ("score", "guide"), strict=False)
-    files = {place: converted(model, metadata | {"part": part}) for (place, model), part in parts}
+    files = {place: convert(model, metadata | {"part": part}) for (place, model), part in parts}
     for place, (content, *_) in reversed(files.items()):  # a score that is there has its guide
         with atomic(place) as temporary:
             temporary.write_bytes(content)
@@ -110,7 +110,7 @@ def description(run: Run, precision: Precision) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def converted(model: ScoreModel, metadata: dict[str, Any]) -> tuple[bytes, float, float]:
+def convert(model: ScoreModel, metadata: dict[str, Any]) -> tuple[bytes, float, float]:
     """A model as the content of a file, its ``difference`` and its ``rounding``.  Raises ValueError as ``export``."""
     part, precision = metadata["part"], metadata["precision"]
     exact = copy.deepcopy(model).requires_grad_(False).eval().cpu().float()

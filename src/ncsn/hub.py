@@ -1,6 +1,6 @@
 """Runs on Hugging Face's hub: fetched into its cache, and sent there; the only room that knows ``huggingface_hub``.
 
-Only ``FILES`` are fetched or sent: text and safetensors, never code or pickles.  What is fetched is a folder like any
+Only ``SHARED`` are fetched or sent: text and safetensors, never code or pickles.  What is fetched is a folder like any
 other run's, and read as one.  Tokens, caches, addresses, retries and offline switches are the library's own.
 """
 
@@ -14,14 +14,14 @@ from typing import Any
 
 from ncsn.files import one_line, read_json
 
-PARTS = ["config.json", "model.safetensors", "metrics.json", "guide/config.json", "guide/model.safetensors"]
+RUN_FILES = ["config.json", "model.safetensors", "metrics.json", "guide/config.json", "guide/model.safetensors"]
 EVALUATION, CARD = "evaluation.json", "README.md"
-FILES = [*PARTS, EVALUATION, CARD]
+SHARED = [*RUN_FILES, EVALUATION, CARD]
 MOST_CLASSES = 20  # that a card lists
 
 
 @contextmanager
-def asking(model: str) -> Iterator[Any]:
+def library_for(model: str) -> Iterator[Any]:
     """The library, of which every error within becomes a ValueError of one line."""
     try:
         import huggingface_hub
@@ -40,8 +40,8 @@ def fetch(run: str | Path) -> Path:
     Raises ValueError if it names none, or if the hub has no such run.
     """
     model, _, revision = Path(run).as_posix().removeprefix("hf:/").partition("@")
-    with asking(model) as library:
-        return Path(library.snapshot_download(model, revision=revision or None, allow_patterns=FILES))
+    with library_for(model) as library:
+        return Path(library.snapshot_download(model, revision=revision or None, allow_patterns=SHARED))
 
 
 def send(folder: Path, model: str, *, public: bool, overwrite: bool) -> str:
@@ -50,7 +50,7 @@ def send(folder: Path, model: str, *, public: bool, overwrite: bool) -> str:
     ``public``: whether everybody may see it.  ``overwrite``: replace a run that is there; git keeps it.
     Raises ValueError if the hub cannot be asked or refuses, if a model is there, or if it is not as ``public``.
     """
-    with asking(model) as library:
+    with library_for(model) as library:
         api = library.HfApi(token=True)  # without one the library says where to get it
         if api.repo_exists(model) and not overwrite:
             raise ValueError("it is there already; give --overwrite to replace the run in it")
@@ -58,7 +58,7 @@ def send(folder: Path, model: str, *, public: bool, overwrite: bool) -> str:
         if api.model_info(model).private == public:
             raise ValueError(f"it is {'private' if public else 'public'}; push it as that, or change it on its page")
         # What is there of another run and not of this goes; files that are no part of a run stay.
-        patterns = {"allow_patterns": FILES, "delete_patterns": FILES}
+        patterns = {"allow_patterns": SHARED, "delete_patterns": SHARED}
         commit = api.upload_folder(repo_id=model, folder_path=folder, commit_message="A run of ncsn", **patterns)
     return f"hf://{model}@{commit.oid}"
 
@@ -70,7 +70,7 @@ def write_shared(folder: Path, out: Path, model: str, *, digest: str, licence: s
     ``model``: user/model.  ``digest``: of the run as it is now; the evaluation of another is left out.
     ``licence``: the hub's name of one, such as mit.  Raises ValueError if a file of numbers cannot be read.
     """
-    parts = [name for name in (*PARTS, EVALUATION) if (folder / name).is_file()]
+    parts = [name for name in (*RUN_FILES, EVALUATION) if (folder / name).is_file()]
     try:
         if EVALUATION in parts and read_json(folder / EVALUATION)["run_digest"] != digest:
             parts.remove(EVALUATION)
@@ -103,9 +103,9 @@ def card(folder: Path, model: str, licence: str | None) -> str:
     head += ["pipeline_tag: unconditional-image-generation"] if len(recipe["shape"]) == 3 else []
     usage = ["import ncsn  # pip install 'ncsn[hub]'", f'run = ncsn.load("hf://{model}")', "x = run.sample(16, seed=0)"]
     shape = " × ".join(map(str, recipe["shape"]))
-    about = f"A noise conditional score network of {plain(name)}, examples of shape {shape}."
+    about = f"A noise conditional score network of {markdown(name)}, examples of shape {shape}."
     if recipe["shares"]:
-        shares = [f"{plain(name)} ({share:.1%})" for name, share in recipe["shares"].items()]
+        shares = [f"{markdown(name)} ({share:.1%})" for name, share in recipe["shares"].items()]
         about += f"\n{len(shares)} classes: {', '.join(shares[:MOST_CLASSES])}."
     lines = ["---", *head, "---", "", f"# {model.rpartition('/')[2]}", "", about, "", "```python", *usage, "```", ""]
     return "\n".join([*lines, *quality(read_json(folder / EVALUATION) if (folder / EVALUATION).exists() else {}), ""])
@@ -116,14 +116,14 @@ def quality(evaluation: dict[str, Any]) -> list[str]:
     if not evaluation:
         return ["Not evaluated."]
     few = "" if evaluation["comparable"] else ", too few to be comparable"
-    lines = [f"{evaluation['n']:,} samples{few}, seen by {plain(evaluation['features'])}:", ""]
+    lines = [f"{evaluation['n']:,} samples{few}, seen by {markdown(evaluation['features'])}:", ""]
     lines += ["| | generated | held out | training |", "|---|---|---|---|"]
     for name, metric in evaluation["metrics"].items():
         values = " | ".join(f"{metric[kind]:.4g}" for kind in ("generated", "held_out", "training"))
-        lines.append(f"| {plain(name)} | {values} |")
-    return [*lines, "", *(f"- {plain(note)}" for note in evaluation.get("notes", ()))]
+        lines.append(f"| {markdown(name)} | {values} |")
+    return [*lines, "", *(f"- {markdown(note)}" for note in evaluation.get("notes", ()))]
 
 
-def plain(text: str) -> str:
+def markdown(text: str) -> str:
     """Words from a file in one line of Markdown, where they mean nothing else."""
     return re.sub(r"([\\`*_\[\]<>|&])", r"\\\1", one_line(text))
