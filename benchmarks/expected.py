@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ncsn.data.sharded import LOOKED_AT
 from ncsn.distributed import Group
-from ncsn.evaluation.ruler import REPORTABLE
+from ncsn.evaluation.report import REPORTABLE
 from ncsn.learn import rules
 from ncsn.learn.budgets import TRIALS
 from ncsn.learn.rules import Facts

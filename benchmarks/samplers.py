@@ -21,8 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 import ncsn
-from ncsn import data, evaluation, machine, metrics
+from ncsn import data, evaluation, machine
 from ncsn.cli import console, drawing
+from ncsn.evaluation import metrics
 from ncsn.pixels import quantize
 from ncsn.progress import refresh_interval
 from ncsn.samplers import METHODS
@@ -94,18 +95,18 @@ def alike(run: ncsn.Run, images: data.Images, n: int) -> Tensor:
 
 def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     """The floor, and one row for each of ``points``."""
-    images, classifier = data.mnist(), evaluation.load_classifier()
-    held_out = evaluation.judge(classifier, images.validation)
+    images, classifier = data.mnist(), evaluation.digits()
+    held_out = classifier(images.validation)
     run = ncsn.load(curve.run)
     console.compile_run(run, curve.batch_size)
-    real = evaluation.judge(classifier, alike(run, images, curve.n))
+    real = classifier(alike(run, images, curve.n))
     floor = metrics.frechet_distance(real.features, held_out.features)
     rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor, "default": usual(run)}]
     for sampler, levels, weight in tqdm(points, unit="point", mininterval=refresh_interval()):
         how = {"sampler": sampler, "levels": levels, "guidance": weight, "batch_size": curve.batch_size}
         how = {"sampler": "fast", "batch_size": curve.batch_size} if sampler == STUDENT else how
         drawn = drawing.draw(run, curve.n, seed=curve.seed, **how)
-        seen = evaluation.judge(classifier, quantize(drawn.samples))
+        seen = classifier(quantize(drawn.samples))
         rows.append(
             {
                 "sampler": sampler,

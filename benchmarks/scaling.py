@@ -34,8 +34,8 @@ from tqdm import tqdm
 from ncsn import machine
 from ncsn.data import Images
 from ncsn.distributions import Empirical
-from ncsn.evaluation.classifiers import of_classifier
-from ncsn.evaluation.ruler import Ruler
+from ncsn.evaluation import of_classifier
+from ncsn.evaluation.report import Ruler
 from ncsn.learn.rules import Facts
 from ncsn.networks.classifier import Classifier
 from ncsn.pixels import reals
@@ -152,9 +152,9 @@ def ruled(n: int) -> Work:
 def judged(n: int, m: int) -> Work:
     """Evaluation of n samples beside m training images, with both floors."""
     images = Images(pixels(m), pixels(n, 1), pixels(n, 2))
-    features = of_classifier(Classifier(3, (32, 32)).requires_grad_(False).eval(), name="random", classes=("a", "b"))
+    features = of_classifier(Classifier(3, (32, 32)), "random", ("a", "b"))
     samples = pixels(n, 3)
-    return repeated(lambda: Ruler.of(images, features, n).judge(samples))
+    return repeated(lambda: Ruler(images, features, n).judge(samples))
 
 
 def taken(n: int = 64, *, channels: tuple[int, int] = NARROW, **what: Any) -> Work:

@@ -19,9 +19,10 @@ import torch
 import tyro
 
 import ncsn
-from ncsn import data, evaluation, machine, metrics, plots
+from ncsn import data, evaluation, machine, plots
 from ncsn.cli import drawing
 from ncsn.drawn import Drawn
+from ncsn.evaluation import metrics
 from ncsn.pixels import centres, quantize
 from ncsn.problems import masked
 from ncsn.regions import known_pixels, mean_filled
@@ -79,8 +80,8 @@ def toys(paper: Paper) -> tuple[dict[str, Any], dict[str, float]]:
 
 def judged(digits: torch.Tensor, images: data.Images) -> tuple[float, float]:
     """Fréchet distance to the test images, and confident share."""
-    classifier = evaluation.load_classifier()
-    seen, test = evaluation.judge(classifier, digits), evaluation.judge(classifier, images.test)
+    classifier = evaluation.digits()
+    seen, test = classifier(digits), classifier(images.test)
     return metrics.frechet_distance(seen.features, test.features), seen.confident
 
 

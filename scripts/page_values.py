@@ -25,7 +25,7 @@ from ncsn import (
     langevin,
 )
 from ncsn.distributions import TOYS, Distribution
-from ncsn.metrics import mode_statistics
+from ncsn.evaluation.metrics import mode_statistics
 from ncsn.objectives import dsm, ssm
 from ncsn.problems import replacement
 from ncsn.rng import randint, randn

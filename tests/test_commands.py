@@ -19,7 +19,7 @@ from ncsn import data, evaluation, plots
 from ncsn.cli import main as cli
 from ncsn.networks.classifier import Classifier
 from ncsn.pixels import centres, dequantize, quantize
-from ncsn.plots.tiles import tile
+from ncsn.plots import tile
 from ncsn.problems import blurred, downsampled
 from ncsn.recipe import Recipe
 from ncsn.run import Run
@@ -153,7 +153,7 @@ class Quick(Classifier):
 def quick(monkeypatch: pytest.MonkeyPatch) -> evaluation.Features:
     """What every image is seen by."""
     classes = tuple("0123456789")
-    features = evaluation.of_classifier(Quick(), name="quick", classes=classes, digest="abc", accuracy=0.875)
+    features = replace(evaluation.of_classifier(Quick(), "quick", classes, "abc"), accuracy=0.875)
     monkeypatch.setattr(evaluation, "choose", lambda images, name, device: features)
     return features
 

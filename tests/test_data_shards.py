@@ -23,7 +23,7 @@ from ncsn.data.options import short_name
 from ncsn.data.origin import Origin
 from ncsn.data.shards import index_of
 from ncsn.evaluation.features import PIXELS
-from ncsn.evaluation.ruler import Ruler
+from ncsn.evaluation.report import Ruler
 from ncsn.learn.images import resolve
 from ncsn.learn.settings import Images as Settings
 from ncsn.objectives import Batch
@@ -103,7 +103,7 @@ def test_what_is_looked_at_is_bounded_and_from_everywhere(tmp_path: Path, monkey
     assert images.n == 48
     assert images.labels is not None
     assert images.labels.counts.tolist() == [16, 16, 16]
-    ruler = Ruler.of(images, PIXELS, 10)
+    ruler = Ruler(images, PIXELS, 10)
     assert ruler.notes == ("of 48 training images, in shards, 10 are looked at: they are the training set",)
 
 

@@ -18,7 +18,7 @@ import ncsn
 from ncsn import storage
 from ncsn.cli import main as cli
 from ncsn.data import mnist
-from ncsn.evaluation.classifiers import digits
+from ncsn.evaluation import digits
 from ncsn.evaluation.features import PIXELS, Features
 from ncsn.learn.distillation import LAST, Distillation, levels, student_of
 from ncsn.learn.judging import judged

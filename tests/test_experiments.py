@@ -31,7 +31,7 @@ from ncsn.learn.images import found, recalled, recipes, resolve
 from ncsn.learn.settings import ImageJob, Images, ResolvedImages, kept
 from ncsn.learn.study import Study
 from ncsn.pixels import quantize
-from ncsn.plots.tiles import tile
+from ncsn.plots import tile
 from ncsn.progress import Clock
 from ncsn.samplers import METHODS
 from ncsn.sampling import Sampling

@@ -7,7 +7,7 @@ from torch import nn
 
 import ncsn
 from ncsn.data import Images, Labels, mnist
-from ncsn.evaluation import PIXELS, Features, digits
+from ncsn.evaluation import PIXELS, Features, digits, features
 from ncsn.learn import guidance
 from ncsn.learn.guidance import Trial, best
 from ncsn.recipe import Recipe
@@ -137,9 +137,9 @@ def test_what_is_said_has_both_numbers() -> None:
 
 
 def test_features_are_those_of_the_datas_own_classes_if_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = Features(name="own", embed=lambda x: x)
-    monkeypatch.setattr("ncsn.evaluation.classifiers.trained", lambda images, device: own)
-    monkeypatch.setattr("ncsn.evaluation.borrowed.efficientnet", lambda device: Features(name="big", embed=None))
+    for maker in ("own_classifier", "efficientnet"):
+        monkeypatch.setattr(features, maker, lambda *data, maker=maker: Features(name=maker, embed=None))
+    monkeypatch.setattr(features, "find_spec", lambda name: True)
     pixels, classes = torch.zeros(20, 3, 8, 8, dtype=torch.uint8), torch.arange(20) % 2
     labels = Labels(train=classes, validation=classes, test=classes, names=("a", "b"))
 
@@ -147,14 +147,10 @@ def test_features_are_those_of_the_datas_own_classes_if_there_is_time(monkeypatc
         return guidance.suited(images, CPU, thorough=thorough).name
 
     assert name(mnist(), thorough=False) == "digit classifier"
-    assert name(Images(pixels, pixels, pixels, labels)) == "own"
-    assert name(Images(pixels, pixels, pixels, labels), thorough=False) == "big"
-    assert name(Images(pixels, pixels, pixels)) == "big"
+    assert name(Images(pixels, pixels, pixels, labels)) == "own_classifier"
+    assert name(Images(pixels, pixels, pixels, labels), thorough=False) == "efficientnet"
+    assert name(Images(pixels, pixels, pixels)) == "efficientnet"
     grey = pixels[:, :1]
     assert name(Images(grey, grey, grey)) == "pixels"
-
-    def missing(device: torch.device) -> Features:
-        raise ValueError("not installed")
-
-    monkeypatch.setattr("ncsn.evaluation.borrowed.efficientnet", missing)
+    monkeypatch.setattr(features, "find_spec", lambda name: None)
     assert name(Images(pixels, pixels, pixels)) == "pixels"

@@ -5,7 +5,7 @@ import torch
 from helpers import GaussianScore, unchecked
 
 from ncsn.distributions import GaussianMixture
-from ncsn.metrics import (
+from ncsn.evaluation.metrics import (
     binned,
     density_coverage,
     frechet_distance,
@@ -46,15 +46,6 @@ def test_sliced_wasserstein_of_a_shift_is_its_mean_projection(generator: torch.G
     assert sliced_wasserstein(x, x[torch.randperm(1000, generator=generator)]) == 0
     with unchecked(), pytest.raises(ValueError, match="must be equal"):
         sliced_wasserstein(x, x[:10])
-
-
-def test_mode_statistics_count_and_measure_each_component(generator: torch.Generator) -> None:
-    mixture = GaussianMixture(torch.tensor([[-9.0, 0.0], [9.0, 0.0]]), 1.5, torch.tensor([0.3, 0.7]))
-    left, right = mode_statistics(mixture.sample(20_000, generator=generator), mixture)
-    assert left["weight"] == pytest.approx(0.3, abs=0.015)
-    assert left["std"] == pytest.approx(1.5, abs=0.05)
-    assert right["mean"] == pytest.approx([9.0, 0.0], abs=0.06)
-    assert right["weight_error"] == pytest.approx(abs(float(str(right["weight"])) - 0.7), abs=1e-6)
 
 
 def test_the_errors_of_a_score_near_the_data_and_far_away(generator: torch.Generator) -> None:
@@ -126,11 +117,6 @@ def test_the_frechet_distance_of_four_points_in_closed_form() -> None:
 def test_the_sliced_distance_on_a_line_is_the_mean_distance_in_order() -> None:
     x, y = torch.tensor([[3.0], [0.0], [1.0]]), torch.tensor([[-1.0], [2.0], [5.0]])
     assert sliced_wasserstein(x, y, projections=3) == pytest.approx((1 + 1 + 2) / 3)
-    # Two directions drawn from seed 0, in closed form.
-    directions = torch.randn(2, 2, generator=torch.Generator().manual_seed(0))
-    cosines = (directions / directions.norm(dim=0))[0]
-    found = sliced_wasserstein(torch.zeros(4, 2), torch.tensor([[2.0, 0.0]]).expand(4, 2), projections=2)
-    assert found == pytest.approx(float(2 * cosines.abs().mean()))
     # What is published has 128 directions, and the five nearest.
     x, y = torch.arange(24.0).view(12, 2).sin(), torch.arange(24.0).view(12, 2).cos()
     assert sliced_wasserstein(x, y) == sliced_wasserstein(x, y, projections=128, seed=0)
@@ -140,11 +126,22 @@ def test_the_sliced_distance_on_a_line_is_the_mean_distance_in_order() -> None:
 def test_bytes_are_measured_as_the_reals_that_they_are(generator: torch.Generator) -> None:
     """In parts, of which the last is shorter."""
     x, y = torch.randint(256, (2, 2100, 6), generator=generator, dtype=torch.uint8)
-    expected = sliced_wasserstein(x / 255, y / 255)
-    assert sliced_wasserstein(x, y) / 255 == pytest.approx(expected, rel=1e-5)
     directions = torch.randn(6, 128, generator=torch.Generator().manual_seed(0))
     at_once = [(z.float() @ (directions / directions.norm(dim=0))).sort(0).values for z in (x, y)]
-    assert sliced_wasserstein(x, y) == pytest.approx(float((at_once[0] - at_once[1]).abs().mean()), rel=1e-5)
+    expected = float((at_once[0] - at_once[1]).abs().mean())
+    assert sliced_wasserstein(x, y) == pytest.approx(expected, rel=1e-5)
+    assert sliced_wasserstein(x / 255, y / 255) == pytest.approx(expected / 255, rel=1e-5)
+
+
+def test_distances_agree_with_torchmetrics(generator: torch.Generator) -> None:
+    from torchmetrics.image.fid import _compute_fid
+    from torchmetrics.image.kid import poly_mmd
+
+    x = torch.randn(300, 6, generator=generator, dtype=torch.float64)
+    y = torch.randn(300, 6, generator=generator, dtype=torch.float64) * 1.3 + 0.2
+    expected = _compute_fid(x.mean(0), torch.cov(x.T), y[:200].mean(0), torch.cov(y[:200].T)).item()
+    assert frechet_distance(x, y[:200]) == pytest.approx(expected, rel=1e-6)
+    assert kernel_distance(x, y) == pytest.approx(poly_mmd(x, y, 3, None, 1.0).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize(("n", "m"), [(7, 12), (40, 9), (60, 80)])

@@ -1,22 +1,68 @@
-from pathlib import Path
+"""Figures are looked at by their data: what is drawn where, not how it looks."""
 
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
 import numpy as np
+import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from ncsn import plots
-from ncsn.distributions import Ring
+from ncsn import evaluation, plots
+from ncsn.data import Images
+from ncsn.distributions import GaussianMixture
+from ncsn.evaluation import Evaluation, Features
 from ncsn.learn.journal import Row
 from ncsn.samplers import Step
+
+MIXTURE = GaussianMixture(torch.tensor([[-2.0, 1.0], [3.0, 0.0]]), 0.7)
+POINTS = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.25]])
+
+
+def pixels(n: int, channels: int, seed: int = 0) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (n, channels, 7, 9), generator=g, dtype=torch.uint8)
+
+
+def steps(channels: int) -> list[Step]:
+    return [Step(sigma, pixels(9, channels, i) / 255) for i, sigma in enumerate((2.0, 1.0, 0.5, 0.0))]
+
+
+def losses(*rows: int) -> list[Row]:
+    kinds = [{"loss": 1 / i, "bands": [], "validation_loss": 2 / i, "validation_bands": [3 / i, None]} for i in rows]
+    return [Row(step=i, **kind) for i, kind in zip(rows, kinds, strict=True)]  # type: ignore[arg-type]
+
+
+def judged(channels: int, classes: tuple[str, ...]) -> Evaluation:
+    def head(seen: Tensor) -> Tensor:
+        return seen[:, :1] * torch.arange(float(len(classes)))
+
+    four = Features(
+        name="four", embed=lambda x: x.flatten(1)[:, :4] / 255, head=head if classes else None, classes=classes
+    )
+    images = Images(pixels(20, channels, 1), pixels(20, channels, 2), pixels(20, channels, 3))
+    return evaluation.evaluate(pixels(20, channels), images, four)
 
 
 def test_tile_puts_every_pixel_where_it_belongs() -> None:
     images = torch.arange(3, dtype=torch.uint8).mul(50)[:, None, None, None].expand(3, 1, 4, 5)
     sheet = np.asarray(plots.tile(images, 2, zoom=3))
     assert sheet.shape == (2 * 6 * 3, 2 * 7 * 3)
-    assert sheet[4, 4] == 0
-    assert sheet[4, 7 * 3 + 4] == 50
-    assert sheet[6 * 3 + 4, 4] == 100
+    assert (sheet[4, 4], sheet[4, 7 * 3 + 4], sheet[6 * 3 + 4, 4], sheet[6 * 3 + 4, 7 * 3 + 4]) == (0, 50, 100, 64)
+
+
+@pytest.mark.parametrize(("channels", "seen"), [(1, 1), (2, 1), (3, 3), (5, 3)])
+def test_a_grid_shows_bytes_and_the_reals_that_stand_for_them(channels: int, seen: int, tmp_path: Path) -> None:
+    x = pixels(4, channels)
+    x[0] = 255
+    grid = plots.image_grid(x, str(tmp_path / "x.png"), columns=3)
+    sheet = np.asarray(grid).reshape(2 * 9 * 2, 3 * 11 * 2, seen)
+    expected = x[:3, :seen].permute(2, 0, 3, 1)
+    assert np.array_equal(sheet[2:16:2].reshape(7, 3, 22, seen)[:, :, 2:20:2], expected.numpy())
+    assert grid.tobytes() == plots.image_grid((x + 0.5) / 256, columns=3).tobytes()
+    assert Image.open(tmp_path / "x.png").tobytes() == grid.tobytes()
 
 
 def test_visible_keeps_clean_images_and_fits_two_standard_deviations_of_noise() -> None:
@@ -26,47 +72,96 @@ def test_visible_keeps_clean_images_and_fits_two_standard_deviations_of_noise() 
     assert high >= 254
 
 
-def row(step: int) -> Row:
-    losses = {"loss": 1 / step, "bands": [], "validation_loss": 2 / step, "validation_bands": [1 / step, None]}
-    return Row(step=step, **losses)  # type: ignore[arg-type]
+def test_evolution_shows_examples_in_rows_and_levels_in_columns() -> None:
+    axes: Any = plots.evolution(steps(3), examples=2, columns=3).axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["2", "0.5", "0"]
+    shown = [plots.visible(x[i][None], sigma)[0] for i in (0, 1) for sigma, x in [steps(3)[k] for k in (0, 2, 3)]]
+    assert np.array_equal(axes.images[0].get_array(), np.asarray(plots.tile(torch.stack(shown), 3, zoom=3)))
 
 
-def test_without_a_path_the_figure_is_returned(generator: torch.Generator) -> None:
-    ring, points = Ring(), Ring().sample(20, generator=generator)
-    path = [Step(1.0, torch.rand(9, 1, 8, 8, generator=generator)), Step(0.0, torch.rand(9, 1, 8, 8))]
-    figures = {
-        "evolution": plots.evolution(path),
-        "field": plots.score_field(ring, ring, [0.5], points),
-        "scatter": plots.scatter_panels([[("a", points), ("b", points)]]),
-        "loss": plots.loss_curves([row(1), row(2)], ["low", "high"]),
-        "posterior": plots.posterior_page(None, path[0].x[0], path[0].x),
-    }
-    axes = {name: len(figure.axes) for name, figure in figures.items() if figure is not None}
-    assert axes == {"evolution": 1, "field": 5, "scatter": 2, "loss": 2, "posterior": 4}
-    assert figures["scatter"] is not None
-    assert figures["scatter"].axes[1].get_title() == "b"
-    assert plots.image_grid(path[0].x, columns=3).size == (60, 60)
+def test_scatter_panels_show_points_under_their_titles() -> None:
+    figure: Any = plots.scatter_panels([[("a", POINTS), ("b", 2 * POINTS)]], view=plots.extent_of(POINTS))
+    for axes, title, factor in zip(figure.axes, "ab", (1, 2), strict=True):
+        assert axes.get_title() == title
+        assert np.array_equal(axes.collections[0].get_offsets(), factor * POINTS)
+        assert axes.get_xlim()[0] < 0.5 < 3 < axes.get_xlim()[1] < 3.5
+    assert plots.scatter_panels([[("a", POINTS)]], view=4).axes[0].get_ylim() == (-4, 4)
 
 
-def test_every_figure_is_written_in_colour_and_grey(tmp_path: Path, generator: torch.Generator) -> None:
-    ring, points = Ring(), Ring().sample(200, generator=generator)
-    plots.score_field(ring, ring, [0.1, 2.0], points, tmp_path / "field.png")
-    plots.scatter_panels([[("a", points), ("b", points)]], tmp_path / "scatter.png")
-    own = plots.extent_of(1000 * points)
-    plots.scatter_panels([[("a", 1000 * points)]], tmp_path / "scatter_of_thousands.png", view=own)
-    plots.trajectories([("a", points), ("b", points + 1), ("c", points)], tmp_path / "points.gif")
-    for channels in (1, 3):
-        path = [Step(sigma, torch.rand(9, channels, 8, 8, generator=generator)) for sigma in (2.0, 1.0, 0.5, 0.0)]
-        plots.image_grid(path[0].x, tmp_path / f"grid{channels}.png")
-        plots.evolution(path, tmp_path / f"evolution{channels}.png")
-        plots.evolution_animation(path, tmp_path / f"evolution{channels}.gif")
-    rows = [row(i) for i in (1, 2, 3)]
-    plots.loss_curves(rows, ["low", "high"], tmp_path / "loss.png")
-    for file in tmp_path.iterdir():
-        with Image.open(file) as image:
-            assert min(image.size) > 10
-            colours = image.convert("RGB").getcolors(maxcolors=2**24)
-            assert colours is not None
-            assert len(colours) > 3
-    with Image.open(tmp_path / "points.gif") as image:
-        assert image.n_frames == 3
+def test_score_field_shows_both_fields_and_their_relative_error() -> None:
+    def score(x: Tensor, sigma: Any, /) -> Tensor:
+        return 1.5 * MIXTURE(x, sigma)
+
+    figure: Any = plots.score_field(score, MIXTURE, [0.5, 2.0], POINTS, view=4)
+    _, fine = plots.plane(4, 160)
+    for row, sigma in enumerate((0.5, 2.0)):
+        exact, estimate, error = figure.axes[3 * row : 3 * row + 3]
+        size = MIXTURE(fine, sigma).norm(dim=1).view(160, 160)
+        torch.testing.assert_close(torch.as_tensor(np.asarray(exact.images[0].get_array())), size)
+        torch.testing.assert_close(torch.as_tensor(np.asarray(estimate.images[0].get_array())), 1.5 * size)
+        torch.testing.assert_close(torch.as_tensor(np.asarray(error.images[0].get_array())), torch.full_like(size, 0.5))
+        (arrows,) = (part for part in estimate.collections if part.get_offsets().shape == (361, 2))
+        direction = MIXTURE(torch.as_tensor(np.asarray(arrows.get_offsets()), dtype=torch.float32), sigma)
+        drawn = torch.as_tensor(np.stack([arrows.U, arrows.V], 1))
+        torch.testing.assert_close(drawn, direction / direction.norm(dim=1, keepdim=True))
+        assert np.array_equal(error.collections[0].get_offsets(), POINTS)
+
+
+def test_loss_curves_show_every_row() -> None:
+    panels: Any = plots.loss_curves(losses(1, 2, 4), ["low", "high"]).axes
+    left, right = panels
+    assert [line.get_ydata().tolist() for line in left.lines] == [[1, 0.5, 0.25], [2, 1, 0.5]]
+    assert right.lines[0].get_ydata().tolist() == [3, 1.5, 0.75]
+    assert [line.get_label() for line in right.lines] == ["low", "high"]
+    assert all(line.get_xdata().tolist() == [1, 2, 4] for line in (*left.lines, *right.lines))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+@pytest.mark.parametrize("classes", [(), ("a$", "b", "$c$"), tuple(f"class {i}" for i in range(40))])
+def test_the_page_of_an_evaluation(channels: int, classes: tuple[str, ...]) -> None:
+    samples, near, found = pixels(20, channels), pixels(20, channels, 1), judged(channels, classes)
+    figure: Any = plots.evaluation_page(samples, near, found)
+    figure.draw_without_rendering()
+    pairs = torch.cat([samples[:10], near[:10], samples[10:], near[10:]])
+    assert np.array_equal(figure.axes[0].images[0].get_array(), np.asarray(plots.tile(pairs, 10)))
+    assert figure.axes[0].get_title().endswith("channels)") == (channels in (2, 5))
+    heights = [bar.get_height() for bar in figure.axes[-1].patches]
+    ratios = [metric.ratio for metric in found.metrics.values() if metric.ratio]
+    assert heights == pytest.approx(ratios)
+    assert len(figure.axes) == (3 if classes else 2)
+    if classes:
+        bars = [bar.get_height() for bar in figure.axes[1].patches]
+        assert bars == pytest.approx(found.held_out_histogram + found.generated_histogram)
+    if len(classes) == 3:
+        assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == list(classes)
+
+
+def test_the_page_of_a_posterior() -> None:
+    samples = pixels(9, 3) / 256
+    figure: Any = plots.posterior_page(samples[1], samples[0], samples)
+    titles = [axes.get_title().split(" (")[0] for axes in figure.axes]
+    assert titles == ["truth", "measurement", "mean", "standard deviation", "samples of the posterior"]
+    deviation = samples.std(0)
+    for axes, image in zip(
+        figure.axes, (samples[1], samples[0], samples.mean(0), deviation / deviation.max()), strict=False
+    ):
+        drawn = torch.as_tensor(np.asarray(axes.images[0].get_array())).permute(2, 0, 1)
+        assert torch.equal(drawn, (256 * image).floor().clamp(0, 255).to(torch.uint8))
+    assert len(plots.posterior_page(None, samples[0], samples[:1]).axes) == 3
+
+
+def test_whatever_a_users_matplotlibrc_says_every_plot_is_written_to_a_path_as_a_string(tmp_path: Path) -> None:
+    place = str(tmp_path) + "/"
+    with mpl.rc_context({"text.usetex": True, "image.origin": "lower", "axes.titlesize": 40}):
+        plots.evolution(steps(1), place + "evolution.png")
+        plots.evolution_animation(steps(3), place + "evolution.gif")
+        plots.trajectories([("a", POINTS), ("b", 1 + POINTS), ("c", POINTS)], place + "points.gif")
+        plots.scatter_panels([[("a", POINTS)]], place + "scatter.pdf")
+        plots.score_field(MIXTURE, MIXTURE, [0.5], POINTS, place + "field.png")
+        plots.loss_curves(losses(1, 2), ["low", "high"], place + "loss.svg")
+        plots.evaluation_page(pixels(10, 1), pixels(10, 1), judged(1, ("a$b$",)), place + "page.png")
+        plots.posterior_page(None, steps(1)[0].x[0], steps(1)[0].x, place + "posterior.png")
+    assert len(list(tmp_path.iterdir())) == 8
+    for name, frames in (("points.gif", 3), ("evolution.gif", 4)):
+        with Image.open(place + name) as image:
+            assert getattr(image, "n_frames", 0) == frames

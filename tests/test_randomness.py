@@ -11,10 +11,11 @@ import torch
 from helpers import GaussianScore
 from torch import Generator, Tensor
 
-from ncsn import metrics, objectives, regions
+from ncsn import objectives, regions
 from ncsn import samplers as ways
 from ncsn.data import batches
 from ncsn.distributions import Boxes, Empirical, GaussianMixture, Ring
+from ncsn.evaluation import metrics
 from ncsn.likelihood import log_prob
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP

@@ -34,7 +34,7 @@ def test_examples_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(ncsn.METHODS, "mine", ncsn.METHODS["euler"])  # an example has a row of its own, for itself
     exec(compile(code, "a page", "exec"), names)
     if "digits" in names:
-        seen = evaluation.judge(evaluation.load_classifier(), quantize(names["digits"]))
+        seen = evaluation.digits()(quantize(names["digits"]))
         assert seen.confident >= 0.75  # of 16; measured over 10,000: see the README
         upper = names["answers"][:, :, :14] - names["digits"][:1, :, :14]
         assert upper.square().mean().sqrt() < 0.1  # what is known of the answers is as it was measured

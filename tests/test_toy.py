@@ -10,10 +10,11 @@ import torch
 from helpers import zero_score
 from torch import Tensor
 
-from ncsn import metrics, objectives
+from ncsn import objectives
 from ncsn.cli.console import watch
 from ncsn.data import batches
 from ncsn.drawn import Drawn
+from ncsn.evaluation import metrics
 from ncsn.learn import toy
 from ncsn.learn.settings import Job, ResolvedToy, Toy
 from ncsn.learn.toy import Study

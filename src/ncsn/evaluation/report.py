@@ -1,16 +1,40 @@
-"""What is said about generated images: every number beside two floors, and what a reader of them must know."""
+"""How good generated images are: every number beside what real images score, and how many were judged.
 
-from dataclasses import asdict, dataclass
+Samples are bytes, and so is what they are compared with: test images.  The floors are what as many validation images
+score in the samples' place, which no network has seen, and as many training images, which some have.
+"""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, Shaped, UInt8
+from torch import Tensor
+
+from ncsn import machine
+from ncsn.data import Images
+from ncsn.data.arrays import Stack
+from ncsn.data.rows import arrays
+from ncsn.evaluation import metrics
+from ncsn.evaluation.features import Embed, Features, choose, progress
+from ncsn.files import atomic
+from ncsn.pixels import BYTES, Depth, quantize
+
+REPORTABLE = 10_000
+FEWEST = 10
 RATIOS = ("fid", "frechet_distance", "kernel_distance", "pixel_wasserstein")  # of numbers whose zero means something
+VALUES = 2**23  # pixels that are reals at a time, 32 MB: the data may be larger than memory
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
     """A number about generated images, what validation and training images score in their place, and ratios to both.
 
-    A ratio is None where it makes no sense: of numbers whose zero means nothing, or to a floor that is not positive.
+    A ratio is None where it makes no sense: of numbers whose zero means nothing, of a negative one (as unbiased ones
+    can be), or to a floor that is not positive.
     """
 
     generated: float
@@ -52,16 +76,197 @@ class Evaluation:
         return {name: value for name, value in content.items() if value not in (None, [], "")}
 
 
-def compared(name: str, generated: float, held_out: float, training: float) -> Metric:
+def as_bytes(pixels: Shaped[Tensor, "n c h w"], name: str = "the images") -> UInt8[Tensor, "n c h w"]:
+    """Images as bytes: themselves if they are, and reals in [0, 1] rounded, of which those a little beyond are clipped.
+
+    ``name``: what errors call them.  Raises ValueError for other numbers, and for reals beyond [−½, 1½].
+    """
+    if pixels.dtype == torch.uint8:
+        return pixels
+    # Samples lie a little outside of the data's range; those that lie far outside are in other units, or NaN.
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (pixels.is_floating_point() and low >= -0.5 and high <= 1.5):
+        raise ValueError(f"{name}: {pixels.dtype} from {low:g} to {high:g}; uint8, or reals in [0, 1], are needed")
+    return torch.cat([quantize(part.float()) for part in torch.split(pixels, 1000)])
+
+
+def at_8_bits(images: Images) -> Images:
+    """A data set as bytes: itself, if it is."""
+    if images.train.dtype == torch.uint8:
+        return images
+    train, validation, test = map(as_bytes, (images.train, images.validation, images.test))
+    return replace(images, train=train, validation=validation, test=test)
+
+
+def nearest(
+    x: UInt8[Tensor, "n c h w"], data: UInt8[Tensor, "m c h w"]
+) -> tuple[Float[Tensor, "n"], Int64[Tensor, "n"]]:
+    """The distance from each image to the nearest of ``data`` (pixels in [0, 1]), and that one's index."""
+    x, data = x.cpu(), data.cpu()  # data may be larger than a GPU's memory
+    size = max(1, VALUES // data[0].numel())
+    distances, indices = [], []
+    for part in progress(torch.split(x, 500), "nearest images"):
+        near = [torch.cdist(reals(part), reals(chunk)).min(1) for chunk in torch.split(data, size)]
+        chunk = torch.stack([distance for distance, _ in near]).argmin(0)
+        index = torch.stack([where for _, where in near])[chunk, torch.arange(len(part))] + size * chunk
+        # Once more and exactly, as a matrix product leaves a copy at some distance from itself.
+        distances.append((part.float() - data[index].float()).flatten(1).norm(dim=1) / 255)
+        indices.append(index)
+    return torch.cat(distances), torch.cat(indices)
+
+
+def reals(pixels: Tensor) -> Tensor:
+    """Images (n, c, h, w) of bytes as vectors in [0, 1]."""
+    return pixels.flatten(1).float() / 255
+
+
+class Ruler:
+    """What sets of ``n`` images are measured with: made once, good for any number of them.
+
+    ``images``: the data; as many as there are of each part are used.  ``features``: what distances are measured in, by
+    default what suits the data (see ``choose``): features, or a function of bytes (b, c, h, w) that returns (b, f).
+    Raises ValueError for fewer than ten images.
+    """
+
+    def __init__(self, images: Images, features: Features | Embed | None = None, n: int = REPORTABLE) -> None:
+        sizes = [len(images.test), len(images.validation), len(images.train)]
+        counts = "{:,} test, {:,} validation and {:,} training images".format(*sizes)
+        self.n = min(n, *sizes)
+        if self.n < FEWEST:
+            raise ValueError(f"there are {n:,} samples, {counts}; at least {FEWEST} of each are needed")
+        data = at_8_bits(images)
+        features = choose(data) if features is None else features
+        if not isinstance(features, Features):
+            features = Features(name=getattr(features, "__name__", "features"), embed=features)
+        self.features, self.train, self.test = features, data.train, data.test[: self.n]
+        self.seen = features(self.test)
+        self.to_train, _ = nearest(self.test, self.train)
+        held_out = data.validation[: self.n]
+        self.held_out = self.measure(held_out, nearest(held_out, self.train)[0])
+        shuffled = torch.randperm(sizes[2], generator=torch.Generator().manual_seed(0))
+        self.training = self.measure(self.train[shuffled[: self.n]], torch.zeros(self.n))  # each is its own nearest
+        f, m = self.seen.features.shape[1], len(self.train)
+        remarks = {
+            f"{self.n:,} of {n:,} samples are judged: there are {counts}": self.n < n,
+            "the data has more than 8 bits, and is judged at 8": images is not data,
+            f"of {images.n:,} training images, in shards, {m:,} are looked at: they are the training set": m < images.n,
+            f"the Fréchet distance is unreliable: {self.n:,} images are not twice its {f:,} features": self.n < 2 * f,
+            "the classifier was trained on the training images: compare with held-out ones": features.accuracy,
+        }
+        self.notes = tuple(remark for remark, holds in remarks.items() if holds)
+
+    def judge(self, samples: Shaped[Tensor, "k c h w"]) -> Evaluation:
+        """All numbers about the first n ``samples``, bytes or reals in [0, 1], beside their floors.
+
+        Raises ValueError if they differ in shape from the data, are other numbers, or are fewer than n.
+        """
+        shape = tuple(self.test.shape[1:])
+        if samples.shape[1:] != shape or len(samples) < self.n:
+            raise ValueError(f"the samples have shape {tuple(samples.shape)}; at least {self.n} of {shape} are needed")
+        x = as_bytes(samples[: self.n].cpu(), "the samples")
+        numbers, histogram = self.measure(x, nearest(x, self.train)[0])
+        (held_out, held_out_histogram), (training, training_histogram) = self.held_out, self.training
+        return Evaluation(
+            n=self.n,
+            comparable=self.n >= REPORTABLE,
+            features=self.features.name,
+            dimensions=self.seen.features.shape[1],
+            digest=self.features.digest,
+            accuracy=self.features.accuracy,
+            metrics={name: beside(name, value, held_out[name], training[name]) for name, value in numbers.items()},
+            classes=self.features.classes,
+            generated_histogram=histogram,
+            held_out_histogram=held_out_histogram,
+            training_histogram=training_histogram,
+            notes=self.notes,
+        )
+
+    def measure(
+        self, x: UInt8[Tensor, "n c h w"], to_train: Float[Tensor, "n"]
+    ) -> tuple[dict[str, float], list[float]]:
+        """All numbers about as many images, those of features first, and the share of each class, if there are any."""
+        from scipy.stats import mannwhitneyu  # here, because it takes as long as a quarter of torch
+
+        numbers: dict[str, float] = {}
+        seen, test = self.features(x), self.seen
+        if self.features.embed is not None:
+            kernel = {"kernel_distance": metrics.kernel_distance(seen.features, test.features)}
+            frechet = {self.features.frechet: metrics.frechet_distance(seen.features, test.features)}
+            # The kernel's is unbiased; the other is too large unless there are many.
+            numbers = frechet | kernel if self.n >= REPORTABLE else kernel | frechet
+            numbers["density"], numbers["coverage"] = metrics.density_coverage(test.features, seen.features)
+        if self.features.classes:
+            numbers["class_variation"] = metrics.total_variation(seen.histogram, test.histogram)
+            numbers["confident"] = seen.confident
+        numbers["pixel_wasserstein"] = metrics.sliced_wasserstein(x.flatten(1), self.test.flatten(1)) / 255
+        numbers["memorisation"] = float(mannwhitneyu(self.to_train, to_train).statistic) / self.n**2
+        if self.n >= 100:  # fewer have no such quantile
+            numbers["near_duplicates"] = (to_train <= self.to_train.quantile(0.01)).float().mean().item()
+        return numbers, seen.histogram.tolist() if self.features.classes else []
+
+
+def beside(name: str, generated: float, held_out: float, training: float) -> Metric:
     """A number beside its floors, and ratios where they make sense."""
+    meaningful = name in RATIOS and generated >= 0
+    ratios = [generated / floor if meaningful and floor > 0 else None for floor in (held_out, training)]
+    return Metric(generated, held_out, training, *ratios)
 
-    def over(floor: float) -> float | None:
-        return generated / floor if name in RATIOS and floor > 0 else None
 
-    return Metric(
-        generated=generated,
-        held_out=held_out,
-        training=training,
-        ratio=over(held_out),
-        ratio_to_training=over(training),
-    )
+def evaluate(
+    samples: Shaped[Tensor, "n c h w"], images: Images, features: Features | Embed | None = None
+) -> Evaluation:
+    """All numbers about ``samples``, compared with the test images of the data, as many as there are of each.
+
+    ``samples``: bytes, or reals in [0, 1].  ``features``: what distances are measured in, as for ``Ruler``.
+    Fréchet distance, KID, density and coverage are between features; the sliced Wasserstein distance is over pixels.
+    ``memorisation`` is the probability that a sample is nearer to the training set than a test image is (½ is ideal;
+    Mann–Whitney), ``near_duplicates``, of 100 and more, the share nearer than all but 1 % of the test images.
+    Raises ValueError if samples and data differ in shape, for other numbers, and for fewer than ten images of a kind.
+    """
+    return Ruler(images, features, len(samples)).judge(samples)
+
+
+def read_samples(
+    path: Path, most: int = 10_000, *, depth: Depth = BYTES
+) -> tuple[UInt8[Tensor, "n c h w"], tuple[str, ...]]:
+    """The first images of an .npz file as bytes, and a line for everything that was done to them.
+
+    They are the array ``samples``, or the only one that looks like images: (n, h, w), (n, h, w, c) or (n, c, h, w), of
+    which the smaller of axes 1 and 3 is c; bytes, or reals in [0, 1].
+    ``most``: how many are read, at least 1.  ``depth``: what other numbers are, as in the data that they are like.
+    Raises ValueError if there is no such array, or if its numbers are others.
+    """
+    with arrays(path) as by_name:
+        candidates = [by_name["samples"]] if "samples" in by_name else list(by_name.values())
+        images = [rows for rows in candidates if len(rows.shape) in (3, 4)]
+        if len(images) != 1:
+            listed = ", ".join(f"{name} {rows.shape}" for name, rows in by_name.items()) or "no arrays"
+            raise ValueError(f"{path} holds {listed}; one array of images, or one named samples, is needed")
+        stack = Stack.of(images[0])
+        n = min(most, stack.shape[0])
+        size, limit = n * math.prod(stack.shape[1:]) * stack.dtype.itemsize, machine.memory() // 4
+        if size > limit:
+            raise ValueError(f"{stack.name} takes {size:,} bytes; at most {limit:,} fit here")
+        rows = np.stack([stack.row(i) for i in range(n)])
+    if rows.ndim == 3:
+        rows = rows[:, None]
+    elif not stack.channels_first:
+        rows = rows.transpose(0, 3, 1, 2)
+    notes = () if stack.name == f"{path}/samples" else (f"{stack.name} is taken for the samples",)
+    if rows.dtype == np.uint8:
+        return torch.from_numpy(np.ascontiguousarray(rows)), notes
+    units = "reals in [0, 1]"
+    if rows.dtype == np.dtype(depth.dtype):
+        units = f"{depth.dtype} from {depth.low:g} to {depth.high:g}"
+        rows = (rows.astype(np.float64) - depth.low) / (depth.high - depth.low)
+    elif rows.dtype.kind != "f":
+        raise ValueError(f"{stack.name} is of {rows.dtype}; uint8, or reals in [0, 1], are needed")
+    pixels = as_bytes(torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)), str(path))
+    cut = f"; {beyond:.2%} lay outside" if (beyond := float(((rows < 0) | (rows > 1)).mean())) else ""
+    return pixels, (*notes, f"{path}: {units}, rounded to bytes{cut}")
+
+
+def write_samples(path: Path, samples: UInt8[Tensor, "n c h w"]) -> None:
+    """Write samples as ``read_samples`` takes them."""
+    with atomic(path) as temporary:
+        np.savez_compressed(temporary, samples=samples.numpy())

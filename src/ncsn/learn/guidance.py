@@ -1,16 +1,15 @@
 """How far samples should move away from a guide, and from which: chosen by held-out images, after training."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ncsn import metrics
 from ncsn.data import Images
-from ncsn.evaluation import borrowed, chosen, classifiers
-from ncsn.evaluation.features import PIXELS, Features
+from ncsn.evaluation import metrics
+from ncsn.evaluation.features import PIXELS, Features, choose, is_mnist, suitable
 from ncsn.pixels import quantize, reals
 from ncsn.recipe import Label, Recipe
 from ncsn.run import Run
@@ -42,16 +41,10 @@ def suited(images: Images, device: torch.device, *, thorough: bool) -> Features:
     ``thorough``: whether there is time to train a classifier, half a minute the first time; it is kept.
     EfficientNet is asked about colours only: of letters it sees nothing that guidance mends.
     """
-    if chosen.is_mnist(images):
-        return classifiers.digits(device)
-    if thorough and images.labels is not None and len(images.labels.names) > 1:
-        return classifiers.trained(images, device)
-    if images.shape[0] != 3:
-        return PIXELS
-    try:
-        return borrowed.efficientnet(device)
-    except ValueError:  # the package is not installed
-        return PIXELS
+    if is_mnist(images):
+        return choose(images, "auto", device)
+    name = suitable(images if thorough else replace(images, labels=None))
+    return PIXELS if name == "efficientnet" and images.shape[0] != 3 else choose(images, name, device)
 
 
 def weights(recipe: Recipe) -> tuple[float, ...]:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ncsn import machine, plots, storage
 from ncsn.data import batches
+from ncsn.evaluation.metrics import binned
 from ncsn.files import append
 from ncsn.learn.best import LEARNING, Best
 from ncsn.learn.study import Study
-from ncsn.metrics import binned
 from ncsn.model import ScoreModel
 from ncsn.noise import Proposal
 from ncsn.objectives import Batch, training_loss

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ncsn import machine, metrics
+from ncsn import machine
+from ncsn.evaluation import metrics
 from ncsn.evaluation.features import Features
 from ncsn.pixels import quantize, reals
 from ncsn.run import Run

@@ -22,7 +22,7 @@ from ncsn.data.options import short_name
 from ncsn.data.origin import Origin
 from ncsn.distributed import ALONE, Group
 from ncsn.distributions import Empirical
-from ncsn.evaluation import Features, at_8_bits, coarse
+from ncsn.evaluation import Features, as_bytes, at_8_bits
 from ncsn.learn import guidance
 from ncsn.learn.images import found, proposal, recalled, recipes, resolve
 from ncsn.learn.settings import Images, ResolvedImages, kept
@@ -264,7 +264,7 @@ class Study:
     @cached_property
     def held_out(self) -> UInt8[Tensor, "v c h w"]:
         """The validation images, as bytes."""
-        return coarse(self.pictures.validation)
+        return as_bytes(self.pictures.validation)
 
     @cached_property
     def features(self) -> Features:

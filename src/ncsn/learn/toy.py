@@ -11,8 +11,9 @@ from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn import machine, metrics, objectives, storage
+from ncsn import machine, objectives, storage
 from ncsn.distributions import TOYS, Distribution, GaussianMixture
+from ncsn.evaluation import metrics
 from ncsn.learn.settings import ResolvedToy, Toy, check_auto, kept
 from ncsn.noise import Geometric, suggest_noise
 from ncsn.recipe import Recipe

@@ -101,20 +101,17 @@ def mode_statistics(x: Float[Tensor, "n d"], mixture: GaussianMixture) -> list[d
     The std is the root of the mean variance over dimensions, 1 for a unit Gaussian that is well separated from others.
     """
     nearest = torch.cdist(x, mixture.means.to(x)).argmin(1)
-    modes: list[dict[str, float | list[float] | None]] = []
-    for component, weight in enumerate(mixture.weights.double().tolist()):
-        inside = x[nearest == component]
-        share = len(inside) / len(x)
-        modes.append(
-            {
-                "weight": share,
-                "true_weight": round(weight, 6),
-                "weight_error": abs(share - weight),
-                "mean": inside.mean(0).tolist() if len(inside) else [],
-                "std": float(inside.var(0).mean().sqrt()) if len(inside) > 1 else None,
-            }
-        )
-    return modes
+    parts = [x[nearest == component] for component in range(len(mixture.means))]
+    return [
+        {
+            "weight": len(part) / len(x),
+            "true_weight": round(weight, 6),
+            "weight_error": abs(len(part) / len(x) - weight),
+            "mean": part.mean(0).tolist() if len(part) else [],
+            "std": float(part.var(0).mean().sqrt()) if len(part) > 1 else None,
+        }
+        for part, weight in zip(parts, mixture.weights.double().tolist(), strict=True)
+    ]
 
 
 def frechet_distance(x: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> float:

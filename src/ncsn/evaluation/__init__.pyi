@@ -1,0 +1,15 @@
+from .features import PIXELS as PIXELS
+from .features import Features as Features
+from .features import Recognition as Recognition
+from .features import choose as choose
+from .features import digits as digits
+from .features import of_classifier as of_classifier
+from .report import Evaluation as Evaluation
+from .report import Metric as Metric
+from .report import Ruler as Ruler
+from .report import as_bytes as as_bytes
+from .report import at_8_bits as at_8_bits
+from .report import evaluate as evaluate
+from .report import nearest as nearest
+from .report import read_samples as read_samples
+from .report import write_samples as write_samples

@@ -1,0 +1,356 @@
+"""Every figure and animation; the only room that knows matplotlib, which the first figure loads."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from PIL import Image
+from torch import Tensor
+
+from ncsn.evaluation import Evaluation
+from ncsn.files import atomic
+from ncsn.pixels import quantize
+from ncsn.samplers import Step
+from ncsn.score import Score
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+POINTS, QUIET = "#d1495b", "#8d99ae"  # what is drawn, and what it is compared with
+STYLE: Any = {"font.size": 9, "axes.titlesize": 9.5, "axes.spines.top": False, "axes.spines.right": False}
+Place = Path | str | None
+Extent = tuple[tuple[float, float], tuple[float, float]]
+Panel = tuple[str, Float[Tensor, "n 2"]]
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    """Our style on matplotlib's defaults: what a user's matplotlibrc asks for may not be there, as LaTeX."""
+    import matplotlib.style
+
+    with matplotlib.style.context(["default", STYLE]):
+        yield
+
+
+def _blank(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _finish(figure: "Figure", path: Place) -> "Figure":
+    """The figure; also written, atomically and in the format of the path's suffix, if there is a path."""
+    if path is not None:
+        with atomic(Path(path)) as temporary:
+            figure.savefig(temporary, dpi=140)
+    return figure
+
+
+def _show_picture(axes: "Axes", picture: Image.Image, title: str) -> None:
+    """Fill a panel with a picture under a title."""
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+    axes.set_title(title)
+    axes.set_axis_off()
+
+
+def _visible_channels(images: Shaped[Tensor, "n c h w"]) -> Shaped[Tensor, "n d h w"]:
+    """The channels that can be seen: one as grey, three as colours; of two the first, of more the first three."""
+    return images[:, : 3 if images.shape[1] >= 3 else 1]
+
+
+def tile(images: UInt8[Tensor, "n c h w"], columns: int, *, zoom: int = 2) -> Image.Image:
+    """Images side by side, ``columns`` a row, each pixel ``zoom`` × ``zoom``, with a gap of two pixels between them.
+
+    Of two channels the first is shown, of more than three the first three.
+    """
+    images = _visible_channels(images)
+    n, channels, height, width = images.shape
+    rows = -(-n // columns)
+    padded = torch.full((rows * columns, channels, height + 2, width + 2), 64, dtype=torch.uint8)
+    padded[:n, :, 1:-1, 1:-1] = images
+    sheet = padded.view(rows, columns, channels, height + 2, width + 2).permute(0, 3, 1, 4, 2)
+    sheet = sheet.reshape(rows * (height + 2), columns * (width + 2), channels)
+    picture = Image.fromarray(sheet.squeeze(-1).numpy())
+    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+
+
+def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int = 10) -> Image.Image:
+    """A grid of images, each pixel two by two.
+
+    ``x``: bytes, or reals in [0, 1], of which values beyond are clipped.  ``path``: where it is written as well, in the
+    format of the suffix.
+    """
+    picture = tile(x if x.dtype == torch.uint8 else quantize(x), columns)
+    if path is not None:
+        with atomic(Path(path)) as temporary:
+            picture.save(temporary)
+    return picture
+
+
+def visible(x: Float[Tensor, "*d"], sigma: float) -> UInt8[Tensor, "*d"]:
+    """Noisy images with their contrast reduced around mid-grey until two standard deviations of noise fit."""
+    return quantize(0.5 + (x - 0.5) / (1 + 4 * sigma))
+
+
+def _spread(steps: Sequence[Step], most: int) -> list[Step]:
+    """At most so many of the states, evenly chosen, the first and the last among them."""
+    chosen = torch.linspace(0, len(steps) - 1, min(most, len(steps))).round().int().tolist()
+    return [steps[i] for i in chosen]
+
+
+@_styled()
+def evolution(steps: Sequence[Step], path: Place = None, *, examples: int = 8, columns: int = 12) -> "Figure":
+    """From noise to images: one example a row, noise levels from left to right, σ = 0 for the denoised state.
+
+    ``steps``: the states of a sampler, of images (n, c, h, w).
+    """
+    shown = _spread(steps, columns)
+    images = torch.stack([visible(x[:examples], sigma) for sigma, x in shown], 1)
+    picture = tile(images.flatten(0, 1), len(shown), zoom=3)
+    figure = _blank(10.0, 10.0 * picture.height / picture.width + 0.45)
+    axes = figure.subplots()
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+    step = picture.width / len(shown)
+    axes.set_xticks([(k + 0.5) * step for k in range(len(shown))], [f"{sigma:.2g}" for sigma, _ in shown])
+    axes.set(yticks=[], xlabel="noise level σ, from the first step of sampling to the denoised samples (0)")
+    axes.spines[:].set_visible(False)
+    return _finish(figure, path)
+
+
+def evolution_animation(steps: Sequence[Step], path: Path | str, *, examples: int = 36) -> None:
+    """The same as an animation of a grid, in at most 40 frames and 16 shades, which keeps the file small."""
+    frames = [tile(visible(x[:examples], sigma), 6).quantize(16) for sigma, x in _spread(steps, 40)]
+    _animate(frames, path, milliseconds=120)
+
+
+def _animate(frames: Sequence[Image.Image], path: Path | str, *, milliseconds: int) -> None:
+    """Write frames as a GIF that repeats; the last one stays a while."""
+    durations = [milliseconds] * (len(frames) - 1) + [2500]
+    with atomic(Path(path)) as temporary:
+        frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+def plane(
+    view: float, points: int, *, device: torch.device | str = "cpu"
+) -> tuple[Float[Tensor, "p"], Float[Tensor, "p*p 2"]]:
+    """A square grid of ``points`` × ``points`` on [−view, view]²: its axis, and its points row by row."""
+    axis = torch.linspace(-view, view, points, device=device)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return axis, torch.stack([x.flatten(), y.flatten()], 1)
+
+
+def extent_of(points: Float[Tensor, "n 2"]) -> Extent:
+    """From where to where nearly all ``points`` lie, coordinate by coordinate, with a tenth of room."""
+    low, high = points.double().cpu().quantile(torch.tensor([0.001, 0.999], dtype=torch.float64), 0)
+    room = 0.1 * (high - low).clamp_min(1e-12)
+    (left, bottom), (right, top) = (low - room).tolist(), (high + room).tolist()
+    return (left, right), (bottom, top)
+
+
+def _frame(axes: "Axes", title: str, view: float | Extent) -> None:
+    """Give a panel its title and its limits."""
+    if isinstance(view, tuple):  # in the user's units, of which two need not be alike
+        axes.set(title=title, xlim=view[0], ylim=view[1])
+    else:
+        ticks = [-5, 0, 5]
+        axes.set(xticks=ticks, yticks=ticks, title=title, xlim=(-view, view), ylim=(-view, view), aspect="equal")
+
+
+@_styled()
+@torch.no_grad()
+def score_field(
+    score: Score,
+    truth: Score,
+    sigmas: Sequence[float],
+    data: Float[Tensor, "n 2"],
+    path: Place = None,
+    *,
+    view: float = 8,
+) -> "Figure":
+    """The exact and the estimated field and the error between them, one row a noise level.
+
+    Arrows give the direction and the colour behind them the magnitude ‖s‖, on one logarithmic scale a row.  The error
+    is relative, ‖ŝ − s‖/‖s‖ point by point, with the training ``data`` on it.
+    """
+    _, fine = plane(view, 160, device=data.device)
+    _, coarse = plane(view * 0.95, 19, device=data.device)
+
+    def show(axes: "Axes", name: str, field: Tensor, low: float, high: float, colours: str) -> Any:
+        _frame(axes, f"{name}, σ = {sigma:.3g}", view)
+        size = field.norm(dim=1).clamp_min(1e-12).view(160, 160).numpy()
+        extent = (-view, view, -view, view)
+        return axes.imshow(size, origin="lower", extent=extent, norm="log", vmin=low, vmax=high, cmap=colours)
+
+    figure = _blank(10.5, 3.3 * len(sigmas) + 0.2)
+    for (left, middle, right), sigma in zip(figure.subplots(len(sigmas), 3, squeeze=False), sigmas, strict=True):
+        exact, estimate = truth(fine, sigma).cpu(), score(fine, sigma).cpu()
+        magnitude = exact.norm(dim=1)
+        magnitude = magnitude.clamp_min(1e-3 * float(magnitude.max()))  # where a density is flat its score is 0
+        scale = float(magnitude.quantile(0.02)), float(magnitude.max()), "viridis"
+        show(left, "exact score", exact, *scale)
+        colours = show(middle, "estimated score", estimate, *scale)
+        errors = show(right, "relative error", (estimate - exact) / magnitude[:, None], 0.01, 10, "magma")
+        for axes, function in ((left, truth), (middle, score)):
+            arrows = function(coarse, sigma).cpu()
+            arrows = arrows / arrows.norm(dim=1, keepdim=True).clamp_min(1e-9)
+            axes.quiver(*coarse.cpu().T.numpy(), *arrows.T.numpy(), color="white", scale=24, width=0.005)
+        right.scatter(*data[:600].cpu().T.numpy(), s=1.5, color="#5bc0eb", linewidths=0, label="training data")
+        right.legend(loc="upper right", markerscale=5, framealpha=0.85, fontsize=8)
+        figure.colorbar(colours, ax=[left, middle], label="‖s‖", shrink=0.9, pad=0.01)
+        figure.colorbar(errors, ax=right, label="‖ŝ − s‖ / ‖s‖", shrink=0.9)
+    return _finish(figure, path)
+
+
+@_styled()
+def scatter_panels(rows: Sequence[Sequence[Panel]], path: Place = None, *, view: float | Extent = 8.0) -> "Figure":
+    """Sets of points in the plane, each under its title, in rows; ``view``: [−view, view]², or from where to where."""
+    figure = _blank(3.4 * len(rows[0]), 3.75 * len(rows))
+    for panels, row in zip(figure.subplots(len(rows), len(rows[0]), squeeze=False), rows, strict=True):
+        for axes, (title, points) in zip(panels, row, strict=True):
+            axes.scatter(*points[:3000].cpu().T.numpy(), s=2.5, alpha=0.45, linewidths=0, color=POINTS)
+            _frame(axes, title, view)
+    return _finish(figure, path)
+
+
+@_styled()
+def trajectories(states: Sequence[Panel], path: Path | str, *, view: float | Extent = 8.0) -> None:
+    """An animation of points through the ``states``, each under its title; the last one stays a while.
+
+    ``view``: as for ``scatter_panels``.
+    """
+    figure, frames = _blank(4, 4.2), []
+    axes = figure.subplots()
+    dots = axes.scatter([], [], s=4, alpha=0.5, linewidths=0, color=POINTS)
+    for title, points in states:
+        dots.set_offsets(points[:1500].cpu().numpy())
+        _frame(axes, title, view)
+        buffer = BytesIO()
+        figure.savefig(buffer, dpi=90)
+        frames.append(Image.open(buffer).convert("RGB"))
+    _animate(frames, path, milliseconds=180)
+
+
+@runtime_checkable
+class LossRow(Protocol):
+    """What is drawn of a training: losses by step, and those of held-out images by noise level."""
+
+    @property
+    def step(self) -> int: ...  # noqa: D102
+    @property
+    def loss(self) -> float: ...  # noqa: D102
+    @property
+    def validation_loss(self) -> float: ...  # noqa: D102
+    @property
+    def validation_bands(self) -> Sequence[float | None]: ...  # noqa: D102
+
+
+@_styled()
+def loss_curves(rows: Sequence[LossRow], bands: Sequence[str], path: Place = None) -> "Figure":
+    """Training and validation loss against the step, and validation loss in each σ band.
+
+    ``rows``: those of metrics.jsonl.  ``bands``: what each of ``validation_bands`` is called.
+    """
+    import matplotlib as mpl
+
+    figure = _blank(10, 3.8)
+    left, right = figure.subplots(1, 2)
+    steps = [row.step for row in rows]
+    left.plot(steps, [row.loss for row in rows], ".-", color=QUIET, ms=3, lw=1, label="training")
+    held_out = [row.validation_loss for row in rows]
+    left.plot(steps, held_out, ".-", color=POINTS, label="validation, averaged weights")
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(bands)))
+    for i, (band, colour) in enumerate(zip(bands, colours, strict=True)):
+        right.plot(steps, [row.validation_bands[i] for row in rows], ".-", color=colour, label=band)
+    for axes, title in ((left, "Loss"), (right, "Validation loss by noise level")):
+        axes.set(title=title, xlabel="step", ylabel="‖F − F*‖² per pixel", yscale="log")
+        axes.yaxis.set_minor_formatter("{x:.2g}")
+        axes.yaxis.set_major_formatter("{x:.2g}")
+        axes.grid(which="both", alpha=0.25)
+    left.legend(fontsize=8)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside right center", fontsize=8, title="noise level")
+    return _finish(figure, path)
+
+
+@_styled()
+def evaluation_page(
+    samples: UInt8[Tensor, "n c h w"], neighbours: UInt8[Tensor, "n c h w"], found: Evaluation, path: Place = None
+) -> "Figure":
+    """One page about samples: each above its nearest training image, the class histogram, and the ratios to real.
+
+    ``samples``: a multiple of ten.  ``neighbours``: the training images nearest to them.
+    """
+    tens = [images.reshape(-1, 10, *images.shape[1:]) for images in (samples, neighbours)]
+    pairs = _visible_channels(torch.stack(tens, 1).flatten(0, 2))
+    channels = samples.shape[1]
+    shown = "" if channels in (1, 3) else f" ({pairs.shape[1]} of {channels} channels)"
+    figure = _blank(10, 4.6)
+    widths = [2.2, 1.3, 1] if found.classes else [2.2, 1]
+    left, *middle, right = figure.subplots(1, len(widths), width_ratios=widths)
+    _show_picture(left, tile(pairs, 10), f"Samples, each above its nearest training image{shown}")
+    for axes in middle:
+        _class_histogram(axes, found)
+    _ratios_to_held_out(right, found)
+    return _finish(figure, path)
+
+
+def _class_histogram(axes: "Axes", found: Evaluation) -> None:
+    """The share of each class; its name where there is room for all of them."""
+    k = np.arange(len(found.classes))
+    axes.bar(k - 0.2, found.held_out_histogram, 0.4, label="held out", color=QUIET)
+    axes.bar(k + 0.2, found.generated_histogram, 0.4, label="generated", color=POINTS)
+    axes.set(title="Share of each class", ylim=(0, 1.15 * max(found.held_out_histogram + found.generated_histogram)))
+    if len(k) <= 30:
+        upright = 0 if sum(map(len, found.classes)) <= 26 else 90
+        axes.set_xticks(k, found.classes, rotation=upright, fontsize=8, parse_math=False)  # a name may have a $
+    axes.legend(fontsize=8, ncols=2)
+
+
+def _ratios_to_held_out(axes: "Axes", found: Evaluation) -> None:
+    """Distances over those of held-out images, on a scale that has no place for a distance of 0."""
+    ratios = {name: m.ratio for name, m in found.metrics.items() if m.ratio is not None and m.ratio > 0}
+    bars = axes.bar([name.replace("_", "\n") for name in ratios], list(ratios.values()), color=POINTS)
+    axes.bar_label(bars, fmt="%.3g")
+    axes.axhline(1, color="grey", lw=0.8, ls=":", zorder=0)
+    axes.set(title=f"Over held out, n = {found.n:,}", yscale="log")
+    axes.set_ylim(min([0.5, *ratios.values()]) / 1.2, max([2.0, *ratios.values()]) * 1.3)
+    axes.locator_params(axis="y", subs=(1, 2, 5))
+    axes.yaxis.set_major_formatter("{x:.3g}")
+    axes.yaxis.set_minor_formatter("")
+    axes.tick_params(axis="x", labelsize=7.5)
+
+
+@_styled()
+def posterior_page(
+    truth: Float[Tensor, "c h w"] | None,
+    measurement: Float[Tensor, "c h w"],
+    samples: Float[Tensor, "n c h w"],
+    path: Place = None,
+) -> "Figure":
+    """The truth, if it is known, the measurement, the posterior's mean and standard deviation, and its samples.
+
+    One sample has no standard deviation.
+    """
+    samples, columns = samples.cpu(), 8
+    images = {} if truth is None else {"truth": truth}
+    images |= {"measurement": measurement, "mean": samples.mean(0)}
+    if len(samples) > 1:
+        deviation = samples.std(0)
+        white = deviation.max().clamp_min(1e-6)
+        images[f"standard deviation (white: {white:.2f})"] = deviation / white
+    rows = -(-len(samples) // columns)
+    figure = _blank(1.15 * columns, 2.0 + 1.15 * rows)
+    halves: Any = figure.subfigures(2, 1, height_ratios=[1.7, 1.15 * rows])
+    panels = halves[0].subplots(1, len(images), squeeze=False)[0]
+    for axes, (title, image) in zip(panels, images.items(), strict=True):
+        pixels = _visible_channels(quantize(image.cpu())[None])[0]
+        _show_picture(axes, Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy()), title)
+    sheet = tile(quantize(samples), min(columns, len(samples)))
+    _show_picture(halves[1].subplots(), sheet, "samples of the posterior")
+    return _finish(figure, path)
