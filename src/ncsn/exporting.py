@@ -122,7 +122,9 @@ def convert(model: ScoreModel, metadata: dict[str, Any]) -> tuple[bytes, float, 
     expected = [stored(*batch) for batch in batches]
     rounding = farthest(expected, [exact(*batch) for batch in batches])
     if not rounding <= ROUNDING:  # nor if it is NaN, beyond what float16 has
-        raise ValueError(f"weights in {precision} change the {part} by {rounding:.1e}, over {ROUNDING:g}; use fp32")
+        raise ValueError(
+            f"weights in {precision} change the {part} by {rounding:.1e}, over {ROUNDING:g}; fp32 is exact"
+        )
     try:
         content = onnx_of(stored, batches[0], metadata)
         results = answers(content, batches)

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO
 
 PACKAGE = Path(__file__).parents[1]
 MODELS = ("model.onnx", "model.guide.onnx")  # beside the page, as `ncsn export` calls them
@@ -37,7 +37,7 @@ class Handler(SimpleHTTPRequestHandler):
     """Answers with files of one folder, and only to who asks for this machine by its own name."""
 
     # A system's own table can be anything, and browsers run no script or WebAssembly that is called something else.
-    extensions_map: ClassVar = {".css": "text/css", ".js": "text/javascript", ".wasm": "application/wasm"}
+    extensions_map = {".css": "text/css", ".js": "text/javascript", ".wasm": "application/wasm"}  # noqa: RUF012
     server_version, sys_version = "ncsn", ""
 
     def handle(self) -> None:
