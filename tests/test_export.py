@@ -203,7 +203,7 @@ def test_a_file_that_is_off_is_not_written(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(exporting, "onnx_of", permuted)
     (tmp_path / "it.onnx").write_bytes(b"precious")
-    with pytest.raises(ValueError, match=r"the score's file would be \S+ off PyTorch, over 0.0001"):
+    with pytest.raises(ValueError, match=r"the score's file would be \S+ off PyTorch \S+, over 0.0001"):
         ncsn.export(small(), tmp_path / "it.onnx", overwrite=True)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"precious"]
 
@@ -226,7 +226,7 @@ def test_what_cannot_be_exported_is_one_line_and_no_file(tmp_path: Path) -> None
         (replace(run, guide=GaussianScore(0, 1)), "fp16", "a ScoreModel is needed"),
         (condition, "fp16", "a posterior is no network"),
         (Run(score=ScoreModel(Odd(), 0.4, 0.3), recipe=recipe), "fp32", r"^torch cannot export the score's [^\n]+$"),
-        (beyond, "fp16", "weights in fp16 change the score by (inf|nan), over 0.01"),
+        (beyond, "fp16", "weights in fp16 change the score by (inf|nan);"),
         (broken, "fp32", "change the score by nan"),
         (run, "bf16", "precision is bf16; allowed are fp16 and fp32"),
     ):
