@@ -12,6 +12,7 @@ check: install
 	$(PYTHON) -m mypy
 	lint-imports
 	$(PYTHON) -m pytest $(TESTS)
+	@$(PYTHON) scripts/codelines.py src
 
 # What makes `make check` take more than five minutes on two cores.
 check-slow:
@@ -36,9 +37,9 @@ mutants:
 	$(INSTALL) '.[test,mutants]'
 	$(PYTHON) scripts/mutants.py $(MODULES) --number $(NUMBER)
 
-# Whether what docs/reliability.md promises holds: half an hour of attacks, whose table it writes; or a part:
-# make torture TORTURE="--only kills config --minutes 5"
-TORTURE ?= --docs docs/reliability.md
+# Whether what docs/reliability.md promises holds: half an hour of attacks, or a part:
+# make torture TORTURE="--only kills files --minutes 5"
+TORTURE ?=
 torture: install
 	$(PYTHON) scripts/torture.py $(TORTURE)
 
@@ -74,5 +75,6 @@ check-site: install
 	  command -v $${need%%:*} > /dev/null || missing="$$missing $${need##*:}"; \
 	done; [ -z "$$missing" ] || { apt-get update --quiet && apt-get install --quiet --yes $$missing; }
 	$(MAKE) site
+	cd web && npm run --silent lint
 	cd web && npm test --silent
 	cd web && PYTHON="$$(command -v $(PYTHON))" CHROMIUM="$$(command -v $(CHROMIUM))" npm run --silent check

@@ -13,10 +13,10 @@ compiled 151, which 70 s of compilation take back).  The plain recipe stays plai
 import math
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -27,28 +27,6 @@ from ncsn.score import Sigma, expand
 CPU = torch.device("cpu")
 Shape = tuple[int, int, int]
 Labels = Int64[Tensor, "b"] | None
-
-
-class Peer(Protocol):
-    """One way to learn to draw."""
-
-    about: str
-    batch_size: int
-    nfe: int
-    classes: int
-
-    @property
-    def parameters(self) -> int:
-        """How many weights are trained."""
-        ...
-
-    def step(self, x: Float[Tensor, "b c h w"], fraction: float, label: Labels) -> Float[Tensor, ""]:
-        """One training step; ``fraction`` of the time is spent.  Returns the loss."""
-        ...
-
-    def sample(self, n: int, generator: torch.Generator, label: Labels) -> Float[Tensor, "n c h w"]:
-        """``n`` images, by the averaged weights where the peer has them."""
-        ...
 
 
 def autocast() -> torch.autocast:

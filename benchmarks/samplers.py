@@ -26,7 +26,6 @@ from ncsn.cli import console, drawing
 from ncsn.evaluation import metrics
 from ncsn.pixels import quantize
 from ncsn.progress import refresh_interval
-from ncsn.samplers import METHODS
 
 HERE = Path(__file__).parent
 GRID: dict[str, tuple[int, ...]] = {
@@ -40,7 +39,6 @@ GRID: dict[str, tuple[int, ...]] = {
     "dpmpp-sde": (6, 8, 10, 12, 20, 30, 60),
 }
 UNGUIDED = ("euler", "heun", "dpmpp", "dpmpp-sde", "fast", "langevin")
-STUDENT = "fast, by the student"
 GUIDANCE = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 
 
@@ -69,16 +67,12 @@ def grid(run: ncsn.Run) -> list[Point]:
     if run.recipe.sampling.guidance != 1:
         points += [(sampler, default[sampler][0], 1.0) for sampler in UNGUIDED]
         points += [("dpmpp-sde", None, weight) for weight in GUIDANCE]
-    if run.student is not None:
-        points.append((STUDENT, *default[STUDENT]))
     return points
 
 
 def usual(run: ncsn.Run) -> dict[str, tuple[int, float]]:
     """Levels and guidance of each sampler by default."""
-    ways = {sampler: run.recipe.sampling.but(sampler=sampler) for sampler in METHODS}
-    if run.student is not None:
-        ways[STUDENT] = run.student.recipe.sampling
+    ways = {sampler: run.recipe.sampling.but(sampler=sampler) for sampler in ncsn.METHODS}
     return {sampler: (way.count, way.guidance) for sampler, way in ways.items()}
 
 
@@ -104,7 +98,6 @@ def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor, "default": usual(run)}]
     for sampler, levels, weight in tqdm(points, unit="point", mininterval=refresh_interval()):
         how = {"sampler": sampler, "levels": levels, "guidance": weight, "batch_size": curve.batch_size}
-        how = {"sampler": "fast", "batch_size": curve.batch_size} if sampler == STUDENT else how
         drawn = drawing.draw(run, curve.n, seed=curve.seed, **how)
         seen = classifier(quantize(drawn.samples))
         rows.append(
@@ -137,8 +130,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             along(left, guided, "o-", label=sampler, color=color, linewidth=3 if sampler == "dpmpp-sde" else 1.5)
         default = [row for row in points if [row["levels"], row["guidance"]] == rows[0]["default"][sampler]]
         along(left, default, "o", color=color, markerfacecolor="none", markersize=12)
-        label = None if guided else sampler
-        along(left, points[len(guided) :], "x", color=color, markersize=8, label=label)
+        along(left, points[len(guided) :], "x", color=color, markersize=8, label=None if guided else sampler)
     left.set(xscale="log", yscale="log", xlabel="network evaluations a sample (NFE)")
     left.set(
         ylabel=f"Fréchet distance, n = {rows[0]['n']:,}", title="Samplers; ringed: as by default; ×: without the guide"

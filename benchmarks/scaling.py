@@ -1,13 +1,11 @@
-"""How time and memory grow: training, sampling, targets and evaluation; what processes cost; what GPUs should do.
+"""How time and memory grow with batch, width, size and data: training, sampling, and what asks the data.
 
-python benchmarks/scaling.py                              # all of it: ten minutes; needs two processors and root
+python benchmarks/scaling.py                              # all of it: ten minutes; needs two processors
 python benchmarks/scaling.py --only training sampling     # some of it; the rest stays as it was measured
-python benchmarks/scaling.py --only                       # only draw the tables and the plot again
-python benchmarks/scaling.py --only overhead --run RUN    # where the seconds of a finished training went
 
-Measurements are kept in benchmarks/scaling.json; the tables and the plot in docs/scaling.md are made from that file.
-Training, sampling and data are measured by one thread, in the processor's time, so that other programs matter little;
-every point in a process of its own, for its peak memory.
+Measurements are kept in benchmarks/scaling.json; the tables of docs/scaling.md are printed.  Training and
+sampling are measured by one thread, in the processor's time, so that other programs matter little; every point in a
+process of its own, for its peak memory.
 """
 
 import json
@@ -20,59 +18,48 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 import tyro
-from scaling_page import plot, written
+from scipy.stats import linregress
 from step import ABOVE, Step, model_of, peak_memory, progress_of, seconds_of
 from tqdm import tqdm
 
 from ncsn import machine
-from ncsn.data import Images
 from ncsn.distributions import Empirical
-from ncsn.evaluation import of_classifier
-from ncsn.evaluation.report import Ruler
-from ncsn.learn.rules import Facts
-from ncsn.networks.classifier import Classifier
 from ncsn.pixels import reals
 from ncsn.progress import refresh_interval
 from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.sampling import Sampling
 
-HERE, ROOT = Path(__file__).parent, Path(__file__).parents[1]
+HERE = Path(__file__).parent
 NARROW = (32, 64)  # half of the default width, so that large batches take seconds
 CPU = torch.device("cpu")
 ASKED = 6  # of 128 images have so much noise that posterior targets are made for them
-MESSAGES = (1_000, 100_000, 1_000_000, 3_000_000)  # numbers that two machines add up
 PAIRS = 3  # times that one process of two threads and two of one are compared
 
-Part = Literal["training", "sampling", "data", "processes", "overhead"]
-PARTS: tuple[Part, ...] = ("training", "sampling", "data", "processes")
+Part = Literal["training", "sampling", "processes"]
 Work = Callable[[float], list[float]]
 """Seconds to measure for → how long each repetition took."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scaling:
-    """Measure how time and memory grow, and write docs/scaling.md's tables and plot."""
+    """Measure how time and memory grow, and print tables."""
 
-    only: tuple[Part, ...] = PARTS
+    only: tuple[Part, ...] = get_args(Part)
     """Which parts to measure; the others stay as they are."""
-    run: Path | None = None
-    """A finished training by this version, for overhead."""
     seconds: float = 1.5
     """How long each point is measured, at least; three repetitions of less than five times that."""
     points: int = 9
     """At most so many points of each series, the smallest."""
     out: Path = HERE / "scaling.json"
     """The measurements."""
-    page: Path = ROOT / "docs" / "scaling.md"
-    """The page with the tables; the plot goes to images/scaling.png beside it."""
 
 
 class Series(NamedTuple):
@@ -143,20 +130,6 @@ def targets(n: int) -> Work:
     return repeated(lambda: data(x, 2 * ABOVE))
 
 
-def ruled(n: int) -> Work:
-    """What the rules measure of n images before a training."""
-    images = pixels(n)
-    return repeated(lambda: Facts.of(images, 0.25))
-
-
-def judged(n: int, m: int) -> Work:
-    """Evaluation of n samples beside m training images, with both floors."""
-    images = Images(pixels(m), pixels(n, 1), pixels(n, 2))
-    features = of_classifier(Classifier(3, (32, 32)), "random", ("a", "b"))
-    samples = pixels(n, 3)
-    return repeated(lambda: Ruler(images, features, n).judge(samples))
-
-
 def taken(n: int = 64, *, channels: tuple[int, int] = NARROW, **what: Any) -> Work:
     """Training steps with n images in a batch."""
     return trained(Step(batch_size=n, channels=channels, **what))
@@ -175,6 +148,7 @@ SERIES: dict[str, tuple[Series, ...]] = {
             lambda n: taken(examples=n, posterior=True),
             "0 to 1",
         ),
+        Series("posterior targets alone", "data set", (1000, 4000, 16_000, 64_000), targets, "1"),
     ),
     "sampling": (
         Series("sampling", "batch", (10, 20, 50, 100, 200), lambda n: drawn(n, batch=n), "1"),
@@ -182,12 +156,6 @@ SERIES: dict[str, tuple[Series, ...]] = {
         Series("sampling", "image side", (16, 32, 64, 128), lambda s: drawn(10, side=s), "2"),
         Series("sampling", "evaluations (NFE)", (5, 10, 20, 40), lambda e: drawn(20, levels=e - 1), "1"),
         Series("sampling", "samples", (500, 1000, 2000, 4000), many, "1"),
-    ),
-    "data": (
-        Series("posterior targets alone", "data set", (1000, 4000, 16_000, 64_000), targets, "1"),
-        Series("what the rules measure", "data set", (1000, 4000, 16_000, 64_000), ruled, "0, from 6,510 on"),
-        Series("evaluation of 500", "training images", (2000, 4000, 8000, 16_000), partial(judged, 500), "0 to 1"),
-        Series("evaluation beside 4,000", "samples", (250, 500, 1000, 2000), lambda n: judged(n, 4000), "1 to 2"),
     ),
 }
 
@@ -250,77 +218,55 @@ def compared(scaling: Scaling) -> dict[str, Any]:
     return {"rows": [stepped(*way, compiled=compiled, seconds=5 * scaling.seconds) for compiled, way in bar]}
 
 
-def spent(scaling: Scaling) -> dict[str, Any]:
-    """Where the seconds of a finished run went, and what it takes Python to come to its beginning."""
-    assert scaling.run is not None
-    found = json.loads((scaling.run / "metrics.json").read_text())
-    imports = repeated(
-        lambda: subprocess.run([sys.executable, "-c", "import ncsn.learn.study, ncsn.plots"], check=True),
-        time.perf_counter,
-    )
-    settings = json.loads((scaling.run / "config.json").read_text())["settings"]
-    return {
-        "imports": statistics.median(imports(scaling.seconds)),
-        "seconds_of": found["seconds_of"],
-        "minutes": settings["minutes"],
-        "dataset": Path(settings["dataset"]).name,
-    }
-
-
-MEASURE: dict[str, Callable[[Scaling], dict[str, Any]]] = {
-    **{part: partial(measured, part) for part in SERIES},
-    "processes": compared,
-    "overhead": spent,
-}
-
-
 def about() -> dict[str, Any]:
     """The machine, and what computes on it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": names[0] if names else platform.processor(),
-        "processors": allowed,
+        "processors": os.cpu_count(),
         "torch": torch.__version__,
         "system": platform.system(),
     }
 
 
-def check(scaling: Scaling) -> None:
-    """Raises ValueError, before minutes are spent, if something cannot be measured here."""
-    if "wire" in scaling.only:
-        from wire import missing
+def growth(rows: list[dict[str, Any]]) -> list[str]:
+    """A line of Markdown for each series: by which exponents time and memory grow, by least squares of logarithms."""
+    lines = []
+    for name in dict.fromkeys(f"{row['what']} | {row['by']}" for row in rows):
+        points = [row for row in rows if f"{row['what']} | {row['by']}" == name]
+        sizes = [point["size"] for point in points]
+        times, memory = [statistics.median(p["seconds"]) for p in points], [p["memory"] for p in points]
+        cells = [f"{name} | {sizes[0]:,} to {sizes[-1]:,}", f"{1e3 * times[0]:,.1f} to {1e3 * times[-1]:,.1f}"]
+        cells += [exponent(sizes, times), points[0]["needed"]]
+        cells += [f"{memory[0] / 1e6:,.0f} to {memory[-1] / 1e6:,.0f}", exponent(sizes, memory)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
-        if why := missing():
-            raise ValueError(f"{why}; leave out wire")
-    if "overhead" in scaling.only:
-        told = None if scaling.run is None else scaling.run / "metrics.json"
-        if told is None or not told.is_file() or "seconds_of" not in json.loads(told.read_text()):
-            raise ValueError(f"run is {scaling.run}; for overhead a training is needed that this version has finished")
+
+def exponent(x: list[float], y: list[float]) -> str:
+    """That of y ∝ xᵏ with its standard error, and in a column of its own that of the last two points."""
+    logs = np.log(x), np.log(y)
+    line, last = linregress(*logs), np.diff(logs[1])[-1] / np.diff(logs[0])[-1]
+    return f"{line.slope:.2f} ± {line.stderr:.2f} | {last:.2f}"
 
 
 def main(scaling: Scaling) -> None:
-    """Measure, record, and draw."""
-    check(scaling)
+    """Measure, record, and print."""
     machine.keep_memory()
     torch.set_flush_denormal(True)
     results: dict[str, Any] = json.loads(scaling.out.read_text()) if scaling.out.exists() else {}
     for part in scaling.only:
         began = time.perf_counter()
-        found = MEASURE[part](scaling)
+        found = compared(scaling) if part == "processes" else measured(part, scaling)
         results[part] = found | {"took": time.perf_counter() - began, "about": about()}
         scaling.out.write_text(json.dumps(results, indent=1) + "\n")
-    text = scaling.page.read_text(encoding="utf-8")
-    scaling.page.write_text(written(text, results), encoding="utf-8")
-    images = scaling.page.parent / "images"
-    images.mkdir(exist_ok=True)
-    plot(results, images / "scaling.png")
+    print("| what | by | from, to | ms | exponent | of the last two | arithmetic | MB | exponent | of the last two |")
+    print("|" + "---|" * 10)
+    print(*[line for part in SERIES if part in results for line in growth(results[part]["rows"])], sep="\n")
+    for row in results["processes"]["rows"] if "processes" in results else ():
+        print(f"{row['processes']} processes, compiled {row['of']['compile']}: {row['images_per_second']:.0f} images/s")
 
 
 if __name__ == "__main__":
-    sys.path.append(str(ROOT / "tests"))  # for the wire
-    try:
-        main(tyro.cli(Scaling))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    main(tyro.cli(Scaling))

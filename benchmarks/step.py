@@ -1,4 +1,4 @@
-"""One training step, as the default run takes it: its seconds, its peak memory, and its message to other processes.
+"""One training step, as the default run takes it: its seconds and its peak memory.
 
 python benchmarks/step.py --batch-size 128                                   # on this device, random images
 torchrun --nproc-per-node=2 benchmarks/step.py --batch-size 128 --compile    # shared by two processes
@@ -106,18 +106,6 @@ def seconds_of(step: Step, progress: Iterator[Progress], clock: Callable[[], flo
     return times[SETTLING:]
 
 
-def seconds_of_message(state: State, step: Step, group: Group) -> tuple[int, list[float]]:
-    """The bytes that every process adds up with the others at each step, and how long that alone takes them."""
-    sent = [torch.zeros_like(p) for p in state.model.parameters()]
-    sent.append(torch.zeros(2 * step.batch_size + 3, device=sent[0].device))  # losses and noise levels, and the clock
-    times = []
-    for _ in range(20):
-        at = time.perf_counter()
-        group.add_(sent)
-        times.append(time.perf_counter() - at)
-    return 4 * sum(tensor.numel() for tensor in sent), times
-
-
 def peak_memory(device: torch.device) -> int:
     """The most bytes that this process has had so far; on a GPU those of tensors, there."""
     if device.type == "cuda":
@@ -132,13 +120,10 @@ def main(step: Step) -> None:
     group = distributed.join()
     state, progress = progress_of(step, group)
     times = seconds_of(step, progress)
-    size, messages = seconds_of_message(state, step, group)
     found: dict[str, Any] = {
         "seconds": statistics.median(times),
         "steps": len(times),
         "images_per_second": step.batch_size / statistics.median(times),
-        "message_bytes": size if group.size > 1 else 0,
-        "message_seconds": statistics.median(messages) if group.size > 1 else 0.0,
         "peak_memory": peak_memory(state.generator.device),
         "processes": group.size,
         "threads": torch.get_num_threads(),

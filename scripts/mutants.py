@@ -1,4 +1,4 @@
-"""Whether the tests notice: small changes are made to the modules where numbers are made, one at a time.
+"""Whether the tests notice: small changes are made to the package's modules, one at a time.
 
 python scripts/mutants.py [MODULE ...] [--number 8] [--seed 0]
 
@@ -28,37 +28,16 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = {
-    "noise": "noise randomness",
-    "samplers/langevin": "samplers randomness",
-    "samplers/flow": "samplers samplers_against_diffusers randomness",
-    "samplers/methods": "sampling",
-    "samplers/step": "samplers",
-    "score": "score",
-    "preconditioning": "recipe score objectives",
-    "objectives": "objectives randomness",
-    "likelihood": "likelihood randomness",
-    "problems": "problems randomness",
-    "evaluation/metrics": "metrics randomness",
-    "evaluation/report": "evaluation",
-    "evaluation/features": "evaluation",
-    "sampling": "sampling",
-    "optimizers": "optimizers",
-    "units": "units",
-    "pixels": "data",
-    "regions": "regions",
-    "run": "run",
-}
-"""The modules, and the test files that concern them."""
-
+ALSO = {"samplers": "randomness", "objectives": "randomness", "model": "score recipe objectives", "optim": "optimizers"}
+"""Tests that concern a module beside those that are named after it."""
 BINARY = "Add_Sub Sub_Add Mul_Div Mul_Add Div_Mul Pow_Mul Pow_Div Mod_Mul FloorDiv_Mul BitAnd_BitOr"
 COMPARISON = "Lt_LtE Lt_Gt LtE_Lt LtE_Gt Gt_GtE Gt_Lt GtE_Gt GtE_Lt Eq_NotEq NotEq_Eq Is_IsNot IsNot_Is"
 OPERATORS = (
-    *(f"core/ReplaceBinaryOperator_{kind}" for kind in BINARY.split()),
-    *(f"core/ReplaceComparisonOperator_{kind}" for kind in COMPARISON.split()),
-    *(f"core/ReplaceUnaryOperator_Delete_{kind}" for kind in ("USub", "Not", "Invert")),
-    *("core/ReplaceTrueWithFalse", "core/ReplaceFalseWithTrue", "core/ReplaceAndWithOr", "core/ReplaceOrWithAnd"),
-    *("core/NumberReplacer", "core/ZeroIterationForLoop"),
+    *(f"ReplaceBinaryOperator_{kind}" for kind in BINARY.split()),
+    *(f"ReplaceComparisonOperator_{kind}" for kind in COMPARISON.split()),
+    *(f"ReplaceUnaryOperator_Delete_{kind}" for kind in ("USub", "Not", "Invert")),
+    *("ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr", "ReplaceOrWithAnd"),
+    *("NumberReplacer", "ZeroIterationForLoop"),
 )
 HEAVY = ("beartype", "hypothesis", "jaxtyping", "pytest", "scipy.integrate", "scipy.stats", "torch", "torchvision")
 OPTIONS = (
@@ -67,13 +46,22 @@ OPTIONS = (
 SLACK = 30.0  # seconds that a mutant may take beyond three times what the tests take
 
 
+def tests_of(module: str) -> list[str]:
+    """The test files of a module: those of its name, or else those of the folder that it lies in."""
+    folder, _, name = module.rpartition("/")
+    for pattern in (f"test_{folder}_{name}.py", f"test_{name}*.py", f"test_{folder}*.py"):
+        if found := sorted(map(str, Path("tests").glob(pattern))):
+            break
+    return [*found, *(f"tests/test_{other}.py" for other in ALSO.get(module, "").split())]
+
+
 def mutants(source: str) -> Iterator[str]:
     """Every mutant of a module, in a fixed order."""
     messages = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Raise)]
     lines = {i for n in messages for i in range(n.lineno, (n.end_lineno or n.lineno) + 1)}
     nodes = list(ast_nodes(get_ast(source)))
     for name in OPERATORS:
-        operator = get_operator(name)()
+        operator = get_operator(f"core/{name}")()
         places = [(node, line) for node in nodes for (line, _), _ in operator.mutation_positions(node)]
         for occurrence, (node, line) in enumerate(places):
             changed = None if silent(node) or line in lines else mutate_code(source, operator, occurrence)
@@ -92,12 +80,10 @@ def silent(node: Any) -> bool:
 def run_tests(tests: list[str], limit: float) -> tuple[bool, float]:
     """Whether the tests pass within ``limit`` seconds, in a process of their own; and how long that took."""
     began = time.monotonic()
-    child = os.fork()
-    if child == 0:
+    if (child := os.fork()) == 0:
         os.setsid()
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         import pytest
 
         os._exit(int(pytest.main([*OPTIONS.split(), *tests])) and 1)
@@ -111,28 +97,23 @@ def run_tests(tests: list[str], limit: float) -> tuple[bool, float]:
     return False, limit
 
 
-def changes(before: str, after: str) -> str:
-    """The lines that differ."""
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm="")
-    return "\n".join(line for line in lines if not line.startswith(("---", "+++")))
-
-
-def survey(module: str, copy: Path, number: int, seed: int) -> tuple[int, int]:
+def survey(module: str, number: int, seed: int) -> tuple[int, int]:
     """How many of ``number`` mutants of a module were killed, and how many there were; survivors are printed."""
-    path = copy / "src" / "ncsn" / f"{module}.py"
-    tests = [f"tests/test_{name}.py" for name in TESTS[module].split()]
-    source, possible = path.read_text(), sorted(set(mutants(path.read_text())))
+    path, tests = Path("src") / "ncsn" / f"{module}.py", tests_of(module)
+    source = path.read_text()
+    possible = sorted(set(mutants(source)))
     chosen = random.Random(f"{seed} {module}").sample(possible, min(number, len(possible)))
     passed, seconds = run_tests(tests, 600.0)
     if not passed:
-        raise SystemExit(f"{module}: the tests fail without any change")
+        raise SystemExit(f"{module}: the tests fail without any change: {' '.join(tests)}")
     killed = 0
     for mutant in chosen:
         path.write_text(mutant)
         survived, _ = run_tests(tests, 3 * seconds + SLACK)
         killed += not survived
         if survived:
-            print(f"survived: {module}\n{changes(source, mutant)}", flush=True)
+            lines = difflib.unified_diff(source.splitlines(), mutant.splitlines(), n=0, lineterm="")
+            print(f"survived: {module}", *[line for line in lines if line[:3] not in ("---", "+++")], sep="\n")
     path.write_text(source)
     print(f"{module}: {killed} of {len(chosen)} killed, of {len(possible)} possible", flush=True)
     return killed, len(chosen)
@@ -141,23 +122,23 @@ def survey(module: str, copy: Path, number: int, seed: int) -> tuple[int, int]:
 def main() -> None:
     """Survey the modules that are asked for, or all; the exit status is 1 where fewer than 85 % are killed."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"one or more of {', '.join(TESTS)}")
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as noise or data/files (default: all)")
     parser.add_argument("--number", type=int, default=8, help="mutants of each module (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="which they are (default: 0)")
     options: Any = parser.parse_args()
-    if unknown := [name for name in options.modules if name not in TESTS]:
-        parser.error(f"MODULE is {', '.join(unknown)}; allowed are {', '.join(TESTS)}")
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     sys.dont_write_bytecode = True  # a mutant of the same length and second would pass for the module
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "ncsn"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "build", "runs", "__pycache__"))
-        os.chdir(copy)
-        sys.path[:0] = [str(copy / "src")]
+        os.chdir(shutil.copytree(ROOT, Path(folder) / "ncsn", ignore=shutil.ignore_patterns(".*", "build", "runs")))
+        package = Path("src") / "ncsn"
+        modules = [str(path.relative_to(package).with_suffix("")) for path in sorted(package.rglob("[a-z]*.py"))]
+        if unknown := set(options.modules) - set(modules):
+            parser.error(f"MODULE is {', '.join(unknown)}; allowed are {', '.join(modules)}")
+        sys.path[:0] = [str(Path("src").absolute())]
         for name in HEAVY:
             importlib.import_module(name)
-        counts = [survey(name, copy, options.number, options.seed) for name in options.modules or TESTS]
+        counts = [survey(name, options.number, options.seed) for name in options.modules or modules]
     killed, total = (sum(column) for column in zip(*counts, strict=True))
     print(f"total: {killed} of {total} killed, {killed / total:.0%}; {time.monotonic() - began:.0f} s")
     sys.exit(killed < 0.85 * total)

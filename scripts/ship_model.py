@@ -10,32 +10,16 @@ import sys
 from pathlib import Path
 
 import ncsn
-from ncsn.storage import digest, read_results, read_tensors, sealed, write_json
 
-
-def ship(run: Path, folder: Path) -> None:
-    """Write what sampling needs of ``run`` into ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = read_tensors(run / "model.safetensors")
-    half = {k: w.half() if k.startswith("network.") else w for k, w in weights.items()}
-    (folder / "model.safetensors").write_bytes(sealed(half))
-    shutil.copy(run / "config.json", folder)
-    for numbers in ("metrics.json", "metrics.jsonl"):
-        if (run / numbers).is_file():
-            shutil.copy(run / numbers, folder)
-    largest = max(float((w - half[k].float()).abs().max()) for k, w in weights.items())
-    size = (folder / "model.safetensors").stat().st_size
-    print(f"{folder}: {size / 1e6:.2f} MB, rounded by at most {largest:.1e}")
-
+MODELS = Path(__file__).parents[1] / "src" / "ncsn" / "assets" / "models"
 
 if __name__ == "__main__":
-    run, name = Path(sys.argv[1]), sys.argv[2]
-    models = Path(__file__).parent.parent / "src" / "ncsn" / "assets" / "models"
-    ship(run, models / name)
-    for part in ("guide", "student"):
-        if (run / part).is_dir():
-            ship(run / part, models / name / part)
-    student = models / name / "student"
-    if (student / "metrics.json").is_file():  # it was taught by weights that were not rounded yet
-        told = {"teacher": digest(ncsn.load(models / name, device="cpu").model.state_dict())}
-        write_json(student / "metrics.json", read_results(student) | told)
+    source, folder = Path(sys.argv[1]), MODELS / sys.argv[2]
+    run = ncsn.load(source, device="cpu")
+    for score in (run.score, run.guide):
+        if isinstance(score, ncsn.ScoreModel):
+            score.network.half()
+    run.save(folder, overwrite=True)
+    for path in source.glob("metrics.json*"):
+        shutil.copy(path, folder)
+    print(f"{folder}: {(folder / 'model.safetensors').stat().st_size / 1e6:.2f} MB")

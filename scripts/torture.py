@@ -1,11 +1,10 @@
-"""Attacks on what is promised: kills, damaged files, nonsense on the command line, full disks, long trainings.
+"""Attacks on what docs/reliability.md promises: kills, full disks, nonsense on the command line, damaged files.
 
-python scripts/torture.py                              # all of it, half an hour on two cores
-python scripts/torture.py --only kills config          # some of it
-python scripts/torture.py --only options --case 17     # one try again
+python scripts/torture.py                                      # all of it, half an hour on two cores
+python scripts/torture.py --only kills --minutes 5             # some of it
+python scripts/torture.py --only options --case 17             # one try again, as a failure names it
 
-It prints a table, writes every failure with the command that reproduces it to a folder, and exits with 1 if there is
-any.
+It prints every failure, and how many tries there were, and exits with 1 if one failed.
 """
 
 import os
@@ -13,160 +12,71 @@ import os
 # Before torch is imported: processes are forked, and threads would not survive that.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
-import shutil
+import argparse
+import functools
+import importlib
+import multiprocessing
+import pkgutil
 import sys
 import tempfile
 import time
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
 
-import tyro
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-
-# Imported before anything is forked, for every command would need a second for them.
-import scipy.integrate  # noqa: F401
+import scipy.integrate  # noqa: F401  # before anything is forked, for every command would need a second for it
 import torch._dynamo  # noqa: F401
-from attacks import disk, fuzz, kills, machine, options, outputs, resumed, soak
-from attacks.ground import Ground
-from attacks.tally import Attack, Found, Underway, begin
+from attacks import faults, nonsense
 
-import training_toy  # noqa: F401
-from ncsn import cli, evaluation, plots  # noqa: F401
+import ncsn
 
-WHOLE = 30.0  # minutes of a whole torture
-MARKS = ("<!-- table -->", "<!-- end of table -->")
 FAST = Path("/dev/shm")  # in memory: what a kill leaves is the same there, and there is no waiting for a disk
-SOAK_SHARE = 2 / 3  # of the minutes, beside everything else
-Name = Literal[
-    "kills", "signals", "races", "options", "outputs", "resumed", "config", "weights", "checkpoints", "arrays",
-    "images", "tables", "exports", "disk", "terminals", "memory", "soak",
-]  # fmt: skip
-ATTACKS: dict[str, Attack] = {
-    "kills": kills.KILLS,
-    "signals": kills.SIGNALS,
-    "races": kills.RACES,
-    "options": options.ATTACK,
-    "outputs": outputs.ATTACK,
-    "resumed": resumed.ATTACK,
-    **fuzz.attacks(),
-    "disk": disk.ATTACK,
-    "terminals": machine.TERMINALS,
-    "memory": machine.MEMORY,
+ATTACKS = {
+    "kills": (faults.struck, 0.35),
+    "disk": (faults.full, 0.05),
+    "options": (nonsense.options, 0.3),
+    "files": (nonsense.files, 0.3),
 }
+"""What makes a case of each attack and yields its failures, and its share of the minutes."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Torture:
-    """Attack what is promised, and say how often a promise was not kept."""
-
-    minutes: float = WHOLE
-    """How long, on two cores; fewer make fewer tries."""
-    seed: int = 0
-    """What is random in the attacks, but for the moments at which a machine does something."""
-    only: Annotated[tuple[Name, ...], tyro.conf.arg(metavar="NAME...")] = get_args(Name)
-    """Which attacks."""
-    case: int | None = None
-    """One case alone, as a failure names it."""
-    soak_minutes: float | None = None
-    """How long the soak takes; by default two thirds of the minutes, beside everything else."""
-    processes: int = 2
-    """How many attack at a time."""
-    out: Path = Path("runs/torture")
-    """The folder for failures; what is there of an earlier torture is removed."""
-    docs: Path | None = None
-    """A Markdown file whose table is written anew: docs/reliability.md."""
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
-        if not self.minutes > 0 or self.processes < 1:
-            raise ValueError(
-                f"minutes is {self.minutes}, processes is {self.processes}; above 0 and at least 1 are needed"
-            )
-        if self.case is not None and len(self.only) != 1:
-            raise ValueError("--case is of one attack; name it with --only")
-        if self.docs is not None and not self.docs.is_file():
-            raise ValueError(f"{self.docs} is no file whose table could be written")
-
-    def attacks(self) -> dict[str, Attack]:
-        """What is to be done."""
-        minutes = SOAK_SHARE * self.minutes if self.soak_minutes is None else self.soak_minutes
-        found = ATTACKS | {"soak": soak.soak(round(60 * minutes))}
-        return {name: found[name] for name in self.only}
+def attacked(name: str, ground: faults.Ground, deadline: float, case: int) -> tuple[int, list[str] | None]:
+    """What was wrong in a case; None when time is up."""
+    return case, None if time.monotonic() > deadline else list(ATTACKS[name][0](ground, case))
 
 
-def row(attack: Attack, found: Found) -> str:
-    """A line of the table."""
-    return f"| {attack.promise} | {attack.how} | {found.tries:,} | {found.failures.total():,} |"
-
-
-def table(results: dict[str, tuple[Attack, Found]]) -> str:
-    """Promises, attacks, tries and failures, and the memory that commands took, as Markdown."""
-    lines = ["| promise | attack | tries | failures |", "|---|---|---|---|"]
-    lines += [row(*result) for result in results.values()]
-    notes = [note for _, found in results.values() for note in found.notes]
-    peaks = [note.removeprefix("peak: ") for note in notes if note.startswith("peak: ")]
-    if peaks:
-        lines += ["", "| command | peak memory |", "|---|---|", *(f"| {peak} |" for peak in peaks)]
-    return "\n".join([*lines, "", *(note for note in notes if not note.startswith("peak: "))]).strip()
-
-
-def main(torture: Torture) -> int:
+def main() -> int:
     """Attack; returns how many failures there were."""
-    began = time.monotonic()
-    shutil.rmtree(torture.out, ignore_errors=True)
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=30, help="how long, on two cores (default: 30)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of all that is random but a machine's own time (default: 0)"
+    )
+    parser.add_argument("--only", nargs="+", choices=ATTACKS, default=list(ATTACKS), help="which attacks")
+    parser.add_argument("--case", type=int, help="one case alone, as a failure names it")
+    parser.add_argument("--processes", type=int, default=2, help="how many attack at a time (default: 2)")
+    options, total = parser.parse_args(), 0
+    for module in pkgutil.walk_packages(ncsn.__path__, "ncsn."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     with tempfile.TemporaryDirectory(dir=FAST if FAST.is_dir() else None) as folder:
-        os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
-        ground = Ground(folder=Path(folder), seed=torture.seed)
-        results = again(torture, ground) if torture.case is not None else carried_out(torture, ground)
-    text = table(results)
-    print(f"\n{text}\n\n{time.monotonic() - began:.0f} s")
-    if torture.docs is not None:
-        page = torture.docs.read_text(encoding="utf-8")
-        before, after = page.split(MARKS[0])[0], page.split(MARKS[1])[1]
-        torture.docs.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
-    failures = sum(found.failures.total() for _, found in results.values())
-    if failures:
-        print(f"failures, and how to see them again: {torture.out}")
-    return failures
-
-
-def carried_out(torture: Torture, ground: Ground) -> dict[str, tuple[Attack, Found]]:
-    """One attack after the other, and the soak beside them."""
-    attacks, out, scale = torture.attacks(), torture.out.absolute(), min(1.0, torture.minutes / WHOLE)
-    results = {}
-
-    def started(name: str) -> Underway:
-        attack = attacks[name]
-        tries, seconds = max(1, round(attack.tries * scale)), 60 * attack.share * torture.minutes
-        return begin(name, attack, ground, out, tries=tries, seconds=seconds, processes=torture.processes)
-
-    soaking = started("soak") if "soak" in attacks else None
-    for name in attacks:
-        at = time.monotonic()
-        underway = soaking if name == "soak" and soaking is not None else started(name)
-        found = underway.wait()
-        results[name] = attacks[name], found
-        kinds = "".join(f"\n  {count:>6,} {kind}" for kind, count in found.failures.most_common())
-        seconds = time.monotonic() - at
-        print(f"{name}: {found.tries:,} tries, {found.failures.total():,} failures, {seconds:.0f} s{kinds}", flush=True)
-    return results
-
-
-def again(torture: Torture, ground: Ground) -> dict[str, tuple[Attack, Found]]:
-    """The one case that is asked for, in full."""
-    ((name, attack),) = torture.attacks().items()
-    assert torture.case is not None
-    attack.prepare(ground)
-    attempt = attack.attempt(ground, torture.case)
-    for failure in attempt.failures:
-        print(f"{failure.kind}\ncommand: {failure.command}\n{failure.said}\n")
-    kinds = Counter(failure.kind for failure in attempt.failures)
-    return {name: (attack, Found(tries=attempt.tries, failures=kinds))}
+        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
+        ground = faults.Ground(Path(folder), options.seed)
+        if {"kills", "disk"} & set(options.only):
+            ground.measure()
+        nonsense.prepare(ground)
+        for name in options.only:
+            share = ATTACKS[name][1] / sum(ATTACKS[each][1] for each in options.only)
+            work = functools.partial(attacked, name, ground, time.monotonic() + 60 * share * options.minutes)
+            tries = failures = 0
+            with multiprocessing.get_context("fork").Pool(options.processes) as pool:
+                tried = range(20_000) if options.case is None else [options.case]
+                for case, wrong in pool.imap_unordered(work, tried):
+                    tries, failures = tries + (wrong is not None), failures + len(wrong or ())
+                    for failure in wrong or ():
+                        print(f"{failure}\nagain: --only {name} --seed {options.seed} --case {case}\n", flush=True)
+            print(f"{name}: {tries:,} tries, {failures:,} failures", flush=True)
+            total += failures
+    return total
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Torture)) > 0)
+    sys.exit(main() > 0)

@@ -16,7 +16,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ncsn import data, machine
-from ncsn.files import atomic
 from ncsn.networks.classifier import Classifier
 
 EPOCHS, BATCH, PEAK_RATE = 12, 250, 5e-3
@@ -25,9 +24,8 @@ OUT = Path(__file__).parent.parent / "src" / "ncsn" / "assets" / "classifier.saf
 
 def jitter(x: Tensor, generator: torch.Generator) -> Tensor:
     """Each image rotated by up to 10°, scaled by up to 10 % and shifted by up to 5 % (uniformly)."""
-    angle, scale, dx, dy = (torch.rand(4, len(x), generator=generator) * 2 - 1) * torch.tensor(
-        [[0.175], [0.1], [0.1], [0.1]]
-    )
+    most = torch.tensor([[0.175], [0.1], [0.1], [0.1]])
+    angle, scale, dx, dy = (torch.rand(4, len(x), generator=generator) * 2 - 1) * most
     cos, sin = (1 + scale) * angle.cos(), (1 + scale) * angle.sin()
     transform = torch.stack([torch.stack([cos, -sin, dx], 1), torch.stack([sin, cos, dy], 1)], 1)
     grid = F.affine_grid(transform, list(x.shape), align_corners=False)
@@ -44,7 +42,6 @@ def accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
 
 def main() -> None:
     """Train, report, write."""
-    machine.keep_memory()
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     images, (labels, validation_labels, test_labels) = data.mnist(), data.mnist_labels()
@@ -64,8 +61,7 @@ def main() -> None:
         optimizer.step()
         schedule.step()
     network.eval()
-    with atomic(OUT) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, temporary)
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, OUT)
     print(f"{OUT}: {OUT.stat().st_size} bytes, sha256 {hashlib.sha256(OUT.read_bytes()).hexdigest()}")
     print(f"accuracy: validation {accuracy(network, images.validation, validation_labels):.4f}, ", end="")
     print(f"test {accuracy(network, images.test, test_labels):.4f}")

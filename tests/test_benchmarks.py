@@ -1,10 +1,15 @@
-"""The side-by-side runs: every peer learns and samples; those whose library is not installed are skipped."""
+"""The side-by-side runs and the measurements of scaling: peers learn and sample, tables say what rows say."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import bench
+import numpy as np
 import pytest
+import scaling
 import torch
 from peers import PEERS
 
@@ -42,56 +47,84 @@ def test_peers_learn_and_sample(
     assert drawn.isfinite().all()
 
 
-def test_table_and_plot(tmp_path: Path) -> None:
-    def row(peer: str, minutes: float, distance: float, rate: float) -> dict[str, Any]:
-        metrics = {
-            "frechet_distance": {"generated": distance, "held_out": 0.2, "training": 0.1, "ratio": distance / 0.2},
-            "confident": {"generated": 0.8, "held_out": 0.99, "training": 0.995},
-        }
-        return {
-            "peer": peer,
-            "minutes": minutes,
-            "processor": "AVX2",
-            "parameters": 1_850_000,
-            "metrics": metrics,
-            "n": 10_000,
-            "images_seen": 1000,
-            "training_images_per_second": rate,
-            "sampling_images_per_second": rate,
-            "nfe": 31,
-        }
+METRICS = {
+    "frechet_distance": {"generated": 2.0, "held_out": 0.2, "training": 0.1},
+    "confident": {"generated": 0.8, "held_out": 0.99},
+}
+OURS: dict[str, Any] = {
+    "peer": "ours",
+    "minutes": 10.0,
+    "processor": "AVX2",
+    "parameters": 1_850_000,
+    "metrics": METRICS,
+    "n": 10_000,
+    "images_seen": 1000,
+    "training_images_per_second": 100.0,
+    "sampling_images_per_second": 50.0,
+    "nfe": 31,
+}
 
-    results = [row("azula", 10.0, 8.0, 50.0), row("ours", 10.0, 2.0, 100.0), row("ours", 5.0, 4.0, 100.0)]
-    lines = bench.table(results).splitlines()
-    assert len(lines) == 5
-    assert lines[2].startswith(
-        "| mnist | AVX2 | 10 | ours | no | 1.85 M | 2.00 (0.20, 0.10) | 10,000 | **1** | 0.800 (0.990) | 1,000 | 1.00"
-    )
-    assert "| 0.50 | 0.50 | 31 |" in lines[3]
-    colour = {**row("ours", 10.0, 90.0, 10.0), "data": "cifar10"}
-    lines = bench.table([colour, *results]).splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| mnist"] * 3 + ["| cifar10"]
-    assert "| 1.00 | 1.00 | 31 |" in lines[5], "speeds are ratios to ours on the same data"
-    both = bench.table([{**row("ours", 10.0, 1.0, 50.0), "told_classes": True}, *results]).splitlines()
-    assert [line.split(" | ")[3:5] for line in both[2:]] == [
-        ["ours", "no"], ["azula", "no"], ["ours", "yes"], ["ours", "no"]
+
+def row(distance: float, **other: Any) -> dict[str, Any]:
+    """A row like ours, but for what is given."""
+    fd = METRICS["frechet_distance"] | {"generated": distance}
+    return OURS | {"metrics": METRICS | {"frechet_distance": fd}} | other
+
+
+def test_a_table_has_the_longest_budgets_first_and_ratios_to_ours_of_the_same_data(tmp_path: Path) -> None:
+    slow = {"training_images_per_second": 50.0, "sampling_images_per_second": 10.0}
+    results = [
+        row(8.0, peer="azula", **slow),
+        row(4.0, minutes=5.0),
+        OURS,
+        row(90.0, data="cifar10", training_images_per_second=7.0),
+    ]
+    lines = [line.split(" | ") for line in bench.table(results).splitlines()[2:]]
+    assert [(line[0], line[2], line[3]) for line in lines] == [
+        ("| mnist", "10", "ours"), ("| mnist", "10", "azula"), ("| mnist", "5", "ours"), ("| cifar10", "10", "ours")
     ]  # fmt: skip
-    fewer = row("azula", 10.0, 8.0, 1.0)
-    fewer["metrics"] = {"frechet_distance": {"generated": 8.0, "training": 2.1}}
-    assert bench.over_ours(fewer, results[1]) == pytest.approx(2), "as many of ours are 2.0 + 2.1 - 0.1 off"
-    plain = row("reference", 10.0, 16.0, 25.0)
-    told = {**row("ours", 10.0, 1.0, 50.0), "told_classes": True}
-    assert bench.beside(plain, [plain, told]) is told, "there is no other of ours"
-    slower = {**row("ours", 10.0, 6.0, 10.0), "processor": "AVX"}
-    assert bench.beside(slower, [*results, slower]) is slower, "nothing of another processor"
-    alone = row("azula", 10.0, 8.0, 1.0)
-    del alone["metrics"]["confident"]  # of data without classes
-    assert bench.beside(alone, [told]) is None, "it could have been told"
-    assert "| **–** | – | 1,000 | – | – | 31 |" in bench.table([alone, told])
-    bench.plot([*results, slower], tmp_path / "plot.png")
+    assert lines[1][4:] == [
+        "no", "1.85 M", "8.00 (0.20, 0.10)", "10,000", "**4**", "0.800 (0.990)", "1,000", "0.50", "0.20", "31 |"
+    ]  # fmt: skip
+    assert lines[3][11] == "1.00", "a speed is a ratio to ours on the same data"
+    bench.plot(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
+
+
+def test_rows_are_compared_with_ours_of_the_same_classes_and_as_many_samples() -> None:
+    told = row(1.0, told_classes=True)
+    assert bench.beside(row(16.0, peer="reference"), [told]) is told, "it knows of no classes"
+    assert bench.beside(row(16.0, peer="reference"), [told, OURS]) is OURS
+    assert bench.beside(row(8.0, peer="azula"), [told]) is None, "it could have been told"
+    assert bench.beside(row(6.0, processor="AVX"), [OURS]) is None
+    fewer = row(8.0)
+    fewer["metrics"]["frechet_distance"]["training"] = 2.1
+    assert bench.over_ours(fewer, OURS) == pytest.approx(2), "as many of ours are 2.0 + 2.1 - 0.1 off"
 
 
 def test_the_readme_has_the_marks_that_the_table_goes_between() -> None:
     text = (bench.HERE / "README.md").read_text(encoding="utf-8")
     assert text.index(bench.MARKS[0]) < text.index(bench.MARKS[1])
+
+
+def test_exponents() -> None:
+    x = [1.0, 2.0, 4.0, 8.0]
+    assert scaling.exponent(x, [3 * value**1.5 for value in x]) == "1.50 ± 0.00 | 1.50"
+    noisy = [float(value) for value in 10 + np.array([1, 10, 100, 1000])]
+    fitted, last = scaling.exponent([1, 10, 100, 1000], noisy).split(" | ")
+    assert fitted < "0.80" < "0.95" < last < "1.00", "what does not grow matters least at the end"
+
+
+@pytest.mark.slow
+def test_a_small_setting_is_measured_and_printed(tmp_path: Path) -> None:
+    words = ["--seconds", "0.001", "--points", "2", "--only", "sampling", "--out", str(tmp_path / "found.json")]
+    done = subprocess.run(
+        [sys.executable, str(bench.HERE / "scaling.py"), *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| sampling | batch | 10 to 20 |" in done.stdout
+    assert "training step" not in done.stdout

@@ -1,13 +1,18 @@
-"""The site says what is there: every public name and command is in the reference, and what pages show can be run."""
+"""README and the site say what is there, and what they show runs; so does what the page in web/ is tested against."""
 
+import importlib.util
+import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import ncsn
 from ncsn import data, evaluation, plots
@@ -23,7 +28,6 @@ OTHERS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"
 ALL = PAGES | {name: (ROOT / name).read_text(encoding="utf-8") for name in OTHERS}
 REFERENCE = "\n".join(text for name, text in PAGES.items() if name.startswith("docs/reference/"))
 
-ELSEWHERE = ("docs/howto/python.md", "docs/howto/own-parts.md")  # whose examples test_readme.py runs, and checks
 SCRIPTS = {"training_toy.py": Toy, "training_MNIST.py": Images}
 
 
@@ -58,15 +62,80 @@ def test_every_command_is_in_the_reference() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*examples are few")
-@pytest.mark.parametrize(
-    "code", blocks("python", {name: text for name, text in PAGES.items() if name not in ELSEWHERE})
-)
-def test_examples_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", blocks("python", ALL))
+def test_examples_run(
+    code: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they stand there; what is known of README's, and of pages that were a part of it, holds of their samples."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     names: dict[str, Any] = {}
+    monkeypatch.setitem(ncsn.METHODS, "mine", ncsn.METHODS["euler"])  # an example has a row of its own, for itself
     exec(compile(code, "a page", "exec"), names)
-    assert names["samples"].isfinite().all()
+    page = request.node.callspec.id.rpartition("-")[0]
+    if page not in CHECKED:
+        assert names["samples"].isfinite().all()
+        return
+    check = next(check for name, check in CHECKS.items() if name in names)
+    check(names)
+
+
+def check_digits(names: dict[str, Any]) -> None:
+    """16 digits that a classifier is sure of (measured over 10,000: see README), and what is known of the answers."""
+    digits = names["digits"]
+    seen = evaluation.digits()((256 * digits).floor().clamp(0, 255).byte())
+    assert seen.confident >= 0.75
+    assert (names["answers"][:, :, :14] - digits[:1, :, :14]).square().mean().sqrt() < 0.1
+
+
+def check_mixture(names: dict[str, Any]) -> None:
+    """The smaller of two modes has a fifth of the weight."""
+    weight = (names["last"].x.sum(1) < 0).float().mean()
+    assert weight == pytest.approx(0.204, abs=4 * (0.16 / 2000) ** 0.5)
+
+
+def check_posterior(names: dict[str, Any]) -> None:
+    """The mode at (5, 5), narrowed in the first coordinate: (5 + 4/0.25)/(1 + 1/0.25) = 4.2.
+
+    Moment matching is exact for one mode, and nearly so for two: some samples go astray.
+    """
+    right = names["samples"][:, 1] > 0
+    assert right.float().mean() > 0.97
+    samples = names["samples"][right]
+    torch.testing.assert_close(samples.mean(0), torch.tensor([4.2, 5.0]), rtol=0, atol=0.25)
+    torch.testing.assert_close(samples.std(0), torch.tensor([0.2**0.5, 1.0]), rtol=0.15, atol=0)
+
+
+def check_table(names: dict[str, Any]) -> None:
+    """In the user's units: incomes of some thousand beside shares of some tenth; the run in the folder is the same."""
+    quartiles = torch.tensor([0.25, 0.5, 0.75])
+    expected = names["x"].quantile(quartiles, 0)
+    torch.testing.assert_close(names["samples"].quantile(quartiles, 0), expected, rtol=0.15, atol=0)
+    assert names["logp"].isfinite().all()
+    assert torch.equal(ncsn.load("runs/mine").sample(1000), names["samples"])
+
+
+def check_own_sampler(names: dict[str, Any]) -> None:
+    """A standard normal, drawn by a sampler of one's own; and a run that can be loaded."""
+    assert names["samples"].std() == pytest.approx(1, abs=0.3)
+    assert ncsn.load("runs/better").sample(3).shape == (3, 2)
+
+
+def check_covariance(names: dict[str, Any]) -> None:
+    """The samples have the covariance of the data."""
+    torch.testing.assert_close(names["samples"].T.cov(), names["x"].T.cov(), rtol=0.25, atol=0.25)
+
+
+CHECKED = ("README.md", "docs/howto/python.md", "docs/howto/own-parts.md")
+CHECKS = {
+    "digits": check_digits,
+    "mixture": check_mixture,
+    "posterior": check_posterior,
+    "income": check_table,
+    "Mine": check_own_sampler,
+    "x": check_covariance,
+}
+"""What holds of the samples of an example, by a name that it has."""
 
 
 def ours(line: str) -> tuple[Any, list[str]] | None:
@@ -87,6 +156,14 @@ def test_commands_parse(code: str) -> None:
         console.parse(*found)
 
 
+@pytest.mark.slow
+def test_the_first_command_of_readme_draws(tmp_path: Path) -> None:
+    (line,) = re.findall(r"&& (ncsn sample .*)$", ALL["README.md"], re.M)
+    subprocess.run([sys.executable, "-m", *shlex.split(line)], cwd=tmp_path, check=True)
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.size == (480, 480)  # eight digits in a row, of 28 pixels and a margin, two by two
+
+
 def anchors(text: str) -> set[str]:
     """What a heading can be linked to by."""
     headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M), re.M)
@@ -104,3 +181,35 @@ def test_links_lead_somewhere(name: str) -> None:
         path = (ROOT / name).parent / place if place else ROOT / name
         assert path.exists(), target
         assert not anchor or anchor in anchors(path.read_text(encoding="utf-8")), target
+
+
+def compare(found: Any, written: Any, at: str) -> None:
+    if isinstance(written, dict):
+        assert list(found) == list(written), at
+        for name, value in written.items():
+            compare(found[name], value, f"{at}.{name}")
+    elif isinstance(written, list) and written and isinstance(written[0], dict | list):
+        assert len(found) == len(written), at
+        for i, value in enumerate(written):
+            compare(found[i], value, f"{at}[{i}]")
+    else:
+        largest = max((abs(value) for value in written), default=0) if isinstance(written, list) else abs(written)
+        assert found == pytest.approx(written, rel=1e-6, abs=1e-6 * largest), at
+
+
+def test_the_page_is_tested_against_what_the_package_computes_today() -> None:
+    spec = importlib.util.spec_from_file_location("page_values", ROOT / "scripts" / "page_values.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    compare(script.values(), json.loads(script.PLACE.read_text(encoding="utf-8")), "values")
+
+
+def test_lines_of_code_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(
+        '"""Two\nlines."""\n\n# none\nx = """a\nb"""\n\ndef f():\n    """None."""\n    return (1,\n\n 2)\n'
+    )
+    (tmp_path / "b.txt").write_text("x = 1\n")
+    command = [sys.executable, str(ROOT / "scripts" / "codelines.py"), str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "5 lines of code in 1 files\n"

@@ -28,7 +28,10 @@ export let home = "";
 /** Start the server and the browser, with more of its switches and another run if need be. */
 export async function begin(switches: string[] = [], run: string[] = []): Promise<void> {
   mkdirSync(SHOTS, { recursive: true });
-  const child = spawn(process.env.PYTHON ?? "python", ["-m", "ncsn", "play", ...run, "--no-browser", "--port", "0"], { cwd: ROOT, stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(process.env.PYTHON ?? "python", ["-m", "ncsn", "play", ...run, "--no-browser", "--port", "0"], {
+    cwd: ROOT,
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   server = child;
   home = await new Promise((resolve, reject) => {
     child.stdout.on("data", (said: Buffer) => {
@@ -38,7 +41,10 @@ export async function begin(switches: string[] = [], run: string[] = []): Promis
     child.on("exit", () => reject(new Error("ncsn play has ended")));
   });
   const root_user = process.getuid?.() === 0;
-  browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: [...switches, ...(root_user ? ["--no-sandbox"] : [])] });
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    args: [...switches, ...(root_user ? ["--no-sandbox"] : [])],
+  });
 }
 
 export async function end(): Promise<void> {
@@ -48,14 +54,22 @@ export async function end(): Promise<void> {
 }
 
 /** Use a page, and then assert that nothing was wrong: no error, no warning, no request elsewhere. */
-export async function use(hash: string, options: BrowserContextOptions, work: (opened: Opened) => Promise<void>): Promise<void> {
+export async function use(
+  hash: string,
+  options: BrowserContextOptions,
+  work: (opened: Opened) => Promise<void>,
+): Promise<void> {
   assert.ok(browser);
   const context = await browser.newContext({ viewport: WIDE, ...options });
   context.setDefaultTimeout(120_000); // for machines with other things to do; no claim
   const page = await context.newPage();
   const wrong: string[] = [];
   const requests: string[] = [];
-  page.on("console", (message) => ["error", "warning"].includes(message.type()) && message.text() !== NO_GRAPHICS && wrong.push(message.text()));
+  page.on(
+    "console",
+    (message) =>
+      ["error", "warning"].includes(message.type()) && message.text() !== NO_GRAPHICS && wrong.push(message.text()),
+  );
   page.on("pageerror", (error) => wrong.push(String(error)));
   page.on("requestfailed", (request) => wrong.push(`${request.url()}: ${request.failure()?.errorText}`));
   page.on("request", (request) => requests.push(request.url()));
@@ -64,7 +78,10 @@ export async function use(hash: string, options: BrowserContextOptions, work: (o
   await work({ page, requests });
   await context.close();
   assert.deepEqual(wrong, []);
-  assert.deepEqual(requests.filter((url) => !url.startsWith(home)), []);
+  assert.deepEqual(
+    requests.filter((url) => !url.startsWith(home)),
+    [],
+  );
 }
 
 /** Until all images are denoised, in the parts that draw some. */
@@ -93,18 +110,21 @@ export async function shoot(page: Page, name: string): Promise<void> {
 
 /** Red, green, blue and opacity of a canvas at a place of the plane, averaged over a few pixels around it. */
 export async function pixel(page: Page, index: number, x: number, y: number): Promise<number[]> {
-  return page.locator("canvas.stage").nth(index).evaluate(
-    (element, [x, y]) => {
-      const canvas = element as HTMLCanvasElement;
-      const side = 9;
-      const [column, row] = [((x / 8 + 1) / 2) * canvas.width, ((1 - y / 8) / 2) * canvas.height];
-      const copy = new OffscreenCanvas(side, side).getContext("2d") as OffscreenCanvasRenderingContext2D;
-      copy.drawImage(canvas, side / 2 - column, side / 2 - row);
-      const image = copy.getImageData(0, 0, side, side).data;
-      const sums = [0, 0, 0, 0];
-      for (let i = 0; i < image.length; i++) sums[i % 4] += image[i] / side ** 2;
-      return sums;
-    },
-    [x, y],
-  );
+  return page
+    .locator("canvas.stage")
+    .nth(index)
+    .evaluate(
+      (element, [x, y]) => {
+        const canvas = element as HTMLCanvasElement;
+        const side = 9;
+        const [column, row] = [((x / 8 + 1) / 2) * canvas.width, ((1 - y / 8) / 2) * canvas.height];
+        const copy = new OffscreenCanvas(side, side).getContext("2d") as OffscreenCanvasRenderingContext2D;
+        copy.drawImage(canvas, side / 2 - column, side / 2 - row);
+        const image = copy.getImageData(0, 0, side, side).data;
+        const sums = [0, 0, 0, 0];
+        for (let i = 0; i < image.length; i++) sums[i % 4] += image[i] / side ** 2;
+        return sums;
+      },
+      [x, y],
+    );
 }

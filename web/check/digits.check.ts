@@ -4,8 +4,8 @@ import { execFileSync } from "node:child_process";
 import { copyFileSync, readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import type { JSHandle, Page } from "playwright-core";
-import { type Card, read } from "../src/digits/card.ts";
-import { type Opened, NARROW, ROOT, SITE, begin, drawn, end, reading, slide, use } from "./browser.ts";
+import { type Card, read } from "../src/digits/task.ts";
+import { NARROW, type Opened, ROOT, SITE, begin, drawn, end, reading, slide, use } from "./browser.ts";
 
 const VALUES = `${ROOT}build/site-check/digits`;
 const LEVELS = 2; // by which a pixel may be off
@@ -27,7 +27,10 @@ async function images(page: Page, label: string, count: number, columns: number)
       const { data } = copy.getImageData(0, 0, width, height);
       return Array.from({ length: count }, (_, i) => {
         const corner = Math.floor(i / columns) * 30 * width + (i % columns) * 30;
-        return Array.from({ length: 784 }, (_, pixel) => data[4 * (corner + Math.floor(pixel / 28) * width + (pixel % 28))]);
+        return Array.from(
+          { length: 784 },
+          (_, pixel) => data[4 * (corner + Math.floor(pixel / 28) * width + (pixel % 28))],
+        );
       });
     },
     [count, columns] as const,
@@ -36,19 +39,30 @@ async function images(page: Page, label: string, count: number, columns: number)
 
 /** The page's own worker, in this browser, with the model loaded. */
 async function workerOf({ page, requests }: Opened, card: Card): Promise<JSHandle<Worker>> {
-  const address = (pattern: RegExp): string => requests.find((url) => pattern.test(url)) ?? assert.fail(`${pattern} was not asked for`);
+  const address = (pattern: RegExp): string =>
+    requests.find((url) => pattern.test(url)) ?? assert.fail(`${pattern} was not asked for`);
   const places = { worker: address(/worker-[^/]*\.js$/), runtime: address(/\.wasm$/), model: address(/model\.onnx$/) };
   const guide = requests.find((url) => url.endsWith("model.guide.onnx"));
-  return page.evaluateHandle(async ({ card, worker, runtime, model, guide }) => {
-    const bytes = async (url: string): Promise<ArrayBuffer> => (await fetch(url)).arrayBuffer();
-    const drawing = new Worker(worker, { type: "module" });
-    const order = { kind: "load", card, device: "wasm", runtime: await bytes(runtime), model: await bytes(model), guide: guide && (await bytes(guide)) };
-    await new Promise((resolve, reject) => {
-      drawing.onmessage = ({ data }) => (data.kind === "ready" ? resolve(undefined) : reject(new Error(data.why)));
-      drawing.postMessage(order);
-    });
-    return drawing;
-  }, { card, ...places, guide });
+  return page.evaluateHandle(
+    async ({ card, worker, runtime, model, guide }) => {
+      const bytes = async (url: string): Promise<ArrayBuffer> => (await fetch(url)).arrayBuffer();
+      const drawing = new Worker(worker, { type: "module" });
+      const order = {
+        kind: "load",
+        card,
+        device: "wasm",
+        runtime: await bytes(runtime),
+        model: await bytes(model),
+        guide: guide && (await bytes(guide)),
+      };
+      await new Promise((resolve, reject) => {
+        drawing.onmessage = ({ data }) => (data.kind === "ready" ? resolve(undefined) : reject(new Error(data.why)));
+        drawing.postMessage(order);
+      });
+      return drawing;
+    },
+    { card, ...places, guide },
+  );
 }
 
 /** What it draws of a task and its noise. */
@@ -60,7 +74,8 @@ async function byWorker(worker: JSHandle<Worker>, name: string): Promise<Buffer>
       new Promise<number[]>((resolve, reject) => {
         drawing.onmessage = ({ data }) => {
           if (data.kind === "failed") reject(new Error(data.why));
-          else if (data.last) resolve(Array.from(data.x as Float32Array, (value) => Math.min(255, Math.max(0, Math.floor(256 * value)))));
+          else if (data.last)
+            resolve(Array.from(data.x as Float32Array, (value) => Math.min(255, Math.max(0, Math.floor(256 * value)))));
         };
         const normal = new Float32Array(Uint8Array.from(atob(noise), (letter) => letter.charCodeAt(0)).buffer);
         const given = task.given && { known: Uint8Array.from(task.given.known), y: Float32Array.from(task.given.y) };
@@ -77,7 +92,9 @@ async function same(worker: JSHandle<Worker>, name: string): Promise<void> {
   assert.equal(page.length, ours.length);
   const off = Array.from(page, (value, i) => Math.abs(value - ours[i]));
   const share = off.filter((levels) => levels <= LEVELS).length / off.length;
-  console.log(`${name}: ${(100 * share).toFixed(2)} % of ${off.length} pixels are within ${LEVELS} levels, the farthest is ${Math.max(...off)} off`);
+  console.log(
+    `${name}: ${(100 * share).toFixed(2)} % of ${off.length} pixels are within ${LEVELS} levels, the farthest is ${Math.max(...off)} off`,
+  );
   assert.ok(share >= SHARE, `${name}: ${share}`);
   assert.ok(mean([...ours]) > 20); // and they are no blank pages
 }
@@ -90,7 +107,8 @@ test("given the same noise, page and package draw the same digits", () =>
   }));
 
 const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
-const corner = (image: number[]): number => mean([0, 1, 28, 29, 26, 27, 754, 755, 756, 757, 782, 783].map((at) => image[at]));
+const corner = (image: number[]): number =>
+  mean([0, 1, 28, 29, 26, 27, 754, 755, 756, 757, 782, 783].map((at) => image[at]));
 const off = (a: number[], b: number[]): number => mean(a.map((value, i) => Math.abs(value - b[i])));
 
 test("digits: noise becomes digits, as the controls say, and the same by the address", () =>
@@ -98,7 +116,8 @@ test("digits: noise becomes digits, as the controls say, and the same by the add
     await drawn(page);
     assert.equal((await reading(page, "evaluations"))[0], 15); // 12 noise levels, of which guidance acts on three
     const first = await images(page, "The images as they are", 10, 5);
-    for (const image of first) assert.ok(corner(image) < 8 && mean(image) > 15 && mean(image) < 70, `${corner(image)} ${mean(image)}`);
+    for (const image of first)
+      assert.ok(corner(image) < 8 && mean(image) > 15 && mean(image) < 70, `${corner(image)} ${mean(image)}`);
     const way = await images(page, "The way of the first image", 12, 12);
     assert.ok(corner(way[0]) > 90 && corner(way[11]) < 8, `${way.map(corner)}`); // grey noise, and the black of a digit
     assert.deepEqual(way[11], first[0]);
@@ -113,7 +132,10 @@ test("digits: noise becomes digits, as the controls say, and the same by the add
     await page.waitForFunction(() => location.hash.includes("levels=") && location.hash.includes("label=7"));
     await again(page, "Draw again");
     assert.equal((await reading(page, "evaluations"))[0], 13);
-    const [sevens, hash] = [await images(page, "The images as they are", 10, 5), await page.evaluate(() => location.hash)];
+    const [sevens, hash] = [
+      await images(page, "The images as they are", 10, 5),
+      await page.evaluate(() => location.hash),
+    ];
     await use(hash, {}, async ({ page: other }) => {
       await drawn(other);
       assert.deepEqual(await images(other, "The images as they are", 10, 5), sevens);
@@ -166,13 +188,19 @@ test("digits: where motion is not wanted, only the end is shown", () =>
           look();
         }),
     );
-    assert.deepEqual(seen.filter((text) => !["not yet", "0, denoised"].includes(text)), []);
+    assert.deepEqual(
+      seen.filter((text) => !["not yet", "0, denoised"].includes(text)),
+      [],
+    );
   }));
 
 test("where there is no WebGPU, that is said, and digits are drawn all the same", () =>
   use("#digits?device=webgpu&count=1", {}, async ({ page }) => {
     await drawn(page);
-    assert.match(await page.locator(".note").innerText(), /^WebGPU cannot be used: .+ Computed by WebAssembly instead\.$/);
+    assert.match(
+      await page.locator(".note").innerText(),
+      /^WebGPU cannot be used: .+ Computed by WebAssembly instead\.$/,
+    );
     assert.match(await page.locator('[data-reading="by"]').innerText(), /^WebAssembly/);
   }));
 
@@ -201,9 +229,13 @@ test("fill in: answers agree on what is known, and differ elsewhere", () =>
 test("fill in: a picture is erased and drawn on by pointer and keys, and shared by its address", () =>
   use("#fill?levels=10", { viewport: NARROW, hasTouch: true }, async ({ page }) => {
     await drawn(page);
-    const picture = (): Promise<string> => page.evaluate(() => new URLSearchParams(location.hash.split("?")[1]).get("picture") ?? "");
+    const picture = (): Promise<string> =>
+      page.evaluate(() => new URLSearchParams(location.hash.split("?")[1]).get("picture") ?? "");
     const changed = (before: string): Promise<unknown> =>
-      page.waitForFunction((before) => (new URLSearchParams(location.hash.split("?")[1]).get("picture") ?? "") !== before, before);
+      page.waitForFunction(
+        (before) => (new URLSearchParams(location.hash.split("?")[1]).get("picture") ?? "") !== before,
+        before,
+      );
     assert.equal(await picture(), "");
     await page.getByRole("application").focus();
     await page.keyboard.press("ArrowUp");
@@ -220,14 +252,20 @@ test("fill in: a picture is erased and drawn on by pointer and keys, and shared 
     await page.getByRole("application").scrollIntoViewIfNeeded();
     const box = await page.getByRole("application").boundingBox();
     assert.ok(box);
-    const at = (row: number, column: number): [number, number] => [box.x + (column / 28) * box.width, box.y + (row / 28) * box.height];
+    const at = (row: number, column: number): [number, number] => [
+      box.x + (column / 28) * box.width,
+      box.y + (row / 28) * box.height,
+    ];
     await page.mouse.move(...at(4.5, 14.5));
     await page.mouse.down();
     await page.mouse.move(...at(12.5, 14.5), { steps: 4 });
     await page.mouse.up();
     await changed("");
     const stroke = await picture();
-    assert.deepEqual([4, 8, 12].map((row) => stroke[row * 28 + 14]), ["-", "-", "-"]); // white
+    assert.deepEqual(
+      [4, 8, 12].map((row) => stroke[row * 28 + 14]),
+      ["-", "-", "-"],
+    ); // white
     assert.deepEqual([stroke[0], stroke[27 * 28]], ["A", "_"]); // black above, hidden below
     await drawn(page);
     const found = await answers(page);
@@ -240,12 +278,38 @@ test("fill in: a picture is erased and drawn on by pointer and keys, and shared 
     });
   }));
 
+test("digits: an address that names a sampler alone brings the noise levels that suit it", () =>
+  use("#digits?sampler=annealed&count=1", {}, async ({ page }) => {
+    await drawn(page);
+    assert.equal((await reading(page, "evaluations"))[0], 201); // 100 levels of two steps, and the last one
+    const [image] = await images(page, "The images as they are", 1, 3);
+    assert.ok(corner(image) < 8 && mean(image) > 15, `${corner(image)} ${mean(image)}`);
+  }));
+
+test("fill in: nothing throws the first digit away, and answering again answers anew", () =>
+  use("#fill?levels=10&seed=4", {}, async ({ page }) => {
+    await page.getByRole("application").waitFor(); // the digit is not there yet
+    await slide(page, "Noise levels", 0.1);
+    await page.getByRole("application").focus();
+    await page.keyboard.press("Space");
+    await drawn(page);
+    const first = await answers(page);
+    assert.ok(mean(above(first[0])) > 5, `${mean(above(first[0]))}`); // no black page
+    await again(page, "Answer again");
+    const other = await answers(page);
+    assert.ok(off(above(other[0]), above(first[0])) < 0.1, `${off(above(other[0]), above(first[0]))}`);
+    assert.ok(off(below(other[0]), below(first[0])) > 3, `${off(below(other[0]), below(first[0]))}`);
+  }));
+
 test("a run of one's own, in colour and with a smaller network for a guide, is what the package draws of it", async () => {
   await end();
   await begin([], [`${VALUES}/colour.onnx`]);
   await use("#digits?device=wasm", {}, async (opened) => {
     await drawn(opened.page);
-    assert.match(await opened.page.locator('[data-reading="model"]').innerText(), /^colour, 10 × 14, 3 classes, σ from 5 to 0.02$/);
+    assert.match(
+      await opened.page.locator('[data-reading="model"]').innerText(),
+      /^colour, 10 × 14, 3 classes, σ from 5 to 0.02$/,
+    );
     await same(await workerOf(opened, read(readFileSync(`${VALUES}/colour.onnx`))), "colour");
   });
   await use("#fill?levels=10", {}, ({ page }) => drawn(page));

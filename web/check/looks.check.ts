@@ -6,7 +6,7 @@ import { gzipSync } from "node:zlib";
 import { AxeBuilder } from "@axe-core/playwright";
 import { NARROW, SITE, WIDE, begin, drawn, end, home, reading, shoot, use } from "./browser.ts";
 import { encode } from "../src/parts/own.ts";
-import { Mulberry } from "../src/maths/random.ts";
+import { Mulberry } from "../src/maths/plane.ts";
 
 before(() => begin());
 after(end);
@@ -35,7 +35,10 @@ for (const { name, ...look } of looks) {
         const wide = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
         assert.ok(wide[0] <= wide[1], `${wide}`);
         const { violations } = await new AxeBuilder({ page }).analyze();
-        assert.deepEqual(violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html)}`), []);
+        assert.deepEqual(
+          violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html)}`),
+          [],
+        );
         await shoot(page, `${part}-${name}`);
       }));
   }
@@ -72,7 +75,9 @@ test("the first view is small, and soon there", () =>
       for (let k = 0; k < 1e6; k++) sum += Math.exp(-k * 1e-6);
       return [now, sum > 0 ? performance.now() - now : 0];
     });
-    const sizes = requests.map((url) => gzipSync(readFileSync(`${SITE}/${new URL(url).pathname.slice(1) || "index.html"}`)).length);
+    const sizes = requests.map(
+      (url) => gzipSync(readFileSync(`${SITE}/${new URL(url).pathname.slice(1) || "index.html"}`)).length,
+    );
     const sum = sizes.reduce((a, b) => a + b, 0);
     console.log(
       `first view: ${requests.length} files, ${(sum / 1000).toFixed(1)} kB compressed, there after at most ` +
@@ -91,7 +96,8 @@ test("frames of 2,000 points come at once, beside what the machine can do", () =
     const { frame, interval, calibration } = await page.evaluate(async () => {
       const input = document.querySelector("input[type=range]") as HTMLInputElement;
       const median = (times: number[]): number => times.sort((a, b) => a - b)[times.length >> 1];
-      const frame = (): Promise<number> => new Promise((resolve) => requestAnimationFrame(() => resolve(performance.now())));
+      const frame = (): Promise<number> =>
+        new Promise((resolve) => requestAnimationFrame(() => resolve(performance.now())));
       const [frames, loops]: number[][] = [[], []];
       for (let i = 0; i < 60; i++) {
         await new Promise(requestAnimationFrame);

@@ -8,11 +8,7 @@ import { begin, end, pixel, reading, slide, use } from "./browser.ts";
 before(() => begin());
 after(end);
 
-const exact = (x: number, y: number, sigma: number): Float64Array => {
-  const score = new Float64Array(2);
-  twoGaussians().score(Float64Array.of(x, y), sigma, score);
-  return score;
-};
+const exact = (x: number, y: number, sigma: number): Float64Array => twoGaussians().score(Float64Array.of(x, y), sigma);
 const press = (page: Page, name: string): Promise<void> => page.getByRole("button", { name, exact: true }).click();
 const frames = (page: Page, count: number): Promise<void> =>
   page.evaluate(async (count) => {
@@ -22,7 +18,10 @@ const frames = (page: Page, count: number): Promise<void> =>
 async function drag(page: Page, from: [number, number], to: [number, number]): Promise<void> {
   const box = await page.getByRole("application").boundingBox();
   assert.ok(box);
-  const at = ([x, y]: [number, number]): [number, number] => [box.x + ((x / 8 + 1) / 2) * box.width, box.y + ((1 - y / 8) / 2) * box.height];
+  const at = ([x, y]: [number, number]): [number, number] => [
+    box.x + ((x / 8 + 1) / 2) * box.width,
+    box.y + ((1 - y / 8) / 2) * box.height,
+  ];
   await page.mouse.move(...at(from));
   await page.mouse.down();
   await page.mouse.move(...at([(from[0] + to[0]) / 2, (from[1] + to[1]) / 2]));
@@ -40,7 +39,11 @@ test("scores: numbers and colours are those of the distribution, and follow σ",
     await slide(page, "Noise level σ", 0.5);
     for (const name of ["Arrows", "Noised draws"]) await page.getByRole("checkbox", { name: name }).uncheck();
     await frames(page, 2);
-    const [large, small, empty] = [await pixel(page, 0, 5, 5), await pixel(page, 0, -5, -5), await pixel(page, 0, -5, 5)];
+    const [large, small, empty] = [
+      await pixel(page, 0, 5, 5),
+      await pixel(page, 0, -5, -5),
+      await pixel(page, 0, -5, 5),
+    ];
     assert.ok(large[3] > 1.5 * small[3] && small[3] > 60 && empty[3] < 6, `${large} ${small} ${empty}`);
     await page.getByRole("checkbox", { name: "Density" }).uncheck();
     await frames(page, 2);
@@ -145,20 +148,31 @@ test("annealing: it pauses, steps, begins anew, and is the same by its address",
     const hash = await page.evaluate(() => location.hash);
     for (let level = 0; level < 8; level++) await press(page, "One level");
     await frames(page, 2);
-    const weights = [await reading(page, "weight-plain"), await reading(page, "weight-annealed"), await reading(page, "step")];
+    const weights = [
+      await reading(page, "weight-plain"),
+      await reading(page, "weight-annealed"),
+      await reading(page, "step"),
+    ];
     await use(hash, {}, async ({ page: other }) => {
       await press(other, "Pause");
       await press(other, "Reset");
       for (let level = 0; level < 8; level++) await press(other, "One level");
       await frames(other, 2);
-      assert.deepEqual([await reading(other, "weight-plain"), await reading(other, "weight-annealed"), await reading(other, "step")], weights);
+      assert.deepEqual(
+        [await reading(other, "weight-plain"), await reading(other, "weight-annealed"), await reading(other, "step")],
+        weights,
+      );
       assert.match(hash, /weight=0.3/);
     });
   }));
 
 test("learning: the error falls where data lies, and stays elsewhere at the smallest level", () =>
   use("#learning", {}, async ({ page }) => {
-    await page.waitForFunction(() => Number(document.querySelector('[data-reading="step"]')?.textContent) >= 500, undefined, { timeout: 180_000 });
+    await page.waitForFunction(
+      () => Number(document.querySelector('[data-reading="step"]')?.textContent) >= 500,
+      undefined,
+      { timeout: 180_000 },
+    );
     await press(page, "Pause");
     await page.getByRole("button", { name: "Train on" }).waitFor();
     const [data, square] = [await reading(page, "data"), await reading(page, "square")];
@@ -166,14 +180,21 @@ test("learning: the error falls where data lies, and stays elsewhere at the smal
     const uncertain = await pixel(page, 2, 0, 0);
     const before = await page.locator('[data-reading="square"]').innerText();
     await slide(page, "Noise level σ", 0.6);
-    await page.waitForFunction((before) => document.querySelector('[data-reading="square"]')?.textContent !== before, before);
+    await page.waitForFunction(
+      (before) => document.querySelector('[data-reading="square"]')?.textContent !== before,
+      before,
+    );
     assert.ok((await reading(page, "square"))[0] < 5);
     assert.ok((await pixel(page, 2, 0, 0))[3] < uncertain[3]);
   }));
 
 test("learning: sliced score matching learns without noise", () =>
   use("#learning?objective=sliced&data=gaussian", {}, async ({ page }) => {
-    await page.waitForFunction(() => Number(document.querySelector('[data-reading="step"]')?.textContent) >= 300, undefined, { timeout: 180_000 });
+    await page.waitForFunction(
+      () => Number(document.querySelector('[data-reading="step"]')?.textContent) >= 300,
+      undefined,
+      { timeout: 180_000 },
+    );
     const [data, square] = [await reading(page, "data"), await reading(page, "square")];
     assert.ok(data[0] < 20 && square[0] > data[0], `${data} % and ${square} %`);
     assert.ok(await page.getByRole("slider", { name: "Noise level σ", includeHidden: true }).isHidden());

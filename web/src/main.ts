@@ -1,6 +1,6 @@
 // The page: which part is shown, by the address; parts are loaded when they are wanted.
-import type { Open, Part } from "./parts/part.ts";
-import { forget, parse } from "./state.ts";
+import type { Open } from "./parts/part.ts";
+import { parse } from "./settings.ts";
 import { announce, el } from "./ui.ts";
 
 const PARTS: Record<string, { title: string; load: () => Promise<{ open: Open }> }> = {
@@ -13,27 +13,23 @@ const PARTS: Record<string, { title: string; load: () => Promise<{ open: Open }>
 
 const main = document.querySelector("main") as HTMLElement;
 const links = Object.entries(PARTS).map(([name, { title }]) => el("a", { href: `#${name}` }, title));
-let shown: Part | undefined;
-let asked = 0;
+let part = new AbortController(); // ends the part that is shown
+let ticket = 0;
 
 async function show(moved: boolean): Promise<void> {
-  const ticket = ++asked;
+  const mine = ++ticket;
   const { name, query } = parse(location.hash);
-  const found = Object.hasOwn(PARTS, name) ? name : "scores";
-  const { title, load } = PARTS[found];
-  forget();
+  const known = Object.hasOwn(PARTS, name) ? name : "scores";
+  const { title, load } = PARTS[known];
   const waiting = setTimeout(() => announce(`${title} is being loaded.`), 300);
   try {
     const { open } = await load();
-    if (ticket !== asked) return; // another part was asked for since
-    shown?.stop();
-    shown = open(query);
-    main.replaceChildren(shown.element);
+    if (mine !== ticket) return; // another part was asked for since
+    part.abort();
+    part = new AbortController();
+    main.replaceChildren(open(query, part.signal));
     document.title = `${title} · Scores, to touch`;
-    for (const link of links) {
-      if (link.hash === `#${found}`) link.setAttribute("aria-current", "page");
-      else link.removeAttribute("aria-current");
-    }
+    for (const link of links) link.setAttribute("aria-current", link.hash === `#${known}` ? "page" : "false");
     if (moved) main.querySelector("h1")?.focus();
     scrollTo(0, 0);
   } catch (error) {

@@ -14,13 +14,20 @@ export function el<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
-/** A control: its element, and its value, which can be set without telling anybody. */
+export const row = (...children: Child[]): HTMLElement => el("div", { class: "row" }, ...children);
+
+/** A picture under its caption. */
+export const figure = (caption: Child[], picture: HTMLElement): HTMLElement =>
+  el("figure", {}, el("figcaption", {}, ...caption), picture);
+
+/** A control, which can be set to a value without telling anybody. */
 export interface Control<T> {
   element: HTMLElement;
-  value: T;
+  set(value: T): void;
 }
 
 export interface Range {
+  label?: string;
   min: number;
   max: number;
   /** In equal steps of the logarithm. */
@@ -31,96 +38,70 @@ export interface Range {
   say?: (value: number) => string;
 }
 
+export interface Choice {
+  label: string;
+  /** Titles by names. */
+  options: Record<string, string>;
+}
+
 const STEPS = 400;
 let count = 0;
 
 /** Three digits, and no more zeros than a number needs. */
 export function short(value: number): string {
-  if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e5 || size < 1e-3) return value.toExponential(1).replaceAll("-", "−");
-  return String(Number(value.toPrecision(3))).replace("-", "−");
+  const text = size >= 1e5 || (size < 1e-3 && size > 0) ? value.toExponential(1) : String(Number(value.toPrecision(3)));
+  return text.replaceAll("-", "−");
 }
 
 /** Words in which _σ, _L and the like are written below the line. */
-export function words(text: string): Child[] {
+function words(text: string): Child[] {
   return text.split(/(_[σLi])/).map((piece) => (piece.startsWith("_") ? el("sub", {}, piece.slice(1)) : piece));
 }
 
 /** A slider under its label, with its value beside it. */
-export function slider(label: string, range: Range, value: number, changed: (value: number) => void): Control<number> {
+export function slider(range: Range, value: number, changed: (value: number) => void): Control<number> {
+  const { label = "", min, max, log, whole, say = short } = range;
   const id = `control-${++count}`;
-  const whole = range.whole === true && range.log !== true;
-  const [low, high] = whole ? [range.min, range.max] : [0, STEPS];
-  const input = el("input", { type: "range", id, min: String(low), max: String(high), step: "1" });
+  const steps = whole && !log ? max - min : STEPS;
+  const input = el("input", { type: "range", id, max: String(steps) });
   const output = el("output", { for: id });
-  let exact = value; // a slider has STEPS places; what was set need not be one of them
-  const toPlace = (number: number): number => {
-    if (whole) return number;
-    const share = range.log ? Math.log(number / range.min) / Math.log(range.max / range.min) : (number - range.min) / (range.max - range.min);
-    return Math.round(share * STEPS);
-  };
-  const fromPlace = (place: number): number => {
-    if (whole) return place;
-    const share = place / STEPS;
-    const number = range.log ? range.min * (range.max / range.min) ** share : range.min + share * (range.max - range.min);
-    return range.whole ? Math.round(number) : Number(number.toPrecision(3));
-  };
-  const say = (): void => {
-    output.value = range.say ? range.say(exact) : short(exact);
+  const display = (number: number): void => {
+    output.value = say(number);
     input.setAttribute("aria-valuetext", output.value);
   };
-  const control = {
-    element: el("div", { class: "control" }, el("label", { for: id }, ...words(label)), output, input),
-    get value() {
-      return exact;
-    },
-    set value(number: number) {
-      exact = number;
-      input.value = String(toPlace(number));
-      say();
-    },
+  const set = (number: number): void => {
+    const share = log ? Math.log(number / min) / Math.log(max / min) : (number - min) / (max - min);
+    input.value = String(Math.round(share * steps));
+    display(number); // which need not be one of the slider's places
   };
-  control.value = value;
+  set(value);
   input.addEventListener("input", () => {
-    exact = fromPlace(input.valueAsNumber);
-    say();
-    changed(exact);
+    const share = input.valueAsNumber / steps;
+    const exact = log ? min * (max / min) ** share : min + share * (max - min);
+    const number = whole ? Math.round(exact) : Number(exact.toPrecision(3));
+    display(number);
+    changed(number);
   });
-  return control;
+  return { element: el("div", { class: "control" }, el("label", { for: id }, ...words(label)), output, input), set };
 }
 
 /** One of several, by name. */
-export function choice(label: string, options: Record<string, string>, value: string, changed: (value: string) => void): Control<string> {
+export function choice({ label, options }: Choice, value: string, changed: (value: string) => void): Control<string> {
   const id = `control-${++count}`;
-  const select = el("select", { id }, ...Object.entries(options).map(([name, title]) => el("option", { value: name }, title)));
+  const titles = Object.entries(options).map(([name, title]) => el("option", { value: name }, title));
+  const select = el("select", { id }, ...titles);
   select.value = value;
   select.addEventListener("change", () => changed(select.value));
-  return {
-    element: el("div", { class: "control choice" }, el("label", { for: id }, label), select),
-    get value() {
-      return select.value;
-    },
-    set value(name: string) {
-      select.value = name;
-    },
-  };
+  const set = (name: string): void => void (select.value = name);
+  return { element: el("div", { class: "control choice" }, el("label", { for: id }, label), select), set };
 }
 
 /** On or off. */
-export function toggle(label: string, value: boolean, changed: (value: boolean) => void): Control<boolean> {
-  const input = el("input", { type: "checkbox" });
-  input.checked = value;
+export function toggle(label: string, changed: (on: boolean) => void) {
+  const input = el("input", { type: "checkbox", checked: "" });
   input.addEventListener("change", () => changed(input.checked));
-  return {
-    element: el("label", { class: "toggle" }, input, label),
-    get value() {
-      return input.checked;
-    },
-    set value(on: boolean) {
-      input.checked = on;
-    },
-  };
+  return { element: el("label", { class: "toggle" }, input, label), input };
 }
 
 export function button(label: string, pressed: () => void, kind = ""): HTMLButtonElement {
@@ -129,8 +110,13 @@ export function button(label: string, pressed: () => void, kind = ""): HTMLButto
   return element;
 }
 
-/** Numbers under names: returns the table, and how to say a number. */
-export function readings(names: Record<string, string>): { element: HTMLElement; say: (name: string, value: string) => void } {
+/** The button that is pressed most. */
+export const primary = (label: string, pressed: () => void): HTMLButtonElement => button(label, pressed, "primary");
+
+export type Readings = ReturnType<typeof readings>;
+
+/** Numbers under names: the table, and how to say a number. */
+export function readings(names: Record<string, string>) {
   const cells = Object.fromEntries(Object.keys(names).map((name) => [name, el("dd", { "data-reading": name })]));
   const rows = Object.entries(names).map(([name, title]) => el("div", {}, el("dt", {}, ...words(title)), cells[name]));
   const say = (name: string, value: string): void => {
@@ -139,15 +125,15 @@ export function readings(names: Record<string, string>): { element: HTMLElement;
   return { element: el("dl", { class: "readings" }, ...rows), say };
 }
 
-let saying = 0;
+let clearing = 0;
 
 /** Say something for a while, to those who see the page and to those who hear it. */
 export function announce(message: string): void {
   const status = document.getElementById("status");
   if (!status) return;
   status.textContent = message;
-  clearTimeout(saying);
-  saying = setTimeout(() => (status.textContent = ""), 8000);
+  clearTimeout(clearing);
+  clearing = setTimeout(() => (status.textContent = ""), 8000);
 }
 
 /** Whether motion is not wanted. */

@@ -1,15 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { twoGaussians } from "../src/maths/distributions.ts";
-import { Chain, annealed, constant, denoise, ladder, shares } from "../src/maths/langevin.ts";
-import { Mixture } from "../src/maths/mixture.ts";
-import type { Points, Score } from "../src/maths/plane.ts";
-import { Mulberry } from "../src/maths/random.ts";
+import { Mixture, twoGaussians } from "../src/maths/distributions.ts";
+import { annealed, constant, denoised, ladder, langevin, shares } from "../src/maths/langevin.ts";
+import { Mulberry, type Points } from "../src/maths/plane.ts";
 import { Listed, close, values } from "./values.ts";
 
 const given = values.dynamics;
 const truth = twoGaussians();
-const score: Score = (x, sigma, out) => truth.score(x, sigma, out);
+const { score } = truth;
 const start = Float64Array.from(given.start);
 const sigmas = Float64Array.from(given.sigmas);
 
@@ -19,34 +17,30 @@ test("the ladder is the package's, but for single precision", () => {
 });
 
 test("annealed Langevin dynamics with the package's noise takes the package's way", () => {
-  const chain = new Chain(score, annealed(sigmas, given.eps, given.perLevel), start, new Listed(given.z));
-  chain.advance(12);
-  close(chain.x, given.annealed, 1e-9);
-  assert.deepEqual([chain.step, chain.denoised], [12, false]);
-  chain.advance(7);
-  close(chain.x, given.denoised, 1e-9);
-  assert.deepEqual([chain.step, chain.denoised, chain.sigma], [12, true, 0]);
-  assert.deepEqual(shares(chain.x, truth.means), given.weights);
+  const schedule = annealed(sigmas, given.eps, given.perLevel);
+  const states = Array.from(langevin(score, schedule, start, new Listed(given.z)), (x) => x.slice());
+  assert.equal(states.length, 13);
+  close(states[11], given.annealed, 1e-9);
+  close(states[12], given.denoised, 1e-9);
+  assert.deepEqual(shares(states[12], truth.means), given.weights);
 });
 
 test("Langevin dynamics at one level does too", () => {
-  const chain = new Chain(score, constant(0.1, 0.1, 12), start, new Listed(given.z));
-  for (let i = 0; i < 12; i++) chain.advance(1);
-  close(chain.x, given.langevin, 1e-9);
+  const states = Array.from(langevin(score, constant(0.1, 0.1, 12), start, new Listed(given.z)), (x) => x.slice());
+  close(states[11], given.langevin, 1e-9);
 });
 
 test("denoising is Tweedie's formula", () => {
-  const x = start.slice();
-  denoise(score, x, 2);
-  close(x, given.tweedie, 1e-9);
+  close(denoised(score, start, 2), given.tweedie, 1e-9);
 });
 
 test("Langevin dynamics has the variance that its step size makes stationary", () => {
   // s²/(1 − α/(4s²)), for a Gaussian of std s: docstring of annealed_langevin.
   const gaussian = new Mixture(Float64Array.of(0, 0), 1);
-  const chain = new Chain((x, s, out) => gaussian.score(x, s, out), constant(0, 0.8, 60), new Float64Array(20_000), new Mulberry(5));
-  chain.advance(60);
-  const variance = chain.x.reduce((sum, value) => sum + value ** 2, 0) / 20_000;
+  const states = langevin(gaussian.score, constant(0, 0.8, 61), new Float64Array(20_000), new Mulberry(5));
+  let x: Points = new Float64Array();
+  for (let i = 0; i < 60; i++) x = states.next().value;
+  const variance = x.reduce((sum, value) => sum + value ** 2, 0) / 20_000;
   assert.ok(Math.abs(variance / 1.25 - 1) < 4 * Math.sqrt(2 / 20_000), `${variance}`);
 });
 
@@ -56,9 +50,8 @@ test("annealing recovers the weights that Langevin dynamics never finds", () => 
   const from: Points = Float64Array.from({ length: 2 * n }, () => 16 * random.uniform() - 8);
   const levels = ladder(20, 0.1, 20);
   const found = [annealed(levels, 0.005, 75), constant(0.1, 0.1, 1500)].map((schedule) => {
-    const chain = new Chain(score, schedule, from, random);
-    chain.advance(1501);
-    return shares(chain.x, truth.means)[0];
+    const end = [...langevin(score, schedule, from, random)].at(-1) as Points;
+    return shares(end, truth.means)[0];
   });
   const [down, flat] = found;
   assert.ok(Math.abs(down - 0.209) < 4 * Math.sqrt(0.17 / n), `annealed: ${down}`); // docs/paper.md, figure 3
@@ -69,7 +62,10 @@ test("random numbers are those of their seed, uniform and normal", () => {
   const [a, b, c] = [new Mulberry(7), new Mulberry(7), new Mulberry(8)];
   const n = 100_000;
   const draws = Float64Array.from({ length: n }, () => a.normal());
-  assert.deepEqual([...draws.slice(0, 9)], Array.from({ length: 9 }, () => b.normal()));
+  assert.deepEqual(
+    [...draws.slice(0, 9)],
+    Array.from({ length: 9 }, () => b.normal()),
+  );
   assert.notEqual(draws[0], c.normal());
   const moment = (power: number): number => draws.reduce((sum, value) => sum + value ** power, 0) / n;
   assert.ok(Math.abs(moment(1)) < 4 / Math.sqrt(n));

@@ -1,9 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Adam } from "../src/maths/adam.ts";
-import { ScoreModel, denoising, sliced } from "../src/maths/matching.ts";
-import { Mlp } from "../src/maths/mlp.ts";
-import { Mulberry } from "../src/maths/random.ts";
+import { type ScoreModel, adam, denoising, mlp, scoreModel, sliced } from "../src/maths/perceptron.ts";
+import { Mulberry } from "../src/maths/plane.ts";
 import { close, values } from "./values.ts";
 
 const given = values.learning;
@@ -12,20 +10,18 @@ const sigmas = Float64Array.from(new Set<number>(given.sigma));
 const levels = Uint8Array.from(given.sigma, (sigma: number) => sigmas.indexOf(sigma));
 
 function made(): ScoreModel {
-  const network = new Mlp(given.width, given.depth);
+  const network = mlp(given.width, given.depth);
   network.parameters.set(given.weights);
-  return new ScoreModel(network, given.mean, given.std);
+  return scoreModel(network, given.mean, given.std);
 }
 
 test("the network with the package's weights has the package's scores", () => {
-  const out = new Float64Array(x.length);
-  made().evaluate(x, sigmas, levels, out);
-  close(out, given.score, 1e-6); // the package's frequencies are in single precision
+  close(made().evaluate(x, sigmas, levels).y, given.score, 1e-6); // the package's frequencies are in single precision
 });
 
 test("denoising score matching has the package's loss and gradient", () => {
   const model = made();
-  const loss = denoising(model, { x, sigmas, levels, z: Float64Array.from(given.denoising.z) });
+  const loss = denoising(model, x, sigmas, levels, Float64Array.from(given.denoising.z));
   close([loss], [given.denoising.loss], 1e-6);
   close(model.network.gradient, given.denoising.gradient, 1e-6);
 });
@@ -40,24 +36,23 @@ test("sliced score matching has the package's loss and gradient", () => {
 test("Adam takes torch's steps", () => {
   const model = made();
   sliced(model, x, given.sliced.sigma, Float64Array.from(given.sliced.v));
-  const adam = new Adam(model.network.parameters);
-  for (let i = 0; i < given.adam.steps; i++) adam.update(model.network.parameters, model.network.gradient, given.adam.rate);
+  const optimizer = adam(model.network.parameters);
+  for (let i = 0; i < given.adam.steps; i++) optimizer.update(model.network.gradient, given.adam.rate);
   close(model.network.parameters, given.adam.weights, 1e-6);
 });
 
 test("a network that has not learned is the score of one Gaussian", () => {
-  const network = new Mlp(8, 2);
+  const network = mlp(8, 2);
   network.initialise(new Mulberry(1));
-  const out = new Float64Array(4);
-  new ScoreModel(network, [1, -1], 2).score(Float64Array.of(1, -1, 3, 0), 1.5, out);
+  const out = scoreModel(network, [1, -1], 2).score(Float64Array.of(1, -1, 3, 0), 1.5);
   close(out, [0, 0, -2 / 6.25, -1 / 6.25], 1e-12);
 });
 
 test("gradients do not depend on how large the batch before was", () => {
   const model = made();
-  const noise = { x, sigmas, levels, z: Float64Array.from(given.denoising.z) };
-  denoising(model, { x: x.slice(0, 4), sigmas, levels: levels.slice(0, 2), z: noise.z.slice(0, 4) });
-  denoising(model, noise);
+  const z = Float64Array.from(given.denoising.z);
+  denoising(model, x.slice(0, 4), sigmas, levels.slice(0, 2), z.slice(0, 4));
+  denoising(model, x, sigmas, levels, z);
   close(model.network.gradient, given.denoising.gradient, 1e-6);
   assert.ok(model.network.gradient.some((value) => value !== 0));
 });

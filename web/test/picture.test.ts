@@ -1,19 +1,26 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { classesOf, read } from "../src/digits/card.ts";
+import { read } from "../src/digits/task.ts";
 import { Picture, REGIONS, moments } from "../src/digits/picture.ts";
 import { close } from "./values.ts";
 
 const SHAPE = [3, 5, 4] as const;
 
 test("a picture is the same after it was written into an address", () => {
-  const picture = Picture.of(SHAPE, Float32Array.from({ length: 60 }, (_, i) => i / 50 - 0.1));
+  const picture = Picture.of(
+    SHAPE,
+    Float32Array.from({ length: 60 }, (_, i) => i / 50 - 0.1),
+  );
   picture.hide("centre", 0);
   const text = picture.write();
   assert.deepEqual(Picture.read(SHAPE, text)?.codes, picture.codes);
   assert.equal(Picture.read([1, 5, 4], text), undefined);
   const { known, y } = picture.given;
-  close(y.filter((_, i) => known[i] === 1), Array.from({ length: 60 }, (_, i) => Math.min(1, Math.max(0, i / 50 - 0.1))).filter((_, i) => known[i] === 1), 0.01);
+  close(
+    y.filter((_, i) => known[i] === 1),
+    Array.from({ length: 60 }, (_, i) => Math.min(1, Math.max(0, i / 50 - 0.1))).filter((_, i) => known[i] === 1),
+    0.01,
+  );
 });
 
 test("regions are the package's", () => {
@@ -37,11 +44,19 @@ test("regions are the package's", () => {
 
 test("ink, blank and hidden marks are seen in all channels", () => {
   const picture = new Picture([3, 28, 28]);
-  const at = (row: number, column: number): number[] => [0, 1, 2].map((c) => picture.given.y[(28 * c + row) * 28 + column]);
+  const at = (row: number, column: number): number[] =>
+    [0, 1, 2].map((c) => picture.given.y[(28 * c + row) * 28 + column]);
   picture.hide("bottom", 0);
   picture.mark("ink", 10.5, 10.5);
   picture.mark("ink", 20.5, 10.5);
-  assert.deepEqual([at(10, 10), at(20, 10), at(10, 15)], [[1, 1, 1], [1, 1, 1], [0, 0, 0]]);
+  assert.deepEqual(
+    [at(10, 10), at(20, 10), at(10, 15)],
+    [
+      [1, 1, 1],
+      [1, 1, 1],
+      [0, 0, 0],
+    ],
+  );
   assert.ok(!picture.hidden(20, 10) && picture.hidden(20, 15));
   picture.mark("hide", 10.5, 10.5);
   assert.ok(picture.hidden(10, 10) && !picture.hidden(10, 14));
@@ -65,17 +80,14 @@ function file(key: string, value: string): Uint8Array {
   return Uint8Array.from([8, 8, 8 * 14 + 2, (pair.length & 127) | 128, pair.length >> 7, ...pair]);
 }
 
-test("classes are called by their names in the order of their numbers", () => {
-  const card = { format: 1, recipe: { shape: [1, 28, 28], sampling: {}, shares: { "10": 0.5, "9": 0.5 } }, levels: [10, 1], names: ["10", "9"] };
-  assert.deepEqual(classesOf(read(file("ncsn", JSON.stringify(card)))), ["10", "9"]);
-  assert.deepEqual(classesOf(read(file("ncsn", JSON.stringify({ ...card, names: undefined })))), ["9", "10"]); // as files of before
-});
-
 test("what a model says is read, and what is no model for this page is refused", () => {
-  const card = { format: 1, recipe: { shape: [1, 28, 28], sampling: {}, shares: {} }, levels: [10, 1] };
+  const card = { format: 1, recipe: { shape: [1, 28, 28], sampling: {} }, levels: [10, 1], names: ["10", "9"] };
   assert.deepEqual(read(file("ncsn", JSON.stringify(card))), card);
   assert.throws(() => read(file("other", "{}")), /was not written by ncsn export$/);
-  assert.throws(() => read(file("ncsn", JSON.stringify({ ...card, format: 2 }))), /format is 2; this page reads format 1$/);
+  assert.throws(
+    () => read(file("ncsn", JSON.stringify({ ...card, format: 2 }))),
+    /format is 2; this page reads format 1$/,
+  );
   assert.throws(() => read(file("ncsn", JSON.stringify({ ...card, recipe: { shape: [2] } }))), /shape is 2; images/);
   assert.throws(() => read(new Uint8Array(100).fill(255)), /is no ONNX file$/);
   assert.throws(() => read(file("ncsn", JSON.stringify(card)).subarray(0, 40)), /is no ONNX file$/);

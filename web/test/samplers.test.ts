@@ -1,19 +1,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { twoGaussians } from "../src/maths/distributions.ts";
-import { Mixture } from "../src/maths/mixture.ts";
-import { type Score, type Values, METHODS, guided, ladder, replacement, suited } from "../src/maths/samplers.ts";
+import { Mixture, twoGaussians } from "../src/maths/distributions.ts";
+import { METHODS, type Score, type Values, guided, ladder, replacement, suited } from "../src/maths/samplers.ts";
 import { Listed, close, values } from "./values.ts";
 
 const given = values.samplers;
 const start = Float64Array.from(given.start);
 
 function scoreOf(truth: Mixture): Score {
-  return async (x, sigma) => {
-    const score = new Float64Array(x.length);
-    truth.score(x, sigma, score);
-    return score;
-  };
+  return async (x, sigma) => truth.score(x, sigma);
 }
 
 /** Where a sampler ends, and through which noise levels it goes. */
@@ -51,7 +46,10 @@ test("where the levels rise, euler goes up by the package's noise", async () => 
 test("every sampler of the page is compared with the package's, and has its defaults", () => {
   assert.deepEqual(Object.keys(given.ends).sort(), Object.keys(METHODS).sort());
   for (const [name, method] of Object.entries(METHODS)) {
-    assert.deepEqual([suited(method, 10, 0.01), suited(method, 33, 0.01), method.levels, method.steps], given.suited[name]);
+    assert.deepEqual(
+      [suited(method, 10, 0.01), suited(method, 33, 0.01), method.levels, method.steps],
+      given.suited[name],
+    );
   }
 });
 
@@ -70,6 +68,11 @@ test("what is not known is filled in as by the package", async () => {
 test("a guide is moved away from as by the package, on the noise levels between", async () => {
   const wide = new Mixture(Float64Array.of(0, 0), 3);
   for (const [sigma, expected] of Object.entries<number[]>(given.guided)) {
-    close(await guided(scoreOf(twoGaussians()), scoreOf(wide), 1.5, [0.5, 2])(start, Number(sigma)), expected, 1e-9, `σ = ${sigma}`);
+    close(
+      await guided(scoreOf(twoGaussians()), scoreOf(wide), 1.5, [0.5, 2])(start, Number(sigma)),
+      expected,
+      1e-9,
+      `σ = ${sigma}`,
+    );
   }
 });

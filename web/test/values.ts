@@ -1,7 +1,7 @@
 // What the package computed, and comparison with it.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import type { Random } from "../src/maths/random.ts";
+import type { Random } from "../src/maths/plane.ts";
 
 // The compiled tests lie in web/build/test.
 const place = new URL("../../../web/test/values.json", import.meta.url);

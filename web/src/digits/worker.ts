@@ -1,17 +1,16 @@
-// Draws images apart from the page, and reports every state on their way out of the noise.
-import { type Score, type Values, METHODS, guided, replacement, sum, tweedie } from "../maths/samplers.ts";
-import { Mulberry } from "../maths/random.ts";
-import type { Card } from "./card.ts";
-import type { Order, Report, Task } from "./messages.ts";
-import { type Network, networks } from "./network.ts";
+// Draws images apart from the page, by an exported score, and reports every state on their way out of the noise.
+import type { InferenceSession, Tensor } from "onnxruntime-web";
+import { Mulberry } from "../maths/plane.ts";
+import { METHODS, type Score, type Values, guided, replacement, sum, tweedie } from "../maths/samplers.ts";
+import { type Load, type Order, type Report, type Task, sizeOf } from "./task.ts";
 
-interface Loaded {
-  card: Card;
-  network: Network;
-  smaller: Network | undefined;
-}
+const CHECKED_AT = [0.05, 2]; // noise levels at which a graphics processor's answer is checked
+const OFF = 1e-3; // relative to the largest number
 
-let loaded: Loaded | undefined;
+/** The score, given a class for each image, −1 for none. */
+type Network = (labels: readonly number[]) => Score;
+
+let loaded: Awaited<ReturnType<typeof load>> | undefined;
 let wanted = 0; // the ticket of what is to be drawn; 0 for nothing
 let work: Promise<void> = Promise.resolve(); // one thing at a time
 
@@ -25,47 +24,87 @@ onmessage = ({ data: order }: MessageEvent<Order>): void => {
 
 async function obey(order: Order): Promise<void> {
   if (order.kind === "load") {
-    loaded = { card: order.card, ...(await networks(order)) };
+    loaded = await load(order);
     say({ kind: "ready" });
   } else if (order.kind === "draw") await draw(order.ticket, order.task);
 }
 
-async function draw(ticket: number, task: Task): Promise<void> {
-  if (!loaded || ticket !== wanted) return;
-  const { card, network } = loaded;
-  const { sampling, shape } = card.recipe;
-  const { labels, levels: sigmas, steps, eps } = task;
-  const [size, n] = [shape[0] * shape[1] * shape[2], labels.length];
-  const noise = normals(task.noise, n, size);
-  let score: Score = network.score(labels);
-  // Around the mean of its class, as the network knows it, in as much noise as the first level has: src/ncsn/sampling.py.
-  const start = sigmas.length > 1 ? sigmas[0] : sampling.sigma_max;
-  const x = sum([1, await means(network, labels, sampling.sigma_max, size)], [start, noise()]);
-  const before = network.evaluations;
-  const guide = guideOf(task, loaded);
-  if (guide) score = guided(score, guide, task.guidance, sampling.guided_between);
-  if (task.given) score = replacement(score, repeated(task.given.known, n), repeated(task.given.y, n), noise);
-  for await (const state of METHODS[task.sampler].follow({ score, x, sigmas, steps, eps, noise })) {
-    await breath();
-    if (ticket !== wanted) return;
-    const evaluations = network.evaluations - before;
-    say({ kind: "state", ticket, sigma: state.sigma, x: Float32Array.from(state.x), evaluations, last: state.sigma === 0 });
+/** The network, and the smaller one that guides, if there is one.  Raises an error if the device does not compute what it should. */
+async function load({ card, device, runtime, model, guide }: Load) {
+  const gpu = device === "webgpu";
+  const ort = gpu ? await import("onnxruntime-web/webgpu") : await import("onnxruntime-web/wasm");
+  ort.env.wasm.wasmBinary = runtime;
+  ort.env.wasm.numThreads = 1; // more need headers that not every host sends
+  ort.env.logLevel = "error";
+  const { shape } = card.recipe;
+  const create = async (file: ArrayBuffer, by: string): Promise<Network> => {
+    const options: InferenceSession.SessionOptions = { executionProviders: [by], logSeverityLevel: 3 };
+    const session = await ort.InferenceSession.create(new Uint8Array(file), options);
+    return (labels) => async (x, sigma) => {
+      const n = labels.length;
+      const feeds: Record<string, Tensor> = {
+        x: new ort.Tensor("float32", Float32Array.from(x), [n, ...shape]),
+        sigma: new ort.Tensor("float32", new Float32Array(n).fill(sigma), [n]),
+      };
+      const classes = BigInt64Array.from(labels, BigInt);
+      if (session.inputNames.includes("label")) feeds.label = new ort.Tensor("int64", classes, [n]);
+      const { score } = await session.run(feeds);
+      return Float64Array.from(score.data as Float32Array);
+    };
+  };
+  const network = await create(model, device);
+  if (gpu) await check(network, await create(model, "wasm"), sizeOf(shape));
+  return { card, network, smaller: guide && (await create(guide, device)) };
+}
+
+/** Whether two devices agree on the same image. */
+async function check(a: Network, b: Network, size: number): Promise<void> {
+  const most = (values: Values): number => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  for (const sigma of CHECKED_AT) {
+    const x = Float64Array.from({ length: size }, (_, i) => 0.5 + sigma * Math.sin(i * i));
+    const [mine, theirs] = [await a([0])(x, sigma), await b([0])(x, sigma)];
+    const off = most(mine.map((value, i) => value - theirs[i])) / most(theirs);
+    if (!(off < OFF)) throw new Error(`the graphics processor is off by ${off.toExponential(1)} at σ = ${sigma}`);
   }
 }
 
-/** What images move away from: the smaller network, or the network itself without the class. */
-function guideOf({ labels }: Task, { card, network, smaller }: Loaded): Score | undefined {
-  if (card.recipe.sampling.guide === "smaller") return smaller?.score(labels);
-  return labels[0] < 0 ? undefined : network.score(labels.map(() => -1));
+async function draw(ticket: number, task: Task): Promise<void> {
+  if (!loaded || ticket !== wanted) return;
+  const { card, network, smaller } = loaded;
+  const { sampling, shape } = card.recipe;
+  const { labels, levels: sigmas, steps, eps, given } = task;
+  const size = sizeOf(shape);
+  const noise = normals(task.noise, labels.length, size);
+  let evaluations = 0;
+  const counted: Network = (labels) => {
+    const score = network(labels);
+    return (x, sigma) => {
+      evaluations++;
+      return score(x, sigma);
+    };
+  };
+  // Around the mean of its class, as the network knows it, in as much noise as the first level has: src/ncsn/sampling.py.
+  const start = sigmas.length > 1 ? sigmas[0] : sampling.sigma_max;
+  const x = sum([1, await means(network, labels, sampling.sigma_max, size)], [start, noise()]);
+  let score = counted(labels);
+  // Images move away from the smaller network, or from the network itself without the class.
+  const unconditional = labels[0] < 0 ? undefined : counted(labels.map(() => -1));
+  const guide = sampling.guide === "smaller" ? smaller?.(labels) : unconditional;
+  if (guide) score = guided(score, guide, task.guidance, sampling.guided_between);
+  if (given) score = replacement(score, given.known, given.y, noise);
+  for await (const { sigma, x: state } of METHODS[task.sampler].follow({ score, x, sigmas, steps, eps, noise })) {
+    await breath();
+    if (ticket !== wanted) return;
+    say({ kind: "state", ticket, sigma, x: Float32Array.from(state), evaluations, last: sigma === 0 });
+  }
 }
 
 /** The mean of each image's class as the network knows it: the denoised middle at the largest noise level. */
 async function means(network: Network, labels: readonly number[], sigma: number, size: number): Promise<Values> {
-  const told = [...new Set(labels)];
-  const found = await tweedie(network.score(told), new Float64Array(told.length * size), sigma);
-  const each = new Float64Array(labels.length * size);
-  labels.forEach((label, i) => each.set(found.subarray(told.indexOf(label) * size, (told.indexOf(label) + 1) * size), i * size));
-  return each;
+  const classes = [...new Set(labels)];
+  const found = await tweedie(network(classes), new Float64Array(classes.length * size), sigma);
+  const at = labels.map((label) => classes.indexOf(label) * size);
+  return Float64Array.from({ length: labels.length * size }, (_, i) => found[at[Math.floor(i / size)] + (i % size)]);
 }
 
 /** Normal numbers for all images at once: from each one's own seed, so that it does not depend on the others; or as listed. */
@@ -76,10 +115,6 @@ function normals(noise: number[] | Float32Array, n: number, size: number): () =>
   }
   const randoms = noise.map((seed) => new Mulberry(seed));
   return () => Float64Array.from({ length: n * size }, (_, i) => randoms[Math.floor(i / size)].normal());
-}
-
-function repeated<T extends Uint8Array | Float32Array>(values: T, n: number): number[] {
-  return Array.from({ length: n * values.length }, (_, i) => values[i % values.length]);
 }
 
 /** Lets orders be heard that have come meanwhile. */

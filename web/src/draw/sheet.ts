@@ -1,6 +1,7 @@
 // Images side by side, in true greys or colours; a pixel of the canvas is a pixel of an image.
-import type { Shape } from "../digits/card.ts";
+import { type Shape, sizeOf } from "../digits/task.ts";
 import { el } from "../ui.ts";
+import { context } from "./stage.ts";
 
 const GAP = 2;
 
@@ -18,35 +19,31 @@ export function visible(x: Float32Array, sigma: number): Uint8ClampedArray<Array
 export function imageData(bytes: Uint8ClampedArray, [channels, height, width]: Shape): ImageData {
   const image = new ImageData(width, height);
   const pixels = height * width;
+  const second = channels === 3 ? pixels : 0; // where the second channel begins
   for (let i = 0; i < pixels; i++) {
-    for (let c = 0; c < 3; c++) image.data[4 * i + c] = bytes[(channels === 3 ? c * pixels : 0) + i];
-    image.data[4 * i + 3] = 255;
+    image.data.set([bytes[i], bytes[second + i], bytes[2 * second + i], 255], 4 * i);
   }
   return image;
 }
 
-export class Sheet {
-  readonly canvas: HTMLCanvasElement;
-  readonly #shape: Shape;
+/** Where images of a shape are shown: ``draw`` shows them in rows of so many. */
+export function sheetOf(label: string, shape: Shape) {
+  const element = el("canvas", { class: "sheet", role: "img", "aria-label": label });
+  const [, height, width] = shape;
+  const size = sizeOf(shape);
 
-  constructor(label: string, shape: Shape) {
-    this.canvas = el("canvas", { class: "sheet", role: "img", "aria-label": label });
-    this.#shape = shape;
-  }
-
-  /** The images in rows of so many. */
-  draw(bytes: Uint8ClampedArray, columns: number): void {
-    const [, height, width] = this.#shape;
-    const size = this.#shape.reduce((product, length) => product * length, 1);
+  function draw(bytes: Uint8ClampedArray, columns: number): void {
     const count = bytes.length / size;
-    const context = this.canvas.getContext("2d");
-    if (!context) return;
     const wide = columns * (width + GAP) - GAP;
     const high = Math.ceil(count / columns) * (height + GAP) - GAP;
-    if (this.canvas.width !== wide || this.canvas.height !== high) [this.canvas.width, this.canvas.height] = [wide, high];
+    if (element.width !== wide) element.width = wide;
+    if (element.height !== high) element.height = high;
     for (let i = 0; i < count; i++) {
-      const image = imageData(bytes.subarray(i * size, (i + 1) * size), this.#shape);
-      context.putImageData(image, (i % columns) * (width + GAP), Math.floor(i / columns) * (height + GAP));
+      const image = imageData(bytes.subarray(i * size, (i + 1) * size), shape);
+      const [row, column] = [Math.floor(i / columns), i % columns];
+      context(element).putImageData(image, column * (width + GAP), row * (height + GAP));
     }
   }
+
+  return { element, draw };
 }

@@ -1,43 +1,92 @@
-// A canvas that shows the square [−VIEW, VIEW]², as sharp as the screen is.
-import { type Points, VIEW } from "../maths/plane.ts";
-import { el } from "../ui.ts";
-import { type Theme, readTheme, whenThemeChanges } from "./theme.ts";
+// Canvases as sharp as the screen is, in the colours of the page; the square [−VIEW, VIEW]² on one, to be moved on.
+import { type Grid, type Points, VIEW, centre } from "../maths/plane.ts";
+import { el, figure, short } from "../ui.ts";
 
 const SHARPEST = 2; // device pixels per CSS pixel; more cost much and show little
 
-export class Stage {
-  readonly canvas: HTMLCanvasElement;
-  readonly context: CanvasRenderingContext2D;
-  theme: Theme = readTheme();
-  /** The side of the square in CSS pixels. */
-  size = 300;
-  readonly #observer: ResizeObserver;
-  readonly #unwatch: () => void;
+export type Colour = [red: number, green: number, blue: number];
 
-  /** ``changed`` is called when it has another size or other colours, and so must be drawn. */
-  constructor(attributes: Record<string, string>, changed: () => void) {
-    this.canvas = el("canvas", { class: "stage", ...attributes });
-    const context = this.canvas.getContext("2d");
-    if (!context) throw new Error("this browser has no canvas to draw on");
-    this.context = context;
-    this.#observer = new ResizeObserver(() => {
-      this.size = Math.max(1, this.canvas.clientWidth);
+/** The colours that the style sheet gives. */
+function readTheme(): { paper: Colour; ink: Colour; accent: Colour } {
+  const style = getComputedStyle(document.documentElement);
+  const painter = document.createElement("canvas").getContext("2d") as CanvasRenderingContext2D;
+  const colour = (name: string): Colour => {
+    painter.fillStyle = style.getPropertyValue(name); // in any notation; read back, it is #rrggbb
+    return [1, 3, 5].map((at) => Number.parseInt(String(painter.fillStyle).slice(at, at + 2), 16)) as Colour;
+  };
+  return { paper: colour("--paper"), ink: colour("--ink"), accent: colour("--accent") };
+}
+
+export function css([red, green, blue]: Colour, opacity = 1): string {
+  return `rgb(${red} ${green} ${blue} / ${opacity})`;
+}
+
+/** Returns how to ask for a frame, which is drawn once; and again, as long as ``draw`` returns true. */
+export function frames(draw: () => boolean, signal: AbortSignal): () => void {
+  let frame = 0;
+  const request = (): void => {
+    if (frame === 0 && !signal.aborted) frame = requestAnimationFrame(tick);
+  };
+  const tick = (): void => {
+    frame = 0;
+    if (draw()) request();
+  };
+  signal.addEventListener("abort", () => cancelAnimationFrame(frame));
+  return request;
+}
+
+export class Canvas {
+  readonly element: HTMLCanvasElement;
+  readonly context: CanvasRenderingContext2D;
+  theme = readTheme();
+  /** In CSS pixels. */
+  width = 300;
+  height = 300;
+
+  /** ``changed`` is called when it has another size or other colours, and so must be drawn; until ``signal`` ends it. */
+  constructor(attributes: Record<string, string>, changed: () => void, signal: AbortSignal) {
+    this.element = el("canvas", attributes);
+    this.context = context(this.element);
+    const observer = new ResizeObserver(() => {
+      const { clientWidth, clientHeight } = this.element;
+      [this.width, this.height] = [Math.max(1, clientWidth), Math.max(1, clientHeight)];
       const sharpness = Math.min(SHARPEST, devicePixelRatio);
-      this.canvas.width = this.canvas.height = Math.round(this.size * sharpness);
+      this.element.width = Math.round(this.width * sharpness);
+      this.element.height = Math.round(this.height * sharpness);
       changed();
     });
-    this.#observer.observe(this.canvas);
-    this.#unwatch = whenThemeChanges(() => {
+    observer.observe(this.element);
+    signal.addEventListener("abort", () => observer.disconnect());
+    const recolour = (): void => {
       this.theme = readTheme();
       changed();
-    });
+    };
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour, { signal });
   }
 
   /** From now on what is drawn is in CSS pixels. */
   clear(): void {
-    const scale = this.canvas.width / this.size;
-    this.context.setTransform(scale, 0, 0, scale, 0, 0);
-    this.context.clearRect(0, 0, this.size, this.size);
+    const { element, width, height } = this;
+    this.context.setTransform(element.width / width, 0, 0, element.height / height, 0, 0);
+    this.context.clearRect(0, 0, width, height);
+  }
+}
+
+/** What draws on a canvas. */
+export function context(canvas: HTMLCanvasElement): CanvasRenderingContext2D {
+  const found = canvas.getContext("2d");
+  if (!found) throw new Error("this browser has no canvas to draw on");
+  return found;
+}
+
+export class Stage extends Canvas {
+  constructor(attributes: Record<string, string>, changed: () => void, signal: AbortSignal) {
+    super({ class: "stage", ...attributes }, changed, signal);
+  }
+
+  /** The side of the square in CSS pixels. */
+  get size(): number {
+    return this.width;
   }
 
   column(x: number): number {
@@ -50,13 +99,13 @@ export class Stage {
 
   /** Where in the plane the pointer is. */
   place(event: { clientX: number; clientY: number }): [x: number, y: number] {
-    const box = this.canvas.getBoundingClientRect();
+    const box = this.element.getBoundingClientRect();
     const x = (2 * (event.clientX - box.left)) / box.width - 1;
     const y = 1 - (2 * (event.clientY - box.top)) / box.height;
     return [x * VIEW, y * VIEW];
   }
 
-  /** Small squares at points, those ``from`` to ``to`` or all of them. */
+  /** Small squares at points, or at those to be kept. */
   dots(x: Points, colour: string, side: number, keep: (i: number) => boolean = () => true): void {
     const { context } = this;
     context.fillStyle = colour;
@@ -70,16 +119,180 @@ export class Stage {
   /** A line along points. */
   line(x: ArrayLike<number>, colour: string, width: number): void {
     const { context } = this;
-    context.strokeStyle = colour;
-    context.lineWidth = width;
-    context.lineJoin = "round";
+    [context.strokeStyle, context.lineWidth, context.lineJoin] = [colour, width, "round"];
     context.beginPath();
     for (let i = 0; i < x.length; i += 2) context.lineTo(this.column(x[i]), this.row(x[i + 1]));
     context.stroke();
   }
 
-  stop(): void {
-    this.#observer.disconnect();
-    this.#unwatch();
+  /** A circle around a point, perhaps filled. */
+  circle([x, y]: Points, radius: number, line: string, fill?: string): void {
+    const { context } = this;
+    context.beginPath();
+    context.arc(this.column(x), this.row(y), radius, 0, 2 * Math.PI);
+    if (fill) {
+      context.fillStyle = fill;
+      context.fill();
+    }
+    [context.strokeStyle, context.lineWidth] = [line, 2];
+    context.stroke();
+  }
+}
+
+const KEYS: Record<string, number[]> = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+
+export interface Moves {
+  /** Whether a finger that touches here has work to do; else it scrolls the page. */
+  takes(x: number, y: number): boolean;
+  /** The pointer is down, or moves while it is. */
+  drag(x: number, y: number, first: boolean): void;
+  release(): void;
+  /** An arrow key, by so much. */
+  nudge(dx: number, dy: number): void;
+  /** Any other key; returns whether it had a meaning. */
+  key(key: string): boolean;
+}
+
+/** Lets a stage be moved on, by pointer, finger or keys. */
+export function movable(stage: Stage, moves: Moves): void {
+  const canvas = stage.element;
+  let down = false;
+  const begin = (event: PointerEvent): void => {
+    const [x, y] = stage.place(event);
+    // A finger elsewhere scrolls; where it only taps, a click follows.
+    if (event.button !== 0 || (event.pointerType === "touch" && !moves.takes(x, y))) return;
+    down = true;
+    canvas.setPointerCapture(event.pointerId);
+    moves.drag(x, y, true);
+  };
+  const end = (): void => {
+    if (down) moves.release();
+    down = false;
+  };
+  canvas.addEventListener("pointerdown", begin);
+  canvas.addEventListener("pointermove", (event) => {
+    if (down) moves.drag(...stage.place(event), false);
+  });
+  canvas.addEventListener("pointerup", end);
+  canvas.addEventListener("pointercancel", end);
+  canvas.addEventListener("click", (event) => {
+    if ((event as PointerEvent).pointerType !== "touch" || moves.takes(...stage.place(event))) return;
+    moves.drag(...stage.place(event), true);
+    moves.release();
+  });
+  const keep = (event: TouchEvent): void => {
+    if (event.touches.length === 1 && moves.takes(...stage.place(event.touches[0]))) event.preventDefault();
+  };
+  canvas.addEventListener("touchstart", keep, { passive: false });
+  canvas.addEventListener("keydown", (event) => {
+    const arrow = KEYS[event.key];
+    const step = event.shiftKey ? 1 : 0.2;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (arrow) moves.nudge(step * arrow[0], step * arrow[1]);
+    if (arrow || moves.key(event.key)) event.preventDefault();
+  });
+}
+
+const TICKS = [-5, 0, 5];
+const SPACING = 30; // CSS pixels between arrows
+const MOST = 21; // arrows in a row
+const small = new OffscreenCanvas(1, 1); // one pixel for each square
+const painter = small.getContext("2d", { willReadFrequently: true }); // in memory: what is painted is computed there
+
+/** Draws values between 0 and 1 at the centres of squares, as the opacity of a colour, smoothly between them. */
+export function heat(stage: Stage, { cells, values }: Grid, colour: Colour, opacity: (value: number) => number): void {
+  const image = new ImageData(cells, cells);
+  for (let at = 0; at < values.length; at++) {
+    const row = cells - 1 - Math.floor(at / cells); // pictures begin above, the plane below
+    image.data.set([...colour, 255 * opacity(values[at])], 4 * (row * cells + (at % cells)));
+  }
+  small.width = small.height = cells;
+  painter?.putImageData(image, 0, 0);
+  stage.context.imageSmoothingEnabled = true;
+  stage.context.imageSmoothingQuality = "high";
+  stage.context.drawImage(small, 0, 0, stage.size, stage.size);
+}
+
+/** A density: the square root of its share of the peak, so that the small mode is seen beside the large one. */
+export function density(stage: Stage, grid: Grid, colour: Colour, darkest: number): void {
+  const peak = grid.values.reduce((a, b) => Math.max(a, b), 0);
+  if (peak > 0) heat(stage, grid, colour, (value) => darkest * Math.sqrt(value / peak));
+}
+
+/** How many arrows a row has on a stage. */
+export function arrowCount(stage: Stage): number {
+  return Math.max(9, Math.min(MOST, Math.round(stage.size / SPACING)));
+}
+
+/** Scores at the centres of count × count squares: lengths are |s|/(|s| + median), so that all of them are seen. */
+export function arrows(stage: Stage, scores: Points, count: number): void {
+  const { context, theme } = stage;
+  const lengths = Float64Array.from({ length: scores.length / 2 }, (_, i) =>
+    Math.hypot(scores[2 * i], scores[2 * i + 1]),
+  );
+  const median = lengths.slice().sort()[lengths.length >> 1];
+  const longest = (0.95 * stage.size) / count;
+  [context.strokeStyle, context.lineWidth] = [css(theme.ink, 0.75), 1.1];
+  context.beginPath();
+  for (let i = 0; i < lengths.length; i++) {
+    if (!(lengths[i] > 0)) continue;
+    const length = (longest * lengths[i]) / (lengths[i] + median);
+    const dx = (scores[2 * i] / lengths[i]) * length;
+    const dy = (-scores[2 * i + 1] / lengths[i]) * length;
+    const x = stage.column(centre(i % count, count)) + dx / 2;
+    const y = stage.row(centre(Math.floor(i / count), count)) + dy / 2;
+    context.moveTo(x - dx, y - dy);
+    context.lineTo(x, y);
+    context.moveTo(x - 0.36 * dx - 0.2 * dy, y - 0.36 * dy + 0.2 * dx);
+    context.lineTo(x, y);
+    context.lineTo(x - 0.36 * dx + 0.2 * dy, y - 0.36 * dy - 0.2 * dx);
+  }
+  context.stroke();
+}
+
+/** A stage under its title, a note, and more; with a frame over what is painted. */
+export class Panel extends Stage {
+  readonly figure: HTMLElement;
+  readonly #note = el("small");
+
+  constructor(title: string, label: string, changed: () => void, signal: AbortSignal, ...more: Node[]) {
+    super({ role: "img", "aria-label": label }, changed, signal);
+    this.figure = figure([title, " ", this.#note, ...more], this.element);
+  }
+
+  paint(note: string, draw: () => void): void {
+    this.#note.textContent = note;
+    this.clear();
+    draw();
+    frame(this);
+  }
+}
+
+/** A thin frame with ticks at −5, 0 and 5. */
+export function frame(stage: Stage): void {
+  const { context, theme, size } = stage;
+  [context.strokeStyle, context.lineWidth] = [css(theme.ink, 0.35), 1];
+  context.strokeRect(0.5, 0.5, size - 1, size - 1);
+  context.beginPath();
+  for (const value of TICKS) {
+    const [x, y] = [stage.column(value), stage.row(value)];
+    context.moveTo(x, size);
+    context.lineTo(x, size - 6);
+    context.moveTo(0, y);
+    context.lineTo(6, y);
+  }
+  context.stroke();
+  if (size < 240) return;
+  context.font = "11px system-ui, sans-serif";
+  [context.fillStyle, context.strokeStyle, context.lineWidth] = [css(theme.ink), css(theme.paper), 3];
+  const write = (text: string, x: number, y: number, align: CanvasTextAlign): void => {
+    context.textAlign = align;
+    context.strokeText(text, x, y); // so that it is read on arrows, too
+    context.fillText(text, x, y);
+  };
+  for (const value of TICKS) {
+    const text = short(value);
+    write(text, stage.column(value), size - 9, "center");
+    write(text, 9, stage.row(value) + 4, "left");
   }
 }

@@ -1,11 +1,8 @@
 // A network that learns the score of points in the plane, and how wrong it is, where, and at which noise level.
-import { Adam } from "../maths/adam.ts";
-import { DISTRIBUTIONS, type Distribution } from "../maths/distributions.ts";
+import { adam, denoising, mlp, scoreModel, sliced } from "../maths/perceptron.ts";
+import { DISTRIBUTIONS } from "../maths/distributions.ts";
 import { ladder } from "../maths/langevin.ts";
-import { ScoreModel, denoising, sliced } from "../maths/matching.ts";
-import { Mlp } from "../maths/mlp.ts";
-import { type Points, gridPoints } from "../maths/plane.ts";
-import { Mulberry } from "../maths/random.ts";
+import { Mulberry, type Points, gridPoints } from "../maths/plane.ts";
 
 export const LEVELS = 20;
 export const SIGMAS = ladder(20, 0.1, LEVELS); // those of training_toy.py
@@ -30,91 +27,79 @@ export interface Errors {
   square: number[];
 }
 
-export class Training {
-  readonly truth: Distribution;
-  readonly #noiseless: boolean;
-  readonly #random: Mulberry;
-  readonly #model: ScoreModel;
-  readonly #shown: ScoreModel; // with the average of the weights along the way
-  readonly #adam: Adam;
-  readonly #judged: { sigma: number; x: Points; data: Points; square: Points }[];
+/** What the page says to the worker that trains. */
+export type Order =
+  | { kind: "begin"; training: number; terms: Terms }
+  | { kind: "run"; steps: number }
+  | { kind: "pause" }
+  | { kind: "view"; level: number; count: number };
 
-  constructor({ data, objective, seed }: Terms) {
-    this.truth = DISTRIBUTIONS[data].make();
-    this.#noiseless = objective === "sliced";
-    this.#random = new Mulberry(seed);
-    const x = this.truth.sample(DATA, this.#random);
-    const mean = (axis: number): number => x.reduce((sum, value, i) => (i % 2 === axis ? sum + value : sum), 0) / DATA;
-    const centre: [number, number] = [mean(0), mean(1)];
-    const std = Math.sqrt(x.reduce((sum, value, i) => sum + (value - centre[i & 1]) ** 2, 0) / x.length);
-    this.#model = new ScoreModel(new Mlp(WIDTH, DEPTH), centre, std);
-    this.#model.network.initialise(this.#random);
-    this.#shown = new ScoreModel(new Mlp(WIDTH, DEPTH), centre, std);
-    this.#adam = new Adam(this.#model.network.parameters);
-    this.#judged = this.levels.map((sigma) => this.#judge(sigma));
-  }
+export type Training = ReturnType<typeof trainingOf>;
 
-  /** The noise levels that are learned: the ladder, or none at all. */
-  get levels(): number[] {
-    return this.#noiseless ? [0] : [...SIGMAS];
-  }
+/** Training from its beginning: the ``levels`` that are learned are the ladder, or none at all. */
+export function trainingOf({ data, objective, seed }: Terms) {
+  const truth = DISTRIBUTIONS[data].make();
+  const random = new Mulberry(seed);
+  const draws = truth.sample(DATA, random);
+  const mean = (axis: number): number =>
+    draws.reduce((sum, value, i) => (i % 2 === axis ? sum + value : sum), 0) / DATA;
+  const centre: [number, number] = [mean(0), mean(1)];
+  const std = Math.sqrt(draws.reduce((sum, value, i) => sum + (value - centre[i & 1]) ** 2, 0) / draws.length);
+  const network = mlp(WIDTH, DEPTH);
+  network.initialise(random);
+  const model = scoreModel(network, centre, std);
+  const shown = scoreModel(mlp(WIDTH, DEPTH), centre, std); // with the average of the weights along the way
+  const optimizer = adam(network.parameters);
+  const levels = objective === "sliced" ? [0] : [...SIGMAS];
+  const judged = levels.map((sigma) => {
+    const random = new Mulberry(1);
+    const noised = truth.sample(JUDGED, random).map((value) => value + sigma * random.normal());
+    const x = Float64Array.of(...noised, ...gridPoints(COARSE));
+    return { sigma, x, exact: truth.score(x, sigma) };
+  });
 
-  get step(): number {
-    return this.#adam.step;
+  function loss(x: Points): number {
+    if (objective === "sliced") {
+      const directions = x.map(() => (random.uniform() < 0.5 ? -1 : 1));
+      return sliced(model, x, SLICED_SIGMA, directions);
+    }
+    const levels = Uint8Array.from({ length: BATCH }, () => Math.floor(LEVELS * random.uniform()));
+    const z = x.map(() => random.normal());
+    return denoising(model, x, SIGMAS, levels, z);
   }
 
   /** One step on a fresh batch; returns its loss. */
-  learn(): number {
-    const x = this.truth.sample(BATCH, this.#random);
-    const loss = this.#noiseless ? this.#sliced(x) : this.#denoising(x);
-    const { network } = this.#model;
-    this.#adam.update(network.parameters, network.gradient, RATE);
-    return loss;
-  }
-
-  #denoising(x: Points): number {
-    const levels = Uint8Array.from({ length: BATCH }, () => Math.floor(LEVELS * this.#random.uniform()));
-    const z = x.map(() => this.#random.normal());
-    return denoising(this.#model, { x, sigmas: SIGMAS, levels, z });
-  }
-
-  #sliced(x: Points): number {
-    return sliced(this.#model, x, SLICED_SIGMA, x.map(() => (this.#random.uniform() < 0.5 ? -1 : 1)));
+  function learn(): number {
+    const value = loss(truth.sample(BATCH, random));
+    optimizer.update(network.gradient, RATE);
+    return value;
   }
 
   /** The learned score, by the average of the weights. */
-  score(x: Points, sigma: number, out: Points): void {
-    this.#shown.network.parameters.set(this.#adam.average);
-    this.#shown.score(x, sigma || SLICED_SIGMA, out);
+  function score(x: Points, sigma: number): Points {
+    shown.network.parameters.set(optimizer.average);
+    return shown.score(x, sigma || SLICED_SIGMA);
   }
 
-  errors(): Errors {
+  function errors(): Errors {
     const found: Errors = { data: [], square: [] };
-    const square = gridPoints(COARSE);
-    for (const level of this.#judged) {
-      found.data.push(this.#error(level.x, level.sigma, level.data));
-      found.square.push(this.#error(square, level.sigma, level.square));
+    for (const { sigma, x, exact } of judged) {
+      const learned = score(x, sigma);
+      found.data.push(relativeError(learned, exact, 0, 2 * JUDGED));
+      found.square.push(relativeError(learned, exact, 2 * JUDGED));
     }
     return found;
   }
 
-  #error(x: Points, sigma: number, exact: Points): number {
-    const learned = new Float64Array(x.length);
-    this.score(x, sigma, learned);
-    let [off, whole] = [0, 0];
-    for (let i = 0; i < exact.length; i++) {
-      off += (learned[i] - exact[i]) ** 2;
-      whole += exact[i] ** 2;
-    }
-    return off / whole;
-  }
+  return { truth, levels, optimizer, learn, score, errors };
+}
 
-  #judge(sigma: number): { sigma: number; x: Points; data: Points; square: Points } {
-    const random = new Mulberry(1);
-    const x = this.truth.sample(JUDGED, random).map((value) => value + sigma * random.normal());
-    const [data, square] = [new Float64Array(x.length), new Float64Array(2 * COARSE * COARSE)];
-    this.truth.score(x, sigma, data);
-    this.truth.score(gridPoints(COARSE), sigma, square);
-    return { sigma, x, data, square };
+/** ‖ŝ − s‖²/‖s‖² over a range of the numbers. */
+export function relativeError(learned: Points, exact: Points, from: number, to = exact.length): number {
+  let [off, whole] = [0, 0];
+  for (let i = from; i < to; i++) {
+    off += (learned[i] - exact[i]) ** 2;
+    whole += exact[i] ** 2;
   }
+  return off / whole;
 }

@@ -1,7 +1,6 @@
 // Trains apart from the page, so that the page stays alive, and reports a few times a second.
-import { type Points, gridPoints } from "../maths/plane.ts";
-import type { Order, Report } from "./messages.ts";
-import { Training } from "./training.ts";
+import { gridPoints } from "../maths/plane.ts";
+import { type Order, type Training, relativeError, trainingOf } from "./training.ts";
 
 const CELLS = 40; // of the picture of the error, a side
 const EVERY = 300; // milliseconds between reports
@@ -14,8 +13,9 @@ let view = { level: 0, count: 15 };
 let timer: ReturnType<typeof setTimeout> | undefined;
 
 onmessage = ({ data: order }: MessageEvent<Order>): void => {
-  if (order.kind === "begin") [training, which, left, loss] = [new Training(order.terms), order.training, 0, Number.NaN];
-  else if (order.kind === "run") left = order.steps;
+  if (order.kind === "begin") {
+    [training, which, left, loss] = [trainingOf(order.terms), order.training, 0, Number.NaN];
+  } else if (order.kind === "run") left = order.steps;
   else if (order.kind === "pause") left = 0;
   else view = order;
   if (left === 0) report();
@@ -39,23 +39,27 @@ function work(): void {
 }
 
 function report(): void {
-  if (!training) return;
-  const sigma = training.levels[Math.min(view.level, training.levels.length - 1)];
-  const [exact, learned] = both(gridPoints(view.count), sigma, training);
-  const [truth, guess] = both(gridPoints(CELLS), sigma, training);
-  const error = new Float64Array(CELLS * CELLS);
-  for (let i = 0; i < error.length; i++) {
-    const off = (guess[2 * i] - truth[2 * i]) ** 2 + (guess[2 * i + 1] - truth[2 * i + 1]) ** 2;
-    error[i] = off / (truth[2 * i] ** 2 + truth[2 * i + 1] ** 2);
-  }
-  const { count } = view;
-  const fields = { sigma, exact, learned, count, error, cells: CELLS, errors: training.errors() };
-  postMessage({ training: which, step: training.step, loss, running: left > 0, ...fields } satisfies Report);
+  if (training) postMessage(reportOf(training));
 }
 
-function both(x: Points, sigma: number, by: Training): [exact: Points, learned: Points] {
-  const [exact, learned] = [new Float64Array(x.length), new Float64Array(x.length)];
-  by.truth.score(x, sigma, exact);
-  by.score(x, sigma, learned);
-  return [exact, learned];
+export type Report = ReturnType<typeof reportOf>;
+
+/** Where training is, and the fields at the level that is looked at. */
+function reportOf(training: Training) {
+  const sigma = training.levels[Math.min(view.level, training.levels.length - 1)];
+  const [points, cells] = [gridPoints(view.count), gridPoints(CELLS)];
+  const [truth, guess] = [training.truth.score(cells, sigma), training.score(cells, sigma)];
+  return {
+    training: which, // as it was begun
+    step: training.optimizer.step,
+    loss, // the average of the last steps
+    running: left > 0,
+    sigma,
+    exact: training.truth.score(points, sigma), // at the centres of count × count squares
+    learned: training.score(points, sigma),
+    count: view.count,
+    error: Float64Array.from({ length: CELLS ** 2 }, (_, i) => relativeError(guess, truth, 2 * i, 2 * i + 2)),
+    cells: CELLS, // a side, at whose centres the error is
+    errors: training.errors(),
+  };
 }

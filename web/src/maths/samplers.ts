@@ -1,4 +1,5 @@
 // Samplers that descend from noise to data: the package's, by the same names (src/ncsn/samplers).
+import { ladder as geometric } from "./langevin.ts";
 
 export type Values = Float64Array;
 
@@ -39,13 +40,20 @@ export async function tweedie(score: Score, x: Values, sigma: number): Promise<V
   return sum([1, x], [sigma ** 2, await score(x, sigma)]);
 }
 
-/** Each level and the one below it. */
-function pairs(sigmas: readonly number[]): [sigma: number, following: number][] {
-  return sigmas.slice(1).map((following, i) => [sigmas[i], following]);
+/** A sampler of one step from each level to the one below it. */
+function stepwise(step: (descent: Descent, sigma: number, following: number) => Promise<Values>): Sampler {
+  return async function* (descent) {
+    const { sigmas } = descent;
+    let { x } = descent;
+    for (let i = 1; i < sigmas.length; i++) {
+      x = await step({ ...descent, x }, sigmas[i - 1], sigmas[i]);
+      yield { sigma: sigmas[i], x };
+    }
+  };
 }
 
 /** A sampler whose last state is denoised. */
-function denoised(way: (descent: Descent) => AsyncGenerator<Step>): Sampler {
+function denoised(way: Sampler): Sampler {
   return async function* (descent) {
     let { x } = descent;
     for await (const step of way(descent)) {
@@ -70,53 +78,33 @@ async function* annealed({ score, x, sigmas, steps, eps, noise }: Descent): Asyn
 }
 
 /** Consistent annealed sampling: Jolicoeur-Martineau et al. 2020, algorithm 2, with as much fresh noise as ancestral sampling adds. */
-async function* consistent({ score, x, sigmas, noise }: Descent): AsyncGenerator<Step> {
+const consistent = stepwise(async ({ score, x, sigmas, noise }, sigma, following) => {
   const eta = 1 - (sigmas[sigmas.length - 1] / sigmas[0]) ** (2 / Math.max(1, sigmas.length - 1));
-  for (const [sigma, following] of pairs(sigmas)) {
-    const fresh = Math.sqrt(Math.max(0, following ** 2 - ((1 - eta) * sigma) ** 2));
-    x = sum([1, x], [eta * sigma ** 2, await score(x, sigma)], [fresh, noise()]);
-    yield { sigma: following, x };
-  }
-}
+  const fresh = Math.sqrt(Math.max(0, following ** 2 - ((1 - eta) * sigma) ** 2));
+  return sum([1, x], [eta * sigma ** 2, await score(x, sigma)], [fresh, noise()]);
+});
 
 /** The probability flow by Euler's method: Song et al. 2021, equation 13; where the levels rise, fresh noise leads up. */
-async function* euler({ score, x, sigmas, noise }: Descent): AsyncGenerator<Step> {
-  for (const [sigma, following] of pairs(sigmas)) {
-    x =
-      following > sigma
-        ? sum([1, x], [Math.sqrt(following ** 2 - sigma ** 2), noise()])
-        : sum([1, x], [(sigma - following) * sigma, await score(x, sigma)]);
-    yield { sigma: following, x };
-  }
-}
+const euler = stepwise(async ({ score, x, noise }, sigma, following) => {
+  if (following > sigma) return sum([1, x], [Math.sqrt(following ** 2 - sigma ** 2), noise()]);
+  return sum([1, x], [(sigma - following) * sigma, await score(x, sigma)]);
+});
 
-/** One step of Heun's method: the mean of two slopes. */
-async function heunStep(score: Score, x: Values, sigma: number, following: number): Promise<Values> {
+/** The probability flow by Heun's method, by the mean of two slopes: Karras et al. 2022, algorithm 1. */
+async function heunStep({ score, x }: Descent, sigma: number, following: number): Promise<Values> {
   const [drop, first] = [sigma - following, await score(x, sigma)];
   const second = await score(sum([1, x], [drop * sigma, first]), following);
   return sum([1, x], [(drop * sigma) / 2, first], [(drop * following) / 2, second]);
 }
 
-/** The probability flow by Heun's method: Karras et al. 2022, algorithm 1. */
-async function* heun({ score, x, sigmas }: Descent): AsyncGenerator<Step> {
-  for (const [sigma, following] of pairs(sigmas)) {
-    x = await heunStep(score, x, sigma, following);
-    yield { sigma: following, x };
-  }
-}
-
 /** EDM's stochastic sampler: Karras et al. 2022, algorithm 2, with S_churn = 40 in the middle of the range of noise. */
-async function* edm({ score, x, sigmas, noise }: Descent): AsyncGenerator<Step> {
-  for (const [sigma, following] of pairs(sigmas)) {
-    let raised = sigma;
-    if (sigmas[0] / 200 <= sigma && sigma <= sigmas[0] / 5) {
-      raised = sigma * (1 + Math.min(40 / sigmas.length, Math.SQRT2 - 1));
-      x = sum([1, x], [Math.sqrt(raised ** 2 - sigma ** 2), noise()]);
-    }
-    x = await heunStep(score, x, raised, following);
-    yield { sigma: following, x };
-  }
-}
+const edm = stepwise(async (descent, sigma, following) => {
+  const { x, sigmas, noise } = descent;
+  if (sigma < sigmas[0] / 200 || sigma > sigmas[0] / 5) return heunStep(descent, sigma, following);
+  const raised = sigma * (1 + Math.min(40 / sigmas.length, Math.SQRT2 - 1));
+  const churned = sum([1, x], [Math.sqrt(raised ** 2 - sigma ** 2), noise()]);
+  return heunStep({ ...descent, x: churned }, raised, following);
+});
 
 /**
  * DPM-Solver++(2M), Lu et al. 2022: the probability flow for η = 0, the reverse diffusion for η = 1.
@@ -124,22 +112,24 @@ async function* edm({ score, x, sigmas, noise }: Descent): AsyncGenerator<Step> 
  * The last step extrapolates by `lastExtrapolation` times the last difference at most.
  */
 function dpmSolver(eta: 0 | 1, lastExtrapolation = Infinity): Sampler {
-  return async function* ({ score, x, sigmas, noise }) {
+  return (start) => {
     let before: { mean: Values; h: number } | undefined;
-    for (const [sigma, following] of pairs(sigmas)) {
+    const steps = stepwise(async ({ score, x, sigmas, noise }, sigma, following) => {
       const [mean, h] = [await tweedie(score, x, sigma), Math.log(sigma / following)];
       const share = -Math.expm1(-(1 + eta) * h);
-      const terms: [number, Values][] = [[1 - share, x], [share, mean]];
-      if (before) {
-        const most = following === sigmas.at(-1) ? lastExtrapolation : Infinity;
-        const bend = share * Math.min(h / (2 * before.h), most);
-        terms.push([bend, mean], [-bend, before.mean]);
-      }
+      const most = following === sigmas.at(-1) ? lastExtrapolation : Infinity;
+      const bend = before ? share * Math.min(h / (2 * before.h), most) : 0;
+      const terms: [number, Values][] = [
+        [1 - share, x],
+        [share, mean],
+        [bend, mean],
+        [-bend, before?.mean ?? mean],
+      ];
       if (eta > 0) terms.push([following * Math.sqrt(-Math.expm1(-2 * eta * h)), noise()]);
-      x = sum(...terms);
       before = { mean, h };
-      yield { sigma: following, x };
-    }
+      return sum(...terms);
+    });
+    return steps(start);
   };
 }
 
@@ -156,30 +146,32 @@ export interface Method {
   guided: boolean;
 }
 
+function method(title: string, way: Sampler, kind: Method["ladder"], levels: number, steps = 1, guided = true): Method {
+  return { title, follow: denoised(way), ladder: kind, levels, steps, guided };
+}
+
 export const METHODS: Record<string, Method> = {
-  "dpmpp-sde": { title: "SDE-DPM-Solver++(2M)", follow: denoised(dpmSolver(1, 0.25)), ladder: "karras", levels: 30, steps: 1, guided: true },
-  dpmpp: { title: "DPM-Solver++(2M)", follow: denoised(dpmSolver(0)), ladder: "karras", levels: 20, steps: 1, guided: true },
-  heun: { title: "Heun", follow: denoised(heun), ladder: "karras", levels: 18, steps: 1, guided: true },
-  euler: { title: "Euler", follow: denoised(euler), ladder: "karras", levels: 40, steps: 1, guided: true },
-  edm: { title: "EDM’s stochastic", follow: denoised(edm), ladder: "karras", levels: 40, steps: 1, guided: true },
-  consistent: { title: "Consistent annealed", follow: denoised(consistent), ladder: "geometric", levels: 100, steps: 1, guided: true },
-  annealed: { title: "Annealed Langevin", follow: denoised(annealed), ladder: "geometric", levels: 100, steps: 2, guided: false },
+  "dpmpp-sde": method("SDE-DPM-Solver++(2M)", dpmSolver(1, 0.25), "karras", 30),
+  dpmpp: method("DPM-Solver++(2M)", dpmSolver(0), "karras", 20),
+  heun: method("Heun", stepwise(heunStep), "karras", 18),
+  euler: method("Euler", euler, "karras", 40),
+  edm: method("EDM’s stochastic", edm, "karras", 40),
+  consistent: method("Consistent annealed", consistent, "geometric", 100),
+  annealed: method("Annealed Langevin", annealed, "geometric", 100, 2, false),
 };
 
 /** As many noise levels as keep steps as fine as the default has between 10 and 0.01; never fewer than that. */
 export function suited({ ladder, levels }: Method, top: number, bottom: number): number {
-  const length = (a: number, b: number): number => (ladder === "karras" ? a ** (1 / 7) - b ** (1 / 7) : Math.log(a / b));
+  const length = (a: number, b: number): number =>
+    ladder === "karras" ? a ** (1 / 7) - b ** (1 / 7) : Math.log(a / b);
   return Math.max(levels, Math.round((levels * length(top, bottom)) / length(10, 0.01)));
 }
 
 /** Descending noise levels, in equal steps of their logarithm or of σ^(1/7) (Karras et al. 2022, equation 5), in single precision. */
 export function ladder(kind: "geometric" | "karras", top: number, bottom: number, levels: number): number[] {
-  if (levels === 1) return [Math.fround(bottom)];
-  return Array.from({ length: levels }, (_, i) => {
-    const share = i / (levels - 1);
-    const root = top ** (1 / 7) + share * (bottom ** (1 / 7) - top ** (1 / 7));
-    return Math.fround(kind === "karras" ? root ** 7 : top * (bottom / top) ** share);
-  });
+  if (kind === "geometric" || levels === 1) return Array.from(geometric(top, bottom, levels), Math.fround);
+  const [first, last] = [top ** (1 / 7), bottom ** (1 / 7)];
+  return Array.from({ length: levels }, (_, i) => Math.fround((first + (i / (levels - 1)) * (last - first)) ** 7));
 }
 
 /** Moves away from a worse score: s + (w − 1)·(s − guide) on noise levels between two (Ho & Salimans 2022). */
@@ -191,11 +183,16 @@ export function guided(score: Score, guide: Score, weight: number, [low, high]: 
   };
 }
 
-/** The paper's inpainting, appendix B.3: where ``known``, the score is that of y + σz, and elsewhere the prior's beside it. */
+/**
+ * The paper's inpainting, appendix B.3: where ``known``, the score is that of y + σz, and elsewhere the prior's beside it.
+ * All examples have the same ``known`` and ``y``, one after the other.
+ */
 export function replacement(score: Score, known: ArrayLike<unknown>, y: ArrayLike<number>, noise: () => Values): Score {
+  const place = (i: number): number => i % known.length;
   return async (x, sigma) => {
     const z = noise();
-    const s = await score(x.map((value, i) => (known[i] ? y[i] + sigma * z[i] : value)), sigma);
-    return s.map((value, i) => (known[i] ? (y[i] - x[i]) / sigma ** 2 : value));
+    const noised = x.map((value, i) => (known[place(i)] ? y[place(i)] + sigma * z[i] : value));
+    const s = await score(noised, sigma);
+    return s.map((value, i) => (known[place(i)] ? (y[place(i)] - x[i]) / sigma ** 2 : value));
   };
 }

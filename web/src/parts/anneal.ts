@@ -1,60 +1,95 @@
 // Part 2: the paper's figure 3, live.
-import { type Axes, Chart } from "../draw/chart.ts";
-import { frame, heat } from "../draw/field.ts";
-import { Stage } from "../draw/stage.ts";
-import { css } from "../draw/theme.ts";
-import { Loop } from "../loop.ts";
-import type { Chain } from "../maths/langevin.ts";
-import type { Points } from "../maths/plane.ts";
-import { read, write } from "../state.ts";
-import { button, calm, choice, el, readings, short, slider } from "../ui.ts";
-import { type Open, type Text, layout } from "./part.ts";
-import { PARTICLES, Race } from "./race.ts";
+import { twoGaussians } from "../maths/distributions.ts";
+import { type Schedule, annealed, constant, ladder, langevin, shares } from "../maths/langevin.ts";
+import { Mulberry, type Points, VIEW } from "../maths/plane.ts";
+import { type Axis, Chart } from "../draw/chart.ts";
+import { Panel, css, density, frames } from "../draw/stage.ts";
+import { SEED, Settings } from "../settings.ts";
+import { button, calm, el, primary, readings, row, short } from "../ui.ts";
+import { type Open, layout } from "./part.ts";
 
-const DEFAULTS = { weight: 0.2, top: 20, bottom: 0.1, levels: 20, steps: 75, eps: 0.5, alpha: 0.1, seed: 0, seconds: "12" };
-const ALLOWED = {
-  weight: { min: 0.05, max: 0.95 },
-  top: { min: 1, max: 50, log: true },
-  bottom: { min: 0.05, max: 1, log: true },
-  levels: { min: 1, max: 40, whole: true },
-  steps: { min: 1, max: 150, whole: true },
-  eps: { min: 0.01, max: 3.9, log: true }, // from 4 on the steps diverge
-  alpha: { min: 0.001, max: 3.9, log: true },
-  seed: { min: 0, max: 2 ** 32 - 1, whole: true },
-  seconds: ["40", "12", "3"],
+const PARTICLES = 1000;
+
+const SLIDERS = {
+  weight: { label: "Weight of the lower mode", value: 0.2, min: 0.05, max: 0.95 },
+  top: { label: "Largest noise level σ₁", value: 20, min: 1, max: 50, log: true },
+  bottom: { label: "Smallest noise level σ_L, and Langevin’s", value: 0.1, min: 0.05, max: 1, log: true },
+  levels: { label: "Levels L", value: 20, min: 1, max: 40, whole: true },
+  steps: { label: "Steps on each level T", value: 75, min: 1, max: 150, whole: true },
+  // From 4 on the steps diverge.
+  eps: { label: "Annealed: step size ε, in σ_L²", value: 0.5, min: 0.01, max: 3.9, log: true },
+  alpha: { label: "Langevin: step size α", value: 0.1, min: 0.001, max: 3.9, log: true },
 };
-const LABELS = {
-  weight: "Weight of the lower mode",
-  top: "Largest noise level σ₁",
-  bottom: "Smallest noise level σ_L, and Langevin’s",
-  levels: "Levels L",
-  steps: "Steps on each level T",
-  eps: "Annealed: step size ε, in σ_L²",
-  alpha: "Langevin: step size α",
-} as const;
+const PACE = { label: "The whole takes", value: "12", options: { 40: "40 seconds", 12: "12 seconds", 3: "3 seconds" } };
+const NAMES = Object.keys(SLIDERS) as (keyof typeof SLIDERS)[];
 
-export const open: Open = (query) => {
-  const state = read(query, DEFAULTS, ALLOWED);
-  let race = new Race(state);
+/** ε of annealed Langevin dynamics is over σ_L²; α is Langevin dynamics' own step size. */
+type Terms = Record<keyof typeof SLIDERS | "seed", number>;
+type Race = ReturnType<typeof raceOf>;
+
+/** Langevin dynamics beside annealed Langevin dynamics: the same start, and as many steps. */
+function raceOf(terms: Terms) {
+  const { weight, top, bottom, levels, steps, eps, alpha, seed } = terms;
+  const truth = twoGaussians(weight);
+  const sigmas = ladder(top, bottom, levels);
+  const total = levels * steps;
+  const random = new Mulberry(seed);
+  const x: Points = Float64Array.from({ length: 2 * PARTICLES }, () => (2 * random.uniform() - 1) * VIEW);
+  /** Particles, their way, and the lower mode's weight after steps. */
+  const dynamics = (schedule: Schedule) => {
+    // Random numbers of its own, so that neither depends on what the other does.
+    const own = new Mulberry(random.uniform() * 2 ** 32);
+    return { x, states: langevin(truth.score, schedule, x, own), weights: [] as number[] };
+  };
+  const plain = dynamics(constant(bottom, alpha, total));
+  const slow = dynamics(annealed(sigmas, eps * bottom ** 2, steps));
+  const noted: number[] = []; // steps after which weights are known
+  let step = 0; // of which the last one, beyond the total, denoises
+
+  const over = (): boolean => step > total;
+  /** The level on which the next step is, from 1; the last one when there is none. */
+  const level = (): number => Math.min(levels, Math.floor(step / steps) + 1);
+
+  function advance(count: number): void {
+    if (over()) return;
+    const taken = Math.min(count, total + 1 - step);
+    step += taken;
+    noted.push(step);
+    for (const each of [plain, slow]) {
+      for (let i = 0; i < taken; i++) each.x = each.states.next().value;
+      each.weights.push(shares(each.x, truth.means)[0]);
+    }
+  }
+
+  /** To the end of the level; from the end of the last one, on to the denoised samples. */
+  const advanceLevel = (): void => advance(steps - (step % steps));
+  /** What the next step's size α is, annealed. */
+  const size = (): number => eps * sigmas[level() - 1] ** 2;
+  advance(0);
+  return { truth, sigmas, total, plain, annealed: slow, noted, over, level, size, advance, advanceLevel };
+}
+
+export const open: Open = (query, signal) => {
+  const settings = new Settings("anneal", { ...SLIDERS, seed: SEED, seconds: PACE }, query);
+  const { values } = settings;
+  let race = raceOf(values);
   let playing = !calm();
   let owed = 0; // steps that frames have not taken yet, and fractions of them
   let last = 0;
 
-  const loop = new Loop(draw);
-  const redraw = (): void => loop.request();
-  const panels = (["plain", "annealed"] as const).map((name) => new Panel(name, redraw));
-  const chart = new Chart("The lower mode’s weight by step: Langevin, annealed, and the truth", redraw);
+  const redraw = frames(draw, signal);
+  const panels = [panelOf("plain", "Langevin", redraw, signal), panelOf("annealed", "Annealed", redraw, signal)];
+  const chart = new Chart("The lower mode’s weight by step: Langevin, annealed, and the truth", redraw, signal);
   const numbers = readings({ step: "Step", level: "Level", alpha: "Annealed: step size α = ε·σ²/σ_L²" });
 
   function begin(): void {
-    race = new Race(state);
+    race = raceOf(values);
     owed = 0;
-    write("anneal", state, DEFAULTS);
     redraw();
   }
 
   function play(on: boolean): void {
-    playing = on && !race.over;
+    playing = on && !race.over();
     last = 0;
     pause.textContent = playing ? "Pause" : "Play";
     redraw();
@@ -63,124 +98,82 @@ export const open: Open = (query) => {
   function draw(): boolean {
     const now = performance.now();
     if (playing) {
-      owed += ((last ? Math.min(now - last, 100) : 17) / 1000) * ((race.total + 1) / Number(state.seconds));
-      race.advance(Math.floor(owed));
+      owed += ((last ? Math.min(now - last, 100) : 17) / 1000) * ((race.total + 1) / Number(values.seconds));
+      if (owed >= 1) race.advance(Math.floor(owed));
       owed %= 1;
-      if (race.over) play(false);
+      if (race.over()) play(false);
     }
     last = playing ? now : 0;
-    panels[0].draw(race, race.plain, state.weight);
-    panels[1].draw(race, race.annealed, state.weight);
-    const { step, plain, annealed } = race.history;
-    const axes: Axes = { x: [0, race.total + 1], y: [0, 1], ticksX: [0, race.total], ticksY: [0, 0.5, 1], title: "Weight by step" };
-    chart.draw(axes, [
-      { x: [0, race.total + 1], y: [state.weight, state.weight], dashed: true, title: "truth" },
-      { x: step, y: plain, title: "Langevin" },
-      { x: step, y: annealed, bold: true, title: "annealed" },
+    for (const each of panels) each.draw(race, values.weight);
+    const steps: Axis = { range: [0, race.total + 1], ticks: [0, race.total] };
+    chart.draw("Weight by step", steps, { range: [0, 1], ticks: [0, 0.5, 1] }, [
+      { x: steps.range, y: [values.weight, values.weight], dashed: true, title: "truth" },
+      { x: race.noted, y: race.plain.weights, title: "Langevin" },
+      { x: race.noted, y: race.annealed.weights, bold: true, title: "annealed" },
     ]);
-    numbers.say("step", `${race.annealed.step} of ${race.total}${race.over ? ", denoised" : ""}`);
-    numbers.say("level", `${race.level} of ${state.levels}, σ = ${short(race.sigmas[race.level - 1])}`);
-    numbers.say("alpha", short(race.alpha));
+    numbers.say(
+      "step",
+      `${Math.min(race.noted.at(-1) ?? 0, race.total)} of ${race.total}${race.over() ? ", denoised" : ""}`,
+    );
+    numbers.say("level", `${race.level()} of ${values.levels}, σ = ${short(race.sigmas[race.level() - 1])}`);
+    numbers.say("alpha", short(race.size()));
     return playing;
   }
 
-  const pause = button("Pause", () => {
-    if (race.over) begin();
+  /** A button that pauses, and does something then. */
+  const by = (label: string, act: () => void): HTMLElement =>
+    button(label, () => {
+      play(false);
+      act();
+    });
+  const pause = primary("Pause", () => {
+    if (race.over()) begin();
     play(!playing);
-  }, "primary");
-  const by = (advance: () => void) => () => {
-    play(false);
-    advance();
-    redraw();
-  };
-  const buttons = el(
-    "div",
-    { class: "row" },
+  });
+  const buttons = row(
     pause,
-    button("One step", by(() => race.advance(1))),
-    button("One level", by(() => race.advanceLevel())),
-    button("Reset", by(begin)),
-    button("Another start", by(() => {
-      state.seed = (state.seed + 1) % 2 ** 32;
+    by("One step", () => race.advance(1)),
+    by("One level", () => race.advanceLevel()),
+    by("Reset", begin),
+    by("Another start", () => {
+      settings.set({ seed: (values.seed + 1) % 2 ** 32 });
       begin();
-    })),
+    }),
   );
-  const sliders = (Object.keys(LABELS) as (keyof typeof LABELS)[]).map((name) => {
-    return slider(LABELS[name], ALLOWED[name], state[name], (value) => {
-      state[name] = value;
-      begin();
-    }).element;
-  });
-  const pace = choice("The whole takes", { 40: "40 seconds", 12: "12 seconds", 3: "3 seconds" }, state.seconds, (value) => {
-    state.seconds = value;
-    write("anneal", state, DEFAULTS);
-  });
+  const sliders = NAMES.map((name) => settings.control(name, begin));
+  const pace = settings.control("seconds");
+  settings.write();
   play(playing);
-  const pictures = [el("div", { class: "side" }, ...panels.map((panel) => panel.element)), chart.canvas];
-  return {
-    element: layout(TEXT, pictures, [buttons, numbers.element, ...sliders, pace.element]),
-    stop: () => {
-      loop.stop();
-      for (const each of [...panels, chart]) each.stop();
-    },
-  };
+  const pictures = [el("div", { class: "side" }, ...panels.map(({ element }) => element)), chart.element];
+  return layout("anneal", pictures, [buttons, numbers.element, ...sliders, pace]);
 };
 
 /** Particles of one of the two dynamics, above the density whose score moves them. */
-class Panel {
-  readonly element: HTMLElement;
-  readonly #name: "plain" | "annealed";
-  readonly #stage: Stage;
-  readonly #weight: HTMLElement;
-  readonly #truth: HTMLElement;
-  readonly #level: HTMLElement;
+function panelOf(name: "plain" | "annealed", title: string, changed: () => void, signal: AbortSignal) {
+  const share = el("span", { class: "weight number", "data-reading": `weight-${name}` });
+  const truth = el("small");
+  const shares = el("div", {}, share, " ", truth);
+  const panel = new Panel(title, `${PARTICLES} particles, ${title}`, changed, signal, shares);
 
-  constructor(name: "plain" | "annealed", changed: () => void) {
-    const title = name === "plain" ? "Langevin" : "Annealed";
-    this.#name = name;
-    this.#stage = new Stage({ role: "img", "aria-label": `${PARTICLES} particles, ${title}` }, changed);
-    this.#weight = el("span", { class: "weight number", "data-reading": `weight-${name}` });
-    this.#truth = el("small");
-    this.#level = el("small");
-    const share = el("span", { class: "share" }, this.#weight, " ", this.#truth);
-    this.element = el("figure", {}, el("figcaption", {}, title, " ", this.#level, share), this.#stage.canvas);
+  function draw(race: Race, weight: number): void {
+    const { ink, accent } = panel.theme;
+    const { x, weights } = race[name];
+    const sigma = race.sigmas[name === "plain" ? race.sigmas.length - 1 : race.level() - 1];
+    const below = belowMiddle(x);
+    panel.paint(race.over() ? "denoised" : `at σ = ${short(sigma)}`, () => {
+      density(panel, race.truth.density(sigma), ink, 0.22);
+      panel.dots(x, css(ink, 0.7), 2, (i) => !below(i));
+      panel.dots(x, css(accent), 2, below);
+    });
+    share.textContent = weights[weights.length - 1].toFixed(3);
+    truth.textContent = `truth ${weight.toFixed(3)}`;
   }
 
-  draw(race: Race, chain: Chain, truth: number): void {
-    const { theme } = this.#stage;
-    const sigma = race.sigmas[this.#name === "plain" ? race.sigmas.length - 1 : race.level - 1];
-    this.#stage.clear();
-    const grid = race.truth.density(sigma);
-    const peak = grid.values.reduce((a, b) => Math.max(a, b), 0);
-    heat(this.#stage, grid, theme.ink, (value) => 0.22 * Math.sqrt(value / peak));
-    const below = belowMiddle(chain.x);
-    this.#stage.dots(chain.x, css(theme.ink, 0.7), 2, (i) => !below(i));
-    this.#stage.dots(chain.x, css(theme.accent), 2, below);
-    frame(this.#stage);
-    this.#level.textContent = chain.denoised ? "denoised" : `at σ = ${short(sigma)}`;
-    const weights = race.history[this.#name];
-    this.#weight.textContent = weights[weights.length - 1].toFixed(3);
-    this.#truth.textContent = `truth ${truth.toFixed(3)}`;
-  }
-
-  stop(): void {
-    this.#stage.stop();
-  }
+  return { element: panel.figure, draw };
 }
 
 /** Which points are nearer to the lower mode: those below the diagonal. */
-const belowMiddle = (x: Points) => (i: number): boolean => x[i] + x[i + 1] < 0;
-
-const TEXT: Text = {
-  title: "Why anneal",
-  below: "pictures",
-  intro:
-    "Two modes of unequal weight, and particles that start anywhere in the square. Both methods use the exact score and take as many steps: Langevin dynamics at the smallest noise level only, annealed Langevin dynamics down the ladder of levels, algorithm 1 of the paper. The numbers are the shares of particles in the lower left mode, against the truth.",
-  lookFor: [
-    "Langevin’s weight is that of the start, about a half, and stays: no particle crosses the empty region between the modes, where the score points back. This is the paper’s figure 3b, and section 3.2.2.",
-    "Annealed: at large σ there is one mode, and particles mix. As σ falls, the modes part when the noise still lets particles cross, and each keeps its share: figure 3c.",
-    "One level alone (L = 1) is Langevin dynamics again. Few levels, or few steps on each, leave a wrong weight.",
-    "A large ε makes every level wider than it should be, by 1/(1 − ε/(4σ_L²)) in the variance; from ε = 4σ_L² on, steps diverge.",
-    "The last step is no Langevin step: it replaces each particle by the mean of what it can have been without its noise.",
-  ],
-};
+const belowMiddle =
+  (x: Points) =>
+  (i: number): boolean =>
+    x[i] + x[i + 1] < 0;

@@ -1,125 +1,104 @@
 // Part 4: the model of the package, sampled in the page: noise becomes digits.
-import { classesOf } from "../digits/card.ts";
-import type { Engine, State } from "../digits/engine.ts";
+import type { State } from "../digits/engine.ts";
 import { howBy, labelsOf, taskOf } from "../digits/task.ts";
-import { Sheet, visible } from "../draw/sheet.ts";
+import { sheetOf, visible } from "../draw/sheet.ts";
 import { METHODS } from "../maths/samplers.ts";
-import { type Allowed, read, settled, write } from "../state.ts";
-import { announce, button, calm, choice, el, readings, short, slider } from "../ui.ts";
-import { type Again, DEVICES, type Shown, withModel } from "./model.ts";
-import type { Open, Text } from "./part.ts";
+import { SEED, Settings } from "../settings.ts";
+import { announce, button, calm, figure, primary, row, short, slider } from "../ui.ts";
+import { DEVICE, drawingReadings, sayLevel, sayState, withModel } from "./model.ts";
 
-const COUNTS = { 1: "1", 10: "10", 25: "25" };
-const SEED = { min: 0, max: 2 ** 32 - 1, whole: true };
-const LEVELS = { min: 2, max: 150, log: true, whole: true };
-const GUIDANCE = { min: 1, max: 4 };
 const STATES = 12; // on the first one's way
 const TITLES = Object.fromEntries(Object.entries(METHODS).map(([name, { title }]) => [name, title]));
 
-export const open: Open = (query) => withModel(TEXT, query, digits);
-
-function digits(engine: Engine, query: URLSearchParams, again: Again): Shown {
+export const open = withModel("digits", (engine, query, again) => {
   const { card } = engine;
   const { shape, sampling } = card.recipe;
-  const names = classesOf(card);
+  const { names } = card;
+  const told = Object.fromEntries(names.map((name, i) => [i, name]));
+  const classes = { ...(names.length > 0 ? { each: "Each in turn" } : {}), none: "None told", ...told };
   const own = sampling.sampler in METHODS ? sampling.sampler : "dpmpp-sde";
-  const classes = { ...(names.length > 0 ? { each: "Each in turn" } : {}), none: "None told", ...Object.fromEntries(names.map((name, i) => [i, name])) };
-  const DEFAULTS = { sampler: own, ...howBy(card, own), label: names.length > 0 ? "each" : "none", count: "10", seed: 0, device: "auto" };
-  const ALLOWED: Allowed<typeof DEFAULTS> = {
-    sampler: Object.keys(METHODS),
-    levels: LEVELS,
-    guidance: GUIDANCE,
-    label: Object.keys(classes),
-    count: Object.keys(COUNTS),
+  const wanted = query.get("sampler") ?? own; // which says how many levels, unless the address does
+  const how = howBy(card, Object.hasOwn(METHODS, wanted) ? wanted : own);
+  const say = (w: number): string => (w === 1 ? "1, none" : short(w));
+  const specification = {
+    sampler: { label: "Sampler", value: own, options: TITLES },
+    levels: { label: "Noise levels", value: how.levels, min: 2, max: 150, log: true, whole: true },
+    guidance: { label: "Guidance w", value: how.guidance, min: 1, max: 4, say },
+    label: { label: "Class", value: names.length > 0 ? "each" : "none", options: classes },
+    count: { label: "How many", value: "10", options: { 1: "1", 10: "10", 25: "25" } },
     seed: SEED,
-    device: Object.keys(DEVICES),
+    device: DEVICE,
   };
-  const state = read(query, DEFAULTS, ALLOWED);
-  if (own !== sampling.sampler) announce(`This page has no sampler ${sampling.sampler}, by which the model draws; it takes ${own}.`);
-
-  const sheet = new Sheet("The images as they are at this noise level", shape);
-  const way = new Sheet("The way of the first image from noise, from left to right", shape);
-  const numbers = readings({ model: "Model", sigma: "Noise level σ", evaluations: "Evaluations of the network, each", seconds: "Time", by: "Computed by" });
-  numbers.say("model", `${shape[0] === 1 ? "grey" : "colour"}, ${shape[1]} × ${shape[2]}, ${names.length === 0 ? "no" : names.length} classes, σ from ${short(sampling.sigma_max)} to ${short(sampling.sigma_min)}`);
-  let states: { sigma: number; bytes: Uint8ClampedArray<ArrayBuffer> }[] = [];
+  const settings = new Settings("digits", specification, query);
+  const { values } = settings;
+  if (own !== sampling.sampler) {
+    announce(`This page has no sampler ${sampling.sampler}, by which the model draws; it takes ${own}.`);
+  }
+  const sheet = sheetOf("The images as they are at this noise level", shape);
+  const way = sheetOf("The way of the first image from noise, from left to right", shape);
+  const numbers = drawingReadings(engine, { model: "Model" }, {});
+  const size = `${shape[1]} × ${shape[2]}, ${names.length === 0 ? "no" : names.length} classes`;
+  const range = `σ from ${short(sampling.sigma_max)} to ${short(sampling.sigma_min)}`;
+  numbers.say("model", `${shape[0] === 1 ? "grey" : "colour"}, ${size}, ${range}`);
+  let states: { sigma: number; bytes: Uint8ClampedArray }[] = [];
 
   function draw(): void {
-    write("digits", state, DEFAULTS);
+    settings.write();
     states = [];
-    numbers.say("by", engine.title);
     numbers.say("sigma", "not yet");
-    engine.draw(taskOf(card, state, labelsOf(state.label, Number(state.count), names.length)), heard, (why) => announce(`Drawing has failed: ${why}.`));
+    engine.draw(taskOf(card, values, labelsOf(values.label, Number(values.count), names.length)), heard);
   }
 
-  function heard({ sigma, x, evaluations, last, seconds }: State): void {
+  function heard(state: State): void {
+    const { sigma, x, last, seconds } = state;
     states.push({ sigma, bytes: visible(x, sigma) });
     if (calm() && !last) return;
     show(states.length - 1);
-    const size = x.length / Number(state.count);
+    const count = Number(values.count);
+    const size = x.length / count;
     const most = Math.min(STATES, states.length);
-    const chosen = Array.from({ length: most }, (_, i) => Math.round((i * (states.length - 1)) / Math.max(1, most - 1)));
     const strip = new Uint8ClampedArray(STATES * size); // what is still to come is black
-    chosen.forEach((at, i) => strip.set(states[at].bytes.subarray(0, size), i * size));
+    for (let i = 0; i < most; i++) {
+      const at = Math.round((i * (states.length - 1)) / Math.max(1, most - 1));
+      strip.set(states[at].bytes.subarray(0, size), i * size);
+    }
     way.draw(strip, STATES);
-    numbers.say("evaluations", String(evaluations));
-    numbers.say("seconds", last ? `${seconds.toFixed(2)} s, ${((1000 * seconds) / Number(state.count)).toFixed(0)} ms each` : `${seconds.toFixed(1)} s so far`);
-    back.value = 1;
+    sayState(numbers, state, `${seconds.toFixed(2)} s, ${((1000 * seconds) / count).toFixed(0)} ms each`);
+    back.set(1);
   }
 
   /** The images at one of the states that there have been. */
   function show(at: number): void {
     const { sigma, bytes } = states[at];
-    sheet.draw(bytes, Math.min(5, Math.max(3, Number(state.count))));
-    numbers.say("sigma", sigma > 0 ? short(sigma) : "0, denoised");
+    sheet.draw(bytes, Math.min(5, Math.max(3, Number(values.count))));
+    sayLevel(numbers, sigma);
   }
 
-  const levels = slider("Noise levels", LEVELS, state.levels, (value) => ((state.levels = value), draw()));
-  const guidance = slider("Guidance w", { ...GUIDANCE, say: (w) => (w === 1 ? "1, none" : short(w)) }, state.guidance, (value) => ((state.guidance = value), draw()));
-  guidance.element.hidden = sampling.guide === "smaller" ? sampling.guidance === 1 : names.length === 0; // nothing to move away from
-  const back = slider("Look back on the way", { min: 0, max: 1, say: (share) => `${Math.round(100 * share)} %` }, 1, (share) => {
+  const guidance = settings.control("guidance", draw);
+  guidance.hidden = sampling.guide === "smaller" ? sampling.guidance === 1 : names.length === 0; // nothing to move away from
+  const percent = (share: number): string => `${Math.round(100 * share)} %`;
+  const back = slider({ label: "Look back on the way", min: 0, max: 1, say: percent }, 1, (share) => {
     if (states.length > 0) show(Math.round(share * (states.length - 1)));
   });
+  const others = primary("Draw others", () => {
+    settings.set({ seed: (values.seed + 1) % 2 ** 32 });
+    draw();
+  });
+  const sampler = settings.control("sampler", () => {
+    settings.set(howBy(card, values.sampler), true);
+    draw();
+  });
   const controls = [
-    el(
-      "div",
-      { class: "row" },
-      button("Draw others", () => {
-        state.seed = (state.seed + 1) % 2 ** 32;
-        draw();
-      }, "primary"),
-      button("Draw again", draw),
-    ),
-    choice("Class", classes, state.label, (label) => ((state.label = label), draw())).element,
-    choice("How many", COUNTS, state.count, (count) => ((state.count = count), draw())).element,
-    choice("Sampler", TITLES, state.sampler, (sampler) => {
-      Object.assign(state, { sampler, ...howBy(card, sampler) });
-      [levels.value, guidance.value] = [state.levels, state.guidance];
-      draw();
-    }).element,
-    levels.element,
-    guidance.element,
+    row(others, button("Draw again", draw)),
+    settings.control("label", draw),
+    settings.control("count", draw),
+    sampler,
+    settings.control("levels", draw),
+    guidance,
     back.element,
     numbers.element,
-    choice("Compute by", DEVICES, state.device, (device) => {
-      state.device = device;
-      write("digits", state, DEFAULTS);
-      again(settled(state, DEFAULTS));
-    }).element,
+    settings.control("device", () => again(settings.query)),
   ];
   draw();
-  return { pictures: [sheet.canvas, el("figure", {}, el("figcaption", {}, "From noise to an image, the first one"), way.canvas)], controls };
-}
-
-const TEXT: Text = {
-  title: "Digits",
-  below: "pictures",
-  intro:
-    "A network has learned the scores of images at every noise level, and is asked for them in this page. That of the package knows MNIST’s digits, told which digit or not, by 1.7 million weights; ncsn play RUN shows a model of your own. Sampling starts from noise at the largest σ, where all images are one blob, and follows the score down.",
-  lookFor: [
-    "The digit is decided in the middle: at large σ only its mean is seen, around σ = 1 the strokes appear, below 0.1 nothing but their edges changes. This is annealing, section 4 of the paper, with a network for the score.",
-    "Annealed Langevin dynamics is the paper’s algorithm 1, and asks the network 201 times; the later samplers follow the same scores down, and need a tenth of that. Take fewer levels, and see which of them breaks first.",
-    "No class told: the same network is the score of all digits together (the mixture of section 3.2.2), and every start finds its own.",
-    "Guidance w moves away from the score without the class, s + (w − 1)·(s − s without): clearer images, and less of a variety. The slider begins with the weight that held-out images chose.",
-    "Noisy states are shown with less contrast, so that twice their noise fits. The same seed draws the same digits, whatever computes them.",
-  ],
-};
+  return { pictures: [sheet.element, figure(["From noise to an image, the first one"], way.element)], controls };
+});

@@ -1,119 +1,95 @@
 // A picture that is drawn on by pointer, finger or keys.
-import { imageData } from "../draw/sheet.ts";
-import { Stage } from "../draw/stage.ts";
-import { css } from "../draw/theme.ts";
 import type { Picture } from "../digits/picture.ts";
-import { Loop } from "../loop.ts";
-import { VIEW } from "../maths/plane.ts";
-import { movable } from "./pointer.ts";
+import { imageData } from "../draw/sheet.ts";
+import { Stage, context, css, frames, movable } from "../draw/stage.ts";
 
 const CLOSE = 0.5; // pixels of the picture between marks of one stroke
+const LABEL = "The picture; hatched pixels are hidden";
 
-export class Editor {
-  readonly stage: Stage;
-  readonly #loop: Loop;
-  readonly #small = document.createElement("canvas");
-  readonly #mark: (row: number, column: number) => void;
-  #picture: Picture;
-  #cursor: { row: number; column: number };
+type Mark = (row: number, column: number) => void;
 
-  /** ``mark`` is called for each mark of a stroke, ``changed`` when it has ended. */
-  constructor(picture: Picture, mark: (row: number, column: number) => void, changed: () => void) {
-    [this.#picture, this.#mark] = [picture, mark];
-    this.#cursor = { row: Math.floor(picture.shape[1] / 2), column: Math.floor(picture.shape[2] / 2) };
-    this.#loop = new Loop(() => this.#draw());
-    const label = "The picture; hatched pixels are hidden";
-    this.stage = new Stage({ tabindex: "0", role: "application", "aria-label": label, "aria-describedby": "keys" }, () => this.#loop.request());
-    this.stage.canvas.addEventListener("focus", () => this.#loop.request());
-    this.stage.canvas.addEventListener("blur", () => this.#loop.request());
-    let last = { row: 0, column: 0 };
-    movable(this.stage, {
-      takes: () => true,
-      drag: (x, y, first) => {
-        const to = this.#place(x, y);
-        this.#stroke(first ? to : last, to);
-        last = to;
-      },
-      release: changed,
-      nudge: (dx, dy) => this.#move(Math.round(5 * dx), Math.round(-5 * dy)),
-      key: (key) => {
-        if (key !== " ") return false;
-        const at = { row: this.#cursor.row + 0.5, column: this.#cursor.column + 0.5 };
-        this.#stroke(at, at);
-        changed();
-        return true;
-      },
-    });
-  }
+/** ``mark`` is called for each mark of a stroke, ``changed`` when it has ended; ``show`` shows another picture. */
+export function editorOf(picture: Picture, mark: Mark, changed: () => void, signal: AbortSignal) {
+  const [, height, width] = picture.shape;
+  const small = document.createElement("canvas");
+  [small.width, small.height] = [width, height];
+  let cursor = [Math.floor(height / 2), Math.floor(width / 2)];
+  let last = cursor;
+  const redraw = frames(draw, signal);
+  const attributes = { tabindex: "0", role: "application", "aria-label": LABEL, "aria-describedby": "keys" };
+  const stage = new Stage(attributes, redraw, signal);
+  const { element, context: pen } = stage;
+  for (const event of ["focus", "blur"]) element.addEventListener(event, redraw);
 
-  show(picture: Picture): void {
-    this.#picture = picture;
-    this.#loop.request();
-  }
-
-  stop(): void {
-    this.#loop.stop();
-    this.stage.stop();
-  }
+  movable(stage, {
+    takes: () => true,
+    drag: (x, y, first) => {
+      const { side, left, top } = frame();
+      const to = [(stage.row(y) - top) / side, (stage.column(x) - left) / side];
+      stroke(first ? to : last, to);
+      last = to;
+    },
+    release: changed,
+    nudge: (dx, dy) => {
+      const within = (value: number, count: number): number => Math.min(count - 1, Math.max(0, value));
+      const [row, column] = cursor;
+      cursor = [within(row + Math.round(-5 * dy), height), within(column + Math.round(5 * dx), width)];
+      redraw();
+    },
+    key: (key) => {
+      if (key !== " ") return false;
+      const at = cursor.map((place) => place + 0.5);
+      stroke(at, at);
+      changed();
+      return true;
+    },
+  });
 
   /** How large a pixel of the picture is on the stage, and where the picture begins. */
-  get #frame(): { side: number; left: number; top: number } {
-    const [, height, width] = this.#picture.shape;
-    const side = this.stage.size / Math.max(height, width);
-    return { side, left: (this.stage.size - side * width) / 2, top: (this.stage.size - side * height) / 2 };
+  function frame(): { side: number; left: number; top: number } {
+    const side = stage.size / Math.max(height, width);
+    return { side, left: (stage.size - side * width) / 2, top: (stage.size - side * height) / 2 };
   }
 
-  #place(x: number, y: number): { row: number; column: number } {
-    const { side, left, top } = this.#frame;
-    const [across, down] = [(x / VIEW + 1) / 2, (1 - y / VIEW) / 2].map((share) => share * this.stage.size);
-    return { row: (down - top) / side, column: (across - left) / side };
-  }
-
-  #move(right: number, down: number): void {
-    const [, height, width] = this.#picture.shape;
-    const within = (value: number, count: number): number => Math.min(count - 1, Math.max(0, value));
-    this.#cursor = { row: within(this.#cursor.row + down, height), column: within(this.#cursor.column + right, width) };
-    this.#loop.request();
-  }
-
-  #stroke(from: { row: number; column: number }, to: { row: number; column: number }): void {
-    const steps = Math.ceil(Math.hypot(to.row - from.row, to.column - from.column) / CLOSE);
+  function stroke([row, column]: number[], [toRow, toColumn]: number[]): void {
+    const steps = Math.ceil(Math.hypot(toRow - row, toColumn - column) / CLOSE);
     for (let i = 0; i <= steps; i++) {
       const share = steps === 0 ? 1 : i / steps;
-      this.#mark(from.row + share * (to.row - from.row), from.column + share * (to.column - from.column));
+      mark(row + share * (toRow - row), column + share * (toColumn - column));
     }
-    this.#loop.request();
+    redraw();
   }
 
-  #draw(): boolean {
-    const { context, theme, canvas } = this.stage;
-    const [, height, width] = this.#picture.shape;
-    const { side, left, top } = this.#frame;
-    const { y } = this.#picture.given;
-    [this.#small.width, this.#small.height] = [width, height];
-    this.#small.getContext("2d")?.putImageData(imageData(Uint8ClampedArray.from(y, (value) => 255 * value), this.#picture.shape), 0, 0);
-    this.stage.clear();
-    context.imageSmoothingEnabled = false;
-    context.drawImage(this.#small, left, top, side * width, side * height);
-    context.fillStyle = css(theme.paper);
-    context.strokeStyle = css(theme.accent, 0.8);
-    context.lineWidth = 1;
-    context.beginPath();
-    for (let row = 0; row < height; row++) {
-      for (let column = 0; column < width; column++) {
-        if (!this.#picture.hidden(row, column)) continue;
-        const [x, y] = [left + column * side, top + row * side];
-        context.fillRect(x, y, side + 0.5, side + 0.5);
-        context.moveTo(x, y + side);
-        context.lineTo(x + side, y);
-      }
+  function draw(): boolean {
+    const { theme } = stage;
+    const { side, left, top } = frame();
+    const bytes = Uint8ClampedArray.from(picture.given.y, (value) => 255 * value);
+    context(small).putImageData(imageData(bytes, picture.shape), 0, 0);
+    stage.clear();
+    pen.imageSmoothingEnabled = false;
+    pen.drawImage(small, left, top, side * width, side * height);
+    [pen.fillStyle, pen.strokeStyle, pen.lineWidth] = [css(theme.paper), css(theme.accent, 0.8), 1];
+    pen.beginPath();
+    for (let at = 0; at < height * width; at++) {
+      const [row, column] = [Math.floor(at / width), at % width];
+      if (!picture.hidden(row, column)) continue;
+      const [x, y] = [left + column * side, top + row * side];
+      pen.fillRect(x, y, side + 0.5, side + 0.5);
+      pen.moveTo(x, y + side);
+      pen.lineTo(x + side, y);
     }
-    context.stroke();
-    if (document.activeElement === canvas) {
-      context.lineWidth = 3;
-      context.strokeStyle = css(theme.accent);
-      context.strokeRect(left + this.#cursor.column * side, top + this.#cursor.row * side, side, side);
+    pen.stroke();
+    if (document.activeElement === element) {
+      [pen.lineWidth, pen.strokeStyle] = [3, css(theme.accent)];
+      pen.strokeRect(left + cursor[1] * side, top + cursor[0] * side, side, side);
     }
     return false;
   }
+
+  function show(other: Picture): void {
+    picture = other;
+    redraw();
+  }
+
+  return { element, show };
 }

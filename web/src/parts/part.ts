@@ -1,42 +1,25 @@
 // What the page asks of a part of it.
-import { announce, button, el, words } from "../ui.ts";
+import { announce, button } from "../ui.ts";
 
-export interface Part {
-  element: HTMLElement;
-  /** End its frames, workers and listeners. */
-  stop(): void;
+/** Shows what an address says about a part; its frames, workers and listeners end with the signal. */
+export type Open = (query: URLSearchParams, signal: AbortSignal) => HTMLElement;
+
+/** A part's frame, as index.html has it, around pictures, controls, and what stands before what to look for. */
+export function layout(name: string, pictures: Node[], controls: Node[], more: Node[] = []): HTMLElement {
+  const template = document.getElementById(`part-${name}`) as HTMLTemplateElement;
+  const section = document.importNode(template.content, true).firstElementChild as HTMLElement;
+  const share = button("Copy link", () => setTimeout(copyLink, 250)); // the address is written once settings rest
+  section.querySelector(".pictures")?.prepend(...pictures);
+  section.querySelector(".controls")?.append(...controls, share);
+  section.querySelector(".look")?.prepend(...more);
+  return section;
 }
 
-/** A part that shows what an address says about it. */
-export type Open = (query: URLSearchParams) => Part;
-
-export interface Text {
-  title: string;
-  intro: string;
-  lookFor: string[];
-  /** Where on a wide screen there is room for what to look for; beside: as below, and pictures have the whole width. */
-  below: "pictures" | "controls" | "beside";
-}
-
-/** A part's frame: heading, introduction, pictures, controls, more pictures, and what to look for. */
-export function layout({ title, intro, lookFor, below }: Text, pictures: Node[], controls: Node[], more: Node[] = []): HTMLElement {
-  const share = button("Copy link", () => {
-    // The address is written once settings rest.
-    setTimeout(() => {
-      navigator.clipboard.writeText(location.href).then(
-        () => announce("The link to exactly this is on the clipboard."),
-        () => announce("The clipboard cannot be written; the link is in the address bar."),
-      );
-    }, 250);
-  });
-  const points = lookFor.map((point) => el("li", {}, ...words(point)));
-  return el(
-    "section",
-    { class: `part below-${below}` },
-    el("h1", { tabindex: "-1" }, title),
-    el("p", { class: "intro" }, ...words(intro)),
-    el("div", { class: "pictures" }, ...pictures),
-    el("div", { class: "controls", role: "group", "aria-label": "Controls" }, ...controls, share),
-    el("div", { class: "look" }, ...more, el("h2", {}, "What to look for"), el("ul", {}, ...points)),
-  );
+async function copyLink(): Promise<void> {
+  try {
+    await navigator.clipboard.writeText(location.href);
+    announce("The link to exactly this is on the clipboard.");
+  } catch {
+    announce("The clipboard cannot be written; the link is in the address bar.");
+  }
 }
