@@ -17,7 +17,6 @@ from ncsn.adapters import (
     from_noise_predictor,
     from_variance_preserving,
 )
-from ncsn.samplers import heun
 from ncsn.score import Score, Sigma, expand, tweedie
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of diffusers
@@ -53,18 +52,10 @@ def exact_velocity(x: Tensor, t: Tensor) -> Tensor:
     return t * gain - (MEAN + (1 - t) * STD**2 * gain)
 
 
-def exact_velocity_to_the_data(x: Tensor, t: Tensor) -> Tensor:
-    """E[x₀ − z | x_t] for x_t = (1 − t)·z + t·x₀, as in the papers."""
-    t = t[:, None]
-    gain = (x - t * MEAN) / (t**2 * STD**2 + (1 - t) ** 2)
-    return MEAN + t * STD**2 * gain - (1 - t) * gain
-
-
 EXACT: dict[str, Score] = {
     "denoiser": from_denoiser(lambda x, sigma: tweedie(truth, x, sigma)),
     "noise": from_noise_predictor(lambda x, sigma: -sigma[:, None] * truth(x, sigma)),
     "flow": from_flow(exact_velocity),
-    "flow to the data": from_flow(lambda x, t: -exact_velocity_to_the_data(x, 1 - t)),
     "epsilon": from_variance_preserving(exact("epsilon"), ALPHAS),
     "v": from_variance_preserving(exact("v_prediction"), ALPHAS, prediction_type="v_prediction"),
     "sample": from_variance_preserving(exact("sample"), ALPHAS, prediction_type="sample"),
@@ -83,15 +74,6 @@ def test_an_exact_model_is_the_exact_score(score: Score, generator: torch.Genera
         expected = truth(x, sigma)
         torch.testing.assert_close(score(x, sigma), expected, rtol=1e-8, atol=0)
         torch.testing.assert_close(score(x, torch.tensor(sigma)), expected, rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize("score", EXACT.values(), ids=EXACT.keys())
-def test_an_exact_model_follows_the_probability_flow(score: Score) -> None:
-    ladder = torch.logspace(1, -1, 60, dtype=torch.float64)
-    start = torch.linspace(-20, 20, 5, dtype=torch.float64)[:, None]
-    *_, last = heun(score, start, ladder, denoise=False)
-    expected = MEAN + (start - MEAN) * ((STD**2 + 0.1**2) / (STD**2 + 10**2)) ** 0.5
-    torch.testing.assert_close(last.x, expected, rtol=2e-3, atol=2e-3)
 
 
 def test_bfloat16_does_not_blur_the_time() -> None:
