@@ -28,7 +28,7 @@ from peers import PEERS, UNTOLD
 from tqdm import tqdm
 
 from ncsn import data, evaluation, machine
-from ncsn.pixels import quantize
+from ncsn.data.pixels import quantize
 from ncsn.progress import refresh_interval
 
 HERE = Path(__file__).parent

@@ -23,8 +23,8 @@ from tqdm import tqdm
 import ncsn
 from ncsn import data, evaluation, machine
 from ncsn.cli import console, drawing
+from ncsn.data.pixels import quantize
 from ncsn.evaluation import metrics
-from ncsn.pixels import quantize
 from ncsn.progress import refresh_interval
 
 HERE = Path(__file__).parent

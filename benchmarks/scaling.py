@@ -30,8 +30,8 @@ from step import ABOVE, Step, model_of, peak_memory, progress_of, seconds_of
 from tqdm import tqdm
 
 from ncsn import machine
+from ncsn.data.pixels import reals
 from ncsn.distributions import Empirical
-from ncsn.pixels import reals
 from ncsn.progress import refresh_interval
 from ncsn.recipe import Recipe
 from ncsn.run import Run

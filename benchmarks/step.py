@@ -22,6 +22,7 @@ import tyro
 import ncsn
 from ncsn import distributed, machine
 from ncsn.cli import console
+from ncsn.data.pixels import reals
 from ncsn.distributed import ALONE, Group
 from ncsn.distributions import Empirical
 from ncsn.learn.settings import DeviceName, PrecisionName
@@ -30,7 +31,6 @@ from ncsn.networks import UNet
 from ncsn.noise import LogNormal
 from ncsn.objectives import dsm, posterior_dsm
 from ncsn.optim import muon_and_adam
-from ncsn.pixels import reals
 from ncsn.rng import Draws
 from ncsn.training import Budget, Progress, State, train
 

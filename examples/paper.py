@@ -21,9 +21,9 @@ import tyro
 import ncsn
 from ncsn import data, evaluation, machine, plots
 from ncsn.cli import drawing
+from ncsn.data.pixels import centres, quantize
 from ncsn.drawn import Drawn
 from ncsn.evaluation import metrics
-from ncsn.pixels import centres, quantize
 from ncsn.problems import masked
 from ncsn.regions import known_pixels, mean_filled
 

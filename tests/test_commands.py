@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import ncsn
 from ncsn import data, evaluation, plots
 from ncsn.cli import main as cli
+from ncsn.data.pixels import centres, dequantize, quantize
 from ncsn.networks.classifier import Classifier
-from ncsn.pixels import centres, dequantize, quantize
 from ncsn.plots import tile
 from ncsn.problems import blurred, downsampled
 from ncsn.recipe import Recipe

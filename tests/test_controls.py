@@ -12,8 +12,8 @@ from torch import Tensor
 import ncsn
 from ncsn import evaluation
 from ncsn.data import Images, mnist
+from ncsn.data.pixels import quantize
 from ncsn.evaluation import Evaluation, Features, features
-from ncsn.pixels import quantize
 
 LADDER = ("noise 0.01", "noise 0.1", "noise 0.3", "noise 1")
 

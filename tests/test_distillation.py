@@ -18,13 +18,13 @@ import ncsn
 from ncsn import storage
 from ncsn.cli import main as cli
 from ncsn.data import mnist
+from ncsn.data.pixels import quantize
 from ncsn.evaluation import digits
 from ncsn.evaluation.features import PIXELS, Features
 from ncsn.learn.distillation import LAST, Distillation, levels, student_of
 from ncsn.learn.judging import judged
 from ncsn.model import ScoreModel
 from ncsn.objectives import Batch
-from ncsn.pixels import quantize
 from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.sampling import Sampling

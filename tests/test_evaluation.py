@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ncsn import evaluation
 from ncsn.data import Images, Labels, mnist, mnist_labels
+from ncsn.data.pixels import Depth
 from ncsn.evaluation import PIXELS, Features, Metric, features, metrics, report
 from ncsn.networks.classifier import Classifier
-from ncsn.pixels import Depth
 
 DIGITS = tuple("0123456789")
 

@@ -22,15 +22,14 @@ from ncsn import storage
 from ncsn.cli import interrupts as signals
 from ncsn.cli.train import Train
 from ncsn.data import Images as Pictures
-from ncsn.data import Labels, Reading, load_images, mnist
-from ncsn.data.origin import Origin
+from ncsn.data import Labels, Origin, Reading, load_images, mnist
+from ncsn.data.pixels import quantize
 from ncsn.evaluation import PIXELS, Features
 from ncsn.learn import budgets, guidance
 from ncsn.learn.budgets import Plan
 from ncsn.learn.images import found, recalled, recipes, resolve
 from ncsn.learn.settings import ImageJob, Images, ResolvedImages, kept
 from ncsn.learn.study import Study
-from ncsn.pixels import quantize
 from ncsn.plots import tile
 from ncsn.progress import Clock
 from ncsn.samplers import METHODS
@@ -474,7 +473,7 @@ def test_who_resumes_says_where_the_images_are_now(
         loaded.append((dataset, folder))
         raise ValueError("not read here")
 
-    monkeypatch.setattr("ncsn.data.origin.load_images", load)
+    monkeypatch.setattr("ncsn.data.named.load_images", load)
     job = ImageJob(out=begun, resume=True)
     asked = [Train(dataset="cifar10", job=job), Images(job=job), Images(job=replace(job, data_dir=Path("/new")))]
     for given in asked:

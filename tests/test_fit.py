@@ -11,12 +11,12 @@ from helpers import unchecked
 from torch import Tensor
 
 import ncsn
+from ncsn.data.pixels import centres
 from ncsn.distributions import Empirical
 from ncsn.learn.best import Best
 from ncsn.learn.fitting import default_objective, split
 from ncsn.noise import Proposal
 from ncsn.objectives import dsm, posterior_dsm
-from ncsn.pixels import centres
 from ncsn.units import Units
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ncsn import storage
 from ncsn.data import Images as Pictures
-from ncsn.data import Labels, Reading
-from ncsn.data.origin import Origin
+from ncsn.data import Labels, Origin, Reading
+from ncsn.data.pixels import centres
 from ncsn.distributions import Empirical
 from ncsn.drawn import Drawn
 from ncsn.learn import guidance, journal, results
@@ -26,7 +26,6 @@ from ncsn.learn.study import Study
 from ncsn.model import ScoreModel
 from ncsn.noise import LogUniform
 from ncsn.objectives import Batch, posterior_dsm
-from ncsn.pixels import centres
 from ncsn.progress import Clock
 from ncsn.sampling import Sampling
 from ncsn.training import Progress, State

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from ncsn import objectives, regions
 from ncsn import samplers as ways
 from ncsn.data import batches
+from ncsn.data.pixels import dequantize
 from ncsn.distributions import Boxes, Empirical, GaussianMixture, Ring
 from ncsn.evaluation import metrics
 from ncsn.likelihood import log_prob
@@ -21,7 +22,6 @@ from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.noise import Geometric, LogNormal, LogUniform
 from ncsn.objectives import Batch, training_loss
-from ncsn.pixels import dequantize
 from ncsn.problems import replacement
 from ncsn.sampling import Sampling
 

@@ -517,7 +517,7 @@ def cases() -> dict[str, bytes]:
     found |= {"version9.npy": header(HEADERS[0], 9), "version2.npy": header(HEADERS[0], 2)}
     found |= {f"empty.{kind}": b"" for kind in ("npy", "npz")}
     found |= {"npy.npz": an_npy(PIXELS), "npz.npy": whole, "cut.npz": whole[:-30], "half.npy": an_npy(PIXELS)[:900]}
-    found |= {"longer.npy": an_npy(PIXELS) + b"x", "longer.npz": npz_with(an_npy(PIXELS) + b"x")}
+    found |= {"longer.npy": an_npy(PIXELS) + b"x"}
     found |= {"line.npz": npz_with(an_npy(PIXELS), "a\nb.npy"), "none.npz": npz_with(b"", "readme.txt")}
     found |= {"many.npz": an_npz(**{f"a{i}": np.zeros(1) for i in range(1100)})}
     found |= {f"labels{i}.npz": an_npz(x=PIXELS, y=array) for i, array in enumerate(odd_labels())}
@@ -551,17 +551,14 @@ def test_arrays_that_are_none_are_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_what_inflates_to_much_is_refused_before_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three files of some kilobytes to megabytes: one that tells the truth, one that lies, and many tiny images."""
+    """Two files of some kilobytes: one that tells the truth, and one that lies."""
     tracemalloc = pytest.importorskip("tracemalloc")
     monkeypatch.setattr(ncsn.machine, "memory", lambda: 2**28)
     shape = "{'descr': '|u1', 'fortran_order': False, 'shape': (10000, 100, 100)}\n"
-    bomb, lie, many = tmp_path / "bomb.npz", tmp_path / "lie.npz", tmp_path / "many.npz"
+    bomb, lie = tmp_path / "bomb.npz", tmp_path / "lie.npz"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("samples.npy", "w") as member:
         member.write(header(shape))
         member.write(bytes(10**8))
-    with zipfile.ZipFile(many, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("samples.npy", "w") as member:
-        member.write(header(shape.replace("(10000, 100, 100)", "(2000000, 1, 1)")))
-        member.write(bytes(2 * 10**6))
     whole = npz_with(header(shape) + bytes(1000))
     size = struct.pack("<I", len(header(shape)) + 1000)
     assert whole.count(size) == 2
@@ -570,7 +567,6 @@ def test_what_inflates_to_much_is_refused_before_it_does(tmp_path: Path, monkeyp
     assert "bytes; at most 67,108,864 fit here" in (refused(lambda: read_samples(bomb), naming="bomb.npz") or "")
     assert "cannot hold" in (refused(lambda: read_samples(lie), naming="lie.npz") or "")
     assert "cannot hold" in (refused(lambda: load_images(str(lie)), naming="lie.npz") or "")
-    assert "at most 131,072 images" in (refused(lambda: load_images(str(many)), naming="many.npz") or "")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2**24

@@ -12,9 +12,9 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
+from ncsn.data.pixels import quantize
 from ncsn.evaluation import Evaluation
 from ncsn.files import atomic
-from ncsn.pixels import quantize
 from ncsn.samplers import Step
 from ncsn.score import Score
 

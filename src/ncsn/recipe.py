@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ncsn import machine, networks
+from ncsn.data.pixels import Depth
 from ncsn.model import Karras, Plain, Preconditioning, Scaled, ScoreModel
-from ncsn.pixels import Depth
 from ncsn.sampling import Sampling
 from ncsn.validation import MOST_LEVELS, check_call
 

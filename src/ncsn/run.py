@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from ncsn import machine, problems, storage
+from ncsn.data import Origin
 from ncsn.data.images import Images
 from ncsn.data.named import mnist
-from ncsn.data.origin import Origin
 from ncsn.drawn import Steps
 from ncsn.likelihood import Likelihood, joined, log_prob
 from ncsn.model import ScoreModel

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ncsn import distributed, hub, networks
-from ncsn.data.origin import Origin
+from ncsn.data import Origin
 from ncsn.files import HOST, JSON_LIMIT, ROWS_LIMIT, atomic, one_line, parse_json, read_bytes, read_json, some, sweep
 from ncsn.model import ScoreModel
 from ncsn.recipe import Recipe

@@ -12,7 +12,7 @@ from annotated_types import Interval
 
 from ncsn.cli import console, drawing
 from ncsn.cli.options import SAMPLING_OPTIONS, RunOptions, SamplingOptions, check_suffix
-from ncsn.data.options import Reading
+from ncsn.data.reading import Reading
 from ncsn.files import check_out
 from ncsn.learn.settings import DeviceName, given_ones
 from ncsn.validation import Count, Seed, Sigma, check_ranges
@@ -79,7 +79,7 @@ class Evaluate(SamplingOptions, Reading):
         """Draw samples if the source is a run, judge them, and write the numbers."""
         import ncsn
         from ncsn import data, distributed, evaluation, machine, plots, storage
-        from ncsn.pixels import BYTES
+        from ncsn.data.pixels import BYTES
 
         group = distributed.join()
         run = None if self.is_file else ncsn.load(self.source, device=self.device)
@@ -155,7 +155,7 @@ class Evaluate(SamplingOptions, Reading):
         """``n`` samples of a run as bytes, and how they were drawn; for other processes than the leading one, none."""
         import torch
 
-        from ncsn.pixels import quantize
+        from ncsn.data.pixels import quantize
 
         began = time.perf_counter()
         blocks = list(drawing.draw_blocks(run, n, seed=self.seed, group=group, **self.how()))
@@ -245,8 +245,8 @@ class Likelihood(RunOptions):
 
         import ncsn
         from ncsn import machine, storage
+        from ncsn.data.pixels import dequantize
         from ncsn.likelihood import Bits, joined
-        from ncsn.pixels import dequantize
         from ncsn.rng import block_seed
 
         began = time.perf_counter()

@@ -19,8 +19,8 @@ class Train(Images):
 
     dataset: tyro.conf.Positional[str]
     """mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), a folder or an archive (.zip, .tar) of
-    images, an array (.npy, .npz), a folder that the library datasets saved, or shards in WebDataset's format: a folder
-    of .tar files, or 'shards-{0000..0127}.tar'."""
+    images, an array (.npy, .npz), or shards in WebDataset's format: a folder of .tar files, or
+    'shards-{0000..0127}.tar'."""
 
     def __call__(self) -> None:
         """Train, and draw."""

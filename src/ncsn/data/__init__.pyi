@@ -1,8 +1,9 @@
 from .images import Images as Images
 from .images import Labels as Labels
 from .images import batches as batches
-from .loading import load_images as load_images
-from .loading import read_example as read_example
+from .named import Origin as Origin
+from .named import load_images as load_images
 from .named import mnist as mnist
 from .named import mnist_labels as mnist_labels
-from .options import Reading as Reading
+from .named import read_example as read_example
+from .reading import Reading as Reading

@@ -1,158 +1,139 @@
-"""Shards in WebDataset's format: plain tar archives in which an image lies beside what belongs to it.
+"""Data larger than a disk, in WebDataset's format: tar archives in which an image lies beside its class.
 
-They stay where they are, and may be more than any disk here holds.  Where in a shard each image lies is looked up once,
-header by header, and kept in the user's cache; then any image can be read alone, and neighbours together.
+Rules, statistics and comparisons look at the first images of every shard.  Training streams through shards as
+WebDataset advises: each process draws shards at random, again and again, and shuffles what they hold a thousand images
+at a time.  So an epoch is one on average, and a training that is resumed goes on with other images than it would have.
 """
 
-import hashlib
-import tarfile
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import IO, Any
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from itertools import count, islice
+from pathlib import Path, PurePosixPath
+from types import ModuleType
 
 import numpy as np
-import platformdirs
-from jaxtyping import Int64, Shaped
+import torch
+from torch import Tensor
 
-from ncsn.data.options import Reading
-from ncsn.data.reading import FILE_LIMIT, IMAGE_SUFFIXES, reason
-from ncsn.data.sources import stamp_of
-from ncsn.data.tars import Member
-from ncsn.files import JSON_LIMIT, atomic, one_line, parse_json
+from ncsn import machine
+from ncsn.data.files import IMAGE_SUFFIX, Item, Split, fault, fitted, from_files, in_parallel, part_of, picture, walk
+from ncsn.data.images import Images, images_of, in_units, varied
+from ncsn.data.reading import Reading, is_pattern
+from ncsn.files import one_line
+from ncsn.objectives import Batch
+from ncsn.rng import Draws
 
-VERSION = 1  # of what is kept
-INDEXES = 64  # of shards, in memory
-NAMES = ("label", "cls", "class")  # of a class, in a sample's .json
-LONGEST_NAME = 60  # characters
-
-
-@dataclass(frozen=True, eq=False)
-class Index:
-    """Where the images of a shard lie, in their order: ``spans``, the first byte of each and the one behind its last.
-
-    ``classes``: what the class of each is called, "" if nothing says so.  ``bare``: how many samples have no image.
-    ``stamp``: another text if the shard has changed.
-    """
-
-    spans: Int64[np.ndarray, "n 2"]
-    classes: Shaped[np.ndarray, "n"]
-    bare: int
-    stamp: str
+LOOKED_AT = 10_000  # images of each part, as many as are judged
+ShardImage = tuple[str, bytes, str]
+"""What an image is called, its file, and its class, "" if there is none."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Shards:
-    """The training images of a data set in shards.
-
-    ``counts``: how many are in each shard.  ``names``: what classes are called, if there are classes.  ``shape``:
-    channels, height and width of what they become, by ``reading``.
-    """
-
-    paths: tuple[Path, ...]
-    counts: Int64[np.ndarray, "k"]
-    names: tuple[str, ...]
-    shape: tuple[int, int, int]
-    reading: Reading
-
-    def __len__(self) -> int:
-        """How many images there are."""
-        return int(self.counts.sum())
-
-
-def found_at(
-    counts: Int64[np.ndarray, "k"], numbers: Int64[np.ndarray, "m"]
-) -> tuple[Int64[np.ndarray, "m"], Int64[np.ndarray, "m"]]:
-    """Of images that are numbered through boxes with so many in each: in which box each is, and where in it."""
-    ends = counts.cumsum()
-    which = np.searchsorted(ends, numbers, side="right")
-    return which, numbers - (ends - counts)[which]
-
-
-def kept_at(path: Path, stamp: str) -> Path:
-    """The file for what was looked up in a shard, in a folder that is there."""
-    known = hashlib.sha256(f"{VERSION} {path.absolute()} {stamp}".encode("utf-8", "surrogateescape"))
-    folder = platformdirs.user_cache_path("ncsn", appauthor=False) / "shards"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{known.hexdigest()[:32]}.npz"
-
-
-@lru_cache(INDEXES)
-def index_of(path: Path) -> Index:
-    """Where the images of a shard lie: as it was looked up before, or now.
-
-    Raises ValueError if it cannot be read, or if it is damaged or compressed.
-    """
+def webdataset() -> ModuleType:
+    """WebDataset.  Raises ValueError if it is not installed."""
     try:
-        stamp = stamp_of(path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({reason(error)})") from error
-    place = kept_at(path, stamp)
-    with suppress(Exception), np.load(place) as kept:  # where it is not there, or damaged, it is made anew
-        return Index(kept["spans"], kept["classes"], int(kept["bare"]), stamp)
-    made = looked_up(path, stamp)
-    with atomic(place) as temporary:
-        np.savez(temporary, spans=made.spans, classes=made.classes, bare=made.bare)
-    return made
-
-
-def looked_up(path: Path, stamp: str) -> Index:
-    """Where the images of a shard lie, by the headers in it.
-
-    Raises ValueError if it is damaged or compressed, or if WebDataset's library, which knows what files are one sample,
-    is missing.
-    """
-    try:
-        from webdataset.tariterators import group_by_keys
+        return import_module("webdataset")
     except ImportError as error:
-        raise ValueError(f"{path} is a shard: pip install 'ncsn[shards]' to read it") from error
-    spans, classes, bare = [], [], 0
-    try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:", tarinfo=Member) as archive:
-            for sample in group_by_keys(members(archive)):
-                images = [span for kind, span in sample.items() if f".{kind}" in IMAGE_SUFFIXES]
-                bare += not images
-                spans += images[:1]
-                classes += [class_of(sample, file)] if images else []
-    except Exception as error:  # of many kinds, by what is broken; the library adds to the arguments of its own
-        why = one_line(error.args[0]) if isinstance(error, ValueError) else reason(error)
-        raise ValueError(f"{path} cannot be read as a shard, an uncompressed tar archive ({why})") from error
-    return Index(np.array(spans, np.int64).reshape(-1, 2), np.array(classes, np.str_), bare, stamp)
+        raise ValueError("shards are read by webdataset: pip install 'ncsn[shards]'") from error
 
 
-def members(archive: tarfile.TarFile) -> Iterator[dict[str, object]]:
-    """The files of a shard as the library has them, but with where they lie for what is in them."""
-    while (info := archive.next()) is not None:
-        archive.members = []  # type: ignore[attr-defined]  # which it would keep, and nobody needs
-        if info.isreg() and not info.issparse():
-            yield {"fname": info.name, "data": (info.offset_data, info.offset_data + info.size), "__url__": ""}
+def shards_at(name: str) -> list[Path]:
+    """The shards of a pattern, or of a folder that holds tar archives and no images; none for all else."""
+    if is_pattern(name):
+        return [Path(path) for path in webdataset().shardlists.expand_urls(name)]
+    tars = []
+    for inside, _ in walk(Path(name)) if Path(name).is_dir() else ():
+        if IMAGE_SUFFIX.fullmatch(inside.suffix):
+            return []
+        if inside.suffix == ".tar":
+            tars.append(Path(name, inside))
+    return sorted(tars)
 
 
-def class_of(sample: dict[str, Any], file: IO[bytes]) -> str:
-    """What the class of a sample is called, by its .cls, or its .json; "" if they do not say."""
-    kind = "cls" if "cls" in sample else "json"
-    start, end = sample.get(kind, (0, 0))
-    file.seek(start)
-    try:
-        content = file.read(min(end - start, JSON_LIMIT))
-        found = content.decode().strip() if kind == "cls" else parse_json(content, "the label")
-    except ValueError:  # it is no text
-        return ""
-    if isinstance(found, dict):
-        found = next((found[name] for name in NAMES if name in found), "")
-    return str(found) if isinstance(found, int | str) and len(str(found)) <= LONGEST_NAME else ""
+def images_in_shards(paths: Iterable[Path]) -> Iterator[ShardImage]:
+    """The images in shards, one after the other.  Raises ValueError if a shard cannot be read."""
+    parts = webdataset().tariterators
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                for sample in parts.group_by_keys(parts.tar_file_expander([{"url": str(path), "stream": file}])):
+                    if kind := next((kind for kind in sample if IMAGE_SUFFIX.fullmatch(f".{kind}")), None):
+                        yield f"{path} {sample['__key__']}", sample[kind], sample.get("cls", b"").decode().strip()
+        except Exception as error:  # of many kinds, by what is broken; the library adds arguments of its own
+            raise ValueError(f"{path} cannot be read as a shard ({one_line((error.args or [error])[0])})") from error
 
 
-def read_span(path: Path, start: int, end: int) -> bytes:
-    """Some bytes of a shard.  Raises ValueError if they cannot be read, or are too many to be an image."""
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            data = file.read(min(end - start, FILE_LIMIT))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({reason(error)})") from error
-    if len(data) < end - start:
-        raise ValueError(f"{path} is shorter than it was, or has an image of more than {FILE_LIMIT:,} bytes")
-    return data
+def load_shards(name: str, paths: Sequence[Path], reading: Reading) -> Images:
+    """The images in shards that are looked at, and where all others for training are.
+
+    A shard is of a part if a word of its name, or its folder, is train, val or test; the last two are held out if none
+    is.
+    Raises ValueError if there are too few, or if images cannot be read as asked or have more than 8 bits.
+    """
+    if missing := [path for path in paths if not path.is_file()]:
+        raise ValueError(f"{name} stands for {len(paths):,} shards; {len(missing):,} are missing, such as {missing[0]}")
+    parts: dict[Split, list[Path]] = {"train": [], "validation": [], "test": []}
+    for path in paths:
+        words = [*re.findall("[a-z]+", path.name.lower()), path.parent.name]
+        parts[next((part for word in words if (part := part_of(word))), "train")].append(path)
+    if len(parts["train"]) == len(paths) > 2:
+        parts = {"train": list(paths[:-2]), "validation": list(paths[-2:-1]), "test": list(paths[-1:])}
+    if not all(parts.values()):
+        raise ValueError(
+            f"{name} stands for {len(paths)} shards; one for training, validation and testing each is needed"
+        )
+    found: dict[PurePosixPath, Item | None] = {}
+    for part, members in parts.items():
+        most = -(-LOOKED_AT // len(members))
+        for title, content, label in (sample for path in members for sample in islice(images_in_shards([path]), most)):
+            place = PurePosixPath(part, label, f"{len(found):07}.png")
+            found[place] = Item(title, partial(bytes, content), len(found))
+    images = images_of(from_files(name, found), reading)
+    if images.train.dtype != torch.uint8:
+        raise ValueError(f"{name} holds images of more than 8 bits; images in shards may have 8")
+    training = tuple(path.absolute() for path in parts["train"])
+    said = f"in {len(training):,} shards: rules and comparisons look at {images.n:,} images of these, training sees all"
+    return replace(images, shards=training, said=(said, *images.said))
+
+
+def stream(images: Images, reading: Reading, draws: Draws, *, labels: bool, flip: bool) -> Iterator[Batch]:
+    """What this process has of every batch, out of the shards; other images from every step that it begins at.
+
+    ``labels``: with the images' classes, −1 for one that is not known.  ``flip``: each image is mirrored, left to
+    right, with probability ½.
+    Raises ValueError if a shard is damaged, or more images than the reading allows.
+    """
+    assert images.shards is not None, "where images are streamed"
+    paths, broken = images.shards, list[str]()
+    numbers = {word: number for number, word in enumerate(images.labels.names)} if images.labels else {}
+    rng = random.Random(f"{draws.seed} {draws.step} {draws.places.start}")
+
+    def decoded(sample: ShardImage) -> tuple[Tensor, int] | str:
+        try:
+            one = fitted(picture(sample[1], reading, None), images.shape[1:], reading)
+            if one.dtype != "uint8" or (images.shape[0] == 1 and not one.grey):
+                raise ValueError("it has colours or more than 8 bits, and those that were looked at have not")
+            pixels = in_units(one, images.depth, images.shape[0], reading)
+            return torch.from_numpy(np.broadcast_to(pixels, images.shape).copy()), numbers.get(sample[2], -1)
+        except Exception as error:  # codecs raise whatever they like
+            return f"{sample[0]} ({fault(error)})"
+
+    drawn = webdataset().filters.shuffle(1000, rng=rng)(images_in_shards(rng.choice(paths) for _ in count()))
+    ahead = in_parallel(decoded, drawn, 8 * draws.mine)  # while training goes on
+    while True:
+        batch: list[tuple[Tensor, int]] = []
+        while len(batch) < draws.mine:
+            if isinstance(one := next(ahead), tuple):
+                batch.append(one)
+                continue
+            broken.append(one)
+            if len(broken) > reading.max_broken:
+                raise ValueError(
+                    f"--max-broken allows {reading.max_broken} images of each process: {', '.join(broken)}"
+                )
+        chosen = machine.onto(draws.device, torch.stack([pixels for pixels, _ in batch]))
+        known = machine.onto(draws.device, torch.tensor([label for _, label in batch])) if labels else None
+        yield Batch(varied(chosen, flip, draws), known)

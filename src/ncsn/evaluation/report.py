@@ -4,7 +4,6 @@ Samples are bytes, and so is what they are compared with: test images.  The floo
 score in the samples' place, which no network has seen, and as many training images, which some have.
 """
 
-import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,12 @@ import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
-from ncsn import machine
 from ncsn.data import Images
-from ncsn.data.arrays import Stack
-from ncsn.data.rows import arrays
+from ncsn.data.files import arrays, images_in
+from ncsn.data.pixels import BYTES, Depth, quantize
 from ncsn.evaluation import metrics
 from ncsn.evaluation.features import Embed, Features, choose, progress
 from ncsn.files import atomic
-from ncsn.pixels import BYTES, Depth, quantize
 
 REPORTABLE = 10_000
 FEWEST = 10
@@ -149,7 +146,7 @@ class Ruler:
         remarks = {
             f"{self.n:,} of {n:,} samples are judged: there are {counts}": self.n < n,
             "the data has more than 8 bits, and is judged at 8": images is not data,
-            f"of {images.n:,} training images, in shards, {m:,} are looked at: they are the training set": m < images.n,
+            f"training images are in shards: {m:,} of them are looked at": images.shards is not None,
             f"the Fréchet distance is unreliable: {self.n:,} images are not twice its {f:,} features": self.n < 2 * f,
             "the classifier was trained on the training images: compare with held-out ones": features.accuracy,
         }
@@ -236,23 +233,15 @@ def read_samples(
     ``most``: how many are read, at least 1.  ``depth``: what other numbers are, as in the data that they are like.
     Raises ValueError if there is no such array, or if its numbers are others.
     """
-    with arrays(path) as by_name:
-        candidates = [by_name["samples"]] if "samples" in by_name else list(by_name.values())
-        images = [rows for rows in candidates if len(rows.shape) in (3, 4)]
-        if len(images) != 1:
-            listed = ", ".join(f"{name} {rows.shape}" for name, rows in by_name.items()) or "no arrays"
-            raise ValueError(f"{path} holds {listed}; one array of images, or one named samples, is needed")
-        stack = Stack.of(images[0])
-        n = min(most, stack.shape[0])
-        size, limit = n * math.prod(stack.shape[1:]) * stack.dtype.itemsize, machine.memory() // 4
-        if size > limit:
-            raise ValueError(f"{stack.name} takes {size:,} bytes; at most {limit:,} fit here")
-        rows = np.stack([stack.row(i) for i in range(n)])
-    if rows.ndim == 3:
-        rows = rows[:, None]
-    elif not stack.channels_first:
-        rows = rows.transpose(0, 3, 1, 2)
-    notes = () if stack.name == f"{path}/samples" else (f"{stack.name} is taken for the samples",)
+    by_name = arrays(path)
+    names = [name for name in by_name if name == "samples"] or [
+        name for name in by_name if by_name[name].ndim in (3, 4)
+    ]
+    if len(names) != 1:
+        listed = ", ".join(f"{name} {array.shape}" for name, array in by_name.items()) or "no arrays"
+        raise ValueError(f"{path} holds {listed}; one array of images, or one named samples, is needed")
+    rows = images_in(f"{path}/{names[0]}", by_name[names[0]])[:most].transpose(0, 3, 1, 2)
+    notes = () if names == ["samples"] else (f"{path}/{names[0]} is taken for the samples",)
     if rows.dtype == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(rows)), notes
     units = "reals in [0, 1]"
@@ -260,7 +249,7 @@ def read_samples(
         units = f"{depth.dtype} from {depth.low:g} to {depth.high:g}"
         rows = (rows.astype(np.float64) - depth.low) / (depth.high - depth.low)
     elif rows.dtype.kind != "f":
-        raise ValueError(f"{stack.name} is of {rows.dtype}; uint8, or reals in [0, 1], are needed")
+        raise ValueError(f"{path}/{names[0]} is of {rows.dtype}; uint8, or reals in [0, 1], are needed")
     pixels = as_bytes(torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)), str(path))
     cut = f"; {beyond:.2%} lay outside" if (beyond := float(((rows < 0) | (rows > 1)).mean())) else ""
     return pixels, (*notes, f"{path}: {units}, rounded to bytes{cut}")

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from ncsn import machine, networks
 from ncsn.data import batches
+from ncsn.data.pixels import reals
 from ncsn.distributions import Empirical
 from ncsn.learn import rules
 from ncsn.learn.best import Best
@@ -21,7 +22,6 @@ from ncsn.learn.rules import Facts
 from ncsn.model import ScoreModel
 from ncsn.noise import LogNormal, Proposal
 from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
-from ncsn.pixels import reals
 from ncsn.progress import refresh_interval
 from ncsn.recipe import Argument, Recipe
 from ncsn.run import Run

@@ -8,9 +8,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ncsn.data import Images
+from ncsn.data.pixels import quantize, reals
 from ncsn.evaluation import metrics
 from ncsn.evaluation.features import PIXELS, Features, choose, is_mnist, suitable
-from ncsn.pixels import quantize, reals
 from ncsn.recipe import Label, Recipe
 from ncsn.run import Run
 from ncsn.samplers import GUIDED

@@ -8,10 +8,9 @@ import torch
 
 from ncsn import storage
 from ncsn.data import Images as Pictures
-from ncsn.data import load_images
+from ncsn.data import Origin, load_images
 from ncsn.data.named import DOWNLOADS
-from ncsn.data.options import short_name
-from ncsn.data.origin import Origin
+from ncsn.data.reading import short_name
 from ncsn.learn import rules
 from ncsn.learn.rules import Facts
 from ncsn.learn.settings import Images, ResolvedImages, check_auto, given_ones

@@ -9,9 +9,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ncsn import machine
+from ncsn.data.pixels import quantize, reals
 from ncsn.evaluation import metrics
 from ncsn.evaluation.features import Features
-from ncsn.pixels import quantize, reals
 from ncsn.run import Run
 
 Pair = tuple[UInt8[Tensor, "n c h w"], UInt8[Tensor, "n c h w"]]

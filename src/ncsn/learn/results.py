@@ -8,12 +8,12 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ncsn import storage
+from ncsn.data.pixels import quantize, reals
 from ncsn.drawn import Drawn
 from ncsn.evaluation import at_8_bits, nearest
 from ncsn.learn import toy
 from ncsn.learn.journal import Journal, kept
 from ncsn.learn.study import FEW, Study
-from ncsn.pixels import quantize, reals
 from ncsn.training import State
 
 FEW_STEPS = 500  # for which the learning rate's rise and fall are too short

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ncsn import machine
 from ncsn.data.images import Labels
+from ncsn.data.pixels import reals
 from ncsn.distributions import Empirical
 from ncsn.noise import Proposal
-from ncsn.pixels import reals
 from ncsn.samplers import METHODS
 from ncsn.score import tweedie
 

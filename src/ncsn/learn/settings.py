@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from annotated_types import Interval
 
-from ncsn.data.options import Reading
+from ncsn.data.reading import Reading
 from ncsn.validation import (
     BatchSize,
     Count,
@@ -151,8 +151,8 @@ class Images(Reading):
     """Training steps instead of minutes; the same seed then gives the same bytes on one machine."""
     dataset: str = "mnist"
     """mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), a folder or an archive (.zip, .tar) of
-    images, an array (.npy, .npz), a folder that the library datasets saved, or shards in WebDataset's format: a folder
-    of .tar files, or 'shards-{0000..0127}.tar'."""
+    images, an array (.npy, .npz), or shards in WebDataset's format: a folder of .tar files, or
+    'shards-{0000..0127}.tar'."""
     flip: bool = False
     """Mirror images, left to right, at random: twice the data where a mirrored image is as good as another."""
     batch_size: BatchSize | None = None

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from ncsn import machine, storage
 from ncsn.data import Images as Pictures
-from ncsn.data import batches
-from ncsn.data.ahead import batches_ahead
+from ncsn.data import Origin, batches, shards
 from ncsn.data.named import NAMED
-from ncsn.data.options import short_name
-from ncsn.data.origin import Origin
+from ncsn.data.pixels import reals
+from ncsn.data.reading import short_name
 from ncsn.distributed import ALONE, Group
 from ncsn.distributions import Empirical
 from ncsn.evaluation import Features, as_bytes, at_8_bits
@@ -30,7 +29,6 @@ from ncsn.model import ScoreModel
 from ncsn.noise import Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm
 from ncsn.optim import muon_and_adam
-from ncsn.pixels import reals
 from ncsn.progress import Clock
 from ncsn.recipe import Recipe
 from ncsn.rng import Draws
@@ -174,10 +172,11 @@ class Study:
 
     def batches(self, model: ScoreModel) -> Iterator[Batch]:
         """Endless random batches of the training images, with their classes if the ``model`` can be told them."""
-        size, labels, shards = self.settings.batch_size, self.labels if model.classes else None, self.pictures.shards
-        if shards is not None:
-            return batches_ahead(shards, self.draws, labels=labels is not None, flip=self.settings.flip)
-        return batches(self.pixels, size, labels, flip=self.settings.flip, generator=self.draws)
+        size, labels, flip = self.settings.batch_size, self.labels if model.classes else None, self.settings.flip
+        if self.pictures.shards is not None:
+            reading = self.settings.reading
+            return shards.stream(self.pictures, reading, self.draws, labels=labels is not None, flip=flip)
+        return batches(self.pixels, size, labels, flip=flip, generator=self.draws)
 
     @cached_property
     def validation(self) -> Batch:

@@ -1,0 +1,433 @@
+"""Folders, archives and arrays: what is an image, which class, which part; and what only looks so."""
+
+import io
+import os
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pictures import classes, contents, everything, in_order, packed, pixels, png, values, write
+from PIL import Image
+
+from ncsn.data import Reading, load_images, read_example
+
+FLAT = {f"{i:02d}.png": i for i in range(20)}
+CLASSES = {f"{'dog' if i % 3 else 'cat'}/deep/{i:02d}.png": i for i in range(20)}
+KINDS = {i: "dog" if i % 3 else "cat" for i in range(20)}
+
+
+def parts(*names: str, inside: str = "") -> dict[str, int]:
+    """20 images in the first folder from 0 on, 5 in the second from 100 on, 4 in the third from 200 on."""
+    return {
+        f"{name}/{inside}{i}.png": 100 * k + i
+        for k, (name, n) in enumerate(zip(names, (20, 5, 4), strict=False))
+        for i in range(n)
+    }
+
+
+def pack(folder: Path, place: Path) -> str:
+    """A folder as an archive, its files in no order of theirs."""
+    paths = sorted(folder.rglob("*"), key=lambda path: path.name[::-1])
+    if place.suffix == ".zip":
+        with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in paths:
+                archive.write(path, path.relative_to(folder))
+        return str(place)
+    with tarfile.open(place, f"w:{place.suffix[1:]}" if place.suffix != ".tar" else "w") as tar:  # type: ignore[call-overload]
+        for path in paths:
+            tar.add(path, path.relative_to(folder), recursive=False)
+    return str(place)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
+@pytest.mark.parametrize("wrapping", ["", "set/v1/"])
+def test_folders_and_archives_are_alike(tmp_path: Path, kind: str, wrapping: str) -> None:
+    files = {f"{part}/{'dog' if i % 3 else 'cat'}/{i:02d}.png": 100 * k + i
+             for k, (part, n) in enumerate((("Training", 20), ("VAL", 5), ("test", 4))) for i in range(n)}  # fmt: skip
+    folder = tmp_path / "birds.v2"
+    write(folder, {wrapping + name: value for name, value in files.items()})
+    more = {f"{wrapping}Training/dog/.hidden.png": 50, f"{wrapping}.thumbs/x.png": 51, "__MACOSX/._a.png": 52}
+    write(folder, {**more, f"{wrapping}README.txt": b"no image"})
+    images = load_images(str(folder) if kind == "folder" else pack(folder, tmp_path / f"birds.{kind}"))
+    assert images.name == ("birds.v2" if kind == "folder" else "birds")
+    assert contents(images) == {
+        "train": list(range(20)), "validation": list(range(100, 105)), "test": list(range(200, 204))
+    }  # fmt: skip
+    assert classes(images) == {value: name.split("/")[1] for name, value in files.items()}
+    assert images.said == ()
+    for image, value in zip(images.train[:, 0].numpy(), values(images.train), strict=True):
+        assert (image == pixels(value)).all()
+
+
+LAYOUTS: dict[str, tuple[Mapping[str, int], list[int], list[int], set[str]]] = {
+    "flat": (FLAT, [2, 2], [], set()),
+    "classes": (CLASSES, [2, 2], [], {"cat", "dog"}),
+    "classes and an image in none": (CLASSES | {"stray.png": 99}, [2, 2], [], set()),
+    "one folder": ({f"only/{name}": value for name, value in FLAT.items()}, [2, 2], [], set()),
+    "three parts": (parts("train", "valid", "test"), [5, 4], [], set()),
+    "two parts": (parts("train", "val"), [5, 2], [], set()),
+    "parts beside others": (parts("train", "val", "extra") | {"sample.png": 99}, [5, 2], [99, *range(200, 204)], set()),
+    "a part to judge by beside images": (FLAT | {f"x/../test/{i}.png": 200 + i for i in range(4)}, [2, 4], [], set()),
+    "by their beginnings": (parts("Training", "eval", "Testing"), [5, 4], [], set()),
+    "with years": (parts("train2017", "val2017", "test_2017"), [5, 4], [], set()),
+    "a class called train": (parts("train", "plane"), [2, 2], [], {"train", "plane"}),
+    "classes that begin so": (parts("trains", "valley", "testudo"), [2, 2], [], {"trains", "valley", "testudo"}),
+    "classes in parts": (parts("train/b", "val/a", "test/b"), [5, 4], [], {"a", "b"}),
+}
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_what_folders_mean(tmp_path: Path, case: str) -> None:
+    files, held, left_out, names = LAYOUTS[case]
+    images = load_images(write(tmp_path, files))
+    assert [len(images.validation), len(images.test)] == held
+    assert everything(images) == sorted({*files.values()} - {*left_out})
+    assert names == (set() if images.labels is None else {*images.labels.names})
+    if names:
+        assert f"{len(names)} classes ({', '.join(sorted(names))})" in images.describe()
+        found = classes(images)
+        assert found is not None
+        assert all(found[value] in Path(name).parts for name, value in files.items())
+    if held != [2, 2]:
+        assert max(contents(images)["train"]) < 100
+        assert held[0] == 2 or contents(images)["validation"] == list(range(100, 105))
+        assert held[1] == 2 or min(contents(images)["test"]) >= 200
+
+
+def test_a_flat_folder_has_the_bytes_that_it_always_had(tmp_path: Path) -> None:
+    images = load_images(write(tmp_path, FLAT))
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0)).tolist()
+    assert values(images.validation) + values(images.test) + values(images.train) == order
+
+
+def test_broken_files_move_no_others(tmp_path: Path) -> None:
+    """A pipe is not waited for; with them, and without them, each whole image is in the same part."""
+    whole = load_images(write(tmp_path, {f"{i:02d}.png": i for i in range(40)}))
+    (tmp_path / "03.png").write_bytes(b"no image")
+    (tmp_path / "17.png").write_bytes(png(17)[:50])  # its header is whole
+    for name in ("20", "21", "22", "23"):
+        (tmp_path / f"{name}.png").unlink()
+    os.mkfifo(tmp_path / "20.png")
+    (tmp_path / "21.png").symlink_to("absent.png")
+    (tmp_path / "22.png").symlink_to("22.png")
+    with (tmp_path / "23.png").open("wb") as sparse:
+        sparse.truncate(2**29 + 1)
+    with pytest.raises(
+        ValueError, match=r"^6 of 40 images [^\n]* allows 5: .*03\.png \(no image.*20\.png .*23\.png \("
+    ):
+        load_images(str(tmp_path), reading=Reading(max_broken=5))
+    images = load_images(str(tmp_path), reading=Reading(max_broken=6))
+    for part, found in contents(images).items():
+        assert found == sorted({*contents(whole)[part]} - {3, 17, 20, 21, 22, 23})
+    assert images.said[-1].startswith("broken left out: 6 of 40")
+
+
+def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere", CLASSES)
+    (tmp_path / "top").mkdir()
+    (tmp_path / "top" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "dog" / "loop").symlink_to(tmp_path / "elsewhere")
+    images = load_images(str(tmp_path / "top"))
+    assert classes(images) == KINDS
+
+
+def test_other_suffixes_are_read_or_named(tmp_path: Path) -> None:
+    write(tmp_path, {f"{i}.PNG": i for i in range(12)} | {f"{i}.heic": b"" for i in range(3)} | {"a.json": b"{}"})
+    (tmp_path / "x.jfif").write_bytes(packed(Image.fromarray(pixels(99)), "JPEG", quality=100))
+    images = load_images(str(tmp_path))
+    assert len(everything(images)) == 13
+    assert images.said == ("left out: 3 of 17 files, .heic",)
+
+
+def test_links_in_archives_are_left_out(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, value in FLAT.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(png(value))
+            tar.addfile(info, io.BytesIO(png(value)))
+        link, device = tarfile.TarInfo("link.png"), tarfile.TarInfo("null.png")
+        link.type, link.linkname, device.type = tarfile.SYMTYPE, "/etc/passwd", tarfile.CHRTYPE
+        tar.addfile(link)
+        tar.addfile(device)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, value in FLAT.items():
+            archive.writestr(name, png(value))
+        info_ = zipfile.ZipInfo("link.png")
+        info_.external_attr = 0o120777 << 16
+        archive.writestr(info_, "/etc/passwd")
+    for place, links in (("a.tar", 2), ("a.zip", 1)):
+        images = load_images(str(tmp_path / place))
+        assert everything(images) == list(range(20))
+        assert images.said == (f"links left out: {links} in the archive",)
+
+
+@pytest.mark.parametrize(("system", "classes_"), [(0, 2), (3, 0)])
+def test_a_zip_of_windows_has_its_folders_too(tmp_path: Path, system: int, classes_: int) -> None:
+    """Some programs there write backslashes; elsewhere they belong to a name."""
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name, value in CLASSES.items():
+            info = zipfile.ZipInfo(name.replace("/", "\\"))
+            info.create_system = system
+            archive.writestr(info, png(value))
+    labels = load_images(str(tmp_path / "x.zip")).labels
+    assert (0 if labels is None else len(labels.names)) == classes_
+
+
+def test_a_tar_archive_does_not_end_where_it_is_damaged(tmp_path: Path) -> None:
+    place = Path(pack(Path(write(tmp_path / "x", FLAT)), tmp_path / "x.tar"))
+    with tarfile.open(place) as archive:
+        where = archive.getmembers()[12].offset
+    data = bytearray(place.read_bytes())
+    data[where] ^= 1
+    place.write_bytes(data)
+    with pytest.raises(ValueError, match=r"x\.tar cannot be read as a tar archive \(it is damaged"):
+        load_images(str(place))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz"])
+def test_archives_that_are_cut_short(tmp_path: Path, kind: str) -> None:
+    place = Path(pack(Path(write(tmp_path / "x", FLAT)), tmp_path / f"x.{kind}"))
+    place.write_bytes(place.read_bytes()[: place.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"^[^\n]*cannot be read[^\n]*$"):
+        load_images(str(place))
+
+
+def test_members_that_have_more_than_they_claim(tmp_path: Path) -> None:
+    """The size in the directory of a zip says 10, its data is a million zeros: no more is read than claimed."""
+    place = Path(pack(Path(write(tmp_path / "x", FLAT)), tmp_path / "x.zip"))
+    with zipfile.ZipFile(place, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.png", bytes(1_000_000))
+    place.write_bytes(place.read_bytes().replace((1_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
+    with pytest.raises(ValueError, match=r"bomb\.png \("):
+        load_images(str(place))
+
+
+def test_places_that_hold_no_data_set(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.zip")
+    (tmp_path / "x.csv").write_text("1,2")
+    write(tmp_path / "nine", {f"{i}.png": i for i in range(9)})
+    write(tmp_path / "judged", {f"{('test', 'val')[i % 2]}/{i}.png": i for i in range(20)})
+    write(tmp_path / "unreadable", FLAT)
+    for name, why in {
+        "pipe.zip": "is no data set; it must be a folder, or a regular file",
+        "x.csv": "is no data set; it must be a folder, or a regular file",
+        "nine": "holds 9 images; at least 10",
+        "judged": "has folders for test and validation only",
+        "absent": "is no data set; allowed are mnist, fashion-mnist",
+    }.items():
+        with pytest.raises(ValueError, match=why):
+            load_images(str(tmp_path / name))
+
+
+# Arrays
+
+STACK = np.stack([pixels(i) for i in range(20)])
+COLOUR = np.stack([STACK, STACK + 20, STACK + 40], 3)
+EACH = np.arange(20) % 3
+
+
+def saved(place: Path, **arrays: object) -> str:
+    """An .npz of arrays, or an .npy of the only one."""
+    if place.suffix == ".npy":
+        np.save(place, next(iter(arrays.values())))  # type: ignore[arg-type]
+    else:
+        np.savez_compressed(place, **arrays)  # type: ignore[arg-type]
+    return str(place)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+@pytest.mark.parametrize(
+    ("array", "shape"),
+    [(STACK, (1, 6, 5)), (COLOUR, (3, 6, 5)), (COLOUR.transpose(0, 3, 1, 2), (3, 6, 5)), (STACK[:, None], (1, 6, 5))],
+)
+def test_arrays_of_every_form(
+    tmp_path: Path, array: np.ndarray, shape: tuple[int, ...], suffix: str, order: str
+) -> None:
+    images = load_images(saved(tmp_path / f"x.{suffix}", anything=np.asarray(array, order=order)))  # type: ignore[call-overload]
+    assert images.shape == shape
+    expected = COLOUR[..., : shape[0]].transpose(0, 3, 1, 2)
+    assert torch.equal(in_order(images), torch.from_numpy(expected))
+    assert (images.name, images.said, images.labels) == ("x", (), None)
+
+
+def test_equal_axes_have_their_channels_last(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 4)).astype(np.uint8)
+    images = load_images(saved(tmp_path / "x.npy", x=array))
+    assert torch.equal(in_order(images), torch.from_numpy(array.transpose(0, 3, 1, 2)))
+    assert images.said[0].startswith("channels as they are: 4")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "kept", "top"),
+    [
+        ("int64", 0, 255, "uint8", 256),
+        ("int64", 0, 15, "int64", 16),
+        ("int16", -160, 99, "int16", 100),
+        ("bool", 0, 1, "uint8", 256),
+        (">u2", 0, 1023, "uint16", 1024),
+        ("float64", 0, 1, "float64", 1),
+        ("float16", -3, 4, "float16", 4),
+    ],
+)
+def test_what_numbers_mean(tmp_path: Path, dtype: str, low: int, high: int, kept: str, top: float) -> None:
+    array = (low + np.arange(20 * 30).reshape(20, 6, 5) % (high - low + 1)).astype(dtype)
+    images = load_images(saved(tmp_path / "x.npy", x=array))
+    assert (images.depth.dtype, images.depth.high) == (kept, top)
+    found = in_order(images)[:, 0]
+    if kept == "uint8":
+        assert torch.equal(found, torch.from_numpy(array.astype(np.uint8) * np.uint8(255 if dtype == "bool" else 1)))
+    else:
+        assert (images.depth.restored(found) == array).all()
+        assert 0 <= float(found.min()) < float(found.max()) <= 1
+    assert bool(images.said)
+
+
+@pytest.mark.parametrize("key", ["labels", "label", "y"])
+@pytest.mark.parametrize("labels", [EACH, EACH[:, None], EACH * 1.0, EACH.astype("S"), np.array(["0", "1", "2"])[EACH]])
+def test_labels_beside_the_images(tmp_path: Path, labels: np.ndarray, key: str) -> None:
+    images = load_images(saved(tmp_path / "x.npz", **{"images": STACK, key: labels}))
+    assert classes(images) == {i: str(i % 3) for i in range(20)}
+    assert images.said == ()
+
+
+NO_LABELS = [
+    np.zeros((20, 14)),
+    np.zeros(19),
+    np.linspace(0, 1, 20),
+    np.full(20, np.inf),
+    np.zeros(20, "M8[s]"),
+    EACH * 1j,
+]
+
+
+@pytest.mark.parametrize("labels", NO_LABELS)
+def test_labels_that_are_no_classes_are_left_out(tmp_path: Path, labels: np.ndarray) -> None:
+    images = load_images(saved(tmp_path / "x.npz", x=STACK, y=labels, extra=np.zeros(3)))
+    assert images.labels is None
+    assert [line.split()[0] for line in images.said] == ["y", "extra"]
+
+
+@pytest.mark.parametrize(
+    "keys", [("x_train", "y_train", "x_test", "y_test"), ("train_images", "train_labels", "test_images", "test_labels")]
+)
+def test_keys_of_parts(tmp_path: Path, keys: tuple[str, ...]) -> None:
+    arrays = dict(zip(keys, (STACK, EACH + 4, STACK[:5] + 100, EACH[:5, None] + 5), strict=True))
+    images = load_images(saved(tmp_path / "x.npz", **arrays))
+    assert contents(images)["test"] == [100, 101, 102, 103, 104]
+    assert len(images.validation) == 2
+    assert classes(images) == {i: str(i % 3 + 4) for i in range(20)} | {100 + i: str(i % 3 + 5) for i in range(5)}
+    images = load_images(saved(tmp_path / "x.npz", **arrays, val_images=STACK[:4] + 200))
+    assert contents(images)["validation"] == [200, 201, 202, 203]
+    assert images.labels is None, "not all parts have some"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "why"),
+    [
+        ({"x": np.zeros((20, 784), np.uint8)}, r"shape \(20, 784\)"),
+        ({"x": np.zeros((20, 2, 4), np.complex64)}, "complex64"),
+        ({"x": np.full((20, 4, 4), None)}, "cannot be read as arrays"),
+        ({"x": np.full((20, 4, 4), np.nan)}, r"\[0\] \(it has values that are not finite\)"),
+        ({"x": STACK[:9]}, "holds 9 images"),
+        ({"a": STACK, "b": STACK}, r"a \(20, 6, 5\) of uint8, b .*; one array of images is needed"),
+        ({"x_test": STACK}, "one for each part, x_train and x_test"),
+        ({"x_train": STACK, "x_test": STACK[..., None] * 1.0}, "of one dtype"),
+        ({"x_train": STACK, "x_test": COLOUR}, "as many channels"),
+        ({}, "holds nothing"),
+    ],
+)
+def test_arrays_that_are_no_data_sets(tmp_path: Path, arrays: dict[str, np.ndarray], why: str) -> None:
+    places = ["x.npz"] + ["x.npy"] * (arrays.keys() == {"x"})
+    for place in places:
+        with pytest.raises(ValueError, match=why):
+            load_images(saved(tmp_path / place, **arrays))
+
+
+def test_an_array_is_no_larger_and_no_smaller_than_it_says(tmp_path: Path) -> None:
+    whole = Path(saved(tmp_path / "x.npy", x=STACK)).read_bytes()
+    claim = whole.replace(b"(20, 6, 5)", b"(9999999999, 6, 5)").replace(b"        \n", b"\n", 1)
+    for content in (claim, whole + b"x", whole[:-1], whole.replace(b"(20, 6, 5)", b"(10, 6, 5)")):
+        (tmp_path / "x.npy").write_bytes(content)
+        with pytest.raises(ValueError, match=r"x\.npy cannot be read as arrays"):
+            load_images(str(tmp_path / "x.npy"))
+
+
+def test_what_inflates_to_much_is_refused_before_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = saved(tmp_path / "x.npz", x=np.zeros((10_000, 100, 100), np.uint8))
+    monkeypatch.setattr("ncsn.machine.memory", lambda: 2**28)
+    with pytest.raises(ValueError, match="it holds 100,000,128 bytes; at most 67,108,864 fit here"):
+        load_images(place)
+    write(tmp_path / "many", {f"{i}.png": packed(Image.new("L", (3000, 3000), i)) for i in range(11)})
+    with pytest.raises(ValueError, match=r"takes over 0\.1 GB here; give a smaller --size"):
+        load_images(str(tmp_path / "many"))
+    assert load_images(str(tmp_path / "many"), reading=Reading(size="8")).shape == (1, 8, 8)
+
+
+# Whatever the bytes are
+
+
+def whole_files() -> dict[str, bytes]:
+    """A file of every kind."""
+    image, archived, tarred = Image.fromarray(COLOUR[3]), io.BytesIO(), io.BytesIO()
+    found = {f"x.{kind}": packed(image, kind) for kind in ("png", "jpeg", "tiff", "gif", "bmp", "webp", "ppm")}
+    found["deep.png"] = packed(Image.fromarray(STACK[3].astype(np.uint16) * 257))
+    with zipfile.ZipFile(archived, "w") as archive, tarfile.open(fileobj=tarred, mode="w") as tar:
+        for i in range(11):
+            info = tarfile.TarInfo(f"{i % 2}/{i}.png")
+            info.size = len(png(i))
+            tar.addfile(info, io.BytesIO(png(i)))
+            archive.writestr(info.name, png(i))
+    arrays, one = io.BytesIO(), io.BytesIO()
+    np.savez(arrays, x=STACK, y=EACH)
+    np.save(one, STACK)
+    made = {"x.zip": archived, "x.tar": tarred, "x.npz": arrays, "x.npy": one}
+    return found | {name: stream.getvalue() for name, stream in made.items()}
+
+
+WHOLE = whole_files()
+
+
+@settings(max_examples=400, derandomize=True)
+@given(
+    name=st.sampled_from(sorted(WHOLE)),
+    flips=st.lists(st.floats(0, 1, exclude_max=True), max_size=4),
+    cut=st.none() | st.floats(0, 1),
+    spliced=st.none() | st.tuples(st.floats(0, 1), st.binary(max_size=40)),
+)
+def test_any_bytes_are_images_or_a_line(
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    flips: list[float],
+    cut: float | None,
+    spliced: tuple[float, bytes] | None,
+) -> None:
+    content = bytearray(WHOLE[name])
+    for place in flips:
+        bit = int(place * 8 * len(content))
+        content[bit // 8] ^= 1 << bit % 8
+    if spliced is not None:
+        at = int(spliced[0] * len(content))
+        content[at : at + len(spliced[1])] = spliced[1]
+    if cut is not None:
+        del content[int(cut * len(content)) :]
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(content)
+    lines = [""]
+    try:
+        if name[-3:] in ("zip", "tar", "npz", "npy"):
+            images = load_images(str(path), reading=Reading(max_broken=1, size="6x5"))
+            assert bool(in_order(images).float().isfinite().all())
+        else:
+            x = read_example(str(path), (3, 6, 5))
+            assert x.shape == (3, 6, 5)
+            assert 0 <= float(x.min()) <= float(x.max()) <= 1
+    except ValueError as error:
+        lines = str(error).splitlines()
+    assert len(lines) == 1
