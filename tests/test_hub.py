@@ -87,7 +87,7 @@ class Hub:
         api = create_autospec(HfApi, instance=True)
         for name in ("repo_exists", "create_repo", "model_info", "upload_folder"):
             getattr(api, name).side_effect = getattr(self, name)
-        return api  # type: ignore[no-any-return]
+        return api
 
     def put(self, model: str, files: dict[str, bytes], *, private: bool = True) -> None:
         self.private[model], self.files[model] = private, files
