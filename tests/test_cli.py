@@ -17,8 +17,7 @@ from ncsn.cli import main as cli
 from ncsn.model import ScoreModel
 from ncsn.networks import UNet
 from ncsn.recipe import Recipe
-from ncsn.samplers import METHODS
-from ncsn.sampling import Sampling
+from ncsn.samplers import METHODS, Sampling
 
 RECIPE = Recipe(
     network="UNet",

@@ -23,7 +23,7 @@ from ncsn.plots import tile
 from ncsn.problems import blurred, downsampled
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 from ncsn.score import Sigma, expand
 from ncsn.units import Units
 

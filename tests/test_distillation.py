@@ -27,7 +27,7 @@ from ncsn.model import ScoreModel
 from ncsn.objectives import Batch
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 from ncsn.score import Score, Sigma, expand, tweedie
 
 STD, SIGMAS = 0.5, (4.0, 1.0, 0.2)

@@ -32,8 +32,7 @@ from ncsn.learn.settings import ImageJob, Images, ResolvedImages, kept
 from ncsn.learn.study import Study
 from ncsn.plots import tile
 from ncsn.progress import Clock
-from ncsn.samplers import METHODS
-from ncsn.sampling import Sampling
+from ncsn.samplers import METHODS, Sampling
 
 ROOT = Path(__file__).parent.parent
 TINY = "--channels 8 8 --blocks 1 --batch-size 16 --levels 6 --samples 9 --guidance 2 --no-compile"

@@ -23,7 +23,7 @@ from ncsn.model import Plain, Preconditioning, Scaled, ScoreModel
 from ncsn.networks import MLP, NCSN, NCSNv2, UNet
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 from ncsn.score import Sigma, expand
 from ncsn.units import Units
 

@@ -15,7 +15,7 @@ from ncsn.files import HOST, atomic, check_out, sweep
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.recipe import Recipe
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 from ncsn.training import State
 
 SAMPLING = Sampling(sigma_max=5.0, sigma_min=0.5, sampler="annealed", levels=4, steps=3, eps=0.05)

@@ -11,8 +11,7 @@ from ncsn.evaluation import PIXELS, Features, digits, features
 from ncsn.learn import guidance
 from ncsn.learn.guidance import Trial, best
 from ncsn.recipe import Recipe
-from ncsn.samplers import Step
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling, Step
 
 CPU = torch.device("cpu")
 

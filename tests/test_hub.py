@@ -22,7 +22,7 @@ from ncsn.cli import main as cli
 from ncsn.hub import SHARED
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 
 SENT = {"README.md", "config.json", "model.safetensors", "metrics.json", "evaluation.json"}
 SENT |= {"guide/config.json", "guide/model.safetensors"}

@@ -27,7 +27,7 @@ from ncsn.model import ScoreModel
 from ncsn.noise import LogUniform
 from ncsn.objectives import Batch, posterior_dsm
 from ncsn.progress import Clock
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 from ncsn.training import Progress, State
 
 TRAINED, HELD_OUT = 10, 200  # the grey of training images (and their class more), and of those for validation

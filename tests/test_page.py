@@ -22,7 +22,7 @@ from ncsn.model import ScoreModel
 from ncsn.networks import MLP, UNet
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 
 ROOT = Path(__file__).parent.parent
 HOME = b"<!doctype html><title>it</title>"

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from ncsn.recipe import PRECONDITIONINGS, Argument, PreconditioningName, Recipe
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 
 SAMPLING = Sampling(sigma_max=5.0, sigma_min=0.5, sampler="heun", levels=4, steps=1, eps=0.05)
 

@@ -20,7 +20,7 @@ from ncsn.networks import MLP, UNet
 from ncsn.problems import masked
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 from ncsn.score import Counted, Sigma, expand
 from ncsn.units import Units
 

@@ -12,7 +12,7 @@ from ncsn import storage
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.recipe import Recipe
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 
 RECIPE = Recipe(
     network="MLP",

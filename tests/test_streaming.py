@@ -22,7 +22,7 @@ from ncsn.networks import MLP, UNet
 from ncsn.recipe import Recipe
 from ncsn.rng import block_seed
 from ncsn.run import Run
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 from ncsn.streaming import Job, streamed
 from ncsn.units import Units
 

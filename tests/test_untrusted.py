@@ -28,7 +28,7 @@ from ncsn.learn.toy import recalled
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.recipe import Recipe
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 from ncsn.storage import digest, read_tensors, sealed
 from ncsn.training import State
 from ncsn.validation import validated

@@ -39,6 +39,7 @@ from .run import Run as Run
 from .run import load as load
 from .samplers import METHODS as METHODS
 from .samplers import Method as Method
+from .samplers import Sampling as Sampling
 from .samplers import Step as Step
 from .samplers import annealed_langevin as annealed_langevin
 from .samplers import consistent_annealed as consistent_annealed
@@ -48,7 +49,6 @@ from .samplers import euler as euler
 from .samplers import heun as heun
 from .samplers import langevin as langevin
 from .samplers import predictor_corrector as predictor_corrector
-from .sampling import Sampling as Sampling
 from .score import Score as Score
 from .score import guided as guided
 from .score import tweedie as tweedie

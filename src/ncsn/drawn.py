@@ -7,8 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.samplers import Step
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling, Step
 from ncsn.score import Counted
 
 

@@ -12,8 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from ncsn import machine, networks
 from ncsn.data.pixels import Depth
-from ncsn.model import Karras, Plain, Preconditioning, Scaled, ScoreModel
-from ncsn.sampling import Sampling
+from ncsn.model import EDM, Plain, Preconditioning, Scaled, ScoreModel
+from ncsn.samplers import Sampling
 from ncsn.validation import MOST_LEVELS, check_call
 
 MOST_WEIGHTS = 2 * 10**9  # of a network
@@ -25,7 +25,7 @@ Label = int | str | Int64[Tensor, "n"]
 Argument: TypeAlias = bool | int | float | str | tuple[int, ...] | tuple[float, ...]
 PreconditioningName = Literal["karras", "scaled", "plain"]
 PRECONDITIONINGS: dict[PreconditioningName, Preconditioning] = {
-    "karras": Karras(),
+    "karras": EDM(),
     "scaled": Scaled(),
     "plain": Plain(),
 }

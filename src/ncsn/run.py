@@ -23,8 +23,7 @@ from ncsn.model import ScoreModel
 from ncsn.problems import Measurement
 from ncsn.recipe import Label, Recipe
 from ncsn.rng import block_seed
-from ncsn.samplers import METHODS, NonFiniteSampleError, Step, encode, slerp
-from ncsn.sampling import Sampling
+from ncsn.samplers import METHODS, NonFiniteSampleError, Sampling, Step, encode, slerp
 from ncsn.score import Counted, Score, batched, even, guided, tweedie
 from ncsn.storage import digest
 from ncsn.units import Units
@@ -343,7 +342,8 @@ class Run:
         Raises ValueError for a ``y`` that is no measurement, and for noise that is not positive.
         """
         zero = torch.zeros(1, *self.recipe.shape, device=self.device)
-        linear, target, noise = problems.standardised(measure, y, noise_std, example=zero, units=self.units)
+        units = {} if self.units is None else {"shift": self.units.shift, "scale": self.units.scale}
+        linear, target, noise = problems.standardised(measure, y, noise_std, example=zero, **units)
 
         def condition(score: Score, n: int, generator: torch.Generator) -> Score:
             return problems.posterior(score, linear, one_for_each(target, n), noise, steps=solver_steps)

@@ -12,7 +12,6 @@ from ncsn.cli.options import RunOptions, check_suffix
 from ncsn.cli.sample import example
 from ncsn.files import check_out
 from ncsn.learn.settings import given_ones
-from ncsn.regions import known_pixels, mean_filled
 from ncsn.validation import Count, Levels, Region, Seed, check_ranges
 
 if TYPE_CHECKING:
@@ -133,6 +132,8 @@ class Inpaint(Problem):
         """Which pixels are known."""
         import torch
 
+        from ncsn.problems import known_pixels
+
         return known_pixels(shape, self.hide, generator=torch.Generator().manual_seed(self.seed))
 
     def measure(self, shape: Shape) -> "Measurement":
@@ -151,6 +152,8 @@ class Inpaint(Problem):
 
     def shown(self, y: "Tensor", shape: Shape) -> "Tensor":
         """The known pixels, and their mean elsewhere."""
+        from ncsn.problems import mean_filled
+
         return mean_filled(self.known(shape), y)
 
     def posterior(self, run: "Run", y: "Tensor", shape: Shape) -> "Run":

@@ -20,7 +20,7 @@ from ncsn.objectives import Batch
 from ncsn.optim import muon_and_adam
 from ncsn.rng import randint, randn
 from ncsn.run import Run
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 from ncsn.score import conditioned, tweedie
 from ncsn.training import State
 

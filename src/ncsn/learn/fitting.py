@@ -25,8 +25,7 @@ from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
 from ncsn.progress import refresh_interval
 from ncsn.recipe import Argument, Recipe
 from ncsn.run import Run
-from ncsn.samplers import METHODS
-from ncsn.sampling import Sampling
+from ncsn.samplers import METHODS, Sampling
 from ncsn.training import Budget, State, train
 from ncsn.units import Units
 

@@ -13,8 +13,7 @@ from ncsn.evaluation import metrics
 from ncsn.evaluation.features import PIXELS, Features, choose, is_mnist, suitable
 from ncsn.recipe import Label, Recipe
 from ncsn.run import Run
-from ncsn.samplers import GUIDED
-from ncsn.sampling import Sampling
+from ncsn.samplers import GUIDED, Sampling
 from ncsn.validation import GuideName
 
 WEIGHTS: dict[GuideName, tuple[float, ...]] = {  # that are offered, smallest first

@@ -16,8 +16,7 @@ from ncsn.learn.rules import Facts
 from ncsn.learn.settings import Images, ResolvedImages, check_auto, given_ones
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal, suggest_noise
 from ncsn.recipe import Argument, Recipe
-from ncsn.samplers import METHODS
-from ncsn.sampling import Sampling
+from ncsn.samplers import METHODS, Sampling
 from ncsn.validation import validated
 
 NETWORKS = {"unet": "UNet", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}

@@ -18,7 +18,7 @@ from ncsn.learn.settings import ResolvedToy, Toy, check_auto, kept
 from ncsn.noise import Geometric, suggest_noise
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 from ncsn.training import State
 from ncsn.validation import validated
 
