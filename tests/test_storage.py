@@ -446,10 +446,14 @@ def test_nothing_is_unpickled_that_is_more_than_weights(tmp_path: Path, network:
     assert "weights" in (refused(lambda: a_state().load(path), naming="checkpoint.pt") or "").lower()
 
 
+NOT_WEIGHTS: tuple[Any, ...] = (None, {}, {"a": torch.ones(1)}, {1: 2})
 FOREIGN: list[tuple[tuple[Any, ...], Any]] = [
     *(((name,), KeyError) for name in ("version", "model", "average", "optimizers", "generator", "step", "seconds")),
-    *(((name,), value) for name in ("model", "average") for value in (None, {}, {"a": torch.ones(1)}, {1: 2})),
-    *((("optimizers",), value) for value in (None, [], [{}], [1, 2])),
+    *(((name,), value) for name in ("model", "average") for value in NOT_WEIGHTS),
+    (("optimizers",), None),
+    (("optimizers",), []),
+    (("optimizers",), [{}]),
+    (("optimizers",), [1, 2]),
     *((("generator",), value) for value in (None, torch.zeros(3, dtype=torch.uint8), "x")),
     *((("step",), value) for value in (None, -1, 1.5, "3", True)),
     *((("seconds",), value) for value in (-1.0, float("nan"), "3")),

@@ -27,7 +27,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ncsn import distributed, sharing
+from ncsn import distributed, hub
 from ncsn.data import Origin
 from ncsn.files import HOST, JSON_LIMIT, atomic, check_regular, one_line, parse_json, read_bytes, read_json, sweep
 from ncsn.files import write_json as write_json
@@ -266,10 +266,10 @@ def find(run: str | Path) -> Path:
     """The folder of a run: the one that is named, or one of those in the package (``SHIPPED``) if there is no such.
 
     Of hf://user/model@revision it is in the cache of the hub's library, fetched if need be.
-    Raises ValueError as ``sharing.fetch``.
+    Raises ValueError as ``hub.fetch``.
     """
     if Path(run).parts[:1] == ("hf:",):
-        return sharing.fetch(run)
+        return hub.fetch(run)
     if str(run) in SHIPPED and not begun(Path(run)):
         return Path(str(resources.files("ncsn") / "assets" / "models" / str(run)))
     return Path(run)
