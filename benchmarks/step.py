@@ -24,7 +24,7 @@ from ncsn import distributed, machine
 from ncsn.data.pixels import reals
 from ncsn.distributed import ALONE, Group
 from ncsn.distributions import Empirical
-from ncsn.learn.settings import DeviceName, PrecisionName
+from ncsn.learn.settings import PrecisionName
 from ncsn.model import ScoreModel
 from ncsn.networks import UNet
 from ncsn.noise import LogNormal
@@ -32,6 +32,7 @@ from ncsn.objectives import dsm, posterior_dsm
 from ncsn.optim import muon_and_adam
 from ncsn.rng import Draws
 from ncsn.training import Budget, Progress, State, train
+from ncsn.validation import DeviceName
 
 NOISE = LogNormal(-1.6, 1.2, 33.0, 0.01)  # what the rules choose for CIFAR-10
 ABOVE = 1.5  # and there, where posterior targets begin

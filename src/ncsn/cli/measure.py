@@ -14,8 +14,8 @@ from ncsn.cli import console, drawing
 from ncsn.cli.options import SAMPLING_OPTIONS, RunOptions, SamplingOptions, check_suffix
 from ncsn.data.reading import Reading
 from ncsn.files import check_out
-from ncsn.learn.settings import DeviceName, given_ones
-from ncsn.validation import Count, Seed, Sigma, check_ranges
+from ncsn.learn.settings import given_ones
+from ncsn.validation import Count, DeviceName, Seed, Sigma, check_ranges
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,7 +165,7 @@ class Evaluate(SamplingOptions, Reading):
         return torch.cat([quantize(block.samples) for block in blocks]), {
             "run_digest": run.digest,
             "seed": self.seed,
-            "sampler": last.sampler,
+            "sampler": last.sampling.sampler,
             "class": self.label,
             "guidance": last.sampling.guidance,
             "guide": last.sampling.guide,
@@ -322,7 +322,7 @@ class Info(RunOptions):
             "sampler": f"{sampling.sampler} on {sampling.count} noise levels, {sampling.nfe} evaluations",
             "guidance": guide,
             "settings": pairs(run.settings),
-            "results": pairs({k: v for k, v in results.items() if not isinstance(v, tuple | dict)}),
+            "results": pairs({k: v for k, v in results.items() if not isinstance(v, list | dict)}),
         }
         for name, value in rows.items():
             print(f"{name:<11} {value}")

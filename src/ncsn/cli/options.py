@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import tyro
 from annotated_types import Interval
 
-from ncsn.learn.settings import DeviceName
-from ncsn.validation import BatchSize, GuideName, LangevinSteps, Levels, SamplerName, StepSize
+from ncsn.validation import BatchSize, DeviceName, GuideName, LangevinSteps, Levels, SamplerName, StepSize
 
 Guidance = Annotated[float, Interval(ge=0, le=100)]
 SAMPLING_OPTIONS = ("sampler", "levels", "steps", "eps", "label", "guidance", "guide", "batch_size")

@@ -10,7 +10,7 @@ from annotated_types import Interval
 
 from ncsn.cli import console, drawing
 from ncsn.cli.options import RunOptions, SamplingOptions, check_suffix
-from ncsn.files import check_out
+from ncsn.files import Job, Stream, check_out, streamed
 from ncsn.learn.settings import given_ones
 from ncsn.validation import Count, Levels, Seed, check_ranges
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from ncsn.distributed import Group
     from ncsn.run import Run
-    from ncsn.streaming import Job, Stream
 
 SHOWN_POINTS, SHOWN_IMAGES = 1500, 36  # in an animation
 PICTURES, FILES = (".png", ".gif"), (".npz", ".npy")
@@ -90,8 +89,6 @@ class Sample(SamplingOptions, RunOptions):
         """Write samples into an output that grows with them; returns what they cost."""
         import numpy as np
 
-        from ncsn.streaming import streamed
-
         shape = (self.n, *run.recipe.shape)
         dtype = np.dtype(run.recipe.depth.dtype if run.recipe.images else "float32")
         try:
@@ -102,7 +99,7 @@ class Sample(SamplingOptions, RunOptions):
 
     def fill(self, stream: "Stream", run: "Run", group: "Group") -> str:
         """Draw what is not there yet, block by block; returns what that cost."""
-        from ncsn.drawn import cost
+        from ncsn.run import cost
 
         before, seconds, spent = stream.done, 0.0, ""
         group.share(str(before).encode())
@@ -113,7 +110,7 @@ class Sample(SamplingOptions, RunOptions):
                 x = drawn.samples
                 stream.write(run.recipe.depth.restored(x) if run.recipe.images else x.numpy())
                 seconds += drawn.seconds
-                spent = cost(stream.done - before, drawn.sampler, drawn.nfe, drawn.guide_nfe, seconds)
+                spent = cost(stream.done - before, drawn.sampling.sampler, drawn.nfe, drawn.guide_nfe, seconds)
         except KeyboardInterrupt as error:
             if stream.done:
                 console.stopped(error, f" at {stream.done:,} of {self.n:,} samples; the same command goes on")

@@ -23,16 +23,16 @@ from ncsn.distributions import Empirical
 from ncsn.evaluation import as_bytes, metrics
 from ncsn.learn import guidance, rules
 from ncsn.learn.record import BANDS, LEARNING, Record, Row, Tally, left, verdict
-from ncsn.learn.settings import DeviceName, ImageJob, Images, ResolvedImages
+from ncsn.learn.settings import ImageJob, Images, ResolvedImages
 from ncsn.model import ScoreModel
 from ncsn.noise import Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm, training_loss
 from ncsn.optim import muon_and_adam
-from ncsn.recipe import Recipe
+from ncsn.recipe import Recipe, Units
 from ncsn.rng import Draws
 from ncsn.run import Run
 from ncsn.training import Budget, Progress, State, train
-from ncsn.units import Units
+from ncsn.validation import DeviceName
 
 FEW = 1000  # examples, below which what is learned may be the examples themselves
 PREVIEW = 3  # rows after each of which images are drawn, into the run's folder

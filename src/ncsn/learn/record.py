@@ -24,12 +24,12 @@ from ncsn.data import Origin, load_images
 from ncsn.data.named import DOWNLOADS, NAMED
 from ncsn.data.reading import short_name
 from ncsn.distributed import ALONE, Group
-from ncsn.drawn import Drawn
 from ncsn.files import append
 from ncsn.learn import rules
 from ncsn.learn.settings import ImageJob, Images, Job, ResolvedImages, Toy, given_ones, recalled
 from ncsn.progress import refresh_interval
 from ncsn.recipe import Recipe
+from ncsn.run import Drawn
 from ncsn.training import STOPS, NonFiniteLossError, Progress, State, Stopped
 from ncsn.validation import validated
 

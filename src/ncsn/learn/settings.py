@@ -16,6 +16,7 @@ from ncsn.validation import (
     BatchSize,
     Count,
     Depth,
+    DeviceName,
     LangevinSteps,
     Levels,
     Rate,
@@ -29,7 +30,6 @@ from ncsn.validation import (
     validated,
 )
 
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionName = Literal["auto", "bf16", "fp16", "tf32", "fp32"]
 S = TypeVar("S")
 

@@ -11,14 +11,13 @@ from torch import Tensor
 
 from ncsn import machine, storage
 from ncsn.distributions import TOYS, Distribution, GaussianMixture
-from ncsn.drawn import Drawn
 from ncsn.evaluation import metrics
 from ncsn.learn.record import Record
 from ncsn.learn.settings import ResolvedToy, Toy, check_auto, recalled
 from ncsn.noise import suggest_noise
 from ncsn.plots import Panel
 from ncsn.recipe import Recipe
-from ncsn.run import Run
+from ncsn.run import Drawn, Run
 from ncsn.samplers import Sampling
 
 VIEW = 8.0  # everything is drawn on [-8, 8]², where the paper's figures are
