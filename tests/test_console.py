@@ -13,7 +13,7 @@ from ncsn.cli.interrupts import Interrupted, Terminated, interruptible
 from ncsn.learn.record import Record
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP
-from ncsn.training import Progress, State, Stopped
+from ncsn.training import NonFiniteLossError, Progress, State, Stopped
 
 
 @dataclass
@@ -44,6 +44,7 @@ def full(_: Nothing) -> None:
     [
         (ValueError("too\nlong"), 2, "error: too long"),
         (MemoryError(), 1, "error: out of memory"),
+        (NonFiniteLossError("the loss is nan"), 1, "error: the loss is nan"),
         (Stopped(signal.SIGINT, " at step 3"), 130, "error: interrupted at step 3"),
         (Stopped(signal.SIGTERM, " at step 4"), 143, "error: terminated at step 4"),
         (Terminated(), 143, "error: terminated"),
@@ -70,7 +71,7 @@ def test_what_ends_a_command_is_one_line_of_the_first_process(
         console.run(command, Nothing, [])
     assert ended.value.code == status
     said = capsys.readouterr().err
-    assert said.startswith(line) == (rank == "0" or not isinstance(error, KeyboardInterrupt))
+    assert said.startswith(line) == (rank == "0" or not isinstance(error, KeyboardInterrupt | NonFiniteLossError))
     assert said.count("\n") == bool(said)
 
 
