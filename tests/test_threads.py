@@ -55,7 +55,7 @@ def test_threads_follow_the_load(case: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_busy_is_what_is_not_idle_on_the_processors_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    Times = namedtuple("Times", ["user", "system", "idle", "iowait", "guest"])  # noqa: PYI024
+    Times = namedtuple("Times", ["user", "system", "idle", "iowait", "guest"])
     times = [Times(3.0, 2.0, 100.0, 7.0, 1.0), Times(9.0, 9.0, 9.0, 9.0, 9.0), Times(1.0, 0.5, 0.0, 0.0, 0.0)]
     monkeypatch.setattr("ncsn.machine.psutil.cpu_times", lambda percpu: times)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {2, 0}, raising=False)
