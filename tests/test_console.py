@@ -3,6 +3,7 @@
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def full(_: Nothing) -> None:
     state, some = State(ScoreModel(MLP(2, 8, 1)), generator=torch.Generator()), torch.ones(2)
     step = Progress(step=1, fraction=0.5, seconds=1.0, losses=some, sigmas=some, examples_per_second=1.0)
     watched = Record(Path("nowhere")).watch(iter([step]), state)
-    for _ in watched:
+    for _step in watched:
         raise OSError("no space left")
 
 
@@ -80,7 +81,7 @@ def test_a_signal_is_the_truth_whatever_a_library_says_of_it(
     number: int | None, status: int, word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        console.run(lambda nothing: damaged(nothing, number), Nothing, [])
+        console.run(partial(damaged, number=number), Nothing, [])
     assert ended.value.code == status
     assert word in capsys.readouterr().err
 

@@ -78,7 +78,12 @@ def test_samples_are_compared_at_every_weight_and_real_images_first(
 ) -> None:
     """From the same noise, of the same classes, the better the nearer the weight is to 1.5."""
     sampling, calls, seen = untrained.recipe.sampling, [], []
-    features = replace(FLAT, embed=lambda x: seen.append(x) or FLAT(x).features)
+
+    def embed(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return x.flatten(1).float()
+
+    features = replace(FLAT, embed=embed)
     unguided, guided = guidance.at_guidance(sampling)
     assert [*unguided, *guided] == sampling.ladder().tolist()
     assert min(unguided) > sampling.guided_between[1] >= max(guided)

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def test_a_gpu_has_tf32_since_it_has_bfloat16(fast: bool, auto: str, monkeypatch
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.choose_device("cpu") == CPU
     for gpus in (0, 2):
-        monkeypatch.setitem(machine.DEVICES, "cuda", lambda gpus=gpus: gpus > 0)
+        monkeypatch.setitem(machine.DEVICES, "cuda", partial(bool, gpus))
         monkeypatch.setattr("torch.cuda.device_count", lambda gpus=gpus: gpus)
         assert machine.choose_device("auto").type == ("cuda" if gpus else "cpu")
     monkeypatch.setenv("LOCAL_RANK", "1")
