@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pictures import PARTS, contents, packed, write
 from PIL import Image
 
-from ncsn.data import Images, Labels, Origin, Reading, batches, load_images, mnist, mnist_labels, named, read_example
+from ncsn.data import Images, Labels, Origin, Reading, batches, load_images, mnist, named, read_example
 from ncsn.data.pixels import BYTES, Depth, centres, dequantize, quantize
 from ncsn.data.reading import short_name
 from ncsn.recipe import Recipe
@@ -133,9 +133,9 @@ def test_what_reading_allows() -> None:
     assert [Reading(background=colour).coloured() for colour in ("white", "#808080", "#808081")] == [False, False, True]
     wrong: list[tuple[str, object]] = [("max_broken", -1)]
     wrong += [("size", size) for size in ("0", "64x", "x64", "-3", "64x0", "big", "12345", "6 4", "٣٢")]
-    wrong += [("background", colour) for colour in ("red", "#fff", "#12345g", "")]
+    wrong += [("fit", "squeeze"), *(("background", colour) for colour in ("reddish", "12345", "#12345g", ""))]
     for name, value in wrong:
-        with pytest.raises(ValueError, match=f"^{name} is "):
+        with pytest.raises(ValueError, match="color" if name == "background" else f"^{name} is "):
             Reading(**{name: value})  # type: ignore[arg-type]
     code = "import sys, ncsn.data.reading; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -160,13 +160,11 @@ def test_short_names(name: str, short: str) -> None:
 
 
 def test_mnist_is_split_50_10_10_with_labels() -> None:
-    images, digits = mnist(), mnist_labels()
+    images = mnist()
     assert [len(getattr(images, part)) for part in PARTS] == [50_000, 10_000, 10_000]
-    assert digits[0][:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
-    assert digits[2].bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert images.labels is not None
-    for part, expected in zip(PARTS, digits, strict=True):
-        assert torch.equal(getattr(images.labels, part), expected.long())
+    assert images.labels.train[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert images.labels.test.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
 @pytest.mark.parametrize("content", [None, b"\x1f\x8b" * 500, gzip.compress(bytes(16))])
@@ -192,7 +190,7 @@ def test_a_named_set_in_another_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (images.name, images.shape, images.said) == (
         "mnist",
         (1, 14, 14),
-        ("cropped to 14 x 14: 130 of 130 images",),
+        ("crop to 14 x 14: 130 of 130 images",),
     )
     assert images.labels is not None
     for part in PARTS:
@@ -202,17 +200,15 @@ def test_a_named_set_in_another_size(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(getattr(images.labels, part), getattr(labels, part)[twins])
 
 
-@pytest.mark.parametrize("name", ["fashion-mnist", "kmnist", "cifar10"])
-def test_without_a_network_the_user_is_told_what_to_do(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_network_the_user_learns_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise urllib.error.URLError("no network")
 
-    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", refuse)
-    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refuse)
-    with pytest.raises(ValueError, match=rf"{name} could not be downloaded to .*; with a network run again"):
-        load_images(name, tmp_path)
+    for kind in ("mnist", "cifar"):
+        monkeypatch.setattr(f"torchvision.datasets.{kind}.download_and_extract_archive", refuse)
+    for name in ("fashion-mnist", "kmnist", "cifar10"):
+        with pytest.raises(ValueError, match=rf"{name} could not be downloaded to .*; with a network run again"):
+            load_images(name, tmp_path)
 
 
 @pytest.mark.parametrize(("name", "folder"), [("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")])
@@ -258,7 +254,7 @@ def test_examples_by_index() -> None:
     assert torch.equal(read_example("3", (1, 28, 28)), centres(mnist().test[3]))
     part = torch.rand(4, 2, 5, 5)
     assert torch.equal(read_example("2", (2, 5, 5), images=Images(part, part, part)), part[2])
-    for name, shape, why in (("4", (2, 5, 5), "input is 4; .* letters are 0 to 3"), ("3", (3, 5, 5), "3 has shape")):
+    for name, shape, why in (("4", (2, 5, 5), "input is 4; .* are 0 to 3"), ("3", (3, 5, 5), "3 has shape")):
         with pytest.raises(ValueError, match=why):
             read_example(name, shape, images=Images(part, part, part, name="letters"))
 
@@ -275,7 +271,7 @@ def test_examples_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         found = read_example(str(wide), (1, 30, 30), reading=Reading(fit=fit))  # type: ignore[arg-type]
         assert found[0, 0, 0] * 256 == corner
         assert found[0, 15, 15] * 256 == 42.5
-    assert "wide.png: made grey, padded to 30 x 30\n" in capsys.readouterr().err
+    assert "wide.png: made grey, pad to 30 x 30\n" in capsys.readouterr().err
     for name, shape, fit_, why in (
         (wide, (4, 30, 30), True, "grey or RGB pixels; 4 channels"),
         (wide, (3, 30, 30), False, r"has shape \(3, 20, 40\)"),
@@ -296,7 +292,7 @@ def test_deep_examples(tmp_path: Path) -> None:
     assert torch.equal(read_example(str(deep), (1, 5, 4), depth=twelve), whole / 4096)
     assert torch.equal(read_example(str(shallow), (1, 5, 4), depth=twelve), (whole / 4).floor() / 255)
     for path, depth in ((deep, Depth("float32", 0, 1)), (real, twelve)):
-        with pytest.raises(ValueError, match=r"they have no scale in common$"):
+        with pytest.raises(ValueError, match=r"have no scale in common$"):
             read_example(str(path), (1, 5, 4), depth=depth)
 
 
@@ -324,8 +320,6 @@ def test_named_sets_stay_named_and_paths_become_absolute(monkeypatch: pytest.Mon
     images = mnist()
     origin = Origin.of("mnist", None, Reading(), images)
     assert (origin.dataset, origin.folder, origin.split) == ("mnist", None, (50_000, 10_000, 10_000))
-    with pytest.raises(ValueError, match="learned from mnist, not from kmnist"):
-        origin.load("kmnist")
     monkeypatch.chdir(tmp_path)
     path = Origin.of("pictures", Path("files"), Reading(), images)
     assert (path.dataset, path.folder) == (str(tmp_path / "pictures"), str(tmp_path / "files"))

@@ -133,7 +133,7 @@ def test_what_is_broken_or_of_another_kind_is_counted(
     samples[7]["png"] = b"no image" if mode == "broken" else odd
     written(tmp_path / "x-000.tar", samples)
     images = load_images(pattern)
-    with pytest.raises(ValueError, match=r"^--max-broken allows 1 images of each process: .*x-000\.tar 0007 \("):
+    with pytest.raises(ValueError, match=r"x-000\.tar 0007 cannot be read \(.*--max-broken allows 1 images"):
         seen(images, Draws(0, 16), 60, max_broken=1)
     drawn = [value for batch in seen(images, Draws(0, 16), 20, max_broken=10**6) for value in first(batch)]
     assert {*range(48)} - {*drawn} == {7}
@@ -144,14 +144,11 @@ def test_what_is_no_data_set_in_shards(tmp_path: Path, monkeypatch: pytest.Monke
     made(tmp_path / "two", ("a", "b"))
     for k in range(3):
         (tmp_path / f"cut-{k}.tar").write_bytes((tmp_path / "good" / "x-000.tar").read_bytes()[:9000])
-        deep = packed(Image.fromarray(np.arange(30, dtype=np.uint16).reshape(6, 5) * 1000))
-        written(tmp_path / f"deep-{k}.tar", [{"png": deep}] * EACH)
     for name, why in {
         "good/x-{000..009}.tar": r"stands for 10 shards; 4 are missing, such as .*x-006\.tar",
-        "two": "stands for 2 shards; one for training",
+        "two": "is 2 shards; one for training",
         "two/x-{0..3.tar": "nbalanced",
         "cut-{0..2}.tar": r"^[^\n]*cut-0\.tar cannot be read as a shard \([^\n]*\)$",
-        "deep-{0..2}.tar": "images of more than 8 bits",
     }.items():
         with pytest.raises(ValueError, match=why):
             load_images(str(tmp_path / name))

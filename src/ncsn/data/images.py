@@ -108,13 +108,8 @@ class Images:
         listed = f" ({', '.join(names)})" if 0 < len(names) <= NAMED_CLASSES else ""
         kind = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
         converted = [line.partition(":")[0] for line in self.said]
-        facts = [
-            f"{sum(parts):,} images",
-            f"{height} × {width}",
-            kind,
-            *converted,
-            f"{len(names) or 'no'} classes{listed}",
-        ]
+        about = f"{sum(parts):,} images, {height} × {width}, {kind}"
+        facts = [about, *converted, f"{len(names) or 'no'} classes{listed}"]
         counts = " / ".join(f"{part:,}" for part in parts)
         return f"{', '.join(facts)}; {counts} for training, validation, test"
 
@@ -172,21 +167,18 @@ def images_of(name: str, catalogue: Catalogue, reading: Reading) -> Images:
         free -= one.pixels.nbytes
         if free < 0:
             raise ValueError(f"{name} takes over a third of the memory; give a smaller --size, or make shards")
-    of_all = f"{len(broken)} of {len(all_items)}"
+    listed = f"{len(broken)} of {len(all_items)}: {', '.join(sorted(broken))}"
     if len(broken) > reading.max_broken:
-        raise ValueError(
-            f"{of_all} images cannot be read; --max-broken allows {reading.max_broken}: {', '.join(sorted(broken))}"
-        )
+        raise ValueError(f"more images are broken than the {reading.max_broken} that --max-broken allows, {listed}")
     parts = {part: [item for item in items if item in whole] for part, items in parts_of(all_items).items()}
     if empty := [part for part, items in parts.items() if not items]:
         raise ValueError(f"{name} has {len(whole)} images, and none for {' and '.join(empty)}")
     pixels, depth, notes = stacked([whole.pop(item) for items in parts.values() for item in items], reading)
-    tensors = dict(
-        zip(parts, torch.split(torch.from_numpy(pixels), [len(items) for items in parts.values()]), strict=True)
-    )
-    left_out = [f"broken left out: {of_all}: {', '.join(sorted(broken)[:10])}"] if broken else []
+    sizes = [len(items) for items in parts.values()]
+    validation, test, train = torch.split(torch.from_numpy(pixels), sizes)
+    left_out = [f"broken left out: {listed}"] if broken else []
     lines = (*said, *notes, *left_out)
-    return Images(**tensors, labels=labels_of(parts), name=short_name(name), depth=depth, said=lines)
+    return Images(train, validation, test, labels_of(parts), short_name(name), depth, lines)
 
 
 def parts_of(items: Sequence[Item]) -> dict[Split, list[Item]]:
@@ -245,12 +237,12 @@ def in_units(one: Picture, depth: Depth, shape: tuple[int, ...], reading: Readin
     if one.dtype != "uint8" and (np.dtype(one.dtype).kind == "f") != (np.dtype(depth.dtype).kind == "f"):
         raise ValueError(f"images of {one.dtype} and of {depth.dtype} have no scale in common")
     pixels: Shaped[np.ndarray, "c h w"] = one.pixels.transpose(2, 0, 1)[: shape[0]]
-    colour = np.array(reading.colour() if reading.coloured() else reading.colour()[:1], np.float32)[:, None, None]
-    if depth == BYTES:
-        pixels = pixels if one.dtype == "uint8" else np.rint(pixels).astype(np.uint8)
-    else:
+    colour = np.array(reading.colour() if reading.coloured() else reading.colour()[:1])[:, None, None]
+    if depth != BYTES:
         low, high = (0, 255) if one.dtype == "uint8" else (depth.low, depth.high)
         pixels, colour = (pixels.astype(np.float32) - np.float32(low)) / np.float32(high - low), colour / 255
+    elif one.dtype != "uint8":
+        pixels = np.rint(pixels).astype(np.uint8)
     if pixels.shape[1:] == shape[1:]:
         return np.broadcast_to(pixels, shape)
     height, width = pixels.shape[1:]

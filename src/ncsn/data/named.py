@@ -24,6 +24,7 @@ from ncsn.data import shards, sources
 from ncsn.data.images import Images, Labels, depth_of, images_of, in_units
 from ncsn.data.pixels import BYTES, Depth, reals
 from ncsn.data.reading import AS_THEY_ARE, Reading, is_pattern
+from ncsn.files import one_line
 
 MNIST_SHA256 = {
     "train-images-idx3-ubyte.gz": "71524e2cd1ad2968737f7f2f2ff69cbfc32df8ccddff51593f7cb2d4e0eb5b64",
@@ -72,10 +73,8 @@ def torchvision_images(name: str, folder: Path) -> Images:
     try:
         parts = [dataset(folder, train=train, download=True) for train in (True, False)]
     except (urllib.error.URLError, RuntimeError, OSError) as error:
-        raise ValueError(
-            f"{name} could not be downloaded to {folder} ({str(error).splitlines()[0].rstrip(':')}); "
-            f"with a network run again, or put torchvision's {DOWNLOADS[name]} files there"
-        ) from error
+        allowed = f"with a network run again, or put torchvision's {DOWNLOADS[name]} files there"
+        raise ValueError(f"{name} could not be downloaded to {folder} ({one_line(error)}); {allowed}") from error
     pixels = [torch.as_tensor(part.data) for part in parts]
     full, test = (p.unsqueeze(1) if p.ndim == 3 else p.permute(0, 3, 1, 2).contiguous() for p in pixels)
     classes, held = (torch.as_tensor(part.targets) for part in parts)
@@ -104,10 +103,8 @@ def load_images(name: str, folder: Path | None = None, *, reading: Reading = AS_
     if paths := shards.shards_at(name):
         return shards.load_shards(name, paths, reading)
     if not Path(name).exists():
-        raise ValueError(
-            f"{name} is no data set; allowed are {', '.join(NAMED)}, or a path: a folder of images, a .zip or .tar of "
-            "one, an .npy or .npz, or shards such as 'x-{000..127}.tar'"
-        )
+        allowed = f"{', '.join(NAMED)}, a folder, .zip, .tar, .npy or .npz, or shards such as 'x-{{000..127}}.tar'"
+        raise ValueError(f"{name} is no data set; allowed are {allowed}")
     with sources.opened(Path(name)) as source:
         return images_of(name, source, reading)
 
@@ -211,10 +208,7 @@ class Origin:
             raise ValueError(f"the images are not at {there.dataset}; --data PLACE says where they are now")
         images = load_images(there.dataset, None if there.folder is None else Path(there.folder), reading=self.reading)
         if images.digest != self.digest:
-            raise ValueError(
-                f"{there.dataset} holds other images than those that the run has learned from (sha256 "
-                f"{images.digest[:9]}…, not {self.digest[:9]}…)"
-            )
+            raise ValueError(f"{there.dataset} holds other images than those that the run has learned from")
         return images
 
     def moved(self, dataset: str) -> "Origin":

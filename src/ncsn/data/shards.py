@@ -66,7 +66,7 @@ def load_shards(name: str, paths: Sequence[Path], reading: Reading) -> Images:
 
     A shard is of a part if a word of its name, or its folder, is train, val or test; the last two are held out if none
     is.
-    Raises ValueError if there are too few, or if images cannot be read as asked or have more than 8 bits.
+    Raises ValueError if there are too few, or if images cannot be read as asked.
     """
     if missing := [path for path in paths if not path.is_file()]:
         raise ValueError(f"{name} stands for {len(paths):,} shards; {len(missing):,} are missing, such as {missing[0]}")
@@ -84,8 +84,6 @@ def load_shards(name: str, paths: Sequence[Path], reading: Reading) -> Images:
             few = islice(images_in_shards([path]), -(-LOOKED_AT // len(members)))
             items += [item._replace(part=part) for item in few]
     images = images_of(name, (items, []), reading)
-    if images.train.dtype != torch.uint8:
-        raise ValueError(f"{name} holds images of more than 8 bits; images in shards may have 8")
     training = tuple(path.absolute() for path in shards["train"])
     said = f"in {len(training):,} shards: rules and comparisons look at {images.n:,} images of these, training sees all"
     return replace(images, shards=training, said=(said, *images.said))

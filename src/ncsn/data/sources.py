@@ -47,11 +47,8 @@ DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # Pillow's, of more 
 ORIENTATION = 0x0112  # EXIF's tag
 FILE_LIMIT = 2**29  # bytes of one image
 WORKERS = min(8, os.cpu_count() or 1)
-FITS: dict[str, Callable[..., Image.Image]] = {
-    "crop": ImageOps.fit,
-    "pad": ImageOps.contain,
-    "stretch": Image.Image.resize,
-}
+Fitting = Callable[..., Image.Image]
+FITS: dict[str, Fitting] = {"crop": ImageOps.fit, "pad": ImageOps.contain, "stretch": Image.Image.resize}
 Pixels = Shaped[np.ndarray, "h w c"]
 Size = tuple[int, int]
 Files = dict[PurePosixPath, Callable[[], bytes]]
@@ -163,14 +160,12 @@ def tarred(path: Path, stack: ExitStack) -> Files:
     try:
         archive = stack.enter_context(tarfile.TarFile.open(path))
         members = [info for info in archive if not info.isdir()]
-        # tarfile takes a damaged header for the end of the archive, which is a block of zeros.
+        # tarfile takes a damaged header, or none, for the end of the archive, which is a block of zeros.
         archive.fileobj.seek(archive.offset)
-        if any(archive.fileobj.read(tarfile.BLOCKSIZE)):
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise ValueError(f"it is damaged behind its first {len(members)} files")
     except Exception as error:  # of many kinds, by what is broken and how it is compressed
-        raise ValueError(
-            f"{path} cannot be read as a folder, .npy, .npz, .zip or .tar ({files.reason(error)})"
-        ) from error
+        raise ValueError(f"{path} is no .npy, .npz, .zip or .tar that can be read ({files.reason(error)})") from error
     return {
         PurePosixPath(info.name): partial(limited, partial(archive.extractfile, info), info.size) for info in members
     }
@@ -257,16 +252,11 @@ def from_arrays(name: str, found: Mapping[str, Shaped[np.ndarray, "..."]]) -> Ca
     kinds = {(stack.dtype, stack.shape[3]) for stack in stacks.values()}
     if len(keys) < len(chosen) or ("train" in keys) == (None in keys) or len(kinds) > 1:
         listed = ", ".join(f"{key} {array.shape} of {array.dtype}" for key, array in list(found.items())[:10])
-        raise ValueError(
-            f"{name} holds {listed or 'nothing'}; one array is needed, images, or one for each part, x_train and "
-            "x_test, of one dtype and as many channels"
-        )
-    labels = {
-        part: key
-        for key, (word, part) in ((key, role(key)) for key in found)
-        if word in LABEL_KEYS and part in stacks and are_classes(found[key], len(stacks[part]))
-    }
-    labels = labels if labels.keys() == stacks.keys() else {}
+        allowed = "one array, images, or x_train, x_val and x_test, alike in dtype and channels"
+        raise ValueError(f"{name} holds {listed or 'nothing'}; {allowed}, is needed")
+    labels = {role(key)[1]: key for key in found if role(key)[0] in LABEL_KEYS}
+    if labels.keys() != keys.keys() or not all(are_classes(found[labels[part]], stacks[part]) for part in keys):
+        labels = {}
     unused = {*found} - {*keys.values(), *labels.values()}
     said = [f"{key} left out: it is neither images nor a class for each" for key in sorted(unused)]
     items: list[Item] = []
@@ -278,11 +268,10 @@ def from_arrays(name: str, found: Mapping[str, Shaped[np.ndarray, "..."]]) -> Ca
     return items, said
 
 
-def are_classes(labels: Shaped[np.ndarray, "..."], n: int) -> bool:
-    """Whether they are the classes of n images: text or whole numbers, which may be floats."""
-    if labels.dtype.kind == "f" and not (np.isfinite(labels) & (np.floor(labels) == labels)).all():
-        return False
-    return labels.dtype.kind in "buiUf" and labels.shape in ((n,), (n, 1))
+def are_classes(labels: Shaped[np.ndarray, "..."], images: Shaped[np.ndarray, "n h w c"]) -> bool:
+    """Whether they are the classes of images: text or whole numbers, which may be floats."""
+    whole = labels.dtype.kind != "f" or bool((np.isfinite(labels) & (np.floor(labels) == labels)).all())
+    return whole and labels.dtype.kind in "buiUf" and labels.shape in ((len(images),), (len(images), 1))
 
 
 def in_parallel(work: Callable[[Given], Made], items: Iterable[Given], ahead: int = 2 * WORKERS) -> Iterator[Made]:
@@ -343,10 +332,11 @@ def decoded(data: bytes, reading: Reading) -> tuple[Pixels, list[str]]:
     """The pixels of an image file, upright and over the background, and what was done to them."""
     image = Image.open(BytesIO(data), formats=FORMATS)
     notes = ["first frames only"] if getattr(image, "is_animated", False) else []
-    if image.getexif().get(ORIENTATION) in range(2, 9):  # others mean nothing, and are not rare
+    orientation = image.getexif().get(ORIENTATION, 1)
+    if orientation in range(2, 9):  # others mean nothing, and are not rare
         notes.append("turned by EXIF")
     if image.format == "PNG" and data[24] == 16:  # bits of a channel, of which Pillow keeps 8 in colour
-        return deep_png(data, reading, notes)
+        return deep_png(data, orientation, reading, notes)
     upright = ImageOps.exif_transpose(image)
     if upright.mode in DEEP_MODES:
         return np.asarray(upright)[..., None], notes
@@ -361,12 +351,15 @@ def decoded(data: bytes, reading: Reading) -> tuple[Pixels, list[str]]:
     return pixels[..., :1] if grey else pixels, notes
 
 
-def deep_png(data: bytes, reading: Reading, notes: list[str]) -> tuple[Pixels, list[str]]:
+def deep_png(data: bytes, orientation: int, reading: Reading, notes: list[str]) -> tuple[Pixels, list[str]]:
     """The pixels of a 16-bit PNG, which torchvision keeps whole."""
     from torchvision.io import decode_image  # here, because it takes a second that others need not spend
 
     encoded = torch.from_numpy(np.frombuffer(bytearray(data), np.uint8))
-    pixels = decode_image(encoded, apply_exif_orientation=True).permute(1, 2, 0).numpy()
+    pixels = decode_image(encoded).permute(1, 2, 0).numpy()  # it can turn images of 8 bits only
+    pixels = pixels.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else pixels
+    pixels = pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
+    pixels = pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
     if pixels.shape[2] in (1, 3):
         return pixels, notes
     pixels, opaque = pixels[..., :-1], pixels[..., -1:] / np.float32(65535)
