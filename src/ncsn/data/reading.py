@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from annotated_types import Interval
 from PIL import ImageColor
@@ -43,8 +43,6 @@ class Reading:
         """Refuse what has no meaning."""
         self.pixels()
         self.colour()
-        if self.fit not in get_args(Fit):
-            raise ValueError(f"fit is {self.fit!r}; allowed are crop, pad and stretch")
         check_ranges(self)
 
     def pixels(self) -> tuple[int, int] | None:
