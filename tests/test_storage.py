@@ -20,8 +20,7 @@ from safetensors.torch import save
 
 import ncsn
 from ncsn import storage
-from ncsn.learn import images as experiment
-from ncsn.learn.settings import ImageJob, Images, ResolvedImages
+from ncsn.learn.settings import ImageJob, Images, ResolvedImages, recalled
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.recipe import Recipe
@@ -113,7 +112,8 @@ def refused(call: Callable[[], object], *, naming: str = "") -> str | None:
 
 
 def resumed(folder: Path) -> Images:
-    return experiment.recalled(Images(job=ImageJob(out=folder, resume=True)))
+    given = Images(job=ImageJob(out=folder, resume=True))
+    return recalled(given, ResolvedImages, folder, storage.read_settings(folder, "images"))
 
 
 def read_all_of(folder: Path) -> None:
