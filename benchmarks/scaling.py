@@ -35,7 +35,7 @@ from ncsn.distributions import Empirical
 from ncsn.progress import refresh_interval
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 
 HERE = Path(__file__).parent
 NARROW = (32, 64)  # half of the default width, so that large batches take seconds

@@ -21,11 +21,10 @@ import tyro
 
 import ncsn
 from ncsn import distributed, machine
-from ncsn.cli import console
 from ncsn.data.pixels import reals
 from ncsn.distributed import ALONE, Group
 from ncsn.distributions import Empirical
-from ncsn.learn.settings import DeviceName, PrecisionName
+from ncsn.learn.settings import PrecisionName
 from ncsn.model import ScoreModel
 from ncsn.networks import UNet
 from ncsn.noise import LogNormal
@@ -33,6 +32,7 @@ from ncsn.objectives import dsm, posterior_dsm
 from ncsn.optim import muon_and_adam
 from ncsn.rng import Draws
 from ncsn.training import Budget, Progress, State, train
+from ncsn.validation import DeviceName
 
 NOISE = LogNormal(-1.6, 1.2, 33.0, 0.01)  # what the rules choose for CIFAR-10
 ABOVE = 1.5  # and there, where posterior targets begin
@@ -87,7 +87,7 @@ def progress_of(step: Step, group: Group = ALONE) -> tuple[State, Iterator[Progr
         objective = partial(posterior_dsm, data_score=Empirical(reals(pixels), dtype=products), above=ABOVE)
     if step.compile:
         example, sigma = torch.zeros(draws.mine, *pixels.shape[1:], device=device), torch.ones(draws.mine).to(device)
-        console.compile_network(state.model.network, lambda: state.model(example, sigma))
+        machine.compile_network(state.model.network, lambda: state.model(example, sigma))
     batches = ncsn.batches(pixels, step.batch_size, generator=draws)
     loss = ncsn.training_loss(NOISE, objective, generator=draws)
     return state, train(state, batches, loss, budget=Budget(steps=10**6), group=group)

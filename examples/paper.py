@@ -22,10 +22,9 @@ import ncsn
 from ncsn import data, evaluation, machine, plots
 from ncsn.cli import drawing
 from ncsn.data.pixels import centres, quantize
-from ncsn.drawn import Drawn
 from ncsn.evaluation import metrics
-from ncsn.problems import masked
-from ncsn.regions import known_pixels, mean_filled
+from ncsn.problems import known_pixels, masked, mean_filled
+from ncsn.run import Drawn
 
 ROOT = Path(__file__).parent.parent
 SLICED = "training_toy.py --generator gaussian --objective ssm --levels 1 --view field"

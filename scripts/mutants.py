@@ -28,7 +28,14 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
 
 ROOT = Path(__file__).resolve().parents[1]
-ALSO = {"samplers": "randomness", "objectives": "randomness", "model": "score recipe objectives", "optim": "optimizers"}
+ALSO = {
+    "samplers": "samplers_against_diffusers sampling randomness",
+    "objectives": "randomness",
+    "likelihood": "randomness",
+    "problems": "randomness",
+    "model": "score recipe objectives",
+    "optim": "optimizers",
+}
 """Tests that concern a module beside those that are named after it."""
 BINARY = "Add_Sub Sub_Add Mul_Div Mul_Add Div_Mul Pow_Mul Pow_Div Mod_Mul FloorDiv_Mul BitAnd_BitOr"
 COMPARISON = "Lt_LtE Lt_Gt LtE_Lt LtE_Gt Gt_GtE Gt_Lt GtE_Gt GtE_Lt Eq_NotEq NotEq_Eq Is_IsNot IsNot_Is"

@@ -17,8 +17,7 @@ from ncsn.cli import main as cli
 from ncsn.model import ScoreModel
 from ncsn.networks import UNet
 from ncsn.recipe import Recipe
-from ncsn.samplers import METHODS
-from ncsn.sampling import Sampling
+from ncsn.samplers import METHODS, Sampling
 
 RECIPE = Recipe(
     network="UNet",
@@ -98,7 +97,7 @@ def test_info_says_what_a_run_is(run: Path, capsys: pytest.CaptureFixture[str]) 
         ("sample RUN --foo", "--foo"),
         ("sample RUN --out taken.png", "--overwrite"),
         ("sample RUN --out no/x.png", "no is no folder"),
-        ("sample RUN -n 1000000000 --out x.npy", "784 GB"),
+        ("sample RUN -n 1000000000 --out x.npy", "1,568 GB"),
         ("sample RUN -n 20000 --out x.png", "10000"),
         ("evaluate RUN -n 99", "n is 99"),
         ("likelihood RUN --probes 0", "probes is 0"),

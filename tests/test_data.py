@@ -26,7 +26,7 @@ from ncsn.data.pixels import BYTES, Depth, centres, dequantize, quantize
 from ncsn.data.reading import short_name
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 
 
 @given(st.integers(0, 2**31))

@@ -1,13 +1,16 @@
+"""Distributions beside their definitions: gradients, integrals, draws and brute force."""
+
 import math
+from collections.abc import Callable
 from typing import get_args, get_type_hints
 
 import pytest
 import torch
-from helpers import z_score
+from helpers import unchecked, z_score
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncsn.distributions import TOYS, Boxes, Distribution, GaussianMixture, Ring
+from ncsn.distributions import TOYS, Boxes, Distribution, Empirical, GaussianMixture, Ring
 
 names = pytest.mark.parametrize("name", TOYS)
 
@@ -29,22 +32,25 @@ def test_score_is_the_gradient_of_the_log_density(name: str, sigma: float, seed:
 @names
 @pytest.mark.parametrize("sigma", [0.3, 2.0])
 def test_noised_density_integrates_to_one(name: str, sigma: float) -> None:
-    axis = torch.linspace(-20, 20, 201, dtype=torch.float64)  # steps of 2σ/3: sums of what is so smooth are exact
+    n = round(40 / (2 * sigma / 3))  # steps of 2σ/3: sums of what is so smooth are exact
+    axis = torch.linspace(-20, 20, n + 1, dtype=torch.float64)
     x = torch.cartesian_prod(axis, axis)
-    mass = TOYS[name]().log_prob(x, torch.tensor(sigma, dtype=torch.float64)).exp().sum() * (40 / 200) ** 2
+    mass = TOYS[name]().log_prob(x, torch.tensor(sigma, dtype=torch.float64)).exp().sum() * (40 / n) ** 2
     assert mass == pytest.approx(1, abs=2e-4)
 
 
 @names
 def test_samples_follow_the_density(name: str, generator: torch.Generator) -> None:
-    """Stein's identity: for x ~ p_σ, E[s(x, σ)·h(x)] = −E[h′(x)]; here with h = x along each axis."""
-    truth, sigma = TOYS[name](), torch.tensor(1.0)
-    x = truth.sample(100_000, generator=generator)
-    x = x + sigma * torch.randn(x.shape, generator=generator)
+    """Stein's identity: for x ~ p_σ, E[s(x, σ)·h(x)] = −E[h′(x)]; here with h = x along each axis, and across."""
+    truth, n = TOYS[name](), 20_000
+    sigma = torch.linspace(0.5, 1.5, n)
+    x = truth.sample(n, generator=generator)
+    x = x + sigma[:, None] * torch.randn(x.shape, generator=generator)
     score = truth(x, sigma)
     for axis in range(2):
         assert abs(z_score(score[:, axis], 0)) < 4
         assert abs(z_score(score[:, axis] * x[:, axis], -1)) < 4
+        assert abs(z_score(score[:, axis] * x[:, 1 - axis], 0)) < 4
 
 
 def test_ring_without_noise_is_the_formula_with_the_stretch_of_the_circumference() -> None:
@@ -54,45 +60,26 @@ def test_ring_without_noise_is_the_formula_with_the_stretch_of_the_circumference
     torch.testing.assert_close(Ring()(x, torch.tensor(1e-4, dtype=torch.float64)), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("sigma", [0.05, 0.5, 3.0])
-def test_ring_agrees_with_brute_force(sigma: float) -> None:
-    """The same integral, as a mixture of half a million Gaussians over radius and angle."""
-    ring = Ring()
-    z = torch.linspace(-8, 8, 401, dtype=torch.float64)
-    radii, density = 5 + 0.1 * z, (-(z**2) / 2).exp()
-    angles = torch.arange(1250, dtype=torch.float64) / 1250 * 2 * math.pi
-    means = torch.stack([torch.outer(radii, angles.cos()).flatten(), torch.outer(radii, angles.sin()).flatten()], 1)
-    x = torch.tensor([[5.0, 0.2], [0.1, -0.3], [3.0, 3.0], [-6.0, 1.0]], dtype=torch.float64)
-    level = torch.tensor(sigma, dtype=torch.float64)
-    brute = GaussianMixture(means, 0.0, density.repeat_interleave(1250))
-    near = slice(0, 1) if sigma < 0.1 else slice(None)  # elsewhere 0.05 reaches radii beyond the grid's eight std
-    torch.testing.assert_close(ring(x, level)[near], brute(x, level)[near], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(ring.log_prob(x, level)[near], brute.log_prob(x, level)[near], rtol=1e-6, atol=1e-6)
-
-
-def test_mixture_of_zero_std_is_the_ideal_denoiser_of_a_data_set() -> None:
-    data = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
-    x, sigma = torch.tensor([[0.4, 0.3]]), torch.tensor(0.7)
-    weights = (-(x - data).square().sum(1) / (2 * sigma**2)).softmax(0)
-    torch.testing.assert_close(
-        x + sigma**2 * GaussianMixture(data, 0.0)(x, sigma), (weights[:, None] * data).sum(0)[None]
-    )
-
-
 def test_boxes_far_away_do_not_underflow() -> None:
     score = Boxes(torch.tensor([[0.0, 0.0]]), 1.0)(torch.tensor([[30.0, -30.0]]), torch.tensor(0.5))
     torch.testing.assert_close(score, torch.tensor([[-29.0, 30.0]]) / 0.25, rtol=1e-3, atol=0)
 
 
-def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 non-negative ones are needed"):
-        GaussianMixture(torch.zeros(2, 2), 1.0, torch.tensor([1.0, -1.0]))
-    with pytest.raises(ValueError, match="must not be negative"):
-        GaussianMixture(torch.zeros(2, 2), -1.0)
-    with pytest.raises(ValueError, match="radius >= 6 std"):
-        Ring(1.0, 0.5)
-    with pytest.raises(ValueError, match="must be positive"):
-        Boxes(torch.zeros(1, 2), 0.0)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.tensor([1.0, -1.0])), "2 non-negative ones are needed"),
+        (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.ones(3)), "2 non-negative ones are needed"),
+        (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.zeros(2)), "not all zero"),
+        (lambda: GaussianMixture(torch.zeros(2, 2), -1.0), "must not be negative"),
+        (lambda: Ring(1.0, 0.2), "radius >= 6 std"),
+        (lambda: Ring(1.0, 0.0), "radius >= 6 std > 0"),
+        (lambda: Boxes(torch.zeros(1, 2), 0.0), "must be positive"),
+    ],
+)
+def test_bad_arguments_are_refused(make: Callable[[], object], message: str) -> None:
+    with unchecked(), pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_the_command_line_offers_every_toy() -> None:
@@ -178,3 +165,73 @@ def test_noise_levels_may_be_numbers_and_of_any_type(name: str, generator: torch
     for sigma in (torch.tensor(0.5), torch.tensor(0.5, dtype=torch.float64), torch.full((50,), 0.5)):
         assert torch.equal(truth(x, sigma), truth(x, 0.5))
         assert torch.equal(truth.log_prob(x, sigma), truth.log_prob(x, 0.5))
+
+
+# Data sets.
+
+
+def test_empirical_is_the_mixture_without_width(generator: torch.Generator) -> None:
+    """Whose mean of the clean data is a softmax over the examples."""
+    data = torch.randn(30, 2, generator=generator, dtype=torch.float64) * 3
+    empirical, mixture = Empirical(data, dtype=torch.float64), GaussianMixture(data, 0.0)
+    x = torch.randn(8, 2, generator=generator, dtype=torch.float64) * 4
+    for sigma in (torch.tensor(0.2, dtype=torch.float64), torch.linspace(0.1, 5, 8, dtype=torch.float64)):
+        torch.testing.assert_close(empirical(x, sigma), mixture(x, sigma))
+        torch.testing.assert_close(empirical.log_prob(x, sigma), mixture.log_prob(x, sigma))
+    weights = (-torch.cdist(x, data).square() / (2 * 0.7**2)).softmax(1)
+    torch.testing.assert_close(x + 0.7**2 * empirical(x, 0.7), weights @ data)
+
+
+def test_empirical_keeps_the_shape_and_draws_examples(generator: torch.Generator) -> None:
+    data = torch.rand(7, 1, 4, 4, generator=generator)
+    empirical = Empirical(data)
+    drawn = empirical.sample(200, generator=generator)
+    assert empirical(drawn, torch.tensor(1.0)).shape == (200, 1, 4, 4)
+    gaps = (drawn[:, None] - data).flatten(2).abs().amax(2)
+    assert float(gaps.amin(1).max()) < 1e-6
+    assert set(gaps.argmin(1).tolist()) == set(range(7))
+
+
+def test_empirical_of_numbers_is_that_of_points_on_a_line(generator: torch.Generator) -> None:
+    data, x = torch.randn(9, generator=generator), torch.randn(4, generator=generator)
+    numbers, points = Empirical(data), Empirical(data[:, None])
+    assert torch.equal(numbers(x, 0.5), points(x[:, None], 0.5)[:, 0])
+    assert torch.equal(numbers.log_prob(x, 0.5), points.log_prob(x[:, None], 0.5))
+    assert numbers.sample(3, generator=generator).shape == (3,)
+    assert numbers.log_prob(x[:0], 0.5).shape == numbers(x[:0], 0.5).shape == (0,)
+
+
+def test_empirical_in_bfloat16_is_close_for_pixels(generator: torch.Generator) -> None:
+    data = torch.rand(500, 1, 28, 28, generator=generator).square()
+    noisy = data[:50] + 1.5 * torch.randn(50, 1, 28, 28, generator=generator)
+    exact, fast = (
+        Empirical(data)(noisy, torch.tensor(1.5)),
+        Empirical(data, dtype=torch.bfloat16)(noisy, torch.tensor(1.5)),
+    )
+    assert float((exact - fast).square().sum() / exact.square().sum()) < 1e-4
+
+
+def test_empirical_of_a_class_is_that_of_its_examples(generator: torch.Generator) -> None:
+    data = torch.randn(30, 2, generator=generator, dtype=torch.float64) * 3
+    labels = torch.arange(30) % 3
+    empirical = Empirical(data, labels, dtype=torch.float64)
+    x, sigma = torch.randn(8, 2, generator=generator, dtype=torch.float64) * 4, torch.tensor(0.9, dtype=torch.float64)
+    label = torch.tensor([0, 1, 2, -1, 0, 1, 2, -1])
+    found = empirical(x, sigma, label)
+    for k in (-1, 0, 1, 2):
+        alone = Empirical(data if k < 0 else data[labels == k], dtype=torch.float64)
+        torch.testing.assert_close(found[label == k], alone(x[label == k], sigma))
+    with pytest.raises(ValueError, match="made without labels"):
+        Empirical(data)(x, sigma, label)
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 0.1, 3.0])
+def test_log_densities_keep_their_digits_in_single_precision(sigma: float, generator: torch.Generator) -> None:
+    data = 5 + torch.rand(300, 30, generator=generator)
+    x = data[:70] + sigma * torch.randn(70, 30, generator=generator)
+    gaps = (x.double()[:, None] - data.double()).square().sum(-1)
+    expected = (-gaps / (2 * sigma**2)).logsumexp(1) - math.log(300) - 15 * math.log(2 * math.pi * sigma**2)
+    found = Empirical(data).log_prob(x, sigma)
+    assert found.dtype == torch.float32
+    # 1e-6 of the coordinates is lost where their mean is taken off.
+    torch.testing.assert_close(found.double(), expected, rtol=2e-6, atol=0.01)

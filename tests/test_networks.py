@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ncsn.networks import MLP, NCSN, NCSNv2, UNet
+from ncsn.networks.classifier import Classifier
 from ncsn.networks.unet import Block, ChannelNorm, Convolution
 
 
@@ -106,6 +107,19 @@ def test_a_new_block_is_the_identity_and_modulation_scales_by_one_more(generator
     scale, shift = modulation[:, :2, None, None], modulation[:, 2:, None, None]
     torch.testing.assert_close(block(h, modulation), h + F.silu(norm(F.silu(norm(h))) * (1 + scale) + shift))
     torch.testing.assert_close(block(h, torch.zeros(1, 4)), h + F.silu(norm(F.silu(norm(h)))))
+
+
+@pytest.mark.parametrize(("size", "smaller"), [((28, 30), (28, 30)), ((63, 90), (63, 90)), ((96, 130), (32, 43))])
+def test_the_classifier_averages_large_images(size: tuple[int, int], smaller: tuple[int, int]) -> None:
+    classifier, x = Classifier(3, size, classes=7).eval(), torch.rand(2, 3, *size)
+    assert classifier.shrink(x).shape[2:] == smaller
+    assert classifier(x).shape == (2, 7)
+    assert classifier.features(x).shape == (2, 128)
+
+
+def test_the_classifier_refuses_images_without_a_middle() -> None:
+    with pytest.raises(ValueError, match="the classifier needs at least 4 x 4"):
+        Classifier(1, (28, 3))
 
 
 PICTURES = (torch.arange(128.0) * 0.37).sin().view(2, 1, 8, 8)

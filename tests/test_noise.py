@@ -1,10 +1,14 @@
+"""Ladders and proposals beside their definitions, and NCSNv2's techniques beside the paper's numbers."""
+
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from helpers import z_score
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Generator, Tensor
 
 from ncsn.noise import (
     Geometric,
@@ -18,87 +22,86 @@ from ncsn.noise import (
 )
 
 
-@given(st.floats(0.1, 100), st.floats(1e-3, 0.1), st.integers(2, 50))
-def test_geometric_ladder_descends_by_a_constant_ratio(high: float, low: float, levels: int) -> None:
-    sigmas = Geometric(high, low, levels).sigmas()
-    assert len(sigmas) == levels
-    torch.testing.assert_close(sigmas[[0, -1]], torch.tensor([high, low]))
-    ratios = sigmas[1:] / sigmas[:-1]
-    torch.testing.assert_close(ratios, ratios[:1].expand(levels - 1))
+@given(st.floats(0.1, 100), st.floats(1e-3, 0.1), st.integers(2, 50), st.floats(1, 9))
+def test_ladders_descend_in_equal_steps(high: float, low: float, levels: int, rho: float) -> None:
+    """Of ln σ, and of σ^(1/ρ)."""
+    geometric, karras = Geometric(high, low, levels).sigmas(), Karras(high, low, levels, rho).sigmas()
+    for ladder, steps in ((geometric, geometric.log().diff()), (karras, (karras.double() ** (1 / rho)).diff())):
+        assert len(ladder) == levels
+        torch.testing.assert_close(ladder[[0, -1]], torch.tensor([high, low]))
+        torch.testing.assert_close(steps, steps.mean().expand(levels - 1), rtol=2e-3, atol=1e-6)
 
 
-def test_one_level_is_the_smallest() -> None:
-    assert Geometric(5.0, 0.5, 1).sigmas().tolist() == [0.5]
+def test_one_level_is_the_smallest_and_rho_is_seven() -> None:
+    assert Geometric(5.0, 0.5, 1).sigmas().tolist() == Karras(5.0, 0.5, 1).sigmas().tolist() == [0.5]
+    assert Karras(5.0, 0.5, 4) == Karras(5.0, 0.5, 4, 7.0)
 
 
-def test_geometric_sample_draws_every_level_equally(generator: torch.Generator) -> None:
+def test_geometric_sample_draws_every_level_equally(generator: Generator) -> None:
     noise = Geometric(10.0, 0.1, 4)
-    drawn = noise.sample(40_000, generator=generator)
-    for sigma in noise.sigmas():
-        assert abs(z_score((drawn == sigma).float(), 0.25)) < 4
+    drawn = noise.sample(20_000, generator=generator)
+    assert all(abs(z_score((drawn == sigma).float(), 0.25)) < 4 for sigma in noise.sigmas())
 
 
-def test_lognormal_moments(generator: torch.Generator) -> None:
-    drawn = LogNormal(-0.5, 0.8, 1e4, 1e-4).sample(100_000, generator=generator).log()
-    assert abs(z_score(drawn, -0.5)) < 4
-    assert abs(z_score((drawn + 0.5) ** 2, 0.64)) < 4
+def normal_quantile(sigma: Tensor) -> Tensor:
+    quantile: Tensor = torch.special.ndtr((sigma.double().log() + 0.4) / 1.2)
+    return quantile
 
 
-def test_lognormal_stays_within_its_ends(generator: torch.Generator) -> None:
-    drawn = LogNormal(0.0, 3.0, 2.0, 0.5).sample(1000, generator=generator)
-    assert drawn.min() == 0.5
-    assert drawn.max() == 2.0
+def uniform_quantile(sigma: Tensor) -> Tensor:
+    return (sigma.double() / 0.1).log() / math.log(50)
 
 
-@pytest.mark.parametrize("arguments", [(1.0, 2.0, 3), (1.0, 0.0, 3), (1.0, -1.0, 3), (math.inf, 1.0, 3), (1.0, 0.1, 0)])
-def test_geometric_refuses(arguments: tuple[float, float, int]) -> None:
-    with pytest.raises(ValueError, match="is"):
-        Geometric(*arguments)
-
-
-@pytest.mark.parametrize("arguments", [(0.0, 0.0, 1.0, 0.1), (0.0, 1.0, 0.1, 1.0), (0.0, 1.0, 1.0, 0.0)])
-def test_lognormal_refuses(arguments: tuple[float, float, float, float]) -> None:
-    with pytest.raises(ValueError, match="is"):
-        LogNormal(*arguments)
-
-
-def test_lognormal_is_stratified(generator: torch.Generator) -> None:
+@pytest.mark.parametrize(
+    ("noise", "quantile"),
+    [(LogNormal(-0.4, 1.2, 1e9, 1e-9), normal_quantile), (LogUniform(5.0, 0.1), uniform_quantile)],
+)
+def test_proposals_are_stratified(
+    noise: LogNormal | LogUniform, quantile: Callable[[Tensor], Tensor], generator: Generator
+) -> None:
     """One draw in each n-th of the distribution, in random order, and each position has all of it."""
-    noise = LogNormal(-0.4, 1.2, 1e9, 1e-9)
-    standard = (noise.sample(64, generator=generator).log() + 0.4) / 1.2
-    strata = (torch.special.ndtr(standard) * 64).floor()
-    assert sorted(strata.tolist()) == list(range(64))
-    assert strata.tolist() != list(range(64))
-    first = torch.stack([(noise.sample(4, generator=generator)[0].log() + 0.4) / 1.2 for _ in range(4000)])
-    assert abs(z_score(first, 0)) < 4
-    assert abs(z_score(first.square(), 1)) < 4
+    strata = (quantile(noise.sample(64, generator=generator)) * 64).floor().tolist()
+    assert sorted(strata) == list(range(64))
+    assert strata != sorted(strata)
+    first = torch.stack([quantile(noise.sample(4, generator=generator))[0] for _ in range(2000)])
+    assert abs(z_score(first, 1 / 2)) < 4
+    assert abs(z_score(first.square(), 1 / 3)) < 4
 
 
-def test_loguniform_covers_its_range_evenly(generator: torch.Generator) -> None:
-    log = LogUniform(10.0, 0.1).sample(64, generator=generator).log()
-    strata = ((log - math.log(0.1)) / math.log(100) * 64).floor()
-    assert sorted(strata.tolist()) == list(range(64))
+def test_proposals_stay_within_their_ends(generator: Generator) -> None:
+    drawn = LogNormal(0.0, 3.0, 2.0, 0.5).sample(1000, generator=generator)
+    assert [float(drawn.min()), float(drawn.max())] == [0.5, 2.0]
     assert LogUniform(0.2, 0.2).sample(3).tolist() == pytest.approx([0.2] * 3)
-    with pytest.raises(ValueError, match="sigma_max >= sigma_min"):
-        LogUniform(0.1, 0.2)
 
 
-def test_karras_ladder_is_linear_in_the_root(generator: torch.Generator) -> None:
-    sigmas = Karras(10.0, 0.01, 30).sigmas()
-    torch.testing.assert_close(sigmas[[0, -1]], torch.tensor([10.0, 0.01]))
-    steps = (sigmas ** (1 / 7)).diff()
-    torch.testing.assert_close(steps, steps[:1].expand(29), rtol=1e-3, atol=0)
-    assert Karras(5.0, 0.5, 1).sigmas().tolist() == [0.5]
-    with pytest.raises(ValueError, match="rho is 0"):
-        Karras(5.0, 0.5, 3, rho=0.0)
-    with pytest.raises(ValueError, match="sigma_max >= sigma_min"):
-        Karras(0.1, 0.5, 3)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Geometric(1.0, 2.0, 3), "sigma_max >= sigma_min > 0"),
+        (lambda: Geometric(1.0, 0.0, 3), "sigma_max >= sigma_min > 0"),
+        (lambda: Geometric(math.inf, 1.0, 3), "sigma_max, sigma_min are inf"),
+        (lambda: Geometric(1.0, 0.1, 0), "levels is 0"),
+        (lambda: Karras(0.1, 0.5, 3), "sigma_max >= sigma_min"),
+        (lambda: Karras(5.0, 0.5, 3, rho=0.0), "rho is 0"),
+        (lambda: LogUniform(0.1, 0.2), "sigma_max >= sigma_min"),
+        (lambda: LogNormal(0.0, 0.0, 1.0, 0.1), "std is 0"),
+        (lambda: LogNormal(0.0, 1.0, 0.1, 1.0), "sigma_max > sigma_min > 0"),
+        (lambda: LogNormal(0.0, 1.0, 1.0, 0.0), "sigma_max > sigma_min > 0"),
+        (lambda: LogNormal(0.0, 1.0, math.inf, 0.1), "sigma_max is inf"),
+        (lambda: suggest_noise(torch.zeros(5, 2)), "no two different examples"),
+        (lambda: suggest_noise(torch.zeros(1, 2)), "no two different examples"),
+        (lambda: suggest_noise(torch.zeros(0, 2)), "no two different examples"),
+        (lambda: suggest_noise(torch.tensor([[0.0, math.nan], [1.0, 2.0]])), "data has 1 numbers that are NaN"),
+    ],
+)
+def test_refuses(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_techniques_give_the_papers_values() -> None:
     """NCSNv2 for CIFAR-10: 50 to 0.01 in about 219 levels; for its 232 levels and 5 steps, ε = 6.2e-6, half of ours."""
-    ratio = level_ratio(3072)
-    assert 1 + math.log(50 / 0.01) / math.log(ratio) == pytest.approx(219, abs=3)
+    assert 1 + math.log(50 / 0.01) / math.log(level_ratio(3072)) == pytest.approx(219, abs=3)
     assert level_ratio(784) == pytest.approx(1.082, abs=1e-3)
     assert [level_ratio(d) for d in (2, 4, 17)] == [2, 2, 2]
     assert 1.9 < level_ratio(20) < 2
@@ -118,51 +121,40 @@ def test_level_ratio_solves_its_equation(dimension: int, overlap: float) -> None
     assert upper - lower == pytest.approx(overlap, abs=1e-9)
 
 
-def test_largest_distance() -> None:
-    x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 1.0]])
-    assert largest_distance(x) == pytest.approx(5)
-
-
-def test_largest_distance_is_that_over_all_parts_of_the_data() -> None:
-    """In parts of 500: the last part's own largest is 4, and the mean of the three 6."""
-    x = torch.zeros(1100, 1, 2)
-    x[0, 0, 0], x[600, 0, 0] = -3, 4
-    assert largest_distance(x) == pytest.approx(7)
-    assert largest_distance(x, limit=600) == pytest.approx(3)
-
-
-def test_suggestion_says_why(generator: torch.Generator) -> None:
-    found = suggest_noise(torch.rand(300, 1, 8, 8, generator=generator))
-    assert found.noise.sigma_min == pytest.approx(0.01, rel=0.02)
-    assert 3 < found.noise.sigma_max < 8
-    ratio = (found.noise.sigma_max / found.noise.sigma_min) ** (1 / (found.noise.levels - 1))
-    assert 1 < ratio <= level_ratio(64)
-    assert 0 < found.eps < 4 * found.noise.sigma_min**2
-    assert len(found.explanation.splitlines()) == 4
-    with pytest.raises(ValueError, match="no two different examples"):
-        suggest_noise(torch.zeros(5, 2))
-    for few in (0, 1):
-        with pytest.raises(ValueError, match="no two different examples"):
-            suggest_noise(torch.zeros(few, 2))
-
-
 @given(st.floats(1.01, 1.5), st.integers(1, 20))
 def test_langevin_eps_keeps_the_variance_best(ratio: float, steps: int) -> None:
     """The recursion itself, by hand: no other step leaves a variance nearer to σ² after the steps."""
 
-    def variance(alpha: float) -> float:
+    def error(alpha: float) -> float:
         v = ratio**2
         for _ in range(steps):
             v = v * (1 - alpha / 2) ** 2 + alpha
-        return v
+        return abs(v - 1)
 
     best = langevin_eps(ratio, 1.0, steps)
-    for other in (best * 0.8, best * 1.2):
-        assert abs(variance(best) - 1) <= abs(variance(other) - 1) + 1e-6
+    assert error(best) <= min(error(best * 0.8), error(best * 1.2)) + 1e-6
+    assert langevin_eps(ratio, 0.1, steps) == pytest.approx(best / 100)
 
 
-def test_numbers_that_are_not_finite_are_named() -> None:
-    data = torch.zeros(9, 3)
-    data[2, 1] = float("nan")
-    with pytest.raises(ValueError, match="data has 1 numbers that are NaN or infinite"):
-        suggest_noise(data)
+def test_largest_distance_is_that_over_all_parts_of_the_data() -> None:
+    """They are of 500 examples: the farthest pair lies in the second and the third."""
+    x = torch.zeros(1100, 1, 2)
+    x[600, 0, 0], x[1050, 0] = -3, torch.tensor([3.0, 4.0])
+    assert largest_distance(x) == pytest.approx(math.hypot(6, 4))
+    assert largest_distance(x, limit=1000) == pytest.approx(3)
+
+
+def test_a_suggestion_follows_the_techniques_and_says_why(generator: Generator) -> None:
+    """Coordinates of other ranges: the largest range, 4, is what σ_min is a hundredth of."""
+    data = torch.rand(300, 8, 8, generator=generator) * torch.linspace(0.5, 4, 8)
+    for sigma_min, expected in ((None, 0.04), (0.1, 0.1)):
+        suggestion = suggest_noise(data, sigma_min=sigma_min, steps=3)
+        noise = suggestion.noise
+        assert noise.sigma_min == pytest.approx(expected, rel=0.02)
+        assert noise.sigma_max == pytest.approx(float(torch.cdist(data.flatten(1), data.flatten(1)).max()), rel=1e-4)
+        ratio = (noise.sigma_max / noise.sigma_min) ** (1 / (noise.levels - 1))
+        coarser = (noise.sigma_max / noise.sigma_min) ** (1 / (noise.levels - 2))
+        assert ratio <= level_ratio(64) < coarser
+        assert suggestion.steps == 3
+        assert suggestion.eps == langevin_eps(level_ratio(64), noise.sigma_min, 3)
+        assert len(suggestion.explanation.splitlines()) == 4

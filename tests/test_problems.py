@@ -1,20 +1,36 @@
+"""Posteriors beside exact ones, and the measurements that they are made of."""
+
 import math
 
 import pytest
 import torch
 from helpers import states_of, z_score
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ncsn import samplers as ways
 from ncsn.distributions import GaussianMixture
 from ncsn.noise import Geometric, Karras
-from ncsn.problems import blurred, conjugate_gradient, downsampled, identity, masked, posterior, replacement
+from ncsn.problems import (
+    Measurement,
+    blurred,
+    conjugate_gradient,
+    downsampled,
+    identity,
+    known_pixels,
+    masked,
+    mean_filled,
+    posterior,
+    replacement,
+    standardised,
+)
 from ncsn.score import Sigma, expand
+from ncsn.validation import Region
 
 annealed_langevin, dpm_solver = states_of(ways.annealed_langevin), states_of(ways.dpm_solver)
-N = 20_000
+N = 6000
 COVARIANCE = torch.tensor([[1.0, 0.6, 0.2], [0.6, 0.8, -0.1], [0.2, -0.1, 0.5]])
 MEAN = torch.tensor([0.5, -1.0, 2.0])
+TWO_ROWS = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, -1.0]])
 
 
 def gaussian(x: Tensor, sigma: Sigma, /) -> Tensor:
@@ -24,47 +40,42 @@ def gaussian(x: Tensor, sigma: Sigma, /) -> Tensor:
     return score
 
 
-def exact_posterior(a: Tensor, y: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-    gain = COVARIANCE @ a.T @ torch.linalg.inv(a @ COVARIANCE @ a.T + noise**2 * torch.eye(len(a)))
-    return MEAN + gain @ (y - a @ MEAN), COVARIANCE - gain @ a @ COVARIANCE
-
-
-@pytest.mark.parametrize(
-    "a", [torch.eye(3), torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, -1.0]])]
-)
-def test_posterior_of_a_gaussian_has_the_exact_mean_and_covariance(a: Tensor, generator: torch.Generator) -> None:
-    y, noise = torch.ones(len(a)), 0.3
-    score = posterior(gaussian, lambda x: x @ a.T.to(x), y.expand(N, -1), noise, steps=3)
-    sigmas = Karras(20.0, 0.01, 120).sigmas()
-    x = 20 * torch.randn(N, 3, generator=generator)
-    *_, x, _ = dpm_solver(score, x, sigmas, stochasticity=1.0, generator=generator)
-    mean, covariance = exact_posterior(a, y, noise)
-    for i in range(3):
-        assert abs(z_score(x[:, i], float(mean[i]))) < 5
-        for j in range(3):
+def check_moments(x: Tensor, mean: Tensor, covariance: Tensor, *, left: float) -> None:
+    """Within four standard errors, and ``left`` to discretisation."""
+    for i in range(x.shape[1]):
+        assert abs(float(x[:, i].mean() - mean[i])) < left + 4 * float(covariance[i, i]) ** 0.5 / len(x) ** 0.5
+        for j in range(i + 1):
             product = (x[:, i] - mean[i]) * (x[:, j] - mean[j])
-            assert abs(float(product.mean() - covariance[i, j])) < 0.03
+            assert abs(float(product.mean() - covariance[i, j])) < left + 4 * float(product.std()) / len(x) ** 0.5
 
 
-def test_posterior_score_of_a_gaussian_is_exact(generator: torch.Generator) -> None:
-    """∇ log p_σ(x | y) against autograd of the joint Gaussian of noisy x and y."""
-    a, noise, sigma = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, -1.0]]).double(), 0.4, 0.7
+@pytest.mark.parametrize("a", [torch.eye(3), torch.tensor([[1.0, 0.0, 0.0]]), TWO_ROWS])
+def test_posterior_of_a_gaussian_has_the_exact_mean_and_covariance(a: Tensor, generator: Generator) -> None:
+    y, noise = torch.tensor([1.0, 0.4, 1.5])[: len(a)], 0.3
+    score = posterior(gaussian, lambda x: x @ a.T.to(x), y.expand(N, -1), noise, steps=3)
+    x = 20 * torch.randn(N, 3, generator=generator)
+    *_, x, _ = dpm_solver(score, x, Karras(20.0, 0.01, 120).sigmas(), stochasticity=1.0, generator=generator)
+    gain = COVARIANCE @ a.T @ torch.linalg.inv(a @ COVARIANCE @ a.T + noise**2 * torch.eye(len(a)))
+    check_moments(x, MEAN + gain @ (y - a @ MEAN), COVARIANCE - gain @ a @ COVARIANCE, left=0.008)
+
+
+@pytest.mark.parametrize("sigma", [0.7, torch.tensor([0.1, 0.3, 0.5, 1.0, 2.0, 5.0])])
+def test_posterior_score_of_a_gaussian_is_exact(sigma: float | Tensor, generator: Generator) -> None:
+    """∇ log p_σ(x | y) by the joint Gaussian of noisy x and y, one noise level for all or one each."""
+    a, noise = TWO_ROWS.double(), 0.4
     x = torch.randn(6, 3, generator=generator, dtype=torch.float64)
     y = torch.randn(6, 2, generator=generator, dtype=torch.float64)
-    prior, eye = COVARIANCE.double(), torch.eye(3).double()
-    total = torch.cat(
-        [
-            torch.cat([prior + sigma**2 * eye, prior @ a.T], 1),
-            torch.cat([a @ prior, a @ prior @ a.T + noise**2 * torch.eye(2).double()], 1),
-        ]
-    )
-    mean = torch.cat([MEAN.double(), a @ MEAN.double()])
-    expected = torch.linalg.solve(total, (mean - torch.cat([x, y], 1)).T).T[:, :3]
-    found = posterior(gaussian, lambda v: v @ a.T, y, noise, steps=2)(x, torch.tensor(sigma, dtype=torch.float64))
-    torch.testing.assert_close(found, expected)
+    prior, mean = COVARIANCE.double(), torch.cat([MEAN.double(), a @ MEAN.double()])
+    levels = torch.as_tensor(sigma).double()
+    score = posterior(gaussian, lambda v: v @ a.T, y, noise, steps=2)(x, levels)
+    for i, level in enumerate(levels.expand(6).tolist()):
+        upper = torch.cat([prior + level**2 * torch.eye(3).double(), prior @ a.T], 1)
+        lower = torch.cat([a @ prior, a @ prior @ a.T + noise**2 * torch.eye(2).double()], 1)
+        expected = torch.linalg.solve(torch.cat([upper, lower]), mean - torch.cat([x[i], y[i]]))
+        torch.testing.assert_close(score[i], expected[:3])
 
 
-def test_replacement_converges_to_the_conditional_of_a_level(generator: torch.Generator) -> None:
+def test_replacement_converges_to_the_conditional_of_a_level(generator: Generator) -> None:
     """Where Langevin has the time to: known pixels y + σz, the others as p_σ has them given that the known one is y."""
     known, y, sigma = torch.tensor([True, False, False]), torch.tensor([1.5, 0.0, 0.0]), 0.2
     score = replacement(gaussian, known, y.expand(N, -1), generator=generator)
@@ -72,58 +83,67 @@ def test_replacement_converges_to_the_conditional_of_a_level(generator: torch.Ge
     sigmas = Geometric(5.0, sigma, 8).sigmas()
     *_, x = annealed_langevin(score, x, sigmas, eps=0.01, steps=300, denoise=False, generator=generator)
     total = COVARIANCE + sigma**2 * torch.eye(3)
-    assert float(x[:, 0].mean()) == pytest.approx(1.5, abs=0.01)
-    for i in (1, 2):
-        mean = float(MEAN[i] + total[i, 0] / total[0, 0] * (1.5 - MEAN[0]))
-        variance = float(total[i, i] - total[i, 0] ** 2 / total[0, 0])
-        assert float(x[:, i].mean()) == pytest.approx(mean, abs=0.03)
-        assert float(x[:, i].var()) == pytest.approx(variance, rel=0.08)
+    gain = total[1:, 0] / total[0, 0]
+    assert abs(z_score(x[:, 0], 1.5)) < 4
+    check_moments(x[:, 1:], MEAN[1:] + gain * (1.5 - MEAN[0]), total[1:, 1:] - gain[:, None] * total[0, 1:], left=0.03)
 
 
-def test_conjugate_gradient_solves(generator: torch.Generator) -> None:
+def test_replaced_pixels_are_noised_to_the_level_where_the_prior_is_asked(generator: Generator) -> None:
+    """Not pasted clean: the known coordinate that the prior sees has its example's level σ, around its own y."""
+    inputs: list[Tensor] = []
+
+    def prior(x: Tensor, sigma: Sigma, /) -> Tensor:
+        inputs.append(x)
+        return x**2
+
+    known, half = torch.tensor([True, False]), torch.arange(40_000) < 20_000
+    y, sigma = torch.where(half, 3.0, -1.0)[:, None].expand(-1, 2), torch.where(half, 0.7, 2.0)
+    x = torch.randn(40_000, 2, generator=generator)
+    score = replacement(prior, known, y, generator=generator)(x, sigma)
+    for part, centre, level in ((half, 3.0, 0.7), (~half, -1.0, 2.0)):
+        assert abs(z_score(inputs[0][part, 0], centre)) < 4
+        assert abs(z_score((inputs[0][part, 0] - centre) ** 2, level**2)) < 4
+    assert torch.equal(inputs[0][:, 1], x[:, 1])
+    torch.testing.assert_close(score, torch.stack([(y[:, 0] - x[:, 0]) / sigma**2, x[:, 1] ** 2], 1))
+
+
+def test_moment_matching_is_off_where_modes_compete_as_its_docstring_says(generator: Generator) -> None:
+    prior = GaussianMixture(torch.tensor([[-5.0, -5.0], [5.0, 5.0]]))
+    score = posterior(prior, lambda x: x[:, :1], torch.full((3000, 1), 1.0), 2.0)
+    x = 40 * torch.randn(3000, 2, generator=generator)
+    *_, x = dpm_solver(score, x, Karras(40, 0.02, 60).sigmas(), stochasticity=1.0, generator=generator)
+    exact = 1 / (1 + math.exp(((1 + 5) ** 2 - (1 - 5) ** 2) / (2 * 5)))
+    assert exact == pytest.approx(0.119, abs=0.001)
+    assert abs(z_score((x[:, 1] < 0).double(), 0.347)) < 4
+
+
+def test_conjugate_gradients_solve(generator: Generator) -> None:
+    """In as many steps as dimensions, and after fewer with the least error in the product's own norm."""
     m = torch.randn(4, 5, 5, generator=generator, dtype=torch.float64)
     m = m @ m.mT + torch.eye(5)
     b = torch.randn(4, 5, generator=generator, dtype=torch.float64)
-    found = conjugate_gradient(lambda u: torch.einsum("bij,bj->bi", m, u), b, steps=5)
-    torch.testing.assert_close(found, torch.linalg.solve(m, b))
 
+    def product(u: Tensor) -> Tensor:
+        return torch.einsum("bij,bj->bi", m, u)
 
-def test_measurements_are_linear_and_mean_what_they_say(generator: torch.Generator) -> None:
-    x, y = (torch.randn(2, 1, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
-    known = torch.zeros(1, 8, 8, dtype=torch.bool)
-    known[:, :4] = True
-    for measure in (masked(known), downsampled(2), blurred(1.2), identity):
-        torch.testing.assert_close(measure(2 * x - 3 * y), 2 * measure(x) - 3 * measure(y))
-    assert masked(known)(x).shape == (2, 32)
-    assert downsampled(4)(x).shape == (2, 1, 2, 2)
-    point = torch.zeros(1, 1, 21, 21)
-    point[..., 10, 10] = 1
-    blur = blurred(1.5)(point)[0, 0]
-    assert float(blur.sum()) == pytest.approx(1)
-    offsets = torch.arange(-10, 11)
-    assert math.sqrt(float((blur.sum(0) * offsets**2).sum())) == pytest.approx(1.5, rel=0.05)
-
-
-def test_refuses() -> None:
-    with pytest.raises(ValueError, match="noise_std is 0"):
-        posterior(gaussian, identity, torch.zeros(1, 3), 0.0)
-    with pytest.raises(ValueError, match="steps is 0"):
-        posterior(gaussian, identity, torch.zeros(1, 3), 0.1, steps=0)
+    torch.testing.assert_close(conjugate_gradient(product, b, steps=5), torch.linalg.solve(m, b))
+    krylov = torch.stack([b, product(b)], 2)  # two steps search this plane
+    best = torch.linalg.solve(krylov.mT @ m @ krylov, krylov.mT @ b[..., None])
+    torch.testing.assert_close(conjugate_gradient(product, b, steps=2), (krylov @ best)[..., 0])
 
 
 def test_conjugate_gradients_keep_what_they_have_where_the_product_bends_the_other_way() -> None:
     """One example has a negative direction, as covariances of learned scores have; the others are not disturbed."""
     bends = torch.tensor([[2.0, 1.0], [-1.0, -3.0], [2.0, -1.5]])
-    b = torch.ones(3, 2)
-    found = conjugate_gradient(lambda u: bends * u, b, steps=4)
-    assert bool(found.isfinite().all())
-    torch.testing.assert_close(found[0], torch.tensor([0.5, 1.0]))
-    assert torch.equal(found[1], torch.zeros(2))  # the very first direction bends down
+    solution = conjugate_gradient(lambda u: bends * u, torch.ones(3, 2), steps=4)
+    assert bool(solution.isfinite().all())
+    torch.testing.assert_close(solution[0], torch.tensor([0.5, 1.0]))
+    assert torch.equal(solution[1], torch.zeros(2))  # the very first direction bends down
     # The first step is 2/(2 − 1.5) = 4 along (1, 1); the second direction bends down, and the step is not made.
-    torch.testing.assert_close(found[2], torch.tensor([4.0, 4.0]))
+    torch.testing.assert_close(solution[2], torch.tensor([4.0, 4.0]))
 
 
-def test_a_posterior_of_a_score_that_is_none_is_finite(generator: torch.Generator) -> None:
+def test_a_posterior_of_a_score_that_is_none_is_finite(generator: Generator) -> None:
     """A learned score is no gradient of anything: its covariance may be negative."""
 
     def learned(x: Tensor, sigma: Sigma, /) -> Tensor:
@@ -135,16 +155,7 @@ def test_a_posterior_of_a_score_that_is_none_is_finite(generator: torch.Generato
         assert bool(score(x, sigma).isfinite().all())
 
 
-def test_posteriors_work_in_inference_mode_and_for_no_example(generator: torch.Generator) -> None:
-    x, y = torch.randn(4, 3, generator=generator), torch.ones(4, 1)
-    score = posterior(gaussian, lambda v: v[:, :1], y, 0.3)
-    expected = score(x, 0.7)
-    with torch.inference_mode():
-        assert torch.equal(score(x.clone(), 0.7), expected)
-    assert posterior(gaussian, lambda v: v[:, :1], y[:0], 0.3)(x[:0], 0.7).shape == (0, 3)
-
-
-def test_a_posterior_is_sampled_where_everything_is_made_in_inference_mode() -> None:
+def test_everything_may_be_made_in_inference_mode() -> None:
     def draw() -> Tensor:
         g = torch.Generator().manual_seed(0)
         prior = GaussianMixture(torch.tensor([[-5.0, -5.0], [5.0, 5.0]]))
@@ -158,70 +169,110 @@ def test_a_posterior_is_sampled_where_everything_is_made_in_inference_mode() -> 
         assert torch.equal(draw(), expected)
 
 
-def test_a_posterior_of_numbers_is_that_of_points_on_a_line(generator: torch.Generator) -> None:
+def test_a_posterior_of_numbers_is_that_of_points_on_a_line_and_there_may_be_none(generator: Generator) -> None:
     def line(x: Tensor, sigma: Sigma, /) -> Tensor:
         return (0.5 - x) / (0.8**2 + expand(sigma, x) ** 2)
 
     x, y = torch.randn(5, generator=generator), torch.randn(5, generator=generator)
     numbers, points = posterior(line, identity, y, 0.3), posterior(line, identity, y[:, None], 0.3)
     assert torch.equal(numbers(x, 0.7), points(x[:, None], 0.7)[:, 0])
+    assert posterior(line, identity, y[:0], 0.3)(x[:0], 0.7).shape == (0,)
 
 
-def test_a_measurement_of_another_shape_is_refused(generator: torch.Generator) -> None:
-    """It would be broadcast, every measurement against every example."""
+def test_refuses(generator: Generator) -> None:
+    """Among them a measurement of another shape: it would be broadcast, every measurement against every example."""
+    with pytest.raises(ValueError, match="noise_std is 0"):
+        posterior(gaussian, identity, torch.zeros(1, 3), 0.0)
+    with pytest.raises(ValueError, match="steps is 0"):
+        posterior(gaussian, identity, torch.zeros(1, 3), 0.1, steps=0)
     score = posterior(gaussian, lambda v: v[:, :1], torch.ones(4), 0.3)
     with pytest.raises(ValueError, match=r"y has shape \(4,\); measured, x has shape \(4, 1\)"):
         score(torch.randn(4, 3, generator=generator), 0.7)
 
 
-def test_moment_matching_is_off_where_modes_compete_as_its_docstring_says(generator: torch.Generator) -> None:
-    prior = GaussianMixture(torch.tensor([[-5.0, -5.0], [5.0, 5.0]]))
-    score = posterior(prior, lambda x: x[:, :1], torch.full((4000, 1), 1.0), 2.0)
-    x = 40 * torch.randn(4000, 2, generator=generator)
-    *_, x = dpm_solver(score, x, Karras(40, 0.02, 60).sigmas(), stochasticity=1.0, generator=generator)
-    exact = 1 / (1 + math.exp(((1 + 5) ** 2 - (1 - 5) ** 2) / (2 * 5)))
-    assert exact == pytest.approx(0.119, abs=0.001)
-    assert float((x[:, 1] < 0).float().mean()) == pytest.approx(0.347, abs=0.04)
+# Measurements.
 
 
-def test_replacement_needs_a_sampler_that_lingers_on_each_level(generator: torch.Generator) -> None:
-    """Two coordinates with correlation 0.9, the first is 1.5: the second is 1.35 ± 0.436."""
-    covariance = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
-
-    def prior(x: Tensor, sigma: Sigma, /) -> Tensor:
-        total = covariance + expand(sigma, x)[:, :, None] ** 2 * torch.eye(2)
-        score: Tensor = torch.linalg.solve(total, -x)
-        return score
-
-    known, y = torch.tensor([True, False]), torch.tensor([1.5, 0.0]).expand(4000, 2)
-    x = 10 * torch.randn(4000, 2, generator=generator)
-    score = replacement(prior, known, y, generator=generator)
-    ladder = Geometric(10, 0.02, 30).sigmas()
-    *_, lingering, _ = annealed_langevin(score, x, ladder, eps=2e-4, steps=40, generator=generator)
-    *_, passing, _ = dpm_solver(score, x, Karras(10, 0.02, 60).sigmas(), stochasticity=1.0, generator=generator)
-    assert float(lingering[:, 1].mean()) == pytest.approx(1.35, abs=0.04)
-    assert float(lingering[:, 1].std()) == pytest.approx(0.436, abs=0.03)
-    assert float(passing[:, 1].mean()) == pytest.approx(0.94, abs=0.06)
-    assert float(passing[:, 1].std()) == pytest.approx(0.56, abs=0.04)
+def test_measurements_are_linear_and_mean_what_they_say(generator: Generator) -> None:
+    x, y = (torch.randn(2, 3, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    known = known_pixels((3, 8, 8), "left")
+    for measure in (masked(known), downsampled(2), blurred(1.2), identity):
+        torch.testing.assert_close(measure(2 * x - 3 * y), 2 * measure(x) - 3 * measure(y))
+    assert torch.equal(masked(known)(x), x[:, :, :, 4:].flatten(1))
+    torch.testing.assert_close(downsampled(4)(x)[:, :, 1, 0], x[:, :, 4:, :4].mean((2, 3)))
+    point = torch.zeros(1, 2, 21, 21)
+    point[0, 1, 10, 9] = 1
+    blur, offsets = blurred(1.5)(point)[0], torch.arange(21)
+    assert torch.equal(blur[0], torch.zeros(21, 21)), "channels do not mix"
+    for axis, centre in ((1, 10), (0, 9)):
+        along = blur[1].sum(axis)
+        assert float(along.sum()) == pytest.approx(1)
+        assert float((along * offsets).sum()) == pytest.approx(centre)
+        spread = (along * (offsets - centre) ** 2).sum()
+        assert math.sqrt(float(spread)) == pytest.approx(1.5, rel=0.05)
 
 
-def test_replaced_pixels_are_noised_to_the_level_where_the_prior_is_asked(generator: torch.Generator) -> None:
-    """Not pasted clean: the known coordinate that the prior sees has the level's variance σ², around y."""
-    seen: list[Tensor] = []
-
-    def prior(x: Tensor, sigma: Sigma, /) -> Tensor:
-        seen.append(x)
-        return torch.zeros_like(x)
-
-    known, y, sigma = torch.tensor([True, False]), torch.full((50_000, 2), 3.0), 0.7
-    x = torch.randn(50_000, 2, generator=generator)
-    found = replacement(prior, known, y, generator=generator)(x, sigma)
-    assert abs(z_score(seen[0][:, 0], 3.0)) < 4
-    assert abs(z_score((seen[0][:, 0] - 3.0) ** 2, sigma**2)) < 4
-    assert torch.equal(seen[0][:, 1], x[:, 1])
-    torch.testing.assert_close(found[:, 0], (3.0 - x[:, 0]) / sigma**2)
+STANDARD = torch.tensor([[1.0, 2.0, 4.0]])
+Y = torch.tensor([[3.0, 5.0], [1.0, -2.0]])
 
 
-def test_downsampling_takes_means_and_not_every_other_pixel() -> None:
-    x = torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]])
-    assert downsampled(2)(x).flatten().tolist() == [3.0]
+@pytest.mark.parametrize("noise", [0.5, torch.tensor([0.5, 2.0])])
+@pytest.mark.parametrize("y", [Y, Y[0]])
+def test_a_measurement_in_the_users_units_becomes_one_of_the_scores(noise: float | Tensor, y: Tensor) -> None:
+    """A(shift + scale·z) = y + noise: what is measured of z, less what the shift gives, over the noise of each."""
+
+    def measure(x: Tensor) -> Tensor:
+        return x @ TWO_ROWS.T
+
+    shift, scale = torch.tensor([10.0, -5.0, 1.0]), torch.tensor([2.0, 0.5, 3.0])
+    linear, target, std = standardised(measure, y, noise, example=torch.zeros(1, 3), shift=shift, scale=scale)
+    divisor = noise if isinstance(noise, Tensor) else torch.ones(2)
+    assert std == (1 if isinstance(noise, Tensor) else 0.5)
+    torch.testing.assert_close(linear(STANDARD), (scale * STANDARD) @ TWO_ROWS.T / divisor)
+    torch.testing.assert_close(target, (y.view(-1, 2) - TWO_ROWS @ shift) / divisor)
+
+
+@pytest.mark.parametrize(
+    ("y", "noise", "message"),
+    [(torch.zeros(3), 0.1, r"y has shape \(3,\); a measurement has \(2,\)"), (Y, 0.0, "noise_std is 0")],
+)
+def test_no_measurement_is_refused(y: Tensor, noise: float, message: str) -> None:
+    measure: Measurement = lambda x: x[:, :2]  # noqa: E731
+    with pytest.raises(ValueError, match=message):
+        standardised(measure, y, noise, example=torch.zeros(1, 3))
+
+
+# Which pixels are hidden, drawn by hand.
+
+
+@pytest.mark.parametrize(
+    ("hide", "rows"),
+    [
+        ("top", ["......", "......", "######", "######", "######"]),
+        ("bottom", ["######", "######", "......", "......", "......"]),
+        ("left", ["...###"] * 5),
+        ("right", ["###..."] * 5),
+        ("centre", ["######", "#....#", "#....#", "#....#", "######"]),
+    ],
+)
+def test_what_is_known_is_what_is_not_hidden(hide: Region, rows: list[str]) -> None:
+    expected = torch.tensor([[pixel == "#" for pixel in row] for row in rows])
+    assert torch.equal(known_pixels((3, 5, 6), hide), expected.expand(3, 5, 6))
+
+
+def test_of_the_smallest_images_the_centre_is_all() -> None:
+    assert not any(known_pixels((1, side, side), "centre").any() for side in (1, 2, 3))
+
+
+def test_a_quarter_is_known_at_random_the_same_in_every_channel(generator: Generator) -> None:
+    known = known_pixels((3, 60, 50), "random", generator=generator)
+    assert torch.equal(known, known[:1].expand(3, 60, 50))
+    assert abs(z_score(known[0].double().flatten(), 0.25)) < 4
+    assert abs(z_score((known[0, :, 1:] & known[0, :, :-1]).double().flatten(), 0.0625)) < 5  # pixel by pixel
+
+
+def test_what_is_hidden_is_shown_as_the_mean_of_what_is_known() -> None:
+    known = torch.tensor([[[True, False], [False, True]]])
+    y = torch.tensor([[0.2, 0.6], [1.0, 0.0]])
+    expected = torch.tensor([[[[0.2, 0.4], [0.4, 0.6]]], [[[1.0, 0.5], [0.5, 0.0]]]])
+    torch.testing.assert_close(mean_filled(known, y), expected)

@@ -11,7 +11,7 @@ import torch
 from helpers import GaussianScore
 from torch import Generator, Tensor
 
-from ncsn import objectives, regions
+from ncsn import objectives, problems
 from ncsn import samplers as ways
 from ncsn.data import batches
 from ncsn.data.pixels import dequantize
@@ -22,8 +22,7 @@ from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.noise import Geometric, LogNormal, LogUniform
 from ncsn.objectives import Batch, training_loss
-from ncsn.problems import replacement
-from ncsn.sampling import Sampling
+from ncsn.samplers import Sampling
 
 SCORE = GaussianScore(0.3, 0.8)
 X = torch.linspace(-2, 2, 12).view(6, 2)
@@ -66,8 +65,8 @@ CASES: dict[str, Callable[[Generator], Tensor]] = {
     "batches of bytes": lambda g: next(batches(BYTES, 4, generator=g)).x,
     "dequantize": lambda g: dequantize(BYTES, generator=g),
     "log_prob": lambda g: log_prob(MIXTURE, X, sigma_max=30, sigma_min=0.5, probes=2, generator=g).log_prob,
-    "replacement": lambda g: replacement(MIXTURE, KNOWN, X, generator=g)(X + 1, 0.7),
-    "known_pixels": lambda g: regions.known_pixels((1, 6, 6), "random", generator=g),
+    "replacement": lambda g: problems.replacement(MIXTURE, KNOWN, X, generator=g)(X + 1, 0.7),
+    "known_pixels": lambda g: problems.known_pixels((1, 6, 6), "random", generator=g),
     "start": lambda g: SAMPLING.start(MEAN, 6, generator=g),
     "langevin": lambda g: [*ways.langevin(SCORE, X, 0.7, step_size=0.1, steps=2, generator=g)][-1].x,
     "annealed": lambda g: [*ways.annealed_langevin(SCORE, X, SIGMAS, eps=0.1, steps=2, generator=g)][-1].x,

@@ -14,6 +14,7 @@ from ncsn.samplers import (
     METHODS,
     Descent,
     Method,
+    Sampling,
     Step,
     annealed_langevin,
     consistent_annealed,
@@ -24,7 +25,6 @@ from ncsn.samplers import (
     langevin,
     predictor_corrector,
 )
-from ncsn.sampling import Sampling
 from ncsn.score import Counted, guided
 from ncsn.validation import GuideName
 

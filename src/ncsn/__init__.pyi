@@ -11,7 +11,7 @@ from .distributions import Empirical as Empirical
 from .distributions import GaussianMixture as GaussianMixture
 from .distributions import Ring as Ring
 from .exporting import export as export
-from .learn.fitting import fit as fit
+from .learn.fit import fit as fit
 from .likelihood import bits_per_dimension as bits_per_dimension
 from .likelihood import log_prob as log_prob
 from .model import ScoreModel as ScoreModel
@@ -39,6 +39,7 @@ from .run import Run as Run
 from .run import load as load
 from .samplers import METHODS as METHODS
 from .samplers import Method as Method
+from .samplers import Sampling as Sampling
 from .samplers import Step as Step
 from .samplers import annealed_langevin as annealed_langevin
 from .samplers import consistent_annealed as consistent_annealed
@@ -48,7 +49,6 @@ from .samplers import euler as euler
 from .samplers import heun as heun
 from .samplers import langevin as langevin
 from .samplers import predictor_corrector as predictor_corrector
-from .sampling import Sampling as Sampling
 from .score import Score as Score
 from .score import guided as guided
 from .score import tweedie as tweedie

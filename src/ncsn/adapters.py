@@ -24,7 +24,7 @@ Network = Callable[[Tensor, Tensor], Tensor]
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 """What a diffusion model predicts, in diffusers' words: the noise z, v = √ᾱ·z − √(1 − ᾱ)·x₀, or the data x₀."""
 
-ROUNDING = 1e-3  # relative: 1 − ᾱ₀ in single precision, and so the least σ, has between three and four digits
+SIGMA_ROUNDING = 1e-3  # relative: 1 − ᾱ₀ in single precision, and so the least σ, has between three and four digits
 
 
 def from_denoiser(denoiser: Network) -> Score:
@@ -83,7 +83,7 @@ def from_variance_preserving(
 
     At noise level σ the network sees x/√(1 + σ²), and the time at which ln √(1/ᾱ_t − 1), linear between whole t, is
     ln σ.  Below the table's least σ the score is the one at that σ; above its largest the network is asked at its last
-    time.  The first time that a score does so, it warns.
+    time; both with a warning.
 
     Ho et al. 2020 (arXiv:2006.11239); v: Salimans & Ho 2022 (arXiv:2202.00512), section 4; fractional times as in
     k-diffusion.  Raises ValueError for other ``alphas`` and another ``prediction_type``.
@@ -91,15 +91,16 @@ def from_variance_preserving(
     if prediction_type not in get_args(Prediction):
         raise ValueError(f"prediction_type is {prediction_type!r}; allowed are {', '.join(get_args(Prediction))}")
     log_sigmas = log_noise_levels(alphas)
-    least = float(log_sigmas[0].exp())
-    largest = float(log_sigmas[-1].exp())
-    warned = False
+    least, largest = log_sigmas[[0, -1]].exp().tolist()
 
     def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-        nonlocal warned
         asked = expand(sigma, x)
-        if not warned:
-            warned = warn_outside(asked, least, largest)
+        if bool(((asked < least * (1 - SIGMA_ROUNDING)) | (asked > largest * (1 + SIGMA_ROUNDING))).any()):
+            # The same words each time, so that Python prints them once.
+            words = (
+                f"noise levels outside of {least:.4g} to {largest:.4g}, which the model knows, are moved to its last"
+            )
+            warnings.warn(words, stacklevel=2)
         std = asked.clamp(min=least)
         scale = (1 + std**2).sqrt()
         precision = torch.promote_types(x.dtype, torch.float32)  # bfloat16 cannot tell t from t + 1
@@ -120,10 +121,8 @@ def log_noise_levels(alphas: Float[Tensor, "t"]) -> Float[Tensor, "t"]:
     """
     table = float64(alphas.detach())
     if table.ndim != 1 or len(table) < 2 or not (table[0] < 1 and table[-1] > 0 and bool((table.diff() < 0).all())):
-        ends = table.flatten()[[0, -1]].tolist() if table.numel() else []
         raise ValueError(
-            f"alphas has shape {tuple(table.shape)} and ends {ends}; "
-            "allowed are at least two numbers that descend strictly, within (0, 1)"
+            f"alphas has shape {tuple(table.shape)}; at least two numbers that descend in (0, 1) are needed"
         )
     return ((1 - table) / table).log() / 2
 
@@ -136,32 +135,16 @@ def positions(table: Float[Tensor, "t"], values: Float[Tensor, "b"]) -> Float[Te
     return before + share.clamp(0, 1)
 
 
-def warn_outside(sigmas: Tensor, least: float, largest: float) -> bool:
-    """Whether some noise level is outside the range, by more than rounding; if so, a warning names it."""
-    outside = sigmas[(sigmas < least * (1 - ROUNDING)) | (sigmas > largest * (1 + ROUNDING))]
-    if len(outside) == 0:
-        return False
-    warnings.warn(
-        f"sigma is {outside[0].item():.4g}; the model knows {least:.4g} to {largest:.4g}: "
-        "below, the score is the one at the least of them; above, the network is asked at its last time",
-        stacklevel=3,
-    )
-    return True
-
-
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 DISTILLED = ("LCMScheduler", "TCDScheduler")  # of consistency models, whose answer is a sample and not a mean
-TOLD = (
+SETTINGS = (
     *("in_channels", "out_channels", "num_class_embeds", "class_embed_type", "time_embedding_type"),
     *("prediction_type", "variance_type", "timestep_type", "use_flow_sigmas", "invert_sigmas"),
 )
-ALLOWED = """allowed are
-a UNet2DModel without classes or learned time embedding, with as many channels out as in (twice as many if variance_type
-is learned or learned_range), and one of
-ScoreSdeVeScheduler,
-FlowMatchEulerDiscreteScheduler or FlowMatchHeunDiscreteScheduler without invert_sigmas,
-a scheduler with alphas_cumprod (LCM and TCD excepted), prediction_type epsilon, v_prediction or sample, discrete times
-and no use_flow_sigmas""".replace("\n", " ")
+ALLOWED = """allowed are a UNet2DModel without classes or learned time embedding, with as many channels out as in (twice
+as many if variance_type is learned or learned_range), and ScoreSdeVeScheduler, or FlowMatchEulerDiscreteScheduler or
+FlowMatchHeunDiscreteScheduler without invert_sigmas, or a scheduler with alphas_cumprod (LCM and TCD excepted),
+prediction_type epsilon, v_prediction or sample, discrete times and no use_flow_sigmas""".replace("\n", " ")
 
 
 def from_diffusers(folder: str | Path) -> Score:
@@ -183,13 +166,12 @@ def from_diffusers(folder: str | Path) -> Score:
     if not (Path(folder) / "model_index.json").is_file():
         raise ValueError(f"{folder} holds no model_index.json; a folder from pipeline.save_pretrained is needed")
     parts = DiffusionPipeline.from_pretrained(folder, local_files_only=True).components
-    network = parts.get("unet")
-    scheduler = parts.get("scheduler")
+    network, scheduler = parts.get("unet"), parts.get("scheduler")
     kind = type(scheduler).__name__
     settings = getattr(scheduler, "config", {})
-    given = {**getattr(network, "config", {}), **settings}
-    told = {name: given.get(name) for name in TOLD}
-    refusal = ValueError(f"{folder} holds a {type(network).__name__} with a {kind}, {told}; {ALLOWED}")
+    config = {**getattr(network, "config", {}), **settings}
+    values = {name: config.get(name) for name in SETTINGS}
+    refusal = ValueError(f"{folder} holds a {type(network).__name__} with a {kind}, {values}; {ALLOWED}")
     if not isinstance(network, UNet2DModel) or network.class_embedding is not None:
         raise refusal
     learned = settings.get("variance_type") in ("learned", "learned_range")
@@ -213,8 +195,8 @@ def from_diffusers(folder: str | Path) -> Score:
     if alphas is None or kind in DISTILLED or prediction not in get_args(Prediction) or other_times:
         raise refusal
     # With "zero terminal SNR" (Lin et al. 2023, arXiv:2305.08891) the last ᾱ is, or stands for, 0: σ is infinite.
-    known = alphas[:-1] if settings.get("rescale_betas_zero_snr") else alphas
-    return from_variance_preserving(output, known, prediction_type=prediction)
+    finite = alphas[:-1] if settings.get("rescale_betas_zero_snr") else alphas
+    return from_variance_preserving(output, finite, prediction_type=prediction)
 
 
 def from_ncsn(state: Mapping[str, Tensor], sigmas: Sequence[float] | None = None) -> ScoreModel:

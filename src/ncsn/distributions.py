@@ -45,7 +45,9 @@ def device_of(generator: torch.Generator | None) -> torch.device:
 class GaussianMixture:
     """Σ_k w_k N(μ_k, s²I): with added noise the component std becomes √(s² + σ²).
 
-    ``means`` (k, d), ``weights`` (k,) non-negative, normalised here (equal by default), ``std`` ≥ 0 in data units.
+    ``means``: μ, (k, d).
+    ``std``: s ≥ 0, of every component.
+    ``weights``: w, (k,), non-negative and normalised here; equal by default.
     Raises ValueError for weights of another length, negative ones, or a negative std.
     """
 
@@ -95,8 +97,9 @@ class Ring:
 
     .. math:: p_σ(x) = \frac{1}{2π} \int_0^{2π} N(ρ\cos θ; R, T)\, N(ρ\sin θ; 0, σ^2)\, dθ,
 
-    whose integrand is e^(A cos²θ + B cos θ) times a constant, with A = ρ²s²/(2σ²T) and B = ρR/T.  Integrated by
-    Gauss–Legendre quadrature with ``nodes`` points where the integrand lies, near θ = 0 and θ = π.
+    whose integrand is e^(A cos²θ + B cos θ) times a constant, with A = ρ²s²/(2σ²T) and B = ρR/T.
+
+    ``nodes``: of the Gauss–Legendre quadrature where the integrand lies, near θ = 0 and θ = π.
     Raises ValueError unless radius ≥ 6 std > 0, so that a radius below 0, which is a point on the other side, is rare.
     """
 

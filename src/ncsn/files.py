@@ -1,32 +1,47 @@
-"""Files that are either whole or not there, and the one rule for what a command may write."""
+"""Files: whole or not there, read within limits; what a command may write; outputs that grow.
 
-import glob
+Samples by the million go into blocks in a hidden folder beside the output, ``.big.npz.partial``: each is a file whose
+name holds its sha256, so that what a kill leaves is gone on with if it is whole.  ``job.json`` there says what
+determines the samples.  When all blocks are there, they become the output.
+"""
+
+import hashlib
+import io
 import json
 import math
 import os
 import re
 import secrets
+import shutil
 import socket
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-PART = 2**20  # bytes that are read at a time
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Shaped
+
 JSON_LIMIT = 10**6  # bytes
-ROWS_LIMIT = 2**26  # bytes of a file with a row of JSON a line
-DEEPEST = 20  # brackets within brackets
 LONGEST_LINE = 300  # characters of somebody else's error that are repeated
-LONGEST_NUMBER = 40  # characters; a float64 takes 25
 MEMBERS_LIMIT = 10**6  # files in an archive
+HOST = re.sub("[^A-Za-z0-9-]", "_", socket.gethostname()) or "host"
+UNFINISHED = re.compile(r"\..*\.partial\.(?P<host>[\w-]+)\.(?P<process>\d+)\.[0-9a-f]{16}(\.\w+)?")
+"""The names of ``atomic``'s temporary files."""
+GROWING = re.compile(rf"lock|job\.json|\d{{6,}}-[0-9a-f]{{64}}|images|replaced|\w+/\d+\.png|{UNFINISHED.pattern}")
+"""The names of what ``streamed`` has in its hidden folder."""
+
+Job: TypeAlias = dict[str, str | int | float | None]
+"""All that determines samples: the run, the seed, how they are drawn, by which versions."""
 
 
 def one_line(error: object) -> str:
-    """The first line of what an error says, or else its name: not too long, and without what could not be printed."""
+    """The first line of an error's message, or else its name: not too long, and only what can be printed."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    said = "".join(c if c.isprintable() else "?" for c in lines[0])
-    return said if len(said) <= LONGEST_LINE else f"{said[:LONGEST_LINE]}…"
+    line = "".join(c if c.isprintable() else "?" for c in lines[0])
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}…"
 
 
 def reason(error: Exception) -> str:
@@ -34,80 +49,35 @@ def reason(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
 
 
-def read_bytes(path: Path, limit: int) -> bytes:
-    """All bytes of a file.  Raises ValueError if it cannot be read, or has more than ``limit``."""
-    try:
-        with path.open("rb") as file:
-            # A part at a time: Python takes the memory of what it is asked for, however little there is.
-            content = bytearray()
-            while len(content) <= limit and (part := file.read(min(PART, limit + 1 - len(content)))):
-                content += part
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({reason(error)})") from error
-    if len(content) > limit:
-        raise ValueError(f"{path} has more than {limit:,} bytes")
-    return bytes(content)
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, its lists as tuples.  Raises ValueError as ``read_bytes`` and ``parse_json``."""
-    return parse_json(read_bytes(path, JSON_LIMIT), str(path))
-
-
-def parse_json(content: bytes, where: str) -> Any:
-    """The value that JSON in UTF-8 stands for, its lists as tuples.
-
-    Raises ValueError that begins with ``where`` if it is none: also for NaN and Infinity, for numbers beyond 64 bits,
-    for a name that is given twice, and for deep nests.
-    """
-    try:
-        value = json.loads(
-            content.decode(),
-            parse_int=integer,
-            parse_float=real,
-            parse_constant=real,
-            object_pairs_hook=without_doubles,
-        )
-        return with_tuples(value)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} cannot be read ({one_line(error)})") from error
-
-
-def integer(text: str) -> int:
-    """A JSON integer.  Raises ValueError beyond 64 bits."""
-    if len(text) > LONGEST_NUMBER or not -(2**64) < int(text) < 2**64:
-        raise ValueError(f"{text[:LONGEST_NUMBER]} is beyond 64 bits")
-    return int(text)
-
-
-def real(text: str) -> float:
-    """A JSON number with a point.  Raises ValueError if it is not finite, or longer than any that is written."""
-    if len(text) > LONGEST_NUMBER or not math.isfinite(float(text)):
-        raise ValueError(f"{text[:LONGEST_NUMBER]} is no finite number of at most {LONGEST_NUMBER} characters")
-    return float(text)
-
-
-def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object.  Raises ValueError if it has a name twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name is given twice")
-    return found
-
-
-def with_tuples(value: Any, depth: int = DEEPEST) -> Any:
-    """JSON's lists as tuples.  Raises ValueError if they are nested deeper than anything that is written."""
-    if isinstance(value, dict | list) and not depth:
-        raise ValueError(f"brackets are nested more than {DEEPEST} deep")
-    if isinstance(value, dict):
-        return {name: with_tuples(item, depth - 1) for name, item in value.items()}
-    return tuple(with_tuples(item, depth - 1) for item in value) if isinstance(value, list) else value
-
-
 def some(names: list[str]) -> str:
     """The first few names, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return one_line(", ".join(names[:3]) or "none") + more
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """All bytes of a file.  Raises ValueError if it cannot be read, or has more than ``limit``."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(min(limit, os.fstat(file.fileno()).st_size or limit) + 1)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({reason(error)})") from error
+    if len(content) > limit:
+        raise ValueError(f"{path} has more than {limit:,} bytes")
+    return content
+
+
+def parse_json(content: bytes, where: str) -> Any:
+    """The value that JSON stands for.  Raises ValueError, which begins with ``where``, if it is none."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} cannot be read ({one_line(error)})") from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of at most a megabyte.  Raises ValueError if it cannot be read."""
+    return parse_json(read_bytes(path, JSON_LIMIT), str(path))
 
 
 @contextmanager
@@ -130,14 +100,8 @@ def opened_zip(path: Path, kind: str) -> Iterator[zipfile.ZipFile]:
                 raise ValueError(f"{path} has a member by the name {info.filename!r}; it must fit a line")
             # The most that deflate can do is 1032 to 1.
             if info.compress_type in (0, 8) and info.file_size > 1032 * info.compress_size + 1032:
-                raise ValueError(
-                    f"{path}/{info.filename} claims {info.file_size:,} bytes, which {info.compress_size:,} "
-                    "compressed ones cannot hold"
-                )
+                raise ValueError(f"{path}/{info.filename} claims {info.file_size:,} bytes, which it cannot hold")
         yield archive
-
-
-HOST = re.sub("[^A-Za-z0-9-]", "_", socket.gethostname()) or "host"
 
 
 @contextmanager
@@ -146,15 +110,17 @@ def atomic(path: Path) -> Iterator[Path]:
 
     The bytes are on the disk before the name is, so neither kill -9 nor a full disk leaves half a file; the temporary
     file that a kill leaves is removed by the next command that writes there (``sweep``).  Its name cannot be guessed,
-    and it is a new file: nobody's link is followed.
+    and it is a new file: nobody's link is followed.  A file that is replaced hands on its mode.
     Raises ValueError if ``path`` is something else than a regular file, and OSError, which names it, if it cannot be
     written.
     """
     check_regular(path)
-    name = f".{path.stem}.partial.{HOST}.{os.getpid()}.{secrets.token_hex(8)}{path.suffix}"
+    name = f".{path.stem[:80]}.partial.{HOST}.{os.getpid()}.{secrets.token_hex(8)}{path.suffix}"
     temporary = path.with_name(name)
     try:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        if path.exists():
+            shutil.copymode(path, temporary)
         yield temporary
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
@@ -167,16 +133,23 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, stem: str = "*", *, everybodys: bool = False) -> None:
-    """Remove the temporary files that kills have left in ``folder``, of all files or of those of this ``stem``.
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content`` as indented JSON, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def sweep(folder: Path, *, everybodys: bool = False) -> None:
+    """Remove the temporary files that processes of this machine have left in ``folder`` when they were killed.
 
     ``everybodys``: also those of processes that may be alive, or on other machines: for who holds the folder's lock.
     """
-    host = "*" if everybodys else HOST
-    for left in folder.glob(f".{stem if stem == '*' else glob.escape(stem)}.partial.{host}.*"):
-        owner = left.name.rpartition(".partial.")[2].split(".")[1]
-        if everybodys or (owner.isdecimal() and not alive(int(owner))):
-            left.unlink(missing_ok=True)
+    for path in folder.glob(".*.partial.*"):
+        if (left := UNFINISHED.fullmatch(path.name)) and path.is_file() and not path.is_symlink():
+            import psutil
+
+            if everybodys or (left["host"] == HOST and not psutil.pid_exists(int(left["process"]))):
+                path.unlink(missing_ok=True)
 
 
 def append(path: Path, line: str) -> None:
@@ -190,19 +163,6 @@ def append(path: Path, line: str) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def alive(process: int) -> bool:
-    """Whether there is such a process on this machine; on Windows, where asking would end it, maybe."""
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
-
-
 def check_regular(path: Path) -> None:
     """Raises ValueError if there is something at ``path`` that is no regular file: a link, a folder or a device."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -213,7 +173,7 @@ def check_regular(path: Path) -> None:
 def check_out(out: Path, *, overwrite: bool, directory: bool = False) -> None:
     """Raises ValueError, before any work, if a command may not write ``out``: the rule for all that they write.
 
-    ``directory``: it is to be one; whether what is there may be replaced, only its writer can tell.
+    ``directory``: it is to be a folder of images, and such a one may be replaced.
     """
     if not directory or out.is_symlink() or not out.is_dir():
         check_regular(out)
@@ -221,9 +181,168 @@ def check_out(out: Path, *, overwrite: bool, directory: bool = False) -> None:
         raise ValueError(f"{out} is a file; a folder is needed")
     if out.exists() and not overwrite:
         raise ValueError(f"{out} exists; give --overwrite to replace it, or another name")
+    if out.is_dir() and not all(path.suffix == ".png" and path.stem.isdecimal() for path in out.iterdir()):
+        raise ValueError(f"{out} holds more than such images, and is not replaced; give another --out")
     folder = out.absolute().parent
     if not folder.is_dir():
         raise ValueError(f"{out.parent} is no folder to write {out.name} into")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(f"{out} cannot be written: you may not write into its folder")
-    sweep(folder, out.stem)
+    sweep(folder)
+
+
+class Stream:
+    """Samples of ``shape`` (n, *d) and ``dtype`` that grow in a ``folder`` of blocks; ``done`` of them are there.
+
+    ``size``: how many rows a block has; the last one may have fewer.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: "np.dtype", size: int) -> None:
+        self.folder, self.shape, self.dtype, self.size = folder, shape, dtype, size
+        self.blocks: list[Path] = []
+        while whole := next(filter(is_whole, folder.glob(f"{len(self.blocks):06}-*")), None):
+            self.blocks.append(whole)
+
+    @property
+    def done(self) -> int:
+        """How many samples are on the disk."""
+        return min(len(self.blocks) * self.size, self.shape[0])
+
+    def write(self, rows: "Shaped[np.ndarray, 'b *d']") -> None:
+        """Write the block that comes next; it is on the disk when this returns."""
+        content = rows.tobytes()
+        path = self.folder / f"{len(self.blocks):06}-{hashlib.sha256(content).hexdigest()}"
+        with atomic(path) as temporary:
+            temporary.write_bytes(content)
+        self.blocks.append(path)
+
+    def array(self) -> Iterator[bytes]:
+        """The bytes of an .npy of all of them, part by part."""
+        from numpy.lib import format
+
+        header = {"descr": format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
+        format.write_array_header_1_0(head := io.BytesIO(), header)
+        yield head.getvalue()
+        yield from (block.read_bytes() for block in self.blocks)
+
+    def write_images(self, folder: Path) -> None:
+        """Write them as 000000.png and so on, of as many bits as the data has."""
+        import numpy as np
+        from PIL import Image
+
+        digits, number = max(6, len(str(self.shape[0] - 1))), 0
+        for block in self.blocks:
+            for row in np.frombuffer(block.read_bytes(), self.dtype).reshape(-1, *self.shape[1:]):
+                picture = Image.fromarray(row[0] if len(row) == 1 else row.transpose(1, 2, 0))
+                picture.save(folder / f"{number:0{digits}}.png")
+                number += 1
+
+    def finish(self, out: Path) -> None:
+        """Make the output of the blocks, in place of what has its name."""
+        if out.suffix:
+            with atomic(out) as temporary, temporary.open("wb") as file:
+                if out.suffix == ".npy":
+                    file.writelines(self.array())
+                else:
+                    member = zipfile.ZipInfo("samples.npy")  # of no date, so that the same samples are the same bytes
+                    member.compress_type = zipfile.ZIP_DEFLATED
+                    with zipfile.ZipFile(file, "w") as archive, archive.open(member, "w", force_zip64=True) as packed:
+                        packed.writelines(self.array())
+            return
+        images = self.folder / "images"
+        shutil.rmtree(images, ignore_errors=True)  # of a kill while they were written
+        images.mkdir()
+        self.write_images(images)
+        getattr(os, "sync", lambda: None)()  # Windows has none
+        if out.exists():
+            out.replace(self.folder / "replaced")
+        images.replace(out)
+
+
+def is_whole(block: Path) -> bool:
+    """Whether a block has the sha256 that its name says."""
+    return hashlib.sha256(block.read_bytes()).hexdigest() == block.name.rpartition("-")[2]
+
+
+@contextmanager
+def streamed(
+    out: Path, job: Job, shape: tuple[int, ...], dtype: "np.dtype", *, block: int, overwrite: bool = False
+) -> Iterator[Stream]:
+    """A ``Stream`` for samples of this ``shape`` (n, *d) and ``dtype``, a ``block`` at a time; ``out``, if all come.
+
+    ``out`` ends in .npz, .npy, or nothing for a folder of PNG images.  Where ``done`` is not 0, so many are there
+    already.  ``overwrite``: an output may be replaced, and what another job has left unfinished is removed.
+    Raises ValueError if samples of that kind cannot be written so, if the disk has no room for them, if the place is
+    taken by something else, if another job has left it unfinished, or if another process is writing it.
+    """
+    directory, folder = not out.suffix, out.with_name(f".{out.name}.partial")
+    check_out(out, overwrite=overwrite, directory=directory)
+    if directory and (len(shape), *shape[1:2], dtype.name) not in [(4, 1, "uint8"), (4, 3, "uint8"), (4, 1, "uint16")]:
+        raise ValueError(
+            f"samples are {dtype} of shape {shape[1:]}; a folder of PNG images holds grey ones of 8 or 16 bits, and "
+            "RGB of 8: give --out a name that ends in .npz or .npy"
+        )
+    size, free = 2 * math.prod(shape) * dtype.itemsize, shutil.disk_usage(out.absolute().parent).free
+    if size > free and not folder.exists():
+        raise ValueError(
+            f"{shape[0]:,} samples need {size / 1e9:,.0f} GB until {out} is whole; {free / 1e9:,.0f} are free"
+        )
+    job = job | {"rows": f"{block} of {shape} {dtype.name}"}
+    with alone(folder, out):
+        begin(folder, job, overwrite)
+        stream = Stream(folder, shape, dtype, block)
+        try:
+            yield stream
+            check_out(out, overwrite=overwrite, directory=directory)  # hours later
+            stream.finish(out)
+            stream.blocks = []  # nothing is left to go on from
+        finally:
+            if not stream.blocks:
+                shutil.rmtree(folder)
+
+
+@contextmanager
+def alone(folder: Path, out: Path) -> Iterator[None]:
+    """The hidden ``folder``, in which no other process writes while the block runs.
+
+    Raises ValueError if another process does, or if something is there that this program has not made.
+    """
+    from filelock import FileLock, Timeout
+
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise ValueError(f"{folder} is not a folder of unfinished samples; move it, or give another --out")
+    folder.mkdir(exist_ok=True)
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not GROWING.fullmatch(path.relative_to(folder).as_posix()):
+            raise ValueError(f"{path} is no part of unfinished samples; move it, or give another --out")
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(f"another process is writing {out}; wait for it, or give another --out") from error
+
+
+def begin(folder: Path, job: Job, overwrite: bool) -> None:
+    """Note in ``folder`` which job it belongs to, and remove another one's blocks, if they may be replaced.
+
+    Raises ValueError if they may not.
+    """
+    sweep(folder, everybodys=True)
+    note, blocks = folder / "job.json", [*folder.glob("[0-9]*-*")]
+    try:
+        theirs = dict(read_json(note))
+    except (ValueError, TypeError):
+        theirs = {}
+    if theirs == job:
+        return
+    if blocks and not overwrite:
+        others = ", ".join(
+            f"{name} {theirs.get(name)}, not {job[name]}" for name in job if theirs.get(name) != job[name]
+        )
+        raise ValueError(
+            f"{folder} holds samples of another job ({others}); finish that one by its own command, or give "
+            "--overwrite to remove them"
+        )
+    for path in blocks:
+        path.unlink()
+    write_json(note, job)

@@ -9,7 +9,7 @@ What comes out is the density p_σ at σ_min: that of the data with this much no
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,38 @@ def divergences(
     return s.detach(), torch.stack(parts)
 
 
+def follow_flow(
+    slope: Callable[[float, np.ndarray], np.ndarray],
+    span: tuple[float, float],
+    start: np.ndarray,
+    *,
+    tolerance: float,
+    points: int,
+    integrals: int,
+) -> np.ndarray:
+    """The solution of y' = ``slope``(t, y) at the end of ``span``, by scipy's RK45 with a step that suits every point.
+
+    ``start``: ``points`` × coordinates, one point after the other, and then ``integrals`` × points.
+    ``tolerance``: of each step, relative and absolute, for every point.
+    """
+    from scipy.integrate import RK45, solve_ivp  # here, because it takes as long as a third of torch
+
+    class PointwiseRK45(RK45):  # type: ignore[misc]
+        def _estimate_error_norm(self, K: np.ndarray, h: float, scale: np.ndarray) -> float:
+            # Scipy's is a mean over the whole state, which would let one hard point off among many easy ones.
+            error = (self._estimate_error(K, h) / scale) ** 2
+            moves, gains = np.split(error, [len(error) - integrals * points])
+            each = np.maximum(gains.reshape(integrals, points).mean(0), moves.reshape(points, -1).mean(1))
+            return float(np.sqrt(each.max()))
+
+    end = span[1]
+    path = solve_ivp(slope, span, start, method=PointwiseRK45, rtol=tolerance, atol=tolerance, t_eval=[end])
+    if not path.success:
+        raise ValueError(f"the flow could not be followed to sigma = {math.exp(end):g}: {path.message}")
+    state: np.ndarray = path.y[:, -1]
+    return state
+
+
 @torch.inference_mode(False)
 def log_prob(
     score: Score,
@@ -65,14 +97,17 @@ def log_prob(
 ) -> Likelihood:
     """Log p_σ(x) at σ = ``sigma_min``, in nats, by an adaptive Runge–Kutta method (scipy's RK45) in ln σ.
 
+    The results are on the CPU, in double precision; the score is evaluated on x's device, in its type.
+
     ``sigma_max``: where p_σ is as good as N(mean, σ² I).  For data of variance v in D dimensions, a point is off by
     about v√D/(√2σ²) nats, and the mean over all data by v²D/(4σ⁴).
-    ``mean``: of the data.  ``probes``: Rademacher vectors for the divergence, the same along the whole flow; by default
-    (None) the exact trace, which takes one backward pass for each dimension.  ``tolerance``: of each step of the
-    solver, relative and absolute, for every point.  ``generator``: draws the probes, on x's device.
-    What comes back is on the CPU, in double precision; the score is asked on x's device, in its type.
-    Raises ValueError unless ∞ > σ_max > σ_min > 0, probes ≥ 1 and tolerance > 0, and where the flow cannot be followed,
-    for the score is not finite.
+    ``mean``: of the data.
+    ``probes``: how many Rademacher vectors estimate the divergence, the same along the whole flow; by default (None) it
+    is the exact trace, which takes one backward pass for each dimension.
+    ``tolerance``: of each step of the solver, relative and absolute, for every point.
+    ``generator``: draws the probes, on x's device.
+    Raises ValueError unless ∞ > σ_max > σ_min > 0, probes ≥ 1 and tolerance > 0, and where the flow cannot be followed
+    because the score is not finite.
     """
     if not math.inf > sigma_max > sigma_min > 0:
         raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; allowed is sigma_max > sigma_min > 0")
@@ -104,14 +139,9 @@ def log_prob(
             raise ValueError(f"the score, or its divergence, is not finite at sigma = {float(sigma):.3g}")
         return change
 
-    from ncsn.solver import follow_flow  # here, because it takes as long as a third of torch
-
     start = np.concatenate([x.detach().cpu().double().numpy().ravel(), np.zeros(integrals * len(x))])
     span = (math.log(sigma_min), math.log(sigma_max))
-    found = follow_flow(slope, span, start, tolerance=tolerance, points=len(x), integrals=integrals)
-    if not found.success:
-        raise ValueError(f"the flow could not be followed to sigma = {sigma_max}: {found.message}")
-    end = found.y[:, -1]
+    end = follow_flow(slope, span, start, tolerance=tolerance, points=len(x), integrals=integrals)
     last = torch.from_numpy(end[: x.numel()]).view(shape) - torch.as_tensor(mean, device="cpu").double()
     gains = torch.from_numpy(end[x.numel() :]).view(integrals, len(x))
     squares = last[:, None].flatten(1).square().sum(1)

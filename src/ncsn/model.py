@@ -1,7 +1,7 @@
 r"""How a network becomes a score: what it is shown, what its answer means, and how its error is weighed.
 
 A network F of well-scaled inputs and outputs is turned into s(x, σ) by one of three ways, each a ``Preconditioning``:
-``Karras`` (the default: an exact Gaussian score plus a residual), ``Scaled`` (NCSNv2: F/σ) and ``Plain`` (NCSN: F).
+``EDM`` (the default: an exact Gaussian score plus a residual), ``Plain`` (NCSN: F) and ``Scaled`` (NCSNv2: F/σ).
 """
 
 from dataclasses import dataclass
@@ -13,18 +13,16 @@ from torch import Tensor, nn
 
 from ncsn.score import Score, Sigma, expand, guided
 
-Levels = Float[Tensor, "b *ones"]
-
 
 @runtime_checkable
 class Preconditioning(Protocol):
     """What lies between a network and a score; ``std`` is σ and ``data_std`` σ_d, both broadcast against x."""
 
-    def network_input(self, centred: Tensor, std: Levels, data_std: Tensor) -> Tensor:
+    def network_input(self, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
         """What the network is shown of x − μ."""
         ...
 
-    def score(self, value: Tensor, centred: Tensor, std: Levels, data_std: Tensor) -> Tensor:
+    def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
         """The score that the network's ``value`` stands for."""
         ...
 
@@ -34,7 +32,7 @@ class Preconditioning(Protocol):
 
 
 @dataclass(frozen=True)
-class Karras:
+class EDM:
     r"""EDM's way (Karras et al. 2022, arXiv:2206.00364, table 1), seen through Tweedie's formula.
 
     .. math:: s(x, σ) = -\frac{x-μ}{σ^2+σ_d^2} + \frac{σ_d}{σ\sqrt{σ^2+σ_d^2}}
@@ -44,11 +42,11 @@ class Karras:
     not depend on σ.  A network that returns zero therefore samples from that Gaussian already.
     """
 
-    def network_input(self, centred: Tensor, std: Levels, data_std: Tensor) -> Tensor:
+    def network_input(self, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
         """(x − μ)/√(σ² + σ_d²), which has unit variance."""
         return centred / (std**2 + data_std**2).sqrt()
 
-    def score(self, value: Tensor, centred: Tensor, std: Levels, data_std: Tensor) -> Tensor:
+    def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
         """A Gaussian's score, plus the residual."""
         total_std = (std**2 + data_std**2).sqrt()
         return -centred / total_std**2 + data_std / (std * total_std) * value
@@ -62,40 +60,32 @@ class Karras:
 
 
 @dataclass(frozen=True)
-class Scaled:
-    """NCSNv2's way: s(x, σ) = F(x − μ)/σ, whether or not F is told σ.
-
-    Song & Ermon 2020 (arXiv:2006.09011), technique 3.  Nothing depends on σ_d.
-    """
-
-    def network_input(self, centred: Tensor, std: Levels, data_std: Tensor) -> Tensor:
-        """The noisy example as it is."""
-        return centred
-
-    def score(self, value: Tensor, centred: Tensor, std: Levels, data_std: Tensor) -> Tensor:
-        """F/σ."""
-        return value / std
-
-    def weight(self, sigma: Float[Tensor, "b"], data_std: Tensor) -> Float[Tensor, "b"]:
-        """Two: then the loss is ‖F + z‖² at every noise level (NCSN's equation 6 with λ = σ²)."""
-        return torch.full_like(sigma, 2.0)
-
-
-@dataclass(frozen=True)
 class Plain:
     """NCSN's way: the network is the score, s(x, σ) = F(x − μ, σ) (Song & Ermon 2019, arXiv:1907.05600)."""
 
-    def network_input(self, centred: Tensor, std: Levels, data_std: Tensor) -> Tensor:
+    def network_input(self, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
         """The noisy example as it is."""
         return centred
 
-    def score(self, value: Tensor, centred: Tensor, std: Levels, data_std: Tensor) -> Tensor:
+    def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
         """F."""
         return value
 
     def weight(self, sigma: Float[Tensor, "b"], data_std: Tensor) -> Float[Tensor, "b"]:
         """Two: then the loss is ‖σF + z‖² (NCSN's equation 6 with λ = σ²)."""
         return torch.full_like(sigma, 2.0)
+
+
+@dataclass(frozen=True)
+class Scaled(Plain):
+    """NCSNv2's way: s(x, σ) = F(x − μ)/σ, whether or not F is told σ; then the loss is ‖F + z‖² at every noise level.
+
+    Song & Ermon 2020 (arXiv:2006.09011), technique 3.
+    """
+
+    def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
+        """F/σ."""
+        return value / std
 
 
 class ScoreModel(nn.Module):
@@ -105,8 +95,9 @@ class ScoreModel(nn.Module):
 
     ``network``: maps (b, *d) and c = ¼ ln σ, (b,) or (1,) for a common noise level, to (b, *d); one that knows classes
     takes them as a third argument.
-    ``data_mean``: μ, a number or a tensor that broadcasts against one example.  ``data_std``: σ_d > 0, one number.
-    Both are saved with the weights.
+    ``data_mean``: μ, a number or a tensor that broadcasts against one example; saved with the weights.
+    ``data_std``: σ_d > 0, one number; saved with the weights.
+    ``preconditioning``: by default ``EDM``.
     ``autocast``: what to run the network, and only the network, in; by default in its weights' own precision.
     Raises ValueError if ``data_std`` is not positive.
     """
@@ -127,7 +118,7 @@ class ScoreModel(nn.Module):
         if not float(data_std) > 0:
             raise ValueError(f"data_std is {float(data_std)}; it must be positive")
         self.network = network
-        self.preconditioning = Karras() if preconditioning is None else preconditioning
+        self.preconditioning = EDM() if preconditioning is None else preconditioning
         self.autocast = autocast
         self.register_buffer("data_mean", torch.as_tensor(data_mean, dtype=torch.float32).clone())
         self.register_buffer("data_std", torch.as_tensor(data_std, dtype=torch.float32).clone())
@@ -135,15 +126,21 @@ class ScoreModel(nn.Module):
     def forward(
         self, x: Float[Tensor, "b *d"], sigma: Sigma, label: Int64[Tensor, "b"] | None = None
     ) -> Float[Tensor, "b *d"]:
-        """∇ₓ log p_σ(x), or ∇ₓ log p_σ(x | label) if the network knows classes; σ > 0, in the units of x."""
+        """∇ₓ log p_σ(x), or ∇ₓ log p_σ(x | label) if the network knows classes.
+
+        ``sigma``: σ > 0, in the units of x.  ``label``: −1 for no class.  Raises ValueError for a number that is not
+        above 0; a tensor is not looked at, because on a GPU that would wait for it.
+        """
+        if not isinstance(sigma, Tensor) and not sigma > 0:
+            raise ValueError(f"sigma is {sigma}; it must be above 0, where the score is that of data with some noise")
         std, centred = expand(sigma, x), x - self.data_mean
         levels = torch.as_tensor(sigma, dtype=self.data_std.dtype, device=x.device).reshape(-1)
-        shown = self.preconditioning.network_input(centred, std, self.data_std).to(self.data_std.dtype)
-        if label is None and self.classes:  # always told, so that a compiled network knows one way to be called
+        network_input = self.preconditioning.network_input(centred, std, self.data_std).to(self.data_std.dtype)
+        if label is None and self.classes:  # always, so that a compiled network is called in one way
             label = torch.full((len(x),), -1, device=x.device)
-        known = () if label is None else (label,)
+        labels = () if label is None else (label,)
         with torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-            value = self.network(shown, levels.log() / 4, *known)
+            value = self.network(network_input, levels.log() / 4, *labels)
         return self.preconditioning.score(value.to(x.dtype), centred, std, self.data_std)
 
     @property

@@ -144,20 +144,24 @@ def training_loss(
     ``dsm``, a loss is ‖F − F*‖² per dimension, see ``ScoreModel.residual_weight``: about 1 for an untrained network at
     any σ.
 
-    ``objective``: ``objective(score, x, sigma, generator=...)`` → a loss per example, weighted by σ²; it also gets
+    ``objective``: ``objective(score, x, sigma, generator=...)`` → a loss per example, weighted by σ².  It also gets
     ``label=...``, one per example, if a batch has labels.
     ``drop_label``: the share of labelled examples that is shown without its class, so that the network learns the score
     of all data too, which guidance needs (Ho & Salimans 2022, arXiv:2207.12598, algorithm 1).
+    ``generator``: draws dropped labels, noise levels and noise, in this order.
+    Raises ValueError, at the first batch, if the objective does not return one loss per example.
     """
 
     def loss(model: ScoreModel, batch: Batch) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
         x, label = batch
-        given = {}
+        labels = {}
         if label is not None:
             dropped = rand((len(x),), generator, x.device) < drop_label
-            given["label"] = label.masked_fill(dropped, -1)
+            labels["label"] = label.masked_fill(dropped, -1)
         sigma = noise.sample(len(x), generator=generator)
-        losses = objective(model, x, sigma, generator=generator, **given)
+        losses = objective(model, x, sigma, generator=generator, **labels)
+        if losses.shape != sigma.shape:
+            raise ValueError(f"the objective returned shape {tuple(losses.shape)}; ({len(x)},), one each, is needed")
         return losses * model.residual_weight(sigma) / x[0].numel(), sigma
 
     return loss

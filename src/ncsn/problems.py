@@ -15,10 +15,41 @@ from torch import Tensor
 
 from ncsn import machine
 from ncsn.score import Score, Sigma, expand, tweedie
-from ncsn.units import Units
+from ncsn.validation import Region
 
 Measurement = Callable[[Tensor], Tensor]
 """A linear function of a batch of examples, (b, *d) → (b, *m)."""
+
+RANDOM_SHARE = 0.25  # of the pixels that are known when the hidden ones are random
+
+
+def known_pixels(
+    shape: tuple[int, int, int], hide: Region, *, generator: torch.Generator | None = None
+) -> Bool[Tensor, "c h w"]:
+    """What is known of an image when a region of it is hidden.
+
+    ``shape``: (c, h, w) of the image.
+    ``hide``: a half, the centre, or three quarters of the pixels at random; a pixel is hidden in all its channels.
+    """
+    _, height, width = shape
+    if hide == "random":
+        device = "cpu" if generator is None else generator.device
+        return (torch.rand(1, height, width, generator=generator, device=device) < RANDOM_SHARE).expand(shape)
+    rows = {"top": slice(height // 2), "bottom": slice(height // 2, None)}.get(hide, slice(None))
+    columns = {"left": slice(width // 2), "right": slice(width // 2, None)}.get(hide, slice(None))
+    if hide == "centre":
+        rows = slice(height // 4, height - height // 4)
+        columns = slice(width // 4, width - width // 4)
+    known = torch.ones(shape, dtype=torch.bool, device="cpu")
+    known[:, rows, columns] = False
+    return known
+
+
+def mean_filled(known: Bool[Tensor, "c h w"], y: Float[Tensor, "b m"]) -> Float[Tensor, "b c h w"]:
+    """Images of the known pixels ``y``, and of their mean elsewhere: the guess of somebody without a prior."""
+    images = y.mean(1)[:, None, None, None].repeat(1, *known.shape)
+    images[:, known] = y
+    return images
 
 
 @torch.inference_mode(False)
@@ -85,13 +116,16 @@ def standardised(
     noise_std: float | Tensor,
     *,
     example: Float[Tensor, "1 *d"],
-    units: Units | None = None,
+    shift: Float[Tensor, "*d"] | float = 0.0,
+    scale: Float[Tensor, "*d"] | float = 1.0,
 ) -> tuple[Measurement, Float[Tensor, "k *m"], float]:
     """A measurement in the user's units as ``posterior`` takes it: A, y and σ_y of what the score knows.
 
-    ``y``: one measurement (*m), or several (k, *m).  ``noise_std``: σ_y > 0, one number, or a tensor that broadcasts
-    against y; then A and y are divided by it, and the noise is 1.  ``example``: one for its shape, type and device.
-    ``units``: of the user, if they are not the score's.
+    ``y``: one measurement (*m), or several (k, *m).
+    ``noise_std``: σ_y > 0, one number, or a tensor that broadcasts against y; then A and y are divided by it, and the
+    noise is 1.
+    ``example``: one for its shape, type and device.
+    ``shift``, ``scale``: the user's example is shift + scale·z, where z is the score's.
     Raises ValueError for a ``y`` that is no measurement, and for noise that is not positive.
     """
     noise = torch.as_tensor(noise_std, dtype=torch.float32, device=example.device)
@@ -101,7 +135,7 @@ def standardised(
     zero = torch.zeros_like(example)
 
     def linear(v: Tensor) -> Tensor:
-        return measure(v if units is None else units.scale.to(v) * v) / divisor
+        return measure(torch.as_tensor(scale, dtype=v.dtype, device=v.device) * v) / divisor
 
     expected = linear(zero).shape[1:]
     target = y.to(zero)
@@ -109,8 +143,7 @@ def standardised(
         target = target[None]
     if target.shape[1:] != expected:
         raise ValueError(f"y has shape {tuple(y.shape)}; a measurement has {tuple(expected)}, or (n, ...) of them")
-    if units is not None:
-        target = target - measure(units.restore(zero))
+    target = target - measure(torch.as_tensor(shift, dtype=zero.dtype, device=zero.device) + zero)
     return linear, target / divisor, 1.0 if noise.ndim else float(noise)
 
 
@@ -121,11 +154,13 @@ def posterior(
 
     With D(x) = E[x₀ | x] and Cov[x₀ | x] = σ² ∂D/∂x (Tweedie's formulas), y given x is N(A D, σ_y² I + A Cov Aᵀ), and
     ∇ₓ log p_σ(y | x) is ∂D/∂xᵀ Aᵀ (σ_y² I + A Cov Aᵀ)⁻¹ (y − A D).  MMPS: Rozet et al. 2024 (arXiv:2405.13712),
-    section 4.2.  Exact for a Gaussian prior; where the prior's modes compete it is not, for it takes the two together
-    for one wide Gaussian: of N((−5, −5), I) and N((5, 5), I), and y = 1 ± 2 for the first coordinate, it gives the left
-    one a weight of 0.35 instead of 0.12.
-    The inverse is by ``steps`` of conjugate gradients, one backward pass each; with no step it would be the prior.
+    section 4.2.  It is exact for a Gaussian prior.  Where the prior's modes compete it is not, for it takes the two
+    together for one wide Gaussian: of N((−5, −5), I) and N((5, 5), I), and y = 1 ± 2 for the first coordinate, it gives
+    the left one a weight of 0.35 instead of 0.12.
+
+    ``score``: of the prior.  ``measure``: A.  ``y``: one measurement for each example.
     ``noise_std``: σ_y > 0 in the units of y.
+    ``steps``: of conjugate gradients for the inverse, at least 1; each takes one backward pass.
     Raises ValueError unless noise_std > 0 and steps ≥ 1; the score does where y does not have the shape of A x.
     """
     if not noise_std > 0:

@@ -3,29 +3,37 @@
 import math
 import reprlib
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
+from annotated_types import Interval, MaxLen, MinLen
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ncsn import machine, networks
 from ncsn.data.pixels import Depth
-from ncsn.model import Karras, Plain, Preconditioning, Scaled, ScoreModel
-from ncsn.sampling import Sampling
+from ncsn.model import EDM, Plain, Preconditioning, Scaled, ScoreModel
+from ncsn.samplers import Sampling
 from ncsn.validation import MOST_LEVELS, check_call
 
 MOST_WEIGHTS = 2 * 10**9  # of a network
-LARGEST_SIDE = 9999  # of an image; and so many channels, at most
 LARGEST_EXAMPLE = 10**9  # numbers
-LARGEST_ARGUMENT = 2**20  # a width, a number of classes
 
 Label = int | str | Int64[Tensor, "n"]
-Argument: TypeAlias = bool | int | float | str | tuple[int, ...] | tuple[float, ...]
+Side: TypeAlias = Annotated[int, Interval(ge=1, le=LARGEST_EXAMPLE)]
+Size: TypeAlias = Annotated[int, Interval(ge=0, le=2**20)]  # a width, a number of classes
+Argument: TypeAlias = (
+    bool
+    | Size
+    | float
+    | str
+    | Annotated[tuple[Size, ...], MaxLen(MOST_LEVELS)]
+    | Annotated[tuple[float, ...], MaxLen(MOST_LEVELS)]
+)
 PreconditioningName = Literal["karras", "scaled", "plain"]
 PRECONDITIONINGS: dict[PreconditioningName, Preconditioning] = {
-    "karras": Karras(),
+    "karras": EDM(),
     "scaled": Scaled(),
     "plain": Plain(),
 }
@@ -40,6 +48,52 @@ class Unfilled(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+@dataclass(frozen=True)
+class Units:
+    """x = shift + scale·z, coordinate by coordinate: x is the user's, z what the model sees.
+
+    ``shift`` and ``scale`` > 0 broadcast against one example.  Noise of one σ for all coordinates makes sense for z
+    alone, if a column of x is an income and another one a share.
+    """
+
+    shift: Float[Tensor, "*d"]
+    scale: Float[Tensor, "*d"]
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "n d"]) -> "Units":
+        """Those in which every coordinate of ``x`` has mean 0 and standard deviation 1.
+
+        Raises ValueError if a coordinate is constant, naming it.
+        """
+        exact = x.cpu().double()  # Apple's GPUs have no such numbers
+        shift, scale = exact.mean(0), exact.std(0)
+        constant = (~(scale > (1e-15 if x.dtype == torch.float64 else 1e-7) * shift.abs())).nonzero()[:, 0].tolist()
+        if constant:
+            raise ValueError(f"column {', '.join(map(str, constant))} is constant, so it has no density; leave it out")
+        return cls(shift.to(x), scale.to(x))
+
+    def standardise(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
+        """The user's examples as the model sees them: in the precision of both, and then in that of ``x``."""
+        shift, scale = self.beside(x)
+        return ((x - shift) / scale).to(x.dtype)
+
+    def restore(self, z: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
+        """The model's examples as the user knows them, in double precision if the user's were."""
+        shift, scale = self.beside(z)
+        return shift + scale * z
+
+    def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift and scale where ``x`` is; Apple's GPUs have no double precision."""
+        if x.device.type == "mps":
+            return self.shift.to(x), self.scale.to(x)
+        kind = torch.promote_types(x.dtype, self.shift.dtype)
+        return self.shift.to(x.device, kind), self.scale.to(x.device, kind)
+
+    def log_volume(self, shape: torch.Size | tuple[int, ...]) -> float:
+        """The logarithm of how much larger a volume of examples of this shape is in the user's units."""
+        return float(self.scale.cpu().double().log().expand(shape).sum())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How to build a run's model, and how to sample it.
@@ -48,46 +102,27 @@ class Recipe:
     ``preconditioning``: what makes it a score.  ``shape``: of one example.  ``sampling``: the run's own way to sample.
     ``depth``: what the numbers in the files of images are.  ``shares``: what each class is called, in the network's
     order, and how much of the training data it is; empty where that is not known.
-    Raises ValueError for a shape or for arguments that no network on this earth has, for shares that are none, and for
-    a sampler that is no run's own.
+    Raises ValueError for an example that no memory on this earth holds, for shares of other classes, and for a sampler
+    that is no run's own.
     """
 
     network: str
     arguments: dict[str, Argument]
     preconditioning: PreconditioningName = "karras"
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[Side, ...], MinLen(1)]
     sampling: Sampling
     depth: Depth = field(default_factory=Depth)
-    shares: dict[str, float] = field(default_factory=dict)
+    shares: dict[str, Annotated[float, Interval(ge=0, le=1)]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse sizes that nothing could be built with, before anything is."""
-        largest = LARGEST_SIDE if self.images else LARGEST_EXAMPLE
-        sides = all(1 <= side <= largest for side in self.shape)
-        if not (self.shape and sides and math.prod(self.shape) <= LARGEST_EXAMPLE):
-            raise ValueError(
-                f"shape is {reprlib.repr(self.shape)}; sides from 1 to {largest:,} are needed, and at most "
-                f"{LARGEST_EXAMPLE:,} numbers"
-            )
-        for name, value in self.arguments.items() if self.network in networks.__all__ else ():
-            values = value if isinstance(value, tuple | list) else (value,)
-            sizes = [item for item in values if isinstance(item, int)]
-            if len(values) > MOST_LEVELS or not all(0 <= size <= LARGEST_ARGUMENT for size in sizes):
-                raise ValueError(
-                    f"{name} is {reprlib.repr(value)}; integers from 0 to {LARGEST_ARGUMENT:,} are needed, and at most "
-                    f"{MOST_LEVELS:,} numbers"
-                )
+        """Refuse what the types do not say."""
+        if math.prod(self.shape) > LARGEST_EXAMPLE:
+            raise ValueError(f"shape is {self.shape}; at most {LARGEST_EXAMPLE:,} numbers are allowed")
         if self.sampling.method.most is not None:
             name = self.sampling.sampler
             raise ValueError(f"sampler is {name}, by which runs can be sampled (--sampler {name}), but no run's own")
-        if self.shares and not (
-            len(self.shares) == self.classes
-            and all(share >= 0 for share in self.shares.values())
-            and math.isclose(sum(self.shares.values()), 1, abs_tol=1e-6)
-        ):
-            raise ValueError(
-                f"shares is {reprlib.repr(self.shares)}; {self.classes} numbers of sum 1 are needed, one for each class"
-            )
+        if self.shares and (len(self.shares) != self.classes or not sum(self.shares.values()) > 0):
+            raise ValueError(f"shares is {reprlib.repr(self.shares)}; one for each of {self.classes} classes is needed")
 
     @property
     def images(self) -> bool:
@@ -103,15 +138,8 @@ class Recipe:
     def named(self) -> str:
         """The classes that there are, for messages."""
         numbers, names = f"0 to {self.classes - 1}", list(self.shares)
-        if names in ([], [str(i) for i in range(self.classes)]):
-            return numbers
-        return f"{numbers}, {reprlib.repr(names)}"
-
-    def number_of(self, name: str) -> int:
-        """The number of a class, by its name or by that number in digits; −1 if there is none."""
-        if name in self.shares:
-            return list(self.shares).index(name)
-        return int(name) if name.isdecimal() and len(name) < 10 else -1
+        plain = names in ([], [str(i) for i in range(self.classes)])
+        return numbers if plain else f"{numbers}, {reprlib.repr(names)}"
 
     def labels(self, label: Label, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
         """A class for each of ``n`` samples, on the generator's device; None for the score of all classes together.
@@ -126,13 +154,17 @@ class Recipe:
             raise ValueError(f"class is {label}; this run was trained without classes")
         device = generator.device
         if isinstance(label, str) and label == "any":
-            weights = list(self.shares.values()) or self.classes * [1.0]  # evenly, where they are not known
-            return by_shares(torch.tensor(weights, device=device), n, generator)
-        # Names first: a folder called 3 is meant by 3, whatever its number.
-        chosen = torch.as_tensor(self.number_of(label) if isinstance(label, str) else label, device=device).expand(n)
-        if bool((chosen < 0).any()) or bool((chosen >= self.classes).any()):
+            shares = list(self.shares.values()) or self.classes * [1.0]  # evenly, where they are not known
+            return by_shares(torch.tensor(shares, device=device), n, generator)
+        number: Any = label
+        if isinstance(label, str):
+            # Names first: a folder called 3 is meant by 3, whatever its number.
+            numbers = {str(i): i for i in range(self.classes)} | {name: i for i, name in enumerate(self.shares)}
+            number = numbers.get(label, -1)
+        labels = torch.as_tensor(number, device=device).expand(n)
+        if not bool(((labels >= 0) & (labels < self.classes)).all()):
             raise ValueError(f"class is {label}; allowed are any, none, and {self.named}")
-        return chosen
+        return labels
 
     def build(
         self,

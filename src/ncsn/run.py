@@ -5,10 +5,11 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
@@ -17,23 +18,78 @@ from ncsn import machine, problems, storage
 from ncsn.data import Origin
 from ncsn.data.images import Images
 from ncsn.data.named import mnist
-from ncsn.drawn import Steps
 from ncsn.likelihood import Likelihood, joined, log_prob
 from ncsn.model import ScoreModel
 from ncsn.problems import Measurement
-from ncsn.recipe import Label, Recipe
+from ncsn.recipe import Label, Recipe, Units
 from ncsn.rng import block_seed
-from ncsn.samplers import METHODS, NonFiniteSampleError, Step, encode, slerp
-from ncsn.sampling import Sampling
-from ncsn.score import Counted, Score, batched, even, guided, tweedie
-from ncsn.storage import digest
-from ncsn.units import Units
+from ncsn.samplers import NonFiniteSampleError, Sampling, Step, encode, slerp
+from ncsn.score import Counted, Score, batched, conditioned, even, guided, tweedie
 from ncsn.validation import GuideName
 
 Condition = Callable[[Score, int, torch.Generator], Score]
 """(the prior's score, how many examples, randomness) → the posterior's score for as many."""
 CPU = torch.device("cpu")
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
+
+
+class Steps(Iterator[Step]):
+    """The states of samples on their way out of the noise, as they come; ``len`` of it is how many there will be.
+
+    ``sampling``: how they are drawn.  ``nfe``, ``guide_nfe``: how often the network and its guide have been evaluated
+    so far, for each sample.
+    """
+
+    def __init__(
+        self, states: Iterator[Step], sampling: Sampling, networks: list[Counted], guide: Counted | None = None
+    ) -> None:
+        self.states, self.sampling, self.networks, self.guide = states, sampling, networks, guide
+
+    def __len__(self) -> int:
+        """How many states there will be."""
+        return self.sampling.states
+
+    def __next__(self) -> Step:
+        """The next state."""
+        return next(self.states)
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations of the network so far."""
+        return sum(network.nfe for network in self.networks)
+
+    @property
+    def guide_nfe(self) -> int:
+        """Evaluations of the guide so far."""
+        return 0 if self.guide is None else self.guide.nfe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Samples, and what they cost.
+
+    ``samples`` (n, *d): in the units of the data.  ``path``: the first few of them on their way, if asked for.
+    ``sampling``: how they were drawn.  ``nfe``, ``guide_nfe``: evaluations, for each sample, of the network and of the
+    guide that it is moved away from.
+    """
+
+    samples: Float[Tensor, "n *d"]
+    path: list[Step]
+    sampling: Sampling
+    nfe: int
+    guide_nfe: int
+    seconds: float
+
+    @property
+    def cost(self) -> str:
+        """All of it, for a user to read."""
+        return cost(len(self.samples), self.sampling.sampler, self.nfe, self.guide_nfe, self.seconds)
+
+
+def cost(n: int, sampler: str, nfe: int, guide_nfe: int, seconds: float) -> str:
+    """What ``n`` samples took, for a user to read; evaluations of the network and of the guide are for each sample."""
+    guide = f" and {guide_nfe} of the guide" if guide_nfe else ""
+    return f"{n} samples by {sampler}, {nfe} evaluations each{guide}, {seconds:.1f} s, {n / seconds:.0f} samples/s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,40 +150,13 @@ class Run:
 
         Raises ValueError if it is neither.
         """
-        own = None if self.folder is None else self.folder / "guide"
-        known = [storage.read_config(own).recipe] if own is not None and storage.begun(own) else []
+        folder = None if self.folder is None else self.folder / "guide"
+        saved = [storage.read_config(folder).recipe] if folder is not None and storage.begun(folder) else []
         guide = replace(self, score=self.guide or self.score).model
-        found = next((recipe for recipe in (*known, self.recipe) if recipe.describes(guide.network)), None)
-        if found is None:
-            raise ValueError("the guide is another network than the run's and its folder's guide; it cannot be saved")
-        return found
-
-    @cached_property
-    def student(self) -> "Run | None":
-        """A copy of the network that draws by few evaluations, if ``ncsn distill`` has left one that is good enough.
-
-        A student of other weights than the run has now is none of its own.
-        """
-        folder = None if self.folder is None else self.folder / storage.STUDENT
-        if folder is None or not storage.begun(folder) or not (folder / storage.MODEL).is_file():
-            return None
-        told = storage.read_results(folder)
-        if told.get("offered") is not True or not isinstance(self.score, ScoreModel):
-            return None
-        own = told.get("teacher") == digest(self.score.state_dict())
-        return load(folder, device=self.device.type) if own else None
-
-    def taught(self, sampler: str | None = None, label: Label | None = None, **how: Any) -> "Run | None":
-        """The student, if a sampler of few evaluations is asked for, as it is; arguments as for ``steps``.
-
-        A student of a run that knows classes is asked for those alone, and none for a posterior, which has no flow.
-        """
-        few = sampler in METHODS and METHODS[sampler].most is not None
-        other = any(how.get(name) is not None for name in ("levels", "guidance", "guide"))
-        none = label == "none" if isinstance(label, str) else not self.recipe.shares
-        if not few or other or self.condition is not None or none == bool(self.recipe.classes):
-            return None
-        return self.student
+        for recipe in (*saved, self.recipe):
+            if recipe.describes(guide.network):
+                return recipe
+        raise ValueError("the guide is another network than the run's and its folder's guide; it cannot be saved")
 
     def to(self, device: str | torch.device) -> "Run":
         """The same run on another device: auto, cpu, cuda or mps.  Raises ValueError if there is no such here."""
@@ -172,51 +201,45 @@ class Run:
         sampling = self.recipe.sampling.but(
             sampler=sampler, levels=levels, steps=steps, eps=eps, guidance=guidance, guide=guide
         )
-        student = self.taught(sampler, label, levels=levels, guidance=guidance, guide=guide)
-        if student is not None:
-            taught = student.steps(n, seed=seed, label=label, batch_size=batch_size, start=start)
-            taught.sampler = f"{sampler} (a student)"
-            return taught
         generator = seed if isinstance(seed, torch.Generator) else torch.Generator(self.device).manual_seed(seed)
         size = even(n, batch_size)
         labels = self.labels(label, n, generator)
         network = Counted(batched(self.score, size, labels))
         sampling = self.guidance(sampling, labels, weight=guidance, guide=guide)
-        sampling = sampling.limited if levels is None else sampling
-        free = smaller = None
-        if sampling.guidance != 1 and sampling.guide == "unconditional":
-            free = Counted(batched(self.score, size))
-        elif sampling.guidance != 1 and self.guide is not None:
-            smaller = Counted(batched(self.guide, size, labels if classes_of(self.guide) else None))
+        if levels is None:
+            sampling = sampling.limited
+        networks: list[Counted] = [network]
+        smaller: Counted | None = None
         score: Score = network
-        if (other := free or smaller) is not None:
-            score = guided(network, other, sampling.guidance, between=sampling.guided_between)
-        states = self.follow(sampling, score, n, start, labels, generator)
-        return Steps(states, sampling, [network] if free is None else [network, free], smaller, run=self)
+        weight, between = sampling.guidance, sampling.guided_between
+        if weight != 1 and sampling.guide == "unconditional":
+            networks.append(Counted(batched(self.score, size)))
+            score = guided(network, networks[1], weight, between=between)
+        elif weight != 1 and self.guide is not None:
+            known = labels if isinstance(self.guide, ScoreModel) and self.guide.classes else None
+            smaller = Counted(batched(self.guide, size, known))
+            score = guided(network, smaller, weight, between=between)
+        return Steps(self.follow(sampling, score, n, start, labels, generator), sampling, networks, smaller)
 
     def guidance(
         self, sampling: Sampling, labels: Tensor | None, *, weight: float | None, guide: GuideName | None
     ) -> Sampling:
         """How samples are guided, and on which noise levels; ``weight`` and ``guide`` as they were asked for.
 
-        Without the guide that the run's own weight is meant for, not at all.  A run of before guidance was chosen with
-        classes is guided with one as it was then: if asked, by its own network without the class, on all levels.
+        Where the run's own weight is meant for a guide that there is not, not at all.
         Raises ValueError if a guide is asked for that there is not, a weight without any, or a guide without a weight.
         """
         there = {"smaller": self.guide is not None, "unconditional": labels is not None}
         why = {"smaller": "the run has no smaller network", "unconditional": "samples of no class have no other score"}
+        if guide is None and labels is not None and self.guide is None:
+            sampling = replace(sampling, guide="unconditional")
         if guide is not None and not there[guide]:
             raise ValueError(f"guide is {guide}, but {why[guide]}")
-        old = labels is not None and not self.recipe.shares
-        if guide is None and labels is not None and (old or self.guide is None):
-            sampling = replace(sampling, guide="unconditional")
         if not there[sampling.guide] and weight not in (None, 1):
             raise ValueError(f"guidance is {weight:g}, but {why[sampling.guide]}")
         if guide is not None and sampling.guidance == 1:
             raise ValueError(f"guide is {guide}, but guidance is 1, at which {sampling.sampler} asks no guide")
-        if not there[sampling.guide] or (old and weight is None):
-            return replace(sampling, guidance=1.0)
-        return replace(sampling, guided_between=(0.0, math.inf)) if old else sampling
+        return sampling if there[sampling.guide] else replace(sampling, guidance=1.0)
 
     def follow(
         self,
@@ -297,12 +320,11 @@ class Run:
         ``steps`` ≥ 2 states on each, one walk after the other: great circles in the noise, around the data's mean.
         ``ends``: two examples to walk between, in the score's units, instead of samples.
         """
-        generator = torch.Generator(self.device).manual_seed(seed)
+        mean = self.mean
         if ends is None:
-            mean = self.mean
+            generator = torch.Generator(self.device).manual_seed(seed)
             noise = self.recipe.sampling.start(mean[None], 2 * n, generator=generator)
         else:
-            mean = self.mean
             noise = self.encode(ends.to(self.device)).repeat_interleave(n, 0)
         weights = torch.linspace(0, 1, steps, device=self.device)
         return (slerp(noise[:n] - mean, noise[n:] - mean, weights) + mean).flatten(0, 1)
@@ -327,13 +349,17 @@ class Run:
 
         What it makes of nothing but noise: the denoised middle at σ_max, off MNIST's means by 0.4 where σ_max is 10.
         """
-        told = () if labels is None else torch.unique(labels, return_inverse=True)
-        middle = torch.zeros(len(told[0]) if told else 1, *self.recipe.shape, device=self.device)
+        middle = torch.zeros(1, *self.recipe.shape, device=self.device)
+        score, which = self.score, torch.zeros(1, dtype=torch.long, device=self.device)
+        if labels is not None:
+            classes, which = torch.unique(labels, return_inverse=True)
+            middle, score = middle.repeat(len(classes), *[1] * len(self.recipe.shape)), conditioned(self.score, classes)
         with machine.nothing_compiled():
-            found = tweedie(lambda x, sigma: self.score(x, sigma, *told[:1]), middle, self.recipe.sampling.sigma_max)
-        return found[told[1]] if told else found
+            return tweedie(score, middle, self.recipe.sampling.sigma_max)[which]
 
-    def posterior(self, measure: Measurement, y: Tensor, *, noise_std: float | Tensor, solver_steps: int = 3) -> "Run":
+    def posterior(
+        self, measure: Measurement, y: Tensor | np.ndarray, *, noise_std: float | Tensor, solver_steps: int = 3
+    ) -> "Run":
         """The run of the posterior p(x | y): what may have been measured as ``y``, sampled in the same way.
 
         y = A x + n with n ~ N(0, σ_y²).  ``measure``: A, a linear function of a batch of examples, (b, *d) → (b, *m).
@@ -343,7 +369,9 @@ class Run:
         Raises ValueError for a ``y`` that is no measurement, and for noise that is not positive.
         """
         zero = torch.zeros(1, *self.recipe.shape, device=self.device)
-        linear, target, noise = problems.standardised(measure, y, noise_std, example=zero, units=self.units)
+        y = torch.as_tensor(y, dtype=zero.dtype, device=zero.device)
+        units = {} if self.units is None else {"shift": self.units.shift, "scale": self.units.scale}
+        linear, target, noise = problems.standardised(measure, y, noise_std, example=zero, **units)
 
         def condition(score: Score, n: int, generator: torch.Generator) -> Score:
             return problems.posterior(score, linear, one_for_each(target, n), noise, steps=solver_steps)
@@ -368,13 +396,13 @@ class Run:
         sampling = self.recipe.sampling.but(sampler="annealed", guidance=1.0)
         return replace(self, condition=condition, recipe=replace(self.recipe, sampling=sampling))
 
-    def log_prob(self, x: Float[Tensor, "b *d"], **how: Any) -> Float[Tensor, "b"]:
+    def log_prob(self, x: Tensor | np.ndarray, **how: Any) -> Float[Tensor, "b"]:
         """Log p(x) in nats, in the units of the data.  ``how`` and errors: as for ``likelihood``."""
         return self.likelihood(x, **how).log_prob
 
     def likelihood(
         self,
-        x: Float[Tensor, "b *d"],
+        x: Tensor | np.ndarray,
         *,
         sigma_min: float | None = None,
         probes: int | None = None,
@@ -391,6 +419,7 @@ class Run:
         """
         if self.condition is not None:
             raise ValueError("the density of a posterior is not known; ask the run that it was made of")
+        x = torch.as_tensor(x, device=self.device)
         if tuple(x.shape[1:]) != self.recipe.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; (b, {', '.join(map(str, self.recipe.shape))}) is needed")
         return joined(list(self.likelihoods(x, sigma_min, probes, tolerance, batch_size, seed)))
@@ -403,23 +432,18 @@ class Run:
         tolerance: float,
         batch_size: int,
         seed: int | torch.Generator,
-        *,
-        first: int = 0,
-        every: int = 1,
     ) -> Iterator[Likelihood]:
-        """The same in parts of ``batch_size`` examples, as they come: from ``first`` on one in ``every``.
-
-        With a seed every part has a generator of its own, so that it can be asked for alone.
-        """
+        """The same in parts of ``batch_size`` examples, as they come; with a seed each has a generator of its own."""
         score, sampling = self.score, self.recipe.sampling
         if isinstance(score, ScoreModel):
             score = copy.copy(score)
             score.autocast = None  # a solver that adapts its step takes rounding for curvature
         z = (x if self.units is None else self.units.standardise(x)).to(self.device)
+        z = z.to(score.data_std) if isinstance(score, ScoreModel) else z
         volume = 0.0 if self.units is None else self.units.log_volume(self.recipe.shape)
         dimension = z[0].numel() if len(z) else 1
         mean = replace(self, score=score).mean
-        for number, part in list(enumerate(torch.split(z, batch_size)))[first::every]:
+        for number, part in enumerate(torch.split(z, batch_size)):
             generator = seed
             if not isinstance(generator, torch.Generator):
                 generator = torch.Generator(self.device).manual_seed(block_seed(generator, number))
@@ -458,24 +482,18 @@ class Run:
         if self.guide is not None:
             guide = replace(self, score=self.guide, recipe=self.guide_recipe)
             parts[Path(folder) / "guide"] = guide, guide.model
-        if self.student is not None:
-            parts[Path(folder) / storage.STUDENT] = self.student, self.student.model
-        verdict = self.student and self.student.folder and storage.read_results(self.student.folder)
-        lock = storage.claim(Path(folder), overwrite=overwrite)
+        try:
+            lock = storage.claim(Path(folder), overwrite=overwrite)
+        except ValueError as error:
+            text = str(error).replace(" --resume to continue it,", "")  # which is of the command line
+            raise ValueError(text.replace("--overwrite", "overwrite=True").replace("--out", "folder")) from error
         try:
             for place, (run, model) in parts.items():
                 place.mkdir(exist_ok=True)
                 storage.write_model(place, model, run.units)
                 storage.write_config(place, run.experiment, run.settings, run.recipe, run.origin)
-            if verdict:
-                storage.write_json(Path(folder) / storage.STUDENT / "metrics.json", verdict)
         finally:
             lock.release()
-
-
-def classes_of(score: Score) -> int:
-    """How many classes a score can be told; 0 if none, or if it is no network."""
-    return score.classes if isinstance(score, ScoreModel) else 0
 
 
 def one_for_each(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:
@@ -499,7 +517,7 @@ def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = N
     config = storage.read_config(folder)
     model, units = storage.read_model(folder, config.recipe, network=network)
     guide = None
-    if (folder / "guide" / "config.json").is_file():
+    if storage.begun(folder / "guide"):
         guide, _ = storage.read_model(folder / "guide", storage.read_config(folder / "guide").recipe)
     return Run(
         score=model,

@@ -80,10 +80,10 @@ def even(n: int, most: int) -> int:
 def batched(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] | None = None) -> Score:
     """The same score, evaluated on ``size`` examples at a time, which bounds the memory that a network takes.
 
-    With a ``label`` for each example, ``score(x, sigma, label)`` is called.
-
-    A sampler that is given it draws its noise for all examples at once, so its samples do not depend on ``size``.
+    A sampler draws its noise for all examples at once, so its samples do not depend on ``size``.
     The last batch is filled up, so that a compiled network only ever sees one shape.
+
+    ``label``: a class for each example; then ``score(x, sigma, label)`` is called.
     """
 
     def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
@@ -94,8 +94,8 @@ def batched(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] |
         parts = torch.split(filled, size)
         common = not isinstance(sigma, Tensor) or sigma.ndim == 0
         levels = [sigma] * len(parts) if common else split_filled(torch.as_tensor(sigma), missing, size)
-        given = () if label is None else (split_filled(label, missing, size),)
-        return torch.cat([score(*part) for part in zip(parts, levels, *given, strict=True)])[: len(x)]
+        labels = () if label is None else (split_filled(label, missing, size),)
+        return torch.cat([score(*part) for part in zip(parts, levels, *labels, strict=True)])[: len(x)]
 
     return evaluate
 
@@ -108,11 +108,14 @@ def split_filled(values: Tensor, missing: int, size: int) -> list[Tensor]:
 def guided(score: Score, guide: Score, weight: float, *, between: tuple[float, float] = (0.0, math.inf)) -> Score:
     """A score that moves away from a worse one: guide + w·(score − guide), at noise levels within ``between``.
 
-    The guide knows less of the data (it may be a smaller network that was trained for a shorter time, or one that is
-    not told the class), so that it spreads its mass too widely; w > 1 exaggerates in which direction ``score`` differs.
-    It is no longer the score of any data, and so of no use for a likelihood; its samples look better.  w = 1 is
-    ``score``.  Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598) and autoguidance (Karras et al. 2024,
-    arXiv:2406.02507, equation 3); within an interval: Kynkäänniemi et al. 2024 (arXiv:2404.07724).
+    The guide knows less of the data: a smaller network, or one without the class.  It spreads its mass too widely, and
+    w > 1 exaggerates in which direction ``score`` differs.  The result is no longer the score of any data, and so of no
+    use for a likelihood; its samples look better.  Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598) and
+    autoguidance (Karras et al. 2024, arXiv:2406.02507, equation 3); within an interval: Kynkäänniemi et al. 2024
+    (arXiv:2404.07724).
+
+    ``weight``: w; 0 is the guide, 1 is ``score``.
+    ``between``: the lowest and the highest noise level at which it is guided; elsewhere it is ``score``.
     """
 
     def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from ncsn.distributed import Group
-    from ncsn.drawn import Drawn, Steps
-    from ncsn.run import Run
+    from ncsn.run import Drawn, Run, Steps
     from ncsn.samplers import Step
 
 COMPILE_FROM = 60_000  # evaluations of a network for images: for fewer, compiling takes longer than it saves
@@ -62,13 +61,12 @@ def compiling_pays(run: "Run", n: int, steps: "Steps") -> bool:
 
 def drawn(steps: "Steps", samples: "Tensor", path: "list[Step]", seconds: float) -> "Drawn":
     """The samples that ``steps`` has led to, and what they have cost."""
-    from ncsn.drawn import Drawn
+    from ncsn.run import Drawn
 
     return Drawn(
         samples=samples.cpu(),
         path=path,
         sampling=steps.sampling,
-        sampler=steps.sampler,
         nfe=steps.nfe,
         guide_nfe=steps.guide_nfe,
         seconds=seconds,

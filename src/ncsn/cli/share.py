@@ -12,24 +12,27 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ncsn import page
+from ncsn.cli import page
 from ncsn.cli.interrupts import Interrupted
 from ncsn.cli.options import RunArgument, check_suffix
-from ncsn.files import atomic, check_out
+from ncsn.files import check_out
 from ncsn.validation import Port, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export(RunArgument):
-    """Write a run's score as an ONNX file, for browsers and other programs without PyTorch."""
+    """Write a run's score as an ONNX file, for browsers and other programs without PyTorch.
+
+    Args:
+        out: The file, such as model.onnx; the smaller network that guides samples, if the run has one, goes beside it,
+            into model.guide.onnx.
+        precision: How weights are stored: fp16 takes half as much. Computation is in float32.
+        overwrite: Replace existing files.
+    """
 
     out: tyro.conf.Positional[Path]
-    """The file, such as model.onnx; the smaller network that guides samples, if the run has one, goes beside it, into
-    model.guide.onnx."""
     precision: Literal["fp16", "fp32"] = "fp16"
-    """How weights are stored: fp16 takes half as much.  Computation is in float32."""
     overwrite: bool = False
-    """Replace existing files."""
 
     def __post_init__(self) -> None:
         """Refuse another kind of file."""
@@ -51,15 +54,17 @@ class Play:
     """Open the page on which scores, annealing, learning and sampling can be tried by hand; Ctrl-C ends it.
 
     It is served to this machine alone, and asks nothing of the network.
+
+    Args:
+        run: A run of images, as other commands take it, or a file that ncsn export wrote: what the page draws, instead
+            of the model that comes with the package.
+        port: Where, on 127.0.0.1; 0 for any that is free.
+        browser: Open the browser, too.
     """
 
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
-    """A run of images, as other commands take it, or a file that ncsn export wrote: what the page draws, instead of the
-    model that comes with the package."""
     port: Port = 8000
-    """Where, on 127.0.0.1; 0 for any that is free."""
     browser: bool = True
-    """Open the browser, too."""
 
     def __post_init__(self) -> None:
         """Refuse a port that there is not."""
@@ -67,11 +72,14 @@ class Play:
 
     def __call__(self) -> None:
         """Serve the page until Ctrl-C."""
-        with tempfile.TemporaryDirectory(prefix="ncsn-play-") as folder:
-            models = Path(folder) if self.run is not None else None
-            with page.server(page.built(), self.port, models=models) as server:
+        with tempfile.TemporaryDirectory(prefix="ncsn-play-") as temporary:
+            folder = page.built()
+            if self.run is not None:  # the page again, but for its model
+                ignored = shutil.ignore_patterns(*page.MODELS)
+                folder = Path(shutil.copytree(folder, Path(temporary) / "page", ignore=ignored))
+            with page.server(folder, self.port) as server:
                 if self.run is not None:
-                    put_models(self.run, Path(folder))
+                    put_models(self.run, folder)
                 address = f"http://127.0.0.1:{server.server_port}/{'' if self.run is None else '#digits'}"
                 print(f"{address}  (Ctrl-C ends it)", flush=True)
                 if self.browser:  # a browser for terminals keeps the call until it is closed
@@ -110,26 +118,27 @@ class Push:
     """Share a run on Hugging Face's hub: its configuration, weights and numbers, with a model card that is written.
 
     Privately, unless --public says otherwise.  Your token is the library's affair: `hf auth login`, or HF_TOKEN.
+
+    Args:
+        run: The run's folder, such as runs/mnist; or mnist, the model that comes with the package.
+        to: Where: user/model. Then it is hf://user/model to every command, and to ncsn.load.
+        licence: The model's licence, by the hub's name for it: mit, apache-2.0, cc-by-4.0, other, … By default none is
+            given.
+        public: Everybody may see and load it; by default only you may.
+        overwrite: Replace a model that is there already, by a further commit.
+        dry_run: Send nothing, and write what would be sent, the card too, into this new folder: to look at, or to load.
     """
 
     run: tyro.conf.Positional[Path]
-    """The run's folder, such as runs/mnist; or mnist, the model that comes with the package."""
     to: tyro.conf.Positional[str]
-    """Where: user/model.  Then it is hf://user/model to every command, and to ncsn.load."""
     licence: Annotated[str | None, tyro.conf.arg(aliases=["--license"])] = None
-    """The model's licence, by the hub's name for it: mit, apache-2.0, cc-by-4.0, other, …  By default none is given."""
     public: bool = False
-    """Everybody may see and load it; by default only you may."""
     overwrite: bool = False
-    """Replace a model that is there already, by a further commit."""
     dry_run: Path | None = None
-    """Send nothing, and write what would be sent, the card too, into this new folder: to look at, or to load."""
 
     def __post_init__(self) -> None:
         """Refuse names that the hub does not take."""
-        from ncsn.sharing import MODEL
-
-        if not re.fullmatch(MODEL, self.to, re.ASCII):
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", self.to, re.ASCII):
             raise ValueError(f"to is {self.to!r:.80}; user/model is needed")
         if self.licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,49}", self.licence):
             raise ValueError(f"licence is {self.licence!r:.80}; a name like mit, cc-by-4.0 or other is needed")
@@ -139,21 +148,21 @@ class Push:
         if self.dry_run is not None and (self.dry_run.exists() or self.dry_run.is_symlink()):
             raise ValueError(f"{self.dry_run} exists; --dry-run needs a new folder")
         import ncsn
-        from ncsn import sharing, storage
-        from ncsn.card import shared
+        from ncsn import hub, storage
 
         folder = storage.find(self.run)
-        files = shared(ncsn.load(folder, device="cpu"), folder, self.to, licence=self.licence)
-        if "evaluation.json" not in files and (folder / "evaluation.json").exists():
-            print(f"{folder / 'evaluation.json'} is left out: it is not about the run as it is now", file=sys.stderr)
-        if self.dry_run is None:
-            print(sharing.send(self.to, files, public=self.public, overwrite=self.overwrite))
-            return
-        for name, content in files.items():
-            path = self.dry_run / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(path) as temporary:
-                temporary.write_bytes(content if isinstance(content, bytes) else Path(content).read_bytes())
-            print(f"{path}: {path.stat().st_size:,} bytes")
+        digest = ncsn.load(folder, device="cpu").digest
+        with tempfile.TemporaryDirectory(prefix="ncsn-push-") as temporary:
+            out = Path(temporary) / "run"
+            files = hub.write_shared(folder, out, self.to, digest=digest, licence=self.licence)
+            if hub.EVALUATION not in files and (folder / hub.EVALUATION).exists():
+                print(f"{folder / hub.EVALUATION} is left out: it is not about the run as it is now", file=sys.stderr)
+            if self.dry_run is None:
+                address = hub.send(out, self.to, public=self.public, overwrite=self.overwrite)
+                print(f"{address}: {len(files)} files, {'public' if self.public else 'private'}")
+                return
+            shutil.copytree(out, self.dry_run)
+        for name in files:
+            print(f"{self.dry_run / name}: {(self.dry_run / name).stat().st_size:,} bytes")
         command = f"ncsn push {self.run} {self.to}"
         print(f"{self.dry_run}: {len(files)} files, which `{command}` would send; nothing was sent")

@@ -4,7 +4,7 @@ c = ¼ ln σ has one value per example, or a single one that all of them share.
 """
 
 from ncsn.networks.mlp import MLP
-from ncsn.networks.ncsn import NCSN, NCSNv2
+from ncsn.networks.refinenet import NCSN, NCSNv2
 from ncsn.networks.unet import UNet
 
 __all__ = ["MLP", "NCSN", "NCSNv2", "UNet"]

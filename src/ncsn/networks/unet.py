@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ncsn.networks.embedding import NoiseEmbedding
+from ncsn.networks.mlp import NoiseEmbedding
 
 MOST_RESOLUTIONS, MOST_BLOCKS = 12, 100  # 8192 pixels become 2
 

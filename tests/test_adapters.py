@@ -17,9 +17,9 @@ from ncsn.adapters import (
     from_noise_predictor,
     from_variance_preserving,
 )
-from ncsn.samplers import heun
 from ncsn.score import Score, Sigma, expand, tweedie
 
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of diffusers
 MEAN, STD = 0.3, 0.7
 ALPHAS = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
 SIGMAS = (1 / ALPHAS - 1).sqrt()
@@ -52,18 +52,10 @@ def exact_velocity(x: Tensor, t: Tensor) -> Tensor:
     return t * gain - (MEAN + (1 - t) * STD**2 * gain)
 
 
-def exact_velocity_to_the_data(x: Tensor, t: Tensor) -> Tensor:
-    """E[x₀ − z | x_t] for x_t = (1 − t)·z + t·x₀, as in the papers."""
-    t = t[:, None]
-    gain = (x - t * MEAN) / (t**2 * STD**2 + (1 - t) ** 2)
-    return MEAN + t * STD**2 * gain - (1 - t) * gain
-
-
 EXACT: dict[str, Score] = {
     "denoiser": from_denoiser(lambda x, sigma: tweedie(truth, x, sigma)),
     "noise": from_noise_predictor(lambda x, sigma: -sigma[:, None] * truth(x, sigma)),
     "flow": from_flow(exact_velocity),
-    "flow to the data": from_flow(lambda x, t: -exact_velocity_to_the_data(x, 1 - t)),
     "epsilon": from_variance_preserving(exact("epsilon"), ALPHAS),
     "v": from_variance_preserving(exact("v_prediction"), ALPHAS, prediction_type="v_prediction"),
     "sample": from_variance_preserving(exact("sample"), ALPHAS, prediction_type="sample"),
@@ -76,27 +68,12 @@ def test_an_exact_model_is_the_exact_score(score: Score, generator: torch.Genera
     noise = torch.randn(6, 3, generator=generator, dtype=torch.float64)
     x = MEAN + (STD**2 + sigmas[:, None] ** 2).sqrt() * noise
     torch.testing.assert_close(score(x, sigmas), truth(x, sigmas), rtol=1e-8, atol=0)
+    with torch.device("meta"):  # where no tensor must be made
+        torch.testing.assert_close(score(x, 0.8), truth(x, 0.8), rtol=1e-8, atol=0)
     for sigma in (0.011, 3.0):  # one noise level for all: a number, or a tensor of any type
         expected = truth(x, sigma)
         torch.testing.assert_close(score(x, sigma), expected, rtol=1e-8, atol=0)
         torch.testing.assert_close(score(x, torch.tensor(sigma)), expected, rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize("score", EXACT.values(), ids=EXACT.keys())
-def test_no_tensor_is_made_on_the_default_device(score: Score) -> None:
-    x = torch.tensor([[0.1], [2.0]])
-    with torch.device("meta"):
-        actual = score(x, 0.8)
-    torch.testing.assert_close(actual, truth(x, 0.8))
-
-
-@pytest.mark.parametrize("score", EXACT.values(), ids=EXACT.keys())
-def test_an_exact_model_follows_the_probability_flow(score: Score) -> None:
-    ladder = torch.logspace(1, -1, 60, dtype=torch.float64)
-    start = torch.linspace(-20, 20, 5, dtype=torch.float64)[:, None]
-    *_, last = heun(score, start, ladder, denoise=False)
-    expected = MEAN + (start - MEAN) * ((STD**2 + 0.1**2) / (STD**2 + 10**2)) ** 0.5
-    torch.testing.assert_close(last.x, expected, rtol=2e-3, atol=2e-3)
 
 
 def test_bfloat16_does_not_blur_the_time() -> None:
@@ -111,21 +88,15 @@ def test_bfloat16_does_not_blur_the_time() -> None:
     torch.testing.assert_close(asked[0], torch.tensor([expected], dtype=torch.float32), rtol=0, atol=0.01)
 
 
-def test_below_the_least_noise_level_the_score_is_the_one_at_that_level() -> None:
-    x = torch.linspace(-1, 1, 4)[:, None]
-    score = from_variance_preserving(exact("epsilon"), ALPHAS)
-    with pytest.warns(UserWarning, match=r"sigma is 0\.004; the model knows 0\.01 to 157\.4") as said:
-        actual = score(x, torch.tensor([0.02, 0.004, 0.02, 0.003]))
-    assert len(said) == 1
-    torch.testing.assert_close(actual, truth(x, torch.tensor([0.02, 0.01, 0.02, 0.01])), rtol=1e-4, atol=1e-4)
-    score(x, 0.001)  # says it once: pytest makes a second warning an error
-
-
-def test_above_the_largest_noise_level_the_network_is_asked_at_its_last_time() -> None:
-    sigma, largest = 1000.0, float(SIGMAS[-1])
+def test_beyond_its_noise_levels_a_model_is_asked_at_its_last_one_with_a_warning() -> None:
     x = torch.linspace(-2000, 2000, 4, dtype=torch.float64)[:, None]
-    with pytest.warns(UserWarning, match=r"sigma is 1000; the model knows 0\.01 to 157\.4"):
-        actual = from_variance_preserving(exact("epsilon"), ALPHAS)(x, sigma)
+    score = from_variance_preserving(exact("epsilon"), ALPHAS)
+    with pytest.warns(UserWarning, match=r"0\.01 to 157\.4"):
+        actual = score(x, torch.tensor([0.02, 0.004, 0.02, 0.003]))
+    torch.testing.assert_close(actual, truth(x, torch.tensor([0.02, 0.01, 0.02, 0.01])), rtol=1e-4, atol=1e-4)
+    sigma, largest = 1000.0, float(SIGMAS[-1])
+    with pytest.warns(UserWarning, match=r"0\.01 to 157\.4"):
+        actual = score(x, sigma)
     seen = x / (1 + sigma**2) ** 0.5 * (1 + largest**2) ** 0.5
     torch.testing.assert_close(actual, -largest * (seen - MEAN) / (STD**2 + largest**2) / sigma)
     torch.testing.assert_close(actual, truth(x, sigma), rtol=0.01, atol=0)
@@ -138,15 +109,9 @@ def test_rounding_is_not_outside() -> None:
 
 
 @pytest.mark.parametrize("alphas", [[0.9], [0.9, 0.95], [1.0, 0.5], [0.9, 0.0], [], [[0.9, 0.5]], [0.9, float("nan")]])
-def test_other_alphas_are_refused(alphas: list[float]) -> None:
-    with (
-        unchecked(),
-        pytest.raises(ValueError, match=r"alphas has shape .* allowed are at least two numbers that descend strictly"),
-    ):
+def test_other_alphas_and_predictions_are_refused(alphas: list[float]) -> None:
+    with unchecked(), pytest.raises(ValueError, match=r"alphas has shape .* at least two numbers that descend"):
         from_variance_preserving(exact("epsilon"), torch.tensor(alphas))
-
-
-def test_another_prediction_is_refused() -> None:
     with unchecked(), pytest.raises(ValueError, match="is 'eps'; allowed are epsilon, v_prediction, sample"):
         from_variance_preserving(exact("epsilon"), ALPHAS, prediction_type="eps")  # type: ignore[arg-type]
 
@@ -154,25 +119,10 @@ def test_another_prediction_is_refused() -> None:
 # Models in diffusers' folders.
 
 TABLED = [
-    "DDPM",
-    "DDPMParallel",
-    "DDIM",
-    "DDIMParallel",
-    "DDIMInverse",
-    "PNDM",
-    "EulerDiscrete",
-    "EulerAncestralDiscrete",
-    "HeunDiscrete",
-    "LMSDiscrete",
-    "KDPM2Discrete",
-    "KDPM2AncestralDiscrete",
-    "DPMSolverMultistep",
-    "DPMSolverMultistepInverse",
-    "DPMSolverSinglestep",
-    "DEISMultistep",
-    "UniPCMultistep",
-    "SASolver",
-    "RePaint",
+    *("DDPM", "DDPMParallel", "DDIM", "DDIMParallel", "DDIMInverse", "PNDM", "SASolver", "RePaint"),
+    *("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "LMSDiscrete", "KDPM2Discrete"),
+    *("KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverMultistepInverse", "DPMSolverSinglestep"),
+    *("DEISMultistep", "UniPCMultistep"),
 ]
 BETAS: dict[str, object] = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 X = torch.linspace(-2, 2, 32).view(2, 1, 4, 4)
@@ -206,7 +156,6 @@ def time_of(sigma: float, alphas: Tensor) -> Tensor:
     return torch.tensor(np.interp(np.log(sigma), table, np.arange(len(table))), dtype=torch.float32)
 
 
-@pytest.mark.filterwarnings("ignore")  # other people's
 @pytest.mark.parametrize("learned", [False, True], ids=["fixed variance", "learned variance"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_a_ddpm_in_a_folder(prediction: str, learned: bool, save: Save) -> None:
@@ -226,7 +175,6 @@ def test_a_ddpm_in_a_folder(prediction: str, learned: bool, save: Save) -> None:
     torch.testing.assert_close(from_diffusers(path)(X, sigma), (denoised - X) / sigma**2, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", TABLED)
 def test_every_scheduler_with_a_table_is_the_same_score(name: str, save: Save) -> None:
     path, network, alphas = save(name, **BETAS)
@@ -234,7 +182,6 @@ def test_every_scheduler_with_a_table_is_the_same_score(name: str, save: Save) -
     torch.testing.assert_close(from_diffusers(path)(X, 0.75), -answer / 0.75, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["DDIM", "EulerDiscrete"])  # one has 0 at the end of its table, the other 2⁻²⁴
 def test_a_model_that_was_trained_down_to_no_signal(name: str, save: Save) -> None:
     path, network, alphas = save(name, rescale_betas_zero_snr=True, prediction_type="v_prediction", **BETAS)
@@ -243,11 +190,10 @@ def test_a_model_that_was_trained_down_to_no_signal(name: str, save: Save) -> No
     sigma = float(table[997])
     denoised = 0.001 * X - network(0.001 * X * sigma, torch.tensor(997.0))
     torch.testing.assert_close(score(0.001 * X * sigma**2, sigma) * sigma, -0.001 * X * sigma + denoised / sigma)
-    with pytest.warns(UserWarning, match=re.escape(f"to {table[998]:.4g}: below")):
+    with pytest.warns(UserWarning, match=re.escape(f"to {table[998]:.4g},")):
         score(X, 1e5)
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete"])
 def test_a_flow_in_a_folder(name: str, save: Save) -> None:
     path, network, _ = save(name, num_train_timesteps=500, shift=3.0)
@@ -256,7 +202,6 @@ def test_a_flow_in_a_folder(name: str, save: Save) -> None:
     torch.testing.assert_close(from_diffusers(path)(X, 0.25), (denoised - X) / 0.25**2, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_a_variance_exploding_model_is_a_score_already(save: Save) -> None:
     path, network, _ = save("ScoreSdeVe", {"time_embedding_type": "fourier"})
     score = from_diffusers(path)
@@ -266,7 +211,6 @@ def test_a_variance_exploding_model_is_a_score_already(save: Save) -> None:
         assert score(X, 0.8).device == X.device
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "unet", "settings"),
     [
@@ -284,27 +228,17 @@ def test_a_variance_exploding_model_is_a_score_already(save: Save) -> None:
 )
 def test_other_models_are_refused(name: str, unet: dict[str, object], settings: dict[str, object], save: Save) -> None:
     path, _, _ = save(name, unet, **settings)
-    with pytest.raises(
-        ValueError, match=rf"a UNet2DModel with a {name}Scheduler, .*; allowed are a UNet2DModel"
-    ) as error:
+    with pytest.raises(ValueError, match=f"a UNet2DModel with a {name}Scheduler") as error:
         from_diffusers(path)
-    for key, value in (unet | settings).items():
-        assert f"'{key}': {value!r}" in str(error.value)
-    assert "prediction_type epsilon, v_prediction or sample" in str(error.value)
+    assert all(f"'{key}': {value!r}" in str(error.value) for key, value in (unet | settings).items())
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_another_network_is_refused(tmp_path: Path) -> None:
+def test_another_network_and_a_folder_without_a_model_are_refused(tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
+    for folder in (tmp_path, tmp_path / "none", "google/ddpm-cifar10-32"):
+        with pytest.raises(ValueError, match=r"holds no model_index.json"):
+            from_diffusers(folder)
     network = diffusers.UNet1DModel(block_out_channels=(32, 32, 64))
     diffusers.DDPMPipeline(network, diffusers.PNDMScheduler()).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"a UNet1DModel with a PNDMScheduler, .*'prediction_type': 'epsilon'"):
+    with pytest.raises(ValueError, match="a UNet1DModel with a PNDMScheduler"):
         from_diffusers(tmp_path)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("diffusers")
-    for folder in (tmp_path, tmp_path / "none", "google/ddpm-cifar10-32"):
-        with pytest.raises(ValueError, match=f"^{folder} holds no model_index.json; a folder from"):
-            from_diffusers(folder)

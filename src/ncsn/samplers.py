@@ -1,0 +1,697 @@
+r"""Samplers: what turns a score into samples.
+
+Every sampler is an iterator of ``Step(sigma, x)``, so that progress bars, animations and early stopping belong to the
+caller: ``*path, last = annealed_langevin(score, x, sigmas, ...)``, and ``last.x`` are the samples.
+
+Langevin steps follow one convention, that of Song & Ermon 2019 (arXiv:1907.05600), algorithm 1:
+
+.. math:: x \leftarrow x + \tfrac{α}{2} s(x, σ) + \sqrt{α}\, z, \qquad z \sim N(0, I).
+
+The official image code writes x + step·s + √(2·step)·z instead: its step is α/2, so its 2e-5 is α = 4e-5 here.
+
+The probability flow of Song et al. 2020 (arXiv:2011.13456, equation 13) is here
+
+.. math:: \frac{dx}{dσ} = -σ\, s(x, σ) = \frac{x - D(x, σ)}{σ}, \qquad D(x, σ) = x + σ^2 s(x, σ),
+
+where D is the mean of the clean data given x (``tweedie``).  Stochastic samplers have the same distribution at every σ;
+their fresh noise lets later steps correct the errors of earlier ones.
+
+``METHODS`` is the one table of the samplers' names and defaults, and a ``Sampling`` says how a run is sampled.
+"""
+
+import math
+import reprlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ncsn.noise import Geometric, Karras, check_range
+from ncsn.score import Score, tweedie
+from ncsn.validation import MOST_LEVELS, MOST_STEPS, GuideName
+
+
+class Step(NamedTuple):
+    """A state on the way down: examples ``x`` (b, *d) with noise of standard deviation ``sigma``, 0 once denoised."""
+
+    sigma: float
+    x: Tensor
+
+
+class NonFiniteSampleError(RuntimeError):
+    """Samples became NaN or infinite on their way; the message says where."""
+
+
+def check_ladder(sigmas: Float[Tensor, "levels"], *, restarts: bool = False) -> None:
+    """Raises ValueError unless ``sigmas`` is positive and strictly descending, or rises where ``restarts`` are."""
+    steps = sigmas.flatten().diff()
+    allowed = (steps < 0) | (steps > 0) if restarts else steps < 0
+    if sigmas.ndim != 1 or len(sigmas) == 0 or bool((sigmas <= 0).any()) or not bool(allowed.all()):
+        but = ", but for restarts," if restarts else ""
+        raise ValueError(f"sigmas is {sigmas.tolist()}; a descending ladder{but} of positive noise levels is needed")
+
+
+def normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal noise."""
+    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+
+@torch.no_grad()
+def descend(
+    score: Score,
+    x: Float[Tensor, "b *d"],
+    sigmas: Float[Tensor, "levels"] | Sequence[float | Tensor],
+    step: Callable[[Tensor, Tensor, Tensor], Tensor],
+    *,
+    denoise: bool,
+) -> Iterator[Step]:
+    """What all samplers do: ``step(x, sigma, following)`` from each level to the next, then the posterior mean."""
+    for sigma, following in pairwise(sigmas):
+        x = step(x, sigma, following)
+        yield Step(float(following), x)
+    if denoise:
+        yield Step(0.0, tweedie(score, x, sigmas[-1]))
+
+
+# Langevin dynamics and its descendants: random steps along the score, on one noise level or down a ladder of them.
+
+
+def langevin_step(
+    score: Score, x: Tensor, sigma: float | Tensor, step_size: float | Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """One step x + (α/2)·s(x, σ) + √α·z, where α is ``step_size``."""
+    z = normal_like(x, generator)  # before the score, which may draw from the same generator
+    return x + step_size / 2 * score(x, sigma) + step_size**0.5 * z
+
+
+def langevin(
+    score: Score,
+    x: Float[Tensor, "b *d"],
+    sigma: float | Float[Tensor, ""],
+    *,
+    step_size: float,
+    steps: int,
+    denoise: bool = True,
+    generator: torch.Generator | None = None,
+) -> Iterator[Step]:
+    """Langevin dynamics at one noise level; yields the state after every step.  Song & Ermon 2019, equation 4.
+
+    NFE: ``steps``, and one more for ``denoise``.
+
+    ``x``: where to start.  ``sigma``: the noise level > 0.
+    ``step_size``: α > 0.  ``steps``: how many, at least 1.
+    ``denoise``: append the posterior mean x + σ²·s(x, σ) as a last state.
+    Raises ValueError for a step size or a number of steps out of range.
+    """
+    if not step_size > 0:
+        raise ValueError(f"step_size is {step_size}; it must be positive")
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; at least 1 is needed")
+
+    def step(x: Tensor, *_: float | Tensor) -> Tensor:
+        return langevin_step(score, x, sigma, step_size, generator)
+
+    return descend(score, x, [sigma] * (steps + 1), step, denoise=denoise)
+
+
+def annealed_langevin(
+    score: Score,
+    x: Float[Tensor, "b *d"],
+    sigmas: Float[Tensor, "levels"],
+    *,
+    eps: float,
+    steps: int,
+    denoise: bool = True,
+    generator: torch.Generator | None = None,
+) -> Iterator[Step]:
+    """Annealed Langevin dynamics: ``steps`` steps on each level of a ladder; yields one state a level.
+
+    Song & Ermon 2019, algorithm 1, with the step size α_i = ε·σ_i²/σ_L².  NFE: levels × steps, and one more for
+    ``denoise``.
+
+    ``x``: where to start, ideally a draw from N(0, σ_1²) or any distribution as wide.  ``sigmas``: descending, > 0.
+    ``eps``: the step size α on the smallest level, 0 < ε < 4σ_L².  Beyond it the dynamics diverges on a Gaussian, whose
+    stationary variance is σ²/(1 − ε/(4σ_L²)).
+    ``steps``: Langevin steps on each level, at least 1.
+    ``denoise``: append the posterior mean x + σ_L²·s(x, σ_L) as a last state.
+    Raises ValueError for a ladder, an ε or a number of steps out of range.
+    """
+    check_ladder(sigmas)
+    limit = 4 * float(sigmas[-1]) ** 2
+    if not 0 < eps < limit:
+        raise ValueError(f"eps is {eps}; allowed is 0 < eps < 4 sigma_L^2 = {limit:.3g}, else the steps diverge")
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; at least 1 is needed")
+
+    def level(x: Tensor, _higher: Tensor, sigma: Tensor) -> Tensor:
+        # With α ∝ σ², what the score and what chance move are in one proportion on every level: section 4.3.
+        step_size = eps * sigma**2 / sigmas[-1] ** 2
+        for _ in range(steps):
+            x = langevin_step(score, x, sigma, step_size, generator)
+        return x
+
+    # The first steps stay on the level where x already is.
+    return descend(score, x, torch.cat([sigmas[:1], sigmas]), level, denoise=denoise)
+
+
+def consistent_annealed(
+    score: Score,
+    x: Float[Tensor, "b *d"],
+    sigmas: Float[Tensor, "levels"],
+    *,
+    eta: float,
+    denoise: bool = True,
+    generator: torch.Generator | None = None,
+) -> Iterator[Step]:
+    """Consistent annealed sampling: a share ``eta`` of the way to D, then the noise that belongs to the next level.
+
+    x ← x + ησ²·s(x, σ) + β·σ'·z with β² = 1 − ((1−η)/γ)² and γ = σ'/σ.  The noise that is left and the noise that is
+    added have variance σ'² together.  Jolicoeur-Martineau et al. 2020 (arXiv:2009.05475), algorithm 2.
+    NFE: levels − 1, and one more for ``denoise``.
+
+    ``sigmas``: descending, > 0.
+    ``eta``: 1 − γ ≤ η ≤ 1 at every level; the paper's ε/σ_L².  η = 1 − γ adds no noise (Euler on the probability flow),
+    and η = 1 replaces all of it.
+    Raises ValueError for a ladder or an η out of range.
+    """
+    check_ladder(sigmas)
+    smallest = float((1 - sigmas[1:] / sigmas[:-1]).max()) if len(sigmas) > 1 else 0.0
+    if not smallest - 1e-6 <= eta <= 1:
+        raise ValueError(f"eta is {eta}; allowed is 1 - sigma'/sigma <= eta <= 1, from {smallest:.3g} on this ladder")
+
+    def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
+        z = normal_like(x, generator)
+        fresh = (following**2 - ((1 - eta) * sigma) ** 2).clamp(min=0).sqrt()
+        return x + eta * sigma**2 * score(x, sigma) + fresh * z
+
+    return descend(score, x, sigmas, step, denoise=denoise)
+
+
+def predictor_corrector(
+    score: Score,
+    x: Float[Tensor, "b *d"],
+    sigmas: Float[Tensor, "levels"],
+    *,
+    snr: float = 0.16,
+    corrections: int = 1,
+    denoise: bool = True,
+    generator: torch.Generator | None = None,
+) -> Iterator[Step]:
+    """Reverse diffusion to the next level, then Langevin steps on it whose size follows the score's own.
+
+    Song et al. 2020 (arXiv:2011.13456), algorithms 2 and 4.  Predictor: x + (σ² − σ'²)·s(x, σ) + √(σ² − σ'²)·z, their
+    equation 46.  Corrector: x + ε·s(x, σ') + √(2ε)·z with ε = 2(r‖z‖/‖s‖)², norms averaged over the batch; in this
+    package's convention α = 2ε.  NFE: (levels − 1)·(1 + corrections), and one more for ``denoise``.
+
+    ``sigmas``: descending, > 0.  ``snr``: r > 0.  ``corrections``: Langevin steps on each level, at least 0.
+    Raises ValueError for a ladder, an r or a number of corrections out of range.
+    """
+    check_ladder(sigmas)
+    if not snr > 0 or corrections < 0:
+        raise ValueError(f"snr is {snr}, corrections is {corrections}; allowed are snr > 0 and corrections >= 0")
+
+    def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
+        z = normal_like(x, generator)
+        drop = sigma**2 - following**2
+        x = x + drop * score(x, sigma) + drop.sqrt() * z
+        for _ in range(corrections):
+            z = normal_like(x, generator)
+            s = score(x, following)
+            size = s[:, None].flatten(1).norm(dim=1).mean()
+            # A score that is zero everywhere says nothing of how far to go: no step.
+            eps = torch.where(size > 0, 2 * (snr * z[:, None].flatten(1).norm(dim=1).mean() / size) ** 2, 0.0)
+            x = x + eps * s + (2 * eps).sqrt() * z
+        return x
+
+    return descend(score, x, sigmas, step, denoise=denoise)
+
+
+# The probability flow, and random paths like it.
+
+
+def raised(x: Tensor, sigma: Tensor, higher: Tensor, generator: torch.Generator | None) -> Tensor:
+    """``x``, which has noise of level ``sigma``, with fresh noise up to the ``higher`` one."""
+    return x + (higher**2 - sigma**2).sqrt() * normal_like(x, generator)
+
+
+def euler(
+    score: Score,
+    x: Float[Tensor, "b *d"],
+    sigmas: Float[Tensor, "levels"],
+    *,
+    denoise: bool = True,
+    generator: torch.Generator | None = None,
+) -> Iterator[Step]:
+    """The probability flow by Euler's method, of order 1 (DDIM in the noise's own time).
+
+    Song et al. 2020, equation 13.  NFE: levels − 1, less one for each rise, and one more for ``denoise``.
+
+    ``sigmas``: > 0, descending but for restarts.  Where they rise, fresh noise leads up.  That costs no evaluation, and
+    passing the levels again takes back errors of the first time (Xu et al. 2023, arXiv:2306.14878, algorithm 1).
+    Raises ValueError for a ladder out of range.
+    """
+    check_ladder(sigmas, restarts=True)
+
+    def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
+        if following > sigma:
+            return raised(x, sigma, following, generator)
+        return x + (sigma - following) * sigma * score(x, sigma)
+
+    return descend(score, x, sigmas, step, denoise=denoise)
+
+
+def heun_step(score: Score, x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
+    """One step of Heun's method from noise level ``sigma`` to ``following``: the mean of two slopes."""
+    slope = sigma * score(x, sigma)
+    end = x + (sigma - following) * slope
+    return x + (sigma - following) * (slope + following * score(end, following)) / 2
+
+
+def heun(
+    score: Score, x: Float[Tensor, "b *d"], sigmas: Float[Tensor, "levels"], *, denoise: bool = True
+) -> Iterator[Step]:
+    """The probability flow by Heun's method, of order 2.
+
+    Karras et al. 2022 (arXiv:2206.00364), algorithm 1.  NFE: 2·(levels − 1), and one more for ``denoise``.
+
+    ``sigmas``: descending, > 0.  Raises ValueError for another ladder.
+    """
+    check_ladder(sigmas)
+    return descend(score, x, sigmas, partial(heun_step, score), denoise=denoise)
+
+
+@torch.no_grad()
+def encode(score: Score, x: Float[Tensor, "b *d"], sigmas: Float[Tensor, "levels"]) -> Float[Tensor, "b *d"]:
+    """The noise that the probability flow turns into ``x``: the flow the other way, by Heun's method.
+
+    Song et al. 2020, section 4.3 and appendix D.3.  NFE: 2·(levels − 1).
+
+    ``x``: clean, taken for what the flow has at the last of the ``sigmas``, which descend.
+    """
+    check_ladder(sigmas)
+    for sigma, following in pairwise(sigmas.flip(0)):
+        x = heun_step(score, x, sigma, following)
+    return x
+
+
+def edm(
+    score: Score,
+    x: Float[Tensor, "b *d"],
+    sigmas: Float[Tensor, "levels"],
+    *,
+    churn: float,
+    churn_range: tuple[float, float] = (0.0, math.inf),
+    denoise: bool = True,
+    generator: torch.Generator | None = None,
+) -> Iterator[Step]:
+    """EDM's stochastic sampler: before each of Heun's steps the noise is raised by a share of what it is.
+
+    Karras et al. 2022, algorithm 2, with S_noise = 1.  NFE: 2·(levels − 1), and one more for ``denoise``.
+
+    ``sigmas``: descending, > 0.
+    ``churn``: S_churn ≥ 0, the sum of the shares.  ``churn_range``: S_tmin and S_tmax, between which noise is raised.
+    Raises ValueError for a ladder or a churn out of range.
+    """
+    check_ladder(sigmas)
+    if churn < 0:
+        raise ValueError(f"churn is {churn}; it must not be negative")
+    share = min(churn / len(sigmas), math.sqrt(2) - 1)  # the paper's γ; more would add more variance than there is
+
+    def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
+        higher = sigma
+        if churn_range[0] <= sigma <= churn_range[1]:
+            higher = sigma * (1 + share)
+            x = raised(x, sigma, higher, generator)
+        return heun_step(score, x, higher, following)
+
+    return descend(score, x, sigmas, step, denoise=denoise)
+
+
+def dpm_solver(
+    score: Score,
+    x: Float[Tensor, "b *d"],
+    sigmas: Float[Tensor, "levels"],
+    *,
+    stochasticity: float = 0.0,
+    last_extrapolation: float = math.inf,
+    denoise: bool = True,
+    generator: torch.Generator | None = None,
+) -> Iterator[Step]:
+    """DPM-Solver++(2M): D is extrapolated in ln σ from its last two values, so a step of order 2 costs one evaluation.
+
+    With h = ln σ/σ', η = ``stochasticity`` and a = 1 − e^(−(1+η)h),
+
+        x ← (1 − a)·x + a·D + a·h/(2h₋)·(D − D₋) + σ'·√(1 − e^(−2ηh))·z,
+
+    where D₋ and h₋ belong to the previous step (the first one does without).  NFE: levels − 1, and one more for
+    ``denoise``.
+
+    ``sigmas``: descending, > 0.
+    ``stochasticity``: η ≥ 0.  0 is the probability flow, Lu et al. 2022 (arXiv:2211.01095), algorithm 2; 1 is their
+    SDE-DPM-Solver++(2M), section 5, the reverse diffusion.
+    ``last_extrapolation``: the most that h/(2h₋) may be in the last step, ≥ 0.  On few levels that step is the longest,
+    and D changes least in it: more throws pixels beyond the edges of things, which no later step takes back.
+    Raises ValueError for a ladder or an option out of range.
+    """
+    check_ladder(sigmas)
+    if stochasticity < 0:
+        raise ValueError(f"stochasticity is {stochasticity}; it must not be negative")
+    if last_extrapolation < 0:
+        raise ValueError(f"last_extrapolation is {last_extrapolation}; it must not be negative")
+    before: tuple[Tensor, Tensor] | None = None
+
+    def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
+        nonlocal before
+        denoised, h = tweedie(score, x, sigma), (sigma / following).log()
+        share = -torch.expm1(-(1 + stochasticity) * h)
+        x = (1 - share) * x  # and in place from here on: many samples are large
+        x += share * denoised
+        if before is not None:
+            most = last_extrapolation if following == sigmas[-1] else math.inf
+            ahead = (h / (2 * before[1])).clamp(max=most)
+            x += share * ahead * (denoised - before[0])
+        if stochasticity:
+            z = normal_like(x, generator)
+            z *= following * (-torch.expm1(-2 * stochasticity * h)).sqrt()
+            x += z
+        before = denoised, h
+        return x
+
+    return descend(score, x, sigmas, step, denoise=denoise)
+
+
+def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], weights: Float[Tensor, "k"]) -> Float[Tensor, "b k *d"]:
+    """From a (weight 0) to b (weight 1) along the great circle, so that what is between has the length of noise too.
+
+    Shoemake 1985.  Where the probability flow starts, straight lines would pass through points too near the origin.
+    """
+    u, v = a.flatten(1), b.flatten(1)
+    cosine = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))
+    angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).arccos()[:, None]
+    first, second = ((1 - weights) * angle).sin() / angle.sin(), (weights * angle).sin() / angle.sin()
+    walk: Tensor = first[..., None] * u[:, None] + second[..., None] * v[:, None]
+    return walk.view(len(a), len(weights), *a.shape[1:])
+
+
+# The one table: what each sampler is called, what it descends, what it costs, and whether a guide helps it.
+
+GUIDED: dict[GuideName, float] = {"smaller": 1.25, "unconditional": 2.0}  # evaluations of the network, on guided levels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descent:
+    """What a row of the table is given: where it starts, its noise levels, and what Langevin dynamics needs.
+
+    ``score``: what to follow.  ``x`` (b, *d): the start.
+    ``sigmas`` (levels,): descending, but for restarts.
+    ``steps``: Langevin steps, on each level if annealed.  ``eps``: their size α on the smallest level.
+    ``generator``: on x's device.
+    """
+
+    score: Score
+    x: Tensor
+    sigmas: Tensor
+    steps: int
+    eps: float
+    generator: torch.Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A sampler as a run uses it.
+
+    ``follow``: the states of a descent.
+    ``ladder``: how its noise levels lie, ``Geometric`` or ``Karras``.
+    ``levels``: how many by default, the knee of its quality against its cost.  ``steps``: Langevin steps likewise.
+    ``states``: how many states it yields, the denoised one included, for (levels, steps).
+    ``nfe``: how often it evaluates the score, for (levels, steps).
+    ``langevin``: whether it is Langevin dynamics, which takes steps of a size, and needs no second noise level.
+    ``guided_from``: how far from 1 a run's own guidance must be to be taken over.
+    ``restarts``: whether levels that are given one by one may rise, which costs no evaluation.
+    ``most``: how many evaluations a sample may take, the guide's among them; where there are more, levels are left out.
+    Such a method is a way to sample runs, and no run's own.
+    """
+
+    follow: Callable[[Descent], Iterator[Step]]
+    ladder: Literal["geometric", "karras"]
+    levels: int
+    steps: int = 1
+    states: Callable[[int, int], int] = lambda levels, steps: levels
+    nfe: Callable[[int, int], int] = lambda levels, steps: levels
+    langevin: bool = False
+    guided_from: float = 0.0
+    restarts: bool = False
+    most: int | None = None
+
+    def suited(self, sigma_max: float, sigma_min: float) -> int:
+        """As many noise levels as keep steps as fine as ``levels`` has between 10 and 0.01; never fewer than that.
+
+        A method that may take only so many evaluations has as many levels on any range.
+        """
+        if self.levels == 1 or self.most is not None:
+            return self.levels
+
+        def length(top: float, bottom: float) -> float:
+            return float(top ** (1 / 7) - bottom ** (1 / 7)) if self.ladder == "karras" else math.log(top / bottom)
+
+        return max(self.levels, round(self.levels * length(sigma_max, sigma_min) / length(10, 0.01)))
+
+
+def ancestral(d: Descent) -> Iterator[Step]:
+    """Consistent annealing with η = 1 − γ², which adds as much fresh noise as ancestral sampling does."""
+    eta = 1 - float(d.sigmas[-1] / d.sigmas[0]) ** (2 / max(1, len(d.sigmas) - 1))
+    return consistent_annealed(d.score, d.x, d.sigmas, eta=eta, generator=d.generator)
+
+
+def edm_of_karras(d: Descent) -> Iterator[Step]:
+    """EDM's sampler with a churn of 40, in the middle of the range of noise: Karras et al. 2022, table 5."""
+    top = float(d.sigmas[0])
+    return edm(d.score, d.x, d.sigmas, churn=40.0, churn_range=(top / 200, top / 5), generator=d.generator)
+
+
+def reverse_diffusion(d: Descent) -> Iterator[Step]:
+    """SDE-DPM-Solver++(2M), its last step between order 1 and 2."""
+    return dpm_solver(d.score, d.x, d.sigmas, stochasticity=1.0, last_extrapolation=0.25, generator=d.generator)
+
+
+# Langevin steps settle on a level, and a guided score is that of no distribution to settle in: guided, both are worse.
+METHODS: dict[str, Method] = {
+    "annealed": Method(
+        follow=lambda d: annealed_langevin(d.score, d.x, d.sigmas, eps=d.eps, steps=d.steps, generator=d.generator),
+        ladder="geometric",
+        levels=100,
+        steps=2,
+        states=lambda levels, steps: levels + 1,
+        nfe=lambda levels, steps: levels * steps + 1,
+        langevin=True,
+        guided_from=math.inf,
+    ),
+    "consistent": Method(follow=ancestral, ladder="geometric", levels=100),
+    "pc": Method(
+        follow=lambda d: predictor_corrector(d.score, d.x, d.sigmas, generator=d.generator),
+        ladder="geometric",
+        levels=60,
+        nfe=lambda levels, steps: 2 * (levels - 1) + 1,
+    ),
+    "euler": Method(
+        follow=lambda d: euler(d.score, d.x, d.sigmas, generator=d.generator), ladder="karras", levels=40, restarts=True
+    ),
+    "heun": Method(
+        follow=lambda d: heun(d.score, d.x, d.sigmas),
+        ladder="karras",
+        levels=18,
+        nfe=lambda levels, steps: 2 * (levels - 1) + 1,
+    ),
+    "edm": Method(follow=edm_of_karras, ladder="karras", levels=40, nfe=lambda levels, steps: 2 * (levels - 1) + 1),
+    "dpmpp": Method(follow=lambda d: dpm_solver(d.score, d.x, d.sigmas), ladder="karras", levels=20),
+    "dpmpp-sde": Method(follow=reverse_diffusion, ladder="karras", levels=30),
+    "langevin": Method(
+        follow=lambda d: langevin(d.score, d.x, d.sigmas[-1], step_size=d.eps, steps=d.steps, generator=d.generator),
+        ladder="geometric",
+        levels=1,
+        steps=200,
+        states=lambda levels, steps: steps + 1,
+        nfe=lambda levels, steps: steps + 1,
+        langevin=True,
+        guided_from=math.inf,
+    ),
+    # The default in eight evaluations.  Long steps make samples less various, as guidance does: levels are worth more
+    # than a weight of 1.25.
+    "fast": Method(follow=reverse_diffusion, ladder="karras", levels=8, guided_from=0.5, most=8),
+}
+
+
+def method_named(name: str) -> Method:
+    """The row of a sampler.  Raises ValueError if there is none."""
+    if name not in METHODS:
+        raise ValueError(f"sampler is {name}; allowed are {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How samples are drawn from a score: which sampler, on which noise levels, and where it starts.
+
+    ``sigma_max``, ``sigma_min``: the noise levels to descend between, σ_max ≥ σ_min > 0.
+    ``sampler``: a name in ``METHODS``.
+    ``levels``: how many noise levels, 1 to ``MOST_LEVELS``; or the levels themselves, descending.  Where they rise,
+    noise is added, if the sampler has such restarts.
+    ``steps``: Langevin steps, on each level if annealed; 1 to ``MOST_STEPS``.
+    ``eps``: their size α > 0 on the smallest level.  Annealed, it diverges from 4σ_min² on.
+    ``guidance``: how far to move away from a guide, ≥ 0; 1 is not at all.
+    ``guided_between``: on which noise levels, by default what suits pixels in [0, 1].
+    ``guide``: the smaller network that was trained beside the run's own (autoguidance), or the run's own network
+    without the class (classifier-free guidance), which needs one.
+    Raises ValueError for what is out of range.
+    """
+
+    sigma_max: float
+    sigma_min: float
+    sampler: str
+    levels: int | tuple[float, ...]
+    steps: int
+    eps: float
+    guidance: float = 1.0
+    guided_between: tuple[float, float] = (0.2, 1.5)
+    guide: GuideName = "smaller"
+
+    def __post_init__(self) -> None:
+        """Refuse, before a long training, what could not be sampled after it."""
+        method_named(self.sampler)
+        self.check_levels()
+        limit = 4 * self.sigma_min**2 if self.sampler == "annealed" else math.inf
+        if not 0 < self.eps < limit or not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(
+                f"eps is {self.eps}, steps is {self.steps}; allowed are 0 < eps < {limit:.3g}, and 1 to {MOST_STEPS:,}"
+            )
+        if not 0 <= self.guidance < math.inf:
+            raise ValueError(f"guidance is {self.guidance}; it must be a number, at least 0")
+        low, high = self.guided_between
+        if not low <= high:
+            raise ValueError(f"guided_between is {self.guided_between}; two numbers are needed, the smaller one first")
+
+    def check_levels(self) -> None:
+        """Raises ValueError for too many noise levels or too few, or for some that cannot be descended in float32."""
+        check_range(self.sigma_max, self.sigma_min, self.count)
+        if self.count > MOST_LEVELS:
+            raise ValueError(f"levels is {self.count:,}; allowed are 1 to {MOST_LEVELS:,}")
+        if self.levels == 1 and not self.method.langevin and self.sigma_max > self.sigma_min:
+            way = f"from noise level {self.sigma_max:g} to {self.sigma_min:g}"
+            raise ValueError(f"levels is 1; {self.sampler} comes {way} by at least 2")
+        levels = (self.sigma_max, self.sigma_min) if isinstance(self.levels, int) else self.levels
+        rising = not self.method.restarts and any(a < b for a, b in pairwise(levels))
+        # Beyond these, squares of noise levels are no float32.
+        if rising or not all(1e-18 < level < 1e18 for level in levels):
+            raise ValueError(
+                f"noise levels are {reprlib.repr(levels)}; numbers from 1e-18 to 1e18 are needed, descending"
+            )
+
+    @property
+    def method(self) -> Method:
+        """The sampler's row in the table."""
+        return METHODS[self.sampler]
+
+    def but(
+        self,
+        *,
+        sampler: str | None = None,
+        levels: int | tuple[float, ...] | None = None,
+        steps: int | None = None,
+        eps: float | None = None,
+        guidance: float | None = None,
+        guide: GuideName | None = None,
+    ) -> "Sampling":
+        """The same but for what is given; another sampler comes with its own levels and steps, and guided or not.
+
+        Raises ValueError as the class, and if langevin, which stays on one level, is given several, or another sampler
+        than Langevin dynamics its steps.
+        """
+        base = self if sampler is None or sampler == self.sampler else self.by(sampler)
+        langevin_only = [f"{key} is {value:g}" for key, value in (("steps", steps), ("eps", eps)) if value is not None]
+        if langevin_only and not base.method.langevin:
+            those = " and ".join(name for name, method in METHODS.items() if method.langevin)
+            raise ValueError(f"{', '.join(langevin_only)}, but {base.sampler} takes no Langevin steps; {those} do")
+        if base.sampler == "langevin" and levels not in (None, 1):
+            raise ValueError(f"levels is {levels}, but langevin stays on the smallest one; steps says how long")
+        options = {"levels": levels, "steps": steps, "eps": eps, "guidance": guidance, "guide": guide}
+        return replace(base, **{key: value for key, value in options.items() if value is not None})  # type: ignore[arg-type]
+
+    def by(self, sampler: str) -> "Sampling":
+        """By another sampler, on its own levels."""
+        method = method_named(sampler)
+        guidance = self.guidance if abs(self.guidance - 1) >= method.guided_from else 1.0
+        levels = method.suited(self.sigma_max, self.sigma_min)
+        return replace(self, sampler=sampler, levels=levels, steps=method.steps, guidance=guidance)
+
+    @property
+    def limited(self) -> "Sampling":
+        """Without as many levels as would take a sample beyond its method's most evaluations, if it has a most.
+
+        Two levels stay, whatever they cost.
+        """
+        most = math.inf if self.method.most is None else self.method.most
+        fewer = (replace(self, levels=levels) for levels in range(self.count - 1, 1, -1))
+        return next((sampling for sampling in (self, *fewer) if sampling.evaluations <= most), replace(self, levels=2))
+
+    @property
+    def count(self) -> int:
+        """How many noise levels."""
+        return self.levels if isinstance(self.levels, int) else len(self.levels)
+
+    @property
+    def states(self) -> int:
+        """How many states ``follow`` yields."""
+        return self.method.states(self.count, self.steps)
+
+    @property
+    def evaluated(self) -> list[float]:
+        """The noise levels that a step leads down from; from the others a restart leads up."""
+        ladder = self.ladder().tolist()
+        return [sigma for sigma, following in pairwise([*ladder, 0.0]) if following <= sigma]
+
+    @property
+    def nfe(self) -> int:
+        """How often a score is evaluated for one sample."""
+        return self.method.nfe(len(self.evaluated), self.steps)
+
+    @property
+    def evaluations(self) -> float:
+        """How often the network is evaluated for one sample, its guide included: a smaller one is a quarter of it."""
+        return self.nfe if self.guidance == 1 else self.guided_nfe
+
+    @property
+    def guided_nfe(self) -> float:
+        """The same, if samples are guided."""
+        low, high = self.guided_between
+        guided: int = sum(low <= sigma <= high for sigma in self.evaluated)
+        return self.nfe + self.nfe * guided * (GUIDED[self.guide] - 1) / len(self.evaluated)
+
+    def ladder(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
+        """The noise levels to descend, in their order."""
+        if not isinstance(self.levels, int):
+            return torch.tensor(self.levels, device=device)
+        kind = Geometric if self.method.ladder == "geometric" else Karras
+        return kind(self.sigma_max, self.sigma_min, self.levels).sigmas(device=device)
+
+    def start(self, mean: Float[Tensor, "#n *d"], n: int, *, generator: torch.Generator) -> Float[Tensor, "n *d"]:
+        """``n`` draws from N(μ, σ² I), where sampling starts.
+
+        ``mean``: μ of the data, or one for each draw.  σ is σ_max, or of levels that are given one by one the first.
+
+        Around 0 instead, MNIST's samples would start 0.6 standard deviations off, for the norm of its mean image is 6
+        and σ_max is 10.  The probability flow keeps such a shift: too little ink, and half as many ones again.
+        """
+        sigma = self.sigma_max if isinstance(self.levels, int) else self.levels[0]
+        return mean + sigma * torch.randn((n, *mean.shape[1:]), generator=generator, device=generator.device)
+
+    def follow(self, score: Score, x: Float[Tensor, "b *d"], *, generator: torch.Generator) -> Iterator[Step]:
+        """The states of the sampler from ``x`` on; the last one is denoised."""
+        sigmas = self.ladder(device=x.device)
+        return self.method.follow(
+            Descent(score=score, x=x, sigmas=sigmas, steps=self.steps, eps=self.eps, generator=generator)
+        )

@@ -1,0 +1,129 @@
+"""Every number that can be given on a command line has a range, and what no type allows is refused in one line."""
+
+import math
+import subprocess
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+from annotated_types import Interval
+
+from ncsn.cli.main import COMMANDS
+from ncsn.learn.settings import Images, ResolvedImages, ResolvedToy, Toy
+from ncsn.validation import Count, Levels, Sigma, check_call, check_ranges, validated
+
+NEEDED: dict[str, Any] = {
+    "dataset": "mnist",
+    "source": Path("x"),
+    "run": Path("x"),
+    "out": Path("x.onnx"),
+    "to": "user/model",
+}
+
+
+def numbers(hint: Any, interval: Interval | None = None) -> list[tuple[type, Interval | None]]:
+    """The kinds of numbers in a type, each with its range."""
+    if hint in (int, float):
+        return [(hint, interval)]
+    if get_origin(hint) is Literal:
+        return []
+    if get_origin(hint) is Annotated:
+        inner, *metadata = get_args(hint)
+        return numbers(inner, next((item for item in metadata if isinstance(item, Interval)), interval))
+    return [number for argument in get_args(hint) for number in numbers(argument, interval)]
+
+
+@pytest.mark.parametrize("kind", [*COMMANDS.values(), Images, Toy, ResolvedImages, ResolvedToy])
+def test_every_number_has_a_range_and_is_refused_outside_of_it(kind: Any) -> None:
+    hints = get_type_hints(kind, include_extras=True)
+    resolved = kind in (ResolvedImages, ResolvedToy)
+    needed = {field.name: NEEDED[field.name] for field in fields(kind) if field.name in NEEDED} if not resolved else {}
+    for field in fields(kind):
+        for number, interval in numbers(hints[field.name]):
+            assert interval is not None, f"{kind.__name__}.{field.name} is any {number.__name__}"
+            assert interval.le is not None
+            assert (interval.ge is None) != (interval.gt is None)
+            low = interval.gt if interval.gt is not None else interval.ge - 1  # type: ignore[operator]
+            beyond = [low, interval.le + 1] + [math.nan, math.inf] * (number is float)  # type: ignore[operator]
+            for value in beyond if not resolved else ():
+                given = (value,) if field.name == "channels" else value
+                with pytest.raises(ValueError, match=rf"^{field.name}[.\d]* is \S+; it should [^\n]*$"):
+                    kind(**needed | {field.name: given})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    name: Literal["a", "b"]
+    sizes: tuple[Count, ...] = (1,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    inner: Inner
+    level: Levels | Literal["all"] = "all"
+    sigma: Sigma | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.level == 13:
+            raise ValueError("level is 13;\nbring luck")
+
+
+WHOLE = {"inner": {"name": "a", "sizes": [2, 3]}, "level": 7, "sigma": 2}
+
+
+def test_what_json_says_is_a_dataclass() -> None:
+    assert validated(Outer, WHOLE, "here") == Outer(inner=Inner(name="a", sizes=(2, 3)), level=7, sigma=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inner": {"name": "c"}}, "inner.name is 'c'; it should be 'a' or 'b'"),
+        ({"inner": {}}, "inner.name is missing"),
+        ({"inner": {"name": "a", "sizes": 3}}, "inner.sizes is 3; it should be a valid array"),
+        ({"inner": {"name": "a", "sizes": [1, 0]}}, "inner.sizes.1 is 0; it should be greater than or equal to 1"),
+        ({"inner": {"name": "a", "sizes": [True]}}, "inner.sizes.0 is True; it should be a valid integer"),
+        ({"inner": ["a"]}, "inner is .*; it should be an object"),
+        ({"level": "some"}, "level is 'some'; it should be a valid integer or it should be 'all'"),
+        ({"level": 13}, "level is 13;"),
+        ({"sigma": math.nan}, "sigma is nan; it should be a finite number"),
+        ({"sigma": 10**400}, "sigma is "),
+        ({"more\n": 1}, "more is 1; Unexpected keyword argument"),
+        ({"level": "x" * 5000}, "level is 'x"),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_line(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^here: {message}") as refusal:
+        validated(Outer, WHOLE | change, "here")
+    assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) < 400
+
+
+def test_a_call_is_checked_without_being_made() -> None:
+    def call(a: int, b: tuple[float, ...] = (), c: list[int] = []) -> None:  # noqa: B006
+        raise AssertionError
+
+    check_call(call, {"a": 1, "b": (1, 2.5)})
+    for wrong in ({}, {"a": 1.0}, {"a": 1, "b": [1.0]}, {"a": 1, "d": 2}, {"a": 1, "c": None}):
+        with pytest.raises(ValueError, match=r"^[abcd] is "):
+            check_call(call, wrong)
+
+
+def test_help_needs_no_torch_and_samples_no_plots() -> None:
+    code = """
+import sys
+from ncsn.cli.main import main
+try:
+    main(["sample", "--help"])
+except SystemExit:
+    pass
+assert not {"torch", "numpy"} & sys.modules.keys()
+import ncsn
+ncsn.load("mnist", device="cpu").sample(1, levels=2)
+print("unwanted", {"scipy", "matplotlib", "pandas"} & sys.modules.keys())
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "unwanted set()"
