@@ -179,7 +179,7 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path, content: bytes | Non
 def test_a_named_set_in_another_size(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = Labels(**{part: torch.arange(n) % 10 for part, n in SIZES.items()}, names=tuple("9876543210"))
     parts = {part: torch.randint(256, (n, 1, 28, 28)).to(torch.uint8) for part, n in SIZES.items()}
-    few = Images(**parts, labels=labels, name="mnist")
+    few = Images(parts["train"], parts["validation"], parts["test"], labels, "mnist")
     monkeypatch.setattr(named, "mnist", lambda _: few)
     assert load_images("mnist", reading=Reading(size="28")) is few
     images = load_images("mnist", reading=Reading(size="14"))
