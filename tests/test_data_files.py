@@ -324,20 +324,8 @@ def test_arrays_that_are_no_data_sets(tmp_path: Path, arrays: dict[str, np.ndarr
             load_images(saved(tmp_path / place, **arrays))
 
 
-def test_an_array_is_no_larger_and_no_smaller_than_it_says(tmp_path: Path) -> None:
-    whole = Path(saved(tmp_path / "x.npy", x=STACK)).read_bytes()
-    claim = whole.replace(b"(20, 6, 5)", b"(9999999999, 6, 5)").replace(b"        \n", b"\n", 1)
-    for content in (claim, whole + b"x", whole[:-1], whole.replace(b"(20, 6, 5)", b"(10, 6, 5)")):
-        (tmp_path / "x.npy").write_bytes(content)
-        with pytest.raises(ValueError, match=r"x\.npy cannot be read as arrays"):
-            load_images(str(tmp_path / "x.npy"))
-
-
-def test_what_inflates_to_much_is_refused_before_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = saved(tmp_path / "x.npz", x=np.zeros((10_000, 100, 100), np.uint8))
+def test_images_that_take_too_much_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ncsn.machine.memory", lambda: 2**28)
-    with pytest.raises(ValueError, match="it holds 100,000,128 bytes; at most 67,108,864 fit here"):
-        load_images(place)
     write(tmp_path / "many", {f"{i}.png": packed(Image.new("L", (3000, 3000), i)) for i in range(11)})
     with pytest.raises(ValueError, match=r"takes over a third of the memory; give a smaller --size"):
         load_images(str(tmp_path / "many"))

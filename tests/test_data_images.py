@@ -155,24 +155,27 @@ def test_palettes_one_bit_and_frames(tmp_path: Path) -> None:
     assert frames.said == ("first frames only: 10 of 10 images",)
 
 
+TURN = Image.Transpose
+TURNS = [
+    TURN.FLIP_LEFT_RIGHT,
+    TURN.ROTATE_180,
+    TURN.FLIP_TOP_BOTTOM,
+    TURN.TRANSPOSE,
+    TURN.ROTATE_90,
+    TURN.TRANSVERSE,
+    TURN.ROTATE_270,
+]
+
+
 @pytest.mark.parametrize("orientation", range(2, 9))
 @pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize("kind", ["png", "tiff"])
 def test_exif_turns_images(tmp_path: Path, orientation: int, deep: bool, kind: str) -> None:
     """Value k of EXIF's orientation, undone."""
-    turns: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-        2: np.fliplr,
-        3: lambda a: np.rot90(a, 2),
-        4: np.flipud,
-        5: np.transpose,
-        6: lambda a: np.rot90(a, 1),
-        7: lambda a: np.rot90(a.T, 2),
-        8: lambda a: np.rot90(a, -1),
-    }
     exif = Image.Exif()
     exif[0x0112] = orientation
     upright = (WIDE if deep else BYTE)[..., 0]
-    turned = [np.ascontiguousarray(turns[orientation](one)) for one in upright]
+    turned = [np.asarray(Image.fromarray(one).transpose(TURNS[orientation - 2])) for one in upright]
     images = loaded(tmp_path, lambda i: packed(Image.fromarray(turned[i]), kind, exif=exif), kind)
     found = in_order(images)[:, 0]
     assert (images.depth.restored(found) if deep else found.numpy()).tolist() == upright.tolist()
