@@ -85,9 +85,9 @@ def test_proposals_stay_within_their_ends(generator: Generator) -> None:
         (lambda: Karras(5.0, 0.5, 3, rho=0.0), "rho is 0"),
         (lambda: LogUniform(0.1, 0.2), "sigma_max >= sigma_min"),
         (lambda: LogNormal(0.0, 0.0, 1.0, 0.1), "std is 0"),
-        (lambda: LogNormal(0.0, 1.0, 0.1, 1.0), "sigma_max > sigma_min > 0"),
-        (lambda: LogNormal(0.0, 1.0, 1.0, 0.0), "sigma_max > sigma_min > 0"),
-        (lambda: LogNormal(0.0, 1.0, math.inf, 0.1), "sigma_max is inf"),
+        (lambda: LogNormal(0.0, 1.0, 0.1, 1.0), "sigma_max >= sigma_min > 0"),
+        (lambda: LogNormal(0.0, 1.0, 1.0, 0.0), "sigma_max >= sigma_min > 0"),
+        (lambda: LogNormal(0.0, 1.0, math.inf, 0.1), "sigma_max, sigma_min are inf"),
         (lambda: suggest_noise(torch.zeros(5, 2)), "no two different examples"),
         (lambda: suggest_noise(torch.zeros(1, 2)), "no two different examples"),
         (lambda: suggest_noise(torch.zeros(0, 2)), "no two different examples"),
@@ -109,16 +109,6 @@ def test_techniques_give_the_papers_values() -> None:
     # CelebA 64: 90 to 0.01 in 500 levels; LSUN bedroom 128: 190 to 0.01 in 1086; FFHQ 256: 348 to 0.01 in 2311.
     assert langevin_eps((90 / 0.01) ** (1 / 499), 0.01, 5) / 2 == pytest.approx(3.3e-6, rel=0.1)
     assert langevin_eps((190 / 0.01) ** (1 / 1085), 0.01, 3) / 2 == pytest.approx(1.8e-6, rel=0.3)
-
-
-@pytest.mark.parametrize("dimension", [50, 784])
-@pytest.mark.parametrize("overlap", [0.1, 0.5, 0.995])
-def test_level_ratio_solves_its_equation(dimension: int, overlap: float) -> None:
-    """Φ(√(2D)(γ − 1) + 3γ) − Φ(√(2D)(γ − 1) − 3γ): at 0.995 the first term is not 1 either."""
-    ratio = level_ratio(dimension, overlap=overlap)
-    shift = math.sqrt(2 * dimension) * (ratio - 1)
-    upper, lower = (math.erf((shift + sign * 3 * ratio) / math.sqrt(2)) / 2 for sign in (1, -1))
-    assert upper - lower == pytest.approx(overlap, abs=1e-9)
 
 
 @given(st.floats(1.01, 1.5), st.integers(1, 20))

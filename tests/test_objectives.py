@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import GaussianScore, unchecked, z_score, zero_score
+from helpers import GaussianScore, unchecked, z_score
 from torch import Generator, Tensor
 
 from ncsn.distributions import Empirical, GaussianMixture
@@ -19,12 +19,6 @@ N = 100_000
 
 def seeded(seed: int) -> Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.mark.parametrize("sigma", [0.01, 1.0, 50.0])
-def test_zero_score_costs_half_the_dimension(sigma: float, generator: Generator) -> None:
-    x = torch.rand(500, 1, 28, 28, generator=generator)
-    assert abs(z_score(dsm(zero_score, x, sigma, generator=generator), 392)) < 4
 
 
 @pytest.mark.parametrize("sigma", [0.3, 2.0])
@@ -64,13 +58,6 @@ def test_posterior_dsm_is_below_dsm_by_the_same_constant_for_every_score(above: 
         assert torch.allclose(better[: N // 2], plain[: N // 2], atol=1e-4) == (above > 0.6)
     assert abs(z_score(gaps[0] - gaps[1], 0)) < 4
     assert float(gaps[0].mean()) > 0.1
-
-
-def test_posterior_dsm_of_the_data_score_is_zero(generator: Generator) -> None:
-    truth = Empirical(torch.randn(9, 1, 2, 2, generator=generator))
-    x = truth.sample(5, generator=generator)
-    loss = posterior_dsm(truth, x, torch.linspace(0.5, 3, 5), data_score=truth, above=0.0, generator=generator)
-    torch.testing.assert_close(loss, torch.zeros(5))
 
 
 def test_sliced_score_matching_averages_to_the_exact_one(generator: Generator) -> None:
