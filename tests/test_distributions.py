@@ -92,17 +92,13 @@ def test_toys_lie_where_their_descriptions_say(generator: torch.Generator) -> No
     assert bool((square.sum(1) % 2 == 0).all())
     for i in range(4):
         assert abs(z_score((square[:, 0] == i).float(), 0.25)) < 4
-    moons, roll = TOYS["moons"](), TOYS["swiss-roll"]()
+    moons = TOYS["moons"]()
     assert isinstance(moons, GaussianMixture)
-    assert isinstance(roll, GaussianMixture)
     for half, centre in (
         (moons.means[:128], torch.tensor([-2.0, -1.0])),
         (moons.means[128:], torch.tensor([2.0, 1.0])),
     ):
         torch.testing.assert_close((half - centre).norm(dim=1), torch.full((128,), 4.0))
-    steps = roll.means.diff(dim=0).norm(dim=1)
-    grain = 0.45 * 4.5 * math.pi * 3 * math.pi / 20_000  # of the table in which the curve's length is looked up
-    torch.testing.assert_close(steps, steps.mean().expand(383), rtol=0, atol=1.1 * grain)
 
 
 @pytest.mark.parametrize(
@@ -124,15 +120,6 @@ def test_the_ring_is_right_near_its_centre(sigma: float, rho: float) -> None:
     (gradient,) = torch.autograd.grad(density, x)
     torch.testing.assert_close(ring(x.detach(), sigma), gradient, rtol=1e-8, atol=1e-9)
     torch.testing.assert_close(ring.log_prob(x.detach(), sigma)[0], expected.detach(), rtol=1e-10, atol=1e-9)
-
-
-@names
-def test_noise_levels_may_be_numbers_and_of_any_type(name: str, generator: torch.Generator) -> None:
-    truth = TOYS[name]()
-    x = truth.sample(50, generator=generator)
-    for sigma in (torch.tensor(0.5), torch.tensor(0.5, dtype=torch.float64), torch.full((50,), 0.5)):
-        assert torch.equal(truth(x, sigma), truth(x, 0.5))
-        assert torch.equal(truth.log_prob(x, sigma), truth.log_prob(x, 0.5))
 
 
 def test_the_ring_has_no_score_at_its_centre() -> None:
@@ -179,10 +166,7 @@ def test_empirical_of_numbers_is_that_of_points_on_a_line(generator: torch.Gener
 def test_empirical_in_bfloat16_is_close_for_pixels(generator: torch.Generator) -> None:
     data = torch.rand(500, 1, 28, 28, generator=generator).square()
     noisy = data[:50] + 1.5 * torch.randn(50, 1, 28, 28, generator=generator)
-    exact, fast = (
-        Empirical(data)(noisy, torch.tensor(1.5)),
-        Empirical(data, dtype=torch.bfloat16)(noisy, torch.tensor(1.5)),
-    )
+    exact, fast = (Empirical(data, dtype=kind)(noisy, 1.5) for kind in (torch.float32, torch.bfloat16))
     assert float((exact - fast).square().sum() / exact.square().sum()) < 1e-4
 
 

@@ -5,38 +5,33 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ncsn.networks import MLP, NCSN, NCSNv2, UNet
+from ncsn.networks import MLP, NCSN, UNet
 from ncsn.networks.classifier import Classifier
 from ncsn.networks.unet import Block
 
 
-def networks() -> list[tuple[nn.Module, tuple[int, ...]]]:
-    return [
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
         (MLP(3, width=16, layers=2), (3,)),
         (UNet(2, channels=(8, 16), blocks=1, features=16), (2, 12, 8)),
         (NCSN(2, width=4, features=8), (2, 12, 8)),
         (NCSN(2, width=4, sigmas=(1.0, 10.0)), (2, 12, 8)),
-    ]
-
-
-@pytest.mark.parametrize(("network", "shape"), networks())
-def test_untrained_network_is_zero_and_keeps_the_shape(network: nn.Module, shape: tuple[int, ...]) -> None:
-    x = torch.randn(5, *shape, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(network(x, torch.zeros(5)), torch.zeros_like(x))
-
-
-@pytest.mark.parametrize(("network", "shape"), networks())
-def test_noise_level_and_every_input_matter_once_trained(network: nn.Module, shape: tuple[int, ...]) -> None:
-    torch.manual_seed(0)
+    ],
+)
+def test_a_new_network_is_zero_and_a_trained_one_depends_on_everything(
+    network: nn.Module, shape: tuple[int, ...], generator: torch.Generator
+) -> None:
+    x = torch.randn(2, *shape, generator=generator).requires_grad_()
+    assert torch.equal(network(x, torch.tensor([0.1])), torch.zeros_like(x))
     for p in network.parameters():
-        nn.init.normal_(p, std=0.2)
-    x = torch.randn(2, *shape).requires_grad_()
+        nn.init.normal_(p, std=0.2, generator=generator)
     y = network(x, torch.tensor([0.1]))
     assert not torch.allclose(y, network(x, torch.tensor([0.9])), rtol=1e-3)
     torch.testing.assert_close(y, network(x, torch.tensor([0.1, 0.1])))
     (gradient,) = torch.autograd.grad(y[0].square().sum(), x)
     assert bool((gradient[0] != 0).all())
-    assert torch.equal(gradient[1], torch.zeros_like(gradient[1]))  # examples do not mix
+    assert not gradient[1].any(), "examples do not mix"
 
 
 @pytest.mark.parametrize("size", [(28, 28), (30, 30), (33, 47), (105, 105), (1, 3)])
@@ -47,9 +42,7 @@ def test_unet_takes_any_size_and_pads_with_zeros_inside(size: tuple[int, int]) -
     x, c = torch.randn(2, 2, *size), torch.zeros(2)
     height, width = size
     padded = F.pad(x, (0, -width % 8, 0, -height % 8))
-    assert padded.shape[2] % 8 == padded.shape[3] % 8 == 0
     value = network(x, c)
-    assert value.shape == x.shape
     torch.testing.assert_close(value, network(padded, c)[:, :, :height, :width])
     assert bool((value != 0).any())
 
@@ -106,7 +99,6 @@ GOLDEN: dict[str, tuple[nn.Module, list[float]]] = {
     "classes": (UNet(1, (4, 6), 1, 8, 3), [1.0267, 0.2867, 0.7824, -0.0564, 1.0286, 0.289, 0.7586, -0.0108]),
     "three": (UNet(1, (4, 2, 6), 3, 8), [0.3266, 0.4709, 0.6395, 0.3811, 0.3265, 0.4755, 0.6405, 0.3831]),
     "ncsn": (NCSN(1, 4, features=8), [-0.2891, -0.9661, 0.7056, 0.4087, 0.1585, 0.0209, -1.8107, -1.3657]),
-    "ncsnv2": (NCSNv2(1, 4), [0.238, 0.9281, 0.2455, 0.5226, 0.6826, 0.4949, 0.2649, 0.5626]),
 }
 
 

@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
-from helpers import z_score
+from helpers import GaussianScore, z_score
 from torch import Generator, Tensor
 
 from ncsn.distributions import GaussianMixture
 from ncsn.noise import Karras
 from ncsn.problems import (
-    Measurement,
     blurred,
     conjugate_gradient,
     downsampled,
@@ -114,17 +113,15 @@ def test_everything_may_be_made_in_inference_mode() -> None:
 
 
 def test_a_posterior_of_numbers_is_that_of_points_on_a_line_and_there_may_be_none(generator: Generator) -> None:
-    def line(x: Tensor, sigma: Sigma, /) -> Tensor:
-        return (0.5 - x) / (0.8**2 + expand(sigma, x) ** 2)
-
+    line = GaussianScore(0.5, 0.8)
     x, y = torch.randn(5, generator=generator), torch.randn(5, generator=generator)
     numbers, points = posterior(line, identity, y, 0.3), posterior(line, identity, y[:, None], 0.3)
     assert torch.equal(numbers(x, 0.7), points(x[:, None], 0.7)[:, 0])
     assert posterior(line, identity, y[:0], 0.3)(x[:0], 0.7).shape == (0,)
 
 
-def test_refuses(generator: Generator) -> None:
-    """Among them a measurement of another shape: it would be broadcast, every measurement against every example."""
+def test_what_is_no_measurement_is_refused(generator: Generator) -> None:
+    """Among them one of another shape: it would be broadcast, every measurement against every example."""
     with pytest.raises(ValueError, match="noise_std is 0"):
         posterior(gaussian, identity, torch.zeros(1, 3), 0.0)
     with pytest.raises(ValueError, match="steps is 0"):
@@ -132,6 +129,10 @@ def test_refuses(generator: Generator) -> None:
     score = posterior(gaussian, lambda v: v[:, :1], torch.ones(4), 0.3)
     with pytest.raises(ValueError, match=r"y has shape \(4,\); measured, x has shape \(4, 1\)"):
         score(torch.randn(4, 3, generator=generator), 0.7)
+    with pytest.raises(ValueError, match="noise_std is"):
+        standardised(identity, torch.zeros(3), torch.tensor([0.1, 0.0, 0.1]), example=torch.zeros(1, 3))
+    with pytest.raises(ValueError, match=r"y has shape \(2,\); a measurement has \(3,\)"):
+        standardised(identity, torch.zeros(2), 0.1, example=torch.zeros(1, 3))
 
 
 # Measurements.
@@ -174,16 +175,6 @@ def test_a_measurement_in_the_users_units_becomes_one_of_the_scores(noise: float
     assert std == (1 if isinstance(noise, Tensor) else 0.5)
     torch.testing.assert_close(linear(STANDARD), (scale * STANDARD) @ TWO_ROWS.T / divisor)
     torch.testing.assert_close(target, (y.view(-1, 2) - TWO_ROWS @ shift) / divisor)
-
-
-@pytest.mark.parametrize(
-    ("y", "noise", "message"),
-    [(torch.zeros(3), 0.1, r"y has shape \(3,\); a measurement has \(2,\)"), (Y, 0.0, "noise_std is 0")],
-)
-def test_no_measurement_is_refused(y: Tensor, noise: float, message: str) -> None:
-    measure: Measurement = lambda x: x[:, :2]  # noqa: E731
-    with pytest.raises(ValueError, match=message):
-        standardised(measure, y, noise, example=torch.zeros(1, 3))
 
 
 # Which pixels are hidden, drawn by hand.

@@ -26,20 +26,16 @@ def official_shapes(channels: int, w: int, levels: int) -> dict[str, tuple[int, 
         if bias:
             shapes[f"{name}.bias"] = (outputs,)
 
-    def norm(name: str, width: int) -> None:
+    def norm(name: str, width: int, *, refine: bool = False) -> None:
         if levels:
             shapes[f"{name}.embed.weight"] = (levels, 3 * width)
-        else:
+        elif not refine:
             shapes.update({f"{name}.{part}": (width,) for part in ("alpha", "gamma", "beta")})
-
-    def refine_norm(name: str, width: int) -> None:
-        if levels:
-            norm(name, width)
 
     def rcu(name: str, width: int, branches: int) -> None:
         for unit in [f"{name}.{i}_{j}" for i in range(1, branches + 1) for j in (1, 2)]:
             conv(f"{unit}_conv", width, width, bias=False)
-            refine_norm(f"{unit}_norm", width)
+            norm(f"{unit}_norm", width, refine=True)
 
     conv("begin_conv", channels, w)
     conv("end_conv", w, channels)
@@ -62,10 +58,10 @@ def official_shapes(channels: int, w: int, levels: int) -> dict[str, tuple[int, 
             rcu(f"refine{block}.adapt_convs.{k}", inputs, 2)
             if parts > 1:
                 conv(f"refine{block}.msf.convs.{k}", inputs, outputs)
-                refine_norm(f"refine{block}.msf.norms.{k}", inputs)
+                norm(f"refine{block}.msf.norms.{k}", inputs, refine=True)
         for k in (0, 1):
             conv(f"refine{block}.crp.convs.{k}", outputs, outputs, bias=False)
-            refine_norm(f"refine{block}.crp.norms.{k}", outputs)
+            norm(f"refine{block}.crp.norms.{k}", outputs, refine=True)
         rcu(f"refine{block}.output_convs", outputs, 3 if block == 4 else 1)
     return shapes
 
@@ -140,11 +136,10 @@ def test_gamma_and_alpha_start_near_one_and_beta_at_zero(network: RefineNet) -> 
     level = network.level(torch.tensor([0.3]))
     scales = [norm.scales(level)[0] for norm in network.modules() if isinstance(norm, InstanceNormPlus)]
     gamma, alpha, beta = torch.cat(scales, 1)
-    for scale in (gamma, alpha):
-        n = len(scale)
-        assert abs(scale.mean() - 1) < 4 * 0.02 / n**0.5
-        assert abs(scale.std() - 0.02) < 4 * 0.02 / (2 * n) ** 0.5
-    assert torch.equal(beta, torch.zeros_like(beta))
+    for z in ((gamma - 1) / 0.02, (alpha - 1) / 0.02):
+        assert abs(z.mean()) < 4 / len(z) ** 0.5
+        assert abs(z.std() - 1) < 4 / (2 * len(z)) ** 0.5
+    assert not beta.any()
 
 
 def test_another_sigma_is_the_nearest_level_in_its_logarithm() -> None:

@@ -276,8 +276,8 @@ class Empirical:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n *d"]:
         """``n`` examples, drawn with replacement, on the data's device."""
         device = self.mean.device if generator is None else generator.device
-        chosen = self.centred[torch.randint(len(self.centred), (n,), generator=generator, device=device)]
-        return (chosen.to(self.mean.dtype) + self.mean).view(n, *self.shape)
+        examples = self.centred[torch.randint(len(self.centred), (n,), generator=generator, device=device)]
+        return (examples.to(self.mean.dtype) + self.mean).view(n, *self.shape)
 
     def _logits(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b n"]:
         """Log N(x; x_i, σ²I) but for what does not depend on i; ``x`` is centred."""
@@ -289,7 +289,7 @@ class Empirical:
         centred = float64(x[:, None].flatten(1) - self.mean)
         std = expand(sigma, centred)[:, 0]
         examples = float64(self.centred)
-        parts = zip(centred.split(POINTS_AT_ONCE), std.split(POINTS_AT_ONCE), strict=True)
+        parts = zip(torch.split(centred, POINTS_AT_ONCE), torch.split(std, POINTS_AT_ONCE), strict=True)
         logits = [-(torch.cdist(part, examples, compute_mode=EXACT) ** 2) / (2 * s[:, None] ** 2) for part, s in parts]
         sums = torch.cat([part.logsumexp(1) for part in logits])
         common = math.log(len(examples)) + centred.shape[1] / 2 * (2 * math.pi * std**2).log()

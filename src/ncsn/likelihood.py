@@ -40,10 +40,8 @@ def divergences(
 
     Hutchinson 1989; Song et al. 2020, equation 40.
     """
-    with torch.inference_mode(False), torch.enable_grad():
-        # Copies: what was made in inference mode takes no part in automatic differentiation.
-        x = x.detach().clone().requires_grad_()
-        sigma = sigma.clone() if isinstance(sigma, Tensor) else sigma
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
         with machine.uncompiled():  # for its gradient is asked for once for each direction
             s = score(x, sigma)
         products = [torch.autograd.grad(s, x, v, retain_graph=True)[0] for v in directions]

@@ -118,9 +118,10 @@ class LogNormal:
         """
         quantiles = stratified(n, generator)
         device = quantiles.device
-        known = quantiles.cpu() if device.type == "mps" else quantiles  # Apple's GPUs have no such function
+        if device.type == "mps":  # Apple's GPUs have no quantile function
+            quantiles = quantiles.cpu()
         # Within ±5.2 standard deviations, where float32 can tell a quantile from 0 and 1.
-        log_sigma: Tensor = self.mean + self.std * torch.special.ndtri(known.clamp(1e-7, 1 - 1e-7)).to(device)
+        log_sigma: Tensor = self.mean + self.std * torch.special.ndtri(quantiles.clamp(1e-7, 1 - 1e-7)).to(device)
         return log_sigma.exp().clamp(self.sigma_min, self.sigma_max)
 
 
@@ -204,9 +205,9 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
     extent of one coordinate, which is 0.01 for pixels in [0, 1].  ``steps``: Langevin steps on each level.
     Raises ValueError if there are fewer than two different examples, or numbers that are not finite.
     """
-    wrong = int((~data.isfinite()).sum())
-    if wrong:
-        raise ValueError(f"data has {wrong} numbers that are NaN or infinite; remove or fill in their rows")
+    bad = int((~data.isfinite()).sum())
+    if bad:
+        raise ValueError(f"data has {bad} numbers that are NaN or infinite; remove or fill in their rows")
     sigma_max = largest_distance(data) if len(data) else 0.0
     if not sigma_max > 0:
         raise ValueError(f"data of shape {tuple(data.shape)} has no two different examples")

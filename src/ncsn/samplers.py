@@ -228,7 +228,7 @@ def predictor_corrector(
 # The probability flow, and random paths like it.
 
 
-def raised(x: Tensor, sigma: Tensor, higher: Tensor, generator: torch.Generator | None) -> Tensor:
+def add_noise(x: Tensor, sigma: Tensor, higher: Tensor, generator: torch.Generator | None) -> Tensor:
     """``x``, which has noise of level ``sigma``, with fresh noise up to the ``higher`` one."""
     return x + (higher**2 - sigma**2).sqrt() * randn(x.shape, generator, x)
 
@@ -253,7 +253,7 @@ def euler(
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
         if following > sigma:
-            return raised(x, sigma, following, generator)
+            return add_noise(x, sigma, following, generator)
         return x + (sigma - following) * sigma * score(x, sigma)
 
     return descend(score, x, sigmas, step, denoise=denoise)
@@ -320,7 +320,7 @@ def edm(
         higher = sigma
         if churn_range[0] <= sigma <= churn_range[1]:
             higher = sigma * (1 + share)
-            x = raised(x, sigma, higher, generator)
+            x = add_noise(x, sigma, higher, generator)
         return heun_step(score, x, higher, following)
 
     return descend(score, x, sigmas, step, denoise=denoise)
@@ -398,7 +398,7 @@ GUIDED: dict[GuideName, float] = {"smaller": 1.25, "unconditional": 2.0}  # eval
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
-    """What a row of the table is given: where it starts, its noise levels, and what Langevin dynamics needs.
+    """The input of a row of the table: where it starts, its noise levels, and what Langevin dynamics needs.
 
     ``score``: what to follow.  ``x`` (b, *d): the start.
     ``sigmas`` (levels,): descending, but for restarts.
@@ -425,7 +425,7 @@ class Method:
     ``nfe``: how often it evaluates the score, for (levels, steps).
     ``langevin``: whether it is Langevin dynamics, which takes steps of a size, and needs no second noise level.
     ``guided_from``: how far from 1 a run's own guidance must be to be taken over.
-    ``restarts``: whether levels that are given one by one may rise, which costs no evaluation.
+    ``restarts``: whether levels that are written out may rise, which costs no evaluation.
     ``most``: how many evaluations a sample may take, the guide's among them; where there are more, levels are left out.
     Such a method is a way to sample runs, and no run's own.
     """
@@ -599,10 +599,10 @@ class Sampling:
         guidance: float | None = None,
         guide: GuideName | None = None,
     ) -> "Sampling":
-        """The same but for what is given; another sampler comes with its own levels and steps, and guided or not.
+        """The same but for these options; another sampler comes with its own levels and steps, and guided or not.
 
-        Raises ValueError as the class, and if langevin, which stays on one level, is given several, or another sampler
-        than Langevin dynamics its steps.
+        Raises ValueError as the class does, for several levels of langevin, which stays on one, and for Langevin steps
+        of a sampler that takes none.
         """
         base = self if sampler is None or sampler == self.sampler else self.by(sampler)
         langevin_only = [f"{key} is {value:g}" for key, value in (("steps", steps), ("eps", eps)) if value is not None]
@@ -674,7 +674,7 @@ class Sampling:
     def start(self, mean: Float[Tensor, "#n *d"], n: int, *, generator: torch.Generator) -> Float[Tensor, "n *d"]:
         """``n`` draws from N(μ, σ² I), where sampling starts.
 
-        ``mean``: μ of the data, or one for each draw.  σ is σ_max, or of levels that are given one by one the first.
+        ``mean``: μ of the data, or one for each draw.  σ is σ_max, or the first level if they are written out one by one.
 
         Around 0 instead, MNIST's samples would start 0.6 standard deviations off, for the norm of its mean image is 6
         and σ_max is 10.  The probability flow keeps such a shift: too little ink, and half as many ones again.
