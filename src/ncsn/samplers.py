@@ -674,7 +674,7 @@ class Sampling:
     def start(self, mean: Float[Tensor, "#n *d"], n: int, *, generator: torch.Generator) -> Float[Tensor, "n *d"]:
         """``n`` draws from N(μ, σ² I), where sampling starts.
 
-        ``mean``: μ of the data, or one for each draw.  σ is σ_max, or the first level if they are written out one by one.
+        ``mean``: μ of the data, or one for each draw.  σ is σ_max, or the first of levels that are written out.
 
         Around 0 instead, MNIST's samples would start 0.6 standard deviations off, for the norm of its mean image is 6
         and σ_max is 10.  The probability flow keeps such a shift: too little ink, and half as many ones again.
