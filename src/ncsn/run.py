@@ -18,7 +18,7 @@ from ncsn import machine, problems, storage
 from ncsn.data import Origin
 from ncsn.data.images import Images
 from ncsn.data.named import mnist
-from ncsn.likelihood import Likelihood, joined, log_prob
+from ncsn.likelihood import LogDensities, joined, log_prob
 from ncsn.model import ScoreModel
 from ncsn.problems import Measurement
 from ncsn.recipe import Label, Recipe, Units
@@ -409,7 +409,7 @@ class Run:
         tolerance: float = 1e-3,
         batch_size: int = 32,
         seed: int | torch.Generator = 0,
-    ) -> Likelihood:
+    ) -> LogDensities:
         """Log p(x) in nats, in the units of the data, with standard errors: see ``ncsn.log_prob``.
 
         ``sigma_min``: the noise level whose density is taken for the data's, in the score's units; by default the run's
@@ -432,7 +432,7 @@ class Run:
         tolerance: float,
         batch_size: int,
         seed: int | torch.Generator,
-    ) -> Iterator[Likelihood]:
+    ) -> Iterator[LogDensities]:
         """The same in parts of ``batch_size`` examples, as they come; with a seed each has a generator of its own."""
         score, sampling = self.score, self.recipe.sampling
         if isinstance(score, ScoreModel):
