@@ -3,23 +3,59 @@
 python ./training_MNIST.py                          # about ten minutes on two cores
 python ./training_MNIST.py --minutes 60             # better digits
 python ./training_MNIST.py --dataset my/pictures    # what `ncsn train my/pictures` does
-
-The story is told, from top to bottom, by ``learn`` in src/ncsn/commands/train.py.
 """
 
 import sys
 
 try:
-    import ncsn  # noqa: F401
+    import ncsn
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; install the package first, with `pip install .` in this folder")
 
 from ncsn.cli.interrupts import quit_on_signals
 
 quit_on_signals()
-from ncsn.cli import console
-from ncsn.cli.train import learn
+from ncsn import plots
+from ncsn.cli import console, drawing
+from ncsn.cli.train import remarks
+from ncsn.learn import rules
+from ncsn.learn.record import BAND_NAMES, opened
 from ncsn.learn.settings import Images
 
+
+def main(given: Images) -> None:
+    """Data, noise, model, training, samples, pictures."""
+    # Data: some images are held out: those for validation show how learning goes, those for testing judge.  Settings
+    # that are not given follow from the data.  The record keeps the training in the run's folder.
+    data, settings, record = opened(given)
+
+    # Noise: Gaussian noise of every size between σ_min and σ_max hides the images; the network learns to see through.
+    noise = rules.noise_of(settings)
+
+    # Model: a U-Net that preconditioning makes a score, and how it is sampled.  Samples will move away from a guide:
+    # the same network without the class, or, where there are no classes, a smaller one.
+    recipes = rules.recipes(settings, data)
+
+    # Training: denoising score matching.  At high noise the target is the mean of all images that could be meant.  Of
+    # the averages of the weights, the one is left that is best on held-out images; these choose the guidance, too.
+    run = ncsn.fit(data, recipes=recipes, noise=noise, settings=settings, record=record)
+
+    if record.writes:
+        # Sampling: noise becomes images on the way down the noise levels; also by the paper's Langevin dynamics.
+        drawn = drawing.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, 36))
+        annealed = drawing.draw(run, record.affordable(drawn), seed=settings.seed, sampler="annealed")
+
+        # Pictures: samples, how they came out of the noise, and how the losses fell on every noise level.
+        plots.image_grid(drawn.samples, record.path("samples.png"))
+        plots.image_grid(annealed.samples, record.path("samples_annealed.png"))
+        plots.evolution(drawn.path, record.path("evolution.png"))
+        plots.evolution_animation(drawn.path, record.path("evolution.gif"))
+        plots.loss_curves(record.rows, BAND_NAMES, record.path("loss.png"))
+        for line in remarks(data, drawn.samples):
+            print(line)
+        record.results(drawn, annealed)
+    record.close()
+
+
 if __name__ == "__main__":
-    console.run(learn, Images)
+    console.run(main, Images)

@@ -21,7 +21,6 @@ import tyro
 
 import ncsn
 from ncsn import distributed, machine
-from ncsn.cli import console
 from ncsn.data.pixels import reals
 from ncsn.distributed import ALONE, Group
 from ncsn.distributions import Empirical
@@ -88,7 +87,7 @@ def progress_of(step: Step, group: Group = ALONE) -> tuple[State, Iterator[Progr
         objective = partial(posterior_dsm, data_score=Empirical(reals(pixels), dtype=products), above=ABOVE)
     if step.compile:
         example, sigma = torch.zeros(draws.mine, *pixels.shape[1:], device=device), torch.ones(draws.mine).to(device)
-        console.compile_network(state.model.network, lambda: state.model(example, sigma))
+        machine.compile_network(state.model.network, lambda: state.model(example, sigma))
     batches = ncsn.batches(pixels, step.batch_size, generator=draws)
     loss = ncsn.training_loss(NOISE, objective, generator=draws)
     return state, train(state, batches, loss, budget=Budget(steps=10**6), group=group)

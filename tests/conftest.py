@@ -24,6 +24,21 @@ hypothesis.settings.register_profile("no deadline", deadline=None)  # the first 
 hypothesis.settings.load_profile("no deadline")
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images, data.npz, and the run that a tiny ``ncsn train`` has made of them, run."""
+    import numpy as np
+    from learning import TINY, arrays
+
+    from ncsn.cli.main import main
+
+    folder = tmp_path_factory.mktemp("trained")
+    images, labels = arrays(600)
+    np.savez(folder / "data.npz", images=images, labels=labels)
+    main(["train", f"{folder}/data.npz", *TINY.split(), "--steps", "12", "--out", f"{folder}/run", "--device", "cpu"])
+    return folder
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)

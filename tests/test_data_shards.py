@@ -13,7 +13,7 @@ from webdataset import TarWriter
 
 from ncsn.data import Images, Origin, Reading, load_images
 from ncsn.data.shards import stream
-from ncsn.learn.images import resolve
+from ncsn.learn.rules import resolve
 from ncsn.learn.settings import Images as Settings
 from ncsn.objectives import Batch
 from ncsn.rng import Draws

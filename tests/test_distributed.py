@@ -137,9 +137,8 @@ def test_torchrun_starts_again_and_the_training_goes_on_by_itself(place: Path) -
         PROGRAM.format(
             more="""
 from ncsn import training
-from ncsn.cli import console
-import functools
-console.watch = functools.partial(console.watch, save_every=0.0)
+from ncsn.learn import record
+record.SAVE_EVERY = 0.0
 step = training.State.update
 def counted(self, rate):
     step(self, rate)

@@ -1,23 +1,27 @@
-"""A score in one line: units, held-out examples, and what is said."""
+"""A run in one line: of points in their units, of images as the command makes it, and the average that is left."""
 
 import math
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers import unchecked
+from learning import pictures, tiny, unlearned
+from safetensors.torch import load_file
 from torch import Tensor
 
 import ncsn
 from ncsn.data.pixels import centres
-from ncsn.distributions import Empirical
-from ncsn.learn.best import Best
-from ncsn.learn.fitting import default_objective, split
+from ncsn.learn import fit as maker
+from ncsn.learn import rules
+from ncsn.learn.fit import Lesson, learn
+from ncsn.learn.record import Record
 from ncsn.noise import Proposal
-from ncsn.objectives import dsm, posterior_dsm
-from ncsn.recipe import Units
+from ncsn.objectives import Batch, dsm, posterior_dsm
+from ncsn.training import Budget, Progress, State
 
 
 def table(n: int, seed: int = 0) -> Tensor:
@@ -27,34 +31,46 @@ def table(n: int, seed: int = 0) -> Tensor:
     return torch.tensor([1500.0, 0.4, -7.0]) + torch.tensor([1200.0, 0.02, 30.0]) * z
 
 
-def test_points_come_back_in_their_units_with_their_correlations(capsys: pytest.CaptureFixture[str]) -> None:
-    x = table(4000)
-    run = ncsn.fit(x, steps=250)
-    assert "held-out loss" in capsys.readouterr().err
-    samples = run.sample(2000)
+@pytest.fixture(scope="module")
+def fitted() -> ncsn.Run:
+    return ncsn.fit(table(4000), steps=250)
+
+
+def test_points_come_back_in_their_units_with_their_correlations(fitted: ncsn.Run) -> None:
+    x, samples = table(4000), fitted.sample(2000)
     scale = x.std(0)
     assert float(((samples.mean(0) - x.mean(0)) / scale).abs().max()) < 0.15
     torch.testing.assert_close(samples.std(0) / scale, torch.ones(3), atol=0.12, rtol=0)
     torch.testing.assert_close(torch.corrcoef(samples.T), torch.corrcoef(x.T), atol=0.1, rtol=0)
     fresh = table(300, seed=1)
-    covariance = torch.cov(x.T.double())
-    normal = torch.distributions.MultivariateNormal(x.double().mean(0), covariance)
+    normal = torch.distributions.MultivariateNormal(x.double().mean(0), torch.cov(x.T.double()))
     truth = normal.log_prob(fresh.double())  # type: ignore[no-untyped-call]
-    assert float((run.log_prob(fresh, tolerance=0.01) - truth).mean()) == pytest.approx(0, abs=0.15)
+    assert float((fitted.log_prob(fresh, tolerance=0.01) - truth).mean()) == pytest.approx(0, abs=0.15)
 
 
-def test_a_missing_column_is_imputed_in_its_units() -> None:
-    run = ncsn.fit(table(4000), steps=250)
+def test_a_missing_column_is_imputed_in_its_units(fitted: ncsn.Run) -> None:
     rows = table(40, seed=2)
     known = torch.tensor([True, False, True])
     noise = torch.tensor([1.0, 0.03])  # far below a standard deviation of 1,200, or of 30
-    answers = run.posterior(lambda x: x[:, known], rows[:, known], noise_std=noise, solver_steps=5).sample(40)
-    assert bool(answers.isfinite().all())
+    answers = fitted.posterior(lambda x: x[:, known], rows[:, known], noise_std=noise, solver_steps=5).sample(40)
     torch.testing.assert_close(answers[:, known], rows[:, known], atol=5.0, rtol=0.02)
     expected = 0.4 + 0.02 * 0.8 * (rows[:, 0] - 1500) / 1200
     error = (answers[:, 1] - expected) / (0.02 * 0.6)
     assert abs(float(error.mean())) < 0.7
     assert 0.5 < float(error.std()) < 1.5
+
+
+def test_large_numbers_of_small_spread_keep_their_digits(tmp_path: Path) -> None:
+    """In single precision numbers around 1.7·10⁹ are multiples of 128."""
+    z = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.tensor([1.7e9, 2.4e6]) + torch.tensor([150.0, 3.0]) * z
+    run = ncsn.fit(x, steps=30)
+    run.save(tmp_path / "run")
+    samples = ncsn.load(tmp_path / "run").sample(300)
+    assert torch.equal(samples, run.sample(300))
+    assert len(set(samples[:, 0].tolist())) == 300
+    assert bool(((samples - x.mean(0)).abs() < 6 * x.std(0)).all())
+    torch.testing.assert_close(samples.std(0) / x.std(0), torch.ones(2).double(), atol=0.3, rtol=0)
 
 
 @pytest.mark.slow
@@ -64,101 +80,88 @@ def test_with_few_rows_the_average_is_kept_that_held_out_rows_prefer(capsys: pyt
     x, fresh = torch.randn(60, 6, generator=generator), torch.randn(200, 6, generator=generator)
     with pytest.warns(UserWarning, match="60 examples are few"):
         run = ncsn.fit(x, steps=900)
-    said = capsys.readouterr().err
-    assert "then it rose to" in said
-    assert "60 examples are too few for more training" in said
+    assert "60 examples are too few for more training" in capsys.readouterr().err
     truth = -fresh.square().sum(1) / 2 - 3 * math.log(2 * math.pi)
     assert float((truth - run.log_prob(fresh, tolerance=0.01)).mean()) < 3  # nats; by heart it would be a hundred
 
 
-def test_a_verdict_is_drawn_from_held_out_losses() -> None:
-    best = Best.__new__(Best)
-    best.steps = list(range(10, 110, 10))
-    cases = {
-        "it is still falling: more training would help": [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3],
-        "it falls no more": [1.0, 0.5, 0.4, 0.35, 0.331, 0.33, 0.33, 0.33, 0.33, 0.33],
-        "then it rose to 0.9000: 77 examples are too few": [1.0, 0.5, 0.4, 0.5, 0.6, 0.7, 0.7, 0.8, 0.8, 0.9],
-    }
-    for said, losses in cases.items():
-        best.losses, best.at = losses, losses.index(min(losses))
-        assert said in best.verdict(77)
-    assert "held-out loss 0.4000, at step 30" in best.verdict(77)
+class Frame:
+    """What numpy can make an array of, as of a table of another library's."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self.x.numpy().astype(dtype or np.float32)
 
 
-def test_a_tenth_is_held_out_and_what_remains_sets_the_units() -> None:
+FORMS: dict[str, Callable[[Tensor], Any]] = {
+    "an array": lambda x: x.numpy(),
+    "backwards twice": lambda x: x.flip(0).numpy()[::-1],
+    "a frame": Frame,
+    "with gradients": lambda x: x.clone().requires_grad_(),
+}
+
+
+def test_data_may_come_in_any_form_and_within_no_grad_and_the_users_random_numbers_stay() -> None:
     x = table(1000)
-    parts = split(x, None, torch.Generator().manual_seed(0))
-    assert (len(parts.train), len(parts.held_out)) == (900, 100)
-    torch.testing.assert_close(parts.train.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
-    torch.testing.assert_close(parts.train.std(0), torch.ones(3), atol=1e-4, rtol=0)
-    assert parts.units is not None
-    whole = parts.units.restore(torch.cat([parts.train, parts.held_out]))
-    torch.testing.assert_close(whole.sort(0).values, x.sort(0).values, rtol=1e-4, atol=1e-3)
-
-
-def test_every_image_keeps_its_class_and_the_training_set_is_asked_at_high_noise(
-    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
-) -> None:
-    """Class k is grey of brightness 20·k; on the low levels the target is the noise that was added."""
-    monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _: False)
-    labels = torch.arange(1000) % 7
-    images = (20 * labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
-    parts = split(images, labels, generator)
-    assert parts.labels is not None
-    assert torch.equal(parts.labels * 20, parts.train[:, 0, 0, 0])
-    assert (len(parts.train), len(parts.held_out)) == (900, 100)
-    assert parts.facts is not None
-    above = parts.facts.averaging
-    sigma, label = above * torch.tensor([0.1, 0.99, 1.01, 1.2, 5.0]), torch.tensor([-1, -1, 2, 6, -1])
-    x, noise = centres(images[:5]), ncsn.LogUniform(5.0, 0.01)
-    truth = Empirical(centres(parts.train), parts.labels)
-
-    def silent(noisy: Tensor, level: Tensor, asked: Tensor) -> Tensor:
-        return torch.zeros_like(noisy)
-
-    wide = ncsn.UNet(1, (64,))
-    losses, expected = (
-        objective(silent, x, sigma, label=label, generator=torch.Generator().manual_seed(0))
-        for objective in (
-            default_objective(parts, wide, noise),
-            partial(posterior_dsm, data_score=truth, above=above),
-        )
+    torch.manual_seed(3)
+    plain = ncsn.fit(x, steps=3, seed=7).model.state_dict()
+    after = torch.rand(3)
+    torch.manual_seed(3)
+    assert torch.equal(after, torch.rand(3))
+    for form, made in FORMS.items():
+        with unchecked(), torch.no_grad():
+            other = ncsn.fit(made(x), steps=3, seed=7).model.state_dict()
+        assert all(torch.equal(weight, other[name]) for name, weight in plain.items()), form
+    assert not torch.equal(
+        ncsn.fit(x, steps=3).model.state_dict()["network.hidden.0.weight"], plain["network.hidden.0.weight"]
     )
-    torch.testing.assert_close(losses, expected)
-    assert default_objective(parts, ncsn.UNet(1, (1,), 1, 1), noise) is dsm, "where it takes longer than the network"
-    assert default_objective(split(table(1000), None, generator), ncsn.MLP(3), noise) is dsm
 
 
-@pytest.mark.parametrize(("given", "seconds"), [({"minutes": 2.5}, 150.0), ({}, 60.0)])
-def test_minutes_have_sixty_seconds(given: dict[str, float], seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    class StopError(Exception):
-        """What ends a training before it begins."""
-
-    def train(*_: object, budget: ncsn.Budget) -> None:
-        assert budget == ncsn.Budget(seconds=seconds)
-        raise StopError
-
-    monkeypatch.setattr("ncsn.learn.fitting.train", train)
-    with pytest.raises(StopError):
-        ncsn.fit(table(1000), minutes=given.get("minutes"))
-
-
-@pytest.mark.filterwarnings("ignore:.*examples are few")
-def test_images_are_fitted_with_their_classes(tmp_path: Path, generator: torch.Generator) -> None:
-    pixels = torch.randint(256, (40, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    run = ncsn.fit(pixels.numpy(), steps=3, labels=torch.arange(40) % 4)
-    assert run.recipe.classes == 4
-    assert run.sample(2, label=3, levels=4).shape == (2, 1, 8, 8)
-    run.save(tmp_path / "images")
-    again = ncsn.load(tmp_path / "images")
-    assert torch.equal(again.sample(2, levels=4), run.sample(2, levels=4))
-    assert ncsn.fit(pixels.float() / 255, steps=2).sample(2, levels=4).isfinite().all()
+@pytest.mark.parametrize(
+    ("data", "given", "message"),
+    [
+        (torch.zeros(20), {}, r"data has shape \(20,\); points \(n, d\) or images"),
+        (torch.zeros(20, 8, 8, 3, 1), {}, r"data has shape \(20, 8, 8, 3, 1\)"),
+        (pictures().train, {"labels": [0, 1]}, r"labels has shape \(2,\) for 300 images"),
+        (torch.randn(5, 2), {}, "data holds 5 examples; at least 10"),
+        (torch.full((20, 2), math.nan), {}, "data has 40 numbers that are NaN or infinite"),
+        (np.ones((20, 2), np.complex64), {}, "complex"),
+        (np.full((20, 1, 8, 8), 300.0), {}, "pixels from 300 to 300; bytes, or numbers from 0 to 1"),
+        (torch.full((20, 1, 8, 8), 7, dtype=torch.uint8), {}, "all training images are the same"),
+        (torch.tensor([[1.0, 0.1]]).repeat(2000, 1), {}, "column 0, 1 is constant"),
+        (table(1000), {"labels": torch.zeros(1000).long()}, "labels"),
+        (table(1000), {"minutes": 1}, "minutes is 1 and steps is 1; at most one"),
+        (table(1000), {"sampler": "hmc"}, "sampler is hmc"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused(data: Any, given: dict[str, Any], message: str) -> None:
+    with unchecked(), pytest.raises(ValueError, match=message):
+        ncsn.fit(data, steps=1, **given)
 
 
 @pytest.mark.parametrize("noise", [ncsn.LogUniform(5.0, 0.1), ncsn.LogNormal(-1.0, 1.0, 5.0, 0.1)])
-def test_samples_descend_where_the_noise_was_that_is_given(noise: Proposal) -> None:
-    sampling = ncsn.fit(table(1000), steps=1, noise=noise).recipe.sampling
-    assert (sampling.sigma_max, sampling.sigma_min, sampling.eps) == (5.0, 0.1, 0.1**2 / 2)
+@pytest.mark.parametrize("data", [table(1000), pictures()])
+def test_samples_descend_where_the_noise_was_that_is_given(
+    noise: Proposal, data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = unlearned(monkeypatch, data, noise=noise, steps=1).run
+    assert run is not None
+    sampling = run.recipe.sampling
+    assert (sampling.sigma_max, sampling.sigma_min) == (5.0, 0.1)
+    assert sampling.eps == pytest.approx(0.1**2 / 2)
+
+
+def test_minutes_have_sixty_seconds_and_one_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(data: Any, **given: Any) -> float | None:
+        return unlearned(monkeypatch, data, **given).budgets[-1].seconds
+
+    assert seconds(table(1000), minutes=2.5) == 150
+    assert seconds(table(1000)) == 60
+    assert 50 < (seconds(pictures()) or 0) <= 60
+    lessons = unlearned(monkeypatch, pictures(labels=False), tiny(steps=101))
+    assert lessons.budgets == [Budget(steps=11), Budget(steps=101)]
 
 
 def test_ones_own_network_is_never_taken_for_the_packages_of_that_name(tmp_path: Path) -> None:
@@ -170,33 +173,131 @@ def test_ones_own_network_is_never_taken_for_the_packages_of_that_name(tmp_path:
     assert torch.equal(again.sample(2, levels=4), run.sample(2, levels=4))
 
 
-def test_units_are_those_of_every_column() -> None:
-    units = Units.of(table(500))
-    x = table(3, seed=4)
-    torch.testing.assert_close(units.restore(units.standardise(x)), x)
-    assert units.log_volume(torch.Size([3])) == pytest.approx(float(units.scale.log().sum()))
-    with pytest.raises(ValueError, match="column 1 is constant"):
-        Units.of(torch.cat([table(50)[:, :1], torch.full((50, 1), 0.1)], 1))
+def test_images_are_fitted_with_their_classes(tmp_path: Path) -> None:
+    data = pictures()
+    assert data.labels is not None
+    run = ncsn.fit(data.train.numpy(), settings=tiny(steps=2), labels=data.labels.train)
+    assert list(run.recipe.shares) == ["0", "1", "2"]
+    assert run.recipe.shares["2"] == pytest.approx(0.5, abs=0.05)
+    assert not torch.equal(run.sample(2, label=0), run.sample(2, label=2))
+    run.save(tmp_path / "images")
+    assert torch.equal(ncsn.load(tmp_path / "images").sample(2), run.sample(2))
+    own = ncsn.fit(data.train.float() / 255, steps=2, network=ncsn.UNet(1, (4, 6), 1, 4))
+    assert (own.recipe.network, own.recipe.shares, own.guide) == ("OwnUNet", {}, None)
+    assert own.sample(2, levels=4).isfinite().all()
+
+
+def test_the_same_images_give_the_command_and_python_the_same_run(trained: Path) -> None:
+    run = ncsn.fit(ncsn.load_images(str(trained / "data.npz")), settings=tiny(steps=12))
+    weights = load_file(trained / "run" / "model.safetensors")
+    assert all(torch.equal(weights[name], weight) for name, weight in run.model.state_dict().items())
+    loaded = ncsn.load(trained / "run", device="cpu")
+    assert run.recipe == loaded.recipe
+    # So do arrays, in Python's usual forms.
+    with np.load(trained / "data.npz") as file:
+        images, labels = file["images"], file["labels"]
+    for x in (images, torch.from_numpy(images)[:, None], images[..., None]):
+        again = ncsn.fit(x, settings=tiny(steps=12), labels=labels.tolist())
+        assert all(torch.equal(weights[name], weight) for name, weight in again.model.state_dict().items())
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_images_are_learned_towards_the_score_of_their_class_at_high_noise(
+    flip: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _: False)
+    data = pictures()
+    assert data.labels is not None
+    objective = unlearned(monkeypatch, data, tiny(flip=flip, posterior_above=0.6, sigma_max=10.0)).objectives[-1]
+    every, classes = centres(data.train), data.labels.train
+    if flip:
+        every, classes = torch.cat([every, every.flip(-1)]), classes.repeat(2)
+    truth = ncsn.Empirical(every, classes)
+    x, label = every[:8], torch.tensor([0, 1, 2, 0, 1, 2, -1, -1])
+    sigma = torch.tensor([0.3, 0.59, 0.61, 0.9, 1.5, 3.0, 0.3, 0.9])
+
+    def silent(noisy: Tensor, level: Any, asked: Tensor | None = None, /) -> Tensor:
+        return torch.zeros_like(noisy)
+
+    def losses_by(loss: Any, **given: Any) -> Tensor:
+        losses: Tensor = loss(silent, x, sigma, label=label, generator=torch.Generator().manual_seed(0), **given)
+        return losses
+
+    losses, plain = losses_by(objective), losses_by(dsm)
+    expected = losses_by(posterior_dsm, data_score=truth, above=0.6)
+    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(losses[sigma < 0.6], plain[sigma < 0.6])
+    assert not torch.isclose(losses, plain)[sigma > 0.6].any()
+
+
+def test_images_that_would_fill_a_device_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, asked = pictures(), maker.lesson_of
+    settings = rules.resolve(tiny(), data, torch.device("cpu"))
+    monkeypatch.setattr("ncsn.machine.choose_device", lambda _: torch.device("meta"))
+    for memory, expected in ((4 * data.train.nbytes, "meta"), (4 * data.train.nbytes - 4, "cpu")):
+        monkeypatch.setattr("ncsn.machine.memory_of", lambda device, memory=memory: memory)
+        lesson = asked(settings, data, ncsn.LogUniform(5.0, 0.1), dsm, torch.float32)
+        assert lesson.train.x.device.type == expected
+
+
+class Scripted(Lesson):
+    """A lesson whose held-out losses are known before."""
+
+    def losses(self, model: Any) -> tuple[Tensor, Tensor]:
+        return torch.full((2,), next(SCRIPT)), torch.tensor([0.1, 3.0])
+
+
+SCRIPT: Iterator[float] = iter(())
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("held_out", "slack", "left"),
     [
-        (torch.zeros(20), r"data has shape \(20,\); points \(n, d\) or images"),
-        (torch.randn(5, 2), "data holds 5 examples; at least 10"),
-        (torch.full((20, 2), float("nan")), "data has 40 numbers that are NaN or infinite"),
-        (np.full((20, 1, 8, 8), 300.0), "pixels from 300 to 300; bytes, or numbers from 0 to 1"),
+        ([1.0, 0.9, 0.8, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1], 0.01, 4),
+        ([1.0, 0.9, 0.8, 0.5, 0.6, 0.7, 0.8, 0.4, 0.403, 0.403], 0.01, 10),
+        ([1.0, 0.9, 0.8, 0.5, 0.6, 0.7, 0.8, 0.4, 0.403, 0.403], 0.0, 8),
+        ([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1], 0.0, 10),
     ],
 )
-def test_data_without_a_density_is_refused(data: "Tensor | np.ndarray", message: str) -> None:
-    with unchecked(), pytest.raises(ValueError, match=message):
-        ncsn.fit(data, steps=1)
+def test_the_average_that_was_best_on_held_out_examples_is_left_also_after_an_interruption(
+    held_out: list[float], slack: float, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step moves the average; the second session goes on from what the first one kept."""
+    global SCRIPT
+    SCRIPT = iter(held_out)
+    generator = torch.Generator().manual_seed(0)
+    state = State(ncsn.ScoreModel(ncsn.MLP(2, 8, 1)), generator=generator)
+    lesson = Scripted(
+        train=Batch(torch.zeros(4, 2)),
+        held_out=Batch(torch.zeros(4, 2)),
+        noise=ncsn.LogUniform(5.0, 0.1),
+        objective=dsm,
+        size=2,
+        rows=10,
+        trials=(2,),
+        slack=slack,
+    )
+    bias = dict(state.average.named_parameters())["network.output.bias"]
 
+    def steps(state: State, *_: Any, budget: Budget, **__: Any) -> Iterator[Progress]:
+        for step in range(state.step + 1, (budget.steps or 0) + 1):
+            state.step = step
+            bias.fill_(float(step))
+            losses, sigmas = torch.tensor([float(step), 3.0]), torch.tensor([0.01, 2.0])
+            fraction, seconds = step / 10, 7.0 * step
+            yield Progress(
+                step=step, fraction=fraction, seconds=seconds, losses=losses, sigmas=sigmas, examples_per_second=5.0
+            )
 
-def test_classes_are_for_images_and_budgets_for_time_or_steps() -> None:
-    with pytest.raises(ValueError, match="labels are given for points"):
-        ncsn.fit(table(20), steps=1, labels=torch.zeros(20, dtype=torch.long))
-    with pytest.raises(ValueError, match="minutes is 1 and steps is 1; at most one"):
-        ncsn.fit(table(20), steps=1, minutes=1)
-    with pytest.raises(ValueError, match="sampler is hmc"):
-        ncsn.fit(table(2000), steps=1, sampler="hmc")
+    monkeypatch.setattr(maker, "train", steps)
+    first = Record()
+    for row in learn(lesson, state, Budget(steps=10), first):
+        if row.step == 6:
+            break
+    second = Record()
+    second.rows = first.rows[:6]
+    rows = [*first.rows, *learn(lesson, state, Budget(steps=10), second)]
+    assert [row.step for row in rows] == list(range(1, 11))
+    assert (rows[3].loss, rows[3].bands, rows[3].seconds) == (3.5, [4, None, None, None, 3], 28.0)
+    assert rows[3].validation_bands == [None, pytest.approx(held_out[3]), None, None, pytest.approx(held_out[3])]
+    assert bool((bias == left).all())

@@ -14,7 +14,7 @@ from ncsn import evaluation, plots
 from ncsn.data import Images
 from ncsn.distributions import GaussianMixture
 from ncsn.evaluation import Evaluation, Features
-from ncsn.learn.journal import Row
+from ncsn.learn.record import Row
 from ncsn.samplers import Step
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 1.0], [3.0, 0.0]]), 0.7)

@@ -1,15 +1,23 @@
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from learning import pictures
 
 from ncsn import UNet, noise
+from ncsn.data import Images as Pictures
 from ncsn.data import mnist
 from ncsn.learn import rules
 from ncsn.learn.rules import Facts
+from ncsn.learn.settings import Images, ResolvedImages
 from ncsn.samplers import METHODS
+from ncsn.training import Budget
+
+CPU = torch.device("cpu")
 
 
 def facts(**changes: object) -> Facts:
@@ -115,6 +123,103 @@ def test_a_wider_range_of_noise_has_more_levels(top: float, bottom: float) -> No
         assert found == method.suited(2 * top, bottom) == 1 or method.suited(2 * top, bottom) >= found >= 2
 
 
-def test_halved() -> None:
-    assert rules.halved((64, 3, 1)) == (32, 1, 1)
+def settle(data: Pictures | None = None, **given: Any) -> ResolvedImages:
+    return rules.resolve(Images(**given), data or pictures(), CPU)
+
+
+def test_width_and_batch_suit_the_machine_unless_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = pictures()
+    large, held_out, test = (
+        part.repeat(1, 1, 3, 4)[..., :28, :28] for part in (small.train, small.validation, small.test)
+    )
+    data = Pictures(large, held_out, test)
     assert math.isclose(rules.seen((3, 32, 32), 64, 500, 600), 300_000)
+    for fast, widths, batch in ((True, (64, 128), 128), (False, (32, 64), 64)):
+        monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _, fast=fast: fast)
+        default = settle(data)
+        assert (default.channels, default.batch_size) == (widths, batch)
+        assert settle(data, steps=5).channels == settle(data, minutes=29.0).channels == widths
+        assert settle(data, minutes=30.0).channels == (64, 128)
+        assert settle(data, channels=(8, 8)).batch_size == 128, "which sees many images on any machine"
+        assert settle(data, network="refinenet").channels == (64,)
+
+
+def test_samplers_get_the_levels_and_steps_that_suit_them() -> None:
+    data = pictures(labels=False)
+    default = settle(data, channels=(8,))
+    usual = METHODS["dpmpp-sde"].suited(default.sigma_max, default.sigma_min)
+    assert (default.levels, default.langevin_steps, default.guidance) == (usual, 1, "chosen")
+    assert default.eps == default.sigma_min**2 / 2
+    assert settle(channels=(8,)).levels == round(0.4 * usual), "classes need fewer"
+    assert settle(channels=(8,), proposal="geometric").levels == usual, "which are those to learn, too"
+    annealed = settle(data, channels=(8,), sampler="annealed", sigma_max=10.0)
+    assert (annealed.levels, annealed.langevin_steps, annealed.guidance) == (100, 2, 1.0)
+
+
+def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_own() -> None:
+    data = pictures(labels=False)
+    settings = settle(data, channels=(24, 1))
+    recipe, guide = rules.recipes(settings, data)
+    assert recipe.arguments == {"image_channels": 1, "channels": (24, 1), "blocks": 2, "features": 24}
+    assert guide is not None
+    assert guide.arguments == {"image_channels": 1, "channels": (12, 1), "blocks": 1, "features": 12}
+    assert (recipe.sampling.guidance, guide.sampling.guidance) == (1, 1), "until it is chosen"
+    assert rules.recipes(replace(settings, guidance=2.0), data)[0].sampling.guidance == 2
+    assert rules.recipes(replace(settings, guidance=1.0), data)[1] is None
+    labelled = pictures()
+    told, none = rules.recipes(settle(labelled, channels=(24, 1)), labelled)
+    assert labelled.labels is not None
+    assert (none, told.classes, told.sampling.guide) == (None, 3, "unconditional")
+    assert told.shares == labelled.labels.shares
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "learned", "said"),
+    [
+        (3, {}, True, ""),
+        (15, {}, True, ""),
+        (16, {}, False, "16 classes, 300 training images: not told apart"),
+        (1, {}, False, "1 classes"),
+        (3, {"classes": False}, False, ""),
+        (3, {"network": "refinenet"}, False, "only unet can"),
+        (0, {}, False, ""),
+    ],
+)
+def test_classes_are_learned_where_there_are_some_of_enough_images(
+    names: int, given: dict[str, Any], learned: bool, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = pictures(labels=names > 0)
+    if data.labels is not None:
+        data = replace(data, labels=replace(data.labels, names=tuple(map(str, range(names)))))
+    assert settle(data, channels=(8,), **given).classes is learned
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert bool(said) == bool(printed)
+
+
+def test_mirrored_images_count_where_targets_are_priced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Facts, "posterior_above", lambda self, network, proposal: float(self.n))
+    assert [settle(channels=(8,), flip=flip).posterior_above for flip in (False, True)] == [300, 600]
+    assert settle(channels=(8,), posterior_above=0.7).posterior_above == 0.7
+
+
+@pytest.mark.parametrize(
+    ("minutes", "slow", "thorough"), [(5.9, False, False), (6.0, False, True), (29.9, True, False), (30.0, True, True)]
+)
+def test_a_classifier_is_trained_where_that_is_a_small_part_of_the_time(
+    minutes: float, slow: bool, thorough: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ncsn.machine.slow", lambda device: slow)
+    assert rules.thorough(settle(channels=(8,), minutes=minutes), CPU) is thorough
+    assert rules.thorough(settle(channels=(8,), steps=round(minutes * 1000 / 6)), CPU) is (minutes >= 6)
+
+
+def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn() -> None:
+    long = settle(channels=(8,), minutes=20.0)
+    assert rules.budgets(long, 70.0, guided=False)[0] == Budget(seconds=1130)
+    whole, guide = rules.budgets(long, 70.0, guided=True)
+    assert whole.seconds == pytest.approx(0.95 * 1130)
+    assert guide.seconds == pytest.approx(0.05 * 1130)
+    assert rules.budgets(long, 1190.0, guided=False)[0].seconds == 120, "a tenth, whatever else there is"
+    assert [rules.annealed_samples(long, each) for each in (0.1, 4.0, 99.0)] == [20, 10, 1]
+    assert rules.annealed_samples(replace(long, samples=7), 0.1) == 7

@@ -1,165 +1,331 @@
-"""The scripts' stories, followed from inside: what each training sees, and what the pictures show."""
+"""The two scripts, end to end with tiny budgets, as a user runs them; and ``ncsn train`` where they are the same."""
 
-import importlib.util
 import json
-from collections.abc import Iterator
-from dataclasses import replace
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from learning import TINY
+from PIL import Image
+from safetensors.numpy import load_file
 
 import ncsn
-from ncsn import plots
-from ncsn.cli import train
-from ncsn.data import Images as Pictures
-from ncsn.data import Labels
-from ncsn.distributed import ALONE, Group
-from ncsn.learn.settings import ImageJob, Images
-from ncsn.objectives import Batch
-from ncsn.samplers import METHODS
-from ncsn.training import Budget, Loss, Progress, State
+from ncsn.cli import interrupts
+from ncsn.data.pixels import quantize
+from ncsn.distributions import TOYS
+from ncsn.plots import tile
 
 ROOT = Path(__file__).parent.parent
+QUICK = "--steps 5 --samples 50 --levels 3 --langevin-steps 2 --width 8 --layers 1"
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def run(script: str, args: str, patch: pytest.MonkeyPatch) -> int:
+    """Run a script in this process; its exit status."""
+    with patch.context() as inner:
+        inner.setattr(interrupts, "quit_on_signals", lambda: None)  # signals are this process', which goes on
+        inner.setattr(sys, "argv", [script, *args.split()])
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as ended:
+            return int(ended.code or 0)
+    return 0
 
 
-def test_network_and_guide_learn_from_training_images_and_are_sampled_together(
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def numbers(folder: Path) -> Any:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_the_script_and_the_command_make_the_same_run(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    line = f"--dataset {trained}/data.npz {TINY} --steps 12 --device cpu --out {out}"
+    assert run("training_MNIST.py", line, monkeypatch) == 0
+    pictures = {"samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png"}
+    known = {"config.json", "model.safetensors", "checkpoint.pt", "metrics.json", "metrics.jsonl"}
+    assert names(out) - {name for name in names(out) if name.startswith("samples_0")} == pictures | known
+    assert names(out) == names(trained / "run")
+    for name in names(out) - {"checkpoint.pt", "metrics.json", "metrics.jsonl"}:  # which hold seconds
+        assert (out / name).read_bytes() == (trained / "run" / name).read_bytes(), name
+    made = ncsn.load(out, device="cpu")
+    with Image.open(out / "samples.png") as grid:
+        assert np.array_equal(np.asarray(grid), np.asarray(tile(quantize(made.sample(6)), 10)))
+
+
+def test_a_guide_learns_beside_a_network_without_classes(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"--dataset {trained}/data.npz {TINY} --steps 20 --no-classes --guidance 2 --seed 3 --out {tmp_path}/run"
+    assert run("training_MNIST.py", line, monkeypatch) == 0
+    made = ncsn.load(tmp_path / "run", device="cpu")
+    assert isinstance(made.guide, ncsn.ScoreModel)
+    assert 0 < made.guide_parameters < made.parameters / 2
+    steps = [int(torch.load(tmp_path / f"run/{part}checkpoint.pt")["step"]) for part in ("", "guide/")]
+    assert steps == [20, 2]
+    assert (numbers(tmp_path / "run")["guidance"], numbers(tmp_path / "run")["guide_nfe"] > 0) == (2, True)
+    assert not torch.equal(made.sample(2), made.sample(2, guidance=1.0))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_training_that_is_killed_and_resumed_equals_one_that_was_not(
+    number: signal.Signals, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    args = f"--dataset {trained}/data.npz {TINY} --steps 80 --device cpu"
+    assert run("training_MNIST.py", f"{args} --out {whole}", monkeypatch) == 0
+    line = [sys.executable, str(ROOT / "training_MNIST.py"), *args.split(), "--out", str(cut)]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (cut / "metrics.jsonl").exists() or not (cut / "metrics.jsonl").read_text():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(process.pid, number)
+        _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
+    if number != signal.SIGKILL:
+        assert process.returncode == 128 + number
+        assert "--resume goes on from it" in errors
+        assert run("training_MNIST.py", f"{args} --out {cut}", monkeypatch) == 2
+    assert run("training_MNIST.py", f"--resume --out {cut} --no-compile", monkeypatch) == 0
+    for name in sorted(names(whole) - {"checkpoint.pt", "metrics.json", "metrics.jsonl"}):
+        assert (whole / name).read_bytes() == (cut / name).read_bytes(), name
+    states = [torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (whole, cut)]
+    for name in ("model", "average", "optimizers", "generator", "kept"):
+        assert str(states[0][name]) == str(states[1][name]), name
+    assert run("training_MNIST.py", f"--resume --out {cut} --steps 90 --no-compile", monkeypatch) == 0
+    assert numbers(cut)["step"] == 90, "a new total"
+
+
+def test_what_has_not_begun_is_begun_by_resume(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a cluster does it that starts the same command again and again."""
+    line = f"--dataset {trained}/data.npz {TINY} --steps 3 --resume --out {tmp_path}/run"
+    assert run("training_MNIST.py", line, monkeypatch) == 0
+    assert "holds no run to resume: it begins" in capsys.readouterr().out
+    assert run("training_MNIST.py", line, monkeypatch) == 0
+    assert "it begins" not in capsys.readouterr().out
+    assert numbers(tmp_path / "run")["step"] == 3
+
+
+def test_a_folder_of_colour_images_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "images").mkdir()
+    for i in range(20):
+        pixels = np.random.default_rng(i).integers(0, 255, (16, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
+    out = tmp_path / "run"
+    line = f"{TINY} --guidance 2 --dataset {tmp_path}/images --steps 3 --tensorboard --out {out}"
+    assert run("training_MNIST.py", line, monkeypatch) == 0
+    assert [p for p in out.iterdir() if p.name.startswith("events.out.tfevents")]
+    weights, statistics = load_file(out / "model.safetensors"), ncsn.load_images(str(tmp_path / "images")).statistics
+    assert [float(weights["data_mean"]), float(weights["data_std"])] == pytest.approx(statistics, abs=1e-6)
+    found = numbers(out)
+    assert (found["step"], found["images_seen"], found["nfe"]) == (3, 48, 5)
+    # Random bytes are what a network that says nothing takes them for, uncorrelated pixels: 1 is what that costs.
+    assert found["validation_loss"] == pytest.approx(1, abs=0.25)
+    with Image.open(out / "samples.png") as grid:
+        assert np.asarray(grid).shape[2] == 3
+    # What goes on is this run: neither the data set nor the width is given again.
+    assert run("training_MNIST.py", f"--resume --no-compile --steps 5 --out {out}", monkeypatch) == 0
+    assert (numbers(out)["step"], ncsn.load(out).recipe.shape) == (5, (3, 16, 24))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "mean"),
+    [
+        # NCSNv2's network sees pixels as they are; NCSN's, under Karras' preconditioning, what is around their mean.
+        ("--network refinenet --channels 4", 0.5),
+        ("--network refinenet-v2 --channels 4", 0.0),
+        ("--proposal loguniform --sampler langevin --langevin-steps 6 --channels 8", 0.5),
+        ("--proposal geometric --sampler heun --levels 4 --channels 8 --noise auto", 0.5),
+    ],
+)
+def test_other_networks_proposals_and_samplers_train(
+    options: str, mean: float, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"--dataset {trained}/data.npz {options} --batch-size 4 --samples 4 --steps 3 --out {tmp_path}/run"
+    assert run("training_MNIST.py", line, monkeypatch) == 0
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert float(weights["data_mean"]) == pytest.approx(mean, abs=0.15 if mean else 0)
+    with Image.open(tmp_path / "run" / "samples.png") as grid:
+        assert np.array_equal(np.asarray(grid), np.asarray(tile(quantize(ncsn.load(tmp_path / "run").sample(4)), 10)))
+
+
+def test_a_diverging_run_stops_and_names_the_step(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = "--adam-rate 1e6 --muon-rate 1e6"
+    line = f"--dataset {trained}/data.npz {TINY} --steps 500 {rates} --out {tmp_path}/run"
+    assert run("training_MNIST.py", line, monkeypatch) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert " at step " in last
+    assert "the last good checkpoint is" in last
+
+
+def test_toy_circle_learns_the_score_near_the_data_and_not_far_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training images are grey: 10, and their class more; no other image is as dark."""
-    monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _: False)
-    labels, bright = torch.arange(60) % 3, torch.full((9, 1, 8, 8), 200, dtype=torch.uint8)
-    dark = (10 + labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
-    named = Labels(train=labels, validation=labels[:9], test=labels[:9], names=("a", "b", "c"))
-    data = Pictures(dark, bright, bright, named)
-    monkeypatch.setattr("ncsn.learn.images.load_images", lambda *_, reading: data)
-    monkeypatch.setitem(METHODS, "annealed", replace(METHODS["annealed"], levels=9))  # 100 take their time
-    shown: dict[str, Any] = {}
-    for name in ("image_grid", "evolution", "evolution_animation"):
-        monkeypatch.setattr(plots, name, lambda x, path: shown.update({path.name: x}))
-    monkeypatch.setattr(plots, "loss_curves", lambda rows, names, path: shown.update({path.name: rows}))
-    seen: list[tuple[State, list[Batch], Budget]] = []
-    learn = ncsn.train
-
-    def spied(
-        state: State, batches: Iterator[Batch], loss: Loss, *, budget: Budget, group: Group, signals: list[int]
-    ) -> Iterator[Progress]:
-        assert group == ALONE
-        batch: list[Batch] = []
-        seen.append((state, batch, budget))
-
-        def told() -> Iterator[Batch]:
-            for one in batches:
-                batch.append(one)
-                yield one
-
-        return learn(state, told(), loss, budget=budget, signals=signals)
-
-    monkeypatch.setattr(ncsn, "train", spied, raising=False)
-    folder = tmp_path / "run"
-    job = ImageJob(out=folder, device="cpu")
-    settings = Images(
-        channels=(8,),
-        blocks=1,
-        batch_size=5,
-        steps=5,
-        levels=4,
-        samples=4,
-        seed=3,
-        classes=False,
-        guidance=2.0,
-        compile=False,
-        job=job,
-    )
-    assert script("training_MNIST").learn is train.learn
-    train.learn(settings)
-
-    (guide, guides, guide_budget), (state, batches, budget) = seen
-    assert (budget, guide_budget) == (Budget(steps=5), Budget(steps=1))
-    assert (state.step, guide.step) == (5, 1)
-    assert [len(guides), len(batches)] == [1, 5]
-    for batch in (*guides, *batches):
-        grey = (batch.x.amin((1, 2, 3)) * 256).floor().long()
-        assert batch.x.shape == (5, 1, 8, 8)
-        assert bool(((grey >= 10) & (grey <= 12)).all())
-        assert batch.label is None
-    assert sum(p.numel() for p in guide.model.parameters()) < sum(p.numel() for p in state.model.parameters())
-
-    run = ncsn.load(folder, device="cpu")
-    assert run.guide is not None
-    x = run.sample(4, seed=3)
-    assert torch.equal(shown["samples.png"], x)
-    assert not torch.equal(shown["samples.png"], run.sample(4, seed=3, guidance=1.0))
-    assert torch.equal(shown["samples_annealed.png"], run.sample(4, seed=3, sampler="annealed"))
-    for name in ("evolution.png", "evolution.gif"):
-        path = list(run.steps(4, seed=3))
-        assert [step.sigma for step in shown[name]] == [step.sigma for step in path]
-        assert all(torch.equal(a.x, b.x) for a, b in zip(shown[name], path, strict=True))
-    found = json.loads((folder / "metrics.json").read_text())
-    steps, annealed = run.steps(4), run.steps(4, sampler="annealed")
-    for taken in (steps, annealed):
-        list(taken)
-    assert (found["nfe"], found["guide_nfe"], found["annealed_nfe"]) == (steps.nfe, steps.guide_nfe, annealed.nfe)
-    assert (found["images_seen"], found["samples"], found["step"]) == (25, 4, 5)
-    rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [vars(row) for row in shown["loss.png"]] == rows
-    # Held-out images are far brighter than what is learned, so their losses are far larger.
-    assert all(row["validation_loss"] > 10 * row["loss"] for row in rows)
+    assert run("training_toy.py", f"--generator circle --steps 600 --out {tmp_path}/run", monkeypatch) == 0
+    files = {"checkpoint.pt", "config.json", "metrics.json", "model.safetensors", "score_field.png"}
+    assert names(tmp_path / "run") == files
+    levels = numbers(tmp_path / "run")["levels"]
+    near = [level["relative_error_on_noised_data"] for level in levels]
+    assert max(near) <= 0.02
+    assert levels[-1]["relative_error_beyond_distance_2"] >= 10 * near[-1]
+    assert levels[0]["relative_error_beyond_distance_2"] <= 0.02
+    # The numbers are of the run that is left.
+    made, truth = ncsn.load(tmp_path / "run", device="cpu"), TOYS["circle"]()
+    x = truth.sample(20_000, generator=torch.Generator().manual_seed(9))
+    noised = x + 20 * torch.randn(x.shape, generator=torch.Generator().manual_seed(8))
+    error = (made.score(noised, 20.0) - truth(noised, 20.0)).square().sum() / truth(noised, 20.0).square().sum()
+    assert near[0] == pytest.approx(float(error), rel=0.15)
 
 
-def test_the_toys_story_is_of_its_own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ncsn.learn.settings import Job, Toy
+@pytest.mark.slow
+def test_toy_gaussian_mixes_only_when_annealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    line = f"--generator gaussian --steps 600 --samples 2000 --seed 2 --out {out}"
+    assert run("training_toy.py", line, monkeypatch) == 0
+    files = {"checkpoint.pt", "config.json", "metrics.json", "model.safetensors", "samples.png", "trajectories.gif"}
+    assert names(out) == files
+    assert (numbers(out)["generator"], numbers(out)["seed"]) == ("gaussian", 2)
+    samplers = numbers(out)["samplers"]
+    # 2,000 samples: the standard error of a weight of 0.2 is 0.009.
+    assert samplers["annealed_learned"]["modes"][0]["weight_error"] <= 0.05
+    assert samplers["langevin_learned"]["modes"][0]["weight_error"] >= 0.2
+    assert samplers["langevin_exact"]["modes"][0]["weight_error"] >= 0.2
+    assert samplers["annealed_learned"]["modes"][1]["std"] == pytest.approx(1, abs=0.07)
+    # Fresh data is at about 1; the exact score, annealed, is as near but for the weights' errors.
+    assert samplers["annealed_exact"]["sliced_wasserstein_over_floor"] < 4
+    assert samplers["langevin_exact"]["sliced_wasserstein_over_floor"] > 10
+    assert {row["nfe"] for name, row in samplers.items() if "_" in name and isinstance(row, dict)} == {1501}
 
-    fields: list[tuple[Any, ...]] = []
-    panels: list[Any] = []
-    monkeypatch.setattr(plots, "score_field", lambda *given, view: fields.append(given))
-    monkeypatch.setattr(plots, "scatter_panels", lambda rows, path, view: panels.append(rows))
-    monkeypatch.setattr(plots, "trajectories", lambda way, path, view: panels.append(way))
-    folder = tmp_path / "run"
-    settings = Toy(
-        generator="gaussian",
-        view="both",
-        steps=40,
-        batch_size=64,
-        width=8,
-        layers=1,
-        levels=8,
-        langevin_steps=5,
-        samples=400,
-        seed=2,
-        job=Job(out=folder, device="cpu"),
-    )
-    script("training_toy").main(settings)
-    run = ncsn.load(folder, device="cpu")
-    score, truth, sigmas, data, *_ = fields[0]
-    x = torch.randn(7, 2, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(score(x, 1.0), run.score(x, 1.0))
-    assert sigmas == pytest.approx([0.1, 20 * (0.1 / 20) ** (3 / 7)])
-    found = json.loads((folder / "metrics.json").read_text())
-    assert [len(found["levels"]), found["seed"], found["generator"]] == [8, 2, "gaussian"]
-    noised = truth.sample(20_000, generator=torch.Generator().manual_seed(9))
-    noised = noised + 20 * torch.randn(noised.shape, generator=torch.Generator().manual_seed(8))
-    error: Tensor = (run.score(noised, 20.0) - truth(noised, 20.0)).square().sum() / truth(noised, 20.0).square().sum()
-    assert found["levels"][0]["relative_error_on_noised_data"] == pytest.approx(float(error), rel=0.15)
-    samplers = found["samplers"]
-    assert (samplers["langevin_learned"]["nfe"], samplers["annealed_learned"]["nfe"]) == (41, 41)
-    # The exact score, annealed, is nearer to the data than what never leaves the smallest noise level.
-    distance = {name: samplers[name]["sliced_wasserstein_over_floor"] for name in ("annealed_exact", "langevin_exact")}
-    assert distance["annealed_exact"] < distance["langevin_exact"]
-    (above, below), way = panels
-    assert [name.split("\n")[0] for name, _ in above] == ["data", "langevin, learned score", "annealed, learned score"]
-    assert [name.split("\n")[0] for name, _ in below] == ["start", "langevin, exact score", "annealed, exact score"]
-    assert torch.equal(way[-1][1], above[2][1])
-    assert data.shape == (100_000, 2)
+
+@pytest.mark.parametrize(
+    ("options", "views"),
+    [
+        ("--generator moons --noise auto --objective exact", {"score_field.png", "samples.png", "trajectories.gif"}),
+        pytest.param(
+            "--generator swiss-roll --view samples", {"samples.png", "trajectories.gif"}, marks=pytest.mark.slow
+        ),
+        pytest.param("--generator checkerboard --view field", {"score_field.png"}, marks=pytest.mark.slow),
+    ],
+)
+def test_every_other_toy_has_its_views(
+    options: str, views: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = QUICK.replace("--levels 3 --langevin-steps 2", "") if "auto" in options else QUICK
+    assert run("training_toy.py", f"{options} {quick} --out {tmp_path}/run", monkeypatch) == 0
+    assert {name for name in names(tmp_path / "run") if name.endswith((".png", ".gif"))} == views
+    sampling = ncsn.load(tmp_path / "run").recipe.sampling
+    if "auto" in options:
+        assert 5 < sampling.sigma_max < 25
+        assert sampling.steps == 5
+    else:
+        assert (sampling.levels, sampling.steps) == (3, 2)
+        assert sampling.eps == pytest.approx(0.1**2 / 2)
+    if "field" in options:
+        # After five steps it is still about a Gaussian of the data's mean and std: right at high noise, there alone.
+        errors = [level["relative_error_on_noised_data"] for level in numbers(tmp_path / "run")["levels"]]
+        assert errors[0] < 0.1 < errors[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["ssm", "exact"])
+def test_toys_learn_by_other_objectives(objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = f"--generator circle --objective {objective} --steps 400 --batch-size 512 --out {tmp_path}/run"
+    assert run("training_toy.py", line, monkeypatch) == 0
+    levels = numbers(tmp_path / "run")["levels"]
+    assert max(level["relative_error_on_noised_data"] for level in levels[:15]) <= 0.1
+
+
+def test_a_toy_that_is_resumed_goes_on_with_its_own_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = f"--generator moons --seed 3 {QUICK} --view field --out {tmp_path}"
+    assert run("training_toy.py", f"{line}/whole", monkeypatch) == 0
+    assert run("training_toy.py", f"{line}/cut", monkeypatch) == 0
+    # As if it had been killed before the first step: the checkpoint is that of the beginning.
+    with monkeypatch.context() as inner:
+        inner.setattr(ncsn.State, "update", interrupted)
+        assert run("training_toy.py", f"{line}/cut --overwrite", inner) == 1
+    capsys.readouterr()
+    assert run("training_toy.py", f"--generator circle --seed 5 --resume --out {tmp_path}/cut", monkeypatch) == 0
+    assert "seed is 3, not 5" in capsys.readouterr().out
+    for name in ("model.safetensors", "score_field.png", "config.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+
+
+def interrupted(*_: object) -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("script", "args", "message"),
+    [
+        ("training_toy.py", "--generator torus", "invalid choice 'torus'"),
+        ("training_toy.py", "--steps 0", "steps is 0"),
+        ("training_toy.py", "--eps 1", "eps is 1.0"),
+        ("training_toy.py", "--sigma-min -1", "sigma_min is -1.0"),
+        ("training_toy.py", "--sigma-max 0.01", "allowed is sigma_max >= sigma_min > 0"),
+        ("training_toy.py", "--noise auto --levels 9", "noise is auto, which chooses levels from the data"),
+        ("training_MNIST.py", "--sampler annealed --eps 1", "allowed are 0 < eps < 0.0004"),
+        ("training_MNIST.py", "--eps -1", "eps is -1.0"),
+        ("training_MNIST.py", "--minutes -1", "minutes is -1.0"),
+        ("training_MNIST.py", "--minutes 1 --steps 1", "at most one is allowed"),
+        ("training_MNIST.py", "--overwrite --resume", "at most one is allowed"),
+        ("training_MNIST.py", "--dataset imagenet", "imagenet is no data set"),
+        ("training_MNIST.py", "--data-dir nowhere", "is missing"),
+        ("training_MNIST.py", "--sigma-max 0.001 --proposal loguniform", "allowed is sigma_max >= sigma_min > 0"),
+        ("training_MNIST.py", "--batch-size 50000 --channels 512 512", "GB of memory; there are"),
+        ("training_MNIST.py", "--batch-size 8 --accumulate 9", "8 examples are a batch"),
+        ("training_MNIST.py", "--guidance 0.5", "guidance is 0.5"),
+        ("training_MNIST.py", "--network refinenet --channels 8 8", "refinenet takes one number"),
+        ("training_MNIST.py", "--network refinenet --blocks 3", "blocks is 3, but refinenet has as many as its paper"),
+        ("training_MNIST.py", "--langevin-steps 3", "langevin_steps is 3, but dpmpp-sde takes no Langevin steps"),
+        ("training_MNIST.py", "--noise auto --sigma-max 20 --eps 1e-5", "noise is auto, which chooses sigma_max, eps"),
+        ("training_MNIST.py", "--levels 1", "levels is 1"),
+        pytest.param(
+            "training_MNIST.py",
+            "--device cuda",
+            "there are auto, cpu here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    script: str,
+    args: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(script, f"{args} --out {tmp_path}/run", monkeypatch) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("script", ["training_toy.py", "training_MNIST.py"])
+def test_without_the_package_the_scripts_say_so(script: str) -> None:
+    line = [sys.executable, "-S", "-I", str(ROOT / script)]  # without site-packages
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "install the package first" in done.stderr

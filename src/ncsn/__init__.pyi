@@ -11,7 +11,7 @@ from .distributions import Empirical as Empirical
 from .distributions import GaussianMixture as GaussianMixture
 from .distributions import Ring as Ring
 from .exporting import export as export
-from .learn.fitting import fit as fit
+from .learn.fit import fit as fit
 from .likelihood import bits_per_dimension as bits_per_dimension
 from .likelihood import log_prob as log_prob
 from .model import ScoreModel as ScoreModel

@@ -4,9 +4,7 @@ The update is that of ``torch.optim.Muon``, with all matrices of one shape in on
 small matrices, and one product for each costs more in overhead than in arithmetic.
 """
 
-import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -104,58 +102,3 @@ class Muon(torch.optim.Optimizer):
         rows, columns = update.shape[1:]
         scale = lr * max(1, rows / columns) ** 0.5
         torch._foreach_sub_(weights, list((scale * update).view(len(weights), *shape)))
-
-
-KEPT: dict[type[torch.optim.Optimizer], set[str]] = {
-    Muon: {"momentum"},
-    torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
-}
-"""What ours keep of each parameter."""
-
-
-def check_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Raises ValueError unless ``saved`` could be the optimiser's state dict, at some other step.
-
-    What an earlier version of torch had no name for may be missing in its groups.
-    """
-    own = optimizer.state_dict()
-    groups, state = saved.get("param_groups"), saved.get("state")
-    if saved.keys() != own.keys() or not isinstance(groups, list) or not isinstance(state, dict):
-        raise ValueError(f"an optimiser has {', '.join(map(str, saved))}; state and param_groups are needed")
-    if len(groups) != len(own["param_groups"]) or not all(map(alike_group, groups, own["param_groups"])):
-        raise ValueError(f"the groups of {type(optimizer).__name__} are others, or have other numbers")
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for number, kept in state.items():
-        if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(kept, dict):
-            raise ValueError(f"{type(optimizer).__name__} knows of a parameter {number!r:.40}")
-        check_kept(optimizer, number, parameters[number], kept)
-
-
-def check_kept(optimizer: torch.optim.Optimizer, number: int, parameter: Tensor, kept: dict[Any, Any]) -> None:
-    """Raises ValueError unless an optimiser can have ``kept`` this of a parameter."""
-    name = f"what {type(optimizer).__name__} keeps of parameter {number}"
-    needed = KEPT.get(type(optimizer), kept.keys())
-    if kept.keys() != needed:
-        raise ValueError(f"{name} is {', '.join(map(str, kept)) or 'nothing'}; {', '.join(sorted(needed))} are needed")
-    for value in kept.values():
-        tensor = torch.as_tensor(value) if isinstance(value, Tensor | int | float) else None
-        other = type(optimizer) not in KEPT  # of the user's own, which may keep anything of any shape
-        fits = tensor is not None and (other or tensor.shape in (parameter.shape, torch.Size()))
-        if not fits or not bool(tensor.isfinite().all()):  # type: ignore[union-attr]
-            raise ValueError(f"{name} has another shape, or numbers that are not finite")
-
-
-def alike_group(saved: object, own: dict[str, Any]) -> bool:
-    """Whether a saved group has values of the same kinds as the optimiser's own, for the same parameters."""
-    if not isinstance(saved, dict) or not saved.keys() <= own.keys() or not {"params", "lr", "peak"} <= saved.keys():
-        return False
-    return saved["params"] == own["params"] and all(alike(value, own[name]) for name, value in saved.items())
-
-
-def alike(saved: object, own: object) -> bool:
-    """Whether two settings of an optimiser are of one kind: finite numbers, below 0 only if ours is; or the same."""
-    if isinstance(own, tuple | list):
-        return isinstance(saved, tuple | list) and len(saved) == len(own) and all(map(alike, saved, own))
-    if isinstance(own, int | float) and not isinstance(own, bool):
-        return isinstance(saved, int | float) and not isinstance(saved, bool) and min(0, own) <= saved < math.inf
-    return type(saved) is type(own) and saved == own

@@ -9,7 +9,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,9 @@ from ncsn.distributed import ALONE, Group
 from ncsn.files import atomic, one_line
 from ncsn.model import ScoreModel
 from ncsn.objectives import Batch
-from ncsn.optim import check_state, muon_and_adam
+from ncsn.optim import muon_and_adam
 from ncsn.rng import Draws
 from ncsn.storage import check_tensors, read_checkpoint, save_checkpoint
-from ncsn.validation import check_call
 
 CHECKPOINT_VERSION = 1
 STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -36,6 +35,14 @@ Loss = Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"
 
 class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the message names the step."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM has ended a training; ``number``: of the signal.  The message says where."""
+
+    def __init__(self, number: int, message: str = "") -> None:
+        super().__init__(message)
+        self.number = number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +57,11 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Refuse a budget that is none."""
-        if (self.steps is None) == (self.seconds is None):
-            raise ValueError(f"steps is {self.steps} and seconds is {self.seconds}; exactly one is needed")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; at least 1 is needed")
-        if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise ValueError(f"seconds is {self.seconds}; it must be positive")
+        given = [value for value in (self.steps, self.seconds) if value is not None]
+        if len(given) != 1 or not 0 < given[0] < math.inf:
+            raise ValueError(
+                f"steps is {self.steps} and seconds is {self.seconds}; exactly one is needed, and it must be positive"
+            )
 
     def fraction(self, step: int, seconds: float) -> float:
         """The share of the budget that is spent, ≥ 1 when it is over."""
@@ -140,69 +146,29 @@ class State:
     def load(self, path: Path) -> None:
         """Continue from a checkpoint that ``save`` wrote.
 
-        Raises ValueError if the file is missing, damaged, of another version or of another network, or if what it holds
-        makes no sense; nothing is changed then.
+        Raises ValueError if the file is missing, damaged, of another version or of another network.
         """
-        content = read_checkpoint(path)
-        version = content.get("version")
-        if version != CHECKPOINT_VERSION:
+        saved = read_checkpoint(path)
+        if saved.get("version") != CHECKPOINT_VERSION:
+            version = saved.get("version")
             raise ValueError(
                 f"{path} is a checkpoint of version {version!r:.40}; this program reads {CHECKPOINT_VERSION}"
             )
         try:
-            check_call(Checkpoint, content)
-            saved = Checkpoint(**content)
-        except ValueError as error:
-            raise ValueError(f"{path} is no whole checkpoint ({one_line(error)})") from error
-        try:
-            self.check(saved)
-        except (ValueError, RuntimeError, TypeError) as error:  # the last two are torch's
+            for model, weights in ((self.model, saved["model"]), (self.average, saved["average"])):
+                check_tensors(weights, model.state_dict())
+                model.load_state_dict(weights)
+            for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
+            self.generator.set_state(saved["generator"])
+            self.step, self.seconds, self.kept = int(saved["step"]), float(saved["seconds"]), dict(saved["kept"])
+        except (ValueError, RuntimeError, TypeError, KeyError) as error:  # as torch says what does not fit
             raise ValueError(
-                f"{path} belongs to another network than this run's config.json, or is damaged ({one_line(error)})"
+                f"{path} belongs to another network than this run's config.json ({one_line(error)})"
             ) from error
-        self.model.load_state_dict(saved.model)
-        self.average.load_state_dict(saved.average)
-        for optimizer, kept in zip(self.optimizers, saved.optimizers, strict=True):
-            optimizer.load_state_dict(kept)
-        self.generator.set_state(saved.generator)
-        self.step, self.seconds, self.kept = saved.step, saved.seconds, saved.kept
-        if (scale := self.kept.pop(SCALE, None)) is not None and self.scaler.is_enabled():
+        scale = self.kept.pop(SCALE, None)
+        if scale is not None and self.scaler.is_enabled():
             self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": float(scale)})
-
-    def check(self, saved: "Checkpoint") -> None:
-        """Raises ValueError unless what was saved could have been this state."""
-        for weights in (saved.model, saved.average):
-            check_tensors(weights, self.model.state_dict())
-            if not float(weights["data_std"]) > 0:
-                raise ValueError(f"data_std is {float(weights['data_std'])}; it must be positive")
-        if len(saved.optimizers) != len(self.optimizers):
-            raise ValueError(f"it has {len(saved.optimizers)} optimisers; {len(self.optimizers)} are needed")
-        for optimizer, kept in zip(self.optimizers, saved.optimizers, strict=True):
-            check_state(optimizer, kept)
-        scale = saved.kept.get(SCALE)
-        if scale is not None and not (scale.numel() == 1 and 0 < float(scale) < math.inf):
-            raise ValueError(f"the scale of the loss is {scale.tolist()!r:.40}; it must be one positive number")
-        if isinstance(self.generator, torch.Generator):
-            torch.Generator(self.generator.device).set_state(saved.generator)  # raises, for another device's
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """The content of a checkpoint, each part of the type that it must have."""
-
-    version: int
-    model: dict[str, Tensor]
-    average: dict[str, Tensor]
-    optimizers: list[dict[str, Any]]
-    generator: Tensor
-    step: int
-    seconds: float
-    kept: dict[str, Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse a time before the beginning."""
-        if self.step < 0 or self.seconds < 0:
-            raise ValueError(f"step is {self.step}, seconds is {self.seconds}; both must be at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -16,16 +15,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
 
-from ncsn.cli.interrupts import Terminated, deferred_interrupts, interruptible
-from ncsn.progress import Clock, refresh_interval
+from ncsn.cli.interrupts import Terminated, interruptible
+from ncsn.progress import refresh_interval
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from ncsn.distributed import Group
     from ncsn.machine import Threads
     from ncsn.run import Run
-    from ncsn.training import Progress, State
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 S = TypeVar("S")
@@ -65,7 +60,7 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
     try:
         given = parse(settings, args, prog)
         # What commands need, before Ctrl-C is theirs to answer: an import that it interrupts says whatever it likes.
-        import ncsn.learn.study
+        import ncsn.learn.fit
         import ncsn.plots  # noqa: F401
         from ncsn import machine
 
@@ -95,128 +90,38 @@ def be_quiet() -> None:
     os.environ["TQDM_DISABLE"] = "1"
 
 
-def fail_for_all(message: str, status: int, *, leads: bool) -> NoReturn:
-    """What ends all processes, said by the one that ``leads``."""
-    if leads:
-        fail(message, status)
-    raise SystemExit(status)
-
-
 def stopped(error: KeyboardInterrupt, where: str = "") -> NoReturn:
-    """Say that Ctrl-C or SIGTERM has ended the program, and ``where``; exit with the status that says so too."""
-    if isinstance(error, Terminated):
-        fail(f"terminated{where}", 128 + signal.SIGTERM)
-    fail(f"interrupted{where}", 128 + signal.SIGINT)
+    """Say that Ctrl-C or SIGTERM has ended the program, and where; exit with the status that says so too."""
+    from ncsn.training import Stopped
+
+    terminated = error.number == signal.SIGTERM if isinstance(error, Stopped) else isinstance(error, Terminated)
+    number, what = (signal.SIGTERM, "terminated") if terminated else (signal.SIGINT, "interrupted")
+    if follows():  # the first process says it for all
+        raise SystemExit(128 + number)
+    fail(f"{what}{where or error}", 128 + number)
 
 
 def fail_computing(error: MemoryError | RuntimeError) -> NoReturn:
     """Say what went wrong while computing, if that is known, and exit with status 1; else raise it again."""
     from ncsn.distributed import PeerError
     from ncsn.samplers import NonFiniteSampleError
+    from ncsn.training import NonFiniteLossError
 
+    if isinstance(error, NonFiniteLossError) and follows():
+        raise SystemExit(1)
     if isinstance(error, PeerError):
         # Where it began says why.  Of each machine the first process says what it knows; more would only be in the way.
         raise SystemExit(1) if os.environ.get("LOCAL_RANK", "0") != "0" else fail(str(error), 1)
-    if isinstance(error, NonFiniteSampleError):
+    if isinstance(error, NonFiniteSampleError | NonFiniteLossError):
         fail(str(error), 1)
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         fail("out of memory; a smaller --batch-size, a larger --accumulate, smaller images or networks need less", 1)
     raise error
 
 
-def watch(
-    progress: "Iterable[Progress]",
-    state: "State",
-    folder: Path,
-    signals: list[int],
-    *,
-    group: "Group | None" = None,
-    threads: "Threads | None" = None,
-    clock: Clock | None = None,
-    save_every: float = 30,
-    what: str = "training",
-) -> "Iterator[Progress]":
-    """Pass a training's progress on, and look after it: a progress bar, checkpoints, Ctrl-C and divergence.
-
-    ``folder`` gets checkpoint.pt and model.safetensors every ``save_every`` seconds and at the end, from the leading
-    process of the ``group``.  ``signals``: those that come, for the training to know.  ``threads``: as many compute as
-    there are processors free; by default as many as there are, for with others sums are rounded otherwise.
-    ``clock``: for which the seconds between two steps are ``what``, and those around them checkpoints and logging.
-    Ctrl-C ends the program after a step, with a checkpoint and exit status 130; a loss that is not finite ends it with
-    status 1 and keeps the last one.
-    """
-    from tqdm.auto import tqdm
-
-    from ncsn.distributed import ALONE
-    from ncsn.storage import write_model
-    from ncsn.training import NonFiniteLossError
-
-    group = ALONE if group is None else group
-    clock = Clock() if clock is None else clock
-    bar_format = what + " {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
-    checkpoint = folder / "checkpoint.pt"
-    saved = time.monotonic()
-    smooth, stop, first = 0.0, 0, True
-
-    def save() -> None:
-        if group.leads:
-            state.save(checkpoint)
-            write_model(folder, state.average)
-
-    with (
-        deferred_interrupts(signals),
-        # miniters: what a run that goes on has behind it is no measure of what comes between two looks.
-        tqdm(
-            total=1.0, bar_format=bar_format, mininterval=refresh_interval(), miniters=0, disable=not group.leads
-        ) as bar,
-    ):
-        tell(threads)
-        try:
-            for p in progress:
-                clock.lap(what.strip())
-                loss = p.losses.mean().item()
-                smooth = 0.95 * smooth + 0.05 * loss if smooth else loss
-                bar.set_postfix_str(f"step {p.step}, loss {smooth:.4f}, {p.examples_per_second:.0f}/s", refresh=False)
-                if first and p.step > 1:  # the time left follows from what is done in this session
-                    bar.initial = bar.n = min(p.fraction, 1.0) * (p.step - 1) / p.step
-                first = False
-                bar.update(min(p.fraction, 1.0) - bar.n)
-                yield p
-                tell(threads)
-                stop = p.stop
-                clock.lap("logging")
-                if stop or time.monotonic() - saved > save_every:
-                    save()
-                    saved = time.monotonic()
-                    clock.lap("checkpoints")
-                if stop:
-                    break
-            else:
-                save()
-                clock.lap("checkpoints")
-                stop = signals[0] if signals and group.size == 1 else 0  # during the last step
-            if stop:
-                group.share()  # nobody leaves before the checkpoint is there: torchrun would end the others
-                bar.close()
-                what = "terminated" if stop == signal.SIGTERM else "interrupted"
-                said = f"{what} at step {state.step}; {checkpoint} is saved, and --resume goes on from it"
-                fail_for_all(said, 128 + stop, leads=group.leads)
-        except NonFiniteLossError as error:
-            bar.close()
-            kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
-            fail_for_all(f"{error}; {kept}; a lower learning rate may help", 1, leads=group.leads)
-
-
 def compile_run(run: "Run", batch_size: int) -> None:
     """Compile a run's networks (see ``Run.compile``), and tell the user how long that takes, or why not."""
     say_compiled(lambda: run.compile(batch_size))
-
-
-def compile_network(network: "nn.Module", trial: "Callable[[], Tensor]") -> None:
-    """Compile ``network`` (see ``machine.compile_network``), and tell the user how long that takes, or why not."""
-    from ncsn import machine
-
-    say_compiled(lambda: machine.compile_network(network, trial))
 
 
 def say_compiled(compile_it: Callable[[], str | None]) -> None:

@@ -60,19 +60,6 @@ def meaning(number: int) -> KeyboardInterrupt:
 
 
 @contextmanager
-def deferred_interrupts(received: list[int]) -> Iterator[None]:
-    """Collect Ctrl-C and termination signals in a list, so that a step is never cut in half; a second one is obeyed."""
-
-    def receive(number: int, _: Any) -> None:
-        if received:
-            raise meaning(number)
-        received.append(number)
-
-    with received_by(receive):
-        yield
-
-
-@contextmanager
 def received_by(receive: Callable[[int, Any], None]) -> Iterator[None]:
     """Within it, both signals are ``receive``'s to answer; does nothing in a thread, where they cannot be received."""
     if threading.current_thread() is not threading.main_thread():

@@ -32,32 +32,35 @@ PAGE, NUMBERS, SAMPLES = "evaluation.png", "evaluation.json", "evaluation.npz"
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(SamplingOptions, Reading):
-    """Measure how good a run's samples are, or anybody's in an .npz file: every number beside real images'."""
+    """Measure how good a run's samples are, or anybody's in an .npz file: every number beside real images'.
+
+    Args:
+        source: A run's folder, mnist, hf://user/model, or an .npz file with images under the key samples, or as its
+            only array: bytes, or reals in [0, 1].
+        data: Where the data set is that the run was trained on, if it has moved.
+        against: A data set to judge by instead of the run's own, or for a file: a name, a folder, an archive or an
+            array. It is read by --size, --fit, --background and --max-broken.
+        features: What distances are measured in: pixels, classifier (trained on the data's classes, and kept),
+            efficientnet, or inception:WEIGHTS (then it is FID). auto: for MNIST the classifier in the package, else
+            classifier where there are classes and efficientnet where there are none.
+        n: How many samples, as far as there are as many test images; numbers from fewer than 10,000 are not comparable
+            to others'.
+        seed: For drawing the samples of a run.
+        device: auto: CUDA where there is one, else the CPU.
+        out: A folder for evaluation.json, evaluation.png and, of a run, the samples, evaluation.npz; by default where
+            the source is.
+        overwrite: Replace an earlier evaluation there.
+    """
 
     source: tyro.conf.Positional[Path]
-    """A run's folder, mnist, hf://user/model, or an .npz file with images under the key samples, or as its only array:
-    bytes, or reals in [0, 1]."""
     data: str | None = None
-    """Where the data set is that the run was trained on, if it has moved."""
     against: str | None = None
-    """A data set to judge by instead of the run's own, or for a file: a name, a folder, an archive or an array.  It is
-    read by --size, --fit, --background and --max-broken."""
     features: str = "auto"
-    """What distances are measured in: pixels, classifier (trained on the data's classes, and kept), efficientnet, or
-    inception:WEIGHTS (then it is FID).  auto: for MNIST the classifier in the package, else classifier where there are
-    classes and efficientnet where there are none."""
     n: Annotated[int, Interval(ge=100, le=10**4), tyro.conf.arg(name="n", aliases=["-n"])] = 10_000
-    """How many samples, as far as there are as many test images; numbers from fewer than 10,000 are not comparable to
-    others'."""
     seed: Seed = 0
-    """For drawing the samples of a run."""
     device: DeviceName = "auto"
-    """auto: CUDA where there is one, else the CPU."""
     out: Path | None = None
-    """A folder for evaluation.json, evaluation.png and, of a run, the samples, evaluation.npz; by default where the
-    source is."""
     overwrite: bool = False
-    """Replace an earlier evaluation there."""
 
     def __post_init__(self) -> None:
         """Refuse options that have no effect."""
@@ -204,23 +207,26 @@ def print_table(result: "Evaluation") -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood(RunOptions):
-    """The likelihood of the test images under a model, in bits per dimension, with error bars."""
+    """The likelihood of the test images under a model, in bits per dimension, with error bars.
+
+    Args:
+        n: How many test images.
+        data: Where the data set is that the run was trained on, if it has moved.
+        probes: Random directions in which the divergence of the score is measured.
+        sigma_min: The noise level whose density is taken for the data's; by default the run's smallest.
+        tolerance: Relative and absolute error of an adaptive step.
+        out: A .json file for the numbers of every image.
+        overwrite: Replace an existing file.
+    """
 
     n: Annotated[Count, tyro.conf.arg(name="n", aliases=["-n"])] = 64
-    """How many test images."""
     data: str | None = None
-    """Where the data set is that the run was trained on, if it has moved."""
     probes: Annotated[int, Interval(ge=1, le=10**4)] = 4
-    """Random directions in which the divergence of the score is measured."""
     sigma_min: Sigma | None = None
-    """The noise level whose density is taken for the data's; by default the run's smallest."""
     tolerance: Annotated[float, Interval(ge=1e-10, le=1)] = 1e-3
-    """Relative and absolute error of an adaptive step."""
     seed: Seed = 0
     out: Path | None = None
-    """A .json file for the numbers of every image."""
     overwrite: bool = False
-    """Replace an existing file."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""

@@ -15,44 +15,54 @@ SAMPLING_OPTIONS = ("sampler", "levels", "steps", "eps", "label", "guidance", "g
 
 @dataclass(frozen=True, kw_only=True)
 class RunArgument:
-    """Which run."""
+    """Which run.
+
+    Args:
+        run: The run's folder, such as runs/mnist; mnist, the model that comes with the package; or
+            hf://user/model@revision, one on Hugging Face's hub.
+    """
 
     run: tyro.conf.Positional[Path]
-    """The run's folder, such as runs/mnist; mnist, the model that comes with the package; or hf://user/model@revision,
-    one on Hugging Face's hub."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(RunArgument):
-    """Which run, and where it computes."""
+    """Which run, and where it computes.
+
+    Args:
+        device: auto: CUDA where there is one, else the CPU.
+    """
 
     device: DeviceName = "auto"
-    """auto: CUDA where there is one, else the CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How a run is sampled; by default in the run's own way."""
+    """How a run is sampled; by default in the run's own way.
+
+    Args:
+        sampler: By default the run's own; fast: the default sampler in at most eight evaluations of the network.
+        levels: Noise levels that sampling descends: more cost more and are more exact. By default what suits the
+            sampler.
+        steps: Langevin steps: on each level for annealed, in all for langevin.
+        eps: Langevin's step size on the smallest noise level.
+        label: Samples of this class alone, from a run that knows classes; any: of classes drawn by their shares in the
+            training data, the default; none: by the score of all classes together, as inverse problems do.
+        guidance: How far to move away from a guide; 1 for the plain score. By default the run's own; 1 for annealed and
+            langevin where they are not the run's own, and for fast where the run's own is below 1.5.
+        guide: Which guide: the smaller network that the run has, or its own network unconditional, which needs a class.
+            By default the run's own: unconditional where it knows classes.
+        batch_size: How many samples the network sees at a time; the samples do not depend on it.
+    """
 
     sampler: SamplerName | None = None
-    """By default the run's own; fast: the default sampler in at most eight evaluations of the network."""
     levels: Levels | None = None
-    """Noise levels that sampling descends: more cost more and are more exact.  By default what suits the sampler."""
     steps: LangevinSteps | None = None
-    """Langevin steps: on each level for annealed, in all for langevin."""
     eps: StepSize | None = None
-    """Langevin's step size on the smallest noise level."""
     label: Annotated[str | None, tyro.conf.arg(name="class", metavar="NAME|NUMBER|any|none")] = None
-    """Samples of this class alone, from a run that knows classes; any: of classes drawn by their shares in the training
-    data, the default; none: by the score of all classes together, as inverse problems do."""
     guidance: Guidance | None = None
-    """How far to move away from a guide; 1 for the plain score.  By default the run's own; 1 for annealed and langevin
-    where they are not the run's own, and for fast where the run's own is below 1.5."""
     guide: GuideName | None = None
-    """Which guide: the smaller network that the run has, or its own network unconditional, which needs a class.  By
-    default the run's own: unconditional where it knows classes."""
     batch_size: BatchSize = 500
-    """How many samples the network sees at a time; the samples do not depend on it."""
 
     def how(self) -> dict[str, Any]:
         """The options as ``Run.steps`` takes them."""

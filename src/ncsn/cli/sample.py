@@ -27,19 +27,23 @@ MOST = 10_000  # samples in a picture
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(SamplingOptions, RunOptions):
-    """Draw samples from a run: a picture, their way out of the noise, or any number of them for a program."""
+    """Draw samples from a run: a picture, their way out of the noise, or any number of them for a program.
+
+    Args:
+        n: How many samples; a picture shows up to 10,000.
+        seed: The same seed gives the same samples on one machine.
+        out: Where to write: .png for a grid; .gif for the way of up to 36 images out of the noise; .npz for an array
+            under the key samples, .npy for one alone, for images (n, c, h, w) in the numbers of their files: mostly
+            uint8; a name without suffix for a folder of PNG images. All but pictures take any number of samples, in the
+            memory of 1,000, and go on after a kill: by the same command, with the same samples.
+        overwrite: Replace an existing file, or such a folder; and what another command has left unfinished in its
+            place.
+    """
 
     n: Annotated[Count, tyro.conf.arg(name="n", aliases=["-n"])] = 64
-    """How many samples; a picture shows up to 10,000."""
     seed: Seed = 0
-    """The same seed gives the same samples on one machine."""
     out: Path = Path("grid.png")
-    """Where to write: .png for a grid; .gif for the way of up to 36 images out of the noise; .npz for an array under
-    the key samples, .npy for one alone, for images (n, c, h, w) in the numbers of their files: mostly uint8; a name
-    without suffix for a folder of PNG images.  All but pictures take any number of samples, in the memory of 1,000, and
-    go on after a kill: by the same command, with the same samples."""
     overwrite: bool = False
-    """Replace an existing file, or such a folder; and what another command has left unfinished in its place."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
@@ -128,24 +132,28 @@ class Sample(SamplingOptions, RunOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Interpolate(RunOptions):
-    """Walk from one image to another: along the sphere of noise that the probability flow maps to images."""
+    """Walk from one image to another: along the sphere of noise that the probability flow maps to images.
+
+    Args:
+        start: The image to walk from, with --to: the index of a test image of the run's data, or a file. Default:
+            samples.
+        end: The image to walk to.
+        data: Where the data set is that the run was trained on, if it has moved.
+        n: How many walks, one a row; between given images there is one.
+        steps: Images on each, the two ends included.
+        levels: Noise levels that Heun's method descends; by default what suits it.
+        overwrite: Replace an existing file.
+    """
 
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """The image to walk from, with --to: the index of a test image of the run's data, or a file.  Default: samples."""
     end: Annotated[str | None, tyro.conf.arg(name="to")] = None
-    """The image to walk to."""
     data: str | None = None
-    """Where the data set is that the run was trained on, if it has moved."""
     n: Annotated[int, Interval(ge=1, le=100), tyro.conf.arg(name="n", aliases=["-n"])] = 6
-    """How many walks, one a row; between given images there is one."""
     steps: Annotated[int, Interval(ge=2, le=100)] = 12
-    """Images on each, the two ends included."""
     levels: Levels | None = None
-    """Noise levels that Heun's method descends; by default what suits it."""
     seed: Seed = 0
     out: Path = Path("interpolation.png")
     overwrite: bool = False
-    """Replace an existing file."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""

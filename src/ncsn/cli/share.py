@@ -21,15 +21,18 @@ from ncsn.validation import Port, check_ranges
 
 @dataclass(frozen=True, kw_only=True)
 class Export(RunArgument):
-    """Write a run's score as an ONNX file, for browsers and other programs without PyTorch."""
+    """Write a run's score as an ONNX file, for browsers and other programs without PyTorch.
+
+    Args:
+        out: The file, such as model.onnx; the smaller network that guides samples, if the run has one, goes beside it,
+            into model.guide.onnx.
+        precision: How weights are stored: fp16 takes half as much. Computation is in float32.
+        overwrite: Replace existing files.
+    """
 
     out: tyro.conf.Positional[Path]
-    """The file, such as model.onnx; the smaller network that guides samples, if the run has one, goes beside it, into
-    model.guide.onnx."""
     precision: Literal["fp16", "fp32"] = "fp16"
-    """How weights are stored: fp16 takes half as much.  Computation is in float32."""
     overwrite: bool = False
-    """Replace existing files."""
 
     def __post_init__(self) -> None:
         """Refuse another kind of file."""
@@ -51,15 +54,17 @@ class Play:
     """Open the page on which scores, annealing, learning and sampling can be tried by hand; Ctrl-C ends it.
 
     It is served to this machine alone, and asks nothing of the network.
+
+    Args:
+        run: A run of images, as other commands take it, or a file that ncsn export wrote: what the page draws, instead
+            of the model that comes with the package.
+        port: Where, on 127.0.0.1; 0 for any that is free.
+        browser: Open the browser, too.
     """
 
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
-    """A run of images, as other commands take it, or a file that ncsn export wrote: what the page draws, instead of the
-    model that comes with the package."""
     port: Port = 8000
-    """Where, on 127.0.0.1; 0 for any that is free."""
     browser: bool = True
-    """Open the browser, too."""
 
     def __post_init__(self) -> None:
         """Refuse a port that there is not."""
@@ -113,20 +118,23 @@ class Push:
     """Share a run on Hugging Face's hub: its configuration, weights and numbers, with a model card that is written.
 
     Privately, unless --public says otherwise.  Your token is the library's affair: `hf auth login`, or HF_TOKEN.
+
+    Args:
+        run: The run's folder, such as runs/mnist; or mnist, the model that comes with the package.
+        to: Where: user/model. Then it is hf://user/model to every command, and to ncsn.load.
+        licence: The model's licence, by the hub's name for it: mit, apache-2.0, cc-by-4.0, other, … By default none is
+            given.
+        public: Everybody may see and load it; by default only you may.
+        overwrite: Replace a model that is there already, by a further commit.
+        dry_run: Send nothing, and write what would be sent, the card too, into this new folder: to look at, or to load.
     """
 
     run: tyro.conf.Positional[Path]
-    """The run's folder, such as runs/mnist; or mnist, the model that comes with the package."""
     to: tyro.conf.Positional[str]
-    """Where: user/model.  Then it is hf://user/model to every command, and to ncsn.load."""
     licence: Annotated[str | None, tyro.conf.arg(aliases=["--license"])] = None
-    """The model's licence, by the hub's name for it: mit, apache-2.0, cc-by-4.0, other, …  By default none is given."""
     public: bool = False
-    """Everybody may see and load it; by default only you may."""
     overwrite: bool = False
-    """Replace a model that is there already, by a further commit."""
     dry_run: Path | None = None
-    """Send nothing, and write what would be sent, the card too, into this new folder: to look at, or to load."""
 
     def __post_init__(self) -> None:
         """Refuse names that the hub does not take."""

@@ -27,28 +27,31 @@ Noise = Annotated[float, Interval(gt=0, le=100)]
 
 @dataclass(frozen=True, kw_only=True)
 class Problem(RunOptions):
-    """What all inverse problems ask for."""
+    """What all inverse problems ask for.
+
+    Args:
+        input: The index of a test image of the run's data, or an image file, which is fitted to the size of the run's.
+        data: Where the data set is that the run was trained on, if it has moved.
+        measured: The input is the measurement itself; by default it is an image that is to be measured first.
+        n: How many samples of the posterior.
+        noise: Standard deviation of the measurement's noise, for pixels in [0, 1].
+        levels: Noise levels that sampling descends; by default twice as many as suit the default sampler, or 100 for
+            replacement.
+        solver_steps: Steps of conjugate gradients at each of them.
+        out: Where to draw the measurement, the posterior's mean and standard deviation, and its samples.
+        overwrite: Replace an existing file.
+    """
 
     input: str = "0"
-    """The index of a test image of the run's data, or an image file, which is fitted to the size of the run's."""
     data: str | None = None
-    """Where the data set is that the run was trained on, if it has moved."""
     measured: bool = False
-    """The input is the measurement itself; by default it is an image that is to be measured first."""
     n: Annotated[Answers, tyro.conf.arg(name="n", aliases=["-n"])] = 16
-    """How many samples of the posterior."""
     noise: Noise = 0.05
-    """Standard deviation of the measurement's noise, for pixels in [0, 1]."""
     levels: Levels | None = None
-    """Noise levels that sampling descends; by default twice as many as suit the default sampler, or 100 for
-    replacement."""
     solver_steps: Annotated[int, Interval(ge=1, le=1000)] = 3
-    """Steps of conjugate gradients at each of them."""
     seed: Seed = 0
     out: Path = Path("picture.png")
-    """Where to draw the measurement, the posterior's mean and standard deviation, and its samples."""
     overwrite: bool = False
-    """Replace an existing file."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
@@ -113,12 +116,15 @@ class Problem(RunOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Inpaint(Problem):
-    """Fill in what is hidden of an image: several answers, their mean and their spread."""
+    """Fill in what is hidden of an image: several answers, their mean and their spread.
+
+    Args:
+        hide: Which half is hidden; the centre; or three quarters of all pixels at random.
+        method: Moment matching; or replacing the known pixels at every step of annealed Langevin, as in the NCSN paper.
+    """
 
     hide: Region = "bottom"
-    """Which half is hidden; the centre; or three quarters of all pixels at random."""
     method: Literal["posterior", "replacement"] = "posterior"
-    """Moment matching; or replacing the known pixels at every step of annealed Langevin, as in the NCSN paper."""
 
     def __post_init__(self) -> None:
         """Refuse what the method does not know."""
@@ -165,10 +171,13 @@ class Inpaint(Problem):
 
 @dataclass(frozen=True, kw_only=True)
 class Denoise(Problem):
-    """Remove noise from an image: several answers, their mean and their spread."""
+    """Remove noise from an image: several answers, their mean and their spread.
+
+    Args:
+        noise: Standard deviation of the noise, for pixels in [0, 1].
+    """
 
     noise: Noise = 0.5
-    """Standard deviation of the noise, for pixels in [0, 1]."""
 
     def measure(self, shape: Shape) -> "Measurement":
         """All pixels."""
@@ -183,10 +192,13 @@ class Denoise(Problem):
 
 @dataclass(frozen=True, kw_only=True)
 class Superres(Problem):
-    """Enlarge an image: several answers, their mean and their spread."""
+    """Enlarge an image: several answers, their mean and their spread.
+
+    Args:
+        factor: How many pixels of the answer, each way, make one of the input.
+    """
 
     factor: Count = 4
-    """How many pixels of the answer, each way, make one of the input."""
 
     def measure(self, shape: Shape) -> "Measurement":
         """Means over squares."""
@@ -203,10 +215,13 @@ class Superres(Problem):
 
 @dataclass(frozen=True, kw_only=True)
 class Deblur(Problem):
-    """Sharpen an image: several answers, their mean and their spread."""
+    """Sharpen an image: several answers, their mean and their spread.
+
+    Args:
+        blur: Standard deviation of the Gaussian blur in pixels.
+    """
 
     blur: Annotated[float, Interval(gt=0, le=100)] = 2.0
-    """Standard deviation of the Gaussian blur in pixels."""
 
     def measure(self, shape: Shape) -> "Measurement":
         """The blur."""

@@ -5,21 +5,26 @@ None of these numbers belongs to a data set: those of MNIST follow from the same
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ncsn import machine
-from ncsn.data.images import Labels
+from ncsn import machine, networks
+from ncsn.data import Images as Pictures
+from ncsn.data import Labels
 from ncsn.data.pixels import reals
 from ncsn.distributions import Empirical
-from ncsn.noise import Proposal
-from ncsn.samplers import METHODS
+from ncsn.learn.settings import Images, ResolvedImages, check_auto, given_ones
+from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal, suggest_noise
+from ncsn.recipe import Argument, Recipe
+from ncsn.samplers import METHODS, Sampling
 from ncsn.score import tweedie
+from ncsn.training import Budget
 
+NETWORKS = {"unet": "UNet", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
 SIGMA_MAX = 4.5  # times the data's leading standard deviation
 SIGMA_MIN = 0.01  # what no eye sees of pixels in [0, 1], and two and a half steps of a byte
 FINEST = 1 / 20  # of the pixels' standard deviation: σ_min of images with little contrast
@@ -40,10 +45,13 @@ PER_CLASS = 20  # training images: the score of fewer is those images
 TOLD = 0.4  # of the default sampler's usual noise levels: as many as samples of a known class need
 SPEEDS = {"cuda": 10_000.0, "fast": 500.0, "slow": 60.0}  # images of 32 x 32 a second that the full width trains on
 
-
-def classes(labels: Labels | None) -> bool:
-    """Whether to learn the score of each class: there are two at least, of some images each on average."""
-    return labels is not None and 2 * PER_CLASS <= PER_CLASS * len(labels.names) <= int(labels.counts.sum())
+MANY_POINTS = 5_000  # training examples, from which on a wider and deeper MLP learns more
+COMPILED_MINUTES, COMPILED_STEPS = 4, 2000  # of training, below which compiling takes longer than it saves
+THOROUGH_SECONDS, THOROUGH_STEPS = 360, 1000  # from which on a classifier to choose guidance by is worth its time
+SLOWER = 5  # times as long does that classifier take without bfloat16
+GUIDE_SECONDS, GUIDE_STEPS = 1 / 20, 1 / 10  # the guide's share of either budget: its steps take half as long
+ANNEALED = 20  # samples by annealed Langevin dynamics at most
+ANNEALED_SHARE = 1 / 30  # of the budget, for them
 
 
 def leading_std(data: Float[Tensor, "n d"], *, iterations: int = 30) -> float:
@@ -213,11 +221,224 @@ def seen(shape: tuple[int, int, int], width: int, speed: float, seconds: float |
     return float(speed * (600 if seconds is None else seconds) / cost)
 
 
-def batch_size(expected: float) -> int:
-    """Large batches for those who see many images; of half the size for others, who need the steps."""
-    return BATCHES[0] if expected >= STEPS * BATCHES[0] else BATCHES[1]
+def resolve(settings: Images, pictures: Pictures, device: torch.device) -> ResolvedImages:
+    """The settings with a value for whatever was not given, from the data, the budget and the machine.
+
+    Raises ValueError if they contradict the data or each other.
+    """
+    if isinstance(settings, ResolvedImages):
+        return settings
+    check_settings(settings, pictures)
+    if settings.noise == "auto":
+        settings = after_ncsnv2(settings, pictures)
+    if settings.minutes is None and settings.steps is None:
+        settings = replace(settings, minutes=10.0)
+    facts = replace(Facts.of(pictures.train, pictures.statistics[1]), n=pictures.n)
+    told = tells_apart(settings, pictures.labels)
+    widths, size = shape_of(settings, facts, device)
+    top, bottom = settings.sigma_max or facts.sigma_max, settings.sigma_min or facts.sigma_min
+    # The levels of a geometric proposal are those to learn, too.
+    fewer = told and settings.proposal != "geometric"
+    method = METHODS[settings.sampler]
+    unguided = settings.guidance == "chosen" and method.guided_from == math.inf
+    mean = facts.log_sigma_mean if settings.log_sigma_mean is None else settings.log_sigma_mean
+    values = {field.name: getattr(settings, field.name) for field in fields(Images)} | {
+        "classes": told,
+        "channels": widths,
+        "batch_size": size,
+        "sigma_max": top,
+        "sigma_min": bottom,
+        "log_sigma_mean": mean,
+        "posterior_above": settings.posterior_above or top,
+        "levels": settings.levels or levels(settings.sampler, top, bottom, classes=fewer),
+        "langevin_steps": settings.langevin_steps or method.steps,
+        "eps": settings.eps or bottom**2 / 2,
+        "guidance": 1.0 if unguided else settings.guidance,
+    }
+    resolved = ResolvedImages(**values)
+    if settings.posterior_above is not None or pictures.shards is not None:
+        return resolved
+    network = recipes(resolved, pictures)[0].build().network
+    shown = replace(facts, n=2 * facts.n) if settings.flip else facts  # the mirrored images, too
+    return replace(resolved, posterior_above=shown.posterior_above(network, noise_of(resolved)))
 
 
-def halved(widths: tuple[int, ...]) -> tuple[int, ...]:
-    """Half of each width: a quarter of the arithmetic."""
-    return tuple(max(1, w // 2) for w in widths)
+def check_settings(settings: Images, pictures: Pictures) -> None:
+    """Raises ValueError for settings that say what the others, or the data, leave no room for."""
+    if pictures.shards is not None and settings.posterior_above is not None:
+        raise ValueError(
+            f"posterior_above is {settings.posterior_above}; it asks all training images at every step, and these stay "
+            "in their shards: leave it out"
+        )
+    if settings.langevin_steps is not None and not METHODS[settings.sampler].langevin:
+        raise ValueError(f"langevin_steps is {settings.langevin_steps}, but {settings.sampler} takes no Langevin steps")
+    if settings.network != "unet" and given_ones(settings, ["blocks"]):
+        raise ValueError(f"blocks is {settings.blocks}, but {settings.network} has as many as its paper says")
+    langevin = ("levels", "langevin_steps") if settings.sampler == "annealed" else ()
+    check_auto(settings, ("sigma_max", "sigma_min", "eps", *langevin))
+
+
+def after_ncsnv2(settings: Images, pictures: Pictures) -> Images:
+    """The settings with the noise levels that NCSNv2 takes from the data, which are explained on the screen."""
+    advice = suggest_noise(some(pictures.train, 10_000))
+    print(advice.explanation)
+    noise = advice.noise
+    settings = replace(settings, sigma_max=noise.sigma_max, sigma_min=noise.sigma_min, eps=advice.eps)
+    if settings.sampler != "annealed":
+        return settings
+    return replace(settings, levels=noise.levels, langevin_steps=advice.steps)
+
+
+def tells_apart(settings: Images, labels: Labels | None) -> bool:
+    """Whether the score of each class is learned: asked for, possible, and worth it; says why not."""
+    if not settings.classes or labels is None:
+        return False
+    images = int(labels.counts.sum())
+    enough = 2 * PER_CLASS <= PER_CLASS * len(labels.names) <= images
+    if settings.network == "unet" and enough:
+        return True
+    why = "only unet can" if settings.network != "unet" else f"two of {PER_CLASS} images each are needed"
+    print(f"{len(labels.names)} classes, {images:,} training images: not told apart, {why}")
+    return False
+
+
+def shape_of(settings: Images, facts: Facts, device: torch.device) -> tuple[tuple[int, ...], int]:
+    """The network's widths and the batch size: those given, or what suits this machine, budget and data."""
+    seconds = None if settings.minutes is None else 60 * settings.minutes
+    rate = speed(device)
+    suited = channels(facts.shape, rate, seconds) if settings.network == "unet" else (64,)
+    widths = settings.channels or suited
+    # Large batches for those who see many images; half as large for others, who need the steps.
+    many = seen(facts.shape, widths[0], rate, seconds) >= STEPS * BATCHES[0]
+    size = min(settings.batch_size or BATCHES[0 if many else 1], facts.n)
+    if settings.network == "unet" and settings.channels is None and widths[0] < WIDTHS[0]:
+        print(
+            f"--channels {' '.join(map(str, widths))} --batch-size {size}: a wider network would see too few images "
+            f"of {facts.shape[1]} x {facts.shape[2]} pixels on this machine in this time"
+        )
+    return widths, size
+
+
+def noise_of(settings: ResolvedImages) -> Proposal:
+    """Where training draws its noise levels from."""
+    top, bottom = settings.sigma_max, settings.sigma_min
+    if settings.proposal == "lognormal":
+        return LogNormal(settings.log_sigma_mean, settings.log_sigma_std, top, bottom)
+    return LogUniform(top, bottom) if settings.proposal == "loguniform" else Geometric(top, bottom, settings.levels)
+
+
+def recipes(
+    settings: ResolvedImages, pictures: Pictures, network: nn.Module | None = None
+) -> tuple[Recipe, Recipe | None]:
+    """Which network learns, and how it is sampled; and its guide: half as wide, with one block at each resolution.
+
+    There is no guide where there are classes: without the class, the network itself is the better guide, and costs no
+    training.  Nor has a ``network`` of the user's own one.
+    """
+    if network is not None:
+        plain, _ = recipes(replace(settings, classes=False, guidance=1.0), pictures)
+        return replace(plain, network=own_name(network), arguments={}), None
+    shares = pictures.labels.shares if settings.classes and pictures.labels is not None else {}
+    recipe = Recipe(
+        depth=pictures.depth,
+        network=NETWORKS[settings.network],
+        arguments=arguments_of(settings, pictures.shape[0], len(shares)),
+        preconditioning="scaled" if settings.network == "refinenet-v2" else "karras",
+        shape=pictures.shape,
+        shares=shares,
+        sampling=Sampling(
+            sigma_max=settings.sigma_max,
+            sigma_min=settings.sigma_min,
+            sampler=settings.sampler,
+            levels=settings.levels if settings.sampler != "langevin" else 1,
+            steps=settings.langevin_steps,
+            eps=settings.eps,
+            guidance=1.0 if settings.guidance == "chosen" else settings.guidance,
+            guided_between=guided_between(settings.log_sigma_mean),
+            guide="unconditional" if shares else "smaller",
+        ),
+    )
+    if settings.guidance == 1 or shares:
+        return recipe, None
+    # Half of each width is a quarter of the arithmetic.
+    smaller = replace(settings, channels=tuple(max(1, width // 2) for width in settings.channels), blocks=1)
+    arguments = arguments_of(smaller, pictures.shape[0], 0)
+    return recipe, replace(recipe, arguments=arguments, sampling=recipe.sampling.but(guidance=1.0))
+
+
+def own_name(network: nn.Module) -> str:
+    """What a network of the user's own is called: no name of the package's, which would be built for it."""
+    name = type(network).__name__
+    return f"Own{name}" if name in networks.__all__ else name
+
+
+def recipe_of_points(
+    z: Float[Tensor, "n d"], network: nn.Module | None, noise: Proposal | None, sampler: str
+) -> Recipe:
+    """Which network learns from standardised points, and how it is sampled.
+
+    Noise goes up to ten times the data's largest standard deviation in any direction, where p_σ is as good as Gaussian,
+    and down to a hundredth of every coordinate's, where it does not matter; or as far as a proposal of the user's own.
+    """
+    top = getattr(noise, "sigma_max", None) or 10 * leading_std(z)
+    bottom = getattr(noise, "sigma_min", 0.01)
+    method = METHODS.get(sampler)  # one that is not known is refused by Sampling
+    sampling = Sampling(
+        sigma_max=top,
+        sigma_min=bottom,
+        sampler=sampler,
+        levels=1 if method is None else method.suited(top, bottom),
+        steps=1 if method is None else method.steps,
+        eps=bottom**2 / 2,
+    )
+    if network is not None:
+        return Recipe(network=own_name(network), arguments={}, shape=tuple(z.shape[1:]), sampling=sampling)
+    width, layers = (256, 4) if len(z) >= MANY_POINTS else (128, 3)
+    arguments: dict[str, Argument] = {"dimensions": z.shape[1], "width": width, "layers": layers}
+    return Recipe(network="MLP", arguments=arguments, shape=tuple(z.shape[1:]), sampling=sampling)
+
+
+def noise_of_points(recipe: Recipe) -> Proposal:
+    """Where a network of standardised points has most to learn."""
+    return LogNormal(-0.8, 1.6, recipe.sampling.sigma_max, recipe.sampling.sigma_min)
+
+
+def compiles(settings: ResolvedImages) -> bool:
+    """Whether compiling, which takes up to a minute the first time, saves more than it takes."""
+    long = settings.minutes is not None and settings.minutes >= COMPILED_MINUTES
+    return settings.compile and (long or (settings.steps is not None and settings.steps >= COMPILED_STEPS))
+
+
+def thorough(settings: ResolvedImages, device: torch.device) -> bool:
+    """Whether a classifier to choose guidance by, half a minute's training, is a small part of the time."""
+    enough = THOROUGH_SECONDS * (SLOWER if machine.slow(device) else 1)
+    return 60 * (settings.minutes or 0) >= enough or (settings.steps or 0) >= THOROUGH_STEPS
+
+
+def budgets(settings: ResolvedImages, elapsed: float, *, guided: bool) -> tuple[Budget, Budget]:
+    """How long to train the network, and its guide: what is left after ``elapsed`` seconds, a tenth at least."""
+    if settings.steps is not None:
+        return Budget(steps=settings.steps), Budget(steps=math.ceil(settings.steps * GUIDE_STEPS))
+    whole = 60 * (settings.minutes or 0)
+    seconds = max(whole / 10, whole - elapsed)
+    share = GUIDE_SECONDS if guided else 0.0
+    return Budget(seconds=seconds * (1 - share)), Budget(seconds=seconds * GUIDE_SECONDS)
+
+
+def annealed_samples(settings: Images, seconds_each: float) -> int:
+    """How many samples to draw by annealed Langevin dynamics, which takes thirteen times as long as the default."""
+    most = min(settings.samples, ANNEALED)
+    if settings.minutes is None:
+        return most
+    return max(1, min(most, int(60 * settings.minutes * ANNEALED_SHARE / seconds_each)))
+
+
+def arguments_of(settings: ResolvedImages, colours: int, classes: int) -> dict[str, Argument]:
+    """What the network is built with, for images of so many colours."""
+    widths = settings.channels
+    if settings.network == "unet":
+        unet: dict[str, Argument] = {"channels": widths, "blocks": settings.blocks, "features": widths[0]}
+        return {"image_channels": colours} | unet | ({"classes": classes} if classes else {})
+    # Under Karras' preconditioning NCSN's network is told every σ, and sees what is standardised already.
+    ncsn: dict[str, Argument] = {"features": 128, "rescale": False} if settings.network == "refinenet" else {}
+    return {"image_channels": colours, "width": widths[0]} | ncsn

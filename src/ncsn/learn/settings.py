@@ -1,12 +1,12 @@
-"""The settings of the experiments, which become their command lines and the config.json of their runs.
+"""The settings of a training: they become its command line, and its run's config.json keeps them.
 
 Torch is not needed here, so that ``--help`` answers at once.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from annotated_types import Interval
@@ -27,14 +27,16 @@ from ncsn.validation import (
     StepSize,
     Width,
     check_ranges,
+    validated,
 )
 
 PrecisionName = Literal["auto", "bf16", "fp16", "tf32", "fp32"]
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What belongs to the job and not to the experiment: ``--resume`` takes it anew, and all else from the run."""
+    """What belongs to one session and not to the run: ``--resume`` takes it anew, and everything else from the run."""
 
     out: Path | None = None
     """The run's folder; by default runs/ and what is learned."""
@@ -46,14 +48,14 @@ class Job:
     """auto: CUDA where there is one, else the CPU."""
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
+        """Raise ValueError for options that contradict each other."""
         if self.overwrite and self.resume:
             raise ValueError("both --overwrite and --resume are given; at most one is allowed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageJob(Job):
-    """What belongs to the job of training on images."""
+    """The same for images."""
 
     precision: PrecisionName = "auto"
     """What the network runs in: bf16 or fp16 (16 bits, the weights in 32), tf32 (NVIDIA's GPUs) or fp32; auto: what is
@@ -65,24 +67,31 @@ class ImageJob(Job):
 
 
 def given_ones(settings: Any, names: Iterable[str]) -> list[str]:
-    """Those of the fields that have been given another value than their default."""
+    """Those of the fields that have another value than their default."""
     usual = {field.name: field.default for field in fields(settings)}
     return [name for name in names if getattr(settings, name) != usual[name]]
 
 
-def kept(given: Any, own: Any, *, changed: Iterable[str] = ()) -> str:
-    """What a run that goes on keeps although something else was ``given``, in a line; nothing if all is as it was.
+def recalled(given: Any, kind: type[S], folder: Path, saved: dict[str, Any], *, free: Iterable[str] = ()) -> S:
+    """The ``saved`` settings of the run that is resumed, for the new job; prints what else was given in vain.
 
-    ``own``: its settings.  ``changed``: the fields that may change on the way.
+    ``kind``: the dataclass that they are.  ``free``: the fields that may change when a run goes on.
+    Raises ValueError if the saved settings are none.
     """
-    names = [field.name for field in fields(given) if field.name not in ("job", *changed)]
-    others = [name for name in given_ones(given, names) if getattr(given, name) != getattr(own, name)]
-    said = ", ".join(f"{name} is {getattr(own, name)}, not {getattr(given, name)}" for name in others)
-    return f"--resume goes on with the run's own settings: {said}" if said else ""
+    changes = {name: getattr(given, name) for name in given_ones(given, free)}
+    if {"minutes", "steps"} & changes.keys():  # of which a run has one
+        changes = {"minutes": None, "steps": None} | changes
+    own = validated(kind, saved | changes, f"{folder / 'config.json'}: settings")
+    names = [field.name for field in fields(given) if field.name not in ("job", "dataset", *free)]
+    other = [name for name in given_ones(given, names) if getattr(given, name) != getattr(own, name)]
+    if other:
+        lines = (f"{name} is {getattr(own, name)}, not {getattr(given, name)}" for name in other)
+        print(f"--resume goes on with the run's own settings: {', '.join(lines)}")
+    return replace(own, job=given.job)  # type: ignore[type-var]
 
 
 def check_auto(settings: Any, chosen: Iterable[str]) -> None:
-    """Raises ValueError if --noise auto is to choose what is given."""
+    """Raises ValueError if a number is given that --noise auto is to choose."""
     if settings.noise == "auto" and (given := given_ones(settings, chosen)):
         raise ValueError(f"noise is auto, which chooses {', '.join(given)} from the data; one or the other is allowed")
 
@@ -131,7 +140,7 @@ class Toy:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedToy(Toy):
-    """The same without None: what the experiment runs with, and what config.json keeps."""
+    """The same without None: what training_toy.py runs with, and what config.json keeps."""
 
     eps: StepSize
     step_size: StepSize
@@ -142,7 +151,7 @@ class ResolvedToy(Toy):
 class Images(Reading):
     """Learn the score of images with a small U-Net by denoising score matching, and sample it.
 
-    What is not given follows from the data, the budget and the machine, by the rules of ``experiments.rules``.
+    What is not given follows from the data, the budget and the machine, by the rules of ``learn.rules``.
     """
 
     minutes: Annotated[float, Interval(ge=0.001, le=10**6)] | None = None

@@ -1,0 +1,180 @@
+"""Every option is heard: another value of a field changes the part of the training that it names."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from learning import Lessons, pictures, tiny, unlearned
+
+import ncsn
+from ncsn.cli import console
+from ncsn.cli.train import Train
+from ncsn.learn import rules
+from ncsn.learn.settings import ImageJob, Images, ResolvedImages, Toy, recalled
+from ncsn.objectives import dsm
+from ncsn.storage import plain
+from ncsn.validation import validated
+
+Read = Callable[[Lessons], object]
+
+
+def sampling(name: str) -> Read:
+    def read(lessons: Lessons) -> object:
+        assert lessons.run is not None
+        return getattr(lessons.run.recipe.sampling, name)
+
+    return read
+
+
+def recipe(name: str) -> Read:
+    def read(lessons: Lessons) -> object:
+        assert lessons.run is not None
+        value = lessons.run.recipe
+        return value.arguments.get(name) if name in value.arguments else getattr(value, name, None)
+
+    return read
+
+
+def kept(name: str) -> Read:
+    """In the run's settings, which config.json keeps."""
+
+    def read(lessons: Lessons) -> object:
+        assert lessons.run is not None
+        return lessons.run.settings[name]
+
+    return read
+
+
+def rate(number: int) -> Read:
+    return lambda lessons: lessons.states[-1].optimizers[number].param_groups[0]["peak"]
+
+
+def sigmas(lessons: Lessons) -> torch.Tensor:
+    """The noise levels of fifty batches."""
+    state, loss = lessons.states[-1], lessons.losses[-1]
+    with torch.no_grad():
+        return torch.cat([loss(state.model, next(lessons.batches[-1]))[1] for _ in range(50)])
+
+
+def target_above(lessons: Lessons) -> object:
+    """From which level on the target is a mean over the data set; ∞ where it never is."""
+    objective: Any = lessons.objectives[-1]
+    return float("inf") if objective is dsm else objective.keywords["above"]
+
+
+def batch(read: Callable[[ncsn.Batch], object]) -> Read:
+    return lambda lessons: read(next(lessons.batches[-1]))
+
+
+def dark_on_the_left(lessons: Lessons) -> bool:
+    """Whether all images of twenty batches are, as all that are learned are."""
+    shown = torch.cat([next(lessons.batches[-1]).x for _ in range(20)])
+    return bool((shown[..., :4].mean((1, 2, 3)) < shown[..., 4:].mean((1, 2, 3))).all())
+
+
+# The field, another value, further options that it needs, what it changes, and what that is then.
+HEARD: list[tuple[str, Any, dict[str, Any], Read, object]] = [
+    ("minutes", 30.0, {}, lambda x: (x.budgets[-1].seconds or 0) > 1000, True),
+    ("steps", 7, {}, lambda x: x.budgets[-1].steps, 7),
+    ("flip", True, {"posterior_above": 9.0}, dark_on_the_left, False),
+    ("batch_size", 9, {}, batch(lambda b: len(b.x)), 9),
+    ("accumulate", 2, {}, batch(lambda b: len(b.x)), 8),
+    ("network", "refinenet", {"channels": (4,), "blocks": 2, "guidance": 1.0}, recipe("network"), "NCSN"),
+    ("network", "refinenet-v2", {"channels": (4,), "blocks": 2, "guidance": 1.0}, recipe("preconditioning"), "scaled"),
+    ("channels", (6, 4, 2), {}, recipe("channels"), (6, 4, 2)),
+    ("blocks", 2, {}, recipe("blocks"), 2),
+    ("noise", "auto", {}, sampling("sigma_max"), None),
+    ("sigma_max", 2.5, {}, sampling("sigma_max"), 2.5),
+    ("sigma_min", 0.02, {}, sampling("sigma_min"), 0.02),
+    ("proposal", "geometric", {}, lambda x: len(set(sigmas(x).tolist())), 5),
+    ("proposal", "loguniform", {"sigma_max": 9.0}, lambda x: float((sigmas(x) > 2).float().mean()) > 0.1, True),
+    ("log_sigma_mean", 0.0, {}, lambda x: float(sigmas(x).median()) > 0.8, True),
+    ("log_sigma_std", 0.1, {}, lambda x: float(sigmas(x).log().std()) < 0.2, True),
+    ("posterior_above", 0.7, {}, target_above, 0.7),
+    ("classes", False, {}, batch(lambda b: b.label is None), True),
+    ("classes", False, {}, recipe("classes"), 0),
+    ("sampler", "heun", {}, sampling("sampler"), "heun"),
+    ("levels", 8, {}, sampling("levels"), 8),
+    ("langevin_steps", 3, {"sampler": "annealed", "eps": 1e-5}, sampling("steps"), 3),
+    ("eps", 1e-5, {}, sampling("eps"), 1e-5),
+    ("muon_rate", 0.5, {}, rate(0), 0.5),
+    ("adam_rate", 0.25, {}, rate(1), 0.25),
+    ("guidance", 1.5, {}, sampling("guidance"), 1.5),
+    ("guidance", 1.0, {"classes": False}, lambda x: len(x.states), 1),
+    ("seed", 5, {}, lambda x: float(next(x.states[-1].average.parameters()).sum()), None),
+    ("samples", 3, {}, kept("samples"), 3),
+]
+ELSEWHERE = {"job", "dataset", "compile", "size", "fit", "background", "max_broken"}
+
+
+@pytest.mark.parametrize(("name", "value", "others", "read", "expected"), HEARD)
+def test_every_option_is_heard(
+    name: str, value: Any, others: dict[str, Any], read: Read, expected: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = {key: other for key, other in others.items() if key not in ("channels", "blocks", "steps")}
+    changed = read(unlearned(monkeypatch, pictures(), tiny(**others, **{name: value})))
+    assert expected is None or changed == expected
+    if "langevin_steps" not in name:
+        assert read(unlearned(monkeypatch, pictures(), tiny(**usual))) != changed
+
+
+def test_every_option_is_in_the_table() -> None:
+    assert {name for name, *_ in HEARD} | ELSEWHERE == {field.name for field in dataclasses.fields(Images)}
+
+
+@pytest.mark.parametrize(
+    ("given", "compiles"),
+    [
+        ({"minutes": 3.9}, False),
+        ({"minutes": 4.0}, True),
+        ({"minutes": 9.0, "compile": False}, False),
+        ({"steps": 1999}, False),
+        ({"steps": 2000}, True),
+    ],
+)
+def test_compiling_is_for_trainings_in_which_it_pays(given: dict[str, Any], compiles: bool) -> None:
+    settings = rules.resolve(Images(channels=(8,), **given), pictures(), torch.device("cpu"))
+    assert rules.compiles(settings) is compiles
+
+
+def test_resolved_settings_have_no_gaps_and_come_back_from_json() -> None:
+    resolved = rules.resolve(Images(dataset="somewhere"), pictures(), torch.device("cpu"))
+    assert {name for name, value in vars(resolved).items() if value is None} == {"steps", "size"}
+    assert resolved.minutes == 10
+    text = json.dumps(plain(dataclasses.asdict(resolved)))
+    assert validated(ResolvedImages, json.loads(text), "it") == resolved
+    assert rules.resolve(resolved, pictures(n=40), torch.device("cpu")) is resolved
+
+
+def test_who_resumes_gets_the_runs_own_settings_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    saved = plain(dataclasses.asdict(rules.resolve(tiny(seed=3), pictures(), torch.device("cpu"))))
+    free = ("minutes", "steps", "compile", "accumulate")
+    again = partial(recalled, kind=ResolvedImages, folder=Path("runs/x"), saved=saved, free=free)
+    same = again(Images(seed=3, channels=(8, 12), minutes=2.0, accumulate=2, job=ImageJob(device="cpu")))
+    assert (same.seed, same.channels, same.minutes, same.steps, same.accumulate) == (3, (8, 12), 2.0, None, 2)
+    assert (same.job, same.compile) == (ImageJob(device="cpu"), False)
+    assert not capsys.readouterr().out
+    other = again(Images(seed=5, batch_size=64))
+    assert (other.seed, other.batch_size, other.steps) == (3, 16, 6)
+    said = capsys.readouterr().out
+    assert "batch_size is 16, not 64" in said
+    assert "seed is 3, not 5" in said
+    with pytest.raises(ValueError, match=r"config.json: settings: channels is"):
+        again(Images(), saved=saved | {"channels": "wide"})
+
+
+def test_the_command_line_needs_a_data_set_and_the_script_has_one(capsys: pytest.CaptureFixture[str]) -> None:
+    given = console.parse(
+        Train, ["here", "--channels", "8", "16", "--no-classes", "--guidance", "2", "--device", "cpu"]
+    )
+    assert (given.dataset, given.channels, given.classes, given.guidance) == ("here", (8, 16), False, 2.0)
+    assert console.parse(Images, ["--steps", "5"]).dataset == "mnist"
+    assert console.parse(Toy, ["--objective", "ssm"]).objective == "ssm"
+    with pytest.raises(SystemExit):
+        console.parse(Train, [])
+    assert "DATA " in capsys.readouterr().err
