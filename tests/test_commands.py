@@ -19,7 +19,7 @@ from ncsn import data, evaluation, plots
 from ncsn.cli import main as cli
 from ncsn.data.pixels import centres, dequantize, quantize
 from ncsn.networks.classifier import Classifier
-from ncsn.plots import tile
+from ncsn.plots import image_grid
 from ncsn.problems import blurred, downsampled
 from ncsn.recipe import Recipe, Units
 from ncsn.run import Run
@@ -116,7 +116,7 @@ def test_pixels_are_rounded_down_to_256_levels(monkeypatch: pytest.MonkeyPatch, 
 def test_a_grid_shows_every_sample_where_it_belongs(given: Run, tmp_path: Path) -> None:
     cli.main(["sample", "it", "-n", "11", "--device", "cpu", "--out", str(tmp_path / "grid.png")])
     with Image.open(tmp_path / "grid.png") as picture:
-        assert np.array_equal(np.asarray(picture), np.asarray(tile(quantize(given.sample(11)), 8)))
+        assert np.array_equal(np.asarray(picture), np.asarray(image_grid(quantize(given.sample(11)), columns=8)))
 
 
 def test_points_are_written_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -342,8 +342,8 @@ def test_walks_are_guided_from_sample_to_sample(given: Run, tmp_path: Path, caps
     how: dict[str, Any] = {"start": run.walk(2, 5, seed=3), "sampler": "heun", "levels": 9}
     with Image.open(out) as picture:
         shown = np.asarray(picture)
-    assert np.array_equal(shown, np.asarray(tile(quantize(run.sample(10, **how)), 5)))
-    assert not np.array_equal(shown, np.asarray(tile(quantize(run.sample(10, guidance=1.0, **how)), 5)))
+    assert np.array_equal(shown, np.asarray(image_grid(quantize(run.sample(10, **how)), columns=5)))
+    assert not np.array_equal(shown, np.asarray(image_grid(quantize(run.sample(10, guidance=1.0, **how)), columns=5)))
     steps = run.steps(10, **how)
     list(steps)
     assert steps.guide_nfe > 0
