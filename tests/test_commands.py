@@ -211,16 +211,6 @@ def test_a_run_is_evaluated(
     assert torch.equal(neighbours, images.train[torch.stack(squares)])
 
 
-def test_who_judges_one_class_by_all_is_told(
-    quick: evaluation.Features, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trained_on(monkeypatch, small_images((1, 28, 28)))
-    cli.main(["evaluate", "mnist", *["-n", "100", "--levels", "2", "--class", "7", "--out", str(tmp_path)]])
-    told = "samples of class 7 alone, beside images of all classes: they differ for that alone"
-    assert f"note: {told}" in capsys.readouterr().out
-    assert told in json.loads((tmp_path / "evaluation.json").read_text())["notes"]
-
-
 def test_no_more_samples_are_drawn_than_can_be_judged(
     given: Run,
     quick: evaluation.Features,
@@ -250,7 +240,7 @@ def test_a_file_is_evaluated_as_far_as_is_asked(
 
 
 def test_a_file_is_judged_against_any_data(
-    quick: evaluation.Features, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    quick: evaluation.Features, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     images, given = replace(small_images((3, 8, 28)), name="colours"), []
 
@@ -266,9 +256,6 @@ def test_a_file_is_judged_against_any_data(
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert found["metrics"]["pixel_wasserstein"]["ratio"] == 1
     assert found["metrics"]["frechet_distance"]["ratio"] == pytest.approx(1)
-    out = capsys.readouterr().out
-    assert "pictures is taken for the samples" in out
-    assert "reals in [0, 1], rounded to bytes" in out
 
 
 @pytest.mark.parametrize(

@@ -86,10 +86,6 @@ def test_every_number_is_about_the_sets_that_its_name_says() -> None:
         assert scored == pytest.approx(expected, rel=1e-4, abs=1e-6)
         assert list(scored) == list(expected)  # the kernel distance first: it is unbiased
         assert getattr(found, f"{kind}_histogram") == pytest.approx(histogram.tolist())
-    for name, metric in found.metrics.items():
-        distance = name in ("kernel_distance", "frechet_distance", "pixel_wasserstein")
-        for ratio, floor in ((metric.ratio, metric.held_out), (metric.ratio_to_training, metric.training)):
-            assert ratio == (pytest.approx(metric.generated / floor) if distance and floor > 0 else None)
 
 
 @pytest.mark.parametrize(
