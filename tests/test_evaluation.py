@@ -63,7 +63,7 @@ def test_every_number_is_about_the_sets_that_its_name_says() -> None:
     samples[:20] = train[40:60]
     samples[20:, 0, 0, 0] += 40
     found = evaluation.evaluate(samples, Images(train, validation, test), READABLE)
-    assert (found.n, found.features, found.dimensions, found.classes) == (n, "readable", 28, DIGITS)
+    assert (found.n, found.features, found.dimensions, found.classes) == (n, "readable", 28, list(DIGITS))
     chosen = train[torch.randperm(300, generator=torch.Generator().manual_seed(0))[:n]]
     against, tested = row(test[:n]), nearest_by_hand(test[:n], train)
     shares = test[:n, 0, 0, 26].div(20).long().bincount(minlength=10) / n
@@ -217,7 +217,7 @@ def test_any_function_of_images_gives_features() -> None:
 
     images, other = three(40, 3, 8, 6), three(30, 3, 8, 6).train
     found = evaluation.evaluate(other, images, colours)
-    assert (found.features, found.dimensions, found.classes) == ("colours", 3, ())
+    assert (found.features, found.dimensions, found.classes) == ("colours", 3, [])
     against = colours(images.test[:30]).float()
     expected = metrics.frechet_distance(colours(other).float(), against)
     assert found.metrics["frechet_distance"].generated == pytest.approx(expected)
@@ -273,7 +273,7 @@ def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, m
     assert torch.equal(torch.get_rng_state(), state)
     right = first(images.validation).probabilities.argmax(1) == kinds[1]
     assert first.accuracy == pytest.approx(right.float().mean().item())
-    assert first.accuracy > 0.9
+    assert right.float().mean() > 0.9
     assert (first.name, first.classes) == ("classifier of colours", ("r", "g", "b"))
     with monkeypatch.context() as patch:
         patch.setattr(features, "teach", None)

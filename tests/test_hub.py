@@ -62,7 +62,8 @@ def run(tmp_path: Path) -> Path:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Mock:
     """The library's own interface, in which ada/pets is private, and ada/open public; ``sent`` holds uploaded files."""
-    models, api = {"ada/pets": True, "ada/open": False}, create_autospec(HfApi, instance=True)
+    models = {"ada/pets": True, "ada/open": False}
+    api: Mock = create_autospec(HfApi, instance=True)
 
     def create(model: str, *, private: bool, exist_ok: bool) -> None:
         if model == "ada/broken":

@@ -56,14 +56,14 @@ class Evaluation:
     digest: str
     accuracy: float | None
     metrics: dict[str, Metric]
-    classes: tuple[str, ...]
+    classes: list[str]
     generated_histogram: list[float]
     held_out_histogram: list[float]
     training_histogram: list[float]
 
     def report(self) -> dict[str, Any]:
         """The same as JSON takes it; what there is none of is left out."""
-        return asdict(self, dict_factory=lambda items: {k: v for k, v in items if v not in (None, [], (), "")})
+        return asdict(self, dict_factory=lambda items: {k: v for k, v in items if v not in (None, [], "")})
 
 
 def as_bytes(pixels: Shaped[Tensor, "n c h w"], name: str = "the images") -> UInt8[Tensor, "n c h w"]:
@@ -155,7 +155,7 @@ class Ruler:
             digest=self.features.digest,
             accuracy=self.features.accuracy,
             metrics={name: beside(name, value, held_out[name], training[name]) for name, value in numbers.items()},
-            classes=self.features.classes,
+            classes=list(self.features.classes),
             generated_histogram=histogram,
             held_out_histogram=held_out_histogram,
             training_histogram=training_histogram,
