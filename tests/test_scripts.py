@@ -21,7 +21,7 @@ import ncsn
 from ncsn.cli import interrupts
 from ncsn.data.pixels import quantize
 from ncsn.distributions import TOYS
-from ncsn.plots import tile
+from ncsn.plots import image_grid
 
 ROOT = Path(__file__).parent.parent
 QUICK = "--steps 5 --samples 50 --levels 3 --langevin-steps 2 --width 8 --layers 1"
@@ -61,7 +61,7 @@ def test_the_script_and_the_command_make_the_same_run(
         assert (out / name).read_bytes() == (trained / "run" / name).read_bytes(), name
     made = ncsn.load(out, device="cpu")
     with Image.open(out / "samples.png") as grid:
-        assert np.array_equal(np.asarray(grid), np.asarray(tile(quantize(made.sample(6)), 10)))
+        assert np.array_equal(np.asarray(grid), np.asarray(image_grid(quantize(made.sample(6)))))
 
 
 def test_a_guide_learns_beside_a_network_without_classes(
@@ -162,7 +162,7 @@ def test_other_networks_proposals_and_samplers_train(
     weights = load_file(tmp_path / "run" / "model.safetensors")
     assert float(weights["data_mean"]) == pytest.approx(mean, abs=0.15 if mean else 0)
     with Image.open(tmp_path / "run" / "samples.png") as grid:
-        assert np.array_equal(np.asarray(grid), np.asarray(tile(quantize(ncsn.load(tmp_path / "run").sample(4)), 10)))
+        assert np.array_equal(np.asarray(grid), np.asarray(image_grid(quantize(ncsn.load(tmp_path / "run").sample(4)))))
 
 
 def test_a_diverging_run_stops_and_names_the_step(

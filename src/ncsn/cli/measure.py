@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,10 +94,8 @@ class Evaluate(SamplingOptions, Reading):
         out = self.folder(run)
         against = None if self.against is None else data.load_images(self.against, reading=self.reading)
         if run is None:
-            samples, lines = evaluation.read_samples(
-                self.source, self.n, depth=BYTES if against is None else against.depth
-            )
-            print(*lines, sep="\n", end="\n" if lines else "")
+            depth = BYTES if against is None else against.depth
+            samples = evaluation.read_samples(self.source, self.n, depth=depth)
         images = self.judges(run, against, run.recipe.shape if run is not None else tuple(samples.shape[1:]))
         print(f"data: {images.name}, {images.describe()}")
         # Features come before samples: what is wrong with them should not take minutes to turn out.
@@ -119,9 +117,6 @@ class Evaluate(SamplingOptions, Reading):
             machine.return_memory()
         began = time.perf_counter()
         result = evaluation.evaluate(samples, images, features)
-        if run is not None and self.label not in (None, "any", "none"):
-            note = f"samples of class {self.label} alone, beside images of all classes: they differ for that alone"
-            result = replace(result, notes=(*result.notes, note))
         numbers |= {"data": images.name, "data_digest": images.digest}
         numbers["evaluation_seconds"] = time.perf_counter() - began
         storage.write_json(out / NUMBERS, numbers | result.report())
@@ -200,11 +195,9 @@ class Evaluate(SamplingOptions, Reading):
 
 
 def print_table(result: "Evaluation") -> None:
-    """Print the numbers as a table, and what a reader must know about them."""
+    """Print the numbers as a table."""
     right = "" if result.accuracy is None else f", {result.accuracy:.1%} right on the validation images"
     print(f"features: {result.features}{right}")
-    for note in result.notes:
-        print(f"note: {note}")
     print(f"n = {result.n}{'' if result.comparable else ', too few to be comparable'}")
     print(f"{'':<18}{'generated':>11}{'held out':>11}{'training':>11}{'ratio':>9}{'to training':>13}")
     for name, metric in result.metrics.items():

@@ -22,7 +22,7 @@ from ncsn.data.sources import from_arrays
 from ncsn.distributions import Empirical
 from ncsn.evaluation import as_bytes, metrics
 from ncsn.learn import guidance, rules
-from ncsn.learn.record import BANDS, LEARNING, Record, Row, Tally, left, verdict
+from ncsn.learn.record import BANDS, LEARNING, Record, Tally, left, verdict
 from ncsn.learn.settings import ImageJob, Images, ResolvedImages
 from ncsn.model import ScoreModel
 from ncsn.noise import Proposal
@@ -31,7 +31,7 @@ from ncsn.optim import muon_and_adam
 from ncsn.recipe import Recipe, Units
 from ncsn.rng import Draws
 from ncsn.run import Run
-from ncsn.training import Budget, Progress, State, train
+from ncsn.training import Budget, Progress, Row, State, train
 from ncsn.validation import DeviceName
 
 FEW = 1000  # examples, below which what is learned may be the examples themselves
