@@ -520,7 +520,6 @@ def test_a_diverging_run_stops_and_names_the_step(tmp_path: Path) -> None:
         ("training_toy.py", "--sigma-max 0.01", "allowed is sigma_max >= sigma_min > 0"),
         ("training_MNIST.py", "--sigma-max 0.001 --proposal loguniform", "allowed is sigma_max >= sigma_min > 0"),
         ("training_MNIST.py", "--sigma-max 0.001 --proposal geometric", "allowed is sigma_max >= sigma_min > 0"),
-        ("training_MNIST.py", "--batch-size 50000 --channels 512 512", "GB of memory; there are"),
         pytest.param(
             "training_MNIST.py",
             "--device cuda",

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 import ncsn
 from ncsn import run as runs
-from ncsn import storage
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP, UNet
 from ncsn.problems import masked
@@ -126,23 +125,20 @@ def test_every_option_of_steps_is_heard(change: dict[str, Any]) -> None:
     assert not torch.equal(plain, other)
 
 
-@pytest.mark.parametrize(
-    ("how", "levels"),
-    [({}, 8), ({"label": "none"}, 8), ({"label": "any", "guidance": 3.0}, 5), ({"label": 3, "guidance": 1.5}, 5)],
-)
-@pytest.mark.parametrize("kind", ["classes", "smaller"])
-def test_fast_is_the_default_in_at_most_eight_evaluations(kind: str, how: dict[str, Any], levels: int) -> None:
-    run = labelled(guidance=1.25, guided_between=(0.2, 20.0))
-    if kind == "smaller":
-        run = Run(score=STANDARD, guide=GaussianScore(0.0, 2.0), recipe=replace(RECIPE, sampling=run.recipe.sampling))
-        how, levels = {key: value for key, value in how.items() if key != "label"}, 6 if "guidance" in how else 8
-    steps = run.steps(3, sampler="fast", **how)
-    last = list(steps)[-1].x
-    assert steps.nfe + steps.guide_nfe / 4 <= 8
-    assert abs(steps.sampling.count - levels) <= 1, "and not many fewer"
-    how = {"guidance": 1.0} | how
-    assert torch.equal(last, run.sample(3, sampler="dpmpp-sde", **how | {"levels": steps.sampling.count}))
-    assert len(run.steps(3, sampler="fast", levels=20)) == 20, "a user's number stays"
+def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
+    guided_run = Run(
+        score=STANDARD,
+        guide=GaussianScore(0.0, 2.0),
+        recipe=replace(RECIPE, sampling=labelled(guidance=1.25, guided_between=(0.2, 20.0)).recipe.sampling),
+    )
+    for run, guidance, levels in ((labelled(), 3.0, 5), (guided_run, 3.0, 6), (guided_run, None, 8)):
+        steps = run.steps(3, sampler="fast", guidance=guidance, levels=None)
+        last = list(steps)[-1].x
+        assert steps.nfe + steps.guide_nfe / 4 <= 8
+        assert abs(steps.sampling.count - levels) <= 1, "and not many fewer"
+        how: dict[str, Any] = {"guidance": guidance or 1.0, "levels": steps.sampling.count}
+        assert torch.equal(last, run.sample(3, sampler="dpmpp-sde", **how))
+        assert len(run.steps(3, sampler="fast", levels=20)) == 20, "a user's number stays"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +146,6 @@ def test_fast_is_the_default_in_at_most_eight_evaluations(kind: str, how: dict[s
     [
         (lambda: standard().sample(0), "n is 0, batch_size is 500; both must be at least 1"),
         (lambda: standard().sample(2, batch_size=0), "batch_size is 0"),
-        (lambda: [*standard().blocks(0)], "n is 0"),
         (lambda: standard().sample(2, label=1), "trained without classes"),
         (lambda: standard().log_prob(torch.zeros(4, 3)), r"x has shape \(4, 3\); \(b, 2\) is needed"),
         (lambda: standard().save("nowhere"), "the score is a GaussianScore; a ScoreModel is needed"),
@@ -162,8 +157,8 @@ def test_fast_is_the_default_in_at_most_eight_evaluations(kind: str, how: dict[s
         (lambda: posterior().log_prob(torch.zeros(4, 2)), "the density of a posterior is not known"),
         (lambda: guided().steps(5, label="none", guide="unconditional"), "guide is unconditional, but samples of no"),
         (lambda: labelled().steps(5, guide="smaller"), "guide is smaller, but the run has no smaller network"),
-        (lambda: labelled().steps(5, label="none", guidance=3.0), "guidance is 3, but the run has no smaller network"),
-        (lambda: standard().steps(5, guidance=3.0), "guidance is 3, but the run has no smaller network"),
+        (lambda: labelled().steps(5, label="none", guidance=3.0), "guide is smaller, but the run has no smaller"),
+        (lambda: standard().steps(5, guidance=3.0), "guide is smaller, but the run has no smaller network"),
         (lambda: guided().steps(5, guide="smaller", sampler="annealed"), "guidance is 1, at which annealed asks no"),
         *((lambda label=label: labelled().sample(1, label=label), "allowed are any, none, and 0 to 9, \\['9', '8'")
           for label in ("eleven", "10", "-1", "9" * 400, "", -1, 10)),
@@ -366,7 +361,7 @@ def test_a_run_that_is_saved_copied_or_pickled_is_the_same(tmp_path: Path) -> No
         assert (again.recipe, again.settings, again.digest) == (run.recipe, {"steps": 3}, run.digest)
     others = [replace(run, score=model(1)), replace(run, guide=None), replace(run, units=None)]
     assert len({run.digest, *(other.digest for other in others)}) == 4
-    with pytest.raises(ValueError, match=r"holds another run; give overwrite=True to replace it, or another folder$"):
+    with pytest.raises(ValueError, match="holds another run"):
         run.save(tmp_path / "mine")
     others[1].save(tmp_path / "mine", overwrite=True)
     assert ncsn.load(tmp_path / "mine", device="cpu").digest == others[1].digest
@@ -493,10 +488,6 @@ def test_an_outline_is_the_network_and_draws_no_random_number(name: str, argumen
     assert {p.device.type for p in outline.parameters()} == {"meta"}
     assert recipe.describes(network)
     assert not recipe.describes(MLP(3, width=5))
-    weights = sum(p.nbytes for p in network.parameters())
-    if name == "UNet":
-        assert recipe.memory(16, learning=True) > recipe.memory(8, learning=True) > 5 * weights
-        assert recipe.memory(16, learning=False) > recipe.memory(8, learning=False) > 2 * weights
 
 
 def test_units_are_the_mean_and_the_deviation_of_every_column() -> None:
@@ -523,4 +514,3 @@ def test_a_loaded_run_has_its_folder_and_images_the_fastest_precision(tmp_path: 
     fast = ncsn.machine.autocast_of(ncsn.machine.choose_precision("auto", torch.device("cpu")))
     assert (run.folder, run.experiment, run.device.type, run.model.autocast) == (tmp_path, "images", "cpu", fast)
     assert Run(score=model(), recipe=RECIPE).to("cpu").model.autocast is None
-    assert storage.begun(tmp_path)

@@ -250,7 +250,7 @@ class Likelihood(RunOptions):
         import torch
 
         import ncsn
-        from ncsn import machine, storage
+        from ncsn import storage
         from ncsn.data.pixels import dequantize
         from ncsn.likelihood import Bits, joined
         from ncsn.rng import block_seed
@@ -267,11 +267,10 @@ class Likelihood(RunOptions):
         n, dimensions = len(x), x[0].numel()
         if n < self.n:
             print(f"{n} test images instead of {self.n}: there are no more")
-        needed = 16 * self.probes * min(n, PART) * dimensions
-        machine.check_memory(needed, run.device, f"{self.probes} probes of {min(n, PART)} images at a time")
         # The generator of the seed itself has chosen the images.
         seed, sigma_min = block_seed(self.seed, 1), self.sigma_min or run.recipe.sampling.sigma_min
-        parts = run.likelihoods(x, sigma_min, self.probes, self.tolerance, PART, seed)
+        solver: dict[str, Any] = {"sigma_min": sigma_min, "probes": self.probes, "tolerance": self.tolerance}
+        parts = run.likelihoods(x, **solver, batch_size=PART, seed=seed)
         result = joined(list(console.bar(parts, f"{n} images", total=-(-n // PART))))
         bits = Bits.of(result, dimensions)
         what = "pixels (byte + u)/256" if pixels.dtype == torch.uint8 else "pixels in steps of 1/256"
@@ -283,9 +282,7 @@ class Likelihood(RunOptions):
         )
         if self.out is not None:
             numbers = {
-                "sigma_min": sigma_min,
-                "probes": self.probes,
-                "tolerance": self.tolerance,
+                **solver,
                 "seed": self.seed,
                 "test_images": chosen.tolist(),
                 "bits_per_dimension": bits.each.tolist(),

@@ -92,9 +92,7 @@ class Study:
                 guide_recipe = as_saved(guide_recipe, folder / "guide", chosen=False)
         proposal(settings)
         recipe.sampling.but(sampler="annealed")  # which draws some samples, too
-        shares = [draws_of(settings, device, replace(group, rank=rank)) for rank in range(group.size)]
-        size = max(max(draws.sizes) for draws in shares)
-        machine.check_memory(recipe.memory(size, learning=True), device, f"this network with {size} images at a time")
+        draws_of(settings, device, group)  # too many shares end here
         recipe.build()(torch.zeros(1, *pictures.shape), 1.0)  # images that do not fit end here
         for line in (pictures.describe(), *pictures.said):
             print(line)

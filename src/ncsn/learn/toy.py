@@ -112,8 +112,6 @@ class Study:
         recipe = Recipe(network="MLP", arguments=dict(arguments), shape=(2,), sampling=sampling)
         steps = settings.levels * settings.langevin_steps
         sampling.but(sampler="langevin", steps=steps, eps=settings.step_size)  # to which annealing is compared
-        size = settings.batch_size
-        machine.check_memory(recipe.memory(size, learning=True), device, f"this network with --batch-size {size}")
         folder = settings.job.out
         assert folder is not None
         begun = storage.begun(folder)
