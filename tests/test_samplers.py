@@ -227,7 +227,7 @@ def test_every_name_stands_for_its_own_sampler(generator: Generator) -> None:
     EDM's churn is 40 in all, on noise levels from a 200th to a fifth of σ_max; on 200 levels no step's is cut off.
     """
     x, two, eta = 5 * torch.randn(7, 2, generator=generator), Geometric(5.0, 0.5, 30).sigmas(), 1 - 0.1 ** (2 / 29)
-    karras, fine, last = Karras(5.0, 0.5, 30).sigmas(), Karras(5.0, 0.5, 200).sigmas(), {"last_extrapolation": 0.25}
+    karras, fine = Karras(5.0, 0.5, 30).sigmas(), Karras(5.0, 0.5, 200).sigmas()
     direct: dict[str, Callable[[Generator], Iterator[ways.Step]]] = {
         "annealed": lambda g: ways.annealed_langevin(GAUSSIAN, x, two, eps=0.05, steps=3, generator=g),
         "consistent": lambda g: ways.consistent_annealed(GAUSSIAN, x, two, eta=eta, generator=g),
@@ -236,7 +236,9 @@ def test_every_name_stands_for_its_own_sampler(generator: Generator) -> None:
         "heun": lambda g: ways.heun(GAUSSIAN, x, karras),
         "edm": lambda g: ways.edm(GAUSSIAN, x, fine, churn=40, churn_range=(0.025, 1.0), generator=g),
         "dpmpp": lambda g: ways.dpm_solver(GAUSSIAN, x, karras, generator=g),
-        "dpmpp-sde": lambda g: ways.dpm_solver(GAUSSIAN, x, karras, stochasticity=1.0, generator=g, **last),
+        "dpmpp-sde": lambda g: ways.dpm_solver(
+            GAUSSIAN, x, karras, stochasticity=1.0, last_extrapolation=0.25, generator=g
+        ),
         "langevin": lambda g: ways.langevin(GAUSSIAN, x, 0.5, step_size=0.05, steps=3, generator=g),
     }
     assert {*direct, "fast"} == set(METHODS)

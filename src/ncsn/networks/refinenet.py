@@ -440,7 +440,7 @@ def sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
     """Image channels and width.  Raises ValueError if the state dict has no first convolution."""
     stem = state.get("begin_conv.weight")
     if stem is None or stem.ndim != 4:
-        raise ValueError(f"no weights of an NCSN: begin_conv.weight is needed; there are {shortened(state)}")
+        raise ValueError(f"no weights of an NCSN: begin_conv.weight is needed; there are {reprlib.repr(sorted(state))}")
     return stem.shape[1], stem.shape[0]
 
 
@@ -458,8 +458,3 @@ def fill(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         if state[name].shape != weight.shape:
             raise ValueError(f"{name} has shape {tuple(state[name].shape)}; {tuple(weight.shape)} is needed")
         weight.copy_(state[name])
-
-
-def shortened(names: Iterable[str]) -> str:
-    """The first few names."""
-    return reprlib.repr(list(names))
