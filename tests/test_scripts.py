@@ -21,7 +21,7 @@ import ncsn
 from ncsn.cli import interrupts
 from ncsn.data.pixels import quantize
 from ncsn.distributions import TOYS
-from ncsn.plots import tile
+from ncsn.plots import image_grid
 
 ROOT = Path(__file__).parent.parent
 QUICK = "--steps 5 --samples 50 --width 8 --layers 1"
@@ -95,7 +95,9 @@ def test_a_script_that_is_killed_and_resumed_makes_the_run_of_the_command_that_w
     for name in ("model", "average", "optimizers", "generator", "kept"):
         assert str(states[0][name]) == str(states[1][name]), name
     with Image.open(cut / "samples.png") as grid:
-        assert np.array_equal(np.asarray(grid), np.asarray(tile(quantize(ncsn.load(cut, device="cpu").sample(6)), 10)))
+        assert np.array_equal(
+            np.asarray(grid), np.asarray(image_grid(quantize(ncsn.load(cut, device="cpu").sample(6))))
+        )
     assert run(script, f"--resume --out {cut} --steps 14 --no-compile") == 0
     assert (numbers(cut)["step"], numbers(cut)["images_seen"]) == (14, 14 * 16), "a new total"
 
@@ -141,7 +143,7 @@ def test_other_networks_proposals_and_samplers_train(
     weights = load_file(tmp_path / "run" / "model.safetensors")
     assert float(weights["data_mean"]) == pytest.approx(mean, abs=0.15 if mean else 0)
     with Image.open(tmp_path / "run" / "samples.png") as grid:
-        assert np.array_equal(np.asarray(grid), np.asarray(tile(quantize(ncsn.load(tmp_path / "run").sample(4)), 10)))
+        assert np.array_equal(np.asarray(grid), np.asarray(image_grid(quantize(ncsn.load(tmp_path / "run").sample(4)))))
 
 
 @pytest.mark.slow
