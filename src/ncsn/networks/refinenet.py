@@ -451,9 +451,8 @@ def fill(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     """
     missing, unexpected = sorted(weights.keys() - state.keys()), sorted(state.keys() - weights.keys())
     if missing or unexpected:
-        raise ValueError(
-            f"other weights are needed: missing are {shortened(missing)}; unexpected are {shortened(unexpected)}"
-        )
+        listed = f"missing are {reprlib.repr(missing)}; unexpected are {reprlib.repr(unexpected)}"
+        raise ValueError(f"other weights are needed: {listed}")
     for name, weight in weights.items():
         if state[name].shape != weight.shape:
             raise ValueError(f"{name} has shape {tuple(state[name].shape)}; {tuple(weight.shape)} is needed")
