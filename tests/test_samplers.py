@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
-from helpers import z_score, zero_score
+from helpers import GaussianScore, z_score, zero_score
 from scipy.integrate import solve_ivp
 from torch import Generator, Tensor
 
@@ -18,9 +18,11 @@ from ncsn.distributions import TOYS, Empirical, GaussianMixture
 from ncsn.likelihood import log_prob
 from ncsn.noise import Geometric, Karras, suggest_noise
 from ncsn.problems import blurred, conjugate_gradient, downsampled, masked, posterior
-from ncsn.samplers import METHODS, encode, slerp
-from ncsn.score import Counted, tweedie
-from ncsn.validation import SamplerName
+from ncsn.recipe import Recipe
+from ncsn.run import Run
+from ncsn.samplers import METHODS, Descent, Method, Sampling, encode, slerp
+from ncsn.score import Counted, guided, tweedie
+from ncsn.validation import GuideName, SamplerName
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.5], [2.0, 1.0]]), 0.5, torch.tensor([0.3, 0.7]))
 START = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-4.0, 0.2]])
@@ -176,8 +178,202 @@ def test_the_corrector_makes_no_step_along_a_score_that_is_zero() -> None:
     torch.testing.assert_close(end.x, START + 3**0.5 * z)
 
 
-def test_the_table_has_the_names_of_the_command_line() -> None:
+# The table of samplers, and how a run samples: from 30 levels of its own, three Langevin steps, no guide.
+
+SAMPLING = Sampling(sigma_max=5.0, sigma_min=0.5, sampler="dpmpp-sde", levels=30, steps=3, eps=0.05)
+GAUSSIAN = GaussianScore(1.0, 0.5)
+TABLE = {  # README's numbers are about these: (ladder, levels, steps, evaluations, guided from)
+    "annealed": ("geometric", 100, 2, 201, math.inf),
+    "consistent": ("geometric", 100, 1, 100, 0),
+    "pc": ("geometric", 60, 1, 119, 0),
+    "euler": ("karras", 40, 1, 40, 0),
+    "heun": ("karras", 18, 1, 35, 0),
+    "edm": ("karras", 40, 1, 79, 0),
+    "dpmpp": ("karras", 20, 1, 20, 0),
+    "dpmpp-sde": ("karras", 30, 1, 30, 0),
+    "langevin": ("geometric", 1, 200, 201, math.inf),
+    "fast": ("karras", 8, 1, 8, 0.5),
+}
+
+
+def test_the_table_has_the_names_of_the_command_line_and_what_was_measured() -> None:
+    table = {
+        name: (m.ladder, m.levels, m.steps, m.nfe(m.levels, m.steps), m.guided_from) for name, m in METHODS.items()
+    }
+    assert table == TABLE
     assert tuple(METHODS) == get_args(SamplerName)
+    assert (SAMPLING.guidance, SAMPLING.guided_between) == (1, (0.2, 1.5))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_sampler_yields_and_costs_what_the_table_says(name: str, generator: Generator) -> None:
+    sampling, score = SAMPLING.but(sampler=name), Counted(GAUSSIAN)
+    x = sampling.start(torch.ones(1, 2), 4000, generator=generator)
+    assert float(x.std()) == pytest.approx(5, abs=0.2)
+    steps = list(sampling.follow(score, x, generator=generator))
+    assert (len(steps), score.nfe) == (sampling.states, sampling.nfe)
+    sigmas = [step.sigma for step in steps]
+    assert sigmas == sorted(sigmas, reverse=True)
+    assert sigmas[-2:] == pytest.approx([0.5, 0])
+    if name != "langevin":  # which never leaves its start
+        # The last state is the mean of the clean data, whose std is s²/√(s² + σ²).
+        assert float(steps[-1].x.mean()) == pytest.approx(1, abs=0.1)
+        assert float(steps[-1].x.std()) == pytest.approx(0.354, abs=0.04)
+
+
+def test_every_name_stands_for_its_own_sampler(generator: Generator) -> None:
+    """The table against direct calls: the function, its ladder, its options, its noise.
+
+    EDM's churn is 40 in all, on noise levels from a 200th to a fifth of σ_max; on 200 levels no step's is cut off.
+    """
+    x, two, eta = 5 * torch.randn(7, 2, generator=generator), Geometric(5.0, 0.5, 30).sigmas(), 1 - 0.1 ** (2 / 29)
+    karras, fine, last = Karras(5.0, 0.5, 30).sigmas(), Karras(5.0, 0.5, 200).sigmas(), {"last_extrapolation": 0.25}
+    direct: dict[str, Callable[[Generator], Iterator[ways.Step]]] = {
+        "annealed": lambda g: ways.annealed_langevin(GAUSSIAN, x, two, eps=0.05, steps=3, generator=g),
+        "consistent": lambda g: ways.consistent_annealed(GAUSSIAN, x, two, eta=eta, generator=g),
+        "pc": lambda g: ways.predictor_corrector(GAUSSIAN, x, two, generator=g),
+        "euler": lambda g: ways.euler(GAUSSIAN, x, karras),
+        "heun": lambda g: ways.heun(GAUSSIAN, x, karras),
+        "edm": lambda g: ways.edm(GAUSSIAN, x, fine, churn=40, churn_range=(0.025, 1.0), generator=g),
+        "dpmpp": lambda g: ways.dpm_solver(GAUSSIAN, x, karras, generator=g),
+        "dpmpp-sde": lambda g: ways.dpm_solver(GAUSSIAN, x, karras, stochasticity=1.0, generator=g, **last),
+        "langevin": lambda g: ways.langevin(GAUSSIAN, x, 0.5, step_size=0.05, steps=3, generator=g),
+    }
+    assert {*direct, "fast"} == set(METHODS)
+    for name, sampler in direct.items():
+        sampling = SAMPLING.but(
+            sampler=name,
+            levels={"langevin": 1, "edm": 200}.get(name, 30),
+            steps=3 if METHODS[name].langevin else None,
+        )
+        states = [step.x for step in sampling.follow(GAUSSIAN, x, generator=Generator().manual_seed(3))]
+        expected = list(sampler(Generator().manual_seed(3)))
+        assert len(states) == len(expected)
+        assert torch.equal(states[-1], expected[-1].x), name
+
+
+GUIDED = replace(SAMPLING, guidance=2.0, levels=7)
+ANNEALED = replace(GUIDED, sampler="annealed", steps=9)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "change", "name", "value"),
+    [
+        (GUIDED, {}, "levels", 7),
+        (GUIDED, {"sampler": "heun"}, "levels", 18),
+        (GUIDED, {"sampler": "heun", "levels": 5}, "levels", 5),
+        (GUIDED, {"sampler": "heun"}, "guidance", 2),
+        (GUIDED, {"sampler": "annealed"}, "guidance", 1),
+        (GUIDED, {"sampler": "langevin"}, "guidance", 1),
+        (GUIDED, {"sampler": "annealed", "guidance": 1.5}, "guidance", 1.5),
+        (GUIDED, {"sampler": "annealed"}, "steps", 2),
+        (GUIDED, {"guidance": 0.0}, "guidance", 0),
+        (ANNEALED, {"guidance": 2.0}, "guidance", 2),
+        (ANNEALED, {}, "steps", 9),
+        (ANNEALED, {"eps": 1e-5}, "eps", 1e-5),
+        (SAMPLING, {"sampler": "langevin", "levels": 1}, "count", 1),
+    ],
+)
+def test_another_sampler_comes_with_its_own_levels_steps_and_guidance(
+    sampling: Sampling, change: dict[str, Any], name: str, value: float
+) -> None:
+    assert getattr(sampling.but(**change), name) == value
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_langevin_dynamics_alone_takes_steps_and_may_stay_on_one_level(name: str) -> None:
+    """Samplers that descend would end where they begin, in noise."""
+    one = replace(SAMPLING, sampler="langevin", levels=1)
+    if METHODS[name].langevin:
+        assert SAMPLING.but(sampler=name, steps=9, eps=1e-4).steps == 9
+        assert replace(one, sampler=name).count == 1
+        return
+    for change, message in (({"steps": 9}, "steps is 9"), ({"eps": 1e-4}, "eps is 0.0001")):
+        with pytest.raises(ValueError, match=f"^{message}, but {name} takes no Langevin steps; annealed and langevin"):
+            SAMPLING.but(sampler=name, **change)
+    with pytest.raises(ValueError, match=f"^levels is 1; {name} comes from noise level 5 to 0.5 by at least 2$"):
+        replace(one, sampler=name)
+    assert replace(one, sampler=name, sigma_max=0.5).count == 1
+
+
+@pytest.mark.parametrize("guide", ["smaller", "unconditional"])
+@pytest.mark.parametrize("weight", [0.0, 1.0, 1.25, 1.5, 4.0])
+@pytest.mark.parametrize("top", [2.0, 50.0])
+def test_fast_is_the_default_on_as_many_levels_as_eight_evaluations_allow(
+    guide: GuideName, weight: float, top: float, generator: Generator
+) -> None:
+    own = replace(SAMPLING, sigma_max=top, sigma_min=0.01, guidance=weight, guide=guide)
+    fast = own.but(sampler="fast")
+    assert (fast.levels, fast.guidance) == (8, 1 if weight in (1, 1.25) else weight)
+    x = 5 * torch.randn(3, 2, generator=generator)
+    for sampling in (fast.limited, own.but(sampler="fast", guidance=1.25).limited, fast.but(guidance=3.0).limited):
+        network, other = Counted(GAUSSIAN), Counted(GAUSSIAN)
+        score = guided(network, other, sampling.guidance, between=sampling.guided_between)
+        *_, last = sampling.follow(score, x, generator=Generator().manual_seed(3))
+        costs = network.nfe + other.nfe * (1 if guide == "unconditional" else 0.25)
+        assert costs == sampling.evaluations <= 8
+        assert replace(sampling, levels=sampling.count + 1).evaluations > 8
+        same = replace(sampling, sampler="dpmpp-sde")
+        *_, expected = same.follow(score, x, generator=Generator().manual_seed(3))
+        assert torch.equal(last.x, expected.x)
+    assert own.limited == own, "who has no limit keeps his levels"
+
+
+def test_levels_may_be_given_one_by_one_and_rise_for_euler(generator: Generator) -> None:
+    """Which evaluates none on the way up; and samples begin in as much noise as the first level has."""
+    levels, zero = (4.0, 2.0, 0.7, 2.0, 0.7), torch.zeros(1, 2)
+    down, rising = SAMPLING.but(levels=levels[:3]), SAMPLING.but(sampler="euler", levels=levels)
+    assert float(down.start(zero, 20_000, generator=generator).std()) == pytest.approx(4, rel=0.02)
+    for sampling, expected in ((down, [2.0, 0.7, 0]), (rising, [*levels[1:], 0])):
+        steps = list(sampling.follow(score := Counted(GAUSSIAN), zero, generator=generator))
+        assert [step.sigma for step in steps] == pytest.approx(expected)
+        assert (
+            (sampling.states, sampling.nfe)
+            == (len(steps), score.nfe)
+            == (len(expected), len(expected) - (len(expected) > 3))
+        )
+    twice = replace(rising, guidance=2.0, guide="unconditional", guided_between=(1.0, 3.0))
+    assert twice.guided_nfe == 4 + 2, "the middle level is evaluated, and guided, twice"
+
+
+def test_samples_start_around_the_means_they_are_told(generator: Generator) -> None:
+    x = SAMPLING.start(torch.tensor([[-20.0, 3.0]]), 4000, generator=generator)
+    assert abs(z_score(x[:, 0], -20)) < 4
+    assert abs(z_score(x[:, 1], 3)) < 4
+    each = SAMPLING.start(torch.tensor([[-900.0], [900.0]]), 2, generator=generator)
+    assert each[0] < 0 < each[1]
+
+
+def test_a_sampler_of_ones_own_is_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    def jump(d: Descent) -> Iterator[ways.Step]:
+        return ways.euler(d.score, d.x, d.sigmas[[0, -1]])
+
+    monkeypatch.setitem(METHODS, "jump", Method(follow=jump, ladder="karras", levels=9, states=lambda levels, steps: 2))
+    run = Run(score=GAUSSIAN, recipe=Recipe(network="mine", arguments={}, shape=(2,), sampling=SAMPLING))
+    steps = list(run.steps(5, sampler="jump", seed=4))
+    assert [step.sigma for step in steps] == pytest.approx([0.5, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eps": 0.0}, "eps is 0.0"),
+        ({"eps": 1.0, "sampler": "annealed"}, "eps is 1.0, steps is 3; allowed are 0 < eps < 1,"),
+        ({"steps": 0}, "steps is 0"),
+        ({"sigma_min": -1.0}, "sigma_min > 0"),
+        ({"sampler": "hmc"}, "sampler is hmc; allowed are annealed"),
+        *(({"guidance": value}, f"guidance is {value}") for value in (math.nan, math.inf, -0.5)),
+        ({"levels": 0}, "levels is 0"),
+        ({"levels": 10**12}, "levels is 1,000,000,000,000; allowed are 1 to 10,000"),
+        ({"levels": (4.0, 0.7, 2.0)}, "are needed, descending"),
+        ({"guided_between": (2.0, 1.0)}, "guided_between is"),
+    ],
+)
+def test_what_could_not_be_sampled_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SAMPLING, **change)
+    with pytest.raises(ValueError, match="levels is 5, but langevin stays on the smallest one"):
+        SAMPLING.but(sampler="langevin", levels=5)
 
 
 # Where they end, in standard errors.

@@ -244,7 +244,7 @@ class Likelihood(RunOptions):
         import torch
 
         import ncsn
-        from ncsn import machine, storage
+        from ncsn import storage
         from ncsn.data.pixels import dequantize
         from ncsn.likelihood import bits_per_dimension, joined
         from ncsn.rng import block_seed
@@ -261,11 +261,10 @@ class Likelihood(RunOptions):
         n, dimensions = len(x), x[0].numel()
         if n < self.n:
             print(f"{n} test images instead of {self.n}: there are no more")
-        needed = 16 * self.probes * min(n, PART) * dimensions
-        machine.check_memory(needed, run.device, f"{self.probes} probes of {min(n, PART)} images at a time")
         # The generator of the seed itself has chosen the images.
         seed, sigma_min = block_seed(self.seed, 1), self.sigma_min or run.recipe.sampling.sigma_min
-        parts = run.likelihoods(x, sigma_min, self.probes, self.tolerance, PART, seed)
+        solver: dict[str, Any] = {"sigma_min": sigma_min, "probes": self.probes, "tolerance": self.tolerance}
+        parts = run.likelihoods(x, **solver, batch_size=PART, seed=seed)
         result = joined(list(console.bar(parts, f"{n} images", total=-(-n // PART))))
         bits = bits_per_dimension(result.log_prob, dimensions)
         errors = result.standard_error / (dimensions * math.log(2))
@@ -278,9 +277,7 @@ class Likelihood(RunOptions):
         )
         if self.out is not None:
             numbers = {
-                "sigma_min": sigma_min,
-                "probes": self.probes,
-                "tolerance": self.tolerance,
+                **solver,
                 "seed": self.seed,
                 "test_images": chosen.tolist(),
                 "bits_per_dimension": bits.tolist(),

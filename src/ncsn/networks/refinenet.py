@@ -13,6 +13,7 @@ With ``state`` a state dict of theirs, these are the papers' scores of pixels in
 
 import math
 import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ncsn.files import some
 from ncsn.networks.mlp import NoiseEmbedding
 
 Norm = Callable[[int], nn.Module]
@@ -440,7 +440,7 @@ def sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
     """Image channels and width.  Raises ValueError if the state dict has no first convolution."""
     stem = state.get("begin_conv.weight")
     if stem is None or stem.ndim != 4:
-        raise ValueError(f"no weights of an NCSN: begin_conv.weight is needed; there are {some(list(state))}")
+        raise ValueError(f"no weights of an NCSN: begin_conv.weight is needed; there are {shortened(state)}")
     return stem.shape[1], stem.shape[0]
 
 
@@ -451,8 +451,15 @@ def fill(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     """
     missing, unexpected = sorted(weights.keys() - state.keys()), sorted(state.keys() - weights.keys())
     if missing or unexpected:
-        raise ValueError(f"other weights are needed: missing are {some(missing)}; unexpected are {some(unexpected)}")
+        raise ValueError(
+            f"other weights are needed: missing are {shortened(missing)}; unexpected are {shortened(unexpected)}"
+        )
     for name, weight in weights.items():
         if state[name].shape != weight.shape:
             raise ValueError(f"{name} has shape {tuple(state[name].shape)}; {tuple(weight.shape)} is needed")
         weight.copy_(state[name])
+
+
+def shortened(names: Iterable[str]) -> str:
+    """The first few names."""
+    return reprlib.repr(list(names))
