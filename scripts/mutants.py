@@ -129,7 +129,7 @@ def survey(module: str, number: int, seed: int) -> tuple[int, int]:
 def main() -> None:
     """Survey the modules that are asked for, or all; the exit status is 1 where fewer than 85 % are killed."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as noise or data/files (default: all)")
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as noise or data/sources (default: all)")
     parser.add_argument("--number", type=int, default=8, help="mutants of each module (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="which they are (default: 0)")
     options: Any = parser.parse_args()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ncsn import evaluation
-from ncsn.data import Images, Labels, mnist, mnist_labels
+from ncsn.data import Images, Labels, mnist
 from ncsn.data.pixels import Depth
 from ncsn.evaluation import PIXELS, Features, Metric, features, metrics, report
 from ncsn.networks.classifier import Classifier
@@ -171,8 +171,10 @@ def test_the_nearest_is_found_whatever_fits_into_memory(monkeypatch: pytest.Monk
 
 
 def test_the_classifier_of_the_package_reads_digits() -> None:
-    seen, labels = evaluation.digits()(mnist().test[-1000:]), mnist_labels()[2][-1000:]
-    assert (seen.probabilities.argmax(1) == labels).float().mean() >= 0.992
+    images = mnist()
+    assert images.labels is not None
+    seen = evaluation.digits()(images.test[-1000:])
+    assert (seen.probabilities.argmax(1) == images.labels.test[-1000:]).float().mean() >= 0.992
     assert seen.features.shape == (1000, 128)
 
 

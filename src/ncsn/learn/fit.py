@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ncsn import machine, plots, storage
 from ncsn.data import Images as Pictures
 from ncsn.data import Reading, batches, shards
-from ncsn.data.files import from_arrays
 from ncsn.data.images import images_of
 from ncsn.data.pixels import reals
+from ncsn.data.sources import from_arrays
 from ncsn.distributions import Empirical
 from ncsn.evaluation import as_bytes, metrics
 from ncsn.learn import guidance, rules
@@ -212,11 +212,11 @@ def fit_points(
 def pictures_of(x: Shaped[np.ndarray, "n ..."], labels: "Tensor | np.ndarray | Sequence[int | str] | None") -> Pictures:
     """Images as the data set that a file of them would be.  Raises ValueError for labels of other images."""
     if labels is None:
-        return images_of(from_arrays("data", {"images": x}), Reading())
+        return images_of("data", from_arrays("data", {"images": x}), Reading())
     classes = np.asarray(labels)
     if classes.shape != x.shape[:1]:
         raise ValueError(f"labels has shape {classes.shape} for {len(x)} images; a class for each is needed")
-    return images_of(from_arrays("data", {"images": x, "labels": classes}), Reading())
+    return images_of("data", from_arrays("data", {"images": x, "labels": classes}), Reading())
 
 
 def fit_images(
