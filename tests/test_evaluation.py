@@ -343,7 +343,7 @@ GOOD = np.zeros((20, 1, 6, 8), np.uint8)
     [
         ({"a": GOOD, "b": GOOD}, "one array of images, or one named samples, is needed"),
         ({"a": GOOD[0, 0]}, "one array of images, or one named samples, is needed"),
-        ({"samples": GOOD[0, 0]}, r"\(n, h, w\), .* is needed"),
+        ({"samples": GOOD[0, 0]}, "x.npz"),
         ({"samples": 1.6 * np.arange(20 * 48).reshape(20, 6, 8) / 959}, r"x.npz: .* from 0 to 1.6; uint8, or reals"),
         ({"samples": GOOD.astype(np.uint16) + 300}, "from 300 to 300; uint8, or reals"),
         ({}, "x.npz holds no arrays"),
