@@ -29,7 +29,7 @@ from cosmic_ray.plugins import get_operator
 
 ROOT = Path(__file__).resolve().parents[1]
 ALSO = {
-    "samplers": "samplers_against_diffusers sampling randomness",
+    "samplers": "sampling randomness",
     "objectives": "randomness",
     "likelihood": "randomness",
     "problems": "randomness",

@@ -152,7 +152,7 @@ def test_palettes_one_bit_and_frames(tmp_path: Path) -> None:
         tmp_path / "gif", lambda i: packed(grey[i], "GIF", save_all=True, append_images=[grey[i - 1]]), "gif"
     )
     assert torch.equal(in_order(frames)[:, 0], torch.from_numpy(BYTE[..., 0]))
-    assert frames.said == ("first frames only: 10 of 10 images",)
+    assert frames.said == ("first frames only: 10 of 10 images", "as grey: 10 of 10 images")
 
 
 TURN = Image.Transpose
@@ -228,7 +228,27 @@ def test_a_size_that_is_asked_for_or_else_needed(tmp_path: Path) -> None:
     images = load_images(str(tmp_path), reading=Reading(size="8x12"))
     assert images.shape == (1, 8, 12)
     assert in_order(images)[:, 0, 4, 4].tolist() == [10 * i for i in range(10)]
-    assert images.said == ("crop to 8 x 12: 10 of 10 images",)
+    assert images.said == ("crop to 8 x 12: 10 of 10 images", "enlarged: 3 of 10 images")
+
+
+def ppm_of_16_bits(i: int) -> bytes:
+    return b"P6 3 2 65535\n" + (1000 * i + np.arange(18)).astype(">u2").tobytes()
+
+
+def half_grey(i: int) -> bytes:
+    return packed(Image.new("L", (3, 2), 9 * i) if i % 2 else Image.new("RGB", (3, 2), (i, 2 * i, 90)))
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix", "line"),
+    [
+        (ppm_of_16_bits, "ppm", "8 of 16 bits: 10 of 10 images"),
+        (lambda i: packed(Image.new("CMYK", (3, 2), (i, 9 * i, 0, 50)), "TIFF"), "tif", "CMYK as RGB: 10 of 10 images"),
+        (half_grey, "png", "grey as RGB: 5 of 10 images"),
+    ],
+)
+def test_no_conversion_is_silent(tmp_path: Path, content: Callable[[int], bytes], suffix: str, line: str) -> None:
+    assert line in loaded(tmp_path, content, suffix).said
 
 
 @pytest.mark.parametrize("deep", [False, True])

@@ -174,7 +174,7 @@ def test_a_restart_goes_on_from_nobody_elses_run(place: Path) -> None:
     words.insert(words.index("--standalone"), "--max-restarts=1")
     finished = subprocess.run(words, capture_output=True, text=True, timeout=WITHIN, env=environment(), check=False)
     assert finished.returncode != 0
-    assert finished.stderr.count("holds another run; give --overwrite") == 2, "the second time, too"
+    assert finished.stderr.count("holds another run; --overwrite") == 2, "the second time, too"
     assert {path.name: path.read_bytes() for path in (place / "one").iterdir() if path.is_file()} == before
 
 

@@ -1,5 +1,6 @@
 """``ncsn evaluate``, ``ncsn likelihood`` and ``ncsn info``: numbers about a run."""
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -243,9 +244,9 @@ class Likelihood(RunOptions):
         import torch
 
         import ncsn
-        from ncsn import machine, storage
+        from ncsn import storage
         from ncsn.data.pixels import dequantize
-        from ncsn.likelihood import Bits, joined
+        from ncsn.likelihood import bits_per_dimension, joined
         from ncsn.rng import block_seed
 
         began = time.perf_counter()
@@ -260,29 +261,27 @@ class Likelihood(RunOptions):
         n, dimensions = len(x), x[0].numel()
         if n < self.n:
             print(f"{n} test images instead of {self.n}: there are no more")
-        needed = 16 * self.probes * min(n, PART) * dimensions
-        machine.check_memory(needed, run.device, f"{self.probes} probes of {min(n, PART)} images at a time")
         # The generator of the seed itself has chosen the images.
         seed, sigma_min = block_seed(self.seed, 1), self.sigma_min or run.recipe.sampling.sigma_min
-        parts = run.likelihoods(x, sigma_min, self.probes, self.tolerance, PART, seed)
+        solver: dict[str, Any] = {"sigma_min": sigma_min, "probes": self.probes, "tolerance": self.tolerance}
+        parts = run.likelihoods(x, **solver, batch_size=PART, seed=seed)
         result = joined(list(console.bar(parts, f"{n} images", total=-(-n // PART))))
-        bits = Bits.of(result, dimensions)
+        bits = bits_per_dimension(result.log_prob, dimensions)
+        errors = result.standard_error / (dimensions * math.log(2))
         what = "pixels (byte + u)/256" if pixels.dtype == torch.uint8 else "pixels in steps of 1/256"
-        error = f"± {bits.error.mean():.3f} an image" if self.probes > 1 else "an image's error is not known"
-        mean = f"{bits.mean:.3f} bits/dim" + (f" ± {bits.mean_error:.3f}" if n > 1 else "")
+        error = f"± {errors.mean():.3f} an image" if self.probes > 1 else "an image's error is not known"
+        mean = f"{bits.mean():.3f} bits/dim" + (f" ± {bits.std() / n**0.5:.3f}" if n > 1 else "")
         print(
             f"{mean} (over {n} test images; {error} over {self.probes} probes), for {what} with noise {sigma_min:g}; "
             f"up to {result.nfe} evaluations, {time.perf_counter() - began:.0f} s"
         )
         if self.out is not None:
             numbers = {
-                "sigma_min": sigma_min,
-                "probes": self.probes,
-                "tolerance": self.tolerance,
+                **solver,
                 "seed": self.seed,
                 "test_images": chosen.tolist(),
-                "bits_per_dimension": bits.each.tolist(),
-                "errors": bits.error.tolist() if self.probes > 1 else None,
+                "bits_per_dimension": bits.tolist(),
+                "errors": errors.tolist() if self.probes > 1 else None,
             }
             storage.write_json(self.out, numbers)
 

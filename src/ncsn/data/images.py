@@ -221,12 +221,17 @@ def stacked(found: Sequence[Picture], reading: Reading) -> tuple[Shaped[np.ndarr
     depth = depth_of(found)
     channels = 1 if all(one.grey for one in found) else max(one.pixels.shape[2] for one in found)
     notes = Counter(note for one in found for note in one.notes)
+    widths = [one.pixels.shape[2] for one in found]
+    notes["as grey"] = len(found) if channels < max(widths) else 0
+    notes["grey as RGB"] = sum(width < channels for width in widths)
+    notes["as bytes"] = sum(one.dtype != "uint8" for one in found) if depth == BYTES else 0
+    notes["as float32"] = sum(one.dtype == "float64" for one in found)
     if depth != BYTES and (depth.low, depth.high) != (0, 1):
         notes[f"{depth.dtype} from {depth.low:g} to {depth.high:g} as 0 to 1"] = len(found)
     out = np.empty((len(found), channels, *size), np.uint8 if depth == BYTES else np.float32)
     for row, one in zip(out, found, strict=True):
         row[:] = in_units(one, depth, row.shape, reading)
-    return out, depth, [f"{note}: {count:,} of {len(found):,} images" for note, count in notes.items()]
+    return out, depth, [f"{note}: {count:,} of {len(found):,} images" for note, count in notes.items() if count]
 
 
 def in_units(one: Picture, depth: Depth, shape: tuple[int, ...], reading: Reading) -> Shaped[np.ndarray, "c h w"]:

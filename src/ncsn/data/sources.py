@@ -21,7 +21,7 @@ from warnings import catch_warnings, simplefilter
 import numpy as np
 import torch
 from jaxtyping import Shaped
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from ncsn import files, machine
@@ -335,6 +335,10 @@ def decoded(data: bytes, reading: Reading) -> tuple[Pixels, list[str]]:
     orientation = image.getexif().get(ORIENTATION, 1)
     if orientation in range(2, 9):  # others mean nothing, and are not rare
         notes.append("turned by EXIF")
+    if image.mode == "CMYK":
+        notes.append("CMYK as RGB")
+    if reduced(image):
+        notes.append("8 of 16 bits")
     if image.format == "PNG" and data[24] == 16:  # bits of a channel, of which Pillow keeps 8 in colour
         return deep_png(data, orientation, reading, notes)
     upright = ImageOps.exif_transpose(image)
@@ -349,6 +353,14 @@ def decoded(data: bytes, reading: Reading) -> tuple[Pixels, list[str]]:
         grey = grey and not reading.coloured()
     pixels = np.asarray(upright.convert("RGB"))
     return pixels[..., :1] if grey else pixels, notes
+
+
+def reduced(image: ImageFile.ImageFile) -> bool:
+    """Whether Pillow drops half of the bits, and no other reader at hand keeps them."""
+    arguments = image.tile[0][3] if image.tile else ""
+    if image.format == "PPM":
+        return isinstance(arguments, tuple) and image.mode == "RGB" and int(arguments[1]) > 255
+    return image.format == "TIFF" and image.mode not in DEEP_MODES and ";16" in str(arguments)
 
 
 def deep_png(data: bytes, orientation: int, reading: Reading, notes: list[str]) -> tuple[Pixels, list[str]]:
@@ -385,4 +397,6 @@ def fitted(one: Picture, size: Size, reading: Reading) -> Picture:
         # The filter overshoots at edges: bytes stop at 0 and 255, reals where the image itself does.
         resized = resized.clip(pixels.min((0, 1)), pixels.max((0, 1)))
     notes = [*one.notes, f"{reading.fit} to {size[0]} x {size[1]}"]
+    if resized.size > pixels.size:
+        notes.append("enlarged")
     return one._replace(pixels=resized, grey=one.grey and not coloured, notes=notes)

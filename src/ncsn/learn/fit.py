@@ -249,8 +249,6 @@ def fit_images(
 
     # What could not be trained or sampled ends here, before anything is written.
     recipe.sampling.but(sampler="annealed")
-    size = max(draws.sizes)
-    machine.check_memory(recipe.memory(size, learning=True), device, f"this network with {size} images at a time")
     recipe.build(network=network)(torch.zeros(1, *recipe.shape), 1.0)
     for line in (pictures.describe(), *pictures.said):
         print(line)
