@@ -72,6 +72,7 @@ def test_the_page_is_served_by_both_names_of_this_machine_and_by_no_other(
         ("/", {"method": "HEAD"}, 200, "text/html", b""),
         ("/assets/it.js?v=1", {}, 200, "text/javascript", b"export {};"),
         ("/../secret.txt", {}, 404, "text/html", None),
+        ("/%00", {}, 404, "text/html", None),
         ("/", {"host": "evil.example"}, 403, "text/html", None),
         ("/", {"host": "127.0.0.1:1"}, 403, "text/html", None),
     ):
