@@ -227,7 +227,6 @@ MISTAKES = {
     "MNIST --minutes 1 --steps 1": "at most one",
     "MNIST --overwrite --resume": "at most one",
     "MNIST --data-dir nowhere": "is missing",
-    "MNIST --batch-size 50000 --channels 512 512": "GB of memory",
     "MNIST --batch-size 8 --accumulate 9": "8 examples are a batch",
     "MNIST --network refinenet --channels 8 8": "refinenet",
     "MNIST --network refinenet --blocks 3": "blocks is 3",
