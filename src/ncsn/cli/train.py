@@ -23,12 +23,14 @@ class Train(Images):
     """Learn the score of images with a small U-Net by denoising score matching, and sample it.
 
     What is not given follows from the data, the budget and the machine.
+
+    Args:
+        dataset: mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), a folder or an archive (.zip,
+            .tar) of images, an array (.npy, .npz), or shards in WebDataset's format: a folder of .tar files, or
+            'shards-{0000..0127}.tar'.
     """
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = field()
-    """mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), a folder or an archive (.zip, .tar) of
-    images, an array (.npy, .npz), or shards in WebDataset's format: a folder of .tar files, or
-    'shards-{0000..0127}.tar'."""
 
     def __call__(self) -> None:
         """Train, and draw."""
