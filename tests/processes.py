@@ -20,7 +20,7 @@ TRAIN = (
 )
 PROGRAM = """
 import os, sys
-from ncsn.cli.interrupts import quit_on_signals
+from ncsn.interrupts import quit_on_signals
 quit_on_signals()
 from ncsn import machine
 from ncsn.cli import main as cli

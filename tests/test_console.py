@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from ncsn.cli import console
-from ncsn.cli.interrupts import Interrupted, Terminated, interruptible
+from ncsn.interrupts import Stopped, interruptible
 from ncsn.learn.record import Record
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP
-from ncsn.training import Progress, State, Stopped
+from ncsn.training import Progress, State
 
 
-@pytest.mark.parametrize(("number", "meaning"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Terminated)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_a_library_says_that_a_signal_has_struck_is_not_taken_for_the_truth(
-    number: signal.Signals, meaning: type[KeyboardInterrupt]
+    number: signal.Signals,
 ) -> None:
     def read(*, struck: bool) -> None:
         with interruptible():
@@ -27,8 +27,9 @@ def test_what_a_library_says_that_a_signal_has_struck_is_not_taken_for_the_truth
                     signal.raise_signal(number)
             raise ValueError("the file is damaged")
 
-    with pytest.raises(meaning):
+    with pytest.raises(Stopped) as stop:
         read(struck=True)
+    assert stop.value.number == number
     with pytest.raises(ValueError, match="damaged"):
         read(struck=False)
 
@@ -60,8 +61,8 @@ def test_an_error_has_a_line_of_its_own_below_a_bar(capsys: pytest.CaptureFixtur
     [
         (Stopped(signal.SIGINT, " at step 3"), 130, "interrupted at step 3"),
         (Stopped(signal.SIGTERM, " at step 4"), 143, "terminated at step 4"),
-        (Terminated(), 143, "terminated"),
-        (Interrupted(), 130, "interrupted"),
+        (Stopped(signal.SIGTERM), 143, "terminated"),
+        (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
 def test_what_ends_a_training_is_said_by_the_first_process(

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ncsn import machine
+from ncsn.machine import refresh_interval
 from ncsn.networks import MLP
-from ncsn.progress import refresh_interval
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, when its compiler is first imported

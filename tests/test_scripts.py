@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import ncsn
-from ncsn.cli import interrupts
+from ncsn import interrupts
 from ncsn.data.pixels import quantize
 from ncsn.distributions import TOYS
 from ncsn.plots import tile

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from tqdm.auto import tqdm
 
 USUAL_MEMORY = 2**34  # bytes, where a system does not say
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for what mallopt sets, in malloc.h
@@ -42,6 +43,17 @@ def memory() -> int:
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         found = found if limit == resource.RLIM_INFINITY else min(found, limit)
     return found
+
+
+def refresh_interval() -> float:
+    """Seconds between updates of a progress bar: a terminal wants many, a log file few."""
+    return 0.3 if sys.stderr.isatty() else 30.0
+
+
+def say(line: str) -> None:
+    """Tell the user something above any progress bar; of several processes the first speaks for all."""
+    if os.environ.get("RANK", "0") == "0":
+        tqdm.write(line, file=sys.stderr)
 
 
 def keep_memory() -> None:
@@ -94,6 +106,13 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> str | No
         first, *rest = str(error).strip().splitlines() or [type(error).__name__]
         return "; ".join([first, *[line for line in rest if "error:" in line][:1]])  # the compiler's own first error
     return None
+
+
+def say_compiled(compile_it: Callable[[], str | None]) -> None:
+    """Call what compiles a network, between the two lines that a user needs to know."""
+    say("compiling the network: up to a minute the first time, then seconds")
+    if reason := compile_it():
+        say(f"going on without torch.compile, about 1.5 times slower: {reason}")
 
 
 @contextmanager
@@ -327,6 +346,11 @@ class Threads:
             f"other programs keep {others:.1f} of {len(self.looked.busy)} processors busy: "
             f"fewer threads than {self.most} are faster now (OMP_NUM_THREADS sets their number)"
         )
+
+    def tell(self) -> None:
+        """The same, and the user is told."""
+        if line := self.follow():
+            say(line)
 
     def release(self) -> None:
         """Let all threads compute again."""

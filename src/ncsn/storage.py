@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 CONFIG_VERSION = 3
 MODEL, CHECKPOINT, WEIGHTS = "model.safetensors", "checkpoint.pt", ".weights"
-RUN_FILES = (MODEL, WEIGHTS, CHECKPOINT, "metrics.jsonl", "pace.jsonl", "metrics.json", "config.json")
+RUN_FILES = (MODEL, WEIGHTS, CHECKPOINT, "metrics.jsonl", "metrics.json", "config.json")
 """What a training goes on from, or leaves; in the order in which they are removed."""
 RESULTS = ("evaluation.json", "evaluation.png", "evaluation.npz", "samples_[0-9]*.png")  # of a run, beside its files
 JOB = ".job"  # says which of torchrun's has begun the run

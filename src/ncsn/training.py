@@ -5,7 +5,6 @@
 
 import copy
 import math
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ncsn.distributed import ALONE, Group
 from ncsn.files import atomic, one_line
+from ncsn.interrupts import STOPS
 from ncsn.model import ScoreModel
 from ncsn.objectives import Batch
 from ncsn.optim import muon_and_adam
@@ -26,7 +26,6 @@ from ncsn.rng import Draws
 from ncsn.storage import check_tensors, read_checkpoint, save_checkpoint
 
 CHECKPOINT_VERSION = 1
-STOPS = (signal.SIGTERM, signal.SIGINT)
 SCALE = "loss scale"
 
 Loss = Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"]]]
@@ -35,14 +34,6 @@ Loss = Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"
 
 class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the message names the step."""
-
-
-class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM has ended a training; ``number``: of the signal.  The message says where."""
-
-    def __init__(self, number: int, message: str = "") -> None:
-        super().__init__(message)
-        self.number = number
 
 
 @dataclass(frozen=True, kw_only=True)

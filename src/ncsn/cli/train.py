@@ -44,7 +44,7 @@ class Train(Images):
         if record.writes:
             shown = min(settings.samples, SHOWN)
             drawn = drawing.draw(run, settings.samples, seed=settings.seed, keep=shown)
-            annealed = drawing.draw(run, record.affordable(drawn), seed=settings.seed, sampler="annealed")
+            annealed = drawing.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
             plots.image_grid(drawn.samples, record.path("samples.png"))
             plots.image_grid(annealed.samples, record.path("samples_annealed.png"))
             plots.evolution(drawn.path, record.path("evolution.png"))

@@ -28,7 +28,6 @@ from tqdm.auto import tqdm
 
 from ncsn import files, machine
 from ncsn.data.reading import Reading
-from ncsn.progress import refresh_interval
 
 Split = Literal["train", "validation", "test"]
 SPLITS: dict[str, Split] = {"train": "train", "val": "validation", "eval": "validation", "test": "test"}
@@ -384,7 +383,7 @@ def pictures(items: Sequence[Item], reading: Reading, size: Size | None) -> Iter
             return pair[0], fault(error)
 
     order = sorted(range(len(items)), key=lambda i: items[i].place)
-    bar = tqdm(order, "images", unit="image", delay=1, leave=False, mininterval=refresh_interval())
+    bar = tqdm(order, "images", unit="image", delay=1, leave=False, mininterval=machine.refresh_interval())
     with catch_warnings():
         # Pillow only warns of what is up to twice as large as it allows.
         simplefilter("error", Image.DecompressionBombWarning)

@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 from ncsn import machine
 from ncsn.data import Images, mnist
 from ncsn.files import atomic, reason
+from ncsn.machine import refresh_interval
 from ncsn.networks.classifier import Classifier
-from ncsn.progress import refresh_interval
 from ncsn.storage import digest, read_tensors, sealed
 
 CLASSIFIER_SHA256 = "f771bc3bdbd07fb4c7ac4b061240fe4311e4859f7eee5fdcf5c93298efb164fd"

@@ -36,6 +36,7 @@ from ncsn.validation import DeviceName
 
 FEW = 1000  # examples, below which what is learned may be the examples themselves
 PREVIEW = 3  # rows after each of which images are drawn, into the run's folder
+FIGURES = 4  # seconds that they take
 BEST = "best."  # how the names of the best average's weights begin in a checkpoint
 PICTURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")
 
@@ -231,8 +232,6 @@ def fit_images(
     """The run of a data set of images."""
     device, job = machine.choose_device(given.job.device), given.job
     precision = machine.choose_precision(job.precision, device)
-    if machine.emulated(precision, device):
-        print(f"precision {precision}: this processor emulates it, many times slower than fp32")
     if given.minutes is None and given.steps is None:
         given = replace(given, minutes=1.0)
     if noise is not None:
@@ -272,7 +271,12 @@ def fit_images(
 
     state, guide = begun(recipe, network), None if smaller is None else begun(smaller, part="guide")
     if rules.compiles(settings):
-        record.compile(state, [torch.zeros(size, *recipe.shape, device=device) for size in draws.sizes])
+        examples = [torch.zeros(size, *recipe.shape, device=device) for size in draws.sizes]
+
+        def trial() -> Tensor:
+            return torch.cat([state.model(x, torch.ones(len(x), device=device)) for x in examples]).sum()
+
+        machine.say_compiled(lambda: machine.compile_network(state.model.network, trial))
     if settings.steps is None:
         record.threads = machine.Threads()  # by steps their number stays, for then the result is the same to the byte
     run = Run(
@@ -286,11 +290,10 @@ def fit_images(
         origin=record.origin,
     )
     chooses = record.group.leads and settings.guidance == "chosen" and (smaller is not None or recipe.classes > 0)
-    held_out = as_bytes(pictures.validation)
     features = guidance.suited(pictures, device, thorough=rules.thorough(settings, device)) if chooses else None
-    trials, seconds = guidance.afterwards(run, settings, held_out, features, draws=record.writes)
-    passed = float(record.group.share(repr(record.passed + seconds).encode()).decode())  # by the leading clock
-    budget, guide_budget = rules.budgets(settings, passed, guided=guide is not None)
+    elapsed = record.passed + (FIGURES if record.writes else 0)
+    elapsed = float(record.group.share(repr(elapsed).encode()).decode())  # by the leading clock
+    budget, guide_budget = rules.budgets(settings, elapsed, guided=guide is not None)
     if guide is not None:
         for _ in record.watch(progress_of(lesson, guide, guide_budget, record), guide, part="guide", what="guide   "):
             pass
@@ -303,11 +306,9 @@ def fit_images(
         record.threads.release()
     if record.rows and record.group.leads:
         print(verdict(record.rows, pictures.n))
-    if chooses and not trials:
-        print("guidance 1: there is too little time, or too few held-out images, to choose another")
-    if features is None or not trials:
+    if features is None:
         return run
-    weight = guidance.chosen_weight(run, held_out, features, trials, seed=settings.seed)
+    weight = guidance.chosen_weight(run, settings, as_bytes(pictures.validation), features)
     run = replace(run, recipe=replace(recipe, sampling=recipe.sampling.but(guidance=weight)))
     record.describe(run.recipe)
     return run
@@ -388,4 +389,5 @@ def learn(lesson: Lesson, state: State, budget: Budget, record: Record) -> Itera
         yield row
     if record.rows and left(record.rows, lesson.slack) is not record.rows[-1]:
         state.average.load_state_dict(best.state_dict())
-        record.save(state, weights_only=True)
+        if record.writes:
+            storage.write_model(record.path(), state.average)

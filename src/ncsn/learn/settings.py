@@ -63,12 +63,10 @@ class ImageJob(Job):
     Args:
         precision: What the network runs in: bf16 or fp16 (16 bits, the weights in 32), tf32 (NVIDIA's GPUs) or fp32;
             auto: what is fastest on the device.
-        tensorboard: Also log to TensorBoard, in the run's folder.
         data_dir: Where the files of a named data set are, or go.
     """
 
     precision: PrecisionName = "auto"
-    tensorboard: bool = False
     data_dir: Path | None = None
 
 
@@ -79,7 +77,7 @@ def given_ones(settings: Any, names: Iterable[str]) -> list[str]:
 
 
 def recalled(given: Any, kind: type[S], folder: Path, saved: dict[str, Any], *, free: Iterable[str] = ()) -> S:
-    """The ``saved`` settings of the run that is resumed, for the new job; prints what else was given in vain.
+    """The ``saved`` settings of the run that is resumed, for the new job; prints which of those given have no effect.
 
     ``kind``: the dataclass that they are.  ``free``: the fields that may change when a run goes on.
     Raises ValueError if the saved settings are none.
@@ -88,18 +86,10 @@ def recalled(given: Any, kind: type[S], folder: Path, saved: dict[str, Any], *, 
     if {"minutes", "steps"} & changes.keys():  # of which a run has one
         changes = {"minutes": None, "steps": None} | changes
     own = validated(kind, saved | changes, f"{folder / 'config.json'}: settings")
-    names = [field.name for field in fields(given) if field.name not in ("job", "dataset", *free)]
-    other = [name for name in given_ones(given, names) if getattr(given, name) != getattr(own, name)]
-    if other:
-        lines = (f"{name} is {getattr(own, name)}, not {getattr(given, name)}" for name in other)
-        print(f"--resume goes on with the run's own settings: {', '.join(lines)}")
+    names = given_ones(given, [field.name for field in fields(given) if field.name not in ("job", "dataset")])
+    if ignored := [name for name in names if getattr(given, name) != getattr(own, name)]:
+        print(f"--resume goes on with the run's own settings: {', '.join(ignored)} given in vain")
     return replace(own, job=given.job)  # type: ignore[type-var]
-
-
-def check_auto(settings: Any, chosen: Iterable[str]) -> None:
-    """Raises ValueError if a number is given that --noise auto is to choose."""
-    if settings.noise == "auto" and (given := given_ones(settings, chosen)):
-        raise ValueError(f"noise is auto, which chooses {', '.join(given)} from the data; one or the other is allowed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +104,6 @@ class Toy:
         steps: Training steps.
         width: Units in a hidden layer.
         layers: Hidden layers.
-        noise: auto: noise levels and Langevin steps after NCSNv2, from the data; it says what and why.
         sigma_max: The largest noise level, in the units of the data.
         sigma_min: The smallest noise level.
         levels: Noise levels, in geometric progression.
@@ -132,7 +121,6 @@ class Toy:
     batch_size: BatchSize = 1024
     width: Width = 128
     layers: Depth = 3
-    noise: Literal["given", "auto"] = "given"
     sigma_max: Sigma = 20.0
     sigma_min: Sigma = 0.1
     levels: Levels = 20
@@ -146,15 +134,6 @@ class Toy:
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
         check_ranges(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResolvedToy(Toy):
-    """The same without None: what training_toy.py runs with, and what config.json keeps."""
-
-    eps: StepSize
-    step_size: StepSize
-    view: Literal["field", "samples", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +158,7 @@ class Images(Reading):
             128 for images of up to 32 pixels; deeper for larger ones, and half or a quarter as wide where training
             would see few. RefineNet: one number, by default 64.
         blocks: The U-Net's residual blocks at each resolution, down and up.
-        noise: auto: noise levels and Langevin steps after NCSNv2, from the data; it says what and why.
+        noise: auto: noise levels and Langevin steps that are not given follow NCSNv2's rules; they are explained.
         sigma_max: The largest noise level, for pixels in [0, 1]; by default 4.5 times the data's leading standard
             deviation.
         sigma_min: The smallest noise level; by default 0.01, or less for data of little contrast.
