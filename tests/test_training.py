@@ -150,7 +150,7 @@ def test_bad_checkpoints_are_refused_and_change_nothing(tmp_path: Path) -> None:
     State(ScoreModel(MLP(2, width=8), 0.0, 1.0), generator=torch.Generator()).save(tmp_path / "other.pt")
     contents = {
         "is no whole checkpoint": (b"", whole[: len(whole) // 2], b"not a checkpoint at all", bytes(flipped), None),
-        "version 99; this program reads 1": ((tmp_path / "version.pt").read_bytes(),),
+        "another version; this program reads 1": ((tmp_path / "version.pt").read_bytes(),),
         "belongs to another network": ((tmp_path / "other.pt").read_bytes(),),
     }
     run(state, g, 2)

@@ -6,11 +6,11 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import platformdirs
 import psutil
@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
+T = TypeVar("T")
 USUAL_MEMORY = 2**34  # bytes, where a system does not say
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for what mallopt sets, in malloc.h
 GLIBC = platform.libc_ver()[0] == "glibc"
@@ -351,6 +352,16 @@ class Threads:
         """The same, and the user is told."""
         if line := self.follow():
             say(line)
+
+    def beside(self, work: Iterable[T]) -> Iterator[T]:
+        """Pass pieces of work on, with the number of threads that is fastest for each; in the end all compute again."""
+        self.tell()
+        try:
+            for piece in work:
+                yield piece
+                self.tell()
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Let all threads compute again."""

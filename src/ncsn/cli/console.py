@@ -128,9 +128,6 @@ def bar(states: Iterable[T], description: str, *, total: int | None = None) -> I
 
     from ncsn.machine import Threads, refresh_interval
 
-    interval, threads = refresh_interval(), Threads()
-    threads.tell()
-    for state in tqdm(states, total=total, desc=description, unit="state", delay=1, leave=False, mininterval=interval):
-        threads.tell()
-        yield state
-    threads.release()
+    interval = refresh_interval()
+    shown = tqdm(states, total=total, desc=description, unit="state", delay=1, leave=False, mininterval=interval)
+    yield from Threads().beside(shown)

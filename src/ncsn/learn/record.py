@@ -72,14 +72,12 @@ def verdict(rows: Sequence[Row], examples: int) -> str:
 class Tally:
     """Losses by noise level since the last row: sums that a checkpoint keeps, so that a kill cuts no row short.
 
-    ``kept``: that of a ``State``.  Raises ValueError if it holds something else by these names.
+    ``kept``: that of a ``State``.
     """
 
     def __init__(self, kept: dict[str, Tensor]) -> None:
-        fresh = {name: torch.zeros(len(BAND_NAMES)).double() for name in ("losses", "counts")}
-        kept |= fresh | {name: tensor for name, tensor in kept.items() if name in fresh}
-        storage.check_tensors({name: kept[name] for name in fresh}, fresh)
-        self.losses, self.counts = kept["losses"], kept["counts"]
+        self.losses = kept.setdefault("losses", torch.zeros(len(BAND_NAMES)).double())
+        self.counts = kept.setdefault("counts", torch.zeros(len(BAND_NAMES)).double())
 
     def add(self, losses: Float[Tensor, "b"], sigmas: Float[Tensor, "b"]) -> None:
         """Count one step's losses."""
@@ -114,7 +112,6 @@ class Record:
         self.began = time.perf_counter()
         self.rows: list[Row] = []
         self.signals: list[int] = []
-        self.threads: machine.Threads | None = None
         self.state: State | None = None
         self.lock: FileLock | None = None
 
@@ -206,7 +203,6 @@ class Record:
             deferred(self.signals) if self.folder else nullcontext(),
             tqdm(total=1.0, bar_format=bar_format, mininterval=machine.refresh_interval(), **brief) as bar,
         ):
-            self.follow()
             try:
                 for p in progress:
                     loss = p.losses.mean().item()
@@ -214,7 +210,6 @@ class Record:
                     bar.postfix = f"step {p.step}, loss {smooth:.4f}, {p.examples_per_second:.0f}/s"
                     bar.update(min(p.fraction, 1.0) - bar.n)
                     yield p
-                    self.follow()
                     stop = p.stop
                     if stop:
                         break
@@ -230,11 +225,6 @@ class Record:
         if stop:
             self.group.share()  # nobody leaves before the checkpoint is there: torchrun would end the others
             raise Stopped(stop, f" at step {state.step}; {checkpoint} is saved, and --resume goes on from it")
-
-    def follow(self) -> None:
-        """Let the number of threads follow the load of the machine."""
-        if self.threads is not None:
-            self.threads.tell()
 
     def results(self, drawn: Drawn, annealed: Drawn) -> None:
         """Write metrics.json: losses of the average that is left, what training saw, what samples cost, the clock."""
