@@ -277,10 +277,10 @@ def test_only_parts_of_a_run_are_fetched(run: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("place", "name", "content", "said"),
     [
-        ("ada/pets", "config.json", b'{"architectures": ["Bert"]}', "config.json cannot be read"),
+        ("ada/pets", "config.json", b'{"architectures": ["Bert"]}', "config.json: version is missing"),
         ("ada/pets", "config.json", None, "is no run: it has no config.json"),
         ("ada/pets", "model.safetensors", b"\x80\x04pickle", "model.safetensors is damaged"),
-        ("ada/pets", "guide/config.json", b"{}", "guide/config.json cannot be read"),
+        ("ada/pets", "guide/config.json", b"{}", "guide/config.json: version is missing"),
         ("ada/cars", "", None, "hf://ada/cars: "),
         ("ada/pets@v2", "", None, "hf://ada/pets: "),
         ("ada/pets/guide", "", None, "hf://ada/pets/guide: "),
