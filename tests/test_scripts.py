@@ -1,12 +1,10 @@
 """The two scripts, end to end with tiny budgets, as a user runs them; and ``ncsn train`` where they are the same."""
 
 import json
-import os
 import runpy
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from ncsn.distributions import TOYS
 from ncsn.plots import tile
 
 ROOT = Path(__file__).parent.parent
-QUICK = "--steps 5 --samples 50 --levels 3 --langevin-steps 2 --width 8 --layers 1"
+QUICK = "--steps 5 --samples 50 --width 8 --layers 1"
 
 
 def run(script: str, args: str, patch: pytest.MonkeyPatch) -> int:
@@ -47,100 +45,71 @@ def numbers(folder: Path) -> Any:
     return json.loads((folder / "metrics.json").read_text())
 
 
-def test_the_script_and_the_command_make_the_same_run(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# A script that is sent a signal in the middle of a step.
+STRUCK = """
+import os, runpy, sys
+from ncsn.training import State
+script, at, number, *args = sys.argv[1:]
+update = State.update
+def struck(self, rate):
+    update(self, rate)
+    if self.step == int(at):
+        os.kill(os.getpid(), int(number))
+State.update, sys.argv = struck, [script, *args]
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+def test_a_script_that_is_killed_and_resumed_makes_the_run_of_the_command_that_was_not(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "run"
-    line = f"--dataset {trained}/data.npz {TINY} --steps 12 --device cpu --out {out}"
-    assert run("training_MNIST.py", line, monkeypatch) == 0
+    """It begins by --resume, as a cluster starts the same command again and again."""
+    whole, cut, script = trained / "run", tmp_path / "run", "training_MNIST.py"
+    first = f"--dataset {trained}/data.npz {TINY} --steps 12 --device cpu --out {cut}"
+    for at, number in ((5, signal.SIGTERM), (9, signal.SIGKILL)):
+        line = [sys.executable, "-c", STRUCK, str(ROOT / script), str(at), str(int(number)), *first.split(), "--resume"]
+        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
+        assert "Traceback" not in done.stderr
+        assert torch.load(cut / "checkpoint.pt", weights_only=True)["step"] == 6, "of the step after the first signal"
+        assert ("holds no run" in done.stdout, "--resume goes on" in done.stderr) == (at == 5, at == 5)
+        assert done.returncode == (143 if at == 5 else -number)
+    assert run(script, first, monkeypatch) == 2, "neither --resume nor --overwrite"
+    assert run(script, f"--resume --out {cut} --no-compile", monkeypatch) == 0
+    capsys.readouterr()
     pictures = {"samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png"}
-    known = {"config.json", "model.safetensors", "checkpoint.pt", "metrics.json", "metrics.jsonl"}
-    assert names(out) - {name for name in names(out) if name.startswith("samples_0")} == pictures | known
-    assert names(out) == names(trained / "run")
-    for name in names(out) - {"checkpoint.pt", "metrics.json", "metrics.jsonl"}:  # which hold seconds
-        assert (out / name).read_bytes() == (trained / "run" / name).read_bytes(), name
-    made = ncsn.load(out, device="cpu")
-    with Image.open(out / "samples.png") as grid:
-        assert np.array_equal(np.asarray(grid), np.asarray(tile(quantize(made.sample(6)), 10)))
-
-
-def test_a_guide_learns_beside_a_network_without_classes(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    line = f"--dataset {trained}/data.npz {TINY} --steps 20 --no-classes --guidance 2 --seed 3 --out {tmp_path}/run"
-    assert run("training_MNIST.py", line, monkeypatch) == 0
-    made = ncsn.load(tmp_path / "run", device="cpu")
-    assert isinstance(made.guide, ncsn.ScoreModel)
-    assert 0 < made.guide_parameters < made.parameters / 2
-    steps = [int(torch.load(tmp_path / f"run/{part}checkpoint.pt")["step"]) for part in ("", "guide/")]
-    assert steps == [20, 2]
-    assert (numbers(tmp_path / "run")["guidance"], numbers(tmp_path / "run")["guide_nfe"] > 0) == (2, True)
-    assert not torch.equal(made.sample(2), made.sample(2, guidance=1.0))
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_training_that_is_killed_and_resumed_equals_one_that_was_not(
-    number: signal.Signals, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    args = f"--dataset {trained}/data.npz {TINY} --steps 80 --device cpu"
-    assert run("training_MNIST.py", f"{args} --out {whole}", monkeypatch) == 0
-    line = [sys.executable, str(ROOT / "training_MNIST.py"), *args.split(), "--out", str(cut)]
-    with subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
-        while not (cut / "metrics.jsonl").exists() or not (cut / "metrics.jsonl").read_text():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        os.kill(process.pid, number)
-        _, errors = process.communicate(timeout=60)
-    assert "Traceback" not in errors
-    if number != signal.SIGKILL:
-        assert process.returncode == 128 + number
-        assert "--resume goes on from it" in errors
-        assert run("training_MNIST.py", f"{args} --out {cut}", monkeypatch) == 2
-    assert run("training_MNIST.py", f"--resume --out {cut} --no-compile", monkeypatch) == 0
-    for name in sorted(names(whole) - {"checkpoint.pt", "metrics.json", "metrics.jsonl"}):
+    files = pictures | {"config.json", "model.safetensors", "checkpoint.pt", "metrics.json", "metrics.jsonl"}
+    assert {name for name in names(cut) if not name.startswith("samples_0")} == files
+    assert names(cut) == names(whole)
+    for name in names(whole) - {"checkpoint.pt", "metrics.json", "metrics.jsonl"}:  # which hold seconds
         assert (whole / name).read_bytes() == (cut / name).read_bytes(), name
     states = [torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (whole, cut)]
     for name in ("model", "average", "optimizers", "generator", "kept"):
         assert str(states[0][name]) == str(states[1][name]), name
-    assert run("training_MNIST.py", f"--resume --out {cut} --steps 90 --no-compile", monkeypatch) == 0
-    assert numbers(cut)["step"] == 90, "a new total"
+    with Image.open(cut / "samples.png") as grid:
+        assert np.array_equal(np.asarray(grid), np.asarray(tile(quantize(ncsn.load(cut, device="cpu").sample(6)), 10)))
+    assert run(script, f"--resume --out {cut} --steps 14 --no-compile", monkeypatch) == 0
+    assert (numbers(cut)["step"], numbers(cut)["images_seen"]) == (14, 14 * 16), "a new total"
 
 
-def test_what_has_not_begun_is_begun_by_resume(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As a cluster does it that starts the same command again and again."""
-    line = f"--dataset {trained}/data.npz {TINY} --steps 3 --resume --out {tmp_path}/run"
-    assert run("training_MNIST.py", line, monkeypatch) == 0
-    assert "holds no run to resume: it begins" in capsys.readouterr().out
-    assert run("training_MNIST.py", line, monkeypatch) == 0
-    assert "it begins" not in capsys.readouterr().out
-    assert numbers(tmp_path / "run")["step"] == 3
-
-
-def test_a_folder_of_colour_images_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_colour_images_trains_with_a_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "images").mkdir()
     for i in range(20):
         pixels = np.random.default_rng(i).integers(0, 255, (16, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
     out = tmp_path / "run"
-    line = f"{TINY} --guidance 2 --dataset {tmp_path}/images --steps 3 --tensorboard --out {out}"
+    line = f"{TINY} --guidance 2 --seed 3 --dataset {tmp_path}/images --steps 11 --out {out}"
     assert run("training_MNIST.py", line, monkeypatch) == 0
-    assert [p for p in out.iterdir() if p.name.startswith("events.out.tfevents")]
     weights, statistics = load_file(out / "model.safetensors"), ncsn.load_images(str(tmp_path / "images")).statistics
     assert [float(weights["data_mean"]), float(weights["data_std"])] == pytest.approx(statistics, abs=1e-6)
-    found = numbers(out)
-    assert (found["step"], found["images_seen"], found["nfe"]) == (3, 48, 5)
+    said, made = numbers(out), ncsn.load(out, device="cpu")
+    assert (said["step"], said["nfe"], said["guidance"], said["guide_nfe"] > 0) == (11, 5, 2, True)
+    assert torch.load(out / "guide" / "checkpoint.pt", weights_only=True)["step"] == 2, "a tenth, rounded up"
+    assert 0 < made.guide_parameters < made.parameters / 2
+    assert not torch.equal(made.sample(2), made.sample(2, guidance=1.0))
     # Random bytes are what a network that says nothing takes them for, uncorrelated pixels: 1 is what that costs.
-    assert found["validation_loss"] == pytest.approx(1, abs=0.25)
+    assert said["validation_loss"] == pytest.approx(1, abs=0.25)
     with Image.open(out / "samples.png") as grid:
         assert np.asarray(grid).shape[2] == 3
-    # What goes on is this run: neither the data set nor the width is given again.
-    assert run("training_MNIST.py", f"--resume --no-compile --steps 5 --out {out}", monkeypatch) == 0
-    assert (numbers(out)["step"], ncsn.load(out).recipe.shape) == (5, (3, 16, 24))
 
 
 @pytest.mark.slow
@@ -215,35 +184,6 @@ def test_toy_gaussian_mixes_only_when_annealed(tmp_path: Path, monkeypatch: pyte
     assert {row["nfe"] for name, row in samplers.items() if "_" in name and isinstance(row, dict)} == {1501}
 
 
-@pytest.mark.parametrize(
-    ("options", "views"),
-    [
-        ("--generator moons --noise auto --objective exact", {"score_field.png", "samples.png", "trajectories.gif"}),
-        pytest.param(
-            "--generator swiss-roll --view samples", {"samples.png", "trajectories.gif"}, marks=pytest.mark.slow
-        ),
-        pytest.param("--generator checkerboard --view field", {"score_field.png"}, marks=pytest.mark.slow),
-    ],
-)
-def test_every_other_toy_has_its_views(
-    options: str, views: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    quick = QUICK.replace("--levels 3 --langevin-steps 2", "") if "auto" in options else QUICK
-    assert run("training_toy.py", f"{options} {quick} --out {tmp_path}/run", monkeypatch) == 0
-    assert {name for name in names(tmp_path / "run") if name.endswith((".png", ".gif"))} == views
-    sampling = ncsn.load(tmp_path / "run").recipe.sampling
-    if "auto" in options:
-        assert 5 < sampling.sigma_max < 25
-        assert sampling.steps == 5
-    else:
-        assert (sampling.levels, sampling.steps) == (3, 2)
-        assert sampling.eps == pytest.approx(0.1**2 / 2)
-    if "field" in options:
-        # After five steps it is still about a Gaussian of the data's mean and std: right at high noise, there alone.
-        errors = [level["relative_error_on_noised_data"] for level in numbers(tmp_path / "run")["levels"]]
-        assert errors[0] < 0.1 < errors[-1]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["ssm", "exact"])
 def test_toys_learn_by_other_objectives(objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,21 +193,35 @@ def test_toys_learn_by_other_objectives(objective: str, tmp_path: Path, monkeypa
     assert max(level["relative_error_on_noised_data"] for level in levels[:15]) <= 0.1
 
 
-def test_a_toy_that_is_resumed_goes_on_with_its_own_settings(
+@pytest.mark.slow
+@pytest.mark.parametrize("generator", ["swiss-roll", "checkerboard"])
+def test_other_toys_are_a_gaussian_at_first(generator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the data's mean and standard deviation: right at high noise, there alone."""
+    assert (
+        run("training_toy.py", f"--generator {generator} {QUICK} --view field --out {tmp_path}/run", monkeypatch) == 0
+    )
+    errors = [level["relative_error_on_noised_data"] for level in numbers(tmp_path / "run")["levels"]]
+    assert errors[0] < 0.1 < errors[-1]
+
+
+def test_a_toy_that_is_interrupted_goes_on_with_its_own_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = f"--generator moons --seed 3 {QUICK} --view field --out {tmp_path}"
+    """Before its first step: the checkpoint is that of the beginning."""
+    line = f"--generator moons --seed 3 --objective exact {QUICK} --out {tmp_path}"
     assert run("training_toy.py", f"{line}/whole", monkeypatch) == 0
-    assert run("training_toy.py", f"{line}/cut", monkeypatch) == 0
-    # As if it had been killed before the first step: the checkpoint is that of the beginning.
     with monkeypatch.context() as inner:
         inner.setattr(ncsn.State, "update", interrupted)
-        assert run("training_toy.py", f"{line}/cut --overwrite", inner) == 1
+        assert run("training_toy.py", f"{line}/cut", inner) == 1
     capsys.readouterr()
     assert run("training_toy.py", f"--generator circle --seed 5 --resume --out {tmp_path}/cut", monkeypatch) == 0
-    assert "seed is 3, not 5" in capsys.readouterr().out
-    for name in ("model.safetensors", "score_field.png", "config.json"):
+    assert "seed" in capsys.readouterr().out
+    pictures = {"score_field.png", "samples.png", "trajectories.gif"}
+    assert names(tmp_path / "cut") == pictures | {"checkpoint.pt", "config.json", "metrics.json", "model.safetensors"}
+    for name in pictures | {"model.safetensors", "config.json"}:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+    sampling = ncsn.load(tmp_path / "cut").recipe.sampling
+    assert (sampling.levels, sampling.steps) == (3, 2)
 
 
 def interrupted(*_: object) -> None:
@@ -278,27 +232,16 @@ def interrupted(*_: object) -> None:
     ("script", "args", "message"),
     [
         ("training_toy.py", "--generator torus", "invalid choice 'torus'"),
-        ("training_toy.py", "--steps 0", "steps is 0"),
         ("training_toy.py", "--eps 1", "eps is 1.0"),
-        ("training_toy.py", "--sigma-min -1", "sigma_min is -1.0"),
         ("training_toy.py", "--sigma-max 0.01", "allowed is sigma_max >= sigma_min > 0"),
-        ("training_toy.py", "--noise auto --levels 9", "noise is auto, which chooses levels from the data"),
         ("training_MNIST.py", "--sampler annealed --eps 1", "allowed are 0 < eps < 0.0004"),
-        ("training_MNIST.py", "--eps -1", "eps is -1.0"),
-        ("training_MNIST.py", "--minutes -1", "minutes is -1.0"),
         ("training_MNIST.py", "--minutes 1 --steps 1", "at most one is allowed"),
         ("training_MNIST.py", "--overwrite --resume", "at most one is allowed"),
         ("training_MNIST.py", "--dataset imagenet", "imagenet is no data set"),
         ("training_MNIST.py", "--data-dir nowhere", "is missing"),
-        ("training_MNIST.py", "--sigma-max 0.001 --proposal loguniform", "allowed is sigma_max >= sigma_min > 0"),
         ("training_MNIST.py", "--batch-size 50000 --channels 512 512", "GB of memory; there are"),
         ("training_MNIST.py", "--batch-size 8 --accumulate 9", "8 examples are a batch"),
-        ("training_MNIST.py", "--guidance 0.5", "guidance is 0.5"),
         ("training_MNIST.py", "--network refinenet --channels 8 8", "refinenet takes one number"),
-        ("training_MNIST.py", "--network refinenet --blocks 3", "blocks is 3, but refinenet has as many as its paper"),
-        ("training_MNIST.py", "--langevin-steps 3", "langevin_steps is 3, but dpmpp-sde takes no Langevin steps"),
-        ("training_MNIST.py", "--noise auto --sigma-max 20 --eps 1e-5", "noise is auto, which chooses sigma_max, eps"),
-        ("training_MNIST.py", "--levels 1", "levels is 1"),
         pytest.param(
             "training_MNIST.py",
             "--device cuda",

@@ -57,7 +57,7 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
             stream.reconfigure(errors="backslashreplace")
     try:
         given = parse(settings, args, prog)
-        # Torch is imported before Ctrl-C is the command's to answer: an import that is interrupted says whatever it likes.
+        # Torch is imported before Ctrl-C is the command's to answer: an interrupted import says whatever it likes.
         from ncsn import machine
 
         machine.keep_memory()
