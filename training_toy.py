@@ -16,16 +16,13 @@ from ncsn.interrupts import quit_on_signals
 quit_on_signals()
 import torch
 
-from ncsn import machine, plots
+from ncsn import machine, plots, storage
 from ncsn.cli import console, drawing
 from ncsn.distributions import TOYS
 from ncsn.evaluation import metrics
 from ncsn.learn.record import opened_toy
 from ncsn.learn.settings import Toy
 from ncsn.learn.toy import VIEW, compare_samplers
-from ncsn.recipe import Recipe
-from ncsn.samplers import Sampling
-from ncsn.storage import write_json
 
 OBJECTIVES = {"dsm": ncsn.dsm, "ssm": ncsn.ssm, "exact": ncsn.exact}
 VIEWS = {"circle": "field", "gaussian": "samples"}  # of the others, both
@@ -41,24 +38,22 @@ def main(given: Toy) -> None:
     data = truth.sample(100_000, generator=generator)
 
     # Noise: a ladder of levels; at its top noise joins all modes, at its bottom it does not matter.
-    top, bottom = settings.sigma_max, settings.sigma_min
-    noise = ncsn.Geometric(top, bottom, settings.levels)
-    sampling = Sampling(
-        sigma_max=top,
-        sigma_min=bottom,
+    noise = ncsn.Geometric(settings.sigma_max, settings.sigma_min, settings.levels)
+    sampling = ncsn.Sampling(
+        sigma_max=noise.sigma_max,
+        sigma_min=noise.sigma_min,
         sampler="annealed",
         levels=settings.levels,
         steps=settings.langevin_steps,
-        eps=settings.eps or bottom**2 / 2,
+        eps=settings.eps or noise.sigma_min**2 / 2,
     )
 
     # Model: a multilayer perceptron that preconditioning makes a score.
     size = {"dimensions": 2, "width": settings.width, "layers": settings.layers}
-    recipe = Recipe(network="MLP", arguments=dict(size), shape=(2,), sampling=sampling)
+    recipe = ncsn.Recipe(network="MLP", arguments=dict(size), shape=(2,), sampling=sampling)
     record.claim(settings.job, ("score_field.png", "samples.png", "trajectories.gif"))
     torch.manual_seed(settings.seed)  # for the initial weights; everything else draws from the generator
-    model = recipe.build(data.mean(0), data.std()).to(data.device)
-    state = ncsn.State(model, generator=generator)
+    state = ncsn.State(recipe.build(data.mean(0), data.std()).to(data.device), generator=generator)
     record.begin(state, recipe)
 
     # Training: by denoising score matching, or by an objective that needs no noise.
@@ -86,7 +81,7 @@ def main(given: Toy) -> None:
         plots.scatter_panels(panels, record.path("samples.png"), view=VIEW)
         plots.trajectories(way, record.path("trajectories.gif"), view=VIEW)
 
-    write_json(record.path("metrics.json"), numbers | {"seconds": record.passed})
+    storage.write_json(record.path("metrics.json"), numbers | {"seconds": record.passed})
     print(f"{record.folder}: pictures and metrics.json")
 
 
