@@ -75,7 +75,8 @@ def same(one: Path, other: Path) -> None:
     """Whether two trainings have learned the same."""
     rows = [[json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (one, other)]
     for name in ("step", "loss", "validation_loss"):
-        np.testing.assert_allclose(*([row[name] for row in each] for each in rows), rtol=1e-3)
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (one, other))
-    for name, weight in ours.items():
-        assert torch.allclose(theirs[name], weight, rtol=1e-2, atol=1e-3), name
+        ours, theirs = ([row[name] for row in each] for each in rows)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    before, after = (load_file(folder / "model.safetensors") for folder in (one, other))
+    for name, weight in before.items():
+        assert torch.allclose(after[name], weight, rtol=1e-2, atol=1e-3), name

@@ -3,6 +3,7 @@
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from ncsn.interrupts import Stopped, interruptible
 from ncsn.learn.record import Record
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP
-from ncsn.training import Progress, State
+from ncsn.training import NonFiniteLossError, Progress, State
 
 
 @dataclass
@@ -35,7 +36,7 @@ def full(_: Nothing) -> None:
     state, some = State(ScoreModel(MLP(2, 8, 1)), generator=torch.Generator()), torch.ones(2)
     step = Progress(step=1, fraction=0.5, seconds=1.0, losses=some, sigmas=some, examples_per_second=1.0)
     watched = Record(Path("nowhere")).watch(iter([step]), state)
-    for _ in watched:
+    for _step in watched:
         raise OSError("no space left")
 
 
@@ -44,6 +45,7 @@ def full(_: Nothing) -> None:
     [
         (ValueError("too\nlong"), 2, "error: too long"),
         (MemoryError(), 1, "error: out of memory"),
+        (NonFiniteLossError("the loss is nan"), 1, "error: the loss is nan"),
         (Stopped(signal.SIGINT, " at step 3"), 130, "error: interrupted at step 3"),
         (Stopped(signal.SIGTERM, " at step 4"), 143, "error: terminated at step 4"),
         (Stopped(signal.SIGTERM), 143, "error: terminated"),
@@ -70,7 +72,7 @@ def test_what_ends_a_command_is_one_line_of_the_first_process(
         console.run(command, Nothing, [])
     assert ended.value.code == status
     said = capsys.readouterr().err
-    assert said.startswith(line) == (rank == "0" or not isinstance(error, KeyboardInterrupt))
+    assert said.startswith(line) == (rank == "0" or not isinstance(error, KeyboardInterrupt | NonFiniteLossError))
     assert said.count("\n") == bool(said)
 
 
@@ -79,7 +81,7 @@ def test_a_signal_is_the_truth_whatever_a_library_says_of_it(
     number: int | None, status: int, word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        console.run(lambda nothing: damaged(nothing, number), Nothing, [])
+        console.run(partial(damaged, number=number), Nothing, [])
     assert ended.value.code == status
     assert word in capsys.readouterr().err
 

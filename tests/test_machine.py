@@ -1,15 +1,13 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
 from ncsn import machine
-from ncsn.machine import refresh_interval
 from ncsn.networks import MLP
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -30,30 +28,6 @@ def test_a_machine_that_cannot_compile_says_why_and_goes_on() -> None:
         torch.compiler.set_stance("default")
 
 
-def test_another_shape_is_not_compiled_where_that_does_not_pay() -> None:
-    compiled: list[int] = []
-
-    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
-        compiled.append(len(inputs))
-        return graph.forward
-
-    double = torch.compile(lambda x: 2 * x, backend=backend, dynamic=False)
-    double(torch.ones(2))
-    with machine.nothing_compiled():
-        assert double(torch.ones(3)).tolist() == [2, 2, 2]
-    assert len(compiled) == 1
-
-
-@pytest.mark.parametrize(("libc", "expected"), [(True, [(-1, 2**30), (-3, 2**30)]), (False, [])])
-def test_glibc_keeps_a_gigabyte(libc: bool, expected: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what is trimmed from the top of the heap, -1 of malloc.h, and of what is mapped, -3."""
-    calls: list[tuple[int, int]] = []
-    monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace(mallopt=lambda *parameter: calls.append(parameter)))
-    monkeypatch.setattr(machine, "GLIBC", libc)
-    machine.keep_memory()
-    assert calls == expected
-
-
 @pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor has no such mode")
 def test_commands_compute_without_denormal_numbers_in_every_thread() -> None:
     """E⁻⁹⁵ is 5·10⁻⁴², and a tensor of a million numbers is computed by all threads; afterwards it is as before."""
@@ -69,12 +43,6 @@ count(10)
     several = os.environ | {"OMP_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=several)
     assert done.stdout.split() == ["0", "10"]
-
-
-def test_a_terminal_is_refreshed_often_and_a_log_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    for terminal, seconds in ((True, 0.3), (False, 30.0)):
-        monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda terminal=terminal: terminal))
-        assert refresh_interval() == seconds
 
 
 @pytest.mark.parametrize(
@@ -116,7 +84,7 @@ def test_a_gpu_has_tf32_since_it_has_bfloat16(fast: bool, auto: str, monkeypatch
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.choose_device("cpu") == CPU
     for gpus in (0, 2):
-        monkeypatch.setitem(machine.DEVICES, "cuda", lambda gpus=gpus: gpus > 0)
+        monkeypatch.setitem(machine.DEVICES, "cuda", partial(bool, gpus))
         monkeypatch.setattr("torch.cuda.device_count", lambda gpus=gpus: gpus)
         assert machine.choose_device("auto").type == ("cuda" if gpus else "cpu")
     monkeypatch.setenv("LOCAL_RANK", "1")

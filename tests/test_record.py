@@ -23,13 +23,13 @@ from ncsn import storage
 from ncsn.data import batches
 from ncsn.interrupts import Stopped
 from ncsn.learn.fit import held_out_losses
-from ncsn.learn.record import BAND_NAMES, Record, Row, left, opened, verdict
+from ncsn.learn.record import BAND_NAMES, Record, left, opened, verdict
 from ncsn.learn.settings import ImageJob
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.noise import Geometric, LogUniform
 from ncsn.objectives import Batch, training_loss
-from ncsn.training import Budget, NonFiniteLossError, Progress, State, train
+from ncsn.training import Budget, NonFiniteLossError, Progress, Row, State, train
 
 DATA = torch.randn(200, 2, generator=torch.Generator().manual_seed(9))
 FALLING = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3]

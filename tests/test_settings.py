@@ -12,10 +12,8 @@ import torch
 from learning import Lessons, pictures, tiny, unlearned
 
 import ncsn
-from ncsn.cli import console
-from ncsn.cli.train import Train
 from ncsn.learn import rules
-from ncsn.learn.settings import ImageJob, Images, ResolvedImages, Toy, recalled
+from ncsn.learn.settings import ImageJob, Images, ResolvedImages, recalled
 from ncsn.objectives import dsm
 from ncsn.storage import plain
 from ncsn.validation import validated
@@ -135,15 +133,3 @@ def test_who_resumes_gets_the_runs_own_settings_and_is_told(capsys: pytest.Captu
     assert "batch_size, seed" in said
     with pytest.raises(ValueError, match=r"config.json: settings: channels is"):
         again(Images(), saved=saved | {"channels": "wide"})
-
-
-def test_the_command_line_needs_a_data_set_and_the_script_has_one(capsys: pytest.CaptureFixture[str]) -> None:
-    given = console.parse(
-        Train, ["here", "--channels", "8", "16", "--no-classes", "--guidance", "2", "--device", "cpu"]
-    )
-    assert (given.dataset, given.channels, given.classes, given.guidance) == ("here", (8, 16), False, 2.0)
-    assert console.parse(Images, ["--steps", "5"]).dataset == "mnist"
-    assert console.parse(Toy, ["--objective", "ssm"]).objective == "ssm"
-    with pytest.raises(SystemExit):
-        console.parse(Train, [])
-    assert "DATA " in capsys.readouterr().err

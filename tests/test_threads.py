@@ -12,7 +12,7 @@ from ncsn.machine import Load, Threads
 SLOW, SAME = 1.06, 1.04  # how much faster fewer threads are: clearly, or not
 # Each look: at which second, how many processors others had since the last one, the gain of fewer threads; and then the
 # number of threads, of four, and how many trials there were.
-LOOKS = {
+LOOKS: dict[str, list[tuple[int, float | None, float, int, int]]] = {
     "nearly alone": [(2, 0.39, SLOW, 4, 0)],
     "one is needed elsewhere": [(2, 0.5, SLOW, 3, 1)],
     "two are": [(2, 1.9, SLOW, 2, 1)],

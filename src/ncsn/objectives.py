@@ -65,8 +65,8 @@ def posterior_dsm(
     std = expand(sigma, x)
     noisy, target = x + std * z, -z / std
     many = (sigma > above).nonzero()[:, 0]
-    asked = None if label is None else label[many]
-    target[many] = conditioned(data_score, asked)(noisy[many], sigma[many])
+    classes = None if label is None else label[many]
+    target[many] = conditioned(data_score, classes)(noisy[many], sigma[many])
     s = conditioned(score, label)(noisy, sigma)
     return (std * (s - target)).square().flatten(1).sum(1) / 2
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from ncsn import machine, plots, storage
 from ncsn.data import Images as Pictures
 from ncsn.data import Reading, batches, shards
-from ncsn.data.files import from_arrays
 from ncsn.data.images import images_of
 from ncsn.data.pixels import reals
+from ncsn.data.sources import from_arrays
 from ncsn.distributions import Empirical
 from ncsn.evaluation import as_bytes, metrics
 from ncsn.learn import guidance, rules
-from ncsn.learn.record import BANDS, LEARNING, Record, Row, Tally, left, verdict
+from ncsn.learn.record import BANDS, LEARNING, Record, Tally, left, verdict
 from ncsn.learn.settings import ImageJob, Images, ResolvedImages
 from ncsn.model import ScoreModel
 from ncsn.noise import Proposal
@@ -31,7 +31,7 @@ from ncsn.optim import muon_and_adam
 from ncsn.recipe import Recipe, Units
 from ncsn.rng import Draws
 from ncsn.run import Run
-from ncsn.training import Budget, Progress, State, train
+from ncsn.training import Budget, Progress, Row, State, train
 from ncsn.validation import DeviceName
 
 FEW = 1000  # examples, below which what is learned may be the examples themselves
@@ -166,7 +166,7 @@ def pictures_of(x: Shaped[np.ndarray, "n ..."], labels: "Tensor | np.ndarray | S
             raise ValueError(
                 f"labels has shape {arrays['labels'].shape} for {len(x)} images; a class for each is needed"
             )
-    return images_of(from_arrays("data", arrays), Reading())
+    return images_of("data", from_arrays("data", arrays), Reading())
 
 
 def fit_images(
@@ -198,8 +198,6 @@ def fit_images(
 
     # What could not be trained or sampled ends here, before anything is written.
     recipe.sampling.but(sampler="annealed")
-    size = max(draws.sizes)
-    machine.check_memory(recipe.memory(size, learning=True), device, f"this network with {size} images at a time")
     recipe.build(network=network)(torch.zeros(1, *recipe.shape), 1.0)
     for line in (pictures.describe(), *pictures.said):
         print(line)

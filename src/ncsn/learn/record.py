@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ncsn.learn import rules
 from ncsn.learn.settings import Images, Job, ResolvedImages, Toy, given_ones, recalled
 from ncsn.recipe import Recipe
 from ncsn.run import Drawn
-from ncsn.training import NonFiniteLossError, Progress, State
+from ncsn.training import NonFiniteLossError, Progress, Row, State
 from ncsn.validation import validated
 
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
@@ -35,19 +35,6 @@ BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
 LEARNING = 0.01  # relative change of the held-out loss that counts
 FEW_STEPS = 500  # for which the learning rate's rise and fall are too short, and held-out losses say little
 SAVE_EVERY = 30.0  # seconds between two checkpoints
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A line of metrics.jsonl: losses since the last one, and of held-out examples, by noise level; and speed."""
-
-    step: int
-    loss: float
-    bands: list[float | None]
-    validation_loss: float
-    validation_bands: list[float | None]
-    seconds: float = 0.0
-    images_per_second: float = 0.0
 
 
 def left(rows: Sequence[Row], slack: float) -> Row:
