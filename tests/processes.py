@@ -19,7 +19,7 @@ TRAIN = (
 )
 PROGRAM = """
 import functools, os, signal, sys
-from ncsn.cli.interrupts import quit_on_signals
+from ncsn.interrupts import quit_on_signals
 quit_on_signals()
 from ncsn import distributed, machine, training
 from ncsn.cli import main as cli

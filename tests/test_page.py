@@ -17,7 +17,7 @@ import pytest
 import ncsn
 from ncsn.cli import main as cli
 from ncsn.cli import page
-from ncsn.cli.interrupts import Interrupted
+from ncsn.interrupts import Stopped
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP, UNet
 from ncsn.recipe import Recipe
@@ -149,7 +149,7 @@ def test_a_run_takes_the_place_of_the_pages_model_until_ctrl_c(
 
         def serve_forever() -> None:
             served.append(contents(folder))
-            raise Interrupted
+            raise Stopped(2)
 
         server = server_of(folder, port)
         server.serve_forever = serve_forever  # type: ignore[assignment]

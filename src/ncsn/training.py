@@ -5,7 +5,6 @@
 
 import copy
 import math
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ncsn.distributed import ALONE, Group
 from ncsn.files import atomic, one_line
+from ncsn.interrupts import STOPS
 from ncsn.model import ScoreModel
 from ncsn.objectives import Batch
 from ncsn.optim import muon_and_adam
@@ -26,7 +26,6 @@ from ncsn.rng import Draws
 from ncsn.storage import check_tensors, read_checkpoint, save_checkpoint
 
 CHECKPOINT_VERSION = 1
-STOPS = (signal.SIGTERM, signal.SIGINT)
 SCALE = "loss scale"
 
 Loss = Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"]]]
@@ -35,14 +34,6 @@ Loss = Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"
 
 class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the message names the step."""
-
-
-class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM has ended a training; ``number``: of the signal.  The message says where."""
-
-    def __init__(self, number: int, message: str = "") -> None:
-        super().__init__(message)
-        self.number = number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +48,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Refuse a budget that is none."""
-        given = [value for value in (self.steps, self.seconds) if value is not None]
-        if len(given) != 1 or not 0 < given[0] < math.inf:
+        if (self.steps is None) == (self.seconds is None) or not 0 < (self.steps or self.seconds or 0) < math.inf:
             raise ValueError(
                 f"steps is {self.steps} and seconds is {self.seconds}; exactly one is needed, and it must be positive"
             )
@@ -100,11 +90,6 @@ class State:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["peak"] = group["lr"]
-
-    @property
-    def gradients(self) -> list[Tensor]:
-        """The gradients of all weights that have one."""
-        return [p.grad for p in self.model.parameters() if p.grad is not None]
 
     def update(self, rate: float) -> None:
         """One step down the gradients, at ``rate`` times the peak learning rates; then the average."""
@@ -150,10 +135,7 @@ class State:
         """
         saved = read_checkpoint(path)
         if saved.get("version") != CHECKPOINT_VERSION:
-            version = saved.get("version")
-            raise ValueError(
-                f"{path} is a checkpoint of version {version!r:.40}; this program reads {CHECKPOINT_VERSION}"
-            )
+            raise ValueError(f"{path} is a checkpoint of another version; this program reads {CHECKPOINT_VERSION}")
         try:
             for model, weights in ((self.model, saved["model"]), (self.average, saved["average"])):
                 check_tensors(weights, model.state_dict())
@@ -163,9 +145,7 @@ class State:
             self.generator.set_state(saved["generator"])
             self.step, self.seconds, self.kept = int(saved["step"]), float(saved["seconds"]), dict(saved["kept"])
         except (ValueError, RuntimeError, TypeError, KeyError) as error:  # as torch says what does not fit
-            raise ValueError(
-                f"{path} belongs to another network than this run's config.json ({one_line(error)})"
-            ) from error
+            raise ValueError(f"{path} belongs to another network than config.json ({one_line(error)})") from error
         scale = self.kept.pop(SCALE, None)
         if scale is not None and self.scaler.is_enabled():
             self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": float(scale)})
@@ -244,7 +224,7 @@ def train(
         # What all must know alike, in one message: gradients, losses, the leading process' clock, who was told to stop.
         clock = time.monotonic() - began if group.leads else 0.0
         facts = torch.tensor([clock, *(float(number in signals) for number in STOPS)], dtype=torch.float64)
-        group.add_([*state.gradients, whole, facts])
+        group.add_([*(p.grad for p in state.model.parameters() if p.grad is not None), whole, facts])
         if not bool(whole[0].isfinite().all()):
             raise NonFiniteLossError(f"the loss is {whole[0].mean().item()} at step {state.step}")
         state.update(schedule(fraction, state.step))
