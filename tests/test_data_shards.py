@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ncsn.rng import Draws
 from pictures import classes, contents, packed, png, values
 from PIL import Image
 from webdataset import TarWriter
@@ -16,7 +17,6 @@ from ncsn.data.shards import stream
 from ncsn.learn.rules import resolve
 from ncsn.learn.settings import Images as Settings
 from ncsn.objectives import Batch
-from ncsn.rng import Draws
 
 EACH = 12  # images in a shard
 SIX = ("x-000", "x-001", "x-002", "x-003", "x-004", "x-005")

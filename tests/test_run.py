@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import GaussianScore, unchecked, z_score
+from ncsn.rng import block_seed
 from torch import Tensor, nn
 
 import ncsn
@@ -24,7 +25,6 @@ from ncsn.model import ScoreModel
 from ncsn.networks import MLP, UNet
 from ncsn.problems import masked
 from ncsn.recipe import PRECONDITIONINGS, Argument, PreconditioningName, Recipe, Units
-from ncsn.rng import block_seed
 from ncsn.run import Run
 from ncsn.samplers import Sampling
 from ncsn.score import Sigma, expand

@@ -253,7 +253,7 @@ class Likelihood(RunOptions):
         from ncsn import machine, storage
         from ncsn.data.pixels import dequantize
         from ncsn.likelihood import Bits, joined
-        from ncsn.rng import block_seed
+        from ncsn.run import block_seed
 
         began = time.perf_counter()
         run = ncsn.load(self.run, device=self.device)

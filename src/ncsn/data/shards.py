@@ -25,7 +25,6 @@ from ncsn.data.images import Images, images_of, in_units, varied
 from ncsn.data.reading import Reading, is_pattern
 from ncsn.files import one_line
 from ncsn.objectives import Batch
-from ncsn.rng import Draws
 
 LOOKED_AT = 10_000  # images of each part, as many as are judged
 ShardImage = tuple[str, bytes, str]
@@ -99,8 +98,10 @@ def load_shards(name: str, paths: Sequence[Path], reading: Reading) -> Images:
     return replace(images, shards=training, said=(said, *images.said))
 
 
-def stream(images: Images, reading: Reading, draws: Draws, *, labels: bool, flip: bool) -> Iterator[Batch]:
-    """What this process has of every batch, out of the shards; other images from every step that it begins at.
+def stream(
+    images: Images, reading: Reading, size: int, generator: torch.Generator, *, labels: bool, flip: bool
+) -> Iterator[Batch]:
+    """Endless batches of ``size`` images out of the shards; other ones for every seed that the generator has had last.
 
     ``labels``: with the images' classes, −1 for one that is not known.  ``flip``: each image is mirrored, left to
     right, with probability ½.
@@ -109,7 +110,7 @@ def stream(images: Images, reading: Reading, draws: Draws, *, labels: bool, flip
     assert images.shards is not None, "where images are streamed"
     paths, broken = images.shards, list[str]()
     numbers = {word: number for number, word in enumerate(images.labels.names)} if images.labels else {}
-    rng = random.Random(f"{draws.seed} {draws.step} {draws.places.start}")
+    rng = random.Random(generator.initial_seed())
 
     def decoded(sample: ShardImage) -> tuple[Tensor, int] | str:
         try:
@@ -122,10 +123,10 @@ def stream(images: Images, reading: Reading, draws: Draws, *, labels: bool, flip
             return f"{sample[0]} ({fault(error)})"
 
     drawn = webdataset().filters.shuffle(1000, rng=rng)(images_in_shards(rng.choice(paths) for _ in count()))
-    ahead = in_parallel(decoded, drawn, 8 * draws.mine)  # while training goes on
+    ahead = in_parallel(decoded, drawn, 8 * size)  # while training goes on
     while True:
         batch: list[tuple[Tensor, int]] = []
-        while len(batch) < draws.mine:
+        while len(batch) < size:
             if isinstance(one := next(ahead), tuple):
                 batch.append(one)
                 continue
@@ -134,6 +135,6 @@ def stream(images: Images, reading: Reading, draws: Draws, *, labels: bool, flip
                 raise ValueError(
                     f"--max-broken allows {reading.max_broken} images of each process: {', '.join(broken)}"
                 )
-        chosen = machine.onto(draws.device, torch.stack([pixels for pixels, _ in batch]))
-        known = machine.onto(draws.device, torch.tensor([label for _, label in batch])) if labels else None
-        yield Batch(varied(chosen, flip, draws), known)
+        chosen = machine.onto(generator.device, torch.stack([pixels for pixels, _ in batch]))
+        known = machine.onto(generator.device, torch.tensor([label for _, label in batch])) if labels else None
+        yield Batch(varied(chosen, flip, generator), known)

@@ -29,7 +29,6 @@ from ncsn.noise import Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm, training_loss
 from ncsn.optim import muon_and_adam
 from ncsn.recipe import Recipe, Units
-from ncsn.rng import Draws
 from ncsn.run import Run
 from ncsn.training import Budget, Progress, State, train
 from ncsn.validation import DeviceName
@@ -44,7 +43,8 @@ PICTURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.g
 class Lesson:
     """What a network learns, and what it is judged by on the way.
 
-    ``train``, ``held_out``: examples in the model's units, or bytes, with their classes.  ``size``: of a batch.
+    ``train``, ``held_out``: examples in the model's units, or bytes, with their classes.  ``size``: of a batch, or of
+    one process' share of it, of which it takes ``turns`` one after the other.
     ``rows``: how often in a training the average is tried on held-out examples, on ``trials`` of them at a time.
     ``slack``: the relative rise of the held-out loss that counts as one.  ``flip``: images are mirrored at random.
     ``stream``: batches of images that are too many for a disk.
@@ -59,14 +59,15 @@ class Lesson:
     trials: tuple[int, ...]
     slack: float
     flip: bool = False
+    turns: int = 1
     stream: Callable[..., Iterator[Batch]] | None = None
 
-    def batches(self, model: ScoreModel, source: torch.Generator | Draws) -> Iterator[Batch]:
+    def batches(self, model: ScoreModel, generator: torch.Generator) -> Iterator[Batch]:
         """Endless random batches, with classes if the model can be told them."""
         labels = self.train.label if model.classes else None
         if self.stream is not None:
-            return self.stream(source, labels=labels is not None, flip=self.flip)
-        return batches(self.train.x, self.size, labels, flip=self.flip, generator=source)
+            return self.stream(self.size, generator, labels=labels is not None, flip=self.flip)
+        return batches(self.train.x, self.size, labels, flip=self.flip, generator=generator)
 
     @torch.no_grad()
     def losses(self, model: ScoreModel) -> tuple[Float[Tensor, "v"], Float[Tensor, "v"]]:
@@ -244,12 +245,13 @@ def fit_images(
     # Large products beside the network are in 16 bits, too; float16's numbers end too early for them.
     products = torch.bfloat16 if precision == "bf16" else torch.float32
     lesson = lesson_of(settings, pictures, rules.noise_of(settings) if noise is None else noise, objective, products)
-    turns, who = settings.accumulate, {"rank": record.group.rank, "processes": record.group.size}
-    draws = Draws(settings.seed, settings.batch_size, device=device, turns=turns, **who)
+    # Every process takes its shares of a batch, all of one size; a batch may so become a little larger.
+    size = -(-settings.batch_size // (record.group.size * settings.accumulate))
+    lesson = replace(lesson, size=size, turns=settings.accumulate)
+    generator = torch.Generator(device).manual_seed(settings.seed)
 
     # What could not be trained or sampled ends here, before anything is written.
     recipe.sampling.but(sampler="annealed")
-    size = max(draws.sizes)
     machine.check_memory(recipe.memory(size, learning=True), device, f"this network with {size} images at a time")
     recipe.build(network=network)(torch.zeros(1, *recipe.shape), 1.0)
     for line in (pictures.describe(), *pictures.said):
@@ -266,13 +268,14 @@ def fit_images(
         centre = 0.0 if recipe.preconditioning == "scaled" else mean  # NCSNv2's network centres pixels itself
         model = recipe.build(centre, std, network=network, autocast=machine.autocast_of(precision)).to(device)
         rates = {"muon_rate": settings.muon_rate, "adam_rate": settings.adam_rate}
-        state = State(model, muon_and_adam(model, **rates, products=products), generator=draws)
+        optimizers = muon_and_adam(model, **rates, products=products)
+        state = State(model, optimizers, generator=generator, seed=settings.seed)
         record.begin(state, recipe, part)
         return state
 
     state, guide = begun(recipe, network), None if smaller is None else begun(smaller, part="guide")
     if rules.compiles(settings):
-        record.compile(state, [torch.zeros(size, *recipe.shape, device=device) for size in draws.sizes])
+        record.compile(state, torch.zeros(size, *recipe.shape, device=device))
     if settings.steps is None:
         record.threads = machine.Threads()  # by steps their number stays, for then the result is the same to the byte
     run = Run(
@@ -347,7 +350,7 @@ def progress_of(lesson: Lesson, state: State, budget: Budget, record: Record) ->
     """The steps of a training, one after the other."""
     loss = training_loss(lesson.noise, lesson.objective, generator=state.generator)
     stream = lesson.batches(state.model, state.generator)
-    return train(state, stream, loss, budget=budget, group=record.group, signals=record.signals)
+    return train(state, stream, loss, budget=budget, group=record.group, turns=lesson.turns, signals=record.signals)
 
 
 def learn(lesson: Lesson, state: State, budget: Budget, record: Record) -> Iterator[Row]:

@@ -216,16 +216,12 @@ class Record:
         if not part and rows.exists():
             self.rows = storage.trim_rows(rows, state.step, lambda row: validated(Row, row, str(rows)))
 
-    def compile(self, state: State, examples: list[Tensor]) -> None:
+    def compile(self, state: State, examples: Tensor) -> None:
         """Compile a network for batches like ``examples``; the user is told how long that takes."""
         if self.group.leads:
             print("compiling the network: up to a minute the first time, then seconds", file=sys.stderr)
-
-        def trial() -> Tensor:
-            values = [state.model(x, torch.ones(len(x), device=x.device)).sum() for x in examples]
-            return torch.stack(values).sum()
-
-        if reason := machine.compile_network(state.model.network, trial):
+        sigma = torch.ones(len(examples), device=examples.device)
+        if reason := machine.compile_network(state.model.network, lambda: state.model(examples, sigma)):
             print(f"going on without torch.compile, about 1.5 times slower: {reason}", file=sys.stderr)
 
     def save(self, state: State, part: str = "", *, weights_only: bool = False) -> None:
