@@ -404,7 +404,7 @@ def run_mnist() -> Parts:
         "score": run.score(x, sigma),
         "score of classes": run.model(x, sigma, label),
         "score at one": run.model(x, 0.3),
-        "given": run.model.given(label, 2.0)(x, sigma),
+        "guided": ncsn.guided(lambda x, sigma: run.model(x, sigma, label), run.model, 2.0)(x, sigma),
         "mean": run.mean,
         "means": run.means(torch.tensor([1, 1, 7])),
         "encode": run.encode(x[:2])[0],

@@ -29,12 +29,11 @@ from cosmic_ray.plugins import get_operator
 
 ROOT = Path(__file__).resolve().parents[1]
 ALSO = {
-    "samplers": "samplers_against_diffusers sampling randomness",
+    "samplers": "randomness",
     "objectives": "randomness",
     "likelihood": "randomness",
     "problems": "randomness",
-    "model": "score recipe objectives",
-    "optim": "optimizers",
+    "model": "score run objectives",
 }
 """Tests that concern a module beside those that are named after it."""
 BINARY = "Add_Sub Sub_Add Mul_Div Mul_Add Div_Mul Pow_Mul Pow_Div Mod_Mul FloorDiv_Mul BitAnd_BitOr"
@@ -129,7 +128,7 @@ def survey(module: str, number: int, seed: int) -> tuple[int, int]:
 def main() -> None:
     """Survey the modules that are asked for, or all; the exit status is 1 where fewer than 85 % are killed."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as noise or data/files (default: all)")
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as noise or data/sources (default: all)")
     parser.add_argument("--number", type=int, default=8, help="mutants of each module (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="which they are (default: 0)")
     options: Any = parser.parse_args()

@@ -44,7 +44,9 @@ def main() -> None:
     """Train, report, write."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    images, (labels, validation_labels, test_labels) = data.mnist(), data.mnist_labels()
+    images = data.mnist()
+    labels = images.labels
+    assert labels is not None, "digits have classes"
     network = Classifier()
     steps = EPOCHS * len(images.train) // BATCH
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
@@ -55,7 +57,7 @@ def main() -> None:
         chosen = order[step % len(order)]
         x = jitter(images.train[chosen].float() / 255, generator).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=machine.fast_bfloat16(torch.device("cpu"))):
-            loss = F.cross_entropy(network(x), labels[chosen].long())
+            loss = F.cross_entropy(network(x), labels.train[chosen])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -63,8 +65,8 @@ def main() -> None:
     network.eval()
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, OUT)
     print(f"{OUT}: {OUT.stat().st_size} bytes, sha256 {hashlib.sha256(OUT.read_bytes()).hexdigest()}")
-    print(f"accuracy: validation {accuracy(network, images.validation, validation_labels):.4f}, ", end="")
-    print(f"test {accuracy(network, images.test, test_labels):.4f}")
+    print(f"accuracy: validation {accuracy(network, images.validation, labels.validation):.4f}, ", end="")
+    print(f"test {accuracy(network, images.test, labels.test):.4f}")
 
 
 if __name__ == "__main__":

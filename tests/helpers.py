@@ -1,14 +1,12 @@
 """What several test files need."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from jaxtyping import config
 from torch import Tensor
 
-from ncsn.samplers import Step
 from ncsn.score import Sigma, expand
 
 
@@ -39,12 +37,3 @@ def unchecked() -> Iterator[None]:
         yield
     finally:
         config.update("jaxtyping_disable", False)
-
-
-def states_of(sampler: Callable[..., Iterator[Step]]) -> Callable[..., Iterator[Tensor]]:
-    """The sampler, of whose steps only the states matter."""
-
-    def follow(*args: Any, **options: Any) -> Iterator[Tensor]:
-        return (step.x for step in sampler(*args, **options))
-
-    return follow

@@ -48,7 +48,7 @@ class Lessons:
     losses: list[Loss] = field(default_factory=list)
     budgets: list[Budget] = field(default_factory=list)
     objectives: list[Objective] = field(default_factory=list)
-    run: ncsn.Run | None = None
+    run: ncsn.Run = field(init=False)
 
 
 def unlearned(patch: pytest.MonkeyPatch, data: Any, settings: Images | None = None, **given: Any) -> Lessons:

@@ -13,62 +13,70 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-WITHIN = 120  # seconds for whatever is tried here
 TRAIN = (
-    "train {data} --steps 50 --channels 8 --blocks 1 --batch-size 24 --levels 3 --samples 2 --guidance 1 --no-compile "
+    "train {data} --steps 12 --channels 8 --blocks 1 --batch-size 24 --levels 3 --samples 2 --guidance 1 --no-compile "
     "--device cpu --posterior-above 0.5 --flip --out {out}"
 )
 PROGRAM = """
-import os, sys
+import functools, os, signal, sys
 from ncsn.cli.interrupts import quit_on_signals
 quit_on_signals()
-from ncsn import machine
+from ncsn import distributed, machine, training
 from ncsn.cli import main as cli
+from ncsn.learn import record
 machine.fast_bfloat16 = lambda _: False  # which rounds sums of other sizes otherwise
-{more}
-cli.main(sys.argv[1:])
+distributed.join = functools.cache(distributed.join)  # once for all commands
+rank, restarts = (os.environ.get(name, "0") for name in ("RANK", "TORCHELASTIC_RESTART_COUNT"))
+update = training.State.update
+def counted(self, rate):
+    update(self, rate)
+    {more}
+training.State.update = counted
+for words in sys.argv[1:]:
+    cli.main(words.split())
 """
 
 
-def command(processes: int, program: Path, words: str) -> list[str]:
-    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(program)]
-    return [sys.executable, *(run if processes > 1 else [str(program)]), *words.split()]
-
-
-def environment() -> dict[str, str]:
+def done(
+    processes: int, place: Path, *commands: str, more: str = "", restarts: int = 0
+) -> "subprocess.CompletedProcess[str]":
+    """One program, of so many processes, that does one command after the other; ``more``: what follows every step."""
+    program = place / f"program-{len(more)}.py"
+    program.write_text(PROGRAM.format(more=more))
+    torchrun = f"-m torch.distributed.run --max-restarts={restarts} --standalone --nproc-per-node {processes}".split()
+    line = [sys.executable, *(torchrun if processes > 1 else []), str(program), *commands]
     kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return kept | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-
-
-def done(processes: int, program: Path, words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(processes, program, words),
-        capture_output=True,
-        text=True,
-        timeout=WITHIN,
-        env=environment(),
-        check=False,
-    )
+    own = kept | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, env=own, check=False)
 
 
 def prepared(folder: Path) -> Path:
-    """A folder with images of two classes, a program, and a training by one process."""
+    """A folder with images of two classes, and what one process does with them: a training, samples, likelihoods."""
     rng, labels = np.random.default_rng(0), np.arange(900) % 2
     images = (rng.random((900, 8, 8)) * 100 + 100 * labels[:, None, None]).astype(np.uint8)
     np.savez(folder / "data.npz", images=images, labels=labels)
-    (folder / "program.py").write_text(PROGRAM.format(more=""))
-    finished = done(1, folder / "program.py", TRAIN.format(data=folder / "data.npz", out=folder / "one"))
+    finished = done(1, folder, train(folder, "one"), *uses(folder, "one"))
     assert finished.returncode == 0, finished.stderr
     return folder
 
 
-def rows(folder: Path) -> np.ndarray:
-    written = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return np.array([[row["step"], row["loss"], row["validation_loss"]] for row in written])
+def train(place: Path, name: str) -> str:
+    return TRAIN.format(data=place / "data.npz", out=place / name)
+
+
+def uses(place: Path, name: str) -> tuple[str, str]:
+    """Samples and likelihoods of the one process' run."""
+    samples = f"sample {place / 'one'} -n 1200 --levels 3 --device cpu --out {place / name}.npy"
+    likelihoods = f"likelihood {place / 'one'} -n 40 --probes 1 --tolerance 0.1 --device cpu --out {place / name}.json"
+    return samples, likelihoods
 
 
 def same(one: Path, other: Path) -> None:
-    np.testing.assert_allclose(rows(one), rows(other), rtol=1e-3)
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (one, other))
-    for name, weight in ours.items():
-        assert torch.allclose(theirs[name], weight, rtol=1e-2, atol=1e-3), name
+    """Whether two trainings have learned the same."""
+    rows = [[json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (one, other)]
+    for name in ("step", "loss", "validation_loss"):
+        ours, theirs = ([row[name] for row in each] for each in rows)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    before, after = (load_file(folder / "model.safetensors") for folder in (one, other))
+    for name, weight in before.items():
+        assert torch.allclose(after[name], weight, rtol=1e-2, atol=1e-3), name

@@ -1,6 +1,7 @@
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -77,19 +78,16 @@ def test_an_exact_model_is_the_exact_score(score: Score, generator: torch.Genera
 
 
 def test_bfloat16_does_not_blur_the_time() -> None:
-    asked: list[Tensor] = []
-
-    def predictor(x: Tensor, t: Tensor) -> Tensor:
-        asked.append(t)
-        return x
-
+    predictor = Mock(side_effect=lambda x, t: x)
     from_variance_preserving(predictor, ALPHAS)(torch.ones(1, 2, dtype=torch.bfloat16), 32.0)
-    expected = np.interp(np.log(32.0), SIGMAS.log(), np.arange(1000))
-    torch.testing.assert_close(asked[0], torch.tensor([expected], dtype=torch.float32), rtol=0, atol=0.01)
+    time = predictor.call_args.args[1]
+    torch.testing.assert_close(time, time_of(32.0, ALPHAS)[None], rtol=0, atol=0.01)
 
 
 def test_beyond_its_noise_levels_a_model_is_asked_at_its_last_one_with_a_warning() -> None:
-    x = torch.linspace(-2000, 2000, 4, dtype=torch.float64)[:, None]
+    x, one = torch.linspace(-2000, 2000, 4, dtype=torch.float64)[:, None], torch.ones(1, 1)
+    rounded = from_variance_preserving(exact("epsilon"), ALPHAS.float())  # whose least σ is 0.0100005: not outside
+    torch.testing.assert_close(rounded(one, 0.01), truth(one, 0.01), rtol=1e-3, atol=0)
     score = from_variance_preserving(exact("epsilon"), ALPHAS)
     with pytest.warns(UserWarning, match=r"0\.01 to 157\.4"):
         actual = score(x, torch.tensor([0.02, 0.004, 0.02, 0.003]))
@@ -102,13 +100,7 @@ def test_beyond_its_noise_levels_a_model_is_asked_at_its_last_one_with_a_warning
     torch.testing.assert_close(actual, truth(x, sigma), rtol=0.01, atol=0)
 
 
-def test_rounding_is_not_outside() -> None:
-    score = from_variance_preserving(exact("epsilon"), ALPHAS.float())  # whose least σ is 0.0100005
-    x = torch.ones(1, 1)
-    torch.testing.assert_close(score(x, 0.01), truth(x, 0.01), rtol=1e-3, atol=0)
-
-
-@pytest.mark.parametrize("alphas", [[0.9], [0.9, 0.95], [1.0, 0.5], [0.9, 0.0], [], [[0.9, 0.5]], [0.9, float("nan")]])
+@pytest.mark.parametrize("alphas", [[0.9], [0.9, 0.95], [1.0, 0.5], [0.9, 0.0], [[0.9, 0.5]], [0.9, float("nan")]])
 def test_other_alphas_and_predictions_are_refused(alphas: list[float]) -> None:
     with unchecked(), pytest.raises(ValueError, match=r"alphas has shape .* at least two numbers that descend"):
         from_variance_preserving(exact("epsilon"), torch.tensor(alphas))
@@ -118,12 +110,6 @@ def test_other_alphas_and_predictions_are_refused(alphas: list[float]) -> None:
 
 # Models in diffusers' folders.
 
-TABLED = [
-    *("DDPM", "DDPMParallel", "DDIM", "DDIMParallel", "DDIMInverse", "PNDM", "SASolver", "RePaint"),
-    *("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "LMSDiscrete", "KDPM2Discrete"),
-    *("KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverMultistepInverse", "DPMSolverSinglestep"),
-    *("DEISMultistep", "UniPCMultistep"),
-]
 BETAS: dict[str, object] = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 X = torch.linspace(-2, 2, 32).view(2, 1, 4, 4)
 
@@ -156,30 +142,32 @@ def time_of(sigma: float, alphas: Tensor) -> Tensor:
     return torch.tensor(np.interp(np.log(sigma), table, np.arange(len(table))), dtype=torch.float32)
 
 
-@pytest.mark.parametrize("learned", [False, True], ids=["fixed variance", "learned variance"])
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_a_ddpm_in_a_folder(prediction: str, learned: bool, save: Save) -> None:
-    path, network, alphas = save(
-        "DDPM",
-        unet={"out_channels": 2 if learned else 1},
-        variance_type="learned_range" if learned else "fixed_small",
-        prediction_type=prediction,
-    )
+@pytest.mark.parametrize(
+    ("name", "prediction", "variance"),
+    [
+        ("DDPM", "epsilon", "fixed_small"),
+        ("DDPM", "v_prediction", "learned_range"),
+        ("DDPM", "sample", "learned"),
+        ("PNDM", "epsilon", None),
+        ("RePaint", None, None),
+        ("EulerDiscrete", "sample", None),
+        ("DPMSolverMultistep", "v_prediction", None),
+        ("UniPCMultistep", "epsilon", None),
+    ],
+)
+def test_a_scheduler_with_a_table(name: str, prediction: str | None, variance: str | None, save: Save) -> None:
+    learned = variance in ("learned", "learned_range")
+    settings = {"prediction_type": prediction, "variance_type": variance}
+    settings = {key: value for key, value in settings.items() if value}
+    path, network, alphas = save(name, {"out_channels": 2 if learned else 1}, **settings, **BETAS)
     sigma = 0.75  # √(1 + σ²) = 1.25, √ᾱ = 0.8, √(1 − ᾱ) = 0.6
     answer = network(0.8 * X, time_of(sigma, alphas))[:, :1]
     denoised = {
         "epsilon": X - 0.75 * answer,
         "v_prediction": 0.8 * (0.8 * X) - 0.6 * answer,
         "sample": answer,
-    }[prediction]
+    }[prediction or "epsilon"]
     torch.testing.assert_close(from_diffusers(path)(X, sigma), (denoised - X) / sigma**2, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", TABLED)
-def test_every_scheduler_with_a_table_is_the_same_score(name: str, save: Save) -> None:
-    path, network, alphas = save(name, **BETAS)
-    answer = network(0.8 * X, time_of(0.75, alphas))
-    torch.testing.assert_close(from_diffusers(path)(X, 0.75), -answer / 0.75, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["DDIM", "EulerDiscrete"])  # one has 0 at the end of its table, the other 2⁻²⁴
@@ -205,10 +193,8 @@ def test_a_flow_in_a_folder(name: str, save: Save) -> None:
 def test_a_variance_exploding_model_is_a_score_already(save: Save) -> None:
     path, network, _ = save("ScoreSdeVe", {"time_embedding_type": "fourier"})
     score = from_diffusers(path)
-    for sigma in (0.8, torch.tensor(0.8), torch.tensor([0.8, 0.8])):
+    for sigma in (0.8, torch.tensor([0.8, 0.8])):
         torch.testing.assert_close(score(X, sigma), network(X, torch.tensor([0.8, 0.8])))
-    with torch.device("meta"):
-        assert score(X, 0.8).device == X.device
 
 
 @pytest.mark.parametrize(
@@ -228,15 +214,14 @@ def test_a_variance_exploding_model_is_a_score_already(save: Save) -> None:
 )
 def test_other_models_are_refused(name: str, unet: dict[str, object], settings: dict[str, object], save: Save) -> None:
     path, _, _ = save(name, unet, **settings)
-    with pytest.raises(ValueError, match=f"a UNet2DModel with a {name}Scheduler") as error:
+    with pytest.raises(ValueError, match=f"a UNet2DModel with a {name}Scheduler"):
         from_diffusers(path)
-    assert all(f"'{key}': {value!r}" in str(error.value) for key, value in (unet | settings).items())
 
 
 def test_another_network_and_a_folder_without_a_model_are_refused(tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
     for folder in (tmp_path, tmp_path / "none", "google/ddpm-cifar10-32"):
-        with pytest.raises(ValueError, match=r"holds no model_index.json"):
+        with pytest.raises(ValueError, match=r"holds no model_index\.json"):
             from_diffusers(folder)
     network = diffusers.UNet1DModel(block_out_channels=(32, 32, 64))
     diffusers.DDPMPipeline(network, diffusers.PNDMScheduler()).save_pretrained(tmp_path)

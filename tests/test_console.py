@@ -3,6 +3,7 @@
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,67 +14,81 @@ from ncsn.cli.interrupts import Interrupted, Terminated, interruptible
 from ncsn.learn.record import Record
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP
-from ncsn.training import Progress, State, Stopped
+from ncsn.training import NonFiniteLossError, Progress, State, Stopped
 
 
-@pytest.mark.parametrize(("number", "meaning"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Terminated)])
-def test_what_a_library_says_that_a_signal_has_struck_is_not_taken_for_the_truth(
-    number: signal.Signals, meaning: type[KeyboardInterrupt]
-) -> None:
-    def read(*, struck: bool) -> None:
-        with interruptible():
-            if struck:
-                with suppress(KeyboardInterrupt):
-                    signal.raise_signal(number)
-            raise ValueError("the file is damaged")
-
-    with pytest.raises(meaning):
-        read(struck=True)
-    with pytest.raises(ValueError, match="damaged"):
-        read(struck=False)
+@dataclass
+class Nothing:
+    pass
 
 
-def test_an_error_has_a_line_of_its_own_below_a_bar(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    @dataclass
-    class Nothing:
-        pass
+def damaged(_: Nothing, number: int | None = None) -> None:
+    """What a library says that may have been struck by a signal."""
+    with interruptible():
+        if number is not None:
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(number)
+        raise ValueError("the file is damaged")
 
-    def command(settings: Nothing) -> None:
-        assert settings == Nothing()
-        state = State(ScoreModel(MLP(2, 8, 1)), generator=torch.Generator().manual_seed(0))
-        some = torch.ones(2)
-        step = Progress(step=1, fraction=0.5, seconds=1.0, losses=some, sigmas=some, examples_per_second=1.0)
-        watched = Record(tmp_path).watch(iter([step]), state)  # by its name it outlives the loop
-        for _ in watched:
-            raise OSError("no space left")
 
-    with pytest.raises(SystemExit):
-        console.run(command, Nothing, [])
-    *above, last = capsys.readouterr().err.splitlines()
-    assert last == "error: no space left"
-    assert above
-    assert "training" in above[-1]
+def full(_: Nothing) -> None:
+    """A disk is full, below the bar of a training, which by its name outlives the loop."""
+    state, some = State(ScoreModel(MLP(2, 8, 1)), generator=torch.Generator()), torch.ones(2)
+    step = Progress(step=1, fraction=0.5, seconds=1.0, losses=some, sigmas=some, examples_per_second=1.0)
+    watched = Record(Path("nowhere")).watch(iter([step]), state)
+    for _step in watched:
+        raise OSError("no space left")
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "words"),
+    ("error", "status", "line"),
     [
-        (Stopped(signal.SIGINT, " at step 3"), 130, "interrupted at step 3"),
-        (Stopped(signal.SIGTERM, " at step 4"), 143, "terminated at step 4"),
-        (Terminated(), 143, "terminated"),
-        (Interrupted(), 130, "interrupted"),
+        (ValueError("too\nlong"), 2, "error: too long"),
+        (MemoryError(), 1, "error: out of memory"),
+        (NonFiniteLossError("the loss is nan"), 1, "error: the loss is nan"),
+        (Stopped(signal.SIGINT, " at step 3"), 130, "error: interrupted at step 3"),
+        (Stopped(signal.SIGTERM, " at step 4"), 143, "error: terminated at step 4"),
+        (Terminated(), 143, "error: terminated"),
+        (Interrupted(), 130, "error: interrupted"),
     ],
 )
-def test_what_ends_a_training_is_said_by_the_first_process(
-    error: KeyboardInterrupt,
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_what_ends_a_command_is_one_line_of_the_first_process(
+    error: BaseException,
     status: int,
-    words: str,
+    line: str,
+    rank: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for rank, said in (("0", f"error: {words}\n"), ("1", "")):
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        monkeypatch.setenv("RANK", rank)
-        with pytest.raises(SystemExit) as ended:
-            console.stopped(error)
-        assert (ended.value.code, capsys.readouterr().err) == (status, said)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(console, "be_quiet", lambda: None)
+
+    def command(_: Nothing) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        console.run(command, Nothing, [])
+    assert ended.value.code == status
+    said = capsys.readouterr().err
+    assert said.startswith(line) == (rank == "0" or not isinstance(error, KeyboardInterrupt | NonFiniteLossError))
+    assert said.count("\n") == bool(said)
+
+
+@pytest.mark.parametrize(("number", "status", "word"), [(None, 2, "damaged"), (2, 130, "interr"), (15, 143, "termin")])
+def test_a_signal_is_the_truth_whatever_a_library_says_of_it(
+    number: int | None, status: int, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        console.run(partial(damaged, number=number), Nothing, [])
+    assert ended.value.code == status
+    assert word in capsys.readouterr().err
+
+
+def test_an_error_has_a_line_of_its_own_below_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        console.run(full, Nothing, [])
+    *above, last = capsys.readouterr().err.splitlines()
+    assert "training" in above[-1]
+    assert "no space left" in last

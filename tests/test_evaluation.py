@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ncsn import evaluation
-from ncsn.data import Images, Labels, mnist, mnist_labels
+from ncsn.data import Images, Labels, mnist
 from ncsn.data.pixels import Depth
 from ncsn.evaluation import PIXELS, Features, Metric, features, metrics, report
 from ncsn.networks.classifier import Classifier
@@ -63,7 +63,7 @@ def test_every_number_is_about_the_sets_that_its_name_says() -> None:
     samples[:20] = train[40:60]
     samples[20:, 0, 0, 0] += 40
     found = evaluation.evaluate(samples, Images(train, validation, test), READABLE)
-    assert (found.n, found.features, found.dimensions, found.classes) == (n, "readable", 28, DIGITS)
+    assert (found.n, found.features, found.dimensions, found.classes) == (n, "readable", 28, list(DIGITS))
     chosen = train[torch.randperm(300, generator=torch.Generator().manual_seed(0))[:n]]
     against, tested = row(test[:n]), nearest_by_hand(test[:n], train)
     shares = test[:n, 0, 0, 26].div(20).long().bincount(minlength=10) / n
@@ -86,10 +86,6 @@ def test_every_number_is_about_the_sets_that_its_name_says() -> None:
         assert scored == pytest.approx(expected, rel=1e-4, abs=1e-6)
         assert list(scored) == list(expected)  # the kernel distance first: it is unbiased
         assert getattr(found, f"{kind}_histogram") == pytest.approx(histogram.tolist())
-    for name, metric in found.metrics.items():
-        distance = name in ("kernel_distance", "frechet_distance", "pixel_wasserstein")
-        for ratio, floor in ((metric.ratio, metric.held_out), (metric.ratio_to_training, metric.training)):
-            assert ratio == (pytest.approx(metric.generated / floor) if distance and floor > 0 else None)
 
 
 @pytest.mark.parametrize(
@@ -127,31 +123,17 @@ def test_reals_are_judged_as_the_bytes_that_they_stand_for() -> None:
     assert evaluation.evaluate((samples + 0.7) / 256, coarse, READABLE) == expected
     beyond = (samples + 0.7) / 256 - (samples == 0) * 0.02  # as samples of a network are
     assert evaluation.evaluate(beyond, coarse, READABLE) == expected
-    found = evaluation.evaluate(samples, deep, READABLE)
-    assert found.metrics == expected.metrics
-    assert (len(found.notes), expected.notes) == (1, ())
+    assert evaluation.evaluate(samples, deep, READABLE).metrics == expected.metrics
 
 
 SHORT = Images(readable(300, 1), readable(40, 2), readable(120, 3))
 
 
-@pytest.mark.parametrize(
-    ("n", "seen", "judged", "words"),
-    [
-        (110, READABLE, 40, ["40 of 110 samples", "not twice"]),
-        (30, replace(READABLE, accuracy=0.5), 30, ["not twice", "trained on the training images"]),
-        (40, PIXELS, 40, []),
-    ],
-)
-def test_all_sets_are_as_large_as_the_smallest_and_readers_are_warned(
-    n: int, seen: Features, judged: int, words: list[str]
-) -> None:
-    found = evaluation.evaluate(readable(n, 0), SHORT, seen)
+@pytest.mark.parametrize(("n", "judged"), [(110, 40), (30, 30)])
+def test_all_sets_are_as_large_as_the_smallest(n: int, judged: int) -> None:
+    found = evaluation.evaluate(readable(n, 0), SHORT, READABLE)
     assert found.n == judged
-    assert len(found.notes) == len(words)
-    assert all(word in note for word, note in zip(words, found.notes, strict=True))
-    # The 1 % of 40 images is none of them.
-    assert "near_duplicates" not in found.metrics
+    assert "near_duplicates" not in found.metrics  # the 1 % of 40 images is none of them
 
 
 def test_pixels_need_no_network_and_claim_nothing_that_does() -> None:
@@ -189,9 +171,11 @@ def test_the_nearest_is_found_whatever_fits_into_memory(monkeypatch: pytest.Monk
 
 
 def test_the_classifier_of_the_package_reads_digits() -> None:
-    seen, labels = evaluation.digits()(mnist().test[-2000:]), mnist_labels()[2][-2000:]
-    assert (seen.probabilities.argmax(1) == labels).float().mean() >= 0.992
-    assert seen.features.shape == (2000, 128)
+    images = mnist()
+    assert images.labels is not None
+    seen = evaluation.digits()(images.test[-1000:])
+    assert (seen.probabilities.argmax(1) == images.labels.test[-1000:]).float().mean() >= 0.992
+    assert seen.features.shape == (1000, 128)
 
 
 def test_features_suit_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +219,7 @@ def test_any_function_of_images_gives_features() -> None:
 
     images, other = three(40, 3, 8, 6), three(30, 3, 8, 6).train
     found = evaluation.evaluate(other, images, colours)
-    assert (found.features, found.dimensions, found.classes) == ("colours", 3, ())
+    assert (found.features, found.dimensions, found.classes) == ("colours", 3, [])
     against = colours(images.test[:30]).float()
     expected = metrics.frechet_distance(colours(other).float(), against)
     assert found.metrics["frechet_distance"].generated == pytest.approx(expected)
@@ -278,7 +262,8 @@ def test_inceptions_weights_are_read_as_tensors_only(tmp_path: Path, monkeypatch
 
 def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda name, appauthor: tmp_path / name)
-    monkeypatch.setattr(features, "SEEN", 5000)
+    monkeypatch.setattr(features, "SEEN", 2000)
+    monkeypatch.setattr(features, "BATCH", 100)
     images = three(200, 3, 8, 6)
     kinds = [torch.arange(200) % 3, torch.arange(200) % 3, torch.arange(200) // 70]
     for part, kind in zip((images.train, images.validation, images.test), kinds, strict=True):
@@ -312,49 +297,42 @@ def test_the_classifier_takes_images_of_any_shape(shape: tuple[int, int, int]) -
 
 
 @pytest.mark.parametrize(
-    ("arrays", "notes", "axes"),
+    ("arrays", "axes"),
     [
-        ({"samples": (20, 1, 6, 8)}, 0, (0, 1, 2, 3)),
-        ({"samples": (20, 6, 8, 3), "other": (9, 9, 9)}, 0, (0, 3, 1, 2)),
-        ({"arr_0": (20, 3, 6, 8), "labels": (20,)}, 1, (0, 1, 2, 3)),
-        ({"images": (20, 6, 8)}, 1, (0, 1, 2)),
+        ({"samples": (20, 1, 6, 8)}, (0, 1, 2, 3)),
+        ({"samples": (20, 6, 8, 3), "other": (9, 9, 9)}, (0, 3, 1, 2)),
+        ({"arr_0": (20, 3, 6, 8), "labels": (20,)}, (0, 1, 2, 3)),
+        ({"images": (20, 6, 8)}, (0, 1, 2)),
     ],
 )
 def test_samples_are_read_as_they_are_meant(
-    arrays: dict[str, tuple[int, ...]], notes: int, axes: tuple[int, ...], tmp_path: Path
+    arrays: dict[str, tuple[int, ...]], axes: tuple[int, ...], tmp_path: Path
 ) -> None:
     made = {name: np.arange(np.prod(size)).reshape(size).astype(np.uint8) for name, size in arrays.items()}
     np.savez(tmp_path / "x.npz", **made)  # type: ignore[arg-type]
-    samples, lines = evaluation.read_samples(tmp_path / "x.npz", 15)
     expected = next(iter(made.values()))[:15].transpose(axes)
+    samples = evaluation.read_samples(tmp_path / "x.npz", 15)
     assert np.array_equal(samples.numpy(), expected if len(axes) == 4 else expected[:, None])
-    assert len(lines) == notes
-
-
-UINT16, DEEP = Depth("uint16", 0, 1024), Depth("float32", -3, 5)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "depth", "low", "high", "cut"),
+    ("dtype", "depth", "low", "high"),
     [
-        (np.float16, Depth(), 0, 1, False),
-        (">f8", Depth(), 0, 1, False),
-        (np.float32, Depth(), -0.25, 1.25, True),
-        (np.uint16, UINT16, 0, 1024, False),
-        (np.float32, DEEP, -3, 5, False),
-        (np.float32, DEEP, -4, 7, True),
+        (">f8", Depth(), 0, 1),
+        (np.float32, Depth(), -0.25, 1.25),
+        (np.uint16, Depth("uint16", 0, 1024), 0, 1024),
+        (np.float32, Depth("float32", -3, 5), -4, 7),
     ],
 )
 def test_samples_in_other_numbers_become_bytes(
-    dtype: Any, depth: Depth, low: float, high: float, cut: bool, tmp_path: Path
+    dtype: Any, depth: Depth, low: float, high: float, tmp_path: Path
 ) -> None:
     values = np.linspace(low, high, 20 * 16, endpoint=False).reshape(20, 1, 4, 4).astype(dtype)
     np.savez(tmp_path / "x.npz", samples=values)
-    samples, (line,) = evaluation.read_samples(tmp_path / "x.npz", depth=depth)
+    samples = evaluation.read_samples(tmp_path / "x.npz", depth=depth)
     zero, one = (depth.low, depth.high) if depth != Depth() else (0, 1)
     expected = np.floor((values.astype(float) - zero) / (one - zero) * 256).clip(0, 255)
     assert np.array_equal(samples.numpy(), expected)
-    assert ("outside" in line) == cut
 
 
 GOOD = np.zeros((20, 1, 6, 8), np.uint8)
@@ -364,15 +342,11 @@ GOOD = np.zeros((20, 1, 6, 8), np.uint8)
     ("arrays", "complaint"),
     [
         ({"a": GOOD, "b": GOOD}, "one array of images, or one named samples, is needed"),
-        ({"a": GOOD[0, 0, 0]}, "one array of images, or one named samples, is needed"),
-        ({"samples": GOOD[0, 0]}, "is needed"),
-        (
-            {"samples": np.linspace(0, 1.6, GOOD.size).reshape(GOOD.shape)},
-            r"from 0 to 1.6; uint8, or reals in \[0, 1\]",
-        ),
-        ({"samples": np.full((20, 4, 4), np.nan)}, "from nan to nan"),
-        ({"samples": GOOD.astype(np.uint16)}, "is of uint16; uint8, or reals"),
-        ({}, "x.npz"),
+        ({"a": GOOD[0, 0]}, "one array of images, or one named samples, is needed"),
+        ({"samples": GOOD[0, 0]}, "x.npz"),
+        ({"samples": 1.6 * np.arange(20 * 48).reshape(20, 6, 8) / 959}, r"x.npz: .* from 0 to 1.6; uint8, or reals"),
+        ({"samples": GOOD.astype(np.uint16) + 300}, "from 300 to 300; uint8, or reals"),
+        ({}, "x.npz holds no arrays"),
     ],
 )
 def test_files_that_hold_no_samples_are_refused(arrays: dict[str, Any], complaint: str, tmp_path: Path) -> None:

@@ -5,94 +5,64 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import GaussianScore
+from helpers import GaussianScore, z_score
 from torch import Generator, Tensor
 
 from ncsn.distributions import GaussianMixture
-from ncsn.likelihood import Bits, Likelihood, bits_per_dimension, divergences, joined, log_prob
+from ncsn.likelihood import LogDensities, bits_per_dimension, joined, log_prob
 from ncsn.score import Counted, Score
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]).double(), 0.5, torch.tensor([0.3, 0.7]).double())
 
 
-def gaussian_log_prob(x: Tensor, mean: float, std: float) -> Tensor:
-    return (-((x - mean) ** 2) / (2 * std**2) - math.log(std) - math.log(2 * math.pi) / 2).sum(1)
-
-
-def test_divergence_is_the_trace(generator: Generator) -> None:
-    x = torch.randn(5, 3, generator=generator, dtype=torch.float64)
-    mixture = GaussianMixture(torch.randn(4, 3, generator=generator, dtype=torch.float64), 0.5)
-    sigma = torch.linspace(0.3, 2, 5, dtype=torch.float64)
-    basis = torch.eye(3, dtype=torch.float64)[:, None].expand(3, 5, 3)
-    score, parts = divergences(mixture, x, sigma, basis)
-    torch.testing.assert_close(score, mixture(x, sigma))
-    jacobians = torch.autograd.functional.jacobian(lambda y: mixture(y, sigma).sum(0), x)  # type: ignore[no-untyped-call]
-    assert isinstance(jacobians, Tensor)
-    torch.testing.assert_close(parts, torch.einsum("ibi->ib", jacobians))
-
-
 @pytest.mark.parametrize(
-    ("score", "truth", "mean", "top"),
+    ("truth", "mean"),
     [
-        *[(GaussianScore(0.4, 0.8), (0.4, 0.8, dimension), 0.4, 500) for dimension in (1, 2, 5)],
-        (MIXTURE, MIXTURE, torch.tensor([0.8, 0.7]), 500),
+        *[(GaussianMixture(torch.full((1, d), 0.4, dtype=torch.float64), 0.8), 0.4) for d in (1, 2, 5)],
+        (MIXTURE, torch.tensor([0.8, 0.7])),
     ],
 )
-def test_exact_on_what_is_known(
-    score: Score, truth: Any, mean: float | Tensor, top: float, generator: Generator
-) -> None:
+def test_exact_on_what_is_known(truth: GaussianMixture, mean: float | Tensor, generator: Generator) -> None:
     """Every point beside its own density, for points near and far."""
-    dimension = truth[2] if isinstance(truth, tuple) else 2
-    x = 3 * torch.randn(20, dimension, generator=generator, dtype=torch.float64)
-    estimate = log_prob(score, x, sigma_max=top, sigma_min=0.05, mean=mean, tolerance=1e-6)
-    if isinstance(truth, tuple):
-        expected = gaussian_log_prob(x, truth[0], math.hypot(truth[1], 0.05))
-    else:
-        expected = truth.log_prob(x, 0.05)
-    assert float((estimate.log_prob - expected).abs().max()) < 1e-3
+    x = 3 * torch.randn(20, truth.means.shape[1], generator=generator, dtype=torch.float64)
+    estimate = log_prob(truth, x, sigma_max=500, sigma_min=0.05, mean=mean, tolerance=1e-6)
+    assert float((estimate.log_prob - truth.log_prob(x, 0.05)).abs().max()) < 1e-3
     assert float(estimate.standard_error.max()) == 0
 
 
 def test_images_of_another_mean_at_every_pixel(generator: Generator) -> None:
     """The mean is of one example's shape, and so are the densities' sums over rows, columns and channels."""
-    mean = torch.randn(1, 2, 2, 3, generator=generator, dtype=torch.float64)[0]
-
-    def score(x: Tensor, sigma: float | Tensor, /) -> Tensor:
-        return (mean - x) / (0.5**2 + torch.as_tensor(sigma) ** 2)
-
+    mean = torch.randn(2, 2, 3, generator=generator, dtype=torch.float64)
+    truth = GaussianMixture(mean.flatten()[None], 0.5)
     x = mean + torch.randn(4, 2, 2, 3, generator=generator, dtype=torch.float64)
-    estimate = log_prob(score, x, sigma_max=300, sigma_min=0.1, mean=mean, tolerance=1e-6)
-    expected = gaussian_log_prob((x - mean).flatten(1), 0, math.hypot(0.5, 0.1))
-    torch.testing.assert_close(estimate.log_prob, expected, rtol=0, atol=1e-3)
+    estimate = log_prob(
+        lambda x, sigma: truth(x.flatten(1), sigma).view_as(x),
+        x,
+        sigma_max=300,
+        sigma_min=0.1,
+        mean=mean,
+        tolerance=1e-6,
+    )
+    torch.testing.assert_close(estimate.log_prob, truth.log_prob(x.flatten(1), 0.1), rtol=0, atol=1e-3)
 
 
 def test_probes_are_unbiased_and_say_how_sure_they_are(generator: Generator) -> None:
-    x = torch.randn(12, 2, generator=generator, dtype=torch.float64) * 2
-    exact = log_prob(MIXTURE, x, sigma_max=50, sigma_min=0.1)
-    estimate = log_prob(MIXTURE, x, sigma_max=50, sigma_min=0.1, probes=60, generator=generator)
-    z = (estimate.log_prob - exact.log_prob) / estimate.standard_error.clamp(min=1e-3)
-    assert float(z.abs().max()) < 4.5
-    assert float(z.square().mean()) < 3
-
-
-def test_the_standard_error_is_that_of_the_mean_over_probes(generator: Generator) -> None:
-    """It is what 300 estimates at one point, each by its own 8 probes, scatter by."""
-    x = torch.tensor([[0.5, 0.5]], dtype=torch.float64).expand(300, 2)
-    estimate = log_prob(MIXTURE, x, sigma_max=50, sigma_min=0.1, probes=8, tolerance=1e-3, generator=generator)
-    claimed = float(estimate.standard_error.square().mean().sqrt())
-    assert claimed == pytest.approx(float(estimate.log_prob.std()), rel=0.2)  # 4 standard errors
-
-
-def test_one_probe_does_not_know_how_sure_it_is(generator: Generator) -> None:
-    x = torch.randn(3, 2, generator=generator)
-    estimate = log_prob(GaussianScore(0, 1), x, sigma_max=50, sigma_min=0.1, probes=1, generator=generator)
-    assert bool(estimate.standard_error.isnan().all())
+    """300 estimates at each of three points, each by its own 8 probes; a single probe does not know."""
+    x = torch.tensor([[0.5, -0.8], [-2.0, 0.3], [3.0, 4.0]], dtype=torch.float64)
+    exact = log_prob(MIXTURE, x, sigma_max=50, sigma_min=0.1).log_prob
+    estimate = log_prob(MIXTURE, x.repeat(300, 1), sigma_max=50, sigma_min=0.1, probes=8, generator=generator)
+    estimates, errors = estimate.log_prob.view(300, 3), estimate.standard_error.view(300, 3)
+    for i in range(3):
+        assert abs(z_score(estimates[:, i], float(exact[i]))) < 4
+        # 4 standard errors
+        assert float(errors[:, i].square().mean().sqrt()) == pytest.approx(float(estimates[:, i].std()), rel=0.2)
+    single = log_prob(MIXTURE, x, sigma_max=50, sigma_min=0.1, probes=1, generator=generator)
+    assert bool(single.standard_error.isnan().all())
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sigma_max": 0.1, "sigma_min": 1}, "sigma_max > sigma_min"),
         ({"sigma_max": 1, "sigma_min": 0}, "sigma_max > sigma_min > 0"),
         ({"sigma_max": 1, "sigma_min": 1}, "sigma_max > sigma_min > 0"),
         ({"sigma_max": math.inf, "sigma_min": 0.1}, "sigma_max, sigma_min are inf"),
@@ -137,30 +107,16 @@ def test_one_hard_point_among_many_easy_ones_is_as_exact_as_alone() -> None:
     assert abs(float(among.log_prob[-1]) - truth) <= 1.5 * abs(float(alone.log_prob[0]) - truth) + 0.02
 
 
-def test_how_far_a_point_is_off_for_a_finite_sigma_max(generator: Generator) -> None:
-    """v√D/(√2σ²) for a point, as the docstring says; the mean over data is far smaller, v²D/(4σ⁴)."""
-    std, dimension, top = 2.0, 6, 12.0
-    x = std * torch.randn(4000, dimension, generator=generator, dtype=torch.float64)
-    estimate = log_prob(GaussianScore(0, std), x, sigma_max=top, sigma_min=0.05, tolerance=1e-6)
-    error = estimate.log_prob - gaussian_log_prob(x, 0, math.hypot(std, 0.05))
-    assert float(error.std()) == pytest.approx(std**2 * dimension**0.5 / (2**0.5 * top**2), rel=0.1)
-    assert abs(float(error.mean())) < 4 * float(error.std()) / 4000**0.5 + std**4 * dimension / (4 * top**4)
-
-
 def test_everything_may_be_made_in_inference_mode() -> None:
-    """The distribution, the points, the noise level and the directions."""
-
-    def made() -> tuple[Tensor, Tensor]:
+    def densities() -> Tensor:
         mixture = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]), 0.5)
-        x = torch.tensor([[0.5, 0.5], [-1.0, 2.0]])
-        parts = divergences(mixture, x, torch.tensor(0.7), torch.ones(1, 2, 2))[1]
-        return log_prob(mixture, x, sigma_max=50, sigma_min=0.1).log_prob, parts
+        return log_prob(mixture, torch.tensor([[0.5, 0.5], [-1.0, 2.0]]), sigma_max=50, sigma_min=0.1).log_prob
 
-    expected = made()
+    expected = densities()
     with torch.inference_mode():
-        again = made()
-        assert all(torch.equal(*pair) for pair in zip(again, expected, strict=True))
-    assert not again[0].is_inference()  # so that it can be differentiated, or changed, afterwards
+        again = densities()
+        assert torch.equal(again, expected)
+    assert not again.is_inference()  # so that it can be differentiated, or changed, afterwards
 
 
 def test_points_may_be_numbers_or_none(generator: Generator) -> None:
@@ -173,19 +129,14 @@ def test_points_may_be_numbers_or_none(generator: Generator) -> None:
     assert (none.shape, none.dtype) == ((0,), torch.float64)
 
 
-def test_parts_are_joined_and_bits_have_errors_of_their_own() -> None:
-    assert float(bits_per_dimension(torch.zeros(1), 784)) == 8  # density 1 on the unit cube
+def test_parts_are_joined_in_their_order_and_densities_cost_bits() -> None:
     parts = [
-        Likelihood(torch.tensor([0.0]), torch.tensor([2.0]), 30),
-        Likelihood(torch.tensor([100 * math.log(2)] * 2), torch.tensor([4.0, 6.0]), 20),
+        LogDensities(torch.tensor([0.0]), torch.tensor([2.0]), 30),
+        LogDensities(torch.tensor([100 * math.log(2), -1.0]), torch.tensor([4.0, 6.0]), 20),
     ]
     whole = joined(parts)
-    assert whole.nfe == 30
-    bits = Bits.of(whole, 100)
-    torch.testing.assert_close(bits.each, torch.tensor([8.0, 7.0, 7.0]))
-    torch.testing.assert_close(bits.error, torch.tensor([2.0, 4.0, 6.0]) / (100 * math.log(2)))
-    assert bits.mean == pytest.approx(22 / 3)
-    assert bits.mean_error == pytest.approx(float(torch.tensor([8.0, 7.0, 7.0]).std()) / 3**0.5)
-    assert math.isnan(Bits.of(parts[0], 100).mean_error)
-    with pytest.raises(ValueError, match="no likelihoods"):
+    assert [float(whole.log_prob[2]), *whole.standard_error.tolist(), whole.nfe] == [-1, 2, 4, 6, 30]
+    # Density 1 on the unit cube costs a byte; 2^100 in 100 dimensions one bit less.
+    torch.testing.assert_close(bits_per_dimension(whole.log_prob[:2], 100), torch.tensor([8.0, 7.0]))
+    with pytest.raises(ValueError, match="no log densities"):
         joined([])

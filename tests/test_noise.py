@@ -43,18 +43,12 @@ def test_geometric_sample_draws_every_level_equally(generator: Generator) -> Non
     assert all(abs(z_score((drawn == sigma).float(), 0.25)) < 4 for sigma in noise.sigmas())
 
 
-def normal_quantile(sigma: Tensor) -> Tensor:
-    quantile: Tensor = torch.special.ndtr((sigma.double().log() + 0.4) / 1.2)
-    return quantile
-
-
-def uniform_quantile(sigma: Tensor) -> Tensor:
-    return (sigma.double() / 0.1).log() / math.log(50)
-
-
 @pytest.mark.parametrize(
     ("noise", "quantile"),
-    [(LogNormal(-0.4, 1.2, 1e9, 1e-9), normal_quantile), (LogUniform(5.0, 0.1), uniform_quantile)],
+    [
+        (LogNormal(-0.4, 1.2, 1e9, 1e-9), lambda sigma: torch.special.ndtr((sigma.double().log() + 0.4) / 1.2)),
+        (LogUniform(5.0, 0.1), lambda sigma: (sigma.double() / 0.1).log() / math.log(50)),
+    ],
 )
 def test_proposals_are_stratified(
     noise: LogNormal | LogUniform, quantile: Callable[[Tensor], Tensor], generator: Generator
@@ -78,18 +72,14 @@ def test_proposals_stay_within_their_ends(generator: Generator) -> None:
     ("make", "message"),
     [
         (lambda: Geometric(1.0, 2.0, 3), "sigma_max >= sigma_min > 0"),
-        (lambda: Geometric(1.0, 0.0, 3), "sigma_max >= sigma_min > 0"),
         (lambda: Geometric(math.inf, 1.0, 3), "sigma_max, sigma_min are inf"),
         (lambda: Geometric(1.0, 0.1, 0), "levels is 0"),
         (lambda: Karras(0.1, 0.5, 3), "sigma_max >= sigma_min"),
         (lambda: Karras(5.0, 0.5, 3, rho=0.0), "rho is 0"),
-        (lambda: LogUniform(0.1, 0.2), "sigma_max >= sigma_min"),
+        (lambda: LogUniform(0.1, 0.0), "sigma_max >= sigma_min"),
         (lambda: LogNormal(0.0, 0.0, 1.0, 0.1), "std is 0"),
-        (lambda: LogNormal(0.0, 1.0, 0.1, 1.0), "sigma_max > sigma_min > 0"),
-        (lambda: LogNormal(0.0, 1.0, 1.0, 0.0), "sigma_max > sigma_min > 0"),
-        (lambda: LogNormal(0.0, 1.0, math.inf, 0.1), "sigma_max is inf"),
+        (lambda: LogNormal(0.0, 1.0, 0.1, 1.0), "sigma_max >= sigma_min > 0"),
         (lambda: suggest_noise(torch.zeros(5, 2)), "no two different examples"),
-        (lambda: suggest_noise(torch.zeros(1, 2)), "no two different examples"),
         (lambda: suggest_noise(torch.zeros(0, 2)), "no two different examples"),
         (lambda: suggest_noise(torch.tensor([[0.0, math.nan], [1.0, 2.0]])), "data has 1 numbers that are NaN"),
     ],
@@ -109,16 +99,6 @@ def test_techniques_give_the_papers_values() -> None:
     # CelebA 64: 90 to 0.01 in 500 levels; LSUN bedroom 128: 190 to 0.01 in 1086; FFHQ 256: 348 to 0.01 in 2311.
     assert langevin_eps((90 / 0.01) ** (1 / 499), 0.01, 5) / 2 == pytest.approx(3.3e-6, rel=0.1)
     assert langevin_eps((190 / 0.01) ** (1 / 1085), 0.01, 3) / 2 == pytest.approx(1.8e-6, rel=0.3)
-
-
-@pytest.mark.parametrize("dimension", [50, 784])
-@pytest.mark.parametrize("overlap", [0.1, 0.5, 0.995])
-def test_level_ratio_solves_its_equation(dimension: int, overlap: float) -> None:
-    """Φ(√(2D)(γ − 1) + 3γ) − Φ(√(2D)(γ − 1) − 3γ): at 0.995 the first term is not 1 either."""
-    ratio = level_ratio(dimension, overlap=overlap)
-    shift = math.sqrt(2 * dimension) * (ratio - 1)
-    upper, lower = (math.erf((shift + sign * 3 * ratio) / math.sqrt(2)) / 2 for sign in (1, -1))
-    assert upper - lower == pytest.approx(overlap, abs=1e-9)
 
 
 @given(st.floats(1.01, 1.5), st.integers(1, 20))

@@ -4,14 +4,12 @@ import math
 
 import pytest
 import torch
-from helpers import states_of, z_score
+from helpers import GaussianScore, z_score
 from torch import Generator, Tensor
 
-from ncsn import samplers as ways
 from ncsn.distributions import GaussianMixture
-from ncsn.noise import Geometric, Karras
+from ncsn.noise import Karras
 from ncsn.problems import (
-    Measurement,
     blurred,
     conjugate_gradient,
     downsampled,
@@ -23,11 +21,10 @@ from ncsn.problems import (
     replacement,
     standardised,
 )
+from ncsn.samplers import dpm_solver
 from ncsn.score import Sigma, expand
 from ncsn.validation import Region
 
-annealed_langevin, dpm_solver = states_of(ways.annealed_langevin), states_of(ways.dpm_solver)
-N = 6000
 COVARIANCE = torch.tensor([[1.0, 0.6, 0.2], [0.6, 0.8, -0.1], [0.2, -0.1, 0.5]])
 MEAN = torch.tensor([0.5, -1.0, 2.0])
 TWO_ROWS = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, -1.0]])
@@ -38,25 +35,6 @@ def gaussian(x: Tensor, sigma: Sigma, /) -> Tensor:
     total = COVARIANCE.to(x) + expand(sigma, x)[:, :, None] ** 2 * torch.eye(3).to(x)
     score: Tensor = torch.linalg.solve(total, MEAN.to(x) - x)
     return score
-
-
-def check_moments(x: Tensor, mean: Tensor, covariance: Tensor, *, left: float) -> None:
-    """Within four standard errors, and ``left`` to discretisation."""
-    for i in range(x.shape[1]):
-        assert abs(float(x[:, i].mean() - mean[i])) < left + 4 * float(covariance[i, i]) ** 0.5 / len(x) ** 0.5
-        for j in range(i + 1):
-            product = (x[:, i] - mean[i]) * (x[:, j] - mean[j])
-            assert abs(float(product.mean() - covariance[i, j])) < left + 4 * float(product.std()) / len(x) ** 0.5
-
-
-@pytest.mark.parametrize("a", [torch.eye(3), torch.tensor([[1.0, 0.0, 0.0]]), TWO_ROWS])
-def test_posterior_of_a_gaussian_has_the_exact_mean_and_covariance(a: Tensor, generator: Generator) -> None:
-    y, noise = torch.tensor([1.0, 0.4, 1.5])[: len(a)], 0.3
-    score = posterior(gaussian, lambda x: x @ a.T.to(x), y.expand(N, -1), noise, steps=3)
-    x = 20 * torch.randn(N, 3, generator=generator)
-    *_, x, _ = dpm_solver(score, x, Karras(20.0, 0.01, 120).sigmas(), stochasticity=1.0, generator=generator)
-    gain = COVARIANCE @ a.T @ torch.linalg.inv(a @ COVARIANCE @ a.T + noise**2 * torch.eye(len(a)))
-    check_moments(x, MEAN + gain @ (y - a @ MEAN), COVARIANCE - gain @ a @ COVARIANCE, left=0.008)
 
 
 @pytest.mark.parametrize("sigma", [0.7, torch.tensor([0.1, 0.3, 0.5, 1.0, 2.0, 5.0])])
@@ -73,19 +51,6 @@ def test_posterior_score_of_a_gaussian_is_exact(sigma: float | Tensor, generator
         lower = torch.cat([a @ prior, a @ prior @ a.T + noise**2 * torch.eye(2).double()], 1)
         expected = torch.linalg.solve(torch.cat([upper, lower]), mean - torch.cat([x[i], y[i]]))
         torch.testing.assert_close(score[i], expected[:3])
-
-
-def test_replacement_converges_to_the_conditional_of_a_level(generator: Generator) -> None:
-    """Where Langevin has the time to: known pixels y + σz, the others as p_σ has them given that the known one is y."""
-    known, y, sigma = torch.tensor([True, False, False]), torch.tensor([1.5, 0.0, 0.0]), 0.2
-    score = replacement(gaussian, known, y.expand(N, -1), generator=generator)
-    x = 5 * torch.randn(N, 3, generator=generator)
-    sigmas = Geometric(5.0, sigma, 8).sigmas()
-    *_, x = annealed_langevin(score, x, sigmas, eps=0.01, steps=300, denoise=False, generator=generator)
-    total = COVARIANCE + sigma**2 * torch.eye(3)
-    gain = total[1:, 0] / total[0, 0]
-    assert abs(z_score(x[:, 0], 1.5)) < 4
-    check_moments(x[:, 1:], MEAN[1:] + gain * (1.5 - MEAN[0]), total[1:, 1:] - gain[:, None] * total[0, 1:], left=0.03)
 
 
 def test_replaced_pixels_are_noised_to_the_level_where_the_prior_is_asked(generator: Generator) -> None:
@@ -107,16 +72,6 @@ def test_replaced_pixels_are_noised_to_the_level_where_the_prior_is_asked(genera
     torch.testing.assert_close(score, torch.stack([(y[:, 0] - x[:, 0]) / sigma**2, x[:, 1] ** 2], 1))
 
 
-def test_moment_matching_is_off_where_modes_compete_as_its_docstring_says(generator: Generator) -> None:
-    prior = GaussianMixture(torch.tensor([[-5.0, -5.0], [5.0, 5.0]]))
-    score = posterior(prior, lambda x: x[:, :1], torch.full((3000, 1), 1.0), 2.0)
-    x = 40 * torch.randn(3000, 2, generator=generator)
-    *_, x = dpm_solver(score, x, Karras(40, 0.02, 60).sigmas(), stochasticity=1.0, generator=generator)
-    exact = 1 / (1 + math.exp(((1 + 5) ** 2 - (1 - 5) ** 2) / (2 * 5)))
-    assert exact == pytest.approx(0.119, abs=0.001)
-    assert abs(z_score((x[:, 1] < 0).double(), 0.347)) < 4
-
-
 def test_conjugate_gradients_solve(generator: Generator) -> None:
     """In as many steps as dimensions, and after fewer with the least error in the product's own norm."""
     m = torch.randn(4, 5, 5, generator=generator, dtype=torch.float64)
@@ -136,23 +91,10 @@ def test_conjugate_gradients_keep_what_they_have_where_the_product_bends_the_oth
     """One example has a negative direction, as covariances of learned scores have; the others are not disturbed."""
     bends = torch.tensor([[2.0, 1.0], [-1.0, -3.0], [2.0, -1.5]])
     solution = conjugate_gradient(lambda u: bends * u, torch.ones(3, 2), steps=4)
-    assert bool(solution.isfinite().all())
     torch.testing.assert_close(solution[0], torch.tensor([0.5, 1.0]))
     assert torch.equal(solution[1], torch.zeros(2))  # the very first direction bends down
     # The first step is 2/(2 − 1.5) = 4 along (1, 1); the second direction bends down, and the step is not made.
     torch.testing.assert_close(solution[2], torch.tensor([4.0, 4.0]))
-
-
-def test_a_posterior_of_a_score_that_is_none_is_finite(generator: Generator) -> None:
-    """A learned score is no gradient of anything: its covariance may be negative."""
-
-    def learned(x: Tensor, sigma: Sigma, /) -> Tensor:
-        return -x / expand(sigma, x) ** 2 - 3 * torch.sin(5 * x) / expand(sigma, x)
-
-    x = torch.randn(50, 4, generator=generator)
-    score = posterior(learned, lambda v: v[:, :2], torch.ones(50, 2), 0.01, steps=5)
-    for sigma in (0.05, 0.5, 5.0):
-        assert bool(score(x, sigma).isfinite().all())
 
 
 def test_everything_may_be_made_in_inference_mode() -> None:
@@ -160,7 +102,7 @@ def test_everything_may_be_made_in_inference_mode() -> None:
         g = torch.Generator().manual_seed(0)
         prior = GaussianMixture(torch.tensor([[-5.0, -5.0], [5.0, 5.0]]))
         score = posterior(prior, masked(torch.tensor([True, False])), torch.full((6, 1), 4.0), 0.5)
-        *_, x = dpm_solver(score, torch.randn(6, 2, generator=g), Karras(5, 0.02, 5).sigmas(), generator=g)
+        *_, (_, x) = dpm_solver(score, torch.randn(6, 2, generator=g), Karras(5, 0.02, 5).sigmas(), generator=g)
         image = posterior(lambda v, s: -v * expand(s, v), blurred(1.0), torch.ones(6, 1, 5, 5), 0.5)
         return torch.cat([x.flatten(), image(torch.ones(6, 1, 5, 5), torch.tensor(0.3)).flatten()])
 
@@ -170,17 +112,15 @@ def test_everything_may_be_made_in_inference_mode() -> None:
 
 
 def test_a_posterior_of_numbers_is_that_of_points_on_a_line_and_there_may_be_none(generator: Generator) -> None:
-    def line(x: Tensor, sigma: Sigma, /) -> Tensor:
-        return (0.5 - x) / (0.8**2 + expand(sigma, x) ** 2)
-
+    line = GaussianScore(0.5, 0.8)
     x, y = torch.randn(5, generator=generator), torch.randn(5, generator=generator)
     numbers, points = posterior(line, identity, y, 0.3), posterior(line, identity, y[:, None], 0.3)
     assert torch.equal(numbers(x, 0.7), points(x[:, None], 0.7)[:, 0])
     assert posterior(line, identity, y[:0], 0.3)(x[:0], 0.7).shape == (0,)
 
 
-def test_refuses(generator: Generator) -> None:
-    """Among them a measurement of another shape: it would be broadcast, every measurement against every example."""
+def test_what_is_no_measurement_is_refused(generator: Generator) -> None:
+    """Among them one of another shape: it would be broadcast, every measurement against every example."""
     with pytest.raises(ValueError, match="noise_std is 0"):
         posterior(gaussian, identity, torch.zeros(1, 3), 0.0)
     with pytest.raises(ValueError, match="steps is 0"):
@@ -188,6 +128,10 @@ def test_refuses(generator: Generator) -> None:
     score = posterior(gaussian, lambda v: v[:, :1], torch.ones(4), 0.3)
     with pytest.raises(ValueError, match=r"y has shape \(4,\); measured, x has shape \(4, 1\)"):
         score(torch.randn(4, 3, generator=generator), 0.7)
+    with pytest.raises(ValueError, match="noise_std is"):
+        standardised(identity, torch.zeros(3), torch.tensor([0.1, 0.0, 0.1]), example=torch.zeros(1, 3))
+    with pytest.raises(ValueError, match=r"y has shape \(2,\); a measurement has \(3,\)"):
+        standardised(identity, torch.zeros(2), 0.1, example=torch.zeros(1, 3))
 
 
 # Measurements.
@@ -232,16 +176,6 @@ def test_a_measurement_in_the_users_units_becomes_one_of_the_scores(noise: float
     torch.testing.assert_close(target, (y.view(-1, 2) - TWO_ROWS @ shift) / divisor)
 
 
-@pytest.mark.parametrize(
-    ("y", "noise", "message"),
-    [(torch.zeros(3), 0.1, r"y has shape \(3,\); a measurement has \(2,\)"), (Y, 0.0, "noise_std is 0")],
-)
-def test_no_measurement_is_refused(y: Tensor, noise: float, message: str) -> None:
-    measure: Measurement = lambda x: x[:, :2]  # noqa: E731
-    with pytest.raises(ValueError, match=message):
-        standardised(measure, y, noise, example=torch.zeros(1, 3))
-
-
 # Which pixels are hidden, drawn by hand.
 
 
@@ -258,10 +192,7 @@ def test_no_measurement_is_refused(y: Tensor, noise: float, message: str) -> Non
 def test_what_is_known_is_what_is_not_hidden(hide: Region, rows: list[str]) -> None:
     expected = torch.tensor([[pixel == "#" for pixel in row] for row in rows])
     assert torch.equal(known_pixels((3, 5, 6), hide), expected.expand(3, 5, 6))
-
-
-def test_of_the_smallest_images_the_centre_is_all() -> None:
-    assert not any(known_pixels((1, side, side), "centre").any() for side in (1, 2, 3))
+    assert hide != "centre" or not any(known_pixels((1, side, side), hide).any() for side in (1, 2, 3))
 
 
 def test_a_quarter_is_known_at_random_the_same_in_every_channel(generator: Generator) -> None:

@@ -1,14 +1,11 @@
-import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from learning import pictures
 
-from ncsn import UNet, noise
+from ncsn import MLP, noise
 from ncsn.data import Images as Pictures
 from ncsn.data import mnist
 from ncsn.learn import rules
@@ -25,102 +22,72 @@ def facts(**changes: object) -> Facts:
     return Facts(**(known | changes))  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def digits() -> Facts:
-    images = mnist()
-    return Facts.of(images.train, images.statistics[1])
-
-
-def test_the_leading_std_is_the_root_of_the_largest_eigenvalue(generator: torch.Generator) -> None:
+def test_directions_examples_and_neighbours_are_measured(generator: torch.Generator) -> None:
     x = torch.randn(4000, 20, generator=generator) @ torch.randn(20, 20, generator=generator)
     exact = float(torch.linalg.eigvalsh(torch.cov(x.T))[-1].sqrt())
     assert rules.leading_std(x) == pytest.approx(exact, rel=2e-3)
-
-
-def test_examples_far_apart_are_averaged_only_by_as_much_noise(generator: torch.Generator) -> None:
     # Two examples at distance d: the posterior is in doubt once noise of σ along the line between them is about d/2.
-    centres = torch.stack([torch.zeros(64), torch.full((64,), 1.0)])
-    data = centres.repeat(200, 1)
+    data = torch.stack([torch.zeros(64), torch.full((64,), 1.0)]).repeat(200, 1)
     level = rules.averaging_level(data)
     assert 8 / 2 / 4 < level < 8 / 2
     assert rules.averaging_level(10 * data) > 7 * level
-
-
-def test_a_data_set_far_apart_at_every_level_has_the_largest() -> None:
-    data = 1e4 * torch.eye(50)
-    assert rules.averaging_level(data) == rules.POSTERIOR_LEVELS[-1]
-
-
-def test_detail_is_what_neighbours_differ_by() -> None:
+    assert rules.averaging_level(1e4 * torch.eye(50)) == rules.POSTERIOR_LEVELS[-1], "the largest"
     stripes = torch.tensor([0.0, 1.0]).repeat(4).expand(3, 2, 6, 8)
-    assert rules.detail(stripes) == pytest.approx(0.5**0.5), "one across, nothing down"
-    assert rules.detail(stripes[..., :1]) == 0
-    assert rules.detail(stripes[:, :, :1]) == 1
-    pixels = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
-    assert rules.detail(pixels) == pytest.approx(0.5**0.5)
+    details = [rules.detail(images) for images in (stripes, stripes[..., :1], stripes[:, :, :1])]
+    assert details == pytest.approx([0.5**0.5, 0, 1]), "one across, nothing down"
+    assert rules.detail(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)) == pytest.approx(0.5**0.5)
 
 
-def test_mnist_gets_what_was_tuned_on_it(digits: Facts) -> None:
-    assert digits.sigma_max == 10
-    assert digits.sigma_min == 0.01
+def test_mnist_gets_what_was_tuned_on_it() -> None:
+    images = mnist()
+    digits = Facts.of(images.train, images.statistics[1])
+    assert (digits.sigma_max, digits.sigma_min) == (10, 0.01)
     assert 0.6 <= digits.averaging <= 0.8
     assert digits.log_sigma_mean == pytest.approx(-0.4, abs=0.1)
     assert rules.guided_between(digits.log_sigma_mean) == pytest.approx((0.2, 1.5), rel=0.1)
     assert METHODS["dpmpp-sde"].suited(digits.sigma_max, digits.sigma_min) == 30
-    assert rules.channels(digits.shape, rules.SPEEDS["fast"], 600) == (64, 128)
-    assert rules.channels(digits.shape, rules.SPEEDS["slow"], 600) == (32, 64)
-    assert rules.channels(digits.shape, rules.SPEEDS["slow"], 1800) == (64, 128)
-    assert rules.channels(digits.shape, rules.SPEEDS["slow"], 240) == (16, 32)
+    assert (facts(leading_std=17.3).sigma_max, facts(std=0.02).sigma_min) == (78, 0.001)
 
 
-def test_ten_slow_minutes_of_colour_images_have_half_the_width() -> None:
-    """By 111,000 images it is twice as near to CIFAR-10 as a quarter by 289,000."""
-    assert rules.channels((3, 32, 32), rules.SPEEDS["slow"], 600) == (32, 64)
+@pytest.mark.parametrize(
+    ("shape", "speed", "seconds", "widths"),
+    [
+        ((1, 28, 28), "fast", 600, (64, 128)),
+        ((1, 28, 28), "slow", None, (32, 64)),  # as if it were ten minutes
+        ((1, 28, 28), "slow", 1800, (64, 128)),
+        ((1, 28, 28), "slow", 240, (16, 32)),
+        ((3, 32, 32), "slow", 600, (32, 64)),  # by 111,000 images twice as near to CIFAR-10 as a quarter by 289,000
+        ((3, 40, 100), "cuda", 600, (64, 128, 256, 256)),
+    ],
+)
+def test_widths_suit_the_images_the_machine_and_the_time(
+    shape: tuple[int, int, int], speed: str, seconds: float | None, widths: tuple[int, ...]
+) -> None:
+    assert rules.channels(shape, rules.SPEEDS[speed], seconds) == widths
 
 
-def test_noise_starts_several_leading_stds_up() -> None:
-    assert facts(leading_std=17.3).sigma_max == 78
-    assert facts(std=0.02).sigma_min < 0.01
+@pytest.mark.parametrize(
+    ("n", "work", "bottom", "above"),
+    [
+        (50_000, 1.01, 0.8, 0.75),
+        (50_000, 0.99, 0.8, 9.0),  # it takes longer than two fifths of the network
+        (50_000, 0.01, 0.01, 9.0),
+        (50_000, 0.65, 0.06, 0.75),  # half of the noise levels ask for it
+        (228_261, 1.01, 0.8, 0.75),
+        (228_262, 1.01, 0.8, 9.0),  # the data's copy is too large
+    ],
+)
+def test_posterior_targets_begin_where_examples_are_averaged_if_they_are_cheap(
+    n: int, work: float, bottom: float, above: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``work``: the network's arithmetic over what pays for two products with all examples."""
+    monkeypatch.setattr(rules, "arithmetic", lambda *_: work * 4 * n * 28**2 / (0.4 * 3))
+    assert facts(n=n).posterior_above(torch.nn.Identity(), noise.LogUniform(9, bottom)) == above
 
 
-def test_posterior_targets_begin_where_examples_are_averaged_if_they_are_cheap() -> None:
-    network = UNet(1, (64, 128))
-    proposal = noise.LogNormal(-0.4, 1.2, 10, 0.01)
-    assert facts(n=50_000).posterior_above(network, proposal) == 0.75
-    many = facts(n=1_000_000)
-    assert many.posterior_above(network, proposal) == many.sigma_max, "the data's copy is too large"
-    small = facts(n=50_000)
-    assert small.posterior_above(UNet(1, (4, 4)), proposal) == small.sigma_max, "it takes longer than the network"
-    rare = noise.LogNormal(-4, 0.5, 10, 0.01)
-    assert small.posterior_above(UNet(1, (4, 4)), rare) == 0.75, "no noise level of the proposal asks for it"
-
-
-def test_arithmetic_is_that_of_a_matrix_product() -> None:
-    class Product(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = torch.nn.Linear(12, 12)
-
-        def forward(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-            return self.layer(x)  # type: ignore[no-any-return]
-
-    assert rules.arithmetic(Product(), (12,)) == 2 * 12 * 12
-
-
-@given(st.integers(8, 300), st.integers(8, 300), st.floats(30, 36_000))
-def test_networks_are_deeper_for_larger_images_and_never_wider_for_more_work(h: int, w: int, seconds: float) -> None:
-    widths = rules.channels((3, h, w), 500, seconds)
-    assert widths[0] in rules.WIDTHS
-    assert max(h, w) / 2 ** len(widths) <= rules.COARSEST
-    assert rules.channels((3, 2 * h, 2 * w), 500, seconds)[0] <= widths[0]
-    assert rules.channels((3, h, w), 500, 2 * seconds)[0] >= widths[0]
-
-
-@given(st.floats(0.5, 500), st.floats(0.001, 0.4))
-def test_a_wider_range_of_noise_has_more_levels(top: float, bottom: float) -> None:
-    for method in METHODS.values():
-        found = method.suited(top, bottom)
-        assert found == method.suited(2 * top, bottom) == 1 or method.suited(2 * top, bottom) >= found >= 2
+def test_arithmetic_is_that_of_matrix_products() -> None:
+    network = MLP(3, 8, 2)
+    assert rules.arithmetic(network, (3,)) == 2 * sum(p.numel() for p in network.parameters() if p.ndim == 2)
 
 
 def settle(data: Pictures | None = None, **given: Any) -> ResolvedImages:
@@ -133,7 +100,6 @@ def test_width_and_batch_suit_the_machine_unless_they_are_given(monkeypatch: pyt
         part.repeat(1, 1, 3, 4)[..., :28, :28] for part in (small.train, small.validation, small.test)
     )
     data = Pictures(large, held_out, test)
-    assert math.isclose(rules.seen((3, 32, 32), 64, 500, 600), 300_000)
     for fast, widths, batch in ((True, (64, 128), 128), (False, (32, 64), 64)):
         monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _, fast=fast: fast)
         default = settle(data)
@@ -178,7 +144,7 @@ def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_ow
     [
         (3, {}, True, ""),
         (15, {}, True, ""),
-        (16, {}, False, "16 classes, 300 training images: not told apart"),
+        (16, {}, False, "16 classes, 300"),
         (1, {}, False, "1 classes"),
         (3, {"classes": False}, False, ""),
         (3, {"network": "refinenet"}, False, "only unet can"),
@@ -204,14 +170,25 @@ def test_mirrored_images_count_where_targets_are_priced(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("minutes", "slow", "thorough"), [(5.9, False, False), (6.0, False, True), (29.9, True, False), (30.0, True, True)]
+    ("given", "slow", "compiles", "thorough"),
+    [
+        ({"minutes": 3.9}, False, False, False),
+        ({"minutes": 4.0}, False, True, False),
+        ({"minutes": 6.0, "compile": False}, False, False, True),
+        ({"minutes": 29.9}, True, True, False),
+        ({"minutes": 30.0}, True, True, True),
+        ({"steps": 999}, False, False, False),
+        ({"steps": 1999}, True, False, True),
+        ({"steps": 2000}, True, True, True),
+    ],
 )
-def test_a_classifier_is_trained_where_that_is_a_small_part_of_the_time(
-    minutes: float, slow: bool, thorough: bool, monkeypatch: pytest.MonkeyPatch
+def test_what_takes_time_first_is_for_trainings_in_which_it_pays(
+    given: dict[str, Any], slow: bool, compiles: bool, thorough: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Compiling, and a classifier to choose guidance by."""
     monkeypatch.setattr("ncsn.machine.slow", lambda device: slow)
-    assert rules.thorough(settle(channels=(8,), minutes=minutes), CPU) is thorough
-    assert rules.thorough(settle(channels=(8,), steps=round(minutes * 1000 / 6)), CPU) is (minutes >= 6)
+    settings = settle(channels=(8,), **given)
+    assert (rules.compiles(settings), rules.thorough(settings, CPU)) == (compiles, thorough)
 
 
 def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn() -> None:
@@ -221,5 +198,6 @@ def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn() -> None:
     assert whole.seconds == pytest.approx(0.95 * 1130)
     assert guide.seconds == pytest.approx(0.05 * 1130)
     assert rules.budgets(long, 1190.0, guided=False)[0].seconds == 120, "a tenth, whatever else there is"
+    assert rules.budgets(settle(steps=101), 9.0, guided=True) == (Budget(steps=101), Budget(steps=11))
     assert [rules.annealed_samples(long, each) for each in (0.1, 4.0, 99.0)] == [20, 10, 1]
     assert rules.annealed_samples(replace(long, samples=7), 0.1) == 7

@@ -15,17 +15,15 @@ import numpy as np
 import pytest
 import torch
 from helpers import GaussianScore, unchecked, z_score
-from ncsn.rng import block_seed
 from torch import Tensor, nn
 
 import ncsn
 from ncsn import run as runs
-from ncsn import storage
-from ncsn.model import ScoreModel
+from ncsn.model import EDM, Plain, Preconditioning, Scaled, ScoreModel
 from ncsn.networks import MLP, UNet
 from ncsn.problems import masked
-from ncsn.recipe import PRECONDITIONINGS, Argument, PreconditioningName, Recipe, Units
-from ncsn.run import Run
+from ncsn.recipe import Argument, PreconditioningName, Recipe, Units
+from ncsn.run import Run, block_seed
 from ncsn.samplers import Sampling
 from ncsn.score import Sigma, expand
 
@@ -126,23 +124,20 @@ def test_every_option_of_steps_is_heard(change: dict[str, Any]) -> None:
     assert not torch.equal(plain, other)
 
 
-@pytest.mark.parametrize(
-    ("how", "levels"),
-    [({}, 8), ({"label": "none"}, 8), ({"label": "any", "guidance": 3.0}, 5), ({"label": 3, "guidance": 1.5}, 5)],
-)
-@pytest.mark.parametrize("kind", ["classes", "smaller"])
-def test_fast_is_the_default_in_at_most_eight_evaluations(kind: str, how: dict[str, Any], levels: int) -> None:
-    run = labelled(guidance=1.25, guided_between=(0.2, 20.0))
-    if kind == "smaller":
-        run = Run(score=STANDARD, guide=GaussianScore(0.0, 2.0), recipe=replace(RECIPE, sampling=run.recipe.sampling))
-        how, levels = {key: value for key, value in how.items() if key != "label"}, 6 if "guidance" in how else 8
-    steps = run.steps(3, sampler="fast", **how)
-    last = list(steps)[-1].x
-    assert steps.nfe + steps.guide_nfe / 4 <= 8
-    assert abs(steps.sampling.count - levels) <= 1, "and not many fewer"
-    how = {"guidance": 1.0} | how
-    assert torch.equal(last, run.sample(3, sampler="dpmpp-sde", **how | {"levels": steps.sampling.count}))
-    assert len(run.steps(3, sampler="fast", levels=20)) == 20, "a user's number stays"
+def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
+    guided_run = Run(
+        score=STANDARD,
+        guide=GaussianScore(0.0, 2.0),
+        recipe=replace(RECIPE, sampling=labelled(guidance=1.25, guided_between=(0.2, 20.0)).recipe.sampling),
+    )
+    for run, guidance, levels in ((labelled(), 3.0, 5), (guided_run, 3.0, 6), (guided_run, None, 8)):
+        steps = run.steps(3, sampler="fast", guidance=guidance, levels=None)
+        last = list(steps)[-1].x
+        assert steps.nfe + steps.guide_nfe / 4 <= 8
+        assert abs(steps.sampling.count - levels) <= 1, "and not many fewer"
+        how: dict[str, Any] = {"guidance": guidance or 1.0, "levels": steps.sampling.count}
+        assert torch.equal(last, run.sample(3, sampler="dpmpp-sde", **how))
+        assert len(run.steps(3, sampler="fast", levels=20)) == 20, "a user's number stays"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +145,6 @@ def test_fast_is_the_default_in_at_most_eight_evaluations(kind: str, how: dict[s
     [
         (lambda: standard().sample(0), "n is 0, batch_size is 500; both must be at least 1"),
         (lambda: standard().sample(2, batch_size=0), "batch_size is 0"),
-        (lambda: [*standard().blocks(0)], "n is 0"),
         (lambda: standard().sample(2, label=1), "trained without classes"),
         (lambda: standard().log_prob(torch.zeros(4, 3)), r"x has shape \(4, 3\); \(b, 2\) is needed"),
         (lambda: standard().save("nowhere"), "the score is a GaussianScore; a ScoreModel is needed"),
@@ -162,8 +156,8 @@ def test_fast_is_the_default_in_at_most_eight_evaluations(kind: str, how: dict[s
         (lambda: posterior().log_prob(torch.zeros(4, 2)), "the density of a posterior is not known"),
         (lambda: guided().steps(5, label="none", guide="unconditional"), "guide is unconditional, but samples of no"),
         (lambda: labelled().steps(5, guide="smaller"), "guide is smaller, but the run has no smaller network"),
-        (lambda: labelled().steps(5, label="none", guidance=3.0), "guidance is 3, but the run has no smaller network"),
-        (lambda: standard().steps(5, guidance=3.0), "guidance is 3, but the run has no smaller network"),
+        (lambda: labelled().steps(5, label="none", guidance=3.0), "guide is smaller, but the run has no smaller"),
+        (lambda: standard().steps(5, guidance=3.0), "guide is smaller, but the run has no smaller network"),
         (lambda: guided().steps(5, guide="smaller", sampler="annealed"), "guidance is 1, at which annealed asks no"),
         *((lambda label=label: labelled().sample(1, label=label), "allowed are any, none, and 0 to 9, \\['9', '8'")
           for label in ("eleven", "10", "-1", "9" * 400, "", -1, 10)),
@@ -308,11 +302,10 @@ def test_a_posterior_is_a_run_in_the_units_of_the_data() -> None:
 
 
 def test_each_measurement_may_have_noise_of_its_own_and_each_sample_a_measurement() -> None:
-    noise = torch.tensor([120.0, 0.01])
-    y = torch.tensor([[2700.0, -3.0], [300.0, -2.98]]).repeat_interleave(1500, 0)
-    x = standard().posterior(lambda x: x, y, noise_std=noise).sample(3000, seed=6)
+    noise, y = torch.tensor([120.0, 0.01]), torch.tensor([[2700.0, -3.0], [300.0, -2.98]])
+    x = standard().posterior(lambda x: x, y.repeat_interleave(1500, 0), noise_std=noise).sample(3000, seed=6)
     share = UNITS.scale**2 / (UNITS.scale**2 + noise**2)
-    for part, measured in ((x[:1500], y[0]), (x[1500:], y[1500])):
+    for part, measured in ((x[:1500], y[0]), (x[1500:], y[1])):
         expected = UNITS.shift + share * (measured - UNITS.shift)
         for column in range(2):
             assert abs(z_score(part[:, column], float(expected[column]))) < 5
@@ -366,7 +359,7 @@ def test_a_run_that_is_saved_copied_or_pickled_is_the_same(tmp_path: Path) -> No
         assert (again.recipe, again.settings, again.digest) == (run.recipe, {"steps": 3}, run.digest)
     others = [replace(run, score=model(1)), replace(run, guide=None), replace(run, units=None)]
     assert len({run.digest, *(other.digest for other in others)}) == 4
-    with pytest.raises(ValueError, match=r"holds another run; give overwrite=True to replace it, or another folder$"):
+    with pytest.raises(ValueError, match="holds another run"):
         run.save(tmp_path / "mine")
     others[1].save(tmp_path / "mine", overwrite=True)
     assert ncsn.load(tmp_path / "mine", device="cpu").digest == others[1].digest
@@ -394,28 +387,23 @@ class Mine(nn.Module):
         self.layer = nn.Linear(2, 2)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        value: Tensor = self.layer(x)
+        value: Tensor = self.layer(x) + c[:, None]
         return value
 
 
-def test_a_network_of_ones_own_is_saved_and_loaded_again(tmp_path: Path) -> None:
+def test_a_network_of_ones_own_is_saved_and_loaded_and_learns_on(tmp_path: Path) -> None:
     recipe = replace(RECIPE, network="Mine", arguments={})
     run = Run(score=recipe.build(network=Mine()), recipe=recipe)
     run.save(tmp_path / "mine")
     again = ncsn.load(tmp_path / "mine", network=Mine(), device="cpu")
-    assert torch.equal(again.sample(4), run.sample(4))
+    x = again.sample(4)
+    assert torch.equal(x, run.sample(4))
     with pytest.raises(ValueError, match=r"for one of your own give network=Mine\(\.\.\.\)"):
         ncsn.load(tmp_path / "mine")
-
-
-def test_a_model_that_was_loaded_learns_on(tmp_path: Path) -> None:
-    Run(score=model(), recipe=RECIPE).save(tmp_path)
-    g = torch.Generator().manual_seed(0)
-    state = ncsn.State(ncsn.load(tmp_path, device="cpu").model, generator=g)
-    batches = ncsn.batches(torch.randn(100, 2, generator=g), 64, generator=g)
-    loss = ncsn.training_loss(ncsn.LogUniform(20.0, 0.05), generator=g)
-    losses = [p.losses.mean() for p in ncsn.train(state, batches, loss, budget=ncsn.Budget(steps=60))]
-    assert float(torch.stack(losses[-10:]).mean()) < 0.8 * float(torch.stack(losses[:5]).mean())
+    state = ncsn.State(again.model, generator=torch.Generator())
+    state.model(x, 1.0).square().sum().backward()
+    state.update(1.0)
+    assert not torch.equal(replace(run, score=state.model).sample(4), x)
 
 
 def test_walks_begin_and_end_at_samples() -> None:
@@ -450,27 +438,11 @@ def test_no_tensor_is_made_on_the_default_device(sampler: str) -> None:
         assert torch.equal(call(), expected)
 
 
-class ThreeQuarters(nn.Module):
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        return 0.75 * x + c[:, None]
-
-
-@pytest.mark.parametrize("name", PRECONDITIONINGS)
-def test_a_recipe_builds_the_score_that_it_names(name: PreconditioningName, generator: torch.Generator) -> None:
-    """In closed form, for a network that returns ¾ of what it is shown, and c; with μ = 0.3 and σ_d = 1.7."""
-    recipe = Recipe(network="Mine", arguments={}, preconditioning=name, shape=(3,), sampling=SAMPLING)
-    score = recipe.build(0.3, 1.7, network=ThreeQuarters())
-    x, sigma = torch.randn(5, 3, generator=generator), torch.tensor([0.2, 0.5, 1.0, 3.0, 9.0])
-    level, centred, total = sigma[:, None], x - 0.3, (sigma[:, None] ** 2 + 1.7**2).sqrt()
-    c = level.log() / 4
-    expected = {
-        "karras": -centred / total**2 + 1.7 / (level * total) * (0.75 * centred / total + c),
-        "scaled": (0.75 * centred + c) / level,
-        "plain": 0.75 * centred + c,
-    }
-    torch.testing.assert_close(score(x, sigma), expected[name])
-    weight = 2 * (sigma**2 + 1.7**2) / 1.7**2 if name == "karras" else torch.full((5,), 2.0)
-    torch.testing.assert_close(score.residual_weight(sigma), weight)
+@pytest.mark.parametrize(("name", "way"), [("karras", EDM()), ("scaled", Scaled()), ("plain", Plain())])
+def test_a_recipe_builds_the_score_that_it_names(name: PreconditioningName, way: Preconditioning) -> None:
+    score = replace(RECIPE, preconditioning=name).build(0.3, 1.7, autocast=torch.bfloat16)
+    assert (score.preconditioning, float(score.data_mean), float(score.data_std)) == (way, *map(np.float32, (0.3, 1.7)))
+    assert score.autocast == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -493,10 +465,6 @@ def test_an_outline_is_the_network_and_draws_no_random_number(name: str, argumen
     assert {p.device.type for p in outline.parameters()} == {"meta"}
     assert recipe.describes(network)
     assert not recipe.describes(MLP(3, width=5))
-    weights = sum(p.nbytes for p in network.parameters())
-    if name == "UNet":
-        assert recipe.memory(16, learning=True) > recipe.memory(8, learning=True) > 5 * weights
-        assert recipe.memory(16, learning=False) > recipe.memory(8, learning=False) > 2 * weights
 
 
 def test_units_are_the_mean_and_the_deviation_of_every_column() -> None:
@@ -508,12 +476,11 @@ def test_units_are_the_mean_and_the_deviation_of_every_column() -> None:
     assert units.restore(torch.tensor([[0.5, -2.0]])).flatten().tolist() == pytest.approx([4, -10])
     assert units.log_volume((2,)) == pytest.approx(math.log(40))
     assert Units(torch.tensor(0.5), torch.tensor(0.1)).log_volume((2, 3)) == pytest.approx(6 * math.log(0.1))
-    for sign in (1, -1):  # the deviation over the mean is 7·10⁻⁹ or 7·10⁻⁷, for a limit of 10⁻⁷
-        x = torch.tensor([[1.0, sign * 1e4], [2.0, sign * (1e4 + 1e-2)]], dtype=torch.float64)
-        assert float(Units.of(x).scale[1]) == pytest.approx(1e-2 / 2**0.5, rel=1e-3)
-        x[1, 1] = sign * (1e4 + 1e-4)
+    for sign in (1, -1):  # what single precision cannot tell from a constant, double precision can
+        x = torch.tensor([[1.0, sign * 1e4], [2.0, sign * (1e4 + 1e-4)]], dtype=torch.float64)
+        assert float(Units.of(x).scale[1]) == pytest.approx(1e-4 / 2**0.5, rel=1e-3)
         with pytest.raises(ValueError, match="column 1 is constant"):
-            Units.of(x)
+            Units.of(x.float())
 
 
 def test_a_loaded_run_has_its_folder_and_images_the_fastest_precision(tmp_path: Path) -> None:
@@ -523,4 +490,3 @@ def test_a_loaded_run_has_its_folder_and_images_the_fastest_precision(tmp_path: 
     fast = ncsn.machine.autocast_of(ncsn.machine.choose_precision("auto", torch.device("cpu")))
     assert (run.folder, run.experiment, run.device.type, run.model.autocast) == (tmp_path, "images", "cpu", fast)
     assert Run(score=model(), recipe=RECIPE).to("cpu").model.autocast is None
-    assert storage.begun(tmp_path)

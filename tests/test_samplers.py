@@ -1,15 +1,15 @@
-"""Each sampler beside its formula, written again by hand, and beside what theory says of where it ends."""
+"""Each sampler beside its formula, written again by hand, and beside the distribution that it should draw from."""
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
-from helpers import GaussianScore, states_of, z_score, zero_score
+from helpers import GaussianScore, z_score, zero_score
 from scipy.integrate import solve_ivp
 from torch import Generator, Tensor
 
@@ -18,29 +18,16 @@ from ncsn.distributions import TOYS, Empirical, GaussianMixture
 from ncsn.likelihood import log_prob
 from ncsn.noise import Geometric, Karras, suggest_noise
 from ncsn.problems import blurred, conjugate_gradient, downsampled, masked, posterior
-from ncsn.samplers import METHODS, encode, slerp
-from ncsn.score import Counted, tweedie
-from ncsn.validation import SamplerName
+from ncsn.recipe import Recipe
+from ncsn.run import Run
+from ncsn.samplers import METHODS, Descent, Method, Sampling, encode, slerp
+from ncsn.score import Counted, guided, tweedie
+from ncsn.validation import GuideName, SamplerName
 
-annealed_langevin = states_of(ways.annealed_langevin)
-consistent_annealed = states_of(ways.consistent_annealed)
-langevin = states_of(ways.langevin)
-predictor_corrector = states_of(ways.predictor_corrector)
-dpm_solver = states_of(ways.dpm_solver)
-edm = states_of(ways.edm)
-euler = states_of(ways.euler)
-heun = states_of(ways.heun)
-
-N = 40_000
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.5], [2.0, 1.0]]), 0.5, torch.tensor([0.3, 0.7]))
 START = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-4.0, 0.2]])
 LADDER = torch.tensor([3.0, 2.0, 0.9, 0.5])
 Step = Callable[[Tensor, float, float, Callable[[], Tensor]], Tensor]
-
-
-def check_moments(x: Tensor, mean: float, variance: float) -> None:
-    assert abs(z_score(x.flatten(), mean)) < 4
-    assert abs(z_score((x.flatten() - mean) ** 2, variance)) < 4
 
 
 # Every sampler beside its formula.  A step takes x from one level to the next; ``z()`` is the noise that it draws.
@@ -186,57 +173,220 @@ def test_every_state_is_that_of_the_formula(name: str, seed: int) -> None:
 
 def test_the_corrector_makes_no_step_along_a_score_that_is_zero() -> None:
     g = torch.Generator().manual_seed(1)
-    (end,) = predictor_corrector(zero_score, START, torch.tensor([2.0, 1.0]), denoise=False, generator=g)
+    (end,) = ways.predictor_corrector(zero_score, START, torch.tensor([2.0, 1.0]), denoise=False, generator=g)
     z = torch.randn(START.shape, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(end, START + 3**0.5 * z)
+    torch.testing.assert_close(end.x, START + 3**0.5 * z)
 
 
-def test_the_table_has_the_names_of_the_command_line() -> None:
+# The table of samplers, and how a run samples: from 30 levels of its own, three Langevin steps, no guide.
+
+SAMPLING = Sampling(sigma_max=5.0, sigma_min=0.5, sampler="dpmpp-sde", levels=30, steps=3, eps=0.05)
+GAUSSIAN = GaussianScore(1.0, 0.5)
+TABLE = {  # README's numbers are about these: (ladder, levels, steps, evaluations, guided from)
+    "annealed": ("geometric", 100, 2, 201, math.inf),
+    "consistent": ("geometric", 100, 1, 100, 0),
+    "pc": ("geometric", 60, 1, 119, 0),
+    "euler": ("karras", 40, 1, 40, 0),
+    "heun": ("karras", 18, 1, 35, 0),
+    "edm": ("karras", 40, 1, 79, 0),
+    "dpmpp": ("karras", 20, 1, 20, 0),
+    "dpmpp-sde": ("karras", 30, 1, 30, 0),
+    "langevin": ("geometric", 1, 200, 201, math.inf),
+    "fast": ("karras", 8, 1, 8, 0.5),
+}
+
+
+def test_the_table_has_the_names_of_the_command_line_and_what_was_measured() -> None:
+    table = {
+        name: (m.ladder, m.levels, m.steps, m.nfe(m.levels, m.steps), m.guided_from) for name, m in METHODS.items()
+    }
+    assert table == TABLE
     assert tuple(METHODS) == get_args(SamplerName)
+    assert (SAMPLING.guidance, SAMPLING.guided_between) == (1, (0.2, 1.5))
 
 
-# Where they end: against exact recursions, in standard errors.
+@pytest.mark.parametrize("name", METHODS)
+def test_every_sampler_yields_and_costs_what_the_table_says(name: str, generator: Generator) -> None:
+    sampling, score = SAMPLING.but(sampler=name), Counted(GAUSSIAN)
+    x = sampling.start(torch.ones(1, 2), 4000, generator=generator)
+    assert float(x.std()) == pytest.approx(5, abs=0.2)
+    steps = list(sampling.follow(score, x, generator=generator))
+    assert (len(steps), score.nfe) == (sampling.states, sampling.nfe)
+    sigmas = [step.sigma for step in steps]
+    assert sigmas == sorted(sigmas, reverse=True)
+    assert sigmas[-2:] == pytest.approx([0.5, 0])
+    if name != "langevin":  # which never leaves its start
+        # The last state is the mean of the clean data, whose std is s²/√(s² + σ²).
+        assert float(steps[-1].x.mean()) == pytest.approx(1, abs=0.1)
+        assert float(steps[-1].x.std()) == pytest.approx(0.354, abs=0.04)
 
 
-def test_langevin_follows_the_exact_recursion_of_a_gaussian(generator: Generator) -> None:
-    mean, std, sigma, alpha = 1.5, 0.8, 0.6, 0.7
-    total = std**2 + sigma**2
-    m, v = -2.0, 0.25
-    x = m + v**0.5 * torch.randn(N, 1, generator=generator)
-    path = langevin(GaussianScore(mean, std), x, sigma, step_size=alpha, steps=6, denoise=False, generator=generator)
-    for x in path:
-        m, v = m + alpha / 2 * (mean - m) / total, v * (1 - alpha / (2 * total)) ** 2 + alpha
-        check_moments(x, m, v)
+def test_every_name_stands_for_its_own_sampler(generator: Generator) -> None:
+    """The table against direct calls: the function, its ladder, its options, its noise.
+
+    EDM's churn is 40 in all, on noise levels from a 200th to a fifth of σ_max; on 200 levels no step's is cut off.
+    """
+    x, two, eta = 5 * torch.randn(7, 2, generator=generator), Geometric(5.0, 0.5, 30).sigmas(), 1 - 0.1 ** (2 / 29)
+    karras, fine = Karras(5.0, 0.5, 30).sigmas(), Karras(5.0, 0.5, 200).sigmas()
+    direct: dict[str, Callable[[Generator], Iterator[ways.Step]]] = {
+        "annealed": lambda g: ways.annealed_langevin(GAUSSIAN, x, two, eps=0.05, steps=3, generator=g),
+        "consistent": lambda g: ways.consistent_annealed(GAUSSIAN, x, two, eta=eta, generator=g),
+        "pc": lambda g: ways.predictor_corrector(GAUSSIAN, x, two, generator=g),
+        "euler": lambda g: ways.euler(GAUSSIAN, x, karras),
+        "heun": lambda g: ways.heun(GAUSSIAN, x, karras),
+        "edm": lambda g: ways.edm(GAUSSIAN, x, fine, churn=40, churn_range=(0.025, 1.0), generator=g),
+        "dpmpp": lambda g: ways.dpm_solver(GAUSSIAN, x, karras, generator=g),
+        "dpmpp-sde": lambda g: ways.dpm_solver(
+            GAUSSIAN, x, karras, stochasticity=1.0, last_extrapolation=0.25, generator=g
+        ),
+        "langevin": lambda g: ways.langevin(GAUSSIAN, x, 0.5, step_size=0.05, steps=3, generator=g),
+    }
+    assert {*direct, "fast"} == set(METHODS)
+    for name, sampler in direct.items():
+        sampling = SAMPLING.but(
+            sampler=name,
+            levels={"langevin": 1, "edm": 200}.get(name, 30),
+            steps=3 if METHODS[name].langevin else None,
+        )
+        states = [step.x for step in sampling.follow(GAUSSIAN, x, generator=Generator().manual_seed(3))]
+        expected = list(sampler(Generator().manual_seed(3)))
+        assert len(states) == len(expected)
+        assert torch.equal(states[-1], expected[-1].x), name
 
 
-@pytest.mark.parametrize("eps", [0.02, 0.2])
-def test_stationary_variance_of_a_level(eps: float, generator: Generator) -> None:
-    """With the score of N(0, σ²), the variance is σ²/(1 − ε/(4σ_L²)): the convention of the paper's algorithm 1."""
-    sigma = 0.5
-    x = sigma * torch.randn(N, 1, generator=generator)
-    sigmas = torch.full((1,), sigma)
-    (x,) = annealed_langevin(GaussianScore(0, 0), x, sigmas, eps=eps, steps=150, denoise=False, generator=generator)
-    check_moments(x, 0, sigma**2 / (1 - eps / (4 * sigma**2)))
+GUIDED = replace(SAMPLING, guidance=2.0, levels=7)
+ANNEALED = replace(GUIDED, sampler="annealed", steps=9)
 
 
-def test_a_step_of_order_1_loses_what_the_denoiser_does_not_know(generator: Generator) -> None:
-    """It takes D for x₀: E[x²] falls by a²·E[(x₀ − D)²], whatever the data."""
-    two, sigma, following = GaussianMixture(torch.tensor([[-2.0], [2.0]]), 0.5), 1.5, 0.7
-    clean = two.sample(N, generator=generator)
-    x = clean + sigma * torch.randn(N, 1, generator=generator)
-    lost = (1 - (following / sigma) ** 2) ** 2 * (clean - tweedie(two, x, sigma)).square()
-    sigmas = torch.tensor([sigma, following])
-    (end,) = dpm_solver(two, x, sigmas, stochasticity=1.0, denoise=False, generator=generator)
-    assert float(lost.mean()) > 0.3
-    assert abs(z_score((end.square() + lost)[:, 0], 4.25 + following**2)) < 4  # E[x₀²] is 4.25
+@pytest.mark.parametrize(
+    ("sampling", "change", "name", "value"),
+    [
+        (GUIDED, {}, "levels", 7),
+        (GUIDED, {"sampler": "heun"}, "levels", 18),
+        (GUIDED, {"sampler": "heun", "levels": 5}, "levels", 5),
+        (GUIDED, {"sampler": "heun"}, "guidance", 2),
+        (GUIDED, {"sampler": "annealed"}, "guidance", 1),
+        (GUIDED, {"sampler": "langevin"}, "guidance", 1),
+        (GUIDED, {"sampler": "annealed", "guidance": 1.5}, "guidance", 1.5),
+        (GUIDED, {"sampler": "annealed"}, "steps", 2),
+        (GUIDED, {"guidance": 0.0}, "guidance", 0),
+        (ANNEALED, {"guidance": 2.0}, "guidance", 2),
+        (ANNEALED, {}, "steps", 9),
+        (ANNEALED, {"eps": 1e-5}, "eps", 1e-5),
+        (SAMPLING, {"sampler": "langevin", "levels": 1}, "count", 1),
+    ],
+)
+def test_another_sampler_comes_with_its_own_levels_steps_and_guidance(
+    sampling: Sampling, change: dict[str, Any], name: str, value: float
+) -> None:
+    assert getattr(sampling.but(**change), name) == value
 
 
-STOCHASTIC: dict[str, Callable[..., Iterator[Tensor]]] = {
-    "annealed": partial(annealed_langevin, eps=0.005, steps=20),
-    "consistent": partial(consistent_annealed, eta=0.14),
-    "pc": partial(predictor_corrector, snr=0.1),
-    "edm": partial(edm, churn=4.0),
-    "dpmpp-sde": partial(dpm_solver, stochasticity=1.0),
+@pytest.mark.parametrize("name", METHODS)
+def test_langevin_dynamics_alone_takes_steps_and_may_stay_on_one_level(name: str) -> None:
+    """Samplers that descend would end where they begin, in noise."""
+    one = replace(SAMPLING, sampler="langevin", levels=1)
+    if METHODS[name].langevin:
+        assert SAMPLING.but(sampler=name, steps=9, eps=1e-4).steps == 9
+        assert replace(one, sampler=name).count == 1
+        return
+    for change, message in (({"steps": 9}, "steps is 9"), ({"eps": 1e-4}, "eps is 0.0001")):
+        with pytest.raises(ValueError, match=f"^{message}, but {name} takes no Langevin steps; annealed and langevin"):
+            SAMPLING.but(sampler=name, **change)
+    with pytest.raises(ValueError, match=f"^levels is 1; {name} comes from noise level 5 to 0.5 by at least 2$"):
+        replace(one, sampler=name)
+    assert replace(one, sampler=name, sigma_max=0.5).count == 1
+
+
+@pytest.mark.parametrize("guide", ["smaller", "unconditional"])
+@pytest.mark.parametrize("weight", [0.0, 1.0, 1.25, 1.5, 4.0])
+@pytest.mark.parametrize("top", [2.0, 50.0])
+def test_fast_is_the_default_on_as_many_levels_as_eight_evaluations_allow(
+    guide: GuideName, weight: float, top: float, generator: Generator
+) -> None:
+    own = replace(SAMPLING, sigma_max=top, sigma_min=0.01, guidance=weight, guide=guide)
+    fast = own.but(sampler="fast")
+    assert (fast.levels, fast.guidance) == (8, 1 if weight in (1, 1.25) else weight)
+    x = 5 * torch.randn(3, 2, generator=generator)
+    for sampling in (fast.limited, own.but(sampler="fast", guidance=1.25).limited, fast.but(guidance=3.0).limited):
+        network, other = Counted(GAUSSIAN), Counted(GAUSSIAN)
+        score = guided(network, other, sampling.guidance, between=sampling.guided_between)
+        *_, last = sampling.follow(score, x, generator=Generator().manual_seed(3))
+        costs = network.nfe + other.nfe * (1 if guide == "unconditional" else 0.25)
+        assert costs == sampling.evaluations <= 8
+        assert replace(sampling, levels=sampling.count + 1).evaluations > 8
+        same = replace(sampling, sampler="dpmpp-sde")
+        *_, expected = same.follow(score, x, generator=Generator().manual_seed(3))
+        assert torch.equal(last.x, expected.x)
+    assert own.limited == own, "who has no limit keeps his levels"
+
+
+def test_levels_may_be_given_one_by_one_and_rise_for_euler(generator: Generator) -> None:
+    """Which evaluates none on the way up; and samples begin in as much noise as the first level has."""
+    levels, zero = (4.0, 2.0, 0.7, 2.0, 0.7), torch.zeros(1, 2)
+    down, rising = SAMPLING.but(levels=levels[:3]), SAMPLING.but(sampler="euler", levels=levels)
+    assert float(down.start(zero, 20_000, generator=generator).std()) == pytest.approx(4, rel=0.02)
+    for sampling, expected in ((down, [2.0, 0.7, 0]), (rising, [*levels[1:], 0])):
+        steps = list(sampling.follow(score := Counted(GAUSSIAN), zero, generator=generator))
+        assert [step.sigma for step in steps] == pytest.approx(expected)
+        assert (
+            (sampling.states, sampling.nfe)
+            == (len(steps), score.nfe)
+            == (len(expected), len(expected) - (len(expected) > 3))
+        )
+    twice = replace(rising, guidance=2.0, guide="unconditional", guided_between=(1.0, 3.0))
+    assert twice.guided_nfe == 4 + 2, "the middle level is evaluated, and guided, twice"
+
+
+def test_samples_start_around_the_means_they_are_told(generator: Generator) -> None:
+    x = SAMPLING.start(torch.tensor([[-20.0, 3.0]]), 4000, generator=generator)
+    assert abs(z_score(x[:, 0], -20)) < 4
+    assert abs(z_score(x[:, 1], 3)) < 4
+    each = SAMPLING.start(torch.tensor([[-900.0], [900.0]]), 2, generator=generator)
+    assert each[0] < 0 < each[1]
+
+
+def test_a_sampler_of_ones_own_is_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    def jump(d: Descent) -> Iterator[ways.Step]:
+        return ways.euler(d.score, d.x, d.sigmas[[0, -1]])
+
+    monkeypatch.setitem(METHODS, "jump", Method(follow=jump, ladder="karras", levels=9, states=lambda levels, steps: 2))
+    run = Run(score=GAUSSIAN, recipe=Recipe(network="mine", arguments={}, shape=(2,), sampling=SAMPLING))
+    steps = list(run.steps(5, sampler="jump", seed=4))
+    assert [step.sigma for step in steps] == pytest.approx([0.5, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eps": 0.0}, "eps is 0.0"),
+        ({"eps": 1.0, "sampler": "annealed"}, "eps is 1.0, steps is 3; allowed are 0 < eps < 1,"),
+        ({"steps": 0}, "steps is 0"),
+        ({"sigma_min": -1.0}, "sigma_min > 0"),
+        ({"sampler": "hmc"}, "sampler is hmc; allowed are annealed"),
+        *(({"guidance": value}, f"guidance is {value}") for value in (math.nan, math.inf, -0.5)),
+        ({"levels": 0}, "levels is 0"),
+        ({"levels": 10**12}, "levels is 1,000,000,000,000; allowed are 1 to 10,000"),
+        ({"levels": (4.0, 0.7, 2.0)}, "are needed, descending"),
+        ({"guided_between": (2.0, 1.0)}, "guided_between is"),
+    ],
+)
+def test_what_could_not_be_sampled_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SAMPLING, **change)
+    with pytest.raises(ValueError, match="levels is 5, but langevin stays on the smallest one"):
+        SAMPLING.but(sampler="langevin", levels=5)
+
+
+# Where they end, in standard errors.
+
+
+STOCHASTIC: dict[str, Callable[..., Iterator[ways.Step]]] = {
+    "annealed": partial(ways.annealed_langevin, eps=0.005, steps=20),
+    "consistent": partial(ways.consistent_annealed, eta=0.14),
+    "pc": partial(ways.predictor_corrector, snr=0.1),
+    "edm": partial(ways.edm, churn=4.0),
+    "dpmpp-sde": partial(ways.dpm_solver, stochasticity=1.0),
 }
 
 
@@ -245,7 +395,7 @@ def test_a_mixture_is_sampled_with_its_weights_and_widths(name: str, generator: 
     """Each stochastic sampler, with the exact score and many levels, draws from the mixture."""
     mixture = GaussianMixture(torch.tensor([[-3.0, 1.0], [3.0, -0.5]]), 0.6, torch.tensor([0.3, 0.7]))
     x = mixture.sample(5000, generator=generator) + 8 * torch.randn(5000, 2, generator=generator)
-    *_, x, _ = STOCHASTIC[name](mixture, x, Geometric(8.0, 0.1, 60).sigmas(), generator=generator)
+    *_, (_, x), _ = STOCHASTIC[name](mixture, x, Geometric(8.0, 0.1, 60).sigmas(), generator=generator)
     right = x[:, 0] > 0
     assert abs(z_score(right.double(), 0.7)) < 4
     for mode, means in ((~right, (-3.0, 1.0)), (right, (3.0, -0.5))):
@@ -259,13 +409,8 @@ def test_a_mixture_is_sampled_with_its_weights_and_widths(name: str, generator: 
 # The probability flow.
 
 
-def flow_of_a_gaussian(x: Tensor, std: float, sigmas: Tensor) -> Tensor:
-    """Where the probability flow carries x: a Gaussian's x/√(s² + σ²) is constant along it."""
-    return x * ((std**2 + sigmas[-1] ** 2) / (std**2 + sigmas[0] ** 2)).sqrt()
-
-
-@pytest.mark.parametrize(("sampler", "order"), [(euler, 1), (heun, 2), (dpm_solver, 2)], ids=["euler", "heun", "dpmpp"])
-def test_order_of_convergence(sampler: Callable[..., Iterator[Tensor]], order: int) -> None:
+@pytest.mark.parametrize(("sampler", "order"), [(ways.euler, 1), (ways.heun, 2), (ways.dpm_solver, 2)])
+def test_order_of_convergence(sampler: Callable[..., Iterator[ways.Step]], order: int) -> None:
     """The error at the end of a mixture's flow falls as levels^-order, in float64; scipy knows where it ends."""
     x, counts = 3 * START.double(), [80, 160, 320]
 
@@ -278,130 +423,49 @@ def test_order_of_convergence(sampler: Callable[..., Iterator[Tensor]], order: i
     for levels in counts:
         sigmas = torch.linspace(math.log(3.0), math.log(0.1), levels, dtype=torch.float64).exp()
         *_, last = sampler(MIXTURE, x, sigmas, denoise=False)
-        errors.append(float((last - torch.from_numpy(end).view(3, 2)).norm()))
+        errors.append(float((last.x - torch.from_numpy(end).view(3, 2)).norm()))
     assert np.polyfit(np.log(counts), np.log(errors), 1)[0] == pytest.approx(-order, abs=0.15)
 
 
-def test_a_restart_keeps_the_distribution_and_takes_back_errors(generator: Generator) -> None:
-    """Two starts end as far apart as a Gaussian's flow says, which goes through the levels of the restart twice."""
-    down, again = Geometric(3.0, 0.1, 200).sigmas().double(), Geometric(1.0, 0.1, 100).sigmas().double()
-    x = 1 + math.hypot(3, 0.7) * torch.randn(20_000, 1, generator=generator, dtype=torch.float64)
-    one, other = (
-        [*euler(GaussianScore(1.0, 0.7), start, torch.cat([down, again]), denoise=False, generator=g)][-1]
-        for start, g in ((x, torch.Generator().manual_seed(5)), (x + 2, torch.Generator().manual_seed(5)))
-    )
-    twice = flow_of_a_gaussian(flow_of_a_gaussian(torch.tensor(2.0), 0.7, down), 0.7, again)
-    torch.testing.assert_close(other - one, twice.to(x).expand_as(x), rtol=0.03, atol=0)
-    assert abs(z_score(one[:, 0], 1)) < 4
-    assert float(one.std()) == pytest.approx(math.hypot(0.7, 0.1), rel=0.03)  # 6 standard errors
-
-
-def test_encoding_is_the_flow_the_other_way(generator: Generator) -> None:
-    """From the last level up, step by step; of a Gaussian, from √(s² + σ_min²) to √(s² + σ_max²) around its mean."""
+def test_encoding_is_the_flow_the_other_way() -> None:
+    """From the last level up, step by step."""
     x = START
     for sigma, following in ((0.5, 0.9), (0.9, 2.0), (2.0, 3.0)):
         x = heun_by_hand(x, sigma, following)
     torch.testing.assert_close(encode(MIXTURE, START, LADDER), x)
-    mean, std, sigmas = 0.5, 0.3, Karras(20.0, 0.01, 60).sigmas()
-    x, score = mean + std * torch.randn(6, 1, 4, 4, generator=generator), GaussianScore(mean, std)
-    noise = encode(score, x, sigmas)
-    stretched = ((std**2 + 20.0**2) / (std**2 + 0.01**2)) ** 0.5
-    torch.testing.assert_close(noise, mean + (x - mean) * stretched, rtol=3e-3, atol=0.05)
-    *_, last = heun(score, noise, sigmas, denoise=False)
-    torch.testing.assert_close(last, x, rtol=0, atol=2e-3)
     with pytest.raises(ValueError, match="descending"):
-        encode(score, x, sigmas.flip(0))
+        encode(MIXTURE, START, LADDER.flip(0))
 
 
 def test_slerp_walks_at_one_pace_along_the_great_circle(generator: Generator) -> None:
-    """Its points have the ends' length, and the share of their angle that the weight says."""
-    a, b = torch.randn(2, 3, 4, generator=generator), torch.randn(2, 3, 4, generator=generator)
-    b = b * a.flatten(1).norm(dim=1)[:, None, None] / b.flatten(1).norm(dim=1)[:, None, None]
+    """Between two examples of one length, at an angle of 0.4 in one pair and of 2 in the other."""
+    pairs = 5 * torch.linalg.qr(torch.randn(2, 12, 2, generator=generator))[0].mT.view(2, 2, 3, 4)
+    angle = torch.tensor([0.4, 2.0])[:, None, None]
     weights = torch.tensor([0.0, 0.1, 0.5, 1.0])
-    walk = slerp(a, b, weights)
-    torch.testing.assert_close(walk[:, 0], a)
-    torch.testing.assert_close(walk[:, -1], b)
-    length = a.flatten(1).norm(dim=1)[:, None]
-    torch.testing.assert_close(walk.flatten(2).norm(dim=2), length.expand(2, 4))
-    angle = ((walk.flatten(2) @ a.flatten(1)[..., None])[..., 0] / length**2).clamp(-1, 1).arccos()
-    torch.testing.assert_close(angle, weights * angle[:, -1:], rtol=0, atol=1e-3)
-
-
-# Weights of modes: what annealing makes of them, by transition matrices.
-
-AXIS = torch.linspace(-90, 90, 721, dtype=torch.float64)
-MODE = math.hypot(5.0, 5.0)
-
-
-def exact_weight(sigmas: Tensor, share: float, steps: int) -> float:
-    """What annealed Langevin with α = ``share``·σ² makes of the weight 0.2 of N((−5,−5), I), the other at (5, 5).
-
-    Along the line through both modes, where noise and score do not depend on the rest: transition matrices on a grid,
-    from N(0, σ_1²) down to σ = 0.8, where nothing crosses any more.
-    """
-    truth = GaussianMixture(torch.tensor([[-MODE], [MODE]]).double(), 1.0, torch.tensor([0.2, 0.8]).double())
-    axis = AXIS
-    mass = (-(axis**2) / (2 * sigmas[0] ** 2)).softmax(0)
-    for sigma in sigmas[sigmas > 0.8].double():
-        near = axis.abs() <= MODE + 5 + 5 * sigma  # the rest of the grid is empty
-        axis, mass = axis[near], mass[near]
-        alpha = share * sigma**2
-        mean = axis + alpha / 2 * truth(axis[:, None], sigma)[:, 0]
-        kernel = (-((axis - mean[:, None]) ** 2) / (2 * alpha)).softmax(1)
-        for _ in range(steps):
-            mass = mass @ kernel
-    return float(mass[axis < 0].sum() + mass[axis == 0].sum() / 2)
-
-
-def test_weights_of_modes_are_those_of_the_exact_recursion(generator: Generator) -> None:
-    """With 20 levels and α = σ²/2 the lighter mode gets 0.213 for 0.2: the recursion's own bias, and the sampler's."""
-    sigmas = Geometric(20, 0.1, 20).sigmas()
-    expected = exact_weight(sigmas, 0.5, 50)
-    assert expected == pytest.approx(0.2129, abs=2e-4)
-    line = GaussianMixture(torch.tensor([[-MODE], [MODE]]), 1.0, torch.tensor([0.2, 0.8]))
-    x = 20 * torch.randn(8000, 1, generator=generator)
-    *_, x = annealed_langevin(line, x, sigmas, eps=0.005, steps=50, generator=generator)
-    assert abs(z_score((x[:, 0] < 0).double(), expected)) < 4
-
-
-@pytest.mark.parametrize(
-    ("sigmas", "share", "steps", "expected", "within"),
-    [
-        (Geometric(20, 0.1, 20).sigmas(), 0.5, 1000, 0.2064, 3e-4),  # half of the bias is the size of the steps,
-        (Geometric(20, 0.1, 40).sigmas(), 0.2, 150, 0.2, 0.004),  # README's
-        (Karras(5, 0.1, 40, rho=2).sigmas(), 0.25, 50, 0.2, 0.005),  # at a third of the cost
-    ],
-)
-def test_small_steps_and_many_of_them_give_modes_their_weights(
-    sigmas: Tensor, share: float, steps: int, expected: float, within: float
-) -> None:
-    assert exact_weight(sigmas, share, steps) == pytest.approx(expected, abs=within)
+    ends = pairs[:, 0], pairs[:, 0] * angle.cos() + pairs[:, 1] * angle.sin()
+    for weight, x in zip(weights, slerp(*ends, weights).unbind(1), strict=True):
+        torch.testing.assert_close(x, pairs[:, 0] * (weight * angle).cos() + pairs[:, 1] * (weight * angle).sin())
 
 
 # What is refused, and on which device tensors are made.
 
-SCORE, ZERO = GaussianScore(0, 1), torch.zeros(1, 1)
+ZERO = torch.zeros(1, 1)
 LADDERS: dict[str, Callable[..., Iterator[ways.Step]]] = {
     "annealed": partial(ways.annealed_langevin, eps=0.01, steps=1),
     "consistent": partial(ways.consistent_annealed, eta=1.0),
     "pc": ways.predictor_corrector,
+    "euler": ways.euler,
     "heun": ways.heun,
     "edm": partial(ways.edm, churn=0.0),
     "dpmpp": ways.dpm_solver,
 }
+WRONG: list[list[float]] = [[1.0, 2.0], [2.0, 1.0, 1.0], [1.0, 0.0], [1.0, -1.0], [2.0, math.nan, 1.0], []]
 
 
-@pytest.mark.parametrize("sigmas", [[1.0, 2.0], [1.0, 1.0], [1.0, 0.0], [2.0, math.nan, 1.0], []])
-@pytest.mark.parametrize("name", LADDERS)
-def test_ladders_descend(name: str, sigmas: list[float]) -> None:
-    with pytest.raises(ValueError, match="a descending ladder of positive noise levels"):
-        next(LADDERS[name](SCORE, ZERO, torch.tensor(sigmas)))
-
-
-@pytest.mark.parametrize("sigmas", [[2.0, 1.0, 1.0], [2.0, math.nan, 1.0], [1.0, -1.0]])
-def test_ladders_with_restarts_are_checked_too(sigmas: list[float]) -> None:
-    with pytest.raises(ValueError, match="a descending ladder, but for restarts,"):
-        next(ways.euler(SCORE, ZERO, torch.tensor(sigmas)))
+@pytest.mark.parametrize(("name", "sigmas"), [(n, s) for n in LADDERS for s in (WRONG[1:] if n == "euler" else WRONG)])
+def test_ladders_descend_but_for_eulers_restarts(name: str, sigmas: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"a descending ladder.* of positive noise levels"):
+        next(LADDERS[name](zero_score, ZERO, torch.tensor(sigmas)))
 
 
 @pytest.mark.parametrize(
@@ -412,7 +476,6 @@ def test_ladders_with_restarts_are_checked_too(sigmas: list[float]) -> None:
         (ways.annealed_langevin, [1.0, 0.5], {"eps": 0.1, "steps": 0}, "steps is 0"),
         (ways.langevin, 1.0, {"step_size": 0.0, "steps": 1}, "step_size is 0"),
         (ways.langevin, 1.0, {"step_size": 0.1, "steps": 0}, "steps is 0"),
-        (ways.consistent_annealed, [1.0, 0.5], {"eta": 0.4}, r"from 0\.5 on this ladder"),
         (ways.consistent_annealed, [1.0, 0.9, 0.5], {"eta": 0.42}, r"from 0\.444 on this ladder"),
         (ways.consistent_annealed, [1.0, 0.5], {"eta": 1.1}, r"eta is 1\.1"),
         (ways.predictor_corrector, [1.0, 0.5], {"snr": 0.0}, "snr is 0"),
@@ -426,12 +489,13 @@ def test_options_out_of_range_are_refused(
     sampler: Callable[..., Iterator[Any]], levels: list[float] | float, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        next(sampler(SCORE, ZERO, torch.tensor(levels), **options))
+        next(sampler(zero_score, ZERO, torch.tensor(levels), **options))
 
 
 X, IMAGE, KNOWN = torch.ones(4, 2), torch.ones(1, 1, 6, 6), torch.tensor([True, False])
 CERTAIN: dict[str, Callable[[], Tensor]] = {
-    **{name: partial(lambda f: [*f(MIXTURE, X, LADDER)][-1], f) for name, f in (("euler", euler), ("heun", heun))},
+    "euler": lambda: [*ways.euler(MIXTURE, X, LADDER)][-1].x,
+    "heun": lambda: [*ways.heun(MIXTURE, X, LADDER)][-1].x,
     "slerp": lambda: slerp(X, X.flip(1) * X.cumsum(1), LADDER),
     "posterior": lambda: posterior(MIXTURE, masked(KNOWN), torch.full((4, 1), 2.0, device="cpu"), 0.3)(X, 0.5),
     "conjugate_gradient": lambda: conjugate_gradient(lambda u: 2 * u, X, 2),
@@ -441,8 +505,7 @@ CERTAIN: dict[str, Callable[[], Tensor]] = {
     "no point": lambda: log_prob(MIXTURE, X[:0], sigma_max=20, sigma_min=0.5).log_prob,
     "Empirical": lambda: Empirical(X)(X, 0.5) + Empirical(X).log_prob(X, 0.5)[:, None],
     **{name: partial(lambda toy: toy()(X, 0.5) + toy().log_prob(X, 0.5)[:, None], toy) for name, toy in TOYS.items()},
-    "ladders": lambda: torch.cat([Geometric(5, 0.1, 3).sigmas(), Geometric(5, 0.1, 1).sigmas()]),
-    "Karras": lambda: torch.cat([Karras(5, 0.1, 3).sigmas(), Karras(5, 0.1, 1).sigmas()]),
+    "ladders": lambda: torch.cat([kind(5, 0.1, n).sigmas() for kind in (Geometric, Karras) for n in (3, 1)]),
     "suggest_noise": lambda: suggest_noise(X.cumsum(0)).noise.sigmas(),
 }
 

@@ -1,14 +1,14 @@
 """The two scripts, end to end with tiny budgets, as a user runs them; and ``ncsn train`` where they are the same."""
 
 import json
-import os
 import runpy
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,22 +21,29 @@ import ncsn
 from ncsn.cli import interrupts
 from ncsn.data.pixels import quantize
 from ncsn.distributions import TOYS
-from ncsn.plots import tile
+from ncsn.plots import image_grid
 
 ROOT = Path(__file__).parent.parent
-QUICK = "--steps 5 --samples 50 --levels 3 --langevin-steps 2 --width 8 --layers 1"
+QUICK = "--steps 5 --samples 50 --width 8 --layers 1"
 
 
-def run(script: str, args: str, patch: pytest.MonkeyPatch) -> int:
+Run = Callable[[str, str], int]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a script in this process; its exit status."""
-    with patch.context() as inner:
-        inner.setattr(interrupts, "quit_on_signals", lambda: None)  # signals are this process', which goes on
-        inner.setattr(sys, "argv", [script, *args.split()])
+
+    def run(script: str, args: str) -> int:
+        monkeypatch.setattr(interrupts, "quit_on_signals", lambda: None)  # signals are this process', which goes on
+        monkeypatch.setattr(sys, "argv", [script, *args.split()])
         try:
             runpy.run_path(str(ROOT / script), run_name="__main__")
         except SystemExit as ended:
             return int(ended.code or 0)
-    return 0
+        return 0
+
+    return run
 
 
 def names(folder: Path) -> set[str]:
@@ -47,100 +54,74 @@ def numbers(folder: Path) -> Any:
     return json.loads((folder / "metrics.json").read_text())
 
 
-def test_the_script_and_the_command_make_the_same_run(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# A script that is sent a signal in the middle of a step.
+STRUCK = """
+import os, runpy, sys
+from ncsn.training import State
+script, at, number, *args = sys.argv[1:]
+update = State.update
+def struck(self, rate):
+    update(self, rate)
+    if self.step == int(at):
+        os.kill(os.getpid(), int(number))
+State.update, sys.argv = struck, [script, *args]
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+def test_a_script_that_is_killed_and_resumed_makes_the_run_of_the_command_that_was_not(
+    run: Run, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "run"
-    line = f"--dataset {trained}/data.npz {TINY} --steps 12 --device cpu --out {out}"
-    assert run("training_MNIST.py", line, monkeypatch) == 0
+    """It begins by --resume, as a cluster starts the same command again and again."""
+    whole, cut, script = trained / "run", tmp_path / "run", "training_MNIST.py"
+    first = f"--dataset {trained}/data.npz {TINY} --steps 12 --device cpu --out {cut}"
+    for at, number in ((5, signal.SIGTERM), (9, signal.SIGKILL)):
+        line = [sys.executable, "-c", STRUCK, str(ROOT / script), str(at), str(int(number)), *first.split(), "--resume"]
+        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
+        assert "Traceback" not in done.stderr
+        assert torch.load(cut / "checkpoint.pt", weights_only=True)["step"] == 6, "of the step after the first signal"
+        assert ("holds no run" in done.stdout, "--resume goes on" in done.stderr) == (at == 5, at == 5)
+        assert done.returncode == (143 if at == 5 else -number)
+    assert run(script, first) == 2, "neither --resume nor --overwrite"
+    assert run(script, f"--resume --out {cut} --no-compile") == 0
+    capsys.readouterr()
     pictures = {"samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png"}
-    known = {"config.json", "model.safetensors", "checkpoint.pt", "metrics.json", "metrics.jsonl"}
-    assert names(out) - {name for name in names(out) if name.startswith("samples_0")} == pictures | known
-    assert names(out) == names(trained / "run")
-    for name in names(out) - {"checkpoint.pt", "metrics.json", "metrics.jsonl"}:  # which hold seconds
-        assert (out / name).read_bytes() == (trained / "run" / name).read_bytes(), name
-    made = ncsn.load(out, device="cpu")
-    with Image.open(out / "samples.png") as grid:
-        assert np.array_equal(np.asarray(grid), np.asarray(tile(quantize(made.sample(6)), 10)))
-
-
-def test_a_guide_learns_beside_a_network_without_classes(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    line = f"--dataset {trained}/data.npz {TINY} --steps 20 --no-classes --guidance 2 --seed 3 --out {tmp_path}/run"
-    assert run("training_MNIST.py", line, monkeypatch) == 0
-    made = ncsn.load(tmp_path / "run", device="cpu")
-    assert isinstance(made.guide, ncsn.ScoreModel)
-    assert 0 < made.guide_parameters < made.parameters / 2
-    steps = [int(torch.load(tmp_path / f"run/{part}checkpoint.pt")["step"]) for part in ("", "guide/")]
-    assert steps == [20, 2]
-    assert (numbers(tmp_path / "run")["guidance"], numbers(tmp_path / "run")["guide_nfe"] > 0) == (2, True)
-    assert not torch.equal(made.sample(2), made.sample(2, guidance=1.0))
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_training_that_is_killed_and_resumed_equals_one_that_was_not(
-    number: signal.Signals, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    args = f"--dataset {trained}/data.npz {TINY} --steps 80 --device cpu"
-    assert run("training_MNIST.py", f"{args} --out {whole}", monkeypatch) == 0
-    line = [sys.executable, str(ROOT / "training_MNIST.py"), *args.split(), "--out", str(cut)]
-    with subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
-        while not (cut / "metrics.jsonl").exists() or not (cut / "metrics.jsonl").read_text():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        os.kill(process.pid, number)
-        _, errors = process.communicate(timeout=60)
-    assert "Traceback" not in errors
-    if number != signal.SIGKILL:
-        assert process.returncode == 128 + number
-        assert "--resume goes on from it" in errors
-        assert run("training_MNIST.py", f"{args} --out {cut}", monkeypatch) == 2
-    assert run("training_MNIST.py", f"--resume --out {cut} --no-compile", monkeypatch) == 0
-    for name in sorted(names(whole) - {"checkpoint.pt", "metrics.json", "metrics.jsonl"}):
+    files = pictures | {"config.json", "model.safetensors", "checkpoint.pt", "metrics.json", "metrics.jsonl"}
+    assert {name for name in names(cut) if not name.startswith("samples_0")} == files
+    assert names(cut) == names(whole)
+    for name in names(whole) - {"checkpoint.pt", "metrics.json", "metrics.jsonl"}:  # which hold seconds
         assert (whole / name).read_bytes() == (cut / name).read_bytes(), name
     states = [torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (whole, cut)]
     for name in ("model", "average", "optimizers", "generator", "kept"):
         assert str(states[0][name]) == str(states[1][name]), name
-    assert run("training_MNIST.py", f"--resume --out {cut} --steps 90 --no-compile", monkeypatch) == 0
-    assert numbers(cut)["step"] == 90, "a new total"
+    with Image.open(cut / "samples.png") as grid:
+        assert np.array_equal(
+            np.asarray(grid), np.asarray(image_grid(quantize(ncsn.load(cut, device="cpu").sample(6))))
+        )
+    assert run(script, f"--resume --out {cut} --steps 14 --no-compile") == 0
+    assert (numbers(cut)["step"], numbers(cut)["images_seen"]) == (14, 14 * 16), "a new total"
 
 
-def test_what_has_not_begun_is_begun_by_resume(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As a cluster does it that starts the same command again and again."""
-    line = f"--dataset {trained}/data.npz {TINY} --steps 3 --resume --out {tmp_path}/run"
-    assert run("training_MNIST.py", line, monkeypatch) == 0
-    assert "holds no run to resume: it begins" in capsys.readouterr().out
-    assert run("training_MNIST.py", line, monkeypatch) == 0
-    assert "it begins" not in capsys.readouterr().out
-    assert numbers(tmp_path / "run")["step"] == 3
-
-
-def test_a_folder_of_colour_images_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_colour_images_trains_with_a_guide(run: Run, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for i in range(20):
         pixels = np.random.default_rng(i).integers(0, 255, (16, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
     out = tmp_path / "run"
-    line = f"{TINY} --guidance 2 --dataset {tmp_path}/images --steps 3 --tensorboard --out {out}"
-    assert run("training_MNIST.py", line, monkeypatch) == 0
+    line = f"{TINY} --guidance 2 --seed 3 --dataset {tmp_path}/images --steps 11 --tensorboard --out {out}"
+    assert run("training_MNIST.py", line) == 0
     assert [p for p in out.iterdir() if p.name.startswith("events.out.tfevents")]
     weights, statistics = load_file(out / "model.safetensors"), ncsn.load_images(str(tmp_path / "images")).statistics
     assert [float(weights["data_mean"]), float(weights["data_std"])] == pytest.approx(statistics, abs=1e-6)
-    found = numbers(out)
-    assert (found["step"], found["images_seen"], found["nfe"]) == (3, 48, 5)
+    said, made = numbers(out), ncsn.load(out, device="cpu")
+    assert (said["step"], said["nfe"], said["guidance"], said["guide_nfe"] > 0) == (11, 5, 2, True)
+    assert torch.load(out / "guide" / "checkpoint.pt", weights_only=True)["step"] == 2, "a tenth, rounded up"
+    assert 0 < made.guide_parameters < made.parameters / 2
+    assert not torch.equal(made.sample(2), made.sample(2, guidance=1.0))
     # Random bytes are what a network that says nothing takes them for, uncorrelated pixels: 1 is what that costs.
-    assert found["validation_loss"] == pytest.approx(1, abs=0.25)
+    assert said["validation_loss"] == pytest.approx(1, abs=0.25)
     with Image.open(out / "samples.png") as grid:
         assert np.asarray(grid).shape[2] == 3
-    # What goes on is this run: neither the data set nor the width is given again.
-    assert run("training_MNIST.py", f"--resume --no-compile --steps 5 --out {out}", monkeypatch) == 0
-    assert (numbers(out)["step"], ncsn.load(out).recipe.shape) == (5, (3, 16, 24))
 
 
 @pytest.mark.slow
@@ -155,31 +136,19 @@ def test_a_folder_of_colour_images_trains(tmp_path: Path, monkeypatch: pytest.Mo
     ],
 )
 def test_other_networks_proposals_and_samplers_train(
-    options: str, mean: float, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: str, mean: float, trained: Path, run: Run, tmp_path: Path
 ) -> None:
     line = f"--dataset {trained}/data.npz {options} --batch-size 4 --samples 4 --steps 3 --out {tmp_path}/run"
-    assert run("training_MNIST.py", line, monkeypatch) == 0
+    assert run("training_MNIST.py", line) == 0
     weights = load_file(tmp_path / "run" / "model.safetensors")
     assert float(weights["data_mean"]) == pytest.approx(mean, abs=0.15 if mean else 0)
     with Image.open(tmp_path / "run" / "samples.png") as grid:
-        assert np.array_equal(np.asarray(grid), np.asarray(tile(quantize(ncsn.load(tmp_path / "run").sample(4)), 10)))
+        assert np.array_equal(np.asarray(grid), np.asarray(image_grid(quantize(ncsn.load(tmp_path / "run").sample(4)))))
 
 
-def test_a_diverging_run_stops_and_names_the_step(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rates = "--adam-rate 1e6 --muon-rate 1e6"
-    line = f"--dataset {trained}/data.npz {TINY} --steps 500 {rates} --out {tmp_path}/run"
-    assert run("training_MNIST.py", line, monkeypatch) == 1
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert " at step " in last
-    assert "the last good checkpoint is" in last
-
-
-def test_toy_circle_learns_the_score_near_the_data_and_not_far_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run("training_toy.py", f"--generator circle --steps 600 --out {tmp_path}/run", monkeypatch) == 0
+@pytest.mark.slow
+def test_toy_circle_learns_the_score_near_the_data_and_not_far_away(run: Run, tmp_path: Path) -> None:
+    assert run("training_toy.py", f"--generator circle --steps 600 --out {tmp_path}/run") == 0
     files = {"checkpoint.pt", "config.json", "metrics.json", "model.safetensors", "score_field.png"}
     assert names(tmp_path / "run") == files
     levels = numbers(tmp_path / "run")["levels"]
@@ -196,15 +165,10 @@ def test_toy_circle_learns_the_score_near_the_data_and_not_far_away(
 
 
 @pytest.mark.slow
-def test_toy_gaussian_mixes_only_when_annealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "run"
-    line = f"--generator gaussian --steps 600 --samples 2000 --seed 2 --out {out}"
-    assert run("training_toy.py", line, monkeypatch) == 0
-    files = {"checkpoint.pt", "config.json", "metrics.json", "model.safetensors", "samples.png", "trajectories.gif"}
-    assert names(out) == files
-    assert (numbers(out)["generator"], numbers(out)["seed"]) == ("gaussian", 2)
-    samplers = numbers(out)["samplers"]
-    # 2,000 samples: the standard error of a weight of 0.2 is 0.009.
+def test_toy_gaussian_mixes_only_when_annealed(run: Run, tmp_path: Path) -> None:
+    """2,000 samples: the standard error of a weight of 0.2 is 0.009."""
+    assert run("training_toy.py", f"--generator gaussian --steps 600 --samples 2000 --seed 2 --out {tmp_path}/run") == 0
+    samplers = numbers(tmp_path / "run")["samplers"]
     assert samplers["annealed_learned"]["modes"][0]["weight_error"] <= 0.05
     assert samplers["langevin_learned"]["modes"][0]["weight_error"] >= 0.2
     assert samplers["langevin_exact"]["modes"][0]["weight_error"] >= 0.2
@@ -215,109 +179,71 @@ def test_toy_gaussian_mixes_only_when_annealed(tmp_path: Path, monkeypatch: pyte
     assert {row["nfe"] for name, row in samplers.items() if "_" in name and isinstance(row, dict)} == {1501}
 
 
-@pytest.mark.parametrize(
-    ("options", "views"),
-    [
-        ("--generator moons --noise auto --objective exact", {"score_field.png", "samples.png", "trajectories.gif"}),
-        pytest.param(
-            "--generator swiss-roll --view samples", {"samples.png", "trajectories.gif"}, marks=pytest.mark.slow
-        ),
-        pytest.param("--generator checkerboard --view field", {"score_field.png"}, marks=pytest.mark.slow),
-    ],
-)
-def test_every_other_toy_has_its_views(
-    options: str, views: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    quick = QUICK.replace("--levels 3 --langevin-steps 2", "") if "auto" in options else QUICK
-    assert run("training_toy.py", f"{options} {quick} --out {tmp_path}/run", monkeypatch) == 0
-    assert {name for name in names(tmp_path / "run") if name.endswith((".png", ".gif"))} == views
-    sampling = ncsn.load(tmp_path / "run").recipe.sampling
-    if "auto" in options:
-        assert 5 < sampling.sigma_max < 25
-        assert sampling.steps == 5
-    else:
-        assert (sampling.levels, sampling.steps) == (3, 2)
-        assert sampling.eps == pytest.approx(0.1**2 / 2)
-    if "field" in options:
-        # After five steps it is still about a Gaussian of the data's mean and std: right at high noise, there alone.
-        errors = [level["relative_error_on_noised_data"] for level in numbers(tmp_path / "run")["levels"]]
-        assert errors[0] < 0.1 < errors[-1]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["ssm", "exact"])
-def test_toys_learn_by_other_objectives(objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    line = f"--generator circle --objective {objective} --steps 400 --batch-size 512 --out {tmp_path}/run"
-    assert run("training_toy.py", line, monkeypatch) == 0
-    levels = numbers(tmp_path / "run")["levels"]
-    assert max(level["relative_error_on_noised_data"] for level in levels[:15]) <= 0.1
-
-
-def test_a_toy_that_is_resumed_goes_on_with_its_own_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = f"--generator moons --seed 3 {QUICK} --view field --out {tmp_path}"
-    assert run("training_toy.py", f"{line}/whole", monkeypatch) == 0
-    assert run("training_toy.py", f"{line}/cut", monkeypatch) == 0
-    # As if it had been killed before the first step: the checkpoint is that of the beginning.
-    with monkeypatch.context() as inner:
-        inner.setattr(ncsn.State, "update", interrupted)
-        assert run("training_toy.py", f"{line}/cut --overwrite", inner) == 1
-    capsys.readouterr()
-    assert run("training_toy.py", f"--generator circle --seed 5 --resume --out {tmp_path}/cut", monkeypatch) == 0
-    assert "seed is 3, not 5" in capsys.readouterr().out
-    for name in ("model.safetensors", "score_field.png", "config.json"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
-
-
-def interrupted(*_: object) -> None:
-    raise MemoryError
-
-
 @pytest.mark.parametrize(
-    ("script", "args", "message"),
+    ("line", "learned"),
     [
-        ("training_toy.py", "--generator torus", "invalid choice 'torus'"),
-        ("training_toy.py", "--steps 0", "steps is 0"),
-        ("training_toy.py", "--eps 1", "eps is 1.0"),
-        ("training_toy.py", "--sigma-min -1", "sigma_min is -1.0"),
-        ("training_toy.py", "--sigma-max 0.01", "allowed is sigma_max >= sigma_min > 0"),
-        ("training_toy.py", "--noise auto --levels 9", "noise is auto, which chooses levels from the data"),
-        ("training_MNIST.py", "--sampler annealed --eps 1", "allowed are 0 < eps < 0.0004"),
-        ("training_MNIST.py", "--eps -1", "eps is -1.0"),
-        ("training_MNIST.py", "--minutes -1", "minutes is -1.0"),
-        ("training_MNIST.py", "--minutes 1 --steps 1", "at most one is allowed"),
-        ("training_MNIST.py", "--overwrite --resume", "at most one is allowed"),
-        ("training_MNIST.py", "--dataset imagenet", "imagenet is no data set"),
-        ("training_MNIST.py", "--data-dir nowhere", "is missing"),
-        ("training_MNIST.py", "--sigma-max 0.001 --proposal loguniform", "allowed is sigma_max >= sigma_min > 0"),
-        ("training_MNIST.py", "--batch-size 50000 --channels 512 512", "GB of memory; there are"),
-        ("training_MNIST.py", "--batch-size 8 --accumulate 9", "8 examples are a batch"),
-        ("training_MNIST.py", "--guidance 0.5", "guidance is 0.5"),
-        ("training_MNIST.py", "--network refinenet --channels 8 8", "refinenet takes one number"),
-        ("training_MNIST.py", "--network refinenet --blocks 3", "blocks is 3, but refinenet has as many as its paper"),
-        ("training_MNIST.py", "--langevin-steps 3", "langevin_steps is 3, but dpmpp-sde takes no Langevin steps"),
-        ("training_MNIST.py", "--noise auto --sigma-max 20 --eps 1e-5", "noise is auto, which chooses sigma_max, eps"),
-        ("training_MNIST.py", "--levels 1", "levels is 1"),
-        pytest.param(
-            "training_MNIST.py",
-            "--device cuda",
-            "there are auto, cpu here",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
-        ),
+        ("circle --objective ssm --steps 400 --batch-size 512", 15),
+        ("circle --objective exact --steps 400 --batch-size 512", 15),
+        (f"swiss-roll {QUICK}", 1),  # a Gaussian at first, of the data's mean and standard deviation
+        (f"checkerboard {QUICK}", 1),
     ],
 )
-def test_mistakes_are_one_line_and_leave_nothing(
-    script: str,
-    args: str,
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_other_toys_learn_by_other_objectives(line: str, learned: int, run: Run, tmp_path: Path) -> None:
+    assert run("training_toy.py", f"--generator {line} --view field --out {tmp_path}/run") == 0
+    errors = [level["relative_error_on_noised_data"] for level in numbers(tmp_path / "run")["levels"]]
+    assert max(errors[:learned]) < 0.1
+    assert learned > 1 or errors[-1] > 0.1
+
+
+def test_a_toy_that_is_interrupted_goes_on_with_its_own_settings(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(script, f"{args} --out {tmp_path}/run", monkeypatch) == 2
+    """Before its first step: the checkpoint is that of the beginning."""
+    before = ncsn.State.update
+    line = f"--generator moons --seed 3 --noise auto --objective exact {QUICK} --out {tmp_path}"
+    assert run("training_toy.py", f"{line}/whole") == 0
+    monkeypatch.setattr(ncsn.State, "update", Mock(side_effect=MemoryError))
+    assert run("training_toy.py", f"{line}/cut") == 1
+    monkeypatch.setattr(ncsn.State, "update", before)
+    capsys.readouterr()
+    assert run("training_toy.py", f"--generator circle --seed 5 --resume --out {tmp_path}/cut") == 0
+    assert "seed is 3, not 5" in capsys.readouterr().out
+    pictures = {"score_field.png", "samples.png", "trajectories.gif"}
+    assert names(tmp_path / "cut") == pictures | {"checkpoint.pt", "config.json", "metrics.json", "model.safetensors"}
+    for name in pictures | {"model.safetensors", "config.json"}:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+    sampling = ncsn.load(tmp_path / "cut").recipe.sampling
+    assert 5 < sampling.sigma_max < 25, "from the data, as are the steps"
+    assert sampling.steps == 5
+
+
+MISTAKES = {
+    "toy --generator torus": "invalid choice 'torus'",
+    "toy --eps 1": "eps is 1.0",
+    "toy --sigma-max 0.01": "sigma_max >= sigma_min > 0",
+    "toy --noise auto --levels 9": "noise is auto, which chooses levels",
+    "MNIST --sampler annealed --eps 1": "0 < eps < 0.0004",
+    "MNIST --minutes 1 --steps 1": "at most one",
+    "MNIST --overwrite --resume": "at most one",
+    "MNIST --data-dir nowhere": "is missing",
+    "MNIST --batch-size 50000 --channels 512 512": "GB of memory",
+    "MNIST --batch-size 8 --accumulate 9": "8 examples are a batch",
+    "MNIST --network refinenet --channels 8 8": "refinenet",
+    "MNIST --network refinenet --blocks 3": "blocks is 3",
+    "MNIST --langevin-steps 3": "langevin_steps is 3",
+    "MNIST --noise auto --sigma-max 20 --eps 1e-5": "noise is auto, which chooses sigma_max, eps",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_mistakes_are_one_line_and_leave_nothing(
+    line: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, args = line.split(" ", 1)
+    assert run(f"training_{script}.py", f"{args} --device cpu --out {tmp_path}/run") == 2
     said = capsys.readouterr().err
-    assert message in said
+    assert MISTAKES[line] in said
     assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()
 

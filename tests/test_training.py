@@ -1,5 +1,7 @@
+"""Steps, averages, budgets and checkpoints of a small network."""
+
 import math
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,131 +9,89 @@ import torch
 from torch import Tensor
 
 from ncsn.data import batches
-from ncsn.distributions import GaussianMixture
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.noise import Geometric
 from ncsn.objectives import Batch, training_loss
-from ncsn.training import Budget, NonFiniteLossError, State, schedule, train
+from ncsn.training import Budget, NonFiniteLossError, Progress, State, schedule, train
 
-NOISE = Geometric(5.0, 0.2, 5)
+DATA = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
 
 
-def make(seed: int = 0) -> tuple[State, torch.Generator]:
+def make(seed: int = 0, *, width: int = 16, half: bool = False) -> State:
     torch.manual_seed(seed)
-    g = torch.Generator().manual_seed(seed)
-    return State(ScoreModel(MLP(2, width=16, layers=2), 0.0, 3.0), generator=g), g
+    model = ScoreModel(MLP(2, width, layers=2), 0.0, 3.0, autocast=torch.float16 if half else None)
+    return State(model, generator=torch.Generator().manual_seed(seed))
 
 
-def run(state: State, g: torch.Generator, steps: int) -> None:
-    data = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
-    loss = training_loss(NOISE, generator=g)
-    for _ in train(state, batches(data, 32, generator=g), loss, budget=Budget(steps=steps)):
-        pass
+def run(state: State, factor: float = 1.0, **budget: float) -> Iterator[Progress]:
+    loss = training_loss(Geometric(5.0, 0.2, 5), generator=state.generator)
+
+    def scaled(model: ScoreModel, batch: Batch) -> tuple[Tensor, Tensor]:
+        losses, sigmas = loss(model, batch)
+        return factor * losses, sigmas
+
+    stream = batches(DATA, 32, generator=state.generator)
+    return train(state, stream, scaled, budget=Budget(**budget))  # type: ignore[arg-type]
 
 
-def weights(state: State) -> list[Tensor]:
-    return [*state.model.state_dict().values(), *state.average.state_dict().values()]
-
-
-def test_training_recovers_the_score_of_a_mixture() -> None:
-    truth = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]), 0.5)
-    torch.manual_seed(0)
-    g = torch.Generator().manual_seed(0)
-    data = truth.sample(20_000, generator=g)
-    state = State(ScoreModel(MLP(2, width=64), data.mean(0), data.std()), generator=g)
-    loss = training_loss(NOISE, generator=g)
-    for _ in train(state, batches(data, 512, generator=g), loss, budget=Budget(steps=400)):
-        pass
-    for sigma in NOISE.sigmas():
-        x = data[:2000] + sigma * torch.randn(2000, 2, generator=g)
-        error = (state.average(x, sigma) - truth(x, sigma)).square().mean() / truth(x, sigma).square().mean()
-        assert error < 0.02
+def weights(state: State) -> Tensor:
+    both = (*state.model.state_dict().values(), *state.average.state_dict().values())
+    return torch.cat([w.flatten().clone() for w in both])
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole, g = make()
-    run(whole, g, 20)
-    # Interrupted after 8 of 20 steps, then continued by another process's state.
-    first, g = make()
-    data = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
-    loss = training_loss(NOISE, generator=g)
-    for p in train(first, batches(data, 32, generator=g), loss, budget=Budget(steps=20)):
-        if p.step == 8:
-            break
+    """Interrupted after 8 of 20 steps, and gone on with by another process' state."""
+    whole, first, second = make(), make(), make(seed=5)
+    *_, last = run(whole, steps=20)
+    next(p for p in run(first, steps=20) if p.step == 8)
+    first.kept["something"] = torch.ones(1)
     first.save(tmp_path / "checkpoint.pt")
-    second, g = make(seed=5)
     second.load(tmp_path / "checkpoint.pt")
-    run(second, g, 20)
-    assert second.step == 20
-    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(second), strict=True))
+    assert (second.step, second.kept) == (8, {"something": torch.ones(1)})
+    *_, again = run(second, steps=20)
+    assert (last.step, last.fraction, len(last.losses)) == (20, 1, 32)
+    assert torch.equal(last.losses, again.losses)
+    assert torch.equal(weights(whole), weights(second))
 
 
-def test_the_average_is_the_power_function_profile() -> None:
-    state, g = make()
-    history = []
-    data = torch.randn(500, 2, generator=g)
-    loss = training_loss(NOISE, generator=g)
+def test_rates_follow_the_schedule_and_the_average_is_the_power_function_profile() -> None:
+    state = make()
     expected = [p.detach().clone() for p in state.average.parameters()]
-    for _ in train(state, batches(data, 32, generator=g), loss, budget=Budget(steps=12)):
-        history.append([p.detach().clone() for p in state.model.parameters()])
-    for t, now in enumerate(history, 1):
+    for t, _ in enumerate(run(state, steps=12), 1):
+        rates = [optimizer.param_groups[0]["lr"] for optimizer in state.optimizers]
+        assert rates == pytest.approx([peak * t / 50 * (13 - t) / 12 for peak in (0.02, 2e-3)])
         decay = 1 - 10 / (t + 10)
-        expected = [decay * e + (1 - decay) * p for e, p in zip(expected, now, strict=True)]
+        now = state.model.parameters()
+        expected = [decay * e + (1 - decay) * p.detach() for e, p in zip(expected, now, strict=True)]
     for e, p in zip(expected, state.average.parameters(), strict=True):
         torch.testing.assert_close(e, p)
+    assert [schedule(f, s) for f, s in ((0, 0), (0, 49), (0, 60), (0.3, 99), (1, 99))] == [0.02, 1, 1, 0.7, 0]
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(bad: float) -> None:
-    state, g = make()
-    run(state, g, 3)
-    before = [w.clone() for w in weights(state)]
-
-    def loss(model: ScoreModel, batch: Batch) -> tuple[Tensor, Tensor]:
-        return model(batch.x, 1.0).sum(1) * 0 + bad, torch.ones(len(batch.x))
-
+    state = make()
+    list(run(state, steps=3))
+    before = weights(state)
     with pytest.raises(NonFiniteLossError, match="at step 3"):
-        next(train(state, iter([Batch(torch.zeros(4, 2))]), loss, budget=Budget(steps=9)))
-    assert all(torch.equal(a, b) for a, b in zip(before, weights(state), strict=True))
+        next(run(state, bad, steps=9))
+    assert torch.equal(before, weights(state))
 
 
-@pytest.mark.parametrize(("place", "bad"), [(0, math.nan), (0, math.inf), (-1, -math.inf)])
-def test_one_weight_that_is_not_finite_keeps_the_previous_checkpoint(place: int, bad: float, tmp_path: Path) -> None:
-    state, _ = make()
+@pytest.mark.parametrize(("place", "bad"), [(0, math.nan), (-1, -math.inf), (0, None)])
+def test_what_cannot_be_saved_keeps_the_previous_checkpoint(place: int, bad: float | None, tmp_path: Path) -> None:
+    """One weight that is not finite; or a full disk, for which a limit on the size of files stands."""
+    resource = pytest.importorskip("resource")
+    state, limits = make(), resource.getrlimit(resource.RLIMIT_FSIZE)
     state.save(tmp_path / "checkpoint.pt")
     before = (tmp_path / "checkpoint.pt").read_bytes()
-    list(state.model.parameters())[place].data.view(-1)[1] = bad
-    with pytest.raises(NonFiniteLossError, match="weights are not finite at step 0"):
-        state.save(tmp_path / "checkpoint.pt")
-    assert (tmp_path / "checkpoint.pt").read_bytes() == before
-
-
-def test_seconds_that_were_spent_before_count(tmp_path: Path) -> None:
-    """A training of 100 seconds that is resumed after 75 has 25 left."""
-    state, _ = make()
-    state.seconds = 75.0
-    state.save(tmp_path / "checkpoint.pt")
-    resumed, g = make(seed=5)
-    resumed.load(tmp_path / "checkpoint.pt")
-    assert resumed.seconds == 75
-    data = torch.randn(100, 2, generator=g)
-    loss = training_loss(NOISE, generator=g)
-    progress = next(train(resumed, batches(data, 8, generator=g), loss, budget=Budget(seconds=100.0)))
-    assert 75 < progress.seconds < 100
-    assert progress.fraction == progress.seconds / 100
-    assert list(train(resumed, batches(data, 8, generator=g), loss, budget=Budget(seconds=75.0))) == []
-
-
-def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk."""
-    resource = pytest.importorskip("resource")
-    state, _ = make()
-    state.save(tmp_path / "checkpoint.pt")
-    before, limits = (tmp_path / "checkpoint.pt").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    if bad is not None:
+        list(state.model.parameters())[place].data.view(-1)[1] = bad
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"is the disk full|File too large"):
+        with pytest.raises((NonFiniteLossError, OSError), match=r"at step 0|is the disk full|File too large"):
             state.save(tmp_path / "checkpoint.pt")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -139,102 +99,59 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_bad_checkpoints_are_refused_and_change_nothing(tmp_path: Path) -> None:
-    state, g = make()
-    path = tmp_path / "checkpoint.pt"
-    state.save(path)
-    whole = path.read_bytes()
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 1
+def test_seconds_that_were_spent_before_count(tmp_path: Path) -> None:
+    """A training of 100 seconds that is resumed after 75 has 25 left; one that has a quarter of a second uses it."""
+    state, resumed = make(), make(seed=5)
+    state.seconds = 75.0
+    state.save(tmp_path / "checkpoint.pt")
+    resumed.load(tmp_path / "checkpoint.pt")
+    progress = next(run(resumed, seconds=100.0))
+    assert 75 < progress.seconds < 100
+    assert progress.fraction == progress.seconds / 100
+    assert list(run(resumed, seconds=75.0)) == []
+    assert [p.fraction >= 1 for p in run(resumed, seconds=progress.seconds + 0.25)].count(True) == 1
+
+
+def test_checkpoints_that_do_not_fit_are_refused_and_change_nothing(tmp_path: Path) -> None:
+    state = make()
+    list(run(state, steps=2))
+    before = weights(state)
     torch.save({"version": 99}, tmp_path / "version.pt")
-    State(ScoreModel(MLP(2, width=8), 0.0, 1.0), generator=torch.Generator()).save(tmp_path / "other.pt")
-    contents = {
-        "is no whole checkpoint": (b"", whole[: len(whole) // 2], b"not a checkpoint at all", bytes(flipped), None),
-        "version 99; this program reads 1": ((tmp_path / "version.pt").read_bytes(),),
-        "belongs to another network": ((tmp_path / "other.pt").read_bytes(),),
-    }
-    run(state, g, 2)
-    before = [w.clone() for w in weights(state)]
-    for message, cases in contents.items():
-        for content in cases:
-            path.unlink() if content is None else path.write_bytes(content)
-            with pytest.raises(ValueError, match=message):
-                state.load(path)
-            assert all(torch.equal(a, b) for a, b in zip(before, weights(state), strict=True))
-            assert state.step == 2
-
-
-def test_schedule_rises_then_falls_to_zero() -> None:
-    rise = [schedule(0.0, step) for step in range(60)]
-    assert rise[0] == pytest.approx(1 / 50)
-    assert all(a <= b for a, b in pairwise(rise))
-    assert rise[-1] == 1
-    fall = [schedule(i / 10, 1000) for i in range(11)]
-    assert all(a > b for a, b in pairwise(fall))
-    assert fall[-1] == 0
+    make(width=8).save(tmp_path / "other.pt")
+    for name in ("version", "other", "none"):
+        with pytest.raises(ValueError, match=name):
+            state.load(tmp_path / f"{name}.pt")
+        assert torch.equal(before, weights(state))
+        assert state.step == 2
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [{}, {"steps": 0}, {"steps": -3}, {"seconds": 0.0}, {"seconds": -1.0}, {"steps": 1, "seconds": 1.0}],
+    "budget", [{}, {"steps": 0}, {"steps": -3}, {"seconds": 0.0}, {"seconds": math.inf}, {"steps": 1, "seconds": 1.0}]
 )
-def test_budgets_that_are_none_are_refused(arguments: dict[str, float]) -> None:
+def test_budgets_that_are_none_are_refused(budget: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="is"):
-        Budget(**arguments)  # type: ignore[arg-type]
-
-
-def test_a_budget_in_seconds_ends() -> None:
-    state, g = make()
-    data = torch.randn(100, 2, generator=g)
-    loss = training_loss(NOISE, generator=g)
-    last = [*train(state, batches(data, 8, generator=g), loss, budget=Budget(seconds=0.3))][-1]
-    assert last.fraction >= 1
-    assert 0.3 <= last.seconds < 3
-
-
-def in_half() -> tuple[State, torch.Generator]:
-    """A network in float16, whose loss is so small that its gradients are nothing there unless it is scaled."""
-    torch.manual_seed(0)
-    g = torch.Generator().manual_seed(0)
-    return State(ScoreModel(MLP(2, width=16, layers=2), 0.0, 3.0, autocast=torch.float16), generator=g), g
+        Budget(**budget)  # type: ignore[arg-type]
 
 
 def test_float16_learns_the_same_within_rounding() -> None:
     """Of a loss of 10⁻⁷ an unscaled gradient would be nothing in float16; Adam does not care how large it is."""
-    found = []
-    for state, g in (make(), in_half()):
-        before = torch.cat([w.flatten() for w in weights(state)])
-        loss = training_loss(NOISE, generator=g)
-
-        def tiny(model: ScoreModel, batch: Batch) -> tuple[Tensor, Tensor]:
-            losses, sigmas = loss(model, batch)  # noqa: B023
-            return 1e-6 * losses, sigmas
-
-        data = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
-        for _ in train(state, batches(data, 32, generator=g), tiny, budget=Budget(steps=30)):
-            pass
-        found.append(torch.cat([w.flatten() for w in weights(state)]) - before)
-    full, half = found
+    moves = []
+    for state in (make(), make(half=True)):
+        before = weights(state)
+        list(run(state, 1e-6, steps=12))
+        moves.append(weights(state) - before)
+    full, half = moves
     assert torch.nn.functional.cosine_similarity(full, half, dim=0) > 0.99
     assert 0.95 < half.norm() / full.norm() < 1.05
 
 
-def test_a_step_whose_gradient_is_too_large_for_float16_is_left_out() -> None:
-    state, g = in_half()
+def test_the_scale_of_a_loss_falls_where_a_gradient_is_too_large_and_is_kept(tmp_path: Path) -> None:
+    state, other = make(half=True), make(half=True)
     state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 2.0**40})
-    before = weights(state)[0].clone()
-    run(state, g, 1)
-    assert torch.equal(weights(state)[0], before)
-    assert state.scaler.get_scale() == 2.0**39
-
-
-def test_the_scale_of_the_loss_is_kept(tmp_path: Path) -> None:
-    state, g = in_half()
-    state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 512.0})
-    run(state, g, 2)
+    before = weights(state)
+    list(run(state, steps=1))
+    assert torch.equal(weights(state), before), "the step is left out"
     state.save(tmp_path / "checkpoint.pt")
-    other, _ = in_half()
     other.load(tmp_path / "checkpoint.pt")
-    assert other.scaler.get_scale() == 512.0
-    assert not other.kept
-    make()[0].load(tmp_path / "checkpoint.pt")  # a run may go on in another precision
+    assert (other.scaler.get_scale(), other.kept) == (2.0**39, {})
+    make().load(tmp_path / "checkpoint.pt")  # a run may go on in another precision

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from ncsn.noise import place_of
 from ncsn.score import Sigma, expand, float64
 
 
@@ -35,11 +36,6 @@ class Distribution(Protocol):
     def __call__(self, x: Float[Tensor, "b d"], sigma: Sigma, /) -> Float[Tensor, "b d"]:
         """The score ∇ₓ log p_σ(x)."""
         ...
-
-
-def device_of(generator: torch.Generator | None) -> torch.device:
-    """Where draws are made: on the generator's device; on the CPU without one."""
-    return torch.device("cpu") if generator is None else generator.device
 
 
 class GaussianMixture:
@@ -65,7 +61,7 @@ class GaussianMixture:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         """``n`` independent draws of the clean data."""
-        device = device_of(generator)
+        device = place_of(generator)
         component = torch.multinomial(self.weights.to(device), n, replacement=True, generator=generator)
         means = self.means.to(device)[component]
         return means + self.std * torch.randn(means.shape, generator=generator, dtype=means.dtype, device=device)
@@ -113,18 +109,20 @@ class Ring:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
         """``n`` independent draws of the clean data."""
-        device = device_of(generator)
+        device = place_of(generator)
         angle = 2 * math.pi * torch.rand(n, generator=generator, device=device)
         radius = self.radius + self.std * torch.randn(n, generator=generator, device=device)
         return torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
 
     def _integral(
-        self, rho: Float[Tensor, "b 1"], variance: Float[Tensor, "b 1"]
-    ) -> tuple[Float[Tensor, "b nodes"], Float[Tensor, "b nodes"], Float[Tensor, "b nodes"]]:
-        """Sin²(θ/2) at the nodes of a quarter circle, and the weighted integrand there and at π − θ.
+        self, x: Float[Tensor, "b 2"], sigma: Sigma
+    ) -> tuple[Tensor, Tensor, Float[Tensor, "b nodes"], Float[Tensor, "b nodes"], Float[Tensor, "b nodes"]]:
+        """ρ and σ², (b, 1), sin²(θ/2) at the nodes of a quarter circle, and the weighted integrand there and at π − θ.
 
         The integrand is e^(A cos²θ + B cos θ)/π, divided by its value at θ = 0, so that nothing overflows.
         """
+        rho = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        variance = expand(sigma, x) ** 2
         total = self.std**2 + variance
         a, b = rho**2 * self.std**2 / (2 * variance * total), rho * self.radius / total
         # The integrand's width is 1/√(2A + B): beyond thirteen of them there is nothing left.
@@ -132,15 +130,12 @@ class Ring:
         half = (width * self.nodes.to(rho.device) / 2).sin() ** 2
         step = width * self.weights.to(rho.device) / math.pi
         across = -4 * a * half * (1 - half)
-        return half, step * (across - 2 * b * half).exp(), step * (across - 2 * b * (1 - half)).exp()
+        return rho, variance, half, step * (across - 2 * b * half).exp(), step * (across - 2 * b * (1 - half)).exp()
 
     def log_prob(self, x: Float[Tensor, "b 2"], sigma: Sigma) -> Float[Tensor, "b"]:
         """Log p_σ(x) in nats; σ > 0."""
-        exact = float64(x)
-        rho = torch.linalg.vector_norm(exact, dim=1, keepdim=True)
-        variance = expand(sigma, exact) ** 2
+        rho, variance, _, near, far = self._integral(float64(x), sigma)
         total = self.std**2 + variance
-        _, near, far = self._integral(rho, variance)
         peak = -((rho - self.radius) ** 2) / (2 * total) - (variance * total).log() / 2 - math.log(2 * math.pi)
         log_prob: Tensor = peak[:, 0] + (near + far).sum(1).log()
         return log_prob.to(x)
@@ -152,10 +147,8 @@ class Ring:
         by parts, E[cos θ] = E[(2A cos θ + B) sin²θ], in which there is no difference of large numbers and a factor ρ.
         """
         exact = float64(x)
-        rho = torch.linalg.vector_norm(exact, dim=1, keepdim=True)
-        variance = expand(sigma, exact) ** 2
+        rho, variance, half, near, far = self._integral(exact, sigma)
         total = self.std**2 + variance
-        half, near, far = self._integral(rho, variance)
         cos, sin_squared = 1 - 2 * half, 4 * half * (1 - half)
         mass = (near + far).sum(1, keepdim=True)
         mean_square = ((near + far) * sin_squared).sum(1, keepdim=True) / mass
@@ -180,7 +173,7 @@ class Boxes:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         """``n`` independent draws of the clean data."""
-        device = device_of(generator)
+        device = place_of(generator)
         lower = self.lower.to(device)[torch.randint(len(self.lower), (n,), generator=generator, device=device)]
         return lower + self.side * torch.rand(lower.shape, generator=generator, device=device)
 
@@ -250,7 +243,7 @@ TOYS: dict[str, Callable[[], Distribution]] = {
     "checkerboard": checkerboard,
 }
 
-PART = 64  # examples whose distances to all data are in memory at a time
+POINTS_AT_ONCE = 64  # whose distances to all data are in memory
 EXACT = "donot_use_mm_for_euclid_dist"  # differences first, squares then: no digits are lost
 
 
@@ -283,8 +276,8 @@ class Empirical:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n *d"]:
         """``n`` examples, drawn with replacement, on the data's device."""
         device = self.mean.device if generator is None else generator.device
-        chosen = self.centred[torch.randint(len(self.centred), (n,), generator=generator, device=device)]
-        return (chosen.to(self.mean.dtype) + self.mean).view(n, *self.shape)
+        examples = self.centred[torch.randint(len(self.centred), (n,), generator=generator, device=device)]
+        return (examples.to(self.mean.dtype) + self.mean).view(n, *self.shape)
 
     def _logits(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b n"]:
         """Log N(x; x_i, σ²I) but for what does not depend on i; ``x`` is centred."""
@@ -296,7 +289,7 @@ class Empirical:
         centred = float64(x[:, None].flatten(1) - self.mean)
         std = expand(sigma, centred)[:, 0]
         examples = float64(self.centred)
-        parts = zip(torch.split(centred, PART), torch.split(std, PART), strict=True)
+        parts = zip(torch.split(centred, POINTS_AT_ONCE), torch.split(std, POINTS_AT_ONCE), strict=True)
         logits = [-(torch.cdist(part, examples, compute_mode=EXACT) ** 2) / (2 * s[:, None] ** 2) for part, s in parts]
         sums = torch.cat([part.logsumexp(1) for part in logits])
         common = math.log(len(examples)) + centred.shape[1] / 2 * (2 * math.pi * std**2).log()

@@ -8,7 +8,6 @@ determines the samples.  When all blocks are there, they become the output.
 import hashlib
 import io
 import json
-import math
 import os
 import re
 import secrets
@@ -16,7 +15,8 @@ import shutil
 import socket
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,15 +26,12 @@ if TYPE_CHECKING:
 
 JSON_LIMIT = 10**6  # bytes
 LONGEST_LINE = 300  # characters of somebody else's error that are repeated
-MEMBERS_LIMIT = 10**6  # files in an archive
 HOST = re.sub("[^A-Za-z0-9-]", "_", socket.gethostname()) or "host"
+# The names of ``atomic``'s temporary files.
 UNFINISHED = re.compile(r"\..*\.partial\.(?P<host>[\w-]+)\.(?P<process>\d+)\.[0-9a-f]{16}(\.\w+)?")
-"""The names of ``atomic``'s temporary files."""
-GROWING = re.compile(rf"lock|job\.json|\d{{6,}}-[0-9a-f]{{64}}|images|replaced|\w+/\d+\.png|{UNFINISHED.pattern}")
-"""The names of what ``streamed`` has in its hidden folder."""
 
+# All that determines samples: the run, the seed, how they are drawn, by which versions.
 Job: TypeAlias = dict[str, str | int | float | None]
-"""All that determines samples: the run, the seed, how they are drawn, by which versions."""
 
 
 def one_line(error: object) -> str:
@@ -49,53 +46,39 @@ def reason(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
 
 
-def some(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return one_line(", ".join(names[:3]) or "none") + more
-
-
-def read_bytes(path: Path, limit: int) -> bytes:
-    """All bytes of a file.  Raises ValueError if it cannot be read, or has more than ``limit``."""
+def parse_json(content: bytes, where: str) -> dict[str, Any]:
+    """The object that JSON stands for.  Raises ValueError, which begins with ``where``, if it is none."""
     try:
-        with path.open("rb") as file:
-            content = file.read(min(limit, os.fstat(file.fileno()).st_size or limit) + 1)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({reason(error)})") from error
-    if len(content) > limit:
-        raise ValueError(f"{path} has more than {limit:,} bytes")
-    return content
-
-
-def parse_json(content: bytes, where: str) -> Any:
-    """The value that JSON stands for.  Raises ValueError, which begins with ``where``, if it is none."""
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
+        return dict(json.loads(content).items())
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{where} cannot be read ({one_line(error)})") from error
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file of at most a megabyte.  Raises ValueError if it cannot be read."""
-    return parse_json(read_bytes(path, JSON_LIMIT), str(path))
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of at most a megabyte.  Raises ValueError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(JSON_LIMIT + 1)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({reason(error)})") from error
+    if len(content) > JSON_LIMIT:
+        raise ValueError(f"{path} has more than {JSON_LIMIT:,} bytes")
+    return parse_json(content, str(path))
 
 
 @contextmanager
 def opened_zip(path: Path, kind: str) -> Iterator[zipfile.ZipFile]:
     """A zip archive, while the block runs; ``kind``: what errors call it.
 
-    Raises ValueError if it is none, if it has too many members, or one whose name would not fit a line, or one that
-    claims more than its compressed bytes can stand for.
+    Raises ValueError if it is none, or has a member whose name would not fit a line, or one that claims more than its
+    compressed bytes can stand for.
     """
     try:
         archive = zipfile.ZipFile(path)
     except Exception as error:  # of many kinds, by what is broken
         raise ValueError(f"{path} cannot be read as {kind} ({reason(error)})") from error
     with archive:
-        infos = archive.infolist()
-        if len(infos) > MEMBERS_LIMIT:
-            raise ValueError(f"{path} has {len(infos):,} members; at most {MEMBERS_LIMIT:,} are read")
-        for info in infos:
+        for info in archive.infolist():
             if not info.filename.isprintable():
                 raise ValueError(f"{path} has a member by the name {info.filename!r}; it must fit a line")
             # The most that deflate can do is 1032 to 1.
@@ -191,17 +174,18 @@ def check_out(out: Path, *, overwrite: bool, directory: bool = False) -> None:
     sweep(folder)
 
 
+@dataclass
 class Stream:
-    """Samples of ``shape`` (n, *d) and ``dtype`` that grow in a ``folder`` of blocks; ``done`` of them are there.
+    """Samples of ``shape`` (n, *d) and ``dtype`` that grow in a ``folder`` of blocks, of ``size`` rows but for one.
 
-    ``size``: how many rows a block has; the last one may have fewer.
+    ``blocks``: those that are on the disk, and whole.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: "np.dtype", size: int) -> None:
-        self.folder, self.shape, self.dtype, self.size = folder, shape, dtype, size
-        self.blocks: list[Path] = []
-        while whole := next(filter(is_whole, folder.glob(f"{len(self.blocks):06}-*")), None):
-            self.blocks.append(whole)
+    folder: Path
+    shape: tuple[int, ...]
+    dtype: "np.dtype"
+    size: int
+    blocks: list[Path]
 
     @property
     def done(self) -> int:
@@ -216,52 +200,56 @@ class Stream:
             temporary.write_bytes(content)
         self.blocks.append(path)
 
-    def array(self) -> Iterator[bytes]:
-        """The bytes of an .npy of all of them, part by part."""
-        from numpy.lib import format
 
-        header = {"descr": format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
-        format.write_array_header_1_0(head := io.BytesIO(), header)
-        yield head.getvalue()
-        yield from (block.read_bytes() for block in self.blocks)
-
-    def write_images(self, folder: Path) -> None:
-        """Write them as 000000.png and so on, of as many bits as the data has."""
-        import numpy as np
-        from PIL import Image
-
-        digits, number = max(6, len(str(self.shape[0] - 1))), 0
-        for block in self.blocks:
-            for row in np.frombuffer(block.read_bytes(), self.dtype).reshape(-1, *self.shape[1:]):
-                picture = Image.fromarray(row[0] if len(row) == 1 else row.transpose(1, 2, 0))
-                picture.save(folder / f"{number:0{digits}}.png")
-                number += 1
-
-    def finish(self, out: Path) -> None:
-        """Make the output of the blocks, in place of what has its name."""
-        if out.suffix:
-            with atomic(out) as temporary, temporary.open("wb") as file:
-                if out.suffix == ".npy":
-                    file.writelines(self.array())
-                else:
-                    member = zipfile.ZipInfo("samples.npy")  # of no date, so that the same samples are the same bytes
-                    member.compress_type = zipfile.ZIP_DEFLATED
-                    with zipfile.ZipFile(file, "w") as archive, archive.open(member, "w", force_zip64=True) as packed:
-                        packed.writelines(self.array())
+def whole_blocks(folder: Path) -> Iterator[Path]:
+    """The blocks in a folder up to the first that is missing, or has not the sha256 that its name says."""
+    for number, path in enumerate(sorted(folder.glob("[0-9]*-*"))):
+        if path.name != f"{number:06}-{hashlib.sha256(path.read_bytes()).hexdigest()}":
             return
-        images = self.folder / "images"
-        shutil.rmtree(images, ignore_errors=True)  # of a kill while they were written
-        images.mkdir()
-        self.write_images(images)
-        getattr(os, "sync", lambda: None)()  # Windows has none
-        if out.exists():
-            out.replace(self.folder / "replaced")
-        images.replace(out)
+        yield path
 
 
-def is_whole(block: Path) -> bool:
-    """Whether a block has the sha256 that its name says."""
-    return hashlib.sha256(block.read_bytes()).hexdigest() == block.name.rpartition("-")[2]
+def npy(stream: Stream) -> Iterator[bytes]:
+    """The bytes of an .npy of all samples, part by part."""
+    from numpy.lib import format
+
+    header = {"descr": format.dtype_to_descr(stream.dtype), "fortran_order": False, "shape": stream.shape}
+    format.write_array_header_1_0(head := io.BytesIO(), header)
+    yield head.getvalue()
+    yield from (block.read_bytes() for block in stream.blocks)
+
+
+def write_npy(stream: Stream, path: Path) -> None:
+    """All samples as an .npy."""
+    with path.open("wb") as file:
+        file.writelines(npy(stream))
+
+
+def write_npz(stream: Stream, path: Path) -> None:
+    """All samples as an .npz, under the key samples."""
+    member = zipfile.ZipInfo("samples.npy")  # of no date, so that the same samples are the same bytes
+    member.compress_type = zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(path, "w") as archive, archive.open(member, "w", force_zip64=True) as packed:
+        packed.writelines(npy(stream))
+
+
+def write_images(stream: Stream, out: Path) -> None:
+    """All samples as a folder of 000000.png and so on, of as many bits as the data has."""
+    import numpy as np
+    from PIL import Image
+
+    images, digits = stream.folder / "images", max(6, len(str(stream.shape[0] - 1)))
+    shutil.rmtree(images, ignore_errors=True)  # of a kill while they were written
+    images.mkdir()
+    for first, block in enumerate(stream.blocks):
+        rows = np.frombuffer(block.read_bytes(), stream.dtype).reshape(-1, *stream.shape[1:])
+        for number, row in enumerate(rows, first * stream.size):
+            picture = Image.fromarray(row[0] if len(row) == 1 else row.transpose(1, 2, 0))
+            picture.save(images / f"{number:0{digits}}.png")
+    getattr(os, "sync", lambda: None)()  # Windows has none
+    if out.exists():
+        out.replace(stream.folder / "replaced")
+    images.replace(out)
 
 
 @contextmanager
@@ -272,52 +260,38 @@ def streamed(
 
     ``out`` ends in .npz, .npy, or nothing for a folder of PNG images.  Where ``done`` is not 0, so many are there
     already.  ``overwrite``: an output may be replaced, and what another job has left unfinished is removed.
-    Raises ValueError if samples of that kind cannot be written so, if the disk has no room for them, if the place is
-    taken by something else, if another job has left it unfinished, or if another process is writing it.
+    Raises ValueError if samples of that kind cannot be written so, if the place is taken by something else, if another
+    job has left it unfinished, or if another process is writing it.
     """
+    from filelock import FileLock, Timeout
+
     directory, folder = not out.suffix, out.with_name(f".{out.name}.partial")
     check_out(out, overwrite=overwrite, directory=directory)
     if directory and (len(shape), *shape[1:2], dtype.name) not in [(4, 1, "uint8"), (4, 3, "uint8"), (4, 1, "uint16")]:
         raise ValueError(
-            f"samples are {dtype} of shape {shape[1:]}; a folder of PNG images holds grey ones of 8 or 16 bits, and "
-            "RGB of 8: give --out a name that ends in .npz or .npy"
+            f"samples are {dtype} of shape {shape[1:]}; a folder of PNG images holds grey ones of 8 or 16 bits and RGB "
+            "of 8: --out *.npz or *.npy holds them"
         )
-    size, free = 2 * math.prod(shape) * dtype.itemsize, shutil.disk_usage(out.absolute().parent).free
-    if size > free and not folder.exists():
-        raise ValueError(
-            f"{shape[0]:,} samples need {size / 1e9:,.0f} GB until {out} is whole; {free / 1e9:,.0f} are free"
-        )
-    job = job | {"rows": f"{block} of {shape} {dtype.name}"}
-    with alone(folder, out):
-        begin(folder, job, overwrite)
-        stream = Stream(folder, shape, dtype, block)
-        try:
-            yield stream
-            check_out(out, overwrite=overwrite, directory=directory)  # hours later
-            stream.finish(out)
-            stream.blocks = []  # nothing is left to go on from
-        finally:
-            if not stream.blocks:
-                shutil.rmtree(folder)
-
-
-@contextmanager
-def alone(folder: Path, out: Path) -> Iterator[None]:
-    """The hidden ``folder``, in which no other process writes while the block runs.
-
-    Raises ValueError if another process does, or if something is there that this program has not made.
-    """
-    from filelock import FileLock, Timeout
-
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+    others = {path.name for path in folder.glob("[!.]*")} - {"lock"}
+    if folder.is_symlink() or folder.is_file() or (others and not (folder / "job.json").is_file()):
         raise ValueError(f"{folder} is not a folder of unfinished samples; move it, or give another --out")
     folder.mkdir(exist_ok=True)
-    for path in folder.rglob("*"):
-        if path.is_symlink() or not GROWING.fullmatch(path.relative_to(folder).as_posix()):
-            raise ValueError(f"{path} is no part of unfinished samples; move it, or give another --out")
     try:
         with FileLock(folder / "lock", timeout=0):
-            yield
+            begin(folder, job | {"rows": f"{block} of {shape} {dtype.name}"}, overwrite)
+            stream = Stream(folder, shape, dtype, block, [*whole_blocks(folder)])
+            try:
+                yield stream
+                check_out(out, overwrite=overwrite, directory=directory)  # hours later
+                if directory:
+                    write_images(stream, out)
+                else:
+                    with atomic(out) as temporary:
+                        (write_npy if out.suffix == ".npy" else write_npz)(stream, temporary)
+                stream.blocks = []  # nothing is left to go on from
+            finally:
+                if not stream.blocks:
+                    shutil.rmtree(folder)
     except Timeout as error:
         raise ValueError(f"another process is writing {out}; wait for it, or give another --out") from error
 
@@ -329,20 +303,12 @@ def begin(folder: Path, job: Job, overwrite: bool) -> None:
     """
     sweep(folder, everybodys=True)
     note, blocks = folder / "job.json", [*folder.glob("[0-9]*-*")]
-    try:
-        theirs = dict(read_json(note))
-    except (ValueError, TypeError):
-        theirs = {}
-    if theirs == job:
-        return
-    if blocks and not overwrite:
-        others = ", ".join(
-            f"{name} {theirs.get(name)}, not {job[name]}" for name in job if theirs.get(name) != job[name]
-        )
-        raise ValueError(
-            f"{folder} holds samples of another job ({others}); finish that one by its own command, or give "
-            "--overwrite to remove them"
-        )
-    for path in blocks:
+    theirs = {}
+    with suppress(ValueError):
+        theirs = read_json(note)
+    others = ", ".join(f"{name} {theirs.get(name)}, not {job[name]}" for name in job if theirs.get(name) != job[name])
+    if others and blocks and not overwrite:
+        raise ValueError(f"{folder} holds samples of another job ({others}); finish it, or --overwrite removes them")
+    for path in blocks if others else ():
         path.unlink()
     write_json(note, job)

@@ -17,7 +17,6 @@ from ncsn.files import one_line, read_json
 RUN_FILES = ["config.json", "model.safetensors", "metrics.json", "guide/config.json", "guide/model.safetensors"]
 EVALUATION, CARD = "evaluation.json", "README.md"
 SHARED = [*RUN_FILES, EVALUATION, CARD]
-MOST_CLASSES = 20  # that a card lists
 
 
 @contextmanager
@@ -97,33 +96,21 @@ def without_folders(value: Any) -> Any:
 def card(folder: Path, model: str, licence: str | None) -> str:
     """A model card in Markdown: how to use the run, its data, and its numbers beside their floors."""
     config = read_json(folder / "config.json")
-    recipe, name = config["recipe"], config.get("data", {}).get("dataset", "data")
+    recipe, data = config["recipe"], config.get("data", {}).get("dataset", "data")
     head = ["library_name: ncsn", "tags: [score-matching, ncsn]"]
     head += [f"license: {licence}"] if licence else []
     head += ["pipeline_tag: unconditional-image-generation"] if len(recipe["shape"]) == 3 else []
     usage = ["import ncsn  # pip install 'ncsn[hub]'", f'run = ncsn.load("hf://{model}")', "x = run.sample(16, seed=0)"]
     shape = " × ".join(map(str, recipe["shape"]))
-    about = f"A noise conditional score network of {markdown(name)}, examples of shape {shape}."
-    if recipe["shares"]:
-        shares = [f"{markdown(name)} ({share:.1%})" for name, share in recipe["shares"].items()]
-        about += f"\n{len(shares)} classes: {', '.join(shares[:MOST_CLASSES])}."
+    about = f"A noise conditional score network of `{data}`, examples of shape {shape}."
+    about += f"\nClasses: {', '.join(f'`{name}`' for name in recipe['shares'])}." if recipe["shares"] else ""
     lines = ["---", *head, "---", "", f"# {model.rpartition('/')[2]}", "", about, "", "```python", *usage, "```", ""]
-    return "\n".join([*lines, *quality(read_json(folder / EVALUATION) if (folder / EVALUATION).exists() else {}), ""])
-
-
-def quality(evaluation: dict[str, Any]) -> list[str]:
-    """The numbers of an evaluation, each beside what held-out and training images score."""
-    if not evaluation:
-        return ["Not evaluated."]
+    if not (folder / EVALUATION).exists():
+        return "\n".join([*lines, "Not evaluated.", ""])
+    evaluation = read_json(folder / EVALUATION)
     few = "" if evaluation["comparable"] else ", too few to be comparable"
-    lines = [f"{evaluation['n']:,} samples{few}, seen by {markdown(evaluation['features'])}:", ""]
+    lines += [f"{evaluation['n']:,} samples{few}, seen by `{evaluation['features']}`:", ""]
     lines += ["| | generated | held out | training |", "|---|---|---|---|"]
     for name, metric in evaluation["metrics"].items():
-        values = " | ".join(f"{metric[kind]:.4g}" for kind in ("generated", "held_out", "training"))
-        lines.append(f"| {markdown(name)} | {values} |")
-    return [*lines, "", *(f"- {markdown(note)}" for note in evaluation.get("notes", ()))]
-
-
-def markdown(text: str) -> str:
-    """Words from a file in one line of Markdown, where they mean nothing else."""
-    return re.sub(r"([\\`*_\[\]<>|&])", r"\\\1", one_line(text))
+        lines.append(f"| {name} | {metric['generated']:.4g} | {metric['held_out']:.4g} | {metric['training']:.4g} |")
+    return "\n".join([*lines, ""])

@@ -1,4 +1,4 @@
-r"""Likelihood: the density of a point by following the probability flow from it to the noise.
+r"""LogDensities: the density of a point by following the probability flow from it to the noise.
 
 Along the flow dx/dσ = −σ·s(x, σ) a density changes by the divergence alone (Song et al. 2020, arXiv:2011.13456,
 equation 39 and appendix D.2; Chen et al. 2018), so that
@@ -22,8 +22,8 @@ from ncsn.score import Score, Sigma
 
 
 @dataclass(frozen=True)
-class Likelihood:
-    """Log densities in nats, their standard errors over probes, and evaluations of the score.
+class LogDensities:
+    """Log densities of points in nats, their standard errors over probes, and evaluations of the score.
 
     A standard error is 0 for an exact trace, and NaN, for it is not known, for a single probe.
     """
@@ -40,10 +40,8 @@ def divergences(
 
     Hutchinson 1989; Song et al. 2020, equation 40.
     """
-    with torch.inference_mode(False), torch.enable_grad():
-        # Copies: what was made in inference mode takes no part in automatic differentiation.
-        x = x.detach().clone().requires_grad_()
-        sigma = sigma.clone() if isinstance(sigma, Tensor) else sigma
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
         with machine.uncompiled():  # for its gradient is asked for once for each direction
             s = score(x, sigma)
         products = [torch.autograd.grad(s, x, v, retain_graph=True)[0] for v in directions]
@@ -94,7 +92,7 @@ def log_prob(
     probes: int | None = None,
     tolerance: float = 1e-4,
     generator: torch.Generator | None = None,
-) -> Likelihood:
+) -> LogDensities:
     """Log p_σ(x) at σ = ``sigma_min``, in nats, by an adaptive Runge–Kutta method (scipy's RK45) in ln σ.
 
     The results are on the CPU, in double precision; the score is evaluated on x's device, in its type.
@@ -117,7 +115,7 @@ def log_prob(
         raise ValueError(f"tolerance is {tolerance}; it must be positive")
     if len(x) == 0:
         nothing = torch.zeros(0, dtype=torch.float64, device="cpu")
-        return Likelihood(log_prob=nothing, standard_error=nothing, nfe=0)
+        return LogDensities(log_prob=nothing, standard_error=nothing, nfe=0)
     shape, dimension, nfe = x.shape, x[0].numel(), 0
     if probes is None:
         basis = torch.eye(dimension, dtype=x.dtype, device=x.device).view(dimension, 1, *shape[1:])
@@ -150,14 +148,14 @@ def log_prob(
         error = torch.zeros_like(noise)
     else:
         error = gains.std(0) / probes**0.5 if probes > 1 else torch.full_like(noise, math.nan)
-    return Likelihood(log_prob=noise - gains.mean(0), standard_error=error, nfe=nfe)
+    return LogDensities(log_prob=noise - gains.mean(0), standard_error=error, nfe=nfe)
 
 
-def joined(parts: Sequence[Likelihood]) -> Likelihood:
+def joined(parts: Sequence[LogDensities]) -> LogDensities:
     """One of several, in their order; ``nfe`` is the largest.  Raises ValueError if there are none."""
     if not parts:
-        raise ValueError("there are no likelihoods to join")
-    return Likelihood(
+        raise ValueError("there are no log densities to join")
+    return LogDensities(
         log_prob=torch.cat([part.log_prob for part in parts]),
         standard_error=torch.cat([part.standard_error for part in parts]),
         nfe=max(part.nfe for part in parts),
@@ -170,27 +168,3 @@ def bits_per_dimension(log_prob: Float[Tensor, "b"], dimension: int) -> Float[Te
     Theis et al. 2016 (arXiv:1511.01844), section 3.1.
     """
     return 8 - log_prob / (dimension * math.log(2))
-
-
-@dataclass(frozen=True)
-class Bits:
-    """What examples cost in bits per dimension, with each one's standard error over probes."""
-
-    each: Float[Tensor, "b"]
-    error: Float[Tensor, "b"]
-
-    @classmethod
-    def of(cls, found: Likelihood, dimension: int) -> "Bits":
-        """From log densities of (byte + u)/256; an error in nats is one of 1/(D ln 2) bits per dimension."""
-        error = found.standard_error / (dimension * math.log(2))
-        return cls(bits_per_dimension(found.log_prob, dimension), error)
-
-    @property
-    def mean(self) -> float:
-        """Over all examples."""
-        return float(self.each.mean())
-
-    @property
-    def mean_error(self) -> float:
-        """The standard error of the mean over examples; not known of one."""
-        return float(self.each.std()) / len(self.each) ** 0.5 if len(self.each) > 1 else math.nan

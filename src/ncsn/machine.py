@@ -10,14 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import platformdirs
 import psutil
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 USUAL_MEMORY = 2**34  # bytes, where a system does not say
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for what mallopt sets, in malloc.h
@@ -134,23 +131,6 @@ def wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-class Results(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within it, the bytes of what operations make are counted: of ``all``, and of the ``largest``."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.all = self.largest = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do what is asked, and count what it makes anew."""
-        made = func(*args, **(kwargs or {}))
-        if not (func.is_view or func._schema.is_mutable):
-            sizes = [value.nbytes for value in tree_leaves(made) if isinstance(value, Tensor)]
-            self.all += sum(sizes)
-            self.largest = max([self.largest, *sizes])
-        return made
-
-
 def memory_of(device: torch.device) -> int:
     """How many bytes of memory the device has, for all who compute on it."""
     return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory()
@@ -164,13 +144,6 @@ def onto(device: torch.device, x: Tensor) -> Tensor:
     if device.type == "cuda" and x.device.type == "cpu":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
-
-
-def check_memory(needed: int, device: torch.device, what: str) -> None:
-    """Raises ValueError if ``what`` needs more bytes than the device has."""
-    there = memory_of(device)
-    if needed > there:
-        raise ValueError(f"{what} would need about {needed / 1e9:,.0f} GB of memory; there are {there / 1e9:,.0f} GB")
 
 
 DEVICES: dict[str, Callable[[], bool]] = {

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ncsn.score import Score, Sigma, expand, guided
+from ncsn.score import Sigma, expand
 
 
 @runtime_checkable
@@ -148,13 +148,6 @@ class ScoreModel(nn.Module):
         """How many classes the network can be told; 0 if none."""
         table = getattr(self.network, "labels", None)
         return table.num_embeddings - 1 if isinstance(table, nn.Embedding) else 0
-
-    def given(self, label: Int64[Tensor, ""] | Int64[Tensor, "b"], guidance: float = 1.0) -> Score:
-        """The score of one class, or of one class per example; ``guidance`` > 1 exaggerates what makes the class.
-
-        The price is variety, and two evaluations: ``guided`` by the score without a class.
-        """
-        return guided(lambda x, sigma: self(x, sigma, label.expand(len(x))), self, guidance)
 
     def residual_weight(self, sigma: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """What turns the score matching loss ½‖σs + z‖² into the squared error of what the network returns."""

@@ -36,6 +36,11 @@ def place_of(generator: torch.Generator | None) -> torch.device:
     return torch.device("cpu") if generator is None else generator.device
 
 
+def noise_like(x: Float[Tensor, "b *d"], generator: torch.Generator | None) -> Float[Tensor, "b *d"]:
+    """Standard normal numbers, of the shape and type of ``x``."""
+    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+
 def stratified(n: int, generator: torch.Generator | None) -> Float[Tensor, "n"]:
     """Uniform numbers in [0, 1), in random order, one in each of ``n`` equal parts: with less variance."""
     device = place_of(generator)
@@ -106,7 +111,7 @@ class Karras:
 class LogNormal:
     """ln σ ~ N(mean, std²), within ``sigma_min`` and ``sigma_max`` (Karras et al. 2022, table 1).
 
-    Raises ValueError unless std > 0 and sigma_max > sigma_min > 0.
+    Raises ValueError unless std > 0 and sigma_max ≥ sigma_min > 0.
     """
 
     mean: float
@@ -118,10 +123,7 @@ class LogNormal:
         """Refuse what is no distribution."""
         if not self.std > 0:
             raise ValueError(f"std is {self.std}; it must be positive")
-        if not (math.isfinite(self.sigma_max) and self.sigma_max > self.sigma_min > 0):
-            raise ValueError(
-                f"sigma_max is {self.sigma_max} and sigma_min is {self.sigma_min}; allowed is sigma_max > sigma_min > 0"
-            )
+        check_range(self.sigma_max, self.sigma_min, 1)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
         """``n`` noise levels, one in each n-th of the distribution; those beyond an end are moved to that end.
@@ -131,9 +133,10 @@ class LogNormal:
         """
         quantiles = stratified(n, generator)
         device = quantiles.device
-        known = quantiles.cpu() if device.type == "mps" else quantiles  # Apple's GPUs have no such function
+        if device.type == "mps":  # Apple's GPUs have no quantile function
+            quantiles = quantiles.cpu()
         # Within ±5.2 standard deviations, where float32 can tell a quantile from 0 and 1.
-        log_sigma: Tensor = self.mean + self.std * torch.special.ndtri(known.clamp(1e-7, 1 - 1e-7)).to(device)
+        log_sigma: Tensor = self.mean + self.std * torch.special.ndtri(quantiles.clamp(1e-7, 1 - 1e-7)).to(device)
         return log_sigma.exp().clamp(self.sigma_min, self.sigma_max)
 
 
@@ -166,19 +169,19 @@ def largest_distance(data: Float[Tensor, "n *d"], *, limit: int = 10_000) -> flo
     return max(float(torch.cdist(part, flat).max()) for part in flat.split(500))  # type: ignore[no-untyped-call]
 
 
-def level_ratio(dimension: int, *, overlap: float = 0.5) -> float:
+def level_ratio(dimension: int) -> float:
     """The ratio γ of neighbouring noise levels at which samples of one are likely at the next: NCSNv2's technique 2.
 
-    Solves Φ(√(2D)(γ − 1) + 3γ) − Φ(√(2D)(γ − 1) − 3γ) = ``overlap``: Song & Ermon 2020, section 3.2, where 0.5 is
-    recommended.  About 1.082 for D = 784.  The criterion is one for many dimensions: below five it holds for every γ,
-    at 18 it gives 2, and no more than that is returned.
+    Solves Φ(√(2D)(γ − 1) + 3γ) − Φ(√(2D)(γ − 1) − 3γ) = ½: Song & Ermon 2020, section 3.2.  About 1.082 for D = 784.
+    The criterion is one for many dimensions: below five it holds for every γ, at 18 it gives 2, and 2 is the most that
+    is returned.
     """
     from scipy.optimize import brentq  # here, because it takes as long as a fifth of torch
     from scipy.special import ndtr
 
     def excess(ratio: float) -> float:
         shift = math.sqrt(2 * dimension) * (ratio - 1)
-        return float(ndtr(shift + 3 * ratio) - ndtr(shift - 3 * ratio)) - overlap
+        return float(ndtr(shift + 3 * ratio) - ndtr(shift - 3 * ratio)) - 0.5
 
     return float(brentq(excess, 1.0, 2.0)) if excess(2.0) < 0 else 2.0
 
@@ -217,15 +220,13 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
     extent of one coordinate, which is 0.01 for pixels in [0, 1].  ``steps``: Langevin steps on each level.
     Raises ValueError if there are fewer than two different examples, or numbers that are not finite.
     """
-    if len(data) < 2:
-        raise ValueError(f"data of shape {tuple(data.shape)} has no two different examples")
-    wrong = int((~data.isfinite()).sum())
-    if wrong:
-        raise ValueError(f"data has {wrong} numbers that are NaN or infinite; remove or fill in their rows")
-    sigma_max, dimension = largest_distance(data), data[0].numel()
+    bad = int((~data.isfinite()).sum())
+    if bad:
+        raise ValueError(f"data has {bad} numbers that are NaN or infinite; remove or fill in their rows")
+    sigma_max = largest_distance(data) if len(data) else 0.0
     if not sigma_max > 0:
         raise ValueError(f"data of shape {tuple(data.shape)} has no two different examples")
-    smallest = "as given"
+    dimension, smallest = data[0].numel(), "as given"
     if sigma_min is None:
         flat, smallest = data[:, None].flatten(1), "a hundredth of a coordinate's range, noise that does not matter"
         sigma_min = float((flat.amax(0) - flat.amin(0)).max()) / 100

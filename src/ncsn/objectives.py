@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ncsn.model import ScoreModel
-from ncsn.noise import Proposal
+from ncsn.noise import Proposal, noise_like
 from ncsn.score import LabelledScore, Score, Sigma, conditioned, expand
 
 
@@ -20,11 +20,6 @@ class Batch(NamedTuple):
 
     x: Float[Tensor, "b *d"]
     label: Int64[Tensor, "b"] | None = None
-
-
-def noise_like(x: Float[Tensor, "b *d"], generator: torch.Generator | None) -> Float[Tensor, "b *d"]:
-    """Standard normal numbers, of the shape and type of ``x``."""
-    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
 def dsm(
@@ -69,8 +64,8 @@ def posterior_dsm(
     std = expand(sigma, x)
     noisy, target = x + std * z, -z / std
     many = (sigma > above).nonzero()[:, 0]
-    asked = None if label is None else label[many]
-    target[many] = conditioned(data_score, asked)(noisy[many], sigma[many])
+    classes = None if label is None else label[many]
+    target[many] = conditioned(data_score, classes)(noisy[many], sigma[many])
     s = conditioned(score, label)(noisy, sigma)
     return (std * (s - target)).square().flatten(1).sum(1) / 2
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from ncsn.evaluation import Evaluation
 from ncsn.files import atomic
 from ncsn.samplers import Step
 from ncsn.score import Score
+from ncsn.training import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,12 +66,13 @@ def _visible_channels(images: Shaped[Tensor, "n c h w"]) -> Shaped[Tensor, "n d 
     return images[:, : 3 if images.shape[1] >= 3 else 1]
 
 
-def tile(images: UInt8[Tensor, "n c h w"], columns: int, *, zoom: int = 2) -> Image.Image:
+def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int = 10, zoom: int = 2) -> Image.Image:
     """Images side by side, ``columns`` a row, each pixel ``zoom`` × ``zoom``, with a gap of two pixels between them.
 
-    Of two channels the first is shown, of more than three the first three.
+    ``x``: bytes, or reals in [0, 1], of which values beyond are clipped; of two channels the first is shown, of more
+    than three the first three.  ``path``: where it is written as well, in the format of the suffix.
     """
-    images = _visible_channels(images)
+    images = _visible_channels(x if x.dtype == torch.uint8 else quantize(x))
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     padded = torch.full((rows * columns, channels, height + 2, width + 2), 64, dtype=torch.uint8)
@@ -78,16 +80,7 @@ def tile(images: UInt8[Tensor, "n c h w"], columns: int, *, zoom: int = 2) -> Im
     sheet = padded.view(rows, columns, channels, height + 2, width + 2).permute(0, 3, 1, 4, 2)
     sheet = sheet.reshape(rows * (height + 2), columns * (width + 2), channels)
     picture = Image.fromarray(sheet.squeeze(-1).numpy())
-    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
-
-
-def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int = 10) -> Image.Image:
-    """A grid of images, each pixel two by two.
-
-    ``x``: bytes, or reals in [0, 1], of which values beyond are clipped.  ``path``: where it is written as well, in the
-    format of the suffix.
-    """
-    picture = tile(x if x.dtype == torch.uint8 else quantize(x), columns)
+    picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
     if path is not None:
         with atomic(Path(path)) as temporary:
             picture.save(temporary)
@@ -113,7 +106,7 @@ def evolution(steps: Sequence[Step], path: Place = None, *, examples: int = 8, c
     """
     shown = _spread(steps, columns)
     images = torch.stack([visible(x[:examples], sigma) for sigma, x in shown], 1)
-    picture = tile(images.flatten(0, 1), len(shown), zoom=3)
+    picture = image_grid(images.flatten(0, 1), columns=len(shown), zoom=3)
     figure = _blank(10.0, 10.0 * picture.height / picture.width + 0.45)
     axes = figure.subplots()
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
@@ -126,7 +119,7 @@ def evolution(steps: Sequence[Step], path: Place = None, *, examples: int = 8, c
 
 def evolution_animation(steps: Sequence[Step], path: Path | str, *, examples: int = 36) -> None:
     """The same as an animation of a grid, in at most 40 frames and 16 shades, which keeps the file small."""
-    frames = [tile(visible(x[:examples], sigma), 6).quantize(16) for sigma, x in _spread(steps, 40)]
+    frames = [image_grid(visible(x[:examples], sigma), columns=6).quantize(16) for sigma, x in _spread(steps, 40)]
     _animate(frames, path, milliseconds=120)
 
 
@@ -237,22 +230,8 @@ def trajectories(states: Sequence[Panel], path: Path | str, *, view: float | Ext
     _animate(frames, path, milliseconds=180)
 
 
-@runtime_checkable
-class LossRow(Protocol):
-    """What is drawn of a training: losses by step, and those of held-out images by noise level."""
-
-    @property
-    def step(self) -> int: ...  # noqa: D102
-    @property
-    def loss(self) -> float: ...  # noqa: D102
-    @property
-    def validation_loss(self) -> float: ...  # noqa: D102
-    @property
-    def validation_bands(self) -> Sequence[float | None]: ...  # noqa: D102
-
-
 @_styled()
-def loss_curves(rows: Sequence[LossRow], bands: Sequence[str], path: Place = None) -> "Figure":
+def loss_curves(rows: Sequence[Row], bands: Sequence[str], path: Place = None) -> "Figure":
     """Training and validation loss against the step, and validation loss in each σ band.
 
     ``rows``: those of metrics.jsonl.  ``bands``: what each of ``validation_bands`` is called.
@@ -263,8 +242,7 @@ def loss_curves(rows: Sequence[LossRow], bands: Sequence[str], path: Place = Non
     left, right = figure.subplots(1, 2)
     steps = [row.step for row in rows]
     left.plot(steps, [row.loss for row in rows], ".-", color=QUIET, ms=3, lw=1, label="training")
-    held_out = [row.validation_loss for row in rows]
-    left.plot(steps, held_out, ".-", color=POINTS, label="validation, averaged weights")
+    left.plot(steps, [row.validation_loss for row in rows], ".-", color=POINTS, label="validation, averaged weights")
     colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(bands)))
     for i, (band, colour) in enumerate(zip(bands, colours, strict=True)):
         right.plot(steps, [row.validation_bands[i] for row in rows], ".-", color=colour, label=band)
@@ -280,50 +258,36 @@ def loss_curves(rows: Sequence[LossRow], bands: Sequence[str], path: Place = Non
 
 @_styled()
 def evaluation_page(
-    samples: UInt8[Tensor, "n c h w"], neighbours: UInt8[Tensor, "n c h w"], found: Evaluation, path: Place = None
+    samples: UInt8[Tensor, "n c h w"], neighbours: UInt8[Tensor, "n c h w"], result: Evaluation, path: Place = None
 ) -> "Figure":
     """One page about samples: each above its nearest training image, the class histogram, and the ratios to real.
 
     ``samples``: a multiple of ten.  ``neighbours``: the training images nearest to them.
     """
     tens = [images.reshape(-1, 10, *images.shape[1:]) for images in (samples, neighbours)]
-    pairs = _visible_channels(torch.stack(tens, 1).flatten(0, 2))
-    channels = samples.shape[1]
-    shown = "" if channels in (1, 3) else f" ({pairs.shape[1]} of {channels} channels)"
+    pairs = torch.stack(tens, 1).flatten(0, 2)
     figure = _blank(10, 4.6)
-    widths = [2.2, 1.3, 1] if found.classes else [2.2, 1]
+    widths = [2.2, 1.3, 1] if result.classes else [2.2, 1]
     left, *middle, right = figure.subplots(1, len(widths), width_ratios=widths)
-    _show_picture(left, tile(pairs, 10), f"Samples, each above its nearest training image{shown}")
+    _show_picture(left, image_grid(pairs), "Samples, each above its nearest training image")
     for axes in middle:
-        _class_histogram(axes, found)
-    _ratios_to_held_out(right, found)
+        k = np.arange(len(result.classes))
+        axes.bar(k - 0.2, result.held_out_histogram, 0.4, label="held out", color=QUIET)
+        axes.bar(k + 0.2, result.generated_histogram, 0.4, label="generated", color=POINTS)
+        axes.set_title("Share of each class")
+        if len(k) <= 30:  # there is room for all names
+            upright = 0 if sum(map(len, result.classes)) <= 26 else 90
+            axes.set_xticks(k, result.classes, rotation=upright, fontsize=8, parse_math=False)  # a name may have a $
+        axes.legend(fontsize=8)
+    # The scale has no place for a distance of 0; bars say their numbers.
+    ratios = {name: m.ratio for name, m in result.metrics.items() if m.ratio is not None and m.ratio > 0}
+    bars = right.bar([name.replace("_", "\n") for name in ratios], list(ratios.values()), color=POINTS)
+    right.bar_label(bars, fmt="%.3g")
+    right.axhline(1, color="grey", lw=0.8, ls=":", zorder=0)
+    right.set(title=f"Over held out, n = {result.n:,}", yscale="log")
+    right.yaxis.set_tick_params(which="both", left=False, labelleft=False)
+    right.tick_params(axis="x", labelsize=7.5)
     return _finish(figure, path)
-
-
-def _class_histogram(axes: "Axes", found: Evaluation) -> None:
-    """The share of each class; its name where there is room for all of them."""
-    k = np.arange(len(found.classes))
-    axes.bar(k - 0.2, found.held_out_histogram, 0.4, label="held out", color=QUIET)
-    axes.bar(k + 0.2, found.generated_histogram, 0.4, label="generated", color=POINTS)
-    axes.set(title="Share of each class", ylim=(0, 1.15 * max(found.held_out_histogram + found.generated_histogram)))
-    if len(k) <= 30:
-        upright = 0 if sum(map(len, found.classes)) <= 26 else 90
-        axes.set_xticks(k, found.classes, rotation=upright, fontsize=8, parse_math=False)  # a name may have a $
-    axes.legend(fontsize=8, ncols=2)
-
-
-def _ratios_to_held_out(axes: "Axes", found: Evaluation) -> None:
-    """Distances over those of held-out images, on a scale that has no place for a distance of 0."""
-    ratios = {name: m.ratio for name, m in found.metrics.items() if m.ratio is not None and m.ratio > 0}
-    bars = axes.bar([name.replace("_", "\n") for name in ratios], list(ratios.values()), color=POINTS)
-    axes.bar_label(bars, fmt="%.3g")
-    axes.axhline(1, color="grey", lw=0.8, ls=":", zorder=0)
-    axes.set(title=f"Over held out, n = {found.n:,}", yscale="log")
-    axes.set_ylim(min([0.5, *ratios.values()]) / 1.2, max([2.0, *ratios.values()]) * 1.3)
-    axes.locator_params(axis="y", subs=(1, 2, 5))
-    axes.yaxis.set_major_formatter("{x:.3g}")
-    axes.yaxis.set_minor_formatter("")
-    axes.tick_params(axis="x", labelsize=7.5)
 
 
 @_styled()
@@ -351,6 +315,6 @@ def posterior_page(
     for axes, (title, image) in zip(panels, images.items(), strict=True):
         pixels = _visible_channels(quantize(image.cpu())[None])[0]
         _show_picture(axes, Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy()), title)
-    sheet = tile(quantize(samples), min(columns, len(samples)))
+    sheet = image_grid(samples, columns=min(columns, len(samples)))
     _show_picture(halves[1].subplots(), sheet, "samples of the posterior")
     return _finish(figure, path)

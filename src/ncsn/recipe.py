@@ -1,12 +1,11 @@
 """A recipe: how to build a run's model again, and how to sample it; what config.json keeps of both."""
 
-import math
 import reprlib
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
-from annotated_types import Interval, MaxLen, MinLen
+from annotated_types import Interval, MinLen
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -15,22 +14,13 @@ from ncsn import machine, networks
 from ncsn.data.pixels import Depth
 from ncsn.model import EDM, Plain, Preconditioning, Scaled, ScoreModel
 from ncsn.samplers import Sampling
-from ncsn.validation import MOST_LEVELS, check_call
+from ncsn.validation import Count, check_call
 
 MOST_WEIGHTS = 2 * 10**9  # of a network
-LARGEST_EXAMPLE = 10**9  # numbers
 
 Label = int | str | Int64[Tensor, "n"]
-Side: TypeAlias = Annotated[int, Interval(ge=1, le=LARGEST_EXAMPLE)]
 Size: TypeAlias = Annotated[int, Interval(ge=0, le=2**20)]  # a width, a number of classes
-Argument: TypeAlias = (
-    bool
-    | Size
-    | float
-    | str
-    | Annotated[tuple[Size, ...], MaxLen(MOST_LEVELS)]
-    | Annotated[tuple[float, ...], MaxLen(MOST_LEVELS)]
-)
+Argument: TypeAlias = bool | Size | float | str | tuple[Size, ...] | tuple[float, ...]
 PreconditioningName = Literal["karras", "scaled", "plain"]
 PRECONDITIONINGS: dict[PreconditioningName, Preconditioning] = {
     "karras": EDM(),
@@ -102,22 +92,19 @@ class Recipe:
     ``preconditioning``: what makes it a score.  ``shape``: of one example.  ``sampling``: the run's own way to sample.
     ``depth``: what the numbers in the files of images are.  ``shares``: what each class is called, in the network's
     order, and how much of the training data it is; empty where that is not known.
-    Raises ValueError for an example that no memory on this earth holds, for shares of other classes, and for a sampler
-    that is no run's own.
+    Raises ValueError for shares of other classes, and for a sampler that is no run's own.
     """
 
     network: str
     arguments: dict[str, Argument]
     preconditioning: PreconditioningName = "karras"
-    shape: Annotated[tuple[Side, ...], MinLen(1)]
+    shape: Annotated[tuple[Count, ...], MinLen(1)]
     sampling: Sampling
     depth: Depth = field(default_factory=Depth)
     shares: dict[str, Annotated[float, Interval(ge=0, le=1)]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what the types do not say."""
-        if math.prod(self.shape) > LARGEST_EXAMPLE:
-            raise ValueError(f"shape is {self.shape}; at most {LARGEST_EXAMPLE:,} numbers are allowed")
         if self.sampling.method.most is not None:
             name = self.sampling.sampler
             raise ValueError(f"sampler is {name}, by which runs can be sampled (--sampler {name}), but no run's own")
@@ -210,25 +197,6 @@ class Recipe:
         if weights > most:
             raise ValueError(f"{self.network} has {weights:,} weights with these arguments; at most {most:,} fit here")
         return network
-
-    def memory(self, batch_size: int, *, learning: bool) -> int:
-        """About how many bytes a batch needs, ``learning`` or only drawing, weights included; nothing is allocated.
-
-        Learning keeps the weights, their average, gradients and two moments, and whatever a pass makes; drawing only
-        what a layer needs at a time.  0 for a network of the user's own.
-        """
-        if self.network not in networks.__all__:
-            return 0
-        network = self.outline()
-        weights = sum(p.nbytes for p in network.parameters())
-        widest = max(len(p) if p.ndim else 1 for p in network.parameters())
-        largest = 4 * batch_size * math.prod(self.shape) * widest  # no layer makes more
-        if not learning and largest < machine.memory() // 32:  # then it is not worth half a second to know better
-            return 2 * weights + 4 * largest
-        with torch.device("meta"), torch.no_grad(), machine.Results() as made:
-            network(torch.zeros(batch_size, *self.shape), torch.zeros(batch_size))
-        needed: int = 5 * weights + made.all if learning else 2 * weights + 4 * made.largest
-        return needed
 
 
 def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:

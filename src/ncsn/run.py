@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from ncsn import machine, problems, storage
 from ncsn.data import Origin
 from ncsn.data.images import Images
-from ncsn.data.named import mnist
-from ncsn.likelihood import Likelihood, joined, log_prob
+from ncsn.likelihood import LogDensities, joined, log_prob
 from ncsn.model import ScoreModel
 from ncsn.problems import Measurement
 from ncsn.recipe import Label, Recipe, Units
@@ -32,6 +31,7 @@ CPU = torch.device("cpu")
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
 
 
+@dataclass
 class Steps(Iterator[Step]):
     """The states of samples on their way out of the noise, as they come; ``len`` of it is how many there will be.
 
@@ -39,10 +39,10 @@ class Steps(Iterator[Step]):
     so far, for each sample.
     """
 
-    def __init__(
-        self, states: Iterator[Step], sampling: Sampling, networks: list[Counted], guide: Counted | None = None
-    ) -> None:
-        self.states, self.sampling, self.networks, self.guide = states, sampling, networks, guide
+    states: Iterator[Step]
+    sampling: Sampling
+    networks: list[Counted]
+    guides: list[Counted]
 
     def __len__(self) -> int:
         """How many states there will be."""
@@ -60,7 +60,7 @@ class Steps(Iterator[Step]):
     @property
     def guide_nfe(self) -> int:
         """Evaluations of the guide so far."""
-        return 0 if self.guide is None else self.guide.nfe
+        return sum(guide.nfe for guide in self.guides)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +127,9 @@ class Run:
         ``dataset``: where they are now, if not where they were.
         Raises ValueError if they are not known, cannot be read, or are others than those that were learned from.
         """
-        if self.origin is not None:
-            return self.origin.load(dataset)
-        if self.settings.get("dataset") == "mnist" and self.recipe.shape == (1, 28, 28):
-            return mnist()
-        raise ValueError(f"{self.folder or 'the run'} does not say which images it has learned from")
+        if self.origin is None:
+            raise ValueError(f"{self.folder or 'the run'} does not say which images it has learned from")
+        return self.origin.load(dataset)
 
     @property
     def parameters(self) -> int:
@@ -142,20 +140,6 @@ class Run:
     def guide_parameters(self) -> int:
         """How many weights the guide has; 0 without one."""
         return sum(p.numel() for p in self.guide.parameters()) if isinstance(self.guide, ScoreModel) else 0
-
-    @property
-    def guide_recipe(self) -> Recipe:
-        """How to build the guide: as the one in the run's folder, which may be a smaller network, or as the run's own.
-
-        Raises ValueError if it is neither.
-        """
-        folder = None if self.folder is None else self.folder / "guide"
-        saved = [storage.read_config(folder).recipe] if folder is not None and storage.begun(folder) else []
-        guide = replace(self, score=self.guide or self.score).model
-        for recipe in (*saved, self.recipe):
-            if recipe.describes(guide.network):
-                return recipe
-        raise ValueError("the guide is another network than the run's and its folder's guide; it cannot be saved")
 
     def to(self, device: str | torch.device) -> "Run":
         """The same run on another device: auto, cpu, cuda or mps.  Raises ValueError if there is no such here."""
@@ -200,25 +184,35 @@ class Run:
         sampling = self.recipe.sampling.but(
             sampler=sampler, levels=levels, steps=steps, eps=eps, guidance=guidance, guide=guide
         )
-        generator = seed if isinstance(seed, torch.Generator) else torch.Generator(self.device).manual_seed(seed)
+        generator = generator_of(seed, self.device)
         size = even(n, batch_size)
         labels = self.labels(label, n, generator)
-        network = Counted(batched(self.score, size, labels))
         sampling = self.guidance(sampling, labels, weight=guidance, guide=guide)
         if levels is None:
             sampling = sampling.limited
-        networks: list[Counted] = [network]
-        smaller: Counted | None = None
-        score: Score = network
-        weight, between = sampling.guidance, sampling.guided_between
-        if weight != 1 and sampling.guide == "unconditional":
+        networks, guides = [Counted(batched(self.score, size, labels))], list[Counted]()
+        if sampling.guidance != 1 and sampling.guide == "unconditional":
             networks.append(Counted(batched(self.score, size)))
-            score = guided(network, networks[1], weight, between=between)
-        elif weight != 1 and self.guide is not None:
+        elif sampling.guidance != 1 and self.guide is not None:
             known = labels if isinstance(self.guide, ScoreModel) and self.guide.classes else None
-            smaller = Counted(batched(self.guide, size, known))
-            score = guided(network, smaller, weight, between=between)
-        return Steps(self.follow(sampling, score, n, start, labels, generator), sampling, networks, smaller)
+            guides.append(Counted(batched(self.guide, size, known)))
+
+        def states() -> Iterator[Step]:
+            score: Score = networks[0]
+            for other in (*networks[1:], *guides):
+                score = guided(score, other, sampling.guidance, between=sampling.guided_between)
+            noise = sampling.start(self.means(labels), n, generator=generator) if start is None else start
+            if self.condition is not None:
+                score = self.condition(score, n, generator)
+            for sigma, x in sampling.follow(score, noise.to(self.device), generator=generator):
+                if not bool(x.isfinite().all()):
+                    raise NonFiniteSampleError(
+                        f"samples are not finite from noise level {sigma:.4g} on, by {sampling.sampler} on "
+                        f"{sampling.count} levels, step size {sampling.eps:g}, guidance {sampling.guidance:g}"
+                    )
+                yield Step(sigma, x if self.units is None else self.units.restore(x))
+
+        return Steps(states(), sampling, networks, guides)
 
     def guidance(
         self, sampling: Sampling, labels: Tensor | None, *, weight: float | None, guide: GuideName | None
@@ -232,40 +226,11 @@ class Run:
         why = {"smaller": "the run has no smaller network", "unconditional": "samples of no class have no other score"}
         if guide is None and labels is not None and self.guide is None:
             sampling = replace(sampling, guide="unconditional")
-        if guide is not None and not there[guide]:
-            raise ValueError(f"guide is {guide}, but {why[guide]}")
-        if not there[sampling.guide] and weight not in (None, 1):
-            raise ValueError(f"guidance is {weight:g}, but {why[sampling.guide]}")
+        if not there[sampling.guide] and (guide is not None or weight not in (None, 1)):
+            raise ValueError(f"guide is {sampling.guide}, but {why[sampling.guide]}")
         if guide is not None and sampling.guidance == 1:
             raise ValueError(f"guide is {guide}, but guidance is 1, at which {sampling.sampler} asks no guide")
         return sampling if there[sampling.guide] else replace(sampling, guidance=1.0)
-
-    def follow(
-        self,
-        sampling: Sampling,
-        score: Score,
-        n: int,
-        start: Float[Tensor, "n *d"] | None,
-        labels: Int64[Tensor, "n"] | None,
-        generator: torch.Generator,
-    ) -> Iterator[Step]:
-        """The states of ``score`` from the start on, in the user's units; nothing is evaluated before the first.
-
-        ``labels``: the classes of the samples, which start around the means of theirs.
-
-        Raises NonFiniteSampleError at the first state that is not finite.
-        """
-        if start is None:
-            start = sampling.start(self.means(labels), n, generator=generator)
-        if self.condition is not None:
-            score = self.condition(score, n, generator)
-        for sigma, x in sampling.follow(score, start.to(self.device), generator=generator):
-            if not bool(x.isfinite().all()):
-                raise NonFiniteSampleError(
-                    f"samples are not finite from noise level {sigma:.4g} on, by {sampling.sampler} on "
-                    f"{sampling.count} levels, step size {sampling.eps:g}, guidance {sampling.guidance:g}"
-                )
-            yield Step(sigma, x if self.units is None else self.units.restore(x))
 
     def labels(self, label: Label | None, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
         """A class for each of ``n`` samples, or None for the score of all classes together; see ``steps``.
@@ -295,8 +260,6 @@ class Run:
         ``how``: as for ``steps``; ``label``: one class for all, or any or none.
         Raises ValueError as ``steps``.
         """
-        if n < 1:
-            raise ValueError(f"n is {n}; it must be at least 1")
         for number in range(first, -(-n // self.block), every):
             yield self.steps(min(self.block, n - number * self.block), seed=block_seed(seed, number), **how)
 
@@ -321,8 +284,7 @@ class Run:
         """
         mean = self.mean
         if ends is None:
-            generator = torch.Generator(self.device).manual_seed(seed)
-            noise = self.recipe.sampling.start(mean[None], 2 * n, generator=generator)
+            noise = self.recipe.sampling.start(mean[None], 2 * n, generator=generator_of(seed, self.device))
         else:
             noise = self.encode(ends.to(self.device)).repeat_interleave(n, 0)
         weights = torch.linspace(0, 1, steps, device=self.device)
@@ -399,7 +361,11 @@ class Run:
         """Log p(x) in nats, in the units of the data.  ``how`` and errors: as for ``likelihood``."""
         return self.likelihood(x, **how).log_prob
 
-    def likelihood(
+    def likelihood(self, x: Tensor | np.ndarray, **how: Any) -> LogDensities:
+        """Log p(x) in nats, in the units of the data, with standard errors.  ``how``: as for ``likelihoods``."""
+        return joined(list(self.likelihoods(x, **how)))
+
+    def likelihoods(
         self,
         x: Tensor | np.ndarray,
         *,
@@ -408,12 +374,13 @@ class Run:
         tolerance: float = 1e-3,
         batch_size: int = 32,
         seed: int | torch.Generator = 0,
-    ) -> Likelihood:
-        """Log p(x) in nats, in the units of the data, with standard errors: see ``ncsn.log_prob``.
+    ) -> Iterator[LogDensities]:
+        """Log p(x) in nats, in the units of the data, in parts as they come: see ``ncsn.log_prob``.
 
-        ``sigma_min``: the noise level whose density is taken for the data's, in the score's units; by default the run's
-        smallest.  ``probes``: by default the exact trace for up to 16 dimensions, else 4 random directions.
-        ``tolerance``: of the solver.  ``batch_size``: examples at a time.  ``seed``: of the probes.
+        ``x`` (b, *d).  ``sigma_min``: the noise level whose density is taken for the data's, in the score's units; by
+        default the run's smallest.  ``probes``: by default the exact trace for up to 16 dimensions, else 4 random
+        directions.  ``tolerance``: of the solver.  ``batch_size``: examples in a part.  ``seed``: of the probes; of a
+        number each part has a generator of its own.
         Raises ValueError for the posterior of a run, whose density is not known, and for x of another shape.
         """
         if self.condition is not None:
@@ -421,40 +388,26 @@ class Run:
         x = torch.as_tensor(x, device=self.device)
         if tuple(x.shape[1:]) != self.recipe.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; (b, {', '.join(map(str, self.recipe.shape))}) is needed")
-        return joined(list(self.likelihoods(x, sigma_min, probes, tolerance, batch_size, seed)))
-
-    def likelihoods(
-        self,
-        x: Float[Tensor, "b *d"],
-        sigma_min: float | None,
-        probes: int | None,
-        tolerance: float,
-        batch_size: int,
-        seed: int | torch.Generator,
-    ) -> Iterator[Likelihood]:
-        """The same in parts of ``batch_size`` examples, as they come; with a seed each has a generator of its own."""
-        score, sampling = self.score, self.recipe.sampling
+        score, sampling, volume = self.score, self.recipe.sampling, 0.0
+        if self.units is not None:
+            x, volume = self.units.standardise(x), self.units.log_volume(self.recipe.shape)
         if isinstance(score, ScoreModel):
-            score = copy.copy(score)
+            score, x = copy.copy(score), x.to(score.data_std)
             score.autocast = None  # a solver that adapts its step takes rounding for curvature
-        z = (x if self.units is None else self.units.standardise(x)).to(self.device)
-        z = z.to(score.data_std) if isinstance(score, ScoreModel) else z
-        volume = 0.0 if self.units is None else self.units.log_volume(self.recipe.shape)
-        dimension = z[0].numel() if len(z) else 1
+        if probes is None and math.prod(self.recipe.shape) > 16:
+            probes = 4
         mean = replace(self, score=score).mean
-        for number, part in enumerate(torch.split(z, batch_size)):
-            generator = seed
-            if not isinstance(generator, torch.Generator):
-                generator = torch.Generator(self.device).manual_seed(block_seed(generator, number))
+        for number, part in enumerate(torch.split(x, batch_size)):
+            part_seed = seed if isinstance(seed, torch.Generator) else block_seed(seed, number)
             found = log_prob(
                 score,
                 part,
                 sigma_max=sampling.sigma_max,
                 sigma_min=sampling.sigma_min if sigma_min is None else sigma_min,
                 mean=mean,
-                probes=4 if probes is None and dimension > 16 else probes,
+                probes=probes,
                 tolerance=tolerance,
-                generator=generator,
+                generator=generator_of(part_seed, self.device),
             )
             yield replace(found, log_prob=found.log_prob - volume)
 
@@ -475,22 +428,23 @@ class Run:
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the run into a folder of its own, for ``ncsn.load`` and the command ``ncsn``.
 
-        Raises ValueError if another run is there and ``overwrite`` is not given, or if the score is no ScoreModel.
+        Raises ValueError if another run is there and ``overwrite`` is not given, if the score is no ScoreModel, or if
+        its guide is of another size than its own, and not the one of the folder that it was loaded from.
         """
-        parts = {Path(folder): (self, self.model)}
+        parts = {Path(folder): (self.model, self.recipe)}
         if self.guide is not None:
-            guide = replace(self, score=self.guide, recipe=self.guide_recipe)
-            parts[Path(folder) / "guide"] = guide, guide.model
+            guide, recipe = replace(self, score=self.guide).model, self.recipe
+            if self.folder is not None and storage.begun(self.folder / "guide"):
+                recipe = storage.read_config(self.folder / "guide").recipe
+            if not recipe.describes(guide.network):
+                raise ValueError("the guide is another network than the run's; only as loaded can it be saved")
+            parts[Path(folder) / "guide"] = guide, recipe
+        lock = storage.claim(Path(folder), overwrite=overwrite)
         try:
-            lock = storage.claim(Path(folder), overwrite=overwrite)
-        except ValueError as error:
-            text = str(error).replace(" --resume to continue it,", "")  # which is of the command line
-            raise ValueError(text.replace("--overwrite", "overwrite=True").replace("--out", "folder")) from error
-        try:
-            for place, (run, model) in parts.items():
+            for place, (model, recipe) in parts.items():
                 place.mkdir(exist_ok=True)
-                storage.write_model(place, model, run.units)
-                storage.write_config(place, run.experiment, run.settings, run.recipe, run.origin)
+                storage.write_model(place, model, self.units)
+                storage.write_config(place, self.experiment, self.settings, recipe, self.origin)
         finally:
             lock.release()
 
@@ -505,6 +459,11 @@ def block_seed(seed: int, number: int) -> int:
         return seed
     start = np.random.SeedSequence(seed % 2**64).generate_state(1)[0]
     return (int(start) + number) % 2**32
+
+
+def generator_of(seed: int | torch.Generator, device: torch.device) -> torch.Generator:
+    """The generator of a seed on a device; or the one that is given."""
+    return seed if isinstance(seed, torch.Generator) else torch.Generator(device).manual_seed(seed)
 
 
 def one_for_each(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:

@@ -31,7 +31,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.noise import Geometric, Karras, check_range
+from ncsn.noise import Geometric, Karras, check_range, noise_like
 from ncsn.score import Score, tweedie
 from ncsn.validation import MOST_LEVELS, MOST_STEPS, GuideName
 
@@ -54,11 +54,6 @@ def check_ladder(sigmas: Float[Tensor, "levels"], *, restarts: bool = False) -> 
     if sigmas.ndim != 1 or len(sigmas) == 0 or bool((sigmas <= 0).any()) or not bool(allowed.all()):
         but = ", but for restarts," if restarts else ""
         raise ValueError(f"sigmas is {sigmas.tolist()}; a descending ladder{but} of positive noise levels is needed")
-
-
-def normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal noise."""
-    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
 @torch.no_grad()
@@ -85,7 +80,7 @@ def langevin_step(
     score: Score, x: Tensor, sigma: float | Tensor, step_size: float | Tensor, generator: torch.Generator | None
 ) -> Tensor:
     """One step x + (α/2)·s(x, σ) + √α·z, where α is ``step_size``."""
-    z = normal_like(x, generator)  # before the score, which may draw from the same generator
+    z = noise_like(x, generator)  # before the score, which may draw from the same generator
     return x + step_size / 2 * score(x, sigma) + step_size**0.5 * z
 
 
@@ -108,10 +103,8 @@ def langevin(
     ``denoise``: append the posterior mean x + σ²·s(x, σ) as a last state.
     Raises ValueError for a step size or a number of steps out of range.
     """
-    if not step_size > 0:
-        raise ValueError(f"step_size is {step_size}; it must be positive")
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; at least 1 is needed")
+    if not step_size > 0 or steps < 1:
+        raise ValueError(f"step_size is {step_size}, steps is {steps}; allowed are step_size > 0 and steps >= 1")
 
     def step(x: Tensor, *_: float | Tensor) -> Tensor:
         return langevin_step(score, x, sigma, step_size, generator)
@@ -185,7 +178,7 @@ def consistent_annealed(
         raise ValueError(f"eta is {eta}; allowed is 1 - sigma'/sigma <= eta <= 1, from {smallest:.3g} on this ladder")
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
-        z = normal_like(x, generator)
+        z = noise_like(x, generator)
         fresh = (following**2 - ((1 - eta) * sigma) ** 2).clamp(min=0).sqrt()
         return x + eta * sigma**2 * score(x, sigma) + fresh * z
 
@@ -216,11 +209,11 @@ def predictor_corrector(
         raise ValueError(f"snr is {snr}, corrections is {corrections}; allowed are snr > 0 and corrections >= 0")
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
-        z = normal_like(x, generator)
+        z = noise_like(x, generator)
         drop = sigma**2 - following**2
         x = x + drop * score(x, sigma) + drop.sqrt() * z
         for _ in range(corrections):
-            z = normal_like(x, generator)
+            z = noise_like(x, generator)
             s = score(x, following)
             size = s[:, None].flatten(1).norm(dim=1).mean()
             # A score that is zero everywhere says nothing of how far to go: no step.
@@ -234,9 +227,9 @@ def predictor_corrector(
 # The probability flow, and random paths like it.
 
 
-def raised(x: Tensor, sigma: Tensor, higher: Tensor, generator: torch.Generator | None) -> Tensor:
+def add_noise(x: Tensor, sigma: Tensor, higher: Tensor, generator: torch.Generator | None) -> Tensor:
     """``x``, which has noise of level ``sigma``, with fresh noise up to the ``higher`` one."""
-    return x + (higher**2 - sigma**2).sqrt() * normal_like(x, generator)
+    return x + (higher**2 - sigma**2).sqrt() * noise_like(x, generator)
 
 
 def euler(
@@ -259,7 +252,7 @@ def euler(
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
         if following > sigma:
-            return raised(x, sigma, following, generator)
+            return add_noise(x, sigma, following, generator)
         return x + (sigma - following) * sigma * score(x, sigma)
 
     return descend(score, x, sigmas, step, denoise=denoise)
@@ -326,7 +319,7 @@ def edm(
         higher = sigma
         if churn_range[0] <= sigma <= churn_range[1]:
             higher = sigma * (1 + share)
-            x = raised(x, sigma, higher, generator)
+            x = add_noise(x, sigma, higher, generator)
         return heun_step(score, x, higher, following)
 
     return descend(score, x, sigmas, step, denoise=denoise)
@@ -359,10 +352,9 @@ def dpm_solver(
     Raises ValueError for a ladder or an option out of range.
     """
     check_ladder(sigmas)
-    if stochasticity < 0:
-        raise ValueError(f"stochasticity is {stochasticity}; it must not be negative")
-    if last_extrapolation < 0:
-        raise ValueError(f"last_extrapolation is {last_extrapolation}; it must not be negative")
+    if stochasticity < 0 or last_extrapolation < 0:
+        options = f"stochasticity is {stochasticity}, last_extrapolation is {last_extrapolation}"
+        raise ValueError(f"{options}; neither may be negative")
     before: tuple[Tensor, Tensor] | None = None
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
@@ -376,7 +368,7 @@ def dpm_solver(
             ahead = (h / (2 * before[1])).clamp(max=most)
             x += share * ahead * (denoised - before[0])
         if stochasticity:
-            z = normal_like(x, generator)
+            z = noise_like(x, generator)
             z *= following * (-torch.expm1(-2 * stochasticity * h)).sqrt()
             x += z
         before = denoised, h
@@ -405,7 +397,7 @@ GUIDED: dict[GuideName, float] = {"smaller": 1.25, "unconditional": 2.0}  # eval
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
-    """What a row of the table is given: where it starts, its noise levels, and what Langevin dynamics needs.
+    """The input of a row of the table: where it starts, its noise levels, and what Langevin dynamics needs.
 
     ``score``: what to follow.  ``x`` (b, *d): the start.
     ``sigmas`` (levels,): descending, but for restarts.
@@ -432,7 +424,7 @@ class Method:
     ``nfe``: how often it evaluates the score, for (levels, steps).
     ``langevin``: whether it is Langevin dynamics, which takes steps of a size, and needs no second noise level.
     ``guided_from``: how far from 1 a run's own guidance must be to be taken over.
-    ``restarts``: whether levels that are given one by one may rise, which costs no evaluation.
+    ``restarts``: whether levels that are written out may rise, which costs no evaluation.
     ``most``: how many evaluations a sample may take, the guide's among them; where there are more, levels are left out.
     Such a method is a way to sample runs, and no run's own.
     """
@@ -479,6 +471,11 @@ def reverse_diffusion(d: Descent) -> Iterator[Step]:
     return dpm_solver(d.score, d.x, d.sigmas, stochasticity=1.0, last_extrapolation=0.25, generator=d.generator)
 
 
+def two_a_step(levels: int, steps: int) -> int:
+    """Evaluations of a sampler that asks the score twice on the way to the next level, and once to denoise."""
+    return 2 * (levels - 1) + 1
+
+
 # Langevin steps settle on a level, and a guided score is that of no distribution to settle in: guided, both are worse.
 METHODS: dict[str, Method] = {
     "annealed": Method(
@@ -496,18 +493,13 @@ METHODS: dict[str, Method] = {
         follow=lambda d: predictor_corrector(d.score, d.x, d.sigmas, generator=d.generator),
         ladder="geometric",
         levels=60,
-        nfe=lambda levels, steps: 2 * (levels - 1) + 1,
+        nfe=two_a_step,
     ),
     "euler": Method(
         follow=lambda d: euler(d.score, d.x, d.sigmas, generator=d.generator), ladder="karras", levels=40, restarts=True
     ),
-    "heun": Method(
-        follow=lambda d: heun(d.score, d.x, d.sigmas),
-        ladder="karras",
-        levels=18,
-        nfe=lambda levels, steps: 2 * (levels - 1) + 1,
-    ),
-    "edm": Method(follow=edm_of_karras, ladder="karras", levels=40, nfe=lambda levels, steps: 2 * (levels - 1) + 1),
+    "heun": Method(follow=lambda d: heun(d.score, d.x, d.sigmas), ladder="karras", levels=18, nfe=two_a_step),
+    "edm": Method(follow=edm_of_karras, ladder="karras", levels=40, nfe=two_a_step),
     "dpmpp": Method(follow=lambda d: dpm_solver(d.score, d.x, d.sigmas), ladder="karras", levels=20),
     "dpmpp-sde": Method(follow=reverse_diffusion, ladder="karras", levels=30),
     "langevin": Method(
@@ -606,10 +598,10 @@ class Sampling:
         guidance: float | None = None,
         guide: GuideName | None = None,
     ) -> "Sampling":
-        """The same but for what is given; another sampler comes with its own levels and steps, and guided or not.
+        """The same but for these options; another sampler comes with its own levels and steps, and guided or not.
 
-        Raises ValueError as the class, and if langevin, which stays on one level, is given several, or another sampler
-        than Langevin dynamics its steps.
+        Raises ValueError as the class does, for several levels of langevin, which stays on one, and for Langevin steps
+        of a sampler that takes none.
         """
         base = self if sampler is None or sampler == self.sampler else self.by(sampler)
         langevin_only = [f"{key} is {value:g}" for key, value in (("steps", steps), ("eps", eps)) if value is not None]
@@ -681,7 +673,7 @@ class Sampling:
     def start(self, mean: Float[Tensor, "#n *d"], n: int, *, generator: torch.Generator) -> Float[Tensor, "n *d"]:
         """``n`` draws from N(μ, σ² I), where sampling starts.
 
-        ``mean``: μ of the data, or one for each draw.  σ is σ_max, or of levels that are given one by one the first.
+        ``mean``: μ of the data, or one for each draw.  σ is σ_max, or the first of levels that are written out.
 
         Around 0 instead, MNIST's samples would start 0.6 standard deviations off, for the norm of its mean image is 6
         and σ_max is 10.  The probability flow keeps such a shift: too little ink, and half as many ones again.

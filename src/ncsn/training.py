@@ -188,6 +188,19 @@ class Progress:
     stop: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of metrics.jsonl: losses since the last one, and of held-out examples, by noise level; and speed."""
+
+    step: int
+    loss: float
+    bands: list[float | None]
+    validation_loss: float
+    validation_bands: list[float | None]
+    seconds: float = 0.0
+    images_per_second: float = 0.0
+
+
 def schedule(fraction: float, step: int, warmup: int = 50) -> float:
     """The learning rate over its peak: a linear rise over ``warmup`` steps, then a linear fall to zero."""
     return min(1.0, (step + 1) / warmup) * max(0.0, 1 - fraction)

@@ -7,7 +7,7 @@ dataclass says in its ``__post_init__``.  Pydantic is imported on the first chec
 import inspect
 import json
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -51,12 +51,12 @@ def check_call(function: Callable[..., object], arguments: Mapping[str, object])
     from pydantic import ValidationError
 
     try:
-        call_of(function).model_validate(arguments)
+        model_of(function).model_validate(arguments)
     except ValidationError as error:
         raise ValueError(explained(error, arguments)) from error
 
 
-def validated(kind: type[T], values: object, where: str) -> T:
+def validated(kind: type[T], values: Any, where: str) -> T:
     """``values``, as JSON has them, as a dataclass of this ``kind``, and dataclasses in it likewise.
 
     Raises ValueError of one line that begins with ``where`` and names the field, its value, and what is allowed.
@@ -65,34 +65,21 @@ def validated(kind: type[T], values: object, where: str) -> T:
 
     try:
         # As JSON, because strictly a list is no tuple and a dictionary no dataclass anywhere else.
-        text = json.dumps({"value": values})
-        whole: T = whole_of(kind).model_validate_json(text).value  # type: ignore[arg-type]
+        model = model_of(kind).model_validate_json(json.dumps(values))  # type: ignore[arg-type]
+        return kind(**{name: getattr(model, name) for name in model.model_fields_set})
     except ValidationError as error:
-        raise ValueError(
-            f"{where}: {explained(error, {'value': values}).removeprefix('value.').removeprefix('value: ')}"
-        ) from error
-    except RecursionError as error:
-        raise ValueError(f"{where} is nested too deeply") from error
-    return whole
+        raise ValueError(f"{where}: {explained(error, values)}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: {one_line(error)}") from error
 
 
 @cache
-def call_of(function: Callable[..., object]) -> Any:
-    """A model with a field for each parameter."""
-    parameters = inspect.signature(function).parameters.values()
-    return strict({p.name: (p.annotation, ... if p.default is p.empty else p.default) for p in parameters})
-
-
-@cache
-def whole_of(kind: Any) -> Any:
-    """A model with one field, for a dataclass to be validated strictly without knowing of it."""
-    return strict({"value": (kind, ...)})
-
-
-def strict(fields: dict[str, Any]) -> Any:
-    """A model that converts nothing, and has these fields alone."""
+def model_of(function: Callable[..., object]) -> Any:
+    """A model with a field for each parameter, which converts nothing and takes no others."""
     from pydantic import ConfigDict, create_model
 
+    parameters = inspect.signature(function).parameters.values()
+    fields: Any = {p.name: (p.annotation, ... if p.default is p.empty else p.default) for p in parameters}
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
     return create_model("Strict", __config__=config, **fields)
 
@@ -100,24 +87,24 @@ def strict(fields: dict[str, Any]) -> Any:
 def explained(error: Any, values: Any) -> str:
     """The first thing that is wrong, in one line: the field, its value, and what each of its types allows."""
     problems = error.errors(include_url=False)
-    kind, name = problems[0]["type"], place(problems[0], values)
+    kind, name = problems[0]["type"], place(problems[0]["loc"], values)
     if kind == "missing":
-        text = f"{name} is missing"
+        text = f"{'.'.join(map(str, problems[0]['loc']))} is missing"
     elif kind == "value_error":
         text = f"{name}: {problems[0]['ctx']['error']}"
     else:
-        allowed = " or ".join(dict.fromkeys(p["msg"] for p in problems if place(p, values) == name))
+        allowed = " or ".join(dict.fromkeys(p["msg"] for p in problems if place(p["loc"], values) == name))
         text = f"{name} is {reprlib.repr(problems[0]['input'])}; {allowed.replace('Input should', 'it should')}"
     return one_line(" ".join(text.split()))
 
 
-def place(problem: Any, values: Any) -> str:
+def place(steps: Sequence[str | int], values: Any) -> str:
     """The name of a field: pydantic's own goes on, after what is in ``values``, with the types that it has tried."""
-    names: list[str] = []
-    for step in problem["loc"]:
-        names.append(str(step))
+    names = []
+    for step in steps:
         try:
             values = values[step]
         except (KeyError, IndexError, TypeError):
-            return ".".join(names if problem["type"] == "missing" else names[:-1])
+            break
+        names.append(str(step))
     return ".".join(names)

@@ -59,9 +59,7 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
             stream.reconfigure(errors="backslashreplace")
     try:
         given = parse(settings, args, prog)
-        # What commands need, before Ctrl-C is theirs to answer: an import that it interrupts says whatever it likes.
-        import ncsn.learn.fit
-        import ncsn.plots  # noqa: F401
+        # Torch is imported before Ctrl-C is the command's to answer: an interrupted import says whatever it likes.
         from ncsn import machine
 
         machine.keep_memory()

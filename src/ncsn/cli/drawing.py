@@ -3,7 +3,6 @@
 Torch is imported inside the functions that need it, so that ``--help`` answers at once.
 """
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -38,14 +37,10 @@ def draw(
     from ncsn.score import even
 
     began = time.perf_counter()
-    size, conditioned = even(n, batch_size), run.condition is not None
-    # A posterior takes gradients, through all samples at once.
-    needed = run.recipe.memory(n if conditioned else size, learning=conditioned) + 12 * n * math.prod(run.recipe.shape)
-    machine.check_memory(needed, run.device, f"{n:,} samples, {size:,} at a time,")
     steps = run.steps(n, seed=seed, batch_size=batch_size, **how)
     many = compiling_pays(run, n, steps)
     if many:
-        console.compile_run(run, size)
+        console.compile_run(run, even(n, batch_size))
     path = []
     with nullcontext() if many else machine.nothing_compiled():
         for step in console.bar(steps, description or f"{n} samples"):

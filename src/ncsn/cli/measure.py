@@ -1,5 +1,6 @@
 """``ncsn evaluate``, ``ncsn likelihood`` and ``ncsn info``: numbers about a run."""
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -93,10 +94,8 @@ class Evaluate(SamplingOptions, Reading):
         out = self.folder(run)
         against = None if self.against is None else data.load_images(self.against, reading=self.reading)
         if run is None:
-            samples, lines = evaluation.read_samples(
-                self.source, self.n, depth=BYTES if against is None else against.depth
-            )
-            print(*lines, sep="\n", end="\n" if lines else "")
+            depth = BYTES if against is None else against.depth
+            samples = evaluation.read_samples(self.source, self.n, depth=depth)
         images = self.judges(run, against, run.recipe.shape if run is not None else tuple(samples.shape[1:]))
         print(f"data: {images.name}, {images.describe()}")
         # Features come before samples: what is wrong with them should not take minutes to turn out.
@@ -120,7 +119,7 @@ class Evaluate(SamplingOptions, Reading):
         result = evaluation.evaluate(samples, images, features)
         if run is not None and self.label not in (None, "any", "none"):
             note = f"samples of class {self.label} alone, beside images of all classes: they differ for that alone"
-            result = replace(result, notes=(*result.notes, note))
+            result = replace(result, notes=[*result.notes, note])
         numbers |= {"data": images.name, "data_digest": images.digest}
         numbers["evaluation_seconds"] = time.perf_counter() - began
         storage.write_json(out / NUMBERS, numbers | result.report())
@@ -200,10 +199,10 @@ class Evaluate(SamplingOptions, Reading):
 
 def print_table(result: "Evaluation") -> None:
     """Print the numbers as a table, and what a reader must know about them."""
-    right = "" if result.accuracy is None else f", {result.accuracy:.1%} right on the validation images"
-    print(f"features: {result.features}{right}")
     for note in result.notes:
         print(f"note: {note}")
+    right = "" if result.accuracy is None else f", {result.accuracy:.1%} right on the validation images"
+    print(f"features: {result.features}{right}")
     print(f"n = {result.n}{'' if result.comparable else ', too few to be comparable'}")
     print(f"{'':<18}{'generated':>11}{'held out':>11}{'training':>11}{'ratio':>9}{'to training':>13}")
     for name, metric in result.metrics.items():
@@ -250,9 +249,9 @@ class Likelihood(RunOptions):
         import torch
 
         import ncsn
-        from ncsn import machine, storage
+        from ncsn import storage
         from ncsn.data.pixels import dequantize
-        from ncsn.likelihood import Bits, joined
+        from ncsn.likelihood import bits_per_dimension, joined
         from ncsn.run import block_seed
 
         began = time.perf_counter()
@@ -267,29 +266,27 @@ class Likelihood(RunOptions):
         n, dimensions = len(x), x[0].numel()
         if n < self.n:
             print(f"{n} test images instead of {self.n}: there are no more")
-        needed = 16 * self.probes * min(n, PART) * dimensions
-        machine.check_memory(needed, run.device, f"{self.probes} probes of {min(n, PART)} images at a time")
         # The generator of the seed itself has chosen the images.
         seed, sigma_min = block_seed(self.seed, 1), self.sigma_min or run.recipe.sampling.sigma_min
-        parts = run.likelihoods(x, sigma_min, self.probes, self.tolerance, PART, seed)
+        solver: dict[str, Any] = {"sigma_min": sigma_min, "probes": self.probes, "tolerance": self.tolerance}
+        parts = run.likelihoods(x, **solver, batch_size=PART, seed=seed)
         result = joined(list(console.bar(parts, f"{n} images", total=-(-n // PART))))
-        bits = Bits.of(result, dimensions)
+        bits = bits_per_dimension(result.log_prob, dimensions)
+        errors = result.standard_error / (dimensions * math.log(2))
         what = "pixels (byte + u)/256" if pixels.dtype == torch.uint8 else "pixels in steps of 1/256"
-        error = f"± {bits.error.mean():.3f} an image" if self.probes > 1 else "an image's error is not known"
-        mean = f"{bits.mean:.3f} bits/dim" + (f" ± {bits.mean_error:.3f}" if n > 1 else "")
+        error = f"± {errors.mean():.3f} an image" if self.probes > 1 else "an image's error is not known"
+        mean = f"{bits.mean():.3f} bits/dim" + (f" ± {bits.std() / n**0.5:.3f}" if n > 1 else "")
         print(
             f"{mean} (over {n} test images; {error} over {self.probes} probes), for {what} with noise {sigma_min:g}; "
             f"up to {result.nfe} evaluations, {time.perf_counter() - began:.0f} s"
         )
         if self.out is not None:
             numbers = {
-                "sigma_min": sigma_min,
-                "probes": self.probes,
-                "tolerance": self.tolerance,
+                **solver,
                 "seed": self.seed,
                 "test_images": chosen.tolist(),
-                "bits_per_dimension": bits.each.tolist(),
-                "errors": bits.error.tolist() if self.probes > 1 else None,
+                "bits_per_dimension": bits.tolist(),
+                "errors": errors.tolist() if self.probes > 1 else None,
             }
             storage.write_json(self.out, numbers)
 

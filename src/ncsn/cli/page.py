@@ -6,7 +6,8 @@ from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
+from urllib.parse import unquote
 
 PACKAGE = Path(__file__).parents[1]
 MODELS = ("model.onnx", "model.guide.onnx")  # beside the page, as `ncsn export` calls them
@@ -23,8 +24,7 @@ def built(package: Path = PACKAGE) -> Path:
 
     Raises ValueError, which says how to build it, if there is none.
     """
-    root = package.parents[1]
-    for folder in (package / "assets" / "page", root / "site"):
+    for folder in (package / "assets" / "page", package.parents[1] / "site"):
         if (folder / "index.html").is_file():
             return folder
     raise ValueError(
@@ -46,20 +46,15 @@ class Handler(SimpleHTTPRequestHandler):
             super().handle()
 
     def send_head(self) -> BytesIO | BinaryIO | None:
-        """The file that is asked for, if it is in the folder: links out of it are not followed."""
+        """The file that is asked for, if this machine is called by its own name."""
         host = self.headers.get("Host", "").removesuffix(f":{self.connection.getsockname()[1]}")
         if host not in ("127.0.0.1", "localhost"):  # or a page elsewhere has given this machine a name of its own
             self.send_error(HTTPStatus.FORBIDDEN, "only 127.0.0.1 and localhost are served")
             return None
-        path = self.translate_path(self.path)
-        if "\0" in path or not Path(path).resolve().is_relative_to(Path(self.directory).resolve()):
+        if "\0" in unquote(self.path):
             self.send_error(HTTPStatus.NOT_FOUND)
             return None
         return super().send_head()
-
-    def list_directory(self, path: Any) -> None:
-        """A folder is no page."""
-        self.send_error(HTTPStatus.NOT_FOUND)
 
     def end_headers(self) -> None:
         """The headers that keep a page to itself, on every answer."""

@@ -4,6 +4,5 @@ from .images import batches as batches
 from .named import Origin as Origin
 from .named import load_images as load_images
 from .named import mnist as mnist
-from .named import mnist_labels as mnist_labels
 from .named import read_example as read_example
 from .reading import Reading as Reading

@@ -6,7 +6,7 @@ Batches are index operations, never a loop over images.
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +17,13 @@ from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
 from ncsn import machine
-from ncsn.data.files import Catalogue, Picture, Size, Split, fitted, pictures
 from ncsn.data.pixels import BYTES, Depth, dequantize
 from ncsn.data.reading import Reading, short_name
+from ncsn.data.sources import PARTS, Catalogue, Item, Picture, Split, fault, pictures
 from ncsn.objectives import Batch
 
 CHUNK = 2**24  # bytes that are looked at together
-KINDS = {1: "grey", 3: "RGB"}
-FEWEST_IMAGES = 10  # images
 NAMED_CLASSES = 5  # at most; so that folders of parts that are taken for classes are seen
-USUAL = 0.9  # the share of images that make their size the one that others are fitted to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +102,13 @@ class Images:
     def describe(self) -> str:
         """How many images of which size, what was converted, how many classes, and how they are split; one line."""
         channels, height, width = self.shape
-        parts = [self.n, len(self.validation), len(self.test)]
+        parts = [len(part) for part in (self.train, self.validation, self.test)]
         names = () if self.labels is None else self.labels.names
         listed = f" ({', '.join(names)})" if 0 < len(names) <= NAMED_CLASSES else ""
-        classes = f"{len(names) or 'no'} classes{listed}"
-        kind = KINDS.get(channels, f"{channels} channels")
+        kind = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
         converted = [line.partition(":")[0] for line in self.said]
-        facts = [f"{sum(parts):,} images", f"{height} × {width}", kind, *converted, classes]
+        about = f"{sum(parts):,} images, {height} × {width}, {kind}"
+        facts = [about, *converted, f"{len(names) or 'no'} classes{listed}"]
         counts = " / ".join(f"{part:,}" for part in parts)
         return f"{', '.join(facts)}; {counts} for training, validation, test"
 
@@ -150,127 +147,129 @@ def varied(chosen: Shaped[Tensor, "b *d"], flip: bool, generator: torch.Generato
     return dequantize(chosen, generator=generator) if chosen.dtype == torch.uint8 else chosen
 
 
-def images_of(source: Catalogue, reading: Reading) -> Images:
-    """The images of a source.
+def images_of(name: str, catalogue: Catalogue, reading: Reading) -> Images:
+    """The images of a source by this name.
 
-    Raises ValueError if there are fewer than ten, if more are broken than allowed, if their sizes differ without one
+    Raises ValueError if there are none for a part, if more are broken than allowed, if their sizes differ without one
     being asked for, if their numbers have no scale in common, or if they take more than a third of the memory.
     """
-    found: dict[int, Picture] = {}
+    all_items, said = catalogue
+    whole: dict[Item, Picture] = {}
     broken: list[str] = []
-    used, limit = 0, machine.memory() // 3
-    for i, one in pictures(source.items, reading, reading.pixels()):
-        if isinstance(one, str):
-            broken.append(f"{source.items[i].name} ({one})")
+    free = machine.memory() // 3
+    for item, one in pictures(all_items, reading, reading.pixels()):
+        if isinstance(one, Exception):
+            broken.append(f"{item.name} ({fault(one)})")
             continue
-        found[i], used = one, used + one.pixels.nbytes
-        if used > limit:
-            raise ValueError(
-                f"{source.name} takes over {limit / 1e9:.1f} GB here; give a smaller --size, or make shards"
-            )
+        whole[item] = one
+        free -= one.pixels.nbytes
+        if free < 0:
+            raise ValueError(f"{name} takes over a third of the memory; give a smaller --size, or make shards")
+    listed = f"{len(broken)} of {len(all_items)}: {', '.join(sorted(broken))}"
     if len(broken) > reading.max_broken:
-        raise ValueError(
-            f"{len(broken)} of {len(source.items)} images cannot be read, of which --max-broken allows "
-            f"{reading.max_broken}: {', '.join(sorted(broken))}"
-        )
-    if len(found) < FEWEST_IMAGES:
-        raise ValueError(f"{source.name} holds {len(found)} images; at least {FEWEST_IMAGES} are needed")
-    size = reading.pixels() or common_size(list(found.values()))
-    parts, drawn = parts_of(source, found.keys())
-    order = [i for part in parts for i in part]
-    pixels, depth, notes = stacked([fitted(found.pop(i), size, reading) for i in order], reading)
-    validation, test, train = torch.split(torch.from_numpy(pixels), [len(part) for part in parts])
-    labels = None
-    if source.classes is not None:
-        classes = [torch.from_numpy(source.classes[part]) for part in parts]
-        labels = Labels(train=classes[2], validation=classes[0], test=classes[1], names=source.names)
-    said = [*source.said, *drawn, *notes]
-    if broken:
-        said.append(f"broken left out: {len(broken)} of {len(source.items)}: {', '.join(sorted(broken)[:10])}")
-    return Images(train, validation, test, labels, short_name(source.name), depth, tuple(said))
+        raise ValueError(f"more images are broken than the {reading.max_broken} that --max-broken allows, {listed}")
+    parts = {part: [item for item in items if item in whole] for part, items in parts_of(all_items).items()}
+    if empty := [part for part, items in parts.items() if not items]:
+        raise ValueError(f"{name} has {len(whole)} images, and none for {' and '.join(empty)}")
+    pixels, depth, notes = stacked([whole.pop(item) for items in parts.values() for item in items], reading)
+    sizes = [len(items) for items in parts.values()]
+    validation, test, train = torch.split(torch.from_numpy(pixels), sizes)
+    left_out = [f"broken left out: {listed}"] if broken else []
+    lines = (*said, *notes, *left_out)
+    return Images(train, validation, test, labels_of(parts), short_name(name), depth, lines)
 
 
-def common_size(found: Sequence[Picture]) -> Size:
-    """The size that nine tenths of the images have.  Raises ValueError if there is none."""
-    sizes = Counter(one.pixels.shape[:2] for one in found)
-    size, count = sizes.most_common(1)[0]
-    if count < USUAL * len(found):
-        listed = ", ".join(f"{h} x {w} ({n})" for (h, w), n in sizes.most_common(5))
-        raise ValueError(
-            f"{len(found)} images have {len(sizes)} sizes (height x width), such as {listed}; give --size, such as "
-            f"{size[0]}, to make them one"
-        )
-    return size
+def parts_of(items: Sequence[Item]) -> dict[Split, list[Item]]:
+    """The images of the three parts, always shuffled in one way; what is missing is a tenth of those to train on.
 
-
-def parts_of(source: Catalogue, whole: Set[int]) -> tuple[list[list[int]], list[str]]:
-    """The images of validation, testing and training, and what is said of parts that are drawn.
-
-    Parts are shuffled, always in the same way; what is missing is a tenth of the training images.  Images that are not
-    ``whole`` have their places, too, so that the others stay in their parts when a file is mended.
-    Raises ValueError if a part is empty.
+    Broken images are in it, so that the others stay in their parts when a file is mended.
     """
-    parts: dict[Split, list[int]] = {}
-    for part in ("validation", "test", "train"):
-        members = [i for i, given in enumerate(source.splits) if (given or "train") == part]
+    parts: dict[Split, list[Item]] = {}
+    for part in PARTS:
+        members = [item for item in items if (item.part or "train") == part]
         order = torch.randperm(len(members), generator=torch.Generator().manual_seed(0)).tolist()
         parts[part] = [members[k] for k in order]
-    tenth, drawn = len(parts["train"]) // 10, [part for part, members in parts.items() if not members]
-    for part in drawn:
-        parts[part], parts["train"] = parts["train"][:tenth], parts["train"][tenth:]
-    for part, members in parts.items():
-        parts[part] = [i for i in members if i in whole]
+    tenth = len(parts["train"]) // 10
+    for part in ("validation", "test"):
         if not parts[part]:
-            raise ValueError(f"{source.name} has no images for {part}, of {len(whole)} in all")
-    said = [f"{' and '.join(drawn)} drawn: a tenth of the training images"] if drawn and any(source.splits) else []
-    return list(parts.values()), said
+            parts[part], parts["train"] = parts["train"][:tenth], parts["train"][tenth:]
+    return parts
+
+
+def labels_of(parts: dict[Split, list[Item]]) -> Labels | None:
+    """The classes of images, if there are two and every image is in one."""
+    labels = {item.label for items in parts.values() for item in items}
+    if len(labels) < 2 or "" in labels:
+        return None
+    numbers = {label: number for number, label in enumerate(sorted(labels))}
+    tensors = {part: torch.tensor([numbers[item.label] for item in items]) for part, items in parts.items()}
+    return Labels(**tensors, names=tuple(map(str, numbers)))
 
 
 def stacked(found: Sequence[Picture], reading: Reading) -> tuple[Shaped[np.ndarray, "n c h w"], Depth, list[str]]:
-    """Images of one size as one array, bytes or float32 in [0, 1]; what their numbers are; what was converted.
+    """Images as one array, bytes or float32 in [0, 1]; what their numbers are; what was converted.
 
-    Raises ValueError if some are integers and others floats.
+    Raises ValueError if their sizes differ, or if some are integers and others floats.
     """
-    n, deep = len(found), [one for one in found if one.dtype != "uint8"]
-    depth = depth_of(deep) if deep else BYTES
-    widest = max(one.pixels.shape[2] for one in found)
-    channels = 1 if all(one.grey for one in found) else widest
+    size = reading.pixels() or found[0].pixels.shape[:2]
+    sizes = Counter(one.pixels.shape[:2] for one in found)
+    if reading.size is None and len(sizes) > 1:
+        listed = ", ".join(f"{h} x {w} ({count})" for (h, w), count in sizes.most_common(5))
+        raise ValueError(f"images have {len(sizes)} sizes (height x width), such as {listed}; give --size, such as 64")
+    depth = depth_of(found)
+    channels = 1 if all(one.grey for one in found) else max(one.pixels.shape[2] for one in found)
     notes = Counter(note for one in found for note in one.notes)
-    notes["as grey"] = n if channels < widest else 0
-    notes["grey as RGB"] = sum(one.pixels.shape[2] < channels for one in found)
-    notes["bytes / 255"] = n - len(deep) if deep else 0
-    if deep and (depth.low, depth.high) != (0, 1):
-        notes[f"{depth.dtype} from {depth.low:g} to {depth.high:g} as 0 to 1"] = len(deep)
-    if deep and (depth.dtype == "float64" or max(abs(depth.low), abs(depth.high)) > 2**24):
-        notes[f"{depth.dtype} as float32"] = len(deep)  # which has 24 bits
-    out = np.empty((n, channels, *found[0].pixels.shape[:2]), np.float32 if deep else np.uint8)
+    widths = [one.pixels.shape[2] for one in found]
+    notes["as grey"] = len(found) if channels < max(widths) else 0
+    notes["grey as RGB"] = sum(width < channels for width in widths)
+    notes["as bytes"] = sum(one.dtype != "uint8" for one in found) if depth == BYTES else 0
+    notes["as float32"] = sum(one.dtype == "float64" for one in found)
+    if depth != BYTES and (depth.low, depth.high) != (0, 1):
+        notes[f"{depth.dtype} from {depth.low:g} to {depth.high:g} as 0 to 1"] = len(found)
+    out = np.empty((len(found), channels, *size), np.uint8 if depth == BYTES else np.float32)
     for row, one in zip(out, found, strict=True):
-        row[:] = in_units(one, depth, channels, reading)
-    return out, depth, [f"{note}: {count:,} of {n:,} images" for note, count in notes.items() if count]
+        row[:] = in_units(one, depth, row.shape, reading)
+    return out, depth, [f"{note}: {count:,} of {len(found):,} images" for note, count in notes.items() if count]
 
 
-def in_units(one: Picture, depth: Depth, channels: int, reading: Reading) -> Shaped[np.ndarray, "k h w"]:
-    """The first channels of an image: bytes, or where the data set has more than 8 bits float32 in [0, 1]."""
-    pixels: Shaped[np.ndarray, "k h w"] = one.pixels.transpose(2, 0, 1)[:channels]
-    if depth == BYTES:
-        return pixels
-    low, high = (0, 255) if one.dtype == "uint8" else (depth.low, depth.high)
-    pixels = (pixels.astype(np.float32) - np.float32(low)) / np.float32(high - low)
-    colour = np.array(reading.colour() if len(pixels) == 3 else reading.colour()[:1], np.float32) / 255
-    return np.where(np.isnan(pixels), colour[:, None, None], pixels)
+def in_units(one: Picture, depth: Depth, shape: tuple[int, ...], reading: Reading) -> Shaped[np.ndarray, "c h w"]:
+    """An image in the middle of the background: bytes, or where ``depth`` has more than 8 bits float32 in [0, 1].
 
-
-def depth_of(deep: Sequence[Picture]) -> Depth:
-    """What the numbers of images of more than 8 bits are, from their dtypes and their range.
-
-    Integers end at the smallest power of two above the largest, as 12 bits in files of 16 do; floats in [0, 1] are what
-    they are; whatever is negative, or a float above 1, has the data set's range.
-    Raises ValueError if some are integers and others floats.
+    Raises ValueError if one has integers, and the other floats.
     """
+    if one.dtype != "uint8" and (np.dtype(one.dtype).kind == "f") != (np.dtype(depth.dtype).kind == "f"):
+        raise ValueError(f"images of {one.dtype} and of {depth.dtype} have no scale in common")
+    pixels: Shaped[np.ndarray, "c h w"] = one.pixels.transpose(2, 0, 1)[: shape[0]]
+    colour = np.array(reading.colour() if reading.coloured() else reading.colour()[:1])[:, None, None]
+    if depth != BYTES:
+        low, high = (0, 255) if one.dtype == "uint8" else (depth.low, depth.high)
+        pixels, colour = (pixels.astype(np.float32) - np.float32(low)) / np.float32(high - low), colour / 255
+    elif one.dtype != "uint8":
+        pixels = np.rint(pixels).astype(np.uint8)
+    if pixels.shape[1:] == shape[1:]:
+        return np.broadcast_to(pixels, shape)
+    height, width = pixels.shape[1:]
+    top, left = (shape[1] - height) // 2, (shape[2] - width) // 2
+    full = np.empty(shape, pixels.dtype)
+    full[:] = colour
+    full[:, top : top + height, left : left + width] = pixels
+    return full
+
+
+def depth_of(found: Sequence[Picture]) -> Depth:
+    """What the numbers of images are, from their dtypes and their range.
+
+    Integers from 0 to 128 … 255 are bytes.  Others end at the smallest power of two above the largest, as 12 bits in
+    files of 16 do; floats in [0, 1] are what they are; whatever is negative, or a float above 1, has the data set's
+    range.
+    """
+    deep = [one for one in found if one.dtype != "uint8"]
+    if not deep:
+        return BYTES
     dtypes = {one.dtype for one in deep}
     dtype, low, high = np.result_type(*dtypes), min(one.low for one in deep), max(one.high for one in deep)
-    if len({np.dtype(name).kind == "f" for name in dtypes}) > 1:
-        raise ValueError(f"images are of {' and '.join(sorted(dtypes))}, which have no scale in common")
+    if dtype.kind != "f" and low >= 0 and 128 <= high <= 255:
+        return BYTES
     if dtype.kind == "f" and low >= 0 and high <= 1:
         return Depth(dtype.name, 0.0, 1.0)
     if dtype.kind == "f" or low < 0:

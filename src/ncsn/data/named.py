@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import sys
 import urllib.error
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
@@ -19,10 +20,11 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ncsn.data import files, shards
+from ncsn.data import shards, sources
 from ncsn.data.images import Images, Labels, depth_of, images_of, in_units
-from ncsn.data.pixels import BYTES, Depth, centres
+from ncsn.data.pixels import BYTES, Depth, reals
 from ncsn.data.reading import AS_THEY_ARE, Reading, is_pattern
+from ncsn.files import one_line
 
 MNIST_SHA256 = {
     "train-images-idx3-ubyte.gz": "71524e2cd1ad2968737f7f2f2ff69cbfc32df8ccddff51593f7cb2d4e0eb5b64",
@@ -35,8 +37,8 @@ DOWNLOADED = Path("data")  # where they go, if no other place is given
 NAMED = ("mnist", *DOWNLOADS)
 
 
-def mnist_file(name: str, folder: Path | None = None) -> bytes:
-    """The bytes of one of MNIST's IDX files, from ``folder`` or from the package, checked by sha256.
+def mnist_file(name: str, folder: Path | None) -> UInt8[Tensor, "n *d"]:
+    """The content of one of MNIST's IDX files, from ``folder`` or from the package, checked by sha256.
 
     Raises ValueError if the file is missing, truncated or another than the original.
     """
@@ -44,12 +46,12 @@ def mnist_file(name: str, folder: Path | None = None) -> bytes:
     if not path.is_file():
         raise ValueError(f"{path} is missing; a folder with MNIST's four files {', '.join(MNIST_SHA256)} is needed")
     packed = path.read_bytes()
-    digest = hashlib.sha256(packed).hexdigest()
-    if digest != MNIST_SHA256[name]:
-        raise ValueError(
-            f"{path} is not MNIST's original: {len(packed)} bytes, sha256 {digest[:9]}…, not {MNIST_SHA256[name][:9]}…"
-        )
-    return gzip.decompress(packed)
+    if hashlib.sha256(packed).hexdigest() != MNIST_SHA256[name]:
+        raise ValueError(f"{path} is not MNIST's original, whose sha256 is {MNIST_SHA256[name]}")
+    content = bytearray(gzip.decompress(packed))
+    if "labels" in name:
+        return torch.frombuffer(content, dtype=torch.uint8, offset=8)
+    return torch.frombuffer(content, dtype=torch.uint8, offset=16).view(-1, 1, 28, 28)
 
 
 def mnist(folder: Path | None = None) -> Images:
@@ -57,30 +59,13 @@ def mnist(folder: Path | None = None) -> Images:
 
     From the package, or from the four original files in ``folder``.
     """
-    full, test = (
-        torch.from_numpy(np.frombuffer(mnist_file(name, folder), np.uint8, offset=16).reshape(-1, 1, 28, 28).copy())
-        for name in ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz")
-    )
-    digits = [part.long() for part in mnist_labels(folder)]
-    labels = Labels(train=digits[0], validation=digits[1], test=digits[2], names=tuple("0123456789"))
-    return Images(full[:50_000], full[50_000:], test, labels, "mnist")
-
-
-def mnist_labels(
-    folder: Path | None = None,
-) -> tuple[UInt8[Tensor, "n"], UInt8[Tensor, "v"], UInt8[Tensor, "t"]]:
-    """The digits that ``mnist``'s train, validation and test images show."""
-    full, test = (
-        torch.from_numpy(np.frombuffer(mnist_file(name, folder), np.uint8, offset=8).copy())
-        for name in ("train-labels-idx1-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
-    )
-    return full[:50_000], full[50_000:], test
+    return named_set("mnist", "0123456789", *(mnist_file(name, folder) for name in MNIST_SHA256))
 
 
 def torchvision_images(name: str, folder: Path) -> Images:
     """FashionMNIST, KMNIST or CIFAR-10, downloaded by torchvision into ``folder`` if it is not there already.
 
-    The last 10,000 of the training images are held out for validation.  Raises ValueError if the download fails.
+    Raises ValueError if the download fails.
     """
     import torchvision.datasets  # here, because it takes a second that MNIST need not spend
 
@@ -88,15 +73,18 @@ def torchvision_images(name: str, folder: Path) -> Images:
     try:
         parts = [dataset(folder, train=train, download=True) for train in (True, False)]
     except (urllib.error.URLError, RuntimeError, OSError) as error:
-        raise ValueError(
-            f"{name} could not be downloaded to {folder} ({str(error).splitlines()[0].rstrip(':')}); "
-            f"with a network run again, or put torchvision's {DOWNLOADS[name]} files there"
-        ) from error
+        allowed = f"with a network run again, or put torchvision's {DOWNLOADS[name]} files there"
+        raise ValueError(f"{name} could not be downloaded to {folder} ({one_line(error)}); {allowed}") from error
     pixels = [torch.as_tensor(part.data) for part in parts]
     full, test = (p.unsqueeze(1) if p.ndim == 3 else p.permute(0, 3, 1, 2).contiguous() for p in pixels)
-    classes, held = (torch.as_tensor(part.targets).long() for part in parts)
-    names = tuple(str(word) for word in parts[0].classes)
-    labels = Labels(train=classes[:-10_000], validation=classes[-10_000:], test=held, names=names)
+    classes, held = (torch.as_tensor(part.targets) for part in parts)
+    return named_set(name, parts[0].classes, full, classes, test, held)
+
+
+def named_set(name: str, names: Sequence[str], full: Tensor, classes: Tensor, test: Tensor, held: Tensor) -> Images:
+    """A set of images to train on and to test with, of which the last 10,000 of the former are for validation."""
+    train, validation = classes[:-10_000].long(), classes[-10_000:].long()
+    labels = Labels(train=train, validation=validation, test=held.long(), names=tuple(names))
     return Images(full[:-10_000], full[-10_000:], test, labels, name)
 
 
@@ -115,23 +103,23 @@ def load_images(name: str, folder: Path | None = None, *, reading: Reading = AS_
     if paths := shards.shards_at(name):
         return shards.load_shards(name, paths, reading)
     if not Path(name).exists():
-        raise ValueError(
-            f"{name} is no data set; allowed are {', '.join(NAMED)}, or a path: a folder of images, a .zip or .tar of "
-            "one, an .npy or .npz, or shards such as 'x-{000..127}.tar'"
-        )
-    with files.opened(Path(name)) as source:
-        return images_of(source, reading)
+        allowed = f"{', '.join(NAMED)}, a folder, .zip, .tar, .npy or .npz, or shards such as 'x-{{000..127}}.tar'"
+        raise ValueError(f"{name} is no data set; allowed are {allowed}")
+    with sources.opened(Path(name)) as source:
+        return images_of(name, source, reading)
 
 
 def in_another_size(images: Images, reading: Reading) -> Images:
-    """The images of a data set that is there already, in another size."""
-    parts = {"x_train": images.train, "x_val": images.validation, "x_test": images.test}
-    # Channels go to the end, so that none of their axes is taken for another.
-    source = files.from_arrays(images.name, {key: part.permute(0, 2, 3, 1).numpy() for key, part in parts.items()})
-    if images.labels is None:
-        return images_of(source, reading)
-    classes = torch.cat([images.labels.train, images.labels.validation, images.labels.test]).numpy()
-    return images_of(replace(source, classes=classes, names=images.labels.names), reading)
+    """The images of a named set in another size."""
+    assert images.labels is not None, "named sets have classes"
+    items = []
+    for part in sources.PARTS:
+        pairs = zip(getattr(images, part), getattr(images.labels, part).tolist(), strict=True)
+        for pixels, label in pairs:
+            items.append(sources.Item(part, partial(np.asarray, pixels.permute(1, 2, 0)), part, label))
+    resized = images_of(images.name, (items, []), reading)
+    assert resized.labels is not None
+    return replace(resized, labels=replace(resized.labels, names=images.labels.names))
 
 
 def read_example(
@@ -152,42 +140,27 @@ def read_example(
     Raises ValueError if there is no such image, if it cannot be read, or if it cannot have ``shape``.
     """
     if name.isdecimal():
-        images = images or mnist()
-        if int(name) >= len(images.test):
-            raise ValueError(
-                f"input is {name}; the test images of {images.name or 'the data set'} are 0 to {len(images.test) - 1}"
-            )
-        pixels = images.test[int(name)]
+        tests = (images or mnist()).test
+        if int(name) >= len(tests):
+            raise ValueError(f"input is {name}; the data set's test images are 0 to {len(tests) - 1}")
+        pixels = tests[int(name)]
+    elif shape[0] not in (1, 3):
+        raise ValueError(f"{name} has grey or RGB pixels; {shape[0]} channels are needed, as an index of an image has")
     else:
-        pixels = file_example(Path(name), shape, reading, depth, fit)
+        ((_, one),) = sources.pictures([sources.Item(name, partial(sources.file_bytes, Path(name)))], reading, None)
+        if isinstance(one, Exception):
+            raise ValueError(f"{name} is neither an index nor an image that can be read ({sources.fault(one)})")
+        if shape[0] == 1 and one.pixels.shape[2] == 3:
+            one = one._replace(pixels=grey(one.pixels), notes=[*one.notes, "made grey"])
+        one = sources.fitted(one, (shape[1], shape[2]), reading) if fit else one
+        if one.notes:
+            tqdm.write(f"{name}: {', '.join(one.notes)}", file=sys.stderr)
+        size = shape[1:] if fit else one.pixels.shape[:2]
+        array = in_units(one, depth_of([one]) if depth == BYTES else depth, (shape[0], *size), reading)
+        pixels = torch.from_numpy(array.copy())
     if pixels.shape != shape:
         raise ValueError(f"{name} has shape {tuple(pixels.shape)} (channels, height, width); {shape} is needed")
-    return centres(pixels) if pixels.dtype == torch.uint8 else pixels
-
-
-def file_example(path: Path, shape: tuple[int, ...], reading: Reading, depth: Depth, fit: bool) -> Tensor:
-    """An image file as bytes, or as reals in [0, 1] if it is deep or ``depth`` is, in the size of ``shape``.
-
-    Raises ValueError if it cannot be read, or if c is neither 1 nor 3.
-    """
-    if shape[0] not in (1, 3):
-        raise ValueError(f"{path} has grey or RGB pixels; {shape[0]} channels are needed, as an index of an image has")
-    ((_, one),) = files.pictures([files.Item(str(path), partial(files.file_bytes, path))], reading, None)
-    if isinstance(one, str):
-        raise ValueError(f"{path} is neither an index nor an image that can be read ({one})")
-    if one.dtype != "uint8" and depth == BYTES:
-        depth = depth_of([one])
-    elif one.dtype != "uint8" and (one.pixels.dtype.kind == "f") != (np.dtype(depth.dtype).kind == "f"):
-        raise ValueError(f"{path} has {one.dtype}, the data {depth.dtype}: they have no scale in common")
-    if shape[0] == 1 and one.pixels.shape[2] == 3:
-        one = one._replace(pixels=grey(one.pixels), notes=[*one.notes, "made grey"])
-    if shape[0] == 3 and one.pixels.shape[2] == 1:
-        one = one._replace(pixels=one.pixels.repeat(3, 2))
-    if fit:
-        one = files.fitted(one, (shape[1], shape[2]), reading)
-    if one.notes:
-        tqdm.write(f"{path}: {', '.join(one.notes)}", file=sys.stderr)
-    return torch.from_numpy(in_units(one, depth, shape[0], reading).copy())
+    return reals(pixels)
 
 
 def grey(pixels: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "h w 1"]:
@@ -220,7 +193,7 @@ class Origin:
         return cls(
             dataset=dataset if dataset in NAMED else str(Path(dataset).absolute()),
             folder=None if folder is None else str(folder.absolute()),
-            reading=reading.reading,
+            reading=reading,
             digest=images.digest,
             split=(images.n, len(images.validation), len(images.test)),
         )
@@ -228,19 +201,14 @@ class Origin:
     def load(self, dataset: str | None = None) -> Images:
         """The same images again; ``dataset``: another place where they are now, or where the files of a named set are.
 
-        Raises ValueError if they cannot be read, or are not the same, as another named set's.
+        Raises ValueError if they cannot be read, or are not the same.
         """
-        if dataset in NAMED and dataset != self.dataset:
-            raise ValueError(f"the run has learned from {self.dataset}, not from {dataset}")
         there = self if dataset is None else self.moved(dataset)
         if not (there.dataset in NAMED or is_pattern(there.dataset) or Path(there.dataset).exists()):
-            raise ValueError(f"the images are not at {there.dataset}; --data PLACE, says where they are now")
+            raise ValueError(f"the images are not at {there.dataset}; --data PLACE says where they are now")
         images = load_images(there.dataset, None if there.folder is None else Path(there.folder), reading=self.reading)
         if images.digest != self.digest:
-            raise ValueError(
-                f"{there.dataset} holds other images than those that the run has learned from (sha256 "
-                f"{images.digest[:9]}…, not {self.digest[:9]}…)"
-            )
+            raise ValueError(f"{there.dataset} holds other images than those that the run has learned from")
         return images
 
     def moved(self, dataset: str) -> "Origin":

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Interval
+from PIL import ImageColor
 
 from ncsn.validation import check_ranges
 
 Fit = Literal["crop", "pad", "stretch"]
-COLOURS = {"white": "#ffffff", "black": "#000000"}
 PLACE_SUFFIX = re.compile(r"(\.tar)?\.(zip|tar|gz|bz2|xz|tgz|tbz2|txz|npy|npz)$", re.IGNORECASE)
 
 
@@ -35,7 +35,7 @@ class Reading:
     fit: Fit = "crop"
     """How an image of another shape becomes that size: crop its middle, pad it with --background, or stretch it."""
     background: str = "white"
-    """What shows through transparent pixels, and around padded images: white, black or #rrggbb."""
+    """What shows through transparent pixels, and around padded images: white, #rrggbb or any CSS colour."""
     max_broken: Annotated[int, Interval(ge=0, le=10**9)] = 0
     """So many files that cannot be read are skipped; with more, all are named and nothing is read."""
 
@@ -43,8 +43,6 @@ class Reading:
         """Refuse what has no meaning."""
         self.pixels()
         self.colour()
-        if self.fit not in ("crop", "pad", "stretch"):
-            raise ValueError(f"fit is {self.fit!r}; allowed are crop, pad and stretch")
         check_ranges(self)
 
     def pixels(self) -> tuple[int, int] | None:
@@ -58,10 +56,7 @@ class Reading:
 
     def colour(self) -> tuple[int, int, int]:
         """Red, green and blue of ``background``, 0 to 255.  Raises ValueError if it is no colour."""
-        code = COLOURS.get(self.background, self.background)
-        if not re.fullmatch("#[0-9a-fA-F]{6}", code):
-            raise ValueError(f"background is {self.background!r}; allowed are white, black and #rrggbb")
-        red, green, blue = bytes.fromhex(code[1:])
+        red, green, blue = ImageColor.getrgb(self.background)[:3]
         return red, green, blue
 
     @property

@@ -12,23 +12,20 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from itertools import count, islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ncsn import machine
-from ncsn.data.files import IMAGE_SUFFIX, Item, Split, fault, fitted, from_files, in_parallel, part_of, picture, walk
 from ncsn.data.images import Images, images_of, in_units, varied
 from ncsn.data.reading import Reading, is_pattern
+from ncsn.data.sources import IMAGE_SUFFIXES, PARTS, Item, Split, attempt, fault, in_parallel, part_of, picture, walk
 from ncsn.files import one_line
 from ncsn.objectives import Batch
 
 LOOKED_AT = 10_000  # images of each part, as many as are judged
-ShardImage = tuple[str, bytes, str]
-"""What an image is called, its file, and its class, "" if there is none."""
 
 
 def webdataset() -> ModuleType:
@@ -43,24 +40,22 @@ def shards_at(name: str) -> list[Path]:
     """The shards of a pattern, or of a folder that holds tar archives and no images; none for all else."""
     if is_pattern(name):
         return [Path(path) for path in webdataset().shardlists.expand_urls(name)]
-    tars = []
-    for inside, _ in walk(Path(name)) if Path(name).is_dir() else ():
-        if IMAGE_SUFFIX.fullmatch(inside.suffix):
-            return []
-        if inside.suffix == ".tar":
-            tars.append(Path(name, inside))
-    return sorted(tars)
+    paths = sorted(walk(Path(name))) if Path(name).is_dir() else []
+    if any(path.suffix.lower() in IMAGE_SUFFIXES for path in paths):
+        return []
+    return [Path(name, path) for path in paths if path.suffix == ".tar"]
 
 
-def images_in_shards(paths: Iterable[Path]) -> Iterator[ShardImage]:
+def images_in_shards(paths: Iterable[Path]) -> Iterator[Item]:
     """The images in shards, one after the other.  Raises ValueError if a shard cannot be read."""
     parts = webdataset().tariterators
     for path in paths:
         try:
             with path.open("rb") as file:
                 for sample in parts.group_by_keys(parts.tar_file_expander([{"url": str(path), "stream": file}])):
-                    if kind := next((kind for kind in sample if IMAGE_SUFFIX.fullmatch(f".{kind}")), None):
-                        yield f"{path} {sample['__key__']}", sample[kind], sample.get("cls", b"").decode().strip()
+                    if kind := next((kind for kind in sample if f".{kind}" in IMAGE_SUFFIXES), None):
+                        label = sample.get("cls", b"").decode().strip()
+                        yield Item(f"{path} {sample['__key__']}", partial(bytes, sample[kind]), label=label)
         except Exception as error:  # of many kinds, by what is broken; the library adds arguments of its own
             raise ValueError(f"{path} cannot be read as a shard ({one_line((error.args or [error])[0])})") from error
 
@@ -70,30 +65,25 @@ def load_shards(name: str, paths: Sequence[Path], reading: Reading) -> Images:
 
     A shard is of a part if a word of its name, or its folder, is train, val or test; the last two are held out if none
     is.
-    Raises ValueError if there are too few, or if images cannot be read as asked or have more than 8 bits.
+    Raises ValueError if there are too few, or if images cannot be read as asked.
     """
     if missing := [path for path in paths if not path.is_file()]:
         raise ValueError(f"{name} stands for {len(paths):,} shards; {len(missing):,} are missing, such as {missing[0]}")
-    parts: dict[Split, list[Path]] = {"train": [], "validation": [], "test": []}
+    shards: dict[Split, list[Path]] = {part: [] for part in PARTS}
     for path in paths:
         words = [*re.findall("[a-z]+", path.name.lower()), path.parent.name]
-        parts[next((part for word in words if (part := part_of(word))), "train")].append(path)
-    if len(parts["train"]) == len(paths) > 2:
-        parts = {"train": list(paths[:-2]), "validation": list(paths[-2:-1]), "test": list(paths[-1:])}
-    if not all(parts.values()):
-        raise ValueError(
-            f"{name} stands for {len(paths)} shards; one for training, validation and testing each is needed"
-        )
-    found: dict[PurePosixPath, Item | None] = {}
-    for part, members in parts.items():
-        most = -(-LOOKED_AT // len(members))
-        for title, content, label in (sample for path in members for sample in islice(images_in_shards([path]), most)):
-            place = PurePosixPath(part, label, f"{len(found):07}.png")
-            found[place] = Item(title, partial(bytes, content), len(found))
-    images = images_of(from_files(name, found), reading)
-    if images.train.dtype != torch.uint8:
-        raise ValueError(f"{name} holds images of more than 8 bits; images in shards may have 8")
-    training = tuple(path.absolute() for path in parts["train"])
+        shards[next((part for word in words if (part := part_of(word))), "train")].append(path)
+    if len(shards["train"]) == len(paths) > 2:
+        shards = {"train": list(paths[:-2]), "validation": list(paths[-2:-1]), "test": list(paths[-1:])}
+    if not all(shards.values()):
+        raise ValueError(f"{name} is {len(paths)} shards; one for training, validation and testing each is needed")
+    items: list[Item] = []
+    for part, members in shards.items():
+        for path in members:
+            few = islice(images_in_shards([path]), -(-LOOKED_AT // len(members)))
+            items += [item._replace(part=part) for item in few]
+    images = images_of(name, (items, []), reading)
+    training = tuple(path.absolute() for path in shards["train"])
     said = f"in {len(training):,} shards: rules and comparisons look at {images.n:,} images of these, training sees all"
     return replace(images, shards=training, said=(said, *images.said))
 
@@ -108,33 +98,29 @@ def stream(
     Raises ValueError if a shard is damaged, or more images than the reading allows.
     """
     assert images.shards is not None, "where images are streamed"
-    paths, broken = images.shards, list[str]()
+    paths = images.shards
     numbers = {word: number for number, word in enumerate(images.labels.names)} if images.labels else {}
     rng = random.Random(generator.initial_seed())
 
-    def decoded(sample: ShardImage) -> tuple[Tensor, int] | str:
-        try:
-            one = fitted(picture(sample[1], reading, None), images.shape[1:], reading)
-            if one.dtype != "uint8" or (images.shape[0] == 1 and not one.grey):
-                raise ValueError("it has colours or more than 8 bits, and those that were looked at have not")
-            pixels = in_units(one, images.depth, images.shape[0], reading)
-            return torch.from_numpy(np.broadcast_to(pixels, images.shape).copy()), numbers.get(sample[2], -1)
-        except Exception as error:  # codecs raise whatever they like
-            return f"{sample[0]} ({fault(error)})"
+    def tensors(item: Item) -> tuple[Tensor, Tensor]:
+        one = picture(item.read(), reading, images.shape[1:])
+        if one.dtype != "uint8" or (images.shape[0] == 1 and not one.grey):
+            raise ValueError("it has colours or more than 8 bits, and those that were looked at have not")
+        pixels = in_units(one, images.depth, images.shape, reading)
+        return torch.from_numpy(pixels.copy()), torch.tensor(numbers.get(str(item.label), -1))
 
-    drawn = webdataset().filters.shuffle(1000, rng=rng)(images_in_shards(rng.choice(paths) for _ in count()))
-    ahead = in_parallel(decoded, drawn, 8 * size)  # while training goes on
-    while True:
-        batch: list[tuple[Tensor, int]] = []
-        while len(batch) < size:
-            if isinstance(one := next(ahead), tuple):
-                batch.append(one)
-                continue
-            broken.append(one)
-            if len(broken) > reading.max_broken:
-                raise ValueError(
-                    f"--max-broken allows {reading.max_broken} images of each process: {', '.join(broken)}"
-                )
-        chosen = machine.onto(generator.device, torch.stack([pixels for pixels, _ in batch]))
-        known = machine.onto(generator.device, torch.tensor([label for _, label in batch])) if labels else None
-        yield Batch(varied(chosen, flip, generator), known)
+    def decoded() -> Iterator[tuple[Tensor, Tensor]]:
+        broken = 0
+        items = webdataset().filters.shuffle(1000, rng=rng)(images_in_shards(rng.choice(paths) for _ in count()))
+        # As many at a time as will be needed next, while training goes on.
+        for item, pair in in_parallel(lambda item: (item, attempt(tensors, item)), items, 8 * size):
+            if not isinstance(pair, Exception):
+                yield pair
+            elif (broken := broken + 1) > reading.max_broken:
+                allowed = f"--max-broken allows {reading.max_broken} images of each process"
+                raise ValueError(f"{item.name} cannot be read ({fault(pair)}); {allowed}")
+
+    pairs = decoded()
+    while batch := list(islice(pairs, size)):
+        x, y = (machine.onto(generator.device, torch.stack(column)) for column in zip(*batch, strict=True))
+        yield Batch(varied(x, flip, generator), y if labels else None)

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from ncsn.data import Images
-from ncsn.data.files import arrays, images_in
 from ncsn.data.pixels import BYTES, Depth, quantize
+from ncsn.data.sources import arrays, images_in
 from ncsn.evaluation import metrics
 from ncsn.evaluation.features import Embed, Features, choose, progress
 from ncsn.files import atomic
@@ -57,20 +57,15 @@ class Evaluation:
     digest: str
     accuracy: float | None
     metrics: dict[str, Metric]
-    classes: tuple[str, ...]
+    classes: list[str]
     generated_histogram: list[float]
     held_out_histogram: list[float]
     training_histogram: list[float]
-    notes: tuple[str, ...] = ()
+    notes: list[str]
 
     def report(self) -> dict[str, Any]:
         """The same as JSON takes it; what there is none of is left out."""
-        content = asdict(self) | {"classes": list(self.classes), "notes": list(self.notes)}
-        content["metrics"] = {
-            name: {kind: value for kind, value in metric.items() if value is not None}
-            for name, metric in content["metrics"].items()
-        }
-        return {name: value for name, value in content.items() if value not in (None, [], "")}
+        return asdict(self, dict_factory=lambda items: {k: v for k, v in items if v not in (None, [], "")})
 
 
 def as_bytes(pixels: Shaped[Tensor, "n c h w"], name: str = "the images") -> UInt8[Tensor, "n c h w"]:
@@ -127,9 +122,9 @@ class Ruler:
 
     def __init__(self, images: Images, features: Features | Embed | None = None, n: int = REPORTABLE) -> None:
         sizes = [len(images.test), len(images.validation), len(images.train)]
-        counts = "{:,} test, {:,} validation and {:,} training images".format(*sizes)
         self.n = min(n, *sizes)
         if self.n < FEWEST:
+            counts = "{:,} test, {:,} validation and {:,} training images".format(*sizes)
             raise ValueError(f"there are {n:,} samples, {counts}; at least {FEWEST} of each are needed")
         data = at_8_bits(images)
         features = choose(data) if features is None else features
@@ -142,15 +137,14 @@ class Ruler:
         self.held_out = self.measure(held_out, nearest(held_out, self.train)[0])
         shuffled = torch.randperm(sizes[2], generator=torch.Generator().manual_seed(0))
         self.training = self.measure(self.train[shuffled[: self.n]], torch.zeros(self.n))  # each is its own nearest
-        f, m = self.seen.features.shape[1], len(self.train)
         remarks = {
-            f"{self.n:,} of {n:,} samples are judged: there are {counts}": self.n < n,
+            f"{self.n:,} of {n:,} samples are judged: there are no more real images": self.n < n,
             "the data has more than 8 bits, and is judged at 8": images is not data,
-            f"training images are in shards: {m:,} of them are looked at": images.shards is not None,
-            f"the Fréchet distance is unreliable: {self.n:,} images are not twice its {f:,} features": self.n < 2 * f,
-            "the classifier was trained on the training images: compare with held-out ones": features.accuracy,
+            "training images are in shards, of which some are looked at": images.shards is not None,
+            "the Fréchet distance is unreliable: there are fewer than two images a feature": self.n
+            < 2 * self.seen.features.shape[1],
         }
-        self.notes = tuple(remark for remark, holds in remarks.items() if holds)
+        self.notes = [remark for remark, holds in remarks.items() if holds]
 
     def judge(self, samples: Shaped[Tensor, "k c h w"]) -> Evaluation:
         """All numbers about the first n ``samples``, bytes or reals in [0, 1], beside their floors.
@@ -171,7 +165,7 @@ class Ruler:
             digest=self.features.digest,
             accuracy=self.features.accuracy,
             metrics={name: beside(name, value, held_out[name], training[name]) for name, value in numbers.items()},
-            classes=self.features.classes,
+            classes=list(self.features.classes),
             generated_histogram=histogram,
             held_out_histogram=held_out_histogram,
             training_histogram=training_histogram,
@@ -193,7 +187,8 @@ class Ruler:
             numbers = frechet | kernel if self.n >= REPORTABLE else kernel | frechet
             numbers["density"], numbers["coverage"] = metrics.density_coverage(test.features, seen.features)
         if self.features.classes:
-            numbers["class_variation"] = metrics.total_variation(seen.histogram, test.histogram)
+            # The total variation distance between the shares of the classes.
+            numbers["class_variation"] = float((seen.histogram - test.histogram).abs().sum() / 2)
             numbers["confident"] = seen.confident
         numbers["pixel_wasserstein"] = metrics.sliced_wasserstein(x.flatten(1), self.test.flatten(1)) / 255
         numbers["memorisation"] = float(mannwhitneyu(self.to_train, to_train).statistic) / self.n**2
@@ -223,10 +218,8 @@ def evaluate(
     return Ruler(images, features, len(samples)).judge(samples)
 
 
-def read_samples(
-    path: Path, most: int = 10_000, *, depth: Depth = BYTES
-) -> tuple[UInt8[Tensor, "n c h w"], tuple[str, ...]]:
-    """The first images of an .npz file as bytes, and a line for everything that was done to them.
+def read_samples(path: Path, most: int = 10_000, *, depth: Depth = BYTES) -> UInt8[Tensor, "n c h w"]:
+    """The first images of an .npz file as bytes.
 
     They are the array ``samples``, or the only one that looks like images: (n, h, w), (n, h, w, c) or (n, c, h, w), of
     which the smaller of axes 1 and 3 is c; bytes, or reals in [0, 1].
@@ -234,25 +227,17 @@ def read_samples(
     Raises ValueError if there is no such array, or if its numbers are others.
     """
     by_name = arrays(path)
-    names = [name for name in by_name if name == "samples"] or [
-        name for name in by_name if by_name[name].ndim in (3, 4)
-    ]
+    images = [name for name, array in by_name.items() if array.ndim in (3, 4)]
+    names = ["samples"] if "samples" in by_name else images
     if len(names) != 1:
         listed = ", ".join(f"{name} {array.shape}" for name, array in by_name.items()) or "no arrays"
         raise ValueError(f"{path} holds {listed}; one array of images, or one named samples, is needed")
     rows = images_in(f"{path}/{names[0]}", by_name[names[0]])[:most].transpose(0, 3, 1, 2)
-    notes = () if names == ["samples"] else (f"{path}/{names[0]} is taken for the samples",)
     if rows.dtype == np.uint8:
-        return torch.from_numpy(np.ascontiguousarray(rows)), notes
-    units = "reals in [0, 1]"
+        return torch.from_numpy(np.ascontiguousarray(rows))
     if rows.dtype == np.dtype(depth.dtype):
-        units = f"{depth.dtype} from {depth.low:g} to {depth.high:g}"
         rows = (rows.astype(np.float64) - depth.low) / (depth.high - depth.low)
-    elif rows.dtype.kind != "f":
-        raise ValueError(f"{path}/{names[0]} is of {rows.dtype}; uint8, or reals in [0, 1], are needed")
-    pixels = as_bytes(torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)), str(path))
-    cut = f"; {beyond:.2%} lay outside" if (beyond := float(((rows < 0) | (rows > 1)).mean())) else ""
-    return pixels, (*notes, f"{path}: {units}, rounded to bytes{cut}")
+    return as_bytes(torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)), str(path))
 
 
 def write_samples(path: Path, samples: UInt8[Tensor, "n c h w"]) -> None:

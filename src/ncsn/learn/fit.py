@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from ncsn import machine, plots, storage
 from ncsn.data import Images as Pictures
 from ncsn.data import Reading, batches, shards
-from ncsn.data.files import from_arrays
 from ncsn.data.images import images_of
 from ncsn.data.pixels import reals
+from ncsn.data.sources import from_arrays
 from ncsn.distributions import Empirical
 from ncsn.evaluation import as_bytes, metrics
 from ncsn.learn import guidance, rules
-from ncsn.learn.record import BANDS, LEARNING, Record, Row, Tally, left, verdict
+from ncsn.learn.record import BANDS, LEARNING, Record, Tally, left, verdict
 from ncsn.learn.settings import ImageJob, Images, ResolvedImages
 from ncsn.model import ScoreModel
 from ncsn.noise import Proposal
@@ -30,7 +30,7 @@ from ncsn.objectives import Batch, Objective, dsm, posterior_dsm, training_loss
 from ncsn.optim import muon_and_adam
 from ncsn.recipe import Recipe, Units
 from ncsn.run import Run
-from ncsn.training import Budget, Progress, State, train
+from ncsn.training import Budget, Progress, Row, State, train
 from ncsn.validation import DeviceName
 
 FEW = 1000  # examples, below which what is learned may be the examples themselves
@@ -213,11 +213,11 @@ def fit_points(
 def pictures_of(x: Shaped[np.ndarray, "n ..."], labels: "Tensor | np.ndarray | Sequence[int | str] | None") -> Pictures:
     """Images as the data set that a file of them would be.  Raises ValueError for labels of other images."""
     if labels is None:
-        return images_of(from_arrays("data", {"images": x}), Reading())
+        return images_of("data", from_arrays("data", {"images": x}), Reading())
     classes = np.asarray(labels)
     if classes.shape != x.shape[:1]:
         raise ValueError(f"labels has shape {classes.shape} for {len(x)} images; a class for each is needed")
-    return images_of(from_arrays("data", {"images": x, "labels": classes}), Reading())
+    return images_of("data", from_arrays("data", {"images": x, "labels": classes}), Reading())
 
 
 def fit_images(
@@ -252,7 +252,6 @@ def fit_images(
 
     # What could not be trained or sampled ends here, before anything is written.
     recipe.sampling.but(sampler="annealed")
-    machine.check_memory(recipe.memory(size, learning=True), device, f"this network with {size} images at a time")
     recipe.build(network=network)(torch.zeros(1, *recipe.shape), 1.0)
     for line in (pictures.describe(), *pictures.said):
         print(line)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from ncsn.learn.settings import ImageJob, Images, Job, ResolvedImages, Toy, give
 from ncsn.progress import refresh_interval
 from ncsn.recipe import Recipe
 from ncsn.run import Drawn
-from ncsn.training import STOPS, NonFiniteLossError, Progress, State, Stopped
+from ncsn.training import STOPS, NonFiniteLossError, Progress, Row, State, Stopped
 from ncsn.validation import validated
 
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
@@ -39,19 +39,6 @@ LEARNING = 0.01  # relative change of the held-out loss that counts
 FEW_STEPS = 500  # for which the learning rate's rise and fall are too short, and held-out losses say little
 PATIENCE = 2.0  # seconds after a first signal, in which others are taken for the same one
 SAVE_EVERY = 30.0  # seconds between two checkpoints
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A line of metrics.jsonl: losses since the last one, and of held-out examples, by noise level; and speed."""
-
-    step: int
-    loss: float
-    bands: list[float | None]
-    validation_loss: float
-    validation_bands: list[float | None]
-    seconds: float = 0.0
-    images_per_second: float = 0.0
 
 
 def left(rows: Sequence[Row], slack: float) -> Row:

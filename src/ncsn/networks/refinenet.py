@@ -13,7 +13,7 @@ With ``state`` a state dict of theirs, these are the papers' scores of pixels in
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -350,8 +350,7 @@ class NCSN(RefineNet):
         if table is not None and len(table) != len(sigmas):
             raise ValueError(f"{len(sigmas)} sigmas are given; the state dict has {len(table)} noise levels")
         network = cls(*sizes(state), sigmas=sigmas, rescale=rescale)
-        places = officially_named(network)
-        fill({name: p.flatten(1) if name.endswith(TABLE) else p for name, p in places.items()}, state)
+        fill(officially_named(network), state)
         return network
 
 
@@ -391,8 +390,8 @@ class NCSNv2(RefineNet):
         network = cls(*sizes(state), rescale=rescale)
         places = officially_named(network)
         for name in [name for name in places if name.endswith(TABLE)]:
-            (rows,), norm = places.pop(name), name.removesuffix(TABLE)
-            places |= {norm + "gamma": rows[0], norm + "alpha": rows[1], norm + "beta": rows[2]}
+            for part, row in zip(("gamma", "alpha", "beta"), places.pop(name)[0].chunk(3), strict=True):
+                places[name.removesuffix(TABLE) + part] = row
         fill(places, state)
         return network
 
@@ -422,12 +421,12 @@ OFFICIAL: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 
 
 def officially_named(network: RefineNet) -> dict[str, Tensor]:
-    """The network's own weights, not copies, by their names in the official code."""
+    """The network's own weights, not copies, by their names and in their shapes in the official code of NCSN."""
     weights = {}
     for name, weight in network.named_parameters():
         for ours, official in OFFICIAL:
             name = re.sub(ours, official, name)
-        weights[name] = weight.detach()
+        weights[name] = weight.detach().flatten(1) if name.endswith(TABLE) else weight.detach()
     return weights
 
 
@@ -440,7 +439,9 @@ def sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
     """Image channels and width.  Raises ValueError if the state dict has no first convolution."""
     stem = state.get("begin_conv.weight")
     if stem is None or stem.ndim != 4:
-        raise ValueError(f"no weights of an NCSN: begin_conv.weight is needed; there are {some(state)}")
+        raise ValueError(
+            f"no weights of an NCSN: begin_conv.weight is needed; there are {', '.join(sorted(state)[:5])}"
+        )
     return stem.shape[1], stem.shape[0]
 
 
@@ -451,14 +452,12 @@ def fill(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     """
     missing, unexpected = sorted(weights.keys() - state.keys()), sorted(state.keys() - weights.keys())
     if missing or unexpected:
-        raise ValueError(f"other weights are needed: missing are {some(missing)}; unexpected are {some(unexpected)}")
+        first = [", ".join(names[:3]) or "none" for names in (missing, unexpected)]
+        raise ValueError(
+            f"other weights are needed: {len(missing)} are missing, first {first[0]}; "
+            f"{len(unexpected)} are unexpected, first {first[1]}"
+        )
     for name, weight in weights.items():
         if state[name].shape != weight.shape:
             raise ValueError(f"{name} has shape {tuple(state[name].shape)}; {tuple(weight.shape)} is needed")
         weight.copy_(state[name])
-
-
-def some(names: Collection[str]) -> str:
-    """The first few names, and how many more there are."""
-    first, rest = list(names)[:5], list(names)[5:]
-    return (", ".join(first) or "none") + (f" and {len(rest)} more" if rest else "")

@@ -98,14 +98,11 @@ class UNet(nn.Module):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        if not channels or min(*channels, blocks, image_channels, features) < 1:
-            raise ValueError(
-                f"channels is {tuple(channels)} and blocks is {blocks}; at least one resolution is needed, and all >= 1"
-            )
-        if len(channels) > MOST_RESOLUTIONS or blocks > MOST_BLOCKS:
+        empty = not channels or min(*channels, blocks, image_channels, features) < 1
+        if empty or len(channels) > MOST_RESOLUTIONS or blocks > MOST_BLOCKS:
             raise ValueError(
                 f"{len(channels)} resolutions of {blocks} blocks are given; at most {MOST_RESOLUTIONS} and "
-                f"{MOST_BLOCKS} are allowed"
+                f"{MOST_BLOCKS} are allowed, and these and all widths are at least 1"
             )
         self.image_channels, self.factor = image_channels, 2 ** len(channels)
         self.embedding = NoiseEmbedding(features)
