@@ -23,8 +23,7 @@ from ncsn.model import EDM, Plain, Preconditioning, Scaled, ScoreModel
 from ncsn.networks import MLP, UNet
 from ncsn.problems import masked
 from ncsn.recipe import Argument, PreconditioningName, Recipe, Units
-from ncsn.rng import block_seed
-from ncsn.run import Run
+from ncsn.run import Run, block_seed
 from ncsn.samplers import Sampling
 from ncsn.score import Sigma, expand
 

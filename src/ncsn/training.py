@@ -22,7 +22,6 @@ from ncsn.interrupts import STOPS
 from ncsn.model import ScoreModel
 from ncsn.objectives import Batch
 from ncsn.optim import muon_and_adam
-from ncsn.rng import Draws
 from ncsn.storage import check_tensors, read_checkpoint, save_checkpoint
 
 CHECKPOINT_VERSION = 1
@@ -62,7 +61,8 @@ class State:
     """All that training changes: the model, its running average, the optimisers, the step and the randomness.
 
     ``optimizers``: of the model's parameters; by default ``muon_and_adam``.  Their learning rates are peaks.
-    ``generator``: what batches and losses draw from; saved with the rest.  ``Draws`` where several processes train.
+    ``generator``: what batches and losses draw from; saved with the rest.  ``seed``: begin every step with numbers of
+    its own, which follow from this seed, the step and the process; by default the generator goes on and on.
 
     ``kept`` is saved with the rest, and loaded: what whoever trains must not lose, by names of its own.
     ``scaler``: where the network runs in float16, whose smallest number is 6·10⁻⁸, gradients are made of a larger loss.
@@ -76,12 +76,13 @@ class State:
         model: ScoreModel,
         optimizers: Sequence[torch.optim.Optimizer] | None = None,
         *,
-        generator: torch.Generator | Draws,
+        generator: torch.Generator,
+        seed: int | None = None,
     ) -> None:
         self.model = model.requires_grad_().train()
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.optimizers = muon_and_adam(model) if optimizers is None else list(optimizers)
-        self.generator = generator
+        self.generator, self.seed = generator, seed
         self.step = 0
         self.seconds = 0.0
         self.kept: dict[str, Tensor] = {}
@@ -185,19 +186,27 @@ def schedule(fraction: float, step: int, warmup: int = 50) -> float:
     return min(1.0, (step + 1) / warmup) * max(0.0, 1 - fraction)
 
 
-def learn(state: State, batches: Iterator[Batch], loss: Loss) -> Float[Tensor, "2 b"]:
+def step_seed(seed: int, step: int, share: int, shares: int) -> int:
+    """The seed of one share of a step's random numbers; no two shares of a training have the same one.
+
+    Seeds count up from step to step, as in EDM2's loop, because a generator on a CPU has 2³² of them.
+    """
+    return (seed * 0x9E3779B1 + step * shares + share) % 2**32
+
+
+def learn(state: State, batches: Iterator[Batch], loss: Loss, group: Group, turns: int) -> Float[Tensor, "2 b"]:
     """Add the gradients of a batch; returns its losses and noise levels, zeros for those of other processes."""
-    draws = state.generator
-    if not isinstance(draws, Draws):
+    shares, parts = group.size * turns, []
+    for share in range(group.rank * turns, (group.rank + 1) * turns):
+        if state.seed is not None:
+            state.generator.manual_seed(step_seed(state.seed, state.step, share, shares))
         losses, sigmas = loss(state.model, next(batches))
-        state.scaler.scale(losses.mean()).backward()  # type: ignore[no-untyped-call]
-        return torch.stack([losses.detach(), sigmas])
-    whole = torch.zeros(2, draws.size, device=draws.device)
-    for _ in draws.each_turn(state.step):
-        losses, sigmas = loss(state.model, next(batches))
-        state.scaler.scale(losses.sum() / draws.size).backward()  # type: ignore[no-untyped-call]
-        whole[:, draws.first : draws.first + draws.mine] = torch.stack([losses.detach(), sigmas])
-    return whole
+        state.scaler.scale(losses.mean() / shares).backward()  # type: ignore[no-untyped-call]
+        parts.append(torch.stack([losses.detach(), sigmas]))
+    mine = torch.cat(parts, 1)
+    whole = torch.zeros(2, group.size, mine.shape[1], device=mine.device)
+    whole[:, group.rank] = mine
+    return whole.flatten(1)
 
 
 def train(
@@ -207,12 +216,14 @@ def train(
     *,
     budget: Budget,
     group: Group = ALONE,
+    turns: int = 1,
     signals: Sequence[int] = (),
 ) -> Iterator[Progress]:
     """Train until the budget is spent; yields after every step, and may be abandoned at any of them.
 
-    ``group``: the processes that share every batch; the clock is the leading one's.  Then the state's generator is
-    ``Draws``.  ``signals``: the numbers of those that this process was sent, SIGINT or SIGTERM, as they come.
+    ``batches``: this process' shares of every batch, all of one size.  ``group``: the processes that learn together,
+    each from ``turns`` shares one after the other; the state then has a seed, and the clock is the leading process'.
+    ``signals``: the numbers of those that this process was sent, SIGINT or SIGTERM, as they come.
     Raises NonFiniteLossError, before the weights are touched, when the loss is NaN or infinite on any process, and
     PeerError if one of them is gone.
     """
@@ -220,7 +231,7 @@ def train(
     recent: deque[float] = deque(maxlen=50)
     while (fraction := budget.fraction(state.step, state.seconds)) < 1:
         at = time.perf_counter()
-        whole = learn(state, batches, loss)
+        whole = learn(state, batches, loss, group, turns)
         # What all must know alike, in one message: gradients, losses, the leading process' clock, who was told to stop.
         clock = time.monotonic() - began if group.leads else 0.0
         facts = torch.tensor([clock, *(float(number in signals) for number in STOPS)], dtype=torch.float64)

@@ -252,7 +252,7 @@ class Likelihood(RunOptions):
         from ncsn import storage
         from ncsn.data.pixels import dequantize
         from ncsn.likelihood import bits_per_dimension, joined
-        from ncsn.rng import block_seed
+        from ncsn.run import block_seed
 
         began = time.perf_counter()
         run = ncsn.load(self.run, device=self.device)

@@ -29,7 +29,6 @@ from ncsn.noise import Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm, training_loss
 from ncsn.optim import muon_and_adam
 from ncsn.recipe import Recipe, Units
-from ncsn.rng import Draws
 from ncsn.run import Run
 from ncsn.training import Budget, Progress, Row, State, train
 from ncsn.validation import DeviceName
@@ -194,7 +193,9 @@ def fit_images(
     products = torch.bfloat16 if precision == "bf16" else torch.float32
     examples, target = training_set(settings, pictures, products)
     turns = settings.accumulate
-    draws = Draws(settings.seed, settings.batch_size, device=device, rank=group.rank, processes=group.size, turns=turns)
+    # Every process takes its shares of a batch, all of one size; a batch may so become a little larger.
+    size = -(-settings.batch_size // (group.size * turns))
+    generator = torch.Generator(device).manual_seed(settings.seed)
 
     # What could not be trained or sampled ends here, before anything is written.
     recipe.sampling.but(sampler="annealed")
@@ -213,29 +214,27 @@ def fit_images(
         centre = 0.0 if recipe.preconditioning == "scaled" else mean  # NCSNv2's network centres pixels itself
         model = recipe.build(centre, std, network=network, autocast=machine.autocast_of(precision)).to(device)
         rates = {"muon_rate": settings.muon_rate, "adam_rate": settings.adam_rate}
-        state = State(model, muon_and_adam(model, **rates, products=products), generator=draws)
+        optimizers = muon_and_adam(model, **rates, products=products)
+        state = State(model, optimizers, generator=generator, seed=settings.seed)
         record.begin(state, recipe, part)
         return state
 
     def steps(state: State, budget: Budget) -> Iterator[Progress]:
         labels = examples.label if state.model.classes else None
         if pictures.shards is None:
-            stream = batches(examples.x, settings.batch_size, labels, flip=settings.flip, generator=draws)
+            stream = batches(examples.x, size, labels, flip=settings.flip, generator=generator)
         else:
-            stream = shards.stream(pictures, settings.reading, draws, labels=labels is not None, flip=settings.flip)
-        loss = training_loss(noise, objective or target, generator=draws)
-        progress = train(state, stream, loss, budget=budget, group=group, signals=record.signals)
+            known = labels is not None
+            stream = shards.stream(pictures, settings.reading, size, generator, labels=known, flip=settings.flip)
+        loss = training_loss(noise, objective or target, generator=generator)
+        progress = train(state, stream, loss, budget=budget, group=group, turns=turns, signals=record.signals)
         # By steps the number of threads stays, for then the result is the same to the byte.
         return progress if budget.seconds is None else machine.Threads().beside(progress)
 
     state, guide = begun(recipe, network), None if smaller is None else begun(smaller, part="guide")
     if rules.compiles(settings):
-        shown = [torch.zeros(size, *recipe.shape, device=device) for size in draws.sizes]
-
-        def trial() -> Tensor:
-            return torch.cat([state.model(x, torch.ones(len(x), device=device)) for x in shown]).sum()
-
-        machine.say_compiled(lambda: machine.compile_network(state.model.network, trial))
+        shown, sigma = torch.zeros(size, *recipe.shape, device=device), torch.ones(size, device=device)
+        machine.say_compiled(lambda: machine.compile_network(state.model.network, lambda: state.model(shown, sigma)))
     run = Run(
         score=state.average,
         recipe=recipe,
