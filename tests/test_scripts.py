@@ -200,7 +200,7 @@ def test_a_toy_that_is_interrupted_goes_on_with_its_own_settings(
 ) -> None:
     """Before its first step: the checkpoint is that of the beginning."""
     before = ncsn.State.update
-    line = f"--generator moons --seed 3 --objective exact {QUICK} --out {tmp_path}"
+    line = f"--generator moons --seed 3 --objective exact {QUICK} --levels 3 --langevin-steps 2 --out {tmp_path}"
     assert run("training_toy.py", f"{line}/whole") == 0
     monkeypatch.setattr(ncsn.State, "update", Mock(side_effect=MemoryError))
     assert run("training_toy.py", f"{line}/cut") == 1
