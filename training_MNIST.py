@@ -12,7 +12,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; install the package first, with `pip install .` in this folder")
 
-from ncsn.cli.interrupts import quit_on_signals
+from ncsn.interrupts import quit_on_signals
 
 quit_on_signals()
 from ncsn import plots
@@ -43,7 +43,7 @@ def main(given: Images) -> None:
     if record.writes:
         # Sampling: noise becomes images on the way down the noise levels; also by the paper's Langevin dynamics.
         drawn = drawing.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, 36))
-        annealed = drawing.draw(run, record.affordable(drawn), seed=settings.seed, sampler="annealed")
+        annealed = drawing.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
 
         # Pictures: samples, how they came out of the noise, and how the losses fell on every noise level.
         plots.image_grid(drawn.samples, record.path("samples.png"))

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from ncsn import data, evaluation, machine
 from ncsn.data.pixels import quantize
-from ncsn.progress import refresh_interval
+from ncsn.machine import refresh_interval
 
 HERE = Path(__file__).parent
 Name = Literal["ours", "reference", "diffusers", "azula", "denoising-diffusion-pytorch"]

@@ -25,7 +25,7 @@ from ncsn import data, evaluation, machine
 from ncsn.cli import console, drawing
 from ncsn.data.pixels import quantize
 from ncsn.evaluation import metrics
-from ncsn.progress import refresh_interval
+from ncsn.machine import refresh_interval
 
 HERE = Path(__file__).parent
 GRID: dict[str, tuple[int, ...]] = {

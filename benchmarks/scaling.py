@@ -32,7 +32,7 @@ from tqdm import tqdm
 from ncsn import machine
 from ncsn.data.pixels import reals
 from ncsn.distributions import Empirical
-from ncsn.progress import refresh_interval
+from ncsn.machine import refresh_interval
 from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.samplers import Sampling

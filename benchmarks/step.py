@@ -30,7 +30,6 @@ from ncsn.networks import UNet
 from ncsn.noise import LogNormal
 from ncsn.objectives import dsm, posterior_dsm
 from ncsn.optim import muon_and_adam
-from ncsn.rng import Draws
 from ncsn.training import Budget, Progress, State, train
 from ncsn.validation import DeviceName
 
@@ -74,11 +73,11 @@ def model_of(step: Step, device: torch.device) -> ScoreModel:
 def progress_of(step: Step, group: Group = ALONE) -> tuple[State, Iterator[Progress]]:
     """A training, and its steps."""
     device = machine.choose_device(step.device)
-    draws = Draws(0, step.batch_size, device=device, rank=group.rank, processes=group.size)
+    size, generator = -(-step.batch_size // group.size), torch.Generator(device).manual_seed(0)
     model, precision = model_of(step, device), machine.choose_precision(step.precision, device)
     products = torch.bfloat16 if precision == "bf16" else torch.float32
     machine.allow_tf32(precision != "fp32")
-    state = State(model, muon_and_adam(model, products=products), generator=draws)
+    state = State(model, muon_and_adam(model, products=products), generator=generator, seed=0)
     pixels = torch.randint(
         256, (step.examples, 3, step.side, step.side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     ).to(device)
@@ -86,10 +85,10 @@ def progress_of(step: Step, group: Group = ALONE) -> tuple[State, Iterator[Progr
     if step.posterior:
         objective = partial(posterior_dsm, data_score=Empirical(reals(pixels), dtype=products), above=ABOVE)
     if step.compile:
-        example, sigma = torch.zeros(draws.mine, *pixels.shape[1:], device=device), torch.ones(draws.mine).to(device)
+        example, sigma = torch.zeros(size, *pixels.shape[1:], device=device), torch.ones(size, device=device)
         machine.compile_network(state.model.network, lambda: state.model(example, sigma))
-    batches = ncsn.batches(pixels, step.batch_size, generator=draws)
-    loss = ncsn.training_loss(NOISE, objective, generator=draws)
+    batches = ncsn.batches(pixels, size, generator=generator)
+    loss = ncsn.training_loss(NOISE, objective, generator=generator)
     return state, train(state, batches, loss, budget=Budget(steps=10**6), group=group)
 
 

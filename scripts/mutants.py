@@ -29,12 +29,11 @@ from cosmic_ray.plugins import get_operator
 
 ROOT = Path(__file__).resolve().parents[1]
 ALSO = {
-    "samplers": "sampling randomness",
+    "samplers": "randomness",
     "objectives": "randomness",
     "likelihood": "randomness",
     "problems": "randomness",
-    "model": "score recipe objectives",
-    "optim": "optimizers",
+    "model": "score run objectives",
 }
 """Tests that concern a module beside those that are named after it."""
 BINARY = "Add_Sub Sub_Add Mul_Div Mul_Add Div_Mul Pow_Mul Pow_Div Mod_Mul FloorDiv_Mul BitAnd_BitOr"

@@ -19,7 +19,7 @@ TRAIN = (
 )
 PROGRAM = """
 import functools, os, signal, sys
-from ncsn.cli.interrupts import quit_on_signals
+from ncsn.interrupts import quit_on_signals
 quit_on_signals()
 from ncsn import distributed, machine, training
 from ncsn.cli import main as cli
@@ -51,17 +51,18 @@ def done(
 
 
 def prepared(folder: Path) -> Path:
-    """A folder with images of two classes, and what one process does with them: a training, samples, likelihoods."""
+    """A folder with images of two classes, and what one process makes of them in four turns."""
     rng, labels = np.random.default_rng(0), np.arange(900) % 2
     images = (rng.random((900, 8, 8)) * 100 + 100 * labels[:, None, None]).astype(np.uint8)
     np.savez(folder / "data.npz", images=images, labels=labels)
-    finished = done(1, folder, train(folder, "one"), *uses(folder, "one"))
+    finished = done(1, folder, train(folder, "one", turns=4), *uses(folder, "one"))
     assert finished.returncode == 0, finished.stderr
     return folder
 
 
-def train(place: Path, name: str) -> str:
-    return TRAIN.format(data=place / "data.npz", out=place / name)
+def train(place: Path, name: str, turns: int = 2) -> str:
+    """A training; two processes in two turns each draw the random numbers that one draws in four."""
+    return TRAIN.format(data=place / "data.npz", out=place / name) + f" --accumulate {turns}"
 
 
 def uses(place: Path, name: str) -> tuple[str, str]:

@@ -220,9 +220,13 @@ def test_no_more_samples_are_drawn_than_can_be_judged(
 ) -> None:
     use(monkeypatch, replace(given, recipe=replace(RECIPE, shape=(1, 28, 28))))
     trained_on(monkeypatch, small_images((1, 28, 28)))
-    cli.main(["evaluate", "it", "--levels", "8", "--device", "cpu", "--out", str(tmp_path)])
-    assert "150 samples instead of 10000" in capsys.readouterr().err
-    assert json.loads((tmp_path / "evaluation.json").read_text())["n"] == 150
+    cli.main(["evaluate", "it", "--levels", "8", "--device", "cpu", "--class", "7", "--out", str(tmp_path)])
+    printed, report = capsys.readouterr(), json.loads((tmp_path / "evaluation.json").read_text())
+    assert "150 samples instead of 10000" in printed.err
+    assert report["n"] == 150
+    alone = [note for note in report["notes"] if "class 7" in note]
+    assert len(alone) == 1, "they are beside images of all classes"
+    assert alone[0] in printed.out
 
 
 def test_a_file_is_evaluated_as_far_as_is_asked(

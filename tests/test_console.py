@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from ncsn.cli import console
-from ncsn.cli.interrupts import Interrupted, Terminated, interruptible
+from ncsn.interrupts import Stopped, interruptible
 from ncsn.learn.record import Record
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP
-from ncsn.training import NonFiniteLossError, Progress, State, Stopped
+from ncsn.training import NonFiniteLossError, Progress, State
 
 
 @dataclass
@@ -48,8 +48,8 @@ def full(_: Nothing) -> None:
         (NonFiniteLossError("the loss is nan"), 1, "error: the loss is nan"),
         (Stopped(signal.SIGINT, " at step 3"), 130, "error: interrupted at step 3"),
         (Stopped(signal.SIGTERM, " at step 4"), 143, "error: terminated at step 4"),
-        (Terminated(), 143, "error: terminated"),
-        (Interrupted(), 130, "error: interrupted"),
+        (Stopped(signal.SIGTERM), 143, "error: terminated"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
     ],
 )
 @pytest.mark.parametrize("rank", ["0", "1"])

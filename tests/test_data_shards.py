@@ -16,7 +16,6 @@ from ncsn.data.shards import stream
 from ncsn.learn.rules import resolve
 from ncsn.learn.settings import Images as Settings
 from ncsn.objectives import Batch
-from ncsn.rng import Draws
 
 EACH = 12  # images in a shard
 SIX = ("x-000", "x-001", "x-002", "x-003", "x-004", "x-005")
@@ -37,9 +36,10 @@ def made(folder: Path, names: tuple[str, ...] = SIX) -> str:
     return f"{folder}/{{{','.join(names)}}}.tar"
 
 
-def seen(images: Images, draws: Draws, batches: int, **reading: int) -> list[Batch]:
-    """What a process has of some batches."""
-    drawn = stream(images, Reading(**reading), draws, labels=True, flip=False)  # type: ignore[arg-type]
+def seen(images: Images, seed: int, size: int, batches: int, **reading: int) -> list[Batch]:
+    """Some batches of a process whose generator has had this seed last."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = stream(images, Reading(**reading), size, generator, labels=True, flip=False)  # type: ignore[arg-type]
     found = list(islice(drawn, batches))
     drawn.close()  # type: ignore[attr-defined]
     return found
@@ -80,7 +80,7 @@ def test_a_folder_of_images_with_a_tar_beside_them_is_one_of_images(tmp_path: Pa
 
 def test_training_sees_all_images_with_their_classes_about_once_an_epoch(tmp_path: Path) -> None:
     images = load_images(made(tmp_path))
-    batches = seen(images, Draws(3, 16), 60)
+    batches = seen(images, 3, 16, 60)
     drawn = [value for batch in batches for value in first(batch)]
     counts = np.bincount(drawn, minlength=48)
     assert len(counts) == 48
@@ -91,16 +91,12 @@ def test_training_sees_all_images_with_their_classes_about_once_an_epoch(tmp_pat
 
 
 def test_who_begins_elsewhere_sees_others(tmp_path: Path) -> None:
-    """Two processes, two steps to begin at and two seeds: all differ; the same of all three sees the same."""
+    """Two seeds differ, as those of two processes, or of two steps to begin at, do; the same one sees the same."""
     images = load_images(made(tmp_path))
-    later = Draws(0, 8)
-    later.begin(5)
-    starts = [Draws(0, 8), later, Draws(1, 8), *(Draws(0, 16, rank=rank, processes=2) for rank in (0, 1))]
-    sights = [first(seen(images, draws, 1)[0]) for draws in starts]
-    assert [len(sight) for sight in sights] == [8] * 5
-    assert len({tuple(sight) for sight in sights[1:]} | {tuple(sights[0])}) >= 4
-    assert sights[3] != sights[4]
-    assert first(seen(images, Draws(0, 8), 1)[0]) == sights[0]
+    sights = [first(seen(images, seed, 8, 1)[0]) for seed in (0, 1, 5)]
+    assert [len(sight) for sight in sights] == [8] * 3
+    assert len({tuple(sight) for sight in sights}) == 3
+    assert first(seen(images, 0, 8, 1)[0]) == sights[0]
 
 
 def test_images_become_what_they_become_elsewhere(tmp_path: Path) -> None:
@@ -109,7 +105,7 @@ def test_images_become_what_they_become_elsewhere(tmp_path: Path) -> None:
     for k in range(3):
         written(tmp_path / f"{k}.tar", [{"png": square} for square in squares])
     images = load_images(str(tmp_path), reading=Reading(size="6"))
-    batch = next(stream(images, Reading(size="6"), Draws(0, 4), labels=False, flip=True))
+    batch = next(stream(images, Reading(size="6"), 4, torch.Generator(), labels=False, flip=True))
     assert batch.x.shape == (4, *images.shape) == (4, 1, 6, 6)
     assert batch.label is None
     assert all(len({*row.flatten().mul(256).floor().tolist()}) == 1 for row in batch.x)
@@ -128,8 +124,8 @@ def test_what_is_broken_or_of_another_kind_is_counted(
     written(tmp_path / "x-000.tar", samples)
     images = load_images(pattern)
     with pytest.raises(ValueError, match=r"x-000\.tar 0007 cannot be read \(.*--max-broken allows 1 images"):
-        seen(images, Draws(0, 16), 60, max_broken=1)
-    drawn = [value for batch in seen(images, Draws(0, 16), 20, max_broken=10**6) for value in first(batch)]
+        seen(images, 0, 16, 60, max_broken=1)
+    drawn = [value for batch in seen(images, 0, 16, 20, max_broken=10**6) for value in first(batch)]
     assert {*range(48)} - {*drawn} == {7}
 
 

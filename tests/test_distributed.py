@@ -15,8 +15,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_do_what_one_does(place: Path) -> None:
-    """They learn the same, in turns too; their samples and likelihoods are the same to the byte."""
-    finished = done(2, place, train(place, "two") + " --accumulate 2", *uses(place, "two"))
+    """They learn the same from as many shares of a batch; samples and likelihoods are the same to the byte."""
+    finished = done(2, place, train(place, "two"), *uses(place, "two"))
     assert finished.returncode == 0, finished.stderr
     same(place / "one", place / "two")
     names = {path.name for path in (place / "one").iterdir()} | {".job"}
@@ -28,13 +28,13 @@ def test_two_processes_do_what_one_does(place: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_goes_on_on_another_number_of_processes(place: Path) -> None:
-    """Of three processes the last is told to stop; all do, after the same step, and one goes on alone, in turns."""
-    stop = "if self.step == 5 and rank == '2': os.kill(os.getpid(), signal.SIGTERM)"
-    first = done(3, place, train(place, "cut"), more=stop)
+    """Of two processes the second is told to stop; both do, after the same step, and one goes on alone, in turns."""
+    stop = "if self.step == 5 and rank == '1': os.kill(os.getpid(), signal.SIGTERM)"
+    first = done(2, place, train(place, "cut"), more=stop)
     assert "error: terminated at step 6; " in first.stderr
     assert first.returncode != 0
     assert torch.load(place / "cut" / "checkpoint.pt", weights_only=True)["step"] == 6
-    second = done(1, place, train(place, "cut") + " --resume --accumulate 3")
+    second = done(1, place, train(place, "cut", turns=4) + " --resume")
     assert second.returncode == 0, second.stderr
     same(place / "one", place / "cut")
 

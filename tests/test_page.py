@@ -17,7 +17,7 @@ import pytest
 import ncsn
 from ncsn.cli import main as cli
 from ncsn.cli import page
-from ncsn.cli.interrupts import Interrupted
+from ncsn.interrupts import Stopped
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP, UNet
 from ncsn.recipe import Recipe
@@ -72,6 +72,7 @@ def test_the_page_is_served_by_both_names_of_this_machine_and_by_no_other(
         ("/", {"method": "HEAD"}, 200, "text/html", b""),
         ("/assets/it.js?v=1", {}, 200, "text/javascript", b"export {};"),
         ("/../secret.txt", {}, 404, "text/html", None),
+        ("/%00", {}, 404, "text/html", None),
         ("/", {"host": "evil.example"}, 403, "text/html", None),
         ("/", {"host": "127.0.0.1:1"}, 403, "text/html", None),
     ):
@@ -148,7 +149,7 @@ def test_a_run_takes_the_place_of_the_pages_model_until_ctrl_c(
 
         def serve_forever() -> None:
             served.append(contents(folder))
-            raise Interrupted
+            raise Stopped(2)
 
         server = server_of(folder, port)
         server.serve_forever = serve_forever  # type: ignore[assignment]

@@ -7,28 +7,29 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import z_score
-from learning import arrays, pictures, tiny
+from learning import arrays, tiny
 from safetensors.torch import load_file
 from torch import Tensor
 
 import ncsn
 from ncsn import storage
 from ncsn.data import batches
-from ncsn.learn import rules
-from ncsn.learn.fit import lesson_of
+from ncsn.interrupts import Stopped
+from ncsn.learn.fit import held_out_losses
 from ncsn.learn.record import BAND_NAMES, Record, left, opened, verdict
 from ncsn.learn.settings import ImageJob
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.noise import Geometric, LogUniform
 from ncsn.objectives import Batch, training_loss
-from ncsn.training import Budget, NonFiniteLossError, Progress, Row, State, Stopped, train
+from ncsn.training import Budget, NonFiniteLossError, Progress, Row, State, train
 
 DATA = torch.randn(200, 2, generator=torch.Generator().manual_seed(9))
 FALLING = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3]
@@ -62,17 +63,15 @@ def test_held_out_losses_are_those_of_held_out_images() -> None:
     grey, mean, std = 200, 0.2, 0.3
     model = ScoreModel(torch.nn.Identity(), mean, std)
     model.network.forward = lambda x, c: torch.zeros_like(x)
-    settings = rules.resolve(tiny(), pictures(), torch.device("cpu"))
-    lesson = lesson_of(settings, pictures(labels=False), LogUniform(10.0, 0.01), None, torch.float32)
     images = torch.full((7, 1, 8, 8), grey, dtype=torch.uint8)
-    lesson = replace(lesson, held_out=Batch(images))
-    losses, sigmas = lesson.losses(model)
+    judge = partial(held_out_losses, examples=Batch(images), noise=LogUniform(10.0, 0.01), sizes=(256, 256))
+    losses, sigmas = judge(model)
     assert losses.shape == sigmas.shape == (512,)
     # F* = (σ²(x₀ − μ) − σσ_d² z)/(σσ_d√(σ² + σ_d²)), with x₀ a grey within a 256th.
     away = ((grey + 0.5) / 256 - mean) ** 2 + 1 / (12 * 256**2)
     expected = (sigmas**2 * away + std**4) / (std**2 * (sigmas**2 + std**2))
     assert abs(z_score(losses / expected, 1.0)) < 4
-    assert torch.equal(losses, lesson.losses(model)[0])
+    assert torch.equal(losses, judge(model)[0])
 
 
 def training(steps: int, signals: Sequence[int] = (), bad: int = 99) -> tuple[State, Iterator[Progress]]:
@@ -179,16 +178,13 @@ def test_a_run_says_what_it_learned_and_what_that_took(trained: Path) -> None:
     assert (run.experiment, run.settings["steps"], list(run.recipe.shares)) == ("images", 12, ["0", "1", "2"])
 
 
-def test_who_resumes_may_say_where_the_images_are_now(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: Path) -> None:
     config = storage.read_config(trained / "run")
     run = tmp_path / "run"
     run.mkdir()
     storage.write_config(run, "images", config.settings, config.recipe, config.data)
     job = ImageJob(out=run, resume=True, device="cpu")
     data, settings, record = opened(replace(tiny(steps=20), job=job))
-    assert "goes on with its own images" in capsys.readouterr().out
     assert (settings.steps, settings.dataset, settings.job) == (20, str(trained / "data.npz"), job)
     moved = tmp_path / "elsewhere.npz"
     moved.write_bytes((trained / "data.npz").read_bytes())

@@ -193,11 +193,9 @@ def test_what_takes_time_first_is_for_trainings_in_which_it_pays(
 
 def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn() -> None:
     long = settle(channels=(8,), minutes=20.0)
-    assert rules.budgets(long, 70.0, guided=False)[0] == Budget(seconds=1130)
+    assert rules.budgets(long, 70.0, guided=False)[0] == Budget(seconds=15 / 16 * 1200 - 70)
     whole, guide = rules.budgets(long, 70.0, guided=True)
-    assert whole.seconds == pytest.approx(0.95 * 1130)
-    assert guide.seconds == pytest.approx(0.05 * 1130)
+    assert whole.seconds == pytest.approx(0.95 * 1055)
+    assert guide.seconds == pytest.approx(0.05 * 1055)
     assert rules.budgets(long, 1190.0, guided=False)[0].seconds == 120, "a tenth, whatever else there is"
     assert rules.budgets(settle(steps=101), 9.0, guided=True) == (Budget(steps=101), Budget(steps=11))
-    assert [rules.annealed_samples(long, each) for each in (0.1, 4.0, 99.0)] == [20, 10, 1]
-    assert rules.annealed_samples(replace(long, samples=7), 0.1) == 7

@@ -130,7 +130,6 @@ def test_who_resumes_gets_the_runs_own_settings_and_is_told(capsys: pytest.Captu
     other = again(Images(seed=5, batch_size=64))
     assert (other.seed, other.batch_size, other.steps) == (3, 16, 6)
     said = capsys.readouterr().out
-    assert "batch_size is 16, not 64" in said
-    assert "seed is 3, not 5" in said
+    assert "batch_size, seed" in said
     with pytest.raises(ValueError, match=r"config.json: settings: channels is"):
         again(Images(), saved=saved | {"channels": "wide"})

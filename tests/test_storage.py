@@ -21,7 +21,6 @@ from ncsn import machine, storage
 from ncsn.learn.settings import ImageJob, Images, ResolvedImages, recalled
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP
-from ncsn.optim import muon_and_adam
 from ncsn.recipe import Recipe
 from ncsn.samplers import Sampling
 from ncsn.storage import CHECKPOINT, CONFIG_VERSION, MODEL, digest, read_tensors, sealed
@@ -131,7 +130,7 @@ def test_the_model_in_the_package_is_small_and_loads(
     assert storage.find("mnist") == Path("mnist"), "a run of one's own goes first"
 
 
-def test_a_run_of_the_version_that_is_written_samples_as_it_did_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_the_version_that_is_written_samples_as_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
     """tests/data/runs/v3 was trained on MNIST at 8 × 8 pixels for 20 steps, and has drawn expected.npz."""
     place = Path(__file__).parent / "data" / "runs" / f"v{CONFIG_VERSION}"
     monkeypatch.setattr(machine, "fast_bfloat16", lambda _: False)
@@ -140,15 +139,6 @@ def test_a_run_of_the_version_that_is_written_samples_as_it_did_and_goes_on(monk
     with np.load(place / "expected.npz") as expected:
         # Other machines add in another order; what is seen is 1/256.
         assert torch.allclose(run.sample(4, seed=0), torch.from_numpy(expected["samples"]), atol=1e-3)
-    model = run.recipe.build()
-    state = State(model, muon_and_adam(model), generator=torch.Generator())
-    state.load(place / CHECKPOINT)
-    assert state.step == 20
-    assert all(map(torch.equal, state.average.parameters(), run.model.parameters()))
-    before = copy.deepcopy(state.model)
-    state.model(torch.ones(2, *run.recipe.shape), 1.0).square().mean().backward()
-    state.update(1.0)
-    assert not all(map(torch.equal, before.parameters(), state.model.parameters()))
 
 
 def test_what_is_overwritten_is_gone_and_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

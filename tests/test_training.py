@@ -13,7 +13,7 @@ from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.noise import Geometric
 from ncsn.objectives import Batch, training_loss
-from ncsn.training import Budget, NonFiniteLossError, Progress, State, schedule, train
+from ncsn.training import Budget, NonFiniteLossError, Progress, State, schedule, step_seed, train
 
 DATA = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
 
@@ -155,3 +155,11 @@ def test_the_scale_of_a_loss_falls_where_a_gradient_is_too_large_and_is_kept(tmp
     other.load(tmp_path / "checkpoint.pt")
     assert (other.scaler.get_scale(), other.kept) == (2.0**39, {})
     make().load(tmp_path / "checkpoint.pt")  # a run may go on in another precision
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**40])
+def test_no_two_shares_of_a_training_have_the_same_random_numbers(seed: int) -> None:
+    seeds = {step_seed(seed, step, share, 6) for step in range(200) for share in range(6)}
+    assert len(seeds) == 1200
+    assert not seeds & {step_seed(seed + 1, step, share, 6) for step in range(200) for share in range(6)}
+    assert all(0 <= value < 2**32 for value in seeds)

@@ -11,7 +11,7 @@ import pytest
 from annotated_types import Interval
 
 from ncsn.cli.main import COMMANDS
-from ncsn.learn.settings import Images, ResolvedImages, ResolvedToy, Toy
+from ncsn.learn.settings import Images, ResolvedImages, Toy
 from ncsn.validation import Count, Levels, Sigma, check_call, check_ranges, validated
 
 NEEDED: dict[str, Any] = {
@@ -35,10 +35,10 @@ def numbers(hint: Any, interval: Interval | None = None) -> list[tuple[type, Int
     return [number for argument in get_args(hint) for number in numbers(argument, interval)]
 
 
-@pytest.mark.parametrize("kind", [*COMMANDS.values(), Images, Toy, ResolvedImages, ResolvedToy])
+@pytest.mark.parametrize("kind", [*COMMANDS.values(), Images, Toy, ResolvedImages])
 def test_every_number_has_a_range_and_is_refused_outside_of_it(kind: Any) -> None:
     hints = get_type_hints(kind, include_extras=True)
-    resolved = kind in (ResolvedImages, ResolvedToy)
+    resolved = kind is ResolvedImages
     needed = {field.name: NEEDED[field.name] for field in fields(kind) if field.name in NEEDED} if not resolved else {}
     for field in fields(kind):
         for number, interval in numbers(hints[field.name]):

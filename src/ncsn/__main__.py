@@ -1,6 +1,6 @@
 """The command ``ncsn``, and ``python -m ncsn``."""
 
-from ncsn.cli.interrupts import quit_on_signals
+from ncsn.interrupts import quit_on_signals
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ncsn.rng import placed
+from ncsn.noise import place_of
 from ncsn.score import Sigma, expand, float64
 
 
@@ -61,7 +61,7 @@ class GaussianMixture:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         """``n`` independent draws of the clean data."""
-        device = placed(generator, None)
+        device = place_of(generator)
         component = torch.multinomial(self.weights.to(device), n, replacement=True, generator=generator)
         means = self.means.to(device)[component]
         return means + self.std * torch.randn(means.shape, generator=generator, dtype=means.dtype, device=device)
@@ -109,7 +109,7 @@ class Ring:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
         """``n`` independent draws of the clean data."""
-        device = placed(generator, None)
+        device = place_of(generator)
         angle = 2 * math.pi * torch.rand(n, generator=generator, device=device)
         radius = self.radius + self.std * torch.randn(n, generator=generator, device=device)
         return torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
@@ -173,7 +173,7 @@ class Boxes:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         """``n`` independent draws of the clean data."""
-        device = placed(generator, None)
+        device = place_of(generator)
         lower = self.lower.to(device)[torch.randint(len(self.lower), (n,), generator=generator, device=device)]
         return lower + self.side * torch.rand(lower.shape, generator=generator, device=device)
 

@@ -6,16 +6,19 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import platformdirs
 import psutil
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
+T = TypeVar("T")
 USUAL_MEMORY = 2**34  # bytes, where a system does not say
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for what mallopt sets, in malloc.h
 GLIBC = platform.libc_ver()[0] == "glibc"
@@ -39,6 +42,17 @@ def memory() -> int:
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         found = found if limit == resource.RLIM_INFINITY else min(found, limit)
     return found
+
+
+def refresh_interval() -> float:
+    """Seconds between updates of a progress bar: a terminal wants many, a log file few."""
+    return 0.3 if sys.stderr.isatty() else 30.0
+
+
+def say(line: str) -> None:
+    """Tell the user something above any progress bar; of several processes the first speaks for all."""
+    if os.environ.get("RANK", "0") == "0":
+        tqdm.write(line, file=sys.stderr)
 
 
 def keep_memory() -> None:
@@ -91,6 +105,13 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> str | No
         first, *rest = str(error).strip().splitlines() or [type(error).__name__]
         return "; ".join([first, *[line for line in rest if "error:" in line][:1]])  # the compiler's own first error
     return None
+
+
+def say_compiled(compile_it: Callable[[], str | None]) -> None:
+    """Call what compiles a network, between the two lines that a user needs to know."""
+    say("compiling the network: up to a minute the first time, then seconds")
+    if reason := compile_it():
+        say(f"going on without torch.compile, about 1.5 times slower: {reason}")
 
 
 @contextmanager
@@ -300,6 +321,21 @@ class Threads:
             f"other programs keep {others:.1f} of {len(self.looked.busy)} processors busy: "
             f"fewer threads than {self.most} are faster now (OMP_NUM_THREADS sets their number)"
         )
+
+    def tell(self) -> None:
+        """The same, and the user is told."""
+        if line := self.follow():
+            say(line)
+
+    def beside(self, work: Iterable[T]) -> Iterator[T]:
+        """Pass pieces of work on, with the number of threads that is fastest for each; in the end all compute again."""
+        self.tell()
+        try:
+            for piece in work:
+                yield piece
+                self.tell()
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Let all threads compute again."""

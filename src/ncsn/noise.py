@@ -13,14 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.rng import Source, randint, stratified
-
 
 @runtime_checkable
 class Proposal(Protocol):
     """Where training draws its noise levels from."""
 
-    def sample(self, n: int, *, generator: Source = None) -> Float[Tensor, "n"]:
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
         """``n`` noise levels, each with the proposal's distribution, on the generator's device."""
         ...
 
@@ -31,6 +29,23 @@ def check_range(sigma_max: float, sigma_min: float, levels: int) -> None:
         raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; allowed is sigma_max >= sigma_min > 0")
     if levels < 1:
         raise ValueError(f"levels is {levels}; at least 1 is needed")
+
+
+def place_of(generator: torch.Generator | None) -> torch.device:
+    """Where a generator draws; None is torch's own, on the CPU."""
+    return torch.device("cpu") if generator is None else generator.device
+
+
+def noise_like(x: Float[Tensor, "b *d"], generator: torch.Generator | None) -> Float[Tensor, "b *d"]:
+    """Standard normal numbers, of the shape and type of ``x``."""
+    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+
+def stratified(n: int, generator: torch.Generator | None) -> Float[Tensor, "n"]:
+    """Uniform numbers in [0, 1), in random order, one in each of ``n`` equal parts: with less variance."""
+    device = place_of(generator)
+    strata = torch.randperm(n, generator=generator, device=device)
+    return (strata + torch.rand(n, generator=generator, device=device)) / n
 
 
 @dataclass(frozen=True)
@@ -57,9 +72,9 @@ class Geometric:
         exponents = torch.linspace(top, bottom, self.levels, dtype=torch.float64, device="cpu")
         return exponents.exp().float().to(device)
 
-    def sample(self, n: int, *, generator: Source = None) -> Float[Tensor, "n"]:
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
         """``n`` levels of the ladder, each equally likely."""
-        levels = randint(self.levels, (n,), generator)
+        levels = torch.randint(self.levels, (n,), generator=generator, device=place_of(generator))
         return self.sigmas(device=levels.device)[levels]
 
 
@@ -110,7 +125,7 @@ class LogNormal:
             raise ValueError(f"std is {self.std}; it must be positive")
         check_range(self.sigma_max, self.sigma_min, 1)
 
-    def sample(self, n: int, *, generator: Source = None) -> Float[Tensor, "n"]:
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
         """``n`` noise levels, one in each n-th of the distribution; those beyond an end are moved to that end.
 
         In random order.  Each has the whole distribution, and a batch's average loss less variance than from
@@ -139,7 +154,7 @@ class LogUniform:
         """Refuse what is no range."""
         check_range(self.sigma_max, self.sigma_min, 1)
 
-    def sample(self, n: int, *, generator: Source = None) -> Float[Tensor, "n"]:
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
         """``n`` noise levels, one in each n-th of the range, in random order (see ``LogNormal.sample``)."""
         quantiles = stratified(n, generator)
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** quantiles

@@ -11,8 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ncsn.model import ScoreModel
-from ncsn.noise import Proposal
-from ncsn.rng import Draws, Source, rand, randint, randn
+from ncsn.noise import Proposal, noise_like
 from ncsn.score import LabelledScore, Score, Sigma, conditioned, expand
 
 
@@ -29,14 +28,14 @@ def dsm(
     sigma: Sigma,
     *,
     label: Int64[Tensor, "b"] | None = None,
-    generator: Source = None,
+    generator: torch.Generator | None = None,
 ) -> Float[Tensor, "b"]:
     """Denoising score matching: ½‖σ·s(x + σz, σ) + z‖², z ~ N(0, I), summed over dimensions.
 
     Vincent 2011, with the weight λ(σ) = σ² of Song & Ermon 2019, equations 5 and 6: s = 0 costs D/2 on average at
     every σ.  Its expectation exceeds σ²·fisher by a constant that does not depend on the score.
     """
-    z = randn(x.shape, generator, x)
+    z = noise_like(x, generator)
     std = expand(sigma, x)
     s = conditioned(score, label)(x + std * z, sigma)
     return (std * s + z).square().flatten(1).sum(1) / 2
@@ -50,7 +49,7 @@ def posterior_dsm(
     data_score: Score | LabelledScore,
     above: float,
     label: Int64[Tensor, "b"] | None = None,
-    generator: Source = None,
+    generator: torch.Generator | None = None,
 ) -> Float[Tensor, "b"]:
     """Denoising score matching with less noise in its gradient: ½σ²‖s(x + σz, σ) − t‖² with a target t for σ > above.
 
@@ -61,7 +60,7 @@ def posterior_dsm(
     (−1 for none), ``data_score`` is asked for the score of that class.
     Xu et al. 2023 (arXiv:2302.00670) use a subset of the data; here it is all of it, and so without bias.
     """
-    z = randn(x.shape, generator, x)
+    z = noise_like(x, generator)
     std = expand(sigma, x)
     noisy, target = x + std * z, -z / std
     many = (sigma > above).nonzero()[:, 0]
@@ -88,15 +87,15 @@ def ssm(
     sigma: Sigma,
     *,
     label: Int64[Tensor, "b"] | None = None,
-    generator: Source = None,
+    generator: torch.Generator | None = None,
 ) -> Float[Tensor, "b"]:
     """Sliced score matching at noised points: σ²(vᵀ(∂s/∂x)v + ½‖s‖²) with one random ±1 vector v per example.
 
     Song et al. 2019 (arXiv:1905.07088), equation 8: with variance reduction, as ‖s‖² stands for its expectation over
     v.  Its mean over v is ``exact``.
     """
-    z = randn(x.shape, generator, x)
-    v = (2 * randint(2, x.shape, generator, x.device) - 1).to(x.dtype)
+    z = noise_like(x, generator)
+    v = (2 * torch.randint(2, x.shape, generator=generator, device=x.device) - 1).to(x.dtype)
     s, curved = curvature(conditioned(score, label), x + expand(sigma, x) * z, sigma, v)
     return sigma**2 * (curved + s.square().flatten(1).sum(1) / 2)
 
@@ -107,14 +106,14 @@ def exact(
     sigma: Sigma,
     *,
     label: Int64[Tensor, "b"] | None = None,
-    generator: Source = None,
+    generator: torch.Generator | None = None,
 ) -> Float[Tensor, "b"]:
     """Score matching as Hyvärinen has it, at noised points: σ²(tr ∂s/∂x + ½‖s‖²).
 
     Hyvärinen 2005, theorem 1.  On average D/2 below ``dsm``, for any score.  As many differentiations as dimensions:
     for few of them only.
     """
-    z = randn(x.shape, generator, x)
+    z = noise_like(x, generator)
     noisy = x + expand(sigma, x) * z
     trace = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     for unit in torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).view(-1, *x.shape[1:]):
@@ -136,7 +135,7 @@ Objective = Callable[..., Float[Tensor, "b"]]
 
 
 def training_loss(
-    noise: Proposal, objective: Objective = dsm, *, drop_label: float = 0.1, generator: torch.Generator | Draws
+    noise: Proposal, objective: Objective = dsm, *, drop_label: float = 0.1, generator: torch.Generator
 ) -> Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"]]]:
     """What ``train`` minimises: an objective at noise levels drawn from ``noise``.
 
@@ -156,7 +155,7 @@ def training_loss(
         x, label = batch
         labels = {}
         if label is not None:
-            dropped = rand((len(x),), generator, x.device) < drop_label
+            dropped = torch.rand(len(x), generator=generator, device=x.device) < drop_label
             labels["label"] = label.masked_fill(dropped, -1)
         sigma = noise.sample(len(x), generator=generator)
         losses = objective(model, x, sigma, generator=generator, **labels)

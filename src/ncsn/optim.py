@@ -39,12 +39,9 @@ def muon_and_adam(
     """
     matrices = hidden_matrices(model)
     others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
-    optimizers: list[torch.optim.Optimizer] = []
-    if matrices:
-        optimizers.append(Muon(matrices, lr=muon_rate, products=products))
-    if others:
-        optimizers.append(torch.optim.Adam(others, lr=adam_rate, betas=(0.9, 0.99), fused=True))
-    return optimizers
+    muon = [Muon(matrices, lr=muon_rate, products=products)] if matrices else []
+    adam = [torch.optim.Adam(others, lr=adam_rate, betas=(0.9, 0.99), fused=True)] if others else []
+    return [*muon, *adam]
 
 
 def orthogonalize(

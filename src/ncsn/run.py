@@ -21,7 +21,6 @@ from ncsn.likelihood import LogDensities, joined, log_prob
 from ncsn.model import ScoreModel
 from ncsn.problems import Measurement
 from ncsn.recipe import Label, Recipe, Units
-from ncsn.rng import block_seed
 from ncsn.samplers import NonFiniteSampleError, Sampling, Step, encode, slerp
 from ncsn.score import Counted, Score, batched, conditioned, even, guided, tweedie
 from ncsn.validation import GuideName
@@ -448,6 +447,18 @@ class Run:
                 storage.write_config(place, self.experiment, self.settings, recipe, self.origin)
         finally:
             lock.release()
+
+
+def block_seed(seed: int, number: int) -> int:
+    """The seed of a block of samples: the user's for the first.
+
+    On a CPU generators have 2³² seeds.  Blocks count on from one that is far from the user's, so that no two blocks
+    share one, and seeds 0 and 1 have no blocks in common.
+    """
+    if number == 0:
+        return seed
+    start = np.random.SeedSequence(seed % 2**64).generate_state(1)[0]
+    return (int(start) + number) % 2**32
 
 
 def generator_of(seed: int | torch.Generator, device: torch.device) -> torch.Generator:

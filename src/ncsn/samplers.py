@@ -31,8 +31,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.noise import Geometric, Karras, check_range
-from ncsn.rng import randn
+from ncsn.noise import Geometric, Karras, check_range, noise_like
 from ncsn.score import Score, tweedie
 from ncsn.validation import MOST_LEVELS, MOST_STEPS, GuideName
 
@@ -81,7 +80,7 @@ def langevin_step(
     score: Score, x: Tensor, sigma: float | Tensor, step_size: float | Tensor, generator: torch.Generator | None
 ) -> Tensor:
     """One step x + (α/2)·s(x, σ) + √α·z, where α is ``step_size``."""
-    z = randn(x.shape, generator, x)  # before the score, which may draw from the same generator
+    z = noise_like(x, generator)  # before the score, which may draw from the same generator
     return x + step_size / 2 * score(x, sigma) + step_size**0.5 * z
 
 
@@ -179,7 +178,7 @@ def consistent_annealed(
         raise ValueError(f"eta is {eta}; allowed is 1 - sigma'/sigma <= eta <= 1, from {smallest:.3g} on this ladder")
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
-        z = randn(x.shape, generator, x)
+        z = noise_like(x, generator)
         fresh = (following**2 - ((1 - eta) * sigma) ** 2).clamp(min=0).sqrt()
         return x + eta * sigma**2 * score(x, sigma) + fresh * z
 
@@ -210,11 +209,11 @@ def predictor_corrector(
         raise ValueError(f"snr is {snr}, corrections is {corrections}; allowed are snr > 0 and corrections >= 0")
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
-        z = randn(x.shape, generator, x)
+        z = noise_like(x, generator)
         drop = sigma**2 - following**2
         x = x + drop * score(x, sigma) + drop.sqrt() * z
         for _ in range(corrections):
-            z = randn(x.shape, generator, x)
+            z = noise_like(x, generator)
             s = score(x, following)
             size = s[:, None].flatten(1).norm(dim=1).mean()
             # A score that is zero everywhere says nothing of how far to go: no step.
@@ -230,7 +229,7 @@ def predictor_corrector(
 
 def add_noise(x: Tensor, sigma: Tensor, higher: Tensor, generator: torch.Generator | None) -> Tensor:
     """``x``, which has noise of level ``sigma``, with fresh noise up to the ``higher`` one."""
-    return x + (higher**2 - sigma**2).sqrt() * randn(x.shape, generator, x)
+    return x + (higher**2 - sigma**2).sqrt() * noise_like(x, generator)
 
 
 def euler(
@@ -369,7 +368,7 @@ def dpm_solver(
             ahead = (h / (2 * before[1])).clamp(max=most)
             x += share * ahead * (denoised - before[0])
         if stochasticity:
-            z = randn(x.shape, generator, x)
+            z = noise_like(x, generator)
             z *= following * (-torch.expm1(-2 * stochasticity * h)).sqrt()
             x += z
         before = denoised, h

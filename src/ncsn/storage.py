@@ -36,7 +36,7 @@ CONFIG_VERSION = 3
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 # What trainings and evaluations write, and --overwrite removes, config.json last: so a kill leaves no half of a run.
 RESULTS = ("evaluation.json", "evaluation.png", "evaluation.npz", "samples_[0-9]*.png")
-WRITTEN = (MODEL, CHECKPOINT, "metrics.jsonl", "pace.jsonl", "metrics.json", *RESULTS, "config.json")
+WRITTEN = (MODEL, CHECKPOINT, "metrics.jsonl", "metrics.json", *RESULTS, "config.json")
 JOB = ".job"  # says which of torchrun's has begun the run
 SHIPPED = ("mnist",)  # the runs in the package, under assets/models
 SEAL = b"\nsha256:"  # before the 64 digits at the end of a checkpoint

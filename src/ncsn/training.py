@@ -5,7 +5,6 @@
 
 import copy
 import math
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,14 +18,13 @@ from torch import Tensor
 
 from ncsn.distributed import ALONE, Group
 from ncsn.files import atomic, one_line
+from ncsn.interrupts import STOPS
 from ncsn.model import ScoreModel
 from ncsn.objectives import Batch
 from ncsn.optim import muon_and_adam
-from ncsn.rng import Draws
 from ncsn.storage import check_tensors, read_checkpoint, save_checkpoint
 
 CHECKPOINT_VERSION = 1
-STOPS = (signal.SIGTERM, signal.SIGINT)
 SCALE = "loss scale"
 
 Loss = Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"]]]
@@ -35,14 +33,6 @@ Loss = Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"
 
 class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the message names the step."""
-
-
-class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM has ended a training; ``number``: of the signal.  The message says where."""
-
-    def __init__(self, number: int, message: str = "") -> None:
-        super().__init__(message)
-        self.number = number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +47,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Refuse a budget that is none."""
-        given = [value for value in (self.steps, self.seconds) if value is not None]
-        if len(given) != 1 or not 0 < given[0] < math.inf:
+        if (self.steps is None) == (self.seconds is None) or not 0 < (self.steps or self.seconds or 0) < math.inf:
             raise ValueError(
                 f"steps is {self.steps} and seconds is {self.seconds}; exactly one is needed, and it must be positive"
             )
@@ -72,7 +61,8 @@ class State:
     """All that training changes: the model, its running average, the optimisers, the step and the randomness.
 
     ``optimizers``: of the model's parameters; by default ``muon_and_adam``.  Their learning rates are peaks.
-    ``generator``: what batches and losses draw from; saved with the rest.  ``Draws`` where several processes train.
+    ``generator``: what batches and losses draw from; saved with the rest.  ``seed``: begin every step with numbers of
+    its own, which follow from this seed, the step and the process; by default the generator goes on and on.
 
     ``kept`` is saved with the rest, and loaded: what whoever trains must not lose, by names of its own.
     ``scaler``: where the network runs in float16, whose smallest number is 6·10⁻⁸, gradients are made of a larger loss.
@@ -86,12 +76,13 @@ class State:
         model: ScoreModel,
         optimizers: Sequence[torch.optim.Optimizer] | None = None,
         *,
-        generator: torch.Generator | Draws,
+        generator: torch.Generator,
+        seed: int | None = None,
     ) -> None:
         self.model = model.requires_grad_().train()
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.optimizers = muon_and_adam(model) if optimizers is None else list(optimizers)
-        self.generator = generator
+        self.generator, self.seed = generator, seed
         self.step = 0
         self.seconds = 0.0
         self.kept: dict[str, Tensor] = {}
@@ -100,11 +91,6 @@ class State:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["peak"] = group["lr"]
-
-    @property
-    def gradients(self) -> list[Tensor]:
-        """The gradients of all weights that have one."""
-        return [p.grad for p in self.model.parameters() if p.grad is not None]
 
     def update(self, rate: float) -> None:
         """One step down the gradients, at ``rate`` times the peak learning rates; then the average."""
@@ -150,10 +136,7 @@ class State:
         """
         saved = read_checkpoint(path)
         if saved.get("version") != CHECKPOINT_VERSION:
-            version = saved.get("version")
-            raise ValueError(
-                f"{path} is a checkpoint of version {version!r:.40}; this program reads {CHECKPOINT_VERSION}"
-            )
+            raise ValueError(f"{path} is a checkpoint of another version; this program reads {CHECKPOINT_VERSION}")
         try:
             for model, weights in ((self.model, saved["model"]), (self.average, saved["average"])):
                 check_tensors(weights, model.state_dict())
@@ -163,9 +146,7 @@ class State:
             self.generator.set_state(saved["generator"])
             self.step, self.seconds, self.kept = int(saved["step"]), float(saved["seconds"]), dict(saved["kept"])
         except (ValueError, RuntimeError, TypeError, KeyError) as error:  # as torch says what does not fit
-            raise ValueError(
-                f"{path} belongs to another network than this run's config.json ({one_line(error)})"
-            ) from error
+            raise ValueError(f"{path} belongs to another network than config.json ({one_line(error)})") from error
         scale = self.kept.pop(SCALE, None)
         if scale is not None and self.scaler.is_enabled():
             self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": float(scale)})
@@ -205,19 +186,27 @@ def schedule(fraction: float, step: int, warmup: int = 50) -> float:
     return min(1.0, (step + 1) / warmup) * max(0.0, 1 - fraction)
 
 
-def learn(state: State, batches: Iterator[Batch], loss: Loss) -> Float[Tensor, "2 b"]:
+def step_seed(seed: int, step: int, share: int, shares: int) -> int:
+    """The seed of one share of a step's random numbers; no two shares of a training have the same one.
+
+    Seeds count up from step to step, as in EDM2's loop, because a generator on a CPU has 2³² of them.
+    """
+    return (seed * 0x9E3779B1 + step * shares + share) % 2**32
+
+
+def learn(state: State, batches: Iterator[Batch], loss: Loss, group: Group, turns: int) -> Float[Tensor, "2 b"]:
     """Add the gradients of a batch; returns its losses and noise levels, zeros for those of other processes."""
-    draws = state.generator
-    if not isinstance(draws, Draws):
+    shares, parts = group.size * turns, []
+    for share in range(group.rank * turns, (group.rank + 1) * turns):
+        if state.seed is not None:
+            state.generator.manual_seed(step_seed(state.seed, state.step, share, shares))
         losses, sigmas = loss(state.model, next(batches))
-        state.scaler.scale(losses.mean()).backward()  # type: ignore[no-untyped-call]
-        return torch.stack([losses.detach(), sigmas])
-    whole = torch.zeros(2, draws.size, device=draws.device)
-    for _ in draws.each_turn(state.step):
-        losses, sigmas = loss(state.model, next(batches))
-        state.scaler.scale(losses.sum() / draws.size).backward()  # type: ignore[no-untyped-call]
-        whole[:, draws.first : draws.first + draws.mine] = torch.stack([losses.detach(), sigmas])
-    return whole
+        state.scaler.scale(losses.mean() / shares).backward()  # type: ignore[no-untyped-call]
+        parts.append(torch.stack([losses.detach(), sigmas]))
+    mine = torch.cat(parts, 1)
+    whole = torch.zeros(2, group.size, mine.shape[1], device=mine.device)
+    whole[:, group.rank] = mine
+    return whole.flatten(1)
 
 
 def train(
@@ -227,12 +216,14 @@ def train(
     *,
     budget: Budget,
     group: Group = ALONE,
+    turns: int = 1,
     signals: Sequence[int] = (),
 ) -> Iterator[Progress]:
     """Train until the budget is spent; yields after every step, and may be abandoned at any of them.
 
-    ``group``: the processes that share every batch; the clock is the leading one's.  Then the state's generator is
-    ``Draws``.  ``signals``: the numbers of those that this process was sent, SIGINT or SIGTERM, as they come.
+    ``batches``: this process' shares of every batch, all of one size.  ``group``: the processes that learn together,
+    each from ``turns`` shares one after the other; the state then has a seed, and the clock is the leading process'.
+    ``signals``: the numbers of those that this process was sent, SIGINT or SIGTERM, as they come.
     Raises NonFiniteLossError, before the weights are touched, when the loss is NaN or infinite on any process, and
     PeerError if one of them is gone.
     """
@@ -240,11 +231,11 @@ def train(
     recent: deque[float] = deque(maxlen=50)
     while (fraction := budget.fraction(state.step, state.seconds)) < 1:
         at = time.perf_counter()
-        whole = learn(state, batches, loss)
+        whole = learn(state, batches, loss, group, turns)
         # What all must know alike, in one message: gradients, losses, the leading process' clock, who was told to stop.
         clock = time.monotonic() - began if group.leads else 0.0
         facts = torch.tensor([clock, *(float(number in signals) for number in STOPS)], dtype=torch.float64)
-        group.add_([*state.gradients, whole, facts])
+        group.add_([*(p.grad for p in state.model.parameters() if p.grad is not None), whole, facts])
         if not bool(whole[0].isfinite().all()):
             raise NonFiniteLossError(f"the loss is {whole[0].mean().item()} at step {state.step}")
         state.update(schedule(fraction, state.step))

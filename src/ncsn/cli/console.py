@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
 
-from ncsn.cli.interrupts import Terminated, interruptible
-from ncsn.progress import refresh_interval
+from ncsn.interrupts import Stopped, interruptible
 
 if TYPE_CHECKING:
-    from ncsn.machine import Threads
     from ncsn.run import Run
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -90,9 +88,7 @@ def be_quiet() -> None:
 
 def stopped(error: KeyboardInterrupt, where: str = "") -> NoReturn:
     """Say that Ctrl-C or SIGTERM has ended the program, and where; exit with the status that says so too."""
-    from ncsn.training import Stopped
-
-    terminated = error.number == signal.SIGTERM if isinstance(error, Stopped) else isinstance(error, Terminated)
+    terminated = isinstance(error, Stopped) and error.number == signal.SIGTERM
     number, what = (signal.SIGTERM, "terminated") if terminated else (signal.SIGINT, "interrupted")
     if follows():  # the first process says it for all
         raise SystemExit(128 + number)
@@ -119,34 +115,17 @@ def fail_computing(error: MemoryError | RuntimeError) -> NoReturn:
 
 def compile_run(run: "Run", batch_size: int) -> None:
     """Compile a run's networks (see ``Run.compile``), and tell the user how long that takes, or why not."""
+    from ncsn.machine import say_compiled
+
     say_compiled(lambda: run.compile(batch_size))
-
-
-def say_compiled(compile_it: Callable[[], str | None]) -> None:
-    """Compile, between the two lines that a user needs to know."""
-    if not follows():
-        print("compiling the network: up to a minute the first time, then seconds", file=sys.stderr)
-    if reason := compile_it():
-        print(f"going on without torch.compile, about 1.5 times slower: {reason}", file=sys.stderr)
 
 
 def bar(states: Iterable[T], description: str, *, total: int | None = None) -> Iterator[T]:
     """Whatever comes, passed on under a progress bar if it takes over a second; ``total``: by default its length."""
     from tqdm.auto import tqdm
 
-    from ncsn.machine import Threads
+    from ncsn.machine import Threads, refresh_interval
 
-    interval, threads = refresh_interval(), Threads()
-    tell(threads)
-    for state in tqdm(states, total=total, desc=description, unit="state", delay=1, leave=False, mininterval=interval):
-        tell(threads)
-        yield state
-    threads.release()
-
-
-def tell(threads: "Threads | None") -> None:
-    """Let the number of threads follow the load; the user is told when it falls, above any bar."""
-    if threads is not None and (said := threads.follow()) and not follows():
-        from tqdm.auto import tqdm
-
-        tqdm.write(said, file=sys.stderr)
+    interval = refresh_interval()
+    shown = tqdm(states, total=total, desc=description, unit="state", delay=1, leave=False, mininterval=interval)
+    yield from Threads().beside(shown)

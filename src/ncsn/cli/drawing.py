@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ncsn.cli import console
-from ncsn.progress import refresh_interval
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -90,7 +89,7 @@ def draw_blocks(
     mine = run.blocks(n, seed=seed, first=numbers.start + group.rank, every=group.size, batch_size=batch_size, **how)
     threads = machine.Threads()
     with tqdm(
-        total=n, initial=done, bar_format=bar_format, delay=1, leave=False, mininterval=refresh_interval()
+        total=n, initial=done, bar_format=bar_format, delay=1, leave=False, mininterval=machine.refresh_interval()
     ) as bar:
         for first in numbers[:: group.size]:
             began = time.perf_counter()
@@ -104,11 +103,11 @@ def draw_blocks(
                 if pays and not compiled:
                     console.compile_run(run, usual)
                     compiled = True
-                console.tell(threads)
+                threads.tell()
                 with nullcontext() if pays else machine.nothing_compiled():
                     for step in steps:
                         bar.update(sum(counts) / len(steps))
-                        console.tell(threads)
+                        threads.tell()
                         last = step.x
                 x[:count] = last.cpu()
             blocks = group.gather(x)

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -117,6 +117,9 @@ class Evaluate(SamplingOptions, Reading):
             machine.return_memory()
         began = time.perf_counter()
         result = evaluation.evaluate(samples, images, features)
+        if run is not None and self.label not in (None, "any", "none"):
+            note = f"samples of class {self.label} alone, beside images of all classes: they differ for that alone"
+            result = replace(result, notes=[*result.notes, note])
         numbers |= {"data": images.name, "data_digest": images.digest}
         numbers["evaluation_seconds"] = time.perf_counter() - began
         storage.write_json(out / NUMBERS, numbers | result.report())
@@ -195,7 +198,9 @@ class Evaluate(SamplingOptions, Reading):
 
 
 def print_table(result: "Evaluation") -> None:
-    """Print the numbers as a table."""
+    """Print the numbers as a table, and what a reader must know about them."""
+    for note in result.notes:
+        print(f"note: {note}")
     right = "" if result.accuracy is None else f", {result.accuracy:.1%} right on the validation images"
     print(f"features: {result.features}{right}")
     print(f"n = {result.n}{'' if result.comparable else ', too few to be comparable'}")
@@ -247,7 +252,7 @@ class Likelihood(RunOptions):
         from ncsn import storage
         from ncsn.data.pixels import dequantize
         from ncsn.likelihood import bits_per_dimension, joined
-        from ncsn.rng import block_seed
+        from ncsn.run import block_seed
 
         began = time.perf_counter()
         run = ncsn.load(self.run, device=self.device)

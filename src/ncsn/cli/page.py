@@ -7,6 +7,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import unquote
 
 PACKAGE = Path(__file__).parents[1]
 MODELS = ("model.onnx", "model.guide.onnx")  # beside the page, as `ncsn export` calls them
@@ -49,6 +50,9 @@ class Handler(SimpleHTTPRequestHandler):
         host = self.headers.get("Host", "").removesuffix(f":{self.connection.getsockname()[1]}")
         if host not in ("127.0.0.1", "localhost"):  # or a page elsewhere has given this machine a name of its own
             self.send_error(HTTPStatus.FORBIDDEN, "only 127.0.0.1 and localhost are served")
+            return None
+        if "\0" in unquote(self.path):
+            self.send_error(HTTPStatus.NOT_FOUND)
             return None
         return super().send_head()
 

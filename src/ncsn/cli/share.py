@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -13,9 +14,9 @@ from typing import Annotated, Literal
 import tyro
 
 from ncsn.cli import page
-from ncsn.cli.interrupts import Interrupted
 from ncsn.cli.options import RunArgument, check_suffix
 from ncsn.files import check_out
+from ncsn.interrupts import Stopped
 from ncsn.validation import Port, check_ranges
 
 
@@ -85,7 +86,9 @@ class Play:
                     threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
                 try:
                     server.serve_forever()
-                except Interrupted:
+                except Stopped as stop:
+                    if stop.number != signal.SIGINT:
+                        raise
                     print()
 
 

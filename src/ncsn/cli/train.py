@@ -23,12 +23,14 @@ class Train(Images):
     """Learn the score of images with a small U-Net by denoising score matching, and sample it.
 
     What is not given follows from the data, the budget and the machine.
+
+    Args:
+        dataset: mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), a folder or an archive (.zip,
+            .tar) of images, an array (.npy, .npz), or shards in WebDataset's format: a folder of .tar files, or
+            'shards-{0000..0127}.tar'.
     """
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = field()
-    """mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), a folder or an archive (.zip, .tar) of
-    images, an array (.npy, .npz), or shards in WebDataset's format: a folder of .tar files, or
-    'shards-{0000..0127}.tar'."""
 
     def __call__(self) -> None:
         """Train, and draw."""
@@ -42,7 +44,7 @@ class Train(Images):
         if record.writes:
             shown = min(settings.samples, SHOWN)
             drawn = drawing.draw(run, settings.samples, seed=settings.seed, keep=shown)
-            annealed = drawing.draw(run, record.affordable(drawn), seed=settings.seed, sampler="annealed")
+            annealed = drawing.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
             plots.image_grid(drawn.samples, record.path("samples.png"))
             plots.image_grid(annealed.samples, record.path("samples_annealed.png"))
             plots.evolution(drawn.path, record.path("evolution.png"))

@@ -21,7 +21,6 @@ from ncsn.data.pixels import BYTES, Depth, dequantize
 from ncsn.data.reading import Reading, short_name
 from ncsn.data.sources import PARTS, Catalogue, Item, Picture, Split, fault, pictures
 from ncsn.objectives import Batch
-from ncsn.rng import Draws, rand, randint
 
 CHUNK = 2**24  # bytes that are looked at together
 NAMED_CLASSES = 5  # at most; so that folders of parts that are taken for classes are seen
@@ -126,25 +125,24 @@ def batches(
     labels: Int64[Tensor, "n"] | None = None,
     *,
     flip: bool = False,
-    generator: torch.Generator | Draws,
+    generator: torch.Generator,
 ) -> Iterator[Batch]:
     """Endless random batches of ``data`` (n, *d), dequantised if it is bytes; with each example's class if given.
 
-    Drawn with replacement, so that the generator's state is all it takes to resume.  With ``Draws``, they
-    are what this process has of a batch of ``size``.  ``data`` may be on the CPU where the generator is on a GPU.
+    Drawn with replacement, so that the generator's state is all it takes to resume.  ``data``
+    may be on the CPU where the generator is on a GPU.
     ``flip``: each example is mirrored, left to right, with probability ½.
     """
     while True:
-        count = generator.mine if isinstance(generator, Draws) else size
-        index = randint(len(data), (count,), generator)
+        index = torch.randint(len(data), (size,), generator=generator, device=generator.device)
         chosen = machine.onto(index.device, data[index.to(data.device)])
         yield Batch(varied(chosen, flip, generator), None if labels is None else labels[index])
 
 
-def varied(chosen: Shaped[Tensor, "b *d"], flip: bool, generator: torch.Generator | Draws) -> Float[Tensor, "b *d"]:
+def varied(chosen: Shaped[Tensor, "b *d"], flip: bool, generator: torch.Generator) -> Float[Tensor, "b *d"]:
     """Examples, dequantised if they are bytes; and if ``flip``, mirrored with probability ½."""
     if flip:
-        mirrored = rand((len(chosen),), generator, chosen.device) < 0.5
+        mirrored = torch.rand(len(chosen), generator=generator, device=chosen.device) < 0.5
         chosen = torch.where(mirrored.view(-1, *[1] * (chosen.ndim - 1)), chosen.flip(-1), chosen)
     return dequantize(chosen, generator=generator) if chosen.dtype == torch.uint8 else chosen
 

@@ -8,15 +8,13 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from ncsn.rng import Source, rand
 
-
-def dequantize(pixels: UInt8[Tensor, "*d"], *, generator: Source = None) -> Float[Tensor, "*d"]:
+def dequantize(pixels: UInt8[Tensor, "*d"], *, generator: torch.Generator | None = None) -> Float[Tensor, "*d"]:
     """Bytes to reals in [0, 1): (pixel + u)/256 with u ~ U[0, 1), so that a density can exist.
 
     Song & Ermon 2020 (arXiv:2006.09011), appendix B; inverted exactly by ``quantize``.
     """
-    noise = rand(pixels.shape, generator, pixels.device)
+    noise = torch.rand(pixels.shape, generator=generator, device=pixels.device)
     # 1 − 2⁻¹⁶ is the largest u for which 255 + u is not rounded up to 256 in float32.
     return (pixels + noise.clamp_max(1 - 2**-16)) / 256
 

@@ -28,16 +28,19 @@ def short_name(path: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How files become pixels."""
+    """How files become pixels.
+
+    Args:
+        size: What images are resized to: 64, or 48x64 for height x width. By default the size that they have.
+        fit: How an image of another shape becomes that size: crop its middle, pad it with --background, or stretch it.
+        background: What shows through transparent pixels, and around padded images: white, #rrggbb or any CSS colour.
+        max_broken: So many files that cannot be read are skipped; with more, all are named and nothing is read.
+    """
 
     size: str | None = None
-    """What images are resized to: 64, or 48x64 for height x width.  By default the size that they have."""
     fit: Fit = "crop"
-    """How an image of another shape becomes that size: crop its middle, pad it with --background, or stretch it."""
     background: str = "white"
-    """What shows through transparent pixels, and around padded images: white, #rrggbb or any CSS colour."""
     max_broken: Annotated[int, Interval(ge=0, le=10**9)] = 0
-    """So many files that cannot be read are skipped; with more, all are named and nothing is read."""
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""

@@ -24,7 +24,6 @@ from ncsn.data.reading import Reading, is_pattern
 from ncsn.data.sources import IMAGE_SUFFIXES, PARTS, Item, Split, attempt, fault, in_parallel, part_of, picture, walk
 from ncsn.files import one_line
 from ncsn.objectives import Batch
-from ncsn.rng import Draws
 
 LOOKED_AT = 10_000  # images of each part, as many as are judged
 
@@ -89,8 +88,10 @@ def load_shards(name: str, paths: Sequence[Path], reading: Reading) -> Images:
     return replace(images, shards=training, said=(said, *images.said))
 
 
-def stream(images: Images, reading: Reading, draws: Draws, *, labels: bool, flip: bool) -> Iterator[Batch]:
-    """What this process has of every batch, out of the shards; other images from every step that it begins at.
+def stream(
+    images: Images, reading: Reading, size: int, generator: torch.Generator, *, labels: bool, flip: bool
+) -> Iterator[Batch]:
+    """Endless batches of ``size`` images out of the shards; other ones for every seed that the generator has had last.
 
     ``labels``: with the images' classes, −1 for one that is not known.  ``flip``: each image is mirrored, left to
     right, with probability ½.
@@ -99,7 +100,7 @@ def stream(images: Images, reading: Reading, draws: Draws, *, labels: bool, flip
     assert images.shards is not None, "where images are streamed"
     paths = images.shards
     numbers = {word: number for number, word in enumerate(images.labels.names)} if images.labels else {}
-    rng = random.Random(f"{draws.seed} {draws.step} {draws.places.start}")
+    rng = random.Random(generator.initial_seed())
 
     def tensors(item: Item) -> tuple[Tensor, Tensor]:
         one = picture(item.read(), reading, images.shape[1:])
@@ -112,7 +113,7 @@ def stream(images: Images, reading: Reading, draws: Draws, *, labels: bool, flip
         broken = 0
         items = webdataset().filters.shuffle(1000, rng=rng)(images_in_shards(rng.choice(paths) for _ in count()))
         # As many at a time as will be needed next, while training goes on.
-        for item, pair in in_parallel(lambda item: (item, attempt(tensors, item)), items, 8 * draws.mine):
+        for item, pair in in_parallel(lambda item: (item, attempt(tensors, item)), items, 8 * size):
             if not isinstance(pair, Exception):
                 yield pair
             elif (broken := broken + 1) > reading.max_broken:
@@ -120,6 +121,6 @@ def stream(images: Images, reading: Reading, draws: Draws, *, labels: bool, flip
                 raise ValueError(f"{item.name} cannot be read ({fault(pair)}); {allowed}")
 
     pairs = decoded()
-    while batch := list(islice(pairs, draws.mine)):
-        x, y = (machine.onto(draws.device, torch.stack(column)) for column in zip(*batch, strict=True))
-        yield Batch(varied(x, flip, draws), y if labels else None)
+    while batch := list(islice(pairs, size)):
+        x, y = (machine.onto(generator.device, torch.stack(column)) for column in zip(*batch, strict=True))
+        yield Batch(varied(x, flip, generator), y if labels else None)

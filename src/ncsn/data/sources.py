@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from ncsn import files, machine
 from ncsn.data.reading import Reading
-from ncsn.progress import refresh_interval
+from ncsn.machine import refresh_interval
 
 Split = Literal["train", "validation", "test"]
 PARTS: tuple[Split, ...] = ("validation", "test", "train")

@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 from ncsn import machine
 from ncsn.data import Images, mnist
 from ncsn.files import atomic, reason
+from ncsn.machine import refresh_interval
 from ncsn.networks.classifier import Classifier
-from ncsn.progress import refresh_interval
 from ncsn.storage import digest, read_tensors, sealed
 
 SEEN, EPOCHS, BATCH, PEAK_RATE = 100_000, 20, 250, 5e-3  # about a minute for 32 × 32 pixels on two cores

@@ -47,6 +47,7 @@ class Evaluation:
 
     ``comparable``: whether there are as many as every number that is reported is about.  ``features``: what the images
     were seen by, its ``dimensions``, the sha256 of its weights, and a classifier's accuracy on the validation images.
+    ``notes``: what a reader of the numbers must know.
     """
 
     n: int
@@ -60,6 +61,7 @@ class Evaluation:
     generated_histogram: list[float]
     held_out_histogram: list[float]
     training_histogram: list[float]
+    notes: list[str]
 
     def report(self) -> dict[str, Any]:
         """The same as JSON takes it; what there is none of is left out."""
@@ -135,6 +137,14 @@ class Ruler:
         self.held_out = self.measure(held_out, nearest(held_out, self.train)[0])
         shuffled = torch.randperm(sizes[2], generator=torch.Generator().manual_seed(0))
         self.training = self.measure(self.train[shuffled[: self.n]], torch.zeros(self.n))  # each is its own nearest
+        remarks = {
+            f"{self.n:,} of {n:,} samples are judged: there are no more real images": self.n < n,
+            "the data has more than 8 bits, and is judged at 8": images is not data,
+            "training images are in shards, of which some are looked at": images.shards is not None,
+            "the Fréchet distance is unreliable: there are fewer than two images a feature": self.n
+            < 2 * self.seen.features.shape[1],
+        }
+        self.notes = [remark for remark, holds in remarks.items() if holds]
 
     def judge(self, samples: Shaped[Tensor, "k c h w"]) -> Evaluation:
         """All numbers about the first n ``samples``, bytes or reals in [0, 1], beside their floors.
@@ -159,6 +169,7 @@ class Ruler:
             generated_histogram=histogram,
             held_out_histogram=held_out_histogram,
             training_histogram=training_histogram,
+            notes=self.notes,
         )
 
     def measure(

@@ -3,8 +3,8 @@
 import copy
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -29,57 +29,16 @@ from ncsn.noise import Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm, training_loss
 from ncsn.optim import muon_and_adam
 from ncsn.recipe import Recipe, Units
-from ncsn.rng import Draws
 from ncsn.run import Run
 from ncsn.training import Budget, Progress, Row, State, train
 from ncsn.validation import DeviceName
 
 FEW = 1000  # examples, below which what is learned may be the examples themselves
 PREVIEW = 3  # rows after each of which images are drawn, into the run's folder
+FIGURES = 4  # seconds that they take
 BEST = "best."  # how the names of the best average's weights begin in a checkpoint
+Losses = tuple[Float[Tensor, "v"], Float[Tensor, "v"]]
 PICTURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """What a network learns, and what it is judged by on the way.
-
-    ``train``, ``held_out``: examples in the model's units, or bytes, with their classes.  ``size``: of a batch.
-    ``rows``: how often in a training the average is tried on held-out examples, on ``trials`` of them at a time.
-    ``slack``: the relative rise of the held-out loss that counts as one.  ``flip``: images are mirrored at random.
-    ``stream``: batches of images that are too many for a disk.
-    """
-
-    train: Batch
-    held_out: Batch
-    noise: Proposal
-    objective: Objective
-    size: int
-    rows: int
-    trials: tuple[int, ...]
-    slack: float
-    flip: bool = False
-    stream: Callable[..., Iterator[Batch]] | None = None
-
-    def batches(self, model: ScoreModel, source: torch.Generator | Draws) -> Iterator[Batch]:
-        """Endless random batches, with classes if the model can be told them."""
-        labels = self.train.label if model.classes else None
-        if self.stream is not None:
-            return self.stream(source, labels=labels is not None, flip=self.flip)
-        return batches(self.train.x, self.size, labels, flip=self.flip, generator=source)
-
-    @torch.no_grad()
-    def losses(self, model: ScoreModel) -> tuple[Float[Tensor, "v"], Float[Tensor, "v"]]:
-        """Denoising losses on held-out examples, always with the same noise, and their noise levels."""
-        fixed = torch.Generator(self.held_out.x.device).manual_seed(0)
-        loss = training_loss(self.noise, drop_label=0.0, generator=fixed)
-        x, label = self.held_out
-        found = []
-        with machine.nothing_compiled():
-            for size in self.trials:
-                found.append(loss(model, next(batches(x, size, label, generator=fixed))))
-        losses, sigmas = zip(*found, strict=True)
-        return torch.cat(losses).cpu(), torch.cat(sigmas).cpu()
 
 
 def fit(
@@ -124,8 +83,6 @@ def fit(
     """
     options = {"minutes": minutes, "steps": steps, "sampler": sampler, "batch_size": batch_size, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    if {"minutes", "steps"} <= given.keys():
-        raise ValueError(f"minutes is {minutes} and steps is {steps}; at most one is allowed")
     record = Record() if record is None else record
     # Gradients are on, and what is drawn from torch's global generator on the way is the user's again afterwards.
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
@@ -134,9 +91,8 @@ def fit(
             if labels is not None or settings is not None or record.folder is not None:
                 raise ValueError("labels, settings and record are for images; run.save(FOLDER) keeps what points gave")
             return fit_points(x, machine.choose_device(device), network, objective, noise, record, **given)
-        if {"minutes", "steps"} & given.keys():
-            given = {"minutes": None, "steps": None} | given
-        chosen = replace(settings or Images(job=ImageJob(device=device)), **given)
+        budget = {"minutes": None, "steps": None} if {"minutes", "steps"} & given.keys() else {}
+        chosen = replace(settings or Images(job=ImageJob(device=device)), **budget | given)
         pictures = pictures_of(x.cpu().numpy(), labels) if isinstance(x, Tensor) else x
         if record.folder is None:  # which says where images are, and else their name is known at most
             chosen = replace(chosen, dataset=pictures.name)
@@ -150,8 +106,6 @@ def checked(data: "Tensor | np.ndarray") -> Tensor:
         raise ValueError(f"data has shape {tuple(x.shape)}; points (n, d) or images (n, c, h, w) are needed")
     if len(x) < 10:
         raise ValueError(f"data holds {len(x)} examples; at least 10 are needed, and a thousand to learn much")
-    if x.is_complex():
-        raise ValueError("data holds complex numbers; real ones are needed: their two parts are two coordinates")
     if x.ndim > 2 and x.dtype == torch.uint8:
         return x
     x = x if x.dtype in (torch.float32, torch.float64) else x.double()
@@ -179,44 +133,39 @@ def fit_points(
     seed: int = 0,
 ) -> Run:
     """The run of a table of numbers."""
+    minutes = 1.0 if minutes is None and steps is None else minutes
+    budget = Budget(steps=steps, seconds=None if minutes is None else 60 * minutes)
     if len(x) < FEW:
         warnings.warn(f"{len(x)} examples are few: samples may be copies of them", stacklevel=3)
     generator = torch.Generator(device).manual_seed(seed)
     order = torch.randperm(len(x), generator=generator, device=device).to(x.device)
-    held_out, kept = order[: len(x) // 10], order[len(x) // 10 :]
-    units = Units.of(x[kept])
+    held_out, rest = order[: len(x) // 10], order[len(x) // 10 :]
+    units = Units.of(x[rest])
     z = units.standardise(x).float().to(device)
-    recipe = rules.recipe_of_points(z[kept], network, noise, sampler)
+    recipe = rules.recipe_of_points(z[rest], network, noise, sampler)
     noise = rules.noise_of_points(recipe) if noise is None else noise
     torch.default_generator.manual_seed(seed)  # for the initial weights; everything else draws from the generator
     state = State(recipe.build(network=network).to(device), generator=generator)
-    lesson = Lesson(
-        train=Batch(z[kept]),
-        held_out=Batch(z[held_out]),
-        noise=noise,
-        objective=dsm if objective is None else objective,
-        size=min(batch_size, len(kept)),
-        rows=40,
-        trials=(4096,),
-        slack=0.0,
-    )
-    seconds = 60 * (1.0 if minutes is None else minutes)
-    for _ in learn(lesson, state, Budget(steps=steps) if steps is not None else Budget(seconds=seconds), record):
+    stream = batches(z[rest], min(batch_size, len(rest)), generator=generator)
+    progress = train(state, stream, training_loss(noise, objective or dsm, generator=generator), budget=budget)
+    judge = partial(held_out_losses, examples=Batch(z[held_out]), noise=noise, sizes=(4096,))
+    for _ in learn(progress, state, judge, record, rows=40, slack=0.0):
         pass
     print(f"{verdict(record.rows, len(x))}; {state.step} steps, {record.passed:.0f} s", file=sys.stderr)
-    kept_settings = {"minutes": minutes, "steps": steps, "seed": seed, "examples": len(x)}
-    run = Run(score=state.average, recipe=recipe, units=units, experiment="fit", settings=kept_settings)
-    return run.to(device)
+    settings = {"minutes": minutes, "steps": steps, "seed": seed, "examples": len(x)}
+    return Run(score=state.average, recipe=recipe, units=units, experiment="fit", settings=settings).to(device)
 
 
 def pictures_of(x: Shaped[np.ndarray, "n ..."], labels: "Tensor | np.ndarray | Sequence[int | str] | None") -> Pictures:
     """Images as the data set that a file of them would be.  Raises ValueError for labels of other images."""
-    if labels is None:
-        return images_of("data", from_arrays("data", {"images": x}), Reading())
-    classes = np.asarray(labels)
-    if classes.shape != x.shape[:1]:
-        raise ValueError(f"labels has shape {classes.shape} for {len(x)} images; a class for each is needed")
-    return images_of("data", from_arrays("data", {"images": x, "labels": classes}), Reading())
+    arrays = {"images": x}
+    if labels is not None:
+        arrays["labels"] = np.asarray(labels)
+        if arrays["labels"].shape != x.shape[:1]:
+            raise ValueError(
+                f"labels has shape {arrays['labels'].shape} for {len(x)} images; a class for each is needed"
+            )
+    return images_of("data", from_arrays("data", arrays), Reading())
 
 
 def fit_images(
@@ -229,10 +178,8 @@ def fit_images(
     record: Record,
 ) -> Run:
     """The run of a data set of images."""
-    device, job = machine.choose_device(given.job.device), given.job
-    precision = machine.choose_precision(job.precision, device)
-    if machine.emulated(precision, device):
-        print(f"precision {precision}: this processor emulates it, many times slower than fp32")
+    device, group = machine.choose_device(given.job.device), record.group
+    precision = machine.choose_precision(given.job.precision, device)
     if given.minutes is None and given.steps is None:
         given = replace(given, minutes=1.0)
     if noise is not None:
@@ -240,12 +187,15 @@ def fit_images(
         given = replace(given, **known)
     settings = rules.resolve(given, pictures, device)
     record.settings = record.settings or settings
+    noise = rules.noise_of(settings) if noise is None else noise
     recipe, smaller = recipes or rules.recipes(settings, pictures, network)
     # Large products beside the network are in 16 bits, too; float16's numbers end too early for them.
     products = torch.bfloat16 if precision == "bf16" else torch.float32
-    lesson = lesson_of(settings, pictures, rules.noise_of(settings) if noise is None else noise, objective, products)
-    turns, who = settings.accumulate, {"rank": record.group.rank, "processes": record.group.size}
-    draws = Draws(settings.seed, settings.batch_size, device=device, turns=turns, **who)
+    examples, target = training_set(settings, pictures, products)
+    turns = settings.accumulate
+    # Every process takes its shares of a batch, all of one size; a batch may so become a little larger.
+    size = -(-settings.batch_size // (group.size * turns))
+    generator = torch.Generator(device).manual_seed(settings.seed)
 
     # What could not be trained or sampled ends here, before anything is written.
     recipe.sampling.but(sampler="annealed")
@@ -254,7 +204,7 @@ def fit_images(
         print(line)
     if len(pictures.train) < FEW:
         print(f"{len(pictures.train)} images are few to train on: samples may be copies of them")
-    record.claim(job, PICTURES)
+    record.claim(given.job, PICTURES)
 
     machine.allow_tf32(precision != "fp32")
     torch.default_generator.manual_seed(settings.seed)  # for initial weights; every step has numbers of its own
@@ -264,15 +214,27 @@ def fit_images(
         centre = 0.0 if recipe.preconditioning == "scaled" else mean  # NCSNv2's network centres pixels itself
         model = recipe.build(centre, std, network=network, autocast=machine.autocast_of(precision)).to(device)
         rates = {"muon_rate": settings.muon_rate, "adam_rate": settings.adam_rate}
-        state = State(model, muon_and_adam(model, **rates, products=products), generator=draws)
+        optimizers = muon_and_adam(model, **rates, products=products)
+        state = State(model, optimizers, generator=generator, seed=settings.seed)
         record.begin(state, recipe, part)
         return state
 
+    def steps(state: State, budget: Budget) -> Iterator[Progress]:
+        labels = examples.label if state.model.classes else None
+        if pictures.shards is None:
+            stream = batches(examples.x, size, labels, flip=settings.flip, generator=generator)
+        else:
+            known = labels is not None
+            stream = shards.stream(pictures, settings.reading, size, generator, labels=known, flip=settings.flip)
+        loss = training_loss(noise, objective or target, generator=generator)
+        progress = train(state, stream, loss, budget=budget, group=group, turns=turns, signals=record.signals)
+        # By steps the number of threads stays, for then the result is the same to the byte.
+        return progress if budget.seconds is None else machine.Threads().beside(progress)
+
     state, guide = begun(recipe, network), None if smaller is None else begun(smaller, part="guide")
     if rules.compiles(settings):
-        record.compile(state, [torch.zeros(size, *recipe.shape, device=device) for size in draws.sizes])
-    if settings.steps is None:
-        record.threads = machine.Threads()  # by steps their number stays, for then the result is the same to the byte
+        shown, sigma = torch.zeros(size, *recipe.shape, device=device), torch.ones(size, device=device)
+        machine.say_compiled(lambda: machine.compile_network(state.model.network, lambda: state.model(shown, sigma)))
     run = Run(
         score=state.average,
         recipe=recipe,
@@ -283,93 +245,89 @@ def fit_images(
         settings=storage.plain(asdict(settings)),
         origin=record.origin,
     )
-    chooses = record.group.leads and settings.guidance == "chosen" and (smaller is not None or recipe.classes > 0)
-    held_out = as_bytes(pictures.validation)
+    chooses = group.leads and settings.guidance == "chosen" and (smaller is not None or recipe.classes > 0)
     features = guidance.suited(pictures, device, thorough=rules.thorough(settings, device)) if chooses else None
-    trials, seconds = guidance.afterwards(run, settings, held_out, features, draws=record.writes)
-    passed = float(record.group.share(repr(record.passed + seconds).encode()).decode())  # by the leading clock
-    budget, guide_budget = rules.budgets(settings, passed, guided=guide is not None)
+    elapsed = record.passed + (FIGURES if record.writes else 0)
+    elapsed = float(group.share(repr(elapsed).encode()).decode())  # by the leading clock
+    budget, guide_budget = rules.budgets(settings, elapsed, guided=guide is not None)
     if guide is not None:
-        for _ in record.watch(progress_of(lesson, guide, guide_budget, record), guide, part="guide", what="guide   "):
+        for _ in record.watch(steps(guide, guide_budget), guide, part="guide", what="guide   "):
             pass
-    for row in learn(lesson, state, budget, record):
+    labels = pictures.labels.validation.to(device) if settings.classes and pictures.labels is not None else None
+    held_out = Batch(pictures.validation.to(device), labels)
+    judge = partial(held_out_losses, examples=held_out, noise=noise, sizes=(256, 256))
+    for row in learn(steps(state, budget), state, judge, record, rows=10, slack=LEARNING):
         if record.writes and len(record.rows) % PREVIEW == 0:
             with machine.nothing_compiled():
                 x = run.sample(20, seed=settings.seed)
             plots.image_grid(x.cpu(), record.path(f"samples_{row.step:06}.png"))
-    if record.threads is not None:
-        record.threads.release()
-    if record.rows and record.group.leads:
+    if record.rows and group.leads:
         print(verdict(record.rows, pictures.n))
-    if chooses and not trials:
-        print("guidance 1: there is too little time, or too few held-out images, to choose another")
-    if features is None or not trials:
+    if features is None:
         return run
-    weight = guidance.chosen_weight(run, held_out, features, trials, seed=settings.seed)
+    weight = guidance.chosen_weight(run, settings, as_bytes(pictures.validation), features)
     run = replace(run, recipe=replace(recipe, sampling=recipe.sampling.but(guidance=weight)))
     record.describe(run.recipe)
     return run
 
 
-def lesson_of(
-    settings: ResolvedImages, pictures: Pictures, noise: Proposal, objective: Objective | None, products: torch.dtype
-) -> Lesson:
+def training_set(settings: ResolvedImages, pictures: Pictures, products: torch.dtype) -> tuple[Batch, Objective]:
     """What a network learns from images: denoising, at high noise towards the score of the whole training set."""
     device = machine.choose_device(settings.job.device)
     # Where they would take much of the device's memory, they stay where they are.
     there = pictures.train.nbytes <= machine.memory_of(device) // 4
     train = pictures.train.to(device) if there else pictures.train
-    labels = pictures.labels if settings.classes else None
-    classes = None if labels is None else labels.train.to(device)
-    if objective is None and settings.posterior_above < settings.sigma_max:
-        images, every = reals(train), classes
-        if settings.flip:
-            images, every = torch.cat([images, images.flip(-1)]), None if classes is None else classes.repeat(2)
-        everything = Empirical(images, every, dtype=products)
-        objective = partial(posterior_dsm, data_score=everything, above=settings.posterior_above)
-    return Lesson(
-        train=Batch(train, classes),
-        held_out=Batch(pictures.validation.to(device), None if labels is None else labels.validation.to(device)),
-        noise=noise,
-        objective=dsm if objective is None else objective,
-        size=settings.batch_size,
-        rows=10,
-        trials=(256, 256),
-        slack=LEARNING,
-        flip=settings.flip,
-        stream=None if pictures.shards is None else partial(shards.stream, pictures, settings.reading),
-    )
+    classes = pictures.labels.train.to(device) if settings.classes and pictures.labels is not None else None
+    if settings.posterior_above >= settings.sigma_max:
+        return Batch(train, classes), dsm
+    images, every = reals(train), classes
+    if settings.flip:
+        images, every = torch.cat([images, images.flip(-1)]), None if classes is None else classes.repeat(2)
+    everything = Empirical(images, every, dtype=products)
+    return Batch(train, classes), partial(posterior_dsm, data_score=everything, above=settings.posterior_above)
 
 
-def progress_of(lesson: Lesson, state: State, budget: Budget, record: Record) -> Iterator[Progress]:
-    """The steps of a training, one after the other."""
-    loss = training_loss(lesson.noise, lesson.objective, generator=state.generator)
-    stream = lesson.batches(state.model, state.generator)
-    return train(state, stream, loss, budget=budget, group=record.group, signals=record.signals)
+@torch.no_grad()
+def held_out_losses(model: ScoreModel, *, examples: Batch, noise: Proposal, sizes: Sequence[int]) -> Losses:
+    """Denoising losses on batches of held-out examples, always with the same noise, and their noise levels."""
+    generator = torch.Generator(examples.x.device).manual_seed(0)
+    loss = training_loss(noise, drop_label=0.0, generator=generator)
+    with machine.nothing_compiled():
+        parts = [loss(model, next(batches(examples.x, n, examples.label, generator=generator))) for n in sizes]
+    losses, sigmas = zip(*parts, strict=True)
+    return torch.cat(losses).cpu(), torch.cat(sigmas).cpu()
 
 
-def learn(lesson: Lesson, state: State, budget: Budget, record: Record) -> Iterator[Row]:
-    """Train until the budget is spent, and yield a row now and then, of losses averaged since the last one.
+def learn(
+    progress: Iterable[Progress],
+    state: State,
+    judge: Callable[[ScoreModel], Losses],
+    record: Record,
+    *,
+    rows: int,
+    slack: float,
+) -> Iterator[Row]:
+    """Train, and yield ``rows`` rows, of losses averaged since the last one.
 
-    In the end ``state.average`` is the average of the weights that was best on held-out examples.  With few examples
-    their loss rises again, once the network knows the others by heart.  What a row needs of the steps before it, and
-    the best average, are kept in the checkpoint.
+    ``judge``: the losses of a model on held-out examples, and their noise levels.
+    In the end ``state.average`` is the average of the weights that was best on held-out examples, if their loss has
+    risen by a share of ``slack`` since: with few examples it does, once the network knows the others by heart.
+    What a row needs of the steps before it, and the best average, are kept in the checkpoint.
     """
     best = copy.deepcopy(state.average)
     weights = {name.removeprefix(BEST): tensor for name, tensor in state.kept.items() if name.startswith(BEST)}
     if weights and record.rows:
-        storage.check_tensors(weights, best.state_dict())
         best.load_state_dict(weights)
     state.kept |= {BEST + name: tensor for name, tensor in best.state_dict().items()}
     tally, done = Tally(state.kept), -1
-    for p in record.watch(progress_of(lesson, state, budget, record), state):
+    for p in record.watch(progress, state):
         if done < 0:  # a run that goes on has some of its budget behind it
-            done = int(lesson.rows * min(1.0, p.fraction) * (p.step - 1) / p.step + 1e-9)
+            done = int(rows * min(1.0, p.fraction) * (p.step - 1) / p.step + 1e-9)
         tally.add(p.losses, p.sigmas)
-        if p.fraction < min(1.0, (done + 1) / lesson.rows):
+        if p.fraction < min(1.0, (done + 1) / rows):
             continue
         done += 1
-        losses, sigmas = lesson.losses(state.average)
+        losses, sigmas = judge(state.average)
         mean, bands = tally.close()
         row = Row(
             step=p.step,
@@ -384,6 +342,7 @@ def learn(lesson: Lesson, state: State, budget: Budget, record: Record) -> Itera
         if row.validation_loss <= min(row.validation_loss for row in record.rows):
             best.load_state_dict(state.average.state_dict())
         yield row
-    if record.rows and left(record.rows, lesson.slack) is not record.rows[-1]:
+    if record.rows and left(record.rows, slack) is not record.rows[-1]:
         state.average.load_state_dict(best.state_dict())
-        record.save(state, weights_only=True)
+        if record.writes:
+            storage.write_model(record.path(), state.average)

@@ -3,24 +3,20 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ncsn import machine
 from ncsn.data import Images as Pictures
 from ncsn.data.pixels import quantize, reals
 from ncsn.evaluation import at_8_bits, metrics
-from ncsn.evaluation.features import PIXELS, Features, choose, is_mnist, suitable
-from ncsn.learn import rules
+from ncsn.evaluation.features import PIXELS, Features, choose, is_mnist, progress, suitable
 from ncsn.learn.settings import Images
-from ncsn.progress import refresh_interval
-from ncsn.recipe import Label, Recipe
+from ncsn.recipe import Label
 from ncsn.run import Run
-from ncsn.samplers import GUIDED, Sampling
+from ncsn.samplers import Sampling
 from ncsn.validation import GuideName
 
 WEIGHTS: dict[GuideName, tuple[float, ...]] = {  # that are offered, smallest first
@@ -32,8 +28,7 @@ SLACK = 1.1  # by which samples may be farther in pixels: what as many real imag
 NEARLY = 0.1  # of the way from unguided samples to real images: less is no reason for a larger weight
 TRIALS, FEWEST_TRIALS = 1000, 64  # samples at each weight; with fewer none is chosen
 TRIALS_BY_STEPS = 256  # where no budget says how long they may take
-TRIALS_SHARE = 1 / 40  # of the budget
-DRAWING = 4  # seconds that figures take
+TRIALS_SHARE = 1 / 30  # of the budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,33 +53,20 @@ def suited(pictures: Pictures, device: torch.device, *, thorough: bool) -> Featu
     return PIXELS if name == "efficientnet" and images.shape[0] != 3 else choose(images, name, device)
 
 
-def afterwards(
-    run: Run, settings: Images, held_out: UInt8[Tensor, "v c h w"], features: Features | None, *, draws: bool
-) -> tuple[int, float]:
-    """How many samples at each weight there is time for, and the seconds that all that follows training takes.
-
-    ``features``: None if no weight is to be chosen.  ``draws``: whether samples and pictures follow, too.  It is timed.
-    """
-    most = min(TRIALS, len(held_out) // 3) if features is not None else 0
+def affordable_trials(run: Run, settings: Images, held_out: UInt8[Tensor, "v c h w"], features: Features) -> int:
+    """How many samples at each weight there is time for; 0 if so few would choose by chance."""
+    most = min(TRIALS, len(held_out) // 3)
     if settings.minutes is None:
-        most = min(TRIALS_BY_STEPS, most)
-        return most if most >= FEWEST_TRIALS else 0, 0.0
-    sampling = run.recipe.sampling
-    example = torch.zeros(FEWEST_TRIALS, *run.recipe.shape, device=run.device)
-    evaluation = seconds_of(lambda: run.score(example, 1.0), run.device) / len(example)
-    each = evaluations(run.recipe) * evaluation
-    if features is not None and features.embed is not None:
-        shown = held_out[:20]
-        seen = COMPARED + 1 + len(WEIGHTS[sampling.guide])
-        each += seen * seconds_of(lambda: features(shown), run.device) / len(shown)
-    trials = min(most, int(60 * settings.minutes * TRIALS_SHARE / each))
-    trials = trials if trials >= FEWEST_TRIALS else 0
-    if not draws:
-        return trials, trials * each
-    annealed = sampling.but(sampler="annealed").nfe * evaluation
-    previews = 60
-    drawing = (settings.samples + previews) * sampling.guided_nfe * evaluation
-    return trials, trials * each + DRAWING + drawing + rules.annealed_samples(settings, annealed) * annealed
+        n = min(TRIALS_BY_STEPS, most)
+    else:
+        sampling = run.recipe.sampling
+        weights = len(WEIGHTS[sampling.guide])
+        example, shown = torch.zeros(FEWEST_TRIALS, *run.recipe.shape, device=run.device), held_out[:20]
+        each = weights * sampling.guided_nfe * seconds_of(lambda: run.score(example, 1.0), run.device) / len(example)
+        if features.embed is not None:
+            each += (COMPARED + 1 + weights) * seconds_of(lambda: features(shown), run.device) / len(shown)
+        n = min(most, int(60 * settings.minutes * TRIALS_SHARE / each))
+    return n if n >= FEWEST_TRIALS else 0
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
@@ -98,17 +80,19 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def chosen_weight(run: Run, held_out: UInt8[Tensor, "v c h w"], features: Features, n: int, *, seed: int) -> float:
-    """The weight that suits the run, by ``n`` samples at each; it is printed with the numbers that say why."""
-    weights = WEIGHTS[run.recipe.sampling.guide]
-    bar: dict[str, Any] = {"total": 1 + len(weights), "delay": 1, "leave": False, "mininterval": refresh_interval()}
-    rows = list(tqdm(trials(run, held_out, features, n, seed=seed), "choosing guidance", **bar))
+def chosen_weight(run: Run, settings: Images, held_out: UInt8[Tensor, "v c h w"], features: Features) -> float:
+    """The weight that suits the run, by samples at each of some; it is printed with the numbers that say why."""
+    n = affordable_trials(run, settings, held_out, features)
+    if n == 0:
+        print("guidance 1: there is too little time, or too few held-out images, to choose another")
+        return 1.0
+    rows = list(progress(trials(run, held_out, features, n, seed=settings.seed), "choosing guidance"))
     choice, plain = best(rows), rows[1]
     numbers = f", pixel distance {choice.pixels:.4f} ({plain.pixels:.4f} without guidance)"
     if choice.features is not None:
         seen = f", kernel distance in {features.name} {choice.features:.4f} ({plain.features:.4f} without guidance)"
         numbers = seen + numbers
-    offered = ", ".join(f"{weight:g}" for weight in weights)
+    offered = ", ".join(f"{row.weight:g}" for row in rows[1:])
     print(f"guidance {choice.weight:g}, chosen among {offered} by {n} samples beside held-out images{numbers}")
     return choice.weight
 
@@ -145,15 +129,6 @@ def at_guidance(sampling: Sampling) -> tuple[tuple[float, ...], tuple[float, ...
     ladder = sampling.ladder().tolist()
     above = sum(sigma > sampling.guided_between[1] for sigma in ladder[:-1])
     return tuple(ladder[:above]), tuple(ladder[above:])
-
-
-def evaluations(recipe: Recipe) -> float:
-    """How often the network is asked for one noise at all weights; a smaller guide is a quarter of it."""
-    sampling, number = recipe.sampling, len(WEIGHTS[recipe.sampling.guide])
-    unguided, rest = at_guidance(sampling)
-    guided = sum(sigma >= sampling.guided_between[0] for sigma in rest)
-    levels = len(unguided) + len(rest) * number + guided * (number - 1) * (GUIDED[sampling.guide] - 1)
-    return levels * sampling.nfe / (len(unguided) + len(rest))
 
 
 def best(rows: Sequence[Trial]) -> Trial:

@@ -1,13 +1,10 @@
 """What of a training is kept: checkpoints, and how it goes; in a run's folder, or, without one, in memory alone."""
 
 import json
-import signal
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,23 +18,22 @@ from tqdm.auto import tqdm
 from ncsn import distributed, machine, storage
 from ncsn.data import Images as Pictures
 from ncsn.data import Origin, load_images
-from ncsn.data.named import DOWNLOADS, NAMED
+from ncsn.data.named import NAMED
 from ncsn.data.reading import short_name
 from ncsn.distributed import ALONE, Group
 from ncsn.files import append
+from ncsn.interrupts import Stopped, deferred
 from ncsn.learn import rules
-from ncsn.learn.settings import ImageJob, Images, Job, ResolvedImages, Toy, given_ones, recalled
-from ncsn.progress import refresh_interval
+from ncsn.learn.settings import Images, Job, ResolvedImages, Toy, given_ones, recalled
 from ncsn.recipe import Recipe
 from ncsn.run import Drawn
-from ncsn.training import STOPS, NonFiniteLossError, Progress, Row, State, Stopped
+from ncsn.training import NonFiniteLossError, Progress, Row, State
 from ncsn.validation import validated
 
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
 BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
 LEARNING = 0.01  # relative change of the held-out loss that counts
 FEW_STEPS = 500  # for which the learning rate's rise and fall are too short, and held-out losses say little
-PATIENCE = 2.0  # seconds after a first signal, in which others are taken for the same one
 SAVE_EVERY = 30.0  # seconds between two checkpoints
 
 
@@ -63,14 +59,12 @@ def verdict(rows: Sequence[Row], examples: int) -> str:
 class Tally:
     """Losses by noise level since the last row: sums that a checkpoint keeps, so that a kill cuts no row short.
 
-    ``kept``: that of a ``State``.  Raises ValueError if it holds something else by these names.
+    ``kept``: that of a ``State``.
     """
 
     def __init__(self, kept: dict[str, Tensor]) -> None:
-        fresh = {name: torch.zeros(len(BAND_NAMES)).double() for name in ("losses", "counts")}
-        kept |= fresh | {name: tensor for name, tensor in kept.items() if name in fresh}
-        storage.check_tensors({name: kept[name] for name in fresh}, fresh)
-        self.losses, self.counts = kept["losses"], kept["counts"]
+        self.losses = kept.setdefault("losses", torch.zeros(len(BAND_NAMES)).double())
+        self.counts = kept.setdefault("counts", torch.zeros(len(BAND_NAMES)).double())
 
     def add(self, losses: Float[Tensor, "b"], sigmas: Float[Tensor, "b"]) -> None:
         """Count one step's losses."""
@@ -85,33 +79,6 @@ class Tally:
         self.losses.zero_()
         self.counts.zero_()
         return mean, bands
-
-
-@contextmanager
-def deferred(received: list[int]) -> Iterator[None]:
-    """Within it, Ctrl-C and SIGTERM are collected in a list, so that no step is cut in half.
-
-    One that comes ``PATIENCE`` seconds after the first is obeyed at once; torchrun passes on what all were sent.
-    It does nothing in a thread, where signals cannot be received.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    first = 0.0
-
-    def receive(number: int, _: object) -> None:
-        nonlocal first
-        if received and time.monotonic() - first > PATIENCE:
-            raise Stopped(number)
-        first = first if received else time.monotonic()
-        received.append(number)
-
-    previous = {number: signal.signal(number, receive) for number in STOPS}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 class Record:
@@ -132,10 +99,8 @@ class Record:
         self.began = time.perf_counter()
         self.rows: list[Row] = []
         self.signals: list[int] = []
-        self.threads: machine.Threads | None = None
         self.state: State | None = None
         self.lock: FileLock | None = None
-        self.board: Any = None
 
     @property
     def writes(self) -> bool:
@@ -156,21 +121,13 @@ class Record:
         """Make the folder this process' own, and create it.
 
         ``pictures``: what is written there beside the run.
-        Raises ValueError if another run is there, or another process writes there, or TensorBoard is missing.
+        Raises ValueError if another run is there, or another process writes there.
         """
         if not self.writes:
             return
         if job.resume and not storage.begun(self.path()):
             print(f"{self.folder} holds no run to resume: it begins")
-        tensorboard = isinstance(job, ImageJob) and job.tensorboard
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise ValueError(f"--tensorboard needs TensorBoard ({error}); `pip install tensorboard`") from error
         self.lock = storage.claim(self.path(), overwrite=job.overwrite, resume=job.resume, pictures=pictures)
-        if tensorboard:
-            self.board = SummaryWriter(self.folder)
 
     def describe(self, recipe: Recipe, part: str = "") -> None:
         """Write config.json of the run, or of a ``part`` of it: its guide."""
@@ -203,23 +160,10 @@ class Record:
         if not part and rows.exists():
             self.rows = storage.trim_rows(rows, state.step, lambda row: validated(Row, row, str(rows)))
 
-    def compile(self, state: State, examples: list[Tensor]) -> None:
-        """Compile a network for batches like ``examples``; the user is told how long that takes."""
-        if self.group.leads:
-            print("compiling the network: up to a minute the first time, then seconds", file=sys.stderr)
-
-        def trial() -> Tensor:
-            values = [state.model(x, torch.ones(len(x), device=x.device)).sum() for x in examples]
-            return torch.stack(values).sum()
-
-        if reason := machine.compile_network(state.model.network, trial):
-            print(f"going on without torch.compile, about 1.5 times slower: {reason}", file=sys.stderr)
-
-    def save(self, state: State, part: str = "", *, weights_only: bool = False) -> None:
+    def save(self, state: State, part: str = "") -> None:
         """Write a checkpoint and the averaged weights, if there is a folder."""
-        if self.writes and not weights_only:
-            state.save(self.path(part, storage.CHECKPOINT))
         if self.writes:
+            state.save(self.path(part, storage.CHECKPOINT))
             storage.write_model(self.path(part), state.average)
 
     def write(self, row: Row) -> None:
@@ -227,8 +171,6 @@ class Record:
         self.rows.append(row)
         if self.writes:
             append(self.path("metrics.jsonl"), json.dumps(asdict(row)))
-        if self.board is not None:
-            self.board.add_scalars("loss", {"training": row.loss, "validation": row.validation_loss}, row.step)
 
     def watch(
         self, progress: Iterable[Progress], state: State, *, part: str = "", what: str = "training"
@@ -243,25 +185,18 @@ class Record:
         saved, smooth, stop = time.monotonic(), 0.0, 0
         checkpoint = self.path(part, storage.CHECKPOINT) if self.folder else None
         brief: dict[str, Any] = {} if self.folder else {"delay": 1, "leave": False}
-        # miniters: what a run that goes on has behind it is no measure of what comes between two looks.
+        self.state = state
         with (
             deferred(self.signals) if self.folder else nullcontext(),
-            tqdm(total=1.0, bar_format=bar_format, mininterval=refresh_interval(), miniters=0, **brief) as bar,
+            tqdm(total=1.0, bar_format=bar_format, mininterval=machine.refresh_interval(), **brief) as bar,
         ):
-            self.follow()
-            self.state = state
             try:
-                for number, p in enumerate(progress):
+                for p in progress:
                     loss = p.losses.mean().item()
                     smooth = 0.95 * smooth + 0.05 * loss if smooth else loss
-                    bar.set_postfix_str(
-                        f"step {p.step}, loss {smooth:.4f}, {p.examples_per_second:.0f}/s", refresh=False
-                    )
-                    if number == 0 and p.step > 1:  # the time left follows from what is done in this session
-                        bar.initial = bar.n = min(p.fraction, 1.0) * (p.step - 1) / p.step
+                    bar.postfix = f"step {p.step}, loss {smooth:.4f}, {p.examples_per_second:.0f}/s"
                     bar.update(min(p.fraction, 1.0) - bar.n)
                     yield p
-                    self.follow()
                     stop = p.stop
                     if stop:
                         break
@@ -272,34 +207,20 @@ class Record:
                     stop = self.signals[0] if self.signals and self.group.size == 1 else 0  # during the last step
                 self.save(state, part)
             except NonFiniteLossError as error:
-                there = checkpoint is not None and checkpoint.exists()
-                left = f"the last good checkpoint is {checkpoint}" if there else "there is no checkpoint yet"
-                raise NonFiniteLossError(f"{error}; {left}; a lower learning rate may help") from error
+                left = f"; the last good checkpoint is {checkpoint}" if checkpoint else ""
+                raise NonFiniteLossError(f"{error}{left}; a lower learning rate may help") from error
         if stop:
             self.group.share()  # nobody leaves before the checkpoint is there: torchrun would end the others
             raise Stopped(stop, f" at step {state.step}; {checkpoint} is saved, and --resume goes on from it")
 
-    def follow(self) -> None:
-        """Let the number of threads follow the load of the machine; the user is told when it falls, above the bar."""
-        if self.threads is not None and (line := self.threads.follow()) and self.group.leads:
-            tqdm.write(line, file=sys.stderr)
-
-    def affordable(self, drawn: Drawn) -> int:
-        """How many samples by annealed Langevin dynamics there is time for, after those ``drawn``."""
-        assert isinstance(self.settings, ResolvedImages)
-        evaluation = drawn.seconds / len(drawn.samples) / (drawn.nfe + drawn.guide_nfe)
-        return rules.annealed_samples(self.settings, drawn.sampling.but(sampler="annealed").nfe * evaluation)
-
     def results(self, drawn: Drawn, annealed: Drawn) -> None:
         """Write metrics.json: losses of the average that is left, what training saw, what samples cost, the clock."""
         assert isinstance(self.settings, ResolvedImages)
-        state = self.state
-        assert state is not None
+        assert self.state is not None
         known: dict[str, Any] = asdict(left(self.rows, LEARNING)) if self.rows else {}
-        known["images_per_second"] = self.rows[-1].images_per_second if self.rows else None
         known |= {
-            "training_seconds": state.seconds,
-            "images_seen": state.step * self.settings.batch_size,
+            "training_seconds": self.state.seconds,
+            "images_seen": self.state.step * self.settings.batch_size,
             "guidance": drawn.sampling.guidance,
             "samples": len(drawn.samples),
             "sampling_seconds": drawn.seconds,
@@ -310,12 +231,9 @@ class Record:
             "seconds": self.passed,
         }
         storage.write_json(self.path("metrics.json"), known)
-        if state.step < FEW_STEPS:
-            print(f"{state.step} steps of training are few: more --minutes, or smaller images with --size, learn more")
         print(f"{self.path('samples.png')}: {drawn.cost}")
         print(f"{self.path('samples_annealed.png')}: {annealed.cost}")
-        also = "evolution.png, evolution.gif, loss.png, metrics.json"
-        print(f"{self.folder}: also {also}; more with `ncsn sample {self.folder}`")
+        print(f"{self.folder}: also evolution, losses and metrics; more with `ncsn sample {self.folder}`")
 
     def close(self) -> None:
         """End together with the other processes: the leading one has work when they have none."""
@@ -331,46 +249,47 @@ def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
     process'; and if the folder holds another run.
     """
     group = distributed.join()
-    record = Record(given.job.out or Path("runs") / short_name(given.dataset), group=group)
-    assert record.folder is not None
-    job = replace(given.job, out=record.folder)
-    device = machine.choose_device(job.device)
+    folder = given.job.out or Path("runs") / short_name(given.dataset)
+    job = replace(given.job, out=folder)
     if group.leads:
-        if storage.begun_by_this_job(record.folder):
+        if storage.begun_by_this_job(folder):
             job = replace(job, resume=True, overwrite=False)
-        storage.check(record.folder, overwrite=job.overwrite, resume=job.resume)
-        pictures, settings, record.origin = led(replace(given, job=job))
-        record.settings = rules.resolve(settings, pictures, device)
-        if group.size > 1:
-            said = {"settings": storage.plain(asdict(record.settings)), "origin": asdict(record.origin)}
-            group.share(json.dumps(said).encode())
-        return pictures, record.settings, record
-    said = json.loads(group.share())
-    where = "what the leading process says"
-    record.origin = validated(Origin, said["origin"], where)
-    record.settings = replace(validated(ResolvedImages, said["settings"], where), job=job)
+        storage.check(folder, overwrite=job.overwrite, resume=job.resume)
+        pictures, settings, origin = led(replace(given, job=job), folder)
+        settings = rules.resolve(settings, pictures, machine.choose_device(job.device))
+        words = {"settings": storage.plain(asdict(settings)), "origin": asdict(origin)}
+        group.share(json.dumps(words).encode())
+        return pictures, settings, Record(folder, settings, origin, group)
+    words, where = json.loads(group.share()), "what the leading process says"
+    origin = validated(Origin, words["origin"], where)
+    settings = replace(validated(ResolvedImages, words["settings"], where), job=job)
     # By the name that is given, or where the run has found its images; either way they must be the same.
-    pictures = record.origin.load(None if job.resume or given.dataset in NAMED else given.dataset)
-    return pictures, record.settings, record
+    pictures = origin.load(None if job.resume or given.dataset in NAMED else given.dataset)
+    return pictures, settings, Record(folder, settings, origin, group)
 
 
-def led(given: Images) -> tuple[Pictures, Images, Origin]:
+def led(given: Images, folder: Path) -> tuple[Pictures, Images, Origin]:
     """The images, the settings and where the images are; of a run that is resumed they are its own."""
-    folder, data_dir = given.job.out, given.job.data_dir
-    assert folder is not None
     if not (given.job.resume and storage.begun(folder)):
-        pictures = load_images(given.dataset, data_dir, reading=given.reading)
-        return pictures, given, Origin.of(given.dataset, data_dir, given.reading, pictures)
+        pictures = load_images(given.dataset, given.job.data_dir, reading=given.reading)
+        return pictures, given, Origin.of(given.dataset, given.job.data_dir, given.reading, pictures)
     free = ("minutes", "steps", "compile", "accumulate")
     settings = recalled(given, ResolvedImages, folder, storage.read_settings(folder, "images"), free=free)
     origin = storage.read_config(folder).data
     if origin is None:
         raise ValueError(f"{folder / 'config.json'} does not say which images the run has learned from")
     # The default says nothing of where a run's images are.
-    named = given.dataset != settings.dataset and bool(given_ones(given, ["dataset"]))
-    place = given.dataset if named else None
-    if given.dataset != settings.dataset and not named:
-        print(f"{folder} goes on with its own images, {settings.dataset}")
-    if place is None and data_dir is not None and origin.dataset in DOWNLOADS:
-        place = str(data_dir)
-    return origin.load(place), settings, origin if place is None else origin.moved(place)
+    if given.dataset == settings.dataset or not given_ones(given, ["dataset"]):
+        return origin.load(), settings, origin
+    return origin.load(given.dataset), settings, origin.moved(given.dataset)
+
+
+def opened_toy(given: Toy) -> tuple[Toy, Record]:
+    """The settings of a toy and a record in the run's folder; with ``--resume`` they are the run's own.
+
+    Raises ValueError if what is there is no run of a toy.
+    """
+    folder = given.job.out or Path("runs") / f"toy-{given.generator}"
+    if given.job.resume and storage.begun(folder):
+        given = recalled(given, Toy, folder, storage.read_settings(folder, "toy"))
+    return given, Record(folder, given)

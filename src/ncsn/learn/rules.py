@@ -17,7 +17,7 @@ from ncsn.data import Images as Pictures
 from ncsn.data import Labels
 from ncsn.data.pixels import reals
 from ncsn.distributions import Empirical
-from ncsn.learn.settings import Images, ResolvedImages, check_auto, given_ones
+from ncsn.learn.settings import Images, ResolvedImages
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal, suggest_noise
 from ncsn.recipe import Argument, Recipe
 from ncsn.samplers import METHODS, Sampling
@@ -50,8 +50,7 @@ COMPILED_MINUTES, COMPILED_STEPS = 4, 2000  # of training, below which compiling
 THOROUGH_SECONDS, THOROUGH_STEPS = 360, 1000  # from which on a classifier to choose guidance by is worth its time
 SLOWER = 5  # times as long does that classifier take without bfloat16
 GUIDE_SECONDS, GUIDE_STEPS = 1 / 20, 1 / 10  # the guide's share of either budget: its steps take half as long
-ANNEALED = 20  # samples by annealed Langevin dynamics at most
-ANNEALED_SHARE = 1 / 30  # of the budget, for them
+AFTERWARDS = 1 / 16  # of the budget in minutes, for guidance and samples
 
 
 def leading_std(data: Float[Tensor, "n d"], *, iterations: int = 30) -> float:
@@ -228,7 +227,11 @@ def resolve(settings: Images, pictures: Pictures, device: torch.device) -> Resol
     """
     if isinstance(settings, ResolvedImages):
         return settings
-    check_settings(settings, pictures)
+    if pictures.shards is not None and settings.posterior_above is not None:
+        raise ValueError(
+            f"posterior_above is {settings.posterior_above}; it asks all training images at every step, and these stay "
+            "in their shards: leave it out"
+        )
     if settings.noise == "auto":
         settings = after_ncsnv2(settings, pictures)
     if settings.minutes is None and settings.steps is None:
@@ -263,30 +266,17 @@ def resolve(settings: Images, pictures: Pictures, device: torch.device) -> Resol
     return replace(resolved, posterior_above=shown.posterior_above(network, noise_of(resolved)))
 
 
-def check_settings(settings: Images, pictures: Pictures) -> None:
-    """Raises ValueError for settings that say what the others, or the data, leave no room for."""
-    if pictures.shards is not None and settings.posterior_above is not None:
-        raise ValueError(
-            f"posterior_above is {settings.posterior_above}; it asks all training images at every step, and these stay "
-            "in their shards: leave it out"
-        )
-    if settings.langevin_steps is not None and not METHODS[settings.sampler].langevin:
-        raise ValueError(f"langevin_steps is {settings.langevin_steps}, but {settings.sampler} takes no Langevin steps")
-    if settings.network != "unet" and given_ones(settings, ["blocks"]):
-        raise ValueError(f"blocks is {settings.blocks}, but {settings.network} has as many as its paper says")
-    langevin = ("levels", "langevin_steps") if settings.sampler == "annealed" else ()
-    check_auto(settings, ("sigma_max", "sigma_min", "eps", *langevin))
-
-
 def after_ncsnv2(settings: Images, pictures: Pictures) -> Images:
     """The settings with the noise levels that NCSNv2 takes from the data, which are explained on the screen."""
     advice = suggest_noise(some(pictures.train, 10_000))
     print(advice.explanation)
     noise = advice.noise
-    settings = replace(settings, sigma_max=noise.sigma_max, sigma_min=noise.sigma_min, eps=advice.eps)
+    top, bottom = settings.sigma_max or noise.sigma_max, settings.sigma_min or noise.sigma_min
+    settings = replace(settings, sigma_max=top, sigma_min=bottom, eps=settings.eps or advice.eps)
     if settings.sampler != "annealed":
         return settings
-    return replace(settings, levels=noise.levels, langevin_steps=advice.steps)
+    levels, steps = settings.levels or noise.levels, settings.langevin_steps or advice.steps
+    return replace(settings, levels=levels, langevin_steps=steps)
 
 
 def tells_apart(settings: Images, labels: Labels | None) -> bool:
@@ -311,11 +301,6 @@ def shape_of(settings: Images, facts: Facts, device: torch.device) -> tuple[tupl
     # Large batches for those who see many images; half as large for others, who need the steps.
     many = seen(facts.shape, widths[0], rate, seconds) >= STEPS * BATCHES[0]
     size = min(settings.batch_size or BATCHES[0 if many else 1], facts.n)
-    if settings.network == "unet" and settings.channels is None and widths[0] < WIDTHS[0]:
-        print(
-            f"--channels {' '.join(map(str, widths))} --batch-size {size}: a wider network would see too few images "
-            f"of {facts.shape[1]} x {facts.shape[2]} pixels on this machine in this time"
-        )
     return widths, size
 
 
@@ -416,21 +401,16 @@ def thorough(settings: ResolvedImages, device: torch.device) -> bool:
 
 
 def budgets(settings: ResolvedImages, elapsed: float, *, guided: bool) -> tuple[Budget, Budget]:
-    """How long to train the network, and its guide: what is left after ``elapsed`` seconds, a tenth at least."""
+    """How long to train the network, and its guide: what is left after ``elapsed`` seconds, a tenth at least.
+
+    ``AFTERWARDS`` of the whole is for what follows.
+    """
     if settings.steps is not None:
         return Budget(steps=settings.steps), Budget(steps=math.ceil(settings.steps * GUIDE_STEPS))
     whole = 60 * (settings.minutes or 0)
-    seconds = max(whole / 10, whole - elapsed)
+    seconds = max(whole / 10, (1 - AFTERWARDS) * whole - elapsed)
     share = GUIDE_SECONDS if guided else 0.0
     return Budget(seconds=seconds * (1 - share)), Budget(seconds=seconds * GUIDE_SECONDS)
-
-
-def annealed_samples(settings: Images, seconds_each: float) -> int:
-    """How many samples to draw by annealed Langevin dynamics, which takes thirteen times as long as the default."""
-    most = min(settings.samples, ANNEALED)
-    if settings.minutes is None:
-        return most
-    return max(1, min(most, int(60 * settings.minutes * ANNEALED_SHARE / seconds_each)))
 
 
 def arguments_of(settings: ResolvedImages, colours: int, classes: int) -> dict[str, Argument]:

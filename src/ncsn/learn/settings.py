@@ -36,16 +36,19 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What belongs to one session and not to the run: ``--resume`` takes it anew, and everything else from the run."""
+    """What belongs to one session and not to the run: ``--resume`` takes it anew, and everything else from the run.
+
+    Args:
+        out: The run's folder; by default runs/ and what is learned.
+        overwrite: Replace a run that is already there.
+        resume: Continue the run that is there.
+        device: auto: CUDA where there is one, else the CPU.
+    """
 
     out: Path | None = None
-    """The run's folder; by default runs/ and what is learned."""
     overwrite: bool = False
-    """Replace a run that is already there."""
     resume: bool = False
-    """Continue the run that is there."""
     device: DeviceName = "auto"
-    """auto: CUDA where there is one, else the CPU."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for options that contradict each other."""
@@ -55,15 +58,16 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageJob(Job):
-    """The same for images."""
+    """The same for images.
+
+    Args:
+        precision: What the network runs in: bf16 or fp16 (16 bits, the weights in 32), tf32 (NVIDIA's GPUs) or fp32;
+            auto: what is fastest on the device.
+        data_dir: Where the files of a named data set are, or go.
+    """
 
     precision: PrecisionName = "auto"
-    """What the network runs in: bf16 or fp16 (16 bits, the weights in 32), tf32 (NVIDIA's GPUs) or fp32; auto: what is
-    fastest on the device."""
-    tensorboard: bool = False
-    """Also log to TensorBoard, in the run's folder."""
     data_dir: Path | None = None
-    """Where the files of a named data set are, or go."""
 
 
 def given_ones(settings: Any, names: Iterable[str]) -> list[str]:
@@ -73,7 +77,7 @@ def given_ones(settings: Any, names: Iterable[str]) -> list[str]:
 
 
 def recalled(given: Any, kind: type[S], folder: Path, saved: dict[str, Any], *, free: Iterable[str] = ()) -> S:
-    """The ``saved`` settings of the run that is resumed, for the new job; prints what else was given in vain.
+    """The ``saved`` settings of the run that is resumed, for the new job; prints which of those given have no effect.
 
     ``kind``: the dataclass that they are.  ``free``: the fields that may change when a run goes on.
     Raises ValueError if the saved settings are none.
@@ -82,54 +86,48 @@ def recalled(given: Any, kind: type[S], folder: Path, saved: dict[str, Any], *, 
     if {"minutes", "steps"} & changes.keys():  # of which a run has one
         changes = {"minutes": None, "steps": None} | changes
     own = validated(kind, saved | changes, f"{folder / 'config.json'}: settings")
-    names = [field.name for field in fields(given) if field.name not in ("job", "dataset", *free)]
-    other = [name for name in given_ones(given, names) if getattr(given, name) != getattr(own, name)]
-    if other:
-        lines = (f"{name} is {getattr(own, name)}, not {getattr(given, name)}" for name in other)
-        print(f"--resume goes on with the run's own settings: {', '.join(lines)}")
+    names = given_ones(given, [field.name for field in fields(given) if field.name not in ("job", "dataset")])
+    if ignored := [name for name in names if getattr(given, name) != getattr(own, name)]:
+        print(f"--resume goes on with the run's own settings: {', '.join(ignored)} given in vain")
     return replace(own, job=given.job)  # type: ignore[type-var]
-
-
-def check_auto(settings: Any, chosen: Iterable[str]) -> None:
-    """Raises ValueError if a number is given that --noise auto is to choose."""
-    if settings.noise == "auto" and (given := given_ones(settings, chosen)):
-        raise ValueError(f"noise is auto, which chooses {', '.join(given)} from the data; one or the other is allowed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Toy:
-    """Learn the score of a distribution in the plane; draw the score field, samples, or both."""
+    """Learn the score of a distribution in the plane; draw the score field, samples, or both.
+
+    Args:
+        generator: The distribution to learn.
+        view: field: the score against the exact one. samples: Langevin against annealed Langevin. auto: field for
+            circle, samples for gaussian, both for the others.
+        objective: Denoising, sliced or exact score matching.
+        steps: Training steps.
+        width: Units in a hidden layer.
+        layers: Hidden layers.
+        sigma_max: The largest noise level, in the units of the data.
+        sigma_min: The smallest noise level.
+        levels: Noise levels, in geometric progression.
+        langevin_steps: Langevin steps on each level.
+        eps: Annealed Langevin's step size on the smallest level, by default σ_min²/2; σ²-proportional above it.
+        step_size: Langevin's step size; by default the paper's 0.1 for gaussian, and σ_min² for the others, which are
+            finer.
+        samples: How many samples to draw.
+    """
 
     generator: Literal["circle", "gaussian", "moons", "swiss-roll", "checkerboard"] = "circle"
-    """The distribution to learn."""
     view: Literal["field", "samples", "both", "auto"] = "auto"
-    """field: the score against the exact one.  samples: Langevin against annealed Langevin.  auto: field for circle,
-    samples for gaussian, both for the others."""
     objective: Literal["dsm", "ssm", "exact"] = "dsm"
-    """Denoising, sliced or exact score matching."""
     steps: Count = 2000
-    """Training steps."""
     batch_size: BatchSize = 1024
     width: Width = 128
-    """Units in a hidden layer."""
     layers: Depth = 3
-    """Hidden layers."""
-    noise: Literal["given", "auto"] = "given"
-    """auto: noise levels and Langevin steps after NCSNv2, from the data; it says what and why."""
     sigma_max: Sigma = 20.0
-    """The largest noise level, in the units of the data."""
     sigma_min: Sigma = 0.1
-    """The smallest noise level."""
     levels: Levels = 20
-    """Noise levels, in geometric progression."""
     langevin_steps: LangevinSteps = 75
-    """Langevin steps on each level."""
     eps: StepSize | None = None
-    """Annealed Langevin's step size on the smallest level, by default σ_min²/2; σ²-proportional above it."""
     step_size: StepSize | None = None
-    """Langevin's step size; by default the paper's 0.1 for gaussian, and σ_min² for the others, which are finer."""
     samples: Annotated[int, Interval(ge=2, le=10**6)] = 10_000
-    """How many samples to draw."""
     seed: Seed = 0
     job: Annotated[Job, tyro.conf.arg(name="")] = field(default_factory=Job)
 
@@ -139,82 +137,79 @@ class Toy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResolvedToy(Toy):
-    """The same without None: what training_toy.py runs with, and what config.json keeps."""
-
-    eps: StepSize
-    step_size: StepSize
-    view: Literal["field", "samples", "both"]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Images(Reading):
     """Learn the score of images with a small U-Net by denoising score matching, and sample it.
 
     What is not given follows from the data, the budget and the machine, by the rules of ``learn.rules``.
+
+    Args:
+        minutes: Wall-clock budget, sampling and figures included; 10 if neither this nor --steps is given.
+        steps: Training steps instead of minutes; the same seed then gives the same bytes on one machine.
+        dataset: mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), a folder or an archive (.zip,
+            .tar) of images, an array (.npy, .npz), or shards in WebDataset's format: a folder of .tar files, or
+            'shards-{0000..0127}.tar'.
+        flip: Mirror images, left to right, at random: twice the data where a mirrored image is as good as another.
+        batch_size: By default 128, or 64 where training sees few images; at most as many as there are.
+        accumulate: Parts in which each process learns from what it has of a batch, one after the other: more for less
+            memory.
+        network: unet: ours. refinenet: NCSN's, told the noise level; refinenet-v2: NCSNv2's, not told it, divided by
+            it.
+        channels: The U-Net's width at each resolution, finest first; the finest is half of the image's. By default 64
+            128 for images of up to 32 pixels; deeper for larger ones, and half or a quarter as wide where training
+            would see few. RefineNet: one number, by default 64.
+        blocks: The U-Net's residual blocks at each resolution, down and up.
+        noise: auto: noise levels and Langevin steps that are not given follow NCSNv2's rules; they are explained.
+        sigma_max: The largest noise level, for pixels in [0, 1]; by default 4.5 times the data's leading standard
+            deviation.
+        sigma_min: The smallest noise level; by default 0.01, or less for data of little contrast.
+        proposal: Where training draws noise levels from: ln σ normal, or uniform, or one of --levels levels as in NCSN.
+        log_sigma_mean: lognormal: ln σ ~ N(mean, std²), within sigma_min and sigma_max; by default from the data.
+        posterior_above: From this noise level up, the target is the mean over all training images that could have made
+            the noisy one; by default where they are several, and nowhere (sigma_max) where that is not worth its time.
+        classes: Learn the score of each class too, where the data has classes of 20 images and more: better samples,
+            and `ncsn sample RUN --class 7`. Only unet can.
+        sampler: How to sample; annealed is the paper's annealed Langevin dynamics.
+        levels: Noise levels that sampling descends; by default what suits the sampler and the range of noise.
+        langevin_steps: Steps of annealed Langevin dynamics on each of them, or of langevin in all; by default what
+            suits the sampler.
+        eps: Langevin's step size on the smallest level, by default σ_min²/2; σ²-proportional above it.
+        muon_rate: Peak learning rate of the convolutions and other matrices.
+        adam_rate: Peak learning rate of everything else.
+        guidance: How far sampling moves away from a guide, 1 for not at all: the network's own score without the class,
+            or, where there are no classes, a smaller network that learns for a twentieth of the budget. chosen: after
+            training, by held-out images, and never where it makes samples worse; 1 with the samplers annealed and
+            langevin, which it does not help.
+        compile: Speed training of four minutes or more up with torch.compile, where this machine can; up to a minute
+            the first time.
+        samples: How many samples to draw at the end.
     """
 
     minutes: Annotated[float, Interval(ge=0.001, le=10**6)] | None = None
-    """Wall-clock budget, sampling and figures included; 10 if neither this nor --steps is given."""
     steps: Count | None = None
-    """Training steps instead of minutes; the same seed then gives the same bytes on one machine."""
     dataset: str = "mnist"
-    """mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), a folder or an archive (.zip, .tar) of
-    images, an array (.npy, .npz), or shards in WebDataset's format: a folder of .tar files, or
-    'shards-{0000..0127}.tar'."""
     flip: bool = False
-    """Mirror images, left to right, at random: twice the data where a mirrored image is as good as another."""
     batch_size: BatchSize | None = None
-    """By default 128, or 64 where training sees few images; at most as many as there are."""
     accumulate: Annotated[int, Interval(ge=1, le=64)] = 1
-    """Parts in which each process learns from what it has of a batch, one after the other: more for less memory."""
     network: Literal["unet", "refinenet", "refinenet-v2"] = "unet"
-    """unet: ours.  refinenet: NCSN's, told the noise level; refinenet-v2: NCSNv2's, not told it, divided by it."""
     channels: tuple[Width, ...] | None = None
-    """The U-Net's width at each resolution, finest first; the finest is half of the image's.  By default 64 128 for
-    images of up to 32 pixels; deeper for larger ones, and half or a quarter as wide where training would see few.
-    RefineNet: one number, by default 64."""
     blocks: Depth = 2
-    """The U-Net's residual blocks at each resolution, down and up."""
     noise: Literal["given", "auto"] = "given"
-    """auto: noise levels and Langevin steps after NCSNv2, from the data; it says what and why."""
     sigma_max: Sigma | None = None
-    """The largest noise level, for pixels in [0, 1]; by default 4.5 times the data's leading standard deviation."""
     sigma_min: Sigma | None = None
-    """The smallest noise level; by default 0.01, or less for data of little contrast."""
     proposal: Literal["lognormal", "loguniform", "geometric"] = "lognormal"
-    """Where training draws noise levels from: ln σ normal, or uniform, or one of --levels levels as in NCSN."""
     log_sigma_mean: Annotated[float, Interval(ge=-20, le=20)] | None = None
-    """lognormal: ln σ ~ N(mean, std²), within sigma_min and sigma_max; by default from the data."""
     log_sigma_std: Annotated[float, Interval(gt=0, le=10)] = 1.2
     posterior_above: Sigma | None = None
-    """From this noise level up, the target is the mean over all training images that could have made the noisy one; by
-    default where they are several, and nowhere (sigma_max) where that is not worth its time."""
     classes: bool = True
-    """Learn the score of each class too, where the data has classes of 20 images and more: better samples, and
-    `ncsn sample RUN --class 7`.  Only unet can."""
     sampler: SamplerName = "dpmpp-sde"
-    """How to sample; annealed is the paper's annealed Langevin dynamics."""
     levels: Levels | None = None
-    """Noise levels that sampling descends; by default what suits the sampler and the range of noise."""
     langevin_steps: LangevinSteps | None = None
-    """Steps of annealed Langevin dynamics on each of them, or of langevin in all; by default what suits the sampler."""
     eps: StepSize | None = None
-    """Langevin's step size on the smallest level, by default σ_min²/2; σ²-proportional above it."""
     muon_rate: Rate = 0.02
-    """Peak learning rate of the convolutions and other matrices."""
     adam_rate: Rate = 2e-3
-    """Peak learning rate of everything else."""
     guidance: Annotated[float, Interval(ge=1, le=100)] | Literal["chosen"] = "chosen"
-    """How far sampling moves away from a guide, 1 for not at all: the network's own score without the class, or, where
-    there are no classes, a smaller network that learns for a twentieth of the budget.  chosen: after training, by
-    held-out images, and never where it makes samples worse; 1 with the samplers annealed and langevin, which it does
-    not help."""
     compile: bool = True
-    """Speed training of four minutes or more up with torch.compile, where this machine can; up to a minute the first
-    time."""
     samples: Shown = 100
-    """How many samples to draw at the end."""
     seed: Seed = 0
     job: Annotated[ImageJob, tyro.conf.arg(name="")] = field(default_factory=ImageJob)
 

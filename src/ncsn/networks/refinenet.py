@@ -13,7 +13,6 @@ With ``state`` a state dict of theirs, these are the papers' scores of pixels in
 
 import math
 import re
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -440,7 +439,9 @@ def sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
     """Image channels and width.  Raises ValueError if the state dict has no first convolution."""
     stem = state.get("begin_conv.weight")
     if stem is None or stem.ndim != 4:
-        raise ValueError(f"no weights of an NCSN: begin_conv.weight is needed; there are {reprlib.repr(sorted(state))}")
+        raise ValueError(
+            f"no weights of an NCSN: begin_conv.weight is needed; there are {', '.join(sorted(state)[:5])}"
+        )
     return stem.shape[1], stem.shape[0]
 
 
@@ -451,8 +452,10 @@ def fill(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     """
     missing, unexpected = sorted(weights.keys() - state.keys()), sorted(state.keys() - weights.keys())
     if missing or unexpected:
+        first = [", ".join(names[:3]) or "none" for names in (missing, unexpected)]
         raise ValueError(
-            f"other weights are needed: missing are {shortened(missing)}; unexpected are {shortened(unexpected)}"
+            f"other weights are needed: {len(missing)} are missing, first {first[0]}; "
+            f"{len(unexpected)} are unexpected, first {first[1]}"
         )
     for name, weight in weights.items():
         if state[name].shape != weight.shape:

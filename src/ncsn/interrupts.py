@@ -3,17 +3,24 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+STOPS = (signal.SIGTERM, signal.SIGINT)
+PATIENCE = 2.0  # seconds after a first signal, in which others are taken for the same one
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, by a name of our own: Python ends itself by the signal if its own name passes through ``exec``."""
 
+class Stopped(KeyboardInterrupt):
+    """A signal has ended the program; ``number``: which one.  The message says where.
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as a scheduler or a shutdown sends it."""
+    Ctrl-C has a name of our own because Python ends itself by the signal if its own passes through ``exec``.
+    """
+
+    def __init__(self, number: int, message: str = "") -> None:
+        super().__init__(message)
+        self.number = number
 
 
 def quit_on_signals() -> None:
@@ -26,37 +33,50 @@ def quit_on_signals() -> None:
         os.write(2, b"error: terminated\n" if number == signal.SIGTERM else b"error: interrupted\n")
         os._exit(128 + number)
 
-    signal.signal(signal.SIGINT, end)
-    signal.signal(signal.SIGTERM, end)
+    for number in STOPS:
+        signal.signal(number, end)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Ctrl-C and SIGTERM end what is being done, once: a second signal ends the process at once.
 
-    Raises Interrupted or Terminated, also where a library that was struck says something else instead: that a file is
-    damaged, for one.
+    Raises Stopped, also where a library that was struck says something else instead: that a file is damaged, for one.
     """
     received: list[int] = []
 
     def receive(number: int, _: Any) -> NoReturn:
         received.append(number)
-        for each in (signal.SIGINT, signal.SIGTERM):
+        for each in STOPS:
             signal.signal(each, lambda again, _: os._exit(128 + again))
-        raise meaning(number)
+        raise Stopped(number)
 
     with received_by(receive):
         try:
             yield
         except Exception as error:
             if received:
-                raise meaning(received[0]) from error
+                raise Stopped(received[0]) from error
             raise
 
 
-def meaning(number: int) -> KeyboardInterrupt:
-    """What a signal is to the program."""
-    return Terminated() if number == signal.SIGTERM else Interrupted()
+@contextmanager
+def deferred(received: list[int]) -> Iterator[None]:
+    """Within it, the numbers of signals are collected in a list, so that no step is cut in half.
+
+    One that comes ``PATIENCE`` seconds after the first is obeyed at once; torchrun passes on what all were sent.
+    """
+    first = 0.0
+
+    def receive(number: int, _: Any) -> None:
+        nonlocal first
+        if received and time.monotonic() - first > PATIENCE:
+            raise Stopped(number)
+        first = first if received else time.monotonic()
+        received.append(number)
+
+    with received_by(receive):
+        yield
 
 
 @contextmanager
@@ -65,7 +85,7 @@ def received_by(receive: Callable[[int, Any], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, receive) for number in STOPS}
     try:
         yield
     finally:
