@@ -106,6 +106,8 @@ def checked(data: "Tensor | np.ndarray") -> Tensor:
         raise ValueError(f"data has shape {tuple(x.shape)}; points (n, d) or images (n, c, h, w) are needed")
     if len(x) < 10:
         raise ValueError(f"data holds {len(x)} examples; at least 10 are needed, and a thousand to learn much")
+    if x.is_complex():
+        raise ValueError("data is complex; real numbers are needed: give real and imaginary parts as two columns")
     if x.ndim > 2 and x.dtype == torch.uint8:
         return x
     x = x if x.dtype in (torch.float32, torch.float64) else x.double()
