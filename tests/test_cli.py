@@ -97,7 +97,6 @@ def test_info_says_what_a_run_is(run: Path, capsys: pytest.CaptureFixture[str]) 
         ("sample RUN --foo", "--foo"),
         ("sample RUN --out taken.png", "--overwrite"),
         ("sample RUN --out no/x.png", "no is no folder"),
-        ("sample RUN -n 1000000000 --out x.npy", "1,568 GB"),
         ("sample RUN -n 20000 --out x.png", "10000"),
         ("evaluate RUN -n 99", "n is 99"),
         ("likelihood RUN --probes 0", "probes is 0"),

@@ -262,7 +262,7 @@ def test_inceptions_weights_are_read_as_tensors_only(tmp_path: Path, monkeypatch
 
 def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda name, appauthor: tmp_path / name)
-    monkeypatch.setattr(features, "SEEN", 2000)
+    monkeypatch.setattr(features, "IMAGES_SEEN", 2000)
     monkeypatch.setattr(features, "BATCH", 100)
     images = three(200, 3, 8, 6)
     kinds = [torch.arange(200) % 3, torch.arange(200) % 3, torch.arange(200) // 70]

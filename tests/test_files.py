@@ -15,7 +15,7 @@ from filelock import FileLock
 from PIL import Image
 
 from ncsn import evaluation, plots, storage
-from ncsn.files import HOST, Job, atomic, check_out, read_json, streamed, sweep, write_json
+from ncsn.files import HOST, SamplingJob, atomic, check_out, read_json, streamed, sweep, write_json
 from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.recipe import Recipe
@@ -154,7 +154,7 @@ def test_json_is_read_within_limits(tmp_path: Path) -> None:
 
 
 OUTPUTS = ("x.npz", "x.npy", "x")
-JOB: Job = {"seed": 3, "label": None}
+JOB: SamplingJob = {"seed": 3, "label": None}
 ROWS = np.random.default_rng(0).integers(0, 256, (20, 1, 6, 5), dtype=np.uint8)
 
 # Kills itself, by a signal that cannot be caught, before each of the calls that make something final.
@@ -192,7 +192,7 @@ def content(out: Path) -> np.ndarray:
     return pictures[:, None] if pictures.ndim == 3 else pictures.transpose(0, 3, 1, 2)
 
 
-def write(out: Path, rows: np.ndarray, *, job: Job = JOB, overwrite: bool = False, most: int = 1000) -> int:
+def write(out: Path, rows: np.ndarray, *, job: SamplingJob = JOB, overwrite: bool = False, most: int = 1000) -> int:
     """Write rows eight at a time, those that are not there; returns how many were."""
     with streamed(out, job, rows.shape, rows.dtype, block=8, overwrite=overwrite) as stream:
         before = stream.done

@@ -85,6 +85,7 @@ def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
         (pictures().train, {"labels": [0, 1]}, r"labels has shape \(2,\) for 300 images"),
         (torch.randn(5, 2), {}, "5 examples; at least 10"),
         (torch.full((20, 2), math.nan), {}, "40 numbers"),
+        (torch.randn(20, 2) * 1j, {}, "data is complex"),
         (np.full((20, 1, 8, 8), 300.0), {}, "from 300 to 300"),
         (torch.full((20, 1, 8, 8), 7, dtype=torch.uint8), {}, "the same"),
         (torch.tensor([[1.0, 0.1]]).repeat(2000, 1), {}, "column 0, 1 is constant"),

@@ -122,6 +122,12 @@ def test_samplers_get_the_levels_and_steps_that_suit_them() -> None:
     assert (annealed.levels, annealed.langevin_steps, annealed.guidance) == (100, 2, 1.0)
 
 
+@pytest.mark.parametrize("useless", [{"langevin_steps": 3}, {"network": "refinenet", "blocks": 1}])
+def test_options_without_an_effect_are_refused(useless: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=list(useless)[-1]):
+        settle(**useless)
+
+
 def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_own() -> None:
     data = pictures(labels=False)
     settings = settle(data, channels=(24, 1))

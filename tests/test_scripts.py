@@ -224,7 +224,7 @@ MISTAKES = {
     "MNIST --minutes 1 --steps 1": "at most one",
     "MNIST --overwrite --resume": "at most one",
     "MNIST --data-dir nowhere": "is missing",
-    "MNIST --batch-size 8 --accumulate 9": "8 examples are a batch",
+    "MNIST --batch-size 8 --accumulate 9": "batch_size is 8",
     "MNIST --network refinenet --channels 8 8": "refinenet",
 }
 

@@ -12,7 +12,7 @@ from annotated_types import Interval
 
 from ncsn.cli.main import COMMANDS
 from ncsn.learn.settings import Images, ResolvedImages, Toy
-from ncsn.validation import Count, Levels, Sigma, check_call, check_ranges, validated
+from ncsn.validation import Count, Levels, NoiseLevel, check_call, check_ranges, validated
 
 NEEDED: dict[str, Any] = {
     "dataset": "mnist",
@@ -63,7 +63,7 @@ class Inner:
 class Outer:
     inner: Inner
     level: Levels | Literal["all"] = "all"
-    sigma: Sigma | None = None
+    sigma: NoiseLevel | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -31,7 +31,7 @@ HOST = re.sub("[^A-Za-z0-9-]", "_", socket.gethostname()) or "host"
 UNFINISHED = re.compile(r"\..*\.partial\.(?P<host>[\w-]+)\.(?P<process>\d+)\.[0-9a-f]{16}(\.\w+)?")
 
 # All that determines samples: the run, the seed, how they are drawn, by which versions.
-Job: TypeAlias = dict[str, str | int | float | None]
+SamplingJob: TypeAlias = dict[str, str | int | float | None]
 
 
 def one_line(error: object) -> str:
@@ -254,7 +254,7 @@ def write_images(stream: Stream, out: Path) -> None:
 
 @contextmanager
 def streamed(
-    out: Path, job: Job, shape: tuple[int, ...], dtype: "np.dtype", *, block: int, overwrite: bool = False
+    out: Path, job: SamplingJob, shape: tuple[int, ...], dtype: "np.dtype", *, block: int, overwrite: bool = False
 ) -> Iterator[Stream]:
     """A ``Stream`` for samples of this ``shape`` (n, *d) and ``dtype``, a ``block`` at a time; ``out``, if all come.
 
@@ -296,7 +296,7 @@ def streamed(
         raise ValueError(f"another process is writing {out}; wait for it, or give another --out") from error
 
 
-def begin(folder: Path, job: Job, overwrite: bool) -> None:
+def begin(folder: Path, job: SamplingJob, overwrite: bool) -> None:
     """Note in ``folder`` which job it belongs to, and remove another one's blocks, if they may be replaced.
 
     Raises ValueError if they may not.

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
-PATIENCE = 2.0  # seconds after a first signal, in which others are taken for the same one
+SECOND_SIGNAL = 2.0  # seconds after a first signal, in which others are taken for the same one
 
 
 class Stopped(KeyboardInterrupt):
@@ -64,13 +64,13 @@ def interruptible() -> Iterator[None]:
 def deferred(received: list[int]) -> Iterator[None]:
     """Within it, the numbers of signals are collected in a list, so that no step is cut in half.
 
-    One that comes ``PATIENCE`` seconds after the first is obeyed at once; torchrun passes on what all were sent.
+    One that comes ``SECOND_SIGNAL`` seconds after the first is obeyed at once; torchrun passes on what all were sent.
     """
     first = 0.0
 
     def receive(number: int, _: Any) -> None:
         nonlocal first
-        if received and time.monotonic() - first > PATIENCE:
+        if received and time.monotonic() - first > SECOND_SIGNAL:
             raise Stopped(number)
         first = first if received else time.monotonic()
         received.append(number)

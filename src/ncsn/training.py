@@ -194,7 +194,7 @@ def step_seed(seed: int, step: int, share: int, shares: int) -> int:
     return (seed * 0x9E3779B1 + step * shares + share) % 2**32
 
 
-def learn(state: State, batches: Iterator[Batch], loss: Loss, group: Group, turns: int) -> Float[Tensor, "2 b"]:
+def add_gradients(state: State, batches: Iterator[Batch], loss: Loss, group: Group, turns: int) -> Float[Tensor, "2 b"]:
     """Add the gradients of a batch; returns its losses and noise levels, zeros for those of other processes."""
     shares, parts = group.size * turns, []
     for share in range(group.rank * turns, (group.rank + 1) * turns):
@@ -231,7 +231,7 @@ def train(
     recent: deque[float] = deque(maxlen=50)
     while (fraction := budget.fraction(state.step, state.seconds)) < 1:
         at = time.perf_counter()
-        whole = learn(state, batches, loss, group, turns)
+        whole = add_gradients(state, batches, loss, group, turns)
         # What all must know alike, in one message: gradients, losses, the leading process' clock, who was told to stop.
         clock = time.monotonic() - began if group.leads else 0.0
         facts = torch.tensor([clock, *(float(number in signals) for number in STOPS)], dtype=torch.float64)

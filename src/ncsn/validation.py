@@ -31,11 +31,11 @@ BatchSize: TypeAlias = Annotated[int, Interval(ge=1, le=10**6)]
 Shown: TypeAlias = Annotated[int, Interval(ge=1, le=10**4)]  # so many fit into a picture
 Levels: TypeAlias = Annotated[int, Interval(ge=1, le=MOST_LEVELS)]
 LangevinSteps: TypeAlias = Annotated[int, Interval(ge=1, le=MOST_STEPS)]
-Sigma: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
+NoiseLevel: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
 StepSize: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
 Rate: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
 Width: TypeAlias = Annotated[int, Interval(ge=1, le=2**14)]
-Depth: TypeAlias = Annotated[int, Interval(ge=1, le=100)]
+Layers: TypeAlias = Annotated[int, Interval(ge=1, le=100)]
 Port: TypeAlias = Annotated[int, Interval(ge=0, le=2**16 - 1)]
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from ncsn.cli.options import SAMPLING_OPTIONS, RunOptions, SamplingOptions, chec
 from ncsn.data.reading import Reading
 from ncsn.files import check_out
 from ncsn.learn.settings import given_ones
-from ncsn.validation import Count, DeviceName, Seed, Sigma, check_ranges
+from ncsn.validation import Count, DeviceName, NoiseLevel, Seed, check_ranges
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -228,7 +228,7 @@ class Likelihood(RunOptions):
     n: Annotated[Count, tyro.conf.arg(name="n", aliases=["-n"])] = 64
     data: str | None = None
     probes: Annotated[int, Interval(ge=1, le=10**4)] = 4
-    sigma_min: Sigma | None = None
+    sigma_min: NoiseLevel | None = None
     tolerance: Annotated[float, Interval(ge=1e-10, le=1)] = 1e-3
     seed: Seed = 0
     out: Path | None = None

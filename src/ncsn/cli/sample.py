@@ -10,7 +10,7 @@ from annotated_types import Interval
 
 from ncsn.cli import console, drawing
 from ncsn.cli.options import RunOptions, SamplingOptions, check_suffix
-from ncsn.files import Job, Stream, check_out, streamed
+from ncsn.files import SamplingJob, Stream, check_out, streamed
 from ncsn.learn.settings import given_ones
 from ncsn.validation import Count, Levels, Seed, check_ranges
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ncsn.run import Run
 
 SHOWN_POINTS, SHOWN_IMAGES = 1500, 36  # in an animation
-PICTURES, FILES = (".png", ".gif"), (".npz", ".npy")
+PICTURE_SUFFIXES, FILES = (".png", ".gif"), (".npz", ".npy")
 MOST = 10_000  # samples in a picture
 
 
@@ -49,8 +49,8 @@ class Sample(SamplingOptions, RunOptions):
         """Refuse what makes no sense."""
         check_ranges(self)
         if self.out.suffix:
-            check_suffix(self.out, *PICTURES, *FILES, "none for a folder of PNG images")
-        if self.out.suffix in PICTURES and self.n > MOST:
+            check_suffix(self.out, *PICTURE_SUFFIXES, *FILES, "none for a folder of PNG images")
+        if self.out.suffix in PICTURE_SUFFIXES and self.n > MOST:
             raise ValueError(f"n is {self.n}; a picture shows at most {MOST}: more go into .npz, .npy or a folder")
 
     def __call__(self) -> None:
@@ -61,7 +61,7 @@ class Sample(SamplingOptions, RunOptions):
         from ncsn import distributed
 
         run, group = ncsn.load(self.run, device=self.device), distributed.join()
-        picture = self.out.suffix in PICTURES
+        picture = self.out.suffix in PICTURE_SUFFIXES
         if group.leads:
             print(f"{self.out}: {self.draw(run) if picture else self.stream(run, group)}")
         elif not picture:  # the leading process draws pictures alone
@@ -121,7 +121,7 @@ class Sample(SamplingOptions, RunOptions):
             raise
         return f"{spent or 'nothing was missing'}, after {before} that were there" if before else spent
 
-    def job(self, run: "Run") -> "Job":
+    def job(self, run: "Run") -> "SamplingJob":
         """All that determines the samples."""
         from importlib.metadata import version
 

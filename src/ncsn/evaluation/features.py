@@ -25,7 +25,7 @@ from ncsn.machine import refresh_interval
 from ncsn.networks.classifier import Classifier
 from ncsn.storage import digest, read_tensors, sealed
 
-SEEN, EPOCHS, BATCH, PEAK_RATE = 100_000, 20, 250, 5e-3  # about a minute for 32 × 32 pixels on two cores
+IMAGES_SEEN, EPOCHS, BATCH, PEAK_RATE = 100_000, 20, 250, 5e-3  # about a minute for 32 × 32 pixels on two cores
 CPU = torch.device("cpu")
 Embed = Callable[[Tensor], Tensor]
 T = TypeVar("T")
@@ -162,7 +162,7 @@ def own_classifier(images: Images, device: torch.device) -> Features:
     if labels is None or len(labels.names) < 2:
         raise ValueError(f"{images.name or 'the data'} has no classes that a classifier could tell apart")
     # Other data, or another way to train, is another file.
-    recipe = f"{SEEN} {EPOCHS} {BATCH} {PEAK_RATE} {len(labels.names)} {images.digest}"
+    recipe = f"{IMAGES_SEEN} {EPOCHS} {BATCH} {PEAK_RATE} {len(labels.names)} {images.digest}"
     key = hashlib.sha256(recipe.encode() + labels.train.numpy().tobytes()).hexdigest()[:32]
     path = platformdirs.user_cache_path("ncsn", appauthor=False) / "classifiers" / f"{key}.safetensors"
     with torch.random.fork_rng():  # initial weights and dropout draw from the global generator
@@ -184,12 +184,12 @@ def own_classifier(images: Images, device: torch.device) -> Features:
 
 @torch.enable_grad()
 def teach(network: Classifier, images: Tensor, labels: Tensor, device: torch.device) -> None:
-    """Train a classifier on ``SEEN`` images, but on each at most ``EPOCHS`` times.
+    """Train a classifier on ``IMAGES_SEEN`` images, but on each at most ``EPOCHS`` times.
 
     Images are moved by up to a sixteenth of their sides.  They are not mirrored: a letter would be another, or none.
     """
     generator = torch.Generator().manual_seed(0)
-    steps = max(10, min(SEEN, EPOCHS * len(images)) // BATCH)
+    steps = max(10, min(IMAGES_SEEN, EPOCHS * len(images)) // BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
     for _ in progress(range(steps), "training a classifier"):

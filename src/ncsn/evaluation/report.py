@@ -21,7 +21,7 @@ from ncsn.evaluation.features import Embed, Features, choose, progress
 from ncsn.files import atomic
 
 REPORTABLE = 10_000
-FEWEST = 10
+FEWEST_IMAGES = 10
 RATIOS = ("fid", "frechet_distance", "kernel_distance", "pixel_wasserstein")  # of numbers whose zero means something
 VALUES = 2**23  # pixels that are reals at a time, 32 MB: the data may be larger than memory
 
@@ -123,9 +123,9 @@ class Ruler:
     def __init__(self, images: Images, features: Features | Embed | None = None, n: int = REPORTABLE) -> None:
         sizes = [len(images.test), len(images.validation), len(images.train)]
         self.n = min(n, *sizes)
-        if self.n < FEWEST:
+        if self.n < FEWEST_IMAGES:
             counts = "{:,} test, {:,} validation and {:,} training images".format(*sizes)
-            raise ValueError(f"there are {n:,} samples, {counts}; at least {FEWEST} of each are needed")
+            raise ValueError(f"there are {n:,} samples, {counts}; at least {FEWEST_IMAGES} of each are needed")
         data = at_8_bits(images)
         features = choose(data) if features is None else features
         if not isinstance(features, Features):

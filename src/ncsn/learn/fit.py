@@ -106,6 +106,8 @@ def checked(data: "Tensor | np.ndarray") -> Tensor:
         raise ValueError(f"data has shape {tuple(x.shape)}; points (n, d) or images (n, c, h, w) are needed")
     if len(x) < 10:
         raise ValueError(f"data holds {len(x)} examples; at least 10 are needed, and a thousand to learn much")
+    if x.is_complex():
+        raise ValueError("data is complex; real numbers are needed: give real and imaginary parts as two columns")
     if x.ndim > 2 and x.dtype == torch.uint8:
         return x
     x = x if x.dtype in (torch.float32, torch.float64) else x.double()
@@ -192,9 +194,11 @@ def fit_images(
     # Large products beside the network are in 16 bits, too; float16's numbers end too early for them.
     products = torch.bfloat16 if precision == "bf16" else torch.float32
     examples, target = training_set(settings, pictures, products)
-    turns = settings.accumulate
+    turns, shares = settings.accumulate, group.size * settings.accumulate
+    if shares > settings.batch_size:
+        raise ValueError(f"batch_size is {settings.batch_size}; {group.size} processes of {turns} turns need {shares}")
     # Every process takes its shares of a batch, all of one size; a batch may so become a little larger.
-    size = -(-settings.batch_size // (group.size * turns))
+    size = -(-settings.batch_size // shares)
     generator = torch.Generator(device).manual_seed(settings.seed)
 
     # What could not be trained or sampled ends here, before anything is written.

@@ -23,7 +23,7 @@ WEIGHTS: dict[GuideName, tuple[float, ...]] = {  # that are offered, smallest fi
     "smaller": (1.0, 1.25, 1.5, 2.0),
     "unconditional": (1.0, 1.25, 1.5, 2.0, 3.0, 4.0),
 }
-COMPARED = 4  # times as many held-out images are what samples are compared with
+REAL_PER_SAMPLE = 4  # times as many held-out images are what samples are compared with
 SLACK = 1.1  # by which samples may be farther in pixels: what as many real images vary by
 NEARLY = 0.1  # of the way from unguided samples to real images: less is no reason for a larger weight
 TRIALS, FEWEST_TRIALS = 1000, 64  # samples at each weight; with fewer none is chosen
@@ -64,7 +64,7 @@ def affordable_trials(run: Run, settings: Images, held_out: UInt8[Tensor, "v c h
         example, shown = torch.zeros(FEWEST_TRIALS, *run.recipe.shape, device=run.device), held_out[:20]
         each = weights * sampling.guided_nfe * seconds_of(lambda: run.score(example, 1.0), run.device) / len(example)
         if features.embed is not None:
-            each += (COMPARED + 1 + weights) * seconds_of(lambda: features(shown), run.device) / len(shown)
+            each += (REAL_PER_SAMPLE + 1 + weights) * seconds_of(lambda: features(shown), run.device) / len(shown)
         n = min(most, int(60 * settings.minutes * TRIALS_SHARE / each))
     return n if n >= FEWEST_TRIALS else 0
 
@@ -103,7 +103,7 @@ def trials(run: Run, held_out: UInt8[Tensor, "v c h w"], features: Features, n: 
 
     They have their way in common as far down as no guide acts.
     """
-    real, compared = held_out[:n], features(held_out[n : (1 + COMPARED) * n]).features
+    real, compared = held_out[:n], features(held_out[n : (1 + REAL_PER_SAMPLE) * n]).features
     other = held_out[-n:]
 
     def trial(weight: float, x: UInt8[Tensor, "n c h w"]) -> Trial:

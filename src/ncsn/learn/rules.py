@@ -232,6 +232,10 @@ def resolve(settings: Images, pictures: Pictures, device: torch.device) -> Resol
             f"posterior_above is {settings.posterior_above}; it asks all training images at every step, and these stay "
             "in their shards: leave it out"
         )
+    if settings.langevin_steps is not None and not METHODS[settings.sampler].langevin:
+        raise ValueError(f"langevin_steps is {settings.langevin_steps}; {settings.sampler} takes no Langevin steps")
+    if settings.network != "unet" and settings.blocks != Images.blocks:
+        raise ValueError(f"blocks is {settings.blocks}; {settings.network} has as many as its paper says")
     if settings.noise == "auto":
         settings = after_ncsnv2(settings, pictures)
     if settings.minutes is None and settings.steps is None:

@@ -15,15 +15,15 @@ from ncsn.data.reading import Reading
 from ncsn.validation import (
     BatchSize,
     Count,
-    Depth,
     DeviceName,
     LangevinSteps,
+    Layers,
     Levels,
+    NoiseLevel,
     Rate,
     SamplerName,
     Seed,
     Shown,
-    Sigma,
     StepSize,
     Width,
     check_ranges,
@@ -120,9 +120,9 @@ class Toy:
     steps: Count = 2000
     batch_size: BatchSize = 1024
     width: Width = 128
-    layers: Depth = 3
-    sigma_max: Sigma = 20.0
-    sigma_min: Sigma = 0.1
+    layers: Layers = 3
+    sigma_max: NoiseLevel = 20.0
+    sigma_min: NoiseLevel = 0.1
     levels: Levels = 20
     langevin_steps: LangevinSteps = 75
     eps: StepSize | None = None
@@ -192,14 +192,14 @@ class Images(Reading):
     accumulate: Annotated[int, Interval(ge=1, le=64)] = 1
     network: Literal["unet", "refinenet", "refinenet-v2"] = "unet"
     channels: tuple[Width, ...] | None = None
-    blocks: Depth = 2
+    blocks: Layers = 2
     noise: Literal["given", "auto"] = "given"
-    sigma_max: Sigma | None = None
-    sigma_min: Sigma | None = None
+    sigma_max: NoiseLevel | None = None
+    sigma_min: NoiseLevel | None = None
     proposal: Literal["lognormal", "loguniform", "geometric"] = "lognormal"
     log_sigma_mean: Annotated[float, Interval(ge=-20, le=20)] | None = None
     log_sigma_std: Annotated[float, Interval(gt=0, le=10)] = 1.2
-    posterior_above: Sigma | None = None
+    posterior_above: NoiseLevel | None = None
     classes: bool = True
     sampler: SamplerName = "dpmpp-sde"
     levels: Levels | None = None
@@ -228,10 +228,10 @@ class ResolvedImages(Images):
 
     batch_size: BatchSize
     channels: tuple[Width, ...]
-    sigma_max: Sigma
-    sigma_min: Sigma
+    sigma_max: NoiseLevel
+    sigma_min: NoiseLevel
     log_sigma_mean: Annotated[float, Interval(ge=-20, le=20)]
-    posterior_above: Sigma
+    posterior_above: NoiseLevel
     levels: Levels
     langevin_steps: LangevinSteps
     eps: StepSize
