@@ -102,7 +102,7 @@ def test_info_says_what_a_run_is(run: Path, capsys: pytest.CaptureFixture[str]) 
         ("likelihood RUN --probes 0", "probes is 0"),
         ("likelihood RUN --out x.txt", ".txt"),
         ("denoise RUN --out taken.png", "--overwrite"),
-        ("denoise RUN --input 10000", "0 to 9999"),
+        ("denoise mnist --input 10000", "0 to 9999"),
         ("denoise RUN --input small.png --measured", "(1, 28, 28)"),
         ("superres RUN --factor 3", "factor is 3"),
         ("deblur RUN --noise 0", "noise is 0.0"),

@@ -15,7 +15,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.datasets
-from helpers import GaussianScore
 from hypothesis import given
 from hypothesis import strategies as st
 from pictures import PARTS, contents, packed, write
@@ -24,9 +23,6 @@ from PIL import Image
 from ncsn.data import Images, Labels, Origin, Reading, batches, load_images, mnist, named, read_example
 from ncsn.data.pixels import BYTES, Depth, centres, dequantize, quantize
 from ncsn.data.reading import short_name
-from ncsn.recipe import Recipe
-from ncsn.run import Run
-from ncsn.samplers import Sampling
 
 
 @given(st.integers(0, 2**31))
@@ -309,12 +305,3 @@ def test_named_sets_stay_named_and_paths_become_absolute(monkeypatch: pytest.Mon
     assert (path.dataset, path.folder) == (str(tmp_path / "pictures"), str(tmp_path / "files"))
     assert path.moved("x").dataset == str(tmp_path / "x")
     assert (origin.moved("x").dataset, origin.moved("x").folder) == ("mnist", str(tmp_path / "x"))
-
-
-def test_only_digits_are_taken_for_digits_without_being_told() -> None:
-    sampling = Sampling(sigma_max=5.0, sigma_min=0.1, sampler="heun", levels=3, steps=1, eps=0.001)
-    recipe = Recipe(network="UNet", arguments={"channels": (4,), "blocks": 1}, shape=(1, 28, 28), sampling=sampling)
-    digits = Run(score=GaussianScore(0.0, 1.0), recipe=recipe, settings={"dataset": "mnist"})
-    assert torch.equal(digits.data().test[:9], mnist().test[:9])
-    with pytest.raises(ValueError, match="does not say which images it has learned from"):
-        replace(digits, settings={"dataset": "letters"}).data()

@@ -126,6 +126,14 @@ def check_covariance(names: dict[str, Any]) -> None:
     torch.testing.assert_close(names["samples"].T.cov(), names["x"].T.cov(), rtol=0.25, atol=0.25)
 
 
+def check_images(names: dict[str, Any]) -> None:
+    """Two steps teach little: images of the right shape, in the range of pixels but for what sampling leaves."""
+    samples = names["samples"]
+    assert samples.shape == (4, 1, 28, 28)
+    assert float(samples.min()) > -1
+    assert float(samples.max()) < 2
+
+
 CHECKED = ("README.md", "docs/howto/python.md", "docs/howto/own-parts.md")
 CHECKS = {
     "digits": check_digits,
@@ -133,6 +141,7 @@ CHECKS = {
     "posterior": check_posterior,
     "income": check_table,
     "Mine": check_own_sampler,
+    "settings": check_images,
     "x": check_covariance,
 }
 """What holds of the samples of an example, by a name that it has."""
