@@ -95,7 +95,7 @@ def options(ground: Ground, case: int) -> Iterator[str]:
     endless = ended.late and (option in ENDLESS or command == "play")  # which Ctrl-C ends
     wrong = complaint(ended._replace(late=False), 130) if endless else complaint(ended, 1, 2)
     printed = "".join([ended.out.replace(value or " ", " "), *(path.read_text() for path in place.glob("out/*.json*"))])
-    if not wrong and standing(place) != before:
+    if not wrong and not before.items() <= standing(place).items():
         wrong = "what was there is replaced"
     elif not wrong and ended.status == 2 and (place / "out" / "model.safetensors").exists():
         wrong = "refused only after the training"

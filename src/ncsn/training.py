@@ -118,7 +118,8 @@ class State:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "generator": self.generator.get_state(),
+            # With a seed, the step says all; then a checkpoint of another network must not speak for this generator.
+            "generator": self.generator.get_state() if self.seed is None else torch.zeros(0, dtype=torch.uint8),
             "step": self.step,
             "seconds": self.seconds,
             "kept": self.kept | ({SCALE: torch.tensor(self.scaler.get_scale())} if self.scaler.is_enabled() else {}),
@@ -143,7 +144,8 @@ class State:
                 model.load_state_dict(weights)
             for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
-            self.generator.set_state(saved["generator"])
+            if self.seed is None:
+                self.generator.set_state(saved["generator"])
             self.step, self.seconds, self.kept = int(saved["step"]), float(saved["seconds"]), dict(saved["kept"])
         except (ValueError, RuntimeError, TypeError, KeyError) as error:  # as torch says what does not fit
             raise ValueError(f"{path} belongs to another network than config.json ({one_line(error)})") from error

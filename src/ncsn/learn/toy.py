@@ -19,7 +19,7 @@ VIEW = 8.0  # everything is drawn on [-8, 8]², where the paper's figures are
 
 def compare_samplers(
     run: Run, truth: Distribution, settings: Toy, draw: Callable[..., Drawn]
-) -> tuple[list[list[Panel]], list[Panel], dict[str, object]]:
+) -> tuple[list[list[Panel]], list[tuple[str, Float[Tensor, "shown 2"]]], dict[str, object]]:
     """Langevin dynamics and its annealed descendant from the same start, with as many steps, and both scores.
 
     ``draw``: how a run is sampled, ``drawing.draw``.  Returns rows of panels: the data or the start, and what each
