@@ -1,8 +1,8 @@
 """Whether two trees of the package compute the same bytes: temporary, for a large refactoring.
 
-python scripts/guards.py /work/base /work/main                # all probes, one line each; status 1 if any differs
-python scripts/guards.py /work/base /work/main --only sample  # those whose names contain one of these words
-python scripts/guards.py /work/base /work/main --times        # how long imports, sampling and training take
+python scripts/guards.py OLD NEW                # all probes, one line each; status 1 if any differs
+python scripts/guards.py OLD NEW --only sample  # those whose names contain one of these words
+python scripts/guards.py OLD NEW --times        # how long imports, sampling and training take
 
 Each tree has a fresh interpreter with PYTHONPATH=TREE/src, in a temporary folder, on one thread.  A probe runs in the
 one and right after it in the other.  It gives parts by name, each of which becomes a sha256.  Probes know only the
