@@ -182,6 +182,8 @@ def fit_images(
     """The run of a data set of images."""
     device, group = machine.choose_device(given.job.device), record.group
     precision = machine.choose_precision(given.job.precision, device)
+    if machine.emulated(precision, device):
+        print(f"precision {precision}: this processor emulates it, many times slower than fp32")
     if given.minutes is None and given.steps is None:
         given = replace(given, minutes=1.0)
     if noise is not None:
