@@ -12,7 +12,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; install the package first, with `pip install .` in this folder")
 
-from ncsn.interrupts import quit_on_signals
+from ncsn.machine.interrupts import quit_on_signals
 
 quit_on_signals()
 from ncsn import plots

@@ -11,18 +11,19 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; install the package first, with `pip install .` in this folder")
 
-from ncsn.interrupts import quit_on_signals
+from ncsn.machine.interrupts import quit_on_signals
 
 quit_on_signals()
 import torch
 
-from ncsn import machine, plots, storage
+from ncsn import plots, storage
 from ncsn.cli import console, drawing
 from ncsn.distributions import TOYS
 from ncsn.evaluation import metrics
 from ncsn.learn.record import opened_toy
 from ncsn.learn.settings import Toy
 from ncsn.learn.toy import VIEW, compare_samplers
+from ncsn.machine import hardware
 
 OBJECTIVES = {"dsm": ncsn.dsm, "ssm": ncsn.ssm, "exact": ncsn.exact}
 VIEWS = {"circle": "field", "gaussian": "samples"}  # of the others, both
@@ -31,7 +32,7 @@ VIEWS = {"circle": "field", "gaussian": "samples"}  # of the others, both
 def main(given: Toy) -> None:
     """Data, noise, model, training, samples, pictures."""
     settings, record = opened_toy(given)
-    generator = torch.Generator(machine.choose_device(settings.job.device)).manual_seed(settings.seed)
+    generator = torch.Generator(hardware.choose_device(settings.job.device)).manual_seed(settings.seed)
 
     # Data: points in the plane, of a distribution whose score is known exactly at every noise level.
     truth = TOYS[settings.generator]()

@@ -27,9 +27,10 @@ from matplotlib.ticker import FormatStrFormatter
 from peers import PEERS, UNTOLD
 from tqdm import tqdm
 
-from ncsn import data, evaluation, machine
+from ncsn import data, evaluation
 from ncsn.data.pixels import quantize
-from ncsn.machine import refresh_interval
+from ncsn.machine import hardware
+from ncsn.machine.hardware import refresh_interval
 
 HERE = Path(__file__).parent
 Name = Literal["ours", "reference", "diffusers", "azula", "denoising-diffusion-pytorch"]
@@ -81,7 +82,7 @@ def ours(bench: Bench, out: Path) -> dict[str, Any]:
 
 def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
     """Train a peer until its minutes are spent, sample for as long as it may, and judge."""
-    machine.keep_memory()
+    hardware.keep_memory()
     torch.set_flush_denormal(True)
     torch.manual_seed(bench.seed)
     generator, images = torch.Generator().manual_seed(bench.seed), data.load_images(bench.dataset)
@@ -179,7 +180,7 @@ def told(row: dict[str, Any]) -> bool:
 def processor() -> str:
     """What this processor multiplies matrices with, which decides how much is learned in a budget of minutes."""
     kinds = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512_f": "AVX512", "avx2": "AVX2"}
-    found = [kind for capability, kind in kinds.items() if machine.processor_has(capability)]
+    found = [kind for capability, kind in kinds.items() if hardware.processor_has(capability)]
     return (found or [platform.machine()])[0]
 
 

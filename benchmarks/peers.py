@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import ncsn
-from ncsn.machine import fast_bfloat16
+from ncsn.machine.hardware import fast_bfloat16
 from ncsn.score import Sigma, expand
 
 CPU = torch.device("cpu")

@@ -21,11 +21,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 import ncsn
-from ncsn import data, evaluation, machine
+from ncsn import data, evaluation
 from ncsn.cli import console, drawing
 from ncsn.data.pixels import quantize
 from ncsn.evaluation import metrics
-from ncsn.machine import refresh_interval
+from ncsn.machine import hardware
+from ncsn.machine.hardware import refresh_interval
 
 HERE = Path(__file__).parent
 GRID: dict[str, tuple[int, ...]] = {
@@ -151,7 +152,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 if __name__ == "__main__":
     settings = tyro.cli(Curve)
-    machine.keep_memory()
+    hardware.keep_memory()
     torch.set_flush_denormal(True)
     table = measure(settings, grid(ncsn.load(settings.run)))
     written = json.dumps(table, indent=1) + "\n"

@@ -29,10 +29,10 @@ from scipy.stats import linregress
 from step import ABOVE, Step, model_of, peak_memory, progress_of, seconds_of
 from tqdm import tqdm
 
-from ncsn import machine
 from ncsn.data.pixels import reals
 from ncsn.distributions import Empirical
-from ncsn.machine import refresh_interval
+from ncsn.machine import hardware
+from ncsn.machine.hardware import refresh_interval
 from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.samplers import Sampling
@@ -253,7 +253,7 @@ def exponent(x: list[float], y: list[float]) -> str:
 
 def main(scaling: Scaling) -> None:
     """Measure, record, and print."""
-    machine.keep_memory()
+    hardware.keep_memory()
     torch.set_flush_denormal(True)
     results: dict[str, Any] = json.loads(scaling.out.read_text()) if scaling.out.exists() else {}
     for part in scaling.only:

@@ -20,17 +20,16 @@ import torch
 import tyro
 
 import ncsn
-from ncsn import distributed, machine
 from ncsn.data.pixels import reals
-from ncsn.distributed import ALONE, Group
 from ncsn.distributions import Empirical
 from ncsn.learn.settings import PrecisionName
-from ncsn.model import ScoreModel
+from ncsn.machine import distributed, hardware
+from ncsn.machine.distributed import ALONE, Group
 from ncsn.networks import UNet
 from ncsn.noise import LogNormal
 from ncsn.objectives import dsm, posterior_dsm
-from ncsn.optim import muon_and_adam
-from ncsn.training import Budget, Progress, State, train
+from ncsn.score import ScoreModel
+from ncsn.training import Budget, Progress, State, muon_and_adam, train
 from ncsn.validation import DeviceName
 
 NOISE = LogNormal(-1.6, 1.2, 33.0, 0.01)  # what the rules choose for CIFAR-10
@@ -66,17 +65,17 @@ def model_of(step: Step, device: torch.device) -> ScoreModel:
     """A new network, as a training begins with it."""
     torch.manual_seed(0)
     network = UNet(3, step.channels, features=step.channels[0])
-    autocast = machine.autocast_of(machine.choose_precision(step.precision, device))
+    autocast = hardware.autocast_of(hardware.choose_precision(step.precision, device))
     return ScoreModel(network, 0.5, 0.25, autocast=autocast).to(device)
 
 
 def progress_of(step: Step, group: Group = ALONE) -> tuple[State, Iterator[Progress]]:
     """A training, and its steps."""
-    device = machine.choose_device(step.device)
+    device = hardware.choose_device(step.device)
     size, generator = -(-step.batch_size // group.size), torch.Generator(device).manual_seed(0)
-    model, precision = model_of(step, device), machine.choose_precision(step.precision, device)
+    model, precision = model_of(step, device), hardware.choose_precision(step.precision, device)
     products = torch.bfloat16 if precision == "bf16" else torch.float32
-    machine.allow_tf32(precision != "fp32")
+    hardware.allow_tf32(precision != "fp32")
     state = State(model, muon_and_adam(model, products=products), generator=generator, seed=0)
     pixels = torch.randint(
         256, (step.examples, 3, step.side, step.side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -86,7 +85,7 @@ def progress_of(step: Step, group: Group = ALONE) -> tuple[State, Iterator[Progr
         objective = partial(posterior_dsm, data_score=Empirical(reals(pixels), dtype=products), above=ABOVE)
     if step.compile:
         example, sigma = torch.zeros(size, *pixels.shape[1:], device=device), torch.ones(size, device=device)
-        machine.compile_network(state.model.network, lambda: state.model(example, sigma))
+        hardware.compile_network(state.model.network, lambda: state.model(example, sigma))
     batches = ncsn.batches(pixels, size, generator=generator)
     loss = ncsn.training_loss(NOISE, objective, generator=generator)
     return state, train(state, batches, loss, budget=Budget(steps=10**6), group=group)
@@ -114,7 +113,7 @@ def peak_memory(device: torch.device) -> int:
 
 def main(step: Step) -> None:
     """Measure, and print."""
-    machine.keep_memory()
+    hardware.keep_memory()
     torch.set_flush_denormal(True)
     group = distributed.join()
     state, progress = progress_of(step, group)

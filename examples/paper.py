@@ -19,10 +19,11 @@ import torch
 import tyro
 
 import ncsn
-from ncsn import data, evaluation, machine, plots
+from ncsn import data, evaluation, plots
 from ncsn.cli import drawing
 from ncsn.data.pixels import centres, quantize
 from ncsn.evaluation import metrics
+from ncsn.machine import hardware
 from ncsn.problems import known_pixels, masked, mean_filled
 from ncsn.run import Drawn
 
@@ -125,7 +126,7 @@ def inpainting(paper: Paper, images: data.Images) -> dict[str, float]:
 
 def main(paper: Paper) -> None:
     """All figures, then the page."""
-    machine.keep_memory()
+    hardware.keep_memory()
     paper.figures.mkdir(parents=True, exist_ok=True)
     images = data.mnist()
     field, weight = toys(paper)

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ncsn import data, machine
+from ncsn import data
+from ncsn.machine import hardware
 from ncsn.networks.classifier import Classifier
 
 EPOCHS, BATCH, PEAK_RATE = 12, 250, 5e-3
@@ -56,7 +57,7 @@ def main() -> None:
             order = torch.split(torch.randperm(len(images.train), generator=generator), BATCH)
         chosen = order[step % len(order)]
         x = jitter(images.train[chosen].float() / 255, generator).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=machine.fast_bfloat16(torch.device("cpu"))):
+        with torch.autocast("cpu", torch.bfloat16, enabled=hardware.fast_bfloat16(torch.device("cpu"))):
             loss = F.cross_entropy(network(x), labels.train[chosen])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -19,12 +19,13 @@ TRAIN = (
 )
 PROGRAM = """
 import functools, os, signal, sys
-from ncsn.interrupts import quit_on_signals
+from ncsn.machine.interrupts import quit_on_signals
 quit_on_signals()
-from ncsn import distributed, machine, training
+from ncsn import training
+from ncsn.machine import distributed, hardware
 from ncsn.cli import main as cli
 from ncsn.learn import record
-machine.fast_bfloat16 = lambda _: False  # which rounds sums of other sizes otherwise
+hardware.fast_bfloat16 = lambda _: False  # which rounds sums of other sizes otherwise
 distributed.join = functools.cache(distributed.join)  # once for all commands
 rank, restarts = (os.environ.get(name, "0") for name in ("RANK", "TORCHELASTIC_RESTART_COUNT"))
 update = training.State.update

@@ -14,10 +14,10 @@ from PIL import Image
 import ncsn
 from ncsn import data, evaluation, storage
 from ncsn.cli import main as cli
-from ncsn.model import ScoreModel
 from ncsn.networks import UNet
 from ncsn.recipe import Recipe
 from ncsn.samplers import METHODS, Sampling
+from ncsn.score import ScoreModel
 
 RECIPE = Recipe(
     network="UNet",

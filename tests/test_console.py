@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from ncsn.cli import console
-from ncsn.interrupts import Stopped, interruptible
 from ncsn.learn.record import Record
-from ncsn.model import ScoreModel
+from ncsn.machine.interrupts import Stopped, interruptible
 from ncsn.networks import MLP
+from ncsn.score import ScoreModel
 from ncsn.training import NonFiniteLossError, Progress, State
 
 

@@ -325,7 +325,7 @@ def test_arrays_that_are_no_data_sets(tmp_path: Path, arrays: dict[str, np.ndarr
 
 
 def test_images_that_take_too_much_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ncsn.machine.memory", lambda: 2**28)
+    monkeypatch.setattr("ncsn.machine.hardware.memory", lambda: 2**28)
     write(tmp_path / "many", {f"{i}.png": packed(Image.new("L", (3000, 3000), i)) for i in range(11)})
     with pytest.raises(ValueError, match=r"takes over a third of the memory; give a smaller --size"):
         load_images(str(tmp_path / "many"))

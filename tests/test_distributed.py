@@ -6,7 +6,7 @@ import pytest
 import torch
 from processes import done, prepared, same, train, uses
 
-from ncsn import distributed
+from ncsn.machine import distributed
 
 
 @pytest.fixture(scope="module")

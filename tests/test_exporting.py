@@ -18,12 +18,11 @@ from torch import Tensor, nn
 import ncsn
 from ncsn import exporting
 from ncsn.cli import main as cli
-from ncsn.model import Plain, Preconditioning, Scaled, ScoreModel
 from ncsn.networks import MLP, NCSN, NCSNv2, UNet
 from ncsn.recipe import Recipe, Units
 from ncsn.run import Run
 from ncsn.samplers import Sampling
-from ncsn.score import Sigma, expand
+from ncsn.score import Plain, Preconditioning, Scaled, ScoreModel, Sigma, expand
 
 SAMPLING = Sampling(
     sigma_max=10.0, sigma_min=0.01, sampler="dpmpp-sde", levels=6, steps=1, eps=5e-5, guidance=2.0, guide="smaller"

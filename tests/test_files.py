@@ -16,10 +16,10 @@ from PIL import Image
 
 from ncsn import evaluation, plots, storage
 from ncsn.files import HOST, SamplingJob, atomic, check_out, read_json, streamed, sweep, write_json
-from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.recipe import Recipe
 from ncsn.samplers import Sampling
+from ncsn.score import ScoreModel
 from ncsn.training import State
 
 SAMPLING = Sampling(sigma_max=5.0, sigma_min=0.5, sampler="annealed", levels=4, steps=3, eps=0.05)

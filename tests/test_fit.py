@@ -153,7 +153,7 @@ def test_the_same_images_give_the_command_and_python_the_same_run(arrays: bool, 
 def test_images_are_learned_towards_the_score_of_their_class_at_high_noise(
     flip: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _: False)
+    monkeypatch.setattr("ncsn.machine.hardware.fast_bfloat16", lambda _: False)
     data = pictures()
     assert data.labels is not None
     objective = unlearned(monkeypatch, data, tiny(flip=flip, posterior_above=0.6, sigma_max=10.0)).objectives[-1]
@@ -181,9 +181,9 @@ def test_images_are_learned_towards_the_score_of_their_class_at_high_noise(
 def test_images_that_would_fill_a_device_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     data = pictures()
     settings = replace(rules.resolve(tiny(), data, torch.device("cpu")), posterior_above=1e6)
-    monkeypatch.setattr("ncsn.machine.choose_device", lambda _: torch.device("meta"))
+    monkeypatch.setattr("ncsn.machine.hardware.choose_device", lambda _: torch.device("meta"))
     for memory, expected in ((4 * data.train.nbytes, "meta"), (4 * data.train.nbytes - 4, "cpu")):
-        monkeypatch.setattr("ncsn.machine.memory_of", lambda device, memory=memory: memory)
+        monkeypatch.setattr("ncsn.machine.hardware.memory_of", lambda device, memory=memory: memory)
         examples, objective = training_set(settings, data, torch.float32)
         assert (examples.x.device.type, objective) == (expected, dsm)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ncsn import machine
+from ncsn.machine import hardware
 from ncsn.networks import MLP
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -22,7 +22,7 @@ def test_a_machine_that_cannot_compile_says_why_and_goes_on() -> None:
         raise RuntimeError("no C++ compiler found\nat length")
 
     try:
-        assert machine.compile_network(network, trial) == "no C++ compiler found"
+        assert hardware.compile_network(network, trial) == "no C++ compiler found"
         assert torch.equal(network(*example), expected)
     finally:
         torch.compiler.set_stance("default")
@@ -58,43 +58,43 @@ def test_a_processor_gets_the_precision_that_it_is_fast_at(
     capabilities: dict[str, bool], auto: str, emulated: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
-    assert machine.choose_precision("auto", CPU) == auto
-    assert machine.slow(CPU) == (auto == "fp32")
-    assert not machine.slow(torch.device("meta"))
-    assert [name for name in ("bf16", "fp16", "fp32") if machine.emulated(name, CPU)] == emulated
-    assert machine.choose_precision("fp16", CPU) == "fp16"
+    assert hardware.choose_precision("auto", CPU) == auto
+    assert hardware.slow(CPU) == (auto == "fp32")
+    assert not hardware.slow(torch.device("meta"))
+    assert [name for name in ("bf16", "fp16", "fp32") if hardware.emulated(name, CPU)] == emulated
+    assert hardware.choose_precision("fp16", CPU) == "fp16"
     with pytest.raises(ValueError, match="tf32"):
-        machine.choose_precision("tf32", CPU)
+        hardware.choose_precision("tf32", CPU)
 
 
 @pytest.mark.parametrize(("fast", "auto"), [(True, "bf16"), (False, "fp16")])
 def test_a_gpu_has_tf32_since_it_has_bfloat16(fast: bool, auto: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *, including_emulation: fast)
-    assert machine.choose_precision("auto", GPU) == auto
-    assert not machine.emulated("fp16", GPU)
+    assert hardware.choose_precision("auto", GPU) == auto
+    assert not hardware.emulated("fp16", GPU)
     if fast:
-        assert machine.choose_precision("tf32", GPU) == "tf32"
+        assert hardware.choose_precision("tf32", GPU) == "tf32"
     else:
         with pytest.raises(ValueError, match="tf32"):
-            machine.choose_precision("tf32", GPU)
-    kinds = [machine.autocast_of(name) for name in ("bf16", "fp16", "tf32", "fp32")]
+            hardware.choose_precision("tf32", GPU)
+    kinds = [hardware.autocast_of(name) for name in ("bf16", "fp16", "tf32", "fp32")]
     assert kinds == [torch.bfloat16, torch.float16, None, None]
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert machine.choose_device("cpu") == CPU
+    assert hardware.choose_device("cpu") == CPU
     for gpus in (0, 2):
-        monkeypatch.setitem(machine.DEVICES, "cuda", partial(bool, gpus))
+        monkeypatch.setitem(hardware.DEVICES, "cuda", partial(bool, gpus))
         monkeypatch.setattr("torch.cuda.device_count", lambda gpus=gpus: gpus)
-        assert machine.choose_device("auto").type == ("cuda" if gpus else "cpu")
+        assert hardware.choose_device("auto").type == ("cuda" if gpus else "cpu")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert machine.choose_device("auto") == torch.device("cuda", 1)
+    assert hardware.choose_device("auto") == torch.device("cuda", 1)
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ValueError, match="2 GPUs"):
-        machine.choose_device("cuda")
-    monkeypatch.setitem(machine.DEVICES, "cuda", lambda: False)
+        hardware.choose_device("cuda")
+    monkeypatch.setitem(hardware.DEVICES, "cuda", lambda: False)
     with pytest.raises(ValueError, match="auto, cpu"):
-        machine.choose_device("cuda")
+        hardware.choose_device("cuda")
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,6 @@ def test_compiled_code_is_kept_where_it_can_be(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
     monkeypatch.setattr("os.environ", {"HOME": str(tmp_path / home), **before})
-    machine.keep_compiled_code()
+    hardware.keep_compiled_code()
     place = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     assert place == (str(tmp_path / expected) if expected and not before else expected)

@@ -8,11 +8,10 @@ from helpers import GaussianScore, unchecked, z_score
 from torch import Generator, Tensor
 
 from ncsn.distributions import Empirical, GaussianMixture
-from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.noise import Geometric
 from ncsn.objectives import Batch, dsm, exact, fisher, posterior_dsm, ssm, training_loss
-from ncsn.score import Score, Sigma, expand
+from ncsn.score import Score, ScoreModel, Sigma, expand
 
 N = 100_000
 

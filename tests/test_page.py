@@ -17,12 +17,12 @@ import pytest
 import ncsn
 from ncsn.cli import main as cli
 from ncsn.cli import page
-from ncsn.interrupts import Stopped
-from ncsn.model import ScoreModel
+from ncsn.machine.interrupts import Stopped
 from ncsn.networks import MLP, UNet
 from ncsn.recipe import Recipe
 from ncsn.run import Run
 from ncsn.samplers import Sampling
+from ncsn.score import ScoreModel
 
 ROOT = Path(__file__).parent.parent
 HOME = b"<!doctype html><title>it</title>"

@@ -17,11 +17,11 @@ from ncsn.data import batches
 from ncsn.data.pixels import dequantize
 from ncsn.distributions import Boxes, Empirical, GaussianMixture, Ring
 from ncsn.likelihood import log_prob
-from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.noise import Geometric, LogNormal, LogUniform
 from ncsn.objectives import Batch, training_loss
 from ncsn.samplers import Sampling
+from ncsn.score import ScoreModel
 
 SCORE = GaussianScore(0.3, 0.8)
 X = torch.linspace(-2, 2, 12).view(6, 2)

@@ -21,14 +21,14 @@ from torch import Tensor
 import ncsn
 from ncsn import storage
 from ncsn.data import batches
-from ncsn.interrupts import Stopped
 from ncsn.learn.fit import held_out_losses
 from ncsn.learn.record import BAND_NAMES, Record, left, opened, verdict
 from ncsn.learn.settings import ImageJob
-from ncsn.model import ScoreModel
+from ncsn.machine.interrupts import Stopped
 from ncsn.networks import MLP
 from ncsn.noise import Geometric, LogUniform
 from ncsn.objectives import Batch, training_loss
+from ncsn.score import ScoreModel
 from ncsn.training import Budget, NonFiniteLossError, Progress, Row, State, train
 
 DATA = torch.randn(200, 2, generator=torch.Generator().manual_seed(9))

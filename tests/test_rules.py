@@ -101,7 +101,7 @@ def test_width_and_batch_suit_the_machine_unless_they_are_given(monkeypatch: pyt
     )
     data = Pictures(large, held_out, test)
     for fast, widths, batch in ((True, (64, 128), 128), (False, (32, 64), 64)):
-        monkeypatch.setattr("ncsn.machine.fast_bfloat16", lambda _, fast=fast: fast)
+        monkeypatch.setattr("ncsn.machine.hardware.fast_bfloat16", lambda _, fast=fast: fast)
         default = settle(data)
         assert (default.channels, default.batch_size) == (widths, batch)
         assert settle(data, steps=5).channels == settle(data, minutes=29.0).channels == widths
@@ -192,7 +192,7 @@ def test_what_takes_time_first_is_for_trainings_in_which_it_pays(
     given: dict[str, Any], slow: bool, compiles: bool, thorough: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Compiling, and a classifier to choose guidance by."""
-    monkeypatch.setattr("ncsn.machine.slow", lambda device: slow)
+    monkeypatch.setattr("ncsn.machine.hardware.slow", lambda device: slow)
     settings = settle(channels=(8,), **given)
     assert (rules.compiles(settings), rules.thorough(settings, CPU)) == (compiles, thorough)
 

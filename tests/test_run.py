@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 import ncsn
 from ncsn import run as runs
-from ncsn.model import EDM, Plain, Preconditioning, Scaled, ScoreModel
+from ncsn.machine import hardware
 from ncsn.networks import MLP, UNet
 from ncsn.problems import masked
 from ncsn.recipe import Argument, PreconditioningName, Recipe, Units
 from ncsn.run import Run, block_seed
 from ncsn.samplers import Sampling
-from ncsn.score import Sigma, expand
+from ncsn.score import EDM, Plain, Preconditioning, Scaled, ScoreModel, Sigma, expand
 
 SAMPLING = Sampling(sigma_max=20.0, sigma_min=0.05, sampler="dpmpp-sde", levels=40, steps=1, eps=0.001)
 RECIPE = Recipe(network="MLP", arguments={"dimensions": 2, "width": 8, "layers": 1}, shape=(2,), sampling=SAMPLING)
@@ -487,6 +487,6 @@ def test_a_loaded_run_has_its_folder_and_images_the_fastest_precision(tmp_path: 
     recipe = Recipe(network="UNet", arguments={"channels": (8,), "blocks": 1}, shape=(1, 8, 8), sampling=SAMPLING)
     Run(score=recipe.build(), recipe=recipe, experiment="images").save(tmp_path)
     run = ncsn.load(tmp_path, device="cpu")
-    fast = ncsn.machine.autocast_of(ncsn.machine.choose_precision("auto", torch.device("cpu")))
+    fast = hardware.autocast_of(hardware.choose_precision("auto", torch.device("cpu")))
     assert (run.folder, run.experiment, run.device.type, run.model.autocast) == (tmp_path, "images", "cpu", fast)
     assert Run(score=model(), recipe=RECIPE).to("cpu").model.autocast is None

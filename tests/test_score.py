@@ -9,9 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from ncsn.model import EDM, Plain, Preconditioning, Scaled, ScoreModel
 from ncsn.networks import MLP, UNet
-from ncsn.score import Counted, Sigma, batched, conditioned, even, expand, guided, tweedie
+from ncsn.score import (
+    EDM,
+    Counted,
+    Plain,
+    Preconditioning,
+    Scaled,
+    ScoreModel,
+    Sigma,
+    batched,
+    conditioned,
+    even,
+    expand,
+    guided,
+    tweedie,
+)
 
 MEAN, STD = torch.tensor([0.3, -1.0, 2.0]), 1.7
 WAYS = pytest.mark.parametrize("way", [EDM(), Scaled(), Plain()])

@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import ncsn
-from ncsn import interrupts
 from ncsn.data.pixels import quantize
 from ncsn.distributions import TOYS
+from ncsn.machine import interrupts
 from ncsn.plots import image_grid
 
 ROOT = Path(__file__).parent.parent

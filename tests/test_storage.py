@@ -17,12 +17,13 @@ from safetensors.torch import save
 from torch.utils._pytree import tree_leaves
 
 import ncsn
-from ncsn import machine, storage
+from ncsn import storage
 from ncsn.learn.settings import ImageJob, Images, ResolvedImages, recalled
-from ncsn.model import ScoreModel
+from ncsn.machine import hardware
 from ncsn.networks import MLP
 from ncsn.recipe import Recipe
 from ncsn.samplers import Sampling
+from ncsn.score import ScoreModel
 from ncsn.storage import CHECKPOINT, CONFIG_VERSION, MODEL, digest, read_tensors, sealed
 from ncsn.training import State
 
@@ -133,7 +134,7 @@ def test_the_model_in_the_package_is_small_and_loads(
 def test_a_run_of_the_version_that_is_written_samples_as_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
     """tests/data/runs/v3 was trained on MNIST at 8 × 8 pixels for 20 steps, and has drawn expected.npz."""
     place = Path(__file__).parent / "data" / "runs" / f"v{CONFIG_VERSION}"
-    monkeypatch.setattr(machine, "fast_bfloat16", lambda _: False)
+    monkeypatch.setattr(hardware, "fast_bfloat16", lambda _: False)
     run = ncsn.load(place, device="cpu")
     assert run.guide is not None
     with np.load(place / "expected.npz") as expected:

@@ -6,8 +6,8 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from ncsn import machine
-from ncsn.machine import Load, Threads
+from ncsn.machine import hardware
+from ncsn.machine.hardware import Load, Threads
 
 SLOW, SAME = 1.06, 1.04  # how much faster fewer threads are: clearly, or not
 # Each look: at which second, how many processors others had since the last one, the gain of fewer threads; and then the
@@ -32,7 +32,7 @@ def test_threads_follow_the_load(case: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if case == "a user who has chosen":
         monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    monkeypatch.setattr(machine, "STARTED", now)
+    monkeypatch.setattr(hardware, "STARTED", now)
     torch.set_num_threads(4)
     follower = Threads()
     try:
@@ -41,8 +41,8 @@ def test_threads_follow_the_load(case: str, monkeypatch: pytest.MonkeyPatch) -> 
             busy = [] if others is None else [x + (others + 3) * (at - now.wall) / 4 for x in now.busy]
             look = Load(wall=float(at), own=own, busy=busy)
 
-            monkeypatch.setattr(machine, "speed", speed := Mock(side_effect=[gain, 1.0]))
-            monkeypatch.setattr("ncsn.machine.time.perf_counter", lambda at=at: float(at))
+            monkeypatch.setattr(hardware, "speed", speed := Mock(side_effect=[gain, 1.0]))
+            monkeypatch.setattr("ncsn.machine.hardware.time.perf_counter", lambda at=at: float(at))
             monkeypatch.setattr(Load, "now", lambda look=look: look)
             said.append(follower.follow())
             now, trials = follower.looked, trials + speed.called
@@ -57,8 +57,8 @@ def test_threads_follow_the_load(case: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_busy_is_what_is_not_idle_on_the_processors_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     Times = namedtuple("Times", ["user", "system", "idle", "iowait", "guest"])
     times = [Times(3.0, 2.0, 100.0, 7.0, 1.0), Times(9.0, 9.0, 9.0, 9.0, 9.0), Times(1.0, 0.5, 0.0, 0.0, 0.0)]
-    monkeypatch.setattr("ncsn.machine.psutil.cpu_times", lambda percpu: times)
+    monkeypatch.setattr("ncsn.machine.hardware.psutil.cpu_times", lambda percpu: times)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {2, 0}, raising=False)
-    assert machine.busy_seconds() == [5.0, 1.5]
-    monkeypatch.setattr("ncsn.machine.psutil.cpu_times", Mock(side_effect=PermissionError))
-    assert machine.busy_seconds() == [], "some systems do not say"
+    assert hardware.busy_seconds() == [5.0, 1.5]
+    monkeypatch.setattr("ncsn.machine.hardware.psutil.cpu_times", Mock(side_effect=PermissionError))
+    assert hardware.busy_seconds() == [], "some systems do not say"

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ncsn.data import batches
-from ncsn.model import ScoreModel
 from ncsn.networks import MLP
 from ncsn.noise import Geometric
 from ncsn.objectives import Batch, training_loss
+from ncsn.score import ScoreModel
 from ncsn.training import Budget, NonFiniteLossError, Progress, State, schedule, step_seed, train
 
 DATA = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))

@@ -14,7 +14,6 @@ from .exporting import export as export
 from .learn.fit import fit as fit
 from .likelihood import bits_per_dimension as bits_per_dimension
 from .likelihood import log_prob as log_prob
-from .model import ScoreModel as ScoreModel
 from .networks import MLP as MLP
 from .networks import NCSN as NCSN
 from .networks import NCSNv2 as NCSNv2
@@ -31,7 +30,6 @@ from .objectives import fisher as fisher
 from .objectives import posterior_dsm as posterior_dsm
 from .objectives import ssm as ssm
 from .objectives import training_loss as training_loss
-from .optim import muon_and_adam as muon_and_adam
 from .problems import posterior as posterior
 from .problems import replacement as replacement
 from .recipe import Recipe as Recipe
@@ -50,8 +48,10 @@ from .samplers import heun as heun
 from .samplers import langevin as langevin
 from .samplers import predictor_corrector as predictor_corrector
 from .score import Score as Score
+from .score import ScoreModel as ScoreModel
 from .score import guided as guided
 from .score import tweedie as tweedie
 from .training import Budget as Budget
 from .training import State as State
+from .training import muon_and_adam as muon_and_adam
 from .training import train as train

@@ -1,6 +1,6 @@
 """The command ``ncsn``, and ``python -m ncsn``."""
 
-from ncsn.interrupts import quit_on_signals
+from ncsn.machine.interrupts import quit_on_signals
 
 
 def main() -> None:

@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.model import Plain, Scaled, ScoreModel
 from ncsn.networks import NCSN, NCSNv2
-from ncsn.score import Score, Sigma, expand, float64
+from ncsn.score import Plain, Scaled, Score, ScoreModel, Sigma, expand, float64
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """What others train: examples (b, *d) and a noise level or a time for each of them (b,) → one answer (b, *d) each."""

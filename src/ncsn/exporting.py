@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from ncsn.files import atomic, check_out, one_line
-from ncsn.model import ScoreModel
 from ncsn.run import Run
+from ncsn.score import ScoreModel
 
 Precision: TypeAlias = Literal["fp16", "fp32"]
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")  # torch's exporter needs the last

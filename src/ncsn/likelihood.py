@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn import machine
+from ncsn.machine import hardware
 from ncsn.score import Score, Sigma
 
 
@@ -42,7 +42,7 @@ def divergences(
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        with machine.uncompiled():  # for its gradient is asked for once for each direction
+        with hardware.uncompiled():  # for its gradient is asked for once for each direction
             s = score(x, sigma)
         products = [torch.autograd.grad(s, x, v, retain_graph=True)[0] for v in directions]
     parts = [(p * v)[:, None].flatten(1).sum(1) for p, v in zip(products, directions, strict=True)]

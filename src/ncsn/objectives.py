@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ncsn.model import ScoreModel
 from ncsn.noise import Proposal, noise_like
-from ncsn.score import LabelledScore, Score, Sigma, conditioned, expand
+from ncsn.score import LabelledScore, Score, ScoreModel, Sigma, conditioned, expand
 
 
 class Batch(NamedTuple):

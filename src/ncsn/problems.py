@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ncsn import machine
+from ncsn.machine import hardware
 from ncsn.score import Score, Sigma, expand, tweedie
 from ncsn.validation import Region
 
@@ -175,7 +175,7 @@ def posterior(
         x = x.detach().clone().requires_grad_()
         sigma = sigma.clone() if isinstance(sigma, Tensor) else sigma
         variance = expand(sigma, x) ** 2
-        with machine.uncompiled():  # for its gradient is asked for again at every step of the solver
+        with hardware.uncompiled():  # for its gradient is asked for again at every step of the solver
             denoised = tweedie(score, x, sigma)
         expected = measure(denoised)
         if y.shape != expected.shape:

@@ -10,10 +10,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ncsn import machine, networks
+from ncsn import networks
 from ncsn.data.pixels import Depth
-from ncsn.model import EDM, Plain, Preconditioning, Scaled, ScoreModel
+from ncsn.machine import hardware
 from ncsn.samplers import Sampling
+from ncsn.score import EDM, Plain, Preconditioning, Scaled, ScoreModel
 from ncsn.validation import Count, check_call
 
 MOST_WEIGHTS = 2 * 10**9  # of a network
@@ -193,7 +194,7 @@ class Recipe:
         check_call(kind, self.arguments)
         with torch.device("meta"), Unfilled():
             network: nn.Module = kind(**self.arguments)
-        weights, most = sum(p.numel() for p in network.parameters()), min(MOST_WEIGHTS, machine.memory() // 4)
+        weights, most = sum(p.numel() for p in network.parameters()), min(MOST_WEIGHTS, hardware.memory() // 4)
         if weights > most:
             raise ValueError(f"{self.network} has {weights:,} weights with these arguments; at most {most:,} fit here")
         return network

@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from ncsn import machine, problems, storage
+from ncsn import problems, storage
 from ncsn.data import Origin
 from ncsn.data.images import Images
 from ncsn.likelihood import LogDensities, joined, log_prob
-from ncsn.model import ScoreModel
+from ncsn.machine import hardware
 from ncsn.problems import Measurement
 from ncsn.recipe import Label, Recipe, Units
 from ncsn.samplers import NonFiniteSampleError, Sampling, Step, encode, slerp
-from ncsn.score import Counted, Score, batched, conditioned, even, guided, tweedie
+from ncsn.score import Counted, Score, ScoreModel, batched, conditioned, even, guided, tweedie
 from ncsn.validation import GuideName
 
 Condition = Callable[[Score, int, torch.Generator], Score]
@@ -143,11 +143,11 @@ class Run:
 
     def to(self, device: str | torch.device) -> "Run":
         """The same run on another device: auto, cpu, cuda or mps.  Raises ValueError if there is no such here."""
-        chosen = machine.choose_device(str(device))
+        chosen = hardware.choose_device(str(device))
         for score in (self.score, self.guide):
             if isinstance(score, ScoreModel):
                 # 256 levels of a pixel survive bfloat16; points would lose digits.
-                fast = machine.autocast_of(machine.choose_precision("auto", chosen))
+                fast = hardware.autocast_of(hardware.choose_precision("auto", chosen))
                 score.to(chosen).autocast = fast if self.recipe.images else None
         return replace(self, device=chosen)
 
@@ -315,7 +315,7 @@ class Run:
         if labels is not None:
             classes, which = torch.unique(labels, return_inverse=True)
             middle, score = middle.repeat(len(classes), *[1] * len(self.recipe.shape)), conditioned(self.score, classes)
-        with machine.nothing_compiled():
+        with hardware.nothing_compiled():
             return tweedie(score, middle, self.recipe.sampling.sigma_max)[which]
 
     def posterior(
@@ -421,7 +421,7 @@ class Run:
             for score in (self.score, self.guide):
                 if isinstance(score, ScoreModel):
                     trial = partial(score, example, sigma)
-                    if reason := machine.compile_network(score.network, trial):
+                    if reason := hardware.compile_network(score.network, trial):
                         return reason
         return None
 

@@ -5,15 +5,19 @@ deviation σ to the data gives a family of smoother densities :math:`p_\sigma = 
 conditional* score is a function ``score(x, sigma)`` that returns :math:`\nabla_x \log p_\sigma(x)` for each of them
 (Song & Ermon 2019, arXiv:1907.05600, section 4).  A trained network, an analytic mixture and a lambda are the same to
 whoever calls them.
+
+A network F of well-scaled inputs and outputs is turned into s(x, σ) by one of three ways, each a ``Preconditioning``:
+``EDM`` (the default: an exact Gaussian score plus a residual), ``Plain`` (NCSN: F) and ``Scaled`` (NCSNv2: F/σ).
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 Sigma = float | Float[Tensor, ""] | Float[Tensor, "b"]
 """A noise level σ > 0 in the units of x: one number for all examples, or one for each of them."""
@@ -139,3 +143,143 @@ class Counted:
         """The score, once more."""
         self.nfe += 1
         return self.score(x, sigma, *label)
+
+
+@runtime_checkable
+class Preconditioning(Protocol):
+    """What lies between a network and a score; ``std`` is σ and ``data_std`` σ_d, both broadcast against x."""
+
+    def network_input(self, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
+        """What the network is shown of x − μ."""
+        ...
+
+    def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
+        """The score that the network's ``value`` stands for."""
+        ...
+
+    def weight(self, sigma: Float[Tensor, "b"], data_std: Tensor) -> Float[Tensor, "b"]:
+        """What turns the score matching loss ½‖σs + z‖² into the squared error of the network's value."""
+        ...
+
+
+@dataclass(frozen=True)
+class EDM:
+    r"""EDM's way (Karras et al. 2022, arXiv:2206.00364, table 1), seen through Tweedie's formula.
+
+    .. math:: s(x, σ) = -\frac{x-μ}{σ^2+σ_d^2} + \frac{σ_d}{σ\sqrt{σ^2+σ_d^2}}
+                        F\Big(\frac{x-μ}{\sqrt{σ^2+σ_d^2}}, \tfrac14\ln σ\Big)
+
+    The exact score of a Gaussian with the data's mean μ and standard deviation σ_d, plus a residual whose scale does
+    not depend on σ.  A network that returns zero therefore samples from that Gaussian already.
+    """
+
+    def network_input(self, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
+        """(x − μ)/√(σ² + σ_d²), which has unit variance."""
+        return centred / (std**2 + data_std**2).sqrt()
+
+    def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
+        """A Gaussian's score, plus the residual."""
+        total_std = (std**2 + data_std**2).sqrt()
+        return -centred / total_std**2 + data_std / (std * total_std) * value
+
+    def weight(self, sigma: Float[Tensor, "b"], data_std: Tensor) -> Float[Tensor, "b"]:
+        """2(σ²+σ_d²)/σ_d²: then the loss is ‖F − F*‖², of the same size at every noise level.
+
+        σs + z = σ_d/√(σ²+σ_d²)·(F − F*); EDM's equation 8 with the effective weight of its table 1.
+        """
+        return 2 * (sigma**2 + data_std**2) / data_std**2
+
+
+@dataclass(frozen=True)
+class Plain:
+    """NCSN's way: the network is the score, s(x, σ) = F(x − μ, σ) (Song & Ermon 2019, arXiv:1907.05600)."""
+
+    def network_input(self, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
+        """The noisy example as it is."""
+        return centred
+
+    def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
+        """F."""
+        return value
+
+    def weight(self, sigma: Float[Tensor, "b"], data_std: Tensor) -> Float[Tensor, "b"]:
+        """Two: then the loss is ‖σF + z‖² (NCSN's equation 6 with λ = σ²)."""
+        return torch.full_like(sigma, 2.0)
+
+
+@dataclass(frozen=True)
+class Scaled(Plain):
+    """NCSNv2's way: s(x, σ) = F(x − μ)/σ, whether or not F is told σ; then the loss is ‖F + z‖² at every noise level.
+
+    Song & Ermon 2020 (arXiv:2006.09011), technique 3.
+    """
+
+    def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
+        """F/σ."""
+        return value / std
+
+
+class ScoreModel(nn.Module):
+    """A noise conditional score network: any ``network(x, c)`` of x's shape, made a score by a ``preconditioning``.
+
+    Centring and scaling happen here and nowhere else: x, σ and the score are in the data's own units.
+
+    ``network``: maps (b, *d) and c = ¼ ln σ, (b,) or (1,) for a common noise level, to (b, *d); one that knows classes
+    takes them as a third argument.
+    ``data_mean``: μ, a number or a tensor that broadcasts against one example; saved with the weights.
+    ``data_std``: σ_d > 0, one number; saved with the weights.
+    ``preconditioning``: by default ``EDM``.
+    ``autocast``: what to run the network, and only the network, in; by default in its weights' own precision.
+    Raises ValueError if ``data_std`` is not positive.
+    """
+
+    data_mean: Tensor
+    data_std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data_mean: float | Tensor = 0.0,
+        data_std: float | Tensor = 1.0,
+        *,
+        preconditioning: Preconditioning | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if not float(data_std) > 0:
+            raise ValueError(f"data_std is {float(data_std)}; it must be positive")
+        self.network = network
+        self.preconditioning = EDM() if preconditioning is None else preconditioning
+        self.autocast = autocast
+        self.register_buffer("data_mean", torch.as_tensor(data_mean, dtype=torch.float32).clone())
+        self.register_buffer("data_std", torch.as_tensor(data_std, dtype=torch.float32).clone())
+
+    def forward(
+        self, x: Float[Tensor, "b *d"], sigma: Sigma, label: Int64[Tensor, "b"] | None = None
+    ) -> Float[Tensor, "b *d"]:
+        """∇ₓ log p_σ(x), or ∇ₓ log p_σ(x | label) if the network knows classes.
+
+        ``sigma``: σ > 0, in the units of x.  ``label``: −1 for no class.  Raises ValueError for a number that is not
+        above 0; a tensor is not looked at, because on a GPU that would wait for it.
+        """
+        if not isinstance(sigma, Tensor) and not sigma > 0:
+            raise ValueError(f"sigma is {sigma}; it must be above 0, where the score is that of data with some noise")
+        std, centred = expand(sigma, x), x - self.data_mean
+        levels = torch.as_tensor(sigma, dtype=self.data_std.dtype, device=x.device).reshape(-1)
+        network_input = self.preconditioning.network_input(centred, std, self.data_std).to(self.data_std.dtype)
+        if label is None and self.classes:  # always, so that a compiled network is called in one way
+            label = torch.full((len(x),), -1, device=x.device)
+        labels = () if label is None else (label,)
+        with torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+            value = self.network(network_input, levels.log() / 4, *labels)
+        return self.preconditioning.score(value.to(x.dtype), centred, std, self.data_std)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the network can be told; 0 if none."""
+        table = getattr(self.network, "labels", None)
+        return table.num_embeddings - 1 if isinstance(table, nn.Embedding) else 0
+
+    def residual_weight(self, sigma: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        """What turns the score matching loss ½‖σs + z‖² into the squared error of what the network returns."""
+        return self.preconditioning.weight(sigma, self.data_std)

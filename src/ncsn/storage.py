@@ -22,12 +22,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ncsn import distributed, hub
+from ncsn import hub
 from ncsn.data import Origin
 from ncsn.files import atomic, check_regular, one_line, parse_json, read_json, sweep
 from ncsn.files import write_json as write_json
-from ncsn.model import ScoreModel
+from ncsn.machine import distributed
 from ncsn.recipe import Recipe, Units
+from ncsn.score import ScoreModel
 from ncsn.validation import validated
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
 
-from ncsn.interrupts import Stopped, interruptible
+from ncsn.machine.interrupts import Stopped, interruptible
 
 if TYPE_CHECKING:
     from ncsn.run import Run
@@ -58,11 +58,11 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
     try:
         given = parse(settings, args, prog)
         # Torch is imported before Ctrl-C is the command's to answer: an interrupted import says whatever it likes.
-        from ncsn import machine
+        from ncsn.machine import hardware
 
-        machine.keep_memory()
-        machine.keep_compiled_code()
-        with interruptible(), machine.denormals_flushed():
+        hardware.keep_memory()
+        hardware.keep_compiled_code()
+        with interruptible(), hardware.denormals_flushed():
             command(given)
         return
     except (ValueError, OSError) as error:
@@ -97,7 +97,7 @@ def stopped(error: KeyboardInterrupt, where: str = "") -> NoReturn:
 
 def fail_computing(error: MemoryError | RuntimeError) -> NoReturn:
     """Say what went wrong while computing, if that is known, and exit with status 1; else raise it again."""
-    from ncsn.distributed import PeerError
+    from ncsn.machine.distributed import PeerError
     from ncsn.samplers import NonFiniteSampleError
     from ncsn.training import NonFiniteLossError
 
@@ -115,7 +115,7 @@ def fail_computing(error: MemoryError | RuntimeError) -> NoReturn:
 
 def compile_run(run: "Run", batch_size: int) -> None:
     """Compile a run's networks (see ``Run.compile``), and tell the user how long that takes, or why not."""
-    from ncsn.machine import say_compiled
+    from ncsn.machine.hardware import say_compiled
 
     say_compiled(lambda: run.compile(batch_size))
 
@@ -124,7 +124,7 @@ def bar(states: Iterable[T], description: str, *, total: int | None = None) -> I
     """Whatever comes, passed on under a progress bar if it takes over a second; ``total``: by default its length."""
     from tqdm.auto import tqdm
 
-    from ncsn.machine import Threads, refresh_interval
+    from ncsn.machine.hardware import Threads, refresh_interval
 
     interval = refresh_interval()
     shown = tqdm(states, total=total, desc=description, unit="state", delay=1, leave=False, mininterval=interval)

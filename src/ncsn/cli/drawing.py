@@ -13,7 +13,7 @@ from ncsn.cli import console
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from ncsn.distributed import Group
+    from ncsn.machine.distributed import Group
     from ncsn.run import Drawn, Run, Steps
     from ncsn.samplers import Step
 
@@ -31,7 +31,7 @@ def draw(
     **how: Any,
 ) -> "Drawn":
     """``n`` samples of a run under a progress bar, and the first ``keep`` of them on their way; see ``Run.steps``."""
-    from ncsn import machine
+    from ncsn.machine import hardware
     from ncsn.samplers import Step
     from ncsn.score import even
 
@@ -41,7 +41,7 @@ def draw(
     if many:
         console.compile_run(run, even(n, batch_size))
     path = []
-    with nullcontext() if many else machine.nothing_compiled():
+    with nullcontext() if many else hardware.nothing_compiled():
         for step in console.bar(steps, description or f"{n} samples"):
             if keep:
                 path.append(Step(step.sigma, step.x[:keep].cpu()))
@@ -78,8 +78,8 @@ def draw_blocks(
     import torch
     from tqdm.auto import tqdm
 
-    from ncsn import machine
-    from ncsn.distributed import ALONE
+    from ncsn.machine import hardware
+    from ncsn.machine.distributed import ALONE
     from ncsn.score import even
 
     group = ALONE if group is None else group
@@ -87,9 +87,9 @@ def draw_blocks(
     usual, compiled = even(min(n, run.block), batch_size), False
     numbers = range(-(-done // run.block), -(-n // run.block))
     mine = run.blocks(n, seed=seed, first=numbers.start + group.rank, every=group.size, batch_size=batch_size, **how)
-    threads = machine.Threads()
+    threads = hardware.Threads()
     with tqdm(
-        total=n, initial=done, bar_format=bar_format, delay=1, leave=False, mininterval=machine.refresh_interval()
+        total=n, initial=done, bar_format=bar_format, delay=1, leave=False, mininterval=hardware.refresh_interval()
     ) as bar:
         for first in numbers[:: group.size]:
             began = time.perf_counter()
@@ -104,7 +104,7 @@ def draw_blocks(
                     console.compile_run(run, usual)
                     compiled = True
                 threads.tell()
-                with nullcontext() if pays else machine.nothing_compiled():
+                with nullcontext() if pays else hardware.nothing_compiled():
                     for step in steps:
                         bar.update(sum(counts) / len(steps))
                         threads.tell()

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ncsn.data import Images
-    from ncsn.distributed import Group
     from ncsn.evaluation import Evaluation
+    from ncsn.machine.distributed import Group
     from ncsn.run import Run
 
 MNIST = (1, 28, 28)
@@ -82,8 +82,9 @@ class Evaluate(SamplingOptions, Reading):
     def __call__(self) -> None:
         """Draw samples if the source is a run, judge them, and write the numbers."""
         import ncsn
-        from ncsn import data, distributed, evaluation, machine, plots, storage
+        from ncsn import data, evaluation, plots, storage
         from ncsn.data.pixels import BYTES
+        from ncsn.machine import distributed, hardware
 
         group = distributed.join()
         run = None if self.is_file else ncsn.load(self.source, device=self.device)
@@ -100,7 +101,7 @@ class Evaluate(SamplingOptions, Reading):
         print(f"data: {images.name}, {images.describe()}")
         # Features come before samples: what is wrong with them should not take minutes to turn out.
         real = evaluation.at_8_bits(images)
-        features = evaluation.choose(real, self.features, machine.choose_device(self.device))
+        features = evaluation.choose(real, self.features, hardware.choose_device(self.device))
         if self.features == "auto" and features.embed is None:
             print("only pixels are compared; images without classes have features after pip install 'ncsn[features]'")
         numbers: dict[str, Any] = {"source": str(self.source)}
@@ -114,7 +115,7 @@ class Evaluate(SamplingOptions, Reading):
             samples, cost = self.draw(run, n, group)
             evaluation.write_samples(out / SAMPLES, samples)
             numbers |= cost
-            machine.return_memory()
+            hardware.return_memory()
         began = time.perf_counter()
         result = evaluation.evaluate(samples, images, features)
         if run is not None and self.label not in (None, "any", "none"):

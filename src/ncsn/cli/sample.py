@@ -17,7 +17,7 @@ from ncsn.validation import Count, Levels, Seed, check_ranges
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ncsn.distributed import Group
+    from ncsn.machine.distributed import Group
     from ncsn.run import Run
 
 SHOWN_POINTS, SHOWN_IMAGES = 1500, 36  # in an animation
@@ -58,7 +58,7 @@ class Sample(SamplingOptions, RunOptions):
         if not console.follows():
             check_out(self.out, overwrite=self.overwrite, directory=not self.out.suffix)
         import ncsn
-        from ncsn import distributed
+        from ncsn.machine import distributed
 
         run, group = ncsn.load(self.run, device=self.device), distributed.join()
         picture = self.out.suffix in PICTURE_SUFFIXES

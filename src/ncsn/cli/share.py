@@ -16,7 +16,7 @@ import tyro
 from ncsn.cli import page
 from ncsn.cli.options import RunArgument, check_suffix
 from ncsn.files import check_out
-from ncsn.interrupts import Stopped
+from ncsn.machine.interrupts import Stopped
 from ncsn.validation import Port, check_ranges
 
 

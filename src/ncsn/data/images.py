@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
-from ncsn import machine
 from ncsn.data.pixels import BYTES, Depth, dequantize
 from ncsn.data.reading import Reading, short_name
 from ncsn.data.sources import PARTS, Catalogue, Item, Picture, Split, fault, pictures
+from ncsn.machine import hardware
 from ncsn.objectives import Batch
 
 CHUNK = 2**24  # bytes that are looked at together
@@ -135,7 +135,7 @@ def batches(
     """
     while True:
         index = torch.randint(len(data), (size,), generator=generator, device=generator.device)
-        chosen = machine.onto(index.device, data[index.to(data.device)])
+        chosen = hardware.onto(index.device, data[index.to(data.device)])
         yield Batch(varied(chosen, flip, generator), None if labels is None else labels[index])
 
 
@@ -156,7 +156,7 @@ def images_of(name: str, catalogue: Catalogue, reading: Reading) -> Images:
     all_items, said = catalogue
     whole: dict[Item, Picture] = {}
     broken: list[str] = []
-    free = machine.memory() // 3
+    free = hardware.memory() // 3
     for item, one in pictures(all_items, reading, reading.pixels()):
         if isinstance(one, Exception):
             broken.append(f"{item.name} ({fault(one)})")

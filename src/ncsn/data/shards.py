@@ -18,11 +18,11 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ncsn import machine
 from ncsn.data.images import Images, images_of, in_units, varied
 from ncsn.data.reading import Reading, is_pattern
 from ncsn.data.sources import IMAGE_SUFFIXES, PARTS, Item, Split, attempt, fault, in_parallel, part_of, picture, walk
 from ncsn.files import one_line
+from ncsn.machine import hardware
 from ncsn.objectives import Batch
 
 LOOKED_AT = 10_000  # images of each part, as many as are judged
@@ -122,5 +122,5 @@ def stream(
 
     pairs = decoded()
     while batch := list(islice(pairs, size)):
-        x, y = (machine.onto(generator.device, torch.stack(column)) for column in zip(*batch, strict=True))
+        x, y = (hardware.onto(generator.device, torch.stack(column)) for column in zip(*batch, strict=True))
         yield Batch(varied(x, flip, generator), y if labels else None)

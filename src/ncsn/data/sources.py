@@ -24,9 +24,10 @@ from jaxtyping import Shaped
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
-from ncsn import files, machine
+from ncsn import files
 from ncsn.data.reading import Reading
-from ncsn.machine import refresh_interval
+from ncsn.machine import hardware
+from ncsn.machine.hardware import refresh_interval
 
 Split = Literal["train", "validation", "test"]
 PARTS: tuple[Split, ...] = ("validation", "test", "train")
@@ -212,7 +213,7 @@ def arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
                 raise ValueError(f"shape {array.shape} of {array.dtype} is not all that it holds")
             return {"": array}
         with files.opened_zip(path, "an .npz") as archive:
-            size, limit = sum(info.file_size for info in archive.infolist()), machine.memory() // 4
+            size, limit = sum(info.file_size for info in archive.infolist()), hardware.memory() // 4
         if size > limit:
             raise ValueError(f"it holds {size:,} bytes; at most {limit:,} fit here: save it as .npy")
         with np.load(path) as archive:

@@ -18,10 +18,10 @@ from safetensors.torch import load
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ncsn import machine
 from ncsn.data import Images, mnist
 from ncsn.files import atomic, reason
-from ncsn.machine import refresh_interval
+from ncsn.machine import hardware
+from ncsn.machine.hardware import refresh_interval
 from ncsn.networks.classifier import Classifier
 from ncsn.storage import digest, read_tensors, sealed
 
@@ -195,7 +195,7 @@ def teach(network: Classifier, images: Tensor, labels: Tensor, device: torch.dev
     for _ in progress(range(steps), "training a classifier"):
         chosen = torch.randint(len(images), (BATCH,), generator=generator)
         x = moved(images[chosen].to(device).float() / 255, generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=machine.fast_bfloat16(device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=hardware.fast_bfloat16(device)):
             logits = network(x.contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits.float(), labels[chosen].to(device))
         optimizer.zero_grad()

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from ncsn import machine, plots, storage
+from ncsn import plots, storage
 from ncsn.data import Images as Pictures
 from ncsn.data import Reading, batches, shards
 from ncsn.data.images import images_of
@@ -24,13 +24,13 @@ from ncsn.evaluation import as_bytes, metrics
 from ncsn.learn import guidance, rules
 from ncsn.learn.record import BANDS, LEARNING, Record, Tally, left, verdict
 from ncsn.learn.settings import ImageJob, Images, ResolvedImages
-from ncsn.model import ScoreModel
+from ncsn.machine import hardware
 from ncsn.noise import Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm, training_loss
-from ncsn.optim import muon_and_adam
 from ncsn.recipe import Recipe, Units
 from ncsn.run import Run
-from ncsn.training import Budget, Progress, Row, State, train
+from ncsn.score import ScoreModel
+from ncsn.training import Budget, Progress, Row, State, muon_and_adam, train
 from ncsn.validation import DeviceName
 
 FEW = 1000  # examples, below which what is learned may be the examples themselves
@@ -90,7 +90,7 @@ def fit(
         if isinstance(x, Tensor) and x.ndim == 2:
             if labels is not None or settings is not None or record.folder is not None:
                 raise ValueError("labels, settings and record are for images; run.save(FOLDER) keeps what points gave")
-            return fit_points(x, machine.choose_device(device), network, objective, noise, record, **given)
+            return fit_points(x, hardware.choose_device(device), network, objective, noise, record, **given)
         budget = {"minutes": None, "steps": None} if {"minutes", "steps"} & given.keys() else {}
         chosen = replace(settings or Images(job=ImageJob(device=device)), **budget | given)
         pictures = pictures_of(x.cpu().numpy(), labels) if isinstance(x, Tensor) else x
@@ -180,9 +180,9 @@ def fit_images(
     record: Record,
 ) -> Run:
     """The run of a data set of images."""
-    device, group = machine.choose_device(given.job.device), record.group
-    precision = machine.choose_precision(given.job.precision, device)
-    if machine.emulated(precision, device):
+    device, group = hardware.choose_device(given.job.device), record.group
+    precision = hardware.choose_precision(given.job.precision, device)
+    if hardware.emulated(precision, device):
         print(f"precision {precision}: this processor emulates it, many times slower than fp32")
     if given.minutes is None and given.steps is None:
         given = replace(given, minutes=1.0)
@@ -212,13 +212,13 @@ def fit_images(
         print(f"{len(pictures.train)} images are few to train on: samples may be copies of them")
     record.claim(given.job, PICTURES)
 
-    machine.allow_tf32(precision != "fp32")
+    hardware.allow_tf32(precision != "fp32")
     torch.default_generator.manual_seed(settings.seed)  # for initial weights; every step has numbers of its own
 
     def begun(recipe: Recipe, network: nn.Module | None = None, part: str = "") -> State:
         mean, std = pictures.statistics
         centre = 0.0 if recipe.preconditioning == "scaled" else mean  # NCSNv2's network centres pixels itself
-        model = recipe.build(centre, std, network=network, autocast=machine.autocast_of(precision)).to(device)
+        model = recipe.build(centre, std, network=network, autocast=hardware.autocast_of(precision)).to(device)
         rates = {"muon_rate": settings.muon_rate, "adam_rate": settings.adam_rate}
         optimizers = muon_and_adam(model, **rates, products=products)
         state = State(model, optimizers, generator=generator, seed=settings.seed)
@@ -235,12 +235,12 @@ def fit_images(
         loss = training_loss(noise, objective or target, generator=generator)
         progress = train(state, stream, loss, budget=budget, group=group, turns=turns, signals=record.signals)
         # By steps the number of threads stays, for then the result is the same to the byte.
-        return progress if budget.seconds is None else machine.Threads().beside(progress)
+        return progress if budget.seconds is None else hardware.Threads().beside(progress)
 
     state, guide = begun(recipe, network), None if smaller is None else begun(smaller, part="guide")
     if rules.compiles(settings):
         shown, sigma = torch.zeros(size, *recipe.shape, device=device), torch.ones(size, device=device)
-        machine.say_compiled(lambda: machine.compile_network(state.model.network, lambda: state.model(shown, sigma)))
+        hardware.say_compiled(lambda: hardware.compile_network(state.model.network, lambda: state.model(shown, sigma)))
     run = Run(
         score=state.average,
         recipe=recipe,
@@ -264,7 +264,7 @@ def fit_images(
     judge = partial(held_out_losses, examples=held_out, noise=noise, sizes=(256, 256))
     for row in learn(steps(state, budget), state, judge, record, rows=10, slack=LEARNING):
         if record.writes and len(record.rows) % PREVIEW == 0:
-            with machine.nothing_compiled():
+            with hardware.nothing_compiled():
                 x = run.sample(20, seed=settings.seed)
             plots.image_grid(x.cpu(), record.path(f"samples_{row.step:06}.png"))
     if record.rows and group.leads:
@@ -279,9 +279,9 @@ def fit_images(
 
 def training_set(settings: ResolvedImages, pictures: Pictures, products: torch.dtype) -> tuple[Batch, Objective]:
     """What a network learns from images: denoising, at high noise towards the score of the whole training set."""
-    device = machine.choose_device(settings.job.device)
+    device = hardware.choose_device(settings.job.device)
     # Where they would take much of the device's memory, they stay where they are.
-    there = pictures.train.nbytes <= machine.memory_of(device) // 4
+    there = pictures.train.nbytes <= hardware.memory_of(device) // 4
     train = pictures.train.to(device) if there else pictures.train
     classes = pictures.labels.train.to(device) if settings.classes and pictures.labels is not None else None
     if settings.posterior_above >= settings.sigma_max:
@@ -298,7 +298,7 @@ def held_out_losses(model: ScoreModel, *, examples: Batch, noise: Proposal, size
     """Denoising losses on batches of held-out examples, always with the same noise, and their noise levels."""
     generator = torch.Generator(examples.x.device).manual_seed(0)
     loss = training_loss(noise, drop_label=0.0, generator=generator)
-    with machine.nothing_compiled():
+    with hardware.nothing_compiled():
         parts = [loss(model, next(batches(examples.x, n, examples.label, generator=generator))) for n in sizes]
     losses, sigmas = zip(*parts, strict=True)
     return torch.cat(losses).cpu(), torch.cat(sigmas).cpu()

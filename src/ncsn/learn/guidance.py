@@ -8,12 +8,12 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ncsn import machine
 from ncsn.data import Images as Pictures
 from ncsn.data.pixels import quantize, reals
 from ncsn.evaluation import at_8_bits, metrics
 from ncsn.evaluation.features import PIXELS, Features, choose, is_mnist, progress, suitable
 from ncsn.learn.settings import Images
+from ncsn.machine import hardware
 from ncsn.recipe import Label
 from ncsn.run import Run
 from ncsn.samplers import Sampling
@@ -71,12 +71,12 @@ def affordable_trials(run: Run, settings: Images, held_out: UInt8[Tensor, "v c h
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     """How long a call takes the second time; it is never compiled."""
-    with torch.no_grad(), machine.nothing_compiled():
+    with torch.no_grad(), hardware.nothing_compiled():
         call()
-        machine.wait(device)
+        hardware.wait(device)
         began = time.perf_counter()
         call()
-        machine.wait(device)
+        hardware.wait(device)
     return time.perf_counter() - began
 
 

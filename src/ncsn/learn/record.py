@@ -15,16 +15,17 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ncsn import distributed, machine, storage
+from ncsn import storage
 from ncsn.data import Images as Pictures
 from ncsn.data import Origin, load_images
 from ncsn.data.named import NAMED
 from ncsn.data.reading import short_name
-from ncsn.distributed import ALONE, Group
 from ncsn.files import append
-from ncsn.interrupts import Stopped, deferred
 from ncsn.learn import rules
 from ncsn.learn.settings import Images, Job, ResolvedImages, Toy, given_ones, recalled
+from ncsn.machine import distributed, hardware
+from ncsn.machine.distributed import ALONE, Group
+from ncsn.machine.interrupts import Stopped, deferred
 from ncsn.recipe import Recipe
 from ncsn.run import Drawn
 from ncsn.training import NonFiniteLossError, Progress, Row, State
@@ -188,7 +189,7 @@ class Record:
         self.state = state
         with (
             deferred(self.signals) if self.folder else nullcontext(),
-            tqdm(total=1.0, bar_format=bar_format, mininterval=machine.refresh_interval(), **brief) as bar,
+            tqdm(total=1.0, bar_format=bar_format, mininterval=hardware.refresh_interval(), **brief) as bar,
         ):
             try:
                 for p in progress:
@@ -256,7 +257,7 @@ def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
             job = replace(job, resume=True, overwrite=False)
         storage.check(folder, overwrite=job.overwrite, resume=job.resume)
         pictures, settings, origin = led(replace(given, job=job), folder)
-        settings = rules.resolve(settings, pictures, machine.choose_device(job.device))
+        settings = rules.resolve(settings, pictures, hardware.choose_device(job.device))
         words = {"settings": storage.plain(asdict(settings)), "origin": asdict(origin)}
         group.share(json.dumps(words).encode())
         return pictures, settings, Record(folder, settings, origin, group)

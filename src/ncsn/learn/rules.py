@@ -12,12 +12,13 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ncsn import machine, networks
+from ncsn import networks
 from ncsn.data import Images as Pictures
 from ncsn.data import Labels
 from ncsn.data.pixels import reals
 from ncsn.distributions import Empirical
 from ncsn.learn.settings import Images, ResolvedImages
+from ncsn.machine import hardware
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal, suggest_noise
 from ncsn.recipe import Argument, Recipe
 from ncsn.samplers import METHODS, Sampling
@@ -196,7 +197,7 @@ def speed(device: torch.device) -> float:
     """
     if device.type != "cpu":
         return SPEEDS["cuda"]
-    return SPEEDS["slow" if machine.slow(device) else "fast"]
+    return SPEEDS["slow" if hardware.slow(device) else "fast"]
 
 
 def channels(shape: tuple[int, int, int], speed: float, seconds: float | None) -> tuple[int, ...]:
@@ -400,7 +401,7 @@ def compiles(settings: ResolvedImages) -> bool:
 
 def thorough(settings: ResolvedImages, device: torch.device) -> bool:
     """Whether a classifier to choose guidance by, half a minute's training, is a small part of the time."""
-    enough = THOROUGH_SECONDS * (SLOWER if machine.slow(device) else 1)
+    enough = THOROUGH_SECONDS * (SLOWER if hardware.slow(device) else 1)
     return 60 * (settings.minutes or 0) >= enough or (settings.steps or 0) >= THOROUGH_STEPS
 
 

@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ncsn.model import ScoreModel
 from ncsn.networks import MLP, NCSN, UNet
-from ncsn.optim import COEFFICIENTS, Muon, muon_and_adam, orthogonalize
+from ncsn.score import ScoreModel
+from ncsn.training import COEFFICIENTS, Muon, muon_and_adam, orthogonalize
 
 
 @given(st.integers(1, 5), st.integers(2, 40), st.integers(2, 40), st.integers(0, 1000))
@@ -55,7 +55,7 @@ def test_without_bfloat16_hardware_products_are_in_float32(
         values = a * values + b * values**3 + c * values**5
     precise = (left * values[:, None] @ right).float()
     for hardware, products in ((False, None), (True, None), (False, torch.bfloat16)):
-        monkeypatch.setattr("ncsn.optim.fast_bfloat16", lambda _, hardware=hardware: hardware)
+        monkeypatch.setattr("ncsn.training.fast_bfloat16", lambda _, hardware=hardware: hardware)
         errors.append(float((orthogonalize(x, products=products) - precise).norm() / precise.norm()))
     assert errors[0] < 1e-5
     assert min(errors[1:]) > 1e-4

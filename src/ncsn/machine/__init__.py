@@ -1,0 +1,1 @@
+"""The machine: its devices, threads and memory, other processes, and signals."""
