@@ -33,8 +33,7 @@ from ncsn.data.pixels import reals
 from ncsn.distributions import Empirical
 from ncsn.machine import hardware
 from ncsn.machine.hardware import refresh_interval
-from ncsn.recipe import Recipe
-from ncsn.run import Run
+from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
 
 HERE = Path(__file__).parent
