@@ -1,26 +1,30 @@
 """Posteriors beside exact ones, and the measurements that they are made of."""
 
 import math
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from helpers import GaussianScore, z_score
+from helpers import GaussianScore, unchecked, z_score
 from torch import Generator, Tensor
 
 from ncsn.distributions import GaussianMixture
 from ncsn.noise import Karras
 from ncsn.problems import (
+    Measurement,
+    Observation,
     blurred,
     conjugate_gradient,
     downsampled,
     identity,
     known_pixels,
     masked,
-    mean_filled,
     posterior,
     replacement,
-    standardised,
 )
+from ncsn.run import Run
 from ncsn.samplers import dpm_solver
 from ncsn.score import Sigma, expand
 from ncsn.validation import Region
@@ -87,14 +91,27 @@ def test_conjugate_gradients_solve(generator: Generator) -> None:
     torch.testing.assert_close(conjugate_gradient(product, b, steps=2), (krylov @ best)[..., 0])
 
 
-def test_conjugate_gradients_keep_what_they_have_where_the_product_bends_the_other_way() -> None:
-    """One example has a negative direction, as covariances of learned scores have; the others are not disturbed."""
-    bends = torch.tensor([[2.0, 1.0], [-1.0, -3.0], [2.0, -1.5]])
-    solution = conjugate_gradient(lambda u: bends * u, torch.ones(3, 2), steps=4)
-    torch.testing.assert_close(solution[0], torch.tensor([0.5, 1.0]))
-    assert torch.equal(solution[1], torch.zeros(2))  # the very first direction bends down
-    # The first step is 2/(2 − 1.5) = 4 along (1, 1); the second direction bends down, and the step is not made.
-    torch.testing.assert_close(solution[2], torch.tensor([4.0, 4.0]))
+@pytest.mark.parametrize("steps", [1, 2, 3, 8])
+def test_conjugate_gradients_leave_out_what_no_covariance_can_be(steps: int) -> None:
+    """One example has directions below the least eigenvalue, as covariances of learned scores have; others have not."""
+    bends = torch.tensor([[2.0, 1.0, 0.5], [-1.0, -3.0, 0.1], [2.0, -1.5, 4.0]], dtype=torch.float64)
+    b = torch.tensor([[1.0, 1.0, 2.0], [1.0, 1.0, 0.0], [1.0, -3.0, 2.0]], dtype=torch.float64)
+    solution = conjugate_gradient(lambda u: bends * u, b, steps=steps, least=0.5)
+    assert torch.equal(solution[1], torch.zeros(3, dtype=torch.float64))
+    assert bool((solution.norm(dim=1) <= b.norm(dim=1) / 0.5).all()), "however M bends"
+    if steps >= 3:
+        torch.testing.assert_close(solution[0], torch.tensor([0.5, 1.0, 4.0]).double())
+        torch.testing.assert_close(solution[2], torch.tensor([0.5, 0.0, 0.5]).double())
+
+
+def test_more_steps_are_no_worse_where_the_product_is_not_symmetric(generator: Generator) -> None:
+    """Conjugate gradients by their short recursion are at 10⁶ times the solution after these 12 steps."""
+    rotation = torch.randn(12, 12, generator=generator, dtype=torch.float64)
+    m = torch.diag(torch.logspace(-4, 2, 12, dtype=torch.float64)) + 0.3 * (rotation - rotation.T)
+    b = torch.randn(1, 12, generator=generator, dtype=torch.float64)
+    solutions = [conjugate_gradient(lambda u: u @ m.T, b, steps=steps, least=1e-4) for steps in (2, 4, 8, 12)]
+    energies = [float(((u @ m.T) * u / 2 - b * u).sum()) for u in solutions]
+    assert energies == sorted(energies, reverse=True)
 
 
 def test_everything_may_be_made_in_inference_mode() -> None:
@@ -128,10 +145,6 @@ def test_what_is_no_measurement_is_refused(generator: Generator) -> None:
     score = posterior(gaussian, lambda v: v[:, :1], torch.ones(4), 0.3)
     with pytest.raises(ValueError, match=r"y has shape \(4,\); measured, x has shape \(4, 1\)"):
         score(torch.randn(4, 3, generator=generator), 0.7)
-    with pytest.raises(ValueError, match="noise_std is"):
-        standardised(identity, torch.zeros(3), torch.tensor([0.1, 0.0, 0.1]), example=torch.zeros(1, 3))
-    with pytest.raises(ValueError, match=r"y has shape \(2,\); a measurement has \(3,\)"):
-        standardised(identity, torch.zeros(2), 0.1, example=torch.zeros(1, 3))
 
 
 # Measurements.
@@ -166,14 +179,141 @@ def test_a_measurement_in_the_users_units_becomes_one_of_the_scores(noise: float
     """A(shift + scale·z) = y + noise: what is measured of z, less what the shift gives, over the noise of each."""
 
     def measure(x: Tensor) -> Tensor:
-        return x @ TWO_ROWS.T
+        return x @ TWO_ROWS.T + 7.0
 
     shift, scale = torch.tensor([10.0, -5.0, 1.0]), torch.tensor([2.0, 0.5, 3.0])
-    linear, target, std = standardised(measure, y, noise, example=torch.zeros(1, 3), shift=shift, scale=scale)
+    seen = Observation.of(measure, y, torch.as_tensor(noise), shift, scale)
     divisor = noise if isinstance(noise, Tensor) else torch.ones(2)
-    assert std == (1 if isinstance(noise, Tensor) else 0.5)
-    torch.testing.assert_close(linear(STANDARD), (scale * STANDARD) @ TWO_ROWS.T / divisor)
-    torch.testing.assert_close(target, (y.view(-1, 2) - TWO_ROWS @ shift) / divisor)
+    assert seen.noise_std == (1 if isinstance(noise, Tensor) else 0.5)
+    torch.testing.assert_close(seen.measure(STANDARD), (scale * STANDARD) @ TWO_ROWS.T / divisor)
+    torch.testing.assert_close(seen.y, (y.view(-1, 2) - TWO_ROWS @ shift - 7) / divisor)
+
+
+@pytest.mark.parametrize(
+    ("measure", "y", "noise"),
+    [
+        (lambda x: x**2, [1.0, 1.0], 0.1),
+        (lambda x: x.clamp(min=0), [1.0, 1.0], 0.1),
+        (lambda x: x - x.mean(0), [1.0, 1.0], 0.1),  # of a batch, not of each example
+        (identity, [1.0], 0.1),
+        (identity, [1.0, math.nan], 0.1),
+        (identity, [1.0, 1.0], [0.1, 0.0]),
+        (identity, [1.0, 1.0], math.nan),
+        (identity, np.zeros((3, 2, 1)), 0.1),
+    ],
+)
+def test_what_cannot_be_solved_is_refused(measure: Measurement, y: Any, noise: Any) -> None:
+    with unchecked(), pytest.raises(ValueError, match=r"linear|shape|finite|noise_std"):
+        MODES.posterior(measure, y, noise_std=noise)
+
+
+# Particles, beside exact posteriors.
+
+MODES = Run.of(GaussianMixture(torch.tensor([[-5.0, -5.0], [5.0, 5.0]])), shape=(2,), sigma_max=40.0, sigma_min=0.02)
+
+
+def first(x: Tensor) -> Tensor:
+    return x[:, :1]
+
+
+@pytest.mark.parametrize(("noise", "share"), [(0.1, 0.00005), (2.0, 0.1192)])
+@pytest.mark.parametrize("several", [False, True])
+def test_particles_weigh_modes_as_they_should(noise: float, share: float, several: bool) -> None:
+    """The mode is told by the coordinate that is not measured; moment matching gives it 0.2 and 0.35."""
+    n, y = (300, np.ones((300, 1))) if several else (2000, 1.0)
+    steps = MODES.posterior(first, y, noise_std=noise).steps(n, seed=1, levels=40)
+    x = list(steps)[-1].x
+    assert abs(float((x[:, 1] < 0).double().mean()) - share) <= (0.04 if several else 0.02)
+    assert steps.particles == (16 if several else n)
+    assert 0.02 * steps.particles < steps.effective < steps.particles
+    assert (steps.nfe, steps.disagreeing) == (steps.sampling.nfe * (16 if several else 1), 0)
+    assert steps.backward == 2 * steps.nfe
+    alone = MODES.posterior(first, [1.0], noise_std=noise).sample(300, particles=1, levels=40)
+    assert float((alone[:, 1] < 0).double().mean()) > share + 0.15
+
+
+def test_particles_find_the_component_of_twenty(generator: Generator) -> None:
+    """In eight dimensions, half of them measured: shares by the exact evidence of each component."""
+    for _ in range(2):
+        means = torch.randn(20, 8, generator=generator)
+        y = means[7, :4] + 0.2 * torch.randn(4, generator=generator)
+        run = Run.of(GaussianMixture(means, 0.2), shape=(8,), sigma_max=10.0, sigma_min=0.02)
+        evidence = -(y - means[:, :4]).double().square().sum(1) / (2 * (0.2**2 + 0.05**2))
+        exact = evidence.softmax(0)
+        x = run.posterior(lambda x: x[:, :4], y, noise_std=0.05).sample(1000, levels=40)
+        shares = torch.bincount(torch.cdist(x, means).argmin(1), minlength=20) / 1000
+        assert float((shares - exact).abs().max()) < 0.03
+        assert float(shares[exact < 1e-3].sum()) <= 0.01
+
+
+@pytest.mark.parametrize("noise", [0.005, 0.04, 1.0])
+@pytest.mark.parametrize("rows", [[0], [0, 2]])
+def test_a_gaussian_posterior_has_its_mean_and_covariance(noise: float, rows: list[int]) -> None:
+    """However small the noise is beside σ_min: the last step is no denoising."""
+    run = Run.of(gaussian, shape=(3,), sigma_max=20.0, sigma_min=0.02)
+    y = MEAN[rows] + 0.5
+    steps = run.posterior(lambda x: x[:, rows] + 3, y + 3, noise_std=noise).steps(4000, seed=2, levels=25)
+    x = list(steps)[-1].x.double()
+    assert steps.effective > 3900, "all weights are equal, but for what the start has not seen"
+    gain = COVARIANCE[:, rows] @ torch.linalg.inv(COVARIANCE[rows][:, rows] + noise**2 * torch.eye(len(rows)))
+    mean, covariance = MEAN + gain @ (y - MEAN[rows]), (COVARIANCE - gain @ COVARIANCE[rows]).double()
+    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), (x - mean).T, upper=False).T
+    assert float(whitened.mean(0).abs().max()) < 5 / 4000**0.5
+    torch.testing.assert_close(whitened.T.cov(), torch.eye(3).double(), atol=0.12, rtol=0)
+
+
+def test_where_fewer_are_measured_than_there_are_numbers_the_rest_keeps_the_prior(generator: Generator) -> None:
+    """In more dimensions than whose whole covariance is asked: one is measured, and correlates with one other."""
+    covariance = torch.eye(20)
+    covariance[0, 1] = covariance[1, 0] = 0.9
+    run = Run.of(
+        lambda x, sigma: -x @ torch.linalg.inv(covariance + torch.as_tensor(sigma) ** 2 * torch.eye(20)),
+        shape=(20,),
+        sigma_max=20.0,
+        sigma_min=0.02,
+    )
+    steps = run.posterior(first, 1.5, noise_std=0.1).steps(2000, seed=4)
+    x = list(steps)[-1].x
+    assert steps.backward == steps.nfe
+    for column, (mean, std) in enumerate([(1.5 / 1.01, 0.0995), (1.35 / 1.01, 0.4448), (0.0, 1.0)]):
+        assert float(x[:, column].mean()) == pytest.approx(mean, abs=5 * std / 2000**0.5)
+        assert float(x[:, column].std()) == pytest.approx(std, rel=0.1)
+
+
+def test_what_disagrees_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """A measurement that the prior cannot explain; and noise that the last step takes away."""
+    for y, count in ((1.0, 0), (40.0, 50)):
+        steps = MODES.posterior(first, y, noise_std=0.5).steps(50, particles=1)
+        list(steps)
+        assert steps.disagreeing == count
+    assert "50 of 50" in capsys.readouterr().err
+    list(MODES.posterior(first, 1.0, noise_std=0.03).steps(5, particles=1))
+    assert "sigma_min = 0.02" in capsys.readouterr().err
+
+
+def test_a_posterior_remembers_that_it_is_one(tmp_path: Path) -> None:
+    made = [MODES.posterior(first, [4.0], noise_std=0.5), MODES.replacement(np.array([True, False]), [4.0, 0.0])]
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    expected = posterior(MODES.score, first, torch.full((3, 1), 4.0), 0.5)(x, 0.7)
+    torch.testing.assert_close(made[0].score(x, 0.7), expected)
+    torch.testing.assert_close(made[1].score(x, 0.7)[:, 0], (4.0 - x[:, 0]) / 0.7**2)
+    for run in made:
+        with pytest.raises(ValueError, match="a posterior already"):
+            run.posterior(first, [4.0], noise_std=0.5)
+        with pytest.raises(ValueError, match="a posterior already"):
+            run.replacement(torch.tensor([True, False]), [4.0, 0.0])
+        with pytest.raises(ValueError, match="save the run that it was made of"):
+            run.save(tmp_path / "run")
+    for run, how in (
+        (MODES, {}),
+        (made[0], {"sampler": "heun"}),
+        (made[0], {"start": x}),
+        (made[1], {}),
+    ):
+        with pytest.raises(ValueError, match="particles is 4"):
+            run.sample(3, particles=4, **how)
+    with pytest.raises(ValueError, match="particles is 0"):
+        made[0].sample(3, particles=0)
 
 
 # Which pixels are hidden, drawn by hand.
@@ -200,10 +340,3 @@ def test_a_quarter_is_known_at_random_the_same_in_every_channel(generator: Gener
     assert torch.equal(known, known[:1].expand(3, 60, 50))
     assert abs(z_score(known[0].double().flatten(), 0.25)) < 4
     assert abs(z_score((known[0, :, 1:] & known[0, :, :-1]).double().flatten(), 0.0625)) < 5  # pixel by pixel
-
-
-def test_what_is_hidden_is_shown_as_the_mean_of_what_is_known() -> None:
-    known = torch.tensor([[[True, False], [False, True]]])
-    y = torch.tensor([[0.2, 0.6], [1.0, 0.0]])
-    expected = torch.tensor([[[[0.2, 0.4], [0.4, 0.6]]], [[[1.0, 0.5], [0.5, 0.0]]]])
-    torch.testing.assert_close(mean_filled(known, y), expected)

@@ -302,9 +302,9 @@ def test_a_posterior_is_a_run_in_the_units_of_the_data() -> None:
 
 def test_each_measurement_may_have_noise_of_its_own_and_each_sample_a_measurement() -> None:
     noise, y = torch.tensor([120.0, 0.01]), torch.tensor([[2700.0, -3.0], [300.0, -2.98]])
-    x = standard().posterior(lambda x: x, y.repeat_interleave(1500, 0), noise_std=noise).sample(3000, seed=6)
+    x = standard().posterior(lambda x: x, y.repeat_interleave(700, 0), noise_std=noise).sample(1400, seed=6)
     share = UNITS.scale**2 / (UNITS.scale**2 + noise**2)
-    for part, measured in ((x[:1500], y[0]), (x[1500:], y[1])):
+    for part, measured in ((x[:700], y[0]), (x[700:], y[1])):
         expected = UNITS.shift + share * (measured - UNITS.shift)
         for column in range(2):
             assert abs(z_score(part[:, column], float(expected[column]))) < 5

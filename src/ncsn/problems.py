@@ -2,25 +2,30 @@ r"""Solving linear inverse problems with a prior: y = A x + n, n ~ N(0, σ_y² I
 
 The score of the posterior is that of the prior plus that of the likelihood,
 ∇ log p_σ(x | y) = s(x, σ) + ∇ log p_σ(y | x).
-So a posterior *is* a Score, and every sampler draws from it.  Measurements A are plain differentiable functions; their
-transposes come from automatic differentiation.
+So a posterior *is* a Score, and every sampler draws from it: ``posterior``, which takes x₀ given x for a Gaussian.
+Where that is too rough, ``particles`` weigh and resample, and are right in the limit of many.  Measurements A are
+plain differentiable functions; their transposes come from automatic differentiation.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from ncsn.machine import hardware
-from ncsn.score import Score, Sigma, expand, tweedie
+from ncsn.score import Score, Sigma, expand, float64, tweedie
 from ncsn.validation import Region
 
 Measurement = Callable[[Tensor], Tensor]
-"""A linear function of a batch of examples, (b, *d) → (b, *m)."""
+"""A linear function of a batch of examples, (b, *d) → (b, *m), or one with a constant added (affine)."""
 
 RANDOM_SHARE = 0.25  # of the pixels that are known when the hidden ones are random
+WHOLE = 16  # numbers in an example of which particles have the whole covariance, however few are measured
 
 
 def known_pixels(
@@ -43,13 +48,6 @@ def known_pixels(
     known = torch.ones(shape, dtype=torch.bool, device="cpu")
     known[:, rows, columns] = False
     return known
-
-
-def mean_filled(known: Bool[Tensor, "c h w"], y: Float[Tensor, "b m"]) -> Float[Tensor, "b c h w"]:
-    """Images of the known pixels ``y``, and of their mean elsewhere: the guess of somebody without a prior."""
-    images = y.mean(1)[:, None, None, None].repeat(1, *known.shape)
-    images[:, known] = y
-    return images
 
 
 @torch.inference_mode(False)
@@ -84,67 +82,102 @@ def identity(x: Tensor) -> Tensor:
     return x
 
 
-def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Float[Tensor, "n *m"], steps: int) -> Tensor:
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor], b: Float[Tensor, "n *m"], steps: int, least: float = 0.0
+) -> Float[Tensor, "n *m"]:
     """An approximate solution u of M u = b for a symmetric positive definite M, example by example.
 
-    Hestenes & Stiefel 1952.  ``product``: u ↦ M u for a batch.  Where M bends the other way along a direction d,
-    dᵀMd ≤ 0, as with the covariance of a score that was learned, an example keeps what it has reached so far.
+    What conjugate gradients find (Hestenes & Stiefel 1952): the best u in M's own norm in the space of b, M b, M² b, …,
+    here from an orthonormal basis of it (Lanczos 1950).  ``product``: u ↦ M u for a batch.  ``steps``: products.
+    ``least``: what M's eigenvalues are at least.  With the covariance of a learned score, M is neither quite symmetric
+    nor always positive.  So its symmetric part is taken, and directions in which that is below ``least`` are left out:
+    u is at most |b|/``least`` long, and more steps are no worse than fewer.
     """
-
-    def dot(v: Tensor, w: Tensor) -> Tensor:
-        return expand((v * w)[:, None].flatten(1).sum(1), b)
-
-    tiny = torch.finfo(b.dtype).tiny
-    u, residual, direction = torch.zeros_like(b), b, b
-    square = dot(residual, residual)
-    convex = torch.ones_like(square, dtype=torch.bool)
+    flat, tiny = b[:, None].flatten(1), torch.finfo(b.dtype).tiny ** 0.5
+    basis, images = [flat / flat.norm(dim=1, keepdim=True).clamp(min=tiny)], list[Tensor]()
     for _ in range(steps):
-        image = product(direction)
-        bend = dot(direction, image)
-        convex = convex & (bend > 0)
-        length = torch.where(convex, square / bend.clamp(min=tiny), 0.0)
-        u = u + length * direction
-        residual = residual - torch.where(convex, length * image, 0.0)
-        before, square = square, dot(residual, residual)
-        direction = residual + square / before.clamp(min=tiny) * direction
-    return u
+        rest = product(basis[-1].view_as(b))[:, None].flatten(1)
+        images.append(rest)
+        for v in 2 * basis:  # twice, for once leaves what rounding makes of it
+            rest = rest - (rest * v).sum(1, keepdim=True) * v
+        length = rest.norm(dim=1, keepdim=True)
+        new = length > 1e-5 * images[-1].norm(dim=1, keepdim=True)  # else the space is complete
+        basis.append(torch.where(new, rest / length.clamp(min=tiny), 0.0))
+    space = torch.stack(basis[:steps], 1)
+    m = space @ torch.stack(images, 1).mT
+    values, vectors = torch.linalg.eigh((m + m.mT) / 2)
+    # Where only noise is measured, rounding takes a little from the least value.
+    inverse = torch.where((values > 0.999 * least) & (values > 0), 1 / values, 0.0)
+    solved = vectors @ (inverse[..., None] * (vectors.mT @ (space @ flat[..., None])))
+    solution: Tensor = (space.mT @ solved).view_as(b)
+    return solution
 
 
-def standardised(
-    measure: Measurement,
-    y: Tensor,
-    noise_std: float | Tensor,
-    *,
-    example: Float[Tensor, "1 *d"],
-    shift: Float[Tensor, "*d"] | float = 0.0,
-    scale: Float[Tensor, "*d"] | float = 1.0,
-) -> tuple[Measurement, Float[Tensor, "k *m"], float]:
-    """A measurement in the user's units as ``posterior`` takes it: A, y and σ_y of what the score knows.
+def linear_part(measure: Measurement, example: Float[Tensor, "1 *d"]) -> Measurement:
+    """The function x ↦ A x − A 0 of a measurement A.
 
-    ``y``: one measurement (*m), or several (k, *m).
-    ``noise_std``: σ_y > 0, one number, or a tensor that broadcasts against y; then A and y are divided by it, and the
-    noise is 1.
-    ``example``: one for its shape, type and device.
-    ``shift``, ``scale``: the user's example is shift + scale·z, where z is the score's.
-    Raises ValueError for a ``y`` that is no measurement, and for noise that is not positive.
+    Raises ValueError where two random examples say that this is not linear, or that A mixes a batch's examples.
     """
-    noise = torch.as_tensor(noise_std, dtype=torch.float32, device=example.device)
-    if not bool((noise > 0).all()):
-        raise ValueError(f"noise_std is {noise_std}; it must be positive")
-    divisor = noise if noise.ndim else 1.0
-    zero = torch.zeros_like(example)
+    offset = measure(torch.zeros_like(example))
+    generator = torch.Generator().manual_seed(0)
+    pair = torch.randn(2, *example.shape[1:], generator=generator, device="cpu").to(example)
+    together, (first, second) = measure(2 * pair[:1] - 3 * pair[1:]) - offset, measure(pair) - offset
+    off = (together[0] - 2 * first + 3 * second).abs()
+    if not bool((off <= 1e-3 * together.abs().max() + 1e-5 * offset.abs().max()).all()):
+        raise ValueError("the measurement is not linear; a linear function of each example, and a constant, is allowed")
+    return lambda x: measure(x) - offset
 
-    def linear(v: Tensor) -> Tensor:
-        return measure(torch.as_tensor(scale, dtype=v.dtype, device=v.device) * v) / divisor
 
-    expected = linear(zero).shape[1:]
-    target = y.to(zero)
-    if target.shape == expected:
-        target = target[None]
-    if target.shape[1:] != expected:
-        raise ValueError(f"y has shape {tuple(y.shape)}; a measurement has {tuple(expected)}, or (n, ...) of them")
-    target = target - measure(torch.as_tensor(shift, dtype=zero.dtype, device=zero.device) + zero)
-    return linear, target / divisor, 1.0 if noise.ndim else float(noise)
+@dataclass(frozen=True)
+class Observation:
+    """What was measured, y = A x + n with n ~ N(0, σ_y² I), in the units of the score.
+
+    ``measure``: A, linear.  ``y``: one measurement, (1, *m), or several.  ``noise_std``: σ_y.
+    """
+
+    measure: Measurement
+    y: Float[Tensor, "k *m"]
+    noise_std: float
+
+    @classmethod
+    @torch.inference_mode(False)
+    def of(cls, measure: Measurement, y: Tensor, noise_std: Tensor, shift: Tensor, scale: Tensor) -> "Observation":
+        """The same in the user's units, in which an example is shift + scale·z, where z is the score's.
+
+        ``measure``: linear or affine.  ``y``: one measurement (*m), or several (k, *m).
+        ``noise_std``: σ_y > 0, one number, or a tensor that broadcasts against y; then A and y are divided by it, and
+        the noise is 1.
+        ``shift``, ``scale``: (*d), of the type and on the device of the score's examples.
+        Raises ValueError for a ``y`` that is no measurement, noise that is not positive, and A that is not linear.
+        """
+        if not bool(((noise_std > 0) & noise_std.isfinite()).all()):
+            raise ValueError(f"noise_std is {noise_std.tolist()}; it must be positive")
+        divisor = noise_std.clone() if noise_std.ndim else 1.0
+        linear = linear_part(lambda v: measure(scale * v), torch.zeros_like(shift[None]))
+        place = measure(shift[None])  # far from 0, where scale·v is small beside it: it must not meet in one sum
+        one = y.shape in (place.shape[1:], ()) and y.numel() == place.numel()
+        target = y.view(place.shape) if one else y
+        if target.shape[1:] != place.shape[1:]:
+            shape = tuple(place.shape[1:])
+            raise ValueError(f"y has shape {tuple(y.shape)}; a measurement has {shape}, or (n, ...) of them")
+        if not bool(target.isfinite().all()):
+            raise ValueError("y has numbers that are not finite; leave what is not known out of the measurement")
+        return cls(
+            lambda v: linear(v) / divisor, (target - place) / divisor, 1.0 if noise_std.ndim else float(noise_std)
+        )
+
+    def disagreeing(self, x: Float[Tensor, "n *d"]) -> int:
+        """How many of the samples ``x`` are more than 5 σ_y off what was measured, in one number of it or more."""
+        off = (self.measure(x) - self.y).flatten(1).abs()
+        return int((~(off <= 5 * self.noise_std)).any(1).sum())
+
+    def check(self, sigma: float, shape: tuple[int, ...]) -> None:
+        """Say so where noise of level ``sigma`` in x of this ``shape``, which the last step takes away, is near σ_y."""
+        z = torch.randn(64, *shape, generator=torch.Generator().manual_seed(0), device="cpu").to(self.y)
+        if self.noise_std < 2 * sigma * float(self.measure(z).square().mean(0).max().sqrt()):
+            hardware.say(
+                f"noise_std is small beside sigma_min = {sigma:g}: answers vary too little where x is measured"
+            )
 
 
 def posterior(
@@ -154,19 +187,19 @@ def posterior(
 
     With D(x) = E[x₀ | x] and Cov[x₀ | x] = σ² ∂D/∂x (Tweedie's formulas), y given x is N(A D, σ_y² I + A Cov Aᵀ), and
     ∇ₓ log p_σ(y | x) is ∂D/∂xᵀ Aᵀ (σ_y² I + A Cov Aᵀ)⁻¹ (y − A D).  MMPS: Rozet et al. 2024 (arXiv:2405.13712),
-    section 4.2.  It is exact for a Gaussian prior.  Where the prior's modes compete it is not, for it takes the two
-    together for one wide Gaussian: of N((−5, −5), I) and N((5, 5), I), and y = 1 ± 2 for the first coordinate, it gives
-    the left one a weight of 0.35 instead of 0.12.
+    section 4.2.  For a Gaussian prior it is exact, with as many ``steps`` as y has numbers.  Where the prior's modes
+    compete it is not, for it takes them together for one wide Gaussian: of N((−5, −5), I) and N((5, 5), I), and
+    y = 1 ± 0.1 for the first coordinate, it gives the left one a weight of 0.2 instead of 0.00005.  ``particles`` mend
+    that.
 
     ``score``: of the prior.  ``measure``: A.  ``y``: one measurement for each example.
     ``noise_std``: σ_y > 0 in the units of y.
     ``steps``: of conjugate gradients for the inverse, at least 1; each takes one backward pass.
-    Raises ValueError unless noise_std > 0 and steps ≥ 1; the score does where y does not have the shape of A x.
+    Raises ValueError unless noise_std > 0 and steps ≥ 1; the score does where A is not linear, and where y does not
+    have the shape of A x.
     """
-    if not noise_std > 0:
-        raise ValueError(f"noise_std is {noise_std}; it must be positive")
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; at least 1 is needed")
+    if not noise_std > 0 or steps < 1:
+        raise ValueError(f"noise_std is {noise_std}, steps is {steps}; noise_std > 0 and steps >= 1 are needed")
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -180,19 +213,129 @@ def posterior(
         expected = measure(denoised)
         if y.shape != expected.shape:
             raise ValueError(f"y has shape {tuple(y.shape)}; measured, x has shape {tuple(expected.shape)}")
+        linear = linear_part(measure, x.new_zeros(1, *x.shape[1:]))
 
         def pull_back(u: Tensor) -> Tensor:
             """∂D/∂xᵀ Aᵀ u; as ∂D/∂x is symmetric, σ² times it is Cov Aᵀ u."""
             return torch.autograd.grad(expected, x, u, retain_graph=True)[0]
 
         def covariance(u: Tensor) -> Tensor:
-            return noise_std**2 * u + measure(variance * pull_back(u))
+            return noise_std**2 * u + linear(variance * pull_back(u))
 
         with torch.no_grad():
-            u = conjugate_gradient(covariance, y - expected, steps)
+            u = conjugate_gradient(covariance, y - expected, steps, least=noise_std**2)
             return (denoised - x) / variance + pull_back(u)
 
     return evaluate
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def local_gaussian(
+    score: Score, linear: Measurement, x: Float[Tensor, "b *d"], sigma: float
+) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b k d"], Float[Tensor, "b k m"]]:
+    """x₀ given x as a Gaussian N(D, FᵀF): D, F, and each row of F measured.
+
+    FᵀF is the covariance C, by d backward passes, or what A sees of it, C Aᵀ (A C Aᵀ)⁻¹ A C (Nyström's approximation),
+    by m where these are fewer and d is above ``WHOLE``.
+    """
+    x = x.detach().clone().requires_grad_()
+    with hardware.uncompiled():
+        denoised = tweedie(score, x, sigma)
+    seen = linear(denoised).flatten(1)
+    whole = denoised[0].numel() <= max(seen.shape[1], WHOLE)
+    columns = (denoised.flatten(1) if whole else seen).unbind(1)
+    rows = sigma**2 * torch.stack([torch.autograd.grad(c.sum(), x, retain_graph=True)[0] for c in columns], 1)
+    with torch.no_grad():
+        both = float64(rows if whole else linear(rows.flatten(0, 1)).view(*rows.shape[:2], -1)).flatten(2)
+        values, vectors = torch.linalg.eigh((both + both.mT) / 2)
+        # Directions without variance, and those in which a learned score's is negative, are left out.
+        values = torch.where(values > 1e-9 * values[:, -1:], values, torch.inf)
+        factors = values.rsqrt()[..., None] * vectors.mT @ float64(rows).flatten(2)
+        images = linear(factors.to(x).view_as(rows).flatten(0, 1))
+    return denoised.detach(), factors, float64(images).view(*factors.shape[:2], -1)
+
+
+def evidence(
+    residual: Float[Tensor, "b m"], images: Float[Tensor, "b k m"]
+) -> tuple[Float[Tensor, "b"], Float[Tensor, "b k k"], Float[Tensor, "b k 1"]]:
+    """Log N(r; 0, I + EᵀE) but for a constant; the Cholesky factor L of I + EEᵀ; and L⁻¹E r."""
+    factor = torch.linalg.cholesky(images @ images.mT + torch.eye(images.shape[1], device=images.device))
+    solved = torch.linalg.solve_triangular(factor, images @ residual[..., None], upper=False)
+    log = (solved.square().sum((1, 2)) - residual.square().sum(1)) / 2
+    return log - factor.diagonal(dim1=1, dim2=2).log().sum(1), factor, solved
+
+
+def systematic(weights: Float[Tensor, "p n"], count: int, generator: torch.Generator) -> Int64[Tensor, "p count"]:
+    """``count`` particles of each population by their weights, with as little chance as can be (Kitagawa 1996)."""
+    first = torch.rand(len(weights), 1, generator=generator, device=generator.device).to(weights)
+    places = (first + torch.arange(count, device=weights.device)) / count
+    return torch.searchsorted(weights.cumsum(1), places).clamp(max=weights.shape[1] - 1)
+
+
+@torch.no_grad()
+def particles(
+    score: Score,
+    observation: Observation,
+    x: Float[Tensor, "b *d"],
+    sigmas: Float[Tensor, "levels"],
+    *,
+    draws: int,
+    generator: torch.Generator,
+) -> Iterator[tuple[float, Tensor, float]]:
+    """Sequential Monte Carlo down the noise levels: σ, the particles, and their mean effective sample size, at each.
+
+    Twisted diffusion sampling (Wu et al. 2023, arXiv:2306.17775), whose twist p_σ(y | x) is moment matching's.  A step
+    draws x₀ from its Gaussian given x and y, and x' from N(x + a(x₀ − x), a σ'²), a = 1 − σ'²/σ² (Ho et al. 2020).  Its
+    weight is the evidence p(y | x') there, over what that Gaussian has expected it to be.  For a Gaussian prior of up
+    to ``WHOLE`` numbers all weights are equal; for any prior, answers tend to the exact ones as particles and levels
+    become many.
+
+    ``observation``: a measurement for each population.
+    ``x``: populations of one size, one after the other, from p_σ at the first of the ``sigmas``.
+    ``draws``: how many samples are taken of each population at the end.
+    """
+    std, populations, population = observation.noise_std, len(observation.y), len(x) // len(observation.y)
+    y = observation.y.repeat_interleave(population, 0)
+    predicted, logs = x.new_zeros(()), float64(x.new_zeros(populations, population))
+    earlier, height = x, math.inf
+    for sigma, following in pairwise([*sigmas.tolist(), 0.0]):
+        denoised, factors, images = local_gaussian(score, observation.measure, x, sigma)
+        if not bool(denoised.isfinite().all()):
+            yield sigma, denoised, 0.0
+            return
+        residual, images = float64(y - observation.measure(denoised)).flatten(1) / std, images / std
+        log, factor, solved = evidence(residual, images)
+        logs = logs + (log - predicted.to(log)).view_as(logs)
+        weights = logs.softmax(1)
+        effective = 1 / weights.square().sum(1)
+
+        # At the end all are drawn by their weights; before, only where these have become uneven.
+        worn = (effective < population / 2)[:, None] | (following == 0)
+        places = torch.arange(population if following else draws, device=weights.device)
+        chosen = torch.where(worn, systematic(weights, len(places), generator), places)
+        logs = torch.where(worn, 0.0, logs)
+        chosen = (chosen + population * torch.arange(populations, device=weights.device)[:, None]).flatten()
+        state = (x, earlier, denoised, residual, factors, images, factor, solved)
+        x, earlier, denoised, residual, factors, images, factor, solved = (part[chosen] for part in state)
+
+        # Where nothing is seen of x₀'s covariance, D is extrapolated instead, as by dpmpp-sde.
+        change, basis = float64(denoised - earlier).flatten(1)[..., None], torch.linalg.qr(factors.mT).Q
+        fall = math.log(sigma / following) if following else 0.0
+        ahead = fall / (2 * height) * (change - basis @ (basis.mT @ change))[..., 0]
+        earlier, height = denoised, fall
+
+        z = float64(torch.randn(solved.shape, generator=generator, device=x.device))
+        move = (factors.mT @ torch.linalg.solve_triangular(factor.mT, solved + z, upper=True))[..., 0]
+        share = 1 - (following / sigma) ** 2
+        z = float64(torch.randn(move.shape, generator=generator, device=x.device))
+        step = share * move + following * share**0.5 * z
+        x = x + share * (denoised - x) + (step + share * ahead).view_as(x).to(x)
+        yield following, x, float(effective.mean())
+        if following:  # what the step alone tells of x₀, and so of y
+            _, factor, solved = evidence(step / (following * share**0.5), share**0.5 / following * factors)
+            seen = torch.linalg.solve_triangular(factor, images, upper=False)
+            predicted = evidence(residual - (seen.mT @ solved)[..., 0], seen)[0]
 
 
 def replacement(

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import math
 import reprlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,8 @@ from ncsn.data.images import Images
 from ncsn.data.pixels import Depth
 from ncsn.likelihood import LogDensities, joined, log_prob
 from ncsn.machine import hardware
-from ncsn.problems import Measurement
-from ncsn.samplers import NonFiniteSampleError, Sampling, Step, encode, slerp
+from ncsn.problems import Measurement, Observation
+from ncsn.samplers import METHODS, NonFiniteSampleError, Sampling, Step, encode, slerp
 from ncsn.score import (
     EDM,
     Counted,
@@ -33,6 +33,7 @@ from ncsn.score import (
     Scaled,
     Score,
     ScoreModel,
+    Sigma,
     batched,
     conditioned,
     even,
@@ -54,9 +55,11 @@ PRECONDITIONINGS: dict[PreconditioningName, Preconditioning] = {
     "plain": Plain(),
 }
 
-Condition = Callable[[Score, int, torch.Generator], Score]
+Condition = Callable[[Score, int, torch.Generator | None], Score]
 """(the prior's score, how many examples, randomness) → the posterior's score for as many."""
 CPU = torch.device("cpu")
+# Where a posterior has particles by default: in examples of so many numbers, each measured one a backward pass.
+SMALL = 64
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
 
 
@@ -246,13 +249,19 @@ class Steps(Iterator[Step]):
     """The states of samples on their way out of the noise, as they come; ``len`` of it is how many there will be.
 
     ``sampling``: how they are drawn.  ``nfe``, ``guide_nfe``: how often the network and its guide have been evaluated
-    so far, for each sample.
+    so far, for each sample; ``backward``: backward passes through the network.
+    ``particles``: of a posterior, in a population; 1 is none.  ``effective``: the smallest effective sample size so
+    far, the mean of all populations.  ``disagreeing``: samples more than 5 noise_std off what was measured, at the end.
     """
 
     states: Iterator[Step]
     sampling: Sampling
     networks: list[Counted]
     guides: list[Counted]
+    particles: int = 1
+    per_sample: float = 1.0
+    effective: float = math.inf
+    disagreeing: int = 0
 
     def __len__(self) -> int:
         """How many states there will be."""
@@ -265,7 +274,12 @@ class Steps(Iterator[Step]):
     @property
     def nfe(self) -> int:
         """Evaluations of the network so far."""
-        return sum(network.nfe for network in self.networks)
+        return round(self.per_sample * sum(network.nfe for network in self.networks))
+
+    @property
+    def backward(self) -> int:
+        """Backward passes through the network so far."""
+        return round(self.per_sample * sum(network.backward for network in self.networks))
 
     @property
     def guide_nfe(self) -> int:
@@ -279,7 +293,7 @@ class Drawn:
 
     ``samples`` (n, *d): in the units of the data.  ``path``: the first few of them on their way, if asked for.
     ``sampling``: how they were drawn.  ``nfe``, ``guide_nfe``: evaluations, for each sample, of the network and of the
-    guide that it is moved away from.
+    guide that it is moved away from.  ``backward``, ``particles``, ``effective``: as for ``Steps``.
     """
 
     samples: Float[Tensor, "n *d"]
@@ -288,6 +302,9 @@ class Drawn:
     nfe: int
     guide_nfe: int
     seconds: float
+    backward: int = 0
+    particles: int = 1
+    effective: float = math.inf
 
     @property
     def cost(self) -> str:
@@ -305,12 +322,14 @@ def cost(n: int, sampler: str, nfe: int, guide_nfe: int, seconds: float) -> str:
 class Run:
     """A score, and what is known about it: how to sample it, its guide, its units, its folder.
 
-    ``score``: ∇ₓ log p_σ(x), for whatever takes a ``Score``: a trained ``ScoreModel``, or any other.
+    ``score``: ∇ₓ log p_σ(x), for whatever takes a ``Score``: a trained ``ScoreModel``, or any other; of a posterior the
+    posterior's, and ``prior`` is the one that it was made of.
     ``recipe``: how its model is built, and how it is sampled.  ``guide``: a worse score that samples move away from.
     ``units``: where the user's data has others than the score: there ``sample``, ``steps``, ``posterior`` and
     ``log_prob`` speak the user's, and ``score`` its own, in which every coordinate has mean 0 and standard deviation 1.
     ``folder``: where it was loaded from.  ``experiment``, ``settings``: what trained it, and how.
-    ``origin``: the images that it has learned from.  ``condition``: what makes it the posterior given a measurement.
+    ``origin``: the images that it has learned from.  ``condition``: what makes it the posterior given a measurement,
+    the ``observation``.
     """
 
     score: Score
@@ -323,6 +342,26 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)
     origin: Origin | None = None
     condition: Condition | None = None
+    observation: Observation | None = None
+    prior: Score | None = None
+
+    @classmethod
+    def of(cls, score: Score, shape: tuple[int, ...], *, sigma_max: float, sigma_min: float) -> "Run":
+        """The run of any score: an exact one, somebody else's model, a function.
+
+        ``shape``: of one example.  ``sigma_max``, ``sigma_min``: the noise levels that it is sampled between.
+        Raises ValueError for noise levels out of range.
+        """
+        levels = METHODS["dpmpp-sde"].suited(sigma_max, sigma_min)
+        sampling = Sampling(
+            sigma_max=sigma_max,
+            sigma_min=sigma_min,
+            sampler="dpmpp-sde",
+            levels=levels,
+            steps=1,
+            eps=sigma_min**2 / 2,
+        )
+        return cls(score=score, recipe=Recipe(network="none", arguments={}, shape=shape, sampling=sampling))
 
     @property
     def model(self) -> ScoreModel:
@@ -354,7 +393,7 @@ class Run:
     def to(self, device: str | torch.device) -> "Run":
         """The same run on another device: auto, cpu, cuda or mps.  Raises ValueError if there is no such here."""
         chosen = hardware.choose_device(str(device))
-        for score in (self.score, self.guide):
+        for score in (self.score, self.guide, self.prior):
             if isinstance(score, ScoreModel):
                 # 256 levels of a pixel survive bfloat16; points would lose digits.
                 fast = hardware.autocast_of(hardware.choose_precision("auto", chosen))
@@ -375,6 +414,7 @@ class Run:
         label: Label | None = None,
         batch_size: int = 500,
         start: Float[Tensor, "n *d"] | None = None,
+        particles: int | None = None,
     ) -> Steps:
         """The states of ``n`` samples on their way out of the noise: ``step.sigma``, ``step.x``; the last are samples.
 
@@ -387,6 +427,10 @@ class Run:
         classes together; by default any, where shares are known, but none for a posterior.
         ``batch_size``: how many samples the network sees at a time, at most.  ``start``: where to begin instead of in
         noise, in the score's units.
+        ``particles``: how many of them a population has whose weights make a posterior right (``ncsn.problems``): one
+        population for all samples of one measurement, never smaller than they are many, or one for each of several
+        measurements.  1 is moment matching alone.  By default 1,000, or 16 for each of several, for examples of up to
+        64 numbers, fewer where more than 16 are measured; 1 for larger examples, other samplers, and with guidance.
         Raises ValueError for what the run cannot do.
         """
         if n < 1 or batch_size < 1:
@@ -395,34 +439,82 @@ class Run:
             sampler=sampler, levels=levels, steps=steps, eps=eps, guidance=guidance, guide=guide
         )
         generator = generator_of(seed, self.device)
-        size = even(n, batch_size)
         labels = self.labels(label, n, generator)
         sampling = self.guidance(sampling, labels, weight=guidance, guide=guide)
         if levels is None:
             sampling = sampling.limited
-        networks, guides = [Counted(batched(self.score, size, labels))], list[Counted]()
+        alike = labels is None or bool((labels == labels[0]).all())
+        free = start is None and sampling.sampler == "dpmpp-sde" and sampling.guidance == 1
+        shared, particles = self.population(n, particles, alike=alike, free=free)
+        count = n if particles == 1 else particles if shared else n * particles
+        if labels is not None and count != n:
+            labels = labels[:1].expand(count) if shared else labels.repeat_interleave(particles)
+        size, prior = even(count, batch_size), self.score if self.prior is None else self.prior
+        networks, guides = [Counted(batched(prior, size, labels))], list[Counted]()
         if sampling.guidance != 1 and sampling.guide == "unconditional":
-            networks.append(Counted(batched(self.score, size)))
+            networks.append(Counted(batched(prior, size)))
         elif sampling.guidance != 1 and self.guide is not None:
             known = labels if isinstance(self.guide, ScoreModel) and self.guide.classes else None
             guides.append(Counted(batched(self.guide, size, known)))
 
-        def states() -> Iterator[Step]:
+        def follow() -> Iterator[Step]:
             score: Score = networks[0]
             for other in (*networks[1:], *guides):
                 score = guided(score, other, sampling.guidance, between=sampling.guided_between)
-            noise = sampling.start(self.means(labels), n, generator=generator) if start is None else start
-            if self.condition is not None:
+            noise = sampling.start(self.means(labels), count, generator=generator) if start is None else start
+            noise = noise.to(self.device)
+            if self.condition is not None and particles == 1:
                 score = self.condition(score, n, generator)
-            for sigma, x in sampling.follow(score, noise.to(self.device), generator=generator):
+            if self.observation is None or particles == 1:
+                yield from sampling.follow(score, noise, generator=generator)
+                return
+            observation = replace(self.observation, y=one_for_each(self.observation.y, 1 if shared else n))
+            ladder, draws = sampling.ladder(device=self.device), n if shared else 1
+            states = problems.particles(score, observation, noise, ladder, draws=draws, generator=generator)
+            for sigma, x, effective in states:
+                result.effective = min(result.effective, effective)
+                yield Step(sigma, x[:: len(x) // n][:n])
+
+        def states() -> Iterator[Step]:
+            for sigma, x in follow():
                 if not bool(x.isfinite().all()):
                     raise NonFiniteSampleError(
                         f"samples are not finite from noise level {sigma:.4g} on, by {sampling.sampler} on "
                         f"{sampling.count} levels, step size {sampling.eps:g}, guidance {sampling.guidance:g}"
                     )
+                if sigma == 0 and self.observation is not None:
+                    result.disagreeing = self.observation.disagreeing(x)
+                    if result.disagreeing:
+                        off = f"{result.disagreeing} of {n} samples"
+                        hardware.say(f"{off} disagree with the measurement by more than 5 noise_std")
                 yield Step(sigma, x if self.units is None else self.units.restore(x))
 
-        return Steps(states(), sampling, networks, guides)
+        if self.observation is not None and particles == 1:
+            self.observation.check(sampling.sigma_min, self.recipe.shape)
+        result = Steps(states(), sampling, networks, guides, particles, count / n)
+        return result
+
+    def population(self, n: int, particles: int | None, *, alike: bool, free: bool) -> tuple[bool, int]:
+        """Whether all of ``n`` samples of a posterior share one population, and how many particles one has.
+
+        ``particles``: as for ``steps``.  ``alike``: whether all samples are of one class.  ``free``: whether the way
+        down can be one of particles: by dpmpp-sde, unguided, from noise.
+        Raises ValueError for particles of what has none.
+        """
+        if self.observation is None or not free:
+            if particles not in (None, 1):
+                raise ValueError(
+                    f"particles is {particles}; only a posterior by dpmpp-sde has them, unguided, from noise"
+                )
+            return False, 1
+        shared, size = alike and len(self.observation.y) == 1, math.prod(self.recipe.shape)
+        if particles is None:
+            rows = min(size, max(problems.WHOLE, self.observation.y[0].numel()))
+            most = (1000 if rows <= 16 else 250) if shared else min(16, max(4, 2**24 // (n * rows * size)))
+            particles = most if size <= SMALL else 1
+        if particles < 1:
+            raise ValueError(f"particles is {particles}; at least 1 is needed")
+        return shared, max(n, particles) if shared and particles > 1 else particles
 
     def guidance(
         self, sampling: Sampling, labels: Tensor | None, *, weight: float | None, guide: GuideName | None
@@ -477,7 +569,7 @@ class Run:
     def digest(self) -> str:
         """A sha256 of all that samples are made of: the recipe, the weights, the guide's, and the units."""
         found = hashlib.sha256(repr(self.recipe).encode())
-        for score in (self.score, self.guide):
+        for score in (self.score, self.guide, self.prior):
             for name, tensor in score.state_dict().items() if isinstance(score, nn.Module) else ():
                 found.update(name.encode() + tensor.cpu().numpy().tobytes())
         if self.units is not None:
@@ -521,51 +613,73 @@ class Run:
         What it makes of nothing but noise: the denoised middle at σ_max, off MNIST's means by 0.4 where σ_max is 10.
         """
         middle = torch.zeros(1, *self.recipe.shape, device=self.device)
-        score, which = self.score, torch.zeros(1, dtype=torch.long, device=self.device)
+        prior = self.score if self.prior is None else self.prior
+        score, which = prior, torch.zeros(1, dtype=torch.long, device=self.device)
         if labels is not None:
             classes, which = torch.unique(labels, return_inverse=True)
-            middle, score = middle.repeat(len(classes), *[1] * len(self.recipe.shape)), conditioned(self.score, classes)
+            middle, score = middle.repeat(len(classes), *[1] * len(self.recipe.shape)), conditioned(prior, classes)
         with hardware.nothing_compiled():
             return tweedie(score, middle, self.recipe.sampling.sigma_max)[which]
 
     def posterior(
-        self, measure: Measurement, y: Tensor | np.ndarray, *, noise_std: float | Tensor, solver_steps: int = 3
+        self,
+        measure: Measurement,
+        y: Tensor | np.ndarray | Sequence[Any] | float,
+        *,
+        noise_std: Tensor | np.ndarray | Sequence[float] | float,
+        solver_steps: int = 3,
     ) -> "Run":
         """The run of the posterior p(x | y): what may have been measured as ``y``, sampled in the same way.
 
-        y = A x + n with n ~ N(0, σ_y²).  ``measure``: A, a linear function of a batch of examples, (b, *d) → (b, *m).
-        ``y``: one measurement (*m), for any number of samples, or one for each sample, (n, *m).  ``noise_std``: σ_y > 0
-        in the units of y, one number or a tensor that broadcasts against y.  ``solver_steps``: see
-        ``ncsn.problems.posterior``.
-        Raises ValueError for a ``y`` that is no measurement, and for noise that is not positive.
+        y = A x + n with n ~ N(0, σ_y²).  ``measure``: A, a linear function of a batch of examples, (b, *d) → (b, *m),
+        or one with a constant added.  ``y``: one measurement (*m), for any number of samples, or one for each sample,
+        (n, *m).  ``noise_std``: σ_y > 0 in the units of y, one number or as many as broadcast against y.
+        ``solver_steps``: of moment matching, see ``ncsn.problems.posterior``.
+        Raises ValueError for a ``y`` that is no measurement, for noise that is not positive, for A that is not linear,
+        and if the run is a posterior already.
         """
-        zero = torch.zeros(1, *self.recipe.shape, device=self.device)
-        y = torch.as_tensor(y, dtype=zero.dtype, device=zero.device)
-        units = {} if self.units is None else {"shift": self.units.shift, "scale": self.units.scale}
-        linear, target, noise = problems.standardised(measure, y, noise_std, example=zero, **units)
+        zero = torch.zeros(self.recipe.shape, device=self.device)
+        shift, scale = (
+            (zero, zero + 1) if self.units is None else (self.units.shift.to(zero), self.units.scale.to(zero))
+        )
+        target, noise = (torch.as_tensor(value, dtype=zero.dtype, device=self.device) for value in (y, noise_std))
+        observation = Observation.of(measure, target, noise, shift, scale)
 
-        def condition(score: Score, n: int, generator: torch.Generator) -> Score:
-            return problems.posterior(score, linear, one_for_each(target, n), noise, steps=solver_steps)
+        def condition(score: Score, n: int, generator: torch.Generator | None = None) -> Score:
+            target = one_for_each(observation.y, n)
+            return problems.posterior(score, observation.measure, target, observation.noise_std, steps=solver_steps)
 
         # Twice the usual levels, unguided: the posterior's score is rougher than the prior's, and must be a score.
         sampling = self.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0)
         sampling = sampling.but(levels=2 * sampling.method.suited(sampling.sigma_max, sampling.sigma_min))
-        return replace(self, condition=condition, recipe=replace(self.recipe, sampling=sampling))
+        return replace(self.conditioned(condition, sampling), observation=observation)
 
-    def replacement(self, known: Bool[Tensor, "*d"], y: Float[Tensor, "..."]) -> "Run":
+    def replacement(self, known: Bool[Tensor, "*d"] | np.ndarray, y: Tensor | np.ndarray | Sequence[Any]) -> "Run":
         """The run that fills in what is not ``known`` of ``y``, as the paper does; by annealed Langevin dynamics.
 
         See ``ncsn.problems.replacement``.  ``y``: one example, or one for each sample; what is not known is ignored.
+        Raises ValueError if the run is a posterior already.
         """
-        target = y.to(self.device) if self.units is None else self.units.standardise(y.to(self.device))
+        target, mask = torch.as_tensor(y, device=self.device), torch.as_tensor(known, device=self.device)
+        target = target if self.units is None else self.units.standardise(target)
         target = target[None] if target.ndim == len(self.recipe.shape) else target
-        mask = known.to(self.device)
 
-        def condition(score: Score, n: int, generator: torch.Generator) -> Score:
+        def condition(score: Score, n: int, generator: torch.Generator | None = None) -> Score:
             return problems.replacement(score, mask, one_for_each(target, n), generator=generator)
 
-        sampling = self.recipe.sampling.but(sampler="annealed", guidance=1.0)
-        return replace(self, condition=condition, recipe=replace(self.recipe, sampling=sampling))
+        return self.conditioned(condition, self.recipe.sampling.but(sampler="annealed", guidance=1.0))
+
+    def conditioned(self, condition: Condition, sampling: Sampling) -> "Run":
+        """The run of a posterior.  Raises ValueError if the run is one already."""
+        if self.condition is not None:
+            raise ValueError("the run is a posterior already; measure everything at once, and ask the prior's run")
+        prior = self.score
+
+        def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
+            return condition(prior, len(x), None)(x, sigma)
+
+        recipe = replace(self.recipe, sampling=sampling)
+        return replace(self, score=score, prior=prior, condition=condition, recipe=recipe)
 
     def log_prob(self, x: Tensor | np.ndarray, **how: Any) -> Float[Tensor, "b"]:
         """Log p(x) in nats, in the units of the data.  ``how`` and errors: as for ``likelihood``."""
@@ -638,9 +752,12 @@ class Run:
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the run into a folder of its own, for ``ncsn.load`` and the command ``ncsn``.
 
-        Raises ValueError if another run is there and ``overwrite`` is not given, if the score is no ScoreModel, or if
-        its guide is of another size than its own, and not the one of the folder that it was loaded from.
+        Raises ValueError if another run is there and ``overwrite`` is not given, if the score is no ScoreModel, as that
+        of a posterior, or if its guide is of another size than its own, and not the one of the folder that it was
+        loaded from.
         """
+        if self.condition is not None:
+            raise ValueError("a posterior is no network, and not saved; save the run that it was made of")
         parts = {Path(folder): (self.model, self.recipe)}
         if self.guide is not None:
             guide, recipe = replace(self, score=self.guide).model, self.recipe

@@ -134,15 +134,22 @@ def guided(score: Score, guide: Score, weight: float, *, between: tuple[float, f
 
 
 class Counted:
-    """The same score, counting in ``nfe`` how often it was evaluated: what a sampler costs, in network evaluations."""
+    """The same score, counting what a sampler costs: ``nfe`` evaluations, and ``backward`` passes through them."""
 
     def __init__(self, score: Callable[..., Tensor]) -> None:
-        self.score, self.nfe = score, 0
+        self.score, self.nfe, self.backward = score, 0, 0
 
     def __call__(self, x: Float[Tensor, "b *d"], sigma: Sigma, /, *label: Tensor) -> Float[Tensor, "b *d"]:
         """The score, once more."""
         self.nfe += 1
-        return self.score(x, sigma, *label)
+        value = self.score(x, sigma, *label)
+        if value.requires_grad:
+            value.register_hook(self.count)  # type: ignore[no-untyped-call]
+        return value
+
+    def count(self, _gradient: Tensor) -> None:
+        """One backward pass more."""
+        self.backward += 1
 
 
 @runtime_checkable

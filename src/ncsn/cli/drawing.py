@@ -64,6 +64,9 @@ def drawn(steps: "Steps", samples: "Tensor", path: "list[Step]", seconds: float)
         nfe=steps.nfe,
         guide_nfe=steps.guide_nfe,
         seconds=seconds,
+        backward=steps.backward,
+        particles=steps.particles,
+        effective=steps.effective,
     )
 
 

@@ -37,6 +37,9 @@ class Problem(RunOptions):
         levels: Noise levels that sampling descends; by default twice as many as suit the default sampler, or 100 for
             replacement.
         solver_steps: Steps of conjugate gradients at each of them.
+        particles: How many particles compete for the samples, so that these follow the posterior itself; each takes a
+            backward pass for each number that is measured, at each level. By default 1 for more than 64 pixels, which
+            is the approximation alone.
         out: Where to draw the measurement, the posterior's mean and standard deviation, and its samples.
         overwrite: Replace an existing file.
     """
@@ -48,6 +51,7 @@ class Problem(RunOptions):
     noise: Noise = 0.05
     levels: Levels | None = None
     solver_steps: Annotated[int, Interval(ge=1, le=1000)] = 3
+    particles: Annotated[int, Interval(ge=1, le=100_000)] | None = None
     seed: Seed = 0
     out: Path = Path("picture.png")
     overwrite: bool = False
@@ -104,13 +108,18 @@ class Problem(RunOptions):
             truth, y = image, measure(image[None])
             y = y + self.noise * torch.randn(y.shape, generator=generator)
         seed = generator if run.device.type == "cpu" else self.seed
-        drawn = drawing.draw(self.posterior(run, y, shape), self.n, seed=seed, levels=self.levels)
+        posterior = self.posterior(run, y, shape)
+        drawn = drawing.draw(posterior, self.n, seed=seed, levels=self.levels, particles=self.particles)
         guess, x = self.shown(y, shape)[0], drawn.samples
         plots.posterior_page(truth, guess, x, self.out)
-        quality = ""
+        quality = f", {drawn.backward} backward passes each" if drawn.backward else ""
+        if drawn.particles > 1:
+            quality += f"; {drawn.particles} particles, effective sample size {drawn.effective:.0f}"
+        elif posterior.observation is not None:
+            quality += "; approximate where several answers compete (moment matching)"
         if truth is not None:
             mean, sample, raw = (metrics.psnr(answer, truth) for answer in (x.mean(0), x[0], guess))
-            quality = f"; PSNR of the posterior's mean {mean:.1f} dB, of a sample {sample:.1f} dB"
+            quality += f"; PSNR of the posterior's mean {mean:.1f} dB, of a sample {sample:.1f} dB"
             quality += f", of the measurement {raw:.1f} dB"
         print(f"{self.out}: {drawn.cost}{quality}")
 
@@ -159,9 +168,9 @@ class Inpaint(Problem):
 
     def shown(self, y: "Tensor", shape: Shape) -> "Tensor":
         """The known pixels, and their mean elsewhere."""
-        from ncsn.problems import mean_filled
-
-        return mean_filled(self.known(shape), y)
+        images = y.mean(1)[:, None, None, None].repeat(1, *shape)
+        images[:, self.known(shape)] = y
+        return images
 
     def posterior(self, run: "Run", y: "Tensor", shape: Shape) -> "Run":
         """By either method."""
