@@ -315,14 +315,14 @@ class Info(RunOptions):
         elif run.guide is None:
             guide = "none"
         else:
-            guide = f"{sampling.guidance:g}, by a guide of {run.guide_parameters:,} weights"
+            guide = f"{sampling.guidance:g}, by a guide of {replace(run, score=run.guide).parameters:,} weights"
         results = storage.read_results(folder)
         rows = {
             "run": self.run,
             "experiment": run.experiment,
             "network": f"{recipe.network}({pairs(recipe.arguments)}), {run.parameters:,} weights",
             "data": f"shape {recipe.shape}, mean {model.data_mean.mean():.4g}, std {model.data_std:.4g}",
-            "classes": recipe.named if recipe.classes else "none",
+            "classes": ", ".join(recipe.shares) or recipe.classes or "none",
             "noise": f"σ from {sampling.sigma_max:g} to {sampling.sigma_min:g}",
             "sampler": f"{sampling.sampler} on {sampling.count} noise levels, {sampling.nfe} evaluations",
             "guidance": guide,

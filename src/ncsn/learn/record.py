@@ -25,7 +25,7 @@ from ncsn.learn.settings import Images, Job, ResolvedImages, Toy, given_ones, re
 from ncsn.machine import distributed, hardware
 from ncsn.machine.distributed import ALONE, Group
 from ncsn.machine.interrupts import Stopped, deferred
-from ncsn.run import Drawn, Recipe, plain, read_config, read_settings, write_config, write_model
+from ncsn.run import Drawn, Recipe, plain, read_config, write_config, write_model
 from ncsn.training import NonFiniteLossError, Progress, Row, State
 from ncsn.validation import validated
 
@@ -273,7 +273,7 @@ def led(given: Images, folder: Path) -> tuple[Pictures, Images, Origin]:
         pictures = load_images(given.dataset, given.job.data_dir, reading=given.reading)
         return pictures, given, Origin.of(given.dataset, given.job.data_dir, given.reading, pictures)
     free = ("minutes", "steps", "compile", "accumulate")
-    settings = recalled(given, ResolvedImages, folder, read_settings(folder, "images"), free=free)
+    settings = recalled(given, ResolvedImages, folder, read_config(folder).settings, free=free)
     origin = read_config(folder).data
     if origin is None:
         raise ValueError(f"{folder / 'config.json'} does not say which images the run has learned from")
@@ -290,5 +290,5 @@ def opened_toy(given: Toy) -> tuple[Toy, Record]:
     """
     folder = given.job.out or Path("runs") / f"toy-{given.generator}"
     if given.job.resume and storage.begun(folder):
-        given = recalled(given, Toy, folder, read_settings(folder, "toy"))
+        given = recalled(given, Toy, folder, read_config(folder).settings)
     return given, Record(folder, given)
