@@ -52,6 +52,7 @@ from .score import ScoreModel as ScoreModel
 from .score import guided as guided
 from .score import tweedie as tweedie
 from .training import Budget as Budget
+from .training import Progress as Progress
 from .training import State as State
 from .training import muon_and_adam as muon_and_adam
 from .training import train as train
