@@ -1,4 +1,10 @@
-"""A run: what a training leaves, and all that can be done with it."""
+"""A run: what a training leaves, and all that can be done with it.
+
+``config.json``              what made the run, the settings that it was started with, its ``Recipe``, and its data
+``model.safetensors``        the averaged weights, with the data's mean and std, and their sha256
+``checkpoint.pt``            the whole training state, to resume from (``training.State``); it ends in its sha256
+``guide/``                   another run, of a smaller network that sampling moves away from; if there is one
+"""
 
 import copy
 import hashlib
@@ -209,7 +215,7 @@ class Run:
 
     ``score``: ∇ₓ log p_σ(x), for whatever takes a ``Score``: a trained ``ScoreModel``, or any other.
     ``recipe``: how its model is built, and how it is sampled.  ``guide``: a worse score that samples move away from.
-    ``guide_recipe``: how that one's model is built.
+    ``guide_recipe``: how that one's model is built, if not as this one.
     ``units``: where the user's data has others than the score: there ``sample``, ``steps``, ``posterior`` and
     ``log_prob`` speak the user's, and ``score`` its own, in which every coordinate has mean 0 and standard deviation 1.
     ``folder``: where it was loaded from.  ``experiment``, ``settings``: what trained it, and how.
@@ -536,18 +542,19 @@ class Run:
         """Write the run into a folder of its own, for ``ncsn.load`` and the command ``ncsn``.
 
         Raises ValueError if another run is there and ``overwrite`` is not given, if the score is no ScoreModel, or if
-        there is a guide without a recipe.
+        the guide is of another size and has no recipe.
         """
-        parts = {Path(folder): (self.model, self.recipe)}
+        parts = [(Path(folder), self, self.model)]
         if self.guide is not None:
-            if self.guide_recipe is None:
-                raise ValueError("the run does not say how its guide is built; give guide_recipe")
-            parts[Path(folder) / "guide"] = replace(self, score=self.guide).model, self.guide_recipe
+            guide = replace(self, score=self.guide, recipe=self.guide_recipe or self.recipe)
+            if self.guide_recipe is None and guide.parameters != self.parameters:
+                raise ValueError("the guide is another network than the run's; give guide_recipe, how it is built")
+            parts.append((Path(folder) / "guide", guide, guide.model))
         with storage.claim(Path(folder), overwrite=overwrite):
-            for place, (model, recipe) in parts.items():
+            for place, run, model in parts:
                 place.mkdir(exist_ok=True)
-                write_model(place, model, self.units)
-                write_config(place, self.experiment, self.settings, recipe, self.origin)
+                write_model(place, model, run.units)
+                write_config(place, run.experiment, run.settings, run.recipe, run.origin)
 
 
 def plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -656,5 +663,5 @@ def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = N
     if storage.begun(folder / "guide"):
         guide_recipe = read_config(folder / "guide").recipe
         guide, _ = read_model(folder / "guide", guide_recipe)
-    run = Run(score=model, recipe=config.recipe, guide=guide, guide_recipe=guide_recipe, units=units, folder=folder)
-    return replace(run, experiment=config.experiment, settings=config.settings, origin=config.data).to(device)
+    loaded = Run(score=model, recipe=config.recipe, guide=guide, guide_recipe=guide_recipe, units=units, folder=folder)
+    return replace(loaded, experiment=config.experiment, settings=config.settings, origin=config.data).to(device)

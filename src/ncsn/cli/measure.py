@@ -15,7 +15,7 @@ from ncsn.cli import console, drawing
 from ncsn.cli.options import SAMPLING_OPTIONS, RunOptions, SamplingOptions, check_suffix
 from ncsn.data.reading import Reading
 from ncsn.learn.settings import given_ones
-from ncsn.validation import Count, DeviceName, NoiseLevel, Seed, check_ranges
+from ncsn.validation import Count, DeviceName, NoiseLevel, Seed, check_ranges, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -316,7 +316,8 @@ class Info(RunOptions):
             guide = "none"
         else:
             guide = f"{sampling.guidance:g}, by a guide of {replace(run, score=run.guide).parameters:,} weights"
-        results = storage.read_results(folder)
+        path = folder / "metrics.json"
+        results = read_json(path) if path.is_file() else {}
         rows = {
             "run": self.run,
             "experiment": run.experiment,

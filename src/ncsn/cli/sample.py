@@ -1,7 +1,7 @@
 """``ncsn sample`` and ``ncsn interpolate``: samples of a run, and walks between them."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,8 +107,6 @@ class Sample(SamplingOptions, RunOptions):
 
     def fill(self, stream: "Stream", run: "Run", group: "Group") -> str:
         """Draw what is not there yet, block by block; returns what that cost."""
-        from ncsn.run import cost
-
         before, seconds, spent = stream.done, 0.0, ""
         group.share(str(before).encode())
         if before:
@@ -118,7 +116,7 @@ class Sample(SamplingOptions, RunOptions):
                 x = drawn.samples
                 stream.write(run.recipe.depth.restored(x) if run.recipe.images else x.numpy())
                 seconds += drawn.seconds
-                spent = cost(stream.done - before, drawn.sampling.sampler, drawn.nfe, drawn.guide_nfe, seconds)
+                spent = replace(drawn, samples=x[:1].expand(stream.done - before, *x.shape[1:]), seconds=seconds).cost
         except KeyboardInterrupt as error:
             if stream.done:
                 console.stopped(error, f" at {stream.done:,} of {self.n:,} samples; the same command goes on")

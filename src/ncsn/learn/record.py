@@ -157,7 +157,8 @@ class Record:
             self.group.share(checkpoint.read_bytes())
         rows = self.path("metrics.jsonl")
         if not part and rows.exists():
-            self.rows = storage.trim_rows(rows, state.step, lambda row: validated(Row, row, str(rows)))
+            lines = [validated(Row, json.loads(line), str(rows)) for line in rows.read_bytes().splitlines()]
+            self.rows = [row for row in lines if row.step <= state.step]
 
     def save(self, state: State, part: str = "") -> None:
         """Write a checkpoint and the averaged weights, if there is a folder."""
@@ -169,7 +170,8 @@ class Record:
         """Keep a row, and write it down."""
         self.rows.append(row)
         if self.writes:
-            storage.append(self.path("metrics.jsonl"), json.dumps(asdict(row)))
+            with storage.atomic(self.path("metrics.jsonl")) as temporary:
+                temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in self.rows))
 
     def watch(
         self, progress: Iterable[Progress], state: State, *, part: str = "", what: str = "training"
@@ -251,8 +253,6 @@ def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
     folder = given.job.out or Path("runs") / short_name(given.dataset)
     job = replace(given.job, out=folder)
     if group.leads:
-        if storage.begun_by_this_job(folder):
-            job = replace(job, resume=True, overwrite=False)
         storage.check(folder, overwrite=job.overwrite, resume=job.resume)
         pictures, settings, origin = led(replace(given, job=job), folder)
         settings = rules.resolve(settings, pictures, hardware.choose_device(job.device))
