@@ -337,17 +337,16 @@ class Run:
         Where the run's own weight is meant for a guide that there is not, not at all.
         Raises ValueError if a guide is asked for that there is not, a weight without any, or a guide without a weight.
         """
-        smaller, known = self.guide is not None, labels is not None
-        if guide is None and known and not smaller:
+        there = {"smaller": self.guide is not None, "unconditional": labels is not None}
+        if guide is None and there["unconditional"] and not there["smaller"]:
             sampling = replace(sampling, guide="unconditional")
-        if known if sampling.guide == "unconditional" else smaller:
-            if guide is not None and sampling.guidance == 1:
-                raise ValueError(f"guide is {guide}, but guidance is 1, at which {sampling.sampler} asks no guide")
-            return sampling
-        if guide is not None or weight not in (None, 1):
-            why = "samples of no class have no other score" if smaller else "the run has no smaller network"
-            raise ValueError(f"guide is {sampling.guide}, but {why}")
-        return replace(sampling, guidance=1.0)
+        if not there[sampling.guide]:
+            if guide is not None or weight not in (None, 1):
+                raise ValueError(f"guide is {sampling.guide}; the run has no smaller network, or the samples no class")
+            return replace(sampling, guidance=1.0)
+        if guide is not None and sampling.guidance == 1:
+            raise ValueError(f"guide is {guide}, but guidance is 1, at which {sampling.sampler} asks no guide")
+        return sampling
 
     def labels(self, label: Label | None, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
         """A class for each of ``n`` samples, or None for the score of all classes together; see ``steps``.
@@ -512,8 +511,7 @@ class Run:
         if isinstance(score, ScoreModel):
             score, x = copy.copy(score), x.to(score.data_std)
             score.autocast = None  # a solver that adapts its step takes rounding for curvature
-        if probes is None and math.prod(self.recipe.shape) > 16:
-            probes = 4
+        probes = 4 if probes is None and math.prod(self.recipe.shape) > 16 else probes
         mean = replace(self, score=score).means(None)[0]
         sigmas = {"sigma_max": sampling.sigma_max, "sigma_min": sigma_min or sampling.sigma_min}
         for number, part in enumerate(torch.split(x, batch_size)):
