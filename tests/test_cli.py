@@ -109,8 +109,6 @@ def test_info_says_what_a_run_is(run: Path, capsys: pytest.CaptureFixture[str]) 
         ("deblur RUN --noise 0", "noise is 0.0"),
         ("inpaint RUN --method replacement --solver-steps 9", "solver_steps is 9"),
         ("inpaint RUN --method replacement --measured --noise 0.3", "noise is 0.3"),
-        ("interpolate RUN --from 3 --to 4 --seed 5", "--seed"),
-        ("interpolate RUN --data here", "--data"),
         ("interpolate RUN --levels 1", "levels is 1"),
         ("export RUN x.pt", ".pt"),
         ("play --port 70000", "port is 70000"),

@@ -340,30 +340,6 @@ def test_walks_are_guided_from_sample_to_sample(given: Run, tmp_path: Path, caps
     assert f"{steps.nfe} evaluations each and {steps.guide_nfe} of the guide" in capsys.readouterr().out
 
 
-def test_a_walk_between_ones_own_images_begins_and_ends_with_them(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """One end is a file, the other a test image of the run's data; the guide, which moves samples, has no say."""
-    images = small_images((1, 8, 8))
-    asked = trained_on(monkeypatch, images)
-    use(monkeypatch, Run(score=PRIOR, recipe=RECIPE, guide=GaussianScore(0.4, 0.6)))
-    drawn: list[Tensor] = []
-    monkeypatch.setattr(plots, "image_grid", lambda x, out, columns: drawn.append(x))
-    first = torch.randint(256, (8, 8), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
-    Image.fromarray(first.numpy()).save(tmp_path / "a.png")
-    command = f"interpolate it --from {tmp_path}/a.png --to 3 --data here --steps 4 --levels 40 --device cpu"
-    cli.main([*command.split(), "--out", str(tmp_path / "walk.png")])
-    assert "1 walks of 4 images" in capsys.readouterr().out
-    assert [place for _, place in asked] == ["here"]
-    assert drawn[0].shape == (4, 1, 8, 8)
-    for end, image in ((drawn[0][0], first[None]), (drawn[0][-1], images.test[3])):
-        # What Heun's method leaves of a step of a byte, and the last denoising step: a thousandth of the distance.
-        torch.testing.assert_close(end, centres(image), atol=0.01, rtol=0)
-    with pytest.raises(SystemExit):
-        cli.main(["interpolate", "it", "--from", "3"])
-    assert "of --from and --to only one is given" in capsys.readouterr().err
-
-
 @dataclass(frozen=True)
 class Solved:
     """What a command drew on its page and printed, of a picture of random pixels."""

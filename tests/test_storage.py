@@ -148,7 +148,7 @@ def test_what_a_kill_leaves_is_swept_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / f".link.partial.{HOST}.{ended.pid}.00ff00ff00ff00ff").symlink_to(path)
     sweep(tmp_path)
     assert len([*tmp_path.iterdir()]) == 1 + len(others) + 1
-    sweep(tmp_path, locked=True)
+    sweep(tmp_path, everybodys=True)
     assert {file.name for file in tmp_path.iterdir() if not file.is_symlink()} == {"x.txt", *others[2:]}
 
 

@@ -154,7 +154,7 @@ def begin(folder: Path, job: SamplingJob, overwrite: bool) -> None:
 
     Raises ValueError if they may not.
     """
-    sweep(folder, locked=True)
+    sweep(folder, everybodys=True)
     note, blocks = folder / "job.json", [*folder.glob("[0-9]*-*")]
     theirs = {}
     with suppress(ValueError):

@@ -27,7 +27,7 @@ from ncsn.data import Images, Origin
 from ncsn.data.pixels import Depth
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
-from ncsn.samplers import NonFiniteSampleError, Sampling, Step, encode, slerp
+from ncsn.samplers import NonFiniteSampleError, Sampling, Step, slerp
 from ncsn.score import PRECONDITIONINGS, Counted, PreconditioningName, Score, ScoreModel, batched, even, guided, tweedie
 from ncsn.validation import Count, GuideName, check_call, one_line, read_json, validated
 
@@ -204,9 +204,13 @@ class Drawn:
     @property
     def cost(self) -> str:
         """All of it, for a user to read."""
-        n, guide = len(self.samples), f" and {self.guide_nfe} of the guide" if self.guide_nfe else ""
-        each = f"{self.nfe} evaluations each{guide}, {self.seconds:.1f} s"
-        return f"{n} samples by {self.sampling.sampler}, {each}, {n / self.seconds:.0f} samples/s"
+        return cost(len(self.samples), self.sampling.sampler, self.nfe, self.guide_nfe, self.seconds)
+
+
+def cost(n: int, sampler: str, nfe: int, guide_nfe: int, seconds: float) -> str:
+    """What ``n`` samples took, for a user to read; evaluations of the network and of the guide are for each sample."""
+    guide = f" and {guide_nfe} of the guide" if guide_nfe else ""
+    return f"{n} samples by {sampler}, {nfe} evaluations each{guide}, {seconds:.1f} s, {n / seconds:.0f} samples/s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +259,11 @@ class Run:
     def parameters(self) -> int:
         """How many weights the network has."""
         return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def guide_parameters(self) -> int:
+        """How many weights the guide has; 0 without one."""
+        return sum(p.numel() for p in self.guide.parameters()) if isinstance(self.guide, ScoreModel) else 0
 
     def to(self, device: str | torch.device) -> "Run":
         """The same run on another device: auto, cpu, cuda or mps.  Raises ValueError if there is no such here."""
@@ -404,25 +413,15 @@ class Run:
             found.update(self.units.shift.cpu().numpy().tobytes() + self.units.scale.cpu().numpy().tobytes())
         return found.hexdigest()
 
-    def walk(
-        self, n: int, steps: int, *, seed: int = 0, ends: Float[Tensor, "2 *d"] | None = None
-    ) -> Float[Tensor, "m *d"]:
+    def walk(self, n: int, steps: int, *, seed: int = 0) -> Float[Tensor, "m *d"]:
         """Where ``n`` walks from one sample to another begin, for ``steps(start=...)`` by a probability flow.
 
         ``steps`` ≥ 2 states on each, one walk after the other: great circles in the noise, around the data's mean.
-        ``ends``: two examples to walk between, in the score's units, instead of samples.
         """
-        mean, sampling = self.means(None)[0], self.recipe.sampling
-        if ends is None:
-            noise = sampling.start(mean[None], 2 * n, generator=generator_of(seed, self.device))
-        else:
-            # The flow the other way, on twice as many levels as it samples with.
-            sampling = sampling.but(sampler="heun")
-            levels = 2 * sampling.method.suited(sampling.sigma_max, sampling.sigma_min)
-            ladder = sampling.but(levels=levels).ladder(device=self.device)
-            noise = encode(self.score, ends.to(self.device), ladder).repeat_interleave(n, 0)
+        mean = self.means(None)[0]
+        noise = self.recipe.sampling.start(mean[None], 2 * n, generator=generator_of(seed, self.device)) - mean
         weights = torch.linspace(0, 1, steps, device=self.device)
-        return (slerp(noise[:n] - mean, noise[n:] - mean, weights) + mean).flatten(0, 1)
+        return (slerp(noise[:n], noise[n:], weights) + mean).flatten(0, 1)
 
     @torch.no_grad()
     def means(self, labels: Int64[Tensor, "n"] | None) -> Float[Tensor, "_ *d"]:
@@ -545,7 +544,7 @@ class Run:
         parts = [(Path(folder), self, self.model)]
         if self.guide is not None:
             guide = replace(self, score=self.guide, recipe=self.guide_recipe or self.recipe)
-            if self.guide_recipe is None and guide.parameters != self.parameters:
+            if self.guide_recipe is None and self.guide_parameters != self.parameters:
                 raise ValueError("the guide is another network than the run's; give guide_recipe, how it is built")
             parts.append((Path(folder) / "guide", guide, guide.model))
         with storage.claim(Path(folder), overwrite=overwrite):

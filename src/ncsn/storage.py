@@ -71,16 +71,16 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def sweep(folder: Path, *, locked: bool = False) -> None:
+def sweep(folder: Path, *, everybodys: bool = False) -> None:
     """Remove the temporary files that processes of this machine have left in ``folder`` when they were killed.
 
-    ``locked``: whether this process holds the folder's lock; then also those of processes on other machines.
+    ``everybodys``: also those of living processes and of other machines: for who holds the folder's lock.
     """
     for path in folder.glob(".*.partial.*"):
         if (left := UNFINISHED.fullmatch(path.name)) and path.is_file() and not path.is_symlink():
             import psutil
 
-            if locked or (left["host"] == HOST and not psutil.pid_exists(int(left["process"]))):
+            if everybodys or (left["host"] == HOST and not psutil.pid_exists(int(left["process"]))):
                 path.unlink(missing_ok=True)
 
 
@@ -153,7 +153,7 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, pictur
         raise ValueError(f"another process is writing {folder}; wait for it, or give another --out") from error
     check(folder, overwrite=overwrite, resume=resume, pictures=pictures)  # again: whoever held it may have left a run
     for run in (folder / "guide", folder):
-        sweep(run, locked=True)
+        sweep(run, everybodys=True)
         for path in (path for name in WRITTEN if overwrite for path in run.glob(name)):
             if path.is_file() and not path.is_symlink():  # what else is there ``atomic`` refuses
                 path.unlink()

@@ -315,7 +315,7 @@ class Info(RunOptions):
         elif run.guide is None:
             guide = "none"
         else:
-            guide = f"{sampling.guidance:g}, by a guide of {replace(run, score=run.guide).parameters:,} weights"
+            guide = f"{sampling.guidance:g}, by a guide of {run.guide_parameters:,} weights"
         path = folder / "metrics.json"
         results = read_json(path) if path.is_file() else {}
         rows = {

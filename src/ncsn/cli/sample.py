@@ -10,7 +10,6 @@ from annotated_types import Interval
 
 from ncsn.cli import console, drawing
 from ncsn.cli.options import RunOptions, SamplingOptions, check_suffix
-from ncsn.learn.settings import given_ones
 from ncsn.validation import Count, Levels, Seed, check_ranges
 
 if TYPE_CHECKING:
@@ -137,19 +136,12 @@ class Interpolate(RunOptions):
     """Walk from one image to another: along the sphere of noise that the probability flow maps to images.
 
     Args:
-        start: The image to walk from, with --to: the index of a test image of the run's data, or a file. Default:
-            samples.
-        end: The image to walk to.
-        data: Where the data set is that the run was trained on, if it has moved.
-        n: How many walks, one a row; between given images there is one.
+        n: How many walks, one a row.
         steps: Images on each, the two ends included.
         levels: Noise levels that Heun's method descends; by default what suits it.
         overwrite: Replace an existing file.
     """
 
-    start: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    end: Annotated[str | None, tyro.conf.arg(name="to")] = None
-    data: str | None = None
     n: Annotated[int, Interval(ge=1, le=100), tyro.conf.arg(name="n", aliases=["-n"])] = 6
     steps: Annotated[int, Interval(ge=2, le=100)] = 12
     levels: Levels | None = None
@@ -162,12 +154,6 @@ class Interpolate(RunOptions):
         check_ranges(self)
         if self.levels == 1:
             raise ValueError("levels is 1; Heun's method needs at least 2")
-        if (self.start is None) != (self.end is None):
-            raise ValueError("of --from and --to only one is given; both are needed, or none")
-        if self.start is not None and given_ones(self, ("n", "seed")):
-            raise ValueError("-n and --seed are about walks between samples; between given images there is one")
-        if self.start is None and self.data is not None:
-            raise ValueError("--data is where the images of --from and --to are, which are not given")
         check_suffix(self.out, ".png")
 
     def __call__(self) -> None:
@@ -175,25 +161,18 @@ class Interpolate(RunOptions):
         from ncsn.storage import check_out
 
         check_out(self.out, overwrite=self.overwrite)
-        import torch
-
         import ncsn
         from ncsn import plots
 
         run = ncsn.load(self.run, device=self.device)
         if not run.recipe.images:
             raise ValueError(f"{self.run} makes points; only images are interpolated")
-        if self.start is None or self.end is None:
-            n, walk, guidance = self.n, run.walk(self.n, self.steps, seed=self.seed), None
-        else:
-            ends = torch.stack([example(run, name, data=self.data) for name in (self.start, self.end)])
-            # Unguided: the walk should end in the very images.
-            n, walk, guidance = 1, run.walk(1, self.steps, ends=ends), 1.0
+        walk = run.walk(self.n, self.steps, seed=self.seed)
         # The walk begins in noise of all classes, so no class is told.
-        way = {"start": walk, "sampler": "heun", "levels": self.levels, "guidance": guidance, "label": "none"}
+        way = {"start": walk, "sampler": "heun", "levels": self.levels, "label": "none"}
         drawn = drawing.draw(run, len(walk), seed=0, keep=0, batch_size=500, description="walking", **way)
         plots.image_grid(drawn.samples, self.out, columns=self.steps)
-        print(f"{self.out}: {n} walks of {self.steps} images; {drawn.cost}")
+        print(f"{self.out}: {self.n} walks of {self.steps} images; {drawn.cost}")
 
 
 def example(run: "Run", name: str, *, measured: tuple[int, ...] | None = None, data: str | None = None) -> "Tensor":
