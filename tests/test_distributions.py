@@ -64,10 +64,8 @@ def test_boxes_far_away_do_not_underflow() -> None:
         (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.tensor([1.0, -1.0])), "2 non-negative ones are needed"),
         (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.ones(3)), "2 non-negative ones are needed"),
         (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.zeros(2)), "not all zero"),
-        (lambda: GaussianMixture(torch.zeros(2, 2), -1.0), "must not be negative"),
         (lambda: Ring(1.0, 0.2), "radius >= 6 std"),
         (lambda: Ring(1.0, 0.0), "radius >= 6 std > 0"),
-        (lambda: Boxes(torch.zeros(1, 2), 0.0), "must be positive"),
     ],
 )
 def test_bad_arguments_are_refused(make: Callable[[], object], message: str) -> None:
@@ -180,8 +178,6 @@ def test_empirical_of_a_class_is_that_of_its_examples(generator: torch.Generator
     for k in (-1, 0, 1, 2):
         alone = Empirical(data if k < 0 else data[labels == k], dtype=torch.float64)
         torch.testing.assert_close(found[label == k], alone(x[label == k], sigma))
-    with pytest.raises(ValueError, match="made without labels"):
-        Empirical(data)(x, sigma, label)
 
 
 @pytest.mark.parametrize("sigma", [1e-3, 0.1, 3.0])

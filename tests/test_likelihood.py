@@ -119,14 +119,12 @@ def test_everything_may_be_made_in_inference_mode() -> None:
     assert not again.is_inference()  # so that it can be differentiated, or changed, afterwards
 
 
-def test_points_may_be_numbers_or_none(generator: Generator) -> None:
+def test_points_may_be_numbers(generator: Generator) -> None:
     x = torch.randn(5, generator=generator, dtype=torch.float64)
     column = log_prob(GaussianScore(0, 1), x[:, None], sigma_max=50, sigma_min=0.1)
     for probes in (None, 3):
         numbers = log_prob(GaussianScore(0, 1), x, sigma_max=50, sigma_min=0.1, probes=probes, generator=generator)
         torch.testing.assert_close(numbers.log_prob, column.log_prob, rtol=0, atol=5e-4)
-    none = log_prob(GaussianScore(0, 1), x[:0], sigma_max=50, sigma_min=0.1).log_prob
-    assert (none.shape, none.dtype) == ((0,), torch.float64)
 
 
 def test_parts_are_joined_in_their_order_and_densities_cost_bits() -> None:
@@ -138,5 +136,3 @@ def test_parts_are_joined_in_their_order_and_densities_cost_bits() -> None:
     assert [float(whole.log_prob[2]), *whole.standard_error.tolist(), whole.nfe] == [-1, 2, 4, 6, 30]
     # Density 1 on the unit cube costs a byte; 2^100 in 100 dimensions one bit less.
     torch.testing.assert_close(bits_per_dimension(whole.log_prob[:2], 100), torch.tensor([8.0, 7.0]))
-    with pytest.raises(ValueError, match="no log densities"):
-        joined([])

@@ -1,13 +1,11 @@
-from collections.abc import Callable
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ncsn.networks import MLP, NCSN, UNet
-from ncsn.networks.classifier import Classifier
-from ncsn.networks.unet import Block
+from ncsn.networks import MLP, NCSN
+from ncsn.networks.unet import Block, Classifier, UNet
+from ncsn.validation import check_call
 
 
 @pytest.mark.parametrize(
@@ -15,7 +13,7 @@ from ncsn.networks.unet import Block
     [
         (MLP(3, width=16, layers=2), (3,)),
         (UNet(2, channels=(8, 16), blocks=1, features=16), (2, 12, 8)),
-        (NCSN(2, width=4, features=8), (2, 12, 8)),
+        (NCSN(2, width=4, features=8), (2, 13, 7)),
         (NCSN(2, width=4, sigmas=(1.0, 10.0)), (2, 12, 8)),
     ],
 )
@@ -53,23 +51,27 @@ def test_a_new_block_is_the_identity(generator: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("kind", "name", "value"),
     [
-        lambda: UNet(channels=()),
-        lambda: UNet(channels=(8, 0)),
-        lambda: UNet(blocks=0),
-        lambda: UNet(image_channels=0),
-        lambda: UNet(channels=(2,) * 13),
-        lambda: UNet(blocks=101),
-        lambda: MLP(2, width=0),
-        lambda: MLP(0),
-        lambda: MLP(2, layers=1001),
-        lambda: Classifier(1, (28, 3)),
+        (UNet, "channels", ()),
+        (UNet, "channels", (8, 0)),
+        (UNet, "channels", (2,) * 13),
+        (UNet, "blocks", 0),
+        (UNet, "blocks", 101),
+        (UNet, "image_channels", 0),
+        (MLP, "width", 0),
+        (MLP, "dimensions", 0),
+        (MLP, "layers", 1001),
     ],
 )
-def test_networks_without_parts_or_with_too_many_are_refused(make: Callable[[], nn.Module]) -> None:
-    with pytest.raises(ValueError, match="at least"):
-        make()
+def test_a_recipe_has_no_networks_without_parts_or_with_too_many(kind: type, name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=name):
+        check_call(kind, {"dimensions": 2, name: value} if kind is MLP else {name: value})
+
+
+def test_the_classifier_refuses_images_that_are_too_small() -> None:
+    with pytest.raises(ValueError, match="28 x 3"):
+        Classifier(1, (28, 3))
 
 
 def test_classes_matter_once_trained_and_minus_one_is_none() -> None:

@@ -75,13 +75,11 @@ def test_proposals_stay_within_their_ends(generator: Generator) -> None:
         (lambda: Geometric(math.inf, 1.0, 3), "sigma_max, sigma_min are inf"),
         (lambda: Geometric(1.0, 0.1, 0), "levels is 0"),
         (lambda: Karras(0.1, 0.5, 3), "sigma_max >= sigma_min"),
-        (lambda: Karras(5.0, 0.5, 3, rho=0.0), "rho is 0"),
         (lambda: LogUniform(0.1, 0.0), "sigma_max >= sigma_min"),
-        (lambda: LogNormal(0.0, 0.0, 1.0, 0.1), "std is 0"),
         (lambda: LogNormal(0.0, 1.0, 0.1, 1.0), "sigma_max >= sigma_min > 0"),
         (lambda: suggest_noise(torch.zeros(5, 2)), "no two different examples"),
         (lambda: suggest_noise(torch.zeros(0, 2)), "no two different examples"),
-        (lambda: suggest_noise(torch.tensor([[0.0, math.nan], [1.0, 2.0]])), "data has 1 numbers that are NaN"),
+        (lambda: suggest_noise(torch.tensor([[0.0, math.nan], [1.0, 2.0]])), "all of them finite"),
     ],
 )
 def test_refuses(make: Callable[[], object], message: str) -> None:

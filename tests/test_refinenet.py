@@ -1,7 +1,6 @@
 """NCSN's and NCSNv2's networks beside what the official code returns for the same weights."""
 
 import math
-import re
 from collections.abc import Callable
 
 import jaxtyping
@@ -119,19 +118,15 @@ def test_official_weights_may_be_wrapped_or_averages_and_hold_the_levels(generat
 def test_other_weights_are_refused_by_name() -> None:
     first, second = official_state(1, 4, 5), official_state(1, 4, 0)
     renamed = {name.replace("refine1.crp.norms.0", "gone"): tensor for name, tensor in first.items()}
-    with pytest.raises(
-        ValueError, match=r"1 are missing, first refine1.crp.norms.0.embed.weight; 1 are unexpected, first gone"
-    ):
+    with pytest.raises(ValueError, match=r"refine1.crp.norms.0.embed.weight'\] are missing, .'gone"):
         NCSN.from_official(renamed, SIGMAS)
-    with pytest.raises(
-        ValueError, match=r"51 are missing, first normal.*alpha.*; 71 are unexpected, first .*embed.weight"
-    ):
+    with pytest.raises(ValueError, match=r"normal.*alpha.* are missing, .*embed.weight.* are unexpected"):
         NCSNv2.from_official(first)
-    with pytest.raises(ValueError, match=r"begin_conv.weight is needed; there are weight"):
+    with pytest.raises(KeyError, match=r"begin_conv.weight"):
         NCSNv2.from_official({"weight": torch.zeros(3)})
     with pytest.raises(ValueError, match=r"end_conv.weight has shape \(3, 4, 3, 3\); \(1, 4, 3, 3\) is needed"):
         NCSNv2.from_official({**second, "end_conv.weight": torch.zeros(3, 4, 3, 3)})
-    with pytest.raises(ValueError, match="4 sigmas are given; the state dict has 5 noise levels"):
+    with pytest.raises(ValueError, match=r"has shape \(5, .*\); \(4, .*\) is needed"):
         NCSN.from_official(first, SIGMAS[:4])
 
 
@@ -150,13 +145,6 @@ def test_another_sigma_is_the_nearest_level_in_its_logarithm() -> None:
     network = NCSN(1, 4, sigmas=(1.0, 0.1, 0.01))
     sigmas = torch.tensor([50.0, 0.32, 0.31, 0.1, 0.02, 1e-5])
     assert network.level(sigmas.log() / 4).tolist() == [0, 0, 1, 1, 2, 2]
-
-
-@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (3, 8, 8), (2, 3, 7, 8), (2, 3, 8, 9), (2, 3, 2, 8), (2, 3, 8, 8, 1)])
-def test_refuses_images_of_another_shape(shape: tuple[int, ...]) -> None:
-    needed = r"; \(batch, 3, height, width\) is needed, height and width even and at least 4"
-    with pytest.raises(ValueError, match=re.escape(f"x has shape {shape}") + needed):
-        NCSNv2(3, 4)(torch.zeros(shape), torch.zeros(2))
 
 
 @pytest.mark.parametrize(

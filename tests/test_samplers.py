@@ -20,7 +20,7 @@ from ncsn.noise import Geometric, Karras, suggest_noise
 from ncsn.problems import blurred, conjugate_gradient, downsampled, masked, posterior
 from ncsn.recipe import Recipe
 from ncsn.run import Run
-from ncsn.samplers import METHODS, Descent, Method, Sampling, encode, slerp
+from ncsn.samplers import METHODS, Method, Sampling, encode, slerp
 from ncsn.score import Counted, guided, tweedie
 from ncsn.validation import GuideName, SamplerName
 
@@ -182,25 +182,13 @@ def test_the_corrector_makes_no_step_along_a_score_that_is_zero() -> None:
 
 SAMPLING = Sampling(sigma_max=5.0, sigma_min=0.5, sampler="dpmpp-sde", levels=30, steps=3, eps=0.05)
 GAUSSIAN = GaussianScore(1.0, 0.5)
-TABLE = {  # README's numbers are about these: (ladder, levels, steps, evaluations, guided from)
-    "annealed": ("geometric", 100, 2, 201, math.inf),
-    "consistent": ("geometric", 100, 1, 100, 0),
-    "pc": ("geometric", 60, 1, 119, 0),
-    "euler": ("karras", 40, 1, 40, 0),
-    "heun": ("karras", 18, 1, 35, 0),
-    "edm": ("karras", 40, 1, 79, 0),
-    "dpmpp": ("karras", 20, 1, 20, 0),
-    "dpmpp-sde": ("karras", 30, 1, 30, 0),
-    "langevin": ("geometric", 1, 200, 201, math.inf),
-    "fast": ("karras", 8, 1, 8, 0.5),
-}
 
 
-def test_the_table_has_the_names_of_the_command_line_and_what_was_measured() -> None:
-    table = {
-        name: (m.ladder, m.levels, m.steps, m.nfe(m.levels, m.steps), m.guided_from) for name, m in METHODS.items()
-    }
-    assert table == TABLE
+def test_the_table_has_the_names_of_the_command_line_and_costs_what_was_measured() -> None:
+    """README's numbers are about these evaluations, from noise level 10 to 0.01."""
+    usual = replace(SAMPLING, sigma_max=10.0, sigma_min=0.01, eps=1e-5)
+    costs = [usual.but(sampler=name).nfe for name in METHODS]
+    assert costs == [201, 100, 119, 40, 35, 79, 20, 30, 201, 8]
     assert tuple(METHODS) == get_args(SamplerName)
     assert (SAMPLING.guidance, SAMPLING.guided_between) == (1, (0.2, 1.5))
 
@@ -290,10 +278,10 @@ def test_langevin_dynamics_alone_takes_steps_and_may_stay_on_one_level(name: str
         assert SAMPLING.but(sampler=name, steps=9, eps=1e-4).steps == 9
         assert replace(one, sampler=name).count == 1
         return
-    for change, message in (({"steps": 9}, "steps is 9"), ({"eps": 1e-4}, "eps is 0.0001")):
-        with pytest.raises(ValueError, match=f"^{message}, but {name} takes no Langevin steps; annealed and langevin"):
+    for change in ({"steps": 9}, {"eps": 1e-4}):
+        with pytest.raises(ValueError, match=f"{name} takes no Langevin steps"):
             SAMPLING.but(sampler=name, **change)
-    with pytest.raises(ValueError, match=f"^levels is 1; {name} comes from noise level 5 to 0.5 by at least 2$"):
+    with pytest.raises(ValueError, match=f"^levels is 1; {name}"):
         replace(one, sampler=name)
     assert replace(one, sampler=name, sigma_max=0.5).count == 1
 
@@ -347,34 +335,32 @@ def test_samples_start_around_the_means_they_are_told(generator: Generator) -> N
 
 
 def test_a_sampler_of_ones_own_is_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    def jump(d: Descent) -> Iterator[ways.Step]:
-        return ways.euler(d.score, d.x, d.sigmas[[0, -1]])
-
-    monkeypatch.setitem(METHODS, "jump", Method(follow=jump, ladder="karras", levels=9, states=lambda levels, steps: 2))
+    monkeypatch.setitem(METHODS, "mine", Method(ways.euler, Geometric, levels=3))
     run = Run(score=GAUSSIAN, recipe=Recipe(network="mine", arguments={}, shape=(2,), sampling=SAMPLING))
-    steps = list(run.steps(5, sampler="jump", seed=4))
-    assert [step.sigma for step in steps] == pytest.approx([0.5, 0.0])
+    steps = list(run.steps(5, sampler="mine", seed=4))
+    assert [step.sigma for step in steps] == pytest.approx([2.5**0.5, 0.5, 0.0])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"eps": 0.0}, "eps is 0.0"),
-        ({"eps": 1.0, "sampler": "annealed"}, "eps is 1.0, steps is 3; allowed are 0 < eps < 1,"),
+        ({"eps": 1.0, "sampler": "annealed"}, "eps is 1.0, steps is 3, .* 0 < eps < 1,"),
         ({"steps": 0}, "steps is 0"),
         ({"sigma_min": -1.0}, "sigma_min > 0"),
         ({"sampler": "hmc"}, "sampler is hmc; allowed are annealed"),
         *(({"guidance": value}, f"guidance is {value}") for value in (math.nan, math.inf, -0.5)),
         ({"levels": 0}, "levels is 0"),
-        ({"levels": 10**12}, "levels is 1,000,000,000,000; allowed are 1 to 10,000"),
-        ({"levels": (4.0, 0.7, 2.0)}, "are needed, descending"),
+        ({"levels": 10**12}, "levels is 1000000000000; .* 10,000 levels"),
+        ({"levels": (4.0, 0.7, 2.0)}, "levels are .*descend"),
+        ({"levels": (1e19, 0.7)}, "1e18"),
         ({"guided_between": (2.0, 1.0)}, "guided_between is"),
     ],
 )
 def test_what_could_not_be_sampled_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SAMPLING, **change)
-    with pytest.raises(ValueError, match="levels is 5, but langevin stays on the smallest one"):
+    with pytest.raises(ValueError, match="levels is 5, but langevin"):
         SAMPLING.but(sampler="langevin", levels=5)
 
 
@@ -464,7 +450,7 @@ WRONG: list[list[float]] = [[1.0, 2.0], [2.0, 1.0, 1.0], [1.0, 0.0], [1.0, -1.0]
 
 @pytest.mark.parametrize(("name", "sigmas"), [(n, s) for n in LADDERS for s in (WRONG[1:] if n == "euler" else WRONG)])
 def test_ladders_descend_but_for_eulers_restarts(name: str, sigmas: list[float]) -> None:
-    with pytest.raises(ValueError, match=r"a descending ladder.* of positive noise levels"):
+    with pytest.raises(ValueError, match="positive noise levels"):
         next(LADDERS[name](zero_score, ZERO, torch.tensor(sigmas)))
 
 
@@ -472,7 +458,7 @@ def test_ladders_descend_but_for_eulers_restarts(name: str, sigmas: list[float])
     ("sampler", "levels", "options", "message"),
     [
         (ways.annealed_langevin, [1.0, 0.5], {"eps": 0.0, "steps": 1}, "eps is 0"),
-        (ways.annealed_langevin, [1.0, 0.5], {"eps": 1.0, "steps": 1}, r"4 sigma_L\^2 = 1, else the steps diverge"),
+        (ways.annealed_langevin, [1.0, 0.5], {"eps": 1.0, "steps": 1}, r"4 sigma_L\^2 = 1,"),
         (ways.annealed_langevin, [1.0, 0.5], {"eps": 0.1, "steps": 0}, "steps is 0"),
         (ways.langevin, 1.0, {"step_size": 0.0, "steps": 1}, "step_size is 0"),
         (ways.langevin, 1.0, {"step_size": 0.1, "steps": 0}, "steps is 0"),
@@ -481,8 +467,8 @@ def test_ladders_descend_but_for_eulers_restarts(name: str, sigmas: list[float])
         (ways.predictor_corrector, [1.0, 0.5], {"snr": 0.0}, "snr is 0"),
         (ways.predictor_corrector, [1.0, 0.5], {"corrections": -1}, "corrections is -1"),
         (ways.edm, [1.0, 0.5], {"churn": -1.0}, "churn is -1"),
-        (ways.dpm_solver, [1.0, 0.5], {"stochasticity": -1.0}, "stochasticity is -1"),
-        (ways.dpm_solver, [1.0, 0.5], {"last_extrapolation": -0.1}, r"last_extrapolation is -0\.1"),
+        (ways.dpm_solver, [1.0, 0.5], {"stochasticity": -1.0}, "stochasticity=-1"),
+        (ways.dpm_solver, [1.0, 0.5], {"last_extrapolation": -0.1}, r"last_extrapolation=-0\.1"),
     ],
 )
 def test_options_out_of_range_are_refused(
@@ -502,7 +488,6 @@ CERTAIN: dict[str, Callable[[], Tensor]] = {
     "downsampled": lambda: downsampled(2)(IMAGE),
     "blurred": lambda: blurred(1.0)(IMAGE),
     "exact trace": lambda: log_prob(MIXTURE, X, sigma_max=20, sigma_min=0.5, mean=0.1).log_prob,
-    "no point": lambda: log_prob(MIXTURE, X[:0], sigma_max=20, sigma_min=0.5).log_prob,
     "Empirical": lambda: Empirical(X)(X, 0.5) + Empirical(X).log_prob(X, 0.5)[:, None],
     **{name: partial(lambda toy: toy()(X, 0.5) + toy().log_prob(X, 0.5)[:, None], toy) for name, toy in TOYS.items()},
     "ladders": lambda: torch.cat([kind(5, 0.1, n).sigmas() for kind in (Geometric, Karras) for n in (3, 1)]),

@@ -399,17 +399,18 @@ class Run:
         mean = replace(self, score=score).mean
         for number, part in enumerate(torch.split(x, batch_size)):
             part_seed = seed if isinstance(seed, torch.Generator) else block_seed(seed, number)
-            found = log_prob(
-                score,
-                part,
-                sigma_max=sampling.sigma_max,
-                sigma_min=sampling.sigma_min if sigma_min is None else sigma_min,
-                mean=mean,
-                probes=probes,
-                tolerance=tolerance,
-                generator=generator_of(part_seed, self.device),
-            )
-            yield replace(found, log_prob=found.log_prob - volume)
+            with hardware.uncompiled():  # for gradients are asked for once for each probe
+                densities = log_prob(
+                    score,
+                    part,
+                    sigma_max=sampling.sigma_max,
+                    sigma_min=sampling.sigma_min if sigma_min is None else sigma_min,
+                    mean=mean,
+                    probes=probes,
+                    tolerance=tolerance,
+                    generator=generator_of(part_seed, self.device),
+                )
+            yield replace(densities, log_prob=densities.log_prob - volume)
 
     def compile(self, batch_size: int) -> str | None:
         """Compile the networks for batches of this size; returns why not, if this machine or torch cannot."""
