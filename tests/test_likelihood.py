@@ -9,8 +9,8 @@ from helpers import GaussianScore, z_score
 from torch import Generator, Tensor
 
 from ncsn.distributions import GaussianMixture
-from ncsn.likelihood import LogDensities, bits_per_dimension, joined, log_prob
-from ncsn.score import Counted, Score
+from ncsn.likelihood import LogDensities, bits_per_dimension, join, log_prob
+from ncsn.score import Counted, Score, Sigma
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]).double(), 0.5, torch.tensor([0.3, 0.7]).double())
 
@@ -35,14 +35,11 @@ def test_images_of_another_mean_at_every_pixel(generator: Generator) -> None:
     mean = torch.randn(2, 2, 3, generator=generator, dtype=torch.float64)
     truth = GaussianMixture(mean.flatten()[None], 0.5)
     x = mean + torch.randn(4, 2, 2, 3, generator=generator, dtype=torch.float64)
-    estimate = log_prob(
-        lambda x, sigma: truth(x.flatten(1), sigma).view_as(x),
-        x,
-        sigma_max=300,
-        sigma_min=0.1,
-        mean=mean,
-        tolerance=1e-6,
-    )
+
+    def score(x: Tensor, sigma: Sigma, /) -> Tensor:
+        return truth(x.flatten(1), sigma).view_as(x)
+
+    estimate = log_prob(score, x, sigma_max=300, sigma_min=0.1, mean=mean, tolerance=1e-6)
     torch.testing.assert_close(estimate.log_prob, truth.log_prob(x.flatten(1), 0.1), rtol=0, atol=1e-3)
 
 
@@ -132,7 +129,7 @@ def test_parts_are_joined_in_their_order_and_densities_cost_bits() -> None:
         LogDensities(torch.tensor([0.0]), torch.tensor([2.0]), 30),
         LogDensities(torch.tensor([100 * math.log(2), -1.0]), torch.tensor([4.0, 6.0]), 20),
     ]
-    whole = joined(parts)
+    whole = join(parts)
     assert [float(whole.log_prob[2]), *whole.standard_error.tolist(), whole.nfe] == [-1, 2, 4, 6, 30]
     # Density 1 on the unit cube costs a byte; 2^100 in 100 dimensions one bit less.
     torch.testing.assert_close(bits_per_dimension(whole.log_prob[:2], 100), torch.tensor([8.0, 7.0]))

@@ -51,22 +51,20 @@ def test_a_new_block_is_the_identity(generator: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "value"),
+    ("kind", "name", "values"),
     [
-        (UNet, "channels", ()),
-        (UNet, "channels", (8, 0)),
-        (UNet, "channels", (2,) * 13),
-        (UNet, "blocks", 0),
-        (UNet, "blocks", 101),
-        (UNet, "image_channels", 0),
-        (MLP, "width", 0),
-        (MLP, "dimensions", 0),
-        (MLP, "layers", 1001),
+        (UNet, "channels", [(), (8, 0), (2,) * 13]),
+        (UNet, "blocks", [0, 101]),
+        (UNet, "image_channels", [0]),
+        (MLP, "width", [0]),
+        (MLP, "dimensions", [0]),
+        (MLP, "layers", [0, 1001]),
     ],
 )
-def test_a_recipe_has_no_networks_without_parts_or_with_too_many(kind: type, name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=name):
-        check_call(kind, {"dimensions": 2, name: value} if kind is MLP else {name: value})
+def test_a_recipe_has_no_networks_without_parts_or_with_too_many(kind: type, name: str, values: list[object]) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=name):
+            check_call(kind, ({"dimensions": 2} if kind is MLP else {}) | {name: value})
 
 
 def test_the_classifier_refuses_images_that_are_too_small() -> None:

@@ -27,11 +27,9 @@ class Distribution(Score, Protocol):
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         """``n`` independent draws of the clean data, on the generator's device; on the CPU without one."""
-        ...
 
     def log_prob(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b"]:
         """Log p_σ(x) in nats."""
-        ...
 
 
 class GaussianMixture:

@@ -91,7 +91,8 @@ def log_prob(
 ) -> LogDensities:
     """Log p_σ(x) at σ = ``sigma_min``, in nats, by an adaptive Runge–Kutta method (scipy's RK45) in ln σ.
 
-    The results are on the CPU, in double precision; the score is evaluated on x's device, in its type.
+    The results are on the CPU, in double precision; the score is evaluated on x's device, in its type.  A network that
+    was compiled must run as if it were not, within ``torch.compiler.set_stance("force_eager")``.
 
     ``sigma_max``: where p_σ is as good as N(mean, σ² I).  For data of variance v in D dimensions, a point is off by
     about v√D/(√2σ²) nats, and the mean over all data by v²D/(4σ⁴).
@@ -141,7 +142,7 @@ def log_prob(
     return LogDensities(log_prob=noise - gains.mean(0), standard_error=error, nfe=nfe)
 
 
-def joined(parts: Sequence[LogDensities]) -> LogDensities:
+def join(parts: Sequence[LogDensities]) -> LogDensities:
     """One of several, in their order; ``nfe`` is the largest."""
     return LogDensities(
         log_prob=torch.cat([part.log_prob for part in parts]),

@@ -20,7 +20,6 @@ class Proposal(Protocol):
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
         """``n`` noise levels, each with the proposal's distribution, on the generator's device."""
-        ...
 
 
 def check_range(sigma_max: float, sigma_min: float, levels: int) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ncsn import problems, storage
 from ncsn.data import Origin
 from ncsn.data.images import Images
-from ncsn.likelihood import LogDensities, joined, log_prob
+from ncsn.likelihood import LogDensities, join, log_prob
 from ncsn.machine import hardware
 from ncsn.problems import Measurement
 from ncsn.recipe import Label, Recipe, Units
@@ -189,7 +189,7 @@ class Run:
         labels = self.labels(label, n, generator)
         sampling = self.guidance(sampling, labels, weight=guidance, guide=guide)
         if levels is None:
-            sampling = sampling.limited
+            sampling = sampling.affordable
         networks, guides = [Counted(batched(self.score, size, labels))], list[Counted]()
         if sampling.guidance != 1 and sampling.guide == "unconditional":
             networks.append(Counted(batched(self.score, size)))
@@ -363,7 +363,7 @@ class Run:
 
     def likelihood(self, x: Tensor | np.ndarray, **how: Any) -> LogDensities:
         """Log p(x) in nats, in the units of the data, with standard errors.  ``how``: as for ``likelihoods``."""
-        return joined(list(self.likelihoods(x, **how)))
+        return join(list(self.likelihoods(x, **how)))
 
     def likelihoods(
         self,

@@ -50,8 +50,8 @@ class NonFiniteSampleError(RuntimeError):
 def check_ladder(sigmas: Float[Tensor, "levels"], *, restarts: bool = False) -> None:
     """Raises ValueError unless ``sigmas`` is positive and strictly descending, or rises where ``restarts`` are."""
     steps = sigmas.diff()
-    allowed = steps != 0 if restarts else steps < 0
-    if len(sigmas) == 0 or not bool((sigmas > 0).all() & allowed.all()):
+    descending = steps != 0 if restarts else steps < 0
+    if len(sigmas) == 0 or not bool((sigmas > 0).all() & descending.all()):
         raise ValueError(f"sigmas is {sigmas.tolist()}; positive noise levels are needed, descending; euler's may rise")
 
 
@@ -554,7 +554,7 @@ class Sampling:
         return replace(self, sampler=sampler, levels=levels, steps=method.steps, guidance=guidance)
 
     @property
-    def limited(self) -> "Sampling":
+    def affordable(self) -> "Sampling":
         """Without as many levels as would take a sample beyond its method's most evaluations, if it has a most.
 
         Two levels stay, whatever they cost.
@@ -577,7 +577,7 @@ class Sampling:
         return (self.steps if self.method.levels == 1 else self.count) + 1
 
     @property
-    def evaluated(self) -> list[float]:
+    def descents(self) -> list[float]:
         """The noise levels that a step leads down from; from the others a restart leads up."""
         ladder = [*self.ladder().tolist(), 0.0]
         return [sigma for sigma, following in pairwise(ladder) if following <= sigma]
@@ -585,7 +585,7 @@ class Sampling:
     @property
     def nfe(self) -> int:
         """How often a score is evaluated for one sample."""
-        levels = len(self.evaluated)
+        levels = len(self.descents)
         return (levels * self.steps if self.method.langevin else (levels - 1) * self.method.evaluations) + 1
 
     @property
@@ -597,8 +597,8 @@ class Sampling:
     def guided_nfe(self) -> float:
         """The same, if samples are guided."""
         low, high = self.guided_between
-        guided: int = sum(low <= sigma <= high for sigma in self.evaluated)
-        return self.nfe + self.nfe * guided * (GUIDED[self.guide] - 1) / len(self.evaluated)
+        inside: int = sum(low <= sigma <= high for sigma in self.descents)
+        return self.nfe + self.nfe * inside * (GUIDED[self.guide] - 1) / len(self.descents)
 
     def ladder(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
         """The noise levels to descend, in their order."""

@@ -32,7 +32,6 @@ class Score(Protocol):
 
     def __call__(self, x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
         """The score of the noised data at ``x``, for one noise level or for one noise level per example."""
-        ...
 
 
 def expand(sigma: Sigma, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *ones"]:
@@ -84,8 +83,8 @@ def batched(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] |
 
     def parts(values: Tensor) -> Sequence[Tensor]:
         missing = -len(values) % size
-        filled = torch.cat([values, values[:1].expand(missing, *values.shape[1:])]) if missing else values
-        return torch.split(filled, size)
+        whole = torch.cat([values, values[:1].expand(missing, *values.shape[1:])]) if missing else values
+        return torch.split(whole, size)
 
     def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
         examples = parts(x)
@@ -138,15 +137,12 @@ class Preconditioning(Protocol):
 
     def network_input(self, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
         """What the network is shown of x − μ."""
-        ...
 
     def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
         """The score that the network's ``value`` stands for."""
-        ...
 
     def weight(self, sigma: Float[Tensor, "b"], data_std: Tensor) -> Float[Tensor, "b"]:
         """What turns the score matching loss ½‖σs + z‖² into the squared error of the network's value."""
-        ...
 
 
 @dataclass(frozen=True)
