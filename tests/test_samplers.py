@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pytest
@@ -50,17 +50,16 @@ def consistent_by_hand(x: Tensor, sigma: float, following: float, z: Callable[[]
     return x + 0.7 * sigma**2 * MIXTURE(x, sigma) + beta * following * z()
 
 
-def corrected_by_hand(snr: float, corrections: int) -> Step:
-    def step(x: Tensor, sigma: float, following: float, z: Callable[[], Tensor]) -> Tensor:
-        drop = sigma**2 - following**2
-        x = x + drop * MIXTURE(x, sigma) + math.sqrt(drop) * z()
-        for _ in range(corrections):
-            noise, s = z(), MIXTURE(x, following)
-            eps = 2 * (snr * float(noise.norm(dim=1).mean()) / float(s.norm(dim=1).mean())) ** 2
-            x = x + eps * s + math.sqrt(2 * eps) * noise
-        return x
-
-    return step
+def corrected_by_hand(
+    x: Tensor, sigma: float, following: float, z: Callable[[], Tensor], snr: float = 0.16, corrections: int = 1
+) -> Tensor:
+    drop = sigma**2 - following**2
+    x = x + drop * MIXTURE(x, sigma) + math.sqrt(drop) * z()
+    for _ in range(corrections):
+        noise, s = z(), MIXTURE(x, following)
+        eps = 2 * (snr * float(noise.norm(dim=1).mean()) / float(s.norm(dim=1).mean())) ** 2
+        x = x + eps * s + math.sqrt(2 * eps) * noise
+    return x
 
 
 def euler_by_hand(x: Tensor, sigma: float, following: float, z: Callable[[], Tensor]) -> Tensor:
@@ -75,13 +74,13 @@ def heun_by_hand(x: Tensor, sigma: float, following: float, _: Callable[[], Tens
     return x + (following - sigma) * (slope + other) / 2
 
 
-def churned_by_hand(churn: float, low: float, high: float) -> Step:
-    def step(x: Tensor, sigma: float, following: float, z: Callable[[], Tensor]) -> Tensor:
-        more = sigma * (1 + min(churn / 4, math.sqrt(2) - 1)) if low <= sigma <= high else sigma
-        x = x + math.sqrt(more**2 - sigma**2) * z() if low <= sigma <= high else x
-        return heun_by_hand(x, more, following)
-
-    return step
+def churned_by_hand(
+    x: Tensor, sigma: float, following: float, z: Callable[[], Tensor], churn: float, low: float = 0, high: float = 9
+) -> Tensor:
+    if not low <= sigma <= high:
+        return heun_by_hand(x, sigma, following)
+    more = sigma * (1 + min(churn / 4, math.sqrt(2) - 1))
+    return heun_by_hand(x + math.sqrt(more**2 - sigma**2) * z(), more, following)
 
 
 def multistep_by_hand(eta: float, last: float) -> Step:
@@ -101,8 +100,7 @@ def multistep_by_hand(eta: float, last: float) -> Step:
     return step
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """A sampler, its options and formula, evaluations of the score for each step, and the levels that it passes."""
 
     sampler: Callable[..., Iterator[ways.Step]]
@@ -114,18 +112,20 @@ class Case:
 
 
 RESTART = (3.0, 0.9, 2.0, 0.5)
+CORRECTOR: dict[str, Any] = {"snr": 0.2, "corrections": 2}
+CHURN = {"churn": 30.0, "churn_range": (0.9, 2.5)}
 ONE = torch.tensor(0.7)
 CASES = {
     "langevin": Case(ways.langevin, {"step_size": 0.3, "steps": 2}, langevin_by_hand, 1, ONE, (0.7,) * 3),
     "annealed": Case(ways.annealed_langevin, {"eps": 0.1, "steps": 2}, annealed_by_hand, 2, passed=(0.0, *STAGES)),
     "consistent": Case(ways.consistent_annealed, {"eta": 0.7}, consistent_by_hand, 1),
-    "pc": Case(ways.predictor_corrector, {"snr": 0.2, "corrections": 2}, corrected_by_hand(0.2, 2), 3),
-    "pc by default": Case(ways.predictor_corrector, {}, corrected_by_hand(0.16, 1), 2),
+    "pc": Case(ways.predictor_corrector, CORRECTOR, partial(corrected_by_hand, **CORRECTOR), 3),
+    "pc by default": Case(ways.predictor_corrector, {}, corrected_by_hand, 2),
     "euler": Case(ways.euler, {}, euler_by_hand, 1),
     "euler with a restart": Case(ways.euler, {}, euler_by_hand, 1, torch.tensor(RESTART), RESTART),
     "heun": Case(ways.heun, {}, heun_by_hand, 2),
-    "edm": Case(ways.edm, {"churn": 0.6}, churned_by_hand(0.6, 0, 9), 2),
-    "edm in a range": Case(ways.edm, {"churn": 30.0, "churn_range": (0.9, 2.5)}, churned_by_hand(30, 0.9, 2), 2),
+    "edm": Case(ways.edm, {"churn": 0.6}, partial(churned_by_hand, churn=0.6), 2),
+    "edm in a range": Case(ways.edm, CHURN, partial(churned_by_hand, churn=30, low=0.9, high=2), 2),
     "dpmpp": Case(ways.dpm_solver, {}, multistep_by_hand(0, math.inf), 1),
 }
 for most in (math.inf, 0.25, 0.0):

@@ -81,7 +81,8 @@ class Ladder:
 class Geometric(Ladder):
     """A geometric ladder: σ_i/σ_{i+1} is constant (Song & Ermon 2019, section 4.1).
 
-    Arguments and errors: as for ``Ladder``.
+    ``sigma_max`` ≥ ``sigma_min`` > 0 in the units of the data; ``levels`` ≥ 1 (one level means σ_min alone).
+    Raises ValueError outside of these ranges.
     """
 
     def sigmas(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
@@ -94,7 +95,9 @@ class Geometric(Ladder):
 class Karras(Ladder):
     """A ladder in equal steps of σ^(1/ρ): coarser at the top, finer at the bottom, than equal steps of σ.
 
-    Karras et al. 2022, equation 5, with their ρ = 7.  Arguments and errors: as for ``Ladder``; ``rho`` > 0.
+    Karras et al. 2022, equation 5, with their ρ = 7.  ``sigma_max`` ≥ ``sigma_min`` > 0 in the units of the data;
+    ``levels`` ≥ 1 (one level means σ_min alone); ``rho`` > 0.
+    Raises ValueError for other noise levels.
     """
 
     rho: float = 7.0

@@ -41,11 +41,6 @@ class Convolution(nn.Module):
         return F.conv2d(x, kernel, self.bias, self.stride, self.size // 2)
 
 
-def channels_last(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """The same, with a pixel's channels side by side in memory; in a way that ``torch.func.vmap`` knows too."""
-    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-
-
 class ChannelNorm(nn.Module):
     """RMS normalisation over the channels of each pixel, with a gain per channel (Zhang & Sennrich 2019)."""
 
@@ -132,7 +127,7 @@ class UNet(nn.Module):
         if self.labels is not None:
             embedding = embedding + self.labels(torch.zeros_like(c, dtype=torch.long) if label is None else label + 1)
         modulations = iter(self.modulation(embedding).split(self.widths, 1))
-        h = self.stem(channels_last(F.pixel_unshuffle(x, 2)))
+        h = self.stem(F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last))
         skips = []
         for level, blocks in enumerate(self.encoder):
             h = self.down[level - 1](h) if level else h
