@@ -153,11 +153,8 @@ def test_a_scheduler_with_a_table(name: str, settings: dict[str, str], save: Sav
     path, network, alphas = save(name, {"out_channels": channels}, **settings, **BETAS)
     sigma = 0.75  # √(1 + σ²) = 1.25, √ᾱ = 0.8, √(1 − ᾱ) = 0.6
     answer = network(0.8 * X, time_of(sigma, alphas))[:, :1]
-    denoised = {
-        "epsilon": X - 0.75 * answer,
-        "v_prediction": 0.8 * (0.8 * X) - 0.6 * answer,
-        "sample": answer,
-    }[settings.get("prediction_type", "epsilon")]
+    clean = {"epsilon": X - 0.75 * answer, "v_prediction": 0.64 * X - 0.6 * answer, "sample": answer}
+    denoised = clean[settings.get("prediction_type", "epsilon")]
     torch.testing.assert_close(ncsn.from_diffusers(path)(X, sigma), (denoised - X) / sigma**2, rtol=1e-4, atol=1e-5)
 
 

@@ -108,15 +108,10 @@ def test_points_in_double_precision_ask_a_network_in_single() -> None:
 
 
 def test_autocast_runs_the_network_alone() -> None:
-    types = []
-
-    class Linear(nn.Linear):
-        def forward(self, x: Tensor, c: Tensor) -> Tensor:  # type: ignore[override]
-            types.append(super().forward(x).dtype)
-            return super().forward(x)
-
-    network = Linear(3, 3)
-    plain, fast = ncsn.ScoreModel(network, MEAN, STD), ncsn.ScoreModel(network, MEAN, STD, autocast=torch.bfloat16)
+    types, network = [], ncsn.MLP(3, 8, 1)
+    nn.init.normal_(network.output.weight)
+    network.register_forward_hook(lambda *call: types.append(call[-1].dtype))
+    plain, fast = (ncsn.ScoreModel(network, MEAN, STD, autocast=kind) for kind in (None, torch.bfloat16))
     torch.testing.assert_close(fast(points(), 0.5), plain(points(), 0.5), rtol=0.05, atol=0.05)
     assert types == [torch.bfloat16, torch.float32]
     assert fast(points(), 0.5).dtype == torch.float32

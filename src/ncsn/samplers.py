@@ -403,7 +403,7 @@ class Method:
     dynamics; it yields a state for each step between two noise levels, and the denoised one.
     ``ladder``: how its noise levels lie.
     ``levels``: how many by default, the knee of its quality against its cost.  ``steps``: Langevin steps likewise.
-    ``evaluations``: of the score in one step.
+    ``nfe_per_step``: how often it evaluates the score in one step.
     ``langevin``: whether it is Langevin dynamics, which takes steps of a size, and needs no second noise level.
     ``guided_from``: how far from 1 a run's own guidance must be to be taken over.
     ``restarts``: whether levels that are written out may rise, which costs no evaluation.
@@ -415,7 +415,7 @@ class Method:
     ladder: type[Ladder]
     levels: int
     steps: int = 1
-    evaluations: int = 1
+    nfe_per_step: int = 1
     langevin: bool = False
     guided_from: float = 0.0
     restarts: bool = False
@@ -455,10 +455,10 @@ reverse_diffusion = partial(dpm_solver, stochasticity=1.0, last_extrapolation=0.
 METHODS: dict[str, Method] = {
     "annealed": Method(annealed_langevin, Geometric, levels=100, steps=2, langevin=True, guided_from=math.inf),
     "consistent": Method(consistent_annealed, Geometric, levels=100),
-    "pc": Method(predictor_corrector, Geometric, levels=60, evaluations=2),
+    "pc": Method(predictor_corrector, Geometric, levels=60, nfe_per_step=2),
     "euler": Method(euler, Karras, levels=40, restarts=True),
-    "heun": Method(partial(edm, churn=0.0), Karras, levels=18, evaluations=2),
-    "edm": Method(edm_of_karras, Karras, levels=40, evaluations=2),
+    "heun": Method(partial(edm, churn=0.0), Karras, levels=18, nfe_per_step=2),
+    "edm": Method(edm_of_karras, Karras, levels=40, nfe_per_step=2),
     "dpmpp": Method(dpm_solver, Karras, levels=20),
     "dpmpp-sde": Method(reverse_diffusion, Karras, levels=30),
     "langevin": Method(on_the_last_level, Geometric, levels=1, steps=200, langevin=True, guided_from=math.inf),
@@ -586,7 +586,7 @@ class Sampling:
     def nfe(self) -> int:
         """How often a score is evaluated for one sample."""
         levels = len(self.descents)
-        return (levels * self.steps if self.method.langevin else (levels - 1) * self.method.evaluations) + 1
+        return (levels * self.steps if self.method.langevin else (levels - 1) * self.method.nfe_per_step) + 1
 
     @property
     def evaluations(self) -> float:
