@@ -32,7 +32,7 @@ from .objectives import ssm as ssm
 from .objectives import training_loss as training_loss
 from .problems import posterior as posterior
 from .problems import replacement as replacement
-from .recipe import Recipe as Recipe
+from .run import Recipe as Recipe
 from .run import Run as Run
 from .run import load as load
 from .samplers import METHODS as METHODS

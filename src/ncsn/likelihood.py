@@ -142,7 +142,7 @@ def log_prob(
     return LogDensities(log_prob=noise - gains.mean(0), standard_error=error, nfe=nfe)
 
 
-def join(parts: Sequence[LogDensities]) -> LogDensities:
+def concatenate(parts: Sequence[LogDensities]) -> LogDensities:
     """One of several, in their order; ``nfe`` is the largest."""
     return LogDensities(
         log_prob=torch.cat([part.log_prob for part in parts]),
