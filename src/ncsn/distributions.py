@@ -285,7 +285,12 @@ class Empirical:
     def __call__(
         self, x: Float[Tensor, "b *d"], sigma: Sigma, /, label: Int64[Tensor, "b"] | None = None
     ) -> Float[Tensor, "b *d"]:
-        """The score ∇ₓ log p_σ(x), or that of the examples of one class for each x; −1 stands for all examples."""
+        """The score ∇ₓ log p_σ(x), or that of the examples of one class for each x; −1 stands for all examples.
+
+        Raises ValueError if classes are given and the data set has none.
+        """
+        if label is not None and self.labels is None:
+            raise ValueError("the data set was made without labels; no class can be given")
         centred = x[:, None].flatten(1) - self.mean
         logits = self._logits(centred, sigma)
         if label is not None:
