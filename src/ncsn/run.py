@@ -313,7 +313,7 @@ class Run:
         labels = self.labels(label, n, generator)
         sampling = self.guidance(sampling, labels, weight=guidance, guide=guide)
         if levels is None:
-            sampling = sampling.limited
+            sampling = sampling.affordable
         networks, guides = [Counted(batched(self.score, size, labels))], list[Counted]()
         if sampling.guidance != 1 and sampling.guide == "unconditional":
             networks.append(Counted(batched(self.score, size)))
@@ -512,14 +512,14 @@ class Run:
             score.autocast = None  # a solver that adapts its step takes rounding for curvature
         probes = 4 if probes is None and math.prod(self.recipe.shape) > 16 else probes
         mean = replace(self, score=score).means(None)[0]
-        sigmas = {"sigma_max": sampling.sigma_max, "sigma_min": sigma_min or sampling.sigma_min}
+        smallest = sampling.sigma_min if sigma_min is None else sigma_min
+        density = partial(log_prob, score, mean=mean, probes=probes, tolerance=tolerance)
         for number, part in enumerate(torch.split(x, batch_size)):
             part_seed = seed if isinstance(seed, torch.Generator) else block_seed(seed, number)
             generator = generator_of(part_seed, self.device)
-            density = log_prob(
-                score, part, **sigmas, mean=mean, probes=probes, tolerance=tolerance, generator=generator
-            )
-            yield replace(density, log_prob=density.log_prob - volume)
+            with hardware.uncompiled():  # for gradients are asked for once for each probe
+                densities = density(part, sigma_max=sampling.sigma_max, sigma_min=smallest, generator=generator)
+            yield replace(densities, log_prob=densities.log_prob - volume)
 
     def compile(self, batch_size: int) -> str | None:
         """Compile the networks for batches of this size; returns why not, if this machine or torch cannot."""

@@ -251,7 +251,7 @@ class Likelihood(RunOptions):
         import ncsn
         from ncsn import storage
         from ncsn.data.pixels import dequantize
-        from ncsn.likelihood import bits_per_dimension, joined
+        from ncsn.likelihood import bits_per_dimension
         from ncsn.run import block_seed
 
         if self.out is not None:
@@ -272,15 +272,15 @@ class Likelihood(RunOptions):
         seed, sigma_min = block_seed(self.seed, 1), self.sigma_min or run.recipe.sampling.sigma_min
         solver: dict[str, Any] = {"sigma_min": sigma_min, "probes": self.probes, "tolerance": self.tolerance}
         parts = run.likelihoods(x, **solver, batch_size=PART, seed=seed)
-        result = joined(list(console.bar(parts, f"{n} images", total=-(-n // PART))))
-        bits = bits_per_dimension(result.log_prob, dimensions)
-        errors = result.standard_error / (dimensions * math.log(2))
+        results = list(console.bar(parts, f"{n} images", total=-(-n // PART)))
+        bits = bits_per_dimension(torch.cat([result.log_prob for result in results]), dimensions)
+        errors = torch.cat([result.standard_error for result in results]) / (dimensions * math.log(2))
         what = "pixels (byte + u)/256" if pixels.dtype == torch.uint8 else "pixels in steps of 1/256"
         error = f"± {errors.mean():.3f} an image" if self.probes > 1 else "an image's error is not known"
         mean = f"{bits.mean():.3f} bits/dim" + (f" ± {bits.std() / n**0.5:.3f}" if n > 1 else "")
         print(
             f"{mean} (over {n} test images; {error} over {self.probes} probes), for {what} with noise {sigma_min:g}; "
-            f"up to {result.nfe} evaluations, {time.perf_counter() - began:.0f} s"
+            f"up to {max(result.nfe for result in results)} evaluations, {time.perf_counter() - began:.0f} s"
         )
         if self.out is not None:
             numbers = {
