@@ -226,7 +226,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
             raise ValueError("it has numbers that are not finite")
     except Exception as error:  # of many kinds, by what is broken
-        raise ValueError(f"{path} cannot be read ({reason(error)})") from error
+        raise ValueError(f"{path} is damaged ({reason(error)})") from error
     return tensors
 
 
