@@ -147,10 +147,9 @@ def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) ->
 
     Systematic resampling: each of them has the shares as its distribution, and all together next to no variance.
     """
-    device = shares.device
-    places = (torch.rand(1, generator=generator, device=device) + torch.arange(n, device=device)) / n
+    places = (torch.rand(1, generator=generator, device=shares.device) + torch.arange(n, device=shares.device)) / n
     chosen = torch.searchsorted(shares.cumsum(0) / shares.sum(), places).clamp(max=len(shares) - 1)
-    return chosen[torch.randperm(n, generator=generator, device=device)]
+    return chosen[torch.randperm(n, generator=generator, device=shares.device)]
 
 
 @dataclass
