@@ -115,7 +115,6 @@ class Evaluate(SamplingOptions, Reading):
             samples, cost = self.draw(run, n, group)
             evaluation.write_samples(out / SAMPLES, samples)
             numbers |= cost
-            hardware.return_memory()
         began = time.perf_counter()
         result = evaluation.evaluate(samples, images, features)
         if run is not None and self.label not in (None, "any", "none"):
