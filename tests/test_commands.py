@@ -152,7 +152,7 @@ class Quick(Classifier):
 def quick(monkeypatch: pytest.MonkeyPatch) -> evaluation.Features:
     """What every image is seen by."""
     classes = tuple("0123456789")
-    features = replace(evaluation.of_classifier(Quick(), "quick", classes, "abc"), accuracy=0.875)
+    features = replace(evaluation.of_classifier(Quick(), "quick", classes), digest="abc", accuracy=0.875)
     monkeypatch.setattr(evaluation, "choose", lambda images, name, device: features)
     return features
 

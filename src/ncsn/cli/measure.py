@@ -41,9 +41,9 @@ class Evaluate(SamplingOptions, Reading):
         data: Where the data set is that the run was trained on, if it has moved.
         against: A data set to judge by instead of the run's own, or for a file: a name, a folder, an archive or an
             array. It is read by --size, --fit, --background and --max-broken.
-        features: What distances are measured in: pixels, classifier (trained on the data's classes, and kept),
-            efficientnet, or inception:WEIGHTS (then it is FID). auto: for MNIST the classifier in the package, else
-            classifier where there are classes and efficientnet where there are none.
+        features: What distances are measured in: pixels, classifier (trained on the data's classes, and kept) or
+            efficientnet. auto: for MNIST the classifier in the package, else classifier where there are classes and
+            efficientnet where there are none.
         n: How many samples, as far as there are as many test images; numbers from fewer than 10,000 are not comparable
             to others'.
         seed: For drawing the samples of a run.

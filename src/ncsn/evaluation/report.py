@@ -22,7 +22,7 @@ from ncsn.files import atomic
 
 REPORTABLE = 10_000
 FEWEST_IMAGES = 10
-RATIOS = ("fid", "frechet_distance", "kernel_distance", "pixel_wasserstein")  # of numbers whose zero means something
+RATIOS = ("frechet_distance", "kernel_distance", "pixel_wasserstein")  # of numbers whose zero means something
 VALUES = 2**23  # pixels that are reals at a time, 32 MB: the data may be larger than memory
 
 
@@ -182,7 +182,7 @@ class Ruler:
         seen, test = self.features(x), self.seen
         if self.features.embed is not None:
             kernel = {"kernel_distance": metrics.kernel_distance(seen.features, test.features)}
-            frechet = {self.features.frechet: metrics.frechet_distance(seen.features, test.features)}
+            frechet = {"frechet_distance": metrics.frechet_distance(seen.features, test.features)}
             # The kernel's is unbiased; the other is too large unless there are many.
             numbers = frechet | kernel if self.n >= REPORTABLE else kernel | frechet
             numbers["density"], numbers["coverage"] = metrics.density_coverage(test.features, seen.features)
