@@ -179,7 +179,7 @@ def test_a_run_is_evaluated(
     run = use(monkeypatch, replace(given, recipe=replace(RECIPE, shape=(1, 28, 28))))
     images, pages = replace(small_images((1, 28, 28)), name="letters"), []
     asked = trained_on(monkeypatch, images)
-    monkeypatch.setattr(plots, "evaluation_page", lambda *page: pages.append(page))
+    monkeypatch.setattr(plots, "image_pairs", lambda *page: pages.append(page))
     options = "-n 120 --seed 3 --levels 8 --device cpu --data moved"
     cli.main(["evaluate", "it", *options.split(), "--out", str(tmp_path / "new")])
     assert [place for _, place in asked] == ["moved"]
@@ -204,7 +204,7 @@ def test_a_run_is_evaluated(
         kinds = ("generated", "held_out", "training", "ratio", "ratio_to_training")
         numbers = [metric[kind] for kind in kinds if kind in metric]
         assert [float(word) for word in printed[name]] == pytest.approx(numbers, rel=1e-3, abs=0.006)
-    (shown, neighbours, _, _), squares = pages[0], []
+    (shown, neighbours, _), squares = pages[0], []
     for image in samples[:30]:
         squares.append((images.train.double() - image.double()).square().flatten(1).sum(1).argmin())
     assert torch.equal(shown, samples[:30])

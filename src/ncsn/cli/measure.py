@@ -125,7 +125,7 @@ class Evaluate(SamplingOptions, Reading):
         storage.write_json(out / NUMBERS, numbers | result.report())
         shown = samples[: min(30, result.n // 10 * 10)]
         _, neighbours = evaluation.nearest(shown, real.train)
-        plots.evaluation_page(shown, real.train[neighbours], result, out / PAGE)
+        plots.image_pairs(shown, real.train[neighbours], out / PAGE)
         print_table(result)
         print(f"{out}: {', '.join(self.outputs)}")
 
