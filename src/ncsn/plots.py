@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from ncsn.data.pixels import quantize
-from ncsn.files import atomic
 from ncsn.samplers import Step
 from ncsn.score import Score
+from ncsn.storage import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,6 @@ from annotated_types import Interval
 from ncsn.cli import console, drawing
 from ncsn.cli.options import SAMPLING_OPTIONS, RunOptions, SamplingOptions, check_suffix
 from ncsn.data.reading import Reading
-from ncsn.files import check_out
 from ncsn.learn.settings import given_ones
 from ncsn.validation import Count, DeviceName, NoiseLevel, Seed, check_ranges
 
@@ -186,6 +185,8 @@ class Evaluate(SamplingOptions, Reading):
 
         Raises ValueError if it may not be written there.
         """
+        from ncsn.storage import check_out
+
         folder = self.source.parent if run is None else self.source
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
@@ -244,8 +245,6 @@ class Likelihood(RunOptions):
         """Integrate, print, and write."""
         if console.follows():  # under torchrun the leading process does it alone
             return
-        if self.out is not None:
-            check_out(self.out, overwrite=self.overwrite)
         import torch
 
         import ncsn
@@ -254,6 +253,8 @@ class Likelihood(RunOptions):
         from ncsn.likelihood import bits_per_dimension, joined
         from ncsn.run import block_seed
 
+        if self.out is not None:
+            storage.check_out(self.out, overwrite=self.overwrite)
         began = time.perf_counter()
         run = ncsn.load(self.run, device=self.device)
         if not run.recipe.images:
