@@ -84,9 +84,9 @@ def test_each_process_has_a_gpu_of_its_own(local_rank: str | None, monkeypatch: 
     if local_rank is not None:
         monkeypatch.setenv("LOCAL_RANK", local_rank)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    allowed = torch.device("cuda", int(local_rank or 0))
     monkeypatch.setattr("torch.empty", lambda _, device: SimpleNamespace(device=torch.device(device)))
-    assert hardware.choose_device("auto") == hardware.choose_device("cuda") == allowed
+    own = torch.device("cuda", int(local_rank or 0))
+    assert hardware.choose_device("auto") == hardware.choose_device("cuda") == own
 
 
 @pytest.mark.parametrize("name", ["cuda:17", "xla", "quantum"])

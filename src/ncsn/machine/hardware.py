@@ -3,7 +3,6 @@
 import ctypes
 import os
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -59,7 +58,6 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> None:
     options = {
         "inplace_buffers": False,  # they break the backward pass of some widths (torch 2.13), and save no time
         "cpp.dynamic_threads": True,  # their number may change later, see ``Threads``
-        "cpp_cache_precompile_headers": shutil.which("openssl") is not None,  # by which torch tells headers apart
     }
     say("compiling the network: up to a minute the first time, then seconds")
     try:

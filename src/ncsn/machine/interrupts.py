@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NoReturn
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -57,11 +57,9 @@ def interruptible() -> Iterator[None]:
             raise
 
 
-@contextmanager
-def deferred(received: list[int]) -> Iterator[None]:
+def deferred(received: list[int]) -> AbstractContextManager[None]:
     """Within it, the numbers of signals are collected in a list, so that no step is cut in half."""
-    with received_by(lambda number, _: received.append(number)):
-        yield
+    return received_by(lambda number, _: received.append(number))
 
 
 @contextmanager
