@@ -23,7 +23,7 @@ from ncsn.networks.classifier import Classifier
 from ncsn.storage import atomic, digest, read_tensors, sealed
 
 IMAGES_SEEN, EPOCHS, BATCH, PEAK_RATE = 100_000, 20, 250, 5e-3  # about a minute for 32 × 32 pixels on two cores
-CPU = torch.device("cpu")
+PROCESSOR = torch.device("cpu")
 Embed = Callable[[Tensor], Tensor]
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ def progress(parts: Iterable[T], name: str) -> Iterable[T]:
     return bar
 
 
-def choose(images: Images, name: str = "auto", device: torch.device = CPU) -> Features:
+def choose(images: Images, name: str = "auto", device: torch.device = PROCESSOR) -> Features:
     """The features of that name, for such images.
 
     ``name``: auto, pixels, classifier (trained on the data's own classes) or efficientnet.
@@ -122,7 +122,7 @@ def suitable(images: Images) -> str:
     return "efficientnet" if images.shape[0] in (1, 3) and find_spec("efficientnet_lite_pytorch") else "pixels"
 
 
-def of_classifier(classifier: Classifier, name: str, classes: tuple[str, ...], device: torch.device = CPU) -> Features:
+def of_classifier(classifier: Classifier, name: str, classes: tuple[str, ...], device: torch.device = PROCESSOR) -> Features:
     """What a classifier sees; see ``Features`` for ``name`` and ``classes``."""
     network = classifier.requires_grad_(False).eval().to(device)
 
@@ -132,7 +132,7 @@ def of_classifier(classifier: Classifier, name: str, classes: tuple[str, ...], d
     return Features(name=name, embed=embed, head=network.head, classes=classes, digest=digest(network.state_dict()))
 
 
-def digits(device: torch.device = CPU) -> Features:
+def digits(device: torch.device = PROCESSOR) -> Features:
     """What the classifier of MNIST's digits in the package sees; it was trained on the 50,000 training images."""
     network = Classifier()
     network.load_state_dict(load((resources.files("ncsn") / "assets" / "classifier.safetensors").read_bytes()))
@@ -199,7 +199,7 @@ def moved(x: Tensor, generator: torch.Generator) -> Tensor:
     return F.pad(x, (most, most, most, most), mode="replicate")[:, :, down : down + height, right : right + width]
 
 
-def efficientnet(device: torch.device = CPU) -> Features:
+def efficientnet(device: torch.device = PROCESSOR) -> Features:
     """The means of 112 maps in the middle of EfficientNet-lite0; its weights, from ImageNet, are in a package.
 
     Not of its last 1,280: from images unlike ImageNet's they rank pure noise above slightly noisy images, and they need

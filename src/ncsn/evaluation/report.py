@@ -94,18 +94,14 @@ def nearest(
     size = max(1, VALUES // data[0].numel())
     distances, indices = [], []
     for part in progress(torch.split(x, 500), "nearest images"):
-        near = [torch.cdist(reals(part), reals(chunk)).min(1) for chunk in torch.split(data, size)]
+        vectors = part.flatten(1).float()
+        near = [torch.cdist(vectors, chunk.flatten(1).float()).min(1) for chunk in torch.split(data, size)]
         chunk = torch.stack([distance for distance, _ in near]).argmin(0)
         index = torch.stack([where for _, where in near])[chunk, torch.arange(len(part))] + size * chunk
         # Once more and exactly, as a matrix product leaves a copy at some distance from itself.
         distances.append((part.float() - data[index].float()).flatten(1).norm(dim=1) / 255)
         indices.append(index)
     return torch.cat(distances), torch.cat(indices)
-
-
-def reals(pixels: Tensor) -> Tensor:
-    """Images (n, c, h, w) of bytes as vectors in [0, 1]."""
-    return pixels.flatten(1).float() / 255
 
 
 class Ruler:
