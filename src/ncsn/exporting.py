@@ -24,7 +24,6 @@ from torch import Tensor
 from ncsn.run import Recipe, Run
 from ncsn.score import ScoreModel, expand
 from ncsn.storage import atomic, check_out
-from ncsn.validation import one_line
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")  # torch's exporter needs the last
 INPUTS = ("x", "sigma", "label")
@@ -89,7 +88,8 @@ def convert(model: ScoreModel, run: Run) -> bytes:
         content = onnx_of(model, batches[0], description(run))
         difference = farthest(content, model, batches)
     except Exception as error:  # of many kinds: torch's, protobuf's and onnxruntime's
-        raise ValueError(f"torch cannot export the network ({one_line(error)})") from error
+        reason, *_ = str(error).splitlines() or [type(error).__name__]
+        raise ValueError(f"torch cannot export the network ({reason})") from error
     if not difference <= TOLERANCE:  # nor if it is NaN
         raise ValueError(f"the file would be {difference:.1e} off PyTorch; at most {TOLERANCE:g} is allowed")
     return content

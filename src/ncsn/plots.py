@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from ncsn.data.pixels import quantize
-from ncsn.samplers import Step
 from ncsn.score import Score
 from ncsn.storage import atomic
 
@@ -26,6 +25,7 @@ STYLE: Any = {"font.size": 9, "axes.titlesize": 9.5, "axes.spines.top": False, "
 Place = Path | str | None
 Extent = tuple[tuple[float, float], tuple[float, float]]
 Panel = tuple[str, Float[Tensor, "n 2"]]
+Noisy = tuple[float, Tensor]  # a step of a sampler: σ and x
 
 
 @contextmanager
@@ -101,14 +101,14 @@ def visible(x: Float[Tensor, "*d"], sigma: float) -> UInt8[Tensor, "*d"]:
     return quantize(0.5 + (x - 0.5) / (1 + 4 * sigma))
 
 
-def _spread(steps: Sequence[Step], most: int) -> list[Step]:
+def _spread(steps: Sequence[Noisy], most: int) -> list[Noisy]:
     """At most so many of the states, evenly chosen, the first and the last among them."""
     chosen = torch.linspace(0, len(steps) - 1, min(most, len(steps))).round().int().tolist()
     return [steps[i] for i in chosen]
 
 
 @_styled()
-def evolution(steps: Sequence[Step], path: Place = None, *, examples: int = 8, columns: int = 12) -> "Figure":
+def evolution(steps: Sequence[Noisy], path: Place = None, *, examples: int = 8, columns: int = 12) -> "Figure":
     """From noise to images: one example a row, noise levels from left to right, σ = 0 for the denoised state.
 
     ``steps``: the states of a sampler, of images (n, c, h, w).
@@ -126,7 +126,7 @@ def evolution(steps: Sequence[Step], path: Place = None, *, examples: int = 8, c
     return _finish(figure, path)
 
 
-def evolution_animation(steps: Sequence[Step], path: Path | str, *, examples: int = 36) -> None:
+def evolution_animation(steps: Sequence[Noisy], path: Path | str, *, examples: int = 36) -> None:
     """The same as an animation of a grid, in at most 40 frames and 16 shades, which keeps the file small."""
     frames = [image_grid(visible(x[:examples], sigma), columns=6).quantize(16) for sigma, x in _spread(steps, 40)]
     _animate(frames, path, milliseconds=120)

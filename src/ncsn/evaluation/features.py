@@ -122,7 +122,9 @@ def suitable(images: Images) -> str:
     return "efficientnet" if images.shape[0] in (1, 3) and find_spec("efficientnet_lite_pytorch") else "pixels"
 
 
-def of_classifier(classifier: Classifier, name: str, classes: tuple[str, ...], device: torch.device = PROCESSOR) -> Features:
+def of_classifier(
+    classifier: Classifier, name: str, classes: tuple[str, ...], device: torch.device = PROCESSOR
+) -> Features:
     """What a classifier sees; see ``Features`` for ``name`` and ``classes``."""
     network = classifier.requires_grad_(False).eval().to(device)
 
