@@ -13,7 +13,7 @@ from torch import Tensor
 from ncsn import evaluation
 from ncsn.data import Images, Labels, mnist
 from ncsn.evaluation import PIXELS, Features, Metric, features, metrics, report
-from ncsn.networks.classifier import Classifier
+from ncsn.networks.unet import Classifier
 
 DIGITS = tuple("0123456789")
 

@@ -205,7 +205,7 @@ class Likelihood(RunOptions):
         import ncsn
         from ncsn import storage
         from ncsn.data.pixels import dequantize
-        from ncsn.likelihood import bits_per_dimension, joined
+        from ncsn.likelihood import bits_per_dimension, concatenate
         from ncsn.run import block_seed
 
         if self.out is not None:
@@ -226,7 +226,7 @@ class Likelihood(RunOptions):
         seed, sigma_min = block_seed(self.seed, 1), self.sigma_min or run.recipe.sampling.sigma_min
         solver: dict[str, Any] = {"sigma_min": sigma_min, "probes": self.probes, "tolerance": self.tolerance}
         parts = run.likelihoods(x, **solver, batch_size=PART, seed=seed)
-        result = joined(list(console.bar(parts, f"{n} images", total=-(-n // PART))))
+        result = concatenate(list(console.bar(parts, f"{n} images", total=-(-n // PART))))
         bits = bits_per_dimension(result.log_prob, dimensions)
         errors = result.standard_error / (dimensions * math.log(2))
         what = "pixels (byte + u)/256" if pixels.dtype == torch.uint8 else "pixels in steps of 1/256"

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ncsn.data import Images, mnist
 from ncsn.machine import hardware
 from ncsn.machine.hardware import refresh_interval
-from ncsn.networks.classifier import Classifier
+from ncsn.networks.unet import Classifier
 from ncsn.storage import atomic, digest, read_tensors, sealed
 
 IMAGES_SEEN, EPOCHS, BATCH, PEAK_RATE = 100_000, 20, 250, 5e-3  # about a minute for 32 × 32 pixels on two cores
