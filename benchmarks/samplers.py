@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import ncsn
 from ncsn import data, evaluation
-from ncsn.cli import console, drawing
+from ncsn.cli import drawing
 from ncsn.data.pixels import quantize
 from ncsn.evaluation import metrics
 from ncsn.machine import hardware
@@ -92,7 +92,7 @@ def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     images, classifier = data.mnist(), evaluation.digits()
     held_out = classifier(images.validation)
     run = ncsn.load(curve.run)
-    console.compile_run(run, curve.batch_size)
+    run.compile(curve.batch_size)
     real = classifier(alike(run, images, curve.n))
     floor = metrics.frechet_distance(real.features, held_out.features)
     rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor, "default": usual(run)}]

@@ -151,7 +151,7 @@ class Quick(Classifier):
 def quick(monkeypatch: pytest.MonkeyPatch) -> evaluation.Features:
     """What every image is seen by."""
     classes = tuple("0123456789")
-    features = replace(evaluation.of_classifier(Quick(), "quick", classes, "abc"), accuracy=0.875)
+    features = replace(evaluation.of_classifier(Quick(), "quick", classes), digest="abc", accuracy=0.875)
     monkeypatch.setattr(evaluation, "choose", lambda images, name, device: features)
     return features
 
@@ -178,7 +178,7 @@ def test_a_run_is_evaluated(
     run = use(monkeypatch, replace(given, recipe=replace(RECIPE, shape=(1, 28, 28))))
     images, pages = replace(small_images((1, 28, 28)), name="letters"), []
     asked = trained_on(monkeypatch, images)
-    monkeypatch.setattr(plots, "evaluation_page", lambda *page: pages.append(page))
+    monkeypatch.setattr(plots, "image_pairs", lambda *page: pages.append(page))
     options = "-n 120 --seed 3 --levels 8 --device cpu --data moved"
     cli.main(["evaluate", "it", *options.split(), "--out", str(tmp_path / "new")])
     assert [place for _, place in asked] == ["moved"]
@@ -203,7 +203,7 @@ def test_a_run_is_evaluated(
         kinds = ("generated", "held_out", "training", "ratio", "ratio_to_training")
         numbers = [metric[kind] for kind in kinds if kind in metric]
         assert [float(word) for word in printed[name]] == pytest.approx(numbers, rel=1e-3, abs=0.006)
-    (shown, neighbours, _, _), squares = pages[0], []
+    (shown, neighbours, _), squares = pages[0], []
     for image in samples[:30]:
         squares.append((images.train.double() - image.double()).square().flatten(1).sum(1).argmin())
     assert torch.equal(shown, samples[:30])
@@ -228,61 +228,37 @@ def test_no_more_samples_are_drawn_than_can_be_judged(
     assert alone[0] in printed.out
 
 
-def test_a_file_is_evaluated_as_far_as_is_asked(
-    quick: evaluation.Features, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_is_judged_against_any_data(
+    given: Run, quick: evaluation.Features, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    images = small_images((1, 28, 28))
-    monkeypatch.setattr(data, "mnist", lambda: images)
-    np.savez(tmp_path / "theirs.npz", samples=images.validation.numpy())
-    cli.main(["evaluate", str(tmp_path / "theirs.npz"), "-n", "110"])
-    found = json.loads((tmp_path / "evaluation.json").read_text())
-    report = evaluation.evaluate(images.validation[:110], images, quick).report()
-    assert {name: found[name] for name in report} == report
-    assert found["n"] == 110
-    assert "is taken for digits, and judged by MNIST; --against DATA" in capsys.readouterr().out
-
-
-def test_a_file_is_judged_against_any_data(
-    quick: evaluation.Features, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    images, given = replace(small_images((3, 8, 28)), name="colours"), []
+    use(monkeypatch, replace(given, recipe=replace(RECIPE, shape=(1, 8, 28))))
+    images, asked = replace(small_images((1, 8, 28)), name="others"), []
 
     def load(name: str, *, reading: data.Reading) -> data.Images:
-        given.append((name, reading))
+        asked.append((name, reading))
         return images
 
     monkeypatch.setattr(data, "load_images", load)
-    np.savez(tmp_path / "x.npz", pictures=(images.validation.permute(0, 2, 3, 1) / 255).numpy())
-    options = "--against colours.zip --size 8x28 --fit pad"
-    cli.main(["evaluate", str(tmp_path / "x.npz"), *options.split(), "--features", "pixels"])
-    assert given == [("colours.zip", data.Reading(size="8x28", fit="pad"))]
-    found = json.loads((tmp_path / "evaluation.json").read_text())
-    assert found["metrics"]["pixel_wasserstein"]["ratio"] == 1
-    assert found["metrics"]["frechet_distance"]["ratio"] == pytest.approx(1)
+    cli.main(["evaluate", "it", *f"-n 100 --levels 2 --against x.zip --size 8x28 --fit pad --out {tmp_path}".split()])
+    assert asked == [("x.zip", data.Reading(size="8x28", fit="pad"))]
+    assert json.loads((tmp_path / "evaluation.json").read_text())["data"] == "others"
 
 
 @pytest.mark.parametrize(
-    ("shape", "options", "complaint"),
+    ("options", "complaint"),
     [
-        ((3, 8, 8), "", r"holds images of shape \(3, 8, 8\); give --against DATA"),
-        ((1, 28, 28), "--against data", r"has images of shape \(1, 28, 28\), the data of \(1, 8, 8\)"),
-        ((1, 28, 28), "--data here", "to judge by another, or a file, give --against"),
-        ((1, 28, 28), "--class 7 --seed 3", "has its samples already; --class, --seed would say how to draw them"),
-        ((1, 28, 28), "--size 8", "are about --against, which is not given"),
+        ("--against data", r"has images of shape \(1, 28, 28\), the data of \(1, 8, 8\)"),
+        ("--against data --data here", "give --against alone"),
+        ("--size 8", "are about --against, which is not given"),
     ],
 )
 def test_what_cannot_be_judged_is_refused_in_one_line(
-    shape: tuple[int, int, int],
-    options: str,
-    complaint: str,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    options: str, complaint: str, given: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    use(monkeypatch, replace(given, recipe=replace(RECIPE, shape=(1, 28, 28))))
     monkeypatch.setattr(data, "load_images", lambda name, *, reading: small_images((1, 8, 8)))
-    np.savez(tmp_path / "x.npz", samples=small_images(shape).validation.numpy())
     with pytest.raises(SystemExit):
-        cli.main(["evaluate", str(tmp_path / "x.npz"), *options.split()])
+        cli.main(["evaluate", "it", *options.split()])
     error = capsys.readouterr().err
     assert re.search(complaint, error)
     assert error.count("\n") == 1

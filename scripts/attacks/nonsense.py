@@ -46,7 +46,6 @@ RUN_FILES = ("config.json", "metrics.json", "metrics.jsonl", "checkpoint.pt", "g
 FILES = {
     **{f"run/{name}": COMMANDS for name in RUN_FILES},
     "run/model.safetensors": COMMANDS[1:2],
-    "samples.npz": ("evaluate samples.npz --against run --device cpu --out out",),
     **{
         f"set.{kind}": (f"train set.{kind} {SMALL} --steps 1 --guidance 1 --out out",) for kind in ("zip", "tar", "npy")
     },
@@ -143,7 +142,6 @@ def prepare(ground: Ground) -> None:
     shutil.copy(ground.folder / "images" / "dark" / "000.png", ground.folder / "it.png")
     with np.load(ground.folder / "images.npz") as there:
         np.save(ground.folder / "set.npy", there["x_train"])
-        np.savez_compressed(ground.folder / "samples.npz", samples=there["x_train"])
     place = ground.place("whole", 0)
     shutil.copytree(ground.folder / "run", place / "run")
     ground.made(f"ncsn {COMMANDS[1]}", place)

@@ -11,14 +11,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
 from ncsn.machine.interrupts import Stopped, interruptible
-
-if TYPE_CHECKING:
-    from ncsn.run import Run
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 S = TypeVar("S")
@@ -58,11 +55,13 @@ def run(command: Callable[[S], None], settings: Any, args: list[str] | None = No
     try:
         given = parse(settings, args, prog)
         # Torch is imported before Ctrl-C is the command's to answer: an interrupted import says whatever it likes.
+        import torch
+
         from ncsn.machine import hardware
 
         hardware.keep_memory()
-        hardware.keep_compiled_code()
-        with interruptible(), hardware.denormals_flushed():
+        torch.set_flush_denormal(True)  # processors are slow at numbers below 10⁻³⁸: a fifth of a training step
+        with interruptible():
             command(given)
         return
     except (ValueError, OSError) as error:
@@ -111,13 +110,6 @@ def fail_computing(error: MemoryError | RuntimeError) -> NoReturn:
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         fail("out of memory; a smaller --batch-size, a larger --accumulate, smaller images or networks need less", 1)
     raise error
-
-
-def compile_run(run: "Run", batch_size: int) -> None:
-    """Compile a run's networks (see ``Run.compile``), and tell the user how long that takes, or why not."""
-    from ncsn.machine.hardware import say_compiled
-
-    say_compiled(lambda: run.compile(batch_size))
 
 
 def bar(states: Iterable[T], description: str, *, total: int | None = None) -> Iterator[T]:

@@ -39,7 +39,7 @@ def draw(
     steps = run.steps(n, seed=seed, batch_size=batch_size, **how)
     many = compiling_pays(run, n, steps)
     if many:
-        console.compile_run(run, even(n, batch_size))
+        run.compile(even(n, batch_size))
     path = []
     with nullcontext() if many else hardware.nothing_compiled():
         for step in console.bar(steps, description or f"{n} samples"):
@@ -101,17 +101,14 @@ def draw_blocks(
                 # The last block may be smaller than those that the network is compiled for.
                 pays = compiling_pays(run, n, steps) and even(count, batch_size) == usual
                 if pays and not compiled:
-                    console.compile_run(run, usual)
+                    run.compile(usual)
                     compiled = True
-                threads.tell()
                 with nullcontext() if pays else hardware.nothing_compiled():
-                    for step in steps:
+                    for step in threads.beside(steps):
                         bar.update(sum(counts) / len(steps))
-                        threads.tell()
                         last = step.x
                 x[:count] = last.cpu()
             blocks = group.gather(x)
             seconds = (time.perf_counter() - began) / len(counts)
             for count, block in zip(counts, blocks, strict=False):
                 yield drawn(steps, block[:count], [], seconds)
-    threads.release()

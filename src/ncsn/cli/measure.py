@@ -12,43 +12,38 @@ import tyro
 from annotated_types import Interval
 
 from ncsn.cli import console, drawing
-from ncsn.cli.options import SAMPLING_OPTIONS, RunOptions, SamplingOptions, check_suffix
+from ncsn.cli.options import RunOptions, SamplingOptions, check_suffix
 from ncsn.data.reading import Reading
-from ncsn.learn.settings import given_ones
 from ncsn.validation import Count, DeviceName, NoiseLevel, Seed, check_ranges, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ncsn.data import Images
     from ncsn.evaluation import Evaluation
     from ncsn.machine.distributed import Group
     from ncsn.run import Run
 
-MNIST = (1, 28, 28)
 PART = 32  # images whose likelihood is computed together
 PAGE, NUMBERS, SAMPLES = "evaluation.png", "evaluation.json", "evaluation.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(SamplingOptions, Reading):
-    """Measure how good a run's samples are, or anybody's in an .npz file: every number beside real images'.
+    """Measure how good a run's samples are: every number beside real images'.
 
     Args:
-        source: A run's folder, mnist, hf://user/model, or an .npz file with images under the key samples, or as its
-            only array: bytes, or reals in [0, 1].
+        source: A run's folder, mnist or hf://user/model.
         data: Where the data set is that the run was trained on, if it has moved.
-        against: A data set to judge by instead of the run's own, or for a file: a name, a folder, an archive or an
-            array. It is read by --size, --fit, --background and --max-broken.
-        features: What distances are measured in: pixels, classifier (trained on the data's classes, and kept),
-            efficientnet, or inception:WEIGHTS (then it is FID). auto: for MNIST the classifier in the package, else
-            classifier where there are classes and efficientnet where there are none.
+        against: A data set to judge by instead of the run's own: a name, a folder, an archive or an array. It is read
+            by --size, --fit, --background and --max-broken.
+        features: What distances are measured in: pixels, classifier (trained on the data's classes, and kept) or
+            efficientnet. auto: for MNIST the classifier in the package, else classifier where there are classes and
+            efficientnet where there are none.
         n: How many samples, as far as there are as many test images; numbers from fewer than 10,000 are not comparable
             to others'.
         seed: For drawing the samples of a run.
         device: auto: CUDA where there is one, else the CPU.
-        out: A folder for evaluation.json, evaluation.png and, of a run, the samples, evaluation.npz; by default where
-            the source is.
+        out: A folder for evaluation.json, evaluation.png and the samples, evaluation.npz; by default the run's.
         overwrite: Replace an earlier evaluation there.
     """
 
@@ -65,93 +60,59 @@ class Evaluate(SamplingOptions, Reading):
     def __post_init__(self) -> None:
         """Refuse options that have no effect."""
         super().__post_init__()
-        if self.data is not None and (self.against is not None or self.is_file):
-            raise ValueError("--data is where a run's own data set is; to judge by another, or a file, give --against")
-        if self.is_file and (useless := given_ones(self, (*SAMPLING_OPTIONS, "seed"))):
-            options = ", ".join("--" + name.replace("label", "class").replace("_", "-") for name in useless)
-            raise ValueError(f"{self.source} has its samples already; {options} would say how to draw them")
+        if self.data is not None and self.against is not None:
+            raise ValueError("--data is where a run's own data set is; to judge by another, give --against alone")
         if self.against is None and self.reading != Reading():
             raise ValueError("--size, --fit, --background and --max-broken are about --against, which is not given")
 
-    @property
-    def is_file(self) -> bool:
-        """Whether the samples are in a file."""
-        return self.source.suffix == ".npz"
-
     def __call__(self) -> None:
-        """Draw samples if the source is a run, judge them, and write the numbers."""
+        """Draw samples, judge them, and write the numbers."""
+        import numpy as np
+
         import ncsn
         from ncsn import data, evaluation, plots, storage
-        from ncsn.data.pixels import BYTES
         from ncsn.machine import distributed, hardware
 
         group = distributed.join()
-        run = None if self.is_file else ncsn.load(self.source, device=self.device)
+        run = ncsn.load(self.source, device=self.device)
         if not group.leads:
-            if run is not None:
-                self.draw(run, int(group.share()), group)
+            self.draw(run, int(group.share()), group)
             return
         out = self.folder(run)
-        against = None if self.against is None else data.load_images(self.against, reading=self.reading)
-        if run is None:
-            depth = BYTES if against is None else against.depth
-            samples = evaluation.read_samples(self.source, self.n, depth=depth)
-        images = self.judges(run, against, run.recipe.shape if run is not None else tuple(samples.shape[1:]))
+        shape = run.recipe.shape
+        if len(shape) != 3:
+            raise ValueError(f"{self.source} makes examples of shape {shape}; only images can be judged")
+        images = run.data(self.data) if self.against is None else data.load_images(self.against, reading=self.reading)
+        if images.shape != shape:
+            raise ValueError(
+                f"{self.source} has images of shape {shape}, the data of {images.shape}; they must be equal"
+            )
         print(f"data: {images.name}, {images.describe()}")
         # Features come before samples: what is wrong with them should not take minutes to turn out.
         real = evaluation.at_8_bits(images)
         features = evaluation.choose(real, self.features, hardware.choose_device(self.device))
         if self.features == "auto" and features.embed is None:
             print("only pixels are compared; images without classes have features after pip install 'ncsn[features]'")
-        numbers: dict[str, Any] = {"source": str(self.source)}
-        if run is not None:
-            n = min(self.n, len(images.test), len(images.validation), len(images.train))
-            if n < self.n:
-                print(
-                    f"{n} samples instead of {self.n}: there are no more real images to compare with", file=sys.stderr
-                )
-            group.share(str(n).encode())
-            samples, cost = self.draw(run, n, group)
-            evaluation.write_samples(out / SAMPLES, samples)
-            numbers |= cost
-            hardware.return_memory()
+        n = min(self.n, len(images.test), len(images.validation), len(images.train))
+        if n < self.n:
+            print(f"{n} samples instead of {self.n}: there are no more real images to compare with", file=sys.stderr)
+        group.share(str(n).encode())
+        samples, numbers = self.draw(run, n, group)
+        with storage.atomic(out / SAMPLES) as temporary:
+            np.savez_compressed(temporary, samples=samples.numpy())
         began = time.perf_counter()
         result = evaluation.evaluate(samples, images, features)
-        if run is not None and self.label not in (None, "any", "none"):
+        if self.label not in (None, "any", "none"):
             note = f"samples of class {self.label} alone, beside images of all classes: they differ for that alone"
             result = replace(result, notes=[*result.notes, note])
-        numbers |= {"data": images.name, "data_digest": images.digest}
+        numbers |= {"source": str(self.source), "data": images.name, "data_digest": images.digest}
         numbers["evaluation_seconds"] = time.perf_counter() - began
         storage.write_json(out / NUMBERS, numbers | result.report())
         shown = samples[: min(30, result.n // 10 * 10)]
         _, neighbours = evaluation.nearest(shown, real.train)
-        plots.evaluation_page(shown, real.train[neighbours], result, out / PAGE)
+        plots.image_pairs(shown, real.train[neighbours], out / PAGE)
         print_table(result)
-        print(f"{out}: {', '.join(self.outputs)}")
-
-    def judges(self, run: "Run | None", against: "Images | None", shape: tuple[int, ...]) -> "Images":
-        """The real images: those of --against, or the run's own.
-
-        Raises ValueError if they are not known, or if they have another shape than the samples.
-        """
-        from ncsn import data
-
-        if len(shape) != 3:
-            raise ValueError(f"{self.source} makes examples of shape {shape}; only images can be judged")
-        if against is not None:
-            images = against
-        elif run is not None:
-            images = run.data(self.data)
-        elif shape == MNIST:
-            print(f"{self.source} is taken for digits, and judged by MNIST; --against DATA judges by others")
-            images = data.mnist()
-        else:
-            raise ValueError(f"{self.source} holds images of shape {shape}; give --against DATA, what to judge them by")
-        if images.shape != shape:
-            raise ValueError(
-                f"{self.source} has images of shape {shape}, the data of {images.shape}; they must be equal"
-            )
-        return images
+        print(f"{out}: {NUMBERS}, {PAGE}, {SAMPLES}")
 
     def draw(self, run: "Run", n: int, group: "Group") -> "tuple[Tensor, dict[str, Any]]":
         """``n`` samples of a run as bytes, and how they were drawn; for other processes than the leading one, none."""
@@ -176,25 +137,18 @@ class Evaluate(SamplingOptions, Reading):
             "sampling_seconds": time.perf_counter() - began,
         }
 
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The names of the files that are written."""
-        return (NUMBERS, PAGE) if self.is_file else (NUMBERS, PAGE, SAMPLES)
-
-    def folder(self, run: "Run | None") -> Path:
-        """The folder to write into: --out, or where the source is; for a run of the package or of the hub, this one.
+    def folder(self, run: "Run") -> Path:
+        """The folder to write into: --out, or the run's; for a run of the package or of the hub, this one.
 
         Raises ValueError if it may not be written there.
         """
         from ncsn.storage import check_out
 
-        folder = self.source.parent if run is None else self.source
+        folder = self.source if run.folder == self.source else Path()
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
             folder = self.out
-        elif run is not None and run.folder != self.source:
-            folder = Path()
-        for name in self.outputs:
+        for name in (NUMBERS, PAGE, SAMPLES):
             check_out(folder / name, overwrite=self.overwrite)
         return folder
 

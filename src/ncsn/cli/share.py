@@ -9,7 +9,7 @@ import threading
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -26,12 +26,10 @@ class Export(RunArgument):
     Args:
         out: The file, such as model.onnx; the smaller network that guides samples, if the run has one, goes beside it,
             into model.guide.onnx.
-        precision: How weights are stored: fp16 takes half as much. Computation is in float32.
         overwrite: Replace existing files.
     """
 
     out: tyro.conf.Positional[Path]
-    precision: Literal["fp16", "fp32"] = "fp16"
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -46,7 +44,7 @@ class Export(RunArgument):
         import ncsn
 
         run = ncsn.load(self.run, device="cpu")
-        for path in ncsn.export(run, self.out, precision=self.precision, overwrite=self.overwrite):
+        for path in ncsn.export(run, self.out, overwrite=self.overwrite):
             print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, compared with PyTorch")
 
 
@@ -113,7 +111,7 @@ def put_models(run: Path, folder: Path) -> None:
     if not loaded.recipe.images or shape[0] not in (1, 3):
         raise ValueError(f"{run} makes examples of shape {shape}; the page shows images, grey or in three colours")
     print(f"{run} is being exported for the page", flush=True)
-    ncsn.export(loaded, score, precision="fp32")
+    ncsn.export(loaded, score)
 
 
 @dataclass(frozen=True, kw_only=True)
