@@ -254,9 +254,9 @@ def test_a_file_is_judged_against_any_data(
 
     monkeypatch.setattr(data, "load_images", load)
     np.savez(tmp_path / "x.npz", pictures=(images.validation.permute(0, 2, 3, 1) / 255).numpy())
-    options = "--against colours.zip --size 8x28 --fit pad"
+    options = "--against colours.zip --size 8x28 --fit stretch"
     cli.main(["evaluate", str(tmp_path / "x.npz"), *options.split(), "--features", "pixels"])
-    assert given == [("colours.zip", data.Reading(size="8x28", fit="pad"))]
+    assert given == [("colours.zip", data.Reading(size="8x28", fit="stretch"))]
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert found["metrics"]["pixel_wasserstein"]["ratio"] == 1
     assert found["metrics"]["frechet_distance"]["ratio"] == pytest.approx(1)

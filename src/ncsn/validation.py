@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from annotated_types import Interval
 
-from ncsn.files import one_line
+from ncsn.files import one_line as one_line
 
 SamplerName: TypeAlias = Literal[
     "annealed", "consistent", "pc", "euler", "heun", "edm", "dpmpp", "dpmpp-sde", "langevin", "fast"

@@ -13,7 +13,7 @@ from annotated_types import Interval
 
 from ncsn.cli import console, drawing
 from ncsn.cli.options import SAMPLING_OPTIONS, RunOptions, SamplingOptions, check_suffix
-from ncsn.data.reading import Reading
+from ncsn.data import Reading
 from ncsn.files import check_out
 from ncsn.learn.settings import given_ones
 from ncsn.validation import Count, DeviceName, NoiseLevel, Seed, check_ranges

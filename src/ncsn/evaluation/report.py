@@ -14,8 +14,8 @@ from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from ncsn.data import Images
+from ncsn.data.images import arrays, images_in
 from ncsn.data.pixels import BYTES, Depth, quantize
-from ncsn.data.sources import arrays, images_in
 from ncsn.evaluation import metrics
 from ncsn.evaluation.features import Embed, Features, choose, progress
 from ncsn.files import atomic
