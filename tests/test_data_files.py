@@ -1,8 +1,6 @@
 """Folders, archives and arrays: what is an image, which class, which part; and what only looks so."""
 
-import io
 import os
-import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from pictures import classes, contents, everything, in_order, packed, pixels, pn
 from PIL import Image
 
 from ncsn.data import Reading, load_images, read_example
+from ncsn.data.pixels import BYTES
 
 FLAT = {f"{i:02d}.png": i for i in range(20)}
 CLASSES = {f"{'dog' if i % 3 else 'cat'}/deep/{i:02d}.png": i for i in range(20)}
@@ -27,42 +26,36 @@ def parts(*names: str) -> dict[str, int]:
     return {f"{name}/{i}.png": 100 * k + i for k, (name, n) in enumerate(sizes) for i in range(n)}
 
 
-def archive(place: Path, files: Mapping[str, int | bytes], system: int = 3) -> str:
-    """Files, as bytes or as the value of an image, in an archive, and in no order of theirs."""
-    members = {name: png(file) if isinstance(file, int) else file for name, file in files.items()}
-    names = sorted(members, key=lambda name: name[::-1])
-    if place.suffix == ".zip":
-        with zipfile.ZipFile(place, "w") as file:
-            for name in names:
-                info = zipfile.ZipInfo(name)
-                info.create_system, info.compress_type = system, zipfile.ZIP_DEFLATED
-                file.writestr(info, members[name])
-        return str(place)
-    with tarfile.open(place, "w" if place.suffix == ".tar" else f"w:{place.suffix[1:]}") as tar:  # type: ignore[call-overload]
-        for name in names:
-            about = tarfile.TarInfo(name)
-            about.size = len(members[name])
-            tar.addfile(about, io.BytesIO(members[name]))
+def archive(place: Path, files: Mapping[str, int | bytes]) -> str:
+    """Files, as bytes or as the value of an image, in a zip archive, and in no order of theirs."""
+    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in sorted(files, key=lambda name: name[::-1]):
+            content = files[name]
+            file.writestr(name, png(content) if isinstance(content, int) else content)
     return str(place)
 
 
-@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
-@pytest.mark.parametrize("wrapping", ["", "set/v1/"])
-def test_folders_and_archives_are_alike(tmp_path: Path, kind: str, wrapping: str) -> None:
-    files = {f"{part}/{'dog' if i % 3 else 'cat'}/{i:02d}.png": 100 * k + i
-             for k, (part, n) in enumerate((("Training", 20), ("VAL", 5), ("test", 4))) for i in range(n)}  # fmt: skip
-    whole: dict[str, int | bytes] = {f"{wrapping}{name}": value for name, value in files.items()}
+@pytest.mark.parametrize("wrapping", ["", "set/v1/", "set\\"])
+def test_folders_and_archives_are_alike(tmp_path: Path, wrapping: str) -> None:
+    """Some programs of Windows write backslashes between folders."""
+    split = (("Training", 20), ("VAL", 5), ("test", 4))
+    inside = {f"{part}/{'dog' if i % 3 else 'cat'}/{i:02d}.png": 100 * k + i
+              for k, (part, n) in enumerate(split) for i in range(n)}  # fmt: skip
+    whole: dict[str, int | bytes] = {f"{wrapping}{name}": value for name, value in inside.items()}
     whole |= {f"{wrapping}Training/dog/.hidden.png": 50, f"{wrapping}.thumbs/x.png": 51, "__MACOSX/._a.png": 52}
-    whole |= {f"{wrapping}README.txt": b"no image"}
-    place = tmp_path / ("birds.v2" if kind == "folder" else f"birds.{kind}")
-    images = load_images(write(place, whole) if kind == "folder" else archive(place, whole))
-    assert images.name == ("birds.v2" if kind == "folder" else "birds")
-    held = {"validation": list(range(100, 105)), "test": list(range(200, 204))}
-    assert contents(images) == {"train": list(range(20)), **held}
-    assert classes(images) == {value: name.split("/")[1] for name, value in files.items()}
-    assert images.said == ()
-    for image, value in zip(images.train[:, 0].numpy(), values(images.train), strict=True):
-        assert (image == pixels(value)).all()
+    whole |= {f"{wrapping}{name}": b"no image" for name in ("README", "Training/x.heic", "Training/y.heic")}
+    places = [archive(tmp_path / "birds.zip", whole)]
+    if "\\" not in wrapping:
+        places.append(write(tmp_path / "birds", whole))
+    for place in places:
+        images = load_images(place)
+        assert images.name == "birds"
+        held = {"validation": list(range(100, 105)), "test": list(range(200, 204))}
+        assert contents(images) == {"train": list(range(20)), **held}
+        assert classes(images) == {value: name.split("/")[1] for name, value in inside.items()}
+        assert [line.split(":")[0] for line in images.said] == ["2 .heic, 1 without suffix left out"]
+        for image, value in zip(images.train[:, 0].numpy(), values(images.train), strict=True):
+            assert (image == pixels(value)).all()
 
 
 LAYOUTS: dict[str, tuple[Mapping[str, int], list[int], list[int], set[str]]] = {
@@ -87,7 +80,7 @@ def test_what_folders_mean(tmp_path: Path, case: str) -> None:
     images = load_images(write(tmp_path, files))
     assert [len(images.validation), len(images.test)] == held
     assert everything(images) == sorted({*files.values()} - {*left_out})
-    assert bool(left_out) == any("left out" in line for line in images.said)
+    assert [line.split(" left")[0] for line in images.said] == [f"{len(left_out)} .png"] * bool(left_out)
     assert names == (set() if images.labels is None else {*images.labels.names})
     if names:
         assert f"{len(names)} classes ({', '.join(sorted(names))})" in images.describe()
@@ -110,8 +103,7 @@ def test_broken_files_move_no_others(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "20.png")
     (tmp_path / "21.png").symlink_to("absent.png")
     (tmp_path / "22.png").symlink_to("22.png")
-    with (tmp_path / "23.png").open("wb") as sparse:
-        sparse.truncate(2**29 + 1)
+    (tmp_path / "23.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"^more images are broken than the 5 [^\n]* 6 of 40: .*03\.png .*23\.png \("):
         load_images(str(tmp_path), reading=Reading(max_broken=5))
     images = load_images(str(tmp_path), reading=Reading(max_broken=6))
@@ -132,76 +124,42 @@ def test_each_folder_is_read_once_however_many_links_lead_to_it(tmp_path: Path) 
     assert contents(images)["test"] == [*range(100, 107)]
 
 
-def test_suffixes_of_images(tmp_path: Path) -> None:
-    """Whatever case they have; of those that Pillow does not read, files are broken."""
-    write(tmp_path, {f"{i}.PNG": i for i in range(12)} | {f"{i}.Heic": b"" for i in range(3)} | {"a.json": b"{}"})
+def test_suffixes_have_any_case(tmp_path: Path) -> None:
+    write(tmp_path, {f"{i}.PNG": i for i in range(12)})
     (tmp_path / "x.jfif").write_bytes(packed(Image.fromarray(pixels(99)), "JPEG", quality=100))
-    with pytest.raises(ValueError, match=r"3 of 16: .*0\.Heic \(no image"):
-        load_images(str(tmp_path), reading=Reading(max_broken=2))
-    assert len(everything(load_images(str(tmp_path), reading=Reading(max_broken=3)))) == 13
+    assert len(everything(load_images(str(tmp_path)))) == 13
 
 
-def test_links_and_devices_in_archives_are_broken_files(tmp_path: Path) -> None:
-    with tarfile.open(archive(tmp_path / "a.tar", FLAT), "a") as tar:
-        link, device = tarfile.TarInfo("link.png"), tarfile.TarInfo("null.png")
-        link.type, link.linkname, device.type = tarfile.SYMTYPE, "/etc/passwd", tarfile.CHRTYPE
-        tar.addfile(link)
-        tar.addfile(device)
-    with zipfile.ZipFile(archive(tmp_path / "a.zip", FLAT), "a") as file:
+def test_damaged_archives(tmp_path: Path) -> None:
+    """One is cut in the middle, another has a link and a member that claims 10 bytes and has a million zeros."""
+    place = Path(archive(tmp_path / "x.zip", FLAT | {"bomb.png": bytes(1_000_000)}))
+    with zipfile.ZipFile(place, "a") as file:
         info = zipfile.ZipInfo("link.png")
         info.external_attr = 0o120777 << 16
         file.writestr(info, "/etc/passwd")
-    for place, broken in (("a.tar", 2), ("a.zip", 1)):
-        with pytest.raises(ValueError, match=rf"{broken} of {20 + broken}: .*link\.png \("):
-            load_images(str(tmp_path / place))
-        assert everything(load_images(str(tmp_path / place), reading=Reading(max_broken=2))) == list(range(20))
-
-
-def test_a_zip_of_windows_has_its_folders_too(tmp_path: Path) -> None:
-    backslashes = {name.replace("/", "\\"): value for name, value in CLASSES.items()}
-    labels = load_images(archive(tmp_path / "x.zip", backslashes, system=0)).labels
-    assert labels is not None
-    assert labels.names == ("cat", "dog")
-
-
-@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz"])
-def test_damaged_archives(tmp_path: Path, kind: str) -> None:
-    """Cut in the middle; and a tar with a header that is damaged, after which it does not end."""
-    place = Path(archive(tmp_path / f"x.{kind}", FLAT))
-    data = bytearray(place.read_bytes())
+    data = place.read_bytes()
+    place.write_bytes(data.replace((1_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
+    with pytest.raises(ValueError, match=r"2 of 22: .*bomb\.png \(.*link\.png \("):
+        load_images(str(place), reading=Reading(max_broken=1))
+    assert everything(load_images(str(place), reading=Reading(max_broken=2))) == list(range(20))
     place.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=r"^[^\n]*read[^\n]*$"):
-        load_images(str(place))
-    if kind == "tar":
-        place.write_bytes(data)
-        with tarfile.open(place) as tar:
-            data[tar.getmembers()[12].offset] ^= 1
-        place.write_bytes(data)
-        with pytest.raises(ValueError, match=r"x\.tar is no .* \(it is damaged behind its first 12"):
-            load_images(str(place))
-
-
-def test_members_that_have_more_than_they_claim(tmp_path: Path) -> None:
-    """The size in the directory of a zip says 10, its data is a million zeros: no more is read than claimed."""
-    place = Path(archive(tmp_path / "x.zip", FLAT | {"bomb.png": bytes(1_000_000)}))
-    place.write_bytes(place.read_bytes().replace((1_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
-    with pytest.raises(ValueError, match=r"bomb\.png \("):
+    with pytest.raises(ValueError, match=r"^[^\n]*x\.zip[^\n]*$"):
         load_images(str(place))
 
 
 def test_places_that_hold_no_data_set(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.zip")
-    (tmp_path / "x.csv").write_text("1,2")
+    (tmp_path / "x.tar.gz").write_bytes(b"1,2")
     write(tmp_path / "nine", {f"{i}.png": i for i in range(9)})
     write(tmp_path / "judged", {f"{('test', 'val')[i % 2]}/{i}.png": i for i in range(20)})
     write(tmp_path / "empty", {"a.txt": b""})
     for name, why in {
-        "pipe.zip": "is neither a folder nor a regular file",
-        "x.csv": r"is no \.npy, \.npz, \.zip or \.tar",
+        "pipe.zip": "is no data set",
+        "x.tar.gz": "is no data set",
+        "absent": "is no data set",
         "nine": "has 9 images, and none for validation and test",
         "judged": "has 20 images, and none for train",
         "empty": "has 0 images",
-        "absent": "is no data set; allowed are mnist, fashion-mnist",
     }.items():
         with pytest.raises(ValueError, match=why):
             load_images(str(tmp_path / name))
@@ -268,24 +226,14 @@ def test_what_numbers_mean(tmp_path: Path, dtype: str, low: int, high: int, kept
 
 
 @pytest.mark.parametrize("key", ["labels", "label", "y"])
-@pytest.mark.parametrize("labels", [EACH, EACH[:, None], EACH * 1.0, EACH.astype("U")])
-def test_labels_beside_the_images(tmp_path: Path, labels: np.ndarray, key: str) -> None:
+@pytest.mark.parametrize("labels", [EACH, EACH[:, None], EACH.astype("U")])
+def test_classes_beside_the_images(tmp_path: Path, labels: np.ndarray, key: str) -> None:
     """Numbers are in their order, of which 10 is after 2; text is in that of the alphabet."""
     images = load_images(saved(tmp_path / "x.npz", **{"images": STACK, key: labels}))
     assert classes(images) == {i: str(i % 12) for i in range(20)}
     assert images.labels is not None
     assert images.labels.names == tuple(sorted(map(str, range(12)), key=str if labels.dtype.kind == "U" else int))
     assert images.said == ()
-
-
-NO_LABELS = [np.zeros((20, 14)), np.zeros(19), np.linspace(0, 1, 20), np.full(20, np.inf), np.zeros(20, "M8[s]")]
-
-
-@pytest.mark.parametrize("labels", [*NO_LABELS, EACH * 1j])
-def test_labels_that_are_no_classes_are_left_out(tmp_path: Path, labels: np.ndarray) -> None:
-    images = load_images(saved(tmp_path / "x.npz", x=STACK, y=labels, extra=np.zeros(3)))
-    assert images.labels is None
-    assert [line.split()[0] for line in images.said] == ["extra", "y"]
 
 
 @pytest.mark.parametrize(
@@ -297,9 +245,11 @@ def test_keys_of_parts(tmp_path: Path, keys: tuple[str, ...]) -> None:
     assert contents(images)["test"] == [100, 101, 102, 103, 104]
     assert len(images.validation) == 2
     assert classes(images) == {i: str(i % 12 + 4) for i in range(20)} | {100 + i: str(i + 5) for i in range(5)}
-    images = load_images(saved(tmp_path / "x.npz", **arrays, val_images=STACK[:4] + 200))
+    images = load_images(
+        saved(tmp_path / "x.npz", **{keys[0]: STACK, keys[2]: STACK[:5] + 100, "val": STACK[:4] + 200})
+    )
     assert contents(images)["validation"] == [200, 201, 202, 203]
-    assert images.labels is None, "not all parts have some"
+    assert images.labels is None
 
 
 @pytest.mark.parametrize(
@@ -310,11 +260,16 @@ def test_keys_of_parts(tmp_path: Path, keys: tuple[str, ...]) -> None:
         ({"x": np.full((20, 4, 4), None)}, "cannot be read as arrays"),
         ({"x": np.full((20, 4, 4), np.nan)}, r"\[0\] \(it has values that are not finite\)"),
         ({"a": STACK, "b": STACK}, r"a \(20, 6, 5\) of uint8, b "),
-        ({"x": STACK, "images": STACK}, "is needed"),
-        ({"x_test": STACK, "y": EACH}, "x_train, x_val and x_test"),
-        ({"x_train": STACK, "x": STACK}, "x_train, x_val and x_test"),
-        ({"x_train": STACK, "x_test": STACK[..., None] * 1.0}, "alike in dtype"),
-        ({"x_train": STACK, "x_test": COLOUR}, "and channels"),
+        ({"x": STACK, "images": STACK}, "x_train"),
+        ({"x": STACK, "extra": EACH}, "x_train"),
+        ({"x_test": STACK, "y_test": EACH}, "x_train"),
+        ({"x_train": STACK, "x": STACK}, "x_train"),
+        ({"x_train": STACK, "y_train": EACH, "x_test": STACK}, "x_train"),
+        ({"x_train": STACK, "x_test": STACK[..., None] * 1.0}, "of one dtype"),
+        ({"x": STACK, "y": EACH * 1.0}, r"classes .* float64"),
+        ({"x": STACK, "y": np.zeros((20, 14), np.int64)}, r"classes .* \(20, 14\)"),
+        ({"x": STACK, "y": EACH[:19]}, r"classes .* \(19,\)"),
+        ({"x": STACK[:10], "y": EACH.reshape(10, 2)}, r"classes .* \(10, 2\)"),
         ({}, "holds nothing"),
     ],
 )
@@ -322,14 +277,6 @@ def test_arrays_that_are_no_data_sets(tmp_path: Path, arrays: dict[str, np.ndarr
     for place in ["x.npz"] + ["x.npy"] * (arrays.keys() == {"x"}):
         with pytest.raises(ValueError, match=why):
             load_images(saved(tmp_path / place, **arrays))
-
-
-def test_images_that_take_too_much_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ncsn.machine.hardware.memory", lambda: 2**28)
-    write(tmp_path / "many", {f"{i}.png": packed(Image.new("L", (3000, 3000), i)) for i in range(11)})
-    with pytest.raises(ValueError, match=r"takes over a third of the memory; give a smaller --size"):
-        load_images(str(tmp_path / "many"))
-    assert load_images(str(tmp_path / "many"), reading=Reading(size="8")).shape == (1, 8, 8)
 
 
 # Whatever the bytes are
@@ -342,14 +289,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     for kind in ("png", "jpeg", "tiff", "gif", "bmp", "webp", "ppm"):
         (folder / f"x.{kind}").write_bytes(packed(Image.fromarray(COLOUR[3]), kind))
     (folder / "deep.png").write_bytes(packed(Image.fromarray(STACK[3].astype(np.uint16) * 257)))
-    for kind in ("zip", "tar"):
-        archive(folder / f"x.{kind}", {f"{i % 2}/{i}.png": i for i in range(11)})
+    archive(folder / "x.zip", {f"{i % 2}/{i}.png": i for i in range(11)})
     saved(folder / "x.npz", x=STACK, y=EACH)
     saved(folder / "x.npy", x=STACK)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@settings(max_examples=400, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(data=st.data())
 def test_any_bytes_are_images_or_a_line(
     tmp_path_factory: pytest.TempPathFactory, whole: dict[str, bytes], data: st.DataObject
@@ -366,11 +312,11 @@ def test_any_bytes_are_images_or_a_line(
     path.write_bytes(content)
     lines = [""]
     try:
-        if name[-3:] in ("zip", "tar", "npz", "npy"):
+        if name[-3:] in ("zip", "npz", "npy"):
             images = load_images(str(path), reading=Reading(max_broken=1, size="6x5"))
             assert bool(in_order(images).float().isfinite().all())
         else:
-            x = read_example(str(path), (3, 6, 5))
+            x = read_example(str(path), (3, 6, 5), None, Reading(), BYTES)
             assert x.shape == (3, 6, 5)
             assert 0 <= float(x.min()) <= float(x.max()) <= 1
     except ValueError as error:

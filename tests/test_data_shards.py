@@ -1,6 +1,7 @@
 """Data in shards: what is looked at, what training sees, on one process and on several; what is refused."""
 
-import sys
+import io
+import tarfile
 from itertools import islice
 from pathlib import Path
 
@@ -9,10 +10,9 @@ import pytest
 import torch
 from pictures import classes, contents, packed, png, values, write
 from PIL import Image
-from webdataset import TarWriter
 
 from ncsn.data import Images, Origin, Reading, load_images
-from ncsn.data.shards import stream
+from ncsn.data.images import stream
 from ncsn.learn.rules import resolve
 from ncsn.learn.settings import Images as Settings
 from ncsn.objectives import Batch
@@ -21,28 +21,30 @@ EACH = 12  # images in a shard
 SIX = ("x-000", "x-001", "x-002", "x-003", "x-004", "x-005")
 
 
-def written(path: Path, samples: list[dict[str, object]]) -> None:
-    """A shard by the library's own writer."""
+def written(path: Path, images: list[bytes], numbers: list[int]) -> None:
+    """A shard as WebDataset's tools write them, or tar: a caption, the image and its class lie beside one another."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with TarWriter(str(path)) as writer:
-        for number, sample in enumerate(samples):
-            writer.write({"__key__": f"{number:04}", "txt": "a caption"} | sample)
+    with tarfile.open(path, "w") as archive:
+        for number, image in zip(numbers, images, strict=True):
+            for suffix, content in (("txt", b"a caption"), ("PNG", image), ("cls", f"{number % 3}\n".encode())):
+                info = tarfile.TarInfo(f"./v1.0/{number:04}.{suffix}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
 
 
 def made(folder: Path, names: tuple[str, ...] = SIX) -> str:
-    """Shards of 12 images with three classes, numbered through, and the pattern of their names."""
+    """A folder of shards of 12 images with three classes, numbered through."""
     for k, name in enumerate(names):
-        written(folder / f"{name}.tar", [{"png": png(v), "cls": v % 3} for v in range(EACH * k, EACH * k + EACH)])
-    return f"{folder}/{{{','.join(names)}}}.tar"
+        numbers = [*range(EACH * k, EACH * k + EACH)]
+        written(folder / f"{name}.tar", [png(number) for number in numbers], numbers)
+    return str(folder)
 
 
 def seen(images: Images, seed: int, size: int, batches: int, **reading: int) -> list[Batch]:
     """Some batches of a process whose generator has had this seed last."""
     generator = torch.Generator().manual_seed(seed)
     drawn = stream(images, Reading(**reading), size, generator, labels=True, flip=False)  # type: ignore[arg-type]
-    found = list(islice(drawn, batches))
-    drawn.close()  # type: ignore[attr-defined]
-    return found
+    return list(islice(drawn, batches))
 
 
 def first(batch: Batch) -> list[int]:
@@ -57,25 +59,23 @@ def first(batch: Batch) -> list[int]:
         ("train/x-0", "train/x-1", "train/x-2", "train/x-3", "valid/x-4", "test/x-5"),
     ],
 )
-@pytest.mark.parametrize("folder", [False, True])
-def test_shards_are_parts(tmp_path: Path, names: tuple[str, ...], folder: bool) -> None:
-    pattern = made(tmp_path, names)
-    images = load_images(str(tmp_path) if folder else pattern)
+def test_shards_are_parts(tmp_path: Path, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    images = load_images(made(tmp_path, names))
     assert contents(images) == {"train": [*range(48)], "validation": [*range(48, 60)], "test": [*range(60, 72)]}
     assert classes(images) == {v: str(v % 3) for v in range(72)}
     assert images.shards == tuple(tmp_path / f"{name}.tar" for name in names[:4])
-
-
-def test_what_is_looked_at_is_from_every_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ncsn.data.shards.LOOKED_AT", 20)
-    assert contents(load_images(made(tmp_path)))["train"] == [12 * k + i for k in range(4) for i in range(5)]
-
-
-def test_a_folder_of_images_with_a_tar_beside_them_is_one_of_images(tmp_path: Path) -> None:
-    made(tmp_path, ("x",))
-    images = load_images(write(tmp_path, {f"{i}.png": 100 + i for i in range(20)}))
-    assert images.shards is None
-    assert min(contents(images)["train"]) >= 100
+    settings = resolve(Settings(steps=3), images, torch.device("cpu"))
+    assert settings.posterior_above == settings.sigma_max, "which would ask all training images"
+    with pytest.raises(ValueError, match=r"posterior_above is 0\.5"):
+        resolve(Settings(steps=3, posterior_above=0.5), images, torch.device("cpu"))
+    origin = Origin.of(str(tmp_path), Reading(), images)
+    assert origin.load().digest == images.digest
+    monkeypatch.setattr("ncsn.data.sources.LOOKED_AT", 20)
+    assert contents(load_images(str(tmp_path)))["train"] == [12 * k + i for k in range(4) for i in range(5)]
+    write(tmp_path, {f"{i}.png": 100 + i for i in range(20)})
+    images = load_images(str(tmp_path))
+    assert images.shards is None, "where images lie beside them"
+    assert images.said[0].startswith("6 .tar left out")
 
 
 def test_training_sees_all_images_with_their_classes_about_once_an_epoch(tmp_path: Path) -> None:
@@ -88,22 +88,16 @@ def test_training_sees_all_images_with_their_classes_about_once_an_epoch(tmp_pat
     assert counts.mean() == 20
     assert all(batch.label is not None and batch.label.tolist() == [v % 3 for v in first(batch)] for batch in batches)
     assert len({value // EACH for value in first(batches[10])}) > 1, "shuffled beyond a shard"
-
-
-def test_who_begins_elsewhere_sees_others(tmp_path: Path) -> None:
-    """Two seeds differ, as those of two processes, or of two steps to begin at, do; the same one sees the same."""
-    images = load_images(made(tmp_path))
-    sights = [first(seen(images, seed, 8, 1)[0]) for seed in (0, 1, 5)]
-    assert [len(sight) for sight in sights] == [8] * 3
-    assert len({tuple(sight) for sight in sights}) == 3
-    assert first(seen(images, 0, 8, 1)[0]) == sights[0]
+    sights = [first(seen(images, seed, 8, 1)[0]) for seed in (0, 1, 5, 0)]
+    assert len({tuple(sight) for sight in sights}) == 3, "as those of three processes, or of three steps to begin at"
+    assert sights[0] == sights[3]
 
 
 def test_images_become_what_they_become_elsewhere(tmp_path: Path) -> None:
     """Equal channels are grey, other sizes are fitted: in what is looked at and in what is trained on."""
     squares = [packed(Image.new("RGB", (10 + i % 3, 9), (i, i, i))) for i in range(EACH)]
     for k in range(3):
-        written(tmp_path / f"{k}.tar", [{"png": square} for square in squares])
+        written(tmp_path / f"{k}.tar", squares, [*range(EACH)])
     images = load_images(str(tmp_path), reading=Reading(size="6"))
     batch = next(stream(images, Reading(size="6"), 4, torch.Generator(), labels=False, flip=True))
     assert batch.x.shape == (4, *images.shape) == (4, 1, 6, 6)
@@ -111,56 +105,39 @@ def test_images_become_what_they_become_elsewhere(tmp_path: Path) -> None:
     assert all(len({*row.flatten().mul(256).floor().tolist()}) == 1 for row in batch.x)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "I;16", "broken"])
+ODD = {
+    "colours": packed(Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 5, 3)).astype(np.uint8))),
+    "16 bits": packed(Image.fromarray(np.arange(30, dtype=np.uint16).reshape(6, 5))),
+    "another size": packed(Image.new("L", (5, 5))),
+    "broken": b"no image",
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
 def test_what_is_broken_or_of_another_kind_is_counted(
-    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ncsn.data.shards.LOOKED_AT", 20)
-    pattern = made(tmp_path)
-    noise = np.random.default_rng(0).integers(0, 256, (6, 5, 3)).astype(np.uint8)
-    odd = packed(Image.fromarray(noise if mode == "RGB" else noise[..., 0].astype(np.uint16)))
-    samples: list[dict[str, object]] = [{"png": png(v), "cls": v % 3} for v in range(EACH)]
-    samples[7]["png"] = b"no image" if mode == "broken" else odd
-    written(tmp_path / "x-000.tar", samples)
-    images = load_images(pattern)
-    with pytest.raises(ValueError, match=r"x-000\.tar 0007 cannot be read \(.*--max-broken allows 1 images"):
+    monkeypatch.setattr("ncsn.data.sources.LOOKED_AT", 20)
+    made(tmp_path)
+    written(tmp_path / "x-000.tar", [ODD[kind] if v == 7 else png(v) for v in range(EACH)], [*range(EACH)])
+    images = load_images(str(tmp_path))
+    with pytest.raises(ValueError, match=r"x-000\.tar .*0007 cannot be read \(.*--max-broken is 1"):
         seen(images, 0, 16, 60, max_broken=1)
     drawn = [value for batch in seen(images, 0, 16, 20, max_broken=10**6) for value in first(batch)]
     assert {*range(48)} - {*drawn} == {7}
 
 
-def test_what_is_no_data_set_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pattern = made(tmp_path / "good")
-    made(tmp_path / "two", ("a", "b"))
-    for k in range(3):
-        (tmp_path / f"cut-{k}.tar").write_bytes((tmp_path / "good" / "x-000.tar").read_bytes()[:9000])
-    for name, why in {
-        "good/x-{000..009}.tar": r"stands for 10 shards; 4 are missing, such as .*x-006\.tar",
-        "two": "is 2 shards; one for training",
-        "two/x-{0..3.tar": "nbalanced",
-        "cut-{0..2}.tar": r"^[^\n]*cut-0\.tar cannot be read as a shard \([^\n]*\)$",
-    }.items():
-        with pytest.raises(ValueError, match=why):
-            load_images(str(tmp_path / name))
-    monkeypatch.setitem(sys.modules, "webdataset", None)
-    with pytest.raises(ValueError, match=r"pip install 'ncsn\[shards\]'"):
-        load_images(pattern)
-
-
-def test_a_run_finds_its_shards_again(tmp_path: Path) -> None:
-    pattern = made(tmp_path / "here")
-    images = load_images(pattern)
-    origin = Origin.of(pattern, None, Reading(), images)
-    assert origin.load().digest == images.digest
-    (tmp_path / "here").rename(tmp_path / "there")
-    with pytest.raises(ValueError, match="stands for 6 shards; 6 are missing"):
-        origin.load()
-    assert origin.load(str(tmp_path / "there")).digest == images.digest
-
-
-def test_posterior_targets_are_off(tmp_path: Path) -> None:
-    images = load_images(made(tmp_path))
-    settings = resolve(Settings(steps=3), images, torch.device("cpu"))
-    assert settings.posterior_above == settings.sigma_max
-    with pytest.raises(ValueError, match=r"posterior_above is 0\.5; it asks all training images"):
-        resolve(Settings(steps=3, posterior_above=0.5), images, torch.device("cpu"))
+@pytest.mark.parametrize(
+    ("names", "size", "why"),
+    [
+        (("a", "b"), None, "is 2 shards; one for training"),
+        (("train-0", "train-1", "train-2", "test-0"), None, "is 4 shards; one for training"),
+        (("a", "b", "c"), 9000, r"^[^\n]*[abc]\.tar cannot be read as a shard \([^\n]*\)$"),
+    ],
+)
+def test_what_is_no_data_set_in_shards(tmp_path: Path, names: tuple[str, ...], size: int | None, why: str) -> None:
+    made(tmp_path, names)
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=why):
+        load_images(str(tmp_path))

@@ -181,7 +181,7 @@ def arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     try:
         if path.suffix.lower() == ".npy":
             return {"": np.load(path, mmap_mode="r")}
-        with np.load(path) as archive:
+        with path.open("rb") as file, np.load(file) as archive:
             return {key: array for key, array in archive.items() if isinstance(array, np.ndarray)}
     except Exception as error:  # numpy, zipfile and zlib raise whatever they like
         raise ValueError(f"{path} cannot be read as arrays ({one_line(error)})") from error
@@ -221,15 +221,16 @@ def from_arrays(name: str, found: Mapping[str, Shaped[np.ndarray, "..."]]) -> Ca
     """The images in the only array, or in those whose keys are like images or x, or x_train and test_images.
 
     The keys of their classes are like labels or y, or y_train and test_labels.
-    Raises ValueError if there are others, if classes are missing, or if there is nothing to train on.
+    Raises ValueError if there are others, if classes are missing, if dtypes differ, or if there is nothing to train on.
     """
     keys = {role(key) if len(found) > 1 else ("x", None): key for key in found}
     stacks = {part: images_in(f"{name} {key}".strip(), found[key]) for (word, part), key in keys.items() if word == "x"}
     labels = {part: found[key] for (word, part), key in keys.items() if word == "y"}
     whole = len(stacks) + len(labels) == len(found) and labels.keys() in (set(), stacks.keys())
-    if not whole or ("train" in stacks) == (None in stacks):
-        listed = ", ".join(f"{key} {array.shape}" for key, array in list(found.items())[:10])
-        allowed = "one array, images and labels, or x_train, y_train, x_test, y_test"
+    dtypes = {stack.dtype for stack in stacks.values()}
+    if not whole or len(dtypes) > 1 or ("train" in stacks) == (None in stacks):
+        listed = ", ".join(f"{key} {array.shape} of {array.dtype}" for key, array in list(found.items())[:10])
+        allowed = "one array, images and labels, or x_train, y_train, x_test, y_test, of one dtype"
         raise ValueError(f"{name} holds {listed or 'nothing'}; allowed are {allowed}")
     items: list[Item] = []
     for part, stack in stacks.items():

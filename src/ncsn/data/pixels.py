@@ -130,10 +130,10 @@ def decoded(data: bytes, reading: Reading) -> tuple[Pixels, list[str]]:
     """The pixels of an image file, upright and over the background, and what was done to them."""
     image = Image.open(BytesIO(data), formats=FORMATS)
     conversions = {
+        "8 of 16 bits": reduced(image),  # first: what asks for EXIF may read all
         "first frames only": getattr(image, "is_animated", False),
         "turned by EXIF": image.getexif().get(0x0112) in range(2, 9),  # others mean nothing, and are not rare
         "CMYK as RGB": image.mode == "CMYK",
-        "8 of 16 bits": reduced(image),
     }
     notes = [note for note, happens in conversions.items() if happens]
     upright = ImageOps.exif_transpose(image)

@@ -169,8 +169,7 @@ def from_files(name: str, files: Files) -> Catalogue:
     }
     left_out = Counter(path.suffix.lower() for path in visible if path not in items)
     listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in left_out.most_common(5))
-    reason = "no images that are read, or in no folder for train, validation or test"
-    return [*items.values()], [f"{left_out.total()} files left out: {listed}, {reason}"] if left_out else []
+    return [*items.values()], [f"{listed} left out: no images, or in no folder of a part"] if left_out else []
 
 
 def suffixes(info: tarfile.TarInfo) -> str:
