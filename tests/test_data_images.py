@@ -42,9 +42,10 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png_of(side: int, bits: int, colour: int, lines: bytes) -> bytes:
-    """A square PNG of some bits a channel, which Pillow may not be able to write."""
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, bits, colour, 0, 0, 0))
+def png_of(width: int, height: int, bits: int, colour: int, rows: np.ndarray) -> bytes:
+    """A PNG of some bits a channel, which Pillow cannot write."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
 
 
@@ -67,21 +68,13 @@ def test_what_is_transparent_shows_the_background(
     assert images.said == (f"alpha on {background}: 9 of 10 images",)
 
 
-@pytest.mark.parametrize("mode", ["P", "L", "RGB", "1"])
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
 def test_a_transparent_colour(tmp_path: Path, mode: str) -> None:
-    """The left half is transparent, and would be 9, or black; the right one is 200, or white."""
+    """The left half is transparent, and would be 9; the right one is 200."""
     half = np.where(np.arange(8) < 4, 9, 200).astype(np.uint8) * np.ones((6, 1), np.uint8)
-    image = Image.fromarray(half)
-    if mode == "P":
-        image = Image.fromarray((half == 200).astype(np.uint8)).convert("P")
-        image.putpalette([9, 9, 9, 200, 200, 200])
-    elif mode == "1":
-        image = image.point(lambda v: 255 * (v > 100)).convert("1")
-    else:
-        image = image.convert(mode)
-    data = packed(image, transparency={"P": 0, "L": 9, "RGB": (9, 9, 9), "1": 0}[mode])
+    data = packed(Image.fromarray(half).convert(mode), transparency={"P": 9, "L": 9, "RGB": (9, 9, 9)}[mode])
     images = loaded(tmp_path, lambda _: data)
-    assert in_order(images)[0, 0, 0].tolist() == [255] * 4 + [255 if mode == "1" else 200] * 4
+    assert in_order(images)[0, 0, 0].tolist() == [255] * 4 + [200] * 4
     coloured = load_images(str(tmp_path), reading=Reading(background="#ff0000"))
     assert in_order(coloured)[0, :, 0, 0].tolist() == [255, 0, 0]
 
@@ -122,29 +115,55 @@ def test_bytes_among_deep_images_keep_their_meaning(tmp_path: Path) -> None:
         loaded(tmp_path / "x", lambda i: packed(Image.fromarray(REAL[i] if i else WIDE[0]), "TIFF"), "tif")
 
 
-def test_cmyk(tmp_path: Path) -> None:
-    """Orange, without and with Adobe's inversion, which Pillow writes into JPEGs."""
-    orange = Image.new("CMYK", (8, 8), (0, 128, 255, 0))
-    images = loaded(tmp_path, lambda i: packed(orange, ("jpeg", "tiff")[i % 2]))
-    for image in in_order(images):
-        assert image[:, 4, 4].tolist() == pytest.approx([255, 127, 0], abs=3)
-    assert images.said == ("CMYK as RGB: 10 of 10 images",)
+ROWS = 257 * (np.arange(10)[:, None] + np.arange(36)).astype(">u2").reshape(10, 2, 18)
+GREY = BYTE[..., :1]
+ORANGE = Image.new("CMYK", (4, 5), (0, 128, 255, 0))
 
 
-def test_palettes_one_bit_and_frames(tmp_path: Path) -> None:
-    palette = Image.fromarray(np.eye(4, 6, dtype=np.uint8)).convert("P")
-    palette.putpalette([1, 2, 3, 200, 100, 50])
-    coloured = in_order(loaded(tmp_path / "palette", lambda _: packed(palette, "GIF"), "gif"))
-    assert coloured[0, :, 0, :2].T.tolist() == [[200, 100, 50], [1, 2, 3]]
-    one_bit = loaded(tmp_path / "bits", lambda i: packed(Image.fromarray(BYTE[i, ..., 0] > 99)))
-    assert torch.equal(in_order(one_bit)[:, 0], torch.from_numpy(255 * (BYTE[..., 0] > 99).astype(np.uint8)))
-    assert (one_bit.depth, one_bit.said) == (BYTES, ())
-    grey = [Image.fromarray(image[..., 0]) for image in BYTE]
-    frames = loaded(
-        tmp_path / "gif", lambda i: packed(grey[i], "GIF", save_all=True, append_images=[grey[i - 1]]), "gif"
-    )
-    assert torch.equal(in_order(frames)[:, 0], torch.from_numpy(BYTE[..., 0]))
-    assert frames.said == ("first frames only: 10 of 10 images",)
+def palette(i: int) -> bytes:
+    image = Image.fromarray(BYTE[i, ..., 0] // 128).convert("P")
+    image.putpalette([1, 2, 3, 200, 100, 50])
+    return packed(image, "GIF")
+
+
+def frames(i: int) -> bytes:
+    first, second = (Image.fromarray(BYTE[k, ..., 0]) for k in (i, i - 1))
+    return packed(first, "GIF", save_all=True, append_images=[second])
+
+
+def some_grey(i: int) -> bytes:
+    return packed(Image.fromarray(BYTE[i, ..., :3] if i == 3 else BYTE[i, ..., 0]))
+
+
+# The suffix, the files, their pixels (n, h, w, c), by how much they may differ, and what is said.
+KINDS: dict[str, tuple[str, Encode, np.ndarray, int, str]] = {
+    "bits": ("png", lambda i: packed(Image.fromarray(BYTE[i, ..., 0] > 99)), 255 * (GREY > 99), 0, ""),
+    "palette": ("gif", palette, np.where(GREY > 127, [200, 100, 50], [1, 2, 3]), 0, ""),
+    "frames": ("gif", frames, GREY, 0, "first frames only: 10 of 10 images"),
+    "equal channels": ("png", encoder(GREY.repeat(3, 3)), GREY, 0, ""),
+    "some grey": ("png", some_grey, np.where(np.arange(10)[:, None, None, None] == 3, BYTE[..., :3], GREY), 0, ""),
+    "CMYK": ("tif", lambda _: packed(ORANGE, "TIFF"), np.full((10, 5, 4, 3), [255, 127, 0]), 3, "CMYK as RGB: 10"),
+    "CMYK by Adobe": ("jpg", lambda _: packed(ORANGE, "JPEG"), np.full((10, 5, 4, 3), [255, 127, 0]), 3, "CMYK as"),
+    "PPM": (
+        "ppm",
+        lambda i: b"P6 6 2 65535\n" + ROWS[i].tobytes(),
+        ROWS.reshape(10, 2, 6, 3) // 257,
+        1,
+        "8 of 16 bits: 10",
+    ),
+    "PNG": ("png", lambda i: png_of(6, 2, 16, 2, ROWS[i]), ROWS.reshape(10, 2, 6, 3) // 257, 1, "8 of 16 bits: 10"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_every_kind(tmp_path: Path, kind: str) -> None:
+    suffix, encode, expected, difference, said = KINDS[kind]
+    images = loaded(tmp_path, encode, suffix)
+    assert images.depth == BYTES
+    assert images.train.shape[1:] == expected.transpose(0, 3, 1, 2).shape[1:]
+    assert np.abs(in_order(images).numpy() - expected.transpose(0, 3, 1, 2).astype(float)).max() <= difference
+    assert len(images.said) == bool(said)
+    assert "".join(images.said).startswith(said)
 
 
 TURN = Image.Transpose
@@ -163,14 +182,6 @@ def test_exif_turns_images(tmp_path: Path, orientation: int, upright: np.ndarray
     found = in_order(images)[:, 0]
     assert (found.numpy() if images.depth == BYTES else images.depth.restored(found)).tolist() == upright.tolist()
     assert "turned by EXIF: 10 of 10 images" in images.said
-
-
-@pytest.mark.parametrize("coloured", [0, 1, 10])
-def test_grey_is_what_all_images_are(tmp_path: Path, coloured: int) -> None:
-    grey = BYTE[..., :1].repeat(3, 3)
-    images = loaded(tmp_path, lambda i: encoder(BYTE[..., :3] if i < coloured else grey if i % 2 else BYTE[..., 0])(i))
-    expected = np.concatenate([BYTE[:coloured, ..., :3], grey[coloured:]])[..., : 3 if coloured else 1]
-    assert torch.equal(in_order(images), torch.from_numpy(expected.transpose(0, 3, 1, 2)))
 
 
 Fit = Literal["crop", "stretch"]
@@ -214,27 +225,10 @@ def test_a_size_that_is_asked_for_or_else_needed(tmp_path: Path) -> None:
     assert images.said == ("crop to 5 x 10: 7 of 10 images",)
 
 
-def ppm_of_16_bits(i: int) -> bytes:
-    return b"P6 3 3 65535\n" + (1000 * i + np.arange(27)).astype(">u2").tobytes()
-
-
-def png_of_16_bits(i: int) -> bytes:
-    rows = (1000 * i + np.arange(27)).reshape(3, 9).astype(">u2")
-    return png_of(3, 16, 2, b"".join(b"\0" + row.tobytes() for row in rows))
-
-
-@pytest.mark.parametrize(("encode", "suffix"), [(ppm_of_16_bits, "ppm"), (png_of_16_bits, "png")])
-def test_colours_of_16_bits_keep_8_and_it_is_said(tmp_path: Path, encode: Encode, suffix: str) -> None:
-    images = loaded(tmp_path, encode, suffix)
-    assert images.said == ("8 of 16 bits: 10 of 10 images",)
-    expected = (1000 * np.arange(10)[:, None] + np.arange(27)).reshape(10, 3, 3, 3).transpose(0, 3, 1, 2) / 257
-    assert np.abs(in_order(images).numpy() - expected).max() <= 1
-
-
 def test_decompression_bombs_and_programs_are_no_images(tmp_path: Path) -> None:
     """Pillow refuses the first; PostScript with the suffix of an image is not handed to an interpreter."""
     buffer = io.BytesIO()
     Image.new("L", (4, 4)).save(buffer, "EPS")
-    odd = {3: png_of(60_000, 8, 0, bytes(1000)), 4: buffer.getvalue()}
+    odd = {3: png_of(60_000, 60_000, 8, 0, WIDE[0]), 4: buffer.getvalue()}
     with pytest.raises(ValueError, match=r"2 of 12: .*03\.png \(Image size .*04\.png \(cannot identify"):
         loaded(tmp_path, lambda i: odd.get(i) or encoder(BYTE)(i % 10), n=12, max_broken=1)

@@ -6,4 +6,3 @@ from .named import load_images as load_images
 from .named import mnist as mnist
 from .named import read_example as read_example
 from .sources import Reading as Reading
-from .sources import short_name as short_name

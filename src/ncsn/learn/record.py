@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 
 from ncsn import storage
 from ncsn.data import Images as Pictures
-from ncsn.data import Origin, load_images, short_name
+from ncsn.data import Origin, load_images
+from ncsn.data.sources import short_name
 from ncsn.files import append
 from ncsn.learn import rules
 from ncsn.learn.settings import Images, Job, ResolvedImages, Toy, given_ones, recalled
