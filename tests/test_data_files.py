@@ -64,7 +64,6 @@ def test_folders_and_archives_are_alike(tmp_path: Path, wrapping: str) -> None:
 
 
 LAYOUTS: dict[str, tuple[Mapping[str, int], list[int], list[int], set[str]]] = {
-    "flat": (FLAT, [2, 2], [], set()),
     "classes": (CLASSES, [2, 2], [], {"cat", "dog"}),
     "classes and an image in none": (CLASSES | {"stray.png": 99}, [2, 2], [], set()),
     "one folder": (parts("only"), [2, 2], [], set()),
@@ -132,10 +131,9 @@ def test_places_that_hold_no_data_set(tmp_path: Path) -> None:
     (tmp_path / "x.tar.gz").write_bytes(b"1,2")
     write(tmp_path / "nine", {f"{i}.png": i for i in range(9)})
     write(tmp_path / "judged", {f"{('test', 'val')[i % 2]}/{i}.png": i for i in range(20)})
-    write(tmp_path / "empty", {"a.txt": b""})
-    made(tmp_path / "two", ("a", "b"))
-    made(tmp_path / "unjudged", ("train-0", "train-1", "train-2", "test-0"))
-    for path in Path(made(tmp_path / "short", ("a", "b", "c"))).iterdir():
+    made(tmp_path / "two", "a b")
+    made(tmp_path / "unjudged", "train-0 train-1 train-2 test-0")
+    for path in Path(made(tmp_path / "short", "a b c")).iterdir():
         path.write_bytes(path.read_bytes()[:9000])
     for name, why in {
         "pipe.zip": "is no data set",
@@ -144,7 +142,6 @@ def test_places_that_hold_no_data_set(tmp_path: Path) -> None:
         "cut.zip": r"^[^\n]*cut\.zip cannot be read[^\n]*$",
         "nine": "has 9 images, and none for validation and test",
         "judged": "has 20 images, and none for train",
-        "empty": "has 0 images",
         "two": "is 2 shards; one for training",
         "unjudged": "is 4 shards; one for training",
         "short": r"^[^\n]*[abc]\.tar cannot be read as a shard \([^\n]*\)$",
@@ -235,11 +232,9 @@ def test_keys_of_parts(tmp_path: Path, keys: str) -> None:
         ({"x": np.zeros((20, 2, 4), np.complex64)}, "complex64"),
         ({"x": np.full((20, 4, 4), None)}, "cannot be read as arrays"),
         ({"x": np.full((20, 4, 4), np.nan)}, r"\[0\] \(it has values that are not finite\)"),
-        ({"a": STACK, "b": STACK}, r"a \(20, 6, 5\) of uint8, b "),
+        ({"x": STACK, "b": EACH}, r"x \(20, 6, 5\) of uint8, b "),
         ({"x": STACK, "images": STACK}, "x_train"),
-        ({"x": STACK, "extra": EACH}, "x_train"),
         ({"x_test": STACK, "y_test": EACH}, "x_train"),
-        ({"x_train": STACK, "x": STACK}, "x_train"),
         ({"x_train": STACK, "y_train": EACH, "x_test": STACK}, "x_train"),
         ({"x_train": STACK, "x_test": STACK[..., None] * 1.0}, "of one dtype"),
         ({"x": STACK, "y": EACH * 1.0}, r"classes .* float64"),
@@ -258,7 +253,7 @@ def test_arrays_that_are_no_data_sets(tmp_path: Path, arrays: dict[str, np.ndarr
 # Shards
 
 TWELVE = 12  # images in a shard
-SIX = ("x-000", "x-001", "x-002", "x-003", "x-004", "x-005")
+SIX = "x-000 x-001 x-002 x-003 x-004 x-005"
 
 
 def written(path: Path, images: list[bytes], numbers: list[int]) -> None:
@@ -272,9 +267,9 @@ def written(path: Path, images: list[bytes], numbers: list[int]) -> None:
                 archive.addfile(info, io.BytesIO(content))
 
 
-def made(folder: Path, names: tuple[str, ...] = SIX) -> str:
+def made(folder: Path, names: str = SIX) -> str:
     """A folder of shards of 12 images with three classes, numbered through."""
-    for k, name in enumerate(names):
+    for k, name in enumerate(names.split()):
         numbers = [*range(TWELVE * k, TWELVE * k + TWELVE)]
         written(folder / f"{name}.tar", [png(number) for number in numbers], numbers)
     return str(folder)
@@ -291,19 +286,15 @@ def first(batch: Batch) -> list[int]:
     return values((256 * batch.x).floor())
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        SIX,
-        ("train-0", "train-1", "train-2", "train-3", "val-0", "test-0"),
-        ("train/x-0", "train/x-1", "train/x-2", "train/x-3", "valid/x-4", "test/x-5"),
-    ],
-)
-def test_shards_are_parts(tmp_path: Path, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+OTHERS = "train-0 train-1 train-2 train-3 val-0 test-0", "train/0 train/1 train/2 train/3 valid/x-4 test/x-5"
+
+
+@pytest.mark.parametrize("names", [SIX, *OTHERS])
+def test_shards_are_parts(tmp_path: Path, names: str, monkeypatch: pytest.MonkeyPatch) -> None:
     images = load_images(made(tmp_path, names))
     assert contents(images) == {"train": [*range(48)], "validation": [*range(48, 60)], "test": [*range(60, 72)]}
     assert classes(images) == {v: str(v % 3) for v in range(72)}
-    assert images.shards == tuple(tmp_path / f"{name}.tar" for name in names[:4])
+    assert images.shards == tuple(tmp_path / f"{name}.tar" for name in names.split()[:4])
     settings = resolve(Settings(steps=3), images, torch.device("cpu"))
     assert settings.posterior_above == settings.sigma_max, "which would ask all training images"
     with pytest.raises(ValueError, match=r"posterior_above is 0\.5"):
