@@ -13,9 +13,10 @@ from PIL import Image
 
 import ncsn
 from ncsn import data, evaluation, storage
+from ncsn import run as runs
 from ncsn.cli import main as cli
 from ncsn.networks import UNet
-from ncsn.recipe import Recipe
+from ncsn.run import Recipe
 from ncsn.samplers import METHODS, Sampling
 from ncsn.score import ScoreModel
 
@@ -31,8 +32,8 @@ RECIPE = Recipe(
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     storage.claim(folder)
-    storage.write_config(folder, "images", {"dataset": "mnist"}, RECIPE)
-    storage.write_model(folder, ScoreModel(UNet(1, (8, 8), 1, 8), 0.13, 0.31))
+    runs.write_config(folder, "images", {"dataset": "mnist"}, RECIPE)
+    runs.write_model(folder, ScoreModel(UNet(1, (8, 8), 1, 8), 0.13, 0.31))
     return folder
 
 
@@ -78,8 +79,8 @@ def test_info_says_what_a_run_is(run: Path, capsys: pytest.CaptureFixture[str]) 
     assert "mean 0.13, std 0.31" in printed
     assert "guidance    none" in printed
     (run / "guide").mkdir()
-    storage.write_config(run / "guide", "images", {}, replace(RECIPE, arguments=RECIPE.arguments | {"channels": (8,)}))
-    storage.write_model(run / "guide", ScoreModel(UNet(1, (8,), 1, 8)))
+    runs.write_config(run / "guide", "images", {}, replace(RECIPE, arguments=RECIPE.arguments | {"channels": (8,)}))
+    runs.write_model(run / "guide", ScoreModel(UNet(1, (8,), 1, 8)))
     cli.main(["info", str(run)])
     of_guide = sum(p.numel() for p in UNet(1, (8,), 1, 8).parameters())
     assert f"guidance    1, by a guide of {of_guide:,} weights" in capsys.readouterr().out

@@ -18,11 +18,10 @@ import ncsn
 from ncsn import data, evaluation, plots
 from ncsn.cli import main as cli
 from ncsn.data.pixels import centres, dequantize, quantize
-from ncsn.networks.classifier import Classifier
+from ncsn.networks.unet import Classifier
 from ncsn.plots import image_grid
 from ncsn.problems import blurred, downsampled
-from ncsn.recipe import Recipe, Units
-from ncsn.run import Run
+from ncsn.run import Recipe, Run, Units
 from ncsn.samplers import Sampling
 from ncsn.score import Sigma, expand
 

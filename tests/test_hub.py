@@ -14,12 +14,12 @@ import torch
 from huggingface_hub import HfApi, constants
 
 import ncsn
+from ncsn import run as runs
 from ncsn import storage
 from ncsn.cli import main as cli
-from ncsn.hub import SHARED
-from ncsn.recipe import Recipe
-from ncsn.run import Run
+from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
+from ncsn.storage import SHARED
 
 SENT = {"README.md", "config.json", "model.safetensors", "metrics.json", "evaluation.json"}
 SENT |= {"guide/config.json", "guide/model.safetensors"}
@@ -141,7 +141,7 @@ def test_the_card_runs_and_has_numbers_beside_their_floors_but_of_other_weights(
     drawn: dict[str, Any] = {}
     exec(card.split("```python\n")[1].split("```")[0], drawn)
     assert drawn["x"].shape == (16, 1, 8, 8)
-    storage.write_model(run, RECIPE.build(0.13, 0.31))  # training goes on: the evaluation is of other weights
+    runs.write_model(run, RECIPE.build(0.13, 0.31))  # training goes on: the evaluation is of other weights
     cli.main(["push", str(run), "ada/pets", "--dry-run", str(tmp_path / "later")])
     assert "evaluation.json is left out" in capsys.readouterr().err
     later = contents(tmp_path / "later")

@@ -19,8 +19,7 @@ from ncsn.cli import main as cli
 from ncsn.cli import page
 from ncsn.machine.interrupts import Stopped
 from ncsn.networks import MLP, UNet
-from ncsn.recipe import Recipe
-from ncsn.run import Run
+from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
 from ncsn.score import ScoreModel
 

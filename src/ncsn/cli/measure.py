@@ -14,7 +14,6 @@ from annotated_types import Interval
 from ncsn.cli import console, drawing
 from ncsn.cli.options import SAMPLING_OPTIONS, RunOptions, SamplingOptions, check_suffix
 from ncsn.data import Reading
-from ncsn.files import check_out
 from ncsn.learn.settings import given_ones
 from ncsn.validation import Count, DeviceName, NoiseLevel, Seed, check_ranges
 
@@ -187,6 +186,8 @@ class Evaluate(SamplingOptions, Reading):
 
         Raises ValueError if it may not be written there.
         """
+        from ncsn.storage import check_out
+
         folder = self.source.parent if run is None else self.source
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
@@ -245,16 +246,16 @@ class Likelihood(RunOptions):
         """Integrate, print, and write."""
         if console.follows():  # under torchrun the leading process does it alone
             return
-        if self.out is not None:
-            check_out(self.out, overwrite=self.overwrite)
         import torch
 
         import ncsn
         from ncsn import storage
         from ncsn.data.pixels import dequantize
-        from ncsn.likelihood import bits_per_dimension, joined
+        from ncsn.likelihood import bits_per_dimension, concatenate
         from ncsn.run import block_seed
 
+        if self.out is not None:
+            storage.check_out(self.out, overwrite=self.overwrite)
         began = time.perf_counter()
         run = ncsn.load(self.run, device=self.device)
         if not run.recipe.images:
@@ -271,7 +272,7 @@ class Likelihood(RunOptions):
         seed, sigma_min = block_seed(self.seed, 1), self.sigma_min or run.recipe.sampling.sigma_min
         solver: dict[str, Any] = {"sigma_min": sigma_min, "probes": self.probes, "tolerance": self.tolerance}
         parts = run.likelihoods(x, **solver, batch_size=PART, seed=seed)
-        result = joined(list(console.bar(parts, f"{n} images", total=-(-n // PART))))
+        result = concatenate(list(console.bar(parts, f"{n} images", total=-(-n // PART))))
         bits = bits_per_dimension(result.log_prob, dimensions)
         errors = result.standard_error / (dimensions * math.log(2))
         what = "pixels (byte + u)/256" if pixels.dtype == torch.uint8 else "pixels in steps of 1/256"

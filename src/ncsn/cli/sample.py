@@ -10,13 +10,13 @@ from annotated_types import Interval
 
 from ncsn.cli import console, drawing
 from ncsn.cli.options import RunOptions, SamplingOptions, check_suffix
-from ncsn.files import SamplingJob, Stream, check_out, streamed
 from ncsn.learn.settings import given_ones
 from ncsn.validation import Count, Levels, Seed, check_ranges
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ncsn.files import SamplingJob, Stream
     from ncsn.machine.distributed import Group
     from ncsn.run import Run
 
@@ -55,6 +55,8 @@ class Sample(SamplingOptions, RunOptions):
 
     def __call__(self) -> None:
         """Draw, and write."""
+        from ncsn.storage import check_out
+
         if not console.follows():
             check_out(self.out, overwrite=self.overwrite, directory=not self.out.suffix)
         import ncsn
@@ -92,6 +94,8 @@ class Sample(SamplingOptions, RunOptions):
     def stream(self, run: "Run", group: "Group") -> str:
         """Write samples into an output that grows with them; returns what they cost."""
         import numpy as np
+
+        from ncsn.files import streamed
 
         shape = (self.n, *run.recipe.shape)
         dtype = np.dtype(run.recipe.depth.dtype if run.recipe.images else "float32")
@@ -170,6 +174,8 @@ class Interpolate(RunOptions):
 
     def __call__(self) -> None:
         """Walk, and draw."""
+        from ncsn.storage import check_out
+
         check_out(self.out, overwrite=self.overwrite)
         import torch
 

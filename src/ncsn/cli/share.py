@@ -15,7 +15,6 @@ import tyro
 
 from ncsn.cli import page
 from ncsn.cli.options import RunArgument, check_suffix
-from ncsn.files import check_out
 from ncsn.machine.interrupts import Stopped
 from ncsn.validation import Port, check_ranges
 
@@ -41,6 +40,8 @@ class Export(RunArgument):
 
     def __call__(self) -> None:
         """Export, compare with PyTorch, and print how large the files are."""
+        from ncsn.storage import check_out
+
         check_out(self.out, overwrite=self.overwrite)
         import ncsn
 

@@ -10,7 +10,6 @@ from annotated_types import Interval
 from ncsn.cli import drawing
 from ncsn.cli.options import RunOptions, check_suffix
 from ncsn.cli.sample import example
-from ncsn.files import check_out
 from ncsn.learn.settings import given_ones
 from ncsn.validation import Count, Levels, Region, Seed, check_ranges
 
@@ -82,6 +81,8 @@ class Problem(RunOptions):
 
     def __call__(self) -> None:
         """Measure, sample the posterior, and draw."""
+        from ncsn.storage import check_out
+
         check_out(self.out, overwrite=self.overwrite)
         import torch
 
