@@ -183,7 +183,7 @@ def test_arrays_of_every_form(tmp_path: Path, array: np.ndarray, last: np.ndarra
     ("dtype", "low", "high", "kept", "top"),
     [
         ("int64", 0, 255, "uint8", 256),
-        ("int64", 0, 15, "int64", 16),
+        ("int64", 0, 120, "int64", 128),
         ("int16", -160, 99, "int16", 100),
         ("bool", 0, 1, "uint8", 256),
         (">u2", 0, 1023, "uint16", 1024),
@@ -240,7 +240,7 @@ def test_keys_of_parts(tmp_path: Path, keys: str) -> None:
         ({"x": STACK, "y": EACH * 1.0}, r"classes .* float64"),
         ({"x": STACK, "y": np.zeros((20, 14), np.int64)}, r"classes .* \(20, 14\)"),
         ({"x": STACK, "y": EACH[:19]}, r"classes .* \(19,\)"),
-        ({"x": STACK[:10], "y": EACH.reshape(10, 2)}, r"classes .* \(10, 2\)"),
+        ({"x": STACK, "y": EACH.reshape(10, 2)}, r"classes .* \(10, 2\)"),
         ({}, "holds nothing"),
     ],
 )
