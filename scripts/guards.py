@@ -1284,7 +1284,9 @@ def loaded(name: str, path: str, options: dict[str, Any]) -> Parts:
         "train": images.train,
         "validation": images.validation,
         "test": images.test,
-        "labels": None if labels is None else [labels.train, labels.validation, labels.test, labels.counts],
+        "labels": None
+        if labels is None
+        else [labels.train, labels.validation, labels.test, labels.train.bincount(minlength=len(labels.names))],
         "names": None if labels is None else [list(labels.names), labels.shares],
         "depth": [depth.dtype, depth.low, depth.high],
         "facts": [images.name, images.n, images.shape, images.digest, list(images.statistics)],

@@ -239,8 +239,10 @@ def test_a_run_is_judged_against_any_data(
         return images
 
     monkeypatch.setattr(data, "load_images", load)
-    cli.main(["evaluate", "it", *f"-n 100 --levels 2 --against x.zip --size 8x28 --fit pad --out {tmp_path}".split()])
-    assert asked == [("x.zip", data.Reading(size="8x28", fit="pad"))]
+    cli.main(
+        ["evaluate", "it", *f"-n 100 --levels 2 --against x.zip --size 8x28 --fit stretch --out {tmp_path}".split()]
+    )
+    assert asked == [("x.zip", data.Reading(size="8x28", fit="stretch"))]
     assert json.loads((tmp_path / "evaluation.json").read_text())["data"] == "others"
 
 

@@ -223,7 +223,7 @@ MISTAKES = {
     "MNIST --sampler annealed --eps 1": "0 < eps < 0.0004",
     "MNIST --minutes 1 --steps 1": "at most one",
     "MNIST --overwrite --resume": "at most one",
-    "MNIST --data-dir nowhere": "is missing",
+    "MNIST --dataset nowhere": "no data set",
     "MNIST --batch-size 8 --accumulate 9": "batch_size is 8",
     "MNIST --network refinenet --channels 8 8": "refinenet",
 }

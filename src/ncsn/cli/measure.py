@@ -13,7 +13,7 @@ from annotated_types import Interval
 
 from ncsn.cli import console, drawing
 from ncsn.cli.options import RunOptions, SamplingOptions, check_suffix
-from ncsn.data.reading import Reading
+from ncsn.data import Reading
 from ncsn.validation import Count, DeviceName, NoiseLevel, Seed, check_ranges, read_json
 
 if TYPE_CHECKING:

@@ -186,4 +186,4 @@ def example(run: "Run", name: str, *, measured: tuple[int, ...] | None = None, d
     reading = Reading() if run.origin is None else run.origin.reading
     shape = run.recipe.shape if measured is None else measured
     images = run.data(data) if name.isdecimal() else None
-    return read_example(name, shape, reading=reading, images=images, depth=run.recipe.depth, fit=measured is None)
+    return read_example(name, shape, images, reading, run.recipe.depth, fit=measured is None)

@@ -25,9 +25,8 @@ class Train(Images):
     What is not given follows from the data, the budget and the machine.
 
     Args:
-        dataset: mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), a folder or an archive (.zip,
-            .tar) of images, an array (.npy, .npz), or shards in WebDataset's format: a folder of .tar files, or
-            'shards-{0000..0127}.tar'.
+        dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz),
+            or a folder of .tar files, which are shards in WebDataset's format.
     """
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = field()

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from ncsn import plots
 from ncsn.data import Images as Pictures
-from ncsn.data import Reading, batches, shards
-from ncsn.data.images import images_of
+from ncsn.data import Reading, batches
+from ncsn.data.images import from_arrays, images_of, stream
 from ncsn.data.pixels import reals
-from ncsn.data.sources import from_arrays
 from ncsn.distributions import Empirical
 from ncsn.evaluation import as_bytes, metrics
 from ncsn.learn import guidance, rules
@@ -227,12 +226,12 @@ def fit_images(
     def steps(state: State, budget: Budget) -> Iterator[Progress]:
         labels = examples.label if state.model.classes else None
         if pictures.shards is None:
-            stream = batches(examples.x, size, labels, flip=settings.flip, generator=generator)
+            drawn = batches(examples.x, size, labels, flip=settings.flip, generator=generator)
         else:
             known = labels is not None
-            stream = shards.stream(pictures, settings.reading, size, generator, labels=known, flip=settings.flip)
+            drawn = stream(pictures, settings.reading, size, generator, labels=known, flip=settings.flip)
         loss = training_loss(noise, objective or target, generator=generator)
-        progress = train(state, stream, loss, budget=budget, group=group, turns=turns, signals=record.signals)
+        progress = train(state, drawn, loss, budget=budget, group=group, turns=turns, signals=record.signals)
         # By steps the number of threads stays, for then the result is the same to the byte.
         return progress if budget.seconds is None else hardware.Threads().beside(progress)
 

@@ -18,8 +18,7 @@ from tqdm.auto import tqdm
 from ncsn import storage
 from ncsn.data import Images as Pictures
 from ncsn.data import Origin, load_images
-from ncsn.data.named import NAMED
-from ncsn.data.reading import short_name
+from ncsn.data.sources import short_name
 from ncsn.learn import rules
 from ncsn.learn.settings import Images, Job, ResolvedImages, Toy, given_ones, recalled
 from ncsn.machine import distributed, hardware
@@ -263,15 +262,15 @@ def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
     origin = validated(Origin, words["origin"], where)
     settings = replace(validated(ResolvedImages, words["settings"], where), job=job)
     # By the name that is given, or where the run has found its images; either way they must be the same.
-    pictures = origin.load(None if job.resume or given.dataset in NAMED else given.dataset)
+    pictures = origin.load(None if job.resume else given.dataset)
     return pictures, settings, Record(folder, settings, origin, group)
 
 
 def led(given: Images, folder: Path) -> tuple[Pictures, Images, Origin]:
     """The images, the settings and where the images are; of a run that is resumed they are its own."""
     if not (given.job.resume and storage.begun(folder)):
-        pictures = load_images(given.dataset, given.job.data_dir, reading=given.reading)
-        return pictures, given, Origin.of(given.dataset, given.job.data_dir, given.reading, pictures)
+        pictures = load_images(given.dataset, reading=given.reading)
+        return pictures, given, Origin.of(given.dataset, given.reading, pictures)
     free = ("minutes", "steps", "compile", "accumulate")
     settings = recalled(given, ResolvedImages, folder, read_config(folder).settings, free=free)
     origin = read_config(folder).data

@@ -288,7 +288,7 @@ def tells_apart(settings: Images, labels: Labels | None) -> bool:
     """Whether the score of each class is learned: asked for, possible, and worth it; says why not."""
     if not settings.classes or labels is None:
         return False
-    images = int(labels.counts.sum())
+    images = len(labels.train)
     enough = 2 * PER_CLASS <= PER_CLASS * len(labels.names) <= images
     if settings.network == "unet" and enough:
         return True

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 from annotated_types import Interval
 
-from ncsn.data.reading import Reading
+from ncsn.data import Reading
 from ncsn.validation import (
     BatchSize,
     Count,
@@ -63,11 +63,9 @@ class ImageJob(Job):
     Args:
         precision: What the network runs in: bf16 or fp16 (16 bits, the weights in 32) or fp32; auto: what is fastest on
             the device.
-        data_dir: Where the files of a named data set are, or go.
     """
 
     precision: PrecisionName = "auto"
-    data_dir: Path | None = None
 
 
 def given_ones(settings: Any, names: Iterable[str]) -> list[str]:
@@ -145,9 +143,8 @@ class Images(Reading):
     Args:
         minutes: Wall-clock budget, sampling and figures included; 10 if neither this nor --steps is given.
         steps: Training steps instead of minutes; the same seed then gives the same bytes on one machine.
-        dataset: mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), a folder or an archive (.zip,
-            .tar) of images, an array (.npy, .npz), or shards in WebDataset's format: a folder of .tar files, or
-            'shards-{0000..0127}.tar'.
+        dataset: mnist (in the package), a folder or a .zip of images, an array (.npy, .npz), or a folder of .tar files,
+            which are shards in WebDataset's format.
         flip: Mirror images, left to right, at random: twice the data where a mirrored image is as good as another.
         batch_size: By default 128, or 64 where training sees few images; at most as many as there are.
         accumulate: Parts in which each process learns from what it has of a batch, one after the other: more for less
