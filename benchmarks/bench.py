@@ -73,7 +73,7 @@ def ours(bench: Bench, out: Path) -> dict[str, Any]:
         "told_classes": bool(json.loads((out / "config.json").read_text())["recipe"]["shares"]),
         "parameters": sum(w.numel() for name, w in weights if name.startswith("network.")),
         "images_seen": run["images_seen"],
-        "training_images_per_second": run["images_per_second"],
+        "training_images_per_second": run["images_seen"] / run["training_seconds"],
         "sampling_images_per_second": report["n"] / report["sampling_seconds"],
     }
     return report

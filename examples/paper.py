@@ -28,7 +28,7 @@ from ncsn.problems import known_pixels, masked, mean_filled
 from ncsn.run import Drawn
 
 ROOT = Path(__file__).parent.parent
-SLICED = "training_toy.py --generator gaussian --objective ssm --levels 1 --view field"
+SLICED = "training_toy.py --generator gaussian --objective ssm --levels 1 --samples 0"
 MIXING = "training_toy.py --generator gaussian"
 NOISE = 0.05  # standard deviation that moment matching takes known pixels to have
 SINGLE = (
@@ -75,7 +75,7 @@ def toys(paper: Paper) -> tuple[dict[str, Any], dict[str, float]]:
     shutil.copy(paper.work / "sliced" / "score_field.png", paper.figures / "score_estimation.png")
     samplers = execute(MIXING, paper.work / "gaussian")["samplers"]
     shutil.copy(paper.work / "gaussian" / "samples.png", paper.figures / "mixing.png")
-    return field, {name: row["modes"][0]["weight"] for name, row in samplers.items() if isinstance(row, dict)}
+    return field, {name: row["modes"][0]["weight"] for name, row in samplers.items()}
 
 
 def judged(digits: torch.Tensor, images: data.Images) -> tuple[float, float]:

@@ -34,8 +34,8 @@ def damaged(_: Nothing, number: int | None = None) -> None:
 def full(_: Nothing) -> None:
     """A disk is full, below the bar of a training, which by its name outlives the loop."""
     state, some = State(ScoreModel(MLP(2, 8, 1)), generator=torch.Generator()), torch.ones(2)
-    step = Progress(step=1, fraction=0.5, seconds=1.0, losses=some, sigmas=some, examples_per_second=1.0)
-    watched = Record(Path("nowhere")).watch(iter([step]), state)
+    step = Progress(step=1, fraction=0.5, seconds=1.0, losses=some, sigmas=some)
+    watched = Record(folder=Path("nowhere")).watch(iter([step]), state)
     for _step in watched:
         raise OSError("no space left")
 

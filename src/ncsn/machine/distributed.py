@@ -6,7 +6,6 @@ N = 1, of the same code: what it would tell the others, it tells itself.
 
 import atexit
 import os
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,12 +87,6 @@ def answered() -> Iterator[None]:
 
 
 ALONE = Group()
-
-
-def job() -> str | None:
-    """The name of torchrun's job, the same after torchrun has restarted this process; None without torchrun."""
-    name = os.environ.get("TORCHELASTIC_RUN_ID")
-    return None if name is None else f"{name} {socket.gethostname()} {os.getppid()}"
 
 
 def join() -> Group:
