@@ -17,7 +17,7 @@ quit_on_signals()
 import torch
 
 from ncsn import plots, storage
-from ncsn.cli import console, drawing
+from ncsn.cli import console
 from ncsn.distributions import TOYS
 from ncsn.evaluation import metrics
 from ncsn.learn.record import opened_toy
@@ -78,7 +78,7 @@ def main(given: Toy) -> None:
 
     # Sampling: Langevin dynamics on the smallest noise level, and annealed down the ladder with as many steps.
     if view in ("samples", "both"):
-        panels, way, numbers["samplers"] = compare_samplers(run, truth, settings, drawing.draw)
+        panels, way, numbers["samplers"] = compare_samplers(run, truth, settings, console.draw)
         plots.scatter_panels(panels, record.path("samples.png"), view=VIEW)
         plots.trajectories(way, record.path("trajectories.gif"), view=VIEW)
 

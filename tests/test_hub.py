@@ -49,13 +49,9 @@ def run(tmp_path: Path) -> Path:
     for name in ("checkpoint.pt", "samples.png", "it.py", "README.md"):
         (folder / name).write_bytes(b"secret")
     storage.write_json(folder / "metrics.json", {"step": 1200, "bands": [1.0], "made_in": "runs/secret/it"})
-    evaluation: dict[str, Any] = {"run_digest": ncsn.load(folder).digest, "data": "/home/secret/pets", "n": 400}
-    evaluation |= {"comparable": False, "features": "classifier"}
-    evaluation["metrics"] = {
-        "kernel_distance": {"generated": 3.25, "held_out": 0.5, "training": 0.4, "ratio": 6.5},
-        "confident": {"generated": 0.8, "held_out": 0.99, "training": 0.98},
-    }
-    storage.write_json(folder / "evaluation.json", evaluation)
+    storage.write_json(
+        folder / "evaluation.json", {"run_digest": ncsn.load(folder).digest, "data": "/home/secret/pets", "n": 400}
+    )
     return folder
 
 
@@ -68,22 +64,19 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Mock:
     def create(model: str, *, private: bool, exist_ok: bool) -> None:
         if model == "ada/broken":
             raise RuntimeError("500 Server Error\n\nThe hub is down")
+        assert exist_ok
         models.setdefault(model, private)
 
     def upload(*, folder_path: Path, **_: Any) -> SimpleNamespace:
-        api.sent = contents(folder_path)
+        files = (path for path in folder_path.rglob("*") if path.is_file())
+        api.sent = {path.relative_to(folder_path).as_posix(): path.read_bytes() for path in files}
         return SimpleNamespace(oid="c0ffee")
 
-    api.repo_exists.side_effect = models.__contains__
     api.create_repo.side_effect = create
     api.model_info.side_effect = lambda model: SimpleNamespace(private=models[model])
     api.upload_folder.side_effect = upload
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda *, token: api if token else None)
     return api
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *args: str) -> str:
@@ -99,84 +92,55 @@ def refusal(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 def test_a_push_sends_a_run_privately_and_nothing_else(
     hub: Mock, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cli.main(["push", str(run), "ada/new", "--dry-run", str(tmp_path / "look")])
-    assert not hub.method_calls
     cli.main(["push", str(run), "ada/new"])
     assert "hf://ada/new@c0ffee" in capsys.readouterr().out
     assert hub.create_repo.call_args.kwargs["private"]
     assert hub.sent.keys() == set(SHARED) == SENT
-    assert contents(tmp_path / "look") == hub.sent
     for name in ("model.safetensors", "guide/model.safetensors"):
         assert hub.sent[name] == (run / name).read_bytes()
     assert not [name for name, content in hub.sent.items() if b"secret" in content]
-    here, there = ncsn.load(run, device="cpu"), ncsn.load(tmp_path / "look", device="cpu")
+    card = hub.sent["README.md"].decode()
+    assert huggingface_hub.ModelCard(card).data.to_dict() == {"library_name": "ncsn"}
+    assert "hf://ada/new" in card
+    for name, content in hub.sent.items():
+        (tmp_path / "there" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "there" / name).write_bytes(content)
+    here, there = ncsn.load(run, device="cpu"), ncsn.load(tmp_path / "there", device="cpu")
     assert (there.digest, there.experiment) == (here.digest, "images")
     assert there.settings == {"dataset": "pets", "more": "cats.zip", "other": "dogs", "size": "8x8"}
     assert here.origin is not None
     assert there.origin == replace(here.origin, dataset="pets.zip")
 
 
-def test_a_run_replaces_another_and_leaves_what_is_no_part_of_one(hub: Mock, run: Path) -> None:
-    cli.main(["push", str(run), "ada/open", "--public", "--overwrite"])
+def test_a_run_replaces_another_and_leaves_what_is_no_part_of_one(
+    hub: Mock, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage.write_model(run, RECIPE.build(0.13, 0.31))  # training has gone on: the evaluation is of other weights
+    cli.main(["push", str(run), "ada/open", "--public"])
     assert not hub.create_repo.call_args.kwargs["private"]
     asked = hub.upload_folder.call_args.kwargs
     assert (asked["repo_id"], asked["allow_patterns"], asked["delete_patterns"]) == ("ada/open", SHARED, SHARED)
-
-
-def test_the_card_runs_and_has_numbers_beside_their_floors_but_of_other_weights(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cli.main(["push", str(run), "ada/pets", "--dry-run", str(tmp_path / "look"), "--licence", "mit"])
-    card = (tmp_path / "look" / "README.md").read_text()
-    assert huggingface_hub.ModelCard(card).data.to_dict() == {
-        "library_name": "ncsn",
-        "license": "mit",
-        "pipeline_tag": "unconditional-image-generation",
-        "tags": ["score-matching", "ncsn"],
-    }
-    for words in ("# pets", "`pets.zip`", "1 × 8 × 8", "`cats`, `dogs`", "400 samples, too few", "`classifier`"):
-        assert words in card
-    assert "| kernel_distance | 3.25 | 0.5 | 0.4 |\n| confident | 0.8 | 0.99 | 0.98 |" in card
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path / "look"))
-    drawn: dict[str, Any] = {}
-    exec(card.split("```python\n")[1].split("```")[0], drawn)
-    assert drawn["x"].shape == (16, 1, 8, 8)
-    storage.write_model(run, RECIPE.build(0.13, 0.31))  # training goes on: the evaluation is of other weights
-    cli.main(["push", str(run), "ada/pets", "--dry-run", str(tmp_path / "later")])
-    assert "evaluation.json is left out" in capsys.readouterr().err
-    later = contents(tmp_path / "later")
-    assert later.keys() == SENT - {"evaluation.json"}
-    assert b"Not evaluated." in later["README.md"]
-    assert b"license" not in later["README.md"]
+    assert hub.sent.keys() == SENT - {"evaluation.json"}
+    assert "evaluation.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "content", "part"),
     [
-        ("ada/pets", "it is there already; give --overwrite"),
-        ("ada/pets --overwrite --public", "it is private"),
-        ("ada/open --overwrite", "it is public"),
-        ("ada/broken", "hf://ada/broken: 500 Server Error The hub is down"),
-        ("pets", "user/model is needed"),
-        ("../x", "user/model is needed"),
-        ("ada/new --licence My", "a name like mit"),
-        ("ada/new --dry-run .", "--dry-run needs a new folder"),
+        ("ada/pets --public", None, "private"),
+        ("ada/open", None, "private"),
+        ("ada/broken", None, "hf://ada/broken: 500 Server Error The hub is down"),
+        ("ada/pets", "[]", "evaluation.json"),
+        ("ada/pets", "3", "evaluation.json"),
     ],
 )
 def test_a_push_that_is_refused_is_one_line_and_sends_nothing(
-    hub: Mock, run: Path, capsys: pytest.CaptureFixture[str], words: str, said: str
+    hub: Mock, run: Path, capsys: pytest.CaptureFixture[str], words: str, content: str | None, part: str
 ) -> None:
-    assert said in refusal(capsys, "push", str(run), *words.split())
+    if content is not None:
+        (run / "evaluation.json").write_text(content)
+    assert part in refusal(capsys, "push", str(run), *words.split())
     assert not hub.upload_folder.called
-
-
-@pytest.mark.parametrize("content", ['{"n": 4}', "[]", "3"])
-def test_a_broken_evaluation_is_one_line(
-    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str
-) -> None:
-    (run / "evaluation.json").write_text(content)
-    assert "evaluation.json" in refusal(capsys, "push", str(run), "ada/pets", "--dry-run", str(tmp_path / "look"))
-    assert not (tmp_path / "look").exists()
 
 
 def test_only_parts_of_a_run_are_fetched_of_the_revision_that_is_named(

@@ -24,7 +24,11 @@ from tqdm.auto import tqdm
 
 from ncsn import hub
 from ncsn.data import Origin
-from ncsn.files import atomic, check_regular, one_line, parse_json, read_json, sweep
+from ncsn.files import atomic as atomic
+from ncsn.files import check_out as check_out
+from ncsn.files import check_regular, one_line, parse_json
+from ncsn.files import read_json as read_json
+from ncsn.files import sweep as sweep
 from ncsn.files import write_json as write_json
 from ncsn.machine import distributed
 from ncsn.recipe import Recipe, Units

@@ -34,7 +34,7 @@ Loss = Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"
 """What ``train`` minimises: (model, batch) → the losses and the noise levels, one of each per example."""
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(FloatingPointError):
     """The loss became NaN or infinite; the message names the step."""
 
 

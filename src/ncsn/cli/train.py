@@ -36,15 +36,15 @@ class Train(Images):
         """Train, and draw."""
         import ncsn
         from ncsn import plots
-        from ncsn.cli import drawing
+        from ncsn.cli import console
         from ncsn.learn.record import BAND_NAMES, opened
 
         data, settings, record = opened(self)
         run = ncsn.fit(data, settings=settings, record=record)
         if record.writes:
             shown = min(settings.samples, SHOWN)
-            drawn = drawing.draw(run, settings.samples, seed=settings.seed, keep=shown)
-            annealed = drawing.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
+            drawn = console.draw(run, settings.samples, seed=settings.seed, keep=shown)
+            annealed = console.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
             plots.image_grid(drawn.samples, record.path("samples.png"))
             plots.image_grid(annealed.samples, record.path("samples_annealed.png"))
             plots.evolution(drawn.path, record.path("evolution.png"))

@@ -22,7 +22,7 @@ def compare_samplers(
 ) -> tuple[list[list[Panel]], list[tuple[str, Float[Tensor, "shown 2"]]], dict[str, object]]:
     """Langevin dynamics and its annealed descendant from the same start, with as many steps, and both scores.
 
-    ``draw``: how a run is sampled, ``drawing.draw``.  Returns rows of panels: the data or the start, and what each
+    ``draw``: how a run is sampled, ``console.draw``.  Returns rows of panels: the data or the start, and what each
     sampler made of it; annealing with the learned score on its way; and the numbers.
     """
     generator = torch.Generator(run.device).manual_seed(settings.seed + 1)
