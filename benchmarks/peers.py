@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import ncsn
-from ncsn.machine.hardware import fast_bfloat16
-from ncsn.score import Sigma, expand
+from ncsn.machine import hardware
 
 CPU = torch.device("cpu")
 Shape = tuple[int, int, int]
@@ -31,7 +30,7 @@ Labels = Int64[Tensor, "b"] | None
 
 def autocast() -> torch.autocast:
     """bfloat16 where the machine has it: every peer but the plain recipe gets what ours gets."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(CPU))
+    return torch.autocast("cpu", torch.bfloat16, enabled=hardware.fast_bfloat16(CPU))
 
 
 def count(module: nn.Module) -> int:
@@ -98,10 +97,11 @@ class Reference:
         self.parameters = count(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
 
-    def score(self, x: Tensor, sigma: Sigma, /) -> Tensor:
+    def score(self, x: Tensor, sigma: float | Tensor, /) -> Tensor:
         """The network divided by the noise level (NCSNv2's technique 3)."""
-        level = (self.sigmas - expand(sigma, x).view(-1, 1)).abs().argmin(1)
-        return self.network(x, level) / expand(sigma, x)  # type: ignore[no-any-return]
+        levels = torch.as_tensor(sigma, dtype=x.dtype).expand(len(x)).view(-1, 1)
+        noise = self.network(x, (self.sigmas - levels).abs().argmin(1))
+        return noise / levels.view(-1, 1, 1, 1)  # type: ignore[no-any-return]
 
     def step(self, x: Tensor, fraction: float, label: Labels) -> Tensor:
         """One step."""

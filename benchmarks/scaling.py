@@ -29,13 +29,8 @@ from scipy.stats import linregress
 from step import ABOVE, Step, model_of, peak_memory, progress_of, seconds_of
 from tqdm import tqdm
 
-from ncsn.data.pixels import reals
-from ncsn.distributions import Empirical
+import ncsn
 from ncsn.machine import hardware
-from ncsn.machine.hardware import refresh_interval
-from ncsn.recipe import Recipe
-from ncsn.run import Run
-from ncsn.samplers import Sampling
 
 HERE = Path(__file__).parent
 NARROW = (32, 64)  # half of the default width, so that large batches take seconds
@@ -101,9 +96,9 @@ def repeated(call: Callable[[], object], clock: Callable[[], float] = time.proce
 def drawn(n: int = 50, *, batch: int = 50, channels: tuple[int, int] = NARROW, side: int = 32, levels: int = 4) -> Work:
     """Samples by the default sampler."""
     step = Step(channels=channels, side=side)
-    sampling = Sampling(sigma_max=33.0, sigma_min=0.01, sampler="dpmpp-sde", levels=levels, steps=1, eps=5e-5)
-    recipe = Recipe(network="UNet", arguments={"channels": channels}, shape=(3, side, side), sampling=sampling)
-    run = Run(score=model_of(step, CPU).requires_grad_(False).eval(), recipe=recipe)
+    sampling = ncsn.Sampling(sigma_max=33.0, sigma_min=0.01, sampler="dpmpp-sde", levels=levels, steps=1, eps=5e-5)
+    recipe = ncsn.Recipe(network="UNet", arguments={"channels": channels}, shape=(3, side, side), sampling=sampling)
+    run = ncsn.Run(score=model_of(step, CPU).requires_grad_(False).eval(), recipe=recipe)
 
     def call() -> None:
         for steps in run.blocks(n, batch_size=batch):
@@ -125,7 +120,7 @@ def pixels(n: int, seed: int = 0) -> torch.Tensor:
 
 def targets(n: int) -> Work:
     """Posterior targets of a batch's noisiest images, by a data set of n images."""
-    data = Empirical(reals(pixels(n)), dtype=torch.bfloat16)
+    data = ncsn.Empirical(pixels(n) / 256, dtype=torch.bfloat16)
     x = torch.randn(ASKED, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     return repeated(lambda: data(x, 2 * ABOVE))
 
@@ -189,7 +184,7 @@ def measured(part: str, scaling: Scaling) -> dict[str, Any]:
     torch.set_num_threads(1)
     rows, references = [], []
     chosen = [(series, size) for series in SERIES[part] for size in series.sizes[: scaling.points]]
-    for series, size in tqdm(chosen, desc=part, unit="point", mininterval=refresh_interval()):
+    for series, size in tqdm(chosen, desc=part, unit="point", mininterval=hardware.refresh_interval()):
         if size == series.sizes[0]:
             references.append(apart(REFERENCE, REFERENCE.sizes[0], scaling.seconds))
         rows.append(apart(series, size, scaling.seconds))

@@ -14,25 +14,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
 
 import ncsn
-from ncsn.data.pixels import reals
-from ncsn.distributions import Empirical
-from ncsn.learn.settings import PrecisionName
 from ncsn.machine import distributed, hardware
 from ncsn.machine.distributed import ALONE, Group
-from ncsn.networks import UNet
-from ncsn.noise import LogNormal
-from ncsn.objectives import dsm, posterior_dsm
-from ncsn.score import ScoreModel
-from ncsn.training import Budget, Progress, State, muon_and_adam, train
-from ncsn.validation import DeviceName
 
-NOISE = LogNormal(-1.6, 1.2, 33.0, 0.01)  # what the rules choose for CIFAR-10
+NOISE = ncsn.LogNormal(-1.6, 1.2, 33.0, 0.01)  # what the rules choose for CIFAR-10
 ABOVE = 1.5  # and there, where posterior targets begin
 SETTLING = 2  # first steps, which do not count
 
@@ -53,45 +44,47 @@ class Step:
     """Targets that ask the whole data set at high noise."""
     compile: bool = False
     """Compile the network, as trainings of four minutes and more do."""
-    precision: PrecisionName = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """What the network runs in; auto: the device's fastest."""
     seconds: float = 2.0
     """How long to train; four steps at least."""
-    device: DeviceName = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA where there is one, else the CPU."""
 
 
-def model_of(step: Step, device: torch.device) -> ScoreModel:
+def model_of(step: Step, device: torch.device) -> ncsn.ScoreModel:
     """A new network, as a training begins with it."""
     torch.manual_seed(0)
-    network = UNet(3, step.channels, features=step.channels[0])
+    network = ncsn.UNet(3, step.channels, features=step.channels[0])
     autocast = hardware.autocast_of(hardware.choose_precision(step.precision, device))
-    return ScoreModel(network, 0.5, 0.25, autocast=autocast).to(device)
+    return ncsn.ScoreModel(network, 0.5, 0.25, autocast=autocast).to(device)
 
 
-def progress_of(step: Step, group: Group = ALONE) -> tuple[State, Iterator[Progress]]:
+def progress_of(step: Step, group: Group = ALONE) -> tuple[ncsn.State, Iterator[ncsn.Progress]]:
     """A training, and its steps."""
     device = hardware.choose_device(step.device)
     size, generator = -(-step.batch_size // group.size), torch.Generator(device).manual_seed(0)
     model, precision = model_of(step, device), hardware.choose_precision(step.precision, device)
     products = torch.bfloat16 if precision == "bf16" else torch.float32
     hardware.allow_tf32(precision != "fp32")
-    state = State(model, muon_and_adam(model, products=products), generator=generator, seed=0)
+    state = ncsn.State(model, ncsn.muon_and_adam(model, products=products), generator=generator, seed=0)
     pixels = torch.randint(
         256, (step.examples, 3, step.side, step.side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     ).to(device)
-    objective = dsm
+    objective = ncsn.dsm
     if step.posterior:
-        objective = partial(posterior_dsm, data_score=Empirical(reals(pixels), dtype=products), above=ABOVE)
+        objective = partial(ncsn.posterior_dsm, data_score=ncsn.Empirical(pixels / 256, dtype=products), above=ABOVE)
     if step.compile:
         example, sigma = torch.zeros(size, *pixels.shape[1:], device=device), torch.ones(size, device=device)
         hardware.compile_network(state.model.network, lambda: state.model(example, sigma))
     batches = ncsn.batches(pixels, size, generator=generator)
     loss = ncsn.training_loss(NOISE, objective, generator=generator)
-    return state, train(state, batches, loss, budget=Budget(steps=10**6), group=group)
+    return state, ncsn.train(state, batches, loss, budget=ncsn.Budget(steps=10**6), group=group)
 
 
-def seconds_of(step: Step, progress: Iterator[Progress], clock: Callable[[], float] = time.perf_counter) -> list[float]:
+def seconds_of(
+    step: Step, progress: Iterator[ncsn.Progress], clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
     """How long each step takes, by a ``clock``; on every process as many, for what ends it is the leading one's."""
     times: list[float] = []
     at = clock()

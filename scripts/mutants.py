@@ -33,7 +33,9 @@ ALSO = {
     "objectives": "randomness",
     "likelihood": "randomness",
     "problems": "randomness",
-    "model": "score run objectives",
+    "score": "run objectives",
+    "training": "muon record randomness",
+    "run": "samplers randomness",
 }
 """Tests that concern a module beside those that are named after it."""
 BINARY = "Add_Sub Sub_Add Mul_Div Mul_Add Div_Mul Pow_Mul Pow_Div Mod_Mul FloorDiv_Mul BitAnd_BitOr"

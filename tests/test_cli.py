@@ -13,10 +13,10 @@ from PIL import Image
 
 import ncsn
 from ncsn import data, evaluation, storage
+from ncsn import run as runs
 from ncsn.cli import main as cli
 from ncsn.networks import UNet
-from ncsn.recipe import Recipe
-from ncsn.run import Run
+from ncsn.run import Recipe, Run
 from ncsn.samplers import METHODS, Sampling
 from ncsn.score import ScoreModel
 
@@ -32,8 +32,8 @@ RECIPE = Recipe(
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     storage.claim(folder)
-    storage.write_config(folder, "images", {"dataset": "mnist"}, RECIPE)
-    storage.write_model(folder, ScoreModel(UNet(1, (8, 8), 1, 8), 0.13, 0.31))
+    runs.write_config(folder, "images", {"dataset": "mnist"}, RECIPE)
+    runs.write_model(folder, ScoreModel(UNet(1, (8, 8), 1, 8), 0.13, 0.31))
     return folder
 
 
@@ -77,8 +77,8 @@ def test_the_model_in_the_package_draws_digits_at_once(tmp_path: Path, monkeypat
 
 def test_info_says_what_a_run_is(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "guide").mkdir()
-    storage.write_config(run / "guide", "images", {}, replace(RECIPE, arguments=RECIPE.arguments | {"channels": (8,)}))
-    storage.write_model(run / "guide", ScoreModel(UNet(1, (8,), 1, 8)))
+    runs.write_config(run / "guide", "images", {}, replace(RECIPE, arguments=RECIPE.arguments | {"channels": (8,)}))
+    runs.write_model(run / "guide", ScoreModel(UNet(1, (8,), 1, 8)))
     (run / "metrics.json").write_text('{"loss": 0.125}')
     cli.main(["info", str(run)])
     weights, guide = (sum(p.numel() for p in UNet(1, c, 1, 8).parameters()) for c in ((8, 8), (8,)))

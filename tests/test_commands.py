@@ -20,15 +20,14 @@ import ncsn
 from ncsn import data, evaluation, plots
 from ncsn.cli import main as cli
 from ncsn.data.pixels import centres, dequantize, quantize
-from ncsn.files import HOST
 from ncsn.machine.interrupts import Stopped
 from ncsn.networks.classifier import Classifier
 from ncsn.plots import image_grid
 from ncsn.problems import blurred, downsampled
-from ncsn.recipe import Recipe
-from ncsn.run import Run
+from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
 from ncsn.score import Sigma, expand
+from ncsn.storage import HOST
 
 SAMPLING = Sampling(sigma_max=20.0, sigma_min=0.01, sampler="dpmpp-sde", levels=12, steps=1, eps=2e-5, guidance=2.0)
 RECIPE = Recipe(network="UNet", arguments={"classes": 10}, shape=(1, 8, 8), sampling=SAMPLING)

@@ -207,7 +207,7 @@ def compare(found: Any, written: Any, at: str) -> None:
 
 
 def test_the_page_is_tested_against_what_the_package_computes_today() -> None:
-    spec = importlib.util.spec_from_file_location("page_values", ROOT / "scripts" / "page_values.py")
+    spec = importlib.util.spec_from_file_location("page_values", ROOT / "web" / "test" / "values.py")
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)

@@ -19,8 +19,7 @@ import ncsn
 from ncsn import exporting
 from ncsn.cli import main as cli
 from ncsn.networks import MLP, NCSN, NCSNv2, UNet
-from ncsn.recipe import Recipe, Units
-from ncsn.run import Run
+from ncsn.run import Recipe, Run, Units
 from ncsn.samplers import Sampling
 from ncsn.score import Plain, Preconditioning, Scaled, ScoreModel, Sigma, expand
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from ncsn import evaluation, plots, storage
-from ncsn.files import HOST, atomic, check_out, read_json, sweep, write_json
+from ncsn import run as runs
 from ncsn.networks import MLP
-from ncsn.recipe import Recipe
+from ncsn.run import Recipe
 from ncsn.samplers import Sampling
 from ncsn.score import ScoreModel
+from ncsn.storage import HOST, atomic, check_out, sweep, write_json
 from ncsn.training import State
+from ncsn.validation import read_json
 
 SAMPLING = Sampling(sigma_max=5.0, sigma_min=0.5, sampler="annealed", levels=4, steps=3, eps=0.05)
 RECIPE = Recipe(network="MLP", arguments={"dimensions": 2, "width": 8, "layers": 1}, shape=(2,), sampling=SAMPLING)
@@ -47,8 +49,8 @@ def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatc
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "checkpoint.pt": lambda path: State(MODEL, generator=torch.Generator()).save(path),
-    "model.safetensors": lambda path: storage.write_model(path.parent, MODEL),
-    "config.json": lambda path: storage.write_config(path.parent, "toy", {}, RECIPE),
+    "model.safetensors": lambda path: runs.write_model(path.parent, MODEL),
+    "config.json": lambda path: runs.write_config(path.parent, "toy", {}, RECIPE),
     "metrics.json": lambda path: write_json(path, {"loss": 1.0}),
     "metrics.jsonl": lambda path: storage.trim_rows(path, 5, dict),
     "samples.npz": lambda path: evaluation.write_samples(path, torch.zeros(3, 1, 4, 4, dtype=torch.uint8)),
@@ -78,7 +80,7 @@ def test_a_disk_that_is_full_leaves_the_previous_file_whole(
 
 def test_what_a_kill_leaves_is_swept_and_nothing_else(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from ncsn.files import atomic\n"
+        "import os, sys; from pathlib import Path; from ncsn.storage import atomic\n"
         "with atomic(Path(sys.argv[1])) as t: t.write_text('new'); os.kill(os.getpid(), 9)"
     )
     path = tmp_path / "x.txt"

@@ -13,7 +13,7 @@ from ncsn.evaluation import PIXELS, Features
 from ncsn.learn import guidance
 from ncsn.learn.guidance import Trial, best
 from ncsn.learn.settings import Images
-from ncsn.recipe import Recipe
+from ncsn.run import Recipe
 from ncsn.samplers import Sampling
 
 CPU = torch.device("cpu")

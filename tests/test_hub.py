@@ -14,12 +14,12 @@ import torch
 from huggingface_hub import HfApi, constants
 
 import ncsn
+from ncsn import run as runs
 from ncsn import storage
 from ncsn.cli import main as cli
-from ncsn.hub import SHARED
-from ncsn.recipe import Recipe
-from ncsn.run import Run
+from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
+from ncsn.storage import SHARED
 
 SENT = {"README.md", "config.json", "model.safetensors", "metrics.json", "evaluation.json"}
 SENT |= {"guide/config.json", "guide/model.safetensors"}
@@ -115,7 +115,7 @@ def test_a_push_sends_a_run_privately_and_nothing_else(
 def test_a_run_replaces_another_and_leaves_what_is_no_part_of_one(
     hub: Mock, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    storage.write_model(run, RECIPE.build(0.13, 0.31))  # training has gone on: the evaluation is of other weights
+    runs.write_model(run, RECIPE.build(0.13, 0.31))  # training has gone on: the evaluation is of other weights
     cli.main(["push", str(run), "ada/open", "--public"])
     assert not hub.create_repo.call_args.kwargs["private"]
     asked = hub.upload_folder.call_args.kwargs

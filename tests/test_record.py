@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import ncsn
-from ncsn import storage
+from ncsn import run as runs
 from ncsn.data import batches
 from ncsn.learn.fit import held_out_losses
 from ncsn.learn.record import BAND_NAMES, Record, left, opened, verdict
@@ -179,10 +179,10 @@ def test_a_run_says_what_it_learned_and_what_that_took(trained: Path) -> None:
 
 
 def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: Path) -> None:
-    config = storage.read_config(trained / "run")
+    config = runs.read_config(trained / "run")
     run = tmp_path / "run"
     run.mkdir()
-    storage.write_config(run, "images", config.settings, config.recipe, config.data)
+    runs.write_config(run, "images", config.settings, config.recipe, config.data)
     job = ImageJob(out=run, resume=True, device="cpu")
     data, settings, record = opened(replace(tiny(steps=20), job=job))
     assert (settings.steps, settings.dataset, settings.job) == (20, str(trained / "data.npz"), job)
@@ -196,6 +196,6 @@ def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: P
     np.savez(moved, images=images, labels=labels)
     with pytest.raises(ValueError, match="holds other images"):
         opened(replace(tiny(dataset=str(moved)), job=job))
-    storage.write_config(run, "toy", {}, config.recipe, config.data)
+    runs.write_config(run, "toy", {}, config.recipe, config.data)
     with pytest.raises(ValueError, match="is a run of toy, not of images"):
         opened(replace(tiny(), job=job))

@@ -22,8 +22,7 @@ from ncsn import run as runs
 from ncsn.machine import hardware
 from ncsn.networks import MLP, UNet
 from ncsn.problems import masked
-from ncsn.recipe import Argument, PreconditioningName, Recipe, Units
-from ncsn.run import Run, block_seed
+from ncsn.run import Argument, PreconditioningName, Recipe, Run, Units, block_seed
 from ncsn.samplers import Sampling
 from ncsn.score import EDM, Plain, Preconditioning, Scaled, ScoreModel, Sigma, expand
 

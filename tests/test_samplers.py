@@ -18,8 +18,7 @@ from ncsn.distributions import TOYS, Empirical, GaussianMixture
 from ncsn.likelihood import log_prob
 from ncsn.noise import Geometric, Karras, suggest_noise
 from ncsn.problems import blurred, conjugate_gradient, downsampled, masked, posterior
-from ncsn.recipe import Recipe
-from ncsn.run import Run
+from ncsn.run import Recipe, Run
 from ncsn.samplers import METHODS, Descent, Method, Sampling, encode, slerp
 from ncsn.score import Counted, guided, tweedie
 from ncsn.validation import GuideName, SamplerName

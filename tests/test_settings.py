@@ -15,7 +15,7 @@ import ncsn
 from ncsn.learn import rules
 from ncsn.learn.settings import ImageJob, Images, ResolvedImages, recalled
 from ncsn.objectives import dsm
-from ncsn.storage import plain
+from ncsn.run import plain
 from ncsn.validation import validated
 
 Read = Callable[[Lessons], object]

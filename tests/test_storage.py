@@ -17,14 +17,15 @@ from safetensors.torch import save
 from torch.utils._pytree import tree_leaves
 
 import ncsn
+from ncsn import run as runs
 from ncsn import storage
 from ncsn.learn.settings import ImageJob, Images, ResolvedImages, recalled
 from ncsn.machine import hardware
 from ncsn.networks import MLP
-from ncsn.recipe import Recipe
+from ncsn.run import CONFIG_VERSION, Recipe
 from ncsn.samplers import Sampling
 from ncsn.score import ScoreModel
-from ncsn.storage import CHECKPOINT, CONFIG_VERSION, MODEL, digest, read_tensors, sealed
+from ncsn.storage import CHECKPOINT, MODEL, digest, read_tensors, sealed
 from ncsn.training import State
 
 RECIPE = Recipe(
@@ -36,7 +37,7 @@ RECIPE = Recipe(
 )
 RESOLVED = {"batch_size": 8, "channels": (4, 8), "sigma_max": 5.0, "sigma_min": 0.01, "log_sigma_mean": -0.4}
 RESOLVED |= {"posterior_above": 5.0, "levels": 4, "langevin_steps": 3, "eps": 5e-5, "steps": 10}
-SETTINGS = storage.plain(vars(Images()) | RESOLVED)
+SETTINGS = runs.plain(vars(Images()) | RESOLVED)
 
 
 def make_run(folder: Path, seed: int = 0) -> ScoreModel:
@@ -45,8 +46,8 @@ def make_run(folder: Path, seed: int = 0) -> ScoreModel:
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.1)
     folder.mkdir(exist_ok=True)
-    storage.write_config(folder, "images", SETTINGS, RECIPE)
-    storage.write_model(folder, model)
+    runs.write_config(folder, "images", SETTINGS, RECIPE)
+    runs.write_model(folder, model)
     return model
 
 
@@ -95,12 +96,12 @@ def refused(call: Callable[[], object], *, naming: str = "") -> str | None:
 
 def resumed(folder: Path) -> Images:
     given = Images(job=ImageJob(out=folder, resume=True))
-    return recalled(given, ResolvedImages, folder, storage.read_settings(folder, "images"))
+    return recalled(given, ResolvedImages, folder, runs.read_settings(folder, "images"))
 
 
 def read_all_of(folder: Path) -> None:
     """What sampling and resuming read of a run's config.json."""
-    storage.read_model(folder, storage.read_config(folder).recipe)
+    runs.read_model(folder, runs.read_config(folder).recipe)
     resumed(folder)
 
 
@@ -113,9 +114,9 @@ def test_a_run_is_rebuilt_from_its_folder_alone(folder: Path, tmp_path: Path) ->
         loaded.autocast = None
         assert torch.equal(loaded(x, 0.7, label), make_run(tmp_path / "again", seed)(x, 0.7, label))
     assert replace(resumed(folder), job=ImageJob()) == ResolvedImages(**SETTINGS)
-    assert storage.plain({"data": Path("there"), "job": 1}) == {"data": "there"}
+    assert runs.plain({"data": Path("there"), "job": 1}) == {"data": "there"}
     with pytest.raises(ValueError, match="is a run of images, not of toy"):
-        storage.read_settings(folder, "toy")
+        runs.read_settings(folder, "toy")
 
 
 def test_the_model_in_the_package_is_small_and_loads(
@@ -313,9 +314,9 @@ def test_a_config_that_could_not_be_read_again_is_not_written_unnoticed(tmp_path
         RECIPE, arguments=RECIPE.arguments | {"classes": 60_000}, shares={f"{i}": 1e-5 for i in range(60_000)}
     )
     with pytest.raises(ValueError, match=r"config\.json has more than 1,000,000 bytes"):
-        storage.write_config(tmp_path, "images", SETTINGS, recipe)
+        runs.write_config(tmp_path, "images", SETTINGS, recipe)
     with pytest.raises(ValueError, match="is no run: it has no config"):
-        storage.read_config(tmp_path / "none")
+        runs.read_config(tmp_path / "none")
     assert storage.read_results(tmp_path) == {}
     (tmp_path / "metrics.json").write_text("[]")
     assert refused(lambda: storage.read_results(tmp_path), naming="metrics.json")
@@ -333,7 +334,7 @@ def test_a_model_or_checkpoint_with_a_flipped_bit_or_a_cut_is_refused_or_the_sam
         at = int(place * len(content))
         content[at] ^= 1 << at % 8
         (folder / name).write_bytes(content[:at] if cut else content)
-    if not refused(lambda: storage.read_model(folder, RECIPE), naming=MODEL):
+    if not refused(lambda: runs.read_model(folder, RECIPE), naming=MODEL):
         assert digest(read_tensors(folder / MODEL)) == tensors
     other = a_state(1)
     before = content_of(other)

@@ -32,7 +32,7 @@ from .objectives import ssm as ssm
 from .objectives import training_loss as training_loss
 from .problems import posterior as posterior
 from .problems import replacement as replacement
-from .recipe import Recipe as Recipe
+from .run import Recipe as Recipe
 from .run import Run as Run
 from .run import load as load
 from .samplers import METHODS as METHODS
@@ -52,6 +52,7 @@ from .score import ScoreModel as ScoreModel
 from .score import guided as guided
 from .score import tweedie as tweedie
 from .training import Budget as Budget
+from .training import Progress as Progress
 from .training import State as State
 from .training import muon_and_adam as muon_and_adam
 from .training import train as train

@@ -24,9 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn.files import atomic, check_out, one_line
 from ncsn.run import Run
 from ncsn.score import ScoreModel
+from ncsn.storage import atomic, check_out
+from ncsn.validation import one_line
 
 Precision: TypeAlias = Literal["fp16", "fp32"]
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")  # torch's exporter needs the last

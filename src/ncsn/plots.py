@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ncsn.data.pixels import quantize
 from ncsn.evaluation import Evaluation
-from ncsn.files import atomic
 from ncsn.samplers import Step
 from ncsn.score import Score
+from ncsn.storage import atomic
 from ncsn.training import Row
 
 if TYPE_CHECKING:

@@ -1,50 +1,132 @@
-"""A run's folder: everything that is needed to continue, sample or evaluate it, and nothing unpickled.
+"""A folder of files, and nothing unpickled: each is whole or not there; locks, JSON, tensors, checkpoints, the hub.
 
 ``config.json``              the experiment, the settings that it was started with, the run's ``Recipe``, and its data
 ``model.safetensors``        the averaged weights, with the data's mean and std, and their sha256
 ``checkpoint.pt``            the whole training state, to resume from; it ends in its sha256
 ``guide/``                   another run, of a smaller network that sampling moves away from; if there is one
+
+What these hold is said in ``ncsn.run`` and ``ncsn.training``.
 """
 
 import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from ncsn import hub
-from ncsn.data import Origin
-from ncsn.files import atomic as atomic
-from ncsn.files import check_out as check_out
-from ncsn.files import check_regular, one_line, parse_json
-from ncsn.files import read_json as read_json
-from ncsn.files import sweep as sweep
-from ncsn.files import write_json as write_json
 from ncsn.machine import distributed
-from ncsn.recipe import Recipe, Units
-from ncsn.score import ScoreModel
-from ncsn.validation import validated
+from ncsn.validation import one_line, parse_json, read_json
 
 T = TypeVar("T")
 
-CONFIG_VERSION = 3
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 # What trainings and evaluations write, and --overwrite removes, config.json last: so a kill leaves no half of a run.
 RESULTS = ("evaluation.json", "evaluation.png", "evaluation.npz", "samples_[0-9]*.png")
 WRITTEN = (MODEL, CHECKPOINT, "metrics.jsonl", "metrics.json", *RESULTS, "config.json")
 JOB = ".job"  # says which of torchrun's has begun the run
 SHIPPED = ("mnist",)  # the runs in the package, under assets/models
+RUN_FILES = ["config.json", MODEL, "metrics.json", "guide/config.json", "guide/model.safetensors"]
+# What is fetched from the hub, or sent there: text and safetensors, never code or pickles.
+SHARED = [*RUN_FILES, "evaluation.json", "README.md"]
 SEAL = b"\nsha256:"  # before the 64 digits at the end of a checkpoint
+HOST = re.sub("[^A-Za-z0-9-]", "_", socket.gethostname()) or "host"
+# The names of ``atomic``'s temporary files.
+UNFINISHED = re.compile(r"\..*\.partial\.(?P<host>[\w-]+)\.(?P<process>\d+)\.[0-9a-f]{16}(\.\w+)?")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends well and vanishes when it does not.
+
+    The bytes are on the disk before the name is, so neither kill -9 nor a full disk leaves half a file; the temporary
+    file that a kill leaves is removed by the next command that writes there (``sweep``).  Its name cannot be guessed,
+    and it is a new file: nobody's link is followed.  A file that is replaced hands on its mode.
+    Raises ValueError if ``path`` is something else than a regular file, and OSError, which names it, if it cannot be
+    written.
+    """
+    check_regular(path)
+    name = f".{path.stem[:80]}.partial.{HOST}.{os.getpid()}.{secrets.token_hex(8)}{path.suffix}"
+    temporary = path.with_name(name)
+    try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        if path.exists():
+            shutil.copymode(path, temporary)
+        yield temporary
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary), temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content`` as indented JSON, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def sweep(folder: Path, *, everybodys: bool = False) -> None:
+    """Remove the temporary files that processes of this machine have left in ``folder`` when they were killed.
+
+    ``everybodys``: also those of processes that may be alive, or on other machines: for who holds the folder's lock.
+    """
+    for path in folder.glob(".*.partial.*"):
+        if (left := UNFINISHED.fullmatch(path.name)) and path.is_file() and not path.is_symlink():
+            import psutil
+
+            if everybodys or (left["host"] == HOST and not psutil.pid_exists(int(left["process"]))):
+                path.unlink(missing_ok=True)
+
+
+def append(path: Path, line: str) -> None:
+    """Add a line to a file; it is on the disk when this returns.  Raises OSError, which names the file."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def check_regular(path: Path) -> None:
+    """Raises ValueError if there is something at ``path`` that is no regular file: a link, a folder or a device."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "no regular file"
+        raise ValueError(f"{path} is {kind}; only regular files are replaced")
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Raises ValueError, before any work, if a command may not write ``out``: the rule for all that they write."""
+    check_regular(out)
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} exists; give --overwrite to replace it, or another name")
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise ValueError(f"{out.parent} is no folder to write {out.name} into")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{out} cannot be written: you may not write into its folder")
+    sweep(folder)
 
 
 def begun(folder: Path) -> bool:
@@ -106,57 +188,6 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, pictur
     return lock
 
 
-def plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as config.json keeps them: without the job, which is another one when the run is continued."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items() if name != "job"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The content of a config.json: what made the run (images, toy or fit), its settings, recipe and data, if known."""
-
-    version: Literal[3]
-    experiment: str
-    settings: dict[str, Any]
-    recipe: Recipe
-    data: Origin | None = None
-
-
-def write_config(
-    folder: Path, experiment: str, settings: dict[str, Any], recipe: Recipe, origin: Origin | None = None
-) -> None:
-    """Write config.json: what made the run, of which data and how, and how to rebuild and sample its model.
-
-    Raises ValueError if it could not be read again, which must not turn out after the training.
-    """
-    content = {"version": CONFIG_VERSION, "experiment": experiment, "settings": settings, "recipe": asdict(recipe)}
-    content |= {} if origin is None else {"data": asdict(origin)}
-    write_json(folder / "config.json", content)
-    read_config(folder)
-
-
-def read_config(folder: Path) -> Config:
-    """The content of a run's config.json.
-
-    Raises ValueError if the folder is no run, if the file cannot be read or is of another version, or if anything in it
-    could not be built or sampled.
-    """
-    if not begun(folder):
-        raise ValueError(f"{folder} is no run: it has no config.json")
-    return validated(Config, read_json(folder / "config.json"), str(folder / "config.json"))
-
-
-def read_settings(folder: Path, experiment: str) -> dict[str, Any]:
-    """The settings that the run in ``folder`` was started with, for its experiment to validate.
-
-    Raises ValueError as ``read_config``, and if the run is of another experiment.
-    """
-    config = read_config(folder)
-    if config.experiment != experiment:
-        raise ValueError(f"{folder} is a run of {one_line(config.experiment)}, not of {experiment}")
-    return config.settings
-
-
 def trim_rows(path: Path, step: int, made: Callable[[dict[str, Any]], T]) -> list[T]:
     """The rows of a metrics.jsonl up to ``step``; later ones, from before a crash, are dropped from the file too.
 
@@ -189,48 +220,41 @@ def read_results(folder: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def write_model(folder: Path, model: ScoreModel, units: Units | None = None) -> None:
-    """Write model.safetensors, atomically: the weights, and the units of the data if they are not the model's own."""
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    if units is not None:
-        tensors |= {"units.shift": units.shift, "units.scale": units.scale}
-    with atomic(folder / MODEL) as temporary:
-        temporary.write_bytes(sealed(tensors))  # not save_file, whose files only their owner may read
-
-
-def read_model(folder: Path, recipe: Recipe, *, network: nn.Module | None = None) -> tuple[ScoreModel, Units | None]:
-    """The model in a run's folder, as its ``recipe`` says, around a ``network`` of the user's own if it needs one.
-
-    Raises ValueError if the weights are missing, damaged, of another network, or if they are no weights.
-    """
-    path = folder / MODEL
-    if not path.is_file():
-        raise ValueError(f"{folder} has no {MODEL}: its training has not finished a checkpoint")
-    tensors, units = read_tensors(path), None
-    try:
-        if "units.shift" in tensors:
-            units = Units(tensors.pop("units.shift"), tensors.pop("units.scale"))
-            units.shift.expand(recipe.shape), units.scale.expand(recipe.shape)
-        model = recipe.build(tensors["data_mean"], tensors["data_std"], network=network)
-        check_tensors(tensors, model.state_dict())
-        tensors["data_mean"].expand(recipe.shape)
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:  # the last is torch's, for another shape
-        raise ValueError(f"{path} is not the whole model that config.json describes ({one_line(error)})") from error
-    model.load_state_dict(tensors)
-    return model.requires_grad_(False).eval(), units
-
-
 def find(run: str | Path) -> Path:
     """The folder of a run: the one that is named, or one of those in the package (``SHIPPED``) if there is no such.
 
     Of hf://user/model@revision it is in the cache of the hub's library, fetched if need be.
-    Raises ValueError as ``hub.fetch``.
+    Raises ValueError as ``fetch``.
     """
     if Path(run).parts[:1] == ("hf:",):
-        return hub.fetch(run)
+        return fetch(run)
     if str(run) in SHIPPED and not begun(Path(run)):
         return Path(str(resources.files("ncsn") / "assets" / "models" / str(run)))
     return Path(run)
+
+
+@contextmanager
+def library_for(model: str) -> Iterator[Any]:
+    """The library, of which every error within becomes a ValueError of one line."""
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ValueError("models are shared by huggingface_hub: pip install 'ncsn[hub]'") from error
+    try:
+        yield huggingface_hub
+    except Exception as error:  # of many kinds, by the library's version
+        raise ValueError(f"hf://{model}: {one_line(' '.join(str(error).split()))}") from error
+
+
+def fetch(run: str | Path) -> Path:
+    """The folder, in the library's cache, of the run that hf://user/model names, or hf://user/model@revision.
+
+    A branch is asked for each time, and taken from the cache where the hub cannot be reached.
+    Raises ValueError if it names none, or if the hub has no such run.
+    """
+    model, _, revision = Path(run).as_posix().removeprefix("hf:/").partition("@")
+    with library_for(model) as library:
+        return Path(library.snapshot_download(model, revision=revision or None, allow_patterns=SHARED))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -19,13 +19,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ncsn.files import atomic, one_line
 from ncsn.machine.distributed import ALONE, Group
 from ncsn.machine.hardware import fast_bfloat16
 from ncsn.machine.interrupts import STOPS
 from ncsn.objectives import Batch
 from ncsn.score import ScoreModel
-from ncsn.storage import check_tensors, read_checkpoint, save_checkpoint
+from ncsn.storage import atomic, check_tensors, read_checkpoint, save_checkpoint
+from ncsn.validation import one_line
 
 CHECKPOINT_VERSION = 1
 SCALE = "loss scale"

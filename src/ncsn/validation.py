@@ -9,11 +9,10 @@ import json
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from annotated_types import Interval
-
-from ncsn.files import one_line
 
 SamplerName: TypeAlias = Literal[
     "annealed", "consistent", "pc", "euler", "heun", "edm", "dpmpp", "dpmpp-sde", "langevin", "fast"
@@ -37,6 +36,9 @@ Rate: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
 Width: TypeAlias = Annotated[int, Interval(ge=1, le=2**14)]
 Layers: TypeAlias = Annotated[int, Interval(ge=1, le=100)]
 Port: TypeAlias = Annotated[int, Interval(ge=0, le=2**16 - 1)]
+
+JSON_LIMIT = 10**6  # bytes
+LONGEST_LINE = 300  # characters of somebody else's error that are repeated
 
 T = TypeVar("T")
 
@@ -108,3 +110,35 @@ def place(steps: Sequence[str | int], values: Any) -> str:
             break
         names.append(str(step))
     return ".".join(names)
+
+
+def one_line(error: object) -> str:
+    """The first line of an error's message, or else its name: not too long, and only what can be printed."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = "".join(c if c.isprintable() else "?" for c in lines[0])
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}…"
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read: what the system says, without the file's name."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+
+
+def parse_json(content: bytes, where: str) -> dict[str, Any]:
+    """The object that JSON stands for.  Raises ValueError, which begins with ``where``, if it is none."""
+    try:
+        return dict(json.loads(content).items())
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{where} cannot be read ({one_line(error)})") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of at most a megabyte.  Raises ValueError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(JSON_LIMIT + 1)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({reason(error)})") from error
+    if len(content) > JSON_LIMIT:
+        raise ValueError(f"{path} has more than {JSON_LIMIT:,} bytes")
+    return parse_json(content, str(path))

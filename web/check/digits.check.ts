@@ -12,7 +12,7 @@ const LEVELS = 2; // by which a pixel may be off
 const SHARE = 0.999; // of the pixels that may not be
 
 before(async () => {
-  execFileSync(process.env.PYTHON ?? "python", ["scripts/page_digits.py", VALUES], { cwd: ROOT, stdio: "inherit" });
+  execFileSync(process.env.PYTHON ?? "python", ["web/check/digits.py", VALUES], { cwd: ROOT, stdio: "inherit" });
   await begin();
 });
 after(end);

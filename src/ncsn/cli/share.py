@@ -155,7 +155,7 @@ class Push:
 
         Raises ValueError if the hub cannot be asked or refuses, or if a model is there that is not as ``public``.
         """
-        from ncsn.hub import SHARED, library_for
+        from ncsn.storage import SHARED, library_for
 
         with library_for(self.to) as library:
             api = library.HfApi(token=True)  # without one the library says where to get it
@@ -175,8 +175,8 @@ def write_shared(run: "Run", out: Path, model: str) -> list[str]:
     other weights is left out.  ``model``: user/model.
     Raises ValueError if a file of numbers cannot be read.
     """
-    from ncsn import storage
-    from ncsn.hub import SHARED
+    from ncsn.storage import SHARED
+    from ncsn.validation import read_json
 
     folder, names = run.folder or Path(), list[str]()
     for name in SHARED[:-1]:  # the last is the card
@@ -186,7 +186,7 @@ def write_shared(run: "Run", out: Path, model: str) -> list[str]:
         if not name.endswith(".json"):
             shutil.copyfile(folder / name, out / name)
         else:
-            content = storage.read_json(folder / name)
+            content = read_json(folder / name)
             if content.get("run_digest", run.digest) != run.digest:
                 print(f"{folder / name} is left out: it is not about the run as it is now", file=sys.stderr)
                 continue

@@ -24,7 +24,7 @@ from ncsn.data import shards, sources
 from ncsn.data.images import Images, Labels, depth_of, images_of, in_units
 from ncsn.data.pixels import BYTES, Depth, reals
 from ncsn.data.reading import AS_THEY_ARE, Reading, is_pattern
-from ncsn.files import one_line
+from ncsn.validation import one_line
 
 MNIST_SHA256 = {
     "train-images-idx3-ubyte.gz": "71524e2cd1ad2968737f7f2f2ff69cbfc32df8ccddff51593f7cb2d4e0eb5b64",

@@ -21,9 +21,9 @@ from torch import Tensor
 from ncsn.data.images import Images, images_of, in_units, varied
 from ncsn.data.reading import Reading, is_pattern
 from ncsn.data.sources import IMAGE_SUFFIXES, PARTS, Item, Split, attempt, fault, in_parallel, part_of, picture, walk
-from ncsn.files import one_line
 from ncsn.machine import hardware
 from ncsn.objectives import Batch
+from ncsn.validation import one_line
 
 LOOKED_AT = 10_000  # images of each part, as many as are judged
 

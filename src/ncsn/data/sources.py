@@ -7,6 +7,7 @@ extracted or unpickled, and nothing but regular files is opened.
 import os
 import re
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -24,10 +25,10 @@ from jaxtyping import Shaped
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
-from ncsn import files
 from ncsn.data.reading import Reading
 from ncsn.machine import hardware
 from ncsn.machine.hardware import refresh_interval
+from ncsn.validation import reason
 
 Split = Literal["train", "validation", "test"]
 PARTS: tuple[Split, ...] = ("validation", "test", "train")
@@ -146,9 +147,30 @@ def limited(start: Callable[[], IO[bytes] | None], size: int) -> bytes:
         return stream.read(size)
 
 
+@contextmanager
+def opened_zip(path: Path, kind: str) -> Iterator[zipfile.ZipFile]:
+    """A zip archive, while the block runs; ``kind``: what errors call it.
+
+    Raises ValueError if it is none, or has a member whose name would not fit a line, or one that claims more than its
+    compressed bytes can stand for.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # of many kinds, by what is broken
+        raise ValueError(f"{path} cannot be read as {kind} ({reason(error)})") from error
+    with archive:
+        for info in archive.infolist():
+            if not info.filename.isprintable():
+                raise ValueError(f"{path} has a member by the name {info.filename!r}; it must fit a line")
+            # The most that deflate can do is 1032 to 1.
+            if info.compress_type in (0, 8) and info.file_size > 1032 * info.compress_size + 1032:
+                raise ValueError(f"{path}/{info.filename} claims {info.file_size:,} bytes, which it cannot hold")
+        yield archive
+
+
 def zipped(path: Path, stack: ExitStack) -> Files:
     """The files in a zip archive; some programs of Windows write backslashes between folders."""
-    archive = stack.enter_context(files.opened_zip(path, "a zip archive"))
+    archive = stack.enter_context(opened_zip(path, "a zip archive"))
     return {
         PurePosixPath(info.filename.replace("\\", "/")): partial(limited, partial(archive.open, info), info.file_size)
         for info in archive.infolist()
@@ -166,7 +188,7 @@ def tarred(path: Path, stack: ExitStack) -> Files:
         if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise ValueError(f"it is damaged behind its first {len(members)} files")
     except Exception as error:  # of many kinds, by what is broken and how it is compressed
-        raise ValueError(f"{path} is no .npy, .npz, .zip or .tar that can be read ({files.reason(error)})") from error
+        raise ValueError(f"{path} is no .npy, .npz, .zip or .tar that can be read ({reason(error)})") from error
     return {
         PurePosixPath(info.name): partial(limited, partial(archive.extractfile, info), info.size) for info in members
     }
@@ -212,14 +234,14 @@ def arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
             if array.offset + array.nbytes != path.stat().st_size:
                 raise ValueError(f"shape {array.shape} of {array.dtype} is not all that it holds")
             return {"": array}
-        with files.opened_zip(path, "an .npz") as archive:
+        with opened_zip(path, "an .npz") as archive:
             size, limit = sum(info.file_size for info in archive.infolist()), hardware.memory() // 4
         if size > limit:
             raise ValueError(f"it holds {size:,} bytes; at most {limit:,} fit here: save it as .npy")
         with np.load(path) as archive:
             return {key: array for key in archive.files if isinstance(array := archive[key], np.ndarray)}
     except Exception as error:  # numpy, zipfile and zlib raise whatever they like
-        raise ValueError(f"{path} cannot be read as arrays ({files.reason(error)})") from error
+        raise ValueError(f"{path} cannot be read as arrays ({reason(error)})") from error
 
 
 def images_in(name: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "n h w c"]:
@@ -285,7 +307,7 @@ def in_parallel(work: Callable[[Given], Made], items: Iterable[Given], ahead: in
 
 def fault(error: Exception) -> str:
     """Why an image cannot be read, in one line."""
-    return "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else files.reason(error)
+    return "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else reason(error)
 
 
 def attempt(work: Callable[..., Made], *arguments: object) -> Made | Exception:

@@ -19,11 +19,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ncsn.data import Images, mnist
-from ncsn.files import atomic, reason
 from ncsn.machine import hardware
 from ncsn.machine.hardware import refresh_interval
 from ncsn.networks.classifier import Classifier
-from ncsn.storage import digest, read_tensors, sealed
+from ncsn.storage import atomic, digest, read_tensors, sealed
+from ncsn.validation import reason
 
 IMAGES_SEEN, EPOCHS, BATCH, PEAK_RATE = 100_000, 20, 250, 5e-3  # about a minute for 32 × 32 pixels on two cores
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ from ncsn.data.pixels import BYTES, Depth, quantize
 from ncsn.data.sources import arrays, images_in
 from ncsn.evaluation import metrics
 from ncsn.evaluation.features import Embed, Features, choose, progress
-from ncsn.files import atomic
+from ncsn.storage import atomic
 
 REPORTABLE = 10_000
 FEWEST_IMAGES = 10

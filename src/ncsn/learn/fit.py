@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from ncsn import plots, storage
+from ncsn import plots
 from ncsn.data import Images as Pictures
 from ncsn.data import Reading, batches, shards
 from ncsn.data.images import images_of
@@ -27,8 +27,7 @@ from ncsn.learn.settings import ImageJob, Images, ResolvedImages
 from ncsn.machine import hardware
 from ncsn.noise import Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm, training_loss
-from ncsn.recipe import Recipe, Units
-from ncsn.run import Run
+from ncsn.run import Recipe, Run, Units, plain, write_model
 from ncsn.score import ScoreModel
 from ncsn.training import Budget, Progress, Row, State, muon_and_adam, train
 from ncsn.validation import DeviceName
@@ -248,7 +247,7 @@ def fit_images(
         device=device,
         folder=record.folder,
         experiment="images",
-        settings=storage.plain(asdict(settings)),
+        settings=plain(asdict(settings)),
         origin=record.origin,
     )
     chooses = group.leads and settings.guidance == "chosen" and (smaller is not None or recipe.classes > 0)
@@ -351,4 +350,4 @@ def learn(
     if record.rows and left(record.rows, slack) is not record.rows[-1]:
         state.average.load_state_dict(best.state_dict())
         if record.writes:
-            storage.write_model(record.path(), state.average)
+            write_model(record.path(), state.average)

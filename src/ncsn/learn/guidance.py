@@ -14,8 +14,7 @@ from ncsn.evaluation import at_8_bits, metrics
 from ncsn.evaluation.features import PIXELS, Features, choose, is_mnist, progress, suitable
 from ncsn.learn.settings import Images
 from ncsn.machine import hardware
-from ncsn.recipe import Label
-from ncsn.run import Run
+from ncsn.run import Label, Run
 from ncsn.samplers import Sampling
 from ncsn.validation import GuideName
 

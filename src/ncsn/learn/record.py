@@ -20,14 +20,12 @@ from ncsn.data import Images as Pictures
 from ncsn.data import Origin, load_images
 from ncsn.data.named import NAMED
 from ncsn.data.reading import short_name
-from ncsn.files import append
 from ncsn.learn import rules
 from ncsn.learn.settings import Images, Job, ResolvedImages, Toy, given_ones, recalled
 from ncsn.machine import distributed, hardware
 from ncsn.machine.distributed import ALONE, Group
 from ncsn.machine.interrupts import Stopped, deferred
-from ncsn.recipe import Recipe
-from ncsn.run import Drawn
+from ncsn.run import Drawn, Recipe, plain, read_config, read_settings, write_config, write_model
 from ncsn.training import NonFiniteLossError, Progress, Row, State
 from ncsn.validation import validated
 
@@ -135,8 +133,8 @@ class Record:
         if self.writes:
             assert self.settings is not None
             experiment = "images" if isinstance(self.settings, Images) else "toy"
-            settings = storage.plain(asdict(self.settings))
-            storage.write_config(self.path(part), experiment, settings, recipe, self.origin)
+            settings = plain(asdict(self.settings))
+            write_config(self.path(part), experiment, settings, recipe, self.origin)
 
     def begin(self, state: State, recipe: Recipe, part: str = "") -> None:
         """Bring the state to where the run in the folder left it; from the first step on there is a checkpoint."""
@@ -165,13 +163,13 @@ class Record:
         """Write a checkpoint and the averaged weights, if there is a folder."""
         if self.writes:
             state.save(self.path(part, storage.CHECKPOINT))
-            storage.write_model(self.path(part), state.average)
+            write_model(self.path(part), state.average)
 
     def write(self, row: Row) -> None:
         """Keep a row, and write it down."""
         self.rows.append(row)
         if self.writes:
-            append(self.path("metrics.jsonl"), json.dumps(asdict(row)))
+            storage.append(self.path("metrics.jsonl"), json.dumps(asdict(row)))
 
     def watch(
         self, progress: Iterable[Progress], state: State, *, part: str = "", what: str = "training"
@@ -258,7 +256,7 @@ def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
         storage.check(folder, overwrite=job.overwrite, resume=job.resume)
         pictures, settings, origin = led(replace(given, job=job), folder)
         settings = rules.resolve(settings, pictures, hardware.choose_device(job.device))
-        words = {"settings": storage.plain(asdict(settings)), "origin": asdict(origin)}
+        words = {"settings": plain(asdict(settings)), "origin": asdict(origin)}
         group.share(json.dumps(words).encode())
         return pictures, settings, Record(folder, settings, origin, group)
     words, where = json.loads(group.share()), "what the leading process says"
@@ -275,8 +273,8 @@ def led(given: Images, folder: Path) -> tuple[Pictures, Images, Origin]:
         pictures = load_images(given.dataset, given.job.data_dir, reading=given.reading)
         return pictures, given, Origin.of(given.dataset, given.job.data_dir, given.reading, pictures)
     free = ("minutes", "steps", "compile", "accumulate")
-    settings = recalled(given, ResolvedImages, folder, storage.read_settings(folder, "images"), free=free)
-    origin = storage.read_config(folder).data
+    settings = recalled(given, ResolvedImages, folder, read_settings(folder, "images"), free=free)
+    origin = read_config(folder).data
     if origin is None:
         raise ValueError(f"{folder / 'config.json'} does not say which images the run has learned from")
     # The default says nothing of where a run's images are.
@@ -292,5 +290,5 @@ def opened_toy(given: Toy) -> tuple[Toy, Record]:
     """
     folder = given.job.out or Path("runs") / f"toy-{given.generator}"
     if given.job.resume and storage.begun(folder):
-        given = recalled(given, Toy, folder, storage.read_settings(folder, "toy"))
+        given = recalled(given, Toy, folder, read_settings(folder, "toy"))
     return given, Record(folder, given)

@@ -20,7 +20,7 @@ from ncsn.distributions import Empirical
 from ncsn.learn.settings import Images, ResolvedImages
 from ncsn.machine import hardware
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal, suggest_noise
-from ncsn.recipe import Argument, Recipe
+from ncsn.run import Argument, Recipe
 from ncsn.samplers import METHODS, Sampling
 from ncsn.score import tweedie
 from ncsn.training import Budget

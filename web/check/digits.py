@@ -1,4 +1,4 @@
-"""Digits that the model in the package draws, and the noise of which: ``python scripts/page_digits.py FOLDER``.
+"""Digits that the model in the package draws, and the noise of which: ``python web/check/digits.py FOLDER``.
 
 The page is given the noise and must draw the same (web/check/digits.check.ts).  They are too large to be kept, and made
 when they are wanted: NAME.json (the task, without its noise), NAME.noise (float32) and NAME.digits (bytes).  With them

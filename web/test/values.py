@@ -1,4 +1,4 @@
-"""Values of this package that the page in web/ computes too: ``python scripts/page_values.py`` writes them.
+"""Values of this package that the page in web/ computes too: ``python web/test/values.py`` writes them.
 
 They go to web/test/values.json, against which the page's own mathematics is tested; a test of ours says that the file
 is what this script would write.  All of it is in double precision.
@@ -17,7 +17,7 @@ from ncsn.distributions import TOYS, Distribution
 from ncsn.evaluation.metrics import mode_statistics
 from ncsn.samplers import Descent
 
-PLACE = Path(__file__).resolve().parents[1] / "web" / "test" / "values.json"
+PLACE = Path(__file__).resolve().with_suffix(".json")
 SIGMAS = (0.01, 0.1, 0.7, 5.0, 20.0)
 SAMPLERS = ("annealed", "consistent", "euler", "heun", "edm", "dpmpp", "dpmpp-sde")
 
