@@ -67,8 +67,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Mock:
         assert exist_ok
         models.setdefault(model, private)
 
-    def upload(*, folder_path: Path, **_: Any) -> SimpleNamespace:
-        files = (path for path in folder_path.rglob("*") if path.is_file())
+    def upload(*, folder_path: str, **_: Any) -> SimpleNamespace:
+        files = (path for path in Path(folder_path).rglob("*") if path.is_file())
         api.sent = {path.relative_to(folder_path).as_posix(): path.read_bytes() for path in files}
         return SimpleNamespace(oid="c0ffee")
 

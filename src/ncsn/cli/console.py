@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 COMPILE_FROM = 60_000  # evaluations of a network for images: for fewer, compiling takes longer than it saves
-S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -46,7 +45,7 @@ def parse(settings: Any, args: list[str] | None = None, prog: str | None = None)
         fail(re.sub(r"[│╭╮╰╯─]", " ", body).strip().rstrip(".") + "; --help lists what is allowed")
 
 
-def run(command: Callable[[S], None], settings: Any, args: list[str] | None = None, prog: str | None = None) -> None:
+def run(command: Callable[[Any], None], settings: Any, args: list[str] | None = None, prog: str | None = None) -> None:
     """Parse the command line into ``settings`` and run ``command`` on it; whatever stops it is one line.
 
     The exit status is 2 for a user's mistake, 1 for what went wrong while computing, 130 for Ctrl-C, 143 for SIGTERM.
@@ -107,23 +106,21 @@ def bar(states: Iterable[T], description: str, *, total: int | None = None) -> I
     yield from Threads().beside(shown)
 
 
-def draw(run: "Run", n: int, *, keep: int = 0, batch_size: int = 500, description: str = "", **how: Any) -> "Drawn":
+def draw(run: "Run", n: int, *, keep: int = 0, description: str = "", **how: Any) -> "Drawn":
     """``n`` samples of a run under a progress bar, and the first ``keep`` of them on their way; see ``Run.steps``."""
-    from ncsn.score import even
-
     began = time.perf_counter()
-    steps = run.steps(n, batch_size=batch_size, **how)
-    compiled = compile_for(run, n * steps.sampling.nfe, even(n, batch_size))
+    steps = run.steps(n, **how)
+    compiled = compile_for(run, n, steps)
     return descend(steps, description or f"{n} samples", began, compiled=compiled, keep=keep)
 
 
-def compile_for(run: "Run", evaluations: int, batch_size: int) -> bool:
-    """Compile a run's networks, if so many evaluations are then over sooner; returns whether they are compiled."""
+def compile_for(run: "Run", n: int, steps: "Steps") -> bool:
+    """Compile a run's networks if ``n`` samples, drawn like ``steps``, are then there sooner; returns whether."""
     from ncsn.machine.hardware import say_compiled
 
-    pays = run.recipe.images and run.condition is None and evaluations >= COMPILE_FROM
+    pays = run.recipe.images and run.condition is None and n * steps.sampling.nfe >= COMPILE_FROM
     if pays:
-        say_compiled(lambda: run.compile(batch_size))
+        say_compiled(lambda: run.compile(steps.batch_size))
     return pays
 
 

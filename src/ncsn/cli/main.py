@@ -6,7 +6,6 @@ Torch is imported when a command runs, so that ``--help`` answers at once.
 import functools
 import operator
 import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import tyro
@@ -29,9 +28,5 @@ def main(args: list[str] | None = None) -> None:
 
         print(f"ncsn {version('ncsn')}")
         return
-
-    def execute(command: Callable[[], None]) -> None:
-        command()
-
     commands = (Annotated[settings, tyro.conf.subcommand(name)] for name, settings in COMMANDS.items())
-    console.run(execute, functools.reduce(operator.or_, commands), args, "ncsn")
+    console.run(lambda command: command(), functools.reduce(operator.or_, commands), args, "ncsn")

@@ -9,7 +9,6 @@ from annotated_types import Interval, MinLen
 
 from ncsn.validation import BatchSize, DeviceName, GuideName, LangevinSteps, Levels, SamplerName, StepSize, check_ranges
 
-Guidance = Annotated[float, Interval(ge=0, le=100)]
 ClassName = Annotated[str, MinLen(1)]
 
 
@@ -59,7 +58,7 @@ class SamplingOptions:
     steps: LangevinSteps | None = None
     eps: StepSize | None = None
     label: Annotated[ClassName | None, tyro.conf.arg(name="class", metavar="NAME|NUMBER|any|none")] = None
-    guidance: Guidance | None = None
+    guidance: Annotated[float, Interval(ge=0, le=100)] | None = None
     guide: GuideName | None = None
     batch_size: BatchSize = 500
 

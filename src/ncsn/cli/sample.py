@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ncsn.machine.distributed import Group
     from ncsn.run import Drawn, Run
 
-SHOWN = 36  # images in an animation
 PICTURES = (".png", ".gif")
 MOST = 10_000  # samples in a picture
 
@@ -63,17 +62,13 @@ class Sample(SamplingOptions, RunOptions):
         if not picture:
             depth, group = run.recipe.depth if run.recipe.images else None, distributed.join()
             write_samples(self.out, run, self.n, depth=depth, group=group, seed=self.seed, **self.how())
-        elif not console.follows():  # the leading process draws pictures alone
-            self.draw(run)
-
-    def draw(self, run: "Run") -> None:
-        """Draw a picture."""
-        import ncsn
-
+            return
+        if console.follows():  # the leading process draws pictures alone
+            return
         if not run.recipe.images:
             raise ValueError(f"{self.run} makes points, of which no picture is drawn; --out x.npz")
         moving = self.out.suffix == ".gif"
-        drawn = console.draw(run, self.n, seed=self.seed, keep=SHOWN if moving else 0, **self.how())
+        drawn = console.draw(run, self.n, seed=self.seed, keep=36 if moving else 0, **self.how())
         if moving:
             ncsn.plots.evolution_animation(drawn.path, self.out)
         else:
@@ -82,7 +77,7 @@ class Sample(SamplingOptions, RunOptions):
 
 
 def write_samples(
-    out: Path, run: "Run", n: int, *, depth: "Depth | None", group: "Group", batch_size: int, **how: Any
+    out: Path, run: "Run", n: int, *, depth: "Depth | None", group: "Group", **how: Any
 ) -> "Drawn | None":
     """Write ``n`` samples of a run, in ``Run.blocks``, into an .npz or .npy; returns one of the blocks.
 
@@ -96,10 +91,8 @@ def write_samples(
 
     from ncsn import storage
     from ncsn.run import cost
-    from ncsn.score import even
 
-    how = how | {"batch_size": batch_size}
-    nfe = next(run.blocks(n, **how)).sampling.nfe
+    usual = next(run.blocks(n, **how))
     job = repr((version("ncsn"), version("torch"), run.digest, run.device, depth, n, sorted(how.items())))
     digest = hashlib.sha256(job.encode()).hexdigest()
     folder = out.with_name(f".{out.name[:80]}.{digest[:16]}.partial")
@@ -112,14 +105,14 @@ def write_samples(
         # The first block is always drawn: the leading process then knows what samples cost.
         missing = [number for number, path in enumerate(paths) if number == 0 or not whole(path)]
     missing = json.loads(group.share(json.dumps(missing).encode()))
-    began, usual = time.perf_counter(), even(counts[0], batch_size)
-    compiled = console.compile_for(run, n * nfe, usual)
+    began = time.perf_counter()
+    compiled = console.compile_for(run, n, usual)
     try:
         for number in missing[group.rank :: group.size]:
             steps = next(run.blocks(n, first=number, **how))
             # The last block may be smaller than those that the network is compiled for.
-            same = even(counts[number], batch_size) == usual
-            drawn = console.descend(steps, f"block {number + 1} of {len(paths)}", began, compiled=compiled and same)
+            same = compiled and steps.batch_size == usual.batch_size
+            drawn = console.descend(steps, f"block {number + 1} of {len(paths)}", began, compiled=same)
             with storage.atomic(paths[number]) as temporary:
                 np.savez(temporary, x=drawn.samples.numpy() if depth is None else depth.restored(drawn.samples))
         group.meet()

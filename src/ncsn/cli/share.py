@@ -141,23 +141,16 @@ class Push:
     public: bool = False
 
     def __call__(self) -> None:
-        """Read the run, and send it."""
-        import ncsn
-
-        run = ncsn.load(self.run, device="cpu")
-        with tempfile.TemporaryDirectory(prefix="ncsn-push-") as temporary:
-            names = write_shared(run, Path(temporary), self.to)
-            commit = self.send(Path(temporary))
-        print(f"hf://{self.to}@{commit}: {', '.join(names)}, {'public' if self.public else 'private'}")
-
-    def send(self, folder: Path) -> str:
-        """Send a folder that ``write_shared`` made to the hub, as one commit; returns its name.
+        """Read the run, and send it as one commit.
 
         Raises ValueError if the hub cannot be asked or refuses, or if a model is there that is not as ``public``.
         """
+        import ncsn
         from ncsn.storage import SHARED, library_for
 
-        with library_for(self.to) as library:
+        run = ncsn.load(self.run, device="cpu")
+        with tempfile.TemporaryDirectory(prefix="ncsn-push-") as folder, library_for(self.to) as library:
+            names = write_shared(run, Path(folder), self.to)
             api = library.HfApi(token=True)  # without one the library says where to get it
             api.create_repo(self.to, private=not self.public, exist_ok=True)
             if api.model_info(self.to).private == self.public:
@@ -165,7 +158,7 @@ class Push:
             # What is there of another run and not of this goes; files that are no part of a run stay.
             patterns = {"allow_patterns": SHARED, "delete_patterns": SHARED}
             commit = api.upload_folder(repo_id=self.to, folder_path=folder, commit_message="A run of ncsn", **patterns)
-        return str(commit.oid)
+        print(f"hf://{self.to}@{commit.oid}: {', '.join(names)}, {'public' if self.public else 'private'}")
 
 
 def write_shared(run: "Run", out: Path, model: str) -> list[str]:

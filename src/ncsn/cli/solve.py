@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ncsn.problems import Measurement
 
 Shape = tuple[int, ...]
-Answers = Annotated[int, Interval(ge=1, le=1000)]
 Noise = Annotated[float, Interval(gt=0, le=100)]
 
 
@@ -42,7 +41,7 @@ class Problem(RunOptions):
     input: str = "0"
     data: str | None = None
     measured: bool = False
-    n: Annotated[Answers, tyro.conf.arg(name="n", aliases=["-n"])] = 16
+    n: Annotated[int, Interval(ge=1, le=1000), tyro.conf.arg(name="n", aliases=["-n"])] = 16
     noise: Noise = 0.05
     levels: Levels | None = None
     solver_steps: Annotated[int, Interval(ge=1, le=1000)] = 3
