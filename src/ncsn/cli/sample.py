@@ -6,7 +6,6 @@ import time
 import zipfile
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -87,6 +86,8 @@ def write_samples(
     Blocks are files in a hidden folder beside the output.  Its name holds a digest of all that determines the samples,
     so a job goes on from no other's.  An .npz has checksums: a block that is damaged is drawn again.
     """
+    from importlib.metadata import version
+
     import numpy as np
 
     from ncsn import storage
