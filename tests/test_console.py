@@ -15,6 +15,7 @@ from ncsn.learn.record import Record
 from ncsn.machine.distributed import PeerError
 from ncsn.machine.interrupts import Stopped, interruptible
 from ncsn.networks import MLP
+from ncsn.samplers import NonFiniteSampleError
 from ncsn.score import ScoreModel
 from ncsn.training import NonFiniteLossError, Progress, State
 
@@ -49,6 +50,7 @@ def full(_: Nothing) -> None:
         (MemoryError(), 1, "error: out of memory"),
         (RuntimeError("CUDA out of memory. Tried\nto allocate"), 1, "error: out of memory"),
         (NonFiniteLossError("the loss is nan"), 1, "error: the loss is nan"),
+        (NonFiniteSampleError("samples are not finite"), 1, "error: samples are not finite"),
         (PeerError("another process has ended"), 1, "error: another process has ended"),
         (Stopped(signal.SIGINT, " at step 3"), 130, "error: interrupted at step 3"),
         (Stopped(signal.SIGTERM, " at step 4"), 143, "error: terminated at step 4"),

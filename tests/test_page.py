@@ -34,6 +34,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def port(folder: Path) -> Iterator[int]:
     with share.server(folder, 0) as server:
+        assert server.server_address[0] == "127.0.0.1"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -67,8 +68,6 @@ def test_the_page_is_served_by_both_names_of_this_machine_and_by_no_other(
         assert (actual, headers["Content-Type"].partition(";")[0]) == (status, kind)
         assert content in (body, None)
         assert {name: headers[name] for name in share.HEADERS} == share.HEADERS
-    with pytest.raises(OSError, match=r"refused|unreachable|timed out"):
-        socket.create_connection(("127.0.0.2", port), timeout=2)
     assert capfd.readouterr().err == ""
 
 
