@@ -234,11 +234,10 @@ def sampler_probe(name: str) -> Callable[[], Parts]:
         import ncsn
 
         method = ncsn.METHODS[name]
+        ladder = str(getattr(method.ladder, "__name__", method.ladder)).lower()
         parts: Parts = {
-            "row": [method.ladder, method.levels, method.steps, method.langevin, method.guided_from, method.restarts],
-            "numbers": [
-                [method.states(n, k), method.nfe(n, k), method.suited(n, 0.003)] for n in (5, 50) for k in (1, 3)
-            ],
+            "row": [ladder, method.levels, method.steps, method.langevin, method.guided_from, method.restarts],
+            "numbers": [method.suited(n, 0.003) for n in (5, 50)],
         }
         sampling = ncsn.Sampling(
             sigma_max=8.0, sigma_min=0.05, sampler=name, levels=1 if name == "langevin" else 12, steps=3, eps=0.001

@@ -17,7 +17,7 @@ from ncsn import evaluation
 from ncsn.data import Images, Labels, mnist
 from ncsn.data.pixels import Depth
 from ncsn.evaluation import PIXELS, Features, Metric, features, metrics, report
-from ncsn.networks.classifier import Classifier
+from ncsn.networks.unet import Classifier
 
 DIGITS = tuple("0123456789")
 

@@ -289,7 +289,7 @@ def test_a_config_with_nonsense_anywhere_is_refused_or_means_it(folder: Path) ->
         ("recipe.arguments.channels", 3, r"channels is 3; it should be an instance of Sequence"),
         ("recipe.arguments.depth", 3, r"depth is 3; Extra inputs are not permitted"),
         ("recipe.arguments.blocks", 10**9, r"blocks is 1000000000.0; it should be a valid integer"),
-        ("recipe.arguments.blocks", 10**5, r"2 resolutions of 100000 blocks are given; at most 12 and 100"),
+        ("recipe.arguments.blocks", 10**5, "blocks is 100000; .*100"),
         ("recipe.arguments.channels", [2**20] * 2, r"UNet has [\d,]+ weights with these arguments"),
         ("recipe.network", "Sequential", "Sequential is no network of this package"),
         ("recipe.shape", [], r"recipe\.shape is \[\]"),

@@ -21,7 +21,7 @@ from ncsn import networks, problems, storage
 from ncsn.data import Origin
 from ncsn.data.images import Images
 from ncsn.data.pixels import Depth
-from ncsn.likelihood import LogDensities, joined, log_prob
+from ncsn.likelihood import LogDensities, concatenate, log_prob
 from ncsn.machine import hardware
 from ncsn.problems import Measurement
 from ncsn.samplers import NonFiniteSampleError, Sampling, Step, encode, slerp
@@ -400,7 +400,7 @@ class Run:
         labels = self.labels(label, n, generator)
         sampling = self.guidance(sampling, labels, weight=guidance, guide=guide)
         if levels is None:
-            sampling = sampling.limited
+            sampling = sampling.affordable
         networks, guides = [Counted(batched(self.score, size, labels))], list[Counted]()
         if sampling.guidance != 1 and sampling.guide == "unconditional":
             networks.append(Counted(batched(self.score, size)))
@@ -574,7 +574,7 @@ class Run:
 
     def likelihood(self, x: Tensor | np.ndarray, **how: Any) -> LogDensities:
         """Log p(x) in nats, in the units of the data, with standard errors.  ``how``: as for ``likelihoods``."""
-        return joined(list(self.likelihoods(x, **how)))
+        return concatenate(list(self.likelihoods(x, **how)))
 
     def likelihoods(
         self,
@@ -610,17 +610,18 @@ class Run:
         mean = replace(self, score=score).mean
         for number, part in enumerate(torch.split(x, batch_size)):
             part_seed = seed if isinstance(seed, torch.Generator) else block_seed(seed, number)
-            found = log_prob(
-                score,
-                part,
-                sigma_max=sampling.sigma_max,
-                sigma_min=sampling.sigma_min if sigma_min is None else sigma_min,
-                mean=mean,
-                probes=probes,
-                tolerance=tolerance,
-                generator=generator_of(part_seed, self.device),
-            )
-            yield replace(found, log_prob=found.log_prob - volume)
+            with hardware.uncompiled():  # for gradients are asked for once for each probe
+                densities = log_prob(
+                    score,
+                    part,
+                    sigma_max=sampling.sigma_max,
+                    sigma_min=sampling.sigma_min if sigma_min is None else sigma_min,
+                    mean=mean,
+                    probes=probes,
+                    tolerance=tolerance,
+                    generator=generator_of(part_seed, self.device),
+                )
+            yield replace(densities, log_prob=densities.log_prob - volume)
 
     def compile(self, batch_size: int) -> str | None:
         """Compile the networks for batches of this size; returns why not, if this machine or torch cannot."""

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ncsn.data import Images, mnist
 from ncsn.machine import hardware
 from ncsn.machine.hardware import refresh_interval
-from ncsn.networks.classifier import Classifier
+from ncsn.networks.unet import Classifier
 from ncsn.storage import atomic, digest, read_tensors, sealed
 from ncsn.validation import reason
 
