@@ -111,7 +111,7 @@ def draw(run: "Run", n: int, *, keep: int = 0, description: str = "", **how: Any
     began = time.perf_counter()
     steps = run.steps(n, **how)
     compiled = compile_for(run, n, steps)
-    return descend(steps, description or f"{n} samples", began, compiled=compiled, keep=keep)
+    return follow(steps, description or f"{n} samples", began, compiled=compiled, keep=keep)
 
 
 def compile_for(run: "Run", n: int, steps: "Steps") -> bool:
@@ -124,7 +124,7 @@ def compile_for(run: "Run", n: int, steps: "Steps") -> bool:
     return pays
 
 
-def descend(steps: "Steps", description: str, began: float, *, compiled: bool, keep: int = 0) -> "Drawn":
+def follow(steps: "Steps", description: str, began: float, *, compiled: bool, keep: int = 0) -> "Drawn":
     """The samples that ``steps`` lead to; ``began``: when drawing them did.
 
     ``compiled``: whether batches of their size are; if not, none is compiled now.

@@ -11,7 +11,7 @@ from annotated_types import Interval
 
 from ncsn.cli import console
 from ncsn.cli.options import RunOptions, SamplingOptions
-from ncsn.cli.sample import write_samples
+from ncsn.cli.sample import write_array
 from ncsn.validation import NoiseLevel, Seed
 
 PART = 32  # images whose likelihood is computed together
@@ -64,7 +64,7 @@ class Evaluate(SamplingOptions, RunOptions):
             features = evaluation.choose(evaluation.at_8_bits(images), self.features, run.device)
             ruler = evaluation.Ruler(images, features, self.n)
         n = int(group.share(str(ruler and ruler.n).encode()))
-        drawn = write_samples(out / SAMPLES, run, n, depth=BYTES, group=group, seed=self.seed, **self.how())
+        drawn = write_array(out / SAMPLES, run, n, depth=BYTES, group=group, seed=self.seed, **self.how())
         if ruler is None or drawn is None:
             return
         samples = torch.from_numpy(np.load(out / SAMPLES)["samples"])

@@ -67,7 +67,7 @@ class SamplingOptions:
         return {option.name: getattr(self, option.name) for option in fields(SamplingOptions)}
 
 
-def check_out(out: Path, *suffixes: str, overwrite: bool) -> None:
+def check_output(out: Path, *suffixes: str, overwrite: bool) -> None:
     """Raises ValueError, before any work, if a command may not write a file of this name there."""
     if out.suffix not in suffixes:
         raise ValueError(f"{out} ends in {out.suffix!r}; allowed: {', '.join(suffixes)}")

@@ -13,7 +13,7 @@ import tyro
 from annotated_types import Interval
 
 from ncsn.cli import console
-from ncsn.cli.options import RunOptions, SamplingOptions, check_out
+from ncsn.cli.options import RunOptions, SamplingOptions, check_output
 from ncsn.machine.interrupts import Stopped
 from ncsn.validation import Count, Levels, Seed
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ncsn.machine.distributed import Group
     from ncsn.run import Drawn, Run
 
-PICTURES = (".png", ".gif")
+PICTURE_SUFFIXES = (".png", ".gif")
 MOST = 10_000  # samples in a picture
 
 
@@ -52,15 +52,15 @@ class Sample(SamplingOptions, RunOptions):
         import ncsn
         from ncsn.machine import distributed
 
-        picture = self.out.suffix in PICTURES
+        picture = self.out.suffix in PICTURE_SUFFIXES
         if picture and self.n > MOST:
             raise ValueError(f"n is {self.n}; a picture shows at most {MOST}: more go into .npz or .npy")
         if not console.follows():
-            check_out(self.out, *PICTURES, ".npz", ".npy", overwrite=self.overwrite)
+            check_output(self.out, *PICTURE_SUFFIXES, ".npz", ".npy", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
         if not picture:
             depth, group = run.recipe.depth if run.recipe.images else None, distributed.join()
-            write_samples(self.out, run, self.n, depth=depth, group=group, seed=self.seed, **self.how())
+            write_array(self.out, run, self.n, depth=depth, group=group, seed=self.seed, **self.how())
             return
         if console.follows():  # the leading process draws pictures alone
             return
@@ -75,9 +75,7 @@ class Sample(SamplingOptions, RunOptions):
         print(f"{self.out}: {drawn.cost}")
 
 
-def write_samples(
-    out: Path, run: "Run", n: int, *, depth: "Depth | None", group: "Group", **how: Any
-) -> "Drawn | None":
+def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: "Group", **how: Any) -> "Drawn | None":
     """Write ``n`` samples of a run, in ``Run.blocks``, into an .npz or .npy; returns one of the blocks.
 
     ``depth``: what numbers the file holds; reals where there is none.  ``group``: the processes that share the work, in
@@ -113,13 +111,13 @@ def write_samples(
             steps = next(run.blocks(n, first=number, **how))
             # The last block may be smaller than those that the network is compiled for.
             same = compiled and steps.batch_size == usual.batch_size
-            drawn = console.descend(steps, f"block {number + 1} of {len(paths)}", began, compiled=same)
+            drawn = console.follow(steps, f"block {number + 1} of {len(paths)}", began, compiled=same)
             with storage.atomic(paths[number]) as temporary:
                 np.savez(temporary, x=drawn.samples.numpy() if depth is None else depth.restored(drawn.samples))
         group.meet()
         if not group.leads:
             return None
-        join(paths, n, out)
+        join_blocks(paths, n, out)
     except Stopped as error:
         raise Stopped(error.number, "; the same command goes on") from error
     finally:
@@ -147,7 +145,7 @@ def whole(path: Path) -> bool:
         return False
 
 
-def join(paths: list[Path], n: int, out: Path) -> None:
+def join_blocks(paths: list[Path], n: int, out: Path) -> None:
     """The blocks of ``n`` samples become one array, in the memory of one block, and go."""
     from numpy.lib import format
 
@@ -193,7 +191,7 @@ class Interpolate(RunOptions):
         """Walk, and draw."""
         import ncsn
 
-        check_out(self.out, ".png", overwrite=self.overwrite)
+        check_output(self.out, ".png", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
         if not run.recipe.images:
             raise ValueError(f"{self.run} makes points; only images are interpolated")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from ncsn.cli.options import Options, check_out
+from ncsn.cli.options import Options, check_output
 from ncsn.validation import Port
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Export:
         """Export, compare with PyTorch, and print how large the files are."""
         import ncsn
 
-        check_out(self.out, ".onnx", overwrite=self.overwrite)
+        check_output(self.out, ".onnx", overwrite=self.overwrite)
         run = ncsn.load(self.run, device="cpu")
         for path in ncsn.export(run, self.out, precision=self.precision, overwrite=self.overwrite):
             print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, compared with PyTorch")

@@ -8,7 +8,7 @@ import tyro
 from annotated_types import Interval
 
 from ncsn.cli import console
-from ncsn.cli.options import RunOptions, check_out
+from ncsn.cli.options import RunOptions, check_output
 from ncsn.validation import Count, Levels, Region, Seed
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Problem(RunOptions):
         import ncsn
         from ncsn.evaluation.metrics import psnr
 
-        check_out(self.out, ".png", overwrite=self.overwrite)
+        check_output(self.out, ".png", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
         if not run.recipe.images:
             raise ValueError(f"{self.run} makes points of shape {run.recipe.shape}; a run of images is needed")
