@@ -22,10 +22,10 @@ JOBS = {
     "train": f"ncsn train HERE/images.npz {SMALL} --steps 40 --out out",
     "classes": f"ncsn train HERE/images {SMALL} --steps 40 --out out",
     "toy": f"training_toy.py {TOY} --view both --out out",
-    "npz": "ncsn sample HERE/run -n 600 --device cpu --out out.npz",
+    "npz": "ncsn sample HERE/run -n 2100 --levels 4 --device cpu --out out.npz",
     "gif": "ncsn sample HERE/run --device cpu --out out.gif",
     "evaluate": "ncsn evaluate HERE/run -n 120 --device cpu --out out",
-    "likelihood": "ncsn likelihood HERE/run -n 8 --device cpu --out out.json",
+    "likelihood": "ncsn likelihood HERE/run -n 8 --device cpu",
     "inpaint": "ncsn inpaint HERE/run -n 8 --device cpu --out out.png",
 }
 """The long commands; HERE is the ground's folder.  Those that train go on with ``--resume``."""
