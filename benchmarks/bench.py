@@ -179,7 +179,7 @@ def told(row: dict[str, Any]) -> bool:
 def processor() -> str:
     """What this processor multiplies matrices with, which decides how much is learned in a budget of minutes."""
     kinds = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512_f": "AVX512", "avx2": "AVX2"}
-    found = [kind for capability, kind in kinds.items() if hardware.processor_has(capability)]
+    found = [kind for capability, kind in kinds.items() if torch.cpu.get_capabilities().get(capability)]
     return (found or [platform.machine()])[0]
 
 

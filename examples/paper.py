@@ -98,8 +98,7 @@ def digits(paper: Paper, images: data.Images) -> dict[str, tuple[float, float]]:
     plots.evolution(annealed.path, paper.figures / "levels.png")
     plots.image_grid(annealed.samples[:100], paper.figures / "samples.png")
     _, neighbours = evaluation.nearest(last[:20], images.train)
-    pairs = torch.stack([last[:20].view(2, 10, 1, 28, 28), images.train[neighbours].view(2, 10, 1, 28, 28)], 1)
-    plots.image_grid(centres(pairs.flatten(0, 2)), paper.figures / "neighbours.png")
+    plots.image_pairs(centres(last[:20]), centres(images.train[neighbours]), paper.figures / "neighbours.png")
     default = quantize(draw(run, paper.n).samples)
     real = images.validation[: paper.n]
     return {"annealed": judged(last, images), "default": judged(default, images), "real": judged(real, images)}

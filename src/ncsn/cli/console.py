@@ -59,11 +59,13 @@ def run(command: Callable[[Any], None], settings: Any, args: list[str] | None = 
     try:
         options = parse(settings, args, prog)
         # Torch is imported before Ctrl-C is the command's to answer: an interrupted import says whatever it likes.
+        import torch
+
         from ncsn.machine import hardware
 
         hardware.keep_memory()
-        hardware.keep_compiled_code()
-        with interruptible(), hardware.denormals_flushed():
+        torch.set_flush_denormal(True)  # processors are slow at numbers below 10⁻³⁸: a fifth of a training step
+        with interruptible():
             command(options)
         return
     except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
@@ -116,11 +118,9 @@ def draw(run: "Run", n: int, *, keep: int = 0, description: str = "", **how: Any
 
 def compile_for(run: "Run", n: int, steps: "Steps") -> bool:
     """Compile a run's networks if ``n`` samples, drawn like ``steps``, are then there sooner; returns whether."""
-    from ncsn.machine.hardware import say_compiled
-
     pays = run.recipe.images and run.condition is None and n * steps.sampling.nfe >= COMPILE_FROM
     if pays:
-        say_compiled(lambda: run.compile(steps.batch_size))
+        run.compile(steps.batch_size)
     return pays
 
 

@@ -24,9 +24,9 @@ class Evaluate(SamplingOptions, RunOptions):
 
     Args:
         data: Where the data set is that the run was trained on, if it has moved.
-        features: What distances are measured in: pixels, classifier (trained on the data's classes, and kept),
-            efficientnet, or inception:WEIGHTS (then it is FID). auto: for MNIST the classifier in the package, else
-            classifier where there are classes and efficientnet where there are none.
+        features: What distances are measured in: pixels, classifier (trained on the data's classes, and kept) or
+            efficientnet. auto: for MNIST the classifier in the package, else classifier where there are classes and
+            efficientnet where there are none.
         n: How many samples, as far as there are as many test images; numbers from fewer than 10,000 are not comparable
             to others'.
         seed: For drawing the samples.
@@ -78,7 +78,7 @@ class Evaluate(SamplingOptions, RunOptions):
         storage.write_json(out / NUMBERS, numbers | result.report())
         shown = samples[: min(30, n // 10 * 10)]
         _, neighbours = evaluation.nearest(shown, ruler.train)
-        ncsn.plots.evaluation_page(shown, ruler.train[neighbours], result, out / PAGE)
+        ncsn.plots.image_pairs(shown, ruler.train[neighbours], out / PAGE)
         print(result)
         print(f"{out}: {', '.join(FILES)}")
 

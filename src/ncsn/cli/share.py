@@ -8,7 +8,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -43,13 +43,11 @@ class Export:
         run: The run's folder; mnist, the model that comes with the package; or hf://user/model.
         out: The file, such as model.onnx; the smaller network that guides samples, if the run has one, goes beside it,
             into model.guide.onnx.
-        precision: How weights are stored: fp16 takes half as much. Computation is in float32.
         overwrite: Replace existing files.
     """
 
     run: tyro.conf.Positional[Path]
     out: tyro.conf.Positional[Path]
-    precision: Literal["fp16", "fp32"] = "fp16"
     overwrite: bool = False
 
     def __call__(self) -> None:
@@ -58,7 +56,7 @@ class Export:
 
         check_output(self.out, ".onnx", overwrite=self.overwrite)
         run = ncsn.load(self.run, device="cpu")
-        for path in ncsn.export(run, self.out, precision=self.precision, overwrite=self.overwrite):
+        for path in ncsn.export(run, self.out, overwrite=self.overwrite):
             print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, compared with PyTorch")
 
 

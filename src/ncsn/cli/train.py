@@ -49,7 +49,7 @@ class Train(Images):
             plots.image_grid(annealed.samples, record.path("samples_annealed.png"))
             plots.evolution(drawn.path, record.path("evolution.png"))
             plots.evolution_animation(drawn.path, record.path("evolution.gif"))
-            plots.loss_curves(record.rows, BAND_NAMES, record.path("loss.png"))
+            plots.loss_curves([vars(row) for row in record.rows], BAND_NAMES, record.path("loss.png"))
             record.results(drawn, annealed)
             for line in remarks(data, drawn.samples):
                 print(line)

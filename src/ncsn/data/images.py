@@ -135,7 +135,7 @@ def batches(
     """
     while True:
         index = torch.randint(len(data), (size,), generator=generator, device=generator.device)
-        chosen = hardware.onto(index.device, data[index.to(data.device)])
+        chosen = data[index.to(data.device)].to(index.device)
         yield Batch(varied(chosen, flip, generator), None if labels is None else labels[index])
 
 

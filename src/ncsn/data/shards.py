@@ -21,7 +21,6 @@ from torch import Tensor
 from ncsn.data.images import Images, images_of, in_units, varied
 from ncsn.data.reading import Reading, is_pattern
 from ncsn.data.sources import IMAGE_SUFFIXES, PARTS, Item, Split, attempt, fault, in_parallel, part_of, picture, walk
-from ncsn.machine import hardware
 from ncsn.objectives import Batch
 from ncsn.validation import one_line
 
@@ -122,5 +121,5 @@ def stream(
 
     pairs = decoded()
     while batch := list(islice(pairs, size)):
-        x, y = (hardware.onto(generator.device, torch.stack(column)) for column in zip(*batch, strict=True))
+        x, y = (torch.stack(column).to(generator.device) for column in zip(*batch, strict=True))
         yield Batch(varied(x, flip, generator), y if labels else None)

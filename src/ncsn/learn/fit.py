@@ -182,7 +182,7 @@ def fit_images(
     device, group = hardware.choose_device(given.job.device), record.group
     precision = hardware.choose_precision(given.job.precision, device)
     if hardware.emulated(precision, device):
-        print(f"precision {precision}: this processor emulates it, many times slower than fp32")
+        print(f"precision {precision}: this processor may emulate it, many times slower than fp32")
     if given.minutes is None and given.steps is None:
         given = replace(given, minutes=1.0)
     if noise is not None:
@@ -239,7 +239,7 @@ def fit_images(
     state, guide = begun(recipe, network), None if smaller is None else begun(smaller, part="guide")
     if rules.compiles(settings):
         shown, sigma = torch.zeros(size, *recipe.shape, device=device), torch.ones(size, device=device)
-        hardware.say_compiled(lambda: hardware.compile_network(state.model.network, lambda: state.model(shown, sigma)))
+        hardware.compile_network(state.model.network, lambda: state.model(shown, sigma))
     run = Run(
         score=state.average,
         recipe=recipe,

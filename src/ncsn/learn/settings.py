@@ -30,7 +30,7 @@ from ncsn.validation import (
     validated,
 )
 
-PrecisionName = Literal["auto", "bf16", "fp16", "tf32", "fp32"]
+PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 S = TypeVar("S")
 
 
@@ -61,8 +61,8 @@ class ImageJob(Job):
     """The same for images.
 
     Args:
-        precision: What the network runs in: bf16 or fp16 (16 bits, the weights in 32), tf32 (NVIDIA's GPUs) or fp32;
-            auto: what is fastest on the device.
+        precision: What the network runs in: bf16 or fp16 (16 bits, the weights in 32) or fp32; auto: what is fastest on
+            the device.
         data_dir: Where the files of a named data set are, or go.
     """
 
