@@ -144,7 +144,7 @@ class Ruler:
         remarks = {
             f"{self.n:,} of {n:,} samples are judged: there are no more real images": self.n < n,
             "the data has more than 8 bits, and is judged at 8": images is not data,
-            "only pixels are compared; other images than digits have features after pip install 'ncsn[features]'": (
+            "only pixels are compared; features come from classes, or after pip install 'ncsn[features]'": (
                 self.features.embed is None
             ),
             "training images are in shards, of which some are looked at": images.shards is not None,
