@@ -9,7 +9,7 @@ from helpers import GaussianScore, z_score
 from torch import Generator, Tensor
 
 from ncsn.distributions import GaussianMixture
-from ncsn.likelihood import LogDensities, bits_per_dimension, concatenate, log_prob
+from ncsn.likelihood import bits_per_dimension, log_prob
 from ncsn.score import Counted, Score, Sigma
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]).double(), 0.5, torch.tensor([0.3, 0.7]).double())
@@ -123,12 +123,7 @@ def test_points_may_be_numbers(generator: Generator) -> None:
         torch.testing.assert_close(numbers.log_prob, column.log_prob, rtol=0, atol=5e-4)
 
 
-def test_parts_are_joined_in_their_order_and_densities_cost_bits() -> None:
-    parts = [
-        LogDensities(torch.tensor([0.0]), torch.tensor([2.0]), 30),
-        LogDensities(torch.tensor([100 * math.log(2), -1.0]), torch.tensor([4.0, 6.0]), 20),
-    ]
-    whole = concatenate(parts)
-    assert [float(whole.log_prob[2]), *whole.standard_error.tolist(), whole.nfe] == [-1, 2, 4, 6, 30]
-    # Density 1 on the unit cube costs a byte; 2^100 in 100 dimensions one bit less.
-    torch.testing.assert_close(bits_per_dimension(whole.log_prob[:2], 100), torch.tensor([8.0, 7.0]))
+def test_densities_cost_bits() -> None:
+    """Density 1 on the unit cube costs a byte; 2^100 in 100 dimensions one bit less."""
+    log_densities = torch.tensor([0.0, 100 * math.log(2)])
+    torch.testing.assert_close(bits_per_dimension(log_densities, 100), torch.tensor([8.0, 7.0]))

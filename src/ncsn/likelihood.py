@@ -9,7 +9,7 @@ What comes out is the density p_σ at σ_min: that of the data with this much no
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,15 +140,6 @@ def log_prob(
     if integrals > 1:
         error = gains.std(0) / integrals**0.5
     return LogDensities(log_prob=noise - gains.mean(0), standard_error=error, nfe=nfe)
-
-
-def concatenate(parts: Sequence[LogDensities]) -> LogDensities:
-    """One of several, in their order; ``nfe`` is the largest."""
-    return LogDensities(
-        log_prob=torch.cat([part.log_prob for part in parts]),
-        standard_error=torch.cat([part.standard_error for part in parts]),
-        nfe=max(part.nfe for part in parts),
-    )
 
 
 def bits_per_dimension(log_prob: Float[Tensor, "b"], dimension: int) -> Float[Tensor, "b"]:

@@ -13,7 +13,7 @@ A network F of well-scaled inputs and outputs is turned into s(x, σ) by one of 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -200,6 +200,10 @@ class Scaled(Plain):
     def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
         """F/σ."""
         return value / std
+
+
+PreconditioningName = Literal["karras", "scaled", "plain"]
+PRECONDITIONINGS: dict[PreconditioningName, Preconditioning] = {"karras": EDM(), "scaled": Scaled(), "plain": Plain()}
 
 
 class ScoreModel(nn.Module):

@@ -24,7 +24,7 @@ from ncsn.machine.hardware import fast_bfloat16
 from ncsn.machine.interrupts import STOPS
 from ncsn.objectives import Batch
 from ncsn.score import ScoreModel
-from ncsn.storage import atomic, check_tensors, read_checkpoint, save_checkpoint
+from ncsn.storage import atomic, read_checkpoint, save_checkpoint
 from ncsn.validation import one_line
 
 CHECKPOINT_VERSION = 1
@@ -143,7 +143,6 @@ class State:
             raise ValueError(f"{path} is a checkpoint of another version; this program reads {CHECKPOINT_VERSION}")
         try:
             for model, weights in ((self.model, saved["model"]), (self.average, saved["average"])):
-                check_tensors(weights, model.state_dict())
                 model.load_state_dict(weights)
             for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
                 optimizer.load_state_dict(state)

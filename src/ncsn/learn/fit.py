@@ -244,6 +244,7 @@ def fit_images(
         score=state.average,
         recipe=recipe,
         guide=None if guide is None else guide.average,
+        guide_recipe=smaller,
         device=device,
         folder=record.folder,
         experiment="images",

@@ -25,7 +25,7 @@ from ncsn.learn.settings import Images, Job, ResolvedImages, Toy, given_ones, re
 from ncsn.machine import distributed, hardware
 from ncsn.machine.distributed import ALONE, Group
 from ncsn.machine.interrupts import Stopped, deferred
-from ncsn.run import Drawn, Recipe, plain, read_config, read_settings, write_config, write_model
+from ncsn.run import Drawn, Recipe, plain, read_config, write_config, write_model
 from ncsn.training import NonFiniteLossError, Progress, Row, State
 from ncsn.validation import validated
 
@@ -157,7 +157,8 @@ class Record:
             self.group.share(checkpoint.read_bytes())
         rows = self.path("metrics.jsonl")
         if not part and rows.exists():
-            self.rows = storage.trim_rows(rows, state.step, lambda row: validated(Row, row, str(rows)))
+            lines = [validated(Row, json.loads(line), str(rows)) for line in rows.read_bytes().splitlines()]
+            self.rows = [row for row in lines if row.step <= state.step]
 
     def save(self, state: State, part: str = "") -> None:
         """Write a checkpoint and the averaged weights, if there is a folder."""
@@ -169,7 +170,8 @@ class Record:
         """Keep a row, and write it down."""
         self.rows.append(row)
         if self.writes:
-            storage.append(self.path("metrics.jsonl"), json.dumps(asdict(row)))
+            with storage.atomic(self.path("metrics.jsonl")) as temporary:
+                temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in self.rows))
 
     def watch(
         self, progress: Iterable[Progress], state: State, *, part: str = "", what: str = "training"
@@ -251,8 +253,6 @@ def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
     folder = given.job.out or Path("runs") / short_name(given.dataset)
     job = replace(given.job, out=folder)
     if group.leads:
-        if storage.begun_by_this_job(folder):
-            job = replace(job, resume=True, overwrite=False)
         storage.check(folder, overwrite=job.overwrite, resume=job.resume)
         pictures, settings, origin = led(replace(given, job=job), folder)
         settings = rules.resolve(settings, pictures, hardware.choose_device(job.device))
@@ -273,7 +273,7 @@ def led(given: Images, folder: Path) -> tuple[Pictures, Images, Origin]:
         pictures = load_images(given.dataset, given.job.data_dir, reading=given.reading)
         return pictures, given, Origin.of(given.dataset, given.job.data_dir, given.reading, pictures)
     free = ("minutes", "steps", "compile", "accumulate")
-    settings = recalled(given, ResolvedImages, folder, read_settings(folder, "images"), free=free)
+    settings = recalled(given, ResolvedImages, folder, read_config(folder).settings, free=free)
     origin = read_config(folder).data
     if origin is None:
         raise ValueError(f"{folder / 'config.json'} does not say which images the run has learned from")
@@ -290,5 +290,5 @@ def opened_toy(given: Toy) -> tuple[Toy, Record]:
     """
     folder = given.job.out or Path("runs") / f"toy-{given.generator}"
     if given.job.resume and storage.begun(folder):
-        given = recalled(given, Toy, folder, read_settings(folder, "toy"))
+        given = recalled(given, Toy, folder, read_config(folder).settings)
     return given, Record(folder, given)

@@ -23,7 +23,6 @@ class NoiseEmbedding(nn.Module):
 
     def __init__(self, features: int, waves: int = 32) -> None:
         super().__init__()
-        # Not by torch's arithmetic: to outline a network it would load torch's compiler, which takes a second.
         frequencies = [2 * math.pi * 2.0 ** (-3 + 6 * i / max(1, waves - 1)) for i in range(waves)]
         self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
         self.layers = nn.Sequential(nn.Linear(2 * waves, features), nn.SiLU(), nn.Linear(features, features), nn.SiLU())
