@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
 from ncsn.machine.interrupts import quit_on_signals
 
 quit_on_signals()
-from ncsn.cli import console, drawing
+from ncsn.cli import console
 from ncsn.cli.train import remarks
 from ncsn.learn import rules
 from ncsn.learn.record import BAND_NAMES, opened
@@ -40,8 +40,8 @@ def main(given: Images) -> None:
 
     if record.writes:
         # Sampling: noise becomes images on the way down the noise levels; also by the paper's Langevin dynamics.
-        drawn = drawing.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, 36))
-        annealed = drawing.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
+        drawn = console.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, 36))
+        annealed = console.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
 
         # Pictures: samples, how they came out of the noise, and how the losses fell on every noise level.
         ncsn.plots.image_grid(drawn.samples, record.path("samples.png"))

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import ncsn
 from ncsn import data, evaluation
-from ncsn.cli import drawing
+from ncsn.cli import console
 from ncsn.data.pixels import quantize
 from ncsn.evaluation import metrics
 from ncsn.machine import hardware
@@ -98,7 +98,7 @@ def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor, "default": usual(run)}]
     for sampler, levels, weight in tqdm(points, unit="point", mininterval=hardware.refresh_interval()):
         how = {"sampler": sampler, "levels": levels, "guidance": weight, "batch_size": curve.batch_size}
-        drawn = drawing.draw(run, curve.n, seed=curve.seed, **how)
+        drawn = console.draw(run, curve.n, seed=curve.seed, **how)
         seen = classifier(quantize(drawn.samples))
         rows.append(
             {

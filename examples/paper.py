@@ -20,7 +20,7 @@ import tyro
 
 import ncsn
 from ncsn import data, evaluation, plots
-from ncsn.cli import drawing
+from ncsn.cli import console
 from ncsn.data.pixels import centres, quantize
 from ncsn.evaluation import metrics
 from ncsn.machine import hardware
@@ -87,7 +87,7 @@ def judged(digits: torch.Tensor, images: data.Images) -> tuple[float, float]:
 
 def draw(run: ncsn.Run, n: int, **how: Any) -> Drawn:
     """``n`` digits, and the first hundred of them on their way."""
-    return drawing.draw(run, n, keep=100, description=f"{n} digits", **how)
+    return console.draw(run, n, keep=100, description=f"{n} digits", **how)
 
 
 def digits(paper: Paper, images: data.Images) -> dict[str, tuple[float, float]]:

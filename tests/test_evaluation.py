@@ -136,7 +136,7 @@ def test_pixels_need_no_network_and_claim_nothing_that_does() -> None:
     content = evaluation.evaluate(three(100, 3, 5, 4).test, three(100, 3, 5, 4), PIXELS).report()
     assert list(content["metrics"]) == ["pixel_wasserstein", "memorisation", "near_duplicates"]
     assert set(content["metrics"]["memorisation"]) == {"generated", "held_out", "training"}
-    assert set(content) == {"n", "comparable", "features", "dimensions", "metrics"}
+    assert set(content) == {"n", "comparable", "features", "dimensions", "metrics", "notes"}
 
 
 @pytest.mark.parametrize(

@@ -157,13 +157,14 @@ class Steps(Iterator[Step]):
     """The states of samples on their way out of the noise, as they come; ``len`` of it is how many there will be.
 
     ``sampling``: how they are drawn.  ``nfe``, ``guide_nfe``: how often the network and its guide have been evaluated
-    so far, for each sample.
+    so far, for each sample.  ``batch_size``: how many the network sees at a time.
     """
 
     states: Iterator[Step]
     sampling: Sampling
     networks: list[Counted]
     guides: list[Counted]
+    batch_size: int
 
     def __len__(self) -> int:
         """How many states there will be."""
@@ -335,7 +336,7 @@ class Run:
                     )
                 yield Step(sigma, x if self.units is None else self.units.restore(x))
 
-        return Steps(states(), sampling, networks, guides)
+        return Steps(states(), sampling, networks, guides, size)
 
     def guidance(
         self, sampling: Sampling, labels: Tensor | None, *, weight: float | None, guide: GuideName | None

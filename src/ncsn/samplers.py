@@ -43,7 +43,7 @@ class Step(NamedTuple):
     x: Tensor
 
 
-class NonFiniteSampleError(RuntimeError):
+class NonFiniteSampleError(FloatingPointError):
     """Samples became NaN or infinite on their way; the message says where."""
 
 

@@ -91,19 +91,11 @@ def check_regular(path: Path) -> None:
         raise ValueError(f"{path} is {kind}; only regular files are replaced")
 
 
-def check_out(out: Path, *, overwrite: bool, directory: bool = False) -> None:
-    """Raises ValueError, before any work, if a command may not write ``out``: the rule for all that they write.
-
-    ``directory``: it is to be a folder of images, and such a one may be replaced.
-    """
-    if not directory or out.is_symlink() or not out.is_dir():
-        check_regular(out)
-    if directory and out.is_file():
-        raise ValueError(f"{out} is a file; a folder is needed")
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Raises ValueError, before any work, if a command may not write ``out``: the rule for all that they write."""
+    check_regular(out)
     if out.exists() and not overwrite:
         raise ValueError(f"{out} exists; give --overwrite to replace it, or another name")
-    if out.is_dir() and not all(path.suffix == ".png" and path.stem.isdecimal() for path in out.iterdir()):
-        raise ValueError(f"{out} holds more than such images, and is not replaced; give another --out")
     folder = out.absolute().parent
     if not folder.is_dir():
         raise ValueError(f"{out.parent} is no folder to write {out.name} into")

@@ -30,7 +30,7 @@ from ncsn.validation import one_line
 Loss = Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"]]]
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(FloatingPointError):
     """The loss became NaN or infinite; the message names the step."""
 
 

@@ -30,14 +30,14 @@ class Train(Images):
     def __call__(self) -> None:
         """Train, and draw."""
         import ncsn
-        from ncsn.cli import drawing
+        from ncsn.cli import console
         from ncsn.learn.record import BAND_NAMES, opened
 
         data, settings, record = opened(self)
         run = ncsn.fit(data, settings=settings, record=record)
         if record.writes:
-            drawn = drawing.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, 36))
-            annealed = drawing.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
+            drawn = console.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, 36))
+            annealed = console.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
             ncsn.plots.image_grid(drawn.samples, record.path("samples.png"))
             ncsn.plots.image_grid(annealed.samples, record.path("samples_annealed.png"))
             ncsn.plots.evolution(drawn.path, record.path("evolution.png"))

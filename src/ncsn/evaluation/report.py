@@ -63,6 +63,18 @@ class Evaluation:
         """The same as JSON takes it; what there is none of is left out."""
         return asdict(self, dict_factory=lambda items: {k: v for k, v in items if v not in (None, [], "")})
 
+    def __str__(self) -> str:
+        """The numbers as a table, and what a reader must know about them."""
+        right = "" if self.accuracy is None else f", {self.accuracy:.1%} right on the validation images"
+        lines = [*(f"note: {note}" for note in self.notes), f"features: {self.features}{right}"]
+        lines.append(f"n = {self.n}{'' if self.comparable else ', too few to be comparable'}")
+        lines.append(f"{'':<18}{'generated':>11}{'held out':>11}{'training':>11}{'ratio':>9}{'to training':>13}")
+        for name, metric in self.metrics.items():
+            numbers = f"{metric.generated:11.4g}{metric.held_out:11.4g}{metric.training:11.4g}"
+            ratios = ["" if ratio is None else f"{ratio:.2f}" for ratio in (metric.ratio, metric.ratio_to_training)]
+            lines.append(f"{name:<18}{numbers}{ratios[0]:>9}{ratios[1]:>13}".rstrip())
+        return "\n".join(lines)
+
 
 def as_bytes(pixels: Shaped[Tensor, "n c h w"], name: str = "the images") -> UInt8[Tensor, "n c h w"]:
     """Images as bytes: themselves if they are, and reals in [0, 1] rounded, of which those a little beyond are clipped.
@@ -132,6 +144,9 @@ class Ruler:
         remarks = {
             f"{self.n:,} of {n:,} samples are judged: there are no more real images": self.n < n,
             "the data has more than 8 bits, and is judged at 8": images is not data,
+            "only pixels are compared; features come from classes, or after pip install 'ncsn[features]'": (
+                self.features.embed is None
+            ),
             "training images are in shards, of which some are looked at": images.shards is not None,
             "the Fréchet distance is unreliable: there are fewer than two images a feature": self.n
             < 2 * self.seen.features.shape[1],

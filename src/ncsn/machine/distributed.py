@@ -66,15 +66,11 @@ class Group:
             dist.broadcast(data, src=0, group=self.patient)
         return data.numpy().tobytes()
 
-    def gather(self, tensor: Tensor) -> list[Tensor]:
-        """Everybody's tensors, of one shape, in order, for the leading process; for the others none."""
-        if self.size == 1:
-            return [tensor]
-        own = tensor.cpu().contiguous()
-        parts = [torch.empty_like(own) for _ in range(self.size)] if self.leads else None
-        with answered():
-            dist.gather(own, parts, dst=0, group=self.patient)
-        return parts or []
+    def meet(self) -> None:
+        """Wait until all of them are here."""
+        if self.size > 1:
+            with answered():
+                dist.barrier(group=self.patient)
 
 
 @contextmanager
