@@ -15,8 +15,7 @@ except ModuleNotFoundError as error:
 from ncsn.machine.interrupts import quit_on_signals
 
 quit_on_signals()
-from ncsn import plots
-from ncsn.cli import console, drawing
+from ncsn.cli import console
 from ncsn.cli.train import remarks
 from ncsn.learn import rules
 from ncsn.learn.record import BAND_NAMES, opened
@@ -34,27 +33,26 @@ def main(given: Images) -> None:
 
     # Model: a U-Net that preconditioning makes a score, and how it is sampled.  Samples will move away from a guide:
     # the same network without the class, or, where there are no classes, a smaller one.
-    recipes = rules.recipes(settings, data)
-
+    #
     # Training: denoising score matching.  At high noise the target is the mean of all images that could be meant.  Of
     # the averages of the weights, the one is left that is best on held-out images; these choose the guidance, too.
-    run = ncsn.fit(data, recipes=recipes, noise=noise, settings=settings, record=record)
+    run = ncsn.fit(data, noise=noise, settings=settings, record=record)
 
     if record.writes:
         # Sampling: noise becomes images on the way down the noise levels; also by the paper's Langevin dynamics.
-        drawn = drawing.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, 36))
-        annealed = drawing.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
+        drawn = console.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, 36))
+        annealed = console.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
 
         # Pictures: samples, how they came out of the noise, and how the losses fell on every noise level.
-        plots.image_grid(drawn.samples, record.path("samples.png"))
-        plots.image_grid(annealed.samples, record.path("samples_annealed.png"))
-        plots.evolution(drawn.path, record.path("evolution.png"))
-        plots.evolution_animation(drawn.path, record.path("evolution.gif"))
-        plots.loss_curves(record.rows, BAND_NAMES, record.path("loss.png"))
+        ncsn.plots.image_grid(drawn.samples, record.path("samples.png"))
+        ncsn.plots.image_grid(annealed.samples, record.path("samples_annealed.png"))
+        ncsn.plots.evolution(drawn.path, record.path("evolution.png"))
+        ncsn.plots.evolution_animation(drawn.path, record.path("evolution.gif"))
+        ncsn.plots.loss_curves([vars(row) for row in record.rows], BAND_NAMES, record.path("loss.png"))
         for line in remarks(data, drawn.samples):
             print(line)
-        record.results(drawn, annealed)
-    record.close()
+        record.results(run, drawn)
+    record.group.share()  # the others wait for the pictures, and end together
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ python ./training_toy.py --generator gaussian    # why Langevin dynamics needs m
 """
 
 import sys
+from typing import Any
 
 try:
     import ncsn
@@ -14,76 +15,74 @@ except ModuleNotFoundError as error:
 from ncsn.machine.interrupts import quit_on_signals
 
 quit_on_signals()
+from dataclasses import replace
+from pathlib import Path
+
 import torch
 
 from ncsn import plots, storage
-from ncsn.cli import console, drawing
+from ncsn.cli import console
 from ncsn.distributions import TOYS
 from ncsn.evaluation import metrics
-from ncsn.learn.record import opened_toy
 from ncsn.learn.settings import Toy
-from ncsn.learn.toy import VIEW, compare_samplers
-from ncsn.machine import hardware
-
-OBJECTIVES = {"dsm": ncsn.dsm, "ssm": ncsn.ssm, "exact": ncsn.exact}
-VIEWS = {"circle": "field", "gaussian": "samples"}  # of the others, both
 
 
-def main(given: Toy) -> None:
+def main(settings: Toy) -> None:
     """Data, noise, model, training, samples, pictures."""
-    settings, record = opened_toy(given)
-    generator = torch.Generator(hardware.choose_device(settings.job.device)).manual_seed(settings.seed)
+    name, generator = settings.generator, torch.Generator().manual_seed(settings.seed)
 
     # Data: points in the plane, of a distribution whose score is known exactly at every noise level.
-    truth = TOYS[settings.generator]()
+    truth = TOYS[name]()
     data = truth.sample(100_000, generator=generator)
 
     # Noise: a ladder of levels; at its top noise joins all modes, at its bottom it does not matter.
     noise = ncsn.Geometric(settings.sigma_max, settings.sigma_min, settings.levels)
-    sampling = ncsn.Sampling(
-        sigma_max=noise.sigma_max,
-        sigma_min=noise.sigma_min,
-        sampler="annealed",
-        levels=settings.levels,
-        steps=settings.langevin_steps,
-        eps=settings.eps or noise.sigma_min**2 / 2,
-    )
+    ends: dict[str, Any] = {"sigma_max": noise.sigma_max, "sigma_min": noise.sigma_min}
+    ends["eps"] = settings.eps or noise.sigma_min**2 / 2
+    sampling = ncsn.Sampling(sampler="annealed", levels=noise.levels, steps=settings.langevin_steps, **ends)
 
     # Model: a multilayer perceptron that preconditioning makes a score.
     size = {"dimensions": 2, "width": settings.width, "layers": settings.layers}
     recipe = ncsn.Recipe(network="MLP", arguments=dict(size), shape=(2,), sampling=sampling)
-    record.claim(settings.job, ("score_field.png", "samples.png", "trajectories.gif"))
     torch.manual_seed(settings.seed)  # for the initial weights; everything else draws from the generator
-    state = ncsn.State(recipe.build(data.mean(0), data.std()).to(data.device), generator=generator)
-    record.begin(state, recipe)
+    state = ncsn.State(recipe.build(data.mean(0), data.std()), generator=generator)
 
     # Training: by denoising score matching, or by an objective that needs no noise.
     batches = ncsn.batches(data, settings.batch_size, generator=generator)
-    loss = ncsn.training_loss(noise, OBJECTIVES[settings.objective], generator=generator)
-    progress = ncsn.train(state, batches, loss, budget=ncsn.Budget(steps=settings.steps), signals=record.signals)
-    for _ in record.watch(progress, state):
+    loss = ncsn.training_loss(noise, getattr(ncsn, settings.objective), generator=generator)
+    progress = ncsn.train(state, batches, loss, budget=ncsn.Budget(steps=settings.steps))
+    for _ in console.bar(progress, "training", total=settings.steps):
         pass
-    run = ncsn.Run(score=state.average, recipe=recipe, device=data.device, folder=record.folder, experiment="toy")
-    numbers: dict[str, object] = {"generator": settings.generator, "seed": settings.seed}
+    run = ncsn.Run(score=state.average, recipe=recipe, experiment="toy")
+    folder = settings.out or Path("runs") / f"toy-{name}"
+    run.save(folder, overwrite=settings.overwrite)
 
     # Look: is the score right near the data, and where there is none?
-    view = VIEWS.get(settings.generator, "both") if settings.view == "auto" else settings.view
-    if view in ("field", "both"):
-        sigmas = noise.sigmas(device=data.device)
-        shown = list(dict.fromkeys([float(sigmas[-1]), float(sigmas[settings.levels * 3 // 8])]))
-        plots.score_field(run.score, truth, shown, data, record.path("score_field.png"), view=VIEW)
-        grid, fresh = plots.plane(VIEW, 120, device=data.device)[1], generator.manual_seed(settings.seed + 2)
-        near = truth.sample(5000, generator=fresh)
-        numbers["levels"] = metrics.score_errors(run.score, truth, sigmas, near, grid, generator=fresh)
+    sigmas = noise.sigmas()
+    shown = sorted({float(sigmas[-1]), float(sigmas[settings.levels * 3 // 8])})
+    plots.score_field(run.score, truth, shown, data, folder / "score_field.png")
+    near, (_, grid) = truth.sample(5000, generator=generator.manual_seed(settings.seed + 2)), plots.plane(8, 120)
+    errors = metrics.score_errors(run.score, truth, sigmas, near, grid, generator=generator)
 
-    # Sampling: Langevin dynamics on the smallest noise level, and annealed down the ladder with as many steps.
-    if view in ("samples", "both"):
-        panels, way, numbers["samplers"] = compare_samplers(run, truth, settings, drawing.draw)
-        plots.scatter_panels(panels, record.path("samples.png"), view=VIEW)
-        plots.trajectories(way, record.path("trajectories.gif"), view=VIEW)
-
-    storage.write_json(record.path("metrics.json"), numbers | {"seconds": record.passed})
-    print(f"{record.folder}: pictures and metrics.json")
+    # Sampling: Langevin dynamics on the smallest noise level, and annealed down the ladder, from the same start and
+    # with as many steps; by the learned score and by the exact one.
+    samplers: dict[str, Any] = {}
+    if settings.samples:
+        data = truth.sample(settings.samples, generator=generator.manual_seed(settings.seed + 1))
+        start = 16 * torch.rand(settings.samples, 2, generator=generator) - 8
+        once = 0.1 if name == "gaussian" else noise.sigma_min**2  # the paper's step, and one for finer distributions
+        ways = (("langevin", noise.levels * sampling.steps, once), ("annealed", None, None))
+        panels = [[("data", data)], [("start", start)]]
+        for row, (kind, score) in zip(panels, (("learned", run.score), ("exact", truth)), strict=True):
+            for sampler, steps, eps in ways:
+                model, how = replace(run, score=score), {"sampler": sampler, "steps": steps, "eps": eps}
+                x = model.sample(settings.samples, **how, seed=generator, start=start)
+                row.append((f"{sampler}, {kind} score", x))
+                modes = metrics.mode_statistics(x, truth) if isinstance(truth, ncsn.GaussianMixture) else []
+                samplers[f"{sampler}_{kind}"] = {"distance": metrics.sliced_wasserstein(x, data), "modes": modes}
+        plots.scatter_panels(panels, folder / "samples.png")
+    storage.write_json(folder / "metrics.json", {"levels": errors, "samplers": samplers})
+    print(f"{folder}: pictures and metrics.json")
 
 
 if __name__ == "__main__":

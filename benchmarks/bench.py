@@ -73,7 +73,7 @@ def ours(bench: Bench, out: Path) -> dict[str, Any]:
         "told_classes": bool(json.loads((out / "config.json").read_text())["recipe"]["shares"]),
         "parameters": sum(w.numel() for name, w in weights if name.startswith("network.")),
         "images_seen": run["images_seen"],
-        "training_images_per_second": run["images_per_second"],
+        "training_images_per_second": run["images_seen"] / run["training_seconds"],
         "sampling_images_per_second": report["n"] / report["sampling_seconds"],
     }
     return report
@@ -179,7 +179,7 @@ def told(row: dict[str, Any]) -> bool:
 def processor() -> str:
     """What this processor multiplies matrices with, which decides how much is learned in a budget of minutes."""
     kinds = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512_f": "AVX512", "avx2": "AVX2"}
-    found = [kind for capability, kind in kinds.items() if hardware.processor_has(capability)]
+    found = [kind for capability, kind in kinds.items() if torch.cpu.get_capabilities().get(capability)]
     return (found or [platform.machine()])[0]
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import ncsn
 from ncsn import data, evaluation
-from ncsn.cli import console, drawing
+from ncsn.cli import console
 from ncsn.data.pixels import quantize
 from ncsn.evaluation import metrics
 from ncsn.machine import hardware
@@ -92,13 +92,13 @@ def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     images, classifier = data.mnist(), evaluation.digits()
     held_out = classifier(images.validation)
     run = ncsn.load(curve.run)
-    console.compile_run(run, curve.batch_size)
+    run.compile(curve.batch_size)
     real = classifier(alike(run, images, curve.n))
     floor = metrics.frechet_distance(real.features, held_out.features)
     rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor, "default": usual(run)}]
     for sampler, levels, weight in tqdm(points, unit="point", mininterval=hardware.refresh_interval()):
         how = {"sampler": sampler, "levels": levels, "guidance": weight, "batch_size": curve.batch_size}
-        drawn = drawing.draw(run, curve.n, seed=curve.seed, **how)
+        drawn = console.draw(run, curve.n, seed=curve.seed, **how)
         seen = classifier(quantize(drawn.samples))
         rows.append(
             {

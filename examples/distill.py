@@ -97,7 +97,9 @@ def distil(
     told = time.monotonic()
     for p in ncsn.train(state, batches, loss, budget=ncsn.Budget(seconds=60 * job.minutes)):
         if time.monotonic() > told + 5:
-            print(f"{p.fraction:4.0%}  step {p.step}, loss {p.losses.mean():.4f}, {p.examples_per_second:.0f} images/s")
+            print(
+                f"{p.fraction:4.0%}  step {p.step}, loss {p.losses.mean():.4f}, {p.step * len(p.losses) / p.seconds:.0f} images/s"
+            )
             told = time.monotonic()
         yield state.average
 

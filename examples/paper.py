@@ -20,7 +20,7 @@ import tyro
 
 import ncsn
 from ncsn import data, evaluation, plots
-from ncsn.cli import drawing
+from ncsn.cli import console
 from ncsn.data.pixels import centres, quantize
 from ncsn.evaluation import metrics
 from ncsn.machine import hardware
@@ -28,7 +28,7 @@ from ncsn.problems import known_pixels, masked
 from ncsn.run import Drawn
 
 ROOT = Path(__file__).parent.parent
-SLICED = "training_toy.py --generator gaussian --objective ssm --levels 1 --view field"
+SLICED = "training_toy.py --generator gaussian --objective ssm --levels 1 --samples 0"
 MIXING = "training_toy.py --generator gaussian"
 NOISE = 0.05  # standard deviation that moment matching takes known pixels to have
 SINGLE = (
@@ -75,7 +75,7 @@ def toys(paper: Paper) -> tuple[dict[str, Any], dict[str, float]]:
     shutil.copy(paper.work / "sliced" / "score_field.png", paper.figures / "score_estimation.png")
     samplers = execute(MIXING, paper.work / "gaussian")["samplers"]
     shutil.copy(paper.work / "gaussian" / "samples.png", paper.figures / "mixing.png")
-    return field, {name: row["modes"][0]["weight"] for name, row in samplers.items() if isinstance(row, dict)}
+    return field, {name: row["modes"][0]["weight"] for name, row in samplers.items()}
 
 
 def judged(digits: torch.Tensor, images: data.Images) -> tuple[float, float]:
@@ -87,7 +87,7 @@ def judged(digits: torch.Tensor, images: data.Images) -> tuple[float, float]:
 
 def draw(run: ncsn.Run, n: int, **how: Any) -> Drawn:
     """``n`` digits, and the first hundred of them on their way."""
-    return drawing.draw(run, n, keep=100, description=f"{n} digits", **how)
+    return console.draw(run, n, keep=100, description=f"{n} digits", **how)
 
 
 def digits(paper: Paper, images: data.Images) -> dict[str, tuple[float, float]]:
@@ -98,8 +98,7 @@ def digits(paper: Paper, images: data.Images) -> dict[str, tuple[float, float]]:
     plots.evolution(annealed.path, paper.figures / "levels.png")
     plots.image_grid(annealed.samples[:100], paper.figures / "samples.png")
     _, neighbours = evaluation.nearest(last[:20], images.train)
-    pairs = torch.stack([last[:20].view(2, 10, 1, 28, 28), images.train[neighbours].view(2, 10, 1, 28, 28)], 1)
-    plots.image_grid(centres(pairs.flatten(0, 2)), paper.figures / "neighbours.png")
+    plots.image_pairs(centres(last[:20]), centres(images.train[neighbours]), paper.figures / "neighbours.png")
     default = quantize(draw(run, paper.n).samples)
     real = images.validation[: paper.n]
     return {"annealed": judged(last, images), "default": judged(default, images), "real": judged(real, images)}
@@ -195,7 +194,7 @@ visible half does not settle the digit, the completions differ. `ncsn inpaint mn
 
 ![The same by moment matching](paper/inpainting_posterior.png)
 
-The same by the posterior's score (moment matching), from 30 evaluations instead of 201. `ncsn inpaint mnist --input 0 --levels 30`
+The same by the posterior's score (moment matching), from 30 evaluations of five passes each instead of 201 of one. `ncsn inpaint mnist --input 0 --levels 30`
 
 ## Appendix: nearest neighbours
 

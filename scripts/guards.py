@@ -234,11 +234,10 @@ def sampler_probe(name: str) -> Callable[[], Parts]:
         import ncsn
 
         method = ncsn.METHODS[name]
+        ladder = str(getattr(method.ladder, "__name__", method.ladder)).lower()
         parts: Parts = {
-            "row": [method.ladder, method.levels, method.steps, method.langevin, method.guided_from, method.restarts],
-            "numbers": [
-                [method.states(n, k), method.nfe(n, k), method.suited(n, 0.003)] for n in (5, 50) for k in (1, 3)
-            ],
+            "row": [ladder, method.levels, method.steps, method.langevin, method.guided_from, method.restarts],
+            "numbers": [method.suited(n, 0.003) for n in (5, 50)],
         }
         sampling = ncsn.Sampling(
             sigma_max=8.0, sigma_min=0.05, sampler=name, levels=1 if name == "langevin" else 12, steps=3, eps=0.001
@@ -396,7 +395,7 @@ def run_mnist() -> Parts:
     recipe, sampling = run.recipe, run.recipe.sampling
     parts: Parts = {
         "digest": run.digest,
-        "parameters": [run.parameters, run.guide_parameters, run.block],
+        "parameters": run.parameters,
         "recipe": [recipe.network, recipe.shape, recipe.preconditioning, dict(recipe.shares)],
         "sampling": [getattr(sampling, name) for name in ("sampler", "levels", "steps", "eps", "guidance", "guide")],
         "ladder": sampling.ladder(),
@@ -405,11 +404,9 @@ def run_mnist() -> Parts:
         "score of classes": run.model(x, sigma, label),
         "score at one": run.model(x, 0.3),
         "guided": ncsn.guided(lambda x, sigma: run.model(x, sigma, label), run.model, 2.0)(x, sigma),
-        "mean": run.mean,
+        "mean": run.means(None),
         "means": run.means(torch.tensor([1, 1, 7])),
-        "encode": run.encode(x[:2])[0],
         "walk": run.walk(1, 3, seed=2),
-        "blocks": [run.sample(3, seed=4, levels=4), *(list(b)[-1].x for b in run.blocks(2, levels=3, guidance=1.0))],
     }
     ways: dict[str, dict[str, Any]] = {
         "heun": {"levels": 4, "label": 3, "guidance": 1.0},
@@ -524,12 +521,9 @@ def command_input() -> Parts:
 
 @probe("command-interpolate")
 def command_interpolate() -> Parts:
-    """Walks between samples, and between test images."""
-    said = [
-        command("interpolate", "mnist", "-n", "2", "--steps", "4", "--levels", "3", "--out", "a.png"),
-        command("interpolate", "mnist", "--from", "3", "--to", "8", "--steps", "3", "--levels", "3", "--out", "b.png"),
-    ]
-    return {"said": said, "samples": frames(Path("a.png")), "images": frames(Path("b.png"))}
+    """Walks between samples."""
+    said = command("interpolate", "mnist", "-n", "2", "--steps", "4", "--levels", "3", "--out", "a.png")
+    return {"said": said, "samples": frames(Path("a.png"))}
 
 
 # Densities.
@@ -562,10 +556,10 @@ def likelihood_mnist() -> Parts:
 
     run = ncsn.load("mnist", device="cpu")
     x = (ncsn.load_images("mnist").test[:4].float() + 0.5) / 256
-    found = run.likelihood(x, probes=2, tolerance=0.1, batch_size=3, seed=5)
+    found = [*run.likelihoods(x, probes=2, tolerance=0.1, batch_size=3, seed=5)]
     other = run.log_prob(x[:2], sigma_min=0.05, probes=1, tolerance=0.1, seed=seeded(6))
-    bits = ncsn.bits_per_dimension(found.log_prob, 784)
-    return {"parts": [found.log_prob, found.standard_error, found.nfe], "seed": other, "bits": bits}
+    bits = ncsn.bits_per_dimension(found[0].log_prob, 784)
+    return {"parts": [[part.log_prob, part.standard_error, part.nfe] for part in found], "seed": other, "bits": bits}
 
 
 @probe("command-likelihood")
@@ -622,7 +616,7 @@ def fit_table() -> Parts:
     x = table()
     run = ncsn.fit(x, steps=50, seed=4, device="cpu")
     assert run.units is not None
-    found = run.likelihood(x[:5], tolerance=1e-2)
+    found = next(run.likelihoods(x[:5], tolerance=1e-2))
     posterior = run.posterior(lambda v: v[:, :1], x[0, :1], noise_std=10.0)
     run.save("table")
     return {
@@ -1290,7 +1284,9 @@ def loaded(name: str, path: str, options: dict[str, Any]) -> Parts:
         "train": images.train,
         "validation": images.validation,
         "test": images.test,
-        "labels": None if labels is None else [labels.train, labels.validation, labels.test, labels.counts],
+        "labels": None
+        if labels is None
+        else [labels.train, labels.validation, labels.test, labels.train.bincount(minlength=len(labels.names))],
         "names": None if labels is None else [list(labels.names), labels.shares],
         "depth": [depth.dtype, depth.low, depth.high],
         "facts": [images.name, images.n, images.shape, images.digest, list(images.statistics)],

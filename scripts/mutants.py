@@ -47,7 +47,7 @@ OPERATORS = (
     *("ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr", "ReplaceOrWithAnd"),
     *("NumberReplacer", "ZeroIterationForLoop"),
 )
-HEAVY = ("beartype", "hypothesis", "jaxtyping", "pytest", "scipy.integrate", "scipy.stats", "torch", "torchvision")
+HEAVY = ("beartype", "hypothesis", "jaxtyping", "pytest", "scipy.integrate", "scipy.stats", "torch")
 OPTIONS = (
     "-x -q -p no:xdist -p no:cacheprovider -o addopts= --hypothesis-seed=0 -W ignore::pytest.PytestAssertRewriteWarning"
 )

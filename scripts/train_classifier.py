@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ncsn import data
 from ncsn.machine import hardware
-from ncsn.networks.classifier import Classifier
+from ncsn.networks.unet import Classifier
 
 EPOCHS, BATCH, PEAK_RATE = 12, 250, 5e-3
 OUT = Path(__file__).parent.parent / "src" / "ncsn" / "assets" / "classifier.safetensors"

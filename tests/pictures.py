@@ -10,7 +10,7 @@ from PIL import Image
 
 from ncsn.data import Images
 
-PARTS = ("train", "validation", "test")
+PARTS = ("validation", "test", "train")
 
 
 def pixels(value: int) -> np.ndarray:

@@ -69,8 +69,7 @@ def train(place: Path, name: str, turns: int = 2) -> str:
 def uses(place: Path, name: str) -> tuple[str, str]:
     """Samples and likelihoods of the one process' run."""
     samples = f"sample {place / 'one'} -n 1200 --levels 3 --device cpu --out {place / name}.npy"
-    likelihoods = f"likelihood {place / 'one'} -n 40 --probes 1 --tolerance 0.1 --device cpu --out {place / name}.json"
-    return samples, likelihoods
+    return samples, f"likelihood {place / 'one'} -n 40 --probes 2 --tolerance 0.1 --device cpu"
 
 
 def same(one: Path, other: Path) -> None:

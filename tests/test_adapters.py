@@ -9,15 +9,8 @@ import torch
 from helpers import unchecked
 from torch import Tensor
 
-from ncsn.adapters import (
-    Network,
-    Prediction,
-    from_denoiser,
-    from_diffusers,
-    from_flow,
-    from_noise_predictor,
-    from_variance_preserving,
-)
+import ncsn
+from ncsn.adapters import Network, Prediction
 from ncsn.score import Score, Sigma, expand, tweedie
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of diffusers
@@ -54,12 +47,12 @@ def exact_velocity(x: Tensor, t: Tensor) -> Tensor:
 
 
 EXACT: dict[str, Score] = {
-    "denoiser": from_denoiser(lambda x, sigma: tweedie(truth, x, sigma)),
-    "noise": from_noise_predictor(lambda x, sigma: -sigma[:, None] * truth(x, sigma)),
-    "flow": from_flow(exact_velocity),
-    "epsilon": from_variance_preserving(exact("epsilon"), ALPHAS),
-    "v": from_variance_preserving(exact("v_prediction"), ALPHAS, prediction_type="v_prediction"),
-    "sample": from_variance_preserving(exact("sample"), ALPHAS, prediction_type="sample"),
+    "denoiser": ncsn.from_denoiser(lambda x, sigma: tweedie(truth, x, sigma)),
+    "noise": ncsn.from_noise_predictor(lambda x, sigma: -sigma[:, None] * truth(x, sigma)),
+    "flow": ncsn.from_flow(exact_velocity),
+    "epsilon": ncsn.from_variance_preserving(exact("epsilon"), ALPHAS),
+    "v": ncsn.from_variance_preserving(exact("v_prediction"), ALPHAS, prediction_type="v_prediction"),
+    "sample": ncsn.from_variance_preserving(exact("sample"), ALPHAS, prediction_type="sample"),
 }
 
 
@@ -79,16 +72,16 @@ def test_an_exact_model_is_the_exact_score(score: Score, generator: torch.Genera
 
 def test_bfloat16_does_not_blur_the_time() -> None:
     predictor = Mock(side_effect=lambda x, t: x)
-    from_variance_preserving(predictor, ALPHAS)(torch.ones(1, 2, dtype=torch.bfloat16), 32.0)
+    ncsn.from_variance_preserving(predictor, ALPHAS)(torch.ones(1, 2, dtype=torch.bfloat16), 32.0)
     time = predictor.call_args.args[1]
     torch.testing.assert_close(time, time_of(32.0, ALPHAS)[None], rtol=0, atol=0.01)
 
 
 def test_beyond_its_noise_levels_a_model_is_asked_at_its_last_one_with_a_warning() -> None:
     x, one = torch.linspace(-2000, 2000, 4, dtype=torch.float64)[:, None], torch.ones(1, 1)
-    rounded = from_variance_preserving(exact("epsilon"), ALPHAS.float())  # whose least σ is 0.0100005: not outside
+    rounded = ncsn.from_variance_preserving(exact("epsilon"), ALPHAS.float())  # whose least σ is 0.0100005: not outside
     torch.testing.assert_close(rounded(one, 0.01), truth(one, 0.01), rtol=1e-3, atol=0)
-    score = from_variance_preserving(exact("epsilon"), ALPHAS)
+    score = ncsn.from_variance_preserving(exact("epsilon"), ALPHAS)
     with pytest.warns(UserWarning, match=r"0\.01 to 157\.4"):
         actual = score(x, torch.tensor([0.02, 0.004, 0.02, 0.003]))
     torch.testing.assert_close(actual, truth(x, torch.tensor([0.02, 0.01, 0.02, 0.01])), rtol=1e-4, atol=1e-4)
@@ -102,10 +95,10 @@ def test_beyond_its_noise_levels_a_model_is_asked_at_its_last_one_with_a_warning
 
 @pytest.mark.parametrize("alphas", [[0.9], [0.9, 0.95], [1.0, 0.5], [0.9, 0.0], [[0.9, 0.5]], [0.9, float("nan")]])
 def test_other_alphas_and_predictions_are_refused(alphas: list[float]) -> None:
-    with unchecked(), pytest.raises(ValueError, match=r"alphas has shape .* at least two numbers that descend"):
-        from_variance_preserving(exact("epsilon"), torch.tensor(alphas))
+    with unchecked(), pytest.raises(ValueError, match="at least two numbers that descend"):
+        ncsn.from_variance_preserving(exact("epsilon"), torch.tensor(alphas))
     with unchecked(), pytest.raises(ValueError, match="is 'eps'; allowed are epsilon, v_prediction, sample"):
-        from_variance_preserving(exact("epsilon"), ALPHAS, prediction_type="eps")  # type: ignore[arg-type]
+        ncsn.from_variance_preserving(exact("epsilon"), ALPHAS, prediction_type="eps")  # type: ignore[arg-type]
 
 
 # Models in diffusers' folders.
@@ -143,42 +136,37 @@ def time_of(sigma: float, alphas: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "prediction", "variance"),
+    ("name", "settings"),
     [
-        ("DDPM", "epsilon", "fixed_small"),
-        ("DDPM", "v_prediction", "learned_range"),
-        ("DDPM", "sample", "learned"),
-        ("PNDM", "epsilon", None),
-        ("RePaint", None, None),
-        ("EulerDiscrete", "sample", None),
-        ("DPMSolverMultistep", "v_prediction", None),
-        ("UniPCMultistep", "epsilon", None),
+        ("DDPM", {"variance_type": "fixed_small"}),
+        ("DDPM", {"prediction_type": "v_prediction", "variance_type": "learned_range"}),
+        ("DDPM", {"prediction_type": "sample", "variance_type": "learned"}),
+        ("PNDM", {"prediction_type": "epsilon"}),
+        ("RePaint", {}),
+        ("EulerDiscrete", {"prediction_type": "sample"}),
+        ("DPMSolverMultistep", {"prediction_type": "v_prediction"}),
+        ("UniPCMultistep", {"prediction_type": "epsilon"}),
     ],
 )
-def test_a_scheduler_with_a_table(name: str, prediction: str | None, variance: str | None, save: Save) -> None:
-    learned = variance in ("learned", "learned_range")
-    settings = {"prediction_type": prediction, "variance_type": variance}
-    settings = {key: value for key, value in settings.items() if value}
-    path, network, alphas = save(name, {"out_channels": 2 if learned else 1}, **settings, **BETAS)
+def test_a_scheduler_with_a_table(name: str, settings: dict[str, str], save: Save) -> None:
+    channels = 2 if "learned" in settings.get("variance_type", "") else 1
+    path, network, alphas = save(name, {"out_channels": channels}, **settings, **BETAS)
     sigma = 0.75  # √(1 + σ²) = 1.25, √ᾱ = 0.8, √(1 − ᾱ) = 0.6
     answer = network(0.8 * X, time_of(sigma, alphas))[:, :1]
-    denoised = {
-        "epsilon": X - 0.75 * answer,
-        "v_prediction": 0.8 * (0.8 * X) - 0.6 * answer,
-        "sample": answer,
-    }[prediction or "epsilon"]
-    torch.testing.assert_close(from_diffusers(path)(X, sigma), (denoised - X) / sigma**2, rtol=1e-4, atol=1e-5)
+    clean = {"epsilon": X - 0.75 * answer, "v_prediction": 0.64 * X - 0.6 * answer, "sample": answer}
+    denoised = clean[settings.get("prediction_type", "epsilon")]
+    torch.testing.assert_close(ncsn.from_diffusers(path)(X, sigma), (denoised - X) / sigma**2, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["DDIM", "EulerDiscrete"])  # one has 0 at the end of its table, the other 2⁻²⁴
 def test_a_model_that_was_trained_down_to_no_signal(name: str, save: Save) -> None:
     path, network, alphas = save(name, rescale_betas_zero_snr=True, prediction_type="v_prediction", **BETAS)
-    score = from_diffusers(path)
+    score = ncsn.from_diffusers(path)
     table = (1 / alphas - 1).sqrt()
     sigma = float(table[997])
     denoised = 0.001 * X - network(0.001 * X * sigma, torch.tensor(997.0))
     torch.testing.assert_close(score(0.001 * X * sigma**2, sigma) * sigma, -0.001 * X * sigma + denoised / sigma)
-    with pytest.warns(UserWarning, match=re.escape(f"to {table[998]:.4g},")):
+    with pytest.warns(UserWarning, match=re.escape(f"to {table[998]:.4g}:")):
         score(X, 1e5)
 
 
@@ -187,12 +175,12 @@ def test_a_flow_in_a_folder(name: str, save: Save) -> None:
     path, network, _ = save(name, num_train_timesteps=500, shift=3.0)
     velocity = network(0.8 * X, torch.tensor(0.2 * 500))  # σ = 0.25: t = 0.2, x_t = 0.8·x
     denoised = 0.8 * X - 0.2 * velocity
-    torch.testing.assert_close(from_diffusers(path)(X, 0.25), (denoised - X) / 0.25**2, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ncsn.from_diffusers(path)(X, 0.25), (denoised - X) / 0.25**2, rtol=1e-4, atol=1e-5)
 
 
 def test_a_variance_exploding_model_is_a_score_already(save: Save) -> None:
     path, network, _ = save("ScoreSdeVe", {"time_embedding_type": "fourier"})
-    score = from_diffusers(path)
+    score = ncsn.from_diffusers(path)
     for sigma in (0.8, torch.tensor([0.8, 0.8])):
         torch.testing.assert_close(score(X, sigma), network(X, torch.tensor([0.8, 0.8])))
 
@@ -215,15 +203,12 @@ def test_a_variance_exploding_model_is_a_score_already(save: Save) -> None:
 def test_other_models_are_refused(name: str, unet: dict[str, object], settings: dict[str, object], save: Save) -> None:
     path, _, _ = save(name, unet, **settings)
     with pytest.raises(ValueError, match=f"a UNet2DModel with a {name}Scheduler"):
-        from_diffusers(path)
+        ncsn.from_diffusers(path)
 
 
-def test_another_network_and_a_folder_without_a_model_are_refused(tmp_path: Path) -> None:
+def test_another_network_is_refused(tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
-    for folder in (tmp_path, tmp_path / "none", "google/ddpm-cifar10-32"):
-        with pytest.raises(ValueError, match=r"holds no model_index\.json"):
-            from_diffusers(folder)
     network = diffusers.UNet1DModel(block_out_channels=(32, 32, 64))
     diffusers.DDPMPipeline(network, diffusers.PNDMScheduler()).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="a UNet1DModel with a PNDMScheduler"):
-        from_diffusers(tmp_path)
+        ncsn.from_diffusers(tmp_path)

@@ -1,6 +1,7 @@
 """What stops a command is one line, whatever it was at."""
 
 import signal
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -11,8 +12,10 @@ import torch
 
 from ncsn.cli import console
 from ncsn.learn.record import Record
+from ncsn.machine.distributed import PeerError
 from ncsn.machine.interrupts import Stopped, interruptible
 from ncsn.networks import MLP
+from ncsn.samplers import NonFiniteSampleError
 from ncsn.score import ScoreModel
 from ncsn.training import NonFiniteLossError, Progress, State
 
@@ -34,8 +37,8 @@ def damaged(_: Nothing, number: int | None = None) -> None:
 def full(_: Nothing) -> None:
     """A disk is full, below the bar of a training, which by its name outlives the loop."""
     state, some = State(ScoreModel(MLP(2, 8, 1)), generator=torch.Generator()), torch.ones(2)
-    step = Progress(step=1, fraction=0.5, seconds=1.0, losses=some, sigmas=some, examples_per_second=1.0)
-    watched = Record(Path("nowhere")).watch(iter([step]), state)
+    step = Progress(step=1, fraction=0.5, seconds=1.0, losses=some, sigmas=some)
+    watched = Record(folder=Path("nowhere")).watch(iter([step]), state)
     for _step in watched:
         raise OSError("no space left")
 
@@ -45,7 +48,10 @@ def full(_: Nothing) -> None:
     [
         (ValueError("too\nlong"), 2, "error: too long"),
         (MemoryError(), 1, "error: out of memory"),
+        (RuntimeError("CUDA out of memory. Tried\nto allocate"), 1, "error: out of memory"),
         (NonFiniteLossError("the loss is nan"), 1, "error: the loss is nan"),
+        (NonFiniteSampleError("samples are not finite"), 1, "error: samples are not finite"),
+        (PeerError("another process has ended"), 1, "error: another process has ended"),
         (Stopped(signal.SIGINT, " at step 3"), 130, "error: interrupted at step 3"),
         (Stopped(signal.SIGTERM, " at step 4"), 143, "error: terminated at step 4"),
         (Stopped(signal.SIGTERM), 143, "error: terminated"),
@@ -63,7 +69,8 @@ def test_what_ends_a_command_is_one_line_of_the_first_process(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", rank)
-    monkeypatch.setattr(console, "be_quiet", lambda: None)
+    monkeypatch.setenv("TQDM_DISABLE", "")
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
 
     def command(_: Nothing) -> None:
         raise error
@@ -72,7 +79,7 @@ def test_what_ends_a_command_is_one_line_of_the_first_process(
         console.run(command, Nothing, [])
     assert ended.value.code == status
     said = capsys.readouterr().err
-    assert said.startswith(line) == (rank == "0" or not isinstance(error, KeyboardInterrupt | NonFiniteLossError))
+    assert said.startswith(line) == (rank == "0" or not isinstance(error, KeyboardInterrupt))
     assert said.count("\n") == bool(said)
 
 
@@ -92,3 +99,11 @@ def test_an_error_has_a_line_of_its_own_below_a_bar(capsys: pytest.CaptureFixtur
     *above, last = capsys.readouterr().err.splitlines()
     assert "training" in above[-1]
     assert "no space left" in last
+
+
+def test_what_is_nobodys_fault_is_not_hidden() -> None:
+    def command(_: Nothing) -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        console.run(command, Nothing, [])

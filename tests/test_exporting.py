@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -18,10 +17,10 @@ from torch import Tensor, nn
 import ncsn
 from ncsn import exporting
 from ncsn.cli import main as cli
-from ncsn.networks import MLP, NCSN, NCSNv2, UNet
+from ncsn.networks import MLP, NCSNv2, UNet
 from ncsn.run import Recipe, Run, Units
 from ncsn.samplers import Sampling
-from ncsn.score import Plain, Preconditioning, Scaled, ScoreModel, Sigma, expand
+from ncsn.score import Preconditioning, Scaled, ScoreModel, Sigma, expand
 
 SAMPLING = Sampling(
     sigma_max=10.0, sigma_min=0.01, sampler="dpmpp-sde", levels=6, steps=1, eps=5e-5, guidance=2.0, guide="smaller"
@@ -30,7 +29,7 @@ SHARES = {"cats": 0.5, "dogs": 0.25, "3": 0.25}
 
 
 def filled(model: ScoreModel) -> ScoreModel:
-    """With weights that leave nothing out, and that float16 has not."""
+    """With weights that leave nothing out."""
     generator = torch.Generator().manual_seed(1)
     for weight in model.network.parameters():
         weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
@@ -72,12 +71,11 @@ def off(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.slow
-def test_the_model_in_the_package_is_small_draws_the_same_and_says_nothing_of_this_machine(tmp_path: Path) -> None:
+def test_the_model_in_the_package_draws_the_same_and_says_nothing_of_this_machine(tmp_path: Path) -> None:
     run, path = ncsn.load("mnist", device="cpu"), tmp_path / "model.onnx"
     assert ncsn.export(run, path) == list(tmp_path.iterdir()) == [path]
     run.model.autocast = None
     (part, metadata), content = opened(path), path.read_bytes()
-    assert len(content) < 3.6e6
     for word in (str(Path(ncsn.__file__).parent), "site-packages", "stack_trace", "forward", ".py"):
         assert word.encode() not in content
 
@@ -90,47 +88,39 @@ def test_the_model_in_the_package_is_small_draws_the_same_and_says_nothing_of_th
     assert float((apart < 2.5).float().mean()) >= 0.999
 
 
-NETWORKS = [
-    (UNet(4, (8, 8), 1, 8), None, (4, 12, 9)),
-    (NCSN(3, 4, sigmas=(10.0, 1.0, 0.1, 0.01)), Plain(), (3, 8, 12)),
-    (NCSN(1, 4, features=8, rescale=False), None, (1, 8, 8)),
-    (NCSNv2(3, 4), Scaled(), (3, 8, 8)),
-]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("network", "way", "shape"), NETWORKS)
+@pytest.mark.parametrize(
+    ("network", "way", "shape"),
+    [(UNet(4, (8, 8), 1, 8), None, (4, 12, 9)), (NCSNv2(3, 4), Scaled(), (3, 8, 8))],
+)
 def test_every_network_is_the_same_in_onnxruntime(
     network: nn.Module, way: Preconditioning | None, shape: tuple[int, ...], tmp_path: Path
 ) -> None:
     mean = torch.linspace(0.3, 0.5, shape[0]).view(-1, 1, 1)
     model = filled(ScoreModel(network, mean, 0.3, preconditioning=way))
     run = Run(score=model, recipe=Recipe(network="Mine", arguments={}, shape=shape, sampling=SAMPLING))
-    (path,) = ncsn.export(run, tmp_path / "it.onnx", precision="fp32")
+    (path,) = ncsn.export(run, tmp_path / "it.onnx")
     score, metadata = opened(path)
     for n in (1, 9):
         assert off(score(*noised(n, shape)), model(*noised(n, shape))) < 1e-4
     assert metadata["recipe"]["sampling"]["guidance"] == 1  # as the run itself, which has no guide of any kind
 
 
-def test_classes_are_where_they_were_and_weights_are_the_nearest_of_float16(tmp_path: Path) -> None:
+def test_classes_are_where_they_were(tmp_path: Path) -> None:
     run = small()
     run.model.autocast, digest = torch.bfloat16, run.digest  # which is not exported
     (path,) = ncsn.export(run, tmp_path / "it.onnx")
     assert (run.model.autocast, run.digest) == (torch.bfloat16, digest)
     run.model.autocast = None
     (computed, metadata), (x, sigma) = opened(path), noised(5, run.recipe.shape)
-    label, nearest = torch.tensor([2, -1, 0, 1, 2]), copy.deepcopy(run.model)
-    for weight in nearest.network.parameters():
-        weight.copy_(weight.half())
-    expected = nearest(x, sigma, label)
+    label = torch.tensor([2, -1, 0, 1, 2])
+    expected = run.model(x, sigma, label)
     assert off(computed(x, sigma, label), expected) < 1e-5
-    assert 1e-5 < off(run.model(x, sigma, label), expected) < 1e-2
     for k in (-1, 0, 1, 2):
         same, alone = label == k, computed(x, sigma, torch.full((5,), k))
         assert off(alone[same], expected[same]) < 1e-5
         assert off(alone[~same], expected[~same]) > 1e-3
-    assert (metadata["precision"], metadata["names"]) == ("fp16", list(SHARES))
+    assert metadata["names"] == list(SHARES)
     assert metadata["recipe"]["sampling"]["guide"] == "unconditional"  # as the run itself, without a smaller network
 
 
@@ -153,29 +143,23 @@ def test_the_command_writes_score_and_guide_and_what_sampling_needs(
     with pytest.raises(SystemExit, match="2"):  # its guide is there
         cli.main(["export", str(folder), str(out)])
     assert not out.exists()
-    cli.main(["export", str(folder), str(out), "--precision", "fp32", "--overwrite"])
-    assert re.fullmatch(r"(\S+: 0\.\d\d MB, compared with PyTorch\n){2}", capsys.readouterr().out)
+    cli.main(["export", str(folder), str(out), "--overwrite"])
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [str(out), str(beside)]
     metadata = {}
     for path, model in ((out, run.model), (beside, run.guide)):
         assert isinstance(model, ScoreModel)
         computed, metadata[path] = opened(path)
         assert off(computed(*noised(7, (2,))), model(*noised(7, (2,)))) < 1e-5
-    assert metadata[beside] == metadata[out] | {"part": "guide"}
+    assert metadata[beside] == metadata[out]
     assert metadata[out] == {
         "format": 1,
-        "ncsn": metadata[out]["ncsn"],
         "run": run.digest,
-        "part": "score",
-        "precision": "fp32",
         "recipe": json.loads(json.dumps(asdict(run.recipe))),
         "levels": run.recipe.sampling.ladder().tolist(),
         "names": [],
         "shift": [1500.0, 0.5],
         "scale": [700.0, 0.25],
     }
-    whole = out.stat().st_size
-    ncsn.export(replace(run, guide=None), out, overwrite=True)
-    assert whole - out.stat().st_size == pytest.approx(2 * run.parameters, rel=0.2)
 
 
 def test_a_file_that_is_off_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +174,7 @@ def test_a_file_that_is_off_is_not_written(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(exporting, "onnx_of", permuted)
     (tmp_path / "it.onnx").write_bytes(b"precious")
-    with pytest.raises(ValueError, match=r"the score's file would be \S+ off PyTorch; at most 0.0001"):
+    with pytest.raises(ValueError, match="off PyTorch"):
         ncsn.export(points(guided=False), tmp_path / "it.onnx", overwrite=True)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"precious"]
 
@@ -204,23 +188,21 @@ class Odd(nn.Module):
 
 def test_what_cannot_be_exported_is_one_line_and_no_file(tmp_path: Path) -> None:
     run, beyond = points(guided=False), points(guided=False)
-    beyond.model.get_parameter("network.output.bias").data += 70_000  # which float16 has not
+    beyond.model.get_parameter("network.output.bias").data += float("inf")
     recipe = replace(run.recipe, arguments={}, shares={}, network="Odd")
-    condition = run.posterior(lambda x: x, torch.zeros(run.recipe.shape), noise_std=1.0)
-    for refused, precision, complaint in (
-        (replace(run, score=GaussianScore(0, 1)), "fp16", "a ScoreModel is needed"),
-        (replace(run, guide=GaussianScore(0, 1)), "fp16", "a ScoreModel is needed"),
-        (condition, "fp16", "a posterior is no network"),
-        (Run(score=ScoreModel(Odd(), 0.4, 0.3), recipe=recipe), "fp32", r"^torch cannot export the score's [^\n]+$"),
-        (beyond, "fp16", "the score's file would be nan off PyTorch"),
-        (run, "bf16", "precision is bf16; allowed are fp16 and fp32"),
+    for refused, complaint in (
+        (replace(run, score=GaussianScore(0, 1)), "a ScoreModel is needed"),
+        (replace(run, guide=GaussianScore(0, 1)), "a ScoreModel is needed"),
+        (run.posterior(lambda x: x, torch.zeros(run.recipe.shape), noise_std=1.0), "a posterior is no network"),
+        (Run(score=ScoreModel(Odd(), 0.4, 0.3), recipe=recipe), r"^torch cannot export the network [^\n]+$"),
+        (beyond, "nan off PyTorch"),
     ):
         with unchecked(), pytest.raises(ValueError, match=complaint):
-            ncsn.export(refused, tmp_path / "it.onnx", precision=precision)  # type: ignore[arg-type]
+            ncsn.export(refused, tmp_path / "it.onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ValueError, match=r"export needs onnxscript: pip install 'ncsn\[export\]'"):
+    with pytest.raises(ValueError, match="export needs onnxscript"):
         ncsn.export(small(), tmp_path / "it.onnx")

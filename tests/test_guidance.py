@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -9,22 +10,21 @@ from learning import pictures, tiny, unlearned
 import ncsn
 from ncsn.data import Images as Pictures
 from ncsn.data import Labels, mnist
-from ncsn.evaluation import PIXELS, Features
+from ncsn.evaluation import Features
 from ncsn.learn import guidance
 from ncsn.learn.guidance import Trial, best
-from ncsn.learn.settings import Images
 from ncsn.run import Recipe
 from ncsn.samplers import Sampling
 
 CPU = torch.device("cpu")
 HELD_OUT = pictures().validation
 SAMPLING = Sampling(sigma_max=10.0, sigma_min=0.01, sampler="heun", levels=6, steps=1, eps=1e-5)
-RUN = ncsn.Run(score=zero_score, recipe=Recipe(network="UNet", arguments={}, shape=(1, 2, 2), sampling=SAMPLING))
+RUN = ncsn.Run(score=zero_score, recipe=Recipe(network="UNet", arguments={}, shape=(1, 10, 8), sampling=SAMPLING))
 
 
 def found(features: list[float | None], pixels: list[float]) -> list[Trial]:
     weights = (0.0, *guidance.WEIGHTS["smaller"])
-    return [Trial(weight=w, features=f, pixels=p) for w, f, p in zip(weights, features, pixels, strict=True)]
+    return [Trial(*row) for row in zip(weights, features, pixels, strict=True)]
 
 
 NONE: list[float | None] = [None] * 5
@@ -61,29 +61,22 @@ def test_samples_are_compared_at_every_weight_and_real_images_first(
     untrained: ncsn.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the same noise, of the same classes, the better the nearer the weight is to 1.5."""
-    sampling, calls, seen = untrained.recipe.sampling, [], []
+    calls, seen = [], []
 
     def embed(x: torch.Tensor) -> torch.Tensor:
         seen.append(x)
         return x.flatten(1).float()
 
-    features = replace(FLAT, embed=embed)
-    unguided, guided = guidance.at_guidance(sampling)
-    assert [*unguided, *guided] == sampling.ladder().tolist()
-    assert min(unguided) > sampling.guided_between[1] >= max(guided)
-
-    def sample(self: ncsn.Run, n: int, *, guidance: float, start: torch.Tensor, **how: Any) -> torch.Tensor:
-        calls.append((start, how))
+    def sample(self: ncsn.Run, n: int, *, guidance: float, **how: Any) -> torch.Tensor:
+        calls.append(how)
         real = HELD_OUT[-n:].float() / 255
-        return real + abs(guidance - 1.5) * (start - real).clamp(-0.5, 0.5)
+        return real + abs(guidance - 1.5) * (0.5 - real)
 
     monkeypatch.setattr(ncsn.Run, "sample", sample)
-    rows = list(guidance.trials(untrained, HELD_OUT, features, 18, seed=3))
-    assert [row.weight for row in rows] == [0.0, *guidance.WEIGHTS[sampling.guide]]
-    for start, how in calls:
-        assert (start is calls[0][0], how["levels"], how["seed"]) == (True, guided, 4)
-        assert how["label"] is calls[0][1]["label"]
-    label = calls[0][1]["label"]
+    rows = list(guidance.trials(untrained, HELD_OUT, replace(FLAT, embed=embed), 18, seed=3))
+    assert [row.weight for row in rows] == [0.0, *guidance.WEIGHTS[untrained.recipe.sampling.guide]]
+    label = calls[0]["label"]
+    assert all(how["seed"] == 3 and how["label"] is label for how in calls)
     assert label == "none" if isinstance(label, str) else len(label.unique()) == 3
     near = {row.weight: row for row in rows}
     assert near[1.5].pixels == pytest.approx(0, abs=2e-3), "the very images that samples are compared with"
@@ -93,39 +86,33 @@ def test_samples_are_compared_at_every_weight_and_real_images_first(
     assert torch.equal(seen[1], HELD_OUT[:18])
 
 
-def test_the_choice_is_the_best_trials_weight_and_printed_with_its_numbers(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = found([0.1, 0.5, 0.4, 0.3, 0.2], [0.03, 0.04, 0.04, 0.04, 0.041])
-    monkeypatch.setattr(guidance, "trials", lambda *_, seed: iter(rows))
-    held_out = torch.zeros(800, 1, 2, 2, dtype=torch.uint8)
-    assert guidance.chosen_weight(RUN, Images(steps=3), held_out, FLAT) == 2
-    assert {"0.2000", "(0.5000", "0.0410", "(0.0400"} <= set(capsys.readouterr().out.split())
-
-
 @pytest.mark.parametrize(
-    ("given", "trials"),
+    ("seen", "held_out", "trials"),
     [
-        ({"minutes": 100.0}, 1000),
-        ({"minutes": 60.0}, 800),
-        ({"minutes": 4.81}, 64),
-        ({"minutes": 4.79}, 0),  # too few samples would choose by chance
-        ({"steps": 5}, 256),
+        (10**9, 4000, 1000),
+        (10**9, 300, 100),
+        (96_000, 4000, 64),  # of an evaluation for every tenth image: 37.5 a sample, at four weights
+        (95_999, 4000, 0),  # too few samples would choose by chance
+        (10**9, 191, 0),
     ],
 )
-def test_trials_of_guidance_fit_into_their_share(
-    given: dict[str, Any], trials: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_trials_are_as_many_as_training_pays_for_and_the_best_weight_is_printed(
+    seen: int, held_out: int, trials: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An evaluation of an example takes a millisecond, one sample at all four weights 150; pixels are for nothing."""
-    monkeypatch.setattr(guidance, "seconds_of", lambda call, device: 64e-3 if call() is not None else 0.0)
+    made = found([0.1, 0.5, 0.4, 0.3, 0.2], [0.03, 0.04, 0.04, 0.04, 0.041])
+    counts: list[int] = []
+
+    def noted(run: ncsn.Run, images: torch.Tensor, features: Features, n: int, *, seed: int) -> Iterator[Trial]:
+        counts.append(n)
+        yield from made
+
+    monkeypatch.setattr(guidance, "trials", noted)
     monkeypatch.setattr(Sampling, "guided_nfe", 37.5)
-    held_out = torch.zeros(10_000, 1, 2, 2, dtype=torch.uint8)
-    assert guidance.affordable_trials(RUN, Images(**given), held_out, PIXELS) == trials
-    # Features of 20 images take as long as 64 evaluations, and a sample needs those of nine.
-    assert guidance.affordable_trials(RUN, Images(minutes=60.0), held_out, FLAT) == int(120 / (0.15 + 9 * 0.0032))
-    assert guidance.affordable_trials(RUN, Images(**given), held_out[:191], PIXELS) == 0
-    assert guidance.chosen_weight(RUN, Images(**given), held_out[:191], PIXELS) == 1
-    assert "too few held-out images" in capsys.readouterr().out
+    part = torch.zeros(held_out, 1, 10, 8, dtype=torch.uint8)
+    data = replace(pictures(labels=False), validation=part)
+    assert guidance.chosen_weight(RUN, data, FLAT, seen=seen, seed=0) == (2 if trials else 1)
+    assert counts == ([trials] if trials else [])
+    assert ("0.041" in capsys.readouterr().out) == (trials > 0)
 
 
 def test_features_are_those_of_the_datas_own_classes_if_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from unittest.mock import Mock, create_autospec
 
 import huggingface_hub
 import pytest
-import torch
 from huggingface_hub import HfApi, constants
 
 import ncsn
@@ -25,20 +24,16 @@ SENT = {"README.md", "config.json", "model.safetensors", "metrics.json", "evalua
 SENT |= {"guide/config.json", "guide/model.safetensors"}
 RECIPE = Recipe(
     network="UNet",
-    arguments={"image_channels": 1, "channels": (8, 8), "blocks": 1, "features": 8, "classes": 2},
+    arguments={"image_channels": 1, "channels": (8, 8), "blocks": 1, "features": 8},
     shape=(1, 8, 8),
     sampling=Sampling(sigma_max=5.0, sigma_min=0.01, sampler="dpmpp-sde", levels=5, steps=1, eps=5e-5, guidance=2.0),
-    shares={"cats": 0.75, "dogs": 0.25},
 )
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run with a guide, its data, its numbers, settings that name places, and files that are nobody's business."""
-    torch.manual_seed(0)
-    score, guide = (RECIPE.build(0.13, 0.31).requires_grad_(False).eval() for _ in range(2))
-    for parameter in (*score.parameters(), *guide.parameters()):
-        parameter.normal_(std=0.1)
+    score, guide = RECIPE.build(0.13, 0.31), RECIPE.build(0.2, 0.4)
     settings = {"dataset": "~/secret/pets", "more": "../secret/cats.zip", "other": "C:\\secret\\dogs", "size": "8x8"}
     folder = tmp_path / "run"
     Run(score=score, recipe=RECIPE, guide=guide, experiment="images", settings=settings).save(folder)
@@ -49,13 +44,9 @@ def run(tmp_path: Path) -> Path:
     for name in ("checkpoint.pt", "samples.png", "it.py", "README.md"):
         (folder / name).write_bytes(b"secret")
     storage.write_json(folder / "metrics.json", {"step": 1200, "bands": [1.0], "made_in": "runs/secret/it"})
-    evaluation: dict[str, Any] = {"run_digest": ncsn.load(folder).digest, "data": "/home/secret/pets", "n": 400}
-    evaluation |= {"comparable": False, "features": "classifier"}
-    evaluation["metrics"] = {
-        "kernel_distance": {"generated": 3.25, "held_out": 0.5, "training": 0.4, "ratio": 6.5},
-        "confident": {"generated": 0.8, "held_out": 0.99, "training": 0.98},
-    }
-    storage.write_json(folder / "evaluation.json", evaluation)
+    storage.write_json(
+        folder / "evaluation.json", {"run_digest": ncsn.load(folder).digest, "data": "/home/secret/pets", "n": 400}
+    )
     return folder
 
 
@@ -68,22 +59,19 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Mock:
     def create(model: str, *, private: bool, exist_ok: bool) -> None:
         if model == "ada/broken":
             raise RuntimeError("500 Server Error\n\nThe hub is down")
+        assert exist_ok
         models.setdefault(model, private)
 
-    def upload(*, folder_path: Path, **_: Any) -> SimpleNamespace:
-        api.sent = contents(folder_path)
+    def upload(*, folder_path: str, **_: Any) -> SimpleNamespace:
+        files = (path for path in Path(folder_path).rglob("*") if path.is_file())
+        api.sent = {path.relative_to(folder_path).as_posix(): path.read_bytes() for path in files}
         return SimpleNamespace(oid="c0ffee")
 
-    api.repo_exists.side_effect = models.__contains__
     api.create_repo.side_effect = create
     api.model_info.side_effect = lambda model: SimpleNamespace(private=models[model])
     api.upload_folder.side_effect = upload
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda *, token: api if token else None)
     return api
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *args: str) -> str:
@@ -96,87 +84,53 @@ def refusal(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     return printed.err
 
 
-def test_a_push_sends_a_run_privately_and_nothing_else(
+def test_a_push_sends_a_run_privately_and_nothing_else_and_replaces_another(
     hub: Mock, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cli.main(["push", str(run), "ada/new", "--dry-run", str(tmp_path / "look")])
-    assert not hub.method_calls
     cli.main(["push", str(run), "ada/new"])
     assert "hf://ada/new@c0ffee" in capsys.readouterr().out
     assert hub.create_repo.call_args.kwargs["private"]
     assert hub.sent.keys() == set(SHARED) == SENT
-    assert contents(tmp_path / "look") == hub.sent
     for name in ("model.safetensors", "guide/model.safetensors"):
         assert hub.sent[name] == (run / name).read_bytes()
     assert not [name for name, content in hub.sent.items() if b"secret" in content]
-    here, there = ncsn.load(run, device="cpu"), ncsn.load(tmp_path / "look", device="cpu")
+    card = hub.sent["README.md"].decode()
+    assert huggingface_hub.ModelCard(card).data.to_dict() == {"library_name": "ncsn"}
+    assert "hf://ada/new" in card
+    for name, content in hub.sent.items():
+        (tmp_path / "there" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "there" / name).write_bytes(content)
+    here, there = ncsn.load(run, device="cpu"), ncsn.load(tmp_path / "there", device="cpu")
     assert (there.digest, there.experiment) == (here.digest, "images")
     assert there.settings == {"dataset": "pets", "more": "cats.zip", "other": "dogs", "size": "8x8"}
     assert here.origin is not None
     assert there.origin == replace(here.origin, dataset="pets.zip")
-
-
-def test_a_run_replaces_another_and_leaves_what_is_no_part_of_one(hub: Mock, run: Path) -> None:
-    cli.main(["push", str(run), "ada/open", "--public", "--overwrite"])
+    runs.write_model(run, RECIPE.build(0.1, 0.3))  # training goes on: the evaluation is of other weights
+    cli.main(["push", str(run), "ada/open", "--public"])
     assert not hub.create_repo.call_args.kwargs["private"]
     asked = hub.upload_folder.call_args.kwargs
     assert (asked["repo_id"], asked["allow_patterns"], asked["delete_patterns"]) == ("ada/open", SHARED, SHARED)
-
-
-def test_the_card_runs_and_has_numbers_beside_their_floors_but_of_other_weights(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cli.main(["push", str(run), "ada/pets", "--dry-run", str(tmp_path / "look"), "--licence", "mit"])
-    card = (tmp_path / "look" / "README.md").read_text()
-    assert huggingface_hub.ModelCard(card).data.to_dict() == {
-        "library_name": "ncsn",
-        "license": "mit",
-        "pipeline_tag": "unconditional-image-generation",
-        "tags": ["score-matching", "ncsn"],
-    }
-    for words in ("# pets", "`pets.zip`", "1 × 8 × 8", "`cats`, `dogs`", "400 samples, too few", "`classifier`"):
-        assert words in card
-    assert "| kernel_distance | 3.25 | 0.5 | 0.4 |\n| confident | 0.8 | 0.99 | 0.98 |" in card
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path / "look"))
-    drawn: dict[str, Any] = {}
-    exec(card.split("```python\n")[1].split("```")[0], drawn)
-    assert drawn["x"].shape == (16, 1, 8, 8)
-    runs.write_model(run, RECIPE.build(0.13, 0.31))  # training goes on: the evaluation is of other weights
-    cli.main(["push", str(run), "ada/pets", "--dry-run", str(tmp_path / "later")])
+    assert hub.sent.keys() == SENT - {"evaluation.json"}
     assert "evaluation.json is left out" in capsys.readouterr().err
-    later = contents(tmp_path / "later")
-    assert later.keys() == SENT - {"evaluation.json"}
-    assert b"Not evaluated." in later["README.md"]
-    assert b"license" not in later["README.md"]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "content", "part"),
     [
-        ("ada/pets", "it is there already; give --overwrite"),
-        ("ada/pets --overwrite --public", "it is private"),
-        ("ada/open --overwrite", "it is public"),
-        ("ada/broken", "hf://ada/broken: 500 Server Error The hub is down"),
-        ("pets", "user/model is needed"),
-        ("../x", "user/model is needed"),
-        ("ada/new --licence My", "a name like mit"),
-        ("ada/new --dry-run .", "--dry-run needs a new folder"),
+        ("ada/pets --public", None, "private"),
+        ("ada/open", None, "private"),
+        ("ada/broken", None, "hf://ada/broken: 500 Server Error The hub is down"),
+        ("ada/pets", "[]", "evaluation.json"),
+        ("ada/pets", "3", "evaluation.json"),
     ],
 )
 def test_a_push_that_is_refused_is_one_line_and_sends_nothing(
-    hub: Mock, run: Path, capsys: pytest.CaptureFixture[str], words: str, said: str
+    hub: Mock, run: Path, capsys: pytest.CaptureFixture[str], words: str, content: str | None, part: str
 ) -> None:
-    assert said in refusal(capsys, "push", str(run), *words.split())
+    if content is not None:
+        (run / "evaluation.json").write_text(content)
+    assert part in refusal(capsys, "push", str(run), *words.split())
     assert not hub.upload_folder.called
-
-
-@pytest.mark.parametrize("content", ['{"n": 4}', "[]", "3"])
-def test_a_broken_evaluation_is_one_line(
-    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str
-) -> None:
-    (run / "evaluation.json").write_text(content)
-    assert "evaluation.json" in refusal(capsys, "push", str(run), "ada/pets", "--dry-run", str(tmp_path / "look"))
-    assert not (tmp_path / "look").exists()
 
 
 def test_only_parts_of_a_run_are_fetched_of_the_revision_that_is_named(
@@ -184,10 +138,10 @@ def test_only_parts_of_a_run_are_fetched_of_the_revision_that_is_named(
 ) -> None:
     download = create_autospec(huggingface_hub.snapshot_download, return_value=str(run))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    for place, revision in {"": None, "@refs/pr/1": "refs/pr/1"}.items():
-        for name in (f"hf://ada/pets{place}", Path(f"hf://ada/pets{place}")):
-            assert ncsn.load(name).digest == ncsn.load(run).digest
-            download.assert_called_with("ada/pets", revision=revision, allow_patterns=SHARED)
+    assert ncsn.load("hf://ada/pets").digest == ncsn.load(run).digest
+    download.assert_called_with("ada/pets", revision=None, allow_patterns=SHARED)
+    assert ncsn.load(Path("hf://ada/pets@refs/pr/1")).digest == ncsn.load(run).digest
+    download.assert_called_with("ada/pets", revision="refs/pr/1", allow_patterns=SHARED)
 
 
 @pytest.mark.parametrize("model", ["ada/cars", "ada/pets@v2", "ada/pets/guide", "ada--x/pets", "../../run"])

@@ -9,8 +9,8 @@ from helpers import GaussianScore, z_score
 from torch import Generator, Tensor
 
 from ncsn.distributions import GaussianMixture
-from ncsn.likelihood import LogDensities, bits_per_dimension, joined, log_prob
-from ncsn.score import Counted, Score
+from ncsn.likelihood import bits_per_dimension, log_prob
+from ncsn.score import Counted, Score, Sigma
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]).double(), 0.5, torch.tensor([0.3, 0.7]).double())
 
@@ -35,14 +35,11 @@ def test_images_of_another_mean_at_every_pixel(generator: Generator) -> None:
     mean = torch.randn(2, 2, 3, generator=generator, dtype=torch.float64)
     truth = GaussianMixture(mean.flatten()[None], 0.5)
     x = mean + torch.randn(4, 2, 2, 3, generator=generator, dtype=torch.float64)
-    estimate = log_prob(
-        lambda x, sigma: truth(x.flatten(1), sigma).view_as(x),
-        x,
-        sigma_max=300,
-        sigma_min=0.1,
-        mean=mean,
-        tolerance=1e-6,
-    )
+
+    def score(x: Tensor, sigma: Sigma, /) -> Tensor:
+        return truth(x.flatten(1), sigma).view_as(x)
+
+    estimate = log_prob(score, x, sigma_max=300, sigma_min=0.1, mean=mean, tolerance=1e-6)
     torch.testing.assert_close(estimate.log_prob, truth.log_prob(x.flatten(1), 0.1), rtol=0, atol=1e-3)
 
 
@@ -112,31 +109,21 @@ def test_everything_may_be_made_in_inference_mode() -> None:
         mixture = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]), 0.5)
         return log_prob(mixture, torch.tensor([[0.5, 0.5], [-1.0, 2.0]]), sigma_max=50, sigma_min=0.1).log_prob
 
-    expected = densities()
     with torch.inference_mode():
         again = densities()
-        assert torch.equal(again, expected)
+    assert torch.equal(again, densities())
     assert not again.is_inference()  # so that it can be differentiated, or changed, afterwards
 
 
-def test_points_may_be_numbers_or_none(generator: Generator) -> None:
+def test_points_may_be_numbers(generator: Generator) -> None:
     x = torch.randn(5, generator=generator, dtype=torch.float64)
     column = log_prob(GaussianScore(0, 1), x[:, None], sigma_max=50, sigma_min=0.1)
     for probes in (None, 3):
         numbers = log_prob(GaussianScore(0, 1), x, sigma_max=50, sigma_min=0.1, probes=probes, generator=generator)
         torch.testing.assert_close(numbers.log_prob, column.log_prob, rtol=0, atol=5e-4)
-    none = log_prob(GaussianScore(0, 1), x[:0], sigma_max=50, sigma_min=0.1).log_prob
-    assert (none.shape, none.dtype) == ((0,), torch.float64)
 
 
-def test_parts_are_joined_in_their_order_and_densities_cost_bits() -> None:
-    parts = [
-        LogDensities(torch.tensor([0.0]), torch.tensor([2.0]), 30),
-        LogDensities(torch.tensor([100 * math.log(2), -1.0]), torch.tensor([4.0, 6.0]), 20),
-    ]
-    whole = joined(parts)
-    assert [float(whole.log_prob[2]), *whole.standard_error.tolist(), whole.nfe] == [-1, 2, 4, 6, 30]
-    # Density 1 on the unit cube costs a byte; 2^100 in 100 dimensions one bit less.
-    torch.testing.assert_close(bits_per_dimension(whole.log_prob[:2], 100), torch.tensor([8.0, 7.0]))
-    with pytest.raises(ValueError, match="no log densities"):
-        joined([])
+def test_densities_cost_bits() -> None:
+    """Density 1 on the unit cube costs a byte; 2^100 in 100 dimensions one bit less."""
+    log_densities = torch.tensor([0.0, 100 * math.log(2)])
+    torch.testing.assert_close(bits_per_dimension(log_densities, 100), torch.tensor([8.0, 7.0]))

@@ -10,22 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from ncsn.noise import (
-    Geometric,
-    Karras,
-    LogNormal,
-    LogUniform,
-    langevin_eps,
-    largest_distance,
-    level_ratio,
-    suggest_noise,
-)
+import ncsn
+from ncsn.noise import langevin_eps, largest_distance, level_ratio
 
 
 @given(st.floats(0.1, 100), st.floats(1e-3, 0.1), st.integers(2, 50), st.floats(1, 9))
 def test_ladders_descend_in_equal_steps(high: float, low: float, levels: int, rho: float) -> None:
     """Of ln σ, and of σ^(1/ρ)."""
-    geometric, karras = Geometric(high, low, levels).sigmas(), Karras(high, low, levels, rho).sigmas()
+    geometric, karras = ncsn.Geometric(high, low, levels).sigmas(), ncsn.Karras(high, low, levels, rho).sigmas()
     for ladder, steps in ((geometric, geometric.log().diff()), (karras, (karras.double() ** (1 / rho)).diff())):
         assert len(ladder) == levels
         torch.testing.assert_close(ladder[[0, -1]], torch.tensor([high, low]))
@@ -33,12 +25,12 @@ def test_ladders_descend_in_equal_steps(high: float, low: float, levels: int, rh
 
 
 def test_one_level_is_the_smallest_and_rho_is_seven() -> None:
-    assert Geometric(5.0, 0.5, 1).sigmas().tolist() == Karras(5.0, 0.5, 1).sigmas().tolist() == [0.5]
-    assert Karras(5.0, 0.5, 4) == Karras(5.0, 0.5, 4, 7.0)
+    assert ncsn.Geometric(5.0, 0.5, 1).sigmas().tolist() == ncsn.Karras(5.0, 0.5, 1).sigmas().tolist() == [0.5]
+    assert ncsn.Karras(5.0, 0.5, 4) == ncsn.Karras(5.0, 0.5, 4, 7.0)
 
 
 def test_geometric_sample_draws_every_level_equally(generator: Generator) -> None:
-    noise = Geometric(10.0, 0.1, 4)
+    noise = ncsn.Geometric(10.0, 0.1, 4)
     drawn = noise.sample(20_000, generator=generator)
     assert all(abs(z_score((drawn == sigma).float(), 0.25)) < 4 for sigma in noise.sigmas())
 
@@ -46,12 +38,12 @@ def test_geometric_sample_draws_every_level_equally(generator: Generator) -> Non
 @pytest.mark.parametrize(
     ("noise", "quantile"),
     [
-        (LogNormal(-0.4, 1.2, 1e9, 1e-9), lambda sigma: torch.special.ndtr((sigma.double().log() + 0.4) / 1.2)),
-        (LogUniform(5.0, 0.1), lambda sigma: (sigma.double() / 0.1).log() / math.log(50)),
+        (ncsn.LogNormal(-0.4, 1.2, 1e9, 1e-9), lambda sigma: torch.special.ndtr((sigma.double().log() + 0.4) / 1.2)),
+        (ncsn.LogUniform(5.0, 0.1), lambda sigma: (sigma.double() / 0.1).log() / math.log(50)),
     ],
 )
 def test_proposals_are_stratified(
-    noise: LogNormal | LogUniform, quantile: Callable[[Tensor], Tensor], generator: Generator
+    noise: ncsn.LogNormal | ncsn.LogUniform, quantile: Callable[[Tensor], Tensor], generator: Generator
 ) -> None:
     """One draw in each n-th of the distribution, in random order, and each position has all of it."""
     strata = (quantile(noise.sample(64, generator=generator)) * 64).floor().tolist()
@@ -63,25 +55,23 @@ def test_proposals_are_stratified(
 
 
 def test_proposals_stay_within_their_ends(generator: Generator) -> None:
-    drawn = LogNormal(0.0, 3.0, 2.0, 0.5).sample(1000, generator=generator)
+    drawn = ncsn.LogNormal(0.0, 3.0, 2.0, 0.5).sample(1000, generator=generator)
     assert [float(drawn.min()), float(drawn.max())] == [0.5, 2.0]
-    assert LogUniform(0.2, 0.2).sample(3).tolist() == pytest.approx([0.2] * 3)
+    assert ncsn.LogUniform(0.2, 0.2).sample(3).tolist() == pytest.approx([0.2] * 3)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Geometric(1.0, 2.0, 3), "sigma_max >= sigma_min > 0"),
-        (lambda: Geometric(math.inf, 1.0, 3), "sigma_max, sigma_min are inf"),
-        (lambda: Geometric(1.0, 0.1, 0), "levels is 0"),
-        (lambda: Karras(0.1, 0.5, 3), "sigma_max >= sigma_min"),
-        (lambda: Karras(5.0, 0.5, 3, rho=0.0), "rho is 0"),
-        (lambda: LogUniform(0.1, 0.0), "sigma_max >= sigma_min"),
-        (lambda: LogNormal(0.0, 0.0, 1.0, 0.1), "std is 0"),
-        (lambda: LogNormal(0.0, 1.0, 0.1, 1.0), "sigma_max >= sigma_min > 0"),
-        (lambda: suggest_noise(torch.zeros(5, 2)), "no two different examples"),
-        (lambda: suggest_noise(torch.zeros(0, 2)), "no two different examples"),
-        (lambda: suggest_noise(torch.tensor([[0.0, math.nan], [1.0, 2.0]])), "data has 1 numbers that are NaN"),
+        (lambda: ncsn.Geometric(1.0, 2.0, 3), "sigma_max >= sigma_min > 0"),
+        (lambda: ncsn.Geometric(math.inf, 1.0, 3), "sigma_max, sigma_min are inf"),
+        (lambda: ncsn.Geometric(1.0, 0.1, 0), "levels is 0"),
+        (lambda: ncsn.Karras(0.1, 0.5, 3), "sigma_max >= sigma_min"),
+        (lambda: ncsn.LogUniform(0.1, 0.0), "sigma_max >= sigma_min"),
+        (lambda: ncsn.LogNormal(0.0, 1.0, 0.1, 1.0), "sigma_max >= sigma_min > 0"),
+        (lambda: ncsn.suggest_noise(torch.zeros(5, 2)), "no two different examples"),
+        (lambda: ncsn.suggest_noise(torch.zeros(0, 2)), "no two different examples"),
+        (lambda: ncsn.suggest_noise(torch.tensor([[0.0, math.nan], [1.0, 2.0]])), "all of them finite"),
     ],
 )
 def test_refuses(make: Callable[[], object], message: str) -> None:
@@ -128,7 +118,7 @@ def test_a_suggestion_follows_the_techniques_and_says_why(generator: Generator) 
     """Coordinates of other ranges: the largest range, 4, is what σ_min is a hundredth of."""
     data = torch.rand(300, 8, 8, generator=generator) * torch.linspace(0.5, 4, 8)
     for sigma_min, expected in ((None, 0.04), (0.1, 0.1)):
-        suggestion = suggest_noise(data, sigma_min=sigma_min, steps=3)
+        suggestion = ncsn.suggest_noise(data, sigma_min=sigma_min, steps=3)
         noise = suggestion.noise
         assert noise.sigma_min == pytest.approx(expected, rel=0.02)
         assert noise.sigma_max == pytest.approx(float(torch.cdist(data.flatten(1), data.flatten(1)).max()), rel=1e-4)

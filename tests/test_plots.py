@@ -10,12 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ncsn import evaluation, plots
-from ncsn.data import Images
+from ncsn import plots
 from ncsn.distributions import GaussianMixture
-from ncsn.evaluation import Evaluation, Features
 from ncsn.samplers import Step
-from ncsn.training import Row
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 1.0], [3.0, 0.0]]), 0.7)
 POINTS = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.25]])
@@ -30,20 +27,8 @@ def steps(channels: int) -> list[Step]:
     return [Step(sigma, pixels(9, channels, i) / 255) for i, sigma in enumerate((2.0, 1.0, 0.5, 0.0))]
 
 
-def losses(*rows: int) -> list[Row]:
-    kinds = [{"loss": 1 / i, "bands": [], "validation_loss": 2 / i, "validation_bands": [3 / i, None]} for i in rows]
-    return [Row(step=i, **kind) for i, kind in zip(rows, kinds, strict=True)]  # type: ignore[arg-type]
-
-
-def judged(channels: int, classes: tuple[str, ...]) -> Evaluation:
-    def head(seen: Tensor) -> Tensor:
-        return seen[:, :1] * torch.arange(float(len(classes)))
-
-    four = Features(
-        name="four", embed=lambda x: x.flatten(1)[:, :4] / 255, head=head if classes else None, classes=classes
-    )
-    images = Images(pixels(20, channels, 1), pixels(20, channels, 2), pixels(20, channels, 3))
-    return evaluation.evaluate(pixels(20, channels), images, four)
+def losses(*rows: int) -> list[dict[str, Any]]:
+    return [{"step": i, "loss": 1 / i, "validation_loss": 2 / i, "validation_bands": [3 / i, None]} for i in rows]
 
 
 @pytest.mark.parametrize(("channels", "seen"), [(1, 1), (2, 1), (3, 3), (5, 3)])
@@ -112,24 +97,10 @@ def test_loss_curves_show_every_row() -> None:
     assert all(line.get_xdata().tolist() == [1, 2, 4] for line in (*left.lines, *right.lines))
 
 
-@pytest.mark.parametrize(
-    ("channels", "classes"), [(1, ()), (3, ("a$", "b", "$c$")), (5, tuple(f"class {i}" for i in range(40)))]
-)
-def test_the_page_of_an_evaluation(channels: int, classes: tuple[str, ...]) -> None:
-    samples, near, found = pixels(20, channels), pixels(20, channels, 1), judged(channels, classes)
-    figure: Any = plots.evaluation_page(samples, near, found)
-    figure.draw_without_rendering()
-    pairs = torch.cat([samples[:10], near[:10], samples[10:], near[10:]])
-    assert np.array_equal(figure.axes[0].images[0].get_array(), np.asarray(plots.image_grid(pairs)))
-    heights = [bar.get_height() for bar in figure.axes[-1].patches]
-    ratios = [metric.ratio for metric in found.metrics.values() if metric.ratio]
-    assert heights == pytest.approx(ratios)
-    assert len(figure.axes) == (3 if classes else 2)
-    if classes:
-        bars = [bar.get_height() for bar in figure.axes[1].patches]
-        assert bars == pytest.approx(found.held_out_histogram + found.generated_histogram)
-    if len(classes) == 3:
-        assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == list(classes)
+def test_pairs_are_above_each_other() -> None:
+    above, below = pixels(6, 3), pixels(6, 3, 1)
+    pairs = torch.cat([above[:3], below[:3], above[3:], below[3:]])
+    assert plots.image_pairs(above, below, columns=3).tobytes() == plots.image_grid(pairs, columns=3).tobytes()
 
 
 def test_the_page_of_a_posterior() -> None:
@@ -155,9 +126,8 @@ def test_whatever_a_users_matplotlibrc_says_every_plot_is_written_to_a_path_as_a
         plots.scatter_panels([[("a", POINTS)]], place + "scatter.pdf")
         plots.score_field(MIXTURE, MIXTURE, [0.5], POINTS, place + "field.png")
         plots.loss_curves(losses(1, 2), ["low", "high"], place + "loss.svg")
-        plots.evaluation_page(pixels(10, 1), pixels(10, 1), judged(1, ("a$b$",)), place + "page.png")
         plots.posterior_page(None, steps(1)[0].x[0], steps(1)[0].x, place + "posterior.png")
-    assert len(list(tmp_path.iterdir())) == 8
+    assert len(list(tmp_path.iterdir())) == 7
     for name, frames in (("points.gif", 3), ("evolution.gif", 4)):
         with Image.open(place + name) as image:
             assert getattr(image, "n_frames", 0) == frames

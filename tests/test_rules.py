@@ -5,21 +5,33 @@ import pytest
 import torch
 from learning import pictures
 
-from ncsn import MLP, noise
+import ncsn
 from ncsn.data import Images as Pictures
 from ncsn.data import mnist
 from ncsn.learn import rules
-from ncsn.learn.rules import Facts
 from ncsn.learn.settings import Images, ResolvedImages
-from ncsn.samplers import METHODS
+from ncsn.samplers import METHODS, Sampling
 from ncsn.training import Budget
 
 CPU = torch.device("cpu")
 
 
-def facts(**changes: object) -> Facts:
-    known = {"n": 1000, "shape": (1, 28, 28), "std": 0.3, "leading_std": 2.0, "detail": 0.2, "averaging": 0.75}
-    return Facts(**(known | changes))  # type: ignore[arg-type]
+def settle(data: Pictures | None = None, **given: Any) -> ResolvedImages:
+    return rules.resolve(Images(**given), data or pictures(), CPU)
+
+
+def sampled(data: Pictures | None = None, **given: Any) -> Sampling:
+    """How the run would be sampled, by its recipe."""
+    data = data or pictures()
+    return rules.recipes(settle(data, **({"channels": (8,)} | given)), data)[0].sampling
+
+
+def in_size(shape: tuple[int, int, int]) -> Pictures:
+    """Images of another shape."""
+    small = pictures(labels=False)
+    parts = (part.repeat(1, shape[0], 5, 13)[..., : shape[1], : shape[2]] for part in (small.train, small.validation))
+    train, validation = parts
+    return Pictures(train, validation, validation)
 
 
 def test_directions_examples_and_neighbours_are_measured(generator: torch.Generator) -> None:
@@ -39,31 +51,47 @@ def test_directions_examples_and_neighbours_are_measured(generator: torch.Genera
 
 
 def test_mnist_gets_what_was_tuned_on_it() -> None:
-    images = mnist()
-    digits = Facts.of(images.train, images.statistics[1])
-    assert (digits.sigma_max, digits.sigma_min) == (10, 0.01)
-    assert 0.6 <= digits.averaging <= 0.8
-    assert digits.log_sigma_mean == pytest.approx(-0.4, abs=0.1)
-    assert rules.guided_between(digits.log_sigma_mean) == pytest.approx((0.2, 1.5), rel=0.1)
-    assert METHODS["dpmpp-sde"].suited(digits.sigma_max, digits.sigma_min) == 30
-    assert (facts(leading_std=17.3).sigma_max, facts(std=0.02).sigma_min) == (78, 0.001)
+    settings = settle(mnist(), channels=(8,))
+    assert (settings.sigma_max, settings.sigma_min) == (10, 0.01)
+    assert settings.log_sigma_mean == pytest.approx(-0.4, abs=0.1)
+    assert rules.guided_between(settings.log_sigma_mean) == pytest.approx((0.2, 1.5), rel=0.1)
+    assert 0.6 <= rules.averaging_level(mnist().train) <= 0.8
+    assert METHODS["dpmpp-sde"].suited(10, 0.01) == 30
+    assert [rules.log_sigma_mean(*pair) for pair in ((0.2, 0.3), (0.0, 0.3), (0.01, 0.3))] == [-0.31, 0.5, -2]
+    dark = replace(pictures(labels=False), train=pictures().train // 8)
+    assert settle(dark, channels=(8,)).sigma_min == float(f"{dark.statistics[1] / 20:.1g}") < 0.01
 
 
 @pytest.mark.parametrize(
-    ("shape", "speed", "seconds", "widths"),
+    ("shape", "fast", "given", "widths"),
     [
-        ((1, 28, 28), "fast", 600, (64, 128)),
-        ((1, 28, 28), "slow", None, (32, 64)),  # as if it were ten minutes
-        ((1, 28, 28), "slow", 1800, (64, 128)),
-        ((1, 28, 28), "slow", 240, (16, 32)),
-        ((3, 32, 32), "slow", 600, (32, 64)),  # by 111,000 images twice as near to CIFAR-10 as a quarter by 289,000
-        ((3, 40, 100), "cuda", 600, (64, 128, 256, 256)),
+        ((1, 28, 28), True, {}, (64, 128)),
+        ((1, 28, 28), False, {"steps": 5}, (32, 64)),  # as if it were ten minutes
+        ((1, 28, 28), False, {"minutes": 29.0}, (32, 64)),
+        ((1, 28, 28), False, {"minutes": 30.0}, (64, 128)),
+        ((1, 28, 28), False, {"minutes": 4.0}, (16, 32)),
+        ((3, 32, 32), False, {}, (32, 64)),  # by 111,000 images twice as near to CIFAR-10 as a quarter by 289,000
+        ((3, 40, 100), True, {"minutes": 200.0}, (64, 128, 256, 256)),
+        ((1, 28, 28), True, {"network": "refinenet"}, (64,)),
+        ((1, 28, 28), True, {"channels": (8, 8)}, (8, 8)),
     ],
 )
 def test_widths_suit_the_images_the_machine_and_the_time(
-    shape: tuple[int, int, int], speed: str, seconds: float | None, widths: tuple[int, ...]
+    shape: tuple[int, int, int],
+    fast: bool,
+    given: dict[str, Any],
+    widths: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert rules.channels(shape, rules.SPEEDS[speed], seconds) == widths
+    monkeypatch.setattr("ncsn.machine.hardware.fast_bfloat16", lambda _: fast)
+    assert settle(in_size(shape), posterior_above=9.0, **given).channels == widths
+
+
+def test_batches_are_large_where_training_sees_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    for fast, given, size in ((True, {}, 128), (False, {}, 64), (False, {"channels": (8, 8)}, 128)):
+        monkeypatch.setattr("ncsn.machine.hardware.fast_bfloat16", lambda _, fast=fast: fast)
+        assert settle(in_size((1, 28, 28)), posterior_above=9.0, **given).batch_size == size
+    assert settle(batch_size=999).batch_size == 300, "all there are"
 
 
 @pytest.mark.parametrize(
@@ -81,56 +109,46 @@ def test_posterior_targets_begin_where_examples_are_averaged_if_they_are_cheap(
     n: int, work: float, bottom: float, above: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``work``: the network's arithmetic over what pays for two products with all examples."""
+    monkeypatch.setattr(rules, "averaging_level", lambda _: 0.75)
     monkeypatch.setattr(rules, "arithmetic", lambda *_: work * 4 * n * 28**2 / (0.4 * 3))
-    assert facts(n=n).posterior_above(torch.nn.Identity(), noise.LogUniform(9, bottom)) == above
+    images, noise = torch.zeros(1, 1, 28, 28, dtype=torch.uint8).expand(n, -1, -1, -1), ncsn.LogUniform(9, bottom)
+    assert rules.posterior_above(images, torch.nn.Identity(), noise, 9.0, mirrored=False) == above
+    half = images[: n // 2]
+    assert rules.posterior_above(half, torch.nn.Identity(), noise, 9.0, mirrored=True) == above, "twice as many"
 
 
 def test_arithmetic_is_that_of_matrix_products() -> None:
-    network = MLP(3, 8, 2)
+    network = ncsn.MLP(3, 8, 2)
     assert rules.arithmetic(network, (3,)) == 2 * sum(p.numel() for p in network.parameters() if p.ndim == 2)
-
-
-def settle(data: Pictures | None = None, **given: Any) -> ResolvedImages:
-    return rules.resolve(Images(**given), data or pictures(), CPU)
-
-
-def test_width_and_batch_suit_the_machine_unless_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = pictures()
-    large, held_out, test = (
-        part.repeat(1, 1, 3, 4)[..., :28, :28] for part in (small.train, small.validation, small.test)
-    )
-    data = Pictures(large, held_out, test)
-    for fast, widths, batch in ((True, (64, 128), 128), (False, (32, 64), 64)):
-        monkeypatch.setattr("ncsn.machine.hardware.fast_bfloat16", lambda _, fast=fast: fast)
-        default = settle(data)
-        assert (default.channels, default.batch_size) == (widths, batch)
-        assert settle(data, steps=5).channels == settle(data, minutes=29.0).channels == widths
-        assert settle(data, minutes=30.0).channels == (64, 128)
-        assert settle(data, channels=(8, 8)).batch_size == 128, "which sees many images on any machine"
-        assert settle(data, network="refinenet").channels == (64,)
 
 
 def test_samplers_get_the_levels_and_steps_that_suit_them() -> None:
     data = pictures(labels=False)
-    default = settle(data, channels=(8,))
+    default = sampled(data)
     usual = METHODS["dpmpp-sde"].suited(default.sigma_max, default.sigma_min)
-    assert (default.levels, default.langevin_steps, default.guidance) == (usual, 1, "chosen")
+    assert (default.levels, default.steps, default.guidance) == (usual, 1, 1.0)
     assert default.eps == default.sigma_min**2 / 2
-    assert settle(channels=(8,)).levels == round(0.4 * usual), "classes need fewer"
-    assert settle(channels=(8,), proposal="geometric").levels == usual, "which are those to learn, too"
-    annealed = settle(data, channels=(8,), sampler="annealed", sigma_max=10.0)
-    assert (annealed.levels, annealed.langevin_steps, annealed.guidance) == (100, 2, 1.0)
+    assert sampled().levels == round(0.4 * usual), "classes need fewer"
+    assert sampled(levels=7).levels == 7
+    assert sampled(proposal="geometric").levels == usual, "which are those to learn, too"
+    assert sampled(sampler="heun").levels == METHODS["heun"].suited(default.sigma_max, default.sigma_min)
+    annealed = sampled(data, sampler="annealed", sigma_max=10.0)
+    assert (annealed.levels, annealed.steps, settle(data, sampler="annealed").guidance) == (100, 2, 1.0)
+    assert sampled(sampler="langevin", levels=9).levels == 1
+    learned = rules.noise_of(settle(data, proposal="geometric", levels=9))
+    assert learned == ncsn.Geometric(default.sigma_max, default.sigma_min, 9)
 
 
 @pytest.mark.parametrize("useless", [{"langevin_steps": 3}, {"network": "refinenet", "blocks": 1}])
 def test_options_without_an_effect_are_refused(useless: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=list(useless)[-1]):
-        settle(**useless)
+    with pytest.raises(ValueError, match="blocks" if "blocks" in useless else "steps is 3"):
+        sampled(**useless)
 
 
 def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_own() -> None:
     data = pictures(labels=False)
     settings = settle(data, channels=(24, 1))
+    assert settings.guidance == "chosen"
     recipe, guide = rules.recipes(settings, data)
     assert recipe.arguments == {"image_channels": 1, "channels": (24, 1), "blocks": 2, "features": 24}
     assert guide is not None
@@ -150,8 +168,8 @@ def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_ow
     [
         (3, {}, True, ""),
         (15, {}, True, ""),
-        (16, {}, False, "16 classes, 300"),
-        (1, {}, False, "1 classes"),
+        (16, {}, False, "20 images"),
+        (1, {}, False, "20 images"),
         (3, {"classes": False}, False, ""),
         (3, {"network": "refinenet"}, False, "only unet can"),
         (0, {}, False, ""),
@@ -169,39 +187,20 @@ def test_classes_are_learned_where_there_are_some_of_enough_images(
     assert bool(said) == bool(printed)
 
 
-def test_mirrored_images_count_where_targets_are_priced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Facts, "posterior_above", lambda self, network, proposal: float(self.n))
-    assert [settle(channels=(8,), flip=flip).posterior_above for flip in (False, True)] == [300, 600]
-    assert settle(channels=(8,), posterior_above=0.7).posterior_above == 0.7
-
-
 @pytest.mark.parametrize(
-    ("given", "slow", "compiles", "thorough"),
-    [
-        ({"minutes": 3.9}, False, False, False),
-        ({"minutes": 4.0}, False, True, False),
-        ({"minutes": 6.0, "compile": False}, False, False, True),
-        ({"minutes": 29.9}, True, True, False),
-        ({"minutes": 30.0}, True, True, True),
-        ({"steps": 999}, False, False, False),
-        ({"steps": 1999}, True, False, True),
-        ({"steps": 2000}, True, True, True),
-    ],
+    ("given", "long"),
+    [({"minutes": 4.9}, False), ({"minutes": 5.0}, True), ({"steps": 1999}, False), ({"steps": 2000}, True)],
 )
-def test_what_takes_time_first_is_for_trainings_in_which_it_pays(
-    given: dict[str, Any], slow: bool, compiles: bool, thorough: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_takes_time_first_is_for_trainings_in_which_it_pays(given: dict[str, Any], long: bool) -> None:
     """Compiling, and a classifier to choose guidance by."""
-    monkeypatch.setattr("ncsn.machine.hardware.slow", lambda device: slow)
-    settings = settle(channels=(8,), **given)
-    assert (rules.compiles(settings), rules.thorough(settings, CPU)) == (compiles, thorough)
+    assert rules.takes_long(settle(channels=(8,), **given)) == long
 
 
 def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn() -> None:
     long = settle(channels=(8,), minutes=20.0)
-    assert rules.budgets(long, 70.0, guided=False)[0] == Budget(seconds=15 / 16 * 1200 - 70)
+    assert rules.budgets(long, 70.0, guided=False)[0] == Budget(seconds=15 / 16 * 1200 - 74)
     whole, guide = rules.budgets(long, 70.0, guided=True)
-    assert whole.seconds == pytest.approx(0.95 * 1055)
-    assert guide.seconds == pytest.approx(0.05 * 1055)
+    assert whole.seconds == pytest.approx(0.95 * 1051)
+    assert guide.seconds == pytest.approx(0.05 * 1051)
     assert rules.budgets(long, 1190.0, guided=False)[0].seconds == 120, "a tenth, whatever else there is"
     assert rules.budgets(settle(steps=101), 9.0, guided=True) == (Budget(steps=101), Budget(steps=11))

@@ -1,8 +1,10 @@
 """A run is a noun: what it draws, measures and saves, by the closed forms of Gaussians; and how it is built again."""
 
 import copy
+import json
 import math
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -15,20 +17,28 @@ import numpy as np
 import pytest
 import torch
 from helpers import GaussianScore, unchecked, z_score
+from safetensors.torch import save
 from torch import Tensor, nn
 
 import ncsn
 from ncsn import run as runs
 from ncsn.machine import hardware
-from ncsn.networks import MLP, UNet
 from ncsn.problems import masked
-from ncsn.run import Argument, PreconditioningName, Recipe, Run, Units, block_seed
+from ncsn.run import Recipe, Run, Units, block_seed
 from ncsn.samplers import Sampling
-from ncsn.score import EDM, Plain, Preconditioning, Scaled, ScoreModel, Sigma, expand
+from ncsn.score import EDM, Plain, Preconditioning, PreconditioningName, Scaled, ScoreModel, Sigma, expand
+from ncsn.storage import MODEL, read_tensors, sealed
 
 SAMPLING = Sampling(sigma_max=20.0, sigma_min=0.05, sampler="dpmpp-sde", levels=40, steps=1, eps=0.001)
 RECIPE = Recipe(network="MLP", arguments={"dimensions": 2, "width": 8, "layers": 1}, shape=(2,), sampling=SAMPLING)
 UNITS = Units(torch.tensor([1500.0, -3.0]), torch.tensor([1200.0, 0.01]))
+PICTURES = Recipe(
+    network="UNet",
+    arguments={"image_channels": 1, "channels": (4, 8), "blocks": 1, "features": 4, "classes": 2},
+    shape=(1, 8, 8),
+    sampling=SAMPLING,
+    shares={"cats": 0.25, "dogs": 0.75},
+)
 STANDARD = GaussianScore(0.0, 1.0)
 NAMES = [*"987654321", "ten"]
 
@@ -124,19 +134,14 @@ def test_every_option_of_steps_is_heard(change: dict[str, Any]) -> None:
 
 
 def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
-    guided_run = Run(
-        score=STANDARD,
-        guide=GaussianScore(0.0, 2.0),
-        recipe=replace(RECIPE, sampling=labelled(guidance=1.25, guided_between=(0.2, 20.0)).recipe.sampling),
-    )
-    for run, guidance, levels in ((labelled(), 3.0, 5), (guided_run, 3.0, 6), (guided_run, None, 8)):
-        steps = run.steps(3, sampler="fast", guidance=guidance, levels=None)
+    for guidance, levels in ((1.0, 8), (3.0, 5)):
+        steps = labelled().steps(3, sampler="fast", guidance=guidance)
         last = list(steps)[-1].x
-        assert steps.nfe + steps.guide_nfe / 4 <= 8
+        assert steps.nfe <= 8
         assert abs(steps.sampling.count - levels) <= 1, "and not many fewer"
-        how: dict[str, Any] = {"guidance": guidance or 1.0, "levels": steps.sampling.count}
-        assert torch.equal(last, run.sample(3, sampler="dpmpp-sde", **how))
-        assert len(run.steps(3, sampler="fast", levels=20)) == 20, "a user's number stays"
+        how: dict[str, Any] = {"guidance": guidance, "levels": steps.sampling.count}
+        assert torch.equal(last, labelled().sample(3, sampler="dpmpp-sde", **how))
+    assert len(labelled().steps(3, sampler="fast", levels=20)) == 20, "a user's number stays"
 
 
 @pytest.mark.parametrize(
@@ -146,19 +151,20 @@ def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
         (lambda: standard().sample(2, batch_size=0), "batch_size is 0"),
         (lambda: standard().sample(2, label=1), "trained without classes"),
         (lambda: standard().log_prob(torch.zeros(4, 3)), r"x has shape \(4, 3\); \(b, 2\) is needed"),
+        (lambda: standard().log_prob(torch.zeros(4, 2), sigma_min=0.0), "20.0, 0.0"),
         (lambda: standard().save("nowhere"), "the score is a GaussianScore; a ScoreModel is needed"),
         (lambda: standard().data(), "does not say which images"),
-        (lambda: standard().to("quantum"), "device is quantum; there are auto, cpu"),
+        (lambda: standard().to("quantum"), "device is quantum"),
         (lambda: posterior(y=torch.zeros(3)), r"y has shape \(3,\); a measurement has \(2,\)"),
         (lambda: posterior(y=torch.zeros(4, 2)).sample(5), "4 measurements for 5 samples"),
         (lambda: posterior(noise_std=0.0), "noise_std is 0"),
         (lambda: posterior().log_prob(torch.zeros(4, 2)), "the density of a posterior is not known"),
-        (lambda: guided().steps(5, label="none", guide="unconditional"), "guide is unconditional, but samples of no"),
-        (lambda: labelled().steps(5, guide="smaller"), "guide is smaller, but the run has no smaller network"),
-        (lambda: labelled().steps(5, label="none", guidance=3.0), "guide is smaller, but the run has no smaller"),
-        (lambda: standard().steps(5, guidance=3.0), "guide is smaller, but the run has no smaller network"),
+        (lambda: guided().steps(5, label="none", guide="unconditional"), "guide is unconditional"),
+        (lambda: labelled().steps(5, guide="smaller"), "guide is smaller"),
+        (lambda: labelled().steps(5, label="none", guidance=3.0), "guide is smaller"),
+        (lambda: standard().steps(5, guidance=3.0), "guide is smaller"),
         (lambda: guided().steps(5, guide="smaller", sampler="annealed"), "guidance is 1, at which annealed asks no"),
-        *((lambda label=label: labelled().sample(1, label=label), "allowed are any, none, and 0 to 9, \\['9', '8'")
+        *((lambda label=label: labelled().sample(1, label=label), "class is .*9")
           for label in ("eleven", "10", "-1", "9" * 400, "", -1, 10)),
     ],
 )  # fmt: skip
@@ -240,25 +246,26 @@ def test_the_guide_is_asked_within_its_interval_alone(
     assert torch.equal(last, plain) == (weight == 1)
 
 
-def test_a_smaller_guide_is_told_the_class_too() -> None:
-    def network(std: float) -> ScoreModel:
-        torch.manual_seed(0)
-        found = ScoreModel(UNet(1, (4,), 1, 4, classes=3), 0.5, std)
-        for p in found.parameters():
-            torch.nn.init.normal_(p, std=0.1)
-        return found
+class Told(nn.Module):
+    """A network that notes the classes that it is told."""
 
-    shares = {"a": 0.2, "b": 0.3, "c": 0.5}
-    recipe = replace(RECIPE, network="UNet", arguments={"classes": 3}, shape=(1, 4, 4), shares=shares)
-    labels: list[list[int]] = []
-    guide = network(0.5)
-    guide.network.register_forward_pre_hook(lambda _, given: labels.append(given[2].tolist()))
-    run = Run(score=network(0.3), recipe=recipe, guide=guide)
-    run.sample(4, guidance=2.0, levels=10, label=torch.tensor([0, 1, 2, 2]))
-    seen = len(labels)
-    run.sample(4, guidance=2.0, levels=10, label="none")
-    assert labels == seen * [[0, 1, 2, 2]] + seen * [[-1] * 4]
-    assert seen > 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.labels, self.seen = nn.Embedding(11, 1), list[list[int]]()
+
+    def forward(self, x: Tensor, c: Tensor, label: Tensor) -> Tensor:
+        self.seen.append(label.tolist())
+        return torch.zeros_like(x)
+
+
+def test_a_smaller_guide_is_told_the_class_too() -> None:
+    network = Told()
+    run = replace(labelled(guidance=2.0), guide=ScoreModel(network))
+    run.sample(4, levels=10, label=torch.tensor([0, 1, 2, 2]))
+    asked = len(network.seen)
+    run.sample(4, levels=10, label="none")
+    assert network.seen == asked * [[0, 1, 2, 2]] + asked * [[-1] * 4]
+    assert asked > 0
 
 
 def test_blocks_can_be_drawn_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,8 +345,7 @@ def drawn():
     return posterior.sample(4, levels=3), run.log_prob(x, tolerance=0.1), run.log_prob(x, probes=2, tolerance=0.1)
 
 expected = drawn()
-assert posterior.compile(4).startswith("torch does not compile gradients")
-assert run.compile(4) is None
+run.compile(4)
 torch.testing.assert_close(run.sample(4, levels=3), x)
 assert all(torch.equal(*pair) for pair in zip(drawn(), expected, strict=True))
 print(counters["stats"]["unique_graphs"])
@@ -350,32 +356,26 @@ print(counters["stats"]["unique_graphs"])
 
 
 def test_a_run_that_is_saved_copied_or_pickled_is_the_same(tmp_path: Path) -> None:
-    run = Run(score=model(), recipe=RECIPE, guide=model(1), units=UNITS, settings={"steps": 3})
+    smaller = replace(RECIPE, arguments=RECIPE.arguments | {"width": 4})
+    guide = model(1, arguments=smaller.arguments)
+    run = Run(score=model(), recipe=RECIPE, guide=guide, guide_recipe=smaller, units=UNITS, settings={"steps": 3})
     run.save(tmp_path / "mine")
     loaded = ncsn.load(tmp_path / "mine", device="cpu")
-    for again in (loaded, copy.deepcopy(run), pickle.loads(pickle.dumps(run))):
+    loaded.save(tmp_path / "copy")
+    assert (loaded.folder, loaded.experiment, loaded.device.type) == (tmp_path / "mine", "fit", "cpu")
+    for again in (loaded, ncsn.load(tmp_path / "copy"), copy.deepcopy(run), pickle.loads(pickle.dumps(run))):
         assert torch.equal(again.sample(6, seed=1, guidance=2.0), run.sample(6, seed=1, guidance=2.0))
-        assert (again.recipe, again.settings, again.digest) == (run.recipe, {"steps": 3}, run.digest)
+        assert (again.recipe, again.guide_recipe, again.settings) == (RECIPE, smaller, {"steps": 3})
+        assert again.digest == run.digest
     others = [replace(run, score=model(1)), replace(run, guide=None), replace(run, units=None)]
     assert len({run.digest, *(other.digest for other in others)}) == 4
     with pytest.raises(ValueError, match="holds another run"):
         run.save(tmp_path / "mine")
+    with pytest.raises(ValueError, match="guide_recipe"):
+        replace(run, guide_recipe=None).save(tmp_path / "mine", overwrite=True)
+    assert ncsn.load(tmp_path / "mine", device="cpu").digest == run.digest
     others[1].save(tmp_path / "mine", overwrite=True)
     assert ncsn.load(tmp_path / "mine", device="cpu").digest == others[1].digest
-
-
-def test_a_guide_of_another_size_is_saved_by_its_own_recipe(tmp_path: Path) -> None:
-    Run(score=model(), recipe=RECIPE).save(tmp_path / "run")
-    smaller = replace(RECIPE, arguments=RECIPE.arguments | {"width": 4})
-    guide = Run(score=model(arguments=smaller.arguments), recipe=smaller)
-    guide.save(tmp_path / "run" / "guide")
-    run = ncsn.load(tmp_path / "run", device="cpu")
-    run.save(tmp_path / "copy")
-    assert ncsn.load(tmp_path / "copy", device="cpu").digest == run.digest
-    assert 0 < run.guide_parameters < run.parameters
-    with pytest.raises(ValueError, match="the guide is another network than the run's"):
-        replace(run, folder=None).save(tmp_path / "none")
-    assert not (tmp_path / "none").exists()
 
 
 class Mine(nn.Module):
@@ -397,7 +397,7 @@ def test_a_network_of_ones_own_is_saved_and_loaded_and_learns_on(tmp_path: Path)
     again = ncsn.load(tmp_path / "mine", network=Mine(), device="cpu")
     x = again.sample(4)
     assert torch.equal(x, run.sample(4))
-    with pytest.raises(ValueError, match=r"for one of your own give network=Mine\(\.\.\.\)"):
+    with pytest.raises(ValueError, match=r"give network=Mine\(\.\.\.\)"):
         ncsn.load(tmp_path / "mine")
     state = ncsn.State(again.model, generator=torch.Generator())
     state.model(x, 1.0).square().sum().backward()
@@ -415,9 +415,6 @@ def test_walks_begin_and_end_at_samples() -> None:
     # Between the ends of a walk, noise is as long as at its ends; along a straight line it would be shorter by 1/√2.
     lengths = walk.flatten(1).norm(dim=1).view(2, 5)
     assert bool((lengths[:, 2] > 0.85 * lengths[:, [0, -1]].amin(1)).all())
-    ends = torch.stack([torch.full((1, 4, 4), 1.0), torch.full((1, 4, 4), 2.5)])
-    x = run.sample(3, start=run.walk(1, 3, ends=ends))
-    torch.testing.assert_close(x[[0, 2]], ends, atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize("sampler", [*ncsn.METHODS, "posterior", "replacement", "log_prob"])
@@ -444,28 +441,6 @@ def test_a_recipe_builds_the_score_that_it_names(name: PreconditioningName, way:
     assert score.autocast == torch.bfloat16
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("MLP", {"dimensions": 2, "width": 8}),
-        ("UNet", {"channels": (4, 8), "classes": 3}),
-        ("NCSN", {"width": 4, "sigmas": (2.0, 1.0)}),
-        ("NCSN", {"width": 4, "features": 8}),
-        ("NCSNv2", {"width": 4}),
-    ],
-)
-def test_an_outline_is_the_network_and_draws_no_random_number(name: str, arguments: dict[str, Argument]) -> None:
-    """Or else looking at a network first would change the one that is trained."""
-    recipe = Recipe(network=name, arguments=arguments, shape=(1, 8, 8), sampling=SAMPLING)
-    before = torch.get_rng_state()
-    outline = recipe.outline()
-    assert torch.equal(torch.get_rng_state(), before)
-    network = recipe.build().network
-    assert {p.device.type for p in outline.parameters()} == {"meta"}
-    assert recipe.describes(network)
-    assert not recipe.describes(MLP(3, width=5))
-
-
 def test_units_are_the_mean_and_the_deviation_of_every_column() -> None:
     x = torch.tensor([[1.0, 10.0], [3.0, 30.0], [5.0, 50.0]])
     units = Units.of(x)
@@ -473,8 +448,6 @@ def test_units_are_the_mean_and_the_deviation_of_every_column() -> None:
     assert units.scale.tolist() == pytest.approx([2, 20])
     assert units.standardise(x).flatten().tolist() == pytest.approx([-1, -1, 0, 0, 1, 1])
     assert units.restore(torch.tensor([[0.5, -2.0]])).flatten().tolist() == pytest.approx([4, -10])
-    assert units.log_volume((2,)) == pytest.approx(math.log(40))
-    assert Units(torch.tensor(0.5), torch.tensor(0.1)).log_volume((2, 3)) == pytest.approx(6 * math.log(0.1))
     for sign in (1, -1):  # what single precision cannot tell from a constant, double precision can
         x = torch.tensor([[1.0, sign * 1e4], [2.0, sign * (1e4 + 1e-4)]], dtype=torch.float64)
         assert float(Units.of(x).scale[1]) == pytest.approx(1e-4 / 2**0.5, rel=1e-3)
@@ -482,10 +455,113 @@ def test_units_are_the_mean_and_the_deviation_of_every_column() -> None:
             Units.of(x.float())
 
 
-def test_a_loaded_run_has_its_folder_and_images_the_fastest_precision(tmp_path: Path) -> None:
-    recipe = Recipe(network="UNet", arguments={"channels": (8,), "blocks": 1}, shape=(1, 8, 8), sampling=SAMPLING)
-    Run(score=recipe.build(), recipe=recipe, experiment="images").save(tmp_path)
-    run = ncsn.load(tmp_path, device="cpu")
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """The folder of a run of images with classes."""
+    torch.manual_seed(0)
+    images = PICTURES.build(0.3, 0.5)
+    for weight in images.parameters():
+        nn.init.normal_(weight, std=0.1)
+    Run(score=images, recipe=PICTURES, experiment="images", settings={"minutes": 3.5}).save(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_images_have_the_fastest_precision_and_points_their_own(pictures: Path) -> None:
     fast = hardware.autocast_of(hardware.choose_precision("auto", torch.device("cpu")))
-    assert (run.folder, run.experiment, run.device.type, run.model.autocast) == (tmp_path, "images", "cpu", fast)
+    assert ncsn.load(pictures, device="cpu").model.autocast == fast
     assert Run(score=model(), recipe=RECIPE).to("cpu").model.autocast is None
+
+
+def test_a_run_of_the_version_that_is_written_samples_as_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/data/runs/v3 was trained on MNIST at 8 × 8 pixels for 20 steps, and has drawn expected.npz."""
+    place = Path(__file__).parent / "data" / "runs" / f"v{runs.CONFIG_VERSION}"
+    monkeypatch.setattr(hardware, "fast_bfloat16", lambda _: False)
+    run = ncsn.load(place, device="cpu")
+    assert run.guide is not None
+    with np.load(place / "expected.npz") as expected:
+        # Other machines add in another order; what is seen is 1/256.
+        assert torch.allclose(run.sample(4, seed=0), torch.from_numpy(expected["samples"]), atol=1e-3)
+
+
+# What stands somewhere in a config.json instead of what belongs there; each in another place.
+NONSENSE: list[Any] = [None, True, -1, 2.5, 1e300, 10**12, 10**399, float("nan"), "x" * 5000, "ü\n"]
+NONSENSE += [[], [1e9] * 11_000, [[[]]], {}]
+
+
+def places(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """All paths to something in nested dictionaries and lists."""
+    inside = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    return [path, *(place for name, item in inside for place in places(item, (*path, name)))]
+
+
+def changed(content: Any, place: tuple[Any, ...], value: Any) -> Any:
+    """A copy of ``content`` with another value at a place, or with nothing there if it is KeyError."""
+    inside = result = copy.deepcopy(content)
+    for name in place[:-1]:
+        inside = inside[name]
+    inside[place[-1]] = value
+    if value is KeyError:
+        del inside[place[-1]]
+    return result
+
+
+def refusal(folder: Path) -> str:
+    """What reading a run's model ends in, in one line that names the file; nothing if it is read."""
+    message = ""
+    try:
+        runs.read_model(folder, runs.read_config(folder).recipe)
+    except ValueError as error:
+        message = str(error)
+    assert not message or (message.isprintable() and str(folder) in message)
+    return message
+
+
+def test_a_config_with_nonsense_anywhere_is_refused_or_means_it(pictures: Path) -> None:
+    path = pictures / "config.json"
+    content = json.loads(path.read_text())
+    for number, place in enumerate(places(content)[1:]):
+        for value in (None, KeyError, NONSENSE[number % len(NONSENSE)]):
+            path.write_text(json.dumps(changed(content, place, value)))
+            assert refusal(pictures) or place[0] != "recipe" or value is not None, place
+    path.unlink()
+    assert "is no run" in refusal(pictures)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("version", 7, "version is 7"),
+        ("recipe.arguments.depth", 3, "depth is 3"),
+        ("recipe.arguments.channels", [2**20] * 2, "memory"),
+        ("recipe.network", "Sequential", "Sequential is no network"),
+        ("recipe.preconditioning", "none", "preconditioning is 'none'"),
+        ("recipe.depth.dtype", "object", "depth is 'object'"),
+        ("recipe.shares.dogs", KeyError, "2 classes"),
+        ("recipe.sampling.sampler", "fast", "sampler is fast"),
+    ],
+)
+def test_what_a_config_must_not_say_is_named(pictures: Path, place: str, value: Any, message: str) -> None:
+    path = pictures / "config.json"
+    path.write_text(json.dumps(changed(json.loads(path.read_text()), tuple(place.split(".")), value)))
+    assert re.search(message, refusal(pictures))
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("data_std", torch.tensor(0.0)),
+        ("data_mean", torch.zeros(3, 8, 8)),
+        ("network.head.bias", torch.zeros(5)),
+        ("network.head.bias", None),
+        ("more", torch.zeros(5)),
+        ("units.shift", torch.zeros(1, 8, 8)),
+    ],
+)
+@pytest.mark.parametrize("by_us", [True, False])
+def test_weights_of_another_network_are_refused(pictures: Path, name: str, tensor: Tensor | None, by_us: bool) -> None:
+    path = pictures / MODEL
+    tensors = read_tensors(path)
+    tensors.pop(name, None)
+    tensors |= {} if tensor is None else {name: tensor}
+    path.write_bytes(sealed(tensors) if by_us else save(tensors, metadata={"format": "pt"}))
+    assert MODEL in refusal(pictures)

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pytest
@@ -19,13 +19,14 @@ from ncsn.likelihood import log_prob
 from ncsn.noise import Geometric, Karras, suggest_noise
 from ncsn.problems import blurred, conjugate_gradient, downsampled, masked, posterior
 from ncsn.run import Recipe, Run
-from ncsn.samplers import METHODS, Descent, Method, Sampling, encode, slerp
+from ncsn.samplers import METHODS, Method, Sampling, encode, slerp
 from ncsn.score import Counted, guided, tweedie
 from ncsn.validation import GuideName, SamplerName
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.5], [2.0, 1.0]]), 0.5, torch.tensor([0.3, 0.7]))
 START = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-4.0, 0.2]])
-LADDER = torch.tensor([3.0, 2.0, 0.9, 0.5])
+STAGES = (3.0, 2.0, 0.9, 0.5)
+LADDER = torch.tensor(STAGES)
 Step = Callable[[Tensor, float, float, Callable[[], Tensor]], Tensor]
 
 
@@ -48,17 +49,16 @@ def consistent_by_hand(x: Tensor, sigma: float, following: float, z: Callable[[]
     return x + 0.7 * sigma**2 * MIXTURE(x, sigma) + beta * following * z()
 
 
-def corrected_by_hand(snr: float, corrections: int) -> Step:
-    def step(x: Tensor, sigma: float, following: float, z: Callable[[], Tensor]) -> Tensor:
-        drop = sigma**2 - following**2
-        x = x + drop * MIXTURE(x, sigma) + math.sqrt(drop) * z()
-        for _ in range(corrections):
-            noise, s = z(), MIXTURE(x, following)
-            eps = 2 * (snr * float(noise.norm(dim=1).mean()) / float(s.norm(dim=1).mean())) ** 2
-            x = x + eps * s + math.sqrt(2 * eps) * noise
-        return x
-
-    return step
+def corrected_by_hand(
+    x: Tensor, sigma: float, following: float, z: Callable[[], Tensor], snr: float = 0.16, corrections: int = 1
+) -> Tensor:
+    drop = sigma**2 - following**2
+    x = x + drop * MIXTURE(x, sigma) + math.sqrt(drop) * z()
+    for _ in range(corrections):
+        noise, s = z(), MIXTURE(x, following)
+        eps = 2 * (snr * float(noise.norm(dim=1).mean()) / float(s.norm(dim=1).mean())) ** 2
+        x = x + eps * s + math.sqrt(2 * eps) * noise
+    return x
 
 
 def euler_by_hand(x: Tensor, sigma: float, following: float, z: Callable[[], Tensor]) -> Tensor:
@@ -73,77 +73,63 @@ def heun_by_hand(x: Tensor, sigma: float, following: float, _: Callable[[], Tens
     return x + (following - sigma) * (slope + other) / 2
 
 
-def churned_by_hand(churn: float, low: float, high: float) -> Step:
+def churned_by_hand(
+    x: Tensor, sigma: float, following: float, z: Callable[[], Tensor], churn: float, low: float = 0, high: float = 9
+) -> Tensor:
+    if not low <= sigma <= high:
+        return heun_by_hand(x, sigma, following)
+    more = sigma * (1 + min(churn / 4, math.sqrt(2) - 1))
+    return heun_by_hand(x + math.sqrt(more**2 - sigma**2) * z(), more, following)
+
+
+def multistep_by_hand(eta: float, last: float) -> Step:
+    past: list[tuple[Tensor, float]] = []
+
     def step(x: Tensor, sigma: float, following: float, z: Callable[[], Tensor]) -> Tensor:
-        more = sigma * (1 + min(churn / 4, math.sqrt(2) - 1)) if low <= sigma <= high else sigma
-        x = x + math.sqrt(more**2 - sigma**2) * z() if low <= sigma <= high else x
-        return heun_by_hand(x, more, following)
+        h, denoised = math.log(sigma / following), x + sigma**2 * MIXTURE(x, sigma)
+        a, ahead = 1 - (following / sigma) ** (1 + eta), torch.zeros(())
+        if sigma < 3:  # there is a step before this one
+            before, longer = past[-1]
+            share = h / (2 * longer)
+            ahead = (min(share, last) if following == 0.5 else share) * (denoised - before)
+        past.append((denoised, h))
+        x = (1 - a) * x + a * (denoised + ahead)
+        return x + following * math.sqrt(1 - (following / sigma) ** (2 * eta)) * z() if eta else x
 
     return step
 
 
-def multistep_by_hand(eta: float, last: float) -> Callable[[], Step]:
-    def fresh() -> Step:
-        past: list[tuple[Tensor, float]] = []
-
-        def step(x: Tensor, sigma: float, following: float, z: Callable[[], Tensor]) -> Tensor:
-            h, denoised = math.log(sigma / following), x + sigma**2 * MIXTURE(x, sigma)
-            a, ahead = 1 - (following / sigma) ** (1 + eta), torch.zeros(())
-            if past:
-                before, longer = past[-1]
-                share = h / (2 * longer)
-                ahead = (min(share, last) if following == 0.5 else share) * (denoised - before)
-            past.append((denoised, h))
-            x = (1 - a) * x + a * (denoised + ahead)
-            return x + following * math.sqrt(1 - (following / sigma) ** (2 * eta)) * z() if eta else x
-
-        return step
-
-    return fresh
-
-
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """A sampler, its options and formula, evaluations of the score for each step, and the levels that it passes."""
 
     sampler: Callable[..., Iterator[ways.Step]]
     options: dict[str, Any]
-    by_hand: Callable[[], Step]
+    by_hand: Step
     evaluations: int
     levels: Tensor = LADDER
-    passed: tuple[float, ...] = (3.0, 2.0, 0.9, 0.5)
-
-
-def always(step: Step) -> Callable[[], Step]:
-    return lambda: step
+    passed: tuple[float, ...] = STAGES
 
 
 RESTART = (3.0, 0.9, 2.0, 0.5)
+CORRECTOR: dict[str, Any] = {"snr": 0.2, "corrections": 2}
+CHURN = {"churn": 30.0, "churn_range": (0.9, 2.5)}
+ONE = torch.tensor(0.7)
 CASES = {
-    "langevin": Case(
-        ways.langevin, {"step_size": 0.3, "steps": 2}, always(langevin_by_hand), 1, torch.tensor(0.7), (0.7,) * 3
-    ),
-    "annealed": Case(
-        ways.annealed_langevin, {"eps": 0.1, "steps": 2}, always(annealed_by_hand), 2, passed=(0.0, 3.0, 2.0, 0.9, 0.5)
-    ),
-    "consistent": Case(ways.consistent_annealed, {"eta": 0.7}, always(consistent_by_hand), 1),
-    "pc": Case(ways.predictor_corrector, {"snr": 0.2, "corrections": 2}, always(corrected_by_hand(0.2, 2)), 3),
-    "pc by default": Case(ways.predictor_corrector, {}, always(corrected_by_hand(0.16, 1)), 2),
-    "euler": Case(ways.euler, {}, always(euler_by_hand), 1),
-    "euler with a restart": Case(ways.euler, {}, always(euler_by_hand), 1, torch.tensor(RESTART), RESTART),
-    "heun": Case(ways.heun, {}, always(heun_by_hand), 2),
-    "edm": Case(ways.edm, {"churn": 0.6}, always(churned_by_hand(0.6, 0, 9)), 2),
-    "edm in a range": Case(
-        ways.edm, {"churn": 30.0, "churn_range": (0.9, 2.5)}, always(churned_by_hand(30, 0.9, 2)), 2
-    ),
+    "langevin": Case(ways.langevin, {"step_size": 0.3, "steps": 2}, langevin_by_hand, 1, ONE, (0.7,) * 3),
+    "annealed": Case(ways.annealed_langevin, {"eps": 0.1, "steps": 2}, annealed_by_hand, 2, passed=(0.0, *STAGES)),
+    "consistent": Case(ways.consistent_annealed, {"eta": 0.7}, consistent_by_hand, 1),
+    "pc": Case(ways.predictor_corrector, CORRECTOR, partial(corrected_by_hand, **CORRECTOR), 3),
+    "pc by default": Case(ways.predictor_corrector, {}, corrected_by_hand, 2),
+    "euler": Case(ways.euler, {}, euler_by_hand, 1),
+    "euler with a restart": Case(ways.euler, {}, euler_by_hand, 1, torch.tensor(RESTART), RESTART),
+    "heun": Case(ways.heun, {}, heun_by_hand, 2),
+    "edm": Case(ways.edm, {"churn": 0.6}, partial(churned_by_hand, churn=0.6), 2),
+    "edm in a range": Case(ways.edm, CHURN, partial(churned_by_hand, churn=30, low=0.9, high=2), 2),
     "dpmpp": Case(ways.dpm_solver, {}, multistep_by_hand(0, math.inf), 1),
-    **{
-        f"dpmpp-sde {last}": Case(
-            ways.dpm_solver, {"stochasticity": 0.7, "last_extrapolation": last}, multistep_by_hand(0.7, last), 1
-        )
-        for last in (math.inf, 0.25, 0.0)
-    },
 }
+for most in (math.inf, 0.25, 0.0):
+    sde = {"stochasticity": 0.7, "last_extrapolation": most}
+    CASES[f"dpmpp-sde {most}"] = Case(ways.dpm_solver, sde, multistep_by_hand(0.7, most), 1)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -153,11 +139,11 @@ def test_every_state_is_that_of_the_formula(name: str, seed: int) -> None:
     case, g, score = CASES[name], torch.Generator().manual_seed(seed), Counted(MIXTURE)
     random = {} if name == "heun" else {"generator": torch.Generator().manual_seed(seed)}
     *path, last = case.sampler(score, START, case.levels, **case.options, **random)
-    step, x = case.by_hand(), START
+    x = START
     stages = list(zip(case.passed, case.passed[1:], strict=False))
     assert len(path) == len(stages)
     for state, (sigma, following) in zip(path, stages, strict=True):
-        x = step(x, sigma, following, lambda: torch.randn(START.shape, generator=g))
+        x = case.by_hand(x, sigma, following, lambda: torch.randn(START.shape, generator=g))
         assert state.sigma == pytest.approx(following)
         torch.testing.assert_close(state.x, x)
     assert last.sigma == 0
@@ -181,25 +167,13 @@ def test_the_corrector_makes_no_step_along_a_score_that_is_zero() -> None:
 
 SAMPLING = Sampling(sigma_max=5.0, sigma_min=0.5, sampler="dpmpp-sde", levels=30, steps=3, eps=0.05)
 GAUSSIAN = GaussianScore(1.0, 0.5)
-TABLE = {  # README's numbers are about these: (ladder, levels, steps, evaluations, guided from)
-    "annealed": ("geometric", 100, 2, 201, math.inf),
-    "consistent": ("geometric", 100, 1, 100, 0),
-    "pc": ("geometric", 60, 1, 119, 0),
-    "euler": ("karras", 40, 1, 40, 0),
-    "heun": ("karras", 18, 1, 35, 0),
-    "edm": ("karras", 40, 1, 79, 0),
-    "dpmpp": ("karras", 20, 1, 20, 0),
-    "dpmpp-sde": ("karras", 30, 1, 30, 0),
-    "langevin": ("geometric", 1, 200, 201, math.inf),
-    "fast": ("karras", 8, 1, 8, 0.5),
-}
 
 
-def test_the_table_has_the_names_of_the_command_line_and_what_was_measured() -> None:
-    table = {
-        name: (m.ladder, m.levels, m.steps, m.nfe(m.levels, m.steps), m.guided_from) for name, m in METHODS.items()
-    }
-    assert table == TABLE
+def test_the_table_has_the_names_of_the_command_line_and_costs_what_was_measured() -> None:
+    """README's numbers are about these evaluations, from noise level 10 to 0.01."""
+    usual = replace(SAMPLING, sigma_max=10.0, sigma_min=0.01, eps=1e-5)
+    costs = [usual.but(sampler=name).nfe for name in METHODS]
+    assert costs == [201, 100, 119, 40, 35, 79, 20, 30, 201, 8]
     assert tuple(METHODS) == get_args(SamplerName)
     assert (SAMPLING.guidance, SAMPLING.guided_between) == (1, (0.2, 1.5))
 
@@ -227,30 +201,24 @@ def test_every_name_stands_for_its_own_sampler(generator: Generator) -> None:
     """
     x, two, eta = 5 * torch.randn(7, 2, generator=generator), Geometric(5.0, 0.5, 30).sigmas(), 1 - 0.1 ** (2 / 29)
     karras, fine = Karras(5.0, 0.5, 30).sigmas(), Karras(5.0, 0.5, 200).sigmas()
-    direct: dict[str, Callable[[Generator], Iterator[ways.Step]]] = {
-        "annealed": lambda g: ways.annealed_langevin(GAUSSIAN, x, two, eps=0.05, steps=3, generator=g),
-        "consistent": lambda g: ways.consistent_annealed(GAUSSIAN, x, two, eta=eta, generator=g),
-        "pc": lambda g: ways.predictor_corrector(GAUSSIAN, x, two, generator=g),
-        "euler": lambda g: ways.euler(GAUSSIAN, x, karras),
-        "heun": lambda g: ways.heun(GAUSSIAN, x, karras),
-        "edm": lambda g: ways.edm(GAUSSIAN, x, fine, churn=40, churn_range=(0.025, 1.0), generator=g),
-        "dpmpp": lambda g: ways.dpm_solver(GAUSSIAN, x, karras, generator=g),
-        "dpmpp-sde": lambda g: ways.dpm_solver(
-            GAUSSIAN, x, karras, stochasticity=1.0, last_extrapolation=0.25, generator=g
-        ),
-        "langevin": lambda g: ways.langevin(GAUSSIAN, x, 0.5, step_size=0.05, steps=3, generator=g),
+    direct: dict[str, tuple[Tensor, Callable[..., Iterator[ways.Step]]]] = {
+        "annealed": (two, partial(ways.annealed_langevin, eps=0.05, steps=3)),
+        "consistent": (two, partial(ways.consistent_annealed, eta=eta)),
+        "pc": (two, ways.predictor_corrector),
+        "euler": (karras, ways.euler),
+        "heun": (karras, lambda score, x, sigmas, generator: ways.heun(score, x, sigmas)),
+        "edm": (fine, partial(ways.edm, churn=40, churn_range=(0.025, 1.0))),
+        "dpmpp": (karras, ways.dpm_solver),
+        "dpmpp-sde": (karras, partial(ways.dpm_solver, stochasticity=1.0, last_extrapolation=0.25)),
+        "langevin": (two[-1], partial(ways.langevin, step_size=0.05, steps=3)),
     }
     assert {*direct, "fast"} == set(METHODS)
-    for name, sampler in direct.items():
-        sampling = SAMPLING.but(
-            sampler=name,
-            levels={"langevin": 1, "edm": 200}.get(name, 30),
-            steps=3 if METHODS[name].langevin else None,
-        )
-        states = [step.x for step in sampling.follow(GAUSSIAN, x, generator=Generator().manual_seed(3))]
-        expected = list(sampler(Generator().manual_seed(3)))
-        assert len(states) == len(expected)
-        assert torch.equal(states[-1], expected[-1].x), name
+    for name, (levels, sampler) in direct.items():
+        sampling = SAMPLING.but(sampler=name, levels=levels.numel(), steps=3 if METHODS[name].langevin else None)
+        steps = list(sampling.follow(GAUSSIAN, x, generator=Generator().manual_seed(3)))
+        expected = list(sampler(GAUSSIAN, x, levels, generator=Generator().manual_seed(3)))
+        assert len(steps) == len(expected)
+        assert torch.equal(steps[-1].x, expected[-1].x), name
 
 
 GUIDED = replace(SAMPLING, guidance=2.0, levels=7)
@@ -258,27 +226,23 @@ ANNEALED = replace(GUIDED, sampler="annealed", steps=9)
 
 
 @pytest.mark.parametrize(
-    ("sampling", "change", "name", "value"),
+    ("sampling", "change", "expected"),
     [
-        (GUIDED, {}, "levels", 7),
-        (GUIDED, {"sampler": "heun"}, "levels", 18),
-        (GUIDED, {"sampler": "heun", "levels": 5}, "levels", 5),
-        (GUIDED, {"sampler": "heun"}, "guidance", 2),
-        (GUIDED, {"sampler": "annealed"}, "guidance", 1),
-        (GUIDED, {"sampler": "langevin"}, "guidance", 1),
-        (GUIDED, {"sampler": "annealed", "guidance": 1.5}, "guidance", 1.5),
-        (GUIDED, {"sampler": "annealed"}, "steps", 2),
-        (GUIDED, {"guidance": 0.0}, "guidance", 0),
-        (ANNEALED, {"guidance": 2.0}, "guidance", 2),
-        (ANNEALED, {}, "steps", 9),
-        (ANNEALED, {"eps": 1e-5}, "eps", 1e-5),
-        (SAMPLING, {"sampler": "langevin", "levels": 1}, "count", 1),
+        (GUIDED, {"guidance": 0.0}, {"levels": 7, "steps": 3, "guidance": 0}),
+        (GUIDED, {"sampler": "heun"}, {"levels": 18, "guidance": 2}),
+        (GUIDED, {"sampler": "heun", "levels": 5}, {"levels": 5}),
+        (GUIDED, {"sampler": "annealed"}, {"guidance": 1, "steps": 2}),
+        (GUIDED, {"sampler": "langevin"}, {"guidance": 1, "steps": 200}),
+        (GUIDED, {"sampler": "annealed", "guidance": 1.5}, {"guidance": 1.5}),
+        (ANNEALED, {"sampler": "annealed", "eps": 1e-5}, {"guidance": 2, "steps": 9, "eps": 1e-5}),
+        (SAMPLING, {"sampler": "langevin", "levels": 1}, {"count": 1}),
     ],
 )
 def test_another_sampler_comes_with_its_own_levels_steps_and_guidance(
-    sampling: Sampling, change: dict[str, Any], name: str, value: float
+    sampling: Sampling, change: dict[str, Any], expected: dict[str, float]
 ) -> None:
-    assert getattr(sampling.but(**change), name) == value
+    chosen = sampling.but(**change)
+    assert {name: getattr(chosen, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -289,10 +253,10 @@ def test_langevin_dynamics_alone_takes_steps_and_may_stay_on_one_level(name: str
         assert SAMPLING.but(sampler=name, steps=9, eps=1e-4).steps == 9
         assert replace(one, sampler=name).count == 1
         return
-    for change, message in (({"steps": 9}, "steps is 9"), ({"eps": 1e-4}, "eps is 0.0001")):
-        with pytest.raises(ValueError, match=f"^{message}, but {name} takes no Langevin steps; annealed and langevin"):
+    for change in ({"steps": 9}, {"eps": 1e-4}):
+        with pytest.raises(ValueError, match=f"{name} takes no Langevin steps"):
             SAMPLING.but(sampler=name, **change)
-    with pytest.raises(ValueError, match=f"^levels is 1; {name} comes from noise level 5 to 0.5 by at least 2$"):
+    with pytest.raises(ValueError, match=f"^levels is 1; {name}"):
         replace(one, sampler=name)
     assert replace(one, sampler=name, sigma_max=0.5).count == 1
 
@@ -307,7 +271,11 @@ def test_fast_is_the_default_on_as_many_levels_as_eight_evaluations_allow(
     fast = own.but(sampler="fast")
     assert (fast.levels, fast.guidance) == (8, 1 if weight in (1, 1.25) else weight)
     x = 5 * torch.randn(3, 2, generator=generator)
-    for sampling in (fast.limited, own.but(sampler="fast", guidance=1.25).limited, fast.but(guidance=3.0).limited):
+    for sampling in (
+        fast.affordable,
+        own.but(sampler="fast", guidance=1.25).affordable,
+        fast.but(guidance=3.0).affordable,
+    ):
         network, other = Counted(GAUSSIAN), Counted(GAUSSIAN)
         score = guided(network, other, sampling.guidance, between=sampling.guided_between)
         *_, last = sampling.follow(score, x, generator=Generator().manual_seed(3))
@@ -317,7 +285,7 @@ def test_fast_is_the_default_on_as_many_levels_as_eight_evaluations_allow(
         same = replace(sampling, sampler="dpmpp-sde")
         *_, expected = same.follow(score, x, generator=Generator().manual_seed(3))
         assert torch.equal(last.x, expected.x)
-    assert own.limited == own, "who has no limit keeps his levels"
+    assert own.affordable == own, "who has no limit keeps his levels"
 
 
 def test_levels_may_be_given_one_by_one_and_rise_for_euler(generator: Generator) -> None:
@@ -328,11 +296,8 @@ def test_levels_may_be_given_one_by_one_and_rise_for_euler(generator: Generator)
     for sampling, expected in ((down, [2.0, 0.7, 0]), (rising, [*levels[1:], 0])):
         steps = list(sampling.follow(score := Counted(GAUSSIAN), zero, generator=generator))
         assert [step.sigma for step in steps] == pytest.approx(expected)
-        assert (
-            (sampling.states, sampling.nfe)
-            == (len(steps), score.nfe)
-            == (len(expected), len(expected) - (len(expected) > 3))
-        )
+        assert (sampling.states, sampling.nfe) == (len(steps), score.nfe)
+        assert score.nfe == len(expected) - (len(expected) > 3)
     twice = replace(rising, guidance=2.0, guide="unconditional", guided_between=(1.0, 3.0))
     assert twice.guided_nfe == 4 + 2, "the middle level is evaluated, and guided, twice"
 
@@ -346,34 +311,32 @@ def test_samples_start_around_the_means_they_are_told(generator: Generator) -> N
 
 
 def test_a_sampler_of_ones_own_is_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    def jump(d: Descent) -> Iterator[ways.Step]:
-        return ways.euler(d.score, d.x, d.sigmas[[0, -1]])
-
-    monkeypatch.setitem(METHODS, "jump", Method(follow=jump, ladder="karras", levels=9, states=lambda levels, steps: 2))
+    monkeypatch.setitem(METHODS, "mine", Method(ways.euler, Geometric, levels=3))
     run = Run(score=GAUSSIAN, recipe=Recipe(network="mine", arguments={}, shape=(2,), sampling=SAMPLING))
-    steps = list(run.steps(5, sampler="jump", seed=4))
-    assert [step.sigma for step in steps] == pytest.approx([0.5, 0.0])
+    steps = list(run.steps(5, sampler="mine", seed=4))
+    assert [step.sigma for step in steps] == pytest.approx([2.5**0.5, 0.5, 0.0])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"eps": 0.0}, "eps is 0.0"),
-        ({"eps": 1.0, "sampler": "annealed"}, "eps is 1.0, steps is 3; allowed are 0 < eps < 1,"),
+        ({"eps": 1.0, "sampler": "annealed"}, "eps is 1.0, steps is 3, .* 0 < eps < 1,"),
         ({"steps": 0}, "steps is 0"),
         ({"sigma_min": -1.0}, "sigma_min > 0"),
         ({"sampler": "hmc"}, "sampler is hmc; allowed are annealed"),
         *(({"guidance": value}, f"guidance is {value}") for value in (math.nan, math.inf, -0.5)),
         ({"levels": 0}, "levels is 0"),
-        ({"levels": 10**12}, "levels is 1,000,000,000,000; allowed are 1 to 10,000"),
-        ({"levels": (4.0, 0.7, 2.0)}, "are needed, descending"),
+        ({"levels": 10**12}, "levels is 1000000000000; .* 10,000 levels"),
+        ({"levels": (4.0, 0.7, 2.0)}, "levels are .*descend"),
+        ({"levels": (1e19, 0.7)}, "1e18"),
         ({"guided_between": (2.0, 1.0)}, "guided_between is"),
     ],
 )
 def test_what_could_not_be_sampled_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SAMPLING, **change)
-    with pytest.raises(ValueError, match="levels is 5, but langevin stays on the smallest one"):
+    with pytest.raises(ValueError, match="levels is 5, but langevin"):
         SAMPLING.but(sampler="langevin", levels=5)
 
 
@@ -449,29 +412,21 @@ def test_slerp_walks_at_one_pace_along_the_great_circle(generator: Generator) ->
 # What is refused, and on which device tensors are made.
 
 ZERO = torch.zeros(1, 1)
-LADDERS: dict[str, Callable[..., Iterator[ways.Step]]] = {
-    "annealed": partial(ways.annealed_langevin, eps=0.01, steps=1),
-    "consistent": partial(ways.consistent_annealed, eta=1.0),
-    "pc": ways.predictor_corrector,
-    "euler": ways.euler,
-    "heun": ways.heun,
-    "edm": partial(ways.edm, churn=0.0),
-    "dpmpp": ways.dpm_solver,
-}
 WRONG: list[list[float]] = [[1.0, 2.0], [2.0, 1.0, 1.0], [1.0, 0.0], [1.0, -1.0], [2.0, math.nan, 1.0], []]
 
 
-@pytest.mark.parametrize(("name", "sigmas"), [(n, s) for n in LADDERS for s in (WRONG[1:] if n == "euler" else WRONG)])
-def test_ladders_descend_but_for_eulers_restarts(name: str, sigmas: list[float]) -> None:
-    with pytest.raises(ValueError, match=r"a descending ladder.* of positive noise levels"):
-        next(LADDERS[name](zero_score, ZERO, torch.tensor(sigmas)))
+@pytest.mark.parametrize("name", ["annealed", "consistent", "pc", "euler", "heun", "edm", "dpmpp"])
+def test_ladders_descend_but_for_eulers_restarts(name: str) -> None:
+    for sigmas in WRONG[1:] if name == "euler" else WRONG:
+        with pytest.raises(ValueError, match="positive noise levels"):
+            next(CASES[name].sampler(zero_score, ZERO, torch.tensor(sigmas), **CASES[name].options))
 
 
 @pytest.mark.parametrize(
     ("sampler", "levels", "options", "message"),
     [
         (ways.annealed_langevin, [1.0, 0.5], {"eps": 0.0, "steps": 1}, "eps is 0"),
-        (ways.annealed_langevin, [1.0, 0.5], {"eps": 1.0, "steps": 1}, r"4 sigma_L\^2 = 1, else the steps diverge"),
+        (ways.annealed_langevin, [1.0, 0.5], {"eps": 1.0, "steps": 1}, r"4 sigma_L\^2 = 1,"),
         (ways.annealed_langevin, [1.0, 0.5], {"eps": 0.1, "steps": 0}, "steps is 0"),
         (ways.langevin, 1.0, {"step_size": 0.0, "steps": 1}, "step_size is 0"),
         (ways.langevin, 1.0, {"step_size": 0.1, "steps": 0}, "steps is 0"),
@@ -480,8 +435,8 @@ def test_ladders_descend_but_for_eulers_restarts(name: str, sigmas: list[float])
         (ways.predictor_corrector, [1.0, 0.5], {"snr": 0.0}, "snr is 0"),
         (ways.predictor_corrector, [1.0, 0.5], {"corrections": -1}, "corrections is -1"),
         (ways.edm, [1.0, 0.5], {"churn": -1.0}, "churn is -1"),
-        (ways.dpm_solver, [1.0, 0.5], {"stochasticity": -1.0}, "stochasticity is -1"),
-        (ways.dpm_solver, [1.0, 0.5], {"last_extrapolation": -0.1}, r"last_extrapolation is -0\.1"),
+        (ways.dpm_solver, [1.0, 0.5], {"stochasticity": -1.0}, "stochasticity=-1"),
+        (ways.dpm_solver, [1.0, 0.5], {"last_extrapolation": -0.1}, r"last_extrapolation=-0\.1"),
     ],
 )
 def test_options_out_of_range_are_refused(
@@ -501,7 +456,6 @@ CERTAIN: dict[str, Callable[[], Tensor]] = {
     "downsampled": lambda: downsampled(2)(IMAGE),
     "blurred": lambda: blurred(1.0)(IMAGE),
     "exact trace": lambda: log_prob(MIXTURE, X, sigma_max=20, sigma_min=0.5, mean=0.1).log_prob,
-    "no point": lambda: log_prob(MIXTURE, X[:0], sigma_max=20, sigma_min=0.5).log_prob,
     "Empirical": lambda: Empirical(X)(X, 0.5) + Empirical(X).log_prob(X, 0.5)[:, None],
     **{name: partial(lambda toy: toy()(X, 0.5) + toy().log_prob(X, 0.5)[:, None], toy) for name, toy in TOYS.items()},
     "ladders": lambda: torch.cat([kind(5, 0.1, n).sigmas() for kind in (Geometric, Karras) for n in (3, 1)]),

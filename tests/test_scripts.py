@@ -15,7 +15,6 @@ import pytest
 import torch
 from learning import TINY
 from PIL import Image
-from safetensors.numpy import load_file
 
 import ncsn
 from ncsn.data.pixels import quantize
@@ -87,12 +86,11 @@ def test_a_script_that_is_killed_and_resumed_makes_the_run_of_the_command_that_w
     capsys.readouterr()
     pictures = {"samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png"}
     files = pictures | {"config.json", "model.safetensors", "checkpoint.pt", "metrics.json", "metrics.jsonl"}
-    assert {name for name in names(cut) if not name.startswith("samples_0")} == files
-    assert names(cut) == names(whole)
+    assert names(cut) == names(whole) == files
     for name in names(whole) - {"checkpoint.pt", "metrics.json", "metrics.jsonl"}:  # which hold seconds
         assert (whole / name).read_bytes() == (cut / name).read_bytes(), name
     states = [torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (whole, cut)]
-    for name in ("model", "average", "optimizers", "generator", "kept"):
+    for name in ("model", "average", "optimizers", "generator", "kept", "step"):
         assert str(states[0][name]) == str(states[1][name]), name
     with Image.open(cut / "samples.png") as grid:
         assert np.array_equal(
@@ -107,20 +105,18 @@ def test_a_folder_of_colour_images_trains_with_a_guide(run: Run, tmp_path: Path)
     for i in range(20):
         pixels = np.random.default_rng(i).integers(0, 255, (16, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
-    out = tmp_path / "run"
-    line = f"{TINY} --guidance 2 --seed 3 --dataset {tmp_path}/images --steps 11 --out {out}"
+    line = f"{TINY} --guidance 2 --seed 3 --dataset {tmp_path}/images --steps 11 --out {tmp_path}/run"
     assert run("training_MNIST.py", line) == 0
-    weights, statistics = load_file(out / "model.safetensors"), ncsn.load_images(str(tmp_path / "images")).statistics
-    assert [float(weights["data_mean"]), float(weights["data_std"])] == pytest.approx(statistics, abs=1e-6)
-    said, made = numbers(out), ncsn.load(out, device="cpu")
-    assert (said["step"], said["nfe"], said["guidance"], said["guide_nfe"] > 0) == (11, 5, 2, True)
-    assert torch.load(out / "guide" / "checkpoint.pt", weights_only=True)["step"] == 2, "a tenth, rounded up"
+    content, made = numbers(tmp_path / "run"), ncsn.load(tmp_path / "run", device="cpu")
+    statistics = ncsn.load_images(str(tmp_path / "images")).statistics
+    assert [float(made.model.data_mean), float(made.model.data_std)] == pytest.approx(statistics, abs=1e-6)
+    assert (content["step"], content["nfe"], content["guidance"], content["guide_nfe"] > 0) == (11, 5, 2, True)
+    guide = torch.load(tmp_path / "run" / "guide" / "checkpoint.pt", weights_only=True)
+    assert guide["step"] == 2, "a tenth, rounded up"
     assert 0 < made.guide_parameters < made.parameters / 2
     assert not torch.equal(made.sample(2), made.sample(2, guidance=1.0))
     # Random bytes are what a network that says nothing takes them for, uncorrelated pixels: 1 is what that costs.
-    assert said["validation_loss"] == pytest.approx(1, abs=0.25)
-    with Image.open(out / "samples.png") as grid:
-        assert np.asarray(grid).shape[2] == 3
+    assert content["validation_loss"] == pytest.approx(1, abs=0.25)
 
 
 @pytest.mark.slow
@@ -131,7 +127,7 @@ def test_a_folder_of_colour_images_trains_with_a_guide(run: Run, tmp_path: Path)
         ("--network refinenet --channels 4", 0.5),
         ("--network refinenet-v2 --channels 4", 0.0),
         ("--proposal loguniform --sampler langevin --langevin-steps 6 --channels 8", 0.5),
-        ("--proposal geometric --sampler heun --levels 4 --channels 8 --noise auto", 0.5),
+        ("--proposal geometric --sampler heun --levels 4 --channels 8", 0.5),
     ],
 )
 def test_other_networks_proposals_and_samplers_train(
@@ -139,17 +135,15 @@ def test_other_networks_proposals_and_samplers_train(
 ) -> None:
     line = f"--dataset {trained}/data.npz {options} --batch-size 4 --samples 4 --steps 3 --out {tmp_path}/run"
     assert run("training_MNIST.py", line) == 0
-    weights = load_file(tmp_path / "run" / "model.safetensors")
-    assert float(weights["data_mean"]) == pytest.approx(mean, abs=0.15 if mean else 0)
-    with Image.open(tmp_path / "run" / "samples.png") as grid:
-        assert np.array_equal(np.asarray(grid), np.asarray(image_grid(quantize(ncsn.load(tmp_path / "run").sample(4)))))
+    made = ncsn.load(tmp_path / "run")
+    assert float(made.model.data_mean) == pytest.approx(mean, abs=0.15 if mean else 0)
+    assert made.sample(2).isfinite().all()
 
 
 @pytest.mark.slow
 def test_toy_circle_learns_the_score_near_the_data_and_not_far_away(run: Run, tmp_path: Path) -> None:
-    assert run("training_toy.py", f"--generator circle --steps 600 --out {tmp_path}/run") == 0
-    files = {"checkpoint.pt", "config.json", "metrics.json", "model.safetensors", "score_field.png"}
-    assert names(tmp_path / "run") == files
+    assert run("training_toy.py", f"--generator circle --steps 600 --samples 0 --out {tmp_path}/run") == 0
+    assert names(tmp_path / "run") == {"config.json", "metrics.json", "model.safetensors", "score_field.png"}
     levels = numbers(tmp_path / "run")["levels"]
     near = [level["relative_error_on_noised_data"] for level in levels]
     assert max(near) <= 0.02
@@ -172,48 +166,34 @@ def test_toy_gaussian_mixes_only_when_annealed(run: Run, tmp_path: Path) -> None
     assert samplers["langevin_learned"]["modes"][0]["weight_error"] >= 0.2
     assert samplers["langevin_exact"]["modes"][0]["weight_error"] >= 0.2
     assert samplers["annealed_learned"]["modes"][1]["std"] == pytest.approx(1, abs=0.07)
-    # Fresh data is at about 1; the exact score, annealed, is as near but for the weights' errors.
-    assert samplers["annealed_exact"]["sliced_wasserstein_over_floor"] < 4
-    assert samplers["langevin_exact"]["sliced_wasserstein_over_floor"] > 10
-    assert {row["nfe"] for name, row in samplers.items() if "_" in name and isinstance(row, dict)} == {1501}
+    assert samplers["annealed_exact"]["distance"] < 0.4 * samplers["langevin_exact"]["distance"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "learned"),
     [
-        ("circle --objective ssm --steps 400 --batch-size 512", 15),
-        ("circle --objective exact --steps 400 --batch-size 512", 15),
+        ("circle --objective ssm --steps 400 --batch-size 512 --samples 0", 15),
+        ("circle --objective exact --steps 400 --batch-size 512 --samples 0", 15),
         (f"swiss-roll {QUICK}", 1),  # a Gaussian at first, of the data's mean and standard deviation
         (f"checkerboard {QUICK}", 1),
     ],
 )
 def test_other_toys_learn_by_other_objectives(line: str, learned: int, run: Run, tmp_path: Path) -> None:
-    assert run("training_toy.py", f"--generator {line} --view field --out {tmp_path}/run") == 0
+    assert run("training_toy.py", f"--generator {line} --out {tmp_path}/run") == 0
     errors = [level["relative_error_on_noised_data"] for level in numbers(tmp_path / "run")["levels"]]
     assert max(errors[:learned]) < 0.1
     assert learned > 1 or errors[-1] > 0.1
 
 
-def test_a_toy_that_is_interrupted_goes_on_with_its_own_settings(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Before its first step: the checkpoint is that of the beginning."""
-    before = ncsn.State.update
-    line = f"--generator moons --seed 3 --objective exact {QUICK} --levels 3 --langevin-steps 2 --out {tmp_path}"
-    assert run("training_toy.py", f"{line}/whole") == 0
-    monkeypatch.setattr(ncsn.State, "update", Mock(side_effect=MemoryError))
-    assert run("training_toy.py", f"{line}/cut") == 1
-    monkeypatch.setattr(ncsn.State, "update", before)
-    capsys.readouterr()
-    assert run("training_toy.py", f"--generator circle --seed 5 --resume --out {tmp_path}/cut") == 0
-    assert "seed" in capsys.readouterr().out
-    pictures = {"score_field.png", "samples.png", "trajectories.gif"}
-    assert names(tmp_path / "cut") == pictures | {"checkpoint.pt", "config.json", "metrics.json", "model.safetensors"}
-    for name in pictures | {"model.safetensors", "config.json"}:
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
-    sampling = ncsn.load(tmp_path / "cut").recipe.sampling
-    assert (sampling.levels, sampling.steps) == (3, 2)
+def test_a_toy_is_a_run_of_its_options_and_is_not_replaced(run: Run, tmp_path: Path) -> None:
+    line = f"--generator moons --seed 3 {QUICK} --levels 3 --langevin-steps 2 --eps 0.001 --out {tmp_path}/run"
+    assert run("training_toy.py", line) == 0
+    assert {"samples.png", "score_field.png", "metrics.json"} < names(tmp_path / "run")
+    sampling = ncsn.load(tmp_path / "run").recipe.sampling
+    assert (sampling.levels, sampling.steps, sampling.eps, sampling.sampler) == (3, 2, 0.001, "annealed")
+    assert run("training_toy.py", line) == 2
+    assert run("training_toy.py", f"{line} --overwrite") == 0
 
 
 MISTAKES = {
@@ -223,7 +203,7 @@ MISTAKES = {
     "MNIST --sampler annealed --eps 1": "0 < eps < 0.0004",
     "MNIST --minutes 1 --steps 1": "at most one",
     "MNIST --overwrite --resume": "at most one",
-    "MNIST --data-dir nowhere": "is missing",
+    "MNIST --dataset nowhere": "no data set",
     "MNIST --batch-size 8 --accumulate 9": "batch_size is 8",
     "MNIST --network refinenet --channels 8 8": "refinenet",
 }
@@ -235,17 +215,8 @@ def test_mistakes_are_one_line_and_leave_nothing(
 ) -> None:
     monkeypatch.setattr(ncsn.State, "update", Mock(side_effect=MemoryError))  # what is not refused ends here
     script, args = line.split(" ", 1)
-    assert run(f"training_{script}.py", f"{args} --device cpu --out {tmp_path}/run") == 2
+    assert run(f"training_{script}.py", f"{args} --out {tmp_path}/run") == 2
     said = capsys.readouterr().err
     assert MISTAKES[line] in said
     assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("script", ["training_toy.py", "training_MNIST.py"])
-def test_without_the_package_the_scripts_say_so(script: str) -> None:
-    line = [sys.executable, "-S", "-I", str(ROOT / script)]  # without site-packages
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "install the package first" in done.stderr

@@ -4,7 +4,6 @@ import dataclasses
 import json
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,7 +69,6 @@ HEARD: list[tuple[str, Any, dict[str, Any], Read, object]] = [
     ("network", "refinenet-v2", REFINENET, lambda x: x.run.recipe.preconditioning, "scaled"),
     ("channels", (6, 4, 2), {}, argument("channels"), (6, 4, 2)),
     ("blocks", 2, {}, argument("blocks"), 2),
-    ("noise", "auto", {}, sampling("sigma_max"), None),
     ("sigma_max", 2.5, {}, sampling("sigma_max"), 2.5),
     ("sigma_min", 0.02, {}, sampling("sigma_min"), 0.02),
     ("proposal", "geometric", {}, lambda x: len(set(sigmas(x).tolist())), 5),
@@ -110,9 +108,11 @@ def test_every_option_is_in_the_table() -> None:
     assert {name for name, *_ in HEARD} | ELSEWHERE == {field.name for field in dataclasses.fields(Images)}
 
 
-def test_resolved_settings_have_no_gaps_and_come_back_from_json() -> None:
+def test_resolved_settings_have_values_of_the_data_and_come_back_from_json() -> None:
     resolved = rules.resolve(Images(dataset="somewhere"), pictures(), torch.device("cpu"))
-    assert {name for name, value in vars(resolved).items() if value is None} == {"steps", "size"}
+    assert {name for name, value in vars(resolved).items() if value is None} == {
+        *("steps", "size", "levels", "langevin_steps", "eps")
+    }
     assert resolved.minutes == 10
     text = json.dumps(plain(dataclasses.asdict(resolved)))
     assert validated(ResolvedImages, json.loads(text), "it") == resolved
@@ -121,15 +121,13 @@ def test_resolved_settings_have_no_gaps_and_come_back_from_json() -> None:
 
 def test_who_resumes_gets_the_runs_own_settings_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     saved = plain(dataclasses.asdict(rules.resolve(tiny(seed=3), pictures(), torch.device("cpu"))))
-    free = ("minutes", "steps", "compile", "accumulate")
-    again = partial(recalled, kind=ResolvedImages, folder=Path("runs/x"), saved=saved, free=free)
+    again = partial(recalled, saved=saved, where="x: settings")
     same = again(Images(seed=3, channels=(8, 12), minutes=2.0, accumulate=2, job=ImageJob(device="cpu")))
     assert (same.seed, same.channels, same.minutes, same.steps, same.accumulate) == (3, (8, 12), 2.0, None, 2)
     assert (same.job, same.compile) == (ImageJob(device="cpu"), False)
     assert not capsys.readouterr().out
     other = again(Images(seed=5, batch_size=64))
     assert (other.seed, other.batch_size, other.steps) == (3, 16, 6)
-    said = capsys.readouterr().out
-    assert "batch_size, seed" in said
-    with pytest.raises(ValueError, match=r"config.json: settings: channels is"):
+    assert "batch_size, seed" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="x: settings: channels is"):
         again(Images(), saved=saved | {"channels": "wide"})

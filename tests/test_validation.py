@@ -12,7 +12,7 @@ from annotated_types import Interval
 
 from ncsn.cli.main import COMMANDS
 from ncsn.learn.settings import Images, ResolvedImages, Toy
-from ncsn.validation import Count, Levels, NoiseLevel, check_call, check_ranges, validated
+from ncsn.validation import Count, Levels, NoiseLevel, check_call, check_ranges, read_json, validated
 
 NEEDED: dict[str, Any] = {
     "dataset": "mnist",
@@ -49,7 +49,7 @@ def test_every_number_has_a_range_and_is_refused_outside_of_it(kind: Any) -> Non
             beyond = [low, interval.le + 1] + [math.nan, math.inf] * (number is float)  # type: ignore[operator]
             for value in beyond if not resolved else ():
                 given = (value,) if field.name == "channels" else value
-                with pytest.raises(ValueError, match=rf"^{field.name}[.\d]* is \S+; it should [^\n]*$"):
+                with pytest.raises(ValueError, match=rf"^{field.name}[.\d]* is \S+; [^\n]*$"):
                     kind(**needed | {field.name: given})
 
 
@@ -82,12 +82,12 @@ def test_what_json_says_is_a_dataclass() -> None:
     ("change", "message"),
     [
         ({"inner": {}}, "inner.name is missing"),
-        ({"inner": {"name": "a", "sizes": [1, 0]}}, "inner.sizes.1 is 0; it should be greater than or equal to 1"),
-        ({"inner": {"name": "a", "sizes": [True]}}, "inner.sizes.0 is True; it should be a valid integer"),
-        ({"inner": ["a"]}, "inner is .*; it should be an object"),
-        ({"level": "x" * 5000}, "level is 'x.*; it should be a valid integer or it should be 'all'"),
+        ({"inner": {"name": "a", "sizes": [1, 0]}}, "inner.sizes.1 is 0; .* 1"),
+        ({"inner": {"name": "a", "sizes": [True]}}, "inner.sizes.0 is True; .* integer"),
+        ({"inner": ["a"]}, "inner is .*; .* object"),
+        ({"level": "x" * 5000}, "level is 'x.*; .* integer or .* 'all'"),
         ({"level": 13}, "level is 13; bring luck"),
-        ({"sigma": math.nan}, "sigma is nan; it should be a finite number"),
+        ({"sigma": math.nan}, "sigma is nan; .* finite number"),
         ({"sigma": 10**400}, "sigma is "),
         ({"more\n": 1}, "more is 1; Extra inputs"),
     ],
@@ -109,6 +109,16 @@ def test_a_call_is_checked_without_being_made() -> None:
             check_call(call, wrong)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"\xff\xfe1", b"[" * 100_000, b"9" * 5000])
+def test_what_is_no_object_in_json_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(b'{"a": 1}')
+    assert read_json(path) == {"a": 1}
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.json cannot be read"):
+        read_json(path)
+
+
 def test_help_needs_no_torch_and_samples_no_plots() -> None:
     code = """
 import sys
@@ -120,7 +130,8 @@ except SystemExit:
 assert not {"torch", "numpy"} & sys.modules.keys()
 import ncsn
 ncsn.load("mnist", device="cpu").sample(1, levels=2)
-print("unwanted", {"scipy", "matplotlib", "pandas"} & sys.modules.keys())
+slow = {"scipy", "matplotlib", "pandas", "torch._dynamo", "sympy", "torchvision", "typeguard", "http.server"}
+print("unwanted", slow & sys.modules.keys())
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "unwanted set()"

@@ -21,8 +21,8 @@ TOY = "--steps 40 --batch-size 64 --width 8 --layers 1 --levels 6 --langevin-ste
 JOBS = {
     "train": f"ncsn train HERE/images.npz {SMALL} --steps 40 --out out",
     "classes": f"ncsn train HERE/images {SMALL} --steps 40 --out out",
-    "toy": f"training_toy.py {TOY} --view both --out out",
-    "npz": "ncsn sample HERE/run -n 600 --device cpu --out out.npz",
+    "toy": f"training_toy.py {TOY} --out out",
+    "npz": "ncsn sample HERE/run -n 2100 --levels 4 --device cpu --out out.npz",
     "gif": "ncsn sample HERE/run --device cpu --out out.gif",
     "evaluate": "ncsn evaluate HERE/run -n 120 --device cpu --out out",
     "likelihood": "ncsn likelihood HERE/run -n 8 --device cpu --out out.json",

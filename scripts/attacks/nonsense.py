@@ -25,12 +25,12 @@ USES = {
     "train": f"train IMAGES {SMALL} --steps 2 --guidance 1 --out out",
     "sample": "sample RUN -n 3 --levels 3 --device cpu --out out.npz",
     "evaluate": "evaluate RUN -n 100 --levels 3 --device cpu --out out",
-    "likelihood": "likelihood RUN -n 2 --probes 2 --device cpu --out out.json",
+    "likelihood": "likelihood RUN -n 2 --probes 2 --device cpu",
     "interpolate": "interpolate RUN -n 1 --steps 2 --levels 3 --device cpu --out out.png",
     "export": "export RUN out.onnx",
     "info": "info RUN --device cpu",
-    "play": "play --no-browser --port 0",
-    "push": "push RUN user/model --dry-run out",
+    "play": "play --port 0",
+    "push": "push RUN user/model",
 }
 OTHERS = "RUN -n 2 --levels 3 --solver-steps 1 --device cpu --out out.png"  # of a command that is not above
 TOKENS = (b"9" * 400, b"[" * 50_000, b"1e999", b"NaN", b"-Infinity", b"\xff\xfe", b"\x00", b"\\ud800")
@@ -40,13 +40,12 @@ COMMANDS = (
     "sample run -n 2 --levels 2 --device cpu --out out.npz",
     "info run --device cpu",
     "evaluate run -n 100 --levels 2 --device cpu --out out",
-    "push run user/model --dry-run out",
+    "push run user/model",
 )
 RUN_FILES = ("config.json", "metrics.json", "metrics.jsonl", "checkpoint.pt", "guide/config.json")
 FILES = {
     **{f"run/{name}": COMMANDS for name in RUN_FILES},
     "run/model.safetensors": COMMANDS[1:2],
-    "samples.npz": ("evaluate samples.npz --against run --device cpu --out out",),
     **{
         f"set.{kind}": (f"train set.{kind} {SMALL} --steps 1 --guidance 1 --out out",) for kind in ("zip", "tar", "npy")
     },
@@ -143,7 +142,6 @@ def prepare(ground: Ground) -> None:
     shutil.copy(ground.folder / "images" / "dark" / "000.png", ground.folder / "it.png")
     with np.load(ground.folder / "images.npz") as there:
         np.save(ground.folder / "set.npy", there["x_train"])
-        np.savez_compressed(ground.folder / "samples.npz", samples=there["x_train"])
     place = ground.place("whole", 0)
     shutil.copytree(ground.folder / "run", place / "run")
     ground.made(f"ncsn {COMMANDS[1]}", place)

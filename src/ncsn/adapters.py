@@ -89,18 +89,19 @@ def from_variance_preserving(
     """
     if prediction_type not in get_args(Prediction):
         raise ValueError(f"prediction_type is {prediction_type!r}; allowed are {', '.join(get_args(Prediction))}")
-    log_sigmas = log_noise_levels(alphas)
+    table = float64(alphas.detach())
+    if table.ndim != 1 or len(table) < 2 or not (table[0] < 1 and table[-1] > 0 and bool((table.diff() < 0).all())):
+        raise ValueError(f"alphas is {table.tolist()}; at least two numbers that descend in (0, 1) are needed")
+    log_sigmas = ((1 - table) / table).log() / 2
     least, largest = log_sigmas[[0, -1]].exp().tolist()
 
     def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-        asked = expand(sigma, x)
-        if bool(((asked < least * (1 - SIGMA_ROUNDING)) | (asked > largest * (1 + SIGMA_ROUNDING))).any()):
+        std = expand(sigma, x)
+        if bool(((std < least * (1 - SIGMA_ROUNDING)) | (std > largest * (1 + SIGMA_ROUNDING))).any()):
             # The same words each time, so that Python prints them once.
-            words = (
-                f"noise levels outside of {least:.4g} to {largest:.4g}, which the model knows, are moved to its last"
-            )
+            words = f"noise levels beyond {least:.4g} to {largest:.4g}: the model is asked at its last one"
             warnings.warn(words, stacklevel=2)
-        std = asked.clamp(min=least)
+        std = std.clamp(min=least)
         scale = (1 + std**2).sqrt()
         precision = torch.promote_types(x.dtype, torch.float32)  # bfloat16 cannot tell t from t + 1
         times = positions(log_sigmas.to(x.device, precision), std.flatten().to(precision).log())
@@ -113,19 +114,6 @@ def from_variance_preserving(
     return score
 
 
-def log_noise_levels(alphas: Float[Tensor, "t"]) -> Float[Tensor, "t"]:
-    """Ln σ_t = ln √(1/ᾱ_t − 1), ascending, in double precision.
-
-    Raises ValueError unless there are at least two ``alphas``, strictly descending within (0, 1).
-    """
-    table = float64(alphas.detach())
-    if table.ndim != 1 or len(table) < 2 or not (table[0] < 1 and table[-1] > 0 and bool((table.diff() < 0).all())):
-        raise ValueError(
-            f"alphas has shape {tuple(table.shape)}; at least two numbers that descend in (0, 1) are needed"
-        )
-    return ((1 - table) / table).log() / 2
-
-
 def positions(table: Float[Tensor, "t"], values: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
     """Where the values lie in an ascending table, as indices with a fraction; beyond its ends, these."""
     after = torch.searchsorted(table, values).clamp(1, len(table) - 1)
@@ -136,10 +124,6 @@ def positions(table: Float[Tensor, "t"], values: Float[Tensor, "b"]) -> Float[Te
 
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 DISTILLED = ("LCMScheduler", "TCDScheduler")  # of consistency models, whose answer is a sample and not a mean
-ALLOWED = """allowed are a UNet2DModel without classes or learned time embedding, with as many channels out as in (twice
-as many if variance_type is learned or learned_range), and ScoreSdeVeScheduler, or FlowMatchEulerDiscreteScheduler or
-FlowMatchHeunDiscreteScheduler without invert_sigmas, or a scheduler with alphas_cumprod (LCM and TCD excepted),
-prediction_type epsilon, v_prediction or sample, discrete times and no use_flow_sigmas""".replace("\n", " ")
 
 
 def from_diffusers(folder: str | Path) -> Score:
@@ -153,24 +137,26 @@ def from_diffusers(folder: str | Path) -> Score:
       v or the sample, as the scheduler's ``prediction_type`` says, see ``from_variance_preserving``; of a learned
       variance the mean is used.
 
+    Not for a learned time embedding, inverted or flow sigmas, continuous times, or models distilled for LCM or TCD.
+
     x is in the model's own range, usually [−1, 1], for ScoreSdeVe [0, 1].  Nothing is downloaded.
-    Raises ValueError if it is no such folder, or holds another kind of model.
+    Raises ValueError if it holds another kind of model, and diffusers' own error if it holds none.
     """
     from diffusers import DiffusionPipeline, UNet2DModel
 
-    if not (Path(folder) / "model_index.json").is_file():
-        raise ValueError(f"{folder} holds no model_index.json; a folder from pipeline.save_pretrained is needed")
-    parts = DiffusionPipeline.from_pretrained(folder, local_files_only=True).components
+    parts = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True).components
     network, scheduler = parts.get("unet"), parts.get("scheduler")
-    kind = type(scheduler).__name__
-    settings = getattr(scheduler, "config", {})
-    refusal = ValueError(f"{folder} holds a {type(network).__name__} with a {kind}, set otherwise; {ALLOWED}")
-    if not isinstance(network, UNet2DModel) or network.class_embedding is not None:
-        raise refusal
-    learned = settings.get("variance_type") in ("learned", "learned_range")
-    if network.config.out_channels != network.config.in_channels * (2 if learned else 1):
-        raise refusal
-    if network.config.time_embedding_type == "learned":  # one vector for each whole t
+    kind, settings = type(scheduler).__name__, getattr(scheduler, "config", {})
+    refusal = ValueError(
+        f"{folder} holds a {type(network).__name__} with a {kind}; from_diffusers says what is allowed"
+    )
+    channels = 2 if settings.get("variance_type") in ("learned", "learned_range") else 1
+    if (
+        not isinstance(network, UNet2DModel)
+        or network.class_embedding is not None
+        or network.config.time_embedding_type == "learned"  # one vector for each whole t
+        or network.config.out_channels != network.config.in_channels * channels
+    ):
         raise refusal
     network.requires_grad_(False)  # diffusers has set it to evaluation already
 

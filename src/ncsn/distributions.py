@@ -18,24 +18,18 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ncsn.noise import place_of
-from ncsn.score import Sigma, expand, float64
+from ncsn.score import Score, Sigma, expand, float64
 
 
 @runtime_checkable
-class Distribution(Protocol):
-    """A distribution that can be sampled, and whose score and log density are known at every noise level."""
+class Distribution(Score, Protocol):
+    """A score that can be sampled, and whose log density is known at every noise level."""
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         """``n`` independent draws of the clean data, on the generator's device; on the CPU without one."""
-        ...
 
     def log_prob(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b"]:
         """Log p_σ(x) in nats."""
-        ...
-
-    def __call__(self, x: Float[Tensor, "b d"], sigma: Sigma, /) -> Float[Tensor, "b d"]:
-        """The score ∇ₓ log p_σ(x)."""
-        ...
 
 
 class GaussianMixture:
@@ -44,7 +38,7 @@ class GaussianMixture:
     ``means``: μ, (k, d).
     ``std``: s ≥ 0, of every component.
     ``weights``: w, (k,), non-negative and normalised here; equal by default.
-    Raises ValueError for weights of another length, negative ones, or a negative std.
+    Raises ValueError for weights of another length, and for negative ones.
     """
 
     @torch.inference_mode(False)
@@ -54,8 +48,6 @@ class GaussianMixture:
         weights = torch.ones(len(means), device=means.device) if weights is None else weights
         if len(weights) != len(means) or bool((weights < 0).any()) or not float(weights.sum()) > 0:
             raise ValueError(f"weights is {weights.tolist()}; {len(means)} non-negative ones are needed, not all zero")
-        if std < 0:
-            raise ValueError(f"std is {std}; it must not be negative")
         self.means, self.std = means.clone(), std
         self.weights = weights / weights.sum()
 
@@ -163,12 +155,9 @@ class Boxes:
     """Uniform on equal axis-parallel boxes: with noise, a mixture of products of differences of normal cdfs.
 
     ``lower`` (k, d): the corners with the smallest coordinates; ``side`` > 0: the length of every edge.
-    Raises ValueError unless side > 0.
     """
 
     def __init__(self, lower: Float[Tensor, "k d"], side: float) -> None:
-        if not side > 0:
-            raise ValueError(f"side is {side}; it must be positive")
         self.lower, self.side = lower, side
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
@@ -287,13 +276,11 @@ class Empirical:
     def log_prob(self, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tensor, "b"]:
         """Log p_σ(x) in nats, from exact differences in double precision, which takes longer than the score."""
         centred = float64(x[:, None].flatten(1) - self.mean)
-        std = expand(sigma, centred)[:, 0]
-        examples = float64(self.centred)
+        std, examples = expand(sigma, centred), float64(self.centred)
         parts = zip(torch.split(centred, POINTS_AT_ONCE), torch.split(std, POINTS_AT_ONCE), strict=True)
-        logits = [-(torch.cdist(part, examples, compute_mode=EXACT) ** 2) / (2 * s[:, None] ** 2) for part, s in parts]
-        sums = torch.cat([part.logsumexp(1) for part in logits])
-        common = math.log(len(examples)) + centred.shape[1] / 2 * (2 * math.pi * std**2).log()
-        return (sums - common).to(x)
+        sums = [(-(torch.cdist(at, examples, compute_mode=EXACT) ** 2) / (2 * s**2)).logsumexp(1) for at, s in parts]
+        common = math.log(len(examples)) + centred.shape[1] / 2 * (2 * math.pi * std[:, 0] ** 2).log()
+        return (torch.cat(sums) - common).to(x)
 
     def __call__(
         self, x: Float[Tensor, "b *d"], sigma: Sigma, /, label: Int64[Tensor, "b"] | None = None
@@ -302,11 +289,11 @@ class Empirical:
 
         Raises ValueError if classes are given and the data set has none.
         """
+        if label is not None and self.labels is None:
+            raise ValueError("the data set was made without labels; no class can be given")
         centred = x[:, None].flatten(1) - self.mean
         logits = self._logits(centred, sigma)
         if label is not None:
-            if self.labels is None:
-                raise ValueError("the data set was made without labels; no class can be given")
             others = (label[:, None] != self.labels) & (label[:, None] >= 0)
             logits = logits.masked_fill(others, -torch.inf)
         posterior = logits.softmax(1).to(self.centred.dtype)

@@ -9,7 +9,7 @@ What comes out is the density p_σ at σ_min: that of the data with this much no
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.machine import hardware
 from ncsn.score import Score, Sigma
 
 
@@ -42,8 +41,7 @@ def divergences(
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        with hardware.uncompiled():  # for its gradient is asked for once for each direction
-            s = score(x, sigma)
+        s = score(x, sigma)
         products = [torch.autograd.grad(s, x, v, retain_graph=True)[0] for v in directions]
     parts = [(p * v)[:, None].flatten(1).sum(1) for p, v in zip(products, directions, strict=True)]
     return s.detach(), torch.stack(parts)
@@ -73,12 +71,10 @@ def follow_flow(
             each = np.maximum(gains.reshape(integrals, points).mean(0), moves.reshape(points, -1).mean(1))
             return float(np.sqrt(each.max()))
 
-    end = span[1]
-    path = solve_ivp(slope, span, start, method=PointwiseRK45, rtol=tolerance, atol=tolerance, t_eval=[end])
+    path = solve_ivp(slope, span, start, method=PointwiseRK45, rtol=tolerance, atol=tolerance, t_eval=span[1:])
     if not path.success:
-        raise ValueError(f"the flow could not be followed to sigma = {math.exp(end):g}: {path.message}")
-    state: np.ndarray = path.y[:, -1]
-    return state
+        raise ValueError(f"the flow could not be followed to sigma = {math.exp(span[1]):g}: {path.message}")
+    return np.asarray(path.y[:, -1])
 
 
 @torch.inference_mode(False)
@@ -95,7 +91,8 @@ def log_prob(
 ) -> LogDensities:
     """Log p_σ(x) at σ = ``sigma_min``, in nats, by an adaptive Runge–Kutta method (scipy's RK45) in ln σ.
 
-    The results are on the CPU, in double precision; the score is evaluated on x's device, in its type.
+    The results are on the CPU, in double precision; the score is evaluated on x's device, in its type.  A network that
+    was compiled must run as if it were not, within ``torch.compiler.set_stance("force_eager")``.
 
     ``sigma_max``: where p_σ is as good as N(mean, σ² I).  For data of variance v in D dimensions, a point is off by
     about v√D/(√2σ²) nats, and the mean over all data by v²D/(4σ⁴).
@@ -109,13 +106,8 @@ def log_prob(
     """
     if not math.inf > sigma_max > sigma_min > 0:
         raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; allowed is sigma_max > sigma_min > 0")
-    if probes is not None and probes < 1:
-        raise ValueError(f"probes is {probes}; at least 1 is needed, or None for the exact trace")
-    if not tolerance > 0:
-        raise ValueError(f"tolerance is {tolerance}; it must be positive")
-    if len(x) == 0:
-        nothing = torch.zeros(0, dtype=torch.float64, device="cpu")
-        return LogDensities(log_prob=nothing, standard_error=nothing, nfe=0)
+    if (probes is not None and probes < 1) or not tolerance > 0:
+        raise ValueError(f"probes is {probes}, tolerance is {tolerance}; allowed are None or >= 1, and > 0")
     shape, dimension, nfe = x.shape, x[0].numel(), 0
     if probes is None:
         basis = torch.eye(dimension, dtype=x.dtype, device=x.device).view(dimension, 1, *shape[1:])
@@ -144,22 +136,10 @@ def log_prob(
     gains = torch.from_numpy(end[x.numel() :]).view(integrals, len(x))
     squares = last[:, None].flatten(1).square().sum(1)
     noise = -squares / (2 * sigma_max**2) - dimension / 2 * math.log(2 * math.pi * sigma_max**2)
-    if probes is None:
-        error = torch.zeros_like(noise)
-    else:
-        error = gains.std(0) / probes**0.5 if probes > 1 else torch.full_like(noise, math.nan)
+    error = torch.full_like(noise, 0.0 if probes is None else math.nan)
+    if integrals > 1:
+        error = gains.std(0) / integrals**0.5
     return LogDensities(log_prob=noise - gains.mean(0), standard_error=error, nfe=nfe)
-
-
-def joined(parts: Sequence[LogDensities]) -> LogDensities:
-    """One of several, in their order; ``nfe`` is the largest.  Raises ValueError if there are none."""
-    if not parts:
-        raise ValueError("there are no log densities to join")
-    return LogDensities(
-        log_prob=torch.cat([part.log_prob for part in parts]),
-        standard_error=torch.cat([part.standard_error for part in parts]),
-        nfe=max(part.nfe for part in parts),
-    )
 
 
 def bits_per_dimension(log_prob: Float[Tensor, "b"], dimension: int) -> Float[Tensor, "b"]:

@@ -7,7 +7,7 @@ A noise level σ is a standard deviation in the units of the data.  NCSN uses a 
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,6 @@ class Proposal(Protocol):
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
         """``n`` noise levels, each with the proposal's distribution, on the generator's device."""
-        ...
 
 
 def check_range(sigma_max: float, sigma_min: float, levels: int) -> None:
@@ -43,14 +42,13 @@ def noise_like(x: Float[Tensor, "b *d"], generator: torch.Generator | None) -> F
 
 def stratified(n: int, generator: torch.Generator | None) -> Float[Tensor, "n"]:
     """Uniform numbers in [0, 1), in random order, one in each of ``n`` equal parts: with less variance."""
-    device = place_of(generator)
-    strata = torch.randperm(n, generator=generator, device=device)
-    return (strata + torch.rand(n, generator=generator, device=device)) / n
+    strata = torch.randperm(n, generator=generator, device=place_of(generator))
+    return (strata + torch.rand(n, generator=generator, device=strata.device)) / n
 
 
 @dataclass(frozen=True)
-class Geometric:
-    """A geometric ladder: σ_i/σ_{i+1} is constant (Song & Ermon 2019, section 4.1).
+class Ladder:
+    """Noise levels that descend; as a proposal, each is equally likely.
 
     ``sigma_max`` ≥ ``sigma_min`` > 0 in the units of the data; ``levels`` ≥ 1 (one level means σ_min alone).
     Raises ValueError outside of these ranges.
@@ -66,11 +64,13 @@ class Geometric:
 
     def sigmas(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
         """All noise levels, descending from σ_max to σ_min."""
-        if self.levels == 1:
-            return torch.tensor([self.sigma_min], device=device)
-        top, bottom = math.log(self.sigma_max), math.log(self.sigma_min)
-        exponents = torch.linspace(top, bottom, self.levels, dtype=torch.float64, device="cpu")
-        return exponents.exp().float().to(device)
+        raise NotImplementedError
+
+    def equal_steps(self, top: float, bottom: float) -> Float[Tensor, "levels"]:
+        """As many numbers as levels, from top to bottom, in double precision."""
+        return torch.linspace(
+            bottom if self.levels == 1 else top, bottom, self.levels, dtype=torch.float64, device="cpu"
+        )
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
         """``n`` levels of the ladder, each equally likely."""
@@ -78,32 +78,33 @@ class Geometric:
         return self.sigmas(device=levels.device)[levels]
 
 
+class Geometric(Ladder):
+    """A geometric ladder: σ_i/σ_{i+1} is constant (Song & Ermon 2019, section 4.1).
+
+    ``sigma_max`` ≥ ``sigma_min`` > 0 in the units of the data; ``levels`` ≥ 1 (one level means σ_min alone).
+    Raises ValueError outside of these ranges.
+    """
+
+    def sigmas(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
+        """All noise levels, descending from σ_max to σ_min."""
+        exponents = self.equal_steps(math.log(self.sigma_max), math.log(self.sigma_min))
+        return exponents.exp().float().to(device)
+
+
 @dataclass(frozen=True)
-class Karras:
+class Karras(Ladder):
     """A ladder in equal steps of σ^(1/ρ): coarser at the top, finer at the bottom, than equal steps of σ.
 
     Karras et al. 2022, equation 5, with their ρ = 7.  ``sigma_max`` ≥ ``sigma_min`` > 0 in the units of the data;
     ``levels`` ≥ 1 (one level means σ_min alone); ``rho`` > 0.
-    Raises ValueError outside of these ranges.
+    Raises ValueError for other noise levels.
     """
 
-    sigma_max: float
-    sigma_min: float
-    levels: int
     rho: float = 7.0
-
-    def __post_init__(self) -> None:
-        """Refuse what is no ladder."""
-        check_range(self.sigma_max, self.sigma_min, self.levels)
-        if not self.rho > 0:
-            raise ValueError(f"rho is {self.rho}; it must be positive")
 
     def sigmas(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
         """All noise levels, descending from σ_max to σ_min."""
-        if self.levels == 1:
-            return torch.tensor([self.sigma_min], device=device)
-        top, bottom = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
-        roots = torch.linspace(top, bottom, self.levels, dtype=torch.float64, device="cpu")
+        roots = self.equal_steps(self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho))
         return (roots**self.rho).float().to(device)
 
 
@@ -111,7 +112,7 @@ class Karras:
 class LogNormal:
     """ln σ ~ N(mean, std²), within ``sigma_min`` and ``sigma_max`` (Karras et al. 2022, table 1).
 
-    Raises ValueError unless std > 0 and sigma_max ≥ sigma_min > 0.
+    Raises ValueError unless sigma_max ≥ sigma_min > 0.
     """
 
     mean: float
@@ -121,8 +122,6 @@ class LogNormal:
 
     def __post_init__(self) -> None:
         """Refuse what is no distribution."""
-        if not self.std > 0:
-            raise ValueError(f"std is {self.std}; it must be positive")
         check_range(self.sigma_max, self.sigma_min, 1)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
@@ -132,12 +131,11 @@ class LogNormal:
         independent ones (stratified sampling; for diffusion models Kingma et al. 2021, arXiv:2107.00630, appendix I).
         """
         quantiles = stratified(n, generator)
-        device = quantiles.device
-        if device.type == "mps":  # Apple's GPUs have no quantile function
+        if quantiles.device.type == "mps":  # Apple's GPUs have no quantile function
             quantiles = quantiles.cpu()
         # Within ±5.2 standard deviations, where float32 can tell a quantile from 0 and 1.
-        log_sigma: Tensor = self.mean + self.std * torch.special.ndtri(quantiles.clamp(1e-7, 1 - 1e-7)).to(device)
-        return log_sigma.exp().clamp(self.sigma_min, self.sigma_max)
+        normal: Tensor = torch.special.ndtri(quantiles.clamp(1e-7, 1 - 1e-7))
+        return (self.mean + self.std * normal.to(place_of(generator))).exp().clamp(self.sigma_min, self.sigma_max)
 
 
 @dataclass(frozen=True)
@@ -203,8 +201,7 @@ def langevin_eps(ratio: float, sigma_min: float, steps: int) -> float:
     return 2 * float(best.x) * sigma_min**2
 
 
-@dataclass(frozen=True)
-class Suggestion:
+class Suggestion(NamedTuple):
     """Noise levels and Langevin steps for a data set, and why."""
 
     noise: Geometric
@@ -220,24 +217,19 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
     extent of one coordinate, which is 0.01 for pixels in [0, 1].  ``steps``: Langevin steps on each level.
     Raises ValueError if there are fewer than two different examples, or numbers that are not finite.
     """
-    bad = int((~data.isfinite()).sum())
-    if bad:
-        raise ValueError(f"data has {bad} numbers that are NaN or infinite; remove or fill in their rows")
     sigma_max = largest_distance(data) if len(data) else 0.0
-    if not sigma_max > 0:
-        raise ValueError(f"data of shape {tuple(data.shape)} has no two different examples")
-    dimension, smallest = data[0].numel(), "as given"
+    if not 0 < sigma_max < math.inf:
+        raise ValueError(f"data of shape {tuple(data.shape)} has no two different examples, all of them finite")
     if sigma_min is None:
-        flat, smallest = data[:, None].flatten(1), "a hundredth of a coordinate's range, noise that does not matter"
-        sigma_min = float((flat.amax(0) - flat.amin(0)).max()) / 100
+        sigma_min = float((data.amax(0) - data.amin(0)).max()) / 100
+    dimension = data[0].numel()
     ratio = level_ratio(dimension)
     noise = Geometric(sigma_max, sigma_min, 1 + math.ceil(math.log(sigma_max / sigma_min) / math.log(ratio)))
     eps = langevin_eps(ratio, sigma_min, steps)
     explanation = (
         f"sigma_max = {sigma_max:.3g}: the largest distance between two examples, so that noise joins all modes\n"
-        f"sigma_min = {sigma_min:.3g}: {smallest}\n"
-        f"levels = {noise.levels}: a ratio of {ratio:.4f}, at which samples of one level are likely at the next in "
-        f"{dimension} dimensions\n"
+        f"sigma_min = {sigma_min:.3g}: noise that does not matter\n"
+        f"levels = {noise.levels}: a ratio of {ratio:.4f}; samples of one are likely at the next in {dimension}-D\n"
         f"steps = {steps}, eps = {eps:.3g}: {steps} Langevin steps leave each level's noise as it should be"
     )
     return Suggestion(noise, steps, eps, explanation)

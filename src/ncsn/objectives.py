@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ncsn.noise import Proposal, noise_like
-from ncsn.score import LabelledScore, Score, ScoreModel, Sigma, conditioned, expand
+from ncsn.score import Score, ScoreModel, Sigma, conditioned, expand
 
 
 class Batch(NamedTuple):
@@ -22,7 +22,7 @@ class Batch(NamedTuple):
 
 
 def dsm(
-    score: Score | LabelledScore,
+    score: Score,
     x: Float[Tensor, "b *d"],
     sigma: Sigma,
     *,
@@ -41,11 +41,11 @@ def dsm(
 
 
 def posterior_dsm(
-    score: Score | LabelledScore,
+    score: Score,
     x: Float[Tensor, "b *d"],
     sigma: Float[Tensor, "b"],
     *,
-    data_score: Score | LabelledScore,
+    data_score: Score,
     above: float,
     label: Int64[Tensor, "b"] | None = None,
     generator: torch.Generator | None = None,
@@ -81,7 +81,7 @@ def curvature(
 
 
 def ssm(
-    score: Score | LabelledScore,
+    score: Score,
     x: Float[Tensor, "b *d"],
     sigma: Sigma,
     *,
@@ -100,7 +100,7 @@ def ssm(
 
 
 def exact(
-    score: Score | LabelledScore,
+    score: Score,
     x: Float[Tensor, "b *d"],
     sigma: Sigma,
     *,

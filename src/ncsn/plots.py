@@ -1,6 +1,6 @@
 """Every figure and animation; the only room that knows matplotlib, which the first figure loads."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -13,11 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from ncsn.data.pixels import quantize
-from ncsn.evaluation import Evaluation
-from ncsn.samplers import Step
 from ncsn.score import Score
 from ncsn.storage import atomic
-from ncsn.training import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +25,7 @@ STYLE: Any = {"font.size": 9, "axes.titlesize": 9.5, "axes.spines.top": False, "
 Place = Path | str | None
 Extent = tuple[tuple[float, float], tuple[float, float]]
 Panel = tuple[str, Float[Tensor, "n 2"]]
+Noisy = tuple[float, Tensor]  # a step of a sampler: σ and x
 
 
 @contextmanager
@@ -87,19 +85,30 @@ def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int
     return picture
 
 
+def image_pairs(
+    above: Shaped[Tensor, "n c h w"], below: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int = 10
+) -> Image.Image:
+    """Images, each above another one, such as samples above the training images that are nearest to them.
+
+    ``columns``: how many there are in a row; n is a multiple.  See ``image_grid``.
+    """
+    rows = [images.reshape(-1, columns, *images.shape[1:]) for images in (above, below)]
+    return image_grid(torch.stack(rows, 1).flatten(0, 2), path, columns=columns)
+
+
 def visible(x: Float[Tensor, "*d"], sigma: float) -> UInt8[Tensor, "*d"]:
     """Noisy images with their contrast reduced around mid-grey until two standard deviations of noise fit."""
     return quantize(0.5 + (x - 0.5) / (1 + 4 * sigma))
 
 
-def _spread(steps: Sequence[Step], most: int) -> list[Step]:
+def _spread(steps: Sequence[Noisy], most: int) -> list[Noisy]:
     """At most so many of the states, evenly chosen, the first and the last among them."""
     chosen = torch.linspace(0, len(steps) - 1, min(most, len(steps))).round().int().tolist()
     return [steps[i] for i in chosen]
 
 
 @_styled()
-def evolution(steps: Sequence[Step], path: Place = None, *, examples: int = 8, columns: int = 12) -> "Figure":
+def evolution(steps: Sequence[Noisy], path: Place = None, *, examples: int = 8, columns: int = 12) -> "Figure":
     """From noise to images: one example a row, noise levels from left to right, σ = 0 for the denoised state.
 
     ``steps``: the states of a sampler, of images (n, c, h, w).
@@ -117,7 +126,7 @@ def evolution(steps: Sequence[Step], path: Place = None, *, examples: int = 8, c
     return _finish(figure, path)
 
 
-def evolution_animation(steps: Sequence[Step], path: Path | str, *, examples: int = 36) -> None:
+def evolution_animation(steps: Sequence[Noisy], path: Path | str, *, examples: int = 36) -> None:
     """The same as an animation of a grid, in at most 40 frames and 16 shades, which keeps the file small."""
     frames = [image_grid(visible(x[:examples], sigma), columns=6).quantize(16) for sigma, x in _spread(steps, 40)]
     _animate(frames, path, milliseconds=120)
@@ -231,7 +240,7 @@ def trajectories(states: Sequence[Panel], path: Path | str, *, view: float | Ext
 
 
 @_styled()
-def loss_curves(rows: Sequence[Row], bands: Sequence[str], path: Place = None) -> "Figure":
+def loss_curves(rows: Sequence[Mapping[str, Any]], bands: Sequence[str], path: Place = None) -> "Figure":
     """Training and validation loss against the step, and validation loss in each σ band.
 
     ``rows``: those of metrics.jsonl.  ``bands``: what each of ``validation_bands`` is called.
@@ -240,12 +249,12 @@ def loss_curves(rows: Sequence[Row], bands: Sequence[str], path: Place = None) -
 
     figure = _blank(10, 3.8)
     left, right = figure.subplots(1, 2)
-    steps = [row.step for row in rows]
-    left.plot(steps, [row.loss for row in rows], ".-", color=QUIET, ms=3, lw=1, label="training")
-    left.plot(steps, [row.validation_loss for row in rows], ".-", color=POINTS, label="validation, averaged weights")
+    steps = [row["step"] for row in rows]
+    left.plot(steps, [row["loss"] for row in rows], ".-", color=QUIET, ms=3, lw=1, label="training")
+    left.plot(steps, [row["validation_loss"] for row in rows], ".-", color=POINTS, label="validation, averaged weights")
     colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(bands)))
     for i, (band, colour) in enumerate(zip(bands, colours, strict=True)):
-        right.plot(steps, [row.validation_bands[i] for row in rows], ".-", color=colour, label=band)
+        right.plot(steps, [row["validation_bands"][i] for row in rows], ".-", color=colour, label=band)
     for axes, title in ((left, "Loss"), (right, "Validation loss by noise level")):
         axes.set(title=title, xlabel="step", ylabel="‖F − F*‖² per pixel", yscale="log")
         axes.yaxis.set_minor_formatter("{x:.2g}")
@@ -253,40 +262,6 @@ def loss_curves(rows: Sequence[Row], bands: Sequence[str], path: Place = None) -
         axes.grid(which="both", alpha=0.25)
     left.legend(fontsize=8)
     figure.legend(*right.get_legend_handles_labels(), loc="outside right center", fontsize=8, title="noise level")
-    return _finish(figure, path)
-
-
-@_styled()
-def evaluation_page(
-    samples: UInt8[Tensor, "n c h w"], neighbours: UInt8[Tensor, "n c h w"], result: Evaluation, path: Place = None
-) -> "Figure":
-    """One page about samples: each above its nearest training image, the class histogram, and the ratios to real.
-
-    ``samples``: a multiple of ten.  ``neighbours``: the training images nearest to them.
-    """
-    tens = [images.reshape(-1, 10, *images.shape[1:]) for images in (samples, neighbours)]
-    pairs = torch.stack(tens, 1).flatten(0, 2)
-    figure = _blank(10, 4.6)
-    widths = [2.2, 1.3, 1] if result.classes else [2.2, 1]
-    left, *middle, right = figure.subplots(1, len(widths), width_ratios=widths)
-    _show_picture(left, image_grid(pairs), "Samples, each above its nearest training image")
-    for axes in middle:
-        k = np.arange(len(result.classes))
-        axes.bar(k - 0.2, result.held_out_histogram, 0.4, label="held out", color=QUIET)
-        axes.bar(k + 0.2, result.generated_histogram, 0.4, label="generated", color=POINTS)
-        axes.set_title("Share of each class")
-        if len(k) <= 30:  # there is room for all names
-            upright = 0 if sum(map(len, result.classes)) <= 26 else 90
-            axes.set_xticks(k, result.classes, rotation=upright, fontsize=8, parse_math=False)  # a name may have a $
-        axes.legend(fontsize=8)
-    # The scale has no place for a distance of 0; bars say their numbers.
-    ratios = {name: m.ratio for name, m in result.metrics.items() if m.ratio is not None and m.ratio > 0}
-    bars = right.bar([name.replace("_", "\n") for name in ratios], list(ratios.values()), color=POINTS)
-    right.bar_label(bars, fmt="%.3g")
-    right.axhline(1, color="grey", lw=0.8, ls=":", zorder=0)
-    right.set(title=f"Over held out, n = {result.n:,}", yscale="log")
-    right.yaxis.set_tick_params(which="both", left=False, labelleft=False)
-    right.tick_params(axis="x", labelsize=7.5)
     return _finish(figure, path)
 
 

@@ -1,4 +1,10 @@
-"""A run: what a training leaves, and all that can be done with it."""
+"""A run: what a training leaves, and all that can be done with it.
+
+``config.json``              what made the run, the settings that it was started with, its ``Recipe``, and its data
+``model.safetensors``        the averaged weights, with the data's mean and std, and their sha256
+``checkpoint.pt``            the whole training state, to resume from (``training.State``); it ends in its sha256
+``guide/``                   another run, of a smaller network that sampling moves away from; if there is one
+"""
 
 import copy
 import hashlib
@@ -15,27 +21,22 @@ import torch
 from annotated_types import Interval, MinLen
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ncsn import networks, problems, storage
-from ncsn.data import Origin
-from ncsn.data.images import Images
+from ncsn.data import Images, Origin
 from ncsn.data.pixels import Depth
-from ncsn.likelihood import LogDensities, joined, log_prob
+from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.problems import Measurement, Observation
-from ncsn.samplers import METHODS, NonFiniteSampleError, Sampling, Step, encode, slerp
+from ncsn.samplers import METHODS, NonFiniteSampleError, Sampling, Step, slerp
 from ncsn.score import (
-    EDM,
+    PRECONDITIONINGS,
     Counted,
-    Plain,
-    Preconditioning,
-    Scaled,
+    PreconditioningName,
     Score,
     ScoreModel,
     Sigma,
     batched,
-    conditioned,
     even,
     guided,
     tweedie,
@@ -43,33 +44,16 @@ from ncsn.score import (
 from ncsn.validation import Count, GuideName, check_call, one_line, read_json, validated
 
 CONFIG_VERSION = 3
-MOST_WEIGHTS = 2 * 10**9  # of a network
 
 Label = int | str | Int64[Tensor, "n"]
 Size: TypeAlias = Annotated[int, Interval(ge=0, le=2**20)]  # a width, a number of classes
 Argument: TypeAlias = bool | Size | float | str | tuple[Size, ...] | tuple[float, ...]
-PreconditioningName = Literal["karras", "scaled", "plain"]
-PRECONDITIONINGS: dict[PreconditioningName, Preconditioning] = {
-    "karras": EDM(),
-    "scaled": Scaled(),
-    "plain": Plain(),
-}
-
 Condition = Callable[[Score, int, torch.Generator | None], Score]
 """(the prior's score, how many examples, randomness) → the posterior's score for as many."""
 CPU = torch.device("cpu")
 # Where a posterior has particles by default: in examples of so many numbers, each measured one a backward pass.
 SMALL = 64
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
-
-
-class Unfilled(TorchFunctionMode):
-    """Networks are built without initial weights: on torch's device "meta" some of ``nn.init`` load its compiler."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: D105
-        if getattr(function, "__module__", "") == nn.init.__name__:
-            return args[0] if args else kwargs["tensor"]
-        return function(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)
@@ -108,14 +92,8 @@ class Units:
 
     def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Shift and scale where ``x`` is; Apple's GPUs have no double precision."""
-        if x.device.type == "mps":
-            return self.shift.to(x), self.scale.to(x)
-        kind = torch.promote_types(x.dtype, self.shift.dtype)
+        kind = x.dtype if x.device.type == "mps" else torch.promote_types(x.dtype, self.shift.dtype)
         return self.shift.to(x.device, kind), self.scale.to(x.device, kind)
-
-    def log_volume(self, shape: torch.Size | tuple[int, ...]) -> float:
-        """The logarithm of how much larger a volume of examples of this shape is in the user's units."""
-        return float(self.scale.cpu().double().log().expand(shape).sum())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,38 +133,6 @@ class Recipe:
         """How many classes the network can be told; 0 if none."""
         return int(self.arguments.get("classes", 0))  # type: ignore[arg-type]
 
-    @property
-    def named(self) -> str:
-        """The classes that there are, for messages."""
-        numbers, names = f"0 to {self.classes - 1}", list(self.shares)
-        plain = names in ([], [str(i) for i in range(self.classes)])
-        return numbers if plain else f"{numbers}, {reprlib.repr(names)}"
-
-    def labels(self, label: Label, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
-        """A class for each of ``n`` samples, on the generator's device; None for the score of all classes together.
-
-        ``label``: one for all, by its name or number, a number for each, "any" for classes drawn by their shares in
-        the training data, or "none".
-        Raises ValueError if there is no such class.
-        """
-        if isinstance(label, str) and label == "none":
-            return None
-        if not self.classes:
-            raise ValueError(f"class is {label}; this run was trained without classes")
-        device = generator.device
-        if isinstance(label, str) and label == "any":
-            shares = list(self.shares.values()) or self.classes * [1.0]  # evenly, where they are not known
-            return by_shares(torch.tensor(shares, device=device), n, generator)
-        number: Any = label
-        if isinstance(label, str):
-            # Names first: a folder called 3 is meant by 3, whatever its number.
-            numbers = {str(i): i for i in range(self.classes)} | {name: i for i, name in enumerate(self.shares)}
-            number = numbers.get(label, -1)
-        labels = torch.as_tensor(number, device=device).expand(n)
-        if not bool(((labels >= 0) & (labels < self.classes)).all()):
-            raise ValueError(f"class is {label}; allowed are any, none, and {self.named}")
-        return labels
-
     def build(
         self,
         data_mean: float | Tensor = 0.0,
@@ -197,40 +143,17 @@ class Recipe:
     ) -> ScoreModel:
         """The model, untrained; around a ``network`` of the user's own, if the recipe names one.
 
-        Raises ValueError as ``outline``, or if ``data_std`` is not positive.
+        Raises ValueError if this version has no such network, if the arguments are not its own, or if ``data_std`` is
+        not positive.
         """
         if network is None:
-            self.outline()
-            network = getattr(networks, self.network)(**self.arguments)
+            if self.network not in networks.__all__:
+                raise ValueError(f"{self.network} is no network of ncsn.networks; give network={self.network}(...)")
+            kind = getattr(networks, self.network)
+            check_call(kind, self.arguments)
+            network = kind(**self.arguments)
         way = PRECONDITIONINGS[self.preconditioning]
         return ScoreModel(network, data_mean, data_std, preconditioning=way, autocast=autocast)
-
-    def describes(self, network: nn.Module) -> bool:
-        """Whether a network has weights of these names and shapes; of a network of the user's own nothing is known."""
-        if self.network not in networks.__all__:
-            return True
-        shapes = [{name: tensor.shape for name, tensor in n.state_dict().items()} for n in (network, self.outline())]
-        return shapes[0] == shapes[1]
-
-    def outline(self) -> nn.Module:
-        """The network without its numbers, on torch's device "meta": what it would be, and no memory is taken.
-
-        Raises ValueError if this version has no such network, if the arguments are not its own, or if it has more
-        weights than ``MOST_WEIGHTS`` or than this machine's memory holds.
-        """
-        if self.network not in networks.__all__:
-            raise ValueError(
-                f"{self.network} is no network of this package ({', '.join(networks.__all__)}); "
-                f"for one of your own give network={self.network}(...)"
-            )
-        kind = getattr(networks, self.network)
-        check_call(kind, self.arguments)
-        with torch.device("meta"), Unfilled():
-            network: nn.Module = kind(**self.arguments)
-        weights, most = sum(p.numel() for p in network.parameters()), min(MOST_WEIGHTS, hardware.memory() // 4)
-        if weights > most:
-            raise ValueError(f"{self.network} has {weights:,} weights with these arguments; at most {most:,} fit here")
-        return network
 
 
 def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:
@@ -238,10 +161,9 @@ def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) ->
 
     Systematic resampling: each of them has the shares as its distribution, and all together next to no variance.
     """
-    device = shares.device
-    places = (torch.rand(1, generator=generator, device=device) + torch.arange(n, device=device)) / n
+    places = (torch.rand(1, generator=generator, device=shares.device) + torch.arange(n, device=shares.device)) / n
     chosen = torch.searchsorted(shares.cumsum(0) / shares.sum(), places).clamp(max=len(shares) - 1)
-    return chosen[torch.randperm(n, generator=generator, device=device)]
+    return chosen[torch.randperm(n, generator=generator, device=shares.device)]
 
 
 @dataclass
@@ -250,6 +172,7 @@ class Steps(Iterator[Step]):
 
     ``sampling``: how they are drawn.  ``nfe``, ``guide_nfe``: how often the network and its guide have been evaluated
     so far, for each sample; ``backward``: backward passes through the network.
+    ``batch_size``: how many the network sees at a time.
     ``particles``: of a posterior, in a population; 1 is none.  ``effective``: the smallest effective sample size so
     far, the mean of all populations.  ``disagreeing``: samples more than 5 noise_std off what was measured, at the end.
     """
@@ -258,6 +181,7 @@ class Steps(Iterator[Step]):
     sampling: Sampling
     networks: list[Counted]
     guides: list[Counted]
+    batch_size: int
     particles: int = 1
     per_sample: float = 1.0
     effective: float = math.inf
@@ -325,6 +249,7 @@ class Run:
     ``score``: ∇ₓ log p_σ(x), for whatever takes a ``Score``: a trained ``ScoreModel``, or any other; of a posterior the
     posterior's, and ``prior`` is the one that it was made of.
     ``recipe``: how its model is built, and how it is sampled.  ``guide``: a worse score that samples move away from.
+    ``guide_recipe``: how that one's model is built, if not as this one.
     ``units``: where the user's data has others than the score: there ``sample``, ``steps``, ``posterior`` and
     ``log_prob`` speak the user's, and ``score`` its own, in which every coordinate has mean 0 and standard deviation 1.
     ``folder``: where it was loaded from.  ``experiment``, ``settings``: what trained it, and how.
@@ -335,6 +260,7 @@ class Run:
     score: Score
     recipe: Recipe
     guide: Score | None = None
+    guide_recipe: Recipe | None = None
     units: Units | None = None
     device: torch.device = CPU
     folder: Path | None = None
@@ -429,7 +355,7 @@ class Run:
         noise, in the score's units.
         ``particles``: how many of them a population has whose weights make a posterior right (``ncsn.problems``): one
         population for all samples of one measurement, never smaller than they are many, or one for each of several
-        measurements.  1 is moment matching alone.  By default 1,000, or 16 for each of several, for examples of up to
+        measurements.  1 is moment matching alone.  By default 1,000, or 8 for each of several, for examples of up to
         64 numbers, fewer where more than 16 are measured; 1 for larger examples, other samplers, and with guidance.
         Raises ValueError for what the run cannot do.
         """
@@ -442,7 +368,7 @@ class Run:
         labels = self.labels(label, n, generator)
         sampling = self.guidance(sampling, labels, weight=guidance, guide=guide)
         if levels is None:
-            sampling = sampling.limited
+            sampling = sampling.affordable
         alike = labels is None or bool((labels == labels[0]).all())
         free = start is None and sampling.sampler == "dpmpp-sde" and sampling.guidance == 1
         shared, particles = self.population(n, particles, alike=alike, free=free)
@@ -491,7 +417,7 @@ class Run:
 
         if self.observation is not None and particles == 1:
             self.observation.check(sampling.sigma_min, self.recipe.shape)
-        result = Steps(states(), sampling, networks, guides, particles, count / n)
+        result = Steps(states(), sampling, networks, guides, size, particles, count / n)
         return result
 
     def population(self, n: int, particles: int | None, *, alike: bool, free: bool) -> tuple[bool, int]:
@@ -510,7 +436,7 @@ class Run:
         shared, size = alike and len(self.observation.y) == 1, math.prod(self.recipe.shape)
         if particles is None:
             rows = min(size, max(problems.WHOLE, self.observation.y[0].numel()))
-            most = (1000 if rows <= 16 else 250) if shared else min(16, max(4, 2**24 // (n * rows * size)))
+            most = (1000 if rows <= 16 else 250) if shared else min(8, max(4, 2**24 // (n * rows * size)))
             particles = most if size <= SMALL else 1
         if particles < 1:
             raise ValueError(f"particles is {particles}; at least 1 is needed")
@@ -525,23 +451,38 @@ class Run:
         Raises ValueError if a guide is asked for that there is not, a weight without any, or a guide without a weight.
         """
         there = {"smaller": self.guide is not None, "unconditional": labels is not None}
-        why = {"smaller": "the run has no smaller network", "unconditional": "samples of no class have no other score"}
-        if guide is None and labels is not None and self.guide is None:
+        if guide is None and there["unconditional"] and not there["smaller"]:
             sampling = replace(sampling, guide="unconditional")
-        if not there[sampling.guide] and (guide is not None or weight not in (None, 1)):
-            raise ValueError(f"guide is {sampling.guide}, but {why[sampling.guide]}")
+        if not there[sampling.guide]:
+            if guide is not None or weight not in (None, 1):
+                raise ValueError(f"guide is {sampling.guide}; the run has no smaller network, or the samples no class")
+            return replace(sampling, guidance=1.0)
         if guide is not None and sampling.guidance == 1:
             raise ValueError(f"guide is {guide}, but guidance is 1, at which {sampling.sampler} asks no guide")
-        return sampling if there[sampling.guide] else replace(sampling, guidance=1.0)
+        return sampling
 
     def labels(self, label: Label | None, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
         """A class for each of ``n`` samples, or None for the score of all classes together; see ``steps``.
 
         Raises ValueError if the run has no such class.
         """
+        classes, shares = self.recipe.classes, self.recipe.shares
         if label is None:
-            label = "any" if self.recipe.shares and self.condition is None else "none"
-        return self.recipe.labels(label, n, generator)
+            label = "any" if shares and self.condition is None else "none"
+        if isinstance(label, str) and label == "none":
+            return None
+        if not classes:
+            raise ValueError(f"class is {label}; this run was trained without classes")
+        if isinstance(label, str) and label == "any":
+            weights = list(shares.values()) or classes * [1.0]  # evenly, where they are not known
+            return by_shares(torch.tensor(weights, device=generator.device), n, generator)
+        # Names first: a folder called 3 is meant by 3, whatever its number.
+        numbers = {str(i): i for i in range(classes)} | {name: i for i, name in enumerate(shares)}
+        number = numbers.get(label, -1) if isinstance(label, str) else label
+        labels = torch.as_tensor(number, device=generator.device).expand(n)
+        if not bool(((labels >= 0) & (labels < classes)).all()):
+            raise ValueError(f"class is {label}; allowed are any, none, 0 to {classes - 1}, {reprlib.repr([*shares])}")
+        return labels
 
     def sample(self, n: int = 1, **how: Any) -> Float[Tensor, "n *d"]:
         """``n`` samples, in the units of the data.  ``how`` and errors: as for ``steps``."""
@@ -576,35 +517,15 @@ class Run:
             found.update(self.units.shift.cpu().numpy().tobytes() + self.units.scale.cpu().numpy().tobytes())
         return found.hexdigest()
 
-    def walk(
-        self, n: int, steps: int, *, seed: int = 0, ends: Float[Tensor, "2 *d"] | None = None
-    ) -> Float[Tensor, "m *d"]:
+    def walk(self, n: int, steps: int, *, seed: int = 0) -> Float[Tensor, "m *d"]:
         """Where ``n`` walks from one sample to another begin, for ``steps(start=...)`` by a probability flow.
 
         ``steps`` ≥ 2 states on each, one walk after the other: great circles in the noise, around the data's mean.
-        ``ends``: two examples to walk between, in the score's units, instead of samples.
         """
-        mean = self.mean
-        if ends is None:
-            noise = self.recipe.sampling.start(mean[None], 2 * n, generator=generator_of(seed, self.device))
-        else:
-            noise = self.encode(ends.to(self.device)).repeat_interleave(n, 0)
+        mean = self.means(None)[0]
+        noise = self.recipe.sampling.start(mean[None], 2 * n, generator=generator_of(seed, self.device)) - mean
         weights = torch.linspace(0, 1, steps, device=self.device)
-        return (slerp(noise[:n] - mean, noise[n:] - mean, weights) + mean).flatten(0, 1)
-
-    def encode(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
-        """The noise that the probability flow turns into examples ``x``, in the score's units.
-
-        By Heun's method on twice as many levels as it samples with.
-        """
-        sampling = self.recipe.sampling.but(sampler="heun")
-        levels = 2 * sampling.method.suited(sampling.sigma_max, sampling.sigma_min)
-        return encode(self.score, x, sampling.but(levels=levels).ladder(device=self.device))
-
-    @property
-    def mean(self) -> Float[Tensor, "*d"]:
-        """The data's mean as the score knows it, in its units."""
-        return self.means(None)[0]
+        return (slerp(noise[:n], noise[n:], weights) + mean).flatten(0, 1)
 
     @torch.no_grad()
     def means(self, labels: Int64[Tensor, "n"] | None) -> Float[Tensor, "_ *d"]:
@@ -617,7 +538,7 @@ class Run:
         score, which = prior, torch.zeros(1, dtype=torch.long, device=self.device)
         if labels is not None:
             classes, which = torch.unique(labels, return_inverse=True)
-            middle, score = middle.repeat(len(classes), *[1] * len(self.recipe.shape)), conditioned(prior, classes)
+            middle, score = middle.expand(len(classes), *self.recipe.shape), batched(score, len(classes), classes)
         with hardware.nothing_compiled():
             return tweedie(score, middle, self.recipe.sampling.sigma_max)[which]
 
@@ -682,12 +603,8 @@ class Run:
         return replace(self, score=score, prior=prior, condition=condition, recipe=recipe)
 
     def log_prob(self, x: Tensor | np.ndarray, **how: Any) -> Float[Tensor, "b"]:
-        """Log p(x) in nats, in the units of the data.  ``how`` and errors: as for ``likelihood``."""
-        return self.likelihood(x, **how).log_prob
-
-    def likelihood(self, x: Tensor | np.ndarray, **how: Any) -> LogDensities:
-        """Log p(x) in nats, in the units of the data, with standard errors.  ``how``: as for ``likelihoods``."""
-        return joined(list(self.likelihoods(x, **how)))
+        """Log p(x) in nats, in the units of the data.  ``how`` and errors: as for ``likelihoods``."""
+        return torch.cat([part.log_prob for part in self.likelihoods(x, **how)])
 
     def likelihoods(
         self,
@@ -714,66 +631,55 @@ class Run:
             raise ValueError(f"x has shape {tuple(x.shape)}; (b, {', '.join(map(str, self.recipe.shape))}) is needed")
         score, sampling, volume = self.score, self.recipe.sampling, 0.0
         if self.units is not None:
-            x, volume = self.units.standardise(x), self.units.log_volume(self.recipe.shape)
+            x = self.units.standardise(x)
+            volume = float(self.units.scale.cpu().double().log().expand(self.recipe.shape).sum())
         if isinstance(score, ScoreModel):
             score, x = copy.copy(score), x.to(score.data_std)
             score.autocast = None  # a solver that adapts its step takes rounding for curvature
-        if probes is None and math.prod(self.recipe.shape) > 16:
-            probes = 4
-        mean = replace(self, score=score).mean
+        probes = 4 if probes is None and math.prod(self.recipe.shape) > 16 else probes
+        mean = replace(self, score=score).means(None)[0]
+        smallest = sampling.sigma_min if sigma_min is None else sigma_min
+        density = partial(log_prob, score, mean=mean, probes=probes, tolerance=tolerance)
         for number, part in enumerate(torch.split(x, batch_size)):
             part_seed = seed if isinstance(seed, torch.Generator) else block_seed(seed, number)
-            found = log_prob(
-                score,
-                part,
-                sigma_max=sampling.sigma_max,
-                sigma_min=sampling.sigma_min if sigma_min is None else sigma_min,
-                mean=mean,
-                probes=probes,
-                tolerance=tolerance,
-                generator=generator_of(part_seed, self.device),
-            )
-            yield replace(found, log_prob=found.log_prob - volume)
+            generator = generator_of(part_seed, self.device)
+            with hardware.uncompiled():  # for gradients are asked for once for each probe
+                densities = density(part, sigma_max=sampling.sigma_max, sigma_min=smallest, generator=generator)
+            yield replace(densities, log_prob=densities.log_prob - volume)
 
-    def compile(self, batch_size: int) -> str | None:
-        """Compile the networks for batches of this size; returns why not, if this machine or torch cannot."""
+    def compile(self, batch_size: int) -> None:
+        """Compile the networks for batches of this size; a line says so if this machine or torch cannot.
+
+        Raises ValueError for a posterior: torch compiles no gradients that are asked for more than once.
+        """
         if self.condition is not None:
-            return "torch does not compile gradients that are asked for more than once, of which a posterior is made"
+            raise ValueError("torch compiles no posteriors; compile the run that it was made of")
         example = torch.zeros(batch_size, *self.recipe.shape, device=self.device)
         sigma = torch.tensor(1.0, device=self.device)
         with torch.no_grad():  # as they will be called
             for score in (self.score, self.guide):
                 if isinstance(score, ScoreModel):
-                    trial = partial(score, example, sigma)
-                    if reason := hardware.compile_network(score.network, trial):
-                        return reason
-        return None
+                    hardware.compile_network(score.network, partial(score, example, sigma))
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the run into a folder of its own, for ``ncsn.load`` and the command ``ncsn``.
 
-        Raises ValueError if another run is there and ``overwrite`` is not given, if the score is no ScoreModel, as that
-        of a posterior, or if its guide is of another size than its own, and not the one of the folder that it was
-        loaded from.
+        Raises ValueError if another run is there and ``overwrite`` is not given, if the score is no ScoreModel, as
+        that of a posterior, or if the guide is of another size and has no recipe.
         """
         if self.condition is not None:
             raise ValueError("a posterior is no network, and not saved; save the run that it was made of")
-        parts = {Path(folder): (self.model, self.recipe)}
+        parts = [(Path(folder), self, self.model)]
         if self.guide is not None:
-            guide, recipe = replace(self, score=self.guide).model, self.recipe
-            if self.folder is not None and storage.begun(self.folder / "guide"):
-                recipe = read_config(self.folder / "guide").recipe
-            if not recipe.describes(guide.network):
-                raise ValueError("the guide is another network than the run's; only as loaded can it be saved")
-            parts[Path(folder) / "guide"] = guide, recipe
-        lock = storage.claim(Path(folder), overwrite=overwrite)
-        try:
-            for place, (model, recipe) in parts.items():
+            guide = replace(self, score=self.guide, recipe=self.guide_recipe or self.recipe)
+            if self.guide_recipe is None and self.guide_parameters != self.parameters:
+                raise ValueError("the guide is another network than the run's; give guide_recipe, how it is built")
+            parts.append((Path(folder) / "guide", guide, guide.model))
+        with storage.claim(Path(folder), overwrite=overwrite):
+            for place, run, model in parts:
                 place.mkdir(exist_ok=True)
-                write_model(place, model, self.units)
-                write_config(place, self.experiment, self.settings, recipe, self.origin)
-        finally:
-            lock.release()
+                write_model(place, model, run.units)
+                write_config(place, run.experiment, run.settings, run.recipe, run.origin)
 
 
 def plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -816,17 +722,6 @@ def read_config(folder: Path) -> Config:
     return validated(Config, read_json(folder / "config.json"), str(folder / "config.json"))
 
 
-def read_settings(folder: Path, experiment: str) -> dict[str, Any]:
-    """The settings that the run in ``folder`` was started with, for its experiment to validate.
-
-    Raises ValueError as ``read_config``, and if the run is of another experiment.
-    """
-    config = read_config(folder)
-    if config.experiment != experiment:
-        raise ValueError(f"{folder} is a run of {one_line(config.experiment)}, not of {experiment}")
-    return config.settings
-
-
 def write_model(folder: Path, model: ScoreModel, units: Units | None = None) -> None:
     """Write model.safetensors, atomically: the weights, and the units of the data if they are not the model's own."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -842,19 +737,14 @@ def read_model(folder: Path, recipe: Recipe, *, network: nn.Module | None = None
     Raises ValueError if the weights are missing, damaged, of another network, or if they are no weights.
     """
     path = folder / storage.MODEL
-    if not path.is_file():
-        raise ValueError(f"{folder} has no {storage.MODEL}: its training has not finished a checkpoint")
-    tensors, units = storage.read_tensors(path), None
+    tensors = storage.read_tensors(path)
     try:
-        if "units.shift" in tensors:
-            units = Units(tensors.pop("units.shift"), tensors.pop("units.scale"))
-            units.shift.expand(recipe.shape), units.scale.expand(recipe.shape)
+        units = Units(tensors.pop("units.shift"), tensors.pop("units.scale")) if "units.shift" in tensors else None
         model = recipe.build(tensors["data_mean"], tensors["data_std"], network=network)
-        storage.check_tensors(tensors, model.state_dict())
-        tensors["data_mean"].expand(recipe.shape)
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:  # the last is torch's, for another shape
+        model.load_state_dict(tensors)
+        model.data_mean.expand(recipe.shape)
+    except (ValueError, KeyError, RuntimeError) as error:  # the last is torch's, for another shape
         raise ValueError(f"{path} is not the whole model that config.json describes ({one_line(error)})") from error
-    model.load_state_dict(tensors)
     return model.requires_grad_(False).eval(), units
 
 
@@ -893,18 +783,10 @@ def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = N
     is no such device; and if the hub has no such run, or cannot be asked.
     """
     folder = storage.find(run)
-    config = read_config(folder)
+    config, guide, guide_recipe = read_config(folder), None, None
     model, units = read_model(folder, config.recipe, network=network)
-    guide = None
     if storage.begun(folder / "guide"):
-        guide, _ = read_model(folder / "guide", read_config(folder / "guide").recipe)
-    return Run(
-        score=model,
-        recipe=config.recipe,
-        guide=guide,
-        units=units,
-        folder=folder,
-        experiment=config.experiment,
-        settings=config.settings,
-        origin=config.data,
-    ).to(device)
+        guide_recipe = read_config(folder / "guide").recipe
+        guide, _ = read_model(folder / "guide", guide_recipe)
+    loaded = Run(score=model, recipe=config.recipe, guide=guide, guide_recipe=guide_recipe, units=units, folder=folder)
+    return replace(loaded, experiment=config.experiment, settings=config.settings, origin=config.data).to(device)

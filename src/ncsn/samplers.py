@@ -25,13 +25,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.noise import Geometric, Karras, check_range, noise_like
+from ncsn.noise import Geometric, Karras, Ladder, check_range, noise_like
 from ncsn.score import Score, tweedie
 from ncsn.validation import MOST_LEVELS, MOST_STEPS, GuideName
 
@@ -43,17 +43,16 @@ class Step(NamedTuple):
     x: Tensor
 
 
-class NonFiniteSampleError(RuntimeError):
+class NonFiniteSampleError(FloatingPointError):
     """Samples became NaN or infinite on their way; the message says where."""
 
 
 def check_ladder(sigmas: Float[Tensor, "levels"], *, restarts: bool = False) -> None:
     """Raises ValueError unless ``sigmas`` is positive and strictly descending, or rises where ``restarts`` are."""
-    steps = sigmas.flatten().diff()
-    allowed = (steps < 0) | (steps > 0) if restarts else steps < 0
-    if sigmas.ndim != 1 or len(sigmas) == 0 or bool((sigmas <= 0).any()) or not bool(allowed.all()):
-        but = ", but for restarts," if restarts else ""
-        raise ValueError(f"sigmas is {sigmas.tolist()}; a descending ladder{but} of positive noise levels is needed")
+    steps = sigmas.diff()
+    descending = steps != 0 if restarts else steps < 0
+    if len(sigmas) == 0 or not bool((sigmas > 0).all() & descending.all()):
+        raise ValueError(f"sigmas is {sigmas.tolist()}; positive noise levels are needed, descending; euler's may rise")
 
 
 @torch.no_grad()
@@ -136,10 +135,10 @@ def annealed_langevin(
     """
     check_ladder(sigmas)
     limit = 4 * float(sigmas[-1]) ** 2
-    if not 0 < eps < limit:
-        raise ValueError(f"eps is {eps}; allowed is 0 < eps < 4 sigma_L^2 = {limit:.3g}, else the steps diverge")
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; at least 1 is needed")
+    if not 0 < eps < limit or steps < 1:
+        raise ValueError(
+            f"eps is {eps}, steps is {steps}; allowed are 0 < eps < 4 sigma_L^2 = {limit:.3g}, and steps >= 1"
+        )
 
     def level(x: Tensor, _higher: Tensor, sigma: Tensor) -> Tensor:
         # With α ∝ σ², what the score and what chance move are in one proportion on every level: section 4.3.
@@ -157,7 +156,7 @@ def consistent_annealed(
     x: Float[Tensor, "b *d"],
     sigmas: Float[Tensor, "levels"],
     *,
-    eta: float,
+    eta: float | None = None,
     denoise: bool = True,
     generator: torch.Generator | None = None,
 ) -> Iterator[Step]:
@@ -169,10 +168,13 @@ def consistent_annealed(
 
     ``sigmas``: descending, > 0.
     ``eta``: 1 − γ ≤ η ≤ 1 at every level; the paper's ε/σ_L².  η = 1 − γ adds no noise (Euler on the probability flow),
-    and η = 1 replaces all of it.
+    and η = 1 replaces all of it.  By default η = 1 − γ², with γ of the whole ladder: as much fresh noise as ancestral
+    sampling adds.
     Raises ValueError for a ladder or an η out of range.
     """
     check_ladder(sigmas)
+    if eta is None:
+        eta = 1 - float(sigmas[-1] / sigmas[0]) ** (2 / max(1, len(sigmas) - 1))
     smallest = float((1 - sigmas[1:] / sigmas[:-1]).max()) if len(sigmas) > 1 else 0.0
     if not smallest - 1e-6 <= eta <= 1:
         raise ValueError(f"eta is {eta}; allowed is 1 - sigma'/sigma <= eta <= 1, from {smallest:.3g} on this ladder")
@@ -274,8 +276,7 @@ def heun(
 
     ``sigmas``: descending, > 0.  Raises ValueError for another ladder.
     """
-    check_ladder(sigmas)
-    return descend(score, x, sigmas, partial(heun_step, score), denoise=denoise)
+    return edm(score, x, sigmas, churn=0.0, denoise=denoise)
 
 
 @torch.no_grad()
@@ -317,7 +318,7 @@ def edm(
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
         higher = sigma
-        if churn_range[0] <= sigma <= churn_range[1]:
+        if churn and churn_range[0] <= sigma <= churn_range[1]:
             higher = sigma * (1 + share)
             x = add_noise(x, sigma, higher, generator)
         return heun_step(score, x, higher, following)
@@ -353,8 +354,7 @@ def dpm_solver(
     """
     check_ladder(sigmas)
     if stochasticity < 0 or last_extrapolation < 0:
-        options = f"stochasticity is {stochasticity}, last_extrapolation is {last_extrapolation}"
-        raise ValueError(f"{options}; neither may be negative")
+        raise ValueError(f"{stochasticity=}, {last_extrapolation=}; neither may be negative")
     before: tuple[Tensor, Tensor] | None = None
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
@@ -395,33 +395,15 @@ def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], weights: Float[Ten
 GUIDED: dict[GuideName, float] = {"smaller": 1.25, "unconditional": 2.0}  # evaluations of the network, on guided levels
 
 
-@dataclass(frozen=True, kw_only=True)
-class Descent:
-    """The input of a row of the table: where it starts, its noise levels, and what Langevin dynamics needs.
-
-    ``score``: what to follow.  ``x`` (b, *d): the start.
-    ``sigmas`` (levels,): descending, but for restarts.
-    ``steps``: Langevin steps, on each level if annealed.  ``eps``: their size α on the smallest level.
-    ``generator``: on x's device.
-    """
-
-    score: Score
-    x: Tensor
-    sigmas: Tensor
-    steps: int
-    eps: float
-    generator: torch.Generator
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Method:
     """A sampler as a run uses it.
 
-    ``follow``: the states of a descent.
-    ``ladder``: how its noise levels lie, ``Geometric`` or ``Karras``.
+    ``follow``: the sampler, ``follow(score, x, sigmas, generator=...)``, and ``eps=..., steps=...`` for Langevin
+    dynamics; it yields a state for each step between two noise levels, and the denoised one.
+    ``ladder``: how its noise levels lie.
     ``levels``: how many by default, the knee of its quality against its cost.  ``steps``: Langevin steps likewise.
-    ``states``: how many states it yields, the denoised one included, for (levels, steps).
-    ``nfe``: how often it evaluates the score, for (levels, steps).
+    ``nfe_per_step``: how often it evaluates the score in one step.
     ``langevin``: whether it is Langevin dynamics, which takes steps of a size, and needs no second noise level.
     ``guided_from``: how far from 1 a run's own guidance must be to be taken over.
     ``restarts``: whether levels that are written out may rise, which costs no evaluation.
@@ -429,12 +411,11 @@ class Method:
     Such a method is a way to sample runs, and no run's own.
     """
 
-    follow: Callable[[Descent], Iterator[Step]]
-    ladder: Literal["geometric", "karras"]
+    follow: Callable[..., Iterator[Step]]
+    ladder: type[Ladder]
     levels: int
     steps: int = 1
-    states: Callable[[int, int], int] = lambda levels, steps: levels
-    nfe: Callable[[int, int], int] = lambda levels, steps: levels
+    nfe_per_step: int = 1
     langevin: bool = False
     guided_from: float = 0.0
     restarts: bool = False
@@ -449,72 +430,41 @@ class Method:
             return self.levels
 
         def length(top: float, bottom: float) -> float:
-            return float(top ** (1 / 7) - bottom ** (1 / 7)) if self.ladder == "karras" else math.log(top / bottom)
+            return float(top ** (1 / 7) - bottom ** (1 / 7)) if self.ladder is Karras else math.log(top / bottom)
 
         return max(self.levels, round(self.levels * length(sigma_max, sigma_min) / length(10, 0.01)))
 
 
-def ancestral(d: Descent) -> Iterator[Step]:
-    """Consistent annealing with η = 1 − γ², which adds as much fresh noise as ancestral sampling does."""
-    eta = 1 - float(d.sigmas[-1] / d.sigmas[0]) ** (2 / max(1, len(d.sigmas) - 1))
-    return consistent_annealed(d.score, d.x, d.sigmas, eta=eta, generator=d.generator)
-
-
-def edm_of_karras(d: Descent) -> Iterator[Step]:
+def edm_of_karras(score: Score, x: Tensor, sigmas: Tensor, *, generator: torch.Generator) -> Iterator[Step]:
     """EDM's sampler with a churn of 40, in the middle of the range of noise: Karras et al. 2022, table 5."""
-    top = float(d.sigmas[0])
-    return edm(d.score, d.x, d.sigmas, churn=40.0, churn_range=(top / 200, top / 5), generator=d.generator)
+    top = float(sigmas[0])
+    return edm(score, x, sigmas, churn=40.0, churn_range=(top / 200, top / 5), generator=generator)
 
 
-def reverse_diffusion(d: Descent) -> Iterator[Step]:
-    """SDE-DPM-Solver++(2M), its last step between order 1 and 2."""
-    return dpm_solver(d.score, d.x, d.sigmas, stochasticity=1.0, last_extrapolation=0.25, generator=d.generator)
+def on_the_last_level(
+    score: Score, x: Tensor, sigmas: Tensor, *, eps: float, steps: int, generator: torch.Generator
+) -> Iterator[Step]:
+    """Langevin dynamics that never leaves the smallest noise level."""
+    return langevin(score, x, sigmas[-1], step_size=eps, steps=steps, generator=generator)
 
 
-def two_a_step(levels: int, steps: int) -> int:
-    """Evaluations of a sampler that asks the score twice on the way to the next level, and once to denoise."""
-    return 2 * (levels - 1) + 1
-
+# SDE-DPM-Solver++(2M), its last step between order 1 and 2.
+reverse_diffusion = partial(dpm_solver, stochasticity=1.0, last_extrapolation=0.25)
 
 # Langevin steps settle on a level, and a guided score is that of no distribution to settle in: guided, both are worse.
 METHODS: dict[str, Method] = {
-    "annealed": Method(
-        follow=lambda d: annealed_langevin(d.score, d.x, d.sigmas, eps=d.eps, steps=d.steps, generator=d.generator),
-        ladder="geometric",
-        levels=100,
-        steps=2,
-        states=lambda levels, steps: levels + 1,
-        nfe=lambda levels, steps: levels * steps + 1,
-        langevin=True,
-        guided_from=math.inf,
-    ),
-    "consistent": Method(follow=ancestral, ladder="geometric", levels=100),
-    "pc": Method(
-        follow=lambda d: predictor_corrector(d.score, d.x, d.sigmas, generator=d.generator),
-        ladder="geometric",
-        levels=60,
-        nfe=two_a_step,
-    ),
-    "euler": Method(
-        follow=lambda d: euler(d.score, d.x, d.sigmas, generator=d.generator), ladder="karras", levels=40, restarts=True
-    ),
-    "heun": Method(follow=lambda d: heun(d.score, d.x, d.sigmas), ladder="karras", levels=18, nfe=two_a_step),
-    "edm": Method(follow=edm_of_karras, ladder="karras", levels=40, nfe=two_a_step),
-    "dpmpp": Method(follow=lambda d: dpm_solver(d.score, d.x, d.sigmas), ladder="karras", levels=20),
-    "dpmpp-sde": Method(follow=reverse_diffusion, ladder="karras", levels=30),
-    "langevin": Method(
-        follow=lambda d: langevin(d.score, d.x, d.sigmas[-1], step_size=d.eps, steps=d.steps, generator=d.generator),
-        ladder="geometric",
-        levels=1,
-        steps=200,
-        states=lambda levels, steps: steps + 1,
-        nfe=lambda levels, steps: steps + 1,
-        langevin=True,
-        guided_from=math.inf,
-    ),
+    "annealed": Method(annealed_langevin, Geometric, levels=100, steps=2, langevin=True, guided_from=math.inf),
+    "consistent": Method(consistent_annealed, Geometric, levels=100),
+    "pc": Method(predictor_corrector, Geometric, levels=60, nfe_per_step=2),
+    "euler": Method(euler, Karras, levels=40, restarts=True),
+    "heun": Method(partial(edm, churn=0.0), Karras, levels=18, nfe_per_step=2),
+    "edm": Method(edm_of_karras, Karras, levels=40, nfe_per_step=2),
+    "dpmpp": Method(dpm_solver, Karras, levels=20),
+    "dpmpp-sde": Method(reverse_diffusion, Karras, levels=30),
+    "langevin": Method(on_the_last_level, Geometric, levels=1, steps=200, langevin=True, guided_from=math.inf),
     # The default in eight evaluations.  Long steps make samples less various, as guidance does: levels are worth more
     # than a weight of 1.25.
-    "fast": Method(follow=reverse_diffusion, ladder="karras", levels=8, guided_from=0.5, most=8),
+    "fast": Method(reverse_diffusion, Karras, levels=8, guided_from=0.5, most=8),
 }
 
 
@@ -554,64 +504,47 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Refuse, before a long training, what could not be sampled after it."""
-        method_named(self.sampler)
-        self.check_levels()
-        limit = 4 * self.sigma_min**2 if self.sampler == "annealed" else math.inf
-        if not 0 < self.eps < limit or not 1 <= self.steps <= MOST_STEPS:
-            raise ValueError(
-                f"eps is {self.eps}, steps is {self.steps}; allowed are 0 < eps < {limit:.3g}, and 1 to {MOST_STEPS:,}"
-            )
-        if not 0 <= self.guidance < math.inf:
-            raise ValueError(f"guidance is {self.guidance}; it must be a number, at least 0")
-        low, high = self.guided_between
-        if not low <= high:
-            raise ValueError(f"guided_between is {self.guided_between}; two numbers are needed, the smaller one first")
-
-    def check_levels(self) -> None:
-        """Raises ValueError for too many noise levels or too few, or for some that cannot be descended in float32."""
+        method = method_named(self.sampler)
         check_range(self.sigma_max, self.sigma_min, self.count)
-        if self.count > MOST_LEVELS:
-            raise ValueError(f"levels is {self.count:,}; allowed are 1 to {MOST_LEVELS:,}")
-        if self.levels == 1 and not self.method.langevin and self.sigma_max > self.sigma_min:
-            way = f"from noise level {self.sigma_max:g} to {self.sigma_min:g}"
-            raise ValueError(f"levels is 1; {self.sampler} comes {way} by at least 2")
+        limit = 4 * self.sigma_min**2 if self.sampler == "annealed" else math.inf
+        if not 0 < self.eps < limit or not 1 <= self.steps <= MOST_STEPS or self.count > MOST_LEVELS:
+            raise ValueError(
+                f"eps is {self.eps}, steps is {self.steps}, levels is {self.count}; allowed are 0 < eps < {limit:.3g}, "
+                f"and at most {MOST_STEPS:,} steps and {MOST_LEVELS:,} levels"
+            )
+        if not 0 <= self.guidance < math.inf or not self.guided_between[0] <= self.guided_between[1]:
+            raise ValueError(
+                f"guidance is {self.guidance}, guided_between is {self.guided_between}; "
+                "a number of at least 0 is needed, and two numbers, the smaller one first"
+            )
+        if self.levels == 1 and not method.langevin and self.sigma_max > self.sigma_min:
+            raise ValueError(f"levels is 1; {self.sampler} needs at least 2 to come down from noise")
         levels = (self.sigma_max, self.sigma_min) if isinstance(self.levels, int) else self.levels
-        rising = not self.method.restarts and any(a < b for a, b in pairwise(levels))
+        rising = not method.restarts and any(a < b for a, b in pairwise(levels))
         # Beyond these, squares of noise levels are no float32.
         if rising or not all(1e-18 < level < 1e18 for level in levels):
-            raise ValueError(
-                f"noise levels are {reprlib.repr(levels)}; numbers from 1e-18 to 1e18 are needed, descending"
-            )
+            raise ValueError(f"noise levels are {reprlib.repr(levels)}; they must descend, within 1e-18 and 1e18")
 
     @property
     def method(self) -> Method:
         """The sampler's row in the table."""
         return METHODS[self.sampler]
 
-    def but(
-        self,
-        *,
-        sampler: str | None = None,
-        levels: int | tuple[float, ...] | None = None,
-        steps: int | None = None,
-        eps: float | None = None,
-        guidance: float | None = None,
-        guide: GuideName | None = None,
-    ) -> "Sampling":
-        """The same but for these options; another sampler comes with its own levels and steps, and guided or not.
+    def but(self, *, sampler: str | None = None, **changes: object) -> "Sampling":
+        """The same but for these fields, where they are not None; another sampler has its own levels and steps.
 
+        And its own guidance, where that is not worth its cost or does harm, see ``Method``.
         Raises ValueError as the class does, for several levels of langevin, which stays on one, and for Langevin steps
         of a sampler that takes none.
         """
         base = self if sampler is None or sampler == self.sampler else self.by(sampler)
-        langevin_only = [f"{key} is {value:g}" for key, value in (("steps", steps), ("eps", eps)) if value is not None]
-        if langevin_only and not base.method.langevin:
-            those = " and ".join(name for name, method in METHODS.items() if method.langevin)
-            raise ValueError(f"{', '.join(langevin_only)}, but {base.sampler} takes no Langevin steps; {those} do")
-        if base.sampler == "langevin" and levels not in (None, 1):
-            raise ValueError(f"levels is {levels}, but langevin stays on the smallest one; steps says how long")
-        options = {"levels": levels, "steps": steps, "eps": eps, "guidance": guidance, "guide": guide}
-        return replace(base, **{key: value for key, value in options.items() if value is not None})  # type: ignore[arg-type]
+        values = {name: value for name, value in changes.items() if value is not None}
+        if not base.method.langevin and not values.keys().isdisjoint(("steps", "eps")):
+            size, steps = values.get("eps"), values.get("steps")
+            raise ValueError(f"steps is {steps}, eps is {size}; {base.sampler} takes no Langevin steps")
+        if base.sampler == "langevin" and values.get("levels", 1) != 1:
+            raise ValueError(f"levels is {values['levels']}, but langevin stays on the smallest; steps says how long")
+        return replace(base, **values)  # type: ignore[arg-type]
 
     def by(self, sampler: str) -> "Sampling":
         """By another sampler, on its own levels."""
@@ -621,14 +554,15 @@ class Sampling:
         return replace(self, sampler=sampler, levels=levels, steps=method.steps, guidance=guidance)
 
     @property
-    def limited(self) -> "Sampling":
+    def affordable(self) -> "Sampling":
         """Without as many levels as would take a sample beyond its method's most evaluations, if it has a most.
 
         Two levels stay, whatever they cost.
         """
-        most = math.inf if self.method.most is None else self.method.most
-        fewer = (replace(self, levels=levels) for levels in range(self.count - 1, 1, -1))
-        return next((sampling for sampling in (self, *fewer) if sampling.evaluations <= most), replace(self, levels=2))
+        sampling = self
+        while self.method.most is not None and sampling.evaluations > self.method.most and sampling.count > 2:
+            sampling = replace(sampling, levels=sampling.count - 1)
+        return sampling
 
     @property
     def count(self) -> int:
@@ -637,19 +571,22 @@ class Sampling:
 
     @property
     def states(self) -> int:
-        """How many states ``follow`` yields."""
-        return self.method.states(self.count, self.steps)
+        """How many states ``follow`` yields: Langevin dynamics that stays on one level yields one a step."""
+        if not self.method.langevin:
+            return self.count
+        return (self.steps if self.method.levels == 1 else self.count) + 1
 
     @property
-    def evaluated(self) -> list[float]:
+    def descents(self) -> list[float]:
         """The noise levels that a step leads down from; from the others a restart leads up."""
-        ladder = self.ladder().tolist()
-        return [sigma for sigma, following in pairwise([*ladder, 0.0]) if following <= sigma]
+        ladder = [*self.ladder().tolist(), 0.0]
+        return [sigma for sigma, following in pairwise(ladder) if following <= sigma]
 
     @property
     def nfe(self) -> int:
         """How often a score is evaluated for one sample."""
-        return self.method.nfe(len(self.evaluated), self.steps)
+        levels = len(self.descents)
+        return (levels * self.steps if self.method.langevin else (levels - 1) * self.method.nfe_per_step) + 1
 
     @property
     def evaluations(self) -> float:
@@ -660,15 +597,14 @@ class Sampling:
     def guided_nfe(self) -> float:
         """The same, if samples are guided."""
         low, high = self.guided_between
-        guided: int = sum(low <= sigma <= high for sigma in self.evaluated)
-        return self.nfe + self.nfe * guided * (GUIDED[self.guide] - 1) / len(self.evaluated)
+        inside: int = sum(low <= sigma <= high for sigma in self.descents)
+        return self.nfe + self.nfe * inside * (GUIDED[self.guide] - 1) / len(self.descents)
 
     def ladder(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
         """The noise levels to descend, in their order."""
         if not isinstance(self.levels, int):
             return torch.tensor(self.levels, device=device)
-        kind = Geometric if self.method.ladder == "geometric" else Karras
-        return kind(self.sigma_max, self.sigma_min, self.levels).sigmas(device=device)
+        return self.method.ladder(self.sigma_max, self.sigma_min, self.levels).sigmas(device=device)
 
     def start(self, mean: Float[Tensor, "#n *d"], n: int, *, generator: torch.Generator) -> Float[Tensor, "n *d"]:
         """``n`` draws from N(μ, σ² I), where sampling starts.
@@ -683,7 +619,5 @@ class Sampling:
 
     def follow(self, score: Score, x: Float[Tensor, "b *d"], *, generator: torch.Generator) -> Iterator[Step]:
         """The states of the sampler from ``x`` on; the last one is denoised."""
-        sigmas = self.ladder(device=x.device)
-        return self.method.follow(
-            Descent(score=score, x=x, sigmas=sigmas, steps=self.steps, eps=self.eps, generator=generator)
-        )
+        options = {"eps": self.eps, "steps": self.steps} if self.method.langevin else {}
+        return self.method.follow(score, x, self.ladder(device=x.device), generator=generator, **options)

@@ -11,9 +11,9 @@ A network F of well-scaled inputs and outputs is turned into s(x, σ) by one of 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -25,29 +25,20 @@ Sigma = float | Float[Tensor, ""] | Float[Tensor, "b"]
 
 @runtime_checkable
 class Score(Protocol):
-    """Anything that returns ∇ₓ log p_σ(x), example by example."""
+    """Anything that returns ∇ₓ log p_σ(x), example by example.
+
+    One that knows classes takes a label for each example as a third argument; −1 stands for none in particular.
+    """
 
     def __call__(self, x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
         """The score of the noised data at ``x``, for one noise level or for one noise level per example."""
-        ...
-
-
-@runtime_checkable
-class LabelledScore(Protocol):
-    """A score that can be asked for one class per example; −1 stands for none in particular."""
-
-    def __call__(self, x: Float[Tensor, "b *d"], sigma: Sigma, label: Int64[Tensor, "b"], /) -> Float[Tensor, "b *d"]:
-        """∇ₓ log p_σ(x | label)."""
-        ...
 
 
 def expand(sigma: Sigma, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *ones"]:
     """Noise levels shaped to broadcast against ``x``, (b, 1, …, 1), with its type and on its device.
 
-    Raises ValueError if ``x`` has no batch axis, or if ``sigma`` is neither one number nor one per example.
+    Raises ValueError if ``sigma`` is neither one number nor one per example.
     """
-    if x.ndim == 0:
-        raise ValueError("x is one number; a batch of examples, (b, ...), is needed")
     levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     if levels.ndim > 1 or (levels.ndim == 1 and levels.shape[0] != x.shape[0]):
         raise ValueError(
@@ -90,23 +81,18 @@ def batched(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] |
     ``label``: a class for each example; then ``score(x, sigma, label)`` is called.
     """
 
+    def parts(values: Tensor) -> Sequence[Tensor]:
+        missing = -len(values) % size
+        whole = torch.cat([values, values[:1].expand(missing, *values.shape[1:])]) if missing else values
+        return torch.split(whole, size)
+
     def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-        if len(x) == 0:
-            return torch.zeros_like(x)
-        missing = -len(x) % size
-        filled = torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) if missing else x
-        parts = torch.split(filled, size)
-        common = not isinstance(sigma, Tensor) or sigma.ndim == 0
-        levels = [sigma] * len(parts) if common else split_filled(torch.as_tensor(sigma), missing, size)
-        labels = () if label is None else (split_filled(label, missing, size),)
-        return torch.cat([score(*part) for part in zip(parts, levels, *labels, strict=True)])[: len(x)]
+        examples = parts(x)
+        levels = parts(sigma) if isinstance(sigma, Tensor) and sigma.ndim else [sigma] * len(examples)
+        labels = () if label is None else (parts(label),)
+        return torch.cat([score(*part) for part in zip(examples, levels, *labels, strict=True)])[: len(x)]
 
     return evaluate
-
-
-def split_filled(values: Tensor, missing: int, size: int) -> list[Tensor]:
-    """One value per example, with ``missing`` more of the first one, in parts of ``size``."""
-    return list(torch.split(torch.cat([values, values[:1].expand(missing)]), size))
 
 
 def guided(score: Score, guide: Score, weight: float, *, between: tuple[float, float] = (0.0, math.inf)) -> Score:
@@ -158,15 +144,12 @@ class Preconditioning(Protocol):
 
     def network_input(self, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
         """What the network is shown of x − μ."""
-        ...
 
     def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
         """The score that the network's ``value`` stands for."""
-        ...
 
     def weight(self, sigma: Float[Tensor, "b"], data_std: Tensor) -> Float[Tensor, "b"]:
         """What turns the score matching loss ½‖σs + z‖² into the squared error of the network's value."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -224,6 +207,10 @@ class Scaled(Plain):
     def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
         """F/σ."""
         return value / std
+
+
+PreconditioningName = Literal["karras", "scaled", "plain"]
+PRECONDITIONINGS: dict[PreconditioningName, Preconditioning] = {"karras": EDM(), "scaled": Scaled(), "plain": Plain()}
 
 
 class ScoreModel(nn.Module):

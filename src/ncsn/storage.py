@@ -1,12 +1,4 @@
-"""A folder of files, and nothing unpickled: each is whole or not there; locks, JSON, tensors, checkpoints, the hub.
-
-``config.json``              the experiment, the settings that it was started with, the run's ``Recipe``, and its data
-``model.safetensors``        the averaged weights, with the data's mean and std, and their sha256
-``checkpoint.pt``            the whole training state, to resume from; it ends in its sha256
-``guide/``                   another run, of a smaller network that sampling moves away from; if there is one
-
-What these hold is said in ``ncsn.run`` and ``ncsn.training``.
-"""
+"""A folder of files, each whole or not there, and nothing unpickled: locks, JSON, tensors, checkpoints, the hub."""
 
 import hashlib
 import json
@@ -15,12 +7,11 @@ import re
 import secrets
 import shutil
 import socket
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,18 +19,13 @@ from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from ncsn.machine import distributed
-from ncsn.validation import one_line, parse_json, read_json
-
-T = TypeVar("T")
+from ncsn.validation import one_line, reason
 
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 # What trainings and evaluations write, and --overwrite removes, config.json last: so a kill leaves no half of a run.
 RESULTS = ("evaluation.json", "evaluation.png", "evaluation.npz", "samples_[0-9]*.png")
 WRITTEN = (MODEL, CHECKPOINT, "metrics.jsonl", "metrics.json", *RESULTS, "config.json")
-JOB = ".job"  # says which of torchrun's has begun the run
 SHIPPED = ("mnist",)  # the runs in the package, under assets/models
 RUN_FILES = ["config.json", MODEL, "metrics.json", "guide/config.json", "guide/model.safetensors"]
 # What is fetched from the hub, or sent there: text and safetensors, never code or pickles.
@@ -88,7 +74,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def sweep(folder: Path, *, everybodys: bool = False) -> None:
     """Remove the temporary files that processes of this machine have left in ``folder`` when they were killed.
 
-    ``everybodys``: also those of processes that may be alive, or on other machines: for who holds the folder's lock.
+    ``everybodys``: also those of living processes and of other machines: for who holds the folder's lock.
     """
     for path in folder.glob(".*.partial.*"):
         if (left := UNFINISHED.fullmatch(path.name)) and path.is_file() and not path.is_symlink():
@@ -98,17 +84,6 @@ def sweep(folder: Path, *, everybodys: bool = False) -> None:
                 path.unlink(missing_ok=True)
 
 
-def append(path: Path, line: str) -> None:
-    """Add a line to a file; it is on the disk when this returns.  Raises OSError, which names the file."""
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
 def check_regular(path: Path) -> None:
     """Raises ValueError if there is something at ``path`` that is no regular file: a link, a folder or a device."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -116,19 +91,11 @@ def check_regular(path: Path) -> None:
         raise ValueError(f"{path} is {kind}; only regular files are replaced")
 
 
-def check_out(out: Path, *, overwrite: bool, directory: bool = False) -> None:
-    """Raises ValueError, before any work, if a command may not write ``out``: the rule for all that they write.
-
-    ``directory``: it is to be a folder of images, and such a one may be replaced.
-    """
-    if not directory or out.is_symlink() or not out.is_dir():
-        check_regular(out)
-    if directory and out.is_file():
-        raise ValueError(f"{out} is a file; a folder is needed")
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Raises ValueError, before any work, if a command may not write ``out``: the rule for all that they write."""
+    check_regular(out)
     if out.exists() and not overwrite:
         raise ValueError(f"{out} exists; give --overwrite to replace it, or another name")
-    if out.is_dir() and not all(path.suffix == ".png" and path.stem.isdecimal() for path in out.iterdir()):
-        raise ValueError(f"{out} holds more than such images, and is not replaced; give another --out")
     folder = out.absolute().parent
     if not folder.is_dir():
         raise ValueError(f"{out.parent} is no folder to write {out.name} into")
@@ -142,12 +109,6 @@ def begun(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
 
-def begun_by_this_job(folder: Path) -> bool:
-    """Whether there is a run that torchrun has begun in ``folder``, and now starts again."""
-    mark = folder / JOB
-    return begun(folder) and mark.is_file() and mark.read_text(errors="replace") == distributed.job()
-
-
 def check(folder: Path, *, overwrite: bool = False, resume: bool = False, pictures: tuple[str, ...] = ()) -> None:
     """Raises ValueError if a run may not write into ``folder``: it is a file, or what is there would be replaced.
 
@@ -156,10 +117,6 @@ def check(folder: Path, *, overwrite: bool = False, resume: bool = False, pictur
     ``pictures``: the names of files that will be written beside the run's own.
     """
     for place in (folder, folder / "guide"):
-        if place.exists() and not place.is_dir():
-            raise ValueError(f"{place} is a file; a folder is needed")
-        for name in WRITTEN:
-            check_regular(place / name)
         if resume and (place / MODEL).exists() and not (place / CHECKPOINT).exists():
             raise ValueError(f"{place} has weights, but no {CHECKPOINT} to go on from; give another --out")
     if (folder / "guide").is_symlink():
@@ -190,42 +147,9 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, pictur
     for run in (folder / "guide", folder):
         sweep(run, everybodys=True)
         for path in (path for name in WRITTEN if overwrite for path in run.glob(name)):
-            path.unlink()
-    if (job := distributed.job()) is not None:
-        (folder / JOB).write_text(job)
+            if path.is_file() and not path.is_symlink():  # what else is there ``atomic`` refuses
+                path.unlink()
     return lock
-
-
-def trim_rows(path: Path, step: int, made: Callable[[dict[str, Any]], T]) -> list[T]:
-    """The rows of a metrics.jsonl up to ``step``; later ones, from before a crash, are dropped from the file too.
-
-    So are a line that is damaged, such as one that a kill cut short, and all after it, which is said.
-    ``made``: what makes a row of a line's content; ValueError where it cannot.
-    """
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    kept, rows = b"", []
-    for number, line in enumerate(lines, 1):
-        try:
-            content = parse_json(line, f"{path}, line {number}")
-            row, later = made(content), content["step"] > step
-        except (ValueError, TypeError, KeyError) as error:
-            tqdm.write(f"{path}, line {number} is damaged ({one_line(error)}): its rows end before", file=sys.stderr)
-            break
-        if not later:
-            kept += line + b"\n"
-            rows.append(row)
-    with atomic(path) as temporary:
-        temporary.write_bytes(kept)
-    return rows
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """The content of a run's metrics.json; empty while the run has not finished.
-
-    Raises ValueError if it cannot be read.
-    """
-    path = folder / "metrics.json"
-    return read_json(path) if path.is_file() else {}
 
 
 def find(run: str | Path) -> Path:
@@ -251,7 +175,7 @@ def library_for(model: str) -> Iterator[Any]:
     try:
         yield huggingface_hub
     except Exception as error:  # of many kinds, by the library's version
-        raise ValueError(f"hf://{model}: {one_line(' '.join(str(error).split()))}") from error
+        raise ValueError(f"hf://{model}: {one_line(error)}") from error
 
 
 def fetch(run: str | Path) -> Path:
@@ -267,12 +191,12 @@ def fetch(run: str | Path) -> Path:
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """The sha256 of tensors and their names, whatever the order of these."""
-    found = hashlib.sha256(f"dict {len(tensors)}\n".encode())
+    result = hashlib.sha256(f"dict {len(tensors)}\n".encode())
     for name in sorted(tensors, key=repr):
         tensor = tensors[name].detach().cpu().contiguous()
-        found.update(f"str {len(repr(name))} {name!r}\n{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        result.update(f"str {len(repr(name))} {name!r}\n{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        result.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return result.hexdigest()
 
 
 def sealed(tensors: dict[str, Tensor]) -> bytes:
@@ -283,7 +207,7 @@ def sealed(tensors: dict[str, Tensor]) -> bytes:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, which are those that were written; in a file without a digest, who knows.
 
-    Raises ValueError if it cannot be read, or is not as it was written.
+    Raises ValueError if it cannot be read, is not as it was written, or has numbers that are not finite.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -291,8 +215,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         if not metadata.keys() <= {"format"} and metadata != {"sha256": digest(tensors)}:
             raise ValueError("its tensors have not the digest that was written with them")
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            raise ValueError("it has numbers that are not finite")
     except Exception as error:  # of many kinds, by what is broken
-        raise ValueError(f"{path} is damaged: {one_line(error)}") from error
+        raise ValueError(f"{path} is damaged ({reason(error)})") from error
     return tensors
 
 
@@ -321,19 +247,5 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not isinstance(state, dict):
             raise ValueError(f"it holds a {type(state).__name__}")
     except Exception as error:  # of many kinds, by what is broken
-        raise ValueError(f"{path} is no whole checkpoint ({one_line(error)})") from error
+        raise ValueError(f"{path} is no whole checkpoint ({reason(error)})") from error
     return state
-
-
-def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raises ValueError unless ``tensors`` has the names, shapes and kinds of ``expected``, and is finite."""
-    for name in sorted(tensors.keys() ^ expected.keys()):
-        raise ValueError(f"{name} is {'unexpected' if name in tensors else 'missing'}")
-    for name, wanted in expected.items():
-        tensor = tensors[name]
-        if tensor.shape != wanted.shape or tensor.is_floating_point() != wanted.is_floating_point():
-            raise ValueError(
-                f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; {tuple(wanted.shape)} is needed"
-            )
-        if not bool(tensor.isfinite().all()):
-            raise ValueError(f"{name} has numbers that are not finite")

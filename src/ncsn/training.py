@@ -9,9 +9,8 @@ many small matrices, and one product for each costs more in overhead than in ari
 import copy
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,14 @@ from ncsn.machine.hardware import fast_bfloat16
 from ncsn.machine.interrupts import STOPS
 from ncsn.objectives import Batch
 from ncsn.score import ScoreModel
-from ncsn.storage import atomic, check_tensors, read_checkpoint, save_checkpoint
+from ncsn.storage import atomic, read_checkpoint, save_checkpoint
 from ncsn.validation import one_line
 
-CHECKPOINT_VERSION = 1
-SCALE = "loss scale"
-
+# What ``train`` minimises: (model, batch) → the losses and the noise levels, one of each per example.
 Loss = Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"]]]
-"""What ``train`` minimises: (model, batch) → the losses and the noise levels, one of each per example."""
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(FloatingPointError):
     """The loss became NaN or infinite; the message names the step."""
 
 
@@ -51,13 +47,22 @@ class Budget:
     def __post_init__(self) -> None:
         """Refuse a budget that is none."""
         if (self.steps is None) == (self.seconds is None) or not 0 < (self.steps or self.seconds or 0) < math.inf:
-            raise ValueError(
-                f"steps is {self.steps} and seconds is {self.seconds}; exactly one is needed, and it must be positive"
-            )
+            raise ValueError(f"steps is {self.steps}, seconds is {self.seconds}; a positive one of them is needed")
 
     def fraction(self, step: int, seconds: float) -> float:
         """The share of the budget that is spent, ≥ 1 when it is over."""
         return step / self.steps if self.steps is not None else seconds / (self.seconds or math.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of metrics.jsonl: the loss since the last one, and that of held-out examples, also by noise level."""
+
+    step: int
+    loss: float
+    validation_loss: float
+    validation_bands: list[float | None]
+    seconds: float = 0.0
 
 
 class State:
@@ -67,7 +72,7 @@ class State:
     ``generator``: what batches and losses draw from; saved with the rest.  ``seed``: begin every step with numbers of
     its own, which follow from this seed, the step and the process; by default the generator goes on and on.
 
-    ``kept`` is saved with the rest, and loaded: what whoever trains must not lose, by names of its own.
+    ``kept`` and ``rows`` are saved with the rest, and loaded: what whoever trains must not lose.
     ``scaler``: where the network runs in float16, whose smallest number is 6·10⁻⁸, gradients are made of a larger loss.
     ``average`` holds the exponential moving average of the weights with a window that grows with training, over about
     the last tenth of the steps: decay 1 − 10/(t + 10) at step t, the power function profile of Karras et al. 2024
@@ -89,6 +94,7 @@ class State:
         self.step = 0
         self.seconds = 0.0
         self.kept: dict[str, Tensor] = {}
+        self.rows: list[Row] = []
         device = generator.device.type
         self.scaler = torch.amp.GradScaler(device, enabled=self.model.autocast == torch.float16)
         for optimizer in self.optimizers:
@@ -117,7 +123,6 @@ class State:
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
             raise NonFiniteLossError(f"the weights are not finite at step {self.step}")
         content: dict[str, Any] = {
-            "version": CHECKPOINT_VERSION,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -125,7 +130,9 @@ class State:
             "generator": self.generator.get_state() if self.seed is None else torch.zeros(0, dtype=torch.uint8),
             "step": self.step,
             "seconds": self.seconds,
-            "kept": self.kept | ({SCALE: torch.tensor(self.scaler.get_scale())} if self.scaler.is_enabled() else {}),
+            "rows": [asdict(row) for row in self.rows],
+            "kept": self.kept,
+            "scaler": self.scaler.state_dict(),
         }
         try:
             with atomic(path) as temporary:
@@ -136,25 +143,22 @@ class State:
     def load(self, path: Path) -> None:
         """Continue from a checkpoint that ``save`` wrote.
 
-        Raises ValueError if the file is missing, damaged, of another version or of another network.
+        Raises ValueError if the file is missing, damaged, or of another network or version.
         """
         saved = read_checkpoint(path)
-        if saved.get("version") != CHECKPOINT_VERSION:
-            raise ValueError(f"{path} is a checkpoint of another version; this program reads {CHECKPOINT_VERSION}")
         try:
             for model, weights in ((self.model, saved["model"]), (self.average, saved["average"])):
-                check_tensors(weights, model.state_dict())
                 model.load_state_dict(weights)
             for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
             if self.seed is None:
                 self.generator.set_state(saved["generator"])
+            self.rows = [Row(**row) for row in saved["rows"]]
             self.step, self.seconds, self.kept = int(saved["step"]), float(saved["seconds"]), dict(saved["kept"])
+            if saved["scaler"] and self.scaler.is_enabled():  # a run may go on in another precision
+                self.scaler.load_state_dict(saved["scaler"])
         except (ValueError, RuntimeError, TypeError, KeyError) as error:  # as torch says what does not fit
-            raise ValueError(f"{path} belongs to another network than config.json ({one_line(error)})") from error
-        scale = self.kept.pop(SCALE, None)
-        if scale is not None and self.scaler.is_enabled():
-            self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": float(scale)})
+            raise ValueError(f"{path} is of another network or version than config.json ({one_line(error)})") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,21 +173,7 @@ class Progress:
     seconds: float
     losses: Float[Tensor, "b"]
     sigmas: Float[Tensor, "b"]
-    examples_per_second: float
     stop: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A line of metrics.jsonl: losses since the last one, and of held-out examples, by noise level; and speed."""
-
-    step: int
-    loss: float
-    bands: list[float | None]
-    validation_loss: float
-    validation_bands: list[float | None]
-    seconds: float = 0.0
-    images_per_second: float = 0.0
 
 
 def schedule(fraction: float, step: int, warmup: int = 50) -> float:
@@ -233,9 +223,7 @@ def train(
     PeerError if one of them is gone.
     """
     began = time.monotonic() - state.seconds
-    recent: deque[float] = deque(maxlen=50)
     while (fraction := budget.fraction(state.step, state.seconds)) < 1:
-        at = time.perf_counter()
         whole = add_gradients(state, batches, loss, group, turns)
         # What all must know alike, in one message: gradients, losses, the leading process' clock, who was told to stop.
         clock = time.monotonic() - began if group.leads else 0.0
@@ -245,15 +233,12 @@ def train(
             raise NonFiniteLossError(f"the loss is {whole[0].mean().item()} at step {state.step}")
         state.update(schedule(fraction, state.step))
         state.seconds, *told = facts.tolist()
-        recent.append(time.perf_counter() - at)
         yield Progress(
             step=state.step,
             fraction=budget.fraction(state.step, state.seconds),
             seconds=state.seconds,
             losses=whole[0],
             sigmas=whole[1],
-            # The median, because the first step compiles.
-            examples_per_second=whole.shape[1] / sorted(recent)[len(recent) // 2],
             stop=next((number for number, count in zip(STOPS, told, strict=True) if count), 0),
         )
 

@@ -8,6 +8,7 @@ import inspect
 import json
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -37,7 +38,6 @@ Width: TypeAlias = Annotated[int, Interval(ge=1, le=2**14)]
 Layers: TypeAlias = Annotated[int, Interval(ge=1, le=100)]
 Port: TypeAlias = Annotated[int, Interval(ge=0, le=2**16 - 1)]
 
-JSON_LIMIT = 10**6  # bytes
 LONGEST_LINE = 300  # characters of somebody else's error that are repeated
 
 T = TypeVar("T")
@@ -88,34 +88,28 @@ def model_of(function: Callable[..., object]) -> Any:
 
 def explained(error: Any, values: Any) -> str:
     """The first thing that is wrong, in one line: the field, its value, and what each of its types allows."""
-    problems = error.errors(include_url=False)
-    kind, name = problems[0]["type"], place(problems[0]["loc"], values)
-    if kind == "missing":
-        text = f"{'.'.join(map(str, problems[0]['loc']))} is missing"
-    elif kind == "value_error":
-        text = f"{name}: {problems[0]['ctx']['error']}"
-    else:
-        allowed = " or ".join(dict.fromkeys(p["msg"] for p in problems if place(p["loc"], values) == name))
-        text = f"{name} is {reprlib.repr(problems[0]['input'])}; {allowed.replace('Input should', 'it should')}"
-    return one_line(" ".join(text.split()))
+    problems = [(place(problem["loc"], values), problem) for problem in error.errors(include_url=False)]
+    name, first = problems[0]
+    if first["type"] == "missing":
+        return f"{'.'.join(map(str, first['loc']))} is missing"
+    allowed = " or ".join(dict.fromkeys(problem["msg"] for where, problem in problems if where == name))
+    return one_line(f"{name} is {reprlib.repr(first['input'])}; {allowed}")
 
 
 def place(steps: Sequence[str | int], values: Any) -> str:
     """The name of a field: pydantic's own goes on, after what is in ``values``, with the types that it has tried."""
     names = []
-    for step in steps:
-        try:
+    with suppress(KeyError, IndexError, TypeError):
+        for step in steps:
             values = values[step]
-        except (KeyError, IndexError, TypeError):
-            break
-        names.append(str(step))
+            names.append(str(step))
     return ".".join(names)
 
 
 def one_line(error: object) -> str:
-    """The first line of an error's message, or else its name: not too long, and only what can be printed."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    line = "".join(c if c.isprintable() else "?" for c in lines[0])
+    """An error's message, or else its name, in one line: not too long, and only what can be printed."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    line = "".join(c if c.isprintable() else "?" for c in line)
     return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}…"
 
 
@@ -124,21 +118,9 @@ def reason(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
 
 
-def parse_json(content: bytes, where: str) -> dict[str, Any]:
-    """The object that JSON stands for.  Raises ValueError, which begins with ``where``, if it is none."""
-    try:
-        return dict(json.loads(content).items())
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{where} cannot be read ({one_line(error)})") from error
-
-
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of at most a megabyte.  Raises ValueError if it cannot be read."""
+    """The object in a JSON file.  Raises ValueError if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            content = file.read(JSON_LIMIT + 1)
-    except OSError as error:
+        return dict(json.loads(path.read_bytes()).items())
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({reason(error)})") from error
-    if len(content) > JSON_LIMIT:
-        raise ValueError(f"{path} has more than {JSON_LIMIT:,} bytes")
-    return parse_json(content, str(path))

@@ -76,5 +76,5 @@ if __name__ == "__main__":
     mnist.model.autocast = None  # the page computes in float32 on every machine
     for name, task in TASKS.items():
         write(mnist, folder / name, **task)
-    ncsn.export(colour(), folder / "colour.onnx", precision="fp32", overwrite=True)
+    ncsn.export(colour(), folder / "colour.onnx", overwrite=True)
     write(colour(), folder / "colour", [2, 0, 1, 1])

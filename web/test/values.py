@@ -15,7 +15,6 @@ from torch import Tensor
 import ncsn
 from ncsn.distributions import TOYS, Distribution
 from ncsn.evaluation.metrics import mode_statistics
-from ncsn.samplers import Descent
 
 PLACE = Path(__file__).resolve().with_suffix(".json")
 SIGMAS = (0.01, 0.1, 0.7, 5.0, 20.0)
@@ -92,15 +91,15 @@ def samplers() -> dict[str, Any]:
     found: dict[str, Any] = {"start": numbers(start), "ladders": {}, "ends": {}, "suited": {}}
     found["z"] = numbers(noise(8, 40, 3, 2))
 
-    def end(name: str, sigmas: Tensor, score: ncsn.Score = truth, g: torch.Generator | None = None, n: int = 2) -> Any:
-        descent = Descent(score=score, x=start, sigmas=sigmas.double(), steps=n, eps=0.005, generator=g or seeded(8))
-        *_, last = ncsn.METHODS[name].follow(descent)
+    def end(name: str, sigmas: Tensor, score: ncsn.Score = truth, g: torch.Generator | None = None) -> Any:
+        langevin = {"eps": 0.005, "steps": 2} if ncsn.METHODS[name].langevin else {}
+        *_, last = ncsn.METHODS[name].follow(score, start, sigmas.double(), generator=g or seeded(8), **langevin)
         return numbers(last.x)
 
     for name in SAMPLERS:
         method = ncsn.METHODS[name]
-        sigmas = (ncsn.Geometric if method.ladder == "geometric" else ncsn.Karras)(20.0, 0.1, 6).sigmas()
-        found["ladders"][method.ladder] = numbers(sigmas)
+        sigmas = method.ladder(20.0, 0.1, 6).sigmas()
+        found["ladders"][method.ladder.__name__.lower()] = numbers(sigmas)
         found["ends"][name] = end(name, sigmas)
         found["suited"][name] = [method.suited(10, 0.01), method.suited(33, 0.01), method.levels, method.steps]
         if name == "annealed":
@@ -108,7 +107,7 @@ def samplers() -> dict[str, Any]:
             g = seeded(8)
             found["filled"] = end(name, sigmas, ncsn.replacement(truth, known, y, generator=g), g)
     rising = torch.tensor([20.0, 3.0, 0.4, 3.0, 0.4])
-    found["restarted"] = {"levels": numbers(rising), "end": end("euler", rising, n=1)}
+    found["restarted"] = {"levels": numbers(rising), "end": end("euler", rising)}
     wide = ncsn.GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 3.0)
     weighed = ncsn.guided(truth, wide, 1.5, between=(0.5, 2.0))
     found["guided"] = {str(sigma): numbers(weighed(start, sigma)) for sigma in (0.4, 1.0, 3.0)}

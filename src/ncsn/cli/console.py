@@ -1,4 +1,4 @@
-"""What the scripts and the command ``ncsn`` share: parsing, one-line errors, progress bars.
+"""What the scripts and the command ``ncsn`` share: parsing, one-line errors, progress bars, samples for who waits.
 
 Torch is imported inside the functions that need it, so that ``--help`` answers at once.
 """
@@ -8,9 +8,9 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import redirect_stderr
-from pathlib import Path
+from contextlib import nullcontext, redirect_stderr
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
@@ -18,10 +18,10 @@ import tyro
 from ncsn.machine.interrupts import Stopped, interruptible
 
 if TYPE_CHECKING:
-    from ncsn.run import Run
+    from ncsn.run import Drawn, Run, Steps
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-S = TypeVar("S")
+COMPILE_FROM = 60_000  # evaluations of a network for images: for fewer, compiling takes longer than it saves
 T = TypeVar("T")
 
 
@@ -45,34 +45,35 @@ def parse(settings: Any, args: list[str] | None = None, prog: str | None = None)
         fail(re.sub(r"[│╭╮╰╯─]", " ", body).strip().rstrip(".") + "; --help lists what is allowed")
 
 
-def run(command: Callable[[S], None], settings: Any, args: list[str] | None = None, prog: str | None = None) -> None:
+def run(command: Callable[[Any], None], settings: Any, args: list[str] | None = None, prog: str | None = None) -> None:
     """Parse the command line into ``settings`` and run ``command`` on it; whatever stops it is one line.
 
     The exit status is 2 for a user's mistake, 1 for what went wrong while computing, 130 for Ctrl-C, 143 for SIGTERM.
     """
-    if follows():
-        be_quiet()
+    if follows():  # says nothing but errors, and shows no bars
+        sys.stdout = io.StringIO()
+        os.environ["TQDM_DISABLE"] = "1"
     for stream in (sys.stdout, sys.stderr):  # σ, in the encoding of a terminal that has none
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        given = parse(settings, args, prog)
+        options = parse(settings, args, prog)
         # Torch is imported before Ctrl-C is the command's to answer: an interrupted import says whatever it likes.
+        import torch
+
         from ncsn.machine import hardware
 
         hardware.keep_memory()
-        hardware.keep_compiled_code()
-        with interruptible(), hardware.denormals_flushed():
-            command(given)
+        torch.set_flush_denormal(True)  # processors are slow at numbers below 10⁻³⁸: a fifth of a training step
+        with interruptible():
+            command(options)
         return
-    except (ValueError, OSError) as error:
-        wrong = str(error)
-    except (MemoryError, RuntimeError) as error:
-        fail_computing(error)
-    except KeyboardInterrupt as error:
-        stopped(error)
+    except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
+        status, line = ending(error)
     # Only now, when nothing holds what the command was at, have its bars ended their lines.
-    fail(wrong)
+    if status > 128 and follows():  # the first process says it for all
+        raise SystemExit(status)
+    fail(line, status)
 
 
 def follows() -> bool:
@@ -80,44 +81,20 @@ def follows() -> bool:
     return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
 
 
-def be_quiet() -> None:
-    """Say nothing but errors, and show no bars."""
-    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # until the process ends
-    os.environ["TQDM_DISABLE"] = "1"
-
-
-def stopped(error: KeyboardInterrupt, where: str = "") -> NoReturn:
-    """Say that Ctrl-C or SIGTERM has ended the program, and where; exit with the status that says so too."""
-    terminated = isinstance(error, Stopped) and error.number == signal.SIGTERM
-    number, what = (signal.SIGTERM, "terminated") if terminated else (signal.SIGINT, "interrupted")
-    if follows():  # the first process says it for all
-        raise SystemExit(128 + number)
-    fail(f"{what}{where or error}", 128 + number)
-
-
-def fail_computing(error: MemoryError | RuntimeError) -> NoReturn:
-    """Say what went wrong while computing, if that is known, and exit with status 1; else raise it again."""
+def ending(error: BaseException) -> tuple[int, str]:
+    """The exit status of a command that an error has ended, and the line that says why; raises it if none does."""
     from ncsn.machine.distributed import PeerError
-    from ncsn.samplers import NonFiniteSampleError
-    from ncsn.training import NonFiniteLossError
 
-    if isinstance(error, NonFiniteLossError) and follows():
-        raise SystemExit(1)
-    if isinstance(error, PeerError):
-        # Where it began says why.  Of each machine the first process says what it knows; more would only be in the way.
-        raise SystemExit(1) if os.environ.get("LOCAL_RANK", "0") != "0" else fail(str(error), 1)
-    if isinstance(error, NonFiniteSampleError | NonFiniteLossError):
-        fail(str(error), 1)
+    if isinstance(error, KeyboardInterrupt):
+        number = error.number if isinstance(error, Stopped) else signal.SIGINT
+        return 128 + number, f"{'terminated' if number == signal.SIGTERM else 'interrupted'}{error}"
+    if isinstance(error, FloatingPointError | PeerError):
+        return 1, str(error)
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
-        fail("out of memory; a smaller --batch-size, a larger --accumulate, smaller images or networks need less", 1)
-    raise error
-
-
-def compile_run(run: "Run", batch_size: int) -> None:
-    """Compile a run's networks (see ``Run.compile``), and tell the user how long that takes, or why not."""
-    from ncsn.machine.hardware import say_compiled
-
-    say_compiled(lambda: run.compile(batch_size))
+        return 1, "out of memory; a smaller --batch-size, a larger --accumulate, smaller images or networks need less"
+    if isinstance(error, RuntimeError):
+        raise error
+    return 2, str(error)
 
 
 def bar(states: Iterable[T], description: str, *, total: int | None = None) -> Iterator[T]:
@@ -129,3 +106,45 @@ def bar(states: Iterable[T], description: str, *, total: int | None = None) -> I
     interval = refresh_interval()
     shown = tqdm(states, total=total, desc=description, unit="state", delay=1, leave=False, mininterval=interval)
     yield from Threads().beside(shown)
+
+
+def draw(run: "Run", n: int, *, keep: int = 0, description: str = "", **how: Any) -> "Drawn":
+    """``n`` samples of a run under a progress bar, and the first ``keep`` of them on their way; see ``Run.steps``."""
+    began = time.perf_counter()
+    steps = run.steps(n, **how)
+    compiled = compile_for(run, n, steps)
+    return follow(steps, description or f"{n} samples", began, compiled=compiled, keep=keep)
+
+
+def compile_for(run: "Run", n: int, steps: "Steps") -> bool:
+    """Compile a run's networks if ``n`` samples, drawn like ``steps``, are then there sooner; returns whether."""
+    pays = run.recipe.images and run.condition is None and n * steps.sampling.nfe >= COMPILE_FROM
+    if pays:
+        run.compile(steps.batch_size)
+    return pays
+
+
+def follow(steps: "Steps", description: str, began: float, *, compiled: bool, keep: int = 0) -> "Drawn":
+    """The samples that ``steps`` lead to; ``began``: when drawing them did.
+
+    ``compiled``: whether batches of their size are; if not, none is compiled now.
+    """
+    from ncsn.machine.hardware import nothing_compiled
+    from ncsn.run import Drawn
+
+    path = []
+    with nullcontext() if compiled else nothing_compiled():
+        for step in bar(steps, description):
+            if keep:
+                path.append(step._replace(x=step.x[:keep].cpu()))
+    return Drawn(
+        samples=step.x.cpu(),
+        path=path,
+        sampling=steps.sampling,
+        nfe=steps.nfe,
+        guide_nfe=steps.guide_nfe,
+        seconds=time.perf_counter() - began,
+        backward=steps.backward,
+        particles=steps.particles,
+        effective=steps.effective,
+    )

@@ -6,8 +6,6 @@ Torch is imported when a command runs, so that ``--help`` answers at once.
 import functools
 import operator
 import sys
-from collections.abc import Callable
-from importlib.metadata import version
 from typing import Annotated
 
 import tyro
@@ -19,31 +17,16 @@ from ncsn.cli.share import Export, Play, Push
 from ncsn.cli.solve import Deblur, Denoise, Inpaint, Superres
 from ncsn.cli.train import Train
 
-COMMANDS: dict[str, type] = {
-    "train": Train,
-    "sample": Sample,
-    "evaluate": Evaluate,
-    "likelihood": Likelihood,
-    "inpaint": Inpaint,
-    "denoise": Denoise,
-    "superres": Superres,
-    "deblur": Deblur,
-    "interpolate": Interpolate,
-    "export": Export,
-    "info": Info,
-    "play": Play,
-    "push": Push,
-}
+KINDS = (Train, Sample, Evaluate, Likelihood, Inpaint, Denoise, Superres, Deblur, Interpolate, Export, Info, Play, Push)
+COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in KINDS}
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command that ``args``, by default the command line, ask for."""
     if (sys.argv[1:] if args is None else args) == ["--version"]:
+        from importlib.metadata import version
+
         print(f"ncsn {version('ncsn')}")
         return
-
-    def execute(command: Callable[[], None]) -> None:
-        command()
-
     commands = (Annotated[settings, tyro.conf.subcommand(name)] for name, settings in COMMANDS.items())
-    console.run(execute, functools.reduce(operator.or_, commands), args, "ncsn")
+    console.run(lambda command: command(), functools.reduce(operator.or_, commands), args, "ncsn")

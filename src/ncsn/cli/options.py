@@ -1,38 +1,36 @@
 """Options that several commands share; torch is not needed here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from annotated_types import Interval
+from annotated_types import Interval, MinLen
 
-from ncsn.validation import BatchSize, DeviceName, GuideName, LangevinSteps, Levels, SamplerName, StepSize
+from ncsn.validation import BatchSize, DeviceName, GuideName, LangevinSteps, Levels, SamplerName, StepSize, check_ranges
 
-Guidance = Annotated[float, Interval(ge=0, le=100)]
-SAMPLING_OPTIONS = ("sampler", "levels", "steps", "eps", "label", "guidance", "guide", "batch_size")
+ClassName = Annotated[str, MinLen(1)]
+
+
+class Options:
+    """Options that are checked against their types."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunArgument:
-    """Which run.
+class RunOptions(Options):
+    """Which run, and where it computes.
 
     Args:
         run: The run's folder, such as runs/mnist; mnist, the model that comes with the package; or
             hf://user/model@revision, one on Hugging Face's hub.
-    """
-
-    run: tyro.conf.Positional[Path]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions(RunArgument):
-    """Which run, and where it computes.
-
-    Args:
         device: auto: CUDA where there is one, else the CPU.
     """
 
+    run: tyro.conf.Positional[Path]
     device: DeviceName = "auto"
 
 
@@ -59,17 +57,20 @@ class SamplingOptions:
     levels: Levels | None = None
     steps: LangevinSteps | None = None
     eps: StepSize | None = None
-    label: Annotated[str | None, tyro.conf.arg(name="class", metavar="NAME|NUMBER|any|none")] = None
-    guidance: Guidance | None = None
+    label: Annotated[ClassName | None, tyro.conf.arg(name="class", metavar="NAME|NUMBER|any|none")] = None
+    guidance: Annotated[float, Interval(ge=0, le=100)] | None = None
     guide: GuideName | None = None
     batch_size: BatchSize = 500
 
     def how(self) -> dict[str, Any]:
         """The options as ``Run.steps`` takes them."""
-        return {name: getattr(self, name) for name in SAMPLING_OPTIONS}
+        return {option.name: getattr(self, option.name) for option in fields(SamplingOptions)}
 
 
-def check_suffix(out: Path, *allowed: str) -> None:
-    """Raises ValueError if the command cannot write a file of this name."""
-    if out.suffix not in allowed:
-        raise ValueError(f"{out} ends in {out.suffix!r}; allowed: {', '.join(allowed)}")
+def check_output(out: Path, *suffixes: str, overwrite: bool) -> None:
+    """Raises ValueError, before any work, if a command may not write a file of this name there."""
+    if out.suffix not in suffixes:
+        raise ValueError(f"{out} ends in {out.suffix!r}; allowed: {', '.join(suffixes)}")
+    from ncsn import storage
+
+    storage.check_out(out, overwrite=overwrite)

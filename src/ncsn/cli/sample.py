@@ -1,27 +1,30 @@
 """``ncsn sample`` and ``ncsn interpolate``: samples of a run, and walks between them."""
 
-import sys
+import hashlib
+import json
+import time
+import zipfile
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import tyro
 from annotated_types import Interval
 
-from ncsn.cli import console, drawing
-from ncsn.cli.options import RunOptions, SamplingOptions, check_suffix
-from ncsn.learn.settings import given_ones
-from ncsn.validation import Count, Levels, Seed, check_ranges
+from ncsn.cli import console
+from ncsn.cli.options import RunOptions, SamplingOptions, check_output
+from ncsn.machine.interrupts import Stopped
+from ncsn.validation import Count, Levels, Seed
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
 
-    from ncsn.files import SamplingJob, Stream
+    from ncsn.data.pixels import Depth
     from ncsn.machine.distributed import Group
-    from ncsn.run import Run
+    from ncsn.run import Drawn, Run
 
-SHOWN_POINTS, SHOWN_IMAGES = 1500, 36  # in an animation
-PICTURE_SUFFIXES, FILES = (".png", ".gif"), (".npz", ".npy")
+PICTURE_SUFFIXES = (".png", ".gif")
 MOST = 10_000  # samples in a picture
 
 
@@ -34,10 +37,9 @@ class Sample(SamplingOptions, RunOptions):
         seed: The same seed gives the same samples on one machine.
         out: Where to write: .png for a grid; .gif for the way of up to 36 images out of the noise; .npz for an array
             under the key samples, .npy for one alone, for images (n, c, h, w) in the numbers of their files: mostly
-            uint8; a name without suffix for a folder of PNG images. All but pictures take any number of samples, in the
-            memory of 1,000, and go on after a kill: by the same command, with the same samples.
-        overwrite: Replace an existing file, or such a folder; and what another command has left unfinished in its
-            place.
+            uint8. Arrays take any number of samples, in the memory of 1,000, and go on after a kill: by the same
+            command, with the same samples.
+        overwrite: Replace an existing file.
     """
 
     n: Annotated[Count, tyro.conf.arg(name="n", aliases=["-n"])] = 64
@@ -45,113 +47,139 @@ class Sample(SamplingOptions, RunOptions):
     out: Path = Path("grid.png")
     overwrite: bool = False
 
-    def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
-        check_ranges(self)
-        if self.out.suffix:
-            check_suffix(self.out, *PICTURE_SUFFIXES, *FILES, "none for a folder of PNG images")
-        if self.out.suffix in PICTURE_SUFFIXES and self.n > MOST:
-            raise ValueError(f"n is {self.n}; a picture shows at most {MOST}: more go into .npz, .npy or a folder")
-
     def __call__(self) -> None:
         """Draw, and write."""
-        from ncsn.storage import check_out
-
-        if not console.follows():
-            check_out(self.out, overwrite=self.overwrite, directory=not self.out.suffix)
         import ncsn
         from ncsn.machine import distributed
 
-        run, group = ncsn.load(self.run, device=self.device), distributed.join()
         picture = self.out.suffix in PICTURE_SUFFIXES
-        if group.leads:
-            print(f"{self.out}: {self.draw(run) if picture else self.stream(run, group)}")
-        elif not picture:  # the leading process draws pictures alone
-            done = int(group.share())
-            list(drawing.draw_blocks(run, self.n, seed=self.seed, done=done, group=group, **self.how()))
-
-    def draw(self, run: "Run") -> str:
-        """Draw a picture; returns what it cost."""
-        from ncsn import plots
-
-        images, moving = run.recipe.images, self.out.suffix == ".gif"
-        if not images and run.recipe.shape != (2,):
-            raise ValueError(f"{self.run} has points of shape {run.recipe.shape}: no picture shows them; --out x.npz")
-        shown = SHOWN_IMAGES if images else SHOWN_POINTS
-        drawn = drawing.draw(run, self.n, seed=self.seed, keep=shown if moving else 0, **self.how())
-        if moving and images:
-            plots.evolution_animation(drawn.path, self.out)
-        elif moving:
-            states = [(f"σ = {sigma:.2f}", x) for sigma, x in drawn.path]
-            plots.trajectories(states, self.out, view=plots.extent_of(drawn.samples))
-        elif images:
-            plots.image_grid(drawn.samples, self.out, columns=min(self.n, max(8, round(self.n**0.5))))
+        if picture and self.n > MOST:
+            raise ValueError(f"n is {self.n}; a picture shows at most {MOST}: more go into .npz or .npy")
+        if not console.follows():
+            check_output(self.out, *PICTURE_SUFFIXES, ".npz", ".npy", overwrite=self.overwrite)
+        run = ncsn.load(self.run, device=self.device)
+        if not picture:
+            depth, group = run.recipe.depth if run.recipe.images else None, distributed.join()
+            write_array(self.out, run, self.n, depth=depth, group=group, seed=self.seed, **self.how())
+            return
+        if console.follows():  # the leading process draws pictures alone
+            return
+        if not run.recipe.images:
+            raise ValueError(f"{self.run} makes points, of which no picture is drawn; --out x.npz")
+        moving = self.out.suffix == ".gif"
+        drawn = console.draw(run, self.n, seed=self.seed, keep=36 if moving else 0, **self.how())
+        if moving:
+            ncsn.plots.evolution_animation(drawn.path, self.out)
         else:
-            panel = (f"{self.n} samples, {drawn.sampling.sampler}", drawn.samples)
-            plots.scatter_panels([[panel]], self.out, view=plots.extent_of(drawn.samples))
-        return drawn.cost
+            ncsn.plots.image_grid(drawn.samples, self.out, columns=min(self.n, max(8, round(self.n**0.5))))
+        print(f"{self.out}: {drawn.cost}")
 
-    def stream(self, run: "Run", group: "Group") -> str:
-        """Write samples into an output that grows with them; returns what they cost."""
-        import numpy as np
 
-        from ncsn.files import streamed
+def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: "Group", **how: Any) -> "Drawn | None":
+    """Write ``n`` samples of a run, in ``Run.blocks``, into an .npz or .npy; returns one of the blocks.
 
-        shape = (self.n, *run.recipe.shape)
-        dtype = np.dtype(run.recipe.depth.dtype if run.recipe.images else "float32")
-        try:
-            with streamed(self.out, self.job(run), shape, dtype, block=run.block, overwrite=self.overwrite) as stream:
-                return self.fill(stream, run, group)
-        except OSError as error:
-            raise ValueError(f"{self.out} cannot be written ({error.strerror or error})") from error
+    ``depth``: what numbers the file holds; reals where there is none.  ``group``: the processes that share the work, in
+    a folder that all of them see; others than the leading one get None.  ``how``: as for ``Run.blocks``.
 
-    def fill(self, stream: "Stream", run: "Run", group: "Group") -> str:
-        """Draw what is not there yet, block by block; returns what that cost."""
-        from ncsn.run import cost
+    Blocks are files in a hidden folder beside the output.  Its name holds a digest of all that determines the samples,
+    so a job goes on from no other's.  An .npz has checksums: a block that is damaged is drawn again.
+    """
+    from importlib.metadata import version
 
-        before, seconds, spent = stream.done, 0.0, ""
-        group.share(str(before).encode())
-        if before:
-            print(f"going on at {before:,} of {self.n:,}", file=sys.stderr)
-        try:
-            for drawn in drawing.draw_blocks(run, self.n, seed=self.seed, done=before, group=group, **self.how()):
-                x = drawn.samples
-                stream.write(run.recipe.depth.restored(x) if run.recipe.images else x.numpy())
-                seconds += drawn.seconds
-                spent = cost(stream.done - before, drawn.sampling.sampler, drawn.nfe, drawn.guide_nfe, seconds)
-        except KeyboardInterrupt as error:
-            if stream.done:
-                console.stopped(error, f" at {stream.done:,} of {self.n:,} samples; the same command goes on")
-            raise
-        return f"{spent or 'nothing was missing'}, after {before} that were there" if before else spent
+    import numpy as np
 
-    def job(self, run: "Run") -> "SamplingJob":
-        """All that determines the samples."""
-        from importlib.metadata import version
+    from ncsn import storage
+    from ncsn.run import cost
 
-        versions = {name: version(name) for name in ("ncsn", "torch")}
-        about = {"run": run.digest[:16], "device": str(run.device), "n": self.n, "seed": self.seed}
-        return {**versions, **about, **self.how()}
+    usual = next(run.blocks(n, **how))
+    job = repr((version("ncsn"), version("torch"), run.digest, run.device, depth, n, sorted(how.items())))
+    digest = hashlib.sha256(job.encode()).hexdigest()
+    folder = out.with_name(f".{out.name[:80]}.{digest[:16]}.partial")
+    counts = [min(run.block, n - first) for first in range(0, n, run.block)]
+    paths = [folder / f"{number:06}.npz" for number in range(len(counts))]
+    missing: list[int] = []
+    if group.leads:
+        folder.mkdir(exist_ok=True)
+        storage.sweep(folder, everybodys=True)
+        # The first block is always drawn: the leading process then knows what samples cost.
+        missing = [number for number, path in enumerate(paths) if number == 0 or not whole(path)]
+    missing = json.loads(group.share(json.dumps(missing).encode()))
+    began = time.perf_counter()
+    compiled = console.compile_for(run, n, usual)
+    try:
+        for number in missing[group.rank :: group.size]:
+            steps = next(run.blocks(n, first=number, **how))
+            # The last block may be smaller than those that the network is compiled for.
+            same = compiled and steps.batch_size == usual.batch_size
+            drawn = console.follow(steps, f"block {number + 1} of {len(paths)}", began, compiled=same)
+            with storage.atomic(paths[number]) as temporary:
+                np.savez(temporary, x=drawn.samples.numpy() if depth is None else depth.restored(drawn.samples))
+        group.meet()
+        if not group.leads:
+            return None
+        join_blocks(paths, n, out)
+    except Stopped as error:
+        raise Stopped(error.number, "; the same command goes on") from error
+    finally:
+        with suppress(OSError):  # it holds blocks to go on from
+            folder.rmdir()
+    now = sum(counts[number] for number in missing)
+    there = f", after {n - now} that were there" if now < n else ""
+    print(f"{out}: {cost(now, drawn.sampling.sampler, drawn.nfe, drawn.guide_nfe, drawn.seconds)}{there}")
+    return drawn
+
+
+def rows(path: Path) -> "np.ndarray":
+    """The samples of a block."""
+    import numpy as np
+
+    with path.open("rb") as file, np.load(file) as block:
+        return np.asarray(block["x"])
+
+
+def whole(path: Path) -> bool:
+    """Whether a block is there, and undamaged."""
+    try:
+        return rows(path) is not None
+    except Exception:  # of many kinds, by what is damaged
+        return False
+
+
+def join_blocks(paths: list[Path], n: int, out: Path) -> None:
+    """The blocks of ``n`` samples become one array, in the memory of one block, and go."""
+    from numpy.lib import format
+
+    from ncsn import storage
+
+    first = rows(paths[0])
+    header = {"descr": first.dtype.str, "fortran_order": False, "shape": (n, *first.shape[1:])}
+    file: IO[bytes]
+    with storage.atomic(out) as temporary, ExitStack() as files:
+        if out.suffix == ".npy":
+            file = files.enter_context(temporary.open("wb"))
+        else:
+            archive = files.enter_context(zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED))
+            file = files.enter_context(archive.open("samples.npy", "w", force_zip64=True))
+        format.write_array_header_1_0(file, header)
+        for path in paths:
+            file.write(rows(path).tobytes())
+    for path in paths:
+        path.unlink()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interpolate(RunOptions):
-    """Walk from one image to another: along the sphere of noise that the probability flow maps to images.
+    """Walk from one sample to another: along the sphere of noise that the probability flow maps to images.
+
+    In Python ``run.walk(..., ends=...)`` begins walks between images of your own.
 
     Args:
-        start: The image to walk from, with --to: the index of a test image of the run's data, or a file. Default:
-            samples.
-        end: The image to walk to.
-        data: Where the data set is that the run was trained on, if it has moved.
-        n: How many walks, one a row; between given images there is one.
+        n: How many walks, one a row.
         steps: Images on each, the two ends included.
         levels: Noise levels that Heun's method descends; by default what suits it.
         overwrite: Replace an existing file.
     """
 
-    start: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    end: Annotated[str | None, tyro.conf.arg(name="to")] = None
-    data: str | None = None
     n: Annotated[int, Interval(ge=1, le=100), tyro.conf.arg(name="n", aliases=["-n"])] = 6
     steps: Annotated[int, Interval(ge=2, le=100)] = 12
     levels: Levels | None = None
@@ -159,54 +187,16 @@ class Interpolate(RunOptions):
     out: Path = Path("interpolation.png")
     overwrite: bool = False
 
-    def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
-        check_ranges(self)
-        if self.levels == 1:
-            raise ValueError("levels is 1; Heun's method needs at least 2")
-        if (self.start is None) != (self.end is None):
-            raise ValueError("of --from and --to only one is given; both are needed, or none")
-        if self.start is not None and given_ones(self, ("n", "seed")):
-            raise ValueError("-n and --seed are about walks between samples; between given images there is one")
-        if self.start is None and self.data is not None:
-            raise ValueError("--data is where the images of --from and --to are, which are not given")
-        check_suffix(self.out, ".png")
-
     def __call__(self) -> None:
         """Walk, and draw."""
-        from ncsn.storage import check_out
-
-        check_out(self.out, overwrite=self.overwrite)
-        import torch
-
         import ncsn
-        from ncsn import plots
 
+        check_output(self.out, ".png", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
         if not run.recipe.images:
             raise ValueError(f"{self.run} makes points; only images are interpolated")
-        if self.start is None or self.end is None:
-            n, walk, guidance = self.n, run.walk(self.n, self.steps, seed=self.seed), None
-        else:
-            ends = torch.stack([example(run, name, data=self.data) for name in (self.start, self.end)])
-            # Unguided: the walk should end in the very images.
-            n, walk, guidance = 1, run.walk(1, self.steps, ends=ends), 1.0
         # The walk begins in noise of all classes, so no class is told.
-        way = {"start": walk, "sampler": "heun", "levels": self.levels, "guidance": guidance, "label": "none"}
-        drawn = drawing.draw(run, len(walk), seed=0, keep=0, batch_size=500, description="walking", **way)
-        plots.image_grid(drawn.samples, self.out, columns=self.steps)
-        print(f"{self.out}: {n} walks of {self.steps} images; {drawn.cost}")
-
-
-def example(run: "Run", name: str, *, measured: tuple[int, ...] | None = None, data: str | None = None) -> "Tensor":
-    """A test image of the run's data by its index, or an image file fitted to the run's images; pixels in [0, 1].
-
-    ``measured``: the shape of a measurement, which the file must have.  ``data``: where the data set is now.
-    Raises ValueError if there is no such image.
-    """
-    from ncsn.data import Reading, read_example
-
-    reading = Reading() if run.origin is None else run.origin.reading
-    shape = run.recipe.shape if measured is None else measured
-    images = run.data(data) if name.isdecimal() else None
-    return read_example(name, shape, reading=reading, images=images, depth=run.recipe.depth, fit=measured is None)
+        walk = run.walk(self.n, self.steps, seed=self.seed)
+        drawn = console.draw(run, len(walk), start=walk, sampler="heun", levels=self.levels, label="none")
+        ncsn.plots.image_grid(drawn.samples, self.out, columns=self.steps)
+        print(f"{self.out}: {self.n} walks of {self.steps} images; {drawn.cost}")

@@ -1,119 +1,124 @@
 """``ncsn export``, ``ncsn play`` and ``ncsn push``: a run for other programs, for the browser, and for other people."""
 
+import json
 import re
 import shutil
-import signal
 import sys
 import tempfile
-import threading
-import webbrowser
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
+from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from ncsn.cli import page
-from ncsn.cli.options import RunArgument, check_suffix
-from ncsn.machine.interrupts import Stopped
-from ncsn.validation import Port, check_ranges
+from ncsn.cli.options import Options, check_output
+from ncsn.validation import Port
+
+if TYPE_CHECKING:
+    from http.server import ThreadingHTTPServer
+
+    from ncsn import Run
+
+PACKAGE = Path(__file__).parents[1]
+HEADERS = {  # beside the policy in the page's own head
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+CARD = """\
+---
+library_name: ncsn
+---
+
+A noise conditional score network. After `pip install 'ncsn[hub]'`, `ncsn.load("hf://{}").sample(16)` draws samples.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(RunArgument):
+class Export:
     """Write a run's score as an ONNX file, for browsers and other programs without PyTorch.
 
     Args:
+        run: The run's folder; mnist, the model that comes with the package; or hf://user/model.
         out: The file, such as model.onnx; the smaller network that guides samples, if the run has one, goes beside it,
             into model.guide.onnx.
-        precision: How weights are stored: fp16 takes half as much. Computation is in float32.
         overwrite: Replace existing files.
     """
 
+    run: tyro.conf.Positional[Path]
     out: tyro.conf.Positional[Path]
-    precision: Literal["fp16", "fp32"] = "fp16"
     overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse another kind of file."""
-        check_suffix(self.out, ".onnx")
 
     def __call__(self) -> None:
         """Export, compare with PyTorch, and print how large the files are."""
-        from ncsn.storage import check_out
-
-        check_out(self.out, overwrite=self.overwrite)
         import ncsn
 
+        check_output(self.out, ".onnx", overwrite=self.overwrite)
         run = ncsn.load(self.run, device="cpu")
-        for path in ncsn.export(run, self.out, precision=self.precision, overwrite=self.overwrite):
+        for path in ncsn.export(run, self.out, overwrite=self.overwrite):
             print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, compared with PyTorch")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Play:
-    """Open the page on which scores, annealing, learning and sampling can be tried by hand; Ctrl-C ends it.
+class Play(Options):
+    """Serve the page on which scores, annealing, learning and sampling can be tried by hand; Ctrl-C ends it.
 
-    It is served to this machine alone, and asks nothing of the network.
+    It is served to this machine alone, and asks nothing of the network: open the address that is printed.
 
     Args:
-        run: A run of images, as other commands take it, or a file that ncsn export wrote: what the page draws, instead
-            of the model that comes with the package.
         port: Where, on 127.0.0.1; 0 for any that is free.
-        browser: Open the browser, too.
     """
 
-    run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
     port: Port = 8000
-    browser: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse a port that there is not."""
-        check_ranges(self)
 
     def __call__(self) -> None:
         """Serve the page until Ctrl-C."""
-        with tempfile.TemporaryDirectory(prefix="ncsn-play-") as temporary:
-            folder = page.built()
-            if self.run is not None:  # the page again, but for its model
-                ignored = shutil.ignore_patterns(*page.MODELS)
-                folder = Path(shutil.copytree(folder, Path(temporary) / "page", ignore=ignored))
-            with page.server(folder, self.port) as server:
-                if self.run is not None:
-                    put_models(self.run, folder)
-                address = f"http://127.0.0.1:{server.server_port}/{'' if self.run is None else '#digits'}"
-                print(f"{address}  (Ctrl-C ends it)", flush=True)
-                if self.browser:  # a browser for terminals keeps the call until it is closed
-                    threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-                try:
-                    server.serve_forever()
-                except Stopped as stop:
-                    if stop.number != signal.SIGINT:
-                        raise
-                    print()
+        with server(page(), self.port) as serving:
+            print(f"http://127.0.0.1:{serving.server_port}/  (Ctrl-C ends it)", flush=True)
+            serving.serve_forever()
 
 
-def put_models(run: Path, folder: Path) -> None:
-    """Put a run's networks into a ``folder`` as the page wants them: an exported file, or a new export of a run.
+def page(package: Path = PACKAGE) -> Path:
+    """The folder of the built page: in the ``package``, or where ``make site`` puts it beside a checkout's sources.
 
-    Raises ValueError if there is no such run or file, if the page cannot show it, or if it cannot be exported.
+    Raises ValueError, which says how to build it, if there is none.
     """
-    score, guide = (folder / name for name in page.MODELS)
-    if run.suffix == ".onnx":
-        if not run.is_file():
-            raise ValueError(f"{run} is no file")
-        shutil.copyfile(run, score)
-        if run.with_suffix(".guide.onnx").is_file():
-            shutil.copyfile(run.with_suffix(".guide.onnx"), guide)
-        return
-    import ncsn
+    for folder in (package / "assets" / "page", package.parents[1] / "site"):
+        if (folder / "index.html").is_file():
+            return folder
+    raise ValueError("the page is not built; `make site` in the folder of the sources builds it (Node 20.19 or later)")
 
-    loaded = ncsn.load(run, device="cpu")
-    shape = loaded.recipe.shape
-    if not loaded.recipe.images or shape[0] not in (1, 3):
-        raise ValueError(f"{run} makes examples of shape {shape}; the page shows images, grey or in three colours")
-    print(f"{run} is being exported for the page", flush=True)
-    ncsn.export(loaded, score, precision="fp32")
+
+def server(folder: Path, port: int) -> "ThreadingHTTPServer":
+    """A server of a ``folder`` on 127.0.0.1 to who asks for this machine by its own name; ``port`` 0: any free one."""
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer  # ten milliseconds of every command
+
+    class Handler(SimpleHTTPRequestHandler):
+        # A system's own table can be anything, and browsers run no script or WebAssembly that is called something else.
+        extensions_map = {".css": "text/css", ".js": "text/javascript", ".wasm": "application/wasm"}  # noqa: RUF012
+
+        def handle(self) -> None:
+            # A browser that does not wait for an answer, and a path that is none, such as /%00.
+            with suppress(ConnectionError, ValueError):
+                super().handle()
+
+        def send_head(self) -> Any:
+            host = self.headers.get("Host", "").removesuffix(f":{self.connection.getsockname()[1]}")
+            if host in ("127.0.0.1", "localhost"):
+                return super().send_head()
+            # A page elsewhere has given this machine a name of its own.
+            return self.send_error(403, "only 127.0.0.1 and localhost are served")
+
+        def end_headers(self) -> None:
+            for name, value in HEADERS.items():
+                self.send_header(name, value)
+            super().end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing of requests."""
+
+    return ThreadingHTTPServer(("127.0.0.1", port), lambda *args: Handler(*args, directory=str(folder)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,48 +129,66 @@ class Push:
 
     Args:
         run: The run's folder, such as runs/mnist; or mnist, the model that comes with the package.
-        to: Where: user/model. Then it is hf://user/model to every command, and to ncsn.load.
-        licence: The model's licence, by the hub's name for it: mit, apache-2.0, cc-by-4.0, other, … By default none is
-            given.
+        to: Where: user/model. Then it is hf://user/model to every command, and to ncsn.load. A run that is there is
+            replaced by a further commit; git keeps it.
         public: Everybody may see and load it; by default only you may.
-        overwrite: Replace a model that is there already, by a further commit.
-        dry_run: Send nothing, and write what would be sent, the card too, into this new folder: to look at, or to load.
     """
 
     run: tyro.conf.Positional[Path]
     to: tyro.conf.Positional[str]
-    licence: Annotated[str | None, tyro.conf.arg(aliases=["--license"])] = None
     public: bool = False
-    overwrite: bool = False
-    dry_run: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse names that the hub does not take."""
-        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", self.to, re.ASCII):
-            raise ValueError(f"to is {self.to!r:.80}; user/model is needed")
-        if self.licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,49}", self.licence):
-            raise ValueError(f"licence is {self.licence!r:.80}; a name like mit, cc-by-4.0 or other is needed")
 
     def __call__(self) -> None:
-        """Read the run, and send it."""
-        if self.dry_run is not None and (self.dry_run.exists() or self.dry_run.is_symlink()):
-            raise ValueError(f"{self.dry_run} exists; --dry-run needs a new folder")
-        import ncsn
-        from ncsn import hub, storage
+        """Read the run, and send it as one commit.
 
-        folder = storage.find(self.run)
-        digest = ncsn.load(folder, device="cpu").digest
-        with tempfile.TemporaryDirectory(prefix="ncsn-push-") as temporary:
-            out = Path(temporary) / "run"
-            files = hub.write_shared(folder, out, self.to, digest=digest, licence=self.licence)
-            if hub.EVALUATION not in files and (folder / hub.EVALUATION).exists():
-                print(f"{folder / hub.EVALUATION} is left out: it is not about the run as it is now", file=sys.stderr)
-            if self.dry_run is None:
-                address = hub.send(out, self.to, public=self.public, overwrite=self.overwrite)
-                print(f"{address}: {len(files)} files, {'public' if self.public else 'private'}")
-                return
-            shutil.copytree(out, self.dry_run)
-        for name in files:
-            print(f"{self.dry_run / name}: {(self.dry_run / name).stat().st_size:,} bytes")
-        command = f"ncsn push {self.run} {self.to}"
-        print(f"{self.dry_run}: {len(files)} files, which `{command}` would send; nothing was sent")
+        Raises ValueError if the hub cannot be asked or refuses, or if a model is there that is not as ``public``.
+        """
+        import ncsn
+        from ncsn.storage import SHARED, library_for
+
+        run = ncsn.load(self.run, device="cpu")
+        with tempfile.TemporaryDirectory(prefix="ncsn-push-") as folder, library_for(self.to) as library:
+            names = write_shared(run, Path(folder), self.to)
+            api = library.HfApi(token=True)  # without one the library says where to get it
+            api.create_repo(self.to, private=not self.public, exist_ok=True)
+            if api.model_info(self.to).private == self.public:
+                raise ValueError("it is not as private as you ask for; change that on its page, or push it as it is")
+            # What is there of another run and not of this goes; files that are no part of a run stay.
+            patterns = {"allow_patterns": SHARED, "delete_patterns": SHARED}
+            commit = api.upload_folder(repo_id=self.to, folder_path=folder, commit_message="A run of ncsn", **patterns)
+        print(f"hf://{self.to}@{commit.oid}: {', '.join(names)}, {'public' if self.public else 'private'}")
+
+
+def write_shared(run: "Run", out: Path, model: str) -> list[str]:
+    """Write into ``out`` what is shared of a run that was loaded, a model card too; returns the files' names.
+
+    In JSON every path is cut down to its last part: nobody needs to know this machine's folders.  An evaluation of
+    other weights is left out.  ``model``: user/model.
+    Raises ValueError if a file of numbers cannot be read.
+    """
+    from ncsn.storage import SHARED
+    from ncsn.validation import read_json
+
+    folder, names = run.folder or Path(), list[str]()
+    for name in SHARED[:-1]:  # the last is the card
+        if not (folder / name).is_file():
+            continue
+        (out / name).parent.mkdir(exist_ok=True)
+        if not name.endswith(".json"):
+            shutil.copyfile(folder / name, out / name)
+        else:
+            content = read_json(folder / name)
+            if content.get("run_digest", run.digest) != run.digest:
+                print(f"{folder / name} is left out: it is not about the run as it is now", file=sys.stderr)
+                continue
+            (out / name).write_text(json.dumps(without_folders(content), indent=2) + "\n", encoding="utf-8")
+        names.append(name)
+    (out / SHARED[-1]).write_text(CARD.format(model), encoding="utf-8")
+    return [*names, SHARED[-1]]
+
+
+def without_folders(value: Any) -> Any:
+    """The content of a JSON file; of a text that is a path, the last part.  Lists hold sentences and are left alone."""
+    if isinstance(value, dict):
+        return {name: without_folders(item) for name, item in value.items()}
+    return PureWindowsPath(value).name if isinstance(value, str) and re.search(r"[/\\]", value) else value

@@ -2,25 +2,22 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from annotated_types import Interval
 
-from ncsn.cli import drawing
-from ncsn.cli.options import RunOptions, check_suffix
-from ncsn.cli.sample import example
-from ncsn.learn.settings import given_ones
-from ncsn.validation import Count, Levels, Region, Seed, check_ranges
+from ncsn.cli import console
+from ncsn.cli.options import RunOptions, check_output
+from ncsn.validation import Count, Levels, Region, Seed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ncsn import Run
     from ncsn.problems import Measurement
-    from ncsn.run import Run
 
-Shape = tuple[int, int, int]
-Answers = Annotated[int, Interval(ge=1, le=1000)]
+Shape = tuple[int, ...]
 Noise = Annotated[float, Interval(gt=0, le=100)]
 
 
@@ -47,7 +44,7 @@ class Problem(RunOptions):
     input: str = "0"
     data: str | None = None
     measured: bool = False
-    n: Annotated[Answers, tyro.conf.arg(name="n", aliases=["-n"])] = 16
+    n: Annotated[int, Interval(ge=1, le=1000), tyro.conf.arg(name="n", aliases=["-n"])] = 16
     noise: Noise = 0.05
     levels: Levels | None = None
     solver_steps: Annotated[int, Interval(ge=1, le=1000)] = 3
@@ -56,71 +53,50 @@ class Problem(RunOptions):
     out: Path = Path("picture.png")
     overwrite: bool = False
 
-    def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
-        check_ranges(self)
-        check_suffix(self.out, ".png")
-
-    def measure(self, shape: Shape) -> "Measurement":
-        """The measurement of examples of this shape."""
+    def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
+        """What is measured of images of this shape, and a measurement as an image: somebody's guess without a prior."""
         raise NotImplementedError
 
-    def shown(self, y: "Tensor", shape: Shape) -> "Tensor":
-        """The measurement as an image of this shape: also the guess of somebody without a prior."""
-        raise NotImplementedError
-
-    def file_shape(self, shape: Shape) -> tuple[int, ...]:
-        """The shape of the file that holds a measurement of an image of this shape."""
-        import torch
-
-        return tuple(self.measure(shape)(torch.zeros(1, *shape)).shape[1:])
-
-    def taken(self, y: "Tensor", shape: Shape) -> "Tensor":
-        """The measurement as a file holds it."""
-        return y
-
-    def posterior(self, run: "Run", y: "Tensor", shape: Shape) -> "Run":
+    def posterior(self, run: "Run", measure: "Measurement", y: "Tensor") -> "Run":
         """The run of the posterior."""
-        return run.posterior(self.measure(shape), y, noise_std=self.noise, solver_steps=self.solver_steps)
+        return run.posterior(measure, y, noise_std=self.noise, solver_steps=self.solver_steps)
 
     def __call__(self) -> None:
         """Measure, sample the posterior, and draw."""
-        from ncsn.storage import check_out
-
-        check_out(self.out, overwrite=self.overwrite)
         import torch
 
         import ncsn
-        from ncsn import plots
-        from ncsn.evaluation import metrics
+        from ncsn.evaluation.metrics import psnr
 
+        check_output(self.out, ".png", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
         if not run.recipe.images:
             raise ValueError(f"{self.run} makes points of shape {run.recipe.shape}; a run of images is needed")
-        channels, height, width = run.recipe.shape
-        shape = (channels, height, width)
-        measure = self.measure(shape)
-        image = example(run, self.input, measured=self.file_shape(shape) if self.measured else None, data=self.data)
+        measure, shown = self.problem(run.recipe.shape)
+        file_shape = tuple(measure(torch.zeros(1, *run.recipe.shape)).shape[1:])
+        known = len(file_shape) == 1  # pixels of an image: a file holds it whole, and others than these do not matter
+        measured = file_shape if self.measured and not known else run.recipe.shape
+        reading = ncsn.data.Reading() if run.origin is None else run.origin.reading
+        images = run.data(self.data) if self.input.isdecimal() else None
+        how: dict[str, Any] = {"reading": reading, "images": images, "depth": run.recipe.depth}
+        image = ncsn.data.read_example(self.input, measured, fit=not self.measured, **how)
+        y = image[None] if self.measured and not known else measure(image[None])
         generator = torch.Generator().manual_seed(self.seed)
-        if self.measured:
-            truth, y = None, self.taken(image[None], shape)
-        else:
-            truth, y = image, measure(image[None])
+        if not self.measured:
             y = y + self.noise * torch.randn(y.shape, generator=generator)
         seed = generator if run.device.type == "cpu" else self.seed
-        posterior = self.posterior(run, y, shape)
-        drawn = drawing.draw(posterior, self.n, seed=seed, levels=self.levels, particles=self.particles)
-        guess, x = self.shown(y, shape)[0], drawn.samples
-        plots.posterior_page(truth, guess, x, self.out)
+        posterior = self.posterior(run, measure, y)
+        drawn = console.draw(posterior, self.n, seed=seed, levels=self.levels, particles=self.particles)
+        guess, x = shown(y)[0], drawn.samples
+        ncsn.plots.posterior_page(None if self.measured else image, guess, x, self.out)
         quality = f", {drawn.backward} backward passes each" if drawn.backward else ""
         if drawn.particles > 1:
             quality += f"; {drawn.particles} particles, effective sample size {drawn.effective:.0f}"
         elif posterior.observation is not None:
             quality += "; approximate where several answers compete (moment matching)"
-        if truth is not None:
-            mean, sample, raw = (metrics.psnr(answer, truth) for answer in (x.mean(0), x[0], guess))
-            quality += f"; PSNR of the posterior's mean {mean:.1f} dB, of a sample {sample:.1f} dB"
-            quality += f", of the measurement {raw:.1f} dB"
+        if not self.measured:
+            quality += f"; PSNR of the posterior's mean {psnr(x.mean(0), image):.1f} dB"
+            quality += f", of a sample {psnr(x[0], image):.1f} dB, of the measurement {psnr(guess, image):.1f} dB"
         print(f"{self.out}: {drawn.cost}{quality}")
 
 
@@ -130,19 +106,12 @@ class Inpaint(Problem):
 
     Args:
         hide: Which half is hidden; the centre; or three quarters of all pixels at random.
-        method: Moment matching; or replacing the known pixels at every step of annealed Langevin, as in the NCSN paper.
+        method: Moment matching; or replacing the known pixels at every step of annealed Langevin, as in the NCSN paper,
+            which takes them without noise and solves nothing.
     """
 
     hide: Region = "bottom"
     method: Literal["posterior", "replacement"] = "posterior"
-
-    def __post_init__(self) -> None:
-        """Refuse what the method does not know."""
-        super().__post_init__()
-        if self.method == "replacement" and given_ones(self, ["solver_steps"]):
-            raise ValueError(f"solver_steps is {self.solver_steps}, but replacement solves nothing")
-        if self.method == "replacement" and self.measured and given_ones(self, ["noise"]):
-            raise ValueError(f"noise is {self.noise:g}, but replacement takes what is measured as it is")
 
     def known(self, shape: Shape) -> "Tensor":
         """Which pixels are known."""
@@ -150,33 +119,29 @@ class Inpaint(Problem):
 
         from ncsn.problems import known_pixels
 
-        return known_pixels(shape, self.hide, generator=torch.Generator().manual_seed(self.seed))
+        channels, height, width = shape
+        generator = torch.Generator().manual_seed(self.seed)
+        return known_pixels((channels, height, width), self.hide, generator=generator)
 
-    def measure(self, shape: Shape) -> "Measurement":
-        """The known pixels."""
+    def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
+        """The known pixels; they, and their mean elsewhere."""
         from ncsn.problems import masked
 
-        return masked(self.known(shape))
+        known = self.known(shape)
 
-    def file_shape(self, shape: Shape) -> tuple[int, ...]:
-        """An image; what it shows of the hidden pixels does not matter."""
-        return shape
+        def filled(y: "Tensor") -> "Tensor":
+            images = y.mean(1)[:, None, None, None].repeat(1, *shape)
+            images[:, known] = y
+            return images
 
-    def taken(self, y: "Tensor", shape: Shape) -> "Tensor":
-        """What is known of the image in the file."""
-        return self.measure(shape)(y)
+        return masked(known), filled
 
-    def shown(self, y: "Tensor", shape: Shape) -> "Tensor":
-        """The known pixels, and their mean elsewhere."""
-        images = y.mean(1)[:, None, None, None].repeat(1, *shape)
-        images[:, self.known(shape)] = y
-        return images
-
-    def posterior(self, run: "Run", y: "Tensor", shape: Shape) -> "Run":
+    def posterior(self, run: "Run", measure: "Measurement", y: "Tensor") -> "Run":
         """By either method."""
         if self.method == "posterior":
-            return super().posterior(run, y, shape)
-        return run.replacement(self.known(shape), self.shown(y, shape))
+            return super().posterior(run, measure, y)
+        _, shown = self.problem(run.recipe.shape)
+        return run.replacement(self.known(run.recipe.shape), shown(y))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,15 +154,9 @@ class Denoise(Problem):
 
     noise: Noise = 0.5
 
-    def measure(self, shape: Shape) -> "Measurement":
-        """All pixels."""
-        from ncsn.problems import identity
-
-        return identity
-
-    def shown(self, y: "Tensor", shape: Shape) -> "Tensor":
-        """The noisy image."""
-        return y
+    def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
+        """All pixels, as they are."""
+        return (lambda x: x), (lambda y: y)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,17 +169,14 @@ class Superres(Problem):
 
     factor: Count = 4
 
-    def measure(self, shape: Shape) -> "Measurement":
-        """Means over squares."""
+    def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
+        """Means over squares; every square in its mean."""
         from ncsn.problems import downsampled
 
-        if shape[1] % self.factor or shape[2] % self.factor:
-            raise ValueError(f"factor is {self.factor}; it must divide the {shape[1]} x {shape[2]} pixels of the model")
-        return downsampled(self.factor)
-
-    def shown(self, y: "Tensor", shape: Shape) -> "Tensor":
-        """Every square in its mean."""
-        return y.repeat_interleave(self.factor, -1).repeat_interleave(self.factor, -2)
+        k = self.factor
+        if shape[1] % k or shape[2] % k:
+            raise ValueError(f"factor is {k}; it must divide the {shape[1]} x {shape[2]} pixels of the model")
+        return downsampled(k), lambda y: y.repeat_interleave(k, -1).repeat_interleave(k, -2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,12 +189,8 @@ class Deblur(Problem):
 
     blur: Annotated[float, Interval(gt=0, le=100)] = 2.0
 
-    def measure(self, shape: Shape) -> "Measurement":
-        """The blur."""
+    def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
+        """The blur; the blurred image."""
         from ncsn.problems import blurred
 
-        return blurred(self.blur)
-
-    def shown(self, y: "Tensor", shape: Shape) -> "Tensor":
-        """The blurred image."""
-        return y
+        return blurred(self.blur), lambda y: y

@@ -5,4 +5,4 @@ from .named import Origin as Origin
 from .named import load_images as load_images
 from .named import mnist as mnist
 from .named import read_example as read_example
-from .reading import Reading as Reading
+from .sources import Reading as Reading

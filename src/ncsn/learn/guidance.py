@@ -1,8 +1,8 @@
 """How far samples should move away from a guide, and from which: chosen by held-out images, after training."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import UInt8
@@ -11,11 +11,8 @@ from torch import Tensor
 from ncsn.data import Images as Pictures
 from ncsn.data.pixels import quantize, reals
 from ncsn.evaluation import at_8_bits, metrics
-from ncsn.evaluation.features import PIXELS, Features, choose, is_mnist, progress, suitable
-from ncsn.learn.settings import Images
-from ncsn.machine import hardware
-from ncsn.run import Label, Run
-from ncsn.samplers import Sampling
+from ncsn.evaluation.features import Features, choose, is_mnist, progress, suitable
+from ncsn.run import Run
 from ncsn.validation import GuideName
 
 WEIGHTS: dict[GuideName, tuple[float, ...]] = {  # that are offered, smallest first
@@ -26,12 +23,10 @@ REAL_PER_SAMPLE = 4  # times as many held-out images are what samples are compar
 SLACK = 1.1  # by which samples may be farther in pixels: what as many real images vary by
 NEARLY = 0.1  # of the way from unguided samples to real images: less is no reason for a larger weight
 TRIALS, FEWEST_TRIALS = 1000, 64  # samples at each weight; with fewer none is chosen
-TRIALS_BY_STEPS = 256  # where no budget says how long they may take
-TRIALS_SHARE = 1 / 30  # of the budget
+EVALUATIONS = 1 / 10  # of the network, for each image that training has seen: a thirtieth of training's arithmetic
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trial:
+class Trial(NamedTuple):
     """How far samples guided by one ``weight`` are from held-out images: in features if any, and in pixels."""
 
     weight: float
@@ -46,61 +41,33 @@ def suited(pictures: Pictures, device: torch.device, *, thorough: bool) -> Featu
     EfficientNet is asked about colours only: of letters it sees nothing that guidance mends.
     """
     images = at_8_bits(pictures)
-    if is_mnist(images):
-        return choose(images, "auto", device)
-    name = suitable(images if thorough else replace(images, labels=None))
-    return PIXELS if name == "efficientnet" and images.shape[0] != 3 else choose(images, name, device)
+    name = "auto" if is_mnist(images) else suitable(images if thorough else replace(images, labels=None))
+    return choose(images, "pixels" if name == "efficientnet" and images.shape[0] != 3 else name, device)
 
 
-def affordable_trials(run: Run, settings: Images, held_out: UInt8[Tensor, "v c h w"], features: Features) -> int:
-    """How many samples at each weight there is time for; 0 if so few would choose by chance."""
-    most = min(TRIALS, len(held_out) // 3)
-    if settings.minutes is None:
-        n = min(TRIALS_BY_STEPS, most)
-    else:
-        sampling = run.recipe.sampling
-        weights = len(WEIGHTS[sampling.guide])
-        example, shown = torch.zeros(FEWEST_TRIALS, *run.recipe.shape, device=run.device), held_out[:20]
-        each = weights * sampling.guided_nfe * seconds_of(lambda: run.score(example, 1.0), run.device) / len(example)
-        if features.embed is not None:
-            each += (REAL_PER_SAMPLE + 1 + weights) * seconds_of(lambda: features(shown), run.device) / len(shown)
-        n = min(most, int(60 * settings.minutes * TRIALS_SHARE / each))
-    return n if n >= FEWEST_TRIALS else 0
+def chosen_weight(run: Run, pictures: Pictures, features: Features, *, seen: int, seed: int) -> float:
+    """The weight that suits the run, by samples at each of some; it is printed with the numbers that say why.
 
-
-def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """How long a call takes the second time; it is never compiled."""
-    with torch.no_grad(), hardware.nothing_compiled():
-        call()
-        hardware.wait(device)
-        began = time.perf_counter()
-        call()
-        hardware.wait(device)
-    return time.perf_counter() - began
-
-
-def chosen_weight(run: Run, settings: Images, held_out: UInt8[Tensor, "v c h w"], features: Features) -> float:
-    """The weight that suits the run, by samples at each of some; it is printed with the numbers that say why."""
-    n = affordable_trials(run, settings, held_out, features)
-    if n == 0:
-        print("guidance 1: there is too little time, or too few held-out images, to choose another")
+    ``seen``: how many images training has seen, by which the number of samples goes.
+    """
+    held_out, sampling = at_8_bits(pictures).validation, run.recipe.sampling
+    affordable = int(EVALUATIONS * seen / (len(WEIGHTS[sampling.guide]) * sampling.guided_nfe))
+    n = min(TRIALS, len(held_out) // 3, affordable)
+    if n < FEWEST_TRIALS:
+        print("guidance 1: training was too short, or held-out images are too few, to choose another")
         return 1.0
-    rows = list(progress(trials(run, held_out, features, n, seed=settings.seed), "choosing guidance"))
+    rows = list(progress(trials(run, held_out, features, n, seed=seed), "choosing guidance"))
     choice, plain = best(rows), rows[1]
-    numbers = f", pixel distance {choice.pixels:.4f} ({plain.pixels:.4f} without guidance)"
-    if choice.features is not None:
-        seen = f", kernel distance in {features.name} {choice.features:.4f} ({plain.features:.4f} without guidance)"
-        numbers = seen + numbers
-    offered = ", ".join(f"{row.weight:g}" for row in rows[1:])
-    print(f"guidance {choice.weight:g}, chosen among {offered} by {n} samples beside held-out images{numbers}")
+    print(
+        f"guidance {choice.weight:g}, chosen by {n} samples at each weight beside held-out images, by {features.name}:"
+    )
+    print(f"{choice}, without guidance {plain}")
     return choice.weight
 
 
 def trials(run: Run, held_out: UInt8[Tensor, "v c h w"], features: Features, n: int, *, seed: int) -> Iterator[Trial]:
     """``n`` samples at each weight, from the same noise and of the same classes, beside ``held_out`` images; but first
     real images, at 0.
-
-    They have their way in common as far down as no guide acts.
     """
     real, compared = held_out[:n], features(held_out[n : (1 + REAL_PER_SAMPLE) * n]).features
     other = held_out[-n:]
@@ -111,23 +78,10 @@ def trials(run: Run, held_out: UInt8[Tensor, "v c h w"], features: Features, n: 
         return Trial(weight=weight, features=seen, pixels=far)
 
     yield trial(0.0, real)
-    unguided, guided = at_guidance(run.recipe.sampling)
-    labels = run.labels(None, n, torch.Generator(run.device).manual_seed(seed + 2))
-    label: Label = "none" if labels is None else labels
-    start = None
-    if unguided:
-        states = run.steps(n, seed=seed, guidance=1.0, label=label)
-        start = next(step.x for step in states if step.sigma <= guided[0])
+    labels = run.labels(None, n, torch.Generator(run.device).manual_seed(seed + 1))
     for weight in WEIGHTS[run.recipe.sampling.guide]:
-        x = run.sample(n, seed=seed + 1, guidance=weight, label=label, levels=guided, start=start)
+        x = run.sample(n, seed=seed, guidance=weight, label="none" if labels is None else labels)
         yield trial(weight, quantize(x).cpu())
-
-
-def at_guidance(sampling: Sampling) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The noise levels that are left before guidance begins, and all others from the one where it does."""
-    ladder = sampling.ladder().tolist()
-    above = sum(sigma > sampling.guided_between[1] for sigma in ladder[:-1])
-    return tuple(ladder[:above]), tuple(ladder[above:])
 
 
 def best(rows: Sequence[Trial]) -> Trial:

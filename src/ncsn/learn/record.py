@@ -1,39 +1,31 @@
 """What of a training is kept: checkpoints, and how it goes; in a run's folder, or, without one, in memory alone."""
 
 import json
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
 from filelock import FileLock
-from jaxtyping import Float
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from ncsn import storage
 from ncsn.data import Images as Pictures
 from ncsn.data import Origin, load_images
-from ncsn.data.named import NAMED
-from ncsn.data.reading import short_name
+from ncsn.data.sources import short_name
 from ncsn.learn import rules
-from ncsn.learn.settings import Images, Job, ResolvedImages, Toy, given_ones, recalled
+from ncsn.learn.settings import ImageJob, Images, ResolvedImages, recalled
 from ncsn.machine import distributed, hardware
 from ncsn.machine.distributed import ALONE, Group
 from ncsn.machine.interrupts import Stopped, deferred
-from ncsn.run import Drawn, Recipe, plain, read_config, read_settings, write_config, write_model
+from ncsn.run import Drawn, Run, plain, read_config, write_config, write_model
 from ncsn.training import NonFiniteLossError, Progress, Row, State
-from ncsn.validation import validated
 
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
 BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
 LEARNING = 0.01  # relative change of the held-out loss that counts
-FEW_STEPS = 500  # for which the learning rate's rise and fall are too short, and held-out losses say little
 SAVE_EVERY = 30.0  # seconds between two checkpoints
+PICTURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")
 
 
 def left(rows: Sequence[Row], slack: float) -> Row:
@@ -44,120 +36,67 @@ def left(rows: Sequence[Row], slack: float) -> Row:
 
 def verdict(rows: Sequence[Row], examples: int) -> str:
     """What was best, and whether more training, or more of the ``examples``, would help."""
-    best, last = min(rows, key=lambda row: row.validation_loss), rows[-1]
-    said = f"held-out loss {best.validation_loss:.4f}, at step {best.step:,}"
-    if last.validation_loss > best.validation_loss * (1 + LEARNING):
-        risen = f"{said}, then it rose to {last.validation_loss:.4f}"
-        return f"{risen}: {examples:,} examples are too few for more training"
+    best, last = min(rows, key=lambda row: row.validation_loss), rows[-1].validation_loss
+    line = f"held-out loss {best.validation_loss:.4f}, at step {best.step:,}"
+    if examples < 1000:
+        line = f"{examples} examples are few: samples may be copies of them; {line}"
+    if last > best.validation_loss * (1 + LEARNING):
+        return f"{line}, then it rose to {last:.4f}: {examples:,} examples are too few for more training"
     before = rows[int(0.75 * (len(rows) - 1))].validation_loss
-    if before > best.validation_loss * (1 + LEARNING):
-        return f"{said}; it is still falling: more training would help"
-    return said if last.step < FEW_STEPS else f"{said}; it falls no more"
+    falling = before > best.validation_loss * (1 + LEARNING)
+    return f"{line}; it is still falling: more training would help" if falling else line
 
 
-class Tally:
-    """Losses by noise level since the last row: sums that a checkpoint keeps, so that a kill cuts no row short.
-
-    ``kept``: that of a ``State``.
-    """
-
-    def __init__(self, kept: dict[str, Tensor]) -> None:
-        self.losses = kept.setdefault("losses", torch.zeros(len(BAND_NAMES)).double())
-        self.counts = kept.setdefault("counts", torch.zeros(len(BAND_NAMES)).double())
-
-    def add(self, losses: Float[Tensor, "b"], sigmas: Float[Tensor, "b"]) -> None:
-        """Count one step's losses."""
-        band = torch.bucketize(sigmas.cpu(), torch.tensor(BANDS), right=True) - 1
-        self.losses.index_add_(0, band, losses.cpu().double())
-        self.counts.index_add_(0, band, torch.ones(len(band)).double())
-
-    def close(self) -> tuple[float, list[float | None]]:
-        """The mean loss, and those by noise level, None where there were none; the next row begins."""
-        mean = (self.losses.sum() / self.counts.sum()).item()
-        bands = [(loss / n).item() if n else None for loss, n in zip(self.losses, self.counts, strict=True)]
-        self.losses.zero_()
-        self.counts.zero_()
-        return mean, bands
-
-
+@dataclass(kw_only=True)
 class Record:
     """A training's folder, or none; its rows, its signals, and the processes that share it.
 
-    ``folder``: a run's, which ``claim`` makes this process' own; None keeps everything in memory.
-    ``settings``, ``origin``: what config.json says of them.  ``group``: the processes; the leading one writes.
+    ``folder``: a run's, which this process makes its own; None keeps everything in memory.
+    ``job``: whether a run that is there may be replaced, or goes on.  ``origin``: what config.json says of the data.
+    ``group``: the processes; the leading one writes.
     """
 
-    def __init__(
-        self,
-        folder: Path | None = None,
-        settings: Images | Toy | None = None,
-        origin: Origin | None = None,
-        group: Group = ALONE,
-    ) -> None:
-        self.folder, self.settings, self.origin, self.group = folder, settings, origin, group
-        self.began = time.perf_counter()
-        self.rows: list[Row] = []
-        self.signals: list[int] = []
-        self.state: State | None = None
-        self.lock: FileLock | None = None
+    folder: Path | None = None
+    job: ImageJob = field(default_factory=ImageJob)
+    origin: Origin | None = None
+    group: Group = ALONE
+    rows: list[Row] = field(default_factory=list)
+    signals: list[int] = field(default_factory=list)
+    began: float = field(default_factory=time.perf_counter)
+    lock: FileLock | None = None
 
     @property
     def writes(self) -> bool:
         """Whether this process writes into a folder."""
         return self.folder is not None and self.group.leads
 
-    @property
-    def passed(self) -> float:
-        """Seconds since the beginning."""
-        return time.perf_counter() - self.began
-
     def path(self, *names: str) -> Path:
         """Where a file of the run goes."""
         assert self.folder is not None
         return self.folder.joinpath(*names)
 
-    def claim(self, job: Job, pictures: tuple[str, ...]) -> None:
-        """Make the folder this process' own, and create it.
-
-        ``pictures``: what is written there beside the run.
-        Raises ValueError if another run is there, or another process writes there.
-        """
-        if not self.writes:
-            return
-        if job.resume and not storage.begun(self.path()):
-            print(f"{self.folder} holds no run to resume: it begins")
-        self.lock = storage.claim(self.path(), overwrite=job.overwrite, resume=job.resume, pictures=pictures)
-
-    def describe(self, recipe: Recipe, part: str = "") -> None:
+    def describe(self, run: Run, part: str = "") -> None:
         """Write config.json of the run, or of a ``part`` of it: its guide."""
         if self.writes:
-            assert self.settings is not None
-            experiment = "images" if isinstance(self.settings, Images) else "toy"
-            settings = plain(asdict(self.settings))
-            write_config(self.path(part), experiment, settings, recipe, self.origin)
+            write_config(self.path(part), run.experiment, run.settings, run.recipe, self.origin)
 
-    def begin(self, state: State, recipe: Recipe, part: str = "") -> None:
-        """Bring the state to where the run in the folder left it; from the first step on there is a checkpoint."""
-        if self.folder is None:
-            return
-        checkpoint = self.path(part, storage.CHECKPOINT)
-        if not self.group.leads:
-            with tempfile.TemporaryDirectory() as place:  # the folder may be on another machine
-                copy = Path(place) / checkpoint.name
-                copy.write_bytes(self.group.share())
-                state.load(copy)
-            return
-        checkpoint.parent.mkdir(exist_ok=True)
-        if checkpoint.exists():
-            state.load(checkpoint)  # before it is described: it may be another network's
-        self.describe(recipe, part)
-        if not checkpoint.exists():
-            state.save(checkpoint)
-        if self.group.size > 1:
-            self.group.share(checkpoint.read_bytes())
-        rows = self.path("metrics.jsonl")
-        if not part and rows.exists():
-            self.rows = storage.trim_rows(rows, state.step, lambda row: validated(Row, row, str(rows)))
+    def begin(self, run: Run, state: State, part: str = "") -> None:
+        """Bring the state to where the run in the folder left it; from the first step on there is a checkpoint.
+
+        Raises ValueError if another run is there, or another process writes there.
+        """
+        if self.folder is not None:
+            checkpoint = self.path(part, storage.CHECKPOINT)
+            if self.writes and self.lock is None:
+                replaced = {"overwrite": self.job.overwrite, "resume": self.job.resume}
+                self.lock = storage.claim(self.folder, **replaced, pictures=PICTURES)
+            if self.writes and not checkpoint.exists():
+                checkpoint.parent.mkdir(exist_ok=True)
+                self.describe(run, part)
+                state.save(checkpoint)
+            self.group.share()  # the others wait for it
+            state.load(checkpoint)
+            self.describe(run, part)  # a run that goes on may have another budget
 
     def save(self, state: State, part: str = "") -> None:
         """Write a checkpoint and the averaged weights, if there is a folder."""
@@ -165,35 +104,29 @@ class Record:
             state.save(self.path(part, storage.CHECKPOINT))
             write_model(self.path(part), state.average)
 
-    def write(self, row: Row) -> None:
-        """Keep a row, and write it down."""
-        self.rows.append(row)
+    def write_rows(self) -> None:
+        """Write metrics.jsonl, whole: the checkpoint keeps the rows, and there are a few."""
         if self.writes:
-            storage.append(self.path("metrics.jsonl"), json.dumps(asdict(row)))
+            with storage.atomic(self.path("metrics.jsonl")) as temporary:
+                temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in self.rows))
 
-    def watch(
-        self, progress: Iterable[Progress], state: State, *, part: str = "", what: str = "training"
-    ) -> Iterator[Progress]:
+    def watch(self, progress: Iterable[Progress], state: State, *, part: str = "") -> Iterator[Progress]:
         """Pass a training's progress on, and look after it: a bar, checkpoints, signals and divergence.
 
         ``part``: the folder within the run's, for a guide.
         Ctrl-C and SIGTERM end the training after a step: with a checkpoint, by a KeyboardInterrupt that says so.
         Raises NonFiniteLossError, which names the checkpoint that is left.
         """
-        bar_format = what + " {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
-        saved, smooth, stop = time.monotonic(), 0.0, 0
+        bar_format = (
+            f"{part or 'training':8} {{percentage:3.0f}}% |{{bar}}| {{elapsed}} elapsed, {{remaining}} left{{postfix}}"
+        )
         checkpoint = self.path(part, storage.CHECKPOINT) if self.folder else None
-        brief: dict[str, Any] = {} if self.folder else {"delay": 1, "leave": False}
-        self.state = state
-        with (
-            deferred(self.signals) if self.folder else nullcontext(),
-            tqdm(total=1.0, bar_format=bar_format, mininterval=hardware.refresh_interval(), **brief) as bar,
-        ):
+        saved, stop = time.monotonic(), 0
+        bar = tqdm(total=1.0, bar_format=bar_format, mininterval=hardware.refresh_interval())
+        with deferred(self.signals), bar:
             try:
                 for p in progress:
-                    loss = p.losses.mean().item()
-                    smooth = 0.95 * smooth + 0.05 * loss if smooth else loss
-                    bar.postfix = f"step {p.step}, loss {smooth:.4f}, {p.examples_per_second:.0f}/s"
+                    bar.postfix = f"step {p.step}, loss {p.losses.mean():.4f}"
                     bar.update(min(p.fraction, 1.0) - bar.n)
                     yield p
                     stop = p.stop
@@ -202,93 +135,65 @@ class Record:
                     if time.monotonic() - saved > SAVE_EVERY:
                         self.save(state, part)
                         saved = time.monotonic()
-                else:
-                    stop = self.signals[0] if self.signals and self.group.size == 1 else 0  # during the last step
                 self.save(state, part)
             except NonFiniteLossError as error:
-                left = f"; the last good checkpoint is {checkpoint}" if checkpoint else ""
-                raise NonFiniteLossError(f"{error}{left}; a lower learning rate may help") from error
+                good = f"; the last good checkpoint is {checkpoint}" if checkpoint else ""
+                raise NonFiniteLossError(f"{error}{good}; a lower learning rate may help") from error
+        if self.signals and self.group.size == 1:
+            stop = self.signals[0]  # it may have come during the last step
         if stop:
             self.group.share()  # nobody leaves before the checkpoint is there: torchrun would end the others
-            raise Stopped(stop, f" at step {state.step}; {checkpoint} is saved, and --resume goes on from it")
+            where = f"; {checkpoint} is saved, and --resume goes on from it" if checkpoint else ""
+            raise Stopped(stop, f" at step {state.step}{where}")
 
-    def results(self, drawn: Drawn, annealed: Drawn) -> None:
-        """Write metrics.json: losses of the average that is left, what training saw, what samples cost, the clock."""
-        assert isinstance(self.settings, ResolvedImages)
-        assert self.state is not None
-        known: dict[str, Any] = asdict(left(self.rows, LEARNING)) if self.rows else {}
-        known |= {
-            "training_seconds": self.state.seconds,
-            "images_seen": self.state.step * self.settings.batch_size,
+    def results(self, run: Run, drawn: Drawn) -> None:
+        """Write metrics.json: losses of the average that is left, what training saw, what a sample costs, the clock."""
+        last = self.rows[-1]
+        content = asdict(left(self.rows, LEARNING)) | {
+            "training_seconds": last.seconds,
+            "images_seen": last.step * run.settings["batch_size"],
             "guidance": drawn.sampling.guidance,
-            "samples": len(drawn.samples),
-            "sampling_seconds": drawn.seconds,
             "nfe": drawn.nfe,
             "guide_nfe": drawn.guide_nfe,
-            "annealed_seconds": annealed.seconds,
-            "annealed_nfe": annealed.nfe,
-            "seconds": self.passed,
+            "seconds": time.perf_counter() - self.began,
         }
-        storage.write_json(self.path("metrics.json"), known)
-        print(f"{self.path('samples.png')}: {drawn.cost}")
-        print(f"{self.path('samples_annealed.png')}: {annealed.cost}")
-        print(f"{self.folder}: also evolution, losses and metrics; more with `ncsn sample {self.folder}`")
-
-    def close(self) -> None:
-        """End together with the other processes: the leading one has work when they have none."""
-        self.group.share()
+        storage.write_json(self.path("metrics.json"), content)
+        print(f"{self.folder}: {drawn.cost}; more with `ncsn sample {self.folder}`")
 
 
 def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
     """The images to train on, the settings that follow from them, and a record of the training in the run's folder.
 
-    With ``--resume`` the settings are the run's own.  Of several processes the leading one reads first, and the others
-    do what it says.  Where torchrun has started them again, after a failure, they go on from the last checkpoint.
+    With ``--resume`` the settings are the run's own.  Every process reads the images, the leading one first: it may
+    have to download them.
     Raises ValueError if images cannot be read, do not suit the settings, or are others than the run's or the leading
     process'; and if the folder holds another run.
     """
     group = distributed.join()
+    first = b"" if group.leads else group.share()
     folder = given.job.out or Path("runs") / short_name(given.dataset)
-    job = replace(given.job, out=folder)
     if group.leads:
-        if storage.begun_by_this_job(folder):
-            job = replace(job, resume=True, overwrite=False)
-        storage.check(folder, overwrite=job.overwrite, resume=job.resume)
-        pictures, settings, origin = led(replace(given, job=job), folder)
-        settings = rules.resolve(settings, pictures, hardware.choose_device(job.device))
-        words = {"settings": plain(asdict(settings)), "origin": asdict(origin)}
-        group.share(json.dumps(words).encode())
-        return pictures, settings, Record(folder, settings, origin, group)
-    words, where = json.loads(group.share()), "what the leading process says"
-    origin = validated(Origin, words["origin"], where)
-    settings = replace(validated(ResolvedImages, words["settings"], where), job=job)
-    # By the name that is given, or where the run has found its images; either way they must be the same.
-    pictures = origin.load(None if job.resume or given.dataset in NAMED else given.dataset)
-    return pictures, settings, Record(folder, settings, origin, group)
-
-
-def led(given: Images, folder: Path) -> tuple[Pictures, Images, Origin]:
-    """The images, the settings and where the images are; of a run that is resumed they are its own."""
-    if not (given.job.resume and storage.begun(folder)):
-        pictures = load_images(given.dataset, given.job.data_dir, reading=given.reading)
-        return pictures, given, Origin.of(given.dataset, given.job.data_dir, given.reading, pictures)
-    free = ("minutes", "steps", "compile", "accumulate")
-    settings = recalled(given, ResolvedImages, folder, read_settings(folder, "images"), free=free)
-    origin = read_config(folder).data
-    if origin is None:
-        raise ValueError(f"{folder / 'config.json'} does not say which images the run has learned from")
-    # The default says nothing of where a run's images are.
-    if given.dataset == settings.dataset or not given_ones(given, ["dataset"]):
-        return origin.load(), settings, origin
-    return origin.load(given.dataset), settings, origin.moved(given.dataset)
-
-
-def opened_toy(given: Toy) -> tuple[Toy, Record]:
-    """The settings of a toy and a record in the run's folder; with ``--resume`` they are the run's own.
-
-    Raises ValueError if what is there is no run of a toy.
-    """
-    folder = given.job.out or Path("runs") / f"toy-{given.generator}"
+        storage.check(folder, overwrite=given.job.overwrite, resume=given.job.resume)
     if given.job.resume and storage.begun(folder):
-        given = recalled(given, Toy, folder, read_settings(folder, "toy"))
-    return given, Record(folder, given)
+        pictures, settings, origin = continued(given, folder)
+    else:
+        if given.job.resume:
+            print(f"{folder} holds no run to resume: it begins")
+        pictures = load_images(given.dataset, reading=given.reading)
+        settings = rules.resolve(given, pictures, hardware.choose_device(given.job.device))
+        origin = Origin.of(given.dataset, given.reading, pictures)
+    here = json.dumps([plain(asdict(settings)), origin.digest]).encode()
+    if here != (group.share(here) if group.leads else first):
+        raise ValueError(f"process {group.rank} has other images or settings than the first; all need the same")
+    return pictures, settings, Record(folder=folder, job=given.job, origin=origin, group=group)
+
+
+def continued(given: Images, folder: Path) -> tuple[Pictures, ResolvedImages, Origin]:
+    """The images of a run that is resumed, which may have moved; its settings, and where the images are."""
+    config, where = read_config(folder), folder / "config.json"
+    settings, origin = recalled(given, config.settings, f"{where}: settings"), config.data
+    if origin is None:
+        raise ValueError(f"{where} does not say which images the run has learned from")
+    if given.dataset not in (settings.dataset, Images.dataset):  # the default says nothing of where they are
+        origin = origin.moved(given.dataset)
+    return origin.load(), settings, origin

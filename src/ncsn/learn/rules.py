@@ -5,53 +5,34 @@ None of these numbers belongs to a data set: those of MNIST follow from the same
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ncsn import networks
 from ncsn.data import Images as Pictures
-from ncsn.data import Labels
 from ncsn.data.pixels import reals
 from ncsn.distributions import Empirical
 from ncsn.learn.settings import Images, ResolvedImages
 from ncsn.machine import hardware
-from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal, suggest_noise
+from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
 from ncsn.run import Argument, Recipe
 from ncsn.samplers import METHODS, Sampling
-from ncsn.score import tweedie
 from ncsn.training import Budget
 
 NETWORKS = {"unet": "UNet", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
-SIGMA_MAX = 4.5  # times the data's leading standard deviation
-SIGMA_MIN = 0.01  # what no eye sees of pixels in [0, 1], and two and a half steps of a byte
-FINEST = 1 / 20  # of the pixels' standard deviation: σ_min of images with little contrast
-MEASURED = 2048  # examples from which the data's directions are measured
-COMPARED, FEWEST = 20e6, 256  # numbers of the examples that are looked at, and how many examples at least
-NOTICED = 0.01  # share of the data's variance by which a posterior's mean must be off the example to be worth a target
 POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
-LEARNED = 5.5  # times detail²/std: the noise level that training draws most
-LOWEST = -2.0  # its logarithm, at least: lower ones were never tried
 WORTH = 0.4  # of the network's arithmetic: what posterior targets may take at most
 MEMORY = 2**31  # bytes that posterior targets may need: a copy of the data as reals, and two more while it is made
-COARSEST = 8  # pixels, or less, is the side of what the U-Net's deepest blocks see
 WIDTHS = (64, 32, 16)  # of the U-Net's finest resolution, best first
-SEEN = 2_200  # images that training should see for each channel: a wider network that sees fewer learns less
-BATCHES = (128, 64)  # images in a batch, best first
-STEPS = 1500  # that training should take, before it takes large batches
-PER_CLASS = 20  # training images: the score of fewer is those images
-TOLD = 0.4  # of the default sampler's usual noise levels: as many as samples of a known class need
 SPEEDS = {"cuda": 10_000.0, "fast": 500.0, "slow": 60.0}  # images of 32 x 32 a second that the full width trains on
 
-MANY_POINTS = 5_000  # training examples, from which on a wider and deeper MLP learns more
-COMPILED_MINUTES, COMPILED_STEPS = 4, 2000  # of training, below which compiling takes longer than it saves
-THOROUGH_SECONDS, THOROUGH_STEPS = 360, 1000  # from which on a classifier to choose guidance by is worth its time
-SLOWER = 5  # times as long does that classifier take without bfloat16
-GUIDE_SECONDS, GUIDE_STEPS = 1 / 20, 1 / 10  # the guide's share of either budget: its steps take half as long
-AFTERWARDS = 1 / 16  # of the budget in minutes, for guidance and samples
+
+def rounded(x: float, digits: int = 2) -> float:
+    """``x`` to so many digits, as settings are printed."""
+    return float(f"{x:.{digits}g}")
 
 
 def leading_std(data: Float[Tensor, "n d"], *, iterations: int = 30) -> float:
@@ -64,29 +45,10 @@ def leading_std(data: Float[Tensor, "n d"], *, iterations: int = 30) -> float:
 
 
 def some(data: Shaped[Tensor, "n *d"], most: int) -> Float[Tensor, "m *d"]:
-    """At most so many of the examples, and of their numbers ``COMPARED``, always the same, as reals."""
-    most = min(most, max(FEWEST, int(COMPARED / max(1, data[0].numel()))))
+    """At most so many of the examples, always the same, as reals; fewer, but 256, if they are 20 million numbers."""
+    most = min(most, max(256, int(20e6 / max(1, data[0].numel()))))
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:most].to(data.device)
     return reals(data[chosen])
-
-
-def averaging_level(data: Shaped[Tensor, "n *d"]) -> float:
-    """The noise level from which a noisy example may have been made of several: where posterior targets begin to help.
-
-    Where the mean of all examples that could be meant is off the one that was by over ``NOTICED`` of the data's
-    variance.  Below, the target is the example itself, and asking the whole data set is time lost.
-    """
-    examples = some(data, len(data))
-    x, everything = examples[:64], Empirical(examples)
-    variance = float((x - everything.mean.view(x.shape[1:])).square().mean())
-    z = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), device="cpu").to(x)
-
-    def noticed(sigma: float) -> bool:
-        mean = tweedie(everything, x + sigma * z, sigma)
-        return float((mean - x).square().mean()) > NOTICED * variance
-
-    first = bisect_left(POSTERIOR_LEVELS, True, key=noticed)
-    return POSTERIOR_LEVELS[min(first, len(POSTERIOR_LEVELS) - 1)]
 
 
 def detail(images: Float[Tensor, "n c h w"]) -> float:
@@ -95,73 +57,48 @@ def detail(images: Float[Tensor, "n c h w"]) -> float:
     return float(torch.stack(differences or [images.var()]).mean().sqrt())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What the rules ask of a data set of images: how many there are of which shape, and four numbers in pixel units.
+def log_sigma_mean(detail: float, std: float) -> float:
+    """The smoother images are, the less noise there is to be seen through where there is most to learn.
 
-    ``std``: of all pixels.  ``leading_std``: of the images, in the direction where they differ most.
-    ``detail``: the root mean square difference of neighbouring pixels.  ``averaging``: see ``averaging_level``.
+    detail²/std is 2(1 − ρ)·std for neighbouring pixels that correlate by ρ.  No theory: what was found best on
+    MNIST (−0.4; −0.7 is worse) and on CIFAR-10 (−1.6; −1.2 and −0.4 are worse) is 5.5 times that, within a tenth.
+    Below −2 nothing was tried.
     """
+    return max(-2.0, rounded(math.log(5.5 * (detail or std) ** 2 / std)))
 
-    n: int
-    shape: tuple[int, int, int]
-    std: float
-    leading_std: float
-    detail: float
-    averaging: float
 
-    @classmethod
-    def of(cls, images: Shaped[Tensor, "n c h w"], std: float) -> "Facts":
-        """Measure training images, bytes or reals in [0, 1].  Raises ValueError if they are all the same."""
-        n, channels, height, width = images.shape
-        leading = leading_std(some(images, MEASURED).flatten(1))
-        if not leading > 1e-6:
-            raise ValueError("all training images are the same: there is no score to learn")
-        return cls(
-            n=n,
-            shape=(channels, height, width),
-            std=std,
-            leading_std=leading,
-            detail=detail(some(images, MEASURED)),
-            averaging=averaging_level(images),
-        )
+def averaging_level(data: Shaped[Tensor, "n *d"]) -> float:
+    """The noise level from which a noisy example may have been made of several: where posterior targets begin to help.
 
-    @property
-    def sigma_max(self) -> float:
-        """Several times the leading standard deviation: then p_σ is N(μ, σ²I) to 2.5 % in every direction.
+    Where the mean of all examples that could be meant is off the one that was by over 1 % of the data's variance.
+    Below, the target is the example itself, and asking the whole data set is time lost.
+    """
+    examples = some(data, len(data))
+    x, everything = examples[:64], Empirical(examples)
+    variance = float((x - everything.mean.view(x.shape[1:])).square().mean())
+    z = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), device="cpu").to(x)
 
-        Sampling starts from that Gaussian; at the leading standard deviation itself it would start 40 % too narrow.
-        NCSNv2's largest distance between two examples is as safe, but has three times the levels to learn.
-        """
-        return float(f"{SIGMA_MAX * self.leading_std:.2g}")
+    def noticed(sigma: float) -> bool:
+        off = sigma * z + sigma**2 * everything(x + sigma * z, sigma)  # the posterior's mean less the example
+        return float(off.square().mean()) > 0.01 * variance
 
-    @property
-    def sigma_min(self) -> float:
-        """A hundredth of the range of a pixel, or less for images with less contrast than that."""
-        return min(SIGMA_MIN, float(f"{FINEST * self.std:.1g}"))
+    first = bisect_left(POSTERIOR_LEVELS, True, key=noticed)
+    return POSTERIOR_LEVELS[min(first, len(POSTERIOR_LEVELS) - 1)]
 
-    @property
-    def log_sigma_mean(self) -> float:
-        """The smoother images are, the less noise there is to be seen through where there is most to learn.
 
-        detail²/std is 2(1 − ρ)·std for neighbouring pixels that correlate by ρ.  No theory: what was found best on
-        MNIST (−0.4; −0.7 is worse) and on CIFAR-10 (−1.6; −1.2 and −0.4 are worse) is 5.5 times that, within a tenth.
-        """
-        learned = LEARNED * (self.detail or self.std) ** 2 / self.std
-        return max(LOWEST, float(f"{math.log(learned):.2g}"))
+def posterior_above(
+    images: Shaped[Tensor, "n c h w"], network: nn.Module, noise: Proposal, top: float, *, mirrored: bool
+) -> float:
+    """Where posterior targets begin: at ``averaging_level``, or at ``top`` if they are not worth their time or memory.
 
-    def posterior_above(self, network: nn.Module, proposal: Proposal) -> float:
-        """Where posterior targets begin: at ``averaging``, or nowhere if they are not worth their time or memory.
-
-        ``network``: what is trained.  ``proposal``: where its noise levels come from.
-        """
-        numbers = self.n * math.prod(self.shape)
-        drawn = proposal.sample(10_000, generator=torch.Generator().manual_seed(0))
-        share = float((drawn > self.averaging).float().mean())
-        asked = share * 4 * numbers  # one product with all examples each way
-        if 12 * numbers > MEMORY or asked > WORTH * 3 * arithmetic(network, self.shape):
-            return self.sigma_max
-        return self.averaging
+    ``network``: what is trained.  ``noise``: where its noise levels come from.
+    """
+    level, numbers = averaging_level(images), (2 if mirrored else 1) * images.numel()
+    drawn = noise.sample(10_000, generator=torch.Generator().manual_seed(0))
+    # One product with all examples each way, for those noise levels.
+    asked = float((drawn > level).float().mean()) * 4 * numbers
+    worth = 12 * numbers <= MEMORY and asked <= WORTH * 3 * arithmetic(network, images.shape[1:])
+    return level if worth else top
 
 
 def arithmetic(network: nn.Module, shape: tuple[int, ...]) -> int:
@@ -172,141 +109,86 @@ def arithmetic(network: nn.Module, shape: tuple[int, ...]) -> int:
     return int(counter.get_total_flops())
 
 
-def levels(sampler: str, top: float, bottom: float, *, classes: bool) -> int:
-    """How many noise levels to descend between: what suits the sampler, fewer where ``classes`` are told.
-
-    Then there is less to be decided at high noise.  Measured with the default sampler, and for it alone.
-    """
-    usual = METHODS[sampler].suited(top, bottom)
-    return round(TOLD * usual) if classes and sampler == "dpmpp-sde" else usual
-
-
 def guided_between(log_sigma_mean: float) -> tuple[float, float]:
     """Guidance acts where training looks: at high noise it narrows variety, at low noise it does nothing.
 
     Kynkäänniemi et al. 2024 (arXiv:2404.07724).
     """
     middle = math.exp(log_sigma_mean)
-    return float(f"{0.3 * middle:.2g}"), float(f"{2.2 * middle:.2g}")
+    return rounded(0.3 * middle), rounded(2.2 * middle)
 
 
-def speed(device: torch.device) -> float:
-    """How many images of 32 × 32 the full width trains on in a second, about: by kind of machine, not by the clock.
+def widths_and_batch(settings: Images, pictures: Pictures, device: torch.device) -> tuple[tuple[int, ...], int]:
+    """The network's widths, finest first, and the batch size: those given, or what suits machine, budget and images.
 
-    So that the same command trains the same network, whatever else the machine does.
+    By kind of machine, not by the clock: the same command trains the same network, whatever else the machine does.
+    A training by steps is taken for one of ten minutes.
     """
-    if device.type != "cpu":
-        return SPEEDS["cuda"]
-    return SPEEDS["slow" if hardware.slow(device) else "fast"]
+    _, height, width = pictures.shape
+    speed = SPEEDS["cuda" if device.type != "cpu" else "slow" if hardware.slow(device) else "fast"]
+    whole = speed * 60 * (settings.minutes or 10) / (height * width / 32**2)
 
+    def seen(finest: int) -> float:
+        """Half the width is a quarter of the arithmetic, and in practice a third of the time."""
+        return float(whole / (finest / WIDTHS[0]) ** 1.6)
 
-def channels(shape: tuple[int, int, int], speed: float, seconds: float | None) -> tuple[int, ...]:
-    """The U-Net's width at each resolution: as wide as still lets it see enough images, as deep as they are large.
-
-    ``speed``: see ``speed``.  ``seconds``: of training, None if it goes by steps.
-    """
-    _, height, width = shape
-    depth = max(2, math.ceil(math.log2(max(height, width) / COARSEST)))
-    finest = next((w for w in WIDTHS if seen(shape, w, speed, seconds) >= SEEN * w), WIDTHS[-1])
-    return tuple(finest * min(2**level, 4) for level in range(depth))
-
-
-def seen(shape: tuple[int, int, int], width: int, speed: float, seconds: float | None) -> float:
-    """How many images a training is expected to see; by steps, as if it had ten minutes.
-
-    Half the width is a quarter of the arithmetic, and in practice a third of the time.
-    """
-    _, height, across = shape
-    cost = height * across / 32**2 * (width / WIDTHS[0]) ** 1.6
-    return float(speed * (600 if seconds is None else seconds) / cost)
+    suited: tuple[int, ...] = (WIDTHS[0],)
+    if settings.network == "unet":
+        # A wider network that sees fewer than 2,200 images for each channel learns less.
+        finest = next((w for w in WIDTHS if seen(w) >= 2200 * w), WIDTHS[-1])
+        depth = max(2, math.ceil(math.log2(max(height, width) / 8)))  # the deepest blocks see 8 pixels a side, or less
+        suited = tuple(finest * min(2**level, 4) for level in range(depth))
+    widths = settings.channels or suited
+    # Large batches for those who take 1,500 steps of them; half as large for others, who need the steps.
+    size = 128 if seen(widths[0]) >= 1500 * 128 else 64
+    return widths, min(settings.batch_size or size, pictures.n)
 
 
 def resolve(settings: Images, pictures: Pictures, device: torch.device) -> ResolvedImages:
-    """The settings with a value for whatever was not given, from the data, the budget and the machine.
+    """The settings with a value for whatever follows from the data, the budget and the machine.
 
-    Raises ValueError if they contradict the data or each other.
+    Raises ValueError for posterior targets of images in shards, and for images that are all the same.
     """
     if isinstance(settings, ResolvedImages):
         return settings
     if pictures.shards is not None and settings.posterior_above is not None:
-        raise ValueError(
-            f"posterior_above is {settings.posterior_above}; it asks all training images at every step, and these stay "
-            "in their shards: leave it out"
-        )
-    if settings.langevin_steps is not None and not METHODS[settings.sampler].langevin:
-        raise ValueError(f"langevin_steps is {settings.langevin_steps}; {settings.sampler} takes no Langevin steps")
-    if settings.network != "unet" and settings.blocks != Images.blocks:
-        raise ValueError(f"blocks is {settings.blocks}; {settings.network} has as many as its paper says")
-    if settings.noise == "auto":
-        settings = after_ncsnv2(settings, pictures)
+        given = f"posterior_above is {settings.posterior_above}"
+        raise ValueError(f"{given}; it asks all training images at every step, and these stay in shards: leave it out")
     if settings.minutes is None and settings.steps is None:
         settings = replace(settings, minutes=10.0)
-    facts = replace(Facts.of(pictures.train, pictures.statistics[1]), n=pictures.n)
-    told = tells_apart(settings, pictures.labels)
-    widths, size = shape_of(settings, facts, device)
-    top, bottom = settings.sigma_max or facts.sigma_max, settings.sigma_min or facts.sigma_min
-    # The levels of a geometric proposal are those to learn, too.
-    fewer = told and settings.proposal != "geometric"
-    method = METHODS[settings.sampler]
-    unguided = settings.guidance == "chosen" and method.guided_from == math.inf
-    mean = facts.log_sigma_mean if settings.log_sigma_mean is None else settings.log_sigma_mean
-    values = {field.name: getattr(settings, field.name) for field in fields(Images)} | {
-        "classes": told,
+    looked, std = some(pictures.train, 2048), pictures.statistics[1]
+    leading = leading_std(looked.flatten(1))
+    if not leading > 1e-6:
+        raise ValueError("all training images are the same: there is no score to learn")
+    # At 4.5 times the leading standard deviation p_σ is N(μ, σ²I), where sampling starts, to 2.5 % in every direction;
+    # at that itself it would start 40 % too narrow.  NCSNv2's largest distance between two examples is as safe, but has
+    # three times the levels to learn.  At the bottom, 0.01 is what no eye sees of pixels in [0, 1]; images of little
+    # contrast need a twentieth of their standard deviation.
+    top = settings.sigma_max or rounded(4.5 * leading)
+    widths, size = widths_and_batch(settings, pictures, device)
+    classes, labels = settings.classes and pictures.labels is not None, pictures.labels
+    if labels is not None and (settings.network != "unet" or not 2 <= len(labels.names) <= pictures.n / 20):
+        if classes:  # the score of fewer images is those images
+            print("classes are not told apart: only unet can, and two of 20 images each are needed")
+        classes = False
+    unguided = settings.guidance == "chosen" and METHODS[settings.sampler].guided_from == math.inf
+    mean = log_sigma_mean(detail(looked), std) if settings.log_sigma_mean is None else settings.log_sigma_mean
+    values = vars(settings) | {
+        "classes": classes,
         "channels": widths,
         "batch_size": size,
         "sigma_max": top,
-        "sigma_min": bottom,
+        "sigma_min": settings.sigma_min or min(0.01, rounded(std / 20, 1)),
         "log_sigma_mean": mean,
         "posterior_above": settings.posterior_above or top,
-        "levels": settings.levels or levels(settings.sampler, top, bottom, classes=fewer),
-        "langevin_steps": settings.langevin_steps or method.steps,
-        "eps": settings.eps or bottom**2 / 2,
         "guidance": 1.0 if unguided else settings.guidance,
     }
     resolved = ResolvedImages(**values)
     if settings.posterior_above is not None or pictures.shards is not None:
         return resolved
     network = recipes(resolved, pictures)[0].build().network
-    shown = replace(facts, n=2 * facts.n) if settings.flip else facts  # the mirrored images, too
-    return replace(resolved, posterior_above=shown.posterior_above(network, noise_of(resolved)))
-
-
-def after_ncsnv2(settings: Images, pictures: Pictures) -> Images:
-    """The settings with the noise levels that NCSNv2 takes from the data, which are explained on the screen."""
-    advice = suggest_noise(some(pictures.train, 10_000))
-    print(advice.explanation)
-    noise = advice.noise
-    top, bottom = settings.sigma_max or noise.sigma_max, settings.sigma_min or noise.sigma_min
-    settings = replace(settings, sigma_max=top, sigma_min=bottom, eps=settings.eps or advice.eps)
-    if settings.sampler != "annealed":
-        return settings
-    levels, steps = settings.levels or noise.levels, settings.langevin_steps or advice.steps
-    return replace(settings, levels=levels, langevin_steps=steps)
-
-
-def tells_apart(settings: Images, labels: Labels | None) -> bool:
-    """Whether the score of each class is learned: asked for, possible, and worth it; says why not."""
-    if not settings.classes or labels is None:
-        return False
-    images = int(labels.counts.sum())
-    enough = 2 * PER_CLASS <= PER_CLASS * len(labels.names) <= images
-    if settings.network == "unet" and enough:
-        return True
-    why = "only unet can" if settings.network != "unet" else f"two of {PER_CLASS} images each are needed"
-    print(f"{len(labels.names)} classes, {images:,} training images: not told apart, {why}")
-    return False
-
-
-def shape_of(settings: Images, facts: Facts, device: torch.device) -> tuple[tuple[int, ...], int]:
-    """The network's widths and the batch size: those given, or what suits this machine, budget and data."""
-    seconds = None if settings.minutes is None else 60 * settings.minutes
-    rate = speed(device)
-    suited = channels(facts.shape, rate, seconds) if settings.network == "unet" else (64,)
-    widths = settings.channels or suited
-    # Large batches for those who see many images; half as large for others, who need the steps.
-    many = seen(facts.shape, widths[0], rate, seconds) >= STEPS * BATCHES[0]
-    size = min(settings.batch_size or BATCHES[0 if many else 1], facts.n)
-    return widths, size
+    worth = posterior_above(pictures.train, network, noise_of(resolved), top, mirrored=settings.flip)
+    return replace(resolved, posterior_above=worth)
 
 
 def noise_of(settings: ResolvedImages) -> Proposal:
@@ -314,7 +196,15 @@ def noise_of(settings: ResolvedImages) -> Proposal:
     top, bottom = settings.sigma_max, settings.sigma_min
     if settings.proposal == "lognormal":
         return LogNormal(settings.log_sigma_mean, settings.log_sigma_std, top, bottom)
-    return LogUniform(top, bottom) if settings.proposal == "loguniform" else Geometric(top, bottom, settings.levels)
+    if settings.proposal == "loguniform":
+        return LogUniform(top, bottom)
+    return Geometric(top, bottom, settings.levels or METHODS[settings.sampler].suited(top, bottom))
+
+
+def descent(top: float, bottom: float, sampler: str, eps: float | None = None) -> Sampling:
+    """By a sampler between two noise levels, on as many and with the steps that suit it."""
+    eps = eps or bottom**2 / 2
+    return Sampling(sigma_max=top, sigma_min=bottom, sampler="langevin", levels=1, steps=1, eps=eps).by(sampler)
 
 
 def recipes(
@@ -324,42 +214,50 @@ def recipes(
 
     There is no guide where there are classes: without the class, the network itself is the better guide, and costs no
     training.  Nor has a ``network`` of the user's own one.
+    Raises ValueError for options that the sampler has not.
     """
-    if network is not None:
-        plain, _ = recipes(replace(settings, classes=False, guidance=1.0), pictures)
-        return replace(plain, network=own_name(network), arguments={}), None
-    shares = pictures.labels.shares if settings.classes and pictures.labels is not None else {}
+    shares = pictures.labels.shares if settings.classes and pictures.labels is not None and network is None else {}
+    guided = settings.guidance != 1 and network is None
+    sampling = descent(settings.sigma_max, settings.sigma_min, settings.sampler, settings.eps)
+    sampling = replace(sampling, guided_between=guided_between(settings.log_sigma_mean))
+    levels = None if settings.sampler == "langevin" else settings.levels  # which stays on one
+    # Where the class is known there is less to be decided at high noise: measured with the default sampler, and for it
+    # alone.  The levels of a geometric proposal are those to learn, too.
+    if levels is None and shares and settings.sampler == Images.sampler and settings.proposal != "geometric":
+        levels = round(0.4 * sampling.count)
+    arguments = arguments_of(settings.network, pictures.shape[0], settings.channels, settings.blocks, len(shares))
+    weight = settings.guidance if guided and settings.guidance != "chosen" else 1.0
+    sampling = sampling.but(levels=levels, steps=settings.langevin_steps, guidance=weight)
     recipe = Recipe(
         depth=pictures.depth,
-        network=NETWORKS[settings.network],
-        arguments=arguments_of(settings, pictures.shape[0], len(shares)),
+        network=NETWORKS[settings.network] if network is None else name_of(network),
+        arguments=arguments if network is None else {},
         preconditioning="scaled" if settings.network == "refinenet-v2" else "karras",
         shape=pictures.shape,
         shares=shares,
-        sampling=Sampling(
-            sigma_max=settings.sigma_max,
-            sigma_min=settings.sigma_min,
-            sampler=settings.sampler,
-            levels=settings.levels if settings.sampler != "langevin" else 1,
-            steps=settings.langevin_steps,
-            eps=settings.eps,
-            guidance=1.0 if settings.guidance == "chosen" else settings.guidance,
-            guided_between=guided_between(settings.log_sigma_mean),
-            guide="unconditional" if shares else "smaller",
-        ),
+        sampling=replace(sampling, guide="unconditional" if shares else "smaller"),
     )
-    if settings.guidance == 1 or shares:
+    if shares or not guided:
         return recipe, None
     # Half of each width is a quarter of the arithmetic.
-    smaller = replace(settings, channels=tuple(max(1, width // 2) for width in settings.channels), blocks=1)
-    arguments = arguments_of(smaller, pictures.shape[0], 0)
-    return recipe, replace(recipe, arguments=arguments, sampling=recipe.sampling.but(guidance=1.0))
+    widths = tuple(max(1, width // 2) for width in settings.channels)
+    smaller = arguments_of(settings.network, pictures.shape[0], widths, 1, 0)
+    return recipe, replace(recipe, arguments=smaller, sampling=recipe.sampling.but(guidance=1.0))
 
 
-def own_name(network: nn.Module) -> str:
-    """What a network of the user's own is called: no name of the package's, which would be built for it."""
-    name = type(network).__name__
-    return f"Own{name}" if name in networks.__all__ else name
+def name_of(network: nn.Module) -> str:
+    """What a network of the user's own is called: with its module, so that the package does not take it for its own."""
+    return f"{type(network).__module__}.{type(network).__qualname__}"
+
+
+def arguments_of(network: str, colours: int, widths: tuple[int, ...], blocks: int, classes: int) -> dict[str, Argument]:
+    """What a network is built with, for images of so many colours."""
+    if network == "unet":
+        unet: dict[str, Argument] = {"channels": widths, "blocks": blocks, "features": widths[0]}
+        return {"image_channels": colours} | unet | ({"classes": classes} if classes else {})
+    # Under Karras' preconditioning NCSN's network is told every σ, and sees what is standardised already.
+    ncsn: dict[str, Argument] = {"features": 128, "rescale": False} if network == "refinenet" else {}
+    return {"image_channels": colours, "width": widths[0]} | ncsn
 
 
 def recipe_of_points(
@@ -372,58 +270,30 @@ def recipe_of_points(
     """
     top = getattr(noise, "sigma_max", None) or 10 * leading_std(z)
     bottom = getattr(noise, "sigma_min", 0.01)
-    method = METHODS.get(sampler)  # one that is not known is refused by Sampling
-    sampling = Sampling(
-        sigma_max=top,
-        sigma_min=bottom,
-        sampler=sampler,
-        levels=1 if method is None else method.suited(top, bottom),
-        steps=1 if method is None else method.steps,
-        eps=bottom**2 / 2,
+    # From 5,000 examples on a wider and deeper network learns more.
+    width, layers = (256, 4) if len(z) >= 5000 else (128, 3)
+    mlp: dict[str, Argument] = {"dimensions": z.shape[1], "width": width, "layers": layers}
+    return Recipe(
+        network="MLP" if network is None else name_of(network),
+        arguments=mlp if network is None else {},
+        shape=tuple(z.shape[1:]),
+        sampling=descent(top, bottom, sampler),
     )
-    if network is not None:
-        return Recipe(network=own_name(network), arguments={}, shape=tuple(z.shape[1:]), sampling=sampling)
-    width, layers = (256, 4) if len(z) >= MANY_POINTS else (128, 3)
-    arguments: dict[str, Argument] = {"dimensions": z.shape[1], "width": width, "layers": layers}
-    return Recipe(network="MLP", arguments=arguments, shape=tuple(z.shape[1:]), sampling=sampling)
 
 
-def noise_of_points(recipe: Recipe) -> Proposal:
-    """Where a network of standardised points has most to learn."""
-    return LogNormal(-0.8, 1.6, recipe.sampling.sigma_max, recipe.sampling.sigma_min)
-
-
-def compiles(settings: ResolvedImages) -> bool:
-    """Whether compiling, which takes up to a minute the first time, saves more than it takes."""
-    long = settings.minutes is not None and settings.minutes >= COMPILED_MINUTES
-    return settings.compile and (long or (settings.steps is not None and settings.steps >= COMPILED_STEPS))
-
-
-def thorough(settings: ResolvedImages, device: torch.device) -> bool:
-    """Whether a classifier to choose guidance by, half a minute's training, is a small part of the time."""
-    enough = THOROUGH_SECONDS * (SLOWER if hardware.slow(device) else 1)
-    return 60 * (settings.minutes or 0) >= enough or (settings.steps or 0) >= THOROUGH_STEPS
+def takes_long(settings: ResolvedImages) -> bool:
+    """Whether compiling, and a classifier to choose guidance by, are worth their time: up to a minute each, once."""
+    return (settings.minutes or 0) >= 5 or (settings.steps or 0) >= 2000
 
 
 def budgets(settings: ResolvedImages, elapsed: float, *, guided: bool) -> tuple[Budget, Budget]:
     """How long to train the network, and its guide: what is left after ``elapsed`` seconds, a tenth at least.
 
-    ``AFTERWARDS`` of the whole is for what follows.
+    The guide has a twentieth of the time, or a tenth of the steps, which take half as long.  A sixteenth of the whole
+    is for guidance and samples, and four seconds for figures.
     """
     if settings.steps is not None:
-        return Budget(steps=settings.steps), Budget(steps=math.ceil(settings.steps * GUIDE_STEPS))
+        return Budget(steps=settings.steps), Budget(steps=math.ceil(settings.steps / 10))
     whole = 60 * (settings.minutes or 0)
-    seconds = max(whole / 10, (1 - AFTERWARDS) * whole - elapsed)
-    share = GUIDE_SECONDS if guided else 0.0
-    return Budget(seconds=seconds * (1 - share)), Budget(seconds=seconds * GUIDE_SECONDS)
-
-
-def arguments_of(settings: ResolvedImages, colours: int, classes: int) -> dict[str, Argument]:
-    """What the network is built with, for images of so many colours."""
-    widths = settings.channels
-    if settings.network == "unet":
-        unet: dict[str, Argument] = {"channels": widths, "blocks": settings.blocks, "features": widths[0]}
-        return {"image_channels": colours} | unet | ({"classes": classes} if classes else {})
-    # Under Karras' preconditioning NCSN's network is told every σ, and sees what is standardised already.
-    ncsn: dict[str, Argument] = {"features": 128, "rescale": False} if settings.network == "refinenet" else {}
-    return {"image_channels": colours, "width": widths[0]} | ncsn
+    seconds = max(whole / 10, 15 / 16 * whole - 4 - elapsed)
+    return Budget(seconds=seconds * (0.95 if guided else 1.0)), Budget(seconds=seconds / 20)

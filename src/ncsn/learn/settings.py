@@ -6,36 +6,20 @@ Torch is not needed here, so that ``--help`` answers at once.
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import tyro
 from annotated_types import Interval
 
-from ncsn.data.reading import Reading
-from ncsn.validation import (
-    BatchSize,
-    Count,
-    DeviceName,
-    LangevinSteps,
-    Layers,
-    Levels,
-    NoiseLevel,
-    Rate,
-    SamplerName,
-    Seed,
-    Shown,
-    StepSize,
-    Width,
-    check_ranges,
-    validated,
-)
+from ncsn import validation
+from ncsn.data import Reading
 
-PrecisionName = Literal["auto", "bf16", "fp16", "tf32", "fp32"]
-S = TypeVar("S")
+PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
+FREE = ("minutes", "steps", "compile", "accumulate")  # what may change when a run goes on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class ImageJob:
     """What belongs to one session and not to the run: ``--resume`` takes it anew, and everything else from the run.
 
     Args:
@@ -43,12 +27,15 @@ class Job:
         overwrite: Replace a run that is already there.
         resume: Continue the run that is there.
         device: auto: CUDA where there is one, else the CPU.
+        precision: What the network runs in: bf16 or fp16 (16 bits, the weights in 32) or fp32; auto: what is fastest on
+            the device.
     """
 
     out: Path | None = None
     overwrite: bool = False
     resume: bool = False
-    device: DeviceName = "auto"
+    device: validation.DeviceName = "auto"
+    precision: PrecisionName = "auto"
 
     def __post_init__(self) -> None:
         """Raise ValueError for options that contradict each other."""
@@ -57,49 +44,11 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageJob(Job):
-    """The same for images.
-
-    Args:
-        precision: What the network runs in: bf16 or fp16 (16 bits, the weights in 32), tf32 (NVIDIA's GPUs) or fp32;
-            auto: what is fastest on the device.
-        data_dir: Where the files of a named data set are, or go.
-    """
-
-    precision: PrecisionName = "auto"
-    data_dir: Path | None = None
-
-
-def given_ones(settings: Any, names: Iterable[str]) -> list[str]:
-    """Those of the fields that have another value than their default."""
-    usual = {field.name: field.default for field in fields(settings)}
-    return [name for name in names if getattr(settings, name) != usual[name]]
-
-
-def recalled(given: Any, kind: type[S], folder: Path, saved: dict[str, Any], *, free: Iterable[str] = ()) -> S:
-    """The ``saved`` settings of the run that is resumed, for the new job; prints which of those given have no effect.
-
-    ``kind``: the dataclass that they are.  ``free``: the fields that may change when a run goes on.
-    Raises ValueError if the saved settings are none.
-    """
-    changes = {name: getattr(given, name) for name in given_ones(given, free)}
-    if {"minutes", "steps"} & changes.keys():  # of which a run has one
-        changes = {"minutes": None, "steps": None} | changes
-    own = validated(kind, saved | changes, f"{folder / 'config.json'}: settings")
-    names = given_ones(given, [field.name for field in fields(given) if field.name not in ("job", "dataset")])
-    if ignored := [name for name in names if getattr(given, name) != getattr(own, name)]:
-        print(f"--resume goes on with the run's own settings: {', '.join(ignored)} given in vain")
-    return replace(own, job=given.job)  # type: ignore[type-var]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Toy:
-    """Learn the score of a distribution in the plane; draw the score field, samples, or both.
+    """Learn the score of a distribution in the plane; draw the score field, and samples.
 
     Args:
         generator: The distribution to learn.
-        view: field: the score against the exact one. samples: Langevin against annealed Langevin. auto: field for
-            circle, samples for gaussian, both for the others.
         objective: Denoising, sliced or exact score matching.
         steps: Training steps.
         width: Units in a hidden layer.
@@ -109,31 +58,30 @@ class Toy:
         levels: Noise levels, in geometric progression.
         langevin_steps: Langevin steps on each level.
         eps: Annealed Langevin's step size on the smallest level, by default σ_min²/2; σ²-proportional above it.
-        step_size: Langevin's step size; by default the paper's 0.1 for gaussian, and σ_min² for the others, which are
-            finer.
-        samples: How many samples to draw.
+        samples: How many samples each sampler draws; 0 for the score field alone.
+        out: A folder for the run and its pictures; by default runs/ and what is learned.
+        overwrite: Replace a run that is already there.
     """
 
     generator: Literal["circle", "gaussian", "moons", "swiss-roll", "checkerboard"] = "circle"
-    view: Literal["field", "samples", "both", "auto"] = "auto"
     objective: Literal["dsm", "ssm", "exact"] = "dsm"
-    steps: Count = 2000
-    batch_size: BatchSize = 1024
-    width: Width = 128
-    layers: Layers = 3
-    sigma_max: NoiseLevel = 20.0
-    sigma_min: NoiseLevel = 0.1
-    levels: Levels = 20
-    langevin_steps: LangevinSteps = 75
-    eps: StepSize | None = None
-    step_size: StepSize | None = None
-    samples: Annotated[int, Interval(ge=2, le=10**6)] = 10_000
-    seed: Seed = 0
-    job: Annotated[Job, tyro.conf.arg(name="")] = field(default_factory=Job)
+    steps: validation.Count = 2000
+    batch_size: validation.BatchSize = 1024
+    width: validation.Width = 128
+    layers: validation.Layers = 3
+    sigma_max: validation.NoiseLevel = 20.0
+    sigma_min: validation.NoiseLevel = 0.1
+    levels: validation.Levels = 20
+    langevin_steps: validation.LangevinSteps = 75
+    eps: validation.StepSize | None = None
+    samples: Annotated[int, Interval(ge=0, le=10**6)] = 10_000
+    seed: validation.Seed = 0
+    out: Path | None = None
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        check_ranges(self)
+        validation.check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +93,8 @@ class Images(Reading):
     Args:
         minutes: Wall-clock budget, sampling and figures included; 10 if neither this nor --steps is given.
         steps: Training steps instead of minutes; the same seed then gives the same bytes on one machine.
-        dataset: mnist (in the package), fashion-mnist, kmnist, cifar10 (downloaded), a folder or an archive (.zip,
-            .tar) of images, an array (.npy, .npz), or shards in WebDataset's format: a folder of .tar files, or
-            'shards-{0000..0127}.tar'.
+        dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz), or a
+            folder of .tar files, which are shards in WebDataset's format.
         flip: Mirror images, left to right, at random: twice the data where a mirrored image is as good as another.
         batch_size: By default 128, or 64 where training sees few images; at most as many as there are.
         accumulate: Parts in which each process learns from what it has of a batch, one after the other: more for less
@@ -158,7 +105,6 @@ class Images(Reading):
             128 for images of up to 32 pixels; deeper for larger ones, and half or a quarter as wide where training
             would see few. RefineNet: one number, by default 64.
         blocks: The U-Net's residual blocks at each resolution, down and up.
-        noise: auto: noise levels and Langevin steps that are not given follow NCSNv2's rules; they are explained.
         sigma_max: The largest noise level, for pixels in [0, 1]; by default 4.5 times the data's leading standard
             deviation.
         sigma_min: The smallest noise level; by default 0.01, or less for data of little contrast.
@@ -185,32 +131,31 @@ class Images(Reading):
     """
 
     minutes: Annotated[float, Interval(ge=0.001, le=10**6)] | None = None
-    steps: Count | None = None
+    steps: validation.Count | None = None
     dataset: str = "mnist"
     flip: bool = False
-    batch_size: BatchSize | None = None
+    batch_size: validation.BatchSize | None = None
     accumulate: Annotated[int, Interval(ge=1, le=64)] = 1
     network: Literal["unet", "refinenet", "refinenet-v2"] = "unet"
-    channels: tuple[Width, ...] | None = None
-    blocks: Layers = 2
-    noise: Literal["given", "auto"] = "given"
-    sigma_max: NoiseLevel | None = None
-    sigma_min: NoiseLevel | None = None
+    channels: tuple[validation.Width, ...] | None = None
+    blocks: validation.Layers = 2
+    sigma_max: validation.NoiseLevel | None = None
+    sigma_min: validation.NoiseLevel | None = None
     proposal: Literal["lognormal", "loguniform", "geometric"] = "lognormal"
     log_sigma_mean: Annotated[float, Interval(ge=-20, le=20)] | None = None
     log_sigma_std: Annotated[float, Interval(gt=0, le=10)] = 1.2
-    posterior_above: NoiseLevel | None = None
+    posterior_above: validation.NoiseLevel | None = None
     classes: bool = True
-    sampler: SamplerName = "dpmpp-sde"
-    levels: Levels | None = None
-    langevin_steps: LangevinSteps | None = None
-    eps: StepSize | None = None
-    muon_rate: Rate = 0.02
-    adam_rate: Rate = 2e-3
+    sampler: validation.SamplerName = "dpmpp-sde"
+    levels: validation.Levels | None = None
+    langevin_steps: validation.LangevinSteps | None = None
+    eps: validation.StepSize | None = None
+    muon_rate: validation.Rate = 0.02
+    adam_rate: validation.Rate = 2e-3
     guidance: Annotated[float, Interval(ge=1, le=100)] | Literal["chosen"] = "chosen"
     compile: bool = True
-    samples: Shown = 100
-    seed: Seed = 0
+    samples: validation.Shown = 100
+    seed: validation.Seed = 0
     job: Annotated[ImageJob, tyro.conf.arg(name="")] = field(default_factory=ImageJob)
 
     def __post_init__(self) -> None:
@@ -218,20 +163,39 @@ class Images(Reading):
         super().__post_init__()
         if self.minutes is not None and self.steps is not None:
             raise ValueError(f"minutes is {self.minutes} and steps is {self.steps}; at most one is allowed")
-        if self.network != "unet" and self.channels is not None and len(self.channels) != 1:
-            raise ValueError(f"channels is {self.channels}; {self.network} takes one number, such as --channels 64")
+        if self.network != "unet" and (self.blocks != 2 or len(self.channels or (64,)) != 1):
+            given = f"channels is {self.channels}, blocks is {self.blocks}"
+            raise ValueError(f"{given}; {self.network} takes one number of channels, and has blocks of its own")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedImages(Images):
-    """The same without None (but for minutes or steps, and a size that is the files' own): what config.json keeps."""
+    """The same with values for what follows from the data and the machine: what config.json keeps."""
 
-    batch_size: BatchSize
-    channels: tuple[Width, ...]
-    sigma_max: NoiseLevel
-    sigma_min: NoiseLevel
+    batch_size: validation.BatchSize
+    channels: tuple[validation.Width, ...]
+    sigma_max: validation.NoiseLevel
+    sigma_min: validation.NoiseLevel
     log_sigma_mean: Annotated[float, Interval(ge=-20, le=20)]
-    posterior_above: NoiseLevel
-    levels: Levels
-    langevin_steps: LangevinSteps
-    eps: StepSize
+    posterior_above: validation.NoiseLevel
+
+
+def given_ones(settings: Any, names: Iterable[str]) -> list[str]:
+    """Those of the fields that have another value than their default."""
+    usual = {field.name: field.default for field in fields(settings)}
+    return [name for name in names if getattr(settings, name) != usual[name]]
+
+
+def recalled(given: Images, saved: dict[str, Any], where: str) -> ResolvedImages:
+    """The ``saved`` settings of the run that is resumed, for the new job; prints which of those given have no effect.
+
+    ``where``: what errors begin with.  Raises ValueError if the saved settings are none.
+    """
+    changes = {name: getattr(given, name) for name in given_ones(given, FREE)}
+    if {"minutes", "steps"} & changes.keys():  # of which a run has one
+        changes = {"minutes": None, "steps": None} | changes
+    own = validation.validated(ResolvedImages, saved | changes, where)
+    names = given_ones(given, {field.name for field in fields(given)} - {"job", "dataset"})
+    if vain := sorted(name for name in names if getattr(given, name) != getattr(own, name)):
+        print(f"--resume goes on with the run's own settings: {', '.join(vain)} given in vain")
+    return replace(own, job=given.job)

@@ -6,8 +6,6 @@ N = 1, of the same code: what it would tell the others, it tells itself.
 
 import atexit
 import os
-import re
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-TIMEOUT = 600.0  # seconds that a process waits for the others' share of the work
+TIMEOUT = timedelta(minutes=10)  # that a process waits for the others' share of the work
 PATIENCE = timedelta(hours=6)  # that it waits for what the leading one does alone, such as to read a large data set
 
 
@@ -53,8 +51,7 @@ class Group:
         flat = torch.cat([tensor.flatten().to(device, torch.float32) for tensor in tensors])
         with answered():
             dist.all_reduce(flat)
-        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
+        for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
     def share(self, content: bytes | None = None) -> bytes:
@@ -69,15 +66,11 @@ class Group:
             dist.broadcast(data, src=0, group=self.patient)
         return data.numpy().tobytes()
 
-    def gather(self, tensor: Tensor) -> list[Tensor]:
-        """Everybody's tensors, of one shape, in order, for the leading process; for the others none."""
-        if self.size == 1:
-            return [tensor]
-        own = tensor.cpu().contiguous()
-        parts = [torch.empty_like(own) for _ in range(self.size)] if self.leads else None
-        with answered():
-            dist.gather(own, parts, dst=0, group=self.patient)
-        return parts or []
+    def meet(self) -> None:
+        """Wait until all of them are here."""
+        if self.size > 1:
+            with answered():
+                dist.barrier(group=self.patient)
 
 
 @contextmanager
@@ -86,32 +79,15 @@ def answered() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # What torch says, without where in its source, and without its advice.
-        what = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).split(". ")[0]
-        raise PeerError(f"another process has ended or cannot be reached ({what})") from error
+        raise PeerError(f"another process has ended or cannot be reached ({str(error).splitlines()[0]})") from error
 
 
 ALONE = Group()
 
 
-def processes() -> int:
-    """How many processes torchrun has started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def job() -> str | None:
-    """The name of torchrun's job, the same after torchrun has restarted this process; None without torchrun."""
-    name = os.environ.get("TORCHELASTIC_RUN_ID")
-    return None if name is None else f"{name} {socket.gethostname()} {os.getppid()}"
-
-
-def join(*, timeout: float = TIMEOUT) -> Group:
-    """Meet the other processes that torchrun has started, if it has.
-
-    ``timeout``: seconds that each waits for another's share of the work.
-    Raises PeerError if they do not come.
-    """
-    if processes() == 1:
+def join() -> Group:
+    """Meet the other processes that torchrun has started, if it has.  Raises PeerError if they do not come."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         return ALONE
     backend = "gloo"
     number = int(os.environ.get("LOCAL_RANK", "0"))
@@ -122,9 +98,8 @@ def join(*, timeout: float = TIMEOUT) -> Group:
         store, rank, size = next(iter(rendezvous("env://")))
         # torchrun keeps its store when it restarts processes, which would find the addresses of the dead in it.
         store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
-        wait = timedelta(seconds=timeout)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         # Python must not end before the groups' threads have, or they ask a dead interpreter for its lock and abort.
         atexit.register(dist.destroy_process_group)
         patient = dist.new_group(backend="gloo", timeout=PATIENCE)
-    return Group(rank=dist.get_rank(), size=dist.get_world_size(), patient=patient)
+    return Group(rank=rank, size=size, patient=patient)

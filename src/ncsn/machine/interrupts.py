@@ -3,13 +3,11 @@
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NoReturn
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
-SECOND_SIGNAL = 2.0  # seconds after a first signal, in which others are taken for the same one
 
 
 class Stopped(KeyboardInterrupt):
@@ -47,8 +45,7 @@ def interruptible() -> Iterator[None]:
 
     def receive(number: int, _: Any) -> NoReturn:
         received.append(number)
-        for each in STOPS:
-            signal.signal(each, lambda again, _: os._exit(128 + again))
+        quit_on_signals()
         raise Stopped(number)
 
     with received_by(receive):
@@ -60,23 +57,9 @@ def interruptible() -> Iterator[None]:
             raise
 
 
-@contextmanager
-def deferred(received: list[int]) -> Iterator[None]:
-    """Within it, the numbers of signals are collected in a list, so that no step is cut in half.
-
-    One that comes ``SECOND_SIGNAL`` seconds after the first is obeyed at once; torchrun passes on what all were sent.
-    """
-    first = 0.0
-
-    def receive(number: int, _: Any) -> None:
-        nonlocal first
-        if received and time.monotonic() - first > SECOND_SIGNAL:
-            raise Stopped(number)
-        first = first if received else time.monotonic()
-        received.append(number)
-
-    with received_by(receive):
-        yield
+def deferred(received: list[int]) -> AbstractContextManager[None]:
+    """Within it, the numbers of signals are collected in a list, so that no step is cut in half."""
+    return received_by(lambda number, _: received.append(number))
 
 
 @contextmanager

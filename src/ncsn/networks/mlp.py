@@ -1,13 +1,15 @@
 """A multilayer perceptron for vectors, enough for the plane; and how every network is told the noise level."""
 
 import math
+from typing import Annotated, TypeAlias
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor, nn
 
-MOST_LAYERS = 1000
+Positive: TypeAlias = Annotated[int, Interval(ge=1)]
 
 
 class NoiseEmbedding(nn.Module):
@@ -21,7 +23,6 @@ class NoiseEmbedding(nn.Module):
 
     def __init__(self, features: int, waves: int = 32) -> None:
         super().__init__()
-        # Not by torch's arithmetic: to outline a network it would load torch's compiler, which takes a second.
         frequencies = [2 * math.pi * 2.0 ** (-3 + 6 * i / max(1, waves - 1)) for i in range(waves)]
         self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
         self.layers = nn.Sequential(nn.Linear(2 * waves, features), nn.SiLU(), nn.Linear(features, features), nn.SiLU())
@@ -36,17 +37,13 @@ class MLP(nn.Module):
     """``layers`` hidden layers of ``width`` units, each shifted by the embedded noise level: (b, d), (b,) → (b, d).
 
     The last layer starts at zero, so that an untrained network returns zero.
-    Raises ValueError unless dimensions, width and layers are at least 1, and layers at most 1000; forward, for points
-    of other dimensions.
+    The ranges in the types are checked where a recipe is read.
     """
 
-    def __init__(self, dimensions: int, width: int = 128, layers: int = 3) -> None:
+    def __init__(
+        self, dimensions: Positive, width: Positive = 128, layers: Annotated[int, Interval(ge=1, le=1000)] = 3
+    ) -> None:
         super().__init__()
-        if min(dimensions, width, layers) < 1 or layers > MOST_LAYERS:
-            raise ValueError(
-                f"dimensions, width, layers are {dimensions}, {width}, {layers}; each must be at least 1, and there "
-                f"are at most {MOST_LAYERS:,} layers"
-            )
         self.embedding = NoiseEmbedding(width)
         self.hidden = nn.ModuleList(nn.Linear(dimensions if i == 0 else width, width) for i in range(layers))
         self.shifts = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(layers))
@@ -56,8 +53,6 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "b d"], c: Float[Tensor, "b"] | Float[Tensor, "1"]) -> Float[Tensor, "b d"]:
         """The network's value at ``x`` for the noise levels c = ¼ ln σ."""
-        if x.ndim != 2 or x.shape[1] != self.output.out_features:
-            raise ValueError(f"x has shape {tuple(x.shape)}; (b, {self.output.out_features}) is needed")
         embedding = self.embedding(c)
         h = x
         for hidden, shift in zip(self.hidden, self.shifts, strict=True):

@@ -228,8 +228,7 @@ class RefineNet(nn.Module):
         if image_channels < 1 or width < 2:
             raise ValueError(f"image_channels is {image_channels} and width is {width}; at least 1 and 2 are needed")
         w = width
-        self.image_channels, self.rescale = image_channels, rescale
-        self.level = level
+        self.level, self.rescale = level, rescale
         self.stem = convolution(image_channels, w)
         self.stage1 = Stage(w, w, norm, nn.Identity())
         self.stage2 = Stage(w, 2 * w, norm, nn.Conv2d(w, 2 * w, 1), halve=True)
@@ -249,16 +248,10 @@ class RefineNet(nn.Module):
             if isinstance(module, InstanceNormPlus):
                 module.compile(*args, **kwargs)
 
-    def forward(self, x: Float[Tensor, "*bchw"], c: Float[Tensor, "b"] | Float[Tensor, "1"]) -> Float[Tensor, "*bchw"]:
-        """The network's value at ``x`` for the noise levels c = ¼ ln σ.
-
-        Raises ValueError unless x is (b, image_channels, h, w), with h and w even and at least 4.
-        """
-        if x.ndim != 4 or x.shape[1] != self.image_channels or any(side < 4 or side % 2 for side in x.shape[2:]):
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; (batch, {self.image_channels}, height, width) is needed, "
-                "height and width even and at least 4"
-            )
+    def forward(
+        self, x: Float[Tensor, "b c h w"], c: Float[Tensor, "b"] | Float[Tensor, "1"]
+    ) -> Float[Tensor, "b c h w"]:
+        """The network's value at ``x`` for the noise levels c = ¼ ln σ; h and w are at least 4."""
         level = self.level(c)
         first = self.stage1(self.stem(2 * x - 1 if self.rescale else x), level)
         second = self.stage2(first, level)
@@ -346,9 +339,6 @@ class NCSN(RefineNet):
         Raises ValueError, naming the tensors, if one is missing, unexpected or of another shape.
         """
         state = without_prefix(state)
-        table = state.get("normalizer.embed.weight")
-        if table is not None and len(table) != len(sigmas):
-            raise ValueError(f"{len(sigmas)} sigmas are given; the state dict has {len(table)} noise levels")
         network = cls(*sizes(state), sigmas=sigmas, rescale=rescale)
         fill(officially_named(network), state)
         return network
@@ -436,12 +426,8 @@ def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Image channels and width.  Raises ValueError if the state dict has no first convolution."""
-    stem = state.get("begin_conv.weight")
-    if stem is None or stem.ndim != 4:
-        raise ValueError(
-            f"no weights of an NCSN: begin_conv.weight is needed; there are {', '.join(sorted(state)[:5])}"
-        )
+    """Image channels and width, from the first convolution."""
+    stem = state["begin_conv.weight"]
     return stem.shape[1], stem.shape[0]
 
 
@@ -452,11 +438,7 @@ def fill(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     """
     missing, unexpected = sorted(weights.keys() - state.keys()), sorted(state.keys() - weights.keys())
     if missing or unexpected:
-        first = [", ".join(names[:3]) or "none" for names in (missing, unexpected)]
-        raise ValueError(
-            f"other weights are needed: {len(missing)} are missing, first {first[0]}; "
-            f"{len(unexpected)} are unexpected, first {first[1]}"
-        )
+        raise ValueError(f"weights of another network: {missing[:3]} are missing, {unexpected[:3]} are unexpected")
     for name, weight in weights.items():
         if state[name].shape != weight.shape:
             raise ValueError(f"{name} has shape {tuple(state[name].shape)}; {tuple(weight.shape)} is needed")
