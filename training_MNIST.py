@@ -12,10 +12,9 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; install the package first, with `pip install .` in this folder")
 
-from ncsn.machine.interrupts import quit_on_signals
+from ncsn.cli import console, quit_on_signals
 
 quit_on_signals()
-from ncsn.cli import console
 from ncsn.cli.train import remarks
 from ncsn.learn import rules
 from ncsn.learn.record import BAND_NAMES, opened

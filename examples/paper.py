@@ -148,8 +148,8 @@ judged as `ncsn evaluate` does (Fréchet distance in the features of our classif
 | claim of the paper | where | ours |
 |---|---|---|
 | the score is wrong where there is no data | figure 2 | error {near:.4f} on the data, {far:.2f} beyond distance 2 of it |
-| Langevin dynamics gets the modes' weights wrong (0.2 is right) | figure 3 | {weight["langevin_exact"]:.3f} with exact scores |
-| annealed Langevin dynamics gets them right | figure 3 | {weight["annealed_exact"]:.3f} exact, {weight["annealed_learned"]:.3f} learned |
+| Langevin dynamics gets the modes' weights wrong (0.2 is right) | figure 3 | {weight["langevin, exact score"]:.3f} with exact scores |
+| annealed Langevin dynamics gets them right | figure 3 | {weight["annealed, exact score"]:.3f} exact, {weight["annealed, learned score"]:.3f} learned |
 | samples of MNIST look like digits | figure 5a | confident {annealed[1]:.3f} (real {real[1]:.3f}), distance {annealed[0]:.2f} |
 | the same with this package's default sampler | | confident {default[1]:.3f}, distance {default[0]:.2f} |
 | one noise level is not enough | section 4 | confident {baseline[1]:.3f}, distance {baseline[0]:.1f} |

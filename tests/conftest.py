@@ -1,5 +1,6 @@
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch starts its threads: several test processes on few cores must not spin while they wait.
@@ -37,6 +38,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "data.npz", images=images, labels=labels)
     main(["train", f"{folder}/data.npz", *TINY.split(), "--steps", "12", "--out", f"{folder}/run", "--device", "cpu"])
     return folder
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """Commands flush them, and hypothesis wants them."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture

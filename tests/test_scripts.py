@@ -162,11 +162,11 @@ def test_toy_gaussian_mixes_only_when_annealed(run: Run, tmp_path: Path) -> None
     """2,000 samples: the standard error of a weight of 0.2 is 0.009."""
     assert run("training_toy.py", f"--generator gaussian --steps 600 --samples 2000 --seed 2 --out {tmp_path}/run") == 0
     samplers = numbers(tmp_path / "run")["samplers"]
-    assert samplers["annealed_learned"]["modes"][0]["weight_error"] <= 0.05
-    assert samplers["langevin_learned"]["modes"][0]["weight_error"] >= 0.2
-    assert samplers["langevin_exact"]["modes"][0]["weight_error"] >= 0.2
-    assert samplers["annealed_learned"]["modes"][1]["std"] == pytest.approx(1, abs=0.07)
-    assert samplers["annealed_exact"]["distance"] < 0.4 * samplers["langevin_exact"]["distance"]
+    assert samplers["annealed, learned score"]["modes"][0]["weight_error"] <= 0.05
+    assert samplers["langevin, learned score"]["modes"][0]["weight_error"] >= 0.2
+    assert samplers["langevin, exact score"]["modes"][0]["weight_error"] >= 0.2
+    assert samplers["annealed, learned score"]["modes"][1]["std"] == pytest.approx(1, abs=0.07)
+    assert samplers["annealed, exact score"]["distance"] < 0.4 * samplers["langevin, exact score"]["distance"]
 
 
 @pytest.mark.slow

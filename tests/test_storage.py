@@ -280,7 +280,9 @@ def test_a_model_or_checkpoint_with_a_flipped_bit_or_a_cut_is_refused_or_the_sam
     assert content_of(other) == before
 
 
-@pytest.mark.parametrize("content", [{"version": 1, "call": torch.load}, [1, 2], None], ids=str)
+@pytest.mark.parametrize(
+    "content", [{"version": 1, "call": torch.load}, [1, 2], None], ids=["code", "a list", "nothing"]
+)
 def test_nothing_is_unpickled_that_is_more_than_weights(tmp_path: Path, content: Any) -> None:
     path = tmp_path / CHECKPOINT
     if content is not None:

@@ -3,11 +3,11 @@
 Torch is imported when one is called, so that ``--help`` answers at once.
 """
 
+from ncsn.machine.interrupts import quit_on_signals as quit_on_signals
+
 
 def program() -> None:
     """The command line of a process that Ctrl-C and SIGTERM end in one line, from its first import on."""
-    from ncsn.machine.interrupts import quit_on_signals
-
     quit_on_signals()
     from ncsn.cli.main import main
 
