@@ -220,13 +220,13 @@ def first(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("several", [False, True])
 def test_particles_weigh_modes_as_they_should(noise: float, share: float, several: bool) -> None:
     """The mode is told by the coordinate that is not measured; moment matching gives it 0.2 and 0.35."""
-    n, y = (300, np.ones((300, 1))) if several else (2000, 1.0)
+    n, y = (500, np.ones((500, 1))) if several else (2000, 1.0)
     steps = MODES.posterior(first, y, noise_std=noise).steps(n, seed=1, levels=40)
     x = list(steps)[-1].x
     assert abs(float((x[:, 1] < 0).double().mean()) - share) <= (0.04 if several else 0.02)
-    assert steps.particles == (8 if several else n)
+    assert steps.particles == (16 if several else n)
     assert 0.02 * steps.particles < steps.effective < steps.particles
-    assert (steps.nfe, steps.disagreeing) == (steps.sampling.nfe * (8 if several else 1), 0)
+    assert (steps.nfe, steps.disagreeing) == (steps.sampling.nfe * (16 if several else 1), 0)
     assert steps.backward == 2 * steps.nfe
     alone = MODES.posterior(first, [1.0], noise_std=noise).sample(300, particles=1, levels=40)
     assert float((alone[:, 1] < 0).double().mean()) > share + 0.15

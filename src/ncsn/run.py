@@ -355,7 +355,7 @@ class Run:
         noise, in the score's units.
         ``particles``: how many of them a population has whose weights make a posterior right (``ncsn.problems``): one
         population for all samples of one measurement, never smaller than they are many, or one for each of several
-        measurements.  1 is moment matching alone.  By default 1,000, or 8 for each of several, for examples of up to
+        measurements.  1 is moment matching alone.  By default 1,000, or 16 for each of several, for examples of up to
         64 numbers, fewer where more than 16 are measured; 1 for larger examples, other samplers, and with guidance.
         Raises ValueError for what the run cannot do.
         """
@@ -436,7 +436,7 @@ class Run:
         shared, size = alike and len(self.observation.y) == 1, math.prod(self.recipe.shape)
         if particles is None:
             rows = min(size, max(problems.WHOLE, self.observation.y[0].numel()))
-            most = (1000 if rows <= 16 else 250) if shared else min(8, max(4, 2**24 // (n * rows * size)))
+            most = (1000 if rows <= 16 else 250) if shared else min(16, max(4, 2**24 // (n * rows * size)))
             particles = most if size <= SMALL else 1
         if particles < 1:
             raise ValueError(f"particles is {particles}; at least 1 is needed")
