@@ -13,7 +13,7 @@ import tyro
 from annotated_types import Interval
 
 from ncsn.cli import console
-from ncsn.cli.options import RunOptions, SamplingOptions, check_output
+from ncsn.cli.console import RunOptions, SamplingOptions, check_output
 from ncsn.machine.interrupts import Stopped
 from ncsn.validation import Count, Levels, Seed
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from ncsn.cli.options import Options, check_output
+from ncsn.cli.console import Options, check_output
 from ncsn.validation import Port
 
 if TYPE_CHECKING:
