@@ -171,8 +171,6 @@ def join_blocks(paths: list[Path], n: int, out: Path) -> None:
 class Interpolate(RunOptions):
     """Walk from one sample to another: along the sphere of noise that the probability flow maps to images.
 
-    In Python ``run.walk(..., ends=...)`` begins walks between images of your own.
-
     Args:
         n: How many walks, one a row.
         steps: Images on each, the two ends included.
