@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import ncsn
 from ncsn.cli import main as cli
 from ncsn.cli import share
 from ncsn.machine.interrupts import Stopped
@@ -105,15 +106,27 @@ def test_a_page_that_is_not_built_says_how(tmp_path: Path) -> None:
         assert share.page(package) == place
 
 
-def test_the_page_is_served_until_ctrl_c(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("words", "model"), [([], b"ours"), (["it"], b"own")])
+def test_the_page_is_served_with_the_model_that_is_asked_for_until_ctrl_c(
+    words: list[str], model: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (folder / "model.onnx").write_bytes(b"ours")
+    served, server = [], share.server
+
     def look(server: ThreadingHTTPServer) -> None:
         """The user looks at the address, and types Ctrl-C."""
         assert f"http://127.0.0.1:{server.server_port}/" in capsys.readouterr().out
         raise Stopped(2)
 
+    def serve(place: Path, port: int) -> ThreadingHTTPServer:
+        served.extend([(place / "model.onnx").read_bytes(), (place / "index.html").read_bytes()])
+        return server(place, port)
+
     monkeypatch.setattr(share, "page", lambda: folder)
+    monkeypatch.setattr(share, "server", serve)
+    monkeypatch.setattr(ncsn, "load", lambda run, *, device: str(run), raising=False)
+    monkeypatch.setattr(ncsn, "export", lambda run, out: out.write_bytes(b"own"), raising=False)
     monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", look)
     with pytest.raises(SystemExit, match="130"):
-        cli.main(["play", "--port", "0"])
+        cli.main(["play", *words, "--port", "0"])
+    assert served == [model, HOME]

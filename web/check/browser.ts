@@ -28,7 +28,7 @@ export let home = "";
 /** Start the server and the browser, with more of its switches and another run if need be. */
 export async function begin(switches: string[] = [], run: string[] = []): Promise<void> {
   mkdirSync(SHOTS, { recursive: true });
-  const child = spawn(process.env.PYTHON ?? "python", ["-m", "ncsn", "play", ...run, "--no-browser", "--port", "0"], {
+  const child = spawn(process.env.PYTHON ?? "python", ["-m", "ncsn", "play", ...run, "--port", "0"], {
     cwd: ROOT,
     stdio: ["ignore", "pipe", "inherit"],
   });

@@ -303,7 +303,7 @@ test("fill in: nothing throws the first digit away, and answering again answers 
 
 test("a run of one's own, in colour and with a smaller network for a guide, is what the package draws of it", async () => {
   await end();
-  await begin([], [`${VALUES}/colour.onnx`]);
+  await begin([], [`${VALUES}/colour`]);
   await use("#digits?device=wasm", {}, async (opened) => {
     await drawn(opened.page);
     assert.match(

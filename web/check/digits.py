@@ -77,4 +77,6 @@ if __name__ == "__main__":
     for name, task in TASKS.items():
         write(mnist, folder / name, **task)
     ncsn.export(colour(), folder / "colour.onnx", overwrite=True)
+    colour().save(folder / "colour", overwrite=True)
+    colour().save(folder / "colour", overwrite=True)
     write(colour(), folder / "colour", [2, 0, 1, 1])

@@ -10,7 +10,7 @@ import tyro
 from annotated_types import Interval
 
 from ncsn.cli import console
-from ncsn.cli.options import RunOptions, SamplingOptions
+from ncsn.cli.console import RunOptions, SamplingOptions
 from ncsn.cli.sample import write_array
 from ncsn.validation import NoiseLevel, Seed
 

@@ -13,7 +13,7 @@ import tyro
 from annotated_types import Interval
 
 from ncsn.cli import console
-from ncsn.cli.options import RunOptions, SamplingOptions, check_output
+from ncsn.cli.console import RunOptions, SamplingOptions, check_output
 from ncsn.machine.interrupts import Stopped
 from ncsn.validation import Count, Levels, Seed
 
@@ -170,8 +170,6 @@ def join_blocks(paths: list[Path], n: int, out: Path) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Interpolate(RunOptions):
     """Walk from one sample to another: along the sphere of noise that the probability flow maps to images.
-
-    In Python ``run.walk(..., ends=...)`` begins walks between images of your own.
 
     Args:
         n: How many walks, one a row.

@@ -8,11 +8,11 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ncsn.cli.options import Options, check_output
+from ncsn.cli.console import Options, check_output
 from ncsn.validation import Port
 
 if TYPE_CHECKING:
@@ -67,16 +67,26 @@ class Play(Options):
     It is served to this machine alone, and asks nothing of the network: open the address that is printed.
 
     Args:
+        run: A run of images, which the page draws instead of the model that comes with the package.
         port: Where, on 127.0.0.1; 0 for any that is free.
     """
 
+    run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
     port: Port = 8000
 
     def __call__(self) -> None:
         """Serve the page until Ctrl-C."""
-        with server(page(), self.port) as serving:
-            print(f"http://127.0.0.1:{serving.server_port}/  (Ctrl-C ends it)", flush=True)
-            serving.serve_forever()
+        import ncsn
+
+        with tempfile.TemporaryDirectory(prefix="ncsn-play-") as temporary:
+            folder = page()
+            if self.run is not None:  # the page again, but for its model
+                own = Path(temporary) / "page"
+                folder = Path(shutil.copytree(folder, own, ignore=shutil.ignore_patterns("*.onnx")))
+                ncsn.export(ncsn.load(self.run, device="cpu"), folder / "model.onnx")
+            with server(folder, self.port) as serving:
+                print(f"http://127.0.0.1:{serving.server_port}/  (Ctrl-C ends it)", flush=True)
+                serving.serve_forever()
 
 
 def page(package: Path = PACKAGE) -> Path:

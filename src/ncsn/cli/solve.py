@@ -8,7 +8,7 @@ import tyro
 from annotated_types import Interval
 
 from ncsn.cli import console
-from ncsn.cli.options import RunOptions, check_output
+from ncsn.cli.console import RunOptions, check_output
 from ncsn.validation import Count, Levels, Region, Seed
 
 if TYPE_CHECKING:
