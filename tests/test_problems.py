@@ -121,7 +121,9 @@ def test_everything_may_be_made_in_inference_mode() -> None:
         score = posterior(prior, masked(torch.tensor([True, False])), torch.full((6, 1), 4.0), 0.5)
         *_, (_, x) = dpm_solver(score, torch.randn(6, 2, generator=g), Karras(5, 0.02, 5).sigmas(), generator=g)
         image = posterior(lambda v, s: -v * expand(s, v), blurred(1.0), torch.ones(6, 1, 5, 5), 0.5)
-        return torch.cat([x.flatten(), image(torch.ones(6, 1, 5, 5), torch.tensor(0.3)).flatten()])
+        run = Run.of(prior, shape=(2,), sigma_max=40.0, sigma_min=0.02).posterior(first, 1.0, noise_std=0.5)
+        weighed = run.sample(6, levels=5)
+        return torch.cat([x.flatten(), weighed.flatten(), image(torch.ones(6, 1, 5, 5), torch.tensor(0.3)).flatten()])
 
     expected = draw()
     with torch.inference_mode():

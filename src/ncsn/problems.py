@@ -152,7 +152,7 @@ class Observation:
         """
         if not bool(((noise_std > 0) & noise_std.isfinite()).all()):
             raise ValueError(f"noise_std is {noise_std.tolist()}; it must be positive")
-        divisor = noise_std.clone() if noise_std.ndim else 1.0
+        divisor, scale = noise_std.clone() if noise_std.ndim else 1.0, scale.clone()
         linear = linear_part(lambda v: measure(scale * v), torch.zeros_like(shift[None]))
         place = measure(shift[None])  # far from 0, where scale·v is small beside it: it must not meet in one sum
         one = y.shape in (place.shape[1:], ()) and y.numel() == place.numel()
