@@ -29,18 +29,7 @@ from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.problems import Measurement, Observation
 from ncsn.samplers import METHODS, NonFiniteSampleError, Sampling, Step, slerp
-from ncsn.score import (
-    PRECONDITIONINGS,
-    Counted,
-    PreconditioningName,
-    Score,
-    ScoreModel,
-    Sigma,
-    batched,
-    even,
-    guided,
-    tweedie,
-)
+from ncsn.score import PRECONDITIONINGS, Counted, PreconditioningName, Score, ScoreModel, batched, even, guided, tweedie
 from ncsn.validation import Count, GuideName, check_call, one_line, read_json, validated
 
 CONFIG_VERSION = 3
@@ -48,11 +37,11 @@ CONFIG_VERSION = 3
 Label = int | str | Int64[Tensor, "n"]
 Size: TypeAlias = Annotated[int, Interval(ge=0, le=2**20)]  # a width, a number of classes
 Argument: TypeAlias = bool | Size | float | str | tuple[Size, ...] | tuple[float, ...]
+Numbers = Tensor | np.ndarray | Sequence[Any] | float
 Condition = Callable[[Score, int, torch.Generator | None], Score]
 """(the prior's score, how many examples, randomness) → the posterior's score for as many."""
 CPU = torch.device("cpu")
-# Where a posterior has particles by default: in examples of so many numbers, each measured one a backward pass.
-SMALL = 64
+SMALL = 64  # numbers in an example with which a posterior has particles by default: each may take a backward pass
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
 
 
@@ -278,14 +267,9 @@ class Run:
         ``shape``: of one example.  ``sigma_max``, ``sigma_min``: the noise levels that it is sampled between.
         Raises ValueError for noise levels out of range.
         """
-        levels = METHODS["dpmpp-sde"].suited(sigma_max, sigma_min)
+        levels, eps = METHODS["dpmpp-sde"].suited(sigma_max, sigma_min), sigma_min**2 / 2
         sampling = Sampling(
-            sigma_max=sigma_max,
-            sigma_min=sigma_min,
-            sampler="dpmpp-sde",
-            levels=levels,
-            steps=1,
-            eps=sigma_min**2 / 2,
+            sigma_max=sigma_max, sigma_min=sigma_min, sampler="dpmpp-sde", levels=levels, steps=1, eps=eps
         )
         return cls(score=score, recipe=Recipe(network="none", arguments={}, shape=shape, sampling=sampling))
 
@@ -410,9 +394,8 @@ class Run:
                     )
                 if sigma == 0 and self.observation is not None:
                     result.disagreeing = self.observation.disagreeing(x)
-                    if result.disagreeing:
-                        off = f"{result.disagreeing} of {n} samples"
-                        hardware.say(f"{off} disagree with the measurement by more than 5 noise_std")
+                    if off := result.disagreeing:
+                        hardware.say(f"{off} of {n} samples disagree with the measurement by more than 5 noise_std")
                 yield Step(sigma, x if self.units is None else self.units.restore(x))
 
         if self.observation is not None and particles == 1:
@@ -429,9 +412,7 @@ class Run:
         """
         if self.observation is None or not free:
             if particles not in (None, 1):
-                raise ValueError(
-                    f"particles is {particles}; only a posterior by dpmpp-sde has them, unguided, from noise"
-                )
+                raise ValueError(f"particles is {particles}; only posteriors by dpmpp-sde have them, not guided")
             return False, 1
         shared, size = alike and len(self.observation.y) == 1, math.prod(self.recipe.shape)
         if particles is None:
@@ -542,14 +523,7 @@ class Run:
         with hardware.nothing_compiled():
             return tweedie(score, middle, self.recipe.sampling.sigma_max)[which]
 
-    def posterior(
-        self,
-        measure: Measurement,
-        y: Tensor | np.ndarray | Sequence[Any] | float,
-        *,
-        noise_std: Tensor | np.ndarray | Sequence[float] | float,
-        solver_steps: int = 3,
-    ) -> "Run":
+    def posterior(self, measure: Measurement, y: Numbers, *, noise_std: Numbers, solver_steps: int = 3) -> "Run":
         """The run of the posterior p(x | y): what may have been measured as ``y``, sampled in the same way.
 
         y = A x + n with n ~ N(0, σ_y²).  ``measure``: A, a linear function of a batch of examples, (b, *d) → (b, *m),
@@ -560,9 +534,8 @@ class Run:
         and if the run is a posterior already.
         """
         zero = torch.zeros(self.recipe.shape, device=self.device)
-        shift, scale = (
-            (zero, zero + 1) if self.units is None else (self.units.shift.to(zero), self.units.scale.to(zero))
-        )
+        units = Units(zero, zero + 1) if self.units is None else self.units
+        shift, scale = zero + units.shift.to(zero), zero + units.scale.to(zero)
         target, noise = (torch.as_tensor(value, dtype=zero.dtype, device=self.device) for value in (y, noise_std))
         observation = Observation.of(measure, target, noise, shift, scale)
 
@@ -575,7 +548,7 @@ class Run:
         sampling = sampling.but(levels=2 * sampling.method.suited(sampling.sigma_max, sampling.sigma_min))
         return replace(self.conditioned(condition, sampling), observation=observation)
 
-    def replacement(self, known: Bool[Tensor, "*d"] | np.ndarray, y: Tensor | np.ndarray | Sequence[Any]) -> "Run":
+    def replacement(self, known: Bool[Tensor, "*d"] | np.ndarray, y: Numbers) -> "Run":
         """The run that fills in what is not ``known`` of ``y``, as the paper does; by annealed Langevin dynamics.
 
         See ``ncsn.problems.replacement``.  ``y``: one example, or one for each sample; what is not known is ignored.
@@ -594,12 +567,8 @@ class Run:
         """The run of a posterior.  Raises ValueError if the run is one already."""
         if self.condition is not None:
             raise ValueError("the run is a posterior already; measure everything at once, and ask the prior's run")
-        prior = self.score
-
-        def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-            return condition(prior, len(x), None)(x, sigma)
-
-        recipe = replace(self.recipe, sampling=sampling)
+        prior, recipe = self.score, replace(self.recipe, sampling=sampling)
+        score: Score = lambda x, sigma: condition(prior, len(x), None)(x, sigma)  # noqa: E731
         return replace(self, score=score, prior=prior, condition=condition, recipe=recipe)
 
     def log_prob(self, x: Tensor | np.ndarray, **how: Any) -> Float[Tensor, "b"]:
