@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 POINTS, QUIET = "#d1495b", "#8d99ae"  # what is drawn, and what it is compared with
 STYLE: Any = {"font.size": 9, "axes.titlesize": 9.5, "axes.spines.top": False, "axes.spines.right": False}
 Place = Path | str | None
-Extent = tuple[tuple[float, float], tuple[float, float]]
 Panel = tuple[str, Float[Tensor, "n 2"]]
 Noisy = tuple[float, Tensor]  # a step of a sampler: σ and x
 
@@ -129,12 +127,7 @@ def evolution(steps: Sequence[Noisy], path: Place = None, *, examples: int = 8, 
 def evolution_animation(steps: Sequence[Noisy], path: Path | str, *, examples: int = 36) -> None:
     """The same as an animation of a grid, in at most 40 frames and 16 shades, which keeps the file small."""
     frames = [image_grid(visible(x[:examples], sigma), columns=6).quantize(16) for sigma, x in _spread(steps, 40)]
-    _animate(frames, path, milliseconds=120)
-
-
-def _animate(frames: Sequence[Image.Image], path: Path | str, *, milliseconds: int) -> None:
-    """Write frames as a GIF that repeats; the last one stays a while."""
-    durations = [milliseconds] * (len(frames) - 1) + [2500]
+    durations = [120] * (len(frames) - 1) + [2500]  # the last one stays a while
     with atomic(Path(path)) as temporary:
         frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
@@ -148,21 +141,12 @@ def plane(
     return axis, torch.stack([x.flatten(), y.flatten()], 1)
 
 
-def extent_of(points: Float[Tensor, "n 2"]) -> Extent:
-    """From where to where nearly all ``points`` lie, coordinate by coordinate, with a tenth of room."""
-    low, high = points.double().cpu().quantile(torch.tensor([0.001, 0.999], dtype=torch.float64), 0)
-    room = 0.1 * (high - low).clamp_min(1e-12)
-    (left, bottom), (right, top) = (low - room).tolist(), (high + room).tolist()
-    return (left, right), (bottom, top)
-
-
-def _frame(axes: "Axes", title: str, view: float | Extent) -> None:
+def _frame(axes: "Axes", title: str, view: float | None) -> None:
     """Give a panel its title and its limits."""
-    if isinstance(view, tuple):  # in the user's units, of which two need not be alike
-        axes.set(title=title, xlim=view[0], ylim=view[1])
-    else:
+    axes.set(title=title)
+    if view is not None:
         ticks = [-5, 0, 5]
-        axes.set(xticks=ticks, yticks=ticks, title=title, xlim=(-view, view), ylim=(-view, view), aspect="equal")
+        axes.set(xticks=ticks, yticks=ticks, xlim=(-view, view), ylim=(-view, view), aspect="equal")
 
 
 @_styled()
@@ -211,32 +195,14 @@ def score_field(
 
 
 @_styled()
-def scatter_panels(rows: Sequence[Sequence[Panel]], path: Place = None, *, view: float | Extent = 8.0) -> "Figure":
-    """Sets of points in the plane, each under its title, in rows; ``view``: [−view, view]², or from where to where."""
+def scatter_panels(rows: Sequence[Sequence[Panel]], path: Place = None, *, view: float | None = 8.0) -> "Figure":
+    """Sets of points in the plane, each under its title, in rows; ``view``: [−view, view]², or what the points need."""
     figure = _blank(3.4 * len(rows[0]), 3.75 * len(rows))
     for panels, row in zip(figure.subplots(len(rows), len(rows[0]), squeeze=False), rows, strict=True):
         for axes, (title, points) in zip(panels, row, strict=True):
             axes.scatter(*points[:3000].cpu().T.numpy(), s=2.5, alpha=0.45, linewidths=0, color=POINTS)
             _frame(axes, title, view)
     return _finish(figure, path)
-
-
-@_styled()
-def trajectories(states: Sequence[Panel], path: Path | str, *, view: float | Extent = 8.0) -> None:
-    """An animation of points through the ``states``, each under its title; the last one stays a while.
-
-    ``view``: as for ``scatter_panels``.
-    """
-    figure, frames = _blank(4, 4.2), []
-    axes = figure.subplots()
-    dots = axes.scatter([], [], s=4, alpha=0.5, linewidths=0, color=POINTS)
-    for title, points in states:
-        dots.set_offsets(points[:1500].cpu().numpy())
-        _frame(axes, title, view)
-        buffer = BytesIO()
-        figure.savefig(buffer, dpi=90)
-        frames.append(Image.open(buffer).convert("RGB"))
-    _animate(frames, path, milliseconds=180)
 
 
 @_styled()

@@ -125,7 +125,7 @@ def widths_and_batch(settings: Images, pictures: Pictures, device: torch.device)
     A training by steps is taken for one of ten minutes.
     """
     _, height, width = pictures.shape
-    speed = SPEEDS["cuda" if device.type != "cpu" else "slow" if hardware.slow(device) else "fast"]
+    speed = SPEEDS["cuda" if device.type != "cpu" else "fast" if hardware.fast_bfloat16(device) else "slow"]
     whole = speed * 60 * (settings.minutes or 10) / (height * width / 32**2)
 
     def seen(finest: int) -> float:

@@ -22,11 +22,6 @@ TOLERATED = 0.4  # processors that other programs may use before a thread is giv
 FIXED_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # by which a user, or torchrun, sets the number of threads
 
 
-def memory() -> int:
-    """How many bytes of memory this machine has."""
-    return int(psutil.virtual_memory().total)
-
-
 def refresh_interval() -> float:
     """Seconds between updates of a progress bar: a terminal wants many, a log file few."""
     return 0.3 if sys.stderr.isatty() else 30.0
@@ -86,15 +81,9 @@ uncompiled = partial(stance, "force_eager")
 """Within it, networks run as if they were not compiled: torch compiles no gradients that are asked for repeatedly."""
 
 
-def wait(device: torch.device) -> None:
-    """Until the device has done all that it was asked."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
 def memory_of(device: torch.device) -> int:
     """How many bytes of memory the device has, for all who compute on it."""
-    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory()
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else int(psutil.virtual_memory().total)
 
 
 def choose_device(name: str) -> torch.device:
@@ -119,11 +108,6 @@ def fast_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def slow(device: torch.device) -> bool:
-    """Whether the device is a CPU without bfloat16: a tenth of the arithmetic of one that has it."""
-    return device.type == "cpu" and not fast_bfloat16(device)
 
 
 def choose_precision(name: str, device: torch.device) -> str:
