@@ -287,6 +287,31 @@ def test_likelihoods_are_those_of_test_images_in_bits_per_dimension(
     assert [float(number) for number in printed[:5]] == pytest.approx(expected, abs=2e-3)
 
 
+def test_the_error_of_an_image_is_in_bits_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of pixels that depend on each other, so that every probe has another trace."""
+    covariance = 0.05 * torch.eye(16) + 0.2
+
+    def score(x: Tensor, sigma: Sigma, /) -> Tensor:
+        levels = expand(sigma, x).view(-1, 1, 1) ** 2
+        inverse = torch.linalg.inv(covariance + levels * torch.eye(16))
+        answer: Tensor = (inverse @ (0.5 - x).flatten(1)[:, :, None]).view(x.shape)
+        return answer
+
+    images = small_images((1, 4, 4))
+    trained_on(monkeypatch, images)
+    run = use(monkeypatch, Run(score=score, recipe=replace(RECIPE, shape=(1, 4, 4))))
+    cli.main(["likelihood", "it", "-n", "30", "--probes", "2", "--device", "cpu"])
+    printed = re.findall(r"± ([\d.]+)", capsys.readouterr().out)
+    generator = torch.Generator().manual_seed(0)
+    x = dequantize(images.test[torch.randperm(150, generator=generator)[:30]], generator=generator)
+    (part,) = run.likelihoods(x, probes=2, seed=runs.block_seed(0, 1))
+    error = float(part.standard_error.mean()) / (16 * math.log(2))
+    assert error > 0.01
+    assert float(printed[1]) == pytest.approx(error, abs=6e-4)
+
+
 def test_walks_are_guided_from_sample_to_sample(given: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = replace(given, score=PRIOR), tmp_path / "walk.png"
     given.score.forward = PRIOR  # type: ignore[attr-defined]
