@@ -1,6 +1,8 @@
 """Posteriors beside exact ones, and the measurements that they are made of."""
 
+import copy
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +318,20 @@ def test_a_posterior_remembers_that_it_is_one(tmp_path: Path) -> None:
             run.sample(3, particles=4, **how)
     with pytest.raises(ValueError, match="particles is 0"):
         made[0].sample(3, particles=0)
+
+
+def test_a_posterior_of_a_function_of_a_module_is_pickled_and_copied() -> None:
+    known = torch.tensor([True, False])
+    for run in (MODES.posterior(first, [4.0], noise_std=0.5), MODES.replacement(known, [4.0, 0.0])):
+        for again in (pickle.loads(pickle.dumps(run)), copy.deepcopy(run)):
+            assert torch.equal(again.sample(3, seed=1, levels=5), run.sample(3, seed=1, levels=5))
+
+
+def test_replacement_takes_as_many_steps_as_the_unknown_needs() -> None:
+    """The second of three coordinates is 2: the others by the conditional Gaussian."""
+    run = Run.of(gaussian, shape=(3,), sigma_max=20.0, sigma_min=0.05)
+    x = run.replacement(torch.tensor([False, True, False]), [0.0, 0.5, 0.0]).sample(2000, seed=0)[:, 0]
+    assert (float(x.mean()), float(x.std())) == pytest.approx((0.5 + 1.5 * 0.75, 0.55**0.5), abs=0.12)
 
 
 # Which pixels are hidden, drawn by hand.

@@ -10,6 +10,7 @@ plain differentiable functions; their transposes come from automatic differentia
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -113,6 +114,11 @@ def conjugate_gradient(
     return solution
 
 
+def affine(a: Measurement, scale: Tensor | float, shift: Tensor | float, std: Tensor | float, x: Tensor) -> Tensor:
+    """(A(scale·x) − shift)/std.  Partials of it, unlike closures, can be pickled."""
+    return (a(scale * x) - shift) / std
+
+
 def linear_part(measure: Measurement, example: Float[Tensor, "1 *d"]) -> Measurement:
     """The function x ↦ A x − A 0 of a measurement A.
 
@@ -125,7 +131,7 @@ def linear_part(measure: Measurement, example: Float[Tensor, "1 *d"]) -> Measure
     off = (together[0] - 2 * first + 3 * second).abs()
     if not bool((off <= 1e-3 * together.abs().max() + 1e-5 * offset.abs().max()).all()):
         raise ValueError("the measurement is not linear; a linear function of each example, and a constant, is allowed")
-    return lambda x: measure(x) - offset
+    return partial(affine, measure, 1.0, offset, 1.0)
 
 
 @dataclass(frozen=True)
@@ -152,8 +158,8 @@ class Observation:
         """
         if not bool(((noise_std > 0) & noise_std.isfinite()).all()):
             raise ValueError(f"noise_std is {noise_std.tolist()}; it must be positive")
-        divisor, scale = noise_std.clone() if noise_std.ndim else 1.0, scale.clone()
-        linear = linear_part(lambda v: measure(scale * v), torch.zeros_like(shift[None]))
+        divisor, std = (noise_std.clone(), 1.0) if noise_std.ndim else (1.0, float(noise_std))
+        linear = linear_part(partial(affine, measure, scale.clone(), 0.0, 1.0), torch.zeros_like(shift[None]))
         place = measure(shift[None])  # far from 0, where scale·v is small beside it: it must not meet in one sum
         one = y.shape in (place.shape[1:], ()) and y.numel() == place.numel()
         target = y.view(place.shape) if one else y
@@ -162,9 +168,7 @@ class Observation:
             raise ValueError(f"y has shape {tuple(y.shape)}; a measurement has {shape}, or (n, ...) of them")
         if not bool(target.isfinite().all()):
             raise ValueError("y has numbers that are not finite; leave what is not known out of the measurement")
-        return cls(
-            lambda v: linear(v) / divisor, (target - place) / divisor, 1.0 if noise_std.ndim else float(noise_std)
-        )
+        return cls(partial(affine, linear, 1.0, 0.0, divisor), (target - place) / divisor, std)
 
     def disagreeing(self, x: Float[Tensor, "n *d"]) -> int:
         """How many of the samples ``x`` are more than 5 σ_y off what was measured, in one number of it or more."""
@@ -350,6 +354,7 @@ def replacement(
     For ``annealed_langevin`` only, whose steps on each level let the unknown pixels come to terms with fresh noise of
     the known ones again and again.  Samplers that pass a level once do not sample the posterior: of two coordinates
     with correlation 0.9 and the first known to be 1.5, the second is 0.94 ± 0.56 by dpmpp-sde, not 1.35 ± 0.44.
+    On 100 levels it is 1.28 ± 0.49 with two steps on each, 1.32 ± 0.45 with five and 1.34 ± 0.44 with twenty.
     """
 
     def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
