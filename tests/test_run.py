@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from torch import Tensor, nn
 
 import ncsn
 from ncsn import run as runs
+from ncsn.distributions import TOYS, Empirical
 from ncsn.machine import hardware
-from ncsn.problems import masked
+from ncsn.noise import suggest_noise
+from ncsn.problems import blurred, downsampled, masked
 from ncsn.run import Recipe, Run, Units, block_seed
 from ncsn.samplers import Sampling
 from ncsn.score import EDM, Plain, Preconditioning, PreconditioningName, Scaled, ScoreModel, Sigma, expand
@@ -239,8 +242,8 @@ def test_a_smaller_guide_is_told_the_class_too(pictures: Path) -> None:
     run = ncsn.load(pictures, device="cpu")
     run = replace(run, guide=run.score)
     for label in (torch.tensor([0, 1, 1]), "none"):
-        plain = run.sample(3, label=label, guide="smaller", guidance=1.0)
-        assert torch.equal(run.sample(3, label=label, guide="smaller", guidance=2.0), plain)
+        plain = run.sample(3, label=label, guidance=1.0)
+        assert torch.equal(run.sample(3, label=label, guidance=2.0), plain)
         assert not torch.equal(run.sample(3, label=0), plain)
 
 
@@ -368,21 +371,31 @@ def test_walks_begin_and_end_at_samples() -> None:
     assert bool((lengths[:, 2] > 0.85 * lengths[:, [0, -1]].amin(1)).all())
 
 
-@pytest.mark.parametrize("sampler", [*ncsn.METHODS, "posterior", "replacement", "log_prob"])
-def test_no_tensor_is_made_on_the_default_device(sampler: str) -> None:
-    """Where a device is forgotten, a tensor lands on the default one; here that is meta, which cannot be mixed."""
-    run, known = Run(score=model(), recipe=RECIPE, guide=model(1), units=UNITS), torch.tensor([False, True])
-    x, y = UNITS.restore(torch.zeros(2, 2)), torch.tensor([-2.99])
-    how = {"seed": 1, "sampler": sampler, "guidance": 2.0}
-    calls: dict[str, Callable[[], Tensor]] = {
-        "posterior": lambda: run.posterior(masked(known), y, noise_std=0.1).sample(3, levels=3),
-        "replacement": lambda: run.replacement(known, x[0]).sample(3, levels=3),
-        "log_prob": lambda: torch.cat([run.log_prob(x, tolerance=0.1), run.log_prob(x, probes=2, tolerance=0.1)]),
-    }
-    call = calls.get(sampler, lambda: run.sample(3, **how))
-    expected = call()
+LEARNED, KNOWN = Run(score=model(), recipe=RECIPE, guide=model(1), units=UNITS), torch.tensor([False, True])
+MEASURED = LEARNED.posterior(masked(KNOWN), torch.tensor([-2.99]), noise_std=0.1)
+X, IMAGE = torch.ones(4, 2), torch.ones(1, 1, 6, 6)
+CERTAIN: dict[str, Callable[[], Tensor]] = {
+    **{name: partial(LEARNED.sample, 3, seed=1, sampler=name, guidance=2.0) for name in ncsn.METHODS},
+    "particles": lambda: MEASURED.sample(3, levels=3),
+    "posterior": lambda: MEASURED.sample(3, levels=3, sampler="heun"),
+    "replacement": lambda: LEARNED.replacement(KNOWN, UNITS.shift).sample(3, levels=3),
+    "exact trace": lambda: LEARNED.log_prob(UNITS.restore(X), tolerance=0.1),
+    "probes": lambda: LEARNED.log_prob(UNITS.restore(X), probes=2, tolerance=0.1),
+    "walk": lambda: LEARNED.walk(2, 3),
+    "downsampled": lambda: downsampled(2)(IMAGE),
+    "blurred": lambda: blurred(1.0)(IMAGE),
+    "Empirical": lambda: Empirical(X)(X, 0.5) + Empirical(X).log_prob(X, 0.5)[:, None],
+    **{name: partial(lambda toy: toy()(X, 0.5) + toy().log_prob(X, 0.5)[:, None], toy) for name, toy in TOYS.items()},
+    "suggest_noise": lambda: suggest_noise(X.cumsum(0)).noise.sigmas(),
+}
+
+
+@pytest.mark.parametrize("name", CERTAIN)
+def test_no_tensor_is_made_on_the_default_device(name: str) -> None:
+    """That is meta here, which cannot be mixed with others; what draws at random is in test_randomness."""
+    expected = CERTAIN[name]()
     with torch.device("meta"):
-        assert torch.equal(call(), expected)
+        assert torch.equal(CERTAIN[name](), expected)
 
 
 @pytest.mark.parametrize(("name", "way"), [("karras", EDM()), ("scaled", Scaled()), ("plain", Plain())])

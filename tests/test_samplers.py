@@ -12,9 +12,8 @@ from helpers import GaussianScore, z_score, zero_score
 from torch import Generator, Tensor
 
 from ncsn import samplers as ways
-from ncsn.distributions import TOYS, Empirical, GaussianMixture
-from ncsn.noise import Geometric, Karras, suggest_noise
-from ncsn.problems import blurred, downsampled, masked, posterior
+from ncsn.distributions import GaussianMixture
+from ncsn.noise import Geometric, Karras
 from ncsn.run import Recipe, Run
 from ncsn.samplers import METHODS, Method, Sampling, encode, slerp
 from ncsn.score import Counted, guided, tweedie
@@ -24,30 +23,31 @@ MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.5], [2.0, 1.0]]), 0.5, torch.te
 START = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-4.0, 0.2]])
 STAGES = (3.0, 2.0, 0.9, 0.5)
 LADDER = torch.tensor(STAGES)
-Step = Callable[[Tensor, float, float, Callable[[], Tensor]], Tensor]
+Noise = Callable[[], Tensor]
+Step = Callable[[Tensor, float, float, Noise], Tensor]
 
 
 # Every sampler beside its formula.  A step takes x from one level to the next; ``z()`` is the noise that it draws.
 
 
-def langevin_by_hand(x: Tensor, sigma: float, _: float, z: Callable[[], Tensor]) -> Tensor:
+def langevin_by_hand(x: Tensor, sigma: float, _: float, z: Noise) -> Tensor:
     return x + 0.15 * MIXTURE(x, sigma) + math.sqrt(0.3) * z()
 
 
-def annealed_by_hand(x: Tensor, _: float, sigma: float, z: Callable[[], Tensor]) -> Tensor:
+def annealed_by_hand(x: Tensor, _: float, sigma: float, z: Noise) -> Tensor:
     alpha = 0.1 * sigma**2 / 0.25
     for _again in range(2):
         x = x + alpha / 2 * MIXTURE(x, sigma) + math.sqrt(alpha) * z()
     return x
 
 
-def consistent_by_hand(x: Tensor, sigma: float, following: float, z: Callable[[], Tensor]) -> Tensor:
+def consistent_by_hand(x: Tensor, sigma: float, following: float, z: Noise) -> Tensor:
     beta = math.sqrt(1 - ((1 - 0.7) * sigma / following) ** 2)
     return x + 0.7 * sigma**2 * MIXTURE(x, sigma) + beta * following * z()
 
 
 def corrected_by_hand(
-    x: Tensor, sigma: float, following: float, z: Callable[[], Tensor], snr: float = 0.16, corrections: int = 1
+    x: Tensor, sigma: float, following: float, z: Noise, snr: float = 0.16, corrections: int = 1
 ) -> Tensor:
     drop = sigma**2 - following**2
     x = x + drop * MIXTURE(x, sigma) + math.sqrt(drop) * z()
@@ -58,20 +58,20 @@ def corrected_by_hand(
     return x
 
 
-def euler_by_hand(x: Tensor, sigma: float, following: float, z: Callable[[], Tensor]) -> Tensor:
+def euler_by_hand(x: Tensor, sigma: float, following: float, z: Noise) -> Tensor:
     if following > sigma:
         return x + math.sqrt(following**2 - sigma**2) * z()
     return x + (following - sigma) * -sigma * MIXTURE(x, sigma)
 
 
-def heun_by_hand(x: Tensor, sigma: float, following: float, _: Callable[[], Tensor] | None = None) -> Tensor:
+def heun_by_hand(x: Tensor, sigma: float, following: float, _: Noise | None = None) -> Tensor:
     slope = -sigma * MIXTURE(x, sigma)
     other = -following * MIXTURE(x + (following - sigma) * slope, following)
     return x + (following - sigma) * (slope + other) / 2
 
 
 def churned_by_hand(
-    x: Tensor, sigma: float, following: float, z: Callable[[], Tensor], churn: float, low: float = 0, high: float = 9
+    x: Tensor, sigma: float, following: float, z: Noise, churn: float, low: float = 0, high: float = 9
 ) -> Tensor:
     if not low <= sigma <= high:
         return heun_by_hand(x, sigma, following)
@@ -82,7 +82,7 @@ def churned_by_hand(
 def multistep_by_hand(eta: float, last: float) -> Step:
     past: list[tuple[Tensor, float]] = []
 
-    def step(x: Tensor, sigma: float, following: float, z: Callable[[], Tensor]) -> Tensor:
+    def step(x: Tensor, sigma: float, following: float, z: Noise) -> Tensor:
         h, denoised = math.log(sigma / following), x + sigma**2 * MIXTURE(x, sigma)
         a, ahead = 1 - (following / sigma) ** (1 + eta), torch.zeros(())
         if sigma < 3:  # there is a step before this one
@@ -363,7 +363,7 @@ def test_slerp_walks_at_one_pace_along_the_great_circle(generator: Generator) ->
         torch.testing.assert_close(x, pairs[:, 0] * (weight * angle).cos() + pairs[:, 1] * (weight * angle).sin())
 
 
-# What is refused, and on which device tensors are made.
+# What is refused.
 
 ZERO = torch.zeros(1, 1)
 
@@ -413,24 +413,3 @@ def test_ladders_descend_but_for_eulers_restarts(name: str, levels: list[float])
 def test_what_could_not_be_sampled_is_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
-
-
-X, IMAGE, KNOWN = torch.ones(4, 2), torch.ones(1, 1, 6, 6), torch.tensor([True, False])
-CERTAIN: dict[str, Callable[[], Tensor]] = {
-    "slerp": lambda: slerp(X, X.flip(1) * X.cumsum(1), LADDER),
-    "posterior": lambda: posterior(MIXTURE, masked(KNOWN), torch.full((4, 1), 2.0, device="cpu"), 0.3)(X, 0.5),
-    "downsampled": lambda: downsampled(2)(IMAGE),
-    "blurred": lambda: blurred(1.0)(IMAGE),
-    "Empirical": lambda: Empirical(X)(X, 0.5) + Empirical(X).log_prob(X, 0.5)[:, None],
-    **{name: partial(lambda toy: toy()(X, 0.5) + toy().log_prob(X, 0.5)[:, None], toy) for name, toy in TOYS.items()},
-    "ladders": lambda: torch.cat([kind(5, 0.1, n).sigmas() for kind in (Geometric, Karras) for n in (3, 1)]),
-    "suggest_noise": lambda: suggest_noise(X.cumsum(0)).noise.sigmas(),
-}
-
-
-@pytest.mark.parametrize("name", CERTAIN)
-def test_tensors_are_made_on_the_device_of_what_is_given(name: str) -> None:
-    """Whatever the default device is; what draws at random is in test_randomness."""
-    expected = CERTAIN[name]()
-    with torch.device("meta"):
-        assert torch.equal(CERTAIN[name](), expected)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -91,18 +92,11 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_disk_that_is_full_leaves_the_previous_file_whole(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_is_full_leaves_the_previous_file_whole(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"previous")
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as broken:
-        broken.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match=rf"No space left on device: '[^']*/{name}'"):
-            WRITERS[name](tmp_path / name)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with patch("os.fsync", side_effect=full), pytest.raises(OSError, match=rf"No space left on device: '[^']*/{name}'"):
+        WRITERS[name](tmp_path / name)
     assert files_in(tmp_path) == {tmp_path / name: b"previous"}
     WRITERS[name](tmp_path / name)
     assert (tmp_path / name).read_bytes() != b"previous"
@@ -149,8 +143,7 @@ def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
             check_out(path, overwrite=True)
         with pytest.raises(ValueError, match=name), atomic(path) as temporary:
             temporary.write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"mine\.txt exists"):
-        check_out(mine, overwrite=False)
+    assert "mine.txt exists" in refused(lambda: check_out(mine, overwrite=False))
     assert mine.read_text() == "precious"
     gone = tmp_path / "gone" / "x.txt"
     assert refused(lambda: check_out(gone, overwrite=False), naming="gone")
@@ -158,7 +151,7 @@ def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
         pass
 
 
-def test_what_is_overwritten_is_gone_and_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_overwritten_is_gone_and_nothing_else(folder: Path) -> None:
     """An old checkpoint would be continued by the new run; config.json goes last, for a kill may come between."""
     users = {"samples_mine.png", "evaluation.txt", ".x.partial.half", "student"}
     for name in ("metrics.json", "metrics.jsonl", "evaluation.json", "samples_000300.png", *users):
@@ -166,17 +159,10 @@ def test_what_is_overwritten_is_gone_and_nothing_else(folder: Path, monkeypatch:
         (folder / "guide" / name).write_text("{}")
     (folder / "evaluation.npz").mkdir()
     (folder / "evaluation.png").symlink_to(folder / "evaluation.txt")
-    removed: list[Path] = []
-    unlink = Path.unlink
-
-    def noted(path: Path, missing_ok: bool = False) -> None:
-        removed.append(path)
-        unlink(path, missing_ok)
-
-    monkeypatch.setattr(Path, "unlink", noted)
-    storage.claim(folder, overwrite=True).release()
+    with patch.object(Path, "unlink", autospec=True, side_effect=Path.unlink) as unlink:
+        storage.claim(folder, overwrite=True).release()
     assert {path.name for path in files_in(folder)} - {".lock", "evaluation.png"} == users
-    assert removed[-1] == folder / "config.json"
+    assert unlink.call_args.args[0] == folder / "config.json"
     assert (folder / "evaluation.png").is_symlink()
 
 
@@ -298,9 +284,7 @@ def pickled(content: object) -> bytes:
         (CHECKPOINT, pickled([1, 2])),
     ],
 )
-def test_what_is_missing_damaged_not_finite_or_more_than_weights_is_refused(
-    tmp_path: Path, name: str, content: bytes
-) -> None:
+def test_files_that_are_missing_or_damaged_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
     path, read = tmp_path / name, {MODEL: read_tensors, CHECKPOINT: a_state().load}[name]
     assert refused(lambda: read(path), naming=name), "nothing is there"
     path.write_bytes(content)
