@@ -1,6 +1,6 @@
 """What several test files need."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -55,3 +55,15 @@ def refusal(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     printed = capsys.readouterr()
     assert (printed.out, printed.err.count("\n")) == ("", 1)
     return printed.err
+
+
+def refused(call: Callable[[], object], *, naming: str = "") -> str:
+    """What a call is refused with, in one line that names the file; empty if it succeeds.  Anything else passes on."""
+    try:
+        call()
+    except ValueError as error:
+        message = str(error)
+        assert message.isprintable()
+        assert naming in message
+        return message
+    return ""

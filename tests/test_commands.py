@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import ncsn
 from ncsn import data, evaluation, plots
+from ncsn import run as runs
 from ncsn.cli import main as cli
 from ncsn.data.pixels import centres, dequantize, quantize
 from ncsn.machine.interrupts import Stopped
@@ -256,6 +257,29 @@ def test_likelihoods_are_those_of_test_images_in_bits_per_dimension(
     expected = [float(bits.mean()), float(bits.std()) / 40**0.5, 40, 0, 2]
     printed = re.findall(r"-?[\d.]+", capsys.readouterr().out)
     assert [float(number) for number in printed[:5]] == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_error_of_an_image_is_in_bits_too(monkeypatch: Patch, capsys: Printed) -> None:
+    """Of pixels that depend on each other, so that every probe has another trace."""
+    covariance = 0.05 * torch.eye(16) + 0.2
+
+    def score(x: Tensor, sigma: Sigma, /) -> Tensor:
+        levels = expand(sigma, x).view(-1, 1, 1) ** 2
+        inverse = torch.linalg.inv(covariance + levels * torch.eye(16))
+        answer: Tensor = (inverse @ (0.5 - x).flatten(1)[:, :, None]).view(x.shape)
+        return answer
+
+    images = small_images((1, 4, 4))
+    monkeypatch.setattr(Run, "data", Mock(return_value=images))
+    run = use(monkeypatch, Run(score=score, recipe=replace(RECIPE, shape=(1, 4, 4))))
+    cli.main(["likelihood", "it", "-n", "30", "--probes", "2", "--device", "cpu"])
+    printed = re.findall(r"± ([\d.]+)", capsys.readouterr().out)
+    generator = torch.Generator().manual_seed(0)
+    x = dequantize(images.test[torch.randperm(150, generator=generator)[:30]], generator=generator)
+    (part,) = run.likelihoods(x, probes=2, seed=runs.block_seed(0, 1))
+    error = float(part.standard_error.mean()) / (16 * math.log(2))
+    assert error > 0.01
+    assert float(printed[1]) == pytest.approx(error, abs=6e-4)
 
 
 def test_walks_are_guided_from_sample_to_sample(given: Run, tmp_path: Path, capsys: Printed) -> None:

@@ -5,6 +5,7 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -334,6 +335,10 @@ def test_training_sees_all_images_with_their_classes_about_once_an_epoch(tmp_pat
     assert counts.mean() == 20
     assert all(batch.label is not None and batch.label.tolist() == [v % 3 for v in first(batch)] for batch in batches)
     assert len({value // TWELVE for value in first(batches[10])}) > 1, "shuffled beyond a shard"
+    assert images.labels is not None
+    (batch,) = seen(replace(images, labels=replace(images.labels, names=("0", "1"))), 3, 16, 1)
+    assert batch.label is not None
+    assert batch.label.tolist() == [(0, 1, -1)[v % 3] for v in first(batch)], "a class that was not looked at"
     sights = [first(seen(images, seed, 8, 1)[0]) for seed in (0, 1, 5, 0)]
     assert len({tuple(sight) for sight in sights}) == 3, "as those of three processes, or of three steps to begin at"
     assert sights[0] == sights[3]

@@ -233,6 +233,8 @@ def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(features, "teach", None)
         again = evaluation.choose(images)
+        with pytest.raises(TypeError):  # of other classes none is there
+            evaluation.choose(replace(images, labels=replace(labels, train=kinds[0].flip(0))))
     assert (again.digest, again.accuracy) == (first.digest, first.accuracy)
     assert torch.equal(again(images.test).features, first(images.test).features)
     (path,) = (tmp_path / "ncsn" / "classifiers").iterdir()

@@ -73,9 +73,9 @@ def test_the_error_of_a_weight_has_no_sign() -> None:
 def test_density_and_coverage_of_points_on_a_line() -> None:
     """Neighbourhoods reach to the second nearest: 2, 1, 1, 1, 2 around 0, 1, 2, 3, 4."""
     real = torch.arange(5.0)[:, None]
-    density, coverage = density_coverage(real, torch.tensor([[0.5], [0.2], [20.0]]), k=2)
-    # 0.5 is within those of 0, 1; 0.2 within those of 0, 1; 20 within none: 4/(2·3), and two of five are reached.
-    assert density == pytest.approx(4 / 6)
+    density, coverage = density_coverage(real, torch.tensor([[0.5], [-1.5], [20.0]]), k=2)
+    # 0.5 is within those of 0 and 1, −1.5 within that of 0, 20 within none: 3/(2·3), and two of five are reached.
+    assert density == pytest.approx(3 / 6)
     assert coverage == pytest.approx(2 / 5)
 
 

@@ -87,7 +87,7 @@ class Evaluate(SamplingOptions, RunOptions):
 class Likelihood(RunOptions):
     """The likelihood of the test images under a model, in bits per dimension, with error bars.
 
-    In Python ``run.likelihood`` gives the number of every image.
+    In Python ``run.log_prob`` gives the number of every image.
 
     Args:
         n: How many test images.
