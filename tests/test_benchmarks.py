@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import bench
-import numpy as np
 import pytest
-import scaling
 import torch
 from peers import PEERS
 
@@ -76,30 +74,6 @@ def test_a_table_has_the_longest_budgets_first_and_ratios_to_ours_of_the_same_da
     assert lines[3][11] == "1.00", "a speed is a ratio to ours on the same data"
     bench.plot(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
-
-
-def test_rows_are_compared_with_ours_of_the_same_classes_and_as_many_samples() -> None:
-    told = row(1.0, told_classes=True)
-    assert bench.beside(row(16.0, peer="reference"), [told]) is told, "it knows of no classes"
-    assert bench.beside(row(16.0, peer="reference"), [told, OURS]) is OURS
-    assert bench.beside(row(8.0, peer="azula"), [told]) is None, "it could have been told"
-    assert bench.beside(row(6.0, processor="AVX"), [OURS]) is None
-    fewer = row(8.0)
-    fewer["metrics"]["frechet_distance"]["training"] = 2.1
-    assert bench.over_ours(fewer, OURS) == pytest.approx(2), "as many of ours are 2.0 + 2.1 - 0.1 off"
-
-
-def test_the_readme_has_the_marks_that_the_table_goes_between() -> None:
-    text = (bench.HERE / "README.md").read_text(encoding="utf-8")
-    assert text.index(bench.MARKS[0]) < text.index(bench.MARKS[1])
-
-
-def test_exponents() -> None:
-    x = [1.0, 2.0, 4.0, 8.0]
-    assert scaling.exponent(x, [3 * value**1.5 for value in x]) == "1.50 ± 0.00 | 1.50"
-    noisy = [float(value) for value in 10 + np.array([1, 10, 100, 1000])]
-    fitted, last = scaling.exponent([1, 10, 100, 1000], noisy).split(" | ")
-    assert fitted < "0.80" < "0.95" < last < "1.00", "what does not grow matters least at the end"
 
 
 @pytest.mark.slow
