@@ -1,13 +1,21 @@
 """What several test files need."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
 import torch
 from jaxtyping import config
 from torch import Tensor
 
+from ncsn.cli import main as cli
+from ncsn.run import Argument, Recipe
+from ncsn.samplers import Sampling
 from ncsn.score import Sigma, expand
+
+SAMPLING = Sampling(sigma_max=20.0, sigma_min=0.01, sampler="dpmpp-sde", levels=12, steps=1, eps=2e-5, guidance=2.0)
+SMALL: dict[str, Argument] = {"image_channels": 1, "channels": (8, 8), "blocks": 1, "features": 8}
+DIGITS = Recipe(network="UNet", arguments=SMALL, shape=(1, 28, 28), sampling=SAMPLING)
 
 
 def z_score(samples: Tensor, expected: float) -> float:
@@ -37,3 +45,25 @@ def unchecked() -> Iterator[None]:
         yield
     finally:
         config.update("jaxtyping_disable", False)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """Run ``ncsn`` with arguments that must be refused; returns the line that says why."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match=r"^2$"):
+        cli.main(list(args))
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    return printed.err
+
+
+def refused(call: Callable[[], object], *, naming: str = "") -> str:
+    """What a call is refused with, in one line that names the file; empty if it succeeds.  Anything else passes on."""
+    try:
+        call()
+    except ValueError as error:
+        message = str(error)
+        assert message.isprintable()
+        assert naming in message
+        return message
+    return ""

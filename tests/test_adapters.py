@@ -90,7 +90,6 @@ def test_beyond_its_noise_levels_a_model_is_asked_at_its_last_one_with_a_warning
         actual = score(x, sigma)
     seen = x / (1 + sigma**2) ** 0.5 * (1 + largest**2) ** 0.5
     torch.testing.assert_close(actual, -largest * (seen - MEAN) / (STD**2 + largest**2) / sigma)
-    torch.testing.assert_close(actual, truth(x, sigma), rtol=0.01, atol=0)
 
 
 @pytest.mark.parametrize("alphas", [[0.9], [0.9, 0.95], [1.0, 0.5], [0.9, 0.0], [[0.9, 0.5]], [0.9, float("nan")]])

@@ -1,34 +1,23 @@
 """The side-by-side runs and the measurements of scaling: peers learn and sample, tables say what rows say."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import bench
-import numpy as np
 import pytest
-import scaling
 import torch
 from peers import PEERS
-
-LIBRARIES = {
-    "reference": "ncsn",
-    "diffusers": "diffusers",
-    "azula": "azula",
-    "denoising-diffusion-pytorch": "denoising_diffusion_pytorch",
-}
 
 
 @pytest.mark.filterwarnings("ignore")  # other people's
 @pytest.mark.slow
 @pytest.mark.parametrize(("shape", "classes"), [((1, 28, 28), 0), ((3, 32, 32), 10)])
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", ["reference", "diffusers"])  # those that continuous integration installs
 def test_peers_learn_and_sample(
     name: str, shape: tuple[int, int, int], classes: int, generator: torch.Generator
 ) -> None:
-    pytest.importorskip(LIBRARIES[name])
     torch.manual_seed(0)
     peer, x = PEERS[name](shape, classes), torch.rand(4, *shape, generator=generator)
     label = torch.tensor([0, 3, 9, 3]) if classes and peer.classes else None
@@ -73,12 +62,8 @@ def row(distance: float, **other: Any) -> dict[str, Any]:
 
 def test_a_table_has_the_longest_budgets_first_and_ratios_to_ours_of_the_same_data(tmp_path: Path) -> None:
     slow = {"training_images_per_second": 50.0, "sampling_images_per_second": 10.0}
-    results = [
-        row(8.0, peer="azula", **slow),
-        row(4.0, minutes=5.0),
-        OURS,
-        row(90.0, data="cifar10", training_images_per_second=7.0),
-    ]
+    other = row(90.0, data="cifar10", training_images_per_second=7.0)
+    results = [row(8.0, peer="azula", **slow), row(4.0, minutes=5.0), OURS, other]
     lines = [line.split(" | ") for line in bench.table(results).splitlines()[2:]]
     assert [(line[0], line[2], line[3]) for line in lines] == [
         ("| mnist", "10", "ours"), ("| mnist", "10", "azula"), ("| mnist", "5", "ours"), ("| cifar10", "10", "ours")
@@ -91,40 +76,10 @@ def test_a_table_has_the_longest_budgets_first_and_ratios_to_ours_of_the_same_da
     assert (tmp_path / "plot.png").stat().st_size > 5000
 
 
-def test_rows_are_compared_with_ours_of_the_same_classes_and_as_many_samples() -> None:
-    told = row(1.0, told_classes=True)
-    assert bench.beside(row(16.0, peer="reference"), [told]) is told, "it knows of no classes"
-    assert bench.beside(row(16.0, peer="reference"), [told, OURS]) is OURS
-    assert bench.beside(row(8.0, peer="azula"), [told]) is None, "it could have been told"
-    assert bench.beside(row(6.0, processor="AVX"), [OURS]) is None
-    fewer = row(8.0)
-    fewer["metrics"]["frechet_distance"]["training"] = 2.1
-    assert bench.over_ours(fewer, OURS) == pytest.approx(2), "as many of ours are 2.0 + 2.1 - 0.1 off"
-
-
-def test_the_readme_has_the_marks_that_the_table_goes_between() -> None:
-    text = (bench.HERE / "README.md").read_text(encoding="utf-8")
-    assert text.index(bench.MARKS[0]) < text.index(bench.MARKS[1])
-
-
-def test_exponents() -> None:
-    x = [1.0, 2.0, 4.0, 8.0]
-    assert scaling.exponent(x, [3 * value**1.5 for value in x]) == "1.50 ± 0.00 | 1.50"
-    noisy = [float(value) for value in 10 + np.array([1, 10, 100, 1000])]
-    fitted, last = scaling.exponent([1, 10, 100, 1000], noisy).split(" | ")
-    assert fitted < "0.80" < "0.95" < last < "1.00", "what does not grow matters least at the end"
-
-
 @pytest.mark.slow
 def test_a_small_setting_is_measured_and_printed(tmp_path: Path) -> None:
     words = ["--seconds", "0.001", "--points", "2", "--only", "sampling", "--out", str(tmp_path / "found.json")]
-    done = subprocess.run(
-        [sys.executable, str(bench.HERE / "scaling.py"), *words],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "| sampling | batch | 10 to 20 |" in done.stdout
-    assert "training step" not in done.stdout
+    script = [sys.executable, str(bench.HERE / "scaling.py"), *words]
+    printed = subprocess.run(script, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert "| sampling | batch | 10 to 20 |" in printed
+    assert "training step" not in printed

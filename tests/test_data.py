@@ -1,7 +1,6 @@
 """Bytes and reals, batches, MNIST, single images, what a file's pixels mean, and where a run finds its images again."""
 
 import hashlib
-import io
 import shutil
 import struct
 import zlib
@@ -53,9 +52,8 @@ def test_a_depth_restores_levels_and_clips_integers_alone(depth: Depth, restored
 
 def test_images_describe_themselves() -> None:
     pixels = torch.zeros(7, 3, 4, 5, dtype=torch.uint8)
-    labels = Labels(
-        train=torch.tensor([0, 1, 1]), validation=torch.tensor([0, 1]), test=torch.tensor([1, 1]), names=("cat", "dog")
-    )
+    both = torch.tensor([0, 1])
+    labels = Labels(train=torch.tensor([0, 1, 1]), validation=both, test=both, names=("cat", "dog"))
     images = Images(pixels[:3], pixels[:2], pixels[:2], labels, said=("alpha on white: 2 of 7 images",))
     line = "7 images, 4 × 5, RGB, alpha on white, 2 classes (cat, dog); 3 / 2 / 2 for training, validation, test"
     assert images.describe() == line
@@ -129,10 +127,9 @@ def test_examples_by_index() -> None:
 
 
 def test_examples_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def read(
-        name: str, shape: tuple[int, ...], depth: Depth = BYTES, *, fit: bool = True, **options: str
-    ) -> np.ndarray:
-        return read_example(str(tmp_path / name), shape, None, Reading(**options), depth, fit=fit).numpy()  # type: ignore[arg-type]
+    def read(name: str, shape: tuple[int, ...], depth: Depth = BYTES, *, fit: bool = True) -> np.ndarray:
+        # The size that the run's own images were read in is not asked for.
+        return read_example(str(tmp_path / name), shape, None, Reading(size="7"), depth, fit=fit).numpy()
 
     values = np.arange(500, 1000, 25).reshape(5, 4)
     halves = np.array([[10, 60, 30]] * 20 + [[200, 0, 90]] * 20, np.uint8) * np.ones((20, 1, 1), np.uint8)
@@ -151,9 +148,8 @@ def test_examples_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (read("bytes.png", (1, 5, 4), twelve) == (values // 4).astype(np.float32) / 255).all()
     assert capsys.readouterr().err == ""
     luma = (42.5, 70.5)  # 0.299 · 10 + 0.587 · 60 + 0.114 · 30, and of the other half
-    # The size that the run's own images were read in is not asked for.
-    assert tuple(256 * read("wide.png", (1, 30, 40), size="7")[0, 15, [0, -1]]) == luma
-    assert tuple(256 * read("wide.png", (1, 20, 40), fit=False, size="7")[0, 15, [0, -1]]) == luma
+    assert tuple(256 * read("wide.png", (1, 30, 40))[0, 15, [0, -1]]) == luma
+    assert tuple(256 * read("wide.png", (1, 20, 40), fit=False)[0, 15, [0, -1]]) == luma
     assert "wide.png: made grey, crop to 30 x 40\n" in capsys.readouterr().err
     for name, shape, depth, why in (
         ("wide.png", (4, 20, 40), BYTES, r"has shape \(3, 20, 40\)"),
@@ -169,9 +165,7 @@ def test_examples_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 # Where a run's images are
 
 
-def test_images_are_found_where_they_were_and_where_they_are_now(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_are_found_where_they_were_and_are_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "here", {f"{i}.png": i for i in range(30)})
     reading = Reading(size="4", fit="stretch")
@@ -225,12 +219,10 @@ def png_of(width: int, height: int, bits: int, colour: int, rows: np.ndarray) ->
 
 
 @pytest.mark.parametrize(
-    ("background", "colour"), [("white", (255,) * 3), ("black", (0,) * 3), ("#102030", (16, 32, 48))]
+    ("background", "colour"), [("white", [255] * 3), ("black", [0] * 3), ("#102030", [16, 32, 48])]
 )
 @pytest.mark.parametrize("channels", [2, 4])
-def test_what_is_transparent_shows_the_background(
-    tmp_path: Path, background: str, colour: tuple[int, ...], channels: int
-) -> None:
+def test_transparency_shows_the_background(tmp_path: Path, background: str, colour: list[int], channels: int) -> None:
     pixels = BYTE[..., :channels].copy()
     pixels[3, ..., -1] = 255  # an opaque one, which no background changes
     images = loaded(tmp_path, encoder(pixels), background=background)
@@ -244,20 +236,14 @@ def test_what_is_transparent_shows_the_background(
 
 
 @pytest.mark.parametrize(
-    ("scale", "shift", "depth"),
-    [
-        (1, 0, Depth("float32", 0, 1)),
-        (4000, -1000, None),
-        (0, 0.5, Depth("float32", 0, 1)),
-        (0, 7, Depth("float32", 7, 8)),
-    ],
+    ("scale", "shift", "ends"), [(1, 0, (0, 1)), (4000, -1000, None), (0, 0.5, (0, 1)), (0, 7, (7, 8))]
 )
 def test_floats_are_in_the_unit_interval_or_have_the_range_of_the_data(
-    tmp_path: Path, scale: float, shift: float, depth: Depth | None
+    tmp_path: Path, scale: float, shift: float, ends: tuple[float, float] | None
 ) -> None:
     real = (scale * REAL + shift).astype(np.float32)
     images = loaded(tmp_path, encoder(real, "TIFF"), "TIFF")
-    assert images.depth == (depth or Depth("float32", float(real.min()), float(real.max())))
+    assert images.depth == Depth("float32", *(ends or (float(real.min()), float(real.max()))))
     assert np.allclose(images.depth.restored(in_order(images))[:, 0], real, atol=1e-3)
     assert bool(images.said) == (images.depth.high != 1)
 
@@ -272,6 +258,7 @@ def test_bytes_among_deep_images_keep_their_meaning(tmp_path: Path) -> None:
 
 
 ROWS = 257 * (np.arange(10)[:, None] + np.arange(36)).astype(">u2").reshape(10, 2, 18)
+NARROWED = ROWS.reshape(10, 2, 6, 3) // 257, 1, "8 of 16 bits: 10"
 GREY = BYTE[..., :1]
 ORANGE = Image.new("CMYK", (4, 5), (0, 128, 255, 0))
 
@@ -305,14 +292,8 @@ KINDS: dict[str, tuple[str, Encode, np.ndarray, int, str]] = {
     "some grey": ("png", some_grey, np.where(np.arange(10)[:, None, None, None] == 3, BYTE[..., :3], GREY), 0, ""),
     "CMYK": ("tif", lambda _: packed(ORANGE, "TIFF"), np.full((10, 5, 4, 3), [255, 127, 0]), 3, "CMYK as RGB: 10"),
     "CMYK by Adobe": ("jpg", lambda _: packed(ORANGE, "JPEG"), np.full((10, 5, 4, 3), [255, 127, 0]), 3, "CMYK as"),
-    "PPM": (
-        "ppm",
-        lambda i: b"P6 6 2 65535\n" + ROWS[i].tobytes(),
-        ROWS.reshape(10, 2, 6, 3) // 257,
-        1,
-        "8 of 16 bits: 10",
-    ),
-    "PNG": ("png", lambda i: png_of(6, 2, 16, 2, ROWS[i]), ROWS.reshape(10, 2, 6, 3) // 257, 1, "8 of 16 bits: 10"),
+    "PPM": ("ppm", lambda i: b"P6 6 2 65535\n" + ROWS[i].tobytes(), *NARROWED),
+    "PNG": ("png", lambda i: png_of(6, 2, 16, 2, ROWS[i]), *NARROWED),
 }
 
 
@@ -378,8 +359,6 @@ def test_a_size_that_is_asked_for_or_else_needed(tmp_path: Path) -> None:
 
 def test_decompression_bombs_and_programs_are_no_images(tmp_path: Path) -> None:
     """Pillow refuses the first; PostScript with the suffix of an image is not handed to an interpreter."""
-    buffer = io.BytesIO()
-    Image.new("L", (4, 4)).save(buffer, "EPS")
-    odd = {3: png_of(60_000, 60_000, 8, 0, WIDE[0]), 4: buffer.getvalue()}
+    odd = {3: png_of(60_000, 60_000, 8, 0, WIDE[0]), 4: packed(Image.new("L", (4, 4)), "EPS")}
     with pytest.raises(ValueError, match=r"2 of 12: .*03\.png \(Image size .*04\.png \(cannot identify"):
         loaded(tmp_path, lambda i: odd.get(i) or encoder(BYTE)(i % 10), n=12, max_broken=1)

@@ -32,6 +32,15 @@ def parts(*names: str) -> dict[str, int]:
     return {f"{name}/{i}.png": 100 * k + i for k, (name, n) in enumerate(sizes) for i in range(n)}
 
 
+def tarred(place: Path, files: Mapping[str, bytes]) -> str:
+    with tarfile.open(place, "w:gz" if place.suffix == ".gz" else "w") as file:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return str(place)
+
+
 def archive(place: Path, files: Mapping[str, int | bytes]) -> str:
     """Files, as bytes or as the value of an image, in a zip or tar archive, and in no order of theirs."""
     whole = {name: png(value) if isinstance(value, int) else value for name, value in files.items()}
@@ -41,12 +50,7 @@ def archive(place: Path, files: Mapping[str, int | bytes]) -> str:
             for name in names:
                 file.writestr(name, whole[name])
         return str(place)
-    with tarfile.open(place, "w:gz" if place.suffix == ".gz" else "w") as file:
-        for name in names:
-            info = tarfile.TarInfo(name)
-            info.size = len(whole[name])
-            file.addfile(info, io.BytesIO(whole[name]))
-    return str(place)
+    return tarred(place, {name: whole[name] for name in names})
 
 
 @pytest.mark.parametrize("wrapping", ["", "set/v1/", "set\\"])
@@ -109,8 +113,7 @@ def test_broken_files_move_no_others(tmp_path: Path) -> None:
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0)).tolist()
     assert values(whole.validation) + values(whole.test) + values(whole.train) == order
     odd = {"03": b"no image", "17": png(17)[:50], "20": b"", "21": b"", "22": b""}  # the header of the second is whole
-    for name, content in odd.items():
-        (tmp_path / f"{name}.png").write_bytes(content)
+    write(tmp_path, {f"{name}.png": content for name, content in odd.items()})
     for name in ("20", "21"):
         (tmp_path / f"{name}.png").unlink()
     os.mkfifo(tmp_path / "20.png")
@@ -181,11 +184,12 @@ def saved(place: Path, **arrays: object) -> str:
     return str(place)
 
 
-FORMS = [(STACK, STACK[..., None]), (STACK[:, None], STACK[..., None]), (COLOUR, COLOUR), (FOUR, FOUR)]
+GREY = STACK[..., None]
+FORMS = [(STACK, GREY), (STACK[:, None], GREY), (COLOUR, COLOUR), (FOUR, FOUR), (COLOUR.transpose(0, 3, 1, 2), COLOUR)]
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
-@pytest.mark.parametrize(("array", "last"), [*FORMS, (COLOUR.transpose(0, 3, 1, 2), COLOUR)])
+@pytest.mark.parametrize(("array", "last"), FORMS)
 def test_arrays_of_every_form(tmp_path: Path, array: np.ndarray, last: np.ndarray, suffix: str) -> None:
     for anything in (array, np.asfortranarray(array)):
         images = load_images(saved(tmp_path / f"x.{suffix}", anything=anything))
@@ -270,22 +274,20 @@ TWELVE = 12  # images in a shard
 SIX = "x-000 x-001 x-002 x-003 x-004 x-005"
 
 
-def written(path: Path, images: list[bytes], numbers: list[int]) -> None:
+def written(path: Path, images: list[bytes], start: int = 0) -> None:
     """A shard as WebDataset's tools write them, or tar: a caption, the image and its class lie beside one another."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for number, image in zip(numbers, images, strict=True):
-            for suffix, content in (("txt", b"a caption"), ("PNG", image), ("cls", f"{number % 3}\n".encode())):
-                info = tarfile.TarInfo(f"./v1.0/{number:04}.{suffix}")
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
+    files: dict[str, bytes] = {}
+    for number, image in enumerate(images, start):
+        parts = {"txt": b"a caption", "PNG": image, "cls": f"{number % 3}\n".encode()}
+        files |= {f"./v1.0/{number:04}.{suffix}": content for suffix, content in parts.items()}
+    tarred(path, files)
 
 
 def made(folder: Path, names: str = SIX) -> str:
     """A folder of shards of 12 images with three classes, numbered through."""
     for k, name in enumerate(names.split()):
-        numbers = [*range(TWELVE * k, TWELVE * k + TWELVE)]
-        written(folder / f"{name}.tar", [png(number) for number in numbers], numbers)
+        written(folder / f"{name}.tar", [png(TWELVE * k + i) for i in range(TWELVE)], TWELVE * k)
     return str(folder)
 
 
@@ -346,7 +348,7 @@ def test_images_become_what_they_become_elsewhere(tmp_path: Path) -> None:
     """Equal channels are grey, other sizes are fitted: in what is looked at and in what is trained on."""
     squares = [packed(Image.new("RGB", (10 + i % 3, 9), (i, i, i))) for i in range(TWELVE)]
     for k in range(3):
-        written(tmp_path / f"{k}.tar", squares, [*range(TWELVE)])
+        written(tmp_path / f"{k}.tar", squares)
     images = load_images(str(tmp_path), reading=Reading(size="6"))
     batch = next(stream(images, Reading(size="6"), 4, torch.Generator(), labels=False, flip=True))
     assert batch.x.shape == (4, *images.shape) == (4, 1, 6, 6)
@@ -363,12 +365,10 @@ ODD = {
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_what_is_broken_or_of_another_kind_is_counted(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_broken_or_another_kind_is_counted(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ncsn.data.sources.LOOKED_AT", 20)
     made(tmp_path)
-    written(tmp_path / "x-000.tar", [ODD[kind] if v == 7 else png(v) for v in range(TWELVE)], [*range(TWELVE)])
+    written(tmp_path / "x-000.tar", [ODD[kind] if v == 7 else png(v) for v in range(TWELVE)])
     images = load_images(str(tmp_path))
     with pytest.raises(ValueError, match=r"x-000\.tar .*0007 cannot be read \(.*--max-broken is 1"):
         seen(images, 0, 16, 60, max_broken=1)

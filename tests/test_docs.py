@@ -213,12 +213,3 @@ def test_the_page_is_tested_against_what_the_package_computes_today() -> None:
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     compare(script.values(), json.loads(script.PLACE.read_text(encoding="utf-8")), "values")
-
-
-def test_lines_of_code_are_counted(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text(
-        '"""Two\nlines."""\n\n# none\nx = """a\nb"""\n\ndef f():\n    """None."""\n    return (1,\n\n 2)\n'
-    )
-    (tmp_path / "b.txt").write_text("x = 1\n")
-    command = [sys.executable, str(ROOT / "scripts" / "codelines.py"), str(tmp_path)]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "5 lines of code in 1 files\n"

@@ -1,6 +1,5 @@
 """Runs on Hugging Face's hub: what is sent and what is not, and that what is fetched is read as any run."""
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,43 +9,36 @@ from unittest.mock import Mock, create_autospec
 
 import huggingface_hub
 import pytest
+from helpers import DIGITS, refusal
 from huggingface_hub import HfApi, constants
+from pictures import write
 
 import ncsn
 from ncsn import run as runs
 from ncsn import storage
 from ncsn.cli import main as cli
-from ncsn.run import Recipe, Run
-from ncsn.samplers import Sampling
+from ncsn.data import Origin, Reading
+from ncsn.run import Run
 from ncsn.storage import SHARED
 
 SENT = {"README.md", "config.json", "model.safetensors", "metrics.json", "evaluation.json"}
 SENT |= {"guide/config.json", "guide/model.safetensors"}
-RECIPE = Recipe(
-    network="UNet",
-    arguments={"image_channels": 1, "channels": (8, 8), "blocks": 1, "features": 8},
-    shape=(1, 8, 8),
-    sampling=Sampling(sigma_max=5.0, sigma_min=0.01, sampler="dpmpp-sde", levels=5, steps=1, eps=5e-5, guidance=2.0),
-)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run with a guide, its data, its numbers, settings that name places, and files that are nobody's business."""
-    score, guide = RECIPE.build(0.13, 0.31), RECIPE.build(0.2, 0.4)
+    score, guide = DIGITS.build(0.13, 0.31), DIGITS.build(0.2, 0.4)
     settings = {"dataset": "~/secret/pets", "more": "../secret/cats.zip", "other": "C:\\secret\\dogs", "size": "8x8"}
     folder = tmp_path / "run"
-    Run(score=score, recipe=RECIPE, guide=guide, experiment="images", settings=settings).save(folder)
-    reading = {"size": "8", "fit": "crop", "background": "white", "max_broken": 0}
-    data: dict[str, Any] = {"dataset": "/home/secret/pets.zip", "folder": None, "reading": reading}
-    data |= {"digest": "01ab", "split": [30, 4, 5]}
-    storage.write_json(folder / "config.json", json.loads((folder / "config.json").read_text()) | {"data": data})
+    data = Origin(dataset="/home/secret/pets.zip", folder=None, reading=Reading(), digest="01ab", split=(30, 4, 5))
+    it = Run(score=score, recipe=DIGITS, guide=guide, experiment="images", settings=settings, origin=data)
+    it.save(folder)
     for name in ("checkpoint.pt", "samples.png", "it.py", "README.md"):
         (folder / name).write_bytes(b"secret")
     storage.write_json(folder / "metrics.json", {"step": 1200, "bands": [1.0], "made_in": "runs/secret/it"})
-    storage.write_json(
-        folder / "evaluation.json", {"run_digest": ncsn.load(folder).digest, "data": "/home/secret/pets", "n": 400}
-    )
+    judged = {"run_digest": it.digest, "data": "/home/secret/pets", "n": 400}
+    storage.write_json(folder / "evaluation.json", judged)
     return folder
 
 
@@ -74,16 +66,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Mock:
     return api
 
 
-def refusal(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    """Run ``ncsn`` with arguments that must be refused; returns the line that says why."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit, match="2"):
-        cli.main(list(args))
-    printed = capsys.readouterr()
-    assert (printed.out, printed.err.count("\n")) == ("", 1)
-    return printed.err
-
-
 def test_a_push_sends_a_run_privately_and_nothing_else_and_replaces_another(
     hub: Mock, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,15 +79,12 @@ def test_a_push_sends_a_run_privately_and_nothing_else_and_replaces_another(
     card = hub.sent["README.md"].decode()
     assert huggingface_hub.ModelCard(card).data.to_dict() == {"library_name": "ncsn"}
     assert "hf://ada/new" in card
-    for name, content in hub.sent.items():
-        (tmp_path / "there" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "there" / name).write_bytes(content)
-    here, there = ncsn.load(run, device="cpu"), ncsn.load(tmp_path / "there", device="cpu")
+    here, there = ncsn.load(run, device="cpu"), ncsn.load(write(tmp_path / "there", hub.sent), device="cpu")
     assert (there.digest, there.experiment) == (here.digest, "images")
     assert there.settings == {"dataset": "pets", "more": "cats.zip", "other": "dogs", "size": "8x8"}
     assert here.origin is not None
     assert there.origin == replace(here.origin, dataset="pets.zip")
-    runs.write_model(run, RECIPE.build(0.1, 0.3))  # training goes on: the evaluation is of other weights
+    runs.write_model(run, DIGITS.build(0.1, 0.3))  # training goes on: the evaluation is of other weights
     cli.main(["push", str(run), "ada/open", "--public"])
     assert not hub.create_repo.call_args.kwargs["private"]
     asked = hub.upload_folder.call_args.kwargs

@@ -75,7 +75,7 @@ def test_score_field_shows_both_fields_and_their_relative_error() -> None:
         return 1.5 * MIXTURE(x, sigma)
 
     figure: Any = plots.score_field(score, MIXTURE, [0.5, 2.0], POINTS, view=4)
-    _, fine = plots.plane(4, 160)
+    fine = torch.cartesian_prod(*[torch.linspace(-4, 4, 160)] * 2).flip(1)  # rows go up, columns to the right
     for row, sigma in enumerate((0.5, 2.0)):
         exact, estimate, error = figure.axes[3 * row : 3 * row + 3]
         size = MIXTURE(fine, sigma).norm(dim=1).view(160, 160)

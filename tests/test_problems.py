@@ -3,7 +3,8 @@
 import copy
 import math
 import pickle
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from helpers import GaussianScore, unchecked, z_score
 from torch import Generator, Tensor
 
 from ncsn.distributions import GaussianMixture
-from ncsn.noise import Karras
 from ncsn.problems import (
     Measurement,
     Observation,
@@ -27,7 +27,6 @@ from ncsn.problems import (
     replacement,
 )
 from ncsn.run import Run
-from ncsn.samplers import dpm_solver
 from ncsn.score import Sigma, expand
 from ncsn.validation import Region
 
@@ -118,14 +117,11 @@ def test_more_steps_are_no_worse_where_the_product_is_not_symmetric(generator: G
 
 def test_everything_may_be_made_in_inference_mode() -> None:
     def draw() -> Tensor:
-        g = torch.Generator().manual_seed(0)
-        prior = GaussianMixture(torch.tensor([[-5.0, -5.0], [5.0, 5.0]]))
-        score = posterior(prior, masked(torch.tensor([True, False])), torch.full((6, 1), 4.0), 0.5)
-        *_, (_, x) = dpm_solver(score, torch.randn(6, 2, generator=g), Karras(5, 0.02, 5).sigmas(), generator=g)
+        points = posterior(MODES.score, masked(torch.tensor([True, False])), torch.full((6, 1), 4.0), 0.5)
         image = posterior(lambda v, s: -v * expand(s, v), blurred(1.0), torch.ones(6, 1, 5, 5), 0.5)
-        run = Run.of(prior, shape=(2,), sigma_max=40.0, sigma_min=0.02).posterior(first, 1.0, noise_std=0.5)
-        weighed = run.sample(6, levels=5)
-        return torch.cat([x.flatten(), weighed.flatten(), image(torch.ones(6, 1, 5, 5), torch.tensor(0.3)).flatten()])
+        drawn = MODES.posterior(first, 1.0, noise_std=0.5).sample(6, levels=5)
+        scores = points(torch.ones(6, 2), 0.7), image(torch.ones(6, 1, 5, 5), torch.tensor(0.3))
+        return torch.cat([x.flatten() for x in (drawn, *scores)])
 
     expected = draw()
     with torch.inference_mode():
@@ -138,17 +134,6 @@ def test_a_posterior_of_numbers_is_that_of_points_on_a_line_and_there_may_be_non
     numbers, points = posterior(line, identity, y, 0.3), posterior(line, identity, y[:, None], 0.3)
     assert torch.equal(numbers(x, 0.7), points(x[:, None], 0.7)[:, 0])
     assert posterior(line, identity, y[:0], 0.3)(x[:0], 0.7).shape == (0,)
-
-
-def test_what_is_no_measurement_is_refused(generator: Generator) -> None:
-    """Among them one of another shape: it would be broadcast, every measurement against every example."""
-    with pytest.raises(ValueError, match="noise_std is 0"):
-        posterior(gaussian, identity, torch.zeros(1, 3), 0.0)
-    with pytest.raises(ValueError, match="steps is 0"):
-        posterior(gaussian, identity, torch.zeros(1, 3), 0.1, steps=0)
-    score = posterior(gaussian, lambda v: v[:, :1], torch.ones(4), 0.3)
-    with pytest.raises(ValueError, match=r"y has shape \(4,\); measured, x has shape \(4, 1\)"):
-        score(torch.randn(4, 3, generator=generator), 0.7)
 
 
 # Measurements.
@@ -193,24 +178,6 @@ def test_a_measurement_in_the_users_units_becomes_one_of_the_scores(noise: float
     torch.testing.assert_close(seen.y, (y.view(-1, 2) - TWO_ROWS @ shift - 7) / divisor)
 
 
-@pytest.mark.parametrize(
-    ("measure", "y", "noise"),
-    [
-        (lambda x: x**2, [1.0, 1.0], 0.1),
-        (lambda x: x.clamp(min=0), [1.0, 1.0], 0.1),
-        (lambda x: x - x.mean(0), [1.0, 1.0], 0.1),  # of a batch, not of each example
-        (identity, [1.0], 0.1),
-        (identity, [1.0, math.nan], 0.1),
-        (identity, [1.0, 1.0], [0.1, 0.0]),
-        (identity, [1.0, 1.0], math.nan),
-        (identity, np.zeros((3, 2, 1)), 0.1),
-    ],
-)
-def test_what_cannot_be_solved_is_refused(measure: Measurement, y: Any, noise: Any) -> None:
-    with unchecked(), pytest.raises(ValueError, match=r"linear|shape|finite|noise_std"):
-        MODES.posterior(measure, y, noise_std=noise)
-
-
 # Particles, beside exact posteriors.
 
 MODES = Run.of(GaussianMixture(torch.tensor([[-5.0, -5.0], [5.0, 5.0]])), shape=(2,), sigma_max=40.0, sigma_min=0.02)
@@ -234,20 +201,6 @@ def test_particles_weigh_modes_as_they_should(noise: float, share: float, severa
     assert steps.backward == 2 * steps.nfe
     alone = MODES.posterior(first, [1.0], noise_std=noise).sample(300, particles=1, levels=40)
     assert float((alone[:, 1] < 0).double().mean()) > share + 0.15
-
-
-def test_particles_find_the_component_of_twenty(generator: Generator) -> None:
-    """In eight dimensions, half of them measured: shares by the exact evidence of each component."""
-    for _ in range(2):
-        means = torch.randn(20, 8, generator=generator)
-        y = means[7, :4] + 0.2 * torch.randn(4, generator=generator)
-        run = Run.of(GaussianMixture(means, 0.2), shape=(8,), sigma_max=10.0, sigma_min=0.02)
-        evidence = -(y - means[:, :4]).double().square().sum(1) / (2 * (0.2**2 + 0.05**2))
-        exact = evidence.softmax(0)
-        x = run.posterior(lambda x: x[:, :4], y, noise_std=0.05).sample(1000, levels=40)
-        shares = torch.bincount(torch.cdist(x, means).argmin(1), minlength=20) / 1000
-        assert float((shares - exact).abs().max()) < 0.03
-        assert float(shares[exact < 1e-3].sum()) <= 0.01
 
 
 @pytest.mark.parametrize("noise", [0.005, 0.04, 1.0])
@@ -295,40 +248,64 @@ def test_what_disagrees_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert "sigma_min = 0.02" in capsys.readouterr().err
 
 
-def test_a_posterior_remembers_that_it_is_one(tmp_path: Path) -> None:
-    made = [MODES.posterior(first, [4.0], noise_std=0.5), MODES.replacement(np.array([True, False]), [4.0, 0.0])]
-    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+WEIGHED = MODES.posterior(first, [4.0], noise_std=0.5)
+REPLACED = MODES.replacement(np.array([True, False]), [4.0, 0.0])
+
+
+def test_a_posterior_has_a_score(generator: Generator) -> None:
+    x = torch.randn(3, 2, generator=generator)
     expected = posterior(MODES.score, first, torch.full((3, 1), 4.0), 0.5)(x, 0.7)
-    torch.testing.assert_close(made[0].score(x, 0.7), expected)
-    torch.testing.assert_close(made[1].score(x, 0.7)[:, 0], (4.0 - x[:, 0]) / 0.7**2)
-    for run in made:
-        with pytest.raises(ValueError, match="a posterior already"):
-            run.posterior(first, [4.0], noise_std=0.5)
-        with pytest.raises(ValueError, match="a posterior already"):
-            run.replacement(torch.tensor([True, False]), [4.0, 0.0])
-        with pytest.raises(ValueError, match="save the run that it was made of"):
-            run.save(tmp_path / "run")
-    for run, how in (
-        (MODES, {}),
-        (made[0], {"sampler": "heun"}),
-        (made[0], {"start": x}),
-        (made[1], {}),
-    ):
-        with pytest.raises(ValueError, match="particles is 4"):
-            run.sample(3, particles=4, **how)
-    with pytest.raises(ValueError, match="particles is 0"):
-        made[0].sample(3, particles=0)
+    torch.testing.assert_close(WEIGHED.score(x, 0.7), expected)
+    torch.testing.assert_close(REPLACED.score(x, 0.7)[:, 0], (4.0 - x[:, 0]) / 0.7**2)
+
+
+def solve(measure: Measurement, y: Any, noise: Any, run: Run = MODES) -> object:
+    return run.posterior(measure, y, noise_std=noise)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (partial(posterior, gaussian, identity, torch.zeros(1, 3), 0.0), "noise_std is 0"),
+        (partial(posterior, gaussian, identity, torch.zeros(1, 3), 0.1, steps=0), "steps is 0"),
+        # It would be broadcast, every measurement against every example.
+        (
+            partial(posterior(gaussian, lambda v: v[:, :1], torch.ones(4), 0.3), torch.ones(4, 3), 0.7),
+            r"y has shape \(4,\); measured, x has shape \(4, 1\)",
+        ),
+        (partial(solve, lambda x: x**2, [1.0, 1.0], 0.1), "linear"),
+        (partial(solve, lambda x: x.clamp(min=0), [1.0, 1.0], 0.1), "linear"),
+        (partial(solve, lambda x: x - x.mean(0), [1.0, 1.0], 0.1), "linear"),  # of a batch, not of each example
+        (partial(solve, identity, [1.0], 0.1), "shape"),
+        (partial(solve, identity, [1.0, math.nan], 0.1), "finite"),
+        (partial(solve, identity, [1.0, 1.0], [0.1, 0.0]), "noise_std"),
+        (partial(solve, identity, [1.0, 1.0], math.nan), "noise_std"),
+        (partial(solve, identity, np.zeros((3, 2, 1)), 0.1), "shape"),
+        *((partial(solve, first, [4.0], 0.5, run), "a posterior already") for run in (WEIGHED, REPLACED)),
+        (partial(WEIGHED.replacement, torch.tensor([True, False]), [4.0, 0.0]), "a posterior already"),
+        (partial(REPLACED.replacement, torch.tensor([True, False]), [4.0, 0.0]), "a posterior already"),
+        (partial(WEIGHED.save, "nowhere"), "save the run that it was made of"),
+        (partial(REPLACED.save, "nowhere"), "save the run that it was made of"),
+        (partial(MODES.sample, 3, particles=4), "particles is 4"),
+        (partial(WEIGHED.sample, 3, particles=4, sampler="heun"), "particles is 4"),
+        (partial(WEIGHED.sample, 3, particles=4, start=torch.ones(3, 2)), "particles is 4"),
+        (partial(REPLACED.sample, 3, particles=4), "particles is 4"),
+        (partial(WEIGHED.sample, 3, particles=0), "particles is 0"),
+    ],
+)
+def test_what_cannot_be_solved_is_refused(call: Callable[[], object], message: str) -> None:
+    with unchecked(), pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_a_posterior_of_a_function_of_a_module_is_pickled_and_copied() -> None:
-    known = torch.tensor([True, False])
-    for run in (MODES.posterior(first, [4.0], noise_std=0.5), MODES.replacement(known, [4.0, 0.0])):
+    for run in (WEIGHED, REPLACED):
         for again in (pickle.loads(pickle.dumps(run)), copy.deepcopy(run)):
             assert torch.equal(again.sample(3, seed=1, levels=5), run.sample(3, seed=1, levels=5))
 
 
 def test_replacement_takes_as_many_steps_as_the_unknown_needs() -> None:
-    """The second of three coordinates is 2: the others by the conditional Gaussian."""
+    """The second coordinate is 1.5 above its mean; the first by the conditional Gaussian."""
     run = Run.of(gaussian, shape=(3,), sigma_max=20.0, sigma_min=0.05)
     x = run.replacement(torch.tensor([False, True, False]), [0.0, 0.5, 0.0]).sample(2000, seed=0)[:, 0]
     assert (float(x.mean()), float(x.std())) == pytest.approx((0.5 + 1.5 * 0.75, 0.55**0.5), abs=0.12)

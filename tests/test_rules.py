@@ -29,9 +29,8 @@ def sampled(data: Pictures | None = None, **given: Any) -> Sampling:
 def in_size(shape: tuple[int, int, int]) -> Pictures:
     """Images of another shape."""
     small = pictures(labels=False)
-    parts = (part.repeat(1, shape[0], 5, 13)[..., : shape[1], : shape[2]] for part in (small.train, small.validation))
-    train, validation = parts
-    return Pictures(train, validation, validation)
+    train, held = (x.repeat(1, shape[0], 5, 13)[..., : shape[1], : shape[2]] for x in (small.train, small.validation))
+    return Pictures(train, held, held)
 
 
 def test_directions_examples_and_neighbours_are_measured(generator: torch.Generator) -> None:
@@ -63,35 +62,27 @@ def test_mnist_gets_what_was_tuned_on_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "fast", "given", "widths"),
+    ("shape", "fast", "given", "found"),
     [
-        ((1, 28, 28), True, {}, (64, 128)),
-        ((1, 28, 28), False, {"steps": 5}, (32, 64)),  # as if it were ten minutes
-        ((1, 28, 28), False, {"minutes": 29.0}, (32, 64)),
-        ((1, 28, 28), False, {"minutes": 30.0}, (64, 128)),
-        ((1, 28, 28), False, {"minutes": 4.0}, (16, 32)),
-        ((3, 32, 32), False, {}, (32, 64)),  # by 111,000 images twice as near to CIFAR-10 as a quarter by 289,000
-        ((3, 40, 100), True, {"minutes": 200.0}, (64, 128, 256, 256)),
-        ((1, 28, 28), True, {"network": "refinenet"}, (64,)),
-        ((1, 28, 28), True, {"channels": (8, 8)}, (8, 8)),
+        ((1, 28, 28), True, {}, ((64, 128), 128)),
+        ((1, 28, 28), False, {}, ((32, 64), 64)),
+        ((1, 28, 28), False, {"steps": 5}, ((32, 64), 64)),  # as if it were ten minutes
+        ((1, 28, 28), False, {"minutes": 29.0}, ((32, 64), 128)),
+        ((1, 28, 28), False, {"minutes": 30.0}, ((64, 128), 64)),
+        ((1, 28, 28), False, {"minutes": 4.0}, ((16, 32), 64)),
+        ((3, 32, 32), False, {}, ((32, 64), 64)),  # by 111,000 images twice as near to CIFAR-10 as a quarter by 289,000
+        ((3, 40, 100), True, {"minutes": 200.0}, ((64, 128, 256, 256), 128)),
+        ((1, 28, 28), True, {"network": "refinenet"}, ((64,), 128)),
+        ((1, 28, 28), False, {"channels": (8, 8)}, ((8, 8), 128)),
+        ((1, 28, 28), True, {"batch_size": 999}, ((64, 128), 300)),  # all there are
     ],
 )
-def test_widths_suit_the_images_the_machine_and_the_time(
-    shape: tuple[int, int, int],
-    fast: bool,
-    given: dict[str, Any],
-    widths: tuple[int, ...],
-    monkeypatch: pytest.MonkeyPatch,
+def test_widths_and_batches_suit_the_images_the_machine_and_the_time(
+    shape: tuple[int, int, int], fast: bool, given: dict[str, Any], found: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ncsn.machine.hardware.fast_bfloat16", lambda _: fast)
-    assert settle(in_size(shape), posterior_above=9.0, **given).channels == widths
-
-
-def test_batches_are_large_where_training_sees_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    for fast, given, size in ((True, {}, 128), (False, {}, 64), (False, {"channels": (8, 8)}, 128)):
-        monkeypatch.setattr("ncsn.machine.hardware.fast_bfloat16", lambda _, fast=fast: fast)
-        assert settle(in_size((1, 28, 28)), posterior_above=9.0, **given).batch_size == size
-    assert settle(batch_size=999).batch_size == 300, "all there are"
+    settings = settle(in_size(shape), posterior_above=9.0, **given)
+    assert (settings.channels, settings.batch_size) == found
 
 
 @pytest.mark.parametrize(
@@ -137,12 +128,8 @@ def test_samplers_get_the_levels_and_steps_that_suit_them() -> None:
     assert sampled(sampler="langevin", levels=9).levels == 1
     learned = rules.noise_of(settle(data, proposal="geometric", levels=9))
     assert learned == ncsn.Geometric(default.sigma_max, default.sigma_min, 9)
-
-
-@pytest.mark.parametrize("useless", [{"langevin_steps": 3}, {"network": "refinenet", "blocks": 1}])
-def test_options_without_an_effect_are_refused(useless: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="blocks" if "blocks" in useless else "steps is 3"):
-        sampled(**useless)
+    with pytest.raises(ValueError, match="steps is 3"):
+        sampled(langevin_steps=3)
 
 
 def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_own() -> None:
@@ -150,9 +137,9 @@ def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_ow
     settings = settle(data, channels=(24, 1))
     assert settings.guidance == "chosen"
     recipe, guide = rules.recipes(settings, data)
-    assert recipe.arguments == {"image_channels": 1, "channels": (24, 1), "blocks": 2, "features": 24}
     assert guide is not None
-    assert guide.arguments == {"image_channels": 1, "channels": (12, 1), "blocks": 1, "features": 12}
+    sizes = {"image_channels": 1, "channels": (24, 1), "blocks": 2, "features": 24}
+    assert (recipe.arguments, guide.arguments) == (sizes, sizes | {"channels": (12, 1), "blocks": 1, "features": 12})
     assert (recipe.sampling.guidance, guide.sampling.guidance) == (1, 1), "until it is chosen"
     assert rules.recipes(replace(settings, guidance=2.0), data)[0].sampling.guidance == 2
     assert rules.recipes(replace(settings, guidance=1.0), data)[1] is None
@@ -161,6 +148,8 @@ def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_ow
     assert labelled.labels is not None
     assert (none, told.classes, told.sampling.guide) == (None, 3, "unconditional")
     assert told.shares == labelled.labels.shares
+    with pytest.raises(ValueError, match="blocks"):
+        settle(network="refinenet", blocks=1)
 
 
 @pytest.mark.parametrize(
@@ -199,8 +188,7 @@ def test_what_takes_time_first_is_for_trainings_in_which_it_pays(given: dict[str
 def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn() -> None:
     long = settle(channels=(8,), minutes=20.0)
     assert rules.budgets(long, 70.0, guided=False)[0] == Budget(seconds=15 / 16 * 1200 - 74)
-    whole, guide = rules.budgets(long, 70.0, guided=True)
-    assert whole.seconds == pytest.approx(0.95 * 1051)
-    assert guide.seconds == pytest.approx(0.05 * 1051)
+    both = [budget.seconds for budget in rules.budgets(long, 70.0, guided=True)]
+    assert both == pytest.approx([0.95 * 1051, 0.05 * 1051])
     assert rules.budgets(long, 1190.0, guided=False)[0].seconds == 120, "a tenth, whatever else there is"
     assert rules.budgets(settle(steps=101), 9.0, guided=True) == (Budget(steps=101), Budget(steps=11))

@@ -10,20 +10,23 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import GaussianScore, unchecked, z_score
+from helpers import GaussianScore, refused, unchecked, z_score
 from safetensors.torch import save
 from torch import Tensor, nn
 
 import ncsn
 from ncsn import run as runs
+from ncsn.distributions import TOYS, Empirical
 from ncsn.machine import hardware
-from ncsn.problems import masked
+from ncsn.noise import suggest_noise
+from ncsn.problems import blurred, downsampled, masked
 from ncsn.run import Recipe, Run, Units, block_seed
 from ncsn.samplers import Sampling
 from ncsn.score import EDM, Plain, Preconditioning, PreconditioningName, Scaled, ScoreModel, Sigma, expand
@@ -71,20 +74,12 @@ def model(seed: int = 0, **change: Any) -> ScoreModel:
 
 
 def test_samples_and_their_way_are_in_the_units_of_the_data() -> None:
-    steps = standard().steps(4000, seed=1)
+    steps = standard().steps(40, seed=1)
     path = list(steps)
     assert len(path) == len(steps) == 40
-    assert path[-1].sigma == 0
-    assert (steps.nfe, steps.guide_nfe) == (40, 0)
-    x = standard().sample(4000, seed=1)
+    x = standard().sample(40, seed=1)
     assert torch.equal(path[-1].x, x)
-    z = UNITS.standardise(x)
-    # The last state is the mean of the clean data, whose std is s²/√(s² + σ²).
-    expected = 1 / math.sqrt(1 + 0.05**2)
-    for column in range(2):
-        assert abs(z_score(z[:, column], 0.0)) < 4
-        assert float(z[:, column].std()) == pytest.approx(expected, rel=0.06)
-    torch.testing.assert_close(x, UNITS.restore(standard(None).sample(4000, seed=1)))
+    torch.testing.assert_close(x, UNITS.restore(standard(None).sample(40, seed=1)))
 
 
 def test_the_same_seed_gives_the_same_samples_whatever_the_batch_and_the_global_seed() -> None:
@@ -136,11 +131,9 @@ def test_every_option_of_steps_is_heard(change: dict[str, Any]) -> None:
 def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
     for guidance, levels in ((1.0, 8), (3.0, 5)):
         steps = labelled().steps(3, sampler="fast", guidance=guidance)
-        last = list(steps)[-1].x
+        list(steps)
         assert steps.nfe <= 8
         assert abs(steps.sampling.count - levels) <= 1, "and not many fewer"
-        how: dict[str, Any] = {"guidance": guidance, "levels": steps.sampling.count}
-        assert torch.equal(last, labelled().sample(3, sampler="dpmpp-sde", **how))
     assert len(labelled().steps(3, sampler="fast", levels=20)) == 20, "a user's number stays"
 
 
@@ -155,10 +148,8 @@ def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
         (lambda: standard().save("nowhere"), "the score is a GaussianScore; a ScoreModel is needed"),
         (lambda: standard().data(), "does not say which images"),
         (lambda: standard().to("quantum"), "device is quantum"),
-        (lambda: posterior(y=torch.zeros(3)), r"y has shape \(3,\); a measurement has \(2,\)"),
-        (lambda: posterior(y=torch.zeros(4, 2)).sample(5), "4 measurements for 5 samples"),
-        (lambda: posterior(noise_std=0.0), "noise_std is 0"),
-        (lambda: posterior().log_prob(torch.zeros(4, 2)), "the density of a posterior is not known"),
+        (lambda: posterior(torch.zeros(4, 2)).sample(5), "4 measurements for 5 samples"),
+        (lambda: posterior(torch.zeros(2)).log_prob(torch.zeros(4, 2)), "the density of a posterior is not known"),
         (lambda: guided().steps(5, label="none", guide="unconditional"), "guide is unconditional"),
         (lambda: labelled().steps(5, guide="smaller"), "guide is smaller"),
         (lambda: labelled().steps(5, label="none", guidance=3.0), "guide is smaller"),
@@ -173,8 +164,8 @@ def test_what_a_run_cannot_do_is_refused(call: Callable[[], object], message: st
         call()
 
 
-def posterior(y: Tensor | None = None, noise_std: float = 0.1) -> Run:
-    return standard().posterior(lambda x: x, torch.zeros(2) if y is None else y, noise_std=noise_std)
+def posterior(y: Tensor) -> Run:
+    return standard().posterior(lambda x: x, y, noise_std=0.1)
 
 
 def guided() -> Run:
@@ -246,26 +237,14 @@ def test_the_guide_is_asked_within_its_interval_alone(
     assert torch.equal(last, plain) == (weight == 1)
 
 
-class Told(nn.Module):
-    """A network that notes the classes that it is told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.labels, self.seen = nn.Embedding(11, 1), list[list[int]]()
-
-    def forward(self, x: Tensor, c: Tensor, label: Tensor) -> Tensor:
-        self.seen.append(label.tolist())
-        return torch.zeros_like(x)
-
-
-def test_a_smaller_guide_is_told_the_class_too() -> None:
-    network = Told()
-    run = replace(labelled(guidance=2.0), guide=ScoreModel(network))
-    run.sample(4, levels=10, label=torch.tensor([0, 1, 2, 2]))
-    asked = len(network.seen)
-    run.sample(4, levels=10, label="none")
-    assert network.seen == asked * [[0, 1, 2, 2]] + asked * [[-1] * 4]
-    assert asked > 0
+def test_a_smaller_guide_is_told_the_class_too(pictures: Path) -> None:
+    """One that is the score itself changes nothing, unless they are told different classes."""
+    run = ncsn.load(pictures, device="cpu")
+    run = replace(run, guide=run.score)
+    for label in (torch.tensor([0, 1, 1]), "none"):
+        plain = run.sample(3, label=label, guidance=1.0)
+        assert torch.equal(run.sample(3, label=label, guidance=2.0), plain)
+        assert not torch.equal(run.sample(3, label=0), plain)
 
 
 def test_blocks_can_be_drawn_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,18 +272,6 @@ def test_log_densities_are_in_the_units_of_the_data(array: Callable[[Tensor], An
     learned = Run(score=model(), recipe=RECIPE, units=UNITS)
     torch.testing.assert_close(learned.log_prob(array(x)), learned.log_prob(x, batch_size=2), atol=0.02, rtol=0)
     assert not torch.equal(learned.log_prob(x, probes=1), learned.log_prob(x, probes=1, seed=1))
-
-
-def test_a_posterior_is_a_run_in_the_units_of_the_data() -> None:
-    """The second column is measured; the first is independent, so it keeps its prior."""
-    noise = 0.004
-    y = np.array([-2.99])  # one prior standard deviation above the mean
-    x = standard().posterior(lambda x: x[:, 1:], y, noise_std=noise).sample(4000, seed=5)
-    share = 0.01**2 / (0.01**2 + noise**2)
-    assert abs(z_score(x[:, 1], -3.0 + share * 0.01)) < 5
-    assert float(x[:, 1].std()) == pytest.approx(noise * math.sqrt(share), rel=0.1)
-    assert abs(z_score(x[:, 0], 1500.0)) < 4
-    assert float(x[:, 0].std()) == pytest.approx(1200.0, rel=0.06)
 
 
 def test_each_measurement_may_have_noise_of_its_own_and_each_sample_a_measurement() -> None:
@@ -378,23 +345,10 @@ def test_a_run_that_is_saved_copied_or_pickled_is_the_same(tmp_path: Path) -> No
     assert ncsn.load(tmp_path / "mine", device="cpu").digest == others[1].digest
 
 
-class Mine(nn.Module):
-    """A network of the user's own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 2)
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        value: Tensor = self.layer(x) + c[:, None]
-        return value
-
-
 def test_a_network_of_ones_own_is_saved_and_loaded_and_learns_on(tmp_path: Path) -> None:
-    recipe = replace(RECIPE, network="Mine", arguments={})
-    run = Run(score=recipe.build(network=Mine()), recipe=recipe)
+    run = Run(score=model(), recipe=replace(RECIPE, network="Mine", arguments={}))
     run.save(tmp_path / "mine")
-    again = ncsn.load(tmp_path / "mine", network=Mine(), device="cpu")
+    again = ncsn.load(tmp_path / "mine", network=model(1).network, device="cpu")
     x = again.sample(4)
     assert torch.equal(x, run.sample(4))
     with pytest.raises(ValueError, match=r"give network=Mine\(\.\.\.\)"):
@@ -417,21 +371,31 @@ def test_walks_begin_and_end_at_samples() -> None:
     assert bool((lengths[:, 2] > 0.85 * lengths[:, [0, -1]].amin(1)).all())
 
 
-@pytest.mark.parametrize("sampler", [*ncsn.METHODS, "posterior", "replacement", "log_prob"])
-def test_no_tensor_is_made_on_the_default_device(sampler: str) -> None:
-    """Where a device is forgotten, a tensor lands on the default one; here that is meta, which cannot be mixed."""
-    run, known = Run(score=model(), recipe=RECIPE, guide=model(1), units=UNITS), torch.tensor([False, True])
-    x, y = UNITS.restore(torch.zeros(2, 2)), torch.tensor([-2.99])
-    how = {"seed": 1, "sampler": sampler, "guidance": 2.0}
-    calls: dict[str, Callable[[], Tensor]] = {
-        "posterior": lambda: run.posterior(masked(known), y, noise_std=0.1).sample(3, levels=3),
-        "replacement": lambda: run.replacement(known, x[0]).sample(3, levels=3),
-        "log_prob": lambda: torch.cat([run.log_prob(x, tolerance=0.1), run.log_prob(x, probes=2, tolerance=0.1)]),
-    }
-    call = calls.get(sampler, lambda: run.sample(3, **how))
-    expected = call()
+LEARNED, KNOWN = Run(score=model(), recipe=RECIPE, guide=model(1), units=UNITS), torch.tensor([False, True])
+MEASURED = LEARNED.posterior(masked(KNOWN), torch.tensor([-2.99]), noise_std=0.1)
+X, IMAGE = torch.ones(4, 2), torch.ones(1, 1, 6, 6)
+CERTAIN: dict[str, Callable[[], Tensor]] = {
+    **{name: partial(LEARNED.sample, 3, seed=1, sampler=name, guidance=2.0) for name in ncsn.METHODS},
+    "particles": lambda: MEASURED.sample(3, levels=3),
+    "posterior": lambda: MEASURED.sample(3, levels=3, sampler="heun"),
+    "replacement": lambda: LEARNED.replacement(KNOWN, UNITS.shift).sample(3, levels=3),
+    "exact trace": lambda: LEARNED.log_prob(UNITS.restore(X), tolerance=0.1),
+    "probes": lambda: LEARNED.log_prob(UNITS.restore(X), probes=2, tolerance=0.1),
+    "walk": lambda: LEARNED.walk(2, 3),
+    "downsampled": lambda: downsampled(2)(IMAGE),
+    "blurred": lambda: blurred(1.0)(IMAGE),
+    "Empirical": lambda: Empirical(X)(X, 0.5) + Empirical(X).log_prob(X, 0.5)[:, None],
+    **{name: partial(lambda toy: toy()(X, 0.5) + toy().log_prob(X, 0.5)[:, None], toy) for name, toy in TOYS.items()},
+    "suggest_noise": lambda: suggest_noise(X.cumsum(0)).noise.sigmas(),
+}
+
+
+@pytest.mark.parametrize("name", CERTAIN)
+def test_no_tensor_is_made_on_the_default_device(name: str) -> None:
+    """That is meta here, which cannot be mixed with others; what draws at random is in test_randomness."""
+    expected = CERTAIN[name]()
     with torch.device("meta"):
-        assert torch.equal(call(), expected)
+        assert torch.equal(CERTAIN[name](), expected)
 
 
 @pytest.mark.parametrize(("name", "way"), [("karras", EDM()), ("scaled", Scaled()), ("plain", Plain())])
@@ -506,14 +470,8 @@ def changed(content: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 
 def refusal(folder: Path) -> str:
-    """What reading a run's model ends in, in one line that names the file; nothing if it is read."""
-    message = ""
-    try:
-        runs.read_model(folder, runs.read_config(folder).recipe)
-    except ValueError as error:
-        message = str(error)
-    assert not message or (message.isprintable() and str(folder) in message)
-    return message
+    """What reading a run's model ends in; nothing if it is read."""
+    return refused(lambda: runs.read_model(folder, runs.read_config(folder).recipe), naming=str(folder))
 
 
 def test_a_config_with_nonsense_anywhere_is_refused_or_means_it(pictures: Path) -> None:

@@ -14,10 +14,8 @@ from scipy.integrate import solve_ivp
 from torch import Generator, Tensor
 
 from ncsn import samplers as ways
-from ncsn.distributions import TOYS, Empirical, GaussianMixture
-from ncsn.likelihood import log_prob
-from ncsn.noise import Geometric, Karras, suggest_noise
-from ncsn.problems import blurred, conjugate_gradient, downsampled, masked, posterior
+from ncsn.distributions import GaussianMixture
+from ncsn.noise import Geometric, Karras
 from ncsn.run import Recipe, Run
 from ncsn.samplers import METHODS, Method, Sampling, encode, slerp
 from ncsn.score import Counted, guided, tweedie
@@ -27,30 +25,31 @@ MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.5], [2.0, 1.0]]), 0.5, torch.te
 START = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-4.0, 0.2]])
 STAGES = (3.0, 2.0, 0.9, 0.5)
 LADDER = torch.tensor(STAGES)
-Step = Callable[[Tensor, float, float, Callable[[], Tensor]], Tensor]
+Noise = Callable[[], Tensor]
+Step = Callable[[Tensor, float, float, Noise], Tensor]
 
 
 # Every sampler beside its formula.  A step takes x from one level to the next; ``z()`` is the noise that it draws.
 
 
-def langevin_by_hand(x: Tensor, sigma: float, _: float, z: Callable[[], Tensor]) -> Tensor:
+def langevin_by_hand(x: Tensor, sigma: float, _: float, z: Noise) -> Tensor:
     return x + 0.15 * MIXTURE(x, sigma) + math.sqrt(0.3) * z()
 
 
-def annealed_by_hand(x: Tensor, _: float, sigma: float, z: Callable[[], Tensor]) -> Tensor:
+def annealed_by_hand(x: Tensor, _: float, sigma: float, z: Noise) -> Tensor:
     alpha = 0.1 * sigma**2 / 0.25
     for _again in range(2):
         x = x + alpha / 2 * MIXTURE(x, sigma) + math.sqrt(alpha) * z()
     return x
 
 
-def consistent_by_hand(x: Tensor, sigma: float, following: float, z: Callable[[], Tensor]) -> Tensor:
+def consistent_by_hand(x: Tensor, sigma: float, following: float, z: Noise) -> Tensor:
     beta = math.sqrt(1 - ((1 - 0.7) * sigma / following) ** 2)
     return x + 0.7 * sigma**2 * MIXTURE(x, sigma) + beta * following * z()
 
 
 def corrected_by_hand(
-    x: Tensor, sigma: float, following: float, z: Callable[[], Tensor], snr: float = 0.16, corrections: int = 1
+    x: Tensor, sigma: float, following: float, z: Noise, snr: float = 0.16, corrections: int = 1
 ) -> Tensor:
     drop = sigma**2 - following**2
     x = x + drop * MIXTURE(x, sigma) + math.sqrt(drop) * z()
@@ -61,20 +60,20 @@ def corrected_by_hand(
     return x
 
 
-def euler_by_hand(x: Tensor, sigma: float, following: float, z: Callable[[], Tensor]) -> Tensor:
+def euler_by_hand(x: Tensor, sigma: float, following: float, z: Noise) -> Tensor:
     if following > sigma:
         return x + math.sqrt(following**2 - sigma**2) * z()
     return x + (following - sigma) * -sigma * MIXTURE(x, sigma)
 
 
-def heun_by_hand(x: Tensor, sigma: float, following: float, _: Callable[[], Tensor] | None = None) -> Tensor:
+def heun_by_hand(x: Tensor, sigma: float, following: float, _: Noise | None = None) -> Tensor:
     slope = -sigma * MIXTURE(x, sigma)
     other = -following * MIXTURE(x + (following - sigma) * slope, following)
     return x + (following - sigma) * (slope + other) / 2
 
 
 def churned_by_hand(
-    x: Tensor, sigma: float, following: float, z: Callable[[], Tensor], churn: float, low: float = 0, high: float = 9
+    x: Tensor, sigma: float, following: float, z: Noise, churn: float, low: float = 0, high: float = 9
 ) -> Tensor:
     if not low <= sigma <= high:
         return heun_by_hand(x, sigma, following)
@@ -85,7 +84,7 @@ def churned_by_hand(
 def multistep_by_hand(eta: float, last: float) -> Step:
     past: list[tuple[Tensor, float]] = []
 
-    def step(x: Tensor, sigma: float, following: float, z: Callable[[], Tensor]) -> Tensor:
+    def step(x: Tensor, sigma: float, following: float, z: Noise) -> Tensor:
         h, denoised = math.log(sigma / following), x + sigma**2 * MIXTURE(x, sigma)
         a, ahead = 1 - (following / sigma) ** (1 + eta), torch.zeros(())
         if sigma < 3:  # there is a step before this one
@@ -150,10 +149,10 @@ def test_every_state_is_that_of_the_formula(name: str, seed: int) -> None:
     torch.testing.assert_close(last.x, tweedie(MIXTURE, x, case.passed[-1]))
     rises = sum(a < b for a, b in stages) if name.startswith("euler") else 0
     assert score.nfe == case.evaluations * (len(stages) - rises) + 1
-    random = {} if name == "heun" else {"generator": torch.Generator().manual_seed(seed)}
+    if random:
+        random["generator"].manual_seed(seed)
     quiet = list(case.sampler(MIXTURE, START, case.levels, **case.options, **random, denoise=False))
-    assert [s.sigma for s in quiet] == [s.sigma for s in path]
-    assert all(torch.equal(a.x, b.x) for a, b in zip(quiet, path, strict=True))
+    torch.testing.assert_close(quiet, path, rtol=0, atol=0)
 
 
 def test_the_corrector_makes_no_step_along_a_score_that_is_zero() -> None:
@@ -317,29 +316,6 @@ def test_a_sampler_of_ones_own_is_a_row_of_the_table(monkeypatch: pytest.MonkeyP
     assert [step.sigma for step in steps] == pytest.approx([2.5**0.5, 0.5, 0.0])
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"eps": 0.0}, "eps is 0.0"),
-        ({"eps": 1.0, "sampler": "annealed"}, "eps is 1.0, steps is 3, .* 0 < eps < 1,"),
-        ({"steps": 0}, "steps is 0"),
-        ({"sigma_min": -1.0}, "sigma_min > 0"),
-        ({"sampler": "hmc"}, "sampler is hmc; allowed are annealed"),
-        *(({"guidance": value}, f"guidance is {value}") for value in (math.nan, math.inf, -0.5)),
-        ({"levels": 0}, "levels is 0"),
-        ({"levels": 10**12}, "levels is 1000000000000; .* 10,000 levels"),
-        ({"levels": (4.0, 0.7, 2.0)}, "levels are .*descend"),
-        ({"levels": (1e19, 0.7)}, "1e18"),
-        ({"guided_between": (2.0, 1.0)}, "guided_between is"),
-    ],
-)
-def test_what_could_not_be_sampled_is_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        replace(SAMPLING, **change)
-    with pytest.raises(ValueError, match="levels is 5, but langevin"):
-        SAMPLING.but(sampler="langevin", levels=5)
-
-
 # Where they end, in standard errors.
 
 
@@ -395,8 +371,6 @@ def test_encoding_is_the_flow_the_other_way() -> None:
     for sigma, following in ((0.5, 0.9), (0.9, 2.0), (2.0, 3.0)):
         x = heun_by_hand(x, sigma, following)
     torch.testing.assert_close(encode(MIXTURE, START, LADDER), x)
-    with pytest.raises(ValueError, match="descending"):
-        encode(MIXTURE, START, LADDER.flip(0))
 
 
 def test_slerp_walks_at_one_pace_along_the_great_circle(generator: Generator) -> None:
@@ -409,63 +383,53 @@ def test_slerp_walks_at_one_pace_along_the_great_circle(generator: Generator) ->
         torch.testing.assert_close(x, pairs[:, 0] * (weight * angle).cos() + pairs[:, 1] * (weight * angle).sin())
 
 
-# What is refused, and on which device tensors are made.
+# What is refused.
 
 ZERO = torch.zeros(1, 1)
-WRONG: list[list[float]] = [[1.0, 2.0], [2.0, 1.0, 1.0], [1.0, 0.0], [1.0, -1.0], [2.0, math.nan, 1.0], []]
+
+
+def sampled(sampler: Callable[..., Iterator[ways.Step]], *levels: float, **options: Any) -> ways.Step:
+    return next(sampler(zero_score, ZERO, torch.tensor(levels), **options))
 
 
 @pytest.mark.parametrize("name", ["annealed", "consistent", "pc", "euler", "heun", "edm", "dpmpp"])
-def test_ladders_descend_but_for_eulers_restarts(name: str) -> None:
-    for sigmas in WRONG[1:] if name == "euler" else WRONG:
+@pytest.mark.parametrize("levels", [[1.0, 2.0], [2.0, 1.0, 1.0], [1.0, 0.0], [1.0, -1.0], [2.0, math.nan, 1.0], []])
+def test_ladders_descend_but_for_eulers_restarts(name: str, levels: list[float]) -> None:
+    if (name, levels) != ("euler", [1.0, 2.0]):
         with pytest.raises(ValueError, match="positive noise levels"):
-            next(CASES[name].sampler(zero_score, ZERO, torch.tensor(sigmas), **CASES[name].options))
+            sampled(CASES[name].sampler, *levels, **CASES[name].options)
 
 
 @pytest.mark.parametrize(
-    ("sampler", "levels", "options", "message"),
+    ("call", "message"),
     [
-        (ways.annealed_langevin, [1.0, 0.5], {"eps": 0.0, "steps": 1}, "eps is 0"),
-        (ways.annealed_langevin, [1.0, 0.5], {"eps": 1.0, "steps": 1}, r"4 sigma_L\^2 = 1,"),
-        (ways.annealed_langevin, [1.0, 0.5], {"eps": 0.1, "steps": 0}, "steps is 0"),
-        (ways.langevin, 1.0, {"step_size": 0.0, "steps": 1}, "step_size is 0"),
-        (ways.langevin, 1.0, {"step_size": 0.1, "steps": 0}, "steps is 0"),
-        (ways.consistent_annealed, [1.0, 0.9, 0.5], {"eta": 0.42}, r"from 0\.444 on this ladder"),
-        (ways.consistent_annealed, [1.0, 0.5], {"eta": 1.1}, r"eta is 1\.1"),
-        (ways.predictor_corrector, [1.0, 0.5], {"snr": 0.0}, "snr is 0"),
-        (ways.predictor_corrector, [1.0, 0.5], {"corrections": -1}, "corrections is -1"),
-        (ways.edm, [1.0, 0.5], {"churn": -1.0}, "churn is -1"),
-        (ways.dpm_solver, [1.0, 0.5], {"stochasticity": -1.0}, "stochasticity=-1"),
-        (ways.dpm_solver, [1.0, 0.5], {"last_extrapolation": -0.1}, r"last_extrapolation=-0\.1"),
+        (partial(sampled, ways.annealed_langevin, 1.0, 0.5, eps=0.0, steps=1), "eps is 0"),
+        (partial(sampled, ways.annealed_langevin, 1.0, 0.5, eps=1.0, steps=1), r"4 sigma_L\^2 = 1,"),
+        (partial(sampled, ways.annealed_langevin, 1.0, 0.5, eps=0.1, steps=0), "steps is 0"),
+        (lambda: next(ways.langevin(zero_score, ZERO, 1.0, step_size=0.0, steps=1)), "step_size is 0"),
+        (lambda: next(ways.langevin(zero_score, ZERO, 1.0, step_size=0.1, steps=0)), "steps is 0"),
+        (partial(sampled, ways.consistent_annealed, 1.0, 0.9, 0.5, eta=0.42), r"from 0\.444 on this ladder"),
+        (partial(sampled, ways.consistent_annealed, 1.0, 0.5, eta=1.1), r"eta is 1\.1"),
+        (partial(sampled, ways.predictor_corrector, 1.0, 0.5, snr=0.0), "snr is 0"),
+        (partial(sampled, ways.predictor_corrector, 1.0, 0.5, corrections=-1), "corrections is -1"),
+        (partial(sampled, ways.edm, 1.0, 0.5, churn=-1.0), "churn is -1"),
+        (partial(sampled, ways.dpm_solver, 1.0, 0.5, stochasticity=-1.0), "stochasticity=-1"),
+        (partial(sampled, ways.dpm_solver, 1.0, 0.5, last_extrapolation=-0.1), r"last_extrapolation=-0\.1"),
+        (partial(encode, MIXTURE, START, LADDER.flip(0)), "descending"),
+        (partial(replace, SAMPLING, eps=0.0), "eps is 0.0"),
+        (partial(replace, SAMPLING, eps=1.0, sampler="annealed"), "eps is 1.0, steps is 3, .* 0 < eps < 1,"),
+        (partial(replace, SAMPLING, steps=0), "steps is 0"),
+        (partial(replace, SAMPLING, sigma_min=-1.0), "sigma_min > 0"),
+        (partial(replace, SAMPLING, sampler="hmc"), "sampler is hmc; allowed are annealed"),
+        *((partial(replace, SAMPLING, guidance=w), f"guidance is {w}") for w in (math.nan, math.inf, -0.5)),
+        (partial(replace, SAMPLING, levels=0), "levels is 0"),
+        (partial(replace, SAMPLING, levels=10**12), "levels is 1000000000000; .* 10,000 levels"),
+        (partial(replace, SAMPLING, levels=(4.0, 0.7, 2.0)), "levels are .*descend"),
+        (partial(replace, SAMPLING, levels=(1e19, 0.7)), "1e18"),
+        (partial(replace, SAMPLING, guided_between=(2.0, 1.0)), "guided_between is"),
+        (partial(SAMPLING.but, sampler="langevin", levels=5), "levels is 5, but langevin"),
     ],
 )
-def test_options_out_of_range_are_refused(
-    sampler: Callable[..., Iterator[Any]], levels: list[float] | float, options: dict[str, Any], message: str
-) -> None:
+def test_what_could_not_be_sampled_is_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        next(sampler(zero_score, ZERO, torch.tensor(levels), **options))
-
-
-X, IMAGE, KNOWN = torch.ones(4, 2), torch.ones(1, 1, 6, 6), torch.tensor([True, False])
-CERTAIN: dict[str, Callable[[], Tensor]] = {
-    "euler": lambda: [*ways.euler(MIXTURE, X, LADDER)][-1].x,
-    "heun": lambda: [*ways.heun(MIXTURE, X, LADDER)][-1].x,
-    "slerp": lambda: slerp(X, X.flip(1) * X.cumsum(1), LADDER),
-    "posterior": lambda: posterior(MIXTURE, masked(KNOWN), torch.full((4, 1), 2.0, device="cpu"), 0.3)(X, 0.5),
-    "conjugate_gradient": lambda: conjugate_gradient(lambda u: 2 * u, X, 2),
-    "downsampled": lambda: downsampled(2)(IMAGE),
-    "blurred": lambda: blurred(1.0)(IMAGE),
-    "exact trace": lambda: log_prob(MIXTURE, X, sigma_max=20, sigma_min=0.5, mean=0.1).log_prob,
-    "Empirical": lambda: Empirical(X)(X, 0.5) + Empirical(X).log_prob(X, 0.5)[:, None],
-    **{name: partial(lambda toy: toy()(X, 0.5) + toy().log_prob(X, 0.5)[:, None], toy) for name, toy in TOYS.items()},
-    "ladders": lambda: torch.cat([kind(5, 0.1, n).sigmas() for kind in (Geometric, Karras) for n in (3, 1)]),
-    "suggest_noise": lambda: suggest_noise(X.cumsum(0)).noise.sigmas(),
-}
-
-
-@pytest.mark.parametrize("name", CERTAIN)
-def test_tensors_are_made_on_the_device_of_what_is_given(name: str) -> None:
-    """Whatever the default device is; what draws at random is in test_randomness."""
-    expected = CERTAIN[name]()
-    with torch.device("meta"):
-        assert torch.equal(CERTAIN[name](), expected)
+        call()

@@ -1,6 +1,7 @@
 """What is written is whole or not there; what is damaged, foreign or made to do harm ends in one line."""
 
 import errno
+import io
 import os
 import shutil
 import subprocess
@@ -8,9 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+from helpers import refused
 from safetensors.torch import save
 from torch.utils._pytree import tree_leaves
 
@@ -18,7 +21,7 @@ import ncsn
 from ncsn import plots, storage
 from ncsn import run as runs
 from ncsn.networks import MLP
-from ncsn.run import Recipe
+from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
 from ncsn.score import ScoreModel
 from ncsn.storage import CHECKPOINT, HOST, MODEL, atomic, check_out, digest, read_tensors, sealed, sweep, write_json
@@ -45,31 +48,13 @@ def content_of(state: State) -> list[Any]:
     return [leaf.tolist() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
 
 
-def write_run(folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    runs.write_config(folder, "toy", {}, RECIPE)
-    runs.write_model(folder, SCORE)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A run with a guide, and a checkpoint of both."""
     for place in (tmp_path / "run", tmp_path / "run" / "guide"):
-        write_run(place)
+        Run(score=SCORE, recipe=RECIPE).save(place)
         a_state().save(place / CHECKPOINT)
     return tmp_path / "run"
-
-
-def refused(call: Callable[[], object], *, naming: str = "") -> str | None:
-    """What a call is refused with, in one line that names the file; None if it succeeds.  Anything else passes on."""
-    try:
-        call()
-    except ValueError as error:
-        message = str(error)
-        assert message.isprintable()
-        assert naming in message
-        return message
-    return None
 
 
 def files_in(folder: Path) -> dict[Path, bytes]:
@@ -107,18 +92,11 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_disk_that_is_full_leaves_the_previous_file_whole(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_is_full_leaves_the_previous_file_whole(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"previous")
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as broken:
-        broken.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match=rf"No space left on device: '[^']*/{name}'"):
-            WRITERS[name](tmp_path / name)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with patch("os.fsync", side_effect=full), pytest.raises(OSError, match=rf"No space left on device: '[^']*/{name}'"):
+        WRITERS[name](tmp_path / name)
     assert files_in(tmp_path) == {tmp_path / name: b"previous"}
     WRITERS[name](tmp_path / name)
     assert (tmp_path / name).read_bytes() != b"previous"
@@ -165,8 +143,7 @@ def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
             check_out(path, overwrite=True)
         with pytest.raises(ValueError, match=name), atomic(path) as temporary:
             temporary.write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"mine\.txt exists"):
-        check_out(mine, overwrite=False)
+    assert "mine.txt exists" in refused(lambda: check_out(mine, overwrite=False))
     assert mine.read_text() == "precious"
     gone = tmp_path / "gone" / "x.txt"
     assert refused(lambda: check_out(gone, overwrite=False), naming="gone")
@@ -174,7 +151,7 @@ def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
         pass
 
 
-def test_what_is_overwritten_is_gone_and_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_overwritten_is_gone_and_nothing_else(folder: Path) -> None:
     """An old checkpoint would be continued by the new run; config.json goes last, for a kill may come between."""
     users = {"samples_mine.png", "evaluation.txt", ".x.partial.half", "student"}
     for name in ("metrics.json", "metrics.jsonl", "evaluation.json", "samples_000300.png", *users):
@@ -182,53 +159,42 @@ def test_what_is_overwritten_is_gone_and_nothing_else(folder: Path, monkeypatch:
         (folder / "guide" / name).write_text("{}")
     (folder / "evaluation.npz").mkdir()
     (folder / "evaluation.png").symlink_to(folder / "evaluation.txt")
-    removed: list[Path] = []
-    unlink = Path.unlink
-
-    def noted(path: Path, missing_ok: bool = False) -> None:
-        removed.append(path)
-        unlink(path, missing_ok)
-
-    monkeypatch.setattr(Path, "unlink", noted)
-    storage.claim(folder, overwrite=True).release()
+    with patch.object(Path, "unlink", autospec=True, side_effect=Path.unlink) as unlink:
+        storage.claim(folder, overwrite=True).release()
     assert {path.name for path in files_in(folder)} - {".lock", "evaluation.png"} == users
-    assert removed[-1] == folder / "config.json"
+    assert unlink.call_args.args[0] == folder / "config.json"
     assert (folder / "evaluation.png").is_symlink()
 
 
-def prepare(folder: Path, what: str) -> None:
-    """Change a folder in which a run may not write then."""
-    if what == "guide is a link":
-        (folder / "guide").rename(folder.parent / "elsewhere")
-        (folder / "guide").symlink_to(folder.parent / "elsewhere")
-    if "no checkpoint" in what:
-        (folder / ("guide" if "guide" in what else ".") / CHECKPOINT).unlink()
-    if "is no run" in what:
-        (folder / "config.json").unlink()
-        (folder / MODEL).rename(folder / "last")
-        (folder / CHECKPOINT).unlink()
-        (folder / "last").rename(folder / what.removeprefix("is no run, but has a "))
+RUN = ("config.json", MODEL, CHECKPOINT)
 
 
 @pytest.mark.parametrize(
-    ("how", "what"),
+    ("how", "what", "gone", "there"),
     [
-        ({}, "holds another run"),
-        ({"resume": True}, "run has weights, but no checkpoint"),
-        ({"resume": True}, "guide has weights, but no checkpoint"),
-        ({"overwrite": True}, "guide is a link"),
-        ({"resume": True}, "guide is a link"),
-        ({"resume": True}, "is no run, but has a checkpoint.pt"),
-        ({}, "is no run, but has a evaluation.json"),
-        ({}, "is no run, but has a mine.png"),
+        ({}, "holds another run", (), ""),
+        ({"resume": True}, "run has weights, but no checkpoint", (CHECKPOINT,), ""),
+        ({"resume": True}, "guide has weights, but no checkpoint", (f"guide/{CHECKPOINT}",), ""),
+        ({"overwrite": True}, "guide is a link", (), "guide"),
+        ({"resume": True}, "guide is a link", (), "guide"),
+        ({"resume": True}, "is no run, but has a checkpoint.pt", RUN, CHECKPOINT),
+        ({}, "is no run, but has a evaluation.json", RUN, "evaluation.json"),
+        ({}, "is no run, but has a mine.png", RUN, "mine.png"),
     ],
 )
-def test_a_run_and_what_is_no_run_are_not_replaced_unasked(folder: Path, how: dict[str, Any], what: str) -> None:
+def test_a_run_and_what_is_no_run_are_not_replaced_unasked(
+    folder: Path, how: dict[str, Any], what: str, gone: tuple[str, ...], there: str
+) -> None:
     storage.claim(folder, resume=True).release()
-    prepare(folder, what)
+    for name in gone:
+        (folder / name).unlink()
+    if there == "guide":
+        (folder / there).symlink_to((folder / there).rename(folder.parent / "elsewhere"))
+    elif there:
+        (folder / there).touch()
     before = files_in(folder.parent)
     message = refused(lambda: storage.claim(folder, pictures=("mine.png",), **how), naming=str(folder))
-    assert what in (message or "")
+    assert what in message
     assert files_in(folder.parent) == before
 
 
@@ -239,7 +205,7 @@ def test_one_process_at_a_time_writes_into_a_folder(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
-        assert "another process" in (refused(lambda: storage.claim(tmp_path, resume=True)) or "")
+        assert "another process" in refused(lambda: storage.claim(tmp_path, resume=True))
         first.kill()
     with storage.claim(tmp_path, resume=True):
         assert storage.claim(tmp_path, resume=True).is_locked, "the same process may"
@@ -280,16 +246,6 @@ def test_a_model_or_checkpoint_with_a_flipped_bit_or_a_cut_is_refused_or_the_sam
     assert content_of(other) == before
 
 
-@pytest.mark.parametrize(
-    "content", [{"version": 1, "call": torch.load}, [1, 2], None], ids=["code", "a list", "nothing"]
-)
-def test_nothing_is_unpickled_that_is_more_than_weights(tmp_path: Path, content: Any) -> None:
-    path = tmp_path / CHECKPOINT
-    if content is not None:
-        torch.save(content, path)
-    assert refused(lambda: a_state().load(path), naming=CHECKPOINT)
-
-
 FOREIGN: dict[str, Any] = {
     **dict.fromkeys(("model", "average", "optimizers", "generator", "step", "seconds", "rows")),
     "model.network.output.bias": torch.zeros(3),
@@ -311,21 +267,28 @@ def test_a_checkpoint_of_foreign_structure_is_refused(folder: Path, name: str) -
     assert content_of(other) == content_of(a_state())
 
 
+def pickled(content: object) -> bytes:
+    torch.save(content, file := io.BytesIO())
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
-    "content",
+    ("name", "content"),
     [
-        None,
-        b"",
-        b"x" * 100,
-        save({}, metadata={"sha256": "0" * 64}),
-        save({"a": torch.tensor([1.0, float("inf")])}),
-        sealed({"a": torch.tensor(float("nan"))}),
+        (MODEL, b""),
+        (MODEL, b"x" * 100),
+        (MODEL, save({}, metadata={"sha256": "0" * 64})),
+        (MODEL, save({"a": torch.tensor([1.0, float("inf")])})),
+        (MODEL, sealed({"a": torch.tensor(float("nan"))})),
+        (CHECKPOINT, pickled({"version": 1, "call": torch.load})),  # code, and so not unpickled
+        (CHECKPOINT, pickled([1, 2])),
     ],
 )
-def test_tensors_that_are_missing_damaged_or_not_finite_are_refused(tmp_path: Path, content: bytes | None) -> None:
-    if content is not None:
-        (tmp_path / MODEL).write_bytes(content)
-    assert refused(lambda: read_tensors(tmp_path / MODEL), naming=MODEL)
+def test_files_that_are_missing_or_damaged_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    path, read = tmp_path / name, {MODEL: read_tensors, CHECKPOINT: a_state().load}[name]
+    assert refused(lambda: read(path), naming=name), "nothing is there"
+    path.write_bytes(content)
+    assert refused(lambda: read(path), naming=name)
 
 
 def test_a_digest_is_of_everything() -> None:

@@ -17,7 +17,7 @@ from attacks.processes import broken, complaint, digests, play
 
 CHAIN = 6  # signals to one training, at most, before it is left to end
 SMALL = "--channels 8 8 --blocks 1 --batch-size 8 --levels 4 --samples 4 --no-compile --device cpu"
-TOY = "--steps 40 --batch-size 64 --width 8 --layers 1 --levels 6 --langevin-steps 3 --samples 100 --device cpu"
+TOY = "--steps 40 --batch-size 64 --width 8 --layers 1 --levels 6 --langevin-steps 3 --samples 100"
 JOBS = {
     "train": f"ncsn train HERE/images.npz {SMALL} --steps 40 --out out",
     "classes": f"ncsn train HERE/images {SMALL} --steps 40 --out out",
@@ -25,7 +25,7 @@ JOBS = {
     "npz": "ncsn sample HERE/run -n 2100 --levels 4 --device cpu --out out.npz",
     "gif": "ncsn sample HERE/run --device cpu --out out.gif",
     "evaluate": "ncsn evaluate HERE/run -n 120 --device cpu --out out",
-    "likelihood": "ncsn likelihood HERE/run -n 8 --device cpu --out out.json",
+    "likelihood": "ncsn likelihood HERE/run -n 8 --device cpu",
     "inpaint": "ncsn inpaint HERE/run -n 8 --device cpu --out out.png",
 }
 """The long commands; HERE is the ground's folder.  Those that train go on with ``--resume``."""
@@ -85,7 +85,7 @@ class Ground:
 def struck(ground: Ground, case: int) -> Iterator[str]:
     """Kill or interrupt a job at a random moment or just before it writes, a training again and again; let it end."""
     name, chance, place = list(JOBS)[case % len(JOBS)], ground.chance("kills", case), ground.place("kills", case)
-    whole, words, resumes = ground.whole[name], ground.jobs[name].split(), name in ("train", "classes", "toy")
+    whole, words, resumes = ground.whole[name], ground.jobs[name].split(), name in ("train", "classes")
     for _ in range(CHAIN if resumes else 1):
         number, moment = chance.choice((9, 9, 9, 9, 2, 15)), chance.random() * whole.seconds
         if number == signal.SIGKILL and chance.random() < 0.5:
