@@ -5,19 +5,14 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import pytest
-import torch
 
 from ncsn.cli import console
-from ncsn.learn.record import Record
 from ncsn.machine.distributed import PeerError
 from ncsn.machine.interrupts import Stopped, interruptible
-from ncsn.networks import MLP
 from ncsn.samplers import NonFiniteSampleError
-from ncsn.score import ScoreModel
-from ncsn.training import NonFiniteLossError, Progress, State
+from ncsn.training import NonFiniteLossError
 
 
 @dataclass
@@ -32,15 +27,6 @@ def damaged(_: Nothing, number: int | None = None) -> None:
             with suppress(KeyboardInterrupt):
                 signal.raise_signal(number)
         raise ValueError("the file is damaged")
-
-
-def full(_: Nothing) -> None:
-    """A disk is full, below the bar of a training, which by its name outlives the loop."""
-    state, some = State(ScoreModel(MLP(2, 8, 1)), generator=torch.Generator()), torch.ones(2)
-    step = Progress(step=1, fraction=0.5, seconds=1.0, losses=some, sigmas=some)
-    watched = Record(folder=Path("nowhere")).watch(iter([step]), state)
-    for _step in watched:
-        raise OSError("no space left")
 
 
 @pytest.mark.parametrize(
@@ -91,14 +77,6 @@ def test_a_signal_is_the_truth_whatever_a_library_says_of_it(
         console.run(partial(damaged, number=number), Nothing, [])
     assert ended.value.code == status
     assert word in capsys.readouterr().err
-
-
-def test_an_error_has_a_line_of_its_own_below_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        console.run(full, Nothing, [])
-    *above, last = capsys.readouterr().err.splitlines()
-    assert "training" in above[-1]
-    assert "no space left" in last
 
 
 def test_what_is_nobodys_fault_is_not_hidden() -> None:
