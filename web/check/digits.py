@@ -7,6 +7,7 @@ goes a run of small images in colour, colour.onnx, which has learned nothing and
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ def colour() -> ncsn.Run:
     arguments: Any = {"image_channels": 3, "channels": (8,), "blocks": 1, "features": 8, "classes": 3}
     shares = {"red": 0.5, "green": 0.25, "blue": 0.25}
     recipe = ncsn.Recipe(network="UNet", arguments=arguments, shape=(3, 10, 14), sampling=sampling, shares=shares)
-    return ncsn.Run(score=network(8, 3), recipe=recipe, guide=network(4))
+    smaller: Any = {"image_channels": 3, "channels": (4,), "blocks": 1, "features": 4}
+    guide = replace(recipe, arguments=smaller, shares={})
+    return ncsn.Run(score=network(8, 3), recipe=recipe, guide=network(4), guide_recipe=guide)
 
 
 def write(run: ncsn.Run, path: Path, labels: list[int], **how: Any) -> None:
@@ -77,6 +80,5 @@ if __name__ == "__main__":
     for name, task in TASKS.items():
         write(mnist, folder / name, **task)
     ncsn.export(colour(), folder / "colour.onnx", overwrite=True)
-    colour().save(folder / "colour", overwrite=True)
     colour().save(folder / "colour", overwrite=True)
     write(colour(), folder / "colour", [2, 0, 1, 1])
