@@ -1,11 +1,11 @@
 // The model in the page draws what the package draws, quickly, and is seen to.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { copyFileSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import type { JSHandle, Page } from "playwright-core";
 import { type Card, read } from "../src/digits/task.ts";
-import { NARROW, type Opened, ROOT, SITE, begin, drawn, end, reading, slide, use } from "./browser.ts";
+import { NARROW, type Opened, ROOT, SITE, begin, drawn, end, home, reading, slide, use } from "./browser.ts";
 
 const VALUES = `${ROOT}build/site-check/digits`;
 const LEVELS = 2; // by which a pixel may be off
@@ -316,10 +316,9 @@ test("a run of one's own, in colour and with a smaller network for a guide, is w
 });
 
 test("a file that is no model is said to be none", async () => {
-  await end();
-  copyFileSync(`${VALUES}/default.json`, `${VALUES}/none.onnx`);
-  await begin([], [`${VALUES}/none.onnx`]);
-  await use("#digits", {}, async ({ page }) => {
+  await use("", {}, async ({ page }) => {
+    await page.route("**/model.onnx", (route) => route.fulfill({ body: "{}" }));
+    await page.goto(`${home}#digits`);
     assert.equal(await page.getByRole("alert").innerText(), "The model cannot be shown: the model is no ONNX file.");
   });
 });
