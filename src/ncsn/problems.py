@@ -92,7 +92,7 @@ def conjugate_gradient(
     here from an orthonormal basis of it (Lanczos 1950).  ``product``: u ↦ M u for a batch.  ``steps``: products.
     ``least``: what M's eigenvalues are at least.  With the covariance of a learned score, M is neither quite symmetric
     nor always positive.  So its symmetric part is taken, and directions in which that is below ``least`` are left out:
-    u is at most |b|/``least`` long, and more steps are no worse than fewer.
+    u is at most |b|/``least`` long, however many steps there are.
     """
     flat, tiny = b[:, None].flatten(1), torch.finfo(b.dtype).tiny ** 0.5
     basis, images = [flat / flat.norm(dim=1, keepdim=True).clamp(min=tiny)], list[Tensor]()
