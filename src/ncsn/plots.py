@@ -232,6 +232,39 @@ def loss_curves(rows: Sequence[Mapping[str, Any]], bands: Sequence[str], path: P
 
 
 @_styled()
+def columns(
+    real: Float[np.ndarray, "n d"],
+    samples: Float[np.ndarray, "m d"],
+    names: Sequence[str],
+    path: Place = None,
+    *,
+    most: int = 6,
+) -> "Figure":
+    """Marginals of a table's columns on the diagonal, pairs of real rows below it, and of samples above it.
+
+    ``most``: how many columns are shown, the first ones.  Axes reach from the 0.5th to the 99.5th percentile.
+    """
+    d = min(most, len(names))
+    figure = _blank(1.7 * d, 1.7 * d)
+    panels = figure.subplots(d, d, squeeze=False)
+    low, high = np.quantile(real[:, :d], [0.005, 0.995], axis=0)
+    margin = 0.05 * (high - low)
+    for i, j in np.ndindex(d, d):
+        axes, inside = panels[i, j], (low[j] - margin[j], high[j] + margin[j])
+        axes.set(xlim=inside, xticks=[], yticks=[])
+        if i == j:
+            for rows, colour, style in ((real, QUIET, "stepfilled"), (samples, POINTS, "step")):
+                axes.hist(rows[:, j], 40, inside, density=True, color=colour, histtype=style, alpha=0.8)
+            axes.set_title(names[j])
+        else:
+            rows, colour = (samples, POINTS) if j > i else (real, QUIET)
+            axes.scatter(rows[:, j], rows[:, i], s=1.5, alpha=0.5, linewidths=0, color=colour)
+            axes.set_ylim(low[i] - margin[i], high[i] + margin[i])
+    figure.supxlabel("below the diagonal real rows (grey), above it samples (red); on it both", fontsize=8)
+    return _finish(figure, path)
+
+
+@_styled()
 def posterior_page(
     truth: Float[Tensor, "c h w"] | None,
     measurement: Float[Tensor, "c h w"],

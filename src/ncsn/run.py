@@ -19,12 +19,14 @@ from typing import Annotated, Any, Literal, TypeAlias
 import numpy as np
 import torch
 from annotated_types import Interval, MinLen
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
 from ncsn import networks, problems, storage
 from ncsn.data import Images, Origin
 from ncsn.data.pixels import Depth
+from ncsn.data.tables import Units as Units
+from ncsn.data.tables import table_of
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.problems import Measurement, Observation
@@ -41,48 +43,9 @@ Numbers = Tensor | np.ndarray | Sequence[Any] | float
 Condition = Callable[[Score, int, torch.Generator | None], Score]
 """(the prior's score, how many examples, randomness) → the posterior's score for as many."""
 CPU = torch.device("cpu")
+PARTICLES = 2**14  # of an imputation, at a time
 SMALL = 64  # numbers in an example with which a posterior has particles by default: each may take a backward pass
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
-
-
-@dataclass(frozen=True)
-class Units:
-    """x = shift + scale·z, coordinate by coordinate: x is the user's, z what the model sees.
-
-    ``shift`` and ``scale`` > 0 broadcast against one example.  Noise of one σ for all coordinates makes sense for z
-    alone, if a column of x is an income and another one a share.
-    """
-
-    shift: Float[Tensor, "*d"]
-    scale: Float[Tensor, "*d"]
-
-    @classmethod
-    def of(cls, x: Float[Tensor, "n d"]) -> "Units":
-        """Those in which every coordinate of ``x`` has mean 0 and standard deviation 1.
-
-        Raises ValueError if a coordinate is constant, naming it.
-        """
-        exact = x.cpu().double()  # Apple's GPUs have no such numbers
-        shift, scale = exact.mean(0), exact.std(0)
-        constant = (~(scale > (1e-15 if x.dtype == torch.float64 else 1e-7) * shift.abs())).nonzero()[:, 0].tolist()
-        if constant:
-            raise ValueError(f"column {', '.join(map(str, constant))} is constant, so it has no density; leave it out")
-        return cls(shift.to(x), scale.to(x))
-
-    def standardise(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
-        """The user's examples as the model sees them: in the precision of both, and then in that of ``x``."""
-        shift, scale = self.beside(x)
-        return ((x - shift) / scale).to(x.dtype)
-
-    def restore(self, z: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
-        """The model's examples as the user knows them, in double precision if the user's were."""
-        shift, scale = self.beside(z)
-        return shift + scale * z
-
-    def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift and scale where ``x`` is; Apple's GPUs have no double precision."""
-        kind = x.dtype if x.device.type == "mps" else torch.promote_types(x.dtype, self.shift.dtype)
-        return self.shift.to(x.device, kind), self.scale.to(x.device, kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +55,7 @@ class Recipe:
     ``network``: a class of ``ncsn.networks``, and ``arguments`` for it; another name is a network of the user's own.
     ``preconditioning``: what makes it a score.  ``shape``: of one example.  ``sampling``: the run's own way to sample.
     ``depth``: what the numbers in the files of images are.  ``shares``: what each class is called, in the network's
-    order, and how much of the training data it is; empty where that is not known.
+    order, and how much of the training data it is; empty where that is not known.  ``columns``: of a table, their names.
     Raises ValueError for shares of other classes, and for a sampler that is no run's own.
     """
 
@@ -103,6 +66,7 @@ class Recipe:
     sampling: Sampling
     depth: Depth = field(default_factory=Depth)
     shares: dict[str, Annotated[float, Interval(ge=0, le=1)]] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what the types do not say."""
@@ -535,6 +499,12 @@ class Run:
         """
         zero = torch.zeros(self.recipe.shape, device=self.device)
         units = Units(zero, zero + 1) if self.units is None else self.units
+        if not bool(units.straight.all()):
+            seen = (measure(torch.eye(len(zero))) - measure(zero[None].cpu()))[~units.straight]
+            if bool(seen.any()):
+                raise ValueError(
+                    f"a measurement of a sum is not one here: {units.describe(self.recipe.columns)}; impute"
+                )
         shift, scale = zero + units.shift.to(zero), zero + units.scale.to(zero)
         target, noise = (torch.as_tensor(value, dtype=zero.dtype, device=self.device) for value in (y, noise_std))
         observation = Observation.of(measure, target, noise, shift, scale)
@@ -543,6 +513,53 @@ class Run:
         sampling = self.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0)
         sampling = sampling.but(levels=2 * sampling.method.suited(sampling.sigma_max, sampling.sigma_min))
         return self.conditioned(partial(posterior_score, observation, solver_steps), sampling, observation)
+
+    def impute(
+        self,
+        rows: Any,
+        n: int = 20,
+        *,
+        seed: int | torch.Generator = 0,
+        particles: int = 24,
+        levels: int = 16,
+    ) -> Iterator[tuple[Int64[Tensor, "b"], Float64[Tensor, "n b d"]]]:
+        """Rows of a table with their blanks filled in: ``n`` draws of the posterior given what is known, in parts.
+
+        Rows with the same blanks are drawn together; each part is their numbers and their draws, in the units of the
+        data.  What is known is taken for exact, and stays as it is.
+
+        ``rows``: a DataFrame, whose columns are known by their names, or (b, d); NaN is a blank.
+        ``particles``: how many compete for the draws of a row, at least ``n``; see ``ncsn.problems.particles``.
+        ``levels``: noise levels that they descend.
+        Raises ValueError for rows of other columns, or with numbers that these cannot take.
+        """
+        units = (
+            Units(torch.zeros(self.recipe.shape), torch.ones(self.recipe.shape)) if self.units is None else self.units
+        )
+        names = self.recipe.columns or tuple(map(str, range(*self.recipe.shape)))
+        x = torch.from_numpy(table_of(rows).matched(names).rows)
+        units.check(x, names)
+        generator, sampling = (
+            generator_of(seed, self.device),
+            self.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0),
+        )
+        z, ladder = (
+            units.standardise(x, generator).to(self.device),
+            sampling.but(levels=levels).ladder(device=self.device),
+        )
+        blanks, pattern = x.isnan().unique(dim=0, return_inverse=True)
+        for number, blank in enumerate(blanks):
+            for part in (pattern == number).nonzero()[:, 0].split(max(1, PARTICLES // max(n, particles))):
+                draws = x[part].repeat(n, 1, 1)
+                if bool(blank.all()):
+                    draws = self.sample(len(draws) * len(part), seed=generator).view_as(draws)
+                elif bool(blank.any()):
+                    seen = Observation(problems.masked(~blank), z[part][:, ~blank].float(), 2 * sampling.sigma_min)
+                    noise = sampling.start(self.means(None), len(part) * max(n, particles), generator=generator)
+                    *_, (_, last, _) = problems.particles(self.score, seen, noise, ladder, draws=n, generator=generator)
+                    drawn = units.restore(last.double()).view(len(part), n, -1).transpose(0, 1)
+                    draws = torch.where(blank, drawn.to(draws), draws)
+                yield part, draws
 
     def replacement(self, known: Bool[Tensor, "*d"] | np.ndarray, y: Numbers) -> "Run":
         """The run that fills in what is not ``known`` of ``y``, as the paper does; by annealed Langevin dynamics.
@@ -594,10 +611,10 @@ class Run:
         x = torch.as_tensor(x, device=self.device)
         if tuple(x.shape[1:]) != self.recipe.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; (b, {', '.join(map(str, self.recipe.shape))}) is needed")
-        score, sampling, volume = self.score, self.recipe.sampling, 0.0
+        score, sampling, volume = self.score, self.recipe.sampling, torch.zeros(len(x))
         if self.units is not None:
-            x = self.units.standardise(x)
-            volume = float(self.units.scale.cpu().double().log().expand(self.recipe.shape).sum())
+            self.units.check(x, self.recipe.columns)
+            x, volume = self.units.standardise(x), self.units.log_volume(x)
         if isinstance(score, ScoreModel):
             score, x = copy.copy(score), x.to(score.data_std)
             score.autocast = None  # a solver that adapts its step takes rounding for curvature
@@ -605,12 +622,12 @@ class Run:
         mean = replace(self, score=score).means(None)[0]
         smallest = sampling.sigma_min if sigma_min is None else sigma_min
         density = partial(log_prob, score, mean=mean, probes=probes, tolerance=tolerance)
-        for number, part in enumerate(torch.split(x, batch_size)):
+        for number, (part, change) in enumerate(zip(x.split(batch_size), volume.split(batch_size), strict=True)):
             part_seed = seed if isinstance(seed, torch.Generator) else block_seed(seed, number)
             generator = generator_of(part_seed, self.device)
             with hardware.uncompiled():  # for gradients are asked for once for each probe
                 densities = density(part, sigma_max=sampling.sigma_max, sigma_min=smallest, generator=generator)
-            yield replace(densities, log_prob=densities.log_prob - volume)
+            yield replace(densities, log_prob=densities.log_prob + change)
 
     def compile(self, batch_size: int) -> None:
         """Compile the networks for batches of this size; a line says so if this machine or torch cannot.
@@ -691,7 +708,7 @@ def write_model(folder: Path, model: ScoreModel, units: Units | None = None) -> 
     """Write model.safetensors, atomically: the weights, and the units of the data if they are not the model's own."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if units is not None:
-        tensors |= {"units.shift": units.shift, "units.scale": units.scale}
+        tensors |= {f"units.{name}": tensor for name, tensor in vars(units).items() if tensor is not None}
     with storage.atomic(folder / storage.MODEL) as temporary:
         temporary.write_bytes(storage.sealed(tensors))  # not save_file, whose files only their owner may read
 
@@ -704,11 +721,12 @@ def read_model(folder: Path, recipe: Recipe, *, network: nn.Module | None = None
     path = folder / storage.MODEL
     tensors = storage.read_tensors(path)
     try:
-        units = Units(tensors.pop("units.shift"), tensors.pop("units.scale")) if "units.shift" in tensors else None
+        own = {name.removeprefix("units."): tensors.pop(name) for name in list(tensors) if name.startswith("units.")}
+        units = Units(**own) if own else None
         model = recipe.build(tensors["data_mean"], tensors["data_std"], network=network)
         model.load_state_dict(tensors)
         model.data_mean.expand(recipe.shape)
-    except (ValueError, KeyError, RuntimeError) as error:  # the last is torch's, for another shape
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:  # the last is torch's, for another shape
         raise ValueError(f"{path} is not the whole model that config.json describes ({one_line(error)})") from error
     return model.requires_grad_(False).eval(), units
 

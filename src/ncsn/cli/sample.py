@@ -37,7 +37,7 @@ class Sample(SamplingOptions, RunOptions):
         seed: The same seed gives the same samples on one machine.
         out: Where to write: .png for a grid; .gif for the way of up to 36 images out of the noise; .npz for an array
             under the key samples, .npy for one alone, for images (n, c, h, w) in the numbers of their files: mostly
-            uint8. Arrays take any number of samples, in the memory of 1,000, and go on after a kill: by the same
+            uint8; .csv, .tsv or .parquet for rows of a table. Arrays take any number of samples, in the memory of 1,000, and go on after a kill: by the same
             command, with the same samples.
         overwrite: Replace an existing file.
     """
@@ -50,14 +50,18 @@ class Sample(SamplingOptions, RunOptions):
     def __call__(self) -> None:
         """Draw, and write."""
         import ncsn
+        from ncsn.data.tables import SUFFIXES
         from ncsn.machine import distributed
 
         picture = self.out.suffix in PICTURE_SUFFIXES
         if picture and self.n > MOST:
             raise ValueError(f"n is {self.n}; a picture shows at most {MOST}: more go into .npz or .npy")
         if not console.follows():
-            check_output(self.out, *PICTURE_SUFFIXES, ".npz", ".npy", overwrite=self.overwrite)
+            check_output(self.out, *PICTURE_SUFFIXES, *SUFFIXES, ".npz", ".npy", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
+        if self.out.suffix in SUFFIXES:
+            write_samples(self.out, run, self.n, seed=self.seed, **self.how())
+            return
         if not picture:
             depth, group = run.recipe.depth if run.recipe.images else None, distributed.join()
             write_array(self.out, run, self.n, depth=depth, group=group, seed=self.seed, **self.how())
@@ -65,7 +69,7 @@ class Sample(SamplingOptions, RunOptions):
         if console.follows():  # the leading process draws pictures alone
             return
         if not run.recipe.images:
-            raise ValueError(f"{self.run} makes points, of which no picture is drawn; --out x.npz")
+            raise ValueError(f"{self.run} makes rows, of which no picture is drawn; --out x.csv or x.npz")
         moving = self.out.suffix == ".gif"
         drawn = console.draw(run, self.n, seed=self.seed, keep=36 if moving else 0, **self.how())
         if moving:
@@ -73,6 +77,23 @@ class Sample(SamplingOptions, RunOptions):
         else:
             ncsn.plots.image_grid(drawn.samples, self.out, columns=min(self.n, max(8, round(self.n**0.5))))
         print(f"{self.out}: {drawn.cost}")
+
+
+def write_samples(out: Path, run: "Run", n: int, **how: Any) -> None:
+    """Write ``n`` samples of a table's run under the names of its columns.  ``how``: as for ``Run.blocks``."""
+    import numpy as np
+
+    from ncsn.data.tables import write_table
+    from ncsn.run import cost
+
+    if not run.recipe.columns:
+        raise ValueError(f"{out}: the run has learned no table; --out x.npz")
+    began = time.perf_counter()
+    count = -(-n // run.block)
+    blocks = enumerate(run.blocks(n, **how), 1)
+    drawn = [console.follow(steps, f"block {i} of {count}", began, compiled=False) for i, steps in blocks]
+    write_table(out, run.recipe.columns, np.concatenate([block.samples.double().numpy() for block in drawn]))
+    print(f"{out}: {cost(n, drawn[-1].sampling.sampler, drawn[-1].nfe, drawn[-1].guide_nfe, drawn[-1].seconds)}")
 
 
 def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: "Group", **how: Any) -> "Drawn | None":

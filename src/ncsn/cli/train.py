@@ -16,19 +16,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Images):
-    """Learn the score of images with a small U-Net by denoising score matching, and sample it.
+    """Learn the score of images with a small U-Net, or of a table with an MLP, by denoising score matching; sample it.
 
     What is not given follows from the data, the budget and the machine.
 
     Args:
         dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz),
-            or a folder of .tar files, which are shards in WebDataset's format.
+            or a folder of .tar files, which are shards in WebDataset's format. A table of one row an example: .csv,
+            .tsv, .parquet, or an array of two axes; it hears minutes (by default 1.5), steps, batch-size, sampler,
+            levels, seed and samples.
     """
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = field()
 
     def __call__(self) -> None:
         """Train, and draw."""
+        from ncsn.data.tables import is_table
+
+        if is_table(self.dataset):
+            self.learn_table()
+            return
         import ncsn
         from ncsn.cli import console
         from ncsn.learn.record import BAND_NAMES, opened
@@ -47,6 +54,20 @@ class Train(Images):
             for line in remarks(data, drawn.samples):
                 print(line)
         record.group.share()  # the others wait for the pictures, and end together
+
+    def learn_table(self) -> None:
+        """The same of a table."""
+        import ncsn
+        from ncsn.cli import console
+        from ncsn.learn.record import BAND_NAMES, opened_table
+
+        table, settings, record = opened_table(self)
+        run = ncsn.fit(table, settings=settings, record=record)
+        drawn = console.draw(run, settings.samples, seed=settings.seed)
+        rows = table.rows[: settings.samples]
+        ncsn.plots.columns(rows, drawn.samples.numpy(), run.recipe.columns, record.path("samples.png"))
+        ncsn.plots.loss_curves([vars(row) for row in record.rows], BAND_NAMES, record.path("loss.png"))
+        record.results(run, drawn)
 
 
 def remarks(data: "Pictures", samples: "Tensor") -> "Iterator[str]":

@@ -96,7 +96,7 @@ Catalogue = tuple[list[Item], list[str]]
 def short_name(path: str) -> str:
     """What a data set is called: the last part of its path, without what says what kind of file it is."""
     name = Path(os.path.normpath(Path(path).absolute())).name
-    return re.sub(r"\.(zip|npy|npz|tar(\.\w+)?|tgz)$", "", name, flags=re.IGNORECASE) or "images"
+    return re.sub(r"\.(zip|npy|npz|tar(\.\w+)?|tgz|csv|tsv|parquet)$", "", name, flags=re.IGNORECASE) or "images"
 
 
 def part_of(word: str) -> Split | None:

@@ -16,6 +16,7 @@ from ncsn.data import Images as Pictures
 from ncsn.data import Reading, batches
 from ncsn.data.images import from_arrays, images_of, stream
 from ncsn.data.pixels import reals
+from ncsn.data.tables import Table, Units, table_of
 from ncsn.distributions import Empirical
 from ncsn.evaluation import metrics
 from ncsn.learn import guidance, rules
@@ -24,7 +25,7 @@ from ncsn.learn.settings import ImageJob, Images, ResolvedImages
 from ncsn.machine import hardware
 from ncsn.noise import LogNormal, Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm, training_loss
-from ncsn.run import Recipe, Run, Units, plain, write_model
+from ncsn.run import Recipe, Run, plain, write_model
 from ncsn.training import Budget, Progress, Row, State, muon_and_adam, train
 from ncsn.validation import DeviceName
 
@@ -32,7 +33,7 @@ Losses = tuple[Float[Tensor, "v"], Float[Tensor, "v"]]
 
 
 def fit(
-    data: "Tensor | np.ndarray | Pictures",
+    data: "Tensor | np.ndarray | Pictures | Table | Any",
     *,
     minutes: float | None = None,
     steps: int | None = None,
@@ -50,11 +51,12 @@ def fit(
     """Learn the score of ``data``; returns a run that samples, measures and saves itself.
 
     A tenth of the examples is held out, and of all averages of the weights on the way the one is kept that is best on
-    them.  Points are standardised coordinate by coordinate, which the run remembers, so that samples, log densities and
-    posteriors are in the units of the data.  Images are learned as ``ncsn train`` learns them: with their classes, a
+    them.  Points are standardised column by column (``Units``), which the run remembers, so that samples, log densities
+    and posteriors are in the units of the data.  Images are learned as ``ncsn train`` learns them: with their classes, a
     guide, and the guidance that held-out images choose.
 
-    ``data``: points (n, d), or images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor,
+    ``data``: points (n, d), a DataFrame or a ``Table``, of which rows with blanks and columns that do not vary are left
+    out; or images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor,
     an array or a list; or a data set of images, as ``load_images`` returns it.
     ``minutes``, ``steps``: how long to train; one minute by default, ten with ``settings``.
     ``labels``: the class of each image, a number or a name: better samples, and ``run.sample(label=...)``.
@@ -71,22 +73,25 @@ def fit(
     """
     options = {"minutes": minutes, "steps": steps, "sampler": sampler, "batch_size": batch_size, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if {"minutes", "steps"} & given.keys():
+        given = {"minutes": None, "steps": None} | given
+    given |= {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
     # Gradients are on, and what is drawn from torch's global generator on the way is the user's again afterwards.
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        if isinstance(data, Pictures):
-            pictures = data
-        else:
+        table = data if isinstance(data, Table) else table_of(data) if hasattr(data, "columns") else None
+        settings = settings or Images(minutes=1.0, job=ImageJob(device=device))
+        if table is None and not isinstance(data, Pictures):
             x = data.detach() if isinstance(data, Tensor) else torch.as_tensor(np.ascontiguousarray(data))
             if x.ndim == 2:
-                if labels is not None or settings is not None or record is not None:
-                    raise ValueError("labels, settings and record are for images; run.save(FOLDER) keeps points' runs")
-                return fit_points(checked(x), hardware.choose_device(device), network, objective, noise, **given)
-            pictures = pictures_of(x.cpu().numpy(), labels)
-        settings = settings or Images(minutes=1.0, job=ImageJob(device=device))
+                x = checked(x)
+                table = Table(tuple(map(str, range(x.shape[1]))), x.cpu().numpy())
+        if table is not None:
+            if labels is not None:
+                raise ValueError("labels are for images; a column of a table may be a class")
+            return fit_points(table, replace(settings, **given), network, objective, noise, record or Record())
+        pictures = data if isinstance(data, Pictures) else pictures_of(x.cpu().numpy(), labels)
         name = {} if record else {"dataset": pictures.name}  # a record says where they are
-        budget = {"minutes": None, "steps": None} if {"minutes", "steps"} & given.keys() else {}
-        ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
-        chosen = replace(settings, **name | budget | ends | given)
+        chosen = replace(settings, **name | given)
         return fit_images(pictures, chosen, network, objective, noise, record or Record())
 
 
@@ -100,39 +105,53 @@ def checked(x: Tensor) -> Tensor:
 
 
 def fit_points(
-    x: Float[Tensor, "n d"],
-    device: torch.device,
+    table: Table,
+    settings: Images,
     network: nn.Module | None,
     objective: Objective | None,
     noise: Proposal | None,
-    *,
-    minutes: float | None = None,
-    steps: int | None = None,
-    sampler: str = "dpmpp-sde",
-    batch_size: int = 512,
-    seed: int = 0,
+    record: Record,
 ) -> Run:
     """The run of a table of numbers."""
-    minutes = 1.0 if minutes is None and steps is None else minutes
-    budget, record = Budget(steps=steps, seconds=None if minutes is None else 60 * minutes), Record()
+    table = table.complete
+    for line in table.said:
+        hardware.say(line)
+    x, device, seed = checked(torch.from_numpy(table.rows)), hardware.choose_device(settings.job.device), settings.seed
+    budget = Budget(steps=settings.steps, seconds=None if settings.minutes is None else 60 * settings.minutes)
+    if record.folder is not None:  # which leaves time for samples and pictures
+        budget, _ = rules.budgets(settings, time.perf_counter() - record.began, guided=False)
     generator = torch.Generator(device).manual_seed(seed)
     order = torch.randperm(len(x), generator=generator, device=device).to(x.device)
     held_out, rest = order[: len(x) // 10], order[len(x) // 10 :]
     units = Units.of(x[rest])
-    z = units.standardise(x).float().to(device)
-    recipe = rules.recipe_of_points(z[rest], network, noise, sampler)
+    if line := units.describe(table.names):
+        hardware.say(line)
+    # Single values lie anywhere in their cells.
+    z = torch.cat([units.standardise(part, generator).float() for part in x.split(2**16)]).to(device)
+    recipe = rules.recipe_of_points(z[rest], network, noise, settings.sampler, settings.levels)
     # Where a network of standardised points has most to learn.
     noise = noise or LogNormal(-0.8, 1.6, recipe.sampling.sigma_max, recipe.sampling.sigma_min)
     torch.default_generator.manual_seed(seed)  # for the initial weights; everything else draws from the generator
     state = State(recipe.build(network=network).to(device), generator=generator)
-    stream = batches(z[rest], min(batch_size, len(rest)), generator=generator)
+    size = min(settings.batch_size or 512, len(rest))
+    names = ("dataset", "minutes", "steps", "sampler", "levels", "seed", "samples")
+    run = Run(
+        score=state.average,
+        recipe=replace(recipe, columns=table.names),
+        units=units,
+        folder=record.folder,
+        experiment="fit",
+        settings={name: getattr(settings, name) for name in names} | {"batch_size": size},
+        origin=record.origin,
+    ).to(device)
+    record.begin(run, state)
+    stream = batches(z[rest], size, generator=generator)
     loss = training_loss(noise, objective or dsm, generator=generator)
     progress = train(state, stream, loss, budget=budget, signals=record.signals)
     judge = partial(held_out_losses, state, Batch(z[held_out]), noise, (4096,))
     learn(progress, state, judge, record, rows=40, slack=0.0)
     print(f"{verdict(state.rows, len(x))}; {state.step} steps", file=sys.stderr)
-    settings = {"minutes": minutes, "steps": steps, "seed": seed, "examples": len(x)}
-    return Run(score=state.average, recipe=recipe, units=units, experiment="fit", settings=settings).to(device)
+    return run
 
 
 def pictures_of(x: Shaped[np.ndarray, "n ..."], labels: "Tensor | np.ndarray | Sequence[int | str] | None") -> Pictures:
@@ -313,4 +332,4 @@ def learn(
     if state.rows and left(state.rows, slack) is not state.rows[-1]:
         state.average.load_state_dict(best)
         if record.writes:
-            write_model(record.path(), state.average)
+            write_model(record.path(), state.average, record.units)

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -12,9 +12,11 @@ from tqdm.auto import tqdm
 from ncsn import storage
 from ncsn.data import Images as Pictures
 from ncsn.data import Origin, load_images
-from ncsn.data.sources import short_name
+from ncsn.data.named import absolute
+from ncsn.data.sources import Reading, short_name
+from ncsn.data.tables import Table, Units, read_table
 from ncsn.learn import rules
-from ncsn.learn.settings import ImageJob, Images, ResolvedImages, recalled
+from ncsn.learn.settings import ImageJob, Images, ResolvedImages, given_ones, recalled
 from ncsn.machine import distributed, hardware
 from ncsn.machine.distributed import ALONE, Group
 from ncsn.machine.interrupts import Stopped, deferred
@@ -64,6 +66,7 @@ class Record:
     signals: list[int] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
     lock: FileLock | None = None
+    units: Units | None = None
 
     @property
     def writes(self) -> bool:
@@ -85,6 +88,7 @@ class Record:
 
         Raises ValueError if another run is there, or another process writes there.
         """
+        self.units = run.units
         if self.folder is not None:
             checkpoint = self.path(part, storage.CHECKPOINT)
             if self.writes and self.lock is None:
@@ -102,7 +106,7 @@ class Record:
         """Write a checkpoint and the averaged weights, if there is a folder."""
         if self.writes:
             state.save(self.path(part, storage.CHECKPOINT))
-            write_model(self.path(part), state.average)
+            write_model(self.path(part), state.average, self.units)
 
     def write_rows(self) -> None:
         """Write metrics.jsonl, whole: the checkpoint keeps the rows, and there are a few."""
@@ -188,10 +192,37 @@ def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
     return pictures, settings, Record(folder=folder, job=given.job, origin=origin, group=group)
 
 
+def opened_table(given: Images) -> tuple[Table, Images, Record]:
+    """The rows of a table to train on, the settings, and a record in the run's folder, as ``opened``.
+
+    A tenth of the rows is left for ``ncsn evaluate``.
+    Raises ValueError for options that are of images.
+    """
+    heard = {"dataset", "minutes", "steps", "batch_size", "sampler", "levels", "seed", "samples", "job"}
+    if vain := sorted(given_ones(given, {field.name for field in fields(given)} - heard)):
+        raise ValueError(
+            f"{given.dataset} is a table, and {', '.join(vain)} for images; {', '.join(sorted(heard))} work"
+        )
+    folder = given.job.out or Path("runs") / short_name(given.dataset)
+    storage.check(folder, overwrite=given.job.overwrite, resume=given.job.resume)
+    table = read_table(given.dataset).complete
+    settings = given if given.minutes or given.steps else replace(given, minutes=1.5)
+    settings = settings if given_ones(given, ["samples"]) else replace(settings, samples=2000)
+    if given.job.resume and storage.begun(folder):
+        config, where = read_config(folder), folder / "config.json"
+        settings = recalled(given, config.settings, f"{where}: settings", Images)
+        if config.data is None or config.data.digest != table.digest:
+            raise ValueError(f"{given.dataset} holds other rows than those that {folder} has learned from")
+    train, test = table.parts
+    split = (len(train.rows), 0, len(test.rows))
+    origin = Origin(dataset=absolute(given.dataset), reading=Reading(), digest=table.digest, split=split)
+    return train, settings, Record(folder=folder, job=given.job, origin=origin)
+
+
 def continued(given: Images, folder: Path) -> tuple[Pictures, ResolvedImages, Origin]:
     """The images of a run that is resumed, which may have moved; its settings, and where the images are."""
     config, where = read_config(folder), folder / "config.json"
-    settings, origin = recalled(given, config.settings, f"{where}: settings"), config.data
+    settings, origin = recalled(given, config.settings, f"{where}: settings", ResolvedImages), config.data
     if origin is None:
         raise ValueError(f"{where} does not say which images the run has learned from")
     if given.dataset not in (settings.dataset, Images.dataset):  # the default says nothing of where they are

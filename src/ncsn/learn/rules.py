@@ -261,7 +261,11 @@ def arguments_of(network: str, colours: int, widths: tuple[int, ...], blocks: in
 
 
 def recipe_of_points(
-    z: Float[Tensor, "n d"], network: nn.Module | None, noise: Proposal | None, sampler: str
+    z: Float[Tensor, "n d"],
+    network: nn.Module | None,
+    noise: Proposal | None,
+    sampler: str,
+    levels: int | None = None,
 ) -> Recipe:
     """Which network learns from standardised points, and how it is sampled.
 
@@ -277,7 +281,7 @@ def recipe_of_points(
         network="MLP" if network is None else name_of(network),
         arguments=mlp if network is None else {},
         shape=tuple(z.shape[1:]),
-        sampling=descent(top, bottom, sampler),
+        sampling=descent(top, bottom, sampler).but(levels=levels),
     )
 
 
@@ -286,7 +290,7 @@ def takes_long(settings: ResolvedImages) -> bool:
     return (settings.minutes or 0) >= 5 or (settings.steps or 0) >= 2000
 
 
-def budgets(settings: ResolvedImages, elapsed: float, *, guided: bool) -> tuple[Budget, Budget]:
+def budgets(settings: Images, elapsed: float, *, guided: bool) -> tuple[Budget, Budget]:
     """How long to train the network, and its guide: what is left after ``elapsed`` seconds, a tenth at least.
 
     The guide has a twentieth of the time, or a tenth of the steps, which take half as long.  A sixteenth of the whole
