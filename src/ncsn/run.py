@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from ncsn import networks, problems, storage
 from ncsn.data import Images, Origin
 from ncsn.data.pixels import Depth
+from ncsn.data.tables import Table, table_of
 from ncsn.data.tables import Units as Units
-from ncsn.data.tables import table_of
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.problems import Measurement, Observation
@@ -537,7 +537,8 @@ class Run:
             Units(torch.zeros(self.recipe.shape), torch.ones(self.recipe.shape)) if self.units is None else self.units
         )
         names = self.recipe.columns or tuple(map(str, range(*self.recipe.shape)))
-        x = torch.from_numpy(table_of(rows).matched(names).rows)
+        table = rows if isinstance(rows, Table) else table_of(rows)
+        x = torch.from_numpy(table.matched(names).rows)
         units.check(x, names)
         generator, sampling = (
             generator_of(seed, self.device),

@@ -14,10 +14,25 @@ from ncsn.cli import console
 from ncsn.cli.measure import Evaluate, Info, Likelihood
 from ncsn.cli.sample import Interpolate, Sample
 from ncsn.cli.share import Export, Play, Push
-from ncsn.cli.solve import Deblur, Denoise, Inpaint, Superres
+from ncsn.cli.solve import Deblur, Denoise, Impute, Inpaint, Superres
 from ncsn.cli.train import Train
 
-KINDS = (Train, Sample, Evaluate, Likelihood, Inpaint, Denoise, Superres, Deblur, Interpolate, Export, Info, Play, Push)
+KINDS = (
+    Train,
+    Sample,
+    Evaluate,
+    Likelihood,
+    Impute,
+    Inpaint,
+    Denoise,
+    Superres,
+    Deblur,
+    Interpolate,
+    Export,
+    Info,
+    Play,
+    Push,
+)
 COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in KINDS}
 
 

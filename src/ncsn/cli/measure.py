@@ -4,7 +4,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from annotated_types import Interval
@@ -14,6 +14,10 @@ from ncsn.cli.console import RunOptions, SamplingOptions
 from ncsn.cli.sample import write_array
 from ncsn.validation import NoiseLevel, Seed
 
+if TYPE_CHECKING:
+    from ncsn.run import Run
+
+DENSITIES = 1000  # of held-out rows, together
 PART = 32  # images whose likelihood is computed together
 NUMBERS, PAGE, SAMPLES = FILES = ("evaluation.json", "evaluation.png", "evaluation.npz")
 
@@ -54,6 +58,9 @@ class Evaluate(SamplingOptions, RunOptions):
 
         run, group, ruler = ncsn.load(self.run, device=self.device), distributed.join(), None
         out = self.out or (self.run if self.run == run.folder else Path())
+        if run.recipe.columns:
+            self.judge_table(run, out)
+            return
         if group.leads:
             out.mkdir(parents=True, exist_ok=True)
             for name in FILES:
@@ -82,14 +89,47 @@ class Evaluate(SamplingOptions, RunOptions):
         print(result)
         print(f"{out}: {', '.join(FILES)}")
 
+    def judge_table(self, run: "Run", out: Path) -> None:
+        """The same of a table's samples, beside the rows that training has not seen."""
+        import torch
+
+        import ncsn
+        from ncsn import evaluation, storage
+        from ncsn.data.tables import write_table
+
+        if run.origin is None or run.units is None:
+            raise ValueError(f"{self.run} does not say which rows it has learned from; train it by `ncsn train`")
+        out.mkdir(parents=True, exist_ok=True)
+        files = (NUMBERS, PAGE, "evaluation.csv")
+        for name in files:
+            storage.check_out(out / name, overwrite=self.overwrite)
+        train, test = (torch.from_numpy(part.rows) for part in run.origin.table(self.data).parts)
+        test = test[: self.n]
+        drawn = console.draw(run, len(test), seed=self.seed, **self.how())
+        samples, some = drawn.samples.double(), test[:DENSITIES]
+        parts = console.bar(run.likelihoods(some, batch_size=DENSITIES, tolerance=0.01), f"{len(some)} log densities")
+        densities = torch.cat([part.log_prob for part in parts])
+        scores = [run.units.standardise(rows).numpy() for rows in (train, test, samples)]
+        numbers = evaluation.judge_rows(*scores, densities.numpy(), run.units.log_volume(some).numpy())
+        numbers |= {"n": len(test), "source": str(self.run), "run_digest": run.digest, "seed": self.seed}
+        storage.write_json(out / NUMBERS, numbers)
+        write_table(out / files[2], run.recipe.columns, samples.numpy())
+        ncsn.plots.columns(test.numpy(), samples.numpy(), run.recipe.columns, out / PAGE)
+        for name, value in numbers.items():
+            print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+        print(f"{out}: {', '.join(files)}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood(RunOptions):
-    """The likelihood of the test images under a model, in bits per dimension, with error bars.
+    """The likelihood of the test images under a model, in bits per dimension, with error bars; or of a table's rows.
 
     In Python ``run.log_prob`` gives the number of every image.
 
     Args:
+        rows: A table with the run's columns: the log density of each of its rows in nats, in the units of the columns.
+        out: Where to write them, .csv, .tsv or .parquet.
+        overwrite: Replace an existing file.
         n: How many test images.
         data: Where the data set is that the run was trained on, if it has moved.
         probes: Random directions in which the divergence of the score is measured.
@@ -97,6 +137,9 @@ class Likelihood(RunOptions):
         tolerance: Relative and absolute error of an adaptive step.
     """
 
+    rows: tyro.conf.Positional[Path | None] = None
+    out: Path = Path("density.csv")
+    overwrite: bool = False
     n: Annotated[int, Interval(ge=2, le=10**9), tyro.conf.arg(name="n", aliases=["-n"])] = 64
     data: str | None = None
     probes: Annotated[int, Interval(ge=2, le=10**4)] = 4
@@ -116,8 +159,11 @@ class Likelihood(RunOptions):
 
         began = time.perf_counter()
         run = ncsn.load(self.run, device=self.device)
+        if self.rows is not None:
+            self.write_densities(run, self.rows)
+            return
         if not run.recipe.images:
-            raise ValueError(f"{self.run} makes points; for these there is run.log_prob in Python")
+            raise ValueError(f"{self.run} makes rows; say of which: ncsn likelihood {self.run} rows.csv")
         test, generator = run.data(self.data).test, torch.Generator().manual_seed(self.seed)
         pixels = test[torch.randperm(len(test), generator=generator)[: self.n]]
         x = dequantize(pixels, generator=generator) if pixels.dtype == torch.uint8 else pixels
@@ -136,6 +182,29 @@ class Likelihood(RunOptions):
             f"{self.probes} probes), for {what} with noise {sigma_min:g}; up to {nfe} evaluations, "
             f"{time.perf_counter() - began:.0f} s"
         )
+
+    def write_densities(self, run: "Run", place: Path) -> None:
+        """The log density of each row of a table; a row with blanks has none."""
+        import torch
+
+        from ncsn.data.tables import SUFFIXES, read_table, write_table
+
+        console.check_output(self.out, *SUFFIXES, overwrite=self.overwrite)
+        if not run.recipe.columns:
+            raise ValueError(f"{self.run} has learned no table; only of a table's rows are there densities of each")
+        table = read_table(place).matched(run.recipe.columns)
+        x = torch.from_numpy(table.rows)
+        whole = ~x.isnan().any(1)
+        size, density = 512, torch.full((len(x), 1), torch.nan).double()
+        how: dict[str, Any] = {"sigma_min": self.sigma_min, "tolerance": self.tolerance, "seed": self.seed}
+        states = run.likelihoods(x[whole], **how, batch_size=size)
+        parts = list(console.bar(states, f"{int(whole.sum())} rows", total=-(-int(whole.sum()) // size)))
+        density[whole, 0] = torch.cat([part.log_prob for part in parts])
+        write_table(self.out, ["log_density"], density.numpy())
+        mean = density[whole].mean()
+        for line in (*table.said, f"{int((~whole).sum())} rows have blanks, and no density" if not whole.all() else ""):
+            print(line, end="\n" if line else "")
+        print(f"{self.out}: log densities of {int(whole.sum())} rows, {mean:.3f} nats on average")
 
 
 @dataclass(frozen=True, kw_only=True)

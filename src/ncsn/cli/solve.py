@@ -1,5 +1,6 @@
 """``ncsn inpaint``, ``denoise``, ``superres`` and ``deblur``: inverse problems with a trained model as the prior."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -194,3 +195,58 @@ class Deblur(Problem):
         from ncsn.problems import blurred
 
         return blurred(self.blur), lambda y: y
+
+
+@dataclass(frozen=True, kw_only=True)
+class Impute(RunOptions):
+    """Fill in the blanks of a table by what a run knows: their means, standard deviations, and draws.
+
+    Args:
+        rows: A table with the run's columns, by their names; blank cells are filled in.
+        n: How many draws of each blank.
+        particles: How many compete for the draws of a row, so that these follow the posterior itself.
+        levels: Noise levels that they descend.
+        out: .csv, .tsv or .parquet: the rows with blanks at their means; after them, for every column with blanks, its
+            standard deviations and draws.
+        overwrite: Replace an existing file.
+    """
+
+    rows: tyro.conf.Positional[Path]
+    n: Annotated[int, Interval(ge=2, le=1000), tyro.conf.arg(name="n", aliases=["-n"])] = 20
+    particles: Annotated[int, Interval(ge=2, le=10**4)] = 24
+    levels: Levels = 16
+    seed: Seed = 0
+    out: Path = Path("filled.csv")
+    overwrite: bool = False
+
+    def __call__(self) -> None:
+        """Draw, and write."""
+        import torch
+        from tqdm.auto import tqdm
+
+        import ncsn
+        from ncsn.data.tables import SUFFIXES, read_table, write_table
+
+        began = time.perf_counter()
+        check_output(self.out, *SUFFIXES, overwrite=self.overwrite)
+        run = ncsn.load(self.run, device=self.device)
+        if not run.recipe.columns:
+            raise ValueError(f"{self.run} has learned no table; ncsn inpaint fills in images")
+        table = read_table(self.rows).matched(run.recipe.columns)
+        x = torch.from_numpy(table.rows)
+        blank, draws = x.isnan(), x.repeat(self.n, 1, 1)
+        for line in table.said:
+            print(line)
+        with tqdm(total=len(x), desc="rows", delay=1, leave=False) as shown:
+            how: dict[str, Any] = {"seed": self.seed, "particles": self.particles, "levels": self.levels}
+            for part, filled in run.impute(table, self.n, **how):
+                draws[:, part] = filled
+                shown.update(len(part))
+        names, columns = list(table.names), [*torch.where(blank, draws.mean(0), x).T]
+        for i in blank.any(0).nonzero()[:, 0].tolist():
+            cells = torch.cat([draws[:, :, i].std(0)[None], draws[:, :, i]])
+            columns += torch.where(blank[:, i], cells, torch.nan)
+            names += [f"{table.names[i]} {what}" for what in ("sd", *(f"draw {k + 1}" for k in range(self.n)))]
+        write_table(self.out, names, torch.stack(columns, 1).numpy())
+        filled_rows = int(blank.any(1).sum())
+        print(f"{self.out}: {int(blank.sum())} blanks in {filled_rows} rows, {time.perf_counter() - began:.1f} s")
