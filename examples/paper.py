@@ -160,7 +160,7 @@ The paper gives no number for MNIST; its figures are the claim.
 
 ![Exact and estimated score of two Gaussians, and the error between them](paper/score_estimation.png)
 
-Sliced score matching with next to no noise. The error is small (dark) around the two modes, where the data is.
+Sliced score matching learned this score, with next to no noise. The error is small (dark) around the two modes, where the data is.
 It is large between them and in the corners, where no example ever is.
 `python ./{SLICED}`
 
