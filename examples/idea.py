@@ -7,6 +7,7 @@ learned from it.  The lower row is sampling: new points start in noise and follo
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -39,7 +40,8 @@ def main() -> None:
     axis = torch.linspace(-0.9 * VIEW, 0.9 * VIEW, 11)
     grid = torch.cartesian_prod(axis, axis)
     figure = Figure(figsize=(9.6, 6.0), layout="constrained")
-    upper, lower = figure.subfigures(2, 1)
+    halves: Any = figure.subfigures(2, 1)
+    upper, lower = halves
     upper.suptitle("Learn: add noise to the data. A network learns the arrows back.", size=17, color=INK)
     lower.suptitle("Sample: start in noise, on the right. Follow the arrows to the left.", size=17, color=INK)
     for above, below, about in zip(upper.subplots(1, 4), lower.subplots(1, 4), SIGMAS, strict=True):
