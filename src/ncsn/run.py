@@ -55,7 +55,7 @@ class Recipe:
     ``network``: a class of ``ncsn.networks``, and ``arguments`` for it; another name is a network of the user's own.
     ``preconditioning``: what makes it a score.  ``shape``: of one example.  ``sampling``: the run's own way to sample.
     ``depth``: what the numbers in the files of images are.  ``shares``: what each class is called, in the network's
-    order, and how much of the training data it is; empty where that is not known.  ``columns``: of a table, their names.
+    order, and how much of the training data it is; empty where that is not known.  ``columns``: of a table, by name.
     Raises ValueError for shares of other classes, and for a sampler that is no run's own.
     """
 
@@ -253,6 +253,11 @@ class Run:
         if self.origin is None:
             raise ValueError(f"{self.folder or 'the run'} does not say which images it has learned from")
         return self.origin.load(dataset)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the columns of a table are called; by default 0, 1, …."""
+        return self.recipe.columns or tuple(map(str, range(self.recipe.shape[-1])))
 
     @property
     def parameters(self) -> int:
@@ -502,9 +507,8 @@ class Run:
         if not bool(units.straight.all()):
             seen = (measure(torch.eye(len(zero))) - measure(zero[None].cpu()))[~units.straight]
             if bool(seen.any()):
-                raise ValueError(
-                    f"a measurement of a sum is not one here: {units.describe(self.recipe.columns)}; impute"
-                )
+                bent = units.describe(self.names)
+                raise ValueError(f"the measurement is not linear in the run's scales ({bent}); run.impute fills in")
         shift, scale = zero + units.shift.to(zero), zero + units.scale.to(zero)
         target, noise = (torch.as_tensor(value, dtype=zero.dtype, device=self.device) for value in (y, noise_std))
         observation = Observation.of(measure, target, noise, shift, scale)
@@ -515,13 +519,7 @@ class Run:
         return self.conditioned(partial(posterior_score, observation, solver_steps), sampling, observation)
 
     def impute(
-        self,
-        rows: Any,
-        n: int = 20,
-        *,
-        seed: int | torch.Generator = 0,
-        particles: int = 24,
-        levels: int = 16,
+        self, rows: Any, n: int = 20, *, seed: int | torch.Generator = 0, particles: int = 24, levels: int = 16
     ) -> Iterator[tuple[Int64[Tensor, "b"], Float64[Tensor, "n b d"]]]:
         """Rows of a table with their blanks filled in: ``n`` draws of the posterior given what is known, in parts.
 
@@ -533,30 +531,24 @@ class Run:
         ``levels``: noise levels that they descend.
         Raises ValueError for rows of other columns, or with numbers that these cannot take.
         """
-        units = (
-            Units(torch.zeros(self.recipe.shape), torch.ones(self.recipe.shape)) if self.units is None else self.units
-        )
-        names = self.recipe.columns or tuple(map(str, range(*self.recipe.shape)))
+        units = self.units or Units(torch.zeros(self.recipe.shape), torch.ones(self.recipe.shape))
+        names = self.names
         table = rows if isinstance(rows, Table) else table_of(rows)
         x = torch.from_numpy(table.matched(names).rows)
         units.check(x, names)
-        generator, sampling = (
-            generator_of(seed, self.device),
-            self.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0),
-        )
-        z, ladder = (
-            units.standardise(x, generator).to(self.device),
-            sampling.but(levels=levels).ladder(device=self.device),
-        )
+        generator = generator_of(seed, self.device)
+        sampling = self.recipe.sampling.but(sampler="dpmpp-sde", levels=levels, guidance=1.0)
+        z, ladder = units.standardise(x, generator).to(self.device), sampling.ladder(device=self.device)
+        count = max(n, particles)
         blanks, pattern = x.isnan().unique(dim=0, return_inverse=True)
         for number, blank in enumerate(blanks):
-            for part in (pattern == number).nonzero()[:, 0].split(max(1, PARTICLES // max(n, particles))):
+            for part in (pattern == number).nonzero()[:, 0].split(max(1, PARTICLES // count)):
                 draws = x[part].repeat(n, 1, 1)
                 if bool(blank.all()):
                     draws = self.sample(len(draws) * len(part), seed=generator).view_as(draws)
                 elif bool(blank.any()):
                     seen = Observation(problems.masked(~blank), z[part][:, ~blank].float(), 2 * sampling.sigma_min)
-                    noise = sampling.start(self.means(None), len(part) * max(n, particles), generator=generator)
+                    noise = sampling.start(self.means(None), len(part) * count, generator=generator)
                     *_, (_, last, _) = problems.particles(self.score, seen, noise, ladder, draws=n, generator=generator)
                     drawn = units.restore(last.double()).view(len(part), n, -1).transpose(0, 1)
                     draws = torch.where(blank, drawn.to(draws), draws)
@@ -614,7 +606,7 @@ class Run:
             raise ValueError(f"x has shape {tuple(x.shape)}; (b, {', '.join(map(str, self.recipe.shape))}) is needed")
         score, sampling, volume = self.score, self.recipe.sampling, torch.zeros(len(x))
         if self.units is not None:
-            self.units.check(x, self.recipe.columns)
+            self.units.check(x, self.names)
             x, volume = self.units.standardise(x), self.units.log_volume(x)
         if isinstance(score, ScoreModel):
             score, x = copy.copy(score), x.to(score.data_std)

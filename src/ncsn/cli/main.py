@@ -17,23 +17,9 @@ from ncsn.cli.share import Export, Play, Push
 from ncsn.cli.solve import Deblur, Denoise, Impute, Inpaint, Superres
 from ncsn.cli.train import Train
 
-KINDS = (
-    Train,
-    Sample,
-    Evaluate,
-    Likelihood,
-    Impute,
-    Inpaint,
-    Denoise,
-    Superres,
-    Deblur,
-    Interpolate,
-    Export,
-    Info,
-    Play,
-    Push,
-)
-COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in KINDS}
+MAKE = (Train, Sample, Interpolate, Export, Play, Push)
+ASK = (Evaluate, Likelihood, Info, Impute, Inpaint, Denoise, Superres, Deblur)
+COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (*MAKE, *ASK)}
 
 
 def main(args: list[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from ncsn.validation import NoiseLevel, Seed
 if TYPE_CHECKING:
     from ncsn.run import Run
 
-DENSITIES = 1000  # of held-out rows, together
+ROWS = 500  # of a table, whose densities are computed together
 PART = 32  # images whose likelihood is computed together
 NUMBERS, PAGE, SAMPLES = FILES = ("evaluation.json", "evaluation.png", "evaluation.npz")
 
@@ -106,8 +106,8 @@ class Evaluate(SamplingOptions, RunOptions):
         train, test = (torch.from_numpy(part.rows) for part in run.origin.table(self.data).parts)
         test = test[: self.n]
         drawn = console.draw(run, len(test), seed=self.seed, **self.how())
-        samples, some = drawn.samples.double(), test[:DENSITIES]
-        parts = console.bar(run.likelihoods(some, batch_size=DENSITIES, tolerance=0.01), f"{len(some)} log densities")
+        samples, some = drawn.samples.double(), test[: 2 * ROWS]
+        parts = console.bar(run.likelihoods(some, batch_size=ROWS, tolerance=0.01), f"{len(some)} log densities")
         densities = torch.cat([part.log_prob for part in parts])
         scores = [run.units.standardise(rows).numpy() for rows in (train, test, samples)]
         numbers = evaluation.judge_rows(*scores, densities.numpy(), run.units.log_volume(some).numpy())
@@ -190,21 +190,18 @@ class Likelihood(RunOptions):
         from ncsn.data.tables import SUFFIXES, read_table, write_table
 
         console.check_output(self.out, *SUFFIXES, overwrite=self.overwrite)
-        if not run.recipe.columns:
-            raise ValueError(f"{self.run} has learned no table; only of a table's rows are there densities of each")
         table = read_table(place).matched(run.recipe.columns)
         x = torch.from_numpy(table.rows)
         whole = ~x.isnan().any(1)
-        size, density = 512, torch.full((len(x), 1), torch.nan).double()
+        n, density = int(whole.sum()), torch.full((len(x), 1), torch.nan).double()
         how: dict[str, Any] = {"sigma_min": self.sigma_min, "tolerance": self.tolerance, "seed": self.seed}
-        states = run.likelihoods(x[whole], **how, batch_size=size)
-        parts = list(console.bar(states, f"{int(whole.sum())} rows", total=-(-int(whole.sum()) // size)))
+        states = run.likelihoods(x[whole], **how, batch_size=ROWS)
+        parts = list(console.bar(states, f"{n} rows", total=-(-n // ROWS)))
         density[whole, 0] = torch.cat([part.log_prob for part in parts])
         write_table(self.out, ["log_density"], density.numpy())
-        mean = density[whole].mean()
-        for line in (*table.said, f"{int((~whole).sum())} rows have blanks, and no density" if not whole.all() else ""):
-            print(line, end="\n" if line else "")
-        print(f"{self.out}: log densities of {int(whole.sum())} rows, {mean:.3f} nats on average")
+        for line in (*table.said, f"{len(x) - n} rows have blanks, and no density"):
+            print(line)
+        print(f"{self.out}: log densities of {n} rows, {density[whole].mean():.3f} nats on average")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,8 +37,8 @@ class Sample(SamplingOptions, RunOptions):
         seed: The same seed gives the same samples on one machine.
         out: Where to write: .png for a grid; .gif for the way of up to 36 images out of the noise; .npz for an array
             under the key samples, .npy for one alone, for images (n, c, h, w) in the numbers of their files: mostly
-            uint8; .csv, .tsv or .parquet for rows of a table. Arrays take any number of samples, in the memory of 1,000, and go on after a kill: by the same
-            command, with the same samples.
+            uint8; .csv, .tsv or .parquet for rows of a table. Arrays take any number of samples, in the memory of
+            1,000, and go on after a kill: by the same command, with the same samples.
         overwrite: Replace an existing file.
     """
 
@@ -50,7 +50,7 @@ class Sample(SamplingOptions, RunOptions):
     def __call__(self) -> None:
         """Draw, and write."""
         import ncsn
-        from ncsn.data.tables import SUFFIXES
+        from ncsn.data.tables import SUFFIXES, write_table
         from ncsn.machine import distributed
 
         picture = self.out.suffix in PICTURE_SUFFIXES
@@ -60,7 +60,11 @@ class Sample(SamplingOptions, RunOptions):
             check_output(self.out, *PICTURE_SUFFIXES, *SUFFIXES, ".npz", ".npy", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
         if self.out.suffix in SUFFIXES:
-            write_samples(self.out, run, self.n, seed=self.seed, **self.how())
+            if not run.recipe.columns:
+                raise ValueError(f"{self.run} has learned no table; --out x.npz")
+            drawn = console.draw(run, self.n, seed=self.seed, **self.how())
+            write_table(self.out, run.recipe.columns, drawn.samples.double().numpy())
+            print(f"{self.out}: {drawn.cost}")
             return
         if not picture:
             depth, group = run.recipe.depth if run.recipe.images else None, distributed.join()
@@ -77,23 +81,6 @@ class Sample(SamplingOptions, RunOptions):
         else:
             ncsn.plots.image_grid(drawn.samples, self.out, columns=min(self.n, max(8, round(self.n**0.5))))
         print(f"{self.out}: {drawn.cost}")
-
-
-def write_samples(out: Path, run: "Run", n: int, **how: Any) -> None:
-    """Write ``n`` samples of a table's run under the names of its columns.  ``how``: as for ``Run.blocks``."""
-    import numpy as np
-
-    from ncsn.data.tables import write_table
-    from ncsn.run import cost
-
-    if not run.recipe.columns:
-        raise ValueError(f"{out}: the run has learned no table; --out x.npz")
-    began = time.perf_counter()
-    count = -(-n // run.block)
-    blocks = enumerate(run.blocks(n, **how), 1)
-    drawn = [console.follow(steps, f"block {i} of {count}", began, compiled=False) for i, steps in blocks]
-    write_table(out, run.recipe.columns, np.concatenate([block.samples.double().numpy() for block in drawn]))
-    print(f"{out}: {cost(n, drawn[-1].sampling.sampler, drawn[-1].nfe, drawn[-1].guide_nfe, drawn[-1].seconds)}")
 
 
 def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: "Group", **how: Any) -> "Drawn | None":

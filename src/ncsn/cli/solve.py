@@ -226,6 +226,7 @@ class Impute(RunOptions):
 
         import ncsn
         from ncsn.data.tables import SUFFIXES, read_table, write_table
+        from ncsn.machine.hardware import Threads
 
         began = time.perf_counter()
         check_output(self.out, *SUFFIXES, overwrite=self.overwrite)
@@ -237,9 +238,9 @@ class Impute(RunOptions):
         blank, draws = x.isnan(), x.repeat(self.n, 1, 1)
         for line in table.said:
             print(line)
+        parts = run.impute(table, self.n, seed=self.seed, particles=self.particles, levels=self.levels)
         with tqdm(total=len(x), desc="rows", delay=1, leave=False) as shown:
-            how: dict[str, Any] = {"seed": self.seed, "particles": self.particles, "levels": self.levels}
-            for part, filled in run.impute(table, self.n, **how):
+            for part, filled in Threads().beside(parts):
                 draws[:, part] = filled
                 shown.update(len(part))
         names, columns = list(table.names), [*torch.where(blank, draws.mean(0), x).T]
@@ -248,5 +249,4 @@ class Impute(RunOptions):
             columns += torch.where(blank[:, i], cells, torch.nan)
             names += [f"{table.names[i]} {what}" for what in ("sd", *(f"draw {k + 1}" for k in range(self.n)))]
         write_table(self.out, names, torch.stack(columns, 1).numpy())
-        filled_rows = int(blank.any(1).sum())
-        print(f"{self.out}: {int(blank.sum())} blanks in {filled_rows} rows, {time.perf_counter() - began:.1f} s")
+        print(f"{self.out}: {int(blank.sum())} blanks filled in, {time.perf_counter() - began:.1f} s")

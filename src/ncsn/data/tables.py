@@ -1,6 +1,7 @@
 """Tables: files and frames become columns of numbers, and a column's own units become the model's."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ BOUNDED, HEAVY = (
     2.0,
 )  # slopes of a tail beside normal scores: a uniform's is 0.074, a Gaussian's 1, a Laplace's 2
 KNOTS = 33
+NUMBER = re.compile(r"-?\d*\.?\d+(e-?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -44,41 +46,27 @@ class Table:
         """The sha256 of names and numbers, in hexadecimal."""
         return hashlib.sha256(repr(self.names).encode() + np.ascontiguousarray(self.rows).data).hexdigest()
 
-    def listed(self, where: np.ndarray) -> str:
-        """The names of the columns ``where`` it holds."""
-        return ", ".join(name for name, here in zip(self.names, where, strict=True) if here)
-
-    @property
-    def finite(self) -> "Table":
-        """The table itself.  Raises ValueError for infinite numbers."""
-        if (infinite := np.isinf(self.rows).any(0)).any():
-            raise ValueError(f"columns {self.listed(infinite)} have infinite numbers; a cell without a number is blank")
-        return self
-
     @property
     def complete(self) -> "Table":
         """What can be learned from: rows without blanks, of columns that vary.
 
-        Raises ValueError if nothing is left, and for infinite numbers.
+        Raises ValueError if nothing is left.
         """
-        blank = np.isnan(self.finite.rows)
+        blank = np.isnan(self.rows)
         empty = blank.all(0)
         whole = ~blank[:, ~empty].any(1)
-        said = [*self.said]
-        if not whole.all():
-            said.append(f"{int((~whole).sum()):,} of {len(whole):,} rows have blanks, and are left out")
-        rows = self.rows if whole.all() else self.rows[whole]
+        rows, said = self.rows[whole], [*self.said]
         if not len(rows):
-            raise ValueError(f"there is no row without blanks among {len(whole):,}; training learns from whole rows")
-        constant = rows.max(0) == rows.min(0)
-        for what, where in (("blank", empty), ("constant", constant)):
-            if where.any():
-                said.append(f"{what} columns are left out: {self.listed(where)}")
-        varied = ~empty & ~constant
+            raise ValueError(f"all of {len(whole):,} rows have blanks; training learns from rows without")
+        if len(rows) < len(whole):
+            said.append(f"{len(whole) - len(rows):,} of {len(whole):,} rows have blanks, and are left out")
+        varied = ~empty & (rows.max(0) != rows.min(0))
+        names = np.array(self.names)
+        if not varied.all():
+            said.append(f"columns that do not vary are left out: {', '.join(names[~varied])}")
         if not varied.any():
-            raise ValueError(f"there is no column of numbers that vary; {'; '.join(said)}")
-        names = tuple(name for name, here in zip(self.names, varied, strict=True) if here)
-        return Table(names, rows if varied.all() else rows[:, varied], tuple(said))
+            raise ValueError(f"no column of numbers varies; {'; '.join(said)}")
+        return Table(tuple(names[varied].tolist()), rows[:, varied], tuple(said))
 
     @property
     def parts(self) -> tuple["Table", "Table"]:
@@ -88,16 +76,13 @@ class Table:
         return Table(self.names, self.rows[np.sort(train)], self.said), Table(self.names, self.rows[test])
 
     def matched(self, names: Sequence[str]) -> "Table":
-        """The same rows by the columns ``names``, in their order; other columns are left out.
-
-        Raises ValueError if a column is missing, and for infinite numbers.
-        """
+        """The same rows by the columns ``names``, in their order.  Raises ValueError if one is missing."""
         if missing := [name for name in names if name not in self.names]:
             raise ValueError(f"there is no column of numbers {', '.join(missing)}; the run has {', '.join(names)}")
         others = [name for name in self.names if name not in names]
         said = [f"columns that the run does not know are left out: {', '.join(others)}"] if others else []
         rows = self.rows[:, [self.names.index(name) for name in names]]
-        return Table(tuple(names), rows, (*self.said, *said)).finite
+        return Table(tuple(names), rows, (*self.said, *said))
 
 
 def is_table(name: str) -> bool:
@@ -111,20 +96,16 @@ def is_table(name: str) -> bool:
 def read_table(name: str | Path) -> Table:
     """The columns of numbers in a .csv, .tsv, .parquet, .npy or .npz; those of an array are called 0, 1, ….
 
-    Raises ValueError if it cannot be read, if two columns have one name, or if there is none of numbers.
+    Raises ValueError if it cannot be read, and as ``table_of``.
     """
     path, suffix = Path(name), Path(name).suffix.lower()
-    if not path.is_file():
-        raise ValueError(f"{path} is no file")
-    if suffix not in SUFFIXES:
-        found = list(arrays(path).values())
-        if len(found) != 1:
-            raise ValueError(f"{path} holds {len(found)} arrays; one of numbers (rows, columns) is needed")
-        return table_of(found[0], str(path))
+    if suffix in (".npy", ".npz"):
+        return table_of(next(iter(arrays(path).values())), str(path))
     try:
+        import pandas  # noqa: F401
         from pyarrow import csv, parquet
     except ImportError as error:
-        raise ValueError("tables are read by pyarrow: pip install 'ncsn[tables]'") from error
+        raise ValueError("tables are read by pandas and pyarrow: pip install 'ncsn[tables]'") from error
     try:
         if suffix == ".parquet":
             content = parquet.read_table(path)
@@ -132,78 +113,54 @@ def read_table(name: str | Path) -> Table:
             # In one block, because a column has the type of its first.
             block = csv.ReadOptions(block_size=min(max(1, path.stat().st_size), 2**31 - 1))
             blanks = csv.ConvertOptions(strings_can_be_null=True)
-            parsing = csv.ParseOptions(delimiter=DELIMITERS[suffix])
-            content = csv.read_csv(path, block, parsing, blanks)
-        kinds = [str(column.type) for column in content.columns]
-        columns = [
-            column.cast("float64").to_numpy()
-            if kind.startswith(("int", "uint", "float", "double", "decimal"))
-            else column.cast("int8").cast("float64").to_numpy()
-            if kind in ("bool", "null")
-            else None
-            for kind, column in zip(kinds, content.columns, strict=True)
-        ]
+            content = csv.read_csv(path, block, csv.ParseOptions(delimiter=DELIMITERS[suffix]), blanks)
     except Exception as error:  # of many kinds, by what is broken
         raise ValueError(f"{path} cannot be read as a table ({one_line(error)})") from error
-    return table_of_columns(str(path), content.column_names, columns)
+    return table_of(content.to_pandas(), str(path))
 
 
-def table_of(data: Any, name: str = "the table") -> Table:
-    """A DataFrame, or an array (n, d), as a table.  Raises ValueError as ``read_table``."""
-    if hasattr(data, "columns"):
-        columns = [data[column] for column in data.columns]
-        numbers = [
-            column.to_numpy(float, na_value=np.nan) if getattr(column.dtype, "kind", "O") in "buif" else None
-            for column in columns
-        ]
-        return table_of_columns(name, [str(column) for column in data.columns], numbers)
-    array = np.asarray(data)
-    if array.ndim != 2 or array.dtype.kind not in "buif":
-        raise ValueError(f"{name} has shape {array.shape} of {array.dtype}; numbers (rows, columns) are needed")
-    return Table(tuple(map(str, range(array.shape[1]))), array.astype(np.float64))
+def table_of(data: Any, place: str = "the table") -> Table:
+    """The columns of numbers in a DataFrame, or in an array (n, d); ``place``: what errors call it.
 
-
-def table_of_columns(place: str, names: Sequence[str], columns: Sequence[np.ndarray | None]) -> Table:
-    """Columns by their names; None is one of something else than numbers.  Raises ValueError as ``read_table``."""
+    Raises ValueError for columns of one name, a file without names, infinite numbers, and if there is no such column.
+    """
+    if not hasattr(data, "columns"):
+        array = np.asarray(data)
+        if array.ndim != 2 or array.dtype.kind not in "buif":
+            raise ValueError(f"{place} has shape {array.shape} of {array.dtype}; numbers (rows, columns) are needed")
+        return Table(tuple(map(str, range(array.shape[1]))), array.astype(np.float64))
+    names = [str(name) for name in data.columns]
     if double := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{place} has several columns called {', '.join(double)}; give each a name of its own")
-    if [*names] != [str(i) for i in range(len(names))] and all(is_number(name) for name in names):
+    if names != [str(i) for i in range(len(names))] and all(NUMBER.fullmatch(name) for name in names):
         raise ValueError(f"{place} has columns called {', '.join(names[:3])}; its first line must name the columns")
-    numbers = {name: column for name, column in zip(names, columns, strict=True) if column is not None}
-    if not numbers:
+    columns = {}
+    for name, column in zip(names, (data[key] for key in data.columns), strict=True):
+        if column.dtype.kind in "buif" or bool(column.isna().all()):
+            columns[name] = column.to_numpy(float, na_value=np.nan)
+    others = [name for name in names if name not in columns]
+    if not columns:
         raise ValueError(f"{place} has no column of numbers, but {', '.join(names) or 'none at all'}")
-    others = [name for name in names if name not in numbers]
+    if infinite := [name for name, column in columns.items() if np.isinf(column).any()]:
+        raise ValueError(f"{place} has infinite numbers in {', '.join(infinite)}; leave blank what is not known")
     said = (f"columns of something else than numbers are left out: {', '.join(others)}",) if others else ()
-    return Table(tuple(numbers), np.stack([*numbers.values()], 1), said)
+    return Table(tuple(columns), np.stack([*columns.values()], 1), said)
 
 
-def is_number(text: str) -> bool:
-    """Whether a column's name is a number, as in a file without a header."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def write_table(path: Path, names: Sequence[str], rows: Float64[np.ndarray, "n d"]) -> None:
+    """Write rows into a .csv, .tsv or .parquet: whole columns of whole numbers as integers, NaN as a blank."""
+    import pandas
 
-
-def write_table(path: Path, names: Sequence[str], rows: np.ndarray) -> None:
-    """Write rows (n, d) into a .csv, .tsv or .parquet; columns of whole numbers as integers, NaN as a blank."""
-    from pyarrow import Table as Columns
-    from pyarrow import array, csv, parquet
-
-    columns = []
-    for column in rows.T:
+    frame = pandas.DataFrame(rows, columns=[*names])
+    for i, column in enumerate(rows.T):
         known = column[~np.isnan(column)]
-        whole = len(known) > 0 and bool((known == known.round()).all()) and float(np.abs(known).max()) < 2**53
-        reals = array(column, from_pandas=True)
-        columns.append(reals.cast("int64") if whole else reals)
-    content = Columns.from_arrays(columns, list(names))
+        if len(known) and (known == known.round()).all() and np.abs(known).max() < 2**53:
+            frame[names[i]] = frame[names[i]].astype("Int64")
     with atomic(path) as temporary:
         if path.suffix == ".parquet":
-            parquet.write_table(content, temporary)
+            frame.to_parquet(temporary)
         else:
-            style = csv.WriteOptions(delimiter=DELIMITERS[path.suffix], quoting_style="needed")
-            csv.write_csv(content, temporary, style)
+            frame.to_csv(temporary, sep=DELIMITERS[path.suffix], index=False)
 
 
 @dataclass(frozen=True)
@@ -214,7 +171,7 @@ class Units:
     alone, if a column of x is an income and another one a share.  Without what follows, z is t.
     ``log``: of which columns the logarithm is taken first.  ``cells``: which take single values, a cell around each: 0
     for none, WHOLE numbers, or a few that are LISTED.  ``values``: all of the LISTED, in their order; of the WHOLE the
-    smallest and the largest.  ``knots``: t, z and slopes dz/dt of f, a monotone spline; the identity where none is
+    least that there can be.  ``knots``: t, z and slopes dz/dt of f, a monotone spline; the identity where none is
     needed.
     """
 
@@ -262,30 +219,18 @@ class Units:
         """What is done to which columns, in a line; "" for none."""
         if self.log is None or self.cells is None or self.knots is None:
             return ""
-        what = {
-            "logarithm": self.log,
-            "whole numbers": self.cells == WHOLE,
-            "few values": self.cells == LISTED,
-            "normal scores": (self.knots[0] != self.knots[1]).any(1),
-        }
-        parts = [
-            f"{kind} of {', '.join(names[i] for i in where.nonzero())}" for kind, where in what.items() if where.any()
-        ]
-        return "; ".join(parts)
+        bent = (self.knots[0] != self.knots[1]).any(1)
+        kinds = ("logarithm", self.log), ("whole numbers", self.cells == WHOLE), ("few values", self.cells == LISTED)
+        parts = [(kind, [names[i] for i in where.nonzero()]) for kind, where in (*kinds, ("normal scores", bent))]
+        return "; ".join(f"{kind}: {', '.join(columns)}" for kind, columns in parts if columns)
 
     def check(self, x: Float64[Tensor, "b d"], names: Sequence[str]) -> None:
-        """Raises ValueError for numbers that the columns cannot take: NaN may stand for a blank."""
-        if self.log is None or self.cells is None or self.values is None:
-            return
-        listed = torch.stack([torch.isin(column, values) for column, values in zip(x.T, self.values, strict=True)], 1)
-        allowed = {
-            "above 0": ~self.log | (x > 0),
-            "whole numbers": (self.cells != WHOLE) | (x == x.round()),
-            "values that training has seen": (self.cells != LISTED) | listed,
-        }
-        for what, right in allowed.items():
-            for row, column in (~(right | x.isnan())).nonzero().tolist()[:1]:
-                raise ValueError(f"column {names[column]} has {x[row, column]:g} in row {row + 1}; it takes {what}")
+        """Raises ValueError for numbers that columns cannot have, as no sample would; NaN may stand for a blank."""
+        exact = x.cpu().double()
+        back = self.restore(self.standardise(exact))
+        for row, column in (~torch.isclose(back, exact, equal_nan=True)).nonzero().tolist()[:1]:
+            what = f"{x[row, column]:g} in row {row + 1}"
+            raise ValueError(f"column {names[column]} has {what}, which it cannot be by what training has seen")
 
     def reals(self, x: Float[Tensor, "b *d"], generator: torch.Generator | None = None) -> Float64[Tensor, "b *d"]:
         """The user's numbers, or their logarithms: anywhere in their cells, or in the middle of them."""
@@ -323,7 +268,7 @@ class Units:
         v = self.shift.cpu().double() + self.scale.cpu().double() * t
         if self.log is not None and self.cells is not None and self.values is not None:
             v = torch.where(self.log, v.exp(), v)
-            whole = v.round().clamp(self.values[:, 0], self.values[:, -1])
+            whole = v.round().maximum(self.values[:, 0])
             index = v.floor().clamp(0, self.values.shape[1] - 1).long()
             listed = self.values.gather(1, index.T).T
             v = torch.where(self.cells == WHOLE, whole, torch.where(self.cells == LISTED, listed, v))
@@ -337,7 +282,7 @@ def column_units(x: np.ndarray) -> tuple[float, float, bool, int, np.ndarray, np
     if len(distinct) <= FEW:
         cells, values, v = LISTED, distinct, np.searchsorted(distinct, x) + place
     elif (x == x.round()).all():
-        cells, values, v = WHOLE, distinct[[0, -1]], x + place - 0.5
+        cells, values, v = WHOLE, np.array([0.0 if distinct[0] >= 0 else -1e18]), x + place - 0.5
     log = cells != LISTED and v.min() > 0 and np.log(v.std() / np.log(v).std()) - np.log(v).mean() > LOG_GAIN
     v = np.log(v) if log else v
     shift, scale = v.mean(), v.std(ddof=1)
@@ -376,7 +321,7 @@ def bins(knots: Float64[Tensor, "3 d k"], at: Float64[Tensor, "d b"], row: int) 
 
 
 def spline(knots: Float64[Tensor, "3 d k"], t: Float64[Tensor, "b d"]) -> tuple[Tensor, Tensor]:
-    """z and dz/dt of monotone rational quadratic splines, straight beyond the last knots.
+    """Values z and slopes dz/dt of monotone rational quadratic splines, straight beyond the last knots.
 
     Gregory & Delbourgo 1982; Durkan et al. 2019 (arXiv:1906.04032), equations 4 and 5.
     """

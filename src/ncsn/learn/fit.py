@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -29,11 +29,12 @@ from ncsn.run import Recipe, Run, plain, write_model
 from ncsn.training import Budget, Progress, Row, State, muon_and_adam, train
 from ncsn.validation import DeviceName
 
+DataFrame: TypeAlias = Any  # pandas', which is not needed here
 Losses = tuple[Float[Tensor, "v"], Float[Tensor, "v"]]
 
 
 def fit(
-    data: "Tensor | np.ndarray | Pictures | Table | Any",
+    data: "Tensor | np.ndarray | Pictures | Table | DataFrame",
     *,
     minutes: float | None = None,
     steps: int | None = None,
@@ -52,8 +53,8 @@ def fit(
 
     A tenth of the examples is held out, and of all averages of the weights on the way the one is kept that is best on
     them.  Points are standardised column by column (``Units``), which the run remembers, so that samples, log densities
-    and posteriors are in the units of the data.  Images are learned as ``ncsn train`` learns them: with their classes, a
-    guide, and the guidance that held-out images choose.
+    and posteriors are in the units of the data.  Images are learned as ``ncsn train`` learns them: with their classes,
+    a guide, and the guidance that held-out images choose.
 
     ``data``: points (n, d), a DataFrame or a ``Table``, of which rows with blanks and columns that do not vary are left
     out; or images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor,

@@ -192,7 +192,8 @@ def given_ones(settings: Any, names: Iterable[str]) -> list[str]:
 def recalled(given: Images, saved: dict[str, Any], where: str, kind: type[Kind]) -> Kind:
     """The ``saved`` settings of the run that is resumed, for the new job; prints which of those given have no effect.
 
-    ``where``: what errors begin with.  ``kind``: whose settings they are.  Raises ValueError if the saved settings are none.
+    ``where``: what errors begin with.  ``kind``: what they are settings of.
+    Raises ValueError if the saved settings are none.
     """
     changes = {name: getattr(given, name) for name in given_ones(given, FREE)}
     if {"minutes", "steps"} & changes.keys():  # of which a run has one

@@ -1,0 +1,233 @@
+"""Tables: columns in units of their own, and the way of one from its file to imputation."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from helpers import refusal
+from torch import Tensor
+
+import ncsn
+from ncsn.cli import main as cli
+from ncsn.data.tables import Units, read_table, table_of, write_table
+from ncsn.distributions import GaussianMixture
+from ncsn.run import Recipe, Run
+from ncsn.samplers import Sampling
+
+RNG = np.random.default_rng(0)
+N = 4000
+COLUMNS: dict[str, np.ndarray] = {
+    "normal": 1e9 + 3 * RNG.standard_normal(N),
+    "lognormal": np.exp(2 * RNG.standard_normal(N)),
+    "beta": RNG.beta(0.5, 0.5, N),
+    "heavy": RNG.standard_t(2, N),
+    "uniform": RNG.uniform(20, 65, N),
+    "atom": np.where(RNG.random(N) < 0.3, 0.0, RNG.random(N)),
+    "count": np.round(np.exp(3 + RNG.standard_normal(N))) - 1,
+    "few": RNG.choice([1.0, 2.5, 1000.0], N, p=[0.6, 0.3, 0.1]),
+}
+NAMES = tuple(COLUMNS)
+MIX = torch.from_numpy(np.stack([*COLUMNS.values()], 1))
+UNITS = Units.of(MIX)
+
+
+def test_columns_have_the_scale_that_suits_them() -> None:
+    assert UNITS.straight.tolist() == [name == "normal" for name in NAMES]
+    assert UNITS.log is not None
+    assert UNITS.log.tolist() == [name == "lognormal" for name in NAMES]
+    z = UNITS.standardise(MIX, torch.Generator().manual_seed(1))
+    for name, column in zip(NAMES, z.T, strict=True):
+        assert abs(float(column.mean())) < (0.3 if name == "atom" else 0.03), name
+        assert float(column.std()) == pytest.approx(1, abs=0.3 if name == "atom" else 0.05), name
+        assert float(column.abs().max()) < 8, name
+
+
+def test_units_are_inverted_exactly_also_beyond_the_data() -> None:
+    assert torch.equal(UNITS.restore(UNITS.standardise(MIX))[:, -2:], MIX[:, -2:]), "counts and few values"
+    torch.testing.assert_close(UNITS.restore(UNITS.standardise(MIX)), MIX, rtol=1e-12, atol=1e-7)
+    anywhere = torch.linspace(-9, 9, 1001).double()[:, None].expand(-1, 6)
+    smooth = Units.of(MIX[:, :6])
+    torch.testing.assert_close(smooth.standardise(smooth.restore(anywhere)), anywhere, rtol=0, atol=1e-4)
+    assert bool((smooth.restore(anywhere).diff(dim=0) > 0).all()), "monotone"
+    assert bool((UNITS.restore(torch.randn(N, len(NAMES)).double() * 3)[:, [1, 6]] >= 0).all()), "signs stay"
+
+
+def test_the_volume_is_the_derivative() -> None:
+    x = MIX[:300, 1:6].clone().requires_grad_()
+    some = Units.of(MIX[:, 1:6])
+    inner = x.detach()
+    step = 1e-7 * inner.abs().clamp(min=1e-2)
+    rise = (some.standardise(inner + step) - some.standardise(inner - step)) / (2 * step)
+    error = (rise.log().sum(1) - some.log_volume(inner)).abs()
+    assert float(error.median()) < 1e-5
+    assert float(error.quantile(0.95)) < 1e-2, "but for the kinks beside the atom"
+
+
+def standard_run(units: Units, d: int) -> Run:
+    """A standard normal in the model's units: exact densities in the user's."""
+    sampling = Sampling(sigma_max=20.0, sigma_min=1e-3, sampler="dpmpp-sde", levels=20, steps=1, eps=1e-7)
+    names = tuple(f"c{i}" for i in range(d))
+    recipe = Recipe(network="none", arguments={}, shape=(d,), sampling=sampling, columns=names)
+    return Run(score=GaussianMixture(torch.zeros(1, d)), recipe=recipe, units=units)
+
+
+@pytest.mark.parametrize("name", ["lognormal", "beta", "uniform", "count", "few"])
+def test_densities_integrate_to_one(name: str) -> None:
+    """Over the places to which a fine grid of z goes; whole numbers and few values are added up."""
+    column = torch.from_numpy(COLUMNS[name])[:, None]
+    units = Units.of(column)
+    run = standard_run(units, 1)
+    if name in ("count", "few"):
+        x = column.unique()[:, None]
+        total = float(run.log_prob(x, batch_size=999).exp().sum())
+        assert total == pytest.approx(1, abs=0.05), "by the middle of each cell"
+        return
+    x = units.restore(torch.linspace(-4.5, 4.5, 600).double()[:, None])
+    density = run.log_prob(x, batch_size=999).exp()
+    assert float(torch.trapezoid(density, x[:, 0])) == pytest.approx(1, abs=0.01)
+
+
+def test_a_density_of_two_columns_integrates_to_one() -> None:
+    units = Units.of(MIX[:, 1:3])
+    axis = torch.linspace(-4, 4, 41).double()
+    grid = torch.cartesian_prod(axis, axis)
+    x = units.restore(grid)
+    density = standard_run(units, 2).log_prob(x, batch_size=2000).exp().view(41, 41)
+    a, b = x[::41, 0], x[:41, 1]
+    assert float(torch.trapezoid(torch.trapezoid(density, b, dim=1), a)) == pytest.approx(1, abs=0.02)
+
+
+COVARIANCE = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]])
+
+
+def gauss(x: Tensor, sigma: Any, /) -> Tensor:
+    """The score of N(0, C + σ²)."""
+    whole = COVARIANCE + float(torch.as_tensor(sigma).flatten()[0]) ** 2 * torch.eye(3)
+    return -torch.linalg.solve(whole, x.T).T
+
+
+def drawn(run: Run, rows: Tensor, n: int) -> Tensor:
+    """All draws, in the order of the rows."""
+    draws = torch.full((n, *rows.shape), torch.nan).double()
+    for part, filled in run.impute(rows, n, seed=1):
+        draws[:, part] = filled
+    assert bool(draws.isfinite().all())
+    assert torch.equal(draws[:, ~rows.isnan()], rows[~rows.isnan()].expand(n, -1))
+    return draws
+
+
+def test_imputation_of_a_gaussian_is_right_within_monte_carlo_error() -> None:
+    run = Run.of(gauss, (3,), sigma_max=15.0, sigma_min=0.01)
+    g = torch.Generator().manual_seed(0)
+    x = (torch.randn(300, 3, generator=g) @ torch.linalg.cholesky(COVARIANCE).T).double()
+    blank = torch.tensor([[False, True, True], [True, False, False], [False, False, False]]).repeat(100, 1)
+    draws = drawn(run, x.masked_fill(blank, torch.nan), 20)
+    for pattern in blank[:2]:
+        c = COVARIANCE.double()
+        weights = c[pattern][:, ~pattern] @ torch.linalg.inv(c[~pattern][:, ~pattern])
+        deviation = (c[pattern][:, pattern] - weights @ c[~pattern][:, pattern]).diagonal().sqrt()
+        rows = (blank == pattern).all(1)
+        error = (draws[:, rows][..., pattern] - x[rows][:, ~pattern] @ weights.T) / deviation
+        assert float(error.abs().max()) < 6
+        assert float(error.mean(0).square().mean() * 20) == pytest.approx(1, abs=0.35)
+        assert float(error.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_imputation_of_a_mixture_weighs_its_parts_as_it_should() -> None:
+    means, shares = torch.tensor([[-5.0, -5.0, 0.0], [5.0, 5.0, 1.0], [5.0, -5.0, 3.0]]), torch.tensor([0.2, 0.5, 0.3])
+    mixture = GaussianMixture(means, weights=shares)
+    rows = mixture.sample(300, generator=torch.Generator().manual_seed(0)).double()
+    weights = (shares.log() - (rows[:, 2:].float() - means[:, 2]).square() / 2).softmax(1)
+    rows[:, :2] = torch.nan
+    draws = drawn(Run.of(mixture, (3,), sigma_max=50.0, sigma_min=0.01), rows, 20)
+    part = torch.cdist(draws[..., :2].float(), means[:, :2]).argmin(-1)
+    counted = torch.nn.functional.one_hot(part, 3).double().mean(0)
+    assert float((counted - weights).mean(0).abs().max()) < 0.03
+    noise = (weights * (1 - weights) / 20).mean().sqrt()
+    assert float((counted - weights).square().mean().sqrt() / noise) < 1.3
+
+
+BROKEN = {
+    "ragged": "a,b\n1,2\n3\n",
+    "no column": "a,b\nx,y\nz,w\n",
+    "blank": "a,b\n,\n,\n",
+    "constant": "a,b\n1,2\n1,2\n",
+    "infinite": "a,b\n1,inf\n2,3\n",
+    "twice": "a,a\n1,2\n3,4\n",
+    "first line": "1.5,2\n3,4\n5,6\n",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_no_table_is_refused_in_a_line(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(BROKEN[name])
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        assert read_table(path).complete
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
+def test_files_bring_back_numbers_blanks_and_integers(suffix: str, tmp_path: Path) -> None:
+    rows = np.array([[1.5, 2.0, math.nan], [1e9 + 1e-5, math.nan, math.nan]])
+    write_table(tmp_path / f"x.{suffix}", ["a", "b", "c"], rows)
+    table = read_table(tmp_path / f"x.{suffix}")
+    np.testing.assert_array_equal(table.rows, rows)
+    if suffix == "csv":
+        assert (tmp_path / "x.csv").read_text().splitlines()[1] == "1.5,2,"
+
+
+def command(line: str) -> None:
+    cli.main([*line.split(), "--device", "cpu"])
+
+
+def test_the_way_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """The commands of the tutorial, on few rows and steps."""
+    monkeypatch.chdir(tmp_path)
+    frame = pandas.DataFrame({name: COLUMNS[name][:400] for name in ("lognormal", "beta", "count")})
+    frame["name"], frame["same"] = "x", 7
+    frame.to_csv("people.csv", index=False)
+    command("train people.csv --steps 40 --samples 50")
+    assert "name" in capsys.readouterr().err
+    run = ncsn.load("runs/people")
+    assert run.names == ("lognormal", "beta", "count")
+    command("sample runs/people -n 30 --out new.csv")
+    new = pandas.read_csv("new.csv")
+    assert [*new.columns] == [*run.names]
+    assert (new["lognormal"] > 0).all()
+    assert str(new["count"].dtype) == "int64"
+    command("likelihood runs/people new.csv --out density.csv --tolerance 0.05")
+    x = torch.from_numpy(new.to_numpy(float))
+    expected = run.log_prob(x, tolerance=0.05, batch_size=500)
+    np.testing.assert_allclose(pandas.read_csv("density.csv")["log_density"], expected, rtol=1e-6)
+    gaps = new.iloc[:6, ::-1].astype(float)
+    gaps.iloc[0, 0], gaps.iloc[3, 2] = math.nan, math.nan
+    gaps.to_csv("gaps.csv", index=False)
+    command("impute runs/people gaps.csv --out filled.csv -n 4 --levels 5")
+    filled = pandas.read_csv("filled.csv")
+    assert not filled[[*run.names]].isna().to_numpy().any()
+    np.testing.assert_allclose(filled["beta"], new["beta"][:6], rtol=1e-9)
+    assert filled["count sd"].notna().tolist() == [True] + 5 * [False]
+    command("evaluate runs/people")
+    numbers = json.loads(Path("runs/people/evaluation.json").read_text())
+    assert 0 <= numbers["classifier_accuracy"] <= 1
+    command("train people.csv --steps 60 --samples 50 --resume")
+    assert ncsn.load("runs/people").settings["steps"] == 60
+    assert "flip" in refusal(capsys, *"train people.csv --flip --out y".split())
+    assert "lognormal" in refusal(capsys, *"impute runs/people density.csv --out z.csv".split())
+
+
+def test_a_frame_is_learned_as_its_file_and_a_sum_is_no_measurement() -> None:
+    frame = pandas.DataFrame(COLUMNS)
+    frame.loc[3, "beta"] = math.nan
+    assert len(table_of(frame).complete.rows) == N - 1
+    run = ncsn.fit(frame, steps=2)
+    assert run.sample(5).dtype == torch.float64
+    with pytest.raises(ValueError, match="not linear"):
+        run.posterior(lambda x: x.sum(1), torch.tensor(1.0), noise_std=0.1)
+    run.posterior(lambda x: x[:, 0], torch.tensor(1e9), noise_std=0.1)
