@@ -94,11 +94,11 @@ def test_densities_integrate_to_one(name: str) -> None:
 
 def test_a_density_of_two_columns_integrates_to_one() -> None:
     units = Units.of(MIX[:, 1:3])
-    axis = torch.linspace(-4, 4, 41).double()
+    axis = torch.linspace(-4, 4, 121).double()
     grid = torch.cartesian_prod(axis, axis)
     x = units.restore(grid)
-    density = standard_run(units, 2).log_prob(x, batch_size=2000).exp().view(41, 41)
-    a, b = x[::41, 0], x[:41, 1]
+    density = standard_run(units, 2).log_prob(x, batch_size=2000).exp().view(121, 121)
+    a, b = x[::121, 0], x[:121, 1]
     assert float(torch.trapezoid(torch.trapezoid(density, b, dim=1), a)) == pytest.approx(1, abs=0.02)
 
 
@@ -218,8 +218,8 @@ def test_the_way_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert 0 <= numbers["classifier_accuracy"] <= 1
     command("train people.csv --steps 60 --samples 50 --resume")
     assert ncsn.load("runs/people").settings["steps"] == 60
-    assert "flip" in refusal(capsys, *"train people.csv --flip --out y".split())
-    assert "lognormal" in refusal(capsys, *"impute runs/people density.csv --out z.csv".split())
+    assert "flip" in refusal(capsys, *["train", "people.csv", "--flip", "--out", "y"])
+    assert "lognormal" in refusal(capsys, *["impute", "runs/people", "density.csv", "--out", "z.csv"])
 
 
 def test_a_frame_is_learned_as_its_file_and_a_sum_is_no_measurement() -> None:

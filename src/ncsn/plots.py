@@ -254,11 +254,11 @@ def columns(
         axes.set(xlim=inside, xticks=[], yticks=[])
         if i == j:
             for rows, colour, style in ((real, QUIET, "stepfilled"), (samples, POINTS, "step")):
-                axes.hist(rows[:, j], 40, inside, density=True, color=colour, histtype=style, alpha=0.8)
+                axes.hist(rows[:, j], 40, range=inside, density=True, color=colour, histtype=style)
             axes.set_title(names[j])
         else:
             rows, colour = (samples, POINTS) if j > i else (real, QUIET)
-            axes.scatter(rows[:, j], rows[:, i], s=1.5, alpha=0.5, linewidths=0, color=colour)
+            axes.scatter(rows[:, j], rows[:, i], s=3, alpha=0.6, linewidths=0, color=colour)
             axes.set_ylim(low[i] - margin[i], high[i] + margin[i])
     figure.supxlabel("below the diagonal real rows (grey), above it samples (red); on it both", fontsize=8)
     return _finish(figure, path)
