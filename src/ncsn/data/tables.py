@@ -186,8 +186,8 @@ class Units:
     def of(cls, x: Float[Tensor, "n d"]) -> "Units":
         """Those in which every column of ``x`` has mean 0 and standard deviation 1, or normal scores.
 
-        From a hundred rows on, columns of whole numbers or of few values have cells; positive ones whose logarithm is
-        nearer to a Gaussian have that; and what is bounded or heavy-tailed then becomes its normal scores.
+        From a hundred rows on, columns of whole numbers or of few values have cells; other positive ones whose
+        logarithm is nearer to a Gaussian have that; and what is bounded or heavy-tailed then becomes its normal scores.
         Raises ValueError if a column is constant, naming it.
         """
         exact = x.cpu().double()  # Apple's GPUs have no such numbers
@@ -228,7 +228,7 @@ class Units:
         """Raises ValueError for numbers that columns cannot have, as no sample would; NaN may stand for a blank."""
         exact = x.cpu().double()
         back = self.restore(self.standardise(exact))
-        for row, column in (~torch.isclose(back, exact, equal_nan=True)).nonzero().tolist()[:1]:
+        for row, column in (~torch.isclose(back, exact) & ~exact.isnan()).nonzero().tolist()[:1]:
             what = f"{x[row, column]:g} in row {row + 1}"
             raise ValueError(f"column {names[column]} has {what}, which it cannot be by what training has seen")
 
@@ -269,7 +269,7 @@ class Units:
         if self.log is not None and self.cells is not None and self.values is not None:
             v = torch.where(self.log, v.exp(), v)
             whole = v.round().maximum(self.values[:, 0])
-            index = v.floor().clamp(0, self.values.shape[1] - 1).long()
+            index = v.nan_to_num().floor().clamp(0, self.values.shape[1] - 1).long()
             listed = self.values.gather(1, index.T).T
             v = torch.where(self.cells == WHOLE, whole, torch.where(self.cells == LISTED, listed, v))
         return v.to(z.device, z.dtype if z.device.type == "mps" else torch.promote_types(z.dtype, self.shift.dtype))
@@ -277,13 +277,13 @@ class Units:
 
 def column_units(x: np.ndarray) -> tuple[float, float, bool, int, np.ndarray, np.ndarray]:
     """Shift, scale, logarithm, cells, values and knots of one column, as ``Units`` has them."""
-    distinct, place = np.unique(x), np.random.default_rng(0).random(len(x))
+    (distinct, counts), place = np.unique(x, return_counts=True), np.random.default_rng(0).random(len(x))
     cells, values, v = 0, np.zeros(1), x
-    if len(distinct) <= FEW:
+    if len(distinct) <= FEW and counts.min() >= 5:  # a rarer one may be missing among the rows to train on
         cells, values, v = LISTED, distinct, np.searchsorted(distinct, x) + place
     elif (x == x.round()).all():
         cells, values, v = WHOLE, np.array([0.0 if distinct[0] >= 0 else -1e18]), x + place - 0.5
-    log = cells != LISTED and v.min() > 0 and np.log(v.std() / np.log(v).std()) - np.log(v).mean() > LOG_GAIN
+    log = cells == 0 and x.min() > 0 and np.log(v.std() / np.log(v).std()) - np.log(v).mean() > LOG_GAIN
     v = np.log(v) if log else v
     shift, scale = v.mean(), v.std(ddof=1)
     knots = normal_scores((v - shift) / scale, needed=cells == LISTED)
