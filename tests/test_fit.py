@@ -80,7 +80,7 @@ def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
         (torch.randn(20, 2) * 1j, {}, "40 numbers"),
         (np.full((20, 1, 8, 8), math.nan), {}, "20"),
         (torch.full((20, 1, 8, 8), 7, dtype=torch.uint8), {}, "the same"),
-        (torch.tensor([[1.0, 0.1]]).repeat(2000, 1), {}, "column 0, 1"),
+        (torch.tensor([[1.0, 0.1]]).repeat(2000, 1), {}, "0, 1"),
         (table(1000), {"labels": torch.zeros(1000).long()}, "labels"),
         (table(1000), {"minutes": 1}, "minutes|seconds"),
         (table(1000), {"sampler": "hmc"}, "hmc"),

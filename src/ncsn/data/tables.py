@@ -224,7 +224,7 @@ class Units:
         parts = [(kind, [names[i] for i in where.nonzero()]) for kind, where in (*kinds, ("normal scores", bent))]
         return "; ".join(f"{kind}: {', '.join(columns)}" for kind, columns in parts if columns)
 
-    def check(self, x: Float64[Tensor, "b d"], names: Sequence[str]) -> None:
+    def check(self, x: Float[Tensor, "b *d"], names: Sequence[str]) -> None:
         """Raises ValueError for numbers that columns cannot have, as no sample would; NaN may stand for a blank."""
         exact = x.cpu().double()
         back = self.restore(self.standardise(exact))

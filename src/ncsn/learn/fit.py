@@ -150,7 +150,7 @@ def fit_points(
     loss = training_loss(noise, objective or dsm, generator=generator)
     progress = train(state, stream, loss, budget=budget, signals=record.signals)
     judge = partial(held_out_losses, state, Batch(z[held_out]), noise, (4096,))
-    learn(progress, state, judge, record, rows=40, slack=0.0)
+    learn(progress, state, judge, record, rows=40, slack=0.0, power=2)
     print(f"{verdict(state.rows, len(x))}; {state.step} steps", file=sys.stderr)
     return run
 
@@ -296,10 +296,18 @@ def held_out_losses(state: State, examples: Batch, noise: Proposal, sizes: Seque
 
 
 def learn(
-    progress: Iterable[Progress], state: State, judge: Callable[[], Losses], record: Record, rows: int, slack: float
+    progress: Iterable[Progress],
+    state: State,
+    judge: Callable[[], Losses],
+    record: Record,
+    rows: int,
+    slack: float,
+    power: int = 1,
 ) -> None:
     """Train, and note ``rows`` rows: of the losses since the last one, and of held-out examples.
 
+    ``power``: above 1 rows come earlier, the k-th after (k/rows)^power of the budget: few examples are soon learned by
+    heart.
     ``judge``: the losses of ``state.average`` on held-out examples, and their noise levels.
     In the end ``state.average`` is the average of the weights that was best on held-out examples, if their loss has
     risen by a share of ``slack`` since: with few examples it does, once the network knows the others by heart.
@@ -311,9 +319,9 @@ def learn(
     record.rows, done = state.rows, -1
     for p in record.watch(progress, state):
         if done < 0:  # a run that goes on has some of its budget behind it
-            done = int(rows * min(1.0, p.fraction) * (p.step - 1) / p.step + 1e-9)
+            done = int(rows * (min(1.0, p.fraction) * (p.step - 1) / p.step) ** (1 / power) + 1e-9)
         total += torch.tensor([p.losses.double().sum().item(), len(p.losses)])
-        if p.fraction < min(1.0, (done + 1) / rows):
+        if p.fraction < min(1.0, ((done + 1) / rows) ** power):
             continue
         done += 1
         losses, sigmas = judge()
