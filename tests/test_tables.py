@@ -83,7 +83,7 @@ def test_densities_integrate_to_one(name: str) -> None:
     units = Units.of(column)
     run = standard_run(units, 1)
     if name in ("count", "few"):
-        x = column.unique()[:, None]
+        x = torch.unique(column)[:, None]
         total = float(run.log_prob(x, batch_size=999).exp().sum())
         assert total == pytest.approx(1, abs=0.05), "by the middle of each cell"
         return
@@ -108,7 +108,8 @@ COVARIANCE = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]])
 def gauss(x: Tensor, sigma: Any, /) -> Tensor:
     """The score of N(0, C + σ²)."""
     whole = COVARIANCE + float(torch.as_tensor(sigma).flatten()[0]) ** 2 * torch.eye(3)
-    return -torch.linalg.solve(whole, x.T).T
+    solved: Tensor = torch.linalg.solve(whole, x.T)
+    return -solved.T
 
 
 def drawn(run: Run, rows: Tensor, n: int) -> Tensor:

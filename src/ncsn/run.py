@@ -540,9 +540,9 @@ class Run:
         sampling = self.recipe.sampling.but(sampler="dpmpp-sde", levels=levels, guidance=1.0)
         z, ladder = units.standardise(x, generator).to(self.device), sampling.ladder(device=self.device)
         count = max(n, particles)
-        blanks, pattern = x.isnan().unique(dim=0, return_inverse=True)
+        blanks, pattern = torch.unique(x.isnan(), dim=0, return_inverse=True)
         for number, blank in enumerate(blanks):
-            for part in (pattern == number).nonzero()[:, 0].split(max(1, PARTICLES // count)):
+            for part in torch.split((pattern == number).nonzero()[:, 0], max(1, PARTICLES // count)):
                 draws = x[part].repeat(n, 1, 1)
                 if bool(blank.all()):
                     draws = self.sample(len(draws) * len(part), seed=generator).view_as(draws)
@@ -615,7 +615,9 @@ class Run:
         mean = replace(self, score=score).means(None)[0]
         smallest = sampling.sigma_min if sigma_min is None else sigma_min
         density = partial(log_prob, score, mean=mean, probes=probes, tolerance=tolerance)
-        for number, (part, change) in enumerate(zip(x.split(batch_size), volume.split(batch_size), strict=True)):
+        for number, (part, change) in enumerate(
+            zip(torch.split(x, batch_size), torch.split(volume, batch_size), strict=True)
+        ):
             part_seed = seed if isinstance(seed, torch.Generator) else block_seed(seed, number)
             generator = generator_of(part_seed, self.device)
             with hardware.uncompiled():  # for gradients are asked for once for each probe

@@ -109,14 +109,17 @@ class Evaluate(SamplingOptions, RunOptions):
         samples, some = drawn.samples.double(), test[: 2 * ROWS]
         parts = console.bar(run.likelihoods(some, batch_size=ROWS, tolerance=0.01), f"{len(some)} log densities")
         densities = torch.cat([part.log_prob for part in parts])
-        scores = [run.units.standardise(rows).numpy() for rows in (train, test, samples)]
-        numbers = evaluation.judge_rows(*scores, densities.numpy(), run.units.log_volume(some).numpy())
-        numbers |= {"n": len(test), "source": str(self.run), "run_digest": run.digest, "seed": self.seed}
-        storage.write_json(out / NUMBERS, numbers)
+        seen, held_out, made = (run.units.standardise(rows).numpy() for rows in (train, test, samples))
+        volumes = run.units.log_volume(some).numpy()
+        numbers = evaluation.judge_rows(seen, held_out, made, densities.numpy(), volumes)
+        facts = {"n": len(test), "source": str(self.run), "run_digest": run.digest, "seed": self.seed}
+        storage.write_json(out / NUMBERS, facts | numbers)
         write_table(out / files[2], run.recipe.columns, samples.numpy())
         ncsn.plots.columns(test.numpy(), samples.numpy(), run.recipe.columns, out / PAGE)
+        if len(test) < 1000:
+            print(f"{len(test)} held-out rows are few: numbers vary by chance")
         for name, value in numbers.items():
-            print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+            print(f"{name}: {value:.4g}")
         print(f"{out}: {', '.join(files)}")
 
 

@@ -341,4 +341,5 @@ def inverse_spline(knots: Float64[Tensor, "3 d k"], z: Float64[Tensor, "b d"]) -
     bend = height * (slope0 + slope1 - 2 * rise)
     a, b, c = (z1 - z0) * (rise - slope0) + bend, (z1 - z0) * slope0 - bend, -rise * height
     share = 2 * c / (-b - (b**2 - 4 * a * c).clamp(min=0).sqrt())
-    return (t0 + (t1 - t0) * share + (z.T - inside) / torch.where(share < 0.5, slope0, slope1)).T
+    t: Tensor = t0 + (t1 - t0) * share + (z.T - inside) / torch.where(share < 0.5, slope0, slope1)
+    return t.T

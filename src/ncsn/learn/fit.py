@@ -128,7 +128,7 @@ def fit_points(
     if line := units.describe(table.names):
         hardware.say(line)
     # Single values lie anywhere in their cells.
-    z = torch.cat([units.standardise(part, generator).float() for part in x.split(2**16)]).to(device)
+    z = torch.cat([units.standardise(part, generator).float() for part in torch.split(x, 2**16)]).to(device)
     recipe = rules.recipe_of_points(z[rest], network, noise, settings.sampler, settings.levels)
     # Where a network of standardised points has most to learn.
     noise = noise or LogNormal(-0.8, 1.6, recipe.sampling.sigma_max, recipe.sampling.sigma_min)
