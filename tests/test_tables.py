@@ -232,3 +232,5 @@ def test_a_frame_is_learned_as_its_file_and_a_sum_is_no_measurement() -> None:
     with pytest.raises(ValueError, match="not linear"):
         run.posterior(lambda x: x.sum(1), torch.tensor(1.0), noise_std=0.1)
     run.posterior(lambda x: x[:, 0], torch.tensor(1e9), noise_std=0.1)
+    for rows in (MIX[:2], MIX[:2].numpy(), frame.iloc[:2, ::-1]):
+        assert torch.equal(next(run.impute(rows, 3))[1], MIX[:2].expand(3, -1, -1))

@@ -519,7 +519,7 @@ class Run:
         return self.conditioned(partial(posterior_score, observation, solver_steps), sampling, observation)
 
     def impute(
-        self, rows: Any, n: int = 20, *, seed: int | torch.Generator = 0, particles: int = 24, levels: int = 16
+        self, rows: Any, n: int = 20, *, seed: int | torch.Generator = 0, particles: int = 20, levels: int = 16
     ) -> Iterator[tuple[Int64[Tensor, "b"], Float64[Tensor, "n b d"]]]:
         """Rows of a table with their blanks filled in: ``n`` draws of the posterior given what is known, in parts.
 
@@ -532,8 +532,9 @@ class Run:
         Raises ValueError for rows of other columns, or with numbers that these cannot take.
         """
         units = self.units or Units(torch.zeros(self.recipe.shape), torch.ones(self.recipe.shape))
-        names = self.names
-        table = rows if isinstance(rows, Table) else table_of(rows)
+        names, table = self.names, rows if isinstance(rows, Table) else table_of(rows)
+        if not isinstance(rows, Table) and not hasattr(rows, "columns") and len(table.names) == len(names):
+            table = Table(names, table.rows)  # by their places
         x = torch.from_numpy(table.matched(names).rows)
         units.check(x, names)
         generator = generator_of(seed, self.device)

@@ -213,7 +213,7 @@ class Impute(RunOptions):
 
     rows: tyro.conf.Positional[Path]
     n: Annotated[int, Interval(ge=2, le=1000), tyro.conf.arg(name="n", aliases=["-n"])] = 20
-    particles: Annotated[int, Interval(ge=2, le=10**4)] = 24
+    particles: Annotated[int, Interval(ge=2, le=10**4)] = 20
     levels: Levels = 16
     seed: Seed = 0
     out: Path = Path("filled.csv")
