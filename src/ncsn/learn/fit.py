@@ -149,6 +149,8 @@ def fit_points(
     stream = batches(z[rest], size, generator=generator)
     loss = training_loss(noise, objective or dsm, generator=generator)
     progress = train(state, stream, loss, budget=budget, signals=record.signals)
+    # By steps the number of threads stays, for then the result is the same to the byte.
+    progress = progress if budget.seconds is None else hardware.Threads().beside(progress)
     judge = partial(held_out_losses, state, Batch(z[held_out]), noise, (4096,))
     learn(progress, state, judge, record, rows=40, slack=0.0, power=2)
     print(f"{verdict(state.rows, len(x))}; {state.step} steps", file=sys.stderr)
