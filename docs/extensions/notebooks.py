@@ -15,6 +15,7 @@ FRONT = """---
 file_format: mystnb
 kernelspec:
   name: python3
+  language: python
 ---
 """
 SHARP = """```{code-cell}

@@ -48,7 +48,7 @@ class RunOptions(Options):
         device: auto: CUDA where there is one, else the CPU.
     """
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     device: DeviceName = "auto"
 
 
@@ -181,8 +181,7 @@ def draw(run: "Run", n: int, *, keep: int = 0, description: str = "", **how: Any
     """``n`` samples of a run under a progress bar, and the first ``keep`` of them on their way; see ``Run.steps``."""
     began = time.perf_counter()
     steps = run.steps(n, **how)
-    compiled = compile_for(run, n, steps)
-    return follow(steps, description or f"{n} samples", began, compiled=compiled, keep=keep)
+    return follow(steps, description or f"{n} samples", began, compiled=compile_for(run, n, steps), keep=keep)
 
 
 def compile_for(run: "Run", n: int, steps: "Steps") -> bool:

@@ -35,11 +35,11 @@ class Evaluate(SamplingOptions, RunOptions):
         overwrite: Replace an earlier evaluation there.
     """
 
-    data: str | None = None
-    features: str = "auto"
+    data: Annotated[str | None, tyro.conf.arg(metavar="PLACE")] = None
+    features: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
     n: Annotated[int, Interval(ge=100, le=10**4), tyro.conf.arg(name="n", aliases=["-n"])] = 10_000
     seed: Seed = 0
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     overwrite: bool = False
 
     def __call__(self) -> None:
@@ -98,7 +98,7 @@ class Likelihood(RunOptions):
     """
 
     n: Annotated[int, Interval(ge=2, le=10**9), tyro.conf.arg(name="n", aliases=["-n"])] = 64
-    data: str | None = None
+    data: Annotated[str | None, tyro.conf.arg(metavar="PLACE")] = None
     probes: Annotated[int, Interval(ge=2, le=10**4)] = 4
     sigma_min: NoiseLevel | None = None
     tolerance: Annotated[float, Interval(ge=1e-10, le=1)] = 1e-3

@@ -44,7 +44,7 @@ class Sample(SamplingOptions, RunOptions):
 
     n: Annotated[Count, tyro.conf.arg(name="n", aliases=["-n"])] = 64
     seed: Seed = 0
-    out: Path = Path("grid.png")
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("grid.png")
     overwrite: bool = False
 
     def __call__(self) -> None:
@@ -182,7 +182,7 @@ class Interpolate(RunOptions):
     steps: Annotated[int, Interval(ge=2, le=100)] = 12
     levels: Levels | None = None
     seed: Seed = 0
-    out: Path = Path("interpolation.png")
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("interpolation.png")
     overwrite: bool = False
 
     def __call__(self) -> None:

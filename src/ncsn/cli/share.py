@@ -46,8 +46,8 @@ class Export:
         overwrite: Replace existing files.
     """
 
-    run: tyro.conf.Positional[Path]
-    out: tyro.conf.Positional[Path]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     overwrite: bool = False
 
     def __call__(self) -> None:
@@ -55,8 +55,7 @@ class Export:
         import ncsn
 
         check_output(self.out, ".onnx", overwrite=self.overwrite)
-        run = ncsn.load(self.run, device="cpu")
-        for path in ncsn.export(run, self.out, overwrite=self.overwrite):
+        for path in ncsn.export(ncsn.load(self.run, device="cpu"), self.out, overwrite=self.overwrite):
             print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, compared with PyTorch")
 
 
@@ -144,8 +143,8 @@ class Push:
         public: Everybody may see and load it; by default only you may.
     """
 
-    run: tyro.conf.Positional[Path]
-    to: tyro.conf.Positional[str]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    to: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/MODEL")]
     public: bool = False
 
     def __call__(self) -> None:

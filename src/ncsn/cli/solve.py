@@ -41,8 +41,8 @@ class Problem(RunOptions):
         overwrite: Replace an existing file.
     """
 
-    input: str = "0"
-    data: str | None = None
+    input: Annotated[str, tyro.conf.arg(metavar="INDEX|FILE")] = "0"
+    data: Annotated[str | None, tyro.conf.arg(metavar="PLACE")] = None
     measured: bool = False
     n: Annotated[int, Interval(ge=1, le=1000), tyro.conf.arg(name="n", aliases=["-n"])] = 16
     noise: Noise = 0.05
@@ -50,7 +50,7 @@ class Problem(RunOptions):
     solver_steps: Annotated[int, Interval(ge=1, le=1000)] = 3
     particles: Annotated[int, Interval(ge=1, le=100_000)] | None = None
     seed: Seed = 0
-    out: Path = Path("picture.png")
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("picture.png")
     overwrite: bool = False
 
     def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":

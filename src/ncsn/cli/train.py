@@ -25,7 +25,7 @@ class Train(Images):
             or a folder of .tar files, which are shards in WebDataset's format.
     """
 
-    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = field()
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PLACE")] = field()
 
     def __call__(self) -> None:
         """Train, and draw."""

@@ -31,7 +31,7 @@ class ImageJob:
             the device.
     """
 
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     overwrite: bool = False
     resume: bool = False
     device: validation.DeviceName = "auto"
@@ -76,7 +76,7 @@ class Toy:
     eps: validation.StepSize | None = None
     samples: Annotated[int, Interval(ge=0, le=10**6)] = 10_000
     seed: validation.Seed = 0
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -130,9 +130,11 @@ class Images(Reading):
         samples: How many samples to draw at the end.
     """
 
+    size: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
+    background: Annotated[str, tyro.conf.arg(metavar="COLOUR")] = "white"
     minutes: Annotated[float, Interval(ge=0.001, le=10**6)] | None = None
     steps: validation.Count | None = None
-    dataset: str = "mnist"
+    dataset: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "mnist"
     flip: bool = False
     batch_size: validation.BatchSize | None = None
     accumulate: Annotated[int, Interval(ge=1, le=64)] = 1
