@@ -24,8 +24,8 @@ SHARP = """```{code-cell}
 ```
 
 """
-INSTALL = """# This notebook needs ncsn and its dependencies. Where they are missing, put in place of SOURCE the folder, the archive or
-# the address of ncsn's source code, and run this line without its "#":
+INSTALL = """# This notebook needs the package ncsn.  If it is not installed, remove the # from the next line
+# and write instead of SOURCE where its source code is: a folder, an archive or an address.
 # %pip install --quiet SOURCE
 %config InlineBackend.figure_format = "retina\""""
 

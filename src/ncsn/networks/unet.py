@@ -81,6 +81,7 @@ class UNet(nn.Module):
 
     ``image_channels``: 1 for grey, 3 for colour.  ``channels``: the width at each resolution, finest first.
     ``blocks``: residual blocks at each resolution, on the way down and again on the way up.
+    ``features``: numbers in the embedding of the noise level.
     ``classes``: how many classes of images the network can be told; none by default.
     Any height and width: inside, images are padded to multiples of 2 ** len(channels), and cropped again at the end.
     The ranges in the types are checked where a recipe is read.
@@ -119,7 +120,12 @@ class UNet(nn.Module):
         c: Float[Tensor, "b"] | Float[Tensor, "1"],
         label: Int64[Tensor, "b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """The network's value at ``x`` for c = ¼ ln σ, given classes (−1 for none) if there are any."""
+        """The network's value.
+
+        ``x``: scaled images, (b, c, h, w).
+        ``c``: ¼ ln σ of each, (b,), or of all, (1,).
+        ``label``: the class of each, −1 for none, if the network knows classes.
+        """
         height, width = x.shape[2:]
         # With zeros, what convolutions pad with too: the mean of the data.
         x = F.pad(x, (0, -width % self.factor, 0, -height % self.factor))
