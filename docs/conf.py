@@ -61,6 +61,7 @@ html_math_renderer = "mathml"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "special-members": "__call__"}
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 88
