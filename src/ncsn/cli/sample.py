@@ -35,10 +35,10 @@ class Sample(SamplingOptions, RunOptions):
     Args:
         n: How many samples; a picture shows up to 10,000.
         seed: The same seed gives the same samples on one machine.
-        out: Where to write: .png for a grid; .gif for the way of up to 36 images out of the noise; .npz for an array
-            under the key samples, .npy for one alone, for images (n, c, h, w) in the numbers of their files: mostly
-            uint8. Arrays take any number of samples, in the memory of 1,000, and go on after a kill: by the same
-            command, with the same samples.
+        out: Where to write. .png is a grid. .gif shows the way of up to 36 images out of the noise. .npz is an array
+            under the key samples, and .npy is an array alone; images are (n, c, h, w) in the numbers of their files,
+            mostly uint8. Arrays take any number of samples in the memory of 1,000. After a kill the same command
+            continues, with the same samples.
         overwrite: Replace an existing file.
     """
 
@@ -173,8 +173,10 @@ class Interpolate(RunOptions):
 
     Args:
         n: How many walks, one a row.
-        steps: Images on each, the two ends included.
-        levels: Noise levels that Heun's method descends; by default what suits it.
+        steps: Images on each walk, the two ends included.
+        levels: How many noise levels Heun's method descends; by default what suits it.
+        seed: The same seed gives the same walks on one machine.
+        out: The picture.
         overwrite: Replace an existing file.
     """
 
