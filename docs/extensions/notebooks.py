@@ -20,6 +20,7 @@ kernelspec:
 """
 SHARP = """```{code-cell}
 :tags: [remove-cell]
+%matplotlib inline
 %config InlineBackend.figure_format = "retina"
 ```
 
@@ -27,6 +28,7 @@ SHARP = """```{code-cell}
 INSTALL = """# This notebook needs the package ncsn.  If it is not installed, remove the # from the next line
 # and write instead of SOURCE where its source code is: a folder, an archive or an address.
 # %pip install --quiet SOURCE
+%matplotlib inline
 %config InlineBackend.figure_format = "retina\""""
 
 
