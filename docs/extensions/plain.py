@@ -1,4 +1,7 @@
-"""What lets pages be plain Markdown: names link themselves, and lines that are quoted from the code are checked."""
+"""What lets pages be plain Markdown: names link themselves, and lines that are quoted from the code are checked.
+
+A paragraph that begins with "On a code host" is for readers there; the site leaves it out.
+"""
 
 import re
 import textwrap
@@ -26,6 +29,11 @@ def link_names(app: Sphinx, doctree: nodes.document) -> None:
             link += literal
 
 
+def leave_out(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Sphinx's hook: the text of a page, changed in place."""
+    source[0] = re.sub(r"^On a code host\b.*?\n\n", "", source[0], flags=re.S | re.M)
+
+
 def check_quotes(app: Sphinx, docname: str, source: list[str]) -> None:
     """A block of ``py`` is a quotation: warn if the code does not have these lines, one after the other."""
     quotes = re.findall(r"^```py\n(.*?)^```", source[0], re.S | re.M)
@@ -43,5 +51,6 @@ def same_lines(quote: str, text: str) -> bool:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Listen to Sphinx."""
     app.connect("doctree-read", link_names)
+    app.connect("source-read", leave_out)
     app.connect("source-read", check_quotes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
