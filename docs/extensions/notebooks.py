@@ -1,9 +1,10 @@
 """Pages that run: ```` ```python cell ```` is a cell of a notebook, ```` ```python cell fold ```` one that is folded.
 
-A code host shows both as ordinary Python.  Each such page is also a file to download, with its outputs inside, that
-opens anywhere.
+After a colon stands what the picture shows that it draws: ```` ```python cell: A circle. ````.  A code host shows all
+of them as ordinary Python.  Each such page is also a file to download, with its outputs inside, that opens anywhere.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,16 @@ def as_notebook(text: str) -> str:
     """A page as MyST-NB reads it; other pages stay as they are."""
     if "\n```python cell" not in text:
         return text
-    text = re.sub(r"^```python cell fold$", "```{code-cell}\n:tags: [hide-input]\n", text, flags=re.M)
-    text = re.sub(r"^```python cell$", "```{code-cell}", text, flags=re.M)
+    text = re.sub(r"^```python cell( fold)?(?:: (.*))?$", cell, text, flags=re.M)
     return f"{FRONT}\n" + text.replace("\n```{code-cell}", f"\n{SHARP}```{{code-cell}}", 1)
+
+
+def cell(fence: re.Match[str]) -> str:
+    """The beginning of a cell for MyST-NB: whether it is folded, and what its picture shows."""
+    lines = ["tags: [hide-input]"] if fence[1] else []
+    if fence[2]:
+        lines.append(f"mystnb: {{image: {{alt: {json.dumps(fence[2])}}}}}")
+    return "\n".join(["```{code-cell}", "---", *lines, "---"] if lines else ["```{code-cell}"])
 
 
 def portable(notebook: nbformat.NotebookNode, address: str) -> nbformat.NotebookNode:
