@@ -18,7 +18,9 @@ function addCopyButton(code) {
   button.className = "copy";
   button.textContent = "Copy";
   button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(code.textContent.trimEnd());
+    const lines = code.textContent.trimEnd().split("\n");
+    const typed = lines.filter((line) => /^(>>>|\.\.\.) /.test(line)).map((line) => line.slice(4));
+    await navigator.clipboard.writeText((typed.length ? typed : lines).join("\n"));
     button.textContent = "Copied";
     setTimeout(() => (button.textContent = "Copy"), 1500);
   });
@@ -28,6 +30,6 @@ function addCopyButton(code) {
 document.addEventListener("DOMContentLoaded", () => {
   foldNavigation();
   if (navigator.clipboard) {
-    document.querySelectorAll("div.highlight > pre").forEach(addCopyButton);
+    document.querySelectorAll("div.highlight > pre:not(.cell_output pre)").forEach(addCopyButton);
   }
 });
