@@ -28,19 +28,15 @@ FORMATS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
 
 def fold(x: Float[Tensor, "b c *d"]) -> Float[Tensor, "b k *_"]:
     """Half of each side, and 2ᵈ times the channels: pixel unshuffle for any number d of sides."""
-    if x.ndim == 4:
-        return F.pixel_unshuffle(x, 2)
     for axis in range(2, x.ndim):
-        x = x.unflatten(axis, (-1, 2)).movedim(axis + 1, 2).flatten(1, 2)
+        x = torch.unflatten(x, axis, (-1, 2)).movedim(axis + 1, 2).flatten(1, 2)
     return x
 
 
 def unfold(x: Float[Tensor, "b k *_"]) -> Float[Tensor, "b c *d"]:
     """The inverse of ``fold``."""
-    if x.ndim == 4:
-        return F.pixel_shuffle(x, 2)
     for axis in reversed(range(2, x.ndim)):
-        x = x.unflatten(1, (-1, 2)).movedim(2, axis + 1).flatten(axis, axis + 1)
+        x = torch.unflatten(x, 1, (-1, 2)).movedim(2, axis + 1).flatten(axis, axis + 1)
     return x
 
 
@@ -60,9 +56,8 @@ class Convolution(nn.Module):
 
     def forward(self, x: Float[Tensor, "b i *d"]) -> Float[Tensor, "b o *_"]:
         """The convolution of ``x``."""
-        dimensions = x.ndim - 2
-        kernel = self.weight.view(len(self.weight), *[self.size] * dimensions, -1).movedim(-1, 1)
-        return CONVOLUTIONS[dimensions - 1](x, kernel, self.bias, self.stride, self.size // 2)
+        kernel = self.weight.view(len(self.weight), *[self.size] * (x.ndim - 2), -1).movedim(-1, 1)
+        return CONVOLUTIONS[x.ndim - 3](x, kernel, self.bias, self.stride, self.size // 2)
 
 
 class ChannelNorm(nn.Module):
@@ -76,7 +71,7 @@ class ChannelNorm(nn.Module):
         """``x`` with unit mean square over channels, times the gain."""
         # By hand: compiled, this is faster than torch's own rms_norm, which keeps a float32 copy of x for the gradient.
         scale = torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-5).to(x.dtype)
-        return x * scale * self.gain.to(x.dtype)[(..., *[None] * (x.ndim - 2))]
+        return x * scale * self.gain.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
 
 
 class Block(nn.Module):
@@ -96,7 +91,7 @@ class Block(nn.Module):
         self, h: Float[Tensor, "b c *d"], modulation: Float[Tensor, "b 2*c"] | Float[Tensor, "1 2*c"]
     ) -> Float[Tensor, "b c *d"]:
         """``h`` plus the branch; ``modulation`` is the scale (less one) and the shift of each channel."""
-        scale, shift = modulation[(..., *[None] * (h.ndim - 2))].chunk(2, 1)
+        scale, shift = modulation.view(len(modulation), -1, *[1] * (h.ndim - 2)).chunk(2, 1)
         branch = self.conv1(F.silu(self.norm1(h)))
         return h + self.conv2(F.silu(self.norm2(branch) * (1 + scale) + shift))  # type: ignore[no-any-return]
 
@@ -168,7 +163,8 @@ class UNet(nn.Module):
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h + skips.pop(), next(modulations))
             h = self.up[level - 1](F.interpolate(h, scale_factor=2.0)) if level else h
-        return unfold(self.head(F.silu(self.norm(h))))[(..., *map(slice, sides))]
+        inside = tuple(map(slice, (None, None, *sides)))
+        return unfold(self.head(F.silu(self.norm(h))))[inside]
 
 
 class Classifier(nn.Module):
