@@ -216,8 +216,7 @@ def images_in(name: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray,
 def signals_in(name: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "n c *d"]:
     """Signals (n, c, l) or (n, l), or volumes (n, c, d, h, w), with their channels.  Raises ValueError for others."""
     if array.ndim not in (2, 3, 5) or not array.size or array.dtype.kind not in "iuf":
-        allowed = "real numbers (n, channels, length), or (n, length) of one channel, are needed"
-        raise ValueError(f"{name} has shape {array.shape} of {array.dtype}; {allowed}")
+        raise ValueError(f"{name} has shape {array.shape} of {array.dtype}; signals are numbers (n, channels, length)")
     if wrong := int((~np.isfinite(array)).sum()):
         raise ValueError(f"{name} holds NaN or infinity, {wrong:,} times; fill them in, or leave those signals out")
     return array[:, None] if array.ndim == 2 else array

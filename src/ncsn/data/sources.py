@@ -54,9 +54,8 @@ class Reading:
         self.pixels()
         self.colour()
         check_ranges(self)
-        changed = [name for name in OF_IMAGES if getattr(self, name, None) != getattr(type(self), name, None)]
-        if self.signals and changed:
-            raise ValueError(f"{', '.join(changed)} given, but signals are no images; leave it out")
+        if self.signals and (vain := [n for n in OF_IMAGES if getattr(self, n, None) != getattr(type(self), n, None)]):
+            raise ValueError(f"{', '.join(vain)} given, but signals are no images; leave it out")
 
     def pixels(self) -> tuple[int, int] | None:
         """Height and width of ``size``.  Raises ValueError if it is neither a number nor two of 1 to 9999."""

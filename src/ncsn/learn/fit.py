@@ -258,7 +258,7 @@ def fit_images(
 
 def training_set(
     pictures: Pictures, labels: Tensor | None, settings: ResolvedImages, device: torch.device, products: torch.dtype
-) -> tuple[Shaped[Tensor, "n c h w"], Objective]:
+) -> tuple[Shaped[Tensor, "n c *d"], Objective]:
     """What a network learns from images: denoising, at high noise towards the score of the whole training set."""
     # Where they would take much of the device's memory, they stay where they are.
     there = pictures.train.nbytes <= hardware.memory_of(device) // 4

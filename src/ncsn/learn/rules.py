@@ -174,7 +174,12 @@ def resolve(settings: Images, pictures: Pictures, device: torch.device) -> Resol
         classes = False
     # By what a guided signal should be judged is not known.
     unguided = settings.signals or METHODS[settings.sampler].guided_from == math.inf
-    mean = log_sigma_mean(detail(looked), std) if settings.log_sigma_mean is None else settings.log_sigma_mean
+    most = (
+        0.7 if settings.signals else math.inf
+    )  # of noisy signals the rule asks for more; mnist1d's are well with this
+    mean = (
+        min(most, log_sigma_mean(detail(looked), std)) if settings.log_sigma_mean is None else settings.log_sigma_mean
+    )
     values = vars(settings) | {
         "classes": classes,
         "channels": widths,
@@ -225,7 +230,8 @@ def recipes(
     levels = None if settings.sampler == "langevin" else settings.levels  # which stays on one
     # Where the class is known there is less to be decided at high noise: measured with the default sampler, and for it
     # alone.  The levels of a geometric proposal are those to learn, too.
-    if levels is None and shares and settings.sampler == Images.sampler and settings.proposal != "geometric":
+    usual = settings.sampler == Images.sampler and settings.proposal != "geometric" and not settings.signals
+    if levels is None and shares and usual:
         levels = round(0.4 * sampling.count)
     arguments = arguments_of(settings.network, pictures.shape, settings.channels, settings.blocks)
     arguments |= {"classes": len(shares)} if shares else {}

@@ -118,7 +118,6 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         layer, folded = LAYERS[dimensions - 1], 2**dimensions * image_channels
-        self.format = FORMATS[dimensions - 1]
         self.factor = 2 ** len(channels)
         self.embedding = NoiseEmbedding(features)
         # The first row is for images of no class in particular.
@@ -152,7 +151,7 @@ class UNet(nn.Module):
         if self.labels is not None:
             embedding = embedding + self.labels(torch.zeros_like(c, dtype=torch.long) if label is None else label + 1)
         modulations = iter(self.modulation(embedding).split(self.widths, 1))
-        h = self.stem(fold(x).contiguous(memory_format=self.format))
+        h = self.stem(fold(x).contiguous(memory_format=FORMATS[x.ndim - 3]))
         skips = []
         for level, blocks in enumerate(self.encoder):
             h = self.down[level - 1](h) if level else h
