@@ -48,10 +48,9 @@ def test_unet_takes_any_size_and_pads_with_zeros_inside(size: tuple[int, ...]) -
 
 
 def test_folding_is_pixel_unshuffle(generator: torch.Generator) -> None:
-    x = torch.randn(2, 3, 4, 6, generator=generator)
-    assert torch.equal(fold(x), F.pixel_unshuffle(x, 2))
-    for y in (x, x[..., 0], x[:, :, None].repeat(1, 1, 2, 1, 1)):
-        assert torch.equal(unfold(fold(y)), y)
+    x = torch.randn(2, 3, 4, 6, 2, generator=generator)
+    assert torch.equal(fold(x[..., 0]), F.pixel_unshuffle(x[..., 0], 2))
+    assert torch.equal(unfold(fold(x)), x)
 
 
 def test_a_new_block_is_the_identity(generator: torch.Generator) -> None:
