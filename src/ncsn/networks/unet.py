@@ -162,8 +162,7 @@ class UNet(nn.Module):
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h + skips.pop(), next(modulations))
             h = self.up[level - 1](F.interpolate(h, scale_factor=2.0)) if level else h
-        inside = tuple(map(slice, (None, None, *sides)))
-        return unfold(self.head(F.silu(self.norm(h))))[inside]
+        return unfold(self.head(F.silu(self.norm(h))))[tuple(map(slice, (None, None, *sides)))]
 
 
 class Classifier(nn.Module):
