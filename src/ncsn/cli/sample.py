@@ -66,7 +66,7 @@ class Sample(SamplingOptions, RunOptions):
             return
         moving, signals = self.out.suffix == ".gif", len(run.recipe.shape) == 2
         if not run.recipe.images and (moving or not signals):
-            raise ValueError(f"{self.run} makes no images, of which such a picture is drawn; --out x.npz")
+            raise ValueError(f"{self.run} makes points, of which no picture is drawn; --out x.npz")
         drawn = console.draw(run, self.n, seed=self.seed, keep=36 if moving else 0, **self.how())
         if moving:
             ncsn.plots.evolution_animation(drawn.path, self.out)
@@ -194,7 +194,7 @@ class Interpolate(RunOptions):
         check_output(self.out, ".png", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
         if not run.recipe.images:
-            raise ValueError(f"{self.run} makes no images; only these are interpolated")
+            raise ValueError(f"{self.run} makes points; only images are interpolated")
         # The walk begins in noise of all classes, so no class is told.
         walk = run.walk(self.n, self.steps, seed=self.seed)
         drawn = console.draw(run, len(walk), start=walk, sampler="heun", levels=self.levels, label="none")
