@@ -31,7 +31,8 @@ def test_a_run_of_signals_speaks_the_users_units(run: ncsn.Run, tmp_path: Path) 
     assert (run.guide, run.settings["steps"], list(run.recipe.shares)) == (None, 14, ["0", "1"])
     assert run.units is not None
     train = run.data().train
-    assert run.units.restore(train)[:, 1].max() == pytest.approx(CURVES[:, 1].max())
+    off = abs(CURVES - run.units.restore(train)[0].numpy()) / SCALES.numpy()
+    assert off.max((1, 2)).min() < 1e-5
     torch.testing.assert_close(train.square().mean((0, 2)), torch.ones(3))
     for name in ("x.png", "x.npy"):
         cli.main(["sample", f"{run.folder}", "-n", "8", "--seed", "3", "--out", f"{tmp_path}/{name}"])
