@@ -6,10 +6,12 @@ of them as ordinary Python.  Each such page is also a file to download, with its
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_cache import get_cache
 from sphinx.application import Sphinx
 
 FRONT = """---
@@ -82,7 +84,10 @@ def offer(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any]
     place = Path(app.outdir) / "notebooks" / f"{Path(pagename).name}.ipynb"
     place.parent.mkdir(exist_ok=True)
     folder = f"{app.config.html_baseurl}{Path(pagename).parent}/" if app.config.html_baseurl else ""
-    nbformat.write(portable(nbformat.read(executed, 4), folder), place)
+    notebook = nbformat.read(executed, 4)
+    with suppress(KeyError):  # MyST-NB writes no outputs that it has from its cache
+        _, notebook = get_cache(app.config.nb_execution_cache_path).merge_match_into_notebook(notebook)
+    nbformat.write(portable(notebook, folder), place)
     address = context["pathto"](f"notebooks/{place.name}", 1)
     link = f'<p class="notebook"><a href="{address}" download>Download as a notebook</a></p>'
     context["body"] = context["body"].replace("</h1>", f"</h1>\n{link}", 1)
