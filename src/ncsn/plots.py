@@ -107,7 +107,9 @@ def image_pairs(
 def signal_rows(rows: Mapping[str, Float[Tensor, "n c l"]], path: Place = None, *, columns: int = 6) -> "Figure":
     """The first signals of each set, a row each under its name, on one scale; a line for each channel.
 
-    ``rows``: real signals above, and samples below, for example.  ``columns``: how many of each.
+    ``rows``: real signals above, and samples below, for example.
+    ``path``: where the figure is written as well, in the format of the suffix.
+    ``columns``: how many of each.
     """
     figure = _blank(1.9 * columns, 1.4 * len(rows) + 0.2)
     panels = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)

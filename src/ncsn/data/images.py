@@ -128,7 +128,10 @@ class Images:
 class Signals(Images):
     """Signals (n, c, l), or volumes (n, c, d, h, w): real numbers, each channel with mean 0 and standard deviation 1.
 
-    ``shift``, ``scale``: of each channel of the training signals; in the user's units they are shift + scale·x.
+    The other arguments are those of ``Images``.
+
+    ``shift``: of each channel of the training signals; in the user's units they are shift + scale·x.
+    ``scale``: likewise, > 0.
     """
 
     shift: Float64[Tensor, "c *ones"] = field(kw_only=True)
