@@ -1,5 +1,6 @@
 """What the commands print and write, in numbers: the run is a Gaussian, of which everything is known."""
 
+import io
 import json
 import math
 import os
@@ -149,11 +150,18 @@ Damage = Callable[[bytes], bytes]
 HALF = f".000001.partial.{HOST}.99999.0123456789abcdef.npz"
 
 
+def of_three(_: bytes) -> bytes:
+    """A block of too few samples."""
+    np.savez(file := io.BytesIO(), x=np.zeros((3, 1, 2, 3), np.uint8))
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "victim", "damage", "there"),
     [
         ("x.npz", "000001.npz", lambda block: block, 1000),
         ("x.npy", HALF, lambda block: block[:99], 1000),
+        ("x.npy", "000001.npz", of_three, 0),
         ("x.npz", "000001.npz", lambda block: block[:-9], 0),
         ("x.npy", "000001.npz", lambda block: block[:900] + bytes([block[900] ^ 4]) + block[901:], 0),
     ],
@@ -452,6 +460,7 @@ def test_info_says_what_a_run_is(run: Path, capsys: Printed) -> None:
     ("line", "complaint"),
     [
         ("sample nowhere", "nowhere is no run"),
+        ("train .", "lies in the data"),
         ("sample RUN --out x.jpg", ".jpg"),
         ("sample RUN --foo", "--foo"),
         ("sample RUN --out taken.png", "--overwrite"),

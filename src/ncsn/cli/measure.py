@@ -73,8 +73,9 @@ class Evaluate(SamplingOptions, RunOptions):
             note = f"samples of class {self.label} alone, beside images of all classes: they differ for that alone"
             result = replace(result, notes=[*result.notes, note])
         numbers = {"source": str(self.run), "run_digest": run.digest, "seed": self.seed, "class": self.label}
-        numbers |= {"sampling": asdict(drawn.sampling), "nfe": drawn.nfe, "guide_nfe": drawn.guide_nfe}
-        numbers |= {"data": images.name, "data_digest": images.digest, "sampling_seconds": drawn.seconds}
+        numbers |= {"sampling": asdict(drawn.steps.sampling), "nfe": drawn.steps.nfe}
+        numbers |= {"guide_nfe": drawn.steps.guide_nfe, "sampling_seconds": drawn.seconds}
+        numbers |= {"data": images.name, "data_digest": images.digest}
         storage.write_json(out / NUMBERS, numbers | result.report())
         shown = samples[: min(30, n // 10 * 10)]
         _, neighbours = evaluation.nearest(shown, ruler.train)

@@ -89,9 +89,10 @@ class Problem(RunOptions):
         drawn = console.draw(posterior, self.n, seed=seed, levels=self.levels, particles=self.particles)
         guess, x = shown(y)[0], drawn.samples
         ncsn.plots.posterior_page(None if self.measured else image, guess, x, self.out)
-        quality = f", {drawn.backward} backward passes each" if drawn.backward else ""
-        if drawn.particles > 1:
-            quality += f"; {drawn.particles} particles, effective sample size {drawn.effective:.0f}"
+        steps = drawn.steps
+        quality = f", {steps.backward} backward passes each" if steps.backward else ""
+        if steps.particles > 1:
+            quality += f"; {steps.particles} particles, effective sample size {steps.effective:.0f}"
         elif posterior.observation is not None:
             quality += "; approximate where several answers compete (moment matching)"
         if not self.measured:

@@ -156,8 +156,6 @@ def fit_images(
     """The run of a data set of images."""
     device, group = hardware.choose_device(given.job.device), record.group
     precision = hardware.choose_precision(given.job.precision, device)
-    if hardware.emulated(precision, device):
-        print(f"precision {precision}: this processor may emulate it, many times slower than fp32")
     hardware.allow_tf32(precision != "fp32")
     # Large products beside the network are in 16 bits, too; float16's numbers end too early for them.
     products = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -207,7 +205,9 @@ def fit_images(
     long = rules.takes_long(settings)
     if long and settings.compile:
         shown, sigma = torch.zeros(size, *recipe.shape, device=device), torch.ones(size, device=device)
-        hardware.compile_network(state.model.network, lambda: state.model(shown, sigma))
+        # Beside a busy program it takes minutes: a quarter of the budget at most.
+        limit = 15 * (settings.minutes or 0.0)
+        hardware.compile_network(state.model.network, lambda: state.model(shown, sigma), seconds=limit)
     chooses = group.leads and settings.guidance == "chosen" and (smaller is not None or recipe.classes > 0)
     features = guidance.suited(pictures, device, thorough=long) if chooses else None
 
@@ -313,4 +313,4 @@ def learn(
     if state.rows and left(state.rows, slack) is not state.rows[-1]:
         state.average.load_state_dict(best)
         if record.writes:
-            write_model(record.path(), state.average)
+            write_model(record.path(), state.average, origin=record.origin)
