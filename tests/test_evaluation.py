@@ -241,7 +241,5 @@ def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, m
     (path,) = (tmp_path / "ncsn" / "classifiers").iterdir()
     for cache in (tmp_path / "ncsn", path, None):  # damaged; a file is no folder; a user without a home
         path.write_bytes(path.read_bytes()[:-4096] + bytes(4096))
-        monkeypatch.setattr(
-            platformdirs, "user_cache_path", Mock(return_value=cache, side_effect=None if cache else RuntimeError)
-        )
+        monkeypatch.setattr(platformdirs, "user_cache_path", Mock(side_effect=[cache or RuntimeError]))
         assert evaluation.choose(images).digest == first.digest

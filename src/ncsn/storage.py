@@ -97,10 +97,8 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         raise ValueError(f"{out} exists; give --overwrite to replace it, or another name")
     folder = out.absolute().parent
-    if not folder.is_dir():
-        raise ValueError(f"{out.parent} is no folder to write {out.name} into")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{out} cannot be written: you may not write into its folder")
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise ValueError(f"{out} cannot be written: {out.parent} is not a folder that you may write into")
     sweep(folder)
 
 
@@ -123,7 +121,7 @@ def check(folder: Path, *, overwrite: bool = False, resume: bool = False, pictur
         for name in names:
             check_regular(place / name)
         if resume and (place / MODEL).exists() and not (place / CHECKPOINT).exists():
-            raise ValueError(f"{place} has weights, but no {CHECKPOINT} to go on from; give another --out")
+            raise ValueError(f"{place} has weights, but no {CHECKPOINT} to continue from; give another --out")
     if overwrite or (resume and begun(folder)):
         return
     if begun(folder):

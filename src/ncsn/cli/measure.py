@@ -70,12 +70,12 @@ class Evaluate(SamplingOptions, RunOptions):
         samples = torch.from_numpy(np.load(out / SAMPLES)["samples"])
         result = ruler.judge(samples)
         if self.label not in (None, "any", "none"):
-            note = f"samples of class {self.label} alone, beside images of all classes: they differ for that alone"
+            note = f"the samples are of class {self.label}, the images of all classes: that alone makes them differ"
             result = replace(result, notes=[*result.notes, note])
         numbers = {"source": str(self.run), "run_digest": run.digest, "seed": self.seed, "class": self.label}
         numbers |= {"sampling": asdict(drawn.steps.sampling), "nfe": drawn.steps.nfe}
-        numbers |= {"guide_nfe": drawn.steps.guide_nfe, "sampling_seconds": drawn.seconds}
-        numbers |= {"data": images.name, "data_digest": images.digest}
+        numbers |= {"guide_nfe": drawn.steps.guide_nfe}
+        numbers |= {"data": images.name, "data_digest": images.digest, "sampling_seconds": drawn.seconds}
         storage.write_json(out / NUMBERS, numbers | result.report())
         shown = samples[: min(30, n // 10 * 10)]
         _, neighbours = evaluation.nearest(shown, ruler.train)

@@ -170,7 +170,7 @@ def fit_images(
         train_labels, validation_labels = pictures.labels.train.to(device), pictures.labels.validation.to(device)
     shares = group.size * settings.accumulate
     if shares > settings.batch_size:
-        raise ValueError(f"batch_size is {settings.batch_size}; at least one for each of {shares} shares is needed")
+        raise ValueError(f"batch_size is {settings.batch_size}; at least {shares} are needed, one for each share")
     # Every process takes its shares of a batch, all of one size; a batch may so become a little larger.
     size = -(-settings.batch_size // shares)
 
@@ -205,9 +205,9 @@ def fit_images(
     long = rules.takes_long(settings)
     if long and settings.compile:
         shown, sigma = torch.zeros(size, *recipe.shape, device=device), torch.ones(size, device=device)
-        # Beside a busy program it takes minutes: a quarter of the budget at most.
-        limit = 15 * (settings.minutes or 0.0)
-        hardware.compile_network(state.model.network, lambda: state.model(shown, sigma), seconds=limit)
+        # Compiling takes minutes beside a busy program: a quarter of the budget at most.
+        quarter = 15 * (settings.minutes or 0.0)
+        hardware.compile_network(state.model.network, lambda: state.model(shown, sigma), seconds=quarter)
     chooses = group.leads and settings.guidance == "chosen" and (smaller is not None or recipe.classes > 0)
     features = guidance.suited(pictures, device, thorough=long) if chooses else None
 

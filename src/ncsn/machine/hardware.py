@@ -68,7 +68,7 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor], *, seconds:
     except Exception as error:  # whatever a missing toolchain or a bug of the compiler raises
         torch.compiler.set_stance("force_eager")
         lines = [line for line in str(error).splitlines() if "error:" in line]  # the C++ compiler's own
-        say(f"going on without torch.compile, about 1.5 times slower: {one_line((lines or [error])[0])}")
+        say(f"training continues without torch.compile, about 1.5 times slower: {one_line((lines or [error])[0])}")
 
 
 def stance(name: str) -> AbstractContextManager[None]:
@@ -176,5 +176,5 @@ class Threads:
             self.number = max(1, min(self.most, int(free + TOLERATED)))
             if self.number < self.most and not self.announced:
                 self.announced = True
-                say(f"other programs leave {free:.1f} processors: {self.number} of {self.most} threads compute")
+                say(f"other programs leave {free:.1f} processors free: ncsn uses {self.number} of {self.most} threads")
         torch.set_num_threads(self.number)
