@@ -67,7 +67,7 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor], *, seconds:
                 network.zero_grad()
     except Exception as error:  # whatever a missing toolchain or a bug of the compiler raises
         torch.compiler.set_stance("force_eager")
-        lines = [line for line in str(error).splitlines() if "error:" in line]  # the C++ compiler's own
+        lines: list[object] = [line for line in str(error).splitlines() if "error:" in line]  # the C++ compiler's own
         say(f"training continues without torch.compile, about 1.5 times slower: {one_line((lines or [error])[0])}")
 
 
