@@ -428,8 +428,7 @@ def pictures(tmp_path: Path) -> Path:
     for weight in images.parameters():
         nn.init.normal_(weight, std=0.1)
     origin = Origin(dataset="pets", reading=Reading(), digest="01ab", split=(30, 4, 5))
-    run = Run(score=images, recipe=PICTURES, experiment="images", settings={"minutes": 3.5}, origin=origin)
-    run.save(tmp_path / "run")
+    Run(score=images, recipe=PICTURES, settings={"minutes": 3.5}, origin=origin).save(tmp_path / "run")
     return tmp_path / "run"
 
 
