@@ -161,13 +161,8 @@ def own_classifier(images: Images, device: torch.device) -> Features:
     path = cache / "classifiers" / f"{key}.safetensors"
     with torch.random.fork_rng():  # initial weights and dropout draw from the global generator
         torch.manual_seed(0)
-<<<<<<< HEAD
-        network = Classifier(images.shape[0], images.shape[1:], len(labels.names))
-        try:
-=======
         network = Classifier(images.shape[0], (images.shape[1], images.shape[2]), len(labels.names))
-        if path.is_file():
->>>>>>> main
+        try:
             network.load_state_dict(read_tensors(path))
         except ValueError:  # it is not there, or damaged
             teach(network.to(device), images.train, labels.train, device)

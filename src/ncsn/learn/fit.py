@@ -160,15 +160,9 @@ def fit_images(
 ) -> Run:
     """The run of a data set of images."""
     device, group = hardware.choose_device(given.job.device), record.group
-<<<<<<< HEAD
-    precision = hardware.choose_precision(given.job.precision, device)
-=======
     # In one dimension a processor is no faster in 16 bits.
     wish = "fp32" if given.signals and given.job.precision == "auto" else given.job.precision
     precision = hardware.choose_precision(wish, device)
-    if hardware.emulated(precision, device):
-        print(f"precision {precision}: this processor may emulate it, many times slower than fp32")
->>>>>>> main
     hardware.allow_tf32(precision != "fp32")
     # Large products beside the network are in 16 bits, too; float16's numbers end too early for them.
     products = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -327,8 +321,4 @@ def learn(
     if state.rows and left(state.rows, slack) is not state.rows[-1]:
         state.average.load_state_dict(best)
         if record.writes:
-<<<<<<< HEAD
-            write_model(record.path(), state.average, origin=record.origin)
-=======
-            write_model(record.path(), state.average, record.units)
->>>>>>> main
+            write_model(record.path(), state.average, record.units, origin=record.origin)

@@ -17,13 +17,8 @@ from ncsn.learn import rules
 from ncsn.learn.settings import ImageJob, Images, ResolvedImages, recalled
 from ncsn.machine import distributed, hardware
 from ncsn.machine.distributed import ALONE, Group
-<<<<<<< HEAD
 from ncsn.machine.interrupts import Stopped, received_by
-from ncsn.run import Drawn, Run, plain, read_config, write_config, write_model
-=======
-from ncsn.machine.interrupts import Stopped, deferred
 from ncsn.run import Drawn, Run, Units, plain, read_config, write_config, write_model
->>>>>>> main
 from ncsn.training import NonFiniteLossError, Progress, Row, State
 
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
@@ -109,11 +104,7 @@ class Record:
         """Write a checkpoint and the averaged weights, if there is a folder."""
         if self.writes:
             state.save(self.path(part, storage.CHECKPOINT))
-<<<<<<< HEAD
-            write_model(self.path(part), state.average, origin=self.origin)
-=======
-            write_model(self.path(part), state.average, self.units)
->>>>>>> main
+            write_model(self.path(part), state.average, self.units, origin=self.origin)
 
     def write_rows(self) -> None:
         """Write metrics.jsonl, whole: the checkpoint keeps the rows, and there are a few."""
