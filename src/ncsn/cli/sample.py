@@ -96,15 +96,15 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     usual = next(run.blocks(n, **how))
     job = repr((version("ncsn"), version("torch"), run.digest, run.device, depth, n, sorted(how.items())))
     digest = hashlib.sha256(job.encode()).hexdigest()
-    folder = out.with_name(f".{out.name[:80]}.{digest[:16]}.partial")
-    counts = [min(run.block, n - first) for first in range(0, n, run.block)]
-    paths = [folder / f"{number:06}.npz" for number in range(len(counts))]
+    folder = out.with_name(f".{out.name[:30]}.{digest[:16]}.partial")
+    shapes = [(min(run.block, n - first), *run.recipe.shape) for first in range(0, n, run.block)]
+    paths = [folder / f"{number:06}.npz" for number in range(len(shapes))]
     missing: list[int] = []
     if group.leads:
         folder.mkdir(exist_ok=True)
         storage.sweep(folder, everybodys=True)
         # The first block is always drawn: the leading process then knows what samples cost.
-        missing = [number for number, path in enumerate(paths) if number == 0 or not whole(path)]
+        missing = [i for i, path in enumerate(paths) if i == 0 or not whole(path, shapes[i])]
     missing = json.loads(group.share(json.dumps(missing).encode()))
     began = time.perf_counter()
     compiled = console.compile_for(run, n, usual)
@@ -125,9 +125,9 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     finally:
         with suppress(OSError):  # it holds blocks to go on from
             folder.rmdir()
-    now = sum(counts[number] for number in missing)
+    now = sum(shapes[number][0] for number in missing)
     there = f", after {n - now} from before" if now < n else ""
-    print(f"{out}: {cost(now, drawn.sampling.sampler, drawn.nfe, drawn.guide_nfe, drawn.seconds)}{there}")
+    print(f"{out}: {cost(now, drawn.steps, drawn.seconds)}{there}")
     return drawn
 
 
@@ -139,10 +139,10 @@ def rows(path: Path) -> "np.ndarray":
         return np.asarray(block["x"])
 
 
-def whole(path: Path) -> bool:
-    """Whether a block is there, and undamaged."""
+def whole(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether a block of this shape is there, and undamaged."""
     try:
-        return rows(path) is not None
+        return rows(path).shape == shape
     except Exception:  # of many kinds, by what is damaged
         return False
 

@@ -117,7 +117,7 @@ class Images:
         converted = [line.partition(":")[0] for line in self.said]
         names = () if self.labels is None else self.labels.names
         # Folders of parts that are taken for classes are seen by their names.
-        listed = f" ({', '.join(names)})" if 0 < len(names) <= 5 else ""
+        listed = f" ({one_line(', '.join(names))})" if 0 < len(names) <= 5 else ""
         parts = [len(part) for part in (self.train, self.validation, self.test)]
         about = f"{sum(parts):,} {self.noun}, {' × '.join(map(str, sides))}, {kind}"
         facts = ", ".join([about, *converted, f"{len(names) or 'no'} classes{listed}"])

@@ -171,8 +171,6 @@ def fit_images(
     # In one dimension a processor is no faster in 16 bits.
     wish = "fp32" if given.signals and given.job.precision == "auto" else given.job.precision
     precision = hardware.choose_precision(wish, device)
-    if hardware.emulated(precision, device):
-        print(f"precision {precision}: this processor may emulate it, many times slower than fp32")
     hardware.allow_tf32(precision != "fp32")
     # Large products beside the network are in 16 bits, too; float16's numbers end too early for them.
     products = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -223,7 +221,9 @@ def fit_images(
     long = rules.takes_long(settings)
     if long and settings.compile:
         shown, sigma = torch.zeros(size, *recipe.shape, device=device), torch.ones(size, device=device)
-        hardware.compile_network(state.model.network, lambda: state.model(shown, sigma))
+        # Compiling takes minutes beside a busy program: a quarter of the budget at most.
+        quarter = 15 * (settings.minutes or 0.0)
+        hardware.compile_network(state.model.network, lambda: state.model(shown, sigma), seconds=quarter)
     chooses = group.leads and settings.guidance == "chosen" and (smaller is not None or recipe.classes > 0)
     features = guidance.suited(pictures, device, thorough=long) if chooses else None
 
@@ -329,4 +329,4 @@ def learn(
     if state.rows and left(state.rows, slack) is not state.rows[-1]:
         state.average.load_state_dict(best)
         if record.writes:
-            write_model(record.path(), state.average, record.units)
+            write_model(record.path(), state.average, record.units, origin=record.origin)

@@ -28,7 +28,7 @@ class ImageJob:
         resume: Continue the run that is there.
         device: Where to compute. auto is CUDA if there is one, else the CPU.
         precision: What the network computes in: bf16 or fp16 (16 bits; the weights keep 32), or fp32. auto is what is
-            fastest on the device.
+            fastest on the device. A processor without 16 bits in hardware is many times slower with them.
     """
 
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
