@@ -36,6 +36,11 @@ def paragraphs(lines: list[str]) -> list[str]:
             made.append(text)
             continue
         text = escaped(text)
+        if text.startswith("Args:"):  # of options, whose docstrings are what --help says
+            entries = re.split(r"\n(?= {4}\w+: )", text.removeprefix("Args:"))
+            items = [re.sub(r"^(\w+):", r"- ``\1``:", " ".join(entry.split())) for entry in entries if entry.strip()]
+            made.append("\n".join(items))
+            continue
         before, *raised = re.split(r"(?:(?<=\s)|^)(?=Raises )", text, maxsplit=1)
         first, *arguments = ARGUMENTS.split(before)
         items = "\n".join("- " + item.strip().replace("\n", "\n  ") for item in arguments)
