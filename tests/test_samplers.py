@@ -417,7 +417,7 @@ def test_ladders_descend_but_for_eulers_restarts(name: str, levels: list[float])
         (partial(sampled, ways.dpm_solver, 1.0, 0.5, last_extrapolation=-0.1), r"last_extrapolation=-0\.1"),
         (partial(encode, MIXTURE, START, LADDER.flip(0)), "descending"),
         (partial(replace, SAMPLING, eps=0.0), "eps is 0.0"),
-        (partial(replace, SAMPLING, eps=1.0, sampler="annealed"), "eps is 1.0, steps is 3, .* 0 < eps < 1,"),
+        (partial(replace, SAMPLING, eps=1.0, sampler="annealed"), "eps is 1.0, .* eps < 1 "),
         (partial(replace, SAMPLING, steps=0), "steps is 0"),
         (partial(replace, SAMPLING, sigma_min=-1.0), "sigma_min > 0"),
         (partial(replace, SAMPLING, sampler="hmc"), "sampler is hmc; allowed are annealed"),
@@ -426,7 +426,6 @@ def test_ladders_descend_but_for_eulers_restarts(name: str, levels: list[float])
         (partial(replace, SAMPLING, levels=10**12), "levels is 1000000000000; .* 10,000 levels"),
         (partial(replace, SAMPLING, levels=(4.0, 0.7, 2.0)), "levels are .*descend"),
         (partial(replace, SAMPLING, levels=(1e19, 0.7)), "1e18"),
-        (partial(replace, SAMPLING, guided_between=(2.0, 1.0)), "guided_between is"),
         (partial(SAMPLING.but, sampler="langevin", levels=5), "levels is 5, but langevin"),
     ],
 )

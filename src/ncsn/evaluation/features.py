@@ -75,8 +75,9 @@ class Features:
             return Recognition(torch.empty(len(images), 0), torch.empty(len(images), 0))
         parts = progress(torch.split(images, self.batch), self.name)
         features = torch.cat([self.embed(part) for part in parts]).float()
-        if features.ndim != 2 or len(features) != len(images) or features.shape[1] < 2:
-            raise ValueError(f"{self.name} returns {tuple(features.shape)} for {len(images)} images; (n, f) is needed")
+        if features.ndim != 2 or len(features) != len(images) or features.shape[1] < 2 or not features.isfinite().all():
+            shape = tuple(features.shape)
+            raise ValueError(f"{self.name} returns {shape} for {len(images)} images; (n, f) finite numbers are needed")
         probabilities = features[:, :0] if self.head is None else self.head(features).softmax(1)
         return Recognition(features.cpu(), probabilities.cpu())
 
