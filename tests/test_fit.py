@@ -67,6 +67,8 @@ def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
             weights.append(ncsn.fit(form, steps=3, seed=seed).model.state_dict()["network.hidden.0.weight"])
         assert torch.equal(after, torch.rand(3))
     assert [torch.equal(weight, weights[0]) for weight in weights] == [True] * 4 + [False]
+    torch.set_default_dtype(torch.float64)
+    assert ncsn.fit(x, steps=1).sample(2, levels=3).isfinite().all()
 
 
 @pytest.mark.parametrize(

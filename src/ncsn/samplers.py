@@ -306,6 +306,8 @@ def edm(
 ) -> Iterator[Step]:
     """EDM's stochastic sampler: before each of Heun's steps the noise is raised by a share of what it is.
 
+    Not before the last evaluation, which denoises from the smallest level; the paper's loop raises it there as well.
+
     Karras et al. 2022, algorithm 2, with S_noise = 1.  NFE: 2·(levels − 1), and one more for ``denoise``.
 
     ``sigmas``: descending, > 0.
