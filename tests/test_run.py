@@ -140,8 +140,8 @@ def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: standard().sample(0), "n is 0, batch_size is 500; both must be at least 1"),
-        (lambda: standard().sample(2, batch_size=0), "batch_size is 0"),
+        *((lambda n=n, b=b: standard().sample(n, batch_size=b), f"n is {n}, batch_size is {b};")
+          for n, b in ((0, 500), (2, 0))),
         (lambda: standard().sample(2, label=1), "trained without classes"),
         (lambda: standard().log_prob(torch.zeros(4, 3)), r"x has shape \(4, 3\); \(b, 2\) is needed"),
         (lambda: standard().log_prob(torch.zeros(4, 2), sigma_min=0.0), "20.0, 0.0"),
