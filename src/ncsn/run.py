@@ -654,7 +654,7 @@ def plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The content of a config.json: what made the run (images, toy or fit), its settings, recipe and data, if known."""
+    """The content of a config.json: what made the run (images, signals, toy or fit), how, and its data, if known."""
 
     version: Literal[3]
     experiment: str

@@ -35,10 +35,10 @@ class Sample(SamplingOptions, RunOptions):
     Args:
         n: How many samples; a picture shows up to 10,000.
         seed: The same seed gives the same samples on one machine.
-        out: Where to write: .png for a grid; .gif for the way of up to 36 images out of the noise; .npz for an array
-            under the key samples, .npy for one alone, for images (n, c, h, w) in the numbers of their files: mostly
-            uint8. Arrays take any number of samples, in the memory of 1,000, and go on after a kill: by the same
-            command, with the same samples.
+        out: Where to write: .png for a grid, or the first six of signals; .gif for the way of up to 36 images out of
+            the noise; .npz for an array under the key samples, .npy for one alone, for images (n, c, h, w) in the
+            numbers of their files: mostly uint8. Arrays take any number of samples, in the memory of 1,000, and go on
+            after a kill: by the same command, with the same samples.
         overwrite: Replace an existing file.
     """
 
@@ -64,12 +64,14 @@ class Sample(SamplingOptions, RunOptions):
             return
         if console.follows():  # the leading process draws pictures alone
             return
-        if not run.recipe.images:
+        moving, signals = self.out.suffix == ".gif", len(run.recipe.shape) == 2
+        if not run.recipe.images and (moving or not signals):
             raise ValueError(f"{self.run} makes points, of which no picture is drawn; --out x.npz")
-        moving = self.out.suffix == ".gif"
         drawn = console.draw(run, self.n, seed=self.seed, keep=36 if moving else 0, **self.how())
         if moving:
             ncsn.plots.evolution_animation(drawn.path, self.out)
+        elif signals:
+            ncsn.plots.signal_rows({"samples": drawn.samples}, self.out)
         else:
             ncsn.plots.image_grid(drawn.samples, self.out, columns=min(self.n, max(8, round(self.n**0.5))))
         print(f"{self.out}: {drawn.cost}")

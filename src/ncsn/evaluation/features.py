@@ -156,7 +156,7 @@ def own_classifier(images: Images, device: torch.device) -> Features:
     path = platformdirs.user_cache_path("ncsn", appauthor=False) / "classifiers" / f"{key}.safetensors"
     with torch.random.fork_rng():  # initial weights and dropout draw from the global generator
         torch.manual_seed(0)
-        network = Classifier(images.shape[0], images.shape[1:], len(labels.names))
+        network = Classifier(images.shape[0], (images.shape[1], images.shape[2]), len(labels.names))
         if path.is_file():
             network.load_state_dict(read_tensors(path))
         else:

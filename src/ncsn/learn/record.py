@@ -18,7 +18,7 @@ from ncsn.learn.settings import ImageJob, Images, ResolvedImages, recalled
 from ncsn.machine import distributed, hardware
 from ncsn.machine.distributed import ALONE, Group
 from ncsn.machine.interrupts import Stopped, deferred
-from ncsn.run import Drawn, Run, plain, read_config, write_config, write_model
+from ncsn.run import Drawn, Run, Units, plain, read_config, write_config, write_model
 from ncsn.training import NonFiniteLossError, Progress, Row, State
 
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
@@ -64,6 +64,7 @@ class Record:
     signals: list[int] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
     lock: FileLock | None = None
+    units: Units | None = None
 
     @property
     def writes(self) -> bool:
@@ -85,6 +86,7 @@ class Record:
 
         Raises ValueError if another run is there, or another process writes there.
         """
+        self.units = run.units
         if self.folder is not None:
             checkpoint = self.path(part, storage.CHECKPOINT)
             if self.writes and self.lock is None:
@@ -102,7 +104,7 @@ class Record:
         """Write a checkpoint and the averaged weights, if there is a folder."""
         if self.writes:
             state.save(self.path(part, storage.CHECKPOINT))
-            write_model(self.path(part), state.average)
+            write_model(self.path(part), state.average, self.units)
 
     def write_rows(self) -> None:
         """Write metrics.jsonl, whole: the checkpoint keeps the rows, and there are a few."""
