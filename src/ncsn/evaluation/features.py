@@ -53,7 +53,7 @@ class Recognition:
 class Features:
     """A way to see images.
 
-    ``name``: what it is.  ``embed``: bytes (b, c, h, w) → features (b, f) with f ≥ 2; None to compare pixels only.
+    ``name``: what it is.  ``embed``: bytes (b, c, h, w) → features (b, f), f ≥ 2, in float32; None: pixels alone.
     ``head``: features → the logits of the ``classes``, if there are any.  ``digest``: sha256 of the weights.
     ``accuracy``: the share of the validation images whose class is right.  ``batch``: how many images at a time.
     """
@@ -77,8 +77,8 @@ class Features:
             return Recognition(torch.empty(len(images), 0), torch.empty(len(images), 0))
         parts = progress(torch.split(images, self.batch), self.name)
         features = torch.cat([self.embed(part) for part in parts]).float()
-        if features.ndim != 2 or len(features) != len(images) or features.shape[1] < 2:
-            raise ValueError(f"{self.name} returns {tuple(features.shape)} for {len(images)} images; (n, f) is needed")
+        if features.ndim != 2 or len(features) != len(images) or features.shape[1] < 2 or not features.isfinite().all():
+            raise ValueError(f"{self.name}: {tuple(features.shape)} or NaN for {len(images)} images; (n, f) is needed")
         probabilities = features[:, :0] if self.head is None else self.head(features).softmax(1)
         return Recognition(features.cpu(), probabilities.cpu())
 
