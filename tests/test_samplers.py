@@ -426,6 +426,7 @@ def test_ladders_descend_but_for_eulers_restarts(name: str, levels: list[float])
         (partial(replace, SAMPLING, levels=10**12), "levels is 1000000000000; .* 10,000 levels"),
         (partial(replace, SAMPLING, levels=(4.0, 0.7, 2.0)), "levels are .*descend"),
         (partial(replace, SAMPLING, levels=(1e19, 0.7)), "1e18"),
+        (partial(replace, SAMPLING, guided_between=(2.0, 1.0)), "guided_between is"),
         (partial(SAMPLING.but, sampler="langevin", levels=5), "levels is 5, but langevin"),
     ],
 )

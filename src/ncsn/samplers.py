@@ -514,6 +514,8 @@ class Sampling:
         if self.eps >= limit or self.count > MOST_LEVELS:
             most = f"eps < {limit:.3g} and at most {MOST_LEVELS:,} levels"
             raise ValueError(f"eps is {self.eps}, levels is {self.count}; allowed are {most}")
+        if self.guided_between[0] > self.guided_between[1]:
+            raise ValueError(f"guided_between is {self.guided_between}; the smaller noise level comes first")
         if self.levels == 1 and not method.langevin and self.sigma_max > self.sigma_min:
             raise ValueError(f"levels is 1; {self.sampler} needs at least 2 to come down from noise")
         levels = (self.sigma_max, self.sigma_min) if isinstance(self.levels, int) else self.levels

@@ -166,6 +166,8 @@ def fit_images(
     # In one dimension a processor is no faster in 16 bits.
     wish = "fp32" if given.signals and given.job.precision == "auto" else given.job.precision
     precision = hardware.choose_precision(wish, device)
+    if hardware.emulated(precision, device):
+        print(f"precision {precision}: this processor may emulate it, many times slower than fp32")
     hardware.allow_tf32(precision != "fp32")
     # Large products beside the network are in 16 bits, too; float16's numbers end too early for them.
     products = torch.bfloat16 if precision == "bf16" else torch.float32
