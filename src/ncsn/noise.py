@@ -27,7 +27,7 @@ def check_range(sigma_max: float, sigma_min: float, levels: int) -> None:
     if not (math.isfinite(sigma_max) and sigma_max >= sigma_min > 0):
         raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; allowed is sigma_max >= sigma_min > 0")
     if levels < 1:
-        raise ValueError(f"levels is {levels}; at least 1 is needed")
+        raise ValueError(f"levels is {levels}, or steps; at least 1 is needed")
 
 
 def place_of(generator: torch.Generator | None) -> torch.device:
@@ -99,31 +99,27 @@ class Geometric(Ladder):
         return exponents.exp().float().to(device)
 
 
-@dataclass(frozen=True)
 class Karras(Ladder):
-    """A ladder in equal steps of σ^(1/ρ): coarser at the top, finer at the bottom, than equal steps of σ.
+    """A ladder in equal steps of σ^(1/7): coarser at the top, finer at the bottom, than equal steps of σ.
 
-    Karras et al. 2022, equation 5.
+    Karras et al. 2022, equation 5, with their ρ = 7.
 
     ``sigma_max``: the largest noise level, in the units of the data.
     ``sigma_min``: the smallest one, > 0 and at most ``sigma_max``.
     ``levels``: how many, at least 1; one level is ``sigma_min`` alone.
-    ``rho``: ρ > 0; the paper's is 7.
     Raises ValueError for other noise levels.
 
     >>> ncsn.Karras(sigma_max=10, sigma_min=0.1, levels=4).sigmas()
     tensor([10.0000,  2.9341,  0.6629,  0.1000])
     """
 
-    rho: float = 7.0
-
     def sigmas(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
         """All noise levels, descending from σ_max to σ_min.
 
         ``device``: where the tensor is.
         """
-        roots = self.equal_steps(self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho))
-        return (roots**self.rho).float().to(device)
+        roots = self.equal_steps(self.sigma_max ** (1 / 7), self.sigma_min ** (1 / 7))
+        return (roots**7).float().to(device)
 
 
 @dataclass(frozen=True)
@@ -253,7 +249,8 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
     ``sigma_min``: noise that does not matter; by default a hundredth of the largest extent of one coordinate, which is
     0.01 for pixels in [0, 1].
     ``steps``: Langevin steps on each level.
-    Raises ValueError if there are fewer than two different examples, or numbers that are not finite.
+    Raises ValueError if there are fewer than two different examples, or numbers that are not finite; and for steps
+    below 1, and a ``sigma_min`` out of range.
 
     >>> data = torch.randn(1000, 20, generator=torch.Generator().manual_seed(0))
     >>> suggestion = ncsn.suggest_noise(data)
@@ -265,6 +262,7 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
         raise ValueError(f"data of shape {tuple(data.shape)} has no two different examples, all of them finite")
     if sigma_min is None:
         sigma_min = float((data.amax(0) - data.amin(0)).max()) / 100
+    check_range(sigma_max, sigma_min, steps)
     dimension = data[0].numel()
     ratio = level_ratio(dimension)
     noise = Geometric(sigma_max, sigma_min, 1 + math.ceil(math.log(sigma_max / sigma_min) / math.log(ratio)))

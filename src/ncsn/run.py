@@ -13,6 +13,7 @@ import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from operator import index
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -28,7 +29,7 @@ from ncsn.data.pixels import Depth
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.problems import Measurement, Observation
-from ncsn.samplers import METHODS, NonFiniteSampleError, Sampling, Step, slerp
+from ncsn.samplers import NonFiniteSampleError, Sampling, Step, slerp
 from ncsn.score import PRECONDITIONINGS, Counted, PreconditioningName, Score, ScoreModel, batched, even, guided, tweedie
 from ncsn.validation import Count, GuideName, check_call, one_line, read_json, validated
 
@@ -148,7 +149,7 @@ class Recipe:
                 raise ValueError(f"{self.network} is no network of ncsn.networks; give network={self.network}(...)")
             kind = getattr(networks, self.network)
             check_call(kind, self.arguments)
-            network = kind(**self.arguments)
+            network = kind(**self.arguments).float()  # whatever torch's default is
         way = PRECONDITIONINGS[self.preconditioning]
         return ScoreModel(network, data_mean, data_std, preconditioning=way, autocast=autocast)
 
@@ -285,10 +286,9 @@ class Run:
         >>> run.sample(100, seed=0).shape
         torch.Size([100, 2])
         """
-        levels, eps = METHODS["dpmpp-sde"].suited(sigma_max, sigma_min), sigma_min**2 / 2
         sampling = Sampling(
-            sigma_max=sigma_max, sigma_min=sigma_min, sampler="dpmpp-sde", levels=levels, steps=1, eps=eps
-        )
+            sigma_max=sigma_max, sigma_min=sigma_min, sampler="langevin", levels=1, steps=1, eps=sigma_min**2 / 2
+        ).by("dpmpp-sde")
         return cls(score=score, recipe=Recipe(network="none", arguments={}, shape=shape, sampling=sampling))
 
     @property
@@ -491,7 +491,7 @@ class Run:
             return by_shares(torch.tensor(weights, device=generator.device), n, generator)
         # Names first: a folder called 3 is meant by 3, whatever its number.
         numbers = {str(i): i for i in range(classes)} | {name: i for i, name in enumerate(shares)}
-        number = numbers.get(label, -1) if isinstance(label, str) else label
+        number = numbers.get(str(label), -1) if np.ndim(label) == 0 else label
         labels = torch.as_tensor(number, device=generator.device).expand(n)
         if not bool(((labels >= 0) & (labels < classes)).all()):
             raise ValueError(f"class is {label}; allowed are any, none, 0 to {classes - 1}, {reprlib.repr([*shares])}")
@@ -637,7 +637,7 @@ class Run:
         *,
         sigma_min: float | None = None,
         probes: int | None = None,
-        tolerance: float = 1e-3,
+        tolerance: float = 1e-4,
         batch_size: int = 32,
         seed: int | torch.Generator = 0,
     ) -> Iterator[LogDensities]:
@@ -799,7 +799,7 @@ def block_seed(seed: int, number: int) -> int:
 
 def generator_of(seed: int | torch.Generator, device: torch.device) -> torch.Generator:
     """The generator of a seed on a device; or the one that is given."""
-    return seed if isinstance(seed, torch.Generator) else torch.Generator(device).manual_seed(seed)
+    return seed if isinstance(seed, torch.Generator) else torch.Generator(device).manual_seed(index(seed))
 
 
 def one_for_each(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:

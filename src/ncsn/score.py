@@ -81,7 +81,7 @@ def conditioned(score: Callable[..., Tensor], label: Int64[Tensor, "b"] | None) 
 
 def even(n: int, most: int) -> int:
     """How many of ``n`` examples to evaluate at a time: at most so many, and in parts of one size, or nearly."""
-    return -(-n // -(-n // most))
+    return int(-(-n // -(-n // most)))
 
 
 def batched(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] | None = None) -> Score:
@@ -277,7 +277,7 @@ class ScoreModel(nn.Module):
         ``sigma``: σ > 0, in the units of x.
         ``label``: a class for each example; −1 for no class.
         Raises ValueError for a number that is not above 0.  A tensor is not checked, because on a GPU that would wait
-        for it.
+        for it.  Raises it too for a network that returns another shape than that of x.
         """
         if not isinstance(sigma, Tensor) and not sigma > 0:
             raise ValueError(f"sigma is {sigma}; it must be above 0, where the score is that of data with some noise")
@@ -289,6 +289,8 @@ class ScoreModel(nn.Module):
         labels = () if label is None else (label,)
         with torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
             value = self.network(network_input, levels.log() / 4, *labels)
+        if value.shape != x.shape:
+            raise ValueError(f"the network returned shape {tuple(value.shape)}; that of x, {tuple(x.shape)}, is needed")
         return self.preconditioning.score(value.to(x.dtype), centred, std, self.data_std)
 
     @property

@@ -86,15 +86,14 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     Blocks are files in a hidden folder beside the output.  Its name holds a digest of all that determines the samples,
     so a job goes on from no other's.  An .npz has checksums: a block that is damaged is drawn again.
     """
-    from importlib.metadata import version
-
     import numpy as np
+    import torch
 
-    from ncsn import storage
+    from ncsn import __version__, storage
     from ncsn.run import cost
 
     usual = next(run.blocks(n, **how))
-    job = repr((version("ncsn"), version("torch"), run.digest, run.device, depth, n, sorted(how.items())))
+    job = repr((__version__, torch.__version__, run.digest, run.device, depth, n, sorted(how.items())))
     digest = hashlib.sha256(job.encode()).hexdigest()
     folder = out.with_name(f".{out.name[:30]}.{digest[:16]}.partial")
     shapes = [(min(run.block, n - first), *run.recipe.shape) for first in range(0, n, run.block)]

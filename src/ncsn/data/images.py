@@ -20,7 +20,7 @@ from jaxtyping import Float, Float32, Float64, Int64, Shaped, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ncsn.data.pixels import BYTES, Depth, Picture, depth_of, dequantize, in_units, pictures
+from ncsn.data.pixels import BYTES, Depth, Picture, depth_of, dequantize, in_units, pictures, reals
 from ncsn.data.sources import PARTS, Catalogue, Item, Reading, Split, images_in_shard, part_of, short_name
 from ncsn.machine import hardware
 from ncsn.objectives import Batch
@@ -90,15 +90,9 @@ class Images:
     @cached_property
     def statistics(self) -> tuple[float, float]:
         """Mean and standard deviation over all pixels of the training images, dequantised if bytes, in [0, 1]."""
-        if self.train.dtype == torch.uint8:
-            count = sum(torch.bincount(part.flatten(), minlength=256) for part in chunks(self.train))
-            weight = torch.as_tensor(count).double()
-            values = (torch.arange(256, dtype=torch.float64) + 0.5) / 256
-            mean = (weight * values).sum() / weight.sum()
-            return float(mean), float(((weight * (values - mean) ** 2).sum() / weight.sum()).sqrt())
-        total = sum(float(part.double().sum()) for part in chunks(self.train))
+        total = sum(float(reals(part).double().sum()) for part in chunks(self.train))
         average = total / self.train.numel()
-        squares = sum(float((part.double() - average).square().sum()) for part in chunks(self.train))
+        squares = sum(float((reals(part).double() - average).square().sum()) for part in chunks(self.train))
         return average, math.sqrt(squares / self.train.numel())
 
     @cached_property
@@ -306,7 +300,7 @@ def images_of(name: str, catalogue: Catalogue, reading: Reading) -> Images:
         raise ValueError(f"more images are broken than the {reading.max_broken} that --max-broken allows, {listed}")
     parts = {part: [item for item in members if item in whole] for part, members in parts_of(items).items()}
     if empty := [part for part in parts if not parts[part]]:
-        raise ValueError(f"{name} has {len(whole)} images, and none for {' and '.join(empty)}")
+        raise ValueError("; ".join([f"{name} has {len(whole)} images, and none for {' and '.join(empty)}", *said]))
     found = [whole.pop(item) for members in parts.values() for item in members]
     sizes = Counter(one.pixels.shape[:2] for one in found)
     if len(sizes) > 1:

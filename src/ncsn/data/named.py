@@ -51,7 +51,7 @@ def load_images(name: str, *, reading: Reading = AS_THEY_ARE) -> Images:
             raise ValueError(f"size is {reading.size}; mnist has 28x28, and only images of your own are resized")
         return mnist()
     place, suffix = Path(name), Path(name).suffix.lower()
-    if place.is_dir():
+    if name and place.is_dir():
         files = walk(place)
         catalogue = from_files(name, files)
         shards = [place / path for path in sorted(files) if path.suffix == ".tar"]
@@ -152,7 +152,7 @@ class Origin:
         """
         place = self.dataset if dataset is None else absolute(dataset)
         if place != "mnist" and not Path(place).exists():
-            raise ValueError(f"the images are no longer at {place}; say where they are with --data PLACE")
+            raise ValueError(f"the images are no longer at {place}; say where (--data PLACE, or ncsn train PLACE)")
         images = load_images(place, reading=self.reading)
         if images.digest != self.digest:
             raise ValueError(f"{place} does not hold the images that the run learned from")

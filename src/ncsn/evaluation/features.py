@@ -58,7 +58,8 @@ class Features:
     """What images are compared in.
 
     ``name``: what it is called in reports.
-    ``embed``: a function from bytes (b, c, h, w) to features (b, f) with f ≥ 2; None to compare pixels only.
+    ``embed``: a function from bytes (b, c, h, w) to features (b, f) in float32, with f ≥ 2; None to compare pixels
+    only.
     ``head``: a function from features to the logits of the ``classes``, if there are any.
     ``classes``: their names.
     ``digest``: the sha256 of the weights.
@@ -85,8 +86,8 @@ class Features:
             return Recognition(torch.empty(len(images), 0), torch.empty(len(images), 0))
         parts = progress(torch.split(images, self.batch), self.name)
         features = torch.cat([self.embed(part) for part in parts]).float()
-        if features.ndim != 2 or len(features) != len(images) or features.shape[1] < 2:
-            raise ValueError(f"{self.name} returns {tuple(features.shape)} for {len(images)} images; (n, f) is needed")
+        if features.ndim != 2 or len(features) != len(images) or features.shape[1] < 2 or not features.isfinite().all():
+            raise ValueError(f"{self.name}: {tuple(features.shape)} or NaN for {len(images)} images; (n, f) is needed")
         probabilities = features[:, :0] if self.head is None else self.head(features).softmax(1)
         return Recognition(features.cpu(), probabilities.cpu())
 

@@ -26,7 +26,7 @@ from ncsn.noise import LogNormal, Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm, training_loss
 from ncsn.run import Recipe, Run, Units, plain, write_model
 from ncsn.training import Budget, Progress, Row, State, muon_and_adam, train
-from ncsn.validation import DeviceName
+from ncsn.validation import DeviceName, check_call
 
 Classes = Tensor | np.ndarray | Sequence[int | str] | None
 Losses = tuple[Float[Tensor, "v"], Float[Tensor, "v"]]
@@ -88,11 +88,14 @@ def fit(
         if isinstance(data, Pictures):
             pictures = data
         else:
+            if np.ma.is_masked(data):
+                raise ValueError("data has masked values; leave these examples out, or fill them")
             x = data.detach() if isinstance(data, Tensor) else torch.as_tensor(np.ascontiguousarray(data))
             signals = signals or (settings is not None and settings.signals)
             if x.ndim == 2 and not signals:
                 if labels is not None or settings is not None or record is not None:
                     raise ValueError("labels, settings and record are for images; run.save(FOLDER) keeps points' runs")
+                check_call(Images, given | {"sampler": Images.sampler})
                 return fit_points(checked(x), hardware.choose_device(device), network, objective, noise, **given)
             pictures = pictures_of(x.cpu().numpy(), labels, signals=signals)
         settings = settings or Images(minutes=1.0, job=ImageJob(device=device))
@@ -171,6 +174,8 @@ def fit_images(
     # In one dimension a processor is no faster in 16 bits.
     wish = "fp32" if given.signals and given.job.precision == "auto" else given.job.precision
     precision = hardware.choose_precision(wish, device)
+    if hardware.emulated(precision, device):
+        print(f"precision {precision}: this processor may emulate it, many times slower than fp32")
     hardware.allow_tf32(precision != "fp32")
     # Large products beside the network are in 16 bits, too; float16's numbers end too early for them.
     products = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -231,6 +236,8 @@ def fit_images(
     examples, target = training_set(pictures, train_labels, settings, device, products)
     elapsed = float(group.share(repr(time.perf_counter() - record.began).encode()))
     budget, guide_budget = rules.budgets(settings, elapsed, guided=guide is not None)
+    if budget.fraction(state.step, state.seconds) >= 1:
+        print(f"nothing is left to train after {state.step:,} steps; a longer --steps or --minutes goes on")
 
     def steps(state: State, budget: Budget) -> Iterator[Progress]:
         classes = train_labels if state.model.classes else None

@@ -61,7 +61,10 @@ class Convolution(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """RMS normalisation over the channels of each place, with a gain per channel (Zhang & Sennrich 2019)."""
+    """RMS normalisation over the channels of each place, with a gain per channel (Zhang & Sennrich 2019).
+
+    Its scale is computed in single precision, also where the network is in double.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
