@@ -63,7 +63,7 @@ test("random numbers are those of their seed, uniform and normal", () => {
   const n = 100_000;
   const draws = Float64Array.from({ length: n }, () => a.normal());
   assert.deepEqual(
-    [...draws.slice(0, 9)],
+    Array.from(draws.slice(0, 9)),
     Array.from({ length: 9 }, () => b.normal()),
   );
   assert.notEqual(draws[0], c.normal());

@@ -1,6 +1,6 @@
 // Trains apart from the page, so that the page stays alive, and reports a few times a second.
 import { gridPoints } from "../maths/plane.ts";
-import { type Order, type Training, relativeError, trainingOf } from "./training.ts";
+import { type Order, SIGMAS, type Training, relativeError, trainingOf } from "./training.ts";
 
 const CELLS = 40; // of the picture of the error, a side
 const EVERY = 300; // milliseconds between reports
@@ -46,7 +46,7 @@ export type Report = ReturnType<typeof reportOf>;
 
 /** Where training is, and the fields at the level that is looked at. */
 function reportOf(training: Training) {
-  const sigma = training.levels[Math.min(view.level, training.levels.length - 1)];
+  const sigma = SIGMAS[view.level];
   const [points, cells] = [gridPoints(view.count), gridPoints(CELLS)];
   const [truth, guess] = [training.truth.score(cells, sigma), training.score(cells, sigma)];
   return {

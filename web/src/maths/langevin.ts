@@ -45,7 +45,7 @@ export function* langevin(score: Score, schedule: Schedule, start: Points, rando
 
 /** For each component of a mixture, the share of points that is nearest to its mean. */
 export function shares(x: Points, means: Points): number[] {
-  const counts = new Array<number>(means.length / 2).fill(0);
+  const counts = Array.from({ length: means.length / 2 }, () => 0);
   for (let i = 0; i < x.length; i += 2) {
     const distances = counts.map((_, k) => (x[i] - means[2 * k]) ** 2 + (x[i + 1] - means[2 * k + 1]) ** 2);
     counts[distances.indexOf(Math.min(...distances))]++;

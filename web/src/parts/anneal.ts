@@ -9,29 +9,29 @@ import { button, calm, el, primary, readings, row, short } from "../ui.ts";
 import { type Open, layout } from "./part.ts";
 
 const PARTICLES = 1000;
+const BOTTOM = 0.1; // the smallest noise level, and Langevin's
+const ALPHA = 0.1; // Langevin's step size
 
 const SLIDERS = {
   weight: { label: "Weight of the lower mode", value: 0.2, min: 0.05, max: 0.95 },
   top: { label: "Largest noise level σ₁", value: 20, min: 1, max: 50, log: true },
-  bottom: { label: "Smallest noise level σ_L, and Langevin’s", value: 0.1, min: 0.05, max: 1, log: true },
   levels: { label: "Levels L", value: 20, min: 1, max: 40, whole: true },
   steps: { label: "Steps on each level T", value: 75, min: 1, max: 150, whole: true },
   // From 4 on the steps diverge.
   eps: { label: "Annealed: step size ε, in σ_L²", value: 0.5, min: 0.01, max: 3.9, log: true },
-  alpha: { label: "Langevin: step size α", value: 0.1, min: 0.001, max: 3.9, log: true },
 };
-const PACE = { label: "The whole takes", value: "12", options: { 40: "40 seconds", 12: "12 seconds", 3: "3 seconds" } };
+const PACE = { value: 12, min: 3, max: 60 }; // seconds that the whole takes: by the address alone
 const NAMES = Object.keys(SLIDERS) as (keyof typeof SLIDERS)[];
 
-/** ε of annealed Langevin dynamics is over σ_L²; α is Langevin dynamics' own step size. */
+/** ε of annealed Langevin dynamics is over σ_L². */
 type Terms = Record<keyof typeof SLIDERS | "seed", number>;
 type Race = ReturnType<typeof raceOf>;
 
 /** Langevin dynamics beside annealed Langevin dynamics: the same start, and as many steps. */
 function raceOf(terms: Terms) {
-  const { weight, top, bottom, levels, steps, eps, alpha, seed } = terms;
+  const { weight, top, levels, steps, eps, seed } = terms;
   const truth = twoGaussians(weight);
-  const sigmas = ladder(top, bottom, levels);
+  const sigmas = ladder(top, BOTTOM, levels);
   const total = levels * steps;
   const random = new Mulberry(seed);
   const x: Points = Float64Array.from({ length: 2 * PARTICLES }, () => (2 * random.uniform() - 1) * VIEW);
@@ -41,8 +41,8 @@ function raceOf(terms: Terms) {
     const own = new Mulberry(random.uniform() * 2 ** 32);
     return { x, states: langevin(truth.score, schedule, x, own), weights: [] as number[] };
   };
-  const plain = dynamics(constant(bottom, alpha, total));
-  const slow = dynamics(annealed(sigmas, eps * bottom ** 2, steps));
+  const plain = dynamics(constant(BOTTOM, ALPHA, total));
+  const slow = dynamics(annealed(sigmas, eps * BOTTOM ** 2, steps));
   const noted: number[] = []; // steps after which weights are known
   let step = 0; // of which the last one, beyond the total, denoises
 
@@ -98,7 +98,7 @@ export const open: Open = (query, signal) => {
   function draw(): boolean {
     const now = performance.now();
     if (playing) {
-      owed += ((last ? Math.min(now - last, 100) : 17) / 1000) * ((race.total + 1) / Number(values.seconds));
+      owed += ((last ? Math.min(now - last, 100) : 17) / 1000) * ((race.total + 1) / values.seconds);
       if (owed >= 1) race.advance(Math.floor(owed));
       owed %= 1;
       if (race.over()) play(false);
@@ -141,11 +141,10 @@ export const open: Open = (query, signal) => {
     }),
   );
   const sliders = NAMES.map((name) => settings.control(name, begin));
-  const pace = settings.control("seconds");
   settings.write();
   play(playing);
   const pictures = [el("div", { class: "side" }, ...panels.map(({ element }) => element)), chart.element];
-  return layout("anneal", pictures, [buttons, numbers.element, ...sliders, pace]);
+  return layout("anneal", pictures, [buttons, numbers.element, ...sliders]);
 };
 
 /** Particles of one of the two dynamics, above the density whose score moves them. */

@@ -12,11 +12,9 @@ import { type Open, layout } from "./part.ts";
 const STEPS = 3000; // after which it pauses
 const DRAWS = 500;
 const LEVEL = { value: LEVELS, min: 1, max: LEVELS, whole: true };
-const OBJECTIVES = { denoising: "Denoising, 20 levels", sliced: "Sliced, without noise" };
 const ERROR_AXIS: Axis = { range: [1e-4, 10], ticks: [0.001, 0.01, 0.1, 1, 10], log: true };
 const SETTINGS = {
   data: { label: "Data", value: "circle", options: TITLES },
-  objective: { label: "Objective", value: "denoising", options: OBJECTIVES },
   level: LEVEL,
   seed: SEED,
 };
@@ -46,10 +44,8 @@ export const open: Open = (query, signal) => {
 
   function begin(): void {
     history = [];
-    const { data, objective, seed } = values;
-    bySigma.element.hidden = levels.element.hidden = objective === "sliced";
     look();
-    order({ kind: "begin", training: ++training, terms: { data, objective, seed } });
+    order({ kind: "begin", training: ++training, terms: { data: values.data, seed: values.seed } });
     if (!calm()) order({ kind: "run", steps: STEPS });
   }
 
@@ -71,7 +67,7 @@ export const open: Open = (query, signal) => {
     if (!report) return false;
     const { sigma, count, errors, step, loss } = report;
     const { exact: right, learned: guess, error: off, cells } = report;
-    const note = sigma > 0 ? `σ = ${short(sigma)}` : "without noise";
+    const note = `σ = ${short(sigma)}`;
     exact.paint(note, () => arrows(exact, right, count));
     learned.paint(note, () => arrows(learned, guess, count));
     error.paint(note, () => {
@@ -83,7 +79,7 @@ export const open: Open = (query, signal) => {
       const noised = draws.map((value) => value + sigma * random.normal());
       error.dots(noised, css(error.theme.ink, 0.7), 1.6);
     });
-    const level = Math.min(values.level, errors.data.length) - 1;
+    const level = values.level - 1;
     const steps = history.map(({ step }) => step);
     const last = Math.max(STEPS, step);
     const lines = (x: ArrayLike<number>, of: (name: keyof Errors) => number[]): Line[] => [
@@ -111,13 +107,12 @@ export const open: Open = (query, signal) => {
     settings.set({ level: LEVELS + 1 - place });
     look();
   });
-  const choices = [settings.control("data", begin), settings.control("objective", begin)];
   settings.write();
   begin();
   return layout(
     "learning",
     [el("div", { class: "side" }, exact.figure, learned.figure, error.figure)],
-    [...choices, row(pause, again), levels.element, numbers.element],
+    [row(pause, again), settings.control("data", begin), levels.element, numbers.element],
     [el("div", { class: "charts" }, byStep.element, bySigma.element)],
   );
 };
