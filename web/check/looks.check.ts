@@ -50,12 +50,12 @@ test("where motion is not wanted, nothing moves by itself, and a way is drawn at
     assert.equal((await reading(page, "step"))[0], 0);
   });
   await use("#learning", { reducedMotion: "reduce" }, async ({ page }) => {
-    await page.getByRole("button", { name: "Train", exact: true }).waitFor();
+    await page.getByRole("button", { name: "Run", exact: true }).waitFor();
     assert.equal((await reading(page, "step"))[0], 0);
   });
   await use("#scores", { reducedMotion: "reduce" }, async ({ page }) => {
-    await page.getByRole("button", { name: "Let go" }).click();
-    await page.waitForFunction(() => document.querySelector('[data-reading="steps"]')?.textContent?.startsWith("400,"));
+    await page.getByRole("button", { name: "Run" }).click();
+    await page.waitForFunction(() => document.querySelector('[data-reading="steps"]')?.textContent?.startsWith("400 "));
   });
 });
 
@@ -64,7 +64,7 @@ test("on a phone a finger scrolls the page, moves the particle, and taps it else
     const box = await page.getByRole("application").boundingBox();
     assert.ok(box);
     await page.touchscreen.tap(box.x + box.width * 0.75, box.y + box.height * 0.25);
-    await page.waitForFunction(() => !document.querySelector('[data-reading="steps"]')?.textContent?.startsWith("0,"));
+    await page.waitForFunction(() => !document.querySelector('[data-reading="steps"]')?.textContent?.startsWith("0 "));
   }));
 
 test("the first view is small, and soon there", () =>

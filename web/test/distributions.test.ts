@@ -40,12 +40,6 @@ for (const [name, truth] of Object.entries(here)) {
   });
 }
 
-test("a ring without noise is the limit of little noise", () => {
-  const [ring, x] = [new Ring(5, 0.3), Float64Array.of(4.9, 0.2, -3, -4.4, 0, 5.5)];
-  close(ring.score(x, 0), ring.score(x, 1e-3), 2e-5);
-  close(ring.logDensity(x, 0), ring.logDensity(x, 1e-3), 1e-4);
-});
-
 test("draws have the distribution's moments", () => {
   const n = 20_000;
   const x = twoGaussians().sample(n, new Mulberry(1));

@@ -55,14 +55,13 @@ export function trainingOf({ data, seed }: Terms) {
     return { sigma, x, exact: truth.score(x, sigma) };
   });
 
-  /** One step on a fresh batch; returns its loss. */
-  function learn(): number {
+  /** One step on a fresh batch. */
+  function learn(): void {
     const x = truth.sample(BATCH, random);
     const levels = Uint8Array.from({ length: BATCH }, () => Math.floor(LEVELS * random.uniform()));
     const z = x.map(() => random.normal());
-    const loss = denoising(model, x, SIGMAS, levels, z);
+    denoising(model, x, SIGMAS, levels, z);
     optimizer.update(network.gradient, RATE);
-    return loss;
   }
 
   /** The learned score, by the average of the weights. */

@@ -8,13 +8,12 @@ const EVERY = 300; // milliseconds between reports
 let training: Training | undefined;
 let which = 0;
 let left = 0; // steps to be taken
-let loss = Number.NaN;
 let view = { level: 0, count: 15 };
 let timer: ReturnType<typeof setTimeout> | undefined;
 
 onmessage = ({ data: order }: MessageEvent<Order>): void => {
   if (order.kind === "begin") {
-    [training, which, left, loss] = [trainingOf(order.terms), order.training, 0, Number.NaN];
+    [training, which, left] = [trainingOf(order.terms), order.training, 0];
   } else if (order.kind === "run") left = order.steps;
   else if (order.kind === "pause") left = 0;
   else view = order;
@@ -27,13 +26,10 @@ onmessage = ({ data: order }: MessageEvent<Order>): void => {
 function work(): void {
   if (!training || left === 0) return;
   const until = performance.now() + EVERY;
-  let [sum, count] = [0, 0];
   while (left > 0 && performance.now() < until) {
-    sum += training.learn();
-    count++;
+    training.learn();
     left--;
   }
-  loss = sum / count;
   report();
   timer = setTimeout(work);
 }
@@ -52,7 +48,6 @@ function reportOf(training: Training) {
   return {
     training: which, // as it was begun
     step: training.optimizer.step,
-    loss, // the average of the last steps
     running: left > 0,
     sigma,
     exact: training.truth.score(points, sigma), // at the centres of count × count squares

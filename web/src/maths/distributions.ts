@@ -122,7 +122,7 @@ export class Ring extends Distribution {
   }
 
   at(x: number, y: number, sigma: number): { log: number; dx: number; dy: number } {
-    const { log, slope } = this.#along(Math.hypot(x, y), sigma);
+    const { log, slope } = this.#integrate(Math.hypot(x, y), sigma ** 2);
     return { log, dx: x * slope, dy: y * slope };
   }
 
@@ -130,7 +130,7 @@ export class Ring extends Distribution {
     const cells = cellsFor(Math.hypot(this.std, sigma));
     const values = new Float64Array(cells * cells);
     const farthest = VIEW * Math.SQRT2;
-    const logs = Array.from({ length: RADII + 2 }, (_, i) => this.#along((farthest * i) / RADII, sigma).log);
+    const logs = Array.from({ length: RADII + 2 }, (_, i) => this.#integrate((farthest * i) / RADII, sigma ** 2).log);
     for (let at = 0; at < values.length; at++) {
       const rho = Math.hypot(centre(at % cells, cells), centre(Math.floor(at / cells), cells));
       const place = (rho / farthest) * RADII;
@@ -141,17 +141,6 @@ export class Ring extends Distribution {
   }
 
   /** log p_σ at a distance, and by what x is to be multiplied to make the score. */
-  #along(rho: number, sigma: number): { log: number; slope: number } {
-    return sigma === 0 ? this.#clean(rho) : this.#integrate(rho, sigma ** 2);
-  }
-
-  /** Without noise the density is N(ρ; R, s²)/(2πρ): its score has a −1/ρ, the stretch of the circumference. */
-  #clean(rho: number): { log: number; slope: number } {
-    const off = rho - this.radius;
-    const log = -(off ** 2) / (2 * this.std ** 2) - Math.log((2 * Math.PI) ** 1.5 * this.std * rho);
-    return { log, slope: (-off / this.std ** 2 - 1 / rho) / rho };
-  }
-
   #integrate(rho: number, variance: number): { log: number; slope: number } {
     const total = this.std ** 2 + variance;
     const a = (rho ** 2 * this.std ** 2) / (2 * variance * total);

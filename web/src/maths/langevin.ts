@@ -52,3 +52,17 @@ export function shares(x: Points, means: Points): number[] {
   }
   return counts.map((count) => (2 * count) / x.length);
 }
+
+/** The share of a standard normal below z, to 10⁻⁷: Abramowitz & Stegun 1964, 26.2.17. */
+function normalBelow(z: number): number {
+  if (z < 0) return 1 - normalBelow(-z);
+  const t = 1 / (1 + 0.2316419 * z);
+  const series = t * (0.31938153 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))));
+  return 1 - (series * Math.exp(-(z ** 2) / 2)) / Math.sqrt(2 * Math.PI);
+}
+
+/** The share of two equally wide Gaussians, with noise of σ, that is nearer to the first mean; ``weight`` is the first one's. */
+export function exactShare([x, y, toX, toY]: Points, std: number, weight: number, sigma: number): number {
+  const inside = normalBelow(Math.hypot(toX - x, toY - y) / 2 / Math.hypot(std, sigma));
+  return weight * inside + (1 - weight) * (1 - inside);
+}
