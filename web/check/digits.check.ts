@@ -294,7 +294,13 @@ test("fill in: a picture is erased and drawn on by pointer and keys, and shared 
     await use(hash, {}, async ({ page: other }) => {
       await drawn(other);
       assert.deepEqual(await answers(other), found);
-      await other.getByRole("combobox", { name: "Hidden" }).selectOption("nothing");
+      await other.getByRole("link", { name: "Scores", exact: true }).click();
+      await other.getByRole("slider", { name: "Noise level σ" }).waitFor();
+      await other.getByRole("link", { name: "Fill in", exact: true }).click();
+      await drawn(other);
+      assert.deepEqual(await answers(other), found); // a look at another part has changed nothing
+      await other.getByRole("combobox", { name: "Hide" }).selectOption("nothing");
+      await other.getByText("Hide a part of the picture first").waitFor();
     });
   }));
 

@@ -91,7 +91,7 @@ test("the first view is small, and soon there", () =>
 test("frames of 500 points come at once, beside what the machine can do", () => {
   const random = new Mulberry(3);
   const points = encode(Array.from({ length: 1000 }, () => 14 * random.uniform() - 7));
-  return use(`#scores?data=own&points=${points}`, {}, async ({ page }) => {
+  return use(`#scores?data=own&x=0&y=0&points=${points}`, {}, async ({ page }) => {
     await page.getByText("500 of at most 500 points").waitFor();
     const { frame, interval, calibration } = await page.evaluate(async () => {
       const input = document.querySelector("input[type=range]") as HTMLInputElement;

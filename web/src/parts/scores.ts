@@ -133,7 +133,7 @@ export const open: Open = (query, signal) => {
   function drawStill(): void {
     still.clear();
     const noisy = clean.map((value, i) => value + values.sigma * noise[i]);
-    if (truth && values.density === "yes") density(still, truth.density(values.sigma), still.theme.accent, 0.8);
+    if (truth && values.density === "yes") density(still, truth.density(values.sigma), still.theme.accent, 0.55);
     if (values.draws === "yes") still.dots(noisy, css(still.theme.ink, 0.4), 1.6);
     if (truth && values.arrows === "yes") {
       const count = arrowCount(still);
