@@ -156,7 +156,7 @@ test("digits: one is drawn in under a second where a million exponentials take 5
     await drawn(page);
     assert.match(await page.locator('[data-reading="by"]').innerText(), /^WebAssembly/); // one image is one worker's
     const [times, loops]: number[][] = [[], []];
-    for (let i = 0; i < 7; i++) {
+    for (let i = 0; i < 5; i++) {
       await again(page, "New images");
       times.push((await reading(page, "seconds"))[1]);
       loops.push(
@@ -168,7 +168,7 @@ test("digits: one is drawn in under a second where a million exponentials take 5
         }),
       );
     }
-    const [time, loop] = [times, loops].map((list) => list.sort((a, b) => a - b)[3]);
+    const [time, loop] = [times, loops].map((list) => list.sort((a, b) => a - b)[2]);
     console.log(`a digit: ${time} ms; a million exponentials: ${loop.toFixed(1)} ms`);
     assert.ok(time < 200 * loop);
   }));

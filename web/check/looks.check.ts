@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { gzipSync } from "node:zlib";
 import { AxeBuilder } from "@axe-core/playwright";
-import { NARROW, SITE, WIDE, begin, drawn, end, home, reading, shoot, use } from "./browser.ts";
+import { NARROW, SITE, WIDE, begin, drawn, end, home, pixel, reading, shoot, use } from "./browser.ts";
 import { encode } from "../src/parts/own.ts";
 import { Mulberry } from "../src/maths/plane.ts";
 
@@ -14,7 +14,7 @@ after(end);
 const KILOBYTES = 200;
 const looks = [
   { name: "wide", viewport: WIDE, colorScheme: "light" },
-  { name: "narrow", viewport: NARROW, colorScheme: "dark", hasTouch: true },
+  { name: "narrow", viewport: { width: 320, height: 720 }, colorScheme: "dark", hasTouch: true },
 ] as const;
 const shown: Record<string, string> = {
   scores: "#scores?x=-1&y=3",
@@ -43,6 +43,19 @@ for (const { name, ...look } of looks) {
       }));
   }
 }
+
+test("where colours are forced, the part that is shown is marked, and pictures have these colours", () =>
+  use("#anneal", { forcedColors: "active", colorScheme: "dark", reducedMotion: "reduce" }, async ({ page }) => {
+    const [marked, other] = await page.evaluate(() =>
+      ["page", "false"].map((current) => {
+        const link = document.querySelector(`nav a[aria-current="${current}"]`);
+        return link ? getComputedStyle(link).outlineStyle : "missing";
+      }),
+    );
+    assert.deepEqual([marked, other], ["solid", "none"]);
+    const [red, green, blue] = await pixel(page, 0, 5, 5);
+    assert.ok(red > 60 && Math.abs(red - blue) < 40 && Math.abs(red - green) < 40, `${red} ${green} ${blue}`);
+  }));
 
 test("where motion is not wanted, nothing moves by itself, and a way is drawn at once", async () => {
   await use("#anneal", { reducedMotion: "reduce" }, async ({ page }) => {

@@ -112,7 +112,7 @@ test("scores: one's own points are drawn, shared by the address, and removed", (
 test("a link that asks for what is not possible is said to, and left out", () =>
   use("#scores?sigma=1e9&data=circle&nonsense=1", {}, async ({ page }) => {
     assert.match(await page.locator("#status").innerText(), /sigma=1e9, nonsense=1/);
-    assert.equal(await page.getByRole("combobox", { name: "Distribution" }).inputValue(), "circle");
+    assert.equal(await page.getByRole("combobox", { name: "Data" }).inputValue(), "circle");
   }));
 
 test("annealing: weights are the paper's after as many steps", () =>

@@ -58,12 +58,13 @@ export const open = withModel("digits", (engine, query) => {
     show(states.length - 1);
     const size = x.length / count;
     const most = Math.min(STATES, states.length);
-    const strip = new Uint8ClampedArray(STATES * size); // what is still to come is black
+    const columns = last ? most : STATES;
+    const strip = new Uint8ClampedArray(columns * size); // what is still to come is black
     for (let i = 0; i < most; i++) {
       const at = Math.round((i * (states.length - 1)) / Math.max(1, most - 1));
       strip.set(states[at].bytes.subarray(0, size), i * size);
     }
-    way.draw(strip, STATES);
+    way.draw(strip, columns);
     back.set(1);
   }
 

@@ -11,11 +11,13 @@ import { DEVICE, metersOf, withModel } from "./model.ts";
 const ANSWERS = 9;
 const COLUMNS = 3;
 const TOOLS: Record<Tool, string> = { look: "Nothing: swiping scrolls", hide: "Hides", ink: "Draws", blank: "Erases" };
+const ENOUGH = 60; // noise levels; with fewer of them noise or broken strokes are left
+const say = (levels: number): string => (levels < ENOUGH ? `${levels}: too few` : String(levels));
 const SETTINGS = {
   from: { value: "digit", options: { digit: "A digit", blank: "A blank page" } },
   hide: { label: "Hide", value: "bottom", options: REGIONS },
   picture: { value: "", pattern: WRITTEN },
-  levels: { label: "Noise levels", value: 100, min: 10, max: 200, log: true, whole: true },
+  levels: { label: "Noise levels", value: 100, min: 10, max: 200, log: true, whole: true, say },
   seed: SEED,
   round: SEED, // which nine answers
   device: DEVICE,

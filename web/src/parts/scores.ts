@@ -14,7 +14,7 @@ const STEPS_AT_ONCE = 400; // where motion is not wanted
 const APART = 0.15; // between points that are drawn in one stroke
 const NEAR = 28; // CSS pixels, for a finger
 const SETTINGS = {
-  data: { label: "Distribution", value: "gaussian", options: { ...TITLES, own: "Your own points" } },
+  data: { label: "Data", value: "gaussian", options: { ...TITLES, own: "Your own points" } },
   sigma: { label: "Noise level σ", value: 1, min: 0.05, max: 20, log: true },
   x: { value: -6, min: -VIEW, max: VIEW },
   y: { value: 4, min: -VIEW, max: VIEW },
@@ -108,7 +108,7 @@ export const open: Open = (query, signal) => {
 
   /** Stop the particle where it is, and draw everything. */
   function rest(): void {
-    hold(false);
+    run(false);
     refresh();
     keep();
   }
@@ -118,7 +118,7 @@ export const open: Open = (query, signal) => {
     settings.set({ x, y });
   }
 
-  function hold(running: boolean): void {
+  function run(running: boolean): void {
     particle.running = running && truth !== undefined;
     if (particle.running && calm()) {
       walk(STEPS_AT_ONCE);
@@ -180,12 +180,12 @@ export const open: Open = (query, signal) => {
         return first || far > APART ? add(x, y) : undefined;
       }
       particle.put(x, y);
-      hold(false);
+      run(false);
     },
     release: () => {
       if (draws()) return;
       keep();
-      hold(true);
+      run(true);
     },
     nudge: (dx, dy) => {
       particle.put(particle.x[0] + dx, particle.x[1] + dy);
@@ -194,7 +194,7 @@ export const open: Open = (query, signal) => {
     },
     key: (key) => {
       const mine = values.data === "own";
-      if (key === " ") hold(!particle.running);
+      if (key === " ") run(!particle.running);
       else if (key === "Enter" && mine) add(particle.x[0], particle.x[1]);
       else if (key === "Backspace" && mine) remove(-2);
       else return false;
@@ -215,7 +215,7 @@ export const open: Open = (query, signal) => {
     mean: "Denoised x + σ²s",
     steps: "Steps",
   });
-  const go = primary("Run", () => hold(!particle.running));
+  const go = primary("Run", () => run(!particle.running));
   const counted = el("p");
   const clear = button("Remove all points", () => remove(0));
   const drawing = el("div", { class: "group" }, settings.control("pen", redraw), counted, clear);
@@ -232,6 +232,6 @@ export const open: Open = (query, signal) => {
     numbers.element,
   ];
   choose();
-  if (!query.has("x") && !calm()) hold(true);
+  if (!query.has("x") && !calm()) run(true);
   return layout("scores", [el("div", { class: "stack" }, still.element, stage.element)], controls);
 };
