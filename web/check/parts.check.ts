@@ -90,7 +90,7 @@ test("scores: keys move the particle, run and pause it, and say where it is", ()
   }));
 
 test("scores: one's own points are drawn, shared by the address, and removed", () =>
-  use("#scores?data=own", {}, async ({ page }) => {
+  use("#scores?data=own&x=-6&y=4", {}, async ({ page }) => {
     await press(page, "Remove all points");
     await page.getByText("0 of at most 500 points").waitFor();
     await drag(page, [3, 3], [4, 4]);
