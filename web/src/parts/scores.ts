@@ -167,7 +167,7 @@ export const open: Open = (query, signal) => {
 
   function add(x: number, y: number): void {
     if (own.length / 2 >= MOST_POINTS) return announce(`There are ${MOST_POINTS} points already, which is the most.`);
-    own.push(within(x), within(y));
+    own.push(...decode(encode([x, y]))); // to where the address has it
     choose();
   }
 
