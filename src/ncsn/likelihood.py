@@ -101,13 +101,13 @@ def log_prob(
     is the exact trace, which takes one backward pass for each dimension.
     ``tolerance``: of each step of the solver, relative and absolute, for every point.
     ``generator``: draws the probes, on x's device.
-    Raises ValueError unless ∞ > σ_max > σ_min > 0, probes ≥ 1 and tolerance > 0, and where the flow cannot be followed
-    because the score is not finite.
+    Raises ValueError unless ∞ > σ_max > σ_min > 0, probes ≥ 1 and ∞ > tolerance > 0, and where the flow cannot be
+    followed because the score is not finite.
     """
     if not math.inf > sigma_max > sigma_min > 0:
         raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; allowed is sigma_max > sigma_min > 0")
-    if (probes is not None and probes < 1) or not tolerance > 0:
-        raise ValueError(f"probes is {probes}, tolerance is {tolerance}; allowed are None or >= 1, and > 0")
+    if (probes is not None and probes < 1) or not 0 < tolerance < math.inf:
+        raise ValueError(f"probes is {probes}, tolerance is {tolerance}; allowed are None or >= 1, and finite > 0")
     shape, dimension, nfe = x.shape, x[0].numel(), 0
     if probes is None:
         basis = torch.eye(dimension, dtype=x.dtype, device=x.device).view(dimension, 1, *shape[1:])

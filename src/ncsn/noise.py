@@ -27,7 +27,7 @@ def check_range(sigma_max: float, sigma_min: float, levels: int) -> None:
     if not (math.isfinite(sigma_max) and sigma_max >= sigma_min > 0):
         raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; allowed is sigma_max >= sigma_min > 0")
     if levels < 1:
-        raise ValueError(f"levels is {levels}; at least 1 is needed")
+        raise ValueError(f"levels is {levels}, or steps; at least 1 is needed")
 
 
 def place_of(generator: torch.Generator | None) -> torch.device:
@@ -91,21 +91,18 @@ class Geometric(Ladder):
         return exponents.exp().float().to(device)
 
 
-@dataclass(frozen=True)
 class Karras(Ladder):
-    """A ladder in equal steps of σ^(1/ρ): coarser at the top, finer at the bottom, than equal steps of σ.
+    """A ladder in equal steps of σ^(1/7): coarser at the top, finer at the bottom, than equal steps of σ.
 
     Karras et al. 2022, equation 5, with their ρ = 7.  ``sigma_max`` ≥ ``sigma_min`` > 0 in the units of the data;
-    ``levels`` ≥ 1 (one level means σ_min alone); ``rho`` > 0.
+    ``levels`` ≥ 1 (one level means σ_min alone).
     Raises ValueError for other noise levels.
     """
 
-    rho: float = 7.0
-
     def sigmas(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
         """All noise levels, descending from σ_max to σ_min."""
-        roots = self.equal_steps(self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho))
-        return (roots**self.rho).float().to(device)
+        roots = self.equal_steps(self.sigma_max ** (1 / 7), self.sigma_min ** (1 / 7))
+        return (roots**7).float().to(device)
 
 
 @dataclass(frozen=True)
@@ -215,13 +212,15 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
 
     ``data``: in its own units.  ``sigma_min``: noise that does not matter; by default a hundredth of the largest
     extent of one coordinate, which is 0.01 for pixels in [0, 1].  ``steps``: Langevin steps on each level.
-    Raises ValueError if there are fewer than two different examples, or numbers that are not finite.
+    Raises ValueError if there are fewer than two different examples, or numbers that are not finite; and for steps
+    below 1, and a ``sigma_min`` out of range.
     """
     sigma_max = largest_distance(data) if len(data) else 0.0
     if not 0 < sigma_max < math.inf:
         raise ValueError(f"data of shape {tuple(data.shape)} has no two different examples, all of them finite")
     if sigma_min is None:
         sigma_min = float((data.amax(0) - data.amin(0)).max()) / 100
+    check_range(sigma_max, sigma_min, steps)
     dimension = data[0].numel()
     ratio = level_ratio(dimension)
     noise = Geometric(sigma_max, sigma_min, 1 + math.ceil(math.log(sigma_max / sigma_min) / math.log(ratio)))

@@ -78,11 +78,6 @@ def blurred(std: float) -> Measurement:
     return blur
 
 
-def identity(x: Tensor) -> Tensor:
-    """The measurement of denoising: everything, as it is."""
-    return x
-
-
 def conjugate_gradient(
     product: Callable[[Tensor], Tensor], b: Float[Tensor, "n *m"], steps: int, least: float = 0.0
 ) -> Float[Tensor, "n *m"]:
@@ -202,7 +197,7 @@ def posterior(
     Raises ValueError unless noise_std > 0 and steps ≥ 1; the score does where A is not linear, and where y does not
     have the shape of A x.
     """
-    if not noise_std > 0 or steps < 1:
+    if not 0 < noise_std < math.inf or steps < 1:
         raise ValueError(f"noise_std is {noise_std}, steps is {steps}; noise_std > 0 and steps >= 1 are needed")
 
     @torch.inference_mode(False)

@@ -13,6 +13,7 @@ import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from operator import index
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -28,7 +29,7 @@ from ncsn.data.pixels import Depth
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.problems import Measurement, Observation
-from ncsn.samplers import METHODS, NonFiniteSampleError, Sampling, Step, slerp
+from ncsn.samplers import NonFiniteSampleError, Sampling, Step, slerp
 from ncsn.score import PRECONDITIONINGS, Counted, PreconditioningName, Score, ScoreModel, batched, even, guided, tweedie
 from ncsn.validation import Count, GuideName, check_call, one_line, read_json, validated
 
@@ -140,7 +141,7 @@ class Recipe:
                 raise ValueError(f"{self.network} is no network of ncsn.networks; give network={self.network}(...)")
             kind = getattr(networks, self.network)
             check_call(kind, self.arguments)
-            network = kind(**self.arguments)
+            network = kind(**self.arguments).float()  # whatever torch's default is
         way = PRECONDITIONINGS[self.preconditioning]
         return ScoreModel(network, data_mean, data_std, preconditioning=way, autocast=autocast)
 
@@ -205,30 +206,25 @@ class Drawn:
     """Samples, and what they cost.
 
     ``samples`` (n, *d): in the units of the data.  ``path``: the first few of them on their way, if asked for.
-    ``sampling``: how they were drawn.  ``nfe``, ``guide_nfe``: evaluations, for each sample, of the network and of the
-    guide that it is moved away from.  ``backward``, ``particles``, ``effective``: as for ``Steps``.
+    ``steps``: how they were drawn, all of which are taken.
     """
 
     samples: Float[Tensor, "n *d"]
     path: list[Step]
-    sampling: Sampling
-    nfe: int
-    guide_nfe: int
+    steps: Steps
     seconds: float
-    backward: int = 0
-    particles: int = 1
-    effective: float = math.inf
 
     @property
     def cost(self) -> str:
         """All of it, for a user to read."""
-        return cost(len(self.samples), self.sampling.sampler, self.nfe, self.guide_nfe, self.seconds)
+        return cost(len(self.samples), self.steps, self.seconds)
 
 
-def cost(n: int, sampler: str, nfe: int, guide_nfe: int, seconds: float) -> str:
+def cost(n: int, steps: Steps, seconds: float) -> str:
     """What ``n`` samples took, for a user to read; evaluations of the network and of the guide are for each sample."""
-    guide = f" and {guide_nfe} of the guide" if guide_nfe else ""
-    return f"{n} samples by {sampler}, {nfe} evaluations each{guide}, {seconds:.1f} s, {n / seconds:.0f} samples/s"
+    sampler, guide = steps.sampling.sampler, f" and {steps.guide_nfe} of the guide" if steps.guide_nfe else ""
+    speed = f"{seconds:.1f} s, {n / seconds:.0f} samples/s"
+    return f"{n} samples by {sampler}, {steps.nfe} evaluations each{guide}, {speed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,10 +263,9 @@ class Run:
         ``shape``: of one example.  ``sigma_max``, ``sigma_min``: the noise levels that it is sampled between.
         Raises ValueError for noise levels out of range.
         """
-        levels, eps = METHODS["dpmpp-sde"].suited(sigma_max, sigma_min), sigma_min**2 / 2
         sampling = Sampling(
-            sigma_max=sigma_max, sigma_min=sigma_min, sampler="dpmpp-sde", levels=levels, steps=1, eps=eps
-        )
+            sigma_max=sigma_max, sigma_min=sigma_min, sampler="langevin", levels=1, steps=1, eps=sigma_min**2 / 2
+        ).by("dpmpp-sde")
         return cls(score=score, recipe=Recipe(network="none", arguments={}, shape=shape, sampling=sampling))
 
     @property
@@ -459,7 +454,7 @@ class Run:
             return by_shares(torch.tensor(weights, device=generator.device), n, generator)
         # Names first: a folder called 3 is meant by 3, whatever its number.
         numbers = {str(i): i for i in range(classes)} | {name: i for i, name in enumerate(shares)}
-        number = numbers.get(label, -1) if isinstance(label, str) else label
+        number = numbers.get(str(label), -1) if np.ndim(label) == 0 else label
         labels = torch.as_tensor(number, device=generator.device).expand(n)
         if not bool(((labels >= 0) & (labels < classes)).all()):
             raise ValueError(f"class is {label}; allowed are any, none, 0 to {classes - 1}, {reprlib.repr([*shares])}")
@@ -577,7 +572,7 @@ class Run:
         *,
         sigma_min: float | None = None,
         probes: int | None = None,
-        tolerance: float = 1e-3,
+        tolerance: float = 1e-4,
         batch_size: int = 32,
         seed: int | torch.Generator = 0,
     ) -> Iterator[LogDensities]:
@@ -643,7 +638,7 @@ class Run:
         with storage.claim(Path(folder), overwrite=overwrite):
             for place, run, model in parts:
                 place.mkdir(exist_ok=True)
-                write_model(place, model, run.units)
+                write_model(place, model, run.units, origin=run.origin)
                 write_config(place, run.experiment, run.settings, run.recipe, run.origin)
 
 
@@ -654,7 +649,7 @@ def plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The content of a config.json: what made the run (images, toy or fit), its settings, recipe and data, if known."""
+    """The content of a config.json: what made the run (images, signals, toy or fit), how, and its data, if known."""
 
     version: Literal[3]
     experiment: str
@@ -687,22 +682,27 @@ def read_config(folder: Path) -> Config:
     return validated(Config, read_json(folder / "config.json"), str(folder / "config.json"))
 
 
-def write_model(folder: Path, model: ScoreModel, units: Units | None = None) -> None:
-    """Write model.safetensors, atomically: the weights, and the units of the data if they are not the model's own."""
+def write_model(folder: Path, model: ScoreModel, units: Units | None = None, *, origin: Origin | None = None) -> None:
+    """Write model.safetensors, atomically: the weights, and the units of the data if they are not the model's own.
+
+    ``origin``: the images that they have learned from, whose sha256 goes into the file's metadata.
+    """
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if units is not None:
         tensors |= {"units.shift": units.shift, "units.scale": units.scale}
     with storage.atomic(folder / storage.MODEL) as temporary:
-        temporary.write_bytes(storage.sealed(tensors))  # not save_file, whose files only their owner may read
+        # Not by save_file, whose files only their owner may read.
+        temporary.write_bytes(storage.sealed(tensors, **({"data": origin.digest} if origin else {})))
 
 
-def read_model(folder: Path, recipe: Recipe, *, network: nn.Module | None = None) -> tuple[ScoreModel, Units | None]:
-    """The model in a run's folder, as its ``recipe`` says, around a ``network`` of the user's own if it needs one.
+def read_model(folder: Path, config: Config, *, network: nn.Module | None = None) -> tuple[ScoreModel, Units | None]:
+    """The model in a run's folder, as its recipe says, around a ``network`` of the user's own if it needs one.
 
-    Raises ValueError if the weights are missing, damaged, of another network, or if they are no weights.
+    ``config``: what the folder's config.json says.
+    Raises ValueError if the weights are missing, damaged, of another network or other images, or if they are none.
     """
-    path = folder / storage.MODEL
-    tensors = storage.read_tensors(path)
+    path, recipe = folder / storage.MODEL, config.recipe
+    tensors = storage.read_tensors(path, data=config.data.digest if config.data else "")
     try:
         units = Units(tensors.pop("units.shift"), tensors.pop("units.scale")) if "units.shift" in tensors else None
         model = recipe.build(tensors["data_mean"], tensors["data_std"], network=network)
@@ -727,7 +727,7 @@ def block_seed(seed: int, number: int) -> int:
 
 def generator_of(seed: int | torch.Generator, device: torch.device) -> torch.Generator:
     """The generator of a seed on a device; or the one that is given."""
-    return seed if isinstance(seed, torch.Generator) else torch.Generator(device).manual_seed(seed)
+    return seed if isinstance(seed, torch.Generator) else torch.Generator(device).manual_seed(index(seed))
 
 
 def one_for_each(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:
@@ -764,9 +764,9 @@ def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = N
     """
     folder = storage.find(run)
     config, guide, guide_recipe = read_config(folder), None, None
-    model, units = read_model(folder, config.recipe, network=network)
+    model, units = read_model(folder, config, network=network)
     if storage.begun(folder / "guide"):
-        guide_recipe = read_config(folder / "guide").recipe
-        guide, _ = read_model(folder / "guide", guide_recipe)
+        smaller = read_config(folder / "guide")
+        (guide, _), guide_recipe = read_model(folder / "guide", smaller), smaller.recipe
     loaded = Run(score=model, recipe=config.recipe, guide=guide, guide_recipe=guide_recipe, units=units, folder=folder)
     return replace(loaded, experiment=config.experiment, settings=config.settings, origin=config.data).to(device)

@@ -25,15 +25,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.noise import Geometric, Karras, Ladder, check_range, noise_like
 from ncsn.score import Score, tweedie
-from ncsn.validation import MOST_LEVELS, MOST_STEPS, GuideName
+from ncsn.validation import MOST_LEVELS, GuideName, LangevinSteps, check_ranges
 
 
 class Step(NamedTuple):
@@ -51,7 +52,7 @@ def check_ladder(sigmas: Float[Tensor, "levels"], *, restarts: bool = False) -> 
     """Raises ValueError unless ``sigmas`` is positive and strictly descending, or rises where ``restarts`` are."""
     steps = sigmas.diff()
     descending = steps != 0 if restarts else steps < 0
-    if len(sigmas) == 0 or not bool((sigmas > 0).all() & descending.all()):
+    if len(sigmas) == 0 or not bool(((sigmas > 0) & (sigmas < math.inf)).all() & descending.all()):
         raise ValueError(f"sigmas is {sigmas.tolist()}; positive noise levels are needed, descending; euler's may rise")
 
 
@@ -102,7 +103,7 @@ def langevin(
     ``denoise``: append the posterior mean x + σ²·s(x, σ) as a last state.
     Raises ValueError for a step size or a number of steps out of range.
     """
-    if not step_size > 0 or steps < 1:
+    if not 0 < step_size < math.inf or steps < 1:
         raise ValueError(f"step_size is {step_size}, steps is {steps}; allowed are step_size > 0 and steps >= 1")
 
     def step(x: Tensor, *_: float | Tensor) -> Tensor:
@@ -207,7 +208,7 @@ def predictor_corrector(
     Raises ValueError for a ladder, an r or a number of corrections out of range.
     """
     check_ladder(sigmas)
-    if not snr > 0 or corrections < 0:
+    if not 0 < snr < math.inf or corrections < 0:
         raise ValueError(f"snr is {snr}, corrections is {corrections}; allowed are snr > 0 and corrections >= 0")
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
@@ -305,6 +306,8 @@ def edm(
 ) -> Iterator[Step]:
     """EDM's stochastic sampler: before each of Heun's steps the noise is raised by a share of what it is.
 
+    Not before the last evaluation, which denoises from the smallest level; the paper's loop raises it there as well.
+
     Karras et al. 2022, algorithm 2, with S_noise = 1.  NFE: 2·(levels − 1), and one more for ``denoise``.
 
     ``sigmas``: descending, > 0.
@@ -312,7 +315,7 @@ def edm(
     Raises ValueError for a ladder or a churn out of range.
     """
     check_ladder(sigmas)
-    if churn < 0:
+    if not churn >= 0:
         raise ValueError(f"churn is {churn}; it must not be negative")
     share = min(churn / len(sigmas), math.sqrt(2) - 1)  # the paper's γ; more would add more variance than there is
 
@@ -353,7 +356,7 @@ def dpm_solver(
     Raises ValueError for a ladder or an option out of range.
     """
     check_ladder(sigmas)
-    if stochasticity < 0 or last_extrapolation < 0:
+    if not (stochasticity >= 0 and last_extrapolation >= 0):
         raise ValueError(f"{stochasticity=}, {last_extrapolation=}; neither may be negative")
     before: tuple[Tensor, Tensor] | None = None
 
@@ -486,7 +489,7 @@ class Sampling:
     ``steps``: Langevin steps, on each level if annealed; 1 to ``MOST_STEPS``.
     ``eps``: their size α > 0 on the smallest level.  Annealed, it diverges from 4σ_min² on.
     ``guidance``: how far to move away from a guide, ≥ 0; 1 is not at all.
-    ``guided_between``: on which noise levels, by default what suits pixels in [0, 1].
+    ``guided_between``: from and to which noise level, by default what suits pixels in [0, 1].
     ``guide``: the smaller network that was trained beside the run's own (autoguidance), or the run's own network
     without the class (classifier-free guidance), which needs one.
     Raises ValueError for what is out of range.
@@ -496,27 +499,23 @@ class Sampling:
     sigma_min: float
     sampler: str
     levels: int | tuple[float, ...]
-    steps: int
-    eps: float
-    guidance: float = 1.0
+    steps: LangevinSteps
+    eps: Annotated[float, Interval(gt=0)]
+    guidance: Annotated[float, Interval(ge=0)] = 1.0
     guided_between: tuple[float, float] = (0.2, 1.5)
     guide: GuideName = "smaller"
 
     def __post_init__(self) -> None:
         """Refuse, before a long training, what could not be sampled after it."""
+        check_ranges(self)
         method = method_named(self.sampler)
         check_range(self.sigma_max, self.sigma_min, self.count)
         limit = 4 * self.sigma_min**2 if self.sampler == "annealed" else math.inf
-        if not 0 < self.eps < limit or not 1 <= self.steps <= MOST_STEPS or self.count > MOST_LEVELS:
-            raise ValueError(
-                f"eps is {self.eps}, steps is {self.steps}, levels is {self.count}; allowed are 0 < eps < {limit:.3g}, "
-                f"and at most {MOST_STEPS:,} steps and {MOST_LEVELS:,} levels"
-            )
-        if not 0 <= self.guidance < math.inf or not self.guided_between[0] <= self.guided_between[1]:
-            raise ValueError(
-                f"guidance is {self.guidance}, guided_between is {self.guided_between}; "
-                "a number of at least 0 is needed, and two numbers, the smaller one first"
-            )
+        if self.eps >= limit or self.count > MOST_LEVELS:
+            most = f"eps < {limit:.3g} and at most {MOST_LEVELS:,} levels"
+            raise ValueError(f"eps is {self.eps}, levels is {self.count}; allowed are {most}")
+        if self.guided_between[0] > self.guided_between[1]:
+            raise ValueError(f"guided_between is {self.guided_between}; the smaller noise level comes first")
         if self.levels == 1 and not method.langevin and self.sigma_max > self.sigma_min:
             raise ValueError(f"levels is 1; {self.sampler} needs at least 2 to come down from noise")
         levels = (self.sigma_max, self.sigma_min) if isinstance(self.levels, int) else self.levels

@@ -69,7 +69,7 @@ def conditioned(score: Callable[..., Tensor], label: Int64[Tensor, "b"] | None) 
 
 def even(n: int, most: int) -> int:
     """How many of ``n`` examples to evaluate at a time: at most so many, and in parts of one size, or nearly."""
-    return -(-n // -(-n // most))
+    return int(-(-n // -(-n // most)))
 
 
 def batched(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] | None = None) -> Score:
@@ -254,7 +254,8 @@ class ScoreModel(nn.Module):
         """∇ₓ log p_σ(x), or ∇ₓ log p_σ(x | label) if the network knows classes.
 
         ``sigma``: σ > 0, in the units of x.  ``label``: −1 for no class.  Raises ValueError for a number that is not
-        above 0; a tensor is not looked at, because on a GPU that would wait for it.
+        above 0 (a tensor is not looked at, because on a GPU that would wait for it), and for a network that returns
+        another shape than that of x.
         """
         if not isinstance(sigma, Tensor) and not sigma > 0:
             raise ValueError(f"sigma is {sigma}; it must be above 0, where the score is that of data with some noise")
@@ -266,6 +267,8 @@ class ScoreModel(nn.Module):
         labels = () if label is None else (label,)
         with torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
             value = self.network(network_input, levels.log() / 4, *labels)
+        if value.shape != x.shape:
+            raise ValueError(f"the network returned shape {tuple(value.shape)}; that of x, {tuple(x.shape)}, is needed")
         return self.preconditioning.score(value.to(x.dtype), centred, std, self.data_std)
 
     @property

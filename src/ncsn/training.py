@@ -114,7 +114,7 @@ class State:
         weights = [p.detach() for p in self.model.parameters()]
         torch._foreach_lerp_(list(self.average.parameters()), weights, 10 / (self.step + 10))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write a checkpoint atomically: a kill or a full disk at any moment leaves the previous one whole.
 
         Raises NonFiniteLossError if a weight is not finite and OSError if there is no space; both keep the previous
@@ -135,17 +135,17 @@ class State:
             "scaler": self.scaler.state_dict(),
         }
         try:
-            with atomic(path) as temporary:
+            with atomic(Path(path)) as temporary:
                 save_checkpoint(content, temporary)
         except RuntimeError as error:  # torch's own name for a full disk
             raise OSError(f"{path} could not be written, is the disk full? ({str(error).splitlines()[0]})") from error
 
-    def load(self, path: Path) -> None:
+    def load(self, path: str | Path) -> None:
         """Continue from a checkpoint that ``save`` wrote.
 
         Raises ValueError if the file is missing, damaged, or of another network or version.
         """
-        saved = read_checkpoint(path)
+        saved = read_checkpoint(Path(path))
         try:
             for model, weights in ((self.model, saved["model"]), (self.average, saved["average"])):
                 model.load_state_dict(weights)
