@@ -33,7 +33,13 @@ LABEL_KEYS = {"y", "label", "labels", "target", "targets"}
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """The class of each image in the three parts, 0 to k − 1, and what the k classes are called."""
+    """The class of each image, 0 to k − 1, and what the k classes are called.
+
+    ``train``: the classes of the training images, (n,).
+    ``validation``: those of the validation images.
+    ``test``: those of the test images.
+    ``names``: what the classes are called.
+    """
 
     train: Int64[Tensor, "n"]
     validation: Int64[Tensor, "v"]
@@ -49,12 +55,16 @@ class Labels:
 
 @dataclass(frozen=True)
 class Images:
-    """Train, validation and test images: bytes, or reals in [0, 1] where the files have more than 8 bits.
+    """A data set of images in three parts: bytes, or reals in [0, 1] where the files have more than 8 bits.
 
-    ``labels``: their classes, if known.  ``name``: mnist, or the last part of the path without suffix.
+    ``train``: the training images, (n, c, h, w).
+    ``validation``: the images that show how a training goes.
+    ``test``: the images that samples are compared with.
+    ``labels``: the classes of all of them, if they have classes.
+    ``name``: mnist, or the last part of the path without suffix.
     ``depth``: what the numbers in the files are.
     ``said``: what was converted, a line each: what in short, a colon, which and how many.
-    ``shards``: where all training images are, if they are too many for a disk; ``train`` then has some of them.
+    ``shards``: where all training images are, if they are in shards; ``train`` then has some of them.
     """
 
     train: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n c *d"]
@@ -112,7 +122,10 @@ class Images:
 class Signals(Images):
     """Signals (n, c, l), or volumes (n, c, d, h, w): real numbers, each channel with mean 0 and standard deviation 1.
 
-    ``shift``, ``scale``: of each channel of the training signals; in the user's units they are shift + scale·x.
+    The other arguments are those of ``Images``.
+
+    ``shift``: of each channel of the training signals; in the user's units they are shift + scale·x.
+    ``scale``: likewise, > 0.
     """
 
     shift: Float64[Tensor, "c *ones"] = field(kw_only=True)
@@ -129,11 +142,19 @@ def chunks(data: Tensor) -> Iterator[Tensor]:
 def batches(
     data: Tensor, size: int, labels: Int64[Tensor, "n"] | None = None, *, flip: bool = False, generator: torch.Generator
 ) -> Iterator[Batch]:
-    """Endless random batches of ``data`` (n, *d), dequantised if it is bytes; with each example's class if given.
+    """Endless random batches of a data set.
 
-    Drawn with replacement, so that the generator's state is all it takes to resume.  ``data``
-    may be on the CPU where the generator is on a GPU.
+    They are drawn with replacement, so the generator's state is all it takes to resume.
+
+    ``data``: the examples, (n, *d); bytes are dequantised.  They may be on the CPU where the generator is on a GPU.
+    ``size``: of a batch.
+    ``labels``: the class of each example, (n,), if it has one.
     ``flip``: each example is mirrored, left to right, with probability ½.
+    ``generator``: draws the examples; the batches are on its device.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> next(ncsn.batches(torch.zeros(1000, 2), 64, generator=g)).x.shape
+    torch.Size([64, 2])
     """
     while True:
         index = torch.randint(len(data), (size,), generator=generator, device=generator.device)
