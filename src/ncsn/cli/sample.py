@@ -35,16 +35,16 @@ class Sample(SamplingOptions, RunOptions):
     Args:
         n: How many samples; a picture shows up to 10,000.
         seed: The same seed gives the same samples on one machine.
-        out: Where to write: .png for a grid; .gif for the way of up to 36 images out of the noise; .npz for an array
-            under the key samples, .npy for one alone, for images (n, c, h, w) in the numbers of their files: mostly
-            uint8; .csv, .tsv or .parquet for rows of a table. Arrays take any number of samples, in the memory of
-            1,000, and go on after a kill: by the same command, with the same samples.
+        out: Where to write. .png is a grid, or the first six of signals. .gif shows the way of up to 36 images out of
+            the noise. .npz is an array under the key samples, and .npy is an array alone; images are (n, c, h, w) in
+            the numbers of their files, mostly uint8. .csv, .tsv and .parquet are rows of a table. Arrays take any
+            number of samples in the memory of 1,000. After a kill the same command continues, with the same samples.
         overwrite: Replace an existing file.
     """
 
     n: Annotated[Count, tyro.conf.arg(name="n", aliases=["-n"])] = 64
     seed: Seed = 0
-    out: Path = Path("grid.png")
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("grid.png")
     overwrite: bool = False
 
     def __call__(self) -> None:
@@ -72,12 +72,14 @@ class Sample(SamplingOptions, RunOptions):
             return
         if console.follows():  # the leading process draws pictures alone
             return
-        if not run.recipe.images:
+        moving, signals = self.out.suffix == ".gif", len(run.recipe.shape) == 2
+        if not run.recipe.images and (moving or not signals):
             raise ValueError(f"{self.run} makes rows, of which no picture is drawn; --out x.csv or x.npz")
-        moving = self.out.suffix == ".gif"
         drawn = console.draw(run, self.n, seed=self.seed, keep=36 if moving else 0, **self.how())
         if moving:
             ncsn.plots.evolution_animation(drawn.path, self.out)
+        elif signals:
+            ncsn.plots.signal_rows({"samples": drawn.samples}, self.out)
         else:
             ncsn.plots.image_grid(drawn.samples, self.out, columns=min(self.n, max(8, round(self.n**0.5))))
         print(f"{self.out}: {drawn.cost}")
@@ -92,25 +94,24 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     Blocks are files in a hidden folder beside the output.  Its name holds a digest of all that determines the samples,
     so a job goes on from no other's.  An .npz has checksums: a block that is damaged is drawn again.
     """
-    from importlib.metadata import version
-
     import numpy as np
+    import torch
 
-    from ncsn import storage
+    from ncsn import __version__, storage
     from ncsn.run import cost
 
     usual = next(run.blocks(n, **how))
-    job = repr((version("ncsn"), version("torch"), run.digest, run.device, depth, n, sorted(how.items())))
+    job = repr((__version__, torch.__version__, run.digest, run.device, depth, n, sorted(how.items())))
     digest = hashlib.sha256(job.encode()).hexdigest()
-    folder = out.with_name(f".{out.name[:80]}.{digest[:16]}.partial")
-    counts = [min(run.block, n - first) for first in range(0, n, run.block)]
-    paths = [folder / f"{number:06}.npz" for number in range(len(counts))]
+    folder = out.with_name(f".{out.name[:30]}.{digest[:16]}.partial")
+    shapes = [(min(run.block, n - first), *run.recipe.shape) for first in range(0, n, run.block)]
+    paths = [folder / f"{number:06}.npz" for number in range(len(shapes))]
     missing: list[int] = []
     if group.leads:
         folder.mkdir(exist_ok=True)
         storage.sweep(folder, everybodys=True)
         # The first block is always drawn: the leading process then knows what samples cost.
-        missing = [number for number, path in enumerate(paths) if number == 0 or not whole(path)]
+        missing = [i for i, path in enumerate(paths) if i == 0 or not whole(path, shapes[i])]
     missing = json.loads(group.share(json.dumps(missing).encode()))
     began = time.perf_counter()
     compiled = console.compile_for(run, n, usual)
@@ -131,9 +132,9 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     finally:
         with suppress(OSError):  # it holds blocks to go on from
             folder.rmdir()
-    now = sum(counts[number] for number in missing)
+    now = sum(shapes[number][0] for number in missing)
     there = f", after {n - now} from before" if now < n else ""
-    print(f"{out}: {cost(now, drawn.sampling.sampler, drawn.nfe, drawn.guide_nfe, drawn.seconds)}{there}")
+    print(f"{out}: {cost(now, drawn.steps, drawn.seconds)}{there}")
     return drawn
 
 
@@ -145,10 +146,10 @@ def rows(path: Path) -> "np.ndarray":
         return np.asarray(block["x"])
 
 
-def whole(path: Path) -> bool:
-    """Whether a block is there, and undamaged."""
+def whole(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether a block of this shape is there, and undamaged."""
     try:
-        return rows(path) is not None
+        return rows(path).shape == shape
     except Exception:  # of many kinds, by what is damaged
         return False
 
@@ -181,8 +182,10 @@ class Interpolate(RunOptions):
 
     Args:
         n: How many walks, one a row.
-        steps: Images on each, the two ends included.
-        levels: Noise levels that Heun's method descends; by default what suits it.
+        steps: Images on each walk, the two ends included.
+        levels: How many noise levels Heun's method descends; by default what suits it.
+        seed: The same seed gives the same walks on one machine.
+        out: The picture.
         overwrite: Replace an existing file.
     """
 
@@ -190,7 +193,7 @@ class Interpolate(RunOptions):
     steps: Annotated[int, Interval(ge=2, le=100)] = 12
     levels: Levels | None = None
     seed: Seed = 0
-    out: Path = Path("interpolation.png")
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("interpolation.png")
     overwrite: bool = False
 
     def __call__(self) -> None:

@@ -21,19 +21,19 @@ class Train(Images):
     What is not given follows from the data, the budget and the machine.
 
     Args:
-        dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz),
-            or a folder of .tar files, which are shards in WebDataset's format. A table of one row an example: .csv,
-            .tsv, .parquet, or an array of two axes; it hears minutes (by default 1.5), steps, batch-size, sampler,
-            levels, seed and samples.
+        dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz), or a
+            folder of .tar files, which are shards in WebDataset's format. A table of one row an example:
+            .csv, .tsv, .parquet, or an array of two axes; it takes minutes (by default 1.5), steps, batch-size,
+            sampler, levels, seed and samples.
     """
 
-    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = field()
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PLACE")] = field()
 
     def __call__(self) -> None:
         """Train, and draw."""
         from ncsn.data.tables import is_table
 
-        if is_table(self.dataset):
+        if not self.signals and is_table(self.dataset):
             self.learn_table()
             return
         import ncsn
@@ -44,14 +44,18 @@ class Train(Images):
         run = ncsn.fit(data, settings=settings, record=record)
         if record.writes:
             drawn = console.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, 36))
-            annealed = console.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
-            ncsn.plots.image_grid(drawn.samples, record.path("samples.png"))
-            ncsn.plots.image_grid(annealed.samples, record.path("samples_annealed.png"))
-            ncsn.plots.evolution(drawn.path, record.path("evolution.png"))
-            ncsn.plots.evolution_animation(drawn.path, record.path("evolution.gif"))
+            if run.units is not None:
+                rows = {"held out": run.units.restore(data.validation), "samples": drawn.samples}
+                ncsn.plots.signal_rows(rows, record.path("samples.png"))
+            else:
+                annealed = console.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
+                ncsn.plots.image_grid(drawn.samples, record.path("samples.png"))
+                ncsn.plots.image_grid(annealed.samples, record.path("samples_annealed.png"))
+                ncsn.plots.evolution(drawn.path, record.path("evolution.png"))
+                ncsn.plots.evolution_animation(drawn.path, record.path("evolution.gif"))
             ncsn.plots.loss_curves([vars(row) for row in record.rows], BAND_NAMES, record.path("loss.png"))
             record.results(run, drawn)
-            for line in remarks(data, drawn.samples):
+            for line in [] if settings.signals else remarks(data, drawn.samples):
                 print(line)
         record.group.share()  # the others wait for the pictures, and end together
 

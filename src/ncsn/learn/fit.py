@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ncsn.data import Images as Pictures
 from ncsn.data import Reading, batches
-from ncsn.data.images import from_arrays, images_of, stream
+from ncsn.data.images import Signals, from_arrays, images_of, signals_of, stream
 from ncsn.data.pixels import reals
 from ncsn.data.tables import Table, Units, table_of
 from ncsn.distributions import Empirical
@@ -30,6 +30,7 @@ from ncsn.training import Budget, Progress, Row, State, muon_and_adam, train
 from ncsn.validation import DeviceName
 
 DataFrame: TypeAlias = Any  # pandas', which is not needed here
+Classes = Tensor | np.ndarray | Sequence[int | str] | None
 Losses = tuple[Float[Tensor, "v"], Float[Tensor, "v"]]
 
 
@@ -38,7 +39,7 @@ def fit(
     *,
     minutes: float | None = None,
     steps: int | None = None,
-    labels: "Tensor | np.ndarray | Sequence[int | str] | None" = None,
+    labels: Classes = None,
     network: nn.Module | None = None,
     objective: Objective | None = None,
     noise: Proposal | None = None,
@@ -46,31 +47,42 @@ def fit(
     batch_size: int | None = None,
     seed: int | None = None,
     device: DeviceName = "auto",
+    signals: bool = False,
     settings: Images | None = None,
     record: Record | None = None,
 ) -> Run:
-    """Learn the score of ``data``; returns a run that samples, measures and saves itself.
+    """Learn the score of data; returns a run that samples, measures and saves itself.
 
-    A tenth of the examples is held out, and of all averages of the weights on the way the one is kept that is best on
-    them.  Points are standardised column by column (``Units``), which the run remembers, so that samples, log densities
-    and posteriors are in the units of the data.  Images are learned as ``ncsn train`` learns them: with their classes,
-    a guide, and the guidance that held-out images choose.
+    It holds out a tenth of the examples, and keeps the average of the weights that is best on them.  It standardises
+    points column by column (``Units``).  The run remembers how, so samples, log densities and posteriors are in the
+    units of the data.  It learns images as ``ncsn train`` does: with their classes, a guide, and the guidance that the
+    held-out images choose.
 
     ``data``: points (n, d), a DataFrame or a ``Table``, of which rows with blanks and columns that do not vary are left
     out; or images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor,
     an array or a list; or a data set of images, as ``load_images`` returns it.
-    ``minutes``, ``steps``: how long to train; one minute by default, ten with ``settings``.
+    ``minutes``: how long to train; one minute by default, ten with ``settings``.
+    ``steps``: how many steps to train instead.
     ``labels``: the class of each image, a number or a name: better samples, and ``run.sample(label=...)``.
     ``network``: one of your own, network(x, c) → like x with c = ¼ ln σ; by default an MLP, or a U-Net.
-    ``objective``: how scores are trained, see ``training_loss``.  ``noise``: where training draws its noise levels, in
-    standard deviations of points; samples descend from its ``sigma_max`` to its ``sigma_min``, if it has them.
-    ``sampler``: a name in ``METHODS``, by default dpmpp-sde.  ``batch_size``: by default 512 points, or what suits
-    images; at most all.  ``seed``: the same one gives the same run on one machine, if it goes by steps; by default 0.
+    ``objective``: how scores are trained, see ``training_loss``; by default ``dsm``.
+    ``noise``: where training draws its noise levels, in standard deviations of points.  Samples descend from its
+    ``sigma_max`` to its ``sigma_min``, if it has them.
+    ``sampler``: a name in ``METHODS``; by default dpmpp-sde.
+    ``batch_size``: by default 512 points, or what suits images; at most all examples.
+    ``seed``: the same one gives the same run on one machine, if it trains by steps; by default 0.
     ``device``: auto, cpu, cuda or mps.
-    ``settings``: of a training on images, those of ``ncsn train``; what is given beside them counts.
+    ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
+    d, h, w): real numbers, whose location and scale the run remembers for each channel.
+    ``settings``: of a training on images, those of ``ncsn train``.  An argument that is given beside them wins.
     ``record``: a folder that keeps the training of images, see ``Record``; by default nothing is written.
     Raises ValueError for data that has no density to learn: another shape, fewer than ten examples, a constant column,
     numbers that are not finite; and for two budgets, or a sampler that is not known.
+
+    >>> data = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1000.0])
+    >>> run = ncsn.fit(data, steps=50)
+    >>> run.sample(100).shape
+    torch.Size([100, 2])
     """
     options = {"minutes": minutes, "steps": steps, "sampler": sampler, "batch_size": batch_size, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -80,19 +92,22 @@ def fit(
     # Gradients are on, and what is drawn from torch's global generator on the way is the user's again afterwards.
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         table = data if isinstance(data, Table) else table_of(data) if hasattr(data, "columns") else None
+        signals = signals or (settings is not None and settings.signals)
         settings = settings or Images(minutes=1.0, job=ImageJob(device=device))
         if table is None and not isinstance(data, Pictures):
+            if np.ma.is_masked(data):
+                raise ValueError("data has masked values; leave these examples out, or fill them")
             x = data.detach() if isinstance(data, Tensor) else torch.as_tensor(np.ascontiguousarray(data))
-            if x.ndim == 2:
+            if x.ndim == 2 and not signals:
                 x = checked(x)
                 table = Table(tuple(map(str, range(x.shape[1]))), x.cpu().numpy())
         if table is not None:
             if labels is not None:
                 raise ValueError("labels are for images; a column of a table may be a class")
             return fit_points(table, replace(settings, **given), network, objective, noise, record or Record())
-        pictures = data if isinstance(data, Pictures) else pictures_of(x.cpu().numpy(), labels)
+        pictures = data if isinstance(data, Pictures) else pictures_of(x.cpu().numpy(), labels, signals=signals)
         name = {} if record else {"dataset": pictures.name}  # a record says where they are
-        chosen = replace(settings, **name | given)
+        chosen = replace(settings, **name | given, signals=isinstance(pictures, Signals))
         return fit_images(pictures, chosen, network, objective, noise, record or Record())
 
 
@@ -157,14 +172,14 @@ def fit_points(
     return run
 
 
-def pictures_of(x: Shaped[np.ndarray, "n ..."], labels: "Tensor | np.ndarray | Sequence[int | str] | None") -> Pictures:
-    """Images as the data set that a file of them would be.  Raises ValueError for labels of other images."""
+def pictures_of(x: Shaped[np.ndarray, "n ..."], labels: Classes, *, signals: bool) -> Pictures:
+    """Images, or signals, as the data set that a file of them would be.  Raises ValueError for labels of others."""
     arrays = {"images": x}
     if labels is not None:
         arrays["labels"] = np.asarray(labels)
         if arrays["labels"].shape != x.shape[:1]:
             raise ValueError(f"labels has shape {arrays['labels'].shape}; one for each of {len(x)} images is needed")
-    return images_of("data", from_arrays("data", arrays), Reading())
+    return signals_of("data", arrays) if signals else images_of("data", from_arrays("data", arrays), Reading())
 
 
 def fit_images(
@@ -177,7 +192,9 @@ def fit_images(
 ) -> Run:
     """The run of a data set of images."""
     device, group = hardware.choose_device(given.job.device), record.group
-    precision = hardware.choose_precision(given.job.precision, device)
+    # In one dimension a processor is no faster in 16 bits.
+    wish = "fp32" if given.signals and given.job.precision == "auto" else given.job.precision
+    precision = hardware.choose_precision(wish, device)
     if hardware.emulated(precision, device):
         print(f"precision {precision}: this processor may emulate it, many times slower than fp32")
     hardware.allow_tf32(precision != "fp32")
@@ -219,9 +236,10 @@ def fit_images(
         recipe=recipe,
         guide=None if guide is None else guide.average,
         guide_recipe=smaller,
+        units=Units(pictures.shift, pictures.scale) if isinstance(pictures, Signals) else None,
         device=device,
         folder=record.folder,
-        experiment="images",
+        experiment="signals" if given.signals else "images",
         settings=plain(asdict(settings)),
         origin=record.origin,
     )
@@ -229,7 +247,9 @@ def fit_images(
     long = rules.takes_long(settings)
     if long and settings.compile:
         shown, sigma = torch.zeros(size, *recipe.shape, device=device), torch.ones(size, device=device)
-        hardware.compile_network(state.model.network, lambda: state.model(shown, sigma))
+        # Compiling takes minutes beside a busy program: a quarter of the budget at most.
+        quarter = 15 * (settings.minutes or 0.0)
+        hardware.compile_network(state.model.network, lambda: state.model(shown, sigma), seconds=quarter)
     chooses = group.leads and settings.guidance == "chosen" and (smaller is not None or recipe.classes > 0)
     features = guidance.suited(pictures, device, thorough=long) if chooses else None
 
@@ -237,6 +257,8 @@ def fit_images(
     examples, target = training_set(pictures, train_labels, settings, device, products)
     elapsed = float(group.share(repr(time.perf_counter() - record.began).encode()))
     budget, guide_budget = rules.budgets(settings, elapsed, guided=guide is not None)
+    if budget.fraction(state.step, state.seconds) >= 1:
+        print(f"nothing is left to train after {state.step:,} steps; a longer --steps or --minutes goes on")
 
     def steps(state: State, budget: Budget) -> Iterator[Progress]:
         classes = train_labels if state.model.classes else None
@@ -272,7 +294,7 @@ def fit_images(
 
 def training_set(
     pictures: Pictures, labels: Tensor | None, settings: ResolvedImages, device: torch.device, products: torch.dtype
-) -> tuple[Shaped[Tensor, "n c h w"], Objective]:
+) -> tuple[Shaped[Tensor, "n c *d"], Objective]:
     """What a network learns from images: denoising, at high noise towards the score of the whole training set."""
     # Where they would take much of the device's memory, they stay where they are.
     there = pictures.train.nbytes <= hardware.memory_of(device) // 4
@@ -343,4 +365,4 @@ def learn(
     if state.rows and left(state.rows, slack) is not state.rows[-1]:
         state.average.load_state_dict(best)
         if record.writes:
-            write_model(record.path(), state.average, record.units)
+            write_model(record.path(), state.average, record.units, origin=record.origin)
