@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ncsn.networks import MLP, NCSN
+from ncsn.networks import MLP, NCSN, ResidualMLP
 from ncsn.networks.unet import Block, Classifier, UNet, fold, unfold
 from ncsn.validation import check_call
 
@@ -12,6 +12,7 @@ from ncsn.validation import check_call
     ("network", "shape"),
     [
         (MLP(3, width=16, layers=2), (3,)),
+        (ResidualMLP(3, width=16, blocks=2), (3,)),
         (UNet(2, channels=(8, 16), blocks=1, features=16), (2, 12, 8)),
         (UNet(2, channels=(8, 16), blocks=1, features=16, dimensions=1), (2, 13)),
         (UNet(2, channels=(8, 16), blocks=1, features=16, dimensions=3), (2, 3, 5, 4)),

@@ -281,10 +281,10 @@ def recipe_of_points(
     top = getattr(noise, "sigma_max", None) or 10 * leading_std(z)
     bottom = getattr(noise, "sigma_min", 0.01)
     # From 5,000 examples on a wider and deeper network learns more.
-    width, layers = (256, 4) if len(z) >= 5000 else (128, 3)
-    mlp: dict[str, Argument] = {"dimensions": z.shape[1], "width": width, "layers": layers}
+    width, blocks = (256, 3) if len(z) >= 5000 else (128, 2)
+    mlp: dict[str, Argument] = {"dimensions": z.shape[1], "width": width, "blocks": blocks}
     return Recipe(
-        network="MLP" if network is None else name_of(network),
+        network="ResidualMLP" if network is None else name_of(network),
         arguments=mlp if network is None else {},
         shape=tuple(z.shape[1:]),
         sampling=descent(top, bottom, sampler).but(levels=levels),
