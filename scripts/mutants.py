@@ -61,6 +61,7 @@ HEAVY = (
 OPTIONS = "-x -q -p no:cacheprovider -p _hypothesis_pytestplugin -o addopts= --hypothesis-seed=0"
 COPIED = ("src", "tests", "benchmarks", "examples")
 ELSEWHERE = ("docs", "page", "benchmarks", "examples", "scripts")  # tests of these are not asked
+FAILED = (1, 2)  # pytest's exit status where a test fails, or its file cannot be imported
 MOST = 60.0  # seconds of tests for a mutant
 SLACK = 30  # seconds that a test may take beyond three times what it took
 
@@ -147,21 +148,20 @@ def silent(node: Any) -> bool:
         return True
     while parent.type not in ("argument", "file_input"):
         parent = parent.parent
-    return parent.type == "argument" and parent.children[0].get_code() in SILENT.split()
+    return parent.type == "argument" and parent.children[0].get_code().strip() in SILENT.split()
 
 
-def chosen_tests(ran: dict[int, list[str]], line: int, seconds: dict[str, float]) -> dict[str, float]:
-    """The tests that ran a line of a module, or any if none did; then the others of their files; up to a minute.
+def chosen_tests(module: str, ran: dict[int, list[str]], line: int, seconds: dict[str, float]) -> dict[str, float]:
+    """The tests that ran a line; if none did, those that ran any of the module, or whose file is named after it.
 
-    First those of the files that run most of the module, and of a file the quickest.
+    Then the others of their files; up to a minute.
     """
-    files = Counter(test.partition("::")[0] for tests in ran.values() for test in tests)
-    near = set(ran.get(line, ())) - {""} or {test for tests in ran.values() for test in tests}
-    order = {test: (test not in near, -files[test.partition("::")[0]], seconds[test]) for test in seconds}
-    near_files = {test.partition("::")[0] for test in near}
+    named = {test for test in seconds if test.startswith(f"tests/test_{module.rpartition('/')[2]}.py")}
+    near = set(ran.get(line, ())) - {""} or {test for tests in ran.values() for test in tests if test} | named
+    files = {test.partition("::")[0] for test in near}
     chosen: dict[str, float] = {}
-    for test in sorted(order, key=order.__getitem__):
-        if test.partition("::")[0] in near_files and sum(chosen.values()) < MOST:
+    for test in sorted(seconds, key=lambda test: (test not in near, test not in named, seconds[test])):
+        if test.partition("::")[0] in files and sum(chosen.values()) < MOST:
             chosen[test] = seconds[test]
     return chosen
 
@@ -180,7 +180,11 @@ def run_tests(files: list[str], plugin: object) -> int:
         os.setsid()
         for stream in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-        os._exit(int(pytest.main([*OPTIONS.split(), "-m not slow", *files], plugins=[plugin])))
+        status = 0
+        for part in (files[:1], files[1:]):  # the first may be enough
+            if part and status not in FAILED:
+                status = int(pytest.main([*OPTIONS.split(), "-m not slow", *part], plugins=[plugin]))
+        os._exit(status)
     _, status = os.waitpid(child, 0)
     with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
@@ -215,9 +219,9 @@ def survives(mutant: Mutant) -> bool:
     path = modules()[module]
     source = path.read_text()
     path.write_text(changed)
-    status = run_tests(sorted({test.partition("::")[0] for test in tests}), Choice(tests)) if tests else 0
+    status = run_tests(list(dict.fromkeys(test.partition("::")[0] for test in tests)), Choice(tests))
     path.write_text(source)
-    return status not in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED) and status >= 0
+    return status >= 0 and status not in FAILED
 
 
 def main() -> None:
@@ -245,7 +249,7 @@ def main() -> None:
             possible = places(source)
             for name, number, line in rng.sample(possible, min(options.number, len(possible))):
                 changed = mutate_code(source, get_operator(f"core/{name}")(), number)
-                mutants.append((module, str(changed), chosen_tests(lines[module], line, seconds)))
+                mutants.append((module, str(changed), chosen_tests(module, lines[module], line, seconds)))
         survived, total = Counter[str](), Counter(module for module, *_ in mutants)
         for (module, changed, _), passed in zip(mutants, pool.imap(survives, mutants), strict=True):
             if passed:
