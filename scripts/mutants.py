@@ -17,8 +17,6 @@ every sampler, which torch.no_grad decorates.)
 """
 
 import argparse
-import ast
-import difflib
 import importlib
 import json
 import multiprocessing
@@ -30,7 +28,6 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -52,31 +49,27 @@ OPERATORS = (
     *("ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr", "ReplaceOrWithAnd"),
     *("NumberReplacer", "ZeroIterationForLoop"),
 )
-# Arguments that have no right and wrong: what nobody may do, the far ends of ranges, bars, the looks of figures.
-SILENT = """frozen kw_only strict le delay leave mininterval
-    dpi alpha ms lw linewidths markerscale framealpha fontsize shrink pad height_ratios"""
-HEAVY = (
-    "beartype.claw diffusers hypothesis matplotlib.pyplot onnxruntime pydantic scipy.integrate scipy.stats torch tyro"
-)
+# What nobody may do, the far ends of ranges, bars, and the looks of figures.
+SILENT = ("frozen", "kw_only", "strict", "le", "delay", "leave", "mininterval")
+LOOKS = ("dpi", "alpha", "ms", "lw", "linewidths", "markerscale", "framealpha", "fontsize", "shrink", "pad")
+HEAVY = ("beartype.claw", "diffusers", "hypothesis", "matplotlib.pyplot", "onnxruntime", "pydantic", "torch", "tyro")
 OPTIONS = "-x -q -p no:cacheprovider -p _hypothesis_pytestplugin -o addopts= --hypothesis-seed=0"
 COPIED = ("src", "tests", "benchmarks", "examples")
 ELSEWHERE = ("docs", "page", "benchmarks", "examples", "scripts")  # tests of these are not asked
 FAILED = (1, 2)  # pytest's exit status where a test fails, or its file cannot be imported
+WATCHED = Path("watched.json")
 MOST = 60.0  # seconds of tests for a mutant
 SLACK = 30  # seconds that a test may take beyond three times what it took
 
-
-# The tests that ran each line of each module.
-Lines = dict[str, dict[int, list[str]]]
-# A module's name, the source that it might have had, and the tests that may notice, with their seconds.
-Mutant = tuple[str, str, dict[str, float]]
+# A module, the operator, which of its places, the line, and the seconds of the tests that may notice.
+Mutant = tuple[str, str, int, int, dict[str, float]]
 
 
 class Watch:
-    """A plugin of pytest that notes in a file which lines each test runs, how long it takes, and how many fail."""
+    """A plugin of pytest that notes which lines each test runs, how long it takes, and how many fail."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.seconds = path, dict[str, float]()
+    def __init__(self) -> None:
+        self.seconds = dict[str, float]()
         self.coverage = Coverage(data_file=None, include=[str(PACKAGE / "*")], config_file=False)
         self.coverage.start()
 
@@ -85,25 +78,25 @@ class Watch:
         for module in modules():
             importlib.import_module(f"ncsn.{module.replace('/', '.')}")
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Around a test and its fixtures."""
-        self.coverage.switch_context(item.nodeid)
-        began = time.monotonic()
-        result = yield
-        self.seconds[item.nodeid] = time.monotonic() - began
-        return result
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Before a test and its fixtures."""
+        self.coverage.switch_context(nodeid)
+        self.seconds[nodeid] = -time.monotonic()
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """After them."""
+        self.seconds[nodeid] += time.monotonic()
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write what was noted."""
         self.coverage.stop()
         data = self.coverage.get_data()
         lines = {module: data.contexts_by_lineno(str(path.absolute())) for module, path in modules().items()}
-        self.path.write_text(json.dumps([lines, self.seconds, session.testsfailed]))
+        WATCHED.write_text(json.dumps([lines, self.seconds, session.testsfailed]))
 
 
 class Choice:
-    """A plugin of pytest that runs the tests which are chosen, in their order; the system ends one that hangs."""
+    """A plugin of pytest that runs the tests which are chosen, in their order; an alarm ends one that hangs."""
 
     def __init__(self, tests: dict[str, float]) -> None:
         self.tests, self.order = tests, list(tests)
@@ -114,7 +107,7 @@ class Choice:
         items.sort(key=lambda item: self.order.index(item.nodeid))
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """An alarm that nobody hears ends the process."""
+        """Nobody hears the alarm, so it ends the process."""
         signal.alarm(int(3 * self.tests[item.nodeid]) + SLACK)
 
 
@@ -125,15 +118,11 @@ def modules() -> dict[str, Path]:
 
 def places(source: str) -> list[tuple[str, int, int]]:
     """Where a module can be changed: the operator, which of its places, and the line."""
-    raises = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Raise)]
-    messages = {line for node in raises for line in range(node.lineno, (node.end_lineno or 0) + 1)}
     nodes, found = list(ast_nodes(get_ast(source))), []
     for name in OPERATORS:
         operator = get_operator(f"core/{name}")()
         positions = [(node, line) for node in nodes for (line, _), _ in operator.mutation_positions(node)]
-        for number, (node, line) in enumerate(positions):
-            if line not in messages and not silent(node):
-                found.append((name, number, line))
+        found += [(name, number, line) for number, (node, line) in enumerate(positions) if not silent(node)]
     return found
 
 
@@ -146,9 +135,10 @@ def silent(node: Any) -> bool:
     function = call.get_previous_sibling().get_code().strip() if call.type == "trailer" else ""
     if function in (".manual_seed", "_blank") or (function == ".split" and node.type == "number"):
         return True
-    while parent.type not in ("argument", "file_input"):
+    while parent.type not in ("argument", "raise_stmt", "file_input"):
         parent = parent.parent
-    return parent.type == "argument" and parent.children[0].get_code().strip() in SILENT.split()
+    name = parent.children[0].get_code().strip()
+    return parent.type == "raise_stmt" or (parent.type == "argument" and name in (*SILENT, *LOOKS))
 
 
 def chosen_tests(module: str, ran: dict[int, list[str]], line: int, seconds: dict[str, float]) -> dict[str, float]:
@@ -193,19 +183,18 @@ def run_tests(files: list[str], plugin: object) -> int:
 
 def watch(path: str) -> Any:
     """What a file's tests run, their seconds, and how many fail."""
-    with tempfile.NamedTemporaryFile() as file:
-        run_tests([path], Watch(Path(file.name)))
-        return json.loads(Path(file.name).read_bytes())
+    run_tests([path], Watch())
+    return json.loads(WATCHED.read_bytes())
 
 
-def cover(pool: Any) -> tuple[Lines, dict[str, float]]:
-    """What all tests run, and their seconds."""
-    lines: Lines = defaultdict(lambda: defaultdict(list))
+def cover(pool: Any) -> tuple[dict[str, dict[int, list[str]]], dict[str, float]]:
+    """The tests that run each line of each module, and their seconds."""
+    lines: Any = defaultdict(lambda: defaultdict(list))
     seconds: dict[str, float] = {}
     files = [str(path) for path in Path("tests").glob("test_*.py") if path.stem[5:] not in ELSEWHERE]
     for ran, times, failed in pool.imap_unordered(watch, files):
         if failed:
-            raise SystemExit(f"{next(iter(times))} or a test after it fails without any change")
+            raise SystemExit(f"{list(times)[-1]} fails without any change")
         seconds |= times
         for module in ran:
             for line, tests in ran[module].items():
@@ -213,15 +202,17 @@ def cover(pool: Any) -> tuple[Lines, dict[str, float]]:
     return lines, seconds
 
 
-def survives(mutant: Mutant) -> bool:
-    """Whether all tests pass that may notice; another status than those is that of no tests."""
-    module, changed, tests = mutant
+def survivor(mutant: Mutant) -> str:
+    """What the line becomes, if all tests pass that may notice; else nothing."""
+    module, operator, place, line, tests = mutant
     path = modules()[module]
     source = path.read_text()
+    changed = str(mutate_code(source, get_operator(f"core/{operator}")(), place))
     path.write_text(changed)
     status = run_tests(list(dict.fromkeys(test.partition("::")[0] for test in tests)), Choice(tests))
     path.write_text(source)
-    return status >= 0 and status not in FAILED
+    passed = status >= 0 and status not in FAILED
+    return "\n  ".join(text.splitlines()[line - 1].strip() for text in (source, changed)) if passed else ""
 
 
 def main() -> None:
@@ -234,28 +225,24 @@ def main() -> None:
     options: Any = parser.parse_args()
     os.chdir(ROOT)
     sources = {name: path.read_text() for name, path in modules().items()}
-    if unknown := set(options.modules) - set(sources):
-        parser.error(f"MODULE is {', '.join(unknown)}; allowed are {', '.join(sources)}")
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     sys.dont_write_bytecode = True  # a mutant of the same length and second would pass for the module
-    for name in HEAVY.split():
+    for name in HEAVY:
         importlib.import_module(name)
     began, fork = time.monotonic(), multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder, fork.Pool(options.workers, settle, (folder,)) as pool:
         lines, seconds = cover(pool)
         mutants: list[Mutant] = []
         for module in options.modules or sources:
-            source, rng = sources[module], random.Random(f"{options.seed} {module}")
-            possible = places(source)
-            for name, number, line in rng.sample(possible, min(options.number, len(possible))):
-                changed = mutate_code(source, get_operator(f"core/{name}")(), number)
-                mutants.append((module, str(changed), chosen_tests(module, lines[module], line, seconds)))
+            possible = places(sources[module])
+            count = min(options.number, len(possible))
+            for name, place, line in random.Random(f"{options.seed} {module}").sample(possible, count):
+                mutants.append((module, name, place, line, chosen_tests(module, lines[module], line, seconds)))
         survived, total = Counter[str](), Counter(module for module, *_ in mutants)
-        for (module, changed, _), passed in zip(mutants, pool.imap(survives, mutants), strict=True):
-            if passed:
+        for (module, _, _, line, _), change in zip(mutants, pool.imap(survivor, mutants), strict=True):
+            if change:
                 survived[module] += 1
-                changes = difflib.unified_diff(sources[module].splitlines(), changed.splitlines(), n=0, lineterm="")
-                print(f"survived: {module}", *list(changes)[2:], sep="\n", flush=True)
+                print(f"survived: {module}, line {line}\n  {change}", flush=True)
     for module, count in total.items():
         print(f"{module}: {count - survived[module]} of {count} killed")
     share = 1 - survived.total() / total.total()

@@ -11,7 +11,7 @@ import pytest
 from annotated_types import Interval
 
 from ncsn.cli.main import COMMANDS
-from ncsn.learn.settings import Images, ResolvedImages, Toy
+from ncsn.learn.settings import ImageJob, Images, ResolvedImages, Toy
 from ncsn.validation import Count, Levels, NoiseLevel, check_call, check_ranges, one_line, read_json, validated
 
 NEEDED: dict[str, Any] = {
@@ -59,6 +59,24 @@ def test_every_number_has_a_range_and_is_refused_outside_of_it(kind: Any) -> Non
                 given = (value,) if field.name == "channels" else value
                 with pytest.raises(ValueError, match=rf"^{field.name}[.\d]* is \S+; [^\n]*$"):
                     kind(**needed | {field.name: given})
+
+
+# What nobody sets is 0 or off, but for these.
+USUAL = {
+    **{"Sample.n": 64, "Likelihood.n": 64, "Evaluate.n": 10_000, "Interpolate.n": 6, "n": 16, "Interpolate.steps": 12},
+    **{"noise": 0.05, "Denoise.noise": 0.5, "solver_steps": 3, "factor": 4, "blur": 2.0, "probes": 4},
+    **{"tolerance": 1e-3, "port": 8000, "batch_size": 500, "samples": 100, "accumulate": 1, "blocks": 2},
+    **{"log_sigma_std": 1.2, "muon_rate": 0.02, "adam_rate": 2e-3, "compile": True, "classes": True},
+    **{"Toy.samples": 10_000, "Toy.batch_size": 1024, "Toy.steps": 2000, "width": 128, "layers": 3},
+    **{"sigma_max": 20.0, "sigma_min": 0.1, "levels": 20, "langevin_steps": 75},
+}
+
+
+@pytest.mark.parametrize("kind", [*COMMANDS.values(), Images, ImageJob, Toy])
+def test_what_nobody_sets_stays_as_it_was(kind: Any) -> None:
+    for field in fields(kind):
+        if isinstance(field.default, int | float):
+            assert field.default == USUAL.get(f"{kind.__name__}.{field.name}", USUAL.get(field.name, 0)), field.name
 
 
 @dataclass(frozen=True, kw_only=True)
