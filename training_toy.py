@@ -10,7 +10,7 @@ from typing import Any
 try:
     import ncsn
 except ModuleNotFoundError as error:
-    sys.exit(f"error: {error}; install the package first, with `pip install .` in this out")
+    sys.exit(f"error: {error}; install the package first, with `pip install .` in this folder")
 
 from ncsn.cli import console, quit_on_signals
 

@@ -144,7 +144,7 @@ def beside_ours(row: dict[str, Any], own: dict[str, Any]) -> tuple[str, str, str
 def table(results: list[dict[str, Any]]) -> str:
     """All results as Markdown, the longest budgets first; speeds are ratios to ours."""
     lines = [
-        "| data | processor | minutes | what | told classes | parameters | Fréchet distance (held out, training) | n "
+        "| data | processor | minutes | what | labels | parameters | Fréchet distance (held out, training) | n "
         "| over ours at that n | confident (held out) | images seen | training speed | sampling speed | NFE |",
         "|" + "---|" * 14,
     ]

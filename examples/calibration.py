@@ -1,4 +1,4 @@
-"""Are posteriors calibrated?  The rank of the truth among posterior draws, on exact priors and on a learned table.
+"""Are posteriors calibrated?  Rank the truth among posterior draws, for exact priors and for a learned table.
 
 python examples/calibration.py               # minutes on one core; prints a table, writes docs/images/calibration.png
 
@@ -7,7 +7,7 @@ posterior given that measurement.  If the posterior is right, x is one more draw
 uniform on 0 … 19.  Ranks 5 … 14 are then the central 50 % interval, and ranks 1 … 18 the one of 90 %.
 
 Errors of opposite sign for opposite measurements cancel in such a histogram (Modrák et al. 2023, arXiv:2211.02383).  So
-a second one turns the order where the measurement is negative.
+a second histogram turns the order where the measurement is negative.
 """
 
 import math
@@ -29,9 +29,10 @@ PICTURE = Path(__file__).parent.parent / "docs" / "images" / "calibration.png"
 
 
 class Prior(NamedTuple):
-    """``sample(n, generator)``: where truths come from; ``run``: the prior of the posteriors.
+    """A prior, and what is measured of it.
 
-    ``known``: columns that are measured, with noise ``noise_std``; ``hidden``: the column that is ranked.
+    ``sample(n, generator)`` draws truths.  ``run`` makes the posteriors.  ``known``: the measured columns.
+    ``noise_std``: the noise of their measurement.  ``hidden``: the column that is ranked.
     """
 
     name: str
@@ -58,7 +59,7 @@ def gaussian() -> Prior:
 
 
 def mixture(name: str, means: Tensor, std: float, known: list[int], noise_std: float) -> Prior:
-    """Gaussians around ``means``."""
+    """Gaussians around ``means``; the last column is ranked."""
     prior = ncsn.GaussianMixture(means, std)
     run = ncsn.Run.of(prior, shape=(means.shape[1],), sigma_max=40.0, sigma_min=0.02)
     return Prior(name, lambda n, g: prior.sample(n, generator=g), run, known, means.shape[1] - 1, noise_std)
@@ -71,7 +72,7 @@ def rows(n: int, g: torch.Generator) -> Tensor:
 
 
 class Ranks(NamedTuple):
-    """Of the true hidden number, the same turned by the sign of the measurement, and of the true measured number."""
+    """The ranks of the hidden number, the same turned by the sign of the measurement, and those of the measured number."""
 
     hidden: Tensor
     turned: Tensor
@@ -79,7 +80,7 @@ class Ranks(NamedTuple):
 
 
 def ranks(prior: Prior, particles: int | None) -> tuple[Ranks, int]:
-    """The ranks of each measurement's truth, and what a draw takes: passes through the network, forward and backward."""
+    """The rank of each measurement's truth, and the passes through the network, forward and backward, that a draw takes."""
     g = torch.Generator().manual_seed(1)
     truth, known = prior.sample(MEASUREMENTS, g), prior.known
     y = truth[:, known] + prior.noise_std * torch.randn(MEASUREMENTS, len(known), generator=g)
@@ -94,18 +95,18 @@ def ranks(prior: Prior, particles: int | None) -> tuple[Ranks, int]:
 
 
 def p_value(rank: Tensor) -> str:
-    """Of the chi-square test that ranks are uniform, in ten bins of two ranks."""
+    """The p value of the chi-square test that ranks are uniform, in ten bins of two ranks."""
     return f"{scipy.stats.chisquare(torch.bincount(rank // 2, minlength=10).numpy()).pvalue:.2g}"
 
 
 def coverage(rank: Tensor, first: int) -> str:
-    """How many of the truths are in the central interval from rank ``first`` on, with the standard error."""
+    """The share of truths in the central interval that begins at rank ``first``, with its standard error."""
     share = float(((rank >= first) & (rank <= DRAWS - first)).float().mean())
     return f"{share:.1%} ± {math.sqrt(share * (1 - share) / len(rank)):.1%}"
 
 
 def main() -> None:
-    """Print the table, and draw the histograms of the hidden number's rank, turned."""
+    """Print the table, and draw the histograms of the turned ranks."""
     table = ncsn.fit(rows(5000, torch.Generator().manual_seed(0)), steps=2000)
     centres = 2 * torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
     priors = [
@@ -121,10 +122,12 @@ def main() -> None:
     for column, prior in zip(axes.T, priors, strict=True):
         for axis, (method, particles) in zip(column, METHODS.items(), strict=True):
             start = time.monotonic()
-            found, passes = ranks(prior, particles)
-            cells = [prior.name, method, *map(p_value, found), coverage(found.hidden, 5), coverage(found.hidden, 1)]
+            result, passes = ranks(prior, particles)
+            cells = [prior.name, method, *map(p_value, result), coverage(result.hidden, 5), coverage(result.hidden, 1)]
             print("|", " | ".join([*cells, f"{passes:,}", f"{time.monotonic() - start:.0f}"]), "|", flush=True)
-            axis.hist(found.turned.tolist(), 10, range=(-0.5, DRAWS + 0.5), color="#d1495b" if particles else "#30638e")
+            axis.hist(
+                result.turned.tolist(), 10, range=(-0.5, DRAWS + 0.5), color="#d1495b" if particles else "#30638e"
+            )
             axis.axhline(MEASUREMENTS / 10, color="k", lw=1, ls=":")
             axis.set_title(f"{prior.name}\n{method}", fontsize=8)
             axis.set_xticks([0, DRAWS])

@@ -1,9 +1,9 @@
-"""Distil a run: a copy of its network learns to draw in six evaluations what the run's guided flow draws in many.
+"""Distil a run: a copy of its network, the student, learns to draw in six evaluations what the run draws in many.
 
 python examples/distill.py mnist --minutes 25         # the model in the package; or the folder of a run of images
 ncsn evaluate runs/student                            # what it leaves is a run like any other
 
-Progressive distillation (Salimans & Ho 2022, arXiv:2202.00512) halves the steps of a flow again and again; here they
+Progressive distillation (Salimans & Ho 2022, arXiv:2202.00512) halves the steps of a flow again and again.  Here they
 become few at once.  The student's errors add up on its way, because it learns from noised data and not from its own
 samples.  So it repeats its last step but one after fresh noise (a restart, Xu et al. 2023, arXiv:2306.14878).
 """
@@ -21,9 +21,9 @@ from torch import Tensor
 
 import ncsn
 
-STEPS = 3  # of the teacher, by DPM-Solver++(2M), for each of the student's
-MUON_RATE, ADAM_RATE = 0.0013, 0.00013  # a fifteenth of what a network is trained with: this one knows most of it
-LAST = 0.12  # the smallest noise level that the student is asked at: from there one evaluation leads to an image
+STEPS = 3  # of the teacher, by DPM-Solver++(2M), for each step of the student
+MUON_RATE, ADAM_RATE = 0.0013, 0.00013  # a fifteenth of the usual rates: this network knows most already
+LAST = 0.12  # the student's smallest noise level: from there one evaluation leads to an image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,19 +33,19 @@ class Distill:
     run: tyro.conf.Positional[str]
     """The teacher: a run's folder, or mnist."""
     minutes: float = 25.0
-    """Wall clock of the training."""
+    """How long to train, in minutes."""
     restarts: int = 2
-    """How often the last step but one is repeated; an evaluation each, beside those of the four levels."""
+    """How often the last step but one is repeated. Each costs an evaluation more than the four levels."""
     batch_size: int = 64
     """Images in a step."""
     samples: int = 50
-    """Images in each of the two pictures."""
+    """Images in each picture."""
     seed: int = 0
-    """Of the training and of the pictures."""
+    """The seed of the training and of the pictures."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     out: Path = Path("runs/student")
-    """Where the student goes, and a picture by each of the two."""
+    """The folder of the student, and of a picture by the student and by the teacher."""
 
 
 def follow(teacher: ncsn.Run, x: Tensor, label: Tensor | None, sigma: float, end: float) -> Tensor:
@@ -85,22 +85,22 @@ def distil(
         x, label = batch
         sigma, end = ways[int(torch.randint(len(ways), (), generator=generator, device=teacher.device))]
         noisy, ratio = x + sigma * torch.randn(x.shape, generator=generator, device=x.device), end / sigma
-        wanted = (follow(teacher, noisy, label, sigma, end) - ratio * noisy) / (1 - ratio)
+        target = (follow(teacher, noisy, label, sigma, end) - ratio * noisy) / (1 - ratio)
         sigmas = torch.full((len(x),), sigma, device=x.device)
         denoised = ncsn.tweedie(lambda y, s: model(y, s, label), noisy, sigmas)
         weight = model.residual_weight(sigmas) / (2 * sigmas**2)
-        return weight * (denoised - wanted).square().flatten(1).mean(1), sigmas
+        return weight * (denoised - target).square().flatten(1).mean(1), sigmas
 
     optimizers = ncsn.muon_and_adam(student, muon_rate=MUON_RATE, adam_rate=ADAM_RATE)
     state = ncsn.State(student, optimizers, generator=generator)
     batches = ncsn.batches(images, job.batch_size, labels, generator=generator)
-    told = time.monotonic()
+    printed = time.monotonic()
     for p in ncsn.train(state, batches, loss, budget=ncsn.Budget(seconds=60 * job.minutes)):
-        if time.monotonic() > told + 5:
+        if time.monotonic() > printed + 5:
             print(
                 f"{p.fraction:4.0%}  step {p.step}, loss {p.losses.mean():.4f}, {p.step * len(p.losses) / p.seconds:.0f} images/s"
             )
-            told = time.monotonic()
+            printed = time.monotonic()
         yield state.average
 
 

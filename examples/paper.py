@@ -1,9 +1,9 @@
-"""Every figure of Song & Ermon 2019 that needs no other data than MNIST and toys, made anew, with its numbers.
+"""Reproduce every figure of Song & Ermon 2019 that needs no other data than MNIST and toys, with its numbers.
 
 python examples/paper.py                # about ten minutes on two cores; writes docs/paper.md and docs/paper/
 
-Toys and the single-σ baseline are trained here, by the commands that stand under each figure; the digits come from the
-model in the package (--run for another one).
+It trains the toys and the model with one noise level by the commands under each figure.  The digits come from the model
+in the package; --run takes another one.
 """
 
 import json
@@ -39,7 +39,7 @@ SINGLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
-    """Make the paper's figures and a page that sets our numbers beside its claims."""
+    """Make the paper's figures, and a page with our numbers beside its claims."""
 
     run: Path = Path("mnist")
     """The model that draws digits: a run's folder, or the one in the package."""
@@ -48,20 +48,20 @@ class Paper:
     n: int = 1000
     """Samples behind each number about digits."""
     inpainted: int = 32
-    """Test images that are inpainted, eight times each."""
+    """Test images to inpaint, eight times each."""
     out: Path = ROOT / "docs"
-    """Gets paper.md and the folder paper."""
+    """The folder that gets paper.md and the pictures."""
     work: Path = Path("runs/paper")
-    """Where the toys' and the baseline's runs go."""
+    """The folder of the runs that are trained on the way."""
 
     @property
     def figures(self) -> Path:
-        """Where pictures go."""
+        """The folder of the pictures."""
         return self.out / "paper"
 
 
 def execute(line: str, out: Path) -> dict[str, Any]:
-    """Run one of the scripts as a user would; returns its numbers."""
+    """Run one of the scripts as a user would, and return its numbers."""
     script, *options = shlex.split(line)
     command = [sys.executable, str(ROOT / script), *options, "--out", str(out), "--overwrite"]
     subprocess.run(command, check=True)
@@ -70,7 +70,7 @@ def execute(line: str, out: Path) -> dict[str, Any]:
 
 
 def toys(paper: Paper) -> tuple[dict[str, Any], dict[str, float]]:
-    """Figures 2 and 3: errors of the score by sliced score matching, and the weight that each sampler gives a mode."""
+    """Figures 2 and 3: the score's errors after sliced score matching, and the weight of a mode by each sampler."""
     field = execute(SLICED, paper.work / "sliced")["levels"][-1]
     shutil.copy(paper.work / "sliced" / "score_field.png", paper.figures / "score_estimation.png")
     samplers = execute(MIXING, paper.work / "gaussian")["samplers"]
@@ -79,7 +79,7 @@ def toys(paper: Paper) -> tuple[dict[str, Any], dict[str, float]]:
 
 
 def judged(digits: torch.Tensor, images: data.Images) -> tuple[float, float]:
-    """Fréchet distance to the test images, and confident share."""
+    """The Fréchet distance to the test images, and the confident share."""
     classifier = evaluation.digits()
     seen, test = classifier(digits), classifier(images.test)
     return metrics.frechet_distance(seen.features, test.features), seen.confident
@@ -91,7 +91,7 @@ def draw(run: ncsn.Run, n: int, **how: Any) -> Drawn:
 
 
 def digits(paper: Paper, images: data.Images) -> dict[str, tuple[float, float]]:
-    """Figures 4 and 5a and the nearest neighbours; how good the samples are."""
+    """Figures 4, 5a and the nearest neighbours; returns how good the samples are."""
     run = ncsn.load(paper.run)
     annealed = draw(run, paper.n, sampler="annealed")
     last = quantize(annealed.samples)
@@ -105,7 +105,7 @@ def digits(paper: Paper, images: data.Images) -> dict[str, tuple[float, float]]:
 
 
 def inpainting(paper: Paper, images: data.Images) -> dict[str, float]:
-    """Figure 6: PSNR in dB of hidden halves, of their mean fill, of samples, and of the samples' means."""
+    """Figure 6: the PSNR, in dB, of the hidden halves by mean fill, by samples, and by the samples' means."""
     run = ncsn.load(paper.run)
     truth = centres(images.test[: paper.inpainted])
     known = known_pixels((1, 28, 28), "bottom")
@@ -124,7 +124,7 @@ def inpainting(paper: Paper, images: data.Images) -> dict[str, float]:
 
 
 def main(paper: Paper) -> None:
-    """All figures, then the page."""
+    """Make all figures, then the page."""
     hardware.keep_memory()
     paper.figures.mkdir(parents=True, exist_ok=True)
     images = data.mnist()
@@ -139,11 +139,9 @@ def main(paper: Paper) -> None:
 
     near, far = field["relative_error_on_noised_data"], field["relative_error_beyond_distance_2"]
     (paper.out / "paper.md").write_text(
-        f"""# The paper, reproduced
+        f"""# Does the code reproduce the paper?
 
-Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), figure by figure.
-Everything on this page is written by `python examples/paper.py`; numbers about digits are over {paper.n:,} samples,
-judged as `ncsn evaluate` does (Fréchet distance in the features of our classifier; {real[0]:.2f} for held-out digits).
+Yes, as far as toys and MNIST go. The paper is Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019):
 
 | claim of the paper | where | ours |
 |---|---|---|
@@ -156,59 +154,67 @@ judged as `ncsn evaluate` does (Fréchet distance in the features of our classif
 | the same model inpaints | figure 6 | {psnr["replacement"]:.1f} dB, {psnr["replacement_mean"]:.1f} the mean of eight; {psnr["fill"]:.1f} for mean fill |
 | the same by moment matching | | {psnr["posterior"]:.1f} dB, {psnr["posterior_mean"]:.1f} the mean of eight |
 
-PSNR is over the hidden lower halves of {paper.inpainted} test images. The errors are E‖ŝ − s‖²/E‖s‖². The paper gives no number for MNIST; its figures are the claim.
+The paper gives no number for MNIST; its figures are the claim.
 
 ## Figure 2: score estimation
 
 ![Exact and estimated score of two Gaussians, and the error between them](paper/score_estimation.png)
 
-Sliced score matching with next to no noise. Look at the error: small (dark) around the two modes, where the data is,
-and large between them and in the corners, which no example ever visits.
+Sliced score matching learned this score, with next to no noise. The error is small (dark) around the two modes, where the data is.
+It is large between them and in the corners, where no example ever is.
 `python ./{SLICED}`
 
 ## Figure 3: mixing
 
 ![Data, Langevin and annealed Langevin samples](paper/mixing.png)
 
-Langevin dynamics keeps the weights of its start, even with exact scores; annealing recovers 0.2 and 0.8.
+Langevin dynamics keeps the weights of its start, even with exact scores. Annealing recovers 0.2 and 0.8.
 `python ./{MIXING}`
 
 ## Figure 4: through the noise levels
 
 ![From noise to digits](paper/levels.png)
 
-Annealed Langevin dynamics decides what a digit is while σ is between 2 and 0.3; below, it draws.
+Annealed Langevin dynamics decides what a digit is while σ is between 2 and 0.3. Below that it draws the details.
 
 ## Figure 5a: digits
 
 ![A hundred samples, not chosen](paper/samples.png)
 
-A hundred samples of annealed Langevin dynamics, the first that came. `ncsn sample mnist -n 100 --sampler annealed`
+The first hundred samples of annealed Langevin dynamics. `ncsn sample mnist -n 100 --sampler annealed`
 
 ## Figure 6: inpainting
 
 ![Digits, their visible halves, and eight completions each](paper/inpainting_replacement.png)
 
-Test digits, what is known of them, and eight completions by replacement of the known pixels, as in the paper. Where the
+Test digits, their known pixels, and eight completions. As in the paper, the known pixels are replaced at every step. If the
 visible half does not settle the digit, the completions differ. These take two steps a level; the command takes five:
 `ncsn inpaint mnist --input 0 --method replacement`
 
 ![The same by moment matching](paper/inpainting_posterior.png)
 
-The same by the posterior's score (moment matching), from 30 evaluations of five passes each instead of 201 of one. `ncsn inpaint mnist --input 0 --levels 30`
+The same by the posterior's score (moment matching): 30 evaluations of five passes each, instead of 201 of one. `ncsn inpaint mnist --input 0 --levels 30`
 
 ## Appendix: nearest neighbours
 
 ![Samples, each above its nearest training image](paper/neighbours.png)
 
-Samples in rows one and three, each above the training image that is nearest in pixels: the same digit, another hand.
+Rows one and three are samples. Below each is the training image that is nearest in pixels: the same digit, by another hand.
 
 ## One noise level alone
 
 ![Samples of a model with one noise level](paper/single_sigma.png)
 
-The same network and sampler with σ = 0.2 alone: the paper's reason for many levels.
+The same network and sampler with σ = 0.2 alone. This is the paper's reason for many levels.
 `python ./{single_line}`
+
+## How it was measured
+
+`python examples/paper.py` writes this page and its pictures. It takes about ten minutes on two cores.
+
+- Numbers about digits are over {paper.n:,} samples, judged as by `ncsn evaluate`: the distance is Fréchet's, in the features of our classifier. Held-out digits have {real[0]:.2f}.
+- Errors of a score are E‖ŝ − s‖²/E‖s‖².
+- PSNR is over the hidden lower halves of {paper.inpainted} test images.
 """,
         encoding="utf-8",
     )

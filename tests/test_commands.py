@@ -140,7 +140,7 @@ def interrupted(out: Path, monkeypatch: Patch, capsys: Printed) -> Path:
         patched.setattr(os, "fsync", fsync)
         with pytest.raises(SystemExit, match="143"):
             cli.main([*MANY_SAMPLES.split(), str(out)])
-    assert "terminated; the same command goes on" in capsys.readouterr().err
+    assert "terminated; the same command" in capsys.readouterr().err
     assert not out.exists()
     (folder,) = out.parent.glob(".*.partial")
     assert [path.name for path in sorted(folder.iterdir())] == ["000000.npz", "000001.npz"]
@@ -173,7 +173,7 @@ def test_any_number_of_samples_are_the_blocks_of_the_run_whatever_a_kill_leaves(
     folder = interrupted(out, monkeypatch, capsys)
     (folder / victim).write_bytes(damage((folder / "000001.npz").read_bytes()))
     cli.main([*MANY_SAMPLES.split(), str(out)])
-    assert ("after 1000 that were there" in capsys.readouterr().out) == bool(there)
+    assert ("after 1000 from before" in capsys.readouterr().out) == bool(there)
     assert out.read_bytes() == never
     assert [*tmp_path.iterdir()] == [out]
 
@@ -472,11 +472,11 @@ def test_info_says_what_a_run_is(run: Path, capsys: Printed) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("sample nowhere", "nowhere is no run"),
+        ("sample nowhere", "nowhere is not a run"),
         ("sample RUN --out x.jpg", ".jpg"),
         ("sample RUN --foo", "--foo"),
         ("sample RUN --out taken.png", "--overwrite"),
-        ("sample RUN --out no/x.png", "no is no folder"),
+        ("sample RUN --out no/x.png", "no is not a folder"),
         ("sample RUN -n 10001 --out x.png", "10000"),
         ("sample RUN --class ''", "label is ''"),
         ("sample POINTS", "makes points"),

@@ -174,14 +174,14 @@ def test_images_are_found_where_they_were_and_are_now(tmp_path: Path, monkeypatc
     assert (origin.dataset, origin.split) == (str(tmp_path / "here"), (24, 3, 3))
     assert contents(origin.load()) == contents(images)
     shutil.move("here", "there")
-    with pytest.raises(ValueError, match=r"not at .*here; --data"):
+    with pytest.raises(ValueError, match=r"no longer at .*here; .*--data"):
         origin.load()
     moved = origin.moved("there")
     assert moved.dataset == str(tmp_path / "there")
     assert torch.equal(moved.load().test, images.test)
     other = write(tmp_path / "other", {f"{i}.png": i + 1 for i in range(30)})
     for wrong, place in ((origin, other), (replace(moved, reading=Reading(size="4")), None)):
-        with pytest.raises(ValueError, match="holds other images"):
+        with pytest.raises(ValueError, match="does not hold the images"):
             wrong.load(place)
 
 

@@ -72,7 +72,7 @@ def test_folders_and_archives_are_alike(tmp_path: Path, wrapping: str) -> None:
         held = {"validation": list(range(100, 105)), "test": list(range(200, 204))}
         assert contents(images) == {"train": list(range(20)), **held}
         assert classes(images) == {value: name.split("/")[1] for name, value in inside.items()}
-        assert [line.split(":")[0] for line in images.said] == ["2 .heic, 1 without suffix left out"]
+        assert ["2 .heic, 1 without suffix" in line for line in images.said] == [True]
         for image, value in zip(images.train[:, 0].numpy(), values(images.train), strict=True):
             assert (image == pixels(value)).all()
 
@@ -96,7 +96,7 @@ def test_what_folders_mean(tmp_path: Path, case: str) -> None:
     images = load_images(write(tmp_path, files))
     assert [len(images.validation), len(images.test)] == held
     assert everything(images) == sorted({*files.values()} - {*left_out})
-    assert [line.split(" left")[0] for line in images.said] == [f"{len(left_out)} .png"] * bool(left_out)
+    assert [line.split(",")[0] for line in images.said] == [f"left out: {len(left_out)} .png"] * bool(left_out)
     assert names == (set() if images.labels is None else {*images.labels.names})
     if names:
         assert f"{len(names)} classes ({', '.join(sorted(names))})" in images.describe()
@@ -152,15 +152,15 @@ def test_places_that_hold_no_data_set(tmp_path: Path) -> None:
     for path in Path(made(tmp_path / "short", "a b c")).iterdir():
         path.write_bytes(path.read_bytes()[:9000])
     for name, why in {
-        "pipe.zip": "is no data set",
+        "pipe.zip": "is not a data set",
         "x.tar.gz": "cannot be read as a tar archive",
         "middle.tar": "cannot be read as a tar archive",
-        "absent": "is no data set",
+        "absent": "is not a data set",
         "cut.zip": r"^[^\n]*cut\.zip cannot be read[^\n]*$",
         "nine": "has 9 images, and none for validation and test",
         "judged": "has 20 images, and none for train",
-        "two": "is 2 shards; one for training",
-        "unjudged": "is 4 shards; one for training",
+        "two": "has 2 shards",
+        "unjudged": "has 4 shards",
         "short": r"^[^\n]*[abc]\.tar cannot be read as a shard \([^\n]*\)$",
     }.items():
         with pytest.raises(ValueError, match=why):
@@ -322,7 +322,7 @@ def test_shards_are_parts(tmp_path: Path, names: str, monkeypatch: pytest.Monkey
     write(tmp_path, {f"{i}.png": 100 + i for i in range(20)})
     images = load_images(str(tmp_path))
     assert images.shards is None, "where images lie beside them"
-    assert images.said[0].startswith("6 .tar left out")
+    assert "6 .tar" in images.said[0]
 
 
 def test_training_sees_all_images_with_their_classes_about_once_an_epoch(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_a_file_that_is_off_is_not_written(tmp_path: Path, monkeypatch: pytest.M
     convert, other = exporting.onnx_of, filled(ScoreModel(MLP(2, 64, 3), torch.tensor([0.2, 0.1]), 0.9))
     monkeypatch.setattr(exporting, "onnx_of", lambda _, *rest: convert(other, *rest))  # in another order
     (tmp_path / "it.onnx").write_bytes(b"precious")
-    with pytest.raises(ValueError, match="off PyTorch"):
+    with pytest.raises(ValueError, match="would differ from PyTorch"):
         ncsn.export(points(guided=False), tmp_path / "it.onnx", overwrite=True)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"precious"]
 
@@ -184,9 +184,9 @@ def test_what_cannot_be_exported_leaves_no_file(tmp_path: Path, monkeypatch: pyt
     for refused, complaint in (
         (replace(run, score=GaussianScore(0, 1)), "a ScoreModel is needed"),
         (replace(run, guide=GaussianScore(0, 1)), "a ScoreModel is needed"),
-        (run.posterior(lambda x: x, torch.zeros(run.recipe.shape), noise_std=1.0), "a posterior is no network"),
+        (run.posterior(lambda x: x, torch.zeros(run.recipe.shape), noise_std=1.0), "a posterior cannot be exported"),
         (Run(score=ScoreModel(Odd(), 0.4, 0.3), recipe=recipe), r"^torch cannot export the network [^\n]+$"),
-        (beyond, "nan off PyTorch"),
+        (beyond, "differ from PyTorch by nan"),
     ):
         with unchecked(), pytest.raises(ValueError, match=complaint):
             ncsn.export(refused, tmp_path / "it.onnx")

@@ -160,7 +160,7 @@ def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_ow
         (16, {}, False, "20 images"),
         (1, {}, False, "20 images"),
         (3, {"classes": False}, False, ""),
-        (3, {"network": "refinenet"}, False, "only unet can"),
+        (3, {"network": "refinenet"}, False, "--network unet"),
         (0, {}, False, ""),
     ],
 )

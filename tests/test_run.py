@@ -154,7 +154,7 @@ def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
         (lambda: labelled().steps(5, guide="smaller"), "guide is smaller"),
         (lambda: labelled().steps(5, label="none", guidance=3.0), "guide is smaller"),
         (lambda: standard().steps(5, guidance=3.0), "guide is smaller"),
-        (lambda: guided().steps(5, guide="smaller", sampler="annealed"), "guidance is 1, at which annealed asks no"),
+        (lambda: guided().steps(5, guide="smaller", sampler="annealed"), "guidance is 1, and annealed"),
         *((lambda label=label: labelled().sample(1, label=label), "class is .*9")
           for label in ("eleven", "10", "-1", "9" * 400, "", -1, 10)),
     ],
@@ -482,7 +482,7 @@ def test_a_config_with_nonsense_anywhere_is_refused_or_means_it(pictures: Path) 
             path.write_text(json.dumps(changed(content, place, value)))
             assert refusal(pictures) or place[0] != "recipe" or value is not None, place
     path.unlink()
-    assert "is no run" in refusal(pictures)
+    assert "is not a run" in refusal(pictures)
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def from_variance_preserving(
         std = expand(sigma, x)
         if bool(((std < least * (1 - SIGMA_ROUNDING)) | (std > largest * (1 + SIGMA_ROUNDING))).any()):
             # The same words each time, so that Python prints them once.
-            words = f"noise levels beyond {least:.4g} to {largest:.4g}: the model is asked at its last one"
+            words = f"noise levels outside {least:.4g} to {largest:.4g}: the model's nearest level is used"
             warnings.warn(words, stacklevel=2)
         std = std.clamp(min=least)
         scale = (1 + std**2).sqrt()

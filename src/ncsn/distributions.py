@@ -290,7 +290,7 @@ class Empirical:
         Raises ValueError if classes are given and the data set has none.
         """
         if label is not None and self.labels is None:
-            raise ValueError("the data set was made without labels; no class can be given")
+            raise ValueError("the data set has no labels, so no class can be given")
         centred = x[:, None].flatten(1) - self.mean
         logits = self._logits(centred, sigma)
         if label is not None:

@@ -42,7 +42,7 @@ def export(run: Run, path: str | Path, *, overwrite: bool = False) -> list[Path]
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
         raise ValueError(f"export needs {', '.join(missing)}: pip install 'ncsn[export]'")
     if run.condition is not None:
-        raise ValueError("a posterior is no network; export the run that it was made of")
+        raise ValueError("a posterior cannot be exported; export its prior's run")
     models = {Path(path): run.model}
     if run.guide is not None:
         models[Path(path).with_suffix(".guide.onnx")] = replace(run, score=run.guide).model
@@ -91,7 +91,7 @@ def convert(model: ScoreModel, run: Run) -> bytes:
         reason, *_ = str(error).splitlines() or [type(error).__name__]
         raise ValueError(f"torch cannot export the network ({reason})") from error
     if not difference <= TOLERANCE:  # nor if it is NaN
-        raise ValueError(f"the file would be {difference:.1e} off PyTorch; at most {TOLERANCE:g} is allowed")
+        raise ValueError(f"the file would differ from PyTorch by {difference:.1e}; at most {TOLERANCE:g} is allowed")
     return content
 
 

@@ -108,7 +108,7 @@ class Recipe:
         """Refuse what the types do not say."""
         if self.sampling.method.most is not None:
             name = self.sampling.sampler
-            raise ValueError(f"sampler is {name}, by which runs can be sampled (--sampler {name}), but no run's own")
+            raise ValueError(f"sampler is {name}; it can draw samples (--sampler {name}), but not be a run's own")
         if self.shares and (len(self.shares) != self.classes or not sum(self.shares.values()) > 0):
             raise ValueError(f"shares is {reprlib.repr(self.shares)}; one for each of {self.classes} classes is needed")
 
@@ -412,7 +412,7 @@ class Run:
         """
         if self.observation is None or not free:
             if particles not in (None, 1):
-                raise ValueError(f"particles is {particles}; only posteriors by dpmpp-sde have them, not guided")
+                raise ValueError(f"particles is {particles}; only unguided posteriors by dpmpp-sde have them")
             return False, 1
         shared, size = alike and len(self.observation.y) == 1, math.prod(self.recipe.shape)
         if particles is None:
@@ -439,7 +439,7 @@ class Run:
                 raise ValueError(f"guide is {sampling.guide}; the run has no smaller network, or the samples no class")
             return replace(sampling, guidance=1.0)
         if guide is not None and sampling.guidance == 1:
-            raise ValueError(f"guide is {guide}, but guidance is 1, at which {sampling.sampler} asks no guide")
+            raise ValueError(f"guide is {guide}, but guidance is 1, and {sampling.sampler} then uses no guide")
         return sampling
 
     def labels(self, label: Label | None, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
@@ -563,7 +563,7 @@ class Run:
     def conditioned(self, condition: Condition, sampling: Sampling, observation: Observation | None = None) -> "Run":
         """The run of a posterior.  Raises ValueError if the run is one already."""
         if self.condition is not None:
-            raise ValueError("the run is a posterior already; measure everything at once, and ask the prior's run")
+            raise ValueError("the run is a posterior already; give one measurement of everything to the prior's run")
         recipe, score = replace(self.recipe, sampling=sampling), partial(conditional_score, condition, self.score)
         return replace(self, score=score, prior=self.score, condition=condition, recipe=recipe, observation=observation)
 
@@ -590,7 +590,7 @@ class Run:
         Raises ValueError for the posterior of a run, whose density is not known, and for x of another shape.
         """
         if self.condition is not None:
-            raise ValueError("the density of a posterior is not known; ask the run that it was made of")
+            raise ValueError("the density of a posterior is not known; use the prior's run")
         x = torch.as_tensor(x, device=self.device)
         if tuple(x.shape[1:]) != self.recipe.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; (b, {', '.join(map(str, self.recipe.shape))}) is needed")
@@ -618,7 +618,7 @@ class Run:
         Raises ValueError for a posterior: torch compiles no gradients that are asked for more than once.
         """
         if self.condition is not None:
-            raise ValueError("torch compiles no posteriors; compile the run that it was made of")
+            raise ValueError("a posterior cannot be compiled; compile the prior's run")
         example = torch.zeros(batch_size, *self.recipe.shape, device=self.device)
         sigma = torch.tensor(1.0, device=self.device)
         with torch.no_grad():  # as they will be called
@@ -633,7 +633,7 @@ class Run:
         that of a posterior, or if the guide is of another size and has no recipe.
         """
         if self.condition is not None:
-            raise ValueError("a posterior is no network, and not saved; save the run that it was made of")
+            raise ValueError("a posterior cannot be saved; save the prior's run")
         parts = [(Path(folder), self, self.model)]
         if self.guide is not None:
             guide = replace(self, score=self.guide, recipe=self.guide_recipe or self.recipe)
@@ -683,7 +683,7 @@ def read_config(folder: Path) -> Config:
     could not be built or sampled.
     """
     if not storage.begun(folder):
-        raise ValueError(f"{folder} is no run: it has no config.json")
+        raise ValueError(f"{folder} is not a run: it has no config.json")
     return validated(Config, read_json(folder / "config.json"), str(folder / "config.json"))
 
 

@@ -543,7 +543,7 @@ class Sampling:
             size, steps = values.get("eps"), values.get("steps")
             raise ValueError(f"steps is {steps}, eps is {size}; {base.sampler} takes no Langevin steps")
         if base.sampler == "langevin" and values.get("levels", 1) != 1:
-            raise ValueError(f"levels is {values['levels']}, but langevin stays on the smallest; steps says how long")
+            raise ValueError(f"levels is {values['levels']}, but langevin uses only the smallest; steps says how long")
         return replace(base, **values)  # type: ignore[arg-type]
 
     def by(self, sampler: str) -> "Sampling":

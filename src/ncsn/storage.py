@@ -98,7 +98,7 @@ def check_out(out: Path, *, overwrite: bool) -> None:
         raise ValueError(f"{out} exists; give --overwrite to replace it, or another name")
     folder = out.absolute().parent
     if not folder.is_dir():
-        raise ValueError(f"{out.parent} is no folder to write {out.name} into")
+        raise ValueError(f"{out.parent} is not a folder, so {out.name} cannot be written there")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(f"{out} cannot be written: you may not write into its folder")
     sweep(folder)
@@ -118,7 +118,7 @@ def check(folder: Path, *, overwrite: bool = False, resume: bool = False, pictur
     """
     for place in (folder, folder / "guide"):
         if resume and (place / MODEL).exists() and not (place / CHECKPOINT).exists():
-            raise ValueError(f"{place} has weights, but no {CHECKPOINT} to go on from; give another --out")
+            raise ValueError(f"{place} has weights, but no {CHECKPOINT} to continue from; give another --out")
     if (folder / "guide").is_symlink():
         raise ValueError(f"{folder / 'guide'} is a link, which is not followed; give another --out")
     if overwrite or (resume and begun(folder)):

@@ -70,7 +70,7 @@ class Evaluate(SamplingOptions, RunOptions):
         samples = torch.from_numpy(np.load(out / SAMPLES)["samples"])
         result = ruler.judge(samples)
         if self.label not in (None, "any", "none"):
-            note = f"samples of class {self.label} alone, beside images of all classes: they differ for that alone"
+            note = f"the samples are of class {self.label}, the images of all classes: that alone makes them differ"
             result = replace(result, notes=[*result.notes, note])
         numbers = {"source": str(self.run), "run_digest": run.digest, "seed": self.seed, "class": self.label}
         numbers |= {"sampling": asdict(drawn.sampling), "nfe": drawn.nfe, "guide_nfe": drawn.guide_nfe}

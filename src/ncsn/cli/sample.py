@@ -54,7 +54,7 @@ class Sample(SamplingOptions, RunOptions):
 
         picture = self.out.suffix in PICTURE_SUFFIXES
         if picture and self.n > MOST:
-            raise ValueError(f"n is {self.n}; a picture shows at most {MOST}: more go into .npz or .npy")
+            raise ValueError(f"n is {self.n}; a picture shows at most {MOST}; write more to .npz or .npy")
         if not console.follows():
             check_output(self.out, *PICTURE_SUFFIXES, ".npz", ".npy", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
@@ -119,12 +119,12 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
             return None
         join_blocks(paths, n, out)
     except Stopped as error:
-        raise Stopped(error.number, "; the same command goes on") from error
+        raise Stopped(error.number, "; the same command continues") from error
     finally:
         with suppress(OSError):  # it holds blocks to go on from
             folder.rmdir()
     now = sum(counts[number] for number in missing)
-    there = f", after {n - now} that were there" if now < n else ""
+    there = f", after {n - now} from before" if now < n else ""
     print(f"{out}: {cost(now, drawn.sampling.sampler, drawn.nfe, drawn.guide_nfe, drawn.seconds)}{there}")
     return drawn
 

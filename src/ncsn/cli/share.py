@@ -189,7 +189,7 @@ def write_shared(run: "Run", out: Path, model: str) -> list[str]:
         else:
             content = read_json(folder / name)
             if content.get("run_digest", run.digest) != run.digest:
-                print(f"{folder / name} is left out: it is not about the run as it is now", file=sys.stderr)
+                print(f"{folder / name} is left out: it describes an earlier state of the run", file=sys.stderr)
                 continue
             (out / name).write_text(json.dumps(without_folders(content), indent=2) + "\n", encoding="utf-8")
         names.append(name)

@@ -273,7 +273,7 @@ def images_of(name: str, catalogue: Catalogue, reading: Reading) -> Images:
     notes["as bytes"] = sum(one.dtype != "uint8" for one in found) if depth == BYTES else 0
     notes["as float32"] = sum(one.dtype == "float64" for one in found)
     if depth != BYTES and (depth.low, depth.high) != (0, 1):
-        notes[f"{depth.dtype} from {depth.low:g} to {depth.high:g} as 0 to 1"] = len(found)
+        notes[f"{depth.dtype}: {depth.low:g} to {depth.high:g} become 0 to 1"] = len(found)
     lines = [f"{note}: {count:,} of {len(found):,} images" for note, count in notes.items() if count]
     if broken:
         lines.append(f"broken left out: {listed}")

@@ -59,7 +59,7 @@ def load_images(name: str, *, reading: Reading = AS_THEY_ARE) -> Images:
     elif place.is_file() and suffix in (".npy", ".npz"):
         catalogue = from_arrays(name, arrays(place))
     else:
-        raise ValueError(f"{name} is no data set: it is neither mnist nor a folder, nor a .zip, .tar, .npy or .npz")
+        raise ValueError(f"{name} is not a data set; give mnist, a folder, or a .zip, .tar, .npy or .npz")
     return images_of(name, catalogue, reading)
 
 
@@ -133,8 +133,8 @@ class Origin:
         """
         place = self.dataset if dataset is None else absolute(dataset)
         if place != "mnist" and not Path(place).exists():
-            raise ValueError(f"the images are not at {place}; --data PLACE says where they are now")
+            raise ValueError(f"the images are no longer at {place}; say where they are with --data PLACE")
         images = load_images(place, reading=self.reading)
         if images.digest != self.digest:
-            raise ValueError(f"{place} holds other images than those that the run has learned from")
+            raise ValueError(f"{place} does not hold the images that the run learned from")
         return images

@@ -169,7 +169,7 @@ def from_files(name: str, files: Files) -> Catalogue:
     }
     left_out = Counter(path.suffix.lower() for path in visible if path not in items)
     listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in left_out.most_common(5))
-    return [*items.values()], [f"{listed} left out: no images, or in no folder of a part"] if left_out else []
+    return [*items.values()], [f"left out: {listed}, no images or in no part"] if left_out else []
 
 
 def contents(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -225,11 +225,11 @@ def from_shards(name: str, paths: list[Path]) -> tuple[Catalogue, tuple[Path, ..
         shards["test"] = [shards["train"].pop()]
         shards["validation"] = [shards["train"].pop()]
     if not all(shards.values()):
-        raise ValueError(f"{name} is {len(paths)} shards; one for training, validation and testing each is needed")
+        raise ValueError(f"{name} has {len(paths)} shards; training, validation and test each need one")
     items: list[Item] = []
     for part, members in shards.items():
         for path in members:
             first = islice(images_in_shard(path), -(-LOOKED_AT // len(members)))
             items += [item._replace(part=part) for item in first]
-    said = f"in shards: rules and comparisons look at {len(items):,} images, and training sees all"
+    said = f"the images are in shards: rules and comparisons use {len(items):,}, training uses all"
     return (items, [said]), tuple(shards["train"])

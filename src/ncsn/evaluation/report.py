@@ -142,12 +142,12 @@ class Ruler:
         shuffled = torch.randperm(sizes[2], generator=torch.Generator().manual_seed(0))
         self.training = self.measure(self.train[shuffled[: self.n]], torch.zeros(self.n))  # each is its own nearest
         remarks = {
-            f"{self.n:,} of {n:,} samples are judged: there are no more real images": self.n < n,
-            "the data has more than 8 bits, and is judged at 8": images is not data,
-            "only pixels are compared; features come from classes, or after pip install 'ncsn[features]'": (
+            f"{self.n:,} of {n:,} samples are compared: there are no more real images": self.n < n,
+            "the data has more than 8 bits; it is compared at 8": images is not data,
+            "only pixels are compared; features need classes, or pip install 'ncsn[features]'": (
                 self.features.embed is None
             ),
-            "training images are in shards, of which some are looked at": images.shards is not None,
+            "the training images are in shards, and only some are compared": images.shards is not None,
             "the Fréchet distance is unreliable: there are fewer than two images a feature": self.n
             < 2 * self.seen.features.shape[1],
         }

@@ -172,7 +172,7 @@ def fit_images(
         train_labels, validation_labels = pictures.labels.train.to(device), pictures.labels.validation.to(device)
     shares = group.size * settings.accumulate
     if shares > settings.batch_size:
-        raise ValueError(f"batch_size is {settings.batch_size}; at least one for each of {shares} shares is needed")
+        raise ValueError(f"batch_size is {settings.batch_size}; at least {shares} are needed, one for each share")
     # Every process takes its shares of a batch, all of one size; a batch may so become a little larger.
     size = -(-settings.batch_size // shares)
 

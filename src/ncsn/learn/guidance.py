@@ -54,13 +54,11 @@ def chosen_weight(run: Run, pictures: Pictures, features: Features, *, seen: int
     affordable = int(EVALUATIONS * seen / (len(WEIGHTS[sampling.guide]) * sampling.guided_nfe))
     n = min(TRIALS, len(held_out) // 3, affordable)
     if n < FEWEST_TRIALS:
-        print("guidance 1: training was too short, or held-out images are too few, to choose another")
+        print("guidance 1: training was too short, or held-out images too few, to choose another")
         return 1.0
     rows = list(progress(trials(run, held_out, features, n, seed=seed), "choosing guidance"))
     choice, plain = best(rows), rows[1]
-    print(
-        f"guidance {choice.weight:g}, chosen by {n} samples at each weight beside held-out images, by {features.name}:"
-    )
+    print(f"guidance {choice.weight:g}, chosen with {n} samples a weight, beside held-out images ({features.name}):")
     print(f"{choice}, without guidance {plain}")
     return choice.weight
 

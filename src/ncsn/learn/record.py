@@ -178,13 +178,13 @@ def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
         pictures, settings, origin = continued(given, folder)
     else:
         if given.job.resume:
-            print(f"{folder} holds no run to resume: it begins")
+            print(f"{folder} holds no run to resume; a new one begins")
         pictures = load_images(given.dataset, reading=given.reading)
         settings = rules.resolve(given, pictures, hardware.choose_device(given.job.device))
         origin = Origin.of(given.dataset, given.reading, pictures)
     here = json.dumps([plain(asdict(settings)), origin.digest]).encode()
     if here != (group.share(here) if group.leads else first):
-        raise ValueError(f"process {group.rank} has other images or settings than the first; all need the same")
+        raise ValueError(f"process {group.rank} has other images or settings than process 0; all need the same")
     return pictures, settings, Record(folder=folder, job=given.job, origin=origin, group=group)
 
 

@@ -153,7 +153,7 @@ def resolve(settings: Images, pictures: Pictures, device: torch.device) -> Resol
         return settings
     if pictures.shards is not None and settings.posterior_above is not None:
         given = f"posterior_above is {settings.posterior_above}"
-        raise ValueError(f"{given}; it asks all training images at every step, and these stay in shards: leave it out")
+        raise ValueError(f"{given}; it needs all training images at every step, but they stay in shards; leave it out")
     if settings.minutes is None and settings.steps is None:
         settings = replace(settings, minutes=10.0)
     looked, std = some(pictures.train, 2048), pictures.statistics[1]
@@ -169,7 +169,7 @@ def resolve(settings: Images, pictures: Pictures, device: torch.device) -> Resol
     classes, labels = settings.classes and pictures.labels is not None, pictures.labels
     if labels is not None and (settings.network != "unet" or not 2 <= len(labels.names) <= pictures.n / 20):
         if classes:  # the score of fewer images is those images
-            print("classes are not told apart: only unet can, and two of 20 images each are needed")
+            print("classes are not learned: that needs --network unet and two classes of 20 images each")
         classes = False
     unguided = settings.guidance == "chosen" and METHODS[settings.sampler].guided_from == math.inf
     mean = log_sigma_mean(detail(looked), std) if settings.log_sigma_mean is None else settings.log_sigma_mean

@@ -197,5 +197,5 @@ def recalled(given: Images, saved: dict[str, Any], where: str) -> ResolvedImages
     own = validation.validated(ResolvedImages, saved | changes, where)
     names = given_ones(given, {field.name for field in fields(given)} - {"job", "dataset"})
     if vain := sorted(name for name in names if getattr(given, name) != getattr(own, name)):
-        print(f"--resume goes on with the run's own settings: {', '.join(vain)} given in vain")
+        print(f"--resume keeps the run's own settings; these options have no effect: {', '.join(vain)}")
     return replace(own, job=given.job)

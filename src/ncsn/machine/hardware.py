@@ -65,7 +65,7 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> None:
         torch.compiler.set_stance("force_eager")
         first, *rest = str(error).strip().splitlines() or [type(error).__name__]
         reason = "; ".join([first, *[line for line in rest if "error:" in line][:1]])  # the compiler's own first error
-        say(f"going on without torch.compile, about 1.5 times slower: {reason}")
+        say(f"training continues without torch.compile, about 1.5 times slower: {reason}")
 
 
 def stance(name: str) -> AbstractContextManager[None]:
@@ -178,5 +178,5 @@ class Threads:
             self.number = max(1, min(self.most, int(free + TOLERATED)))
             if self.number < self.most and not self.announced:
                 self.announced = True
-                say(f"other programs leave {free:.1f} processors: {self.number} of {self.most} threads compute")
+                say(f"other programs leave {free:.1f} processors free: ncsn uses {self.number} of {self.most} threads")
         torch.set_num_threads(self.number)

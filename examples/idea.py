@@ -1,0 +1,65 @@
+"""The picture at the top of README: data, noise levels, arrows, samples.
+
+python examples/idea.py                # a minute on one core; writes docs/images/idea.png
+
+The upper row is what training sees: the data with more and more noise.  The arrows are the score that a network has
+learned from it.  The lower row is sampling: new points start in noise and follow the arrows from right to left.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import ncsn
+
+PICTURE = Path(__file__).parent.parent / "docs" / "images" / "idea.png"
+SIGMAS = (0.0, 0.15, 0.4, 1.2)  # about the noise levels that are shown, from the data to noise that hides it
+VIEW = 3.0
+GREY, RED, INK = "#8d99ae", "#d1495b", "#22223b"
+
+
+def two_moons(n: int, generator: torch.Generator) -> Tensor:
+    """Points (n, 2) near two half circles, of mean 0 and standard deviation 1."""
+    angle = torch.pi * torch.rand(n, generator=generator)
+    side = (torch.rand(n, generator=generator) < 0.5).float() * 2 - 1
+    x = torch.stack([side * (angle.cos() - 0.5), side * (angle.sin() - 0.25)], 1)
+    x += 0.06 * torch.randn(n, 2, generator=generator)
+    return (x - x.mean(0)) / x.std(0)
+
+
+def main() -> None:
+    """Learn the score of the two moons, sample from it, and draw both."""
+    generator = torch.Generator().manual_seed(0)
+    data = two_moons(5000, generator)
+    run = ncsn.fit(data, steps=3000)
+    states = list(run.steps(1500, levels=60, seed=0))
+
+    axis = torch.linspace(-0.9 * VIEW, 0.9 * VIEW, 11)
+    grid = torch.cartesian_prod(axis, axis)
+    figure = Figure(figsize=(9.6, 6.0), layout="constrained")
+    halves: Any = figure.subfigures(2, 1)
+    upper, lower = halves
+    upper.suptitle("Learn: add noise to the data. A network learns the arrows back.", size=17, color=INK)
+    lower.suptitle("Sample: start in noise, on the right. Follow the arrows to the left.", size=17, color=INK)
+    for above, below, about in zip(upper.subplots(1, 4), lower.subplots(1, 4), SIGMAS, strict=True):
+        sigma, x = min(states, key=lambda step: abs(step.sigma - about))
+        noisy = data[:1500] + sigma * torch.randn(1500, 2, generator=generator)
+        above.scatter(*noisy.T.numpy(), s=4, color=GREY, alpha=0.6, linewidths=0)
+        below.scatter(*x.T.numpy(), s=4, color=RED, alpha=0.6, linewidths=0)
+        if sigma:
+            arrows = run.score(grid, sigma).detach() * sigma**2  # as long as the way to the mean of the clean data
+            arrows = arrows / arrows.norm(dim=1, keepdim=True).clamp_min(0.3)
+            above.quiver(*grid.T.numpy(), *arrows.T.numpy(), color=INK, scale=14, width=0.01)
+        above.set_title(f"σ = {sigma:.2g}" if sigma else "data", size=16, color=INK)
+        below.set_title(f"σ = {sigma:.2g}" if sigma else "samples", size=16, color=INK)
+        for axes in (above, below):
+            axes.set(xlim=(-VIEW, VIEW), ylim=(-VIEW, VIEW), aspect="equal", xticks=[], yticks=[])
+            axes.spines[:].set_color(GREY)
+    figure.savefig(PICTURE, dpi=100)
+
+
+if __name__ == "__main__":
+    main()
