@@ -1,12 +1,9 @@
-"""The side-by-side runs and the measurements of scaling: tables say what rows say."""
+"""The tables of the side-by-side runs say what their rows say."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import bench
-import pytest
 
 METRICS = {
     "frechet_distance": {"generated": 2.0, "held_out": 0.2, "training": 0.1},
@@ -46,12 +43,3 @@ def test_a_table_has_the_longest_budgets_first_and_ratios_to_ours_of_the_same_da
     assert lines[3][11] == "1.00", "a speed is a ratio to ours on the same data"
     bench.plot(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
-
-
-@pytest.mark.slow
-def test_a_small_setting_is_measured_and_printed(tmp_path: Path) -> None:
-    words = ["--seconds", "0.001", "--points", "2", "--only", "sampling", "--out", str(tmp_path / "found.json")]
-    script = [sys.executable, str(bench.HERE / "scaling.py"), *words]
-    printed = subprocess.run(script, stdout=subprocess.PIPE, text=True, check=True).stdout
-    assert "| sampling | batch | 10 to 20 |" in printed
-    assert "training step" not in printed
