@@ -28,7 +28,6 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +53,8 @@ SILENT = ("frozen", "kw_only", "strict", "le", "delay", "leave", "mininterval")
 LOOKS = ("dpi", "alpha", "ms", "lw", "linewidths", "markerscale", "framealpha", "fontsize", "shrink", "pad")
 HEAVY = ("beartype.claw", "diffusers", "hypothesis", "matplotlib.pyplot", "onnxruntime", "pydantic", "torch", "tyro")
 OPTIONS = "-x -q -p no:cacheprovider -p _hypothesis_pytestplugin -o addopts= --hypothesis-seed=0"
-COPIED = ("src", "tests", "benchmarks", "examples")
 ELSEWHERE = ("docs", "page", "benchmarks", "examples", "scripts")  # tests of these are not asked
 FAILED = (1, 2)  # pytest's exit status where a test fails, or its file cannot be imported
-WATCHED = Path("watched.json")
 MOST = 60.0  # seconds of tests for a mutant
 SLACK = 30  # seconds that a test may take beyond three times what it took
 
@@ -92,19 +89,19 @@ class Watch:
         self.coverage.stop()
         data = self.coverage.get_data()
         lines = {module: data.contexts_by_lineno(str(path.absolute())) for module, path in modules().items()}
-        WATCHED.write_text(json.dumps([lines, self.seconds, session.testsfailed]))
+        Path("watched.json").write_text(json.dumps([lines, self.seconds, session.testsfailed]))
 
 
 class Choice:
     """A plugin of pytest that runs the tests which are chosen, in their order; an alarm ends one that hangs."""
 
     def __init__(self, tests: dict[str, float]) -> None:
-        self.tests, self.order = tests, list(tests)
+        self.tests = tests
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """A mutant may give cases other names: they are no failures."""
-        items[:] = [item for item in items if item.nodeid in self.tests]
-        items.sort(key=lambda item: self.order.index(item.nodeid))
+        chosen = {item.nodeid: item for item in items if item.nodeid in self.tests}
+        items[:] = [chosen[test] for test in self.tests if test in chosen]
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Nobody hears the alarm, so it ends the process."""
@@ -146,8 +143,9 @@ def chosen_tests(module: str, ran: dict[int, list[str]], line: int, seconds: dic
 
     Then the others of their files; up to a minute.
     """
-    named = {test for test in seconds if test.startswith(f"tests/test_{module.rpartition('/')[2]}.py")}
-    near = set(ran.get(line, ())) - {""} or {test for tests in ran.values() for test in tests if test} | named
+    near = set(ran.get(line, ())) - {""}
+    named = {test for test in seconds if not near and test.startswith(f"tests/test_{module.rpartition('/')[2]}.py")}
+    near = near or named | {test for tests in ran.values() for test in tests if test}
     files = {test.partition("::")[0] for test in near}
     chosen: dict[str, float] = {}
     for test in sorted(seconds, key=lambda test: (test not in near, test not in named, seconds[test])):
@@ -159,47 +157,24 @@ def chosen_tests(module: str, ran: dict[int, list[str]], line: int, seconds: dic
 def settle(folder: str) -> None:
     """Give this process a copy of the tree of its own."""
     os.chdir(tempfile.mkdtemp(dir=folder))
-    for name in COPIED:
-        shutil.copytree(ROOT / name, name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("src", "tests"):
+        shutil.copytree(ROOT / name, name)
     sys.path[:0] = [str(Path("src").absolute())]
 
 
 def run_tests(files: list[str], plugin: object) -> int:
-    """Pytest's exit status, or minus the signal that ended it, in a process of its own; what that began ends too."""
+    """Pytest's exit status, or minus the signal that ended it, in a process of its own."""
     if (child := os.fork()) == 0:
-        os.setsid()
         for stream in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-        status = 0
-        for part in (files[:1], files[1:]):  # the first may be enough
-            if part and status not in FAILED:
-                status = int(pytest.main([*OPTIONS.split(), "-m not slow", *part], plugins=[plugin]))
-        os._exit(status)
-    _, status = os.waitpid(child, 0)
-    with suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(status)
+        os._exit(int(pytest.main([*OPTIONS.split(), "-m not slow", *files], plugins=[plugin])))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def watch(path: str) -> Any:
     """What a file's tests run, their seconds, and how many fail."""
     run_tests([path], Watch())
-    return json.loads(WATCHED.read_bytes())
-
-
-def cover(pool: Any) -> tuple[dict[str, dict[int, list[str]]], dict[str, float]]:
-    """The tests that run each line of each module, and their seconds."""
-    lines: Any = defaultdict(lambda: defaultdict(list))
-    seconds: dict[str, float] = {}
-    files = [str(path) for path in Path("tests").glob("test_*.py") if path.stem[5:] not in ELSEWHERE]
-    for ran, times, failed in pool.imap_unordered(watch, files):
-        if failed:
-            raise SystemExit(f"{list(times)[-1]} fails without any change")
-        seconds |= times
-        for module in ran:
-            for line, tests in ran[module].items():
-                lines[module][int(line)] += tests
-    return lines, seconds
+    return json.loads(Path("watched.json").read_bytes())
 
 
 def survivor(mutant: Mutant) -> str:
@@ -231,12 +206,20 @@ def main() -> None:
         importlib.import_module(name)
     began, fork = time.monotonic(), multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder, fork.Pool(options.workers, settle, (folder,)) as pool:
-        lines, seconds = cover(pool)
+        lines: Any = defaultdict(lambda: defaultdict(list))  # the tests that run each line of each module
+        seconds: dict[str, float] = {}
+        files = [str(path) for path in Path("tests").glob("test_*.py") if path.stem[5:] not in ELSEWHERE]
+        for ran, times, failed in pool.imap_unordered(watch, files):
+            if failed:
+                raise SystemExit(f"{list(times)[-1]} fails without any change")
+            seconds |= times
+            for module in ran:
+                for line, tests in ran[module].items():
+                    lines[module][int(line)] += tests
         mutants: list[Mutant] = []
         for module in options.modules or sources:
-            possible = places(sources[module])
-            count = min(options.number, len(possible))
-            for name, place, line in random.Random(f"{options.seed} {module}").sample(possible, count):
+            possible, rng = places(sources[module]), random.Random(f"{options.seed} {module}")
+            for name, place, line in rng.sample(possible, min(options.number, len(possible))):
                 mutants.append((module, name, place, line, chosen_tests(module, lines[module], line, seconds)))
         survived, total = Counter[str](), Counter(module for module, *_ in mutants)
         for (module, _, _, line, _), change in zip(mutants, pool.imap(survivor, mutants), strict=True):
