@@ -101,7 +101,7 @@ def test_what_reading_allows() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 0.0), (2.0, 2.0), (0.0, float("inf")), (-1e308, 1e308)])
 def test_a_depth_has_a_finite_range(low: float, high: float) -> None:
-    with pytest.raises(ValueError, match="^depth is 'float32' from"):
+    with pytest.raises(ValueError, match=r"^depth is 'float32' from"):
         Depth("float32", low, high)
 
 
