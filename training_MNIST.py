@@ -25,6 +25,8 @@ def main(given: Images) -> None:
     """Data, noise, model, training, samples, pictures."""
     # Data: some images are held out: those for validation show how learning goes, those for testing judge.  Settings
     # that are not given follow from the data.  The record keeps the training in the run's folder.
+    if given.signals:
+        raise ValueError("this script tells the story of images; `ncsn train DATA --signals` learns signals")
     data, settings, record = opened(given)
 
     # Noise: Gaussian noise of every size between σ_min and σ_max hides the images; the network learns to see through.

@@ -24,7 +24,7 @@ import ncsn
 from ncsn.machine import hardware
 
 CPU = torch.device("cpu")
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 Labels = Int64[Tensor, "b"] | None
 
 

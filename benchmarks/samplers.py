@@ -105,7 +105,7 @@ def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
                 "sampler": sampler,
                 "levels": levels,
                 "guidance": weight,
-                "nfe": drawn.nfe,
+                "nfe": drawn.steps.nfe,
                 "frechet_distance": metrics.frechet_distance(seen.features, held_out.features),
                 "confident": seen.confident,
             }

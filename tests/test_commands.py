@@ -183,10 +183,11 @@ def test_a_job_goes_on_from_its_own_blocks_and_removes_nothing_else(
 ) -> None:
     folder = interrupted(tmp_path / "x.npz", monkeypatch, capsys)
     (folder / "chapter.tex").write_text("precious")
+    np.savez(folder / "000001.npz", x=np.zeros((3, 1, 2, 3), np.uint8))  # whole, but of too few samples
     x = drawn_by("sample it -n 2100 --levels 3 --seed 5 --device cpu", tmp_path / "x.npz")
     assert torch.equal(x[:1000], quantize(small.sample(1000, seed=5, levels=3)))
     assert len([*folder.iterdir()]) == 3
-    cli.main([*MANY_SAMPLES.split(), str(tmp_path / "x.npz"), "--overwrite"])
+    assert len(drawn_by(MANY_SAMPLES.replace("--out", "--overwrite"), tmp_path / "x.npz")) == 2100
     assert [path.name for path in folder.iterdir()] == ["chapter.tex"]
 
 
@@ -473,6 +474,7 @@ def test_info_says_what_a_run_is(run: Path, capsys: Printed) -> None:
     ("line", "complaint"),
     [
         ("sample nowhere", "nowhere is not a run"),
+        ("train .", "lies in the data"),
         ("sample RUN --out x.jpg", ".jpg"),
         ("sample RUN --foo", "--foo"),
         ("sample RUN --out taken.png", "--overwrite"),

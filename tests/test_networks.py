@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ncsn.networks import MLP, NCSN
-from ncsn.networks.unet import Block, Classifier, UNet
+from ncsn.networks.unet import Block, Classifier, UNet, fold, unfold
 from ncsn.validation import check_call
 
 
@@ -13,6 +13,8 @@ from ncsn.validation import check_call
     [
         (MLP(3, width=16, layers=2), (3,)),
         (UNet(2, channels=(8, 16), blocks=1, features=16), (2, 12, 8)),
+        (UNet(2, channels=(8, 16), blocks=1, features=16, dimensions=1), (2, 13)),
+        (UNet(2, channels=(8, 16), blocks=1, features=16, dimensions=3), (2, 3, 5, 4)),
         (NCSN(2, width=4, features=8), (2, 13, 7)),
         (NCSN(2, width=4, sigmas=(1.0, 10.0)), (2, 12, 8)),
     ],
@@ -37,17 +39,23 @@ def test_noise_levels_are_seen_by_waves_of_six_octaves() -> None:
     torch.testing.assert_close((frequencies / (2 * torch.pi)).log2(), torch.linspace(-3, 3, 32))
 
 
-@pytest.mark.parametrize("size", [(28, 28), (30, 30), (33, 47), (105, 105), (1, 3)])
-def test_unet_takes_any_size_and_pads_with_zeros_inside(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(28, 28), (30, 30), (33, 47), (105, 105), (1, 3), (1,), (40,), (13, 5, 8)])
+def test_unet_takes_any_size_and_pads_with_zeros_inside(size: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    network = UNet(2, (8, 8, 8), blocks=1, features=8)
+    network = UNet(2, (8, 8, 8), blocks=1, features=8, dimensions=len(size))
     torch.nn.init.normal_(network.head.weight, std=0.1)
     x, c = torch.randn(2, 2, *size), torch.zeros(2)
-    height, width = size
-    padded = F.pad(x, (0, -width % 8, 0, -height % 8))
+    padded = F.pad(x, [n for side in reversed(size) for n in (0, -side % 8)])
     value = network(x, c)
-    torch.testing.assert_close(value, network(padded, c)[:, :, :height, :width])
+    inside = tuple(map(slice, (2, 2, *size)))
+    torch.testing.assert_close(value, network(padded, c)[inside])
     assert bool((value != 0).any())
+
+
+def test_folding_is_pixel_unshuffle(generator: torch.Generator) -> None:
+    x = torch.randn(2, 3, 4, 6, 2, generator=generator)
+    assert torch.equal(fold(x[..., 0]), F.pixel_unshuffle(x[..., 0], 2))
+    assert torch.equal(unfold(fold(x)), x)
 
 
 def test_a_new_block_is_the_identity(generator: torch.Generator) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import ncsn
 from ncsn import run as runs
+from ncsn.data import Origin, Reading
 from ncsn.distributions import TOYS, Empirical
 from ncsn.machine import hardware
 from ncsn.noise import suggest_noise
@@ -395,7 +396,8 @@ def pictures(tmp_path: Path) -> Path:
     images = PICTURES.build(0.3, 0.5)
     for weight in images.parameters():
         nn.init.normal_(weight, std=0.1)
-    Run(score=images, recipe=PICTURES, experiment="images", settings={"minutes": 3.5}).save(tmp_path / "run")
+    origin = Origin(dataset="pets", reading=Reading(), digest="01ab", split=(30, 4, 5))
+    Run(score=images, recipe=PICTURES, settings={"minutes": 3.5}, origin=origin).save(tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -440,7 +442,7 @@ def changed(content: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 def refusal(folder: Path) -> str:
     """What reading a run's model ends in; nothing if it is read."""
-    return refused(lambda: runs.read_model(folder, runs.read_config(folder).recipe), naming=str(folder))
+    return refused(lambda: runs.read_model(folder, runs.read_config(folder)), naming=str(folder))
 
 
 def test_a_config_with_nonsense_anywhere_is_refused_or_means_it(pictures: Path) -> None:
@@ -465,6 +467,7 @@ def test_a_config_with_nonsense_anywhere_is_refused_or_means_it(pictures: Path) 
         ("recipe.depth.dtype", "object", "depth is 'object'"),
         ("recipe.shares.dogs", KeyError, "2 classes"),
         ("recipe.sampling.sampler", "fast", "sampler is fast"),
+        ("data.digest", "02ab", "another data was written"),  # the weights are another run's
     ],
 )
 def test_what_a_config_must_not_say_is_named(pictures: Path, place: str, value: Any, message: str) -> None:
@@ -487,7 +490,7 @@ def test_what_a_config_must_not_say_is_named(pictures: Path, place: str, value: 
 @pytest.mark.parametrize("by_us", [True, False])
 def test_weights_of_another_network_are_refused(pictures: Path, name: str, tensor: Tensor | None, by_us: bool) -> None:
     path = pictures / MODEL
-    tensors = read_tensors(path)
+    tensors = read_tensors(path, data="01ab")
     tensors.pop(name, None)
     tensors |= {} if tensor is None else {name: tensor}
     path.write_bytes(sealed(tensors) if by_us else save(tensors, metadata={"format": "pt"}))

@@ -94,6 +94,21 @@ def image_pairs(
     return image_grid(torch.stack(rows, 1).flatten(0, 2), path, columns=columns)
 
 
+@_styled()
+def signal_rows(rows: Mapping[str, Float[Tensor, "n c l"]], path: Place = None, *, columns: int = 6) -> "Figure":
+    """The first signals of each set, a row each under its name, on one scale; a line for each channel.
+
+    ``rows``: real signals above, and samples below, for example.  ``columns``: how many of each.
+    """
+    figure = _blank(1.9 * columns, 1.4 * len(rows) + 0.2)
+    panels = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
+    for line, (title, signals) in zip(panels, rows.items(), strict=True):
+        line[0].set_title(title, loc="left")
+        for axes, signal in zip(line, signals.cpu(), strict=False):
+            axes.plot(signal.flatten(1).T.numpy(), lw=0.9)  # volumes' numbers in a row
+    return _finish(figure, path)
+
+
 def visible(x: Float[Tensor, "*d"], sigma: float) -> UInt8[Tensor, "*d"]:
     """Noisy images with their contrast reduced around mid-grey until two standard deviations of noise fit."""
     return quantize(0.5 + (x - 0.5) / (1 + 4 * sigma))

@@ -205,30 +205,25 @@ class Drawn:
     """Samples, and what they cost.
 
     ``samples`` (n, *d): in the units of the data.  ``path``: the first few of them on their way, if asked for.
-    ``sampling``: how they were drawn.  ``nfe``, ``guide_nfe``: evaluations, for each sample, of the network and of the
-    guide that it is moved away from.  ``backward``, ``particles``, ``effective``: as for ``Steps``.
+    ``steps``: how they were drawn, all of which are taken.
     """
 
     samples: Float[Tensor, "n *d"]
     path: list[Step]
-    sampling: Sampling
-    nfe: int
-    guide_nfe: int
+    steps: Steps
     seconds: float
-    backward: int = 0
-    particles: int = 1
-    effective: float = math.inf
 
     @property
     def cost(self) -> str:
         """All of it, for a user to read."""
-        return cost(len(self.samples), self.sampling.sampler, self.nfe, self.guide_nfe, self.seconds)
+        return cost(len(self.samples), self.steps, self.seconds)
 
 
-def cost(n: int, sampler: str, nfe: int, guide_nfe: int, seconds: float) -> str:
+def cost(n: int, steps: Steps, seconds: float) -> str:
     """What ``n`` samples took, for a user to read; evaluations of the network and of the guide are for each sample."""
-    guide = f" and {guide_nfe} of the guide" if guide_nfe else ""
-    return f"{n} samples by {sampler}, {nfe} evaluations each{guide}, {seconds:.1f} s, {n / seconds:.0f} samples/s"
+    sampler, guide = steps.sampling.sampler, f" and {steps.guide_nfe} of the guide" if steps.guide_nfe else ""
+    speed = f"{seconds:.1f} s, {n / seconds:.0f} samples/s"
+    return f"{n} samples by {sampler}, {steps.nfe} evaluations each{guide}, {speed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -643,7 +638,7 @@ class Run:
         with storage.claim(Path(folder), overwrite=overwrite):
             for place, run, model in parts:
                 place.mkdir(exist_ok=True)
-                write_model(place, model, run.units)
+                write_model(place, model, run.units, origin=run.origin)
                 write_config(place, run.experiment, run.settings, run.recipe, run.origin)
 
 
@@ -654,7 +649,7 @@ def plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The content of a config.json: what made the run (images, toy or fit), its settings, recipe and data, if known."""
+    """The content of a config.json: what made the run (images, signals, toy or fit), how, and its data, if known."""
 
     version: Literal[3]
     experiment: str
@@ -687,22 +682,27 @@ def read_config(folder: Path) -> Config:
     return validated(Config, read_json(folder / "config.json"), str(folder / "config.json"))
 
 
-def write_model(folder: Path, model: ScoreModel, units: Units | None = None) -> None:
-    """Write model.safetensors, atomically: the weights, and the units of the data if they are not the model's own."""
+def write_model(folder: Path, model: ScoreModel, units: Units | None = None, *, origin: Origin | None = None) -> None:
+    """Write model.safetensors, atomically: the weights, and the units of the data if they are not the model's own.
+
+    ``origin``: the images that they have learned from, whose sha256 goes into the file's metadata.
+    """
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if units is not None:
         tensors |= {"units.shift": units.shift, "units.scale": units.scale}
     with storage.atomic(folder / storage.MODEL) as temporary:
-        temporary.write_bytes(storage.sealed(tensors))  # not save_file, whose files only their owner may read
+        # Not by save_file, whose files only their owner may read.
+        temporary.write_bytes(storage.sealed(tensors, **({"data": origin.digest} if origin else {})))
 
 
-def read_model(folder: Path, recipe: Recipe, *, network: nn.Module | None = None) -> tuple[ScoreModel, Units | None]:
-    """The model in a run's folder, as its ``recipe`` says, around a ``network`` of the user's own if it needs one.
+def read_model(folder: Path, config: Config, *, network: nn.Module | None = None) -> tuple[ScoreModel, Units | None]:
+    """The model in a run's folder, as its recipe says, around a ``network`` of the user's own if it needs one.
 
-    Raises ValueError if the weights are missing, damaged, of another network, or if they are no weights.
+    ``config``: what the folder's config.json says.
+    Raises ValueError if the weights are missing, damaged, of another network or other images, or if they are none.
     """
-    path = folder / storage.MODEL
-    tensors = storage.read_tensors(path)
+    path, recipe = folder / storage.MODEL, config.recipe
+    tensors = storage.read_tensors(path, data=config.data.digest if config.data else "")
     try:
         units = Units(tensors.pop("units.shift"), tensors.pop("units.scale")) if "units.shift" in tensors else None
         model = recipe.build(tensors["data_mean"], tensors["data_std"], network=network)
@@ -764,9 +764,9 @@ def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = N
     """
     folder = storage.find(run)
     config, guide, guide_recipe = read_config(folder), None, None
-    model, units = read_model(folder, config.recipe, network=network)
+    model, units = read_model(folder, config, network=network)
     if storage.begun(folder / "guide"):
-        guide_recipe = read_config(folder / "guide").recipe
-        guide, _ = read_model(folder / "guide", guide_recipe)
+        smaller = read_config(folder / "guide")
+        (guide, _), guide_recipe = read_model(folder / "guide", smaller), smaller.recipe
     loaded = Run(score=model, recipe=config.recipe, guide=guide, guide_recipe=guide_recipe, units=units, folder=folder)
     return replace(loaded, experiment=config.experiment, settings=config.settings, origin=config.data).to(device)

@@ -24,8 +24,8 @@ from ncsn.validation import one_line, reason
 
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 # What trainings and evaluations write, and --overwrite removes, config.json last: so a kill leaves no half of a run.
-RESULTS = ("evaluation.json", "evaluation.png", "evaluation.npz", "samples_[0-9]*.png")
-WRITTEN = (MODEL, CHECKPOINT, "metrics.jsonl", "metrics.json", *RESULTS, "config.json")
+EVALUATION = ("evaluation.json", "evaluation.png", "evaluation.npz")
+WRITTEN = (MODEL, CHECKPOINT, "metrics.jsonl", "metrics.json", *EVALUATION, "config.json")
 SHIPPED = ("mnist",)  # the runs in the package, under assets/models
 RUN_FILES = ["config.json", MODEL, "metrics.json", "guide/config.json", "guide/model.safetensors"]
 # What is fetched from the hub, or sent there: text and safetensors, never code or pickles.
@@ -47,7 +47,7 @@ def atomic(path: Path) -> Iterator[Path]:
     written.
     """
     check_regular(path)
-    name = f".{path.stem[:80]}.partial.{HOST}.{os.getpid()}.{secrets.token_hex(8)}{path.suffix}"
+    name = f".{path.stem[:30]}.partial.{HOST}.{os.getpid()}.{secrets.token_hex(8)}{path.suffix}"
     temporary = path.with_name(name)
     try:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -97,10 +97,8 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         raise ValueError(f"{out} exists; give --overwrite to replace it, or another name")
     folder = out.absolute().parent
-    if not folder.is_dir():
-        raise ValueError(f"{out.parent} is not a folder, so {out.name} cannot be written there")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{out} cannot be written: you may not write into its folder")
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise ValueError(f"{out} cannot be written: {out.parent} is not a folder that you may write into")
     sweep(folder)
 
 
@@ -110,29 +108,32 @@ def begun(folder: Path) -> bool:
 
 
 def check(folder: Path, *, overwrite: bool = False, resume: bool = False, pictures: tuple[str, ...] = ()) -> None:
-    """Raises ValueError if a run may not write into ``folder``: it is a file, or what is there would be replaced.
+    """Raises ValueError if a run may not write into ``folder``: something else is there, or what would be replaced.
 
     A run without a checkpoint, copied or saved from Python, cannot be resumed: it would begin anew.
 
     ``pictures``: the names of files that will be written beside the run's own.
     """
-    for place in (folder, folder / "guide"):
+    guide, names = folder / "guide", (*WRITTEN, *pictures)
+    if guide.is_symlink() or guide.is_file():
+        raise ValueError(f"{guide} is a link or a file, and no folder of the run's own; give another --out")
+    for place in (folder, guide):
+        for name in names:
+            check_regular(place / name)
         if resume and (place / MODEL).exists() and not (place / CHECKPOINT).exists():
             raise ValueError(f"{place} has weights, but no {CHECKPOINT} to continue from; give another --out")
-    if (folder / "guide").is_symlink():
-        raise ValueError(f"{folder / 'guide'} is a link, which is not followed; give another --out")
     if overwrite or (resume and begun(folder)):
         return
     if begun(folder):
         raise ValueError(f"{folder} holds another run; --overwrite replaces it, --resume continues it")
-    for path in (path for name in (*WRITTEN, *pictures) for path in folder.glob(name)):
-        raise ValueError(f"{folder} is no run, but has a {path.name}; --overwrite replaces it")
+    for name in (name for name in names if (folder / name).exists()):
+        raise ValueError(f"{folder} is no run, but has a {name}; --overwrite replaces it")
 
 
 def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, pictures: tuple[str, ...] = ()) -> FileLock:
     """Make sure that a run may write into ``folder``, and create it; with ``overwrite`` an old run is removed first.
 
-    Only files that runs write are removed, and what a kill has left half written.
+    Only files that runs write are removed, and what a kill has left half written; of a run that goes on metrics.json.
     Returns the lock that keeps other processes out for as long as it is kept; a kill releases it too.
     Raises ValueError as ``check``, and if another process writes into the folder.
     """
@@ -146,9 +147,8 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, pictur
     check(folder, overwrite=overwrite, resume=resume, pictures=pictures)  # again: whoever held it may have left a run
     for run in (folder / "guide", folder):
         sweep(run, everybodys=True)
-        for path in (path for name in WRITTEN if overwrite for path in run.glob(name)):
-            if path.is_file() and not path.is_symlink():  # what else is there ``atomic`` refuses
-                path.unlink()
+        for name in WRITTEN if overwrite else ("metrics.json",):  # whose numbers are of the weights so far
+            (run / name).unlink(missing_ok=True)
     return lock
 
 
@@ -199,26 +199,28 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return result.hexdigest()
 
 
-def sealed(tensors: dict[str, Tensor]) -> bytes:
-    """A safetensors file of ``tensors``, with their digest in its metadata."""
-    return save(tensors, metadata={"sha256": digest(tensors)})
+def sealed(tensors: dict[str, Tensor], **about: str) -> bytes:
+    """A safetensors file of ``tensors``, with their digest in its metadata, and what else it is ``about``."""
+    return save(tensors, metadata={"sha256": digest(tensors), **about})
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, **about: str) -> dict[str, Tensor]:
     """The tensors of a safetensors file, which are those that were written; in a file without a digest, who knows.
 
-    Raises ValueError if it cannot be read, is not as it was written, or has numbers that are not finite.
+    Raises ValueError if it cannot be read, is not as it was written, says that it is about something else, or has
+    numbers that are not finite.
     """
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        if not metadata.keys() <= {"format"} and metadata != {"sha256": digest(tensors)}:
-            raise ValueError("its tensors have not the digest that was written with them")
+        about |= {"sha256": digest(tensors), "format": metadata.get("format", "")}
+        if wrong := [name for name, value in metadata.items() if value != about.get(name)]:
+            raise ValueError(f"another {' and '.join(wrong)} was written with it")
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
             raise ValueError("it has numbers that are not finite")
     except Exception as error:  # of many kinds, by what is broken
-        raise ValueError(f"{path} is damaged ({reason(error)})") from error
+        raise ValueError(f"{path} is damaged, or another run's ({reason(error)})") from error
     return tensors
 
 

@@ -206,14 +206,4 @@ def follow(steps: "Steps", description: str, began: float, *, compiled: bool, ke
         for step in bar(steps, description):
             if keep:
                 path.append(step._replace(x=step.x[:keep].cpu()))
-    return Drawn(
-        samples=step.x.cpu(),
-        path=path,
-        sampling=steps.sampling,
-        nfe=steps.nfe,
-        guide_nfe=steps.guide_nfe,
-        seconds=time.perf_counter() - began,
-        backward=steps.backward,
-        particles=steps.particles,
-        effective=steps.effective,
-    )
+    return Drawn(samples=step.x.cpu(), path=path, steps=steps, seconds=time.perf_counter() - began)

@@ -73,7 +73,8 @@ class Evaluate(SamplingOptions, RunOptions):
             note = f"the samples are of class {self.label}, the images of all classes: that alone makes them differ"
             result = replace(result, notes=[*result.notes, note])
         numbers = {"source": str(self.run), "run_digest": run.digest, "seed": self.seed, "class": self.label}
-        numbers |= {"sampling": asdict(drawn.sampling), "nfe": drawn.nfe, "guide_nfe": drawn.guide_nfe}
+        numbers |= {"sampling": asdict(drawn.steps.sampling), "nfe": drawn.steps.nfe}
+        numbers |= {"guide_nfe": drawn.steps.guide_nfe}
         numbers |= {"data": images.name, "data_digest": images.digest, "sampling_seconds": drawn.seconds}
         storage.write_json(out / NUMBERS, numbers | result.report())
         shown = samples[: min(30, n // 10 * 10)]

@@ -35,10 +35,10 @@ class Sample(SamplingOptions, RunOptions):
     Args:
         n: How many samples; a picture shows up to 10,000.
         seed: The same seed gives the same samples on one machine.
-        out: Where to write: .png for a grid; .gif for the way of up to 36 images out of the noise; .npz for an array
-            under the key samples, .npy for one alone, for images (n, c, h, w) in the numbers of their files: mostly
-            uint8. Arrays take any number of samples, in the memory of 1,000, and go on after a kill: by the same
-            command, with the same samples.
+        out: Where to write: .png for a grid, or the first six of signals; .gif for the way of up to 36 images out of
+            the noise; .npz for an array under the key samples, .npy for one alone, for images (n, c, h, w) in the
+            numbers of their files: mostly uint8. Arrays take any number of samples, in the memory of 1,000, and go on
+            after a kill: by the same command, with the same samples.
         overwrite: Replace an existing file.
     """
 
@@ -64,12 +64,14 @@ class Sample(SamplingOptions, RunOptions):
             return
         if console.follows():  # the leading process draws pictures alone
             return
-        if not run.recipe.images:
+        moving, signals = self.out.suffix == ".gif", len(run.recipe.shape) == 2
+        if not run.recipe.images and (moving or not signals):
             raise ValueError(f"{self.run} makes points, of which no picture is drawn; --out x.npz")
-        moving = self.out.suffix == ".gif"
         drawn = console.draw(run, self.n, seed=self.seed, keep=36 if moving else 0, **self.how())
         if moving:
             ncsn.plots.evolution_animation(drawn.path, self.out)
+        elif signals:
+            ncsn.plots.signal_rows({"samples": drawn.samples}, self.out)
         else:
             ncsn.plots.image_grid(drawn.samples, self.out, columns=min(self.n, max(8, round(self.n**0.5))))
         print(f"{self.out}: {drawn.cost}")
@@ -94,15 +96,15 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     usual = next(run.blocks(n, **how))
     job = repr((version("ncsn"), version("torch"), run.digest, run.device, depth, n, sorted(how.items())))
     digest = hashlib.sha256(job.encode()).hexdigest()
-    folder = out.with_name(f".{out.name[:80]}.{digest[:16]}.partial")
-    counts = [min(run.block, n - first) for first in range(0, n, run.block)]
-    paths = [folder / f"{number:06}.npz" for number in range(len(counts))]
+    folder = out.with_name(f".{out.name[:30]}.{digest[:16]}.partial")
+    shapes = [(min(run.block, n - first), *run.recipe.shape) for first in range(0, n, run.block)]
+    paths = [folder / f"{number:06}.npz" for number in range(len(shapes))]
     missing: list[int] = []
     if group.leads:
         folder.mkdir(exist_ok=True)
         storage.sweep(folder, everybodys=True)
         # The first block is always drawn: the leading process then knows what samples cost.
-        missing = [number for number, path in enumerate(paths) if number == 0 or not whole(path)]
+        missing = [i for i, path in enumerate(paths) if i == 0 or not whole(path, shapes[i])]
     missing = json.loads(group.share(json.dumps(missing).encode()))
     began = time.perf_counter()
     compiled = console.compile_for(run, n, usual)
@@ -123,9 +125,9 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     finally:
         with suppress(OSError):  # it holds blocks to go on from
             folder.rmdir()
-    now = sum(counts[number] for number in missing)
+    now = sum(shapes[number][0] for number in missing)
     there = f", after {n - now} from before" if now < n else ""
-    print(f"{out}: {cost(now, drawn.sampling.sampler, drawn.nfe, drawn.guide_nfe, drawn.seconds)}{there}")
+    print(f"{out}: {cost(now, drawn.steps, drawn.seconds)}{there}")
     return drawn
 
 
@@ -137,10 +139,10 @@ def rows(path: Path) -> "np.ndarray":
         return np.asarray(block["x"])
 
 
-def whole(path: Path) -> bool:
-    """Whether a block is there, and undamaged."""
+def whole(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether a block of this shape is there, and undamaged."""
     try:
-        return rows(path) is not None
+        return rows(path).shape == shape
     except Exception:  # of many kinds, by what is damaged
         return False
 

@@ -89,9 +89,9 @@ class Problem(RunOptions):
         drawn = console.draw(posterior, self.n, seed=seed, levels=self.levels, particles=self.particles)
         guess, x = shown(y)[0], drawn.samples
         ncsn.plots.posterior_page(None if self.measured else image, guess, x, self.out)
-        quality = f", {drawn.backward} backward passes each" if drawn.backward else ""
-        if drawn.particles > 1:
-            quality += f"; {drawn.particles} particles, effective sample size {drawn.effective:.0f}"
+        quality = f", {drawn.steps.backward} backward passes each" if drawn.steps.backward else ""
+        if drawn.steps.particles > 1:
+            quality += f"; {drawn.steps.particles} particles, effective sample size {drawn.steps.effective:.0f}"
         elif posterior.observation is not None:
             quality += "; approximate where several answers compete (moment matching)"
         if not self.measured:

@@ -37,14 +37,18 @@ class Train(Images):
         run = ncsn.fit(data, settings=settings, record=record)
         if record.writes:
             drawn = console.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, 36))
-            annealed = console.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
-            ncsn.plots.image_grid(drawn.samples, record.path("samples.png"))
-            ncsn.plots.image_grid(annealed.samples, record.path("samples_annealed.png"))
-            ncsn.plots.evolution(drawn.path, record.path("evolution.png"))
-            ncsn.plots.evolution_animation(drawn.path, record.path("evolution.gif"))
+            if run.units is not None:
+                rows = {"held out": run.units.restore(data.validation), "samples": drawn.samples}
+                ncsn.plots.signal_rows(rows, record.path("samples.png"))
+            else:
+                annealed = console.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
+                ncsn.plots.image_grid(drawn.samples, record.path("samples.png"))
+                ncsn.plots.image_grid(annealed.samples, record.path("samples_annealed.png"))
+                ncsn.plots.evolution(drawn.path, record.path("evolution.png"))
+                ncsn.plots.evolution_animation(drawn.path, record.path("evolution.gif"))
             ncsn.plots.loss_curves([vars(row) for row in record.rows], BAND_NAMES, record.path("loss.png"))
             record.results(run, drawn)
-            for line in remarks(data, drawn.samples):
+            for line in [] if settings.signals else remarks(data, drawn.samples):
                 print(line)
         record.group.share()  # the others wait for the pictures, and end together
 

@@ -1,5 +1,6 @@
 from .images import Images as Images
 from .images import Labels as Labels
+from .images import Signals as Signals
 from .images import batches as batches
 from .named import Origin as Origin
 from .named import load_images as load_images

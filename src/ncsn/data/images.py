@@ -1,4 +1,4 @@
-"""Image data sets as tensors: three parts, classes, what was done to the files that they come from; and batches.
+"""Data sets of images, and of signals, as tensors: three parts, classes, what was done to the files; and batches.
 
 Batches are index operations, never a loop over images.
 """
@@ -8,15 +8,15 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, Shaped, UInt8
+from jaxtyping import Float, Float32, Float64, Int64, Shaped, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -26,7 +26,8 @@ from ncsn.machine import hardware
 from ncsn.objectives import Batch
 from ncsn.validation import one_line
 
-IMAGE_KEYS = {"", "x", "image", "images", "img", "imgs", "data", "samples", "arr_0"}
+IMAGE_KEYS = {"", "x", "image", "images", "img", "imgs", "signals", "data", "samples", "arr_0"}
+Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
 LABEL_KEYS = {"y", "label", "labels", "target", "targets"}
 
 
@@ -56,14 +57,15 @@ class Images:
     ``shards``: where all training images are, if they are too many for a disk; ``train`` then has some of them.
     """
 
-    train: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n c h w"]
-    validation: UInt8[Tensor, "v c h w"] | Float32[Tensor, "v c h w"]
-    test: UInt8[Tensor, "t c h w"] | Float32[Tensor, "t c h w"]
+    train: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n c *d"]
+    validation: UInt8[Tensor, "v c h w"] | Float32[Tensor, "v c *d"]
+    test: UInt8[Tensor, "t c h w"] | Float32[Tensor, "t c *d"]
     labels: Labels | None = None
     name: str = ""
     depth: Depth = BYTES
     said: tuple[str, ...] = ()
     shards: tuple[Path, ...] | None = None
+    noun = "images"
 
     @property
     def n(self) -> int:
@@ -71,10 +73,9 @@ class Images:
         return len(self.train)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """Channels, height and width of one image."""
-        channels, height, width = self.train.shape[1:]
-        return channels, height, width
+        return tuple(self.train.shape[1:])
 
     @cached_property
     def statistics(self) -> tuple[float, float]:
@@ -100,16 +101,29 @@ class Images:
 
     def describe(self) -> str:
         """How many images of which size, what was converted, how many classes, and how they are split; one line."""
-        channels, height, width = self.shape
-        kind = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
+        channels, *sides = self.shape
+        colours = {1: "grey", 3: "RGB"} if self.noun == "images" else {1: "1 channel"}
+        kind = colours.get(channels, f"{channels} channels")
         converted = [line.partition(":")[0] for line in self.said]
         names = () if self.labels is None else self.labels.names
         # Folders of parts that are taken for classes are seen by their names.
-        listed = f" ({', '.join(names)})" if 0 < len(names) <= 5 else ""
+        listed = f" ({one_line(', '.join(names))})" if 0 < len(names) <= 5 else ""
         parts = [len(part) for part in (self.train, self.validation, self.test)]
-        about = f"{sum(parts):,} images, {height} × {width}, {kind}"
+        about = f"{sum(parts):,} {self.noun}, {' × '.join(map(str, sides))}, {kind}"
         facts = ", ".join([about, *converted, f"{len(names) or 'no'} classes{listed}"])
         return f"{facts}; {' / '.join(f'{part:,}' for part in parts)} for training, validation, test"
+
+
+@dataclass(frozen=True)
+class Signals(Images):
+    """Signals (n, c, l), or volumes (n, c, d, h, w): real numbers, each channel with mean 0 and standard deviation 1.
+
+    ``shift``, ``scale``: of each channel of the training signals; in the user's units they are shift + scale·x.
+    """
+
+    shift: Float64[Tensor, "c *ones"] = field(kw_only=True)
+    scale: Float64[Tensor, "c *ones"] = field(kw_only=True)
+    noun = "signals"
 
 
 def chunks(data: Tensor) -> Iterator[Tensor]:
@@ -199,6 +213,15 @@ def images_in(name: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray,
     return array.transpose(0, 2, 3, 1) if array.shape[1] < array.shape[3] else array
 
 
+def signals_in(name: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "n c *d"]:
+    """Signals (n, c, l) or (n, l), or volumes (n, c, d, h, w), with their channels.  Raises ValueError for others."""
+    if array.ndim not in (2, 3, 5) or not array.size or array.dtype.kind not in "iuf":
+        raise ValueError(f"{name} has shape {array.shape} of {array.dtype}; signals are numbers (n, channels, length)")
+    if wrong := int((~np.isfinite(array)).sum()):
+        raise ValueError(f"{name} holds NaN or infinity, {wrong:,} times; fill them in, or leave those signals out")
+    return array[:, None] if array.ndim == 2 else array
+
+
 def classes_in(name: str, array: Shaped[np.ndarray, "..."] | None, n: int) -> list[int | str]:
     """The classes of ``n`` images, "" if there is no array of them.  Raises ValueError if it holds something else."""
     if array is None:
@@ -217,14 +240,17 @@ def role(key: str) -> tuple[str, Split | None]:
     return "x" if word in IMAGE_KEYS else "y" if word in LABEL_KEYS else word, part
 
 
-def from_arrays(name: str, found: Mapping[str, Shaped[np.ndarray, "..."]]) -> Catalogue:
+def from_arrays(name: str, found: Arrays, examples_in: Callable[..., np.ndarray] = images_in) -> Catalogue:
     """The images in the only array, or in those whose keys are like images or x, or x_train and test_images.
 
-    The keys of their classes are like labels or y, or y_train and test_labels.
+    The keys of their classes are like labels or y, or y_train and test_labels.  ``examples_in``: what makes images of
+    an array with a name.
     Raises ValueError if there are others, if classes are missing, if dtypes differ, or if there is nothing to train on.
     """
     keys = {role(key) if len(found) > 1 else ("x", None): key for key in found}
-    stacks = {part: images_in(f"{name} {key}".strip(), found[key]) for (word, part), key in keys.items() if word == "x"}
+    stacks = {
+        part: examples_in(f"{name} {key}".strip(), found[key]) for (word, part), key in keys.items() if word == "x"
+    }
     labels = {part: found[key] for (word, part), key in keys.items() if word == "y"}
     whole = len(stacks) + len(labels) == len(found) and labels.keys() in (set(), stacks.keys())
     dtypes = {stack.dtype for stack in stacks.values()}
@@ -279,6 +305,27 @@ def images_of(name: str, catalogue: Catalogue, reading: Reading) -> Images:
         lines.append(f"broken left out: {listed}")
     validation, test, train = torch.split(torch.from_numpy(pixels), [len(members) for members in parts.values()])
     return Images(train, validation, test, labels_of(parts), short_name(name), depth, (*said, *lines))
+
+
+def signals_of(name: str, found: Arrays) -> Signals:
+    """The signals in arrays, by this name; their parts and classes have the keys that those of images have.
+
+    Raises ValueError if there are none, if there are too few, or if a channel is constant.
+    """
+    parts = parts_of(from_arrays(name, found, signals_in)[0])
+    if not all(parts.values()):
+        raise ValueError(f"{name} has too few signals; at least 10 are needed, and a thousand to learn much")
+    stacks = [np.stack([np.asarray(item.read()) for item in items]) for items in parts.values()]
+    learned, axes = stacks[-1], (0, *range(2, stacks[-1].ndim))
+    shift = learned.mean(axes, dtype=np.float64, keepdims=True)[0]
+    scale = learned.std(axes, dtype=np.float64, keepdims=True)[0]
+    # What is left of a constant is the rounding of its numbers.
+    constant = ~(scale > (1e-15 if learned.dtype == np.float64 else 1e-7) * abs(shift))
+    if constant.any():
+        raise ValueError(f"channel {constant.argmax()} of {name} is constant, so it has no density; leave it out")
+    validation, test, train = (torch.from_numpy(((x - shift) / scale).astype(np.float32)) for x in stacks)
+    location, deviation = torch.from_numpy(shift), torch.from_numpy(scale)
+    return Signals(train, validation, test, labels_of(parts), short_name(name), shift=location, scale=deviation)
 
 
 def parts_of(items: Sequence[Item]) -> dict[Split, list[Item]]:

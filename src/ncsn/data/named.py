@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from ncsn.data.images import Images, Labels, arrays, from_arrays, images_of
+from ncsn.data.images import Images, Labels, arrays, from_arrays, images_of, signals_of
 from ncsn.data.pixels import BYTES, Depth, depth_of, fitted, in_units, picture, reals
 from ncsn.data.sources import AS_THEY_ARE, Reading, file_bytes, from_files, from_shards, tarred, walk, zipped
 from ncsn.machine import hardware
@@ -36,10 +36,12 @@ def load_images(name: str, *, reading: Reading = AS_THEY_ARE) -> Images:
     """The images of a folder, a .zip or .tar of one, an .npy or .npz, or MNIST.
 
     ``name``: mnist, or a path; a folder that holds .tar files and no images has shards in WebDataset's format.
-    ``reading``: how files become pixels.
+    ``reading``: how files become pixels, or that an array holds signals.
     Raises ValueError if there is no such data set, or if it cannot be read as asked; OSError for a folder that may not
     be read.
     """
+    if reading.signals:
+        return signals_of(name, arrays(Path(name)))
     if name == "mnist":
         if reading.pixels() not in (None, (28, 28)):
             raise ValueError(f"size is {reading.size}; mnist has 28x28, and only images of your own are resized")

@@ -25,6 +25,7 @@ PARTS: tuple[Split, ...] = ("validation", "test", "train")
 SPLITS: dict[str, Split] = {"train": "train", "val": "validation", "eval": "validation", "test": "test"}
 PART_NAME = re.compile(r"(train|val|eval|test)(ing|id|idation|uation)?[-_ ]?\d*", re.IGNORECASE)
 """What folders and arrays are called that hold one part: train, Training, train2017, val, valid, test1 …"""
+OF_IMAGES = ("size", "fit", "background", "max_broken", "network")  # options that signals have not
 LOOKED_AT = 10_000  # images of each part in shards, as many as are judged
 SUFFIXES = [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".avif"]
 
@@ -38,18 +39,23 @@ class Reading:
         fit: How an image of another shape becomes that size: crop its middle, or stretch it.
         background: What shows through transparent pixels: white, #rrggbb or any CSS colour.
         max_broken: So many files that cannot be read are skipped; with more, all are named and nothing is read.
+        signals: The array holds signals (n, channels, length), or (n, length) of one channel: real numbers in units of
+            their own, and no pixels.
     """
 
     size: str | None = None
     fit: Literal["crop", "stretch"] = "crop"
     background: str = "white"
     max_broken: Annotated[int, Interval(ge=0, le=10**9)] = 0
+    signals: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
         self.pixels()
         self.colour()
         check_ranges(self)
+        if self.signals and (vain := [n for n in OF_IMAGES if getattr(self, n, None) != getattr(type(self), n, None)]):
+            raise ValueError(f"{', '.join(vain)} given, but signals are no images; leave it out")
 
     def pixels(self) -> tuple[int, int] | None:
         """Height and width of ``size``.  Raises ValueError if it is neither a number nor two of 1 to 9999."""

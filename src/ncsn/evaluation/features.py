@@ -1,11 +1,13 @@
 """In which features sets of images are compared: a classifier's, EfficientNet's, any function's, or none."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TypeVar
 
 import platformdirs
@@ -145,7 +147,7 @@ def own_classifier(images: Images, device: torch.device) -> Features:
     """What a classifier of the data's own classes sees; it is trained once, and kept in the user's cache folder.
 
     ``images``: bytes, with their classes.
-    Raises ValueError if they have none, or if the file in the cache is damaged.
+    Raises ValueError if they have none.
     """
     labels = images.labels
     if labels is None or len(labels.names) < 2:
@@ -153,13 +155,16 @@ def own_classifier(images: Images, device: torch.device) -> Features:
     # Other data, or another way to train, is another file.
     recipe = f"{IMAGES_SEEN} {EPOCHS} {BATCH} {PEAK_RATE} {len(labels.names)} {images.digest}"
     key = hashlib.sha256(recipe.encode() + labels.train.numpy().tobytes()).hexdigest()[:32]
-    path = platformdirs.user_cache_path("ncsn", appauthor=False) / "classifiers" / f"{key}.safetensors"
+    cache = Path(os.devnull)  # which holds no file, for who has no home
+    with suppress(RuntimeError):
+        cache = platformdirs.user_cache_path("ncsn", appauthor=False)
+    path = cache / "classifiers" / f"{key}.safetensors"
     with torch.random.fork_rng():  # initial weights and dropout draw from the global generator
         torch.manual_seed(0)
-        network = Classifier(images.shape[0], images.shape[1:], len(labels.names))
-        if path.is_file():
+        network = Classifier(images.shape[0], (images.shape[1], images.shape[2]), len(labels.names))
+        try:
             network.load_state_dict(read_tensors(path))
-        else:
+        except ValueError:  # it is not there, or damaged
             teach(network.to(device), images.train, labels.train, device)
             with suppress(OSError):  # where nothing can be kept, it is trained again next time
                 path.parent.mkdir(parents=True, exist_ok=True)

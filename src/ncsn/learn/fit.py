@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ncsn.data import Images as Pictures
 from ncsn.data import Reading, batches
-from ncsn.data.images import from_arrays, images_of, stream
+from ncsn.data.images import Signals, from_arrays, images_of, signals_of, stream
 from ncsn.data.pixels import reals
 from ncsn.distributions import Empirical
 from ncsn.evaluation import metrics
@@ -28,6 +28,7 @@ from ncsn.run import Recipe, Run, Units, plain, write_model
 from ncsn.training import Budget, Progress, Row, State, muon_and_adam, train
 from ncsn.validation import DeviceName
 
+Classes = Tensor | np.ndarray | Sequence[int | str] | None
 Losses = tuple[Float[Tensor, "v"], Float[Tensor, "v"]]
 
 
@@ -36,7 +37,7 @@ def fit(
     *,
     minutes: float | None = None,
     steps: int | None = None,
-    labels: "Tensor | np.ndarray | Sequence[int | str] | None" = None,
+    labels: Classes = None,
     network: nn.Module | None = None,
     objective: Objective | None = None,
     noise: Proposal | None = None,
@@ -44,6 +45,7 @@ def fit(
     batch_size: int | None = None,
     seed: int | None = None,
     device: DeviceName = "auto",
+    signals: bool = False,
     settings: Images | None = None,
     record: Record | None = None,
 ) -> Run:
@@ -64,6 +66,8 @@ def fit(
     ``sampler``: a name in ``METHODS``, by default dpmpp-sde.  ``batch_size``: by default 512 points, or what suits
     images; at most all.  ``seed``: the same one gives the same run on one machine, if it goes by steps; by default 0.
     ``device``: auto, cpu, cuda or mps.
+    ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
+    d, h, w): real numbers, whose location and scale the run remembers for each channel.
     ``settings``: of a training on images, those of ``ncsn train``; what is given beside them counts.
     ``record``: a folder that keeps the training of images, see ``Record``; by default nothing is written.
     Raises ValueError for data that has no density to learn: another shape, fewer than ten examples, a constant column,
@@ -77,16 +81,17 @@ def fit(
             pictures = data
         else:
             x = data.detach() if isinstance(data, Tensor) else torch.as_tensor(np.ascontiguousarray(data))
-            if x.ndim == 2:
+            signals = signals or (settings is not None and settings.signals)
+            if x.ndim == 2 and not signals:
                 if labels is not None or settings is not None or record is not None:
                     raise ValueError("labels, settings and record are for images; run.save(FOLDER) keeps points' runs")
                 return fit_points(checked(x), hardware.choose_device(device), network, objective, noise, **given)
-            pictures = pictures_of(x.cpu().numpy(), labels)
+            pictures = pictures_of(x.cpu().numpy(), labels, signals=signals)
         settings = settings or Images(minutes=1.0, job=ImageJob(device=device))
         name = {} if record else {"dataset": pictures.name}  # a record says where they are
         budget = {"minutes": None, "steps": None} if {"minutes", "steps"} & given.keys() else {}
         ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
-        chosen = replace(settings, **name | budget | ends | given)
+        chosen = replace(settings, **name | budget | ends | given, signals=isinstance(pictures, Signals))
         return fit_images(pictures, chosen, network, objective, noise, record or Record())
 
 
@@ -135,14 +140,14 @@ def fit_points(
     return Run(score=state.average, recipe=recipe, units=units, experiment="fit", settings=settings).to(device)
 
 
-def pictures_of(x: Shaped[np.ndarray, "n ..."], labels: "Tensor | np.ndarray | Sequence[int | str] | None") -> Pictures:
-    """Images as the data set that a file of them would be.  Raises ValueError for labels of other images."""
+def pictures_of(x: Shaped[np.ndarray, "n ..."], labels: Classes, *, signals: bool) -> Pictures:
+    """Images, or signals, as the data set that a file of them would be.  Raises ValueError for labels of others."""
     arrays = {"images": x}
     if labels is not None:
         arrays["labels"] = np.asarray(labels)
         if arrays["labels"].shape != x.shape[:1]:
             raise ValueError(f"labels has shape {arrays['labels'].shape}; one for each of {len(x)} images is needed")
-    return images_of("data", from_arrays("data", arrays), Reading())
+    return signals_of("data", arrays) if signals else images_of("data", from_arrays("data", arrays), Reading())
 
 
 def fit_images(
@@ -155,9 +160,9 @@ def fit_images(
 ) -> Run:
     """The run of a data set of images."""
     device, group = hardware.choose_device(given.job.device), record.group
-    precision = hardware.choose_precision(given.job.precision, device)
-    if hardware.emulated(precision, device):
-        print(f"precision {precision}: this processor may emulate it, many times slower than fp32")
+    # In one dimension a processor is no faster in 16 bits.
+    wish = "fp32" if given.signals and given.job.precision == "auto" else given.job.precision
+    precision = hardware.choose_precision(wish, device)
     hardware.allow_tf32(precision != "fp32")
     # Large products beside the network are in 16 bits, too; float16's numbers end too early for them.
     products = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -197,9 +202,10 @@ def fit_images(
         recipe=recipe,
         guide=None if guide is None else guide.average,
         guide_recipe=smaller,
+        units=Units(pictures.shift, pictures.scale) if isinstance(pictures, Signals) else None,
         device=device,
         folder=record.folder,
-        experiment="images",
+        experiment="signals" if given.signals else "images",
         settings=plain(asdict(settings)),
         origin=record.origin,
     )
@@ -207,7 +213,9 @@ def fit_images(
     long = rules.takes_long(settings)
     if long and settings.compile:
         shown, sigma = torch.zeros(size, *recipe.shape, device=device), torch.ones(size, device=device)
-        hardware.compile_network(state.model.network, lambda: state.model(shown, sigma))
+        # Compiling takes minutes beside a busy program: a quarter of the budget at most.
+        quarter = 15 * (settings.minutes or 0.0)
+        hardware.compile_network(state.model.network, lambda: state.model(shown, sigma), seconds=quarter)
     chooses = group.leads and settings.guidance == "chosen" and (smaller is not None or recipe.classes > 0)
     features = guidance.suited(pictures, device, thorough=long) if chooses else None
 
@@ -250,7 +258,7 @@ def fit_images(
 
 def training_set(
     pictures: Pictures, labels: Tensor | None, settings: ResolvedImages, device: torch.device, products: torch.dtype
-) -> tuple[Shaped[Tensor, "n c h w"], Objective]:
+) -> tuple[Shaped[Tensor, "n c *d"], Objective]:
     """What a network learns from images: denoising, at high noise towards the score of the whole training set."""
     # Where they would take much of the device's memory, they stay where they are.
     there = pictures.train.nbytes <= hardware.memory_of(device) // 4
@@ -313,4 +321,4 @@ def learn(
     if state.rows and left(state.rows, slack) is not state.rows[-1]:
         state.average.load_state_dict(best)
         if record.writes:
-            write_model(record.path(), state.average)
+            write_model(record.path(), state.average, record.units, origin=record.origin)

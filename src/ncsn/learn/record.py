@@ -17,8 +17,8 @@ from ncsn.learn import rules
 from ncsn.learn.settings import ImageJob, Images, ResolvedImages, recalled
 from ncsn.machine import distributed, hardware
 from ncsn.machine.distributed import ALONE, Group
-from ncsn.machine.interrupts import Stopped, deferred
-from ncsn.run import Drawn, Run, plain, read_config, write_config, write_model
+from ncsn.machine.interrupts import Stopped, received_by
+from ncsn.run import Drawn, Run, Units, plain, read_config, write_config, write_model
 from ncsn.training import NonFiniteLossError, Progress, Row, State
 
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
@@ -64,6 +64,7 @@ class Record:
     signals: list[int] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
     lock: FileLock | None = None
+    units: Units | None = None
 
     @property
     def writes(self) -> bool:
@@ -85,6 +86,7 @@ class Record:
 
         Raises ValueError if another run is there, or another process writes there.
         """
+        self.units = run.units
         if self.folder is not None:
             checkpoint = self.path(part, storage.CHECKPOINT)
             if self.writes and self.lock is None:
@@ -102,7 +104,7 @@ class Record:
         """Write a checkpoint and the averaged weights, if there is a folder."""
         if self.writes:
             state.save(self.path(part, storage.CHECKPOINT))
-            write_model(self.path(part), state.average)
+            write_model(self.path(part), state.average, self.units, origin=self.origin)
 
     def write_rows(self) -> None:
         """Write metrics.jsonl, whole: the checkpoint keeps the rows, and there are a few."""
@@ -123,7 +125,7 @@ class Record:
         checkpoint = self.path(part, storage.CHECKPOINT) if self.folder else None
         saved, stop = time.monotonic(), 0
         bar = tqdm(total=1.0, bar_format=bar_format, mininterval=hardware.refresh_interval())
-        with deferred(self.signals), bar:
+        with received_by(lambda number, _: self.signals.append(number)), bar:  # so that no step is cut in half
             try:
                 for p in progress:
                     bar.postfix = f"step {p.step}, loss {p.losses.mean():.4f}"
@@ -152,9 +154,9 @@ class Record:
         content = asdict(left(self.rows, LEARNING)) | {
             "training_seconds": last.seconds,
             "images_seen": last.step * run.settings["batch_size"],
-            "guidance": drawn.sampling.guidance,
-            "nfe": drawn.nfe,
-            "guide_nfe": drawn.guide_nfe,
+            "guidance": drawn.steps.sampling.guidance,
+            "nfe": drawn.steps.nfe,
+            "guide_nfe": drawn.steps.guide_nfe,
             "seconds": time.perf_counter() - self.began,
         }
         storage.write_json(self.path("metrics.json"), content)
@@ -174,6 +176,8 @@ def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
     folder = given.job.out or Path("runs") / short_name(given.dataset)
     if group.leads:
         storage.check(folder, overwrite=given.job.overwrite, resume=given.job.resume)
+        if given.dataset != "mnist" and Path(given.dataset).resolve() in (folder / "run").resolve().parents:
+            raise ValueError(f"{folder} lies in the data, of which its pictures would be a part; give another --out")
     if given.job.resume and storage.begun(folder):
         pictures, settings, origin = continued(given, folder)
     else:

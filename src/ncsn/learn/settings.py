@@ -28,7 +28,7 @@ class ImageJob:
         resume: Continue the run that is there.
         device: auto: CUDA where there is one, else the CPU.
         precision: What the network runs in: bf16 or fp16 (16 bits, the weights in 32) or fp32; auto: what is fastest on
-            the device.
+            the device. A processor without 16 bits in hardware is many times slower with them.
     """
 
     out: Path | None = None

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ncsn.machine.interrupts import at_most
+from ncsn.validation import one_line
+
 T = TypeVar("T")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for what mallopt sets, in malloc.h
 FIRST_LOOK, LOOK = 0.2, 2.0  # seconds until the first look at who else computes, and between two others
@@ -44,11 +47,11 @@ def keep_memory() -> None:
             ctypes.CDLL(None).mallopt(parameter, 2**30)
 
 
-def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> None:
+def compile_network(network: nn.Module, trial: Callable[[], Tensor], *, seconds: float = 0.0) -> None:
     """Compile ``network`` in place with torch.compile; says how long that takes, or why this machine cannot.
 
     ``trial`` calls the network once, as it will be called afterwards, and compiles it on the way.  If that fails (no
-    C++ compiler, say), the network runs as it did before.
+    C++ compiler, say), or takes more than ``seconds`` (0 for no limit), the network runs as it did before.
     """
     options = {
         "inplace_buffers": False,  # they break the backward pass of some widths (torch 2.13), and save no time
@@ -56,16 +59,16 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> None:
     }
     say("compiling the network: up to a minute the first time, then seconds")
     try:
-        network.compile(dynamic=False, options=options)
-        value = trial()
-        if value.requires_grad:
-            value.sum().backward()  # type: ignore[no-untyped-call]
-            network.zero_grad()
+        with at_most(seconds):
+            network.compile(dynamic=False, options=options)
+            value = trial()
+            if value.requires_grad:
+                value.sum().backward()  # type: ignore[no-untyped-call]
+                network.zero_grad()
     except Exception as error:  # whatever a missing toolchain or a bug of the compiler raises
         torch.compiler.set_stance("force_eager")
-        first, *rest = str(error).strip().splitlines() or [type(error).__name__]
-        reason = "; ".join([first, *[line for line in rest if "error:" in line][:1]])  # the compiler's own first error
-        say(f"training continues without torch.compile, about 1.5 times slower: {reason}")
+        lines: list[object] = [line for line in str(error).splitlines() if "error:" in line]  # the C++ compiler's own
+        say(f"training continues without torch.compile, about 1.5 times slower: {one_line((lines or [error])[0])}")
 
 
 def stance(name: str) -> AbstractContextManager[None]:
@@ -118,11 +121,6 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     return "bf16" if fast_bfloat16(device) else "fp16" if device.type == "cuda" else "fp32"
-
-
-def emulated(precision: str, device: torch.device) -> bool:
-    """Whether the device is a processor that computes in these 16 bits by way of 32, or is faster in the other 16."""
-    return device.type == "cpu" and precision not in ("fp32", choose_precision("auto", device))
 
 
 def autocast_of(precision: str) -> torch.dtype | None:

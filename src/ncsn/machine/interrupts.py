@@ -3,8 +3,8 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -57,18 +57,28 @@ def interruptible() -> Iterator[None]:
             raise
 
 
-def deferred(received: list[int]) -> AbstractContextManager[None]:
-    """Within it, the numbers of signals are collected in a list, so that no step is cut in half."""
-    return received_by(lambda number, _: received.append(number))
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError within it after so many seconds; never if they are 0, nor in a thread."""
+
+    def strike(number: int, frame: Any) -> NoReturn:
+        raise TimeoutError(f"it takes more than {seconds:g} s")
+
+    with received_by(strike, (signal.SIGALRM,)):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds if signal.getsignal(signal.SIGALRM) is strike else 0.0)
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 @contextmanager
-def received_by(receive: Callable[[int, Any], None]) -> Iterator[None]:
-    """Within it, both signals are ``receive``'s to answer; does nothing in a thread, where they cannot be received."""
+def received_by(receive: Callable[[int, Any], None], numbers: Sequence[int] = STOPS) -> Iterator[None]:
+    """Within it, signals are ``receive``'s to answer; does nothing in a thread, where they cannot be received."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, receive) for number in STOPS}
+    previous = {number: signal.signal(number, receive) for number in numbers}
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Networks for images: a simplified U-Net, and a small classifier in whose features samples are judged.
+"""Networks for signals, images and volumes: a simplified U-Net; and a classifier in whose features images are judged.
 
 The U-Net is light enough to learn digits in minutes on two CPU cores.
 
@@ -9,6 +9,7 @@ one pass over memory.  U-Net: Ronneberger et al. 2015 (arXiv:1505.04597).
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Annotated
 
@@ -20,39 +21,57 @@ from torch import Tensor, nn
 
 from ncsn.networks.mlp import NoiseEmbedding, Positive
 
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+FORMATS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
+
+
+def fold(x: Float[Tensor, "b c *d"]) -> Float[Tensor, "b k *_"]:
+    """Half of each side, and 2ᵈ times the channels: pixel unshuffle for any number d of sides."""
+    for axis in range(2, x.ndim):
+        x = torch.unflatten(x, axis, (-1, 2)).movedim(axis + 1, 2).flatten(1, 2)
+    return x
+
+
+def unfold(x: Float[Tensor, "b k *_"]) -> Float[Tensor, "b c *d"]:
+    """The inverse of ``fold``."""
+    for axis in reversed(range(2, x.ndim)):
+        x = torch.unflatten(x, 1, (-1, 2)).movedim(2, axis + 1).flatten(axis, axis + 1)
+    return x
+
 
 class Convolution(nn.Module):
-    """A padded ``size`` × ``size`` convolution whose kernel is kept as a matrix, one row per output channel.
+    """A padded convolution, ``size`` each way, whose kernel is kept as a matrix, one row per output channel.
 
-    A matrix is what the Muon optimiser orthogonalises.  Its columns run over (row, column, input channel), so that
-    the kernel is contiguous in channels-last order and needs no copy.
+    A matrix is what the Muon optimiser orthogonalises.  Its columns run over (*place, input channel), so that the
+    kernel is contiguous in channels-last order and needs no copy.
     """
 
-    def __init__(self, inputs: int, outputs: int, size: int = 3, *, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, size: int = 3, *, stride: int = 1, dimensions: int = 2) -> None:
         super().__init__()
-        kernel = nn.Conv2d(inputs, outputs, size).weight.detach()
-        self.weight = nn.Parameter(kernel.permute(0, 2, 3, 1).reshape(outputs, -1))
+        kernel = LAYERS[dimensions - 1](inputs, outputs, size).weight.detach()
+        self.weight = nn.Parameter(kernel.movedim(1, -1).reshape(outputs, -1))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.size, self.stride = size, stride
 
-    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o _ _"]:
+    def forward(self, x: Float[Tensor, "b i *d"]) -> Float[Tensor, "b o *_"]:
         """The convolution of ``x``."""
-        kernel = self.weight.view(len(self.weight), self.size, self.size, -1).permute(0, 3, 1, 2)
-        return F.conv2d(x, kernel, self.bias, self.stride, self.size // 2)
+        kernel = self.weight.view(len(self.weight), *[self.size] * (x.ndim - 2), -1).movedim(-1, 1)
+        return CONVOLUTIONS[x.ndim - 3](x, kernel, self.bias, self.stride, self.size // 2)
 
 
 class ChannelNorm(nn.Module):
-    """RMS normalisation over the channels of each pixel, with a gain per channel (Zhang & Sennrich 2019)."""
+    """RMS normalisation over the channels of each place, with a gain per channel (Zhang & Sennrich 2019)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.ones(channels))
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, x: Float[Tensor, "b c *d"]) -> Float[Tensor, "b c *d"]:
         """``x`` with unit mean square over channels, times the gain."""
         # By hand: compiled, this is faster than torch's own rms_norm, which keeps a float32 copy of x for the gradient.
         scale = torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-5).to(x.dtype)
-        return x * scale * self.gain.to(x.dtype)[:, None, None]
+        return x * scale * self.gain.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
 
 
 class Block(nn.Module):
@@ -61,28 +80,30 @@ class Block(nn.Module):
     The second convolution starts at zero, so that a new block is the identity.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dimensions: int = 2) -> None:
         super().__init__()
         self.norm1, self.norm2 = ChannelNorm(channels), ChannelNorm(channels)
-        self.conv1, self.conv2 = Convolution(channels, channels), Convolution(channels, channels)
+        self.conv1 = Convolution(channels, channels, dimensions=dimensions)
+        self.conv2 = Convolution(channels, channels, dimensions=dimensions)
         nn.init.zeros_(self.conv2.weight)
 
     def forward(
-        self, h: Float[Tensor, "b c h w"], modulation: Float[Tensor, "b 2*c"] | Float[Tensor, "1 2*c"]
-    ) -> Float[Tensor, "b c h w"]:
+        self, h: Float[Tensor, "b c *d"], modulation: Float[Tensor, "b 2*c"] | Float[Tensor, "1 2*c"]
+    ) -> Float[Tensor, "b c *d"]:
         """``h`` plus the branch; ``modulation`` is the scale (less one) and the shift of each channel."""
-        scale, shift = modulation[:, :, None, None].chunk(2, 1)
+        scale, shift = modulation.view(len(modulation), -1, *[1] * (h.ndim - 2)).chunk(2, 1)
         branch = self.conv1(F.silu(self.norm1(h)))
         return h + self.conv2(F.silu(self.norm2(branch) * (1 + scale) + shift))  # type: ignore[no-any-return]
 
 
 class UNet(nn.Module):
-    """A U-Net on ``len(channels)`` resolutions, the finest at half of the image's: (b, c, h, w), (b,) → (b, c, h, w).
+    """A U-Net on ``len(channels)`` resolutions, the finest at half of the image's: (b, c, *d), (b,) → (b, c, *d).
 
     ``image_channels``: 1 for grey, 3 for colour.  ``channels``: the width at each resolution, finest first.
     ``blocks``: residual blocks at each resolution, on the way down and again on the way up.
     ``classes``: how many classes of images the network can be told; none by default.
-    Any height and width: inside, images are padded to multiples of 2 ** len(channels), and cropped again at the end.
+    ``dimensions``: 1 for signals (b, c, l), 2 for images (b, c, h, w), 3 for volumes (b, c, d, h, w).
+    Sides of any length: inside, they are padded to multiples of 2 ** len(channels), and cropped again at the end.
     The ranges in the types are checked where a recipe is read.
     """
 
@@ -93,20 +114,23 @@ class UNet(nn.Module):
         blocks: Annotated[int, Interval(ge=1, le=100)] = 2,
         features: Positive = 64,
         classes: int = 0,
+        dimensions: Annotated[int, Interval(ge=1, le=3)] = 2,
     ) -> None:
         super().__init__()
+        layer, folded = LAYERS[dimensions - 1], 2**dimensions * image_channels
         self.factor = 2 ** len(channels)
         self.embedding = NoiseEmbedding(features)
         # The first row is for images of no class in particular.
         self.labels = nn.Embedding(classes + 1, features) if classes else None
-        self.stem = nn.Conv2d(4 * image_channels, channels[0], 3, padding=1)
-        self.encoder = nn.ModuleList(nn.ModuleList(Block(c) for _ in range(blocks)) for c in channels)
-        self.decoder = nn.ModuleList(nn.ModuleList(Block(c) for _ in range(blocks)) for c in channels)
+        self.stem = layer(folded, channels[0], 3, padding=1)
+        block, convolution = partial(Block, dimensions=dimensions), partial(Convolution, dimensions=dimensions)
+        self.encoder = nn.ModuleList(nn.ModuleList(block(c) for _ in range(blocks)) for c in channels)
+        self.decoder = nn.ModuleList(nn.ModuleList(block(c) for _ in range(blocks)) for c in channels)
         pairs = list(pairwise(channels))
-        self.down = nn.ModuleList(Convolution(fine, coarse, stride=2) for fine, coarse in pairs)
-        self.up = nn.ModuleList(Convolution(coarse, fine) for fine, coarse in pairs)
+        self.down = nn.ModuleList(convolution(fine, coarse, stride=2) for fine, coarse in pairs)
+        self.up = nn.ModuleList(convolution(coarse, fine) for fine, coarse in pairs)
         self.norm = ChannelNorm(channels[0])
-        self.head = nn.Conv2d(channels[0], 4 * image_channels, 3, padding=1)
+        self.head = layer(channels[0], folded, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(torch.as_tensor(self.head.bias))
         # All blocks' modulations in one product, in the order in which forward meets them.
@@ -115,19 +139,19 @@ class UNet(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "b c h w"],
+        x: Float[Tensor, "b c *d"],
         c: Float[Tensor, "b"] | Float[Tensor, "1"],
         label: Int64[Tensor, "b"] | None = None,
-    ) -> Float[Tensor, "b c h w"]:
+    ) -> Float[Tensor, "b c *d"]:
         """The network's value at ``x`` for c = ¼ ln σ, given classes (−1 for none) if there are any."""
-        height, width = x.shape[2:]
+        sides = x.shape[2:]
         # With zeros, what convolutions pad with too: the mean of the data.
-        x = F.pad(x, (0, -width % self.factor, 0, -height % self.factor))
+        x = F.pad(x, [n for side in reversed(sides) for n in (0, -side % self.factor)])
         embedding = self.embedding(c)
         if self.labels is not None:
             embedding = embedding + self.labels(torch.zeros_like(c, dtype=torch.long) if label is None else label + 1)
         modulations = iter(self.modulation(embedding).split(self.widths, 1))
-        h = self.stem(F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last))
+        h = self.stem(fold(x).contiguous(memory_format=FORMATS[x.ndim - 3]))
         skips = []
         for level, blocks in enumerate(self.encoder):
             h = self.down[level - 1](h) if level else h
@@ -138,7 +162,7 @@ class UNet(nn.Module):
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h + skips.pop(), next(modulations))
             h = self.up[level - 1](F.interpolate(h, scale_factor=2.0)) if level else h
-        return F.pixel_shuffle(self.head(F.silu(self.norm(h))), 2)[:, :, :height, :width]
+        return unfold(self.head(F.silu(self.norm(h))))[tuple(map(slice, (None, None, *sides)))]
 
 
 class Classifier(nn.Module):
