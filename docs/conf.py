@@ -25,6 +25,8 @@ extensions = [
     "commands",
     "docstrings",
     "mathml",
+    "notebooks",
+    "plain",
     "samplers",
 ]
 
@@ -33,11 +35,23 @@ html_theme = "furo"
 html_title = "ncsn"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
+templates_path = ["_templates"]
+html_sidebars = {
+    "**": [
+        "sidebar/brand.html",
+        "sidebar/about.html",
+        "sidebar/search.html",
+        "sidebar/scroll-start.html",
+        "sidebar/navigation.html",
+        "sidebar/scroll-end.html",
+    ]
+}
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
 smartquotes = False  # two hyphens begin an option
-exclude_patterns = ["_static", "extensions"]
+exclude_patterns = ["_static", "_templates", "extensions"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 extlinks = {"arxiv": ("https://arxiv.org/abs/%s", "arXiv:%s")}
@@ -47,6 +61,7 @@ html_math_renderer = "mathml"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "special-members": "__call__"}
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 88

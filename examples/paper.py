@@ -168,7 +168,7 @@ It is large between them and in the corners, where no example ever is.
 
 ![Data, Langevin and annealed Langevin samples](paper/mixing.png)
 
-Langevin dynamics keeps the weights of its start, even with exact scores. Annealing recovers 0.2 and 0.8.
+Langevin dynamics keeps the weights of its start with exact scores, and gets other wrong ones with learned scores. Annealing recovers 0.2 and 0.8.
 `python ./{MIXING}`
 
 ## Figure 4: through the noise levels

@@ -42,9 +42,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def denormals() -> Iterator[None]:
-    """Commands flush them, and hypothesis wants them."""
+    """Commands flush them, and hypothesis wants them; a test may set another type of tensors."""
     yield
     torch.set_flush_denormal(False)
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_folders_and_archives_are_alike(tmp_path: Path, wrapping: str) -> None:
         held = {"validation": list(range(100, 105)), "test": list(range(200, 204))}
         assert contents(images) == {"train": list(range(20)), **held}
         assert classes(images) == {value: name.split("/")[1] for name, value in inside.items()}
-        assert ["2 .heic, 1 without suffix" in line for line in images.said] == [True]
+        assert ["3 files left out: 2 .heic, 1 without suffix" in line for line in images.said] == [True]
         for image, value in zip(images.train[:, 0].numpy(), values(images.train), strict=True):
             assert (image == pixels(value)).all()
 
@@ -87,6 +87,7 @@ LAYOUTS: dict[str, tuple[Mapping[str, int], list[int], list[int], set[str]]] = {
     "a class called train": (parts("train", "plane"), [2, 2], [], {"train", "plane"}),
     "classes that begin so": (parts("trains", "valley", "testudo"), [2, 2], [], {"trains", "valley", "testudo"}),
     "classes in parts": (parts("train/b", "val/a", "test/b"), [5, 4], [], {"a", "b"}),
+    "parts in classes, one called test": (parts("train/test", "b/val", "test/b"), [5, 4], [], {"test", "b"}),
 }
 
 
@@ -96,7 +97,7 @@ def test_what_folders_mean(tmp_path: Path, case: str) -> None:
     images = load_images(write(tmp_path, files))
     assert [len(images.validation), len(images.test)] == held
     assert everything(images) == sorted({*files.values()} - {*left_out})
-    assert [line.split(",")[0] for line in images.said] == [f"left out: {len(left_out)} .png"] * bool(left_out)
+    assert [line.split(" ")[0] for line in images.said] == [str(len(left_out))] * bool(left_out)
     assert names == (set() if images.labels is None else {*images.labels.names})
     if names:
         assert f"{len(names)} classes ({', '.join(sorted(names))})" in images.describe()
@@ -145,7 +146,7 @@ def test_places_that_hold_no_data_set(tmp_path: Path) -> None:
     whole = bytearray(Path(archive(tmp_path / "whole.tar", FLAT)).read_bytes())
     whole[5120:5632] = b"x" * 512  # a header in the middle: tarfile takes it for the end
     (tmp_path / "middle.tar").write_bytes(whole)
-    write(tmp_path / "nine", {f"{i}.png": i for i in range(9)})
+    write(tmp_path / "nine", {f"{i}.png": i for i in range(9)} | {"x.heic": 1})
     write(tmp_path / "judged", {f"{('test', 'val')[i % 2]}/{i}.png": i for i in range(20)})
     made(tmp_path / "two", "a b")
     made(tmp_path / "unjudged", "train-0 train-1 train-2 test-0")
@@ -157,7 +158,7 @@ def test_places_that_hold_no_data_set(tmp_path: Path) -> None:
         "middle.tar": "cannot be read as a tar archive",
         "absent": "is not a data set",
         "cut.zip": r"^[^\n]*cut\.zip cannot be read[^\n]*$",
-        "nine": "has 9 images, and none for validation and test",
+        "nine": "has 9 images, and none for validation and test; 1 files left out: 1 .heic",
         "judged": "has 20 images, and none for train",
         "two": "has 2 shards",
         "unjudged": "has 4 shards",
@@ -207,9 +208,10 @@ def test_arrays_of_every_form(tmp_path: Path, array: np.ndarray, last: np.ndarra
         (">u2", 0, 1023, "uint16", 1024),
         ("float64", 0, 1, "float64", 1),
         ("float16", -3, 4, "float16", 4),
+        ("float64", 1.7e9, 1.7e9 + 128, "float64", 1.7e9 + 128),
     ],
 )
-def test_what_numbers_mean(tmp_path: Path, dtype: str, low: int, high: int, kept: str, top: float) -> None:
+def test_what_numbers_mean(tmp_path: Path, dtype: str, low: float, high: float, kept: str, top: float) -> None:
     array = (low + np.arange(20 * 30).reshape(20, 6, 5) % (high - low + 1)).astype(dtype)
     images = load_images(saved(tmp_path / "x.npy", x=array))
     assert (images.depth.dtype, images.depth.high) == (kept, top)

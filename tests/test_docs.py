@@ -53,7 +53,7 @@ def test_every_public_name_is_in_the_reference() -> None:
         for room in (plots, evaluation, data)
         for name in public_names(room)
     }
-    public -= {"ncsn.data.load_images", "ncsn.data.batches"}  # public one room higher
+    public -= {"ncsn.data.load_images", "ncsn.data.batches", "ncsn.data", "ncsn.evaluation", "ncsn.evaluation.metrics"}
     assert set(re.findall(r"^\.\. (?:auto\w+|py:data):: (\S+)", REFERENCE, re.M)) == public
 
 

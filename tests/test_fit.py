@@ -67,6 +67,8 @@ def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
             weights.append(ncsn.fit(form, steps=3, seed=seed).model.state_dict()["network.hidden.0.weight"])
         assert torch.equal(after, torch.rand(3))
     assert [torch.equal(weight, weights[0]) for weight in weights] == [True] * 4 + [False]
+    torch.set_default_dtype(torch.float64)
+    assert ncsn.fit(x, steps=1).sample(2, levels=3).isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -78,6 +80,8 @@ def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
         (pictures().train[:5], {}, "validation"),
         (torch.full((20, 2), math.nan), {}, "40 numbers"),
         (torch.randn(20, 2) * 1j, {}, "40 numbers"),
+        (np.ma.masked_less(np.random.default_rng(0).normal(size=(20, 2)), 0), {}, "masked"),
+        (table(1000), {"batch_size": 2.5}, "batch_size is 2.5"),
         (np.full((20, 1, 8, 8), math.nan), {}, "20"),
         (torch.full((20, 1, 8, 8), 7, dtype=torch.uint8), {}, "the same"),
         (torch.tensor([[1.0, 0.1]]).repeat(2000, 1), {}, "column 0, 1"),

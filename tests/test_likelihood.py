@@ -64,7 +64,7 @@ def test_probes_are_unbiased_and_say_how_sure_they_are(generator: Generator) -> 
         ({"sigma_max": 1, "sigma_min": 1}, "sigma_max > sigma_min > 0"),
         ({"sigma_max": math.inf, "sigma_min": 0.1}, "sigma_max, sigma_min are inf"),
         ({"sigma_max": 1, "sigma_min": 0.1, "probes": 0}, "probes is 0"),
-        ({"sigma_max": 1, "sigma_min": 0.1, "tolerance": 0.0}, "tolerance is 0"),
+        *(({"sigma_max": 1, "sigma_min": 0.1, "tolerance": t}, f"tolerance is {t}") for t in (0.0, math.inf)),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

@@ -54,19 +54,20 @@ console.run(count, make_dataclass("Nothing", []), [])
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "auto"),
+    ("capabilities", "auto", "emulated"),
     [
-        ({}, "fp32"),
-        ({"avx512_bf16": True, "amx_bf16": False}, "bf16"),
-        ({"amx_bf16": True}, "bf16"),
-        ({"avx512_bf16": False, "avx2": True}, "fp32"),
+        ({}, "fp32", ["bf16", "fp16"]),
+        ({"avx512_bf16": True, "amx_bf16": False}, "bf16", ["fp16"]),
+        ({"amx_bf16": True}, "bf16", ["fp16"]),
+        ({"avx512_bf16": False, "avx2": True}, "fp32", ["bf16", "fp16"]),
     ],
 )
 def test_a_processor_gets_the_precision_that_it_is_fast_at(
-    capabilities: dict[str, bool], auto: str, monkeypatch: pytest.MonkeyPatch
+    capabilities: dict[str, bool], auto: str, emulated: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
     assert hardware.choose_precision("auto", CPU) == auto
+    assert [name for name in ("bf16", "fp16", "fp32") if hardware.emulated(name, CPU)] == emulated
     assert hardware.choose_precision("fp16", CPU) == "fp16"
     kinds = [hardware.autocast_of(name) for name in ("bf16", "fp16", "fp32")]
     assert kinds == [torch.bfloat16, torch.float16, None]

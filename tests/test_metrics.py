@@ -77,6 +77,8 @@ def test_density_and_coverage_of_points_on_a_line() -> None:
     # 0.5 is within those of 0 and 1, −1.5 within that of 0, 20 within none: 3/(2·3), and two of five are reached.
     assert density == pytest.approx(3 / 6)
     assert coverage == pytest.approx(2 / 5)
+    far = torch.arange(60.0).view(30, 2) ** 2 + 1e6
+    assert density_coverage(far, far + 1) == density_coverage(far - 1e6, far - 1e6 + 1), "in float32, too"
 
 
 def test_the_kernel_distance_is_unbiased() -> None:

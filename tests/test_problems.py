@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import GaussianScore, unchecked, z_score
 from torch import Generator, Tensor
+from torch import clone as identity
 
 from ncsn.distributions import GaussianMixture
 from ncsn.problems import (
@@ -20,7 +21,6 @@ from ncsn.problems import (
     blurred,
     conjugate_gradient,
     downsampled,
-    identity,
     known_pixels,
     masked,
     posterior,

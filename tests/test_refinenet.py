@@ -115,7 +115,7 @@ def test_other_weights_are_refused_by_name() -> None:
         NCSN.from_official(renamed, SIGMAS)
     with pytest.raises(ValueError, match=r"normal.*alpha.* are missing, .*embed.weight.* are unexpected"):
         NCSNv2.from_official(first)
-    with pytest.raises(KeyError, match=r"begin_conv.weight"):
+    with pytest.raises(ValueError, match=r"begin_conv.weight"):
         NCSNv2.from_official({"weight": torch.zeros(3)})
     with pytest.raises(ValueError, match=r"end_conv.weight has shape \(3, 4, 3, 3\); \(1, 4, 3, 3\) is needed"):
         NCSNv2.from_official({**second, "end_conv.weight": torch.zeros(3, 4, 3, 3)})

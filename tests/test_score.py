@@ -88,6 +88,8 @@ def test_noise_and_data_have_a_width(sigma: float) -> None:
         ncsn.ScoreModel(Sine(), 0.0, 1.0)(points(), sigma)
     with pytest.raises(ValueError, match="must be positive"):
         ncsn.ScoreModel(Sine(), 0.0, sigma)
+    with unchecked(), pytest.raises(ValueError, match=r"shape \(4, 1\)"):
+        ncsn.ScoreModel(lambda x, c: x[:, :1])(points(), 1.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("sigma", [1.5, torch.tensor(1.5, dtype=torch.float64), torch.full((4,), 1.5).double()])

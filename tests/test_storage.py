@@ -284,7 +284,7 @@ def pickled(content: object) -> bytes:
     ],
 )
 def test_files_that_are_missing_or_damaged_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
-    path, read = tmp_path / name, {MODEL: read_tensors, CHECKPOINT: a_state().load}[name]
+    path, read = tmp_path / name, read_tensors if name == MODEL else a_state().load
     assert refused(lambda: read(path), naming=name), "nothing is there"
     path.write_bytes(content)
     assert refused(lambda: read(path), naming=name)

@@ -1,9 +1,21 @@
-"""Docstrings as they stand in the code become pages: an argument a line; signs of mathematics are no markup."""
+"""Docstrings as they stand in the code become pages: an argument a line; signs of mathematics are no markup.
 
+Their examples run when the site is built: one that does not give what it shows is a warning.
+"""
+
+import doctest
+import io
 import re
+from contextlib import redirect_stderr
 from typing import Any
 
+import torch
 from sphinx.application import Sphinx
+from sphinx.util import logging
+
+import ncsn
+
+logger = logging.getLogger(__name__)
 
 LITERAL = re.compile(r"(``.+?``|:\w+:`.+?`)")
 ARGUMENTS = re.compile(r"(?:(?<=\.  )|(?<=\n)|^)(?=``[a-z_]\w*``(?:, ``[a-z_]\w*``)*(?: [>≥] [01])?: )")
@@ -20,10 +32,15 @@ def paragraphs(lines: list[str]) -> list[str]:
     """Every argument becomes an item of a list, and what is raised a paragraph; other paragraphs stay."""
     made: list[str] = []
     for text in "\n".join(lines).split("\n\n"):
-        if text.lstrip().startswith((".. ", "- ")) or text.startswith(" "):
+        if text.lstrip().startswith((".. ", "- ", ">>> ")) or text.startswith(" "):
             made.append(text)
             continue
         text = escaped(text)
+        if text.startswith("Args:"):  # of options, whose docstrings are what --help says
+            entries = re.split(r"\n(?= {4}\w+: )", text.removeprefix("Args:"))
+            items = [re.sub(r"^(\w+):", r"- ``\1``:", " ".join(entry.split())) for entry in entries if entry.strip()]
+            made.append("\n".join(items))
+            continue
         before, *raised = re.split(r"(?:(?<=\s)|^)(?=Raises )", text, maxsplit=1)
         first, *arguments = ARGUMENTS.split(before)
         items = "\n".join("- " + item.strip().replace("\n", "\n  ") for item in arguments)
@@ -33,7 +50,23 @@ def paragraphs(lines: list[str]) -> list[str]:
 
 def mend(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Sphinx's hook: ``lines`` are changed in place."""
+    run_examples(name, "\n".join(lines))
     lines[:] = paragraphs(lines)
+
+
+def run_examples(name: str, text: str) -> None:
+    """Run the examples in a docstring; warn of those that give something else."""
+    examples = doctest.DocTestParser().get_doctest(text, {"ncsn": ncsn, "torch": torch}, name, None, None)
+    report: list[str] = []
+    with redirect_stderr(io.StringIO()):
+        failed = doctest.DocTestRunner().run(examples, out=report.append).failed
+    if failed:
+        logger.warning("an example of %s gives something else: %s", name, "".join(report))
+
+
+def skip(app: Sphinx, what: str, name: str, obj: object, hidden: bool, options: object) -> bool | None:
+    """Sphinx's hook: fields of named tuples have no docstrings of their own; the class describes them."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
 def signature(
@@ -49,4 +82,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Listen to autodoc."""
     app.connect("autodoc-process-docstring", mend)
     app.connect("autodoc-process-signature", signature)
+    app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -6,4 +6,6 @@ Everything is a function of ``score(x, sigma)``, and a ``Run`` is what a trainin
 
 import lazy_loader
 
+__version__ = "0.1.0"
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

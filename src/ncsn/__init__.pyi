@@ -1,3 +1,5 @@
+from . import data as data
+from . import evaluation as evaluation
 from . import plots as plots
 from .adapters import from_denoiser as from_denoiser
 from .adapters import from_diffusers as from_diffusers
@@ -56,3 +58,5 @@ from .training import Progress as Progress
 from .training import State as State
 from .training import muon_and_adam as muon_and_adam
 from .training import train as train
+
+__version__: str

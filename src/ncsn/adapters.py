@@ -30,6 +30,10 @@ def from_denoiser(denoiser: Network) -> Score:
     """The score (D(x, σ) − x)/σ² of a denoiser (Robbins 1956; Karras et al. 2022, arXiv:2206.00364, equation 3).
 
     ``denoiser``: (x (b, *d), σ (b,)) → E[x₀ | x], for x = x₀ + σz.
+
+    >>> score = ncsn.from_denoiser(lambda x, sigma: x / (1 + sigma[:, None] ** 2))  # the exact one for N(0, 1)
+    >>> score(torch.tensor([[2.0, -4.0]]), 1.0)
+    tensor([[-1.,  2.]])
     """
 
     def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
@@ -129,7 +133,7 @@ DISTILLED = ("LCMScheduler", "TCDScheduler")  # of consistency models, whose ans
 def from_diffusers(folder: str | Path) -> Score:
     """The score of an image model in a local folder, as diffusers saves it (``pipeline.save_pretrained(folder)``).
 
-    ``folder``: holds a ``UNet2DModel`` that is not told a class, and one of these schedulers:
+    ``folder``: the model's; it holds a ``UNet2DModel`` that is not told a class, and one of these schedulers:
 
     - ScoreSdeVe: the network's output is the score (Song et al. 2020, arXiv:2011.13456);
     - FlowMatchEuler, FlowMatchHeun: its output is a velocity, its time t·num_train_timesteps; see ``from_flow``;

@@ -39,6 +39,10 @@ class GaussianMixture:
     ``std``: s ≥ 0, of every component.
     ``weights``: w, (k,), non-negative and normalised here; equal by default.
     Raises ValueError for weights of another length, and for negative ones.
+
+    >>> mixture = ncsn.GaussianMixture(torch.tensor([[-3.0, 0.0], [3.0, 0.0]]))
+    >>> mixture(torch.tensor([[2.0, 1.0]]), 0.0)  # the score: to the nearer component
+    tensor([[ 1.0000, -1.0000]])
     """
 
     @torch.inference_mode(False)
@@ -52,7 +56,10 @@ class GaussianMixture:
         self.weights = weights / weights.sum()
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
-        """``n`` independent draws of the clean data."""
+        """``n`` independent draws of the clean data, (n, d).
+
+        ``generator``: draws them, on its device; by default torch's own, on the CPU.
+        """
         device = place_of(generator)
         component = torch.multinomial(self.weights.to(device), n, replacement=True, generator=generator)
         means = self.means.to(device)[component]
@@ -65,11 +72,19 @@ class GaussianMixture:
         return log_normal + self.weights.to(x).log()
 
     def log_prob(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b"]:
-        """Log p_σ(x) in nats."""
+        """Log p_σ(x) in nats.
+
+        ``x``: where, (b, d).
+        ``sigma``: the noise level, one number or one for each point.
+        """
         return self._log_joint(x, sigma).logsumexp(1)
 
     def __call__(self, x: Float[Tensor, "b d"], sigma: Sigma, /) -> Float[Tensor, "b d"]:
-        """The score: the posterior mean of the components' scores (μ_k − x)/(s² + σ²)."""
+        """The score: the posterior mean of the components' scores (μ_k − x)/(s² + σ²).
+
+        ``x``: where, (b, d).
+        ``sigma``: the noise level, one number or one for each point.
+        """
         posterior = self._log_joint(x, sigma).softmax(1)
         variance = self.std**2 + expand(sigma, x) ** 2
         return (posterior @ self.means.to(x) - x) / variance
@@ -87,6 +102,8 @@ class Ring:
 
     whose integrand is e^(A cos²θ + B cos θ) times a constant, with A = ρ²s²/(2σ²T) and B = ρR/T.
 
+    ``radius``: R.
+    ``std``: s.
     ``nodes``: of the Gauss–Legendre quadrature where the integrand lies, near θ = 0 and θ = π.
     Raises ValueError unless radius ≥ 6 std > 0, so that a radius below 0, which is a point on the other side, is rare.
     """
@@ -100,7 +117,10 @@ class Ring:
         self.weights = torch.from_numpy(weights / 2)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
-        """``n`` independent draws of the clean data."""
+        """``n`` independent draws of the clean data, (n, 2).
+
+        ``generator``: draws them, on its device; by default torch's own, on the CPU.
+        """
         device = place_of(generator)
         angle = 2 * math.pi * torch.rand(n, generator=generator, device=device)
         radius = self.radius + self.std * torch.randn(n, generator=generator, device=device)
@@ -125,7 +145,11 @@ class Ring:
         return rho, variance, half, step * (across - 2 * b * half).exp(), step * (across - 2 * b * (1 - half)).exp()
 
     def log_prob(self, x: Float[Tensor, "b 2"], sigma: Sigma) -> Float[Tensor, "b"]:
-        """Log p_σ(x) in nats; σ > 0."""
+        """Log p_σ(x) in nats; σ > 0.
+
+        ``x``: where, (b, 2).
+        ``sigma``: the noise level, one number or one for each point.
+        """
         rho, variance, _, near, far = self._integral(float64(x), sigma)
         total = self.std**2 + variance
         peak = -((rho - self.radius) ** 2) / (2 * total) - (variance * total).log() / 2 - math.log(2 * math.pi)
@@ -137,6 +161,9 @@ class Ring:
 
         With E the mean over θ by the integrand, d log p_σ/dρ = −ρ/σ² + ρs²/(σ²T)·E[cos²θ] + R/T·E[cos θ].  Integrating
         by parts, E[cos θ] = E[(2A cos θ + B) sin²θ], in which there is no difference of large numbers and a factor ρ.
+
+        ``x``: where, (b, 2).
+        ``sigma``: the noise level, one number or one for each point.
         """
         exact = float64(x)
         rho, variance, half, near, far = self._integral(exact, sigma)
@@ -237,14 +264,23 @@ EXACT = "donot_use_mm_for_euclid_dist"  # differences first, squares then: no di
 
 
 class Empirical:
-    """The empirical distribution of a data set (n, *d): its noised score is what score matching on that set learns.
+    """The empirical distribution of a data set: its noised score is what score matching on that set learns.
 
-    p_σ is the mixture of N(x_i, σ²I) over all examples, and the score (E[x_i | x] − x)/σ² a softmax over them.
-    One matrix product with the whole set each way: the cost of an evaluation grows with n.
-    ``dtype`` of the products: bfloat16 is several times faster where the hardware has it, and precise enough for
-    pixels.  ``labels``: the examples' classes.  The score's distances come from ‖x‖² − 2x·x_i + ‖x_i‖², by which its
-    weights are off by a factor of about exp(3·10⁻⁷ ‖x − mean‖²/σ²) in float32: where that is not near 1 and several
-    examples lie within a few σ of x, give data, x and ``dtype`` in float64.  ``log_prob`` is exact in any case.
+    p_σ is the mixture of N(x_i, σ²I) over all examples, and the score (E[x_i | x] − x)/σ² a softmax over them.  An
+    evaluation takes two matrix products with the whole set, so its cost grows with n.
+
+    The score's distances come from ‖x‖² − 2x·x_i + ‖x_i‖².  In float32 its weights are off by a factor of about
+    exp(3·10⁻⁷ ‖x − mean‖²/σ²).  If that is not near 1 and several examples lie within a few σ of x, give data, x and
+    ``dtype`` in float64.  ``log_prob`` is exact in any case.
+
+    ``data``: the examples, (n, *d).
+    ``labels``: the class of each example, (n,), if the score should know classes.
+    ``dtype``: of the products; bfloat16 is several times faster where the hardware has it, and precise enough for
+    pixels.
+
+    >>> data = torch.tensor([[0.0, 0.0], [4.0, 0.0]])
+    >>> ncsn.tweedie(ncsn.Empirical(data), torch.tensor([[3.0, 1.0]]), 0.5)  # the nearest example
+    tensor([[4.0000, 0.0000]])
     """
 
     @torch.inference_mode(False)
@@ -263,7 +299,10 @@ class Empirical:
         self.half_squares = torch.cat([part.to(flat.dtype).square().sum(1) / 2 for part in parts])
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n *d"]:
-        """``n`` examples, drawn with replacement, on the data's device."""
+        """``n`` examples, drawn with replacement.
+
+        ``generator``: draws them, on its device; by default torch's own, on the device of the data.
+        """
         device = self.mean.device if generator is None else generator.device
         examples = self.centred[torch.randint(len(self.centred), (n,), generator=generator, device=device)]
         return (examples.to(self.mean.dtype) + self.mean).view(n, *self.shape)
@@ -274,7 +313,11 @@ class Empirical:
         return (products - self.half_squares) / expand(sigma, x) ** 2
 
     def log_prob(self, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tensor, "b"]:
-        """Log p_σ(x) in nats, from exact differences in double precision, which takes longer than the score."""
+        """Log p_σ(x) in nats, from exact differences in double precision, which takes longer than the score.
+
+        ``x``: where, (b, *d).
+        ``sigma``: the noise level, one number or one for each point.
+        """
         centred = float64(x[:, None].flatten(1) - self.mean)
         std, examples = expand(sigma, centred), float64(self.centred)
         parts = zip(torch.split(centred, POINTS_AT_ONCE), torch.split(std, POINTS_AT_ONCE), strict=True)
@@ -285,8 +328,11 @@ class Empirical:
     def __call__(
         self, x: Float[Tensor, "b *d"], sigma: Sigma, /, label: Int64[Tensor, "b"] | None = None
     ) -> Float[Tensor, "b *d"]:
-        """The score ∇ₓ log p_σ(x), or that of the examples of one class for each x; −1 stands for all examples.
+        """The score ∇ₓ log p_σ(x), or that of the examples of one class for each x.
 
+        ``x``: where, (b, *d).
+        ``sigma``: the noise level, one number or one for each x.
+        ``label``: a class for each x, (b,); −1 for all examples together.
         Raises ValueError if classes are given and the data set has none.
         """
         if label is not None and self.labels is None:

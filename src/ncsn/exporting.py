@@ -34,6 +34,8 @@ TOLERANCE = 1e-4  # float32's own rounding is a fiftieth of it
 def export(run: Run, path: str | Path, *, overwrite: bool = False) -> list[Path]:
     """Write a run's score to ``path``, and its smaller network, if any, to ``NAME.guide.onnx`` beside it; in float32.
 
+    ``run``: whose score it is; not a posterior.
+    ``path``: of the file, such as model.onnx.
     ``overwrite``: replace files that are there.
     Returns the paths of the files.  Nothing is written before onnxruntime has run all of them.
     Raises ValueError if a package is missing, if the score is no network or none that torch can export, if something

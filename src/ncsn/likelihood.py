@@ -22,9 +22,11 @@ from ncsn.score import Score, Sigma
 
 @dataclass(frozen=True)
 class LogDensities:
-    """Log densities of points in nats, their standard errors over probes, and evaluations of the score.
+    """Log densities of points, and what they cost.
 
-    A standard error is 0 for an exact trace, and NaN, for it is not known, for a single probe.
+    ``log_prob``: in nats, (b,).
+    ``standard_error``: of each, from the spread of the probes, (b,): 0 for an exact trace, and NaN for a single probe.
+    ``nfe``: evaluations of the score.
     """
 
     log_prob: Float[Tensor, "b"]
@@ -94,6 +96,9 @@ def log_prob(
     The results are on the CPU, in double precision; the score is evaluated on x's device, in its type.  A network that
     was compiled must run as if it were not, within ``torch.compiler.set_stance("force_eager")``.
 
+    ``score``: of the data with noise.
+    ``x``: points, (b, *d).
+    ``sigma_min``: the noise level whose density is returned, > 0.
     ``sigma_max``: where p_σ is as good as N(mean, σ² I).  For data of variance v in D dimensions, a point is off by
     about v√D/(√2σ²) nats, and the mean over all data by v²D/(4σ⁴).
     ``mean``: of the data.
@@ -101,13 +106,18 @@ def log_prob(
     is the exact trace, which takes one backward pass for each dimension.
     ``tolerance``: of each step of the solver, relative and absolute, for every point.
     ``generator``: draws the probes, on x's device.
-    Raises ValueError unless ∞ > σ_max > σ_min > 0, probes ≥ 1 and tolerance > 0, and where the flow cannot be followed
-    because the score is not finite.
+    Raises ValueError unless ∞ > σ_max > σ_min > 0, probes ≥ 1 and ∞ > tolerance > 0, and where the flow cannot be
+    followed because the score is not finite.
+
+    >>> score = ncsn.GaussianMixture(torch.zeros(1, 2))
+    >>> densities = ncsn.log_prob(score, torch.zeros(1, 2), sigma_max=50, sigma_min=0.01)
+    >>> densities.log_prob.round(decimals=2)  # exactly: log(1/2π) = -1.84
+    tensor([-1.8400], dtype=torch.float64)
     """
     if not math.inf > sigma_max > sigma_min > 0:
         raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; allowed is sigma_max > sigma_min > 0")
-    if (probes is not None and probes < 1) or not tolerance > 0:
-        raise ValueError(f"probes is {probes}, tolerance is {tolerance}; allowed are None or >= 1, and > 0")
+    if (probes is not None and probes < 1) or not 0 < tolerance < math.inf:
+        raise ValueError(f"probes is {probes}, tolerance is {tolerance}; allowed are None or >= 1, and finite > 0")
     shape, dimension, nfe = x.shape, x[0].numel(), 0
     if probes is None:
         basis = torch.eye(dimension, dtype=x.dtype, device=x.device).view(dimension, 1, *shape[1:])
@@ -146,5 +156,8 @@ def bits_per_dimension(log_prob: Float[Tensor, "b"], dimension: int) -> Float[Te
     """Bits per pixel of bytes, from the log density of (byte + u)/256, u ~ U[0, 1): an upper bound on what they cost.
 
     Theis et al. 2016 (arXiv:1511.01844), section 3.1.
+
+    ``log_prob``: of each image, in nats, (b,).
+    ``dimension``: numbers in an image: channels × height × width.
     """
     return 8 - log_prob / (dimension * math.log(2))

@@ -27,7 +27,7 @@ def check_range(sigma_max: float, sigma_min: float, levels: int) -> None:
     if not (math.isfinite(sigma_max) and sigma_max >= sigma_min > 0):
         raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; allowed is sigma_max >= sigma_min > 0")
     if levels < 1:
-        raise ValueError(f"levels is {levels}; at least 1 is needed")
+        raise ValueError(f"levels is {levels}, or steps; at least 1 is needed")
 
 
 def place_of(generator: torch.Generator | None) -> torch.device:
@@ -81,38 +81,56 @@ class Ladder:
 class Geometric(Ladder):
     """A geometric ladder: σ_i/σ_{i+1} is constant (Song & Ermon 2019, section 4.1).
 
-    ``sigma_max`` ≥ ``sigma_min`` > 0 in the units of the data; ``levels`` ≥ 1 (one level means σ_min alone).
+    ``sigma_max``: the largest noise level, in the units of the data.
+    ``sigma_min``: the smallest one, > 0 and at most ``sigma_max``.
+    ``levels``: how many, at least 1; one level is ``sigma_min`` alone.
     Raises ValueError outside of these ranges.
+
+    >>> ncsn.Geometric(sigma_max=10, sigma_min=0.1, levels=3).sigmas()
+    tensor([10.0000,  1.0000,  0.1000])
     """
 
     def sigmas(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
-        """All noise levels, descending from σ_max to σ_min."""
+        """All noise levels, descending from σ_max to σ_min.
+
+        ``device``: where the tensor is.
+        """
         exponents = self.equal_steps(math.log(self.sigma_max), math.log(self.sigma_min))
         return exponents.exp().float().to(device)
 
 
-@dataclass(frozen=True)
 class Karras(Ladder):
-    """A ladder in equal steps of σ^(1/ρ): coarser at the top, finer at the bottom, than equal steps of σ.
+    """A ladder in equal steps of σ^(1/7): coarser at the top, finer at the bottom, than equal steps of σ.
 
-    Karras et al. 2022, equation 5, with their ρ = 7.  ``sigma_max`` ≥ ``sigma_min`` > 0 in the units of the data;
-    ``levels`` ≥ 1 (one level means σ_min alone); ``rho`` > 0.
+    Karras et al. 2022, equation 5, with their ρ = 7.
+
+    ``sigma_max``: the largest noise level, in the units of the data.
+    ``sigma_min``: the smallest one, > 0 and at most ``sigma_max``.
+    ``levels``: how many, at least 1; one level is ``sigma_min`` alone.
     Raises ValueError for other noise levels.
+
+    >>> ncsn.Karras(sigma_max=10, sigma_min=0.1, levels=4).sigmas()
+    tensor([10.0000,  2.9341,  0.6629,  0.1000])
     """
 
-    rho: float = 7.0
-
     def sigmas(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
-        """All noise levels, descending from σ_max to σ_min."""
-        roots = self.equal_steps(self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho))
-        return (roots**self.rho).float().to(device)
+        """All noise levels, descending from σ_max to σ_min.
+
+        ``device``: where the tensor is.
+        """
+        roots = self.equal_steps(self.sigma_max ** (1 / 7), self.sigma_min ** (1 / 7))
+        return (roots**7).float().to(device)
 
 
 @dataclass(frozen=True)
 class LogNormal:
-    """ln σ ~ N(mean, std²), within ``sigma_min`` and ``sigma_max`` (Karras et al. 2022, table 1).
+    """Noise levels for training: ln σ ~ N(mean, std²), within two ends (Karras et al. 2022, table 1).
 
-    Raises ValueError unless sigma_max ≥ sigma_min > 0.
+    ``mean``: of ln σ.
+    ``std``: of ln σ.
+    ``sigma_max``: the largest noise level, in the units of the data.
+    ``sigma_min``: the smallest one, > 0 and at most ``sigma_max``.
+    Raises ValueError for other ends.
     """
 
     mean: float
@@ -125,10 +143,13 @@ class LogNormal:
         check_range(self.sigma_max, self.sigma_min, 1)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
-        """``n`` noise levels, one in each n-th of the distribution; those beyond an end are moved to that end.
+        """``n`` noise levels in random order, one in each n-th of the distribution.
 
-        In random order.  Each has the whole distribution, and a batch's average loss less variance than from
-        independent ones (stratified sampling; for diffusion models Kingma et al. 2021, arXiv:2107.00630, appendix I).
+        Each of them has the whole distribution, and the average loss of a batch has less variance than with independent
+        ones (stratified sampling; for diffusion models Kingma et al. 2021, arXiv:2107.00630, appendix I).  Levels
+        beyond an end move to that end.
+
+        ``generator``: draws them, on its device; by default torch's own, on the CPU.
         """
         quantiles = stratified(n, generator)
         if quantiles.device.type == "mps":  # Apple's GPUs have no quantile function
@@ -140,9 +161,11 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class LogUniform:
-    """ln σ uniform between ln σ_min and ln σ_max: a geometric ladder with infinitely many levels.
+    """Noise levels for training: ln σ is uniform, as in a geometric ladder with infinitely many levels.
 
-    Raises ValueError unless sigma_max ≥ sigma_min > 0.
+    ``sigma_max``: the largest noise level, in the units of the data.
+    ``sigma_min``: the smallest one, > 0 and at most ``sigma_max``.
+    Raises ValueError for other ends.
     """
 
     sigma_max: float
@@ -153,7 +176,10 @@ class LogUniform:
         check_range(self.sigma_max, self.sigma_min, 1)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
-        """``n`` noise levels, one in each n-th of the range, in random order (see ``LogNormal.sample``)."""
+        """``n`` noise levels in random order, one in each n-th of the range (see ``LogNormal.sample``).
+
+        ``generator``: draws them, on its device; by default torch's own, on the CPU.
+        """
         quantiles = stratified(n, generator)
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** quantiles
 
@@ -202,7 +228,13 @@ def langevin_eps(ratio: float, sigma_min: float, steps: int) -> float:
 
 
 class Suggestion(NamedTuple):
-    """Noise levels and Langevin steps for a data set, and why."""
+    """Noise levels and Langevin steps for a data set, and why.
+
+    ``noise``: a geometric ladder, to train and to sample with.
+    ``steps``: Langevin steps on each level.
+    ``eps``: the step size α on the smallest level, for ``annealed_langevin``.
+    ``explanation``: where each number comes from, one a line.
+    """
 
     noise: Geometric
     steps: int
@@ -213,15 +245,24 @@ class Suggestion(NamedTuple):
 def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None, steps: int = 5) -> Suggestion:
     """What to learn and to sample with on a data set, by techniques 1, 2 and 4 of Song & Ermon 2020.
 
-    ``data``: in its own units.  ``sigma_min``: noise that does not matter; by default a hundredth of the largest
-    extent of one coordinate, which is 0.01 for pixels in [0, 1].  ``steps``: Langevin steps on each level.
-    Raises ValueError if there are fewer than two different examples, or numbers that are not finite.
+    ``data``: examples in their own units, (n, *d).
+    ``sigma_min``: noise that does not matter; by default a hundredth of the largest extent of one coordinate, which is
+    0.01 for pixels in [0, 1].
+    ``steps``: Langevin steps on each level.
+    Raises ValueError if there are fewer than two different examples, or numbers that are not finite; and for steps
+    below 1, and a ``sigma_min`` out of range.
+
+    >>> data = torch.randn(1000, 20, generator=torch.Generator().manual_seed(0))
+    >>> suggestion = ncsn.suggest_noise(data)
+    >>> suggestion.noise.levels, suggestion.steps
+    (9, 5)
     """
     sigma_max = largest_distance(data) if len(data) else 0.0
     if not 0 < sigma_max < math.inf:
         raise ValueError(f"data of shape {tuple(data.shape)} has no two different examples, all of them finite")
     if sigma_min is None:
         sigma_min = float((data.amax(0) - data.amin(0)).max()) / 100
+    check_range(sigma_max, sigma_min, steps)
     dimension = data[0].numel()
     ratio = level_ratio(dimension)
     noise = Geometric(sigma_max, sigma_min, 1 + math.ceil(math.log(sigma_max / sigma_min) / math.log(ratio)))

@@ -15,7 +15,11 @@ from ncsn.score import Score, ScoreModel, Sigma, conditioned, expand
 
 
 class Batch(NamedTuple):
-    """Examples ``x`` (b, *d), and the class of each, if they have classes: ``label`` (b,), −1 for none."""
+    """Examples that are learned from in one step.
+
+    ``x``: clean examples, (b, *d).
+    ``label``: the class of each, (b,), −1 for none; None if the data has no classes.
+    """
 
     x: Float[Tensor, "b *d"]
     label: Int64[Tensor, "b"] | None = None
@@ -33,6 +37,17 @@ def dsm(
 
     Vincent 2011, with the weight λ(σ) = σ² of Song & Ermon 2019, equations 5 and 6: s = 0 costs D/2 on average at
     every σ.  Its expectation exceeds σ²·fisher by a constant that does not depend on the score.
+
+    ``score``: what is trained, or tested.
+    ``x``: clean examples, (b, *d).
+    ``sigma``: the noise level, one number or one for each example.
+    ``label``: the class of each example, (b,), −1 for none; by default the score is not told any.
+    ``generator``: draws the noise; by default torch's own.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> score = ncsn.GaussianMixture(torch.zeros(1, 2))  # the exact one: no score has a smaller loss
+    >>> ncsn.dsm(score, torch.randn(10_000, 2, generator=g), 1.0, generator=g).mean().round(decimals=1)
+    tensor(0.5000)
     """
     z = noise_like(x, generator)
     std = expand(sigma, x)
@@ -53,11 +68,17 @@ def posterior_dsm(
     """Denoising score matching with less noise in its gradient: ½σ²‖s(x + σz, σ) − t‖² with a target t for σ > above.
 
     There, many examples x may have made the same noisy one, and ``dsm`` pulls towards a random one of them: its target
-    is −z/σ.  The mean of −z/σ given the noisy example is the score of the data set, ``data_score`` (``Empirical``), and
-    as a target it has the same minimiser and the same expected gradient, without that variance.  At the levels below
-    ``above``, where the example is known from its noisy version, the target is −z/σ.  With a ``label`` for each example
-    (−1 for none), ``data_score`` is asked for the score of that class.
+    is −z/σ.  The mean of −z/σ given the noisy example is the score of the data set.  As a target it has the same
+    minimiser and the same expected gradient, without that variance.
     Xu et al. 2023 (arXiv:2302.00670) use a subset of the data; here it is all of it, and so without bias.
+
+    ``score``: what is trained.
+    ``x``: clean examples, (b, *d).
+    ``sigma``: the noise level of each example, (b,).
+    ``data_score``: the score of the whole data set, ``Empirical``; if there are labels, it is asked for their classes.
+    ``above``: the noise level below which the target is −z/σ, because there the noisy example tells the clean one.
+    ``label``: the class of each example, (b,), −1 for none.
+    ``generator``: draws the noise; by default torch's own.
     """
     z = noise_like(x, generator)
     std = expand(sigma, x)
@@ -92,6 +113,12 @@ def ssm(
 
     Song et al. 2019 (arXiv:1905.07088), equation 8: with variance reduction, as ‖s‖² stands for its expectation over
     v.  Its mean over v is ``exact``.
+
+    ``score``: what is trained, or tested.
+    ``x``: clean examples, (b, *d).
+    ``sigma``: the noise level, one number or one for each example.
+    ``label``: the class of each example, (b,), −1 for none; by default the score is not told any.
+    ``generator``: draws the noise; by default torch's own.
     """
     z = noise_like(x, generator)
     v = (2 * torch.randint(2, x.shape, generator=generator, device=x.device) - 1).to(x.dtype)
@@ -109,8 +136,14 @@ def exact(
 ) -> Float[Tensor, "b"]:
     """Score matching as Hyvärinen has it, at noised points: σ²(tr ∂s/∂x + ½‖s‖²).
 
-    Hyvärinen 2005, theorem 1.  On average D/2 below ``dsm``, for any score.  As many differentiations as dimensions:
-    for few of them only.
+    Hyvärinen 2005, theorem 1.  On average D/2 below ``dsm``, for any score.  It takes as many differentiations as there
+    are dimensions, so it is for few of them only.
+
+    ``score``: what is trained, or tested.
+    ``x``: clean examples, (b, *d).
+    ``sigma``: the noise level, one number or one for each example.
+    ``label``: the class of each example, (b,), −1 for none; by default the score is not told any.
+    ``generator``: draws the noise; by default torch's own.
     """
     z = noise_like(x, generator)
     noisy = x + expand(sigma, x) * z
@@ -125,6 +158,11 @@ def fisher(score: Score, truth: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -
     """The Fisher divergence's integrand ½‖s(x, σ) − ∇ₓ log p_σ(x)‖² against a known score, at noised points ``x``.
 
     Hyvärinen 2005, equation 2; averaged over x ~ p_σ it is the divergence itself.
+
+    ``score``: what is tested.
+    ``truth``: the known score.
+    ``x``: noisy examples, (b, *d).
+    ``sigma``: their noise level, one number or one for each.
     """
     return (score(x, sigma) - truth(x, sigma)).square().flatten(1).sum(1) / 2
 
@@ -142,6 +180,7 @@ def training_loss(
     ``dsm``, a loss is ‖F − F*‖² per dimension, see ``ScoreModel.residual_weight``: about 1 for an untrained network at
     any σ.
 
+    ``noise``: where noise levels are drawn from, such as ``LogNormal``.
     ``objective``: ``objective(score, x, sigma, generator=...)`` → a loss per example, weighted by σ².  It also gets
     ``label=...``, one per example, if a batch has labels.
     ``drop_label``: the share of labelled examples that is shown without its class, so that the network learns the score

@@ -63,10 +63,16 @@ def _visible_channels(images: Shaped[Tensor, "n c h w"]) -> Shaped[Tensor, "n d 
 
 
 def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int = 10, zoom: int = 2) -> Image.Image:
-    """Images side by side, ``columns`` a row, each pixel ``zoom`` × ``zoom``, with a gap of two pixels between them.
+    """Images side by side in a grid, with a gap of two pixels between them.
 
-    ``x``: bytes, or reals in [0, 1], of which values beyond are clipped; of two channels the first is shown, of more
-    than three the first three.  ``path``: where it is written as well, in the format of the suffix.
+    ``x``: images (n, c, h, w), bytes or reals in [0, 1]; values beyond are clipped.  Of two channels the first is
+    shown, of more than three the first three.
+    ``path``: where it is written as well, in the format of the suffix.
+    ``columns``: images in a row.
+    ``zoom``: each pixel becomes ``zoom`` × ``zoom`` pixels.
+
+    >>> ncsn.plots.image_grid(torch.rand(20, 1, 28, 28)).size  # width and height
+    (600, 120)
     """
     images = _visible_channels(x if x.dtype == torch.uint8 else quantize(x))
     n, channels, height, width = images.shape
@@ -88,7 +94,10 @@ def image_pairs(
 ) -> Image.Image:
     """Images, each above another one, such as samples above the training images that are nearest to them.
 
-    ``columns``: how many there are in a row; n is a multiple.  See ``image_grid``.
+    ``above``: images (n, c, h, w), as for ``image_grid``.
+    ``below``: as many.
+    ``path``: where the picture is written as well, in the format of the suffix.
+    ``columns``: pairs in a row; n is a multiple of it.
     """
     rows = [images.reshape(-1, columns, *images.shape[1:]) for images in (above, below)]
     return image_grid(torch.stack(rows, 1).flatten(0, 2), path, columns=columns)
@@ -98,7 +107,9 @@ def image_pairs(
 def signal_rows(rows: Mapping[str, Float[Tensor, "n c l"]], path: Place = None, *, columns: int = 6) -> "Figure":
     """The first signals of each set, a row each under its name, on one scale; a line for each channel.
 
-    ``rows``: real signals above, and samples below, for example.  ``columns``: how many of each.
+    ``rows``: real signals above, and samples below, for example.
+    ``path``: where the figure is written as well, in the format of the suffix.
+    ``columns``: how many of each.
     """
     figure = _blank(1.9 * columns, 1.4 * len(rows) + 0.2)
     panels = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
@@ -110,7 +121,11 @@ def signal_rows(rows: Mapping[str, Float[Tensor, "n c l"]], path: Place = None, 
 
 
 def visible(x: Float[Tensor, "*d"], sigma: float) -> UInt8[Tensor, "*d"]:
-    """Noisy images with their contrast reduced around mid-grey until two standard deviations of noise fit."""
+    """Noisy images with their contrast reduced around mid-grey until two standard deviations of noise fit.
+
+    ``x``: pixels, in [0, 1] but for the noise.
+    ``sigma``: the standard deviation of the noise.
+    """
     return quantize(0.5 + (x - 0.5) / (1 + 4 * sigma))
 
 
@@ -125,6 +140,9 @@ def evolution(steps: Sequence[Noisy], path: Place = None, *, examples: int = 8, 
     """From noise to images: one example a row, noise levels from left to right, σ = 0 for the denoised state.
 
     ``steps``: the states of a sampler, of images (n, c, h, w).
+    ``path``: where the figure is written as well, in the format of the suffix.
+    ``examples``: how many images are shown, one a row.
+    ``columns``: how many states, at most.
     """
     shown = _spread(steps, columns)
     images = torch.stack([visible(x[:examples], sigma) for sigma, x in shown], 1)
@@ -140,7 +158,12 @@ def evolution(steps: Sequence[Noisy], path: Place = None, *, examples: int = 8, 
 
 
 def evolution_animation(steps: Sequence[Noisy], path: Path | str, *, examples: int = 36) -> None:
-    """The same as an animation of a grid, in at most 40 frames and 16 shades, which keeps the file small."""
+    """From noise to images as an animation of a grid, in at most 40 frames and 16 shades, which keeps the file small.
+
+    ``steps``: the states of a sampler, of images (n, c, h, w).
+    ``path``: where it is written: a .gif.
+    ``examples``: how many images are shown.
+    """
     frames = [image_grid(visible(x[:examples], sigma), columns=6).quantize(16) for sigma, x in _spread(steps, 40)]
     durations = [120] * (len(frames) - 1) + [2500]  # the last one stays a while
     with atomic(Path(path)) as temporary:
@@ -150,7 +173,12 @@ def evolution_animation(steps: Sequence[Noisy], path: Path | str, *, examples: i
 def plane(
     view: float, points: int, *, device: torch.device | str = "cpu"
 ) -> tuple[Float[Tensor, "p"], Float[Tensor, "p*p 2"]]:
-    """A square grid of ``points`` × ``points`` on [−view, view]²: its axis, and its points row by row."""
+    """A square grid of points in the plane: its axis, and its points row by row.
+
+    ``view``: the grid covers [−view, view]².
+    ``points``: how many, each way.
+    ``device``: where the tensors are.
+    """
     axis = torch.linspace(-view, view, points, device=device)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     return axis, torch.stack([x.flatten(), y.flatten()], 1)
@@ -178,7 +206,14 @@ def score_field(
     """The exact and the estimated field and the error between them, one row a noise level.
 
     Arrows give the direction and the colour behind them the magnitude ‖s‖, on one logarithmic scale a row.  The error
-    is relative, ‖ŝ − s‖/‖s‖ point by point, with the training ``data`` on it.
+    is relative, ‖ŝ − s‖/‖s‖ point by point.
+
+    ``score``: the estimate.
+    ``truth``: the exact score.
+    ``sigmas``: the noise levels.
+    ``data``: the training data, which is drawn on the error, (n, 2).
+    ``path``: where the figure is written as well, in the format of the suffix.
+    ``view``: the square [−view, view]² is drawn.
     """
     _, fine = plane(view, 160, device=data.device)
     _, coarse = plane(view * 0.95, 19, device=data.device)
@@ -211,7 +246,12 @@ def score_field(
 
 @_styled()
 def scatter_panels(rows: Sequence[Sequence[Panel]], path: Place = None, *, view: float | None = 8.0) -> "Figure":
-    """Sets of points in the plane, each under its title, in rows; ``view``: [−view, view]², or what the points need."""
+    """Sets of points in the plane, each under its title.
+
+    ``rows``: rows of panels; a panel is a title and its points (n, 2).
+    ``path``: where the figure is written as well, in the format of the suffix.
+    ``view``: the square [−view, view]² is drawn; None: what the points need.
+    """
     figure = _blank(3.4 * len(rows[0]), 3.75 * len(rows))
     for panels, row in zip(figure.subplots(len(rows), len(rows[0]), squeeze=False), rows, strict=True):
         for axes, (title, points) in zip(panels, row, strict=True):
@@ -224,7 +264,9 @@ def scatter_panels(rows: Sequence[Sequence[Panel]], path: Place = None, *, view:
 def loss_curves(rows: Sequence[Mapping[str, Any]], bands: Sequence[str], path: Place = None) -> "Figure":
     """Training and validation loss against the step, and validation loss in each σ band.
 
-    ``rows``: those of metrics.jsonl.  ``bands``: what each of ``validation_bands`` is called.
+    ``rows``: those of metrics.jsonl.
+    ``bands``: what each of ``validation_bands`` is called.
+    ``path``: where the figure is written as well, in the format of the suffix.
     """
     import matplotlib as mpl
 
@@ -255,7 +297,10 @@ def posterior_page(
 ) -> "Figure":
     """The truth, if it is known, the measurement, the posterior's mean and standard deviation, and its samples.
 
-    One sample has no standard deviation.
+    ``truth``: an image (c, h, w), or None.
+    ``measurement``: as an image (c, h, w).
+    ``samples``: of the posterior, (n, c, h, w); a single one has no standard deviation.
+    ``path``: where the figure is written as well, in the format of the suffix.
     """
     samples, columns = samples.cpu(), 8
     images = {} if truth is None else {"truth": truth}

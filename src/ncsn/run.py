@@ -13,6 +13,7 @@ import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from operator import index
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -28,7 +29,7 @@ from ncsn.data.pixels import Depth
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.problems import Measurement, Observation
-from ncsn.samplers import METHODS, NonFiniteSampleError, Sampling, Step, slerp
+from ncsn.samplers import NonFiniteSampleError, Sampling, Step, slerp
 from ncsn.score import PRECONDITIONINGS, Counted, PreconditioningName, Score, ScoreModel, batched, even, guided, tweedie
 from ncsn.validation import Count, GuideName, check_call, one_line, read_json, validated
 
@@ -89,10 +90,14 @@ class Units:
 class Recipe:
     """How to build a run's model, and how to sample it.
 
-    ``network``: a class of ``ncsn.networks``, and ``arguments`` for it; another name is a network of the user's own.
-    ``preconditioning``: what makes it a score.  ``shape``: of one example.  ``sampling``: the run's own way to sample.
-    ``depth``: what the numbers in the files of images are.  ``shares``: what each class is called, in the network's
-    order, and how much of the training data it is; empty where that is not known.
+    ``network``: the name of a class of ``ncsn.networks``; another name is a network of the user's own.
+    ``arguments``: of that class.
+    ``preconditioning``: what makes it a score: karras, scaled or plain.
+    ``shape``: of one example.
+    ``sampling``: the run's own way to sample.
+    ``depth``: what the numbers in the files of images are.
+    ``shares``: what each class is called, in the network's order, and how much of the training data it is; empty where
+    that is not known.
     Raises ValueError for shares of other classes, and for a sampler that is no run's own.
     """
 
@@ -130,8 +135,12 @@ class Recipe:
         network: nn.Module | None = None,
         autocast: torch.dtype | None = None,
     ) -> ScoreModel:
-        """The model, untrained; around a ``network`` of the user's own, if the recipe names one.
+        """The model, untrained.
 
+        ``data_mean``: of the data, a number or a tensor that broadcasts against one example.
+        ``data_std``: of the data, > 0.
+        ``network``: the user's own, if the recipe names one.
+        ``autocast``: what the network runs in; by default in the precision of its weights.
         Raises ValueError if this version has no such network, if the arguments are not its own, or if ``data_std`` is
         not positive.
         """
@@ -140,7 +149,7 @@ class Recipe:
                 raise ValueError(f"{self.network} is no network of ncsn.networks; give network={self.network}(...)")
             kind = getattr(networks, self.network)
             check_call(kind, self.arguments)
-            network = kind(**self.arguments)
+            network = kind(**self.arguments).float()  # whatever torch's default is
         way = PRECONDITIONINGS[self.preconditioning]
         return ScoreModel(network, data_mean, data_std, preconditioning=way, autocast=autocast)
 
@@ -230,15 +239,22 @@ def cost(n: int, steps: Steps, seconds: float) -> str:
 class Run:
     """A score, and what is known about it: how to sample it, its guide, its units, its folder.
 
-    ``score``: ∇ₓ log p_σ(x), for whatever takes a ``Score``: a trained ``ScoreModel``, or any other; of a posterior the
-    posterior's, and ``prior`` is the one that it was made of.
-    ``recipe``: how its model is built, and how it is sampled.  ``guide``: a worse score that samples move away from.
-    ``guide_recipe``: how that one's model is built, if not as this one.
-    ``units``: where the user's data has others than the score: there ``sample``, ``steps``, ``posterior`` and
-    ``log_prob`` speak the user's, and ``score`` its own, in which every coordinate has mean 0 and standard deviation 1.
-    ``folder``: where it was loaded from.  ``experiment``, ``settings``: what trained it, and how.
-    ``origin``: the images that it has learned from.  ``condition``: what makes it the posterior given a measurement,
-    the ``observation``.
+    ``fit``, ``load`` and ``Run.of`` make runs.
+
+    ``score``: ∇ₓ log p_σ(x), for whatever takes a ``Score``: a trained ``ScoreModel``, or any other.
+    ``recipe``: how its model is built, and how it is sampled.
+    ``guide``: a worse score that samples move away from.
+    ``guide_recipe``: how the guide's model is built, if not as this one.
+    ``units``: of the user's data, if the score has others.  Then ``sample``, ``steps``, ``posterior`` and ``log_prob``
+    use the user's, and ``score`` its own, in which every coordinate has mean 0 and standard deviation 1.
+    ``device``: where it computes.
+    ``folder``: where it was loaded from.
+    ``experiment``: what trained it: images, toy or fit.
+    ``settings``: how it was trained.
+    ``origin``: the images that it has learned from.
+    ``condition``: what makes it the posterior given a measurement, if it is one.
+    ``observation``: that measurement.
+    ``prior``: the score that a posterior was made of.
     """
 
     score: Score
@@ -259,13 +275,20 @@ class Run:
     def of(cls, score: Score, shape: tuple[int, ...], *, sigma_max: float, sigma_min: float) -> "Run":
         """The run of any score: an exact one, somebody else's model, a function.
 
-        ``shape``: of one example.  ``sigma_max``, ``sigma_min``: the noise levels that it is sampled between.
+        ``score``: a function ``score(x, sigma)``.
+        ``shape``: of one example.
+        ``sigma_max``: the noise level where sampling starts.
+        ``sigma_min``: the noise level where it ends, > 0.
         Raises ValueError for noise levels out of range.
+
+        >>> score = ncsn.GaussianMixture(torch.tensor([[-5.0, 0.0], [5.0, 0.0]]))
+        >>> run = ncsn.Run.of(score, shape=(2,), sigma_max=50.0, sigma_min=0.02)
+        >>> run.sample(100, seed=0).shape
+        torch.Size([100, 2])
         """
-        levels, eps = METHODS["dpmpp-sde"].suited(sigma_max, sigma_min), sigma_min**2 / 2
         sampling = Sampling(
-            sigma_max=sigma_max, sigma_min=sigma_min, sampler="dpmpp-sde", levels=levels, steps=1, eps=eps
-        )
+            sigma_max=sigma_max, sigma_min=sigma_min, sampler="langevin", levels=1, steps=1, eps=sigma_min**2 / 2
+        ).by("dpmpp-sde")
         return cls(score=score, recipe=Recipe(network="none", arguments={}, shape=shape, sampling=sampling))
 
     @property
@@ -296,7 +319,11 @@ class Run:
         return sum(p.numel() for p in self.guide.parameters()) if isinstance(self.guide, ScoreModel) else 0
 
     def to(self, device: str | torch.device) -> "Run":
-        """The same run on another device: auto, cpu, cuda or mps.  Raises ValueError if there is no such here."""
+        """The same run on another device.
+
+        ``device``: auto (CUDA where there is one), cpu, cuda or mps.
+        Raises ValueError if there is no such here.
+        """
         chosen = hardware.choose_device(str(device))
         for score in (self.score, self.guide, self.prior):
             if isinstance(score, ScoreModel):
@@ -323,20 +350,30 @@ class Run:
     ) -> Steps:
         """The states of ``n`` samples on their way out of the noise: ``step.sigma``, ``step.x``; the last are samples.
 
+        What is not given is the run's own way to sample.
+
         ``seed``: the same one gives the same samples on one machine, whatever the batch size; or a generator.
-        ``sampler``: a name in ``METHODS``; by default the run's own, as for all that follows.  ``levels``: how many
-        noise levels it descends, or which.  ``steps``: of Langevin dynamics, on each level if annealed.  ``eps``: their
-        size α on the smallest level.  ``guidance``: how far to move away from a guide; 1 is not at all.  ``guide``:
-        which one, smaller or unconditional, see ``Sampling``.  ``label``: a class for all, by its name or number, a
-        number for each, "any" for classes drawn by their shares in the training data, or "none" for the score of all
-        classes together; by default any, where shares are known, but none for a posterior.
-        ``batch_size``: how many samples the network sees at a time, at most.  ``start``: where to begin instead of in
-        noise, in the score's units.
-        ``particles``: how many of them a population has whose weights make a posterior right (``ncsn.problems``): one
-        population for all samples of one measurement, never smaller than they are many, or one for each of several
-        measurements.  1 is moment matching alone.  By default 1,000, or 16 for each of several, for examples of up to
-        64 numbers, fewer where more than 16 are measured; 1 for larger examples, other samplers, and with guidance.
+        ``sampler``: a name in ``METHODS``.
+        ``levels``: how many noise levels it descends, or which.
+        ``steps``: of Langevin dynamics, on each level if annealed.
+        ``eps``: the size α of these steps on the smallest level.
+        ``guidance``: how far to move away from a guide; 1 is not at all.
+        ``guide``: which one, smaller or unconditional, see ``Sampling``.
+        ``label``: a class for all, by its name or number; a number for each; "any" for classes drawn by their shares in
+        the training data; or "none" for the score of all classes together.  By default any, where shares are known, but
+        none for a posterior.
+        ``batch_size``: how many samples the network sees at a time, at most.
+        ``start``: where to begin instead of in noise, (n, *d), in the score's units.
+        ``particles``: of a posterior: how many make up a population, whose weights make the answers right.  All samples
+        of one measurement share a population, which is never smaller than they are many.  Each of several measurements
+        has its own.  1 is moment matching alone.  By default 1,000, or 16 for each of several measurements, for
+        examples of up to 64 numbers, fewer where more than 16 are measured; 1 for larger examples, for other samplers,
+        and with guidance.
         Raises ValueError for what the run cannot do.
+
+        >>> run = ncsn.load("mnist", device="cpu")
+        >>> [round(step.sigma, 2) for step in run.steps(1, levels=4)]
+        [1.94, 0.23, 0.01, 0.0]
         """
         if n < 1 or batch_size < 1:
             raise ValueError(f"n is {n}, batch_size is {batch_size}; both must be at least 1")
@@ -454,14 +491,21 @@ class Run:
             return by_shares(torch.tensor(weights, device=generator.device), n, generator)
         # Names first: a folder called 3 is meant by 3, whatever its number.
         numbers = {str(i): i for i in range(classes)} | {name: i for i, name in enumerate(shares)}
-        number = numbers.get(label, -1) if isinstance(label, str) else label
+        number = numbers.get(str(label), -1) if np.ndim(label) == 0 else label
         labels = torch.as_tensor(number, device=generator.device).expand(n)
         if not bool(((labels >= 0) & (labels < classes)).all()):
             raise ValueError(f"class is {label}; allowed are any, none, 0 to {classes - 1}, {reprlib.repr([*shares])}")
         return labels
 
     def sample(self, n: int = 1, **how: Any) -> Float[Tensor, "n *d"]:
-        """``n`` samples, in the units of the data.  ``how`` and errors: as for ``steps``."""
+        """``n`` samples, in the units of the data, (n, *d).
+
+        ``how``: as for ``steps``, and so are errors.
+
+        >>> run = ncsn.load("mnist", device="cpu")
+        >>> run.sample(2, seed=0, levels=4, label="7").shape
+        torch.Size([2, 1, 28, 28])
+        """
         for step in self.steps(n, **how):
             last = step
         return last.x
@@ -474,9 +518,13 @@ class Run:
     def blocks(self, n: int, *, seed: int = 0, first: int = 0, every: int = 1, **how: Any) -> Iterator[Steps]:
         """``n`` samples a ``block`` at a time, so that any number of them takes the memory of one: ``Steps`` for each.
 
-        The first block's are those of ``steps`` with this seed; every other block has a generator of its own, so that
-        it can be drawn alone.  ``first``: the block to begin with; of those from there on only one in ``every``.
-        ``how``: as for ``steps``; ``label``: one class for all, or any or none.
+        The first block's are those of ``steps`` with this seed.  Every other block has a generator of its own, so that
+        it can be drawn alone.
+
+        ``seed``: of the first block; the others follow from it.
+        ``first``: the block to begin with.
+        ``every``: from there on, draw only one block in so many.
+        ``how``: as for ``steps``; ``label`` is one class for all, or any or none.
         Raises ValueError as ``steps``.
         """
         for number in range(first, -(-n // self.block), every):
@@ -521,12 +569,19 @@ class Run:
     def posterior(self, measure: Measurement, y: Numbers, *, noise_std: Numbers, solver_steps: int = 3) -> "Run":
         """The run of the posterior p(x | y): what may have been measured as ``y``, sampled in the same way.
 
-        y = A x + n with n ~ N(0, σ_y²).  ``measure``: A, a linear function of a batch of examples, (b, *d) → (b, *m),
-        or one with a constant added.  ``y``: one measurement (*m), for any number of samples, or one for each sample,
-        (n, *m).  ``noise_std``: σ_y > 0 in the units of y, one number or as many as broadcast against y.
+        y = A x + n with n ~ N(0, σ_y²).
+
+        ``measure``: A, a linear function of a batch of examples, (b, *d) → (b, *m); it may add a constant.
+        ``y``: one measurement (*m), for any number of samples, or one for each sample, (n, *m).
+        ``noise_std``: σ_y > 0 in the units of y, one number or as many as broadcast against y.
         ``solver_steps``: of moment matching, see ``ncsn.problems.posterior``.
         Raises ValueError for a ``y`` that is no measurement, for noise that is not positive, for A that is not linear,
         and if the run is a posterior already.
+
+        >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=50.0, sigma_min=0.02)
+        >>> answers = run.posterior(lambda x: x[:, :1], 2.0, noise_std=1.0).sample(1000)
+        >>> answers[:, 0].mean().round()  # half of what was measured: the prior says 0
+        tensor(1.)
         """
         zero = torch.zeros(self.recipe.shape, device=self.device)
         units = Units(zero, zero + 1) if self.units is None else self.units
@@ -542,7 +597,9 @@ class Run:
     def replacement(self, known: Bool[Tensor, "*d"] | np.ndarray, y: Numbers) -> "Run":
         """The run that fills in what is not ``known`` of ``y``, as the paper does; by annealed Langevin dynamics.
 
-        See ``ncsn.problems.replacement``.  By default five steps a level, or the run's own if they are more.
+        By default it takes five steps a level, or the run's own if they are more.
+
+        ``known``: True where a number of an example is known, (*d).
         ``y``: one example, or one for each sample; what is not known is ignored.
         Raises ValueError if the run is a posterior already.
         """
@@ -563,7 +620,15 @@ class Run:
         return replace(self, score=score, prior=self.score, condition=condition, recipe=recipe, observation=observation)
 
     def log_prob(self, x: Tensor | np.ndarray, **how: Any) -> Float[Tensor, "b"]:
-        """Log p(x) in nats, in the units of the data.  ``how`` and errors: as for ``likelihoods``."""
+        """Log p(x) in nats, in the units of the data.
+
+        ``x``: examples, (b, *d).
+        ``how``: as for ``likelihoods``, and so are errors.
+
+        >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=50.0, sigma_min=0.01)
+        >>> run.log_prob(torch.zeros(1, 2), tolerance=1e-4).round(decimals=2)
+        tensor([-1.8400], dtype=torch.float64)
+        """
         return torch.cat([part.log_prob for part in self.likelihoods(x, **how)])
 
     def likelihoods(
@@ -572,16 +637,20 @@ class Run:
         *,
         sigma_min: float | None = None,
         probes: int | None = None,
-        tolerance: float = 1e-3,
+        tolerance: float = 1e-4,
         batch_size: int = 32,
         seed: int | torch.Generator = 0,
     ) -> Iterator[LogDensities]:
         """Log p(x) in nats, in the units of the data, in parts as they come: see ``ncsn.log_prob``.
 
-        ``x`` (b, *d).  ``sigma_min``: the noise level whose density is taken for the data's, in the score's units; by
-        default the run's smallest.  ``probes``: by default the exact trace for up to 16 dimensions, else 4 random
-        directions.  ``tolerance``: of the solver.  ``batch_size``: examples in a part.  ``seed``: of the probes; of a
-        number each part has a generator of its own.
+        ``x``: examples, (b, *d).
+        ``sigma_min``: the noise level whose density is taken for the data's, in the score's units; by default the run's
+        smallest.
+        ``probes``: random directions that estimate the divergence; by default the exact trace for up to 16 dimensions,
+        else 4.
+        ``tolerance``: of each step of the solver, relative and absolute.
+        ``batch_size``: examples in a part.
+        ``seed``: of the probes.  If it is a number, each part has a generator of its own.
         Raises ValueError for the posterior of a run, whose density is not known, and for x of another shape.
         """
         if self.condition is not None:
@@ -608,8 +677,9 @@ class Run:
             yield replace(densities, log_prob=densities.log_prob - volume)
 
     def compile(self, batch_size: int) -> None:
-        """Compile the networks for batches of this size; a line says so if this machine or torch cannot.
+        """Compile the networks; a line says so if this machine or torch cannot.
 
+        ``batch_size``: for batches of this size.
         Raises ValueError for a posterior: torch compiles no gradients that are asked for more than once.
         """
         if self.condition is not None:
@@ -624,6 +694,8 @@ class Run:
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the run into a folder of its own, for ``ncsn.load`` and the command ``ncsn``.
 
+        ``folder``: where; it may not hold another run.
+        ``overwrite``: replace a run that is there.
         Raises ValueError if another run is there and ``overwrite`` is not given, if the score is no ScoreModel, as
         that of a posterior, or if the guide is of another size and has no recipe.
         """
@@ -727,7 +799,7 @@ def block_seed(seed: int, number: int) -> int:
 
 def generator_of(seed: int | torch.Generator, device: torch.device) -> torch.Generator:
     """The generator of a seed on a device; or the one that is given."""
-    return seed if isinstance(seed, torch.Generator) else torch.Generator(device).manual_seed(seed)
+    return seed if isinstance(seed, torch.Generator) else torch.Generator(device).manual_seed(index(seed))
 
 
 def one_for_each(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:
@@ -753,14 +825,18 @@ def replacement_score(known: Tensor, y: Tensor, score: Score, n: int, generator:
 
 
 def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = None) -> Run:
-    """A run by its folder, ``"mnist"``, the one that comes with the package, or ``"hf://user/model@revision"``.
+    """A run from a folder, from the package or from Hugging Face's hub.
 
-    The last is a run on Hugging Face's hub, which ``huggingface_hub`` fetches (the extra ``hub``) unless its cache has
-    the revision, by default main.
-    ``device``: auto (CUDA where there is one), cpu, cuda or mps.  ``network``: for a run whose network is the user's
-    own: one that was built as that one.
+    ``run``: a run's folder; "mnist", which comes with the package; or "hf://user/model@revision".  The last is fetched
+    by ``huggingface_hub`` (the extra ``hub``), unless its cache has the revision, by default main.
+    ``device``: auto (CUDA where there is one), cpu, cuda or mps.
+    ``network``: if the run's network is the user's own, one that was built in the same way.
     Raises ValueError if the folder is no run, if its weights are missing, damaged or of another network, or if there
     is no such device; and if the hub has no such run, or cannot be asked.
+
+    >>> run = ncsn.load("mnist", device="cpu")
+    >>> run.recipe.shape, run.parameters > 10**6
+    ((1, 28, 28), True)
     """
     folder = storage.find(run)
     config, guide, guide_recipe = read_config(folder), None, None

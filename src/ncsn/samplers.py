@@ -25,19 +25,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.noise import Geometric, Karras, Ladder, check_range, noise_like
 from ncsn.score import Score, tweedie
-from ncsn.validation import MOST_LEVELS, MOST_STEPS, GuideName
+from ncsn.validation import MOST_LEVELS, GuideName, LangevinSteps, check_ranges
 
 
 class Step(NamedTuple):
-    """A state on the way down: examples ``x`` (b, *d) with noise of standard deviation ``sigma``, 0 once denoised."""
+    """A state of samples on their way from noise to data.
+
+    ``sigma``: the standard deviation of the noise that is left; 0 at the end, if the sampler denoises.
+    ``x``: the samples so far, (b, *d).
+    """
 
     sigma: float
     x: Tensor
@@ -51,7 +56,7 @@ def check_ladder(sigmas: Float[Tensor, "levels"], *, restarts: bool = False) -> 
     """Raises ValueError unless ``sigmas`` is positive and strictly descending, or rises where ``restarts`` are."""
     steps = sigmas.diff()
     descending = steps != 0 if restarts else steps < 0
-    if len(sigmas) == 0 or not bool((sigmas > 0).all() & descending.all()):
+    if len(sigmas) == 0 or not bool(((sigmas > 0) & (sigmas < math.inf)).all() & descending.all()):
         raise ValueError(f"sigmas is {sigmas.tolist()}; positive noise levels are needed, descending; euler's may rise")
 
 
@@ -97,12 +102,22 @@ def langevin(
 
     NFE: ``steps``, and one more for ``denoise``.
 
-    ``x``: where to start.  ``sigma``: the noise level > 0.
-    ``step_size``: α > 0.  ``steps``: how many, at least 1.
+    ``score``: of the data with noise.
+    ``x``: where to start, (b, *d).
+    ``sigma``: the noise level > 0 on which all steps stay.
+    ``step_size``: α > 0.
+    ``steps``: how many, at least 1.
     ``denoise``: append the posterior mean x + σ²·s(x, σ) as a last state.
+    ``generator``: draws the noise; by default torch's own.
     Raises ValueError for a step size or a number of steps out of range.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> score = ncsn.GaussianMixture(torch.zeros(1, 2))
+    >>> *_, last = ncsn.langevin(score, torch.zeros(1000, 2), 0.1, step_size=0.1, steps=100, generator=g)
+    >>> round(last.x.std().item(), 1)
+    1.0
     """
-    if not step_size > 0 or steps < 1:
+    if not 0 < step_size < math.inf or steps < 1:
         raise ValueError(f"step_size is {step_size}, steps is {steps}; allowed are step_size > 0 and steps >= 1")
 
     def step(x: Tensor, *_: float | Tensor) -> Tensor:
@@ -126,12 +141,23 @@ def annealed_langevin(
     Song & Ermon 2019, algorithm 1, with the step size α_i = ε·σ_i²/σ_L².  NFE: levels × steps, and one more for
     ``denoise``.
 
-    ``x``: where to start, ideally a draw from N(0, σ_1²) or any distribution as wide.  ``sigmas``: descending, > 0.
+    ``score``: of the data with noise.
+    ``x``: where to start, (b, *d); ideally a draw from N(0, σ_1²), or from any distribution as wide.
+    ``sigmas``: the noise levels, descending, > 0.
     ``eps``: the step size α on the smallest level, 0 < ε < 4σ_L².  Beyond it the dynamics diverges on a Gaussian, whose
     stationary variance is σ²/(1 − ε/(4σ_L²)).
     ``steps``: Langevin steps on each level, at least 1.
     ``denoise``: append the posterior mean x + σ_L²·s(x, σ_L) as a last state.
+    ``generator``: draws the noise; by default torch's own.
     Raises ValueError for a ladder, an ε or a number of steps out of range.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> score = ncsn.GaussianMixture(torch.tensor([[-5.0], [5.0]]), weights=torch.tensor([0.2, 0.8]))
+    >>> sigmas = ncsn.Geometric(sigma_max=20, sigma_min=0.1, levels=20).sigmas()
+    >>> start = 20 * torch.randn(2000, 1, generator=g)
+    >>> *_, last = ncsn.annealed_langevin(score, start, sigmas, eps=0.005, steps=50, generator=g)
+    >>> round((last.x < 0).float().mean().item(), 1)
+    0.2
     """
     check_ladder(sigmas)
     limit = 4 * float(sigmas[-1]) ** 2
@@ -160,16 +186,20 @@ def consistent_annealed(
     denoise: bool = True,
     generator: torch.Generator | None = None,
 ) -> Iterator[Step]:
-    """Consistent annealed sampling: a share ``eta`` of the way to D, then the noise that belongs to the next level.
+    """Consistent annealed sampling: go a share ``eta`` of the way to D, then add the noise of the next level.
 
     x ← x + ησ²·s(x, σ) + β·σ'·z with β² = 1 − ((1−η)/γ)² and γ = σ'/σ.  The noise that is left and the noise that is
     added have variance σ'² together.  Jolicoeur-Martineau et al. 2020 (arXiv:2009.05475), algorithm 2.
     NFE: levels − 1, and one more for ``denoise``.
 
-    ``sigmas``: descending, > 0.
+    ``score``: of the data with noise.
+    ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
+    ``sigmas``: the noise levels, descending, > 0.
     ``eta``: 1 − γ ≤ η ≤ 1 at every level; the paper's ε/σ_L².  η = 1 − γ adds no noise (Euler on the probability flow),
     and η = 1 replaces all of it.  By default η = 1 − γ², with γ of the whole ladder: as much fresh noise as ancestral
     sampling adds.
+    ``denoise``: append the posterior mean, without noise, as a last state.
+    ``generator``: draws the noise; by default torch's own.
     Raises ValueError for a ladder or an η out of range.
     """
     check_ladder(sigmas)
@@ -203,11 +233,17 @@ def predictor_corrector(
     equation 46.  Corrector: x + ε·s(x, σ') + √(2ε)·z with ε = 2(r‖z‖/‖s‖)², norms averaged over the batch; in this
     package's convention α = 2ε.  NFE: (levels − 1)·(1 + corrections), and one more for ``denoise``.
 
-    ``sigmas``: descending, > 0.  ``snr``: r > 0.  ``corrections``: Langevin steps on each level, at least 0.
+    ``score``: of the data with noise.
+    ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
+    ``sigmas``: the noise levels, descending, > 0.
+    ``snr``: r > 0, the signal-to-noise ratio of a corrector's step.
+    ``corrections``: Langevin steps on each level, at least 0.
+    ``denoise``: append the posterior mean, without noise, as a last state.
+    ``generator``: draws the noise; by default torch's own.
     Raises ValueError for a ladder, an r or a number of corrections out of range.
     """
     check_ladder(sigmas)
-    if not snr > 0 or corrections < 0:
+    if not 0 < snr < math.inf or corrections < 0:
         raise ValueError(f"snr is {snr}, corrections is {corrections}; allowed are snr > 0 and corrections >= 0")
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
@@ -246,8 +282,13 @@ def euler(
 
     Song et al. 2020, equation 13.  NFE: levels − 1, less one for each rise, and one more for ``denoise``.
 
-    ``sigmas``: > 0, descending but for restarts.  Where they rise, fresh noise leads up.  That costs no evaluation, and
-    passing the levels again takes back errors of the first time (Xu et al. 2023, arXiv:2306.14878, algorithm 1).
+    ``score``: of the data with noise.
+    ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
+    ``sigmas``: the noise levels, > 0, descending but for restarts.  Where they rise, fresh noise leads up.  That costs
+    no evaluation, and passing the levels again takes back errors of the first time (Xu et al. 2023, arXiv:2306.14878,
+    algorithm 1).
+    ``denoise``: append the posterior mean, without noise, as a last state.
+    ``generator``: draws the noise of restarts; by default torch's own.
     Raises ValueError for a ladder out of range.
     """
     check_ladder(sigmas, restarts=True)
@@ -274,7 +315,18 @@ def heun(
 
     Karras et al. 2022 (arXiv:2206.00364), algorithm 1.  NFE: 2·(levels − 1), and one more for ``denoise``.
 
-    ``sigmas``: descending, > 0.  Raises ValueError for another ladder.
+    ``score``: of the data with noise.
+    ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
+    ``sigmas``: the noise levels, descending, > 0.
+    ``denoise``: append the posterior mean, without noise, as a last state.
+    Raises ValueError for another ladder.
+
+    >>> score = ncsn.GaussianMixture(torch.zeros(1, 2))
+    >>> sigmas = ncsn.Karras(sigma_max=20, sigma_min=0.02, levels=18).sigmas()
+    >>> start = 20 * torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
+    >>> *_, last = ncsn.heun(score, start, sigmas)
+    >>> last.sigma, round(last.x.std().item(), 1)
+    (0.0, 1.0)
     """
     return edm(score, x, sigmas, churn=0.0, denoise=denoise)
 
@@ -303,16 +355,23 @@ def edm(
     denoise: bool = True,
     generator: torch.Generator | None = None,
 ) -> Iterator[Step]:
-    """EDM's stochastic sampler: before each of Heun's steps the noise is raised by a share of what it is.
+    """EDM's stochastic sampler: before each step of Heun's method it raises the noise by a share of its size.
+
+    Not before the last evaluation, which denoises from the smallest level; the paper's loop raises it there as well.
 
     Karras et al. 2022, algorithm 2, with S_noise = 1.  NFE: 2·(levels − 1), and one more for ``denoise``.
 
-    ``sigmas``: descending, > 0.
-    ``churn``: S_churn ≥ 0, the sum of the shares.  ``churn_range``: S_tmin and S_tmax, between which noise is raised.
+    ``score``: of the data with noise.
+    ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
+    ``sigmas``: the noise levels, descending, > 0.
+    ``churn``: S_churn ≥ 0, the sum of the shares.
+    ``churn_range``: S_tmin and S_tmax, the noise levels between which noise is raised.
+    ``denoise``: append the posterior mean, without noise, as a last state.
+    ``generator``: draws the noise; by default torch's own.
     Raises ValueError for a ladder or a churn out of range.
     """
     check_ladder(sigmas)
-    if churn < 0:
+    if not churn >= 0:
         raise ValueError(f"churn is {churn}; it must not be negative")
     share = min(churn / len(sigmas), math.sqrt(2) - 1)  # the paper's γ; more would add more variance than there is
 
@@ -345,15 +404,27 @@ def dpm_solver(
     where D₋ and h₋ belong to the previous step (the first one does without).  NFE: levels − 1, and one more for
     ``denoise``.
 
-    ``sigmas``: descending, > 0.
+    ``score``: of the data with noise.
+    ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
+    ``sigmas``: the noise levels, descending, > 0.
     ``stochasticity``: η ≥ 0.  0 is the probability flow, Lu et al. 2022 (arXiv:2211.01095), algorithm 2; 1 is their
     SDE-DPM-Solver++(2M), section 5, the reverse diffusion.
     ``last_extrapolation``: the most that h/(2h₋) may be in the last step, ≥ 0.  On few levels that step is the longest,
     and D changes least in it: more throws pixels beyond the edges of things, which no later step takes back.
+    ``denoise``: append the posterior mean, without noise, as a last state.
+    ``generator``: draws the noise; by default torch's own.
     Raises ValueError for a ladder or an option out of range.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> score = ncsn.GaussianMixture(torch.tensor([[-5.0], [5.0]]))
+    >>> sigmas = ncsn.Karras(sigma_max=40, sigma_min=0.02, levels=30).sigmas()
+    >>> start = 40 * torch.randn(1000, 1, generator=g)
+    >>> *_, last = ncsn.dpm_solver(score, start, sigmas, stochasticity=1.0, generator=g)
+    >>> round(last.x.abs().mean().item())
+    5
     """
     check_ladder(sigmas)
-    if stochasticity < 0 or last_extrapolation < 0:
+    if not (stochasticity >= 0 and last_extrapolation >= 0):
         raise ValueError(f"{stochasticity=}, {last_extrapolation=}; neither may be negative")
     before: tuple[Tensor, Tensor] | None = None
 
@@ -402,7 +473,8 @@ class Method:
     ``follow``: the sampler, ``follow(score, x, sigmas, generator=...)``, and ``eps=..., steps=...`` for Langevin
     dynamics; it yields a state for each step between two noise levels, and the denoised one.
     ``ladder``: how its noise levels lie.
-    ``levels``: how many by default, the knee of its quality against its cost.  ``steps``: Langevin steps likewise.
+    ``levels``: how many by default: about where more of them stop helping.
+    ``steps``: Langevin steps by default, likewise.
     ``nfe_per_step``: how often it evaluates the score in one step.
     ``langevin``: whether it is Langevin dynamics, which takes steps of a size, and needs no second noise level.
     ``guided_from``: how far from 1 a run's own guidance must be to be taken over.
@@ -425,6 +497,9 @@ class Method:
         """As many noise levels as keep steps as fine as ``levels`` has between 10 and 0.01; never fewer than that.
 
         A method that may take only so many evaluations has as many levels on any range.
+
+        ``sigma_max``: the largest noise level.
+        ``sigma_min``: the smallest one.
         """
         if self.levels == 1 or self.most is not None:
             return self.levels
@@ -479,14 +554,15 @@ def method_named(name: str) -> Method:
 class Sampling:
     """How samples are drawn from a score: which sampler, on which noise levels, and where it starts.
 
-    ``sigma_max``, ``sigma_min``: the noise levels to descend between, σ_max ≥ σ_min > 0.
+    ``sigma_max``: the noise level to begin with.
+    ``sigma_min``: the noise level to end with, > 0 and at most ``sigma_max``.
     ``sampler``: a name in ``METHODS``.
     ``levels``: how many noise levels, 1 to ``MOST_LEVELS``; or the levels themselves, descending.  Where they rise,
     noise is added, if the sampler has such restarts.
     ``steps``: Langevin steps, on each level if annealed; 1 to ``MOST_STEPS``.
     ``eps``: their size α > 0 on the smallest level.  Annealed, it diverges from 4σ_min² on.
     ``guidance``: how far to move away from a guide, ≥ 0; 1 is not at all.
-    ``guided_between``: on which noise levels, by default what suits pixels in [0, 1].
+    ``guided_between``: from and to which noise level, by default what suits pixels in [0, 1].
     ``guide``: the smaller network that was trained beside the run's own (autoguidance), or the run's own network
     without the class (classifier-free guidance), which needs one.
     Raises ValueError for what is out of range.
@@ -496,27 +572,23 @@ class Sampling:
     sigma_min: float
     sampler: str
     levels: int | tuple[float, ...]
-    steps: int
-    eps: float
-    guidance: float = 1.0
+    steps: LangevinSteps
+    eps: Annotated[float, Interval(gt=0)]
+    guidance: Annotated[float, Interval(ge=0)] = 1.0
     guided_between: tuple[float, float] = (0.2, 1.5)
     guide: GuideName = "smaller"
 
     def __post_init__(self) -> None:
         """Refuse, before a long training, what could not be sampled after it."""
+        check_ranges(self)
         method = method_named(self.sampler)
         check_range(self.sigma_max, self.sigma_min, self.count)
         limit = 4 * self.sigma_min**2 if self.sampler == "annealed" else math.inf
-        if not 0 < self.eps < limit or not 1 <= self.steps <= MOST_STEPS or self.count > MOST_LEVELS:
-            raise ValueError(
-                f"eps is {self.eps}, steps is {self.steps}, levels is {self.count}; allowed are 0 < eps < {limit:.3g}, "
-                f"and at most {MOST_STEPS:,} steps and {MOST_LEVELS:,} levels"
-            )
-        if not 0 <= self.guidance < math.inf or not self.guided_between[0] <= self.guided_between[1]:
-            raise ValueError(
-                f"guidance is {self.guidance}, guided_between is {self.guided_between}; "
-                "a number of at least 0 is needed, and two numbers, the smaller one first"
-            )
+        if self.eps >= limit or self.count > MOST_LEVELS:
+            most = f"eps < {limit:.3g} and at most {MOST_LEVELS:,} levels"
+            raise ValueError(f"eps is {self.eps}, levels is {self.count}; allowed are {most}")
+        if self.guided_between[0] > self.guided_between[1]:
+            raise ValueError(f"guided_between is {self.guided_between}; the smaller noise level comes first")
         if self.levels == 1 and not method.langevin and self.sigma_max > self.sigma_min:
             raise ValueError(f"levels is 1; {self.sampler} needs at least 2 to come down from noise")
         levels = (self.sigma_max, self.sigma_min) if isinstance(self.levels, int) else self.levels
@@ -531,9 +603,13 @@ class Sampling:
         return METHODS[self.sampler]
 
     def but(self, *, sampler: str | None = None, **changes: object) -> "Sampling":
-        """The same but for these fields, where they are not None; another sampler has its own levels and steps.
+        """The same but for these fields, where they are not None.
 
-        And its own guidance, where that is not worth its cost or does harm, see ``Method``.
+        Another sampler comes with its own levels and steps.  It also comes with its own guidance, if the run's is not
+        worth its cost or does harm, see ``Method``.
+
+        ``sampler``: a name in ``METHODS``.
+        ``changes``: other fields of this class, and their values.
         Raises ValueError as the class does, for several levels of langevin, which stays on one, and for Langevin steps
         of a sampler that takes none.
         """
@@ -601,7 +677,10 @@ class Sampling:
         return self.nfe + self.nfe * inside * (GUIDED[self.guide] - 1) / len(self.descents)
 
     def ladder(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
-        """The noise levels to descend, in their order."""
+        """The noise levels to descend, in their order.
+
+        ``device``: where the tensor is.
+        """
         if not isinstance(self.levels, int):
             return torch.tensor(self.levels, device=device)
         return self.method.ladder(self.sigma_max, self.sigma_min, self.levels).sigmas(device=device)

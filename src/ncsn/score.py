@@ -31,7 +31,11 @@ class Score(Protocol):
     """
 
     def __call__(self, x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-        """The score of the noised data at ``x``, for one noise level or for one noise level per example."""
+        """The score of the noised data.
+
+        ``x``: where, (b, *d).
+        ``sigma``: the noise level > 0, one number or one for each example.
+        """
 
 
 def expand(sigma: Sigma, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *ones"]:
@@ -56,6 +60,14 @@ def tweedie(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tenso
     """The mean of the clean data given the noisy ``x``: E[x₀ | x] = x + σ²·s(x, σ).
 
     Robbins 1956 (Tweedie's formula); as a last step of sampling: Jolicoeur-Martineau et al. 2020 (arXiv:2009.05475).
+
+    ``score``: of the data with noise.
+    ``x``: noisy examples, (b, *d).
+    ``sigma``: the noise level, one number or one for each example.
+
+    >>> score = ncsn.GaussianMixture(torch.zeros(1, 2))  # data with standard deviation 1
+    >>> ncsn.tweedie(score, torch.tensor([[2.0, -4.0]]), 1.0)  # as much noise again
+    tensor([[ 1., -2.]])
     """
     return x + expand(sigma, x) ** 2 * score(x, sigma)
 
@@ -69,7 +81,7 @@ def conditioned(score: Callable[..., Tensor], label: Int64[Tensor, "b"] | None) 
 
 def even(n: int, most: int) -> int:
     """How many of ``n`` examples to evaluate at a time: at most so many, and in parts of one size, or nearly."""
-    return -(-n // -(-n // most))
+    return int(-(-n // -(-n // most)))
 
 
 def batched(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] | None = None) -> Score:
@@ -98,14 +110,22 @@ def batched(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] |
 def guided(score: Score, guide: Score, weight: float, *, between: tuple[float, float] = (0.0, math.inf)) -> Score:
     """A score that moves away from a worse one: guide + w·(score − guide), at noise levels within ``between``.
 
-    The guide knows less of the data: a smaller network, or one without the class.  It spreads its mass too widely, and
-    w > 1 exaggerates in which direction ``score`` differs.  The result is no longer the score of any data, and so of no
-    use for a likelihood; its samples look better.  Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598) and
+    The guide knows less about the data: it is a smaller network, or one without the class.  It spreads its mass too
+    widely, and w > 1 exaggerates how ``score`` differs from it.  Samples look better.  But the result is no longer the
+    score of any data, so it has no likelihood.  Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598) and
     autoguidance (Karras et al. 2024, arXiv:2406.02507, equation 3); within an interval: Kynkäänniemi et al. 2024
     (arXiv:2404.07724).
 
+    ``score``: the better one.
+    ``guide``: the worse one, of the same data.
     ``weight``: w; 0 is the guide, 1 is ``score``.
     ``between``: the lowest and the highest noise level at which it is guided; elsewhere it is ``score``.
+
+    >>> score = ncsn.GaussianMixture(torch.zeros(1, 2), std=1.0)
+    >>> guide = ncsn.GaussianMixture(torch.zeros(1, 2), std=2.0)  # too wide
+    >>> x = torch.tensor([[1.0, 0.0]])
+    >>> ncsn.guided(score, guide, 2.0)(x, 1.0)  # -0.5 and -0.2 become -0.2 + 2 * (-0.5 + 0.2)
+    tensor([[-0.8000,  0.0000]])
     """
 
     def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
@@ -218,8 +238,8 @@ class ScoreModel(nn.Module):
 
     Centring and scaling happen here and nowhere else: x, σ and the score are in the data's own units.
 
-    ``network``: maps (b, *d) and c = ¼ ln σ, (b,) or (1,) for a common noise level, to (b, *d); one that knows classes
-    takes them as a third argument.
+    ``network``: maps (b, *d) and c = ¼ ln σ, (b,) or (1,) for a common noise level, to (b, *d).  If it knows classes,
+    it takes them as a third argument.
     ``data_mean``: μ, a number or a tensor that broadcasts against one example; saved with the weights.
     ``data_std``: σ_d > 0, one number; saved with the weights.
     ``preconditioning``: by default ``EDM``.
@@ -253,8 +273,11 @@ class ScoreModel(nn.Module):
     ) -> Float[Tensor, "b *d"]:
         """∇ₓ log p_σ(x), or ∇ₓ log p_σ(x | label) if the network knows classes.
 
-        ``sigma``: σ > 0, in the units of x.  ``label``: −1 for no class.  Raises ValueError for a number that is not
-        above 0; a tensor is not looked at, because on a GPU that would wait for it.
+        ``x``: where, (b, *d).
+        ``sigma``: σ > 0, in the units of x.
+        ``label``: a class for each example; −1 for no class.
+        Raises ValueError for a number that is not above 0.  A tensor is not checked, because on a GPU that would wait
+        for it.  Raises it too for a network that returns another shape than that of x.
         """
         if not isinstance(sigma, Tensor) and not sigma > 0:
             raise ValueError(f"sigma is {sigma}; it must be above 0, where the score is that of data with some noise")
@@ -266,6 +289,8 @@ class ScoreModel(nn.Module):
         labels = () if label is None else (label,)
         with torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
             value = self.network(network_input, levels.log() / 4, *labels)
+        if value.shape != x.shape:
+            raise ValueError(f"the network returned shape {tuple(value.shape)}; that of x, {tuple(x.shape)}, is needed")
         return self.preconditioning.score(value.to(x.dtype), centred, std, self.data_std)
 
     @property
@@ -275,5 +300,8 @@ class ScoreModel(nn.Module):
         return table.num_embeddings - 1 if isinstance(table, nn.Embedding) else 0
 
     def residual_weight(self, sigma: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-        """What turns the score matching loss ½‖σs + z‖² into the squared error of what the network returns."""
+        """What turns the score matching loss ½‖σs + z‖² into the squared error of what the network returns.
+
+        ``sigma``: the noise level of each example, (b,).
+        """
         return self.preconditioning.weight(sigma, self.data_std)

@@ -95,7 +95,7 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     """Raises ValueError, before any work, if a command may not write ``out``: the rule for all that they write."""
     check_regular(out)
     if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists; give --overwrite to replace it, or another name")
+        raise ValueError(f"{out} exists; --overwrite (overwrite=True) replaces it, or give another name")
     folder = out.absolute().parent
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise ValueError(f"{out} cannot be written: {out.parent} is not a folder that you may write into")
@@ -125,9 +125,9 @@ def check(folder: Path, *, overwrite: bool = False, resume: bool = False, pictur
     if overwrite or (resume and begun(folder)):
         return
     if begun(folder):
-        raise ValueError(f"{folder} holds another run; --overwrite replaces it, --resume continues it")
+        raise ValueError(f"{folder} holds another run; --overwrite (overwrite=True) replaces it, --resume continues it")
     for name in (name for name in names if (folder / name).exists()):
-        raise ValueError(f"{folder} is no run, but has a {name}; --overwrite replaces it")
+        raise ValueError(f"{folder} is no run, but has a {name}; --overwrite (overwrite=True) replaces it")
 
 
 def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, pictures: tuple[str, ...] = ()) -> FileLock:

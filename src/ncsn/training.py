@@ -36,8 +36,10 @@ class NonFiniteLossError(FloatingPointError):
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How long to train: ``steps``, or ``seconds`` of wall clock in which everything between the steps counts too.
+    """How long to train.
 
+    ``steps``: so many steps.
+    ``seconds``: so many seconds of wall clock, in which everything between the steps counts too.
     Raises ValueError unless exactly one is given and it is positive.
     """
 
@@ -50,7 +52,11 @@ class Budget:
             raise ValueError(f"steps is {self.steps}, seconds is {self.seconds}; a positive one of them is needed")
 
     def fraction(self, step: int, seconds: float) -> float:
-        """The share of the budget that is spent, ≥ 1 when it is over."""
+        """The share of the budget that is spent, ≥ 1 when it is over.
+
+        ``step``: how many steps were taken.
+        ``seconds``: how long they took.
+        """
         return step / self.steps if self.steps is not None else seconds / (self.seconds or math.inf)
 
 
@@ -68,15 +74,18 @@ class Row:
 class State:
     """All that training changes: the model, its running average, the optimisers, the step and the randomness.
 
-    ``optimizers``: of the model's parameters; by default ``muon_and_adam``.  Their learning rates are peaks.
-    ``generator``: what batches and losses draw from; saved with the rest.  ``seed``: begin every step with numbers of
-    its own, which follow from this seed, the step and the process; by default the generator goes on and on.
+    Its attribute ``average`` is the score to keep: the same model with the exponential moving average of the weights.
+    The window grows with training, over about the last tenth of the steps: decay 1 − 10/(t + 10) at step t, the power
+    function profile of Karras et al. 2024 (arXiv:2312.02696, equation 1), which needs no tuning to the budget.
+    Two attributes are saved and loaded with the rest, for whoever trains: ``kept``, tensors by their names, and
+    ``rows``.  If the network runs in float16, whose smallest number is 6·10⁻⁸, ``scaler`` makes gradients of a larger
+    loss.
 
-    ``kept`` and ``rows`` are saved with the rest, and loaded: what whoever trains must not lose.
-    ``scaler``: where the network runs in float16, whose smallest number is 6·10⁻⁸, gradients are made of a larger loss.
-    ``average`` holds the exponential moving average of the weights with a window that grows with training, over about
-    the last tenth of the steps: decay 1 − 10/(t + 10) at step t, the power function profile of Karras et al. 2024
-    (arXiv:2312.02696, equation 1), which needs no tuning to the budget.
+    ``model``: what is trained.
+    ``optimizers``: of the model's parameters; by default ``muon_and_adam``.  Their learning rates are peaks.
+    ``generator``: what batches and losses draw from; saved with the rest.
+    ``seed``: begin every step with random numbers of its own, which follow from this seed, the step and the process; by
+    default the generator goes on and on.
     """
 
     def __init__(
@@ -114,9 +123,10 @@ class State:
         weights = [p.detach() for p in self.model.parameters()]
         torch._foreach_lerp_(list(self.average.parameters()), weights, 10 / (self.step + 10))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write a checkpoint atomically: a kill or a full disk at any moment leaves the previous one whole.
 
+        ``path``: of the file.
         Raises NonFiniteLossError if a weight is not finite and OSError if there is no space; both keep the previous
         checkpoint.
         """
@@ -135,17 +145,18 @@ class State:
             "scaler": self.scaler.state_dict(),
         }
         try:
-            with atomic(path) as temporary:
+            with atomic(Path(path)) as temporary:
                 save_checkpoint(content, temporary)
         except RuntimeError as error:  # torch's own name for a full disk
             raise OSError(f"{path} could not be written, is the disk full? ({str(error).splitlines()[0]})") from error
 
-    def load(self, path: Path) -> None:
+    def load(self, path: str | Path) -> None:
         """Continue from a checkpoint that ``save`` wrote.
 
+        ``path``: of the file.
         Raises ValueError if the file is missing, damaged, or of another network or version.
         """
-        saved = read_checkpoint(path)
+        saved = read_checkpoint(Path(path))
         try:
             for model, weights in ((self.model, saved["model"]), (self.average, saved["average"])):
                 model.load_state_dict(weights)
@@ -163,8 +174,13 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What one step did: ``losses`` and ``sigmas`` (b,) of its whole batch, and where the budget stands.
+    """What one step did, and where the budget stands.
 
+    ``step``: how many steps were taken.
+    ``fraction``: the share of the budget that is spent.
+    ``seconds``: how long the training took so far.
+    ``losses``: of each example of the batch, (b,).
+    ``sigmas``: its noise level, (b,).
     ``stop``: the number of the signal that some process was sent, after which all of them end; 0 for none.
     """
 
@@ -216,11 +232,25 @@ def train(
 ) -> Iterator[Progress]:
     """Train until the budget is spent; yields after every step, and may be abandoned at any of them.
 
-    ``batches``: this process' shares of every batch, all of one size.  ``group``: the processes that learn together,
-    each from ``turns`` shares one after the other; the state then has a seed, and the clock is the leading process'.
-    ``signals``: the numbers of those that this process was sent, SIGINT or SIGTERM, as they come.
+    ``state``: what is trained; ``state.average`` is the result.
+    ``batches``: batches without end, see ``ncsn.batches``; of several processes, this one's share of each.
+    ``loss``: a loss for each example of a batch, see ``training_loss``.
+    ``budget``: how long.
+    ``group``: the processes that learn together; by default this one alone.  The state of several has a seed, and the
+    clock is the leading process'.
+    ``turns``: how many shares of a batch each process learns from, one after the other.
+    ``signals``: the numbers of the signals that this process was sent, SIGINT or SIGTERM, as they come.
     Raises NonFiniteLossError, before the weights are touched, when the loss is NaN or infinite on any process, and
     PeerError if one of them is gone.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> data = torch.randn(1000, 2, generator=g)
+    >>> state = ncsn.State(ncsn.ScoreModel(ncsn.MLP(2), data.mean(0), data.std()), generator=g)
+    >>> loss = ncsn.training_loss(ncsn.LogUniform(sigma_max=10, sigma_min=0.1), generator=g)
+    >>> for progress in ncsn.train(state, ncsn.batches(data, 64, generator=g), loss, budget=ncsn.Budget(steps=20)):
+    ...     pass
+    >>> progress.step, progress.fraction
+    (20, 1.0)
     """
     began = time.monotonic() - state.seconds
     while (fraction := budget.fraction(state.step, state.seconds)) < 1:
@@ -266,7 +296,10 @@ def muon_and_adam(
 ) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices, Adam for everything else: biases, gains, embeddings, the first and last kernels.
 
-    ``muon_rate``, ``adam_rate``: the peak learning rates, above 0.  ``products``: the type of Muon's, see there.
+    ``model``: whose parameters they change.
+    ``muon_rate``: the peak learning rate of the matrices, above 0.
+    ``adam_rate``: the peak learning rate of everything else, above 0.
+    ``products``: the type of Muon's matrix products, bfloat16 or float32; by default the faster one here.
     """
     matrices = hidden_matrices(model)
     others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]

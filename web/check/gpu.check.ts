@@ -9,7 +9,7 @@ after(end);
 
 /** Bytes of the image that is shown, and who has drawn it. */
 async function shown(page: Page): Promise<{ image: number[]; by: string }> {
-  const image = await page.getByRole("img", { name: "The images as they are" }).evaluate((element) => {
+  const image = await page.getByRole("img", { name: "The images at this noise level" }).evaluate((element) => {
     const copy = new OffscreenCanvas(28, 28).getContext("2d") as OffscreenCanvasRenderingContext2D;
     copy.drawImage(element as HTMLCanvasElement, 0, 0);
     return Array.from(copy.getImageData(0, 0, 28, 28).data);
@@ -22,7 +22,7 @@ test("WebGPU draws the same digit as WebAssembly, and is not taken for one where
   for (const device of ["webgpu", "auto"]) {
     await use(`#digits?count=1&levels=3&device=${device}`, {}, async ({ page }) => {
       await drawn(page);
-      assert.equal(await page.locator(".note").count(), 0);
+      assert.equal(await page.locator(".pictures .group").count(), 0);
       found.push(await shown(page));
     });
   }

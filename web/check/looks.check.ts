@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { gzipSync } from "node:zlib";
 import { AxeBuilder } from "@axe-core/playwright";
-import { NARROW, SITE, WIDE, begin, drawn, end, home, reading, shoot, use } from "./browser.ts";
+import { NARROW, SITE, WIDE, begin, drawn, end, home, pixel, reading, shoot, use } from "./browser.ts";
 import { encode } from "../src/parts/own.ts";
 import { Mulberry } from "../src/maths/plane.ts";
 
@@ -14,7 +14,7 @@ after(end);
 const KILOBYTES = 200;
 const looks = [
   { name: "wide", viewport: WIDE, colorScheme: "light" },
-  { name: "narrow", viewport: NARROW, colorScheme: "dark", hasTouch: true },
+  { name: "narrow", viewport: { width: 320, height: 720 }, colorScheme: "dark", hasTouch: true },
 ] as const;
 const shown: Record<string, string> = {
   scores: "#scores?x=-1&y=3",
@@ -44,18 +44,31 @@ for (const { name, ...look } of looks) {
   }
 }
 
+test("where colours are forced, the part that is shown is marked, and pictures have these colours", () =>
+  use("#anneal", { forcedColors: "active", colorScheme: "dark", reducedMotion: "reduce" }, async ({ page }) => {
+    const [marked, other] = await page.evaluate(() =>
+      ["page", "false"].map((current) => {
+        const link = document.querySelector(`nav a[aria-current="${current}"]`);
+        return link ? getComputedStyle(link).outlineStyle : "missing";
+      }),
+    );
+    assert.deepEqual([marked, other], ["solid", "none"]);
+    const [red, green, blue] = await pixel(page, 0, 5, 5);
+    assert.ok(red > 60 && Math.abs(red - blue) < 40 && Math.abs(red - green) < 40, `${red} ${green} ${blue}`);
+  }));
+
 test("where motion is not wanted, nothing moves by itself, and a way is drawn at once", async () => {
   await use("#anneal", { reducedMotion: "reduce" }, async ({ page }) => {
     await page.waitForTimeout(500);
     assert.equal((await reading(page, "step"))[0], 0);
   });
   await use("#learning", { reducedMotion: "reduce" }, async ({ page }) => {
-    await page.getByRole("button", { name: "Train", exact: true }).waitFor();
+    await page.getByRole("button", { name: "Run", exact: true }).waitFor();
     assert.equal((await reading(page, "step"))[0], 0);
   });
   await use("#scores", { reducedMotion: "reduce" }, async ({ page }) => {
-    await page.getByRole("button", { name: "Let go" }).click();
-    await page.waitForFunction(() => document.querySelector('[data-reading="steps"]')?.textContent?.startsWith("400,"));
+    await page.getByRole("button", { name: "Run" }).click();
+    await page.waitForFunction(() => document.querySelector('[data-reading="steps"]')?.textContent?.startsWith("400 "));
   });
 });
 
@@ -64,7 +77,7 @@ test("on a phone a finger scrolls the page, moves the particle, and taps it else
     const box = await page.getByRole("application").boundingBox();
     assert.ok(box);
     await page.touchscreen.tap(box.x + box.width * 0.75, box.y + box.height * 0.25);
-    await page.waitForFunction(() => !document.querySelector('[data-reading="steps"]')?.textContent?.startsWith("0,"));
+    await page.waitForFunction(() => !document.querySelector('[data-reading="steps"]')?.textContent?.startsWith("0 "));
   }));
 
 test("the first view is small, and soon there", () =>
@@ -88,11 +101,11 @@ test("the first view is small, and soon there", () =>
     assert.ok(requests.every((url) => url.startsWith(home) && !/worker|wasm|onnx/.test(url)));
   }));
 
-test("frames of 2,000 points come at once, beside what the machine can do", () => {
+test("frames of 500 points come at once, beside what the machine can do", () => {
   const random = new Mulberry(3);
-  const points = encode(Array.from({ length: 4000 }, () => 14 * random.uniform() - 7));
-  return use(`#scores?data=own&points=${points}`, {}, async ({ page }) => {
-    await page.getByText("2000 of at most 2000 points").waitFor();
+  const points = encode(Array.from({ length: 1000 }, () => 14 * random.uniform() - 7));
+  return use(`#scores?data=own&x=0&y=0&points=${points}`, {}, async ({ page }) => {
+    await page.getByText("500 of at most 500 points").waitFor();
     const { frame, interval, calibration } = await page.evaluate(async () => {
       const input = document.querySelector("input[type=range]") as HTMLInputElement;
       const median = (times: number[]): number => times.sort((a, b) => a - b)[times.length >> 1];
@@ -123,7 +136,7 @@ test("frames of 2,000 points come at once, beside what the machine can do", () =
       return { frame: median(frames), interval: median(intervals), calibration: median(loops) };
     });
     console.log(
-      `2,000 points at a new σ: ${frame.toFixed(1)} ms a frame, one every ${interval.toFixed(1)} ms; ` +
+      `500 points at a new σ: ${frame.toFixed(1)} ms a frame, one every ${interval.toFixed(1)} ms; ` +
         `a million exponentials: ${calibration.toFixed(1)} ms`,
     );
     assert.ok(frame < 4 * calibration);

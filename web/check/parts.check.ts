@@ -35,9 +35,9 @@ test("scores: numbers and colours are those of the distribution, and follow σ",
     await slide(page, "Noise level σ", 1);
     await frames(page, 2);
     assert.ok(near(await reading(page, "score"), exact(-6, 4, 20)));
-    assert.match(await page.getByText("Noise level σ").locator("..").innerText(), /20/);
+    assert.match(await page.getByText("Noise level σ", { exact: true }).locator("..").innerText(), /20/);
     await slide(page, "Noise level σ", 0.5);
-    for (const name of ["Arrows", "Noised draws"]) await page.getByRole("checkbox", { name: name }).uncheck();
+    for (const name of ["Arrows", "Noisy data"]) await page.getByRole("checkbox", { name: name }).uncheck();
     await frames(page, 2);
     const [large, small, empty] = [
       await pixel(page, 0, 5, 5),
@@ -53,7 +53,7 @@ test("scores: numbers and colours are those of the distribution, and follow σ",
     assert.ok((await pixel(page, 0, 0, 0))[3] > 10);
   }));
 
-test("scores: a particle is dragged, walks, and is held", () =>
+test("scores: a particle is dragged, walks, and is paused", () =>
   use("#scores?x=0&y=0", {}, async ({ page }) => {
     await drag(page, [0, 0], [-3, -2]);
     const [x, y] = await reading(page, "place");
@@ -61,72 +61,87 @@ test("scores: a particle is dragged, walks, and is held", () =>
     await page.mouse.up();
     await frames(page, 20);
     const [steps] = await reading(page, "steps");
-    assert.ok(steps >= 40, `${steps} steps`);
+    assert.ok(steps >= 10, `${steps} steps`);
     assert.notDeepEqual(await reading(page, "place"), [x, y]);
-    await press(page, "Hold");
+    await press(page, "Pause");
     await frames(page, 2);
     const held = await reading(page, "place");
     await frames(page, 5);
     assert.deepEqual(await reading(page, "place"), held);
-    await page.getByRole("checkbox", { name: "Noise on the way" }).uncheck();
-    await press(page, "Let go");
+    await page.getByRole("checkbox", { name: "Noise in each step" }).uncheck();
+    await press(page, "Run");
     await frames(page, 150);
     const [atX, atY] = await reading(page, "place");
     assert.ok(Math.abs(atX + 5) < 0.1 && Math.abs(atY + 5) < 0.1, `${atX} ${atY}`); // it has climbed to the mode
   }));
 
-test("scores: keys move the particle and let it go", () =>
+test("scores: keys move the particle, run and pause it, and say where it is", () =>
   use("#scores?x=0&y=0", {}, async ({ page }) => {
     await page.getByRole("application").focus();
     for (const key of ["ArrowRight", "ArrowRight", "ArrowUp", "Shift+ArrowLeft"]) await page.keyboard.press(key);
     await frames(page, 2);
     assert.deepEqual(await reading(page, "place"), [-0.6, 0.2]);
+    assert.match(await page.locator("#heard").innerText(), /^Particle at \(−0\.6, 0\.2\), score/);
     await page.keyboard.press("Space");
     await frames(page, 3);
     assert.ok((await reading(page, "steps"))[0] > 0);
     await page.keyboard.press("Space");
-    assert.equal(await page.getByRole("button", { name: "Let go" }).count(), 1);
+    assert.equal(await page.getByRole("button", { name: "Run" }).count(), 1);
   }));
 
 test("scores: one's own points are drawn, shared by the address, and removed", () =>
-  use("#scores?data=own", {}, async ({ page }) => {
+  use("#scores?data=own&x=-1&y=4", {}, async ({ page }) => {
     await press(page, "Remove all points");
-    await page.getByText("0 of at most 2000 points").waitFor();
+    await page.getByText("0 of at most 500 points").waitFor();
     await drag(page, [3, 3], [4, 4]);
     await page.mouse.up();
-    await page.getByText("3 of at most 2000 points").waitFor();
+    await page.getByText("3 of at most 500 points").waitFor();
     await page.getByRole("application").focus();
     await page.keyboard.press("Enter");
-    await page.getByText("4 of at most 2000 points").waitFor();
+    await page.getByText("4 of at most 500 points").waitFor();
     await page.keyboard.press("Backspace");
     await slide(page, "Noise level σ", 0.4);
     await page.waitForFunction(() => location.hash.includes("sigma="));
     const [score, hash] = [await reading(page, "score"), await page.evaluate(() => location.hash)];
     await use(hash, {}, async ({ page: other }) => {
-      await other.getByText("3 of at most 2000 points").waitFor();
+      await other.getByText("3 of at most 500 points").waitFor();
       assert.deepEqual(await reading(other, "score"), score);
     });
   }));
 
-test("an address that makes no sense is said, and left out", () =>
+test("a link that asks for what is not possible is said to, and left out", () =>
   use("#scores?sigma=1e9&data=circle&nonsense=1", {}, async ({ page }) => {
     assert.match(await page.locator("#status").innerText(), /sigma=1e9, nonsense=1/);
-    assert.equal(await page.getByRole("combobox", { name: "Distribution" }).inputValue(), "circle");
+    assert.equal(await page.getByRole("combobox", { name: "Data" }).inputValue(), "circle");
   }));
 
 test("annealing: weights are the paper's after as many steps", () =>
   use("#anneal?seconds=3", {}, async ({ page }) => {
     await page.getByText("1500 of 1500, denoised").waitFor({ timeout: 120_000 });
     const [[plain], [annealed]] = [await reading(page, "weight-plain"), await reading(page, "weight-annealed")];
-    assert.ok(Math.abs(plain - 0.489) < 4 * Math.sqrt(0.25 / 1000), `Langevin: ${plain}`); // docs/paper.md
-    assert.ok(Math.abs(annealed - 0.209) < 4 * Math.sqrt(0.165 / 1000), `annealed: ${annealed}`);
+    assert.ok(Math.abs(plain - 0.489) < 4 * Math.sqrt(0.25 / 2000), `Langevin: ${plain}`); // docs/paper.md
+    assert.ok(Math.abs(annealed - 0.209) < 4 * Math.sqrt(0.165 / 2000), `annealed: ${annealed}`);
     // Particles of the lower mode are red, those of the upper one are not; and each picture has as many as it says.
     const [red, grey] = [await pixel(page, 1, -5, -5), await pixel(page, 1, 5, 5)];
     assert.ok(red[0] - red[2] > 20 && grey[0] - grey[2] < 5, `${red} ${grey}`);
-    assert.equal(await page.getByRole("button", { name: "Play" }).count(), 1);
+    assert.equal(await page.getByRole("button", { name: "Run" }).count(), 1);
   }));
 
-test("annealing: it pauses, steps, begins anew, and is the same by its address", () =>
+test("annealing: the share is compared with the exact one at this σ, and the view holds the particles", () =>
+  use("#anneal?seconds=60", {}, async ({ page }) => {
+    await page.waitForFunction(
+      () => parseInt(document.querySelector('[data-reading="step"]')?.textContent ?? "") >= 60,
+    );
+    await press(page, "Pause");
+    await frames(page, 2);
+    const [exact] = await reading(page, "exact-annealed");
+    assert.ok(Math.abs(exact - 0.42) < 0.03, `${exact}`); // at σ = 20 the modes are nearly one: 0.2 Φ(a) + 0.8 Φ(−a), a = 0.353
+    const [share, error] = await reading(page, "weight-annealed");
+    assert.ok(Math.abs(share - exact) < 5 * error, `${share} ± ${error}, not ${exact}`);
+    assert.equal((await reading(page, "exact-plain"))[0], 0.2);
+  }));
+
+test("annealing: it pauses, goes on by levels, starts over, and is the same by its address", () =>
   use("#anneal?weight=0.3", {}, async ({ page }) => {
     await page.waitForFunction(() => !document.querySelector('[data-reading="step"]')?.textContent?.startsWith("0 "));
     await press(page, "Pause");
@@ -134,36 +149,23 @@ test("annealing: it pauses, steps, begins anew, and is the same by its address",
     const [before] = await reading(page, "step");
     await frames(page, 10);
     assert.equal((await reading(page, "step"))[0], before);
-    await press(page, "One step");
-    await frames(page, 2);
-    assert.equal((await reading(page, "step"))[0], before + 1);
-    await press(page, "Reset");
-    await frames(page, 2);
-    assert.equal((await reading(page, "step"))[0], 0);
-    for (let level = 0; level < 8; level++) await press(page, "One level");
-    await frames(page, 2);
-    assert.deepEqual((await reading(page, "step"))[0], 600);
-    await slide(page, "Levels L", 0.5);
-    await page.waitForFunction(() => location.hash.includes("levels="));
+    await slide(page, "Noise levels L", 0.5);
+    await press(page, "Start over");
+    await press(page, "Pause");
+    await page.waitForFunction(() => /seed=1/.test(location.hash) && /levels=/.test(location.hash));
     const hash = await page.evaluate(() => location.hash);
-    for (let level = 0; level < 8; level++) await press(page, "One level");
-    await frames(page, 2);
-    const weights = [
-      await reading(page, "weight-plain"),
-      await reading(page, "weight-annealed"),
-      await reading(page, "step"),
-    ];
-    await use(hash, {}, async ({ page: other }) => {
-      await press(other, "Pause");
-      await press(other, "Reset");
-      for (let level = 0; level < 8; level++) await press(other, "One level");
-      await frames(other, 2);
-      assert.deepEqual(
-        [await reading(other, "weight-plain"), await reading(other, "weight-annealed"), await reading(other, "step")],
-        weights,
-      );
-      assert.match(hash, /weight=0.3/);
-    });
+    assert.match(hash, /weight=0.3/);
+    const ends: number[][] = [];
+    for (let time = 0; time < 2; time++) {
+      await use(hash, { reducedMotion: "reduce" }, async ({ page: other }) => {
+        for (let level = 0; level < 8; level++) await press(other, "Next level");
+        await frames(other, 2);
+        assert.equal((await reading(other, "step"))[0], 600);
+        const shares = [await reading(other, "weight-plain"), await reading(other, "weight-annealed")];
+        ends.push(shares.flat());
+      });
+    }
+    assert.deepEqual(ends[0], ends[1]);
   }));
 
 test("learning: the error falls where data lies, and stays elsewhere at the smallest level", () =>
@@ -174,7 +176,7 @@ test("learning: the error falls where data lies, and stays elsewhere at the smal
       { timeout: 180_000 },
     );
     await press(page, "Pause");
-    await page.getByRole("button", { name: "Train on" }).waitFor();
+    await page.getByRole("button", { name: "Run" }).waitFor();
     const [data, square] = [await reading(page, "data"), await reading(page, "square")];
     assert.ok(data[0] < 20 && square[0] > 2 * data[0], `at the smallest level ${data} % and ${square} %`);
     const uncertain = await pixel(page, 2, 0, 0);
@@ -188,14 +190,63 @@ test("learning: the error falls where data lies, and stays elsewhere at the smal
     assert.ok((await pixel(page, 2, 0, 0))[3] < uncertain[3]);
   }));
 
-test("learning: sliced score matching learns without noise", () =>
-  use("#learning?objective=sliced&data=gaussian", {}, async ({ page }) => {
-    await page.waitForFunction(
-      () => Number(document.querySelector('[data-reading="step"]')?.textContent) >= 300,
-      undefined,
-      { timeout: 180_000 },
+test("what to look for is shown by a press, below which the picture is", () =>
+  use("#scores", { viewport: { width: 390, height: 844 } }, async ({ page }) => {
+    await page.getByRole("link", { name: "Take much noise" }).click();
+    await page.waitForFunction(() => document.activeElement?.classList.contains("pictures"));
+    assert.equal(await page.getByRole("slider", { name: "Noise level σ" }).getAttribute("aria-valuetext"), "8");
+    const top = await page.evaluate(() => document.querySelector(".pictures")?.getBoundingClientRect().top ?? 1e9);
+    assert.ok(Math.abs(top) < 60, `${top}`);
+    await slide(page, "Noise level σ", 0);
+    await page.waitForFunction(() => location.hash.includes("sigma=0.05"));
+    await page.getByRole("link", { name: "Take much noise" }).click();
+    await page.waitForFunction(() => location.hash.includes("sigma=8"));
+  }));
+
+test("every link of the page leads to a part, and asks for what it can show", () =>
+  use("", {}, async ({ page }) => {
+    const hashes = await page.evaluate(() =>
+      [...document.querySelectorAll("template")].flatMap(({ content }) =>
+        [...content.querySelectorAll("a")].map((link) => link.getAttribute("href") ?? ""),
+      ),
     );
-    const [data, square] = [await reading(page, "data"), await reading(page, "square")];
-    assert.ok(data[0] < 20 && square[0] > data[0], `${data} % and ${square} %`);
-    assert.ok(await page.getByRole("slider", { name: "Noise level σ", includeHidden: true }).isHidden());
+    const inside = hashes.filter((hash) => /^#(scores|anneal|learning)/.test(hash));
+    assert.ok(inside.length > 12, `${inside}`);
+    for (const hash of new Set(inside)) {
+      await page.evaluate((hash) => {
+        document.querySelector("main")?.replaceChildren();
+        location.hash = hash;
+      }, hash);
+      await page.waitForSelector("main h1");
+      assert.equal(await page.locator("#status").textContent(), "", hash);
+    }
+  }));
+
+test("a part is as it was after a look at another one, and the first thing to reach skips the navigation", () =>
+  use("#scores?data=own&x=0&y=0", {}, async ({ page }) => {
+    await drag(page, [3, 3], [4, 4]);
+    await page.mouse.up();
+    await page.getByText("27 of at most 500 points").waitFor();
+    await page.getByRole("checkbox", { name: "Arrows" }).uncheck();
+    await page.getByRole("link", { name: "Learning", exact: true }).click();
+    await page.getByText("Learned score").waitFor();
+    await page.getByRole("link", { name: "Scores", exact: true }).click();
+    await page.getByText("27 of at most 500 points").waitFor();
+    assert.ok(!(await page.getByRole("checkbox", { name: "Arrows" }).isChecked()));
+    await page.reload();
+    await page.waitForSelector("main h1");
+    await page.keyboard.press("Tab");
+    await page.keyboard.press("Enter");
+    assert.equal(await page.evaluate(() => document.activeElement?.tagName), "H1");
+  }));
+
+test("training goes on where it was after a look at another part", () =>
+  use("#learning", {}, async ({ page }) => {
+    await page.waitForFunction(() => Number(document.querySelector('[data-reading="step"]')?.textContent) >= 5);
+    const [before] = await reading(page, "step");
+    await page.getByRole("link", { name: "Scores", exact: true }).click();
+    await page.getByRole("application").waitFor();
+    await page.getByRole("link", { name: "Learning", exact: true }).click();
+    await page.waitForFunction(() => Number(document.querySelector('[data-reading="step"]')?.textContent) > 0);
+    assert.ok((await reading(page, "step"))[0] >= before);
   }));

@@ -1,10 +1,13 @@
 // What a part shows is in the address, after its name: #anneal?levels=5&eps=0.01
-import { type Choice, type Control, type Range, announce, choice, slider } from "./ui.ts";
+import { type Choice, type Control, type Range, announce, choice, slider, toggle } from "./ui.ts";
 
-/** A setting by default, and what it may be: in a range, one of several, or as a pattern allows. */
+/** A setting’s default, and what it may be: in a range, one of several, or as a pattern allows. */
 type Setting = (Range & { value: number }) | (Choice & { value: string }) | { pattern: RegExp; value: string };
 
 type Values<T extends Record<string, Setting>> = { [K in keyof T]: T[K]["value"] };
+
+/** What is shown, or not. */
+export const SHOWN = { value: "yes", options: { yes: "Yes", no: "No" }, toggle: true };
 
 export const SEED = { value: 0, min: 0, max: 2 ** 32 - 1, whole: true };
 
@@ -47,11 +50,11 @@ export class Settings<T extends Record<string, Setting>> {
       if (value === undefined) refused.push(`${name}=${text.slice(0, 40)}`);
       else Object.assign(this.values, { [name]: value });
     }
-    const sentence = `The address says ${refused.join(", ")}, which is not possible here; that was left out.`;
+    const sentence = `The link asks for ${refused.join(", ")}, which this part cannot show. It takes its defaults instead.`;
     announce(refused.length > 0 ? sentence : "");
   }
 
-  /** A slider or a choice, which changes a setting and then tells so. */
+  /** A slider, a choice or a checkbox, which changes a setting and then calls ``changed``. */
   control(name: keyof T & string, changed: () => void = () => {}): HTMLElement {
     const setting: Setting = this.settings[name];
     const value: number | string = this.values[name];
@@ -61,7 +64,9 @@ export class Settings<T extends Record<string, Setting>> {
       changed();
     };
     if ("pattern" in setting) throw new Error(`${name} has no control`);
-    const control = "min" in setting ? slider(setting, Number(value), take) : choice(setting, String(value), take);
+    const options = (setting: Choice): Control<string> =>
+      (setting.toggle ? toggle : choice)(setting, String(value), take);
+    const control = "min" in setting ? slider(setting, Number(value), take) : options(setting);
     this.#controls.set(name, control);
     return control.element;
   }
@@ -80,13 +85,15 @@ export class Settings<T extends Record<string, Setting>> {
     return new URLSearchParams(changed.map(([name, value]) => [name, String(value)]));
   }
 
-  /** Put settings into the address once they rest, if nobody else has another address until then. */
+  /** Puts settings into the navigation at once, and into the address once they rest, if no other part is shown by then. */
   write(): void {
     clearTimeout(this.#waiting);
     const before = location.hash;
+    const text = this.query.toString();
+    const address = text ? `#${this.part}?${text}` : `#${this.part}`;
+    document.getElementById(`to-${this.part}`)?.setAttribute("href", address);
     this.#waiting = setTimeout(() => {
-      const text = this.query.toString();
-      if (location.hash === before) history.replaceState(null, "", text ? `#${this.part}?${text}` : `#${this.part}`);
+      if (location.hash === before) history.replaceState(null, "", address);
     }, 200);
   }
 }

@@ -39,9 +39,11 @@ export interface Range {
 }
 
 export interface Choice {
-  label: string;
+  label?: string;
   /** Titles by names. */
   options: Record<string, string>;
+  /** Between yes and no. */
+  toggle?: boolean;
 }
 
 const STEPS = 400;
@@ -87,7 +89,11 @@ export function slider(range: Range, value: number, changed: (value: number) => 
 }
 
 /** One of several, by name. */
-export function choice({ label, options }: Choice, value: string, changed: (value: string) => void): Control<string> {
+export function choice(
+  { label = "", options }: Choice,
+  value: string,
+  changed: (value: string) => void,
+): Control<string> {
   const id = `control-${++count}`;
   const titles = Object.entries(options).map(([name, title]) => el("option", { value: name }, title));
   const select = el("select", { id }, ...titles);
@@ -97,11 +103,13 @@ export function choice({ label, options }: Choice, value: string, changed: (valu
   return { element: el("div", { class: "control choice" }, el("label", { for: id }, label), select), set };
 }
 
-/** On or off. */
-export function toggle(label: string, changed: (on: boolean) => void) {
-  const input = el("input", { type: "checkbox", checked: "" });
-  input.addEventListener("change", () => changed(input.checked));
-  return { element: el("label", { class: "toggle" }, input, label), input };
+/** Yes or no. */
+export function toggle({ label = "" }: Choice, value: string, changed: (value: string) => void): Control<string> {
+  const input = el("input", { type: "checkbox" });
+  const set = (name: string): void => void (input.checked = name === "yes");
+  set(value);
+  input.addEventListener("change", () => changed(input.checked ? "yes" : "no"));
+  return { element: el("label", { class: "toggle" }, input, label), set };
 }
 
 export function button(label: string, pressed: () => void, kind = ""): HTMLButtonElement {
@@ -112,8 +120,6 @@ export function button(label: string, pressed: () => void, kind = ""): HTMLButto
 
 /** The button that is pressed most. */
 export const primary = (label: string, pressed: () => void): HTMLButtonElement => button(label, pressed, "primary");
-
-export type Readings = ReturnType<typeof readings>;
 
 /** Numbers under names: the table, and how to say a number. */
 export function readings(names: Record<string, string>) {
@@ -127,13 +133,17 @@ export function readings(names: Record<string, string>) {
 
 let clearing = 0;
 
-/** Say something for a while, to those who see the page and to those who hear it. */
+/** Says something for a while, to those who see the page and to those who hear it. */
 export function announce(message: string): void {
-  const status = document.getElementById("status");
-  if (!status) return;
-  status.textContent = message;
+  tell(message, "status");
   clearTimeout(clearing);
-  clearing = setTimeout(() => (status.textContent = ""), 8000);
+  clearing = setTimeout(() => tell("", "status"), 8000);
+}
+
+/** Says something to those who hear the page: what others see anyway. */
+export function tell(message: string, place = "heard"): void {
+  const element = document.getElementById(place);
+  if (element) element.textContent = message;
 }
 
 /** Whether motion is not wanted. */

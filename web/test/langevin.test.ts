@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Mixture, twoGaussians } from "../src/maths/distributions.ts";
-import { annealed, constant, denoised, ladder, langevin, shares } from "../src/maths/langevin.ts";
+import { annealed, constant, denoised, exactShare, ladder, langevin, shares } from "../src/maths/langevin.ts";
 import { Mulberry, type Points } from "../src/maths/plane.ts";
 import { Listed, close, values } from "./values.ts";
 
@@ -58,12 +58,27 @@ test("annealing recovers the weights that Langevin dynamics never finds", () => 
   assert.ok(Math.abs(flat - 0.489) < 4 * Math.sqrt(0.25 / n), `Langevin: ${flat}`);
 });
 
+test("the exact share of a mode is that of noisy draws, and without noise its weight", () => {
+  const n = 40_000;
+  const { means, std } = twoGaussians(0.3);
+  const random = new Mulberry(7);
+  for (const sigma of [0.5, 4, 20]) {
+    const x = twoGaussians(0.3).sample(n, random);
+    const noisy = x.map((value) => value + sigma * random.normal());
+    const expected = exactShare(means, std, 0.3, sigma);
+    const error = Math.sqrt((expected * (1 - expected)) / n);
+    assert.ok(Math.abs(shares(noisy, means)[0] - expected) < 4 * error, `σ = ${sigma}: ${expected}`);
+  }
+  close([exactShare(means, std, 0.3, 0)], [0.3], 1e-6);
+  close([exactShare(means, std, 0.3, 1e6)], [0.5], 1e-5);
+});
+
 test("random numbers are those of their seed, uniform and normal", () => {
   const [a, b, c] = [new Mulberry(7), new Mulberry(7), new Mulberry(8)];
   const n = 100_000;
   const draws = Float64Array.from({ length: n }, () => a.normal());
   assert.deepEqual(
-    [...draws.slice(0, 9)],
+    Array.from(draws.slice(0, 9)),
     Array.from({ length: 9 }, () => b.normal()),
   );
   assert.notEqual(draws[0], c.normal());

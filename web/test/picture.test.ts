@@ -11,7 +11,7 @@ test("a picture is the same after it was written into an address", () => {
     SHAPE,
     Float32Array.from({ length: 60 }, (_, i) => i / 50 - 0.1),
   );
-  picture.hide("centre", 0);
+  picture.hide("random", 0);
   const text = picture.write();
   assert.deepEqual(Picture.read(SHAPE, text)?.codes, picture.codes);
   assert.equal(Picture.read([1, 5, 4], text), undefined);
@@ -19,7 +19,14 @@ test("a picture is the same after it was written into an address", () => {
   close(
     y.filter((_, i) => known[i] === 1),
     Array.from({ length: 60 }, (_, i) => Math.min(1, Math.max(0, i / 50 - 0.1))).filter((_, i) => known[i] === 1),
-    0.01,
+    0.017, // half of one of 31 levels
+  );
+  const again = Picture.read(SHAPE, text) as Picture;
+  again.hide("nothing", 0); // what was hidden is in the address, too
+  close(
+    again.given.y,
+    Array.from({ length: 60 }, (_, i) => Math.min(1, Math.max(0, i / 50 - 0.1))),
+    0.017,
   );
 });
 
@@ -31,15 +38,12 @@ test("regions are the package's", () => {
   };
   assert.equal(hidden("bottom"), "11111111000000000000"); // known_pixels((1, 5, 4), "bottom"), and so on
   assert.equal(hidden("top"), "00000000111111111111");
-  assert.equal(hidden("left"), "00110011001100110011");
-  assert.equal(hidden("right"), "11001100110011001100");
-  assert.equal(hidden("centre"), "11111001100110011111");
   assert.equal(hidden("nothing"), "1".repeat(20));
   const large = new Picture([1, 60, 60]);
   large.hide("random", 1);
   const share = large.given.known.reduce((sum, value) => sum + value, 0) / 3600;
   assert.ok(Math.abs(share - 0.25) < 4 * Math.sqrt(0.1875 / 3600), `${share}`);
-  assert.equal(Object.keys(REGIONS).length, 7);
+  assert.equal(Object.keys(REGIONS).length, 4);
 });
 
 test("ink, blank and hidden marks are seen in all channels", () => {

@@ -25,10 +25,10 @@ async function followed(name: string, score: (noise: () => Values) => Score): Pr
   return { x, levels };
 }
 
-for (const [name, end] of Object.entries<number[]>(given.ends)) {
+for (const name of Object.keys(METHODS)) {
   test(`${name} with the package's noise ends where the package does`, async () => {
     const { x, levels } = await followed(name, () => scoreOf(twoGaussians()));
-    close(x, end, 1e-9);
+    close(x, given.ends[name], 1e-9);
     const sigmas: number[] = given.ladders[METHODS[name].ladder];
     assert.deepEqual(levels, name === "annealed" ? [...sigmas, 0] : [...sigmas.slice(1), 0]);
   });
@@ -43,8 +43,7 @@ test("where the levels rise, euler goes up by the package's noise", async () => 
   close(x, given.restarted.end, 1e-9);
 });
 
-test("every sampler of the page is compared with the package's, and has its defaults", () => {
-  assert.deepEqual(Object.keys(given.ends).sort(), Object.keys(METHODS).sort());
+test("every sampler of the page has the package's defaults", () => {
   for (const [name, method] of Object.entries(METHODS)) {
     assert.deepEqual(
       [suited(method, 10, 0.01), suited(method, 33, 0.01), method.levels, method.steps],

@@ -1,4 +1,4 @@
-"""Values of this package that the page in web/ computes too: ``python web/test/values.py`` writes them.
+"""Values of this package, most of which the page in web/ computes too: ``python web/test/values.py`` writes them.
 
 They go to web/test/values.json, against which the page's own mathematics is tested; a test of ours says that the file
 is what this script would write.  All of it is in double precision.

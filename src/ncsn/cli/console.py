@@ -45,10 +45,10 @@ class RunOptions(Options):
     Args:
         run: The run's folder, such as runs/mnist; mnist, the model that comes with the package; or
             hf://user/model@revision, one on Hugging Face's hub.
-        device: auto: CUDA where there is one, else the CPU.
+        device: Where to compute. auto is CUDA if there is one, else the CPU.
     """
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     device: DeviceName = "auto"
 
 
@@ -57,18 +57,19 @@ class SamplingOptions:
     """How a run is sampled; by default in the run's own way.
 
     Args:
-        sampler: By default the run's own; fast: the default sampler in at most eight evaluations of the network.
-        levels: Noise levels that sampling descends: more cost more and are more exact. By default what suits the
-            sampler.
-        steps: Langevin steps: on each level for annealed, in all for langevin.
+        sampler: By default the run's own. fast is the default sampler in at most eight evaluations of the network.
+        levels: How many noise levels sampling descends. More levels cost more and are more exact. By default what suits
+            the sampler.
+        steps: Langevin steps, on each level for annealed, in all for langevin.
         eps: Langevin's step size on the smallest noise level.
-        label: Samples of this class alone, from a run that knows classes; any: of classes drawn by their shares in the
-            training data, the default; none: by the score of all classes together, as inverse problems do.
-        guidance: How far to move away from a guide; 1 for the plain score. By default the run's own; 1 for annealed and
-            langevin where they are not the run's own, and for fast where the run's own is below 1.5.
-        guide: Which guide: the smaller network that the run has, or its own network unconditional, which needs a class.
-            By default the run's own: unconditional where it knows classes.
-        batch_size: How many samples the network sees at a time; the samples do not depend on it.
+        label: Draw this class alone, from a run that knows classes. any, the default, draws each class as often as it
+            is in the training data. none uses the score of all classes together, as inverse problems do.
+        guidance: How far to move away from a guide; 1 is the plain score. By default the run's own. It is 1 for
+            annealed and langevin if they are not the run's own sampler, and for fast if the run's own guidance is below
+            1.5.
+        guide: Which guide: the smaller network that the run has, or its own network without the class, which needs a
+            class. By default the run's own: unconditional if it knows classes.
+        batch_size: How many samples the network sees at a time. The samples do not depend on it.
     """
 
     sampler: SamplerName | None = None
@@ -181,8 +182,7 @@ def draw(run: "Run", n: int, *, keep: int = 0, description: str = "", **how: Any
     """``n`` samples of a run under a progress bar, and the first ``keep`` of them on their way; see ``Run.steps``."""
     began = time.perf_counter()
     steps = run.steps(n, **how)
-    compiled = compile_for(run, n, steps)
-    return follow(steps, description or f"{n} samples", began, compiled=compiled, keep=keep)
+    return follow(steps, description or f"{n} samples", began, compiled=compile_for(run, n, steps), keep=keep)
 
 
 def compile_for(run: "Run", n: int, steps: "Steps") -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from ncsn import __version__
 from ncsn.cli import console
 from ncsn.cli.measure import Evaluate, Info, Likelihood
 from ncsn.cli.sample import Interpolate, Sample
@@ -24,9 +25,7 @@ COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in KINDS}
 def main(args: list[str] | None = None) -> None:
     """Run the command that ``args``, by default the command line, ask for."""
     if (sys.argv[1:] if args is None else args) == ["--version"]:
-        from importlib.metadata import version
-
-        print(f"ncsn {version('ncsn')}")
+        print(f"ncsn {__version__}")
         return
     commands = (Annotated[settings, tyro.conf.subcommand(name)] for name, settings in COMMANDS.items())
     console.run(lambda command: command(), functools.reduce(operator.or_, commands), args, "ncsn")

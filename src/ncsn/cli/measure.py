@@ -25,21 +25,21 @@ class Evaluate(SamplingOptions, RunOptions):
     Args:
         data: Where the data set is that the run was trained on, if it has moved.
         features: What distances are measured in: pixels, classifier (trained on the data's classes, and kept) or
-            efficientnet. auto: for MNIST the classifier in the package, else classifier where there are classes and
-            efficientnet where there are none.
-        n: How many samples, as far as there are as many test images; numbers from fewer than 10,000 are not comparable
-            to others'.
-        seed: For drawing the samples.
+            efficientnet. auto is the classifier in the package for MNIST, classifier for other data with classes, and
+            efficientnet for data without.
+        n: How many samples, if there are as many test images. Numbers from fewer than 10,000 are not comparable with
+            others.
+        seed: The same seed gives the same samples on one machine.
         out: A folder for evaluation.json, evaluation.png and the samples, evaluation.npz; by default the run's, or this
             one for a run of the package or the hub.
         overwrite: Replace an earlier evaluation there.
     """
 
-    data: str | None = None
-    features: str = "auto"
+    data: Annotated[str | None, tyro.conf.arg(metavar="PLACE")] = None
+    features: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
     n: Annotated[int, Interval(ge=100, le=10**4), tyro.conf.arg(name="n", aliases=["-n"])] = 10_000
     seed: Seed = 0
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     overwrite: bool = False
 
     def __call__(self) -> None:
@@ -95,11 +95,12 @@ class Likelihood(RunOptions):
         data: Where the data set is that the run was trained on, if it has moved.
         probes: Random directions in which the divergence of the score is measured.
         sigma_min: The noise level whose density is taken for the data's; by default the run's smallest.
-        tolerance: Relative and absolute error of an adaptive step.
+        tolerance: Relative and absolute error of each step of the solver.
+        seed: Of the random directions.
     """
 
     n: Annotated[int, Interval(ge=2, le=10**9), tyro.conf.arg(name="n", aliases=["-n"])] = 64
-    data: str | None = None
+    data: Annotated[str | None, tyro.conf.arg(metavar="PLACE")] = None
     probes: Annotated[int, Interval(ge=2, le=10**4)] = 4
     sigma_min: NoiseLevel | None = None
     tolerance: Annotated[float, Interval(ge=1e-10, le=1)] = 1e-3

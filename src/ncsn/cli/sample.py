@@ -35,16 +35,16 @@ class Sample(SamplingOptions, RunOptions):
     Args:
         n: How many samples; a picture shows up to 10,000.
         seed: The same seed gives the same samples on one machine.
-        out: Where to write: .png for a grid, or the first six of signals; .gif for the way of up to 36 images out of
-            the noise; .npz for an array under the key samples, .npy for one alone, for images (n, c, h, w) in the
-            numbers of their files: mostly uint8. Arrays take any number of samples, in the memory of 1,000, and go on
-            after a kill: by the same command, with the same samples.
+        out: Where to write. .png is a grid, or the first six of signals. .gif shows the way of up to 36 images out of
+            the noise. .npz is an array under the key samples, and .npy is an array alone; images are (n, c, h, w) in
+            the numbers of their files, mostly uint8. Arrays take any number of samples in the memory of 1,000. After a
+            kill the same command continues, with the same samples.
         overwrite: Replace an existing file.
     """
 
     n: Annotated[Count, tyro.conf.arg(name="n", aliases=["-n"])] = 64
     seed: Seed = 0
-    out: Path = Path("grid.png")
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("grid.png")
     overwrite: bool = False
 
     def __call__(self) -> None:
@@ -86,15 +86,14 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     Blocks are files in a hidden folder beside the output.  Its name holds a digest of all that determines the samples,
     so a job goes on from no other's.  An .npz has checksums: a block that is damaged is drawn again.
     """
-    from importlib.metadata import version
-
     import numpy as np
+    import torch
 
-    from ncsn import storage
+    from ncsn import __version__, storage
     from ncsn.run import cost
 
     usual = next(run.blocks(n, **how))
-    job = repr((version("ncsn"), version("torch"), run.digest, run.device, depth, n, sorted(how.items())))
+    job = repr((__version__, torch.__version__, run.digest, run.device, depth, n, sorted(how.items())))
     digest = hashlib.sha256(job.encode()).hexdigest()
     folder = out.with_name(f".{out.name[:30]}.{digest[:16]}.partial")
     shapes = [(min(run.block, n - first), *run.recipe.shape) for first in range(0, n, run.block)]
@@ -175,8 +174,10 @@ class Interpolate(RunOptions):
 
     Args:
         n: How many walks, one a row.
-        steps: Images on each, the two ends included.
-        levels: Noise levels that Heun's method descends; by default what suits it.
+        steps: Images on each walk, the two ends included.
+        levels: How many noise levels Heun's method descends; by default what suits it.
+        seed: The same seed gives the same walks on one machine.
+        out: The picture.
         overwrite: Replace an existing file.
     """
 
@@ -184,7 +185,7 @@ class Interpolate(RunOptions):
     steps: Annotated[int, Interval(ge=2, le=100)] = 12
     levels: Levels | None = None
     seed: Seed = 0
-    out: Path = Path("interpolation.png")
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("interpolation.png")
     overwrite: bool = False
 
     def __call__(self) -> None:

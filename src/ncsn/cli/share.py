@@ -41,13 +41,12 @@ class Export:
 
     Args:
         run: The run's folder; mnist, the model that comes with the package; or hf://user/model.
-        out: The file, such as model.onnx; the smaller network that guides samples, if the run has one, goes beside it,
-            into model.guide.onnx.
+        out: The file, such as model.onnx. If a smaller network guides the run, it goes into model.guide.onnx beside it.
         overwrite: Replace existing files.
     """
 
-    run: tyro.conf.Positional[Path]
-    out: tyro.conf.Positional[Path]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     overwrite: bool = False
 
     def __call__(self) -> None:
@@ -55,8 +54,7 @@ class Export:
         import ncsn
 
         check_output(self.out, ".onnx", overwrite=self.overwrite)
-        run = ncsn.load(self.run, device="cpu")
-        for path in ncsn.export(run, self.out, overwrite=self.overwrite):
+        for path in ncsn.export(ncsn.load(self.run, device="cpu"), self.out, overwrite=self.overwrite):
             print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, compared with PyTorch")
 
 
@@ -67,8 +65,8 @@ class Play(Options):
     It is served to this machine alone, and asks nothing of the network: open the address that is printed.
 
     Args:
-        run: A run of images, which the page draws instead of the model that comes with the package.
-        port: Where, on 127.0.0.1; 0 for any that is free.
+        run: A run of images, for the page to draw with, instead of the model that comes with the package.
+        port: The port on 127.0.0.1; 0 for any that is free.
     """
 
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
@@ -139,13 +137,13 @@ class Push:
 
     Args:
         run: The run's folder, such as runs/mnist; or mnist, the model that comes with the package.
-        to: Where: user/model. Then it is hf://user/model to every command, and to ncsn.load. A run that is there is
-            replaced by a further commit; git keeps it.
-        public: Everybody may see and load it; by default only you may.
+        to: The name there. Every command and ncsn.load then know the run as hf://USER/MODEL. If another run has this
+            name, a further commit replaces it; git keeps the former.
+        public: Let everybody see and load it; by default only you can.
     """
 
-    run: tyro.conf.Positional[Path]
-    to: tyro.conf.Positional[str]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    to: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/MODEL")]
     public: bool = False
 
     def __call__(self) -> None:

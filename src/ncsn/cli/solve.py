@@ -28,21 +28,22 @@ class Problem(RunOptions):
     Args:
         input: The index of a test image of the run's data, or an image file, which is fitted to the size of the run's.
         data: Where the data set is that the run was trained on, if it has moved.
-        measured: The input is the measurement itself; by default it is an image that is to be measured first.
+        measured: The input is the measurement itself. By default it is an image, and ncsn measures it first.
         n: How many samples of the posterior.
         noise: Standard deviation of the measurement's noise, for pixels in [0, 1].
-        levels: Noise levels that sampling descends; by default twice as many as suit the default sampler, or 100 for
-            replacement.
-        solver_steps: Steps of conjugate gradients at each of them.
-        particles: How many particles compete for the samples, so that these follow the posterior itself; each takes a
-            backward pass for each number that is measured, at each level. By default 1 for more than 64 pixels, which
-            is the approximation alone.
+        levels: How many noise levels sampling descends; by default twice as many as suit the default sampler, or 100
+            for replacement.
+        solver_steps: Steps of conjugate gradients at each level.
+        particles: How many particles compete for the samples. With many, samples follow the exact posterior; each takes
+            a backward pass for each measured number, at each level. For more than 64 pixels the default is 1, which is
+            the approximation alone.
+        seed: The same seed gives the same samples on one machine.
         out: Where to draw the measurement, the posterior's mean and standard deviation, and its samples.
         overwrite: Replace an existing file.
     """
 
-    input: str = "0"
-    data: str | None = None
+    input: Annotated[str, tyro.conf.arg(metavar="INDEX|FILE")] = "0"
+    data: Annotated[str | None, tyro.conf.arg(metavar="PLACE")] = None
     measured: bool = False
     n: Annotated[int, Interval(ge=1, le=1000), tyro.conf.arg(name="n", aliases=["-n"])] = 16
     noise: Noise = 0.05
@@ -50,7 +51,7 @@ class Problem(RunOptions):
     solver_steps: Annotated[int, Interval(ge=1, le=1000)] = 3
     particles: Annotated[int, Interval(ge=1, le=100_000)] | None = None
     seed: Seed = 0
-    out: Path = Path("picture.png")
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("picture.png")
     overwrite: bool = False
 
     def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
@@ -105,9 +106,9 @@ class Inpaint(Problem):
     """Fill in what is hidden of an image: several answers, their mean and their spread.
 
     Args:
-        hide: Which half is hidden; the centre; or three quarters of all pixels at random.
-        method: Moment matching; or replacing the known pixels at every step of annealed Langevin, as in the NCSN paper,
-            which takes them without noise and solves nothing.
+        hide: What is hidden: a half, the centre, or three quarters of all pixels at random.
+        method: posterior is moment matching, or particles. replacement is the NCSN paper's way: it replaces the known
+            pixels at every step of annealed Langevin dynamics, and takes them for exact.
     """
 
     hide: Region = "bottom"
@@ -164,7 +165,7 @@ class Superres(Problem):
     """Enlarge an image: several answers, their mean and their spread.
 
     Args:
-        factor: How many pixels of the answer, each way, make one of the input.
+        factor: So many pixels of the answer, each way, make one pixel of the input.
     """
 
     factor: Count = 4

@@ -21,11 +21,11 @@ class Train(Images):
     What is not given follows from the data, the budget and the machine.
 
     Args:
-        dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz),
-            or a folder of .tar files, which are shards in WebDataset's format.
+        dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz), or a
+            folder of .tar files, which are shards in WebDataset's format.
     """
 
-    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = field()
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PLACE")] = field()
 
     def __call__(self) -> None:
         """Train, and draw."""

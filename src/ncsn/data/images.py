@@ -20,7 +20,7 @@ from jaxtyping import Float, Float32, Float64, Int64, Shaped, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ncsn.data.pixels import BYTES, Depth, Picture, depth_of, dequantize, in_units, pictures
+from ncsn.data.pixels import BYTES, Depth, Picture, depth_of, dequantize, in_units, pictures, reals
 from ncsn.data.sources import PARTS, Catalogue, Item, Reading, Split, images_in_shard, part_of, short_name
 from ncsn.machine import hardware
 from ncsn.objectives import Batch
@@ -33,7 +33,13 @@ LABEL_KEYS = {"y", "label", "labels", "target", "targets"}
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """The class of each image in the three parts, 0 to k − 1, and what the k classes are called."""
+    """The class of each image, 0 to k − 1, and what the k classes are called.
+
+    ``train``: the classes of the training images, (n,).
+    ``validation``: those of the validation images.
+    ``test``: those of the test images.
+    ``names``: what the classes are called.
+    """
 
     train: Int64[Tensor, "n"]
     validation: Int64[Tensor, "v"]
@@ -49,12 +55,16 @@ class Labels:
 
 @dataclass(frozen=True)
 class Images:
-    """Train, validation and test images: bytes, or reals in [0, 1] where the files have more than 8 bits.
+    """A data set of images in three parts: bytes, or reals in [0, 1] where the files have more than 8 bits.
 
-    ``labels``: their classes, if known.  ``name``: mnist, or the last part of the path without suffix.
+    ``train``: the training images, (n, c, h, w).
+    ``validation``: the images that show how a training goes.
+    ``test``: the images that samples are compared with.
+    ``labels``: the classes of all of them, if they have classes.
+    ``name``: mnist, or the last part of the path without suffix.
     ``depth``: what the numbers in the files are.
     ``said``: what was converted, a line each: what in short, a colon, which and how many.
-    ``shards``: where all training images are, if they are too many for a disk; ``train`` then has some of them.
+    ``shards``: where all training images are, if they are in shards; ``train`` then has some of them.
     """
 
     train: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n c *d"]
@@ -80,15 +90,9 @@ class Images:
     @cached_property
     def statistics(self) -> tuple[float, float]:
         """Mean and standard deviation over all pixels of the training images, dequantised if bytes, in [0, 1]."""
-        if self.train.dtype == torch.uint8:
-            count = sum(torch.bincount(part.flatten(), minlength=256) for part in chunks(self.train))
-            weight = torch.as_tensor(count).double()
-            values = (torch.arange(256, dtype=torch.float64) + 0.5) / 256
-            mean = (weight * values).sum() / weight.sum()
-            return float(mean), float(((weight * (values - mean) ** 2).sum() / weight.sum()).sqrt())
-        total = sum(float(part.double().sum()) for part in chunks(self.train))
+        total = sum(float(reals(part).double().sum()) for part in chunks(self.train))
         average = total / self.train.numel()
-        squares = sum(float((part.double() - average).square().sum()) for part in chunks(self.train))
+        squares = sum(float((reals(part).double() - average).square().sum()) for part in chunks(self.train))
         return average, math.sqrt(squares / self.train.numel())
 
     @cached_property
@@ -118,7 +122,10 @@ class Images:
 class Signals(Images):
     """Signals (n, c, l), or volumes (n, c, d, h, w): real numbers, each channel with mean 0 and standard deviation 1.
 
-    ``shift``, ``scale``: of each channel of the training signals; in the user's units they are shift + scale·x.
+    The other arguments are those of ``Images``.
+
+    ``shift``: of each channel of the training signals; in the user's units they are shift + scale·x.
+    ``scale``: likewise, > 0.
     """
 
     shift: Float64[Tensor, "c *ones"] = field(kw_only=True)
@@ -135,11 +142,19 @@ def chunks(data: Tensor) -> Iterator[Tensor]:
 def batches(
     data: Tensor, size: int, labels: Int64[Tensor, "n"] | None = None, *, flip: bool = False, generator: torch.Generator
 ) -> Iterator[Batch]:
-    """Endless random batches of ``data`` (n, *d), dequantised if it is bytes; with each example's class if given.
+    """Endless random batches of a data set.
 
-    Drawn with replacement, so that the generator's state is all it takes to resume.  ``data``
-    may be on the CPU where the generator is on a GPU.
+    They are drawn with replacement, so the generator's state is all it takes to resume.
+
+    ``data``: the examples, (n, *d); bytes are dequantised.  They may be on the CPU where the generator is on a GPU.
+    ``size``: of a batch.
+    ``labels``: the class of each example, (n,), if it has one.
     ``flip``: each example is mirrored, left to right, with probability ½.
+    ``generator``: draws the examples; the batches are on its device.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> next(ncsn.batches(torch.zeros(1000, 2), 64, generator=g)).x.shape
+    torch.Size([64, 2])
     """
     while True:
         index = torch.randint(len(data), (size,), generator=generator, device=generator.device)
@@ -285,7 +300,7 @@ def images_of(name: str, catalogue: Catalogue, reading: Reading) -> Images:
         raise ValueError(f"more images are broken than the {reading.max_broken} that --max-broken allows, {listed}")
     parts = {part: [item for item in members if item in whole] for part, members in parts_of(items).items()}
     if empty := [part for part in parts if not parts[part]]:
-        raise ValueError(f"{name} has {len(whole)} images, and none for {' and '.join(empty)}")
+        raise ValueError("; ".join([f"{name} has {len(whole)} images, and none for {' and '.join(empty)}", *said]))
     found = [whole.pop(item) for members in parts.values() for item in members]
     sizes = Counter(one.pixels.shape[:2] for one in found)
     if len(sizes) > 1:

@@ -39,6 +39,10 @@ def load_images(name: str, *, reading: Reading = AS_THEY_ARE) -> Images:
     ``reading``: how files become pixels, or that an array holds signals.
     Raises ValueError if there is no such data set, or if it cannot be read as asked; OSError for a folder that may not
     be read.
+
+    >>> images = ncsn.load_images("mnist")
+    >>> images.train.shape, images.labels.names[7]
+    (torch.Size([50000, 1, 28, 28]), '7')
     """
     if reading.signals:
         return signals_of(name, arrays(Path(name)))
@@ -47,7 +51,7 @@ def load_images(name: str, *, reading: Reading = AS_THEY_ARE) -> Images:
             raise ValueError(f"size is {reading.size}; mnist has 28x28, and only images of your own are resized")
         return mnist()
     place, suffix = Path(name), Path(name).suffix.lower()
-    if place.is_dir():
+    if name and place.is_dir():
         files = walk(place)
         catalogue = from_files(name, files)
         shards = [place / path for path in sorted(files) if path.suffix == ".tar"]
@@ -68,11 +72,14 @@ def load_images(name: str, *, reading: Reading = AS_THEY_ARE) -> Images:
 def read_example(
     name: str, shape: tuple[int, ...], images: Images | None, reading: Reading, depth: Depth, *, fit: bool = True
 ) -> Float[Tensor, "c h w"]:
-    """One image with pixels in [0, 1]: a test image of ``images`` by its index, or an image file if they are None.
+    """One image with pixels in [0, 1]: a test image by its index, or an image file.
 
-    ``shape``: its channels, height and width; a file is fitted to them, which is said, and made grey for one channel.
-    ``reading``: how a file becomes pixels.  ``depth``: what the numbers in files like it are.
-    ``fit``: whether it may get another size; a measurement of another size is none.
+    ``name``: the index, or the path of the file.
+    ``shape``: its channels, height and width.  A file is fitted to them, and made grey for one channel; a line says so.
+    ``images``: the data set whose test images are meant; None for a file.
+    ``reading``: how a file becomes pixels.
+    ``depth``: what the numbers in files like it are.
+    ``fit``: whether a file may get another size; a measurement may not.
     Raises ValueError if there is no such image, if it cannot be read, or if it cannot have ``shape``.
     """
     if images is not None:
@@ -107,8 +114,10 @@ def absolute(name: str) -> str:
 class Origin:
     """A data set that can be found again.
 
-    ``dataset``: mnist, or the absolute path.  ``folder``: None; config.json of version 3 has it.
-    ``reading``: how files became pixels.  ``digest``: the sha256 of the pixels, all three parts.
+    ``dataset``: mnist, or the absolute path.
+    ``folder``: None; config.json of version 3 has it.
+    ``reading``: how files became pixels.
+    ``digest``: the sha256 of the pixels, all three parts.
     ``split``: how many images for training, validation and testing.
     """
 
@@ -120,12 +129,20 @@ class Origin:
 
     @classmethod
     def of(cls, dataset: str, reading: Reading, images: Images) -> "Origin":
-        """Where ``images`` came from, by ``load_images`` with these arguments."""
+        """Where images came from.
+
+        ``dataset``: what ``load_images`` was given.
+        ``reading``: likewise.
+        ``images``: what it returned.
+        """
         split = (images.n, len(images.validation), len(images.test))
         return cls(dataset=absolute(dataset), reading=reading, digest=images.digest, split=split)
 
     def moved(self, dataset: str) -> "Origin":
-        """The same images in another place."""
+        """The same images in another place.
+
+        ``dataset``: that place.
+        """
         return replace(self, dataset=absolute(dataset))
 
     def load(self, dataset: str | None = None) -> Images:
@@ -135,7 +152,7 @@ class Origin:
         """
         place = self.dataset if dataset is None else absolute(dataset)
         if place != "mnist" and not Path(place).exists():
-            raise ValueError(f"the images are no longer at {place}; say where they are with --data PLACE")
+            raise ValueError(f"the images are no longer at {place}; say where (--data PLACE, or ncsn train PLACE)")
         images = load_images(place, reading=self.reading)
         if images.digest != self.digest:
             raise ValueError(f"{place} does not hold the images that the run learned from")

@@ -205,4 +205,4 @@ def in_units(one: Picture, depth: Depth) -> Shaped[np.ndarray, "c h w"]:
     if depth == BYTES:
         return pixels if one.dtype == "uint8" else np.rint(pixels).astype(np.uint8)
     low, high = (0, 255) if one.dtype == "uint8" else (depth.low, depth.high)
-    return np.asarray((pixels.astype(np.float32) - np.float32(low)) / np.float32(high - low))
+    return ((pixels.astype(np.float64) - low) / (high - low)).astype(np.float32)

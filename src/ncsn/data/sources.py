@@ -36,9 +36,9 @@ class Reading:
 
     Args:
         size: What images are resized to: 64, or 48x64 for height x width. By default the size that they have.
-        fit: How an image of another shape becomes that size: crop its middle, or stretch it.
+        fit: How an image of another shape gets that size: crop its middle, or stretch it.
         background: What shows through transparent pixels: white, #rrggbb or any CSS colour.
-        max_broken: So many files that cannot be read are skipped; with more, all are named and nothing is read.
+        max_broken: How many files that cannot be read may be skipped. If there are more, ncsn names them all and stops.
         signals: The array holds signals (n, channels, length), or (n, length) of one channel: real numbers in units of
             their own, and no pixels.
     """
@@ -156,26 +156,27 @@ def zipped(path: Path) -> Files:
 def from_files(name: str, files: Files) -> Catalogue:
     """The images among files, whose folders are parts, or classes, or both.
 
-    Parts are folders of their names, if one of them is to judge by.  What lies beside is to train on, or is left out
-    where another folder is for that.  Classes are the folders that come next.
+    Parts are folders of their names, on any level, if one of them is to judge by.  What lies beside is to train on, or
+    is left out where another folder is for that.  Classes are the first folders that are no parts.
     """
     # Not what a system has put there, nor what would lie outside of its archive.
     visible = sorted(path for path in files if not any(part.startswith((".", "__MACOSX")) for part in path.parts))
     paths = [path for path in visible if path.suffix.lower() in SUFFIXES]
     top = os.path.commonpath([path.parent for path in paths]) if paths else ""
     folders = [path.relative_to(top).parent.parts for path in paths]
-    parts = [part_of(names[0]) if names else None for names in folders]
-    if not {"validation", "test"} & {*parts}:  # a folder called train is a class, then
-        parts = [None] * len(paths)
-    beside: Split | None = None if "train" in parts else "train"
+    parts = [next(filter(part_of, names), "") for names in folders]
+    if not {"validation", "test"} & {*map(part_of, parts)}:  # a folder called train is a class, then
+        parts = [""] * len(paths)
+    labels = [next((word for word in names if word != part), "") for names, part in zip(folders, parts, strict=True)]
+    beside: Split | None = None if "train" in map(part_of, parts) else "train"
     items = {
-        path: Item(one_line(f"{name}/{path}"), files[path], part or beside, "".join(names[bool(part) :][:1]))
-        for path, names, part in zip(paths, folders, parts, strict=True)
+        path: Item(one_line(f"{name}/{path}"), files[path], part_of(part) or beside, label)
+        for path, part, label in zip(paths, parts, labels, strict=True)
         if part or beside
     }
     left_out = Counter(path.suffix.lower() for path in visible if path not in items)
     listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in left_out.most_common(5))
-    return [*items.values()], [f"left out: {listed}, no images or in no part"] if left_out else []
+    return [*items.values()], [f"{left_out.total()} files left out: {listed}, …"] if left_out else []
 
 
 def contents(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -1,3 +1,4 @@
+from . import metrics as metrics
 from .features import PIXELS as PIXELS
 from .features import Features as Features
 from .features import Recognition as Recognition

@@ -32,7 +32,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Recognition:
-    """What a network sees in a set of images; k is 0 where it knows no classes."""
+    """What a network sees in a set of images.
+
+    ``features``: of each image, (n, f).
+    ``probabilities``: of each class, (n, k); k is 0 if the network knows no classes.
+    """
 
     features: Float[Tensor, "n f"]
     probabilities: Float[Tensor, "n k"]
@@ -51,11 +55,16 @@ class Recognition:
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """A way to see images.
+    """What images are compared in.
 
-    ``name``: what it is.  ``embed``: bytes (b, c, h, w) → features (b, f) with f ≥ 2; None to compare pixels only.
-    ``head``: features → the logits of the ``classes``, if there are any.  ``digest``: sha256 of the weights.
-    ``accuracy``: the share of the validation images whose class is right.  ``batch``: how many images at a time.
+    ``name``: what it is called in reports.
+    ``embed``: a function from bytes (b, c, h, w) to features (b, f) in float32, with f ≥ 2; None to compare pixels
+    only.
+    ``head``: a function from features to the logits of the ``classes``, if there are any.
+    ``classes``: their names.
+    ``digest``: the sha256 of the weights.
+    ``accuracy``: the share of the validation images whose class is right.
+    ``batch``: how many images at a time.
     """
 
     name: str
@@ -70,15 +79,15 @@ class Features:
     def __call__(self, images: UInt8[Tensor, "n c h w"]) -> Recognition:
         """Features and class probabilities, under a progress bar if it takes over a second.
 
-        Pixels alone have no features: f is 0.
+        ``images``: bytes (n, c, h, w).  Pixels alone have no features: f is 0.
         Raises ValueError if ``embed`` returns no features (b, f).
         """
         if self.embed is None:
             return Recognition(torch.empty(len(images), 0), torch.empty(len(images), 0))
         parts = progress(torch.split(images, self.batch), self.name)
         features = torch.cat([self.embed(part) for part in parts]).float()
-        if features.ndim != 2 or len(features) != len(images) or features.shape[1] < 2:
-            raise ValueError(f"{self.name} returns {tuple(features.shape)} for {len(images)} images; (n, f) is needed")
+        if features.ndim != 2 or len(features) != len(images) or features.shape[1] < 2 or not features.isfinite().all():
+            raise ValueError(f"{self.name}: {tuple(features.shape)} or NaN for {len(images)} images; (n, f) is needed")
         probabilities = features[:, :0] if self.head is None else self.head(features).softmax(1)
         return Recognition(features.cpu(), probabilities.cpu())
 
@@ -96,9 +105,11 @@ def progress(parts: Iterable[T], name: str) -> Iterable[T]:
 def choose(images: Images, name: str = "auto", device: torch.device = PROCESSOR) -> Features:
     """The features of that name, for such images.
 
-    ``name``: auto, pixels, classifier (trained on the data's own classes) or efficientnet.
-    auto: for MNIST the classifier in the package; else a classifier where the data has classes; EfficientNet-lite0, if
-    it is installed, where it has none; and pixels alone for all others.
+    ``images``: the data that will be judged.
+    ``name``: auto, pixels, classifier (trained on the data's own classes) or efficientnet.  auto is, for MNIST, the
+    classifier in the package; for other data with classes a classifier of these; for data without classes
+    EfficientNet-lite0, if it is installed; and pixels alone for all others.
+    ``device``: where they are computed.
     Raises ValueError if there are no such features, or if they do not suit the images.
     """
     if name == "auto":
@@ -127,7 +138,13 @@ def suitable(images: Images) -> str:
 def of_classifier(
     classifier: Classifier, name: str, classes: tuple[str, ...], device: torch.device = PROCESSOR
 ) -> Features:
-    """What a classifier sees; see ``Features`` for ``name`` and ``classes``."""
+    """The features of a classifier.
+
+    ``classifier``: the network.
+    ``name``: what it is called in reports.
+    ``classes``: their names.
+    ``device``: where it computes.
+    """
     network = classifier.requires_grad_(False).eval().to(device)
 
     def embed(images: Tensor) -> Tensor:
@@ -137,7 +154,10 @@ def of_classifier(
 
 
 def digits(device: torch.device = PROCESSOR) -> Features:
-    """What the classifier of MNIST's digits in the package sees; it was trained on the 50,000 training images."""
+    """The features of the classifier of digits in the package; it was trained on MNIST's 50,000 training images.
+
+    ``device``: where it computes.
+    """
     network = Classifier()
     network.load_state_dict(load((resources.files("ncsn") / "assets" / "classifier.safetensors").read_bytes()))
     return of_classifier(network, "digit classifier", tuple("0123456789"), device)

@@ -139,6 +139,7 @@ def density_coverage(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"]
 
     Naeem et al. 2020 (arXiv:2002.09797), equations 4 and 5; a neighbourhood reaches to the k-th nearest real image.
     """
+    real, generated = float64(real), float64(generated)
     radii = torch.cat([torch.cdist(part, real).kthvalue(k + 1, 1).values for part in torch.split(real, 1000)])
     inside, reached = 0.0, torch.zeros(len(real), dtype=torch.bool, device=real.device)
     for part in torch.split(generated, 1000):

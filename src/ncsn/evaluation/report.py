@@ -24,10 +24,16 @@ VALUES = 2**23  # pixels that are reals at a time, 32 MB: the data may be larger
 
 @dataclass(frozen=True)
 class Metric:
-    """A number about generated images, what validation and training images score in their place, and ratios to both.
+    """A number about generated images, and what real images get in their place.
 
-    A ratio is None where it makes no sense: of numbers whose zero means nothing, of a negative one (as unbiased ones
+    A ratio is None where it makes no sense: of numbers whose zero means nothing, of a negative number (as unbiased ones
     can be), or to a floor that is not positive.
+
+    ``generated``: the number of the generated images.
+    ``held_out``: that of as many validation images.
+    ``training``: that of as many training images.
+    ``ratio``: ``generated`` over ``held_out``.
+    ``ratio_to_training``: ``generated`` over ``training``.
     """
 
     generated: float
@@ -39,10 +45,19 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """How good ``n`` samples are: every number beside its floors, and the share of each class, if there are any.
+    """How good samples are: every number beside its floors, and the share of each class, if there are any.
 
-    ``comparable``: whether there are as many as every number that is reported is about.  ``features``: what the images
-    were seen by, its ``dimensions``, the sha256 of its weights, and a classifier's accuracy on the validation images.
+    ``n``: how many samples were judged.
+    ``comparable``: whether they are 10,000, the number for which results are reported.
+    ``features``: the name of the features that the images were compared in.
+    ``dimensions``: how many numbers these have.
+    ``digest``: the sha256 of the weights that compute them.
+    ``accuracy``: the share of the validation images that the classifier gets right, if it is one.
+    ``metrics``: the numbers, by their names.
+    ``classes``: their names.
+    ``generated_histogram``: the share of each class in the samples.
+    ``held_out_histogram``: in as many validation images.
+    ``training_histogram``: in as many training images.
     ``notes``: what a reader of the numbers must know.
     """
 
@@ -77,9 +92,11 @@ class Evaluation:
 
 
 def as_bytes(pixels: Shaped[Tensor, "n c h w"], name: str = "the images") -> UInt8[Tensor, "n c h w"]:
-    """Images as bytes: themselves if they are, and reals in [0, 1] rounded, of which those a little beyond are clipped.
+    """Images as bytes.
 
-    ``name``: what errors call them.  Raises ValueError for other numbers, and for reals beyond [−½, 1½].
+    ``pixels``: bytes, which stay as they are, or reals in [0, 1], which are rounded; those a little beyond are clipped.
+    ``name``: what errors call them.
+    Raises ValueError for other numbers, and for reals beyond [−½, 1½].
     """
     if pixels.dtype == torch.uint8:
         return pixels
@@ -91,7 +108,10 @@ def as_bytes(pixels: Shaped[Tensor, "n c h w"], name: str = "the images") -> UIn
 
 
 def at_8_bits(images: Images) -> Images:
-    """A data set as bytes: itself, if it is."""
+    """A data set as bytes.
+
+    ``images``: the data set; of bytes it is returned itself.
+    """
     if images.train.dtype == torch.uint8:
         return images
     train, validation, test = map(as_bytes, (images.train, images.validation, images.test))
@@ -101,7 +121,11 @@ def at_8_bits(images: Images) -> Images:
 def nearest(
     x: UInt8[Tensor, "n c h w"], data: UInt8[Tensor, "m c h w"]
 ) -> tuple[Float[Tensor, "n"], Int64[Tensor, "n"]]:
-    """The distance from each image to the nearest of ``data`` (pixels in [0, 1]), and that one's index."""
+    """The distance from each image to the nearest one of a data set, for pixels in [0, 1], and its index.
+
+    ``x``: the images, bytes (n, c, h, w).
+    ``data``: the data set, bytes (m, c, h, w).
+    """
     x, data = x.cpu(), data.cpu()  # data may be larger than a GPU's memory
     size = max(1, VALUES // data[0].numel())
     distances, indices = [], []
@@ -117,10 +141,12 @@ def nearest(
 
 
 class Ruler:
-    """What sets of ``n`` images are measured with: made once, good for any number of them.
+    """Measures sets of images; make it once, and judge any number of sets with it.
 
-    ``images``: the data; as many as there are of each part are used.  ``features``: what distances are measured in, by
-    default what suits the data (see ``choose``): features, or a function of bytes (b, c, h, w) that returns (b, f).
+    ``images``: the data.
+    ``features``: what distances are measured in: ``Features``, or a function of bytes (b, c, h, w) that returns (b, f);
+    by default what suits the data (see ``choose``).
+    ``n``: how many images of each set and of each part of the data are compared, if there are as many.
     Raises ValueError for fewer than ten images.
     """
 
@@ -154,8 +180,9 @@ class Ruler:
         self.notes = [remark for remark, holds in remarks.items() if holds]
 
     def judge(self, samples: Shaped[Tensor, "k c h w"]) -> Evaluation:
-        """All numbers about the first n ``samples``, bytes or reals in [0, 1], beside their floors.
+        """All numbers about the first n samples, beside their floors.
 
+        ``samples``: images (k, c, h, w), bytes or reals in [0, 1].
         Raises ValueError if they differ in shape from the data, are other numbers, or are fewer than n.
         """
         shape = tuple(self.test.shape[1:])
@@ -214,12 +241,20 @@ def beside(name: str, generated: float, held_out: float, training: float) -> Met
 def evaluate(
     samples: Shaped[Tensor, "n c h w"], images: Images, features: Features | Embed | None = None
 ) -> Evaluation:
-    """All numbers about ``samples``, compared with the test images of the data, as many as there are of each.
+    """All numbers about samples, compared with the test images of the data, as many as there are of each.
 
-    ``samples``: bytes, or reals in [0, 1].  ``features``: what distances are measured in, as for ``Ruler``.
+    ``samples``: images (n, c, h, w), bytes or reals in [0, 1].
+    ``images``: the data.
+    ``features``: what distances are measured in, as for ``Ruler``.
+
     Fréchet distance, KID, density and coverage are between features; the sliced Wasserstein distance is over pixels.
     ``memorisation`` is the probability that a sample is nearer to the training set than a test image is (½ is ideal;
     Mann–Whitney), ``near_duplicates``, of 100 and more, the share nearer than all but 1 % of the test images.
     Raises ValueError if samples and data differ in shape, for other numbers, and for fewer than ten images of a kind.
+
+    >>> images = ncsn.load_images("mnist")
+    >>> result = ncsn.evaluation.evaluate(images.validation[:100], images, ncsn.evaluation.PIXELS)
+    >>> result.n, list(result.metrics)
+    (100, ['pixel_wasserstein', 'memorisation', 'near_duplicates'])
     """
     return Ruler(images, features, len(samples)).judge(samples)

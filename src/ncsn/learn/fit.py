@@ -26,7 +26,7 @@ from ncsn.noise import LogNormal, Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm, training_loss
 from ncsn.run import Recipe, Run, Units, plain, write_model
 from ncsn.training import Budget, Progress, Row, State, muon_and_adam, train
-from ncsn.validation import DeviceName
+from ncsn.validation import DeviceName, check_call
 
 Classes = Tensor | np.ndarray | Sequence[int | str] | None
 Losses = tuple[Float[Tensor, "v"], Float[Tensor, "v"]]
@@ -49,29 +49,37 @@ def fit(
     settings: Images | None = None,
     record: Record | None = None,
 ) -> Run:
-    """Learn the score of ``data``; returns a run that samples, measures and saves itself.
+    """Learn the score of data; returns a run that samples, measures and saves itself.
 
-    A tenth of the examples is held out, and of all averages of the weights on the way the one is kept that is best on
-    them.  Points are standardised coordinate by coordinate, which the run remembers, so that samples, log densities and
-    posteriors are in the units of the data.  Images are learned as ``ncsn train`` learns them: with their classes, a
-    guide, and the guidance that held-out images choose.
+    It holds out a tenth of the examples, and keeps the average of the weights that is best on them.  It standardises
+    points coordinate by coordinate.  The run remembers how, so samples, log densities and posteriors are in the units
+    of the data.  It learns images as ``ncsn train`` does: with their classes, a guide, and the guidance that the
+    held-out images choose.
 
     ``data``: points (n, d), or images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor,
     an array or a list; or a data set of images, as ``load_images`` returns it.
-    ``minutes``, ``steps``: how long to train; one minute by default, ten with ``settings``.
+    ``minutes``: how long to train; one minute by default, ten with ``settings``.
+    ``steps``: how many steps to train instead.
     ``labels``: the class of each image, a number or a name: better samples, and ``run.sample(label=...)``.
     ``network``: one of your own, network(x, c) → like x with c = ¼ ln σ; by default an MLP, or a U-Net.
-    ``objective``: how scores are trained, see ``training_loss``.  ``noise``: where training draws its noise levels, in
-    standard deviations of points; samples descend from its ``sigma_max`` to its ``sigma_min``, if it has them.
-    ``sampler``: a name in ``METHODS``, by default dpmpp-sde.  ``batch_size``: by default 512 points, or what suits
-    images; at most all.  ``seed``: the same one gives the same run on one machine, if it goes by steps; by default 0.
+    ``objective``: how scores are trained, see ``training_loss``; by default ``dsm``.
+    ``noise``: where training draws its noise levels, in standard deviations of points.  Samples descend from its
+    ``sigma_max`` to its ``sigma_min``, if it has them.
+    ``sampler``: a name in ``METHODS``; by default dpmpp-sde.
+    ``batch_size``: by default 512 points, or what suits images; at most all examples.
+    ``seed``: the same one gives the same run on one machine, if it trains by steps; by default 0.
     ``device``: auto, cpu, cuda or mps.
     ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
     d, h, w): real numbers, whose location and scale the run remembers for each channel.
-    ``settings``: of a training on images, those of ``ncsn train``; what is given beside them counts.
+    ``settings``: of a training on images, those of ``ncsn train``.  An argument that is given beside them wins.
     ``record``: a folder that keeps the training of images, see ``Record``; by default nothing is written.
     Raises ValueError for data that has no density to learn: another shape, fewer than ten examples, a constant column,
     numbers that are not finite; and for two budgets, or a sampler that is not known.
+
+    >>> data = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1000.0])
+    >>> run = ncsn.fit(data, steps=50)
+    >>> run.sample(100).shape
+    torch.Size([100, 2])
     """
     options = {"minutes": minutes, "steps": steps, "sampler": sampler, "batch_size": batch_size, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -80,11 +88,14 @@ def fit(
         if isinstance(data, Pictures):
             pictures = data
         else:
+            if np.ma.is_masked(data):
+                raise ValueError("data has masked values; leave these examples out, or fill them")
             x = data.detach() if isinstance(data, Tensor) else torch.as_tensor(np.ascontiguousarray(data))
             signals = signals or (settings is not None and settings.signals)
             if x.ndim == 2 and not signals:
                 if labels is not None or settings is not None or record is not None:
                     raise ValueError("labels, settings and record are for images; run.save(FOLDER) keeps points' runs")
+                check_call(Images, given | {"sampler": Images.sampler})
                 return fit_points(checked(x), hardware.choose_device(device), network, objective, noise, **given)
             pictures = pictures_of(x.cpu().numpy(), labels, signals=signals)
         settings = settings or Images(minutes=1.0, job=ImageJob(device=device))
@@ -163,6 +174,8 @@ def fit_images(
     # In one dimension a processor is no faster in 16 bits.
     wish = "fp32" if given.signals and given.job.precision == "auto" else given.job.precision
     precision = hardware.choose_precision(wish, device)
+    if hardware.emulated(precision, device):
+        print(f"precision {precision}: this processor may emulate it, many times slower than fp32")
     hardware.allow_tf32(precision != "fp32")
     # Large products beside the network are in 16 bits, too; float16's numbers end too early for them.
     products = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -223,6 +236,8 @@ def fit_images(
     examples, target = training_set(pictures, train_labels, settings, device, products)
     elapsed = float(group.share(repr(time.perf_counter() - record.began).encode()))
     budget, guide_budget = rules.budgets(settings, elapsed, guided=guide is not None)
+    if budget.fraction(state.step, state.seconds) >= 1:
+        print(f"nothing is left to train after {state.step:,} steps; a longer --steps or --minutes goes on")
 
     def steps(state: State, budget: Budget) -> Iterator[Progress]:
         classes = train_labels if state.model.classes else None

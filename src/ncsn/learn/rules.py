@@ -162,7 +162,7 @@ def resolve(settings: Images, pictures: Pictures, device: torch.device) -> Resol
     if not leading > 1e-6:
         raise ValueError("all training examples are the same: there is no score to learn")
     # At 4.5 times the leading standard deviation p_σ is N(μ, σ²I), where sampling starts, to 2.5 % in every direction;
-    # at that itself it would start 40 % too narrow.  NCSNv2's largest distance between two examples is as safe, but has
+    # at that itself it would start 29 % too narrow.  NCSNv2's largest distance between two examples is as safe, but has
     # three times the levels to learn.  At the bottom, 0.01 is what no eye sees of pixels in [0, 1]; images of little
     # contrast need a twentieth of their standard deviation.
     top = settings.sigma_max or rounded(4.5 * leading)

@@ -26,12 +26,12 @@ class ImageJob:
         out: The run's folder; by default runs/ and what is learned.
         overwrite: Replace a run that is already there.
         resume: Continue the run that is there.
-        device: auto: CUDA where there is one, else the CPU.
-        precision: What the network runs in: bf16 or fp16 (16 bits, the weights in 32) or fp32; auto: what is fastest on
-            the device. A processor without 16 bits in hardware is many times slower with them.
+        device: Where to compute. auto is CUDA if there is one, else the CPU.
+        precision: What the network computes in: bf16 or fp16 (16 bits; the weights keep 32), or fp32. auto is what is
+            fastest on the device. A processor without 16 bits in hardware is many times slower with them.
     """
 
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     overwrite: bool = False
     resume: bool = False
     device: validation.DeviceName = "auto"
@@ -49,16 +49,18 @@ class Toy:
 
     Args:
         generator: The distribution to learn.
-        objective: Denoising, sliced or exact score matching.
+        objective: dsm, ssm or exact: denoising, sliced or exact score matching.
         steps: Training steps.
+        batch_size: Points in a batch.
         width: Units in a hidden layer.
         layers: Hidden layers.
         sigma_max: The largest noise level, in the units of the data.
         sigma_min: The smallest noise level.
         levels: Noise levels, in geometric progression.
         langevin_steps: Langevin steps on each level.
-        eps: Annealed Langevin's step size on the smallest level, by default σ_min²/2; σ²-proportional above it.
+        eps: Langevin's step size on the smallest level; by default σ_min²/2. On other levels it is proportional to σ².
         samples: How many samples each sampler draws; 0 for the score field alone.
+        seed: Of all random numbers.
         out: A folder for the run and its pictures; by default runs/ and what is learned.
         overwrite: Replace a run that is already there.
     """
@@ -76,7 +78,7 @@ class Toy:
     eps: validation.StepSize | None = None
     samples: Annotated[int, Interval(ge=0, le=10**6)] = 10_000
     seed: validation.Seed = 0
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -91,48 +93,54 @@ class Images(Reading):
     What is not given follows from the data, the budget and the machine, by the rules of ``learn.rules``.
 
     Args:
-        minutes: Wall-clock budget, sampling and figures included; 10 if neither this nor --steps is given.
-        steps: Training steps instead of minutes; the same seed then gives the same bytes on one machine.
+        minutes: How long, sampling and figures included; 10 if neither this nor --steps is given.
+        steps: How many training steps, instead of minutes. The same seed then gives the same bytes on one machine.
         dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz), or a
             folder of .tar files, which are shards in WebDataset's format.
-        flip: Mirror images, left to right, at random: twice the data where a mirrored image is as good as another.
-        batch_size: By default 128, or 64 where training sees few images; at most as many as there are.
-        accumulate: Parts in which each process learns from what it has of a batch, one after the other: more for less
-            memory.
-        network: unet: ours. refinenet: NCSN's, told the noise level; refinenet-v2: NCSNv2's, not told it, divided by
-            it.
+        flip: Mirror images, left to right, at random. That is twice the data if a mirrored image is as good as another.
+        batch_size: Images in a batch. By default 128, or 64 where training sees few images; at most as many as there
+            are.
+        accumulate: Cut each batch into so many parts and learn from one after the other. More parts need less memory.
+        network: unet is ours. refinenet is NCSN's, which sees the noise level. refinenet-v2 is NCSNv2's, which does
+            not; its output is divided by it.
         channels: The U-Net's width at each resolution, finest first; the finest is half of the image's. By default 64
-            128 for images of up to 32 pixels; deeper for larger ones, and half or a quarter as wide where training
-            would see few. RefineNet: one number, by default 64.
-        blocks: The U-Net's residual blocks at each resolution, down and up.
+            128 for images of up to 32 pixels. Larger images get a deeper network; if training would see few images, it
+            is half or a quarter as wide. RefineNet: one number, by default 64.
+        blocks: Residual blocks of the U-Net at each resolution, on the way down and on the way up.
         sigma_max: The largest noise level, for pixels in [0, 1]; by default 4.5 times the data's leading standard
             deviation.
         sigma_min: The smallest noise level; by default 0.01, or less for data of little contrast.
-        proposal: Where training draws noise levels from: ln σ normal, or uniform, or one of --levels levels as in NCSN.
-        log_sigma_mean: lognormal: ln σ ~ N(mean, std²), within sigma_min and sigma_max; by default from the data.
-        posterior_above: From this noise level up, the target is the mean over all training images that could have made
-            the noisy one; by default where they are several, and nowhere (sigma_max) where that is not worth its time.
-        classes: Learn the score of each class too, where the data has classes of 20 images and more: better samples,
-            and `ncsn sample RUN --class 7`. Only unet can.
+        proposal: How training draws noise levels. lognormal: ln σ is normal; loguniform: ln σ is uniform; geometric:
+            one of --levels levels, as in NCSN.
+        log_sigma_mean: With lognormal, the mean of ln σ; by default from the data.
+        log_sigma_std: With lognormal, the standard deviation of ln σ.
+        posterior_above: Above this noise level the network learns the mean over all training images that could have
+            made the noisy one. By default where there are several such images; off (sigma_max) if it is not worth its
+            time.
+        classes: Learn the score of each class too, if the data has classes of 20 images or more. Samples get better,
+            and `ncsn sample RUN --class 7` draws one class. Only unet can.
         sampler: How to sample; annealed is the paper's annealed Langevin dynamics.
-        levels: Noise levels that sampling descends; by default what suits the sampler and the range of noise.
-        langevin_steps: Steps of annealed Langevin dynamics on each of them, or of langevin in all; by default what
-            suits the sampler.
-        eps: Langevin's step size on the smallest level, by default σ_min²/2; σ²-proportional above it.
+        levels: How many noise levels sampling descends; by default what suits the sampler and the range of noise.
+        langevin_steps: Langevin steps on each level for annealed, in all for langevin; by default what suits the
+            sampler.
+        eps: Langevin's step size on the smallest level; by default σ_min²/2. On other levels it is proportional to σ².
         muon_rate: Peak learning rate of the convolutions and other matrices.
         adam_rate: Peak learning rate of everything else.
-        guidance: How far sampling moves away from a guide, 1 for not at all: the network's own score without the class,
-            or, where there are no classes, a smaller network that learns for a twentieth of the budget. chosen: after
-            training, by held-out images, and never where it makes samples worse; 1 with the samplers annealed and
-            langevin, which it does not help.
-        compile: Speed training of four minutes or more up with torch.compile, where this machine can; up to a minute
-            the first time.
+        guidance: How far sampling moves away from a guide; 1 is not at all. The guide is the network's own score
+            without the class; if there are no classes, it is a smaller network that trains for a twentieth of the
+            budget. chosen means that held-out images choose after training, and never make samples worse; for annealed
+            and langevin, which guidance does not help, it is 1.
+        compile: Speed up trainings of four minutes or more with torch.compile, if this machine can. The first time that
+            takes up to a minute.
         samples: How many samples to draw at the end.
+        seed: Of all random numbers.
     """
 
+    size: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
+    background: Annotated[str, tyro.conf.arg(metavar="COLOUR")] = "white"
     minutes: Annotated[float, Interval(ge=0.001, le=10**6)] | None = None
     steps: validation.Count | None = None
-    dataset: str = "mnist"
+    dataset: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "mnist"
     flip: bool = False
     batch_size: validation.BatchSize | None = None
     accumulate: Annotated[int, Interval(ge=1, le=64)] = 1

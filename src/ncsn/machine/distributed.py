@@ -79,7 +79,7 @@ def answered() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise PeerError(f"another process has ended or cannot be reached ({str(error).splitlines()[0]})") from error
+        raise PeerError(f"the processes cannot meet, or one has ended ({str(error).splitlines()[0]})") from error
 
 
 ALONE = Group()

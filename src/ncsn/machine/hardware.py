@@ -123,6 +123,11 @@ def choose_precision(name: str, device: torch.device) -> str:
     return "bf16" if fast_bfloat16(device) else "fp16" if device.type == "cuda" else "fp32"
 
 
+def emulated(precision: str, device: torch.device) -> bool:
+    """Whether the device is a processor that computes in these 16 bits by way of 32, or is faster in the other 16."""
+    return device.type == "cpu" and precision not in ("fp32", choose_precision("auto", device))
+
+
 def autocast_of(precision: str) -> torch.dtype | None:
     """What a network runs in, if not in the precision of its weights."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)

@@ -34,10 +34,14 @@ class NoiseEmbedding(nn.Module):
 
 
 class MLP(nn.Module):
-    """``layers`` hidden layers of ``width`` units, each shifted by the embedded noise level: (b, d), (b,) → (b, d).
+    """A multilayer perceptron whose hidden layers are shifted by the embedded noise level: (b, d), (b,) → (b, d).
 
     The last layer starts at zero, so that an untrained network returns zero.
     The ranges in the types are checked where a recipe is read.
+
+    ``dimensions``: d.
+    ``width``: units in a hidden layer.
+    ``layers``: hidden layers.
     """
 
     def __init__(
@@ -52,7 +56,11 @@ class MLP(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, x: Float[Tensor, "b d"], c: Float[Tensor, "b"] | Float[Tensor, "1"]) -> Float[Tensor, "b d"]:
-        """The network's value at ``x`` for the noise levels c = ¼ ln σ."""
+        """The network's value.
+
+        ``x``: scaled examples, (b, d).
+        ``c``: ¼ ln σ of each, (b,), or of all, (1,).
+        """
         embedding = self.embedding(c)
         h = x
         for hidden, shift in zip(self.hidden, self.shifts, strict=True):

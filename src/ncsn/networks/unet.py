@@ -61,7 +61,10 @@ class Convolution(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """RMS normalisation over the channels of each place, with a gain per channel (Zhang & Sennrich 2019)."""
+    """RMS normalisation over the channels of each place, with a gain per channel (Zhang & Sennrich 2019).
+
+    Its scale is computed in single precision, also where the network is in double.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -101,6 +104,7 @@ class UNet(nn.Module):
 
     ``image_channels``: 1 for grey, 3 for colour.  ``channels``: the width at each resolution, finest first.
     ``blocks``: residual blocks at each resolution, on the way down and again on the way up.
+    ``features``: numbers in the embedding of the noise level.
     ``classes``: how many classes of images the network can be told; none by default.
     ``dimensions``: 1 for signals (b, c, l), 2 for images (b, c, h, w), 3 for volumes (b, c, d, h, w).
     Sides of any length: inside, they are padded to multiples of 2 ** len(channels), and cropped again at the end.
@@ -143,7 +147,12 @@ class UNet(nn.Module):
         c: Float[Tensor, "b"] | Float[Tensor, "1"],
         label: Int64[Tensor, "b"] | None = None,
     ) -> Float[Tensor, "b c *d"]:
-        """The network's value at ``x`` for c = ¼ ln σ, given classes (−1 for none) if there are any."""
+        """The network's value.
+
+        ``x``: scaled examples, (b, c, *d).
+        ``c``: ¼ ln σ of each, (b,), or of all, (1,).
+        ``label``: the class of each, −1 for none, if the network knows classes.
+        """
         sides = x.shape[2:]
         # With zeros, what convolutions pad with too: the mean of the data.
         x = F.pad(x, [n for side in reversed(sides) for n in (0, -side % self.factor)])

@@ -11,8 +11,8 @@ const GUIDE = "model.guide.onnx";
 /** What is done, and which share of it, if that is known. */
 export type Progress = (message: string, share?: number) => void;
 
-/** All images at one noise level, in a row; the last one when all are denoised. */
-export type State = Omit<Drawn, "kind" | "ticket"> & { seconds: number };
+/** All images at one noise level, in a row; the last one when all are denoised.  ``share`` is how much of the way is done. */
+export type State = Omit<Drawn, "kind" | "ticket"> & { seconds: number; share: number };
 
 /** Fetches what is needed, and starts it; where a graphics processor does not do it, on the processor, and says why. */
 export async function start(wanted: string, progress: Progress): Promise<Engine> {
@@ -62,15 +62,18 @@ async function load(files: Omit<Load, "kind" | "runtime">, count: number, progre
     const [ticket, begun] = [current, performance.now()];
     const shares = divided(task, count);
     const queues: Drawn[][] = shares.map(() => []);
+    let states = 0;
     shares.forEach((share, i) => {
       workers[i].onmessage = ({ data }: MessageEvent<Report>): void => {
-        if (data.kind === "failed") return announce(`Drawing has failed: ${data.why}.`);
+        if (data.kind === "failed") return announce(`Drawing has failed: ${data.why}. Reload the page to try again.`);
         if (data.kind !== "state" || data.ticket !== current) return;
         queues[i].push(data);
         if (!queues.every((reports) => reports.length > 0)) return;
         const reports = queues.map((queue) => queue.shift() as Drawn);
         const x = Float32Array.from(reports.flatMap((report) => Array.from(report.x)));
-        heard({ ...reports[0], x, seconds: (performance.now() - begun) / 1000 });
+        states++;
+        const share = reports[0].last ? 1 : states / (task.levels.length + 1);
+        heard({ ...reports[0], x, share, seconds: (performance.now() - begun) / 1000 });
       };
       workers[i].postMessage({ kind: "draw", ticket, task: share } satisfies Order);
     });
@@ -82,17 +85,13 @@ async function load(files: Omit<Load, "kind" | "runtime">, count: number, progre
     for (const worker of workers) worker.postMessage({ kind: "stop" } satisfies Order);
   }
 
-  function stop(): void {
-    for (const worker of workers) worker.terminate();
-  }
-
   try {
     await Promise.all(workers.map((worker) => ready(worker, { kind: "load", runtime, ...files })));
   } catch (error) {
-    stop();
+    for (const worker of workers) worker.terminate();
     throw error;
   }
-  return { card, title: device === "webgpu" ? "WebGPU" : `WebAssembly, ${threads}`, note, draw, rest, stop };
+  return { card, title: device === "webgpu" ? "WebGPU" : `WebAssembly, ${threads}`, note, draw, rest };
 }
 
 /** Shares of a task for so many workers: each has some of its images, next to each other. */

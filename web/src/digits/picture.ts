@@ -1,12 +1,11 @@
-// A picture of which some pixels are hidden: drawn on, erased, and written into an address.
+// A picture of which some pixels are hidden: drawn on, erased, and written into an address, with what is hidden.
 import { DIGITS } from "../parts/own.ts";
 import { Mulberry } from "../maths/plane.ts";
 import { type Shape, sizeOf } from "./task.ts";
 
-export type Tool = "ink" | "blank" | "hide";
+export type Tool = "look" | "hide" | "ink" | "blank";
 
-const TOP = 62; // levels between black and white; one more stands for what is hidden
-const HIDDEN = 63;
+const TOP = 31; // levels from black to white: a code is twice the level, and one more where that is hidden
 const RANDOM_SHARE = 0.25; // of the pixels that are known when the hidden ones are random
 export const WRITTEN = /^[\w-]*$/;
 
@@ -14,10 +13,7 @@ export const WRITTEN = /^[\w-]*$/;
 export const REGIONS = {
   bottom: "lower half",
   top: "upper half",
-  left: "left half",
-  right: "right half",
-  centre: "centre",
-  random: "three quarters, at random",
+  random: "three quarters of the pixels",
   nothing: "nothing",
 };
 
@@ -28,12 +24,8 @@ export class Picture {
   ) {}
 
   static of(shape: Shape, x: ArrayLike<number>): Picture {
-    const code = (value: number): number => Math.round(TOP * Math.min(1, Math.max(0, value)));
+    const code = (value: number): number => 2 * Math.round(TOP * Math.min(1, Math.max(0, value)));
     return new Picture(shape, Uint8Array.from(x, code));
-  }
-
-  copy(): Picture {
-    return new Picture(this.shape, this.codes.slice());
   }
 
   /** What an address says; undefined if it is of another shape. */
@@ -49,57 +41,56 @@ export class Picture {
   /** Which numbers are known, and what they are. */
   get given(): { known: Uint8Array; y: Float32Array } {
     return {
-      known: this.codes.map((code) => Number(code !== HIDDEN)),
-      y: Float32Array.from(this.codes, (code) => (code === HIDDEN ? 0 : code / TOP)),
+      known: this.codes.map((code) => 1 - (code & 1)),
+      y: Float32Array.from(this.codes, (code) => (code & 1 ? 0 : code / 2 / TOP)),
     };
   }
 
   hidden(row: number, column: number): boolean {
-    return this.codes[row * this.shape[2] + column] === HIDDEN;
+    return (this.codes[row * this.shape[2] + column] & 1) === 1;
   }
 
   get anyHidden(): boolean {
-    return this.codes.includes(HIDDEN);
+    return this.codes.some((code) => code & 1);
   }
 
+  /** Hides a region, and nothing else. */
   hide(region: string, seed: number): void {
-    const [, height, width] = this.shape;
+    const [, height] = this.shape;
     const random = new Mulberry(seed);
-    const [halfHigh, halfWide] = [Math.floor(height / 2), Math.floor(width / 2)];
-    const middle = (place: number, length: number): boolean =>
-      place >= Math.floor(length / 4) && place < length - Math.floor(length / 4);
-    const inside: Record<string, (row: number, column: number) => boolean> = {
-      top: (row) => row < halfHigh,
-      bottom: (row) => row >= halfHigh,
-      left: (_, column) => column < halfWide,
-      right: (_, column) => column >= halfWide,
-      centre: (row, column) => middle(row, height) && middle(column, width),
+    const half = Math.floor(height / 2);
+    const inside: Record<string, (row: number) => boolean> = {
+      top: (row) => row < half,
+      bottom: (row) => row >= half,
       random: () => random.uniform() >= RANDOM_SHARE,
       nothing: () => false,
     };
-    this.#change((row, column) => (inside[region](row, column) ? HIDDEN : undefined));
+    this.#change((row) => {
+      const hidden = Number(inside[region](row));
+      return (code) => (code & ~1) | hidden;
+    });
   }
 
   /** A tool's mark around a place in pixels: as wide as a stroke of a digit, of which a pen leaves soft edges. */
   mark(tool: Tool, row: number, column: number): void {
     const [, height, width] = this.shape;
     const radius = ((tool === "ink" ? 1 : 2) * Math.max(height, width)) / 28;
-    this.#change((y, x, before) => {
+    this.#change((y, x) => {
       const share = Math.min(1, radius + 0.5 - Math.hypot(y + 0.5 - row, x + 0.5 - column));
-      if (share <= 0) return undefined;
-      const ink = Math.round(TOP * share);
-      if (tool === "ink") return before === HIDDEN ? ink : Math.max(before, ink);
-      return share < 0.5 ? undefined : tool === "hide" ? HIDDEN : 0;
+      const ink = 2 * Math.round(TOP * share);
+      if (share <= 0 || (share < 0.5 && tool !== "ink")) return undefined;
+      if (tool === "ink") return (code) => (code & 1 ? ink : Math.max(code, ink));
+      return (code) => (tool === "hide" ? code | 1 : 0);
     });
   }
 
-  /** Other pixels, in all their channels; undefined leaves one as it is. */
-  #change(to: (row: number, column: number, before: number) => number | undefined): void {
+  /** Other codes of pixels, in all their channels; undefined leaves a pixel as it is. */
+  #change(at: (row: number, column: number) => ((code: number) => number) | undefined): void {
     const [, height, width] = this.shape;
-    for (let at = 0; at < height * width; at++) {
-      const code = to(Math.floor(at / width), at % width, this.codes[at]);
-      if (code === undefined) continue;
-      for (let i = at; i < this.codes.length; i += height * width) this.codes[i] = code;
+    for (let pixel = 0; pixel < height * width; pixel++) {
+      const to = at(Math.floor(pixel / width), pixel % width);
+      if (!to) continue;
+      for (let i = pixel; i < this.codes.length; i += height * width) this.codes[i] = to(this.codes[i]);
     }
   }
 }

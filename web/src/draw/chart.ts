@@ -1,13 +1,18 @@
 // Lines over steps or over noise levels, with axes.
+import { el, figure } from "../ui.ts";
 import { Canvas, css } from "./stage.ts";
 
-export interface Line {
-  x: ArrayLike<number>;
-  y: ArrayLike<number>;
+/** How a line looks, and what it is. */
+export interface Style {
   /** Bold lines have the accent colour. */
   bold?: boolean;
   dashed?: boolean;
   title: string;
+}
+
+export interface Line {
+  x: ArrayLike<number>;
+  y: ArrayLike<number>;
 }
 
 export interface Axis {
@@ -16,14 +21,27 @@ export interface Axis {
   log?: boolean;
 }
 
-const MARGIN = { left: 40, right: 12, top: 30, bottom: 22 };
+const MARGIN = { left: 40, right: 12, top: 10, bottom: 22 };
 
 export class Chart extends Canvas {
-  constructor(label: string, changed: () => void, signal: AbortSignal) {
-    super({ class: "chart", role: "img", "aria-label": label }, changed, signal);
+  /** Under its title and legend. */
+  readonly figure: HTMLElement;
+
+  constructor(
+    title: string,
+    readonly styles: Style[],
+    changed: () => void,
+    signal: AbortSignal,
+  ) {
+    super({ class: "chart", role: "img", "aria-label": title }, changed, signal);
+    const keys = styles.map(({ title, bold, dashed }) => {
+      return el("span", { class: bold ? "bold" : "" }, `${dashed ? "┄" : "━"} ${title}`);
+    });
+    this.figure = figure([title, el("small", { class: "legend" }, ...keys)], this.element);
   }
 
-  draw(title: string, x: Axis, y: Axis, lines: Line[]): void {
+  /** A line for each of the styles. */
+  draw(x: Axis, y: Axis, lines: Line[]): void {
     const { context, width, height, theme } = this;
     this.clear();
     const right = width - MARGIN.right;
@@ -50,45 +68,20 @@ export class Chart extends Canvas {
       context.textAlign = share > 0.97 ? "right" : share < 0.03 ? "left" : "center"; // within the picture
       context.fillText(tick.toLocaleString("en"), column(tick), height - 6);
     }
-    context.textAlign = "left";
-    context.fillText(title, 6, 14);
 
     context.save();
     context.beginPath();
     context.rect(MARGIN.left, MARGIN.top - 2, right - MARGIN.left, bottom - MARGIN.top + 4);
     context.clip();
-    for (const line of lines) {
-      this.#pen(line, 0.75);
+    lines.forEach((line, number) => {
+      const { bold, dashed } = this.styles[number];
+      context.strokeStyle = bold ? css(theme.accent) : css(theme.ink, 0.75);
+      context.lineWidth = bold ? 2.2 : 1.3;
+      context.setLineDash(dashed ? [5, 4] : []);
+      context.beginPath();
       for (let i = 0; i < line.x.length; i++) context.lineTo(column(line.x[i]), row(line.y[i]));
       context.stroke();
-    }
+    });
     context.restore();
-    this.#legend(lines, right);
-  }
-
-  /** Titles from right to left, as far as there is room. */
-  #legend(lines: Line[], right: number): void {
-    const { context } = this;
-    let x = right;
-    for (const line of lines.toReversed()) {
-      const wide = context.measureText(line.title).width;
-      this.#pen(line, 0.85);
-      context.fillStyle = context.strokeStyle;
-      context.fillText(line.title, x - wide, 14);
-      context.moveTo(x - wide - 22, 10);
-      context.lineTo(x - wide - 5, 10);
-      context.stroke();
-      x -= wide + 34;
-    }
-    context.setLineDash([]);
-  }
-
-  /** Begins a line as it looks. */
-  #pen({ bold, dashed }: Line, opacity: number): void {
-    const { context, theme } = this;
-    context.strokeStyle = bold ? css(theme.accent) : css(theme.ink, opacity);
-    context.lineWidth = bold ? 2.2 : 1.3;
-    context.setLineDash(dashed ? [5, 4] : []);
-    context.beginPath();
   }
 }

@@ -193,7 +193,7 @@ export function movable(stage: Stage, moves: Moves): void {
   });
 }
 
-const TICKS = [-5, 0, 5];
+const TICKS = [100, 50, 20, 10, 5]; // of which the largest that fits is written
 const SPACING = 30; // CSS pixels between arrows
 const MOST = 21; // arrows in a row
 const small = new OffscreenCanvas(1, 1); // one pixel for each square
@@ -260,22 +260,25 @@ export class Panel extends Stage {
     this.figure = figure([title, " ", this.#note, ...more], this.element);
   }
 
-  paint(note: string, draw: () => void): void {
+  /** ``draw`` paints a square that is ``zoom`` times as wide as the usual one. */
+  paint(note: string, draw: () => void, zoom = 1): void {
     this.#note.textContent = note;
     this.clear();
     draw();
-    frame(this);
+    frame(this, zoom);
   }
 }
 
-/** A thin frame with ticks at −5, 0 and 5. */
-export function frame(stage: Stage): void {
+/** A thin frame with three ticks on each axis. */
+export function frame(stage: Stage, zoom = 1): void {
   const { context, theme, size } = stage;
   [context.strokeStyle, context.lineWidth] = [css(theme.ink, 0.35), 1];
   context.strokeRect(0.5, 0.5, size - 1, size - 1);
   context.beginPath();
-  for (const value of TICKS) {
-    const [x, y] = [stage.column(value), stage.row(value)];
+  const most = TICKS.find((tick) => tick < 0.9 * zoom * VIEW) ?? 5;
+  const ticks = [-most, 0, most];
+  for (const value of ticks) {
+    const [x, y] = [stage.column(value / zoom), stage.row(value / zoom)];
     context.moveTo(x, size);
     context.lineTo(x, size - 6);
     context.moveTo(0, y);
@@ -290,9 +293,9 @@ export function frame(stage: Stage): void {
     context.strokeText(text, x, y); // so that it is read on arrows, too
     context.fillText(text, x, y);
   };
-  for (const value of TICKS) {
+  for (const value of ticks) {
     const text = short(value);
-    write(text, stage.column(value), size - 9, "center");
-    write(text, 9, stage.row(value) + 4, "left");
+    write(text, stage.column(value / zoom), size - 9, "center");
+    write(text, 9, stage.row(value / zoom) + 4, "left");
   }
 }

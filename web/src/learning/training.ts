@@ -1,5 +1,5 @@
 // A network that learns the score of points in the plane, and how wrong it is, where, and at which noise level.
-import { adam, denoising, mlp, scoreModel, sliced } from "../maths/perceptron.ts";
+import { adam, denoising, mlp, scoreModel } from "../maths/perceptron.ts";
 import { DISTRIBUTIONS } from "../maths/distributions.ts";
 import { ladder } from "../maths/langevin.ts";
 import { Mulberry, type Points, gridPoints } from "../maths/plane.ts";
@@ -13,11 +13,9 @@ const RATE = 5e-3;
 const DATA = 2000; // draws that say what mean and scale are
 const JUDGED = 100; // noised draws on which a level's error is measured
 const COARSE = 12; // squares a side, over which it is measured everywhere
-const SLICED_SIGMA = 0.1; // by which the network is scaled where there is no noise: one more would be as good
 
 export interface Terms {
   data: string;
-  objective: string;
   seed: number;
 }
 
@@ -36,8 +34,8 @@ export type Order =
 
 export type Training = ReturnType<typeof trainingOf>;
 
-/** Training from its beginning: the ``levels`` that are learned are the ladder, or none at all. */
-export function trainingOf({ data, objective, seed }: Terms) {
+/** Training from its beginning. */
+export function trainingOf({ data, seed }: Terms) {
   const truth = DISTRIBUTIONS[data].make();
   const random = new Mulberry(seed);
   const draws = truth.sample(DATA, random);
@@ -50,35 +48,26 @@ export function trainingOf({ data, objective, seed }: Terms) {
   const model = scoreModel(network, centre, std);
   const shown = scoreModel(mlp(WIDTH, DEPTH), centre, std); // with the average of the weights along the way
   const optimizer = adam(network.parameters);
-  const levels = objective === "sliced" ? [0] : [...SIGMAS];
-  const judged = levels.map((sigma) => {
+  const judged = Array.from(SIGMAS, (sigma) => {
     const random = new Mulberry(1);
     const noised = truth.sample(JUDGED, random).map((value) => value + sigma * random.normal());
     const x = Float64Array.of(...noised, ...gridPoints(COARSE));
     return { sigma, x, exact: truth.score(x, sigma) };
   });
 
-  function loss(x: Points): number {
-    if (objective === "sliced") {
-      const directions = x.map(() => (random.uniform() < 0.5 ? -1 : 1));
-      return sliced(model, x, SLICED_SIGMA, directions);
-    }
+  /** One step on a fresh batch. */
+  function learn(): void {
+    const x = truth.sample(BATCH, random);
     const levels = Uint8Array.from({ length: BATCH }, () => Math.floor(LEVELS * random.uniform()));
     const z = x.map(() => random.normal());
-    return denoising(model, x, SIGMAS, levels, z);
-  }
-
-  /** One step on a fresh batch; returns its loss. */
-  function learn(): number {
-    const value = loss(truth.sample(BATCH, random));
+    denoising(model, x, SIGMAS, levels, z);
     optimizer.update(network.gradient, RATE);
-    return value;
   }
 
   /** The learned score, by the average of the weights. */
   function score(x: Points, sigma: number): Points {
     shown.network.parameters.set(optimizer.average);
-    return shown.score(x, sigma || SLICED_SIGMA);
+    return shown.score(x, sigma);
   }
 
   function errors(): Errors {
@@ -91,7 +80,7 @@ export function trainingOf({ data, objective, seed }: Terms) {
     return found;
   }
 
-  return { truth, levels, optimizer, learn, score, errors };
+  return { truth, optimizer, learn, score, errors };
 }
 
 /** ‖ŝ − s‖²/‖s‖² over a range of the numbers. */

@@ -1,6 +1,6 @@
 // Trains apart from the page, so that the page stays alive, and reports a few times a second.
 import { gridPoints } from "../maths/plane.ts";
-import { type Order, type Training, relativeError, trainingOf } from "./training.ts";
+import { type Order, SIGMAS, type Training, relativeError, trainingOf } from "./training.ts";
 
 const CELLS = 40; // of the picture of the error, a side
 const EVERY = 300; // milliseconds between reports
@@ -8,13 +8,12 @@ const EVERY = 300; // milliseconds between reports
 let training: Training | undefined;
 let which = 0;
 let left = 0; // steps to be taken
-let loss = Number.NaN;
 let view = { level: 0, count: 15 };
 let timer: ReturnType<typeof setTimeout> | undefined;
 
 onmessage = ({ data: order }: MessageEvent<Order>): void => {
   if (order.kind === "begin") {
-    [training, which, left, loss] = [trainingOf(order.terms), order.training, 0, Number.NaN];
+    [training, which, left] = [trainingOf(order.terms), order.training, 0];
   } else if (order.kind === "run") left = order.steps;
   else if (order.kind === "pause") left = 0;
   else view = order;
@@ -27,13 +26,10 @@ onmessage = ({ data: order }: MessageEvent<Order>): void => {
 function work(): void {
   if (!training || left === 0) return;
   const until = performance.now() + EVERY;
-  let [sum, count] = [0, 0];
   while (left > 0 && performance.now() < until) {
-    sum += training.learn();
-    count++;
+    training.learn();
     left--;
   }
-  loss = sum / count;
   report();
   timer = setTimeout(work);
 }
@@ -46,13 +42,12 @@ export type Report = ReturnType<typeof reportOf>;
 
 /** Where training is, and the fields at the level that is looked at. */
 function reportOf(training: Training) {
-  const sigma = training.levels[Math.min(view.level, training.levels.length - 1)];
+  const sigma = SIGMAS[view.level];
   const [points, cells] = [gridPoints(view.count), gridPoints(CELLS)];
   const [truth, guess] = [training.truth.score(cells, sigma), training.score(cells, sigma)];
   return {
     training: which, // as it was begun
     step: training.optimizer.step,
-    loss, // the average of the last steps
     running: left > 0,
     sigma,
     exact: training.truth.score(points, sigma), // at the centres of count × count squares

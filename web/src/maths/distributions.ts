@@ -1,9 +1,8 @@
 // Distributions in the plane whose noised score is known exactly: those of ncsn/distributions.py.
-import { Distribution, type Grid, type Points, type Random, VIEW, cellsFor, gridPoints, centre } from "./plane.ts";
+import { Distribution, type Grid, type Points, type Random, VIEW, cellsFor, centre } from "./plane.ts";
 
 const NEGLIGIBLE = -30; // a log weight beside the largest one: e⁻³⁰ = 10⁻¹³
 const REACH = 4.5; // standard deviations at which a component has no density left that could be seen
-const TINY = 1e-200; // sums of products below it have lost digits
 
 /** Σ_k w_k N(μ_k, s²I): noise of level σ makes each component N(μ_k, (s² + σ²)I), and so its score is exact. */
 export class Mixture extends Distribution {
@@ -68,42 +67,6 @@ export class Mixture extends Distribution {
     return { total, meanX: x / total, meanY: y / total };
   }
 
-  /**
-   * Several times faster than point by point: a weight is a product of what belongs to the column and what belongs to
-   * the row.  Where all products vanish, points are visited one by one.
-   */
-  override field(count: number, sigma: number): Points {
-    const variance = this.std ** 2 + sigma ** 2;
-    const n = this.weights.length;
-    const [columns, rows] = [this.#factors(count, 0, variance), this.#factors(count, 1, variance)];
-    const points = gridPoints(count);
-    for (let at = 0; at < count * count; at++) {
-      const [x, y] = points.subarray(2 * at);
-      const [column, row] = [(at % count) * n, Math.floor(at / count) * n];
-      for (let k = 0; k < n; k++) this.#scratch[k] = columns[column + k] * rows[row + k];
-      const { total, meanX, meanY } = this.#mean();
-      const [dx, dy] = [(meanX - x) / variance, (meanY - y) / variance];
-      points.set(total < TINY ? this.score(Float64Array.of(x, y), sigma) : [dx, dy], 2 * at);
-    }
-    return points;
-  }
-
-  /** e^(−d²/(2v)) for each centre along an axis and each component, but for a factor of each centre; weighted once. */
-  #factors(count: number, axis: 0 | 1, variance: number): Float64Array {
-    const n = this.weights.length;
-    const out = new Float64Array(count * n);
-    for (let i = 0; i < count; i++) {
-      const at = centre(i, count);
-      let least = Infinity;
-      for (let k = 0; k < n; k++) least = Math.min(least, (at - this.means[2 * k + axis]) ** 2);
-      for (let k = 0; k < n; k++) {
-        const factor = Math.exp((least - (at - this.means[2 * k + axis]) ** 2) / (2 * variance));
-        out[i * n + k] = axis === 0 ? factor : factor * this.weights[k];
-      }
-    }
-    return out;
-  }
-
   /** p_σ on a grid as fine as it needs: each component is a column times a row, as far as it reaches. */
   density(sigma: number): Grid {
     const variance = this.std ** 2 + sigma ** 2;
@@ -159,7 +122,7 @@ export class Ring extends Distribution {
   }
 
   at(x: number, y: number, sigma: number): { log: number; dx: number; dy: number } {
-    const { log, slope } = this.#along(Math.hypot(x, y), sigma);
+    const { log, slope } = this.#integrate(Math.hypot(x, y), sigma ** 2);
     return { log, dx: x * slope, dy: y * slope };
   }
 
@@ -167,7 +130,7 @@ export class Ring extends Distribution {
     const cells = cellsFor(Math.hypot(this.std, sigma));
     const values = new Float64Array(cells * cells);
     const farthest = VIEW * Math.SQRT2;
-    const logs = Array.from({ length: RADII + 2 }, (_, i) => this.#along((farthest * i) / RADII, sigma).log);
+    const logs = Array.from({ length: RADII + 2 }, (_, i) => this.#integrate((farthest * i) / RADII, sigma ** 2).log);
     for (let at = 0; at < values.length; at++) {
       const rho = Math.hypot(centre(at % cells, cells), centre(Math.floor(at / cells), cells));
       const place = (rho / farthest) * RADII;
@@ -178,17 +141,6 @@ export class Ring extends Distribution {
   }
 
   /** log p_σ at a distance, and by what x is to be multiplied to make the score. */
-  #along(rho: number, sigma: number): { log: number; slope: number } {
-    return sigma === 0 ? this.#clean(rho) : this.#integrate(rho, sigma ** 2);
-  }
-
-  /** Without noise the density is N(ρ; R, s²)/(2πρ): its score has a −1/ρ, the stretch of the circumference. */
-  #clean(rho: number): { log: number; slope: number } {
-    const off = rho - this.radius;
-    const log = -(off ** 2) / (2 * this.std ** 2) - Math.log((2 * Math.PI) ** 1.5 * this.std * rho);
-    return { log, slope: (-off / this.std ** 2 - 1 / rho) / rho };
-  }
-
   #integrate(rho: number, variance: number): { log: number; slope: number } {
     const total = this.std ** 2 + variance;
     const a = (rho ** 2 * this.std ** 2) / (2 * variance * total);
@@ -232,29 +184,10 @@ export function twoMoons(): Mixture {
   return new Mixture(means, 0.25);
 }
 
-/** A spiral of one and a half turns, drawn as 384 Gaussians of std 0.2 at equal distances along it. */
-export function swissRoll(): Mixture {
-  const [first, last, count] = [1.5 * Math.PI, 4.5 * Math.PI, 20_000];
-  const angle = (i: number): number => first + ((last - first) * i) / (count - 1);
-  const lengths = new Float64Array(count - 1); // of the spiral, by trapezoids
-  for (let i = 0; i < count - 1; i++) {
-    const step = ((angle(i + 1) - angle(i)) * (Math.hypot(1, angle(i)) + Math.hypot(1, angle(i + 1)))) / 2;
-    lengths[i] = step + (i > 0 ? lengths[i - 1] : 0);
-  }
-  const means = new Float64Array(768);
-  for (let i = 0, at = 0; i < 384; i++) {
-    while (at < count - 2 && lengths[at] < (lengths[count - 2] * i) / 383) at++;
-    const t = angle(at);
-    means.set([0.45 * t * Math.cos(t), 0.45 * t * Math.sin(t)], 2 * i);
-  }
-  return new Mixture(means, 0.2);
-}
-
 export const DISTRIBUTIONS: Record<string, { title: string; make: () => Distribution }> = {
   gaussian: { title: "Two Gaussians", make: twoGaussians },
   circle: { title: "Circle", make: () => new Ring() },
   moons: { title: "Moons", make: twoMoons },
-  "swiss-roll": { title: "Swiss roll", make: swissRoll },
 };
 
 /** Their titles by their names. */

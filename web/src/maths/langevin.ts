@@ -45,10 +45,24 @@ export function* langevin(score: Score, schedule: Schedule, start: Points, rando
 
 /** For each component of a mixture, the share of points that is nearest to its mean. */
 export function shares(x: Points, means: Points): number[] {
-  const counts = new Array<number>(means.length / 2).fill(0);
+  const counts = Array.from({ length: means.length / 2 }, () => 0);
   for (let i = 0; i < x.length; i += 2) {
     const distances = counts.map((_, k) => (x[i] - means[2 * k]) ** 2 + (x[i + 1] - means[2 * k + 1]) ** 2);
     counts[distances.indexOf(Math.min(...distances))]++;
   }
   return counts.map((count) => (2 * count) / x.length);
+}
+
+/** The share of a standard normal below z, to 10⁻⁷: Abramowitz & Stegun 1964, 26.2.17. */
+function normalBelow(z: number): number {
+  if (z < 0) return 1 - normalBelow(-z);
+  const t = 1 / (1 + 0.2316419 * z);
+  const series = t * (0.31938153 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))));
+  return 1 - (series * Math.exp(-(z ** 2) / 2)) / Math.sqrt(2 * Math.PI);
+}
+
+/** The share of two equally wide Gaussians, with noise of σ, that is nearer to the first mean; ``weight`` is the first one's. */
+export function exactShare([x, y, toX, toY]: Points, std: number, weight: number, sigma: number): number {
+  const inside = normalBelow(Math.hypot(toX - x, toY - y) / 2 / Math.hypot(std, sigma));
+  return weight * inside + (1 - weight) * (1 - inside);
 }

@@ -47,22 +47,22 @@ function layerOf(inputs: number, outputs: number, parameters: Float64Array, grad
     for (let i = 0; i < parameters.length; i++) parameters[i] = (2 * random.uniform() - 1) / Math.sqrt(inputs);
   }
 
-  /** x (n, inputs)·Wᵀ, and b in so many rows. */
-  function apply(x: Float64Array, biased = x.length / inputs): Float64Array {
+  /** x (n, inputs)·Wᵀ + b. */
+  function apply(x: Float64Array): Float64Array {
     const n = x.length / inputs;
     const transposed = new Float64Array(weights);
     for (let i = 0; i < weights; i++) transposed[(i % inputs) * outputs + Math.floor(i / inputs)] = parameters[i];
     const y = new Float64Array(n * outputs);
-    for (let row = 0; row < biased; row++) y.set(bias, row * outputs);
+    for (let row = 0; row < n; row++) y.set(bias, row * outputs);
     addProduct(y, [n, inputs, outputs], { values: x, byRow: inputs, byTerm: 1 }, transposed);
     return y;
   }
 
   /** Adds to the gradient dyᵀ·x of the weights, and the sum of dy over rows for the biases; returns dx = dy·W. */
-  function back(x: Float64Array, dy: Float64Array, biased = dy.length / outputs): Float64Array {
+  function back(x: Float64Array, dy: Float64Array): Float64Array {
     const n = dy.length / outputs;
     addProduct(gradient, [outputs, n, inputs], { values: dy, byRow: 1, byTerm: outputs }, x);
-    for (let row = 0; row < biased; row++) {
+    for (let row = 0; row < n; row++) {
       for (let o = 0; o < bias.length; o++) biasGradient[o] += dy[row * outputs + o];
     }
     const dx = new Float64Array(n * inputs);
@@ -73,11 +73,10 @@ function layerOf(inputs: number, outputs: number, parameters: Float64Array, grad
   return { initialise, apply, back };
 }
 
-/** silu(z) = z·sigmoid(z), and its first two derivatives: what a hidden layer and its backward passes need. */
-function silu(z: number): [value: number, slope: number, bend: number] {
+/** silu(z) = z·sigmoid(z), and its derivative. */
+function silu(z: number): [value: number, slope: number] {
   const s = 1 / (1 + Math.exp(-z));
-  const d = s * (1 - s);
-  return [z * s, s + z * d, d * (2 + z * (1 - 2 * s))];
+  return [z * s, s + z * s * (1 - s)];
 }
 
 /** What is made of an input, and the way back: from derivatives in ``y`` to those in the input; layers keep their gradient. */
@@ -86,27 +85,9 @@ export interface Pass {
   backward(dy: Float64Array): Float64Array;
 }
 
-/** silu of so many numbers; those that follow are their derivatives along tangents. */
-function activate(z: Float64Array, count = z.length): Pass {
-  const moving = z.length > count;
-  const y = new Float64Array(z.length);
-  for (let i = 0; i < count; i++) {
-    const [value, slope] = silu(z[i]);
-    y[i] = value;
-    if (moving) y[count + i] = slope * z[count + i];
-  }
-  const backward = (a: Float64Array): Float64Array => {
-    for (let i = 0; i < count; i++) {
-      const [, slope, bend] = silu(z[i]);
-      a[i] *= slope;
-      if (moving) {
-        a[i] += a[count + i] * bend * z[count + i];
-        a[count + i] *= slope;
-      }
-    }
-    return a;
-  };
-  return { y, backward };
+/** silu of each number. */
+function activate(z: Float64Array): Pass {
+  return { y: z.map((value) => silu(value)[0]), backward: (dy) => dy.map((value, i) => value * silu(z[i])[1]) };
 }
 
 /** Sines and cosines at frequencies from ⅛ to 8 cycles per unit of c. */
@@ -148,11 +129,7 @@ export function mlp(width: number, depth: number) {
     for (const layer of layers.slice(0, -1)) layer.initialise(random);
   }
 
-  /**
-   * The network's values at ``x`` (n, 2), where point i has noise level c[levels[i]].
-   *
-   * n more rows are tangents, directions in which the points move: their values are how fast the points' values change.
-   */
+  /** The network's values at ``x`` (n, 2), where point i has noise level c[levels[i]]. */
   function forward(x: Float64Array, c: Float64Array, levels: Uint8Array): Pass {
     const n = levels.length;
     const place = (i: number): number => levels[Math.floor(i / width)] * width + (i % width);
@@ -166,27 +143,27 @@ export function mlp(width: number, depth: number) {
     const states: { input: Float64Array; pass: Pass }[] = [];
     let h = x;
     for (let l = 0; l < depth; l++) {
-      const [z, shift] = [hidden[l].apply(h, n), shifts[l].apply(embedded)];
+      const [z, shift] = [hidden[l].apply(h), shifts[l].apply(embedded)];
       for (let i = 0; i < n * width; i++) z[i] += shift[place(i)];
-      const pass = activate(z, n * width);
+      const pass = activate(z);
       states.push({ input: h, pass });
       h = pass.y;
     }
     const backward = (dy: Float64Array): Float64Array => {
       gradient.fill(0);
       let e: Float64Array = new Float64Array(c.length * width);
-      let a = output.back(h, dy, n);
+      let a = output.back(h, dy);
       for (let l = depth - 1; l >= 0; l--) {
         const { input, pass } = states[l];
         const [dz, shift] = [pass.backward(a), new Float64Array(e.length)];
         for (let i = 0; i < n * width; i++) shift[place(i)] += dz[i];
         shifts[l].back(embedded, shift).forEach((value, i) => (e[i] += value));
-        a = hidden[l].back(input, dz, n);
+        a = hidden[l].back(input, dz);
       }
       for (const { layer, input, pass } of embedding.toReversed()) e = layer.back(input, pass.backward(e));
       return a;
     };
-    return { y: output.apply(h, n), backward };
+    return { y: output.apply(h), backward };
   }
 
   return { parameters, gradient, initialise, forward };
@@ -201,13 +178,12 @@ export function scoreModel(network: Mlp, mean: [number, number], std: number) {
     return evaluate(x, Float64Array.of(sigma), new Uint8Array(x.length / 2)).y;
   }
 
-  /** The scores of points that have a noise level each, ``sigmas[levels[i]]``; after them ∂s/∂x times the tangents, if any. */
-  function evaluate(x: Points, sigmas: Float64Array, levels: Uint8Array, tangents: Points = new Float64Array()): Pass {
+  /** The scores of points that have a noise level each, ``sigmas[levels[i]]``. */
+  function evaluate(x: Points, sigmas: Float64Array, levels: Uint8Array): Pass {
     const totals = sigmas.map((sigma) => Math.hypot(sigma, std)); // √(σ² + σ_d²)
     const factors = sigmas.map((sigma, k) => std / (sigma * totals[k]));
-    const level = (i: number): number => levels[(i % x.length) >> 1];
-    const moved = x.map((value, i) => value - mean[i & 1]);
-    const shown = Float64Array.of(...moved, ...tangents).map((value, i) => value / totals[level(i)]);
+    const level = (i: number): number => levels[i >> 1];
+    const shown = x.map((value, i) => (value - mean[i & 1]) / totals[level(i)]);
     const logs = sigmas.map((sigma) => Math.log(sigma) / 4);
     const { y, backward } = network.forward(shown, logs, levels);
     return {
@@ -238,19 +214,6 @@ export function denoising(model: ScoreModel, x: Points, sigmas: Float64Array, le
     return weight * error * sigma;
   });
   backward(gradient);
-  return loss;
-}
-
-/**
- * Sliced score matching at the points x themselves, σ²(vᵀ(∂s/∂x)v + ½‖s‖²) with a direction v for each, weighted and
- * averaged; its gradient goes to the network.  Song et al. 2019 (arXiv:1905.07088), equation 8.
- */
-export function sliced(model: ScoreModel, x: Points, sigma: number, v: Points): number {
-  const n = x.length / 2;
-  const { y: s, backward } = model.evaluate(x, Float64Array.of(sigma), new Uint8Array(n), v);
-  const weight = (sigma ** 2 * model.weight(sigma)) / n;
-  const loss = x.reduce((sum, _, i) => sum + weight * (v[i] * s[x.length + i] + s[i] ** 2 / 2), 0);
-  backward(s.map((value, i) => weight * (i < x.length ? value : v[i - x.length])));
   return loss;
 }
 

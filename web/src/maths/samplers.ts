@@ -1,4 +1,4 @@
-// Samplers that descend from noise to data: the package's, by the same names (src/ncsn/samplers).
+// Samplers that descend from noise to data: five of the package's, by the same names (src/ncsn/samplers.py).
 import { ladder as geometric } from "./langevin.ts";
 
 export type Values = Float64Array;
@@ -77,13 +77,6 @@ async function* annealed({ score, x, sigmas, steps, eps, noise }: Descent): Asyn
   }
 }
 
-/** Consistent annealed sampling: Jolicoeur-Martineau et al. 2020, algorithm 2, with as much fresh noise as ancestral sampling adds. */
-const consistent = stepwise(async ({ score, x, sigmas, noise }, sigma, following) => {
-  const eta = 1 - (sigmas[sigmas.length - 1] / sigmas[0]) ** (2 / Math.max(1, sigmas.length - 1));
-  const fresh = Math.sqrt(Math.max(0, following ** 2 - ((1 - eta) * sigma) ** 2));
-  return sum([1, x], [eta * sigma ** 2, await score(x, sigma)], [fresh, noise()]);
-});
-
 /** The probability flow by Euler's method: Song et al. 2021, equation 13; where the levels rise, fresh noise leads up. */
 const euler = stepwise(async ({ score, x, noise }, sigma, following) => {
   if (following > sigma) return sum([1, x], [Math.sqrt(following ** 2 - sigma ** 2), noise()]);
@@ -96,15 +89,6 @@ async function heunStep({ score, x }: Descent, sigma: number, following: number)
   const second = await score(sum([1, x], [drop * sigma, first]), following);
   return sum([1, x], [(drop * sigma) / 2, first], [(drop * following) / 2, second]);
 }
-
-/** EDM's stochastic sampler: Karras et al. 2022, algorithm 2, with S_churn = 40 in the middle of the range of noise. */
-const edm = stepwise(async (descent, sigma, following) => {
-  const { x, sigmas, noise } = descent;
-  if (sigma < sigmas[0] / 200 || sigma > sigmas[0] / 5) return heunStep(descent, sigma, following);
-  const raised = sigma * (1 + Math.min(40 / sigmas.length, Math.SQRT2 - 1));
-  const churned = sum([1, x], [Math.sqrt(raised ** 2 - sigma ** 2), noise()]);
-  return heunStep({ ...descent, x: churned }, raised, following);
-});
 
 /**
  * DPM-Solver++(2M), Lu et al. 2022: the probability flow for η = 0, the reverse diffusion for η = 1.
@@ -133,7 +117,7 @@ function dpmSolver(eta: 0 | 1, lastExtrapolation = Infinity): Sampler {
   };
 }
 
-/** A sampler as a run uses it; ncsn.METHODS has these rows, too. */
+/** A sampler as a run uses it; ncsn.METHODS has these rows, and more. */
 export interface Method {
   title: string;
   follow: Sampler;
@@ -155,8 +139,6 @@ export const METHODS: Record<string, Method> = {
   dpmpp: method("DPM-Solver++(2M)", dpmSolver(0), "karras", 20),
   heun: method("Heun", stepwise(heunStep), "karras", 18),
   euler: method("Euler", euler, "karras", 40),
-  edm: method("EDM’s stochastic", edm, "karras", 40),
-  consistent: method("Consistent annealed", consistent, "geometric", 100),
   annealed: method("Annealed Langevin", annealed, "geometric", 100, 2, false),
 };
 

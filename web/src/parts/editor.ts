@@ -2,42 +2,62 @@
 import type { Picture } from "../digits/picture.ts";
 import { imageData } from "../draw/sheet.ts";
 import { Stage, context, css, frames, movable } from "../draw/stage.ts";
+import { tell } from "../ui.ts";
 
 const CLOSE = 0.5; // pixels of the picture between marks of one stroke
 const LABEL = "The picture; hatched pixels are hidden";
 
-type Mark = (row: number, column: number) => void;
+interface Strokes {
+  /** Whether the pointer draws; else nothing happens, and a finger scrolls. */
+  takes: () => boolean;
+  /** A stroke begins. */
+  begin: () => void;
+  /** A mark of the stroke, in pixels. */
+  mark: (row: number, column: number) => void;
+  /** The stroke has ended. */
+  changed: () => void;
+}
 
-/** ``mark`` is called for each mark of a stroke, ``changed`` when it has ended; ``show`` shows another picture. */
-export function editorOf(picture: Picture, mark: Mark, changed: () => void, signal: AbortSignal) {
+/** ``show`` shows another picture. */
+export function editorOf(picture: Picture, { takes, begin, mark, changed }: Strokes, signal: AbortSignal) {
   const [, height, width] = picture.shape;
   const small = document.createElement("canvas");
   [small.width, small.height] = [width, height];
   let cursor = [Math.floor(height / 2), Math.floor(width / 2)];
   let last = cursor;
   const redraw = frames(draw, signal);
-  const attributes = { tabindex: "0", role: "application", "aria-label": LABEL, "aria-describedby": "keys" };
+  const attributes = {
+    class: "stage pen",
+    tabindex: "0",
+    role: "application",
+    "aria-label": LABEL,
+    "aria-describedby": "keys",
+  };
   const stage = new Stage(attributes, redraw, signal);
   const { element, context: pen } = stage;
   for (const event of ["focus", "blur"]) element.addEventListener(event, redraw);
 
   movable(stage, {
-    takes: () => true,
+    takes,
     drag: (x, y, first) => {
+      if (!takes()) return;
+      if (first) begin();
       const { side, left, top } = frame();
       const to = [(stage.row(y) - top) / side, (stage.column(x) - left) / side];
       stroke(first ? to : last, to);
       last = to;
     },
-    release: changed,
+    release: () => (takes() ? changed() : undefined),
     nudge: (dx, dy) => {
       const within = (value: number, count: number): number => Math.min(count - 1, Math.max(0, value));
       const [row, column] = cursor;
       cursor = [within(row + Math.round(-5 * dy), height), within(column + Math.round(5 * dx), width)];
+      tell(`Row ${cursor[0] + 1}, column ${cursor[1] + 1}${picture.hidden(cursor[0], cursor[1]) ? ", hidden" : ""}`);
       redraw();
     },
     key: (key) => {
-      if (key !== " ") return false;
+      if (key !== " " || !takes()) return false;
+      begin();
       const at = cursor.map((place) => place + 0.5);
       stroke(at, at);
       changed();

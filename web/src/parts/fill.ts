@@ -6,87 +6,92 @@ import { quantize, sheetOf, visible } from "../draw/sheet.ts";
 import { SEED, Settings } from "../settings.ts";
 import { announce, button, calm, choice, el, figure, primary, row, short } from "../ui.ts";
 import { editorOf } from "./editor.ts";
-import { DEVICE, drawingReadings, sayState, withModel } from "./model.ts";
+import { DEVICE, metersOf, withModel } from "./model.ts";
 
 const ANSWERS = 9;
 const COLUMNS = 3;
-const STARTS = { drawn: "a digit that the model draws", blank: "a blank page" };
-const TOOLS: Record<Tool, string> = { hide: "Hides", ink: "Draws", blank: "Erases" };
+const TOOLS: Record<Tool, string> = { look: "Nothing: swiping scrolls", hide: "Hides", ink: "Draws", blank: "Erases" };
+const ENOUGH = 60; // noise levels; with fewer of them noise or broken strokes are left
+const say = (levels: number): string => (levels < ENOUGH ? `${levels}: too few` : String(levels));
 const SETTINGS = {
-  from: { label: "Begin with", value: "drawn", options: STARTS },
-  hide: { label: "Hidden", value: "bottom", options: REGIONS },
+  from: { value: "digit", options: { digit: "A digit", blank: "A blank page" } },
+  hide: { label: "Hide", value: "bottom", options: REGIONS },
   picture: { value: "", pattern: WRITTEN },
-  levels: { label: "Noise levels", value: 100, min: 10, max: 200, log: true, whole: true },
+  levels: { label: "Noise levels", value: 100, min: 10, max: 200, log: true, whole: true, say },
   seed: SEED,
   round: SEED, // which nine answers
   device: DEVICE,
 };
 
-export const open = withModel("fill", (engine, query, again, signal) => {
+export const open = withModel("fill", (engine, query, signal) => {
   const { card } = engine;
   const { shape } = card.recipe;
   const settings = new Settings("fill", SETTINGS, query);
   const { values } = settings;
   const written = Picture.read(shape, values.picture);
-  if (!written && values.picture !== "") announce("The address has a picture of another size, which was left out.");
+  if (!written && values.picture !== "") announce("The picture in this link has another size. It was left out.");
   let picture = written ?? new Picture(shape);
-  let whole = picture.copy(); // with what is hidden, as far as that is known
-  let tool: Tool = "hide";
+  let past: string[] = []; // pictures before each change
+  let tool: Tool = values.from === "blank" ? "ink" : "hide";
+  if (matchMedia("(pointer: coarse)").matches) tool = "look"; // so that a swipe scrolls
   let drawing = false; // the model draws the picture to begin with, which nothing may interrupt
 
   const answers = sheetOf("Nine answers", shape);
   const mean = sheetOf("Their mean", shape);
   const spread = sheetOf("Their standard deviation, white where it is largest", shape);
-  const numbers = drawingReadings(engine, {}, { spread: "Largest standard deviation" });
-  const editor = editorOf(picture, mark, changed, signal);
+  const meters = metersOf(engine, {}, { spread: "Largest spread, drawn white" });
+  const takes = (): boolean => !drawing && tool !== "look";
+  const editor = editorOf(picture, { takes, begin: remember, mark, changed }, signal);
 
   /** A picture to begin with: one that the model draws, or a blank page. */
   function begin(): void {
-    drawing = values.from === "drawn";
+    drawing = values.from === "digit";
     if (!drawing) return start(new Picture(shape));
     const classes = card.names.length;
     const labels = labelsOf(classes > 0 ? String(values.seed % classes) : "none", 1, classes);
     const how = { sampler: "dpmpp-sde", ...howBy(card, "dpmpp-sde"), seed: values.seed };
+    meters.begin();
     engine.draw(taskOf(card, how, labels), ({ x, last }) => {
       if (last) start(Picture.of(shape, x));
     });
   }
 
   function start(beginning: Picture): void {
-    whole = beginning;
     drawing = false;
-    hide();
+    beginning.hide(values.hide, values.seed);
+    past = [];
+    show(beginning, "");
   }
 
-  function hide(): void {
-    if (drawing) return;
-    picture = whole.copy();
-    picture.hide(values.hide, values.seed);
-    settings.set({ picture: "", round: 0 });
+  /** Shows another picture, and asks for what is hidden; ``address`` is what the address says of it. */
+  function show(other: Picture, address = other.write()): void {
+    picture = other;
     editor.show(picture);
+    undo.disabled = past.length === 0;
+    settings.set({ picture: address, round: 0 });
     answer();
   }
 
+  function remember(): void {
+    past.push(picture.write());
+  }
+
   function mark(row: number, column: number): void {
-    if (drawing) return;
-    picture.mark(tool, row, column);
-    if (tool !== "hide") whole.mark(tool, row, column);
+    if (tool !== "look") picture.mark(tool, row, column);
   }
 
   /** The picture has been drawn on. */
   function changed(): void {
-    if (drawing) return;
-    settings.set({ picture: picture.write() });
-    answer();
+    show(picture);
   }
 
   function answer(): void {
     settings.write();
     if (drawing) return;
-    numbers.say("sigma", "not yet");
+    meters.begin();
     if (!picture.anyHidden) {
       engine.rest();
-      return announce("Nothing is hidden: there is nothing to fill in.");
+      return announce("Hide a part of the picture first: then the model fills it in.");
     }
     const seed = (values.seed + Math.imul(values.round, 0x9e3779b1)) >>> 0;
     const how = { sampler: "annealed", levels: values.levels, guidance: 1, seed };
@@ -95,40 +100,47 @@ export const open = withModel("fill", (engine, query, again, signal) => {
 
   function heard(state: State): void {
     const { sigma, x, last, seconds } = state;
+    meters.state(state, `${seconds.toFixed(1)} s`);
     if (calm() && !last) return;
     answers.draw(visible(x, sigma), COLUMNS);
     const { mean: middle, std } = moments(x, ANSWERS);
     const most = std.reduce((a, b) => Math.max(a, b), 0);
     mean.draw(visible(Float32Array.from(middle), sigma / Math.sqrt(ANSWERS)), 1);
     spread.draw(quantize(std.map((value) => value / Math.max(most, 1e-6))), 1);
-    sayState(numbers, state, `${seconds.toFixed(1)} s`);
-    numbers.say("spread", short(most));
+    meters.level(sigma);
+    meters.say("spread", short(most));
   }
 
   const pointer = choice({ label: "The pointer", options: TOOLS }, tool, (name) => (tool = name as Tool));
-  const from = settings.control("from", () => {
-    tool = values.from === "blank" ? "ink" : "hide";
+  const undo = button("Undo", () => {
+    const before = Picture.read(shape, past.pop() ?? "");
+    if (before && !drawing) show(before);
+  });
+  undo.disabled = true;
+  const another = primary("New digit", () => {
+    settings.set({ seed: (values.seed + 1) % 2 ** 32, from: "digit" });
+    begin();
+  });
+  const blank = button("Blank page", () => {
+    settings.set({ from: "blank" });
+    tool = "ink";
     pointer.set(tool);
     begin();
   });
-  const another = primary("Another picture", () => {
-    settings.set({ seed: (values.seed + 1) % 2 ** 32, from: "drawn" });
-    begin();
-  });
-  const others = button("Answer again", () => {
+  const others = button("New answers", () => {
     settings.set({ round: (values.round + 1) % 2 ** 32 });
     answer();
   });
-  const controls = [
-    row(another, others),
-    pointer.element,
-    settings.control("hide", hide),
-    from,
-    settings.control("levels", answer),
-    numbers.element,
-    settings.control("device", () => again(settings.query)),
-  ];
+  const hide = settings.control("hide", () => {
+    if (drawing) return;
+    remember();
+    picture.hide(values.hide, values.seed);
+    show(picture);
+  });
+  const controls = [row(another, blank, others), hide, settings.control("levels", answer), meters.element];
   const pictures = [
+    row(pointer.element, undo),
+    meters.bar,
     el("div", { class: "pair" }, figure(["The picture"], editor.element), figure(["Nine answers"], answers.element)),
     el("div", { class: "side" }, figure(["Their mean"], mean.element), figure(["Their spread"], spread.element)),
   ];

@@ -1,56 +1,67 @@
 // Part 3: a network learns a score as one watches; learned, exact, and the error between them.
-import { type Axis, Chart, type Line } from "../draw/chart.ts";
+import { type Axis, Chart } from "../draw/chart.ts";
 import { Panel, arrowCount, arrows, css, frames, heat } from "../draw/stage.ts";
 import { type Errors, LEVELS, type Order, SIGMAS } from "../learning/training.ts";
 import type { Report } from "../learning/worker.ts";
 import { DISTRIBUTIONS, TITLES } from "../maths/distributions.ts";
 import { Mulberry } from "../maths/plane.ts";
 import { SEED, Settings } from "../settings.ts";
-import { announce, button, calm, el, primary, readings, row, short, slider } from "../ui.ts";
+import { announce, button, calm, el, primary, readings, row, short, slider, tell } from "../ui.ts";
 import { type Open, layout } from "./part.ts";
 
 const STEPS = 3000; // after which it pauses
 const DRAWS = 500;
 const LEVEL = { value: LEVELS, min: 1, max: LEVELS, whole: true };
-const OBJECTIVES = { denoising: "Denoising, 20 levels", sliced: "Sliced, without noise" };
-const ERROR_AXIS: Axis = { range: [1e-4, 10], ticks: [0.001, 0.01, 0.1, 1, 10], log: true };
-const SETTINGS = {
-  data: { label: "Data", value: "circle", options: TITLES },
-  objective: { label: "Objective", value: "denoising", options: OBJECTIVES },
-  level: LEVEL,
-  seed: SEED,
+const PERCENT: Axis = { range: [0.01, 1000], ticks: [0.1, 1, 10, 100], log: true };
+const STYLES = [{ title: "over the square" }, { title: "where the data lies", bold: true }];
+const SETTINGS = { data: { label: "Data", value: "circle", options: TITLES }, level: LEVEL, seed: SEED };
+
+/** The training, which waits while other parts are shown. */
+const training = {
+  worker: undefined as Worker | undefined,
+  terms: "",
+  number: 0, // reports of the one before may still be on their way
+  report: undefined as Report | undefined,
+  history: [] as { step: number; errors: Errors }[],
 };
 
 export const open: Open = (query, signal) => {
   const settings = new Settings("learning", SETTINGS, query);
   const { values } = settings;
-  const worker = new Worker(new URL("../learning/worker.ts", import.meta.url), { type: "module" });
-  signal.addEventListener("abort", () => worker.terminate());
+  training.worker ??= new Worker(new URL("../learning/worker.ts", import.meta.url), { type: "module" });
+  const { worker } = training;
   const order = (what: Order): void => worker.postMessage(what);
-  let report: Report | undefined;
-  let history: { step: number; errors: Errors }[] = [];
-  let training = 0; // which one it is: reports of the one before may still be on their way
+  signal.addEventListener("abort", () => order({ kind: "pause" }));
 
   const redraw = frames(draw, signal);
-  const exact = new Panel("Exact", "The exact score as arrows", look, signal);
-  const learned = new Panel("Learned", "The learned score as arrows", redraw, signal);
-  const error = new Panel("Error", "The relative error as colour, with noised data", redraw, signal);
-  const byStep = new Chart("Relative error at this noise level, by training step", redraw, signal);
-  const bySigma = new Chart("Relative error by noise level, now", redraw, signal);
+  const exact = new Panel("Exact score", "The exact score as arrows", look, signal);
+  const learned = new Panel("Learned score", "The learned score as arrows", redraw, signal);
+  const error = new Panel("Error", "The relative error as colour, with noisy data", redraw, signal);
+  const byStep = new Chart("Error in % at this σ, by training step", STYLES, redraw, signal);
+  const bySigma = new Chart("Error in % now, by noise level σ", STYLES, redraw, signal);
   const numbers = readings({
     step: "Training step",
-    loss: "Loss of the last steps",
     data: "Error where the data lies",
     square: "Error over the square",
   });
 
+  /** Another training; or the one that waits, if it is of the same data and seed. */
   function begin(): void {
-    history = [];
-    const { data, objective, seed } = values;
-    bySigma.element.hidden = levels.element.hidden = objective === "sliced";
+    const { data, seed } = values;
+    if (training.terms !== `${data} ${seed}`) {
+      training.history = [];
+      training.terms = `${data} ${seed}`;
+      training.report = undefined;
+      order({ kind: "begin", training: ++training.number, terms: { data, seed } });
+    }
     look();
-    order({ kind: "begin", training: ++training, terms: { data, objective, seed } });
-    if (!calm()) order({ kind: "run", steps: STEPS });
+    if (!calm() && (training.report?.step ?? 0) < STEPS) run();
+  }
+
+  /** Steps that are left of so many, or as many again. */
+  function run(): void {
+    const done = training.report?.step ?? 0;
+    order({ kind: "run", steps: STEPS - (done % STEPS) });
   }
 
   /** At which level, and as how many arrows. */
@@ -59,19 +70,22 @@ export const open: Open = (query, signal) => {
   }
 
   worker.onmessage = ({ data }: MessageEvent<Report>): void => {
-    if (data.training !== training) return;
-    report = data;
+    const { history, report, number } = training;
+    if (data.training !== number) return;
+    if (report?.running && !data.running && data.step % STEPS === 0)
+      tell(`Training has paused after step ${data.step}.`);
+    training.report = data;
     if (data.step > (history.at(-1)?.step ?? -1)) history.push({ step: data.step, errors: data.errors });
-    pause.textContent = data.running ? "Pause" : data.step > 0 ? "Train on" : "Train";
     redraw();
   };
   worker.onerror = (event) => announce(`Training has failed: ${event.message}`);
 
   function draw(): boolean {
+    const { report, history } = training;
     if (!report) return false;
-    const { sigma, count, errors, step, loss } = report;
+    const { sigma, count, errors, step, running } = report;
     const { exact: right, learned: guess, error: off, cells } = report;
-    const note = sigma > 0 ? `σ = ${short(sigma)}` : "without noise";
+    const note = `at σ = ${short(sigma)}`;
     exact.paint(note, () => arrows(exact, right, count));
     learned.paint(note, () => arrows(learned, guess, count));
     error.paint(note, () => {
@@ -83,25 +97,22 @@ export const open: Open = (query, signal) => {
       const noised = draws.map((value) => value + sigma * random.normal());
       error.dots(noised, css(error.theme.ink, 0.7), 1.6);
     });
-    const level = Math.min(values.level, errors.data.length) - 1;
-    const steps = history.map(({ step }) => step);
+    const level = values.level - 1;
     const last = Math.max(STEPS, step);
-    const lines = (x: ArrayLike<number>, of: (name: keyof Errors) => number[]): Line[] => [
-      { x, y: of("square"), title: "over the square" },
-      { x, y: of("data"), bold: true, title: "where data lies" },
-    ];
-    const stepErrors = lines(steps, (name) => history.map(({ errors }) => errors[name][level]));
-    byStep.draw("Error by step", { range: [0, last], ticks: [0, last] }, ERROR_AXIS, stepErrors);
-    const sigmaErrors = lines(SIGMAS, (name) => errors[name]);
-    bySigma.draw("Error by σ", { range: [0.1, 20], ticks: [0.1, 1, 10], log: true }, ERROR_AXIS, sigmaErrors);
+    const names = ["square", "data"] as const;
+    const steps = history.map(({ step }) => step);
+    const byStepLines = names.map((name) => ({ x: steps, y: history.map(({ errors }) => 100 * errors[name][level]) }));
+    byStep.draw({ range: [0, last], ticks: [0, last] }, PERCENT, byStepLines);
+    const bySigmaLines = names.map((name) => ({ x: SIGMAS, y: errors[name].map((value) => 100 * value) }));
+    bySigma.draw({ range: [0.1, 20], ticks: [0.1, 1, 10], log: true }, PERCENT, bySigmaLines);
+    pause.textContent = running ? "Pause" : "Run";
     numbers.say("step", String(step));
-    numbers.say("loss", Number.isNaN(loss) ? "none yet" : short(loss));
-    for (const name of ["data", "square"] as const) numbers.say(name, `${short(100 * errors[name][level])} %`);
+    for (const name of names) numbers.say(name, `${short(100 * errors[name][level])} %`);
     return false;
   }
 
-  const pause = primary("Pause", () => order(report?.running ? { kind: "pause" } : { kind: "run", steps: STEPS }));
-  const again = button("Begin anew", () => {
+  const pause = primary("Pause", () => (training.report?.running ? order({ kind: "pause" }) : run()));
+  const again = button("Start over", () => {
     settings.set({ seed: (values.seed + 1) % 2 ** 32 });
     begin();
   });
@@ -111,13 +122,12 @@ export const open: Open = (query, signal) => {
     settings.set({ level: LEVELS + 1 - place });
     look();
   });
-  const choices = [settings.control("data", begin), settings.control("objective", begin)];
   settings.write();
   begin();
   return layout(
     "learning",
     [el("div", { class: "side" }, exact.figure, learned.figure, error.figure)],
-    [...choices, row(pause, again), levels.element, numbers.element],
-    [el("div", { class: "charts" }, byStep.element, bySigma.element)],
+    [row(pause, again), settings.control("data", begin), levels.element, numbers.element],
+    [el("div", { class: "charts" }, byStep.figure, bySigma.figure)],
   );
 };

@@ -1,79 +1,78 @@
 // Parts that need the model: what is fetched is seen, and what is missing is said.
-import { type Engine, type State, start } from "../digits/engine.ts";
-import { type Readings, el, readings, short } from "../ui.ts";
+import { type Engine, type Progress, type State, start } from "../digits/engine.ts";
+import { el, readings, short, tell } from "../ui.ts";
 import { type Open, layout } from "./part.ts";
 
-const DEVICES = { auto: "What there is", webgpu: "WebGPU", wasm: "WebAssembly" };
-/** By what the network is computed: a setting whose change loads the model again. */
-export const DEVICE = { label: "Compute by", value: "auto", options: DEVICES };
+/** By what the network is computed: by the address alone. */
+export const DEVICE = { value: "auto", options: { auto: "Automatic", webgpu: "WebGPU", wasm: "WebAssembly" } };
 
-/** What is shown once the model is there; ``again`` loads it anew, for what an address says then. */
-type Build = (
-  engine: Engine,
-  query: URLSearchParams,
-  again: (query: URLSearchParams) => void,
-  signal: AbortSignal,
-) => { pictures: Node[]; controls: Node[] };
+/** What is shown once the model is there. */
+type Build = (engine: Engine, query: URLSearchParams, signal: AbortSignal) => { pictures: Node[]; controls: Node[] };
 
-/** A part that loads the model first. */
+const engines = new Map<string, Promise<Engine>>(); // by device; both parts draw by the same
+let heard: Progress = () => {}; // who shows how far loading is
+
+/** A part that loads the model first, unless it is there. */
 export function withModel(name: string, build: Build): Open {
   return (query, signal) => {
-    const element = el("div");
-    let shown = new AbortController();
-    signal.addEventListener("abort", () => shown.abort());
+    const [bar, label] = [el("progress", { "aria-label": "Loading" }), el("p")];
+    const element = el("div", {}, layout(name, [label, bar], []));
+    heard = (message, share) => {
+      label.textContent = message;
+      if (share === undefined) bar.removeAttribute("value");
+      else bar.value = share;
+    };
 
-    function put(pictures: Node[], controls: Node[]): void {
-      const focused = element.querySelector("h1") === document.activeElement;
-      element.replaceChildren(layout(name, pictures, controls));
-      if (focused) element.querySelector("h1")?.focus();
-    }
-
-    async function load(query: URLSearchParams): Promise<void> {
-      shown.abort();
-      shown = new AbortController();
-      const { signal: alive } = shown;
-      const [bar, label] = [el("progress", { "aria-label": "Loading" }), el("p", { class: "loading" })];
-      put([label, bar], []);
+    async function load(): Promise<void> {
+      const device = query.get("device") ?? "auto";
+      const loading = engines.get(device) ?? start(device, (message, share) => heard(message, share));
+      engines.set(device, loading);
       try {
-        const engine = await start(query.get("device") ?? "auto", (message, share) => {
-          label.textContent = message;
-          if (share === undefined) bar.removeAttribute("value");
-          else bar.value = share;
-        });
-        if (alive.aborted) return engine.stop();
-        alive.addEventListener("abort", () => engine.stop());
-        const { pictures, controls } = build(engine, query, load, alive);
+        const engine = await loading;
+        if (signal.aborted) return;
+        signal.addEventListener("abort", engine.rest);
+        const { pictures, controls } = build(engine, query, signal);
         const sentence = `${engine.note}. Computed by WebAssembly instead.`;
-        const note = engine.note ? [el("p", { class: "note" }, sentence)] : [];
-        put([...note, ...pictures], controls);
+        const note = engine.note ? [el("p", { class: "group" }, sentence)] : [];
+        const focused = document.activeElement?.getAttribute("data-focus") ?? "none";
+        element.replaceChildren(layout(name, [...note, ...pictures], controls));
+        element.querySelector<HTMLElement>(`[data-focus="${focused}"]`)?.focus({ preventScroll: true });
       } catch (error) {
+        engines.delete(device);
         bar.remove();
         label.setAttribute("role", "alert");
         label.textContent = `The model cannot be shown: ${error instanceof Error ? error.message : String(error)}.`;
       }
     }
 
-    void load(query);
+    void load();
     return element;
   };
 }
 
 type Labels = Record<string, string>;
 
-/** How far drawing is, among other numbers, which stand before or after. */
-export function drawingReadings(engine: Engine, before: Labels, after: Labels): Readings {
-  const middle = { sigma: "Noise level σ", evaluations: "Evaluations of the network, each", seconds: "Time" };
+/** How far drawing is: a bar, and among other numbers, which stand before or after. */
+export function metersOf(engine: Engine, before: Labels, after: Labels) {
+  const middle = { sigma: "Noise level σ", evaluations: "Network evaluations per image", seconds: "Time" };
   const numbers = readings({ ...before, ...middle, ...after, by: "Computed by" });
   numbers.say("by", engine.title);
-  return numbers;
-}
+  const bar = el("progress", { "aria-label": "Drawing", value: "0" });
 
-export const sayLevel = (numbers: Readings, sigma: number): void =>
-  numbers.say("sigma", sigma > 0 ? short(sigma) : "0, denoised");
+  function begin(): void {
+    numbers.say("sigma", "not yet");
+    bar.value = 0;
+  }
 
-/** Where drawing is; at its end, its time in words. */
-export function sayState(numbers: Readings, { sigma, evaluations, seconds, last }: State, time: string): void {
-  sayLevel(numbers, sigma);
-  numbers.say("evaluations", String(evaluations));
-  numbers.say("seconds", last ? time : `${seconds.toFixed(1)} s so far`);
+  const level = (sigma: number): void => numbers.say("sigma", sigma > 0 ? short(sigma) : "0, denoised");
+
+  /** Where drawing is; at its end, its time in words. */
+  function state({ evaluations, seconds, share, last }: State, time: string): void {
+    bar.value = share;
+    numbers.say("evaluations", String(evaluations));
+    numbers.say("seconds", last ? time : `${seconds.toFixed(1)} s so far`);
+    if (last) tell(`Drawn in ${time}.`);
+  }
+
+  return { element: numbers.element, bar, say: numbers.say, begin, level, state };
 }

@@ -1,7 +1,7 @@
 // Points that somebody draws, and how they are written into an address.
 import { type Points, VIEW, within } from "../maths/plane.ts";
 
-export const MOST_POINTS = 2000;
+export const MOST_POINTS = 500;
 /** The digits of numbers in addresses. */
 export const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 const PLACES = DIGITS.length ** 2; // along an axis: two digits each, 0.004 apart

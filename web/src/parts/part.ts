@@ -8,18 +8,20 @@ export type Open = (query: URLSearchParams, signal: AbortSignal) => HTMLElement;
 export function layout(name: string, pictures: Node[], controls: Node[], more: Node[] = []): HTMLElement {
   const template = document.getElementById(`part-${name}`) as HTMLTemplateElement;
   const section = document.importNode(template.content, true).firstElementChild as HTMLElement;
-  const share = button("Copy link", () => setTimeout(copyLink, 250)); // the address is written once settings rest
+  // The address is written once settings rest.
+  const share = button("Copy link", () => setTimeout(() => void copyLink(section.dataset.without ?? ""), 250));
   section.querySelector(".pictures")?.prepend(...pictures);
   section.querySelector(".controls")?.append(...controls, share);
   section.querySelector(".look")?.prepend(...more);
   return section;
 }
 
-async function copyLink(): Promise<void> {
+/** Copies the address, and says what it does not carry. */
+async function copyLink(without: string): Promise<void> {
   try {
     await navigator.clipboard.writeText(location.href);
-    announce("The link to exactly this is on the clipboard.");
+    announce(`Link copied. ${without}`);
   } catch {
-    announce("The clipboard cannot be written; the link is in the address bar.");
+    announce(`Please copy the link from the address bar. ${without}`);
   }
 }

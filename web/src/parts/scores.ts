@@ -3,30 +3,34 @@ import { Stage, arrowCount, arrows, css, density, frame, frames, movable } from 
 import { langevinStep } from "../maths/langevin.ts";
 import { type Distribution, Mulberry, type Points, type Score, VIEW, within } from "../maths/plane.ts";
 import { DISTRIBUTIONS, Mixture, TITLES } from "../maths/distributions.ts";
-import { Settings } from "../settings.ts";
-import { announce, button, calm, el, primary, readings, row, short, toggle } from "../ui.ts";
+import { SHOWN, Settings } from "../settings.ts";
+import { announce, button, calm, el, primary, readings, row, short, tell } from "../ui.ts";
 import { MOST_POINTS, WRITTEN, decode, encode, example } from "./own.ts";
 import { type Open, layout } from "./part.ts";
 
-const LONGEST = 4000; // steps of the path that are remembered
+const LONGEST = 300; // steps of the path that are shown
 const DRAWS = 2000;
-const STEPS_A_FRAME = 4;
 const STEPS_AT_ONCE = 400; // where motion is not wanted
 const APART = 0.15; // between points that are drawn in one stroke
 const NEAR = 28; // CSS pixels, for a finger
 const SETTINGS = {
-  data: { label: "Distribution", value: "gaussian", options: { ...TITLES, own: "Your own points" } },
+  data: { label: "Data", value: "gaussian", options: { ...TITLES, own: "Your own points" } },
   sigma: { label: "Noise level σ", value: 1, min: 0.05, max: 20, log: true },
   x: { value: -6, min: -VIEW, max: VIEW },
   y: { value: 4, min: -VIEW, max: VIEW },
   points: { value: encode(example()), pattern: WRITTEN },
+  arrows: { ...SHOWN, label: "Arrows" },
+  density: { ...SHOWN, label: "Density" },
+  draws: { ...SHOWN, label: "Noisy data" },
+  noise: { ...SHOWN, label: "Noise in each step" },
+  pen: { ...SHOWN, label: "The pointer adds points. Off: it moves the particle." },
 };
-const LABEL = "The plane, with the score as arrows, the density as colour, and a particle";
+const LABEL = "The score as arrows, the density as colour, noisy data as dots, and a particle";
 
 /** A particle that can be put anywhere, and that walks by Langevin dynamics when it is let go. */
 function particleOf(x: number, y: number) {
   const random = new Mulberry(1);
-  const particle = { x: Float64Array.of(x, y), running: false, noisy: true, steps: 0, put, walk, draw };
+  const particle = { x: Float64Array.of(x, y), running: false, steps: 0, put, walk, draw };
   let path = [x, y];
 
   /** Put it there; the path begins anew. */
@@ -37,9 +41,9 @@ function particleOf(x: number, y: number) {
   }
 
   /** Steps x + (α/2)·s(x, σ) + √α·z with α = σ²/2, or without z. */
-  function walk(score: Score, sigma: number, count: number): void {
+  function walk(score: Score, sigma: number, count: number, noisy: boolean): void {
     for (let i = 0; i < count; i++) {
-      langevinStep(score, particle.x, sigma, stepSize(sigma), particle.noisy ? random : undefined);
+      langevinStep(score, particle.x, sigma, stepSize(sigma), noisy ? random : undefined);
       path.push(...particle.x);
     }
     particle.steps += count;
@@ -60,6 +64,8 @@ function particleOf(x: number, y: number) {
 
   return particle;
 }
+
+const pair = ([a, b]: Points): string => `(${short(a)}, ${short(b)})`;
 
 /** The step size α = σ²/2, the package's at its smallest level: an eighth of where steps begin to diverge. */
 function stepSize(sigma: number): number {
@@ -102,7 +108,7 @@ export const open: Open = (query, signal) => {
 
   /** Stop the particle where it is, and draw everything. */
   function rest(): void {
-    hold(false);
+    run(false);
     refresh();
     keep();
   }
@@ -112,22 +118,24 @@ export const open: Open = (query, signal) => {
     settings.set({ x, y });
   }
 
-  function hold(running: boolean): void {
+  function run(running: boolean): void {
     particle.running = running && truth !== undefined;
     if (particle.running && calm()) {
-      particle.walk(score, values.sigma, STEPS_AT_ONCE);
+      walk(STEPS_AT_ONCE);
       particle.running = false;
     }
-    go.textContent = particle.running ? "Hold" : "Let go";
+    go.textContent = particle.running ? "Pause" : "Run";
     redraw();
   }
+
+  const walk = (count: number): void => particle.walk(score, values.sigma, count, values.noise === "yes");
 
   function drawStill(): void {
     still.clear();
     const noisy = clean.map((value, i) => value + values.sigma * noise[i]);
-    if (truth && shown.density.checked) density(still, truth.density(values.sigma), still.theme.accent, 0.8);
-    if (shown.draws.checked) still.dots(noisy, css(still.theme.ink, 0.4), 1.6);
-    if (truth && shown.arrows.checked) {
+    if (truth && values.density === "yes") density(still, truth.density(values.sigma), still.theme.accent, 0.55);
+    if (values.draws === "yes") still.dots(noisy, css(still.theme.ink, 0.4), 1.6);
+    if (truth && values.arrows === "yes") {
       const count = arrowCount(still);
       arrows(still, truth.field(count, values.sigma), count);
     }
@@ -137,9 +145,10 @@ export const open: Open = (query, signal) => {
   }
 
   function draw(): boolean {
-    if (particle.running) particle.walk(score, values.sigma, STEPS_A_FRAME);
+    if (particle.running) walk(1);
     if (stale) drawStill();
     stage.clear();
+    stage.element.classList.toggle("pen", draws());
     drawParticle();
     return particle.running;
   }
@@ -148,22 +157,21 @@ export const open: Open = (query, signal) => {
     const s = score(particle.x, values.sigma);
     const mean = particle.x.map((value, i) => value + values.sigma ** 2 * s[i]);
     particle.draw(stage, truth && mean);
-    const pair = ([a, b]: Points): string => `(${short(a)}, ${short(b)})`;
-    const none = "none without points";
+    const none = "none: draw a point";
     numbers.say("place", pair(particle.x));
     numbers.say("score", truth ? `${pair(s)}, length ${short(Math.hypot(s[0], s[1]))}` : none);
     numbers.say("density", truth ? `${short(truth.logDensity(particle.x, values.sigma)[0])} nats` : none);
     numbers.say("mean", truth ? pair(mean) : none);
-    numbers.say("steps", `${particle.steps}, each with α = σ²/2 = ${short(stepSize(values.sigma))}`);
+    numbers.say("steps", `${particle.steps} of size α = σ²/2 = ${short(stepSize(values.sigma))}`);
   }
 
   function add(x: number, y: number): void {
-    if (own.length / 2 >= MOST_POINTS) return announce(`There are ${MOST_POINTS} points, and no more are possible.`);
-    own.push(within(x), within(y));
+    if (own.length / 2 >= MOST_POINTS) return announce(`There are ${MOST_POINTS} points already, which is the most.`);
+    own.push(...decode(encode([x, y]))); // to where the address has it
     choose();
   }
 
-  const draws = (): boolean => values.data === "own" && pen.input.checked;
+  const draws = (): boolean => values.data === "own" && values.pen === "yes";
   movable(stage, {
     takes: (x, y) => draws() || (Math.hypot(x - particle.x[0], y - particle.x[1]) * stage.size) / (2 * VIEW) < NEAR,
     drag: (x, y, first) => {
@@ -172,20 +180,21 @@ export const open: Open = (query, signal) => {
         return first || far > APART ? add(x, y) : undefined;
       }
       particle.put(x, y);
-      hold(false);
+      run(false);
     },
     release: () => {
       if (draws()) return;
       keep();
-      hold(true);
+      run(true);
     },
     nudge: (dx, dy) => {
       particle.put(particle.x[0] + dx, particle.x[1] + dy);
       rest();
+      tell(`Particle at ${pair(particle.x)}, score ${pair(score(particle.x, values.sigma))}`);
     },
     key: (key) => {
       const mine = values.data === "own";
-      if (key === " ") hold(!particle.running);
+      if (key === " ") run(!particle.running);
       else if (key === "Enter" && mine) add(particle.x[0], particle.x[1]);
       else if (key === "Backspace" && mine) remove(-2);
       else return false;
@@ -201,31 +210,28 @@ export const open: Open = (query, signal) => {
 
   const numbers = readings({
     place: "Particle x",
-    score: "Score s(x, σ)",
-    density: "log p_σ(x)",
-    mean: "Clean mean x + σ²s",
+    score: "Score s there",
+    density: "Log density log p_σ",
+    mean: "Denoised x + σ²s",
     steps: "Steps",
   });
-  const go = primary("Let go", () => hold(!particle.running));
-  const pen = toggle("The pointer draws points, instead of moving the particle", () => {});
+  const go = primary("Run", () => run(!particle.running));
   const counted = el("p");
   const clear = button("Remove all points", () => remove(0));
-  const drawing = el("div", { class: "group" }, pen.element, counted, clear);
-  const layers = { arrows: "Arrows", density: "Density", draws: "Noised draws" };
-  const toggles = Object.entries(layers).map(([name, title]) => ({ name, ...toggle(title, refresh) }));
-  const shown = Object.fromEntries(toggles.map(({ name, input }) => [name, input]));
-  const noisy = toggle("Noise on the way", (on) => (particle.noisy = on));
+  const drawing = el("div", { class: "group" }, settings.control("pen", redraw), counted, clear);
+  const layers = (["arrows", "density", "draws"] as const).map((name) => settings.control(name, refresh));
   const controls = [
+    row(go, settings.control("noise")),
     settings.control("data", choose),
     settings.control("sigma", () => {
       refresh();
       keep();
     }),
     drawing,
-    row(...toggles.map(({ element }) => element), noisy.element),
-    go,
+    row(...layers),
     numbers.element,
   ];
   choose();
+  if (!query.has("x") && !calm()) run(true);
   return layout("scores", [el("div", { class: "stack" }, still.element, stage.element)], controls);
 };
