@@ -9,7 +9,7 @@ thick and bright a figure's parts are; which fixed seed there is; and how many r
 
 First every test that is not marked slow runs once, and coverage.py notes which lines it runs.  Then each mutant meets
 the tests that ran its line, and the others in their files, as far as a minute goes.  (A fixture that tests share runs
-its lines in the first of them alone.)  Tests of documentation, page, examples and scripts are not asked.
+its lines in the first of them alone.)  Tests of documentation, examples and scripts are not asked.
 
 The tests run in copies of the tree, one for each processor.  Each mutant has a process of its own, forked from one that
 has imported torch, because importing it takes longer than most tests.  (mutmut leaves decorated functions alone, and so
@@ -53,7 +53,7 @@ SILENT = ("frozen", "kw_only", "strict", "le", "delay", "leave", "mininterval")
 LOOKS = ("dpi", "alpha", "ms", "lw", "linewidths", "markerscale", "framealpha", "fontsize", "shrink", "pad")
 HEAVY = ("beartype.claw", "diffusers", "hypothesis", "matplotlib.pyplot", "onnxruntime", "pydantic", "torch", "tyro")
 OPTIONS = "-x -q -p no:cacheprovider -p _hypothesis_pytestplugin -o addopts= --hypothesis-seed=0"
-ELSEWHERE = ("docs", "page", "examples", "scripts")  # tests of these are not asked
+ELSEWHERE = ("docs", "examples", "scripts")  # tests of these are not asked
 FAILED = (1, 2)  # pytest's exit status where a test fails, or its file cannot be imported
 MOST = 60.0  # seconds of tests for a mutant
 SLACK = 30  # seconds that a test may take beyond three times what it took
@@ -157,9 +157,10 @@ def chosen_tests(module: str, ran: dict[int, list[str]], line: int, seconds: dic
 def settle(folder: str) -> None:
     """Give this process a copy of the tree of its own."""
     os.chdir(tempfile.mkdtemp(dir=folder))
-    for name in ("src", "tests"):
-        shutil.copytree(ROOT / name, name)
-    sys.path[:0] = [str(Path("src").absolute())]
+    for name in ("src", "tests", "web"):
+        shutil.copytree(ROOT / name, name, ignore=shutil.ignore_patterns("node_modules"))
+    os.environ["PYTHONPATH"] = str(Path("src").absolute())  # for what tests start
+    sys.path[:0] = [os.environ["PYTHONPATH"]]
 
 
 def run_tests(files: list[str], plugin: object) -> int:
