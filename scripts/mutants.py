@@ -2,16 +2,24 @@
 
 python scripts/mutants.py [MODULE ...] [--number 8] [--seed 0]
 
-The changes are cosmic-ray's, drawn evenly from all that its operators below can make of a module, but for raise
-statements and for what changes no number.  The tests run in a copy of the tree.  Each mutant has a process of its own,
-forked from one that has imported torch, because importing it takes longer than most tests: that is all that is not
-cosmic-ray's.  (mutmut leaves decorated functions alone, and so every sampler, which torch.no_grad decorates.)
+The changes are cosmic-ray's, drawn evenly from all that its operators below can make of a module.  Left out are raise
+statements, and what has no right and wrong: the star before keywords, ``strict``, ``frozen`` and ``kw_only``; the far
+ends of ranges (``le``), which would end the same mistakes if they were somewhere else; when a bar is shown; how large,
+thick and bright a figure's parts are; which fixed seed there is; and how many rows ``split`` takes at a time.
+
+First every test that is not marked slow runs once, and coverage.py notes which lines it runs.  Then each mutant meets
+the tests that ran its line, and the others in their files, as far as a minute goes.  (A fixture that tests share runs
+its lines in the first of them alone.)  Tests of documentation, examples and scripts are not asked.
+
+The tests run in copies of the tree, one for each processor.  Each mutant has a process of its own, forked from one that
+has imported torch, because importing it takes longer than most tests.  (mutmut leaves decorated functions alone, and so
+every sampler, which torch.no_grad decorates.)
 """
 
 import argparse
-import ast
-import difflib
 import importlib
+import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -19,25 +27,18 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
+from coverage import Coverage
 
 ROOT = Path(__file__).resolve().parents[1]
-ALSO = {
-    "samplers": "randomness",
-    "objectives": "randomness",
-    "likelihood": "randomness",
-    "problems": "randomness",
-    "score": "run objectives",
-    "training": "muon record randomness",
-    "run": "samplers randomness",
-}
-"""Tests that concern a module beside those that are named after it."""
+PACKAGE = Path("src") / "ncsn"
 BINARY = "Add_Sub Sub_Add Mul_Div Mul_Add Div_Mul Pow_Mul Pow_Div Mod_Mul FloorDiv_Mul BitAnd_BitOr"
 COMPARISON = "Lt_LtE Lt_Gt LtE_Lt LtE_Gt Gt_GtE Gt_Lt GtE_Gt GtE_Lt Eq_NotEq NotEq_Eq Is_IsNot IsNot_Is"
 OPERATORS = (
@@ -47,84 +48,147 @@ OPERATORS = (
     *("ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr", "ReplaceOrWithAnd"),
     *("NumberReplacer", "ZeroIterationForLoop"),
 )
-HEAVY = ("beartype", "hypothesis", "jaxtyping", "pytest", "scipy.integrate", "scipy.stats", "torch")
-OPTIONS = (
-    "-x -q -p no:xdist -p no:cacheprovider -o addopts= --hypothesis-seed=0 -W ignore::pytest.PytestAssertRewriteWarning"
-)
-SLACK = 30.0  # seconds that a mutant may take beyond three times what the tests take
+# What nobody may do, the far ends of ranges, bars, and the looks of figures.
+SILENT = ("frozen", "kw_only", "strict", "le", "delay", "leave", "mininterval")
+LOOKS = ("dpi", "alpha", "ms", "lw", "linewidths", "markerscale", "framealpha", "fontsize", "shrink", "pad")
+HEAVY = ("beartype.claw", "diffusers", "hypothesis", "matplotlib.pyplot", "onnxruntime", "pydantic", "torch", "tyro")
+OPTIONS = "-x -q -p no:cacheprovider -p _hypothesis_pytestplugin -o addopts= --hypothesis-seed=0"
+ELSEWHERE = ("docs", "examples", "scripts")  # tests of these are not asked
+FAILED = (1, 2)  # pytest's exit status where a test fails, or its file cannot be imported
+MOST = 60.0  # seconds of tests for a mutant
+SLACK = 30  # seconds that a test may take beyond three times what it took
+
+# A module, the operator, which of its places, the line, and the seconds of the tests that may notice.
+Mutant = tuple[str, str, int, int, dict[str, float]]
 
 
-def tests_of(module: str) -> list[str]:
-    """The test files of a module: those of its name, or else those of the folder that it lies in."""
-    folder, _, name = module.rpartition("/")
-    for pattern in (f"test_{folder}_{name}.py", f"test_{name}*.py", f"test_{folder}*.py"):
-        if found := sorted(map(str, Path("tests").glob(pattern))):
-            break
-    return [*found, *(f"tests/test_{other}.py" for other in ALSO.get(module, "").split())]
+class Watch:
+    """A plugin of pytest that notes which lines each test runs, how long it takes, and how many fail."""
+
+    def __init__(self) -> None:
+        self.seconds = dict[str, float]()
+        self.coverage = Coverage(data_file=None, include=[str(PACKAGE / "*")], config_file=False)
+        self.coverage.start()
+
+    def pytest_collection_finish(self) -> None:
+        """What runs on import belongs to no test."""
+        for module in modules():
+            importlib.import_module(f"ncsn.{module.replace('/', '.')}")
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Before a test and its fixtures."""
+        self.coverage.switch_context(nodeid)
+        self.seconds[nodeid] = -time.monotonic()
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """After them."""
+        self.seconds[nodeid] += time.monotonic()
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write what was noted."""
+        self.coverage.stop()
+        data = self.coverage.get_data()
+        lines = {module: data.contexts_by_lineno(str(path.absolute())) for module, path in modules().items()}
+        Path("watched.json").write_text(json.dumps([lines, self.seconds, session.testsfailed]))
 
 
-def mutants(source: str) -> Iterator[str]:
-    """Every mutant of a module, in a fixed order."""
-    messages = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Raise)]
-    lines = {i for n in messages for i in range(n.lineno, (n.end_lineno or n.lineno) + 1)}
-    nodes = list(ast_nodes(get_ast(source)))
+class Choice:
+    """A plugin of pytest that runs the tests which are chosen, in their order; an alarm ends one that hangs."""
+
+    def __init__(self, tests: dict[str, float]) -> None:
+        self.tests = tests
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """A mutant may give cases other names: they are no failures."""
+        chosen = {item.nodeid: item for item in items if item.nodeid in self.tests}
+        items[:] = [chosen[test] for test in self.tests if test in chosen]
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Nobody hears the alarm, so it ends the process."""
+        signal.alarm(int(3 * self.tests[item.nodeid]) + SLACK)
+
+
+def modules() -> dict[str, Path]:
+    """The files of all modules by their names: noise, data/sources."""
+    return {str(path.relative_to(PACKAGE).with_suffix("")): path for path in sorted(PACKAGE.rglob("[a-z]*.py"))}
+
+
+def places(source: str) -> list[tuple[str, int, int]]:
+    """Where a module can be changed: the operator, which of its places, and the line."""
+    nodes, found = list(ast_nodes(get_ast(source))), []
     for name in OPERATORS:
         operator = get_operator(f"core/{name}")()
-        places = [(node, line) for node in nodes for (line, _), _ in operator.mutation_positions(node)]
-        for occurrence, (node, line) in enumerate(places):
-            changed = None if silent(node) or line in lines else mutate_code(source, operator, occurrence)
-            if changed is not None:
-                yield changed
+        positions = [(node, line) for node in nodes for (line, _), _ in operator.mutation_positions(node)]
+        found += [(name, number, line) for number, (node, line) in enumerate(positions) if not silent(node)]
+    return found
 
 
 def silent(node: Any) -> bool:
-    """Whether it only says what is allowed: the star before keywords, and the ``strict`` of a zip."""
+    """Whether it has no right and wrong, see above."""
     parent = node.parent
-    if parent is None or parent.type == "parameters":
+    if parent is None or parent.type == "parameters":  # the star before keywords
         return parent is not None
-    return parent.type == "argument" and getattr(parent.children[0], "value", "") == "strict"
+    call = parent.parent if parent.type == "arglist" else parent
+    function = call.get_previous_sibling().get_code().strip() if call.type == "trailer" else ""
+    if function in (".manual_seed", "_blank") or (function == ".split" and node.type == "number"):
+        return True
+    while parent.type not in ("argument", "raise_stmt", "file_input"):
+        parent = parent.parent
+    name = parent.children[0].get_code().strip()
+    return parent.type == "raise_stmt" or (parent.type == "argument" and name in (*SILENT, *LOOKS))
 
 
-def run_tests(tests: list[str], limit: float) -> tuple[bool, float]:
-    """Whether the tests pass within ``limit`` seconds, in a process of their own; and how long that took."""
-    began = time.monotonic()
+def chosen_tests(module: str, ran: dict[int, list[str]], line: int, seconds: dict[str, float]) -> dict[str, float]:
+    """The tests that ran a line; if none did, those that ran any of the module, or whose file is named after it.
+
+    Then the others of their files; up to a minute.
+    """
+    near = set(ran.get(line, ())) - {""}
+    named = {test for test in seconds if not near and test.startswith(f"tests/test_{module.rpartition('/')[2]}.py")}
+    near = near or named | {test for tests in ran.values() for test in tests if test}
+    files = {test.partition("::")[0] for test in near}
+    chosen: dict[str, float] = {}
+    for test in sorted(seconds, key=lambda test: (test not in near, test not in named, seconds[test])):
+        if test.partition("::")[0] in files and sum(chosen.values()) < MOST:
+            chosen[test] = seconds[test]
+    return chosen
+
+
+def settle(folder: str) -> None:
+    """Give this process a copy of the tree of its own."""
+    os.chdir(tempfile.mkdtemp(dir=folder))
+    for name in ("src", "tests", "web"):
+        shutil.copytree(ROOT / name, name, ignore=shutil.ignore_patterns("node_modules"))
+    os.environ["PYTHONPATH"] = str(Path("src").absolute())  # for what tests start
+    sys.path[:0] = [os.environ["PYTHONPATH"]]
+
+
+def run_tests(files: list[str], plugin: object) -> int:
+    """Pytest's exit status, or minus the signal that ended it, in a process of its own."""
     if (child := os.fork()) == 0:
-        os.setsid()
         for stream in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-        import pytest
-
-        os._exit(int(pytest.main([*OPTIONS.split(), *tests])) and 1)
-    while time.monotonic() - began < limit:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return status == 0, time.monotonic() - began
-        time.sleep(0.05)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False, limit
+        os._exit(int(pytest.main([*OPTIONS.split(), "-m not slow", *files], plugins=[plugin])))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def survey(module: str, number: int, seed: int) -> tuple[int, int]:
-    """How many of ``number`` mutants of a module were killed, and how many there were; survivors are printed."""
-    path, tests = Path("src") / "ncsn" / f"{module}.py", tests_of(module)
+def watch(path: str) -> Any:
+    """What a file's tests run, their seconds, and how many fail."""
+    run_tests([path], Watch())
+    return json.loads(Path("watched.json").read_bytes())
+
+
+def survivor(mutant: Mutant) -> str:
+    """What the line becomes, if all tests pass that may notice; else nothing."""
+    module, operator, place, line, tests = mutant
+    path = modules()[module]
     source = path.read_text()
-    possible = sorted(set(mutants(source)))
-    chosen = random.Random(f"{seed} {module}").sample(possible, min(number, len(possible)))
-    passed, seconds = run_tests(tests, 600.0)
-    if not passed:
-        raise SystemExit(f"{module}: the tests fail without any change: {' '.join(tests)}")
-    killed = 0
-    for mutant in chosen:
-        path.write_text(mutant)
-        survived, _ = run_tests(tests, 3 * seconds + SLACK)
-        killed += not survived
-        if survived:
-            lines = difflib.unified_diff(source.splitlines(), mutant.splitlines(), n=0, lineterm="")
-            print(f"survived: {module}", *[line for line in lines if line[:3] not in ("---", "+++")], sep="\n")
+    changed = str(mutate_code(source, get_operator(f"core/{operator}")(), place))
+    path.write_text(changed)
+    status = run_tests(list(dict.fromkeys(test.partition("::")[0] for test in tests)), Choice(tests))
     path.write_text(source)
-    print(f"{module}: {killed} of {len(chosen)} killed, of {len(possible)} possible", flush=True)
-    return killed, len(chosen)
+    passed = status >= 0 and status not in FAILED
+    return "\n  ".join(text.splitlines()[line - 1].strip() for text in (source, changed)) if passed else ""
 
 
 def main() -> None:
@@ -133,23 +197,43 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as noise or data/sources (default: all)")
     parser.add_argument("--number", type=int, default=8, help="mutants of each module (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="which they are (default: 0)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a processor)")
     options: Any = parser.parse_args()
-    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    os.chdir(ROOT)
+    sources = {name: path.read_text() for name, path in modules().items()}
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     sys.dont_write_bytecode = True  # a mutant of the same length and second would pass for the module
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(shutil.copytree(ROOT, Path(folder) / "ncsn", ignore=shutil.ignore_patterns(".*", "build", "runs")))
-        package = Path("src") / "ncsn"
-        modules = [str(path.relative_to(package).with_suffix("")) for path in sorted(package.rglob("[a-z]*.py"))]
-        if unknown := set(options.modules) - set(modules):
-            parser.error(f"MODULE is {', '.join(unknown)}; allowed are {', '.join(modules)}")
-        sys.path[:0] = [str(Path("src").absolute())]
-        for name in HEAVY:
-            importlib.import_module(name)
-        counts = [survey(name, options.number, options.seed) for name in options.modules or modules]
-    killed, total = (sum(column) for column in zip(*counts, strict=True))
-    print(f"total: {killed} of {total} killed, {killed / total:.0%}; {time.monotonic() - began:.0f} s")
-    sys.exit(killed < 0.85 * total)
+    for name in HEAVY:
+        importlib.import_module(name)
+    began, fork = time.monotonic(), multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as folder, fork.Pool(options.workers, settle, (folder,)) as pool:
+        lines: Any = defaultdict(lambda: defaultdict(list))  # the tests that run each line of each module
+        seconds: dict[str, float] = {}
+        files = [str(path) for path in Path("tests").glob("test_*.py") if path.stem[5:] not in ELSEWHERE]
+        for ran, times, failed in pool.imap_unordered(watch, files):
+            if failed:
+                raise SystemExit(f"{list(times)[-1]} fails without any change")
+            seconds |= times
+            for module in ran:
+                for line, tests in ran[module].items():
+                    lines[module][int(line)] += tests
+        mutants: list[Mutant] = []
+        for module in options.modules or sources:
+            possible, rng = places(sources[module]), random.Random(f"{options.seed} {module}")
+            for name, place, line in rng.sample(possible, min(options.number, len(possible))):
+                mutants.append((module, name, place, line, chosen_tests(module, lines[module], line, seconds)))
+        survived, total = Counter[str](), Counter(module for module, *_ in mutants)
+        for (module, _, _, line, _), change in zip(mutants, pool.imap(survivor, mutants), strict=True):
+            if change:
+                survived[module] += 1
+                print(f"survived: {module}, line {line}\n  {change}", flush=True)
+    for module, count in total.items():
+        print(f"{module}: {count - survived[module]} of {count} killed")
+    share = 1 - survived.total() / total.total()
+    print(
+        f"total: {total.total() - survived.total()} of {total.total()}, {share:.0%}; {time.monotonic() - began:.0f} s"
+    )
+    sys.exit(share < 0.85)
 
 
 if __name__ == "__main__":

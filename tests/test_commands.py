@@ -22,6 +22,8 @@ import ncsn
 from ncsn import data, evaluation, plots
 from ncsn import run as runs
 from ncsn.cli import main as cli
+from ncsn.cli.solve import Superres
+from ncsn.cli.train import remarks
 from ncsn.data.pixels import centres, dequantize, quantize
 from ncsn.machine.interrupts import Stopped
 from ncsn.networks import UNet
@@ -225,6 +227,7 @@ def test_a_run_is_evaluated_as_far_as_there_are_real_images(
     list(steps)
     assert (found["nfe"], found["guide_nfe"]) == (steps.nfe, steps.guide_nfe)
     assert steps.nfe > steps.guide_nfe > 0
+    assert 0 < found["sampling_seconds"] < 600
     assert (found["seed"], found["class"], found["data"]) == (how.get("seed", 0), how.get("label"), "letters")
     assert (found["run_digest"], found["data_digest"]) == (run.digest, images.digest)
     assert (found["sampling"]["sampler"], found["sampling"]["guidance"]) == ("dpmpp-sde", 2)
@@ -390,6 +393,24 @@ def test_squares_are_enlarged(solve: Solve) -> None:
     assert_posterior(downsampled(4)(solved.x), y, 0.3 / 4)  # a square's mean has a prior of variance 0.3²/16
 
 
+def test_a_square_must_divide_height_and_width() -> None:
+    for height, width in ((8, 6), (6, 8)):
+        with pytest.raises(ValueError, match=f"factor is 4.* {height} x {width} pixels"):
+            Superres(run=Path("it")).problem((4, height, width))
+
+
+def test_pixels_at_the_ends_of_the_range_are_remarked_if_the_images_have_fewer() -> None:
+    """A tenth of the images that are compared are black or white, half of each, and a line comes from 15 % on."""
+    train = torch.full((40, 1, 10, 10), 100, dtype=torch.uint8)
+    train[:, 0, 0] = torch.tensor([0, 255]).repeat(5)
+    images = data.Images(train, train, train)
+    train[20:] = 0
+    for more, line in (((0, 255, 0, 255), []), ((0, 255) * 3, ["16% of", "10%"])):
+        samples = train[:20].clone()
+        samples[:, 0, 1, : len(more)] = torch.tensor(more)
+        assert [part for part in ("16% of", "10%") if part in "".join(remarks(images, centres(samples)))] == line
+
+
 def test_what_is_measured_is_not_measured_again(solve: Solve) -> None:
     solved = solve("superres --factor 4 --levels 3 --measured", shape=(2, 2))
     torch.testing.assert_close(solved.guess[:, ::4, ::4], solved.truth)
@@ -458,7 +479,7 @@ def test_info_says_what_a_run_is(run: Path, capsys: Printed) -> None:
         ("sample RUN --foo", "--foo"),
         ("sample RUN --out taken.png", "--overwrite"),
         ("sample RUN --out no/x.png", "no is not a folder"),
-        ("sample RUN -n 20000 --out x.png", "10000"),
+        ("sample RUN -n 10001 --out x.png", "10000"),
         ("sample RUN --class ''", "label is ''"),
         ("sample POINTS", "makes points"),
         ("interpolate POINTS", "makes points"),

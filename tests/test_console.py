@@ -1,6 +1,7 @@
 """What stops a command is one line, whatever it was at."""
 
 import signal
+import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -77,6 +78,13 @@ def test_a_signal_is_the_truth_whatever_a_library_says_of_it(
         console.run(partial(damaged, number=number), Nothing, [])
     assert ended.value.code == status
     assert word in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "line"), [(2, "error: interrupted\n"), (15, "error: terminated\n")])
+def test_a_signal_before_the_command_ends_the_process_in_one_line(number: int, line: str) -> None:
+    code = f"import os; from ncsn.machine.interrupts import quit_on_signals as q; q(); os.kill(os.getpid(), {number})"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (128 + number, line)
 
 
 def test_what_is_nobodys_fault_is_not_hidden() -> None:

@@ -99,6 +99,12 @@ def test_what_reading_allows() -> None:
             Reading(**{name: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("low", "high"), [(1.0, 0.0), (2.0, 2.0), (0.0, float("inf")), (-1e308, 1e308)])
+def test_a_depth_has_a_finite_range(low: float, high: float) -> None:
+    with pytest.raises(ValueError, match=r"^depth is 'float32' from"):
+        Depth("float32", low, high)
+
+
 def test_mnist_is_split_50_10_10_with_labels() -> None:
     images = mnist()
     assert [len(getattr(images, part)) for part in PARTS] == [10_000, 10_000, 50_000]

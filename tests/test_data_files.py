@@ -346,16 +346,17 @@ def test_training_sees_all_images_with_their_classes_about_once_an_epoch(tmp_pat
     assert sights[0] == sights[3]
 
 
-def test_images_become_what_they_become_elsewhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("tint", "channels"), [(0, 1), (99, 3)])
+def test_images_become_what_they_become_elsewhere(tmp_path: Path, tint: int, channels: int) -> None:
     """Equal channels are grey, other sizes are fitted: in what is looked at and in what is trained on."""
-    squares = [packed(Image.new("RGB", (10 + i % 3, 9), (i, i, i))) for i in range(TWELVE)]
+    squares = [packed(Image.new("RGB", (10 + i % 3, 9), (i, i, i + tint * (i % 2)))) for i in range(TWELVE)]
     for k in range(3):
         written(tmp_path / f"{k}.tar", squares)
     images = load_images(str(tmp_path), reading=Reading(size="6"))
     batch = next(stream(images, Reading(size="6"), 4, torch.Generator(), labels=False, flip=True))
-    assert batch.x.shape == (4, *images.shape) == (4, 1, 6, 6)
+    assert batch.x.shape == (4, *images.shape) == (4, channels, 6, 6)
     assert batch.label is None
-    assert all(len({*row.flatten().mul(256).floor().tolist()}) == 1 for row in batch.x)
+    assert all(len({*plane.flatten().mul(256).floor().tolist()}) == 1 for plane in batch.x.flatten(0, 1))
 
 
 ODD = {

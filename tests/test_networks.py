@@ -35,6 +35,11 @@ def test_a_new_network_is_zero_and_a_trained_one_depends_on_everything(
     assert not gradient[1].any(), "examples do not mix"
 
 
+def test_noise_levels_are_seen_by_waves_of_six_octaves() -> None:
+    (frequencies,) = MLP(2).buffers()
+    torch.testing.assert_close((frequencies / (2 * torch.pi)).log2(), torch.linspace(-3, 3, 32))
+
+
 @pytest.mark.parametrize("size", [(28, 28), (30, 30), (33, 47), (105, 105), (1, 3), (1,), (40,), (13, 5, 8)])
 def test_unet_takes_any_size_and_pads_with_zeros_inside(size: tuple[int, ...]) -> None:
     torch.manual_seed(0)

@@ -66,6 +66,9 @@ def test_sliced_score_matching_averages_to_the_exact_one(generator: Generator) -
     difference = ssm(mixture, x, sigma, generator=seeded(5)) - exact(mixture, x, sigma, generator=seeded(5))
     assert abs(z_score(difference.detach(), 0)) < 4
     assert float(difference.detach().std()) > 0.01  # a single slice is not the trace
+    gaussian = GaussianScore(0.3, 1.1)  # all of whose slices are
+    every = exact(gaussian, x, sigma, generator=seeded(5))
+    torch.testing.assert_close(ssm(gaussian, x, sigma, generator=seeded(5)), every)
 
 
 @pytest.mark.parametrize("objective", [dsm, ssm, exact])

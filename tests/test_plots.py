@@ -54,6 +54,7 @@ def test_visible_keeps_clean_images_and_fits_two_standard_deviations_of_noise() 
 def test_evolution_shows_examples_in_rows_and_levels_in_columns() -> None:
     axes: Any = plots.evolution(steps(3), examples=2, columns=3).axes[0]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["2", "0.5", "0"]
+    assert axes.images[0].get_clim() == (0, 255)
     shown = [plots.visible(x[i][None], sigma)[0] for i in (0, 1) for sigma, x in [steps(3)[k] for k in (0, 2, 3)]]
     assert np.array_equal(
         axes.images[0].get_array(), np.asarray(plots.image_grid(torch.stack(shown), columns=3, zoom=3))
@@ -113,6 +114,7 @@ def test_the_page_of_a_posterior() -> None:
     for axes, image in zip(
         figure.axes, (samples[1], samples[0], samples.mean(0), deviation / deviation.max()), strict=False
     ):
+        assert axes.images[0].get_clim() == (0, 255)
         drawn = torch.as_tensor(np.asarray(axes.images[0].get_array())).permute(2, 0, 1)
         assert torch.equal(drawn, (256 * image).floor().clamp(0, 255).to(torch.uint8))
     assert len(plots.posterior_page(None, samples[0], samples[:1]).axes) == 3

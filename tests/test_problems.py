@@ -203,6 +203,30 @@ def test_particles_weigh_modes_as_they_should(noise: float, share: float, severa
     assert float((alone[:, 1] < 0).double().mean()) > share + 0.15
 
 
+@pytest.mark.parametrize(
+    ("size", "measured", "several", "n", "particles"),
+    [
+        (2, 1, False, 3, 1000),
+        (2, 1, False, 1500, 1500),
+        (64, 16, False, 3, 1000),
+        (64, 17, False, 3, 250),
+        (65, 1, False, 3, 1),
+        (64, 1, True, 100, 16),
+        (64, 1, True, 2000, 8),
+        (64, 1, True, 9000, 4),
+    ],
+)
+def test_a_population_is_as_large_as_time_allows(
+    size: int, measured: int, several: bool, n: int, particles: int
+) -> None:
+    y = torch.zeros((n, measured) if several else (measured,))
+    prior = Run.of(GaussianScore(0.0, 1.0), shape=(size,), sigma_max=9.0, sigma_min=0.1)
+    run = prior.posterior(lambda x: x[:, :measured], y, noise_std=1.0)
+    assert run.population(n, None, alike=True, free=True) == (not several, particles)
+    assert run.population(n, None, alike=False, free=True)[0] is False
+    assert run.population(n, None, alike=True, free=False) == (False, 1)
+
+
 @pytest.mark.parametrize("noise", [0.005, 0.04, 1.0])
 @pytest.mark.parametrize("rows", [[0], [0, 2]])
 def test_a_gaussian_posterior_has_its_mean_and_covariance(noise: float, rows: list[int]) -> None:

@@ -66,6 +66,22 @@ def test_held_out_losses_are_those_of_held_out_images() -> None:
     assert torch.equal(losses, held_out_losses(state, Batch(images), LogUniform(10.0, 0.01), (256, 256))[0])
 
 
+def test_held_out_losses_are_those_of_the_images_own_classes() -> None:
+    shown: list[Tensor] = []
+
+    class Told(torch.nn.Module):
+        labels = torch.nn.Embedding(4, 1)
+
+        def forward(self, x: Tensor, c: Tensor, label: Tensor) -> Tensor:
+            shown.append(label)
+            return torch.zeros_like(x)
+
+    examples = Batch(torch.rand(7, 1, 4, 4), torch.arange(7) % 2 + 1)
+    state = State(ScoreModel(Told(), 0.2, 0.3), [], generator=torch.Generator())
+    held_out_losses(state, examples, LogUniform(10.0, 0.01), (256,))
+    assert set(torch.cat(shown).tolist()) == {1, 2}
+
+
 def training(steps: int, signals: Sequence[int] = (), bad: int = 99) -> tuple[State, Iterator[Progress]]:
     """A training whose loss is no number from the step ``bad`` on."""
     torch.manual_seed(0)
@@ -136,6 +152,7 @@ def test_a_run_says_what_it_learned_and_what_that_took(trained: Path) -> None:
     folder = trained / "run"
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     numbers = json.loads((folder / "metrics.json").read_text())
+    assert (folder / "metrics.json").read_text() == json.dumps(numbers, indent=2) + "\n"
     assert rows[-1] | {"seconds": 0} == {name: numbers[name] for name in rows[-1]} | {"seconds": 0}
     assert [row["step"] for row in rows] == [2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
     assert len(rows[0]["validation_bands"]) == len(BAND_NAMES)

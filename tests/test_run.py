@@ -98,37 +98,6 @@ def test_the_same_seed_gives_the_same_samples_whatever_the_batch_and_the_global_
     assert torch.equal(drawn[0], first)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"seed": 5},
-        {"sampler": "heun"},
-        {"sampler": "fast"},
-        {"levels": 7},
-        {"levels": (9.0, 2.0, 0.3)},
-        {"sampler": "annealed", "steps": 3},
-        {"sampler": "annealed", "eps": 2e-3},
-        {"guidance": 1.0},
-        {"guidance": 3.0},
-        {"guide": "unconditional"},
-        {"label": 2},
-        {"label": "ten"},
-        {"label": torch.arange(5)},
-        {"label": "none"},
-        {"start": torch.ones(5, 2)},
-    ],
-    ids=str,
-)
-def test_every_option_of_steps_is_heard(change: dict[str, Any]) -> None:
-    """One option is changed, each from another value than the run's own: other samples come."""
-    shares = dict.fromkeys(NAMES, 0.05) | {"3": 0.55}
-    run = replace(labelled(shares, guidance=2.0, guided_between=(0.1, 30.0)), guide=GaussianScore(0.0, 3.0))
-    base = {"sampler": "annealed"} if "sampler" in change and len(change) > 1 else {}
-    plain, other = run.sample(5, seed=4, **base), run.sample(5, **{"seed": 4} | change)
-    assert other.isfinite().all()
-    assert not torch.equal(plain, other)
-
-
 def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
     for guidance, levels in ((1.0, 8), (3.0, 5)):
         steps = labelled().steps(3, sampler="fast", guidance=guidance)

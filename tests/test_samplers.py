@@ -16,8 +16,7 @@ from torch import Generator, Tensor
 from ncsn import samplers as ways
 from ncsn.distributions import GaussianMixture
 from ncsn.noise import Geometric, Karras
-from ncsn.run import Recipe, Run
-from ncsn.samplers import METHODS, Method, Sampling, encode, slerp
+from ncsn.samplers import METHODS, Sampling, encode, slerp
 from ncsn.score import Counted, guided, tweedie
 from ncsn.validation import GuideName, SamplerName
 
@@ -307,13 +306,6 @@ def test_samples_start_around_the_means_they_are_told(generator: Generator) -> N
     assert abs(z_score(x[:, 1], 3)) < 4
     each = SAMPLING.start(torch.tensor([[-900.0], [900.0]]), 2, generator=generator)
     assert each[0] < 0 < each[1]
-
-
-def test_a_sampler_of_ones_own_is_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "mine", Method(ways.euler, Geometric, levels=3))
-    run = Run(score=GAUSSIAN, recipe=Recipe(network="mine", arguments={}, shape=(2,), sampling=SAMPLING))
-    steps = list(run.steps(5, sampler="mine", seed=4))
-    assert [step.sigma for step in steps] == pytest.approx([2.5**0.5, 0.5, 0.0])
 
 
 # Where they end, in standard errors.

@@ -7,7 +7,7 @@ import torch
 from helpers import GaussianScore, unchecked
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 import ncsn
 from ncsn.score import EDM, Counted, Plain, Preconditioning, Scaled, Sigma, batched, conditioned, even, expand
@@ -156,17 +156,6 @@ def test_a_guide_is_left_behind_between_two_noise_levels_only() -> None:
     both(x, torch.tensor(3.0))
     ncsn.guided(score, guide, 1.0)(x, LEVELS)
     assert guide.nfe == 3, "where it would not matter it is not asked"
-
-
-@pytest.mark.filterwarnings("ignore")  # of torch, inside its compiler
-def test_guided_compiles_as_one_graph(generator: Generator) -> None:
-    both = ncsn.guided(GaussianScore(0.0, 1.0), GaussianScore(0.0, 3.0), 2.0, between=(0.1, 1.5))
-    x = torch.randn(4, 2, generator=generator)
-    torch.compiler.reset()  # other tests' graphs count against torch's limit
-    with unchecked():
-        compiled = torch.compile(both, fullgraph=True, backend="eager")
-        for sigma in (torch.tensor(0.5), torch.tensor(5.0), LEVELS):
-            torch.testing.assert_close(compiled(x, sigma), both(x, sigma))
 
 
 # Batches.

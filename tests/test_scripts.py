@@ -120,27 +120,6 @@ def test_a_folder_of_colour_images_trains_with_a_guide(run: Run, tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "mean"),
-    [
-        # NCSNv2's network sees pixels as they are; NCSN's, under Karras' preconditioning, what is around their mean.
-        ("--network refinenet --channels 4", 0.5),
-        ("--network refinenet-v2 --channels 4", 0.0),
-        ("--proposal loguniform --sampler langevin --langevin-steps 6 --channels 8", 0.5),
-        ("--proposal geometric --sampler heun --levels 4 --channels 8", 0.5),
-    ],
-)
-def test_other_networks_proposals_and_samplers_train(
-    options: str, mean: float, trained: Path, run: Run, tmp_path: Path
-) -> None:
-    line = f"--dataset {trained}/data.npz {options} --batch-size 4 --samples 4 --steps 3 --out {tmp_path}/run"
-    assert run("training_MNIST.py", line) == 0
-    made = ncsn.load(tmp_path / "run")
-    assert float(made.model.data_mean) == pytest.approx(mean, abs=0.15 if mean else 0)
-    assert made.sample(2).isfinite().all()
-
-
-@pytest.mark.slow
 def test_toy_circle_learns_the_score_near_the_data_and_not_far_away(run: Run, tmp_path: Path) -> None:
     assert run("training_toy.py", f"--generator circle --steps 600 --samples 0 --out {tmp_path}/run") == 0
     assert names(tmp_path / "run") == {"config.json", "metrics.json", "model.safetensors", "score_field.png"}

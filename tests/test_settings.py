@@ -67,6 +67,7 @@ HEARD: list[tuple[str, Any, dict[str, Any], Read, object]] = [
     ("accumulate", 2, {}, batch(lambda b: len(b.x)), 8),
     ("network", "refinenet", REFINENET, lambda x: x.run.recipe.network, "NCSN"),
     ("network", "refinenet-v2", REFINENET, lambda x: x.run.recipe.preconditioning, "scaled"),
+    ("network", "refinenet-v2", REFINENET, lambda x: float(x.run.model.data_mean), 0.0),
     ("channels", (6, 4, 2), {}, argument("channels"), (6, 4, 2)),
     ("blocks", 2, {}, argument("blocks"), 2),
     ("sigma_max", 2.5, {}, sampling("sigma_max"), 2.5),

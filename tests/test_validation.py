@@ -11,8 +11,8 @@ import pytest
 from annotated_types import Interval
 
 from ncsn.cli.main import COMMANDS
-from ncsn.learn.settings import Images, ResolvedImages, Toy
-from ncsn.validation import Count, Levels, NoiseLevel, check_call, check_ranges, read_json, validated
+from ncsn.learn.settings import ImageJob, Images, ResolvedImages, Toy
+from ncsn.validation import Count, Levels, NoiseLevel, check_call, check_ranges, one_line, read_json, validated
 
 NEEDED: dict[str, Any] = {
     "dataset": "mnist",
@@ -20,6 +20,12 @@ NEEDED: dict[str, Any] = {
     "run": Path("x"),
     "out": Path("x.onnx"),
     "to": "user/model",
+}
+# Whole numbers begin at 1 and real ones above 0, but for these.
+LEAST = {
+    **dict.fromkeys(("seed", "max_broken", "port", "Toy.samples", "Sample.guidance", "Evaluate.guidance"), 0),
+    **{"minutes": 0.001, "log_sigma_mean": -20, "guidance": 1, "tolerance": 1e-10, "Evaluate.n": 100},
+    **dict.fromkeys(("Interpolate.steps", "Likelihood.n", "Likelihood.probes"), 2),
 }
 
 
@@ -45,12 +51,32 @@ def test_every_number_has_a_range_and_is_refused_outside_of_it(kind: Any) -> Non
             assert interval is not None, f"{kind.__name__}.{field.name} is any {number.__name__}"
             assert interval.le is not None
             assert (interval.ge is None) != (interval.gt is None)
-            low = interval.gt if interval.gt is not None else interval.ge - 1  # type: ignore[operator]
+            least = LEAST.get(f"{kind.__name__}.{field.name}", LEAST.get(field.name, int(number is int)))
+            assert (interval.gt if interval.ge is None else interval.ge) == least
+            low = least if interval.ge is None else least - 1
             beyond = [low, interval.le + 1] + [math.nan, math.inf] * (number is float)  # type: ignore[operator]
             for value in beyond if not resolved else ():
                 given = (value,) if field.name == "channels" else value
                 with pytest.raises(ValueError, match=rf"^{field.name}[.\d]* is \S+; [^\n]*$"):
                     kind(**needed | {field.name: given})
+
+
+# What nobody sets is 0 or off, but for these.
+USUAL = {
+    **{"Sample.n": 64, "Likelihood.n": 64, "Evaluate.n": 10_000, "Interpolate.n": 6, "n": 16, "Interpolate.steps": 12},
+    **{"noise": 0.05, "Denoise.noise": 0.5, "solver_steps": 3, "factor": 4, "blur": 2.0, "probes": 4},
+    **{"tolerance": 1e-3, "port": 8000, "batch_size": 500, "samples": 100, "accumulate": 1, "blocks": 2},
+    **{"log_sigma_std": 1.2, "muon_rate": 0.02, "adam_rate": 2e-3, "compile": True, "classes": True},
+    **{"Toy.samples": 10_000, "Toy.batch_size": 1024, "Toy.steps": 2000, "width": 128, "layers": 3},
+    **{"sigma_max": 20.0, "sigma_min": 0.1, "levels": 20, "langevin_steps": 75},
+}
+
+
+@pytest.mark.parametrize("kind", [*COMMANDS.values(), Images, ImageJob, Toy])
+def test_what_nobody_sets_stays_as_it_was(kind: Any) -> None:
+    for field in fields(kind):
+        if isinstance(field.default, int | float):
+            assert field.default == USUAL.get(f"{kind.__name__}.{field.name}", USUAL.get(field.name, 0)), field.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +123,14 @@ def test_what_is_wrong_is_named_in_one_line(change: dict[str, Any], message: str
         validated(Outer, WHOLE | change, "here")
     assert str(refusal.value).isprintable()
     assert len(str(refusal.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [("a\n b\0", "a b?"), ("", "ValueError"), ("x" * 300, "x" * 300), ("x" * 301, "x" * 300 + "…")],
+)
+def test_an_error_is_repeated_in_one_line_that_ends(error: str, line: str) -> None:
+    assert one_line(ValueError(error)) == line
 
 
 def test_a_call_is_checked_without_being_made() -> None:
