@@ -764,7 +764,7 @@ def write_model(folder: Path, model: ScoreModel, units: Units | None = None, *, 
         tensors |= {"units.shift": units.shift, "units.scale": units.scale}
     with storage.atomic(folder / storage.MODEL) as temporary:
         # Not by save_file, whose files only their owner may read.
-        temporary.write_bytes(storage.sealed(tensors, **({"data": origin.digest} if origin else {})))
+        temporary.write_bytes(storage.sealed(tensors, origin.digest if origin else ""))
 
 
 def read_model(folder: Path, config: Config, *, network: nn.Module | None = None) -> tuple[ScoreModel, Units | None]:
