@@ -54,9 +54,7 @@ LOOKS = ("dpi", "alpha", "ms", "lw", "linewidths", "markerscale", "framealpha", 
 HEAVY = ("beartype.claw", "diffusers", "hypothesis", "matplotlib.pyplot", "onnxruntime", "pydantic", "torch", "tyro")
 OPTIONS = "-x -q -p no:cacheprovider -p _hypothesis_pytestplugin -o addopts= --hypothesis-seed=0"
 ELSEWHERE = ("docs", "examples", "scripts")  # tests of these are not asked
-FAILED = (1, 2)  # pytest's exit status where a test fails, or its file cannot be imported
 MOST = 60.0  # seconds of tests for a mutant
-SLACK = 30  # seconds that a test may take beyond three times what it took
 
 # A module, the operator, which of its places, the line, and the seconds of the tests that may notice.
 Mutant = tuple[str, str, int, int, dict[str, float]]
@@ -104,8 +102,8 @@ class Choice:
         items[:] = [chosen[test] for test in self.tests if test in chosen]
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Nobody hears the alarm, so it ends the process."""
-        signal.alarm(int(3 * self.tests[item.nodeid]) + SLACK)
+        """Nobody hears the alarm, so it ends the process: after three times the seconds that it took, and 30."""
+        signal.alarm(30 + int(3 * self.tests[item.nodeid]))
 
 
 def modules() -> dict[str, Path]:
@@ -187,8 +185,9 @@ def survivor(mutant: Mutant) -> str:
     path.write_text(changed)
     status = run_tests(list(dict.fromkeys(test.partition("::")[0] for test in tests)), Choice(tests))
     path.write_text(source)
-    passed = status >= 0 and status not in FAILED
-    return "\n  ".join(text.splitlines()[line - 1].strip() for text in (source, changed)) if passed else ""
+    if status < 0 or status in (1, 2):  # ended by the alarm; a test fails, or its file cannot be imported
+        return ""
+    return "\n  ".join(text.splitlines()[line - 1].strip() for text in (source, changed))
 
 
 def main() -> None:
@@ -197,7 +196,6 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as noise or data/sources (default: all)")
     parser.add_argument("--number", type=int, default=8, help="mutants of each module (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="which they are (default: 0)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a processor)")
     options: Any = parser.parse_args()
     os.chdir(ROOT)
     sources = {name: path.read_text() for name, path in modules().items()}
@@ -206,7 +204,7 @@ def main() -> None:
     for name in HEAVY:
         importlib.import_module(name)
     began, fork = time.monotonic(), multiprocessing.get_context("fork")
-    with tempfile.TemporaryDirectory() as folder, fork.Pool(options.workers, settle, (folder,)) as pool:
+    with tempfile.TemporaryDirectory() as folder, fork.Pool(None, settle, (folder,)) as pool:
         lines: Any = defaultdict(lambda: defaultdict(list))  # the tests that run each line of each module
         seconds: dict[str, float] = {}
         files = [str(path) for path in Path("tests").glob("test_*.py") if path.stem[5:] not in ELSEWHERE]
@@ -229,11 +227,9 @@ def main() -> None:
                 print(f"survived: {module}, line {line}\n  {change}", flush=True)
     for module, count in total.items():
         print(f"{module}: {count - survived[module]} of {count} killed")
-    share = 1 - survived.total() / total.total()
-    print(
-        f"total: {total.total() - survived.total()} of {total.total()}, {share:.0%}; {time.monotonic() - began:.0f} s"
-    )
-    sys.exit(share < 0.85)
+    killed = total.total() - survived.total()
+    print(f"total: {killed} of {total.total()}, {killed / total.total():.0%}; {time.monotonic() - began:.0f} s")
+    sys.exit(killed < 0.85 * total.total())
 
 
 if __name__ == "__main__":

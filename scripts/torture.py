@@ -47,12 +47,9 @@ def main() -> int:
     """Attack; returns how many failures there were."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30, help="how long, on two cores (default: 30)")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of all that is random but a machine's own time (default: 0)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
     parser.add_argument("--only", nargs="+", choices=ATTACKS, default=list(ATTACKS), help="which attacks")
     parser.add_argument("--case", type=int, help="one case alone, as a failure names it")
-    parser.add_argument("--processes", type=int, default=2, help="how many attack at a time (default: 2)")
     options, total = parser.parse_args(), 0
     for module in pkgutil.walk_packages(ncsn.__path__, "ncsn."):
         if not module.name.endswith("__main__"):
@@ -67,7 +64,7 @@ def main() -> int:
             share = ATTACKS[name][1] / sum(ATTACKS[each][1] for each in options.only)
             work = functools.partial(attacked, name, ground, time.monotonic() + 60 * share * options.minutes)
             tries = failures = 0
-            with multiprocessing.get_context("fork").Pool(options.processes) as pool:
+            with multiprocessing.get_context("fork").Pool(2) as pool:
                 tried = range(20_000) if options.case is None else [options.case]
                 for case, wrong in pool.imap_unordered(work, tried):
                     tries, failures = tries + (wrong is not None), failures + len(wrong or ())

@@ -169,7 +169,7 @@ def test_empirical_of_a_class_is_that_of_its_examples(generator: torch.Generator
     for k in (-1, 0, 1, 2):
         alone = Empirical(data if k < 0 else data[labels == k], dtype=torch.float64)
         torch.testing.assert_close(found[label == k], alone(x[label == k], sigma))
-    with pytest.raises(ValueError, match="without labels"):
+    with pytest.raises(ValueError, match="no labels"):
         Empirical(data)(x, sigma, label)
 
 

@@ -125,6 +125,7 @@ def test_classes_are_where_they_were(tmp_path: Path) -> None:
 
 def points(*, guided: bool) -> Run:
     """A run of points in units of their own, which is quickly exported."""
+    torch.manual_seed(2)
     score, guide = (filled(ScoreModel(MLP(2, 64, 3), torch.tensor([0.1, mean]), 0.9)) for mean in (0.2, 0.4))
     units = Units(torch.tensor([1500.0, 0.5]), torch.tensor([700.0, 0.25]))
     arguments: dict[str, Any] = {"dimensions": 2, "width": 64, "layers": 3}

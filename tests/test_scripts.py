@@ -179,10 +179,10 @@ MISTAKES = {
     "toy --generator torus": "invalid choice 'torus'",
     "toy --eps 1": "eps is 1.0",
     "toy --sigma-max 0.01": "sigma_max >= sigma_min > 0",
-    "MNIST --sampler annealed --eps 1": "0 < eps < 0.0004",
+    "MNIST --sampler annealed --eps 1": "eps < 0.0004",
     "MNIST --minutes 1 --steps 1": "at most one",
     "MNIST --overwrite --resume": "at most one",
-    "MNIST --dataset nowhere": "no data set",
+    "MNIST --dataset nowhere": "not a data set",
     "MNIST --batch-size 8 --accumulate 9": "batch_size is 8",
     "MNIST --network refinenet --channels 8 8": "refinenet",
 }

@@ -778,7 +778,7 @@ def write_model(folder: Path, model: ScoreModel, units: Units | None = None, *, 
         tensors |= {f"units.{name}": tensor for name, tensor in vars(units).items() if tensor is not None}
     with storage.atomic(folder / storage.MODEL) as temporary:
         # Not by save_file, whose files only their owner may read.
-        temporary.write_bytes(storage.sealed(tensors, **({"data": origin.digest} if origin else {})))
+        temporary.write_bytes(storage.sealed(tensors, origin.digest if origin else ""))
 
 
 def read_model(folder: Path, config: Config, *, network: nn.Module | None = None) -> tuple[ScoreModel, Units | None]:

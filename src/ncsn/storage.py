@@ -189,9 +189,9 @@ def fetch(run: str | Path) -> Path:
         return Path(library.snapshot_download(model, revision=revision or None, allow_patterns=SHARED))
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """The sha256 of tensors and their names, whatever the order of these."""
-    result = hashlib.sha256(f"dict {len(tensors)}\n".encode())
+def digest(tensors: Mapping[str, Tensor], data: str = "") -> str:
+    """The sha256 of tensors and their names, whatever the order of these, and of the digest of ``data``, if any."""
+    result = hashlib.sha256(f"dict {len(tensors)}\n{data}".encode())
     for name in sorted(tensors, key=repr):
         tensor = tensors[name].detach().cpu().contiguous()
         result.update(f"str {len(repr(name))} {name!r}\n{tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -199,24 +199,26 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return result.hexdigest()
 
 
-def sealed(tensors: dict[str, Tensor], **about: str) -> bytes:
-    """A safetensors file of ``tensors``, with their digest in its metadata, and what else it is ``about``."""
-    return save(tensors, metadata={"sha256": digest(tensors), **about})
+def sealed(tensors: dict[str, Tensor], data: str = "") -> bytes:
+    """A safetensors file of ``tensors``, with a digest of them, and of the ``data`` that made them, in its metadata."""
+    # One entry alone, because the library writes several in any order, and the same weights are the same bytes.
+    return save(tensors, metadata={"sha256": digest(tensors, data)})
 
 
-def read_tensors(path: Path, **about: str) -> dict[str, Tensor]:
+def read_tensors(path: Path, data: str = "") -> dict[str, Tensor]:
     """The tensors of a safetensors file, which are those that were written; in a file without a digest, who knows.
 
-    Raises ValueError if it cannot be read, is not as it was written, says that it is about something else, or has
-    numbers that are not finite.
+    ``data``: the digest of the data that should have made them.
+    Raises ValueError if it cannot be read, is not as it was written, was made by other data, or has numbers that are
+    not finite.
     """
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        about |= {"sha256": digest(tensors), "format": metadata.get("format", "")}
-        if wrong := [name for name, value in metadata.items() if value != about.get(name)]:
-            raise ValueError(f"another {' and '.join(wrong)} was written with it")
+        digests = [{"sha256": digest(tensors)}, {"sha256": digest(tensors, data)}]
+        if not metadata.keys() <= {"format"} and metadata not in digests:
+            raise ValueError("another digest of its tensors and their data was written with them")
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
             raise ValueError("it has numbers that are not finite")
     except Exception as error:  # of many kinds, by what is broken

@@ -94,7 +94,7 @@ class Block(nn.Module):
         self, h: Float[Tensor, "b c *d"], modulation: Float[Tensor, "b 2*c"] | Float[Tensor, "1 2*c"]
     ) -> Float[Tensor, "b c *d"]:
         """``h`` plus the branch; ``modulation`` is the scale (less one) and the shift of each channel."""
-        scale, shift = modulation.view(len(modulation), -1, *[1] * (h.ndim - 2)).chunk(2, 1)
+        scale, shift = modulation.view(*modulation.shape, *[1] * (h.ndim - 2)).chunk(2, 1)
         branch = self.conv1(F.silu(self.norm1(h)))
         return h + self.conv2(F.silu(self.norm2(branch) * (1 + scale) + shift))  # type: ignore[no-any-return]
 
