@@ -64,7 +64,7 @@ def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
     for seed, form in zip((7, 7, 7, 7, 0), forms, strict=True):
         torch.manual_seed(3)
         with unchecked(), torch.no_grad():
-            weights.append(ncsn.fit(form, steps=3, seed=seed).model.state_dict()["network.hidden.0.weight"])
+            weights.append(ncsn.fit(form, steps=3, seed=seed).model.state_dict()["network.hidden.0.1.weight"])
         assert torch.equal(after, torch.rand(3))
     assert [torch.equal(weight, weights[0]) for weight in weights] == [True] * 4 + [False]
     torch.set_default_dtype(torch.float64)
@@ -78,13 +78,14 @@ def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
         (pictures().train, {"labels": [0, 1]}, r"\(2,\).* 300 images"),
         (torch.randn(5, 2), {}, "5 examples"),
         (pictures().train[:5], {}, "validation"),
-        (torch.full((20, 2), math.nan), {}, "40 numbers"),
-        (torch.randn(20, 2) * 1j, {}, "40 numbers"),
+        (torch.full((20, 2), math.nan), {}, "20 rows"),
+        (torch.randn(20, 2) * 1j, {}, "complex"),
+        (torch.full((20, 2), math.inf), {}, "0, 1"),
         (np.ma.masked_less(np.random.default_rng(0).normal(size=(20, 2)), 0), {}, "masked"),
         (table(1000), {"batch_size": 2.5}, "batch_size is 2.5"),
         (np.full((20, 1, 8, 8), math.nan), {}, "20"),
         (torch.full((20, 1, 8, 8), 7, dtype=torch.uint8), {}, "the same"),
-        (torch.tensor([[1.0, 0.1]]).repeat(2000, 1), {}, "0, 1"),
+        (torch.tensor([[1.0, 0.1]]).repeat(2000, 1), {}, "2,000 rows"),
         (table(1000), {"labels": torch.zeros(1000).long()}, "labels"),
         (table(1000), {"minutes": 1}, "minutes|seconds"),
         (table(1000), {"sampler": "hmc"}, "hmc"),

@@ -122,7 +122,7 @@ def test_resolved_settings_have_values_of_the_data_and_come_back_from_json() -> 
 
 def test_who_resumes_gets_the_runs_own_settings_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     saved = plain(dataclasses.asdict(rules.resolve(tiny(seed=3), pictures(), torch.device("cpu"))))
-    again = partial(recalled, saved=saved, where="x: settings", kind=ResolvedImages)
+    again = partial(recalled, saved=saved, where="x: settings")
     same = again(Images(seed=3, channels=(8, 12), minutes=2.0, accumulate=2, job=ImageJob(device="cpu")))
     assert (same.seed, same.channels, same.minutes, same.steps, same.accumulate) == (3, (8, 12), 2.0, None, 2)
     assert (same.job, same.compile) == (ImageJob(device="cpu"), False)

@@ -304,19 +304,18 @@ def columns(
     d = min(most, len(names))
     figure = _blank(1.7 * d, 1.7 * d)
     panels = figure.subplots(d, d, squeeze=False)
-    low, high = np.quantile(real[:, :d], [0.005, 0.995], axis=0)
-    margin = 0.05 * (high - low)
+    ends = np.quantile(real, [0.005, 0.995], axis=0).T
     for i, j in np.ndindex(d, d):
-        axes, inside = panels[i, j], (low[j] - margin[j], high[j] + margin[j])
-        axes.set(xlim=inside, xticks=[], yticks=[])
+        axes = panels[i, j]
+        axes.set(xlim=ends[j], xticks=[], yticks=[])
         if i == j:
-            for rows, colour, style in ((real, QUIET, "stepfilled"), (samples, POINTS, "step")):
-                axes.hist(rows[:, j], 40, range=inside, density=True, color=colour, histtype=style)
             axes.set_title(names[j])
+            axes.hist(real[:, j], 40, range=ends[j], density=True, color=QUIET)
+            axes.hist(samples[:, j], 40, range=ends[j], density=True, color=POINTS, histtype="step")
         else:
             rows, colour = (samples, POINTS) if j > i else (real, QUIET)
             axes.scatter(rows[:, j], rows[:, i], s=3, alpha=0.6, linewidths=0, color=colour)
-            axes.set_ylim(low[i] - margin[i], high[i] + margin[i])
+            axes.set_ylim(ends[i])
     figure.supxlabel("below the diagonal real rows (grey), above it samples (red); on it both", fontsize=8)
     return _finish(figure, path)
 

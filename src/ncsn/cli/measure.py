@@ -95,33 +95,26 @@ class Evaluate(SamplingOptions, RunOptions):
         import torch
 
         import ncsn
-        from ncsn import evaluation, storage
-        from ncsn.data.tables import write_table
+        from ncsn import storage
+        from ncsn.evaluation.metrics import judge_rows, mixture_density
 
-        if run.origin is None or run.units is None:
-            raise ValueError(f"{self.run} does not say which rows it has learned from; train it by `ncsn train`")
-        out.mkdir(parents=True, exist_ok=True)
-        files = (NUMBERS, PAGE, "evaluation.csv")
-        for name in files:
-            storage.check_out(out / name, overwrite=self.overwrite)
-        train, test = (torch.from_numpy(part.rows) for part in run.origin.table(self.data).parts)
+        storage.check_out(out / NUMBERS, overwrite=self.overwrite)
+        storage.check_out(out / PAGE, overwrite=self.overwrite)
+        train, test = (torch.from_numpy(part.rows) for part in run.table(self.data).parts)
         test = test[: self.n]
         drawn = console.draw(run, len(test), seed=self.seed, **self.how())
-        samples, some = drawn.samples.double(), test[: 2 * ROWS]
-        parts = console.bar(run.likelihoods(some, batch_size=ROWS, tolerance=0.01), f"{len(some)} log densities")
-        densities = torch.cat([part.log_prob for part in parts])
-        seen, held_out, made = (run.units.standardise(rows).numpy() for rows in (train, test, samples))
-        volumes = run.units.log_volume(some).numpy()
-        numbers = evaluation.judge_rows(seen, held_out, made, densities.numpy(), volumes)
-        facts = {"n": len(test), "source": str(self.run), "run_digest": run.digest, "seed": self.seed}
-        storage.write_json(out / NUMBERS, facts | numbers)
-        write_table(out / files[2], run.recipe.columns, samples.numpy())
-        ncsn.plots.columns(test.numpy(), samples.numpy(), run.recipe.columns, out / PAGE)
-        if len(test) < 1000:
-            print(f"{len(test)} held-out rows are few: numbers vary by chance")
+        assert run.units is not None
+        seen, unseen, samples = (run.units.standardise(rows).numpy() for rows in (train, test, drawn.samples.double()))
+        numbers = {"n": len(test)} | judge_rows(seen, unseen, samples)
+        some = test[: 2 * ROWS]
+        numbers["log_density"] = float(run.log_prob(some, batch_size=ROWS, tolerance=0.01).mean())
+        usual = mixture_density(seen, unseen[: len(some)])
+        numbers["log_density_of_a_gaussian_mixture"] = float(usual.mean() + run.units.log_volume(some).mean())
+        storage.write_json(out / NUMBERS, {"source": str(self.run), "run_digest": run.digest} | numbers)
+        ncsn.plots.columns(test.numpy(), drawn.samples.numpy(), run.names, out / PAGE)
         for name, value in numbers.items():
             print(f"{name}: {value:.4g}")
-        print(f"{out}: {', '.join(files)}")
+        print(f"{out}: {NUMBERS}, {PAGE}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +125,7 @@ class Likelihood(RunOptions):
 
     Args:
         rows: A table with the run's columns: the log density of each of its rows in nats, in the units of the columns.
-        out: Where to write them, .csv, .tsv or .parquet.
+        out: Where to write them, .csv or .tsv.
         overwrite: Replace an existing file.
         n: How many test images.
         data: Where the data set is that the run was trained on, if it has moved.
@@ -192,21 +185,15 @@ class Likelihood(RunOptions):
         """The log density of each row of a table; a row with blanks has none."""
         import torch
 
-        from ncsn.data.tables import SUFFIXES, read_table, write_table
+        from ncsn.data.tables import DELIMITERS, read_table, write_table
 
-        console.check_output(self.out, *SUFFIXES, overwrite=self.overwrite)
-        table = read_table(place).matched(run.recipe.columns)
-        x = torch.from_numpy(table.rows)
-        whole = ~x.isnan().any(1)
-        n, density = int(whole.sum()), torch.full((len(x), 1), torch.nan).double()
-        how: dict[str, Any] = {"sigma_min": self.sigma_min, "tolerance": self.tolerance, "seed": self.seed}
-        states = run.likelihoods(x[whole], **how, batch_size=ROWS)
-        parts = list(console.bar(states, f"{n} rows", total=-(-n // ROWS)))
-        density[whole, 0] = torch.cat([part.log_prob for part in parts])
+        console.check_output(self.out, *DELIMITERS, overwrite=self.overwrite)
+        x = torch.from_numpy(read_table(place).matched(run.names).rows)
+        whole, density = ~x.isnan().any(1), x[:, :1] * torch.nan
+        states = run.likelihoods(x[whole], tolerance=self.tolerance, seed=self.seed, batch_size=ROWS)
+        density[whole, 0] = torch.cat([part.log_prob for part in console.bar(states, f"densities, {ROWS} rows each")])
         write_table(self.out, ["log_density"], density.numpy())
-        for line in (*table.said, f"{len(x) - n} rows have blanks, and no density"):
-            print(line)
-        print(f"{self.out}: log densities of {n} rows, {density[whole].mean():.3f} nats on average")
+        print(f"{self.out}: log densities of {int(whole.sum())} rows, {density[whole].mean():.3f} nats on average")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ class Sample(SamplingOptions, RunOptions):
         seed: The same seed gives the same samples on one machine.
         out: Where to write. .png is a grid, or the first six of signals. .gif shows the way of up to 36 images out of
             the noise. .npz is an array under the key samples, and .npy is an array alone; images are (n, c, h, w) in
-            the numbers of their files, mostly uint8. .csv, .tsv and .parquet are rows of a table. Arrays take any
+            the numbers of their files, mostly uint8. .csv and .tsv are rows of a table. Arrays take any
             number of samples in the memory of 1,000. After a kill the same command continues, with the same samples.
         overwrite: Replace an existing file.
     """
@@ -50,22 +50,17 @@ class Sample(SamplingOptions, RunOptions):
     def __call__(self) -> None:
         """Draw, and write."""
         import ncsn
-        from ncsn.data.tables import SUFFIXES, write_table
+        from ncsn.data.tables import DELIMITERS
         from ncsn.machine import distributed
 
         picture = self.out.suffix in PICTURE_SUFFIXES
         if picture and self.n > MOST:
             raise ValueError(f"n is {self.n}; a picture shows at most {MOST}; write more to .npz or .npy")
         if not console.follows():
-            check_output(self.out, *PICTURE_SUFFIXES, *SUFFIXES, ".npz", ".npy", overwrite=self.overwrite)
+            check_output(self.out, *PICTURE_SUFFIXES, *DELIMITERS, ".npz", ".npy", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
-        if self.out.suffix in SUFFIXES:
-            if not run.recipe.columns:
-                raise ValueError(f"{self.run} has learned no table; --out x.npz")
-            drawn = console.draw(run, self.n, seed=self.seed, **self.how())
-            write_table(self.out, run.recipe.columns, drawn.samples.double().numpy())
-            print(f"{self.out}: {drawn.cost}")
-            return
+        if self.out.suffix in DELIMITERS and not run.recipe.columns:
+            raise ValueError(f"{self.run} has learned no table; --out x.npz")
         if not picture:
             depth, group = run.recipe.depth if run.recipe.images else None, distributed.join()
             write_array(self.out, run, self.n, depth=depth, group=group, seed=self.seed, **self.how())
@@ -86,7 +81,7 @@ class Sample(SamplingOptions, RunOptions):
 
 
 def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: "Group", **how: Any) -> "Drawn | None":
-    """Write ``n`` samples of a run, in ``Run.blocks``, into an .npz or .npy; returns one of the blocks.
+    """Write ``n`` samples of a run, in ``Run.blocks``, into an .npz or .npy, or a table; returns one.
 
     ``depth``: what numbers the file holds; reals where there is none.  ``group``: the processes that share the work, in
     a folder that all of them see; others than the leading one get None.  ``how``: as for ``Run.blocks``.
@@ -98,6 +93,7 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     import torch
 
     from ncsn import __version__, storage
+    from ncsn.data import tables
     from ncsn.run import cost
 
     usual = next(run.blocks(n, **how))
@@ -126,7 +122,12 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
         group.meet()
         if not group.leads:
             return None
-        join_blocks(paths, n, out)
+        if out.suffix in tables.DELIMITERS:
+            tables.write_table(out, run.names, np.concatenate([rows(path) for path in paths]))
+        else:
+            join_blocks(paths, n, out)
+        for path in paths:
+            path.unlink()
     except Stopped as error:
         raise Stopped(error.number, "; the same command continues") from error
     finally:
@@ -155,7 +156,7 @@ def whole(path: Path, shape: tuple[int, ...]) -> bool:
 
 
 def join_blocks(paths: list[Path], n: int, out: Path) -> None:
-    """The blocks of ``n`` samples become one array, in the memory of one block, and go."""
+    """The blocks of ``n`` samples become one array, in the memory of one block."""
     from numpy.lib import format
 
     from ncsn import storage
@@ -172,8 +173,6 @@ def join_blocks(paths: list[Path], n: int, out: Path) -> None:
         format.write_array_header_1_0(file, header)
         for path in paths:
             file.write(rows(path).tobytes())
-    for path in paths:
-        path.unlink()
 
 
 @dataclass(frozen=True, kw_only=True)

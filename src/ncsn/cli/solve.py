@@ -1,6 +1,5 @@
 """``ncsn inpaint``, ``denoise``, ``superres`` and ``deblur``: inverse problems with a trained model as the prior."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -205,17 +204,13 @@ class Impute(RunOptions):
     Args:
         rows: A table with the run's columns, by their names; blank cells are filled in.
         n: How many draws of each blank.
-        particles: How many compete for the draws of a row, so that these follow the posterior itself.
-        levels: Noise levels that they descend.
-        out: .csv, .tsv or .parquet: the rows with blanks at their means; after them, for every column with blanks, its
+        out: .csv or .tsv: the rows with blanks at their means; after them, for every column with blanks, its
             standard deviations and draws.
         overwrite: Replace an existing file.
     """
 
     rows: tyro.conf.Positional[Path]
     n: Annotated[int, Interval(ge=2, le=1000), tyro.conf.arg(name="n", aliases=["-n"])] = 20
-    particles: Annotated[int, Interval(ge=2, le=10**4)] = 20
-    levels: Levels = 16
     seed: Seed = 0
     out: Path = Path("filled.csv")
     overwrite: bool = False
@@ -223,31 +218,21 @@ class Impute(RunOptions):
     def __call__(self) -> None:
         """Draw, and write."""
         import torch
-        from tqdm.auto import tqdm
 
         import ncsn
-        from ncsn.data.tables import SUFFIXES, read_table, write_table
-        from ncsn.machine.hardware import Threads
+        from ncsn.data.tables import DELIMITERS, read_table, write_table
 
-        began = time.perf_counter()
-        check_output(self.out, *SUFFIXES, overwrite=self.overwrite)
+        check_output(self.out, *DELIMITERS, overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
-        if not run.recipe.columns:
-            raise ValueError(f"{self.run} has learned no table; ncsn inpaint fills in images")
-        table = read_table(self.rows).matched(run.recipe.columns)
+        table = read_table(self.rows).matched(run.names)
         x = torch.from_numpy(table.rows)
         blank, draws = x.isnan(), x.repeat(self.n, 1, 1)
-        for line in table.said:
-            print(line)
-        parts = run.impute(table, self.n, seed=self.seed, particles=self.particles, levels=self.levels)
-        with tqdm(total=len(x), desc="rows", delay=1, leave=False) as shown:
-            for part, filled in Threads().beside(parts):
-                draws[:, part] = filled
-                shown.update(len(part))
-        names, columns = list(table.names), [*torch.where(blank, draws.mean(0), x).T]
+        for part, filled in console.bar(run.impute(table, self.n, seed=self.seed), "rows with the same blanks"):
+            draws[:, part] = filled
+        names, columns = list(run.names), [*torch.where(blank, draws.mean(0), x).T]
         for i in blank.any(0).nonzero()[:, 0].tolist():
             cells = torch.cat([draws[:, :, i].std(0)[None], draws[:, :, i]])
             columns += torch.where(blank[:, i], cells, torch.nan)
-            names += [f"{table.names[i]} {what}" for what in ("sd", *(f"draw {k + 1}" for k in range(self.n)))]
+            names += [f"{run.names[i]} {what}" for what in ("sd", *(f"draw {k + 1}" for k in range(self.n)))]
         write_table(self.out, names, torch.stack(columns, 1).numpy())
-        print(f"{self.out}: {int(blank.sum())} blanks filled in, {time.perf_counter() - began:.1f} s")
+        print(f"{self.out}: {int(blank.sum())} blanks filled in")

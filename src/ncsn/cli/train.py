@@ -24,27 +24,25 @@ class Train(Images):
         dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz), or a
             folder of .tar files, which are shards in WebDataset's format. A table of one row an example:
             .csv, .tsv, .parquet, or an array of two axes; it takes minutes (by default 1.5), steps, batch-size,
-            sampler, levels, seed and samples.
+            sampler, seed and samples, and does not resume.
     """
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PLACE")] = field()
 
     def __call__(self) -> None:
         """Train, and draw."""
-        from ncsn.data.tables import is_table
-
-        if not self.signals and is_table(self.dataset):
-            self.learn_table()
-            return
         import ncsn
         from ncsn.cli import console
+        from ncsn.data.tables import Table
         from ncsn.learn.record import BAND_NAMES, opened
 
         data, settings, record = opened(self)
         run = ncsn.fit(data, settings=settings, record=record)
         if record.writes:
             drawn = console.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, 36))
-            if run.units is not None:
+            if isinstance(data, Table):
+                ncsn.plots.columns(data.rows, drawn.samples.numpy(), run.names, record.path("samples.png"))
+            elif run.units is not None:
                 rows = {"held out": run.units.restore(data.validation), "samples": drawn.samples}
                 ncsn.plots.signal_rows(rows, record.path("samples.png"))
             else:
@@ -55,23 +53,9 @@ class Train(Images):
                 ncsn.plots.evolution_animation(drawn.path, record.path("evolution.gif"))
             ncsn.plots.loss_curves([vars(row) for row in record.rows], BAND_NAMES, record.path("loss.png"))
             record.results(run, drawn)
-            for line in [] if settings.signals else remarks(data, drawn.samples):
+            for line in remarks(data, drawn.samples) if run.recipe.images else []:
                 print(line)
         record.group.share()  # the others wait for the pictures, and end together
-
-    def learn_table(self) -> None:
-        """The same of a table."""
-        import ncsn
-        from ncsn.cli import console
-        from ncsn.learn.record import BAND_NAMES, opened_table
-
-        table, settings, record = opened_table(self)
-        run = ncsn.fit(table, settings=settings, record=record)
-        drawn = console.draw(run, settings.samples, seed=settings.seed)
-        rows = table.rows[: settings.samples]
-        ncsn.plots.columns(rows, drawn.samples.numpy(), run.recipe.columns, record.path("samples.png"))
-        ncsn.plots.loss_curves([vars(row) for row in record.rows], BAND_NAMES, record.path("loss.png"))
-        record.results(run, drawn)
 
 
 def remarks(data: "Pictures", samples: "Tensor") -> "Iterator[str]":

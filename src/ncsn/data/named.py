@@ -15,7 +15,6 @@ from torch import Tensor
 from ncsn.data.images import Images, Labels, arrays, from_arrays, images_of, signals_of
 from ncsn.data.pixels import BYTES, Depth, depth_of, fitted, in_units, picture, reals
 from ncsn.data.sources import AS_THEY_ARE, Reading, file_bytes, from_files, from_shards, tarred, walk, zipped
-from ncsn.data.tables import Table, read_table
 from ncsn.machine import hardware
 from ncsn.validation import one_line
 
@@ -145,13 +144,6 @@ class Origin:
         ``dataset``: that place.
         """
         return replace(self, dataset=absolute(dataset))
-
-    def table(self, dataset: str | None = None) -> Table:
-        """The same rows again, as ``load``."""
-        table = read_table(self.dataset if dataset is None else dataset).complete
-        if table.digest != self.digest:
-            raise ValueError(f"{dataset or self.dataset} holds other rows than those that the run has learned from")
-        return table
 
     def load(self, dataset: str | None = None) -> Images:
         """The same images again; ``dataset``: another place where they are now.

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from ncsn.data.images import arrays
+from ncsn.machine import hardware
 from ncsn.storage import atomic
 from ncsn.validation import one_line
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-SUFFIXES = (*DELIMITERS, ".parquet")
 FEWEST_ROWS = 100  # with fewer, a column's tails and cells are not to be told from chance
 FEW = 20  # values: a column of no more takes these alone
 WHOLE, LISTED = 1, 2  # kinds of cells: around whole numbers; of a few values, one after the other
@@ -34,12 +34,11 @@ NUMBER = re.compile(r"-?\d*\.?\d+(e-?\d+)?")
 class Table:
     """Columns of numbers with their names.
 
-    ``rows`` (n, d): in double precision, NaN where a cell is blank.  ``said``: what was left out, a line each.
+    ``rows`` (n, d): in double precision, or in the single one of an array; NaN where a cell is blank.
     """
 
     names: tuple[str, ...]
     rows: np.ndarray
-    said: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -48,41 +47,41 @@ class Table:
 
     @property
     def complete(self) -> "Table":
-        """What can be learned from: rows without blanks, of columns that vary.
+        """What can be learned from: rows without blanks, of columns that vary; prints what is left out.
 
         Raises ValueError if nothing is left.
         """
         blank = np.isnan(self.rows)
-        empty = blank.all(0)
-        whole = ~blank[:, ~empty].any(1)
-        rows, said = self.rows[whole], [*self.said]
-        if not len(rows):
-            raise ValueError(f"all of {len(whole):,} rows have blanks; training learns from rows without")
-        if len(rows) < len(whole):
-            said.append(f"{len(whole) - len(rows):,} of {len(whole):,} rows have blanks, and are left out")
-        varied = ~empty & (rows.max(0) != rows.min(0))
-        names = np.array(self.names)
-        if not varied.all():
-            said.append(f"columns that do not vary are left out: {', '.join(names[~varied])}")
+        whole = ~blank[:, ~blank.all(0)].any(1)
+        rows, names = self.rows[whole], np.array(self.names)
+        if len(rows) < 10:
+            raise ValueError(
+                f"{len(rows)} of {len(whole)} examples have no blanks; at least 10 must, and a thousand should"
+            )
+        varied = rows.max(0, initial=-np.inf) > rows.min(0, initial=np.inf)
         if not varied.any():
-            raise ValueError(f"no column of numbers varies; {'; '.join(said)}")
-        return Table(tuple(names[varied].tolist()), rows[:, varied], tuple(said))
+            raise ValueError(
+                f"no column of numbers varies in the {len(rows):,} rows without blanks; training needs some"
+            )
+        if len(rows) < len(whole):
+            hardware.say(f"{len(whole) - len(rows):,} of {len(whole):,} rows have blanks, and are left out")
+        if not varied.all():
+            hardware.say(f"columns that do not vary are left out: {', '.join(names[~varied])}")
+        return Table(tuple(names[varied].tolist()), rows[:, varied])
 
     @property
     def parts(self) -> tuple["Table", "Table"]:
         """Rows to train on, and the tenth that is left to judge by, always the same."""
-        order = np.random.default_rng(0).permutation(len(self.rows))
-        test, train = np.split(order, [len(order) // 10])
-        return Table(self.names, self.rows[np.sort(train)], self.said), Table(self.names, self.rows[test])
+        order, tenth = np.random.default_rng(0).permutation(len(self.rows)), len(self.rows) // 10
+        return Table(self.names, self.rows[order[tenth:]]), Table(self.names, self.rows[order[:tenth]])
 
     def matched(self, names: Sequence[str]) -> "Table":
         """The same rows by the columns ``names``, in their order.  Raises ValueError if one is missing."""
         if missing := [name for name in names if name not in self.names]:
             raise ValueError(f"there is no column of numbers {', '.join(missing)}; the run has {', '.join(names)}")
-        others = [name for name in self.names if name not in names]
-        said = [f"columns that the run does not know are left out: {', '.join(others)}"] if others else []
-        rows = self.rows[:, [self.names.index(name) for name in names]]
-        return Table(tuple(names), rows, (*self.said, *said))
+        if others := [name for name in self.names if name not in names]:
+            hardware.say(f"columns that the run does not know are left out: {', '.join(others)}")
+        return Table(tuple(names), self.rows[:, [self.names.index(name) for name in names]])
 
 
 def is_table(name: str) -> bool:
@@ -90,7 +89,7 @@ def is_table(name: str) -> bool:
     path = Path(name)
     if path.suffix.lower() in (".npy", ".npz") and path.is_file():
         return [array.ndim for array in arrays(path).values()] == [2]
-    return path.suffix.lower() in SUFFIXES
+    return path.suffix.lower() in (*DELIMITERS, ".parquet")
 
 
 def read_table(name: str | Path) -> Table:
@@ -102,21 +101,20 @@ def read_table(name: str | Path) -> Table:
     if suffix in (".npy", ".npz"):
         return table_of(next(iter(arrays(path).values())), str(path))
     try:
-        import pandas  # noqa: F401
         from pyarrow import csv, parquet
-    except ImportError as error:
-        raise ValueError("tables are read by pandas and pyarrow: pip install 'ncsn[tables]'") from error
-    try:
+
         if suffix == ".parquet":
-            content = parquet.read_table(path)
+            frame = parquet.read_table(path).to_pandas()
         else:
             # In one block, because a column has the type of its first.
             block = csv.ReadOptions(block_size=min(max(1, path.stat().st_size), 2**31 - 1))
             blanks = csv.ConvertOptions(strings_can_be_null=True)
-            content = csv.read_csv(path, block, csv.ParseOptions(delimiter=DELIMITERS[suffix]), blanks)
+            frame = csv.read_csv(path, block, csv.ParseOptions(delimiter=DELIMITERS[suffix]), blanks).to_pandas()
+    except ImportError as error:
+        raise ValueError("tables are read by pandas and pyarrow: pip install 'ncsn[tables]'") from error
     except Exception as error:  # of many kinds, by what is broken
         raise ValueError(f"{path} cannot be read as a table ({one_line(error)})") from error
-    return table_of(content.to_pandas(), str(path))
+    return table_of(frame, str(path))
 
 
 def table_of(data: Any, place: str = "the table") -> Table:
@@ -124,43 +122,44 @@ def table_of(data: Any, place: str = "the table") -> Table:
 
     Raises ValueError for columns of one name, a file without names, infinite numbers, and if there is no such column.
     """
-    if not hasattr(data, "columns"):
-        array = np.asarray(data)
-        if array.ndim != 2 or array.dtype.kind not in "buif":
-            raise ValueError(f"{place} has shape {array.shape} of {array.dtype}; numbers (rows, columns) are needed")
-        return Table(tuple(map(str, range(array.shape[1]))), array.astype(np.float64))
+    if hasattr(data, "columns"):
+        names, rows = columns_of(data, place)
+    else:
+        rows = np.asarray(data)
+        if rows.ndim != 2 or rows.dtype.kind not in "buif":
+            raise ValueError(f"{place} has shape {rows.shape} of {rows.dtype}; numbers (rows, columns) are needed")
+        names = [str(i) for i in range(rows.shape[1])]
+        rows = rows if rows.dtype == np.float32 else rows.astype(np.float64)
+    if (infinite := np.isinf(rows).any(0)).any():
+        listed = ", ".join(np.array(names)[infinite])
+        raise ValueError(f"{place} has infinite numbers in {listed}; leave blank what is not known")
+    return Table(tuple(names), rows)
+
+
+def columns_of(data: Any, place: str) -> tuple[list[str], Float64[np.ndarray, "n d"]]:
+    """The names and the numbers of the columns of numbers in a DataFrame, as ``table_of``."""
     names = [str(name) for name in data.columns]
-    if double := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{place} has several columns called {', '.join(double)}; give each a name of its own")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{place} has columns {', '.join(names)}; give each a name of its own")
     if names != [str(i) for i in range(len(names))] and all(NUMBER.fullmatch(name) for name in names):
         raise ValueError(f"{place} has columns called {', '.join(names[:3])}; its first line must name the columns")
-    columns = {}
-    for name, column in zip(names, (data[key] for key in data.columns), strict=True):
-        if column.dtype.kind in "buif" or bool(column.isna().all()):
-            columns[name] = column.to_numpy(float, na_value=np.nan)
-    others = [name for name in names if name not in columns]
-    if not columns:
+    numeric = [data[key].dtype.kind in "buif" or bool(data[key].isna().all()) for key in data.columns]
+    others = [name for name, known in zip(names, numeric, strict=True) if not known]
+    if others == names:
         raise ValueError(f"{place} has no column of numbers, but {', '.join(names) or 'none at all'}")
-    if infinite := [name for name, column in columns.items() if np.isinf(column).any()]:
-        raise ValueError(f"{place} has infinite numbers in {', '.join(infinite)}; leave blank what is not known")
-    said = (f"columns of something else than numbers are left out: {', '.join(others)}",) if others else ()
-    return Table(tuple(columns), np.stack([*columns.values()], 1), said)
+    if others:
+        hardware.say(f"columns of something else than numbers are left out: {', '.join(others)}")
+    numbers = data.loc[:, numeric].to_numpy(float, na_value=np.nan)
+    return [name for name in names if name not in others], numbers
 
 
 def write_table(path: Path, names: Sequence[str], rows: Float64[np.ndarray, "n d"]) -> None:
-    """Write rows into a .csv, .tsv or .parquet: whole columns of whole numbers as integers, NaN as a blank."""
+    """Write rows into a .csv or .tsv: whole columns of whole numbers as integers, NaN as a blank."""
     import pandas
 
-    frame = pandas.DataFrame(rows, columns=[*names])
-    for i, column in enumerate(rows.T):
-        known = column[~np.isnan(column)]
-        if len(known) and (known == known.round()).all() and np.abs(known).max() < 2**53:
-            frame[names[i]] = frame[names[i]].astype("Int64")
+    frame = pandas.DataFrame(rows, columns=[*names]).convert_dtypes()
     with atomic(path) as temporary:
-        if path.suffix == ".parquet":
-            frame.to_parquet(temporary)
-        else:
-            frame.to_csv(temporary, sep=DELIMITERS[path.suffix], index=False)
+        frame.to_csv(temporary, sep=DELIMITERS[path.suffix], index=False)
 
 
 @dataclass(frozen=True)
@@ -171,16 +170,15 @@ class Units:
     alone, if a column of x is an income and another one a share.  Without what follows, z is t.
     ``log``: of which columns the logarithm is taken first.  ``cells``: which take single values, a cell around each: 0
     for none, WHOLE numbers, or a few that are LISTED.  ``values``: all of the LISTED, in their order; of the WHOLE the
-    least that there can be.  ``knots``: t, z and slopes dz/dt of f, a monotone spline; the identity where none is
-    needed.
+    least that there can be.  ``knots``: t and z between which f runs straight; the identity where none is needed.
     """
 
     shift: Float[Tensor, "*d"]
     scale: Float[Tensor, "*d"]
-    log: Bool[Tensor, "d"] | None = None
-    cells: Int64[Tensor, "d"] | None = None
-    values: Float64[Tensor, "d v"] | None = None
-    knots: Float64[Tensor, "3 d k"] | None = None
+    log: Bool[Tensor, "..."] = field(default_factory=lambda: torch.tensor(False))
+    cells: Int64[Tensor, "..."] = field(default_factory=lambda: torch.tensor(0))
+    values: Float64[Tensor, "_ v"] = field(default_factory=lambda: torch.zeros(1, 1, dtype=torch.float64))
+    knots: Float64[Tensor, "2 _ k"] = field(default_factory=lambda: torch.zeros(2, 1, 0, dtype=torch.float64))
 
     @classmethod
     def of(cls, x: Float[Tensor, "n d"]) -> "Units":
@@ -197,28 +195,17 @@ class Units:
             raise ValueError(f"column {', '.join(map(str, constant))} is constant, so it has no density; leave it out")
         if len(x) < FEWEST_ROWS:
             return cls(shift.to(x), scale.to(x))
-        shifts, scales, log, cells, values, knots = zip(*map(column_units, exact.numpy().T), strict=True)
-        most = max(map(len, values))
-        return cls(
-            shift=torch.tensor(shifts).to(x),
-            scale=torch.tensor(scales).to(x),
-            log=torch.tensor(log),
-            cells=torch.tensor(cells),
-            values=torch.from_numpy(np.stack([np.pad(row, (0, most - len(row)), mode="edge") for row in values])),
-            knots=torch.from_numpy(np.stack(knots, 1)),
-        )
+        parts = zip(*map(column_units, exact.numpy().T), strict=True)
+        shift, scale, log, cells, values, knots = (torch.from_numpy(np.stack(part)) for part in parts)
+        return cls(shift.to(x), scale.to(x), log, cells, values, knots.transpose(0, 1))
 
     @property
     def straight(self) -> Bool[Tensor, "*d"]:
         """Which columns are shifted and scaled alone."""
-        if self.knots is None or self.log is None or self.cells is None:
-            return torch.ones_like(self.shift, dtype=torch.bool, device="cpu")
-        return ~self.log & (self.cells == 0) & (self.knots[0] == self.knots[1]).all(1)
+        return (~self.log & (self.cells == 0) & (self.knots[0] == self.knots[1]).all(1)).expand(self.shift.shape)
 
     def describe(self, names: Sequence[str]) -> str:
         """What is done to which columns, in a line; "" for none."""
-        if self.log is None or self.cells is None or self.knots is None:
-            return ""
         bent = (self.knots[0] != self.knots[1]).any(1)
         kinds = ("logarithm", self.log), ("whole numbers", self.cells == WHOLE), ("few values", self.cells == LISTED)
         parts = [(kind, [names[i] for i in where.nonzero()]) for kind, where in (*kinds, ("normal scores", bent))]
@@ -235,12 +222,10 @@ class Units:
     def reals(self, x: Float[Tensor, "b *d"], generator: torch.Generator | None = None) -> Float64[Tensor, "b *d"]:
         """The user's numbers, or their logarithms: anywhere in their cells, or in the middle of them."""
         v = x.detach().cpu().double()
-        if self.log is None or self.cells is None or self.values is None:
-            return v
         place = torch.full_like(v, 0.5)
         if generator is not None:
             place = torch.rand(v.shape, generator=generator, device=generator.device).to(v)
-        listed = torch.searchsorted(self.values, v.T.contiguous()).T + place
+        listed = (self.values < v[..., None]).sum(-1) + place
         v = torch.where(self.cells == WHOLE, v + place - 0.5, torch.where(self.cells == LISTED, listed, v))
         return torch.where(self.log, v.log(), v)
 
@@ -249,36 +234,30 @@ class Units:
 
         ``generator``: draws where in its cell a value is; by default it is in the middle.
         """
-        t = (self.reals(x, generator) - self.shift.cpu().double()) / self.scale.cpu().double()
-        return (t if self.knots is None else spline(self.knots, t)[0]).to(x)
+        return bend((self.reals(x, generator) - self.shift) / self.scale, *self.knots)[0].to(x)
 
     def log_volume(self, x: Float[Tensor, "b *d"]) -> Float64[Tensor, "b"]:
         """The logarithm of |dz/dx|, of whole numbers and few values for cells of volume 1."""
-        v, scale = self.reals(x), self.scale.cpu().double()
-        volume = -scale.log().expand(v.shape)
-        if self.knots is not None and self.log is not None:
-            slopes = spline(self.knots, (v - self.shift.cpu().double()) / scale)[1]
-            volume = volume + slopes.log() - torch.where(self.log, v, 0.0)
+        v = self.reals(x)
+        slopes = bend((v - self.shift) / self.scale, *self.knots)[1]
+        volume = slopes.log() - self.scale.double().log() - torch.where(self.log, v, 0.0)
         return volume.flatten(1).sum(1)
 
     def restore(self, z: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
         """The model's examples as the user knows them, in double precision if the user's were."""
-        t = z.detach().cpu().double()
-        t = t if self.knots is None else inverse_spline(self.knots, t)
-        v = self.shift.cpu().double() + self.scale.cpu().double() * t
-        if self.log is not None and self.cells is not None and self.values is not None:
-            v = torch.where(self.log, v.exp(), v)
-            whole = v.round().maximum(self.values[:, 0])
-            index = v.nan_to_num().floor().clamp(0, self.values.shape[1] - 1).long()
-            listed = self.values.gather(1, index.T).T
-            v = torch.where(self.cells == WHOLE, whole, torch.where(self.cells == LISTED, listed, v))
+        v = self.shift + self.scale * bend(z.detach().cpu().double(), *self.knots.flip(0))[0]
+        v = torch.where(self.log, v.exp(), v)
+        index = v.nan_to_num().floor().clamp(0, self.values.shape[1] - 1).long()[..., None]
+        listed = self.values.expand(*v.shape, -1).gather(-1, index)[..., 0]
+        whole = v.round().maximum(self.values[:, 0])
+        v = torch.where(self.cells == WHOLE, whole, torch.where(self.cells == LISTED, listed, v))
         return v.to(z.device, z.dtype if z.device.type == "mps" else torch.promote_types(z.dtype, self.shift.dtype))
 
 
-def column_units(x: np.ndarray) -> tuple[float, float, bool, int, np.ndarray, np.ndarray]:
+def column_units(x: Float64[np.ndarray, "n"]) -> tuple[np.ndarray, ...]:
     """Shift, scale, logarithm, cells, values and knots of one column, as ``Units`` has them."""
     (distinct, counts), place = np.unique(x, return_counts=True), np.random.default_rng(0).random(len(x))
-    cells, values, v = 0, np.zeros(1), x
+    cells, values, v = 0, np.zeros(FEW), x
     if len(distinct) <= FEW and counts.min() >= 5:  # a rarer one may be missing among the rows to train on
         cells, values, v = LISTED, distinct, np.searchsorted(distinct, x) + place
     elif (x == x.round()).all():
@@ -287,11 +266,12 @@ def column_units(x: np.ndarray) -> tuple[float, float, bool, int, np.ndarray, np
     v = np.log(v) if log else v
     shift, scale = v.mean(), v.std(ddof=1)
     knots = normal_scores((v - shift) / scale, needed=cells == LISTED)
-    return float(shift), float(scale), bool(log), cells, values, knots
+    values = np.pad(values, (0, FEW - len(values)), mode="edge")
+    return np.asarray(shift), np.asarray(scale), np.asarray(log), np.asarray(cells), values, knots
 
 
-def normal_scores(t: np.ndarray, *, needed: bool) -> Float64[np.ndarray, "3 k"]:
-    """The knots of the spline that makes ``t`` standard normal; of the identity unless an end of t is unlike that.
+def normal_scores(t: Float64[np.ndarray, "n"], *, needed: bool) -> Float64[np.ndarray, "2 k"]:
+    """The knots, t and z, of what makes ``t`` standard normal; of the identity unless an end of t is unlike that.
 
     At equal steps in z, between the quantiles that five values lie beyond.  ``needed``: in any case.
     """
@@ -300,46 +280,22 @@ def normal_scores(t: np.ndarray, *, needed: bool) -> Float64[np.ndarray, "3 k"]:
     count, top, end = min(KNOTS, len(t) // 20), -ndtri(5 / len(t)), min(3.0, -ndtri(2 / len(t)))
     tails = np.diff(np.quantile(t, ndtr([-end, 1 - end, end - 1, end])))[[0, 2]]
     z = np.linspace(-top, top, count)
-    if not needed and (tails > BOUNDED).all() and (tails < HEAVY).all():
-        return np.stack([z, z, np.ones(count)])
     places, index = np.unique(np.quantile(t, ndtr(z)), return_inverse=True)
-    z = np.bincount(index, z) / np.bincount(index)
-    # Equal quantiles are one knot; those that are missing follow on the straight line beyond.
-    rise = (z[-1] - z[-2]) / (places[-1] - places[-2]) if len(z) > 1 else 1.0
-    beyond = np.arange(1, count - len(z) + 1)
-    places, z = np.append(places, places[-1] + beyond), np.append(z, z[-1] + rise * beyond)
-    rises = np.diff(z) / np.diff(places)
-    return np.stack([places, z, np.concatenate([rises[:1], (rises[1:] * rises[:-1]) ** 0.5, rises[-1:]])])
+    usual = not needed and (tails > BOUNDED).all() and (tails < HEAVY).all()
+    if usual or len(places) == 1:
+        return np.stack([z, z])
+    middles = np.bincount(index, z) / np.bincount(index)  # equal quantiles are one knot
+    z = np.linspace(middles[0], middles[-1], count)
+    return np.stack([np.interp(z, middles, places), z])
 
 
-def bins(knots: Float64[Tensor, "3 d k"], at: Float64[Tensor, "d b"], row: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The nearest points between the first and the last knot, by t or z (``row``), and the knots left and right."""
-    ends = knots[row]
-    inside = at.clamp(ends[:, :1], ends[:, -1:])
-    left = torch.searchsorted(ends[:, 1:-1].contiguous(), inside.contiguous()).expand(3, *at.shape)
-    return inside, knots.gather(2, left), knots.gather(2, left + 1)
-
-
-def spline(knots: Float64[Tensor, "3 d k"], t: Float64[Tensor, "b d"]) -> tuple[Tensor, Tensor]:
-    """Values z and slopes dz/dt of monotone rational quadratic splines, straight beyond the last knots.
-
-    Gregory & Delbourgo 1982; Durkan et al. 2019 (arXiv:1906.04032), equations 4 and 5.
-    """
-    inside, (t0, z0, slope0), (t1, z1, slope1) = bins(knots, t.T, 0)
-    rise, share = (z1 - z0) / (t1 - t0), (inside - t0) / (t1 - t0)
-    product = share * (1 - share)
-    below = rise + (slope0 + slope1 - 2 * rise) * product
-    slope = (rise / below) ** 2 * (slope1 * share**2 + 2 * rise * product + slope0 * (1 - share) ** 2)
-    z = z0 + (z1 - z0) * (rise * share**2 + slope0 * product) / below
-    return (z + slope * (t.T - inside)).T, slope.T
-
-
-def inverse_spline(knots: Float64[Tensor, "3 d k"], z: Float64[Tensor, "b d"]) -> Float64[Tensor, "b d"]:
-    """The t of ``spline`` with this z: Durkan et al. 2019, equations 6 to 8."""
-    inside, (t0, z0, slope0), (t1, z1, slope1) = bins(knots, z.T, 1)
-    rise, height = (z1 - z0) / (t1 - t0), inside - z0
-    bend = height * (slope0 + slope1 - 2 * rise)
-    a, b, c = (z1 - z0) * (rise - slope0) + bend, (z1 - z0) * slope0 - bend, -rise * height
-    share = 2 * c / (-b - (b**2 - 4 * a * c).clamp(min=0).sqrt())
-    t: Tensor = t0 + (t1 - t0) * share + (z.T - inside) / torch.where(share < 0.5, slope0, slope1)
-    return t.T
+def bend(
+    x: Float64[Tensor, "*b d"], start: Float64[Tensor, "_ k"], end: Float64[Tensor, "_ k"]
+) -> tuple[Float64[Tensor, "*b d"], Float64[Tensor, "*b d"]]:
+    """Values and slopes of the lines that lead from knot to knot, ``start`` to ``end``, and on beyond the last."""
+    if not start.numel():
+        return x, torch.ones_like(x)
+    right = torch.searchsorted(start[:, 1:-1].contiguous(), x.T.contiguous()) + 1
+    (x0, x1), (y0, y1) = ((knots.gather(1, right - 1), knots.gather(1, right)) for knots in (start, end))
+    slope = (y1 - y0) / (x1 - x0)
+    return (y0 + slope * (x.T - x0)).T, slope.T

@@ -5,7 +5,6 @@ from .features import Recognition as Recognition
 from .features import choose as choose
 from .features import digits as digits
 from .features import of_classifier as of_classifier
-from .metrics import judge_rows as judge_rows
 from .report import Evaluation as Evaluation
 from .report import Metric as Metric
 from .report import Ruler as Ruler

@@ -99,8 +99,7 @@ def fit(
                 raise ValueError("data has masked values; leave these examples out, or fill them")
             x = data.detach() if isinstance(data, Tensor) else torch.as_tensor(np.ascontiguousarray(data))
             if x.ndim == 2 and not signals:
-                x = checked(x)
-                table = Table(tuple(map(str, range(x.shape[1]))), x.cpu().numpy())
+                table = table_of(x.cpu().numpy())
         if table is not None:
             if labels is not None:
                 raise ValueError("labels are for images; a column of a table may be a class")
@@ -109,15 +108,6 @@ def fit(
         name = {} if record else {"dataset": pictures.name}  # a record says where they are
         chosen = replace(settings, **name | given, signals=isinstance(pictures, Signals))
         return fit_images(pictures, chosen, network, objective, noise, record or Record())
-
-
-def checked(x: Tensor) -> Tensor:
-    """Points, in single or double precision.  Raises ValueError for what has no density to learn."""
-    if len(x) < 10:
-        raise ValueError(f"data holds {len(x)} examples; at least 10 are needed, and a thousand to learn much")
-    if wrong := x.numel() if x.is_complex() else int((~x.isfinite()).sum()):
-        raise ValueError(f"data has {wrong} numbers that are complex, NaN or infinite; real, finite numbers are needed")
-    return x if x.dtype in (torch.float32, torch.float64) else x.double()
 
 
 def fit_points(
@@ -130,9 +120,7 @@ def fit_points(
 ) -> Run:
     """The run of a table of numbers."""
     table = table.complete
-    for line in table.said:
-        hardware.say(line)
-    x, device, seed = checked(torch.from_numpy(table.rows)), hardware.choose_device(settings.job.device), settings.seed
+    x, device, seed = torch.from_numpy(table.rows), hardware.choose_device(settings.job.device), settings.seed
     budget = Budget(steps=settings.steps, seconds=None if settings.minutes is None else 60 * settings.minutes)
     if record.folder is not None:  # which leaves time for samples and pictures
         budget, _ = rules.budgets(settings, time.perf_counter() - record.began, guided=False)
@@ -144,20 +132,19 @@ def fit_points(
         hardware.say(line)
     # Single values lie anywhere in their cells.
     z = torch.cat([units.standardise(part, generator).float() for part in torch.split(x, 2**16)]).to(device)
-    recipe = rules.recipe_of_points(z[rest], network, noise, settings.sampler, settings.levels)
+    recipe = rules.recipe_of_points(z[rest], network, noise, settings.sampler)
     # Where a network of standardised points has most to learn.
     noise = noise or LogNormal(-0.8, 1.6, recipe.sampling.sigma_max, recipe.sampling.sigma_min)
     torch.default_generator.manual_seed(seed)  # for the initial weights; everything else draws from the generator
     state = State(recipe.build(network=network).to(device), generator=generator)
     size = min(settings.batch_size or 512, len(rest))
-    names = ("dataset", "minutes", "steps", "sampler", "levels", "seed", "samples")
     run = Run(
         score=state.average,
         recipe=replace(recipe, columns=table.names),
         units=units,
         folder=record.folder,
         experiment="fit",
-        settings={name: getattr(settings, name) for name in names} | {"batch_size": size},
+        settings=plain(asdict(settings)) | {"batch_size": size},
         origin=record.origin,
     ).to(device)
     record.begin(run, state)
@@ -167,7 +154,7 @@ def fit_points(
     # By steps the number of threads stays, for then the result is the same to the byte.
     progress = progress if budget.seconds is None else hardware.Threads().beside(progress)
     judge = partial(held_out_losses, state, Batch(z[held_out]), noise, (4096,))
-    learn(progress, state, judge, record, rows=40, slack=0.0, power=2)
+    learn(progress, state, judge, record, rows=200, slack=0.0)  # often: few examples are soon learned by heart
     print(f"{verdict(state.rows, len(x))}; {state.step} steps", file=sys.stderr)
     return run
 
@@ -320,18 +307,10 @@ def held_out_losses(state: State, examples: Batch, noise: Proposal, sizes: Seque
 
 
 def learn(
-    progress: Iterable[Progress],
-    state: State,
-    judge: Callable[[], Losses],
-    record: Record,
-    rows: int,
-    slack: float,
-    power: int = 1,
+    progress: Iterable[Progress], state: State, judge: Callable[[], Losses], record: Record, rows: int, slack: float
 ) -> None:
     """Train, and note ``rows`` rows: of the losses since the last one, and of held-out examples.
 
-    ``power``: above 1 rows come earlier, the k-th after (k/rows)^power of the budget: few examples are soon learned by
-    heart.
     ``judge``: the losses of ``state.average`` on held-out examples, and their noise levels.
     In the end ``state.average`` is the average of the weights that was best on held-out examples, if their loss has
     risen by a share of ``slack`` since: with few examples it does, once the network knows the others by heart.
@@ -343,9 +322,9 @@ def learn(
     record.rows, done = state.rows, -1
     for p in record.watch(progress, state):
         if done < 0:  # a run that goes on has some of its budget behind it
-            done = int(rows * (min(1.0, p.fraction) * (p.step - 1) / p.step) ** (1 / power) + 1e-9)
+            done = int(rows * min(1.0, p.fraction) * (p.step - 1) / p.step + 1e-9)
         total += torch.tensor([p.losses.double().sum().item(), len(p.losses)])
-        if p.fraction < min(1.0, ((done + 1) / rows) ** power):
+        if p.fraction < min(1.0, (done + 1) / rows):
             continue
         done += 1
         losses, sigmas = judge()

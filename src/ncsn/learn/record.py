@@ -14,7 +14,7 @@ from ncsn.data import Images as Pictures
 from ncsn.data import Origin, load_images
 from ncsn.data.named import absolute
 from ncsn.data.sources import Reading, short_name
-from ncsn.data.tables import Table, read_table
+from ncsn.data.tables import Table, is_table, read_table
 from ncsn.learn import rules
 from ncsn.learn.settings import ImageJob, Images, ResolvedImages, given_ones, recalled
 from ncsn.machine import distributed, hardware
@@ -165,8 +165,8 @@ class Record:
         print(f"{self.folder}: {drawn.cost}; more with `ncsn sample {self.folder}`")
 
 
-def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
-    """The images to train on, the settings that follow from them, and a record of the training in the run's folder.
+def opened(given: Images) -> tuple[Pictures | Table, Images, Record]:
+    """The images or the table to train on, the settings that follow from them, and a record in the run's folder.
 
     With ``--resume`` the settings are the run's own.  Every process reads the images, the leading one first: it may
     have to download them.
@@ -180,6 +180,8 @@ def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
         storage.check(folder, overwrite=given.job.overwrite, resume=given.job.resume)
         if given.dataset != "mnist" and Path(given.dataset).resolve() in (folder / "run").resolve().parents:
             raise ValueError(f"{folder} lies in the data, of which its pictures would be a part; give another --out")
+    if is_table(given.dataset) and not given.signals:
+        return opened_table(given, folder)
     if given.job.resume and storage.begun(folder):
         pictures, settings, origin = continued(given, folder)
     else:
@@ -194,37 +196,28 @@ def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
     return pictures, settings, Record(folder=folder, job=given.job, origin=origin, group=group)
 
 
-def opened_table(given: Images) -> tuple[Table, Images, Record]:
-    """The rows of a table to train on, the settings, and a record in the run's folder, as ``opened``.
+def opened_table(given: Images, folder: Path) -> tuple[Table, Images, Record]:
+    """The same of a table, of whose rows a tenth is left for ``ncsn evaluate``.
 
-    A tenth of the rows is left for ``ncsn evaluate``.
     Raises ValueError for options that are of images.
     """
-    heard = {"dataset", "minutes", "steps", "batch_size", "sampler", "levels", "seed", "samples", "job"}
+    heard = {"dataset", "minutes", "steps", "batch_size", "sampler", "seed", "samples", "job"}
     if vain := sorted(given_ones(given, {field.name for field in fields(given)} - heard)):
-        raise ValueError(
-            f"{given.dataset} is a table, and {', '.join(vain)} for images; {', '.join(sorted(heard))} work"
-        )
-    folder = given.job.out or Path("runs") / short_name(given.dataset)
-    storage.check(folder, overwrite=given.job.overwrite, resume=given.job.resume)
+        raise ValueError(f"{given.dataset} is a table, and {', '.join(vain)} for images; it takes {', '.join(heard)}")
+    if given.job.resume:
+        raise ValueError("a table is learned in minutes and is not resumed; --overwrite begins anew")
     table = read_table(given.dataset).complete
-    settings = given if given.minutes or given.steps else replace(given, minutes=1.5)
-    settings = settings if given_ones(given, ["samples"]) else replace(settings, samples=2000)
-    if given.job.resume and storage.begun(folder):
-        config, where = read_config(folder), folder / "config.json"
-        settings = recalled(given, config.settings, f"{where}: settings", Images)
-        if config.data is None or config.data.digest != table.digest:
-            raise ValueError(f"{given.dataset} holds other rows than those that {folder} has learned from")
     train, test = table.parts
     split = (len(train.rows), 0, len(test.rows))
     origin = Origin(dataset=absolute(given.dataset), reading=Reading(), digest=table.digest, split=split)
-    return train, settings, Record(folder=folder, job=given.job, origin=origin)
+    minutes = given.minutes if given.minutes or given.steps else 1.5
+    return train, replace(given, minutes=minutes), Record(folder=folder, job=given.job, origin=origin)
 
 
 def continued(given: Images, folder: Path) -> tuple[Pictures, ResolvedImages, Origin]:
     """The images of a run that is resumed, which may have moved; its settings, and where the images are."""
     config, where = read_config(folder), folder / "config.json"
-    settings, origin = recalled(given, config.settings, f"{where}: settings", ResolvedImages), config.data
+    settings, origin = recalled(given, config.settings, f"{where}: settings"), config.data
     if origin is None:
         raise ValueError(f"{where} does not say which images the run has learned from")
     if given.dataset not in (settings.dataset, Images.dataset):  # the default says nothing of where they are

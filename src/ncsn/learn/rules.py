@@ -267,11 +267,7 @@ def arguments_of(network: str, shape: tuple[int, ...], widths: tuple[int, ...], 
 
 
 def recipe_of_points(
-    z: Float[Tensor, "n d"],
-    network: nn.Module | None,
-    noise: Proposal | None,
-    sampler: str,
-    levels: int | None = None,
+    z: Float[Tensor, "n d"], network: nn.Module | None, noise: Proposal | None, sampler: str
 ) -> Recipe:
     """Which network learns from standardised points, and how it is sampled.
 
@@ -287,7 +283,7 @@ def recipe_of_points(
         network="ResidualMLP" if network is None else name_of(network),
         arguments=mlp if network is None else {},
         shape=tuple(z.shape[1:]),
-        sampling=descent(top, bottom, sampler).but(levels=levels),
+        sampling=descent(top, bottom, sampler),
     )
 
 

@@ -6,7 +6,7 @@ Torch is not needed here, so that ``--help`` answers at once.
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import tyro
 from annotated_types import Interval
@@ -188,25 +188,21 @@ class ResolvedImages(Images):
     posterior_above: validation.NoiseLevel
 
 
-Kind = TypeVar("Kind", bound=Images)
-
-
 def given_ones(settings: Any, names: Iterable[str]) -> list[str]:
     """Those of the fields that have another value than their default."""
     usual = {field.name: field.default for field in fields(settings)}
     return [name for name in names if getattr(settings, name) != usual[name]]
 
 
-def recalled(given: Images, saved: dict[str, Any], where: str, kind: type[Kind]) -> Kind:
+def recalled(given: Images, saved: dict[str, Any], where: str) -> ResolvedImages:
     """The ``saved`` settings of the run that is resumed, for the new job; prints which of those given have no effect.
 
-    ``where``: what errors begin with.  ``kind``: what they are settings of.
-    Raises ValueError if the saved settings are none.
+    ``where``: what errors begin with.  Raises ValueError if the saved settings are none.
     """
     changes = {name: getattr(given, name) for name in given_ones(given, FREE)}
     if {"minutes", "steps"} & changes.keys():  # of which a run has one
         changes = {"minutes": None, "steps": None} | changes
-    own = validation.validated(kind, saved | changes, where)
+    own = validation.validated(ResolvedImages, saved | changes, where)
     names = given_ones(given, {field.name for field in fields(given)} - {"job", "dataset"})
     if vain := sorted(name for name in names if getattr(given, name) != getattr(own, name)):
         print(f"--resume keeps the run's own settings; these options have no effect: {', '.join(vain)}")

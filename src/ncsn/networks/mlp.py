@@ -68,30 +68,24 @@ class MLP(nn.Module):
         return self.output(h)  # type: ignore[no-any-return]
 
 
-class ResidualMLP(nn.Module):
+class ResidualMLP(MLP):
     """``blocks`` residual blocks of ``width`` units, normalised and shifted by the noise level: (b, d), (b,) → (b, d).
 
     For the columns of a table: beside ``MLP`` it learns in half of the steps what that does not, such as a ring among
-    six columns.  The last layer starts at zero, so that an untrained network returns zero.
+    six columns.
     """
 
     def __init__(
         self, dimensions: Positive, width: Positive = 256, blocks: Annotated[int, Interval(ge=1, le=1000)] = 3
     ) -> None:
-        super().__init__()
-        self.embedding = NoiseEmbedding(width)
+        super().__init__(dimensions, width, blocks)
         self.stem = nn.Linear(dimensions, width)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(blocks))
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
-        self.shifts = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        self.hidden = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) for _ in range(blocks))
         self.back = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
-        self.head = nn.Linear(width, dimensions)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Float[Tensor, "b d"], c: Float[Tensor, "b"] | Float[Tensor, "1"]) -> Float[Tensor, "b d"]:
         """The network's value at ``x`` for the noise levels c = ¼ ln σ."""
         embedding, h = self.embedding(c), self.stem(x)
-        for norm, hidden, shift, back in zip(self.norms, self.hidden, self.shifts, self.back, strict=True):
-            h = h + back(F.silu(hidden(norm(h)) + shift(embedding)))
-        return self.head(F.silu(h))  # type: ignore[no-any-return]
+        for hidden, shift, back in zip(self.hidden, self.shifts, self.back, strict=True):
+            h = h + back(F.silu(hidden(h) + shift(embedding)))
+        return self.output(F.silu(h))  # type: ignore[no-any-return]
