@@ -45,7 +45,9 @@ Condition = Callable[[Score, int, torch.Generator | None], Score]
 """(the prior's score, how many examples, randomness) → the posterior's score for as many."""
 CPU = torch.device("cpu")
 PARTICLES = 2**10  # of an imputation at a time: their activations fit a processor's cache
-IMPUTATION_LEVELS = 8  # of a table of six columns the blanks are 3 % farther off than by 16, and as well calibrated
+# From half of sigma_max down. Of a table of six columns, draws are as well calibrated as by 16 levels from all of it, in
+# two fifths of the time; their means are 3 % farther off.
+IMPUTATION_LEVELS = 7
 SMALL = 64  # numbers in an example with which a posterior has particles by default: each may take a backward pass
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
 
@@ -602,6 +604,7 @@ class Run:
         units.check(x, self.names)
         generator, count = generator_of(seed, self.device), max(n, 20)
         sampling = self.recipe.sampling.but(sampler="dpmpp-sde", levels=IMPUTATION_LEVELS, guidance=1.0)
+        sampling = replace(sampling, sigma_max=sampling.sigma_max / 2)
         z, ladder = units.standardise(x, generator).to(self.device), sampling.ladder(device=self.device)
         blanks, pattern = torch.unique(x.isnan(), dim=0, return_inverse=True)
         for number, blank in enumerate(blanks):

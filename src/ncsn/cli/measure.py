@@ -96,21 +96,19 @@ class Evaluate(SamplingOptions, RunOptions):
 
         import ncsn
         from ncsn import storage
-        from ncsn.evaluation.metrics import judge_rows, mixture_density
+        from ncsn.data.tables import Units
+        from ncsn.evaluation.metrics import judge_rows
 
         storage.check_out(out / NUMBERS, overwrite=self.overwrite)
-        storage.check_out(out / PAGE, overwrite=self.overwrite)
         train, test = (torch.from_numpy(part.rows) for part in run.table(self.data).parts)
         test = test[: self.n]
         drawn = console.draw(run, len(test), seed=self.seed, **self.how())
-        assert run.units is not None
-        seen, unseen, samples = (run.units.standardise(rows).numpy() for rows in (train, test, drawn.samples.double()))
-        numbers = {"n": len(test)} | judge_rows(seen, unseen, samples)
-        some = test[: 2 * ROWS]
-        numbers["log_density"] = float(run.log_prob(some, batch_size=ROWS, tolerance=0.01).mean())
-        usual = mixture_density(seen, unseen[: len(some)])
-        numbers["log_density_of_a_gaussian_mixture"] = float(usual.mean() + run.units.log_volume(some).mean())
-        storage.write_json(out / NUMBERS, {"source": str(self.run), "run_digest": run.digest} | numbers)
+        units = run.units or Units.of(train)
+        numbers = judge_rows(*(units.standardise(rows).numpy() for rows in (train, test, drawn.samples.double())))
+        parts = list(console.bar(run.likelihoods(test[:1000], batch_size=ROWS, tolerance=0.01), "log densities"))
+        numbers["log_density"] = float(torch.cat([part.log_prob for part in parts]).mean())
+        numbers["log_density_of_eight_gaussians"] += float(units.log_volume(test).mean())
+        storage.write_json(out / NUMBERS, {"source": str(self.run), "run_digest": run.digest, "n": len(test)} | numbers)
         ncsn.plots.columns(test.numpy(), drawn.samples.numpy(), run.names, out / PAGE)
         for name, value in numbers.items():
             print(f"{name}: {value:.4g}")

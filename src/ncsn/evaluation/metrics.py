@@ -157,12 +157,14 @@ def judge_rows(
 
     ``classifier``: how often gradient-boosted trees tell samples from held-out rows, cross-validated; ½ is ideal
     (Lopez-Paz & Oquab 2017, arXiv:1610.06545).  ``sliced_wasserstein``, ``memorisation``: as of images.
+    ``log_density_of_eight_gaussians``: of the held-out rows, by the mixture that suits ``train`` best.
 
     ``train``: rows that training has seen, nine times as many as ``test``, those that it has not.
     ``samples``: as many as ``test``.
     """
     from scipy.stats import mannwhitneyu
     from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.mixture import GaussianMixture as Mixture
     from sklearn.model_selection import StratifiedKFold, cross_val_score
     from sklearn.neighbors import NearestNeighbors
 
@@ -176,13 +178,5 @@ def judge_rows(
     nearest = NearestNeighbors(n_neighbors=1).fit(train)
     seen, made = (nearest.kneighbors(rows)[0][:, 0] for rows in (test, samples))
     numbers["memorisation"] = float(mannwhitneyu(seen, made).statistic) / len(test) ** 2
+    numbers["log_density_of_eight_gaussians"] = float(Mixture(8, random_state=0).fit(train).score(test))
     return numbers
-
-
-def mixture_density(train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m"]:
-    """Log densities of ``test`` by the mixture of up to 16 Gaussians that suits ``train`` best, by BIC."""
-    from sklearn.mixture import GaussianMixture as Mixture
-
-    mixtures = [Mixture(k, random_state=0, reg_covar=1e-4).fit(train) for k in (1, 2, 4, 8, 16) if len(train) > 20 * k]
-    best = min(mixtures, key=lambda mixture: float(mixture.bic(train)))
-    return np.asarray(best.score_samples(test))

@@ -154,7 +154,7 @@ def fit_points(
     # By steps the number of threads stays, for then the result is the same to the byte.
     progress = progress if budget.seconds is None else hardware.Threads().beside(progress)
     judge = partial(held_out_losses, state, Batch(z[held_out]), noise, (4096,))
-    learn(progress, state, judge, record, rows=200, slack=0.0)  # often: few examples are soon learned by heart
+    learn(progress, state, judge, record, rows=100, slack=0.0)  # often: few examples are soon learned by heart
     print(f"{verdict(state.rows, len(x))}; {state.step} steps", file=sys.stderr)
     return run
 
