@@ -485,7 +485,7 @@ def test_info_says_what_a_run_is(run: Path, capsys: Printed) -> None:
         ("interpolate POINTS", "makes points"),
         ("likelihood POINTS", "makes points"),
         ("denoise POINTS", "makes points"),
-        ("evaluate POINTS", "does not say"),
+        ("evaluate POINTS", "only images are evaluated"),
         ("denoise RUN --out taken.png", "--overwrite"),
         ("denoise mnist --input 10000", "0 to 9999"),
         ("denoise RUN --input small.png --measured", "(1, 28, 28)"),

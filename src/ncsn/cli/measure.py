@@ -57,6 +57,8 @@ class Evaluate(SamplingOptions, RunOptions):
         from ncsn.machine import distributed
 
         run, group, ruler = ncsn.load(self.run, device=self.device), distributed.join(), None
+        if not run.recipe.images:
+            raise ValueError(f"{self.run} makes signals or points; only images are evaluated")
         out = self.out or (self.run if self.run == run.folder else Path())
         if run.recipe.columns:
             self.judge_table(run, out)

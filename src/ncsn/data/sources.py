@@ -175,8 +175,8 @@ def from_files(name: str, files: Files) -> Catalogue:
         if part or beside
     }
     left_out = Counter(path.suffix.lower() for path in visible if path not in items)
-    listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in left_out.most_common(5))
-    return [*items.values()], [f"{left_out.total()} files left out: {listed}, …"] if left_out else []
+    listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in left_out.most_common())
+    return [*items.values()], [one_line(f"{left_out.total()} files left out: {listed}")] if left_out else []
 
 
 def contents(path: Path) -> Iterator[tuple[str, bytes]]:
