@@ -305,6 +305,7 @@ def columns(
     figure = _blank(1.7 * d, 1.7 * d)
     panels = figure.subplots(d, d, squeeze=False)
     ends = np.quantile(real, [0.005, 0.995], axis=0).T
+    ends = ends + 0.05 * np.diff(ends) * [-1, 1]
     for i, j in np.ndindex(d, d):
         axes = panels[i, j]
         axes.set(xlim=ends[j], xticks=[], yticks=[])
