@@ -1,9 +1,9 @@
 from .images import Images as Images
 from .images import Labels as Labels
+from .images import Origin as Origin
 from .images import Signals as Signals
 from .images import batches as batches
-from .named import Origin as Origin
-from .named import load_images as load_images
-from .named import mnist as mnist
-from .named import read_example as read_example
+from .images import load_images as load_images
+from .images import mnist as mnist
+from .images import read_example as read_example
 from .sources import Reading as Reading

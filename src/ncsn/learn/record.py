@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from ncsn import storage
 from ncsn.data import Images as Pictures
 from ncsn.data import Origin, load_images
-from ncsn.data.named import absolute
+from ncsn.data.images import absolute
 from ncsn.data.sources import Reading, short_name
 from ncsn.data.tables import Table, is_table, read_table
 from ncsn.learn import rules
