@@ -571,8 +571,7 @@ class Run:
         if not bool(units.straight.all()):
             seen = (measure(torch.eye(len(zero))) - measure(zero[None].cpu()))[~units.straight]
             if bool(seen.any()):
-                bent = units.describe(self.names)
-                raise ValueError(f"the measurement is not linear in the run's scales ({bent}); run.impute fills in")
+                raise ValueError(f"the measurement is not linear in {units.describe(self.names)}; run.impute fills in")
         shift, scale = zero + units.shift.to(zero), zero + units.scale.to(zero)
         target, noise = (torch.as_tensor(value, dtype=zero.dtype, device=self.device) for value in (y, noise_std))
         observation = Observation.of(measure, target, noise, shift, scale)
@@ -695,9 +694,8 @@ class Run:
         mean = replace(self, score=score).means(None)[0]
         smallest = sampling.sigma_min if sigma_min is None else sigma_min
         density = partial(log_prob, score, mean=mean, probes=probes, tolerance=tolerance)
-        for number, (part, change) in enumerate(
-            zip(torch.split(x, batch_size), torch.split(volume, batch_size), strict=True)
-        ):
+        parts = zip(torch.split(x, batch_size), torch.split(volume, batch_size), strict=True)
+        for number, (part, change) in enumerate(parts):
             part_seed = seed if isinstance(seed, torch.Generator) else block_seed(seed, number)
             generator = generator_of(part_seed, self.device)
             with hardware.uncompiled():  # for gradients are asked for once for each probe

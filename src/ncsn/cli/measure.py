@@ -57,12 +57,12 @@ class Evaluate(SamplingOptions, RunOptions):
         from ncsn.machine import distributed
 
         run, group, ruler = ncsn.load(self.run, device=self.device), distributed.join(), None
-        if not run.recipe.images:
-            raise ValueError(f"{self.run} makes signals or points; only images are evaluated")
         out = self.out or (self.run if self.run == run.folder else Path())
         if run.recipe.columns:
             self.judge_table(run, out)
             return
+        if not run.recipe.images:
+            raise ValueError(f"{self.run} makes signals or points; only images and tables are evaluated")
         if group.leads:
             out.mkdir(parents=True, exist_ok=True)
             for name in FILES:
@@ -105,8 +105,10 @@ class Evaluate(SamplingOptions, RunOptions):
         train, test = (torch.from_numpy(part.rows) for part in run.table(self.data).parts)
         test = test[: self.n]
         drawn = console.draw(run, len(test), seed=self.seed, **self.how())
-        units = run.units or Units.of(train)
-        numbers = judge_rows(*(units.standardise(rows).numpy() for rows in (train, test, drawn.samples.double())))
+        units, generator = run.units or Units.of(train), torch.Generator().manual_seed(self.seed)
+        three = train, test, drawn.samples.double()
+        # Single values lie anywhere in their cells, or a Gaussian would be as narrow as one.
+        numbers = judge_rows(*(units.standardise(rows, generator).numpy() for rows in three))
         parts = list(console.bar(run.likelihoods(test[:1000], batch_size=ROWS, tolerance=0.01), "log densities"))
         numbers["log_density"] = float(torch.cat([part.log_prob for part in parts]).mean())
         numbers["log_density_of_eight_gaussians"] += float(units.log_volume(test).mean())
