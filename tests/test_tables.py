@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,10 @@ def test_the_way_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert "name" in capsys.readouterr().err
     run = ncsn.load("runs/people")
     assert run.names == ("lognormal", "beta", "count")
+    assert run.units is not None
+    for name, tensor in vars(run.units).items():
+        other = replace(run.units, **{name: ~tensor if name == "log" else tensor + 1})
+        assert replace(run, units=other).digest != run.digest, name
     command("sample runs/people -n 30 --out new.csv")
     new = pandas.read_csv("new.csv")
     assert [*new.columns] == [*run.names]

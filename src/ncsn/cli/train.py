@@ -33,10 +33,15 @@ class Train(Images):
         """Train, and draw."""
         import ncsn
         from ncsn.cli import console
-        from ncsn.data.tables import Table
-        from ncsn.learn.record import BAND_NAMES, opened
+        from ncsn.data.tables import Table, is_table
+        from ncsn.learn.record import BAND_NAMES, opened, opened_table
 
-        data, settings, record = opened(self)
+        data: Pictures | Table
+        settings: Images
+        if is_table(self.dataset) and not self.signals:
+            data, settings, record = opened_table(self)
+        else:
+            data, settings, record = opened(self)
         run = ncsn.fit(data, settings=settings, record=record)
         if record.writes:
             drawn = console.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, 36))
@@ -53,7 +58,7 @@ class Train(Images):
                 ncsn.plots.evolution_animation(drawn.path, record.path("evolution.gif"))
             ncsn.plots.loss_curves([vars(row) for row in record.rows], BAND_NAMES, record.path("loss.png"))
             record.results(run, drawn)
-            for line in remarks(data, drawn.samples) if run.recipe.images else []:
+            for line in [] if isinstance(data, Table) or settings.signals else remarks(data, drawn.samples):
                 print(line)
         record.group.share()  # the others wait for the pictures, and end together
 

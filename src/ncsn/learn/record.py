@@ -14,7 +14,7 @@ from ncsn.data import Images as Pictures
 from ncsn.data import Origin, load_images
 from ncsn.data.images import absolute
 from ncsn.data.sources import Reading, short_name
-from ncsn.data.tables import Table, is_table, read_table
+from ncsn.data.tables import Table, read_table
 from ncsn.learn import rules
 from ncsn.learn.settings import ImageJob, Images, ResolvedImages, given_ones, recalled
 from ncsn.machine import distributed, hardware
@@ -165,8 +165,8 @@ class Record:
         print(f"{self.folder}: {drawn.cost}; more with `ncsn sample {self.folder}`")
 
 
-def opened(given: Images) -> tuple[Pictures | Table, Images, Record]:
-    """The images or the table to train on, the settings that follow from them, and a record in the run's folder.
+def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
+    """The images to train on, the settings that follow from them, and a record in the run's folder.
 
     With ``--resume`` the settings are the run's own.  Every process reads the images, the leading one first: it may
     have to download them.
@@ -180,8 +180,6 @@ def opened(given: Images) -> tuple[Pictures | Table, Images, Record]:
         storage.check(folder, overwrite=given.job.overwrite, resume=given.job.resume)
         if given.dataset != "mnist" and Path(given.dataset).resolve() in (folder / "run").resolve().parents:
             raise ValueError(f"{folder} lies in the data, of which its pictures would be a part; give another --out")
-    if is_table(given.dataset) and not given.signals:
-        return opened_table(given, folder)
     if given.job.resume and storage.begun(folder):
         pictures, settings, origin = continued(given, folder)
     else:
@@ -196,7 +194,7 @@ def opened(given: Images) -> tuple[Pictures | Table, Images, Record]:
     return pictures, settings, Record(folder=folder, job=given.job, origin=origin, group=group)
 
 
-def opened_table(given: Images, folder: Path) -> tuple[Table, Images, Record]:
+def opened_table(given: Images) -> tuple[Table, Images, Record]:
     """The same of a table, of whose rows a tenth is left for ``ncsn evaluate``.
 
     Raises ValueError for options that are of images.
@@ -206,6 +204,8 @@ def opened_table(given: Images, folder: Path) -> tuple[Table, Images, Record]:
         raise ValueError(f"{given.dataset} is a table, and {', '.join(vain)} for images; it takes {', '.join(heard)}")
     if given.job.resume:
         raise ValueError("a table is learned in minutes and is not resumed; --overwrite begins anew")
+    folder = given.job.out or Path("runs") / short_name(given.dataset)
+    storage.check(folder, overwrite=given.job.overwrite)
     table = read_table(given.dataset).complete
     train, test = table.parts
     split = (len(train.rows), 0, len(test.rows))
