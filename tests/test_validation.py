@@ -20,11 +20,12 @@ NEEDED: dict[str, Any] = {
     "run": Path("x"),
     "out": Path("x.onnx"),
     "to": "user/model",
+    "rows": Path("rows.csv"),
 }
 # Whole numbers begin at 1 and real ones above 0, but for these.
 LEAST = {
     **dict.fromkeys(("seed", "max_broken", "port", "Toy.samples", "Sample.guidance", "Evaluate.guidance"), 0),
-    **{"minutes": 0.001, "log_sigma_mean": -20, "guidance": 1, "tolerance": 1e-10, "Evaluate.n": 100},
+    **{"minutes": 0.001, "log_sigma_mean": -20, "guidance": 1, "tolerance": 1e-10, "Evaluate.n": 100, "Impute.n": 2},
     **dict.fromkeys(("Interpolate.steps", "Likelihood.n", "Likelihood.probes"), 2),
 }
 
@@ -63,7 +64,15 @@ def test_every_number_has_a_range_and_is_refused_outside_of_it(kind: Any) -> Non
 
 # What nobody sets is 0 or off, but for these.
 USUAL = {
-    **{"Sample.n": 64, "Likelihood.n": 64, "Evaluate.n": 10_000, "Interpolate.n": 6, "n": 16, "Interpolate.steps": 12},
+    **{
+        "Sample.n": 64,
+        "Likelihood.n": 64,
+        "Evaluate.n": 10_000,
+        "Interpolate.n": 6,
+        "Impute.n": 20,
+        "n": 16,
+        "Interpolate.steps": 12,
+    },
     **{"noise": 0.05, "Denoise.noise": 0.5, "solver_steps": 3, "factor": 4, "blur": 2.0, "probes": 4},
     **{"tolerance": 1e-3, "port": 8000, "batch_size": 500, "samples": 100, "accumulate": 1, "blocks": 2},
     **{"log_sigma_std": 1.2, "muon_rate": 0.02, "adam_rate": 2e-3, "compile": True, "classes": True},

@@ -20,7 +20,7 @@ from ncsn.validation import one_line
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FEWEST_ROWS = 100  # with fewer, a column's tails and cells are not to be told from chance
 FEW = 20  # values: a column of no more takes these alone
-WHOLE, LISTED = 1, 2  # kinds of cells: around whole numbers; of a few values, one after the other
+INTEGERS, LISTED = 1, 2  # kinds of cells: around whole numbers; of a few values, one after the other
 LOG_GAIN = 0.1  # nats a value by which the logarithm must be nearer to a Gaussian than the column itself
 BOUNDED, HEAVY = (
     0.085,
@@ -169,7 +169,7 @@ class Units:
     ``shift`` and ``scale`` > 0 broadcast against one example.  Noise of one σ for all coordinates makes sense for z
     alone, if a column of x is an income and another one a share.  Without what follows, z is t.
     ``log``: of which columns the logarithm is taken first.  ``cells``: which take single values, a cell around each: 0
-    for none, WHOLE numbers, or a few that are LISTED.  ``values``: all of the LISTED, in their order; of the WHOLE the
+    for none, INTEGERS numbers, or a few that are LISTED.  ``values``: all of the LISTED, in their order; of the INTEGERS the
     least that there can be.  ``knots``: t and z between which f runs straight; the identity where none is needed.
     """
 
@@ -207,7 +207,7 @@ class Units:
     def describe(self, names: Sequence[str]) -> str:
         """What is done to which columns, in a line; "" for none."""
         bent = (self.knots[0] != self.knots[1]).any(1)
-        kinds = ("logarithm", self.log), ("whole numbers", self.cells == WHOLE), ("few values", self.cells == LISTED)
+        kinds = ("logarithm", self.log), ("whole numbers", self.cells == INTEGERS), ("few values", self.cells == LISTED)
         parts = [(kind, [names[i] for i in where.nonzero()]) for kind, where in (*kinds, ("normal scores", bent))]
         return "; ".join(f"{kind}: {', '.join(columns)}" for kind, columns in parts if columns)
 
@@ -226,7 +226,7 @@ class Units:
         if generator is not None:
             place = torch.rand(v.shape, generator=generator, device=generator.device).to(v)
         listed = (self.values < v[..., None]).sum(-1) + place
-        v = torch.where(self.cells == WHOLE, v + place - 0.5, torch.where(self.cells == LISTED, listed, v))
+        v = torch.where(self.cells == INTEGERS, v + place - 0.5, torch.where(self.cells == LISTED, listed, v))
         return torch.where(self.log, v.log(), v)
 
     def standardise(self, x: Float[Tensor, "b *d"], generator: torch.Generator | None = None) -> Float[Tensor, "b *d"]:
@@ -250,7 +250,7 @@ class Units:
         index = v.nan_to_num().floor().clamp(0, self.values.shape[1] - 1).long()[..., None]
         listed = self.values.expand(*v.shape, -1).gather(-1, index)[..., 0]
         whole = v.round().maximum(self.values[:, 0])
-        v = torch.where(self.cells == WHOLE, whole, torch.where(self.cells == LISTED, listed, v))
+        v = torch.where(self.cells == INTEGERS, whole, torch.where(self.cells == LISTED, listed, v))
         return v.to(z.device, z.dtype if z.device.type == "mps" else torch.promote_types(z.dtype, self.shift.dtype))
 
 
@@ -261,7 +261,7 @@ def column_units(x: Float64[np.ndarray, "n"]) -> tuple[np.ndarray, ...]:
     if len(distinct) <= FEW and counts.min() >= 5:  # a rarer one may be missing among the rows to train on
         cells, values, v = LISTED, distinct, np.searchsorted(distinct, x) + place
     elif (x == x.round()).all():
-        cells, values, v = WHOLE, np.array([0.0 if distinct[0] >= 0 else -1e18]), x + place - 0.5
+        cells, values, v = INTEGERS, np.array([0.0 if distinct[0] >= 0 else -1e18]), x + place - 0.5
     log = cells == 0 and x.min() > 0 and np.log(v.std() / np.log(v).std()) - np.log(v).mean() > LOG_GAIN
     v = np.log(v) if log else v
     shift, scale = v.mean(), v.std(ddof=1)
