@@ -168,9 +168,10 @@ class Units:
 
     ``shift`` and ``scale`` > 0 broadcast against one example.  Noise of one σ for all coordinates makes sense for z
     alone, if a column of x is an income and another one a share.  Without what follows, z is t.
-    ``log``: of which columns the logarithm is taken first.  ``cells``: which take single values, a cell around each: 0
-    for none, INTEGERS numbers, or a few that are LISTED.  ``values``: all of the LISTED, in their order; of the INTEGERS the
-    least that there can be.  ``knots``: t and z between which f runs straight; the identity where none is needed.
+    ``log``: of which columns the logarithm is taken first.
+    ``cells``: which take single values, a cell around each: 0 for none, INTEGERS, or a few that are LISTED.
+    ``values``: all of the LISTED, in their order; of INTEGERS the least that there can be.
+    ``knots``: t and z between which f runs straight; the identity where none is needed.
     """
 
     shift: Float[Tensor, "*d"]
