@@ -76,11 +76,14 @@ def main(settings: Toy) -> None:
             for sampler, how in (("langevin", once), ("annealed", {})):
                 how |= {"sampler": sampler, "seed": generator, "start": start, "description": sampler}
                 row.append((f"{sampler}, {kind} score", console.draw(replace(run, score=score), n, **how).samples))
+        weights: dict[str, str] = {}
         for title, x in [("floor", other), *panels[0], *panels[1]]:
             modes = metrics.mode_statistics(x, truth) if name == "gaussian" else []
             numbers["samplers"][title] = result = {"distance": metrics.sliced_wasserstein(x, data), "modes": modes}
-            print(f"{title}: distance {result['distance']:.3f}", *[f"weight {mode['weight']:.3f}" for mode in modes])
-        ncsn.plots.scatter_panels(panels, out / "samples.png")
+            weights[title] = " / ".join(f"{mode['weight']:.3f}" for mode in modes)
+            print(f"{title}: distance {result['distance']:.3f}", weights[title] and f"weights {weights[title]}")
+        titled = [[(f"{title}\n{weights[title]}", x) for title, x in row] for row in panels]
+        ncsn.plots.scatter_panels(titled, out / "samples.png")
     (out / "metrics.json").write_text(json.dumps(numbers, indent=1))
     print(f"{out}: pictures and metrics.json")
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 import ncsn
+from ncsn.distributions import TOYS
 
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "idea.png"
 SIGMAS = (0.0, 0.15, 0.4, 1.2)  # about the noise levels that are shown, from the data to noise that hides it
@@ -21,19 +21,11 @@ VIEW = 3.0
 GREY, RED, INK = "#8d99ae", "#d1495b", "#22223b"
 
 
-def two_moons(n: int, generator: torch.Generator) -> Tensor:
-    """Points (n, 2) near two half circles, of mean 0 and standard deviation 1."""
-    angle = torch.pi * torch.rand(n, generator=generator)
-    side = (torch.rand(n, generator=generator) < 0.5).float() * 2 - 1
-    x = torch.stack([side * (angle.cos() - 0.5), side * (angle.sin() - 0.25)], 1)
-    x += 0.06 * torch.randn(n, 2, generator=generator)
-    return (x - x.mean(0)) / x.std(0)
-
-
 def main() -> None:
     """Learn the score of the two moons, sample from it, and draw both."""
     generator = torch.Generator().manual_seed(0)
-    data = two_moons(5000, generator)
+    data = TOYS["moons"]().sample(5000, generator=generator)
+    data = (data - data.mean(0)) / data.std(0)
     run = ncsn.fit(data, steps=3000)
     states = list(run.steps(1500, levels=60, seed=0))
 

@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
     """A run with a guide, and a checkpoint of both."""
     for place in (tmp_path / "run", tmp_path / "run" / "guide"):
         Run(score=SCORE, recipe=RECIPE).save(place)
-        a_state().save(place / CHECKPOINT)
+        a_state().save(str(place / CHECKPOINT))
     return tmp_path / "run"
 
 
