@@ -57,7 +57,7 @@ def test_large_numbers_of_small_spread_keep_their_digits(tmp_path: Path) -> None
 
 
 def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
-    x = table(1000)
+    x = table(1000).double()
     after = torch.rand(3, generator=torch.Generator().manual_seed(3))
     forms: list[Any] = [x, x.tolist(), x.flip(0).numpy()[::-1], x.clone().requires_grad_(), x]
     weights = []
@@ -109,8 +109,8 @@ def test_minutes_have_sixty_seconds_and_one_is_usual(monkeypatch: pytest.MonkeyP
     def seconds(data: Any, **given: Any) -> float | None:
         return unlearned(monkeypatch, data, **given).budgets[-1].seconds
 
-    assert seconds(table(1000), minutes=2.5) == 150
-    assert seconds(table(1000)) == 60
+    assert 130 < (seconds(table(1000), minutes=2.5) or 0) <= 150
+    assert 50 < (seconds(table(1000)) or 0) <= 60
     assert 50 < (seconds(pictures()) or 0) <= 60
     assert 500 < (seconds(pictures(), settings=Images(channels=(8,))) or 0) <= 600, "as of the command"
     lessons = unlearned(monkeypatch, pictures(labels=False), tiny(steps=101))

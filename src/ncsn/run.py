@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ncsn import networks, problems, storage
 from ncsn.data import Images, Origin
 from ncsn.data.pixels import Depth
-from ncsn.data.tables import Table, read_table, table_of
+from ncsn.data.tables import Table, table_of
 from ncsn.data.tables import Units as Units
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
@@ -275,15 +275,6 @@ class Run:
         if self.origin is None:
             raise ValueError(f"{self.folder or 'the run'} does not say which images it has learned from")
         return self.origin.load(dataset)
-
-    def table(self, dataset: str | None = None) -> Table:
-        """The rows that the run has learned from, and the tenth that it has not seen; as ``data``."""
-        if self.origin is None or not self.recipe.columns:
-            raise ValueError(f"{self.folder or 'the run'} does not say which rows it has learned from")
-        table = read_table(dataset or self.origin.dataset).complete
-        if table.digest != self.origin.digest:
-            raise ValueError(f"{dataset or self.origin.dataset} holds other rows than those that the run learned from")
-        return table
 
     @property
     def names(self) -> tuple[str, ...]:

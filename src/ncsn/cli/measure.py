@@ -98,22 +98,22 @@ class Evaluate(SamplingOptions, RunOptions):
 
         import ncsn
         from ncsn import storage
-        from ncsn.data.tables import Units
         from ncsn.evaluation.metrics import judge_rows
 
         storage.check_out(out / NUMBERS, overwrite=self.overwrite)
-        train, test = (torch.from_numpy(part.rows) for part in run.table(self.data).parts)
-        test = test[: self.n]
+        data, units, generator = run.data(self.data), run.units, torch.Generator().manual_seed(self.seed)
+        assert units is not None
+        print(f"data: {data.name}, {data.describe()}")
+        z, test = data.test[: self.n], units.restore(data.test[: self.n].double())
         drawn = console.draw(run, len(test), seed=self.seed, **self.how())
-        units, generator = run.units or Units.of(train), torch.Generator().manual_seed(self.seed)
-        three = train, test, drawn.samples.double()
         # Single values lie anywhere in their cells, or a Gaussian would be as narrow as one.
-        numbers = judge_rows(*(units.standardise(rows, generator).numpy() for rows in three))
+        made = units.standardise(drawn.samples.double(), generator)
+        numbers = judge_rows(data.train.numpy(), z.numpy(), made.float().numpy())
         parts = list(console.bar(run.likelihoods(test[:1000], batch_size=ROWS, tolerance=0.01), "log densities"))
         numbers["log_density"] = float(torch.cat([part.log_prob for part in parts]).mean())
         numbers["log_density_of_eight_gaussians"] += float(units.log_volume(test).mean())
         storage.write_json(out / NUMBERS, {"source": str(self.run), "run_digest": run.digest, "n": len(test)} | numbers)
-        ncsn.plots.columns(test.numpy(), drawn.samples.numpy(), run.names, out / PAGE)
+        ncsn.plots.columns(test, drawn.samples, run.names, out / PAGE)
         for name, value in numbers.items():
             print(f"{name}: {value:.4g}")
         print(f"{out}: {NUMBERS}, {PAGE}")

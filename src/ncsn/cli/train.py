@@ -33,23 +33,20 @@ class Train(Images):
         """Train, and draw."""
         import ncsn
         from ncsn.cli import console
-        from ncsn.data.tables import Table, is_table
-        from ncsn.learn.record import BAND_NAMES, opened, opened_table
+        from ncsn.learn.record import BAND_NAMES, opened
 
-        data: Pictures | Table
-        settings: Images
-        if is_table(self.dataset) and not self.signals:
-            data, settings, record = opened_table(self)
-        else:
-            data, settings, record = opened(self)
+        data, settings, record = opened(self)
         run = ncsn.fit(data, settings=settings, record=record)
         if record.writes:
-            drawn = console.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, 36))
-            if isinstance(data, Table):
-                ncsn.plots.columns(data.rows, drawn.samples.numpy(), run.names, record.path("samples.png"))
-            elif run.units is not None:
-                rows = {"held out": run.units.restore(data.validation), "samples": drawn.samples}
-                ncsn.plots.signal_rows(rows, record.path("samples.png"))
+            n = settings.samples * (10 if data.columns else 1)  # of points more can be seen
+            drawn = console.draw(run, n, seed=settings.seed, keep=min(n, 36))
+            if data.units is not None:
+                real = data.units.restore(data.validation[:n])
+                if data.columns:
+                    ncsn.plots.columns(real, drawn.samples, run.names, record.path("samples.png"))
+                else:
+                    rows = {"held out": real, "samples": drawn.samples}
+                    ncsn.plots.signal_rows(rows, record.path("samples.png"))
             else:
                 annealed = console.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
                 ncsn.plots.image_grid(drawn.samples, record.path("samples.png"))
@@ -58,7 +55,7 @@ class Train(Images):
                 ncsn.plots.evolution_animation(drawn.path, record.path("evolution.gif"))
             ncsn.plots.loss_curves([vars(row) for row in record.rows], BAND_NAMES, record.path("loss.png"))
             record.results(run, drawn)
-            for line in [] if isinstance(data, Table) or settings.signals else remarks(data, drawn.samples):
+            for line in [] if data.units is not None else remarks(data, drawn.samples):
                 print(line)
         record.group.share()  # the others wait for the pictures, and end together
 

@@ -1,7 +1,6 @@
 from .images import Images as Images
 from .images import Labels as Labels
 from .images import Origin as Origin
-from .images import Signals as Signals
 from .images import batches as batches
 from .images import load_images as load_images
 from .images import mnist as mnist

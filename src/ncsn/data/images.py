@@ -1,4 +1,4 @@
-"""Data sets of images, and of signals, as tensors: what a user names becomes one, and a run finds its own again.
+"""Data sets of images, signals and rows as tensors: what a user names becomes one, and a run finds its own again.
 
 A data set has three parts, classes, and says what was done to its files.
 
@@ -11,8 +11,8 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib import resources
 from itertools import count, islice
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int64, Shaped, UInt8
+from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from ncsn.data import sources
 from ncsn.data.pixels import BYTES, Depth, Picture, depth_of, dequantize, fitted, in_units, picture, pictures, reals
 from ncsn.data.sources import PARTS, Catalogue, Item, Reading, Split, images_in_shard, part_of, short_name
+from ncsn.data.tables import Table, Units, arrays, is_table, read_table
 from ncsn.machine import hardware
 from ncsn.objectives import Batch
 from ncsn.validation import one_line
@@ -61,7 +62,9 @@ class Labels:
 
 @dataclass(frozen=True)
 class Images:
-    """A data set of images in three parts: bytes, or reals in [0, 1] where the files have more than 8 bits.
+    """A data set in three parts: images, as bytes, or as reals in [0, 1] where the files have more than 8 bits.
+
+    Or signals (n, c, l), volumes (n, c, d, h, w), and rows of a table (n, d): real numbers in units of their own.
 
     ``train``: the training images, (n, c, h, w).
     ``validation``: the images that show how a training goes.
@@ -71,17 +74,21 @@ class Images:
     ``depth``: what the numbers in the files are.
     ``said``: what was converted, a line each: what in short, a colon, which and how many.
     ``shards``: where all training images are, if they are in shards; ``train`` then has some of them.
+    ``units``: what signals and rows are to the user.  ``columns``: what a table's are called.
+    ``sha256``: of the numbers in the user's units, if there are others; in hexadecimal.
     """
 
-    train: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n c *d"]
-    validation: UInt8[Tensor, "v c h w"] | Float32[Tensor, "v c *d"]
-    test: UInt8[Tensor, "t c h w"] | Float32[Tensor, "t c *d"]
+    train: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n *d"]
+    validation: UInt8[Tensor, "v c h w"] | Float32[Tensor, "v *d"]
+    test: UInt8[Tensor, "t c h w"] | Float32[Tensor, "t *d"]
     labels: Labels | None = None
     name: str = ""
     depth: Depth = BYTES
     said: tuple[str, ...] = ()
     shards: tuple[Path, ...] | None = None
-    noun = "images"
+    units: Units | None = None
+    columns: tuple[str, ...] = ()
+    sha256: str = ""
 
     @property
     def n(self) -> int:
@@ -104,39 +111,35 @@ class Images:
     @cached_property
     def digest(self) -> str:
         """The sha256 of the three parts' pixels, in hexadecimal."""
-        digest = hashlib.sha256()
-        for part in (self.train, self.validation, self.test):
-            digest.update(part.contiguous().numpy().data)
-        return digest.hexdigest()
+        return self.sha256 or digest_of(part.numpy() for part in (self.train, self.validation, self.test))
+
+    @property
+    def noun(self) -> str:
+        """What the examples are called."""
+        return "rows" if self.columns else "images" if self.units is None else "signals"
 
     def describe(self) -> str:
         """How many images of which size, what was converted, how many classes, and how they are split; one line."""
         channels, *sides = self.shape
-        colours = {1: "grey", 3: "RGB"} if self.noun == "images" else {1: "1 channel"}
-        kind = colours.get(channels, f"{channels} channels")
+        colours = {1: "grey", 3: "RGB"} if self.units is None else {1: "1 channel"}
+        kind = f"{channels} columns" if self.columns else colours.get(channels, f"{channels} channels")
+        size = f", {' × '.join(map(str, sides))}" if sides else ""
         converted = [line.partition(":")[0] for line in self.said]
         names = () if self.labels is None else self.labels.names
         # Folders of parts that are taken for classes are seen by their names.
         listed = f" ({one_line(', '.join(names))})" if 0 < len(names) <= 5 else ""
         parts = [len(part) for part in (self.train, self.validation, self.test)]
-        about = f"{sum(parts):,} {self.noun}, {' × '.join(map(str, sides))}, {kind}"
+        about = f"{sum(parts):,} {self.noun}{size}, {kind}"
         facts = ", ".join([about, *converted, f"{len(names) or 'no'} classes{listed}"])
         return f"{facts}; {' / '.join(f'{part:,}' for part in parts)} for training, validation, test"
 
 
-@dataclass(frozen=True)
-class Signals(Images):
-    """Signals (n, c, l), or volumes (n, c, d, h, w): real numbers, each channel with mean 0 and standard deviation 1.
-
-    The other arguments are those of ``Images``.
-
-    ``shift``: of each channel of the training signals; in the user's units they are shift + scale·x.
-    ``scale``: likewise, > 0.
-    """
-
-    shift: Float64[Tensor, "c *ones"] = field(kw_only=True)
-    scale: Float64[Tensor, "c *ones"] = field(kw_only=True)
-    noun = "signals"
+def digest_of(parts: Iterable[np.ndarray]) -> str:
+    """The sha256 of the numbers in arrays, in hexadecimal."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
 
 
 def chunks(data: Tensor) -> Iterator[Tensor]:
@@ -206,20 +209,6 @@ def stream(
                 x, y = (torch.stack(column).to(generator.device) for column in zip(*examples, strict=True))
                 yield Batch(varied(x, flip, generator), y if labels else None)
                 examples.clear()
-
-
-def arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """The arrays of an .npz by their keys, or that of an .npy, which is mapped, by "".
-
-    Raises ValueError if they cannot be read, or hold Python objects.
-    """
-    try:
-        if path.suffix.lower() == ".npy":
-            return {"": np.load(path, mmap_mode="r")}
-        with path.open("rb") as file, np.load(file) as archive:
-            return {key: array for key, array in archive.items() if isinstance(array, np.ndarray)}
-    except Exception as error:  # numpy, zipfile and zlib raise whatever they like
-        raise ValueError(f"{path} cannot be read as arrays ({one_line(error)})") from error
 
 
 def images_in(name: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "n h w c"]:
@@ -328,7 +317,7 @@ def images_of(name: str, catalogue: Catalogue, reading: Reading) -> Images:
     return Images(train, validation, test, labels_of(parts), short_name(name), depth, (*said, *lines))
 
 
-def signals_of(name: str, found: Arrays) -> Signals:
+def signals_of(name: str, found: Arrays) -> Images:
     """The signals in arrays, by this name; their parts and classes have the keys that those of images have.
 
     Raises ValueError if there are none, if there are too few, or if a channel is constant.
@@ -345,8 +334,27 @@ def signals_of(name: str, found: Arrays) -> Signals:
     if constant.any():
         raise ValueError(f"channel {constant.argmax()} of {name} is constant, so it has no density; leave it out")
     validation, test, train = (torch.from_numpy(((x - shift) / scale).astype(np.float32)) for x in stacks)
-    location, deviation = torch.from_numpy(shift), torch.from_numpy(scale)
-    return Signals(train, validation, test, labels_of(parts), short_name(name), shift=location, scale=deviation)
+    units = Units(torch.from_numpy(shift), torch.from_numpy(scale))
+    return Images(train, validation, test, labels_of(parts), short_name(name), units=units, sha256=digest_of(stacks))
+
+
+def rows_of(name: str, table: Table) -> Images:
+    """The rows of a table, by this name; a tenth of them is for validation, and a tenth for testing."""
+    table = table.complete
+    rows, tenth = torch.from_numpy(table.rows), len(table.rows) // 10
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.split(torch.randperm(len(rows), generator=generator), [tenth, tenth, len(rows) - 2 * tenth])
+    units = Units.of(rows[parts[-1]])
+    # Single values lie anywhere in their cells.
+    z = torch.cat([units.standardise(part, generator).float() for part in torch.split(rows, 2**16)])
+    validation, test, train = (z[part] for part in parts)
+    said, digest = (
+        units.describe(table.names),
+        digest_of([np.frombuffer(repr(table.names).encode(), np.uint8), table.rows]),
+    )
+    return Images(
+        train, validation, test, None, short_name(name), said=said, units=units, columns=table.names, sha256=digest
+    )
 
 
 def parts_of(items: Sequence[Item]) -> dict[Split, list[Item]]:
@@ -403,6 +411,8 @@ def load_images(name: str, *, reading: Reading = sources.AS_THEY_ARE) -> Images:
     """
     if reading.signals:
         return signals_of(name, arrays(Path(name)))
+    if is_table(name):
+        return rows_of(name, read_table(name))
     if name == "mnist":
         if reading.pixels() not in (None, (28, 28)):
             raise ValueError(f"size is {reading.size}; mnist has 28x28, and only images of your own are resized")

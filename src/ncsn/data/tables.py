@@ -1,6 +1,5 @@
 """Tables: files and frames become columns of numbers, and a column's own units become the model's."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor
 
-from ncsn.data.images import arrays
 from ncsn.machine import hardware
 from ncsn.storage import atomic
 from ncsn.validation import one_line
@@ -41,11 +39,6 @@ class Table:
     rows: np.ndarray
 
     @property
-    def digest(self) -> str:
-        """The sha256 of names and numbers, in hexadecimal."""
-        return hashlib.sha256(repr(self.names).encode() + np.ascontiguousarray(self.rows).data).hexdigest()
-
-    @property
     def complete(self) -> "Table":
         """What can be learned from: rows without blanks, of columns that vary; prints what is left out.
 
@@ -69,12 +62,6 @@ class Table:
             hardware.say(f"columns that do not vary are left out: {', '.join(names[~varied])}")
         return Table(tuple(names[varied].tolist()), rows[:, varied])
 
-    @property
-    def parts(self) -> tuple["Table", "Table"]:
-        """Rows to train on, and the tenth that is left to judge by, always the same."""
-        order, tenth = np.random.default_rng(0).permutation(len(self.rows)), len(self.rows) // 10
-        return Table(self.names, self.rows[order[tenth:]]), Table(self.names, self.rows[order[:tenth]])
-
     def matched(self, names: Sequence[str]) -> "Table":
         """The same rows by the columns ``names``, in their order.  Raises ValueError if one is missing."""
         if missing := [name for name in names if name not in self.names]:
@@ -82,6 +69,20 @@ class Table:
         if others := [name for name in self.names if name not in names]:
             hardware.say(f"columns that the run does not know are left out: {', '.join(others)}")
         return Table(tuple(names), self.rows[:, [self.names.index(name) for name in names]])
+
+
+def arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """The arrays of an .npz by their keys, or that of an .npy, which is mapped, by "".
+
+    Raises ValueError if they cannot be read, or hold Python objects.
+    """
+    try:
+        if path.suffix.lower() == ".npy":
+            return {"": np.load(path, mmap_mode="r")}
+        with path.open("rb") as file, np.load(file) as archive:
+            return {key: array for key, array in archive.items() if isinstance(array, np.ndarray)}
+    except Exception as error:  # numpy, zipfile and zlib raise whatever they like
+        raise ValueError(f"{path} cannot be read as arrays ({one_line(error)})") from error
 
 
 def is_table(name: str) -> bool:
@@ -205,12 +206,12 @@ class Units:
         """Which columns are shifted and scaled alone."""
         return (~self.log & (self.cells == 0) & (self.knots[0] == self.knots[1]).all(1)).expand(self.shift.shape)
 
-    def describe(self, names: Sequence[str]) -> str:
-        """What is done to which columns, in a line; "" for none."""
+    def describe(self, names: Sequence[str]) -> tuple[str, ...]:
+        """What is done to which columns, a line each."""
         bent = (self.knots[0] != self.knots[1]).any(1)
         kinds = ("logarithm", self.log), ("whole numbers", self.cells == INTEGERS), ("few values", self.cells == LISTED)
         parts = [(kind, [names[i] for i in where.nonzero()]) for kind, where in (*kinds, ("normal scores", bent))]
-        return "; ".join(f"{kind}: {', '.join(columns)}" for kind, columns in parts if columns)
+        return tuple(f"{kind}: {', '.join(columns)}" for kind, columns in parts if columns)
 
     def check(self, x: Float[Tensor, "b *d"], names: Sequence[str]) -> None:
         """Raises ValueError for numbers that columns cannot have, as no sample would; NaN may stand for a blank."""

@@ -1,6 +1,5 @@
 """The one maker of runs: data, noise, model, training, the best average, guidance."""
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -14,16 +13,16 @@ from torch import Tensor, nn
 
 from ncsn.data import Images as Pictures
 from ncsn.data import Reading, batches
-from ncsn.data.images import Signals, from_arrays, images_of, signals_of, stream
+from ncsn.data.images import from_arrays, images_of, rows_of, signals_of, stream
 from ncsn.data.pixels import reals
-from ncsn.data.tables import Table, Units, table_of
+from ncsn.data.tables import table_of
 from ncsn.distributions import Empirical
 from ncsn.evaluation import metrics
 from ncsn.learn import guidance, rules
 from ncsn.learn.record import BANDS, LEARNING, Record, left, verdict
 from ncsn.learn.settings import ImageJob, Images, ResolvedImages
 from ncsn.machine import hardware
-from ncsn.noise import LogNormal, Proposal
+from ncsn.noise import Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm, training_loss
 from ncsn.run import Recipe, Run, plain, write_model
 from ncsn.training import Budget, Progress, Row, State, muon_and_adam, train
@@ -35,7 +34,7 @@ Losses = tuple[Float[Tensor, "v"], Float[Tensor, "v"]]
 
 
 def fit(
-    data: "Tensor | np.ndarray | Pictures | Table | DataFrame",
+    data: "Tensor | np.ndarray | Pictures | DataFrame",
     *,
     minutes: float | None = None,
     steps: int | None = None,
@@ -86,81 +85,32 @@ def fit(
     """
     options = {"minutes": minutes, "steps": steps, "sampler": sampler, "batch_size": batch_size, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    if {"minutes", "steps"} & given.keys():
-        given = {"minutes": None, "steps": None} | given
-    given |= {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
     # Gradients are on, and what is drawn from torch's global generator on the way is the user's again afterwards.
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        table = data if isinstance(data, Table) else table_of(data) if hasattr(data, "columns") else None
-        signals = signals or (settings is not None and settings.signals)
+        if isinstance(data, Pictures):
+            pictures = data
+        else:
+            pictures = data_of(data, labels, signals=signals or (settings is not None and settings.signals))
         settings = settings or Images(minutes=1.0, job=ImageJob(device=device))
-        if table is None and not isinstance(data, Pictures):
-            if np.ma.is_masked(data):
-                raise ValueError("data has masked values; leave these examples out, or fill them")
-            x = data.detach() if isinstance(data, Tensor) else torch.as_tensor(np.ascontiguousarray(data))
-            if x.ndim == 2 and not signals:
-                table = table_of(x.cpu().numpy())
-        if table is not None:
-            if labels is not None:
-                raise ValueError("labels are for images; a column of a table may be a class")
-            return fit_points(table, replace(settings, **given), network, objective, noise, record or Record())
-        pictures = data if isinstance(data, Pictures) else pictures_of(x.cpu().numpy(), labels, signals=signals)
         name = {} if record else {"dataset": pictures.name}  # a record says where they are
-        chosen = replace(settings, **name | given, signals=isinstance(pictures, Signals))
+        budget = {"minutes": None, "steps": None} if {"minutes", "steps"} & given.keys() else {}
+        ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
+        chosen = replace(settings, **name | budget | ends | given, signals=pictures.noun == "signals")
         return fit_images(pictures, chosen, network, objective, noise, record or Record())
 
 
-def fit_points(
-    table: Table,
-    settings: Images,
-    network: nn.Module | None,
-    objective: Objective | None,
-    noise: Proposal | None,
-    record: Record,
-) -> Run:
-    """The run of a table of numbers."""
-    table = table.complete
-    x, device, seed = torch.from_numpy(table.rows), hardware.choose_device(settings.job.device), settings.seed
-    budget = Budget(steps=settings.steps, seconds=None if settings.minutes is None else 60 * settings.minutes)
-    if record.folder is not None:  # which leaves time for samples and pictures
-        budget, _ = rules.budgets(settings, time.perf_counter() - record.began, guided=False)
-    generator = torch.Generator(device).manual_seed(seed)
-    order = torch.randperm(len(x), generator=generator, device=device).to(x.device)
-    held_out, rest = order[: len(x) // 10], order[len(x) // 10 :]
-    units = Units.of(x[rest])
-    if line := units.describe(table.names):
-        hardware.say(line)
-    # Single values lie anywhere in their cells.
-    z = torch.cat([units.standardise(part, generator).float() for part in torch.split(x, 2**16)]).to(device)
-    recipe = rules.recipe_of_points(z[rest], network, noise, settings.sampler)
-    # Where a network of standardised points has most to learn.
-    noise = noise or LogNormal(-0.8, 1.6, recipe.sampling.sigma_max, recipe.sampling.sigma_min)
-    torch.default_generator.manual_seed(seed)  # for the initial weights; everything else draws from the generator
-    state = State(recipe.build(network=network).to(device), generator=generator)
-    size = min(settings.batch_size or 512, len(rest))
-    run = Run(
-        score=state.average,
-        recipe=replace(recipe, columns=table.names),
-        units=units,
-        folder=record.folder,
-        experiment="fit",
-        settings=plain(asdict(settings)) | {"batch_size": size},
-        origin=record.origin,
-    ).to(device)
-    record.begin(run, state)
-    stream = batches(z[rest], size, generator=generator)
-    loss = training_loss(noise, objective or dsm, generator=generator)
-    progress = train(state, stream, loss, budget=budget, signals=record.signals)
-    # By steps the number of threads stays, for then the result is the same to the byte.
-    progress = progress if budget.seconds is None else hardware.Threads().beside(progress)
-    judge = partial(held_out_losses, state, Batch(z[held_out]), noise, (4096,))
-    learn(progress, state, judge, record, rows=100, slack=0.0)  # often: few examples are soon learned by heart
-    print(f"{verdict(state.rows, len(x))}; {state.step} steps", file=sys.stderr)
-    return run
-
-
-def pictures_of(x: Shaped[np.ndarray, "n ..."], labels: Classes, *, signals: bool) -> Pictures:
-    """Images, or signals, as the data set that a file of them would be.  Raises ValueError for labels of others."""
+def data_of(data: "Tensor | np.ndarray | DataFrame", labels: Classes, *, signals: bool) -> Pictures:
+    """The data set that a file of them would be.  Raises ValueError for labels of others."""
+    if np.ma.is_masked(data):
+        raise ValueError("data has masked values; leave these examples out, or fill them")
+    x: Any = data
+    if not hasattr(data, "columns"):
+        tensor = data.detach() if isinstance(data, Tensor) else torch.as_tensor(np.ascontiguousarray(data))
+        x = tensor.cpu().numpy()
+    if x.ndim == 2 and not (signals and isinstance(x, np.ndarray)):
+        if labels is not None:
+            raise ValueError("labels are for images; a column of a table may be a class")
+        return rows_of("data", table_of(x))
     arrays = {"images": x}
     if labels is not None:
         arrays["labels"] = np.asarray(labels)
@@ -177,10 +127,10 @@ def fit_images(
     noise: Proposal | None,
     record: Record,
 ) -> Run:
-    """The run of a data set of images."""
+    """The run of a data set."""
     device, group = hardware.choose_device(given.job.device), record.group
     # In one dimension a processor is no faster in 16 bits.
-    wish = "fp32" if given.signals and given.job.precision == "auto" else given.job.precision
+    wish = "fp32" if pictures.units is not None and given.job.precision == "auto" else given.job.precision
     precision = hardware.choose_precision(wish, device)
     if hardware.emulated(precision, device):
         print(f"precision {precision}: this processor may emulate it, many times slower than fp32")
@@ -223,10 +173,10 @@ def fit_images(
         recipe=recipe,
         guide=None if guide is None else guide.average,
         guide_recipe=smaller,
-        units=Units(pictures.shift, pictures.scale) if isinstance(pictures, Signals) else None,
+        units=pictures.units,
         device=device,
         folder=record.folder,
-        experiment="signals" if given.signals else "images",
+        experiment=pictures.noun,
         settings=plain(asdict(settings)),
         origin=record.origin,
     )
@@ -265,8 +215,10 @@ def fit_images(
         for _ in record.watch(steps(guide, guide_budget), guide, part="guide"):
             pass
     held_out = Batch(pictures.validation.to(device), validation_labels)
-    judge = partial(held_out_losses, state, held_out, noise, (256, 256))
-    learn(steps(state, budget), state, judge, record, rows=10, slack=LEARNING)
+    # Rows cost little, and few of them are soon learned by heart.
+    sizes, rows, slack = ((4096,), 100, 0.0) if pictures.columns else ((256, 256), 10, LEARNING)
+    judge = partial(held_out_losses, state, held_out, noise, sizes)
+    learn(steps(state, budget), state, judge, record, rows=rows, slack=slack)
     if group.leads:
         print(verdict(state.rows, pictures.n))
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from filelock import FileLock
@@ -12,11 +12,9 @@ from tqdm.auto import tqdm
 from ncsn import storage
 from ncsn.data import Images as Pictures
 from ncsn.data import Origin, load_images
-from ncsn.data.images import absolute
-from ncsn.data.sources import Reading, short_name
-from ncsn.data.tables import Table, read_table
+from ncsn.data.sources import short_name
 from ncsn.learn import rules
-from ncsn.learn.settings import ImageJob, Images, ResolvedImages, given_ones, recalled
+from ncsn.learn.settings import ImageJob, Images, ResolvedImages, recalled
 from ncsn.machine import distributed, hardware
 from ncsn.machine.distributed import ALONE, Group
 from ncsn.machine.interrupts import Stopped, received_by
@@ -166,7 +164,7 @@ class Record:
 
 
 def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
-    """The images to train on, the settings that follow from them, and a record in the run's folder.
+    """The images to train on, the settings that follow from them, and a record of the training in the run's folder.
 
     With ``--resume`` the settings are the run's own.  Every process reads the images, the leading one first: it may
     have to download them.
@@ -192,26 +190,6 @@ def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
     if here != (group.share(here) if group.leads else first):
         raise ValueError(f"process {group.rank} has other images or settings than process 0; all need the same")
     return pictures, settings, Record(folder=folder, job=given.job, origin=origin, group=group)
-
-
-def opened_table(given: Images) -> tuple[Table, Images, Record]:
-    """The same of a table, of whose rows a tenth is left for ``ncsn evaluate``.
-
-    Raises ValueError for options that are of images.
-    """
-    heard = {"dataset", "minutes", "steps", "batch_size", "sampler", "seed", "samples", "job"}
-    if vain := sorted(given_ones(given, {field.name for field in fields(given)} - heard)):
-        raise ValueError(f"{given.dataset} is a table, and {', '.join(vain)} for images; it takes {', '.join(heard)}")
-    if given.job.resume:
-        raise ValueError("a table is learned in minutes and is not resumed; --overwrite begins anew")
-    folder = given.job.out or Path("runs") / short_name(given.dataset)
-    storage.check(folder, overwrite=given.job.overwrite)
-    table = read_table(given.dataset).complete
-    train, test = table.parts
-    split = (len(train.rows), 0, len(test.rows))
-    origin = Origin(dataset=absolute(given.dataset), reading=Reading(), digest=table.digest, split=split)
-    minutes = given.minutes if given.minutes or given.steps else 1.5
-    return train, replace(given, minutes=minutes), Record(folder=folder, job=given.job, origin=origin)
 
 
 def continued(given: Images, folder: Path) -> tuple[Pictures, ResolvedImages, Origin]:

@@ -14,15 +14,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ncsn.data import Images as Pictures
 from ncsn.data.pixels import reals
+from ncsn.data.sources import OF_IMAGES
 from ncsn.distributions import Empirical
-from ncsn.learn.settings import Images, ResolvedImages
+from ncsn.learn.settings import Images, ResolvedImages, given_ones
 from ncsn.machine import hardware
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
 from ncsn.run import Argument, Recipe
 from ncsn.samplers import METHODS, Sampling
 from ncsn.training import Budget
 
-NETWORKS = {"unet": "UNet", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
+NETWORKS = {"unet": "UNet", "mlp": "ResidualMLP", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
 POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
 WORTH = 0.4  # of the network's arithmetic: what posterior targets may take at most
 MEMORY = 2**31  # bytes that posterior targets may need: a copy of the data as reals, and two more while it is made
@@ -124,6 +125,11 @@ def widths_and_batch(settings: Images, pictures: Pictures, device: torch.device)
     By kind of machine, not by the clock: the same command trains the same network, whatever else the machine does.
     A training by steps is taken for one of ten minutes.
     """
+    if pictures.columns:
+        # From 5,000 rows on a wider network learns more.
+        return settings.channels or ((256,) if pictures.n >= 5000 else (128,)), min(
+            settings.batch_size or 512, pictures.n
+        )
     _, *sides = pictures.shape
     fast = hardware.fast_bfloat16(device) and not settings.signals  # in one dimension a processor gains nothing by it
     speed = SPEEDS["cuda" if device.type != "cpu" else "fast" if fast else "slow"]
@@ -155,8 +161,10 @@ def resolve(settings: Images, pictures: Pictures, device: torch.device) -> Resol
     if pictures.shards is not None and settings.posterior_above is not None:
         given = f"posterior_above is {settings.posterior_above}"
         raise ValueError(f"{given}; it needs all training images at every step, but they stay in shards; leave it out")
+    if pictures.columns and (vain := given_ones(settings, (*OF_IMAGES, "flip"))):
+        raise ValueError(f"{', '.join(vain)} given, but a table has no images; leave it out")
     if settings.minutes is None and settings.steps is None:
-        settings = replace(settings, minutes=10.0)
+        settings = replace(settings, minutes=1.5 if pictures.columns else 10.0)
     looked, std = some(pictures.train, 2048), pictures.statistics[1]
     leading = leading_std(looked.flatten(1))
     if not leading > 1e-6:
@@ -164,8 +172,8 @@ def resolve(settings: Images, pictures: Pictures, device: torch.device) -> Resol
     # At 4.5 times the leading standard deviation p_σ is N(μ, σ²I), where sampling starts, to 2.5 % in every direction;
     # at that itself it would start 29 % too narrow.  NCSNv2's largest distance between two examples is as safe, but has
     # three times the levels to learn.  At the bottom, 0.01 is what no eye sees of pixels in [0, 1]; images of little
-    # contrast need a twentieth of their standard deviation.
-    top = settings.sigma_max or rounded(4.5 * leading)
+    # contrast need a twentieth of their standard deviation.  Of few columns a tail is soon seen.
+    top = settings.sigma_max or rounded((10 if pictures.columns else 4.5) * leading)
     widths, size = widths_and_batch(settings, pictures, device)
     classes, labels = settings.classes and pictures.labels is not None, pictures.labels
     if labels is not None and (settings.network != "unet" or not 2 <= len(labels.names) <= pictures.n / 20):
@@ -173,9 +181,11 @@ def resolve(settings: Images, pictures: Pictures, device: torch.device) -> Resol
             print("classes are not learned: that needs --network unet and two classes of 20 images each")
         classes = False
     # By what a guided signal should be judged is not known.
-    unguided = settings.signals or METHODS[settings.sampler].guided_from == math.inf
+    unguided = pictures.units is not None or METHODS[settings.sampler].guided_from == math.inf
     # Of noisy signals the rule asks for still more noise; mnist1d's, for which it says 0.7, do well.
     ruled = min(0.7 if settings.signals else math.inf, log_sigma_mean(detail(looked), std))
+    # Where a network of standardised columns has most to learn.
+    ruled, spread = (-0.8, 1.6) if pictures.columns else (ruled, 1.2)
     mean = ruled if settings.log_sigma_mean is None else settings.log_sigma_mean
     values = vars(settings) | {
         "classes": classes,
@@ -184,11 +194,12 @@ def resolve(settings: Images, pictures: Pictures, device: torch.device) -> Resol
         "sigma_max": top,
         "sigma_min": settings.sigma_min or min(0.01, rounded(std / 20, 1)),
         "log_sigma_mean": mean,
+        "log_sigma_std": settings.log_sigma_std or spread,
         "posterior_above": settings.posterior_above or top,
         "guidance": 1.0 if unguided and settings.guidance == "chosen" else settings.guidance,
     }
     resolved = ResolvedImages(**values)
-    if settings.posterior_above is not None or pictures.shards is not None:
+    if settings.posterior_above is not None or pictures.shards is not None or pictures.columns:
         return resolved
     network = recipes(resolved, pictures)[0].build().network
     worth = posterior_above(pictures.train, network, noise_of(resolved), top, mirrored=settings.flip)
@@ -236,11 +247,12 @@ def recipes(
     sampling = sampling.but(levels=levels, steps=settings.langevin_steps, guidance=weight)
     recipe = Recipe(
         depth=pictures.depth,
-        network=NETWORKS[settings.network] if network is None else name_of(network),
+        network=NETWORKS["mlp" if pictures.columns else settings.network] if network is None else name_of(network),
         arguments=arguments if network is None else {},
         preconditioning="scaled" if settings.network == "refinenet-v2" else "karras",
         shape=pictures.shape,
         shares=shares,
+        columns=pictures.columns,
         sampling=replace(sampling, guide="unconditional" if shares else "smaller"),
     )
     if shares or not guided:
@@ -257,34 +269,15 @@ def name_of(network: nn.Module) -> str:
 
 
 def arguments_of(network: str, shape: tuple[int, ...], widths: tuple[int, ...], blocks: int) -> dict[str, Argument]:
-    """What a network is built with, for images, or signals, of this shape; classes come on top."""
+    """What a network is built with, for images, signals or rows of this shape; classes come on top."""
+    if len(shape) == 1:
+        return {"dimensions": shape[0], "width": widths[0], "blocks": blocks}
     if network == "unet":
         unet: dict[str, Argument] = {"channels": widths, "blocks": blocks, "features": widths[0]}
         return {"image_channels": shape[0]} | unet | ({} if len(shape) == 3 else {"dimensions": len(shape) - 1})
     # Under Karras' preconditioning NCSN's network is told every σ, and sees what is standardised already.
     ncsn: dict[str, Argument] = {"features": 128, "rescale": False} if network == "refinenet" else {}
     return {"image_channels": shape[0], "width": widths[0]} | ncsn
-
-
-def recipe_of_points(
-    z: Float[Tensor, "n d"], network: nn.Module | None, noise: Proposal | None, sampler: str
-) -> Recipe:
-    """Which network learns from standardised points, and how it is sampled.
-
-    Noise goes up to ten times the data's largest standard deviation in any direction, where p_σ is as good as Gaussian,
-    and down to a hundredth of every coordinate's, where it does not matter; or as far as a proposal of the user's own.
-    """
-    top = getattr(noise, "sigma_max", None) or 10 * leading_std(z)
-    bottom = getattr(noise, "sigma_min", 0.01)
-    # From 5,000 examples on a wider and deeper network learns more.
-    width, blocks = (256, 3) if len(z) >= 5000 else (128, 2)
-    mlp: dict[str, Argument] = {"dimensions": z.shape[1], "width": width, "blocks": blocks}
-    return Recipe(
-        network="ResidualMLP" if network is None else name_of(network),
-        arguments=mlp if network is None else {},
-        shape=tuple(z.shape[1:]),
-        sampling=descent(top, bottom, sampler),
-    )
 
 
 def takes_long(settings: ResolvedImages) -> bool:

@@ -93,7 +93,7 @@ class Images(Reading):
     What is not given follows from the data, the budget and the machine, by the rules of ``learn.rules``.
 
     Args:
-        minutes: How long, sampling and figures included; 10 if neither this nor --steps is given.
+        minutes: How long, sampling and figures included; 10, or 1.5 for a table, if neither this nor --steps is given.
         steps: How many training steps, instead of minutes. The same seed then gives the same bytes on one machine.
         dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz), or a
             folder of .tar files, which are shards in WebDataset's format.
@@ -101,8 +101,8 @@ class Images(Reading):
         batch_size: Images in a batch. By default 128, or 64 where training sees few images; at most as many as there
             are.
         accumulate: Cut each batch into so many parts and learn from one after the other. More parts need less memory.
-        network: unet is ours. refinenet is NCSN's, which sees the noise level. refinenet-v2 is NCSNv2's, which does
-            not; its output is divided by it.
+        network: unet is ours, or an MLP for a table. refinenet is NCSN's, which sees the noise level. refinenet-v2 is
+            NCSNv2's, which does not; its output is divided by it.
         channels: The U-Net's width at each resolution, finest first; the finest is half of the image's. By default 64
             128 for images of up to 32 pixels. Larger images get a deeper network; if training would see few images, it
             is half or a quarter as wide. RefineNet: one number, by default 64.
@@ -113,7 +113,7 @@ class Images(Reading):
         proposal: How training draws noise levels. lognormal: ln σ is normal; loguniform: ln σ is uniform; geometric:
             one of --levels levels, as in NCSN.
         log_sigma_mean: With lognormal, the mean of ln σ; by default from the data.
-        log_sigma_std: With lognormal, the standard deviation of ln σ.
+        log_sigma_std: With lognormal, the standard deviation of ln σ; by default 1.2, or 1.6 for a table.
         posterior_above: Above this noise level the network learns the mean over all training images that could have
             made the noisy one. By default where there are several such images; off (sigma_max) if it is not worth its
             time.
@@ -151,7 +151,7 @@ class Images(Reading):
     sigma_min: validation.NoiseLevel | None = None
     proposal: Literal["lognormal", "loguniform", "geometric"] = "lognormal"
     log_sigma_mean: Annotated[float, Interval(ge=-20, le=20)] | None = None
-    log_sigma_std: Annotated[float, Interval(gt=0, le=10)] = 1.2
+    log_sigma_std: Annotated[float, Interval(gt=0, le=10)] | None = None
     posterior_above: validation.NoiseLevel | None = None
     classes: bool = True
     sampler: validation.SamplerName = "dpmpp-sde"
@@ -185,6 +185,7 @@ class ResolvedImages(Images):
     sigma_max: validation.NoiseLevel
     sigma_min: validation.NoiseLevel
     log_sigma_mean: Annotated[float, Interval(ge=-20, le=20)]
+    log_sigma_std: Annotated[float, Interval(gt=0, le=10)]
     posterior_above: validation.NoiseLevel
 
 
