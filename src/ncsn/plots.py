@@ -290,8 +290,8 @@ def loss_curves(rows: Sequence[Mapping[str, Any]], bands: Sequence[str], path: P
 
 @_styled()
 def columns(
-    real: Float[Tensor, "n d"],
-    samples: Float[Tensor, "m d"],
+    real: Float[np.ndarray, "n d"],
+    samples: Float[np.ndarray, "m d"],
     names: Sequence[str],
     path: Place = None,
     *,
@@ -303,16 +303,16 @@ def columns(
     """
     d = min(most, len(names))
     figure = _blank(1.7 * d, 1.7 * d)
-    ends = real.double().quantile(torch.tensor([0.005, 0.995]).double(), dim=0).T.numpy()
+    ends = np.quantile(real, [0.005, 0.995], axis=0).T
     for (i, j), axes in np.ndenumerate(figure.subplots(d, d, squeeze=False)):
         axes.set(xlim=ends[j], xticks=[], yticks=[])
         if i == j:
             axes.set_title(names[j])
-            axes.hist(real[:, j].numpy(), 40, range=ends[j], density=True, color=QUIET)
-            axes.hist(samples[:, j].numpy(), 40, range=ends[j], density=True, color=POINTS, histtype="step")
+            axes.hist(real[:, j], 40, range=ends[j], density=True, color=QUIET)
+            axes.hist(samples[:, j], 40, range=ends[j], density=True, color=POINTS, histtype="step")
         else:
             rows, colour = (samples, POINTS) if j > i else (real, QUIET)
-            axes.scatter(*rows[:, [j, i]].T.numpy(), s=3, alpha=0.6, linewidths=0, color=colour)
+            axes.scatter(*rows[:, [j, i]].T, s=3, alpha=0.6, linewidths=0, color=colour)
             axes.set_ylim(ends[i])
     figure.supxlabel("below the diagonal real rows (grey), above it samples (red); on it both", fontsize=8)
     return _finish(figure, path)

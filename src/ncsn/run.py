@@ -562,7 +562,8 @@ class Run:
         if not bool(units.straight.all()):
             seen = (measure(torch.eye(len(zero))) - measure(zero[None].cpu()))[~units.straight]
             if bool(seen.any()):
-                raise ValueError(f"the measurement is not linear in {units.describe(self.names)}; run.impute fills in")
+                bent = "; ".join(units.describe(self.names))
+                raise ValueError(f"the measurement is not linear in {bent}; run.impute fills in")
         shift, scale = zero + units.shift.to(zero), zero + units.scale.to(zero)
         target, noise = (torch.as_tensor(value, dtype=zero.dtype, device=self.device) for value in (y, noise_std))
         observation = Observation.of(measure, target, noise, shift, scale)

@@ -113,7 +113,7 @@ class Evaluate(SamplingOptions, RunOptions):
         numbers["log_density"] = float(torch.cat([part.log_prob for part in parts]).mean())
         numbers["log_density_of_eight_gaussians"] += float(units.log_volume(test).mean())
         storage.write_json(out / NUMBERS, {"source": str(self.run), "run_digest": run.digest, "n": len(test)} | numbers)
-        ncsn.plots.columns(test, drawn.samples, run.names, out / PAGE)
+        ncsn.plots.columns(test.numpy(), drawn.samples.numpy(), run.names, out / PAGE)
         for name, value in numbers.items():
             print(f"{name}: {value:.4g}")
         print(f"{out}: {NUMBERS}, {PAGE}")
@@ -192,7 +192,8 @@ class Likelihood(RunOptions):
         console.check_output(self.out, *DELIMITERS, overwrite=self.overwrite)
         x = torch.from_numpy(read_table(place).matched(run.names).rows)
         whole, density = ~x.isnan().any(1), x[:, :1] * torch.nan
-        states = run.likelihoods(x[whole], tolerance=self.tolerance, seed=self.seed, batch_size=ROWS)
+        solver: dict[str, Any] = {"sigma_min": self.sigma_min, "probes": self.probes, "tolerance": self.tolerance}
+        states = run.likelihoods(x[whole], **solver, seed=self.seed, batch_size=ROWS)
         density[whole, 0] = torch.cat([part.log_prob for part in console.bar(states, f"densities, {ROWS} rows each")])
         write_table(self.out, ["log_density"], density.numpy())
         print(f"{self.out}: log densities of {int(whole.sum())} rows, {density[whole].mean():.3f} nats on average")

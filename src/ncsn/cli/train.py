@@ -43,7 +43,7 @@ class Train(Images):
             if data.units is not None:
                 real = data.units.restore(data.validation[:n])
                 if data.columns:
-                    ncsn.plots.columns(real, drawn.samples, run.names, record.path("samples.png"))
+                    ncsn.plots.columns(real.numpy(), drawn.samples.numpy(), run.names, record.path("samples.png"))
                 else:
                     rows = {"held out": real, "samples": drawn.samples}
                     ncsn.plots.signal_rows(rows, record.path("samples.png"))

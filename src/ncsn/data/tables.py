@@ -20,10 +20,8 @@ FEWEST_ROWS = 100  # with fewer, a column's tails and cells are not to be told f
 FEW = 20  # values: a column of no more takes these alone
 INTEGERS, LISTED = 1, 2  # kinds of cells: around whole numbers; of a few values, one after the other
 LOG_GAIN = 0.1  # nats a value by which the logarithm must be nearer to a Gaussian than the column itself
-BOUNDED, HEAVY = (
-    0.085,
-    2.0,
-)  # slopes of a tail beside normal scores: a uniform's is 0.074, a Gaussian's 1, a Laplace's 2
+# Slopes of a tail beside normal scores: a uniform's is 0.074, a Gaussian's 1, a Laplace's 2.
+BOUNDED, HEAVY = 0.085, 2.0
 KNOTS = 33
 NUMBER = re.compile(r"-?\d*\.?\d+(e-?\d+)?")
 
@@ -49,13 +47,11 @@ class Table:
         rows, names = self.rows[whole], np.array(self.names)
         if len(rows) < 10:
             raise ValueError(
-                f"{len(rows)} of {len(whole)} examples have no blanks; at least 10 must, and a thousand should"
+                f"{len(rows)} of {len(whole)} examples have no blanks; at least 10 are needed, better 1,000"
             )
         varied = rows.max(0, initial=-np.inf) > rows.min(0, initial=np.inf)
         if not varied.any():
-            raise ValueError(
-                f"no column of numbers varies in the {len(rows):,} rows without blanks; training needs some"
-            )
+            raise ValueError(f"no column of numbers varies in the {len(rows):,} rows without blanks; one must")
         if len(rows) < len(whole):
             hardware.say(f"{len(whole) - len(rows):,} of {len(whole):,} rows have blanks, and are left out")
         if not varied.all():
