@@ -131,7 +131,8 @@ class Likelihood(RunOptions):
         overwrite: Replace an existing file.
         n: How many test images.
         data: Where the data set is that the run was trained on, if it has moved.
-        probes: Random directions in which the divergence of the score is measured.
+        probes: Random directions in which the divergence of the score is measured; by default 4, or all directions of up to
+            16 numbers.
         sigma_min: The noise level whose density is taken for the data's; by default the run's smallest.
         tolerance: Relative and absolute error of each step of the solver.
         seed: Of the random directions.
@@ -142,7 +143,7 @@ class Likelihood(RunOptions):
     overwrite: bool = False
     n: Annotated[int, Interval(ge=2, le=10**9), tyro.conf.arg(name="n", aliases=["-n"])] = 64
     data: Annotated[str | None, tyro.conf.arg(metavar="PLACE")] = None
-    probes: Annotated[int, Interval(ge=2, le=10**4)] = 4
+    probes: Annotated[int, Interval(ge=2, le=10**4)] | None = None
     sigma_min: NoiseLevel | None = None
     tolerance: Annotated[float, Interval(ge=1e-10, le=1)] = 1e-3
     seed: Seed = 0
@@ -178,8 +179,8 @@ class Likelihood(RunOptions):
         what = "pixels (byte + u)/256" if pixels.dtype == torch.uint8 else "pixels in steps of 1/256"
         error, nfe = bits.std() / n**0.5, max(part.nfe for part in parts)
         print(
-            f"{bits.mean():.3f} bits/dim ± {error:.3f} (over {n} test images; ± {errors.mean():.3f} an image over "
-            f"{self.probes} probes), for {what} with noise {sigma_min:g}; up to {nfe} evaluations, "
+            f"{bits.mean():.3f} bits/dim ± {error:.3f} (over {n} test images; ± {errors.mean():.3f} an image by its "
+            f"probes), for {what} with noise {sigma_min:g}; up to {nfe} evaluations, "
             f"{time.perf_counter() - began:.0f} s"
         )
 
