@@ -52,15 +52,15 @@ def fit(
 ) -> Run:
     """Learn the score of data; returns a run that samples, measures and saves itself.
 
-    It holds out a tenth of the examples, and keeps the average of the weights that is best on them.  It standardises
-    points column by column (``Units``).  The run remembers how, so samples, log densities and posteriors are in the
-    units of the data.  It learns images as ``ncsn train`` does: with their classes, a guide, and the guidance that the
-    held-out images choose.
+    It learns as ``ncsn train`` does.  A tenth of the examples says which average of the weights is the best; another
+    tenth is left, to judge samples by.  It standardises points column by column (``Units``).  The run remembers how,
+    so samples, log densities and posteriors are in the units of the data.  Images have their classes, a guide, and the
+    guidance that the held-out images choose.
 
-    ``data``: points (n, d), a DataFrame or a ``Table``, of which rows with blanks and columns that do not vary are left
-    out; or images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor,
-    an array or a list; or a data set of images, as ``load_images`` returns it.
-    ``minutes``: how long to train; one minute by default, ten with ``settings``.
+    ``data``: points (n, d) or a DataFrame, of which rows with blanks and columns that do not vary are left out; or images
+    (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor, an array or a list; or a data set, as
+    ``load_images`` returns it.
+    ``minutes``: how long to train, samples and pictures included; one minute by default, with ``settings`` theirs.
     ``steps``: how many steps to train instead.
     ``labels``: the class of each image, a number or a name: better samples, and ``run.sample(label=...)``.
     ``network``: one of your own, network(x, c) → like x with c = ¼ ln σ; by default an MLP, or a U-Net.
@@ -73,8 +73,8 @@ def fit(
     ``device``: auto, cpu, cuda or mps.
     ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
     d, h, w): real numbers, whose location and scale the run remembers for each channel.
-    ``settings``: of a training on images, those of ``ncsn train``.  An argument that is given beside them wins.
-    ``record``: a folder that keeps the training of images, see ``Record``; by default nothing is written.
+    ``settings``: those of ``ncsn train``.  An argument that is given beside them wins.
+    ``record``: a folder that keeps the training, see ``Record``; by default nothing is written.
     Raises ValueError for data that has no density to learn: another shape, fewer than ten examples, a constant column,
     numbers that are not finite; and for two budgets, or a sampler that is not known.
 
