@@ -248,7 +248,7 @@ def test_keys_of_parts(tmp_path: Path, keys: str) -> None:
 @pytest.mark.parametrize(
     ("arrays", "why"),
     [
-        ({"x": np.zeros((20, 784), np.uint8)}, r"shape \(20, 784\)"),
+        ({"x": np.zeros((20, 2, 2, 2, 2), np.uint8)}, r"shape \(20, 2, 2, 2, 2\)"),
         ({"x": np.zeros((20, 2, 4), np.complex64)}, "complex64"),
         ({"x": np.full((20, 4, 4), None)}, "cannot be read as arrays"),
         ({"x": np.full((20, 4, 4), np.nan)}, r"\[0\] \(it has values that are not finite\)"),

@@ -131,8 +131,8 @@ class Likelihood(RunOptions):
         overwrite: Replace an existing file.
         n: How many test images.
         data: Where the data set is that the run was trained on, if it has moved.
-        probes: Random directions in which the divergence of the score is measured; by default 4, or all directions of up to
-            16 numbers.
+        probes: Random directions in which the divergence of the score is measured; by default 4, or of up
+            to 16 columns all directions.
         sigma_min: The noise level whose density is taken for the data's; by default the run's smallest.
         tolerance: Relative and absolute error of each step of the solver.
         seed: Of the random directions.
@@ -171,7 +171,8 @@ class Likelihood(RunOptions):
         n, dimensions = len(x), x[0].numel()
         # The generator of the seed itself has chosen the images.
         seed, sigma_min = block_seed(self.seed, 1), self.sigma_min or run.recipe.sampling.sigma_min
-        solver: dict[str, Any] = {"sigma_min": sigma_min, "probes": self.probes, "tolerance": self.tolerance}
+        probes = self.probes or 4
+        solver: dict[str, Any] = {"sigma_min": sigma_min, "probes": probes, "tolerance": self.tolerance}
         states = run.likelihoods(x, **solver, batch_size=PART, seed=seed)
         parts = list(console.bar(states, f"{n} images", total=-(-n // PART)))
         bits = ncsn.bits_per_dimension(torch.cat([part.log_prob for part in parts]), dimensions)
@@ -179,8 +180,8 @@ class Likelihood(RunOptions):
         what = "pixels (byte + u)/256" if pixels.dtype == torch.uint8 else "pixels in steps of 1/256"
         error, nfe = bits.std() / n**0.5, max(part.nfe for part in parts)
         print(
-            f"{bits.mean():.3f} bits/dim ± {error:.3f} (over {n} test images; ± {errors.mean():.3f} an image by its "
-            f"probes), for {what} with noise {sigma_min:g}; up to {nfe} evaluations, "
+            f"{bits.mean():.3f} bits/dim ± {error:.3f} (over {n} test images; ± {errors.mean():.3f} an image over "
+            f"{probes} probes), for {what} with noise {sigma_min:g}; up to {nfe} evaluations, "
             f"{time.perf_counter() - began:.0f} s"
         )
 

@@ -57,9 +57,9 @@ def fit(
     so samples, log densities and posteriors are in the units of the data.  Images have their classes, a guide, and the
     guidance that the held-out images choose.
 
-    ``data``: points (n, d) or a DataFrame, of which rows with blanks and columns that do not vary are left out; or images
-    (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor, an array or a list; or a data set, as
-    ``load_images`` returns it.
+    ``data``: points (n, d) or a DataFrame, of which rows with blanks and columns that do not vary are left out; or
+    images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor, an array or a list; or a data
+    set, as ``load_images`` returns it.
     ``minutes``: how long to train, samples and pictures included; one minute by default, with ``settings`` theirs.
     ``steps``: how many steps to train instead.
     ``labels``: the class of each image, a number or a name: better samples, and ``run.sample(label=...)``.
