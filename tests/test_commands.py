@@ -286,21 +286,6 @@ def test_the_error_of_an_image_is_in_bits_too(monkeypatch: Patch, capsys: Printe
     assert float(printed[1]) == pytest.approx(error, abs=6e-4)
 
 
-def test_walks_are_guided_from_sample_to_sample(given: Run, tmp_path: Path, capsys: Printed) -> None:
-    run, out = replace(given, score=PRIOR), tmp_path / "walk.png"
-    given.score.forward = PRIOR  # type: ignore[attr-defined]
-    cli.main(f"interpolate it -n 2 --steps 5 --levels 9 --seed 3 --device cpu --out {out}".split())
-    how: dict[str, Any] = {"start": run.walk(2, 5, seed=3), "sampler": "heun", "levels": 9}
-    with Image.open(out) as picture:
-        shown = np.asarray(picture)
-    assert np.array_equal(shown, np.asarray(image_grid(quantize(run.sample(10, **how)), columns=5)))
-    assert not np.array_equal(shown, np.asarray(image_grid(quantize(run.sample(10, guidance=1.0, **how)), columns=5)))
-    steps = run.steps(10, **how)
-    list(steps)
-    assert steps.guide_nfe > 0
-    assert f"{steps.nfe} evaluations each and {steps.guide_nfe} of the guide" in capsys.readouterr().out
-
-
 class Solved(NamedTuple):
     """What a command drew on its page and printed, of a picture of random pixels."""
 
@@ -482,7 +467,6 @@ def test_info_says_what_a_run_is(run: Path, capsys: Printed) -> None:
         ("sample RUN -n 10001 --out x.png", "10000"),
         ("sample RUN --class ''", "label is ''"),
         ("sample POINTS", "makes rows"),
-        ("interpolate POINTS", "makes points"),
         ("likelihood POINTS", "rows.csv"),
         ("denoise POINTS", "makes points"),
         ("evaluate POINTS", "only images and tables"),

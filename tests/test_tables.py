@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,14 +103,19 @@ def test_a_density_of_two_columns_integrates_to_one() -> None:
     assert float(torch.trapezoid(torch.trapezoid(density, b, dim=1), a)) == pytest.approx(1, abs=0.02)
 
 
-COVARIANCE = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]])
+THREE = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]]).double()
+TWENTY = 0.97 ** (torch.arange(20)[:, None] - torch.arange(20)).abs().double()
 
 
-def gauss(x: Tensor, sigma: Any, /) -> Tensor:
+def gauss(covariance: Tensor) -> Any:
     """The score of N(0, C + σ²)."""
-    whole = COVARIANCE + float(torch.as_tensor(sigma).flatten()[0]) ** 2 * torch.eye(3)
-    solved: Tensor = torch.linalg.solve(whole, x.T)
-    return -solved.T
+
+    def score(x: Tensor, sigma: Any, /) -> Tensor:
+        whole = covariance + float(torch.as_tensor(sigma).flatten()[0]) ** 2 * torch.eye(len(covariance))
+        solved: Tensor = torch.linalg.solve(whole, x.double().T)
+        return -solved.T.to(x)
+
+    return score
 
 
 def drawn(run: Run, rows: Tensor, n: int) -> Tensor:
@@ -122,14 +128,16 @@ def drawn(run: Run, rows: Tensor, n: int) -> Tensor:
     return draws
 
 
-def test_imputation_of_a_gaussian_is_right_within_monte_carlo_error() -> None:
-    run = Run.of(gauss, (3,), sigma_max=15.0, sigma_min=0.01)
+@pytest.mark.parametrize(("c", "blanks"), [(THREE, ([1, 2], [0], [])), (TWENTY, ([4, 5], [0, 19], [7]))])
+def test_imputation_of_a_gaussian_is_right_within_monte_carlo_error(c: Tensor, blanks: tuple[list[int], ...]) -> None:
+    """In a few columns, and in many that follow from one another."""
+    run = Run.of(gauss(c), (len(c),), sigma_max=15.0, sigma_min=0.01)
     g = torch.Generator().manual_seed(0)
-    x = (torch.randn(300, 3, generator=g) @ torch.linalg.cholesky(COVARIANCE).T).double()
-    blank = torch.tensor([[False, True, True], [True, False, False], [False, False, False]]).repeat(100, 1)
+    x = torch.randn(300, len(c), generator=g).double() @ torch.linalg.cholesky(c).T
+    blank = torch.stack([torch.zeros(len(c)).index_fill(0, torch.tensor(i).long(), 1) for i in blanks]).bool()
+    blank = blank.repeat(100, 1)
     draws = drawn(run, x.masked_fill(blank, torch.nan), 20)
     for pattern in blank[:2]:
-        c = COVARIANCE.double()
         weights = c[pattern][:, ~pattern] @ torch.linalg.inv(c[~pattern][:, ~pattern])
         deviation = (c[pattern][:, pattern] - weights @ c[~pattern][:, pattern]).diagonal().sqrt()
         rows = (blank == pattern).all(1)
@@ -137,6 +145,22 @@ def test_imputation_of_a_gaussian_is_right_within_monte_carlo_error() -> None:
         assert float(error.abs().max()) < 6
         assert float(error.mean(0).square().mean() * 20) == pytest.approx(1, abs=0.35)
         assert float(error.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_impute_says_how_often_draws_hold_what_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A prior that is too narrow, or too wide, is seen."""
+    x = torch.randn(200, 3, generator=torch.Generator().manual_seed(1)).double() @ torch.linalg.cholesky(THREE).T
+    write_table(tmp_path / "x.csv", ["0", "1", "2"], x.numpy())
+    said = []
+    monkeypatch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
+    for scale in (1.0, 0.1, 10.0):
+        run = Run.of(gauss(THREE * scale), (3,), sigma_max=15.0, sigma_min=0.01)
+        monkeypatch.setattr(ncsn, "load", lambda *_, run=run, **__: run)
+        command(f"impute it {tmp_path}/x.csv --out {tmp_path}/{scale}.csv")
+    held = [int(share) for line in said for share in re.findall(r"(\d+)%.* 90%", line)]
+    assert held[0] == pytest.approx(90, abs=5)
+    assert held[1] < 60
+    assert held[2] > 95
 
 
 def test_imputation_of_a_mixture_weighs_its_parts_as_it_should() -> None:

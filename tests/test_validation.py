@@ -26,7 +26,7 @@ NEEDED: dict[str, Any] = {
 LEAST = {
     **dict.fromkeys(("seed", "max_broken", "port", "Toy.samples", "Sample.guidance", "Evaluate.guidance"), 0),
     **{"minutes": 0.001, "log_sigma_mean": -20, "guidance": 1, "tolerance": 1e-10, "Evaluate.n": 100, "Impute.n": 2},
-    **dict.fromkeys(("Interpolate.steps", "Likelihood.n", "Likelihood.probes"), 2),
+    **dict.fromkeys(("Likelihood.n", "Likelihood.probes"), 2),
 }
 
 
@@ -68,14 +68,12 @@ USUAL = {
         "Sample.n": 64,
         "Likelihood.n": 64,
         "Evaluate.n": 10_000,
-        "Interpolate.n": 6,
         "Impute.n": 20,
         "n": 16,
-        "Interpolate.steps": 12,
     },
-    **{"noise": 0.05, "Denoise.noise": 0.5, "solver_steps": 3, "factor": 4, "blur": 2.0, "probes": 4},
+    **{"noise": 0.05, "Denoise.noise": 0.5, "solver_steps": 3, "factor": 4, "blur": 2.0},
     **{"tolerance": 1e-3, "port": 8000, "batch_size": 500, "samples": 100, "accumulate": 1, "blocks": 2},
-    **{"log_sigma_std": 1.2, "muon_rate": 0.02, "adam_rate": 2e-3, "compile": True, "classes": True},
+    **{"muon_rate": 0.02, "adam_rate": 2e-3, "compile": True, "classes": True},
     **{"Toy.samples": 10_000, "Toy.batch_size": 1024, "Toy.steps": 2000, "width": 128, "layers": 3},
     **{"sigma_max": 20.0, "sigma_min": 0.1, "levels": 20, "langevin_steps": 75},
 }

@@ -26,7 +26,7 @@ USES = {
     "sample": "sample RUN -n 3 --levels 3 --device cpu --out out.npz",
     "evaluate": "evaluate RUN -n 100 --levels 3 --device cpu --out out",
     "likelihood": "likelihood RUN -n 2 --probes 2 --device cpu",
-    "interpolate": "interpolate RUN -n 1 --steps 2 --levels 3 --device cpu --out out.png",
+    "impute": "impute RUN rows.csv -n 2 --device cpu --out out.csv",
     "export": "export RUN out.onnx",
     "info": "info RUN --device cpu",
     "play": "play --port 0",

@@ -244,13 +244,13 @@ def local_gaussian(
     """x₀ given x as a Gaussian N(D, FᵀF): D, F, and each row of F measured.
 
     FᵀF is the covariance C, by d backward passes, or what A sees of it, C Aᵀ (A C Aᵀ)⁻¹ A C (Nyström's approximation),
-    by m where these are fewer and d is above ``WHOLE``.
+    by m where these are fewer than half of d, and d is above ``WHOLE``.
     """
     x = x.detach().clone().requires_grad_()
     with hardware.uncompiled():
         denoised = tweedie(score, x, sigma)
     seen = linear(denoised).flatten(1)
-    whole = denoised[0].numel() <= max(seen.shape[1], WHOLE)
+    whole = denoised[0].numel() <= max(2 * seen.shape[1], WHOLE)
     columns = (denoised.flatten(1) if whole else seen).unbind(1)
     rows = sigma**2 * torch.stack([torch.autograd.grad(c.sum(), x, retain_graph=True)[0] for c in columns], 1)
     with torch.no_grad():

@@ -588,8 +588,8 @@ class Run:
         if len(self.recipe.shape) != 1:
             raise ValueError(f"the run makes examples of shape {self.recipe.shape}, no rows; run.posterior fills in")
         units = self.units or Units(torch.zeros(self.recipe.shape), torch.ones(self.recipe.shape))
-        table = rows if isinstance(rows, Table) else table_of(rows)
-        if not isinstance(rows, Table) and not hasattr(rows, "columns"):
+        table = table_of(rows)
+        if not hasattr(rows, "columns"):
             table = Table(self.names[: len(table.names)], table.rows)  # by their places
         x = torch.from_numpy(table.matched(self.names).rows).double()
         units.check(x, self.names)

@@ -13,12 +13,12 @@ import tyro
 from ncsn import __version__
 from ncsn.cli import console
 from ncsn.cli.measure import Evaluate, Info, Likelihood
-from ncsn.cli.sample import Interpolate, Sample
+from ncsn.cli.sample import Sample
 from ncsn.cli.share import Export, Play, Push
 from ncsn.cli.solve import Deblur, Denoise, Impute, Inpaint, Superres
 from ncsn.cli.train import Train
 
-MAKE = (Train, Sample, Interpolate, Export, Play, Push)
+MAKE = (Train, Sample, Export, Play, Push)
 ASK = (Evaluate, Likelihood, Info, Impute, Inpaint, Denoise, Superres, Deblur)
 COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (*MAKE, *ASK)}
 

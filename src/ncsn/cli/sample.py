@@ -1,4 +1,4 @@
-"""``ncsn sample`` and ``ncsn interpolate``: samples of a run, and walks between them."""
+"""``ncsn sample``: samples of a run."""
 
 import hashlib
 import json
@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import tyro
-from annotated_types import Interval
 
 from ncsn.cli import console
 from ncsn.cli.console import RunOptions, SamplingOptions, check_output
 from ncsn.machine.interrupts import Stopped
-from ncsn.validation import Count, Levels, Seed
+from ncsn.validation import Count, Seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,38 +172,3 @@ def join_blocks(paths: list[Path], n: int, out: Path) -> None:
         format.write_array_header_1_0(file, header)
         for path in paths:
             file.write(rows(path).tobytes())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interpolate(RunOptions):
-    """Walk from one sample to another: along the sphere of noise that the probability flow maps to images.
-
-    Args:
-        n: How many walks, one a row.
-        steps: Images on each walk, the two ends included.
-        levels: How many noise levels Heun's method descends; by default what suits it.
-        seed: The same seed gives the same walks on one machine.
-        out: The picture.
-        overwrite: Replace an existing file.
-    """
-
-    n: Annotated[int, Interval(ge=1, le=100), tyro.conf.arg(name="n", aliases=["-n"])] = 6
-    steps: Annotated[int, Interval(ge=2, le=100)] = 12
-    levels: Levels | None = None
-    seed: Seed = 0
-    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("interpolation.png")
-    overwrite: bool = False
-
-    def __call__(self) -> None:
-        """Walk, and draw."""
-        import ncsn
-
-        check_output(self.out, ".png", overwrite=self.overwrite)
-        run = ncsn.load(self.run, device=self.device)
-        if not run.recipe.images:
-            raise ValueError(f"{self.run} makes points; only images are interpolated")
-        # The walk begins in noise of all classes, so no class is told.
-        walk = run.walk(self.n, self.steps, seed=self.seed)
-        drawn = console.draw(run, len(walk), start=walk, sampler="heun", levels=self.levels, label="none")
-        ncsn.plots.image_grid(drawn.samples, self.out, columns=self.steps)
-        print(f"{self.out}: {self.n} walks of {self.steps} images; {drawn.cost}")

@@ -1,4 +1,4 @@
-"""``ncsn inpaint``, ``denoise``, ``superres`` and ``deblur``: inverse problems with a trained model as the prior."""
+"""``ncsn inpaint``, ``denoise``, ``superres``, ``deblur``, ``impute``: inverse problems with a model as the prior."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ncsn import Run
     from ncsn.problems import Measurement
 
+TESTED = 200  # rows of a table in which a known number is hidden, to see how often its draws hold it
 Shape = tuple[int, ...]
 Noise = Annotated[float, Interval(gt=0, le=100)]
 
@@ -224,11 +225,8 @@ class Impute(RunOptions):
 
         check_output(self.out, *DELIMITERS, overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
-        table = read_table(self.rows).matched(run.names)
-        x = torch.from_numpy(table.rows)
-        blank, draws = x.isnan(), x.repeat(self.n, 1, 1)
-        for part, filled in console.bar(run.impute(table, self.n, seed=self.seed), "rows with the same blanks"):
-            draws[:, part] = filled
+        x = torch.from_numpy(read_table(self.rows).matched(run.names).rows)
+        blank, draws = x.isnan(), self.draw(run, x)
         names, columns = list(run.names), [*torch.where(blank, draws.mean(0), x).T]
         for i in blank.any(0).nonzero()[:, 0].tolist():
             cells = torch.cat([draws[:, :, i].std(0)[None], draws[:, :, i]])
@@ -236,3 +234,20 @@ class Impute(RunOptions):
             names += [f"{run.names[i]} {what}" for what in ("sd", *(f"draw {k + 1}" for k in range(self.n)))]
         write_table(self.out, names, torch.stack(columns, 1).numpy())
         print(f"{self.out}: {int(blank.sum())} blanks filled in")
+        # What is known shows how far to trust what is not: one number in each of some rows is hidden, and filled in.
+        known = x[(~blank).sum(1) > 1][:TESTED]
+        if len(known):
+            generator = torch.Generator().manual_seed(self.seed)
+            hidden = torch.multinomial((~known.isnan()).double(), 1, generator=generator)
+            truth, made = known.gather(1, hidden), self.draw(run, known.scatter(1, hidden, torch.nan))
+            made = made.gather(2, hidden.expand(self.n, -1, -1))
+            inside = ((made.amin(0) <= truth) & (truth <= made.amax(0))).double().mean()
+            ideal = (self.n - 1) / (self.n + 1)
+            print(f"of {len(known)} known numbers, {inside:.0%} lie within {self.n} draws of them; {ideal:.0%} should")
+
+    def draw(self, run: "Run", x: "Tensor") -> "Tensor":
+        """Draws of rows (b, d) with blanks, (n, b, d)."""
+        draws = x.repeat(self.n, 1, 1)
+        for part, filled in console.bar(run.impute(x, self.n, seed=self.seed), "rows with the same blanks"):
+            draws[:, part] = filled
+        return draws
