@@ -59,7 +59,8 @@ class Evaluate(SamplingOptions, RunOptions):
         run, group, ruler = ncsn.load(self.run, device=self.device), distributed.join(), None
         out = self.out or (self.run if self.run == run.folder else Path())
         if run.recipe.columns:
-            self.judge_table(run, out)
+            if group.leads:
+                self.judge_table(run, out)
             return
         if not run.recipe.images:
             raise ValueError(f"{self.run} makes signals or points; only images and tables are evaluated")
@@ -100,6 +101,7 @@ class Evaluate(SamplingOptions, RunOptions):
         from ncsn import storage
         from ncsn.evaluation.metrics import judge_rows
 
+        out.mkdir(parents=True, exist_ok=True)
         storage.check_out(out / NUMBERS, overwrite=self.overwrite)
         data, units, generator = run.data(self.data), run.units, torch.Generator().manual_seed(self.seed)
         assert units is not None
