@@ -137,14 +137,14 @@ def silent(node: Any) -> bool:
 
 
 def chosen_tests(module: str, ran: dict[int, list[str]], line: int, seconds: dict[str, float]) -> dict[str, float]:
-    """The tests that ran a line; if none did, those that ran any of the module, or whose file is named after it.
+    """The tests that ran a line; or else, as for a default or a program of its own, those whose file is named after it.
 
-    Then the others of their files; up to a minute.
+    Then the others of the files whose tests ran the line, or any of the module; the fastest first, up to a minute.
     """
     near = set(ran.get(line, ())) - {""}
     named = {test for test in seconds if not near and test.startswith(f"tests/test_{module.rpartition('/')[2]}.py")}
-    near = near or named | {test for tests in ran.values() for test in tests if test}
-    files = {test.partition("::")[0] for test in near}
+    around = near or named | {test for tests in ran.values() for test in tests if test}
+    files = {test.partition("::")[0] for test in around}
     chosen: dict[str, float] = {}
     for test in sorted(seconds, key=lambda test: (test not in near, test not in named, seconds[test])):
         if test.partition("::")[0] in files and sum(chosen.values()) < MOST:

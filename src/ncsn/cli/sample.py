@@ -95,7 +95,7 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     usual = next(run.blocks(n, **how))
     job = repr((__version__, torch.__version__, run.digest, run.device, depth, n, sorted(how.items())))
     digest = hashlib.sha256(job.encode()).hexdigest()
-    folder = out.with_name(f".{out.name[:30]}.{digest[:16]}.partial")
+    folder = out.with_name(f".{out.name[:30]}.{digest}.partial")
     shapes = [(min(run.block, n - first), *run.recipe.shape) for first in range(0, n, run.block)]
     paths = [folder / f"{number:06}.npz" for number in range(len(shapes))]
     missing: list[int] = []

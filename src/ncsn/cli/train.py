@@ -36,7 +36,7 @@ class Train(Images):
         data, settings, record = opened(self)
         run = ncsn.fit(data, settings=settings, record=record)
         if record.writes:
-            drawn = console.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, 36))
+            drawn = console.draw(run, settings.samples, seed=settings.seed, keep=36)
             if run.units is not None:
                 rows = {"held out": run.units.restore(data.validation), "samples": drawn.samples}
                 ncsn.plots.signal_rows(rows, record.path("samples.png"))
