@@ -100,7 +100,7 @@ def convert(model: ScoreModel, run: Run) -> bytes:
 def probes(model: ScoreModel, recipe: Recipe) -> Iterator[tuple[Tensor, ...]]:
     """Batches of several sizes of noised data, on noise levels over the whole range, of every class and of none."""
     sampling, generator = recipe.sampling, torch.Generator().manual_seed(0)
-    index = torch.arange(max(CHECKED, model.classes + 1))
+    index = torch.arange(CHECKED + model.classes)
     levels = sampling.sigma_max * (sampling.sigma_min / sampling.sigma_max) ** torch.linspace(0, 1, CHECKED)
     for part in (*torch.split(index, 7), index[:1]):
         sigma, noise = levels[part % CHECKED], torch.randn((len(part), *recipe.shape), generator=generator)

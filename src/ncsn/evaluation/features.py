@@ -174,7 +174,7 @@ def own_classifier(images: Images, device: torch.device) -> Features:
         raise ValueError(f"{images.name or 'the data'} has no classes that a classifier could tell apart")
     # Other data, or another way to train, is another file.
     recipe = f"{IMAGES_SEEN} {EPOCHS} {BATCH} {PEAK_RATE} {len(labels.names)} {images.digest}"
-    key = hashlib.sha256(recipe.encode() + labels.train.numpy().tobytes()).hexdigest()[:32]
+    key = hashlib.sha256(recipe.encode() + labels.train.numpy().tobytes()).hexdigest()
     cache = Path(os.devnull)  # which holds no file, for who has no home
     with suppress(RuntimeError):
         cache = platformdirs.user_cache_path("ncsn", appauthor=False)
