@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ncsn.networks import MLP, NCSN, UNet
 from ncsn.score import ScoreModel
@@ -38,6 +39,15 @@ def test_updates_are_those_of_torch_one_matrix_at_a_time(generator: torch.Genera
     for a, b, shape in zip(ours, theirs, shapes, strict=True):
         assert float((a.flatten(1) - b).detach().norm() / b.detach().norm()) < 0.01, shape
     assert torch.equal(ours[2], still)
+
+
+def test_tall_and_wide_matrices_cost_the_same() -> None:
+    costs = []
+    for shape in ((2, 40, 8), (2, 8, 40)):
+        with FlopCounterMode(display=False) as counter:
+            orthogonalize(torch.ones(shape))
+        costs.append(counter.get_total_flops())
+    assert costs[0] == costs[1] > 0
 
 
 def test_without_bfloat16_hardware_products_are_in_float32(
