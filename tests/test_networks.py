@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ncsn.networks import MLP, NCSN
-from ncsn.networks.unet import Block, Classifier, UNet, fold, unfold
+from ncsn.networks import MLP, NCSN, NCSNv2
+from ncsn.networks.unet import Block, Classifier, Convolution, UNet, fold, unfold
 from ncsn.validation import check_call
 
 
@@ -69,6 +69,7 @@ def test_a_new_block_is_the_identity(generator: torch.Generator) -> None:
         (UNet, "channels", [(), (8, 0), (2,) * 13]),
         (UNet, "blocks", [0, 101]),
         (UNet, "image_channels", [0]),
+        (UNet, "dimensions", [0, 4]),
         (MLP, "width", [0]),
         (MLP, "dimensions", [0]),
         (MLP, "layers", [0, 1001]),
@@ -105,12 +106,32 @@ def test_the_classifier_averages_large_images(size: tuple[int, int], smaller: tu
     assert classifier.features(x).shape == (2, 128)
 
 
+@pytest.mark.parametrize(
+    ("usual", "same"),
+    [
+        (UNet(), UNet(1, (64, 128), 2, 64, 0, 2)),
+        (MLP(2), MLP(2, 128, 3)),
+        (NCSN(features=8), NCSN(1, 64, features=8, rescale=True)),
+        (NCSNv2(), NCSNv2(1, 64, rescale=True)),
+        (Classifier(), Classifier(1, (28, 28), 10)),
+        (Convolution(2, 3), Convolution(2, 3, 3, stride=1, dimensions=2)),
+    ],
+)
+def test_a_network_of_which_little_is_said(usual: nn.Module, same: nn.Module) -> None:
+    assert repr(usual) == repr(same)
+    assert [p.shape for p in usual.parameters()] == [p.shape for p in same.parameters()]
+    assert [v for v in vars(usual).values() if isinstance(v, int)] == [
+        v for v in vars(same).values() if isinstance(v, int)
+    ]
+
+
 PICTURES = (torch.arange(128.0) * 0.37).sin().view(2, 1, 8, 8)
 GOLDEN: dict[str, tuple[nn.Module, list[float]]] = {
     "unet": (UNet(1, (4, 6), 2, 8), [0.4946, 0.854, -0.0295, 0.4911, 0.4942, 0.8638, -0.0427, 0.4832]),
     "classes": (UNet(1, (4, 6), 1, 8, 3), [1.0267, 0.2867, 0.7824, -0.0564, 1.0286, 0.289, 0.7586, -0.0108]),
     "three": (UNet(1, (4, 2, 6), 3, 8), [0.3266, 0.4709, 0.6395, 0.3811, 0.3265, 0.4755, 0.6405, 0.3831]),
     "ncsn": (NCSN(1, 4, features=8), [-0.2891, -0.9661, 0.7056, 0.4087, 0.1585, 0.0209, -1.8107, -1.3657]),
+    "ncsn-v2": (NCSNv2(1, 4), [0.238, 0.9281, 0.2455, 0.5226, 0.6826, 0.4949, 0.2649, 0.5626]),
 }
 
 
