@@ -10,7 +10,8 @@ there is; and how many rows ``split`` takes at a time.
 
 First every test that is not marked slow runs once, and coverage.py notes which lines it runs.  Then each mutant meets
 the tests that ran its line, and the others in their files, as far as a minute goes.  (A fixture that tests share runs
-its lines in the first of them alone.)  Tests of documentation, examples and scripts are not asked.
+its lines in the first of them alone.)  A line that no test ran, as it runs on import, is every test's.  Tests of
+documentation, examples and scripts are not asked.
 
 The tests run in copies of the tree, one for each processor.  Each mutant has a process of its own, forked from one that
 has imported torch, because importing it takes longer than most tests.  (mutmut leaves decorated functions alone, and so
@@ -138,13 +139,14 @@ def silent(node: Any) -> bool:
 
 
 def chosen_tests(module: str, ran: dict[int, list[str]], line: int, seconds: dict[str, float]) -> dict[str, float]:
-    """The tests that ran a line; or else, as for a default or a program of its own, those whose file is named after it.
+    """The tests that ran a line, and the others of their files; or all of them, if none did, because it runs on import,
+    or in a program that a test starts: then first those whose file is named after the module.
 
-    Then the others of the files whose tests ran the line, or any of the module; the fastest first, up to a minute.
+    The fastest first, up to a minute.
     """
     near = set(ran.get(line, ())) - {""}
     named = {test for test in seconds if not near and test.startswith(f"tests/test_{module.rpartition('/')[2]}.py")}
-    files = {test.partition("::")[0] for test in near or named.union(*ran.values()) - {""}}
+    files = {test.partition("::")[0] for test in near or seconds}
     chosen: dict[str, float] = {}
     for test in sorted(seconds, key=lambda test: (test not in near, test not in named, seconds[test])):
         if test.partition("::")[0] in files and sum(chosen.values()) < MOST:
