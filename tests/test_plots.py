@@ -81,19 +81,6 @@ def test_signals_are_in_rows_on_one_scale_and_have_a_line_for_each_channel() -> 
     assert len({(one.get_xlim(), one.get_ylim()) for one in axes}) == 1
 
 
-def test_how_many_are_shown_if_nothing_is_said(tmp_path: Path) -> None:
-    """Images have 7 × 9 pixels and a margin of one."""
-    x = pixels(40, 1) / 255
-    assert (plots.image_grid(x[:21]).size, plots.image_pairs(x[:20], x[:20]).size) == ((220, 54), (220, 72))
-    way = [Step(i / 100, pixels(40, 1, i) / 255) for i in range(50)]
-    axes: Any = plots.evolution(way).axes[0]
-    assert axes.images[0].get_size() == (8 * 9 * 3, 12 * 11 * 3)
-    assert axes.get_xticks().tolist() == [(k + 0.5) * 33 for k in range(12)]
-    plots.evolution_animation(way, tmp_path / "x.gif")
-    with Image.open(tmp_path / "x.gif") as image:
-        assert (image.size, getattr(image, "n_frames", 0)) == ((6 * 22, 6 * 18), 40)
-
-
 def test_score_field_shows_both_fields_and_their_relative_error() -> None:
     def score(x: Tensor, sigma: Any, /) -> Tensor:
         return 1.5 * MIXTURE(x, sigma)

@@ -292,18 +292,6 @@ print(counters["stats"]["unique_graphs"])
     assert compiled.stdout.strip() == "1"
 
 
-def test_the_network_and_its_guide_are_compiled_for_what_sampling_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[nn.Module] = []
-
-    def compile_network(network: nn.Module, trial: Callable[[], Tensor]) -> None:
-        compiled.append(network)
-        assert trial().shape == (5, 2)
-
-    monkeypatch.setattr(hardware, "compile_network", compile_network)
-    LEARNED.compile(5)
-    assert compiled == [score.network for score in (LEARNED.score, LEARNED.guide)]  # type: ignore[union-attr]
-
-
 def test_a_run_that_is_saved_copied_or_pickled_is_the_same(tmp_path: Path) -> None:
     smaller = replace(RECIPE, arguments=RECIPE.arguments | {"width": 4})
     guide = model(1, arguments=smaller.arguments)
