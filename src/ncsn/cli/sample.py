@@ -106,13 +106,11 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
         missing = [i for i, path in enumerate(paths) if i == 0 or not whole(path, shapes[i])]
     missing = json.loads(group.share(json.dumps(missing).encode()))
     began = time.perf_counter()
-    compiled = console.compile_for(run, n, usual)
+    console.compile_for(run, n, usual)
     try:
         for number in missing[group.rank :: group.size]:
             steps = next(run.blocks(n, first=number, **how))
-            # The last block may be smaller than those that the network is compiled for.
-            same = compiled and steps.batch_size == usual.batch_size
-            drawn = console.follow(steps, f"block {number + 1} of {len(paths)}", began, compiled=same)
+            drawn = console.follow(steps, f"block {number + 1} of {len(paths)}", began)
             with storage.atomic(paths[number]) as temporary:
                 np.savez(temporary, x=drawn.samples.numpy() if depth is None else depth.restored(drawn.samples))
         group.meet()
