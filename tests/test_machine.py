@@ -160,9 +160,3 @@ def test_memory_is_kept_where_the_library_can(library: str, calls: list[Any], mo
     monkeypatch.setattr("ctypes.CDLL", lambda _: c)
     hardware.keep_memory()
     assert c.mallopt.call_args_list == calls
-
-
-def test_a_terminal_sees_a_bar_move_and_a_file_has_few_lines_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for terminal, seconds in ((True, 0.3), (False, 30)):
-        monkeypatch.setattr(sys, "stderr", Mock(isatty=lambda terminal=terminal: terminal))
-        assert hardware.refresh_interval() == seconds

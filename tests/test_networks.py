@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ncsn.networks import MLP, NCSN, NCSNv2
-from ncsn.networks.unet import Block, Classifier, UNet, fold, unfold
+from ncsn.networks import MLP, NCSN
+from ncsn.networks.unet import Block, Classifier, UNet
 from ncsn.validation import check_call
 
 
@@ -45,12 +45,6 @@ def test_unet_takes_any_size_and_pads_with_zeros_inside(size: tuple[int, ...]) -
     inside = tuple(map(slice, (2, 2, *size)))
     torch.testing.assert_close(value, network(padded, c)[inside])
     assert bool((value != 0).any())
-
-
-def test_folding_is_pixel_unshuffle(generator: torch.Generator) -> None:
-    x = torch.randn(2, 3, 4, 6, 2, generator=generator)
-    assert torch.equal(fold(x[..., 0]), F.pixel_unshuffle(x[..., 0], 2))
-    assert torch.equal(unfold(fold(x)), x)
 
 
 def test_a_new_block_is_the_identity(generator: torch.Generator) -> None:
@@ -107,7 +101,6 @@ GOLDEN: dict[str, tuple[nn.Module, list[float]]] = {
     "classes": (UNet(1, (4, 6), 1, 8, 3), [1.0267, 0.2867, 0.7824, -0.0564, 1.0286, 0.289, 0.7586, -0.0108]),
     "three": (UNet(1, (4, 2, 6), 3, 8), [0.3266, 0.4709, 0.6395, 0.3811, 0.3265, 0.4755, 0.6405, 0.3831]),
     "ncsn": (NCSN(1, 4, features=8), [-0.2891, -0.9661, 0.7056, 0.4087, 0.1585, 0.0209, -1.8107, -1.3657]),
-    "ncsn-v2": (NCSNv2(1, 4), [0.238, 0.9281, 0.2455, 0.5226, 0.6826, 0.4949, 0.2649, 0.5626]),
 }
 
 

@@ -72,15 +72,6 @@ def test_scatter_panels_show_points_under_their_titles() -> None:
     assert (square.get_ylim(), square.get_xticks().tolist()) == ((-8, 8), [-5, 0, 5])
 
 
-def test_signals_are_in_rows_on_one_scale_and_have_a_line_for_each_channel() -> None:
-    x = torch.randn(7, 2, 5)
-    axes: Any = plots.signal_rows({"held out": x, "samples": x[:3, :1]}).axes
-    assert [len(one.lines) for one in axes] == [2] * 6 + [1] * 3 + [0] * 3
-    assert [one.get_title("left") for one in axes] == ["held out"] + [""] * 5 + ["samples"] + [""] * 5
-    assert np.array_equal(axes[4].lines[1].get_ydata(), x[4, 1])
-    assert len({(one.get_xlim(), one.get_ylim()) for one in axes}) == 1
-
-
 def test_score_field_shows_both_fields_and_their_relative_error() -> None:
     def score(x: Tensor, sigma: Any, /) -> Tensor:
         return 1.5 * MIXTURE(x, sigma)
