@@ -41,7 +41,7 @@ def main(given: Images) -> None:
 
     if record.writes:
         # Sampling: noise becomes images on the way down the noise levels; also by the paper's Langevin dynamics.
-        drawn = console.draw(run, settings.samples, seed=settings.seed, keep=min(settings.samples, 36))
+        drawn = console.draw(run, settings.samples, seed=settings.seed, keep=36)
         annealed = console.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
 
         # Pictures: samples, how they came out of the noise, and how the losses fell on every noise level.

@@ -87,7 +87,7 @@ def judged(digits: torch.Tensor, images: data.Images) -> tuple[float, float]:
 
 def draw(run: ncsn.Run, n: int, **how: Any) -> Drawn:
     """``n`` digits, and the first hundred of them on their way."""
-    return console.draw(run, n, keep=100, description=f"{n} digits", **how)
+    return console.draw(run, n, keep=100, **how)
 
 
 def digits(paper: Paper, images: data.Images) -> dict[str, tuple[float, float]]:

@@ -5,11 +5,13 @@ python scripts/mutants.py [MODULE ...] [--number 8] [--seed 0]
 The changes are cosmic-ray's, drawn evenly from all that its operators below can make of a module.  Left out are raise
 statements, and what has no right and wrong: the star before keywords, ``strict``, ``frozen`` and ``kw_only``; the far
 ends of ranges (``le``), which would end the same mistakes if they were somewhere else; when a bar is shown; how large,
-thick and bright a figure's parts are; which fixed seed there is; and how many rows ``split`` takes at a time.
+thick and bright a figure and its parts are; how long a process waits for another (``timedelta``); which fixed seed
+there is; and how many rows ``split`` takes at a time.
 
 First every test that is not marked slow runs once, and coverage.py notes which lines it runs.  Then each mutant meets
 the tests that ran its line, and the others in their files, as far as a minute goes.  (A fixture that tests share runs
-its lines in the first of them alone.)  Tests of documentation, examples and scripts are not asked.
+its lines in the first of them alone.)  A line that no test ran, as it runs on import, is every test's.  Tests of
+documentation, examples and scripts are not asked.
 
 The tests run in copies of the tree, one for each processor.  Each mutant has a process of its own, forked from one that
 has imported torch, because importing it takes longer than most tests.  (mutmut leaves decorated functions alone, and so
@@ -123,28 +125,28 @@ def places(source: str) -> list[tuple[str, int, int]]:
 
 def silent(node: Any) -> bool:
     """Whether it has no right and wrong, see above."""
-    parent = node.parent
-    if parent is None or parent.type == "parameters":  # the star before keywords
-        return parent is not None
-    call = parent.parent if parent.type == "arglist" else parent
-    function = call.get_previous_sibling().get_code().strip() if call.type == "trailer" else ""
-    if function in (".manual_seed", "_blank") or (function == ".split" and node.type == "number"):
-        return True
-    while parent.type not in ("argument", "raise_stmt", "file_input"):
-        parent = parent.parent
-    name = parent.children[0].get_code().strip()
-    return parent.type == "raise_stmt" or (parent.type == "argument" and name in (*SILENT, *LOOKS))
+    if node.parent is None or node.parent.type == "parameters":  # the star before keywords
+        return node.parent is not None
+    while (parent := node.parent).type != "file_input":
+        named = parent.type == "argument" and parent.children[0].get_code().strip() in (*SILENT, *LOOKS)
+        call = parent.parent if parent.type == "arglist" else parent
+        function = call.get_previous_sibling().get_code().strip() if call.type == "trailer" else ""
+        fixed = node.type == "number" and function in (".manual_seed", ".split")
+        if parent.type == "raise_stmt" or named or fixed or function in ("_blank", "timedelta"):
+            return True
+        node = parent
+    return False
 
 
 def chosen_tests(module: str, ran: dict[int, list[str]], line: int, seconds: dict[str, float]) -> dict[str, float]:
-    """The tests that ran a line; if none did, those that ran any of the module, or whose file is named after it.
+    """The tests that ran a line, and the others of their files; or all of them, if none did, because it runs on import,
+    or in a program that a test starts: then first those whose file is named after the module.
 
-    Then the others of their files; up to a minute.
+    The fastest first, up to a minute.
     """
     near = set(ran.get(line, ())) - {""}
     named = {test for test in seconds if not near and test.startswith(f"tests/test_{module.rpartition('/')[2]}.py")}
-    near = near or named | {test for tests in ran.values() for test in tests if test}
-    files = {test.partition("::")[0] for test in near}
+    files = {test.partition("::")[0] for test in near or seconds}
     chosen: dict[str, float] = {}
     for test in sorted(seconds, key=lambda test: (test not in near, test not in named, seconds[test])):
         if test.partition("::")[0] in files and sum(chosen.values()) < MOST:

@@ -1,7 +1,5 @@
-"""README and the site say what is there, and what they show runs; so does what the page in web/ is tested against."""
+"""README and the site say what is there, and what they show runs."""
 
-import importlib.util
-import json
 import re
 import shlex
 import subprocess
@@ -190,26 +188,3 @@ def test_links_lead_somewhere(name: str) -> None:
         path = (ROOT / name).parent / place if place else ROOT / name
         assert path.exists(), target
         assert not anchor or anchor in anchors(path.read_text(encoding="utf-8")), target
-
-
-def compare(found: Any, written: Any, at: str) -> None:
-    if isinstance(written, dict):
-        assert list(found) == list(written), at
-        for name, value in written.items():
-            compare(found[name], value, f"{at}.{name}")
-    elif isinstance(written, list) and written and isinstance(written[0], dict | list):
-        assert len(found) == len(written), at
-        for i, value in enumerate(written):
-            compare(found[i], value, f"{at}[{i}]")
-    else:
-        largest = max((abs(value) for value in written), default=0) if isinstance(written, list) else abs(written)
-        assert found == pytest.approx(written, rel=1e-6, abs=1e-6 * largest), at
-
-
-def test_the_page_is_tested_against_what_the_package_computes_today() -> None:
-    spec = importlib.util.spec_from_file_location("page_values", ROOT / "web" / "test" / "values.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    compare(script.values(), json.loads(script.PLACE.read_text(encoding="utf-8")), "values")

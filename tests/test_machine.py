@@ -6,6 +6,8 @@ import sys
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ def test_a_machine_that_cannot_compile_says_why_and_goes_on(
 ) -> None:
     network, example = MLP(2, width=8), (torch.zeros(3, 2), torch.zeros(3))
     expected = network(*example)
+    network.compile = Mock(side_effect=network.compile)  # type: ignore[method-assign]
 
     def trial() -> torch.Tensor:
         time.sleep(20 * seconds)
@@ -32,6 +35,8 @@ def test_a_machine_that_cannot_compile_says_why_and_goes_on(
     try:
         hardware.compile_network(network, trial, seconds=seconds)
         assert f"slower: {why}\n" in capsys.readouterr().err
+        options = {"inplace_buffers": False, "cpp.dynamic_threads": True}
+        network.compile.assert_called_once_with(dynamic=False, options=options)
         assert torch.equal(network(*example), expected)
     finally:
         torch.compiler.set_stance("default")
@@ -103,7 +108,7 @@ def test_a_device_that_is_not_there_is_refused(name: str) -> None:
         # Each piece of work: when it ends, how many processors others used meanwhile, and the threads for the next one.
         ([(1, 0.39, 4)], None),
         ([(1, 0.5, 3)], None),
-        ([(1, 1.9, 2)], None),
+        ([(0.1, 1.9, 4), (0.3, 1.9, 2)], None),
         ([(1, 3.9, 1)], None),
         ([(1, 1.9, 2), (2, 0.0, 2), (3.5, 0.0, 4), (6, 3.0, 1)], None),
         ([(1, 1.9, 4), (9, 3.0, 4)], "OMP_NUM_THREADS"),
@@ -116,23 +121,23 @@ def test_threads_follow_the_load(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Of four processors; this program's own work, three quarters of what is left, is no load of others."""
+    """Of four processors, from an hour after their start on; own work, three quarters of what is left, is no load."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     if fixed is not None:
         monkeypatch.setenv(fixed, "4")
-    usual, now, left = torch.get_num_threads(), 0.0, 0.0
+    usual, now, left = torch.get_num_threads(), 3600.0, 9000.0
     monkeypatch.setattr("time.perf_counter", lambda: now)
     monkeypatch.setattr("time.process_time", lambda: 0.75 * left)
     monkeypatch.setattr("psutil.cpu_times", lambda: SimpleNamespace(user=9 * now, idle=0.15 * left, iowait=0.1 * left))
-    monkeypatch.setattr(hardware, "STARTED", (0.0, 0.0))
+    monkeypatch.setattr(hardware, "STARTED", (now, left))
 
     numbers: list[int] = []
 
     def work() -> Iterator[None]:
         nonlocal now, left
         for at, others, _ in looks:
-            now, left = at, left + (4 - others) * (at - now)
+            now, left = 3600 + at, left + (4 - others) * (3600 + at - now)
             yield
             numbers.append(torch.get_num_threads())
 
@@ -142,6 +147,16 @@ def test_threads_follow_the_load(
             pass
         assert numbers == [threads for _, _, threads in looks]
         assert torch.get_num_threads() == 4, "afterwards"
-        assert ("of 4 threads" in capsys.readouterr().err) == (min(numbers) < 4)
+        assert capsys.readouterr().err.count("of 4 threads") == (min(numbers) < 4), "once"
     finally:
         torch.set_num_threads(usual)
+
+
+@pytest.mark.parametrize(("library", "calls"), [("glibc", [call(-1, 2**30), call(-3, 2**30)]), ("musl", [])])
+def test_memory_is_kept_where_the_library_can(library: str, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """M_TRIM_THRESHOLD is −1 and M_MMAP_THRESHOLD −3 in malloc.h."""
+    c = Mock()
+    monkeypatch.setattr("platform.libc_ver", lambda: (library, "2.39"))
+    monkeypatch.setattr("ctypes.CDLL", lambda _: c)
+    hardware.keep_memory()
+    assert c.mallopt.call_args_list == calls

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ncsn.networks import MLP, NCSN, ResidualMLP
-from ncsn.networks.unet import Block, Classifier, UNet, fold, unfold
+from ncsn.networks.unet import Block, Classifier, UNet
 from ncsn.validation import check_call
 
 
@@ -35,11 +35,6 @@ def test_a_new_network_is_zero_and_a_trained_one_depends_on_everything(
     assert not gradient[1].any(), "examples do not mix"
 
 
-def test_noise_levels_are_seen_by_waves_of_six_octaves() -> None:
-    (frequencies,) = MLP(2).buffers()
-    torch.testing.assert_close((frequencies / (2 * torch.pi)).log2(), torch.linspace(-3, 3, 32))
-
-
 @pytest.mark.parametrize("size", [(28, 28), (30, 30), (33, 47), (105, 105), (1, 3), (1,), (40,), (13, 5, 8)])
 def test_unet_takes_any_size_and_pads_with_zeros_inside(size: tuple[int, ...]) -> None:
     torch.manual_seed(0)
@@ -53,12 +48,6 @@ def test_unet_takes_any_size_and_pads_with_zeros_inside(size: tuple[int, ...]) -
     assert bool((value != 0).any())
 
 
-def test_folding_is_pixel_unshuffle(generator: torch.Generator) -> None:
-    x = torch.randn(2, 3, 4, 6, 2, generator=generator)
-    assert torch.equal(fold(x[..., 0]), F.pixel_unshuffle(x[..., 0], 2))
-    assert torch.equal(unfold(fold(x)), x)
-
-
 def test_a_new_block_is_the_identity(generator: torch.Generator) -> None:
     block, h = Block(2), torch.randn(3, 2, 4, 4, generator=generator)
     assert torch.equal(block(h, torch.randn(3, 4, generator=generator)), h)
@@ -70,6 +59,7 @@ def test_a_new_block_is_the_identity(generator: torch.Generator) -> None:
         (UNet, "channels", [(), (8, 0), (2,) * 13]),
         (UNet, "blocks", [0, 101]),
         (UNet, "image_channels", [0]),
+        (UNet, "dimensions", [0, 4]),
         (MLP, "width", [0]),
         (MLP, "dimensions", [0]),
         (MLP, "layers", [0, 1001]),

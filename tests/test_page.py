@@ -1,5 +1,7 @@
-"""The local server of the page: its folder alone, this machine alone, and headers that keep it so."""
+"""The page: what it is tested against; and its local server, of its folder alone and for this machine alone."""
 
+import importlib.util
+import json
 import re
 import socket
 import struct
@@ -9,6 +11,7 @@ from contextlib import closing
 from http.client import HTTPConnection, HTTPMessage, RemoteDisconnected
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,3 +133,26 @@ def test_the_page_is_served_with_the_model_that_is_asked_for_until_ctrl_c(
     with pytest.raises(SystemExit, match="130"):
         cli.main(["play", *words, "--port", "0"])
     assert served == [model, HOME]
+
+
+def compare(found: Any, written: Any, at: str) -> None:
+    if isinstance(written, dict):
+        assert list(found) == list(written), at
+        for name, value in written.items():
+            compare(found[name], value, f"{at}.{name}")
+    elif isinstance(written, list) and written and isinstance(written[0], dict | list):
+        assert len(found) == len(written), at
+        for i, value in enumerate(written):
+            compare(found[i], value, f"{at}[{i}]")
+    else:
+        largest = max((abs(value) for value in written), default=0) if isinstance(written, list) else abs(written)
+        assert found == pytest.approx(written, rel=1e-6, abs=1e-6 * largest), at
+
+
+def test_the_page_is_tested_against_what_the_package_computes_today() -> None:
+    spec = importlib.util.spec_from_file_location("page_values", ROOT / "web" / "test" / "values.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    compare(script.values(), json.loads(script.PLACE.read_text(encoding="utf-8")), "values")

@@ -68,7 +68,8 @@ def test_scatter_panels_show_points_under_their_titles() -> None:
         assert np.array_equal(axes.collections[0].get_offsets(), factor * POINTS)
         low, high = axes.get_xlim()
         assert low < factor * float(POINTS[:, 0].min()) < factor * float(POINTS[:, 0].max()) < high < 8
-    assert plots.scatter_panels([[("a", POINTS)]], view=4).axes[0].get_ylim() == (-4, 4)
+    square = plots.scatter_panels([[("a", POINTS)]]).axes[0]
+    assert (square.get_ylim(), square.get_xticks().tolist()) == ((-8, 8), [-5, 0, 5])
 
 
 def test_score_field_shows_both_fields_and_their_relative_error() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ import ncsn
 from ncsn import run as runs
 from ncsn.data import batches
 from ncsn.learn.fit import held_out_losses
-from ncsn.learn.record import BAND_NAMES, Record, left, opened, verdict
+from ncsn.learn.record import BAND_NAMES, BANDS, Record, left, opened, verdict
 from ncsn.learn.settings import ImageJob
 from ncsn.machine.interrupts import Stopped
 from ncsn.networks import MLP
@@ -48,6 +49,11 @@ def test_a_verdict_is_drawn_from_held_out_losses(
     assert (f"step {best}" in line, "0.9000" in line) == (True, losses is RISING)
     assert ("falling" in line, "copies" in line) == (falls, few)
     assert left(rows, 0.01).step == last
+
+
+def test_bands_are_called_after_their_ends() -> None:
+    ends = [float(end) for name in BAND_NAMES for end in re.findall(r"[\d.]+", name)]
+    assert [0, *ends, math.inf] == sorted((BANDS + BANDS)[1:-1])
 
 
 def test_held_out_losses_are_those_of_held_out_images() -> None:

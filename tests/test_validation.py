@@ -1,8 +1,12 @@
 """Every number that can be given on a command line has a range, and what no type allows is refused in one line."""
 
+import importlib
+import inspect
 import math
+import pkgutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -10,10 +14,12 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 from annotated_types import Interval
 
+import ncsn
 from ncsn.cli.main import COMMANDS
-from ncsn.learn.settings import ImageJob, Images, ResolvedImages, Toy
+from ncsn.learn.settings import Images, ResolvedImages, Toy
 from ncsn.validation import Count, Levels, NoiseLevel, check_call, check_ranges, one_line, read_json, validated
 
+MODULES = [importlib.import_module(module.name) for module in pkgutil.walk_packages(ncsn.__path__, "ncsn.")]
 NEEDED: dict[str, Any] = {
     "dataset": "mnist",
     "source": Path("x"),
@@ -62,28 +68,46 @@ def test_every_number_has_a_range_and_is_refused_outside_of_it(kind: Any) -> Non
                     kind(**needed | {field.name: given})
 
 
-# What nobody sets is 0 or off, but for these.
-USUAL = {
-    **{
-        "Sample.n": 64,
-        "Likelihood.n": 64,
-        "Evaluate.n": 10_000,
-        "Impute.n": 20,
-        "n": 16,
-    },
-    **{"noise": 0.05, "Denoise.noise": 0.5, "solver_steps": 3, "factor": 4, "blur": 2.0},
-    **{"tolerance": 1e-3, "port": 8000, "batch_size": 500, "samples": 100, "accumulate": 1, "blocks": 2},
-    **{"muon_rate": 0.02, "adam_rate": 2e-3, "compile": True, "classes": True},
-    **{"Toy.samples": 10_000, "Toy.batch_size": 1024, "Toy.steps": 2000, "width": 128, "layers": 3},
-    **{"sigma_max": 20.0, "sigma_min": 0.1, "levels": 20, "langevin_steps": 75},
+# What nobody gives to a function, or to a class, is 0 or off, but for these.
+USUAL: dict[str, object] = {
+    **{"n": 16, "Sample.n": 64, "Likelihood.n": 64, "Evaluate.n": 10_000, "Ruler.n": 10_000, "Impute.n": 20},
+    **{"steps.n": 1, "sample.n": 1, "steps": 5, "Toy.steps": 2000, "Method.steps": 1},
+    **{"posterior.steps": 3, "solver_steps": 3, "langevin_steps": 75, "nfe_per_step": 1, "every": 1, "turns": 1},
+    **{"batch_size": 500, "Toy.batch_size": 1024, "likelihoods.batch_size": 32},
+    **{"tolerance": 1e-4, "Likelihood.tolerance": 1e-3, "projections": 128, "k": 5, "batch": 500},
+    **{"samples": 100, "Toy.samples": 10_000, "limit": 10_000, "iterations": 30, "digits": 2, "status": 2, "fit": True},
+    **{"noise": 0.05, "Denoise.noise": 0.5, "factor": 4, "blur": 2.0, "port": 8000, "accumulate": 1, "high": 256.0},
+    **{"muon_rate": 0.02, "adam_rate": 2e-3, "momentum": 0.95, "warmup": 50, "compile": True},
+    **{"sigma_max": 20.0, "sigma_min": 0.1, "levels": 20, "denoise": True, "snr": 0.16, "corrections": 1, "view": 8},
+    **{"churn_range": (0, math.inf), "between": (0, math.inf), "last_extrapolation": math.inf, "effective": math.inf},
+    **{"guidance": 1.0, "guided_between": (0.2, 1.5), "particles": 1, "per_sample": 1.0, "drop_label": 0.1},
+    **{"std": 1.0, "data_std": 1.0, "Ring.std": 0.1, "radius": 5.0, "nodes": 64, "Group.size": 1, "numbers": (15, 2)},
+    **{"image_channels": 1, "channels": (64, 128), "dimensions": 2, "blocks": 2, "waves": 32, "layers": 3, "width": 64},
+    **{"ResidualMLP.width": 256, "ResidualMLP.blocks": 3, "most": 6, "impute.n": 20},
+    **{"UNet.features": 64, "Toy.width": 128, "MLP.width": 128, "classes": True, "UNet.classes": 0, "rescale": True},
+    **{"Classifier.channels": 1, "Classifier.size": (28, 28), "Classifier.classes": 10, "Convolution.size": 3},
+    **{"stride": 1, "dilation": 1, "branches": 1, "bias": True, "zoom": 2, "columns": 10, "signal_rows.columns": 6},
+    **{"examples": 8, "evolution.columns": 12, "evolution_animation.examples": 36},
 }
 
 
-@pytest.mark.parametrize("kind", [*COMMANDS.values(), Images, ImageJob, Toy])
-def test_what_nobody_sets_stays_as_it_was(kind: Any) -> None:
-    for field in fields(kind):
-        if isinstance(field.default, int | float):
-            assert field.default == USUAL.get(f"{kind.__name__}.{field.name}", USUAL.get(field.name, 0)), field.name
+def functions() -> Iterator[tuple[str, Any]]:
+    """All functions of the package, methods too; what makes a class has its name."""
+    for module in MODULES:
+        for name, thing in vars(module).items():
+            methods = vars(thing).items() if inspect.isclass(thing) else ()
+            for key, method in ((name, thing), *methods):
+                function = getattr(method, "__func__", method)
+                if inspect.isfunction(function) and thing.__module__ == module.__name__:
+                    yield name if key == "__init__" else key, function
+
+
+def test_what_nobody_gives_stays_as_it_was() -> None:
+    for name, function in functions():
+        for argument, parameter in inspect.signature(function).parameters.items():
+            if isinstance(parameter.default, int | float | tuple) and parameter.default != ():
+                usual = USUAL.get(f"{name}.{argument}", USUAL.get(argument, 0))
+                assert parameter.default == usual, f"{name}: {argument}"
 
 
 @dataclass(frozen=True, kw_only=True)

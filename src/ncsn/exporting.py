@@ -104,9 +104,9 @@ def convert(model: ScoreModel, run: Run) -> bytes:
 def probes(model: ScoreModel, recipe: Recipe) -> Iterator[tuple[Tensor, ...]]:
     """Batches of several sizes of noised data, on noise levels over the whole range, of every class and of none."""
     sampling, generator = recipe.sampling, torch.Generator().manual_seed(0)
-    index = torch.arange(max(CHECKED, model.classes + 1))
+    index = torch.arange(CHECKED + model.classes)
     levels = sampling.sigma_max * (sampling.sigma_min / sampling.sigma_max) ** torch.linspace(0, 1, CHECKED)
-    for part in (index[:2], index[2:3], *torch.split(index[3:], 7)):
+    for part in (*torch.split(index, 7), index[:1]):
         sigma, noise = levels[part % CHECKED], torch.randn((len(part), *recipe.shape), generator=generator)
         x = model.data_mean + expand((sigma**2 + model.data_std**2).sqrt(), noise) * noise
         yield (x, sigma, part % (model.classes + 1) - 1) if model.classes else (x, sigma)

@@ -118,7 +118,7 @@ def log_prob(
         raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; allowed is sigma_max > sigma_min > 0")
     if (probes is not None and probes < 1) or not 0 < tolerance < math.inf:
         raise ValueError(f"probes is {probes}, tolerance is {tolerance}; allowed are None or >= 1, and finite > 0")
-    shape, dimension, nfe = x.shape, x[0].numel(), 0
+    shape, dimension, nfe = x.shape, x.shape[1:].numel(), 0
     if probes is None:
         basis = torch.eye(dimension, dtype=x.dtype, device=x.device).view(dimension, 1, *shape[1:])
         directions = basis.expand(dimension, *shape)

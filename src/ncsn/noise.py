@@ -263,7 +263,7 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
     if sigma_min is None:
         sigma_min = float((data.amax(0) - data.amin(0)).max()) / 100
     check_range(sigma_max, sigma_min, steps)
-    dimension = data[0].numel()
+    dimension = data.shape[1:].numel()
     ratio = level_ratio(dimension)
     noise = Geometric(sigma_max, sigma_min, 1 + math.ceil(math.log(sigma_max / sigma_min) / math.log(ratio)))
     eps = langevin_eps(ratio, sigma_min, steps)

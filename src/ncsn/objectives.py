@@ -148,7 +148,7 @@ def exact(
     z = noise_like(x, generator)
     noisy = x + expand(sigma, x) * z
     trace = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-    for unit in torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).view(-1, *x.shape[1:]):
+    for unit in torch.eye(x.shape[1:].numel(), dtype=x.dtype, device=x.device).view(-1, *x.shape[1:]):
         s, curved = curvature(conditioned(score, label), noisy, sigma, unit.expand(x.shape))
         trace = trace + curved
     return sigma**2 * (trace + s.square().flatten(1).sum(1) / 2)
@@ -199,6 +199,6 @@ def training_loss(
         losses = objective(model, x, sigma, generator=generator, **labels)
         if losses.shape != sigma.shape:
             raise ValueError(f"the objective returned shape {tuple(losses.shape)}; ({len(x)},), one each, is needed")
-        return losses * model.residual_weight(sigma) / x[0].numel(), sigma
+        return losses * model.residual_weight(sigma) / x.shape[1:].numel(), sigma
 
     return loss

@@ -250,7 +250,7 @@ def local_gaussian(
     with hardware.uncompiled():
         denoised = tweedie(score, x, sigma)
     seen = linear(denoised).flatten(1)
-    whole = denoised[0].numel() <= max(2 * seen.shape[1], WHOLE)
+    whole = denoised.shape[1:].numel() <= max(2 * seen.shape[1], WHOLE)
     columns = (denoised.flatten(1) if whole else seen).unbind(1)
     rows = sigma**2 * torch.stack([torch.autograd.grad(c.sum(), x, retain_graph=True)[0] for c in columns], 1)
     with torch.no_grad():

@@ -421,7 +421,7 @@ class Run:
             return False, 1
         shared, size = alike and len(self.observation.y) == 1, math.prod(self.recipe.shape)
         if particles is None:
-            rows = min(size, max(problems.WHOLE, self.observation.y[0].numel()))
+            rows = min(size, max(problems.WHOLE, self.observation.y.shape[1:].numel()))
             most = (1000 if rows <= 16 else 250) if shared else min(16, max(4, 2**24 // (n * rows * size)))
             particles = most if size <= SMALL else 1
         if particles < 1:

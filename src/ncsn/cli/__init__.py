@@ -3,6 +3,8 @@
 Torch is imported when one is called, so that ``--help`` answers at once.
 """
 
+import sys
+
 from ncsn.machine.interrupts import quit_on_signals as quit_on_signals
 
 
@@ -11,4 +13,4 @@ def program() -> None:
     quit_on_signals()
     from ncsn.cli.main import main
 
-    main()
+    main(sys.argv[1:])

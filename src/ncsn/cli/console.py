@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext, redirect_stderr
+from contextlib import redirect_stderr
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
@@ -178,31 +178,30 @@ def bar(states: Iterable[T], description: str, *, total: int | None = None) -> I
     yield from Threads().beside(shown)
 
 
-def draw(run: "Run", n: int, *, keep: int = 0, description: str = "", **how: Any) -> "Drawn":
+def draw(run: "Run", n: int, *, keep: int = 0, **how: Any) -> "Drawn":
     """``n`` samples of a run under a progress bar, and the first ``keep`` of them on their way; see ``Run.steps``."""
     began = time.perf_counter()
     steps = run.steps(n, **how)
-    return follow(steps, description or f"{n} samples", began, compiled=compile_for(run, n, steps), keep=keep)
+    compile_for(run, n, steps)
+    return follow(steps, f"{n} samples", began, keep=keep)
 
 
-def compile_for(run: "Run", n: int, steps: "Steps") -> bool:
-    """Compile a run's networks if ``n`` samples, drawn like ``steps``, are then there sooner; returns whether."""
-    pays = run.recipe.images and run.condition is None and n * steps.sampling.nfe >= COMPILE_FROM
-    if pays:
+def compile_for(run: "Run", n: int, steps: "Steps") -> None:
+    """Compile a run's networks if ``n`` samples, drawn like ``steps``, are then there sooner."""
+    if run.recipe.images and run.condition is None and n * steps.sampling.nfe >= COMPILE_FROM:
         run.compile(steps.batch_size)
-    return pays
 
 
-def follow(steps: "Steps", description: str, began: float, *, compiled: bool, keep: int = 0) -> "Drawn":
+def follow(steps: "Steps", description: str, began: float, *, keep: int = 0) -> "Drawn":
     """The samples that ``steps`` lead to; ``began``: when drawing them did.
 
-    ``compiled``: whether batches of their size are; if not, none is compiled now.
+    Nothing is compiled on the way: batches of another size than those that networks are compiled for run without.
     """
     from ncsn.machine.hardware import nothing_compiled
     from ncsn.run import Drawn
 
     path = []
-    with nullcontext() if compiled else nothing_compiled():
+    with nothing_compiled():
         for step in bar(steps, description):
             if keep:
                 path.append(step._replace(x=step.x[:keep].cpu()))

@@ -5,7 +5,6 @@ Torch is imported when a command runs, so that ``--help`` answers at once.
 
 import functools
 import operator
-import sys
 from typing import Annotated
 
 import tyro
@@ -23,9 +22,9 @@ ASK = (Evaluate, Likelihood, Info, Impute, Inpaint, Denoise, Superres, Deblur)
 COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (*MAKE, *ASK)}
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run the command that ``args``, by default the command line, ask for."""
-    if (sys.argv[1:] if args is None else args) == ["--version"]:
+def main(args: list[str]) -> None:
+    """Run the command that ``args`` ask for."""
+    if args == ["--version"]:
         print(f"ncsn {__version__}")
         return
     commands = (Annotated[settings, tyro.conf.subcommand(name)] for name, settings in COMMANDS.items())

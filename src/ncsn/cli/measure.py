@@ -170,7 +170,7 @@ class Likelihood(RunOptions):
         test, generator = run.data(self.data).test, torch.Generator().manual_seed(self.seed)
         pixels = test[torch.randperm(len(test), generator=generator)[: self.n]]
         x = dequantize(pixels, generator=generator) if pixels.dtype == torch.uint8 else pixels
-        n, dimensions = len(x), x[0].numel()
+        n, dimensions = len(x), x.shape[1:].numel()
         # The generator of the seed itself has chosen the images.
         seed, sigma_min = block_seed(self.seed, 1), self.sigma_min or run.recipe.sampling.sigma_min
         probes = self.probes or 4

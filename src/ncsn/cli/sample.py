@@ -98,7 +98,7 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     usual = next(run.blocks(n, **how))
     job = repr((__version__, torch.__version__, run.digest, run.device, depth, n, sorted(how.items())))
     digest = hashlib.sha256(job.encode()).hexdigest()
-    folder = out.with_name(f".{out.name[:30]}.{digest[:16]}.partial")
+    folder = out.with_name(f".{out.name[:30]}.{digest}.partial")
     shapes = [(min(run.block, n - first), *run.recipe.shape) for first in range(0, n, run.block)]
     paths = [folder / f"{number:06}.npz" for number in range(len(shapes))]
     missing: list[int] = []
@@ -109,13 +109,11 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
         missing = [i for i, path in enumerate(paths) if i == 0 or not whole(path, shapes[i])]
     missing = json.loads(group.share(json.dumps(missing).encode()))
     began = time.perf_counter()
-    compiled = console.compile_for(run, n, usual)
+    console.compile_for(run, n, usual)
     try:
         for number in missing[group.rank :: group.size]:
             steps = next(run.blocks(n, first=number, **how))
-            # The last block may be smaller than those that the network is compiled for.
-            same = compiled and steps.batch_size == usual.batch_size
-            drawn = console.follow(steps, f"block {number + 1} of {len(paths)}", began, compiled=same)
+            drawn = console.follow(steps, f"block {number + 1} of {len(paths)}", began)
             with storage.atomic(paths[number]) as temporary:
                 np.savez(temporary, x=drawn.samples.numpy() if depth is None else depth.restored(drawn.samples))
         group.meet()

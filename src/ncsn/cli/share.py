@@ -1,6 +1,5 @@
 """``ncsn export``, ``ncsn play`` and ``ncsn push``: a run for other programs, for the browser, and for other people."""
 
-import json
 import re
 import shutil
 import sys
@@ -174,6 +173,7 @@ def write_shared(run: "Run", out: Path, model: str) -> list[str]:
     other weights is left out.  ``model``: user/model.
     Raises ValueError if a file of numbers cannot be read.
     """
+    from ncsn import storage
     from ncsn.storage import SHARED
     from ncsn.validation import read_json
 
@@ -189,7 +189,7 @@ def write_shared(run: "Run", out: Path, model: str) -> list[str]:
             if content.get("run_digest", run.digest) != run.digest:
                 print(f"{folder / name} is left out: it describes an earlier state of the run", file=sys.stderr)
                 continue
-            (out / name).write_text(json.dumps(without_folders(content), indent=2) + "\n", encoding="utf-8")
+            storage.write_json(out / name, without_folders(content))
         names.append(name)
     (out / SHARED[-1]).write_text(CARD.format(model), encoding="utf-8")
     return [*names, SHARED[-1]]

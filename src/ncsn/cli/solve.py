@@ -89,7 +89,7 @@ class Problem(RunOptions):
         seed = generator if run.device.type == "cpu" else self.seed
         posterior = self.posterior(run, measure, y)
         drawn = console.draw(posterior, self.n, seed=seed, levels=self.levels, particles=self.particles)
-        guess, x = shown(y)[0], drawn.samples
+        (guess,), x = shown(y), drawn.samples
         ncsn.plots.posterior_page(None if self.measured else image, guess, x, self.out)
         quality = f", {drawn.steps.backward} backward passes each" if drawn.steps.backward else ""
         if drawn.steps.particles > 1:

@@ -39,7 +39,7 @@ class Train(Images):
         run = ncsn.fit(data, settings=settings, record=record)
         if record.writes:
             n = settings.samples * (10 if data.columns else 1)  # of points more can be seen
-            drawn = console.draw(run, n, seed=settings.seed, keep=min(n, 36))
+            drawn = console.draw(run, n, seed=settings.seed, keep=36)
             if data.units is not None:
                 real = data.units.restore(data.validation[:n])
                 if data.columns:

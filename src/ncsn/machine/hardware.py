@@ -100,7 +100,7 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
-        return torch.empty(0, device=name).device
+        return torch.empty((), device=name).device
     except (RuntimeError, AssertionError) as error:  # by what torch was built with
         raise ValueError(f"device is {name}, which torch does not find here; --device cpu needs none") from error
 

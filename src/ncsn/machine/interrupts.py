@@ -66,7 +66,8 @@ def at_most(seconds: float) -> Iterator[None]:
 
     with received_by(strike, (signal.SIGALRM,)):
         try:
-            signal.setitimer(signal.ITIMER_REAL, seconds if signal.getsignal(signal.SIGALRM) is strike else 0.0)
+            if signal.getsignal(signal.SIGALRM) is strike:  # not in a thread
+                signal.setitimer(signal.ITIMER_REAL, seconds)
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
