@@ -111,7 +111,6 @@ def test_points_are_learned_from_eight_tenths_of_them_at_log_normal_noise(monkey
     assert len(batch.x) == 809
     levels = lessons.losses[-1](model, batch)[1].log().quantile(torch.tensor([0.3, 0.5, 0.7]))
     torch.testing.assert_close(levels, torch.tensor([-1.64, -0.8, 0.04]), atol=0.01, rtol=0)
-    assert len(next(unlearned(monkeypatch, table(1000), steps=1).batches[-1]).x) == 512
 
 
 def test_minutes_have_sixty_seconds_and_one_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:

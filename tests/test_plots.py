@@ -54,6 +54,7 @@ def test_visible_keeps_clean_images_and_fits_two_standard_deviations_of_noise() 
 def test_evolution_shows_examples_in_rows_and_levels_in_columns() -> None:
     axes: Any = plots.evolution(steps(3), examples=2, columns=3).axes[0]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["2", "0.5", "0"]
+    assert axes.get_xticks().tolist() == [16.5, 49.5, 82.5]
     assert axes.images[0].get_clim() == (0, 255)
     shown = [plots.visible(x[i][None], sigma)[0] for i in (0, 1) for sigma, x in [steps(3)[k] for k in (0, 2, 3)]]
     assert np.array_equal(

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ncsn.noise import Geometric
 from ncsn.run import Recipe, Run
 from ncsn.score import ScoreModel, expand
 from ncsn.storage import atomic, check_out
@@ -105,11 +106,12 @@ def probes(model: ScoreModel, recipe: Recipe) -> Iterator[tuple[Tensor, ...]]:
     """Batches of several sizes of noised data, on noise levels over the whole range, of every class and of none."""
     sampling, generator = recipe.sampling, torch.Generator().manual_seed(0)
     index = torch.arange(CHECKED + model.classes)
-    levels = sampling.sigma_max * (sampling.sigma_min / sampling.sigma_max) ** torch.linspace(0, 1, CHECKED)
+    levels = Geometric(sampling.sigma_max, sampling.sigma_min, CHECKED).sigmas()
+    labels = torch.arange(-1, model.classes).repeat(len(index))
     for part in (*torch.split(index, 7), index[:1]):
         sigma, noise = levels[part % CHECKED], torch.randn((len(part), *recipe.shape), generator=generator)
-        x = model.data_mean + expand((sigma**2 + model.data_std**2).sqrt(), noise) * noise
-        yield (x, sigma, part % (model.classes + 1) - 1) if model.classes else (x, sigma)
+        x = model.data_mean + expand(torch.hypot(sigma, model.data_std), noise) * noise
+        yield (x, sigma, labels[part]) if model.classes else (x, sigma)
 
 
 def onnx_of(model: ScoreModel, example: tuple[Tensor, ...], metadata: dict[str, Any]) -> bytes:

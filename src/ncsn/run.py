@@ -531,7 +531,7 @@ class Run:
 
         What it makes of nothing but noise: the denoised middle at σ_max, off MNIST's means by 0.4 where σ_max is 10.
         """
-        middle = torch.zeros(1, *self.recipe.shape, device=self.device)
+        middle = torch.zeros(self.recipe.shape, device=self.device)[None]
         prior = self.score if self.prior is None else self.prior
         score, which = prior, torch.zeros(1, dtype=torch.long, device=self.device)
         if labels is not None:

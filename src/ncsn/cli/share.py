@@ -174,11 +174,10 @@ def write_shared(run: "Run", out: Path, model: str) -> list[str]:
     Raises ValueError if a file of numbers cannot be read.
     """
     from ncsn import storage
-    from ncsn.storage import SHARED
     from ncsn.validation import read_json
 
     folder, names = run.folder or Path(), list[str]()
-    for name in SHARED[:-1]:  # the last is the card
+    for name in storage.SHARED[:-1]:  # the last is the card
         if not (folder / name).is_file():
             continue
         (out / name).parent.mkdir(exist_ok=True)
@@ -191,8 +190,8 @@ def write_shared(run: "Run", out: Path, model: str) -> list[str]:
                 continue
             storage.write_json(out / name, without_folders(content))
         names.append(name)
-    (out / SHARED[-1]).write_text(CARD.format(model), encoding="utf-8")
-    return [*names, SHARED[-1]]
+    (out / storage.SHARED[-1]).write_text(CARD.format(model), encoding="utf-8")
+    return [*names, storage.SHARED[-1]]
 
 
 def without_folders(value: Any) -> Any:

@@ -75,7 +75,7 @@ class Problem(RunOptions):
         if not run.recipe.images:
             raise ValueError(f"{self.run} makes points of shape {run.recipe.shape}; a run of images is needed")
         measure, shown = self.problem(run.recipe.shape)
-        file_shape = tuple(measure(torch.zeros(1, *run.recipe.shape)).shape[1:])
+        file_shape = tuple(measure(torch.zeros(run.recipe.shape)[None]).shape[1:])
         known = len(file_shape) == 1  # pixels of an image: a file holds it whole, and others than these do not matter
         measured = file_shape if self.measured and not known else run.recipe.shape
         reading = ncsn.data.Reading() if run.origin is None else run.origin.reading
