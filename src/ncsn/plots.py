@@ -290,18 +290,13 @@ def loss_curves(rows: Sequence[Mapping[str, Any]], bands: Sequence[str], path: P
 
 @_styled()
 def columns(
-    real: Float[np.ndarray, "n d"],
-    samples: Float[np.ndarray, "m d"],
-    names: Sequence[str],
-    path: Place = None,
-    *,
-    most: int = 6,
+    real: Float[np.ndarray, "n d"], samples: Float[np.ndarray, "m d"], names: Sequence[str], path: Place = None
 ) -> "Figure":
-    """Marginals of a table's columns on the diagonal, pairs of real rows below it, and of samples above it.
+    """Marginals of a table's first six columns on the diagonal, pairs of real rows below it, and of samples above it.
 
-    ``most``: how many columns are shown, the first ones.  Axes reach from the 0.5th to the 99.5th percentile.
+    Axes reach from the 0.5th to the 99.5th percentile.
     """
-    d = min(most, len(names))
+    d = min(6, len(names))
     figure = _blank(1.7 * d, 1.7 * d)
     ends = np.quantile(real, [0.005, 0.995], axis=0).T
     for (i, j), axes in np.ndenumerate(figure.subplots(d, d, squeeze=False)):

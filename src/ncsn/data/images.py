@@ -348,13 +348,9 @@ def rows_of(name: str, table: Table) -> Images:
     # Single values lie anywhere in their cells.
     z = torch.cat([units.standardise(part, generator).float() for part in torch.split(rows, 2**16)])
     validation, test, train = (z[part] for part in parts)
-    said, digest = (
-        units.describe(table.names),
-        digest_of([np.frombuffer(repr(table.names).encode(), np.uint8), table.rows]),
-    )
-    return Images(
-        train, validation, test, None, short_name(name), said=said, units=units, columns=table.names, sha256=digest
-    )
+    digest = digest_of([np.array(table.names).view(np.uint8), table.rows])
+    images = Images(train, validation, test, name=short_name(name), units=units, columns=table.names)
+    return replace(images, said=units.describe(table.names), sha256=digest)
 
 
 def parts_of(items: Sequence[Item]) -> dict[Split, list[Item]]:
