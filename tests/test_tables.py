@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,11 @@ def test_the_way_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     command("evaluate runs/people")
     numbers = json.loads(Path("runs/people/evaluation.json").read_text())
     assert 0 <= numbers["classifier"] <= 1
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "sklearn.mixture", None)
+        with pytest.raises(SystemExit, match="2"):
+            command("evaluate runs/people --overwrite")
+        assert "ncsn[tables]" in capsys.readouterr().err
     assert "logarithm: lognormal" in refusal(capsys, *["export", "runs/people", "x.onnx"])
     assert "flip" in refusal(capsys, *["train", "new.csv", "--flip", "--out", "y"])
     assert "lognormal" in refusal(capsys, *["impute", "runs/people", "density.csv", "--out", "z.csv"])

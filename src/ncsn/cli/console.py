@@ -138,7 +138,7 @@ def run(command: Callable[[Any], None], settings: Any, args: list[str] | None = 
         with interruptible():
             command(options)
         return
-    except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         status, line = ending(error)
     # Only now, when nothing holds what the command was at, have its bars ended their lines.
     if status > 128 and follows():  # the first process says it for all
@@ -162,7 +162,9 @@ def ending(error: BaseException) -> tuple[int, str]:
         return 1, str(error)
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         return 1, "out of memory; a smaller --batch-size, a larger --accumulate, smaller images or networks need less"
-    if isinstance(error, RuntimeError):
+    if isinstance(error, ImportError):
+        return 2, f"{error.name} is not installed: pip install 'ncsn[tables]'"
+    if not isinstance(error, ValueError | OSError):
         raise error
     return 2, str(error)
 
