@@ -74,7 +74,7 @@ def main(settings: Toy) -> None:
         panels = [[("data", data)], [("start", start)]]
         for row, (kind, score) in zip(panels, (("learned", run.score), ("exact", truth)), strict=True):
             for sampler, how in (("langevin", once), ("annealed", {})):
-                how |= {"sampler": sampler, "seed": generator, "start": start, "description": sampler}
+                how |= {"sampler": sampler, "seed": generator, "start": start}
                 row.append((f"{sampler}, {kind} score", console.draw(replace(run, score=score), n, **how).samples))
         weights: dict[str, str] = {}
         for title, x in [("floor", other), *panels[0], *panels[1]]:
