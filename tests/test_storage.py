@@ -250,6 +250,7 @@ FOREIGN: dict[str, Any] = {
     "model.network.output.bias": torch.zeros(3),
     "optimizers": [],
     "generator": torch.zeros(3, dtype=torch.uint8),
+    "more": torch.load,  # code, and so not unpickled, though nobody asks for it
 }
 
 
@@ -279,7 +280,6 @@ def pickled(content: object) -> bytes:
         (MODEL, save({}, metadata={"sha256": "0" * 64})),
         (MODEL, save({"a": torch.tensor([1.0, float("inf")])})),
         (MODEL, sealed({"a": torch.tensor(float("nan"))})),
-        (CHECKPOINT, pickled({"version": 1, "call": torch.load})),  # code, and so not unpickled
         (CHECKPOINT, pickled([1, 2])),
     ],
 )

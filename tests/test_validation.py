@@ -87,7 +87,7 @@ USUAL: dict[str, object] = {
     **{"UNet.features": 64, "Toy.width": 128, "MLP.width": 128, "classes": True, "UNet.classes": 0, "rescale": True},
     **{"Classifier.channels": 1, "Classifier.size": (28, 28), "Classifier.classes": 10, "Convolution.size": 3},
     **{"stride": 1, "dilation": 1, "branches": 1, "bias": True, "zoom": 2, "columns": 10, "signal_rows.columns": 6},
-    **{"examples": 8, "evolution.columns": 12, "evolution_animation.examples": 36},
+    **{"examples": 8, "evolution.columns": 12, "evolution_animation.examples": 36, "check_range.levels": 1},
 }
 
 

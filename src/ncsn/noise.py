@@ -22,7 +22,7 @@ class Proposal(Protocol):
         """``n`` noise levels, each with the proposal's distribution, on the generator's device."""
 
 
-def check_range(sigma_max: float, sigma_min: float, levels: int) -> None:
+def check_range(sigma_max: float, sigma_min: float, levels: int = 1) -> None:
     """Raises ValueError unless sigma_max ≥ sigma_min > 0, both finite, and levels ≥ 1."""
     if not (math.isfinite(sigma_max) and sigma_max >= sigma_min > 0):
         raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; allowed is sigma_max >= sigma_min > 0")
@@ -140,7 +140,7 @@ class LogNormal:
 
     def __post_init__(self) -> None:
         """Refuse what is no distribution."""
-        check_range(self.sigma_max, self.sigma_min, 1)
+        check_range(self.sigma_max, self.sigma_min)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
         """``n`` noise levels in random order, one in each n-th of the distribution.
@@ -154,8 +154,7 @@ class LogNormal:
         quantiles = stratified(n, generator)
         if quantiles.device.type == "mps":  # Apple's GPUs have no quantile function
             quantiles = quantiles.cpu()
-        # Within ±5.2 standard deviations, where float32 can tell a quantile from 0 and 1.
-        normal: Tensor = torch.special.ndtri(quantiles.clamp(1e-7, 1 - 1e-7))
+        normal: Tensor = torch.special.ndtri(quantiles)  # of 0 and 1 it is infinite, and σ one of the ends
         return (self.mean + self.std * normal.to(place_of(generator))).exp().clamp(self.sigma_min, self.sigma_max)
 
 
@@ -173,7 +172,7 @@ class LogUniform:
 
     def __post_init__(self) -> None:
         """Refuse what is no range."""
-        check_range(self.sigma_max, self.sigma_min, 1)
+        check_range(self.sigma_max, self.sigma_min)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
         """``n`` noise levels in random order, one in each n-th of the range (see ``LogNormal.sample``).
