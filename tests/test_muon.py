@@ -1,11 +1,26 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ncsn.networks import MLP, NCSN, UNet
 from ncsn.score import ScoreModel
 from ncsn.training import COEFFICIENTS, Muon, muon_and_adam, orthogonalize
+
+
+@given(st.integers(1, 5), st.integers(2, 40), st.integers(2, 40), st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_singular_values_become_about_one(k: int, rows: int, columns: int, seed: int) -> None:
+    left, right = (
+        torch.linalg.qr(torch.randn(k, n, min(rows, columns), generator=torch.Generator().manual_seed(seed)))[0]
+        for n in (rows, columns)
+    )
+    singular = torch.linspace(0.1, 1.0, min(rows, columns))
+    values = torch.linalg.svdvals(orthogonalize(left * singular @ right.mT))
+    assert float(values.min()) > 0.6
+    assert float(values.max()) < 1.3
 
 
 def test_updates_are_those_of_torch_one_matrix_at_a_time(generator: torch.Generator) -> None:
