@@ -24,7 +24,7 @@ from ncsn.validation import one_line, reason
 
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 # What trainings and evaluations write, and --overwrite removes, config.json last: so a kill leaves no half of a run.
-EVALUATION = ("evaluation.json", "evaluation.png", "evaluation.npz", "evaluation.csv")
+EVALUATION = ("evaluation.json", "evaluation.png", "evaluation.npz")
 WRITTEN = (MODEL, CHECKPOINT, "metrics.jsonl", "metrics.json", *EVALUATION, "config.json")
 SHIPPED = ("mnist",)  # the runs in the package, under assets/models
 RUN_FILES = ["config.json", MODEL, "metrics.json", "guide/config.json", "guide/model.safetensors"]

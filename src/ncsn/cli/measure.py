@@ -116,8 +116,7 @@ class Evaluate(SamplingOptions, RunOptions):
         numbers["log_density_of_eight_gaussians"] += float(units.log_volume(test).mean())
         storage.write_json(out / NUMBERS, {"source": str(self.run), "run_digest": run.digest, "n": len(test)} | numbers)
         ncsn.plots.columns(test.numpy(), drawn.samples.numpy(), run.names, out / PAGE)
-        for name, value in numbers.items():
-            print(f"{name}: {value:.4g}")
+        print(*(f"{name}: {value:.4g}" for name, value in numbers.items()), sep="\n")
         print(f"{out}: {NUMBERS}, {PAGE}")
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ncsn import Run
     from ncsn.problems import Measurement
 
-TESTED = 200  # rows of a table in which a known number is hidden, to see how often its draws hold it
 Shape = tuple[int, ...]
 Noise = Annotated[float, Interval(gt=0, le=100)]
 
@@ -234,16 +233,16 @@ class Impute(RunOptions):
             names += [f"{run.names[i]} {what}" for what in ("sd", *(f"draw {k + 1}" for k in range(self.n)))]
         write_table(self.out, names, torch.stack(columns, 1).numpy())
         print(f"{self.out}: {int(blank.sum())} blanks filled in")
-        # What is known shows how far to trust what is not: one number in each of some rows is hidden, and filled in.
-        known = x[(~blank).sum(1) > 1][:TESTED]
+        # What is known shows how far to trust what is not: one number in each of 200 rows is hidden, and filled in.
+        known = x[(~blank).sum(1) > 1][:200]
         if len(known):
             generator = torch.Generator().manual_seed(self.seed)
             hidden = torch.multinomial((~known.isnan()).double(), 1, generator=generator)
             truth, made = known.gather(1, hidden), self.draw(run, known.scatter(1, hidden, torch.nan))
             made = made.gather(2, hidden.expand(self.n, -1, -1))
             inside = ((made.amin(0) <= truth) & (truth <= made.amax(0))).double().mean()
-            ideal = (self.n - 1) / (self.n + 1)
-            print(f"of {len(known)} known numbers, {inside:.0%} lie within {self.n} draws of them; {ideal:.0%} should")
+            share = f"{inside:.0%} lie within {self.n} draws of them; {(self.n - 1) / (self.n + 1):.0%} should"
+            print(f"of {len(known)} known numbers, {share}")
 
     def draw(self, run: "Run", x: "Tensor") -> "Tensor":
         """Draws of rows (b, d) with blanks, (n, b, d)."""

@@ -16,14 +16,11 @@ from ncsn.storage import atomic
 from ncsn.validation import one_line
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-FEWEST_ROWS = 100  # with fewer, a column's tails and cells are not to be told from chance
 FEW = 20  # values: a column of no more takes these alone
 INTEGERS, LISTED = 1, 2  # kinds of cells: around whole numbers; of a few values, one after the other
 LOG_GAIN = 0.1  # nats a value by which the logarithm must be nearer to a Gaussian than the column itself
 # Slopes of a tail beside normal scores: a uniform's is 0.074, a Gaussian's 1, a Laplace's 2.
 BOUNDED, HEAVY = 0.085, 2.0
-KNOTS = 33
-NUMBER = re.compile(r"-?\d*\.?\d+(e-?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -97,9 +94,9 @@ def read_table(name: str | Path) -> Table:
     path, suffix = Path(name), Path(name).suffix.lower()
     if suffix in (".npy", ".npz"):
         return table_of(next(iter(arrays(path).values())), str(path))
-    try:
-        from pyarrow import csv, parquet
+    from pyarrow import csv, parquet
 
+    try:
         if suffix == ".parquet":
             frame = parquet.read_table(path).to_pandas()
         else:
@@ -107,8 +104,6 @@ def read_table(name: str | Path) -> Table:
             block = csv.ReadOptions(block_size=min(max(1, path.stat().st_size), 2**31 - 1))
             blanks = csv.ConvertOptions(strings_can_be_null=True)
             frame = csv.read_csv(path, block, csv.ParseOptions(delimiter=DELIMITERS[suffix]), blanks).to_pandas()
-    except ImportError as error:
-        raise ValueError("tables are read by pandas and pyarrow: pip install 'ncsn[tables]'") from error
     except Exception as error:  # of many kinds, by what is broken
         raise ValueError(f"{path} cannot be read as a table ({one_line(error)})") from error
     return table_of(frame, str(path))
@@ -138,7 +133,9 @@ def columns_of(data: Any, place: str) -> tuple[list[str], Float64[np.ndarray, "n
     names = [str(name) for name in data.columns]
     if len(set(names)) < len(names):
         raise ValueError(f"{place} has columns {', '.join(names)}; give each a name of its own")
-    if names != [str(i) for i in range(len(names))] and all(NUMBER.fullmatch(name) for name in names):
+    if names != [str(i) for i in range(len(names))] and all(
+        re.fullmatch(r"-?\d*\.?\d+(e-?\d+)?", name) for name in names
+    ):
         raise ValueError(f"{place} has columns called {', '.join(names[:3])}; its first line must name the columns")
     numeric = [data[key].dtype.kind in "buif" or bool(data[key].isna().all()) for key in data.columns]
     others = [name for name, known in zip(names, numeric, strict=True) if not known]
@@ -191,7 +188,7 @@ class Units:
         constant = (~(scale > (1e-15 if x.dtype == torch.float64 else 1e-7) * shift.abs())).nonzero()[:, 0].tolist()
         if constant:
             raise ValueError(f"column {', '.join(map(str, constant))} is constant, so it has no density; leave it out")
-        if len(x) < FEWEST_ROWS:
+        if len(x) < 100:  # tails and cells are not to be told from chance
             return cls(shift.to(x), scale.to(x))
         parts = zip(*map(column_units, exact.numpy().T), strict=True)
         shift, scale, log, cells, values, knots = (torch.from_numpy(np.stack(part)) for part in parts)
@@ -214,15 +211,15 @@ class Units:
         exact = x.cpu().double()
         back = self.restore(self.standardise(exact))
         for row, column in (~torch.isclose(back, exact) & ~exact.isnan()).nonzero().tolist()[:1]:
-            what = f"{x[row, column]:g} in row {row + 1}"
-            raise ValueError(f"column {names[column]} has {what}, which it cannot be by what training has seen")
+            raise ValueError(
+                f"column {names[column]} cannot be {x[row, column]:g} (row {row + 1}), to judge by training"
+            )
 
     def reals(self, x: Float[Tensor, "b *d"], generator: torch.Generator | None = None) -> Float64[Tensor, "b *d"]:
         """The user's numbers, or their logarithms: anywhere in their cells, or in the middle of them."""
         v = x.detach().cpu().double()
-        place = torch.full_like(v, 0.5)
-        if generator is not None:
-            place = torch.rand(v.shape, generator=generator, device=generator.device).to(v)
+        device = None if generator is None else generator.device
+        place = 0.5 if generator is None else torch.rand(v.shape, generator=generator, device=device).to(v)
         listed = (self.values < v[..., None]).sum(-1) + place
         v = torch.where(self.cells == INTEGERS, v + place - 0.5, torch.where(self.cells == LISTED, listed, v))
         return torch.where(self.log, v.log(), v)
@@ -275,7 +272,7 @@ def normal_scores(t: Float64[np.ndarray, "n"], *, needed: bool) -> Float64[np.nd
     """
     from scipy.special import ndtr, ndtri  # here, because it takes as long as a quarter of torch
 
-    count, top, end = min(KNOTS, len(t) // 20), -ndtri(5 / len(t)), min(3.0, -ndtri(2 / len(t)))
+    count, top, end = min(33, len(t) // 20), -ndtri(5 / len(t)), min(3.0, -ndtri(2 / len(t)))
     tails = np.diff(np.quantile(t, ndtr([-end, 1 - end, end - 1, end])))[[0, 2]]
     z = np.linspace(-top, top, count)
     places, index = np.unique(np.quantile(t, ndtr(z)), return_inverse=True)
