@@ -218,8 +218,7 @@ class Units:
     def reals(self, x: Float[Tensor, "b *d"], generator: torch.Generator | None = None) -> Float64[Tensor, "b *d"]:
         """The user's numbers, or their logarithms: anywhere in their cells, or in the middle of them."""
         v = x.detach().cpu().double()
-        device = None if generator is None else generator.device
-        place = 0.5 if generator is None else torch.rand(v.shape, generator=generator, device=device).to(v)
+        place = 0.5 if generator is None else torch.rand(v.shape, generator=generator, device=generator.device).to(v)
         listed = (self.values < v[..., None]).sum(-1) + place
         v = torch.where(self.cells == INTEGERS, v + place - 0.5, torch.where(self.cells == LISTED, listed, v))
         return torch.where(self.log, v.log(), v)
@@ -235,8 +234,7 @@ class Units:
         """The logarithm of |dz/dx|, of whole numbers and few values for cells of volume 1."""
         v = self.reals(x)
         slopes = bend((v - self.shift) / self.scale, *self.knots)[1]
-        volume = slopes.log() - self.scale.double().log() - torch.where(self.log, v, 0.0)
-        return volume.flatten(1).sum(1)
+        return (slopes.log() - self.scale.double().log() - torch.where(self.log, v, 0.0)).flatten(1).sum(1)
 
     def restore(self, z: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
         """The model's examples as the user knows them, in double precision if the user's were."""
@@ -244,8 +242,8 @@ class Units:
         v = torch.where(self.log, v.exp(), v)
         index = v.nan_to_num().floor().clamp(0, self.values.shape[1] - 1).long()[..., None]
         listed = self.values.expand(*v.shape, -1).gather(-1, index)[..., 0]
-        whole = v.round().maximum(self.values[:, 0])
-        v = torch.where(self.cells == INTEGERS, whole, torch.where(self.cells == LISTED, listed, v))
+        v = torch.where(self.cells == LISTED, listed, v)
+        v = torch.where(self.cells == INTEGERS, v.round().maximum(self.values[:, 0]), v)
         return v.to(z.device, z.dtype if z.device.type == "mps" else torch.promote_types(z.dtype, self.shift.dtype))
 
 
