@@ -129,9 +129,8 @@ class Images:
         # Folders of parts that are taken for classes are seen by their names.
         listed = f" ({one_line(', '.join(names))})" if 0 < len(names) <= 5 else ""
         parts = [len(part) for part in (self.train, self.validation, self.test)]
-        about = f"{sum(parts):,} {self.noun}{size}, {kind}"
-        facts = ", ".join([about, *converted, f"{len(names) or 'no'} classes{listed}"])
-        return f"{facts}; {' / '.join(f'{part:,}' for part in parts)} for training, validation, test"
+        facts = [f"{sum(parts):,} {self.noun}{size}", kind, *converted, f"{len(names) or 'no'} classes{listed}"]
+        return f"{', '.join(facts)}; {' / '.join(f'{part:,}' for part in parts)} for training, validation, test"
 
 
 def digest_of(parts: Iterable[np.ndarray]) -> str:
