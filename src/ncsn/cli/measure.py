@@ -58,14 +58,14 @@ class Evaluate(SamplingOptions, RunOptions):
 
         run, group, ruler = ncsn.load(self.run, device=self.device), distributed.join(), None
         out = self.out or (self.run if self.run == run.folder else Path())
+        if not run.recipe.images and not run.recipe.columns:
+            raise ValueError(f"{self.run} makes signals or points; only images and tables are evaluated")
+        out.mkdir(parents=True, exist_ok=True)
         if run.recipe.columns:
             if group.leads:
                 self.judge_table(run, out)
             return
-        if not run.recipe.images:
-            raise ValueError(f"{self.run} makes signals or points; only images and tables are evaluated")
         if group.leads:
-            out.mkdir(parents=True, exist_ok=True)
             for name in FILES:
                 storage.check_out(out / name, overwrite=self.overwrite)
             images = run.data(self.data)
@@ -101,7 +101,6 @@ class Evaluate(SamplingOptions, RunOptions):
         from ncsn import storage
         from ncsn.evaluation.metrics import judge_rows
 
-        out.mkdir(parents=True, exist_ok=True)
         storage.check_out(out / NUMBERS, overwrite=self.overwrite)
         data, units, generator = run.data(self.data), run.units, torch.Generator().manual_seed(self.seed)
         assert units is not None
@@ -111,7 +110,8 @@ class Evaluate(SamplingOptions, RunOptions):
         # Single values lie anywhere in their cells, or a Gaussian would be as narrow as one.
         made = units.standardise(drawn.samples.double(), generator)
         numbers = judge_rows(data.train.numpy(), z.numpy(), made.float().numpy())
-        parts = list(console.bar(run.likelihoods(test[:1000], batch_size=ROWS, tolerance=0.01), "log densities"))
+        states = run.likelihoods(test[:1000], batch_size=ROWS, tolerance=0.01)
+        parts = list(console.bar(states, "log densities", total=-(-len(test[:1000]) // ROWS)))
         numbers["log_density"] = float(torch.cat([part.log_prob for part in parts]).mean())
         numbers["log_density_of_eight_gaussians"] += float(units.log_volume(test).mean())
         storage.write_json(out / NUMBERS, {"source": str(self.run), "run_digest": run.digest, "n": len(test)} | numbers)
@@ -197,7 +197,8 @@ class Likelihood(RunOptions):
         whole, density = ~x.isnan().any(1), x[:, :1] * torch.nan
         solver: dict[str, Any] = {"sigma_min": self.sigma_min, "probes": self.probes, "tolerance": self.tolerance}
         states = run.likelihoods(x[whole], **solver, seed=self.seed, batch_size=ROWS)
-        density[whole, 0] = torch.cat([part.log_prob for part in console.bar(states, f"densities, {ROWS} rows each")])
+        parts = console.bar(states, "log densities", total=-(-int(whole.sum()) // ROWS))
+        density[whole, 0] = torch.cat([part.log_prob for part in parts])
         write_table(self.out, ["log_density"], density.numpy())
         print(f"{self.out}: log densities of {int(whole.sum())} rows, {density[whole].mean():.3f} nats on average")
 

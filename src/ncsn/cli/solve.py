@@ -1,5 +1,6 @@
 """``ncsn inpaint``, ``denoise``, ``superres``, ``deblur``, ``impute``: inverse problems with a model as the prior."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -247,6 +248,11 @@ class Impute(RunOptions):
     def draw(self, run: "Run", x: "Tensor") -> "Tensor":
         """Draws of rows (b, d) with blanks, (n, b, d)."""
         draws = x.repeat(self.n, 1, 1)
-        for part, filled in console.bar(run.impute(x, self.n, seed=self.seed), "rows with the same blanks"):
-            draws[:, part] = filled
+
+        def rows() -> "Iterator[Tensor]":
+            for part, filled in run.impute(x, self.n, seed=self.seed):
+                draws[:, part] = filled
+                yield from part
+
+        list(console.bar(rows(), f"{len(x)} rows", total=len(x)))
         return draws
