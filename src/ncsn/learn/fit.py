@@ -79,7 +79,8 @@ def fit(
     numbers that are not finite; and for two budgets, or a sampler that is not known.
 
     >>> data = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1000.0])
-    >>> run = ncsn.fit(data, steps=50)
+    >>> run = ncsn.fit(data, steps=50)  # doctest: +ELLIPSIS
+    1,000 rows, 2 columns, ...
     >>> run.sample(100).shape
     torch.Size([100, 2])
     """
