@@ -17,6 +17,7 @@ from torch import Tensor
 
 import ncsn
 from ncsn.cli import main as cli
+from ncsn.cli import train as training
 from ncsn.data.tables import Units, read_table, table_of, write_table
 from ncsn.distributions import GaussianMixture
 from ncsn.run import Recipe, Run
@@ -218,8 +219,11 @@ def test_the_way_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     frame = pandas.DataFrame({name: COLUMNS[name][:400] for name in ("lognormal", "beta", "count")})
     frame["name"], frame["same"] = "x", 7
     frame.to_csv("people.csv", index=False)
+    monkeypatch.setattr(training, "remarks", lambda *_: ["what is said of pixels"])
     command("train people.csv --steps 40 --samples 5")
-    assert "name" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "name" in printed.err
+    assert "pixels" not in printed.out
     command("train people.csv --resume --steps 60")
     run = ncsn.load("runs/people")
     assert run.names == ("lognormal", "beta", "count")
