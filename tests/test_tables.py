@@ -20,6 +20,7 @@ from ncsn.cli import main as cli
 from ncsn.cli import train as training
 from ncsn.data.tables import Units, read_table, table_of, write_table
 from ncsn.distributions import GaussianMixture
+from ncsn.evaluation.metrics import judge_rows
 from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
 
@@ -207,6 +208,20 @@ def test_files_bring_back_numbers_blanks_and_integers(suffix: str, tmp_path: Pat
     np.testing.assert_array_equal(table.rows, rows)
     if suffix == "csv":
         assert (tmp_path / "x.csv").read_text().splitlines()[1] == "1.5,2,"
+
+
+def test_judges_know_copies_strangers_and_rows_of_the_kind() -> None:
+    rng = np.random.default_rng(0)
+    train, test, fresh = (rng.standard_normal((n, 2)) @ [[2, 1], [0, 1]] for n in (3000, 500, 500))
+    copied, strange = train[:500] + 1e-3, np.stack([fresh[:, 0], rng.permutation(fresh[:, 1])], 1)
+    alike, copies, others = (judge_rows(train, test, samples) for samples in (fresh, copied, strange))
+    assert alike["classifier"] == pytest.approx(0.5, abs=0.05)
+    assert alike["memorisation"] == pytest.approx(0.5, abs=0.06)
+    assert copies["memorisation"] > 0.95
+    assert others["classifier"] > 0.6
+    assert others["sliced_wasserstein"] > 1.5 * others["sliced_wasserstein_of_real_rows"]
+    normal = -1 - math.log(2 * math.pi) - math.log(2)  # of the rows' own Gaussian
+    assert alike["log_density_of_eight_gaussians"] == pytest.approx(normal, abs=0.1)
 
 
 def command(line: str) -> None:

@@ -47,9 +47,8 @@ def export(run: Run, path: str | Path, *, overwrite: bool = False) -> list[Path]
     if run.condition is not None:
         raise ValueError("a posterior cannot be exported; export its prior's run")
     if run.units is not None and not bool(run.units.straight.all()):
-        raise ValueError(
-            f"a file has scales alone, and no {'; '.join(run.units.describe(run.names))}; sample by ncsn sample"
-        )
+        bent = "; ".join(run.units.describe(run.names))
+        raise ValueError(f"a file has scales alone, and no {bent}; sample by ncsn sample")
     models = {Path(path): run.model}
     if run.guide is not None:
         models[Path(path).with_suffix(".guide.onnx")] = replace(run, score=run.guide).model

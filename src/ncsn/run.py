@@ -560,8 +560,8 @@ class Run:
         zero = torch.zeros(self.recipe.shape, device=self.device)
         units = Units(zero, zero + 1) if self.units is None else self.units
         if not bool(units.straight.all()):
-            seen = (measure(torch.eye(len(zero))) - measure(zero[None].cpu()))[~units.straight]
-            if bool(seen.any()):
+            each = torch.eye(len(zero), device=self.device)
+            if bool((measure(each) - measure(zero[None])).cpu()[~units.straight].any()):
                 bent = "; ".join(units.describe(self.names))
                 raise ValueError(f"the measurement is not linear in {bent}; run.impute fills in")
         shift, scale = zero + units.shift.to(zero), zero + units.scale.to(zero)
@@ -583,6 +583,8 @@ class Run:
         least 20 (``ncsn.problems.particles``).
 
         ``rows``: a DataFrame, whose columns are known by their names, or (b, d); NaN is a blank.
+        ``n``: how many draws of each row, at least 1.
+        ``seed``: a number, or a generator on the run's device, which goes on.
         Raises ValueError for rows of other columns, or with numbers that these cannot take.
         """
         if len(self.recipe.shape) != 1:
@@ -607,7 +609,7 @@ class Run:
                     seen = Observation(problems.masked(~blank), z[part][:, ~blank].float(), 2 * sampling.sigma_min)
                     noise = sampling.start(self.means(None), len(part) * count, generator=generator)
                     *_, (_, last, _) = problems.particles(self.score, seen, noise, ladder, draws=n, generator=generator)
-                    drawn = units.restore(last.double()).view(len(part), n, -1).transpose(0, 1)
+                    drawn = units.restore(last.cpu().double()).view(len(part), n, -1).transpose(0, 1)
                     draws = torch.where(blank, drawn.to(draws), draws)
                 yield part, draws
 
@@ -692,7 +694,7 @@ class Run:
             generator = generator_of(part_seed, self.device)
             with hardware.uncompiled():  # for gradients are asked for once for each probe
                 densities = density(part, sigma_max=sampling.sigma_max, sigma_min=smallest, generator=generator)
-            yield replace(densities, log_prob=densities.log_prob + change)
+            yield replace(densities, log_prob=densities.log_prob + change.to(densities.log_prob))
 
     def compile(self, batch_size: int) -> None:
         """Compile the networks; a line says so if this machine or torch cannot.

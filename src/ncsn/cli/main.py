@@ -17,9 +17,9 @@ from ncsn.cli.share import Export, Play, Push
 from ncsn.cli.solve import Deblur, Denoise, Impute, Inpaint, Superres
 from ncsn.cli.train import Train
 
-MAKE = (Train, Sample, Export, Play, Push)
-ASK = (Evaluate, Likelihood, Info, Impute, Inpaint, Denoise, Superres, Deblur)
-COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (*MAKE, *ASK)}
+MAKERS = (Train, Sample, Export, Play, Push)
+QUESTIONS = (Evaluate, Likelihood, Info, Impute, Inpaint, Denoise, Superres, Deblur)
+COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (*MAKERS, *QUESTIONS)}
 
 
 def main(args: list[str]) -> None:

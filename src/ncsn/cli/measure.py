@@ -195,6 +195,8 @@ class Likelihood(RunOptions):
         console.check_output(self.out, *DELIMITERS, overwrite=self.overwrite)
         x = torch.from_numpy(read_table(place).matched(run.names).rows)
         whole, density = ~x.isnan().any(1), x[:, :1] * torch.nan
+        if not bool(whole.any()):
+            raise ValueError(f"{place} has no row without blanks; only such rows have a density")
         solver: dict[str, Any] = {"sigma_min": self.sigma_min, "probes": self.probes, "tolerance": self.tolerance}
         states = run.likelihoods(x[whole], **solver, seed=self.seed, batch_size=ROWS)
         parts = console.bar(states, "log densities", total=-(-int(whole.sum()) // ROWS))

@@ -157,9 +157,10 @@ def judge_rows(
 
     ``classifier``: how often gradient-boosted trees tell samples from held-out rows, cross-validated; ½ is ideal
     (Lopez-Paz & Oquab 2017, arXiv:1610.06545).  ``sliced_wasserstein``, ``memorisation``: as of images.
-    ``log_density_of_eight_gaussians``: of the held-out rows, by the mixture that suits ``train`` best.
+    ``log_density_of_eight_gaussians``: of the held-out rows, by a mixture fitted to ``train``.
 
-    ``train``: rows that training has seen, nine times as many as ``test``, those that it has not.
+    ``train``: rows that training has seen, at least as many as ``test``.
+    ``test``: rows that it has not seen, at least 8.
     ``samples``: as many as ``test``.
     """
     from scipy.stats import mannwhitneyu

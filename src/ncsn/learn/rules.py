@@ -127,9 +127,8 @@ def widths_and_batch(settings: Images, pictures: Pictures, device: torch.device)
     """
     if pictures.columns:
         # From 5,000 rows on a wider network learns more.
-        return settings.channels or ((256,) if pictures.n >= 5000 else (128,)), min(
-            settings.batch_size or 512, pictures.n
-        )
+        width = 256 if pictures.n >= 5000 else 128
+        return settings.channels or (width,), min(settings.batch_size or 512, pictures.n)
     _, *sides = pictures.shape
     fast = hardware.fast_bfloat16(device) and not settings.signals  # in one dimension a processor gains nothing by it
     speed = SPEEDS["cuda" if device.type != "cpu" else "fast" if fast else "slow"]
@@ -172,7 +171,8 @@ def resolve(settings: Images, pictures: Pictures, device: torch.device) -> Resol
     # At 4.5 times the leading standard deviation p_σ is N(μ, σ²I), where sampling starts, to 2.5 % in every direction;
     # at that itself it would start 29 % too narrow.  NCSNv2's largest distance between two examples is as safe, but has
     # three times the levels to learn.  At the bottom, 0.01 is what no eye sees of pixels in [0, 1]; images of little
-    # contrast need a twentieth of their standard deviation.  Of few columns a tail is soon seen.
+    # contrast need a twentieth of their standard deviation.
+    # A table's columns may have tails: there it is ten times the leading standard deviation.
     top = settings.sigma_max or rounded((10 if pictures.columns else 4.5) * leading)
     widths, size = widths_and_batch(settings, pictures, device)
     classes, labels = settings.classes and pictures.labels is not None, pictures.labels
@@ -285,7 +285,7 @@ def takes_long(settings: ResolvedImages) -> bool:
     return (settings.minutes or 0) >= 5 or (settings.steps or 0) >= 2000
 
 
-def budgets(settings: Images, elapsed: float, *, guided: bool) -> tuple[Budget, Budget]:
+def budgets(settings: ResolvedImages, elapsed: float, *, guided: bool) -> tuple[Budget, Budget]:
     """How long to train the network, and its guide: what is left after ``elapsed`` seconds, a tenth at least.
 
     The guide has a twentieth of the time, or a tenth of the steps, which take half as long.  A sixteenth of the whole
