@@ -231,7 +231,7 @@ def command(line: str) -> None:
 def test_the_way_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """The commands of the tutorial, on few rows and steps."""
     monkeypatch.chdir(tmp_path)
-    frame = pandas.DataFrame({name: COLUMNS[name][:400] for name in ("lognormal", "beta", "count")})
+    frame = pandas.DataFrame({name: COLUMNS[name][:1000] for name in ("lognormal", "beta", "count")})
     frame["name"], frame["same"] = "x", 7
     frame.to_csv("people.csv", index=False)
     monkeypatch.setattr(training, "remarks", lambda *_: ["what is said of pixels"])
@@ -266,6 +266,11 @@ def test_the_way_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     command("evaluate runs/people")
     numbers = json.loads(Path("runs/people/evaluation.json").read_text())
     assert 0 <= numbers["classifier"] <= 1
+    frame[:300].to_csv("small.csv", index=False)
+    command("train small.csv --steps 2 --samples 2")
+    with pytest.raises(SystemExit, match="2"):
+        command("evaluate runs/small")
+    assert "30 held-out rows" in capsys.readouterr().err
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "sklearn.mixture", None)
         with pytest.raises(SystemExit, match="2"):

@@ -279,7 +279,7 @@ def loss_curves(rows: Sequence[Mapping[str, Any]], bands: Sequence[str], path: P
     for i, (band, colour) in enumerate(zip(bands, colours, strict=True)):
         right.plot(steps, [row["validation_bands"][i] for row in rows], ".-", color=colour, label=band)
     for axes, title in ((left, "Loss"), (right, "Validation loss by noise level")):
-        axes.set(title=title, xlabel="step", ylabel="‖F − F*‖² per pixel", yscale="log")
+        axes.set(title=title, xlabel="step", ylabel="‖F − F*‖² per number", yscale="log")
         axes.yaxis.set_minor_formatter("{x:.2g}")
         axes.yaxis.set_major_formatter("{x:.2g}")
         axes.grid(which="both", alpha=0.25)

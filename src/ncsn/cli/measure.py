@@ -106,6 +106,8 @@ class Evaluate(SamplingOptions, RunOptions):
         assert units is not None
         print(f"data: {data.name}, {data.describe()}")
         z, test = data.test[: self.n], units.restore(data.test[: self.n].double())
+        if len(z) < 100:
+            raise ValueError(f"{data.name} has {len(z)} held-out rows; trees need at least 100 to judge by")
         drawn = console.draw(run, len(test), seed=self.seed, **self.how())
         # Single values lie anywhere in their cells, or a Gaussian would be as narrow as one.
         made = units.standardise(drawn.samples.double(), generator)
