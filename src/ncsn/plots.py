@@ -294,7 +294,9 @@ def columns(
 ) -> "Figure":
     """Marginals of a table's first six columns on the diagonal, pairs of real rows below it, and of samples above it.
 
-    Axes reach from the 0.5th to the 99.5th percentile.
+    ``real``: rows of the table.  ``samples``: rows of a run.  ``names``: what their columns are called.
+    ``path``: where the figure is written as well, in the format of the suffix.
+    Axes reach from the 0.5th to the 99.5th percentile of the real rows.
     """
     d = min(6, len(names))
     figure = _blank(1.7 * d, 1.7 * d)

@@ -45,8 +45,8 @@ Condition = Callable[[Score, int, torch.Generator | None], Score]
 """(the prior's score, how many examples, randomness) → the posterior's score for as many."""
 CPU = torch.device("cpu")
 PARTICLES = 2**10  # of an imputation at a time: their activations fit a processor's cache
-# From half of sigma_max down. Of six columns, draws are as well calibrated as by 16 levels from all of it, in 0.4
-# of the time; their means are 3 % farther off.
+# From half of sigma_max down.  Of six columns, 90 % intervals hold 84 % of hidden numbers; by 14 levels, which take
+# twice the time, 85 %.
 IMPUTATION_LEVELS = 7
 SMALL = 64  # numbers in an example with which a posterior has particles by default: each may take a backward pass
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``

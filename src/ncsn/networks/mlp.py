@@ -71,8 +71,7 @@ class MLP(nn.Module):
 class ResidualMLP(MLP):
     """``blocks`` residual blocks of ``width`` units, normalised and shifted by the noise level: (b, d), (b,) → (b, d).
 
-    For the columns of a table: beside ``MLP`` it learns in half of the steps what that does not, such as a ring among
-    six columns.
+    ``fit`` learns tables with it.
     """
 
     def __init__(
