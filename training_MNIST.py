@@ -14,14 +14,15 @@ except ModuleNotFoundError as error:
 
 from ncsn.cli import console, quit_on_signals
 
-quit_on_signals()
+if __name__ == "__main__":
+    quit_on_signals()
 from ncsn.cli.train import remarks
 from ncsn.learn import rules
 from ncsn.learn.record import BAND_NAMES, opened
-from ncsn.learn.settings import Images
+from ncsn.learn.settings import TrainSettings
 
 
-def main(given: Images) -> None:
+def main(given: TrainSettings) -> None:
     """Data, noise, model, training, samples, pictures."""
     # Data: some images are held out: those for validation show how learning goes, those for testing judge.  Settings
     # that are not given follow from the data.  The record keeps the training in the run's folder.
@@ -53,8 +54,8 @@ def main(given: Images) -> None:
         for line in remarks(data, drawn.samples):
             print(line)
         record.results(run, drawn)
-    record.group.share()  # the others wait for the pictures, and end together
+    record.group.broadcast()  # the others wait for the pictures, and end together
 
 
 if __name__ == "__main__":
-    console.run(main, Images)
+    console.run(main, TrainSettings)

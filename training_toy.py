@@ -5,7 +5,6 @@ python ./training_toy.py --generator gaussian    # why Langevin dynamics needs m
 """
 
 import sys
-from typing import Any
 
 try:
     import ncsn
@@ -14,16 +13,63 @@ except ModuleNotFoundError as error:
 
 from ncsn.cli import console, quit_on_signals
 
-quit_on_signals()
+if __name__ == "__main__":
+    quit_on_signals()
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
+import tyro
+from annotated_types import Interval
 
+from ncsn import validation
 from ncsn.distributions import TOYS
 from ncsn.evaluation import metrics
-from ncsn.learn.settings import Toy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toy:
+    """Learn the score of a distribution in the plane; draw the score field, and samples.
+
+    Args:
+        generator: The distribution to learn.
+        objective: dsm, ssm or exact: denoising, sliced or exact score matching.
+        steps: Training steps.
+        batch_size: Points in a batch.
+        width: Units in a hidden layer.
+        layers: Hidden layers.
+        sigma_max: The largest noise level, in the units of the data.
+        sigma_min: The smallest noise level.
+        levels: Noise levels, in geometric progression.
+        langevin_steps: Langevin steps on each level.
+        eps: Langevin's step size on the smallest level; by default σ_min²/2. On other levels it is proportional to σ².
+        samples: How many samples each sampler draws; 0 for the score field alone.
+        seed: Of all random numbers.
+        out: A folder for the run and its pictures; by default runs/ and what is learned.
+        overwrite: Replace a run that is already there.
+    """
+
+    generator: Literal["circle", "gaussian", "moons", "swiss-roll", "checkerboard"] = "circle"
+    objective: Literal["dsm", "ssm", "exact"] = "dsm"
+    steps: validation.Count = 2000
+    batch_size: validation.BatchSize = 1024
+    width: validation.Width = 128
+    layers: validation.Layers = 3
+    sigma_max: validation.NoiseLevel = 20.0
+    sigma_min: validation.NoiseLevel = 0.1
+    levels: validation.Levels = 20
+    langevin_steps: validation.LangevinSteps = 75
+    eps: validation.StepSize | None = None
+    samples: Annotated[int, Interval(ge=0, le=10**6)] = 10_000
+    seed: validation.Seed = 0
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        validation.check_ranges(self)
 
 
 def main(settings: Toy) -> None:
@@ -54,7 +100,7 @@ def main(settings: Toy) -> None:
     progress = ncsn.train(state, batches, loss, budget=ncsn.Budget(steps=settings.steps))
     for _ in console.bar(progress, "training", total=settings.steps):
         pass
-    run = ncsn.Run(score=state.average, recipe=recipe, experiment="toy")
+    run = ncsn.Run(score=state.average, recipe=recipe)
     run.save(out, overwrite=settings.overwrite)
 
     # Look: is the score right near the data, and where there is none?

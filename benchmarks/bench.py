@@ -28,7 +28,7 @@ from peers import PEERS, UNTOLD
 from tqdm import tqdm
 
 from ncsn import data, evaluation
-from ncsn.data.pixels import quantize
+from ncsn.data.units import quantize
 from ncsn.machine import hardware
 
 HERE = Path(__file__).parent
@@ -120,7 +120,7 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
     }
 
 
-def most_judged(images: data.Images) -> int:
+def most_judged(images: data.Dataset) -> int:
     """How many samples there are real images to judge by."""
     return min(10_000, len(images.test), len(images.validation))
 

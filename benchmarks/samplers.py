@@ -23,7 +23,7 @@ from tqdm import tqdm
 import ncsn
 from ncsn import data, evaluation
 from ncsn.cli import console
-from ncsn.data.pixels import quantize
+from ncsn.data.units import quantize
 from ncsn.evaluation import metrics
 from ncsn.machine import hardware
 
@@ -72,11 +72,11 @@ def grid(run: ncsn.Run) -> list[Point]:
 
 def usual(run: ncsn.Run) -> dict[str, tuple[int, float]]:
     """Levels and guidance of each sampler by default."""
-    ways = {sampler: run.recipe.sampling.but(sampler=sampler) for sampler in ncsn.METHODS}
+    ways = {sampler: run.recipe.sampling.but(sampler=sampler) for sampler in ncsn.SAMPLERS}
     return {sampler: (way.count, way.guidance) for sampler, way in ways.items()}
 
 
-def alike(run: ncsn.Run, images: data.Images, n: int) -> Tensor:
+def alike(run: ncsn.Run, images: data.Dataset, n: int) -> Tensor:
     """So many training images, of as many classes as so many samples are of, for that makes a distance smaller."""
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(images.train), generator=generator)

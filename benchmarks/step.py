@@ -119,7 +119,7 @@ def main(step: Step) -> None:
         "processes": group.size,
         "threads": torch.get_num_threads(),
     }
-    if group.leads:
+    if group.is_main:
         print(json.dumps(found | {"of": asdict(step)}))
 
 

@@ -108,7 +108,7 @@ def main(job: Distill) -> ncsn.Run:
     """Train the student, save it as a run, and draw by both; returns the student."""
     teacher = ncsn.load(job.run, device=job.device)
     data = teacher.data()
-    labels = data.labels.train.to(teacher.device) if data.labels and teacher.recipe.classes else None
+    labels = data.labels.train.to(teacher.device) if data.labels and teacher.recipe.num_classes else None
     levels = ladder(teacher, job.restarts)
     *_, model = distil(job, teacher, levels, data.train.to(teacher.device), labels)
     # An ordinary run, sampled by Euler's method: the guidance is in what it has learned.

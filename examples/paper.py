@@ -21,7 +21,7 @@ import tyro
 import ncsn
 from ncsn import data, evaluation, plots
 from ncsn.cli import console
-from ncsn.data.pixels import centres, quantize
+from ncsn.data.units import centres, quantize
 from ncsn.evaluation import metrics
 from ncsn.machine import hardware
 from ncsn.problems import known_pixels, masked
@@ -78,7 +78,7 @@ def toys(paper: Paper) -> tuple[dict[str, Any], dict[str, float]]:
     return field, {name: row["modes"][0]["weight"] for name, row in samplers.items()}
 
 
-def judged(digits: torch.Tensor, images: data.Images) -> tuple[float, float]:
+def judged(digits: torch.Tensor, images: data.Dataset) -> tuple[float, float]:
     """The Fréchet distance to the test images, and the confident share."""
     classifier = evaluation.digits()
     seen, test = classifier(digits), classifier(images.test)
@@ -90,7 +90,7 @@ def draw(run: ncsn.Run, n: int, **how: Any) -> Drawn:
     return console.draw(run, n, keep=100, **how)
 
 
-def digits(paper: Paper, images: data.Images) -> dict[str, tuple[float, float]]:
+def digits(paper: Paper, images: data.Dataset) -> dict[str, tuple[float, float]]:
     """Figures 4, 5a and the nearest neighbours; returns how good the samples are."""
     run = ncsn.load(paper.run)
     annealed = draw(run, paper.n, sampler="annealed")
@@ -104,7 +104,7 @@ def digits(paper: Paper, images: data.Images) -> dict[str, tuple[float, float]]:
     return {"annealed": judged(last, images), "default": judged(default, images), "real": judged(real, images)}
 
 
-def inpainting(paper: Paper, images: data.Images) -> dict[str, float]:
+def inpainting(paper: Paper, images: data.Dataset) -> dict[str, float]:
     """Figure 6: the PSNR, in dB, of the hidden halves by mean fill, by samples, and by the samples' means."""
     run = ncsn.load(paper.run)
     truth = centres(images.test[: paper.inpainted])

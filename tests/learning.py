@@ -10,10 +10,9 @@ import pytest
 import torch
 
 import ncsn
-from ncsn.data import Images as Pictures
-from ncsn.data import Labels
+from ncsn.data import Dataset, Labels
 from ncsn.learn import fit as maker
-from ncsn.learn.settings import ImageJob, Images
+from ncsn.learn.settings import Job, TrainSettings
 from ncsn.noise import Proposal
 from ncsn.objectives import Batch, Objective
 from ncsn.training import Budget, Loss, Progress, State
@@ -30,13 +29,13 @@ def arrays(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return images.astype(np.uint8), labels
 
 
-def pictures(*, labels: bool = True, n: int = 300, held_out: int = 90) -> Pictures:
+def pictures(*, labels: bool = True, n: int = 300, held_out: int = 90) -> Dataset:
     """The same as a data set, whose three parts differ."""
     images, classes = (torch.from_numpy(array) for array in arrays(n + 2 * held_out))
     train, validation, test = torch.split(images[:, None], [n, held_out, held_out])
     known = torch.split(classes, [n, held_out, held_out])
     named = Labels(train=known[0], validation=known[1], test=known[2], names=("a", "b", "c"))
-    return Pictures(train, validation, test, named if labels else None)
+    return Dataset(train, validation, test, named if labels else None)
 
 
 @dataclass
@@ -51,7 +50,7 @@ class Lessons:
     run: ncsn.Run = field(init=False)
 
 
-def unlearned(patch: pytest.MonkeyPatch, data: Any, settings: Images | None = None, **given: Any) -> Lessons:
+def unlearned(patch: pytest.MonkeyPatch, data: Any, settings: TrainSettings | None = None, **given: Any) -> Lessons:
     """What ``fit`` asks of training, the guide's first; no step is taken."""
     lessons = Lessons()
 
@@ -74,8 +73,8 @@ def unlearned(patch: pytest.MonkeyPatch, data: Any, settings: Images | None = No
     return lessons
 
 
-def tiny(out: Path | None = None, *, resume: bool = False, **given: Any) -> Images:
+def tiny(out: Path | None = None, *, resume: bool = False, **given: Any) -> TrainSettings:
     """Settings of a training that takes a second."""
     small: dict[str, Any] = {"channels": (8, 12), "blocks": 1, "batch_size": 16, "levels": 5, "samples": 6}
     small |= {"compile": False} | ({} if {"minutes", "steps"} & given.keys() else {"steps": 6})
-    return Images(job=ImageJob(out=out, resume=resume, device="cpu"), **(small | given))
+    return TrainSettings(job=Job(out=out, resume=resume, device="cpu"), **(small | given))

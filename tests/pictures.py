@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ncsn.data import Images
+from ncsn.data import Dataset
 
 PARTS = ("validation", "test", "train")
 
@@ -42,23 +42,23 @@ def values(part: torch.Tensor) -> list[int]:
     return [int(v) for v in part[:, 0, 0, 0]]
 
 
-def contents(images: Images) -> dict[str, list[int]]:
+def contents(images: Dataset) -> dict[str, list[int]]:
     """The values in each part, sorted."""
     return {part: sorted(values(getattr(images, part))) for part in PARTS}
 
 
-def everything(images: Images) -> list[int]:
+def everything(images: Dataset) -> list[int]:
     return sorted(value for part in contents(images).values() for value in part)
 
 
-def in_order(images: Images) -> torch.Tensor:
+def in_order(images: Dataset) -> torch.Tensor:
     """All images, in the order of their files; which are shuffled in one way, always."""
     mixed = torch.cat([images.validation, images.test, images.train])
     order = torch.randperm(len(mixed), generator=torch.Generator().manual_seed(0))
     return mixed[order.argsort()]
 
 
-def classes(images: Images) -> dict[int, str] | None:
+def classes(images: Dataset) -> dict[int, str] | None:
     """The class of each value."""
     labels = images.labels
     if labels is None:

@@ -52,18 +52,18 @@ def done(
 
 
 def prepared(folder: Path) -> Path:
-    """A folder with images of two classes, and what one process makes of them in four turns."""
+    """A folder with images of two classes, and what one process makes of them in four accumulate."""
     rng, labels = np.random.default_rng(0), np.arange(900) % 2
     images = (rng.random((900, 8, 8)) * 100 + 100 * labels[:, None, None]).astype(np.uint8)
     np.savez(folder / "data.npz", images=images, labels=labels)
-    finished = done(1, folder, train(folder, "one", turns=4), *uses(folder, "one"))
+    finished = done(1, folder, train(folder, "one", accumulate=4), *uses(folder, "one"))
     assert finished.returncode == 0, finished.stderr
     return folder
 
 
-def train(place: Path, name: str, turns: int = 2) -> str:
-    """A training; two processes in two turns each draw the random numbers that one draws in four."""
-    return TRAIN.format(data=place / "data.npz", out=place / name) + f" --accumulate {turns}"
+def train(place: Path, name: str, accumulate: int = 2) -> str:
+    """A training; two processes in two accumulate each draw the random numbers that one draws in four."""
+    return TRAIN.format(data=place / "data.npz", out=place / name) + f" --accumulate {accumulate}"
 
 
 def uses(place: Path, name: str) -> tuple[str, str]:

@@ -24,7 +24,7 @@ from ncsn import run as runs
 from ncsn.cli import main as cli
 from ncsn.cli.solve import Superres
 from ncsn.cli.train import remarks
-from ncsn.data.pixels import centres, dequantize, quantize
+from ncsn.data.units import centres, dequantize, quantize
 from ncsn.machine.interrupts import Stopped
 from ncsn.networks import UNet
 from ncsn.plots import image_grid
@@ -35,7 +35,7 @@ from ncsn.storage import HOST
 
 Patch = pytest.MonkeyPatch
 Printed = pytest.CaptureFixture[str]
-RECIPE = Recipe(network="UNet", arguments={"classes": 10}, shape=(1, 8, 8), sampling=SAMPLING)
+RECIPE = Recipe(network="UNet", arguments={"num_classes": 10}, shape=(1, 8, 8), sampling=SAMPLING)
 PRIOR = GaussianScore(0.5, 0.3)
 
 
@@ -191,12 +191,12 @@ def test_a_job_goes_on_from_its_own_blocks_and_removes_nothing_else(
     assert [path.name for path in folder.iterdir()] == ["chapter.tex"]
 
 
-def small_images(shape: tuple[int, int, int], n: int = 150) -> data.Images:
+def small_images(shape: tuple[int, int, int], n: int = 150) -> data.Dataset:
     """Random bytes; what is for training is bright, so that another part's numbers are others."""
     g = torch.Generator().manual_seed(0)
     train = torch.randint(128, 256, (300, *shape), generator=g, dtype=torch.uint8)
     validation, test = (torch.randint(256, (n, *shape), generator=g, dtype=torch.uint8) for _ in range(2))
-    return data.Images(train, validation, test)
+    return data.Dataset(train, validation, test)
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_pixels_at_the_ends_of_the_range_are_remarked_if_the_images_have_fewer()
     """A tenth of the images that are compared are black or white, half of each, and a line comes from 15 % on."""
     train = torch.full((40, 1, 10, 10), 100, dtype=torch.uint8)
     train[:, 0, 0] = torch.tensor([0, 255]).repeat(5)
-    images = data.Images(train, train, train)
+    images = data.Dataset(train, train, train)
     train[20:] = 0
     for more, line in (((0, 255, 0, 255), []), ((0, 255) * 3, ["16% of", "10%"])):
         samples = train[:20].clone()
@@ -428,7 +428,7 @@ def test_what_is_blurred_is_sharpened_in_as_many_steps_as_are_asked(solve: Solve
 def run(tmp_path: Path) -> Path:
     smaller = replace(DIGITS, arguments=DIGITS.arguments | {"channels": (8,)})
     guided = Run(score=DIGITS.build(0.13, 0.31), recipe=DIGITS, guide=smaller.build(0.0, 1.0), guide_recipe=smaller)
-    replace(guided, experiment="images", settings={"dataset": "mnist"}).save(tmp_path / "run")
+    replace(guided, settings={"dataset": "mnist"}).save(tmp_path / "run")
     return tmp_path / "run"
 
 

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from pictures import PARTS, contents, in_order, packed, write
 from PIL import Image
 
-from ncsn.data import Images, Labels, Origin, Reading, batches, load_images, mnist, read_example
-from ncsn.data.pixels import BYTES, Depth, centres, dequantize, picture, quantize
+from ncsn.data import Dataset, Labels, Origin, Reading, batches, load_images, mnist, read_example
+from ncsn.data.pixels import picture
+from ncsn.data.units import BYTES, Depth, centres, dequantize, quantize
 
 
 @given(st.integers(0, 2**31))
@@ -54,7 +55,7 @@ def test_images_describe_themselves() -> None:
     pixels = torch.zeros(7, 3, 4, 5, dtype=torch.uint8)
     both = torch.tensor([0, 1])
     labels = Labels(train=torch.tensor([0, 1, 1]), validation=both, test=both, names=("cat", "dog"))
-    images = Images(pixels[:3], pixels[:2], pixels[:2], labels, said=("alpha on white: 2 of 7 images",))
+    images = Dataset(pixels[:3], pixels[:2], pixels[:2], labels, said=("alpha on white: 2 of 7 images",))
     line = "7 images, 4 × 5, RGB, alpha on white, 2 classes (cat, dog); 3 / 2 / 2 for training, validation, test"
     assert images.describe() == line
     assert labels.shares == {"cat": pytest.approx(1 / 3), "dog": pytest.approx(2 / 3)}
@@ -65,7 +66,7 @@ def test_statistics_are_those_of_the_dequantised_pixels(generator: torch.Generat
     x = torch.rand(30_000, 2, 20, 15, generator=generator)  # several chunks
     bytes_ = (255 * x).to(torch.uint8)
     for data, real in ((x, x), (bytes_, (bytes_ + 0.5) / 256)):
-        mean, std = Images(data, data[:1], data[:1]).statistics
+        mean, std = Dataset(data, data[:1], data[:1]).statistics
         assert mean == pytest.approx(float(real.double().mean()), abs=1e-6)
         assert std == pytest.approx(float(real.double().std(correction=0)), abs=1e-6)
 
@@ -114,7 +115,7 @@ def test_mnist_is_split_50_10_10_with_labels() -> None:
     assert images.labels.train[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert images.labels.test.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     origin = Origin.of("mnist", Reading(size="28"), images)
-    assert (origin.dataset, origin.folder, origin.moved("mnist")) == ("mnist", None, origin)
+    assert (origin.dataset, origin.moved("mnist")) == ("mnist", origin)
     assert origin.load().digest == images.digest
     with pytest.raises(ValueError, match=r"^size is 14"):
         load_images("mnist", reading=Reading(size="14"))
@@ -125,7 +126,7 @@ def test_mnist_is_split_50_10_10_with_labels() -> None:
 
 def test_examples_by_index() -> None:
     part = torch.rand(4, 2, 5, 5)
-    images = Images(part[:1], part[1:2], part)
+    images = Dataset(part[:1], part[1:2], part)
     assert torch.equal(read_example("2", (2, 5, 5), images, Reading(), BYTES), part[2])
     assert torch.equal(read_example("3", (1, 28, 28), mnist(), Reading(), BYTES), centres(mnist().test[3]))
     with pytest.raises(ValueError, match=r"^input is 4; .* 0 to 3"):
@@ -201,7 +202,7 @@ REAL = CHANCE.random((10, 5, 4), np.float32)
 Encode = Callable[[int], bytes]
 
 
-def loaded(folder: Path, encode: Encode, suffix: str = "png", n: int = 10, **reading: object) -> Images:
+def loaded(folder: Path, encode: Encode, suffix: str = "png", n: int = 10, **reading: object) -> Dataset:
     """The images of a folder of n files, made by number."""
     folder.mkdir(exist_ok=True)
     for i in range(n):

@@ -15,11 +15,11 @@ import torch
 from pictures import classes, contents, everything, in_order, packed, pixels, png, values, write
 from PIL import Image
 
-from ncsn.data import Images, Origin, Reading, load_images, read_example
-from ncsn.data.images import stream
-from ncsn.data.pixels import BYTES
+from ncsn.data import Dataset, Origin, Reading, load_images, read_example
+from ncsn.data.dataset import stream
+from ncsn.data.units import BYTES
 from ncsn.learn.rules import resolve
-from ncsn.learn.settings import Images as Settings
+from ncsn.learn.settings import TrainSettings
 from ncsn.objectives import Batch
 
 FLAT = {f"{i:02d}.png": i for i in range(20)}
@@ -293,7 +293,7 @@ def made(folder: Path, names: str = SIX) -> str:
     return str(folder)
 
 
-def seen(images: Images, seed: int, size: int, batches: int, **reading: int) -> list[Batch]:
+def seen(images: Dataset, seed: int, size: int, batches: int, **reading: int) -> list[Batch]:
     """Some batches of a process whose generator has had this seed last."""
     generator = torch.Generator().manual_seed(seed)
     drawn = stream(images, Reading(**reading), size, generator, labels=True, flip=False)  # type: ignore[arg-type]
@@ -313,10 +313,10 @@ def test_shards_are_parts(tmp_path: Path, names: str, monkeypatch: pytest.Monkey
     assert contents(images) == {"train": [*range(48)], "validation": [*range(48, 60)], "test": [*range(60, 72)]}
     assert classes(images) == {v: str(v % 3) for v in range(72)}
     assert images.shards == tuple(tmp_path / f"{name}.tar" for name in names.split()[:4])
-    settings = resolve(Settings(steps=3), images, torch.device("cpu"))
+    settings = resolve(TrainSettings(steps=3), images, torch.device("cpu"))
     assert settings.posterior_above == settings.sigma_max, "which would ask all training images"
     with pytest.raises(ValueError, match=r"posterior_above is 0\.5"):
-        resolve(Settings(steps=3, posterior_above=0.5), images, torch.device("cpu"))
+        resolve(TrainSettings(steps=3, posterior_above=0.5), images, torch.device("cpu"))
     origin = Origin.of(str(tmp_path), Reading(), images)
     assert origin.load().digest == images.digest
     monkeypatch.setattr("ncsn.data.sources.LOOKED_AT", 20)

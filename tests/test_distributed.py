@@ -34,7 +34,7 @@ def test_a_run_goes_on_on_another_number_of_processes(place: Path) -> None:
     assert "error: terminated at step 6; " in first.stderr
     assert first.returncode != 0
     assert torch.load(place / "cut" / "checkpoint.pt", weights_only=True)["step"] == 6
-    second = done(1, place, train(place, "cut", turns=4) + " --resume")
+    second = done(1, place, train(place, "cut", accumulate=4) + " --resume")
     assert second.returncode == 0, second.stderr
     same(place / "one", place / "cut")
 

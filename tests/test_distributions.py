@@ -74,7 +74,7 @@ def test_bad_arguments_are_refused(make: Callable[[], object], message: str) -> 
 
 
 def test_the_command_line_offers_every_toy() -> None:
-    from ncsn.learn.settings import Toy
+    from training_toy import Toy
 
     assert set(get_args(get_type_hints(Toy)["generator"])) == set(TOYS)
 

@@ -16,7 +16,8 @@ import ncsn
 from ncsn import data, evaluation, plots
 from ncsn.cli import console
 from ncsn.cli import main as cli
-from ncsn.learn.settings import Images, Toy
+from ncsn.learn.settings import TrainSettings
+from training_toy import Toy
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -26,7 +27,7 @@ OTHERS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"
 ALL = PAGES | {name: (ROOT / name).read_text(encoding="utf-8") for name in OTHERS}
 REFERENCE = "\n".join(text for name, text in PAGES.items() if name.startswith("docs/reference/"))
 
-SCRIPTS = {"training_toy.py": Toy, "training_MNIST.py": Images}
+SCRIPTS = {"training_toy.py": Toy, "training_MNIST.py": TrainSettings}
 
 
 def blocks(language: str, pages: dict[str, str]) -> list[Any]:
@@ -68,7 +69,7 @@ def test_examples_run(
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     names: dict[str, Any] = {}
-    monkeypatch.setitem(ncsn.METHODS, "mine", ncsn.METHODS["euler"])  # an example has a row of its own, for itself
+    monkeypatch.setitem(ncsn.SAMPLERS, "mine", ncsn.SAMPLERS["euler"])  # an example has a row of its own, for itself
     exec(compile(code, "a page", "exec"), names)
     page = request.node.callspec.id.rpartition("-")[0]
     if page not in CHECKED:

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ncsn import evaluation
-from ncsn.data import Images, Labels, mnist
-from ncsn.evaluation import PIXELS, Features, Metric, features, metrics, report
+from ncsn.data import Dataset, Labels, mnist
+from ncsn.evaluation import PIXELS, Features, Metric, features, metrics
+from ncsn.evaluation import images as judging
 
 DIGITS = tuple("0123456789")
 
@@ -29,7 +30,7 @@ def read(seen: Tensor) -> Tensor:
     return F.one_hot((seen[:, 26] * 255 / 20).round().long(), 10) * seen[:, 27:] * 25.5
 
 
-READABLE = Features(name="readable", embed=row, head=read, classes=DIGITS, batch=64)
+READABLE = Features(name="readable", embed=row, head=read, class_names=DIGITS, batch=64)
 
 
 def readable(n: int, seed: int, *, digits: int = 10, sure: int = 10_000) -> Tensor:
@@ -41,10 +42,10 @@ def readable(n: int, seed: int, *, digits: int = 10, sure: int = 10_000) -> Tens
     return x
 
 
-def three(n: int, *shape: int) -> Images:
+def three(n: int, *shape: int) -> Dataset:
     """Parts of random bytes."""
     g = torch.Generator().manual_seed(0)
-    return Images(*torch.randint(256, (3, n, *shape), generator=g, dtype=torch.uint8))
+    return Dataset(*torch.randint(256, (3, n, *shape), generator=g, dtype=torch.uint8))
 
 
 def nearest_by_hand(x: Tensor, data: Tensor) -> Tensor:
@@ -58,8 +59,8 @@ def test_every_number_is_about_the_sets_that_its_name_says() -> None:
     train, validation, test = readable(300, 1, digits=8), readable(130, 2, digits=9, sure=99), readable(120, 3)
     samples[:20] = train[40:60]
     samples[20:, 0, 0, 0] += 40
-    found = evaluation.evaluate(samples, Images(train, validation, test), READABLE)
-    assert (found.n, found.features, found.dimensions, found.classes) == (n, "readable", 28, list(DIGITS))
+    found = evaluation.evaluate(samples, Dataset(train, validation, test), READABLE)
+    assert (found.n, found.features, found.dimensions, found.class_names) == (n, "readable", 28, list(DIGITS))
     chosen = train[torch.randperm(300, generator=torch.Generator().manual_seed(0))[:n]]
     against, tested = row(test[:n]), nearest_by_hand(test[:n], train)
     shares = test[:n, 0, 0, 26].div(20).long().bincount(minlength=10) / n
@@ -97,22 +98,22 @@ def test_every_number_is_about_the_sets_that_its_name_says() -> None:
 def test_ratios_are_of_distances_over_floors_that_are_positive(
     name: str, numbers: tuple[float, float, float], ratios: tuple[float | None, float | None]
 ) -> None:
-    assert report.beside(name, *numbers) == Metric(*numbers, *ratios)
+    assert judging.beside(name, *numbers) == Metric(*numbers, *ratios)
 
 
 @pytest.mark.parametrize(("enough", "first"), [(61, "kernel_distance"), (60, "frechet_distance")])
 def test_the_distance_that_suits_the_number_of_images_comes_first(
     enough: int, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "REPORTABLE", enough)
-    images = Images(readable(60, 1), readable(70, 2), readable(80, 3))
+    monkeypatch.setattr(judging, "REPORTABLE", enough)
+    images = Dataset(readable(60, 1), readable(70, 2), readable(80, 3))
     found = evaluation.evaluate(readable(60, 0), images, READABLE)
     assert (next(iter(found.metrics)), found.comparable) == (first, enough == 60)
 
 
 def test_reals_are_judged_as_the_bytes_that_they_stand_for() -> None:
-    coarse = Images(readable(60, 0), readable(60, 1), readable(60, 2))
-    deep = Images((coarse.train + 0.7) / 256, (coarse.validation + 0.7) / 256, (coarse.test + 0.7) / 256)
+    coarse = Dataset(readable(60, 0), readable(60, 1), readable(60, 2))
+    deep = Dataset((coarse.train + 0.7) / 256, (coarse.validation + 0.7) / 256, (coarse.test + 0.7) / 256)
     samples = readable(60, 3)
     expected = evaluation.evaluate(samples, coarse, READABLE)
     assert evaluation.evaluate((samples + 0.7) / 256, coarse, READABLE) == expected
@@ -121,7 +122,7 @@ def test_reals_are_judged_as_the_bytes_that_they_stand_for() -> None:
     assert evaluation.evaluate(samples, deep, READABLE).metrics == expected.metrics
 
 
-SHORT = Images(readable(300, 1), readable(40, 2), readable(120, 3))
+SHORT = Dataset(readable(300, 1), readable(40, 2), readable(120, 3))
 
 
 @pytest.mark.parametrize(("n", "judged"), [(110, 40), (30, 30)])
@@ -157,7 +158,7 @@ def test_the_nearest_is_found_whatever_fits_into_memory(monkeypatch: pytest.Monk
     x, data = readable(510, 0), readable(101, 1)
     x[3], x[505] = data[100], data[0]
     for images in (1, 7, 101, 1000):
-        monkeypatch.setattr(report, "VALUES", 784 * images)
+        monkeypatch.setattr(judging, "VALUES", 784 * images)
         distance, index = evaluation.nearest(x, data)
         assert distance.tolist() == pytest.approx(nearest_by_hand(x, data).tolist(), rel=1e-6)
         assert (index[[3, 505]].tolist(), distance[[3, 505]].tolist()) == ([100, 0], [0, 0])
@@ -229,7 +230,7 @@ def test_any_function_of_images_gives_features() -> None:
 
     images, other = three(40, 3, 8, 6), three(30, 3, 8, 6).train
     found = evaluation.evaluate(other, images, colours)
-    assert (found.features, found.dimensions, found.classes) == ("colours", 3, [])
+    assert (found.features, found.dimensions, found.class_names) == ("colours", 3, [])
     against = colours(images.test[:30]).float()
     expected = metrics.frechet_distance(colours(other).float(), against)
     assert found.metrics["frechet_distance"].generated == pytest.approx(expected)
@@ -254,7 +255,7 @@ def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, m
     right = first(images.validation).probabilities.argmax(1) == kinds[1]
     assert first.accuracy == pytest.approx(right.float().mean().item())
     assert right.float().mean() > 0.9
-    assert (first.name, first.classes) == ("classifier of colours", ("r", "g", "b"))
+    assert (first.name, first.class_names) == ("classifier of colours", ("r", "g", "b"))
     with monkeypatch.context() as patch:
         patch.setattr(features, "teach", None)
         again = evaluation.choose(images)

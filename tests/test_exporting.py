@@ -16,8 +16,9 @@ from torch import Tensor, nn
 import ncsn
 from ncsn import exporting
 from ncsn.cli import main as cli
+from ncsn.data.units import Units
 from ncsn.networks import MLP, NCSNv2, UNet
-from ncsn.run import Recipe, Run, Units
+from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
 from ncsn.score import Preconditioning, Scaled, ScoreModel, Sigma, expand
 
@@ -37,7 +38,7 @@ def filled(model: ScoreModel) -> ScoreModel:
 
 def small() -> Run:
     """A run of small images in colour: not square, padded inside, and told classes."""
-    arguments: dict[str, Any] = {"image_channels": 3, "channels": (8,), "blocks": 1, "features": 8, "classes": 3}
+    arguments: dict[str, Any] = {"image_channels": 3, "channels": (8,), "blocks": 1, "features": 8, "num_classes": 3}
     recipe = Recipe(network="UNet", arguments=arguments, shape=(3, 10, 7), sampling=SAMPLING, shares=SHARES)
     return Run(score=filled(recipe.build(0.4, 0.3)), recipe=recipe)
 

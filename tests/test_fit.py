@@ -14,11 +14,11 @@ from learning import pictures, tiny, unlearned
 from torch import Tensor
 
 import ncsn
-from ncsn.data.pixels import centres
+from ncsn.data.units import centres
 from ncsn.learn import rules
 from ncsn.learn.fit import learn, training_set
 from ncsn.learn.record import Record
-from ncsn.learn.settings import Images
+from ncsn.learn.settings import TrainSettings
 from ncsn.noise import Proposal
 from ncsn.objectives import dsm
 from ncsn.training import Budget, Progress, State
@@ -120,7 +120,7 @@ def test_minutes_have_sixty_seconds_and_one_is_usual(monkeypatch: pytest.MonkeyP
     assert 130 < (seconds(table(1000), minutes=2.5) or 0) <= 150
     assert 50 < (seconds(table(1000)) or 0) <= 60
     assert 50 < (seconds(pictures()) or 0) <= 60
-    assert 500 < (seconds(pictures(), settings=Images(channels=(8,))) or 0) <= 600, "as of the command"
+    assert 500 < (seconds(pictures(), settings=TrainSettings(channels=(8,))) or 0) <= 600, "as of the command"
     lessons = unlearned(monkeypatch, pictures(labels=False), tiny(steps=101))
     assert lessons.budgets == [Budget(steps=11), Budget(steps=101)]
 

@@ -8,8 +8,7 @@ from helpers import zero_score
 from learning import pictures, tiny, unlearned
 
 import ncsn
-from ncsn.data import Images as Pictures
-from ncsn.data import Labels, mnist
+from ncsn.data import Dataset, Labels, mnist
 from ncsn.evaluation import Features
 from ncsn.learn import guidance
 from ncsn.learn.guidance import Trial, best
@@ -121,8 +120,8 @@ def test_features_are_those_of_the_datas_own_classes_if_there_is_time(monkeypatc
     colours, grey = (torch.zeros(20, n, 8, 8, dtype=torch.uint8) for n in (3, 1))
     classes = torch.arange(20) % 2
     labels = Labels(train=classes, validation=classes, test=classes, names=("a", "b"))
-    told, plain = Pictures(colours, colours, colours, labels), Pictures(colours, colours, colours)
+    told, plain = Dataset(colours, colours, colours, labels), Dataset(colours, colours, colours)
     table = [(mnist(), False, "auto"), (told, True, "classifier"), (told, False, "efficientnet")]
-    table += [(plain, True, "efficientnet"), (Pictures(grey, grey, grey), True, "pixels")]
+    table += [(plain, True, "efficientnet"), (Dataset(grey, grey, grey), True, "pixels")]
     for images, thorough, name in table:
         assert guidance.suited(images, CPU, thorough=thorough).name == name

@@ -19,7 +19,7 @@ from ncsn import storage
 from ncsn.cli import main as cli
 from ncsn.data import Origin, Reading
 from ncsn.run import Run
-from ncsn.storage import SHARED
+from ncsn.run.folder import SHARED
 
 SENT = {"README.md", "config.json", "model.safetensors", "metrics.json", "evaluation.json"}
 SENT |= {"guide/config.json", "guide/model.safetensors"}
@@ -31,8 +31,8 @@ def run(tmp_path: Path) -> Path:
     score, guide = DIGITS.build(0.13, 0.31), DIGITS.build(0.2, 0.4)
     settings = {"dataset": "~/secret/pets", "more": "../secret/cats.zip", "other": "C:\\secret\\dogs", "size": "8x8"}
     folder = tmp_path / "run"
-    data = Origin(dataset="/home/secret/pets.zip", folder=None, reading=Reading(), digest="01ab", split=(30, 4, 5))
-    it = Run(score=score, recipe=DIGITS, guide=guide, experiment="images", settings=settings, origin=data)
+    data = Origin(dataset="/home/secret/pets.zip", reading=Reading(), digest="01ab", split=(30, 4, 5))
+    it = Run(score=score, recipe=DIGITS, guide=guide, settings=settings, origin=data)
     it.save(folder)
     for name in ("checkpoint.pt", "samples.png", "it.py", "README.md"):
         (folder / name).write_bytes(b"secret")
@@ -80,7 +80,7 @@ def test_a_push_sends_a_run_privately_and_nothing_else_and_replaces_another(
     assert huggingface_hub.ModelCard(card).data.to_dict() == {"library_name": "ncsn"}
     assert "hf://ada/new" in card
     here, there = ncsn.load(run, device="cpu"), ncsn.load(write(tmp_path / "there", hub.sent), device="cpu")
-    assert (there.digest, there.experiment) == (here.digest, "images")
+    assert there.digest == here.digest
     assert there.settings == {"dataset": "pets", "more": "cats.zip", "other": "dogs", "size": "8x8"}
     assert here.origin is not None
     assert there.origin == replace(here.origin, dataset="pets.zip")

@@ -75,7 +75,7 @@ def test_without_bfloat16_hardware_products_are_in_float32(
 @pytest.mark.parametrize(
     ("network", "edges"),
     [
-        (UNet(channels=(8, 8), blocks=1, features=8, classes=3), {"labels.weight", "stem.weight", "head.weight"}),
+        (UNet(channels=(8, 8), blocks=1, features=8, num_classes=3), {"labels.weight", "stem.weight", "head.weight"}),
         (NCSN(1, width=4, features=8), {"stem.weight", "head.weight"}),
         (MLP(2, 8, 1), set()),
     ],

@@ -78,7 +78,7 @@ def test_the_classifier_refuses_images_that_are_too_small() -> None:
 
 def test_classes_matter_once_trained_and_minus_one_is_none() -> None:
     torch.manual_seed(0)
-    network, x, c = UNet(1, (8,), 1, 8, classes=3), torch.randn(2, 1, 4, 4), torch.zeros(2)
+    network, x, c = UNet(1, (8,), 1, 8, num_classes=3), torch.randn(2, 1, 4, 4), torch.zeros(2)
     for p in network.parameters():
         nn.init.normal_(p, std=0.2)
     a, b = network(x, c, torch.tensor([0, 2])), network(x, c, torch.tensor([1, 2]))
@@ -90,7 +90,7 @@ def test_classes_matter_once_trained_and_minus_one_is_none() -> None:
 
 @pytest.mark.parametrize(("size", "smaller"), [((28, 30), (28, 30)), ((63, 90), (63, 90)), ((96, 130), (32, 43))])
 def test_the_classifier_averages_large_images(size: tuple[int, int], smaller: tuple[int, int]) -> None:
-    classifier, x = Classifier(3, size, classes=7).eval(), torch.rand(2, 3, *size)
+    classifier, x = Classifier(3, size, num_classes=7).eval(), torch.rand(2, 3, *size)
     assert classifier.shrink(x).shape[2:] == smaller
     assert classifier(x).shape == (2, 7)
     assert classifier.features(x).shape == (2, 128)

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from ncsn import objectives, problems
 from ncsn import samplers as ways
 from ncsn.data import batches
-from ncsn.data.pixels import dequantize
+from ncsn.data.units import dequantize
 from ncsn.distributions import Boxes, Empirical, GaussianMixture, Ring
 from ncsn.likelihood import log_prob
 from ncsn.networks import MLP

@@ -23,7 +23,7 @@ from ncsn import run as runs
 from ncsn.data import batches
 from ncsn.learn.fit import held_out_losses
 from ncsn.learn.record import BAND_NAMES, BANDS, Record, left, opened, verdict
-from ncsn.learn.settings import ImageJob
+from ncsn.learn.settings import Job
 from ncsn.machine.interrupts import Stopped
 from ncsn.networks import MLP
 from ncsn.noise import Geometric, LogUniform
@@ -168,15 +168,15 @@ def test_a_run_says_what_it_learned_and_what_that_took(trained: Path) -> None:
     steps = run.steps(2)
     list(steps)
     assert steps.nfe == numbers["nfe"]
-    assert (run.experiment, run.settings["steps"], list(run.recipe.shares)) == ("images", 12, ["0", "1", "2"])
+    assert (run.settings["steps"], list(run.recipe.shares)) == (12, ["0", "1", "2"])
 
 
 def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: Path) -> None:
     config = runs.read_config(trained / "run")
     run = tmp_path / "run"
     run.mkdir()
-    runs.write_config(run, "images", config.settings, config.recipe, config.data)
-    job = ImageJob(out=run, resume=True, device="cpu")
+    runs.write_config(run, config.settings, config.recipe, config.data)
+    job = Job(out=run, resume=True, device="cpu")
     data, settings, record = opened(replace(tiny(steps=20), job=job))
     assert (settings.steps, settings.dataset, settings.job) == (20, str(trained / "data.npz"), job)
     moved = tmp_path / "elsewhere.npz"
@@ -189,6 +189,6 @@ def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: P
     np.savez(moved, images=images, labels=labels)
     with pytest.raises(ValueError, match="does not hold the images"):
         opened(replace(tiny(dataset=str(moved)), job=job))
-    runs.write_config(run, "toy", {}, config.recipe, config.data)
+    runs.write_config(run, {}, config.recipe, config.data)
     with pytest.raises(ValueError, match=r"config\.json"):
         opened(replace(tiny(), job=job))

@@ -6,31 +6,30 @@ import torch
 from learning import pictures
 
 import ncsn
-from ncsn.data import Images as Pictures
-from ncsn.data import mnist
+from ncsn.data import Dataset, mnist
 from ncsn.learn import rules
-from ncsn.learn.settings import Images, ResolvedImages
-from ncsn.samplers import METHODS, Sampling
+from ncsn.learn.settings import ResolvedSettings, TrainSettings
+from ncsn.samplers import SAMPLERS, Sampling
 from ncsn.training import Budget
 
 CPU = torch.device("cpu")
 
 
-def settle(data: Pictures | None = None, **given: Any) -> ResolvedImages:
-    return rules.resolve(Images(**given), data or pictures(), CPU)
+def settle(data: Dataset | None = None, **given: Any) -> ResolvedSettings:
+    return rules.resolve(TrainSettings(**given), data or pictures(), CPU)
 
 
-def sampled(data: Pictures | None = None, **given: Any) -> Sampling:
+def sampled(data: Dataset | None = None, **given: Any) -> Sampling:
     """How the run would be sampled, by its recipe."""
     data = data or pictures()
     return rules.recipes(settle(data, **({"channels": (8,)} | given)), data)[0].sampling
 
 
-def in_size(shape: tuple[int, int, int]) -> Pictures:
+def in_size(shape: tuple[int, int, int]) -> Dataset:
     """Images of another shape."""
     small = pictures(labels=False)
     train, held = (x.repeat(1, shape[0], 5, 13)[..., : shape[1], : shape[2]] for x in (small.train, small.validation))
-    return Pictures(train, held, held)
+    return Dataset(train, held, held)
 
 
 def test_directions_examples_and_neighbours_are_measured(generator: torch.Generator) -> None:
@@ -55,7 +54,7 @@ def test_mnist_gets_what_was_tuned_on_it() -> None:
     assert settings.log_sigma_mean == pytest.approx(-0.4, abs=0.1)
     assert rules.guided_between(settings.log_sigma_mean) == pytest.approx((0.2, 1.5), rel=0.1)
     assert 0.6 <= rules.averaging_level(mnist().train) <= 0.8
-    assert METHODS["dpmpp-sde"].suited(10, 0.01) == 30
+    assert SAMPLERS["dpmpp-sde"].suited(10, 0.01) == 30
     assert [rules.log_sigma_mean(*pair) for pair in ((0.2, 0.3), (0.0, 0.3), (0.01, 0.3))] == [-0.31, 0.5, -2]
     dark = replace(pictures(labels=False), train=pictures().train // 8)
     assert settle(dark, channels=(8,)).sigma_min == float(f"{dark.statistics[1] / 20:.1g}") < 0.01
@@ -116,13 +115,13 @@ def test_arithmetic_is_that_of_matrix_products() -> None:
 def test_samplers_get_the_levels_and_steps_that_suit_them() -> None:
     data = pictures(labels=False)
     default = sampled(data)
-    usual = METHODS["dpmpp-sde"].suited(default.sigma_max, default.sigma_min)
+    usual = SAMPLERS["dpmpp-sde"].suited(default.sigma_max, default.sigma_min)
     assert (default.levels, default.steps, default.guidance) == (usual, 1, 1.0)
     assert default.eps == default.sigma_min**2 / 2
     assert sampled().levels == round(0.4 * usual), "classes need fewer"
     assert sampled(levels=7).levels == 7
     assert sampled(proposal="geometric").levels == usual, "which are those to learn, too"
-    assert sampled(sampler="heun").levels == METHODS["heun"].suited(default.sigma_max, default.sigma_min)
+    assert sampled(sampler="heun").levels == SAMPLERS["heun"].suited(default.sigma_max, default.sigma_min)
     annealed = sampled(data, sampler="annealed", sigma_max=10.0)
     assert (annealed.levels, annealed.steps, settle(data, sampler="annealed").guidance) == (100, 2, 1.0)
     assert sampled(sampler="langevin", levels=9).levels == 1
@@ -146,7 +145,7 @@ def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_ow
     labelled = pictures()
     told, none = rules.recipes(settle(labelled, channels=(24, 1)), labelled)
     assert labelled.labels is not None
-    assert (none, told.classes, told.sampling.guide) == (None, 3, "unconditional")
+    assert (none, told.num_classes, told.sampling.guide) == (None, 3, "unconditional")
     assert told.shares == labelled.labels.shares
     with pytest.raises(ValueError, match="blocks"):
         settle(network="refinenet", blocks=1)
@@ -159,7 +158,7 @@ def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_ow
         (15, {}, True, ""),
         (16, {}, False, "20 images"),
         (1, {}, False, "20 images"),
-        (3, {"classes": False}, False, ""),
+        (3, {"class_conditional": False}, False, ""),
         (3, {"network": "refinenet"}, False, "--network unet"),
         (0, {}, False, ""),
     ],
@@ -170,7 +169,7 @@ def test_classes_are_learned_where_there_are_some_of_enough_images(
     data = pictures(labels=names > 0)
     if data.labels is not None:
         data = replace(data, labels=replace(data.labels, names=tuple(map(str, range(names)))))
-    assert settle(data, channels=(8,), **given).classes is learned
+    assert settle(data, channels=(8,), **given).class_conditional is learned
     printed = capsys.readouterr().out
     assert said in printed
     assert bool(said) == bool(printed)

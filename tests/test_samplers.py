@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from ncsn import samplers as ways
 from ncsn.distributions import GaussianMixture
 from ncsn.noise import Geometric, Karras
-from ncsn.samplers import METHODS, Sampling, encode, slerp
+from ncsn.samplers import SAMPLERS, Sampling, encode, slerp
 from ncsn.score import Counted, guided, tweedie
 from ncsn.validation import GuideName, SamplerName
 
@@ -170,12 +170,12 @@ GAUSSIAN = GaussianScore(1.0, 0.5)
 def test_the_table_has_the_names_of_the_command_line_and_costs_what_was_measured() -> None:
     """README's numbers are about these evaluations, from noise level 10 to 0.01."""
     usual = replace(SAMPLING, sigma_max=10.0, sigma_min=0.01, eps=1e-5)
-    costs = [usual.but(sampler=name).nfe for name in METHODS]
+    costs = [usual.but(sampler=name).nfe for name in SAMPLERS]
     assert costs == [201, 100, 119, 40, 35, 79, 20, 30, 201, 8]
-    assert tuple(METHODS) == get_args(SamplerName)
+    assert tuple(SAMPLERS) == get_args(SamplerName)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_yields_and_costs_what_the_table_says(name: str, generator: Generator) -> None:
     sampling, score = SAMPLING.but(sampler=name), Counted(GAUSSIAN)
     x = sampling.start(torch.ones(1, 2), 4000, generator=generator)
@@ -209,9 +209,9 @@ def test_every_name_stands_for_its_own_sampler(generator: Generator) -> None:
         "dpmpp-sde": (karras, partial(ways.dpm_solver, stochasticity=1.0, last_extrapolation=0.25)),
         "langevin": (two[-1], partial(ways.langevin, step_size=0.05, steps=3)),
     }
-    assert {*direct, "fast"} == set(METHODS)
+    assert {*direct, "fast"} == set(SAMPLERS)
     for name, (levels, sampler) in direct.items():
-        sampling = SAMPLING.but(sampler=name, levels=levels.numel(), steps=3 if METHODS[name].langevin else None)
+        sampling = SAMPLING.but(sampler=name, levels=levels.numel(), steps=3 if SAMPLERS[name].langevin else None)
         steps = list(sampling.follow(GAUSSIAN, x, generator=Generator().manual_seed(3)))
         expected = list(sampler(GAUSSIAN, x, levels, generator=Generator().manual_seed(3)))
         assert len(steps) == len(expected)
@@ -242,11 +242,11 @@ def test_another_sampler_comes_with_its_own_levels_steps_and_guidance(
     assert {name: getattr(chosen, name) for name in expected} == expected
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_langevin_dynamics_alone_takes_steps_and_may_stay_on_one_level(name: str) -> None:
     """Samplers that descend would end where they begin, in noise."""
     one = replace(SAMPLING, sampler="langevin", levels=1)
-    if METHODS[name].langevin:
+    if SAMPLERS[name].langevin:
         assert SAMPLING.but(sampler=name, steps=9, eps=1e-4).steps == 9
         assert replace(one, sampler=name).count == 1
         return

@@ -140,7 +140,7 @@ def test_a_network_is_told_its_labels() -> None:
     torch.testing.assert_close(model(x, 0.5, label), expected)
     torch.testing.assert_close(conditioned(model, label)(x, 0.5), expected)
     torch.testing.assert_close(conditioned(model, None)(x, 0.5), model(x, 0.5, torch.full((3,), -1)))
-    assert [m.classes for m in (model, ncsn.ScoreModel(ncsn.UNet(1, (8,), 1, 8)))] == [6, 0]
+    assert [m.num_classes for m in (model, ncsn.ScoreModel(ncsn.UNet(1, (8,), 1, 8)))] == [6, 0]
 
 
 def test_a_guide_is_left_behind_between_two_noise_levels_only() -> None:

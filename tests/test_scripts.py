@@ -17,7 +17,7 @@ from learning import TINY
 from PIL import Image
 
 import ncsn
-from ncsn.data.pixels import quantize
+from ncsn.data.units import quantize
 from ncsn.distributions import TOYS
 from ncsn.machine import interrupts
 from ncsn.plots import image_grid

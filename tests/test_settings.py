@@ -12,7 +12,7 @@ from learning import Lessons, pictures, tiny, unlearned
 
 import ncsn
 from ncsn.learn import rules
-from ncsn.learn.settings import ImageJob, Images, ResolvedImages, recalled
+from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings, recalled
 from ncsn.objectives import dsm
 from ncsn.run import plain
 from ncsn.validation import validated
@@ -77,8 +77,8 @@ HEARD: list[tuple[str, Any, dict[str, Any], Read, object]] = [
     ("log_sigma_mean", 0.0, {}, lambda x: float(sigmas(x).median()) > 0.8, True),
     ("log_sigma_std", 0.1, {}, lambda x: float(sigmas(x).log().std()) < 0.2, True),
     ("posterior_above", 0.7, {}, target_above, 0.7),
-    ("classes", False, {}, batch(lambda b: b.label is None), True),
-    ("classes", False, {}, argument("classes"), None),
+    ("class_conditional", False, {}, batch(lambda b: b.label is None), True),
+    ("class_conditional", False, {}, argument("num_classes"), None),
     ("sampler", "heun", {}, sampling("sampler"), "heun"),
     ("levels", 8, {}, sampling("levels"), 8),
     ("langevin_steps", 3, {"sampler": "annealed", "eps": 1e-5}, sampling("steps"), 3),
@@ -86,7 +86,7 @@ HEARD: list[tuple[str, Any, dict[str, Any], Read, object]] = [
     ("muon_rate", 0.5, {}, rate(0), 0.5),
     ("adam_rate", 0.25, {}, rate(1), 0.25),
     ("guidance", 1.5, {}, sampling("guidance"), 1.5),
-    ("guidance", 1.0, {"classes": False}, lambda x: len(x.states), 1),
+    ("guidance", 1.0, {"class_conditional": False}, lambda x: len(x.states), 1),
     ("seed", 5, {}, lambda x: float(next(x.states[-1].average.parameters()).sum()), None),
     ("samples", 3, {}, lambda x: x.run.settings["samples"], 3),
 ]
@@ -106,29 +106,29 @@ def test_every_option_is_heard(
 
 
 def test_every_option_is_in_the_table() -> None:
-    assert {name for name, *_ in HEARD} | ELSEWHERE == {field.name for field in dataclasses.fields(Images)}
+    assert {name for name, *_ in HEARD} | ELSEWHERE == {field.name for field in dataclasses.fields(TrainSettings)}
 
 
 def test_resolved_settings_have_values_of_the_data_and_come_back_from_json() -> None:
-    resolved = rules.resolve(Images(dataset="somewhere"), pictures(), torch.device("cpu"))
+    resolved = rules.resolve(TrainSettings(dataset="somewhere"), pictures(), torch.device("cpu"))
     assert {name for name, value in vars(resolved).items() if value is None} == {
         *("steps", "size", "levels", "langevin_steps", "eps")
     }
     assert resolved.minutes == 10
     text = json.dumps(plain(dataclasses.asdict(resolved)))
-    assert validated(ResolvedImages, json.loads(text), "it") == resolved
+    assert validated(ResolvedSettings, json.loads(text), "it") == resolved
     assert rules.resolve(resolved, pictures(n=40), torch.device("cpu")) is resolved
 
 
 def test_who_resumes_gets_the_runs_own_settings_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     saved = plain(dataclasses.asdict(rules.resolve(tiny(seed=3), pictures(), torch.device("cpu"))))
     again = partial(recalled, saved=saved, where="x: settings")
-    same = again(Images(seed=3, channels=(8, 12), minutes=2.0, accumulate=2, job=ImageJob(device="cpu")))
+    same = again(TrainSettings(seed=3, channels=(8, 12), minutes=2.0, accumulate=2, job=Job(device="cpu")))
     assert (same.seed, same.channels, same.minutes, same.steps, same.accumulate) == (3, (8, 12), 2.0, None, 2)
-    assert (same.job, same.compile) == (ImageJob(device="cpu"), False)
+    assert (same.job, same.compile) == (Job(device="cpu"), False)
     assert not capsys.readouterr().out
-    other = again(Images(seed=5, batch_size=64))
+    other = again(TrainSettings(seed=5, batch_size=64))
     assert (other.seed, other.batch_size, other.steps) == (3, 16, 6)
     assert "batch_size, seed" in capsys.readouterr().out
     with pytest.raises(ValueError, match="x: settings: channels is"):
-        again(Images(), saved=saved | {"channels": "wide"})
+        again(TrainSettings(), saved=saved | {"channels": "wide"})

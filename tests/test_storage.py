@@ -22,9 +22,10 @@ from ncsn import plots, storage
 from ncsn import run as runs
 from ncsn.networks import MLP
 from ncsn.run import Recipe, Run
+from ncsn.run.folder import CHECKPOINT, MODEL, claim, find
 from ncsn.samplers import Sampling
 from ncsn.score import ScoreModel
-from ncsn.storage import CHECKPOINT, HOST, MODEL, atomic, check_out, digest, read_tensors, sealed, sweep, write_json
+from ncsn.storage import HOST, atomic, check_out, digest, read_tensors, sealed, sweep, write_json
 from ncsn.training import State
 
 SAMPLING = Sampling(sigma_max=5.0, sigma_min=0.5, sampler="annealed", levels=4, steps=3, eps=0.05)
@@ -157,10 +158,10 @@ def test_what_is_overwritten_is_gone_and_nothing_else(folder: Path) -> None:
     for name in ("metrics.json", "metrics.jsonl", "evaluation.json", *users):
         (folder / name).write_text("{}")
         (folder / "guide" / name).write_text("{}")
-    storage.claim(folder, resume=True).release()
+    claim(folder, resume=True).release()
     assert not [*folder.rglob("metrics.json")]
     with patch.object(Path, "unlink", autospec=True, side_effect=Path.unlink) as unlink:
-        storage.claim(folder, overwrite=True).release()
+        claim(folder, overwrite=True).release()
     assert {path.name for path in files_in(folder)} - {".lock"} == users
     assert unlink.call_args.args[0] == folder / "config.json"
 
@@ -184,7 +185,7 @@ RUN = ("config.json", MODEL, CHECKPOINT)
 def test_a_run_and_what_is_no_run_are_not_replaced_unasked(
     folder: Path, how: dict[str, Any], what: str, gone: tuple[str, ...], there: str
 ) -> None:
-    storage.claim(folder, resume=True).release()
+    claim(folder, resume=True).release()
     for name in gone:
         (folder / name).unlink()
     if "link" in what:
@@ -192,37 +193,37 @@ def test_a_run_and_what_is_no_run_are_not_replaced_unasked(
     elif there:
         (folder / there).touch()
     before = files_in(folder.parent)
-    message = refused(lambda: storage.claim(folder, pictures=("mine.png",), **how), naming=str(folder))
+    message = refused(lambda: claim(folder, figures=("mine.png",), **how), naming=str(folder))
     assert what in message
     assert files_in(folder.parent) == before
 
 
 def test_one_process_at_a_time_writes_into_a_folder(tmp_path: Path) -> None:
     """A kill lets go of it, and so does the end of a ``with``."""
-    code = "import sys, time; from pathlib import Path; from ncsn import storage\n"
-    hold = f"{code}lock = storage.claim(Path(sys.argv[1]), resume=True); print('held', flush=True); time.sleep(60)"
+    code = "import sys, time; from pathlib import Path; from ncsn.run.folder import claim\n"
+    hold = f"{code}lock = claim(Path(sys.argv[1]), resume=True); print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
-        assert "another process" in refused(lambda: storage.claim(tmp_path, resume=True))
+        assert "another process" in refused(lambda: claim(tmp_path, resume=True))
         first.kill()
-    with storage.claim(tmp_path, resume=True):
-        assert storage.claim(tmp_path, resume=True).is_locked, "the same process may"
-    at_once = f"{code}storage.claim(Path(sys.argv[1]), resume=True)"
+    with claim(tmp_path, resume=True):
+        assert claim(tmp_path, resume=True).is_locked, "the same process may"
+    at_once = f"{code}claim(Path(sys.argv[1]), resume=True)"
     assert subprocess.run([sys.executable, "-c", at_once, str(tmp_path)], check=False).returncode == 0
 
 
 def test_the_model_in_the_package_is_small_and_loads(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = storage.find("mnist")
+    place = find("mnist")
     assert sum(path.stat().st_size for path in place.rglob("*.safetensors")) <= 3_500_000
     assert {p.dtype for p in ncsn.load("mnist", device="cpu").model.parameters()} == {torch.float32}
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mnist").mkdir()
-    assert storage.find("mnist") == place
+    assert find("mnist") == place
     shutil.copytree(folder, tmp_path / "mnist", dirs_exist_ok=True)
-    assert storage.find("mnist") == Path("mnist"), "a run of one's own goes first"
+    assert find("mnist") == Path("mnist"), "a run of one's own goes first"
 
 
 @pytest.mark.parametrize("cut", [False, True])

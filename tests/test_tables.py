@@ -18,9 +18,10 @@ from torch import Tensor
 import ncsn
 from ncsn.cli import main as cli
 from ncsn.cli import train as training
-from ncsn.data.tables import Units, read_table, table_of, write_table
+from ncsn.data.tables import read_table, table_of, write_table
+from ncsn.data.units import Units
 from ncsn.distributions import GaussianMixture
-from ncsn.evaluation.metrics import judge_rows
+from ncsn.evaluation.tables import judge_rows
 from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
 

@@ -16,8 +16,9 @@ from annotated_types import Interval
 
 import ncsn
 from ncsn.cli.main import COMMANDS
-from ncsn.learn.settings import Images, ResolvedImages, Toy
+from ncsn.learn.settings import ResolvedSettings, TrainSettings
 from ncsn.validation import Count, Levels, NoiseLevel, check_call, check_ranges, one_line, read_json, validated
+from training_toy import Toy
 
 MODULES = [importlib.import_module(module.name) for module in pkgutil.walk_packages(ncsn.__path__, "ncsn.")]
 NEEDED: dict[str, Any] = {
@@ -48,10 +49,10 @@ def numbers(hint: Any, interval: Interval | None = None) -> list[tuple[type, Int
     return [number for argument in get_args(hint) for number in numbers(argument, interval)]
 
 
-@pytest.mark.parametrize("kind", [*COMMANDS.values(), Images, Toy, ResolvedImages])
+@pytest.mark.parametrize("kind", [*COMMANDS.values(), TrainSettings, Toy, ResolvedSettings])
 def test_every_number_has_a_range_and_is_refused_outside_of_it(kind: Any) -> None:
     hints = get_type_hints(kind, include_extras=True)
-    resolved = kind is ResolvedImages
+    resolved = kind is ResolvedSettings
     needed = {field.name: NEEDED[field.name] for field in fields(kind) if field.name in NEEDED} if not resolved else {}
     for field in fields(kind):
         for number, interval in numbers(hints[field.name]):
@@ -71,8 +72,8 @@ def test_every_number_has_a_range_and_is_refused_outside_of_it(kind: Any) -> Non
 # What nobody gives to a function, or to a class, is 0 or off, but for these.
 USUAL: dict[str, object] = {
     **{"n": 16, "Sample.n": 64, "Likelihood.n": 64, "Evaluate.n": 10_000, "Ruler.n": 10_000, "Impute.n": 20},
-    **{"steps.n": 1, "sample.n": 1, "steps": 5, "Toy.steps": 2000, "Method.steps": 1},
-    **{"posterior.steps": 3, "solver_steps": 3, "langevin_steps": 75, "nfe_per_step": 1, "every": 1, "turns": 1},
+    **{"steps.n": 1, "sample.n": 1, "steps": 5, "Toy.steps": 2000, "SamplerSpec.steps": 1},
+    **{"posterior.steps": 3, "solver_steps": 3, "langevin_steps": 75, "nfe_per_step": 1, "every": 1, "accumulate": 1},
     **{"batch_size": 500, "Toy.batch_size": 1024, "likelihoods.batch_size": 32},
     **{"tolerance": 1e-4, "Likelihood.tolerance": 1e-3, "projections": 128, "k": 5, "batch": 500},
     **{"samples": 100, "Toy.samples": 10_000, "limit": 10_000, "iterations": 30, "digits": 2, "status": 2, "fit": True},
@@ -84,8 +85,15 @@ USUAL: dict[str, object] = {
     **{"std": 1.0, "data_std": 1.0, "Ring.std": 0.1, "radius": 5.0, "nodes": 64, "Group.size": 1, "numbers": (15, 2)},
     **{"image_channels": 1, "channels": (64, 128), "dimensions": 2, "blocks": 2, "waves": 32, "layers": 3, "width": 64},
     **{"ResidualMLP.width": 256, "ResidualMLP.blocks": 3, "impute.n": 20},
-    **{"UNet.features": 64, "Toy.width": 128, "MLP.width": 128, "classes": True, "UNet.classes": 0, "rescale": True},
-    **{"Classifier.channels": 1, "Classifier.size": (28, 28), "Classifier.classes": 10, "Convolution.size": 3},
+    **{
+        "UNet.features": 64,
+        "Toy.width": 128,
+        "MLP.width": 128,
+        "class_conditional": True,
+        "UNet.num_classes": 0,
+        "rescale": True,
+    },
+    **{"Classifier.channels": 1, "Classifier.size": (28, 28), "Classifier.num_classes": 10, "Convolution.size": 3},
     **{"stride": 1, "dilation": 1, "branches": 1, "bias": True, "zoom": 2, "columns": 10, "signal_rows.columns": 6},
     **{"examples": 8, "evolution.columns": 12, "evolution_animation.examples": 36, "check_range.levels": 1},
 }

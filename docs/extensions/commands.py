@@ -3,7 +3,9 @@
 import io
 import os
 import re
+import sys
 from contextlib import redirect_stdout, suppress
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -12,7 +14,9 @@ from sphinx.util.docutils import SphinxDirective
 
 from ncsn.cli import console
 from ncsn.cli.main import COMMANDS
-from ncsn.learn.settings import Toy
+
+sys.path.append(str(Path(__file__).parents[2]))
+from training_toy import Toy
 
 DEFINED = {f"ncsn {name}": settings for name, settings in COMMANDS.items()} | {"python ./training_toy.py": Toy}
 

@@ -104,13 +104,13 @@ def convert(model: ScoreModel, run: Run) -> bytes:
 def probes(model: ScoreModel, recipe: Recipe) -> Iterator[tuple[Tensor, ...]]:
     """Batches of several sizes of noised data, on noise levels over the whole range, of every class and of none."""
     sampling, generator = recipe.sampling, torch.Generator().manual_seed(0)
-    index = torch.arange(CHECKED + model.classes)
+    index = torch.arange(CHECKED + model.num_classes)
     levels = Geometric(sampling.sigma_max, sampling.sigma_min, CHECKED).sigmas()
-    labels = torch.arange(-1, model.classes).repeat(len(index))
+    labels = torch.arange(-1, model.num_classes).repeat(len(index))
     for part in (*torch.split(index, 7), index[:1]):
         sigma, noise = levels[part % CHECKED], torch.randn((len(part), *recipe.shape), generator=generator)
         x = model.data_mean + expand(torch.hypot(sigma, model.data_std), noise) * noise
-        yield (x, sigma, labels[part]) if model.classes else (x, sigma)
+        yield (x, sigma, labels[part]) if model.num_classes else (x, sigma)
 
 
 def onnx_of(model: ScoreModel, example: tuple[Tensor, ...], metadata: dict[str, Any]) -> bytes:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
-from ncsn.data.pixels import quantize
+from ncsn.data.units import quantize
 from ncsn.score import Score
 from ncsn.storage import atomic
 

@@ -16,7 +16,7 @@ The probability flow of Song et al. 2020 (arXiv:2011.13456, equation 13) is here
 where D is the mean of the clean data given x (``tweedie``).  Stochastic samplers have the same distribution at every σ;
 their fresh noise lets later steps correct the errors of earlier ones.
 
-``METHODS`` is the one table of the samplers' names and defaults, and a ``Sampling`` says how a run is sampled.
+``SAMPLERS`` is the one table of the samplers' names and defaults, and a ``Sampling`` says how a run is sampled.
 """
 
 import math
@@ -467,7 +467,7 @@ GUIDED: dict[GuideName, float] = {"smaller": 1.25, "unconditional": 2.0}  # eval
 
 
 @dataclass(frozen=True)
-class Method:
+class SamplerSpec:
     """A sampler as a run uses it.
 
     ``follow``: the sampler, ``follow(score, x, sigmas, generator=...)``, and ``eps=..., steps=...`` for Langevin
@@ -527,27 +527,27 @@ def on_the_last_level(
 reverse_diffusion = partial(dpm_solver, stochasticity=1.0, last_extrapolation=0.25)
 
 # Langevin steps settle on a level, and a guided score is that of no distribution to settle in: guided, both are worse.
-METHODS: dict[str, Method] = {
-    "annealed": Method(annealed_langevin, Geometric, levels=100, steps=2, langevin=True, guided_from=math.inf),
-    "consistent": Method(consistent_annealed, Geometric, levels=100),
-    "pc": Method(predictor_corrector, Geometric, levels=60, nfe_per_step=2),
-    "euler": Method(euler, Karras, levels=40, restarts=True),
-    "heun": Method(partial(edm, churn=0.0), Karras, levels=18, nfe_per_step=2),
-    "edm": Method(edm_of_karras, Karras, levels=40, nfe_per_step=2),
-    "dpmpp": Method(dpm_solver, Karras, levels=20),
-    "dpmpp-sde": Method(reverse_diffusion, Karras, levels=30),
-    "langevin": Method(on_the_last_level, Geometric, levels=1, steps=200, langevin=True, guided_from=math.inf),
+SAMPLERS: dict[str, SamplerSpec] = {
+    "annealed": SamplerSpec(annealed_langevin, Geometric, levels=100, steps=2, langevin=True, guided_from=math.inf),
+    "consistent": SamplerSpec(consistent_annealed, Geometric, levels=100),
+    "pc": SamplerSpec(predictor_corrector, Geometric, levels=60, nfe_per_step=2),
+    "euler": SamplerSpec(euler, Karras, levels=40, restarts=True),
+    "heun": SamplerSpec(partial(edm, churn=0.0), Karras, levels=18, nfe_per_step=2),
+    "edm": SamplerSpec(edm_of_karras, Karras, levels=40, nfe_per_step=2),
+    "dpmpp": SamplerSpec(dpm_solver, Karras, levels=20),
+    "dpmpp-sde": SamplerSpec(reverse_diffusion, Karras, levels=30),
+    "langevin": SamplerSpec(on_the_last_level, Geometric, levels=1, steps=200, langevin=True, guided_from=math.inf),
     # The default in eight evaluations.  Long steps make samples less various, as guidance does: levels are worth more
     # than a weight of 1.25.
-    "fast": Method(reverse_diffusion, Karras, levels=8, guided_from=0.5, most=8),
+    "fast": SamplerSpec(reverse_diffusion, Karras, levels=8, guided_from=0.5, most=8),
 }
 
 
-def method_named(name: str) -> Method:
+def spec_named(name: str) -> SamplerSpec:
     """The row of a sampler.  Raises ValueError if there is none."""
-    if name not in METHODS:
-        raise ValueError(f"sampler is {name}; allowed are {', '.join(METHODS)}")
-    return METHODS[name]
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler is {name}; allowed are {', '.join(SAMPLERS)}")
+    return SAMPLERS[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -556,7 +556,7 @@ class Sampling:
 
     ``sigma_max``: the noise level to begin with.
     ``sigma_min``: the noise level to end with, > 0 and at most ``sigma_max``.
-    ``sampler``: a name in ``METHODS``.
+    ``sampler``: a name in ``SAMPLERS``.
     ``levels``: how many noise levels, 1 to ``MOST_LEVELS``; or the levels themselves, descending.  Where they rise,
     noise is added, if the sampler has such restarts.
     ``steps``: Langevin steps, on each level if annealed; 1 to ``MOST_STEPS``.
@@ -581,7 +581,7 @@ class Sampling:
     def __post_init__(self) -> None:
         """Refuse, before a long training, what could not be sampled after it."""
         check_ranges(self)
-        method = method_named(self.sampler)
+        method = spec_named(self.sampler)
         check_range(self.sigma_max, self.sigma_min, self.count)
         limit = 4 * self.sigma_min**2 if self.sampler == "annealed" else math.inf
         if self.eps >= limit or self.count > MOST_LEVELS:
@@ -598,24 +598,24 @@ class Sampling:
             raise ValueError(f"noise levels are {reprlib.repr(levels)}; they must descend, within 1e-18 and 1e18")
 
     @property
-    def method(self) -> Method:
+    def spec(self) -> SamplerSpec:
         """The sampler's row in the table."""
-        return METHODS[self.sampler]
+        return SAMPLERS[self.sampler]
 
     def but(self, *, sampler: str | None = None, **changes: object) -> "Sampling":
         """The same but for these fields, where they are not None.
 
         Another sampler comes with its own levels and steps.  It also comes with its own guidance, if the run's is not
-        worth its cost or does harm, see ``Method``.
+        worth its cost or does harm, see ``SamplerSpec``.
 
-        ``sampler``: a name in ``METHODS``.
+        ``sampler``: a name in ``SAMPLERS``.
         ``changes``: other fields of this class, and their values.
         Raises ValueError as the class does, for several levels of langevin, which stays on one, and for Langevin steps
         of a sampler that takes none.
         """
         base = self if sampler is None or sampler == self.sampler else self.by(sampler)
         values = {name: value for name, value in changes.items() if value is not None}
-        if not base.method.langevin and not values.keys().isdisjoint(("steps", "eps")):
+        if not base.spec.langevin and not values.keys().isdisjoint(("steps", "eps")):
             size, steps = values.get("eps"), values.get("steps")
             raise ValueError(f"steps is {steps}, eps is {size}; {base.sampler} takes no Langevin steps")
         if base.sampler == "langevin" and values.get("levels", 1) != 1:
@@ -624,7 +624,7 @@ class Sampling:
 
     def by(self, sampler: str) -> "Sampling":
         """By another sampler, on its own levels."""
-        method = method_named(sampler)
+        method = spec_named(sampler)
         guidance = self.guidance if abs(self.guidance - 1) >= method.guided_from else 1.0
         levels = method.suited(self.sigma_max, self.sigma_min)
         return replace(self, sampler=sampler, levels=levels, steps=method.steps, guidance=guidance)
@@ -636,7 +636,7 @@ class Sampling:
         Two levels stay, whatever they cost.
         """
         sampling = self
-        while self.method.most is not None and sampling.evaluations > self.method.most and sampling.count > 2:
+        while self.spec.most is not None and sampling.evaluations > self.spec.most and sampling.count > 2:
             sampling = replace(sampling, levels=sampling.count - 1)
         return sampling
 
@@ -648,9 +648,9 @@ class Sampling:
     @property
     def states(self) -> int:
         """How many states ``follow`` yields: Langevin dynamics that stays on one level yields one a step."""
-        if not self.method.langevin:
+        if not self.spec.langevin:
             return self.count
-        return (self.steps if self.method.levels == 1 else self.count) + 1
+        return (self.steps if self.spec.levels == 1 else self.count) + 1
 
     @property
     def descents(self) -> list[float]:
@@ -662,7 +662,7 @@ class Sampling:
     def nfe(self) -> int:
         """How often a score is evaluated for one sample."""
         levels = len(self.descents)
-        return (levels * self.steps if self.method.langevin else (levels - 1) * self.method.nfe_per_step) + 1
+        return (levels * self.steps if self.spec.langevin else (levels - 1) * self.spec.nfe_per_step) + 1
 
     @property
     def evaluations(self) -> float:
@@ -683,7 +683,7 @@ class Sampling:
         """
         if not isinstance(self.levels, int):
             return torch.tensor(self.levels, device=device)
-        return self.method.ladder(self.sigma_max, self.sigma_min, self.levels).sigmas(device=device)
+        return self.spec.ladder(self.sigma_max, self.sigma_min, self.levels).sigmas(device=device)
 
     def start(self, mean: Float[Tensor, "#n *d"], n: int, *, generator: torch.Generator) -> Float[Tensor, "n *d"]:
         """``n`` draws from N(μ, σ² I), where sampling starts.
@@ -698,5 +698,5 @@ class Sampling:
 
     def follow(self, score: Score, x: Float[Tensor, "b *d"], *, generator: torch.Generator) -> Iterator[Step]:
         """The states of the sampler from ``x`` on; the last one is denoised."""
-        options = {"eps": self.eps, "steps": self.steps} if self.method.langevin else {}
-        return self.method.follow(score, x, self.ladder(device=x.device), generator=generator, **options)
+        options = {"eps": self.eps, "steps": self.steps} if self.spec.langevin else {}
+        return self.spec.follow(score, x, self.ladder(device=x.device), generator=generator, **options)

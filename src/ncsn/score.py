@@ -229,8 +229,8 @@ class Scaled(Plain):
         return value / std
 
 
-PreconditioningName = Literal["karras", "scaled", "plain"]
-PRECONDITIONINGS: dict[PreconditioningName, Preconditioning] = {"karras": EDM(), "scaled": Scaled(), "plain": Plain()}
+PreconditioningName = Literal["edm", "scaled", "plain"]
+PRECONDITIONINGS: dict[PreconditioningName, Preconditioning] = {"edm": EDM(), "scaled": Scaled(), "plain": Plain()}
 
 
 class ScoreModel(nn.Module):
@@ -284,7 +284,7 @@ class ScoreModel(nn.Module):
         std, centred = expand(sigma, x), x - self.data_mean
         levels = torch.as_tensor(sigma, dtype=self.data_std.dtype, device=x.device).reshape(-1)
         network_input = self.preconditioning.network_input(centred, std, self.data_std).to(self.data_std.dtype)
-        if label is None and self.classes:  # always, so that a compiled network is called in one way
+        if label is None and self.num_classes:  # always, so that a compiled network is called in one way
             label = torch.full((len(x),), -1, device=x.device)
         labels = () if label is None else (label,)
         with torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
@@ -294,7 +294,7 @@ class ScoreModel(nn.Module):
         return self.preconditioning.score(value.to(x.dtype), centred, std, self.data_std)
 
     @property
-    def classes(self) -> int:
+    def num_classes(self) -> int:
         """How many classes the network can be told; 0 if none."""
         table = getattr(self.network, "labels", None)
         return table.num_embeddings - 1 if isinstance(table, nn.Embedding) else 0

@@ -9,27 +9,17 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ncsn.validation import one_line, reason
+from ncsn.validation import reason
 
-MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
-# What trainings and evaluations write, and --overwrite removes, config.json last: so a kill leaves no half of a run.
-EVALUATION = ("evaluation.json", "evaluation.png", "evaluation.npz")
-WRITTEN = (MODEL, CHECKPOINT, "metrics.jsonl", "metrics.json", *EVALUATION, "config.json")
-SHIPPED = ("mnist",)  # the runs in the package, under assets/models
-RUN_FILES = ["config.json", MODEL, "metrics.json", "guide/config.json", "guide/model.safetensors"]
-# What is fetched from the hub, or sent there: text and safetensors, never code or pickles.
-SHARED = [*RUN_FILES, "evaluation.json", "README.md"]
 SEAL = b"\nsha256:"  # before the 64 digits at the end of a checkpoint
 HOST = re.sub("[^A-Za-z0-9-]", "_", socket.gethostname()) or "host"
 # The names of ``atomic``'s temporary files.
@@ -89,104 +79,6 @@ def check_regular(path: Path) -> None:
     if path.is_symlink() or (path.exists() and not path.is_file()):
         kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "no regular file"
         raise ValueError(f"{path} is {kind}; only regular files are replaced")
-
-
-def check_out(out: Path, *, overwrite: bool) -> None:
-    """Raises ValueError, before any work, if a command may not write ``out``: the rule for all that they write."""
-    check_regular(out)
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists; --overwrite (overwrite=True) replaces it, or give another name")
-    folder = out.absolute().parent
-    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        raise ValueError(f"{out} cannot be written: {out.parent} is not a folder that you may write into")
-    sweep(folder)
-
-
-def begun(folder: Path) -> bool:
-    """Whether there is a run in ``folder``, however short."""
-    return (folder / "config.json").is_file()
-
-
-def check(folder: Path, *, overwrite: bool = False, resume: bool = False, pictures: tuple[str, ...] = ()) -> None:
-    """Raises ValueError if a run may not write into ``folder``: something else is there, or what would be replaced.
-
-    A run without a checkpoint, copied or saved from Python, cannot be resumed: it would begin anew.
-
-    ``pictures``: the names of files that will be written beside the run's own.
-    """
-    guide, names = folder / "guide", (*WRITTEN, *pictures)
-    if guide.is_symlink() or guide.is_file():
-        raise ValueError(f"{guide} is a link or a file, and no folder of the run's own; give another --out")
-    for place in (folder, guide):
-        for name in names:
-            check_regular(place / name)
-        if resume and (place / MODEL).exists() and not (place / CHECKPOINT).exists():
-            raise ValueError(f"{place} has weights, but no {CHECKPOINT} to continue from; give another --out")
-    if overwrite or (resume and begun(folder)):
-        return
-    if begun(folder):
-        raise ValueError(f"{folder} holds another run; --overwrite (overwrite=True) replaces it, --resume continues it")
-    for name in (name for name in names if (folder / name).exists()):
-        raise ValueError(f"{folder} is no run, but has a {name}; --overwrite (overwrite=True) replaces it")
-
-
-def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, pictures: tuple[str, ...] = ()) -> FileLock:
-    """Make sure that a run may write into ``folder``, and create it; with ``overwrite`` an old run is removed first.
-
-    Only files that runs write are removed, and what a kill has left half written; of a run that goes on metrics.json.
-    Returns the lock that keeps other processes out for as long as it is kept; a kill releases it too.
-    Raises ValueError as ``check``, and if another process writes into the folder.
-    """
-    check(folder, overwrite=overwrite, resume=resume, pictures=pictures)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(f"another process is writing {folder}; wait for it, or give another --out") from error
-    check(folder, overwrite=overwrite, resume=resume, pictures=pictures)  # again: whoever held it may have left a run
-    for run in (folder / "guide", folder):
-        sweep(run, everybodys=True)
-        for name in WRITTEN if overwrite else ("metrics.json",):  # whose numbers are of the weights so far
-            (run / name).unlink(missing_ok=True)
-    return lock
-
-
-def find(run: str | Path) -> Path:
-    """The folder of a run: the one that is named, or one of those in the package (``SHIPPED``) if there is no such.
-
-    Of hf://user/model@revision it is in the cache of the hub's library, fetched if need be.
-    Raises ValueError as ``fetch``.
-    """
-    if Path(run).parts[:1] == ("hf:",):
-        return fetch(run)
-    if str(run) in SHIPPED and not begun(Path(run)):
-        return Path(str(resources.files("ncsn") / "assets" / "models" / str(run)))
-    return Path(run)
-
-
-@contextmanager
-def library_for(model: str) -> Iterator[Any]:
-    """The library, of which every error within becomes a ValueError of one line."""
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise ValueError("models are shared by huggingface_hub: pip install 'ncsn[hub]'") from error
-    try:
-        yield huggingface_hub
-    except Exception as error:  # of many kinds, by the library's version
-        raise ValueError(f"hf://{model}: {one_line(error)}") from error
-
-
-def fetch(run: str | Path) -> Path:
-    """The folder, in the library's cache, of the run that hf://user/model names, or hf://user/model@revision.
-
-    A branch is asked for each time, and taken from the cache where the hub cannot be reached.
-    Raises ValueError if it names none, or if the hub has no such run.
-    """
-    model, _, revision = Path(run).as_posix().removeprefix("hf:/").partition("@")
-    with library_for(model) as library:
-        return Path(library.snapshot_download(model, revision=revision or None, allow_patterns=SHARED))
 
 
 def digest(tensors: Mapping[str, Tensor], data: str = "") -> str:
@@ -253,3 +145,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # of many kinds, by what is broken
         raise ValueError(f"{path} is no whole checkpoint ({reason(error)})") from error
     return state
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Raises ValueError, before any work, if a command may not write ``out``: the rule for all that they write."""
+    check_regular(out)
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} exists; --overwrite (overwrite=True) replaces it, or give another name")
+    folder = out.absolute().parent
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise ValueError(f"{out} cannot be written: {out.parent} is not a folder that you may write into")
+    sweep(folder)

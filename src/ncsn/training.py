@@ -205,10 +205,12 @@ def step_seed(seed: int, step: int, share: int, shares: int) -> int:
     return (seed * 0x9E3779B1 + step * shares + share) % 2**32
 
 
-def add_gradients(state: State, batches: Iterator[Batch], loss: Loss, group: Group, turns: int) -> Float[Tensor, "2 b"]:
+def add_gradients(
+    state: State, batches: Iterator[Batch], loss: Loss, group: Group, accumulate: int
+) -> Float[Tensor, "2 b"]:
     """Add the gradients of a batch; returns its losses and noise levels, zeros for those of other processes."""
-    shares, parts = group.size * turns, []
-    for share in range(group.rank * turns, (group.rank + 1) * turns):
+    shares, parts = group.size * accumulate, []
+    for share in range(group.rank * accumulate, (group.rank + 1) * accumulate):
         if state.seed is not None:
             state.generator.manual_seed(step_seed(state.seed, state.step, share, shares))
         losses, sigmas = loss(state.model, next(batches))
@@ -227,7 +229,7 @@ def train(
     *,
     budget: Budget,
     group: Group = ALONE,
-    turns: int = 1,
+    accumulate: int = 1,
     signals: Sequence[int] = (),
 ) -> Iterator[Progress]:
     """Train until the budget is spent; yields after every step, and may be abandoned at any of them.
@@ -238,7 +240,7 @@ def train(
     ``budget``: how long.
     ``group``: the processes that learn together; by default this one alone.  The state of several has a seed, and the
     clock is the leading process'.
-    ``turns``: how many shares of a batch each process learns from, one after the other.
+    ``accumulate``: how many shares of a batch each process learns from, one after the other.
     ``signals``: the numbers of the signals that this process was sent, SIGINT or SIGTERM, as they come.
     Raises NonFiniteLossError, before the weights are touched, when the loss is NaN or infinite on any process, and
     PeerError if one of them is gone.
@@ -254,11 +256,11 @@ def train(
     """
     began = time.monotonic() - state.seconds
     while (fraction := budget.fraction(state.step, state.seconds)) < 1:
-        whole = add_gradients(state, batches, loss, group, turns)
+        whole = add_gradients(state, batches, loss, group, accumulate)
         # What all must know alike, in one message: gradients, losses, the leading process' clock, who was told to stop.
-        clock = time.monotonic() - began if group.leads else 0.0
+        clock = time.monotonic() - began if group.is_main else 0.0
         facts = torch.tensor([clock, *(float(number in signals) for number in STOPS)], dtype=torch.float64)
-        group.add_([*(p.grad for p in state.model.parameters() if p.grad is not None), whole, facts])
+        group.all_reduce([*(p.grad for p in state.model.parameters() if p.grad is not None), whole, facts])
         if not bool(whole[0].isfinite().all()):
             raise NonFiniteLossError(f"the loss is {whole[0].mean().item()} at step {state.step}")
         state.update(schedule(fraction, state.step))

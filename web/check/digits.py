@@ -40,7 +40,7 @@ def colour() -> ncsn.Run:
     sampling = ncsn.Sampling(
         sigma_max=5.0, sigma_min=0.02, sampler="dpmpp-sde", levels=8, steps=1, eps=5e-5, guidance=2.0, guide="smaller"
     )
-    arguments: Any = {"image_channels": 3, "channels": (8,), "blocks": 1, "features": 8, "classes": 3}
+    arguments: Any = {"image_channels": 3, "channels": (8,), "blocks": 1, "features": 8, "num_classes": 3}
     shares = {"red": 0.5, "green": 0.25, "blue": 0.25}
     recipe = ncsn.Recipe(network="UNet", arguments=arguments, shape=(3, 10, 14), sampling=sampling, shares=shares)
     smaller: Any = {"image_channels": 3, "channels": (4,), "blocks": 1, "features": 4}

@@ -92,12 +92,12 @@ def samplers() -> dict[str, Any]:
     found["z"] = numbers(noise(8, 40, 3, 2))
 
     def end(name: str, sigmas: Tensor, score: ncsn.Score = truth, g: torch.Generator | None = None) -> Any:
-        langevin = {"eps": 0.005, "steps": 2} if ncsn.METHODS[name].langevin else {}
-        *_, last = ncsn.METHODS[name].follow(score, start, sigmas.double(), generator=g or seeded(8), **langevin)
+        langevin = {"eps": 0.005, "steps": 2} if ncsn.SAMPLERS[name].langevin else {}
+        *_, last = ncsn.SAMPLERS[name].follow(score, start, sigmas.double(), generator=g or seeded(8), **langevin)
         return numbers(last.x)
 
     for name in SAMPLERS:
-        method = ncsn.METHODS[name]
+        method = ncsn.SAMPLERS[name]
         sigmas = method.ladder(20.0, 0.1, 6).sigmas()
         found["ladders"][method.ladder.__name__.lower()] = numbers(sigmas)
         found["ends"][name] = end(name, sigmas)

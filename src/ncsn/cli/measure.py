@@ -53,7 +53,7 @@ class Evaluate(SamplingOptions, RunOptions):
 
         import ncsn
         from ncsn import evaluation, storage
-        from ncsn.data.pixels import BYTES
+        from ncsn.data.units import BYTES
         from ncsn.machine import distributed
 
         run, group, ruler = ncsn.load(self.run, device=self.device), distributed.join(), None
@@ -62,10 +62,10 @@ class Evaluate(SamplingOptions, RunOptions):
             raise ValueError(f"{self.run} makes signals or points; only images and tables are evaluated")
         out.mkdir(parents=True, exist_ok=True)
         if run.recipe.columns:
-            if group.leads:
+            if group.is_main:
                 self.judge_table(run, out)
             return
-        if group.leads:
+        if group.is_main:
             for name in FILES:
                 storage.check_out(out / name, overwrite=self.overwrite)
             images = run.data(self.data)
@@ -73,7 +73,7 @@ class Evaluate(SamplingOptions, RunOptions):
             # Features come before samples: what is wrong with them should not take minutes to turn out.
             features = evaluation.choose(evaluation.at_8_bits(images), self.features, run.device)
             ruler = evaluation.Ruler(images, features, self.n)
-        n = int(group.share(str(ruler and ruler.n).encode()))
+        n = int(group.broadcast(str(ruler and ruler.n).encode()))
         drawn = write_array(out / SAMPLES, run, n, depth=BYTES, group=group, seed=self.seed, **self.how())
         if ruler is None or drawn is None:
             return
@@ -99,7 +99,7 @@ class Evaluate(SamplingOptions, RunOptions):
 
         import ncsn
         from ncsn import storage
-        from ncsn.evaluation.metrics import judge_rows
+        from ncsn.evaluation.tables import judge_rows
 
         storage.check_out(out / NUMBERS, overwrite=self.overwrite)
         data, units, generator = run.data(self.data), run.units, torch.Generator().manual_seed(self.seed)
@@ -158,7 +158,7 @@ class Likelihood(RunOptions):
         import torch
 
         import ncsn
-        from ncsn.data.pixels import dequantize
+        from ncsn.data.units import dequantize
         from ncsn.run import block_seed
 
         began = time.perf_counter()

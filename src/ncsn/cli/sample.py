@@ -19,7 +19,7 @@ from ncsn.validation import Count, Seed
 if TYPE_CHECKING:
     import numpy as np
 
-    from ncsn.data.pixels import Depth
+    from ncsn.data.units import Depth
     from ncsn.machine.distributed import Group
     from ncsn.run import Drawn, Run
 
@@ -102,12 +102,12 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     shapes = [(min(run.block, n - first), *run.recipe.shape) for first in range(0, n, run.block)]
     paths = [folder / f"{number:06}.npz" for number in range(len(shapes))]
     missing: list[int] = []
-    if group.leads:
+    if group.is_main:
         folder.mkdir(exist_ok=True)
         storage.sweep(folder, everybodys=True)
         # The first block is always drawn: the leading process then knows what samples cost.
         missing = [i for i, path in enumerate(paths) if i == 0 or not whole(path, shapes[i])]
-    missing = json.loads(group.share(json.dumps(missing).encode()))
+    missing = json.loads(group.broadcast(json.dumps(missing).encode()))
     began = time.perf_counter()
     console.compile_for(run, n, usual)
     try:
@@ -116,8 +116,8 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
             drawn = console.follow(steps, f"block {number + 1} of {len(paths)}", began)
             with storage.atomic(paths[number]) as temporary:
                 np.savez(temporary, x=drawn.samples.numpy() if depth is None else depth.restored(drawn.samples))
-        group.meet()
-        if not group.leads:
+        group.barrier()
+        if not group.is_main:
             return None
         if out.suffix in tables.DELIMITERS:
             tables.write_table(out, run.names, np.concatenate([rows(path) for path in paths]))

@@ -151,7 +151,7 @@ class Push:
         Raises ValueError if the hub cannot be asked or refuses, or if a model is there that is not as ``public``.
         """
         import ncsn
-        from ncsn.storage import SHARED, library_for
+        from ncsn.run.folder import SHARED, library_for
 
         run = ncsn.load(self.run, device="cpu")
         with tempfile.TemporaryDirectory(prefix="ncsn-push-") as folder, library_for(self.to) as library:
@@ -173,11 +173,12 @@ def write_shared(run: "Run", out: Path, model: str) -> list[str]:
     other weights is left out.  ``model``: user/model.
     Raises ValueError if a file of numbers cannot be read.
     """
-    from ncsn import storage
+    from ncsn.run.folder import SHARED
+    from ncsn.storage import write_json
     from ncsn.validation import read_json
 
     folder, names = run.folder or Path(), list[str]()
-    for name in storage.SHARED[:-1]:  # the last is the card
+    for name in SHARED[:-1]:  # the last is the card
         if not (folder / name).is_file():
             continue
         (out / name).parent.mkdir(exist_ok=True)
@@ -188,10 +189,10 @@ def write_shared(run: "Run", out: Path, model: str) -> list[str]:
             if content.get("run_digest", run.digest) != run.digest:
                 print(f"{folder / name} is left out: it describes an earlier state of the run", file=sys.stderr)
                 continue
-            storage.write_json(out / name, without_folders(content))
+            write_json(out / name, without_folders(content))
         names.append(name)
-    (out / storage.SHARED[-1]).write_text(CARD.format(model), encoding="utf-8")
-    return [*names, storage.SHARED[-1]]
+    (out / SHARED[-1]).write_text(CARD.format(model), encoding="utf-8")
+    return [*names, SHARED[-1]]
 
 
 def without_folders(value: Any) -> Any:

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ncsn.learn.settings import Images
+from ncsn.learn.settings import TrainSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ncsn.data import Images as Pictures
+    from ncsn.data import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Images):
+class Train(TrainSettings):
     """Learn the score of images with a small U-Net, or of a table with an MLP, by denoising score matching; sample it.
 
     What is not given follows from the data, the budget and the machine.
@@ -57,12 +57,12 @@ class Train(Images):
             record.results(run, drawn)
             for line in [] if data.units is not None else remarks(data, drawn.samples):
                 print(line)
-        record.group.share()  # the others wait for the pictures, and end together
+        record.group.broadcast()  # the others wait for the pictures, and end together
 
 
-def remarks(data: "Pictures", samples: "Tensor") -> "Iterator[str]":
+def remarks(data: "Dataset", samples: "Tensor") -> "Iterator[str]":
     """What a user should know about the samples and would not see: pixels at the ends of the range."""
-    from ncsn.data.pixels import quantize, reals
+    from ncsn.data.units import quantize, reals
 
     def clipped(pixels: "Tensor") -> float:
         return float(((pixels == 0) | (pixels == 255)).float().mean())

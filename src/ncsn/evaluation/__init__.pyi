@@ -5,10 +5,10 @@ from .features import Recognition as Recognition
 from .features import choose as choose
 from .features import digits as digits
 from .features import of_classifier as of_classifier
-from .report import Evaluation as Evaluation
-from .report import Metric as Metric
-from .report import Ruler as Ruler
-from .report import as_bytes as as_bytes
-from .report import at_8_bits as at_8_bits
-from .report import evaluate as evaluate
-from .report import nearest as nearest
+from .images import Evaluation as Evaluation
+from .images import Metric as Metric
+from .images import Ruler as Ruler
+from .images import as_bytes as as_bytes
+from .images import at_8_bits as at_8_bits
+from .images import evaluate as evaluate
+from .images import nearest as nearest

@@ -18,7 +18,7 @@ from safetensors.torch import load
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ncsn.data import Images, mnist
+from ncsn.data import Dataset, mnist
 from ncsn.machine import hardware
 from ncsn.machine.hardware import refresh_interval
 from ncsn.networks.unet import Classifier
@@ -60,8 +60,8 @@ class Features:
     ``name``: what it is called in reports.
     ``embed``: a function from bytes (b, c, h, w) to features (b, f) in float32, with f ≥ 2; None to compare pixels
     only.
-    ``head``: a function from features to the logits of the ``classes``, if there are any.
-    ``classes``: their names.
+    ``head``: a function from features to the logits of the ``class_names``, if there are any.
+    ``class_names``: their names.
     ``digest``: the sha256 of the weights.
     ``accuracy``: the share of the validation images whose class is right.
     ``batch``: how many images at a time.
@@ -70,7 +70,7 @@ class Features:
     name: str
     embed: Embed | None
     head: Callable[[Tensor], Tensor] | None = None
-    classes: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
     digest: str = ""
     accuracy: float | None = None
     batch: int = 500
@@ -102,7 +102,7 @@ def progress(parts: Iterable[T], name: str) -> Iterable[T]:
     return bar
 
 
-def choose(images: Images, name: str = "auto", device: torch.device = PROCESSOR) -> Features:
+def choose(images: Dataset, name: str = "auto", device: torch.device = PROCESSOR) -> Features:
     """The features of that name, for such images.
 
     ``images``: the data that will be judged.
@@ -123,12 +123,12 @@ def choose(images: Images, name: str = "auto", device: torch.device = PROCESSOR)
     return PIXELS
 
 
-def is_mnist(images: Images) -> bool:
+def is_mnist(images: Dataset) -> bool:
     """Whether they are what the classifier in the package was trained on: not digits by another name, nor others."""
     return images.name == "mnist" and images.digest == mnist().digest
 
 
-def suitable(images: Images) -> str:
+def suitable(images: Dataset) -> str:
     """What suits the data: a classifier of its classes, or without any a network that knows natural images."""
     if images.labels is not None and len(images.labels.names) > 1:
         return "classifier"
@@ -136,13 +136,13 @@ def suitable(images: Images) -> str:
 
 
 def of_classifier(
-    classifier: Classifier, name: str, classes: tuple[str, ...], device: torch.device = PROCESSOR
+    classifier: Classifier, name: str, class_names: tuple[str, ...], device: torch.device = PROCESSOR
 ) -> Features:
     """The features of a classifier.
 
     ``classifier``: the network.
     ``name``: what it is called in reports.
-    ``classes``: their names.
+    ``class_names``: their names.
     ``device``: where it computes.
     """
     network = classifier.eval().to(device)
@@ -150,7 +150,9 @@ def of_classifier(
     def embed(images: Tensor) -> Tensor:
         return network.features(images.to(device).float() / 255)
 
-    return Features(name=name, embed=embed, head=network.head, classes=classes, digest=digest(network.state_dict()))
+    return Features(
+        name=name, embed=embed, head=network.head, class_names=class_names, digest=digest(network.state_dict())
+    )
 
 
 def digits(device: torch.device = PROCESSOR) -> Features:
@@ -163,7 +165,7 @@ def digits(device: torch.device = PROCESSOR) -> Features:
     return of_classifier(network, "digit classifier", tuple("0123456789"), device)
 
 
-def own_classifier(images: Images, device: torch.device) -> Features:
+def own_classifier(images: Dataset, device: torch.device) -> Features:
     """What a classifier of the data's own classes sees; it is trained once, and kept in the user's cache folder.
 
     ``images``: bytes, with their classes.

@@ -11,16 +11,15 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from ncsn.data import Images as Pictures
-from ncsn.data import Reading, batches
-from ncsn.data.images import from_arrays, images_of, rows_of, signals_of, stream
-from ncsn.data.pixels import reals
+from ncsn.data import Dataset, Reading, batches
+from ncsn.data.dataset import from_arrays, images_of, rows_of, signals_of, stream
 from ncsn.data.tables import table_of
+from ncsn.data.units import reals
 from ncsn.distributions import Empirical
 from ncsn.evaluation import metrics
 from ncsn.learn import guidance, rules
 from ncsn.learn.record import BANDS, LEARNING, Record, left, verdict
-from ncsn.learn.settings import ImageJob, Images, ResolvedImages
+from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings
 from ncsn.machine import hardware
 from ncsn.noise import Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm, training_loss
@@ -34,7 +33,7 @@ Losses = tuple[Float[Tensor, "v"], Float[Tensor, "v"]]
 
 
 def fit(
-    data: "Tensor | np.ndarray | Pictures | DataFrame",
+    data: "Tensor | np.ndarray | Dataset | DataFrame",
     *,
     minutes: float | None = None,
     steps: int | None = None,
@@ -47,7 +46,7 @@ def fit(
     seed: int | None = None,
     device: DeviceName = "auto",
     signals: bool = False,
-    settings: Images | None = None,
+    settings: TrainSettings | None = None,
     record: Record | None = None,
 ) -> Run:
     """Learn the score of data; returns a run that samples, measures and saves itself.
@@ -67,7 +66,7 @@ def fit(
     ``objective``: how scores are trained, see ``training_loss``; by default ``dsm``.
     ``noise``: where training draws its noise levels, in standard deviations of points.  Samples descend from its
     ``sigma_max`` to its ``sigma_min``, if it has them.
-    ``sampler``: a name in ``METHODS``; by default dpmpp-sde.
+    ``sampler``: a name in ``SAMPLERS``; by default dpmpp-sde.
     ``batch_size``: by default 512 points, or what suits images; at most all examples.
     ``seed``: the same one gives the same run on one machine, if it trains by steps; by default 0.
     ``device``: auto, cpu, cuda or mps.
@@ -88,19 +87,19 @@ def fit(
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     # Gradients are on, and what is drawn from torch's global generator on the way is the user's again afterwards.
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        if isinstance(data, Pictures):
-            pictures = data
+        if isinstance(data, Dataset):
+            dataset = data
         else:
-            pictures = data_of(data, labels, signals=signals or (settings is not None and settings.signals))
-        settings = settings or Images(minutes=1.0, job=ImageJob(device=device))
-        name = {} if record else {"dataset": pictures.name}  # a record says where they are
+            dataset = data_of(data, labels, signals=signals or (settings is not None and settings.signals))
+        settings = settings or TrainSettings(minutes=1.0, job=Job(device=device))
+        name = {} if record else {"dataset": dataset.name}  # a record says where they are
         budget = {"minutes": None, "steps": None} if {"minutes", "steps"} & given.keys() else {}
         ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
-        chosen = replace(settings, **name | budget | ends | given, signals=pictures.noun == "signals")
-        return fit_images(pictures, chosen, network, objective, noise, record or Record())
+        chosen = replace(settings, **name | budget | ends | given, signals=dataset.noun == "signals")
+        return fit_images(dataset, chosen, network, objective, noise, record or Record())
 
 
-def data_of(data: "Tensor | np.ndarray | DataFrame", labels: Classes, *, signals: bool) -> Pictures:
+def data_of(data: "Tensor | np.ndarray | DataFrame", labels: Classes, *, signals: bool) -> Dataset:
     """The data set that a file of them would be.  Raises ValueError for labels of others."""
     if np.ma.is_masked(data):
         raise ValueError("data has masked values; leave these examples out, or fill them")
@@ -121,8 +120,8 @@ def data_of(data: "Tensor | np.ndarray | DataFrame", labels: Classes, *, signals
 
 
 def fit_images(
-    pictures: Pictures,
-    given: Images,
+    dataset: Dataset,
+    given: TrainSettings,
     network: nn.Module | None,
     objective: Objective | None,
     noise: Proposal | None,
@@ -131,7 +130,7 @@ def fit_images(
     """The run of a data set."""
     device, group = hardware.choose_device(given.job.device), record.group
     # In one dimension a processor is no faster in 16 bits.
-    wish = "fp32" if pictures.units is not None and given.job.precision == "auto" else given.job.precision
+    wish = "fp32" if dataset.units is not None and given.job.precision == "auto" else given.job.precision
     precision = hardware.choose_precision(wish, device)
     if hardware.emulated(precision, device):
         print(f"precision {precision}: this processor may emulate it, many times slower than fp32")
@@ -140,13 +139,13 @@ def fit_images(
     products = torch.bfloat16 if precision == "bf16" else torch.float32
 
     # Data, and noise: what is not given follows from the images.
-    for line in (pictures.describe(), *pictures.said):
+    for line in (dataset.describe(), *dataset.said):
         print(line)
-    settings = rules.resolve(given, pictures, device)
+    settings = rules.resolve(given, dataset, device)
     noise = noise or rules.noise_of(settings)
     train_labels = validation_labels = None
-    if settings.classes and pictures.labels is not None:
-        train_labels, validation_labels = pictures.labels.train.to(device), pictures.labels.validation.to(device)
+    if settings.class_conditional and dataset.labels is not None:
+        train_labels, validation_labels = dataset.labels.train.to(device), dataset.labels.validation.to(device)
     shares = group.size * settings.accumulate
     if shares > settings.batch_size:
         raise ValueError(f"batch_size is {settings.batch_size}; at least {shares} are needed, one for each share")
@@ -154,14 +153,14 @@ def fit_images(
     size = -(-settings.batch_size // shares)
 
     # Model: a network and its guide.  What could not be trained or sampled ends here, before anything is written.
-    recipe, smaller = rules.recipes(settings, pictures, network)
+    recipe, smaller = rules.recipes(settings, dataset, network)
     recipe.sampling.but(sampler="annealed")
     recipe.build(network=network)(torch.zeros(1, *recipe.shape), 1.0)
     generator = torch.Generator(device).manual_seed(settings.seed)
     torch.default_generator.manual_seed(settings.seed)  # for initial weights; every step has numbers of its own
 
     def beginning(recipe: Recipe, network: nn.Module | None = None) -> State:
-        mean, std = pictures.statistics
+        mean, std = dataset.statistics
         centre = 0.0 if recipe.preconditioning == "scaled" else mean  # NCSNv2's network centres pixels itself
         model = recipe.build(centre, std, network=network, autocast=hardware.autocast_of(precision)).to(device)
         rates = {"muon_rate": settings.muon_rate, "adam_rate": settings.adam_rate}
@@ -174,10 +173,9 @@ def fit_images(
         recipe=recipe,
         guide=None if guide is None else guide.average,
         guide_recipe=smaller,
-        units=pictures.units,
+        units=dataset.units,
         device=device,
         folder=record.folder,
-        experiment=pictures.noun,
         settings=plain(asdict(settings)),
         origin=record.origin,
     )
@@ -188,26 +186,26 @@ def fit_images(
         # Compiling takes minutes beside a busy program: a quarter of the budget at most.
         quarter = 15 * (settings.minutes or 0.0)
         hardware.compile_network(state.model.network, lambda: state.model(shown, sigma), seconds=quarter)
-    chooses = group.leads and settings.guidance == "chosen" and (smaller is not None or recipe.classes > 0)
-    features = guidance.suited(pictures, device, thorough=long) if chooses else None
+    chooses = group.is_main and settings.guidance == "chosen" and (smaller is not None or recipe.num_classes > 0)
+    features = guidance.suited(dataset, device, thorough=long) if chooses else None
 
     # Training, by the leading process' clock: the guide, then the network.
-    examples, target = training_set(pictures, train_labels, settings, device, products)
-    elapsed = float(group.share(repr(time.perf_counter() - record.began).encode()))
+    examples, target = training_set(dataset, train_labels, settings, device, products)
+    elapsed = float(group.broadcast(repr(time.perf_counter() - record.began).encode()))
     budget, guide_budget = rules.budgets(settings, elapsed, guided=guide is not None)
     if budget.fraction(state.step, state.seconds) >= 1:
         print(f"nothing is left to train after {state.step:,} steps; a longer --steps or --minutes goes on")
 
     def steps(state: State, budget: Budget) -> Iterator[Progress]:
-        classes = train_labels if state.model.classes else None
-        if pictures.shards is None:
+        classes = train_labels if state.model.num_classes else None
+        if dataset.shards is None:
             drawn = batches(examples, size, classes, flip=settings.flip, generator=generator)
         else:
             known = classes is not None
-            drawn = stream(pictures, settings.reading, size, generator, labels=known, flip=settings.flip)
+            drawn = stream(dataset, settings.reading, size, generator, labels=known, flip=settings.flip)
         loss = training_loss(noise, objective or target, generator=generator)
-        turns = settings.accumulate
-        progress = train(state, drawn, loss, budget=budget, group=group, turns=turns, signals=record.signals)
+        accumulate = settings.accumulate
+        progress = train(state, drawn, loss, budget=budget, group=group, accumulate=accumulate, signals=record.signals)
         # By steps the number of threads stays, for then the result is the same to the byte.
         return progress if budget.seconds is None else hardware.Threads().beside(progress)
 
@@ -215,30 +213,30 @@ def fit_images(
         record.begin(replace(run, recipe=smaller), guide, "guide")
         for _ in record.watch(steps(guide, guide_budget), guide, part="guide"):
             pass
-    held_out = Batch(pictures.validation.to(device), validation_labels)
+    held_out = Batch(dataset.validation.to(device), validation_labels)
     # Rows cost little, and few of them are soon learned by heart.
-    sizes, rows, slack = ((4096,), 100, 0.0) if pictures.columns else ((256, 256), 10, LEARNING)
+    sizes, rows, slack = ((4096,), 100, 0.0) if dataset.columns else ((256, 256), 10, LEARNING)
     judge = partial(held_out_losses, state, held_out, noise, sizes)
     learn(steps(state, budget), state, judge, record, rows=rows, slack=slack)
-    if group.leads:
-        print(verdict(state.rows, pictures.n))
+    if group.is_main:
+        print(verdict(state.rows, dataset.n))
 
     # Guidance: how far samples move away from the guide, by held-out images.
     if features is not None:
         seen = state.step * settings.batch_size
-        weight = guidance.chosen_weight(run, pictures, features, seen=seen, seed=settings.seed)
+        weight = guidance.chosen_weight(run, dataset, features, seen=seen, seed=settings.seed)
         run = replace(run, recipe=replace(recipe, sampling=recipe.sampling.but(guidance=weight)))
         record.describe(run)
     return run
 
 
 def training_set(
-    pictures: Pictures, labels: Tensor | None, settings: ResolvedImages, device: torch.device, products: torch.dtype
+    dataset: Dataset, labels: Tensor | None, settings: ResolvedSettings, device: torch.device, products: torch.dtype
 ) -> tuple[Shaped[Tensor, "n c *d"], Objective]:
     """What a network learns from images: denoising, at high noise towards the score of the whole training set."""
     # Where they would take much of the device's memory, they stay where they are.
-    there = pictures.train.nbytes <= hardware.memory_of(device) // 4
-    train = pictures.train.to(device) if there else pictures.train
+    there = dataset.train.nbytes <= hardware.memory_of(device) // 4
+    train = dataset.train.to(device) if there else dataset.train
     if settings.posterior_above >= settings.sigma_max:
         return train, dsm
     images = reals(train)

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ncsn.data import Images as Pictures
-from ncsn.data.pixels import quantize, reals
+from ncsn.data import Dataset
+from ncsn.data.units import quantize, reals
 from ncsn.evaluation import at_8_bits, metrics
 from ncsn.evaluation.features import Features, choose, is_mnist, progress, suitable
 from ncsn.run import Run
@@ -34,23 +34,23 @@ class Trial(NamedTuple):
     pixels: float
 
 
-def suited(pictures: Pictures, device: torch.device, *, thorough: bool) -> Features:
+def suited(dataset: Dataset, device: torch.device, *, thorough: bool) -> Features:
     """Features to choose by: of a classifier of the data's own classes, or of natural images, or pixels alone.
 
     ``thorough``: whether there is time to train a classifier, half a minute the first time; it is kept.
     EfficientNet is asked about colours only: of letters it sees nothing that guidance mends.
     """
-    images = at_8_bits(pictures)
+    images = at_8_bits(dataset)
     name = "auto" if is_mnist(images) else suitable(images if thorough else replace(images, labels=None))
     return choose(images, "pixels" if name == "efficientnet" and images.shape[0] != 3 else name, device)
 
 
-def chosen_weight(run: Run, pictures: Pictures, features: Features, *, seen: int, seed: int) -> float:
+def chosen_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, seed: int) -> float:
     """The weight that suits the run, by samples at each of some; it is printed with the numbers that say why.
 
     ``seen``: how many images training has seen, by which the number of samples goes.
     """
-    held_out, sampling = at_8_bits(pictures).validation, run.recipe.sampling
+    held_out, sampling = at_8_bits(dataset).validation, run.recipe.sampling
     affordable = int(EVALUATIONS * seen / (len(WEIGHTS[sampling.guide]) * sampling.guided_nfe))
     n = min(TRIALS, len(held_out) // 3, affordable)
     if n < FEWEST_TRIALS:

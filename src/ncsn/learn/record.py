@@ -10,22 +10,23 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from ncsn import storage
-from ncsn.data import Images as Pictures
-from ncsn.data import Origin, load_images
+from ncsn.data import Dataset, Origin, load_images
 from ncsn.data.sources import short_name
+from ncsn.data.units import Units
 from ncsn.learn import rules
-from ncsn.learn.settings import ImageJob, Images, ResolvedImages, recalled
+from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings, recalled
 from ncsn.machine import distributed, hardware
 from ncsn.machine.distributed import ALONE, Group
 from ncsn.machine.interrupts import Stopped, received_by
-from ncsn.run import Drawn, Run, Units, plain, read_config, write_config, write_model
+from ncsn.run import Drawn, Run, plain, read_config, write_config, write_model
+from ncsn.run.folder import CHECKPOINT, begun, check_folder, claim
 from ncsn.training import NonFiniteLossError, Progress, Row, State
 
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
 BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
 LEARNING = 0.01  # relative change of the held-out loss that counts
 SAVE_EVERY = 30.0  # seconds between two checkpoints
-PICTURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")
+FIGURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")
 
 
 def left(rows: Sequence[Row], slack: float) -> Row:
@@ -57,7 +58,7 @@ class Record:
     """
 
     folder: Path | None = None
-    job: ImageJob = field(default_factory=ImageJob)
+    job: Job = field(default_factory=Job)
     origin: Origin | None = None
     group: Group = ALONE
     rows: list[Row] = field(default_factory=list)
@@ -69,7 +70,7 @@ class Record:
     @property
     def writes(self) -> bool:
         """Whether this process writes into a folder."""
-        return self.folder is not None and self.group.leads
+        return self.folder is not None and self.group.is_main
 
     def path(self, *names: str) -> Path:
         """Where a file of the run goes."""
@@ -79,7 +80,7 @@ class Record:
     def describe(self, run: Run, part: str = "") -> None:
         """Write config.json of the run, or of a ``part`` of it: its guide."""
         if self.writes:
-            write_config(self.path(part), run.experiment, run.settings, run.recipe, self.origin)
+            write_config(self.path(part), run.settings, run.recipe, self.origin)
 
     def begin(self, run: Run, state: State, part: str = "") -> None:
         """Bring the state to where the run in the folder left it; from the first step on there is a checkpoint.
@@ -88,22 +89,22 @@ class Record:
         """
         self.units = run.units
         if self.folder is not None:
-            checkpoint = self.path(part, storage.CHECKPOINT)
+            checkpoint = self.path(part, CHECKPOINT)
             if self.writes and self.lock is None:
                 replaced = {"overwrite": self.job.overwrite, "resume": self.job.resume}
-                self.lock = storage.claim(self.folder, **replaced, pictures=PICTURES)
+                self.lock = claim(self.folder, **replaced, figures=FIGURES)
             if self.writes and not checkpoint.exists():
                 checkpoint.parent.mkdir(exist_ok=True)
                 self.describe(run, part)
                 state.save(checkpoint)
-            self.group.share()  # the others wait for it
+            self.group.broadcast()  # the others wait for it
             state.load(checkpoint)
             self.describe(run, part)  # a run that goes on may have another budget
 
     def save(self, state: State, part: str = "") -> None:
         """Write a checkpoint and the averaged weights, if there is a folder."""
         if self.writes:
-            state.save(self.path(part, storage.CHECKPOINT))
+            state.save(self.path(part, CHECKPOINT))
             write_model(self.path(part), state.average, self.units, origin=self.origin)
 
     def write_rows(self) -> None:
@@ -122,7 +123,7 @@ class Record:
         bar_format = (
             f"{part or 'training':8} {{percentage:3.0f}}% |{{bar}}| {{elapsed}} elapsed, {{remaining}} left{{postfix}}"
         )
-        checkpoint = self.path(part, storage.CHECKPOINT) if self.folder else None
+        checkpoint = self.path(part, CHECKPOINT) if self.folder else None
         saved, stop = time.monotonic(), 0
         bar = tqdm(total=1.0, bar_format=bar_format, mininterval=hardware.refresh_interval())
         with received_by(lambda number, _: self.signals.append(number)), bar:  # so that no step is cut in half
@@ -144,7 +145,7 @@ class Record:
         if self.signals and self.group.size == 1:
             stop = self.signals[0]  # it may have come during the last step
         if stop:
-            self.group.share()  # nobody leaves before the checkpoint is there: torchrun would end the others
+            self.group.broadcast()  # nobody leaves before the checkpoint is there: torchrun would end the others
             where = f"; {checkpoint} is saved, and --resume goes on from it" if checkpoint else ""
             raise Stopped(stop, f" at step {state.step}{where}")
 
@@ -163,7 +164,7 @@ class Record:
         print(f"{self.folder}: {drawn.cost}; more with `ncsn sample {self.folder}`")
 
 
-def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
+def opened(given: TrainSettings) -> tuple[Dataset, ResolvedSettings, Record]:
     """The images to train on, the settings that follow from them, and a record of the training in the run's folder.
 
     With ``--resume`` the settings are the run's own.  Every process reads the images, the leading one first: it may
@@ -172,32 +173,32 @@ def opened(given: Images) -> tuple[Pictures, ResolvedImages, Record]:
     process'; and if the folder holds another run.
     """
     group = distributed.join()
-    first = b"" if group.leads else group.share()
+    first = b"" if group.is_main else group.broadcast()
     folder = given.job.out or Path("runs") / short_name(given.dataset)
-    if group.leads:
-        storage.check(folder, overwrite=given.job.overwrite, resume=given.job.resume)
+    if group.is_main:
+        check_folder(folder, overwrite=given.job.overwrite, resume=given.job.resume)
         if given.dataset != "mnist" and Path(given.dataset).resolve() in (folder / "run").resolve().parents:
             raise ValueError(f"{folder} lies in the data, of which its pictures would be a part; give another --out")
-    if given.job.resume and storage.begun(folder):
-        pictures, settings, origin = continued(given, folder)
+    if given.job.resume and begun(folder):
+        dataset, settings, origin = continued(given, folder)
     else:
         if given.job.resume:
             print(f"{folder} holds no run to resume; a new one begins")
-        pictures = load_images(given.dataset, reading=given.reading)
-        settings = rules.resolve(given, pictures, hardware.choose_device(given.job.device))
-        origin = Origin.of(given.dataset, given.reading, pictures)
+        dataset = load_images(given.dataset, reading=given.reading)
+        settings = rules.resolve(given, dataset, hardware.choose_device(given.job.device))
+        origin = Origin.of(given.dataset, given.reading, dataset)
     here = json.dumps([plain(asdict(settings)), origin.digest]).encode()
-    if here != (group.share(here) if group.leads else first):
+    if here != (group.broadcast(here) if group.is_main else first):
         raise ValueError(f"process {group.rank} has other images or settings than process 0; all need the same")
-    return pictures, settings, Record(folder=folder, job=given.job, origin=origin, group=group)
+    return dataset, settings, Record(folder=folder, job=given.job, origin=origin, group=group)
 
 
-def continued(given: Images, folder: Path) -> tuple[Pictures, ResolvedImages, Origin]:
+def continued(given: TrainSettings, folder: Path) -> tuple[Dataset, ResolvedSettings, Origin]:
     """The images of a run that is resumed, which may have moved; its settings, and where the images are."""
     config, where = read_config(folder), folder / "config.json"
     settings, origin = recalled(given, config.settings, f"{where}: settings"), config.data
     if origin is None:
         raise ValueError(f"{where} does not say which images the run has learned from")
-    if given.dataset not in (settings.dataset, Images.dataset):  # the default says nothing of where they are
+    if given.dataset not in (settings.dataset, TrainSettings.dataset):  # the default says nothing of where they are
         origin = origin.moved(given.dataset)
     return origin.load(), settings, origin

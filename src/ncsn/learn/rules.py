@@ -12,15 +12,15 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ncsn.data import Images as Pictures
-from ncsn.data.pixels import reals
+from ncsn.data import Dataset
 from ncsn.data.sources import OF_IMAGES
+from ncsn.data.units import reals
 from ncsn.distributions import Empirical
-from ncsn.learn.settings import Images, ResolvedImages, given_ones
+from ncsn.learn.settings import ResolvedSettings, TrainSettings, given_ones
 from ncsn.machine import hardware
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
 from ncsn.run import Argument, Recipe
-from ncsn.samplers import METHODS, Sampling
+from ncsn.samplers import SAMPLERS, Sampling
 from ncsn.training import Budget
 
 NETWORKS = {"unet": "UNet", "mlp": "ResidualMLP", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
@@ -119,17 +119,17 @@ def guided_between(log_sigma_mean: float) -> tuple[float, float]:
     return rounded(0.3 * middle), rounded(2.2 * middle)
 
 
-def widths_and_batch(settings: Images, pictures: Pictures, device: torch.device) -> tuple[tuple[int, ...], int]:
+def widths_and_batch(settings: TrainSettings, dataset: Dataset, device: torch.device) -> tuple[tuple[int, ...], int]:
     """The network's widths, finest first, and the batch size: those given, or what suits machine, budget and images.
 
     By kind of machine, not by the clock: the same command trains the same network, whatever else the machine does.
     A training by steps is taken for one of ten minutes.
     """
-    if pictures.columns:
+    if dataset.columns:
         # From 5,000 rows on a wider network learns more.
-        width = 256 if pictures.n >= 5000 else 128
-        return settings.channels or (width,), min(settings.batch_size or 512, pictures.n)
-    _, *sides = pictures.shape
+        width = 256 if dataset.n >= 5000 else 128
+        return settings.channels or (width,), min(settings.batch_size or 512, dataset.n)
+    _, *sides = dataset.shape
     fast = hardware.fast_bfloat16(device) and not settings.signals  # in one dimension a processor gains nothing by it
     speed = SPEEDS["cuda" if device.type != "cpu" else "fast" if fast else "slow"]
     whole = speed * 60 * (settings.minutes or 10) / (math.prod(sides) / 32**2)
@@ -147,24 +147,24 @@ def widths_and_batch(settings: Images, pictures: Pictures, device: torch.device)
     widths = settings.channels or suited
     # Large batches for those who take 1,500 steps of them; half as large for others, who need the steps.
     size = 128 if seen(widths[0]) >= 1500 * 128 else 64
-    return widths, min(settings.batch_size or size, pictures.n)
+    return widths, min(settings.batch_size or size, dataset.n)
 
 
-def resolve(settings: Images, pictures: Pictures, device: torch.device) -> ResolvedImages:
+def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> ResolvedSettings:
     """The settings with a value for whatever follows from the data, the budget and the machine.
 
     Raises ValueError for posterior targets of images in shards, and for images that are all the same.
     """
-    if isinstance(settings, ResolvedImages):
+    if isinstance(settings, ResolvedSettings):
         return settings
-    if pictures.shards is not None and settings.posterior_above is not None:
+    if dataset.shards is not None and settings.posterior_above is not None:
         given = f"posterior_above is {settings.posterior_above}"
         raise ValueError(f"{given}; it needs all training images at every step, but they stay in shards; leave it out")
-    if pictures.columns and (vain := given_ones(settings, (*OF_IMAGES, "flip"))):
+    if dataset.columns and (vain := given_ones(settings, (*OF_IMAGES, "flip"))):
         raise ValueError(f"{', '.join(vain)} given, but a table has no images; leave it out")
     if settings.minutes is None and settings.steps is None:
-        settings = replace(settings, minutes=1.5 if pictures.columns else 10.0)
-    looked, std = some(pictures.train, 2048), pictures.statistics[1]
+        settings = replace(settings, minutes=1.5 if dataset.columns else 10.0)
+    looked, std = some(dataset.train, 2048), dataset.statistics[1]
     leading = leading_std(looked.flatten(1))
     if not leading > 1e-6:
         raise ValueError("all training examples are the same: there is no score to learn")
@@ -173,22 +173,22 @@ def resolve(settings: Images, pictures: Pictures, device: torch.device) -> Resol
     # three times the levels to learn.  At the bottom, 0.01 is what no eye sees of pixels in [0, 1]; images of little
     # contrast need a twentieth of their standard deviation.
     # A table's columns may have tails: there it is ten times the leading standard deviation.
-    top = settings.sigma_max or rounded((10 if pictures.columns else 4.5) * leading)
-    widths, size = widths_and_batch(settings, pictures, device)
-    classes, labels = settings.classes and pictures.labels is not None, pictures.labels
-    if labels is not None and (settings.network != "unet" or not 2 <= len(labels.names) <= pictures.n / 20):
+    top = settings.sigma_max or rounded((10 if dataset.columns else 4.5) * leading)
+    widths, size = widths_and_batch(settings, dataset, device)
+    classes, labels = settings.class_conditional and dataset.labels is not None, dataset.labels
+    if labels is not None and (settings.network != "unet" or not 2 <= len(labels.names) <= dataset.n / 20):
         if classes:  # the score of fewer images is those images
             print("classes are not learned: that needs --network unet and two classes of 20 images each")
         classes = False
     # By what a guided signal should be judged is not known.
-    unguided = pictures.units is not None or METHODS[settings.sampler].guided_from == math.inf
+    unguided = dataset.units is not None or SAMPLERS[settings.sampler].guided_from == math.inf
     # Of noisy signals the rule asks for still more noise; mnist1d's, for which it says 0.7, do well.
     ruled = min(0.7 if settings.signals else math.inf, log_sigma_mean(detail(looked), std))
     # Where a network of standardised columns has most to learn.
-    ruled, spread = (-0.8, 1.6) if pictures.columns else (ruled, 1.2)
+    ruled, spread = (-0.8, 1.6) if dataset.columns else (ruled, 1.2)
     mean = ruled if settings.log_sigma_mean is None else settings.log_sigma_mean
     values = vars(settings) | {
-        "classes": classes,
+        "class_conditional": classes,
         "channels": widths,
         "batch_size": size,
         "sigma_max": top,
@@ -198,22 +198,22 @@ def resolve(settings: Images, pictures: Pictures, device: torch.device) -> Resol
         "posterior_above": settings.posterior_above or top,
         "guidance": 1.0 if unguided and settings.guidance == "chosen" else settings.guidance,
     }
-    resolved = ResolvedImages(**values)
-    if settings.posterior_above is not None or pictures.shards is not None or pictures.columns:
+    resolved = ResolvedSettings(**values)
+    if settings.posterior_above is not None or dataset.shards is not None or dataset.columns:
         return resolved
-    network = recipes(resolved, pictures)[0].build().network
-    worth = posterior_above(pictures.train, network, noise_of(resolved), top, mirrored=settings.flip)
+    network = recipes(resolved, dataset)[0].build().network
+    worth = posterior_above(dataset.train, network, noise_of(resolved), top, mirrored=settings.flip)
     return replace(resolved, posterior_above=worth)
 
 
-def noise_of(settings: ResolvedImages) -> Proposal:
+def noise_of(settings: ResolvedSettings) -> Proposal:
     """Where training draws its noise levels from."""
     top, bottom = settings.sigma_max, settings.sigma_min
     if settings.proposal == "lognormal":
         return LogNormal(settings.log_sigma_mean, settings.log_sigma_std, top, bottom)
     if settings.proposal == "loguniform":
         return LogUniform(top, bottom)
-    return Geometric(top, bottom, settings.levels or METHODS[settings.sampler].suited(top, bottom))
+    return Geometric(top, bottom, settings.levels or SAMPLERS[settings.sampler].suited(top, bottom))
 
 
 def descent(top: float, bottom: float, sampler: str, eps: float | None = None) -> Sampling:
@@ -223,7 +223,7 @@ def descent(top: float, bottom: float, sampler: str, eps: float | None = None) -
 
 
 def recipes(
-    settings: ResolvedImages, pictures: Pictures, network: nn.Module | None = None
+    settings: ResolvedSettings, dataset: Dataset, network: nn.Module | None = None
 ) -> tuple[Recipe, Recipe | None]:
     """Which network learns, and how it is sampled; and its guide: half as wide, with one block at each resolution.
 
@@ -231,35 +231,37 @@ def recipes(
     training.  Nor has a ``network`` of the user's own one.
     Raises ValueError for options that the sampler has not.
     """
-    shares = pictures.labels.shares if settings.classes and pictures.labels is not None and network is None else {}
+    shares = (
+        dataset.labels.shares if settings.class_conditional and dataset.labels is not None and network is None else {}
+    )
     guided = settings.guidance != 1 and network is None
     sampling = descent(settings.sigma_max, settings.sigma_min, settings.sampler, settings.eps)
     sampling = replace(sampling, guided_between=guided_between(settings.log_sigma_mean))
     levels = None if settings.sampler == "langevin" else settings.levels  # which stays on one
     # Where the class is known there is less to be decided at high noise: measured with the default sampler, and for it
     # alone.  The levels of a geometric proposal are those to learn, too.
-    usual = settings.sampler == Images.sampler and settings.proposal != "geometric" and not settings.signals
+    usual = settings.sampler == TrainSettings.sampler and settings.proposal != "geometric" and not settings.signals
     if levels is None and shares and usual:
         levels = round(0.4 * sampling.count)
-    arguments = arguments_of(settings.network, pictures.shape, settings.channels, settings.blocks)
-    arguments |= {"classes": len(shares)} if shares else {}
+    arguments = arguments_of(settings.network, dataset.shape, settings.channels, settings.blocks)
+    arguments |= {"num_classes": len(shares)} if shares else {}
     weight = settings.guidance if guided and settings.guidance != "chosen" else 1.0
     sampling = sampling.but(levels=levels, steps=settings.langevin_steps, guidance=weight)
     recipe = Recipe(
-        depth=pictures.depth,
-        network=NETWORKS["mlp" if pictures.columns else settings.network] if network is None else name_of(network),
+        depth=dataset.depth,
+        network=NETWORKS["mlp" if dataset.columns else settings.network] if network is None else name_of(network),
         arguments=arguments if network is None else {},
-        preconditioning="scaled" if settings.network == "refinenet-v2" else "karras",
-        shape=pictures.shape,
+        preconditioning="scaled" if settings.network == "refinenet-v2" else "edm",
+        shape=dataset.shape,
         shares=shares,
-        columns=pictures.columns,
+        columns=dataset.columns,
         sampling=replace(sampling, guide="unconditional" if shares else "smaller"),
     )
     if shares or not guided:
         return recipe, None
     # Half of each width is a quarter of the arithmetic.
     widths = tuple(max(1, width // 2) for width in settings.channels)
-    smaller = arguments_of(settings.network, pictures.shape, widths, 1)
+    smaller = arguments_of(settings.network, dataset.shape, widths, 1)
     return recipe, replace(recipe, arguments=smaller, sampling=recipe.sampling.but(guidance=1.0))
 
 
@@ -280,12 +282,12 @@ def arguments_of(network: str, shape: tuple[int, ...], widths: tuple[int, ...], 
     return {"image_channels": shape[0], "width": widths[0]} | ncsn
 
 
-def takes_long(settings: ResolvedImages) -> bool:
+def takes_long(settings: ResolvedSettings) -> bool:
     """Whether compiling, and a classifier to choose guidance by, are worth their time: up to a minute each, once."""
     return (settings.minutes or 0) >= 5 or (settings.steps or 0) >= 2000
 
 
-def budgets(settings: ResolvedImages, elapsed: float, *, guided: bool) -> tuple[Budget, Budget]:
+def budgets(settings: ResolvedSettings, elapsed: float, *, guided: bool) -> tuple[Budget, Budget]:
     """How long to train the network, and its guide: what is left after ``elapsed`` seconds, a tenth at least.
 
     The guide has a twentieth of the time, or a tenth of the steps, which take half as long.  A sixteenth of the whole

@@ -19,7 +19,7 @@ FREE = ("minutes", "steps", "compile", "accumulate")  # what may change when a r
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageJob:
+class Job:
     """What belongs to one session and not to the run: ``--resume`` takes it anew, and everything else from the run.
 
     Args:
@@ -44,50 +44,7 @@ class ImageJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Toy:
-    """Learn the score of a distribution in the plane; draw the score field, and samples.
-
-    Args:
-        generator: The distribution to learn.
-        objective: dsm, ssm or exact: denoising, sliced or exact score matching.
-        steps: Training steps.
-        batch_size: Points in a batch.
-        width: Units in a hidden layer.
-        layers: Hidden layers.
-        sigma_max: The largest noise level, in the units of the data.
-        sigma_min: The smallest noise level.
-        levels: Noise levels, in geometric progression.
-        langevin_steps: Langevin steps on each level.
-        eps: Langevin's step size on the smallest level; by default σ_min²/2. On other levels it is proportional to σ².
-        samples: How many samples each sampler draws; 0 for the score field alone.
-        seed: Of all random numbers.
-        out: A folder for the run and its pictures; by default runs/ and what is learned.
-        overwrite: Replace a run that is already there.
-    """
-
-    generator: Literal["circle", "gaussian", "moons", "swiss-roll", "checkerboard"] = "circle"
-    objective: Literal["dsm", "ssm", "exact"] = "dsm"
-    steps: validation.Count = 2000
-    batch_size: validation.BatchSize = 1024
-    width: validation.Width = 128
-    layers: validation.Layers = 3
-    sigma_max: validation.NoiseLevel = 20.0
-    sigma_min: validation.NoiseLevel = 0.1
-    levels: validation.Levels = 20
-    langevin_steps: validation.LangevinSteps = 75
-    eps: validation.StepSize | None = None
-    samples: Annotated[int, Interval(ge=0, le=10**6)] = 10_000
-    seed: validation.Seed = 0
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot run."""
-        validation.check_ranges(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Images(Reading):
+class TrainSettings(Reading):
     """Learn the score of images with a small U-Net by denoising score matching, and sample it.
 
     What is not given follows from the data, the budget and the machine, by the rules of ``learn.rules``.
@@ -117,8 +74,8 @@ class Images(Reading):
         posterior_above: Above this noise level the network learns the mean over all training images that could have
             made the noisy one. By default where there are several such images; off (sigma_max) if it is not worth its
             time.
-        classes: Learn the score of each class too, if the data has classes of 20 images or more. Samples get better,
-            and `ncsn sample RUN --class 7` draws one class. Only unet can.
+        class_conditional: Learn the score of each class too, if the data has classes of 20 images or more. Samples get
+            better, and `ncsn sample RUN --class 7` draws one class. Only unet can.
         sampler: How to sample; annealed is the paper's annealed Langevin dynamics.
         levels: How many noise levels sampling descends; by default what suits the sampler and the range of noise.
         langevin_steps: Langevin steps on each level for annealed, in all for langevin; by default what suits the
@@ -153,7 +110,7 @@ class Images(Reading):
     log_sigma_mean: Annotated[float, Interval(ge=-20, le=20)] | None = None
     log_sigma_std: Annotated[float, Interval(gt=0, le=10)] | None = None
     posterior_above: validation.NoiseLevel | None = None
-    classes: bool = True
+    class_conditional: Annotated[bool, tyro.conf.arg(name="classes")] = True
     sampler: validation.SamplerName = "dpmpp-sde"
     levels: validation.Levels | None = None
     langevin_steps: validation.LangevinSteps | None = None
@@ -164,7 +121,7 @@ class Images(Reading):
     compile: bool = True
     samples: validation.Shown = 100
     seed: validation.Seed = 0
-    job: Annotated[ImageJob, tyro.conf.arg(name="")] = field(default_factory=ImageJob)
+    job: Annotated[Job, tyro.conf.arg(name="")] = field(default_factory=Job)
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
@@ -177,7 +134,7 @@ class Images(Reading):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResolvedImages(Images):
+class ResolvedSettings(TrainSettings):
     """The same with values for what follows from the data and the machine: what config.json keeps."""
 
     batch_size: validation.BatchSize
@@ -195,7 +152,7 @@ def given_ones(settings: Any, names: Iterable[str]) -> list[str]:
     return [name for name in names if getattr(settings, name) != usual[name]]
 
 
-def recalled(given: Images, saved: dict[str, Any], where: str) -> ResolvedImages:
+def recalled(given: TrainSettings, saved: dict[str, Any], where: str) -> ResolvedSettings:
     """The ``saved`` settings of the run that is resumed, for the new job; prints which of those given have no effect.
 
     ``where``: what errors begin with.  Raises ValueError if the saved settings are none.
@@ -203,7 +160,7 @@ def recalled(given: Images, saved: dict[str, Any], where: str) -> ResolvedImages
     changes = {name: getattr(given, name) for name in given_ones(given, FREE)}
     if {"minutes", "steps"} & changes.keys():  # of which a run has one
         changes = {"minutes": None, "steps": None} | changes
-    own = validation.validated(ResolvedImages, saved | changes, where)
+    own = validation.validated(ResolvedSettings, saved | changes, where)
     names = given_ones(given, {field.name for field in fields(given)} - {"job", "dataset"})
     if vain := sorted(name for name in names if getattr(given, name) != getattr(own, name)):
         print(f"--resume keeps the run's own settings; these options have no effect: {', '.join(vain)}")

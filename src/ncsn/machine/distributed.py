@@ -39,11 +39,11 @@ class Group:
     patient: dist.ProcessGroup | None = None
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that speaks, reads and writes for all."""
         return self.rank == 0
 
-    def add_(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Each tensor becomes its sum over all processes, in single precision, by one message to each."""
         if self.size == 1:
             return
@@ -54,7 +54,7 @@ class Group:
         for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def share(self, content: bytes | None = None) -> bytes:
+    def broadcast(self, content: bytes | None = None) -> bytes:
         """The leading process' ``content``, on all of them; the others' does not matter."""
         if self.size == 1:
             return content or b""
@@ -62,11 +62,11 @@ class Group:
         with answered():
             size = torch.tensor([len(own)])
             dist.broadcast(size, src=0, group=self.patient)
-            data = own if self.leads else torch.empty(int(size), dtype=torch.uint8)
+            data = own if self.is_main else torch.empty(int(size), dtype=torch.uint8)
             dist.broadcast(data, src=0, group=self.patient)
         return data.numpy().tobytes()
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait until all of them are here."""
         if self.size > 1:
             with answered():

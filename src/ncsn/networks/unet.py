@@ -105,7 +105,7 @@ class UNet(nn.Module):
     ``image_channels``: 1 for grey, 3 for colour.  ``channels``: the width at each resolution, finest first.
     ``blocks``: residual blocks at each resolution, on the way down and again on the way up.
     ``features``: numbers in the embedding of the noise level.
-    ``classes``: how many classes of images the network can be told; none by default.
+    ``num_classes``: how many classes of images the network can be told; none by default.
     ``dimensions``: 1 for signals (b, c, l), 2 for images (b, c, h, w), 3 for volumes (b, c, d, h, w).
     Sides of any length: inside, they are padded to multiples of 2 ** len(channels), and cropped again at the end.
     The ranges in the types are checked where a recipe is read.
@@ -117,7 +117,7 @@ class UNet(nn.Module):
         channels: Annotated[Sequence[Positive], Len(1, 12)] = (64, 128),
         blocks: Annotated[int, Interval(ge=1, le=100)] = 2,
         features: Positive = 64,
-        classes: int = 0,
+        num_classes: int = 0,
         dimensions: Annotated[int, Interval(ge=1, le=3)] = 2,
     ) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class UNet(nn.Module):
         self.factor = 2 ** len(channels)
         self.embedding = NoiseEmbedding(features)
         # The first row is for images of no class in particular.
-        self.labels = nn.Embedding(classes + 1, features) if classes else None
+        self.labels = nn.Embedding(num_classes + 1, features) if num_classes else None
         self.stem = layer(folded, channels[0], 3, padding=1)
         block, convolution = partial(Block, dimensions=dimensions), partial(Convolution, dimensions=dimensions)
         self.encoder = nn.ModuleList(nn.ModuleList(block(c) for _ in range(blocks)) for c in channels)
@@ -179,11 +179,11 @@ class Classifier(nn.Module):
 
     ``features`` are the 128 activations before the last layer.  By default for MNIST, and trained by
     ``scripts/train_classifier.py``.  Sides of 64 pixels and more are averaged down to between 32 and 64 first.
-    ``channels``: of an image.  ``size``: its height and width, at least 4.  ``classes``: how many to tell apart.
+    ``channels``: of an image.  ``size``: its height and width, at least 4.  ``num_classes``: how many to tell apart.
     Raises ValueError for images that are too small.
     """
 
-    def __init__(self, channels: int = 1, size: tuple[int, int] = (28, 28), classes: int = 10) -> None:
+    def __init__(self, channels: int = 1, size: tuple[int, int] = (28, 28), num_classes: int = 10) -> None:
         super().__init__()
         if min(size) < 4:
             raise ValueError(f"images have {size[0]} x {size[1]} pixels; the classifier needs at least 4 x 4")
@@ -206,7 +206,7 @@ class Classifier(nn.Module):
             nn.BatchNorm1d(128),
             nn.ReLU(),
         )
-        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, classes))
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, num_classes))
 
     def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 128"]:
         """The 128 activations from which the class is read."""

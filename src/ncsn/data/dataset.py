@@ -26,9 +26,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ncsn.data import sources
-from ncsn.data.pixels import BYTES, Depth, Picture, depth_of, dequantize, fitted, in_units, picture, pictures, reals
+from ncsn.data.pixels import Picture, depth_of, fitted, in_units, picture, pictures
 from ncsn.data.sources import PARTS, Catalogue, Item, Reading, Split, images_in_shard, part_of, short_name
-from ncsn.data.tables import Table, Units, arrays, is_table, read_table
+from ncsn.data.tables import Table, arrays, is_table, read_table
+from ncsn.data.units import BYTES, Depth, Units, dequantize, reals
 from ncsn.machine import hardware
 from ncsn.objectives import Batch
 from ncsn.validation import one_line
@@ -61,7 +62,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Images:
+class Dataset:
     """A data set in three parts: images, as bytes, or as reals in [0, 1] where the files have more than 8 bits.
 
     Or signals (n, c, l), volumes (n, c, d, h, w), and rows of a table (n, d): real numbers in units of their own.
@@ -179,7 +180,7 @@ def varied(chosen: Shaped[Tensor, "b *d"], flip: bool, generator: torch.Generato
 
 
 def stream(
-    images: Images, reading: Reading, size: int, generator: torch.Generator, *, labels: bool, flip: bool
+    images: Dataset, reading: Reading, size: int, generator: torch.Generator, *, labels: bool, flip: bool
 ) -> Iterator[Batch]:
     """Endless batches of ``size`` images out of shards; other ones for every seed that the generator has had last.
 
@@ -274,7 +275,7 @@ def from_arrays(name: str, found: Arrays, examples_in: Callable[..., np.ndarray]
     return items, []
 
 
-def images_of(name: str, catalogue: Catalogue, reading: Reading) -> Images:
+def images_of(name: str, catalogue: Catalogue, reading: Reading) -> Dataset:
     """The images of a catalogue, by this name.
 
     Raises ValueError if there are none for a part, if more are broken than allowed, if their sizes differ without one
@@ -313,10 +314,10 @@ def images_of(name: str, catalogue: Catalogue, reading: Reading) -> Images:
     if broken:
         lines.append(f"broken left out: {listed}")
     validation, test, train = torch.split(torch.from_numpy(pixels), [len(members) for members in parts.values()])
-    return Images(train, validation, test, labels_of(parts), short_name(name), depth, (*said, *lines))
+    return Dataset(train, validation, test, labels_of(parts), short_name(name), depth, (*said, *lines))
 
 
-def signals_of(name: str, found: Arrays) -> Images:
+def signals_of(name: str, found: Arrays) -> Dataset:
     """The signals in arrays, by this name; their parts and classes have the keys that those of images have.
 
     Raises ValueError if there are none, if there are too few, or if a channel is constant.
@@ -334,10 +335,10 @@ def signals_of(name: str, found: Arrays) -> Images:
         raise ValueError(f"channel {constant.argmax()} of {name} is constant, so it has no density; leave it out")
     validation, test, train = (torch.from_numpy(((x - shift) / scale).astype(np.float32)) for x in stacks)
     units = Units(torch.from_numpy(shift), torch.from_numpy(scale))
-    return Images(train, validation, test, labels_of(parts), short_name(name), units=units, sha256=digest_of(stacks))
+    return Dataset(train, validation, test, labels_of(parts), short_name(name), units=units, sha256=digest_of(stacks))
 
 
-def rows_of(name: str, table: Table) -> Images:
+def rows_of(name: str, table: Table) -> Dataset:
     """The rows of a table, by this name; a tenth of them is for validation, and a tenth for testing."""
     table = table.complete
     rows, tenth = torch.from_numpy(table.rows), len(table.rows) // 10
@@ -348,7 +349,7 @@ def rows_of(name: str, table: Table) -> Images:
     z = torch.cat([units.standardise(part, generator).float() for part in torch.split(rows, 2**16)])
     validation, test, train = (z[part] for part in parts)
     digest = digest_of([np.array(table.names).view(np.uint8), table.rows])
-    images = Images(train, validation, test, name=short_name(name), units=units, columns=table.names)
+    images = Dataset(train, validation, test, name=short_name(name), units=units, columns=table.names)
     return replace(images, said=units.describe(table.names), sha256=digest)
 
 
@@ -379,7 +380,7 @@ def labels_of(parts: dict[Split, list[Item]]) -> Labels | None:
     return Labels(**tensors, names=tuple(map(str, numbers)))
 
 
-def mnist() -> Images:
+def mnist() -> Dataset:
     """MNIST: 50,000 training images, 10,000 for validation, 10,000 for testing, 1 × 28 × 28 bytes."""
 
     def content(name: str, header: int) -> UInt8[Tensor, "n"]:
@@ -389,10 +390,10 @@ def mnist() -> Images:
     full, test = (content(f"{part}-images-idx3", 16).view(-1, 1, 28, 28) for part in ("train", "t10k"))
     classes, held = (content(f"{part}-labels-idx1", 8).long() for part in ("train", "t10k"))
     labels = Labels(train=classes[:-10_000], validation=classes[-10_000:], test=held, names=tuple("0123456789"))
-    return Images(full[:-10_000], full[-10_000:], test, labels, "mnist")
+    return Dataset(full[:-10_000], full[-10_000:], test, labels, "mnist")
 
 
-def load_images(name: str, *, reading: Reading = sources.AS_THEY_ARE) -> Images:
+def load_images(name: str, *, reading: Reading = sources.AS_THEY_ARE) -> Dataset:
     """The images of a folder, a .zip or .tar of one, an .npy or .npz, or MNIST.
 
     ``name``: mnist, or a path; a folder that holds .tar files and no images has shards in WebDataset's format.
@@ -432,7 +433,7 @@ def load_images(name: str, *, reading: Reading = sources.AS_THEY_ARE) -> Images:
 
 
 def read_example(
-    name: str, shape: tuple[int, ...], images: Images | None, reading: Reading, depth: Depth, *, fit: bool = True
+    name: str, shape: tuple[int, ...], images: Dataset | None, reading: Reading, depth: Depth, *, fit: bool = True
 ) -> Float[Tensor, "c h w"]:
     """One image with pixels in [0, 1]: a test image by its index, or an image file.
 
@@ -477,20 +478,18 @@ class Origin:
     """A data set that can be found again.
 
     ``dataset``: mnist, or the absolute path.
-    ``folder``: None; config.json of version 3 has it.
     ``reading``: how files became pixels.
     ``digest``: the sha256 of the pixels, all three parts.
     ``split``: how many images for training, validation and testing.
     """
 
     dataset: str
-    folder: None = None
     reading: Reading
     digest: str
     split: tuple[int, int, int]
 
     @classmethod
-    def of(cls, dataset: str, reading: Reading, images: Images) -> "Origin":
+    def of(cls, dataset: str, reading: Reading, images: Dataset) -> "Origin":
         """Where images came from.
 
         ``dataset``: what ``load_images`` was given.
@@ -507,7 +506,7 @@ class Origin:
         """
         return replace(self, dataset=absolute(dataset))
 
-    def load(self, dataset: str | None = None) -> Images:
+    def load(self, dataset: str | None = None) -> Dataset:
         """The same images again; ``dataset``: another place where they are now.
 
         Raises ValueError if they cannot be read, or are not the same.

@@ -1,45 +1,35 @@
-"""A run: what a training leaves, and all that can be done with it.
-
-``config.json``              what made the run, the settings that it was started with, its ``Recipe``, and its data
-``model.safetensors``        the averaged weights, with the data's mean and std, and their sha256
-``checkpoint.pt``            the whole training state, to resume from (``training.State``); it ends in its sha256
-``guide/``                   another run, of a smaller network that sampling moves away from; if there is one
-"""
+"""A run, and all that can be done with it: sample, measure, ask for a posterior, save."""
 
 import copy
 import hashlib
 import math
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import index
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
-from annotated_types import Interval, MinLen
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
-from ncsn import networks, problems, storage
-from ncsn.data import Images, Origin
-from ncsn.data.pixels import Depth
+from ncsn import problems
+from ncsn.data import Dataset, Origin
 from ncsn.data.tables import Table, table_of
-from ncsn.data.tables import Units as Units
+from ncsn.data.units import Units as Units
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.problems import Measurement, Observation
+from ncsn.run.folder import begun, claim, find, read_config, read_model, write_config, write_model
+from ncsn.run.recipe import Recipe, by_shares
 from ncsn.samplers import NonFiniteSampleError, Sampling, Step, slerp
-from ncsn.score import PRECONDITIONINGS, Counted, PreconditioningName, Score, ScoreModel, batched, even, guided, tweedie
-from ncsn.validation import Count, GuideName, check_call, one_line, read_json, validated
-
-CONFIG_VERSION = 3
+from ncsn.score import Counted, Score, ScoreModel, batched, even, guided, tweedie
+from ncsn.validation import GuideName
 
 Label = int | str | Int64[Tensor, "n"]
-Size: TypeAlias = Annotated[int, Interval(ge=0, le=2**20)]  # a width, a number of classes
-Argument: TypeAlias = bool | Size | float | str | tuple[Size, ...] | tuple[float, ...]
 Numbers = Tensor | np.ndarray | Sequence[Any] | float
 Condition = Callable[[Score, int, torch.Generator | None], Score]
 """(the prior's score, how many examples, randomness) → the posterior's score for as many."""
@@ -50,86 +40,6 @@ PARTICLES = 2**10  # of an imputation at a time: their activations fit a process
 IMPUTATION_LEVELS = 7
 SMALL = 64  # numbers in an example with which a posterior has particles by default: each may take a backward pass
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How to build a run's model, and how to sample it.
-
-    ``network``: the name of a class of ``ncsn.networks``; another name is a network of the user's own.
-    ``arguments``: of that class.
-    ``preconditioning``: what makes it a score: karras, scaled or plain.
-    ``shape``: of one example.
-    ``sampling``: the run's own way to sample.
-    ``depth``: what the numbers in the files of images are.
-    ``shares``: what each class is called, in the network's order, and how much of the training data it is; empty where
-    that is not known.
-    ``columns``: what the columns of a table are called; empty where they have no names.
-    Raises ValueError for shares of other classes, and for a sampler that is no run's own.
-    """
-
-    network: str
-    arguments: dict[str, Argument]
-    preconditioning: PreconditioningName = "karras"
-    shape: Annotated[tuple[Count, ...], MinLen(1)]
-    sampling: Sampling
-    depth: Depth = field(default_factory=Depth)
-    shares: dict[str, Annotated[float, Interval(ge=0, le=1)]] = field(default_factory=dict)
-    columns: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse what the types do not say."""
-        if self.sampling.method.most is not None:
-            name = self.sampling.sampler
-            raise ValueError(f"sampler is {name}; it can draw samples (--sampler {name}), but not be a run's own")
-        if self.shares and (len(self.shares) != self.classes or not sum(self.shares.values()) > 0):
-            raise ValueError(f"shares is {reprlib.repr(self.shares)}; one for each of {self.classes} classes is needed")
-
-    @property
-    def images(self) -> bool:
-        """Whether examples are images (c, h, w), and not points (d,)."""
-        return len(self.shape) == 3
-
-    @property
-    def classes(self) -> int:
-        """How many classes the network can be told; 0 if none."""
-        return int(self.arguments.get("classes", 0))  # type: ignore[arg-type]
-
-    def build(
-        self,
-        data_mean: float | Tensor = 0.0,
-        data_std: float | Tensor = 1.0,
-        *,
-        network: nn.Module | None = None,
-        autocast: torch.dtype | None = None,
-    ) -> ScoreModel:
-        """The model, untrained.
-
-        ``data_mean``: of the data, a number or a tensor that broadcasts against one example.
-        ``data_std``: of the data, > 0.
-        ``network``: the user's own, if the recipe names one.
-        ``autocast``: what the network runs in; by default in the precision of its weights.
-        Raises ValueError if this version has no such network, if the arguments are not its own, or if ``data_std`` is
-        not positive.
-        """
-        if network is None:
-            if self.network not in networks.__all__:
-                raise ValueError(f"{self.network} is no network of ncsn.networks; give network={self.network}(...)")
-            kind = getattr(networks, self.network)
-            check_call(kind, self.arguments)
-            network = kind(**self.arguments).float()  # whatever torch's default is
-        way = PRECONDITIONINGS[self.preconditioning]
-        return ScoreModel(network, data_mean, data_std, preconditioning=way, autocast=autocast)
-
-
-def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:
-    """``n`` classes in random order, of each as many as its share says, but for less than one.
-
-    Systematic resampling: each of them has the shares as its distribution, and all together next to no variance.
-    """
-    places = (torch.rand(1, generator=generator, device=shares.device) + torch.arange(n, device=shares.device)) / n
-    chosen = torch.searchsorted(shares.cumsum(0) / shares.sum(), places).clamp(max=len(shares) - 1)
-    return chosen[torch.randperm(n, generator=generator, device=shares.device)]
 
 
 @dataclass
@@ -217,7 +127,6 @@ class Run:
     use the user's, and ``score`` its own, in which every coordinate has mean 0 and standard deviation 1.
     ``device``: where it computes.
     ``folder``: where it was loaded from.
-    ``experiment``: what trained it: images, toy or fit.
     ``settings``: how it was trained.
     ``origin``: the images that it has learned from.
     ``condition``: what makes it the posterior given a measurement, if it is one.
@@ -232,7 +141,6 @@ class Run:
     units: Units | None = None
     device: torch.device = CPU
     folder: Path | None = None
-    experiment: str = "fit"
     settings: dict[str, Any] = field(default_factory=dict)
     origin: Origin | None = None
     condition: Condition | None = None
@@ -266,7 +174,7 @@ class Run:
             raise ValueError(f"the score is a {type(self.score).__name__}; a ScoreModel is needed")
         return self.score
 
-    def data(self, dataset: str | None = None) -> Images:
+    def data(self, dataset: str | None = None) -> Dataset:
         """The images that the run has learned from, its validation and test images among them.
 
         ``dataset``: where they are now, if not where they were.
@@ -326,7 +234,7 @@ class Run:
         What is not given is the run's own way to sample.
 
         ``seed``: the same one gives the same samples on one machine, whatever the batch size; or a generator.
-        ``sampler``: a name in ``METHODS``.
+        ``sampler``: a name in ``SAMPLERS``.
         ``levels``: how many noise levels it descends, or which.
         ``steps``: of Langevin dynamics, on each level if annealed.
         ``eps``: the size α of these steps on the smallest level.
@@ -369,7 +277,7 @@ class Run:
         if sampling.guidance != 1 and sampling.guide == "unconditional":
             networks.append(Counted(batched(prior, size)))
         elif sampling.guidance != 1 and self.guide is not None:
-            known = labels if isinstance(self.guide, ScoreModel) and self.guide.classes else None
+            known = labels if isinstance(self.guide, ScoreModel) and self.guide.num_classes else None
             guides.append(Counted(batched(self.guide, size, known)))
 
         def follow() -> Iterator[Step]:
@@ -452,7 +360,7 @@ class Run:
 
         Raises ValueError if the run has no such class.
         """
-        classes, shares = self.recipe.classes, self.recipe.shares
+        classes, shares = self.recipe.num_classes, self.recipe.shares
         if label is None:
             label = "any" if shares and self.condition is None else "none"
         if isinstance(label, str) and label == "none":
@@ -570,7 +478,7 @@ class Run:
 
         # Twice the usual levels, unguided: the posterior's score is rougher than the prior's, and must be a score.
         sampling = self.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0)
-        sampling = sampling.but(levels=2 * sampling.method.suited(sampling.sigma_max, sampling.sigma_min))
+        sampling = sampling.but(levels=2 * sampling.spec.suited(sampling.sigma_max, sampling.sigma_min))
         return self.conditioned(partial(posterior_score, observation, solver_steps), sampling, observation)
 
     def impute(
@@ -727,83 +635,11 @@ class Run:
             if self.guide_recipe is None and self.guide_parameters != self.parameters:
                 raise ValueError("the guide is another network than the run's; give guide_recipe, how it is built")
             parts.append((Path(folder) / "guide", guide, guide.model))
-        with storage.claim(Path(folder), overwrite=overwrite):
+        with claim(Path(folder), overwrite=overwrite):
             for place, run, model in parts:
                 place.mkdir(exist_ok=True)
                 write_model(place, model, run.units, origin=run.origin)
-                write_config(place, run.experiment, run.settings, run.recipe, run.origin)
-
-
-def plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as config.json keeps them: without the job, which is another one when the run is continued."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items() if name != "job"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The content of a config.json: what made the run (images, signals, toy or fit), how, and its data, if known."""
-
-    version: Literal[3]
-    experiment: str
-    settings: dict[str, Any]
-    recipe: Recipe
-    data: Origin | None = None
-
-
-def write_config(
-    folder: Path, experiment: str, settings: dict[str, Any], recipe: Recipe, origin: Origin | None = None
-) -> None:
-    """Write config.json: what made the run, of which data and how, and how to rebuild and sample its model.
-
-    Raises ValueError if it could not be read again, which must not turn out after the training.
-    """
-    content = {"version": CONFIG_VERSION, "experiment": experiment, "settings": settings, "recipe": asdict(recipe)}
-    content |= {} if origin is None else {"data": asdict(origin)}
-    storage.write_json(folder / "config.json", content)
-    read_config(folder)
-
-
-def read_config(folder: Path) -> Config:
-    """The content of a run's config.json.
-
-    Raises ValueError if the folder is no run, if the file cannot be read or is of another version, or if anything in it
-    could not be built or sampled.
-    """
-    if not storage.begun(folder):
-        raise ValueError(f"{folder} is not a run: it has no config.json")
-    return validated(Config, read_json(folder / "config.json"), str(folder / "config.json"))
-
-
-def write_model(folder: Path, model: ScoreModel, units: Units | None = None, *, origin: Origin | None = None) -> None:
-    """Write model.safetensors, atomically: the weights, and the units of the data if they are not the model's own.
-
-    ``origin``: the images that they have learned from, whose sha256 goes into the file's metadata.
-    """
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    if units is not None:
-        tensors |= {f"units.{name}": tensor.contiguous() for name, tensor in vars(units).items()}
-    with storage.atomic(folder / storage.MODEL) as temporary:
-        # Not by save_file, whose files only their owner may read.
-        temporary.write_bytes(storage.sealed(tensors, origin.digest if origin else ""))
-
-
-def read_model(folder: Path, config: Config, *, network: nn.Module | None = None) -> tuple[ScoreModel, Units | None]:
-    """The model in a run's folder, as its recipe says, around a ``network`` of the user's own if it needs one.
-
-    ``config``: what the folder's config.json says.
-    Raises ValueError if the weights are missing, damaged, of another network or other images, or if they are none.
-    """
-    path, recipe = folder / storage.MODEL, config.recipe
-    tensors = storage.read_tensors(path, data=config.data.digest if config.data else "")
-    try:
-        own = {name.removeprefix("units."): tensors.pop(name) for name in list(tensors) if name.startswith("units.")}
-        units = Units(**own) if own else None
-        model = recipe.build(tensors["data_mean"], tensors["data_std"], network=network)
-        model.load_state_dict(tensors)
-        model.data_mean.expand(recipe.shape)
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:  # the last is torch's, for another shape
-        raise ValueError(f"{path} is not the whole model that config.json describes ({one_line(error)})") from error
-    return model.requires_grad_(False).eval(), units
+                write_config(place, run.settings, run.recipe, run.origin)
 
 
 def block_seed(seed: int, number: int) -> int:
@@ -859,11 +695,11 @@ def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = N
     >>> run.recipe.shape, run.parameters > 10**6
     ((1, 28, 28), True)
     """
-    folder = storage.find(run)
+    folder = find(run)
     config, guide, guide_recipe = read_config(folder), None, None
     model, units = read_model(folder, config, network=network)
-    if storage.begun(folder / "guide"):
+    if begun(folder / "guide"):
         smaller = read_config(folder / "guide")
         (guide, _), guide_recipe = read_model(folder / "guide", smaller), smaller.recipe
     loaded = Run(score=model, recipe=config.recipe, guide=guide, guide_recipe=guide_recipe, units=units, folder=folder)
-    return replace(loaded, experiment=config.experiment, settings=config.settings, origin=config.data).to(device)
+    return replace(loaded, settings=config.settings, origin=config.data).to(device)

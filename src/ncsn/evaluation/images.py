@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
-from ncsn.data import Images
-from ncsn.data.pixels import quantize
+from ncsn.data import Dataset
+from ncsn.data.units import quantize
 from ncsn.evaluation import metrics
 from ncsn.evaluation.features import Embed, Features, choose, progress
 
@@ -54,7 +54,7 @@ class Evaluation:
     ``digest``: the sha256 of the weights that compute them.
     ``accuracy``: the share of the validation images that the classifier gets right, if it is one.
     ``metrics``: the numbers, by their names.
-    ``classes``: their names.
+    ``class_names``: their names.
     ``generated_histogram``: the share of each class in the samples.
     ``held_out_histogram``: in as many validation images.
     ``training_histogram``: in as many training images.
@@ -68,7 +68,7 @@ class Evaluation:
     digest: str
     accuracy: float | None
     metrics: dict[str, Metric]
-    classes: list[str]
+    class_names: list[str]
     generated_histogram: list[float]
     held_out_histogram: list[float]
     training_histogram: list[float]
@@ -107,7 +107,7 @@ def as_bytes(pixels: Shaped[Tensor, "n c h w"], name: str = "the images") -> UIn
     return torch.cat([quantize(part.float()) for part in torch.split(pixels, 1000)])
 
 
-def at_8_bits(images: Images) -> Images:
+def at_8_bits(images: Dataset) -> Dataset:
     """A data set as bytes.
 
     ``images``: the data set; of bytes it is returned itself.
@@ -150,7 +150,7 @@ class Ruler:
     Raises ValueError for fewer than ten images.
     """
 
-    def __init__(self, images: Images, features: Features | Embed | None = None, n: int = REPORTABLE) -> None:
+    def __init__(self, images: Dataset, features: Features | Embed | None = None, n: int = REPORTABLE) -> None:
         sizes = [len(images.test), len(images.validation), len(images.train)]
         self.n = min(n, *sizes)
         if self.n < FEWEST_IMAGES:
@@ -199,7 +199,7 @@ class Ruler:
             digest=self.features.digest,
             accuracy=self.features.accuracy,
             metrics={name: beside(name, value, held_out[name], training[name]) for name, value in numbers.items()},
-            classes=list(self.features.classes),
+            class_names=list(self.features.class_names),
             generated_histogram=histogram,
             held_out_histogram=held_out_histogram,
             training_histogram=training_histogram,
@@ -220,7 +220,7 @@ class Ruler:
             # The kernel's is unbiased; the other is too large unless there are many.
             numbers = frechet | kernel if self.n >= REPORTABLE else kernel | frechet
             numbers["density"], numbers["coverage"] = metrics.density_coverage(test.features, seen.features)
-        if self.features.classes:
+        if self.features.class_names:
             # The total variation distance between the shares of the classes.
             numbers["class_variation"] = float((seen.histogram - test.histogram).abs().sum() / 2)
             numbers["confident"] = seen.confident
@@ -228,7 +228,7 @@ class Ruler:
         numbers["memorisation"] = float(mannwhitneyu(self.to_train, to_train).statistic) / self.n**2
         if self.n >= 100:  # fewer have no such quantile
             numbers["near_duplicates"] = (to_train <= self.to_train.quantile(0.01)).float().mean().item()
-        return numbers, seen.histogram.tolist() if self.features.classes else []
+        return numbers, seen.histogram.tolist() if self.features.class_names else []
 
 
 def beside(name: str, generated: float, held_out: float, training: float) -> Metric:
@@ -239,7 +239,7 @@ def beside(name: str, generated: float, held_out: float, training: float) -> Met
 
 
 def evaluate(
-    samples: Shaped[Tensor, "n c h w"], images: Images, features: Features | Embed | None = None
+    samples: Shaped[Tensor, "n c h w"], images: Dataset, features: Features | Embed | None = None
 ) -> Evaluation:
     """All numbers about samples, compared with the test images of the data, as many as there are of each.
 

@@ -1,0 +1,14 @@
+"""A run: what a training leaves, and all that can be done with it."""
+
+from ncsn.run.folder import plain as plain
+from ncsn.run.folder import read_config as read_config
+from ncsn.run.folder import write_config as write_config
+from ncsn.run.folder import write_model as write_model
+from ncsn.run.recipe import Argument as Argument
+from ncsn.run.recipe import Recipe as Recipe
+from ncsn.run.run import Drawn as Drawn
+from ncsn.run.run import Run as Run
+from ncsn.run.run import Steps as Steps
+from ncsn.run.run import block_seed as block_seed
+from ncsn.run.run import cost as cost
+from ncsn.run.run import load as load

@@ -1,0 +1,215 @@
+"""A run's folder: what is in it, who may write there, and where runs are found.
+
+``config.json``              the settings that it was started with, its ``Recipe``, and its data
+``model.safetensors``        the averaged weights, with the data's mean and std, and their sha256
+``checkpoint.pt``            the whole training state, to resume from (``training.State``); it ends in its sha256
+``guide/``                   another run, of a smaller network that sampling moves away from; if there is one
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from torch import nn
+
+from ncsn.data import Origin
+from ncsn.data.units import Units
+from ncsn.run.recipe import Recipe
+from ncsn.score import ScoreModel
+from ncsn.storage import atomic, check_regular, read_tensors, sealed, sweep, write_json
+from ncsn.validation import one_line, read_json, validated
+
+CONFIG_VERSION = 4
+MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
+# What trainings and evaluations write, and --overwrite removes, config.json last: so a kill leaves no half of a run.
+EVALUATION = ("evaluation.json", "evaluation.png", "evaluation.npz")
+WRITTEN = (MODEL, CHECKPOINT, "metrics.jsonl", "metrics.json", *EVALUATION, "config.json")
+SHIPPED = ("mnist",)  # the runs in the package, under assets/models
+RUN_FILES = ["config.json", MODEL, "metrics.json", "guide/config.json", "guide/model.safetensors"]
+# What is fetched from the hub, or sent there: text and safetensors, never code or pickles.
+SHARED = [*RUN_FILES, "evaluation.json", "README.md"]
+
+
+def plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as config.json keeps them: without the job, which is another one when the run is continued."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items() if name != "job"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The content of a config.json: how the run was trained, its recipe, and its data, if known."""
+
+    version: Literal[4]
+    settings: dict[str, Any]
+    recipe: Recipe
+    data: Origin | None = None
+
+
+def write_config(folder: Path, settings: dict[str, Any], recipe: Recipe, origin: Origin | None = None) -> None:
+    """Write config.json: how the run was trained, and on which data, and how to rebuild and sample its model.
+
+    Raises ValueError if it could not be read again, which must not turn out after the training.
+    """
+    content = {"version": CONFIG_VERSION, "settings": settings, "recipe": asdict(recipe)}
+    content |= {} if origin is None else {"data": asdict(origin)}
+    write_json(folder / "config.json", content)
+    read_config(folder)
+
+
+def read_config(folder: Path) -> Config:
+    """The content of a run's config.json.
+
+    Raises ValueError if the folder is no run, if the file cannot be read or is of another version, or if anything in it
+    could not be built or sampled.
+    """
+    if not begun(folder):
+        raise ValueError(f"{folder} is not a run: it has no config.json")
+    content = read_json(folder / "config.json")
+    if content.get("version") == 3:
+        content = from_version_3(content)
+    return validated(Config, content, str(folder / "config.json"))
+
+
+def from_version_3(content: dict[str, Any]) -> dict[str, Any]:
+    """What version 3 of config.json said, in the names of this one; what is damaged stays as it is, to be refused."""
+    parts = {name: dict(part) if isinstance(part := content.get(name), dict) else part for name in content}
+    recipe, settings, data = (parts.get(name) for name in ("recipe", "settings", "data"))
+    parts.pop("experiment", None)
+    if isinstance(recipe, dict):
+        arguments = recipe.get("arguments")
+        if isinstance(arguments, dict) and "classes" in arguments:
+            recipe["arguments"] = {"num_classes" if k == "classes" else k: v for k, v in arguments.items()}
+        if recipe.get("preconditioning") == "karras":
+            recipe["preconditioning"] = "edm"
+        if isinstance(settings, dict) and recipe.get("network") == "ResidualMLP":
+            settings["network"] = "mlp"
+    if isinstance(settings, dict) and "classes" in settings:
+        settings["class_conditional"] = settings.pop("classes")
+    if isinstance(data, dict):
+        data.pop("folder", None)
+    return parts | {"version": CONFIG_VERSION}
+
+
+def write_model(folder: Path, model: ScoreModel, units: Units | None = None, *, origin: Origin | None = None) -> None:
+    """Write model.safetensors, atomically: the weights, and the units of the data if they are not the model's own.
+
+    ``origin``: the images that they have learned from, whose sha256 goes into the file's metadata.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if units is not None:
+        tensors |= {f"units.{name}": tensor.contiguous() for name, tensor in vars(units).items()}
+    with atomic(folder / MODEL) as temporary:
+        # Not by save_file, whose files only their owner may read.
+        temporary.write_bytes(sealed(tensors, origin.digest if origin else ""))
+
+
+def read_model(folder: Path, config: Config, *, network: nn.Module | None = None) -> tuple[ScoreModel, Units | None]:
+    """The model in a run's folder, as its recipe says, around a ``network`` of the user's own if it needs one.
+
+    ``config``: what the folder's config.json says.
+    Raises ValueError if the weights are missing, damaged, of another network or other images, or if they are none.
+    """
+    path, recipe = folder / MODEL, config.recipe
+    tensors = read_tensors(path, data=config.data.digest if config.data else "")
+    try:
+        own = {name.removeprefix("units."): tensors.pop(name) for name in list(tensors) if name.startswith("units.")}
+        units = Units(**own) if own else None
+        model = recipe.build(tensors["data_mean"], tensors["data_std"], network=network)
+        model.load_state_dict(tensors)
+        model.data_mean.expand(recipe.shape)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:  # the last is torch's, for another shape
+        raise ValueError(f"{path} is not the whole model that config.json describes ({one_line(error)})") from error
+    return model.requires_grad_(False).eval(), units
+
+
+def begun(folder: Path) -> bool:
+    """Whether there is a run in ``folder``, however short."""
+    return (folder / "config.json").is_file()
+
+
+def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False, figures: tuple[str, ...] = ()) -> None:
+    """Raises ValueError if a run may not write into ``folder``: something else is there, or what would be replaced.
+
+    A run without a checkpoint, copied or saved from Python, cannot be resumed: it would begin anew.
+
+    ``figures``: the names of files that will be written beside the run's own.
+    """
+    guide, names = folder / "guide", (*WRITTEN, *figures)
+    if guide.is_symlink() or guide.is_file():
+        raise ValueError(f"{guide} is a link or a file, and no folder of the run's own; give another --out")
+    for place in (folder, guide):
+        for name in names:
+            check_regular(place / name)
+        if resume and (place / MODEL).exists() and not (place / CHECKPOINT).exists():
+            raise ValueError(f"{place} has weights, but no {CHECKPOINT} to continue from; give another --out")
+    if overwrite or (resume and begun(folder)):
+        return
+    if begun(folder):
+        raise ValueError(f"{folder} holds another run; --overwrite (overwrite=True) replaces it, --resume continues it")
+    for name in (name for name in names if (folder / name).exists()):
+        raise ValueError(f"{folder} is no run, but has a {name}; --overwrite (overwrite=True) replaces it")
+
+
+def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, figures: tuple[str, ...] = ()) -> FileLock:
+    """Make sure that a run may write into ``folder``, and create it; with ``overwrite`` an old run is removed first.
+
+    Only files that runs write are removed, and what a kill has left half written; of a run that goes on metrics.json.
+    Returns the lock that keeps other processes out for as long as it is kept; a kill releases it too.
+    Raises ValueError as ``check_folder``, and if another process writes into the folder.
+    """
+    check_folder(folder, overwrite=overwrite, resume=resume, figures=figures)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"another process is writing {folder}; wait for it, or give another --out") from error
+    check_folder(
+        folder, overwrite=overwrite, resume=resume, figures=figures
+    )  # again: whoever held it may have left a run
+    for run in (folder / "guide", folder):
+        sweep(run, everybodys=True)
+        for name in WRITTEN if overwrite else ("metrics.json",):  # whose numbers are of the weights so far
+            (run / name).unlink(missing_ok=True)
+    return lock
+
+
+def find(run: str | Path) -> Path:
+    """The folder of a run: the one that is named, or one of those in the package (``SHIPPED``) if there is no such.
+
+    Of hf://user/model@revision it is in the cache of the hub's library, fetched if need be.
+    Raises ValueError as ``fetch``.
+    """
+    if Path(run).parts[:1] == ("hf:",):
+        return fetch(run)
+    if str(run) in SHIPPED and not begun(Path(run)):
+        return Path(str(resources.files("ncsn") / "assets" / "models" / str(run)))
+    return Path(run)
+
+
+@contextmanager
+def library_for(model: str) -> Iterator[Any]:
+    """The library, of which every error within becomes a ValueError of one line."""
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ValueError("models are shared by huggingface_hub: pip install 'ncsn[hub]'") from error
+    try:
+        yield huggingface_hub
+    except Exception as error:  # of many kinds, by the library's version
+        raise ValueError(f"hf://{model}: {one_line(error)}") from error
+
+
+def fetch(run: str | Path) -> Path:
+    """The folder, in the library's cache, of the run that hf://user/model names, or hf://user/model@revision.
+
+    A branch is asked for each time, and taken from the cache where the hub cannot be reached.
+    Raises ValueError if it names none, or if the hub has no such run.
+    """
+    model, _, revision = Path(run).as_posix().removeprefix("hf:/").partition("@")
+    with library_for(model) as library:
+        return Path(library.snapshot_download(model, revision=revision or None, allow_patterns=SHARED))

@@ -1,0 +1,101 @@
+"""How to rebuild a run's model, and how to sample it."""
+
+import reprlib
+from dataclasses import dataclass, field
+from typing import Annotated, TypeAlias
+
+import torch
+from annotated_types import Interval, MinLen
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from ncsn import networks
+from ncsn.data.units import Depth
+from ncsn.samplers import Sampling
+from ncsn.score import PRECONDITIONINGS, PreconditioningName, ScoreModel
+from ncsn.validation import Count, check_call
+
+Size: TypeAlias = Annotated[int, Interval(ge=0, le=2**20)]  # a width, a number of classes
+Argument: TypeAlias = bool | Size | float | str | tuple[Size, ...] | tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to build a run's model, and how to sample it.
+
+    ``network``: the name of a class of ``ncsn.networks``; another name is a network of the user's own.
+    ``arguments``: of that class.
+    ``preconditioning``: what makes it a score: edm, scaled or plain.
+    ``shape``: of one example.
+    ``sampling``: the run's own way to sample.
+    ``depth``: what the numbers in the files of images are.
+    ``shares``: what each class is called, in the network's order, and how much of the training data it is; empty where
+    that is not known.
+    ``columns``: what the columns of a table are called; empty where they have no names.
+    Raises ValueError for shares of other classes, and for a sampler that is no run's own.
+    """
+
+    network: str
+    arguments: dict[str, Argument]
+    preconditioning: PreconditioningName = "edm"
+    shape: Annotated[tuple[Count, ...], MinLen(1)]
+    sampling: Sampling
+    depth: Depth = field(default_factory=Depth)
+    shares: dict[str, Annotated[float, Interval(ge=0, le=1)]] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what the types do not say."""
+        if self.sampling.spec.most is not None:
+            name = self.sampling.sampler
+            raise ValueError(f"sampler is {name}; it can draw samples (--sampler {name}), but not be a run's own")
+        if self.shares and (len(self.shares) != self.num_classes or not sum(self.shares.values()) > 0):
+            raise ValueError(
+                f"shares is {reprlib.repr(self.shares)}; one for each of {self.num_classes} classes is needed"
+            )
+
+    @property
+    def images(self) -> bool:
+        """Whether examples are images (c, h, w), and not points (d,)."""
+        return len(self.shape) == 3
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the network can be told; 0 if none."""
+        return int(self.arguments.get("num_classes", 0))  # type: ignore[arg-type]
+
+    def build(
+        self,
+        data_mean: float | Tensor = 0.0,
+        data_std: float | Tensor = 1.0,
+        *,
+        network: nn.Module | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> ScoreModel:
+        """The model, untrained.
+
+        ``data_mean``: of the data, a number or a tensor that broadcasts against one example.
+        ``data_std``: of the data, > 0.
+        ``network``: the user's own, if the recipe names one.
+        ``autocast``: what the network runs in; by default in the precision of its weights.
+        Raises ValueError if this version has no such network, if the arguments are not its own, or if ``data_std`` is
+        not positive.
+        """
+        if network is None:
+            if self.network not in networks.__all__:
+                raise ValueError(f"{self.network} is no network of ncsn.networks; give network={self.network}(...)")
+            kind = getattr(networks, self.network)
+            check_call(kind, self.arguments)
+            network = kind(**self.arguments).float()  # whatever torch's default is
+        way = PRECONDITIONINGS[self.preconditioning]
+        return ScoreModel(network, data_mean, data_std, preconditioning=way, autocast=autocast)
+
+
+def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:
+    """``n`` classes in random order, of each as many as its share says, but for less than one.
+
+    Systematic resampling: each of them has the shares as its distribution, and all together next to no variance.
+    """
+    places = (torch.rand(1, generator=generator, device=shares.device) + torch.arange(n, device=shares.device)) / n
+    chosen = torch.searchsorted(shares.cumsum(0) / shares.sum(), places).clamp(max=len(shares) - 1)
+    return chosen[torch.randperm(n, generator=generator, device=shares.device)]
