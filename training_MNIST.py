@@ -16,9 +16,9 @@ from ncsn.cli import console, quit_on_signals
 
 if __name__ == "__main__":
     quit_on_signals()
-from ncsn.cli.train import remarks
+from ncsn.cli.kinds import finish
 from ncsn.learn import rules
-from ncsn.learn.record import BAND_NAMES, opened
+from ncsn.learn.record import opened
 from ncsn.learn.settings import TrainSettings
 
 
@@ -26,9 +26,9 @@ def main(given: TrainSettings) -> None:
     """Data, noise, model, training, samples, pictures."""
     # Data: some images are held out: those for validation show how learning goes, those for testing judge.  Settings
     # that are not given follow from the data.  The record keeps the training in the run's folder.
-    if given.signals:
-        raise ValueError("this script tells the story of images; `ncsn train DATA --signals` learns signals")
     data, settings, record = opened(given)
+    if data.kind.noun != "images":
+        raise ValueError(f"this script tells the story of images; `ncsn train {given.dataset}` learns {data.kind.noun}")
 
     # Noise: Gaussian noise of every size between σ_min and σ_max hides the images; the network learns to see through.
     noise = rules.noise_of(settings)
@@ -40,21 +40,10 @@ def main(given: TrainSettings) -> None:
     # the averages of the weights, the one is left that is best on held-out images; these choose the guidance, too.
     run = ncsn.fit(data, noise=noise, settings=settings, record=record)
 
-    if record.writes:
-        # Sampling: noise becomes images on the way down the noise levels; also by the paper's Langevin dynamics.
-        drawn = console.draw(run, settings.samples, seed=settings.seed, keep=36)
-        annealed = console.draw(run, min(settings.samples, 20), seed=settings.seed, sampler="annealed")
-
-        # Pictures: samples, how they came out of the noise, and how the losses fell on every noise level.
-        ncsn.plots.image_grid(drawn.samples, record.path("samples.png"))
-        ncsn.plots.image_grid(annealed.samples, record.path("samples_annealed.png"))
-        ncsn.plots.evolution(drawn.path, record.path("evolution.png"))
-        ncsn.plots.evolution_animation(drawn.path, record.path("evolution.gif"))
-        ncsn.plots.loss_curves([vars(row) for row in record.rows], BAND_NAMES, record.path("loss.png"))
-        for line in remarks(data, drawn.samples):
-            print(line)
-        record.results(run, drawn)
-    record.group.broadcast()  # the others wait for the pictures, and end together
+    # Sampling: noise becomes images on the way down the noise levels; also by the paper's Langevin dynamics.
+    #
+    # Pictures: samples, how they came out of the noise, and how the losses fell on every noise level.
+    finish(run, data, record)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from ncsn import data, evaluation
 from ncsn.data.units import quantize
 from ncsn.machine import hardware
+from ncsn.machine.messages import refresh_interval
 
 HERE = Path(__file__).parent
 Name = Literal["ours", "reference", "diffusers", "azula", "denoising-diffusion-pytorch"]
@@ -89,7 +90,7 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
     made, most = PEERS[name](images.shape, 0 if labels is None else len(labels.names)), most_judged(images)
     known = labels.train if labels is not None and made.classes else None
     seconds, began, durations = bench.minutes * 60, time.perf_counter(), []
-    with tqdm(total=seconds, unit="s", desc=name, mininterval=hardware.refresh_interval()) as bar:
+    with tqdm(total=seconds, unit="s", desc=name, mininterval=refresh_interval()) as bar:
         for x, label in data.batches(images.train, made.batch_size, known, generator=generator):
             at = time.perf_counter()
             if at - began > seconds:
@@ -100,7 +101,7 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
             bar.update(min(time.perf_counter() - began, seconds) - bar.n)
     batch, began = 250, time.perf_counter()
     parts: list[torch.Tensor] = []
-    with torch.no_grad(), tqdm(total=most, unit="image", mininterval=hardware.refresh_interval()) as bar:
+    with torch.no_grad(), tqdm(total=most, unit="image", mininterval=refresh_interval()) as bar:
         while len(parts) * batch < most and time.perf_counter() - began < bench.sampling_minutes * 60:
             label = None if known is None else known[torch.randint(len(known), (batch,), generator=generator)]
             parts.append(quantize(made.sample(batch, generator, label)))

@@ -26,6 +26,7 @@ from ncsn.cli import console
 from ncsn.data.units import quantize
 from ncsn.evaluation import metrics
 from ncsn.machine import hardware
+from ncsn.machine.messages import refresh_interval
 
 HERE = Path(__file__).parent
 GRID: dict[str, tuple[int, ...]] = {
@@ -96,7 +97,7 @@ def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     real = classifier(alike(run, images, curve.n))
     floor = metrics.frechet_distance(real.features, held_out.features)
     rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor, "default": usual(run)}]
-    for sampler, levels, weight in tqdm(points, unit="point", mininterval=hardware.refresh_interval()):
+    for sampler, levels, weight in tqdm(points, unit="point", mininterval=refresh_interval()):
         how = {"sampler": sampler, "levels": levels, "guidance": weight, "batch_size": curve.batch_size}
         drawn = console.draw(run, curve.n, seed=curve.seed, **how)
         seen = classifier(quantize(drawn.samples))

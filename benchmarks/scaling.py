@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 import ncsn
 from ncsn.machine import hardware
+from ncsn.machine.messages import refresh_interval
 
 HERE = Path(__file__).parent
 NARROW = (32, 64)  # half of the default width, so that large batches take seconds
@@ -184,7 +185,7 @@ def measured(part: str, scaling: Scaling) -> dict[str, Any]:
     torch.set_num_threads(1)
     rows, references = [], []
     chosen = [(series, size) for series in SERIES[part] for size in series.sizes[: scaling.points]]
-    for series, size in tqdm(chosen, desc=part, unit="point", mininterval=hardware.refresh_interval()):
+    for series, size in tqdm(chosen, desc=part, unit="point", mininterval=refresh_interval()):
         if size == series.sizes[0]:
             references.append(apart(REFERENCE, REFERENCE.sizes[0], scaling.seconds))
         rows.append(apart(series, size, scaling.seconds))

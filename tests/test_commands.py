@@ -22,8 +22,8 @@ import ncsn
 from ncsn import data, evaluation, plots
 from ncsn import run as runs
 from ncsn.cli import main as cli
+from ncsn.cli.kinds import remarks
 from ncsn.cli.solve import Superres
-from ncsn.cli.train import remarks
 from ncsn.data.units import centres, dequantize, quantize
 from ncsn.machine.interrupts import Stopped
 from ncsn.networks import UNet

@@ -55,7 +55,7 @@ def test_images_describe_themselves() -> None:
     pixels = torch.zeros(7, 3, 4, 5, dtype=torch.uint8)
     both = torch.tensor([0, 1])
     labels = Labels(train=torch.tensor([0, 1, 1]), validation=both, test=both, names=("cat", "dog"))
-    images = Dataset(pixels[:3], pixels[:2], pixels[:2], labels, said=("alpha on white: 2 of 7 images",))
+    images = Dataset(pixels[:3], pixels[:2], pixels[:2], labels, notes=("alpha on white: 2 of 7 images",))
     line = "7 images, 4 × 5, RGB, alpha on white, 2 classes (cat, dog); 3 / 2 / 2 for training, validation, test"
     assert images.describe() == line
     assert labels.shares == {"cat": pytest.approx(1 / 3), "dog": pytest.approx(2 / 3)}
@@ -239,7 +239,7 @@ def test_transparency_shows_the_background(tmp_path: Path, background: str, colo
     found = in_order(images).numpy()
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= 1
-    assert images.said == (f"alpha on {background}: 9 of 10 images",)
+    assert images.notes == (f"alpha on {background}: 9 of 10 images",)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_floats_are_in_the_unit_interval_or_have_the_range_of_the_data(
     images = loaded(tmp_path, encoder(real, "TIFF"), "TIFF")
     assert images.depth == Depth("float32", *(ends or (float(real.min()), float(real.max()))))
     assert np.allclose(images.depth.restored(in_order(images))[:, 0], real, atol=1e-3)
-    assert bool(images.said) == (images.depth.high != 1)
+    assert bool(images.notes) == (images.depth.high != 1)
 
 
 def test_bytes_among_deep_images_keep_their_meaning(tmp_path: Path) -> None:
@@ -311,8 +311,8 @@ def test_files_of_every_kind(tmp_path: Path, kind: str) -> None:
     assert images.depth == BYTES
     assert images.train.shape[1:] == expected.transpose(0, 3, 1, 2).shape[1:]
     assert np.abs(in_order(images).numpy() - expected.transpose(0, 3, 1, 2).astype(float)).max() <= difference
-    assert len(images.said) == bool(said)
-    assert "".join(images.said).startswith(said)
+    assert len(images.notes) == bool(said)
+    assert "".join(images.notes).startswith(said)
 
 
 TURN = Image.Transpose
@@ -330,7 +330,7 @@ def test_exif_turns_images(tmp_path: Path, orientation: int, upright: np.ndarray
     images = loaded(tmp_path, lambda i: packed(Image.fromarray(turned[i]), kind, exif=exif), kind)
     found = in_order(images)[:, 0]
     assert (found.numpy() if images.depth == BYTES else images.depth.restored(found)).tolist() == upright.tolist()
-    assert "turned by EXIF: 10 of 10 images" in images.said
+    assert "turned by EXIF: 10 of 10 images" in images.notes
 
 
 def refitted(pixels: np.ndarray, size: str, fit: Literal["crop", "stretch"]) -> np.ndarray:
@@ -361,7 +361,7 @@ def test_a_size_that_is_asked_for_or_else_needed(tmp_path: Path) -> None:
     images = load_images(str(tmp_path), reading=Reading(size="5x10"))
     assert images.shape == (1, 5, 10)
     assert in_order(images)[:, 0, 4, 4].tolist() == [10 * i for i in range(10)]
-    assert images.said == ("crop to 5 x 10: 7 of 10 images",)
+    assert images.notes == ("crop to 5 x 10: 7 of 10 images",)
 
 
 def test_decompression_bombs_and_programs_are_no_images(tmp_path: Path) -> None:

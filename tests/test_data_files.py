@@ -72,7 +72,7 @@ def test_folders_and_archives_are_alike(tmp_path: Path, wrapping: str) -> None:
         held = {"validation": list(range(100, 105)), "test": list(range(200, 204))}
         assert contents(images) == {"train": list(range(20)), **held}
         assert classes(images) == {value: name.split("/")[1] for name, value in inside.items()}
-        assert ["3 files left out: 2 .heic, 1 without suffix" in line for line in images.said] == [True]
+        assert ["3 files left out: 2 .heic, 1 without suffix" in line for line in images.notes] == [True]
         for image, value in zip(images.train[:, 0].numpy(), values(images.train), strict=True):
             assert (image == pixels(value)).all()
 
@@ -97,7 +97,7 @@ def test_what_folders_mean(tmp_path: Path, case: str) -> None:
     images = load_images(write(tmp_path, files))
     assert [len(images.validation), len(images.test)] == held
     assert everything(images) == sorted({*files.values()} - {*left_out})
-    assert [line.split(" ")[0] for line in images.said] == [str(len(left_out))] * bool(left_out)
+    assert [line.split(" ")[0] for line in images.notes] == [str(len(left_out))] * bool(left_out)
     assert names == (set() if images.labels is None else {*images.labels.names})
     if names:
         assert f"{len(names)} classes ({', '.join(sorted(names))})" in images.describe()
@@ -124,7 +124,7 @@ def test_broken_files_move_no_others(tmp_path: Path) -> None:
     images = load_images(str(tmp_path), reading=Reading(max_broken=5))
     for part, found in contents(images).items():
         assert found == sorted({*contents(whole)[part]} - {*map(int, odd)})
-    assert images.said[-1].startswith("broken left out: 5 of 40")
+    assert images.notes[-1].startswith("broken left out: 5 of 40")
 
 
 def test_each_folder_is_read_once_however_many_links_lead_to_it(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_arrays_of_every_form(tmp_path: Path, array: np.ndarray, last: np.ndarra
     for anything in (array, np.asfortranarray(array)):
         images = load_images(saved(tmp_path / f"x.{suffix}", anything=anything))
         assert torch.equal(in_order(images), torch.from_numpy(last.transpose(0, 3, 1, 2)))
-        assert (images.name, images.said, images.labels) == ("x", (), None)
+        assert (images.name, images.notes, images.labels) == ("x", (), None)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_what_numbers_mean(tmp_path: Path, dtype: str, low: float, high: float, 
     else:
         assert (images.depth.restored(found) == array).all()
         assert 0 <= float(found.min()) < float(found.max()) <= 1
-    assert bool(images.said) == (dtype != "bool"), "what is rounded, scaled or narrowed is said"
+    assert bool(images.notes) == (dtype != "bool"), "what is rounded, scaled or narrowed is said"
 
 
 @pytest.mark.parametrize("key", ["labels", "label", "y"])
@@ -324,7 +324,7 @@ def test_shards_are_parts(tmp_path: Path, names: str, monkeypatch: pytest.Monkey
     write(tmp_path, {f"{i}.png": 100 + i for i in range(20)})
     images = load_images(str(tmp_path))
     assert images.shards is None, "where images lie beside them"
-    assert "6 .tar" in images.said[0]
+    assert "6 .tar" in images.notes[0]
 
 
 def test_training_sees_all_images_with_their_classes_about_once_an_epoch(tmp_path: Path) -> None:

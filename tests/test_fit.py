@@ -14,11 +14,12 @@ from learning import pictures, tiny, unlearned
 from torch import Tensor
 
 import ncsn
+from ncsn.data import Dataset
 from ncsn.data.units import centres
 from ncsn.learn import rules
-from ncsn.learn.fit import learn, training_set
+from ncsn.learn.fit import Lesson, OwnParts, learn
 from ncsn.learn.record import Record
-from ncsn.learn.settings import TrainSettings
+from ncsn.learn.settings import ResolvedSettings, TrainSettings
 from ncsn.noise import Proposal
 from ncsn.objectives import dsm
 from ncsn.training import Budget, Progress, State
@@ -154,12 +155,17 @@ def test_the_same_images_give_the_command_and_python_the_same_run(arrays: bool, 
     assert torch.equal(ncsn.load(tmp_path / "images").sample(2), command.sample(2))
 
 
+def lesson(data: Dataset, settings: ResolvedSettings, device: torch.device) -> Lesson:
+    """What a training of the data learns from."""
+    return Lesson(data, settings, OwnParts(), Record(), device, "fp32", torch.Generator(), 16)
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_images_are_learned_towards_the_score_of_their_class_at_high_noise(flip: bool) -> None:
     data, device = pictures(), torch.device("cpu")
     assert data.labels is not None
     settings = rules.resolve(tiny(flip=flip, posterior_above=0.6, sigma_max=10.0), data, device)
-    _, objective = training_set(data, data.labels.train, settings, device, torch.float32)
+    objective = lesson(data, settings, device).objective
     every, classes = centres(data.train), data.labels.train
     if flip:
         every, classes = torch.cat([every, every.flip(-1)]), classes.repeat(2)
@@ -174,8 +180,8 @@ def test_images_that_would_fill_a_device_stay_where_they_are(monkeypatch: pytest
     settings = replace(rules.resolve(tiny(), data, torch.device("cpu")), posterior_above=1e6)
     for memory, expected in ((4 * data.train.nbytes, "meta"), (4 * data.train.nbytes - 4, "cpu")):
         monkeypatch.setattr("ncsn.machine.hardware.memory_of", lambda device, memory=memory: memory)
-        examples, objective = training_set(data, None, settings, device, torch.float32)
-        assert (examples.device.type, objective) == (expected, dsm)
+        it = lesson(data, settings, device)
+        assert (it.examples.device.type, it.objective) == (expected, dsm)
 
 
 @pytest.mark.parametrize(

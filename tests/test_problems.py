@@ -222,9 +222,11 @@ def test_a_population_is_as_large_as_time_allows(
     y = torch.zeros((n, measured) if several else (measured,))
     prior = Run.of(GaussianScore(0.0, 1.0), shape=(size,), sigma_max=9.0, sigma_min=0.1)
     run = prior.posterior(lambda x: x[:, :measured], y, noise_std=1.0)
-    assert run.population(n, None, alike=True, free=True) == (not several, particles)
-    assert run.population(n, None, alike=False, free=True)[0] is False
-    assert run.population(n, None, alike=True, free=False) == (False, 1)
+    steps = run.steps(n)
+    assert (steps.particles, steps.sampling.sampler) == (particles, "dpmpp-sde" if particles == 1 else "twisted")
+    assert steps.crowd.populations == (n if several or particles == 1 else 1)
+    alone = run.steps(n, particles=1)
+    assert (alone.particles, alone.sampling.sampler) == (1, "dpmpp-sde")
 
 
 @pytest.mark.parametrize("noise", [0.005, 0.04, 1.0])

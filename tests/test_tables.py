@@ -16,8 +16,8 @@ from helpers import refusal
 from torch import Tensor
 
 import ncsn
+from ncsn.cli import kinds
 from ncsn.cli import main as cli
-from ncsn.cli import train as training
 from ncsn.data.tables import read_table, table_of, write_table
 from ncsn.data.units import Units
 from ncsn.distributions import GaussianMixture
@@ -235,7 +235,7 @@ def test_the_way_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     frame = pandas.DataFrame({name: COLUMNS[name][:1000] for name in ("lognormal", "beta", "count")})
     frame["name"], frame["same"] = "x", 7
     frame.to_csv("people.csv", index=False)
-    monkeypatch.setattr(training, "remarks", lambda *_: ["what is said of pixels"])
+    monkeypatch.setattr(kinds, "remarks", lambda *_: ["what is said of pixels"])
     command("train people.csv --steps 40 --samples 5")
     printed = capsys.readouterr()
     assert "name" in printed.err

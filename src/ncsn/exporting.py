@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ncsn.noise import Geometric
 from ncsn.run import Recipe, Run
+from ncsn.run.steps import guidance_of
 from ncsn.score import ScoreModel, expand
 from ncsn.storage import atomic, check_out
 
@@ -44,8 +45,7 @@ def export(run: Run, path: str | Path, *, overwrite: bool = False) -> list[Path]
     """
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
         raise ValueError(f"export needs {', '.join(missing)}: pip install 'ncsn[export]'")
-    if run.condition is not None:
-        raise ValueError("a posterior cannot be exported; export its prior's run")
+    run.refuse_posterior("exported")
     if run.units is not None and not bool(run.units.straight.all()):
         bent = "; ".join(run.units.describe(run.names))
         raise ValueError(f"a file has scales alone, and no {bent}; sample by ncsn sample")
@@ -72,7 +72,7 @@ def description(run: Run) -> dict[str, Any]:
     """
     recipe, units = run.recipe, run.units
     label = run.labels(None, 1, torch.Generator(run.device))
-    sampling = run.guidance(recipe.sampling, label, weight=None, guide=None)
+    sampling = guidance_of(run, recipe.sampling, label, weight=None, guide=None)
     return {
         "format": 1,
         "run": run.digest,

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from ncsn.machine import hardware
+from ncsn.machine.messages import log
 from ncsn.score import Score, Sigma, expand, float64, tweedie
 from ncsn.validation import Region
 
@@ -174,9 +175,7 @@ class Observation:
         """Say so where noise of level ``sigma`` in x of this ``shape``, which the last step takes away, is near σ_y."""
         z = torch.randn(64, *shape, generator=torch.Generator().manual_seed(0), device="cpu").to(self.y)
         if self.noise_std < 2 * sigma * float(self.measure(z).square().mean(0).max().sqrt()):
-            hardware.say(
-                f"noise_std is small beside sigma_min = {sigma:g}: answers vary too little where x is measured"
-            )
+            log.warning(f"noise_std is small beside sigma_min = {sigma:g}: answers vary too little where x is measured")
 
 
 def posterior(

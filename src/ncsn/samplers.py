@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from annotated_types import Interval
@@ -33,6 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.noise import Geometric, Karras, Ladder, check_range, noise_like
+from ncsn.problems import particles
 from ncsn.score import Score, tweedie
 from ncsn.validation import MOST_LEVELS, GuideName, LangevinSteps, check_ranges
 
@@ -479,11 +480,12 @@ class SamplerSpec:
     ``langevin``: whether it is Langevin dynamics, which takes steps of a size, and needs no second noise level.
     ``guided_from``: how far from 1 a run's own guidance must be to be taken over.
     ``restarts``: whether levels that are written out may rise, which costs no evaluation.
+    ``population``: whether it moves particles of a posterior, ``follow(score, observation, x, sigmas, …)``.
     ``most``: how many evaluations a sample may take, the guide's among them; where there are more, levels are left out.
     Such a method is a way to sample runs, and no run's own.
     """
 
-    follow: Callable[..., Iterator[Step]]
+    follow: Callable[..., Iterator[Any]]
     ladder: type[Ladder]
     levels: int
     steps: int = 1
@@ -491,6 +493,7 @@ class SamplerSpec:
     langevin: bool = False
     guided_from: float = 0.0
     restarts: bool = False
+    population: bool = False
     most: int | None = None
 
     def suited(self, sigma_max: float, sigma_min: float) -> int:
@@ -537,6 +540,8 @@ SAMPLERS: dict[str, SamplerSpec] = {
     "dpmpp": SamplerSpec(dpm_solver, Karras, levels=20),
     "dpmpp-sde": SamplerSpec(reverse_diffusion, Karras, levels=30),
     "langevin": SamplerSpec(on_the_last_level, Geometric, levels=1, steps=200, langevin=True, guided_from=math.inf),
+    # Of posteriors, named after twisted diffusion sampling.  Their score is rougher, and needs twice the levels.
+    "twisted": SamplerSpec(particles, Karras, levels=60, guided_from=math.inf, population=True),
     # The default in eight evaluations.  Long steps make samples less various, as guidance does: levels are worth more
     # than a weight of 1.25.
     "fast": SamplerSpec(reverse_diffusion, Karras, levels=8, guided_from=0.5, most=8),
@@ -699,4 +704,7 @@ class Sampling:
     def follow(self, score: Score, x: Float[Tensor, "b *d"], *, generator: torch.Generator) -> Iterator[Step]:
         """The states of the sampler from ``x`` on; the last one is denoised."""
         options = {"eps": self.eps, "steps": self.steps} if self.spec.langevin else {}
-        return self.spec.follow(score, x, self.ladder(device=x.device), generator=generator, **options)
+        states: Iterator[Step] = self.spec.follow(
+            score, x, self.ladder(device=x.device), generator=generator, **options
+        )
+        return states

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 from annotated_types import Interval
 
 SamplerName: TypeAlias = Literal[
-    "annealed", "consistent", "pc", "euler", "heun", "edm", "dpmpp", "dpmpp-sde", "langevin", "fast"
+    "annealed", "consistent", "pc", "euler", "heun", "edm", "dpmpp", "dpmpp-sde", "langevin", "twisted", "fast"
 ]
+NetworkName: TypeAlias = Literal["unet", "mlp", "refinenet", "refinenet-v2"]
 GuideName: TypeAlias = Literal["smaller", "unconditional"]
 Region: TypeAlias = Literal["top", "bottom", "left", "right", "centre", "random"]
 DeviceName: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]

@@ -120,7 +120,7 @@ def run(command: Callable[[Any], None], settings: Any, args: list[str] | None = 
 
     The exit status is 2 for a user's mistake, 1 for what went wrong while computing, 130 for Ctrl-C, 143 for SIGTERM.
     """
-    if follows():  # says nothing but errors, and shows no bars
+    if not is_main():  # it says nothing but errors, and shows no bars
         sys.stdout = io.StringIO()
         os.environ["TQDM_DISABLE"] = "1"
     for stream in (sys.stdout, sys.stderr):  # σ, in the encoding of a terminal that has none
@@ -141,14 +141,19 @@ def run(command: Callable[[Any], None], settings: Any, args: list[str] | None = 
     except (Exception, KeyboardInterrupt) as error:
         status, line = ending(error)
     # Only now, when nothing holds what the command was at, have its bars ended their lines.
-    if status > 128 and follows():  # the first process says it for all
+    if status > 128 and not is_main():  # the first process says it for all
         raise SystemExit(status)
     fail(line, status)
 
 
-def follows() -> bool:
-    """Whether this is a process that torchrun started, but for the first, which speaks for all."""
-    return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
+def is_main() -> bool:
+    """Whether this process speaks for all: the first of those that torchrun has started."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
+def of_images(run: "Run") -> bool:
+    """Whether a run makes images: pixels, which are compiled for, measured, and written in their files' depth."""
+    return run.recipe.kind.noun == "images"
 
 
 def ending(error: BaseException) -> tuple[int, str]:
@@ -171,12 +176,10 @@ def ending(error: BaseException) -> tuple[int, str]:
 
 def bar(states: Iterable[T], description: str, *, total: int | None = None) -> Iterator[T]:
     """Whatever comes, passed on under a progress bar if it takes over a second; ``total``: by default its length."""
-    from tqdm.auto import tqdm
+    from ncsn.machine import messages
+    from ncsn.machine.hardware import Threads
 
-    from ncsn.machine.hardware import Threads, refresh_interval
-
-    interval = refresh_interval()
-    shown = tqdm(states, total=total, desc=description, unit="state", delay=1, leave=False, mininterval=interval)
+    shown = messages.bar(states, description, total=total, unit="state", delay=1, leave=False)
     yield from Threads().beside(shown)
 
 
@@ -190,7 +193,7 @@ def draw(run: "Run", n: int, *, keep: int = 0, **how: Any) -> "Drawn":
 
 def compile_for(run: "Run", n: int, steps: "Steps") -> None:
     """Compile a run's networks if ``n`` samples, drawn like ``steps``, are then there sooner."""
-    if run.recipe.images and run.condition is None and n * steps.sampling.nfe >= COMPILE_FROM:
+    if of_images(run) and run.given is None and n * steps.sampling.nfe >= COMPILE_FROM:
         run.compile(steps.batch_size)
 
 
@@ -207,4 +210,5 @@ def follow(steps: "Steps", description: str, began: float, *, keep: int = 0) -> 
         for step in bar(steps, description):
             if keep:
                 path.append(step._replace(x=step.x[:keep].cpu()))
+    steps.warn()
     return Drawn(samples=step.x.cpu(), path=path, steps=steps, seconds=time.perf_counter() - began)

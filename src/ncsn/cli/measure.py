@@ -15,6 +15,7 @@ from ncsn.cli.sample import write_array
 from ncsn.validation import NoiseLevel, Seed
 
 if TYPE_CHECKING:
+    from ncsn.machine.distributed import Group
     from ncsn.run import Run
 
 ROWS = 500  # of a table, whose densities are computed together
@@ -48,26 +49,39 @@ class Evaluate(SamplingOptions, RunOptions):
 
     def __call__(self) -> None:
         """Draw samples, judge them, and write the numbers."""
+        import ncsn
+        from ncsn import storage
+        from ncsn.machine import distributed
+
+        run, group = ncsn.load(self.run, device=self.device), distributed.join()
+        judges = {"images": self.judge_images, "rows": self.judge_rows}
+        noun = run.recipe.kind.noun
+        if noun not in judges:
+            raise ValueError(f"{self.run} makes {noun}; only {' and '.join(judges)} are evaluated")
+        out = self.out or (self.run if self.run == run.folder else Path())
+        out.mkdir(parents=True, exist_ok=True)
+        if group.is_main:
+            for name in FILES:
+                storage.check_out(out / name, overwrite=self.overwrite)
+        judges[noun](run, out, group)
+
+    def write(self, run: "Run", out: Path, content: dict[str, Any]) -> None:
+        """Write evaluation.json."""
+        from ncsn import storage
+
+        storage.write_json(out / NUMBERS, {"source": str(self.run), "run_digest": run.digest} | content)
+
+    def judge_images(self, run: "Run", out: Path, group: "Group") -> None:
+        """Images beside test images; several processes share the work of drawing them."""
         import numpy as np
         import torch
 
         import ncsn
-        from ncsn import evaluation, storage
+        from ncsn import evaluation
         from ncsn.data.units import BYTES
-        from ncsn.machine import distributed
 
-        run, group, ruler = ncsn.load(self.run, device=self.device), distributed.join(), None
-        out = self.out or (self.run if self.run == run.folder else Path())
-        if not run.recipe.images and not run.recipe.columns:
-            raise ValueError(f"{self.run} makes signals or points; only images and tables are evaluated")
-        out.mkdir(parents=True, exist_ok=True)
-        if run.recipe.columns:
-            if group.is_main:
-                self.judge_table(run, out)
-            return
+        ruler = None
         if group.is_main:
-            for name in FILES:
-                storage.check_out(out / name, overwrite=self.overwrite)
             images = run.data(self.data)
             print(f"data: {images.name}, {images.describe()}")
             # Features come before samples: what is wrong with them should not take minutes to turn out.
@@ -82,43 +96,31 @@ class Evaluate(SamplingOptions, RunOptions):
         if self.label not in (None, "any", "none"):
             note = f"the samples are of class {self.label}, the images of all classes: that alone makes them differ"
             result = replace(result, notes=[*result.notes, note])
-        numbers = {"source": str(self.run), "run_digest": run.digest, "seed": self.seed, "class": self.label}
-        numbers |= {"sampling": asdict(drawn.steps.sampling), "nfe": drawn.steps.nfe}
-        numbers |= {"guide_nfe": drawn.steps.guide_nfe}
-        numbers |= {"data": images.name, "data_digest": images.digest, "sampling_seconds": drawn.seconds}
-        storage.write_json(out / NUMBERS, numbers | result.report())
+        facts: dict[str, Any] = {"seed": self.seed, "class": self.label, "sampling": asdict(drawn.steps.sampling)}
+        facts |= {"nfe": drawn.steps.nfe, "guide_nfe": drawn.steps.guide_nfe, "data": images.name}
+        facts |= {"data_digest": images.digest, "sampling_seconds": drawn.seconds}
+        self.write(run, out, facts | result.report())
         shown = samples[: min(30, n // 10 * 10)]
         _, neighbours = evaluation.nearest(shown, ruler.train)
         ncsn.plots.image_pairs(shown, ruler.train[neighbours], out / PAGE)
         print(result)
         print(f"{out}: {', '.join(FILES)}")
 
-    def judge_table(self, run: "Run", out: Path) -> None:
-        """The same of a table's samples, beside the rows that training has not seen."""
-        import torch
-
+    def judge_rows(self, run: "Run", out: Path, group: "Group") -> None:
+        """Rows beside rows that training has not seen; by the leading process alone."""
+        if not group.is_main:
+            return
         import ncsn
-        from ncsn import storage
-        from ncsn.evaluation.tables import judge_rows
+        from ncsn.evaluation.tables import held_out_rows, judge_table
 
-        storage.check_out(out / NUMBERS, overwrite=self.overwrite)
-        data, units, generator = run.data(self.data), run.units, torch.Generator().manual_seed(self.seed)
-        assert units is not None
+        data = run.data(self.data)
         print(f"data: {data.name}, {data.describe()}")
-        z, test = data.test[: self.n], units.restore(data.test[: self.n].double())
-        if len(z) < 100:
-            raise ValueError(f"{data.name} has {len(z)} held-out rows; trees need at least 100 to judge by")
-        drawn = console.draw(run, len(test), seed=self.seed, **self.how())
-        # Single values lie anywhere in their cells, or a Gaussian would be as narrow as one.
-        made = units.standardise(drawn.samples.double(), generator)
-        numbers = judge_rows(data.train.numpy(), z.numpy(), made.float().numpy())
-        states = run.likelihoods(test[:1000], batch_size=ROWS, tolerance=0.01)
-        parts = list(console.bar(states, "log densities", total=-(-len(test[:1000]) // ROWS)))
-        numbers["log_density"] = float(torch.cat([part.log_prob for part in parts]).mean())
-        numbers["log_density_of_eight_gaussians"] += float(units.log_volume(test).mean())
-        storage.write_json(out / NUMBERS, {"source": str(self.run), "run_digest": run.digest, "n": len(test)} | numbers)
-        ncsn.plots.columns(test.numpy(), drawn.samples.numpy(), run.names, out / PAGE)
-        print(*(f"{name}: {value:.4g}" for name, value in numbers.items()), sep="\n")
+        test = held_out_rows(data, self.n)
+        samples = console.draw(run, len(test), seed=self.seed, **self.how()).samples
+        result = judge_table(run, data, samples, seed=self.seed)
+        self.write(run, out, result.report())
+        ncsn.plots.columns(test.numpy(), samples.numpy(), run.names, out / PAGE)
+        print(result)
         print(f"{out}: {NUMBERS}, {PAGE}")
 
 
@@ -153,7 +155,7 @@ class Likelihood(RunOptions):
 
     def __call__(self) -> None:
         """Integrate, and print."""
-        if console.follows():  # under torchrun the leading process does it alone
+        if not console.is_main():  # under torchrun the leading process does it alone
             return
         import torch
 
@@ -166,8 +168,8 @@ class Likelihood(RunOptions):
         if self.rows is not None:
             self.write_densities(run, self.rows)
             return
-        if not run.recipe.images:
-            raise ValueError(f"{self.run} makes rows; say of which: ncsn likelihood {self.run} rows.csv")
+        if not console.of_images(run):
+            raise ValueError(f"{self.run} makes {run.recipe.kind.noun}; of rows: ncsn likelihood {self.run} rows.csv")
         test, generator = run.data(self.data).test, torch.Generator().manual_seed(self.seed)
         pixels = test[torch.randperm(len(test), generator=generator)[: self.n]]
         x = dequantize(pixels, generator=generator) if pixels.dtype == torch.uint8 else pixels
@@ -192,7 +194,8 @@ class Likelihood(RunOptions):
         """The log density of each row of a table; a row with blanks has none."""
         import torch
 
-        from ncsn.data.tables import DELIMITERS, read_table, write_table
+        from ncsn.data.sources import DELIMITERS
+        from ncsn.data.tables import read_table, write_table
 
         console.check_output(self.out, *DELIMITERS, overwrite=self.overwrite)
         x = torch.from_numpy(read_table(place).matched(run.names).rows)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ncsn.machine.distributed import Group
     from ncsn.run import Drawn, Run
 
-PICTURE_SUFFIXES = (".png", ".gif")
+PICTURES = (".png", ".gif")
 MOST = 10_000  # samples in a picture
 
 
@@ -49,34 +49,27 @@ class Sample(SamplingOptions, RunOptions):
     def __call__(self) -> None:
         """Draw, and write."""
         import ncsn
-        from ncsn.data.tables import DELIMITERS
+        from ncsn.cli.kinds import SUFFIXES, VIEWS
         from ncsn.machine import distributed
 
-        picture = self.out.suffix in PICTURE_SUFFIXES
+        picture = self.out.suffix in PICTURES
         if picture and self.n > MOST:
             raise ValueError(f"n is {self.n}; a picture shows at most {MOST}; write more to .npz or .npy")
-        if not console.follows():
-            check_output(self.out, *PICTURE_SUFFIXES, *DELIMITERS, ".npz", ".npy", overwrite=self.overwrite)
+        main = console.is_main()
+        if main:
+            check_output(self.out, *SUFFIXES, overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
-        if self.out.suffix in DELIMITERS and not run.recipe.columns:
-            raise ValueError(f"{self.run} has learned no table; --out x.npz")
+        view = VIEWS[run.recipe.kind.noun]
+        view.check(run, self.out)
         if not picture:
-            depth, group = run.recipe.depth if run.recipe.images else None, distributed.join()
+            depth, group = run.recipe.depth if console.of_images(run) else None, distributed.join()
             write_array(self.out, run, self.n, depth=depth, group=group, seed=self.seed, **self.how())
             return
-        if console.follows():  # the leading process draws pictures alone
-            return
-        moving, signals = self.out.suffix == ".gif", len(run.recipe.shape) == 2
-        if not run.recipe.images and (moving or not signals):
-            raise ValueError(f"{self.run} makes rows, of which no picture is drawn; --out x.csv or x.npz")
-        drawn = console.draw(run, self.n, seed=self.seed, keep=36 if moving else 0, **self.how())
-        if moving:
-            ncsn.plots.evolution_animation(drawn.path, self.out)
-        elif signals:
-            ncsn.plots.signal_rows({"samples": drawn.samples}, self.out)
-        else:
-            ncsn.plots.image_grid(drawn.samples, self.out, columns=min(self.n, max(8, round(self.n**0.5))))
-        print(f"{self.out}: {drawn.cost}")
+        show = view.files[self.out.suffix]
+        if main and show is not None:  # the leading process draws pictures alone
+            drawn = console.draw(run, self.n, seed=self.seed, keep=36 if self.out.suffix == ".gif" else 0, **self.how())
+            show(drawn, self.out)
+            print(f"{self.out}: {drawn.cost}")
 
 
 def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: "Group", **how: Any) -> "Drawn | None":
@@ -92,7 +85,8 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     import torch
 
     from ncsn import __version__, storage
-    from ncsn.data import tables
+    from ncsn.data.sources import DELIMITERS
+    from ncsn.data.tables import write_table
     from ncsn.run import cost
 
     usual = next(run.blocks(n, **how))
@@ -119,8 +113,8 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
         group.barrier()
         if not group.is_main:
             return None
-        if out.suffix in tables.DELIMITERS:
-            tables.write_table(out, run.names, np.concatenate([rows(path) for path in paths]))
+        if out.suffix in DELIMITERS:
+            write_table(out, run.names, np.concatenate([rows(path) for path in paths]))
         else:
             join_blocks(paths, n, out)
         for path in paths:

@@ -1,6 +1,5 @@
 """``ncsn inpaint``, ``denoise``, ``superres``, ``deblur``, ``impute``: inverse problems with a model as the prior."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,6 +9,7 @@ from annotated_types import Interval
 
 from ncsn.cli import console
 from ncsn.cli.console import RunOptions, check_output
+from ncsn.data.sources import DELIMITERS
 from ncsn.validation import Count, Levels, Region, Seed
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class Problem(RunOptions):
 
         check_output(self.out, ".png", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
-        if not run.recipe.images:
-            raise ValueError(f"{self.run} makes points of shape {run.recipe.shape}; a run of images is needed")
+        if not console.of_images(run):
+            raise ValueError(f"{self.run} makes {run.recipe.kind.noun}; a run of images is needed")
         measure, shown = self.problem(run.recipe.shape)
         file_shape = tuple(measure(torch.zeros(run.recipe.shape)[None]).shape[1:])
         known = len(file_shape) == 1  # pixels of an image: a file holds it whole, and others than these do not matter
@@ -94,8 +94,8 @@ class Problem(RunOptions):
         quality = f", {drawn.steps.backward} backward passes each" if drawn.steps.backward else ""
         if drawn.steps.particles > 1:
             quality += f"; {drawn.steps.particles} particles, effective sample size {drawn.steps.effective:.0f}"
-        elif posterior.observation is not None:
-            quality += "; approximate where several answers compete (moment matching)"
+        elif posterior.given is not None:
+            quality += posterior.given.caveat
         if not self.measured:
             quality += f"; PSNR of the posterior's mean {psnr(x.mean(0), image):.1f} dB"
             quality += f", of a sample {psnr(x[0], image):.1f} dB, of the measurement {psnr(guess, image):.1f} dB"
@@ -221,12 +221,13 @@ class Impute(RunOptions):
         import torch
 
         import ncsn
-        from ncsn.data.tables import DELIMITERS, read_table, write_table
+        from ncsn.data.tables import read_table, write_table
+        from ncsn.evaluation.tables import calibration, imputed
 
         check_output(self.out, *DELIMITERS, overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
-        x = torch.from_numpy(read_table(self.rows).matched(run.names).rows)
-        blank, draws = x.isnan(), self.draw(run, x)
+        x = torch.from_numpy(read_table(self.rows).matched(run.names).rows).double()
+        blank, draws = x.isnan(), imputed(run, x, self.n, seed=self.seed)
         names, columns = list(run.names), [*torch.where(blank, draws.mean(0), x).T]
         for i in blank.any(0).nonzero()[:, 0].tolist():
             cells = torch.cat([draws[:, :, i].std(0)[None], draws[:, :, i]])
@@ -234,25 +235,8 @@ class Impute(RunOptions):
             names += [f"{run.names[i]} {what}" for what in ("sd", *(f"draw {k + 1}" for k in range(self.n)))]
         write_table(self.out, names, torch.stack(columns, 1).numpy())
         print(f"{self.out}: {int(blank.sum())} blanks filled in")
-        # What is known shows how far to trust what is not: one number in each of 200 rows is hidden, and filled in.
-        known = x[(~blank).sum(1) > 1][:200]
-        if len(known):
-            generator = torch.Generator().manual_seed(self.seed)
-            hidden = torch.multinomial((~known.isnan()).double(), 1, generator=generator)
-            truth, made = known.gather(1, hidden), self.draw(run, known.scatter(1, hidden, torch.nan))
-            made = made.gather(2, hidden.expand(self.n, -1, -1))
-            inside = ((made.amin(0) <= truth) & (truth <= made.amax(0))).double().mean()
+        # What is known shows how far to trust what is not.
+        count, inside = calibration(run, x, self.n, seed=self.seed)
+        if count:
             share = f"{inside:.0%} lie within {self.n} draws of them; {(self.n - 1) / (self.n + 1):.0%} should"
-            print(f"of {len(known)} known numbers, {share}")
-
-    def draw(self, run: "Run", x: "Tensor") -> "Tensor":
-        """Draws of rows (b, d) with blanks, (n, b, d)."""
-        draws = x.repeat(self.n, 1, 1)
-
-        def rows() -> "Iterator[Tensor]":
-            for part, filled in run.impute(x, self.n, seed=self.seed):
-                draws[:, part] = filled
-                yield from part
-
-        list(console.bar(rows(), f"{len(x)} rows", total=len(x)))
-        return draws
+            print(f"of {count} known numbers, {share}")

@@ -1,6 +1,6 @@
 """Data sets of images, signals and rows as tensors: what a user names becomes one, and a run finds its own again.
 
-A data set has three parts, classes, and says what was done to its files.
+A data set has three parts, a kind, perhaps classes, and notes of what was done to its files.
 
 Batches are index operations, never a loop over images.
 """
@@ -12,31 +12,110 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib import resources
 from itertools import count, islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ncsn.data import sources
-from ncsn.data.pixels import Picture, depth_of, fitted, in_units, picture, pictures
-from ncsn.data.sources import PARTS, Catalogue, Item, Reading, Split, images_in_shard, part_of, short_name
-from ncsn.data.tables import Table, arrays, is_table, read_table
+from ncsn.data.pixels import AT_ONCE, Picture, decoded, depth_of, fitted, in_units, picture
+from ncsn.data.sources import (
+    OF_IMAGES,
+    PARTS,
+    TABLES,
+    Catalogue,
+    Item,
+    Reading,
+    Split,
+    images_in_shard,
+    part_of,
+    short_name,
+)
+from ncsn.data.tables import Table, arrays, read_table, table_of
 from ncsn.data.units import BYTES, Depth, Units, dequantize, reals
-from ncsn.machine import hardware
+from ncsn.machine.messages import bar, log
 from ncsn.objectives import Batch
-from ncsn.validation import one_line
+from ncsn.validation import NetworkName, one_line
 
 IMAGE_KEYS = {"", "x", "image", "images", "img", "imgs", "signals", "data", "samples", "arr_0"}
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
 LABEL_KEYS = {"y", "label", "labels", "target", "targets"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What differs between kinds of data: whoever needs it reads a field, and nothing else asks for the kind.
+
+    ``noun``: what examples are called.  ``axis``: what their first axis is; ``named``: what a length of it is called.
+    ``networks``: that can learn them, the default first.
+    ``minutes``: of a training, by default.
+    ``headroom``: how many leading standard deviations σ_max is, by default.
+    ``log_sigma_mean``: between which numbers the rule for the mean of ln σ may choose.
+    ``log_sigma_std``: the standard deviation of ln σ.
+    ``held_out``: sizes of the batches of held-out examples that a report judges by.
+    ``reports``: how many of them a training makes.
+    ``slack``: the share by which the held-out loss may rise before an earlier average is taken.
+    ``precision``: what the network computes in, by default.
+    ``guided``: whether samples move away from a guide.
+    ``posterior_targets``: whether high noise may be learned from the whole training set.
+    ``refused``: the options that mean nothing.
+    """
+
+    noun: str
+    axis: str = "channels"
+    named: Mapping[int, str] = field(default_factory=dict)
+    networks: tuple[NetworkName, ...] = ("unet",)
+    minutes: float = 10.0
+    headroom: float = 4.5
+    log_sigma_mean: tuple[float, float] = (-math.inf, math.inf)
+    log_sigma_std: float = 1.2
+    held_out: tuple[int, ...] = (256, 256)
+    reports: int = 10
+    slack: float = 0.01
+    precision: Literal["auto", "fp32"] = "auto"
+    guided: bool = False
+    posterior_targets: bool = True
+    refused: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(shape: Sequence[int]) -> "Kind":
+        """The kind of examples of this shape: (d,), (c, h, w); (c, l) and (c, d, h, w) are signals."""
+        return {1: ROWS, 3: IMAGES}.get(len(shape), SIGNALS)
+
+
+IMAGES = Kind(noun="images", named={1: "grey", 3: "RGB"}, networks=("unet", "refinenet", "refinenet-v2"), guided=True)
+SIGNALS = Kind(
+    noun="signals",
+    named={1: "1 channel"},
+    # Of noisy signals the rule asks for still more noise; mnist1d's, for which it says 0.7, do well.
+    log_sigma_mean=(-math.inf, 0.7),
+    precision="fp32",  # in one dimension a processor is no faster in 16 bits
+    refused=OF_IMAGES,  # by what a guided signal should be judged is not known
+)
+ROWS = Kind(
+    noun="rows",
+    axis="columns",
+    networks=("mlp",),
+    minutes=1.5,
+    headroom=10.0,  # columns may have tails
+    log_sigma_mean=(-0.8, -0.8),  # where a network of standardised columns has most to learn
+    log_sigma_std=1.6,
+    # Rows cost little, and few of them are soon learned by heart.
+    held_out=(4096,),
+    reports=100,
+    slack=0.0,
+    precision="fp32",
+    posterior_targets=False,
+    refused=(*OF_IMAGES, "flip"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,17 +142,17 @@ class Labels:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in three parts: images, as bytes, or as reals in [0, 1] where the files have more than 8 bits.
+    """Examples in three parts: images, as bytes, or as reals in [0, 1] where the files have more than 8 bits.
 
     Or signals (n, c, l), volumes (n, c, d, h, w), and rows of a table (n, d): real numbers in units of their own.
 
-    ``train``: the training images, (n, c, h, w).
-    ``validation``: the images that show how a training goes.
-    ``test``: the images that samples are compared with.
+    ``train``: what is learned from, (n, *d).
+    ``validation``: the examples that show how a training goes.
+    ``test``: those that samples are compared with.
     ``labels``: the classes of all of them, if they have classes.
     ``name``: mnist, or the last part of the path without suffix.
     ``depth``: what the numbers in the files are.
-    ``said``: what was converted, a line each: what in short, a colon, which and how many.
+    ``notes``: what was converted, a line each: what in short, a colon, which and how many.
     ``shards``: where all training images are, if they are in shards; ``train`` then has some of them.
     ``units``: what signals and rows are to the user.  ``columns``: what a table's are called.
     ``sha256``: of the numbers in the user's units, if there are others; in hexadecimal.
@@ -85,7 +164,7 @@ class Dataset:
     labels: Labels | None = None
     name: str = ""
     depth: Depth = BYTES
-    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     shards: tuple[Path, ...] | None = None
     units: Units | None = None
     columns: tuple[str, ...] = ()
@@ -115,22 +194,21 @@ class Dataset:
         return self.sha256 or digest_of(part.numpy() for part in (self.train, self.validation, self.test))
 
     @property
-    def noun(self) -> str:
-        """What the examples are called."""
-        return "rows" if self.columns else "images" if self.units is None else "signals"
+    def kind(self) -> Kind:
+        """What sort of examples they are."""
+        return Kind.of(self.shape)
 
     def describe(self) -> str:
-        """How many images of which size, what was converted, how many classes, and how they are split; one line."""
-        channels, *sides = self.shape
-        colours = {1: "grey", 3: "RGB"} if self.units is None else {1: "1 channel"}
-        kind = f"{channels} columns" if self.columns else colours.get(channels, f"{channels} channels")
+        """How many examples of which size, what was converted, how many classes, and how they are split; one line."""
+        (channels, *sides), kind = self.shape, self.kind
+        first = kind.named.get(channels, f"{channels} {kind.axis}")
         size = f", {' × '.join(map(str, sides))}" if sides else ""
-        converted = [line.partition(":")[0] for line in self.said]
+        converted = [line.partition(":")[0] for line in self.notes]
         names = () if self.labels is None else self.labels.names
         # Folders of parts that are taken for classes are seen by their names.
         listed = f" ({one_line(', '.join(names))})" if 0 < len(names) <= 5 else ""
         parts = [len(part) for part in (self.train, self.validation, self.test)]
-        facts = [f"{sum(parts):,} {self.noun}{size}", kind, *converted, f"{len(names) or 'no'} classes{listed}"]
+        facts = [f"{sum(parts):,} {kind.noun}{size}", first, *converted, f"{len(names) or 'no'} classes{listed}"]
         return f"{', '.join(facts)}; {' / '.join(f'{part:,}' for part in parts)} for training, validation, test"
 
 
@@ -198,9 +276,9 @@ def stream(
     broken = 0
     while some := list(islice(items, 1000)):
         rng.shuffle(some)
-        for item, one in pictures(some, reading):
-            if isinstance(one, Picture) and one.dtype == "uint8" and one.pixels.shape in shapes:
-                x = torch.from_numpy(in_units(one, images.depth).copy()).expand(images.shape)
+        for item, one in decoded(some, reading):
+            if isinstance(one, Picture) and one.dtype == "uint8" and one.pixels.shape[1:] in shapes:
+                x = torch.from_numpy(in_units(one, images.depth)[0].copy()).expand(images.shape)
                 examples.append((x, torch.tensor(numbers.get(str(item.label), -1))))
             elif (broken := broken + 1) > reading.max_broken:
                 why = "other than those that were looked at" if isinstance(one, Picture) else one_line(one)
@@ -232,14 +310,14 @@ def signals_in(name: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray
     return array[:, None] if array.ndim == 2 else array
 
 
-def classes_in(name: str, array: Shaped[np.ndarray, "..."] | None, n: int) -> list[int | str]:
-    """The classes of ``n`` images, "" if there is no array of them.  Raises ValueError if it holds something else."""
+def classes_in(name: str, array: Shaped[np.ndarray, "..."] | None, n: int) -> np.ndarray | None:
+    """The classes of ``n`` images, if there is an array of them.  Raises ValueError if it holds something else."""
     if array is None:
-        return [""] * n
+        return None
     if array.dtype.kind not in "buiU" or array.shape not in ((n,), (n, 1)):
         allowed = f"a class for each of {n} images, whole numbers or text, is needed"
         raise ValueError(f"the classes in {name} have shape {array.shape} of {array.dtype}; {allowed}")
-    return list(array.reshape(-1).tolist())
+    return array.reshape(-1)
 
 
 def role(key: str) -> tuple[str, Split | None]:
@@ -250,17 +328,18 @@ def role(key: str) -> tuple[str, Split | None]:
     return "x" if word in IMAGE_KEYS else "y" if word in LABEL_KEYS else word, part
 
 
-def from_arrays(name: str, found: Arrays, examples_in: Callable[..., np.ndarray] = images_in) -> Catalogue:
-    """The images in the only array, or in those whose keys are like images or x, or x_train and test_images.
+def stacks_in(
+    name: str, found: Arrays, examples_in: Callable[..., np.ndarray]
+) -> dict[Split | None, tuple[str, np.ndarray, np.ndarray | None]]:
+    """The stacks of examples among arrays, each with its name and its classes: the only array, or by their keys.
 
-    The keys of their classes are like labels or y, or y_train and test_labels.  ``examples_in``: what makes images of
-    an array with a name.
+    Keys of examples are like images or x, or x_train and test_images; keys of classes like labels or y, or y_train.
+    ``examples_in``: what makes examples of an array with a name.
     Raises ValueError if there are others, if classes are missing, if dtypes differ, or if there is nothing to train on.
     """
     keys = {role(key) if len(found) > 1 else ("x", None): key for key in found}
-    stacks = {
-        part: examples_in(f"{name} {key}".strip(), found[key]) for (word, part), key in keys.items() if word == "x"
-    }
+    names = {part: f"{name} {key}".strip() for (word, part), key in keys.items() if word == "x"}
+    stacks = {part: examples_in(names[part], found[keys["x", part]]) for part in names}
     labels = {part: found[key] for (word, part), key in keys.items() if word == "y"}
     whole = len(stacks) + len(labels) == len(found) and labels.keys() in (set(), stacks.keys())
     dtypes = {stack.dtype for stack in stacks.values()}
@@ -268,53 +347,135 @@ def from_arrays(name: str, found: Arrays, examples_in: Callable[..., np.ndarray]
         listed = ", ".join(f"{key} {array.shape} of {array.dtype}" for key, array in list(found.items())[:10])
         allowed = "one array, images and labels, or x_train, y_train, x_test, y_test, of one dtype"
         raise ValueError(f"{name} holds {listed or 'nothing'}; allowed are {allowed}")
-    items: list[Item] = []
-    for part, stack in stacks.items():
-        for i, label in enumerate(classes_in(name, labels.get(part), len(stack))):
-            items.append(Item(f"{name}/{keys['x', part]}[{i}]", partial(np.asarray, stack[i]), part, label))
-    return items, []
+    return {
+        part: (f"{name}/{keys['x', part]}", stack, classes_in(name, labels.get(part), len(stack)))
+        for part, stack in stacks.items()
+    }
 
 
-def images_of(name: str, catalogue: Catalogue, reading: Reading) -> Dataset:
-    """The images of a catalogue, by this name.
+def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
+    """The data set in arrays: one array (n, d) is a table; others are signals if the reading says so, else images.
+
+    Raises ValueError as those three do.
+    """
+    if reading.signals:
+        return signals_of(name, found)
+    if [array.ndim for array in found.values()] == [2]:
+        return rows_of(name, table_of(next(iter(found.values())), name))
+    stacks = stacks_in(name, found, images_in)
+    indices = split_of({part or "train": len(stack) for part, (_, stack, _) in stacks.items()})
+    parts = {part: items_of(*stacks.get(source) or stacks[None], index) for part, (source, index) in indices.items()}
+    return images_of(name, parts, [], reading)
+
+
+def items_of(name: str, stack: np.ndarray, labels: np.ndarray | None, index: np.ndarray) -> list[Item]:
+    """The images of a stack at an index, many together; those with numbers that are not finite alone, to be named."""
+    whole = np.ones(len(index), bool)
+    if stack.dtype.kind == "f":
+        whole = np.concatenate([np.isfinite(stack[part]).all((1, 2, 3)) for part in in_parts(index)] or [whole])
+    some = [*in_parts(index[whole]), *index[~whole][:, None]]
+    known: Sequence[np.ndarray | str] = [""] * len(some) if labels is None else [labels[part] for part in some]
+    return [
+        Item(f"{name}[{part[0]}]", partial(stack.__getitem__, part), label=label, images=len(part))
+        for part, label in zip(some, known, strict=True)
+    ]
+
+
+def in_parts(index: np.ndarray) -> list[np.ndarray]:
+    """An index, so many at a time as are decoded together."""
+    return [index[first : first + AT_ONCE] for first in range(0, len(index), AT_ONCE)]
+
+
+def from_catalogue(name: str, catalogue: Catalogue, reading: Reading) -> Dataset:
+    """The images of files.  Raises ValueError as ``images_of``."""
+    items, notes = catalogue
+    members = {part: [item for item in items if (item.part or "train") == part] for part in PARTS}
+    indices = split_of({part: len(members[part]) for part in PARTS})
+    parts = {part: [members[source][k] for k in index.tolist()] for part, (source, index) in indices.items()}
+    return images_of(name, parts, notes, reading)
+
+
+def split_of(counts: Mapping[Split, int]) -> dict[Split, tuple[Split, np.ndarray]]:
+    """Each part's source and its index there, always shuffled in one way; a missing part is a tenth of training's.
+
+    Broken images count, so that the others stay in their parts when a file is mended.
+    """
+    parts: dict[Split, tuple[Split, np.ndarray]] = {}
+    for part in PARTS:
+        order = torch.randperm(counts.get(part, 0), generator=torch.Generator().manual_seed(0))
+        parts[part] = part, order.numpy()
+    tenth = len(parts["train"][1]) // 10
+    for part in ("validation", "test"):
+        if not len(parts[part][1]):
+            _, rest = parts["train"]
+            parts[part], parts["train"] = ("train", rest[:tenth]), ("train", rest[tenth:])
+    return parts
+
+
+def images_of(name: str, parts: Mapping[Split, list[Item]], notes: Sequence[str], reading: Reading) -> Dataset:
+    """The images of three parts, by this name.
 
     Raises ValueError if there are none for a part, if more are broken than allowed, if their sizes differ without one
     being asked for, or if some have integers and others floats.
     """
-    items, said = catalogue
-    whole: dict[Item, Picture] = {}
-    broken: list[str] = []
-    decoded = pictures(items, reading)
-    for item, one in tqdm(decoded, "images", len(items), delay=1, mininterval=hardware.refresh_interval()):
-        if isinstance(one, Picture):
-            whole[item] = one
-        else:
-            broken.append(f"{item.name} ({one_line(one)})")
-    listed = f"{len(broken)} of {len(items)}: {', '.join(broken)}"
+    whole, broken = decoded_parts(parts, reading)
+    total = sum(item.images for members in parts.values() for item in members)
+    listed = f"{len(broken)} of {total}: {', '.join(broken)}"
     if len(broken) > reading.max_broken:
         raise ValueError(f"more images are broken than the {reading.max_broken} that --max-broken allows, {listed}")
-    parts = {part: [item for item in members if item in whole] for part, members in parts_of(items).items()}
-    if empty := [part for part in parts if not parts[part]]:
-        raise ValueError("; ".join([f"{name} has {len(whole)} images, and none for {' and '.join(empty)}", *said]))
-    found = [whole.pop(item) for members in parts.values() for item in members]
-    sizes = Counter(one.pixels.shape[:2] for one in found)
-    if len(sizes) > 1:
-        listed = ", ".join(f"{h} x {w} ({count})" for (h, w), count in sizes.most_common(5))
-        raise ValueError(f"images have {len(sizes)} sizes (height x width), such as {listed}; give --size, such as 64")
-    depth, channels = depth_of(found), max(one.pixels.shape[2] for one in found)
-    pixels = np.empty((len(found), channels, *found[0].pixels.shape[:2]), np.uint8 if depth == BYTES else np.float32)
-    for row, one in zip(pixels, found, strict=True):
-        row[:] = in_units(one, depth)
-    notes = Counter(note for one in found for note in one.notes)
-    notes["as bytes"] = sum(one.dtype != "uint8" for one in found) if depth == BYTES else 0
-    notes["as float32"] = sum(one.dtype == "float64" for one in found)
-    if depth != BYTES and (depth.low, depth.high) != (0, 1):
-        notes[f"{depth.dtype}: {depth.low:g} to {depth.high:g} become 0 to 1"] = len(found)
-    lines = [f"{note}: {count:,} of {len(found):,} images" for note, count in notes.items() if count]
+    sizes = {part: sum(len(one.pixels) for _, one in members) for part, members in whole.items()}
+    if empty := [part for part in sizes if not sizes[part]]:
+        number = sum(sizes.values())
+        raise ValueError("; ".join([f"{name} has {number} images, and none for {' and '.join(empty)}", *notes]))
+    found = [one for members in whole.values() for _, one in members]
+    pixels, depth, lines = joined(found)
     if broken:
         lines.append(f"broken left out: {listed}")
-    validation, test, train = torch.split(torch.from_numpy(pixels), [len(members) for members in parts.values()])
-    return Dataset(train, validation, test, labels_of(parts), short_name(name), depth, (*said, *lines))
+    validation, test, train = torch.split(torch.from_numpy(pixels), list(sizes.values()))
+    labels = labels_of({part: [item.label for item, _ in members] for part, members in whole.items()})
+    return Dataset(train, validation, test, labels, short_name(name), depth, (*notes, *lines))
+
+
+def decoded_parts(
+    parts: Mapping[Split, list[Item]], reading: Reading
+) -> tuple[dict[Split, list[tuple[Item, Picture]]], list[str]]:
+    """The images that can be read, under a progress bar, and the names of the others, each with the reason."""
+    items = [item for members in parts.values() for item in members]
+    broken: list[str] = []
+    whole: dict[Split, list[tuple[Item, Picture]]] = {part: [] for part in parts}
+    part_of_item = iter([part for part, members in parts.items() for _ in members])
+    for item, one in bar(decoded(items, reading), "images", total=len(items), delay=1):
+        part = next(part_of_item)
+        if isinstance(one, Picture):
+            whole[part].append((item, one))
+        else:
+            broken.append(f"{item.name} ({one_line(one)})")
+    return whole, broken
+
+
+def joined(found: list[Picture]) -> tuple[np.ndarray, Depth, list[str]]:
+    """The pixels of images as one array, what their numbers are in files, and a line for each conversion.
+
+    Raises ValueError if they have several sizes.
+    """
+    sizes = Counter[tuple[int, ...]]()
+    for one in found:
+        sizes[one.pixels.shape[1:3]] += len(one.pixels)
+    if len(sizes) > 1:
+        listed = ", ".join(f"{h} x {w} ({n})" for (h, w), n in sizes.most_common(5))
+        raise ValueError(f"images have {len(sizes)} sizes (height x width), such as {listed}; give --size, such as 64")
+    depth, channels, total = depth_of(found), max(one.pixels.shape[3] for one in found), sizes.total()
+    pixels = np.empty((total, channels, *found[0].pixels.shape[1:3]), np.uint8 if depth == BYTES else np.float32)
+    notes, end = Counter[str](), 0
+    for one in found:
+        n, end = len(one.pixels), end + len(one.pixels)
+        pixels[end - n : end] = in_units(one, depth)
+        notes.update(dict.fromkeys(one.notes, n))
+        notes["as bytes"] += n * (one.dtype != "uint8" and depth == BYTES)
+        notes["as float32"] += n * (one.dtype == "float64")
+    if depth != BYTES and (depth.low, depth.high) != (0, 1):
+        notes[f"{depth.dtype}: {depth.low:g} to {depth.high:g} become 0 to 1"] = total
+    return pixels, depth, [f"{note}: {count:,} of {total:,} images" for note, count in notes.items() if count]
 
 
 def signals_of(name: str, found: Arrays) -> Dataset:
@@ -322,20 +483,24 @@ def signals_of(name: str, found: Arrays) -> Dataset:
 
     Raises ValueError if there are none, if there are too few, or if a channel is constant.
     """
-    parts = parts_of(from_arrays(name, found, signals_in)[0])
-    if not all(parts.values()):
+    stacks = stacks_in(name, found, signals_in)
+    indices = split_of({part or "train": len(stack) for part, (_, stack, _) in stacks.items()})
+    if not all(len(index) for _, index in indices.values()):
         raise ValueError(f"{name} has too few signals; at least 10 are needed, and a thousand to learn much")
-    stacks = [np.stack([np.asarray(item.read()) for item in items]) for items in parts.values()]
-    learned, axes = stacks[-1], (0, *range(2, stacks[-1].ndim))
+    chosen = {part: (stacks.get(source) or stacks[None], index) for part, (source, index) in indices.items()}
+    arrays = [stack[index] for (_, stack, _), index in chosen.values()]
+    classes = {part: ["" if known is None else known[index]] for part, ((*_, known), index) in chosen.items()}
+    learned, axes = arrays[-1], (0, *range(2, arrays[-1].ndim))
     shift = learned.mean(axes, dtype=np.float64, keepdims=True)[0]
     scale = learned.std(axes, dtype=np.float64, keepdims=True)[0]
     # What is left of a constant is the rounding of its numbers.
     constant = ~(scale > (1e-15 if learned.dtype == np.float64 else 1e-7) * abs(shift))
     if constant.any():
         raise ValueError(f"channel {constant.argmax()} of {name} is constant, so it has no density; leave it out")
-    validation, test, train = (torch.from_numpy(((x - shift) / scale).astype(np.float32)) for x in stacks)
+    validation, test, train = (torch.from_numpy(((x - shift) / scale).astype(np.float32)) for x in arrays)
     units = Units(torch.from_numpy(shift), torch.from_numpy(scale))
-    return Dataset(train, validation, test, labels_of(parts), short_name(name), units=units, sha256=digest_of(stacks))
+    labels = labels_of(classes)
+    return Dataset(train, validation, test, labels, short_name(name), units=units, sha256=digest_of(arrays))
 
 
 def rows_of(name: str, table: Table) -> Dataset:
@@ -350,34 +515,19 @@ def rows_of(name: str, table: Table) -> Dataset:
     validation, test, train = (z[part] for part in parts)
     digest = digest_of([np.array(table.names).view(np.uint8), table.rows])
     images = Dataset(train, validation, test, name=short_name(name), units=units, columns=table.names)
-    return replace(images, said=units.describe(table.names), sha256=digest)
+    return replace(images, notes=units.describe(table.names), sha256=digest)
 
 
-def parts_of(items: Sequence[Item]) -> dict[Split, list[Item]]:
-    """The images of the three parts, always shuffled in one way; what is missing is a tenth of those to train on.
-
-    Broken images are in it, so that the others stay in their parts when a file is mended.
-    """
-    parts: dict[Split, list[Item]] = {}
-    for part in PARTS:
-        members = [item for item in items if (item.part or "train") == part]
-        order = torch.randperm(len(members), generator=torch.Generator().manual_seed(0)).tolist()
-        parts[part] = [members[k] for k in order]
-    tenth = len(parts["train"]) // 10
-    for part in ("validation", "test"):
-        if not parts[part]:
-            parts[part], parts["train"] = parts["train"][:tenth], parts["train"][tenth:]
-    return parts
-
-
-def labels_of(parts: dict[Split, list[Item]]) -> Labels | None:
-    """The classes of images, if there are two and every image is in one."""
-    labels = {item.label for items in parts.values() for item in items}
-    if len(labels) < 2 or "" in labels:
+def labels_of(parts: Mapping[Split, Sequence[np.ndarray | str]]) -> Labels | None:
+    """The classes of images, one or many at a time, if there are two and every image is in one."""
+    if any(isinstance(label, str) and not label for labels in parts.values() for label in labels):
         return None
-    numbers = {label: number for number, label in enumerate(sorted(labels))}
-    tensors = {part: torch.tensor([numbers[item.label] for item in items]) for part, items in parts.items()}
-    return Labels(**tensors, names=tuple(map(str, numbers)))
+    arrays = {part: np.concatenate([np.atleast_1d(label) for label in labels]) for part, labels in parts.items()}
+    names = np.unique(np.concatenate([*arrays.values()]))
+    if len(names) < 2:
+        return None
+    tensors = {part: torch.from_numpy(np.searchsorted(names, array)) for part, array in arrays.items()}
+    return Labels(**tensors, names=tuple(map(str, names.tolist())))
 
 
 def mnist() -> Dataset:
@@ -393,22 +543,19 @@ def mnist() -> Dataset:
     return Dataset(full[:-10_000], full[-10_000:], test, labels, "mnist")
 
 
-def load_images(name: str, *, reading: Reading = sources.AS_THEY_ARE) -> Dataset:
-    """The images of a folder, a .zip or .tar of one, an .npy or .npz, or MNIST.
+def load_dataset(name: str, *, reading: Reading = sources.AS_THEY_ARE) -> Dataset:
+    """The data set of a folder of images, a .zip or .tar of one, an array, a table, or MNIST.
 
-    ``name``: mnist, or a path; a folder that holds .tar files and no images has shards in WebDataset's format.
+    ``name``: mnist, or a path.  An .npy or .npz holds images, a table (n, d) or signals; a .csv, .tsv or .parquet is a
+    table.  A folder that holds .tar files and no images has shards in WebDataset's format.
     ``reading``: how files become pixels, or that an array holds signals.
     Raises ValueError if there is no such data set, or if it cannot be read as asked; OSError for a folder that may not
     be read.
 
-    >>> images = ncsn.load_images("mnist")
+    >>> images = ncsn.load_dataset("mnist")
     >>> images.train.shape, images.labels.names[7]
     (torch.Size([50000, 1, 28, 28]), '7')
     """
-    if reading.signals:
-        return signals_of(name, arrays(Path(name)))
-    if is_table(name):
-        return rows_of(name, read_table(name))
     if name == "mnist":
         if reading.pixels() not in (None, (28, 28)):
             raise ValueError(f"size is {reading.size}; mnist has 28x28, and only images of your own are resized")
@@ -420,16 +567,22 @@ def load_images(name: str, *, reading: Reading = sources.AS_THEY_ARE) -> Dataset
         shards = [place / path for path in sorted(files) if path.suffix == ".tar"]
         if shards and not catalogue[0]:
             catalogue, training = sources.from_shards(name, shards)
-            return replace(images_of(name, catalogue, reading), shards=training)
+            return replace(from_catalogue(name, catalogue, reading), shards=training)
+    elif suffix in TABLES:
+        return rows_of(name, read_table(name))
+    elif place.is_file() and suffix in (".npy", ".npz"):
+        return from_arrays(name, arrays(place), reading)
     elif place.is_file() and suffix == ".zip":
         catalogue = sources.from_files(name, sources.zipped(place))
     elif place.is_file() and (".tar" in place.suffixes[-2:] or suffix == ".tgz"):
         catalogue = sources.from_files(name, sources.tarred(place))
-    elif place.is_file() and suffix in (".npy", ".npz"):
-        catalogue = from_arrays(name, arrays(place))
     else:
-        raise ValueError(f"{name} is not a data set; give mnist, a folder, or a .zip, .tar, .npy or .npz")
-    return images_of(name, catalogue, reading)
+        allowed = "mnist, a folder, or a .zip, .tar, .npy, .npz, .csv, .tsv or .parquet"
+        raise ValueError(f"{name} is not a data set; give {allowed}")
+    return from_catalogue(name, catalogue, reading)
+
+
+load_images = load_dataset  # its name before tables and signals
 
 
 def read_example(
@@ -454,13 +607,13 @@ def read_example(
             one = picture(partial(sources.file_bytes, Path(name)), replace(reading, size=None))
         except Exception as error:  # codecs raise whatever they like
             raise ValueError(f"{name} is neither an index nor an image that can be read ({one_line(error)})") from error
-        if shape[0] == 1 and one.pixels.shape[2] == 3:
-            one = one._replace(pixels=np.asarray(Image.fromarray(one.pixels).convert("L"))[..., None])
+        if shape[0] == 1 and one.pixels.shape[3] == 3:
+            one = one._replace(pixels=np.asarray(Image.fromarray(one.pixels[0]).convert("L"))[None, ..., None])
             one.notes.append("made grey")
         one = fitted(one, replace(reading, size=f"{shape[1]}x{shape[2]}")) if fit else one
         if one.notes:
-            hardware.say(f"{name}: {', '.join(one.notes)}")
-        pixels = torch.from_numpy(in_units(one, depth_of([one]) if depth == BYTES else depth).copy())
+            log.warning(f"{name}: {', '.join(one.notes)}")
+        pixels = torch.from_numpy(in_units(one, depth_of([one]) if depth == BYTES else depth)[0].copy())
         if shape[0] == 3 and len(pixels) == 1:
             pixels = pixels.expand(3, -1, -1)
     if pixels.shape != shape:
@@ -514,7 +667,7 @@ class Origin:
         place = self.dataset if dataset is None else absolute(dataset)
         if place != "mnist" and not Path(place).exists():
             raise ValueError(f"the images are no longer at {place}; say where (--data PLACE, or ncsn train PLACE)")
-        images = load_images(place, reading=self.reading)
+        images = load_dataset(place, reading=self.reading)
         if images.digest != self.digest:
             raise ValueError(f"{place} does not hold the images that the run learned from")
         return images

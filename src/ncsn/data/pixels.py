@@ -20,11 +20,11 @@ from ncsn.data.units import BYTES, Depth
 FORMATS = ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", *(["AVIF"] if find_spec("PIL.AvifImagePlugin") else [])]
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # Pillow's, of more than 8 bits
 AT_ONCE = 256  # images that are decoded before the next are begun
-Pixels = Shaped[np.ndarray, "h w c"]
+Pixels = Shaped[np.ndarray, "n h w c"]
 
 
 class Picture(NamedTuple):
-    """An image: ``pixels``, one channel if it is grey; the dtype and the range of its file; what was done to it."""
+    """Images of one size: ``pixels``, one channel if they are grey; their file's dtype and range; what was done."""
 
     pixels: Pixels
     dtype: str
@@ -33,8 +33,8 @@ class Picture(NamedTuple):
     notes: list[str]
 
 
-def pictures(items: Sequence[Item], reading: Reading) -> Iterator[tuple[Item, Picture | BaseException]]:
-    """Each item in order, and its image as ``picture``, or why it cannot be read; by threads."""
+def decoded(items: Sequence[Item], reading: Reading) -> Iterator[tuple[Item, Picture | BaseException]]:
+    """Each item in order, and its images as ``picture``, or why they cannot be read; by threads."""
     with ThreadPoolExecutor() as pool:
         for first in range(0, len(items), AT_ONCE):
             some = items[first : first + AT_ONCE]
@@ -44,23 +44,23 @@ def pictures(items: Sequence[Item], reading: Reading) -> Iterator[tuple[Item, Pi
 
 
 def picture(read: Callable[[], object], reading: Reading) -> Picture:
-    """An image, upright, over the background and of the size that is asked for.
+    """The images of an item, upright, over the background and of the size that is asked for.
 
     Raises ValueError for what is no finite number, and whatever archives and codecs do where a file is broken.
     """
     content = read()
-    pixels, notes = decoded(content, reading) if isinstance(content, bytes) else (np.asarray(content), [])
+    pixels, notes = pixels_of_file(content, reading) if isinstance(content, bytes) else (np.asarray(content), [])
     if pixels.dtype.kind == "b":
         pixels = 255 * pixels.astype(np.uint8)
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if not np.isfinite(pixels).all():
         raise ValueError("it has values that are not finite")
-    if pixels.shape[2] == 3 and (pixels[..., :1] == pixels).all():
+    if pixels.shape[3] == 3 and (pixels[..., :1] == pixels).all():
         pixels = pixels[..., :1]
     return fitted(Picture(pixels, pixels.dtype.name, float(pixels.min()), float(pixels.max()), notes), reading)
 
 
-def decoded(data: bytes, reading: Reading) -> tuple[Pixels, list[str]]:
+def pixels_of_file(data: bytes, reading: Reading) -> tuple[Pixels, list[str]]:
     """The pixels of an image file, upright and over the background, and what was done to them."""
     image = Image.open(BytesIO(data), formats=FORMATS)
     conversions = {
@@ -72,13 +72,13 @@ def decoded(data: bytes, reading: Reading) -> tuple[Pixels, list[str]]:
     notes = [note for note, happens in conversions.items() if happens]
     upright = ImageOps.exif_transpose(image)
     if upright.mode in DEEP_MODES:
-        return np.asarray(upright)[..., None], notes
+        return np.asarray(upright)[None, ..., None], notes
     if upright.has_transparency_data:
         layer = upright.convert("RGBA")
         if np.asarray(layer.getchannel("A")).min() < 255:
             notes.append(f"alpha on {reading.background}")
         upright = Image.alpha_composite(Image.new("RGBA", layer.size, (*reading.colour(), 255)), layer)
-    return np.asarray(upright.convert("RGB")), notes
+    return np.asarray(upright.convert("RGB"))[None], notes
 
 
 def reduced(image: ImageFile.ImageFile) -> bool:
@@ -90,18 +90,19 @@ def reduced(image: ImageFile.ImageFile) -> bool:
 
 
 def fitted(one: Picture, reading: Reading) -> Picture:
-    """An image of the size that is asked for, by Lanczos' filter."""
+    """Images of the size that is asked for, by Lanczos' filter."""
     size = reading.pixels()
-    if size is None or one.pixels.shape[:2] == size:
+    if size is None or one.pixels.shape[1:3] == size:
         return one
     deep = one.dtype != "uint8"
     pixels = one.pixels.astype(np.float32) if deep else one.pixels
-    planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in pixels.transpose(2, 0, 1)]
+    planes = [Image.fromarray(np.ascontiguousarray(p)) for image in pixels for p in image.transpose(2, 0, 1)]
     fit = ImageOps.fit if reading.fit == "crop" else Image.Image.resize
-    resized = np.stack([np.asarray(fit(plane, size[::-1], Image.Resampling.LANCZOS)) for plane in planes], 2)
+    resized = np.stack([np.asarray(fit(plane, size[::-1], Image.Resampling.LANCZOS)) for plane in planes])
+    resized = resized.reshape(len(pixels), -1, *size).transpose(0, 2, 3, 1)
     if deep:
         # The filter overshoots at edges: bytes stop at 0 and 255, reals where the image itself does.
-        resized = resized.clip(pixels.min((0, 1)), pixels.max((0, 1)))
+        resized = resized.clip(pixels.min((1, 2), keepdims=True), pixels.max((1, 2), keepdims=True))
     return one._replace(pixels=resized, notes=[*one.notes, f"{reading.fit} to {size[0]} x {size[1]}"])
 
 
@@ -128,14 +129,14 @@ def depth_of(pictures: Sequence[Picture]) -> Depth:
     return Depth(name, 0.0, float(2 ** int(high).bit_length()))
 
 
-def in_units(one: Picture, depth: Depth) -> Shaped[np.ndarray, "c h w"]:
-    """An image as bytes, or where ``depth`` has more than 8 bits as float32 in [0, 1].
+def in_units(one: Picture, depth: Depth) -> Shaped[np.ndarray, "n c h w"]:
+    """Images as bytes, or where ``depth`` has more than 8 bits as float32 in [0, 1].
 
     Raises ValueError if one has integers, and the other floats.
     """
     if one.dtype != "uint8" and (np.dtype(one.dtype).kind == "f") != (np.dtype(depth.dtype).kind == "f"):
         raise ValueError(f"images of {one.dtype} and of {depth.dtype} have no scale in common")
-    pixels: Shaped[np.ndarray, "c h w"] = one.pixels.transpose(2, 0, 1)
+    pixels: Shaped[np.ndarray, "n c h w"] = one.pixels.transpose(0, 3, 1, 2)
     if depth == BYTES:
         return pixels if one.dtype == "uint8" else np.rint(pixels).astype(np.uint8)
     low, high = (0, 255) if one.dtype == "uint8" else (depth.low, depth.high)

@@ -13,19 +13,24 @@ from dataclasses import dataclass, fields
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from annotated_types import Interval
 from PIL import ImageColor
 
 from ncsn.validation import check_ranges, one_line
 
+if TYPE_CHECKING:
+    import numpy as np
+
 Split = Literal["train", "validation", "test"]
 PARTS: tuple[Split, ...] = ("validation", "test", "train")
 SPLITS: dict[str, Split] = {"train": "train", "val": "validation", "eval": "validation", "test": "test"}
 PART_NAME = re.compile(r"(train|val|eval|test)(ing|id|idation|uation)?[-_ ]?\d*", re.IGNORECASE)
 """What folders and arrays are called that hold one part: train, Training, train2017, val, valid, test1 …"""
-OF_IMAGES = ("size", "fit", "background", "max_broken", "network")  # options that signals have not
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+TABLES = (*DELIMITERS, ".parquet")
+OF_IMAGES = ("size", "fit", "background", "max_broken")  # options that mean nothing to other data
 LOOKED_AT = 10_000  # images of each part in shards, as many as are judged
 SUFFIXES = [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".avif"]
 
@@ -54,8 +59,6 @@ class Reading:
         self.pixels()
         self.colour()
         check_ranges(self)
-        if self.signals and (vain := [n for n in OF_IMAGES if getattr(self, n, None) != getattr(type(self), n, None)]):
-            raise ValueError(f"{', '.join(vain)} given, but signals are no images; leave it out")
 
     def pixels(self) -> tuple[int, int] | None:
         """Height and width of ``size``.  Raises ValueError if it is neither a number nor two of 1 to 9999."""
@@ -81,16 +84,17 @@ AS_THEY_ARE = Reading()
 
 
 class Item(NamedTuple):
-    """An image that can be read.
+    """An image that can be read, or many of an array.
 
-    ``name``: what errors call it.  ``read``: its file's bytes, or an array's pixels (h, w, c).  ``part``: None if that
-    is to be drawn.  ``label``: its class, "" if it has none.
+    ``name``: what errors call it.  ``read``: its file's bytes, or an array's pixels (n, h, w, c).  ``part``: None if
+    that is to be drawn.  ``label``: its class, "" if it has none; of many an array.  ``images``: how many they are.
     """
 
     name: str
     read: Callable[[], object]
     part: Split | None = None
-    label: str | int = ""
+    label: "str | np.ndarray" = ""
+    images: int = 1
 
 
 Files = dict[PurePosixPath, Callable[[], bytes]]

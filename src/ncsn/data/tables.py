@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Shaped
 
-from ncsn.machine import hardware
+from ncsn.data.sources import DELIMITERS
+from ncsn.machine.messages import log
 from ncsn.storage import atomic
 from ncsn.validation import one_line
-
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,9 @@ class Table:
         if not varied.any():
             raise ValueError(f"no column of numbers varies in the {len(rows):,} rows without blanks; one must")
         if len(rows) < len(whole):
-            hardware.say(f"{len(whole) - len(rows):,} of {len(whole):,} rows have blanks, and are left out")
+            log.warning(f"{len(whole) - len(rows):,} of {len(whole):,} rows have blanks, and are left out")
         if not varied.all():
-            hardware.say(f"columns that do not vary are left out: {', '.join(names[~varied])}")
+            log.warning(f"columns that do not vary are left out: {', '.join(names[~varied])}")
         return Table(tuple(names[varied].tolist()), rows[:, varied])
 
     def matched(self, names: Sequence[str]) -> "Table":
@@ -53,7 +52,7 @@ class Table:
         if missing := [name for name in names if name not in self.names]:
             raise ValueError(f"there is no column of numbers {', '.join(missing)}; the run has {', '.join(names)}")
         if others := [name for name in self.names if name not in names]:
-            hardware.say(f"columns that the run does not know are left out: {', '.join(others)}")
+            log.warning(f"columns that the run does not know are left out: {', '.join(others)}")
         return Table(tuple(names), self.rows[:, [self.names.index(name) for name in names]])
 
 
@@ -69,14 +68,6 @@ def arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
             return {key: array for key, array in archive.items() if isinstance(array, np.ndarray)}
     except Exception as error:  # numpy, zipfile and zlib raise whatever they like
         raise ValueError(f"{path} cannot be read as arrays ({one_line(error)})") from error
-
-
-def is_table(name: str) -> bool:
-    """Whether a file of this name is a table: by its suffix, or because it is one array with two axes."""
-    path = Path(name)
-    if path.suffix.lower() in (".npy", ".npz") and path.is_file():
-        return [array.ndim for array in arrays(path).values()] == [2]
-    return path.suffix.lower() in (*DELIMITERS, ".parquet")
 
 
 def read_table(name: str | Path) -> Table:
@@ -135,7 +126,7 @@ def columns_of(data: Any, place: str) -> tuple[list[str], Float64[np.ndarray, "n
     if others == names:
         raise ValueError(f"{place} has no column of numbers, but {', '.join(names) or 'none at all'}")
     if others:
-        hardware.say(f"columns of something else than numbers are left out: {', '.join(others)}")
+        log.warning(f"columns of something else than numbers are left out: {', '.join(others)}")
     numbers = data.loc[:, numeric].to_numpy(float, na_value=np.nan)
     return [name for name in names if name not in others], numbers
 

@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from safetensors.torch import load
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ncsn.data import Dataset, mnist
 from ncsn.machine import hardware
-from ncsn.machine.hardware import refresh_interval
+from ncsn.machine.messages import bar
 from ncsn.networks.unet import Classifier
 from ncsn.storage import atomic, digest, read_tensors, sealed
 
@@ -98,8 +97,8 @@ PIXELS = Features(name="pixels", embed=None)
 
 def progress(parts: Iterable[T], name: str) -> Iterable[T]:
     """The same ``parts``, with a bar on standard error if they take over a second."""
-    bar: Iterable[T] = tqdm(parts, name, delay=1, leave=False, mininterval=refresh_interval())
-    return bar
+    shown: Iterable[T] = bar(parts, name, delay=1, leave=False)
+    return shown
 
 
 def choose(images: Dataset, name: str = "auto", device: torch.device = PROCESSOR) -> Features:

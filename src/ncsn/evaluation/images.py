@@ -238,7 +238,7 @@ def beside(name: str, generated: float, held_out: float, training: float) -> Met
     return Metric(generated, held_out, training, *ratios)
 
 
-def evaluate(
+def judge_images(
     samples: Shaped[Tensor, "n c h w"], images: Dataset, features: Features | Embed | None = None
 ) -> Evaluation:
     """All numbers about samples, compared with the test images of the data, as many as there are of each.
@@ -253,7 +253,7 @@ def evaluate(
     Raises ValueError if samples and data differ in shape, for other numbers, and for fewer than ten images of a kind.
 
     >>> images = ncsn.load_images("mnist")
-    >>> result = ncsn.evaluation.evaluate(images.validation[:100], images, ncsn.evaluation.PIXELS)
+    >>> result = ncsn.evaluation.judge_images(images.validation[:100], images, ncsn.evaluation.PIXELS)
     >>> result.n, list(result.metrics)
     (100, ['pixel_wasserstein', 'memorisation', 'near_duplicates'])
     """

@@ -1,10 +1,22 @@
-"""How good samples of a table are, beside rows that training has not seen."""
+"""How good samples of a table are, beside rows that training has not seen; and how sure its imputations may be."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
+from torch import Tensor
 
+from ncsn.data import Dataset
 from ncsn.evaluation.metrics import sliced_wasserstein
+from ncsn.machine.messages import bar
+from ncsn.run import Run
+
+FEWEST_ROWS = 100  # trees cannot learn from less
+DENSITIES, AT_ONCE, TOLERANCE = 1000, 500, 0.01  # rows whose densities are computed, so many together, so exactly
+KNOWN = 200  # rows in which a number is hidden, to see how sure an imputation may be
 
 
 def judge_rows(
@@ -38,3 +50,81 @@ def judge_rows(
     numbers["memorisation"] = float(mannwhitneyu(seen, made).statistic) / len(test) ** 2
     numbers["log_density_of_eight_gaussians"] = float(Mixture(8, random_state=0).fit(train).score(test))
     return numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableEvaluation:
+    """How good samples of a table are.
+
+    ``n``: how many samples were judged, beside as many held-out rows.
+    ``numbers``: by their names, see ``judge_rows``; ``log_density``: of the held-out rows under the run, in nats.
+    """
+
+    n: int
+    numbers: dict[str, float]
+
+    def report(self) -> dict[str, Any]:
+        """The same as JSON takes it."""
+        return {"n": self.n} | self.numbers
+
+    def __str__(self) -> str:
+        """The numbers, a line each."""
+        return "\n".join([f"n = {self.n}", *(f"{name:<30}{value:10.4g}" for name, value in self.numbers.items())])
+
+
+def held_out_rows(data: Dataset, n: int) -> Float64[Tensor, "m d"]:
+    """At most ``n`` held-out rows in the user's units.  Raises ValueError for fewer than trees can judge by."""
+    assert data.units is not None
+    if len(data.test) < FEWEST_ROWS:
+        raise ValueError(
+            f"{data.name} has {len(data.test)} held-out rows; trees need at least {FEWEST_ROWS} to judge by"
+        )
+    return data.units.restore(data.test[:n].double())
+
+
+def judge_table(run: Run, data: Dataset, samples: Float[Tensor, "m d"], *, seed: int = 0) -> TableEvaluation:
+    """The samples of a run beside as many held-out rows of its data.
+
+    ``run``: whose density the rows have.  ``samples``: in the user's units, as many as ``held_out_rows``.
+    ``seed``: of the places of single values in their cells.
+    Raises ValueError for too few rows.
+    """
+    units, test = run.units, held_out_rows(data, len(samples))
+    assert units is not None
+    # Single values lie anywhere in their cells, or a Gaussian would be as narrow as one.
+    made = units.standardise(samples.double(), torch.Generator().manual_seed(seed))
+    numbers = judge_rows(data.train.numpy(), data.test[: len(test)].numpy(), made.float().numpy())
+    states = run.likelihoods(test[:DENSITIES], batch_size=AT_ONCE, tolerance=TOLERANCE)
+    parts = bar(states, "log densities", total=-(-min(len(test), DENSITIES) // AT_ONCE), delay=1, leave=False)
+    numbers["log_density"] = float(torch.cat([part.log_prob for part in parts]).mean())
+    numbers["log_density_of_eight_gaussians"] += float(units.log_volume(test).mean())
+    return TableEvaluation(n=len(test), numbers=numbers)
+
+
+def imputed(run: Run, x: Float64[Tensor, "b d"], n: int, *, seed: int = 0) -> Float64[Tensor, "n b d"]:
+    """``n`` draws of each row with blanks, (b, d), under a progress bar."""
+    draws = x.repeat(n, 1, 1)
+
+    def rows() -> Iterable[Tensor]:
+        for part, filled in run.impute(x, n, seed=seed):
+            draws[:, part] = filled
+            yield from part
+
+    for _ in bar(rows(), f"{len(x)} rows", total=len(x), delay=1, leave=False):
+        pass
+    return draws
+
+
+def calibration(run: Run, x: Float64[Tensor, "b d"], n: int, *, seed: int = 0) -> tuple[int, float]:
+    """Of known numbers, one hidden in each of up to 200 rows, how many there are, and the share within ``n`` draws.
+
+    For exact draws the share is (n − 1)/(n + 1).
+    """
+    known = x[(~x.isnan()).sum(1) > 1][:KNOWN]
+    if not len(known):
+        return 0, 1.0
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.multinomial((~known.isnan()).double(), 1, generator=generator)
+    truth, made = known.gather(1, hidden), imputed(run, known.scatter(1, hidden, torch.nan), n, seed=seed)
+    made = made.gather(2, hidden.expand(n, -1, -1))
+    return len(known), float(((made.amin(0) <= truth) & (truth <= made.amax(0))).double().mean())

@@ -1,9 +1,12 @@
 """The one maker of runs: data, noise, model, training, the best average, guidance."""
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,15 +15,18 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from ncsn.data import Dataset, Reading, batches
-from ncsn.data.dataset import from_arrays, images_of, rows_of, signals_of, stream
+from ncsn.data.dataset import from_arrays, rows_of, stream
 from ncsn.data.tables import table_of
 from ncsn.data.units import reals
 from ncsn.distributions import Empirical
 from ncsn.evaluation import metrics
+from ncsn.evaluation.features import Features
 from ncsn.learn import guidance, rules
-from ncsn.learn.record import BANDS, LEARNING, Record, left, verdict
+from ncsn.learn.record import BANDS, Record, left, verdict
 from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings
 from ncsn.machine import hardware
+from ncsn.machine.distributed import Group
+from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm, training_loss
 from ncsn.run import Recipe, Run, plain, write_model
@@ -30,6 +36,7 @@ from ncsn.validation import DeviceName
 DataFrame: TypeAlias = Any  # pandas', which is not needed here
 Classes = Tensor | np.ndarray | Sequence[int | str] | None
 Losses = tuple[Float[Tensor, "v"], Float[Tensor, "v"]]
+ONE_AT_A_TIME = threading.RLock()  # initial weights are drawn from torch's global generator
 
 
 def fit(
@@ -44,10 +51,11 @@ def fit(
     sampler: str | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
-    device: DeviceName = "auto",
+    device: DeviceName | None = None,
     signals: bool = False,
     settings: TrainSettings | None = None,
     record: Record | None = None,
+    quiet: bool = False,
 ) -> Run:
     """Learn the score of data; returns a run that samples, measures and saves itself.
 
@@ -61,7 +69,8 @@ def fit(
     set, as ``load_images`` returns it.
     ``minutes``: how long to train, samples and pictures included; one minute by default, with ``settings`` theirs.
     ``steps``: how many steps to train instead.
-    ``labels``: the class of each image, a number or a name: better samples, and ``run.sample(label=...)``.
+    ``labels``: the class of each image, a number or a name: better samples, and ``run.sample(label=...)``; a data set
+    has its own.
     ``network``: one of your own, network(x, c) → like x with c = ¼ ln σ; by default an MLP, or a U-Net.
     ``objective``: how scores are trained, see ``training_loss``; by default ``dsm``.
     ``noise``: where training draws its noise levels, in standard deviations of points.  Samples descend from its
@@ -69,13 +78,14 @@ def fit(
     ``sampler``: a name in ``SAMPLERS``; by default dpmpp-sde.
     ``batch_size``: by default 512 points, or what suits images; at most all examples.
     ``seed``: the same one gives the same run on one machine, if it trains by steps; by default 0.
-    ``device``: auto, cpu, cuda or mps.
+    ``device``: auto, cpu, cuda or mps; by default that of the settings, which is auto.
     ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
     d, h, w): real numbers, whose location and scale the run remembers for each channel.
     ``settings``: those of ``ncsn train``.  An argument that is given beside them wins.
     ``record``: a folder that keeps the training, see ``Record``; by default nothing is written.
+    ``quiet``: print nothing, and show no progress; ``logging.getLogger("ncsn")`` does so for all of the package.
     Raises ValueError for data that has no density to learn: another shape, fewer than ten examples, a constant column,
-    numbers that are not finite; and for two budgets, or a sampler that is not known.
+    numbers that are not finite; and for two budgets, a sampler that is not known, or labels of a data set.
 
     >>> data = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1000.0])
     >>> run = ncsn.fit(data, steps=50)  # doctest: +ELLIPSIS
@@ -85,89 +95,170 @@ def fit(
     """
     options = {"minutes": minutes, "steps": steps, "sampler": sampler, "batch_size": batch_size, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    given |= {"minutes": None, "steps": None} | given if {"minutes", "steps"} & given.keys() else {}
+    base = TrainSettings(minutes=1.0) if settings is None else settings
+    job = base.job if device is None else replace(base.job, device=device)
+    ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
     # Gradients are on, and what is drawn from torch's global generator on the way is the user's again afterwards.
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        if isinstance(data, Dataset):
-            dataset = data
-        else:
-            dataset = data_of(data, labels, signals=signals or (settings is not None and settings.signals))
-        settings = settings or TrainSettings(minutes=1.0, job=Job(device=device))
-        name = {} if record else {"dataset": dataset.name}  # a record says where they are
-        budget = {"minutes": None, "steps": None} if {"minutes", "steps"} & given.keys() else {}
-        ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
-        chosen = replace(settings, **name | budget | ends | given, signals=dataset.noun == "signals")
-        return fit_images(dataset, chosen, network, objective, noise, record or Record())
+    with (
+        ONE_AT_A_TIME,
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.random.fork_rng(devices=[]),
+        quieter(logging.ERROR) if quiet else nullcontext(),
+    ):
+        dataset = dataset_of(data, labels, signals=signals or base.signals)
+        place = {} if record else {"dataset": dataset.name}  # a record says where they are
+        chosen = replace(base, **place | ends | given, job=job, signals=signals or base.signals)
+        return run_of(dataset, chosen, OwnParts(network, objective, noise), record or Record())
 
 
-def data_of(data: "Tensor | np.ndarray | DataFrame", labels: Classes, *, signals: bool) -> Dataset:
+def dataset_of(data: "Tensor | np.ndarray | Dataset | DataFrame", labels: Classes, *, signals: bool) -> Dataset:
     """The data set that a file of them would be.  Raises ValueError for labels of others."""
+    if isinstance(data, Dataset):
+        if labels is not None:
+            raise ValueError("labels are given beside a data set, which has its own; leave them out")
+        return data
     if np.ma.is_masked(data):
         raise ValueError("data has masked values; leave these examples out, or fill them")
-    x: Any = data
-    if not hasattr(data, "columns"):
-        tensor = data.detach() if isinstance(data, Tensor) else torch.as_tensor(np.ascontiguousarray(data))
-        x = tensor.cpu().numpy()
-    if x.ndim == 2 and not (signals and isinstance(x, np.ndarray)):
-        if labels is not None:
-            raise ValueError("labels are for images; a column of a table may be a class")
-        return rows_of("data", table_of(x))
+    frame = hasattr(data, "columns")
+    x = np.empty((0, 0)) if frame else array_of(data)
+    if labels is not None and x.ndim == 2 and not signals:
+        raise ValueError("labels are for images; a column of a table may be a class")
+    if frame:
+        return rows_of("data", table_of(data))
     arrays = {"images": x}
     if labels is not None:
-        arrays["labels"] = np.asarray(labels)
+        arrays["labels"] = array_of(labels)
         if arrays["labels"].shape != x.shape[:1]:
             raise ValueError(f"labels has shape {arrays['labels'].shape}; one for each of {len(x)} images is needed")
-    return signals_of("data", arrays) if signals else images_of("data", from_arrays("data", arrays), Reading())
+    return from_arrays("data", arrays, Reading(signals=signals))
 
 
-def fit_images(
-    dataset: Dataset,
-    given: TrainSettings,
-    network: nn.Module | None,
-    objective: Objective | None,
-    noise: Proposal | None,
-    record: Record,
-) -> Run:
+def array_of(data: Any) -> np.ndarray:
+    """A tensor on any device, an array or a list, as an array."""
+    if isinstance(data, Tensor):
+        data = data.detach().cpu()
+        data = (data.float() if data.dtype == torch.bfloat16 else data).numpy()  # numpy has no such numbers
+    return np.ascontiguousarray(data)
+
+
+@dataclass(frozen=True)
+class OwnParts:
+    """What a user gives instead of the package's own: each may be None."""
+
+    network: nn.Module | None = None
+    objective: Objective | None = None
+    noise: Proposal | None = None
+
+    def described(self, settings: ResolvedSettings) -> dict[str, Any]:
+        """The settings as config.json keeps them, with the names of these parts, and without what they replace."""
+        facts = plain(asdict(settings))
+        if self.network is not None:
+            facts |= {"network": rules.name_of(self.network), "channels": None, "blocks": None}
+        if self.objective is not None:
+            facts["objective"] = getattr(self.objective, "__qualname__", repr(self.objective))
+        if self.noise is not None and self.noise != rules.noise_of(settings):
+            facts |= {"proposal": repr(self.noise), "log_sigma_mean": None, "log_sigma_std": None}
+        return facts
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the network and its guide are trained with: data, noise, objective, and where they compute."""
+
+    dataset: Dataset
+    settings: ResolvedSettings
+    own: OwnParts
+    record: Record
+    device: torch.device
+    precision: str
+    generator: torch.Generator
+    share: int  # of a batch: examples that a process learns from at a time
+
+    @property
+    def products(self) -> torch.dtype:
+        """What large products beside the network are in; float16's numbers end too early for them."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    @property
+    def noise(self) -> Proposal:
+        """Where noise levels are drawn from."""
+        return self.own.noise or rules.noise_of(self.settings)
+
+    @cached_property
+    def labels(self) -> tuple[Tensor | None, Tensor | None]:
+        """The classes of the training examples and of those for validation, if they are learned."""
+        labels = self.dataset.labels
+        if labels is None or not self.settings.class_conditional:
+            return None, None
+        return labels.train.to(self.device), labels.validation.to(self.device)
+
+    @cached_property
+    def examples(self) -> Shaped[Tensor, "n *d"]:
+        """What is learned from; where it would take much of the device's memory, it stays where it is."""
+        train = self.dataset.train
+        return train.to(self.device) if train.nbytes <= hardware.memory_of(self.device) // 4 else train
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The user's, or denoising, at high noise towards the score of the whole training set."""
+        settings, labels = self.settings, self.labels[0]
+        if self.own.objective is not None:
+            return self.own.objective
+        if settings.posterior_above >= settings.sigma_max:
+            return dsm
+        examples = reals(self.examples)
+        if settings.flip:
+            examples = torch.cat([examples, examples.flip(-1)])
+            labels = None if labels is None else labels.repeat(2)
+        everything = Empirical(examples, labels, dtype=self.products)
+        return partial(posterior_dsm, data_score=everything, above=settings.posterior_above)
+
+    def state(self, recipe: Recipe, network: nn.Module | None = None) -> State:
+        """A model of the recipe at the beginning of its training."""
+        mean, std = self.dataset.statistics
+        centre = 0.0 if recipe.preconditioning == "scaled" else mean  # NCSNv2's network centres pixels itself
+        autocast = hardware.autocast_of(self.precision)
+        model = recipe.build(centre, std, network=network, autocast=autocast).to(self.device)
+        rates = {"muon_rate": self.settings.muon_rate, "adam_rate": self.settings.adam_rate}
+        optimizers = muon_and_adam(model, **rates, products=self.products)
+        return State(model, optimizers, generator=self.generator, seed=self.settings.seed)
+
+    def progress(self, state: State, budget: Budget) -> Iterator[Progress]:
+        """The training of a state."""
+        settings, labels = self.settings, self.labels[0] if state.model.num_classes else None
+        how: dict[str, Any] = {"flip": settings.flip, "generator": self.generator}
+        if self.dataset.shards is None:
+            drawn = batches(self.examples, self.share, labels, **how)
+        else:
+            drawn = stream(self.dataset, settings.reading, self.share, labels=labels is not None, **how)
+        loss = training_loss(self.noise, self.objective, generator=self.generator)
+        together: dict[str, Any] = {"group": self.record.group, "accumulate": settings.accumulate}
+        progress = train(state, drawn, loss, budget=budget, signals=self.record.signals, **together)
+        # By steps the number of threads stays, for then the result is the same to the byte.
+        return progress if budget.seconds is None else hardware.Threads().beside(progress)
+
+
+def run_of(dataset: Dataset, given: TrainSettings, own: OwnParts, record: Record) -> Run:
     """The run of a data set."""
-    device, group = hardware.choose_device(given.job.device), record.group
-    # In one dimension a processor is no faster in 16 bits.
-    wish = "fp32" if dataset.units is not None and given.job.precision == "auto" else given.job.precision
-    precision = hardware.choose_precision(wish, device)
-    if hardware.emulated(precision, device):
-        print(f"precision {precision}: this processor may emulate it, many times slower than fp32")
-    hardware.allow_tf32(precision != "fp32")
-    # Large products beside the network are in 16 bits, too; float16's numbers end too early for them.
-    products = torch.bfloat16 if precision == "bf16" else torch.float32
-
-    # Data, and noise: what is not given follows from the images.
-    for line in (dataset.describe(), *dataset.said):
-        print(line)
-    settings = rules.resolve(given, dataset, device)
-    noise = noise or rules.noise_of(settings)
-    train_labels = validation_labels = None
-    if settings.class_conditional and dataset.labels is not None:
-        train_labels, validation_labels = dataset.labels.train.to(device), dataset.labels.validation.to(device)
-    shares = group.size * settings.accumulate
-    if shares > settings.batch_size:
-        raise ValueError(f"batch_size is {settings.batch_size}; at least {shares} are needed, one for each share")
-    # Every process takes its shares of a batch, all of one size; a batch may so become a little larger.
-    size = -(-settings.batch_size // shares)
+    device = hardware.choose_device(given.job.device)
+    precision = precision_for(dataset, given.job, device)
+    for line in (dataset.describe(), *dataset.notes):
+        log.info(line)
+    # What is not given follows from the data.
+    settings = given if isinstance(given, ResolvedSettings) else rules.resolve(given, dataset, device)
+    share = share_of(settings, record.group)
 
     # Model: a network and its guide.  What could not be trained or sampled ends here, before anything is written.
-    recipe, smaller = rules.recipes(settings, dataset, network)
+    recipe, smaller = rules.recipes(settings, dataset, own.network)
     recipe.sampling.but(sampler="annealed")
-    recipe.build(network=network)(torch.zeros(1, *recipe.shape), 1.0)
+    recipe.build(network=own.network)(torch.zeros(1, *recipe.shape), 1.0)
     generator = torch.Generator(device).manual_seed(settings.seed)
+    lesson = Lesson(dataset, settings, own, record, device, precision, generator, share)
     torch.default_generator.manual_seed(settings.seed)  # for initial weights; every step has numbers of its own
-
-    def beginning(recipe: Recipe, network: nn.Module | None = None) -> State:
-        mean, std = dataset.statistics
-        centre = 0.0 if recipe.preconditioning == "scaled" else mean  # NCSNv2's network centres pixels itself
-        model = recipe.build(centre, std, network=network, autocast=hardware.autocast_of(precision)).to(device)
-        rates = {"muon_rate": settings.muon_rate, "adam_rate": settings.adam_rate}
-        return State(model, muon_and_adam(model, **rates, products=products), generator=generator, seed=settings.seed)
-
-    state = beginning(recipe, network)
-    guide = None if smaller is None else beginning(smaller)
+    state = lesson.state(recipe, own.network)
+    guide = None if smaller is None else lesson.state(smaller)
     run = Run(
         score=state.average,
         recipe=recipe,
@@ -176,50 +267,12 @@ def fit_images(
         units=dataset.units,
         device=device,
         folder=record.folder,
-        settings=plain(asdict(settings)),
+        settings=own.described(settings),
         origin=record.origin,
     )
     record.begin(run, state)
-    long = rules.takes_long(settings)
-    if long and settings.compile:
-        shown, sigma = torch.zeros(size, *recipe.shape, device=device), torch.ones(size, device=device)
-        # Compiling takes minutes beside a busy program: a quarter of the budget at most.
-        quarter = 15 * (settings.minutes or 0.0)
-        hardware.compile_network(state.model.network, lambda: state.model(shown, sigma), seconds=quarter)
-    chooses = group.is_main and settings.guidance == "chosen" and (smaller is not None or recipe.num_classes > 0)
-    features = guidance.suited(dataset, device, thorough=long) if chooses else None
-
-    # Training, by the leading process' clock: the guide, then the network.
-    examples, target = training_set(dataset, train_labels, settings, device, products)
-    elapsed = float(group.broadcast(repr(time.perf_counter() - record.began).encode()))
-    budget, guide_budget = rules.budgets(settings, elapsed, guided=guide is not None)
-    if budget.fraction(state.step, state.seconds) >= 1:
-        print(f"nothing is left to train after {state.step:,} steps; a longer --steps or --minutes goes on")
-
-    def steps(state: State, budget: Budget) -> Iterator[Progress]:
-        classes = train_labels if state.model.num_classes else None
-        if dataset.shards is None:
-            drawn = batches(examples, size, classes, flip=settings.flip, generator=generator)
-        else:
-            known = classes is not None
-            drawn = stream(dataset, settings.reading, size, generator, labels=known, flip=settings.flip)
-        loss = training_loss(noise, objective or target, generator=generator)
-        accumulate = settings.accumulate
-        progress = train(state, drawn, loss, budget=budget, group=group, accumulate=accumulate, signals=record.signals)
-        # By steps the number of threads stays, for then the result is the same to the byte.
-        return progress if budget.seconds is None else hardware.Threads().beside(progress)
-
-    if guide is not None and smaller is not None:
-        record.begin(replace(run, recipe=smaller), guide, "guide")
-        for _ in record.watch(steps(guide, guide_budget), guide, part="guide"):
-            pass
-    held_out = Batch(dataset.validation.to(device), validation_labels)
-    # Rows cost little, and few of them are soon learned by heart.
-    sizes, rows, slack = ((4096,), 100, 0.0) if dataset.columns else ((256, 256), 10, LEARNING)
-    judge = partial(held_out_losses, state, held_out, noise, sizes)
-    learn(steps(state, budget), state, judge, record, rows=rows, slack=slack)
-    if group.is_main:
-        print(verdict(state.rows, dataset.n))
+    features = prepared(lesson, run, state)
+    train_both(lesson, run, state, guide)
 
     # Guidance: how far samples move away from the guide, by held-out images.
     if features is not None:
@@ -230,20 +283,61 @@ def fit_images(
     return run
 
 
-def training_set(
-    dataset: Dataset, labels: Tensor | None, settings: ResolvedSettings, device: torch.device, products: torch.dtype
-) -> tuple[Shaped[Tensor, "n c *d"], Objective]:
-    """What a network learns from images: denoising, at high noise towards the score of the whole training set."""
-    # Where they would take much of the device's memory, they stay where they are.
-    there = dataset.train.nbytes <= hardware.memory_of(device) // 4
-    train = dataset.train.to(device) if there else dataset.train
-    if settings.posterior_above >= settings.sigma_max:
-        return train, dsm
-    images = reals(train)
-    if settings.flip:
-        images, labels = torch.cat([images, images.flip(-1)]), None if labels is None else labels.repeat(2)
-    everything = Empirical(images, labels, dtype=products)
-    return train, partial(posterior_dsm, data_score=everything, above=settings.posterior_above)
+def share_of(settings: ResolvedSettings, group: Group) -> int:
+    """How many examples of a batch a process learns from at a time; a batch may so become a little larger.
+
+    Raises ValueError if there are fewer examples than shares.
+    """
+    shares = group.size * settings.accumulate
+    if shares > settings.batch_size:
+        raise ValueError(f"batch_size is {settings.batch_size}; at least {shares} are needed, one for each share")
+    return -(-settings.batch_size // shares)
+
+
+def precision_for(dataset: Dataset, job: Job, device: torch.device) -> str:
+    """What the network computes in: as the job says, or what is fastest for this kind of data on the device."""
+    wish = dataset.kind.precision if job.precision == "auto" else job.precision
+    precision = hardware.choose_precision(wish, device)
+    if hardware.emulated(precision, device):
+        log.info(f"precision {precision}: this processor may emulate it, many times slower than fp32")
+    hardware.allow_tf32(precision != "fp32")
+    return precision
+
+
+def prepared(lesson: Lesson, run: Run, state: State) -> Features | None:
+    """Compile the network where that pays; returns the features by which guidance is chosen, if it is."""
+    settings, size = lesson.settings, lesson.share
+    long = rules.takes_long(settings)
+    if long and settings.compile:
+        example = torch.zeros(size, *run.recipe.shape, device=lesson.device)
+        sigma = torch.ones(size, device=lesson.device)
+        # Compiling takes minutes beside a busy program: a quarter of the budget at most.
+        quarter = 15 * (settings.minutes or 0.0)
+        hardware.compile_network(state.model.network, lambda: state.model(example, sigma), seconds=quarter)
+    guided = run.guide is not None or run.recipe.num_classes > 0
+    if not (lesson.record.group.is_main and settings.guidance == "chosen" and guided):
+        return None
+    return guidance.suited(lesson.dataset, lesson.device, thorough=long)
+
+
+def train_both(lesson: Lesson, run: Run, state: State, guide: State | None) -> None:
+    """Train the guide, if there is one, and then the network, by the leading process' clock."""
+    record, settings = lesson.record, lesson.settings
+    _ = lesson.objective  # which may take seconds, and is a part of the budget
+    elapsed = float(record.group.broadcast(repr(time.perf_counter() - record.began).encode()))
+    budget, guide_budget = rules.budgets(settings, elapsed, guided=guide is not None)
+    if budget.fraction(state.step, state.seconds) >= 1:
+        log.info(f"nothing is left to train after {state.step:,} steps; a longer --steps or --minutes goes on")
+    if guide is not None and run.guide_recipe is not None:
+        record.begin(replace(run, recipe=run.guide_recipe), guide, "guide")
+        for _ in record.watch(lesson.progress(guide, guide_budget), guide, part="guide"):
+            pass
+    kind = lesson.dataset.kind
+    held_out = Batch(lesson.dataset.validation.to(lesson.device), lesson.labels[1])
+    judge = partial(held_out_losses, state, held_out, lesson.noise, kind.held_out)
+    learn(lesson.progress(state, budget), state, judge, record, rows=kind.reports, slack=kind.slack)
+    if record.group.is_main:
+        log.info(verdict(state.rows, lesson.dataset.n))
 
 
 @torch.no_grad()

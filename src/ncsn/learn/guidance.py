@@ -12,6 +12,7 @@ from ncsn.data import Dataset
 from ncsn.data.units import quantize, reals
 from ncsn.evaluation import at_8_bits, metrics
 from ncsn.evaluation.features import Features, choose, is_mnist, progress, suitable
+from ncsn.machine.messages import log
 from ncsn.run import Run
 from ncsn.validation import GuideName
 
@@ -32,6 +33,11 @@ class Trial(NamedTuple):
     weight: float
     features: float | None
     pixels: float
+
+    @property
+    def distance(self) -> float:
+        """In features, or else in pixels."""
+        return self.pixels if self.features is None else self.features
 
 
 def suited(dataset: Dataset, device: torch.device, *, thorough: bool) -> Features:
@@ -54,12 +60,14 @@ def chosen_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, 
     affordable = int(EVALUATIONS * seen / (len(WEIGHTS[sampling.guide]) * sampling.guided_nfe))
     n = min(TRIALS, len(held_out) // 3, affordable)
     if n < FEWEST_TRIALS:
-        print("guidance 1: training was too short, or held-out images too few, to choose another")
+        log.info("guidance 1: training was too short, or held-out images too few, to choose another")
         return 1.0
     rows = list(progress(trials(run, held_out, features, n, seed=seed), "choosing guidance"))
     choice, plain = best(rows), rows[1]
-    print(f"guidance {choice.weight:g}, chosen with {n} samples a weight, beside held-out images ({features.name}):")
-    print(f"{choice}, without guidance {plain}")
+    log.info(
+        f"guidance {choice.weight:g}: samples are {choice.distance:.2g} from held-out images, and {plain.distance:.2g}"
+        f" without guidance ({features.name}, {n} samples a weight)"
+    )
     return choice.weight
 
 

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from filelock import FileLock
-from tqdm.auto import tqdm
 
 from ncsn import storage
-from ncsn.data import Dataset, Origin, load_images
+from ncsn.data import Dataset, Origin, load_dataset
 from ncsn.data.sources import short_name
 from ncsn.data.units import Units
 from ncsn.learn import rules
@@ -18,6 +17,7 @@ from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings, recalled
 from ncsn.machine import distributed, hardware
 from ncsn.machine.distributed import ALONE, Group
 from ncsn.machine.interrupts import Stopped, received_by
+from ncsn.machine.messages import bar, log
 from ncsn.run import Drawn, Run, plain, read_config, write_config, write_model
 from ncsn.run.folder import CHECKPOINT, begun, check_folder, claim
 from ncsn.training import NonFiniteLossError, Progress, Row, State
@@ -125,12 +125,12 @@ class Record:
         )
         checkpoint = self.path(part, CHECKPOINT) if self.folder else None
         saved, stop = time.monotonic(), 0
-        bar = tqdm(total=1.0, bar_format=bar_format, mininterval=hardware.refresh_interval())
-        with received_by(lambda number, _: self.signals.append(number)), bar:  # so that no step is cut in half
+        shown = bar(total=1.0, bar_format=bar_format)
+        with received_by(lambda number, _: self.signals.append(number)), shown:  # so that no step is cut in half
             try:
                 for p in progress:
-                    bar.postfix = f"step {p.step}, loss {p.losses.mean():.4f}"
-                    bar.update(min(p.fraction, 1.0) - bar.n)
+                    shown.postfix = f"step {p.step}, loss {p.losses.mean():.4f}"
+                    shown.update(min(p.fraction, 1.0) - shown.n)
                     yield p
                     stop = p.stop
                     if stop:
@@ -161,7 +161,7 @@ class Record:
             "seconds": time.perf_counter() - self.began,
         }
         storage.write_json(self.path("metrics.json"), content)
-        print(f"{self.folder}: {drawn.cost}; more with `ncsn sample {self.folder}`")
+        log.info(f"{self.folder}: {drawn.cost}; more with `ncsn sample {self.folder}`")
 
 
 def opened(given: TrainSettings) -> tuple[Dataset, ResolvedSettings, Record]:
@@ -183,8 +183,8 @@ def opened(given: TrainSettings) -> tuple[Dataset, ResolvedSettings, Record]:
         dataset, settings, origin = continued(given, folder)
     else:
         if given.job.resume:
-            print(f"{folder} holds no run to resume; a new one begins")
-        dataset = load_images(given.dataset, reading=given.reading)
+            log.info(f"{folder} holds no run to resume; a new one begins")
+        dataset = load_dataset(given.dataset, reading=given.reading)
         settings = rules.resolve(given, dataset, hardware.choose_device(given.job.device))
         origin = Origin.of(given.dataset, given.reading, dataset)
     here = json.dumps([plain(asdict(settings)), origin.digest]).encode()

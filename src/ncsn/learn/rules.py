@@ -13,17 +13,19 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ncsn.data import Dataset
-from ncsn.data.sources import OF_IMAGES
+from ncsn.data.dataset import Kind
 from ncsn.data.units import reals
 from ncsn.distributions import Empirical
 from ncsn.learn.settings import ResolvedSettings, TrainSettings, given_ones
 from ncsn.machine import hardware
+from ncsn.machine.messages import log
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
 from ncsn.run import Argument, Recipe
 from ncsn.samplers import SAMPLERS, Sampling
 from ncsn.training import Budget
+from ncsn.validation import NetworkName
 
-NETWORKS = {"unet": "UNet", "mlp": "ResidualMLP", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
+NETWORKS: dict[NetworkName, str] = {"unet": "UNet", "mlp": "ResidualMLP", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
 POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
 WORTH = 0.4  # of the network's arithmetic: what posterior targets may take at most
 MEMORY = 2**31  # bytes that posterior targets may need: a copy of the data as reals, and two more while it is made
@@ -125,12 +127,12 @@ def widths_and_batch(settings: TrainSettings, dataset: Dataset, device: torch.de
     By kind of machine, not by the clock: the same command trains the same network, whatever else the machine does.
     A training by steps is taken for one of ten minutes.
     """
-    if dataset.columns:
+    if settings.network == "mlp":
         # From 5,000 rows on a wider network learns more.
         width = 256 if dataset.n >= 5000 else 128
         return settings.channels or (width,), min(settings.batch_size or 512, dataset.n)
     _, *sides = dataset.shape
-    fast = hardware.fast_bfloat16(device) and not settings.signals  # in one dimension a processor gains nothing by it
+    fast = hardware.fast_bfloat16(device) and dataset.kind.precision == "auto"
     speed = SPEEDS["cuda" if device.type != "cpu" else "fast" if fast else "slow"]
     whole = speed * 60 * (settings.minutes or 10) / (math.prod(sides) / 32**2)
 
@@ -150,20 +152,44 @@ def widths_and_batch(settings: TrainSettings, dataset: Dataset, device: torch.de
     return widths, min(settings.batch_size or size, dataset.n)
 
 
+def network_for(settings: TrainSettings, dataset: Dataset) -> NetworkName:
+    """The name of the network that learns.  Raises ValueError for options that mean nothing for this kind of data."""
+    kind = dataset.kind
+    if vain := given_ones(settings, kind.refused):
+        raise ValueError(f"{', '.join(vain)} given, which means nothing for {kind.noun}; leave it out")
+    name = kind.networks[0] if settings.network == "auto" else settings.network
+    if name not in kind.networks:
+        raise ValueError(f"network is {name}; {kind.noun} are learned by {' or '.join(kind.networks)}")
+    if name == "mlp" and len(settings.channels or (1,)) != 1:
+        raise ValueError(f"channels is {settings.channels}; mlp takes one number")
+    return name
+
+
+def knows_classes(settings: TrainSettings, dataset: Dataset) -> bool:
+    """Whether the network is told the classes; a line says so if the data has classes that it cannot learn."""
+    labels = dataset.labels
+    if not settings.class_conditional or labels is None:
+        return False
+    # The score of fewer examples than 20 is those examples.
+    able = settings.network == "unet" and 2 <= len(labels.names) <= dataset.n / 20
+    if not able:
+        log.info("classes are not learned: that needs --network unet and two classes of 20 images each")
+    return able
+
+
 def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> ResolvedSettings:
     """The settings with a value for whatever follows from the data, the budget and the machine.
 
-    Raises ValueError for posterior targets of images in shards, and for images that are all the same.
+    Raises ValueError for options that the data has no use for, for posterior targets of images in shards, and for
+    examples that are all the same.
     """
-    if isinstance(settings, ResolvedSettings):
-        return settings
+    kind = dataset.kind
+    settings = replace(settings, network=network_for(settings, dataset))
     if dataset.shards is not None and settings.posterior_above is not None:
         given = f"posterior_above is {settings.posterior_above}"
         raise ValueError(f"{given}; it needs all training images at every step, but they stay in shards; leave it out")
-    if dataset.columns and (vain := given_ones(settings, (*OF_IMAGES, "flip"))):
-        raise ValueError(f"{', '.join(vain)} given, but a table has no images; leave it out")
     if settings.minutes is None and settings.steps is None:
-        settings = replace(settings, minutes=1.5 if dataset.columns else 10.0)
+        settings = replace(settings, minutes=kind.minutes)
     looked, std = some(dataset.train, 2048), dataset.statistics[1]
     leading = leading_std(looked.flatten(1))
     if not leading > 1e-6:
@@ -172,34 +198,24 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     # at that itself it would start 29 % too narrow.  NCSNv2's largest distance between two examples is as safe, but has
     # three times the levels to learn.  At the bottom, 0.01 is what no eye sees of pixels in [0, 1]; images of little
     # contrast need a twentieth of their standard deviation.
-    # A table's columns may have tails: there it is ten times the leading standard deviation.
-    top = settings.sigma_max or rounded((10 if dataset.columns else 4.5) * leading)
+    top = settings.sigma_max or rounded(kind.headroom * leading)
     widths, size = widths_and_batch(settings, dataset, device)
-    classes, labels = settings.class_conditional and dataset.labels is not None, dataset.labels
-    if labels is not None and (settings.network != "unet" or not 2 <= len(labels.names) <= dataset.n / 20):
-        if classes:  # the score of fewer images is those images
-            print("classes are not learned: that needs --network unet and two classes of 20 images each")
-        classes = False
-    # By what a guided signal should be judged is not known.
-    unguided = dataset.units is not None or SAMPLERS[settings.sampler].guided_from == math.inf
-    # Of noisy signals the rule asks for still more noise; mnist1d's, for which it says 0.7, do well.
-    ruled = min(0.7 if settings.signals else math.inf, log_sigma_mean(detail(looked), std))
-    # Where a network of standardised columns has most to learn.
-    ruled, spread = (-0.8, 1.6) if dataset.columns else (ruled, 1.2)
-    mean = ruled if settings.log_sigma_mean is None else settings.log_sigma_mean
+    unguided = not kind.guided or SAMPLERS[settings.sampler].guided_from == math.inf
+    least, most = kind.log_sigma_mean
+    ruled = min(most, max(least, log_sigma_mean(detail(looked), std)))
     values = vars(settings) | {
-        "class_conditional": classes,
+        "class_conditional": knows_classes(settings, dataset),
         "channels": widths,
         "batch_size": size,
         "sigma_max": top,
         "sigma_min": settings.sigma_min or min(0.01, rounded(std / 20, 1)),
-        "log_sigma_mean": mean,
-        "log_sigma_std": settings.log_sigma_std or spread,
+        "log_sigma_mean": ruled if settings.log_sigma_mean is None else settings.log_sigma_mean,
+        "log_sigma_std": settings.log_sigma_std or kind.log_sigma_std,
         "posterior_above": settings.posterior_above or top,
         "guidance": 1.0 if unguided and settings.guidance == "chosen" else settings.guidance,
     }
     resolved = ResolvedSettings(**values)
-    if settings.posterior_above is not None or dataset.shards is not None or dataset.columns:
+    if settings.posterior_above is not None or dataset.shards is not None or not kind.posterior_targets:
         return resolved
     network = recipes(resolved, dataset)[0].build().network
     worth = posterior_above(dataset.train, network, noise_of(resolved), top, mirrored=settings.flip)
@@ -231,25 +247,17 @@ def recipes(
     training.  Nor has a ``network`` of the user's own one.
     Raises ValueError for options that the sampler has not.
     """
-    shares = (
-        dataset.labels.shares if settings.class_conditional and dataset.labels is not None and network is None else {}
-    )
+    shares: dict[str, float] = {}
+    if settings.class_conditional and dataset.labels is not None and network is None:
+        shares = dataset.labels.shares
     guided = settings.guidance != 1 and network is None
-    sampling = descent(settings.sigma_max, settings.sigma_min, settings.sampler, settings.eps)
-    sampling = replace(sampling, guided_between=guided_between(settings.log_sigma_mean))
-    levels = None if settings.sampler == "langevin" else settings.levels  # which stays on one
-    # Where the class is known there is less to be decided at high noise: measured with the default sampler, and for it
-    # alone.  The levels of a geometric proposal are those to learn, too.
-    usual = settings.sampler == TrainSettings.sampler and settings.proposal != "geometric" and not settings.signals
-    if levels is None and shares and usual:
-        levels = round(0.4 * sampling.count)
     arguments = arguments_of(settings.network, dataset.shape, settings.channels, settings.blocks)
     arguments |= {"num_classes": len(shares)} if shares else {}
     weight = settings.guidance if guided and settings.guidance != "chosen" else 1.0
-    sampling = sampling.but(levels=levels, steps=settings.langevin_steps, guidance=weight)
+    sampling = sampling_of(settings, dataset.kind, classes=bool(shares)).but(guidance=weight)
     recipe = Recipe(
         depth=dataset.depth,
-        network=NETWORKS["mlp" if dataset.columns else settings.network] if network is None else name_of(network),
+        network=NETWORKS[settings.network] if network is None else name_of(network),
         arguments=arguments if network is None else {},
         preconditioning="scaled" if settings.network == "refinenet-v2" else "edm",
         shape=dataset.shape,
@@ -265,14 +273,27 @@ def recipes(
     return recipe, replace(recipe, arguments=smaller, sampling=recipe.sampling.but(guidance=1.0))
 
 
+def sampling_of(settings: ResolvedSettings, kind: Kind, *, classes: bool) -> Sampling:
+    """How the run is sampled, unguided.  Raises ValueError for options that the sampler has not."""
+    sampling = descent(settings.sigma_max, settings.sigma_min, settings.sampler, settings.eps)
+    sampling = replace(sampling, guided_between=guided_between(settings.log_sigma_mean))
+    levels = None if settings.sampler == "langevin" else settings.levels  # which stays on one
+    # Where the class is known there is less to be decided at high noise: measured on images, with the default sampler,
+    # and for these alone.  The levels of a geometric proposal are those to learn, too.
+    usual = settings.sampler == TrainSettings.sampler and settings.proposal != "geometric" and kind.guided
+    if levels is None and classes and usual:
+        levels = round(0.4 * sampling.count)
+    return sampling.but(levels=levels, steps=settings.langevin_steps)
+
+
 def name_of(network: nn.Module) -> str:
     """What a network of the user's own is called: with its module, so that the package does not take it for its own."""
     return f"{type(network).__module__}.{type(network).__qualname__}"
 
 
 def arguments_of(network: str, shape: tuple[int, ...], widths: tuple[int, ...], blocks: int) -> dict[str, Argument]:
-    """What a network is built with, for images, signals or rows of this shape; classes come on top."""
-    if len(shape) == 1:
+    """What a network is built with, for examples of this shape; classes come on top."""
+    if network == "mlp":
         return {"dimensions": shape[0], "width": widths[0], "blocks": blocks}
     if network == "unet":
         unet: dict[str, Argument] = {"channels": widths, "blocks": blocks, "features": widths[0]}

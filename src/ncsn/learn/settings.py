@@ -58,11 +58,11 @@ class TrainSettings(Reading):
         batch_size: Images in a batch. By default 128, or 64 where training sees few images; at most as many as there
             are.
         accumulate: Cut each batch into so many parts and learn from one after the other. More parts need less memory.
-        network: unet is ours, or an MLP for a table. refinenet is NCSN's, which sees the noise level. refinenet-v2 is
-            NCSNv2's, which does not; its output is divided by it.
+        network: auto is unet for images and signals, and mlp for a table. refinenet is NCSN's, for images, which sees
+            the noise level. refinenet-v2 is NCSNv2's, which does not; its output is divided by it.
         channels: The U-Net's width at each resolution, finest first; the finest is half of the image's. By default 64
             128 for images of up to 32 pixels. Larger images get a deeper network; if training would see few images, it
-            is half or a quarter as wide. RefineNet: one number, by default 64.
+            is half or a quarter as wide. RefineNet and MLP: one number, by default 64, and 128 or 256.
         blocks: Residual blocks of the U-Net at each resolution, on the way down and on the way up.
         sigma_max: The largest noise level, for pixels in [0, 1]; by default 4.5 times the data's leading standard
             deviation.
@@ -101,7 +101,7 @@ class TrainSettings(Reading):
     flip: bool = False
     batch_size: validation.BatchSize | None = None
     accumulate: Annotated[int, Interval(ge=1, le=64)] = 1
-    network: Literal["unet", "refinenet", "refinenet-v2"] = "unet"
+    network: validation.NetworkName | Literal["auto"] = "auto"
     channels: tuple[validation.Width, ...] | None = None
     blocks: validation.Layers = 2
     sigma_max: validation.NoiseLevel | None = None
@@ -128,7 +128,7 @@ class TrainSettings(Reading):
         super().__post_init__()
         if self.minutes is not None and self.steps is not None:
             raise ValueError(f"minutes is {self.minutes} and steps is {self.steps}; at most one is allowed")
-        if self.network != "unet" and (self.blocks != 2 or len(self.channels or (64,)) != 1):
+        if self.network in ("refinenet", "refinenet-v2") and (self.blocks != 2 or len(self.channels or (64,)) != 1):
             given = f"channels is {self.channels}, blocks is {self.blocks}"
             raise ValueError(f"{given}; {self.network} takes one number of channels, and has blocks of its own")
 
@@ -137,6 +137,7 @@ class TrainSettings(Reading):
 class ResolvedSettings(TrainSettings):
     """The same with values for what follows from the data and the machine: what config.json keeps."""
 
+    network: validation.NetworkName
     batch_size: validation.BatchSize
     channels: tuple[validation.Width, ...]
     sigma_max: validation.NoiseLevel
@@ -163,5 +164,7 @@ def recalled(given: TrainSettings, saved: dict[str, Any], where: str) -> Resolve
     own = validation.validated(ResolvedSettings, saved | changes, where)
     names = given_ones(given, {field.name for field in fields(given)} - {"job", "dataset"})
     if vain := sorted(name for name in names if getattr(given, name) != getattr(own, name)):
-        print(f"--resume keeps the run's own settings; these options have no effect: {', '.join(vain)}")
+        from ncsn.machine.messages import log
+
+        log.info(f"--resume keeps the run's own settings; these options have no effect: {', '.join(vain)}")
     return replace(own, job=given.job)

@@ -13,9 +13,9 @@ from typing import TypeVar
 import psutil
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ncsn.machine.interrupts import at_most
+from ncsn.machine.messages import log
 from ncsn.validation import one_line
 
 T = TypeVar("T")
@@ -23,17 +23,6 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for what mallopt se
 FIRST_LOOK, LOOK = 0.2, 2.0  # seconds until the first look at who else computes, and between two others
 TOLERATED = 0.4  # processors that other programs may use before a thread is given up
 FIXED_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # by which a user, or torchrun, sets the number of threads
-
-
-def refresh_interval() -> float:
-    """Seconds between updates of a progress bar: a terminal wants many, a log file few."""
-    return 0.3 if sys.stderr.isatty() else 30.0
-
-
-def say(line: str) -> None:
-    """Tell the user something above any progress bar; of several processes the first speaks for all."""
-    if os.environ.get("RANK", "0") == "0":
-        tqdm.write(line, file=sys.stderr)
 
 
 def keep_memory() -> None:
@@ -57,7 +46,7 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor], *, seconds:
         "inplace_buffers": False,  # they break the backward pass of some widths (torch 2.13), and save no time
         "cpp.dynamic_threads": True,  # their number may change later, see ``Threads``
     }
-    say("compiling the network: up to a minute the first time, then seconds")
+    log.warning("compiling the network: up to a minute the first time, then seconds")
     try:
         with at_most(seconds):
             network.compile(dynamic=False, options=options)
@@ -68,7 +57,9 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor], *, seconds:
     except Exception as error:  # whatever a missing toolchain or a bug of the compiler raises
         torch.compiler.set_stance("force_eager")
         lines: list[object] = [line for line in str(error).splitlines() if "error:" in line]  # the C++ compiler's own
-        say(f"training continues without torch.compile, about 1.5 times slower: {one_line((lines or [error])[0])}")
+        log.warning(
+            f"training continues without torch.compile, about 1.5 times slower: {one_line((lines or [error])[0])}"
+        )
 
 
 def stance(name: str) -> AbstractContextManager[None]:
@@ -181,5 +172,7 @@ class Threads:
             self.number = max(1, min(self.most, int(free + TOLERATED)))
             if self.number < self.most and not self.announced:
                 self.announced = True
-                say(f"other programs leave {free:.1f} processors free: ncsn uses {self.number} of {self.most} threads")
+                log.warning(
+                    f"other programs leave {free:.1f} processors free: ncsn uses {self.number} of {self.most} threads"
+                )
         torch.set_num_threads(self.number)

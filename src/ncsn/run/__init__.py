@@ -4,11 +4,12 @@ from ncsn.run.folder import plain as plain
 from ncsn.run.folder import read_config as read_config
 from ncsn.run.folder import write_config as write_config
 from ncsn.run.folder import write_model as write_model
+from ncsn.run.posterior import Posterior as Posterior
 from ncsn.run.recipe import Argument as Argument
 from ncsn.run.recipe import Recipe as Recipe
-from ncsn.run.run import Drawn as Drawn
 from ncsn.run.run import Run as Run
-from ncsn.run.run import Steps as Steps
 from ncsn.run.run import block_seed as block_seed
-from ncsn.run.run import cost as cost
 from ncsn.run.run import load as load
+from ncsn.run.steps import Drawn as Drawn
+from ncsn.run.steps import Steps as Steps
+from ncsn.run.steps import cost as cost

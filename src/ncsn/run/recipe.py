@@ -4,17 +4,20 @@ import reprlib
 from dataclasses import dataclass, field
 from typing import Annotated, TypeAlias
 
+import numpy as np
 import torch
 from annotated_types import Interval, MinLen
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ncsn import networks
+from ncsn.data.dataset import Kind
 from ncsn.data.units import Depth
 from ncsn.samplers import Sampling
 from ncsn.score import PRECONDITIONINGS, PreconditioningName, ScoreModel
 from ncsn.validation import Count, check_call
 
+Label = int | str | Int64[Tensor, "n"]
 Size: TypeAlias = Annotated[int, Interval(ge=0, le=2**20)]  # a width, a number of classes
 Argument: TypeAlias = bool | Size | float | str | tuple[Size, ...] | tuple[float, ...]
 
@@ -55,14 +58,42 @@ class Recipe:
             )
 
     @property
-    def images(self) -> bool:
-        """Whether examples are images (c, h, w), and not points (d,)."""
-        return len(self.shape) == 3
+    def kind(self) -> Kind:
+        """What sort of examples they are."""
+        return Kind.of(self.shape)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the columns of a table are called; by default 0, 1, …."""
+        return self.columns or tuple(map(str, range(self.shape[-1])))
 
     @property
     def num_classes(self) -> int:
         """How many classes the network can be told; 0 if none."""
         return int(self.arguments.get("num_classes", 0))  # type: ignore[arg-type]
+
+    def labels(self, label: Label, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
+        """A class for each of ``n`` samples, or None for the score of all classes together.
+
+        ``label``: a class for all, by its name or number; a number for each; "any" for classes drawn by their shares in
+        the training data; or "none".
+        Raises ValueError if the run has no such class.
+        """
+        if isinstance(label, str) and label == "none":
+            return None
+        if not self.num_classes:
+            raise ValueError(f"class is {label}; this run was trained without classes")
+        if isinstance(label, str) and label == "any":
+            weights = list(self.shares.values()) or self.num_classes * [1.0]  # evenly, where they are not known
+            return by_shares(torch.tensor(weights, device=generator.device), n, generator)
+        # Names first: a folder called 3 is meant by 3, whatever its number.
+        numbers = {str(i): i for i in range(self.num_classes)} | {name: i for i, name in enumerate(self.shares)}
+        number = numbers.get(str(label), -1) if np.ndim(label) == 0 else label
+        labels = torch.as_tensor(number, device=generator.device).expand(n)
+        if not bool(((labels >= 0) & (labels < self.num_classes)).all()):
+            allowed = f"any, none, 0 to {self.num_classes - 1}, {reprlib.repr([*self.shares])}"
+            raise ValueError(f"class is {label}; allowed are {allowed}")
+        return labels
 
     def build(
         self,

@@ -1,10 +1,9 @@
-"""A run, and all that can be done with it: sample, measure, ask for a posterior, save."""
+"""A run: a score, and all that can be done with it: sample, measure, ask for a posterior, save."""
 
 import copy
 import hashlib
 import math
-import reprlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import index
@@ -16,101 +15,23 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
-from ncsn import problems
 from ncsn.data import Dataset, Origin
-from ncsn.data.tables import Table, table_of
-from ncsn.data.units import Units as Units
+from ncsn.data.units import Units
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
-from ncsn.problems import Measurement, Observation
+from ncsn.problems import Measurement
+from ncsn.run import posterior
 from ncsn.run.folder import begun, claim, find, read_config, read_model, write_config, write_model
-from ncsn.run.recipe import Recipe, by_shares
-from ncsn.samplers import NonFiniteSampleError, Sampling, Step, slerp
-from ncsn.score import Counted, Score, ScoreModel, batched, even, guided, tweedie
+from ncsn.run.posterior import Posterior
+from ncsn.run.recipe import Label, Recipe
+from ncsn.run.steps import Steps, guidance_of
+from ncsn.samplers import Sampling, slerp
+from ncsn.score import Score, ScoreModel, batched, tweedie
 from ncsn.validation import GuideName
 
-Label = int | str | Int64[Tensor, "n"]
 Numbers = Tensor | np.ndarray | Sequence[Any] | float
-Condition = Callable[[Score, int, torch.Generator | None], Score]
-"""(the prior's score, how many examples, randomness) → the posterior's score for as many."""
 CPU = torch.device("cpu")
-PARTICLES = 2**10  # of an imputation at a time: their activations fit a processor's cache
-# From half of sigma_max down.  Of six columns, 90 % intervals hold 84 % of hidden numbers; by 14 levels, which take
-# twice the time, 85 %.
-IMPUTATION_LEVELS = 7
-SMALL = 64  # numbers in an example with which a posterior has particles by default: each may take a backward pass
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
-
-
-@dataclass
-class Steps(Iterator[Step]):
-    """The states of samples on their way out of the noise, as they come; ``len`` of it is how many there will be.
-
-    ``sampling``: how they are drawn.  ``nfe``, ``guide_nfe``: how often the network and its guide have been evaluated
-    so far, for each sample; ``backward``: backward passes through the network.
-    ``batch_size``: how many the network sees at a time.
-    ``particles``: of a posterior, in a population; 1 is none.  ``effective``: the smallest effective sample size so
-    far, the mean of all populations.  ``disagreeing``: samples more than 5 noise_std off what was measured, at the end.
-    """
-
-    states: Iterator[Step]
-    sampling: Sampling
-    networks: list[Counted]
-    guides: list[Counted]
-    batch_size: int
-    particles: int = 1
-    per_sample: float = 1.0
-    effective: float = math.inf
-    disagreeing: int = 0
-
-    def __len__(self) -> int:
-        """How many states there will be."""
-        return self.sampling.states
-
-    def __next__(self) -> Step:
-        """The next state."""
-        return next(self.states)
-
-    @property
-    def nfe(self) -> int:
-        """Evaluations of the network so far."""
-        return round(self.per_sample * sum(network.nfe for network in self.networks))
-
-    @property
-    def backward(self) -> int:
-        """Backward passes through the network so far."""
-        return round(self.per_sample * sum(network.backward for network in self.networks))
-
-    @property
-    def guide_nfe(self) -> int:
-        """Evaluations of the guide so far."""
-        return sum(guide.nfe for guide in self.guides)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """Samples, and what they cost.
-
-    ``samples`` (n, *d): in the units of the data.  ``path``: the first few of them on their way, if asked for.
-    ``steps``: how they were drawn, all of which are taken.
-    """
-
-    samples: Float[Tensor, "n *d"]
-    path: list[Step]
-    steps: Steps
-    seconds: float
-
-    @property
-    def cost(self) -> str:
-        """All of it, for a user to read."""
-        return cost(len(self.samples), self.steps, self.seconds)
-
-
-def cost(n: int, steps: Steps, seconds: float) -> str:
-    """What ``n`` samples took, for a user to read; evaluations of the network and of the guide are for each sample."""
-    sampler, guide = steps.sampling.sampler, f" and {steps.guide_nfe} of the guide" if steps.guide_nfe else ""
-    speed = f"{seconds:.1f} s, {n / seconds:.0f} samples/s"
-    return f"{n} samples by {sampler}, {steps.nfe} evaluations each{guide}, {speed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +49,7 @@ class Run:
     ``device``: where it computes.
     ``folder``: where it was loaded from.
     ``settings``: how it was trained.
-    ``origin``: the images that it has learned from.
-    ``condition``: what makes it the posterior given a measurement, if it is one.
-    ``observation``: that measurement.
-    ``prior``: the score that a posterior was made of.
+    ``origin``: the data that it has learned from.
     """
 
     score: Score
@@ -143,9 +61,6 @@ class Run:
     folder: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     origin: Origin | None = None
-    condition: Condition | None = None
-    observation: Observation | None = None
-    prior: Score | None = None
 
     @classmethod
     def of(cls, score: Score, shape: tuple[int, ...], *, sigma_max: float, sigma_min: float) -> "Run":
@@ -168,6 +83,21 @@ class Run:
         return cls(score=score, recipe=Recipe(network="none", arguments={}, shape=shape, sampling=sampling))
 
     @property
+    def given(self) -> Posterior | None:
+        """The posterior that it draws from, if it is the run of one."""
+        return self.score if isinstance(self.score, Posterior) else None
+
+    @property
+    def prior(self) -> Score:
+        """The score that a posterior was made of, or the run's own."""
+        return self.score if self.given is None else self.given.prior
+
+    def refuse_posterior(self, verb: str) -> None:
+        """Raises ValueError if the run is that of a posterior."""
+        if self.given is not None:
+            raise ValueError(f"the run is a posterior already, which cannot be {verb}; use the prior's run")
+
+    @property
     def model(self) -> ScoreModel:
         """The score, where it is a network.  Raises ValueError where it is not."""
         if not isinstance(self.score, ScoreModel):
@@ -175,19 +105,19 @@ class Run:
         return self.score
 
     def data(self, dataset: str | None = None) -> Dataset:
-        """The images that the run has learned from, its validation and test images among them.
+        """The data that the run has learned from, its validation and test examples among them.
 
-        ``dataset``: where they are now, if not where they were.
-        Raises ValueError if they are not known, cannot be read, or are others than those that were learned from.
+        ``dataset``: where it is now, if not where it was.
+        Raises ValueError if it is not known, cannot be read, or is another than that which was learned from.
         """
         if self.origin is None:
-            raise ValueError(f"{self.folder or 'the run'} does not say which images it has learned from")
+            raise ValueError(f"{self.folder or 'the run'} does not say which data it has learned from")
         return self.origin.load(dataset)
 
     @property
     def names(self) -> tuple[str, ...]:
         """What the columns of a table are called; by default 0, 1, …."""
-        return self.recipe.columns or tuple(map(str, range(self.recipe.shape[-1])))
+        return self.recipe.names
 
     @property
     def parameters(self) -> int:
@@ -206,11 +136,11 @@ class Run:
         Raises ValueError if there is no such here.
         """
         chosen = hardware.choose_device(str(device))
-        for score in (self.score, self.guide, self.prior):
+        for score in (self.prior, self.guide):
             if isinstance(score, ScoreModel):
                 # 256 levels of a pixel survive bfloat16; points would lose digits.
-                fast = hardware.autocast_of(hardware.choose_precision("auto", chosen))
-                score.to(chosen).autocast = fast if self.recipe.images else None
+                precision = hardware.choose_precision(self.recipe.kind.precision, chosen)
+                score.to(chosen).autocast = hardware.autocast_of(precision)
         return replace(self, device=chosen)
 
     def steps(
@@ -245,138 +175,38 @@ class Run:
         none for a posterior.
         ``batch_size``: how many samples the network sees at a time, at most.
         ``start``: where to begin instead of in noise, (n, *d), in the score's units.
-        ``particles``: of a posterior: how many make up a population, whose weights make the answers right.  All samples
-        of one measurement share a population, which is never smaller than they are many.  Each of several measurements
-        has its own.  1 is moment matching alone.  By default 1,000, or 16 for each of several measurements, for
-        examples of up to 64 numbers, fewer where more than 16 are measured; 1 for larger examples, for other samplers,
-        and with guidance.
+        ``particles``: of a posterior by twisted: how many make up a population, whose weights make the answers right.
+        All samples of one measurement share a population, which is never smaller than they are many.  Each of several
+        measurements has its own.  1 is moment matching alone, by dpmpp-sde.  By default 1,000, or 16 for each of
+        several measurements, for examples of up to 64 numbers, fewer where more than 16 are measured; 1 for larger
+        examples, for other samplers, and with guidance.
         Raises ValueError for what the run cannot do.
 
         >>> run = ncsn.load("mnist", device="cpu")
         >>> [round(step.sigma, 2) for step in run.steps(1, levels=4)]
         [1.94, 0.23, 0.01, 0.0]
         """
-        if n < 1 or batch_size < 1:
-            raise ValueError(f"n is {n}, batch_size is {batch_size}; both must be at least 1")
-        sampling = self.recipe.sampling.but(
-            sampler=sampler, levels=levels, steps=steps, eps=eps, guidance=guidance, guide=guide
-        )
+        if n < 1 or batch_size < 1 or (particles is not None and particles < 1):
+            raise ValueError(f"n is {n}, batch_size is {batch_size}, particles is {particles}; all must be at least 1")
+        if start is not None and len(start) != n:
+            raise ValueError(f"start has {len(start)} examples for {n} samples; one for each is needed")
         generator = generator_of(seed, self.device)
         labels = self.labels(label, n, generator)
-        sampling = self.guidance(sampling, labels, weight=guidance, guide=guide)
+        free = guidance in (None, 1) and start is None
+        own = posterior.own_sampling(self, sampler, particles, free=free)
+        changes: dict[str, Any] = {"sampler": sampler, "levels": levels, "steps": steps, "eps": eps}
+        sampling = own.but(**changes, guidance=guidance, guide=guide)
+        sampling = guidance_of(self, sampling, labels, weight=guidance, guide=guide)
         if levels is None:
             sampling = sampling.affordable
-        alike = labels is None or bool((labels == labels[0]).all())
-        free = start is None and sampling.sampler == "dpmpp-sde" and sampling.guidance == 1
-        shared, particles = self.population(n, particles, alike=alike, free=free)
-        count = n if particles == 1 else particles if shared else n * particles
-        if labels is not None and count != n:
-            labels = labels[:1].expand(count) if shared else labels.repeat_interleave(particles)
-        size, prior = even(count, batch_size), self.score if self.prior is None else self.prior
-        networks, guides = [Counted(batched(prior, size, labels))], list[Counted]()
-        if sampling.guidance != 1 and sampling.guide == "unconditional":
-            networks.append(Counted(batched(prior, size)))
-        elif sampling.guidance != 1 and self.guide is not None:
-            known = labels if isinstance(self.guide, ScoreModel) and self.guide.num_classes else None
-            guides.append(Counted(batched(self.guide, size, known)))
-
-        def follow() -> Iterator[Step]:
-            score: Score = networks[0]
-            for other in (*networks[1:], *guides):
-                score = guided(score, other, sampling.guidance, between=sampling.guided_between)
-            noise = sampling.start(self.means(labels), count, generator=generator) if start is None else start
-            noise = noise.to(self.device)
-            if self.condition is not None and particles == 1:
-                score = self.condition(score, n, generator)
-            if self.observation is None or particles == 1:
-                yield from sampling.follow(score, noise, generator=generator)
-                return
-            observation = replace(self.observation, y=one_for_each(self.observation.y, 1 if shared else n))
-            ladder, draws = sampling.ladder(device=self.device), n if shared else 1
-            states = problems.particles(score, observation, noise, ladder, draws=draws, generator=generator)
-            for sigma, x, effective in states:
-                result.effective = min(result.effective, effective)
-                yield Step(sigma, x[:: len(x) // n][:n])
-
-        def states() -> Iterator[Step]:
-            for sigma, x in follow():
-                if not bool(x.isfinite().all()):
-                    raise NonFiniteSampleError(
-                        f"samples are not finite from noise level {sigma:.4g} on, by {sampling.sampler} on "
-                        f"{sampling.count} levels, step size {sampling.eps:g}, guidance {sampling.guidance:g}"
-                    )
-                if sigma == 0 and self.observation is not None:
-                    result.disagreeing = self.observation.disagreeing(x)
-                    if off := result.disagreeing:
-                        hardware.say(f"{off} of {n} samples disagree with the measurement by more than 5 noise_std")
-                yield Step(sigma, x if self.units is None else self.units.restore(x))
-
-        if self.observation is not None and particles == 1:
-            self.observation.check(sampling.sigma_min, self.recipe.shape)
-        result = Steps(states(), sampling, networks, guides, size, particles, count / n)
-        return result
-
-    def population(self, n: int, particles: int | None, *, alike: bool, free: bool) -> tuple[bool, int]:
-        """Whether all of ``n`` samples of a posterior share one population, and how many particles one has.
-
-        ``particles``: as for ``steps``.  ``alike``: whether all samples are of one class.  ``free``: whether the way
-        down can be one of particles: by dpmpp-sde, unguided, from noise.
-        Raises ValueError for particles of what has none.
-        """
-        if self.observation is None or not free:
-            if particles not in (None, 1):
-                raise ValueError(f"particles is {particles}; only unguided posteriors by dpmpp-sde have them")
-            return False, 1
-        shared, size = alike and len(self.observation.y) == 1, math.prod(self.recipe.shape)
-        if particles is None:
-            rows = min(size, max(problems.WHOLE, self.observation.y.shape[1:].numel()))
-            most = (1000 if rows <= 16 else 250) if shared else min(16, max(4, 2**24 // (n * rows * size)))
-            particles = most if size <= SMALL else 1
-        if particles < 1:
-            raise ValueError(f"particles is {particles}; at least 1 is needed")
-        return shared, max(n, particles) if shared and particles > 1 else particles
-
-    def guidance(
-        self, sampling: Sampling, labels: Tensor | None, *, weight: float | None, guide: GuideName | None
-    ) -> Sampling:
-        """How samples are guided, and on which noise levels; ``weight`` and ``guide`` as they were asked for.
-
-        Where the run's own weight is meant for a guide that there is not, not at all.
-        Raises ValueError if a guide is asked for that there is not, a weight without any, or a guide without a weight.
-        """
-        there = {"smaller": self.guide is not None, "unconditional": labels is not None}
-        if guide is None and there["unconditional"] and not there["smaller"]:
-            sampling = replace(sampling, guide="unconditional")
-        if not there[sampling.guide]:
-            if guide is not None or weight not in (None, 1):
-                raise ValueError(f"guide is {sampling.guide}; the run has no smaller network, or the samples no class")
-            return replace(sampling, guidance=1.0)
-        if guide is not None and sampling.guidance == 1:
-            raise ValueError(f"guide is {guide}, but guidance is 1, and {sampling.sampler} then uses no guide")
-        return sampling
+        crowd = posterior.crowd_of(self, sampling, labels, n, particles, free=free)
+        return Steps(self, sampling, crowd, labels, start=start, generator=generator, batch_size=batch_size)
 
     def labels(self, label: Label | None, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
-        """A class for each of ``n`` samples, or None for the score of all classes together; see ``steps``.
-
-        Raises ValueError if the run has no such class.
-        """
-        classes, shares = self.recipe.num_classes, self.recipe.shares
+        """The class of each of ``n`` samples, see ``Recipe.labels``; by default as ``steps`` says."""
         if label is None:
-            label = "any" if shares and self.condition is None else "none"
-        if isinstance(label, str) and label == "none":
-            return None
-        if not classes:
-            raise ValueError(f"class is {label}; this run was trained without classes")
-        if isinstance(label, str) and label == "any":
-            weights = list(shares.values()) or classes * [1.0]  # evenly, where they are not known
-            return by_shares(torch.tensor(weights, device=generator.device), n, generator)
-        # Names first: a folder called 3 is meant by 3, whatever its number.
-        numbers = {str(i): i for i in range(classes)} | {name: i for i, name in enumerate(shares)}
-        number = numbers.get(str(label), -1) if np.ndim(label) == 0 else label
-        labels = torch.as_tensor(number, device=generator.device).expand(n)
-        if not bool(((labels >= 0) & (labels < classes)).all()):
-            raise ValueError(f"class is {label}; allowed are any, none, 0 to {classes - 1}, {reprlib.repr([*shares])}")
-        return labels
+            label = "any" if self.recipe.shares and self.given is None else "none"
+        return self.recipe.labels(label, n, generator)
 
     def sample(self, n: int = 1, **how: Any) -> Float[Tensor, "n *d"]:
         """``n`` samples, in the units of the data, (n, *d).
@@ -387,8 +217,10 @@ class Run:
         >>> run.sample(2, seed=0, levels=4, label="7").shape
         torch.Size([2, 1, 28, 28])
         """
-        for step in self.steps(n, **how):
+        steps = self.steps(n, **how)
+        for step in steps:
             last = step
+        steps.warn()
         return last.x
 
     @property
@@ -415,7 +247,7 @@ class Run:
     def digest(self) -> str:
         """A sha256 of all that samples are made of: the recipe, the weights, the guide's, and the units."""
         found = hashlib.sha256(repr(self.recipe).encode())
-        for score in (self.score, self.guide, self.prior):
+        for score in (self.prior, self.guide):
             for name, tensor in score.state_dict().items() if isinstance(score, nn.Module) else ():
                 found.update(name.encode() + tensor.cpu().numpy().tobytes())
         if self.units is not None:
@@ -440,8 +272,7 @@ class Run:
         What it makes of nothing but noise: the denoised middle at σ_max, off MNIST's means by 0.4 where σ_max is 10.
         """
         middle = torch.zeros(self.recipe.shape, device=self.device)[None]
-        prior = self.score if self.prior is None else self.prior
-        score, which = prior, torch.zeros(1, dtype=torch.long, device=self.device)
+        score, which = self.prior, torch.zeros(1, dtype=torch.long, device=self.device)
         if labels is not None:
             classes, which = torch.unique(labels, return_inverse=True)
             middle, score = middle.expand(len(classes), *self.recipe.shape), batched(score, len(classes), classes)
@@ -465,21 +296,7 @@ class Run:
         >>> answers[:, 0].mean().round()  # half of what was measured: the prior says 0
         tensor(1.)
         """
-        zero = torch.zeros(self.recipe.shape, device=self.device)
-        units = Units(zero, zero + 1) if self.units is None else self.units
-        if not bool(units.straight.all()):
-            each = torch.eye(len(zero), device=self.device)
-            if bool((measure(each) - measure(zero[None])).cpu()[~units.straight].any()):
-                bent = "; ".join(units.describe(self.names))
-                raise ValueError(f"the measurement is not linear in {bent}; run.impute fills in")
-        shift, scale = zero + units.shift.to(zero), zero + units.scale.to(zero)
-        target, noise = (torch.as_tensor(value, dtype=zero.dtype, device=self.device) for value in (y, noise_std))
-        observation = Observation.of(measure, target, noise, shift, scale)
-
-        # Twice the usual levels, unguided: the posterior's score is rougher than the prior's, and must be a score.
-        sampling = self.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0)
-        sampling = sampling.but(levels=2 * sampling.spec.suited(sampling.sigma_max, sampling.sigma_min))
-        return self.conditioned(partial(posterior_score, observation, solver_steps), sampling, observation)
+        return posterior.matched(self, measure, y, noise_std, solver_steps)
 
     def impute(
         self, rows: Any, n: int = 20, *, seed: int | torch.Generator = 0
@@ -497,29 +314,7 @@ class Run:
         """
         if len(self.recipe.shape) != 1:
             raise ValueError(f"the run makes examples of shape {self.recipe.shape}, no rows; run.posterior fills in")
-        units = self.units or Units(torch.zeros(self.recipe.shape), torch.ones(self.recipe.shape))
-        table = table_of(rows)
-        if not hasattr(rows, "columns"):
-            table = Table(self.names[: len(table.names)], table.rows)  # by their places
-        x = torch.from_numpy(table.matched(self.names).rows).double()
-        units.check(x, self.names)
-        generator, count = generator_of(seed, self.device), max(n, 20)
-        sampling = self.recipe.sampling.but(sampler="dpmpp-sde", levels=IMPUTATION_LEVELS, guidance=1.0)
-        sampling = replace(sampling, sigma_max=sampling.sigma_max / 2)
-        z, ladder = units.standardise(x, generator).to(self.device), sampling.ladder(device=self.device)
-        blanks, pattern = torch.unique(x.isnan(), dim=0, return_inverse=True)
-        for number, blank in enumerate(blanks):
-            for part in torch.split((pattern == number).nonzero()[:, 0], max(1, PARTICLES // count)):
-                draws = x[part].repeat(n, 1, 1)
-                if bool(blank.all()):
-                    draws = self.sample(n * len(part), seed=generator).to(draws).view_as(draws)
-                elif bool(blank.any()):
-                    seen = Observation(problems.masked(~blank), z[part][:, ~blank].float(), 2 * sampling.sigma_min)
-                    noise = sampling.start(self.means(None), len(part) * count, generator=generator)
-                    *_, (_, last, _) = problems.particles(self.score, seen, noise, ladder, draws=n, generator=generator)
-                    drawn = units.restore(last.cpu().double()).view(len(part), n, -1).transpose(0, 1)
-                    draws = torch.where(blank, drawn.to(draws), draws)
-                yield part, draws
+        return posterior.impute(self, rows, n, generator_of(seed, self.device))
 
     def replacement(self, known: Bool[Tensor, "*d"] | np.ndarray, y: Numbers) -> "Run":
         """The run that fills in what is not ``known`` of ``y``, as the paper does; by annealed Langevin dynamics.
@@ -530,21 +325,7 @@ class Run:
         ``y``: one example, or one for each sample; what is not known is ignored.
         Raises ValueError if the run is a posterior already.
         """
-        target, mask = torch.as_tensor(y, device=self.device), torch.as_tensor(known, device=self.device)
-        target = target if self.units is None else self.units.standardise(target)
-        target = target[None] if target.ndim == len(self.recipe.shape) else target
-
-        # The sampler's own two steps a level leave the unknown 0.07 off where 1.35 is right, five of them 0.03.
-        sampling = self.recipe.sampling.but(sampler="annealed", guidance=1.0)
-        sampling = replace(sampling, steps=max(5, sampling.steps))
-        return self.conditioned(partial(replacement_score, mask, target), sampling)
-
-    def conditioned(self, condition: Condition, sampling: Sampling, observation: Observation | None = None) -> "Run":
-        """The run of a posterior.  Raises ValueError if the run is one already."""
-        if self.condition is not None:
-            raise ValueError("the run is a posterior already; give one measurement of everything to the prior's run")
-        recipe, score = replace(self.recipe, sampling=sampling), partial(conditional_score, condition, self.score)
-        return replace(self, score=score, prior=self.score, condition=condition, recipe=recipe, observation=observation)
+        return posterior.replaced(self, known, y)
 
     def log_prob(self, x: Tensor | np.ndarray, **how: Any) -> Float[Tensor, "b"]:
         """Log p(x) in nats, in the units of the data.
@@ -580,8 +361,7 @@ class Run:
         ``seed``: of the probes.  If it is a number, each part has a generator of its own.
         Raises ValueError for the posterior of a run, whose density is not known, and for x of another shape.
         """
-        if self.condition is not None:
-            raise ValueError("the density of a posterior is not known; use the prior's run")
+        self.refuse_posterior("asked for densities, which are not known")
         x = torch.as_tensor(x, device=self.device)
         if tuple(x.shape[1:]) != self.recipe.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; (b, {', '.join(map(str, self.recipe.shape))}) is needed")
@@ -610,8 +390,7 @@ class Run:
         ``batch_size``: for batches of this size.
         Raises ValueError for a posterior: torch compiles no gradients that are asked for more than once.
         """
-        if self.condition is not None:
-            raise ValueError("a posterior cannot be compiled; compile the prior's run")
+        self.refuse_posterior("compiled")
         example = torch.zeros(batch_size, *self.recipe.shape, device=self.device)
         sigma = torch.tensor(1.0, device=self.device)
         with torch.no_grad():  # as they will be called
@@ -627,8 +406,7 @@ class Run:
         Raises ValueError if another run is there and ``overwrite`` is not given, if the score is no ScoreModel, as
         that of a posterior, or if the guide is of another size and has no recipe.
         """
-        if self.condition is not None:
-            raise ValueError("a posterior cannot be saved; save the prior's run")
+        self.refuse_posterior("saved")
         parts = [(Path(folder), self, self.model)]
         if self.guide is not None:
             guide = replace(self, score=self.guide, recipe=self.guide_recipe or self.recipe)
@@ -657,28 +435,6 @@ def block_seed(seed: int, number: int) -> int:
 def generator_of(seed: int | torch.Generator, device: torch.device) -> torch.Generator:
     """The generator of a seed on a device; or the one that is given."""
     return seed if isinstance(seed, torch.Generator) else torch.Generator(device).manual_seed(index(seed))
-
-
-def one_for_each(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:
-    """A measurement for each of ``n`` samples, of one or of as many.  Raises ValueError for another number."""
-    if len(y) not in (1, n):
-        raise ValueError(f"y holds {len(y)} measurements for {n} samples; one, or one for each, is needed")
-    return y.expand(n, *y.shape[1:])
-
-
-def conditional_score(condition: Condition, prior: Score, x: Tensor, sigma: Tensor | float, /) -> Tensor:
-    """The score of a posterior.  Partials of this function and of the next two, unlike closures, can be pickled."""
-    return condition(prior, len(x), None)(x, sigma)
-
-
-def posterior_score(seen: Observation, steps: int, score: Score, n: int, generator: torch.Generator | None) -> Score:
-    """The condition of ``Run.posterior``."""
-    return problems.posterior(score, seen.measure, one_for_each(seen.y, n), seen.noise_std, steps=steps)
-
-
-def replacement_score(known: Tensor, y: Tensor, score: Score, n: int, generator: torch.Generator | None) -> Score:
-    """The condition of ``Run.replacement``."""
-    return problems.replacement(score, known, one_for_each(y, n), generator=generator)
 
 
 def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = None) -> Run:

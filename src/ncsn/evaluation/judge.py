@@ -1,0 +1,80 @@
+"""``evaluate``: how good a run's samples are, whatever kind of data it has learned."""
+
+from typing import Any, overload
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from ncsn.data import Dataset
+from ncsn.evaluation.features import choose
+from ncsn.evaluation.images import REPORTABLE, Evaluation, Ruler, at_8_bits, judge_images
+from ncsn.evaluation.tables import TableEvaluation, held_out_rows, judge_table
+from ncsn.run import Run
+
+Judgement = Evaluation | TableEvaluation
+
+
+@overload
+def evaluate(source: Run, data: Dataset | str | None = None, features: Any = "auto", **how: Any) -> Judgement: ...
+@overload
+def evaluate(source: Tensor, data: Dataset, features: Any = "auto") -> Evaluation: ...
+
+
+def evaluate(
+    source: Run | Shaped[Tensor, "n *d"],
+    data: Dataset | str | None = None,
+    features: Any = "auto",
+    *,
+    n: int = REPORTABLE,
+    seed: int = 0,
+    **how: Any,
+) -> Judgement:
+    """How good samples are, beside real examples that training has not seen.
+
+    ``source``: a run, which draws the samples; or images (n, c, h, w), to be compared with ``data``.
+    ``data``: the data set, or where it is now; by default what the run has learned from.
+    ``features``: of images, what distances are measured in: a name as for ``choose``, ``Features`` or a function.
+    ``n``: how many samples a run draws, if there are as many held-out examples.
+    ``seed``: of the samples.  ``how``: how they are drawn, as for ``Run.sample``.
+    Raises ValueError for data that is not known, for too few held-out examples, and for signals, which have no judge.
+
+    >>> images = ncsn.load_dataset("mnist")
+    >>> result = ncsn.evaluation.evaluate(images.validation[:100], images, ncsn.evaluation.PIXELS)
+    >>> result.n, list(result.metrics)
+    (100, ['pixel_wasserstein', 'memorisation', 'near_duplicates'])
+    """
+    if not isinstance(source, Run):
+        if not isinstance(data, Dataset):
+            raise ValueError("samples are compared with a data set; give it, or a run")
+        return judge_images(source, data, features_for(data, features))
+    dataset = data if isinstance(data, Dataset) else source.data(data)
+    kind = source.recipe.kind.noun
+    if kind not in JUDGES:
+        raise ValueError(f"{kind} have no judge; {' and '.join(JUDGES)} are evaluated")
+    return JUDGES[kind](source, dataset, features, n, seed, how)
+
+
+def features_for(images: Dataset, features: Any, device: torch.device | None = None) -> Any:
+    """Features by their name, or those that are given."""
+    if not isinstance(features, str):
+        return features
+    return choose(at_8_bits(images), features, device or torch.device("cpu"))
+
+
+def of_images(run: Run, data: Dataset, features: Any, n: int, seed: int, how: dict[str, Any]) -> Judgement:
+    """Images of a run, drawn a block at a time."""
+    ruler = Ruler(data, features_for(data, features, run.device), n)
+    blocks = run.blocks(ruler.n, seed=seed, **how)
+    return ruler.judge(torch.cat([list(steps)[-1].x.cpu() for steps in blocks]))
+
+
+def of_rows(run: Run, data: Dataset, features: Any, n: int, seed: int, how: dict[str, Any]) -> Judgement:
+    """Rows of a run."""
+    if features not in ("auto", None):
+        raise ValueError(f"features are {features}; rows are compared as they are")
+    samples = run.sample(len(held_out_rows(data, n)), seed=seed, **how)
+    return judge_table(run, data, samples.cpu(), seed=seed)
+
+
+JUDGES = {"images": of_images, "rows": of_rows}
