@@ -85,7 +85,7 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
     hardware.keep_memory()
     torch.set_flush_denormal(True)
     torch.manual_seed(bench.seed)
-    generator, images = torch.Generator().manual_seed(bench.seed), data.load_images(bench.dataset)
+    generator, images = torch.Generator().manual_seed(bench.seed), data.load_dataset(bench.dataset)
     labels = images.labels if bench.classes else None
     made, most = PEERS[name](images.shape, 0 if labels is None else len(labels.names)), most_judged(images)
     known = labels.train if labels is not None and made.classes else None
@@ -240,7 +240,7 @@ def main(bench: Bench) -> None:
     """Run, record, and draw."""
     path = HERE / "results.json"
     results: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    dataset = data.load_images(bench.dataset)
+    dataset = data.load_dataset(bench.dataset)
     for name in bench.peers:
         out = folder(bench, name)
         out.mkdir(parents=True, exist_ok=True)

@@ -334,7 +334,8 @@ def test_exif_turns_images(tmp_path: Path, orientation: int, upright: np.ndarray
 
 
 def refitted(pixels: np.ndarray, size: str, fit: Literal["crop", "stretch"]) -> np.ndarray:
-    return picture(lambda: pixels, Reading(size=size, fit=fit)).pixels
+    fitted: np.ndarray = picture(lambda: pixels[None], Reading(size=size, fit=fit)).pixels[0]
+    return fitted
 
 
 def test_fitting_crops_the_middle_and_stretches() -> None:

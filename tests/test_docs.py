@@ -52,7 +52,8 @@ def test_every_public_name_is_in_the_reference() -> None:
         for room in (plots, evaluation, data)
         for name in public_names(room)
     }
-    public -= {"ncsn.data.load_images", "ncsn.data.batches", "ncsn.data", "ncsn.evaluation", "ncsn.evaluation.metrics"}
+    public -= {"ncsn.load_images", "ncsn.METHODS", "ncsn.Method", "ncsn.data.load_dataset", "ncsn.data.load_images"}
+    public -= {"ncsn.data.batches", "ncsn.data", "ncsn.evaluation", "ncsn.evaluation.metrics"}
     assert set(re.findall(r"^\.\. (?:auto\w+|py:data):: (\S+)", REFERENCE, re.M)) == public
 
 

@@ -72,7 +72,7 @@ def test_every_number_has_a_range_and_is_refused_outside_of_it(kind: Any) -> Non
 # What nobody gives to a function, or to a class, is 0 or off, but for these.
 USUAL: dict[str, object] = {
     **{"n": 16, "Sample.n": 64, "Likelihood.n": 64, "Evaluate.n": 10_000, "Ruler.n": 10_000, "Impute.n": 20},
-    **{"steps.n": 1, "sample.n": 1, "steps": 5, "Toy.steps": 2000, "SamplerSpec.steps": 1},
+    **{"steps.n": 1, "sample.n": 1, "steps": 5, "Toy.steps": 2000, "SamplerSpec.steps": 1, "Method.steps": 1},
     **{"posterior.steps": 3, "solver_steps": 3, "langevin_steps": 75, "nfe_per_step": 1, "every": 1, "accumulate": 1},
     **{"batch_size": 500, "Toy.batch_size": 1024, "likelihoods.batch_size": 32},
     **{"tolerance": 1e-4, "Likelihood.tolerance": 1e-3, "projections": 128, "k": 5, "batch": 500},
@@ -95,6 +95,20 @@ USUAL: dict[str, object] = {
     },
     **{"Classifier.channels": 1, "Classifier.size": (28, 28), "Classifier.num_classes": 10, "Convolution.size": 3},
     **{"stride": 1, "dilation": 1, "branches": 1, "bias": True, "zoom": 2, "columns": 10, "signal_rows.columns": 6},
+    **{
+        "Kind.axis": 0,
+        "Kind.networks": ("unet",),
+        "Kind.minutes": 10.0,
+        "Kind.headroom": 4.5,
+        "Kind.log_sigma_std": 1.2,
+    },
+    **{
+        "Kind.log_sigma_mean": (-math.inf, math.inf),
+        "Kind.held_out": (256, 256),
+        "Kind.reports": 10,
+        "Kind.log_sigma_std": 1.2,
+    },
+    **{"Kind.slack": 0.01, "Kind.posterior_targets": True, "evaluate.n": 10_000, "__new__.images": 1},
     **{"examples": 8, "evolution.columns": 12, "evolution_animation.examples": 36, "check_range.levels": 1},
 }
 

@@ -38,7 +38,9 @@ from .problems import replacement as replacement
 from .run import Recipe as Recipe
 from .run import Run as Run
 from .run import load as load
+from .samplers import METHODS as METHODS
 from .samplers import SAMPLERS as SAMPLERS
+from .samplers import Method as Method
 from .samplers import SamplerSpec as SamplerSpec
 from .samplers import Sampling as Sampling
 from .samplers import Step as Step

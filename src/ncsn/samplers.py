@@ -548,6 +548,9 @@ SAMPLERS: dict[str, SamplerSpec] = {
 }
 
 
+METHODS, Method = SAMPLERS, SamplerSpec  # their names before version 0.2
+
+
 def spec_named(name: str) -> SamplerSpec:
     """The row of a sampler.  Raises ValueError if there is none."""
     if name not in SAMPLERS:

@@ -210,5 +210,4 @@ def follow(steps: "Steps", description: str, began: float, *, keep: int = 0) -> 
         for step in bar(steps, description):
             if keep:
                 path.append(step._replace(x=step.x[:keep].cpu()))
-    steps.warn()
     return Drawn(samples=step.x.cpu(), path=path, steps=steps, seconds=time.perf_counter() - began)

@@ -420,7 +420,7 @@ def images_of(name: str, parts: Mapping[Split, list[Item]], notes: Sequence[str]
     """
     whole, broken = decoded_parts(parts, reading)
     total = sum(item.images for members in parts.values() for item in members)
-    listed = f"{len(broken)} of {total}: {', '.join(broken)}"
+    listed = f"{len(broken)} of {total}: {', '.join(sorted(broken))}"
     if len(broken) > reading.max_broken:
         raise ValueError(f"more images are broken than the {reading.max_broken} that --max-broken allows, {listed}")
     sizes = {part: sum(len(one.pixels) for _, one in members) for part, members in whole.items()}
@@ -645,7 +645,7 @@ class Origin:
     def of(cls, dataset: str, reading: Reading, images: Dataset) -> "Origin":
         """Where images came from.
 
-        ``dataset``: what ``load_images`` was given.
+        ``dataset``: what ``load_dataset`` was given.
         ``reading``: likewise.
         ``images``: what it returned.
         """

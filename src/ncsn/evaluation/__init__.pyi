@@ -10,9 +10,7 @@ from .images import Metric as Metric
 from .images import Ruler as Ruler
 from .images import as_bytes as as_bytes
 from .images import at_8_bits as at_8_bits
-from .images import judge_images as judge_images
 from .images import nearest as nearest
 from .judge import evaluate as evaluate
 from .tables import TableEvaluation as TableEvaluation
 from .tables import calibration as calibration
-from .tables import judge_table as judge_table

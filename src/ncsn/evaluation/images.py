@@ -252,8 +252,8 @@ def judge_images(
     Mann–Whitney), ``near_duplicates``, of 100 and more, the share nearer than all but 1 % of the test images.
     Raises ValueError if samples and data differ in shape, for other numbers, and for fewer than ten images of a kind.
 
-    >>> images = ncsn.load_images("mnist")
-    >>> result = ncsn.evaluation.judge_images(images.validation[:100], images, ncsn.evaluation.PIXELS)
+    >>> images = ncsn.load_dataset("mnist")
+    >>> result = ncsn.evaluation.evaluate(images.validation[:100], images, ncsn.evaluation.PIXELS)
     >>> result.n, list(result.metrics)
     (100, ['pixel_wasserstein', 'memorisation', 'near_duplicates'])
     """

@@ -66,7 +66,7 @@ def fit(
 
     ``data``: points (n, d) or a DataFrame, of which rows with blanks and columns that do not vary are left out; or
     images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor, an array or a list; or a data
-    set, as ``load_images`` returns it.
+    set, as ``load_dataset`` returns it.
     ``minutes``: how long to train, samples and pictures included; one minute by default, with ``settings`` theirs.
     ``steps``: how many steps to train instead.
     ``labels``: the class of each image, a number or a name: better samples, and ``run.sample(label=...)``; a data set
@@ -247,7 +247,7 @@ def run_of(dataset: Dataset, given: TrainSettings, own: OwnParts, record: Record
     for line in (dataset.describe(), *dataset.notes):
         log.info(line)
     # What is not given follows from the data.
-    settings = given if isinstance(given, ResolvedSettings) else rules.resolve(given, dataset, device)
+    settings = rules.resolve(given, dataset, device)
     share = share_of(settings, record.group)
 
     # Model: a network and its guide.  What could not be trained or sampled ends here, before anything is written.

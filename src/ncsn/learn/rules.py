@@ -183,6 +183,8 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     Raises ValueError for options that the data has no use for, for posterior targets of images in shards, and for
     examples that are all the same.
     """
+    if isinstance(settings, ResolvedSettings):
+        return settings
     kind = dataset.kind
     settings = replace(settings, network=network_for(settings, dataset))
     if dataset.shards is not None and settings.posterior_above is not None:

@@ -4,6 +4,7 @@ It is a Score like any other, so that every sampler draws from it.  How it moves
 particles correct where there are many of them, and ``Replacement``.
 """
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from torch import Tensor
 from ncsn import problems
 from ncsn.data.tables import Table, table_of
 from ncsn.data.units import Units
+from ncsn.machine.messages import quieter
 from ncsn.problems import Measurement, Observation
 from ncsn.samplers import Sampling
 from ncsn.score import Score, Sigma
@@ -170,7 +172,7 @@ def replaced(run: "Run", known: Any, y: Any) -> "Run":
 
 def given(run: "Run", posterior: Posterior, sampling: Sampling) -> "Run":
     """The run of a posterior.  Raises ValueError if the run is one already."""
-    run.refuse_posterior("asked for another posterior; give one measurement of everything")
+    run.refuse_posterior("the prior of another; give one measurement of everything")
     return replace(run, score=posterior, recipe=replace(run.recipe, sampling=sampling))
 
 
@@ -230,7 +232,8 @@ def impute(
                 seen = Observation(problems.masked(~blank), z[part][:, ~blank].float(), 2 * sampling.sigma_min)
                 answers = given(run, MomentMatching(run.score, seen), sampling)
                 how: dict[str, Any] = {"particles": size, "batch_size": size * len(part), "seed": generator}
-                *_, last = answers.steps(n * len(part), **how)
+                with quieter(logging.ERROR):  # of parts, of which each would say that samples disagree
+                    *_, last = answers.steps(n * len(part), **how)
                 drawn = last.x.cpu().view(len(part), n, -1).transpose(0, 1)
                 draws = torch.where(blank, drawn.to(draws), draws)
             yield part, draws

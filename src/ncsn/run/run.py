@@ -95,7 +95,7 @@ class Run:
     def refuse_posterior(self, verb: str) -> None:
         """Raises ValueError if the run is that of a posterior."""
         if self.given is not None:
-            raise ValueError(f"the run is a posterior already, which cannot be {verb}; use the prior's run")
+            raise ValueError(f"a posterior cannot be {verb}; use the prior's run")
 
     @property
     def model(self) -> ScoreModel:
@@ -186,8 +186,8 @@ class Run:
         >>> [round(step.sigma, 2) for step in run.steps(1, levels=4)]
         [1.94, 0.23, 0.01, 0.0]
         """
-        if n < 1 or batch_size < 1 or (particles is not None and particles < 1):
-            raise ValueError(f"n is {n}, batch_size is {batch_size}, particles is {particles}; all must be at least 1")
+        if n < 1 or batch_size < 1:
+            raise ValueError(f"n is {n}, batch_size is {batch_size}; both must be at least 1")
         if start is not None and len(start) != n:
             raise ValueError(f"start has {len(start)} examples for {n} samples; one for each is needed")
         generator = generator_of(seed, self.device)
@@ -217,10 +217,8 @@ class Run:
         >>> run.sample(2, seed=0, levels=4, label="7").shape
         torch.Size([2, 1, 28, 28])
         """
-        steps = self.steps(n, **how)
-        for step in steps:
+        for step in self.steps(n, **how):
             last = step
-        steps.warn()
         return last.x
 
     @property

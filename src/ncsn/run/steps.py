@@ -82,12 +82,6 @@ class Steps(Iterator[Step]):
         """Evaluations of the guide so far."""
         return sum(guide.nfe for guide in self.guides)
 
-    def warn(self) -> None:
-        """Say so if samples disagree with what was measured."""
-        if self.disagreeing:
-            n = self.crowd.populations * self.crowd.draws
-            log.warning(f"{self.disagreeing} of {n} samples disagree with the measurement by more than 5 noise_std")
-
     def follow(self, labels: Tensor | None, start: Tensor | None, generator: torch.Generator) -> Iterator[Step]:
         """The states in the score's units; ``labels``: of the particles."""
         run, sampling, given = self.run, self.sampling, self.run.given
@@ -120,7 +114,9 @@ class Steps(Iterator[Step]):
                 )
             if sigma == 0 and isinstance(given, MomentMatching):
                 y = one_for_each(given.observation.y, self.crowd.populations).repeat_interleave(self.crowd.draws, 0)
-                self.disagreeing = replace(given.observation, y=y).disagreeing(x)
+                self.disagreeing = off = replace(given.observation, y=y).disagreeing(x)
+                if off:
+                    log.warning(f"{off} of {len(x)} samples disagree with the measurement by more than 5 noise_std")
             yield Step(sigma, x if units is None else units.restore(x))
 
 
