@@ -55,22 +55,21 @@ def test_columns_have_the_scale_that_suits_them() -> None:
 def test_units_are_inverted_exactly_also_beyond_the_data() -> None:
     assert torch.equal(UNITS.restore(UNITS.standardise(MIX))[:, -2:], MIX[:, -2:]), "counts and few values"
     torch.testing.assert_close(UNITS.restore(UNITS.standardise(MIX)), MIX, rtol=1e-12, atol=1e-7)
-    anywhere = torch.linspace(-9, 9, 1001).double()[:, None].expand(-1, 6)
-    smooth = Units.of(MIX[:, :6])
-    torch.testing.assert_close(smooth.standardise(smooth.restore(anywhere)), anywhere, rtol=0, atol=1e-4)
-    assert bool((smooth.restore(anywhere).diff(dim=0) > 0).all()), "monotone"
+    anywhere = torch.linspace(-9, 9, 1001).double()[:, None].expand(-1, 5)
+    smooth = Units.of(MIX[:, :5])
+    torch.testing.assert_close(smooth.standardise(smooth.reached(anywhere)), anywhere, rtol=0, atol=1e-4)
+    assert bool((smooth.reached(anywhere).diff(dim=0) > 0).all()), "monotone"
     assert bool((UNITS.restore(torch.randn(N, len(NAMES)).double() * 3)[:, [1, 6]] >= 0).all()), "signs stay"
 
 
 def test_the_volume_is_the_derivative() -> None:
-    x = MIX[:300, 1:6].clone().requires_grad_()
     some = Units.of(MIX[:, 1:6])
-    inner = x.detach()
+    inner = MIX[:300, 1:6][MIX[:300, 5] != 0]
     step = 1e-7 * inner.abs().clamp(min=1e-2)
     rise = (some.standardise(inner + step) - some.standardise(inner - step)) / (2 * step)
     error = (rise.log().sum(1) - some.log_volume(inner)).abs()
     assert float(error.median()) < 1e-5
-    assert float(error.quantile(0.95)) < 1e-2, "but for the kinks beside the atom"
+    assert float(error.quantile(0.95)) < 1e-2, "but for kinks"
 
 
 def standard_run(units: Units, d: int) -> Run:
