@@ -146,10 +146,11 @@ class Units:
         knots = padded_knots([knots for knots, _ in scored])
         closed = torch.from_numpy(np.stack([ends for _, ends in scored], 1))
         ends = torch.stack([exact.amin(0), exact.amax(0)])
-        # What begins within a deviation of zero and was never negative is no number that could be.
+        # Signs stay; and what begins within a deviation of zero does not come nearer.
         closed[0] |= (ends[0] >= 0) & (ends[0] < scale) & (~log | (decimals > 0))
-        bounds = torch.where(closed, ends, torch.tensor([[-NONE], [NONE]], dtype=torch.float64))
-        return replace(bare, knots=torch.from_numpy(knots), bounds=bounds)
+        none = torch.full_like(ends[0], NONE)
+        widest = torch.stack([torch.where(ends[0] >= 0, 0.0, -none), none])
+        return replace(bare, knots=torch.from_numpy(knots), bounds=torch.where(closed, ends, widest))
 
     @property
     def straight(self) -> Bool[Tensor, "*d"]:
