@@ -182,7 +182,7 @@ def test_samples_have_the_decimals_of_their_column(name: str, decimals: int) -> 
     np.testing.assert_array_equal(made, made.round(decimals))
     assert {len(str(value).partition(".")[2]) for value in made[:, 0]} <= set(range(decimals + 1))
     assert bool((units.possible(column + 0.003)).all()), "held-out rows may have more"
-    noise = units.reals(column, torch.rand(column.shape)) - units.reals(column, torch.tensor(0.5))
+    noise = units.reals(column, torch.rand(column.shape)) - units.reals(column, 0.5)
     if not bool(units.log):
         assert float(noise.std()) == pytest.approx(10.0**-decimals / 12**0.5, rel=0.1), "anywhere that rounds to it"
 

@@ -134,7 +134,7 @@ class Units:
         cells, values, decimals, log = (torch.from_numpy(np.stack(part)) for part in zip(*padded, strict=True))
         bare = cls(shift.to(x), scale.to(x), log, cells, values, decimals=decimals)
         shares, places = (torch.from_numpy(np.stack(part, 1)) for part in zip(*map(ties, columns), strict=True))
-        v, low, high = (bare.reals(exact, place) for place in (places, torch.tensor(0.0), torch.tensor(1.0)))
+        v, low, high = (bare.reals(exact, place) for place in (places, 0.0, 1.0))
         bare = replace(
             bare,
             shift=torch.where(cells == ATOMS, shift, v.mean(0)).to(x),
@@ -186,9 +186,9 @@ class Units:
                 f"column {names[column]} cannot be {x[row, column]:g} (row {row + 1}), to judge by training"
             )
 
-    def reals(self, x: Float[Tensor, "b *d"], place: Float[Tensor, "..."]) -> Float64[Tensor, "b *d"]:
+    def reals(self, x: Float[Tensor, "b *d"], place: Float[Tensor, "b *d"] | float) -> Float64[Tensor, "b *d"]:
         """The user's numbers, or their logarithms; ``place``: where in their cells, 0 to 1."""
-        v, place = x.detach().cpu().double(), place.double().cpu()
+        v = x.detach().cpu().double()
         below, atom = (self.values < v[..., None]).sum(-1), self.atom(v)
         step = torch.where(
             self.cells == INTEGERS, 1.0, torch.where(self.decimals > 0, 10.0 ** -self.decimals.double(), 0)
@@ -207,8 +207,9 @@ class Units:
 
         ``generator``: draws where in its cell a value is; by default it is in the middle.
         """
-        device = None if generator is None else generator.device
-        place = torch.tensor(0.5) if generator is None else torch.rand(x.shape, generator=generator, device=device)
+        place: Tensor | float = 0.5
+        if generator is not None:
+            place = torch.rand(x.shape, generator=generator, device=generator.device).cpu().double()
         return bend((self.reals(x, place) - self.shift) / self.scale, *self.knots)[0].to(x)
 
     def log_volume(self, x: Float[Tensor, "b *d"]) -> Float64[Tensor, "b"]:
@@ -216,7 +217,7 @@ class Units:
 
         So p(x) of these is the density in the middle of the cell times its width: their probability but for curvature.
         """
-        v = self.reals(x, torch.tensor(0.5))
+        v = self.reals(x, 0.5)
         slopes = bend((v - self.shift) / self.scale, *self.knots)[1]
         width = torch.where(self.atom(x.detach().cpu().double()), 1.0, self.scale.double())
         return (slopes.log() - width.log() - torch.where(self.log, v, 0.0)).flatten(1).sum(1)
@@ -227,7 +228,7 @@ class Units:
         v = torch.where(self.log, v.exp(), v).double()
         values = self.values.expand(*v.shape, -1)
         listed = values.gather(-1, v.nan_to_num().floor().clamp(0, values.shape[-1] - 1).long()[..., None])[..., 0]
-        rooms = self.scale.double()[..., None] * torch.arange(values.shape[-1])
+        rooms = self.scale.double()[..., None] * torch.arange(values.shape[-1], device="cpu")
         begun = ((values + rooms <= v[..., None]) & (self.cells == ATOMS)[..., None]).sum(-1)
         atom = values.gather(-1, (begun - 1).clamp(min=0)[..., None])[..., 0]
         v = torch.where(begun > 0, (v - self.scale.double() * begun).maximum(atom), v)
