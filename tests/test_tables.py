@@ -23,7 +23,7 @@ from ncsn.data.dataset import rows_of
 from ncsn.data.tables import Table, read_table, table_of, write_table
 from ncsn.data.units import Units
 from ncsn.distributions import GaussianMixture
-from ncsn.evaluation.tables import judge_rows
+from ncsn.evaluation.tables import eight_gaussians, judge_rows, memorisation
 from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
 
@@ -375,6 +375,36 @@ def test_judges_know_copies_strangers_and_rows_of_the_kind() -> None:
     assert others["sliced_wasserstein"] > 1.5 * others["sliced_wasserstein_of_real_rows"]
     normal = -1 - math.log(2 * math.pi) - math.log(2)  # of the rows' own Gaussian
     assert alike["log_density_of_eight_gaussians"] == pytest.approx(normal, abs=0.1)
+
+
+def coins(n: int, seed: int, count: int) -> np.ndarray:
+    """Fair coins, and one normal number."""
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.integers(0, 2, (n, count)), rng.standard_normal((n, 1))], 1).astype(float)
+
+
+def test_eight_gaussians_have_the_density_of_cells() -> None:
+    """Of seven fair coins and a normal, exactly −(7 log 2 + ½ + ½ log 2π) in the mean."""
+    train, test = coins(3000, 0, 7), coins(1000, 1, 7)
+    units = Units.of(torch.from_numpy(train))
+    exact = -7 * math.log(2) - math.log(2 * math.pi) / 2 - float(np.square(test[:, 7]).mean()) / 2
+    assert eight_gaussians(train, test, units) == pytest.approx(exact, abs=0.03)
+
+
+def test_copies_of_rows_with_cells_are_seen() -> None:
+    rows = coins(2000, 0, 11), coins(400, 1, 11), coins(400, 2, 11)
+    units = Units.of(torch.from_numpy(rows[0]))
+    train, test, fresh = (units.standardise(torch.from_numpy(each)).numpy() for each in rows)
+    assert memorisation(train, test, train[:400]) > 0.99
+    assert memorisation(train, test, fresh) == pytest.approx(0.5, abs=0.05)
+
+
+def test_rows_on_a_plane_lose_the_reference_alone(capsys: Any) -> None:
+    x = 1e12 * np.random.default_rng(0).standard_normal((120, 1)) * np.ones(3)
+    numbers = judge_rows(x[:80], x[80:], x[80:])
+    assert "log_density_of_eight_gaussians" not in numbers
+    assert numbers["sliced_wasserstein"] == 0
+    assert "eight Gaussians are left out" in capsys.readouterr().err
 
 
 def command(line: str) -> None:

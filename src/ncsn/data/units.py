@@ -207,17 +207,16 @@ class Units:
 
         ``generator``: draws where in its cell a value is; by default it is in the middle.
         """
-        place: Tensor | float = 0.5
-        if generator is not None:
-            place = torch.rand(x.shape, generator=generator, device=generator.device).cpu().double()
-        return bend((self.reals(x, place) - self.shift) / self.scale, *self.knots)[0].to(x)
+        return bend((self.reals(x, anywhere(x, generator)) - self.shift) / self.scale, *self.knots)[0].to(x)
 
-    def log_volume(self, x: Float[Tensor, "b *d"]) -> Float64[Tensor, "b"]:
-        """The logarithm of |dz/dx|, of whole numbers, few values and atoms for cells of volume 1, in their middle.
+    def log_volume(self, x: Float[Tensor, "b *d"], generator: torch.Generator | None = None) -> Float64[Tensor, "b"]:
+        """The logarithm of |dz/dx|, of whole numbers, few values and atoms for cells of volume 1.
 
-        So p(x) of these is the density in the middle of the cell times its width: their probability but for curvature.
+        So p(x) of these is their probability, if the density is averaged over the cell; in the middle alone it is so
+        but for the curvature within.
+        ``generator``: as for ``standardise``; in the same state it draws the same places.
         """
-        v = self.reals(x, 0.5)
+        v = self.reals(x, anywhere(x, generator))
         slopes = bend((v - self.shift) / self.scale, *self.knots)[1]
         width = torch.where(self.atom(x.detach().cpu().double()), 1.0, self.scale.double())
         return (slopes.log() - width.log() - torch.where(self.log, v, 0.0)).flatten(1).sum(1)
@@ -242,6 +241,13 @@ class Units:
         v = self.reached(z)
         v = torch.where(v.isfinite(), v.clamp(*self.bounds), v)
         return v.to(z.device, z.dtype if z.device.type == "mps" else torch.promote_types(z.dtype, self.shift.dtype))
+
+
+def anywhere(x: Float[Tensor, "b *d"], generator: torch.Generator | None) -> Float64[Tensor, "b *d"] | float:
+    """Random places in cells, 0 to 1; ½ without a generator."""
+    if generator is None:
+        return 0.5
+    return torch.rand(x.shape, generator=generator, device=generator.device).cpu().double()
 
 
 def steady(x: Float[Tensor, "n d"]) -> Bool[Tensor, "d"]:
