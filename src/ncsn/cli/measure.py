@@ -117,7 +117,7 @@ class Evaluate(SamplingOptions, RunOptions):
         print(f"data: {data.name}, {data.describe()}")
         test = held_out_rows(data, self.n)
         samples = console.draw(run, len(test), seed=self.seed, **self.how()).samples
-        result = judge_table(run, data, samples, seed=self.seed)
+        result = judge_table(run, data, samples)
         self.write(run, out, result.report())
         ncsn.plots.columns(test.numpy(), samples.numpy(), run.names, out / PAGE)
         print(result)

@@ -39,8 +39,8 @@ from ncsn.data.sources import (
     part_of,
     short_name,
 )
-from ncsn.data.tables import Table, arrays, read_table, table_of
-from ncsn.data.units import BYTES, Depth, Units, dequantize, reals
+from ncsn.data.tables import SHEETS, Table, arrays, read_table, table_of
+from ncsn.data.units import BYTES, FAR, Depth, Units, dequantize, reals
 from ncsn.machine.messages import bar, log
 from ncsn.objectives import Batch
 from ncsn.validation import NetworkName, one_line
@@ -505,13 +505,18 @@ def signals_of(name: str, found: Arrays) -> Dataset:
 
 def rows_of(name: str, table: Table) -> Dataset:
     """The rows of a table, by this name; a tenth of them is for validation, and a tenth for testing."""
-    table = table.complete
-    rows, tenth = torch.from_numpy(table.rows), len(table.rows) // 10
-    generator = torch.Generator().manual_seed(0)
-    parts = torch.split(torch.randperm(len(rows), generator=generator), [tenth, tenth, len(rows) - 2 * tenth])
+    table = table.numbers.complete
+    tenth, generator = len(table.rows) // 10, torch.Generator().manual_seed(0)
+    order = torch.randperm(len(table.rows), generator=generator)
+    parts = torch.split(order, [tenth, tenth, len(order) - 2 * tenth])
+    table = table.varied(parts[-1].numpy())
+    rows = torch.from_numpy(table.rows)
     units = Units.of(rows[parts[-1]])
     # Single values lie anywhere in their cells.
     z = torch.cat([units.standardise(part, generator).float() for part in torch.split(rows, 2**16)])
+    if far := int((~(z.abs() <= FAR)).sum()):
+        log.warning(f"{far} held-out numbers are unlike all to learn from, and count as {FAR:g} deviations away")
+        z = z.nan_to_num(nan=-FAR).clamp(-FAR, FAR)
     validation, test, train = (z[part] for part in parts)
     digest = digest_of([np.array(table.names).view(np.uint8), table.rows])
     images = Dataset(train, validation, test, name=short_name(name), units=units, columns=table.names)
@@ -568,7 +573,7 @@ def load_dataset(name: str, *, reading: Reading = sources.AS_THEY_ARE) -> Datase
         if shards and not catalogue[0]:
             catalogue, training = sources.from_shards(name, shards)
             return replace(from_catalogue(name, catalogue, reading), shards=training)
-    elif suffix in TABLES:
+    elif suffix in (*TABLES, *SHEETS):
         return rows_of(name, read_table(name))
     elif place.is_file() and suffix in (".npy", ".npz"):
         return from_arrays(name, arrays(place), reading)

@@ -1,18 +1,28 @@
 """Tables: files and frames become columns of numbers, and a column's own units become the model's."""
 
+import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Shaped
+import torch
+from jaxtyping import Bool, Float64, Int, Shaped
 
 from ncsn.data.sources import DELIMITERS
+from ncsn.data.units import steady
 from ncsn.machine.messages import log
 from ncsn.storage import atomic
 from ncsn.validation import one_line
+
+SHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
+BLANKS = ("", "?", "-", "--", ".", "None", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NULL!")
+CODES = (-9, -99, -999, -9999, -99999, 999, 9999, 99999)  # what is written for a number that is not known
+RARE, MOST = 5, 50  # rows that a category needs; categories that a column may have
+OTHER = "other"
+DAY = np.timedelta64(86_400, "s")
 
 
 @dataclass(frozen=True)
@@ -20,40 +30,179 @@ class Table:
     """Columns of numbers with their names.
 
     ``rows`` (n, d): in double precision, or in the single one of an array; NaN where a cell is blank.
+    ``categories``: the values of columns of text, which ``rows`` has as 0, 1, ….
+    ``dates``: columns of dates, which ``rows`` has as days since 1970.
+    ``ordered``: columns of text whose order is the user's.
     """
 
     names: tuple[str, ...]
     rows: np.ndarray
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dates: tuple[str, ...] = ()
+    ordered: tuple[str, ...] = ()
+
+    def only(self, kept: Bool[np.ndarray, "d"]) -> "Table":
+        """The columns that are ``kept``."""
+        names = tuple(np.array(self.names, dtype=object)[kept].tolist())
+        categories = {name: values for name, values in self.categories.items() if name in names}
+        dates = tuple(name for name in self.dates if name in names)
+        return replace(self, names=names, rows=self.rows[:, kept], categories=categories, dates=dates)
+
+    @property
+    def numbers(self) -> "Table":
+        """The columns of numbers, 0 and 1 for what is false and true; prints the others.
+
+        Raises ValueError if there are none.
+        """
+        texts = [name for name, values in self.categories.items() if not {*values} <= {"False", "True"}]
+        others = [name for name in self.names if name in texts or name in self.dates]
+        if len(others) == len(self.names):
+            raise ValueError(f"there is no column of numbers, but {', '.join(others) or 'none at all'}")
+        if others:
+            log.warning(f"columns of something else than numbers are left out: {', '.join(others)}")
+        return replace(self.only(np.array([name not in others for name in self.names])), categories={})
 
     @property
     def complete(self) -> "Table":
         """What can be learned from: rows without blanks, of columns that vary; prints what is left out.
 
-        Raises ValueError if nothing is left.
+        Categories that fewer than five rows have become one.  Raises ValueError if nothing is left.
         """
-        blank = np.isnan(self.rows)
-        whole = ~blank[:, ~blank.all(0)].any(1)
-        rows, names = self.rows[whole], np.array(self.names)
-        if len(rows) < 10:
+        table = self.uncounted().grouped()
+        for line in table.doubts():
+            log.warning(line)
+        blank = np.isnan(table.rows)
+        blank = blank[:, ~blank.all(0)]
+        whole = ~blank.any(1)
+        if whole.sum() < len(whole):
+            names = np.array(table.names, dtype=object)[~np.isnan(table.rows).all(0)]
+            alone = [int((~np.delete(blank, i, 1).any(1)).sum()) for i in range(blank.shape[1])]
+            cost = f"without column {names[np.argmax(alone)]}, {len(whole) - max(alone):,} would be"
+            log.warning(f"{(~whole).sum():,} of {len(whole):,} rows have blanks, and are left out; {cost}")
+        if whole.sum() < 10:
             raise ValueError(
-                f"{len(rows)} of {len(whole)} examples have no blanks; at least 10 are needed, better 1,000"
+                f"{whole.sum()} of {len(whole)} examples have no blanks; at least 10 are needed, better 1,000"
             )
-        varied = rows.max(0, initial=-np.inf) > rows.min(0, initial=np.inf)
+        return replace(table, rows=table.rows[whole]).varied()
+
+    def varied(self, part: Int[np.ndarray, "m"] | slice = slice(None)) -> "Table":
+        """The columns that vary in a ``part`` of the rows, in two of them or more; prints the others.
+
+        Raises ValueError if there are none.
+        """
+        rows = np.sort(self.rows[part], axis=0)
+        varied = (rows[1] < rows[-1]) & (rows[0] < rows[-2]) & ~steady(torch.from_numpy(rows)).numpy()
         if not varied.any():
             raise ValueError(f"no column of numbers varies in the {len(rows):,} rows without blanks; one must")
-        if len(rows) < len(whole):
-            log.warning(f"{len(whole) - len(rows):,} of {len(whole):,} rows have blanks, and are left out")
         if not varied.all():
-            log.warning(f"columns that do not vary are left out: {', '.join(names[~varied])}")
-        return Table(tuple(names[varied].tolist()), rows[:, varied])
+            names = np.array(self.names, dtype=object)[~varied]
+            log.warning(f"columns that do not vary, but in one row to learn from, are left out: {', '.join(names)}")
+        return self.only(varied)
 
-    def matched(self, names: Sequence[str]) -> "Table":
-        """The same rows by the columns ``names``, in their order.  Raises ValueError if one is missing."""
-        if missing := [name for name in names if name not in self.names]:
+    def uncounted(self) -> "Table":
+        """The columns but for those that count rows from 0 or 1; prints these."""
+        n = len(self.rows)
+        if n < 10 or self.names == tuple(map(str, range(len(self.names)))):  # an array's columns are meant
+            return self
+        first = self.rows[0]
+        counts = ((self.rows - first) == np.arange(n)[:, None]).all(0) & np.isin(first, (0, 1))
+        if counts.any() and not counts.all():
+            names = [name or "without a name" for name in np.array(self.names, dtype=object)[counts]]
+            log.warning(f"columns that number the rows are left out: {', '.join(names)}")
+            return self.only(~counts)
+        return self
+
+    def grouped(self) -> "Table":
+        """The columns whose text are categories, of which rare ones are one; prints what it changes."""
+        rows, categories, kept = self.rows.copy(), dict(self.categories), np.ones(len(self.names), bool)
+        for name, values in self.categories.items():
+            place = self.names.index(name)
+            codes = rows[:, place]
+            known = ~np.isnan(codes)
+            counts = np.bincount(codes[known].astype(int), minlength=len(values))
+            rare = counts < RARE
+            kept[place] = (~rare).sum() <= MOST and counts[rare].sum() <= known.sum() / 2
+            if not kept[place]:
+                numeric = [numbers_in([value]) is None for value in values]
+                sign = (
+                    f" (the first is {values[numeric.index(True)]!r} among numbers)"
+                    if sum(numeric) * 2 < len(values)
+                    else ""
+                )
+                log.warning(f"column {name} is left out: text with {len(values):,} values{sign}")
+            elif rare.sum() > 1:
+                listed = [value for value, few in zip(values, rare, strict=True) if not few and value != OTHER]
+                number = {value: i for i, value in enumerate(listed)}
+                new = np.array([number.get(value, len(listed)) for value in values])
+                rows[known, place] = new[codes[known].astype(int)]
+                categories[name] = (*listed, OTHER)
+                log.warning(f"{rare.sum()} values of {name} that fewer than {RARE} rows have become {OTHER!r}")
+        return replace(self, rows=rows, categories=categories).only(kept)
+
+    def doubts(self) -> list[str]:
+        """Numbers that are probably codes for blanks, a line each: far from all others, and several times."""
+        lines = []
+        for name, column in zip(self.names, self.rows.T, strict=True):
+            for code in CODES if name not in self.categories else ():
+                others = column[(column != code) & ~np.isnan(column)]
+                times = int((column == code).sum())
+                if times > 1 and len(others) and np.abs(others - code).min() > 2 * max(np.ptp(others), 1):
+                    lines.append(f"column {name} is {code} in {times} rows; leave these blank if that says not known")
+        return lines
+
+    def sorted_by(self, part: Int[np.ndarray, "m"] | slice = slice(None)) -> "Table":
+        """Categories in the order of what they go with in a ``part`` of the rows, as alike ones are neighbours then.
+
+        The order of their means on the first principal component of all columns, the categories one by one.
+        """
+        chosen = [name for name in self.categories if name not in self.ordered and len(self.categories[name]) > 2]
+        rows, categories = self.rows.copy(), dict(self.categories)
+        seen, columns = self.rows[part], []
+        for name, column in zip(self.names, seen.T, strict=True):
+            if name in self.categories:
+                columns += [column == code for code in range(len(self.categories[name]))]
+            else:
+                columns.append(np.argsort(np.argsort(column, kind="stable"), kind="stable"))
+        x = np.stack(columns, 1).astype(float)
+        x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-9)
+        first = np.linalg.eigh(x.T @ x)[1][:, -1]
+        score = x @ (first * np.sign(first[np.argmax(abs(first))]))
+        for name in chosen:
+            place, values = self.names.index(name), self.categories[name]
+            codes = seen[:, place].astype(int)
+            means = np.bincount(codes, score, len(values)) / np.maximum(np.bincount(codes, minlength=len(values)), 1)
+            order = np.argsort(means, kind="stable")
+            rows[:, place] = np.argsort(order)[rows[:, place].astype(int)]
+            categories[name] = tuple(values[i] for i in order)
+        return replace(self, rows=rows, categories=categories)
+
+    def matched(self, names: Sequence[str], categories: Mapping[str, tuple[str, ...]] | None = None) -> "Table":
+        """The same rows by the columns ``names``, in their order, and text by the numbers that a run has for it.
+
+        ``categories``: the run's; text that it has not seen becomes −1, which no column can be, or its ``other``.
+        Raises ValueError if a column is missing, or is text where the run has numbers.
+        """
+        known = categories or {}
+        texts = [name for name in self.categories if name in names and name not in known]
+        if missing := [name for name in names if name not in self.names or name in texts]:
             raise ValueError(f"there is no column of numbers {', '.join(missing)}; the run has {', '.join(names)}")
         if others := [name for name in self.names if name not in names]:
             log.warning(f"columns that the run does not know are left out: {', '.join(others)}")
-        return Table(tuple(names), self.rows[:, [self.names.index(name) for name in names]])
+        rows = self.rows[:, [self.names.index(name) for name in names]].astype(float)
+        for name, values in known.items():
+            column = rows[:, names.index(name)]
+            number = {value: i for i, value in enumerate(values)}
+            unseen, blank = number.get(OTHER, -1), np.isnan(column)
+            own = self.categories.get(name)
+            texts = [own[int(cell)] if own else f"{cell:g}" for cell in column[~blank]]
+            column[~blank] = [number.get(text, unseen) for text in texts]
+        return Table(tuple(names), rows, known, tuple(name for name in self.dates if name in names))
+
+
+def regular(path: Path) -> None:
+    """Raises ValueError if there is no such file, or if it is a pipe or a folder."""
+    if not path.is_file():
+        raise ValueError(f"{path} {'is no file' if path.exists() else 'does not exist'}")
 
 
 def arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
@@ -61,6 +210,7 @@ def arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
 
     Raises ValueError if they cannot be read, or hold Python objects.
     """
+    regular(path)
     try:
         if path.suffix.lower() == ".npy":
             return {"": np.load(path, mmap_mode="r")}
@@ -71,70 +221,144 @@ def arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
 
 
 def read_table(name: str | Path) -> Table:
-    """The columns of numbers in a .csv, .tsv, .parquet, .npy or .npz; those of an array are called 0, 1, ….
+    """The columns in a .csv, .tsv, .parquet, .npy or .npz; those of an array are called 0, 1, ….
 
     Raises ValueError if it cannot be read, and as ``table_of``.
     """
     path, suffix = Path(name), Path(name).suffix.lower()
     if suffix in (".npy", ".npz"):
         return table_of(next(iter(arrays(path).values())), str(path))
+    regular(path)
+    if suffix in SHEETS:
+        raise ValueError(f"{path} is a spreadsheet; save it as .csv")
     from pyarrow import csv, parquet
 
     try:
         if suffix == ".parquet":
-            frame = parquet.read_table(path).to_pandas()
+            frame = parquet.read_table(path).to_pandas(date_as_object=False)
         else:
+            with path.open("rb") as file:
+                start = file.read(2**16)
+            usual, line = DELIMITERS[suffix], start.partition(b"\n")[0].decode("utf-8", "replace")
+            delimiter = max((usual, ";", "\t"), key=line.count)
+            point = "," if delimiter == ";" and re.search(rb"\d,\d", start) else "."
             # In one block, because a column has the type of its first.
             block = csv.ReadOptions(block_size=min(max(1, path.stat().st_size), 2**31 - 1))
-            blanks = csv.ConvertOptions(strings_can_be_null=True)
-            frame = csv.read_csv(path, block, csv.ParseOptions(delimiter=DELIMITERS[suffix]), blanks).to_pandas()
+            cells = csv.ConvertOptions(strings_can_be_null=True, decimal_point=point)
+            frame = csv.read_csv(path, block, csv.ParseOptions(delimiter=delimiter), cells)
+            frame = frame.to_pandas(date_as_object=False)
     except Exception as error:  # of many kinds, by what is broken
         raise ValueError(f"{path} cannot be read as a table ({one_line(error)})") from error
     return table_of(frame, str(path))
 
 
 def table_of(data: Any, place: str = "the table") -> Table:
-    """The columns of numbers in a DataFrame, or in an array (n, d); ``place``: what errors call it.
+    """The columns in a DataFrame, or in an array (n, d); ``place``: what errors call it.
 
-    Raises ValueError for columns of one name, a file without names, infinite numbers, and if there is no such column.
+    Raises ValueError for columns of one name, a file without names, and infinite numbers.
     """
     if hasattr(data, "columns"):
-        names, rows = columns_of(data, place)
+        table = columns_of(data, place)
     else:
         rows = np.asarray(data)
         if rows.ndim != 2 or rows.dtype.kind not in "buif":
             raise ValueError(f"{place} has shape {rows.shape} of {rows.dtype}; numbers (rows, columns) are needed")
-        names = [str(i) for i in range(rows.shape[1])]
         rows = rows if rows.dtype == np.float32 else rows.astype(np.float64)
-    if (infinite := np.isinf(rows).any(0)).any():
-        listed = ", ".join(np.array(names)[infinite])
-        raise ValueError(f"{place} has infinite numbers in {listed}; leave blank what is not known")
-    return Table(tuple(names), rows)
+        table = Table(tuple(map(str, range(rows.shape[1]))), rows)
+    for name, column in zip(table.names, table.rows.T, strict=True):
+        if np.isinf(column).any():
+            raise ValueError(f"{place} has infinite numbers in {name}; leave blank what is not known")
+        if (abs(column) > 1e150).any():
+            raise ValueError(f"{place} has numbers beyond 1e150 in {name}; give it another unit")
+    return table
 
 
-def columns_of(data: Any, place: str) -> tuple[list[str], Float64[np.ndarray, "n d"]]:
-    """The names and the numbers of the columns of numbers in a DataFrame, as ``table_of``."""
+def columns_of(data: Any, place: str) -> Table:
+    """The columns of a DataFrame, as ``table_of``: text that says numbers is numbers; prints where it was."""
     names = [str(name) for name in data.columns]
+    numbered = [not name.strip() or numbers_in([name]) is not None for name in names]
+    if names and all(numbered) and names != [str(i) for i in range(len(names))]:
+        raise ValueError(f"{place} has columns called {', '.join(names[:3])}; its first line must name the columns")
     if len(set(names)) < len(names):
         raise ValueError(f"{place} has columns {', '.join(names)}; give each a name of its own")
-    if names != [str(i) for i in range(len(names))] and all(
-        re.fullmatch(r"-?\d*\.?\d+(e-?\d+)?", name) for name in names
-    ):
-        raise ValueError(f"{place} has columns called {', '.join(names[:3])}; its first line must name the columns")
-    numeric = [data[key].dtype.kind in "buif" or bool(data[key].isna().all()) for key in data.columns]
-    others = [name for name, known in zip(names, numeric, strict=True) if not known]
-    if others == names:
-        raise ValueError(f"{place} has no column of numbers, but {', '.join(names) or 'none at all'}")
-    if others:
-        log.warning(f"columns of something else than numbers are left out: {', '.join(others)}")
-    numbers = data.loc[:, numeric].to_numpy(float, na_value=np.nan)
-    return [name for name in names if name not in others], numbers
+    if not names:
+        raise ValueError(f"{place} has no columns")
+    rows, said = np.full((len(data), len(names)), np.nan), []
+    categories, dates, ordered = dict[str, tuple[str, ...]](), list[str](), list[str]()
+    for i, name in enumerate(names):
+        column = data.iloc[:, i]
+        if column.isna().all():
+            continue
+        if column.dtype.kind in "uif":
+            rows[:, i] = column.to_numpy(float, na_value=np.nan)
+        elif column.dtype.kind == "M":
+            rows[:, i] = days_of(column)
+            dates.append(name)
+        else:
+            codes, values = texts_of(column)
+            if column.dtype.kind != "b" and (numbers := numbers_in(values)) is not None:
+                rows[:, i] = np.append(numbers, np.nan)[codes]
+                said.append(name)
+            else:
+                rows[:, i], categories[name] = np.where(codes < 0, np.nan, codes), values
+                ordered += [name] if getattr(column.dtype, "ordered", False) else []
+    if said:
+        log.warning(f"text that says numbers is read as these: {', '.join(said)}")
+    return Table(tuple(names), rows, categories, tuple(dates), tuple(ordered))
 
 
-def write_table(path: Path, names: Sequence[str], rows: Float64[np.ndarray, "n d"]) -> None:
-    """Write rows into a .csv or .tsv: whole columns of whole numbers as integers, NaN as a blank."""
+def days_of(column: Any) -> Float64[np.ndarray, "n"]:
+    """Dates as days since 1970; NaN where there is none."""
+    import pandas
+
+    times = pandas.to_datetime(column, utc=True).dt.tz_localize(None).to_numpy("datetime64[us]")
+    return np.where(np.isnat(times), np.nan, (times - np.datetime64(0, "us")) / np.timedelta64(86_400_000_000, "us"))
+
+
+def texts_of(column: Any) -> tuple[Int[np.ndarray, "n"], tuple[str, ...]]:
+    """The values of a column as text, in their order, and which of them each row has; −1 for a blank."""
+    import pandas
+
+    if isinstance(column.dtype, pandas.CategoricalDtype):
+        return column.cat.codes.to_numpy(int), tuple(map(str, column.cat.categories))
+    known = column.notna().to_numpy()
+    codes = np.full(len(column), -1)
+    values, codes[known] = np.unique(column[known].astype(str).to_numpy(object).astype(str), return_inverse=True)
+    return codes, tuple(values.tolist())
+
+
+def numbers_in(texts: Sequence[str]) -> Float64[np.ndarray, "n"] | None:
+    """What texts such as 1,200 and $5 and 7 % say, NaN for signs of a blank; None if one of them is no number."""
+    cleaned = [re.sub(r"(?<![^-])[$€£]\s*|\s*%$|(?<=\d),(?=\d{3}(?!\d))", "", text.strip()) for text in texts]
+    try:
+        return np.array([math.nan if text in BLANKS else float(text) for text in cleaned])
+    except ValueError:
+        return None
+
+
+def write_table(
+    path: Path,
+    names: Sequence[str],
+    rows: Float64[np.ndarray, "n d"],
+    categories: Mapping[str, tuple[str, ...]] | None = None,
+    dates: Sequence[str] = (),
+) -> None:
+    """Write rows into a .csv, .tsv or .parquet: whole columns of whole numbers as integers, NaN as a blank.
+
+    ``categories``: columns whose numbers 0, 1, … are written as these texts.
+    ``dates``: columns whose days since 1970 are written as dates.
+    """
     import pandas
 
     frame = pandas.DataFrame(rows, columns=[*names]).convert_dtypes()
+    for name, values in (categories or {}).items():
+        codes = rows[:, list(names).index(name)]
+        frame[name] = [None if math.isnan(code) else values[int(code)] for code in codes]
+    for name in dates:
+        days = pandas.Series(rows[:, list(names).index(name)])
+        frame[name] = pandas.to_datetime((days * 86_400).round(), unit="s")
     with atomic(path) as temporary:
-        frame.to_csv(temporary, sep=DELIMITERS[path.suffix], index=False)
+        if path.suffix == ".parquet":
+            frame.to_parquet(temporary, index=False)
+        else:
+            frame.to_csv(temporary, sep=DELIMITERS[path.suffix], index=False)

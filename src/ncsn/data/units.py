@@ -1,8 +1,9 @@
 """What the numbers of a user are to the model: of images a depth, of tables and signals units; both ways."""
 
 import math
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -10,10 +11,14 @@ from jaxtyping import Bool, Float, Float64, Int64, Shaped, UInt8
 from torch import Tensor
 
 FEW = 20  # values: a column of no more takes these alone
-INTEGERS, LISTED = 1, 2  # kinds of cells: around whole numbers; of a few values, one after the other
+# Kinds of cells: around whole numbers; of a few values, one after the other; of a few beside a continuous part.
+INTEGERS, LISTED, ATOMS = 1, 2, 3
+ATOM = 0.05  # of the rows: a value that more than so many have is no chance
+NONE = sys.float_info.max  # of bounds, and of atoms that are fewer than another column's: weights must be finite
+FAR = 30.0  # deviations: what lies beyond says nothing that training has seen
 LOG_GAIN = 0.1  # nats a value by which the logarithm must be nearer to a Gaussian than the column itself
-# Slopes of a tail beside normal scores: a uniform's is 0.074, a Gaussian's 1, a Laplace's 2.
-BOUNDED, HEAVY = 0.085, 2.0
+# Slopes of a tail beside normal scores: a uniform's are below 1.15 of its own, a Gaussian's 1, a Laplace's 2.
+BOUNDED, HEAVY = 1.15, 2.0
 
 
 def dequantize(pixels: UInt8[Tensor, "*d"], *, generator: torch.Generator | None = None) -> Float[Tensor, "*d"]:
@@ -86,9 +91,12 @@ class Units:
     ``shift`` and ``scale`` > 0 broadcast against one example.  Noise of one σ for all coordinates makes sense for z
     alone, if a column of x is an income and another one a share.  Without what follows, z is t.
     ``log``: of which columns the logarithm is taken first.
-    ``cells``: which take single values, a cell around each: 0 for none, INTEGERS, or a few that are LISTED.
-    ``values``: all of the LISTED, in their order; of INTEGERS the least that there can be.
+    ``cells``: which take single values, a cell around each: 0 for none, INTEGERS, a few that are LISTED, or a few ATOMS
+    beside a continuous part, where each takes the room of one ``scale``.
+    ``values``: all of the LISTED, or the ATOMS, in their order; of INTEGERS the least that there can be.
     ``knots``: t and z between which f runs straight; the identity where none is needed.
+    ``decimals``: how many a column has, which samples keep; 0 and −1 leave numbers as they are.
+    ``bounds``: the least and the largest that samples can be.
     """
 
     shift: Float[Tensor, "*d"]
@@ -97,25 +105,52 @@ class Units:
     cells: Int64[Tensor, "..."] = field(default_factory=lambda: torch.tensor(0))
     values: Float64[Tensor, "_ v"] = field(default_factory=lambda: torch.zeros(1, 1, dtype=torch.float64))
     knots: Float64[Tensor, "2 _ k"] = field(default_factory=lambda: torch.zeros(2, 1, 0, dtype=torch.float64))
+    decimals: Int64[Tensor, "..."] = field(default_factory=lambda: torch.tensor(-1))
+    bounds: Float64[Tensor, "2 _"] = field(default_factory=lambda: torch.tensor([[-NONE], [NONE]], dtype=torch.float64))
 
     @classmethod
-    def of(cls, x: Float[Tensor, "n d"]) -> "Units":
+    def of(cls, x: Float[Tensor, "n d"], categories: Sequence[int] = ()) -> "Units":
         """Those in which every column of ``x`` has mean 0 and standard deviation 1, or normal scores.
 
-        From a hundred rows on, columns of whole numbers or of few values have cells; other positive ones whose
-        logarithm is nearer to a Gaussian have that; and what is bounded or heavy-tailed then becomes its normal scores.
+        From twenty rows on, columns of whole numbers, of few values, or with values that many rows share have cells;
+        other positive ones whose logarithm is nearer to a Gaussian have that; and what is bounded, heavy-tailed or more
+        than six deviations away then becomes its normal scores.
+        ``categories``: columns of 0, 1, …, which are listed however many they are.
         Raises ValueError if a column is constant, naming it.
         """
         exact = x.cpu().double()  # Apple's GPUs have no such numbers
         shift, scale = exact.mean(0), exact.std(0)
-        constant = (~(scale > (1e-15 if x.dtype == torch.float64 else 1e-7) * shift.abs())).nonzero()[:, 0].tolist()
-        if constant:
-            raise ValueError(f"column {', '.join(map(str, constant))} is constant, so it has no density; leave it out")
-        if len(x) < 100:  # tails and cells are not to be told from chance
+        if bool(steady(x).any()):
+            constant = ", ".join(map(str, steady(x).nonzero()[:, 0].tolist()))
+            raise ValueError(f"column {constant} is constant, so it has no density; leave it out")
+        if len(x) < FEW:  # cells are not to be told from chance
             return cls(shift.to(x), scale.to(x))
-        parts = zip(*map(column_units, exact.numpy().T), strict=True)
-        shift, scale, log, cells, values, knots = (torch.from_numpy(np.stack(part)) for part in parts)
-        return cls(shift.to(x), scale.to(x), log, cells, values, knots.transpose(0, 1))
+        columns, single = exact.numpy().T, x.dtype == torch.float32
+        kinds = [kind_of(column, single=single, category=i in categories) for i, column in enumerate(columns)]
+        most = max(len(values) for _, values, *_ in kinds)
+        padded = [
+            (cells, np.pad(values, (0, most - len(values)), mode="edge"), *others) for cells, values, *others in kinds
+        ]
+        cells, values, decimals, log = (torch.from_numpy(np.stack(part)) for part in zip(*padded, strict=True))
+        bare = cls(shift.to(x), scale.to(x), log, cells, values, decimals=decimals)
+        shares, places = (torch.from_numpy(np.stack(part, 1)) for part in zip(*map(ties, columns), strict=True))
+        v, low, high = (bare.reals(exact, place) for place in (places, 0.0, 1.0))
+        bare = replace(
+            bare,
+            shift=torch.where(cells == ATOMS, shift, v.mean(0)).to(x),
+            scale=torch.where(cells == ATOMS, scale, v.std(0)).to(x),
+        )
+        rows = [((each - bare.shift.double()) / bare.scale.double()).T.numpy() for each in (v, low, high)]
+        every = ((cells == LISTED) | (cells == ATOMS)).tolist()
+        scored = list(map(normal_scores, *rows, shares.T.numpy(), every))
+        knots = padded_knots([knots for knots, _ in scored])
+        closed = torch.from_numpy(np.stack([ends for _, ends in scored], 1))
+        ends = torch.stack([exact.amin(0), exact.amax(0)])
+        # Signs stay; and what begins within a deviation of zero does not come nearer.
+        closed[0] |= (ends[0] >= 0) & (ends[0] < scale) & (~log | (decimals > 0))
+        none = torch.full_like(ends[0], NONE)
+        widest = torch.stack([torch.where(ends[0] >= 0, 0.0, -none), none])
+        return replace(bare, knots=torch.from_numpy(knots), bounds=torch.where(closed, ends, widest))
 
     @property
     def straight(self) -> Bool[Tensor, "*d"]:
@@ -125,84 +160,191 @@ class Units:
     def describe(self, names: Sequence[str]) -> tuple[str, ...]:
         """What is done to which columns, a line each."""
         bent = (self.knots[0] != self.knots[1]).any(1)
-        kinds = ("logarithm", self.log), ("whole numbers", self.cells == INTEGERS), ("few values", self.cells == LISTED)
-        parts = [(kind, [names[i] for i in where.nonzero()]) for kind, where in (*kinds, ("normal scores", bent))]
+        cells = {"whole numbers": INTEGERS, "few values": LISTED, "values of their own": ATOMS}
+        kinds = {"logarithm": self.log} | {name: self.cells == kind for name, kind in cells.items()}
+        parts = [
+            (kind, [names[i] for i in where.nonzero()]) for kind, where in (kinds | {"normal scores": bent}).items()
+        ]
         return tuple(f"{kind}: {', '.join(columns)}" for kind, columns in parts if columns)
+
+    def possible(self, x: Float[Tensor, "b *d"]) -> Bool[Tensor, "b *d"]:
+        """Which numbers columns can have, to judge by training; NaN may stand for a blank.
+
+        What a sample cannot be, between cells or more than 30 deviations away, is none; the ends of a column may be
+        passed, as held-out rows do, and so may its decimals.
+        """
+        exact = x.detach().cpu().double()
+        z = self.standardise(exact)
+        back, rounding = self.reached(z), torch.where(self.decimals > 0, 0.51 * 10.0 ** -self.decimals.double(), 0.0)
+        same = torch.isclose(back, exact) | ((back - exact).abs() <= rounding)
+        return exact.isnan() | (same & (z.abs() <= FAR))
 
     def check(self, x: Float[Tensor, "b *d"], names: Sequence[str]) -> None:
         """Raises ValueError for numbers that columns cannot have, as no sample would; NaN may stand for a blank."""
-        exact = x.cpu().double()
-        back = self.restore(self.standardise(exact))
-        for row, column in (~torch.isclose(back, exact) & ~exact.isnan()).nonzero().tolist()[:1]:
+        for row, column in (~self.possible(x)).nonzero().tolist()[:1]:
             raise ValueError(
                 f"column {names[column]} cannot be {x[row, column]:g} (row {row + 1}), to judge by training"
             )
 
-    def reals(self, x: Float[Tensor, "b *d"], generator: torch.Generator | None = None) -> Float64[Tensor, "b *d"]:
-        """The user's numbers, or their logarithms: anywhere in their cells, or in the middle of them."""
+    def reals(self, x: Float[Tensor, "b *d"], place: Float[Tensor, "b *d"] | float) -> Float64[Tensor, "b *d"]:
+        """The user's numbers, or their logarithms; ``place``: where in their cells, 0 to 1."""
         v = x.detach().cpu().double()
-        place = 0.5 if generator is None else torch.rand(v.shape, generator=generator, device=generator.device).to(v)
-        listed = (self.values < v[..., None]).sum(-1) + place
-        v = torch.where(self.cells == INTEGERS, v + place - 0.5, torch.where(self.cells == LISTED, listed, v))
+        below, atom = (self.values < v[..., None]).sum(-1), self.atom(v)
+        step = torch.where(
+            self.cells == INTEGERS, 1.0, torch.where(self.decimals > 0, 10.0 ** -self.decimals.double(), 0)
+        )
+        beside = v + self.scale.double() * (below + place * atom)
+        around = torch.where(self.cells == ATOMS, beside, v + step * (place - 0.5))
+        v = torch.where(self.cells == LISTED, below + place, around)
         return torch.where(self.log, v.log(), v)
+
+    def atom(self, v: Float64[Tensor, "b *d"]) -> Bool[Tensor, "b *d"]:
+        """Which numbers are an atom of their columns."""
+        return (self.values == v[..., None]).any(-1) & (self.cells == ATOMS)
 
     def standardise(self, x: Float[Tensor, "b *d"], generator: torch.Generator | None = None) -> Float[Tensor, "b *d"]:
         """The user's examples as the model sees them, in the precision of ``x``.
 
         ``generator``: draws where in its cell a value is; by default it is in the middle.
         """
-        return bend((self.reals(x, generator) - self.shift) / self.scale, *self.knots)[0].to(x)
+        return bend((self.reals(x, anywhere(x, generator)) - self.shift) / self.scale, *self.knots)[0].to(x)
 
-    def log_volume(self, x: Float[Tensor, "b *d"]) -> Float64[Tensor, "b"]:
-        """The logarithm of |dz/dx|, of whole numbers and few values for cells of volume 1."""
-        v = self.reals(x)
+    def log_volume(self, x: Float[Tensor, "b *d"], generator: torch.Generator | None = None) -> Float64[Tensor, "b"]:
+        """The logarithm of |dz/dx|, of whole numbers, few values and atoms for cells of volume 1.
+
+        So p(x) of these is their probability, if the density is averaged over the cell; in the middle alone it is so
+        but for the curvature within.
+        ``generator``: as for ``standardise``; in the same state it draws the same places.
+        """
+        v = self.reals(x, anywhere(x, generator))
         slopes = bend((v - self.shift) / self.scale, *self.knots)[1]
-        return (slopes.log() - self.scale.double().log() - torch.where(self.log, v, 0.0)).flatten(1).sum(1)
+        width = torch.where(self.atom(x.detach().cpu().double()), 1.0, self.scale.double())
+        return (slopes.log() - width.log() - torch.where(self.log, v, 0.0)).flatten(1).sum(1)
+
+    def reached(self, z: Float[Tensor, "b *d"]) -> Float64[Tensor, "b *d"]:
+        """The user's numbers of the model's, whatever samples can be."""
+        v = self.shift + self.scale * bend(z.detach().cpu().double(), *self.knots.flip(0))[0]
+        v = torch.where(self.log, v.exp(), v).double()
+        values = self.values.expand(*v.shape, -1)
+        listed = values.gather(-1, v.nan_to_num().floor().clamp(0, values.shape[-1] - 1).long()[..., None])[..., 0]
+        rooms = self.scale.double()[..., None] * torch.arange(values.shape[-1], device="cpu")
+        begun = ((values + rooms <= v[..., None]) & (self.cells == ATOMS)[..., None]).sum(-1)
+        atom = values.gather(-1, (begun - 1).clamp(min=0)[..., None])[..., 0]
+        v = torch.where(begun > 0, (v - self.scale.double() * begun).maximum(atom), v)
+        v = torch.where(self.cells == LISTED, listed, v)
+        v = torch.where(self.cells == INTEGERS, v.round().maximum(self.values[:, 0]), v)
+        places = 10.0 ** self.decimals.clamp(min=0).double()
+        return torch.where(self.decimals > 0, (v * places).round() / places, v)
 
     def restore(self, z: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
         """The model's examples as the user knows them, in double precision if the user's were."""
-        v = self.shift + self.scale * bend(z.detach().cpu().double(), *self.knots.flip(0))[0]
-        v = torch.where(self.log, v.exp(), v)
-        index = v.nan_to_num().floor().clamp(0, self.values.shape[1] - 1).long()[..., None]
-        listed = self.values.expand(*v.shape, -1).gather(-1, index)[..., 0]
-        v = torch.where(self.cells == LISTED, listed, v)
-        v = torch.where(self.cells == INTEGERS, v.round().maximum(self.values[:, 0]), v)
+        v = self.reached(z)
+        v = torch.where(v.isfinite(), v.clamp(*self.bounds), v)
         return v.to(z.device, z.dtype if z.device.type == "mps" else torch.promote_types(z.dtype, self.shift.dtype))
 
 
-def column_units(x: Float64[np.ndarray, "n"]) -> tuple[np.ndarray, ...]:
-    """Shift, scale, logarithm, cells, values and knots of one column, as ``Units`` has them."""
-    (distinct, counts), place = np.unique(x, return_counts=True), np.random.default_rng(0).random(len(x))
-    cells, values, v = 0, np.zeros(FEW), x
-    if len(distinct) <= FEW and counts.min() >= 5:  # a rarer one may be missing among the rows to train on
-        cells, values, v = LISTED, distinct, np.searchsorted(distinct, x) + place
-    elif (x == x.round()).all():
-        cells, values, v = INTEGERS, np.array([0.0 if distinct[0] >= 0 else -1e18]), x + place - 0.5
-    log = cells == 0 and x.min() > 0 and np.log(v.std() / np.log(v).std()) - np.log(v).mean() > LOG_GAIN
-    v = np.log(v) if log else v
-    shift, scale = v.mean(), v.std(ddof=1)
-    knots = normal_scores((v - shift) / scale, needed=cells == LISTED)
-    values = np.pad(values, (0, FEW - len(values)), mode="edge")
-    return np.asarray(shift), np.asarray(scale), np.asarray(log), np.asarray(cells), values, knots
+def anywhere(x: Float[Tensor, "b *d"], generator: torch.Generator | None) -> Float64[Tensor, "b *d"] | float:
+    """Random places in cells, 0 to 1; ½ without a generator."""
+    if generator is None:
+        return 0.5
+    return torch.rand(x.shape, generator=generator, device=generator.device).cpu().double()
 
 
-def normal_scores(t: Float64[np.ndarray, "n"], *, needed: bool) -> Float64[np.ndarray, "2 k"]:
-    """The knots, t and z, of what makes ``t`` standard normal; of the identity unless an end of t is unlike that.
+def steady(x: Float[Tensor, "n d"]) -> Bool[Tensor, "d"]:
+    """Which columns have no density: constant, but for the rounding of their numbers."""
+    exact = x.cpu().double()
+    return ~(exact.std(0) > (1e-15 if x.dtype == torch.float64 else 1e-7) * exact.mean(0).abs())
 
-    At equal steps in z, between the quantiles that five values lie beyond.  ``needed``: in any case.
+
+def kind_of(
+    x: Float64[np.ndarray, "n"], *, single: bool, category: bool
+) -> tuple[np.ndarray, Float64[np.ndarray, "v"], np.ndarray, np.ndarray]:
+    """Cells, values, decimals and logarithm of one column, as ``Units`` has them; ``single``: of single precision."""
+    distinct, counts = np.unique(x, return_counts=True)
+    whole = bool((x == x.round()).all() and abs(x).max() < 2**52)
+    decimals = next((d for d in range(1, 7) if not whole and on_grid(x, d, single=single)), -1)
+    atoms = distinct[counts > max(5, ATOM * len(x))]
+    if category or (whole and distinct[-1] - distinct[0] < FEW):
+        cells, values = LISTED, np.arange(0 if category else distinct[0], distinct[-1] + 1)
+    elif len(distinct) <= FEW and len(x) >= 5 * len(distinct):  # more may be missing among the rows to train on
+        cells, values = LISTED, distinct
+    elif whole:
+        cells, values = INTEGERS, np.array([0.0 if distinct[0] >= 0 else -1e18])
+    elif decimals < 0 and len(atoms):
+        cells, values = ATOMS, np.append(atoms, NONE)
+    else:
+        cells, values = 0, np.zeros(1)
+    decimals = decimals if cells == 0 else -1
+    log = cells == 0 and x.min() > 0 and np.log(x.std() / np.log(x).std()) - np.log(x).mean() > LOG_GAIN
+    return np.asarray(cells), values.astype(float), np.asarray(decimals), np.asarray(log)
+
+
+def on_grid(x: Float64[np.ndarray, "n"], decimals: int, *, single: bool) -> bool:
+    """Whether no number has more decimals; those of the last digits of single precision are none."""
+    rounded = np.round(x, decimals)
+    if single:
+        return bool((rounded.astype(np.float32) == x).all() and 10.0**-decimals > 1e-6 * abs(x).max())
+    return bool((rounded == x).all())
+
+
+def ties(x: Float64[np.ndarray, "n"]) -> tuple[Float64[np.ndarray, "n"], Float64[np.ndarray, "n"]]:
+    """The share of rows that have the same value as each; and places of these in a cell, evenly, between 0 and 1."""
+    _, index, counts = np.unique(x, return_inverse=True, return_counts=True)
+    rank = np.empty(len(x))
+    rank[np.argsort(x, kind="stable")] = np.arange(len(x))
+    before = np.cumsum(counts) - counts
+    return counts[index] / len(x), (rank - before[index] + 0.5) / counts[index]
+
+
+def normal_scores(
+    t: Float64[np.ndarray, "n"],
+    low: Float64[np.ndarray, "n"],
+    high: Float64[np.ndarray, "n"],
+    share: Float64[np.ndarray, "n"],
+    every: bool,
+) -> tuple[Float64[np.ndarray, "2 k"], Bool[np.ndarray, "2"]]:
+    """The knots, t and z, of what makes ``t`` standard normal, none where t is like that; and which ends are bounds.
+
+    At equal steps in z, at the two outermost values on each side, and at the edges of cells that a share of rows has.
+    No knot lies inside a smaller cell.  Beyond the last one, a deviation of z is one to four of t.
+
+    ``low``, ``high``: the ends of the cell of each.  ``share``: of the rows that are in it.
+    ``every``: whether t has no scale between cells, so that knots may lie inside every one.
     """
     from scipy.special import ndtr, ndtri  # here, because it takes as long as a quarter of torch
 
-    count, top, end = min(33, len(t) // 20), -ndtri(5 / len(t)), min(3.0, -ndtri(2 / len(t)))
+    n, order = len(t), np.argsort(t)
+    t, low, high, share = t[order], low[order], high[order], share[order]
+    heavy = (high > low) if every else (share > np.maximum(ATOM, high - low)) & (high > low)
+    end = min(3.0, -ndtri(2 / n))
     tails = np.diff(np.quantile(t, ndtr([-end, 1 - end, end - 1, end])))[[0, 2]]
-    z = np.linspace(-top, top, count)
-    places, index = np.unique(np.quantile(t, ndtr(z)), return_inverse=True)
-    usual = not needed and (tails > BOUNDED).all() and (tails < HEAVY).all()
-    if usual or len(places) == 1:
-        return np.stack([z, z])
-    middles = np.bincount(index, z) / np.bincount(index)  # equal quantiles are one knot
-    z = np.linspace(middles[0], middles[-1], count)
-    return np.stack([np.interp(z, middles, places), z])
+    short = (tails < BOUNDED * 12**0.5 * (ndtr(end) - ndtr(end - 1))) & (n >= 100)  # of fewer that may be chance
+    long = (tails > HEAVY).any() and n >= 100
+    closed = short | heavy[[0, -1]]
+    if not (every or long or short.any() or heavy.any() or abs(t[[0, -1]]).max() > 6):
+        return np.zeros((2, 0)), closed
+
+    grid = np.linspace(ndtri(5 / n), -ndtri(5 / n), 33 if every else min(33, n // 20))
+    outer = ndtri(np.array([0.5, 1.5]) / n)
+    ranks = (n * ndtr(np.concatenate([outer, grid, -outer]))).astype(int).clip(0, n - 1)
+    marks = np.concatenate([np.where(heavy, t, high)[ranks], low[:1], high[-1:], low[heavy], high[heavy]])
+    marks = np.unique(marks)
+    marks = marks[np.append(np.diff(marks) > 1e-6, True)]
+    places, index = np.unique(t, return_inverse=True)  # equal ones are one knot
+    below = np.bincount(index, np.arange(n) + 0.5) / np.bincount(index) / n
+    z = ndtri(np.interp(marks, [low[0] - 1e-9, *places, high[-1] + 1e-9], [0.25 / n, *below, 1 - 0.25 / n]))
+    fall = (ndtri(4.5 / n) - z[0]) / max(t[4] - marks[0], 1e-9), (z[-1] + ndtri(4.5 / n)) / max(marks[-1] - t[-5], 1e-9)
+    first, last = np.clip(fall, 0.25, 1)
+    marks = np.array([marks[0] - 1 / first, *marks, marks[-1] + 1 / last])
+    return np.stack([marks, [z[0] - 1, *z, z[-1] + 1]]), closed
+
+
+def padded_knots(columns: list[Float64[np.ndarray, "2 _"]]) -> Float64[np.ndarray, "2 d k"]:
+    """As many knots of each column, by going on beyond the last; those of the identity where there are none."""
+    most = max(2, *(knots.shape[1] for knots in columns))
+    columns = [knots if knots.size else np.array([[-1.0, 1.0], [-1.0, 1.0]]) for knots in columns]
+    more = [np.arange(1, most - knots.shape[1] + 1) * (knots[:, -1:] - knots[:, -2:-1]) for knots in columns]
+    return np.stack([np.hstack([knots, knots[:, -1:] + extra]) for knots, extra in zip(columns, more, strict=True)], 1)
 
 
 def bend(

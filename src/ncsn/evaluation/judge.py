@@ -74,7 +74,7 @@ def of_rows(run: Run, data: Dataset, features: Any, n: int, seed: int, how: dict
     if features not in ("auto", None):
         raise ValueError(f"features are {features}; rows are compared as they are")
     samples = run.sample(len(held_out_rows(data, n)), seed=seed, **how)
-    return judge_table(run, data, samples.cpu(), seed=seed)
+    return judge_table(run, data, samples.cpu())
 
 
 JUDGES = {"images": of_images, "rows": of_rows}

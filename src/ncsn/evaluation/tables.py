@@ -1,5 +1,6 @@
 """How good samples of a table are, beside rows that training has not seen; and how sure its imputations may be."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,46 +11,82 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ncsn.data import Dataset
+from ncsn.data.units import Units
 from ncsn.evaluation.metrics import sliced_wasserstein
-from ncsn.machine.messages import bar
+from ncsn.machine.messages import bar, log
 from ncsn.run import Run
 
+PLACES = 32  # in the cells of a row, over which its density is averaged
 FEWEST_ROWS = 100  # trees cannot learn from less
-DENSITIES, AT_ONCE, TOLERANCE = 1000, 500, 0.01  # rows whose densities are computed, so many together, so exactly
+DENSITIES, AT_ONCE, TOLERANCE = 1000, 500, 1e-3  # rows whose densities are computed, so many together, so exactly
 KNOWN = 200  # rows in which a number is hidden, to see how sure an imputation may be
 
 
 def judge_rows(
-    train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m d"], samples: Float[np.ndarray, "m d"]
+    train: Float[np.ndarray, "n d"],
+    test: Float[np.ndarray, "m d"],
+    samples: Float[np.ndarray, "m d"],
+    units: Units | None = None,
 ) -> dict[str, float]:
-    """How good samples of a table are, in the score's units; each number beside what real rows have in their place.
+    """How good samples of a table are; each number beside what real rows have in their place.
 
     ``classifier``: how often gradient-boosted trees tell samples from held-out rows, cross-validated; ½ is ideal
-    (Lopez-Paz & Oquab 2017, arXiv:1610.06545).  ``sliced_wasserstein``, ``memorisation``: as of images.
-    ``log_density_of_eight_gaussians``: of the held-out rows, by a mixture fitted to ``train``.
+    (Lopez-Paz & Oquab 2017, arXiv:1610.06545).  They cannot see that samples are copies of rows to learn from.
+    ``memorisation`` can: how often a held-out row is farther from these than a sample is; ½ for fresh ones, 1 for
+    copies.  ``sliced_wasserstein``: as of images.
+    ``log_density_of_eight_gaussians``: of the held-out rows in nats, by a mixture fitted to ``train``; in a cell it is
+    the mean density there.  Left out, with a line, where such a mixture cannot be fitted.
 
     ``train``: rows that training has seen, at least as many as ``test``.
     ``test``: rows that it has not seen, at least 8.
     ``samples``: as many as ``test``.
+    ``units``: of all of them; by default they are the score's own.
     """
-    from scipy.stats import mannwhitneyu
     from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.mixture import GaussianMixture as Mixture
     from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+    units = units or Units(torch.zeros(train.shape[1]).double(), torch.ones(train.shape[1]).double())
+    # In the middle of cells: two copies of a row would be apart by where in them they are.
+    learned, held, made = (units.standardise(torch.from_numpy(rows)).numpy() for rows in (train, test, samples))
+    numbers: dict[str, float] = {}
+    real, labels = np.random.default_rng(0).permutation(learned)[: len(held)], np.repeat([0, 1], len(held))
+    trees, folds = HistGradientBoostingClassifier(random_state=0), StratifiedKFold(5, shuffle=True, random_state=0)
+    for name, rows in (("", made), ("_of_real_rows", real)):
+        accuracies = cross_val_score(trees, np.concatenate([rows, held]), labels, cv=folds)
+        numbers[f"classifier{name}"] = float(accuracies.mean())
+        numbers[f"sliced_wasserstein{name}"] = sliced_wasserstein(torch.from_numpy(rows), torch.from_numpy(held))
+    numbers["memorisation"] = memorisation(learned, held, made)
+    try:
+        numbers["log_density_of_eight_gaussians"] = eight_gaussians(train, test, units)
+    except ValueError as error:  # of rows with as good as no variance in some direction
+        log.warning(f"eight Gaussians are left out: {str(error).splitlines()[0]}")
+    return numbers
+
+
+def memorisation(
+    train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m d"], samples: Float[np.ndarray, "k d"]
+) -> float:
+    """How often a held-out row is farther from its nearest row to learn from than a sample is."""
+    from scipy.stats import mannwhitneyu
     from sklearn.neighbors import NearestNeighbors
 
-    numbers: dict[str, float] = {}
-    real, labels = np.random.default_rng(0).permutation(train)[: len(test)], np.repeat([0, 1], len(test))
-    trees, folds = HistGradientBoostingClassifier(random_state=0), StratifiedKFold(5, shuffle=True, random_state=0)
-    for name, rows in (("", samples), ("_of_real_rows", real)):
-        accuracies = cross_val_score(trees, np.concatenate([rows, test]), labels, cv=folds)
-        numbers[f"classifier{name}"] = float(accuracies.mean())
-        numbers[f"sliced_wasserstein{name}"] = sliced_wasserstein(torch.from_numpy(rows), torch.from_numpy(test))
     nearest = NearestNeighbors(n_neighbors=1).fit(train)
-    seen, made = (nearest.kneighbors(rows)[0][:, 0] for rows in (test, samples))
-    numbers["memorisation"] = float(mannwhitneyu(seen, made).statistic) / len(test) ** 2
-    numbers["log_density_of_eight_gaussians"] = float(Mixture(8, random_state=0).fit(train).score(test))
-    return numbers
+    apart, near = (nearest.kneighbors(rows)[0][:, 0] for rows in (test, samples))
+    return float(mannwhitneyu(apart, near).statistic) / (len(test) * len(samples))
+
+
+def eight_gaussians(train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m d"], units: Units) -> float:
+    """The mean log density of ``test`` by eight Gaussians that are fitted to ``train`` anywhere in its cells."""
+    from sklearn.mixture import GaussianMixture as Mixture
+
+    x = torch.from_numpy(test).double()
+    learned = units.standardise(torch.from_numpy(train).double(), torch.Generator().manual_seed(0))
+    mixture = Mixture(8, random_state=0).fit(learned.numpy())
+    places = 1 + torch.arange(PLACES if bool((units.cells > 0).any()) else 1)
+    z = [units.standardise(x, torch.Generator().manual_seed(k)) for k in places.tolist()]
+    volumes = [units.log_volume(x, torch.Generator().manual_seed(k)) for k in places.tolist()]
+    densities = [torch.from_numpy(mixture.score_samples(rows.numpy())) + v for rows, v in zip(z, volumes, strict=True)]
+    return float((torch.logsumexp(torch.stack(densities), 0) - math.log(len(places))).mean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,22 +119,19 @@ def held_out_rows(data: Dataset, n: int) -> Float64[Tensor, "m d"]:
     return data.units.restore(data.test[:n].double())
 
 
-def judge_table(run: Run, data: Dataset, samples: Float[Tensor, "m d"], *, seed: int = 0) -> TableEvaluation:
+def judge_table(run: Run, data: Dataset, samples: Float[Tensor, "m d"]) -> TableEvaluation:
     """The samples of a run beside as many held-out rows of its data.
 
     ``run``: whose density the rows have.  ``samples``: in the user's units, as many as ``held_out_rows``.
-    ``seed``: of the places of single values in their cells.
     Raises ValueError for too few rows.
     """
     units, test = run.units, held_out_rows(data, len(samples))
     assert units is not None
-    # Single values lie anywhere in their cells, or a Gaussian would be as narrow as one.
-    made = units.standardise(samples.double(), torch.Generator().manual_seed(seed))
-    numbers = judge_rows(data.train.numpy(), data.test[: len(test)].numpy(), made.float().numpy())
+    train = units.restore(data.train.double())
+    numbers = judge_rows(train.numpy(), test.numpy(), samples.double().numpy(), units)
     states = run.likelihoods(test[:DENSITIES], batch_size=AT_ONCE, tolerance=TOLERANCE)
     parts = bar(states, "log densities", total=-(-min(len(test), DENSITIES) // AT_ONCE), delay=1, leave=False)
     numbers["log_density"] = float(torch.cat([part.log_prob for part in parts]).mean())
-    numbers["log_density_of_eight_gaussians"] += float(units.log_volume(test).mean())
     return TableEvaluation(n=len(test), numbers=numbers)
 
 

@@ -35,6 +35,8 @@ class Recipe:
     ``shares``: what each class is called, in the network's order, and how much of the training data it is; empty where
     that is not known.
     ``columns``: what the columns of a table are called; empty where they have no names.
+    ``categories``: of columns of text, what their numbers 0, 1, … stand for.
+    ``dates``: columns whose numbers are days since 1970.
     Raises ValueError for shares of other classes, and for a sampler that is no run's own.
     """
 
@@ -46,6 +48,8 @@ class Recipe:
     depth: Depth = field(default_factory=Depth)
     shares: dict[str, Annotated[float, Interval(ge=0, le=1)]] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
+    categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    dates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what the types do not say."""
