@@ -159,7 +159,7 @@ class Names(TorchFunctionMode):
         if func is torch.device:
             return func(*args, **kwargs)
         args, kwargs = tuple(map(translated, args)), {key: translated(value) for key, value in kwargs.items()}
-        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") == STAND_IN:
+        if func in (torch.tensor, torch.as_tensor, torch.asarray) and kwargs.get("device") == STAND_IN:
             made = args[0] if isinstance(args[0], Remote) else func(*args, **kwargs | {"device": HOST})
             return made.to(STAND_IN, kwargs.get("dtype", made.dtype))
         if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):

@@ -1,8 +1,6 @@
 """Every path that a user has, on the processor and on pretended GPUs (``pretend``): where what is left behind shows."""
 
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,26 +10,22 @@ import numpy as np
 import pytest
 import torch
 from helpers import SAMPLING, GaussianScore
-from learning import arrays, pictures
-from pretend import Pretend, Remote, active
+from learning import pictures
 from torch import Tensor, nn
 
 import ncsn
 from ncsn import evaluation, plots
-from ncsn.cli.main import main
-from ncsn.data.units import Units
 from ncsn.distributions import TOYS, Empirical, GaussianMixture
 from ncsn.evaluation import metrics
-from ncsn.learn.settings import Job, TrainSettings
 from ncsn.machine import hardware
 from ncsn.networks import MLP, NCSN, NCSNv2, UNet
-from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
+from ncsn.noise import LogNormal, LogUniform, Proposal
 from ncsn.objectives import Batch, dsm, exact, posterior_dsm, ssm, training_loss
 from ncsn.problems import Observation, blurred, downsampled, known_pixels, masked, particles, posterior, replacement
 from ncsn.run import Recipe, Run
 from ncsn.samplers import SAMPLERS, encode
 from ncsn.score import ScoreModel, guided
-from ncsn.training import Budget, NonFiniteLossError, State, train
+from ncsn.training import Budget, State, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of diffusers
 G = Callable[[], torch.Generator]
@@ -174,9 +168,10 @@ def moved_observation(device: str, folder: Path) -> None:
     """One of there is asked here."""
     scale = torch.tensor([2.0, 3.0], device=device)
     noise = torch.tensor([0.1, 0.2], device=device)
-    there_, x = Observation.of(lambda x: x, data(device, 2), noise, scale, scale), data("cpu", 4, 2)
-    assert torch.equal(there_.to("cpu").measure(x), there_.measure(x.to(device)).cpu())
-    assert there_.to("cpu").disagreeing(x) == there_.disagreeing(x.to(device))
+    seen, x = Observation.of(lambda x: x, data(device, 2), noise, scale, scale), data("cpu", 4, 2)
+    here = seen.to(torch.device("cpu"))
+    assert torch.equal(here.measure(x), seen.measure(x.to(device)).cpu())
+    assert here.disagreeing(x) == seen.disagreeing(x.to(device))
 
 
 # Training: noise, objectives, precisions, checkpoints.
