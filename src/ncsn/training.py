@@ -26,7 +26,7 @@ from ncsn.score import ScoreModel
 from ncsn.storage import atomic, read_checkpoint, save_checkpoint
 from ncsn.validation import one_line
 
-LOOK = 1.0  # seconds for which a GPU is not asked whether its losses are finite
+LOOK_STEPS, LOOK_SECONDS = 10, 1.0  # for both of which a GPU is not asked whether its losses are finite
 
 # What ``train`` minimises: (model, batch) → the losses and the noise levels, one of each per example.
 Loss = Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"]]]
@@ -270,7 +270,7 @@ def train(
     ``accumulate``: how many shares of a batch each process learns from, one after the other.
     ``signals``: the numbers of the signals that this process was sent, SIGINT or SIGTERM, as they come.
     Raises NonFiniteLossError when the loss is NaN or infinite on any process: on a CPU before the weights are touched;
-    on a GPU, which is not waited for at every step, within a second, before a checkpoint, and at the end.
+    on a GPU, which is not waited for at every step, after a second or ten steps, before a checkpoint, and at the end.
     Raises PeerError if a process is gone.
 
     >>> g = torch.Generator().manual_seed(0)
@@ -295,7 +295,7 @@ def train(
         state.update(schedule(fraction, state.step))
         state.seconds, *told = facts.tolist()
         after = budget.fraction(state.step, state.seconds)
-        if after >= 1 or state.seconds - looked > LOOK:
+        if after >= 1 or (len(state.noted) >= LOOK_STEPS and state.seconds - looked > LOOK_SECONDS):
             state.check()
             looked = state.seconds
         yield Progress(
