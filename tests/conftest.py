@@ -1,6 +1,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 # Before torch starts its threads: several test processes on few cores must not spin while they wait.
@@ -46,6 +47,16 @@ def denormals() -> Iterator[None]:
     yield
     torch.set_flush_denormal(False)
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(params=["cpu", "cuda", "mps"])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a device: the processor itself, or a GPU that is pretended."""
+    from pretend import Pretend
+
+    name: str = request.param
+    with nullcontext() if name == "cpu" else Pretend(name):
+        yield name
 
 
 @pytest.fixture

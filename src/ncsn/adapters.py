@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.networks import NCSN, NCSNv2
-from ncsn.score import Plain, Scaled, Score, ScoreModel, Sigma, expand, float64
+from ncsn.score import Copies, Plain, Scaled, Score, ScoreModel, Sigma, at_home, expand, float64
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """What others train: examples (b, *d) and a noise level or a time for each of them (b,) → one answer (b, *d) each."""
@@ -97,18 +97,20 @@ def from_variance_preserving(
     if table.ndim != 1 or len(table) < 2 or not (table[0] < 1 and table[-1] > 0 and bool((table.diff() < 0).all())):
         raise ValueError(f"alphas is {table.tolist()}; at least two numbers that descend in (0, 1) are needed")
     log_sigmas = ((1 - table) / table).log() / 2
+    copies = Copies(log_sigmas)
     least, largest = log_sigmas[[0, -1]].exp().tolist()
 
     def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-        std = expand(sigma, x)
-        if bool(((std < least * (1 - SIGMA_ROUNDING)) | (std > largest * (1 + SIGMA_ROUNDING))).any()):
+        std, level = expand(sigma, x), at_home(sigma, x.dtype)
+        if bool(((level < least * (1 - SIGMA_ROUNDING)) | (level > largest * (1 + SIGMA_ROUNDING))).any()):
             # The same words each time, so that Python prints them once.
             words = f"noise levels outside {least:.4g} to {largest:.4g}: the model's nearest level is used"
             warnings.warn(words, stacklevel=2)
         std = std.clamp(min=least)
         scale = (1 + std**2).sqrt()
         precision = torch.promote_types(x.dtype, torch.float32)  # bfloat16 cannot tell t from t + 1
-        times = positions(log_sigmas.to(x.device, precision), std.flatten().to(precision).log())
+        (times_of,) = copies.on(x.device)
+        times = positions(times_of.to(precision), std.flatten().to(precision).log())
         predicted = predictor(x / scale, times)
         if prediction_type == "sample":
             return (predicted - x) / std**2
@@ -143,7 +145,8 @@ def from_diffusers(folder: str | Path) -> Score:
 
     Not for a learned time embedding, inverted or flow sigmas, continuous times, or models distilled for LCM or TCD.
 
-    x is in the model's own range, usually [−1, 1], for ScoreSdeVe [0, 1].  Nothing is downloaded.
+    x is in the model's own range, usually [−1, 1], for ScoreSdeVe [0, 1].  Nothing is downloaded.  The network moves to
+    the device of the x that it is asked about.
     Raises ValueError if it holds another kind of model, and diffusers' own error if it holds none.
     """
     from diffusers import DiffusionPipeline, UNet2DModel
@@ -165,6 +168,8 @@ def from_diffusers(folder: str | Path) -> Score:
     network.requires_grad_(False)  # diffusers has set it to evaluation already
 
     def output(x: Tensor, time: Tensor) -> Tensor:
+        if network.device != x.device:  # it goes where it is asked
+            network.to(x.device)
         answer: Tensor = network(x, time).sample
         return answer[:, : x.shape[1]]
 

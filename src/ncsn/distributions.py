@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ncsn.noise import place_of
-from ncsn.score import Score, Sigma, expand, float64
+from ncsn.score import Copies, Score, Sigma, expand, float64
 
 
 @runtime_checkable
@@ -54,6 +54,7 @@ class GaussianMixture:
             raise ValueError(f"weights is {weights.tolist()}; {len(means)} non-negative ones are needed, not all zero")
         self.means, self.std = means.clone(), std
         self.weights = weights / weights.sum()
+        self.copies = Copies(self.means, self.weights)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         """``n`` independent draws of the clean data, (n, d).
@@ -61,15 +62,17 @@ class GaussianMixture:
         ``generator``: draws them, on its device; by default torch's own, on the CPU.
         """
         device = place_of(generator)
-        component = torch.multinomial(self.weights.to(device), n, replacement=True, generator=generator)
-        means = self.means.to(device)[component]
+        every, weights = self.copies.on(device)
+        component = torch.multinomial(weights, n, replacement=True, generator=generator)
+        means = every[component]
         return means + self.std * torch.randn(means.shape, generator=generator, dtype=means.dtype, device=device)
 
     def _log_joint(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b k"]:
         variance = self.std**2 + expand(sigma, x) ** 2
-        squared_distance = (x[:, None] - self.means.to(x)).square().sum(-1)
+        means, weights = self.copies.on(x.device)
+        squared_distance = (x[:, None] - means.to(x)).square().sum(-1)
         log_normal = -squared_distance / (2 * variance) - x.shape[1] / 2 * (2 * math.pi * variance).log()
-        return log_normal + self.weights.to(x).log()
+        return log_normal + weights.to(x).log()
 
     def log_prob(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b"]:
         """Log p_σ(x) in nats.
@@ -87,7 +90,7 @@ class GaussianMixture:
         """
         posterior = self._log_joint(x, sigma).softmax(1)
         variance = self.std**2 + expand(sigma, x) ** 2
-        return (posterior @ self.means.to(x) - x) / variance
+        return (posterior @ self.copies.on(x.device)[0].to(x) - x) / variance
 
 
 class Ring:
@@ -113,8 +116,7 @@ class Ring:
             raise ValueError(f"radius is {radius} and std is {std}; allowed is radius >= 6 std > 0")
         self.radius, self.std = radius, std
         points, weights = np.polynomial.legendre.leggauss(nodes)
-        self.nodes = torch.from_numpy((points + 1) / 2)
-        self.weights = torch.from_numpy(weights / 2)
+        self.quadrature = Copies(torch.from_numpy((points + 1) / 2), torch.from_numpy(weights / 2))
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
         """``n`` independent draws of the clean data, (n, 2).
@@ -139,8 +141,9 @@ class Ring:
         a, b = rho**2 * self.std**2 / (2 * variance * total), rho * self.radius / total
         # The integrand's width is 1/√(2A + B): beyond thirteen of them there is nothing left.
         width = (13 / (2 * a + b).sqrt()).clamp(max=math.pi / 2).detach()
-        half = (width * self.nodes.to(rho.device) / 2).sin() ** 2
-        step = width * self.weights.to(rho.device) / math.pi
+        nodes, weights = self.quadrature.on(rho.device)
+        half = (width * nodes / 2).sin() ** 2
+        step = width * weights / math.pi
         across = -4 * a * half * (1 - half)
         return rho, variance, half, step * (across - 2 * b * half).exp(), step * (across - 2 * b * (1 - half)).exp()
 
@@ -186,11 +189,13 @@ class Boxes:
 
     def __init__(self, lower: Float[Tensor, "k d"], side: float) -> None:
         self.lower, self.side = lower, side
+        self.copies = Copies(lower)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         """``n`` independent draws of the clean data."""
         device = place_of(generator)
-        lower = self.lower.to(device)[torch.randint(len(self.lower), (n,), generator=generator, device=device)]
+        (corners,) = self.copies.on(device)
+        lower = corners[torch.randint(len(corners), (n,), generator=generator, device=device)]
         return lower + self.side * torch.rand(lower.shape, generator=generator, device=device)
 
     def _log_mass(self, x: Float[Tensor, "b d"], sigma: Sigma) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -200,7 +205,7 @@ class Boxes:
         """
         exact = float64(x)
         std = expand(sigma, exact)[..., None]
-        low = (self.lower.to(exact) - exact[:, None]) / std
+        low = (self.copies.on(exact.device)[0].to(exact) - exact[:, None]) / std
         high = low + self.side / std
         flip = low + high > 0
         a, b = torch.where(flip, -high, low), torch.where(flip, -low, high)
@@ -267,7 +272,8 @@ class Empirical:
     """The empirical distribution of a data set: its noised score is what score matching on that set learns.
 
     p_σ is the mixture of N(x_i, σ²I) over all examples, and the score (E[x_i | x] − x)/σ² a softmax over them.  An
-    evaluation takes two matrix products with the whole set, so its cost grows with n.
+    evaluation takes two matrix products with the whole set, so its cost grows with n.  They are computed on the data's
+    device, whichever x is on.
 
     The score's distances come from ‖x‖² − 2x·x_i + ‖x_i‖².  In float32 its weights are off by a factor of about
     exp(3·10⁻⁷ ‖x − mean‖²/σ²).  If that is not near 1 and several examples lie within a few σ of x, give data, x and
@@ -291,7 +297,7 @@ class Empirical:
         *,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.labels = labels
+        self.labels = None if labels is None else labels.to(data.device)
         flat = data[:, None].flatten(1)
         self.shape, self.mean = data.shape[1:], flat.mean(0)
         self.centred = (flat - self.mean).to(dtype)
@@ -304,8 +310,8 @@ class Empirical:
         ``generator``: draws them, on its device; by default torch's own, on the device of the data.
         """
         device = self.mean.device if generator is None else generator.device
-        examples = self.centred[torch.randint(len(self.centred), (n,), generator=generator, device=device)]
-        return (examples.to(self.mean.dtype) + self.mean).view(n, *self.shape)
+        index = torch.randint(len(self.centred), (n,), generator=generator, device=device).to(self.mean.device)
+        return (self.centred[index].to(self.mean.dtype) + self.mean).view(n, *self.shape).to(device)
 
     def _logits(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b n"]:
         """Log N(x; x_i, σ²I) but for what does not depend on i; ``x`` is centred."""
@@ -318,7 +324,7 @@ class Empirical:
         ``x``: where, (b, *d).
         ``sigma``: the noise level, one number or one for each point.
         """
-        centred = float64(x[:, None].flatten(1) - self.mean)
+        centred = float64(x[:, None].flatten(1).to(self.mean.device) - self.mean)
         std, examples = expand(sigma, centred), float64(self.centred)
         parts = zip(torch.split(centred, POINTS_AT_ONCE), torch.split(std, POINTS_AT_ONCE), strict=True)
         sums = [(-(torch.cdist(at, examples, compute_mode=EXACT) ** 2) / (2 * s**2)).logsumexp(1) for at, s in parts]
@@ -337,10 +343,13 @@ class Empirical:
         """
         if label is not None and self.labels is None:
             raise ValueError("the data set has no labels, so no class can be given")
-        centred = x[:, None].flatten(1) - self.mean
+        place = self.mean.device  # data that is too large for a GPU is asked where it is
+        centred = x[:, None].flatten(1).to(place) - self.mean
         logits = self._logits(centred, sigma)
         if label is not None:
+            label = label.to(place)
             others = (label[:, None] != self.labels) & (label[:, None] >= 0)
             logits = logits.masked_fill(others, -torch.inf)
         posterior = logits.softmax(1).to(self.centred.dtype)
-        return (((posterior @ self.centred).to(x.dtype) - centred) / expand(sigma, centred) ** 2).view_as(x)
+        score = ((posterior @ self.centred).to(x.dtype) - centred) / expand(sigma, centred) ** 2
+        return score.to(x.device).view_as(x)

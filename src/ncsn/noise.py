@@ -35,9 +35,22 @@ def place_of(generator: torch.Generator | None) -> torch.device:
     return torch.device("cpu") if generator is None else generator.device
 
 
+def check_generator(generator: torch.Generator | None, device: torch.device) -> None:
+    """Raises ValueError unless the generator draws on ``device``."""
+    if generator is not None and generator.device.type != device.type:
+        there = f"torch.Generator('{device.type}')"
+        raise ValueError(f"the generator draws on {generator.device}, the examples are on {device}; give {there}")
+
+
 def noise_like(x: Float[Tensor, "b *d"], generator: torch.Generator | None) -> Float[Tensor, "b *d"]:
-    """Standard normal numbers, of the shape and type of ``x``."""
+    """Standard normal numbers, of the shape and type of ``x``.  Raises ValueError for a generator of another device."""
+    check_generator(generator, x.device)
     return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+
+def lengths(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b"]:
+    """The Euclidean length of each example."""
+    return torch.linalg.vector_norm(x[:, None].flatten(1), dim=1)  # type: ignore[no-any-return]
 
 
 def stratified(n: int, generator: torch.Generator | None) -> Float[Tensor, "n"]:
@@ -152,10 +165,12 @@ class LogNormal:
         ``generator``: draws them, on its device; by default torch's own, on the CPU.
         """
         quantiles = stratified(n, generator)
-        if quantiles.device.type == "mps":  # Apple's GPUs have no quantile function
-            quantiles = quantiles.cpu()
-        normal: Tensor = torch.special.ndtri(quantiles)  # of 0 and 1 it is infinite, and σ one of the ends
-        return (self.mean + self.std * normal.to(place_of(generator))).exp().clamp(self.sigma_min, self.sigma_max)
+        normal: Tensor  # of the quantiles 0 and 1 it is infinite, and σ one of the ends
+        if quantiles.device.type == "mps":  # Apple's GPUs have no quantile function, and to ask the CPU is to wait
+            normal = math.sqrt(2) * torch.erfinv(2 * quantiles - 1)
+        else:
+            normal = torch.special.ndtri(quantiles)
+        return (self.mean + self.std * normal).exp().clamp(self.sigma_min, self.sigma_max)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ncsn.data.units import quantize
 from ncsn.score import Score
@@ -74,7 +74,7 @@ def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int
     >>> ncsn.plots.image_grid(torch.rand(20, 1, 28, 28)).size  # width and height
     (600, 120)
     """
-    images = _visible_channels(x if x.dtype == torch.uint8 else quantize(x))
+    images = _visible_channels(x if x.dtype == torch.uint8 else quantize(x)).cpu()
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     padded = torch.full((rows * columns, channels, height + 2, width + 2), 64, dtype=torch.uint8)
@@ -99,7 +99,7 @@ def image_pairs(
     ``path``: where the picture is written as well, in the format of the suffix.
     ``columns``: pairs in a row; n is a multiple of it.
     """
-    rows = [images.reshape(-1, columns, *images.shape[1:]) for images in (above, below)]
+    rows = [images.cpu().reshape(-1, columns, *images.shape[1:]) for images in (above, below)]
     return image_grid(torch.stack(rows, 1).flatten(0, 2), path, columns=columns)
 
 
@@ -145,7 +145,7 @@ def evolution(steps: Sequence[Noisy], path: Place = None, *, examples: int = 8, 
     ``columns``: how many states, at most.
     """
     shown = _spread(steps, columns)
-    images = torch.stack([visible(x[:examples], sigma) for sigma, x in shown], 1)
+    images = torch.stack([visible(x[:examples], sigma).cpu() for sigma, x in shown], 1)
     picture = image_grid(images.flatten(0, 1), columns=len(shown), zoom=3)
     figure = _blank(10.0, 10.0 * picture.height / picture.width + 0.45)
     axes = figure.subplots()
@@ -215,8 +215,11 @@ def score_field(
     ``path``: where the figure is written as well, in the format of the suffix.
     ``view``: the square [−view, view]² is drawn.
     """
-    _, fine = plane(view, 160, device=data.device)
-    _, coarse = plane(view * 0.95, 19, device=data.device)
+    # A network is asked where it is, which may not be where the data are.
+    weights = score.parameters() if isinstance(score, nn.Module) else iter(())
+    device = next((weight.device for weight in weights), data.device)
+    _, fine = plane(view, 160, device=device)
+    _, coarse = plane(view * 0.95, 19, device=device)
 
     def show(axes: "Axes", name: str, field: Tensor, low: float, high: float, colours: str) -> Any:
         _frame(axes, f"{name}, σ = {sigma:.3g}", view)

@@ -9,9 +9,10 @@ plain differentiable functions; their transposes come from automatic differentia
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +21,11 @@ from torch import Tensor
 
 from ncsn.machine import hardware
 from ncsn.machine.messages import log
-from ncsn.score import Score, Sigma, expand, float64, tweedie
-from ncsn.validation import Region
+from ncsn.noise import check_generator, lengths, noise_like
+from ncsn.score import Copies, Score, Sigma, expand, float64, moved, tweedie
+from ncsn.validation import Region, one_line
 
+T = TypeVar("T")
 Measurement = Callable[[Tensor], Tensor]
 """A linear function of a batch of examples, (b, *d) → (b, *m), or one with a constant added (affine)."""
 
@@ -55,8 +58,14 @@ def known_pixels(
 @torch.inference_mode(False)
 def masked(known: Bool[Tensor, "*d"]) -> Measurement:
     """What is known of an example: the pixels where ``known``, (b, *d) → (b, m)."""
-    where = known.clone()
-    return lambda x: x[:, where]
+    # Found once: where a mask is True, a GPU is waited for.
+    places = Copies(*known.nonzero(as_tuple=True))
+
+    def measure(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b m"]:
+        where: tuple[slice | Tensor, ...] = (slice(None), *places.on(x.device))
+        return x[where]
+
+    return measure
 
 
 def downsampled(factor: int) -> Measurement:
@@ -70,10 +79,10 @@ def blurred(std: float) -> Measurement:
     radius = max(1, round(3 * std))
     offsets = torch.arange(-radius, radius + 1, device="cpu")
     weights = (-(offsets**2) / (2 * std**2)).exp()
-    kernel = weights[:, None] * weights / weights.sum() ** 2
+    kernels = Copies(weights[:, None] * weights / weights.sum() ** 2)
 
     def blur(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        channels = x.shape[1]
+        (kernel,), channels = kernels.on(x.device), x.shape[1]
         return F.conv2d(x, kernel.to(x).expand(channels, 1, -1, -1), padding=radius, groups=channels)
 
     return blur
@@ -91,28 +100,46 @@ def conjugate_gradient(
     u is at most |b|/``least`` long, however many steps there are.
     """
     flat, tiny = b[:, None].flatten(1), torch.finfo(b.dtype).tiny ** 0.5
-    basis, images = [flat / flat.norm(dim=1, keepdim=True).clamp(min=tiny)], list[Tensor]()
+    basis, images = [flat / lengths(flat)[:, None].clamp(min=tiny)], list[Tensor]()
     for _ in range(steps):
         rest = product(basis[-1].view_as(b))[:, None].flatten(1)
         images.append(rest)
         for v in 2 * basis:  # twice, for once leaves what rounding makes of it
             rest = rest - (rest * v).sum(1, keepdim=True) * v
-        length = rest.norm(dim=1, keepdim=True)
-        new = length > 1e-5 * images[-1].norm(dim=1, keepdim=True)  # else the space is complete
+        length = lengths(rest)[:, None]
+        new = length > 1e-5 * lengths(images[-1])[:, None]  # else the space is complete
         basis.append(torch.where(new, rest / length.clamp(min=tiny), 0.0))
     space = torch.stack(basis[:steps], 1)
-    m = space @ torch.stack(images, 1).mT
+    m = small(space @ torch.stack(images, 1).mT)
     values, vectors = torch.linalg.eigh((m + m.mT) / 2)
     # Where only noise is measured, rounding takes a little from the least value.
     inverse = torch.where((values > 0.999 * least) & (values > 0), 1 / values, 0.0)
-    solved = vectors @ (inverse[..., None] * (vectors.mT @ (space @ flat[..., None])))
-    solution: Tensor = (space.mT @ solved).view_as(b)
+    solved = vectors @ (inverse[..., None] * (vectors.mT @ small(space @ flat[..., None])))
+    solution: Tensor = (space.mT @ solved.to(b.device)).view_as(b)
     return solution
+
+
+def small(matrices: Tensor) -> Tensor:
+    """Small matrices where they have eigenvectors: Apple's GPUs find none."""
+    return matrices.cpu() if matrices.device.type == "mps" else matrices
 
 
 def affine(a: Measurement, scale: Tensor | float, shift: Tensor | float, std: Tensor | float, x: Tensor) -> Tensor:
     """(A(scale·x) − shift)/std.  Partials of it, unlike closures, can be pickled."""
     return (a(scale * x) - shift) / std
+
+
+def answer(measure: Measurement, x: Tensor) -> Tensor:
+    """A x.  Raises ValueError where the measurement has tensors of its own on another device than x."""
+    try:
+        return measure(x)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or not any(
+            word in str(error) for word in ("device", "weight type")
+        ):
+            raise
+        what = f"the measurement does not run on {x.device} ({one_line(error)})"
+        raise ValueError(f"{what}; what it holds must be there, as in lambda x: x @ matrix.to(x)") from error
 
 
 def linear_part(measure: Measurement, example: Float[Tensor, "1 *d"]) -> Measurement:
@@ -128,6 +155,15 @@ def linear_part(measure: Measurement, example: Float[Tensor, "1 *d"]) -> Measure
     if not bool((off <= 1e-3 * together.abs().max() + 1e-5 * offset.abs().max()).all()):
         raise ValueError("the measurement is not linear; a linear function of each example, and a constant, is allowed")
     return partial(affine, measure, 1.0, offset, 1.0)
+
+
+def moved_with(part: T, device: torch.device) -> T:
+    """A tensor on another device, or a partial with the tensors that it holds there; anything else as it is."""
+    if isinstance(part, Tensor):
+        return moved(part, device)  # type: ignore[return-value]
+    if isinstance(part, partial):
+        return partial(part.func, *(moved_with(a, device) for a in part.args))  # type: ignore[return-value]
+    return part
 
 
 @dataclass(frozen=True)
@@ -154,6 +190,7 @@ class Observation:
         """
         if not bool(((noise_std > 0) & noise_std.isfinite()).all()):
             raise ValueError(f"noise_std is {noise_std.tolist()}; it must be positive")
+        measure = partial(answer, measure)
         divisor, std = (noise_std.clone(), 1.0) if noise_std.ndim else (1.0, float(noise_std))
         linear = linear_part(partial(affine, measure, scale.clone(), 0.0, 1.0), torch.zeros_like(shift[None]))
         place = measure(shift[None])  # far from 0, where scale·v is small beside it: it must not meet in one sum
@@ -165,6 +202,10 @@ class Observation:
         if not bool(target.isfinite().all()):
             raise ValueError("y has numbers that are not finite; leave what is not known out of the measurement")
         return cls(partial(affine, linear, 1.0, 0.0, divisor), (target - place) / divisor, std)
+
+    def to(self, device: torch.device) -> "Observation":
+        """The same on another device, but for what a user's function holds."""
+        return replace(self, measure=moved_with(self.measure, device), y=moved(self.y, device))
 
     def disagreeing(self, x: Float[Tensor, "n *d"]) -> int:
         """How many of the samples ``x`` are more than 5 σ_y off what was measured, in one number of it or more."""
@@ -207,6 +248,8 @@ def posterior(
     if not 0 < noise_std < math.inf or steps < 1:
         raise ValueError(f"noise_std is {noise_std}, steps is {steps}; noise_std > 0 and steps >= 1 are needed")
 
+    measure, linear_parts = partial(answer, measure), dict[tuple[object, ...], Measurement]()
+
     @torch.inference_mode(False)
     @torch.enable_grad()
     def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
@@ -219,7 +262,10 @@ def posterior(
         expected = measure(denoised)
         if y.shape != expected.shape:
             raise ValueError(f"y has shape {tuple(y.shape)}; measured, x has shape {tuple(expected.shape)}")
-        linear = linear_part(measure, x.new_zeros(1, *x.shape[1:]))
+        kind = x.shape[1:], x.dtype, x.device
+        if kind not in linear_parts:  # once, for whoever checks waits for a GPU
+            linear_parts[kind] = linear_part(measure, x.new_zeros(1, *x.shape[1:]))
+        linear = linear_parts[kind]
 
         def pull_back(u: Tensor) -> Tensor:
             """∂D/∂xᵀ Aᵀ u; as ∂D/∂x is symmetric, σ² times it is Cov Aᵀ u."""
@@ -254,6 +300,7 @@ def local_gaussian(
     rows = sigma**2 * torch.stack([torch.autograd.grad(c.sum(), x, retain_graph=True)[0] for c in columns], 1)
     with torch.no_grad():
         both = float64(rows if whole else linear(rows.flatten(0, 1)).view(*rows.shape[:2], -1)).flatten(2)
+        both = both.nan_to_num(0.0, 0.0, 0.0)  # which have no eigenvectors; the samples will be no numbers either
         values, vectors = torch.linalg.eigh((both + both.mT) / 2)
         # Directions without variance, and those in which a learned score's is negative, are left out.
         values = torch.where(values > 1e-9 * values[:, -1:], values, torch.inf)
@@ -266,7 +313,8 @@ def evidence(
     residual: Float[Tensor, "b m"], images: Float[Tensor, "b k m"]
 ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b k k"], Float[Tensor, "b k 1"]]:
     """Log N(r; 0, I + EᵀE) but for a constant; the Cholesky factor L of I + EEᵀ; and L⁻¹E r."""
-    factor = torch.linalg.cholesky(images @ images.mT + torch.eye(images.shape[1], device=images.device))
+    # I + EEᵀ has a factor, and to check that is to wait.
+    factor = torch.linalg.cholesky_ex(images @ images.mT + torch.eye(images.shape[1], device=images.device)).L
     solved = torch.linalg.solve_triangular(factor, images @ residual[..., None], upper=False)
     log = (solved.square().sum((1, 2)) - residual.square().sum(1)) / 2
     return log - factor.diagonal(dim1=1, dim2=2).log().sum(1), factor, solved
@@ -289,7 +337,9 @@ def particles(
     draws: int,
     generator: torch.Generator,
 ) -> Iterator[tuple[float, Tensor, float]]:
-    """Sequential Monte Carlo down the noise levels: σ, the particles, and their mean effective sample size, at each.
+    """Sequential Monte Carlo down the noise levels: σ, the particles, and how many of a population count, at each.
+
+    The last is the least effective sample size, the mean of all populations; it is known at the end, and ∞ before.
 
     Twisted diffusion sampling (Wu et al. 2023, arXiv:2306.17775), whose twist p_σ(y | x) is moment matching's.  A step
     draws x₀ from its Gaussian given x and y, and x' from N(x + a(x₀ − x), a σ'²), a = 1 − σ'²/σ² (Ho et al. 2020).  Its
@@ -301,20 +351,19 @@ def particles(
     ``x``: populations of one size, one after the other, from p_σ at the first of the ``sigmas``.
     ``draws``: how many samples are taken of each population at the end.
     """
+    check_generator(generator, x.device)
     std, populations, population = observation.noise_std, len(observation.y), len(x) // len(observation.y)
     y = observation.y.repeat_interleave(population, 0)
     predicted, logs = x.new_zeros(()), float64(x.new_zeros(populations, population))
-    earlier, height = x, math.inf
+    earlier, height, least = x, math.inf, logs.new_full((), math.inf)
     for sigma, following in pairwise([*sigmas.tolist(), 0.0]):
         denoised, factors, images = local_gaussian(score, observation.measure, x, sigma)
-        if not bool(denoised.isfinite().all()):
-            yield sigma, denoised, 0.0
-            return
         residual, images = float64(y - observation.measure(denoised)).flatten(1) / std, images / std
         log, factor, solved = evidence(residual, images)
         logs = logs + (log - predicted.to(log)).view_as(logs)
         weights = logs.softmax(1)
         effective = 1 / weights.square().sum(1)
+        least = torch.minimum(least, effective.mean())
 
         # At the end all are drawn by their weights; before, only where these have become uneven.
         worn = (effective < population / 2)[:, None] | (following == 0)
@@ -323,7 +372,10 @@ def particles(
         logs = torch.where(worn, 0.0, logs)
         chosen = (chosen + population * torch.arange(populations, device=weights.device)[:, None]).flatten()
         state = (x, earlier, denoised, residual, factors, images, factor, solved)
-        x, earlier, denoised, residual, factors, images, factor, solved = (part[chosen] for part in state)
+        index = Copies(chosen)
+        x, earlier, denoised, residual, factors, images, factor, solved = (
+            part[index.on(part.device)] for part in state
+        )
 
         # Where nothing is seen of x₀'s covariance, D is extrapolated instead, as by dpmpp-sde.
         change, basis = float64(denoised - earlier).flatten(1)[..., None], torch.linalg.qr(factors.mT).Q
@@ -337,7 +389,7 @@ def particles(
         z = float64(torch.randn(move.shape, generator=generator, device=x.device))
         step = share * move + following * share**0.5 * z
         x = x + share * (denoised - x) + (step + share * ahead).view_as(x).to(x)
-        yield following, x, float(effective.mean())
+        yield following, x, math.inf if following else float(least)
         if following:  # what the step alone tells of x₀, and so of y
             _, factor, solved = evidence(step / (following * share**0.5), share**0.5 / following * factors)
             seen = torch.linalg.solve_triangular(factor, images, upper=False)
@@ -363,11 +415,12 @@ def replacement(
     ``y``: the known numbers, one example for each sample, (b, *d); the others are ignored.
     ``generator``: draws the fresh noise; by default torch's own.
     """
+    copies = Copies(known), Copies(y)
 
     def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-        std = expand(sigma, x)
-        z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        s = score(torch.where(known, y + std * z, x), sigma)
-        return torch.where(known, (y - x) / std**2, s)
+        (mask,), (target,) = (copy.on(x.device) for copy in copies)
+        std, z = expand(sigma, x), noise_like(x, generator)
+        s = score(torch.where(mask, target + std * z, x), sigma)
+        return torch.where(mask, (target - x) / std**2, s)
 
     return evaluate

@@ -32,7 +32,7 @@ from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.noise import Geometric, Karras, Ladder, check_range, noise_like
+from ncsn.noise import Geometric, Karras, Ladder, check_generator, check_range, lengths, noise_like
 from ncsn.problems import particles
 from ncsn.score import Score, tweedie
 from ncsn.validation import MOST_LEVELS, GuideName, LangevinSteps, check_ranges
@@ -53,12 +53,18 @@ class NonFiniteSampleError(FloatingPointError):
     """Samples became NaN or infinite on their way; the message says where."""
 
 
-def check_ladder(sigmas: Float[Tensor, "levels"], *, restarts: bool = False) -> None:
-    """Raises ValueError unless ``sigmas`` is positive and strictly descending, or rises where ``restarts`` are."""
+def checked_ladder(sigmas: Float[Tensor, "levels"], *, restarts: bool = False) -> Float[Tensor, "levels"]:
+    """The noise levels on the CPU, where the sampler looks at them without waiting for a GPU at every state.
+
+    Torch takes single numbers from there in any arithmetic.
+    Raises ValueError unless they are positive and strictly descending, or rise where ``restarts`` are.
+    """
+    sigmas = sigmas.cpu()
     steps = sigmas.diff()
     descending = steps != 0 if restarts else steps < 0
     if len(sigmas) == 0 or not bool(((sigmas > 0) & (sigmas < math.inf)).all() & descending.all()):
         raise ValueError(f"sigmas is {sigmas.tolist()}; positive noise levels are needed, descending; euler's may rise")
+    return sigmas
 
 
 @torch.no_grad()
@@ -121,10 +127,12 @@ def langevin(
     if not 0 < step_size < math.inf or steps < 1:
         raise ValueError(f"step_size is {step_size}, steps is {steps}; allowed are step_size > 0 and steps >= 1")
 
-    def step(x: Tensor, *_: float | Tensor) -> Tensor:
-        return langevin_step(score, x, sigma, step_size, generator)
+    level = sigma.cpu() if isinstance(sigma, Tensor) else sigma  # every state tells it
 
-    return descend(score, x, [sigma] * (steps + 1), step, denoise=denoise)
+    def step(x: Tensor, *_: float | Tensor) -> Tensor:
+        return langevin_step(score, x, level, step_size, generator)
+
+    return descend(score, x, [level] * (steps + 1), step, denoise=denoise)
 
 
 def annealed_langevin(
@@ -160,7 +168,7 @@ def annealed_langevin(
     >>> round((last.x < 0).float().mean().item(), 1)
     0.2
     """
-    check_ladder(sigmas)
+    sigmas = checked_ladder(sigmas)
     limit = 4 * float(sigmas[-1]) ** 2
     if not 0 < eps < limit or steps < 1:
         raise ValueError(
@@ -203,7 +211,7 @@ def consistent_annealed(
     ``generator``: draws the noise; by default torch's own.
     Raises ValueError for a ladder or an η out of range.
     """
-    check_ladder(sigmas)
+    sigmas = checked_ladder(sigmas)
     if eta is None:
         eta = 1 - float(sigmas[-1] / sigmas[0]) ** (2 / max(1, len(sigmas) - 1))
     smallest = float((1 - sigmas[1:] / sigmas[:-1]).max()) if len(sigmas) > 1 else 0.0
@@ -243,7 +251,7 @@ def predictor_corrector(
     ``generator``: draws the noise; by default torch's own.
     Raises ValueError for a ladder, an r or a number of corrections out of range.
     """
-    check_ladder(sigmas)
+    sigmas = checked_ladder(sigmas)
     if not 0 < snr < math.inf or corrections < 0:
         raise ValueError(f"snr is {snr}, corrections is {corrections}; allowed are snr > 0 and corrections >= 0")
 
@@ -254,9 +262,9 @@ def predictor_corrector(
         for _ in range(corrections):
             z = noise_like(x, generator)
             s = score(x, following)
-            size = s[:, None].flatten(1).norm(dim=1).mean()
+            size = lengths(s).mean()
             # A score that is zero everywhere says nothing of how far to go: no step.
-            eps = torch.where(size > 0, 2 * (snr * z[:, None].flatten(1).norm(dim=1).mean() / size) ** 2, 0.0)
+            eps = torch.where(size > 0, 2 * (snr * lengths(z).mean() / size) ** 2, 0.0)
             x = x + eps * s + (2 * eps).sqrt() * z
         return x
 
@@ -292,7 +300,7 @@ def euler(
     ``generator``: draws the noise of restarts; by default torch's own.
     Raises ValueError for a ladder out of range.
     """
-    check_ladder(sigmas, restarts=True)
+    sigmas = checked_ladder(sigmas, restarts=True)
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
         if following > sigma:
@@ -340,7 +348,7 @@ def encode(score: Score, x: Float[Tensor, "b *d"], sigmas: Float[Tensor, "levels
 
     ``x``: clean, taken for what the flow has at the last of the ``sigmas``, which descend.
     """
-    check_ladder(sigmas)
+    sigmas = checked_ladder(sigmas)
     for sigma, following in pairwise(sigmas.flip(0)):
         x = heun_step(score, x, sigma, following)
     return x
@@ -371,7 +379,7 @@ def edm(
     ``generator``: draws the noise; by default torch's own.
     Raises ValueError for a ladder or a churn out of range.
     """
-    check_ladder(sigmas)
+    sigmas = checked_ladder(sigmas)
     if not churn >= 0:
         raise ValueError(f"churn is {churn}; it must not be negative")
     share = min(churn / len(sigmas), math.sqrt(2) - 1)  # the paper's γ; more would add more variance than there is
@@ -424,7 +432,7 @@ def dpm_solver(
     >>> round(last.x.abs().mean().item())
     5
     """
-    check_ladder(sigmas)
+    sigmas = checked_ladder(sigmas)
     if not (stochasticity >= 0 and last_extrapolation >= 0):
         raise ValueError(f"{stochasticity=}, {last_extrapolation=}; neither may be negative")
     before: tuple[Tensor, Tensor] | None = None
@@ -455,7 +463,7 @@ def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], weights: Float[Ten
     Shoemake 1985.  Where the probability flow starts, straight lines would pass through points too near the origin.
     """
     u, v = a.flatten(1), b.flatten(1)
-    cosine = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))
+    cosine = (u * v).sum(1) / (lengths(u) * lengths(v))
     angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).arccos()[:, None]
     first, second = ((1 - weights) * angle).sin() / angle.sin(), (weights * angle).sin() / angle.sin()
     walk: Tensor = first[..., None] * u[:, None] + second[..., None] * v[:, None]
@@ -702,12 +710,11 @@ class Sampling:
         and σ_max is 10.  The probability flow keeps such a shift: too little ink, and half as many ones again.
         """
         sigma = self.sigma_max if isinstance(self.levels, int) else self.levels[0]
-        return mean + sigma * torch.randn((n, *mean.shape[1:]), generator=generator, device=generator.device)
+        check_generator(generator, mean.device)
+        return mean + sigma * torch.randn((n, *mean.shape[1:]), generator=generator, device=mean.device)
 
     def follow(self, score: Score, x: Float[Tensor, "b *d"], *, generator: torch.Generator) -> Iterator[Step]:
         """The states of the sampler from ``x`` on; the last one is denoised."""
         options = {"eps": self.eps, "steps": self.steps} if self.spec.langevin else {}
-        states: Iterator[Step] = self.spec.follow(
-            score, x, self.ladder(device=x.device), generator=generator, **options
-        )
+        states: Iterator[Step] = self.spec.follow(score, x, self.ladder(), generator=generator, **options)
         return states

@@ -38,12 +38,48 @@ class Score(Protocol):
         """
 
 
+def placed(sigma: Sigma, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Noise levels of a type on a device; a single one that is not there is written there: to copy it is to wait."""
+    if isinstance(sigma, Tensor) and (sigma.ndim or sigma.device == device):
+        return sigma.to(device, dtype)
+    return torch.full((), float(sigma), dtype=dtype, device=device)
+
+
+def at_home(sigma: Sigma, dtype: torch.dtype) -> Tensor:
+    """Noise levels of a type, where they are; a number's place is the CPU."""
+    return torch.as_tensor(sigma, dtype=dtype, device=sigma.device if isinstance(sigma, Tensor) else "cpu")
+
+
+class Copies:
+    """Tensors, and copies of them on every device that has asked: one each, for whoever copies waits.
+
+    Apple's GPUs have no double precision: there, copies of such tensors are in single.
+    """
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self.by_device = {tensors[0].device: tensors}
+
+    @torch.inference_mode(False)
+    def on(self, device: torch.device) -> tuple[Tensor, ...]:
+        """The tensors, there."""
+        if device not in self.by_device:
+            first = next(iter(self.by_device.values()))
+            self.by_device[device] = tuple(moved(tensor, device) for tensor in first)
+        return self.by_device[device]
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device, in single precision if it is in a double one that the device has not."""
+    single = device.type == "mps" and tensor.dtype == torch.float64
+    return (tensor.float() if single else tensor).to(device)
+
+
 def expand(sigma: Sigma, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *ones"]:
     """Noise levels shaped to broadcast against ``x``, (b, 1, …, 1), with its type and on its device.
 
     Raises ValueError if ``sigma`` is neither one number nor one per example.
     """
-    levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    levels = placed(sigma, x.dtype, x.device)
     if levels.ndim > 1 or (levels.ndim == 1 and levels.shape[0] != x.shape[0]):
         raise ValueError(
             f"sigma has shape {tuple(levels.shape)}; allowed are () and ({x.shape[0]},), one noise level per example"
@@ -130,10 +166,13 @@ def guided(score: Score, guide: Score, weight: float, *, between: tuple[float, f
 
     def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
         s, std = score(x, sigma), expand(sigma, x)
-        inside = (between[0] <= std) & (std <= between[1])
+        # Where the noise level is: a number on the CPU is looked at without waiting for a GPU.
+        level = at_home(sigma, x.dtype)
         # What is compiled must not depend on values: there, the guide is always asked.
-        if weight == 1 or not (torch.compiler.is_compiling() or bool(inside.any())):
+        asked = torch.compiler.is_compiling() or bool(((between[0] <= level) & (level <= between[1])).any())
+        if weight == 1 or not asked:
             return s
+        inside = (between[0] <= std) & (std <= between[1])
         return s + (weight - 1) * inside * (s - guide(x, sigma))
 
     return evaluate
@@ -282,7 +321,7 @@ class ScoreModel(nn.Module):
         if not isinstance(sigma, Tensor) and not sigma > 0:
             raise ValueError(f"sigma is {sigma}; it must be above 0, where the score is that of data with some noise")
         std, centred = expand(sigma, x), x - self.data_mean
-        levels = torch.as_tensor(sigma, dtype=self.data_std.dtype, device=x.device).reshape(-1)
+        levels = placed(sigma, self.data_std.dtype, x.device).reshape(-1)
         network_input = self.preconditioning.network_input(centred, std, self.data_std).to(self.data_std.dtype)
         if label is None and self.num_classes:  # always, so that a compiled network is called in one way
             label = torch.full((len(x),), -1, device=x.device)

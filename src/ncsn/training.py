@@ -21,10 +21,13 @@ from torch import Tensor, nn
 from ncsn.machine.distributed import ALONE, Group
 from ncsn.machine.hardware import fast_bfloat16
 from ncsn.machine.interrupts import STOPS
+from ncsn.machine.messages import log
 from ncsn.objectives import Batch
 from ncsn.score import ScoreModel
 from ncsn.storage import atomic, read_checkpoint, save_checkpoint
 from ncsn.validation import one_line
+
+LOOK_STEPS, LOOK_SECONDS = 10, 1.0  # for both of which a GPU is not asked whether its losses are finite
 
 # What ``train`` minimises: (model, batch) → the losses and the noise levels, one of each per example.
 Loss = Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"]]]
@@ -102,6 +105,7 @@ class State:
         self.generator, self.seed = generator, seed
         self.step = 0
         self.seconds = 0.0
+        self.noted: list[tuple[int, Tensor]] = []
         self.kept: dict[str, Tensor] = {}
         self.rows: list[Row] = []
         device = generator.device.type
@@ -123,14 +127,29 @@ class State:
         weights = [p.detach() for p in self.model.parameters()]
         torch._foreach_lerp_(list(self.average.parameters()), weights, 10 / (self.step + 10))
 
+    def note(self, losses: Float[Tensor, "b"]) -> None:
+        """Keep for ``check`` whether the losses of this step are finite, without waiting for them."""
+        self.noted.append((self.step, losses.isfinite().all()))
+
+    def check(self) -> None:
+        """Raises NonFiniteLossError, which names the first step since the last look whose losses are not finite.
+
+        It waits for a GPU: before a report or a checkpoint, not at every step.
+        """
+        noted, self.noted = self.noted, []
+        finite = torch.stack([flag for _, flag in noted]).tolist() if noted else [True]
+        if not all(finite):
+            raise NonFiniteLossError(f"the loss is not finite at step {noted[finite.index(False)][0]}")
+
     def save(self, path: str | Path) -> None:
         """Write a checkpoint atomically: a kill or a full disk at any moment leaves the previous one whole.
 
         ``path``: of the file.
-        Raises NonFiniteLossError if a weight is not finite and OSError if there is no space; both keep the previous
-        checkpoint.
+        Raises NonFiniteLossError if a weight or a loss is not finite and OSError if there is no space; both keep the
+        previous checkpoint.
         """
-        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+        self.check()
+        if not bool(torch.stack([p.isfinite().all() for p in self.model.parameters()]).all()):
             raise NonFiniteLossError(f"the weights are not finite at step {self.step}")
         content: dict[str, Any] = {
             "model": self.model.state_dict(),
@@ -162,14 +181,25 @@ class State:
                 model.load_state_dict(weights)
             for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
-            if self.seed is None:
-                self.generator.set_state(saved["generator"])
             self.rows = [Row(**row) for row in saved["rows"]]
             self.step, self.seconds, self.kept = int(saved["step"]), float(saved["seconds"]), dict(saved["kept"])
             if saved["scaler"] and self.scaler.is_enabled():  # a run may go on in another precision
                 self.scaler.load_state_dict(saved["scaler"])
+            if self.seed is None:
+                self.draw_on(saved["generator"])
         except (ValueError, RuntimeError, TypeError, KeyError) as error:  # as torch says what does not fit
             raise ValueError(f"{path} is of another network or version than config.json ({one_line(error)})") from error
+
+    def draw_on(self, numbers: Tensor) -> None:
+        """Continue the random numbers of a checkpoint; those of another device cannot go on, and others begin."""
+        try:
+            self.generator.set_state(numbers)
+        except RuntimeError:
+            self.generator.manual_seed(self.step)
+            device = self.generator.device.type
+            log.warning(
+                f"random numbers of another device do not go on; new ones, of seed {self.step}, begin on {device}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,8 +272,9 @@ def train(
     clock is the leading process'.
     ``accumulate``: how many shares of a batch each process learns from, one after the other.
     ``signals``: the numbers of the signals that this process was sent, SIGINT or SIGTERM, as they come.
-    Raises NonFiniteLossError, before the weights are touched, when the loss is NaN or infinite on any process, and
-    PeerError if one of them is gone.
+    Raises NonFiniteLossError when the loss is NaN or infinite on any process: on a CPU before the weights are touched;
+    on a GPU, which is not waited for at every step, after a second or ten steps, before a checkpoint, and at the end.
+    Raises PeerError if a process is gone.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> data = torch.randn(1000, 2, generator=g)
@@ -254,20 +285,25 @@ def train(
     >>> progress.step, progress.fraction
     (20, 1.0)
     """
-    began = time.monotonic() - state.seconds
+    began, looked = time.monotonic() - state.seconds, state.seconds
     while (fraction := budget.fraction(state.step, state.seconds)) < 1:
         whole = add_gradients(state, batches, loss, group, accumulate)
         # What all must know alike, in one message: gradients, losses, the leading process' clock, who was told to stop.
         clock = time.monotonic() - began if group.is_main else 0.0
         facts = torch.tensor([clock, *(float(number in signals) for number in STOPS)], dtype=torch.float64)
         group.all_reduce([*(p.grad for p in state.model.parameters() if p.grad is not None), whole, facts])
-        if not bool(whole[0].isfinite().all()):
-            raise NonFiniteLossError(f"the loss is {whole[0].mean().item()} at step {state.step}")
+        state.note(whole[0])
+        if whole.device.type == "cpu":  # which has nobody to wait for
+            state.check()
         state.update(schedule(fraction, state.step))
         state.seconds, *told = facts.tolist()
+        after = budget.fraction(state.step, state.seconds)
+        if after >= 1 or (len(state.noted) >= LOOK_STEPS and state.seconds - looked > LOOK_SECONDS):
+            state.check()
+            looked = state.seconds
         yield Progress(
             step=state.step,
-            fraction=budget.fraction(state.step, state.seconds),
+            fraction=after,
             seconds=state.seconds,
             losses=whole[0],
             sigmas=whole[1],
@@ -324,7 +360,7 @@ def orthogonalize(
     if products is None:
         products = torch.bfloat16 if fast_bfloat16(matrices.device) else torch.float32
     x = (matrices.mT if tall else matrices).to(products)
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -339,11 +375,15 @@ class Muon(torch.optim.Optimizer):
     ``products``: the type of the products that do it, bfloat16 or float32; by default the faster one here.
     """
 
+    grad_scale: Tensor
+
     def __init__(
         self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, products: torch.dtype | None = None
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
         self.products = products
+        # Torch's GradScaler then lends ``grad_scale`` and ``found_inf``, as to torch's own Adam, and waits for nothing.
+        self._step_supports_amp_scaling = True
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -360,8 +400,11 @@ class Muon(torch.optim.Optimizer):
         """One step of all parameters of one shape."""
         gradients = torch.stack([p.grad for p in weights if p.grad is not None])
         averages = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in weights]
+        finite = getattr(self, "found_inf", 0) == 0
+        if isinstance(finite, Tensor):  # else gradients become their average, which then stays, and there is no step
+            gradients = torch.where(finite, gradients / self.grad_scale, torch.stack(averages))
         torch._foreach_lerp_(averages, list(gradients), 1 - momentum)
         update = orthogonalize(gradients.lerp(torch.stack(averages), momentum).flatten(2), products=self.products)
         rows, columns = update.shape[1:]
         scale = lr * max(1, rows / columns) ** 0.5
-        torch._foreach_sub_(weights, list((scale * update).view(len(weights), *shape)))
+        torch._foreach_sub_(weights, list((finite * scale * update).view(len(weights), *shape)))

@@ -29,7 +29,9 @@ def psnr(guess: Float[Tensor, "*d"], truth: Float[Tensor, "*d"]) -> float:
 
 def binned(values: Float[Tensor, "b"], position: Float[Tensor, "b"], edges: Sequence[float]) -> list[float | None]:
     """The mean of ``values`` in each bin [edge, next edge) of ``position``; None where a bin is empty."""
-    bins = torch.bucketize(position, torch.tensor(edges, dtype=position.dtype, device=position.device), right=True)
+    bins = torch.bucketize(
+        position.contiguous(), torch.tensor(edges, dtype=position.dtype, device=position.device), right=True
+    )
     return [values[bins == i].mean().item() if bool((bins == i).any()) else None for i in range(1, len(edges))]
 
 
@@ -91,7 +93,7 @@ def mode_statistics(x: Float[Tensor, "n d"], mixture: GaussianMixture) -> list[d
             "mean": part.mean(0).tolist() if len(part) else [],
             "std": float(part.var(0).mean().sqrt()) if len(part) > 1 else None,
         }
-        for part, weight in zip(parts, mixture.weights.double().tolist(), strict=True)
+        for part, weight in zip(parts, mixture.weights.tolist(), strict=True)
     ]
 
 

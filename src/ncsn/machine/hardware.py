@@ -100,6 +100,8 @@ def fast_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 in hardware, so that autocast pays."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
