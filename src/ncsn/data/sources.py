@@ -206,13 +206,20 @@ def suffixes(name: str) -> str:
 
 
 def images_in_shard(path: Path) -> Iterator[Item]:
-    """The images in a shard, one after the other, each with its class.  Raises ValueError if it cannot be read."""
+    """The images in a shard, one after the other, each with its class.
+
+    Raises ValueError if it cannot be read, or if there are none: a stream of such would never bring a batch.
+    """
+    found = False
     try:
         for key, files in groupby(contents(path), lambda file: file[0].removesuffix(suffixes(file[0]))):
             sample = {suffixes(name).lower(): content for name, content in files}
             for suffix in sorted(sample.keys() & {*SUFFIXES})[:1]:
                 label = sample.get(".cls", b"").decode().strip()
+                found = True
                 yield Item(f"{path} {one_line(key)}", partial(bytes, sample[suffix]), label=label)
+        if not found:
+            raise ValueError("it holds no images")
     except Exception as error:  # of many kinds, by what is broken
         raise ValueError(f"{path} cannot be read as a shard ({one_line(error)})") from error
 
