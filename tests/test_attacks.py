@@ -183,3 +183,29 @@ def test_a_recipe_of_other_columns_is_refused(columns: list[str], table: Path) -
     config["recipe"]["columns"] = columns
     (table / "config.json").write_text(json.dumps(config))
     assert refused(lambda: ncsn.load(table, device="cpu"), naming=MODEL)
+
+
+@pytest.mark.parametrize("name", ["cost $a_{$", "$x$", "a" * 10**6, "\x1b[31mred"])
+def test_any_name_of_a_column_can_be_drawn(name: str, tmp_path: Path) -> None:
+    with at_most(20):
+        figure = ncsn.plots.columns(rows(50), rows(50), [name, *COLUMNS[1:]], tmp_path / "x.png")
+    title = figure.axes[0].get_title()
+    assert title[:5] == name[:5].replace("\x1b", "?")
+
+
+@pytest.mark.parametrize("columns", ["1", "2"])
+def test_help_ends_in_a_narrow_terminal(columns: str, monkeypatch: pytest.MonkeyPatch, capsys: Printed) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    with at_most(20), pytest.raises(SystemExit, match=r"^0$"):
+        cli.main(["info", "--help"])
+    assert "--device" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_what_is_wrong_is_said_without_a_frame(encoding: str) -> None:
+    line = [sys.executable, "-m", "ncsn", "info", "mnist", "--device", "abacus"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    ended = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "abacus" in ended.stderr
+    assert not {"─", "│", "-"} & {word[-1] for word in ended.stderr.split()}
