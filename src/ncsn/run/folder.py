@@ -111,9 +111,11 @@ def write_model(folder: Path, model: ScoreModel, units: Units | None = None, *, 
         (folder / "metrics.json").unlink(missing_ok=True)
 
 
+@torch.inference_mode(False)
 def read_model(folder: Path, config: Config, *, network: nn.Module | None = None) -> tuple[ScoreModel, Units | None]:
     """The model in a run's folder, as its recipe says, around a ``network`` of the user's own if it needs one.
 
+    Also where the caller is in ``torch.inference_mode``, whose tensors have no gradients, and posteriors need them.
     ``config``: what the folder's config.json says.
     Raises ValueError if the weights are missing, damaged, of another network or other images, or if they are none.
     """
