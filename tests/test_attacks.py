@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import DIGITS, SAMPLING, refusal, refused, unchecked
-from pictures import png
+from pictures import png, write
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -327,3 +327,37 @@ def test_a_killed_evaluation_is_done_again_by_the_same_command_with_overwrite(ju
     names = {path.name for path in (tmp_path / "it" / "run").iterdir()}
     assert {"evaluation.json", "evaluation.png"} <= names
     assert not [name for name in names if "partial" in name]
+
+
+@pytest.mark.parametrize(
+    ("files", "held"),
+    [
+        ({"all.zip": b"PK", "read.me": b""}, "1 .zip, 1 .me"),
+        ({"a/1": png(1), "a/2": png(2)}, "2 without suffix"),
+        ({f"{i}.dcm": bytes(128) + b"DICM" for i in range(30)}, "30 .dcm"),
+        ({}, "no files"),
+    ],
+)
+def test_a_folder_without_images_says_what_it_holds(files: dict[str, bytes], held: str, tmp_path: Path) -> None:
+    (tmp_path / "it").mkdir()
+    assert held in refused(lambda: ncsn.load_images(write(tmp_path / "it", files)), naming="it")
+
+
+@pytest.mark.parametrize(
+    ("names", "more", "unsorted"),
+    [
+        (["cat ({}).png", "dog ({}).png"], {}, True),
+        (["cat.{}.png", "Dog_{}.png", "cow{}.png"], {}, True),
+        (["{}.png"], {"train.csv": b"id,label"}, True),
+        (["{}.png"], {"notes.txt": b"id,label"}, False),
+        (["cat{}.png"], {}, False),
+        (["{}.png", "cat{}.png"], {}, False),
+        (["cats/{}.png", "dogs/{}.png"], {"train.csv": b"id,label"}, False),
+    ],
+)
+def test_classes_that_are_no_folders_are_spoken_of(
+    names: list[str], more: dict[str, bytes], unsorted: bool, tmp_path: Path
+) -> None:
+    files = {name.format(i): png(20 * k + i) for k, name in enumerate(names) for i in range(20)}
+    said = ncsn.load_images(write(tmp_path, files | more)).said
+    assert sum(line.startswith("unsorted: ") for line in said) == unsorted

@@ -91,9 +91,11 @@ def test_units_are_of_the_rows_to_train_on(form: str, tmp_path: Path) -> None:
 
 def test_no_two_blocks_of_any_seeds_are_the_same() -> None:
     run = Run.of(GaussianScore(0.0, 1.0), (1,), sigma_max=5.0, sigma_min=0.5)
-    n, first = run.block + 5, []
+    first = []
     for seed in (0, 1, 2, 2**32 - 1, 2**63 - 1):
-        whole, part = ([*steps][-1].x[:5, 0] for steps in run.blocks(n, seed=seed, levels=2, sampler="heun"))
+        whole, part = (
+            [*steps][-1].x[:5, 0] for steps in run.blocks(2 * run.block, seed=seed, levels=2, sampler="heun")
+        )
         assert torch.equal(whole, run.sample(run.block, seed=seed, levels=2, sampler="heun")[:5, 0])
         first += [tuple(x.tolist()) for x in (whole, part)]
     # A generator on a CPU has 2³² seeds, so the last two are one.
@@ -140,7 +142,8 @@ def test_no_run_is_written_among_its_images(out: str, tmp_path: Path, capsys: py
 
     data = write(tmp_path / "photos", {f"a/{i}.png": i for i in range(40)})
     before = {*tmp_path.rglob("*")}
-    assert str(tmp_path / out) in refusal(capsys, "train", data, "--out", str(tmp_path / out), "--device", "cpu")
+    options = ["--steps", "1", "--samples", "1", "--levels", "2", "--device", "cpu"]
+    assert str(tmp_path / out) in refusal(capsys, "train", data, "--out", str(tmp_path / out), *options)
     assert {*tmp_path.rglob("*")} == before
 
 
