@@ -62,6 +62,11 @@ def ours(bench: Bench, out: Path) -> dict[str, Any]:
     train = [*command, "train", bench.dataset, "--seed", str(bench.seed), *untold, "--overwrite"]
     subprocess.run([*train, "--minutes", str(bench.minutes), "--out", str(out)], check=True)
     subprocess.run([*command, "evaluate", str(out), "--seed", str(bench.seed), "--overwrite"], check=True)
+    return row_of(out)
+
+
+def row_of(out: Path) -> dict[str, Any]:
+    """What a run that was evaluated says of itself."""
     run = json.loads((out / "metrics.json").read_text())
     report: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
     from safetensors.torch import load_file
@@ -69,8 +74,9 @@ def ours(bench: Bench, out: Path) -> dict[str, Any]:
     files = [file for file in (out / "model.safetensors", out / "guide" / "model.safetensors") if file.exists()]
     weights = [item for file in files for item in load_file(file).items()]
     report.pop("source")  # a folder of this machine
+    sampling = report.pop("sampling")
     report |= {
-        "about": f"the default of `ncsn train`, {report['sampler']}, guidance {report['guidance']:g}",
+        "about": f"the default of `ncsn train`, {sampling['sampler']}, guidance {sampling['guidance']:g}",
         "told_classes": bool(json.loads((out / "config.json").read_text())["recipe"]["shares"]),
         "parameters": sum(w.numel() for name, w in weights if name.startswith("network.")),
         "images_seen": run["images_seen"],

@@ -1,5 +1,6 @@
 """Runs on Hugging Face's hub: what is sent and what is not, and that what is fetched is read as any run."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from ncsn.run.folder import SHARED
 SENT = {"README.md", "config.json", "model.safetensors", "metrics.json", "evaluation.json"}
 SENT |= {"guide/config.json", "guide/model.safetensors"}
 
+LISTS = {"columns": ["km/h", "/home/secret/it"], "more": [["C:\\secret\\it", {"place": "secret/it"}], "../secret/it"]}
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
@@ -36,7 +39,7 @@ def run(tmp_path: Path) -> Path:
     it.save(folder)
     for name in ("checkpoint.pt", "samples.png", "it.py", "README.md"):
         (folder / name).write_bytes(b"secret")
-    storage.write_json(folder / "metrics.json", {"step": 1200, "bands": [1.0], "made_in": "runs/secret/it"})
+    storage.write_json(folder / "metrics.json", {"step": 1200, "bands": [1.0], "made_in": "runs/secret/it", **LISTS})
     judged = {"run_digest": it.digest, "data": "/home/secret/pets", "n": 400}
     storage.write_json(folder / "evaluation.json", judged)
     return folder
@@ -79,6 +82,8 @@ def test_a_push_sends_a_run_privately_and_nothing_else_and_replaces_another(
     card = hub.sent["README.md"].decode()
     assert huggingface_hub.ModelCard(card).data.to_dict() == {"library_name": "ncsn"}
     assert "hf://ada/new" in card
+    numbers = json.loads(hub.sent["metrics.json"])
+    assert (numbers["columns"], numbers["more"]) == (["km/h", "it"], [["it", {"place": "it"}], "it"])
     here, there = ncsn.load(run, device="cpu"), ncsn.load(write(tmp_path / "there", hub.sent), device="cpu")
     assert there.digest == here.digest
     assert there.settings == {"dataset": "pets", "more": "cats.zip", "other": "dogs", "size": "8x8"}
@@ -89,7 +94,7 @@ def test_a_push_sends_a_run_privately_and_nothing_else_and_replaces_another(
     assert not hub.create_repo.call_args.kwargs["private"]
     asked = hub.upload_folder.call_args.kwargs
     assert (asked["repo_id"], asked["allow_patterns"], asked["delete_patterns"]) == ("ada/open", SHARED, SHARED)
-    assert hub.sent.keys() == SENT - {"evaluation.json"}
+    assert hub.sent.keys() == SENT - {"evaluation.json", "metrics.json"}
     assert "evaluation.json is left out" in capsys.readouterr().err
 
 
@@ -110,6 +115,22 @@ def test_a_push_that_is_refused_is_one_line_and_sends_nothing(
         (run / "evaluation.json").write_text(content)
     assert part in refusal(capsys, "push", str(run), *words.split())
     assert not hub.upload_folder.called
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "model.safetensors", "guide", "guide/config.json"])
+def test_no_link_is_followed_to_what_is_not_meant(
+    hub: Mock, run: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / name).rename(run.parent / "elsewhere")
+    (run / name).symlink_to(run.parent / "elsewhere")
+    assert str(run / name) in refusal(capsys, "push", str(run), "ada/pets")
+    assert not hub.upload_folder.called
+
+
+def test_of_a_guide_that_was_not_read_nothing_is_sent(hub: Mock, run: Path) -> None:
+    (run / "guide" / "config.json").unlink()
+    cli.main(["push", str(run), "ada/pets"])
+    assert hub.sent.keys() == {name for name in SENT if "guide" not in name} - {"evaluation.json"}
 
 
 def test_only_parts_of_a_run_are_fetched_of_the_revision_that_is_named(

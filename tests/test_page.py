@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import refusal, zero_score
 
 import ncsn
 from ncsn.cli import main as cli
@@ -127,12 +128,37 @@ def test_the_page_is_served_with_the_model_that_is_asked_for_until_ctrl_c(
 
     monkeypatch.setattr(share, "page", lambda: folder)
     monkeypatch.setattr(share, "server", serve)
-    monkeypatch.setattr(ncsn, "load", lambda run, *, device: str(run), raising=False)
+    run = ncsn.Run.of(zero_score, (1, 4, 4), sigma_max=1.0, sigma_min=0.1)
+    monkeypatch.setattr(ncsn, "load", lambda *_, device: run, raising=False)
     monkeypatch.setattr(ncsn, "export", lambda run, out: out.write_bytes(b"own"), raising=False)
     monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", look)
     with pytest.raises(SystemExit, match="130"):
         cli.main(["play", *words, "--port", "0"])
     assert served == [model, HOME]
+
+
+@pytest.mark.parametrize(("shape", "status"), [((2,), 2), ((1, 16), 2), ((1, 4, 4), 130)])
+def test_the_page_draws_with_runs_of_images(
+    shape: tuple[int, ...], status: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(_: ThreadingHTTPServer) -> None:
+        raise Stopped(2)
+
+    run = ncsn.Run.of(zero_score, shape, sigma_max=1.0, sigma_min=0.1)
+    monkeypatch.setattr(share, "page", lambda: folder)
+    monkeypatch.setattr(ncsn, "load", lambda *_, device: run, raising=False)
+    monkeypatch.setattr(ncsn, "export", lambda _, out: out.touch(), raising=False)
+    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", look)
+    with pytest.raises(SystemExit, match=f"^{status}$"):
+        cli.main(["play", "it", "--port", "0"])
+
+
+def test_a_port_that_is_used_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(share, "page", lambda: folder)
+    with share.server(folder, 0) as used:
+        assert f"{used.server_port}" in refusal(capsys, "play", "--port", str(used.server_port))
 
 
 def compare(found: Any, written: Any, at: str) -> None:

@@ -124,9 +124,18 @@ def test_checkpoints_that_do_not_fit_are_refused_and_change_nothing(tmp_path: Pa
         assert torch.equal(before, weights(state))
 
 
-@pytest.mark.parametrize("budget", [{}, {"steps": 0}, {"seconds": math.inf}, {"steps": 1, "seconds": 1.0}])
-def test_budgets_that_are_none_are_refused(budget: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="is"):
+@pytest.mark.parametrize(
+    ("budget", "named"),
+    [
+        ({}, "steps is None, seconds is None"),
+        ({"steps": 0}, "steps is 0, "),
+        ({"seconds": math.inf}, "seconds is inf"),
+        ({"seconds": -1.0}, "seconds is -1"),
+        ({"steps": 1, "seconds": 2.0}, "steps is 1, seconds is 2"),
+    ],
+)
+def test_budgets_that_are_none_are_refused(budget: dict[str, float], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
         Budget(**budget)  # type: ignore[arg-type]
 
 

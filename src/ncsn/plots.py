@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ncsn.data.units import quantize
 from ncsn.score import Score
 from ncsn.storage import atomic
+from ncsn.validation import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -307,7 +308,7 @@ def columns(
     for (i, j), axes in np.ndenumerate(figure.subplots(d, d, squeeze=False)):
         axes.set(xlim=ends[j], xticks=[], yticks=[])
         if i == j:
-            axes.set_title(names[j])
+            axes.set_title(one_line(names[j]), parse_math=False)  # "price $" is no formula
             axes.hist(real[:, j], 40, range=ends[j], density=True, color=QUIET)
             axes.hist(samples[:, j], 40, range=ends[j], density=True, color=POINTS, histtype="step")
         else:

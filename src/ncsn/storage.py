@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ncsn.validation import reason
+from ncsn.validation import check_file, reason
 
 SEAL = b"\nsha256:"  # before the 64 digits at the end of a checkpoint
 HOST = re.sub("[^A-Za-z0-9-]", "_", socket.gethostname()) or "host"
@@ -105,6 +105,7 @@ def read_tensors(path: Path, data: str = "") -> dict[str, Tensor]:
     not finite.
     """
     try:
+        check_file(path)
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
@@ -135,6 +136,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises ValueError if it cannot be read, or is not as it was written.
     """
     try:
+        check_file(path)
         content = np.memmap(path, mode="r")
         whole, seal = content[: -len(SEAL) - 64], content[-len(SEAL) - 64 :].tobytes()
         if seal.startswith(SEAL) and seal != SEAL + hashlib.sha256(whole.data).hexdigest().encode():

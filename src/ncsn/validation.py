@@ -119,9 +119,19 @@ def reason(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
 
 
+def check_file(path: Path) -> None:
+    """Raises ValueError if there is something else than a file at ``path``, such as a pipe, which would be waited for.
+
+    Links lead to files in the cache of the hub's library.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.  Raises ValueError if it cannot be read."""
     try:
+        check_file(path)
         return dict(json.loads(path.read_bytes()).items())
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({reason(error)})") from error

@@ -5,7 +5,7 @@ Torch is imported inside the functions that need it, so that ``--help`` answers 
 
 import io
 import os
-import re
+import shutil
 import signal
 import sys
 import time
@@ -19,13 +19,25 @@ import tyro
 from annotated_types import Interval, MinLen
 
 from ncsn.machine.interrupts import Stopped, interruptible
-from ncsn.validation import BatchSize, DeviceName, GuideName, LangevinSteps, Levels, SamplerName, StepSize, check_ranges
+from ncsn.validation import (
+    BatchSize,
+    DeviceName,
+    GuideName,
+    LangevinSteps,
+    Levels,
+    SamplerName,
+    StepSize,
+    check_ranges,
+    one_line,
+)
 
 if TYPE_CHECKING:
     from ncsn.run import Drawn, Run, Steps
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 COMPILE_FROM = 60_000  # evaluations of a network for images: for fewer, compiling takes longer than it saves
+FRAME = dict.fromkeys(range(0x2500, 0x2580), " ")  # what tyro draws around what it says; without Unicode it has dashes
+NARROWEST = 40  # columns; in one or two of them tyro's help has no end
 T = TypeVar("T")
 ClassName = Annotated[str, MinLen(1)]
 
@@ -103,6 +115,8 @@ def fail(message: str, status: int = 2) -> NoReturn:
 
 def parse(settings: Any, args: list[str] | None = None, prog: str | None = None) -> Any:
     """``settings`` (a dataclass, or a union of them) from the command line; a mistake is one line and exit status 2."""
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
@@ -110,9 +124,8 @@ def parse(settings: Any, args: list[str] | None = None, prog: str | None = None)
     except SystemExit as stop:
         if not stop.code:
             raise
-        # tyro draws a box; what is wrong stands between its top edge and the first rule.
-        body = re.split(r"│ ─+ │", complaint.getvalue().split("╮", 1)[-1])[0]
-        fail(re.sub(r"[│╭╮╰╯─]", " ", body).strip().rstrip(".") + "; --help lists what is allowed")
+        words = complaint.getvalue().translate(FRAME).split()
+        fail(one_line(" ".join(word for word in words if word.strip("-"))))
 
 
 def run(command: Callable[[Any], None], settings: Any, args: list[str] | None = None, prog: str | None = None) -> None:

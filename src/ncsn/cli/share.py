@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ncsn.cli.console import Options, check_output
-from ncsn.validation import Port
+from ncsn.validation import Port, reason
 
 if TYPE_CHECKING:
     from http.server import ThreadingHTTPServer
@@ -78,9 +78,11 @@ class Play(Options):
         with tempfile.TemporaryDirectory(prefix="ncsn-play-") as temporary:
             folder = page()
             if self.run is not None:  # the page again, but for its model
-                own = Path(temporary) / "page"
+                run, own = ncsn.load(self.run, device="cpu"), Path(temporary) / "page"
+                if not run.recipe.images:
+                    raise ValueError(f"{self.run} makes signals or points; the page draws with runs of images")
                 folder = Path(shutil.copytree(folder, own, ignore=shutil.ignore_patterns("*.onnx")))
-                ncsn.export(ncsn.load(self.run, device="cpu"), folder / "model.onnx")
+                ncsn.export(run, folder / "model.onnx")
             with server(folder, self.port) as serving:
                 print(f"http://127.0.0.1:{serving.server_port}/  (Ctrl-C ends it)", flush=True)
                 serving.serve_forever()
@@ -98,7 +100,10 @@ def page(package: Path = PACKAGE) -> Path:
 
 
 def server(folder: Path, port: int) -> "ThreadingHTTPServer":
-    """A server of a ``folder`` on 127.0.0.1 to who asks for this machine by its own name; ``port`` 0: any free one."""
+    """A server of a ``folder`` on 127.0.0.1 to who asks for this machine by its own name; ``port`` 0: any free one.
+
+    Raises ValueError for a port that is not free.
+    """
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer  # ten milliseconds of every command
 
     class Handler(SimpleHTTPRequestHandler):
@@ -125,7 +130,10 @@ def server(folder: Path, port: int) -> "ThreadingHTTPServer":
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing of requests."""
 
-    return ThreadingHTTPServer(("127.0.0.1", port), lambda *args: Handler(*args, directory=str(folder)))
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), lambda *args: Handler(*args, directory=str(folder)))
+    except OSError as error:
+        raise ValueError(f"port is {port} ({reason(error)}); give another --port, or 0 for any that is free") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +162,9 @@ class Push:
         from ncsn.run.folder import SHARED, library_for
 
         run = ncsn.load(self.run, device="cpu")
+        links = [name for name in ("guide", *SHARED[:-1]) if (self.run / name).is_symlink()]
+        if links:  # the hub's own cache is full of them, but is not what a user names
+            raise ValueError(f"{self.run / links[0]} is a link, to what may not be meant; to share it, copy the file")
         with tempfile.TemporaryDirectory(prefix="ncsn-push-") as folder, library_for(self.to) as library:
             names = write_shared(run, Path(folder), self.to)
             api = library.HfApi(token=True)  # without one the library says where to get it
@@ -179,7 +190,7 @@ def write_shared(run: "Run", out: Path, model: str) -> list[str]:
 
     folder, names = run.folder or Path(), list[str]()
     for name in SHARED[:-1]:  # the last is the card
-        if not (folder / name).is_file():
+        if not (folder / name).is_file() or (run.guide is None and name.startswith("guide/")):
             continue
         (out / name).parent.mkdir(exist_ok=True)
         if not name.endswith(".json"):
@@ -195,8 +206,13 @@ def write_shared(run: "Run", out: Path, model: str) -> list[str]:
     return [*names, SHARED[-1]]
 
 
-def without_folders(value: Any) -> Any:
-    """The content of a JSON file; of a text that is a path, the last part.  Lists hold sentences and are left alone."""
+def without_folders(value: Any, path: str = r"[/\\]") -> Any:
+    """The content of a JSON file; of a text that is a path, the last part.
+
+    Lists hold sentences and the names of columns, such as km/h: a path begins like one there.
+    """
     if isinstance(value, dict):
         return {name: without_folders(item) for name, item in value.items()}
-    return PureWindowsPath(value).name if isinstance(value, str) and re.search(r"[/\\]", value) else value
+    if isinstance(value, list):
+        return [without_folders(item, r"^(~|\.\.?|\w:)?[/\\]") for item in value]
+    return PureWindowsPath(value).name if isinstance(value, str) and re.search(path, value) else value

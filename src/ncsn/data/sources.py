@@ -162,6 +162,7 @@ def from_files(name: str, files: Files) -> Catalogue:
 
     Parts are folders of their names, on any level, if one of them is to judge by.  What lies beside is to train on, or
     is left out where another folder is for that.  Classes are the first folders that are no parts.
+    Raises ValueError if there are neither images nor shards.
     """
     # Not what a system has put there, nor what would lie outside of its archive.
     visible = sorted(path for path in files if not any(part.startswith((".", "__MACOSX")) for part in path.parts))
@@ -180,7 +181,19 @@ def from_files(name: str, files: Files) -> Catalogue:
     }
     left_out = Counter(path.suffix.lower() for path in visible if path not in items)
     listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in left_out.most_common())
-    return [*items.values()], [one_line(f"{left_out.total()} files left out: {listed}")] if left_out else []
+    if not items and ".tar" not in left_out:
+        found, allowed = one_line(listed or "no files"), ", ".join(SUFFIXES)
+        raise ValueError(f"{name} holds no images, but {found}; images end in {allowed}, in a folder, a .zip or a .tar")
+    said = [one_line(f"{left_out.total()} files left out: {listed}")] if left_out else []
+    if not any(labels) and (".csv" in left_out or named_alike(paths)):
+        said.append("unsorted: a class is a folder of its images, whatever their names, or a table beside them, say")
+    return [*items.values()], said
+
+
+def named_alike(paths: list[PurePosixPath]) -> bool:
+    """Whether files are called after a few words and numbers, such as cat (1).jpg and dog (1).jpg, 20 each or more."""
+    words = Counter(re.sub(r"[\W\d_]+$", "", path.stem) for path in paths)
+    return 1 < len(words) <= 100 and "" not in words and min(words.values()) >= 20
 
 
 def contents(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -210,13 +223,20 @@ def suffixes(name: str) -> str:
 
 
 def images_in_shard(path: Path) -> Iterator[Item]:
-    """The images in a shard, one after the other, each with its class.  Raises ValueError if it cannot be read."""
+    """The images in a shard, one after the other, each with its class.
+
+    Raises ValueError if it cannot be read, or if there are none: a stream of such would never bring a batch.
+    """
+    found = False
     try:
         for key, files in groupby(contents(path), lambda file: file[0].removesuffix(suffixes(file[0]))):
             sample = {suffixes(name).lower(): content for name, content in files}
             for suffix in sorted(sample.keys() & {*SUFFIXES})[:1]:
                 label = sample.get(".cls", b"").decode().strip()
+                found = True
                 yield Item(f"{path} {one_line(key)}", partial(bytes, sample[suffix]), label=label)
+        if not found:
+            raise ValueError("it holds no images")
     except Exception as error:  # of many kinds, by what is broken
         raise ValueError(f"{path} cannot be read as a shard ({one_line(error)})") from error
 

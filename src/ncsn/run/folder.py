@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
@@ -97,6 +98,8 @@ def from_version_3(content: dict[str, Any]) -> dict[str, Any]:
 def write_model(folder: Path, model: ScoreModel, units: Units | None = None, *, origin: Origin | None = None) -> None:
     """Write model.safetensors, atomically: the weights, and the units of the data if they are not the model's own.
 
+    A metrics.json that is there goes, for its numbers are of the former weights.
+
     ``origin``: the images that they have learned from, whose sha256 goes into the file's metadata.
     """
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -105,11 +108,14 @@ def write_model(folder: Path, model: ScoreModel, units: Units | None = None, *, 
     with atomic(folder / MODEL) as temporary:
         # Not by save_file, whose files only their owner may read.
         temporary.write_bytes(sealed(tensors, origin.digest if origin else ""))
+        (folder / "metrics.json").unlink(missing_ok=True)
 
 
+@torch.inference_mode(False)
 def read_model(folder: Path, config: Config, *, network: nn.Module | None = None) -> tuple[ScoreModel, Units | None]:
     """The model in a run's folder, as its recipe says, around a ``network`` of the user's own if it needs one.
 
+    Also where the caller is in ``torch.inference_mode``, whose tensors have no gradients, and posteriors need them.
     ``config``: what the folder's config.json says.
     Raises ValueError if the weights are missing, damaged, of another network or other images, or if they are none.
     """
@@ -121,9 +127,25 @@ def read_model(folder: Path, config: Config, *, network: nn.Module | None = None
         model = recipe.build(tensors["data_mean"], tensors["data_std"], network=network)
         model.load_state_dict(tensors)
         model.data_mean.expand(recipe.shape)
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:  # the last is torch's, for another shape
+        check_units(units, recipe)
+    except (ValueError, LookupError, TypeError, RuntimeError) as error:  # the last is torch's, for another shape
         raise ValueError(f"{path} is not the whole model that config.json describes ({one_line(error)})") from error
     return model.requires_grad_(False).eval(), units
+
+
+def check_units(units: Units | None, recipe: Recipe) -> None:
+    """Raises ValueError, or what torch does, for units of other examples than the recipe's, or of columns without."""
+    columns = len(recipe.columns)
+    if columns and (units is None or recipe.shape != (columns,)):
+        raise ValueError(f"there are {columns} columns, but {'no ' if units is None else ''}units of {recipe.shape}")
+    if units is None:
+        return
+    counts = {units.log.numel(), units.cells.numel(), len(units.values), units.knots.shape[1]}
+    if len(counts) > 1 or not counts <= {1, recipe.shape[-1]}:
+        raise ValueError(f"units are of {sorted(counts)} columns, not of {recipe.shape[-1]}")
+    example = units.restore(torch.zeros(2, *recipe.shape))
+    if example.shape[1:] != recipe.shape or not bool(units.log_volume(example).isfinite().all()):
+        raise ValueError(f"units are not of examples of shape {recipe.shape}, or not finite")
 
 
 def begun(folder: Path) -> bool:
@@ -154,10 +176,18 @@ def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False,
         raise ValueError(f"{folder} is no run, but has a {name}; --overwrite (overwrite=True) replaces it")
 
 
-def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, figures: tuple[str, ...] = ()) -> FileLock:
+def claim(
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    keep: bool = False,
+    figures: tuple[str, ...] = (),
+) -> FileLock:
     """Make sure that a run may write into ``folder``, and create it; with ``overwrite`` an old run is removed first.
 
-    Only files that runs write are removed, and what a kill has left half written; of a run that goes on metrics.json.
+    Only files that runs write are removed, and what a kill has left half written.
+    ``keep``: leave the old run, for ``remove_run`` when the first files of the new one are whole.
     Returns the lock that keeps other processes out for as long as it is kept; a kill releases it too.
     Raises ValueError as ``check_folder``, and if another process writes into the folder.
     """
@@ -173,9 +203,16 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, figure
     )  # again: whoever held it may have left a run
     for run in (folder / "guide", folder):
         sweep(run, everybodys=True)
-        for name in WRITTEN if overwrite else ("metrics.json",):  # whose numbers are of the weights so far
-            (run / name).unlink(missing_ok=True)
+    if overwrite and not keep:
+        remove_run(folder)
     return lock
+
+
+def remove_run(folder: Path) -> None:
+    """Remove what runs write into ``folder``, which is claimed; pictures stay."""
+    for run in (folder / "guide", folder):
+        for name in WRITTEN:
+            (run / name).unlink(missing_ok=True)
 
 
 def find(run: str | Path) -> Path:
