@@ -86,7 +86,6 @@ def test_a_resume_that_is_refused_loses_nothing(learned: Path, capsys: Printed) 
     assert not (run / "metrics.json").exists()
 
 
-@pytest.mark.xfail(strict=False, reason="lead: src/ncsn/learn/record.py")
 def test_a_full_disk_leaves_the_run_that_is_replaced(learned: Path) -> None:
     run = learned / "run"
     before, full = files_in(run), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -117,7 +116,6 @@ def test_a_pipe_is_not_waited_for(name: str, tmp_path: Path) -> None:
     writer.cancel()
 
 
-@pytest.mark.xfail(strict=False, reason="lead: src/ncsn/data/tables.py, src/ncsn/cli/measure.py")
 @pytest.mark.parametrize("name", ["x.csv", "x.parquet", "x.npy", "run/metrics.json"])
 def test_a_command_waits_for_no_pipe(name: str, table: Path, tmp_path: Path) -> None:
     table.rename(tmp_path / "run")
@@ -227,14 +225,12 @@ MISTAKES: dict[str, Callable[[], object]] = {
 }
 
 
-@pytest.mark.xfail(strict=False, reason="lead: src/ncsn/run/run.py, src/ncsn/run/recipe.py")
 @pytest.mark.parametrize("name", MISTAKES)
 def test_what_a_run_cannot_do_is_refused(name: str) -> None:
     with unchecked():
         assert refused(MISTAKES[name])
 
 
-@pytest.mark.xfail(strict=False, reason="lead: src/ncsn/run/run.py")
 @pytest.mark.parametrize("rows", [BLANK.clone().requires_grad_(), BLANK.bfloat16()], ids=["gradients", "bfloat16"])
 def test_rows_of_any_tensor_are_filled_in(rows: Tensor) -> None:
     with unchecked():
@@ -250,7 +246,6 @@ def test_a_run_that_is_loaded_in_inference_mode_has_gradients(table: Path) -> No
     assert torch.equal(run.log_prob(x, tolerance=0.1), ncsn.load(table, device="cpu").log_prob(x, tolerance=0.1))
 
 
-@pytest.mark.xfail(strict=False, reason="lead: src/ncsn/problems.py")
 def test_weights_without_measure_end_an_imputation_in_one_line(table: Path, capsys: Printed) -> None:
     tensors = load_file(table / MODEL)
     large = {name: 1e30 * tensor if "network" in name else tensor for name, tensor in tensors.items()}
@@ -261,7 +256,6 @@ def test_weights_without_measure_end_an_imputation_in_one_line(table: Path, caps
     assert "not finite" in capsys.readouterr().err
 
 
-@pytest.mark.xfail(strict=False, reason="lead: src/ncsn/learn/fit.py")
 @pytest.mark.parametrize("kept", [{"total": torch.zeros(3).double()}, {"total": 3}, {"best.data_mean": torch.zeros(3)}])
 def test_a_checkpoint_that_keeps_something_else_is_refused(
     kept: dict[str, Any], learned: Path, capsys: Printed
@@ -276,7 +270,6 @@ def test_a_checkpoint_that_keeps_something_else_is_refused(
     assert CHECKPOINT in capsys.readouterr().err
 
 
-@pytest.mark.xfail(strict=False, reason="lead: src/ncsn/cli/measure.py")
 def test_info_prints_a_run_and_nothing_else(table: Path, capsys: Printed) -> None:
     (table / "cookies.json").write_text('{"cookie": "secret"}')
     (table / "metrics.json").write_text('{"note": "\x9b31mred"}', encoding="utf-8")
@@ -287,7 +280,6 @@ def test_info_prints_a_run_and_nothing_else(table: Path, capsys: Printed) -> Non
     assert "\x9b" not in said
 
 
-@pytest.mark.xfail(strict=False, reason="lead: src/ncsn/data/tables.py")
 @pytest.mark.parametrize("name", ["\x1b[31mred", "a" * 10**6, "two lines "])
 def test_names_of_columns_can_be_printed(name: str, tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
@@ -309,7 +301,6 @@ def judgeable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.xfail(strict=False, reason="lead: src/ncsn/cli/measure.py")
 @pytest.mark.parametrize("name", ["evaluation.png", "evaluation.json"])
 def test_an_evaluation_replaces_nobody_elses_file(name: str, judgeable: Path, tmp_path: Path, capsys: Printed) -> None:
     shutil.copytree(judgeable, tmp_path / "it")
@@ -361,5 +352,5 @@ def test_classes_that_are_no_folders_are_spoken_of(
     names: list[str], more: dict[str, bytes], unsorted: bool, tmp_path: Path
 ) -> None:
     files = {name.format(i): png(20 * k + i) for k, name in enumerate(names) for i in range(20)}
-    said = ncsn.load_images(write(tmp_path, files | more)).said
+    said = ncsn.load_images(write(tmp_path, files | more)).notes
     assert sum(line.startswith("unsorted: ") for line in said) == unsorted

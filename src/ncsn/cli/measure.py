@@ -1,5 +1,6 @@
 """``ncsn evaluate``, ``ncsn likelihood`` and ``ncsn info``: numbers about a run."""
 
+import json
 import math
 import time
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +13,7 @@ from annotated_types import Interval
 from ncsn.cli import console
 from ncsn.cli.console import RunOptions, SamplingOptions
 from ncsn.cli.sample import write_array
-from ncsn.validation import NoiseLevel, Seed
+from ncsn.validation import NoiseLevel, Seed, read_json
 
 if TYPE_CHECKING:
     from ncsn.machine.distributed import Group
@@ -220,5 +221,7 @@ class Info(RunOptions):
 
         run = ncsn.load(self.run, device=self.device)
         print(f"{run.parameters:,} weights, {run.guide_parameters:,} of a guide")
-        for path in sorted((run.folder or self.run).glob("[cm]*.json")):
-            print(f"{path.name}: {path.read_text(encoding='utf-8').strip()}")
+        # Through a reader, because a terminal would take what a stranger has written for orders.
+        for path in ((run.folder or self.run) / name for name in ("config.json", "metrics.json")):
+            if path.exists():
+                print(f"{path.name}: {json.dumps(read_json(path), indent=2)}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ncsn.cli.console import Options, check_output
+from ncsn.cli.console import Options, check_output, of_images
 from ncsn.validation import Port, reason
 
 if TYPE_CHECKING:
@@ -79,8 +79,9 @@ class Play(Options):
             folder = page()
             if self.run is not None:  # the page again, but for its model
                 run, own = ncsn.load(self.run, device="cpu"), Path(temporary) / "page"
-                if not run.recipe.images:
-                    raise ValueError(f"{self.run} makes signals or points; the page draws with runs of images")
+                if not of_images(run):
+                    noun = run.recipe.kind.noun
+                    raise ValueError(f"{self.run} makes {noun}; the page draws with runs of images")
                 folder = Path(shutil.copytree(folder, own, ignore=shutil.ignore_patterns("*.onnx")))
                 ncsn.export(run, folder / "model.onnx")
             with server(folder, self.port) as serving:

@@ -30,6 +30,7 @@ from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm, training_loss
 from ncsn.run import Recipe, Run, plain, write_model
+from ncsn.run.folder import CHECKPOINT
 from ncsn.training import Budget, Progress, Row, State, muon_and_adam, train
 from ncsn.validation import DeviceName
 
@@ -364,6 +365,10 @@ def learn(
     weights = state.average.state_dict()
     best = {name: state.kept.setdefault(f"best.{name}", tensor.clone()) for name, tensor in weights.items()}
     total = state.kept.setdefault("total", torch.zeros(2).double())  # of the losses, and how many they are
+    shapes = {name: getattr(tensor, "shape", None) for name, tensor in (("", total), *best.items())}
+    if shapes != {"": (2,)} | {name: tensor.shape for name, tensor in weights.items()}:
+        where = record.folder or "the state"
+        raise ValueError(f"{where}: {CHECKPOINT} keeps other numbers than a training's; begin anew")
     record.rows, done = state.rows, -1
     for p in record.watch(progress, state):
         if done < 0:  # a run that goes on has some of its budget behind it

@@ -19,7 +19,7 @@ from ncsn.machine.distributed import ALONE, Group
 from ncsn.machine.interrupts import Stopped, received_by
 from ncsn.machine.messages import bar, log
 from ncsn.run import Drawn, Run, plain, read_config, write_config, write_model
-from ncsn.run.folder import CHECKPOINT, begun, check_folder, claim
+from ncsn.run.folder import CHECKPOINT, begun, check_folder, claim, remove_run
 from ncsn.training import NonFiniteLossError, Progress, Row, State
 
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
@@ -89,14 +89,17 @@ class Record:
         """
         self.units = run.units
         if self.folder is not None:
-            checkpoint = self.path(part, CHECKPOINT)
+            checkpoint, replaces = self.path(part, CHECKPOINT), False
             if self.writes and self.lock is None:
-                replaced = {"overwrite": self.job.overwrite, "resume": self.job.resume}
-                self.lock = claim(self.folder, **replaced, figures=FIGURES)
-            if self.writes and not checkpoint.exists():
+                replaces, resume = self.job.overwrite, self.job.resume
+                self.lock = claim(self.folder, overwrite=replaces, resume=resume, keep=True, figures=FIGURES)
+            if self.writes and (replaces or not checkpoint.exists()):
                 checkpoint.parent.mkdir(exist_ok=True)
-                self.describe(run, part)
-                state.save(checkpoint)
+                with storage.atomic(checkpoint) as temporary:
+                    state.save(temporary)
+                    if replaces:  # only now, so that a full disk leaves the old run whole
+                        remove_run(self.folder)
+                    self.describe(run, part)
             self.group.broadcast()  # the others wait for it
             state.load(checkpoint)
             self.describe(run, part)  # a run that goes on may have another budget

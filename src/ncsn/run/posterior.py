@@ -212,7 +212,7 @@ def impute(
 ) -> Iterator[tuple[Int64[Tensor, "b"], Float64[Tensor, "n b d"]]]:
     """The parts of ``Run.impute``: rows with the same blanks, some at a time, by particles down from half of σ_max."""
     units = run.units or Units(torch.zeros(run.recipe.shape), torch.ones(run.recipe.shape))
-    table = table_of(rows)
+    table = table_of(rows.detach().cpu().double() if isinstance(rows, Tensor) else rows)
     if not hasattr(rows, "columns"):
         table = Table(run.names[: len(table.names)], table.rows)  # by their places
     x = torch.from_numpy(table.matched(run.names).rows).double()

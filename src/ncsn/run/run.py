@@ -77,6 +77,8 @@ class Run:
         >>> run.sample(100, seed=0).shape
         torch.Size([100, 2])
         """
+        if not shape or min(shape) < 1:
+            raise ValueError(f"shape is {shape}; examples need numbers, such as (2,) or (1, 28, 28)")
         sampling = Sampling(
             sigma_max=sigma_max, sigma_min=sigma_min, sampler="langevin", levels=1, steps=1, eps=sigma_min**2 / 2
         ).by("dpmpp-sde")
@@ -186,8 +188,8 @@ class Run:
         >>> [round(step.sigma, 2) for step in run.steps(1, levels=4)]
         [1.94, 0.23, 0.01, 0.0]
         """
-        if n < 1 or batch_size < 1:
-            raise ValueError(f"n is {n}, batch_size is {batch_size}; both must be at least 1")
+        if n != int(n) or n < 1 or batch_size < 1:
+            raise ValueError(f"n is {n}, batch_size is {batch_size}; both must be whole numbers, at least 1")
         if start is not None and len(start) != n:
             raise ValueError(f"start has {len(start)} examples for {n} samples; one for each is needed")
         generator = generator_of(seed, self.device)
@@ -312,6 +314,8 @@ class Run:
         """
         if len(self.recipe.shape) != 1:
             raise ValueError(f"the run makes examples of shape {self.recipe.shape}, no rows; run.posterior fills in")
+        if n < 1:
+            raise ValueError(f"n is {n}; at least one draw of each row is needed")
         return posterior.impute(self, rows, n, generator_of(seed, self.device))
 
     def replacement(self, known: Bool[Tensor, "*d"] | np.ndarray, y: Numbers) -> "Run":
@@ -360,6 +364,8 @@ class Run:
         Raises ValueError for the posterior of a run, whose density is not known, and for x of another shape.
         """
         self.refuse_posterior("asked for densities, which are not known")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; at least 1 is needed")
         x = torch.as_tensor(x, device=self.device)
         if tuple(x.shape[1:]) != self.recipe.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; (b, {', '.join(map(str, self.recipe.shape))}) is needed")
@@ -435,6 +441,7 @@ def generator_of(seed: int | torch.Generator, device: torch.device) -> torch.Gen
     return seed if isinstance(seed, torch.Generator) else torch.Generator(device).manual_seed(index(seed))
 
 
+@torch.inference_mode(False)
 def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = None) -> Run:
     """A run from a folder, from the package or from Hugging Face's hub.
 
