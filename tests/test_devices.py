@@ -551,7 +551,7 @@ def posteriors(device: str, folder: Path) -> None:
                 there(posterior.sample(3, particles=count, **how), device)
             there(posterior.sample(3, sampler="heun", **how), device)
     there(run.posterior(lambda x: x @ matrix.to(x), 0.5, noise_std=0.1).sample(3, **how), device)
-    x = pixels(device).posterior(blurred(1.0), torch.rand(1, 4, 4), noise_std=0.1).sample(2, particles=1)
+    x = pixels(device).posterior(blurred(1.0), torch.rand(1, 4, 4), noise_std=0.1).sample(2, particles=1, **how)
     there(x, device)
 
 
