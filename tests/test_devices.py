@@ -541,7 +541,7 @@ def log_densities(device: str, folder: Path) -> None:
 
 @path
 def posteriors(device: str, folder: Path) -> None:
-    run, matrix, how = points(device), torch.tensor([[1.0], [0.5]]), {"levels": 3}
+    run, matrix, how = points(device), torch.tensor([[1.0], [0.5]]), dict[str, Any](levels=3)
     for at in (device, "cpu"):
         for y in ([0.5], [[0.5], [0.6], [0.7]]):
             posterior = run.posterior(
