@@ -23,7 +23,6 @@ import torch
 import torchgen
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter, tree_map
 from torchgen.gen import parse_native_yaml
 from torchgen.model import DeviceCheckType, DispatchKey
 
@@ -104,8 +103,6 @@ class Generator(torch._C.Generator, metaclass=AnyGenerator):
         self.away = torch.device(device).type == active[-1].device.type
         return self
 
-    def __init__(self, device: Any = HOST) -> None: ...
-
     device: Any = property(lambda self: active[-1].device if self.away and active else HOST)
 
     def get_state(self) -> torch.Tensor:
@@ -163,9 +160,10 @@ class Names(TorchFunctionMode):
             made = args[0] if isinstance(args[0], Remote) else func(*args, **kwargs | {"device": HOST})
             return made.to(STAND_IN, kwargs.get("dtype", made.dtype))
         if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
-            args = (args[0], tree_map(listed, args[1], is_leaf=lambda i: isinstance(i, list)), *args[2:])
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)  # torch would make tensors of its lists there
+            args = (args[0], tuple(torch.tensor(i) if isinstance(i, list) else i for i in index), *args[2:])
         if getattr(func, "__name__", "").strip("_") in PRODUCTS and torch.is_autocast_enabled(name):
-            args, kwargs = tree_map(partial(lowered, torch.get_autocast_dtype(name)), (args, kwargs))
+            args, kwargs = mapped(partial(lowered, torch.get_autocast_dtype(name)), (args, kwargs))
         generator = kwargs.get("generator")
         if generator is not None:
             place = kwargs.get("device") or next((t.device for t in args if isinstance(t, torch.Tensor)), HOST)
@@ -175,9 +173,11 @@ class Names(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def listed(index: Any) -> Any:
-    """A list of indices as the tensor that torch would make of it on the stand-in, without numbers."""
-    return torch.tensor(index) if isinstance(index, list) else index
+def mapped(change: Any, value: Any) -> Any:
+    """``value`` with everything in its tuples, lists and dictionaries changed."""
+    if isinstance(value, dict):
+        return {key: mapped(change, one) for key, one in value.items()}
+    return type(value)(mapped(change, one) for one in value) if type(value) in (tuple, list) else change(value)
 
 
 def lowered(dtype: torch.dtype, value: Any) -> Any:
@@ -226,9 +226,9 @@ class Pretend(TorchDispatchMode):
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An operation, wherever its tensors are."""
-        tensors, asked = [t for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)], kwargs.get("device")
-        remote = [t for t in tensors if isinstance(t, Remote)]
-        host = [t for t in tensors if not isinstance(t, Remote)]
+        remote, host, asked = list[Any](), list[torch.Tensor](), kwargs.get("device")
+        both = {True: remote, False: host}
+        mapped(lambda t: both[isinstance(t, Remote)].append(t) if isinstance(t, torch.Tensor) else None, (args, kwargs))
         there = bool(remote) if asked is None else asked.type == "meta"
         if not (remote or there):
             return func(*args, **kwargs)
@@ -239,7 +239,7 @@ class Pretend(TorchDispatchMode):
         def bare(value: Any) -> Any:
             return value.here if isinstance(value, Remote) else HOST if isinstance(value, torch.device) else value
 
-        result = func(*tree_map(bare, args), **tree_map(bare, kwargs))
+        result = func(*mapped(bare, args), **mapped(bare, kwargs))
         if any(t.shape != t.here.shape for t in remote):
             raise NotImplementedError(f"{func} changes a shape in place")
         own = {id(t.here): t for t in remote} | {id(t): t for t in host}
@@ -251,7 +251,7 @@ class Pretend(TorchDispatchMode):
                 raise TypeError("Cannot convert a MPS Tensor to float64 dtype, which MPS does not support")
             return Remote(value)
 
-        return tree_map(placed, result)
+        return mapped(placed, result)
 
     def refuse(self, func: Any, name: str, args: Any, host: list[torch.Tensor], *, crossing: bool) -> None:
         """Raise what torch does for an operation without a kernel, and for tensors that are not on the device."""
