@@ -643,34 +643,8 @@ def script_of_images(device: str, folder: Path) -> None:
         runpy.run_path(str(Path(__file__).parent.parent / "training_MNIST.py"), run_name="__main__")
 
 
-TRAINING = ("fit", "resumed", "commands", "script")
-SLOW = ("resumed", "commands_of_images", "commands_of_tables", "script_of_images")
-# What does not run yet, and the file that must change; on the processor where it says so.
-UNMENDED = {
-    "fit_images_and_labels_there": "learn/fit.py: data_of",
-    "batches_of_data_there_and_labels_here": "data/dataset.py: batches",
-    "units_of_data_there": "data/units.py: Units.of",
-    "moved_runs": "run/run.py: to",
-    "log_densities": "run/run.py: likelihoods",
-    "replaced": "run/run.py: replacement, on the processor too",
-    "imputed": "run/run.py: impute",
-}
-
-
-def unmended(name: str, device: str) -> str:
-    """Why a path does not run on a device yet."""
-    if device == "mps" and name.startswith(TRAINING):
-        return "learn/fit.py: losses are summed in double there"
-    why = UNMENDED.get(name, "")
-    return why if device != "cpu" or "processor" in why else ""
-
-
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in PATHS])
-def test_what_runs_on_the_processor_runs_on_a_gpu(
-    name: str, device: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    if why := unmended(name, device):
-        request.applymarker(pytest.mark.xfail(reason=why, strict=False))
+def test_what_runs_on_the_processor_runs_on_a_gpu(name: str, device: str, tmp_path: Path) -> None:
     PATHS[name](device, tmp_path)
 
 

@@ -124,7 +124,7 @@ class Units:
             constant = ", ".join(map(str, steady(x).nonzero()[:, 0].tolist()))
             raise ValueError(f"column {constant} is constant, so it has no density; leave it out")
         if len(x) < FEW:  # cells are not to be told from chance
-            return cls(shift.to(x), scale.to(x))
+            return cls(shift.to(x.dtype), scale.to(x.dtype))
         columns, single = exact.numpy().T, x.dtype == torch.float32
         kinds = [kind_of(column, single=single, category=i in categories) for i, column in enumerate(columns)]
         most = max(len(values) for _, values, *_ in kinds)
@@ -132,13 +132,13 @@ class Units:
             (cells, np.pad(values, (0, most - len(values)), mode="edge"), *others) for cells, values, *others in kinds
         ]
         cells, values, decimals, log = (torch.from_numpy(np.stack(part)) for part in zip(*padded, strict=True))
-        bare = cls(shift.to(x), scale.to(x), log, cells, values, decimals=decimals)
+        bare = cls(shift.to(x.dtype), scale.to(x.dtype), log, cells, values, decimals=decimals)
         shares, places = (torch.from_numpy(np.stack(part, 1)) for part in zip(*map(ties, columns), strict=True))
         v, low, high = (bare.reals(exact, place) for place in (places, 0.0, 1.0))
         bare = replace(
             bare,
-            shift=torch.where(cells == ATOMS, shift, v.mean(0)).to(x),
-            scale=torch.where(cells == ATOMS, scale, v.std(0)).to(x),
+            shift=torch.where(cells == ATOMS, shift, v.mean(0)).to(x.dtype),
+            scale=torch.where(cells == ATOMS, scale, v.std(0)).to(x.dtype),
         )
         rows = [((each - bare.shift.double()) / bare.scale.double()).T.numpy() for each in (v, low, high)]
         every = ((cells == LISTED) | (cells == ATOMS)).tolist()

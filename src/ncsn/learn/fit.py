@@ -37,6 +37,7 @@ from ncsn.validation import DeviceName
 DataFrame: TypeAlias = Any  # pandas', which is not needed here
 Classes = Tensor | np.ndarray | Sequence[int | str] | None
 Losses = tuple[Float[Tensor, "v"], Float[Tensor, "v"]]
+UNSETTLED = 100  # steps whose losses are on a GPU, at most
 ONE_AT_A_TIME = threading.RLock()  # initial weights are drawn from torch's global generator
 
 
@@ -369,14 +370,25 @@ def learn(
     if shapes != {"": (2,)} | {name: tensor.shape for name, tensor in weights.items()}:
         where = record.folder or "the state"
         raise ValueError(f"{where}: {CHECKPOINT} keeps other numbers than a training's; begin anew")
-    record.rows, done = state.rows, -1
-    for p in record.watch(progress, state):
+    record.rows, done, pending = state.rows, -1, list[Tensor]()
+
+    def settle() -> None:
+        """Add the losses so far to the sum, and see whether they are finite: a GPU is waited for."""
+        state.check()
+        for losses in pending:
+            total.add_(torch.tensor([losses.cpu().double().sum().item(), len(losses)]))
+        pending.clear()
+
+    for p in record.watch(progress, state, settle=settle):
         if done < 0:  # a run that goes on has some of its budget behind it
             done = int(rows * min(1.0, p.fraction) * (p.step - 1) / p.step + 1e-9)
-        total += torch.tensor([p.losses.double().sum().item(), len(p.losses)])
+        pending.append(p.losses)
+        if p.losses.device.type == "cpu" or len(pending) == UNSETTLED:
+            settle()
         if p.fraction < min(1.0, (done + 1) / rows):
             continue
         done += 1
+        settle()
         losses, sigmas = judge()
         row = Row(
             step=p.step,

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -116,10 +116,12 @@ class Record:
             with storage.atomic(self.path("metrics.jsonl")) as temporary:
                 temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in self.rows))
 
-    def watch(self, progress: Iterable[Progress], state: State, *, part: str = "") -> Iterator[Progress]:
+    def watch(
+        self, progress: Iterable[Progress], state: State, *, part: str = "", settle: Callable[[], None] = lambda: None
+    ) -> Iterator[Progress]:
         """Pass a training's progress on, and look after it: a bar, checkpoints, signals and divergence.
 
-        ``part``: the folder within the run's, for a guide.
+        ``part``: the folder within the run's, for a guide.  ``settle``: what is done before a checkpoint.
         Ctrl-C and SIGTERM end the training after a step: with a checkpoint, by a KeyboardInterrupt that says so.
         Raises NonFiniteLossError, which names the checkpoint that is left.
         """
@@ -132,15 +134,18 @@ class Record:
         with received_by(lambda number, _: self.signals.append(number)), shown:  # so that no step is cut in half
             try:
                 for p in progress:
-                    shown.postfix = f"step {p.step}, loss {p.losses.mean():.4f}"
+                    if p.losses.device.type == "cpu" or p.step % 10 == 0:  # to read a GPU's is to wait for it
+                        shown.postfix = f"step {p.step}, loss {p.losses.mean():.4f}"
                     shown.update(min(p.fraction, 1.0) - shown.n)
                     yield p
                     stop = p.stop
                     if stop:
                         break
                     if time.monotonic() - saved > SAVE_EVERY:
+                        settle()
                         self.save(state, part)
                         saved = time.monotonic()
+                settle()
                 self.save(state, part)
             except NonFiniteLossError as error:
                 good = f"; the last good checkpoint is {checkpoint}" if checkpoint else ""

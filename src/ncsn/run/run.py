@@ -26,7 +26,7 @@ from ncsn.run.posterior import Posterior
 from ncsn.run.recipe import Label, Recipe
 from ncsn.run.steps import Steps, guidance_of
 from ncsn.samplers import Sampling, slerp
-from ncsn.score import Score, ScoreModel, batched, tweedie
+from ncsn.score import Score, ScoreModel, batched, moved, tweedie
 from ncsn.validation import GuideName
 
 Numbers = Tensor | np.ndarray | Sequence[Any] | float
@@ -138,12 +138,21 @@ class Run:
         Raises ValueError if there is no such here.
         """
         chosen = hardware.choose_device(str(device))
-        for score in (self.prior, self.guide):
-            if isinstance(score, ScoreModel):
-                # 256 levels of a pixel survive bfloat16; points would lose digits.
-                precision = hardware.choose_precision(self.recipe.kind.precision, chosen)
-                score.to(chosen).autocast = hardware.autocast_of(precision)
-        return replace(self, device=chosen)
+
+        def there(score: Score) -> Score:
+            if isinstance(score, Posterior):
+                return score.to(chosen, there(score.prior))
+            if not isinstance(score, ScoreModel):
+                return score
+            if score.data_mean.device != chosen:  # a copy, because the run as it was still computes
+                score = copy.deepcopy(score).to(chosen)
+            # 256 levels of a pixel survive bfloat16; points would lose digits.
+            precision = hardware.choose_precision(self.recipe.kind.precision, chosen)
+            score.autocast = hardware.autocast_of(precision)
+            return score
+
+        guide = None if self.guide is None else there(self.guide)
+        return replace(self, score=there(self.score), guide=guide, device=chosen)
 
     def steps(
         self,
@@ -219,9 +228,7 @@ class Run:
         >>> run.sample(2, seed=0, levels=4, label="7").shape
         torch.Size([2, 1, 28, 28])
         """
-        for step in self.steps(n, **how):
-            last = step
-        return last.x
+        return self.steps(n, **how).last()
 
     @property
     def block(self) -> int:
@@ -366,13 +373,14 @@ class Run:
         self.refuse_posterior("asked for densities, which are not known")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; at least 1 is needed")
-        x = torch.as_tensor(x, device=self.device)
+        x = torch.as_tensor(x)
         if tuple(x.shape[1:]) != self.recipe.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; (b, {', '.join(map(str, self.recipe.shape))}) is needed")
         score, sampling, volume = self.score, self.recipe.sampling, torch.zeros(len(x))
         if self.units is not None:
             self.units.check(x, self.names)
             x, volume = self.units.standardise(x), self.units.log_volume(x)
+        x = moved(x, self.device)
         if isinstance(score, ScoreModel):
             score, x = copy.copy(score), x.to(score.data_std)
             score.autocast = None  # a solver that adapts its step takes rounding for curvature

@@ -52,15 +52,26 @@ class Steps(Iterator[Step]):
             self.guides.append(Counted(batched(run.guide, self.batch_size, known)))
         if isinstance(run.given, MomentMatching) and not sampling.spec.population:
             run.given.observation.check(sampling.sigma_min, run.recipe.shape)
-        self.states = self.in_units(self.follow(labels, start, generator))
+        self.states = self.checked(self.follow(labels, start, generator))
 
     def __len__(self) -> int:
         """How many states there will be."""
         return self.sampling.states
 
     def __next__(self) -> Step:
-        """The next state."""
-        return next(self.states)
+        """The next state, in the units of the data."""
+        sigma, x = next(self.states)
+        return Step(sigma, self.restored(x))
+
+    def last(self) -> Float[Tensor, "n *d"]:
+        """The samples; only these go through units, where a GPU is waited for."""
+        for step in self.states:
+            x = step.x
+        return self.restored(x)
+
+    def restored(self, x: Float[Tensor, "n *d"]) -> Float[Tensor, "n *d"]:
+        """Examples in the units of the data."""
+        return x if self.run.units is None else self.run.units.restore(x)
 
     @property
     def particles(self) -> int:
@@ -96,28 +107,37 @@ class Steps(Iterator[Step]):
             observation, ladder = replace(given.observation, y=y), sampling.ladder(device=run.device)
             twisted = sampling.spec.follow(score, observation, x, ladder, draws=self.crowd.draws, generator=generator)
             for sigma, state, effective in twisted:
-                self.effective = min(self.effective, effective)
+                self.effective = min(self.effective, effective)  # known at the end
                 yield Step(sigma, self.crowd.shown(state))
             return
         if given is not None:
             score = given.score(score, len(x), generator)
         yield from sampling.follow(score, x, generator=generator)
 
-    def in_units(self, states: Iterator[Step]) -> Iterator[Step]:
-        """The states in the units of the data, as long as they are finite."""
-        sampling, units, given = self.sampling, self.run.units, self.run.given
+    def checked(self, states: Iterator[Step]) -> Iterator[Step]:
+        """The states as long as they are finite; on a GPU, which is not waited for at each, that turns out at the end.
+
+        Raises NonFiniteSampleError, which names the first noise level where they are not.
+        """
+        sampling, given, noted = self.sampling, self.run.given, list[tuple[float, Tensor]]()
         for sigma, x in states:
-            if not bool(x.isfinite().all()):
-                raise NonFiniteSampleError(
-                    f"samples are not finite from noise level {sigma:.4g} on, by {sampling.sampler} on "
-                    f"{sampling.count} levels, step size {sampling.eps:g}, guidance {sampling.guidance:g}"
-                )
+            noted.append((sigma, x.isfinite().all()))
+            if x.device.type == "cpu" or sigma == 0 or len(noted) == len(self):
+                finite = torch.stack([flag for _, flag in noted]).tolist()
+                if not all(finite):
+                    raise NonFiniteSampleError(
+                        f"samples are not finite from noise level {noted[finite.index(False)][0]:.4g} on, by "
+                        f"{sampling.sampler} on {sampling.count} levels, step size {sampling.eps:g}, "
+                        f"guidance {sampling.guidance:g}"
+                    )
+                if x.device.type == "cpu":
+                    noted.clear()
             if sigma == 0 and isinstance(given, MomentMatching):
                 y = one_for_each(given.observation.y, self.crowd.populations).repeat_interleave(self.crowd.draws, 0)
                 self.disagreeing = off = replace(given.observation, y=y).disagreeing(x)
                 if off:
                     log.warning(f"{off} of {len(x)} samples disagree with the measurement by more than 5 noise_std")
-            yield Step(sigma, x if units is None else units.restore(x))
+            yield Step(sigma, x)
 
 
 def guidance_of(
