@@ -643,6 +643,9 @@ def script_of_images(device: str, folder: Path) -> None:
         runpy.run_path(str(Path(__file__).parent.parent / "training_MNIST.py"), run_name="__main__")
 
 
+SLOW = ("resumed", "commands_of_images", "commands_of_tables", "script_of_images")
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in PATHS])
 def test_what_runs_on_the_processor_runs_on_a_gpu(name: str, device: str, tmp_path: Path) -> None:
     PATHS[name](device, tmp_path)

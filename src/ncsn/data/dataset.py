@@ -246,10 +246,8 @@ def batches(
     while True:
         index = torch.randint(len(data), (size,), generator=generator, device=generator.device)
         chosen = data[index.to(data.device)].to(index.device)
-        yield Batch(
-            varied(chosen, flip, generator),
-            None if labels is None else labels[index.to(labels.device)].to(index.device),
-        )
+        known = None if labels is None else labels[index.to(labels.device)].to(index.device)
+        yield Batch(varied(chosen, flip, generator), known)
 
 
 def varied(chosen: Shaped[Tensor, "b *d"], flip: bool, generator: torch.Generator) -> Float[Tensor, "b *d"]:
