@@ -270,11 +270,11 @@ def table_of(data: Any, place: str = "the table") -> Table:
             raise ValueError(f"{place} has shape {rows.shape} of {rows.dtype}; numbers (rows, columns) are needed")
         rows = rows if rows.dtype == np.float32 else rows.astype(np.float64)
         table = Table(tuple(map(str, range(rows.shape[1]))), rows)
-    for name, column in zip(table.names, table.rows.T, strict=True):
-        if np.isinf(column).any():
-            raise ValueError(f"{place} has infinite numbers in {name}; leave blank what is not known")
-        if (abs(column) > 1e150).any():
-            raise ValueError(f"{place} has numbers beyond 1e150 in {name}; give it another unit")
+    # Squares of larger numbers are none.
+    for name, limit in (("infinite numbers", math.inf), ("numbers beyond 1e150", 1e150)):
+        if (wrong := (np.abs(table.rows, dtype=float) >= limit).any(0)).any():
+            listed = ", ".join(np.array(table.names)[wrong])
+            raise ValueError(f"{place} has {name} in {listed}; leave blank what is not known, or change the unit")
     return table
 
 
