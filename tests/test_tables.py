@@ -351,6 +351,9 @@ def test_rows_are_translated_into_the_numbers_that_a_run_has(capsys: Any) -> Non
     np.testing.assert_array_equal(matched.rows[:, 3], rows["member"])
     with pytest.raises(ValueError, match="column of numbers town"):
         table_of(rows).matched(("age", "town"))
+    rows["member"] = True
+    np.testing.assert_array_equal(table_of(rows).matched(("member",)).rows, np.ones((3, 1)))
+    np.testing.assert_array_equal(table_of(rows).numbers.rows[:, 0], np.ones(3))
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])

@@ -21,8 +21,7 @@ SHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 BLANKS = ("", "?", "-", "--", ".", "None", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NULL!")
 CODES = (-9, -99, -999, -9999, -99999, 999, 9999, 99999)  # what is written for a number that is not known
 RARE, MOST = 5, 50  # rows that a category needs; categories that a column may have
-OTHER = "other"
-DAY = np.timedelta64(86_400, "s")
+OTHER, BOOLEANS = "other", ("False", "True")
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Table:
 
         Raises ValueError if there are none.
         """
-        texts = [name for name, values in self.categories.items() if not {*values} <= {"False", "True"}]
+        texts = [name for name, values in self.categories.items() if values != BOOLEANS]
         others = [name for name in self.names if name in texts or name in self.dates]
         if len(others) == len(self.names):
             raise ValueError(f"there is no column of numbers, but {', '.join(others) or 'none at all'}")
@@ -90,8 +89,9 @@ class Table:
 
         Raises ValueError if there are none.
         """
-        rows = np.sort(self.rows[part], axis=0)
-        varied = (rows[1] < rows[-1]) & (rows[0] < rows[-2]) & ~steady(torch.from_numpy(rows)).numpy()
+        rows = self.rows[part]
+        alone = np.minimum((rows > rows.min(0)).sum(0), (rows < rows.max(0)).sum(0)) < 2
+        varied = ~alone & ~steady(torch.from_numpy(rows)).numpy()
         if not varied.any():
             raise ValueError(f"no column of numbers varies in the {len(rows):,} rows without blanks; one must")
         if not varied.all():
@@ -123,13 +123,8 @@ class Table:
             rare = counts < RARE
             kept[place] = (~rare).sum() <= MOST and counts[rare].sum() <= known.sum() / 2
             if not kept[place]:
-                numeric = [numbers_in([value]) is None for value in values]
-                sign = (
-                    f" (the first is {values[numeric.index(True)]!r} among numbers)"
-                    if sum(numeric) * 2 < len(values)
-                    else ""
-                )
-                log.warning(f"column {name} is left out: text with {len(values):,} values{sign}")
+                # In their order letters come after digits: that is what keeps numbers from being read as such.
+                log.warning(f"column {name} is left out: text with {len(values):,} values, such as {values[-1]!r}")
             elif rare.sum() > 1:
                 listed = [value for value, few in zip(values, rare, strict=True) if not few and value != OTHER]
                 number = {value: i for i, value in enumerate(listed)}
@@ -156,6 +151,8 @@ class Table:
         The order of their means on the first principal component of all columns, the categories one by one.
         """
         chosen = [name for name in self.categories if name not in self.ordered and len(self.categories[name]) > 2]
+        if not chosen:
+            return self
         rows, categories = self.rows.copy(), dict(self.categories)
         seen, columns = self.rows[part], []
         for name, column in zip(self.names, seen.T, strict=True):
@@ -183,12 +180,12 @@ class Table:
         Raises ValueError if a column is missing, or is text where the run has numbers.
         """
         known = categories or {}
-        texts = [name for name in self.categories if name in names and name not in known]
+        texts = [name for name, values in self.categories.items() if values != BOOLEANS and name not in known]
         if missing := [name for name in names if name not in self.names or name in texts]:
             raise ValueError(f"there is no column of numbers {', '.join(missing)}; the run has {', '.join(names)}")
         if others := [name for name in self.names if name not in names]:
             log.warning(f"columns that the run does not know are left out: {', '.join(others)}")
-        rows = self.rows[:, [self.names.index(name) for name in names]].astype(float)
+        rows = self.rows[:, [self.names.index(name) for name in names]]
         for name, values in known.items():
             column = rows[:, names.index(name)]
             number = {value: i for i, value in enumerate(values)}
@@ -265,11 +262,11 @@ def table_of(data: Any, place: str = "the table") -> Table:
             raise ValueError(f"{place} has shape {rows.shape} of {rows.dtype}; numbers (rows, columns) are needed")
         rows = rows if rows.dtype == np.float32 else rows.astype(np.float64)
         table = Table(tuple(map(str, range(rows.shape[1]))), rows)
-    for name, column in zip(table.names, table.rows.T, strict=True):
-        if np.isinf(column).any():
-            raise ValueError(f"{place} has infinite numbers in {name}; leave blank what is not known")
-        if (abs(column) > 1e150).any():
-            raise ValueError(f"{place} has numbers beyond 1e150 in {name}; give it another unit")
+    # Squares of larger numbers are none.
+    for name, limit in (("infinite numbers", math.inf), ("numbers beyond 1e150", 1e150)):
+        if (wrong := (np.abs(table.rows, dtype=float) >= limit).any(0)).any():
+            listed = ", ".join(np.array(table.names)[wrong])
+            raise ValueError(f"{place} has {name} in {listed}; leave blank what is not known, or change the unit")
     return table
 
 
@@ -296,7 +293,7 @@ def columns_of(data: Any, place: str) -> Table:
             dates.append(name)
         else:
             codes, values = texts_of(column)
-            if column.dtype.kind != "b" and (numbers := numbers_in(values)) is not None:
+            if (numbers := numbers_in(values)) is not None:
                 rows[:, i] = np.append(numbers, np.nan)[codes]
                 said.append(name)
             else:
@@ -322,8 +319,11 @@ def texts_of(column: Any) -> tuple[Int[np.ndarray, "n"], tuple[str, ...]]:
     if isinstance(column.dtype, pandas.CategoricalDtype):
         return column.cat.codes.to_numpy(int), tuple(map(str, column.cat.categories))
     known = column.notna().to_numpy()
-    codes = np.full(len(column), -1)
-    values, codes[known] = np.unique(column[known].astype(str).to_numpy(object).astype(str), return_inverse=True)
+    codes, texts = np.full(len(column), -1), column[known].astype(str).to_numpy(object).astype(str)
+    if np.isin(texts, BOOLEANS).all():
+        codes[known] = texts == "True"
+        return codes, BOOLEANS
+    values, codes[known] = np.unique(texts, return_inverse=True)
     return codes, tuple(values.tolist())
 
 

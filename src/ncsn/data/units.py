@@ -118,39 +118,24 @@ class Units:
         ``categories``: columns of 0, 1, …, which are listed however many they are.
         Raises ValueError if a column is constant, naming it.
         """
-        exact = x.cpu().double()  # Apple's GPUs have no such numbers
-        shift, scale = exact.mean(0), exact.std(0)
         if bool(steady(x).any()):
             constant = ", ".join(map(str, steady(x).nonzero()[:, 0].tolist()))
             raise ValueError(f"column {constant} is constant, so it has no density; leave it out")
         if len(x) < FEW:  # cells are not to be told from chance
-            return cls(shift.to(x.dtype), scale.to(x.dtype))
-        columns, single = exact.numpy().T, x.dtype == torch.float32
-        kinds = [kind_of(column, single=single, category=i in categories) for i, column in enumerate(columns)]
-        most = max(len(values) for _, values, *_ in kinds)
-        padded = [
-            (cells, np.pad(values, (0, most - len(values)), mode="edge"), *others) for cells, values, *others in kinds
-        ]
-        cells, values, decimals, log = (torch.from_numpy(np.stack(part)) for part in zip(*padded, strict=True))
-        bare = cls(shift.to(x.dtype), scale.to(x.dtype), log, cells, values, decimals=decimals)
-        shares, places = (torch.from_numpy(np.stack(part, 1)) for part in zip(*map(ties, columns), strict=True))
-        v, low, high = (bare.reals(exact, place) for place in (places, 0.0, 1.0))
-        bare = replace(
-            bare,
-            shift=torch.where(cells == ATOMS, shift, v.mean(0)).to(x.dtype),
-            scale=torch.where(cells == ATOMS, scale, v.std(0)).to(x.dtype),
+            exact = x.cpu().double()  # Apple's GPUs have no such numbers
+            return cls(exact.mean(0).to(x.dtype), exact.std(0).to(x.dtype))
+        parts = [column_units(x[:, i : i + 1].cpu(), category=i in categories) for i in range(x.shape[1])]
+        values, knots = [part.values for part in parts], [part.knots for part in parts]
+        return cls(
+            shift=torch.cat([part.shift for part in parts]).to(x.dtype),
+            scale=torch.cat([part.scale for part in parts]).to(x.dtype),
+            log=torch.cat([part.log for part in parts]),
+            cells=torch.cat([part.cells for part in parts]),
+            values=torch.cat([longer(each, max(v.shape[1] for v in values), 0) for each in values]),
+            knots=torch.cat([longer(each, max(k.shape[2] for k in knots), 1) for each in knots], 1),
+            decimals=torch.cat([part.decimals for part in parts]),
+            bounds=torch.cat([part.bounds for part in parts], 1),
         )
-        rows = [((each - bare.shift.double()) / bare.scale.double()).T.numpy() for each in (v, low, high)]
-        every = ((cells == LISTED) | (cells == ATOMS)).tolist()
-        scored = list(map(normal_scores, *rows, shares.T.numpy(), every))
-        knots = padded_knots([knots for knots, _ in scored])
-        closed = torch.from_numpy(np.stack([ends for _, ends in scored], 1))
-        ends = torch.stack([exact.amin(0), exact.amax(0)])
-        # Signs stay; and what begins within a deviation of zero does not come nearer.
-        closed[0] |= (ends[0] >= 0) & (ends[0] < scale) & (~log | (decimals > 0))
-        none = torch.full_like(ends[0], NONE)
-        widest = torch.stack([torch.where(ends[0] >= 0, 0.0, -none), none])
-        return replace(bare, knots=torch.from_numpy(knots), bounds=torch.where(closed, ends, widest))
 
     @property
     def straight(self) -> Bool[Tensor, "*d"]:
@@ -256,27 +241,56 @@ def steady(x: Float[Tensor, "n d"]) -> Bool[Tensor, "d"]:
     return ~(exact.std(0) > (1e-15 if x.dtype == torch.float64 else 1e-7) * exact.mean(0).abs())
 
 
+def longer(x: Float64[Tensor, "*d k"], most: int, steps: int) -> Float64[Tensor, "*d most"]:
+    """``x`` with as many numbers along its last axis: the last one again, or ``steps`` beyond it like its last step."""
+    more = torch.arange(1, most - x.shape[-1] + 1) * steps
+    return torch.cat([x, x[..., -1:] + more * (x[..., -1:] - x[..., -2:-1] if steps else 1)], -1)
+
+
+def column_units(x: Float[Tensor, "n 1"], *, category: bool) -> Units:
+    """Those of one column, by its kind and its normal scores."""
+    column = x.double().numpy()[:, 0]
+    cells, values, decimals, log = kind_of(column, single=x.dtype == torch.float32, category=category)
+    units = Units(
+        x.double().mean(0).to(x),
+        x.double().std(0).to(x),
+        torch.tensor([log]),
+        torch.tensor([cells]),
+        torch.from_numpy(values)[None],
+        decimals=torch.tensor([decimals]),
+    )
+    share, places = ties(column)
+    v, low, high = (units.reals(x, place) for place in (torch.from_numpy(places)[:, None], 0.0, 1.0))
+    if cells != ATOMS:  # whose room is the scale
+        units = replace(units, shift=v.mean(0).to(x), scale=v.std(0).to(x))
+    t, low, high = ((each - units.shift.double()) / units.scale.double() for each in (v, low, high))
+    rows = t.numpy()[:, 0], low.numpy()[:, 0], high.numpy()[:, 0]
+    knots, closed = normal_scores(*rows, share, every=cells in (LISTED, ATOMS))
+    # Signs stay; and what begins within a deviation of zero does not come nearer.
+    closed[0] |= 0 <= column.min() < column.std() and (not log or decimals > 0)
+    widest = [0.0 if column.min() >= 0 else -NONE, NONE]
+    bounds = np.where(closed, [column.min(), column.max()], widest)
+    return replace(units, knots=torch.from_numpy(knots)[:, None], bounds=torch.from_numpy(bounds)[:, None])
+
+
 def kind_of(
     x: Float64[np.ndarray, "n"], *, single: bool, category: bool
-) -> tuple[np.ndarray, Float64[np.ndarray, "v"], np.ndarray, np.ndarray]:
+) -> tuple[int, Float64[np.ndarray, "v"], int, bool]:
     """Cells, values, decimals and logarithm of one column, as ``Units`` has them; ``single``: of single precision."""
     distinct, counts = np.unique(x, return_counts=True)
     whole = bool((x == x.round()).all() and abs(x).max() < 2**52)
     decimals = next((d for d in range(1, 7) if not whole and on_grid(x, d, single=single)), -1)
     atoms = distinct[counts > max(5, ATOM * len(x))]
     if category or (whole and distinct[-1] - distinct[0] < FEW):
-        cells, values = LISTED, np.arange(0 if category else distinct[0], distinct[-1] + 1)
-    elif len(distinct) <= FEW and len(x) >= 5 * len(distinct):  # more may be missing among the rows to train on
-        cells, values = LISTED, distinct
-    elif whole:
-        cells, values = INTEGERS, np.array([0.0 if distinct[0] >= 0 else -1e18])
-    elif decimals < 0 and len(atoms):
-        cells, values = ATOMS, np.append(atoms, NONE)
-    else:
-        cells, values = 0, np.zeros(1)
-    decimals = decimals if cells == 0 else -1
-    log = cells == 0 and x.min() > 0 and np.log(x.std() / np.log(x).std()) - np.log(x).mean() > LOG_GAIN
-    return np.asarray(cells), values.astype(float), np.asarray(decimals), np.asarray(log)
+        return LISTED, np.arange(0.0 if category else distinct[0], distinct[-1] + 1), -1, False
+    if len(distinct) <= FEW and len(x) >= 5 * len(distinct):  # more may be missing among the rows to train on
+        return LISTED, distinct, -1, False
+    if whole:
+        return INTEGERS, np.array([0.0 if distinct[0] >= 0 else -1e18]), -1, False
+    if decimals < 0 and len(atoms):
+        return ATOMS, np.append(atoms, NONE), -1, False
+    gain = np.log(x.std() / np.log(x).std()) - np.log(x).mean() if distinct[0] > 0 else 0
+    return 0, np.zeros(1), decimals, bool(gain > LOG_GAIN)
 
 
 def on_grid(x: Float64[np.ndarray, "n"], decimals: int, *, single: bool) -> bool:
@@ -301,6 +315,7 @@ def normal_scores(
     low: Float64[np.ndarray, "n"],
     high: Float64[np.ndarray, "n"],
     share: Float64[np.ndarray, "n"],
+    *,
     every: bool,
 ) -> tuple[Float64[np.ndarray, "2 k"], Bool[np.ndarray, "2"]]:
     """The knots, t and z, of what makes ``t`` standard normal, none where t is like that; and which ends are bounds.
@@ -322,7 +337,7 @@ def normal_scores(
     long = (tails > HEAVY).any() and n >= 100
     closed = short | heavy[[0, -1]]
     if not (every or long or short.any() or heavy.any() or abs(t[[0, -1]]).max() > 6):
-        return np.zeros((2, 0)), closed
+        return np.array([[-1.0, 1.0], [-1.0, 1.0]]), closed
 
     grid = np.linspace(ndtri(5 / n), -ndtri(5 / n), 33 if every else min(33, n // 20))
     outer = ndtri(np.array([0.5, 1.5]) / n)
@@ -337,14 +352,6 @@ def normal_scores(
     first, last = np.clip(fall, 0.25, 1)
     marks = np.array([marks[0] - 1 / first, *marks, marks[-1] + 1 / last])
     return np.stack([marks, [z[0] - 1, *z, z[-1] + 1]]), closed
-
-
-def padded_knots(columns: list[Float64[np.ndarray, "2 _"]]) -> Float64[np.ndarray, "2 d k"]:
-    """As many knots of each column, by going on beyond the last; those of the identity where there are none."""
-    most = max(2, *(knots.shape[1] for knots in columns))
-    columns = [knots if knots.size else np.array([[-1.0, 1.0], [-1.0, 1.0]]) for knots in columns]
-    more = [np.arange(1, most - knots.shape[1] + 1) * (knots[:, -1:] - knots[:, -2:-1]) for knots in columns]
-    return np.stack([np.hstack([knots, knots[:, -1:] + extra]) for knots, extra in zip(columns, more, strict=True)], 1)
 
 
 def bend(
