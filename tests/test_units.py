@@ -49,6 +49,7 @@ CASES: dict[str, np.ndarray] = {
     "twenty rows": RNG.standard_normal(20),
     "large whole numbers": RNG.integers(0, 10**9, 300).astype(float),
     "tiny": RNG.standard_normal(300) * 1e-12,
+    "one not so far": np.append(RNG.standard_normal(2000), 15.0),
 }
 CELLS = ("a flag", "a rare flag", "ratings, one rare", "ratings, one never", "eleven values, two rare")
 
@@ -168,6 +169,14 @@ def test_few_values_are_listed_also_where_some_are_rare(name: str) -> None:
     assert units.cells.tolist() == [LISTED]
     allowed = np.arange(x.min(), x.max() + 1) if (x == x.round()).all() else x
     assert set(made.flatten().tolist()) <= set(allowed.tolist())
+    assert bool(units.possible(torch.from_numpy(allowed)[:, None]).all())
+
+
+def test_an_outlier_is_as_rare_among_samples_as_among_rows() -> None:
+    x = CASES["one outlier"]
+    z = torch.special.ndtri((torch.arange(100_000).double() + 0.5) / 100_000)[:, None]
+    made = column_of(x)[1].restore(z)
+    assert float((made > 100).double().mean()) < 2.5 / len(x)
 
 
 def test_categories_are_listed_however_many_they_are() -> None:
