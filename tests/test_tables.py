@@ -478,3 +478,22 @@ def test_a_frame_is_learned_as_its_file_and_a_sum_is_no_measurement() -> None:
     run.posterior(lambda x: x[:, 0], torch.tensor(1e9), noise_std=0.1)
     for rows in (MIX[:2], MIX[:2].numpy(), frame.iloc[:2, ::-1]):
         assert torch.equal(next(run.impute(rows, 3))[1], MIX[:2].expand(3, -1, -1))
+
+
+def test_text_and_dates_pass_through_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    people().to_csv("people.csv", index=False)
+    command("train people.csv --steps 5 --samples 5")
+    run = ncsn.load("runs/people")
+    assert run.names == ("age", "town", "member", "size", "rank", "joined")
+    assert run.recipe.dates == ("joined",)
+    assert run.units is not None
+    command("sample runs/people -n 30 --out new.csv")
+    new = pandas.read_csv("new.csv", parse_dates=["joined"])
+    for name in ("town", "member", "size"):
+        assert {*new[name]} <= {*people()[name]}, name
+    assert new["joined"].between("2020-02-26", "2022-09-01").all()
+    new.loc[0, "age"] = math.nan
+    assert sum(len(part) for part, _ in run.impute(new, 3)) == 30
+    command("likelihood runs/people new.csv --out density.csv --tolerance 0.1")
+    assert pandas.read_csv("density.csv")["log_density"].notna().sum() == 30

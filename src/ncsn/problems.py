@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -327,6 +327,18 @@ def systematic(weights: Float[Tensor, "p n"], count: int, generator: torch.Gener
     return torch.searchsorted(weights.cumsum(1), places).clamp(max=weights.shape[1] - 1)
 
 
+class Swarm(NamedTuple):
+    """Particles of all populations: where they are, D at the level before, the logarithms of their weights, what these
+    are expected to become, and which particle each comes from.
+    """
+
+    x: Float[Tensor, "b *d"]
+    earlier: Float[Tensor, "b *d"]
+    logs: Float[Tensor, "p n"]
+    predicted: Float[Tensor, "..."]
+    roots: Int64[Tensor, "p n"]
+
+
 @torch.no_grad()
 def particles(
     score: Score,
@@ -339,7 +351,8 @@ def particles(
 ) -> Iterator[tuple[float, Tensor, float]]:
     """Sequential Monte Carlo down the noise levels: σ, the particles, and how many of a population count, at each.
 
-    The last is the least effective sample size, the mean of all populations; it is known at the end, and ∞ before.
+    The last is the effective number of first ancestors, 1/Σ(share of each)², the mean of all populations; it is known
+    at the end, and ∞ before.  Weights at one level alone would not see that particles are each other's copies.
 
     Twisted diffusion sampling (Wu et al. 2023, arXiv:2306.17775), whose twist p_σ(y | x) is moment matching's.  A step
     draws x₀ from its Gaussian given x and y, and x' from N(x + a(x₀ − x), a σ'²), a = 1 − σ'²/σ² (Ho et al. 2020).  Its
@@ -352,48 +365,61 @@ def particles(
     ``draws``: how many samples are taken of each population at the end.
     """
     check_generator(generator, x.device)
-    std, populations, population = observation.noise_std, len(observation.y), len(x) // len(observation.y)
-    y = observation.y.repeat_interleave(population, 0)
-    predicted, logs = x.new_zeros(()), float64(x.new_zeros(populations, population))
-    earlier, height, least = x, math.inf, logs.new_full((), math.inf)
+    populations, population = len(observation.y), len(x) // len(observation.y)
+    roots = torch.arange(population, device=x.device).expand(populations, population)
+    logs = float64(x.new_zeros(populations, population))
+    swarm, height = Swarm(x, x, logs, x.new_zeros(()), roots), math.inf
     for sigma, following in pairwise([*sigmas.tolist(), 0.0]):
-        denoised, factors, images = local_gaussian(score, observation.measure, x, sigma)
-        residual, images = float64(y - observation.measure(denoised)).flatten(1) / std, images / std
-        log, factor, solved = evidence(residual, images)
-        logs = logs + (log - predicted.to(log)).view_as(logs)
-        weights = logs.softmax(1)
-        effective = 1 / weights.square().sum(1)
-        least = torch.minimum(least, effective.mean())
+        # The height and the fall of a step are in ln σ.
+        swarm, count = advance(score, observation, swarm, (sigma, following, height), draws, generator)
+        height = math.log(sigma / following) if following else 0.0
+        yield following, swarm.x, math.inf if following else float(count)
 
-        # At the end all are drawn by their weights; before, only where these have become uneven.
-        worn = (effective < population / 2)[:, None] | (following == 0)
-        places = torch.arange(population if following else draws, device=weights.device)
-        chosen = torch.where(worn, systematic(weights, len(places), generator), places)
-        logs = torch.where(worn, 0.0, logs)
-        chosen = (chosen + population * torch.arange(populations, device=weights.device)[:, None]).flatten()
-        state = (x, earlier, denoised, residual, factors, images, factor, solved)
-        index = Copies(chosen)
-        x, earlier, denoised, residual, factors, images, factor, solved = (
-            part[index.on(part.device)] for part in state
-        )
 
-        # Where nothing is seen of x₀'s covariance, D is extrapolated instead, as by dpmpp-sde.
-        change, basis = float64(denoised - earlier).flatten(1)[..., None], torch.linalg.qr(factors.mT).Q
-        fall = math.log(sigma / following) if following else 0.0
-        ahead = fall / (2 * height) * (change - basis @ (basis.mT @ change))[..., 0]
-        earlier, height = denoised, fall
+def advance(
+    score: Score,
+    observation: Observation,
+    swarm: Swarm,
+    levels: tuple[float, float, float],
+    draws: int,
+    generator: torch.Generator,
+) -> tuple[Swarm, Tensor]:
+    """One step of ``particles``, and how many first ancestors count so far."""
+    (sigma, following, height), std, population = levels, observation.noise_std, swarm.logs.shape[1]
+    y = observation.y.repeat_interleave(population, 0)
+    denoised, factors, images = local_gaussian(score, observation.measure, swarm.x, sigma)
+    residual, images = float64(y - observation.measure(denoised)).flatten(1) / std, images / std
+    log, factor, solved = evidence(residual, images)
+    logs = swarm.logs + (log - swarm.predicted.to(log)).view_as(swarm.logs)
+    weights, roots = logs.softmax(1), swarm.roots.to(logs.device)
+    count = 1 / torch.zeros_like(weights).scatter_add(1, roots, weights).square().sum(1)
 
-        z = float64(torch.randn(solved.shape, generator=generator, device=x.device))
-        move = (factors.mT @ torch.linalg.solve_triangular(factor.mT, solved + z, upper=True))[..., 0]
-        share = 1 - (following / sigma) ** 2
-        z = float64(torch.randn(move.shape, generator=generator, device=x.device))
-        step = share * move + following * share**0.5 * z
-        x = x + share * (denoised - x) + (step + share * ahead).view_as(x).to(x)
-        yield following, x, math.inf if following else float(least)
-        if following:  # what the step alone tells of x₀, and so of y
-            _, factor, solved = evidence(step / (following * share**0.5), share**0.5 / following * factors)
-            seen = torch.linalg.solve_triangular(factor, images, upper=False)
-            predicted = evidence(residual - (seen.mT @ solved)[..., 0], seen)[0]
+    # At the end all are drawn by their weights; before, only where these have become uneven.
+    worn = (1 / weights.square().sum(1) < population / 2)[:, None] | (following == 0)
+    places = torch.arange(population if following else draws, device=weights.device)
+    chosen = torch.where(worn, systematic(weights, len(places), generator), places)
+    logs, roots = torch.where(worn, 0.0, logs), roots.gather(1, chosen)
+    chosen = (chosen + population * torch.arange(len(logs), device=weights.device)[:, None]).flatten()
+    index, state = Copies(chosen), (swarm.x, swarm.earlier, denoised, residual, factors, images, factor, solved)
+    x, earlier, denoised, residual, factors, images, factor, solved = (part[index.on(part.device)] for part in state)
+
+    # Where nothing is seen of x₀'s covariance, D is extrapolated instead, as by dpmpp-sde.
+    change, basis = float64(denoised - earlier).flatten(1)[..., None], torch.linalg.qr(factors.mT).Q
+    fall = math.log(sigma / following) if following else 0.0
+    ahead = fall / (2 * height) * (change - basis @ (basis.mT @ change))[..., 0]
+
+    z = float64(torch.randn(solved.shape, generator=generator, device=x.device))
+    move = (factors.mT @ torch.linalg.solve_triangular(factor.mT, solved + z, upper=True))[..., 0]
+    share = 1 - (following / sigma) ** 2
+    z = float64(torch.randn(move.shape, generator=generator, device=x.device))
+    step = share * move + following * share**0.5 * z
+    x = x + share * (denoised - x) + (step + share * ahead).view_as(x).to(x)
+    predicted = swarm.predicted
+    if following:  # what the step alone tells of x₀, and so of y
+        _, factor, solved = evidence(step / (following * share**0.5), share**0.5 / following * factors)
+        seen = torch.linalg.solve_triangular(factor, images, upper=False)
+        predicted = evidence(residual - (seen.mT @ solved)[..., 0], seen)[0]
+    return Swarm(x, denoised, logs, predicted, roots), count.mean()
 
 
 def replacement(

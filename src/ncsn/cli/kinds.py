@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ncsn.cli import console
-from ncsn.data.sources import DELIMITERS
+from ncsn.data.sources import TABLES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,6 +127,6 @@ ARRAYS: "dict[str, Callable[[Drawn, Path], object] | None]" = {".npz": None, ".n
 VIEWS = {
     "images": View(learned_images, {".png": grid, ".gif": animation, **ARRAYS}),
     "signals": View(learned_signals, {".png": lines, **ARRAYS}),
-    "rows": View(learned_rows, {**dict.fromkeys(DELIMITERS), **ARRAYS}),
+    "rows": View(learned_rows, {**dict.fromkeys(TABLES), **ARRAYS}),
 }
 SUFFIXES = tuple(dict.fromkeys(suffix for view in VIEWS.values() for suffix in view.files))

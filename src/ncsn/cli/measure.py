@@ -195,11 +195,11 @@ class Likelihood(RunOptions):
         """The log density of each row of a table; a row with blanks has none."""
         import torch
 
-        from ncsn.data.sources import DELIMITERS
+        from ncsn.data.sources import TABLES
         from ncsn.data.tables import read_table, write_table
 
-        console.check_output(self.out, *DELIMITERS, overwrite=self.overwrite)
-        x = torch.from_numpy(read_table(place).matched(run.names).rows)
+        console.check_output(self.out, *TABLES, overwrite=self.overwrite)
+        x = torch.from_numpy(read_table(place).matched(run.names, run.recipe.categories).rows)
         whole, density = ~x.isnan().any(1), x[:, :1] * torch.nan
         if not bool(whole.any()):
             raise ValueError(f"{place} has no row without blanks; only such rows have a density")

@@ -85,7 +85,7 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     import torch
 
     from ncsn import __version__, storage
-    from ncsn.data.sources import DELIMITERS
+    from ncsn.data.sources import TABLES
     from ncsn.data.tables import write_table
     from ncsn.run import cost
 
@@ -113,8 +113,9 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
         group.barrier()
         if not group.is_main:
             return None
-        if out.suffix in DELIMITERS:
-            write_table(out, run.names, np.concatenate([rows(path) for path in paths]))
+        if out.suffix in TABLES:
+            whole_table = np.concatenate([rows(path) for path in paths]).astype(np.float64)
+            write_table(out, run.names, whole_table, run.recipe.categories, run.recipe.dates)
         else:
             join_blocks(paths, n, out)
         for path in paths:

@@ -9,7 +9,7 @@ from annotated_types import Interval
 
 from ncsn.cli import console
 from ncsn.cli.console import RunOptions, check_output
-from ncsn.data.sources import DELIMITERS
+from ncsn.data.sources import TABLES
 from ncsn.validation import Count, Levels, Region, Seed
 
 if TYPE_CHECKING:
@@ -202,18 +202,23 @@ class Deblur(Problem):
 class Impute(RunOptions):
     """Fill in the blanks of a table by what a run knows: their means, standard deviations, and draws.
 
+    Columns of text, and of two values, are filled in with the value that most draws have, and its share.
+
     Args:
-        rows: A table with the run's columns, by their names; blank cells are filled in.
+        rows: A table with the run's columns, by their names; blank cells are filled in. Rows in which some columns
+            are given ask for the others.
         n: How many draws of each blank.
-        out: .csv or .tsv: the rows with blanks at their means; after them, for every column with blanks, its
-            standard deviations and draws.
-        overwrite: Replace an existing file.
+        out: .csv, .tsv or .parquet: the rows with blanks filled in; after them, for every column with blanks, its
+            standard deviations (sd) or shares, and its draws.
+        draws: A second table, of whole rows: as many of each row with blanks as there are draws.
+        overwrite: Replace existing files.
     """
 
     rows: tyro.conf.Positional[Path]
     n: Annotated[int, Interval(ge=2, le=1000), tyro.conf.arg(name="n", aliases=["-n"])] = 20
     seed: Seed = 0
     out: Path = Path("filled.csv")
+    draws: Path | None = None
     overwrite: bool = False
 
     def __call__(self) -> None:
@@ -221,22 +226,57 @@ class Impute(RunOptions):
         import torch
 
         import ncsn
-        from ncsn.data.tables import read_table, write_table
+        from ncsn.data.tables import read_table
         from ncsn.evaluation.tables import calibration, imputed
 
-        check_output(self.out, *DELIMITERS, overwrite=self.overwrite)
+        for path in (self.out, self.draws or self.out):
+            check_output(path, *TABLES, overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
-        x = torch.from_numpy(read_table(self.rows).matched(run.names).rows).double()
-        blank, draws = x.isnan(), imputed(run, x, self.n, seed=self.seed)
-        names, columns = list(run.names), [*torch.where(blank, draws.mean(0), x).T]
-        for i in blank.any(0).nonzero()[:, 0].tolist():
-            cells = torch.cat([draws[:, :, i].std(0)[None], draws[:, :, i]])
-            columns += torch.where(blank[:, i], cells, torch.nan)
-            names += [f"{run.names[i]} {what}" for what in ("sd", *(f"draw {k + 1}" for k in range(self.n)))]
-        write_table(self.out, names, torch.stack(columns, 1).numpy())
-        print(f"{self.out}: {int(blank.sum())} blanks filled in")
+        x = torch.from_numpy(read_table(self.rows).matched(run.names, run.recipe.categories).rows).double()
+        draws = imputed(run, x, self.n, seed=self.seed)
+        self.write(run, x, draws)
+        if self.draws is not None:
+            some = draws[:, x.isnan().any(1)].transpose(0, 1).flatten(0, 1)
+            write_rows(self.draws, run, {name: (name, some[:, i]) for i, name in enumerate(run.names)})
+        filled = x.isnan() & ~draws.isnan().any(0)
+        print(f"{self.out}: {int(filled.sum())} blanks filled in")
         # What is known shows how far to trust what is not.
         count, inside = calibration(run, x, self.n, seed=self.seed)
         if count:
             share = f"{inside:.0%} lie within {self.n} draws of them; {(self.n - 1) / (self.n + 1):.0%} should"
             print(f"of {count} known numbers, {share}")
+
+    def write(self, run: "Run", x: "Tensor", draws: "Tensor") -> None:
+        """Write the rows, and beside them how sure each blank is, and its draws."""
+        import torch
+
+        blank, columns = x.isnan(), dict[str, tuple[str | None, "Tensor"]]()
+        beside = dict(columns)
+        for i, name in enumerate(run.names):
+            made, hidden = draws[:, :, i], blank[:, i]
+            middle, spread, what = made.mean(0), made.std(0), "sd"
+            if name in run.recipe.categories or len(torch.unique(made[~made.isnan()])) <= 2:
+                middle = made.mode(0).values
+                spread, what = (made == middle).double().mean(0), "share"
+            columns[name] = name, torch.where(hidden, middle, x[:, i])
+            if bool(hidden.any()):
+                beside[f"{name} {what}"] = None, spread.where(hidden, torch.nan)
+                beside |= {f"{name} draw {k + 1}": (name, made[k].where(hidden, torch.nan)) for k in range(self.n)}
+        if double := beside.keys() & columns.keys():
+            raise ValueError(
+                f"the run has a column {min(double)}, which is what {self.out} would call another; rename it"
+            )
+        write_rows(self.out, run, columns | beside)
+
+
+def write_rows(out: Path, run: "Run", columns: "dict[str, tuple[str | None, Tensor]]") -> None:
+    """Write columns by their names, each as the run's column of the other name: as text, dates or numbers."""
+    import torch
+
+    from ncsn.data.tables import write_table
+
+    known = run.recipe.categories
+    categories = {name: known[like] for name, (like, _) in columns.items() if like in known}
+    dates = [name for name, (like, _) in columns.items() if like in run.recipe.dates]
+    rows = torch.stack([column for _, column in columns.values()], 1)
+    write_table(out, list(columns), rows.numpy(), categories, dates)

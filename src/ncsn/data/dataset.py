@@ -155,6 +155,7 @@ class Dataset:
     ``notes``: what was converted, a line each: what in short, a colon, which and how many.
     ``shards``: where all training images are, if they are in shards; ``train`` then has some of them.
     ``units``: what signals and rows are to the user.  ``columns``: what a table's are called.
+    ``categories``, ``dates``: what numbers in them stand for, as ``Recipe`` has it.
     ``sha256``: of the numbers in the user's units, if there are others; in hexadecimal.
     """
 
@@ -168,6 +169,8 @@ class Dataset:
     shards: tuple[Path, ...] | None = None
     units: Units | None = None
     columns: tuple[str, ...] = ()
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dates: tuple[str, ...] = ()
     sha256: str = ""
 
     @property
@@ -506,13 +509,14 @@ def signals_of(name: str, found: Arrays) -> Dataset:
 
 def rows_of(name: str, table: Table) -> Dataset:
     """The rows of a table, by this name; a tenth of them is for validation, and a tenth for testing."""
-    table = table.numbers.complete
+    table = table.complete
     tenth, generator = len(table.rows) // 10, torch.Generator().manual_seed(0)
     order = torch.randperm(len(table.rows), generator=generator)
     parts = torch.split(order, [tenth, tenth, len(order) - 2 * tenth])
-    table = table.varied(parts[-1].numpy())
+    table = table.varied(parts[-1].numpy()).sorted_by(parts[-1].numpy())
     rows = torch.from_numpy(table.rows)
-    units = Units.of(rows[parts[-1]])
+    categories = [i for i, column in enumerate(table.names) if column in table.categories]
+    units = Units.of(rows[parts[-1]], categories)
     # Single values lie anywhere in their cells.
     z = torch.cat([units.standardise(part, generator).float() for part in torch.split(rows, 2**16)])
     if far := int((~(z.abs() <= FAR)).sum()):
@@ -520,8 +524,18 @@ def rows_of(name: str, table: Table) -> Dataset:
         z = z.nan_to_num(nan=-FAR).clamp(-FAR, FAR)
     validation, test, train = (z[part] for part in parts)
     digest = digest_of([np.array(table.names).view(np.uint8), table.rows])
-    images = Dataset(train, validation, test, name=short_name(name), units=units, columns=table.names)
-    return replace(images, notes=units.describe(table.names), sha256=digest)
+    return Dataset(
+        train,
+        validation,
+        test,
+        name=short_name(name),
+        notes=units.describe(table.names),
+        units=units,
+        columns=table.names,
+        categories=table.categories,
+        dates=table.dates,
+        sha256=digest,
+    )
 
 
 def labels_of(parts: Mapping[Split, Sequence[np.ndarray | str]]) -> Labels | None:

@@ -272,7 +272,8 @@ def table_of(data: Any, place: str = "the table") -> Table:
 
 def columns_of(data: Any, place: str) -> Table:
     """The columns of a DataFrame, as ``table_of``: text that says numbers is numbers; prints where it was."""
-    names = [one_line(name) for name in data.columns]  # a stranger's, and printed
+    # A stranger's, and printed.
+    names = [one_line(name) if str(name).strip() else "" for name in data.columns]
     numbered = [not name.strip() or numbers_in([name]) is not None for name in names]
     if names and all(numbered) and names != [str(i) for i in range(len(names))]:
         raise ValueError(f"{place} has columns called {', '.join(names[:3])}; its first line must name the columns")

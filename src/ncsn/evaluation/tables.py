@@ -136,15 +136,24 @@ def judge_table(run: Run, data: Dataset, samples: Float[Tensor, "m d"]) -> Table
 
 
 def imputed(run: Run, x: Float64[Tensor, "b d"], n: int, *, seed: int = 0) -> Float64[Tensor, "n b d"]:
-    """``n`` draws of each row with blanks, (b, d), under a progress bar."""
-    draws = x.repeat(n, 1, 1)
+    """``n`` draws of each row with blanks, (b, d), under a progress bar.
+
+    A row with a number that its column cannot have stays as it is; a line names the first of them.
+    """
+    draws, good = x.repeat(n, 1, 1), torch.arange(len(x))
+    if run.units is not None:
+        possible = run.units.possible(x)
+        good = possible.all(1).nonzero()[:, 0]
+        for row, column in (~possible).nonzero().tolist()[:1]:
+            what = f"row {row + 1}: column {run.names[column]} cannot be that, to judge by training"
+            log.warning(f"{what}; {len(x) - len(good)} of {len(x)} rows are left as they are")
 
     def rows() -> Iterable[Tensor]:
-        for part, filled in run.impute(x, n, seed=seed):
-            draws[:, part] = filled
+        for part, filled in run.impute(x[good], n, seed=seed):
+            draws[:, good[part]] = filled
             yield from part
 
-    for _ in bar(rows(), f"{len(x)} rows", total=len(x), delay=1, leave=False):
+    for _ in bar(rows(), f"{len(x)} rows", total=len(good), delay=1, leave=False):
         pass
     return draws
 
@@ -152,13 +161,19 @@ def imputed(run: Run, x: Float64[Tensor, "b d"], n: int, *, seed: int = 0) -> Fl
 def calibration(run: Run, x: Float64[Tensor, "b d"], n: int, *, seed: int = 0) -> tuple[int, float]:
     """Of known numbers, one hidden in each of up to 200 rows, how many there are, and the share within ``n`` draws.
 
-    For exact draws the share is (n − 1)/(n + 1).
+    A number that is equal to draws lies before or behind each of them at random.  For exact draws the share is
+    (n − 1)/(n + 1).
     """
-    known = x[(~x.isnan()).sum(1) > 1][:KNOWN]
+    good = (~x.isnan()).sum(1) > 1
+    if run.units is not None:
+        good &= run.units.possible(x).all(1)
+    known = x[good][:KNOWN]
     if not len(known):
         return 0, 1.0
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.multinomial((~known.isnan()).double(), 1, generator=generator)
     truth, made = known.gather(1, hidden), imputed(run, known.scatter(1, hidden, torch.nan), n, seed=seed)
     made = made.gather(2, hidden.expand(n, -1, -1))
-    return len(known), float(((made.amin(0) <= truth) & (truth <= made.amax(0))).double().mean())
+    ties = torch.rand(truth.shape, generator=generator) * ((made == truth).sum(0) + 1)
+    rank = (made < truth).sum(0) + ties.floor()
+    return len(known), float(((rank > 0) & (rank < n)).double().mean())

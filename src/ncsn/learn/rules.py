@@ -265,6 +265,8 @@ def recipes(
         shape=dataset.shape,
         shares=shares,
         columns=dataset.columns,
+        categories=dict(dataset.categories),
+        dates=dataset.dates,
         sampling=replace(sampling, guide="unconditional" if shares else "smaller"),
     )
     if shares or not guided:

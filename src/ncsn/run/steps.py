@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.machine.messages import log
+from ncsn.problems import Observation
 from ncsn.run.posterior import Crowd, MomentMatching, one_for_each
 from ncsn.samplers import NonFiniteSampleError, Sampling, Step
 from ncsn.score import Counted, Score, ScoreModel, batched, even, guided
@@ -42,9 +43,11 @@ class Steps(Iterator[Step]):
     ) -> None:
         self.run, self.sampling, self.crowd = run, sampling, crowd
         self.effective, self.disagreeing = math.inf, 0
-        self.batch_size = even(crowd.particles, batch_size)
-        labels = crowd.labels(labels)
-        self.networks, self.guides = [Counted(batched(run.prior, self.batch_size, labels))], list[Counted]()
+        labels, most = crowd.labels(labels), min(crowd.together, crowd.populations) * crowd.size
+        self.batch_size = even(most, batch_size)
+        parts = [None] * -(-crowd.populations // crowd.together) if labels is None else torch.split(labels, most)
+        self.networks = [Counted(batched(run.prior, self.batch_size, part)) for part in parts]
+        self.guides = list[Counted]()
         if sampling.guidance != 1 and sampling.guide == "unconditional":
             self.networks.append(Counted(batched(run.prior, self.batch_size)))
         elif sampling.guidance != 1 and run.guide is not None:
@@ -103,16 +106,27 @@ class Steps(Iterator[Step]):
             start = sampling.start(run.means(labels), self.crowd.particles, generator=generator)
         x = start.to(run.device)
         if isinstance(given, MomentMatching) and sampling.spec.population:
-            y = one_for_each(given.observation.y, self.crowd.populations)
-            observation, ladder = replace(given.observation, y=y), sampling.ladder(device=run.device)
-            twisted = sampling.spec.follow(score, observation, x, ladder, draws=self.crowd.draws, generator=generator)
-            for sigma, state, effective in twisted:
-                self.effective = min(self.effective, effective)  # known at the end
-                yield Step(sigma, self.crowd.shown(state))
+            yield from self.twisted(given.observation, x, generator)
             return
         if given is not None:
             score = given.score(score, len(x), generator)
         yield from sampling.follow(score, x, generator=generator)
+
+    def twisted(self, observation: Observation, x: Tensor, generator: torch.Generator) -> Iterator[Step]:
+        """The states of particles, so many populations at a time as fit into memory."""
+        crowd, ladder = self.crowd, self.sampling.ladder(device=self.run.device)
+        measured = torch.split(one_for_each(observation.y, crowd.populations), crowd.together)
+        starts = torch.split(x, crowd.together * crowd.size)
+        how: dict[str, Any] = {"draws": crowd.draws, "generator": generator}
+        swarms = [
+            self.sampling.spec.follow(score, replace(observation, y=y), start, ladder, **how)
+            for score, y, start in zip(self.networks, measured, starts, strict=True)
+        ]
+        for states in zip(*swarms, strict=True):
+            sigmas, parts, counts = zip(*states, strict=True)
+            # Known at the end: the mean over all populations.
+            self.effective = sum(c * len(y) for c, y in zip(counts, measured, strict=True)) / crowd.populations
+            yield Step(sigmas[0], crowd.shown(torch.cat(parts)))
 
     def checked(self, states: Iterator[Step]) -> Iterator[Step]:
         """The states as long as they are finite; on a GPU, which is not waited for at each, that turns out at the end.
