@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import SAMPLING, GaussianScore
-from learning import arrays, pictures
+from learning import arrays, pictures, tiny
 from pretend import active
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ from ncsn.cli.main import main
 from ncsn.data.units import Units
 from ncsn.distributions import TOYS, Empirical, GaussianMixture
 from ncsn.evaluation import metrics
+from ncsn.learn.record import opened
 from ncsn.learn.settings import Job, TrainSettings
 from ncsn.machine import hardware
 from ncsn.networks import MLP, NCSN, NCSNv2, UNet
@@ -493,13 +494,14 @@ def units_of_data_there(device: str, folder: Path) -> None:
 
 
 @path
-def resumed(device: str, folder: Path) -> None:
+def resumed(device: Any, folder: Path) -> None:
     """There and here, and back."""
     np.savez(folder / "data.npz", images=arrays(200)[0], labels=arrays(200)[1])
-    place = f"{folder}/data.npz --out {folder}/run"
-    main(["train", *place.split(), *TINY.split(), "--device", device])
-    for at, steps in ((device, "6"), ("cpu", "8"), (device, "10")):
-        main(["train", *place.split(), "--no-compile", "--steps", steps, "--resume", "--device", at])
+    for at, steps in ((device, 4), (device, 6), ("cpu", 8), (device, 10)):
+        given = replace(tiny(folder / "run", resume=steps > 4, steps=steps), dataset=f"{folder}/data.npz")
+        dataset, settings, record = opened(replace(given, job=replace(given.job, device=at)))
+        run = ncsn.fit(dataset, settings=settings, record=record)
+        there(run.sample(2, levels=2), at)
 
 
 def points(device: str, *, bent: bool = False) -> Run:
