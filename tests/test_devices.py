@@ -497,6 +497,7 @@ def units_of_data_there(device: str, folder: Path) -> None:
 def resumed(device: Any, folder: Path) -> None:
     """There and here, and back."""
     np.savez(folder / "data.npz", images=arrays(200)[0], labels=arrays(200)[1])
+    at: Any
     for at, steps in ((device, 4), (device, 6), ("cpu", 8), (device, 10)):
         given = replace(tiny(folder / "run", resume=steps > 4, steps=steps), dataset=f"{folder}/data.npz")
         dataset, settings, record = opened(replace(given, job=replace(given.job, device=at)))

@@ -332,7 +332,10 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
 def muon_and_adam(
     model: nn.Module, *, muon_rate: float = 0.02, adam_rate: float = 2e-3, products: torch.dtype | None = None
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the hidden matrices, Adam for everything else: biases, gains, embeddings, the first and last kernels.
+    """Muon for the matrices, Adam for everything else: biases, gains, embeddings, and the layers called stem and head.
+
+    So are the first and last kernels of the package's networks for images called, whose few channels have no directions
+    to balance.  Those of an MLP, and of a network of your own where they have other names, are Muon's.
 
     ``model``: whose parameters they change.
     ``muon_rate``: the peak learning rate of the matrices, above 0.

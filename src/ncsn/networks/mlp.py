@@ -68,7 +68,7 @@ class MLP(nn.Module):
         return self.output(h)  # type: ignore[no-any-return]
 
 
-class ResidualMLP(MLP):
+class ResidualMLP(nn.Module):
     """``blocks`` residual blocks of ``width`` units, normalised and shifted by the noise level: (b, d), (b,) → (b, d).
 
     ``fit`` learns tables with it.
@@ -77,10 +77,15 @@ class ResidualMLP(MLP):
     def __init__(
         self, dimensions: Positive, width: Positive = 256, blocks: Annotated[int, Interval(ge=1, le=1000)] = 3
     ) -> None:
-        super().__init__(dimensions, width, blocks)
+        super().__init__()
+        self.embedding = NoiseEmbedding(width)
         self.stem = nn.Linear(dimensions, width)
         self.hidden = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) for _ in range(blocks))
+        self.shifts = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(blocks))
         self.back = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        self.output = nn.Linear(width, dimensions)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
 
     def forward(self, x: Float[Tensor, "b d"], c: Float[Tensor, "b"] | Float[Tensor, "1"]) -> Float[Tensor, "b d"]:
         """The network's value at ``x`` for the noise levels c = ¼ ln σ."""
