@@ -1,7 +1,9 @@
 """A run in one line: of points in their units, of images as the command makes it, and the average that is left."""
 
+import logging
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -226,3 +228,49 @@ def test_the_average_that_was_best_on_held_out_examples_is_left_also_after_an_in
     assert record.rows[3].seconds == 56
     assert record.rows[3].validation_bands == [None, pytest.approx(held_out[3]), None, None, pytest.approx(held_out[3])]
     assert bool((bias(second) == 2 * left).all())
+
+
+def test_what_is_given_beside_settings_is_honoured_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def choose(name: str) -> torch.device:
+        asked.append(name)
+        return torch.device("cpu")
+
+    monkeypatch.setattr("ncsn.machine.hardware.choose_device", choose)
+    unlearned(monkeypatch, pictures(), settings=tiny(), device="cuda")
+    unlearned(monkeypatch, pictures(), settings=tiny())
+    assert asked == ["cuda", "cpu"]
+    with pytest.raises(ValueError, match="labels"):
+        ncsn.fit(pictures(), labels=[0, 1], steps=1)
+
+
+def test_a_run_says_by_name_what_of_ones_own_it_was_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    own: dict[str, Any] = {"network": ncsn.MLP(3, 8), "objective": ncsn.ssm, "noise": ncsn.LogUniform(9.0, 0.1)}
+    settings = unlearned(monkeypatch, table(100), steps=1, **own).run.settings
+    assert (settings["network"], settings["objective"]) == ("ncsn.networks.mlp.MLP", "ssm")
+    assert (settings["channels"], settings["log_sigma_mean"]) == (None, None)
+    assert settings["proposal"] == repr(own["noise"])
+    usual = unlearned(monkeypatch, table(100), steps=1).run.settings
+    assert (usual["network"], usual["channels"], usual["proposal"]) == ("mlp", (128,), "lognormal")
+    assert "objective" not in usual
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_training_says_nothing_where_it_is_to_be_quiet(quiet: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    ncsn.fit(table(200), steps=2, quiet=quiet)
+    printed = capsys.readouterr()
+    assert (not printed.out, not printed.err) == (quiet, quiet)
+    logging.getLogger("ncsn").setLevel(logging.WARNING)
+    try:
+        ncsn.fit(table(200), steps=2)
+        assert capsys.readouterr() == ("", "")
+    finally:
+        logging.getLogger("ncsn").setLevel(logging.INFO)
+
+
+def test_trainings_in_threads_are_those_of_one_after_the_other() -> None:
+    alone = ncsn.fit(table(100), steps=3, quiet=True).sample(2)
+    with ThreadPoolExecutor(3) as pool:
+        runs = list(pool.map(lambda _: ncsn.fit(table(100), steps=3, quiet=True), range(3)))
+    assert all(torch.equal(run.sample(2), alone) for run in runs)

@@ -199,3 +199,12 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert MISTAKES[line] in said
     assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_the_script_of_images_refuses_other_data_before_it_learns(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{i % 7},{i * i % 11}\n" for i in range(60)))
+    assert run("training_MNIST.py", f"--dataset {tmp_path}/t.csv --steps 2 --out {tmp_path}/run") == 2
+    assert "learns rows" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
