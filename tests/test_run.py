@@ -115,7 +115,7 @@ def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
           for n, b in ((0, 500), (2, 0))),
         (lambda: standard().sample(2, label=1), "trained without classes"),
         (lambda: standard().log_prob(torch.zeros(4, 3)), r"x has shape \(4, 3\); \(b, 2\) is needed"),
-        (lambda: standard().log_prob(torch.zeros(4, 2), sigma_min=0.0), "20.0, 0.0"),
+        (lambda: standard().log_prob(UNITS.shift[None], sigma_min=0.0), "20.0, 0.0"),
         (lambda: standard().save("nowhere"), "the score is a GaussianScore; a ScoreModel is needed"),
         (lambda: Run.of(GaussianScore(0.0, 1.0), (2,), sigma_max=1.0, sigma_min=-1.0), "sigma_min > 0"),
         (lambda: standard().data(), "does not say which data"),

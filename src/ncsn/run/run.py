@@ -373,7 +373,7 @@ class Run:
         self.refuse_posterior("asked for densities, which are not known")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; at least 1 is needed")
-        x = torch.as_tensor(x)
+        x = x if isinstance(x, Tensor) else torch.as_tensor(x, device="cpu")
         if tuple(x.shape[1:]) != self.recipe.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; (b, {', '.join(map(str, self.recipe.shape))}) is needed")
         score, sampling, volume = self.score, self.recipe.sampling, torch.zeros(len(x))
