@@ -199,7 +199,7 @@ class Observation:
             seen = linear(z.requires_grad_())
             back = torch.autograd.grad(seen, z, seen.detach(), allow_unused=True)[0] if seen.requires_grad else None
         size = seen.detach().square().sum()  # which is ⟨Aᵀ A z, z⟩, too
-        if back is None or not bool(((back * z).sum() - size).abs() <= 0.1 * size):
+        if back is None or not bool(((back * z).sum() - size).abs() <= 0.01 * size):
             raise ValueError("the measurement is not differentiable as it is; let it neither detach nor leave torch")
         place = measure(shift[None])  # far from 0, where scale·v is small beside it: it must not meet in one sum
         one = y.shape in (place.shape[1:], ()) and y.numel() == place.numel()

@@ -363,7 +363,7 @@ def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
     Raises ValueError as those three do, and for one long series.
     """
     only = next(iter(found.values())) if len(found) == 1 else np.zeros((0, 0))
-    if only.ndim == 1 or (len(only) == 1 and (reading.signals or only.ndim == 2)):
+    if only.ndim == 1 or (only.shape[:1] == (1,) and (reading.signals or only.ndim == 2)):
         cut = "numpy.lib.stride_tricks.sliding_window_view(series, 128)[::32]"
         raise ValueError(f"{name} has shape {only.shape}, one long series; cut windows of it, as by {cut}")
     if reading.signals:

@@ -280,7 +280,7 @@ def descent(run: "Run", *, crowded: bool) -> Sampling:
 
 
 def check_numbers(run: "Run", units: Units, x: Float[Tensor, "b *d"]) -> None:
-    """Raises ValueError for numbers that the run's data cannot have, to judge by training; NaN may stand for a blank."""
+    """Raises ValueError for numbers that the run's data cannot have, to judge by training; NaN may be a blank."""
     if x.ndim == 2:
         units.check(x, run.names)
         return

@@ -309,12 +309,12 @@ class Run:
     def impute(
         self, rows: Any, n: int = 20, *, seed: int | torch.Generator = 0
     ) -> Iterator[tuple[Int64[Tensor, "b"], Float64[Tensor, "n b *d"]]]:
-        """Rows of a table, or signals, with blanks filled in: ``n`` draws of the posterior given what is known, in parts.
+        """Rows of a table, or signals, with blanks filled in: ``n`` draws given what is known, in parts.
 
         Those with the same blanks are drawn together; each part is their numbers and their draws, in the units of the
         data.  What is known is taken for exact, and stays as it is.  The draws of a row are particles that compete, at
-        least 100 (``ncsn.problems.particles``).  Signals are filled in by moment matching, which is approximate where several
-        answers compete.
+        least 100 (``ncsn.problems.particles``).  Signals are filled in by moment matching, which is
+        approximate where several answers compete.
 
         ``rows``: a DataFrame, whose columns are known by their names, or (b, *d); NaN is a blank.
         ``n``: how many draws of each row, at least 1.
