@@ -29,6 +29,7 @@ from ncsn.data.sources import Reading
 from ncsn.data.units import Units
 from ncsn.machine.interrupts import at_most
 from ncsn.networks import MLP
+from ncsn.problems import Measurement
 from ncsn.run import Recipe, Run
 from ncsn.run.folder import CHECKPOINT, MODEL
 from ncsn.score import ScoreModel
@@ -214,6 +215,14 @@ def point() -> Run:
     return Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=10.0, sigma_min=0.05)
 
 
+def first(x: Tensor) -> Tensor:
+    return x[:, :1]
+
+
+def measured(measure: Measurement = first, y: Any = 2.0, noise_std: Any = 1.0) -> Run:
+    return point().posterior(measure, y, noise_std=noise_std)
+
+
 BLANK = torch.tensor([[1.0, float("nan")]])
 MISTAKES: dict[str, Callable[[], object]] = {
     "no shape": lambda: Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (), sigma_max=10.0, sigma_min=0.05),
@@ -222,6 +231,28 @@ MISTAKES: dict[str, Callable[[], object]] = {
     "no batches": lambda: point().log_prob(torch.zeros(2, 2), batch_size=0),
     "half a sample": lambda: point().sample(1.5),  # type: ignore[arg-type]
     "other starts": lambda: point().sample(5, start=torch.zeros(3, 2)),
+    "half a draw": lambda: point().impute(BLANK, 1.5),  # type: ignore[arg-type]
+    "half a block": lambda: [*point().blocks(1.5)],  # type: ignore[arg-type]
+    "a seed below zero": lambda: point().sample(2, seed=-1),
+    "half a seed": lambda: point().sample(2, seed=0.5),
+    "imputation by a seed below zero": lambda: point().impute(BLANK, 2, seed=-1),
+    "a measurement taken three times": lambda: measured(noise_std=torch.ones(3)),
+    "noise of more measurements": lambda: measured(noise_std=torch.ones(4, 1)),
+    "noise of three numbers for two": lambda: measured(lambda x: x, [1.0, 2.0], noise_std=torch.ones(3)),
+    "a measurement that detaches": lambda: measured(lambda x: x.detach()[:, :1]),
+    "a measurement that detaches half": lambda: measured(lambda x: torch.stack([x[:, 0], x[:, 1].detach()], 1), [1, 2]),
+    "a measurement by numpy": lambda: measured(lambda x: torch.from_numpy(x.detach().numpy()[:, :1])),
+    "noise below precision": lambda: measured(noise_std=1e-8),
+    "noise below precision, of each": lambda: measured(lambda x: x, [1.0, 2.0], noise_std=torch.tensor([1.0, 1e-8])),
+    "a measurement out of sight": lambda: measured(y=1e30),
+    "a complex measurement": lambda: measured(y=1 + 1j),
+    "complex noise": lambda: measured(noise_std=torch.tensor(1 + 1j)),
+    "complex rows": lambda: [*point().impute(torch.ones(1, 2, dtype=torch.complex64))],
+    "complex density": lambda: point().log_prob(torch.ones(1, 2, dtype=torch.complex64)),
+    "complex starts": lambda: point().sample(1, start=torch.ones(1, 2, dtype=torch.complex64)),
+    "a density of a blank": lambda: point().log_prob(BLANK),
+    "a known number far away": lambda: [*point().impute(50 * BLANK, 5)],
+    "a known number out of sight": lambda: [*point().impute(1e30 * BLANK, 5)],
 }
 
 
@@ -301,6 +332,34 @@ def judgeable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("likelihood RUN x.csv --data x.csv", "--data"),
+        ("likelihood RUN x.csv -n 5", "--n"),
+        ("likelihood RUN --out y.csv", "--out"),
+        ("evaluate RUN --features pixels", "--features"),
+        ("impute mnist x.csv", "inpaint"),
+        ("impute RUN x.csv --out y.npy", "y.npy"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    command: str, named: str, table: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(table.parent)
+    assert named in refusal(capsys, *command.replace("RUN", "table").split())
+
+
+def test_a_density_names_the_row_as_the_file_counts_them(
+    table: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(table.parent)
+    Path("x.csv").write_text("age,kind,income\n40,1,100\n,1,100\n,,\n41,2,0\n")
+    line = refusal(capsys, "likelihood", "table", "x.csv")
+    assert "row 4" in line
+    assert "income" in line
+
+
 @pytest.mark.parametrize("name", ["evaluation.png", "evaluation.json"])
 def test_an_evaluation_replaces_nobody_elses_file(name: str, judgeable: Path, tmp_path: Path, capsys: Printed) -> None:
     shutil.copytree(judgeable, tmp_path / "it")
@@ -311,9 +370,11 @@ def test_an_evaluation_replaces_nobody_elses_file(name: str, judgeable: Path, tm
 
 
 def test_a_killed_evaluation_is_done_again_by_the_same_command_with_overwrite(judgeable: Path, tmp_path: Path) -> None:
+    """Its numbers come last: they say that the evaluation is whole."""
     shutil.copytree(judgeable, tmp_path / "it")
     with patch("ncsn.plots.columns", side_effect=KeyboardInterrupt), pytest.raises(SystemExit, match=r"^130$"):
         cli.main(judged(tmp_path / "it"))
+    assert not (tmp_path / "it" / "run" / "evaluation.json").exists()
     cli.main([*judged(tmp_path / "it"), "--overwrite"])
     names = {path.name for path in (tmp_path / "it" / "run").iterdir()}
     assert {"evaluation.json", "evaluation.png"} <= names

@@ -186,19 +186,31 @@ class Observation:
         ``noise_std``: σ_y > 0, one number, or a tensor that broadcasts against y; then A and y are divided by it, and
         the noise is 1.
         ``shift``, ``scale``: (*d), of the type and on the device of the score's examples.
-        Raises ValueError for a ``y`` that is no measurement, noise that is not positive, and A that is not linear.
+        Raises ValueError for a ``y`` that is no measurement, noise that is not positive or of other numbers than y's,
+        A that is not linear, and A whose gradient is not its own, as where it detaches its argument.
         """
         if not bool(((noise_std > 0) & noise_std.isfinite()).all()):
             raise ValueError(f"noise_std is {noise_std.tolist()}; it must be positive")
         measure = partial(answer, measure)
         divisor, std = (noise_std.clone(), 1.0) if noise_std.ndim else (1.0, float(noise_std))
         linear = linear_part(partial(affine, measure, scale.clone(), 0.0, 1.0), torch.zeros_like(shift[None]))
+        z = torch.randn(1, *shift.shape, generator=torch.Generator().manual_seed(0), device="cpu").to(shift)
+        with torch.enable_grad():
+            seen = linear(z.requires_grad_())
+            back = torch.autograd.grad(seen, z, seen.detach(), allow_unused=True)[0] if seen.requires_grad else None
+        size = seen.detach().square().sum()  # which is ⟨Aᵀ A z, z⟩, too
+        if back is None or not bool(((back * z).sum() - size).abs() <= 0.01 * size):
+            raise ValueError("the measurement is not differentiable as it is; let it neither detach nor leave torch")
         place = measure(shift[None])  # far from 0, where scale·v is small beside it: it must not meet in one sum
         one = y.shape in (place.shape[1:], ()) and y.numel() == place.numel()
         target = y.view(place.shape) if one else y
         if target.shape[1:] != place.shape[1:]:
             shape = tuple(place.shape[1:])
             raise ValueError(f"y has shape {tuple(y.shape)}; a measurement has {shape}, or (n, ...) of them")
+        pairs = zip(noise_std.shape[::-1], target.shape[::-1], strict=False)
+        if noise_std.ndim > target.ndim or any(own not in (1, theirs) for own, theirs in pairs):
+            shapes = f"shape {tuple(noise_std.shape)}, and y {tuple(y.shape)}"
+            raise ValueError(f"noise_std has {shapes}; one number, or as many as y holds, is needed")
         if not bool(target.isfinite().all()):
             raise ValueError("y has numbers that are not finite; leave what is not known out of the measurement")
         return cls(partial(affine, linear, 1.0, 0.0, divisor), (target - place) / divisor, std)

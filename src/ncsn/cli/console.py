@@ -63,6 +63,12 @@ class RunOptions(Options):
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     device: DeviceName = "auto"
 
+    def refuse(self, *names: str, of: str) -> None:
+        """Raises ValueError for options of these names that have other values than by default; ``of``: who has them."""
+        given = [option.name for option in fields(self) if getattr(self, option.name) != option.default]
+        if ignored := [f"--{name}" for name in given if name in names]:
+            raise ValueError(f"{', '.join(ignored)} would be ignored: only {of} have it")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:

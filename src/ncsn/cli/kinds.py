@@ -65,22 +65,30 @@ def learned_images(run: "Run", dataset: "Dataset", record: "Record") -> "Drawn":
 
 def learned_signals(run: "Run", dataset: "Dataset", record: "Record") -> "Drawn":
     """Held-out signals, and samples."""
-    import ncsn
-
     drawn = console.draw(run, run.settings["samples"], seed=run.settings["seed"])
-    rows = {"held out": held_out(dataset, len(drawn.samples)), "samples": drawn.samples}
-    ncsn.plots.signal_rows(rows, record.path("samples.png"))
+    beside_signals(run, held_out(dataset, len(drawn.samples)), drawn.samples, record.path("samples.png"))
     return drawn
 
 
 def learned_rows(run: "Run", dataset: "Dataset", record: "Record") -> "Drawn":
     """Marginals and pairs of columns, of held-out rows and of samples: of points more can be seen."""
+    drawn = console.draw(run, 10 * run.settings["samples"], seed=run.settings["seed"])
+    beside_rows(run, held_out(dataset, len(drawn.samples)), drawn.samples, record.path("samples.png"))
+    return drawn
+
+
+def beside_signals(run: "Run", real: "Tensor", samples: "Tensor", out: Path) -> None:
+    """The first real signals above the first samples."""
     import ncsn
 
-    drawn = console.draw(run, 10 * run.settings["samples"], seed=run.settings["seed"])
-    real = held_out(dataset, len(drawn.samples)).numpy()
-    ncsn.plots.columns(real, drawn.samples.numpy(), run.names, record.path("samples.png"))
-    return drawn
+    ncsn.plots.signal_rows({"held out": real, "samples": samples}, out)
+
+
+def beside_rows(run: "Run", real: "Tensor", samples: "Tensor", out: Path) -> None:
+    """Marginals and pairs of columns, of real rows and of samples."""
+    import ncsn
+
+    ncsn.plots.columns(real.numpy(), samples.numpy(), run.names, out)
 
 
 def held_out(dataset: "Dataset", n: int) -> "Tensor":
@@ -124,6 +132,7 @@ def lines(drawn: "Drawn", out: Path) -> None:
 
 
 ARRAYS: "dict[str, Callable[[Drawn, Path], object] | None]" = {".npz": None, ".npy": None}
+BESIDE = {"signals": beside_signals, "rows": beside_rows}
 VIEWS = {
     "images": View(learned_images, {".png": grid, ".gif": animation, **ARRAYS}),
     "signals": View(learned_signals, {".png": lines, **ARRAYS}),

@@ -55,19 +55,17 @@ class Evaluate(SamplingOptions, RunOptions):
         from ncsn.machine import distributed
 
         run, group = ncsn.load(self.run, device=self.device), distributed.join()
-        judges = {"images": self.judge_images, "rows": self.judge_rows}
-        noun = run.recipe.kind.noun
-        if noun not in judges:
-            raise ValueError(f"{self.run} makes {noun}; only {' and '.join(judges)} are evaluated")
+        if not console.of_images(run):
+            self.refuse("features", of="evaluations of images")
         out = self.out or (self.run if self.run == run.folder else Path())
         out.mkdir(parents=True, exist_ok=True)
         if group.is_main:
             for name in FILES:
                 storage.check_out(out / name, overwrite=self.overwrite)
-        judges[noun](run, out, group)
+        (self.judge_images if console.of_images(run) else self.judge_numbers)(run, out, group)
 
     def write(self, run: "Run", out: Path, content: dict[str, Any]) -> None:
-        """Write evaluation.json."""
+        """Write evaluation.json, after everything else: who sees it has all of the evaluation."""
         from ncsn import storage
 
         storage.write_json(out / NUMBERS, {"source": str(self.run), "run_digest": run.digest} | content)
@@ -100,27 +98,28 @@ class Evaluate(SamplingOptions, RunOptions):
         facts: dict[str, Any] = {"seed": self.seed, "class": self.label, "sampling": asdict(drawn.steps.sampling)}
         facts |= {"nfe": drawn.steps.nfe, "guide_nfe": drawn.steps.guide_nfe, "data": images.name}
         facts |= {"data_digest": images.digest, "sampling_seconds": drawn.seconds}
-        self.write(run, out, facts | result.report())
         shown = samples[: min(30, n // 10 * 10)]
         _, neighbours = evaluation.nearest(shown, ruler.train)
         ncsn.plots.image_pairs(shown, ruler.train[neighbours], out / PAGE)
+        self.write(run, out, facts | result.report())
         print(result)
         print(f"{out}: {', '.join(FILES)}")
 
-    def judge_rows(self, run: "Run", out: Path, group: "Group") -> None:
-        """Rows beside rows that training has not seen; by the leading process alone."""
+    def judge_numbers(self, run: "Run", out: Path, group: "Group") -> None:
+        """Rows or signals beside others that training has not seen; by the leading process alone."""
         if not group.is_main:
             return
-        import ncsn
-        from ncsn.evaluation.tables import held_out_rows, judge_table
+        from ncsn.cli.kinds import BESIDE
+        from ncsn.evaluation.judge import JUDGES
+        from ncsn.evaluation.tables import held_out_examples
 
         data = run.data(self.data)
         print(f"data: {data.name}, {data.describe()}")
-        test = held_out_rows(data, self.n)
+        test, noun = held_out_examples(data, self.n), run.recipe.kind.noun
         samples = console.draw(run, len(test), seed=self.seed, **self.how()).samples
-        result = judge_table(run, data, samples)
+        result = JUDGES[noun](run, data, samples)
+        BESIDE[noun](run, test, samples, out / PAGE)
         self.write(run, out, result.report())
-        ncsn.plots.columns(test.numpy(), samples.numpy(), run.names, out / PAGE)
         print(result)
         print(f"{out}: {NUMBERS}, {PAGE}")
 
@@ -165,6 +164,10 @@ class Likelihood(RunOptions):
         from ncsn.run import block_seed
 
         began = time.perf_counter()
+        if self.rows is None:
+            self.refuse("out", "overwrite", of="likelihoods of rows")
+        else:
+            self.refuse("n", "data", of="likelihoods of test images")
         run = ncsn.load(self.run, device=self.device)
         if self.rows is not None:
             self.write_densities(run, self.rows)
@@ -203,6 +206,8 @@ class Likelihood(RunOptions):
         whole, density = ~x.isnan().any(1), x[:, :1] * torch.nan
         if not bool(whole.any()):
             raise ValueError(f"{place} has no row without blanks; only such rows have a density")
+        if run.units is not None:
+            run.units.check(x, run.names)  # before rows with blanks are left out, for their numbers
         solver: dict[str, Any] = {"sigma_min": self.sigma_min, "probes": self.probes, "tolerance": self.tolerance}
         states = run.likelihoods(x[whole], **solver, seed=self.seed, batch_size=ROWS)
         parts = console.bar(states, "log densities", total=-(-int(whole.sum()) // ROWS))

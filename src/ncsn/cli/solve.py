@@ -200,17 +200,19 @@ class Deblur(Problem):
 
 @dataclass(frozen=True, kw_only=True)
 class Impute(RunOptions):
-    """Fill in the blanks of a table by what a run knows: their means, standard deviations, and draws.
+    """Fill in the blanks of a table by what a run knows: their means, standard deviations, and draws; or of signals.
 
-    Columns of text, and of two values, are filled in with the value that most draws have, and its share.
+    Columns of text, and of two values, are filled in with the value that most draws have, and its share.  Signals are
+    filled in with the means of the draws.
 
     Args:
         rows: A table with the run's columns, by their names; blank cells are filled in. Rows in which some columns
-            are given ask for the others.
+            are given ask for the others. For a run of signals an .npy of them with NaN where there are gaps.
         n: How many draws of each blank.
         out: .csv, .tsv or .parquet: the rows with blanks filled in; after them, for every column with blanks, its
-            standard deviations (sd) or shares, and its draws.
-        draws: A second table, of whole rows: as many of each row with blanks as there are draws.
+            standard deviations (sd) or shares, and its draws. Of signals .npy.
+        draws: A second table, of whole rows: as many of each row with blanks as there are draws. Of signals .npy,
+            (draws, n, channels, length).
         overwrite: Replace existing files.
     """
 
@@ -230,8 +232,17 @@ class Impute(RunOptions):
         from ncsn.evaluation.tables import calibration, imputed
 
         for path in (self.out, self.draws or self.out):
-            check_output(path, *TABLES, overwrite=self.overwrite)
+            check_output(path, *TABLES, ".npy", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
+        noun = run.recipe.kind.noun
+        if noun == "images":
+            raise ValueError(f"{self.run} makes images; ncsn inpaint fills these in")
+        for path in (self.out, self.draws or self.out):
+            if (path.suffix == ".npy") != (noun == "signals"):
+                raise ValueError(f"{path}: the run makes {noun}; signals are written into .npy, rows into a table")
+        if noun == "signals":
+            self.fill_signals(run)
+            return
         x = torch.from_numpy(read_table(self.rows).matched(run.names, run.recipe.categories).rows).double()
         draws = imputed(run, x, self.n, seed=self.seed)
         self.write(run, x, draws)
@@ -245,6 +256,31 @@ class Impute(RunOptions):
         if count:
             share = f"{inside:.0%} lie within {self.n} draws of them; {(self.n - 1) / (self.n + 1):.0%} should"
             print(f"of {count} known numbers, {share}")
+
+    def fill_signals(self, run: "Run") -> None:
+        """Signals, in the shape and the precision that they have in their file."""
+        import numpy as np
+
+        from ncsn import storage
+        from ncsn.data.tables import arrays
+        from ncsn.evaluation.tables import imputed
+        from ncsn.run.posterior import numbers_of
+
+        if self.rows.suffix != ".npy":
+            raise ValueError(f"{self.rows} ends in {self.rows.suffix!r}; signals with gaps are read from .npy")
+        signals = arrays(self.rows)[""]
+        if signals.dtype.kind not in "iuf":
+            raise ValueError(f"{self.rows} holds {signals.dtype}; signals are numbers")
+        x = numbers_of(run, np.array(signals, np.float64))
+        draws = imputed(run, x, self.n, seed=self.seed)
+        middle = draws.mean(0).where(x.isnan(), x)
+        for path, filled in ((self.out, middle.view(signals.shape)), (self.draws, draws)):
+            if path is not None:
+                with storage.atomic(path) as temporary:
+                    np.save(temporary, filled.numpy().astype(signals.dtype))
+        gaps = x.isnan() & ~middle.isnan()
+        spread = f", which draws vary by {draws.std(0)[gaps].mean():.3g} on average" if bool(gaps.any()) else ""
+        print(f"{self.out}: {int(gaps.sum())} blanks filled in{spread}")
 
     def write(self, run: "Run", x: "Tensor", draws: "Tensor") -> None:
         """Write the rows, and beside them how sure each blank is, and its draws."""

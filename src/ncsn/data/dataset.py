@@ -360,8 +360,12 @@ def stacks_in(
 def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
     """The data set in arrays: one array (n, d) is a table; others are signals if the reading says so, else images.
 
-    Raises ValueError as those three do.
+    Raises ValueError as those three do, and for one long series.
     """
+    only = next(iter(found.values())) if len(found) == 1 else np.zeros((0, 0))
+    if only.ndim == 1 or (only.shape[:1] == (1,) and (reading.signals or only.ndim == 2)):
+        cut = "numpy.lib.stride_tricks.sliding_window_view(series, 128)[::32]"
+        raise ValueError(f"{name} has shape {only.shape}, one long series; cut windows of it, as by {cut}")
     if reading.signals:
         return signals_of(name, found)
     if [array.ndim for array in found.values()] == [2]:
@@ -369,7 +373,9 @@ def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
     stacks = stacks_in(name, found, images_in)
     indices = split_of({part or "train": len(stack) for part, (_, stack, _) in stacks.items()})
     parts = {part: items_of(*stacks.get(source) or stacks[None], index) for part, (source, index) in indices.items()}
-    return images_of(name, parts, [], reading)
+    grey = any(array.ndim == 3 for array in found.values())
+    notes = ["(n, height, width) as grey images (with --signals as (n, channels, length))"] if grey else []
+    return images_of(name, parts, notes, reading)
 
 
 def items_of(name: str, stack: np.ndarray, labels: np.ndarray | None, index: np.ndarray) -> list[Item]:
@@ -485,6 +491,7 @@ def joined(found: list[Picture]) -> tuple[np.ndarray, Depth, list[str]]:
 def signals_of(name: str, found: Arrays) -> Dataset:
     """The signals in arrays, by this name; their parts and classes have the keys that those of images have.
 
+    Signals have no bounds, as columns of tables have: samples of a channel that ends at 0 or 100 may lie beyond.
     Raises ValueError if there are none, if there are too few, or if a channel is constant.
     """
     stacks = stacks_in(name, found, signals_in)

@@ -9,7 +9,8 @@ from torch import Tensor
 from ncsn.data import Dataset
 from ncsn.evaluation.features import choose
 from ncsn.evaluation.images import REPORTABLE, Evaluation, Ruler, at_8_bits, judge_images
-from ncsn.evaluation.tables import TableEvaluation, held_out_rows, judge_table
+from ncsn.evaluation.signals import judge_signals
+from ncsn.evaluation.tables import TableEvaluation, held_out_examples, judge_table
 from ncsn.run import Run
 
 Judgement = Evaluation | TableEvaluation
@@ -37,7 +38,7 @@ def evaluate(
     ``features``: of images, what distances are measured in: a name as for ``choose``, ``Features`` or a function.
     ``n``: how many samples a run draws, if there are as many held-out examples.
     ``seed``: of the samples.  ``how``: how they are drawn, as for ``Run.sample``.
-    Raises ValueError for data that is not known, for too few held-out examples, and for signals, which have no judge.
+    Raises ValueError for data that is not known, for too few held-out examples, and for features of what is no image.
 
     >>> images = ncsn.load_dataset("mnist")
     >>> result = ncsn.evaluation.evaluate(images.validation[:100], images, ncsn.evaluation.PIXELS)
@@ -50,9 +51,12 @@ def evaluate(
         return judge_images(source, data, features_for(data, features))
     dataset = data if isinstance(data, Dataset) else source.data(data)
     kind = source.recipe.kind.noun
-    if kind not in JUDGES:
-        raise ValueError(f"{kind} have no judge; {' and '.join(JUDGES)} are evaluated")
-    return JUDGES[kind](source, dataset, features, n, seed, how)
+    if kind == "images":
+        return of_images(source, dataset, features, n, seed, how)
+    if features not in ("auto", None):
+        raise ValueError(f"features are {features}; {kind} are compared as they are")
+    samples = source.sample(len(held_out_examples(dataset, n)), seed=seed, **how)
+    return JUDGES[kind](source, dataset, samples.cpu())
 
 
 def features_for(images: Dataset, features: Any, device: torch.device | None = None) -> Any:
@@ -69,12 +73,4 @@ def of_images(run: Run, data: Dataset, features: Any, n: int, seed: int, how: di
     return ruler.judge(torch.cat([list(steps)[-1].x.cpu() for steps in blocks]))
 
 
-def of_rows(run: Run, data: Dataset, features: Any, n: int, seed: int, how: dict[str, Any]) -> Judgement:
-    """Rows of a run."""
-    if features not in ("auto", None):
-        raise ValueError(f"features are {features}; rows are compared as they are")
-    samples = run.sample(len(held_out_rows(data, n)), seed=seed, **how)
-    return judge_table(run, data, samples.cpu())
-
-
-JUDGES = {"images": of_images, "rows": of_rows}
+JUDGES = {"rows": judge_table, "signals": judge_signals}

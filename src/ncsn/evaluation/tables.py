@@ -1,7 +1,7 @@
 """How good samples of a table are, beside rows that training has not seen; and how sure its imputations may be."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from ncsn.machine.messages import bar, log
 from ncsn.run import Run
 
 PLACES = 32  # in the cells of a row, over which its density is averaged
-FEWEST_ROWS = 100  # trees cannot learn from less
+FEWEST = 100  # trees cannot learn from less
 DENSITIES, AT_ONCE, TOLERANCE = 1000, 500, 1e-3  # rows whose densities are computed, so many together, so exactly
 KNOWN = 200  # rows in which a number is hidden, to see how sure an imputation may be
 
@@ -42,25 +42,49 @@ def judge_rows(
     ``samples``: as many as ``test``.
     ``units``: of all of them; by default they are the score's own.
     """
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
-
     units = units or Units(torch.zeros(train.shape[1]).double(), torch.ones(train.shape[1]).double())
     # In the middle of cells: two copies of a row would be apart by where in them they are.
     learned, held, made = (units.standardise(torch.from_numpy(rows)).numpy() for rows in (train, test, samples))
-    numbers: dict[str, float] = {}
-    real, labels = np.random.default_rng(0).permutation(learned)[: len(held)], np.repeat([0, 1], len(held))
-    trees, folds = HistGradientBoostingClassifier(random_state=0), StratifiedKFold(5, shuffle=True, random_state=0)
-    for name, rows in (("", made), ("_of_real_rows", real)):
-        accuracies = cross_val_score(trees, np.concatenate([rows, held]), labels, cv=folds)
-        numbers[f"classifier{name}"] = float(accuracies.mean())
-        numbers[f"sliced_wasserstein{name}"] = sliced_wasserstein(torch.from_numpy(rows), torch.from_numpy(held))
-    numbers["memorisation"] = memorisation(learned, held, made)
+    numbers = compared(learned, held, made, {"classifier": told_apart, "sliced_wasserstein": sliced}, "real_rows")
     try:
         numbers["log_density_of_eight_gaussians"] = eight_gaussians(train, test, units)
     except ValueError as error:  # of rows with as good as no variance in some direction
         log.warning(f"eight Gaussians are left out: {str(error).splitlines()[0]}")
     return numbers
+
+
+def compared(
+    train: Float[np.ndarray, "n *d"],
+    test: Float[np.ndarray, "m *d"],
+    samples: Float[np.ndarray, "m *d"],
+    distances: Mapping[str, Callable[[np.ndarray, np.ndarray], float]],
+    floor: str,
+) -> dict[str, float]:
+    """Distances of samples from held-out examples, and of as many training examples, and how many are learned by heart.
+
+    ``distances``: by their names.  ``floor``: what training examples are called in the names of their distances.
+    """
+    numbers: dict[str, float] = {}
+    real = np.random.default_rng(0).permutation(train)[: len(test)]
+    for name, examples in (("", samples), (f"_of_{floor}", real)):
+        numbers |= {f"{key}{name}": distance(examples, test) for key, distance in distances.items()}
+    flat = (part.reshape(len(part), -1) for part in (train, test, samples))
+    return numbers | {"memorisation": memorisation(*flat)}
+
+
+def told_apart(one: Float[np.ndarray, "m *d"], other: Float[np.ndarray, "m *d"]) -> float:
+    """How often gradient-boosted trees tell two sets of equal size apart, cross-validated; ½ is by chance."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+    examples, labels = np.concatenate([one, other]).reshape(2 * len(one), -1), np.repeat([0, 1], len(one))
+    trees, folds = HistGradientBoostingClassifier(random_state=0), StratifiedKFold(5, shuffle=True, random_state=0)
+    return float(cross_val_score(trees, examples, labels, cv=folds).mean())
+
+
+def sliced(one: Float[np.ndarray, "m d"], other: Float[np.ndarray, "m d"]) -> float:
+    """Their sliced Wasserstein distance."""
+    return sliced_wasserstein(torch.from_numpy(one), torch.from_numpy(other))
 
 
 def memorisation(
@@ -91,10 +115,11 @@ def eight_gaussians(train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m 
 
 @dataclass(frozen=True, kw_only=True)
 class TableEvaluation:
-    """How good samples of a table are.
+    """How good samples of a table, or signals, are.
 
-    ``n``: how many samples were judged, beside as many held-out rows.
-    ``numbers``: by their names, see ``judge_rows``; ``log_density``: of the held-out rows under the run, in nats.
+    ``n``: how many samples were judged, beside as many held-out examples.
+    ``numbers``: by their names, see ``judge_rows`` and ``judge_signals``; ``log_density``: of the held-out rows under
+    the run, in nats.
     """
 
     n: int
@@ -109,23 +134,22 @@ class TableEvaluation:
         return "\n".join([f"n = {self.n}", *(f"{name:<30}{value:10.4g}" for name, value in self.numbers.items())])
 
 
-def held_out_rows(data: Dataset, n: int) -> Float64[Tensor, "m d"]:
-    """At most ``n`` held-out rows in the user's units.  Raises ValueError for fewer than trees can judge by."""
+def held_out_examples(data: Dataset, n: int) -> Float64[Tensor, "m *d"]:
+    """At most ``n`` held-out examples in the user's units.  Raises ValueError for fewer than trees can judge by."""
     assert data.units is not None
-    if len(data.test) < FEWEST_ROWS:
-        raise ValueError(
-            f"{data.name} has {len(data.test)} held-out rows; trees need at least {FEWEST_ROWS} to judge by"
-        )
+    if len(data.test) < FEWEST:
+        count = f"{len(data.test)} held-out {data.kind.noun}"
+        raise ValueError(f"{data.name} has {count}; trees need at least {FEWEST} to judge by")
     return data.units.restore(data.test[:n].double())
 
 
 def judge_table(run: Run, data: Dataset, samples: Float[Tensor, "m d"]) -> TableEvaluation:
     """The samples of a run beside as many held-out rows of its data.
 
-    ``run``: whose density the rows have.  ``samples``: in the user's units, as many as ``held_out_rows``.
+    ``run``: whose density the rows have.  ``samples``: in the user's units, as many as ``held_out_examples``.
     Raises ValueError for too few rows.
     """
-    units, test = run.units, held_out_rows(data, len(samples))
+    units, test = run.units, held_out_examples(data, len(samples))
     assert units is not None
     train = units.restore(data.train.double())
     numbers = judge_rows(train.numpy(), test.numpy(), samples.double().numpy(), units)
@@ -135,25 +159,26 @@ def judge_table(run: Run, data: Dataset, samples: Float[Tensor, "m d"]) -> Table
     return TableEvaluation(n=len(test), numbers=numbers)
 
 
-def imputed(run: Run, x: Float64[Tensor, "b d"], n: int, *, seed: int = 0) -> Float64[Tensor, "n b d"]:
-    """``n`` draws of each row with blanks, (b, d), under a progress bar.
+def imputed(run: Run, x: Float64[Tensor, "b *d"], n: int, *, seed: int = 0) -> Float64[Tensor, "n b *d"]:
+    """``n`` draws of each row or signal with blanks, (b, *d), under a progress bar.
 
-    A row with a number that its column cannot have stays as it is; a line names the first of them.
+    One with a number that its column or channel cannot have stays as it is; a line names the first of them.
     """
-    draws, good = x.repeat(n, 1, 1), torch.arange(len(x))
+    draws, good, kind = x.repeat(n, *[1] * x.ndim), torch.arange(len(x)), run.recipe.kind
     if run.units is not None:
         possible = run.units.possible(x)
-        good = possible.all(1).nonzero()[:, 0]
-        for row, column in (~possible).nonzero().tolist()[:1]:
-            what = f"row {row + 1}: column {run.names[column]} cannot be that, to judge by training"
-            log.warning(f"{what}; {len(x) - len(good)} of {len(x)} rows are left as they are")
+        good = possible.flatten(1).all(1).nonzero()[:, 0]
+        for row, column, *_ in (~possible).nonzero().tolist()[:1]:
+            name = run.names[column] if x.ndim == 2 else column
+            what = f"{kind.noun[:-1]} {row + 1}: {kind.axis[:-1]} {name} cannot be that, to judge by training"
+            log.warning(f"{what}; {len(x) - len(good)} of {len(x)} {kind.noun} are left as they are")
 
     def rows() -> Iterable[Tensor]:
         for part, filled in run.impute(x[good], n, seed=seed):
             draws[:, good[part]] = filled
             yield from part
 
-    for _ in bar(rows(), f"{len(x)} rows", total=len(good), delay=1, leave=False):
+    for _ in bar(rows(), f"{len(x)} {kind.noun}", total=len(good), delay=1, leave=False):
         pass
     return draws
 

@@ -168,13 +168,33 @@ def matched(run: "Run", measure: Measurement, y: Any, noise_std: Any, solver_ste
             bent = "; ".join(units.describe(run.names))
             raise ValueError(f"the measurement is not linear in {bent}; run.impute fills in")
     shift, scale = zero + units.shift.to(zero), zero + units.scale.to(zero)
-    target, noise = (torch.as_tensor(value, dtype=zero.dtype, device=run.device) for value in (y, noise_std))
+    numbers = {"y": y, "noise_std": noise_std}
+    target, noise = (real(name, value).to(zero) for name, value in numbers.items())
     observation = Observation.of(measure, target, noise, shift, scale)
+    check_precision(observation, zero, run.recipe.sampling.sigma_max)
     # Twice the usual levels, unguided: the posterior's score is rougher than the prior's, and must be a score.
     sampling = run.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0)
     sampling = sampling.but(levels=2 * sampling.spec.suited(sampling.sigma_max, sampling.sigma_min))
     sampler = "twisted" if zero.numel() <= SMALL else "dpmpp-sde"
     return given(run, MomentMatching(run.score, observation, solver_steps), replace(sampling, sampler=sampler))
+
+
+def real(name: str, value: Any) -> Tensor:
+    """A user's numbers.  Raises ValueError for complex ones."""
+    numbers = torch.as_tensor(value)
+    if numbers.is_complex():
+        raise ValueError(f"{name} holds complex numbers; real ones are needed")
+    return numbers
+
+
+def check_precision(observation: Observation, zero: Float[Tensor, "*d"], sigma_max: float) -> None:
+    """Raises ValueError for noise that single precision cannot tell from none, and for what no example is near to."""
+    z = torch.randn(64, *zero.shape, generator=torch.Generator().manual_seed(0), device="cpu").to(zero)
+    widest = sigma_max * observation.measure(z).abs().amax(0)
+    if bool((observation.noise_std < 1e-7 * widest).any()):
+        raise ValueError("noise_std is too small for single precision; at least a ten-millionth of sigma_max is needed")
+    if bool((observation.y.abs() > 1e6 * widest.max()).any()):
+        raise ValueError("y is more than a million times farther away than sigma_max; is it in the units of the data?")
 
 
 def replaced(run: "Run", known: Any, y: Any) -> "Run":
@@ -226,48 +246,78 @@ def crowd_of(
     return run.given.crowd(n, particles, alike=alike, numbers=math.prod(run.recipe.shape))
 
 
-def numbers_of(run: "Run", rows: Any) -> Float64[Tensor, "b d"]:
+def numbers_of(run: "Run", rows: Any) -> Float64[Tensor, "b *d"]:
     """A user's rows as the run's numbers: a DataFrame's by the names of its columns, an array's by their places.
 
-    Raises ValueError for other columns.
+    Signals of one channel may come without it.  Raises ValueError for other columns, or signals of another shape.
     """
+    shape = run.recipe.shape
     if hasattr(rows, "columns"):
         return torch.from_numpy(table_of(rows).matched(run.names, run.recipe.categories).rows).double()
     if isinstance(rows, Tensor):
-        rows = rows.detach().cpu().double()
+        rows = real("rows", rows).detach().cpu().double()
     if np.ma.isMaskedArray(rows):
         rows = np.ma.filled(rows.astype(float), np.nan)
+    if len(shape) > 1:
+        x = real("x", rows).double()
+        x = x[:, None] if x.shape[1:] == shape[1:] and shape[0] == 1 else x
+        if x.shape[1:] != shape:
+            raise ValueError(f"x has shape {tuple(x.shape)}; (b, {', '.join(map(str, shape))}) is needed")
+        return x
     x = torch.from_numpy(table_of(rows).rows).double()
     if x.shape[1] != len(run.names):
         raise ValueError(f"rows has {x.shape[1]} columns; the run has {len(run.names)}: {', '.join(run.names)}")
     return x
 
 
+def descent(run: "Run", *, crowded: bool) -> Sampling:
+    """How imputations are drawn: by particles from half of σ_max down, or by moment matching."""
+    sampling = run.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0)
+    if not crowded:
+        return sampling.but(levels=2 * sampling.spec.suited(sampling.sigma_max, sampling.sigma_min))
+    sampling = sampling.but(levels=IMPUTATION_LEVELS)
+    lower = replace(sampling, sigma_max=sampling.sigma_max / 2).ladder()
+    return replace(sampling, sampler="twisted", levels=tuple(lower.tolist()))
+
+
+def check_numbers(run: "Run", units: Units, x: Float[Tensor, "b *d"]) -> None:
+    """Raises ValueError for numbers that the run's data cannot have, to judge by training; NaN may be a blank."""
+    if x.ndim == 2:
+        units.check(x, run.names)
+        return
+    for example, channel, *_ in (~units.possible(x)).nonzero()[:1].tolist():
+        raise ValueError(f"example {example + 1} has a number in channel {channel} that training has seen no like of")
+
+
 def impute(
     run: "Run", rows: Any, n: int, generator: torch.Generator
-) -> Iterator[tuple[Int64[Tensor, "b"], Float64[Tensor, "n b d"]]]:
-    """The parts of ``Run.impute``: rows with the same blanks, some at a time, by particles down from half of σ_max."""
+) -> Iterator[tuple[Int64[Tensor, "b"], Float64[Tensor, "n b *d"]]]:
+    """The parts of ``Run.impute``: examples with the same blanks, some at a time.
+
+    Rows by particles down from half of σ_max; signals, of which these would take a backward pass for every known
+    number at each level, by moment matching alone.
+    """
     units = run.units or Units(torch.zeros(run.recipe.shape), torch.ones(run.recipe.shape))
     x = numbers_of(run, rows)
-    units.check(x, run.names)
-    size = max(n, FEWEST)
-    sampling = run.recipe.sampling.but(sampler="dpmpp-sde", levels=IMPUTATION_LEVELS, guidance=1.0)
-    lower = replace(sampling, sigma_max=sampling.sigma_max / 2).ladder()
-    sampling = replace(sampling, sampler="twisted", levels=tuple(lower.tolist()))
+    check_numbers(run, units, x)
+    crowded = x.ndim == 2
+    size = max(n, FEWEST) if crowded else n
+    sampling = descent(run, crowded=crowded)
     z = units.standardise(x, generator).float()
     blanks, pattern = torch.unique(x.isnan(), dim=0, return_inverse=True)
     for number, blank in enumerate(blanks):
         for part in torch.split((pattern == number).nonzero()[:, 0], max(1, PARTICLES // size)):
-            draws = x[part].repeat(n, 1, 1)
+            draws = x[part].repeat(n, *[1] * x.ndim)
             if bool(blank.all()):
                 draws = run.sample(n * len(part), seed=generator).to(draws).view_as(draws)
             elif bool(blank.any()):
-                y = z[part][:, ~blank].to(run.device)
+                y = z[part][:, ~blank].to(run.device).repeat_interleave(1 if crowded else n, 0)
                 seen = Observation(problems.masked(~blank), y, 2 * sampling.sigma_min)
                 answers = given(run, MomentMatching(run.score, seen), sampling)
-                how: dict[str, Any] = {"particles": size, "batch_size": size * len(part), "seed": generator}
+                how: dict[str, Any] = {"particles": size if crowded else 1, "seed": generator}
+                how["batch_size"] = min(PARTICLES, size * len(part))
                 with quieter(logging.ERROR):  # of parts, of which each would say that samples disagree
                     drawn = answers.sample(n * len(part), **how)
-                drawn = drawn.cpu().view(len(part), n, -1).transpose(0, 1)
+                drawn = drawn.cpu().view(len(part), n, *blank.shape).transpose(0, 1)
                 draws = torch.where(blank, drawn.to(draws), draws)
             yield part, draws

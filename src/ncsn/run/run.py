@@ -4,6 +4,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import index
@@ -199,7 +200,7 @@ class Run:
         """
         if n != int(n) or n < 1 or batch_size < 1:
             raise ValueError(f"n is {n}, batch_size is {batch_size}; both must be whole numbers, at least 1")
-        if start is not None and len(start) != n:
+        if start is not None and len(posterior.real("start", start)) != n:
             raise ValueError(f"start has {len(start)} examples for {n} samples; one for each is needed")
         generator = generator_of(seed, self.device)
         labels = self.labels(label, n, generator)
@@ -247,7 +248,7 @@ class Run:
         ``how``: as for ``steps``; ``label`` is one class for all, or any or none.
         Raises ValueError as ``steps``.
         """
-        for number in range(first, -(-n // self.block), every):
+        for number in range(first, -(-whole("n", n, 1) // self.block), every):
             yield self.steps(min(self.block, n - number * self.block), seed=block_seed(seed, number), **how)
 
     @property
@@ -307,23 +308,22 @@ class Run:
 
     def impute(
         self, rows: Any, n: int = 20, *, seed: int | torch.Generator = 0
-    ) -> Iterator[tuple[Int64[Tensor, "b"], Float64[Tensor, "n b d"]]]:
-        """Rows of a table with their blanks filled in: ``n`` draws of the posterior given what is known, in parts.
+    ) -> Iterator[tuple[Int64[Tensor, "b"], Float64[Tensor, "n b *d"]]]:
+        """Rows of a table, or signals, with blanks filled in: ``n`` draws given what is known, in parts.
 
-        Rows with the same blanks are drawn together; each part is their numbers and their draws, in the units of the
+        Those with the same blanks are drawn together; each part is their numbers and their draws, in the units of the
         data.  What is known is taken for exact, and stays as it is.  The draws of a row are particles that compete, at
-        least 20 (``ncsn.problems.particles``).
+        least 100 (``ncsn.problems.particles``).  Signals are filled in by moment matching, which is
+        approximate where several answers compete.
 
-        ``rows``: a DataFrame, whose columns are known by their names, or (b, d); NaN is a blank.
+        ``rows``: a DataFrame, whose columns are known by their names, or (b, *d); NaN is a blank.
         ``n``: how many draws of each row, at least 1.
         ``seed``: a number, or a generator on the run's device, which goes on.
-        Raises ValueError for rows of other columns, or with numbers that these cannot take.
+        Raises ValueError for rows of other columns, or with numbers that these cannot take, and for images.
         """
-        if len(self.recipe.shape) != 1:
-            raise ValueError(f"the run makes examples of shape {self.recipe.shape}, no rows; run.posterior fills in")
-        if n < 1:
-            raise ValueError(f"n is {n}; at least one draw of each row is needed")
-        return posterior.impute(self, rows, n, generator_of(seed, self.device))
+        if self.recipe.kind.noun == "images":
+            raise ValueError("the run makes images; run.posterior fills in")
+        return posterior.impute(self, rows, whole("n", n, 1), generator_of(seed, self.device))
 
     def replacement(self, known: Bool[Tensor, "*d"] | np.ndarray, y: Numbers) -> "Run":
         """The run that fills in what is not ``known`` of ``y``, as the paper does; by annealed Langevin dynamics.
@@ -371,14 +371,16 @@ class Run:
         Raises ValueError for the posterior of a run, whose density is not known, and for x of another shape.
         """
         self.refuse_posterior("asked for densities, which are not known")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; at least 1 is needed")
-        x = x if isinstance(x, Tensor) else torch.as_tensor(x, device="cpu")
+        batch_size, x = whole("batch_size", batch_size, 1), posterior.real("x", x)
         if tuple(x.shape[1:]) != self.recipe.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; (b, {', '.join(map(str, self.recipe.shape))}) is needed")
+        for row in (~x.flatten(1).isfinite().all(1)).nonzero()[:1, 0].tolist():
+            raise ValueError(
+                f"x has a number that is not finite (example {row + 1}); only whole examples have a density"
+            )
         score, sampling, volume = self.score, self.recipe.sampling, torch.zeros(len(x))
         if self.units is not None:
-            self.units.check(x, self.names)
+            posterior.check_numbers(self, self.units, x)
             x, volume = self.units.standardise(x), self.units.log_volume(x)
         x = moved(x, self.device)
         if isinstance(score, ScoreModel):
@@ -446,7 +448,15 @@ def block_seed(seed: int, number: int) -> int:
 
 def generator_of(seed: int | torch.Generator, device: torch.device) -> torch.Generator:
     """The generator of a seed on a device; or the one that is given."""
-    return seed if isinstance(seed, torch.Generator) else torch.Generator(device).manual_seed(index(seed))
+    return seed if isinstance(seed, torch.Generator) else torch.Generator(device).manual_seed(whole("seed", seed, 0))
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """A user's whole number.  Raises ValueError for anything else, and for less than ``least``."""
+    with suppress(TypeError):
+        if index(value) >= least:
+            return index(value)
+    raise ValueError(f"{name} is {value}; a whole number of at least {least} is needed")
 
 
 @torch.inference_mode(False)
