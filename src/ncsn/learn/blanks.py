@@ -20,7 +20,7 @@ from ncsn.training import Budget, Progress, State
 # Of a training: blanks are drawn anew between them.  Of a Gaussian with correlation .9 and 40 % of a column blank,
 # samples correlate by .84 after 4 rounds, .88 after 8, and .90 after 16.
 ROUNDS = 12
-CANDIDATES = 20  # particles for each row whose blanks are drawn
+CANDIDATES = 8  # particles for each row whose blanks are drawn: more rows in time are worth more
 SHARE = 0.02  # of the minutes: what drawing takes at most, each time
 
 
