@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from torch import Tensor
 
@@ -99,6 +100,41 @@ def test_loss_curves_show_every_row() -> None:
     assert right.lines[0].get_ydata().tolist() == [3, 1.5, 0.75]
     assert [line.get_label() for line in right.lines] == ["low", "high"]
     assert all(line.get_xdata().tolist() == [1, 2, 4] for line in (*left.lines, *right.lines))
+
+
+def test_columns_have_one_axis_in_all_panels_and_pairs_lie_along_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    real, samples = (shift + np.array([1, 10, 1e5]) * rng.random((30, 3)) for shift in (0.0, 0.2))
+    names = ["a $", "b", "as long as a name can be, and one more line that nobody reads"]
+    figure: Any = plots.columns(real, samples, names, tmp_path / "x.png")
+    panels = np.array(figure.axes, dtype=object).reshape(3, 3)
+    ends = np.quantile(real, [0.005, 0.995], axis=0).T
+    for (i, j), axes in np.ndenumerate(panels):
+        for (low, high), column in ((axes.get_xlim(), j), (axes.get_ylim(), i)):
+            span = np.ptp(ends[column])
+            np.testing.assert_allclose([low, high], ends[column] + [-0.05 * span, 0.05 * span])
+        numbers = [[tick.label1.get_visible() for tick in axis.get_major_ticks()] for axis in (axes.xaxis, axes.yaxis)]
+        assert [all(numbers[0]), any(numbers[0])] == [i == 2] * 2, "numbers at the bottom alone"
+        assert [all(numbers[1]), any(numbers[1])] == [j == 0] * 2, "and on the left"
+        assert (axes.get_title()[:3], axes.get_ylabel()[:3]) == (names[j][:3] * (i == 0), names[i][:3] * (j == 0))
+        if i == j:
+            drawn = [patch.get_data() for patch in axes.patches]
+            for (values, edges, base), rows in zip(drawn, (real, samples), strict=True):
+                heights = np.histogram(rows[:, i], edges)[0]
+                np.testing.assert_allclose((values - base) / (values - base).sum(), heights / heights.sum())
+            assert max(values.max() for values, *_ in drawn) < axes.get_ylim()[1]
+        else:
+            assert np.array_equal(axes.collections[0].get_offsets(), (samples if j > i else real)[:, [j, i]])
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    width, height = canvas.get_width_height()
+    texts = [text for axes in figure.axes for text in (axes.title, axes.yaxis.label)] + list(figure.texts)
+    for text in texts:
+        box = text.get_window_extent(canvas.get_renderer())
+        assert box.x0 > -1, text
+        assert box.y0 > -1, text
+        assert box.x1 < width + 1, text
+        assert box.y1 < height + 1, text
 
 
 def test_pairs_are_above_each_other() -> None:

@@ -40,21 +40,6 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_pair_of_columns_is_drawn_along_its_axes() -> None:
-    rng = np.random.default_rng(0)
-    real, samples = (shift + np.array([1, 10, 100]) * rng.random((30, 3)) for shift in (0.0, 0.2))
-    panels = np.array(ncsn.plots.columns(real, samples, ["a", "b", "c"]).axes, dtype=object).reshape(3, 3)
-    ends = np.quantile(real, [0.005, 0.995], axis=0).T
-    for (i, j), axes in np.ndenumerate(panels):
-        np.testing.assert_allclose(axes.get_xlim(), ends[j])
-        if i == j:
-            assert axes.get_title() == "abc"[i]
-            continue
-        rows = samples if j > i else real
-        assert np.array_equal(axes.collections[0].get_offsets(), rows[:, [j, i]])
-        np.testing.assert_allclose(axes.get_ylim(), ends[i])
-
-
 def test_what_a_step_says_holds_no_graph() -> None:
     """Whoever keeps the losses of all steps would keep all their activations."""
     g = torch.Generator().manual_seed(0)

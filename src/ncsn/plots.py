@@ -1,5 +1,6 @@
 """Every figure and animation; the only room that knows matplotlib, which the first figure loads."""
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -300,22 +301,38 @@ def columns(
 
     ``real``: rows of the table.  ``samples``: rows of a run.  ``names``: what their columns are called.
     ``path``: where the figure is written as well, in the format of the suffix.
-    Axes reach from the 0.5th to the 99.5th percentile of the real rows.
+    A column has one axis in all panels.  It reaches from the 0.5th to the 99.5th percentile of the real rows, and a
+    twentieth farther.
     """
+    from matplotlib.ticker import MaxNLocator
+
     d = min(6, len(names))
-    figure = _blank(1.7 * d, 1.7 * d)
-    ends = np.quantile(real, [0.005, 0.995], axis=0).T
+    figure = _blank(1.7 * d + 0.8, 1.7 * d + 0.8)
+    low, high = np.quantile(real[:, :d], [0.005, 0.995], axis=0)
+    margin = 0.05 * np.where(high > low, high - low, 1)
+    ends = np.stack([low - margin, high + margin], 1)
+    labels = ["\n".join(textwrap.wrap(one_line(name), 22, max_lines=2, placeholder=" …")) for name in names[:d]]
     for (i, j), axes in np.ndenumerate(figure.subplots(d, d, squeeze=False)):
-        axes.set(xlim=ends[j], xticks=[], yticks=[])
+        axes.set(xlim=ends[j], ylim=ends[i])
+        axes.tick_params(labelsize=7.5, labelbottom=i == d - 1, labelleft=j == 0)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+            axis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+        if i == 0:
+            axes.set_title(labels[j], parse_math=False)  # "price $" is no formula
+        if j == 0:
+            axes.set_ylabel(labels[i], parse_math=False)
         if i == j:
-            axes.set_title(one_line(names[j]), parse_math=False)  # "price $" is no formula
-            axes.hist(real[:, j], 40, range=ends[j], density=True, color=QUIET)
-            axes.hist(samples[:, j], 40, range=ends[j], density=True, color=POINTS, histtype="step")
+            heights = [np.histogram(rows[:, i], 40, range=ends[i], density=True) for rows in (real, samples)]
+            # As high as the panel, whose numbers are the column's.
+            scale = 0.95 * np.ptp(ends[i]) / max(1e-300, *(height.max() for height, _ in heights))
+            for (height, edges), colour, fill in zip(heights, (QUIET, POINTS), (True, False), strict=True):
+                axes.stairs(ends[i, 0] + scale * height, edges, baseline=ends[i, 0], color=colour, fill=fill)
         else:
             rows, colour = (samples, POINTS) if j > i else (real, QUIET)
             axes.scatter(*rows[:, [j, i]].T, s=3, alpha=0.6, linewidths=0, color=colour)
-            axes.set_ylim(ends[i])
-    figure.supxlabel("below the diagonal real rows (grey), above it samples (red); on it both", fontsize=8)
+    line = "below the diagonal real rows (grey), above it samples (red); on it both"
+    figure.supxlabel(textwrap.fill(line, 26 * d), fontsize=8)
     return _finish(figure, path)
 
 

@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -40,13 +40,14 @@ from ncsn.data.sources import (
     short_name,
 )
 from ncsn.data.tables import SHEETS, Table, arrays, read_table, table_of
-from ncsn.data.units import BYTES, FAR, Depth, Units, dequantize, reals
+from ncsn.data.units import BYTES, FAR, Depth, Units, dequantize, longer, reals
 from ncsn.machine.messages import bar, log
 from ncsn.objectives import Batch
 from ncsn.validation import NetworkName, one_line
 
 IMAGE_KEYS = {"", "x", "image", "images", "img", "imgs", "signals", "data", "samples", "arr_0"}
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
+SINGLE = ("shift", "scale", "log", "cells", "decimals")  # of units: one number a column
 LABEL_KEYS = {"y", "label", "labels", "target", "targets"}
 
 
@@ -157,6 +158,7 @@ class Dataset:
     ``units``: what signals and rows are to the user.  ``columns``: what a table's are called.
     ``categories``, ``dates``: what numbers in them stand for, as ``Recipe`` has it.
     ``sha256``: of the numbers in the user's units, if there are others; in hexadecimal.
+    ``blanks``: where ``train`` has random known numbers of the same column in the place of blanks, (n, d).
     """
 
     train: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n *d"]
@@ -172,6 +174,7 @@ class Dataset:
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dates: tuple[str, ...] = ()
     sha256: str = ""
+    blanks: Bool[Tensor, "n d"] | None = None
 
     @property
     def n(self) -> int:
@@ -515,20 +518,32 @@ def signals_of(name: str, found: Arrays) -> Dataset:
 
 
 def rows_of(name: str, table: Table) -> Dataset:
-    """The rows of a table, by this name; a tenth of them is for validation, and a tenth for testing."""
-    table = table.complete
+    """The rows of a table, by this name; a tenth of them is for validation, and a tenth for testing.
+
+    Rows without blanks are held out first, at most half of them as long as that leaves ten for each part.
+    """
+    table = table.learnable
     tenth, generator = len(table.rows) // 10, torch.Generator().manual_seed(0)
     order = torch.randperm(len(table.rows), generator=generator)
+    if (missing := np.isnan(table.rows).sum(1)).any():
+        tenth = min(tenth, max(int((missing == 0).sum()) // 4, 10))
+        order = order[torch.from_numpy(missing)[order].argsort(stable=True)]
+        if (filled := int((missing[order[: 2 * tenth]] > 0).sum())) or tenth < 25:
+            at_random = f", {filled} with blanks, filled at random" if filled else ""
+            log.warning(f"{tenth} rows each are for validation and test{at_random}: losses say little")
     parts = torch.split(order, [tenth, tenth, len(order) - 2 * tenth])
     table = table.varied(parts[-1].numpy()).sorted_by(parts[-1].numpy())
     rows = torch.from_numpy(table.rows)
     categories = [i for i, column in enumerate(table.names) if column in table.categories]
-    units = Units.of(rows[parts[-1]], categories)
+    units, blanks = units_of(rows[parts[-1]], categories), rows.isnan()
     # Single values lie anywhere in their cells.
     z = torch.cat([units.standardise(part, generator).float() for part in torch.split(rows, 2**16)])
-    if far := int((~(z.abs() <= FAR)).sum()):
+    if far := int((~(z.abs() <= FAR) & ~blanks).sum()):
         log.warning(f"{far} held-out numbers are unlike all to learn from, and count as {FAR:g} deviations away")
         z = z.nan_to_num(nan=-FAR).clamp(-FAR, FAR)
+    for i in blanks.any(0).nonzero()[:, 0]:
+        known = z[parts[-1], i][~blanks[parts[-1], i]]
+        z[blanks[:, i], i] = known[torch.randint(len(known), (int(blanks[:, i].sum()),), generator=generator)]
     validation, test, train = (z[part] for part in parts)
     digest = digest_of([np.array(table.names).view(np.uint8), table.rows])
     return Dataset(
@@ -542,6 +557,25 @@ def rows_of(name: str, table: Table) -> Dataset:
         categories=table.categories,
         dates=table.dates,
         sha256=digest,
+        blanks=blanks[parts[-1]] if blanks[parts[-1]].any() else None,
+    )
+
+
+def units_of(rows: Float[Tensor, "n d"], categories: Sequence[int]) -> Units:
+    """The units of columns, each by its known cells."""
+    if not rows.isnan().any():
+        return Units.of(rows, categories)
+    known = [column[~column.isnan()][:, None] for column in rows.T]
+    parts = [Units.of(column, [0] if i in categories else []) for i, column in enumerate(known)]
+    values = [part.values for part in parts]
+    straight = torch.tensor([[[-1.0, 1.0]]] * 2, dtype=torch.float64)
+    knots = [part.knots if part.knots.numel() else straight for part in parts]
+    each = {name: torch.cat([getattr(part, name).expand(1) for part in parts]) for name in SINGLE}
+    return Units(
+        **each,
+        values=torch.cat([longer(v, max(v.shape[1] for v in values), 0) for v in values]),
+        knots=torch.cat([longer(k, max(k.shape[2] for k in knots), 1) for k in knots], 1),
+        bounds=torch.cat([part.bounds for part in parts], 1),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int, Shaped
+from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from ncsn.data.sources import DELIMITERS
 from ncsn.data.units import steady
@@ -20,6 +20,7 @@ from ncsn.validation import one_line
 SHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 BLANKS = ("", "?", "-", "--", ".", "None", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NULL!")
 CODES = (-9, -99, -999, -9999, -99999, 999, 9999, 99999)  # what is written for a number that is not known
+SCARCE = 0.9  # of the rows: a column with more blanks says too little
 RARE, MOST = 5, 50  # rows that a category needs; categories that a column may have
 OTHER, BOOLEANS = "other", ("False", "True")
 
@@ -62,8 +63,8 @@ class Table:
         return replace(self.only(np.array([name not in others for name in self.names])), categories={})
 
     @property
-    def complete(self) -> "Table":
-        """What can be learned from: rows without blanks, of columns that vary; prints what is left out.
+    def learnable(self) -> "Table":
+        """What can be learned from: rows that are not all blank, of columns that vary; prints what is left out.
 
         Categories that fewer than five rows have become one.  Raises ValueError if nothing is left.
         """
@@ -71,29 +72,37 @@ class Table:
         for line in table.doubts():
             log.warning(line)
         blank = np.isnan(table.rows)
-        blank = blank[:, ~blank.all(0)]
-        whole = ~blank.any(1)
-        if whole.sum() < len(whole):
-            names = np.array(table.names, dtype=object)[~np.isnan(table.rows).all(0)]
-            alone = [int((~np.delete(blank, i, 1).any(1)).sum()) for i in range(blank.shape[1])]
-            cost = f"without column {names[np.argmax(alone)]}, {len(whole) - max(alone):,} would be"
-            log.warning(f"{(~whole).sum():,} of {len(whole):,} rows have blanks, and are left out; {cost}")
-        if whole.sum() < 10:
-            raise ValueError(
-                f"{whole.sum()} of {len(whole)} examples have no blanks; at least 10 are needed, better 1,000"
+        empty, scarce = blank.all(0), blank.mean(0) > SCARCE
+        if (scarce & ~empty).any():
+            names = ", ".join(np.array(table.names, dtype=object)[scarce & ~empty])
+            log.warning(f"columns that are blank in more than {SCARCE:.0%} of the rows are left out: {names}")
+        if empty.any():
+            log.warning(f"columns without a value are left out: {', '.join(np.array(table.names, object)[empty])}")
+        known = ~blank[:, ~scarce].all(1)
+        if known.any() and not known.all():
+            log.warning(f"{(~known).sum():,} of {len(known):,} rows are blank, and are left out")
+        table = replace(table.only(~scarce), rows=table.rows[known][:, ~scarce]).varied()
+        if len(table.rows) < 10:
+            raise ValueError(f"there are {len(table.rows)} examples; at least 10 are needed, better 1,000")
+        blank = np.isnan(table.rows)
+        if rows := blank.any(1).sum():
+            most = blank.sum(0).argmax()
+            facts = (
+                f"{rows:,} of {len(blank):,} rows have blanks, most in {table.names[most]} ({blank[:, most].sum():,})"
             )
-        return replace(table, rows=table.rows[whole]).varied()
+            # Rubin's missing at random, which no table can say of itself.
+            caveat = "this misleads where a number is blank because of what it is"
+            log.warning(f"{facts}: training fills these in as it goes, by what is known of a row; {caveat}")
+        return table
 
     def varied(self, part: Int[np.ndarray, "m"] | slice = slice(None)) -> "Table":
         """The columns that vary in a ``part`` of the rows, in two of them or more; prints the others.
 
         Raises ValueError if there are none.
         """
-        rows = self.rows[part]
-        alone = np.minimum((rows > rows.min(0)).sum(0), (rows < rows.max(0)).sum(0)) < 2
-        varied = ~alone & ~steady(torch.from_numpy(rows)).numpy()
+        varied = np.array([varies(column[~np.isnan(column)]) for column in self.rows[part].T], bool)
         if not varied.any():
-            raise ValueError(f"no column of numbers varies in the {len(rows):,} rows without blanks; one must")
+            raise ValueError(f"no column of numbers varies in the {len(self.rows[part]):,} rows; one must")
         if not varied.all():
             names = np.array(self.names, dtype=object)[~varied]
             log.warning(f"columns that do not vary, but in one row to learn from, are left out: {', '.join(names)}")
@@ -159,17 +168,21 @@ class Table:
             if name in self.categories:
                 columns += [column == code for code in range(len(self.categories[name]))]
             else:
-                columns.append(np.argsort(np.argsort(column, kind="stable"), kind="stable"))
+                ranks = np.argsort(np.argsort(column, kind="stable"), kind="stable").astype(float)
+                blank = np.isnan(column)  # ranks beyond the others
+                ranks[blank] = (len(column) - blank.sum() - 1) / 2
+                columns.append(ranks)
         x = np.stack(columns, 1).astype(float)
         x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-9)
         first = np.linalg.eigh(x.T @ x)[1][:, -1]
         score = x @ (first * np.sign(first[np.argmax(abs(first))]))
         for name in chosen:
             place, values = self.names.index(name), self.categories[name]
-            codes = seen[:, place].astype(int)
-            means = np.bincount(codes, score, len(values)) / np.maximum(np.bincount(codes, minlength=len(values)), 1)
-            order = np.argsort(means, kind="stable")
-            rows[:, place] = np.argsort(order)[rows[:, place].astype(int)]
+            known, everywhere = ~np.isnan(seen[:, place]), ~np.isnan(rows[:, place])
+            codes = seen[known, place].astype(int)
+            counts = np.bincount(codes, minlength=len(values))
+            order = np.argsort(np.bincount(codes, score[known], len(values)) / np.maximum(counts, 1), kind="stable")
+            rows[everywhere, place] = np.argsort(order)[rows[everywhere, place].astype(int)]
             categories[name] = tuple(values[i] for i in order)
         return replace(self, rows=rows, categories=categories)
 
@@ -194,6 +207,13 @@ class Table:
             texts = [own[int(cell)] if own else f"{cell:g}" for cell in column[~blank]]
             column[~blank] = [number.get(text, unseen) for text in texts]
         return Table(tuple(names), rows, known, tuple(name for name in self.dates if name in names))
+
+
+def varies(column: Float[np.ndarray, "m"]) -> bool:
+    """Whether numbers have a density: two of them or more differ from the others by more than rounding."""
+    if len(column) < 3 or min((column > column.min()).sum(), (column < column.max()).sum()) < 2:
+        return False
+    return not bool(steady(torch.from_numpy(column)[:, None]).any())
 
 
 def regular(path: Path) -> None:

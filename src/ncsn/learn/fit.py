@@ -22,6 +22,7 @@ from ncsn.distributions import Empirical
 from ncsn.evaluation import metrics
 from ncsn.evaluation.features import Features
 from ncsn.learn import guidance, rules
+from ncsn.learn.blanks import filled
 from ncsn.learn.record import BANDS, Record, left, verdict
 from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings
 from ncsn.machine import hardware
@@ -66,9 +67,9 @@ def fit(
     so samples, log densities and posteriors are in the units of the data.  Images have their classes, a guide, and the
     guidance that the held-out images choose.
 
-    ``data``: points (n, d) or a DataFrame, of which rows with blanks and columns that do not vary are left out; or
-    images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor, an array or a list; or a data
-    set, as ``load_dataset`` returns it.
+    ``data``: points (n, d) or a DataFrame: training fills in their blanks as it goes, and columns that do not vary are
+    left out; or images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor, an array or a
+    list; or a data set, as ``load_dataset`` returns it.
     ``minutes``: how long to train, samples and pictures included; one minute by default, with ``settings`` theirs.
     ``steps``: how many steps to train instead.
     ``labels``: the class of each image, a number or a name: better samples, and ``run.sample(label=...)``; a data set
@@ -200,6 +201,8 @@ class Lesson:
     def examples(self) -> Shaped[Tensor, "n *d"]:
         """What is learned from; where it would take much of the device's memory, it stays where it is."""
         train = self.dataset.train
+        if self.dataset.blanks is not None:  # which change
+            return train.to(self.device, copy=True)
         return train.to(self.device) if train.nbytes <= hardware.memory_of(self.device) // 4 else train
 
     @cached_property
@@ -227,8 +230,8 @@ class Lesson:
         optimizers = muon_and_adam(model, **rates, products=self.products)
         return State(model, optimizers, generator=self.generator, seed=self.settings.seed)
 
-    def progress(self, state: State, budget: Budget) -> Iterator[Progress]:
-        """The training of a state."""
+    def progress(self, state: State, budget: Budget, run: Run) -> Iterator[Progress]:
+        """The training of a state; ``run``: what it is to become."""
         settings, labels = self.settings, self.labels[0] if state.model.num_classes else None
         how: dict[str, Any] = {"flip": settings.flip, "generator": self.generator}
         if self.dataset.shards is None:
@@ -238,6 +241,8 @@ class Lesson:
         loss = training_loss(self.noise, self.objective, generator=self.generator)
         together: dict[str, Any] = {"group": self.record.group, "accumulate": settings.accumulate}
         progress = train(state, drawn, loss, budget=budget, signals=self.record.signals, **together)
+        if (blanks := self.dataset.blanks) is not None:
+            progress = filled(progress, state, run, self.examples, blanks, budget, settings.seed)
         # By steps the number of threads stays, for then the result is the same to the byte.
         return progress if budget.seconds is None else hardware.Threads().beside(progress)
 
@@ -332,12 +337,12 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None) -> N
         log.info(f"nothing is left to train after {state.step:,} steps; a longer --steps or --minutes goes on")
     if guide is not None and run.guide_recipe is not None:
         record.begin(replace(run, recipe=run.guide_recipe), guide, "guide")
-        for _ in record.watch(lesson.progress(guide, guide_budget), guide, part="guide"):
+        for _ in record.watch(lesson.progress(guide, guide_budget, run), guide, part="guide"):
             pass
     kind = lesson.dataset.kind
     held_out = Batch(lesson.dataset.validation.to(lesson.device), lesson.labels[1])
     judge = partial(held_out_losses, state, held_out, lesson.noise, kind.held_out)
-    learn(lesson.progress(state, budget), state, judge, record, rows=kind.reports, slack=kind.slack)
+    learn(lesson.progress(state, budget, run), state, judge, record, rows=kind.reports, slack=kind.slack)
     if record.group.is_main:
         log.info(verdict(state.rows, lesson.dataset.n))
 
