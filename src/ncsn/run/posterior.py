@@ -181,7 +181,7 @@ def matched(run: "Run", measure: Measurement, y: Any, noise_std: Any, solver_ste
 
 def real(name: str, value: Any) -> Tensor:
     """A user's numbers.  Raises ValueError for complex ones."""
-    numbers = torch.as_tensor(value)
+    numbers = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
     if numbers.is_complex():
         raise ValueError(f"{name} holds complex numbers; real ones are needed")
     return numbers
