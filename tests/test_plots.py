@@ -126,7 +126,7 @@ def test_columns_have_one_axis_in_all_panels_and_pairs_lie_along_them(tmp_path: 
         else:
             assert np.array_equal(axes.collections[0].get_offsets(), (samples if j > i else real)[:, [j, i]])
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    canvas.draw()  # type: ignore[no-untyped-call]
     width, height = canvas.get_width_height()
     texts = [text for axes in figure.axes for text in (axes.title, axes.yaxis.label)] + list(figure.texts)
     for text in texts:
