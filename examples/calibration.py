@@ -24,7 +24,7 @@ from torch import Tensor
 import ncsn
 
 MEASUREMENTS, DRAWS = 300, 19
-METHODS = {"moment matching": 1, "particles": None}  # None is the default: 16 for each of many measurements
+METHODS = {"moment matching": 1, "particles": 16}
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "calibration.png"
 
 

@@ -275,7 +275,7 @@ def train(
     ``accumulate``: how many shares of a batch each process learns from, one after the other.
     ``signals``: the numbers of the signals that this process was sent, SIGINT or SIGTERM, as they come.
     Raises NonFiniteLossError when the loss is NaN or infinite on any process: on a CPU before the weights are touched;
-    on a GPU, which is not waited for at every step, after a second or ten steps, before a checkpoint, and at the end.
+    on a GPU, which is not waited for at every step, after ten steps and a second, before a checkpoint, and at the end.
     Raises PeerError if a process is gone.
 
     >>> g = torch.Generator().manual_seed(0)

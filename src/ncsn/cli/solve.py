@@ -294,6 +294,8 @@ class Impute(RunOptions):
             if name in run.recipe.categories or len(torch.unique(made[~made.isnan()])) <= 2:
                 middle = made.mode(0).values
                 spread, what = (made == middle).double().mean(0), "share"
+            elif name in run.recipe.dates and bool((made[~made.isnan()] % 1 == 0).all()):
+                middle = middle.round()  # whole days
             columns[name] = name, torch.where(hidden, middle, x[:, i])
             if bool(hidden.any()):
                 beside[f"{name} {what}"] = None, spread.where(hidden, torch.nan)

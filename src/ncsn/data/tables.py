@@ -374,7 +374,7 @@ def write_table(
     frame = pandas.DataFrame(rows, columns=[*names]).convert_dtypes()
     for name, values in (categories or {}).items():
         codes = rows[:, list(names).index(name)]
-        frame[name] = [None if math.isnan(code) else values[int(code)] for code in codes]
+        frame[name] = [values[int(code)] if code >= 0 else None for code in codes]  # NaN, or text not seen
     for name in dates:
         days = pandas.Series(rows[:, list(names).index(name)])
         frame[name] = pandas.to_datetime((days * 86_400).round(), unit="s")

@@ -86,7 +86,7 @@ def fit(
     d, h, w): real numbers, whose location and scale the run remembers for each channel.
     ``settings``: those of ``ncsn train``.  An argument that is given beside them wins.
     ``record``: a folder that keeps the training, see ``Record``; by default nothing is written.
-    ``quiet``: print nothing, and show no progress; ``logging.getLogger("ncsn")`` does so for all of the package.
+    ``quiet``: print nothing, and show no progress bar; ``logging.getLogger("ncsn")`` does so for all of the package.
     Raises ValueError for data that has no density to learn: another shape, fewer than ten examples, a constant column,
     numbers that are not finite; and for two budgets, a sampler that is not known, or labels of a data set.
 

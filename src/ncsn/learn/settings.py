@@ -45,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(Reading):
-    """Learn the score of images with a small U-Net by denoising score matching, and sample it.
+    """Learn the score of images, signals or a table by denoising score matching, and sample it.
 
     What is not given follows from the data, the budget and the machine, by the rules of ``learn.rules``.
 
@@ -53,7 +53,7 @@ class TrainSettings(Reading):
         minutes: How long, sampling and figures included; 10, or 1.5 for a table, if neither this nor --steps is given.
         steps: How many training steps, instead of minutes. The same seed then gives the same bytes on one machine.
         dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz), or a
-            folder of .tar files, which are shards in WebDataset's format.
+            folder of .tar files, which are shards in WebDataset's format; or a table (.csv, .tsv, .parquet).
         flip: Mirror images, left to right, at random. That is twice the data if a mirrored image is as good as another.
         batch_size: Images in a batch. By default 128, or 64 where training sees few images; at most as many as there
             are.

@@ -189,7 +189,7 @@ class Run:
         ``start``: where to begin instead of in noise, (n, *d), in the score's units.
         ``particles``: of a posterior by twisted: how many make up a population, whose weights make the answers right.
         All samples of one measurement share a population, which is never smaller than they are many.  Each of several
-        measurements has its own.  1 is moment matching alone, by dpmpp-sde.  By default 1,000, or 16 for each of
+        measurements has its own.  1 is moment matching alone, by dpmpp-sde.  By default 1,000, or 64 for each of
         several measurements, for examples of up to 64 numbers, fewer where more than 16 are measured; 1 for larger
         examples, for other samplers, and with guidance.
         Raises ValueError for what the run cannot do.
