@@ -79,7 +79,8 @@ class Table:
         if empty.any():
             log.warning(f"columns without a value are left out: {', '.join(np.array(table.names, object)[empty])}")
         known = ~blank[:, ~scarce].all(1)
-        if known.any() and not known.all():
+        known |= not known.any()
+        if not known.all():
             log.warning(f"{(~known).sum():,} of {len(known):,} rows are blank, and are left out")
         table = replace(table.only(~scarce), rows=table.rows[known][:, ~scarce]).varied()
         if len(table.rows) < 10:

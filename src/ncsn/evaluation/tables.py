@@ -151,7 +151,9 @@ def judge_table(run: Run, data: Dataset, samples: Float[Tensor, "m d"]) -> Table
     """
     units, test = run.units, held_out_examples(data, len(samples))
     assert units is not None
-    train = units.restore(data.train.double())
+    # What training has filled in itself is no row to compare with.
+    learned = data.train if data.blanks is None else data.train[~data.blanks.any(1)]
+    train = units.restore(learned.double())
     numbers = judge_rows(train.numpy(), test.numpy(), samples.double().numpy(), units)
     states = run.likelihoods(test[:DENSITIES], batch_size=AT_ONCE, tolerance=TOLERANCE)
     parts = bar(states, "log densities", total=-(-min(len(test), DENSITIES) // AT_ONCE), delay=1, leave=False)

@@ -50,9 +50,7 @@ def filled(
             generator = torch.Generator(run.device).manual_seed(block_seed(seed, now))
             share = draw(replace(run, units=None), x, blanks, generator, SHARE * (budget.seconds or math.inf))
             if share < 1 and not slow:
-                log.info(
-                    f"blanks of {share:.0%} of the rows are drawn anew at a time, as long as {SHARE:.0%} of it last"
-                )
+                log.info(f"the blanks of {share:.0%} of the rows are drawn anew each time; more would be slow")
                 slow = True
             numbers.copy_(x[blanks])
         done = now
