@@ -125,13 +125,8 @@ def test_columns_have_one_axis_in_all_panels_and_pairs_lie_along_them(tmp_path: 
             assert max(values.max() for values, *_ in drawn) < axes.get_ylim()[1]
         else:
             assert np.array_equal(axes.collections[0].get_offsets(), (samples if j > i else real)[:, [j, i]])
-<<<<<<< HEAD
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-=======
     canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
->>>>>>> w44
+    canvas.draw()  # type: ignore[no-untyped-call]
     width, height = canvas.get_width_height()
     texts = [text for axes in figure.axes for text in (axes.title, axes.yaxis.label)] + list(figure.texts)
     for text in texts:
