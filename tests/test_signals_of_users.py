@@ -42,7 +42,8 @@ class Season:
         parts: Tensor = (x.flatten(1).double() @ self.vectors) / (
             self.values + expand(sigma, x.flatten(1)).double() ** 2
         )
-        return (-parts @ self.vectors.T).view_as(x).to(x)
+        score: Tensor = (-parts @ self.vectors.T).view_as(x)
+        return score.to(x)
 
     def signals(self, n: int, seed: int) -> Tensor:
         z = torch.randn(n, LENGTH, generator=torch.Generator().manual_seed(seed)).double()

@@ -48,8 +48,8 @@ def judge_signals(run: Run, data: Dataset, samples: Float[Tensor, "m c *d"]) -> 
     Raises ValueError for too few signals.
     """
     assert data.units is not None
-    held_out_examples(data, len(samples))
+    held = data.units.standardise(held_out_examples(data, len(samples))).float()
     made = data.units.standardise(samples.double()).float()
-    learned, held, made_ = (part.numpy() for part in (data.train, data.test[: len(samples)], made))
     distances = {"log_spectrum": log_spectrum, "autocorrelation": autocorrelation, "classifier": told_apart}
-    return TableEvaluation(n=len(held), numbers=compared(learned, held, made_, distances, "training_signals"))
+    sets = (part.numpy() for part in (data.train, held, made))
+    return TableEvaluation(n=len(held), numbers=compared(*sets, distances, "training_signals"))
