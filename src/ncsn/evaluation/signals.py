@@ -48,8 +48,7 @@ def judge_signals(run: Run, data: Dataset, samples: Float[Tensor, "m c *d"]) -> 
     Raises ValueError for too few signals.
     """
     assert data.units is not None
-    held = data.units.standardise(held_out_examples(data, len(samples))).float()
-    made = data.units.standardise(samples.double()).float()
+    held, made = (data.units.standardise(x).float() for x in (held_out_examples(data, len(samples)), samples.double()))
     distances = {"log_spectrum": log_spectrum, "autocorrelation": autocorrelation, "classifier": told_apart}
-    sets = (part.numpy() for part in (data.train, held, made))
-    return TableEvaluation(n=len(held), numbers=compared(*sets, distances, "training_signals"))
+    numbers = compared(data.train.numpy(), held.numpy(), made.numpy(), distances, "training_signals")
+    return TableEvaluation(n=len(held), numbers=numbers)
