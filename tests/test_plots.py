@@ -126,11 +126,11 @@ def test_columns_have_one_axis_in_all_panels_and_pairs_lie_along_them(tmp_path: 
         else:
             assert np.array_equal(axes.collections[0].get_offsets(), (samples if j > i else real)[:, [j, i]])
     canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
+    canvas.draw()
     width, height = canvas.get_width_height()
     texts = [text for axes in figure.axes for text in (axes.title, axes.yaxis.label)] + list(figure.texts)
     for text in texts:
-        box = text.get_window_extent(canvas.get_renderer())  # type: ignore[no-untyped-call]
+        box = text.get_window_extent(canvas.get_renderer())
         assert box.x0 > -1, text
         assert box.y0 > -1, text
         assert box.x1 < width + 1, text

@@ -377,7 +377,7 @@ def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
     indices = split_of({part or "train": len(stack) for part, (_, stack, _) in stacks.items()})
     parts = {part: items_of(*stacks.get(source) or stacks[None], index) for part, (source, index) in indices.items()}
     grey = any(array.ndim == 3 for array in found.values())
-    notes = ["(n, height, width) as grey images (with --signals as (n, channels, length))"] if grey else []
+    notes = ["axes taken for (n, height, width), with --signals for (n, channels, length)"] if grey else []
     return images_of(name, parts, notes, reading)
 
 

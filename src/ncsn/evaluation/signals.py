@@ -48,8 +48,7 @@ def judge_signals(run: Run, data: Dataset, samples: Float[Tensor, "m c *d"]) -> 
     Raises ValueError for too few signals.
     """
     assert data.units is not None
-    held_out_examples(data, len(samples))
-    made = data.units.standardise(samples.double()).float()
-    learned, held, made_ = (part.numpy() for part in (data.train, data.test[: len(samples)], made))
+    held, made = (data.units.standardise(x).float() for x in (held_out_examples(data, len(samples)), samples.double()))
     distances = {"log_spectrum": log_spectrum, "autocorrelation": autocorrelation, "classifier": told_apart}
-    return TableEvaluation(n=len(held), numbers=compared(learned, held, made_, distances, "training_signals"))
+    numbers = compared(data.train.numpy(), held.numpy(), made.numpy(), distances, "training_signals")
+    return TableEvaluation(n=len(held), numbers=numbers)

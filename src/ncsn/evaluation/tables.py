@@ -131,7 +131,8 @@ class TableEvaluation:
 
     def __str__(self) -> str:
         """The numbers, a line each."""
-        return "\n".join([f"n = {self.n}", *(f"{name:<30}{value:10.4g}" for name, value in self.numbers.items())])
+        width = max(30, *map(len, self.numbers))
+        return "\n".join([f"n = {self.n}", *(f"{name:<{width}}{value:10.4g}" for name, value in self.numbers.items())])
 
 
 def held_out_examples(data: Dataset, n: int) -> Float64[Tensor, "m *d"]:
