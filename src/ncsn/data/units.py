@@ -224,7 +224,7 @@ class Units:
     def restore(self, z: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
         """The model's examples as the user knows them, in double precision if the user's were."""
         v = self.reached(z)
-        v = torch.where(v.isfinite(), v.clamp(*self.bounds), v)
+        v = torch.where(v.isfinite(), v.clamp(*self.bounds), v) + 0.0  # no zero has a sign
         return v.to(z.device, z.dtype if z.device.type == "mps" else torch.promote_types(z.dtype, self.shift.dtype))
 
 
