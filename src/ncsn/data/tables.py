@@ -49,20 +49,6 @@ class Table:
         return replace(self, names=names, rows=self.rows[:, kept], categories=categories, dates=dates)
 
     @property
-    def numbers(self) -> "Table":
-        """The columns of numbers, 0 and 1 for what is false and true; prints the others.
-
-        Raises ValueError if there are none.
-        """
-        texts = [name for name, values in self.categories.items() if values != BOOLEANS]
-        others = [name for name in self.names if name in texts or name in self.dates]
-        if len(others) == len(self.names):
-            raise ValueError(f"there is no column of numbers, but {', '.join(others) or 'none at all'}")
-        if others:
-            log.warning(f"columns of something else than numbers are left out: {', '.join(others)}")
-        return replace(self.only(np.array([name not in others for name in self.names])), categories={})
-
-    @property
     def learnable(self) -> "Table":
         """What can be learned from: rows that are not all blank, of columns that vary; prints what is left out.
 
