@@ -162,7 +162,7 @@ def settle(folder: str) -> None:
     for name in ("training_toy.py", "training_MNIST.py"):
         shutil.copy(ROOT / name, name)
     os.environ["PYTHONPATH"] = str(Path("src").absolute())  # for what tests start
-    sys.path[:0] = [os.environ["PYTHONPATH"], os.getcwd()]
+    sys.path[:0] = [os.environ["PYTHONPATH"], str(Path.cwd())]
 
 
 def run_tests(files: list[str], plugin: object) -> int:

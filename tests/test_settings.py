@@ -12,7 +12,8 @@ from learning import Lessons, pictures, tiny, unlearned
 
 import ncsn
 from ncsn.learn import rules
-from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings, recalled
+from ncsn.learn.rules import recalled
+from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings
 from ncsn.objectives import dsm
 from ncsn.run import plain
 from ncsn.validation import validated

@@ -261,11 +261,18 @@ def test_reading_says_what_columns_probably_are(capsys: Any) -> None:
     frame.loc[90:, "y"] = -999
     frame.loc[5, "x"] = math.nan
     frame["same"], frame["nearly"] = 1.0, 1.0 * (np.arange(100) == 7)
+    frame["run"], frame["run 5"] = range(100), range(5, 105)  # the second is no number of a row
     table = table_of(frame).learnable
     said = capsys.readouterr().err.splitlines()
-    assert table.names == ("x", "y", "gappy") or table.names == ("x", "gappy", "y")
+    assert table.names == ("x", "y", "gappy", "run", "run 5")
     assert len(table.rows) == 100
-    facts = [("number the rows",), ("y", "-999", "10"), ("same", "nearly"), ("71 of 100", "gappy", "(70)")]
+    facts = [
+        ("without a name",),
+        ("y", "-999", "10"),
+        ("column run numbers",),
+        ("same", "nearly"),
+        ("71 of 100", "gappy", "(70)"),
+    ]
     for line, words in zip(said, facts, strict=True):
         assert all(word in line for word in words), (line, words)
 
@@ -329,7 +336,7 @@ def test_categories_and_dates_become_numbers_and_come_back(tmp_path: Path, capsy
         )
         assert {*learned.categories["rank"]} == {"low", "high", "other"}
         assert "id" in said
-        assert "6 values of rank" in said
+        assert "6 rare values of rank" in said
     learned = table_of(frame).learnable.sorted_by()
     assert learned.categories["size"] == ("small", "medium", "large")
     write_table(tmp_path / "back.csv", learned.names, learned.rows, learned.categories, learned.dates)
@@ -337,6 +344,26 @@ def test_categories_and_dates_become_numbers_and_come_back(tmp_path: Path, capsy
     for name in ("town", "member", "size", "joined"):
         assert back[name].tolist() == frame[name].tolist(), name
     assert (back["rank"] == "other").sum() == 6
+
+
+def test_of_many_values_the_most_frequent_are_kept_unless_most_rows_have_others() -> None:
+    counts = np.array([20] * 40 + [9] * 9 + [8] * 20)  # of 69 values
+    some = np.repeat([f"v{i:02}" for i in range(69)], counts)
+    frame = pandas.DataFrame({"x": RNG.standard_normal(len(some)), "some": some})
+    frame["many"] = [f"w{i % 120}" for i in range(len(frame))]
+    learned = table_of(frame).learnable
+    assert {name: set(values) for name, values in learned.categories.items()} == {
+        "some": {f"v{i:02}" for i in range(49)} | {"other"}
+    }
+    others = np.array(learned.categories["some"])[learned.rows[:, 1].astype(int)] == "other"
+    np.testing.assert_array_equal(others, np.isin(some, [f"v{i}" for i in range(49, 69)]))
+
+
+def test_dates_that_are_objects_are_dates() -> None:
+    days = pandas.date_range("2024-01-01", periods=20)
+    table = table_of(pandas.DataFrame({"day": days.date}))
+    assert table.dates == ("day",)
+    np.testing.assert_array_equal(table.rows[:, 0], np.arange(20) + 19723)
 
 
 def test_rows_are_translated_into_the_numbers_that_a_run_has(capsys: Any) -> None:

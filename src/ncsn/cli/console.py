@@ -198,7 +198,7 @@ def bar(states: Iterable[T], description: str, *, total: int | None = None) -> I
     from ncsn.machine import messages
     from ncsn.machine.hardware import Threads
 
-    shown = messages.bar(states, description, total=total, unit="state", delay=1, leave=False)
+    shown = messages.bar(states, description, total=total, unit="state")
     yield from Threads().beside(shown)
 
 

@@ -154,7 +154,6 @@ class Likelihood(RunOptions):
     seed: Seed = 0
 
     def __call__(self) -> None:
-        """Integrate, and print."""
         if not console.is_main():  # under torchrun the leading process does it alone
             return
         import torch

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ncsn.data.units import Depth
     from ncsn.machine.distributed import Group
-    from ncsn.run import Drawn, Run
+    from ncsn.run import Drawn, Recipe, Run
 
 PICTURES = (".png", ".gif")
 MOST = 10_000  # samples in a picture
@@ -47,7 +47,6 @@ class Sample(SamplingOptions, RunOptions):
     overwrite: bool = False
 
     def __call__(self) -> None:
-        """Draw, and write."""
         import ncsn
         from ncsn.cli.kinds import SUFFIXES, VIEWS
         from ncsn.machine import distributed
@@ -85,8 +84,6 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     import torch
 
     from ncsn import __version__, storage
-    from ncsn.data.sources import TABLES
-    from ncsn.data.tables import write_table
     from ncsn.run import cost
 
     usual = next(run.blocks(n, **how))
@@ -113,11 +110,7 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
         group.barrier()
         if not group.is_main:
             return None
-        if out.suffix in TABLES:
-            whole_table = np.concatenate([rows(path) for path in paths]).astype(np.float64)
-            write_table(out, run.names, whole_table, run.recipe.categories, run.recipe.dates)
-        else:
-            join_blocks(paths, n, out)
+        join_blocks(paths, n, out, run.recipe)
         for path in paths:
             path.unlink()
     except Stopped as error:
@@ -147,12 +140,19 @@ def whole(path: Path, shape: tuple[int, ...]) -> bool:
         return False
 
 
-def join_blocks(paths: list[Path], n: int, out: Path) -> None:
-    """The blocks of ``n`` samples become one array, in the memory of one block."""
+def join_blocks(paths: list[Path], n: int, out: Path, recipe: "Recipe") -> None:
+    """The blocks of ``n`` samples become one array, in the memory of one block; or a table, which is held whole."""
+    import numpy as np
     from numpy.lib import format
 
     from ncsn import storage
+    from ncsn.data.sources import TABLES
+    from ncsn.data.tables import write_table
 
+    if out.suffix in TABLES:
+        table = np.concatenate([rows(path) for path in paths]).astype(np.float64)
+        write_table(out, recipe.names, table, recipe.categories, recipe.dates)
+        return
     first = rows(paths[0])
     header = {"descr": first.dtype.str, "fortran_order": False, "shape": (n, *first.shape[1:])}
     file: IO[bytes]

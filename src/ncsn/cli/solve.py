@@ -116,7 +116,6 @@ class Inpaint(Problem):
     method: Literal["posterior", "replacement"] = "posterior"
 
     def known(self, shape: Shape) -> "Tensor":
-        """Which pixels are known."""
         import torch
 
         from ncsn.problems import known_pixels
@@ -139,7 +138,6 @@ class Inpaint(Problem):
         return masked(known), filled
 
     def posterior(self, run: "Run", measure: "Measurement", y: "Tensor") -> "Run":
-        """By either method."""
         if self.method == "posterior":
             return super().posterior(run, measure, y)
         _, shown = self.problem(run.recipe.shape)
@@ -224,7 +222,6 @@ class Impute(RunOptions):
     overwrite: bool = False
 
     def __call__(self) -> None:
-        """Draw, and write."""
         import torch
 
         import ncsn

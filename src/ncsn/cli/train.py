@@ -23,7 +23,6 @@ class Train(TrainSettings):
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PLACE")] = field()
 
     def __call__(self) -> None:
-        """Train, and draw."""
         import ncsn
         from ncsn.cli.kinds import finish
         from ncsn.learn.record import opened

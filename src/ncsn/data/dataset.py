@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from importlib import resources
 from itertools import count, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,14 +40,13 @@ from ncsn.data.sources import (
     short_name,
 )
 from ncsn.data.tables import SHEETS, Table, arrays, read_table, table_of
-from ncsn.data.units import BYTES, FAR, Depth, Units, dequantize, longer, reals
+from ncsn.data.units import BYTES, FAR, Depth, Units, dequantize, reals
 from ncsn.machine.messages import bar, log
 from ncsn.objectives import Batch
 from ncsn.validation import NetworkName, one_line
 
 IMAGE_KEYS = {"", "x", "image", "images", "img", "imgs", "signals", "data", "samples", "arr_0"}
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
-SINGLE = ("shift", "scale", "log", "cells", "decimals")  # of units: one number a column
 LABEL_KEYS = {"y", "label", "labels", "target", "targets"}
 
 
@@ -372,7 +371,7 @@ def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
     if reading.signals:
         return signals_of(name, found)
     if [array.ndim for array in found.values()] == [2]:
-        return rows_of(name, table_of(next(iter(found.values())), name))
+        return rows_of(name, next(iter(found.values())))
     stacks = stacks_in(name, found, images_in)
     indices = split_of({part or "train": len(stack) for part, (_, stack, _) in stacks.items()})
     parts = {part: items_of(*stacks.get(source) or stacks[None], index) for part, (source, index) in indices.items()}
@@ -457,7 +456,7 @@ def decoded_parts(
     broken: list[str] = []
     whole: dict[Split, list[tuple[Item, Picture]]] = {part: [] for part in parts}
     part_of_item = iter([part for part, members in parts.items() for _ in members])
-    for item, one in bar(decoded(items, reading), "images", total=len(items), delay=1):
+    for item, one in bar(decoded(items, reading), "images", total=len(items)):
         part = next(part_of_item)
         if isinstance(one, Picture):
             whole[part].append((item, one))
@@ -517,25 +516,16 @@ def signals_of(name: str, found: Arrays) -> Dataset:
     return Dataset(train, validation, test, labels, short_name(name), units=units, sha256=digest_of(arrays))
 
 
-def rows_of(name: str, table: Table) -> Dataset:
-    """The rows of a table, by this name; a tenth of them is for validation, and a tenth for testing.
+def rows_of(name: str, data: Table | Any) -> Dataset:
+    """The rows of a table, a DataFrame or an array (n, d), by this name; a tenth each for validation and for testing.
 
-    Rows without blanks are held out first, at most half of them as long as that leaves ten for each part.
+    Raises ValueError as ``table_of``, and for a table from which nothing can be learned.
     """
-    table = table.learnable
-    tenth, generator = len(table.rows) // 10, torch.Generator().manual_seed(0)
-    order = torch.randperm(len(table.rows), generator=generator)
-    if (missing := np.isnan(table.rows).sum(1)).any():
-        tenth = min(tenth, max(int((missing == 0).sum()) // 4, 10))
-        order = order[torch.from_numpy(missing)[order].argsort(stable=True)]
-        if (filled := int((missing[order[: 2 * tenth]] > 0).sum())) or tenth < 25:
-            at_random = f", {filled} with blanks, filled at random" if filled else ""
-            log.warning(f"{tenth} rows each are for validation and test{at_random}: losses say little")
-    parts = torch.split(order, [tenth, tenth, len(order) - 2 * tenth])
-    table = table.varied(parts[-1].numpy()).sorted_by(parts[-1].numpy())
+    generator = torch.Generator().manual_seed(0)
+    table, parts = (data if isinstance(data, Table) else table_of(data, name)).split(generator)
     rows = torch.from_numpy(table.rows)
     categories = [i for i, column in enumerate(table.names) if column in table.categories]
-    units, blanks = units_of(rows[parts[-1]], categories), rows.isnan()
+    units, blanks = Units.of(rows[parts[-1]], categories), rows.isnan()
     # Single values lie anywhere in their cells.
     z = torch.cat([units.standardise(part, generator).float() for part in torch.split(rows, 2**16)])
     if far := int((~(z.abs() <= FAR) & ~blanks).sum()):
@@ -558,24 +548,6 @@ def rows_of(name: str, table: Table) -> Dataset:
         dates=table.dates,
         sha256=digest,
         blanks=blanks[parts[-1]] if blanks[parts[-1]].any() else None,
-    )
-
-
-def units_of(rows: Float[Tensor, "n d"], categories: Sequence[int]) -> Units:
-    """The units of columns, each by its known cells."""
-    if not rows.isnan().any():
-        return Units.of(rows, categories)
-    known = [column[~column.isnan()][:, None] for column in rows.T]
-    parts = [Units.of(column, [0] if i in categories else []) for i, column in enumerate(known)]
-    values = [part.values for part in parts]
-    straight = torch.tensor([[[-1.0, 1.0]]] * 2, dtype=torch.float64)
-    knots = [part.knots if part.knots.numel() else straight for part in parts]
-    each = {name: torch.cat([getattr(part, name).expand(1) for part in parts]) for name in SINGLE}
-    return Units(
-        **each,
-        values=torch.cat([longer(v, max(v.shape[1] for v in values), 0) for v in values]),
-        knots=torch.cat([longer(k, max(k.shape[2] for k in knots), 1) for k in knots], 1),
-        bounds=torch.cat([part.bounds for part in parts], 1),
     )
 
 

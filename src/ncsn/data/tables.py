@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int, Shaped
+from torch import Tensor
 
 from ncsn.data.sources import DELIMITERS
 from ncsn.data.units import steady
@@ -20,6 +21,7 @@ from ncsn.validation import one_line
 SHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 BLANKS = ("", "?", "-", "--", ".", "None", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NULL!")
 CODES = (-9, -99, -999, -9999, -99999, 999, 9999, 99999)  # what is written for a number that is not known
+UNNAMED = ("", "Unnamed: 0")  # of an index that pandas has written, and read again
 SCARCE = 0.9  # of the rows: a column with more blanks says too little
 RARE, MOST = 5, 50  # rows that a category needs; categories that a column may have
 OTHER, BOOLEANS = "other", ("False", "True")
@@ -41,6 +43,11 @@ class Table:
     dates: tuple[str, ...] = ()
     ordered: tuple[str, ...] = ()
 
+    @property
+    def pairs(self) -> Iterator[tuple[str, np.ndarray]]:
+        """The columns with their names."""
+        return zip(self.names, self.rows.T, strict=True)
+
     def only(self, kept: Bool[np.ndarray, "d"]) -> "Table":
         """The columns that are ``kept``."""
         names = tuple(np.array(self.names, dtype=object)[kept].tolist())
@@ -52,9 +59,12 @@ class Table:
     def learnable(self) -> "Table":
         """What can be learned from: rows that are not all blank, of columns that vary; prints what is left out.
 
-        Categories that fewer than five rows have become one.  Raises ValueError if nothing is left.
+        Rare categories become one.  Raises ValueError if nothing is left.
         """
-        table = self.uncounted().grouped()
+        named = np.array([name not in UNNAMED or not counts_rows(column) for name, column in self.pairs])
+        if not named.all():
+            log.warning("the column without a name is left out, because it numbers the rows")
+        table = self.only(named).grouped()
         for line in table.doubts():
             log.warning(line)
         blank = np.isnan(table.rows)
@@ -95,18 +105,22 @@ class Table:
             log.warning(f"columns that do not vary, but in one row to learn from, are left out: {', '.join(names)}")
         return self.only(varied)
 
-    def uncounted(self) -> "Table":
-        """The columns but for those that count rows from 0 or 1; prints these."""
-        n = len(self.rows)
-        if n < 10 or self.names == tuple(map(str, range(len(self.names)))):  # an array's columns are meant
-            return self
-        first = self.rows[0]
-        counts = ((self.rows - first) == np.arange(n)[:, None]).all(0) & np.isin(first, (0, 1))
-        if counts.any() and not counts.all():
-            names = [name or "without a name" for name in np.array(self.names, dtype=object)[counts]]
-            log.warning(f"columns that number the rows are left out: {', '.join(names)}")
-            return self.only(~counts)
-        return self
+    def split(self, generator: torch.Generator) -> tuple["Table", tuple[Tensor, ...]]:
+        """What can be learned from, and its rows for validation, for testing and to learn from.
+
+        Rows without blanks are held out first, at most half of them as long as that leaves ten for each part.
+        """
+        table = self.learnable
+        tenth, order = len(table.rows) // 10, torch.randperm(len(table.rows), generator=generator)
+        if (missing := np.isnan(table.rows).sum(1)).any():
+            tenth = min(tenth, max(int((missing == 0).sum()) // 4, 10))
+            order = order[torch.from_numpy(missing)[order].argsort(stable=True)]
+            if (filled := int((missing[order[: 2 * tenth]] > 0).sum())) or tenth < 25:
+                at_random = f", {filled} with blanks, filled at random" if filled else ""
+                log.warning(f"{tenth} rows each are for validation and test{at_random}: losses say little")
+        parts = torch.split(order, [tenth, tenth, len(order) - 2 * tenth])
+        learned = parts[-1].numpy()
+        return table.varied(learned).sorted_by(learned), parts
 
     def grouped(self) -> "Table":
         """The columns whose text are categories, of which rare ones are one; prints what it changes."""
@@ -116,8 +130,9 @@ class Table:
             codes = rows[:, place]
             known = ~np.isnan(codes)
             counts = np.bincount(codes[known].astype(int), minlength=len(values))
-            rare = counts < RARE
-            kept[place] = (~rare).sum() <= MOST and counts[rare].sum() <= known.sum() / 2
+            rank = np.argsort(np.argsort(-counts, kind="stable"))
+            rare = (counts < RARE) | ((len(values) > MOST) & (rank >= MOST - 1))
+            kept[place] = counts[rare].sum() <= known.sum() / 2
             if not kept[place]:
                 # In their order letters come after digits: that is what keeps numbers from being read as such.
                 log.warning(f"column {name} is left out: text with {len(values):,} values, such as {values[-1]!r}")
@@ -127,13 +142,18 @@ class Table:
                 new = np.array([number.get(value, len(listed)) for value in values])
                 rows[known, place] = new[codes[known].astype(int)]
                 categories[name] = (*listed, OTHER)
-                log.warning(f"{rare.sum()} values of {name} that fewer than {RARE} rows have become {OTHER!r}")
+                log.warning(f"{rare.sum()} rare values of {name} become {OTHER!r}")
         return replace(self, rows=rows, categories=categories).only(kept)
 
     def doubts(self) -> list[str]:
-        """Numbers that are probably codes for blanks, a line each: far from all others, and several times."""
+        """What is probably no measurement, a line each: numbers of rows, and codes for blanks.
+
+        Such a code is far from all others, and there several times.
+        """
         lines = []
-        for name, column in zip(self.names, self.rows.T, strict=True):
+        for name, column in self.pairs:
+            if counts_rows(column):
+                lines.append(f"column {name} numbers the rows; leave it out if it is no measurement")
             for code in CODES if name not in self.categories else ():
                 others = column[(column != code) & ~np.isnan(column)]
                 times = int((column == code).sum())
@@ -194,6 +214,11 @@ class Table:
             texts = [own[int(cell)] if own else f"{cell:g}" for cell in column[~blank]]
             column[~blank] = [number.get(text, unseen) for text in texts]
         return Table(tuple(names), rows, known, tuple(name for name in self.dates if name in names))
+
+
+def counts_rows(column: Float[np.ndarray, "n"]) -> bool:
+    """Whether it numbers the rows, from 0 or 1."""
+    return len(column) >= 10 and column[0] in (0, 1) and bool((column - column[0] == np.arange(len(column))).all())
 
 
 def varies(column: Float[np.ndarray, "m"]) -> bool:
@@ -279,6 +304,8 @@ def table_of(data: Any, place: str = "the table") -> Table:
 
 def columns_of(data: Any, place: str) -> Table:
     """The columns of a DataFrame, as ``table_of``: text that says numbers is numbers; prints where it was."""
+    import pandas
+
     # A stranger's, and printed.
     names = [one_line(name) if str(name).strip() else "" for name in data.columns]
     numbered = [not name.strip() or numbers_in([name]) is not None for name in names]
@@ -296,7 +323,7 @@ def columns_of(data: Any, place: str) -> Table:
             continue
         if column.dtype.kind in "uif":
             rows[:, i] = column.to_numpy(float, na_value=np.nan)
-        elif column.dtype.kind == "M":
+        elif column.dtype.kind == "M" or pandas.api.types.infer_dtype(column) == "date":
             rows[:, i] = days_of(column)
             dates.append(name)
         else:

@@ -13,6 +13,7 @@ from torch import Tensor
 FEW = 20  # values: a column of no more takes these alone
 # Kinds of cells: around whole numbers; of a few values, one after the other; of a few beside a continuous part.
 INTEGERS, LISTED, ATOMS = 1, 2, 3
+PLAIN = 0, np.zeros(1), -1, False  # the kind of a column without cells, see ``kind_of``
 ATOM = 0.05  # of the rows: a value that more than so many have is no chance
 NONE = sys.float_info.max  # of bounds, and of atoms that are fewer than another column's: weights must be finite
 FAR = 30.0  # deviations: what lies beyond says nothing that training has seen
@@ -112,19 +113,16 @@ class Units:
     def of(cls, x: Float[Tensor, "n d"], categories: Sequence[int] = ()) -> "Units":
         """Those in which every column of ``x`` has mean 0 and standard deviation 1, or normal scores.
 
-        From twenty rows on, columns of whole numbers, of few values, or with values that many rows share have cells;
+        From twenty numbers on, columns of whole numbers, of few values, or with values that many rows share have cells;
         other positive ones whose logarithm is nearer to a Gaussian have that; and what is bounded, heavy-tailed or more
-        than six deviations away then becomes its normal scores.
+        than six deviations away then becomes its normal scores.  NaN is a blank, which says nothing.
         ``categories``: columns of 0, 1, …, which are listed however many they are.
         Raises ValueError if a column is constant, naming it.
         """
-        if bool(steady(x).any()):
-            constant = ", ".join(map(str, steady(x).nonzero()[:, 0].tolist()))
-            raise ValueError(f"column {constant} is constant, so it has no density; leave it out")
-        if len(x) < FEW:  # cells are not to be told from chance
-            exact = x.cpu().double()  # Apple's GPUs have no such numbers
-            return cls(exact.mean(0).to(x.dtype), exact.std(0).to(x.dtype))
-        parts = [column_units(x[:, i : i + 1].cpu(), category=i in categories) for i in range(x.shape[1])]
+        known = [column[~column.isnan()][:, None] for column in x.T.cpu()]
+        if constant := [str(i) for i, column in enumerate(known) if bool(steady(column).any())]:
+            raise ValueError(f"column {', '.join(constant)} is constant, so it has no density; leave it out")
+        parts = [column_units(column, category=i in categories) for i, column in enumerate(known)]
         values, knots = [part.values for part in parts], [part.knots for part in parts]
         return cls(
             shift=torch.cat([part.shift for part in parts]).to(x.dtype),
@@ -249,16 +247,20 @@ def longer(x: Float64[Tensor, "*d k"], most: int, steps: int) -> Float64[Tensor,
 
 def column_units(x: Float[Tensor, "n 1"], *, category: bool) -> Units:
     """Those of one column, by its kind and its normal scores."""
-    column = x.double().numpy()[:, 0]
-    cells, values, decimals, log = kind_of(column, single=x.dtype == torch.float32, category=category)
+    column, few = x.double().numpy()[:, 0], len(x) < FEW  # then cells are not to be told from chance
+    single = x.dtype == torch.float32
+    cells, values, decimals, log = PLAIN if few else kind_of(column, single=single, category=category)
     units = Units(
         x.double().mean(0).to(x),
         x.double().std(0).to(x),
         torch.tensor([log]),
         torch.tensor([cells]),
         torch.from_numpy(values)[None],
-        decimals=torch.tensor([decimals]),
+        torch.tensor([[[-1.0, 1.0]]] * 2, dtype=torch.float64),
+        torch.tensor([decimals]),
     )
+    if few:
+        return units
     share, places = ties(column)
     v, low, high = (units.reals(x, place) for place in (torch.from_numpy(places)[:, None], 0.0, 1.0))
     if cells != ATOMS:  # whose room is the scale

@@ -2,13 +2,12 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
 
 import platformdirs
 import torch
@@ -26,7 +25,6 @@ from ncsn.storage import atomic, digest, read_tensors, sealed
 IMAGES_SEEN, EPOCHS, BATCH, PEAK_RATE = 100_000, 20, 250, 5e-3  # about a minute for 32 × 32 pixels on two cores
 PROCESSOR = torch.device("cpu")
 Embed = Callable[[Tensor], Tensor]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Features:
         """
         if self.embed is None:
             return Recognition(torch.empty(len(images), 0), torch.empty(len(images), 0))
-        parts = progress(torch.split(images, self.batch), self.name)
+        parts = bar(torch.split(images, self.batch), self.name)
         features = torch.cat([self.embed(part) for part in parts]).float()
         if features.ndim != 2 or len(features) != len(images) or features.shape[1] < 2 or not features.isfinite().all():
             raise ValueError(f"{self.name}: {tuple(features.shape)} or NaN for {len(images)} images; (n, f) is needed")
@@ -93,12 +91,6 @@ class Features:
 
 PIXELS = Features(name="pixels", embed=None)
 """No features: only what can be said of pixels."""
-
-
-def progress(parts: Iterable[T], name: str) -> Iterable[T]:
-    """The same ``parts``, with a bar on standard error if they take over a second."""
-    shown: Iterable[T] = bar(parts, name, delay=1, leave=False)
-    return shown
 
 
 def choose(images: Dataset, name: str = "auto", device: torch.device = PROCESSOR) -> Features:
@@ -207,7 +199,7 @@ def teach(network: Classifier, images: Tensor, labels: Tensor, device: torch.dev
     steps = max(10, min(IMAGES_SEEN, EPOCHS * len(images)) // BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
-    for _ in progress(range(steps), "training a classifier"):
+    for _ in bar(range(steps), "training a classifier"):
         chosen = torch.randint(len(images), (BATCH,), generator=generator)
         x = moved(images[chosen].to(device).float() / 255, generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=hardware.fast_bfloat16(device)):

@@ -14,7 +14,8 @@ from torch import Tensor
 from ncsn.data import Dataset
 from ncsn.data.units import quantize
 from ncsn.evaluation import metrics
-from ncsn.evaluation.features import Embed, Features, choose, progress
+from ncsn.evaluation.features import Embed, Features, choose
+from ncsn.machine.messages import bar
 
 REPORTABLE = 10_000
 FEWEST_IMAGES = 10
@@ -129,7 +130,7 @@ def nearest(
     x, data = x.cpu(), data.cpu()  # data may be larger than a GPU's memory
     size = max(1, VALUES // data.shape[1:].numel())
     distances, indices = [], []
-    for part in progress(torch.split(x, 500), "nearest images"):
+    for part in bar(torch.split(x, 500), "nearest images"):
         vectors = part.flatten(1).float()
         near = [torch.cdist(vectors, chunk.flatten(1).float()).min(1) for chunk in torch.split(data, size)]
         chunk = torch.stack([distance for distance, _ in near]).argmin(0)

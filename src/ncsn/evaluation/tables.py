@@ -157,7 +157,7 @@ def judge_table(run: Run, data: Dataset, samples: Float[Tensor, "m d"]) -> Table
     train = units.restore(learned.double())
     numbers = judge_rows(train.numpy(), test.numpy(), samples.double().numpy(), units)
     states = run.likelihoods(test[:DENSITIES], batch_size=AT_ONCE, tolerance=TOLERANCE)
-    parts = bar(states, "log densities", total=-(-min(len(test), DENSITIES) // AT_ONCE), delay=1, leave=False)
+    parts = bar(states, "log densities", total=-(-min(len(test), DENSITIES) // AT_ONCE))
     numbers["log_density"] = float(torch.cat([part.log_prob for part in parts]).mean())
     return TableEvaluation(n=len(test), numbers=numbers)
 
@@ -181,7 +181,7 @@ def imputed(run: Run, x: Float64[Tensor, "b *d"], n: int, *, seed: int = 0) -> F
             draws[:, good[part]] = filled
             yield from part
 
-    for _ in bar(rows(), f"{len(x)} {kind.noun}", total=len(good), delay=1, leave=False):
+    for _ in bar(rows(), f"{len(x)} {kind.noun}", total=len(good)):
         pass
     return draws
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ncsn.data import Dataset, Reading, batches
 from ncsn.data.dataset import from_arrays, rows_of, stream
-from ncsn.data.tables import table_of
 from ncsn.data.units import reals
 from ncsn.distributions import Empirical
 from ncsn.evaluation import metrics
@@ -129,7 +128,7 @@ def dataset_of(data: "Tensor | np.ndarray | Dataset | DataFrame", labels: Classe
     if labels is not None and x.ndim == 2 and not signals:
         raise ValueError("labels are for images; a column of a table may be a class")
     if frame:
-        return rows_of("data", table_of(data))
+        return rows_of("data", data)
     arrays = {"images": x}
     if labels is not None:
         arrays["labels"] = array_of(labels)

@@ -11,8 +11,8 @@ from torch import Tensor
 from ncsn.data import Dataset
 from ncsn.data.units import quantize, reals
 from ncsn.evaluation import at_8_bits, metrics
-from ncsn.evaluation.features import Features, choose, is_mnist, progress, suitable
-from ncsn.machine.messages import log
+from ncsn.evaluation.features import Features, choose, is_mnist, suitable
+from ncsn.machine.messages import bar, log
 from ncsn.run import Run
 from ncsn.validation import GuideName
 
@@ -62,7 +62,7 @@ def chosen_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, 
     if n < FEWEST_TRIALS:
         log.info("guidance 1: training was too short, or held-out images too few, to choose another")
         return 1.0
-    rows = list(progress(trials(run, held_out, features, n, seed=seed), "choosing guidance"))
+    rows = list(bar(trials(run, held_out, features, n, seed=seed), "choosing guidance"))
     choice, plain = best(rows), rows[1]
     log.info(
         f"guidance {choice.weight:g}: samples are {choice.distance:.2g} from held-out images, and {plain.distance:.2g}"

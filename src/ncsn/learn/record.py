@@ -13,7 +13,7 @@ from ncsn.data import Dataset, Origin, load_dataset
 from ncsn.data.sources import short_name
 from ncsn.data.units import Units
 from ncsn.learn import rules
-from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings, recalled
+from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings
 from ncsn.machine import distributed, hardware
 from ncsn.machine.distributed import ALONE, Group
 from ncsn.machine.interrupts import Stopped, received_by
@@ -130,7 +130,7 @@ class Record:
         )
         checkpoint = self.path(part, CHECKPOINT) if self.folder else None
         saved, stop = time.monotonic(), 0
-        shown = bar(total=1.0, bar_format=bar_format)
+        shown = bar(total=1.0, bar_format=bar_format, delay=0, leave=True)
         with received_by(lambda number, _: self.signals.append(number)), shown:  # so that no step is cut in half
             try:
                 for p in progress:
@@ -204,7 +204,7 @@ def opened(given: TrainSettings) -> tuple[Dataset, ResolvedSettings, Record]:
 def continued(given: TrainSettings, folder: Path) -> tuple[Dataset, ResolvedSettings, Origin]:
     """The images of a run that is resumed, which may have moved; its settings, and where the images are."""
     config, where = read_config(folder), folder / "config.json"
-    settings, origin = recalled(given, config.settings, f"{where}: settings"), config.data
+    settings, origin = rules.recalled(given, config.settings, f"{where}: settings"), config.data
     if origin is None:
         raise ValueError(f"{where} does not say which images the run has learned from")
     if given.dataset not in (settings.dataset, TrainSettings.dataset):  # the default says nothing of where they are

@@ -5,7 +5,9 @@ None of these numbers belongs to a data set: those of MNIST follow from the same
 
 import math
 from bisect import bisect_left
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -16,14 +18,14 @@ from ncsn.data import Dataset
 from ncsn.data.dataset import Kind
 from ncsn.data.units import reals
 from ncsn.distributions import Empirical
-from ncsn.learn.settings import ResolvedSettings, TrainSettings, given_ones
+from ncsn.learn.settings import FREE, ResolvedSettings, TrainSettings
 from ncsn.machine import hardware
 from ncsn.machine.messages import log
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
 from ncsn.run import Argument, Recipe
 from ncsn.samplers import SAMPLERS, Sampling
 from ncsn.training import Budget
-from ncsn.validation import NetworkName
+from ncsn.validation import NetworkName, validated
 
 NETWORKS: dict[NetworkName, str] = {"unet": "UNet", "mlp": "ResidualMLP", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
 POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
@@ -152,6 +154,12 @@ def widths_and_batch(settings: TrainSettings, dataset: Dataset, device: torch.de
     return widths, min(settings.batch_size or size, dataset.n)
 
 
+def given_ones(settings: Any, names: Iterable[str]) -> list[str]:
+    """Those of the fields that have another value than their default."""
+    usual = {field.name: field.default for field in fields(settings)}
+    return [name for name in names if getattr(settings, name) != usual[name]]
+
+
 def network_for(settings: TrainSettings, dataset: Dataset) -> NetworkName:
     """The name of the network that learns.  Raises ValueError for options that mean nothing for this kind of data."""
     kind = dataset.kind
@@ -222,6 +230,21 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     network = recipes(resolved, dataset)[0].build().network
     worth = posterior_above(dataset.train, network, noise_of(resolved), top, mirrored=settings.flip)
     return replace(resolved, posterior_above=worth)
+
+
+def recalled(given: TrainSettings, saved: dict[str, Any], where: str) -> ResolvedSettings:
+    """The ``saved`` settings of the run that is resumed, for the new job; prints which of those given have no effect.
+
+    ``where``: what errors begin with.  Raises ValueError if the saved settings are none.
+    """
+    changes = {name: getattr(given, name) for name in given_ones(given, FREE)}
+    if {"minutes", "steps"} & changes.keys():  # of which a run has one
+        changes = {"minutes": None, "steps": None} | changes
+    own = validated(ResolvedSettings, saved | changes, where)
+    names = given_ones(given, {field.name for field in fields(given)} - {"job", "dataset"})
+    if vain := sorted(name for name in names if getattr(given, name) != getattr(own, name)):
+        log.info(f"--resume keeps the run's own settings; these options have no effect: {', '.join(vain)}")
+    return replace(own, job=given.job)
 
 
 def noise_of(settings: ResolvedSettings) -> Proposal:

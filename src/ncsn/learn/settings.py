@@ -3,10 +3,9 @@
 Torch is not needed here, so that ``--help`` answers at once.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from annotated_types import Interval
@@ -124,7 +123,6 @@ class TrainSettings(Reading):
     job: Annotated[Job, tyro.conf.arg(name="")] = field(default_factory=Job)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot run."""
         super().__post_init__()
         if self.minutes is not None and self.steps is not None:
             raise ValueError(f"minutes is {self.minutes} and steps is {self.steps}; at most one is allowed")
@@ -145,26 +143,3 @@ class ResolvedSettings(TrainSettings):
     log_sigma_mean: Annotated[float, Interval(ge=-20, le=20)]
     log_sigma_std: Annotated[float, Interval(gt=0, le=10)]
     posterior_above: validation.NoiseLevel
-
-
-def given_ones(settings: Any, names: Iterable[str]) -> list[str]:
-    """Those of the fields that have another value than their default."""
-    usual = {field.name: field.default for field in fields(settings)}
-    return [name for name in names if getattr(settings, name) != usual[name]]
-
-
-def recalled(given: TrainSettings, saved: dict[str, Any], where: str) -> ResolvedSettings:
-    """The ``saved`` settings of the run that is resumed, for the new job; prints which of those given have no effect.
-
-    ``where``: what errors begin with.  Raises ValueError if the saved settings are none.
-    """
-    changes = {name: getattr(given, name) for name in given_ones(given, FREE)}
-    if {"minutes", "steps"} & changes.keys():  # of which a run has one
-        changes = {"minutes": None, "steps": None} | changes
-    own = validation.validated(ResolvedSettings, saved | changes, where)
-    names = given_ones(given, {field.name for field in fields(given)} - {"job", "dataset"})
-    if vain := sorted(name for name in names if getattr(given, name) != getattr(own, name)):
-        from ncsn.machine.messages import log
-
-        log.info(f"--resume keeps the run's own settings; these options have no effect: {', '.join(vain)}")
-    return replace(own, job=given.job)

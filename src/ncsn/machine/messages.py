@@ -47,7 +47,11 @@ def refresh_interval() -> float:
 
 
 def bar(parts: Iterable[T] | None = None, name: str | None = None, **options: Any) -> "tqdm[T]":
-    """A progress bar on standard error over ``parts``, as tqdm makes it, unless warnings alone are wanted."""
+    """A progress bar on standard error over ``parts`` that take over a second, as tqdm makes it.
+
+    There is none where warnings alone are wanted.
+    """
+    options = {"delay": 1, "leave": False} | options
     if not log.isEnabledFor(logging.INFO):
         options["disable"] = True
     return tqdm(parts, name, mininterval=refresh_interval(), **options)

@@ -73,7 +73,6 @@ class InstanceNormPlus(nn.Module):
         self.scales = scales
 
     def forward(self, x: Float[Tensor, "b c h w"], level: Tensor) -> Float[Tensor, "b c h w"]:
-        """``x``, normalised."""
         mean = x.mean((2, 3))
         colour = (mean - mean.mean(1, keepdim=True)) / (mean.var(1, keepdim=True) + 1e-5).sqrt()
         scales: Tensor = self.scales(level)
@@ -85,7 +84,6 @@ class Unnormalised(nn.Module):
     """``x`` as it is: what stands for a normalisation where there is none."""
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """``x``."""
         return x
 
 
@@ -106,7 +104,6 @@ class ResidualBlock(nn.Module):
         self.shortcut, self.halve = shortcut, halve
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """Branch plus shortcut."""
         h = self.conv1(F.elu(self.norm1(x, level)))
         h = self.conv2(F.elu(self.norm2(h, level))) + self.shortcut(x)
         return F.avg_pool2d(h, 2) if self.halve else h
@@ -122,7 +119,6 @@ class Stage(nn.ModuleList):
         super().__init__([first, ResidualBlock(outputs, outputs, norm, nn.Identity(), dilation=dilation)])
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """``x`` after both blocks."""
         for block in self:
             x = block(x, level)
         return x
@@ -137,7 +133,6 @@ class ResidualConvolutions(nn.Module):
         self.convs = nn.ModuleList(convolution(channels, channels, bias=False) for _ in range(2 * branches))
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """``x`` after all branches."""
         pairs = list(zip(self.norms, self.convs, strict=True))
         for branch in zip(pairs[::2], pairs[1::2], strict=True):
             h = x
@@ -282,7 +277,6 @@ class AnyLevel(nn.Module):
     """Index 0, whatever the noise level: (b,) → (1,)."""
 
     def forward(self, c: Float[Tensor, "b"]) -> Int64[Tensor, "1"]:
-        """Zero."""
         return torch.zeros(1, dtype=torch.int64, device=c.device)
 
 

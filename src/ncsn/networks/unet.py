@@ -55,7 +55,6 @@ class Convolution(nn.Module):
         self.size, self.stride = size, stride
 
     def forward(self, x: Float[Tensor, "b i *d"]) -> Float[Tensor, "b o *_"]:
-        """The convolution of ``x``."""
         kernel = self.weight.view(len(self.weight), *[self.size] * (x.ndim - 2), -1).movedim(-1, 1)
         return CONVOLUTIONS[x.ndim - 3](x, kernel, self.bias, self.stride, self.size // 2)
 

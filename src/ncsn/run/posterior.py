@@ -72,14 +72,12 @@ class MomentMatching(Posterior):
     caveat = "; approximate where several answers compete (moment matching)"
 
     def score(self, prior: Score, n: int, generator: torch.Generator | None) -> Score:
-        """See ``Posterior``."""
         y = one_for_each(self.observation.y, n)
         return problems.posterior(
             prior, self.observation.measure, y, self.observation.noise_std, steps=self.solver_steps
         )
 
     def to(self, device: torch.device, prior: Score) -> "MomentMatching":
-        """See ``Posterior``."""
         return replace(self, prior=prior, observation=self.observation.to(device))
 
     def crowd(self, n: int, size: int | None, *, alike: bool, numbers: int) -> "Crowd":
@@ -112,11 +110,9 @@ class Replacement(Posterior):
     y: Float[Tensor, "k *d"]
 
     def score(self, prior: Score, n: int, generator: torch.Generator | None) -> Score:
-        """See ``Posterior``."""
         return problems.replacement(prior, self.known, one_for_each(self.y, n), generator=generator)
 
     def to(self, device: torch.device, prior: Score) -> "Replacement":
-        """See ``Posterior``."""
         return replace(self, prior=prior, known=self.known.to(device), y=moved(self.y, device))
 
 
