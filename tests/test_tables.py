@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pickle
 import re
 import sys
 from dataclasses import replace
@@ -222,6 +223,22 @@ FIRST_LINES = [
 def test_a_first_line_of_numbers_names_no_columns(line: str, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(f"{line}\n3,4\n5,6\n")
     with pytest.raises(ValueError, match="first line must name the columns"):
+        read_table(tmp_path / "x.csv")
+
+
+def test_objects_are_named_without_advice_to_allow_them_and_memory_is_no_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "objects.npy").write_bytes(pickle.dumps([1.0, 2.0]))
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"\(it holds Python objects\)$"):
+        read_table(tmp_path / "objects.npy")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("pyarrow.csv.read_csv", full)
+    with pytest.raises(MemoryError):
         read_table(tmp_path / "x.csv")
 
 

@@ -246,7 +246,15 @@ def arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
         with path.open("rb") as file, np.load(file) as archive:
             return {key: array for key, array in archive.items() if isinstance(array, np.ndarray)}
     except Exception as error:  # numpy, zipfile and zlib raise whatever they like
-        raise ValueError(f"{path} cannot be read as arrays ({one_line(error)})") from error
+        raise unreadable(path, "arrays", error) from error
+
+
+def unreadable(path: Path, what: str, error: Exception) -> Exception:
+    """What a user is told of an ``error`` that a library raises; ``what``: the file should have been."""
+    if isinstance(error, MemoryError):
+        return error
+    reason = "it holds Python objects" if "pickle" in str(error) else one_line(error)
+    return ValueError(f"{path} cannot be read as {what} ({reason})")
 
 
 def read_table(name: str | Path) -> Table:
@@ -277,7 +285,7 @@ def read_table(name: str | Path) -> Table:
             frame = csv.read_csv(path, block, csv.ParseOptions(delimiter=delimiter), cells)
             frame = frame.to_pandas(date_as_object=False)
     except Exception as error:  # of many kinds, by what is broken
-        raise ValueError(f"{path} cannot be read as a table ({one_line(error)})") from error
+        raise unreadable(path, "a table", error) from error
     return table_of(frame, str(path))
 
 
