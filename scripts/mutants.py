@@ -1,6 +1,6 @@
 """Whether the tests notice: small changes are made to the package's modules, one at a time.
 
-python scripts/mutants.py [MODULE ...] [--number 8] [--seed 0]
+python scripts/mutants.py [MODULE ...] [--number 8] [--seeds 0 ...]
 
 The changes are cosmic-ray's, drawn evenly from all that its operators below can make of a module.  Left out are raise
 statements, and what has no right and wrong: the star before keywords, ``strict``, ``frozen`` and ``kw_only``; the far
@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as noise or data/sources (default: all)")
     parser.add_argument("--number", type=int, default=8, help="mutants of each module (default: 8)")
-    parser.add_argument("--seed", type=int, default=0, help="which they are (default: 0)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], help="which they are, as many of each (default: 0)"
+    )
     options: Any = parser.parse_args()
     os.chdir(ROOT)
     sources = {name: path.read_text() for name, path in modules().items()}
@@ -220,8 +223,8 @@ def main() -> None:
                 for line, tests in ran[module].items():
                     lines[module][int(line)] += tests
         mutants: list[Mutant] = []
-        for module in options.modules or sources:
-            possible, rng = places(sources[module]), random.Random(f"{options.seed} {module}")
+        for module, seed in product(options.modules or sources, options.seeds):
+            possible, rng = places(sources[module]), random.Random(f"{seed} {module}")
             for name, place, line in rng.sample(possible, min(options.number, len(possible))):
                 mutants.append((module, name, place, line, chosen_tests(module, lines[module], line, seconds)))
         survived, total = Counter[str](), Counter(module for module, *_ in mutants)
