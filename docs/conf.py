@@ -6,9 +6,12 @@ It needs no network, neither when it is made nor when it is read.
 import hashlib
 import logging
 import os
+import shutil
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
+
+from sphinx.application import Sphinx
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -36,6 +39,8 @@ html_title = "ncsn"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
+html_favicon = "../web/public/icon.svg"
+myst_html_meta = {"description": "ncsn learns the score of images, tables and signals, and draws new ones; in PyTorch."}
 templates_path = ["_templates"]
 html_sidebars = {
     "**": [
@@ -46,6 +51,17 @@ html_sidebars = {
         "sidebar/navigation.html",
         "sidebar/scroll-end.html",
     ]
+}
+# What `make site` has built is part of the site; each page leads to the part of it that shows the same.
+PAGE = ROOT / "site"
+html_context = {
+    "page_is_built": (PAGE / "index.html").is_file(),
+    "parts": {
+        "tutorials/annealing": "anneal",
+        "theory/matching": "learning",
+        "tutorials/digits": "digits",
+        "tutorials/inverse-problems": "fill",
+    },
 }
 html_copy_source = False
 html_show_sphinx = False
@@ -77,6 +93,19 @@ nb_render_markdown_format = "gfm"
 code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((ROOT / "src").rglob("*.py"))))
 nb_execution_cache_path = str(ROOT / "build" / "notebooks" / code.hexdigest()[:16])
 logging.getLogger("traitlets").setLevel(logging.WARNING)
+
+
+def add_page(app: Sphinx, error: Exception | None) -> None:
+    """Copy the page into the site."""
+    if error is None and html_context["page_is_built"]:
+        shutil.copytree(PAGE, Path(app.outdir) / "play", dirs_exist_ok=True)
+
+
+def setup(app: Sphinx) -> None:
+    """The page comes last."""
+    app.connect("build-finished", add_page)
+
+
 os.environ["TQDM_DISABLE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # as many notebooks run at a time as there are cores
 os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"

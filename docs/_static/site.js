@@ -1,15 +1,10 @@
-/* Without it every page can be read; with it parts of the navigation fold, and code has a button that copies it. */
+/* Without it every page can be read; with it code has a button that copies it, and keys reach what scrolls. */
 
-function foldNavigation() {
-  for (const caption of document.querySelectorAll(".sidebar-tree p.caption")) {
-    const list = caption.nextElementSibling;
-    const part = document.createElement("details");
-    part.open = list.querySelector(".current") !== null;
-    const summary = document.createElement("summary");
-    caption.before(part);
-    summary.append(caption);
-    part.append(summary, list);
-  }
+/* What the theme leaves out for those who hear the page. */
+function name() {
+  document.querySelectorAll(".sidebar-tree .caption").forEach((caption) => caption.setAttribute("aria-level", "2"));
+  document.querySelector(".sidebar-drawer").setAttribute("aria-label", "Pages");
+  document.querySelector(".toc-drawer").setAttribute("aria-label", "On this page");
 }
 
 function addCopyButton(code) {
@@ -28,7 +23,9 @@ function addCopyButton(code) {
 }
 
 document.addEventListener("DOMContentLoaded", () => {
-  foldNavigation();
+  const areas = document.querySelectorAll(".table-wrapper, .cell_output .text_markdown, .formula, div.highlight > pre");
+  [...areas].filter((area) => area.scrollWidth > area.clientWidth).forEach((area) => (area.tabIndex = 0));
+  name();
   if (navigator.clipboard) {
     document.querySelectorAll("div.highlight > pre:not(.cell_output pre)").forEach(addCopyButton);
   }
