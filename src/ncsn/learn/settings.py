@@ -74,8 +74,9 @@ class TrainSettings(Reading):
         posterior_above: Above this noise level the network learns the mean over all training images that could have
             made the noisy one. By default where there are several such images; off (sigma_max) if it is not worth its
             time.
-        class_conditional: Learn the score of each class too, if the data has classes of 20 images or more. Samples get
-            better, and `ncsn sample RUN --class 7` draws one class. Only unet can.
+        class_conditional: --no-classes ignores classes. By default unet learns the score of each class too, if there
+            are at least two, of 20 training images each on average. Samples get better, and
+            `ncsn sample RUN --class 7` draws one class.
         sampler: How to sample; annealed is the paper's annealed Langevin dynamics.
         levels: How many noise levels sampling descends; by default what suits the sampler and the range of noise.
         langevin_steps: Langevin steps on each level for annealed, in all for langevin; by default what suits the
@@ -87,8 +88,8 @@ class TrainSettings(Reading):
             without the class; if there are no classes, it is a smaller network that trains for a twentieth of the
             budget. chosen means that held-out images choose after training, and never make samples worse; for annealed
             and langevin, which guidance does not help, it is 1.
-        compile: Speed up trainings of four minutes or more with torch.compile, if this machine can. The first time that
-            takes up to a minute.
+        compile: --no-compile does without torch.compile. By default trainings of at least five minutes or 2,000 steps
+            begin with it, if this machine can. The first time that takes up to a minute.
         samples: How many samples to draw at the end.
         seed: Of all random numbers.
     """
