@@ -80,7 +80,8 @@ class SamplingOptions:
         sampler: By default the run's own. fast is the default sampler in at most eight evaluations of the network.
         levels: How many noise levels sampling descends. More levels cost more and are more exact. By default what suits
             the sampler.
-        steps: Langevin steps, on each level for annealed, in all for langevin.
+        steps: Langevin steps, on each level for annealed, in all for langevin. How many steps other samplers take is
+            --levels.
         eps: Langevin's step size on the smallest noise level.
         label: Draw this class alone, from a run that knows classes. any, the default, draws each class as often as it
             is in the training data. none uses the score of all classes together, as inverse problems do.
