@@ -65,7 +65,7 @@ class TrainSettings(Reading):
             is half or a quarter as wide. RefineNet and MLP: one number, by default 64, and 128 or 256.
         blocks: Residual blocks of the U-Net at each resolution, on the way down and on the way up.
         sigma_max: The largest noise level, for pixels in [0, 1]; by default 4.5 times the data's leading standard
-            deviation.
+            deviation, or 10 times that of a table's standardised columns.
         sigma_min: The smallest noise level; by default 0.01, or less for data of little contrast.
         proposal: How training draws noise levels. lognormal: ln σ is normal; loguniform: ln σ is uniform; geometric:
             one of --levels levels, as in NCSN.
