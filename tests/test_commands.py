@@ -465,6 +465,9 @@ def test_info_says_what_a_run_is(run: Path, capsys: Printed) -> None:
     [
         ("sample nowhere", "nowhere is not a run"),
         ("train .", "lies in the data"),
+        ("train ./takn.png", "mean taken.png?"),
+        ("train mnits", "mean mnist?"),
+        ("train quite/else", "quite/else does not exist\n"),
         ("sample RUN --out x.jpg", ".jpg"),
         ("sample RUN --foo", "--foo"),
         ("sample RUN --out taken.png", "--overwrite"),

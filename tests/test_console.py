@@ -1,5 +1,6 @@
 """What stops a command is one line, whatever it was at."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from functools import partial
 import pytest
 
 from ncsn.cli import console
+from ncsn.cli.main import COMMANDS
 from ncsn.machine.distributed import PeerError
 from ncsn.machine.interrupts import Stopped, interruptible
 from ncsn.samplers import NonFiniteSampleError
@@ -93,3 +95,20 @@ def test_what_is_nobodys_fault_is_not_hidden() -> None:
 
     with pytest.raises(RuntimeError, match="a bug"):
         console.run(command, Nothing, [])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_what_giving_an_option_does(
+    name: str, encoding: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An option that begins with --no- is named by its own help; nothing says None, nor whether a flag is off."""
+    monkeypatch.setenv("COLUMNS", "70")  # so that defaults are broken across lines
+    monkeypatch.setattr(type(sys.stdout), "encoding", encoding, raising=False)
+    with pytest.raises(SystemExit, match=r"^0$"):
+        console.parse(COMMANDS[name], ["--help"], name)
+    said = " ".join(re.sub("[│|]", " ", capsys.readouterr().out).split())
+    assert re.findall(r"None|\(default: (?:True|False)\)", said) == []
+    options = re.findall(r"(--no-[a-z]+) (\S+)", said)
+    assert all(option == first for option, first in options)
+    assert len(options) == (2 if name == "train" else 0)

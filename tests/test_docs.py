@@ -57,6 +57,15 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert set(re.findall(r"^\.\. (?:auto\w+|py:data):: (\S+)", REFERENCE, re.M)) == public
 
 
+def test_what_pages_import_is_in_the_reference() -> None:
+    lines = re.findall(r"^ *from (ncsn\S*) import (.*)$", "\n".join(ALL.values()), re.M)
+    used = {f"{room}.{name}" for room, names in lines for name in names.split(", ")}
+    methods = {f"ncsn.Run.{name}" for name in re.findall(r"\brun\.(\w+)\(", "\n".join(ALL.values()))}
+    hidden = {f"ncsn.Run.{name}" for name in re.findall(r"Run\n   :exclude-members: (.*)", REFERENCE)[0].split(", ")}
+    assert {name for name in used if f"{name}`" not in REFERENCE and f"`{name}." not in REFERENCE} == set()
+    assert methods & hidden == set()
+
+
 def test_every_command_is_in_the_reference() -> None:
     assert set(re.findall(r"^```\{command\} ncsn (\w+)$", REFERENCE, re.M)) == set(cli.COMMANDS)
 
@@ -179,9 +188,9 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", ALL)
 def test_links_lead_somewhere(name: str) -> None:
-    """Of the pages that Sphinx does not look at: files are there, and headings in them."""
+    """On a code host, too: files are there, and headings in them."""
     text = re.sub(r"^```.*?^```|`[^`\n]*`", "", ALL[name], flags=re.S | re.M)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(("https://", "mailto:")):

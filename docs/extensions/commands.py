@@ -20,8 +20,6 @@ from training_toy import Toy
 
 DEFINED = {f"ncsn {name}": settings for name, settings in COMMANDS.items()} | {"python ./training_toy.py": Toy}
 
-SAYS_NOTHING = re.compile(r"\(default: (None|False|True)\)\s*$")
-
 
 def help_of(command: str) -> str:
     """What the command says to ``--help``."""
@@ -43,12 +41,7 @@ def options(text: str) -> list[tuple[str, str]]:
         else:
             name, *said = re.split(r" {2,}", line.strip(), maxsplit=1)
             found.append((name, "".join(said)))
-    return [(without_none(name), SAYS_NOTHING.sub("", said).strip()) for name, said in found if "--help" not in name]
-
-
-def without_none(name: str) -> str:
-    """Values without None, which nobody types."""
-    return name.replace("{None}|", "").replace("{None,", "{")
+    return [(name, said.strip()) for name, said in found if "--help" not in name]
 
 
 def escaped(text: str) -> str:

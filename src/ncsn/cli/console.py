@@ -5,12 +5,13 @@ Torch is imported inside the functions that need it, so that ``--help`` answers 
 
 import io
 import os
+import re
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 COMPILE_FROM = 60_000  # evaluations of a network for images: for fewer, compiling takes longer than it saves
 FRAME = dict.fromkeys(range(0x2500, 0x2580), " ")  # what tyro draws around what it says; without Unicode it has dashes
+SAYS_NOTHING = re.compile(r"\(default:[\s│|]+(None|True|False)\)")  # in the help of an option
 NARROWEST = 40  # columns; in one or two of them tyro's help has no end
 T = TypeVar("T")
 ClassName = Annotated[str, MinLen(1)]
@@ -78,7 +80,8 @@ class SamplingOptions:
         sampler: By default the run's own. fast is the default sampler in at most eight evaluations of the network.
         levels: How many noise levels sampling descends. More levels cost more and are more exact. By default what suits
             the sampler.
-        steps: Langevin steps, on each level for annealed, in all for langevin.
+        steps: Langevin steps, on each level for annealed, in all for langevin. How many steps other samplers take is
+            --levels.
         eps: Langevin's step size on the smallest noise level.
         label: Draw this class alone, from a run that knows classes. any, the default, draws each class as often as it
             is in the training data. none uses the score of all classes together, as inverse problems do.
@@ -123,12 +126,16 @@ def parse(settings: Any, args: list[str] | None = None, prog: str | None = None)
     """``settings`` (a dataclass, or a union of them) from the command line; a mistake is one line and exit status 2."""
     if shutil.get_terminal_size().columns < NARROWEST:
         os.environ["COLUMNS"] = str(NARROWEST)
-    complaint = io.StringIO()
+    complaint, answer = io.StringIO(), io.TextIOWrapper(io.BytesIO(), sys.stdout.encoding, "backslashreplace")
     try:
-        with redirect_stderr(complaint):
-            return tyro.cli(settings, args=args, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
+        with redirect_stderr(complaint), redirect_stdout(answer):
+            marks = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+            return tyro.cli(settings, args=args, prog=prog, config=marks)
     except SystemExit as stop:
         if not stop.code:
+            answer.seek(0)
+            blank = SAYS_NOTHING.sub(lambda found: re.sub(r"[^\s│|]", " ", found[0]), answer.read())
+            print(re.sub(r"^[│|] +[│|]\n", "", blank, flags=re.MULTILINE), end="")
             raise
         words = complaint.getvalue().translate(FRAME).split()
         fail(one_line(" ".join(word for word in words if word.strip("-"))))

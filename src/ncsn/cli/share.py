@@ -98,7 +98,8 @@ def page(package: Path = PACKAGE) -> Path:
     for folder in (package / "assets" / "page", package.parents[1] / "site"):
         if (folder / "index.html").is_file():
             return folder
-    raise ValueError("the page is not built; `make site` in the folder of the sources builds it (Node 20.19 or later)")
+    needed = "pip install --editable '.[export]' && make site"
+    raise ValueError(f"the page is not built; in the folder of the sources, {needed} builds it (Node 20.19 or later)")
 
 
 def server(folder: Path, port: int) -> "ThreadingHTTPServer":

@@ -25,8 +25,13 @@ class Train(TrainSettings):
     def __call__(self) -> None:
         import ncsn
         from ncsn.cli.kinds import finish
+        from ncsn.data.sources import check_place
         from ncsn.learn.record import opened
 
+        if not self.job.resume:  # which finds the data of the run
+            check_place(self.dataset)
         dataset, settings, record = opened(self)
+        if dataset.kind.noun == "rows" and self.dataset.lower().endswith((".npy", ".npz")):
+            print("taken for a table, in which a row is an example; --signals takes each row for a signal")
         run = ncsn.fit(dataset, settings=settings, record=record)
         finish(run, dataset, record)

@@ -10,6 +10,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
@@ -107,6 +108,15 @@ def short_name(path: str) -> str:
     """What a data set is called: the last part of its path, without what says what kind of file it is."""
     name = Path(os.path.normpath(Path(path).absolute())).name
     return re.sub(r"\.(zip|npy|npz|tar(\.\w+)?|tgz|csv|tsv|parquet)$", "", name, flags=re.IGNORECASE) or "images"
+
+
+def check_place(name: str) -> None:
+    """Raises ValueError, which says what is nearly called so, for a path at which there is nothing."""
+    place = Path(name)
+    if name != "mnist" and not place.exists():
+        beside = ["mnist", *(str(path) for path in place.parent.glob("[!.]*"))]
+        near = get_close_matches(str(place), beside, n=1)
+        raise ValueError(f"{name} does not exist{''.join(f'; did you mean {path}?' for path in near)}")
 
 
 def part_of(word: str) -> Split | None:

@@ -64,7 +64,7 @@ class TrainSettings(Reading):
             is half or a quarter as wide. RefineNet and MLP: one number, by default 64, and 128 or 256.
         blocks: Residual blocks of the U-Net at each resolution, on the way down and on the way up.
         sigma_max: The largest noise level, for pixels in [0, 1]; by default 4.5 times the data's leading standard
-            deviation.
+            deviation, or 10 times that of a table's standardised columns.
         sigma_min: The smallest noise level; by default 0.01, or less for data of little contrast.
         proposal: How training draws noise levels. lognormal: ln σ is normal; loguniform: ln σ is uniform; geometric:
             one of --levels levels, as in NCSN.
@@ -73,8 +73,9 @@ class TrainSettings(Reading):
         posterior_above: Above this noise level the network learns the mean over all training images that could have
             made the noisy one. By default where there are several such images; off (sigma_max) if it is not worth its
             time.
-        class_conditional: Learn the score of each class too, if the data has classes of 20 images or more. Samples get
-            better, and `ncsn sample RUN --class 7` draws one class. Only unet can.
+        class_conditional: --no-classes ignores classes. By default unet learns the score of each class too, if there
+            are at least two, of 20 training images each on average. Samples get better, and
+            `ncsn sample RUN --class 7` draws one class.
         sampler: How to sample; annealed is the paper's annealed Langevin dynamics.
         levels: How many noise levels sampling descends; by default what suits the sampler and the range of noise.
         langevin_steps: Langevin steps on each level for annealed, in all for langevin; by default what suits the
@@ -86,8 +87,8 @@ class TrainSettings(Reading):
             without the class; if there are no classes, it is a smaller network that trains for a twentieth of the
             budget. chosen means that held-out images choose after training, and never make samples worse; for annealed
             and langevin, which guidance does not help, it is 1.
-        compile: Speed up trainings of four minutes or more with torch.compile, if this machine can. The first time that
-            takes up to a minute.
+        compile: --no-compile does without torch.compile. By default trainings of at least five minutes or 2,000 steps
+            begin with it, if this machine can. The first time that takes up to a minute.
         samples: How many samples to draw at the end.
         seed: Of all random numbers.
     """
