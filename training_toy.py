@@ -27,6 +27,7 @@ from annotated_types import Interval
 from ncsn import validation
 from ncsn.distributions import TOYS
 from ncsn.evaluation import metrics
+from ncsn.learn.settings import Given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +62,10 @@ class Toy:
     sigma_min: validation.NoiseLevel = 0.1
     levels: validation.Levels = 20
     langevin_steps: validation.LangevinSteps = 75
-    eps: validation.StepSize | None = None
+    eps: Given[validation.StepSize] = None
     samples: Annotated[int, Interval(ge=0, le=10**6)] = 10_000
     seed: validation.Seed = 0
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    out: Annotated[Given[Path], tyro.conf.arg(metavar="FOLDER")] = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:

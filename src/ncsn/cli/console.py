@@ -5,13 +5,12 @@ Torch is imported inside the functions that need it, so that ``--help`` answers 
 
 import io
 import os
-import re
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import tyro
 from annotated_types import Interval, MinLen
 
+from ncsn.learn.settings import Given
 from ncsn.machine.interrupts import Stopped, interruptible
 from ncsn.validation import (
     BatchSize,
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 COMPILE_FROM = 60_000  # evaluations of a network for images: for fewer, compiling takes longer than it saves
 FRAME = dict.fromkeys(range(0x2500, 0x2580), " ")  # what tyro draws around what it says; without Unicode it has dashes
-SAYS_NOTHING = re.compile(r"\(default:[\s│|]+(None|True|False)\)")  # in the help of an option
 NARROWEST = 40  # columns; in one or two of them tyro's help has no end
 T = TypeVar("T")
 ClassName = Annotated[str, MinLen(1)]
@@ -93,13 +92,13 @@ class SamplingOptions:
         batch_size: How many samples the network sees at a time. The samples do not depend on it.
     """
 
-    sampler: SamplerName | None = None
-    levels: Levels | None = None
-    steps: LangevinSteps | None = None
-    eps: StepSize | None = None
-    label: Annotated[ClassName | None, tyro.conf.arg(name="class", metavar="NAME|NUMBER|any|none")] = None
-    guidance: Annotated[float, Interval(ge=0, le=100)] | None = None
-    guide: GuideName | None = None
+    sampler: Given[SamplerName] = None
+    levels: Given[Levels] = None
+    steps: Given[LangevinSteps] = None
+    eps: Given[StepSize] = None
+    label: Annotated[Given[ClassName], tyro.conf.arg(name="class", metavar="NAME|NUMBER|any|none")] = None
+    guidance: Given[Annotated[float, Interval(ge=0, le=100)]] = None
+    guide: Given[GuideName] = None
     batch_size: BatchSize = 500
 
     def how(self) -> dict[str, Any]:
@@ -126,16 +125,13 @@ def parse(settings: Any, args: list[str] | None = None, prog: str | None = None)
     """``settings`` (a dataclass, or a union of them) from the command line; a mistake is one line and exit status 2."""
     if shutil.get_terminal_size().columns < NARROWEST:
         os.environ["COLUMNS"] = str(NARROWEST)
-    complaint, answer = io.StringIO(), io.TextIOWrapper(io.BytesIO(), sys.stdout.encoding, "backslashreplace")
+    complaint = io.StringIO()
     try:
-        with redirect_stderr(complaint), redirect_stdout(answer):
+        with redirect_stderr(complaint):
             marks = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
             return tyro.cli(settings, args=args, prog=prog, config=marks)
     except SystemExit as stop:
         if not stop.code:
-            answer.seek(0)
-            blank = SAYS_NOTHING.sub(lambda found: re.sub(r"[^\s│|]", " ", found[0]), answer.read())
-            print(re.sub(r"^[│|] +[│|]\n", "", blank, flags=re.MULTILINE), end="")
             raise
         words = complaint.getvalue().translate(FRAME).split()
         fail(one_line(" ".join(word for word in words if word.strip("-"))))

@@ -13,6 +13,7 @@ from annotated_types import Interval
 from ncsn.cli import console
 from ncsn.cli.console import RunOptions, SamplingOptions
 from ncsn.cli.sample import write_array
+from ncsn.learn.settings import Given
 from ncsn.validation import NoiseLevel, Seed, read_json
 
 if TYPE_CHECKING:
@@ -41,11 +42,11 @@ class Evaluate(SamplingOptions, RunOptions):
         overwrite: Replace an earlier evaluation there.
     """
 
-    data: Annotated[str | None, tyro.conf.arg(metavar="PLACE")] = None
+    data: Annotated[Given[str], tyro.conf.arg(metavar="PLACE")] = None
     features: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
     n: Annotated[int, Interval(ge=100, le=10**4), tyro.conf.arg(name="n", aliases=["-n"])] = 10_000
     seed: Seed = 0
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    out: Annotated[Given[Path], tyro.conf.arg(metavar="FOLDER")] = None
     overwrite: bool = False
 
     def __call__(self) -> None:
@@ -143,13 +144,13 @@ class Likelihood(RunOptions):
         seed: Of the random directions.
     """
 
-    rows: tyro.conf.Positional[Path | None] = None
+    rows: tyro.conf.Positional[Given[Path]] = None
     out: Path = Path("density.csv")
     overwrite: bool = False
     n: Annotated[int, Interval(ge=2, le=10**9), tyro.conf.arg(name="n", aliases=["-n"])] = 64
-    data: Annotated[str | None, tyro.conf.arg(metavar="PLACE")] = None
-    probes: Annotated[int, Interval(ge=2, le=10**4)] | None = None
-    sigma_min: NoiseLevel | None = None
+    data: Annotated[Given[str], tyro.conf.arg(metavar="PLACE")] = None
+    probes: Given[Annotated[int, Interval(ge=2, le=10**4)]] = None
+    sigma_min: Given[NoiseLevel] = None
     tolerance: Annotated[float, Interval(ge=1e-10, le=1)] = 1e-3
     seed: Seed = 0
 

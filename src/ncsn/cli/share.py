@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ncsn.cli.console import Options, check_output, of_images
+from ncsn.learn.settings import Given
 from ncsn.validation import Port, reason
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Play(Options):
         port: The port on 127.0.0.1; 0 for any that is free.
     """
 
-    run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
+    run: Annotated[tyro.conf.Positional[Given[Path]], tyro.conf.arg(metavar="[RUN]")] = None
     port: Port = 8000
 
     def __call__(self) -> None:

@@ -10,6 +10,7 @@ from annotated_types import Interval
 from ncsn.cli import console
 from ncsn.cli.console import RunOptions, check_output
 from ncsn.data.sources import TABLES
+from ncsn.learn.settings import Given
 from ncsn.validation import Count, Levels, Region, Seed
 
 if TYPE_CHECKING:
@@ -44,13 +45,13 @@ class Problem(RunOptions):
     """
 
     input: Annotated[str, tyro.conf.arg(metavar="INDEX|FILE")] = "0"
-    data: Annotated[str | None, tyro.conf.arg(metavar="PLACE")] = None
+    data: Annotated[Given[str], tyro.conf.arg(metavar="PLACE")] = None
     measured: bool = False
     n: Annotated[int, Interval(ge=1, le=1000), tyro.conf.arg(name="n", aliases=["-n"])] = 16
     noise: Noise = 0.05
-    levels: Levels | None = None
+    levels: Given[Levels] = None
     solver_steps: Annotated[int, Interval(ge=1, le=1000)] = 3
-    particles: Annotated[int, Interval(ge=1, le=100_000)] | None = None
+    particles: Given[Annotated[int, Interval(ge=1, le=100_000)]] = None
     seed: Seed = 0
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("picture.png")
     overwrite: bool = False
@@ -218,7 +219,7 @@ class Impute(RunOptions):
     n: Annotated[int, Interval(ge=2, le=1000), tyro.conf.arg(name="n", aliases=["-n"])] = 20
     seed: Seed = 0
     out: Path = Path("filled.csv")
-    draws: Path | None = None
+    draws: Given[Path] = None
     overwrite: bool = False
 
     def __call__(self) -> None:

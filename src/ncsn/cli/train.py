@@ -31,7 +31,5 @@ class Train(TrainSettings):
         if not self.job.resume:  # which finds the data of the run
             check_place(self.dataset)
         dataset, settings, record = opened(self)
-        if dataset.kind.noun == "rows" and self.dataset.lower().endswith((".npy", ".npz")):
-            print("taken for a table, in which a row is an example; --signals takes each row for a signal")
         run = ncsn.fit(dataset, settings=settings, record=record)
         finish(run, dataset, record)

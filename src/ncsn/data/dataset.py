@@ -371,7 +371,8 @@ def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
     if reading.signals:
         return signals_of(name, found)
     if [array.ndim for array in found.values()] == [2]:
-        return rows_of(name, next(iter(found.values())))
+        rows = rows_of(name, next(iter(found.values())))
+        return replace(rows, notes=("axes taken for (rows, columns), with --signals for (n, length)", *rows.notes))
     stacks = stacks_in(name, found, images_in)
     indices = split_of({part or "train": len(stack) for part, (_, stack, _) in stacks.items()})
     parts = {part: items_of(*stacks.get(source) or stacks[None], index) for part, (source, index) in indices.items()}

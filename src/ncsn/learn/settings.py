@@ -5,7 +5,7 @@ Torch is not needed here, so that ``--help`` answers at once.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 from annotated_types import Interval
@@ -13,6 +13,10 @@ from annotated_types import Interval
 from ncsn import validation
 from ncsn.data import Reading
 
+T = TypeVar("T")
+Unsaid = tyro.conf.arg(help_behavior_hint="")
+Given = Annotated[T | None, Unsaid]
+"""An option whose help says itself what is done where it is not given."""
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 FREE = ("minutes", "steps", "compile", "accumulate")  # what may change when a run goes on
 
@@ -30,7 +34,7 @@ class Job:
             fastest on the device. A processor without 16 bits in hardware is many times slower with them.
     """
 
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    out: Annotated[Given[Path], tyro.conf.arg(metavar="FOLDER")] = None
     overwrite: bool = False
     resume: bool = False
     device: validation.DeviceName = "auto"
@@ -93,32 +97,32 @@ class TrainSettings(Reading):
         seed: Of all random numbers.
     """
 
-    size: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
+    size: Annotated[Given[str], tyro.conf.arg(metavar="SIZE")] = None
     background: Annotated[str, tyro.conf.arg(metavar="COLOUR")] = "white"
-    minutes: Annotated[float, Interval(ge=0.001, le=10**6)] | None = None
-    steps: validation.Count | None = None
+    minutes: Given[Annotated[float, Interval(ge=0.001, le=10**6)]] = None
+    steps: Given[validation.Count] = None
     dataset: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "mnist"
     flip: bool = False
-    batch_size: validation.BatchSize | None = None
+    batch_size: Given[validation.BatchSize] = None
     accumulate: Annotated[int, Interval(ge=1, le=64)] = 1
     network: validation.NetworkName | Literal["auto"] = "auto"
-    channels: tuple[validation.Width, ...] | None = None
+    channels: Given[tuple[validation.Width, ...]] = None
     blocks: validation.Layers = 2
-    sigma_max: validation.NoiseLevel | None = None
-    sigma_min: validation.NoiseLevel | None = None
+    sigma_max: Given[validation.NoiseLevel] = None
+    sigma_min: Given[validation.NoiseLevel] = None
     proposal: Literal["lognormal", "loguniform", "geometric"] = "lognormal"
-    log_sigma_mean: Annotated[float, Interval(ge=-20, le=20)] | None = None
-    log_sigma_std: Annotated[float, Interval(gt=0, le=10)] | None = None
-    posterior_above: validation.NoiseLevel | None = None
-    class_conditional: Annotated[bool, tyro.conf.arg(name="classes")] = True
+    log_sigma_mean: Given[Annotated[float, Interval(ge=-20, le=20)]] = None
+    log_sigma_std: Given[Annotated[float, Interval(gt=0, le=10)]] = None
+    posterior_above: Given[validation.NoiseLevel] = None
+    class_conditional: Annotated[bool, tyro.conf.arg(name="classes", help_behavior_hint="")] = True
     sampler: validation.SamplerName = "dpmpp-sde"
-    levels: validation.Levels | None = None
-    langevin_steps: validation.LangevinSteps | None = None
-    eps: validation.StepSize | None = None
+    levels: Given[validation.Levels] = None
+    langevin_steps: Given[validation.LangevinSteps] = None
+    eps: Given[validation.StepSize] = None
     muon_rate: validation.Rate = 0.02
     adam_rate: validation.Rate = 2e-3
     guidance: Annotated[float, Interval(ge=1, le=100)] | Literal["chosen"] = "chosen"
-    compile: bool = True
+    compile: Annotated[bool, Unsaid] = True
     samples: validation.Shown = 100
     seed: validation.Seed = 0
     job: Annotated[Job, tyro.conf.arg(name="")] = field(default_factory=Job)
