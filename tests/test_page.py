@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from http.client import HTTPConnection, HTTPMessage, RemoteDisconnected
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -132,12 +132,12 @@ def test_the_page_is_served_with_the_model_that_is_asked_for_until_ctrl_c(
     monkeypatch.setattr(ncsn, "load", lambda *_, device: run, raising=False)
     monkeypatch.setattr(ncsn, "export", lambda run, out: out.write_bytes(b"own"), raising=False)
     monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", look)
-    with pytest.raises(SystemExit, match="130"):
-        cli.main(["play", *words, "--port", "0"])
+    cli.main(["play", *words, "--port", "0"])
+    assert "error" not in capsys.readouterr().err
     assert served == [model, HOME]
 
 
-@pytest.mark.parametrize(("shape", "status"), [((2,), 2), ((1, 16), 2), ((1, 4, 4), 130)])
+@pytest.mark.parametrize(("shape", "status"), [((2,), 2), ((1, 16), 2), ((1, 4, 4), 0)])
 def test_the_page_draws_with_runs_of_images(
     shape: tuple[int, ...], status: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,7 +149,8 @@ def test_the_page_draws_with_runs_of_images(
     monkeypatch.setattr(ncsn, "load", lambda *_, device: run, raising=False)
     monkeypatch.setattr(ncsn, "export", lambda _, out: out.touch(), raising=False)
     monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", look)
-    with pytest.raises(SystemExit, match=f"^{status}$"):
+    expected = pytest.raises(SystemExit, match=f"^{status}$") if status else nullcontext()
+    with expected:
         cli.main(["play", "it", "--port", "0"])
 
 

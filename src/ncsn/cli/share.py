@@ -13,6 +13,7 @@ import tyro
 
 from ncsn.cli.console import Options, check_output, of_images
 from ncsn.learn.settings import Given
+from ncsn.machine.interrupts import Stopped
 from ncsn.validation import Port, reason
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class Play(Options):
                 ncsn.export(run, folder / "model.onnx")
             with server(folder, self.port) as serving:
                 print(f"http://127.0.0.1:{serving.server_port}/  (Ctrl-C ends it)", flush=True)
-                serving.serve_forever()
+                with suppress(Stopped):
+                    serving.serve_forever()
 
 
 def page(package: Path = PACKAGE) -> Path:

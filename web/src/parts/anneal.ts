@@ -10,7 +10,6 @@ import { type Open, layout } from "./part.ts";
 
 const PARTICLES = 2000;
 const BOTTOM = 0.1; // the smallest noise level, and Langevin's
-const ALPHA = 0.1; // Langevin's step size
 const MARGIN = 2.5; // standard deviations around the modes that a picture shows
 
 const SLIDERS = {
@@ -47,8 +46,9 @@ function raceOf(terms: Terms) {
     const own = new Mulberry(random.uniform() * 2 ** 32);
     return { x, states: langevin(truth.score, schedule, x, own), shares: [] as number[] };
   };
-  const plain = dynamics(constant(BOTTOM, ALPHA, total));
-  const slow = dynamics(annealed(sigmas, eps * BOTTOM ** 2, steps));
+  const alpha = eps * BOTTOM ** 2; // of both on the smallest level
+  const plain = dynamics(constant(BOTTOM, alpha, total));
+  const slow = dynamics(annealed(sigmas, alpha, steps));
   const noted: number[] = []; // steps after which shares are known
   const exact: number[] = []; // the right share at the noise level of each
   let step = 0; // of which the last one, beyond the total, denoises
