@@ -46,7 +46,8 @@ class Toy:
         levels: Noise levels, in geometric progression.
         langevin_steps: Langevin steps on each level.
         eps: Langevin's step size on the smallest level; by default σ_min²/2. On other levels it is proportional to σ².
-        samples: How many samples each sampler draws; 0 for the score field alone.
+        samples: How many samples each sampler draws; 0 for the score field alone. By default 10,000 for gaussian, the
+            weights of whose modes they show, and 0 for the others.
         seed: Of all random numbers.
         out: A folder for the run and its pictures; by default runs/ and what is learned.
         overwrite: Replace a run that is already there.
@@ -63,7 +64,7 @@ class Toy:
     levels: validation.Levels = 20
     langevin_steps: validation.LangevinSteps = 75
     eps: Given[validation.StepSize] = None
-    samples: Annotated[int, Interval(ge=0, le=10**6)] = 10_000
+    samples: Given[Annotated[int, Interval(ge=0, le=10**6)]] = None
     seed: validation.Seed = 0
     out: Annotated[Given[Path], tyro.conf.arg(metavar="FOLDER")] = None
     overwrite: bool = False
@@ -113,7 +114,8 @@ def main(settings: Toy) -> None:
 
     # Sampling: Langevin dynamics on the smallest noise level, and annealed down the ladder, from the same start and
     # with as many steps; by the learned score and by the exact one.  The floor is another sample of the truth.
-    if n := settings.samples:
+    default = 10_000 if name == "gaussian" else 0
+    if n := default if settings.samples is None else settings.samples:
         data, other = (truth.sample(n, generator=generator.manual_seed(settings.seed + k)) for k in (1, 3))
         start = 16 * torch.rand(n, 2, generator=generator) - 8
         size = 0.1 if name == "gaussian" else noise.sigma_min**2  # the paper's, and one for finer distributions
@@ -121,7 +123,7 @@ def main(settings: Toy) -> None:
         panels = [[("data", data)], [("start", start)]]
         for row, (kind, score) in zip(panels, (("learned", run.score), ("exact", truth)), strict=True):
             for sampler, how in (("langevin", once), ("annealed", {})):
-                how |= {"sampler": sampler, "seed": generator, "start": start}
+                how |= {"sampler": sampler, "seed": generator, "start": start, "batch_size": 10_000}
                 row.append((f"{sampler}, {kind} score", console.draw(replace(run, score=score), n, **how).samples))
         weights: dict[str, str] = {}
         for title, x in [("floor", other), *panels[0], *panels[1]]:

@@ -1,4 +1,4 @@
-"""Every path that a user has, on the processor and on pretended GPUs (``pretend``): where what is left behind shows."""
+"""Every path that a user has, on pretended GPUs (``pretend``): where what is left behind shows."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -36,6 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 G = Callable[[], torch.Generator]
 Path_ = Callable[[str, Path], object]
 PATHS: dict[str, Path_] = {}
+on_gpus = pytest.mark.parametrize("device", ["cuda", "mps"], indirect=True)  # other tests are the processor's
 
 
 def path(function: Path_) -> Path_:
@@ -650,6 +651,7 @@ def script_of_images(device: str, folder: Path) -> None:
 SLOW = ("resumed", "commands_of_images", "commands_of_tables", "script_of_images")
 
 
+@on_gpus
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in PATHS])
 def test_what_runs_on_the_processor_runs_on_a_gpu(name: str, device: str, tmp_path: Path) -> None:
     PATHS[name](device, tmp_path)
@@ -725,11 +727,10 @@ def waits_of(states: Iterator[object], device: str, *, after: int) -> float:
     return (active[-1].waits.total() - before) / count
 
 
+@on_gpus
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("objective", ["dsm", "posterior_dsm"])
 def test_at_most_one_of_ten_steps_waits(precision: str, objective: str, device: str) -> None:
-    if device == "cpu":
-        return
     x, labels = data(device, 40, 1, 8, 8), (torch.arange(40) % 3).to(device)
     begun = state(device, hardware.autocast_of(precision))
     target: Any = dsm if objective == "dsm" else partial(posterior_dsm, data_score=Empirical(x, labels), above=0.3)
@@ -738,16 +739,16 @@ def test_at_most_one_of_ten_steps_waits(precision: str, objective: str, device: 
     assert waits_of(train(begun, stream, loss, budget=Budget(steps=23)), device, after=3) <= 0.15  # and one at the end
 
 
+@on_gpus
 @pytest.mark.parametrize("name", ALONE)
 def test_no_state_of_a_sampler_waits(name: str, device: str) -> None:
-    if device == "cpu":
-        return
     sampling = replace(SAMPLING, sampler=name, levels=1 if name == "langevin" else 6, steps=5, eps=1e-5, guidance=1.0)
     score, generator = guided(model(device), GaussianScore(0.0, 2.0), 1.5), seeded(device)
     start = sampling.start(torch.zeros(1, 2, device=device), 6, generator=generator)
     assert waits_of(sampling.follow(score, start, generator=generator), device, after=1) == 0
 
 
+@on_gpus
 @pytest.mark.parametrize("name", ["masked", "blurred"])
 @pytest.mark.parametrize(
     ("kind", "most"), [("matching", {"cuda": 1.0, "mps": 3.0}), ("particles", {"cuda": 1.2, "mps": 12.0})]
@@ -756,8 +757,6 @@ def test_a_state_of_a_posterior_waits_for_its_eigenvectors_alone(
     kind: str, most: dict[str, float], name: str, device: str
 ) -> None:
     """On mps the small matrices go to the processor and come back."""
-    if device == "cpu":
-        return
     score, measure, zero = model(device, (1, 4, 4)), measured(device)[name], torch.zeros(1, 4, 4, device=device)
     y, generator = measure(data(device, 1, 1, 4, 4)), seeded(device)
     start = data(device, 4, 1, 4, 4)

@@ -23,7 +23,7 @@ from ncsn.machine import interrupts
 from ncsn.plots import image_grid
 
 ROOT = Path(__file__).parent.parent
-QUICK = "--steps 5 --samples 50 --width 8 --layers 1"
+QUICK = "--steps 5 --samples 500 --langevin-steps 2 --width 8 --layers 1"
 
 
 Run = Callable[[str, str], int]
@@ -121,7 +121,7 @@ def test_a_folder_of_colour_images_trains_with_a_guide(run: Run, tmp_path: Path)
 
 @pytest.mark.slow
 def test_toy_circle_learns_the_score_near_the_data_and_not_far_away(run: Run, tmp_path: Path) -> None:
-    assert run("training_toy.py", f"--generator circle --steps 600 --samples 0 --out {tmp_path}/run") == 0
+    assert run("training_toy.py", f"--generator circle --steps 600 --out {tmp_path}/run") == 0
     assert names(tmp_path / "run") == {"config.json", "metrics.json", "model.safetensors", "score_field.png"}
     levels = numbers(tmp_path / "run")["levels"]
     near = [level["relative_error_on_noised_data"] for level in levels]
@@ -139,7 +139,8 @@ def test_toy_circle_learns_the_score_near_the_data_and_not_far_away(run: Run, tm
 @pytest.mark.slow
 def test_toy_gaussian_mixes_only_when_annealed(run: Run, tmp_path: Path) -> None:
     """2,000 samples: the standard error of a weight of 0.2 is 0.009."""
-    assert run("training_toy.py", f"--generator gaussian --steps 600 --samples 2000 --seed 2 --out {tmp_path}/run") == 0
+    how = "--generator gaussian --steps 600 --langevin-steps 40 --samples 2000 --seed 2"
+    assert run("training_toy.py", f"{how} --out {tmp_path}/run") == 0
     samplers = numbers(tmp_path / "run")["samplers"]
     assert samplers["annealed, learned score"]["modes"][0]["weight_error"] <= 0.05
     assert samplers["langevin, learned score"]["modes"][0]["weight_error"] >= 0.2
@@ -152,8 +153,8 @@ def test_toy_gaussian_mixes_only_when_annealed(run: Run, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("line", "learned"),
     [
-        ("circle --objective ssm --steps 400 --batch-size 512 --samples 0", 15),
-        ("circle --objective exact --steps 400 --batch-size 512 --samples 0", 15),
+        ("circle --objective ssm --steps 400 --batch-size 512", 15),
+        ("circle --objective exact --steps 400 --batch-size 512", 15),
         (f"swiss-roll {QUICK}", 1),  # a Gaussian at first, of the data's mean and standard deviation
         (f"checkerboard {QUICK}", 1),
     ],
@@ -166,9 +167,11 @@ def test_other_toys_learn_by_other_objectives(line: str, learned: int, run: Run,
 
 
 def test_a_toy_is_a_run_of_its_options_and_is_not_replaced(run: Run, tmp_path: Path) -> None:
-    line = f"--generator moons --seed 3 {QUICK} --levels 3 --langevin-steps 2 --eps 0.001 --out {tmp_path}/run"
+    line = f"--generator moons --seed 3 {QUICK} --levels 3 --eps 0.001 --out {tmp_path}/run"
     assert run("training_toy.py", line) == 0
     assert {"samples.png", "score_field.png", "metrics.json"} < names(tmp_path / "run")
+    # Two samples of 500 points are apart by about their spread over √500; one is not apart from itself.
+    assert 0.02 < numbers(tmp_path / "run")["samplers"]["floor"]["distance"] < 2
     sampling = ncsn.load(tmp_path / "run").recipe.sampling
     assert (sampling.levels, sampling.steps, sampling.eps, sampling.sampler) == (3, 2, 0.001, "annealed")
     assert run("training_toy.py", line) == 2

@@ -76,7 +76,7 @@ USUAL: dict[str, object] = {
     **{"posterior.steps": 3, "solver_steps": 3, "langevin_steps": 75, "nfe_per_step": 1, "every": 1, "accumulate": 1},
     **{"batch_size": 500, "Toy.batch_size": 1024, "likelihoods.batch_size": 32},
     **{"tolerance": 1e-4, "Likelihood.tolerance": 1e-3, "projections": 128, "k": 5, "batch": 500},
-    **{"samples": 100, "Toy.samples": 10_000, "limit": 10_000, "iterations": 30, "digits": 2, "status": 2, "fit": True},
+    **{"samples": 100, "limit": 10_000, "iterations": 30, "digits": 2, "status": 2, "fit": True},
     **{"noise": 0.05, "Denoise.noise": 0.5, "factor": 4, "blur": 2.0, "port": 8000, "accumulate": 1, "high": 256.0},
     **{"muon_rate": 0.02, "adam_rate": 2e-3, "momentum": 0.95, "warmup": 50, "compile": True},
     **{"sigma_max": 20.0, "sigma_min": 0.1, "levels": 20, "denoise": True, "snr": 0.16, "corrections": 1, "view": 8},

@@ -17,16 +17,16 @@ from attacks.processes import broken, complaint, digests, play
 
 CHAIN = 6  # signals to one training, at most, before it is left to end
 SMALL = "--channels 8 8 --blocks 1 --batch-size 8 --levels 4 --samples 4 --no-compile --device cpu"
-TOY = "--steps 40 --batch-size 64 --width 8 --layers 1 --levels 6 --langevin-steps 3 --samples 100"
+TOY = "--generator gaussian --steps 20 --batch-size 64 --width 8 --layers 1 --levels 6 --langevin-steps 3 --samples 100"
 JOBS = {
-    "train": f"ncsn train HERE/images.npz {SMALL} --steps 40 --out out",
-    "classes": f"ncsn train HERE/images {SMALL} --steps 40 --out out",
+    "train": f"ncsn train HERE/images.npz {SMALL} --steps 20 --out out",
+    "classes": f"ncsn train HERE/images {SMALL} --steps 20 --out out",
     "toy": f"training_toy.py {TOY} --out out",
     "npz": "ncsn sample HERE/run -n 2100 --levels 4 --device cpu --out out.npz",
     "gif": "ncsn sample HERE/run --device cpu --out out.gif",
     "evaluate": "ncsn evaluate HERE/run -n 120 --device cpu --out out",
     "likelihood": "ncsn likelihood HERE/run -n 8 --device cpu",
-    "inpaint": "ncsn inpaint HERE/run -n 8 --device cpu --out out.png",
+    "inpaint": "ncsn inpaint HERE/run -n 8 --levels 4 --device cpu --out out.png",
 }
 """The long commands; HERE is the ground's folder.  Those that train go on with ``--resume``."""
 
@@ -54,19 +54,20 @@ class Ground:
             path = folder / "images" / ("dark", "bright")[number % 2] / f"{number:03}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
-        self.made(f"ncsn train images.npz {SMALL} --steps 20 --out run", folder)
-        self.made(f"training_toy.py {TOY} --out points", folder)
+        for name, run in {"train": "run", "toy": "points"}.items():
+            self.measure(name)
+            shutil.copytree(folder / "cases" / f"{name}-0" / "out", folder / run)
 
     def made(self, line: str, place: Path) -> None:
         """Run a command that must succeed.  Raises RuntimeError if it does not."""
         if (ended := play(line.split(), place)).status:
             raise RuntimeError(f"{line} failed: {ended}")
 
-    def measure(self) -> None:
-        """See what every job does when it is left alone."""
-        for name, line in self.jobs.items():
+    def measure(self, *names: str) -> None:
+        """See what these jobs do when they are left alone."""
+        for name in names:
             place, began = self.place(name, 0), time.monotonic()
-            self.made(line, place)
+            self.made(self.jobs[name], place)
             seconds, size = time.monotonic() - began, sum(path.lstat().st_size for path in place.rglob("*.*"))
             self.whole[name] = Whole(seconds, size, digests(place))
 

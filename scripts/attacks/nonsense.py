@@ -55,16 +55,16 @@ FILES = {
 
 
 @functools.cache
-def cases(ground: Ground) -> list[tuple[str, str, str | None]]:
+def cases(folder: Path, seed: int) -> list[tuple[str, str, str | None]]:
     """Every option of every command, as its help lists them, with every value, in an order of chance."""
     os.environ["COLUMNS"] = "200"
     found: list[tuple[str, str, str | None]] = []
-    for command in re.findall(r"\{(train[\w,]+)\}", play(["ncsn", "--help"], ground.folder).out)[0].split(","):
-        text = play(["ncsn", command, "--help"], ground.folder).out
+    for command in re.findall(r"\{(train[\w,]+)\}", play(["ncsn", "--help"], folder).out)[0].split(","):
+        text = play(["ncsn", command, "--help"], folder).out
         found += [(command, "1", value) for value in VALUES if "positional" in text]
         for option, taken in re.findall(r"^│ (-[\w-]+)(?:, --[\w-]+)?( \S+)?", text, re.MULTILINE):
             found += [(command, option, value) for value in (VALUES if taken else (None,)) if option != "-h"]
-    random.Random(ground.seed).shuffle(found)
+    random.Random(seed).shuffle(found)
     return found
 
 
@@ -76,7 +76,8 @@ def standing(place: Path) -> dict[str, Any]:
 
 def options(ground: Ground, case: int) -> Iterator[str]:
     """Give a command an option, or its argument, of no sense, where much stands that may not be replaced."""
-    (command, option, value), place = cases(ground)[case % len(cases(ground))], ground.place("options", case)
+    every, place = cases(ground.folder, ground.seed), ground.place("options", case)
+    command, option, value = every[case % len(every)]
     (place / "folder").mkdir()
     (place / "text").write_text("precious")
     (place / "link.png").symlink_to("text")
@@ -136,7 +137,7 @@ def changed(value: Any, chance: random.Random) -> Any:
 
 def prepare(ground: Ground) -> None:
     """Write one whole file of every kind that is no run's, see what a whole run draws, and list the options."""
-    cases(ground)
+    cases(ground.folder, ground.seed)  # before processes are forked, which have it then
     for kind in ("zip", "tar"):
         shutil.make_archive(str(ground.folder / "set"), kind, ground.folder / "images")
     shutil.copy(ground.folder / "images" / "dark" / "000.png", ground.folder / "it.png")

@@ -22,7 +22,7 @@ const shown: Record<string, string> = {
   anneal: "#anneal?seconds=3",
   learning: "#learning",
   digits: "#digits",
-  fill: "#fill?levels=20",
+  fill: "#fill?levels=10",
 };
 const waits: Record<string, number> = { scores: 300, own: 300, anneal: 3500, learning: 3500 }; // else until it is drawn
 
