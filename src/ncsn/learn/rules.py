@@ -22,10 +22,13 @@ from ncsn.machine.messages import log
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
 from ncsn.run import Argument, Recipe
 from ncsn.samplers import SAMPLERS, Sampling
+from ncsn.score import PreconditioningName
 from ncsn.training import Budget
 from ncsn.validation import NetworkName
 
 NETWORKS: dict[NetworkName, str] = {"unet": "UNet", "mlp": "ResidualMLP", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
+PRECONDITIONING: dict[NetworkName, PreconditioningName] = {"mlp": "principal", "refinenet-v2": "scaled"}
+INDEPENDENT = 3  # rows that are added to a table's covariance, of columns without any
 POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
 WORTH = 0.4  # of the network's arithmetic: what posterior targets may take at most
 MEMORY = 2**31  # bytes that posterior targets may need: a copy of the data as reals, and two more while it is made
@@ -45,6 +48,18 @@ def leading_std(data: Float[Tensor, "n d"], *, iterations: int = 30) -> float:
     for _ in range(iterations):
         direction = nn.functional.normalize(centred.T @ (centred @ direction), dim=0)
     return float((centred @ direction).square().mean().sqrt())
+
+
+def principal(rows: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d d"]]:
+    """The mean of standardised rows, and their principal axes, each times its standard deviation, as columns.
+
+    The covariance is shrunk.  A Gaussian of it fills in real tables as well as with the shrinkage of Ledoit & Wolf 2004.
+    """
+    x = some(rows, 100_000).cpu().double()
+    mean, n = x.mean(0), len(x)
+    scatter = (x - mean).T @ (x - mean) + INDEPENDENT * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    variances, axes = torch.linalg.eigh(scatter / (n + INDEPENDENT))
+    return mean.float(), (axes * variances.sqrt()).float()
 
 
 def some(data: Shaped[Tensor, "n *d"], most: int) -> Float[Tensor, "m *d"]:
@@ -261,7 +276,7 @@ def recipes(
         depth=dataset.depth,
         network=NETWORKS[settings.network] if network is None else name_of(network),
         arguments=arguments if network is None else {},
-        preconditioning="scaled" if settings.network == "refinenet-v2" else "edm",
+        preconditioning=PRECONDITIONING.get(settings.network, "edm"),
         shape=dataset.shape,
         shares=shares,
         columns=dataset.columns,
