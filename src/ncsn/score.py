@@ -240,6 +240,20 @@ class EDM:
 
 
 @dataclass(frozen=True)
+class Fading(EDM):
+    r"""EDM's way around a Gaussian that the data resembles: F is multiplied with σ_d²/(σ²+σ_d²) more.
+
+    What a density differs by from its Gaussian, noise hides: to the first order of an Edgeworth expansion, of skewness
+    γ, F* of EDM is ½γ(u²−1)·σ_d²/(σ²+σ_d²), where u is the network's input.  So few examples cannot mislead the network
+    where it has little to say.
+    """
+
+    def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
+        """A Gaussian's score, plus the residual, which fades as noise grows."""
+        return super().score(value * data_std**2 / (std**2 + data_std**2), centred, std, data_std)
+
+
+@dataclass(frozen=True)
 class Plain:
     """NCSN's way: the network is the score, s(x, σ) = F(x − μ, σ) (Song & Ermon 2019, arXiv:1907.05600)."""
 
@@ -268,8 +282,9 @@ class Scaled(Plain):
         return value / std
 
 
-PreconditioningName = Literal["edm", "scaled", "plain"]
-PRECONDITIONINGS: dict[PreconditioningName, Preconditioning] = {"edm": EDM(), "scaled": Scaled(), "plain": Plain()}
+PreconditioningName = Literal["edm", "principal", "scaled", "plain"]
+PRECONDITIONINGS: dict[PreconditioningName, Preconditioning] = {"edm": EDM(), "principal": Fading()}
+PRECONDITIONINGS |= {"scaled": Scaled(), "plain": Plain()}
 
 
 class ScoreModel(nn.Module):
@@ -281,6 +296,9 @@ class ScoreModel(nn.Module):
     it takes them as a third argument.
     ``data_mean``: μ, a number or a tensor that broadcasts against one example; saved with the weights.
     ``data_std``: σ_d > 0, one number; saved with the weights.
+    ``principal``: of vectors, their principal axes, each times its standard deviation, as columns, (d, d); saved with
+    the weights.  Then the network sees examples along these axes, and each axis has its own σ_d, so that an untrained
+    network with ``EDM`` is the exact score of the Gaussian with their covariance.
     ``preconditioning``: by default ``EDM``.
     ``autocast``: what to run the network, and only the network, in; by default in its weights' own precision.
     Raises ValueError if ``data_std`` is not positive.
@@ -288,6 +306,7 @@ class ScoreModel(nn.Module):
 
     data_mean: Tensor
     data_std: Tensor
+    principal: Tensor | None
 
     def __init__(
         self,
@@ -295,6 +314,7 @@ class ScoreModel(nn.Module):
         data_mean: float | Tensor = 0.0,
         data_std: float | Tensor = 1.0,
         *,
+        principal: Float[Tensor, "d d"] | None = None,
         preconditioning: Preconditioning | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
@@ -306,6 +326,7 @@ class ScoreModel(nn.Module):
         self.autocast = autocast
         self.register_buffer("data_mean", torch.as_tensor(data_mean, dtype=torch.float32).clone())
         self.register_buffer("data_std", torch.as_tensor(data_std, dtype=torch.float32).clone())
+        self.register_buffer("principal", None if principal is None else principal.float().clone())
 
     def forward(
         self, x: Float[Tensor, "b *d"], sigma: Sigma, label: Int64[Tensor, "b"] | None = None
@@ -320,9 +341,13 @@ class ScoreModel(nn.Module):
         """
         if not isinstance(sigma, Tensor) and not sigma > 0:
             raise ValueError(f"sigma is {sigma}; it must be above 0, where the score is that of data with some noise")
-        std, centred = expand(sigma, x), x - self.data_mean
+        std, centred, data_std = expand(sigma, x), x - self.data_mean, self.data_std
+        if self.principal is not None:  # noise is the same along any axes
+            data_std = self.principal.norm(dim=0)
+            axes = (self.principal / data_std).to(x.dtype)
+            centred = centred @ axes
         levels = placed(sigma, self.data_std.dtype, x.device).reshape(-1)
-        network_input = self.preconditioning.network_input(centred, std, self.data_std).to(self.data_std.dtype)
+        network_input = self.preconditioning.network_input(centred, std, data_std).to(self.data_std.dtype)
         if label is None and self.num_classes:  # always, so that a compiled network is called in one way
             label = torch.full((len(x),), -1, device=x.device)
         labels = () if label is None else (label,)
@@ -330,7 +355,8 @@ class ScoreModel(nn.Module):
             value = self.network(network_input, levels.log() / 4, *labels)
         if value.shape != x.shape:
             raise ValueError(f"the network returned shape {tuple(value.shape)}; that of x, {tuple(x.shape)}, is needed")
-        return self.preconditioning.score(value.to(x.dtype), centred, std, self.data_std)
+        score = self.preconditioning.score(value.to(x.dtype), centred, std, data_std)
+        return score if self.principal is None else score @ axes.T
 
     @property
     def num_classes(self) -> int:
@@ -340,6 +366,8 @@ class ScoreModel(nn.Module):
 
     def residual_weight(self, sigma: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """What turns the score matching loss ½‖σs + z‖² into the squared error of what the network returns.
+
+        With ``principal`` axes it stays the weight of one σ_d, so that losses compare with those of a model without.
 
         ``sigma``: the noise level of each example, (b,).
         """

@@ -222,9 +222,13 @@ class Lesson:
     def state(self, recipe: Recipe, network: nn.Module | None = None) -> State:
         """A model of the recipe at the beginning of its training."""
         mean, std = self.dataset.statistics
-        centre = 0.0 if recipe.preconditioning == "scaled" else mean  # NCSNv2's network centres pixels itself
-        autocast = hardware.autocast_of(self.precision)
-        model = recipe.build(centre, std, network=network, autocast=autocast).to(self.device)
+        centre: float | Tensor = mean
+        how: dict[str, Any] = {"network": network, "autocast": hardware.autocast_of(self.precision)}
+        if recipe.preconditioning == "scaled":  # NCSNv2's network centres pixels itself
+            centre = 0.0
+        elif recipe.preconditioning == "principal":
+            centre, how["principal"] = rules.principal(self.dataset.train)
+        model = recipe.build(centre, std, **how).to(self.device)
         rates = {"muon_rate": self.settings.muon_rate, "adam_rate": self.settings.adam_rate}
         optimizers = muon_and_adam(model, **rates, products=self.products)
         return State(model, optimizers, generator=self.generator, seed=self.settings.seed)
@@ -362,6 +366,8 @@ def learn(
 ) -> None:
     """Train, and note ``rows`` rows: of the losses since the last one, and of held-out examples.
 
+    Without ``slack`` also one before the first step, whose losses are of held-out examples alone; and rows are denser
+    at first, for a network that knows few examples by heart soon does.
     ``judge``: the losses of ``state.average`` on held-out examples, and their noise levels.
     In the end ``state.average`` is the average of the weights that was best on held-out examples, if their loss has
     risen by a share of ``slack`` since: with few examples it does, once the network knows the others by heart.
@@ -383,30 +389,34 @@ def learn(
             total.add_(torch.tensor([losses.cpu().double().sum().item(), len(losses)]))
         pending.clear()
 
-    for p in record.watch(progress, state, settle=settle):
-        if done < 0:  # a run that goes on has some of its budget behind it
-            done = int(rows * min(1.0, p.fraction) * (p.step - 1) / p.step + 1e-9)
-        pending.append(p.losses)
-        if p.losses.device.type == "cpu" or len(pending) == UNSETTLED:
-            settle()
-        if p.fraction < min(1.0, (done + 1) / rows):
-            continue
-        done += 1
-        settle()
+    def look(step: int, seconds: float) -> None:
+        """Note a row, and keep the average if none was better."""
         losses, sigmas = judge()
-        row = Row(
-            step=p.step,
-            loss=(total[0] / total[1]).item(),
-            validation_loss=losses.mean().item(),
-            validation_bands=metrics.binned(losses, sigmas, BANDS),
-            seconds=p.seconds,
-        )
+        held_out = losses.mean().item()
+        bands = metrics.binned(losses, sigmas, BANDS)
+        loss = (total[0] / total[1]).item() if step else held_out
+        row = Row(step=step, loss=loss, validation_loss=held_out, validation_bands=bands, seconds=seconds)
         total.zero_()
         state.rows.append(row)
         record.write_rows()
         if row.validation_loss <= min(row.validation_loss for row in state.rows):
             for name, tensor in weights.items():
                 best[name].copy_(tensor)
+
+    power = 1 if slack else 2
+    if not (slack or state.step):
+        look(0, 0.0)
+    for p in record.watch(progress, state, settle=settle):
+        if done < 0:  # a run that goes on has some of its budget behind it
+            done = int(rows * (min(1.0, p.fraction) * (p.step - 1) / p.step) ** (1 / power) + 1e-9)
+        pending.append(p.losses)
+        if p.losses.device.type == "cpu" or len(pending) == UNSETTLED:
+            settle()
+        if p.fraction < min(1.0, ((done + 1) / rows) ** power):
+            continue
+        done += 1
+        settle()
+        look(p.step, p.seconds)
     if state.rows and left(state.rows, slack) is not state.rows[-1]:
         state.average.load_state_dict(best)
         if record.writes:

@@ -24,10 +24,13 @@ from ncsn.machine.messages import log
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
 from ncsn.run import Argument, Recipe
 from ncsn.samplers import SAMPLERS, Sampling
+from ncsn.score import PreconditioningName
 from ncsn.training import Budget
 from ncsn.validation import NetworkName, validated
 
 NETWORKS: dict[NetworkName, str] = {"unet": "UNet", "mlp": "ResidualMLP", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
+NARROW = 256  # columns; the axes of more would take longer than the network
+INDEPENDENT = 3  # rows that are added to a table's covariance, of columns without any
 POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
 WORTH = 0.4  # of the network's arithmetic: what posterior targets may take at most
 MEMORY = 2**31  # bytes that posterior targets may need: a copy of the data as reals, and two more while it is made
@@ -47,6 +50,18 @@ def leading_std(data: Float[Tensor, "n d"], *, iterations: int = 30) -> float:
     for _ in range(iterations):
         direction = nn.functional.normalize(centred.T @ (centred @ direction), dim=0)
     return float((centred @ direction).square().mean().sqrt())
+
+
+def principal(rows: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d d"]]:
+    """The mean of standardised rows, and their principal axes, each times its standard deviation, as columns.
+
+    The covariance is shrunk; its Gaussian fills in real tables as well as by the shrinkage of Ledoit & Wolf (2004).
+    """
+    x = some(rows, 100_000).cpu().double()
+    mean, n = x.mean(0), len(x)
+    scatter = (x - mean).T @ (x - mean) + INDEPENDENT * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    variances, axes = torch.linalg.eigh(scatter / (n + INDEPENDENT))
+    return mean.float(), (axes * variances.sqrt()).float()
 
 
 def some(data: Shaped[Tensor, "n *d"], most: int) -> Float[Tensor, "m *d"]:
@@ -284,7 +299,7 @@ def recipes(
         depth=dataset.depth,
         network=NETWORKS[settings.network] if network is None else name_of(network),
         arguments=arguments if network is None else {},
-        preconditioning="scaled" if settings.network == "refinenet-v2" else "edm",
+        preconditioning=preconditioning_of(settings.network, dataset.shape, own=network is not None),
         shape=dataset.shape,
         shares=shares,
         columns=dataset.columns,
@@ -311,6 +326,13 @@ def sampling_of(settings: ResolvedSettings, kind: Kind, *, classes: bool) -> Sam
     if levels is None and classes and usual:
         levels = round(0.4 * sampling.count)
     return sampling.but(levels=levels, steps=settings.langevin_steps)
+
+
+def preconditioning_of(network: str, shape: tuple[int, ...], *, own: bool) -> PreconditioningName:
+    """How a network becomes a score; a user's ``own`` sees columns as they are."""
+    if network == "mlp" and shape[0] <= NARROW and not own:
+        return "principal"
+    return "scaled" if network == "refinenet-v2" else "edm"
 
 
 def name_of(network: nn.Module) -> str:

@@ -28,7 +28,7 @@ class Recipe:
 
     ``network``: the name of a class of ``ncsn.networks``; another name is a network of the user's own.
     ``arguments``: of that class.
-    ``preconditioning``: what makes it a score: edm, scaled or plain.
+    ``preconditioning``: what makes it a score: edm, principal (edm along principal axes), scaled or plain.
     ``shape``: of one example.
     ``sampling``: the run's own way to sample.
     ``depth``: what the numbers in the files of images are.
@@ -104,6 +104,7 @@ class Recipe:
         data_mean: float | Tensor = 0.0,
         data_std: float | Tensor = 1.0,
         *,
+        principal: Float[Tensor, "d d"] | None = None,
         network: nn.Module | None = None,
         autocast: torch.dtype | None = None,
     ) -> ScoreModel:
@@ -111,6 +112,7 @@ class Recipe:
 
         ``data_mean``: of the data, a number or a tensor that broadcasts against one example.
         ``data_std``: of the data, > 0.
+        ``principal``: as of ``ScoreModel``, where that is the preconditioning; by default ``data_std`` along each axis.
         ``network``: the user's own, if the recipe names one.
         ``autocast``: what the network runs in; by default in the precision of its weights.
         Raises ValueError if this version has no such network, if the arguments are not its own, or if ``data_std`` is
@@ -123,7 +125,9 @@ class Recipe:
             check_call(kind, self.arguments)
             network = kind(**self.arguments).float()  # whatever torch's default is
         way = PRECONDITIONINGS[self.preconditioning]
-        return ScoreModel(network, data_mean, data_std, preconditioning=way, autocast=autocast)
+        if self.preconditioning == "principal" and principal is None:
+            principal = torch.eye(self.shape[0]) * data_std
+        return ScoreModel(network, data_mean, data_std, principal=principal, preconditioning=way, autocast=autocast)
 
 
 def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:
