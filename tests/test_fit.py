@@ -309,3 +309,25 @@ def test_trainings_in_threads_are_those_of_one_after_the_other() -> None:
     with ThreadPoolExecutor(3) as pool:
         runs = list(pool.map(lambda _: ncsn.fit(table(100), steps=3, quiet=True), range(3)))
     assert all(torch.equal(run.sample(2), alone) for run in runs)
+
+
+def test_a_training_begins_with_the_weights_of_a_run_but_for_layers_of_other_colours_and_classes(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, base = ncsn.load(trained / "run", device="cpu"), tiny(steps=1)
+    theirs = start.model.network.state_dict()
+    colours = np.random.default_rng(0).integers(0, 256, (250, 8, 8, 3), dtype=np.uint8)
+    for data, labels, anew in (
+        (pictures(), None, set()),
+        (colours, np.arange(250) % 5, {"stem.weight", "head.weight", "head.bias", "labels.weight"}),
+    ):
+        free = replace(base, channels=None, blocks=TrainSettings.blocks)
+        for how in ({"start": start}, {"settings": replace(free, start=str(trained / "run"))}):
+            run = unlearned(monkeypatch, data, **({"settings": free} | how), labels=labels).run  # type: ignore[operator]
+            own = run.model.network.state_dict()
+            assert {name for name in own if not torch.equal(own[name], theirs[name])} == anew
+            assert (run.settings["channels"], run.settings["start"]) == ((8, 12), str(trained / "run"))
+    with pytest.raises(ValueError, match=r"run has another network, to judge by [^\n]*; leave out[^\n]*$"):
+        ncsn.fit(pictures(), settings=replace(base, channels=(8, 16)), start=start)
+    with pytest.raises(ValueError, match="start given, which means nothing for rows"):
+        ncsn.fit(table(100), steps=1, settings=TrainSettings(start=str(trained / "run")))

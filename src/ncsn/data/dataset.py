@@ -114,7 +114,7 @@ ROWS = Kind(
     slack=0.0,
     precision="fp32",
     posterior_targets=False,
-    refused=(*OF_IMAGES, "flip"),
+    refused=(*OF_IMAGES, "flip", "start"),  # what a column is to the network follows from its own units
 )
 
 

@@ -29,14 +29,16 @@ from ncsn.machine.distributed import Group
 from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal
 from ncsn.objectives import Batch, Objective, dsm, posterior_dsm, training_loss
-from ncsn.run import Recipe, Run, plain, write_model
+from ncsn.run import Recipe, Run, load, plain, write_model
 from ncsn.run.folder import CHECKPOINT
+from ncsn.score import ScoreModel
 from ncsn.training import Budget, Progress, Row, State, muon_and_adam, train
 from ncsn.validation import DeviceName
 
 DataFrame: TypeAlias = Any  # pandas', which is not needed here
 Classes = Tensor | np.ndarray | Sequence[int | str] | None
 Losses = tuple[Float[Tensor, "v"], Float[Tensor, "v"]]
+OF_COLOURS_AND_CLASSES = ("stem.", "head.", "labels.")  # layers of a network
 UNSETTLED = 100  # steps whose losses are on a GPU, at most
 ONE_AT_A_TIME = threading.RLock()  # initial weights are drawn from torch's global generator
 
@@ -56,6 +58,7 @@ def fit(
     device: DeviceName | None = None,
     signals: bool = False,
     settings: TrainSettings | None = None,
+    start: Run | None = None,
     record: Record | None = None,
     quiet: bool = False,
 ) -> Run:
@@ -84,10 +87,13 @@ def fit(
     ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
     d, h, w): real numbers, whose location and scale the run remembers for each channel.
     ``settings``: those of ``ncsn train``.  An argument that is given beside them wins.
+    ``start``: a run whose weights training begins with, and whose network it takes, unless the settings say otherwise;
+    of images or signals.  Layers that other colours or classes need begin anew.
     ``record``: a folder that keeps the training, see ``Record``; by default nothing is written.
     ``quiet``: print nothing, and show no progress bar; ``logging.getLogger("ncsn")`` does so for all of the package.
     Raises ValueError for data that has no density to learn: another shape, fewer than ten examples, a constant column,
-    numbers that are not finite; and for two budgets, a sampler that is not known, or labels of a data set.
+    numbers that are not finite; and for two budgets, a sampler that is not known, labels of a data set, or a run whose
+    network does not fit.
 
     >>> data = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1000.0])
     >>> run = ncsn.fit(data, steps=50)  # doctest: +ELLIPSIS
@@ -112,7 +118,10 @@ def fit(
         dataset = dataset_of(data, labels, signals=signals or base.signals)
         place = {} if record else {"dataset": dataset.name}  # a record says where they are
         chosen = replace(base, **place | ends | given, job=job, signals=signals or base.signals)
-        return run_of(dataset, chosen, OwnParts(network, objective, noise), record or Record())
+        chosen = chosen if start is None else rules.like(chosen, start.settings)
+        if chosen.start is not None and start is None and not job.resume:  # whose weights are in its checkpoint
+            start = load(chosen.start, device=job.device)
+        return run_of(dataset, chosen, OwnParts(network, objective, noise, start), record or Record())
 
 
 def dataset_of(data: "Tensor | np.ndarray | Dataset | DataFrame", labels: Classes, *, signals: bool) -> Dataset:
@@ -152,6 +161,7 @@ class OwnParts:
     network: nn.Module | None = None
     objective: Objective | None = None
     noise: Proposal | None = None
+    start: Run | None = None
 
     def described(self, settings: ResolvedSettings) -> dict[str, Any]:
         """The settings as config.json keeps them, with the names of these parts, and without what they replace."""
@@ -162,6 +172,8 @@ class OwnParts:
             facts["objective"] = getattr(self.objective, "__qualname__", repr(self.objective))
         if self.noise is not None and self.noise != rules.noise_of(settings):
             facts |= {"proposal": repr(self.noise), "log_sigma_mean": None, "log_sigma_std": None}
+        if self.start is not None:
+            facts["start"] = str(self.start.folder)
         return facts
 
 
@@ -219,8 +231,8 @@ class Lesson:
         everything = Empirical(examples, labels, dtype=self.products)
         return partial(posterior_dsm, data_score=everything, above=settings.posterior_above)
 
-    def state(self, recipe: Recipe, network: nn.Module | None = None) -> State:
-        """A model of the recipe at the beginning of its training."""
+    def state(self, recipe: Recipe, network: nn.Module | None = None, start: Run | None = None) -> State:
+        """A model of the recipe at the beginning of its training, with the weights of ``start``."""
         mean, std = self.dataset.statistics
         centre: float | Tensor = mean
         how: dict[str, Any] = {"network": network, "autocast": hardware.autocast_of(self.precision)}
@@ -229,6 +241,8 @@ class Lesson:
         elif recipe.preconditioning == "principal":
             centre, how["principal"] = rules.principal(self.dataset.train)
         model = recipe.build(centre, std, **how).to(self.device)
+        if start is not None:
+            take_weights(model, start)
         rates = {"muon_rate": self.settings.muon_rate, "adam_rate": self.settings.adam_rate}
         optimizers = muon_and_adam(model, **rates, products=self.products)
         return State(model, optimizers, generator=self.generator, seed=self.settings.seed)
@@ -267,7 +281,7 @@ def run_of(dataset: Dataset, given: TrainSettings, own: OwnParts, record: Record
     generator = torch.Generator(device).manual_seed(settings.seed)
     lesson = Lesson(dataset, settings, own, record, device, precision, generator, share)
     torch.default_generator.manual_seed(settings.seed)  # for initial weights; every step has numbers of its own
-    state = lesson.state(recipe, own.network)
+    state = lesson.state(recipe, own.network, own.start)
     guide = None if smaller is None else lesson.state(smaller)
     run = Run(
         score=state.average,
@@ -291,6 +305,19 @@ def run_of(dataset: Dataset, given: TrainSettings, own: OwnParts, record: Record
         run = replace(run, recipe=replace(recipe, sampling=recipe.sampling.but(guidance=weight)))
         record.describe(run)
     return run
+
+
+def take_weights(model: ScoreModel, start: Run) -> None:
+    """Give a network the weights of a run, but for layers of other colours and classes.
+
+    Raises ValueError if other layers differ.
+    """
+    own, theirs = model.network.state_dict(), start.model.network.state_dict()
+    fitting = {name: theirs[name] for name in own.keys() & theirs.keys() if own[name].shape == theirs[name].shape}
+    if other := [name for name in own if name not in fitting and not name.startswith(OF_COLOURS_AND_CLASSES)]:
+        where = start.folder or "the run to start from"
+        raise ValueError(f"{where} has another network, to judge by {other[0]}; leave out --network and its sizes")
+    model.network.load_state_dict(own | fitting)
 
 
 def share_of(settings: ResolvedSettings, group: Group) -> int:

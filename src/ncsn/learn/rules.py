@@ -5,7 +5,7 @@ None of these numbers belongs to a data set: those of MNIST follow from the same
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -22,7 +22,8 @@ from ncsn.learn.settings import FREE, ResolvedSettings, TrainSettings
 from ncsn.machine import hardware
 from ncsn.machine.messages import log
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
-from ncsn.run import Argument, Recipe
+from ncsn.run import Argument, Recipe, read_config
+from ncsn.run.folder import find
 from ncsn.samplers import SAMPLERS, Sampling
 from ncsn.score import PreconditioningName
 from ncsn.training import Budget
@@ -188,6 +189,14 @@ def network_for(settings: TrainSettings, dataset: Dataset) -> NetworkName:
     return name
 
 
+def like(settings: TrainSettings, theirs: Mapping[str, Any]) -> TrainSettings:
+    """The settings with the network of a run, whose settings are ``theirs``, where none is given."""
+    names = {"network", "channels", "blocks"} & {name for name, value in theirs.items() if value is not None}
+    free = names - {*given_ones(settings, names)}
+    values: dict[str, Any] = {name: tuple(theirs[name]) if name == "channels" else theirs[name] for name in free}
+    return replace(settings, **values)
+
+
 def knows_classes(settings: TrainSettings, dataset: Dataset) -> bool:
     """Whether the network is told the classes; a line says so if the data has classes that it cannot learn."""
     labels = dataset.labels
@@ -209,6 +218,8 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     if isinstance(settings, ResolvedSettings):
         return settings
     kind = dataset.kind
+    if settings.start is not None:
+        settings = like(settings, read_config(find(settings.start)).settings)
     settings = replace(settings, network=network_for(settings, dataset))
     if dataset.shards is not None and settings.posterior_above is not None:
         given = f"posterior_above is {settings.posterior_above}"

@@ -67,6 +67,8 @@ class TrainSettings(Reading):
             128 for images of up to 32 pixels. Larger images get a deeper network; if training would see few images, it
             is half or a quarter as wide. RefineNet and MLP: one number, by default 64, and 128 or 256.
         blocks: Residual blocks of the U-Net at each resolution, on the way down and on the way up.
+        start: A run whose weights training begins with, and whose network it takes. Where other colours or classes need
+            other layers, these begin anew. By default all begin at random.
         sigma_max: The largest noise level, for pixels in [0, 1]; by default 4.5 times the data's leading standard
             deviation, or 10 times that of a table's standardised columns.
         sigma_min: The smallest noise level; by default 0.01, or less for data of little contrast.
@@ -108,6 +110,7 @@ class TrainSettings(Reading):
     network: validation.NetworkName | Literal["auto"] = "auto"
     channels: Given[tuple[validation.Width, ...]] = None
     blocks: validation.Layers = 2
+    start: Annotated[Given[str], tyro.conf.arg(name="from", metavar="RUN")] = None
     sigma_max: Given[validation.NoiseLevel] = None
     sigma_min: Given[validation.NoiseLevel] = None
     proposal: Literal["lognormal", "loguniform", "geometric"] = "lognormal"
