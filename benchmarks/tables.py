@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from ncsn.evaluation.tables import eight_gaussians, judge_rows
 DRAWS = 19  # one in twenty is below all of them, and one above
 Rows = Float64[np.ndarray, "n d"]
 Draws = Float64[np.ndarray, "k m d"]
-Budget = dict[str, float]
+Budget = dict[str, Any]
 Answer = tuple[Draws | None, Rows | None, Callable[[Rows], float] | None]
 """Draws of rows with blanks, samples, and the mean log density of rows; None for what a way has not."""
 
