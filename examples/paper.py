@@ -1,9 +1,10 @@
 """Reproduce every figure of Song & Ermon 2019 that needs no other data than MNIST and toys, with its numbers.
 
-python examples/paper.py                # about ten minutes on two cores; writes docs/paper.md and docs/paper/
+python examples/paper.py                             # about ten minutes on two cores; writes docs/paper.md and docs/paper/
+python examples/paper.py --parts digits inpainting   # those of another model; other numbers stay as they were measured
 
 It trains the toys and the model with one noise level by the commands under each figure.  The digits come from the model
-in the package; --run takes another one.
+in the package; --run takes another one.  Their pictures hold the digest of its weights.
 """
 
 import json
@@ -13,10 +14,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors import safe_open
 
 import ncsn
 from ncsn import data, evaluation, plots
@@ -53,11 +57,17 @@ class Paper:
     """The folder that gets paper.md and the pictures."""
     work: Path = Path("runs/paper")
     """The folder of the runs that are trained on the way."""
+    parts: tuple[Literal["toys", "digits", "inpainting", "single"], ...] = ("toys", "digits", "inpainting", "single")
+    """What is made anew."""
+
+    def figure(self, name: str) -> Path:
+        """Where a picture is."""
+        return self.out / "paper" / f"{name}.png"
 
     @property
-    def figures(self) -> Path:
-        """The folder of the pictures."""
-        return self.out / "paper"
+    def single(self) -> str:
+        """What trains the model with one noise level."""
+        return f"{SINGLE} --minutes {self.minutes:g} --samples 100"
 
 
 def execute(line: str, out: Path) -> dict[str, Any]:
@@ -69,13 +79,23 @@ def execute(line: str, out: Path) -> dict[str, Any]:
     return numbers
 
 
-def toys(paper: Paper) -> tuple[dict[str, Any], dict[str, float]]:
+def sign(run: ncsn.Run, path: Path) -> None:
+    """Write into a picture which weights it is of: their sha256."""
+    assert run.folder is not None
+    with safe_open(run.folder / "model.safetensors", "pt") as weights, Image.open(path) as picture:
+        info = PngInfo()
+        info.add_text("weights", weights.metadata()["sha256"])
+        picture.save(path, pnginfo=info, optimize=True)
+
+
+def toys(paper: Paper, _: data.Dataset) -> dict[str, Any]:
     """Figures 2 and 3: the score's errors after sliced score matching, and the weight of a mode by each sampler."""
     field = execute(SLICED, paper.work / "sliced")["levels"][-1]
-    shutil.copy(paper.work / "sliced" / "score_field.png", paper.figures / "score_estimation.png")
+    shutil.copy(paper.work / "sliced" / "score_field.png", paper.figure("score_estimation"))
     samplers = execute(MIXING, paper.work / "gaussian")["samplers"]
-    shutil.copy(paper.work / "gaussian" / "samples.png", paper.figures / "mixing.png")
-    return field, {name: row["modes"][0]["weight"] for name, row in samplers.items()}
+    shutil.copy(paper.work / "gaussian" / "samples.png", paper.figure("mixing"))
+    near, far = field["relative_error_on_noised_data"], field["relative_error_beyond_distance_2"]
+    return {"near": near, "far": far} | {name: row["modes"][0]["weight"] for name, row in samplers.items()}
 
 
 def judged(digits: torch.Tensor, images: data.Dataset) -> tuple[float, float]:
@@ -90,18 +110,21 @@ def draw(run: ncsn.Run, n: int, **how: Any) -> Drawn:
     return console.draw(run, n, keep=100, **how)
 
 
-def digits(paper: Paper, images: data.Dataset) -> dict[str, tuple[float, float]]:
-    """Figures 4, 5a and the nearest neighbours; returns how good the samples are."""
-    run = ncsn.load(paper.run)
+def digits(paper: Paper, images: data.Dataset) -> dict[str, Any]:
+    """Figures 4, 5a, the nearest neighbours and README's picture; returns how good the samples are."""
+    run, shown = ncsn.load(paper.run), paper.out / "images" / "mnist_evolution.png"
+    usual = draw(run, paper.n)
+    plots.evolution(usual.path, shown)
     annealed = draw(run, paper.n, sampler="annealed")
-    last = quantize(annealed.samples)
-    plots.evolution(annealed.path, paper.figures / "levels.png")
-    plots.image_grid(annealed.samples[:100], paper.figures / "samples.png")
+    plots.evolution(annealed.path, paper.figure("levels"))
+    plots.image_grid(annealed.samples[:100], paper.figure("samples"))
+    default, last, real = quantize(usual.samples), quantize(annealed.samples), images.validation[: paper.n]
     _, neighbours = evaluation.nearest(last[:20], images.train)
-    plots.image_pairs(centres(last[:20]), centres(images.train[neighbours]), paper.figures / "neighbours.png")
-    default = quantize(draw(run, paper.n).samples)
-    real = images.validation[: paper.n]
-    return {"annealed": judged(last, images), "default": judged(default, images), "real": judged(real, images)}
+    plots.image_pairs(centres(last[:20]), centres(images.train[neighbours]), paper.figure("neighbours"))
+    for path in (shown, *map(paper.figure, ("levels", "samples", "neighbours"))):
+        sign(run, path)
+    quality = {"annealed": judged(last, images), "default": judged(default, images), "real": judged(real, images)}
+    return quality | {"n": paper.n}
 
 
 def inpainting(paper: Paper, images: data.Dataset) -> dict[str, float]:
@@ -119,42 +142,55 @@ def inpainting(paper: Paper, images: data.Dataset) -> dict[str, float]:
         x = draw(answer, len(repeated), **how).samples.view(len(truth), 8, 1, 28, 28)
         guesses |= {name: x[:, 0], f"{name}_mean": x.mean(1)}
         rows = torch.cat([truth[:, None], torch.where(known, truth, 0.5)[:, None], x], 1)
-        plots.image_grid(rows[:6].flatten(0, 1), paper.figures / f"inpainting_{name}.png")
-    return {name: metrics.psnr(x[:, ~known], truth[:, ~known]) for name, x in guesses.items()}
+        plots.image_grid(rows[:6].flatten(0, 1), paper.figure(f"inpainting_{name}"))
+        sign(run, paper.figure(f"inpainting_{name}"))
+    psnr = {name: metrics.psnr(x[:, ~known], truth[:, ~known]) for name, x in guesses.items()}
+    return psnr | {"inpainted": len(truth)}
+
+
+def single(paper: Paper, images: data.Dataset) -> dict[str, Any]:
+    """A model with one noise level: how good its samples are."""
+    execute(paper.single, paper.work / "single")
+    shutil.copy(paper.work / "single" / "samples.png", paper.figure("single_sigma"))
+    return {"single": judged(quantize(draw(ncsn.load(paper.work / "single"), paper.n).samples), images)}
 
 
 def main(paper: Paper) -> None:
-    """Make all figures, then the page."""
+    """Make the figures, then the page."""
     hardware.keep_memory()
-    paper.figures.mkdir(parents=True, exist_ok=True)
-    images = data.mnist()
-    field, weight = toys(paper)
-    quality = digits(paper, images)
-    psnr = inpainting(paper, images)
-    single_line, single_run = f"{SINGLE} --minutes {paper.minutes:g} --samples 100", paper.work / "single"
-    execute(single_line, single_run)
-    shutil.copy(single_run / "samples.png", paper.figures / "single_sigma.png")
-    baseline = judged(quantize(draw(ncsn.load(single_run), paper.n).samples), images)
-    annealed, default, real = quality["annealed"], quality["default"], quality["real"]
+    kept, images = paper.out / "paper" / "numbers.json", data.mnist()
+    (paper.out / "images").mkdir(parents=True, exist_ok=True)
+    kept.parent.mkdir(exist_ok=True)
+    numbers = json.loads(kept.read_text()) if kept.is_file() else {}
+    for part in (toys, digits, inpainting, single):
+        if part.__name__ in paper.parts:
+            numbers |= part(paper, images)
+            kept.write_text(json.dumps(numbers, indent=1) + "\n")
+    page(paper, numbers)
 
-    near, far = field["relative_error_on_noised_data"], field["relative_error_beyond_distance_2"]
+
+def page(paper: Paper, numbers: dict[str, Any]) -> None:
+    """Write the page."""
+    annealed, default, real, baseline = (numbers[name] for name in ("annealed", "default", "real", "single"))
     (paper.out / "paper.md").write_text(
         f"""# Does the code reproduce the paper?
 
-Yes, as far as toys and MNIST go. The paper is Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019):
+Yes, as far as toys and MNIST go. The learned score is wrong where there is no data, one noise level is not enough, and annealing finds the right weights of the modes. The samples of its annealed Langevin dynamics look like digits:
+
+![A hundred samples, not chosen](paper/samples.png)
+
+The paper is Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019). It gives no number for MNIST; its figures are the claim.
 
 | claim of the paper | where | ours |
 |---|---|---|
-| the score is wrong where there is no data | figure 2 | error {near:.4f} on the data, {far:.2f} beyond distance 2 of it |
-| Langevin dynamics gets the modes' weights wrong (0.2 is right) | figure 3 | {weight["langevin, exact score"]:.3f} with exact scores |
-| annealed Langevin dynamics gets them right | figure 3 | {weight["annealed, exact score"]:.3f} exact, {weight["annealed, learned score"]:.3f} learned |
+| the score is wrong where there is no data | figure 2 | error {numbers["near"]:.4f} on the data, {numbers["far"]:.2f} beyond distance 2 of it |
+| Langevin dynamics gets the modes' weights wrong (0.2 is right) | figure 3 | {numbers["langevin, exact score"]:.3f} with exact scores |
+| annealed Langevin dynamics gets them right | figure 3 | {numbers["annealed, exact score"]:.3f} exact, {numbers["annealed, learned score"]:.3f} learned |
 | samples of MNIST look like digits | figure 5a | confident {annealed[1]:.3f} (real {real[1]:.3f}), distance {annealed[0]:.2f} |
 | the same with this package's default sampler | | confident {default[1]:.3f}, distance {default[0]:.2f} |
 | one noise level is not enough | section 4 | confident {baseline[1]:.3f}, distance {baseline[0]:.1f} |
-| the same model inpaints | figure 6 | {psnr["replacement"]:.1f} dB, {psnr["replacement_mean"]:.1f} the mean of eight; {psnr["fill"]:.1f} for mean fill |
-| the same by moment matching | | {psnr["posterior"]:.1f} dB, {psnr["posterior_mean"]:.1f} the mean of eight |
-
-The paper gives no number for MNIST; its figures are the claim.
+| the same model inpaints | figure 6 | {numbers["replacement"]:.1f} dB, {numbers["replacement_mean"]:.1f} the mean of eight; {numbers["fill"]:.1f} for mean fill |
+| the same by moment matching | | {numbers["posterior"]:.1f} dB, {numbers["posterior_mean"]:.1f} the mean of eight |
 
 ## Figure 2: score estimation
 
@@ -179,9 +215,7 @@ Annealed Langevin dynamics decides what a digit is while σ is between 2 and 0.3
 
 ## Figure 5a: digits
 
-![A hundred samples, not chosen](paper/samples.png)
-
-The first hundred samples of annealed Langevin dynamics. `ncsn sample mnist -n 100 --sampler annealed`
+The picture at the top shows the first hundred of the {numbers["n"]:,} samples that `ncsn sample mnist -n {numbers["n"]} --sampler annealed --out samples.npz` draws.
 
 ## Figure 6: inpainting
 
@@ -206,19 +240,20 @@ Rows one and three are samples. Below each is the training image that is nearest
 ![Samples of a model with one noise level](paper/single_sigma.png)
 
 The same network and sampler with σ = 0.2 alone. This is the paper's reason for many levels.
-`python ./{single_line}`
+`python ./{paper.single}`
 
 ## How it was measured
 
-`python examples/paper.py` writes this page and its pictures. It takes about ten minutes on two cores.
+`python examples/paper.py` writes this page and its pictures. It takes about ten minutes on two cores. The digits are of the model in the package; the sha256 of its weights stands in their pictures. With
+`--parts` it makes only some of this anew.
 
-- Numbers about digits are over {paper.n:,} samples, judged as by `ncsn evaluate`: the distance is Fréchet's, in the features of our classifier. Held-out digits have {real[0]:.2f}.
+- Numbers about digits are over {numbers["n"]:,} samples, judged as by `ncsn evaluate`: the distance is Fréchet's, in the features of our classifier. Held-out digits have {real[0]:.2f}.
 - Errors of a score are E‖ŝ − s‖²/E‖s‖².
-- PSNR is over the hidden lower halves of {paper.inpainted} test images.
+- PSNR is over the hidden lower halves of {numbers["inpainted"]} test images.
 """,
         encoding="utf-8",
     )
-    print(f"{paper.out / 'paper.md'} and {paper.figures}")
+    print(f"{paper.out / 'paper.md'} and {paper.out / 'paper'}")
 
 
 if __name__ == "__main__":

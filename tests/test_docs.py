@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 import ncsn
 from ncsn import data, evaluation, plots
@@ -26,6 +27,8 @@ PAGES = {
 OTHERS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "benchmarks/RECORDS.md")
 ALL = PAGES | {name: (ROOT / name).read_text(encoding="utf-8") for name in OTHERS}
 REFERENCE = "\n".join(text for name, text in PAGES.items() if name.startswith("docs/reference/"))
+
+DRAWN = ("levels", "samples", "neighbours", "inpainting_posterior", "inpainting_replacement")  # by examples/paper.py
 
 SCRIPTS = {"training_toy.py": Toy, "training_MNIST.py": TrainSettings}
 
@@ -64,6 +67,18 @@ def test_what_pages_import_is_in_the_reference() -> None:
     hidden = {f"ncsn.Run.{name}" for name in re.findall(r"Run\n   :exclude-members: (.*)", REFERENCE)[0].split(", ")}
     assert {name for name in used if f"{name}`" not in REFERENCE and f"`{name}." not in REFERENCE} == set()
     assert methods & hidden == set()
+
+
+def test_what_is_cited_is_this_version() -> None:
+    assert f"\nversion: {ncsn.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["images/mnist_evolution", *(f"paper/{name}" for name in DRAWN)])
+def test_pictures_of_digits_are_of_the_model_in_the_package(name: str) -> None:
+    folder = ncsn.load("mnist", device="cpu").folder
+    assert folder is not None
+    with safe_open(folder / "model.safetensors", "pt") as weights, Image.open(ROOT / f"docs/{name}.png") as picture:
+        assert picture.info["weights"] == weights.metadata()["sha256"]
 
 
 def test_every_command_is_in_the_reference() -> None:
