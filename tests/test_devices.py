@@ -653,7 +653,11 @@ SLOW = ("resumed", "commands_of_images", "commands_of_tables", "script_of_images
 
 @on_gpus
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in PATHS])
-def test_what_runs_on_the_processor_runs_on_a_gpu(name: str, device: str, tmp_path: Path) -> None:
+def test_what_runs_on_the_processor_runs_on_a_gpu(
+    name: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A training draws a picture by it too, whose 200 evaluations would be most of the time.
+    monkeypatch.setitem(SAMPLERS, "annealed", replace(SAMPLERS["annealed"], levels=10))
     PATHS[name](device, tmp_path)
 
 
