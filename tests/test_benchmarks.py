@@ -4,13 +4,18 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from helpers import GaussianScore
+from learning import pictures
 
 import ncsn
 from ncsn.cli import main as cli
+from ncsn.evaluation.metrics import frechet_distance
 
 HERE = Path(__file__).parent.parent / "benchmarks"
 
@@ -31,10 +36,35 @@ def test_a_row_of_the_table_is_made_of_a_run_and_its_evaluation(
     assert f"{run.recipe.sampling.sampler}, guidance {run.recipe.sampling.guidance:g}" in row["about"]
     assert str(tmp_path) not in str(row)
     common: dict[str, Any] = {"peer": "ours", "minutes": 0.1, "processor": "AVX2"}
-    worse = row | {"peer": "reference", "sampling_images_per_second": row["sampling_images_per_second"] / 4}
+    distance = row["metrics"]["frechet_distance"]
+    fewer = distance | {"training": distance["training"] + 1, "generated": 2 * (distance["generated"] + 1)}
+    worse = row | {"metrics": row["metrics"] | {"frechet_distance": fewer}}
+    worse |= {"peer": "reference", "sampling_images_per_second": row["sampling_images_per_second"] / 4}
     ours, theirs = bench.table([common | row, common | worse]).splitlines()[2:]
     assert [cell.strip() for cell in ours.split("|")][12:14] == ["1.00", "1.00"]
     assert [cell.strip() for cell in theirs.split("|")][13] == "0.25"
+    assert "**2**" in theirs, "twice as far, but for what fewer samples add"
+
+
+def test_samplers_are_chosen_by_validation_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    import samplers
+
+    images, seen = pictures(), []
+
+    def classifier(x: torch.Tensor) -> SimpleNamespace:
+        seen.append(x)
+        return SimpleNamespace(features=x.flatten(1).float())
+
+    run = ncsn.Run.of(GaussianScore(0.5, 0.3), (1, 10, 8), sigma_max=5.0, sigma_min=0.1)
+    monkeypatch.setattr(samplers.data, "mnist", lambda: images)
+    monkeypatch.setattr(samplers.evaluation, "digits", lambda: classifier)
+    monkeypatch.setattr(samplers.ncsn, "load", lambda _: run, raising=False)
+    monkeypatch.setattr(ncsn.Run, "compile", lambda *_: None)
+    (floor,) = samplers.measure(samplers.Curve(n=20), [])
+    assert torch.equal(seen[0], images.validation)
+    near, far = (part.flatten(1).float() for part in (seen[1], images.validation))
+    assert floor["frechet_distance"] == pytest.approx(frechet_distance(near, far))
 
 
 TABLES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "tables.py"))

@@ -24,7 +24,7 @@ from ncsn import run as runs
 from ncsn.cli import main as cli
 from ncsn.cli.kinds import remarks
 from ncsn.cli.solve import Superres
-from ncsn.data.units import centres, dequantize, quantize
+from ncsn.data.units import Depth, centres, dequantize, quantize
 from ncsn.machine.interrupts import Stopped
 from ncsn.networks import UNet
 from ncsn.plots import image_grid
@@ -210,7 +210,8 @@ def small_images(shape: tuple[int, int, int], n: int = 150) -> data.Dataset:
 def test_a_run_is_evaluated_as_far_as_there_are_real_images(
     options: str, how: dict[str, Any], n: int, given: Run, monkeypatch: Patch, tmp_path: Path, capsys: Printed
 ) -> None:
-    run = use(monkeypatch, replace(given, recipe=replace(RECIPE, shape=(1, 28, 28))))
+    deep = replace(RECIPE, shape=(1, 28, 28), depth=Depth("uint16", 0.0, 4096.0))  # which is judged as bytes
+    run = use(monkeypatch, replace(given, recipe=deep))
     images, pages = replace(small_images((1, 28, 28), 21 if n == 21 else 150), name="letters"), []
     looked_for = Mock(return_value=images)
     monkeypatch.setattr(Run, "data", looked_for)

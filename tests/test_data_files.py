@@ -241,11 +241,11 @@ def test_classes_beside_the_images(tmp_path: Path, labels: np.ndarray, key: str)
 
 @pytest.mark.parametrize("keys", ["x_train y_train x_test y_test", "train_images train_labels test_images test_labels"])
 def test_keys_of_parts(tmp_path: Path, keys: str) -> None:
-    arrays = dict(zip(keys.split(), (STACK, EACH + 4, STACK[:5] + 100, EACH[:5, None] + 5), strict=True))
+    arrays = dict(zip(keys.split(), (STACK, EACH + 4, STACK[:5] + 100, EACH[:5, None] + 12), strict=True))
     images = load_images(saved(tmp_path / "x.npz", **arrays))
     assert contents(images)["test"] == [100, 101, 102, 103, 104]
     assert len(images.validation) == 2
-    assert classes(images) == {i: str(i % 12 + 4) for i in range(20)} | {100 + i: str(i + 5) for i in range(5)}
+    assert classes(images) == {i: str(i % 12 + 4) for i in range(20)} | {100 + i: str(i + 12) for i in range(5)}
     images = load_images(saved(tmp_path / "x.npz", train=STACK, val=STACK[:4] + 200, test=STACK[:5] + 100))
     assert (contents(images)["validation"], images.labels) == ([200, 201, 202, 203], None)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 import ncsn
 from ncsn.data import Dataset
 from ncsn.data.units import centres
-from ncsn.learn import rules
+from ncsn.learn import guidance, rules
 from ncsn.learn.fit import Lesson, OwnParts, learn
 from ncsn.learn.record import Record
 from ncsn.learn.settings import ResolvedSettings, TrainSettings
@@ -141,13 +141,18 @@ def test_ones_own_network_is_never_taken_for_the_packages_of_that_name(tmp_path:
 
 
 @pytest.mark.parametrize("arrays", [False, True])
-def test_the_same_images_give_the_command_and_python_the_same_run(arrays: bool, trained: Path, tmp_path: Path) -> None:
+def test_the_same_images_give_the_command_and_python_the_same_run(
+    arrays: bool, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a data set and as arrays, in Python's usual forms, with their classes."""
+    seen, choose = [], guidance.chosen_weight
+    monkeypatch.setattr(guidance, "chosen_weight", lambda *of, **how: (seen.append(how["seen"]), choose(*of, **how))[1])
     data, labels = ncsn.load_images(str(trained / "data.npz")), None
     if arrays:
         with np.load(trained / "data.npz") as file:
             data, labels = file["images"][..., None], file["labels"].tolist()
     run, command = ncsn.fit(data, settings=tiny(steps=12), labels=labels), ncsn.load(trained / "run", device="cpu")
+    assert seen == [12 * 16], "images, not steps"
     weights = command.model.state_dict()
     assert all(torch.equal(weights[name], weight) for name, weight in run.model.state_dict().items())
     assert replace(run.recipe, shares={}) == replace(command.recipe, shares={})

@@ -114,7 +114,8 @@ def test_a_page_that_is_not_built_says_how(tmp_path: Path) -> None:
 def test_the_page_is_served_with_the_model_that_is_asked_for_until_ctrl_c(
     words: list[str], model: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "model.onnx").write_bytes(b"ours")
+    for name in ("model.onnx", "model.guide.onnx"):
+        (folder / name).write_bytes(b"ours")
     served, server = [], share.server
 
     def look(server: ThreadingHTTPServer) -> None:
@@ -123,6 +124,7 @@ def test_the_page_is_served_with_the_model_that_is_asked_for_until_ctrl_c(
         raise Stopped(2)
 
     def serve(place: Path, port: int) -> ThreadingHTTPServer:
+        assert (place / "model.guide.onnx").exists() == (model == b"ours"), "no guide of another model"
         served.extend([(place / "model.onnx").read_bytes(), (place / "index.html").read_bytes()])
         return server(place, port)
 

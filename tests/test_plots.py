@@ -104,7 +104,7 @@ def test_loss_curves_show_every_row() -> None:
 
 def test_columns_have_one_axis_in_all_panels_and_pairs_lie_along_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    real, samples = (shift + np.array([1, 10, 1e5]) * rng.random((30, 3)) for shift in (0.0, 0.2))
+    real, samples = (shift + np.array([1, 10, 1e5]) * rng.random((n, 3)) for shift, n in ((0.0, 30), (0.2, 90)))
     names = ["a $", "b", "as long as a name can be, and one more line that nobody reads"]
     figure: Any = plots.columns(real, samples, names, tmp_path / "x.png")
     panels = np.array(figure.axes, dtype=object).reshape(3, 3)
@@ -122,6 +122,8 @@ def test_columns_have_one_axis_in_all_panels_and_pairs_lie_along_them(tmp_path: 
             for (values, edges, base), rows in zip(drawn, (real, samples), strict=True):
                 heights = np.histogram(rows[:, i], edges)[0]
                 np.testing.assert_allclose((values - base) / (values - base).sum(), heights / heights.sum())
+            areas = [float((values - base).sum()) for values, _, base in drawn]
+            assert areas[0] == pytest.approx(areas[1]), "however many rows there are"
             assert max(values.max() for values, *_ in drawn) < axes.get_ylim()[1]
         else:
             assert np.array_equal(axes.collections[0].get_offsets(), (samples if j > i else real)[:, [j, i]])

@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -334,6 +335,8 @@ def test_replacement_takes_as_many_steps_as_the_unknown_needs() -> None:
     run = Run.of(gaussian, shape=(3,), sigma_max=20.0, sigma_min=0.05)
     x = run.replacement(torch.tensor([False, True, False]), [0.0, 0.5, 0.0]).sample(2000, seed=0)[:, 0]
     assert (float(x.mean()), float(x.std())) == pytest.approx((0.5 + 1.5 * 0.75, 0.55**0.5), abs=0.12)
+    slow = replace(run, recipe=replace(run.recipe, sampling=run.recipe.sampling.but(sampler="annealed", steps=9)))
+    assert slow.replacement(torch.tensor([False, True, False]), [0.0] * 3).recipe.sampling.steps == 9
 
 
 # Which pixels are hidden, drawn by hand.

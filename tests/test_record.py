@@ -20,6 +20,7 @@ from torch import Tensor
 
 import ncsn
 from ncsn import run as runs
+from ncsn.cli import console
 from ncsn.data import batches
 from ncsn.learn.fit import held_out_losses
 from ncsn.learn.record import BAND_NAMES, BANDS, Record, left, opened, verdict
@@ -154,7 +155,7 @@ def test_a_loss_that_diverges_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     assert (state.step, step_of(tmp_path)) == (4, 0)
 
 
-def test_a_run_says_what_it_learned_and_what_that_took(trained: Path) -> None:
+def test_a_run_says_what_it_learned_and_what_that_took(trained: Path, tmp_path: Path) -> None:
     folder = trained / "run"
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     numbers = json.loads((folder / "metrics.json").read_text())
@@ -168,6 +169,10 @@ def test_a_run_says_what_it_learned_and_what_that_took(trained: Path) -> None:
     steps = run.steps(2)
     list(steps)
     assert steps.nfe == numbers["nfe"]
+    twice = replace(run, recipe=replace(run.recipe, sampling=run.recipe.sampling.but(guidance=3.0)))
+    Record(folder=tmp_path, rows=[Row(**rows[-1])]).results(twice, drawn := console.draw(twice, 2))
+    found = json.loads((tmp_path / "metrics.json").read_text())["nfe"]
+    assert found == drawn.steps.nfe > numbers["nfe"], "with the class and without it"
     assert (run.settings["steps"], list(run.recipe.shares)) == (12, ["0", "1", "2"])
 
 

@@ -244,6 +244,8 @@ def test_log_densities_are_in_the_units_of_the_data(array: Callable[[Tensor], An
     learned = Run(score=model(), recipe=RECIPE, units=UNITS)
     torch.testing.assert_close(learned.log_prob(array(x)), learned.log_prob(x, batch_size=2), atol=0.02, rtol=0)
     assert not torch.equal(learned.log_prob(x, probes=1), learned.log_prob(x, probes=1, seed=1))
+    parts = learned.log_prob(x[:1].repeat(8, 1), probes=1, batch_size=1)
+    assert len(set(parts.tolist())) > 1, "each part has probes of its own"
 
 
 def test_each_measurement_may_have_noise_of_its_own_and_each_sample_a_measurement() -> None:

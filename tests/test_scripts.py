@@ -17,6 +17,7 @@ from learning import TINY
 from PIL import Image
 
 import ncsn
+from ncsn.cli import console
 from ncsn.data.units import quantize
 from ncsn.distributions import TOYS
 from ncsn.machine import interrupts
@@ -92,10 +93,10 @@ def test_a_script_that_is_killed_and_resumed_makes_the_run_of_the_command_that_w
     states = [torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (whole, cut)]
     for name in ("model", "average", "optimizers", "generator", "kept", "step"):
         assert str(states[0][name]) == str(states[1][name]), name
-    with Image.open(cut / "samples.png") as grid:
-        assert np.array_equal(
-            np.asarray(grid), np.asarray(image_grid(quantize(ncsn.load(cut, device="cpu").sample(6))))
-        )
+    made = ncsn.load(cut, device="cpu")
+    for name, x in (("samples", made.sample(6)), ("samples_annealed", made.sample(6, sampler="annealed"))):
+        with Image.open(cut / f"{name}.png") as grid:
+            assert np.array_equal(np.asarray(grid), np.asarray(image_grid(quantize(x)))), name
     assert run(script, f"--resume --out {cut} --steps 14 --no-compile") == 0
     assert (numbers(cut)["step"], numbers(cut)["images_seen"]) == (14, 14 * 16), "a new total"
 
@@ -166,7 +167,11 @@ def test_other_toys_learn_by_other_objectives(line: str, learned: int, run: Run,
     assert learned > 1 or errors[-1] > 0.1
 
 
-def test_a_toy_is_a_run_of_its_options_and_is_not_replaced(run: Run, tmp_path: Path) -> None:
+def test_a_toy_is_a_run_of_its_options_and_is_not_replaced(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, draw = [], console.draw
+    monkeypatch.setattr(console, "draw", lambda *given, **how: (asked.append(how), draw(*given, **how))[1])
     line = f"--generator moons --seed 3 {QUICK} --levels 3 --eps 0.001 --out {tmp_path}/run"
     assert run("training_toy.py", line) == 0
     assert {"samples.png", "score_field.png", "metrics.json"} < names(tmp_path / "run")
@@ -174,6 +179,8 @@ def test_a_toy_is_a_run_of_its_options_and_is_not_replaced(run: Run, tmp_path: P
     assert 0.02 < numbers(tmp_path / "run")["samplers"]["floor"]["distance"] < 2
     sampling = ncsn.load(tmp_path / "run").recipe.sampling
     assert (sampling.levels, sampling.steps, sampling.eps, sampling.sampler) == (3, 2, 0.001, "annealed")
+    steps = {how["sampler"]: how.get("steps", 3 * 2) for how in asked}
+    assert steps == {"langevin": 3 * 2, "annealed": 3 * 2}, "as many of one as of the other"
     assert run("training_toy.py", line) == 2
     assert run("training_toy.py", f"{line} --overwrite") == 0
 

@@ -8,6 +8,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from ncsn.data.dataset import rows_of
 from ncsn.data.tables import Table, read_table, table_of, write_table
 from ncsn.data.units import Units
 from ncsn.distributions import GaussianMixture
-from ncsn.evaluation.tables import eight_gaussians, judge_rows, memorisation
+from ncsn.evaluation.tables import eight_gaussians, judge_rows, judge_table, memorisation
 from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
 
@@ -331,7 +332,7 @@ def people(n: int = 400) -> pandas.DataFrame:
             "size": pandas.Categorical.from_codes(rng.integers(0, 3, n), ["small", "medium", "large"], ordered=True),
             "rank": np.where(np.arange(n) < 6, [f"r{i}" for i in range(n)], np.where(town < 2, "low", "high")),
             "id": [f"k{i:04}" for i in range(n)],
-            "joined": pandas.Timestamp("2020-02-27") + pandas.to_timedelta(rng.integers(0, 900, n), unit="D"),
+            "joined": pandas.Timestamp("2020-02-27 13:45:30") + pandas.to_timedelta(rng.integers(0, 900, n), unit="D"),
         }
     )
 
@@ -445,6 +446,19 @@ def test_copies_of_rows_with_cells_are_seen() -> None:
     assert memorisation(train, test, fresh) == pytest.approx(0.5, abs=0.05)
 
 
+def test_rows_that_training_has_filled_in_are_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).standard_normal((400, 2))
+    rows[:100, 1] = np.nan
+    data = rows_of("x", Table(("a", "b"), rows))
+    assert data.blanks is not None
+    assert data.units is not None
+    run = replace(Run.of(gauss(torch.eye(2).double()), (2,), sigma_max=15.0, sigma_min=0.01), units=data.units)
+    monkeypatch.setattr("ncsn.evaluation.tables.judge_rows", lambda train, *_: {"rows": len(train)})
+    monkeypatch.setattr(Run, "likelihoods", lambda *_, **__: iter([SimpleNamespace(log_prob=torch.zeros(1))]))
+    numbers = judge_table(run, data, torch.zeros(len(data.test), 2)).numbers
+    assert numbers["rows"] == int((~data.blanks.any(1)).sum()) < len(data.train)
+
+
 def test_rows_on_a_plane_lose_the_reference_alone(capsys: Any) -> None:
     x = 1e12 * np.random.default_rng(0).standard_normal((120, 1)) * np.ones(3)
     numbers = judge_rows(x[:80], x[80:], x[80:])
@@ -480,14 +494,17 @@ def test_the_way_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert [*new.columns] == [*run.names]
     assert (new["lognormal"] > 0).all()
     assert str(new["count"].dtype) == "int64"
-    command("likelihood runs/people new.csv --out density.csv --tolerance 0.05")
-    x = torch.from_numpy(new.to_numpy(float))
-    expected = run.log_prob(x, tolerance=0.05, batch_size=500)
+    new.assign(beta=new["beta"].mask(new.index == 1)).to_csv("some.csv", index=False)
+    command("likelihood runs/people some.csv --out density.csv --tolerance 0.05")
+    known = run.log_prob(torch.from_numpy(new.drop(1).to_numpy(float)), tolerance=0.05, batch_size=500)
+    expected = np.insert(known.numpy(), 1, math.nan)  # of the row with a blank
     np.testing.assert_allclose(pandas.read_csv("density.csv")["log_density"], expected, rtol=1e-6)
     gaps = new.iloc[:6, ::-1].astype(float)
     gaps.iloc[0, 0], gaps.iloc[3, 2] = math.nan, math.nan
     gaps.to_csv("gaps.csv", index=False)
-    command("impute runs/people gaps.csv --out filled.csv -n 4")
+    command("impute runs/people gaps.csv --out filled.csv -n 4 --draws draws.csv")
+    draws = pandas.read_csv("draws.csv")["beta"]
+    np.testing.assert_allclose(draws, new["beta"][[0, 3]].repeat(4), rtol=1e-9, err_msg="a row's draws, one by one")
     filled = pandas.read_csv("filled.csv")
     assert not filled[[*run.names]].isna().to_numpy().any()
     np.testing.assert_allclose(filled["beta"], new["beta"][:6], rtol=1e-9)

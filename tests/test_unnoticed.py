@@ -116,6 +116,9 @@ def test_the_numbers_of_a_run_are_those_of_the_weights_that_are_left(tmp_path: P
     assert {name: numbers[name] for name in ("step", "validation_loss")} == {
         name: best[name] for name in ("step", "validation_loss")
     }
+    kept = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["kept"]
+    for name, weight in ncsn.load(tmp_path / "run", device="cpu").model.state_dict().items():
+        assert torch.equal(weight, kept[f"best.{name}"]), name
 
 
 @pytest.mark.parametrize("out", ["photos", "photos/run", "photos/a/run"])
