@@ -328,7 +328,7 @@ def test_a_training_begins_with_the_weights_of_a_run_but_for_layers_of_other_col
     ):
         free = replace(base, channels=None, blocks=TrainSettings.blocks)
         for how in ({"start": start}, {"settings": replace(free, start=str(trained / "run"))}):
-            run = unlearned(monkeypatch, data, **({"settings": free} | how), labels=labels).run  # type: ignore[operator]
+            run = unlearned(monkeypatch, data, **({"settings": free} | how), labels=labels).run
             own = run.model.network.state_dict()
             assert {name for name in own if not torch.equal(own[name], theirs[name])} == anew
             assert (run.settings["channels"], run.settings["start"]) == ((8, 12), str(trained / "run"))
