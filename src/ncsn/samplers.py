@@ -633,7 +633,9 @@ class Sampling:
         values = {name: value for name, value in changes.items() if value is not None}
         if not base.spec.langevin and not values.keys().isdisjoint(("steps", "eps")):
             size, steps = values.get("eps"), values.get("steps")
-            raise ValueError(f"steps is {steps}, eps is {size}; {base.sampler} takes no Langevin steps")
+            raise ValueError(
+                f"steps is {steps}, eps is {size}; {base.sampler} takes no Langevin steps; levels says how long"
+            )
         if base.sampler == "langevin" and values.get("levels", 1) != 1:
             raise ValueError(f"levels is {values['levels']}, but langevin uses only the smallest; steps says how long")
         return replace(base, **values)  # type: ignore[arg-type]

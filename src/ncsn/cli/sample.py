@@ -29,7 +29,7 @@ MOST = 10_000  # samples in a picture
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(SamplingOptions, RunOptions):
-    """Draw samples from a run: a picture, their way out of the noise, or any number of them for a program.
+    """Draw samples from a run: a picture, one of how they come out of the noise, or any number of them for a program.
 
     Args:
         n: How many samples; a picture shows up to 10,000.

@@ -216,6 +216,11 @@ class Dataset:
         facts = [f"{sum(parts):,} {kind.noun}{size}", first, *converted, f"{len(names) or 'no'} classes{listed}"]
         return f"{', '.join(facts)}; {' / '.join(f'{part:,}' for part in parts)} for training, validation, test"
 
+    def say(self) -> None:
+        """Print what it is, and what was done to its files."""
+        for line in (self.describe(), *self.notes):
+            log.info(line)
+
 
 def digest_of(parts: Iterable[np.ndarray]) -> str:
     """The sha256 of the numbers in arrays, in hexadecimal."""

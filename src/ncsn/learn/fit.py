@@ -267,9 +267,9 @@ class Lesson:
 def run_of(dataset: Dataset, given: TrainSettings, own: OwnParts, record: Record) -> Run:
     """The run of a data set."""
     device = hardware.choose_device(given.job.device)
+    if not isinstance(given, ResolvedSettings):  # else who resolved them has said it
+        dataset.say()
     precision = precision_for(dataset, given.job, device)
-    for line in (dataset.describe(), *dataset.notes):
-        log.info(line)
     # What is not given follows from the data.
     settings = rules.resolve(given, dataset, device)
     share = share_of(settings, record.group)

@@ -193,6 +193,7 @@ def opened(given: TrainSettings) -> tuple[Dataset, ResolvedSettings, Record]:
         if given.job.resume:
             log.info(f"{folder} holds no run to resume; a new one begins")
         dataset = load_dataset(given.dataset, reading=given.reading)
+        dataset.say()  # before what takes seconds
         settings = rules.resolve(given, dataset, hardware.choose_device(given.job.device))
         origin = Origin.of(given.dataset, given.reading, dataset)
     here = json.dumps([plain(asdict(settings)), origin.digest]).encode()
@@ -209,4 +210,6 @@ def continued(given: TrainSettings, folder: Path) -> tuple[Dataset, ResolvedSett
         raise ValueError(f"{where} does not say which images the run has learned from")
     if given.dataset not in (settings.dataset, TrainSettings.dataset):  # the default says nothing of where they are
         origin = origin.moved(given.dataset)
-    return origin.load(), settings, origin
+    dataset = origin.load()
+    dataset.say()
+    return dataset, settings, origin
