@@ -37,8 +37,8 @@ class Problem(RunOptions):
             for replacement.
         solver_steps: Steps of conjugate gradients at each level.
         particles: How many particles compete for the samples. With many, samples follow the exact posterior; each takes
-            a backward pass for each measured number at each level, or for each pixel if half of these are known. For more than 64 pixels the default is 1, which is
-            the approximation alone.
+            a backward pass for each measured number at each level, or for each pixel if half of these are known. For
+            more than 64 pixels the default is 1, which is the approximation alone.
         seed: The same seed gives the same samples on one machine.
         out: Where to draw the measurement, the posterior's mean and standard deviation, and its samples.
         overwrite: Replace an existing file.
