@@ -343,7 +343,7 @@ class ScoreModel(nn.Module):
             raise ValueError(f"sigma is {sigma}; it must be above 0, where the score is that of data with some noise")
         std, centred, data_std = expand(sigma, x), x - self.data_mean, self.data_std
         if self.principal is not None:  # noise is the same along any axes
-            data_std = self.principal.norm(dim=0)
+            data_std = torch.linalg.vector_norm(self.principal, dim=0)
             axes = (self.principal / data_std).to(x.dtype)
             centred = centred @ axes
         levels = placed(sigma, self.data_std.dtype, x.device).reshape(-1)
