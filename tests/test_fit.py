@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -145,14 +146,14 @@ def test_the_same_images_give_the_command_and_python_the_same_run(
     arrays: bool, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a data set and as arrays, in Python's usual forms, with their classes."""
-    seen, choose = [], guidance.chosen_weight
-    monkeypatch.setattr(guidance, "chosen_weight", lambda *of, **how: (seen.append(how["seen"]), choose(*of, **how))[1])
+    choose = Mock(side_effect=guidance.chosen_weight)
+    monkeypatch.setattr(guidance, "chosen_weight", choose)
     data, labels = ncsn.load_images(str(trained / "data.npz")), None
     if arrays:
         with np.load(trained / "data.npz") as file:
             data, labels = file["images"][..., None], file["labels"].tolist()
     run, command = ncsn.fit(data, settings=tiny(steps=12), labels=labels), ncsn.load(trained / "run", device="cpu")
-    assert seen == [12 * 16], "images, not steps"
+    assert choose.call_args.kwargs["seen"] == 12 * 16, "images, not steps"
     weights = command.model.state_dict()
     assert all(torch.equal(weights[name], weight) for name, weight in run.model.state_dict().items())
     assert replace(run.recipe, shares={}) == replace(command.recipe, shares={})

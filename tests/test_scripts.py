@@ -170,8 +170,13 @@ def test_other_toys_learn_by_other_objectives(line: str, learned: int, run: Run,
 def test_a_toy_is_a_run_of_its_options_and_is_not_replaced(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, draw = [], console.draw
-    monkeypatch.setattr(console, "draw", lambda *given, **how: (asked.append(how), draw(*given, **how))[1])
+    asked, draw = list[dict[str, Any]](), console.draw
+
+    def noted(*given: Any, **how: Any) -> Any:
+        asked.append(how)
+        return draw(*given, **how)
+
+    monkeypatch.setattr(console, "draw", noted)
     line = f"--generator moons --seed 3 {QUICK} --levels 3 --eps 0.001 --out {tmp_path}/run"
     assert run("training_toy.py", line) == 0
     assert {"samples.png", "score_field.png", "metrics.json"} < names(tmp_path / "run")

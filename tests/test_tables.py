@@ -446,9 +446,19 @@ def test_copies_of_rows_with_cells_are_seen() -> None:
     assert memorisation(train, test, fresh) == pytest.approx(0.5, abs=0.05)
 
 
+def test_pictures_of_a_training_show_rows_that_it_has_not_seen() -> None:
+    rows = np.arange(60.0).reshape(30, 2) ** 2
+    data = rows_of("x", Table(("a", "b"), rows))
+    assert data.units is not None
+    seen = data.units.restore(data.train)
+    for row in kinds.held_out(data, 3):
+        assert not torch.isclose(seen, row).all(1).any()
+        assert np.isclose(rows, row.numpy()).all(1).any(), "in the user's units"
+
+
 def test_rows_that_training_has_filled_in_are_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = np.random.default_rng(0).standard_normal((400, 2))
-    rows[:100, 1] = np.nan
+    rows = np.random.default_rng(0).standard_normal((1000, 2))
+    rows[:200, 1] = np.nan
     data = rows_of("x", Table(("a", "b"), rows))
     assert data.blanks is not None
     assert data.units is not None
