@@ -1,14 +1,17 @@
 """Units of a table's columns: whatever a column is like, training sees no outliers, and samples are numbers like it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from helpers import zero_score
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import ncsn
 from ncsn.data.units import ATOMS, FAR, INTEGERS, LISTED, NONE, Units
 
 RNG = np.random.default_rng(0)
@@ -233,8 +236,10 @@ def test_numbers_that_no_column_has_are_impossible_alone() -> None:
     wrong = [[1, 0], [2, 0], [3, 1], [3, 2], [4, 1], [4, 2]]
     assert (~units.possible(rows.double())).nonzero().tolist() == wrong
     assert FAR == 30
-    with pytest.raises(ValueError, match="b cannot be 60"):
-        units.check(rows[4:].double(), ["a", "b", "c"])
+    run = ncsn.Run.of(zero_score, (3,), sigma_max=10.0, sigma_min=0.1)
+    run = replace(run, units=units, recipe=replace(run.recipe, columns=("a", "b", "c")))
+    with pytest.raises(ValueError, match=r"column b \(row 2\) cannot be 1e\+30"):
+        run.log_prob(rows[[0, 3]].double())
 
 
 def test_units_of_older_runs_give_the_same_numbers() -> None:

@@ -200,6 +200,7 @@ class Likelihood(RunOptions):
 
         from ncsn.data.sources import TABLES
         from ncsn.data.tables import read_table, write_table
+        from ncsn.run.posterior import check_numbers
 
         console.check_output(self.out, *TABLES, overwrite=self.overwrite)
         x = torch.from_numpy(read_table(place).matched(run.names, run.recipe.categories).rows)
@@ -207,7 +208,7 @@ class Likelihood(RunOptions):
         if not bool(whole.any()):
             raise ValueError(f"{place} has no row without blanks; only such rows have a density")
         if run.units is not None:
-            run.units.check(x, run.names)  # before rows with blanks are left out, for their numbers
+            check_numbers(run, run.units, x)  # before rows with blanks are left out, for their numbers
         solver: dict[str, Any] = {"sigma_min": self.sigma_min, "probes": self.probes, "tolerance": self.tolerance}
         states = run.likelihoods(x[whole], **solver, seed=self.seed, batch_size=ROWS)
         parts = console.bar(states, "log densities", total=-(-int(whole.sum()) // ROWS))

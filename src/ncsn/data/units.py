@@ -162,13 +162,6 @@ class Units:
         same = torch.isclose(back, exact) | ((back - exact).abs() <= rounding)
         return exact.isnan() | (same & (z.abs() <= FAR))
 
-    def check(self, x: Float[Tensor, "b *d"], names: Sequence[str]) -> None:
-        """Raises ValueError for numbers that columns cannot have, as no sample would; NaN may stand for a blank."""
-        for row, column in (~self.possible(x)).nonzero().tolist()[:1]:
-            raise ValueError(
-                f"column {names[column]} cannot be {x[row, column]:g} (row {row + 1}), to judge by training"
-            )
-
     def reals(self, x: Float[Tensor, "b *d"], place: Float[Tensor, "b *d"] | float) -> Float64[Tensor, "b *d"]:
         """The user's numbers, or their logarithms; ``place``: where in their cells, 0 to 1."""
         v = x.detach().cpu().double()

@@ -172,8 +172,7 @@ def imputed(run: Run, x: Float64[Tensor, "b *d"], n: int, *, seed: int = 0) -> F
         possible = run.units.possible(x)
         good = possible.flatten(1).all(1).nonzero()[:, 0]
         for row, column, *_ in (~possible).nonzero().tolist()[:1]:
-            name = run.names[column] if x.ndim == 2 else column
-            what = f"{kind.noun[:-1]} {row + 1}: {kind.axis[:-1]} {name} cannot be that, to judge by training"
+            what = f"{run.recipe.where(row, column)} cannot be that, to judge by training"
             log.warning(f"{what}; {len(x) - len(good)} of {len(x)} {kind.noun} are left as they are")
 
     def rows() -> Iterable[Tensor]:

@@ -388,6 +388,20 @@ def held_out_losses(state: State, examples: Batch, noise: Proposal, sizes: Seque
     return torch.cat(losses).cpu(), torch.cat(sigmas).cpu()
 
 
+def kept(state: State, weights: dict[str, Tensor], record: Record) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a checkpoint keeps for ``learn``: the sum of losses and how many they are, and the best average.
+
+    Raises ValueError if a checkpoint has something else there.
+    """
+    best = {name: state.kept.setdefault(f"best.{name}", tensor.clone()) for name, tensor in weights.items()}
+    total = state.kept.setdefault("total", torch.zeros(2).double())
+    shapes = {name: getattr(tensor, "shape", None) for name, tensor in (("", total), *best.items())}
+    if shapes != {"": (2,)} | {name: tensor.shape for name, tensor in weights.items()}:
+        where = record.folder or "the state"
+        raise ValueError(f"{where}: {CHECKPOINT} keeps other numbers than a training's; begin anew")
+    return total, best
+
+
 def learn(
     progress: Iterable[Progress], state: State, judge: Callable[[], Losses], record: Record, rows: int, slack: float
 ) -> None:
@@ -401,12 +415,7 @@ def learn(
     The sum for the next row and the best average are in the checkpoint, as the rows are: a kill changes nothing.
     """
     weights = state.average.state_dict()
-    best = {name: state.kept.setdefault(f"best.{name}", tensor.clone()) for name, tensor in weights.items()}
-    total = state.kept.setdefault("total", torch.zeros(2).double())  # of the losses, and how many they are
-    shapes = {name: getattr(tensor, "shape", None) for name, tensor in (("", total), *best.items())}
-    if shapes != {"": (2,)} | {name: tensor.shape for name, tensor in weights.items()}:
-        where = record.folder or "the state"
-        raise ValueError(f"{where}: {CHECKPOINT} keeps other numbers than a training's; begin anew")
+    total, best = kept(state, weights, record)
     record.rows, done, pending = state.rows, -1, list[Tensor]()
 
     def settle() -> None:

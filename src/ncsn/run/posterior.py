@@ -278,11 +278,9 @@ def descent(run: "Run", *, crowded: bool) -> Sampling:
 
 def check_numbers(run: "Run", units: Units, x: Float[Tensor, "b *d"]) -> None:
     """Raises ValueError for numbers that the run's data cannot have, to judge by training; NaN may be a blank."""
-    if x.ndim == 2:
-        units.check(x, run.names)
-        return
-    for example, channel, *_ in (~units.possible(x)).nonzero()[:1].tolist():
-        raise ValueError(f"example {example + 1} has a number in channel {channel} that training has seen no like of")
+    for place in (~units.possible(x)).nonzero()[:1].tolist():
+        what = f"{run.recipe.where(*place[:2])} cannot be {float(x[tuple(place)]):g}"
+        raise ValueError(f"{what}, to judge by training")
 
 
 def impute(

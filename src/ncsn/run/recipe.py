@@ -68,8 +68,12 @@ class Recipe:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the columns of a table are called; by default 0, 1, …."""
-        return self.columns or tuple(map(str, range(self.shape[-1])))
+        """What the columns of a table are called; by default, as channels are, 0, 1, …."""
+        return self.columns or tuple(map(str, range(self.shape[0])))
+
+    def where(self, example: int, column: int) -> str:
+        """A place in the data in words: column age (row 3)."""
+        return f"{self.kind.axis[:-1]} {self.names[column]} ({self.kind.noun[:-1]} {example + 1})"
 
     @property
     def num_classes(self) -> int:
