@@ -41,7 +41,9 @@ def ours(train: Rows, gaps: Rows, budget: Budget) -> Answer:
     """A score network of so many minutes or steps."""
     run = ncsn.fit(torch.from_numpy(train), **budget)
     draws = np.repeat(gaps[None], DRAWS, 0)
-    for part, filled in run.impute(gaps, DRAWS):
+    assert run.units is not None
+    seen = run.units.possible(torch.from_numpy(gaps)).numpy()  # what is like nothing in training counts as blank
+    for part, filled in run.impute(np.where(seen, gaps, np.nan), DRAWS):
         draws[:, part.numpy()] = filled.numpy()
     samples = run.sample(len(gaps)).double().numpy()
     return draws, samples, lambda rows: float(run.log_prob(torch.from_numpy(rows), tolerance=1e-3).mean())
