@@ -37,7 +37,8 @@ def test_a_row_of_the_table_is_made_of_a_run_and_its_evaluation(
     assert str(tmp_path) not in str(row)
     common: dict[str, Any] = {"peer": "ours", "minutes": 0.1, "processor": "AVX2"}
     distance = row["metrics"]["frechet_distance"]
-    fewer = distance | {"training": distance["training"] + 1, "generated": 2 * (distance["generated"] + 1)}
+    half = distance["generated"] / 2
+    fewer = distance | {"training": distance["training"] + half, "generated": 6 * half}
     worse = row | {"metrics": row["metrics"] | {"frechet_distance": fewer}}
     worse |= {"peer": "reference", "sampling_images_per_second": row["sampling_images_per_second"] / 4}
     ours, theirs = bench.table([common | row, common | worse]).splitlines()[2:]
