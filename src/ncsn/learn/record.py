@@ -160,7 +160,7 @@ class Record:
     def results(self, run: Run, drawn: Drawn) -> None:
         """Write metrics.json: losses of the average that is left, what training saw, what a sample costs, the clock."""
         last = self.rows[-1]
-        content = asdict(left(self.rows, LEARNING)) | {
+        content = asdict(left(self.rows, run.recipe.kind.slack)) | {
             "training_seconds": last.seconds,
             "images_seen": last.step * run.settings["batch_size"],
             "guidance": drawn.steps.sampling.guidance,
