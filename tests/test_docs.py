@@ -22,7 +22,8 @@ from training_toy import Toy
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
-    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(ROOT.rglob("docs/**/*.md"))
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "docs").rglob("*.md"))
 }
 OTHERS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "benchmarks/RECORDS.md")
 ALL = PAGES | {name: (ROOT / name).read_text(encoding="utf-8") for name in OTHERS}

@@ -91,7 +91,7 @@ HEARD: list[tuple[str, Any, dict[str, Any], Read, object]] = [
     ("seed", 5, {}, lambda x: float(next(x.states[-1].average.parameters()).sum()), None),
     ("samples", 3, {}, lambda x: x.run.settings["samples"], 3),
 ]
-ELSEWHERE = {"signals", "job", "dataset", "compile", "size", "fit", "background", "max_broken"}
+ELSEWHERE = {"signals", "start", "job", "dataset", "compile", "size", "fit", "background", "max_broken"}
 
 
 @pytest.mark.parametrize(("name", "value", "others", "read", "expected"), HEARD)
@@ -113,7 +113,7 @@ def test_every_option_is_in_the_table() -> None:
 def test_resolved_settings_have_values_of_the_data_and_come_back_from_json() -> None:
     resolved = rules.resolve(TrainSettings(dataset="somewhere"), pictures(), torch.device("cpu"))
     assert {name for name, value in vars(resolved).items() if value is None} == {
-        *("steps", "size", "levels", "langevin_steps", "eps")
+        *("steps", "size", "start", "levels", "langevin_steps", "eps")
     }
     assert resolved.minutes == 10
     text = json.dumps(plain(dataclasses.asdict(resolved)))

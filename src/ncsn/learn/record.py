@@ -193,6 +193,7 @@ def opened(given: TrainSettings) -> tuple[Dataset, ResolvedSettings, Record]:
         if given.job.resume:
             log.info(f"{folder} holds no run to resume; a new one begins")
         dataset = load_dataset(given.dataset, reading=given.reading)
+        rules.network_for(given, dataset)  # options that mean nothing are refused without another word
         dataset.say()  # before what takes seconds
         settings = rules.resolve(given, dataset, hardware.choose_device(given.job.device))
         origin = Origin.of(given.dataset, given.reading, dataset)
