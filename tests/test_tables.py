@@ -565,5 +565,13 @@ def test_text_and_dates_pass_through_a_run(tmp_path: Path, monkeypatch: pytest.M
     assert new["joined"].between("2020-02-26", "2022-09-01").all()
     new.loc[0, "age"] = math.nan
     assert sum(len(part) for part, _ in run.impute(new, 3)) == 30
+    gaps = people()[[*run.names]][:8].assign(town=[None, "Oslo", *people()["town"][2:8]])
+    gaps.to_csv("gaps.csv", index=False)
+    command("impute runs/people gaps.csv --out filled.csv -n 4 --draws draws.csv")
+    filled, draws = pandas.read_csv("filled.csv"), pandas.read_csv("draws.csv")
+    assert filled["rank"].tolist() == gaps["rank"].tolist(), "what the run takes for other is written as it is"
+    assert filled["town"][1:].tolist() == gaps["town"][1:].tolist()
+    assert draws["rank"].tolist() == [gaps["rank"][0]] * 4
+    assert {*draws["town"]} <= {*people()["town"]}
     command("likelihood runs/people new.csv --out density.csv --tolerance 0.1")
     assert pandas.read_csv("density.csv")["log_density"].notna().sum() == 30

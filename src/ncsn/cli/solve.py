@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ncsn import Run
+    from ncsn.data.tables import Table
     from ncsn.problems import Measurement
+
+    Categories = dict[str, tuple[str, ...]]
 
 Shape = tuple[int, ...]
 Noise = Annotated[float, Interval(gt=0, le=100)]
@@ -241,12 +244,17 @@ class Impute(RunOptions):
         if noun == "signals":
             self.fill_signals(run)
             return
-        x = torch.from_numpy(read_table(self.rows).matched(run.names, run.recipe.categories).rows).double()
+        table = read_table(self.rows)
+        x = torch.from_numpy(table.matched(run.names, run.recipe.categories).rows).double()
         draws = imputed(run, x, self.n, seed=self.seed)
-        self.write(run, x, draws)
+        given, categories = as_given(run, table, x)
+        self.write(run, given, draws, categories)
         if self.draws is not None:
-            some = draws[:, x.isnan().any(1)].transpose(0, 1).flatten(0, 1)
-            write_rows(self.draws, run, {name: (name, some[:, i]) for i, name in enumerate(run.names)})
+            some = draws.where(x.isnan(), given)[:, x.isnan().any(1)].transpose(0, 1).flatten(0, 1)
+            columns: dict[str, tuple[str | None, Tensor]] = {
+                name: (name, some[:, i]) for i, name in enumerate(run.names)
+            }
+            write_rows(self.draws, run, columns, categories)
         filled = x.isnan() & ~draws.isnan().any(0)
         print(f"{self.out}: {int(filled.sum())} blanks filled in")
         # What is known shows how far to trust what is not.
@@ -280,7 +288,7 @@ class Impute(RunOptions):
         spread = f", which draws vary by {draws.std(0)[gaps].mean():.3g} on average" if bool(gaps.any()) else ""
         print(f"{self.out}: {int(gaps.sum())} blanks filled in{spread}")
 
-    def write(self, run: "Run", x: "Tensor", draws: "Tensor") -> None:
+    def write(self, run: "Run", x: "Tensor", draws: "Tensor", categories: "Categories") -> None:
         """Write the rows, and beside them how sure each blank is, and its draws."""
         import torch
 
@@ -302,16 +310,29 @@ class Impute(RunOptions):
             raise ValueError(
                 f"the run has a column {min(double)}, which is what {self.out} would call another; rename it"
             )
-        write_rows(self.out, run, columns | beside)
+        write_rows(self.out, run, columns | beside, categories)
 
 
-def write_rows(out: Path, run: "Run", columns: "dict[str, tuple[str | None, Tensor]]") -> None:
+def as_given(run: "Run", table: "Table", x: "Tensor") -> "tuple[Tensor, Categories]":
+    """The rows ``x`` of a table, and its categories, with text as it is there: a run may know it as its ``other``."""
+    import torch
+
+    given, categories = x.clone(), dict(run.recipe.categories)
+    for name in categories.keys() & table.categories.keys():
+        texts, codes = table.categories[name], torch.from_numpy(table.rows[:, table.names.index(name)])
+        categories[name] = values = tuple(dict.fromkeys([*categories[name], *texts]))
+        numbers = torch.tensor([values.index(text) for text in texts]).double()
+        known = ~codes.isnan()
+        given[known, run.names.index(name)] = numbers[codes[known].long()]
+    return given, categories
+
+
+def write_rows(out: Path, run: "Run", columns: "dict[str, tuple[str | None, Tensor]]", known: "Categories") -> None:
     """Write columns by their names, each as the run's column of the other name: as text, dates or numbers."""
     import torch
 
     from ncsn.data.tables import write_table
 
-    known = run.recipe.categories
     categories = {name: known[like] for name, (like, _) in columns.items() if like in known}
     dates = [name for name, (like, _) in columns.items() if like in run.recipe.dates]
     rows = torch.stack([column for _, column in columns.values()], 1)
