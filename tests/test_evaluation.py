@@ -234,7 +234,13 @@ def test_any_function_of_images_gives_features() -> None:
     against = colours(images.test[:30]).float()
     expected = metrics.frechet_distance(colours(other).float(), against)
     assert found.metrics["frechet_distance"].generated == pytest.approx(expected)
-    for wrong in (lambda x: x.float(), lambda x: x.float().mean((1, 2, 3)), lambda x: x[:2, 0, 0].float()):
+    wrongs = (
+        lambda x: x.float(),
+        lambda x: x.float().mean((1, 2, 3)),
+        lambda x: x[:2, 0, 0].float(),
+        lambda x: torch.where(x[:, 0, 0] == x[0, 0, 0], torch.nan, x[:, 0, 0].float()),
+    )
+    for wrong in wrongs:
         with pytest.raises(ValueError, match=r"for 30 images; \(n, f\) is needed"):
             evaluation.evaluate(other, images, wrong)
 

@@ -550,7 +550,7 @@ def test_a_frame_is_learned_as_its_file_and_a_sum_is_no_measurement() -> None:
         assert torch.equal(next(run.impute(rows, 3))[1], MIX[:2].expand(3, -1, -1))
 
 
-def test_text_and_dates_pass_through_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_and_dates_pass_through_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     people().to_csv("people.csv", index=False)
     command("train people.csv --steps 5 --samples 5")
@@ -573,5 +573,7 @@ def test_text_and_dates_pass_through_a_run(tmp_path: Path, monkeypatch: pytest.M
     assert filled["town"][1:].tolist() == gaps["town"][1:].tolist()
     assert draws["rank"].tolist() == [gaps["rank"][0]] * 4
     assert {*draws["town"]} <= {*people()["town"]}
+    for taken in ("--out filled.csv --draws new-draws.csv", "--out new-filled.csv --draws draws.csv"):
+        assert "exists" in refusal(capsys, *f"impute runs/people gaps.csv -n 4 {taken}".split())
     command("likelihood runs/people new.csv --out density.csv --tolerance 0.1")
     assert pandas.read_csv("density.csv")["log_density"].notna().sum() == 30
