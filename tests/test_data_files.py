@@ -156,7 +156,7 @@ def test_places_that_hold_no_data_set(tmp_path: Path) -> None:
         "pipe.zip": "is not a data set",
         "x.tar.gz": "cannot be read as a tar archive",
         "middle.tar": "cannot be read as a tar archive",
-        "absent": "is not a data set",
+        "absent": "absent does not exist",
         "cut.zip": r"^[^\n]*cut\.zip cannot be read[^\n]*$",
         "nine": "has 9 images, and none for validation and test; 1 files left out: 1 .heic",
         "judged": "has 20 images, and none for train",

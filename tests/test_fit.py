@@ -335,5 +335,5 @@ def test_a_training_begins_with_the_weights_of_a_run_but_for_layers_of_other_col
             assert (run.settings["channels"], run.settings["start"]) == ((8, 12), str(trained / "run"))
     with pytest.raises(ValueError, match=r"run has another network, to judge by [^\n]*; leave out[^\n]*$"):
         ncsn.fit(pictures(), settings=replace(base, channels=(8, 16)), start=start)
-    with pytest.raises(ValueError, match="start given, which means nothing for rows"):
+    with pytest.raises(ValueError, match="from given, which means nothing for rows"):
         ncsn.fit(table(100), steps=1, settings=TrainSettings(start=str(trained / "run")))

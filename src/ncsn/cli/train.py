@@ -25,11 +25,8 @@ class Train(TrainSettings):
     def __call__(self) -> None:
         import ncsn
         from ncsn.cli.kinds import finish
-        from ncsn.data.sources import check_place
         from ncsn.learn.record import opened
 
-        if not self.job.resume:  # which finds the data of the run
-            check_place(self.dataset)
         dataset, settings, record = opened(self)
         run = ncsn.fit(dataset, settings=settings, record=record)
         finish(run, dataset, record)

@@ -599,6 +599,7 @@ def load_dataset(name: str, *, reading: Reading = sources.AS_THEY_ARE) -> Datase
         if reading.pixels() not in (None, (28, 28)):
             raise ValueError(f"size is {reading.size}; mnist has 28x28, and only images of your own are resized")
         return mnist()
+    sources.check_place(name)
     place, suffix = Path(name), Path(name).suffix.lower()
     if name and place.is_dir():
         files = sources.walk(place)

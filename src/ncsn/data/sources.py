@@ -113,7 +113,7 @@ def short_name(path: str) -> str:
 def check_place(name: str) -> None:
     """Raises ValueError, which says what is nearly called so, for a path at which there is nothing."""
     place = Path(name)
-    if name != "mnist" and not place.exists():
+    if not place.exists():
         beside = ["mnist", *(str(path) for path in place.parent.glob("[!.]*"))]
         near = get_close_matches(str(place), beside, n=1)
         raise ValueError(f"{name} does not exist{''.join(f'; did you mean {path}?' for path in near)}")

@@ -180,7 +180,8 @@ def network_for(settings: TrainSettings, dataset: Dataset) -> NetworkName:
     """The name of the network that learns.  Raises ValueError for options that mean nothing for this kind of data."""
     kind = dataset.kind
     if vain := given_ones(settings, kind.refused):
-        raise ValueError(f"{', '.join(vain)} given, which means nothing for {kind.noun}; leave it out")
+        listed = ", ".join("from" if name == "start" else name for name in vain)  # a word that Python has taken
+        raise ValueError(f"{listed} given, which means nothing for {kind.noun}; leave it out")
     name = kind.networks[0] if settings.network == "auto" else settings.network
     if name not in kind.networks:
         raise ValueError(f"network is {name}; {kind.noun} are learned by {' or '.join(kind.networks)}")
