@@ -172,7 +172,7 @@ class OwnParts:
             facts["objective"] = getattr(self.objective, "__qualname__", repr(self.objective))
         if self.noise is not None and self.noise != rules.noise_of(settings):
             facts |= {"proposal": repr(self.noise), "log_sigma_mean": None, "log_sigma_std": None}
-        if self.start is not None:
+        if self.start is not None and settings.start is None:
             facts["start"] = str(self.start.folder)
         return facts
 
