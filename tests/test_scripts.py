@@ -197,7 +197,7 @@ MISTAKES = {
     "MNIST --sampler annealed --eps 1": "eps < 0.0004",
     "MNIST --minutes 1 --steps 1": "at most one",
     "MNIST --overwrite --resume": "at most one",
-    "MNIST --dataset nowhere": "not a data set",
+    "MNIST --dataset nowhere": "nowhere does not exist",
     "MNIST --batch-size 8 --accumulate 9": "batch_size is 8",
     "MNIST --network refinenet --channels 8 8": "refinenet",
 }
