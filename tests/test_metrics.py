@@ -11,6 +11,7 @@ from ncsn.evaluation.metrics import (
     density_coverage,
     frechet_distance,
     kernel_distance,
+    kernel_gain,
     mode_statistics,
     psnr,
     score_errors,
@@ -79,6 +80,23 @@ def test_density_and_coverage_of_points_on_a_line() -> None:
     assert coverage == pytest.approx(2 / 5)
     far = torch.arange(60.0).view(30, 2) ** 2 + 1e6
     assert density_coverage(far, far + 1) == density_coverage(far - 1e6, far - 1e6 + 1), "in float32, too"
+
+
+def test_a_gain_is_a_difference_of_kernel_distances_with_the_error_that_repetition_shows() -> None:
+    def drawn(r: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        noise = torch.randn(80, 3, generator=r)
+        x = noise + torch.tensor([0.5, 0.0, 0.0])
+        return x, noise + 0.1 * torch.randn(80, 3, generator=r), torch.randn(1000, 3, generator=r)
+
+    found = [
+        (kernel_gain(x, z, y), (x, z, y)) for x, z, y in (drawn(torch.Generator().manual_seed(i)) for i in range(200))
+    ]
+    (gain, _), (x, z, y) = found[0]
+    assert gain == pytest.approx(kernel_distance(x, y) - kernel_distance(z, y))
+    gains, errors = (torch.tensor(column) for column in zip(*(each for each, _ in found), strict=True))
+    assert float(errors.square().mean().sqrt()) == pytest.approx(float(gains.std()), rel=0.2)
+    mixed = [kernel_gain(x, z.roll(1, 0), y)[1] for _, (x, z, y) in found]
+    assert float(errors.mean()) < 0.95 * sum(mixed) / len(mixed), "pairs have most of chance in common"
 
 
 def test_the_kernel_distance_is_unbiased() -> None:

@@ -136,6 +136,28 @@ def kernel_distance(x: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> float:
     return float(within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * kernel_sum(x, y) / (n * m))
 
 
+def kernel_gain(x: Float[Tensor, "n f"], z: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> tuple[float, float]:
+    """By how much ``kernel_distance`` to ``y`` falls from ``x`` to ``z``, and the standard error of that.
+
+    Row by row, ``x`` and ``z`` come from the same noise: what chance does to both is no part of the error.
+    """
+    y, n, (m, f) = float64(y), len(x), y.shape
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T).div_(f).add_(1).pow_(3)
+
+    def added(a: Tensor) -> tuple[Tensor, Tensor]:
+        """What each row of ``a`` adds to the distance, to first order; and each of ``y``."""
+        within, cross = kernel(a, a), kernel(a, y)
+        return 2 * ((within.sum(1) - within.diagonal()) / (n - 1) - cross.mean(1)), -2 * cross.mean(0)
+
+    (rows_x, columns_x), (rows_z, columns_z) = added(float64(x)), added(float64(z))
+    rows, columns = rows_x - rows_z, columns_x - columns_z
+    # A pair of rows is in both of them, a pair of a row and of y in each of the two.
+    gain = (rows.mean() + columns.mean()) / 2
+    return float(gain), float((rows.var() / n + columns.var() / m).sqrt())
+
+
 def density_coverage(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"], *, k: int = 5) -> tuple[float, float]:
     """How densely the samples lie in the real images' neighbourhoods, and the share of these that they reach.
 
