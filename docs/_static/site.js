@@ -7,6 +7,19 @@ function name() {
   document.querySelector(".toc-drawer").setAttribute("aria-label", "On this page");
 }
 
+/* The search shows excerpts of the pages that it finds.  From a disk it may not fetch them; a script has their texts. */
+function readPagesFromDisk() {
+  const folder = new URL(".", location.href).href;
+  const script = document.createElement("script");
+  script.src = "_static/pages.js";
+  const loaded = new Promise((resolve) => script.addEventListener("load", resolve));
+  document.head.append(script);
+  window.fetch = async (address) => ({
+    text: async () => (await loaded) && PAGES[new URL(address, folder).href.slice(folder.length).replace(/\.html.*/, "")],
+  });
+}
+if (location.protocol === "file:" && location.pathname.endsWith("/search.html")) readPagesFromDisk();
+
 function addCopyButton(code) {
   const button = document.createElement("button");
   button.type = "button";
