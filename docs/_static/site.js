@@ -5,6 +5,8 @@ function name() {
   document.querySelectorAll(".sidebar-tree .caption").forEach((caption) => caption.setAttribute("aria-level", "2"));
   document.querySelector(".sidebar-drawer").setAttribute("aria-label", "Pages");
   document.querySelector(".toc-drawer").setAttribute("aria-label", "On this page");
+  const corners = [...document.querySelectorAll("th")].filter((cell) => cell.textContent.trim() === "");
+  corners.forEach((cell) => cell.setAttribute("role", "cell"));
 }
 
 /* The search shows excerpts of the pages that it finds.  From a disk it may not fetch them; a script has their texts. */
