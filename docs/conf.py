@@ -27,6 +27,8 @@ extensions = [
     "sphinx.ext.viewcode",
     "commands",
     "docstrings",
+    "excerpts",
+    "glossary",
     "mathml",
     "notebooks",
     "plain",

@@ -1,6 +1,7 @@
 """README and the site say what is there, and what they show runs."""
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -80,6 +81,12 @@ def test_pictures_of_digits_are_of_the_model_in_the_package(name: str) -> None:
     assert folder is not None
     with safe_open(folder / "model.safetensors", "pt") as weights, Image.open(ROOT / f"docs/{name}.png") as picture:
         assert picture.info["weights"] == weights.metadata()["sha256"]
+
+
+@pytest.mark.parametrize("name", [name for name, text in PAGES.items() if "\n```python cell" in text])
+def test_outputs_are_of_the_cells_above_them(name: str) -> None:
+    stale = runpy.run_path(str(ROOT / "docs/extensions/outputs.py"))["stale"]
+    assert not stale(PAGES[name], ROOT / "docs/images/cells")  # `make docs` writes them anew
 
 
 def test_every_command_is_in_the_reference() -> None:

@@ -5,7 +5,22 @@ function name() {
   document.querySelectorAll(".sidebar-tree .caption").forEach((caption) => caption.setAttribute("aria-level", "2"));
   document.querySelector(".sidebar-drawer").setAttribute("aria-label", "Pages");
   document.querySelector(".toc-drawer").setAttribute("aria-label", "On this page");
+  const corners = [...document.querySelectorAll("th")].filter((cell) => cell.textContent.trim() === "");
+  corners.forEach((cell) => cell.setAttribute("role", "cell"));
 }
+
+/* The search shows excerpts of the pages that it finds.  From a disk it may not fetch them; a script has their texts. */
+function readPagesFromDisk() {
+  const folder = new URL(".", location.href).href;
+  const script = document.createElement("script");
+  script.src = "_static/pages.js";
+  const loaded = new Promise((resolve) => script.addEventListener("load", resolve));
+  document.head.append(script);
+  window.fetch = async (address) => ({
+    text: async () => (await loaded) && PAGES[new URL(address, folder).href.slice(folder.length).replace(/\.html.*/, "")],
+  });
+}
+if (location.protocol === "file:" && location.pathname.endsWith("/search.html")) readPagesFromDisk();
 
 function addCopyButton(code) {
   const button = document.createElement("button");

@@ -1,7 +1,8 @@
 """Pages that run: ```` ```python cell ```` is a cell of a notebook, ```` ```python cell fold ```` one that is folded.
 
 After a colon stands what the picture shows that it draws: ```` ```python cell: A circle. ````.  A code host shows all
-of them as ordinary Python.  Each such page is also a file to download, with its outputs inside, that opens anywhere.
+of them as ordinary Python, with their outputs below.  Each such page is also a file to download, with its outputs
+inside, that opens anywhere.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 
 import nbformat
 from jupyter_cache import get_cache
+from outputs import without_outputs, write_outputs
 from sphinx.application import Sphinx
 
 FRONT = """---
@@ -21,10 +23,19 @@ kernelspec:
   language: python
 ---
 """
+# Two pixels to one of CSS.  Figures have no ground and grey letters, so that they can be read on white and on black.
 SHARP = """```{code-cell}
 :tags: [remove-cell]
 %matplotlib inline
 %config InlineBackend.figure_format = "retina"
+import matplotlib as mpl
+from ncsn import plots
+grey = dict.fromkeys(
+    ["text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"], "#737a85"
+)
+ground = {"figure.facecolor": "none", "axes.facecolor": "none", "legend.facecolor": "#f0f0f0", "legend.framealpha": 0}
+plots.STYLE |= grey | ground
+mpl.rcParams |= grey | ground | {"legend.edgecolor": "none"}
 ```
 
 """
@@ -39,7 +50,7 @@ def as_notebook(text: str) -> str:
     """A page as MyST-NB reads it; other pages stay as they are."""
     if "\n```python cell" not in text:
         return text
-    text = re.sub(r"^```python cell( fold)?(?:: (.*))?$", cell, text, flags=re.M)
+    text = re.sub(r"^```python cell( fold)?(?:: (.*))?$", cell, without_outputs(text), flags=re.M)
     return f"{FRONT}\n" + text.replace("\n```{code-cell}", f"\n{SHARP}```{{code-cell}}", 1)
 
 
@@ -88,6 +99,8 @@ def offer(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any]
     with suppress(KeyError):  # MyST-NB writes no outputs that it has from its cache
         _, notebook = get_cache(app.config.nb_execution_cache_path).merge_match_into_notebook(notebook)
     nbformat.write(portable(notebook, folder), place)
+    source = Path(app.srcdir)
+    write_outputs(source / f"{pagename}.md", notebook, source / "images" / "cells")
     address = context["pathto"](f"notebooks/{place.name}", 1)
     link = f'<p class="notebook"><a href="{address}" download>Download as a notebook</a></p>'
     context["body"] = context["body"].replace("</h1>", f"</h1>\n{link}", 1)

@@ -22,11 +22,16 @@ def link_names(app: Sphinx, doctree: nodes.document) -> None:
     """``ncsn.heun`` in a page, as code, leads to its place in the reference, if it has one."""
     for literal in list(doctree.findall(nodes.literal)):
         name = NAME.fullmatch(literal.astext())
-        inside = isinstance(literal.parent, nodes.reference | addnodes.pending_xref)
-        if name and not inside:
+        if name and not in_link(literal):
             link = addnodes.pending_xref("", refdomain="py", reftype="obj", reftarget=name[1], refdoc=app.env.docname)
             literal.replace_self(link)
             link += literal
+
+
+def in_link(node: nodes.Node) -> bool:
+    """Whether a node stands in a link already, however deep."""
+    around = node.parent
+    return around is not None and (isinstance(around, nodes.reference | addnodes.pending_xref) or in_link(around))
 
 
 def leave_out(app: Sphinx, docname: str, source: list[str]) -> None:

@@ -1,0 +1,153 @@
+"""What cells print and draw, for a code host: a page has it below each cell, as text or as a picture in images/cells.
+
+The site shows what it has just computed instead, and leaves these out.  A build writes those of a page anew if a cell
+has changed: each is marked with a digest of its cell and of all cells before, and a test compares these.  To have all
+outputs of a page anew, remove one of its pictures, or change a digest.
+"""
+
+import base64
+import hashlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from scipy.cluster.vq import kmeans2, vq
+
+CELL = re.compile(r"^```python cell([^\n]*)\n(.*?)^```\n", re.M | re.S)
+TEXT = r"\n```text printed [0-9a-f]+\n.*?^```\n"
+TABLE = r"\n<!-- printed [0-9a-f]+ -->\n\n(?:\|[^\n]*\n)+"
+PICTURE = r"\n!\[[^\]]*\]\(\.\./images/cells/[^)]*\)\n"
+WITH_OUTPUTS = re.compile(f"{CELL.pattern}(?:{TEXT}|{TABLE}|{PICTURE})*", re.M | re.S)
+WIDTH, COLOURS = 1200, 64  # of pictures: two pixels to one of a column on a code host, and small files
+
+
+def without_outputs(page: str) -> str:
+    """The page as the site reads it."""
+    return WITH_OUTPUTS.sub(lambda found: CELL.match(found[0])[0], page)  # type: ignore[index]
+
+
+def digests(page: str) -> list[str]:
+    """Of each cell of a page, with all cells before it."""
+    before = hashlib.sha256()
+    made = []
+    for _, code in CELL.findall(page):
+        before.update(code.encode())
+        made.append(before.hexdigest()[:8])
+    return made
+
+
+def stale(page: str, pictures: Path) -> bool:
+    """Whether an output on a page, or one of its pictures, is of other cells than stand there, or missing."""
+    for found, digest in zip(WITH_OUTPUTS.finditer(page), digests(page), strict=True):
+        outputs = found[0][len(CELL.match(found[0])[0]) :]  # type: ignore[index]
+        for name in re.findall(r"images/cells/([^)]*)\)", outputs):
+            if not (pictures / name).is_file() or mark(pictures / name) != digest:
+                return True
+        if any(printed != digest for printed in re.findall(r"^(?:```text|<!--) printed (\w+)", outputs, re.M)):
+            return True
+    return not re.search(f"{TEXT}|{PICTURE}", page, re.M | re.S)
+
+
+def mark(picture: Path) -> str | None:
+    """The digest that a picture is marked with."""
+    with Image.open(picture) as opened:
+        return opened.info.get("cells")
+
+
+def write_outputs(page: Path, notebook: Any, pictures: Path) -> None:
+    """Put what the cells of a notebook gave into its page."""
+    text = page.read_text(encoding="utf-8")
+    if not CELL.search(text) or not stale(text, pictures):
+        return
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and "remove-cell" not in tags(cell)]
+    marked = iter(zip(cells, digests(text), range(1, len(cells) + 1), strict=True))
+
+    def filled(found: re.Match[str]) -> str:
+        cell, digest, number = next(marked)
+        alt = re.sub(r"^(?: fold)?(?:: )?", "", found[1])
+        fence = CELL.match(found[0])[0]  # type: ignore[index]
+        name = f"{page.stem}-{number}.png"
+        return fence + "".join(shown(output, digest, pictures / name, alt) for output in merged(cell.outputs))
+
+    page.write_text(WITH_OUTPUTS.sub(filled, text), encoding="utf-8")
+
+
+def tags(cell: Any) -> list[str]:
+    """What a cell is marked with."""
+    return list(cell.metadata.get("tags", []))
+
+
+def merged(outputs: list[Any]) -> list[Any]:
+    """Lines that were printed one after the other, as one output."""
+    made: list[Any] = []
+    for output in outputs:
+        if output["output_type"] == "stream" and made and made[-1]["output_type"] == "stream":
+            made[-1] = {"output_type": "stream", "text": made[-1]["text"] + output["text"]}
+        else:
+            made.append(output)
+    return made
+
+
+def shown(output: Any, digest: str, place: Path, alt: str) -> str:
+    """An output as Markdown; its picture is written to a place."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        place.parent.mkdir(exist_ok=True)
+        save(Image.open(io.BytesIO(base64.b64decode(data["image/png"]))), digest, place)
+        return f"\n![{alt}](../images/cells/{place.name})\n"
+    if "text/markdown" in data:
+        return f"\n<!-- printed {digest} -->\n\n{data['text/markdown']}\n"
+    text = (
+        output["text"] if output["output_type"] == "stream" else table(data.get("text/html", "")) or data["text/plain"]
+    )
+    return f"\n```text printed {digest}\n{text.rstrip()}\n```\n"
+
+
+def save(picture: Image.Image, digest: str, place: Path) -> None:
+    """A picture in few colours, marked with the digest of its cells."""
+    picture = picture.convert("RGBA")
+    if picture.width > WIDTH:
+        picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
+    info = PngInfo()
+    info.add_text("cells", digest)
+    in_few_colours(picture).save(place, pnginfo=info, optimize=True)
+
+
+def in_few_colours(picture: Image.Image) -> Image.Image:
+    """The picture in at most ``COLOURS`` colours by k-means, unless it has few.
+
+    Pillow's own ways leave bands in what is smooth, or lose what is transparent.
+    """
+    pixels = np.array(picture).reshape(-1, 4)
+    pixels[pixels[:, 3] == 0] = 0
+    colours, which, counts = np.unique(pixels, axis=0, return_inverse=True, return_counts=True)
+    palette, rng = colours, np.random.default_rng(0)
+    if len(colours) > 256:
+        share = counts**0.5 / (counts**0.5).sum()
+        some = rng.choice(len(colours), min(5000, len(colours)), replace=False, p=share)
+        means, _ = kmeans2(colours[some].astype(float), COLOURS, iter=8, minit="++", rng=rng)
+        palette = np.unique(np.vstack([means.round().clip(0, 255), np.zeros(4)]).astype(np.uint8), axis=0)
+    nearest, _ = vq(colours.astype(float), palette.astype(float))
+    indices = nearest[which.ravel()].astype(np.uint8).reshape(picture.height, picture.width)
+    made = Image.fromarray(indices, "P")
+    made.putpalette(palette.tobytes(), "RGBA")
+    return made
+
+
+def table(html: str) -> str:
+    """A table of pandas in columns of text; "" for other HTML."""
+    html = re.sub(r"<style.*?</style>", "", html, flags=re.S)
+    rows = []
+    for row in re.findall(r"<tr>(.*?)</tr>", html, re.S):
+        cells = re.findall(r"<t[hd]([^>]*)>(.*?)</t[hd]>", row, re.S)
+        wide = [(text.replace("&nbsp;", "").strip(), re.search(r'colspan="(\d+)"', kind)) for kind, text in cells]
+        rows.append([part for text, span in wide for part in (text, *[""] * (int(span[1]) - 1 if span else 0))])
+    columns = max(map(len, rows), default=0)
+    rows = [[""] * (columns - len(row)) + row for row in rows]  # beside a cell of several rows
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

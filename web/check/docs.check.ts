@@ -1,0 +1,63 @@
+// The site that `make docs` has built, as it lies on the disk: axe finds nothing, nothing is wider than a phone, and the
+// search shows excerpts.
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { after, before, test } from "node:test";
+import { AxeBuilder } from "@axe-core/playwright";
+import { type Browser, chromium } from "playwright-core";
+import { NARROW, ROOT, WIDE } from "./browser.ts";
+
+const DOCS = `${ROOT}build/docs`;
+const PAGES = [
+  "index",
+  "glossary",
+  "benchmarks",
+  "howto/images",
+  "howto/samplers",
+  "howto/wrong",
+  "reference/commands",
+  "theory/matching",
+  "tutorials/scores",
+  "tutorials/your-numbers",
+];
+const skip = existsSync(`${DOCS}/index.html`) ? false : "there is no build/docs; `make docs` writes it";
+let browser: Browser;
+
+before(async () => {
+  const args = process.getuid?.() === 0 ? ["--no-sandbox"] : [];
+  browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args });
+});
+after(() => browser.close());
+
+for (const colorScheme of ["light", "dark"] as const) {
+  test(`${PAGES.length} pages, ${colorScheme}: axe finds nothing`, { skip }, async () => {
+    const context = await browser.newContext({ colorScheme, viewport: WIDE });
+    const page = await context.newPage();
+    for (const name of PAGES) {
+      await page.goto(`file://${DOCS}/${name}.html`);
+      const axe = new AxeBuilder({ page });
+      if (colorScheme === "dark") axe.withRules("color-contrast"); // nothing else depends on it
+      const { violations } = await axe.analyze();
+      const found = violations.map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map(({ html }) => html)}`);
+      assert.deepEqual(found, [], name);
+    }
+    await context.close();
+  });
+}
+
+test("no page is wider than a phone", { skip }, async () => {
+  const page = await browser.newPage({ viewport: NARROW });
+  for (const name of PAGES) {
+    await page.goto(`file://${DOCS}/${name}.html`);
+    assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= NARROW.width, name);
+  }
+  await page.close();
+});
+
+test("the search shows excerpts, also from a disk", { skip }, async () => {
+  const page = await browser.newPage();
+  await page.goto(`file://${DOCS}/search.html?q=particles`);
+  const excerpt = page.locator("#search-results p.context").first();
+  assert.match(await excerpt.innerText(), /particles/i);
+  await page.close();
+});
