@@ -20,10 +20,11 @@ WEIGHTS: dict[GuideName, tuple[float, ...]] = {  # that are offered, smallest fi
     "smaller": (1.0, 1.25, 1.5, 2.0),
     "unconditional": (1.0, 1.25, 1.5, 2.0, 3.0, 4.0),
 }
-USUAL = 3  # weights that are tried: the search ends at the first that is no better
+USUAL = 3  # weights that are tried; the search ends at the first that is no better
 REAL_PER_SAMPLE = 4  # times as many held-out images are what samples are compared with
 SLACK = 1.1  # by which samples may be farther in pixels: what as many real images vary by
-CLEAR = 0.5  # standard errors of a gain: with more, small numbers of samples miss what short trainings need
+IN_DOUBT = 1.25  # the weight that others must be clearly better than
+CLEAR = 0.7  # standard errors of a gain: with more, few samples miss what short trainings need
 TRIALS, FEWEST_TRIALS = 1000, 32  # samples at each weight; with fewer none is chosen
 EVALUATIONS = 1 / 10  # of the network, for each image that training has seen: a thirtieth of training's arithmetic
 
@@ -56,8 +57,8 @@ def chosen_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, 
     affordable = int(EVALUATIONS * seen / (USUAL * sampling.guided_nfe))
     n = min(TRIALS, len(held_out) // 3, affordable)
     if n < FEWEST_TRIALS:
-        log.info("guidance 1: training was too short, or held-out images too few, to choose another")
-        return 1.0
+        log.info(f"guidance {IN_DOUBT}: training was too short, or held-out images too few, to choose another")
+        return IN_DOUBT
     compared = features(held_out[n : (1 + REAL_PER_SAMPLE) * n]).features
     limit = SLACK * metrics.sliced_wasserstein(*(reals(x).flatten(1) for x in (held_out[:n], held_out[-n:])))
     with bar(trials(run, held_out, features, n, seed=seed), "choosing guidance", total=USUAL) as rows:
@@ -83,19 +84,21 @@ def trials(run: Run, held_out: UInt8[Tensor, "v c h w"], features: Features, n: 
 
 
 def climbed(rows: Iterator[Trial], compared: Float[Tensor, "m f"], limit: float) -> tuple[Trial, Trial]:
-    """Unguided samples; and those of the weight before the first that is not nearer to real images.
+    """Unguided samples, and those of the weight that is chosen.
 
+    It is ``IN_DOUBT`` where unguided samples are not clearly nearer to real images, or else the last weight up to which
+    each is clearly nearer than the one before.  Without features it must be better in pixels than unguided samples.
     None is chosen that is farther in pixels than both the ``limit`` and unguided samples, by which real images vary.
-    Without features, the choice must be clearly better in pixels than unguided samples.
     """
     plain = choice = next(rows)
     limit = max(limit, SLACK * plain.pixels)
     for row in rows:
         if compared.numel():
             gain, error = metrics.kernel_gain(choice.seen, row.seen, compared)
+            clear = CLEAR * (-error if row.weight <= IN_DOUBT else error)
         else:
-            gain, error = choice.pixels - row.pixels, 0.0
-        if row.pixels > limit or not gain > CLEAR * error:
+            gain, clear = choice.pixels - row.pixels, 0.0
+        if row.pixels > limit or not gain > clear:
             break
         choice = row
     if not compared.numel() and not choice.pixels * SLACK < plain.pixels:
