@@ -31,7 +31,7 @@ test("Langevin dynamics at one level does too", () => {
 });
 
 test("denoising is Tweedie's formula", () => {
-  close(denoised(score, start, 2), given.tweedie, 1e-9);
+  close(denoised(start, score(start, 2), 2), given.tweedie, 1e-9);
 });
 
 test("Langevin dynamics has the variance that its step size makes stationary", () => {

@@ -70,7 +70,7 @@ async function load(files: Omit<Load, "kind" | "runtime">, count: number, progre
         queues[i].push(data);
         if (!queues.every((reports) => reports.length > 0)) return;
         const reports = queues.map((queue) => queue.shift() as Drawn);
-        const x = Float32Array.from(reports.flatMap((report) => Array.from(report.x)));
+        const x = joined(reports.map((report) => report.x));
         states++;
         const share = reports[0].last ? 1 : states / (task.levels.length + 1);
         heard({ ...reports[0], x, share, seconds: (performance.now() - begun) / 1000 });
@@ -92,6 +92,17 @@ async function load(files: Omit<Load, "kind" | "runtime">, count: number, progre
     throw error;
   }
   return { card, title: device === "webgpu" ? "WebGPU" : `WebAssembly, ${threads}`, note, draw, rest };
+}
+
+/** Numbers of all parts, one part after the other. */
+function joined(parts: Float32Array[]): Float32Array {
+  const all = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
 }
 
 /** Shares of a task for so many workers: each has some of its images, next to each other. */

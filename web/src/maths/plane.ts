@@ -3,6 +3,15 @@
 /** Points in the plane, x and y in turn: x₀, y₀, x₁, y₁, … */
 export type Points = Float64Array;
 
+/** The sum of factor · points over its terms. */
+export function sum(...terms: [factor: number, points: Points][]): Points {
+  const total = new Float64Array(terms[0][1].length);
+  for (const [factor, points] of terms) {
+    for (let i = 0; i < total.length; i++) total[i] += factor * points[i];
+  }
+  return total;
+}
+
 /** Everything is drawn on [−VIEW, VIEW]², where the paper's figures are. */
 export const VIEW = 8;
 

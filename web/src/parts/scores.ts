@@ -43,7 +43,8 @@ function particleOf(x: number, y: number) {
   /** Steps x + (α/2)·s(x, σ) + √α·z with α = σ²/2, or without z. */
   function walk(score: Score, sigma: number, count: number, noisy: boolean): void {
     for (let i = 0; i < count; i++) {
-      langevinStep(score, particle.x, sigma, stepSize(sigma), noisy ? random : undefined);
+      const z = particle.x.map(() => (noisy ? random.normal() : 0));
+      particle.x.set(langevinStep(particle.x, score(particle.x, sigma), stepSize(sigma), z));
       path.push(...particle.x);
     }
     particle.steps += count;
