@@ -1,9 +1,9 @@
 // Trains apart from the page, so that the page stays alive, and reports a few times a second.
-import { gridPoints } from "../maths/plane.ts";
+import { type Grid, gridPoints } from "../maths/plane.ts";
 import { type Order, SIGMAS, type Training, relativeError, trainingOf } from "./training.ts";
 
-const CELLS = 40; // of the picture of the error, a side
-const EVERY = 300; // milliseconds between reports
+const CELLS = 40; // a side, where the picture of the error is coarse
+const EVERY = 500; // milliseconds between reports
 
 let training: Training | undefined;
 let which = 0;
@@ -43,18 +43,30 @@ export type Report = ReturnType<typeof reportOf>;
 /** Where training is, and the fields at the level that is looked at. */
 function reportOf(training: Training) {
   const sigma = SIGMAS[view.level];
-  const [points, cells] = [gridPoints(view.count), gridPoints(CELLS)];
-  const [truth, guess] = [training.truth.score(cells, sigma), training.score(cells, sigma)];
+  const points = gridPoints(view.count);
   return {
     training: which, // as it was begun
-    step: training.optimizer.step,
     running: left > 0,
     sigma,
     exact: training.truth.score(points, sigma), // at the centres of count × count squares
     learned: training.score(points, sigma),
     count: view.count,
-    error: Float64Array.from({ length: CELLS ** 2 }, (_, i) => relativeError(guess, truth, 2 * i, 2 * i + 2)),
-    cells: CELLS, // a side, at whose centres the error is
-    errors: training.errors(),
+    error: errorOf(training, sigma),
+    ...training.measured(),
   };
+}
+
+/** The error over the square: on fine cells where there is data, elsewhere on coarse ones. */
+function errorOf({ truth, score }: Training, sigma: number): Grid {
+  const { cells, values: density } = truth.density(sigma); // on cells as fine as the data needs
+  const peak = density.reduce((a, b) => Math.max(a, b), 0);
+  const fine = Array.from(density.keys()).filter((at) => density[at] > peak / 10);
+  const places = gridPoints(cells);
+  const x = Float64Array.of(...gridPoints(CELLS), ...fine.flatMap((at) => [places[2 * at], places[2 * at + 1]]));
+  const [exact, learned] = [truth.score(x, sigma), score(x, sigma)];
+  const error = (i: number): number => relativeError(learned, exact, 2 * i, 2 * i + 2);
+  const coarse = (i: number): number => Math.floor(((i + 0.5) / cells) * CELLS);
+  const values = density.map((_, at) => error(coarse(Math.floor(at / cells)) * CELLS + coarse(at % cells)));
+  fine.forEach((at, i) => (values[at] = error(CELLS ** 2 + i)));
+  return { cells, values };
 }

@@ -23,7 +23,7 @@ export const open = withModel("digits", (engine, query) => {
   const specification = {
     sampler: { label: "Sampler", value: own, options: TITLES },
     levels: { label: "Noise levels", value: how.levels, min: 2, max: 150, log: true, whole: true },
-    guidance: { label: "Guidance weight w", value: how.guidance, min: 1, max: 4, say },
+    guidance: { label: "Guidance weight w ?guidance", value: how.guidance, min: 1, max: 4, say },
     label: { label: "Class", value: names.length > 0 ? "each" : "none", options: all },
     count: { label: "Images", value: "10", options: { 1: "1", 10: "10", 25: "25" } },
     seed: SEED,

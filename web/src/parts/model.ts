@@ -54,7 +54,7 @@ type Labels = Record<string, string>;
 
 /** How far drawing is: a bar, and among other numbers, which stand before or after. */
 export function metersOf(engine: Engine, before: Labels, after: Labels) {
-  const middle = { sigma: "Noise level σ", evaluations: "Network evaluations per image", seconds: "Time" };
+  const middle = { sigma: "Noise level σ", evaluations: "Network evaluations per image ?evaluations", seconds: "Time" };
   const numbers = readings({ ...before, ...middle, ...after, by: "Computed by" });
   numbers.say("by", engine.title);
   const bar = el("progress", { "aria-label": "Drawing", value: "0" });
