@@ -99,7 +99,7 @@ test("scores: a particle is dragged, walks, and is paused", () =>
     const held = await reading(page, "place");
     await frames(page, 5);
     assert.deepEqual(await reading(page, "place"), held);
-    await page.getByRole("checkbox", { name: "Noise in each step" }).uncheck();
+    await page.getByRole("combobox", { name: "Noise in each step" }).selectOption("no");
     await press(page, "Run");
     await frames(page, 220);
     const [atX, atY] = await reading(page, "place");

@@ -42,8 +42,6 @@ export interface Choice {
   label?: string;
   /** Titles by names. */
   options: Record<string, string>;
-  /** Between yes and no. */
-  toggle?: boolean;
 }
 
 const STEPS = 400;
@@ -111,15 +109,6 @@ export function choice(
   select.addEventListener("change", () => changed(select.value));
   const set = (name: string): void => void (select.value = name);
   return { element: el("div", { class: "control choice" }, el("label", { for: id }, label), select), set };
-}
-
-/** Yes or no. */
-export function toggle({ label = "" }: Choice, value: string, changed: (value: string) => void): Control<string> {
-  const input = el("input", { type: "checkbox" });
-  const set = (name: string): void => void (input.checked = name === "yes");
-  set(value);
-  input.addEventListener("change", () => changed(input.checked ? "yes" : "no"));
-  return { element: el("label", { class: "toggle" }, input, label), set };
 }
 
 export function button(label: string, pressed: () => void, kind = ""): HTMLButtonElement {

@@ -64,26 +64,16 @@ export class Mixture {
       weights[k] = this.#logWeights[k] - (dx * dx + dy * dy) / (2 * variance);
       if (weights[k] > peak) peak = weights[k];
     }
+    let [total, meanX, meanY] = [0, 0, 0];
     for (let k = 0; k < weights.length; k++) {
-      const log = weights[k] - peak;
-      weights[k] = log < NEGLIGIBLE ? 0 : Math.exp(log);
-    }
-    const { total, meanX, meanY } = this.#mean();
-    const log = peak + Math.log(total) - Math.log(2 * Math.PI * variance);
-    return { log, dx: (meanX - x) / variance, dy: (meanY - y) / variance };
-  }
-
-  /** The mean of the means by the weights in the scratch, and the sum of these. */
-  #mean(): { total: number; meanX: number; meanY: number } {
-    const { means } = this;
-    let [total, x, y] = [0, 0, 0];
-    for (let k = 0; k < this.#scratch.length; k++) {
-      const weight = this.#scratch[k];
+      if (weights[k] - peak < NEGLIGIBLE) continue;
+      const weight = Math.exp(weights[k] - peak);
       total += weight;
-      x += weight * means[2 * k];
-      y += weight * means[2 * k + 1];
+      meanX += weight * this.means[2 * k];
+      meanY += weight * this.means[2 * k + 1];
     }
-    return { total, meanX: x / total, meanY: y / total };
+    const log = peak + Math.log(total) - Math.log(2 * Math.PI * variance);
+    return { log, dx: (meanX / total - x) / variance, dy: (meanY / total - y) / variance };
   }
 
   /** p_σ on [−view, view]², on a grid as fine as it needs: each component is a column times a row, as far as it reaches. */

@@ -43,15 +43,12 @@ export function* langevin(score: Score, schedule: Schedule, start: Points, rando
   yield denoised(x, score(x, sigma), sigma);
 }
 
-/** For each component of a mixture, the share of points that is nearest to its mean. */
-export function shares(x: Points, means: Points): number[] {
-  const counts = Array.from({ length: means.length / 2 }, () => 0);
-  for (let i = 0; i < x.length; i += 2) {
-    const distances = counts.map((_, k) => (x[i] - means[2 * k]) ** 2 + (x[i + 1] - means[2 * k + 1]) ** 2);
-    counts[distances.indexOf(Math.min(...distances))]++;
-  }
-  return counts.map((count) => (2 * count) / x.length);
-}
+/** Whether the point whose x is at ``i`` is nearer to (−5, −5) than to (5, 5). */
+export const isLower = (x: Points, i: number): boolean => x[i] + x[i + 1] < 0;
+
+/** The share of points that are nearer to it. */
+export const lowerShare = (x: Points): number =>
+  (2 * x.reduce((count, _, i) => count + Number(i % 2 === 0 && isLower(x, i)), 0)) / x.length;
 
 /** The share of a standard normal below z, to 10⁻⁷: Abramowitz & Stegun 1964, 26.2.17. */
 function normalBelow(z: number): number {

@@ -1,6 +1,15 @@
 // Part 2: the paper's figure 3, live.
 import { twoGaussians } from "../maths/distributions.ts";
-import { type Schedule, annealed, constant, exactShare, ladder, langevin, shares } from "../maths/langevin.ts";
+import {
+  type Schedule,
+  annealed,
+  constant,
+  exactShare,
+  isLower,
+  ladder,
+  langevin,
+  lowerShare,
+} from "../maths/langevin.ts";
 import { Mulberry, type Points, VIEW, viewOf } from "../maths/plane.ts";
 import { type Axis, Chart } from "../draw/chart.ts";
 import { Panel, arrowCount, arrows, css, density, frames } from "../draw/stage.ts";
@@ -62,7 +71,7 @@ function raceOf({ weight, top, levels, steps, eps, seed }: Terms) {
     const side = (x: Points, sigma: number): Side => {
       const noise = step > total ? 0 : sigma;
       const exact = exactShare(truth.means, truth.std, weight, noise);
-      return { sigma: noise, x, share: shares(x, truth.means)[0], exact };
+      return { sigma: noise, x, share: lowerShare(x), exact };
     };
     states.push({ step, level, plain: side(plain, BOTTOM), annealed: side(slow, sigmas[level - 1]) });
   }
@@ -181,7 +190,7 @@ function panelOf(name: Name, title: string, changed: () => void, signal: AbortSi
     const { ink, accent } = panel.theme;
     const { sigma, x, share, exact } = states[states.length - 1][name];
     const view = viewOf(sigma);
-    const below = belowMiddle(x);
+    const below = (i: number): boolean => isLower(x, i);
     panel.paint(sigma > 0 ? `at σ = ${short(sigma)}` : "denoised", view, () => {
       density(panel, truth.density(sigma, view), ink, 0.22);
       const count = arrowCount(panel);
@@ -202,9 +211,3 @@ function panelOf(name: Name, title: string, changed: () => void, signal: AbortSi
 
   return { element: panel.figure, draw };
 }
-
-/** Which points are nearer to the lower mode: those below the diagonal. */
-const belowMiddle =
-  (x: Points) =>
-  (i: number): boolean =>
-    x[i] + x[i + 1] < 0;

@@ -88,13 +88,13 @@ export function editorOf(picture: Picture, { takes, begin, mark, changed }: Stro
     stage.clear();
     pen.imageSmoothingEnabled = false;
     pen.drawImage(small, left, top, side * width, side * height);
-    [pen.fillStyle, pen.strokeStyle, pen.lineWidth] = [css(theme.paper), css(theme.accent, 0.8), 1];
+    [pen.fillStyle, pen.strokeStyle, pen.lineWidth] = [css(theme.accent, 0.35), css(theme.accent), 1]; // not like ink
     pen.beginPath();
     for (let at = 0; at < height * width; at++) {
       const [row, column] = [Math.floor(at / width), at % width];
       if (!picture.hidden(row, column)) continue;
       const [x, y] = [left + column * side, top + row * side];
-      pen.fillRect(x, y, side + 0.5, side + 0.5);
+      pen.fillRect(x, y, side, side);
       pen.moveTo(x, y + side);
       pen.lineTo(x + side, y);
     }

@@ -10,14 +10,13 @@ import { DEVICE, metersOf, withModel } from "./model.ts";
 
 const ANSWERS = 9;
 const COLUMNS = 3;
+const SAMPLER = "dpmpp-sde"; // answers with 40 evaluations as well as annealed Langevin dynamics with 201
 const TOOLS: Record<Tool, string> = { look: "Nothing: swiping scrolls", hide: "Hides", ink: "Draws", blank: "Erases" };
-const ENOUGH = 60; // noise levels; with fewer of them noise or broken strokes are left
-const say = (levels: number): string => (levels < ENOUGH ? `${levels}: too few` : String(levels));
 const SETTINGS = {
   from: { value: "digit", options: { digit: "A digit", blank: "A blank page" } },
   hide: { label: "Hide", value: "bottom", options: REGIONS },
   picture: { value: "", pattern: WRITTEN },
-  levels: { label: "Noise levels", value: 100, min: 10, max: 200, log: true, whole: true, say },
+  levels: { label: "Noise levels", value: 40, min: 5, max: 200, log: true, whole: true },
   seed: SEED,
   round: SEED, // which nine answers
   device: DEVICE,
@@ -41,7 +40,7 @@ export const open = withModel("fill", (engine, query, signal) => {
   const spread = sheetOf("Their standard deviation, white where it is largest", shape);
   const meters = metersOf(engine, {}, { spread: "Largest spread, drawn white" });
   const takes = (): boolean => !drawing && tool !== "look";
-  const editor = editorOf(picture, { takes, begin: remember, mark, changed }, signal);
+  const editor = editorOf(picture, { takes, begin: remember, mark, changed: () => show(picture) }, signal);
 
   /** A picture to begin with: one that the model draws, or a blank page. */
   function begin(): void {
@@ -49,7 +48,7 @@ export const open = withModel("fill", (engine, query, signal) => {
     if (!drawing) return start(new Picture(shape));
     const classes = card.names.length;
     const labels = labelsOf(classes > 0 ? String(values.seed % classes) : "none", 1, classes);
-    const how = { sampler: "dpmpp-sde", ...howBy(card, "dpmpp-sde"), seed: values.seed };
+    const how = { sampler: SAMPLER, ...howBy(card, SAMPLER), seed: values.seed };
     meters.begin();
     engine.draw(taskOf(card, how, labels), ({ x, last }) => {
       if (last) start(Picture.of(shape, x));
@@ -80,11 +79,6 @@ export const open = withModel("fill", (engine, query, signal) => {
     if (tool !== "look") picture.mark(tool, row, column);
   }
 
-  /** The picture has been drawn on. */
-  function changed(): void {
-    show(picture);
-  }
-
   function answer(): void {
     settings.write();
     if (drawing) return;
@@ -94,7 +88,7 @@ export const open = withModel("fill", (engine, query, signal) => {
       return announce("Hide a part of the picture first: then the model fills it in.");
     }
     const seed = (values.seed + Math.imul(values.round, 0x9e3779b1)) >>> 0;
-    const how = { sampler: "annealed", levels: values.levels, guidance: 1, seed };
+    const how = { sampler: SAMPLER, levels: values.levels, guidance: 1, seed };
     engine.draw({ ...taskOf(card, how, labelsOf("none", ANSWERS, 0)), given: picture.given }, heard);
   }
 
@@ -117,7 +111,7 @@ export const open = withModel("fill", (engine, query, signal) => {
     if (before && !drawing) show(before);
   });
   undo.disabled = true;
-  const another = primary("New digit", () => {
+  const another = primary("New image", () => {
     settings.set({ seed: (values.seed + 1) % 2 ** 32, from: "digit" });
     begin();
   });

@@ -3,7 +3,7 @@ import { Stage, arrowCount, arrows, css, density, frame, frames, movable } from 
 import { denoised, langevinStep } from "../maths/langevin.ts";
 import { Mulberry, type Points, type Score, viewOf } from "../maths/plane.ts";
 import { DISTRIBUTIONS, Mixture, TITLES } from "../maths/distributions.ts";
-import { SEED, SHOWN, Settings } from "../settings.ts";
+import { SEED, Settings } from "../settings.ts";
 import { announce, button, calm, el, primary, readings, row, short, tell } from "../ui.ts";
 import { MOST_POINTS, WRITTEN, decode, encode, example } from "./own.ts";
 import { type Open, layout } from "./part.ts";
@@ -31,8 +31,8 @@ const SETTINGS = {
   x: PLACE, // of the particle, once it was moved
   y: PLACE,
   points: { value: encode(example()), pattern: WRITTEN },
-  noise: { ...SHOWN, label: "Noise in each step" },
-  pen: { ...SHOWN, label: "The pointer adds points. Off: it moves the particle." },
+  noise: { label: "Noise in each step", value: "yes", options: { yes: "Yes", no: "No" } },
+  pen: { label: "The pointer", value: "yes", options: { yes: "Adds points", no: "Moves the particle" } },
 };
 const LABEL = "Data, a particle, its score as an arrow, and what else is chosen to be shown";
 
@@ -148,12 +148,8 @@ export const open: Open = (query, signal) => {
     particle.put(Float64Array.of(inside(x), inside(y)));
     added = 1;
     run(false);
-  }
-
-  /** The particle rests where it was moved to: so the address has it. */
-  function keep(): void {
-    const [x, y] = Array.from(particle.x, (value) => Number(value.toFixed(2)));
-    settings.set({ x, y });
+    const [atX, atY] = Array.from(particle.x, (value) => Number(value.toFixed(2)));
+    settings.set({ x: atX, y: atY });
   }
 
   function run(running: boolean): void {
@@ -230,13 +226,10 @@ export const open: Open = (query, signal) => {
       move(x, y);
     },
     release: () => {
-      if (draws()) return;
-      keep();
-      run(true);
+      if (!draws()) run(true);
     },
     nudge: (dx, dy) => {
       move(particle.x[0] + dx, particle.x[1] + dy);
-      keep();
       tell(`Particle at ${pair(particle.x)}, score ${pair(score(particle.x, values.sigma))}`);
     },
     key: (key) => {
@@ -271,11 +264,12 @@ export const open: Open = (query, signal) => {
     begin();
   });
   const controls = [
-    row(go, other, settings.control("noise")),
+    row(go, other),
     settings.control("data", choose),
     settings.control("show", refresh),
     settings.control("sigma", refresh),
     drawing,
+    settings.control("noise"),
     numbers.element,
   ];
   choose();
