@@ -22,7 +22,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "no class": {"labels": NO_LABELS},
     "guided": {"labels": LABELS, "guidance": 3.0, "sampler": "heun", "levels": 10},
     "annealed": {"labels": LABELS, "sampler": "annealed", "levels": 25},
-    "filled": {"labels": NO_LABELS, "sampler": "dpmpp-sde", "levels": 10},
+    "filled": {"labels": NO_LABELS, "levels": 25},
 }
 
 

@@ -83,21 +83,12 @@ export class Stage extends Canvas {
   /** Half the side of the square of the plane that is shown. */
   view = VIEW;
 
-  constructor(attributes: Record<string, string>, changed: () => void, signal: AbortSignal) {
-    super({ class: "stage", ...attributes }, changed, signal);
-  }
-
-  /** The side of the square in CSS pixels. */
-  get size(): number {
-    return this.width;
-  }
-
   column(x: number): number {
-    return ((x / this.view + 1) / 2) * this.size;
+    return ((x / this.view + 1) / 2) * this.width;
   }
 
   row(y: number): number {
-    return ((1 - y / this.view) / 2) * this.size;
+    return ((1 - y / this.view) / 2) * this.width;
   }
 
   /** Where in the plane the pointer is. */
@@ -112,8 +103,8 @@ export class Stage extends Canvas {
   dots(x: ArrayLike<number>, colour: string, side: number, keep: (i: number) => boolean = () => true): void {
     const { context } = this;
     context.fillStyle = colour;
-    const scale = this.size / (2 * this.view);
-    const corner = this.size / 2 - side / 2;
+    const scale = this.width / (2 * this.view);
+    const corner = this.width / 2 - side / 2;
     for (let i = 0; i < x.length; i += 2) {
       if (keep(i)) context.fillRect(corner + x[i] * scale, corner - x[i + 1] * scale, side, side);
     }
@@ -169,6 +160,8 @@ export interface Moves {
 /** Lets a stage be moved on, by pointer, finger or keys. */
 export function movable(stage: Stage, moves: Moves): void {
   const canvas = stage.element;
+  const attributes = { tabindex: "0", role: "application", "aria-describedby": "keys" };
+  for (const [name, value] of Object.entries(attributes)) canvas.setAttribute(name, value);
   let down = false;
   const begin = (event: PointerEvent): void => {
     const [x, y] = stage.place(event);
@@ -223,7 +216,7 @@ export function heat(stage: Stage, { cells, values }: Grid, colour: Colour, opac
   painter?.putImageData(image, 0, 0);
   stage.context.imageSmoothingEnabled = true;
   stage.context.imageSmoothingQuality = "high";
-  stage.context.drawImage(small, 0, 0, stage.size, stage.size);
+  stage.context.drawImage(small, 0, 0, stage.width, stage.width);
 }
 
 /** A density: the square root of its share of the peak, so that the small mode is seen beside the large one. */
@@ -234,7 +227,7 @@ export function density(stage: Stage, grid: Grid, colour: Colour, darkest: numbe
 
 /** How many arrows a row has on a stage. */
 export function arrowCount(stage: Stage): number {
-  return Math.max(9, Math.min(MOST, Math.round(stage.size / SPACING)));
+  return Math.max(9, Math.min(MOST, Math.round(stage.width / SPACING)));
 }
 
 const lengthsOf = (scores: Points): Float64Array =>
@@ -245,7 +238,7 @@ export function arrows(stage: Stage, scores: Points, count: number, opacity = 0.
   const { context, theme } = stage;
   const lengths = lengthsOf(scores);
   const median = lengthsOf(like).sort()[lengths.length >> 1];
-  const longest = (0.95 * stage.size) / count;
+  const longest = (0.95 * stage.width) / count;
   [context.strokeStyle, context.lineWidth] = [css(theme.ink, opacity), 1.1];
   context.beginPath();
   for (let i = 0; i < lengths.length; i++) {
@@ -277,7 +270,7 @@ export class Panel extends Stage {
   readonly #note = el("small");
 
   constructor(title: string, label: string, changed: () => void, signal: AbortSignal, ...more: Node[]) {
-    super({ role: "img", "aria-label": label }, changed, signal);
+    super({ class: "stage", role: "img", "aria-label": label }, changed, signal);
     this.figure = figure([title, " ", this.#note, ...more], this.element);
   }
 
@@ -293,7 +286,7 @@ export class Panel extends Stage {
 
 /** A thin frame with three ticks on each axis. */
 export function frame(stage: Stage): void {
-  const { context, theme, size, view } = stage;
+  const { context, theme, width: size, view } = stage;
   [context.strokeStyle, context.lineWidth] = [css(theme.ink, 0.35), 1];
   context.strokeRect(0.5, 0.5, size - 1, size - 1);
   context.beginPath();

@@ -54,7 +54,6 @@ export type Random = Pick<Mulberry, "uniform" | "normal">;
 /** Mulberry32 (Tommy Ettinger, public domain): 32 bits of state, a period of 2³². Normals by Box and Muller. */
 export class Mulberry {
   #state: number;
-  #spare = Number.NaN;
 
   constructor(seed: number) {
     this.#state = seed >>> 0;
@@ -71,14 +70,6 @@ export class Mulberry {
 
   /** Standard normal. */
   normal(): number {
-    if (!Number.isNaN(this.#spare)) {
-      const spare = this.#spare;
-      this.#spare = Number.NaN;
-      return spare;
-    }
-    const radius = Math.sqrt(-2 * Math.log(1 - this.uniform()));
-    const angle = 2 * Math.PI * this.uniform();
-    this.#spare = radius * Math.sin(angle);
-    return radius * Math.cos(angle);
+    return Math.sqrt(-2 * Math.log(1 - this.uniform())) * Math.cos(2 * Math.PI * this.uniform());
   }
 }

@@ -5,7 +5,6 @@ import { Stage, context, css, frames, movable } from "../draw/stage.ts";
 import { tell } from "../ui.ts";
 
 const CLOSE = 0.5; // pixels of the picture between marks of one stroke
-const LABEL = "The picture; hatched pixels are hidden";
 
 interface Strokes {
   /** Whether the pointer draws; else nothing happens, and a finger scrolls. */
@@ -26,14 +25,11 @@ export function editorOf(picture: Picture, { takes, begin, mark, changed }: Stro
   let cursor = [Math.floor(height / 2), Math.floor(width / 2)];
   let last = cursor;
   const redraw = frames(draw, signal);
-  const attributes = {
-    class: "stage pen",
-    tabindex: "0",
-    role: "application",
-    "aria-label": LABEL,
-    "aria-describedby": "keys",
-  };
-  const stage = new Stage(attributes, redraw, signal);
+  const stage = new Stage(
+    { class: "stage pen", "aria-label": "The picture; hatched pixels are hidden" },
+    redraw,
+    signal,
+  );
   const { element, context: pen } = stage;
   for (const event of ["focus", "blur"]) element.addEventListener(event, redraw);
 
@@ -67,8 +63,8 @@ export function editorOf(picture: Picture, { takes, begin, mark, changed }: Stro
 
   /** How large a pixel of the picture is on the stage, and where the picture begins. */
   function frame(): { side: number; left: number; top: number } {
-    const side = stage.size / Math.max(height, width);
-    return { side, left: (stage.size - side * width) / 2, top: (stage.size - side * height) / 2 };
+    const side = stage.width / Math.max(height, width);
+    return { side, left: (stage.width - side * width) / 2, top: (stage.width - side * height) / 2 };
   }
 
   function stroke([row, column]: number[], [toRow, toColumn]: number[]): void {

@@ -34,7 +34,6 @@ const SETTINGS = {
   noise: { label: "Noise in each step", value: "yes", options: { yes: "Yes", no: "No" } },
   pen: { label: "The pointer", value: "yes", options: { yes: "Adds points", no: "Moves the particle" } },
 };
-const LABEL = "Data, a particle, its score as an arrow, and what else is chosen to be shown";
 
 /** A particle: a point with noise, until it is put somewhere, or walks by Langevin dynamics. */
 function particleOf(x: Points) {
@@ -92,9 +91,8 @@ export const open: Open = (query, signal) => {
   let [clean, noise]: Points[] = [new Float64Array(), new Float64Array()];
   let stale = true; // what stands still has to be drawn again
 
-  const still = new Stage({ "aria-hidden": "true" }, refresh, signal);
-  const attributes = { tabindex: "0", role: "application", "aria-label": LABEL, "aria-describedby": "keys" };
-  const stage = new Stage(attributes, refresh, signal);
+  const still = new Stage({ class: "stage", "aria-hidden": "true" }, refresh, signal);
+  const stage = new Stage({ class: "stage", "aria-label": "Data, and a particle with its score" }, refresh, signal);
   const score: Score = (x, sigma) => truth?.score(x, sigma) ?? new Float64Array(x.length);
   const redraw = frames(draw, signal);
 
@@ -137,7 +135,7 @@ export const open: Open = (query, signal) => {
 
   /** The particle is this point with its noise, or with the share of it that was added so far. */
   function noised(point: Points): void {
-    const random = new Mulberry(values.seed + 17);
+    const random = new Mulberry(values.seed + 1);
     const x = point.map((value) => value + added * values.sigma * random.normal());
     particle.put(x, point);
   }
@@ -217,7 +215,7 @@ export const open: Open = (query, signal) => {
   const draws = (): boolean => values.data === "own" && values.pen === "yes";
   movable(stage, {
     takes: (x, y) =>
-      draws() || (Math.hypot(x - particle.x[0], y - particle.x[1]) * stage.size) / (2 * stage.view) < NEAR,
+      draws() || (Math.hypot(x - particle.x[0], y - particle.x[1]) * stage.width) / (2 * stage.view) < NEAR,
     drag: (x, y, first) => {
       if (draws()) {
         const far = Math.hypot(x - own[own.length - 2], y - own[own.length - 1]);
