@@ -108,7 +108,7 @@ export function choice(
   select.value = value;
   select.addEventListener("change", () => changed(select.value));
   const set = (name: string): void => void (select.value = name);
-  return { element: el("div", { class: "control choice" }, el("label", { for: id }, label), select), set };
+  return { element: el("div", { class: "control" }, el("label", { for: id }, label), select), set };
 }
 
 export function button(label: string, pressed: () => void, kind = ""): HTMLButtonElement {

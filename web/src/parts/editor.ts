@@ -26,7 +26,7 @@ export function editorOf(picture: Picture, { takes, begin, mark, changed }: Stro
   let last = cursor;
   const redraw = frames(draw, signal);
   const stage = new Stage(
-    { class: "stage pen", "aria-label": "The picture; hatched pixels are hidden" },
+    { class: "stage pen", "aria-label": "The picture; what is hatched is hidden" },
     redraw,
     signal,
   );

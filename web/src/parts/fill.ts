@@ -91,11 +91,10 @@ export const open = withModel("fill", (engine, query, signal) => {
       return announce("Hide a part of the picture first: then the model fills it in.");
     }
     const seed = (values.seed + Math.imul(values.round, 0x9e3779b1)) >>> 0;
-    const { sigma_max: top, sigma_min: bottom } = card.recipe.sampling;
-    const finest = Math.max(bottom, FINEST);
+    const finest = Math.max(card.recipe.sampling.sigma_min, FINEST);
     const task = {
       ...taskOf(card, { sampler: "annealed", levels: 2, guidance: 1, seed }, labelsOf("none", ANSWERS, 0)),
-      levels: ladder("geometric", top, finest, values.levels),
+      levels: ladder("geometric", card.recipe.sampling.sigma_max, finest, values.levels),
       steps: 2,
       eps: STEP * finest ** 2,
       given: picture.given,

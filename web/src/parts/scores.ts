@@ -92,7 +92,7 @@ export const open: Open = (query, signal) => {
   let stale = true; // what stands still has to be drawn again
 
   const still = new Stage({ class: "stage", "aria-hidden": "true" }, refresh, signal);
-  const stage = new Stage({ class: "stage", "aria-label": "Data, and a particle with its score" }, refresh, signal);
+  const stage = new Stage({ class: "stage", "aria-label": "Data and a particle" }, refresh, signal);
   const score: Score = (x, sigma) => truth?.score(x, sigma) ?? new Float64Array(x.length);
   const redraw = frames(draw, signal);
 
