@@ -355,7 +355,7 @@ test("a run of one's own, in colour and with a smaller network for a guide, is w
     await drawn(opened.page);
     assert.match(
       await opened.page.locator('[data-reading="model"]').innerText(),
-      /^0.0 million weights, colour, 10 × 14, 3 classes, σ from 5 to 0.02$/,
+      /^0.0\d+ MB, colour, 10 × 14, 3 classes, σ from 5 to 0.02$/,
     );
     assert.equal(await opened.page.getByText("Ask for sevens").count(), 0); // which it does not know
     await same(await workerOf(opened, read(readFileSync(`${VALUES}/colour.onnx`))), "colour");
@@ -373,9 +373,8 @@ test("a file that is no model is said to be none", async () => {
 
 test("a browser without SIMD is told that it is too old", async () => {
   await use("", {}, async ({ page }) => {
-    await page.addInitScript(() => Object.assign(WebAssembly, { validate: () => false }));
-    await page.goto(`${home}#digits`);
-    await page.reload();
+    await page.evaluate(() => Object.assign(WebAssembly, { validate: () => false }));
+    await page.getByRole("link", { name: "Digits", exact: true }).click();
     assert.match(
       await page.getByRole("alert").innerText(),
       /^The model cannot be shown: this browser is too old for it/,

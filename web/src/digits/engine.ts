@@ -96,7 +96,7 @@ async function load(files: Omit<Load, "kind">, progress: Progress, note = "") {
     throw error;
   }
   const title = device === "webgpu" ? "WebGPU" : `WebAssembly, ${threads}`;
-  return { card, weights: model.byteLength / 4, title, note, draw, rest };
+  return { card, bytes: model.byteLength, title, note, draw, rest };
 }
 
 /** Shares of a task for so many workers: each has some of its images, next to each other. */

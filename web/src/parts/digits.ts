@@ -40,8 +40,7 @@ export const open = withModel("digits", (engine, query) => {
   const meters = metersOf(engine, { model: "Model" }, {});
   const size = `${shape[1]} × ${shape[2]}, ${names.length === 0 ? "no" : names.length} classes`;
   const range = `σ from ${short(sampling.sigma_max)} to ${short(sampling.sigma_min)}`;
-  const millions = `${(engine.weights / 1e6).toFixed(1)} million weights`;
-  meters.say("model", `${millions}, ${shape[0] === 1 ? "grey" : "colour"}, ${size}, ${range}`);
+  meters.say("model", `${short(engine.bytes / 1e6)} MB, ${shape[0] === 1 ? "grey" : "colour"}, ${size}, ${range}`);
   let states: { sigma: number; bytes: Uint8ClampedArray }[] = [];
 
   function draw(): void {
