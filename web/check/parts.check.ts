@@ -106,6 +106,14 @@ test("scores: a particle is dragged, walks, and is paused", () =>
     assert.ok(Math.abs(atX + 5) < 0.1 && Math.abs(atY + 5) < 0.1, `${atX} ${atY}`); // it has climbed to the mode
   }));
 
+test("scores: where the view narrows, the particle comes along", () =>
+  use("#scores?data=gaussian&sigma=8&x=-20&y=15", {}, async ({ page }) => {
+    assert.deepEqual(await reading(page, "place"), [-20, 15]);
+    await slide(page, "Noise level σ", 0);
+    await frames(page, 2);
+    assert.deepEqual(await reading(page, "place"), [-8, 8]);
+  }));
+
 test("scores: keys move the particle, run and pause it, and say where it is", () =>
   use("#scores?x=0&y=0", {}, async ({ page }) => {
     await page.getByRole("application").focus();

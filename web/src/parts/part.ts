@@ -1,4 +1,5 @@
 // What the page asks of a part of it.
+
 /** Shows what an address says about a part; its frames, workers and listeners end with the signal. */
 export type Open = (query: URLSearchParams, signal: AbortSignal) => HTMLElement;
 

@@ -96,9 +96,12 @@ export const open: Open = (query, signal) => {
   const score: Score = (x, sigma) => truth?.score(x, sigma) ?? new Float64Array(x.length);
   const redraw = frames(draw, signal);
 
+  const inside = (value: number): number => Math.max(-stage.view, Math.min(stage.view, value));
+
   function refresh(): void {
     still.view = stage.view = viewOf(values.sigma);
     if (particle.clean) noised(particle.clean);
+    else if (particle.x.some((value) => inside(value) !== value)) particle.put(particle.x.map(inside));
     stale = true;
     redraw();
   }
@@ -142,7 +145,6 @@ export const open: Open = (query, signal) => {
 
   /** The particle is put there, but not out of sight. */
   function move(x: number, y: number): void {
-    const inside = (value: number): number => Math.max(-stage.view, Math.min(stage.view, value));
     particle.put(Float64Array.of(inside(x), inside(y)));
     added = 1;
     run(false);
