@@ -151,6 +151,26 @@ async function again(page: Page, button: string): Promise<void> {
   await drawn(page);
 }
 
+test("digits: loading fills one bar once, and without a class nothing guides, which is said", () =>
+  use("", {}, async ({ page }) => {
+    await page.evaluate(() => {
+      const seen: number[] = [];
+      Object.assign(window, { seen });
+      new MutationObserver(() => {
+        const bar = document.querySelector<HTMLProgressElement>('progress[aria-label="Loading"]');
+        if (bar?.hasAttribute("value")) seen.push(bar.value);
+      }).observe(document.body, { subtree: true, attributes: true, childList: true, characterData: true });
+    });
+    await page.getByRole("link", { name: "Digits", exact: true }).click();
+    await drawn(page);
+    const seen = await page.evaluate(() => (window as unknown as { seen: number[] }).seen);
+    assert.ok(seen.length > 0 && seen.every((share, i) => share >= (seen[i - 1] ?? 0)), `${seen}`);
+    const guidance = page.getByRole("slider", { name: "Guidance weight w" });
+    assert.equal(await guidance.getAttribute("aria-valuetext"), "1.25");
+    await page.getByRole("combobox", { name: "Class" }).selectOption("none");
+    assert.match((await guidance.getAttribute("aria-valuetext")) ?? "", /^none/);
+  }));
+
 test("digits: one is drawn in under a second where a million exponentials take 5 ms, on one thread", () =>
   use("#digits?count=1&device=wasm", {}, async ({ page }) => {
     await drawn(page);
@@ -335,8 +355,9 @@ test("a run of one's own, in colour and with a smaller network for a guide, is w
     await drawn(opened.page);
     assert.match(
       await opened.page.locator('[data-reading="model"]').innerText(),
-      /^colour, 10 × 14, 3 classes, σ from 5 to 0.02$/,
+      /^0.0\d+ MB, colour, 10 × 14, 3 classes, σ from 5 to 0.02$/,
     );
+    assert.equal(await opened.page.getByText("Ask for sevens").count(), 0); // which it does not know
     await same(await workerOf(opened, read(readFileSync(`${VALUES}/colour.onnx`))), "colour");
   });
   await use("#fill?levels=10", {}, ({ page }) => drawn(page));
@@ -347,5 +368,16 @@ test("a file that is no model is said to be none", async () => {
     await page.route("**/model.onnx", (route) => route.fulfill({ body: "{}" }));
     await page.goto(`${home}#digits`);
     assert.equal(await page.getByRole("alert").innerText(), "The model cannot be shown: the model is no ONNX file.");
+  });
+});
+
+test("a browser without SIMD is told that it is too old", async () => {
+  await use("", {}, async ({ page }) => {
+    await page.evaluate(() => Object.assign(WebAssembly, { validate: () => false }));
+    await page.getByRole("link", { name: "Digits", exact: true }).click();
+    assert.match(
+      await page.getByRole("alert").innerText(),
+      /^The model cannot be shown: this browser is too old for it/,
+    );
   });
 });

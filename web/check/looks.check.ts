@@ -17,14 +17,15 @@ const looks = [
   { name: "narrow", viewport: { width: 320, height: 720 }, colorScheme: "dark", hasTouch: true },
 ] as const;
 const shown: Record<string, string> = {
-  scores: "#scores?x=-1&y=3",
-  own: "#scores?data=own&sigma=0.5",
+  first: "",
+  scores: "#scores?data=gaussian&show=all&x=-1&y=3",
+  own: "#scores?data=own&show=all&sigma=0.5",
   anneal: "#anneal?seconds=3",
   learning: "#learning",
   digits: "#digits",
   fill: "#fill?levels=10",
 };
-const waits: Record<string, number> = { scores: 300, own: 300, anneal: 3500, learning: 3500 }; // else until it is drawn
+const waits: Record<string, number> = { first: 1500, scores: 300, own: 300, anneal: 3500, learning: 3500 }; // else until it is drawn
 
 for (const { name, ...look } of looks) {
   for (const [part, hash] of Object.entries(shown)) {
@@ -104,7 +105,7 @@ test("the first view is small, and soon there", () =>
 test("frames of 500 points come at once, beside what the machine can do", () => {
   const random = new Mulberry(3);
   const points = encode(Array.from({ length: 1000 }, () => 14 * random.uniform() - 7));
-  return use(`#scores?data=own&x=0&y=0&points=${points}`, {}, async ({ page }) => {
+  return use(`#scores?data=own&show=all&x=0&y=0&points=${points}`, {}, async ({ page }) => {
     await page.getByText("500 of at most 500 points").waitFor();
     const { frame, interval, calibration } = await page.evaluate(async () => {
       const input = document.querySelector("input[type=range]") as HTMLInputElement;

@@ -29,7 +29,7 @@ async function drag(page: Page, from: [number, number], to: [number, number]): P
 }
 
 test("scores: numbers and colours are those of the distribution, and follow σ", () =>
-  use("#scores?sigma=0.5&x=-6&y=4", {}, async ({ page }) => {
+  use("#scores?data=gaussian&show=density&sigma=0.5&x=-6&y=4", {}, async ({ page }) => {
     const near = ([a, b]: number[], s: Float64Array): boolean => Math.abs(a - s[0]) < 0.01 && Math.abs(b - s[1]) < 0.01;
     assert.ok(near(await reading(page, "score"), exact(-6, 4, 0.5)));
     await slide(page, "Noise level σ", 1);
@@ -37,7 +37,6 @@ test("scores: numbers and colours are those of the distribution, and follow σ",
     assert.ok(near(await reading(page, "score"), exact(-6, 4, 20)));
     assert.match(await page.getByText("Noise level σ", { exact: true }).locator("..").innerText(), /20/);
     await slide(page, "Noise level σ", 0.5);
-    for (const name of ["Arrows", "Noisy data"]) await page.getByRole("checkbox", { name: name }).uncheck();
     await frames(page, 2);
     const [large, small, empty] = [
       await pixel(page, 0, 5, 5),
@@ -45,16 +44,48 @@ test("scores: numbers and colours are those of the distribution, and follow σ",
       await pixel(page, 0, -5, 5),
     ];
     assert.ok(large[3] > 1.5 * small[3] && small[3] > 60 && empty[3] < 6, `${large} ${small} ${empty}`);
-    await page.getByRole("checkbox", { name: "Density" }).uncheck();
-    await frames(page, 2);
-    assert.ok((await pixel(page, 0, 0, 0))[3] < 1);
-    await page.getByRole("checkbox", { name: "Arrows" }).check();
-    await frames(page, 2);
-    assert.ok((await pixel(page, 0, 0, 0))[3] > 10);
+    const show = page.getByRole("combobox", { name: "Show" });
+    for (const [name, low, high] of [
+      ["one", 0, 1],
+      ["all", 10, 256],
+    ] as const) {
+      await show.selectOption(name);
+      await frames(page, 2);
+      const [, , , opacity] = await pixel(page, 0, 0, 0);
+      assert.ok(opacity >= low && opacity < high, `${name}: ${opacity}`);
+    }
+  }));
+
+test("scores: noise is added to a point, as much as σ says, and is other noise each time", () =>
+  use("#scores", { reducedMotion: "reduce" }, async ({ page }) => {
+    const noise = async (): Promise<number[]> => {
+      await frames(page, 2);
+      const [x, y] = await reading(page, "place");
+      return [x + 3, y + 1.5];
+    };
+    const first = await noise();
+    assert.deepEqual(await reading(page, "mean"), [-3, -1.5]); // the way back leads to the point
+    await slide(page, "Noise level σ", Math.log(1 / 0.05) / Math.log(20 / 0.05));
+    const half = await noise();
+    for (const i of [0, 1]) assert.ok(Math.abs(half[i] - first[i] / 2) < 0.03, `${half} is not half of ${first}`);
+    await press(page, "New noise");
+    assert.notDeepEqual(await noise(), half);
+    await page.waitForFunction(() => /seed=1/.test(location.hash) && !/x=/.test(location.hash));
+  }));
+
+test("scores: without points there is nothing to walk to, which is said; and words are explained on tap", () =>
+  use("#scores?data=own&points=", {}, async ({ page }) => {
+    await press(page, "Run");
+    assert.match(await page.locator("#status").innerText(), /Draw a point first/);
+    assert.equal(await page.getByRole("button", { name: "Run" }).count(), 1);
+    await press(page, "About Noise level σ");
+    await page.getByText("standard deviation of the noise").waitFor();
+    await page.keyboard.press("Escape");
+    await page.getByText("standard deviation of the noise").waitFor({ state: "hidden" });
   }));
 
 test("scores: a particle is dragged, walks, and is paused", () =>
-  use("#scores?x=0&y=0", {}, async ({ page }) => {
+  use("#scores?data=gaussian&sigma=0.66&x=0&y=0", {}, async ({ page }) => {
     await drag(page, [0, 0], [-3, -2]);
     const [x, y] = await reading(page, "place");
     assert.ok(Math.abs(x + 3) < 0.05 && Math.abs(y + 2) < 0.05, `${x} ${y}`);
@@ -68,11 +99,19 @@ test("scores: a particle is dragged, walks, and is paused", () =>
     const held = await reading(page, "place");
     await frames(page, 5);
     assert.deepEqual(await reading(page, "place"), held);
-    await page.getByRole("checkbox", { name: "Noise in each step" }).uncheck();
+    await page.getByRole("combobox", { name: "Noise in each step" }).selectOption("no");
     await press(page, "Run");
-    await frames(page, 150);
+    await frames(page, 220);
     const [atX, atY] = await reading(page, "place");
     assert.ok(Math.abs(atX + 5) < 0.1 && Math.abs(atY + 5) < 0.1, `${atX} ${atY}`); // it has climbed to the mode
+  }));
+
+test("scores: where the view narrows, the particle comes along", () =>
+  use("#scores?data=gaussian&sigma=8&x=-20&y=15", {}, async ({ page }) => {
+    assert.deepEqual(await reading(page, "place"), [-20, 15]);
+    await slide(page, "Noise level σ", 0);
+    await frames(page, 2);
+    assert.deepEqual(await reading(page, "place"), [-8, 8]);
   }));
 
 test("scores: keys move the particle, run and pause it, and say where it is", () =>
@@ -90,7 +129,7 @@ test("scores: keys move the particle, run and pause it, and say where it is", ()
   }));
 
 test("scores: one's own points are drawn, shared by the address, and removed", () =>
-  use("#scores?data=own&x=-1&y=4", {}, async ({ page }) => {
+  use("#scores?data=own&sigma=0.5&x=-1&y=4", {}, async ({ page }) => {
     await press(page, "Remove all points");
     await page.getByText("0 of at most 500 points").waitFor();
     await drag(page, [3, 3], [4, 4]);
@@ -101,7 +140,7 @@ test("scores: one's own points are drawn, shared by the address, and removed", (
     await page.getByText("4 of at most 500 points").waitFor();
     await page.keyboard.press("Backspace");
     await slide(page, "Noise level σ", 0.4);
-    await page.waitForFunction(() => location.hash.includes("sigma="));
+    await page.waitForFunction(() => location.hash.includes("sigma=0.549"));
     const [score, hash] = [await reading(page, "score"), await page.evaluate(() => location.hash)];
     await use(hash, {}, async ({ page: other }) => {
       await other.getByText("3 of at most 500 points").waitFor();
@@ -168,6 +207,24 @@ test("annealing: it pauses, goes on by levels, starts over, and is the same by i
     assert.deepEqual(ends[0], ends[1]);
   }));
 
+test("annealing: one may go back, and then sees what was there", () =>
+  use("#anneal?seconds=3", {}, async ({ page }) => {
+    await page.waitForFunction(
+      () => parseInt(document.querySelector('[data-reading="step"]')?.textContent ?? "") >= 300,
+    );
+    const seen: number[][] = [];
+    for (const share of [0.1, 0, 0.1]) {
+      await slide(page, "Rewind", share);
+      await frames(page, 2);
+      seen.push([(await reading(page, "step"))[0], ...(await reading(page, "weight-annealed"))]);
+    }
+    assert.equal(seen[1][0], 0);
+    assert.ok(Math.abs(seen[0][0] - 150) < 10, `${seen[0]}`);
+    assert.deepEqual(seen[2], seen[0]);
+    await press(page, "Run");
+    await page.getByText("1500 of 1500, denoised").waitFor();
+  }));
+
 test("learning: the error falls where data lies, and stays elsewhere at the smallest level", () =>
   use("#learning", {}, async ({ page }) => {
     await page.waitForFunction(
@@ -180,6 +237,14 @@ test("learning: the error falls where data lies, and stays elsewhere at the smal
     const [data, square] = [await reading(page, "data"), await reading(page, "square")];
     assert.ok(data[0] < 20 && square[0] > 2 * data[0], `at the smallest level ${data} % and ${square} %`);
     const uncertain = await pixel(page, 2, 0, 0);
+    const [middle, ...circle] = await Promise.all(
+      [-1, 0, 1, 2, 3, 4, 5, 6, 7].map((i) => {
+        const angle = (Math.PI * i) / 4;
+        return pixel(page, 3, i < 0 ? 0 : 5 * Math.cos(angle), i < 0 ? 0 : 5 * Math.sin(angle));
+      }),
+    );
+    const inked = circle.filter(([, , , opacity]) => opacity > 0).length;
+    assert.ok(middle[3] === 0 && inked >= 4, `samples are at ${inked} of eight places of the circle`);
     const before = await page.locator('[data-reading="square"]').innerText();
     await slide(page, "Noise level σ", 0.6);
     await page.waitForFunction(
@@ -204,7 +269,7 @@ test("what to look for is shown by a press, below which the picture is", () =>
   }));
 
 test("every link of the page leads to a part, and asks for what it can show", () =>
-  use("", {}, async ({ page }) => {
+  use("#anneal?levels=2", {}, async ({ page }) => {
     const hashes = await page.evaluate(() =>
       [...document.querySelectorAll("template")].flatMap(({ content }) =>
         [...content.querySelectorAll("a")].map((link) => link.getAttribute("href") ?? ""),
@@ -223,16 +288,16 @@ test("every link of the page leads to a part, and asks for what it can show", ()
   }));
 
 test("a part is as it was after a look at another one, and the first thing to reach skips the navigation", () =>
-  use("#scores?data=own&x=0&y=0", {}, async ({ page }) => {
+  use("#scores?data=own&sigma=0.5&x=0&y=0", {}, async ({ page }) => {
     await drag(page, [3, 3], [4, 4]);
     await page.mouse.up();
     await page.getByText("27 of at most 500 points").waitFor();
-    await page.getByRole("checkbox", { name: "Arrows" }).uncheck();
+    await page.getByRole("combobox", { name: "Show" }).selectOption("noisy");
     await page.getByRole("link", { name: "Learning", exact: true }).click();
     await page.getByText("Learned score").waitFor();
     await page.getByRole("link", { name: "Scores", exact: true }).click();
     await page.getByText("27 of at most 500 points").waitFor();
-    assert.ok(!(await page.getByRole("checkbox", { name: "Arrows" }).isChecked()));
+    assert.equal(await page.getByRole("combobox", { name: "Show" }).inputValue(), "noisy");
     await page.reload();
     await page.waitForSelector("main h1");
     await page.keyboard.press("Tab");

@@ -1,13 +1,10 @@
 // What a part shows is in the address, after its name: #anneal?levels=5&eps=0.01
-import { type Choice, type Control, type Range, announce, choice, slider, toggle } from "./ui.ts";
+import { type Choice, type Control, type Range, announce, choice, slider } from "./ui.ts";
 
 /** A setting’s default, and what it may be: in a range, one of several, or as a pattern allows. */
 type Setting = (Range & { value: number }) | (Choice & { value: string }) | { pattern: RegExp; value: string };
 
 type Values<T extends Record<string, Setting>> = { [K in keyof T]: T[K]["value"] };
-
-/** What is shown, or not. */
-export const SHOWN = { value: "yes", options: { yes: "Yes", no: "No" }, toggle: true };
 
 export const SEED = { value: 0, min: 0, max: 2 ** 32 - 1, whole: true };
 
@@ -54,7 +51,7 @@ export class Settings<T extends Record<string, Setting>> {
     announce(refused.length > 0 ? sentence : "");
   }
 
-  /** A slider, a choice or a checkbox, which changes a setting and then calls ``changed``. */
+  /** A slider or a choice, which changes a setting and then calls ``changed``. */
   control(name: keyof T & string, changed: () => void = () => {}): HTMLElement {
     const setting: Setting = this.settings[name];
     const value: number | string = this.values[name];
@@ -64,9 +61,7 @@ export class Settings<T extends Record<string, Setting>> {
       changed();
     };
     if ("pattern" in setting) throw new Error(`${name} has no control`);
-    const options = (setting: Choice): Control<string> =>
-      (setting.toggle ? toggle : choice)(setting, String(value), take);
-    const control = "min" in setting ? slider(setting, Number(value), take) : options(setting);
+    const control = "min" in setting ? slider(setting, Number(value), take) : choice(setting, String(value), take);
     this.#controls.set(name, control);
     return control.element;
   }

@@ -42,8 +42,6 @@ export interface Choice {
   label?: string;
   /** Titles by names. */
   options: Record<string, string>;
-  /** Between yes and no. */
-  toggle?: boolean;
 }
 
 const STEPS = 400;
@@ -56,9 +54,18 @@ export function short(value: number): string {
   return text.replaceAll("-", "−");
 }
 
-/** Words in which _σ, _L and the like are written below the line. */
-function words(text: string): Child[] {
-  return text.split(/(_[σLi])/).map((piece) => (piece.startsWith("_") ? el("sub", {}, piece.slice(1)) : piece));
+/** A text in which _σ and _L are written below the line; and for ?name at its end, a button that explains (index.html). */
+function words(text: string): { words: Child[]; about: Child[] } {
+  const [plain, about] = text.split(" ?");
+  const words = plain.split(/(_[σL])/).map((piece) => (piece.startsWith("_") ? el("sub", {}, piece.slice(1)) : piece));
+  if (!about) return { words, about: [] };
+  const attributes = {
+    type: "button",
+    class: "about",
+    popovertarget: `about-${about}`,
+    "aria-label": `About ${plain}`,
+  };
+  return { words, about: [el("button", attributes, "?")] };
 }
 
 /** A slider under its label, with its value beside it. */
@@ -85,7 +92,8 @@ export function slider(range: Range, value: number, changed: (value: number) => 
     display(number);
     changed(number);
   });
-  return { element: el("div", { class: "control" }, el("label", { for: id }, ...words(label)), output, input), set };
+  const { words: name, about } = words(label);
+  return { element: el("div", { class: "control" }, el("label", { for: id }, ...name), ...about, output, input), set };
 }
 
 /** One of several, by name. */
@@ -100,16 +108,7 @@ export function choice(
   select.value = value;
   select.addEventListener("change", () => changed(select.value));
   const set = (name: string): void => void (select.value = name);
-  return { element: el("div", { class: "control choice" }, el("label", { for: id }, label), select), set };
-}
-
-/** Yes or no. */
-export function toggle({ label = "" }: Choice, value: string, changed: (value: string) => void): Control<string> {
-  const input = el("input", { type: "checkbox" });
-  const set = (name: string): void => void (input.checked = name === "yes");
-  set(value);
-  input.addEventListener("change", () => changed(input.checked ? "yes" : "no"));
-  return { element: el("label", { class: "toggle" }, input, label), set };
+  return { element: el("div", { class: "control" }, el("label", { for: id }, label), select), set };
 }
 
 export function button(label: string, pressed: () => void, kind = ""): HTMLButtonElement {
@@ -124,7 +123,10 @@ export const primary = (label: string, pressed: () => void): HTMLButtonElement =
 /** Numbers under names: the table, and how to say a number. */
 export function readings(names: Record<string, string>) {
   const cells = Object.fromEntries(Object.keys(names).map((name) => [name, el("dd", { "data-reading": name })]));
-  const rows = Object.entries(names).map(([name, title]) => el("div", {}, el("dt", {}, ...words(title)), cells[name]));
+  const rows = Object.entries(names).map(([name, title]) => {
+    const { words: text, about } = words(title);
+    return el("div", {}, el("dt", {}, ...text, " ", ...about), cells[name]);
+  });
   const say = (name: string, value: string): void => {
     if (cells[name].textContent !== value) cells[name].textContent = value;
   };

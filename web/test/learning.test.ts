@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type ScoreModel, adam, denoising, mlp, scoreModel } from "../src/maths/perceptron.ts";
-import { Mulberry } from "../src/maths/plane.ts";
+import { relativeError, trainingOf } from "../src/learning/training.ts";
+import { Mulberry, gridPoints } from "../src/maths/plane.ts";
 import { close, values } from "./values.ts";
 
 const given = values.learning;
@@ -48,4 +49,31 @@ test("gradients do not depend on how large the batch before was", () => {
   denoising(model, x, sigmas, levels, z);
   close(model.network.gradient, given.denoising.gradient, 1e-6);
   assert.ok(model.network.gradient.some((value) => value !== 0));
+});
+
+test("the picture of the error is exact where there is data", () => {
+  const training = trainingOf({ data: "circle", seed: 0 });
+  for (let i = 0; i < 5; i++) training.learn();
+  const { cells, values: error } = training.errorMap(0.1);
+  const x = gridPoints(cells);
+  const [exact, learned] = [training.truth.score(x, 0.1), training.score(x, 0.1)];
+  const onCircle = Array.from(error.keys()).filter((i) => Math.abs(Math.hypot(x[2 * i], x[2 * i + 1]) - 5) < 0.1);
+  assert.ok(cells >= 160 && onCircle.length > 500, `${cells} cells, ${onCircle.length} of them on the circle`);
+  close(
+    onCircle.map((i) => error[i]),
+    onCircle.map((i) => relativeError(learned, exact, 2 * i, 2 * i + 2)),
+    1e-9,
+  );
+});
+
+test("samples begin as one Gaussian, where nothing is learned, and come to the data", () => {
+  const training = trainingOf({ data: "gaussian", seed: 0 });
+  const share = (): number => {
+    const { sample } = training.measured();
+    const near = training.truth.logDensity(sample, 0).filter((log) => log > -7).length;
+    return near / (sample.length / 2);
+  };
+  const before = share();
+  for (let i = 0; i < 150; i++) training.learn();
+  assert.ok(before < 0.5 && share() > 0.7, `${before}, then ${share()}`);
 });

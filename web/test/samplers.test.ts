@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Mixture, twoGaussians } from "../src/maths/distributions.ts";
-import { METHODS, type Score, type Values, guided, ladder, replacement, suited } from "../src/maths/samplers.ts";
+import { METHODS, type Score, guided, ladder, replacement, suited } from "../src/maths/samplers.ts";
+import type { Points } from "../src/maths/plane.ts";
 import { Listed, close, values } from "./values.ts";
 
 const given = values.samplers;
@@ -12,12 +13,12 @@ function scoreOf(truth: Mixture): Score {
 }
 
 /** Where a sampler ends, and through which noise levels it goes. */
-async function followed(name: string, score: (noise: () => Values) => Score): Promise<{ x: Values; levels: number[] }> {
+async function followed(name: string, score: (noise: () => Points) => Score): Promise<{ x: Points; levels: number[] }> {
   const random = new Listed(given.z);
-  const noise = (): Values => Float64Array.from(start, () => random.normal());
+  const noise = (): Points => Float64Array.from(start, () => random.normal());
   const sigmas: number[] = given.ladders[METHODS[name].ladder];
   const levels: number[] = [];
-  let x: Values = start;
+  let x: Points = start;
   for await (const step of METHODS[name].follow({ score: score(noise), x, sigmas, steps: 2, eps: 0.005, noise })) {
     ({ x } = step);
     levels.push(step.sigma);
@@ -36,8 +37,8 @@ for (const name of Object.keys(METHODS)) {
 
 test("where the levels rise, euler goes up by the package's noise", async () => {
   const random = new Listed(given.z);
-  const noise = (): Values => Float64Array.from(start, () => random.normal());
-  let x: Values = start;
+  const noise = (): Points => Float64Array.from(start, () => random.normal());
+  let x: Points = start;
   const how = { score: scoreOf(twoGaussians()), x, sigmas: given.restarted.levels, steps: 1, eps: 0.005, noise };
   for await (const step of METHODS.euler.follow(how)) ({ x } = step);
   close(x, given.restarted.end, 1e-9);

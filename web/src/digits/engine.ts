@@ -7,6 +7,10 @@ import { type Drawn, type Load, type Order, type Report, type Task, read } from 
 const MOST_WORKERS = 3;
 const MODEL = "model.onnx";
 const GUIDE = "model.guide.onnx";
+/** A function that returns a vector, which a browser accepts if its WebAssembly has SIMD. */
+const VECTORS = new Uint8Array([
+  0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 8, 1, 6, 0, 65, 0, 253, 15, 11,
+]);
 
 /** What is done, and which share of it, if that is known. */
 export type Progress = (message: string, share?: number) => void;
@@ -16,22 +20,25 @@ export type State = Omit<Drawn, "kind" | "ticket"> & { seconds: number; share: n
 
 /** Fetches what is needed, and starts it; where a graphics processor does not do it, on the processor, and says why. */
 export async function start(wanted: string, progress: Progress): Promise<Engine> {
-  const model = await fetched(MODEL, "the model", progress);
+  if (!WebAssembly.validate(VECTORS)) throw new Error("this browser is too old for it: its WebAssembly has no SIMD");
+  const gpu = wanted === "webgpu" || (wanted === "auto" && (await hasGraphics()));
+  const [model, runtime] = await fetched([MODEL, gpu ? runtimeGpu : runtimeCpu], progress);
   const card = read(new Uint8Array(model));
   const { guide, guidance } = card.recipe.sampling;
-  const smaller = guide === "smaller" && guidance !== 1;
-  const files = { card, model, guide: smaller ? await fetched(GUIDE, "the model that guides", progress) : undefined };
-  let note = "";
-  if (wanted === "webgpu" || (wanted === "auto" && (await hasGraphics()))) {
-    try {
-      return await load({ ...files, device: "webgpu" }, 1, progress);
-    } catch (error) {
-      const [why] = String(error instanceof Error ? error.message : error).split("\n");
-      note = `WebGPU cannot be used: ${why.replace(/\.$/, "")}`;
-    }
+  const [smaller] = guide === "smaller" && guidance !== 1 ? await fetched([GUIDE], progress) : [];
+  const files = { card, model, guide: smaller };
+  if (!gpu) return load({ ...files, runtime, device: "wasm" }, progress);
+  try {
+    return await load({ ...files, runtime, device: "webgpu" }, progress);
+  } catch (error) {
+    const [why] = String(error instanceof Error ? error.message : error).split("\n");
+    const [other] = await fetched([runtimeCpu], progress);
+    return load(
+      { ...files, runtime: other, device: "wasm" },
+      progress,
+      `WebGPU cannot be used: ${why.replace(/\.$/, "")}`,
+    );
   }
-  const workers = Math.max(1, Math.min(MOST_WORKERS, navigator.hardwareConcurrency - 1));
-  return load({ ...files, device: "wasm" }, workers, progress, note);
 }
 
 /** Whether there is a graphics processor that WebGPU speaks to, and not a program that plays one. */
@@ -43,13 +50,9 @@ async function hasGraphics(): Promise<boolean> {
 export type Engine = Awaited<ReturnType<typeof load>>;
 
 /** Who draws: a ``title`` says who computes, a ``note`` why nobody better does. */
-async function load(files: Omit<Load, "kind" | "runtime">, count: number, progress: Progress, note = "") {
-  const { card, device } = files;
-  const runtime = await fetched(
-    device === "webgpu" ? runtimeGpu : runtimeCpu,
-    "the program that computes it",
-    progress,
-  );
+async function load(files: Omit<Load, "kind">, progress: Progress, note = "") {
+  const { card, device, model } = files;
+  const count = device === "webgpu" ? 1 : Math.max(1, Math.min(MOST_WORKERS, navigator.hardwareConcurrency - 1));
   progress("The model is being prepared.");
   const create = (): Worker => new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
   const workers = Array.from({ length: count }, create);
@@ -70,7 +73,8 @@ async function load(files: Omit<Load, "kind" | "runtime">, count: number, progre
         queues[i].push(data);
         if (!queues.every((reports) => reports.length > 0)) return;
         const reports = queues.map((queue) => queue.shift() as Drawn);
-        const x = Float32Array.from(reports.flatMap((report) => Array.from(report.x)));
+        const x = new Float32Array(reports.reduce((sum, report) => sum + report.x.length, 0));
+        reports.forEach((report, i) => x.set(report.x, i * reports[0].x.length)); // the last may have fewer
         states++;
         const share = reports[0].last ? 1 : states / (task.levels.length + 1);
         heard({ ...reports[0], x, share, seconds: (performance.now() - begun) / 1000 });
@@ -86,12 +90,13 @@ async function load(files: Omit<Load, "kind" | "runtime">, count: number, progre
   }
 
   try {
-    await Promise.all(workers.map((worker) => ready(worker, { kind: "load", runtime, ...files })));
+    await Promise.all(workers.map((worker) => ready(worker, { kind: "load", ...files })));
   } catch (error) {
     for (const worker of workers) worker.terminate();
     throw error;
   }
-  return { card, title: device === "webgpu" ? "WebGPU" : `WebAssembly, ${threads}`, note, draw, rest };
+  const title = device === "webgpu" ? "WebGPU" : `WebAssembly, ${threads}`;
+  return { card, bytes: model.byteLength, title, note, draw, rest };
 }
 
 /** Shares of a task for so many workers: each has some of its images, next to each other. */
@@ -117,20 +122,27 @@ function ready(worker: Worker, order: Load): Promise<void> {
   });
 }
 
-async function fetched(address: string, what: string, progress: Progress): Promise<ArrayBuffer> {
-  const url = new URL(address, document.baseURI);
-  const answer = await fetch(url);
-  if (!answer.ok || !answer.body) throw new Error(`${what} is not there (${answer.status} at ${url.pathname})`);
-  const all = answer.headers.has("Content-Encoding") ? 0 : Number(answer.headers.get("Content-Length"));
-  const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1);
-  const parts: Uint8Array<ArrayBuffer>[] = [];
-  let size = 0;
-  for (const reader = answer.body.getReader(); ;) {
-    const { done, value } = await reader.read();
-    if (done) return new Blob(parts).arrayBuffer();
-    parts.push(value);
-    size += value.length;
-    const share = all > 0 ? size / all : undefined;
-    progress(`Loading ${what}: ${megabytes(size)}${share ? ` of ${megabytes(all)}` : ""} MB.`, share);
+/** Fetches files side by side, and says how much is there of all of them. */
+async function fetched(addresses: string[], progress: Progress): Promise<ArrayBuffer[]> {
+  const answers = await Promise.all(addresses.map((address) => fetch(new URL(address, document.baseURI))));
+  for (const { ok, status, url } of answers) {
+    if (!ok) throw new Error(`a file is not there (${status} at ${new URL(url).pathname})`);
   }
+  // What is encoded has another length.
+  const lengths = answers.map(({ headers: h }) => (h.has("Content-Encoding") ? 0 : Number(h.get("Content-Length"))));
+  const all = lengths.includes(0) ? 0 : lengths.reduce((sum, length) => sum + length, 0);
+  const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1);
+  let size = 0;
+  const content = async (answer: Response): Promise<ArrayBuffer> => {
+    const parts: Uint8Array<ArrayBuffer>[] = [];
+    for (const reader = (answer.body as ReadableStream<Uint8Array<ArrayBuffer>>).getReader(); ;) {
+      const { done, value } = await reader.read();
+      if (done) return new Blob(parts).arrayBuffer();
+      parts.push(value);
+      size += value.length;
+      const [of, share] = all > 0 ? [` of ${megabytes(all)}`, size / all] : ["", undefined];
+      progress(`Loading the model and the program that computes it: ${megabytes(size)}${of} MB.`, share);
+    }
+  };
+  return Promise.all(answers.map(content));
 }

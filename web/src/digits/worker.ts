@@ -1,7 +1,8 @@
 // Draws images apart from the page, by an exported score, and reports every state on their way out of the noise.
 import type { InferenceSession, Tensor } from "onnxruntime-web";
-import { Mulberry } from "../maths/plane.ts";
-import { METHODS, type Score, type Values, guided, replacement, sum, tweedie } from "../maths/samplers.ts";
+import { denoised } from "../maths/langevin.ts";
+import { Mulberry, type Points, sum } from "../maths/plane.ts";
+import { METHODS, type Score, guided, replacement } from "../maths/samplers.ts";
 import { type Load, type Order, type Report, type Task, sizeOf } from "./task.ts";
 
 const CHECKED_AT = [0.05, 2]; // noise levels at which a graphics processor's answer is checked
@@ -59,7 +60,7 @@ async function load({ card, device, runtime, model, guide }: Load) {
 
 /** Whether two devices agree on the same image. */
 async function check(a: Network, b: Network, size: number): Promise<void> {
-  const most = (values: Values): number => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  const most = (values: Points): number => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
   for (const sigma of CHECKED_AT) {
     const x = Float64Array.from({ length: size }, (_, i) => 0.5 + sigma * Math.sin(i * i));
     const [mine, theirs] = [await a([0])(x, sigma), await b([0])(x, sigma)];
@@ -83,7 +84,7 @@ async function draw(ticket: number, task: Task): Promise<void> {
       return score(x, sigma);
     };
   };
-  // Around the mean of its class, as the network knows it, in as much noise as the first level has: src/ncsn/sampling.py.
+  // Around the mean of its class, as the network knows it, in as much noise as the first level has: ncsn/run/run.py.
   const start = sigmas.length > 1 ? sigmas[0] : sampling.sigma_max;
   const x = sum([1, await means(network, labels, sampling.sigma_max, size)], [start, noise()]);
   let score = counted(labels);
@@ -100,15 +101,16 @@ async function draw(ticket: number, task: Task): Promise<void> {
 }
 
 /** The mean of each image's class as the network knows it: the denoised middle at the largest noise level. */
-async function means(network: Network, labels: readonly number[], sigma: number, size: number): Promise<Values> {
+async function means(network: Network, labels: readonly number[], sigma: number, size: number): Promise<Points> {
   const classes = [...new Set(labels)];
-  const found = await tweedie(network(classes), new Float64Array(classes.length * size), sigma);
+  const x = new Float64Array(classes.length * size);
+  const found = denoised(x, await network(classes)(x, sigma), sigma);
   const at = labels.map((label) => classes.indexOf(label) * size);
   return Float64Array.from({ length: labels.length * size }, (_, i) => found[at[Math.floor(i / size)] + (i % size)]);
 }
 
 /** Normal numbers for all images at once: from each one's own seed, so that it does not depend on the others; or as listed. */
-function normals(noise: number[] | Float32Array, n: number, size: number): () => Values {
+function normals(noise: number[] | Float32Array, n: number, size: number): () => Points {
   if (noise instanceof Float32Array) {
     let at = 0;
     return () => Float64Array.from(noise.subarray(at, (at += n * size)));

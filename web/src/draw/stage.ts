@@ -80,21 +80,15 @@ export function context(canvas: HTMLCanvasElement): CanvasRenderingContext2D {
 }
 
 export class Stage extends Canvas {
-  constructor(attributes: Record<string, string>, changed: () => void, signal: AbortSignal) {
-    super({ class: "stage", ...attributes }, changed, signal);
-  }
-
-  /** The side of the square in CSS pixels. */
-  get size(): number {
-    return this.width;
-  }
+  /** Half the side of the square of the plane that is shown. */
+  view = VIEW;
 
   column(x: number): number {
-    return ((x / VIEW + 1) / 2) * this.size;
+    return ((x / this.view + 1) / 2) * this.width;
   }
 
   row(y: number): number {
-    return ((1 - y / VIEW) / 2) * this.size;
+    return ((1 - y / this.view) / 2) * this.width;
   }
 
   /** Where in the plane the pointer is. */
@@ -102,15 +96,15 @@ export class Stage extends Canvas {
     const box = this.element.getBoundingClientRect();
     const x = (2 * (event.clientX - box.left)) / box.width - 1;
     const y = 1 - (2 * (event.clientY - box.top)) / box.height;
-    return [x * VIEW, y * VIEW];
+    return [x * this.view, y * this.view];
   }
 
   /** Small squares at points, or at those to be kept. */
-  dots(x: Points, colour: string, side: number, keep: (i: number) => boolean = () => true): void {
+  dots(x: ArrayLike<number>, colour: string, side: number, keep: (i: number) => boolean = () => true): void {
     const { context } = this;
     context.fillStyle = colour;
-    const scale = this.size / (2 * VIEW);
-    const corner = this.size / 2 - side / 2;
+    const scale = this.width / (2 * this.view);
+    const corner = this.width / 2 - side / 2;
     for (let i = 0; i < x.length; i += 2) {
       if (keep(i)) context.fillRect(corner + x[i] * scale, corner - x[i + 1] * scale, side, side);
     }
@@ -122,6 +116,16 @@ export class Stage extends Canvas {
     [context.strokeStyle, context.lineWidth, context.lineJoin] = [colour, width, "round"];
     context.beginPath();
     for (let i = 0; i < x.length; i += 2) context.lineTo(this.column(x[i]), this.row(x[i + 1]));
+    context.stroke();
+  }
+
+  /** An arrow from one point to another. */
+  arrow([x, y]: Points, [toX, toY]: Points, colour: string, width: number): void {
+    const { context } = this;
+    [context.strokeStyle, context.lineWidth] = [colour, width];
+    const [column, row] = [this.column(toX), this.row(toY)];
+    context.beginPath();
+    addArrow(context, column, row, column - this.column(x), row - this.row(y));
     context.stroke();
   }
 
@@ -156,6 +160,8 @@ export interface Moves {
 /** Lets a stage be moved on, by pointer, finger or keys. */
 export function movable(stage: Stage, moves: Moves): void {
   const canvas = stage.element;
+  const attributes = { tabindex: "0", role: "application", "aria-describedby": "keys" };
+  for (const [name, value] of Object.entries(attributes)) canvas.setAttribute(name, value);
   let down = false;
   const begin = (event: PointerEvent): void => {
     const [x, y] = stage.place(event);
@@ -210,7 +216,7 @@ export function heat(stage: Stage, { cells, values }: Grid, colour: Colour, opac
   painter?.putImageData(image, 0, 0);
   stage.context.imageSmoothingEnabled = true;
   stage.context.imageSmoothingQuality = "high";
-  stage.context.drawImage(small, 0, 0, stage.size, stage.size);
+  stage.context.drawImage(small, 0, 0, stage.width, stage.width);
 }
 
 /** A density: the square root of its share of the peak, so that the small mode is seen beside the large one. */
@@ -221,33 +227,41 @@ export function density(stage: Stage, grid: Grid, colour: Colour, darkest: numbe
 
 /** How many arrows a row has on a stage. */
 export function arrowCount(stage: Stage): number {
-  return Math.max(9, Math.min(MOST, Math.round(stage.size / SPACING)));
+  return Math.max(9, Math.min(MOST, Math.round(stage.width / SPACING)));
 }
 
-/** Scores at the centres of count × count squares: lengths are |s|/(|s| + median), so that all of them are seen. */
-export function arrows(stage: Stage, scores: Points, count: number): void {
+const lengthsOf = (scores: Points): Float64Array =>
+  Float64Array.from({ length: scores.length / 2 }, (_, i) => Math.hypot(scores[2 * i], scores[2 * i + 1]));
+
+/** Scores at the centres of count × count squares: lengths are |s|/(|s| + m), so that all are seen; m: the median of ``like``. */
+export function arrows(stage: Stage, scores: Points, count: number, opacity = 0.75, like = scores): void {
   const { context, theme } = stage;
-  const lengths = Float64Array.from({ length: scores.length / 2 }, (_, i) =>
-    Math.hypot(scores[2 * i], scores[2 * i + 1]),
-  );
-  const median = lengths.slice().sort()[lengths.length >> 1];
-  const longest = (0.95 * stage.size) / count;
-  [context.strokeStyle, context.lineWidth] = [css(theme.ink, 0.75), 1.1];
+  const lengths = lengthsOf(scores);
+  const median = lengthsOf(like).sort()[lengths.length >> 1];
+  const longest = (0.95 * stage.width) / count;
+  [context.strokeStyle, context.lineWidth] = [css(theme.ink, opacity), 1.1];
   context.beginPath();
   for (let i = 0; i < lengths.length; i++) {
     if (!(lengths[i] > 0)) continue;
     const length = (longest * lengths[i]) / (lengths[i] + median);
     const dx = (scores[2 * i] / lengths[i]) * length;
     const dy = (-scores[2 * i + 1] / lengths[i]) * length;
-    const x = stage.column(centre(i % count, count)) + dx / 2;
-    const y = stage.row(centre(Math.floor(i / count), count)) + dy / 2;
-    context.moveTo(x - dx, y - dy);
-    context.lineTo(x, y);
-    context.moveTo(x - 0.36 * dx - 0.2 * dy, y - 0.36 * dy + 0.2 * dx);
-    context.lineTo(x, y);
-    context.lineTo(x - 0.36 * dx + 0.2 * dy, y - 0.36 * dy - 0.2 * dx);
+    const x = stage.column(centre(i % count, count, stage.view)) + dx / 2;
+    const y = stage.row(centre(Math.floor(i / count), count, stage.view)) + dy / 2;
+    addArrow(context, x, y, dx, dy);
   }
   context.stroke();
+}
+
+/** Adds to a path an arrow that ends at (x, y), in CSS pixels. */
+function addArrow(context: CanvasRenderingContext2D, x: number, y: number, dx: number, dy: number): void {
+  const head = Math.min(0.36, 12 / Math.hypot(dx, dy));
+  const side = 0.56 * head;
+  context.moveTo(x - dx, y - dy);
+  context.lineTo(x, y);
+  context.moveTo(x - head * dx - side * dy, y - head * dy + side * dx);
+  context.lineTo(x, y);
+  context.lineTo(x - head * dx + side * dy, y - head * dy - side * dx);
 }
 
 /** A stage under its title, a note, and more; with a frame over what is painted. */
@@ -256,29 +270,30 @@ export class Panel extends Stage {
   readonly #note = el("small");
 
   constructor(title: string, label: string, changed: () => void, signal: AbortSignal, ...more: Node[]) {
-    super({ role: "img", "aria-label": label }, changed, signal);
+    super({ class: "stage", role: "img", "aria-label": label }, changed, signal);
     this.figure = figure([title, " ", this.#note, ...more], this.element);
   }
 
-  /** ``draw`` paints a square that is ``zoom`` times as wide as the usual one. */
-  paint(note: string, draw: () => void, zoom = 1): void {
+  /** ``draw`` paints the square [−view, view]². */
+  paint(note: string, view: number, draw: () => void): void {
     this.#note.textContent = note;
+    this.view = view;
     this.clear();
     draw();
-    frame(this, zoom);
+    frame(this);
   }
 }
 
 /** A thin frame with three ticks on each axis. */
-export function frame(stage: Stage, zoom = 1): void {
-  const { context, theme, size } = stage;
+export function frame(stage: Stage): void {
+  const { context, theme, width: size, view } = stage;
   [context.strokeStyle, context.lineWidth] = [css(theme.ink, 0.35), 1];
   context.strokeRect(0.5, 0.5, size - 1, size - 1);
   context.beginPath();
-  const most = TICKS.find((tick) => tick < 0.9 * zoom * VIEW) ?? 5;
+  const most = TICKS.find((tick) => tick < 0.9 * view) ?? 5;
   const ticks = [-most, 0, most];
   for (const value of ticks) {
-    const [x, y] = [stage.column(value / zoom), stage.row(value / zoom)];
+    const [x, y] = [stage.column(value), stage.row(value)];
     context.moveTo(x, size);
     context.lineTo(x, size - 6);
     context.moveTo(0, y);
@@ -295,7 +310,7 @@ export function frame(stage: Stage, zoom = 1): void {
   };
   for (const value of ticks) {
     const text = short(value);
-    write(text, stage.column(value / zoom), size - 9, "center");
-    write(text, 9, stage.row(value / zoom) + 4, "left");
+    write(text, stage.column(value), size - 9, "center");
+    write(text, 9, stage.row(value) + 4, "left");
   }
 }

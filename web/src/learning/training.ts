@@ -2,7 +2,7 @@
 import { adam, denoising, mlp, scoreModel } from "../maths/perceptron.ts";
 import { DISTRIBUTIONS } from "../maths/distributions.ts";
 import { ladder } from "../maths/langevin.ts";
-import { Mulberry, type Points, gridPoints } from "../maths/plane.ts";
+import { type Grid, Mulberry, type Points, gridPoints, sum } from "../maths/plane.ts";
 
 export const LEVELS = 20;
 export const SIGMAS = ladder(20, 0.1, LEVELS); // those of training_toy.py
@@ -12,6 +12,8 @@ const BATCH = 256;
 const RATE = 5e-3;
 const DATA = 2000; // draws that say what mean and scale are
 const JUDGED = 100; // noised draws on which a level's error is measured
+const SAMPLED = 250; // points that follow what was learned
+const CELLS = 40; // a side, where the picture of the error is coarse
 const COARSE = 12; // squares a side, over which it is measured everywhere
 
 export interface Terms {
@@ -80,7 +82,39 @@ export function trainingOf({ data, seed }: Terms) {
     return found;
   }
 
-  return { truth, optimizer, learn, score, errors };
+  /** Points that start as noise, and follow the learned score down to σ = 0 by Euler's method: each time the same noise. */
+  function sample(): Points {
+    const random = new Mulberry(3);
+    const start = Float64Array.from({ length: 2 * SAMPLED }, (_, i) => centre[i & 1] + SIGMAS[0] * random.normal());
+    return SIGMAS.reduce<Points>((x, sigma, i) => {
+      const drop = sigma - (SIGMAS[i + 1] ?? 0);
+      return sum([1, x], [drop * sigma, score(x, sigma)]);
+    }, start);
+  }
+
+  /** The error over the square: on fine cells where there is data, elsewhere on coarse ones. */
+  function errorMap(sigma: number): Grid {
+    const { cells, values: density } = truth.density(sigma); // on cells as fine as the data needs
+    const peak = density.reduce((a, b) => Math.max(a, b), 0);
+    const fine = Array.from(density.keys()).filter((at) => density[at] > peak / 10);
+    const places = gridPoints(cells);
+    const x = Float64Array.of(...gridPoints(CELLS), ...fine.flatMap((at) => [places[2 * at], places[2 * at + 1]]));
+    const [exact, learned] = [truth.score(x, sigma), score(x, sigma)];
+    const error = (i: number): number => relativeError(learned, exact, 2 * i, 2 * i + 2);
+    const coarse = (i: number): number => Math.floor(((i + 0.5) / cells) * CELLS);
+    const values = density.map((_, at) => error(coarse(Math.floor(at / cells)) * CELLS + coarse(at % cells)));
+    fine.forEach((at, i) => (values[at] = error(CELLS ** 2 + i)));
+    return { cells, values };
+  }
+
+  /** What can be said of a step, whichever level is looked at. */
+  function measured() {
+    if (measures.step !== optimizer.step) measures = { step: optimizer.step, errors: errors(), sample: sample() };
+    return measures;
+  }
+
+  let measures = { step: 0, errors: errors(), sample: sample() };
+  return { truth, optimizer, learn, score, errorMap, measured };
 }
 
 /** ‖ŝ − s‖²/‖s‖² over a range of the numbers. */

@@ -1,9 +1,8 @@
 // Trains apart from the page, so that the page stays alive, and reports a few times a second.
 import { gridPoints } from "../maths/plane.ts";
-import { type Order, SIGMAS, type Training, relativeError, trainingOf } from "./training.ts";
+import { type Order, SIGMAS, type Training, trainingOf } from "./training.ts";
 
-const CELLS = 40; // of the picture of the error, a side
-const EVERY = 300; // milliseconds between reports
+const EVERY = 500; // milliseconds between reports
 
 let training: Training | undefined;
 let which = 0;
@@ -43,18 +42,15 @@ export type Report = ReturnType<typeof reportOf>;
 /** Where training is, and the fields at the level that is looked at. */
 function reportOf(training: Training) {
   const sigma = SIGMAS[view.level];
-  const [points, cells] = [gridPoints(view.count), gridPoints(CELLS)];
-  const [truth, guess] = [training.truth.score(cells, sigma), training.score(cells, sigma)];
+  const points = gridPoints(view.count);
   return {
     training: which, // as it was begun
-    step: training.optimizer.step,
     running: left > 0,
     sigma,
     exact: training.truth.score(points, sigma), // at the centres of count × count squares
     learned: training.score(points, sigma),
     count: view.count,
-    error: Float64Array.from({ length: CELLS ** 2 }, (_, i) => relativeError(guess, truth, 2 * i, 2 * i + 2)),
-    cells: CELLS, // a side, at whose centres the error is
-    errors: training.errors(),
+    error: training.errorMap(sigma),
+    ...training.measured(),
   };
 }

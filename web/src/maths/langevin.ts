@@ -1,18 +1,12 @@
 // Langevin dynamics at one noise level, and annealed down a ladder of them.
-import type { Points, Score, Random } from "./plane.ts";
+import { type Points, type Random, type Score, sum } from "./plane.ts";
 
-/** One step in place, x + (α/2)·s(x, σ) + √α·z, or without z: Song & Ermon 2019, algorithm 1. */
-export function langevinStep(score: Score, x: Points, sigma: number, alpha: number, random?: Random): void {
-  const s = score(x, sigma);
-  const noise = Math.sqrt(alpha);
-  for (let i = 0; i < x.length; i++) x[i] += (alpha / 2) * s[i] + (random ? noise * random.normal() : 0);
-}
+/** One step from x, whose score is s, with noise z: x + (α/2)·s + √α·z; Song & Ermon 2019, algorithm 1. */
+export const langevinStep = (x: Points, s: Points, alpha: number, z: Points): Points =>
+  sum([1, x], [alpha / 2, s], [Math.sqrt(alpha), z]);
 
-/** The mean of the clean data given the noisy x: x + σ²·s(x, σ), Tweedie's formula. */
-export function denoised(score: Score, x: Points, sigma: number): Points {
-  const s = score(x, sigma);
-  return x.map((value, i) => value + sigma ** 2 * s[i]);
-}
+/** The mean of the clean data given the noisy x, whose score is s: x + σ²·s, Tweedie's formula. */
+export const denoised = (x: Points, s: Points, sigma: number): Points => sum([1, x], [sigma ** 2, s]);
 
 /** A geometric ladder of noise levels from the largest to the smallest; of one level, the smallest. */
 export function ladder(largest: number, smallest: number, levels: number): Float64Array {
@@ -28,30 +22,33 @@ export function constant(sigma: number, alpha: number, steps: number): Schedule 
 }
 
 /** ``perLevel`` steps on each level, with α_i = ε·σ_i²/σ_L²: Song & Ermon 2019, algorithm 1. */
-export function annealed(sigmas: Float64Array, eps: number, perLevel: number): Schedule {
+export function annealed(sigmas: ArrayLike<number>, eps: number, perLevel: number): Schedule {
   const last = sigmas[sigmas.length - 1];
   return Array.from(sigmas).flatMap((sigma) => constant(sigma, (eps * sigma ** 2) / last ** 2, perLevel));
 }
 
 /** Points after each step of a schedule, and at last denoised. */
 export function* langevin(score: Score, schedule: Schedule, start: Points, random: Random): Generator<Points> {
-  const x = start.slice();
+  let x = start;
   for (const { sigma, alpha } of schedule) {
-    langevinStep(score, x, sigma, alpha, random);
+    x = langevinStep(
+      x,
+      score(x, sigma),
+      alpha,
+      x.map(() => random.normal()),
+    );
     yield x;
   }
-  yield denoised(score, x, schedule[schedule.length - 1].sigma);
+  const { sigma } = schedule[schedule.length - 1];
+  yield denoised(x, score(x, sigma), sigma);
 }
 
-/** For each component of a mixture, the share of points that is nearest to its mean. */
-export function shares(x: Points, means: Points): number[] {
-  const counts = Array.from({ length: means.length / 2 }, () => 0);
-  for (let i = 0; i < x.length; i += 2) {
-    const distances = counts.map((_, k) => (x[i] - means[2 * k]) ** 2 + (x[i + 1] - means[2 * k + 1]) ** 2);
-    counts[distances.indexOf(Math.min(...distances))]++;
-  }
-  return counts.map((count) => (2 * count) / x.length);
-}
+/** Whether the point whose x is at ``i`` is nearer to (−5, −5) than to (5, 5). */
+export const isLower = (x: Points, i: number): boolean => x[i] + x[i + 1] < 0;
+
+/** The share of points that are nearer to it. */
+export const lowerShare = (x: Points): number =>
+  (2 * x.reduce((count, _, i) => count + Number(i % 2 === 0 && isLower(x, i)), 0)) / x.length;
 
 /** The share of a standard normal below z, to 10⁻⁷: Abramowitz & Stegun 1964, 26.2.17. */
 function normalBelow(z: number): number {

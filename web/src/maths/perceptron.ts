@@ -171,7 +171,7 @@ export function mlp(width: number, depth: number) {
 
 export type ScoreModel = ReturnType<typeof scoreModel>;
 
-/** How a network's value F becomes a score: EDM's way, ``Karras`` of ncsn/preconditioning.py. */
+/** How a network's value F becomes a score: EDM's way, as in ncsn/score.py. */
 export function scoreModel(network: Mlp, mean: [number, number], std: number) {
   /** s(x, σ) = −(x − μ)/(σ² + σ_d²) + σ_d/(σ√(σ² + σ_d²))·F((x − μ)/√(σ² + σ_d²), ¼ ln σ). */
   function score(x: Points, sigma: number): Points {

@@ -1,47 +1,32 @@
 // Samplers that descend from noise to data: five of the package's, by the same names (src/ncsn/samplers.py).
-import { ladder as geometric } from "./langevin.ts";
-
-export type Values = Float64Array;
+import { denoised, ladder as geometric, langevinStep, annealed as schedule } from "./langevin.ts";
+import { type Points, sum } from "./plane.ts";
 
 /** A score that takes its time: ∇ log p_σ at examples that lie in a row. */
-export type Score = (x: Values, sigma: number) => Promise<Values>;
+export type Score = (x: Points, sigma: number) => Promise<Points>;
 
 export interface Descent {
   score: Score;
-  x: Values;
+  x: Points;
   /** Descending. */
   sigmas: readonly number[];
   /** Langevin steps on each level, and their size α on the smallest. */
   steps: number;
   eps: number;
   /** Fresh standard normal noise for all examples. */
-  noise: () => Values;
+  noise: () => Points;
 }
 
 /** A state on the way down; σ is 0 once it is denoised. */
 export interface Step {
   sigma: number;
-  x: Values;
+  x: Points;
 }
 
 type Sampler = (descent: Descent) => AsyncGenerator<Step>;
 
-/** The sum of factor · values over its terms. */
-export function sum(...terms: [factor: number, values: Values][]): Values {
-  const total = new Float64Array(terms[0][1].length);
-  for (const [factor, values] of terms) {
-    for (let i = 0; i < total.length; i++) total[i] += factor * values[i];
-  }
-  return total;
-}
-
-/** The mean of the clean data given the noisy x: x + σ²·s(x, σ), Tweedie's formula. */
-export async function tweedie(score: Score, x: Values, sigma: number): Promise<Values> {
-  return sum([1, x], [sigma ** 2, await score(x, sigma)]);
-}
-
 /** A sampler of one step from each level to the one below it. */
-function stepwise(step: (descent: Descent, sigma: number, following: number) => Promise<Values>): Sampler {
+function stepwise(step: (descent: Descent, sigma: number, following: number) => Promise<Points>): Sampler {
   return async function* (descent) {
     const { sigmas } = descent;
     let { x } = descent;
@@ -53,27 +38,25 @@ function stepwise(step: (descent: Descent, sigma: number, following: number) => 
 }
 
 /** A sampler whose last state is denoised. */
-function denoised(way: Sampler): Sampler {
+function ended(way: Sampler): Sampler {
   return async function* (descent) {
     let { x } = descent;
     for await (const step of way(descent)) {
       ({ x } = step);
       yield step;
     }
-    yield { sigma: 0, x: await tweedie(descent.score, x, descent.sigmas[descent.sigmas.length - 1]) };
+    const sigma = descent.sigmas[descent.sigmas.length - 1];
+    yield { sigma: 0, x: denoised(x, await descent.score(x, sigma), sigma) };
   };
 }
 
 /** Annealed Langevin dynamics: Song & Ermon 2019, algorithm 1. */
 async function* annealed({ score, x, sigmas, steps, eps, noise }: Descent): AsyncGenerator<Step> {
-  const last = sigmas[sigmas.length - 1];
-  for (const sigma of sigmas) {
-    const alpha = (eps * sigma ** 2) / last ** 2;
-    for (let step = 0; step < steps; step++) {
-      const z = noise(); // before the score, which may want some too
-      x = sum([1, x], [alpha / 2, await score(x, sigma)], [Math.sqrt(alpha), z]);
-    }
-    yield { sigma, x };
+  let step = 0;
+  for (const { sigma, alpha } of schedule(sigmas, eps, steps)) {
+    const z = noise(); // before the score, which may want some too
+    x = langevinStep(x, await score(x, sigma), alpha, z);
+    if (++step % steps === 0) yield { sigma, x };
   }
 }
 
@@ -84,7 +67,7 @@ const euler = stepwise(async ({ score, x, noise }, sigma, following) => {
 });
 
 /** The probability flow by Heun's method, by the mean of two slopes: Karras et al. 2022, algorithm 1. */
-async function heunStep({ score, x }: Descent, sigma: number, following: number): Promise<Values> {
+async function heunStep({ score, x }: Descent, sigma: number, following: number): Promise<Points> {
   const [drop, first] = [sigma - following, await score(x, sigma)];
   const second = await score(sum([1, x], [drop * sigma, first]), following);
   return sum([1, x], [(drop * sigma) / 2, first], [(drop * following) / 2, second]);
@@ -97,13 +80,13 @@ async function heunStep({ score, x }: Descent, sigma: number, following: number)
  */
 function dpmSolver(eta: 0 | 1, lastExtrapolation = Infinity): Sampler {
   return (start) => {
-    let before: { mean: Values; h: number } | undefined;
+    let before: { mean: Points; h: number } | undefined;
     const steps = stepwise(async ({ score, x, sigmas, noise }, sigma, following) => {
-      const [mean, h] = [await tweedie(score, x, sigma), Math.log(sigma / following)];
+      const [mean, h] = [denoised(x, await score(x, sigma), sigma), Math.log(sigma / following)];
       const share = -Math.expm1(-(1 + eta) * h);
       const most = following === sigmas.at(-1) ? lastExtrapolation : Infinity;
       const bend = before ? share * Math.min(h / (2 * before.h), most) : 0;
-      const terms: [number, Values][] = [
+      const terms: [number, Points][] = [
         [1 - share, x],
         [share, mean],
         [bend, mean],
@@ -117,7 +100,7 @@ function dpmSolver(eta: 0 | 1, lastExtrapolation = Infinity): Sampler {
   };
 }
 
-/** A sampler as a run uses it; ncsn.METHODS has these rows, and more. */
+/** A sampler as a run uses it; ncsn.SAMPLERS has these rows, and more. */
 export interface Method {
   title: string;
   follow: Sampler;
@@ -131,7 +114,7 @@ export interface Method {
 }
 
 function method(title: string, way: Sampler, kind: Method["ladder"], levels: number, steps = 1, guided = true): Method {
-  return { title, follow: denoised(way), ladder: kind, levels, steps, guided };
+  return { title, follow: ended(way), ladder: kind, levels, steps, guided };
 }
 
 export const METHODS: Record<string, Method> = {
@@ -169,7 +152,7 @@ export function guided(score: Score, guide: Score, weight: number, [low, high]: 
  * The paper's inpainting, appendix B.3: where ``known``, the score is that of y + σz, and elsewhere the prior's beside it.
  * All examples have the same ``known`` and ``y``, one after the other.
  */
-export function replacement(score: Score, known: ArrayLike<unknown>, y: ArrayLike<number>, noise: () => Values): Score {
+export function replacement(score: Score, known: ArrayLike<unknown>, y: ArrayLike<number>, noise: () => Points): Score {
   const place = (i: number): number => i % known.length;
   return async (x, sigma) => {
     const z = noise();

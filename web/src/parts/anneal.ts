@@ -1,16 +1,27 @@
 // Part 2: the paper's figure 3, live.
-import { Mixture, twoGaussians } from "../maths/distributions.ts";
-import { type Schedule, annealed, constant, exactShare, ladder, langevin, shares } from "../maths/langevin.ts";
-import { Mulberry, type Points, VIEW } from "../maths/plane.ts";
+import { twoGaussians } from "../maths/distributions.ts";
+import {
+  type Schedule,
+  annealed,
+  constant,
+  exactShare,
+  isLower,
+  ladder,
+  langevin,
+  lowerShare,
+} from "../maths/langevin.ts";
+import { Mulberry, type Points, VIEW, viewOf } from "../maths/plane.ts";
 import { type Axis, Chart } from "../draw/chart.ts";
-import { Panel, css, density, frames } from "../draw/stage.ts";
+import { Panel, arrowCount, arrows, css, density, frames } from "../draw/stage.ts";
 import { SEED, Settings } from "../settings.ts";
-import { button, calm, el, primary, readings, row, short, tell } from "../ui.ts";
+import { button, calm, el, primary, readings, row, short, slider, tell } from "../ui.ts";
 import { type Open, layout } from "./part.ts";
 
 const PARTICLES = 2000;
 const BOTTOM = 0.1; // the smallest noise level, and Langevin's
-const MARGIN = 2.5; // standard deviations around the modes that a picture shows
+const STATES = 300; // of a run that are kept, or a few more
+const PATHS = 4; // particles whose way is shown
+const TAILS = { plain: STATES, annealed: 12 }; // states of it; large steps would soon fill the picture
 
 const SLIDERS = {
   weight: { label: "Share of the lower left mode", value: 0.2, min: 0.05, max: 0.95 },
@@ -18,7 +29,7 @@ const SLIDERS = {
   steps: { label: "Steps on each level T", value: 75, min: 1, max: 150, whole: true },
   top: { label: "Largest noise level σ₁", value: 20, min: 1, max: 50, log: true },
   // From 4 on the steps diverge.
-  eps: { label: "Step size ε, in units of σ_L²", value: 0.5, min: 0.01, max: 3.9, log: true },
+  eps: { label: "Step size ε, in units of σ_L² ?eps", value: 0.5, min: 0.01, max: 3.9, log: true },
 };
 const PACE = { value: 12, min: 3, max: 60 }; // seconds that a run takes: by the address alone
 const NAMES = Object.keys(SLIDERS) as (keyof typeof SLIDERS)[];
@@ -30,61 +41,64 @@ const STYLES = [
 
 /** ε of annealed Langevin dynamics is over σ_L². */
 type Terms = Record<keyof typeof SLIDERS | "seed", number>;
+type Name = "plain" | "annealed";
 type Race = ReturnType<typeof raceOf>;
+/** Particles with noise of σ, the lower mode's share of them, and the right one. */
+type Side = { sigma: number; x: Points; share: number; exact: number };
+type State = Record<Name, Side> & { step: number; level: number };
 
 /** Langevin dynamics beside annealed Langevin dynamics: the same start, and as many steps. */
-function raceOf(terms: Terms) {
-  const { weight, top, levels, steps, eps, seed } = terms;
+function raceOf({ weight, top, levels, steps, eps, seed }: Terms) {
   const truth = twoGaussians(weight);
   const sigmas = ladder(top, BOTTOM, levels);
   const total = levels * steps;
+  const perLevel = Math.min(steps, Math.ceil(STATES / levels)); // states that are kept
+  const last = levels * perLevel + 1; // is denoised, a step beyond the total
   const random = new Mulberry(seed);
-  const x: Points = Float64Array.from({ length: 2 * PARTICLES }, () => (2 * random.uniform() - 1) * VIEW);
-  /** Particles, their way, and the lower mode's share after steps. */
-  const dynamics = (schedule: Schedule) => {
-    // Random numbers of its own, so that neither depends on what the other does.
-    const own = new Mulberry(random.uniform() * 2 ** 32);
-    return { x, states: langevin(truth.score, schedule, x, own), shares: [] as number[] };
-  };
+  const start: Points = Float64Array.from({ length: 2 * PARTICLES }, () => (2 * random.uniform() - 1) * VIEW);
+  // Random numbers of its own, so that neither depends on what the other does.
+  const dynamics = (schedule: Schedule) =>
+    langevin(truth.score, schedule, start, new Mulberry(random.uniform() * 2 ** 32));
   const alpha = eps * BOTTOM ** 2; // of both on the smallest level
-  const plain = dynamics(constant(BOTTOM, alpha, total));
-  const slow = dynamics(annealed(sigmas, alpha, steps));
-  const noted: number[] = []; // steps after which shares are known
-  const exact: number[] = []; // the right share at the noise level of each
-  let step = 0; // of which the last one, beyond the total, denoises
+  const ways = {
+    plain: dynamics(constant(BOTTOM, alpha, total)),
+    annealed: dynamics(annealed(sigmas, alpha, steps)),
+  };
+  const states: State[] = [];
 
-  const over = (): boolean => step > total;
-  /** The level on which the particles are, from 1. */
-  const level = (): number => Math.max(1, Math.min(levels, Math.ceil(step / steps)));
-  /** The noise in the particles of either. */
-  const sigma = (name: "plain" | "annealed"): number => (over() ? 0 : name === "plain" ? BOTTOM : sigmas[level() - 1]);
-  const rightShare = (name: "plain" | "annealed"): number => exactShare(truth.means, truth.std, weight, sigma(name));
-
-  function advance(count: number): void {
-    if (over()) return;
-    const taken = Math.min(count, total + 1 - step);
-    step += taken;
-    noted.push(step);
-    exact.push(rightShare("annealed"));
-    for (const each of [plain, slow]) {
-      for (let i = 0; i < taken; i++) each.x = each.states.next().value;
-      each.shares.push(shares(each.x, truth.means)[0]);
-    }
+  function note(step: number, plain: Points, slow: Points): void {
+    const level = Math.max(1, Math.min(levels, Math.ceil(step / steps)));
+    const side = (x: Points, sigma: number): Side => {
+      const noise = step > total ? 0 : sigma;
+      const exact = exactShare(truth.means, truth.std, weight, noise);
+      return { sigma: noise, x, share: lowerShare(x), exact };
+    };
+    states.push({ step, level, plain: side(plain, BOTTOM), annealed: side(slow, sigmas[level - 1]) });
   }
 
-  /** To the end of the level; from the end of the last one, on to the denoised samples. */
-  const advanceLevel = (): void => advance(steps - (step % steps));
-  advance(0);
-  return { truth, total, plain, annealed: slow, noted, exact, over, level, sigma, rightShare, advance, advanceLevel };
+  /** All states up to the one at a place, for which steps are taken if nobody was there before. */
+  function until(place: number): State[] {
+    while (states.length <= place) {
+      const step = states.length === last ? total + 1 : Math.round((states.length * steps) / perLevel);
+      const { step: before, plain, annealed } = states[states.length - 1];
+      let [x, slow] = [plain.x, annealed.x];
+      for (let i = before; i < step; i++) [x, slow] = [ways.plain.next().value, ways.annealed.next().value];
+      note(step, x, slow);
+    }
+    return states.slice(0, place + 1);
+  }
+
+  note(0, start, start);
+  return { truth, total, perLevel, last, until };
 }
 
 export const open: Open = (query, signal) => {
   const settings = new Settings("anneal", { ...SLIDERS, seed: SEED, seconds: PACE }, query);
   const { values } = settings;
   let race = raceOf(values);
-  let playing = !calm();
-  let owed = 0; // steps that frames have not taken yet, and fractions of them
-  let last = 0;
+  let place = 0; // among the states, between two of them
+  let playing = false;
+  let drawn = 0; // when, in milliseconds
 
   const redraw = frames(draw, signal);
   const panels = [panelOf("plain", "Langevin", redraw, signal), panelOf("annealed", "Annealed", redraw, signal)];
@@ -93,56 +107,61 @@ export const open: Open = (query, signal) => {
 
   function begin(): void {
     race = raceOf(values);
-    owed = 0;
+    place = 0;
     play(!calm());
   }
 
   function play(on: boolean): void {
-    playing = on && !race.over();
-    last = 0;
+    playing = on;
+    drawn = performance.now();
     pause.textContent = playing ? "Pause" : "Run";
     redraw();
   }
 
-  /** Takes steps, and says so at the end. */
-  function advance(by: () => void): void {
-    if (race.over()) return;
-    by();
-    if (!race.over()) return;
+  /** Goes to a place; who comes to the end is told so. */
+  function go(to: number): void {
+    const before = place;
+    place = Math.min(race.last, to);
+    if (place < race.last || before === place) return;
     play(false);
-    const [plain, slow] = [race.plain, race.annealed].map((each) => each.shares.at(-1)?.toFixed(2));
-    tell(
-      `The run has ended. Share in the lower left mode: Langevin ${plain}, annealed ${slow}, exact ${values.weight}.`,
-    );
+    const [{ plain, annealed }] = race.until(place).slice(-1);
+    const found = `Langevin ${plain.share.toFixed(2)}, annealed ${annealed.share.toFixed(2)}, exact ${values.weight}`;
+    tell(`The run has ended. Share in the lower left mode: ${found}.`);
   }
 
   function draw(): boolean {
     const now = performance.now();
-    if (playing) {
-      owed += ((last ? Math.min(now - last, 100) : 17) / 1000) * ((race.total + 1) / values.seconds);
-      const whole = Math.floor(owed);
-      owed -= whole;
-      if (whole > 0) advance(() => race.advance(whole));
-    }
-    last = playing ? now : 0;
-    for (const each of panels) each.draw(race);
+    if (playing) go(place + (Math.min(now - drawn, 100) / 1000) * (race.last / values.seconds));
+    drawn = now;
+    const states = race.until(Math.floor(place));
+    const { step, level, annealed } = states[states.length - 1];
+    for (const each of panels) each.draw(race, states);
+    const x = states.map((state) => state.step);
+    const lines = [
+      states.map((state) => state.annealed.exact),
+      states.map((state) => state.plain.share),
+      states.map((state) => state.annealed.share),
+    ].map((y) => ({ x, y }));
     const steps: Axis = { range: [0, race.total + 1], ticks: [0, race.total] };
-    const lines = [race.exact, race.plain.shares, race.annealed.shares].map((y) => ({ x: race.noted, y }));
     chart.draw(steps, { range: [0, 1], ticks: [0, 0.2, 0.4, 0.6, 0.8, 1] }, lines);
-    const done = Math.min(race.noted.at(-1) ?? 0, race.total);
-    numbers.say("step", `${done} of ${race.total}${race.over() ? ", denoised" : ""}`);
-    numbers.say("level", `${race.level()} of ${values.levels}, σ = ${short(race.sigma("annealed"))}`);
+    numbers.say("step", `${Math.min(step, race.total)} of ${race.total}${step > race.total ? ", denoised" : ""}`);
+    numbers.say("level", `${level} of ${values.levels}, σ = ${short(annealed.sigma)}`);
+    back.set(place / race.last);
     return playing;
   }
 
   const pause = primary("Pause", () => {
-    if (race.over()) begin();
-    else play(!playing);
+    if (place === race.last) place = 0;
+    play(!playing);
   });
   const level = button("Next level", () => {
     play(false);
-    advance(() => race.advanceLevel());
-    redraw();
+    go((Math.floor(place / race.perLevel) + 1) * race.perLevel);
+  });
+  const percent = (share: number): string => `${Math.round(100 * share)} % of the way`;
+  const back = slider({ label: "Rewind", min: 0, max: 1, say: percent }, 0, (share) => {
+    play(false);
+    go(Math.round(share * race.last));
   });
   const again = button("Start over", () => {
     settings.set({ seed: (values.seed + 1) % 2 ** 32 });
@@ -151,52 +170,44 @@ export const open: Open = (query, signal) => {
   const buttons = row(pause, level, again);
   const sliders = NAMES.map((name) => settings.control(name, begin));
   settings.write();
-  play(playing);
+  play(!calm());
   const pictures = el("div", { class: "side" }, ...panels.map(({ element }) => element));
   return layout(
     "anneal",
     [pictures],
-    [buttons, numbers.element, ...sliders],
-    [el("div", { class: "charts" }, chart.figure)],
+    [buttons, back.element, numbers.element, ...sliders],
+    [el("div", { class: "pair" }, chart.figure)],
   );
 };
 
 /** Particles of one of the two dynamics, above the density whose score moves them. */
-function panelOf(name: "plain" | "annealed", title: string, changed: () => void, signal: AbortSignal) {
-  const share = el("span", { class: "weight", "data-reading": `weight-${name}` });
+function panelOf(name: Name, title: string, changed: () => void, signal: AbortSignal) {
+  const large = el("span", { class: "weight", "data-reading": `weight-${name}` });
   const right = el("small", { "data-reading": `exact-${name}` });
-  const panel = new Panel(title, `${PARTICLES} particles, ${title}`, changed, signal, el("div", {}, share, " ", right));
+  const panel = new Panel(title, `${PARTICLES} particles, ${title}`, changed, signal, el("div", {}, large, " ", right));
 
-  function draw(race: Race): void {
+  function draw({ truth }: Race, states: State[]): void {
     const { ink, accent } = panel.theme;
-    const sigma = race.sigma(name);
-    const { means, std, weights } = race.truth;
-    // The picture becomes as wide as the noise makes the data: everything is drawn that many times smaller.
-    const zoom = Math.max(1, (Math.abs(means[0]) + MARGIN * Math.hypot(std, sigma)) / VIEW);
-    const smaller = (value: number): number => value / zoom;
-    const shown = new Mixture(means.map(smaller), std / zoom, Array.from(weights));
-    const x = race[name].x.map(smaller);
-    const below = belowMiddle(x);
-    panel.paint(
-      race.over() ? "denoised" : `at σ = ${short(sigma)}`,
-      () => {
-        density(panel, shown.density(sigma / zoom), ink, 0.22);
-        panel.dots(x, css(ink, 0.7), 2, (i) => !below(i));
-        panel.dots(x, css(accent), 2, below);
-      },
-      zoom,
-    );
-    const value = race[name].shares.at(-1) ?? 0;
-    const error = Math.sqrt((value * (1 - value)) / PARTICLES);
-    share.textContent = `${value.toFixed(2)} ± ${error.toFixed(2)}`;
-    right.textContent = `exact here: ${race.rightShare(name).toFixed(2)}`;
+    const { sigma, x, share, exact } = states[states.length - 1][name];
+    const view = viewOf(sigma);
+    const below = (i: number): boolean => isLower(x, i);
+    panel.paint(sigma > 0 ? `at σ = ${short(sigma)}` : "denoised", view, () => {
+      density(panel, truth.density(sigma, view), ink, 0.22);
+      const count = arrowCount(panel);
+      arrows(panel, truth.field(count, sigma, view), count, 0.35);
+      panel.dots(x, css(ink, 0.7), 2, (i) => !below(i));
+      panel.dots(x, css(accent), 2, below);
+      for (let i = 0; i < 2 * PATHS; i += 2) {
+        const path = states.slice(-TAILS[name]).flatMap((state) => Array.from(state[name].x.subarray(i, i + 2)));
+        const colour = below(i) ? accent : ink;
+        panel.line(path, css(colour, 0.5), 1.2);
+        panel.circle(x.subarray(i, i + 2), 3.5, css(colour), css(panel.theme.paper));
+      }
+    });
+    const error = Math.sqrt((share * (1 - share)) / PARTICLES);
+    large.textContent = `${share.toFixed(2)} ± ${error.toFixed(2)}`;
+    right.textContent = `exact here: ${exact.toFixed(2)}`;
   }
 
   return { element: panel.figure, draw };
 }
-
-/** Which points are nearer to the lower mode: those below the diagonal. */
-const belowMiddle =
-  (x: Points) =>
-  (i: number): boolean =>
-    x[i] + x[i + 1] < 0;

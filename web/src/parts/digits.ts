@@ -19,11 +19,12 @@ export const open = withModel("digits", (engine, query) => {
   const own = sampling.sampler in METHODS ? sampling.sampler : "dpmpp-sde";
   const wanted = query.get("sampler") ?? own; // which says how many levels, unless the address does
   const how = howBy(card, Object.hasOwn(METHODS, wanted) ? wanted : own);
-  const say = (w: number): string => (w === 1 ? "1, off" : short(w));
+  const helpless = (): boolean => sampling.guide === "unconditional" && values.label === "none";
+  const say = (w: number): string => (helpless() ? "none: “Any” has no class" : w === 1 ? "1, off" : short(w));
   const specification = {
     sampler: { label: "Sampler", value: own, options: TITLES },
     levels: { label: "Noise levels", value: how.levels, min: 2, max: 150, log: true, whole: true },
-    guidance: { label: "Guidance weight w", value: how.guidance, min: 1, max: 4, say },
+    guidance: { label: "Guidance weight w ?guidance", value: how.guidance, min: 1, max: 4, say },
     label: { label: "Class", value: names.length > 0 ? "each" : "none", options: all },
     count: { label: "Images", value: "10", options: { 1: "1", 10: "10", 25: "25" } },
     seed: SEED,
@@ -39,7 +40,7 @@ export const open = withModel("digits", (engine, query) => {
   const meters = metersOf(engine, { model: "Model" }, {});
   const size = `${shape[1]} × ${shape[2]}, ${names.length === 0 ? "no" : names.length} classes`;
   const range = `σ from ${short(sampling.sigma_max)} to ${short(sampling.sigma_min)}`;
-  meters.say("model", `${shape[0] === 1 ? "grey" : "colour"}, ${size}, ${range}`);
+  meters.say("model", `${short(engine.bytes / 1e6)} MB, ${shape[0] === 1 ? "grey" : "colour"}, ${size}, ${range}`);
   let states: { sigma: number; bytes: Uint8ClampedArray }[] = [];
 
   function draw(): void {
@@ -92,7 +93,10 @@ export const open = withModel("digits", (engine, query) => {
   const controls = [
     others,
     back.element,
-    settings.control("label", draw),
+    settings.control("label", () => {
+      settings.set({ guidance: values.guidance }); // which says so if there is nothing to guide to
+      draw();
+    }),
     settings.control("count", draw),
     sampler,
     settings.control("levels", draw),

@@ -5,7 +5,6 @@ import { Stage, context, css, frames, movable } from "../draw/stage.ts";
 import { tell } from "../ui.ts";
 
 const CLOSE = 0.5; // pixels of the picture between marks of one stroke
-const LABEL = "The picture; hatched pixels are hidden";
 
 interface Strokes {
   /** Whether the pointer draws; else nothing happens, and a finger scrolls. */
@@ -26,14 +25,11 @@ export function editorOf(picture: Picture, { takes, begin, mark, changed }: Stro
   let cursor = [Math.floor(height / 2), Math.floor(width / 2)];
   let last = cursor;
   const redraw = frames(draw, signal);
-  const attributes = {
-    class: "stage pen",
-    tabindex: "0",
-    role: "application",
-    "aria-label": LABEL,
-    "aria-describedby": "keys",
-  };
-  const stage = new Stage(attributes, redraw, signal);
+  const stage = new Stage(
+    { class: "stage pen", "aria-label": "The picture; what is hatched is hidden" },
+    redraw,
+    signal,
+  );
   const { element, context: pen } = stage;
   for (const event of ["focus", "blur"]) element.addEventListener(event, redraw);
 
@@ -67,8 +63,8 @@ export function editorOf(picture: Picture, { takes, begin, mark, changed }: Stro
 
   /** How large a pixel of the picture is on the stage, and where the picture begins. */
   function frame(): { side: number; left: number; top: number } {
-    const side = stage.size / Math.max(height, width);
-    return { side, left: (stage.size - side * width) / 2, top: (stage.size - side * height) / 2 };
+    const side = stage.width / Math.max(height, width);
+    return { side, left: (stage.width - side * width) / 2, top: (stage.width - side * height) / 2 };
   }
 
   function stroke([row, column]: number[], [toRow, toColumn]: number[]): void {
@@ -88,13 +84,13 @@ export function editorOf(picture: Picture, { takes, begin, mark, changed }: Stro
     stage.clear();
     pen.imageSmoothingEnabled = false;
     pen.drawImage(small, left, top, side * width, side * height);
-    [pen.fillStyle, pen.strokeStyle, pen.lineWidth] = [css(theme.paper), css(theme.accent, 0.8), 1];
+    [pen.fillStyle, pen.strokeStyle, pen.lineWidth] = [css(theme.accent, 0.35), css(theme.accent), 1]; // not like ink
     pen.beginPath();
     for (let at = 0; at < height * width; at++) {
       const [row, column] = [Math.floor(at / width), at % width];
       if (!picture.hidden(row, column)) continue;
       const [x, y] = [left + column * side, top + row * side];
-      pen.fillRect(x, y, side + 0.5, side + 0.5);
+      pen.fillRect(x, y, side, side);
       pen.moveTo(x, y + side);
       pen.lineTo(x + side, y);
     }

@@ -4,7 +4,7 @@ import { Panel, arrowCount, arrows, css, frames, heat } from "../draw/stage.ts";
 import { type Errors, LEVELS, type Order, SIGMAS } from "../learning/training.ts";
 import type { Report } from "../learning/worker.ts";
 import { DISTRIBUTIONS, TITLES } from "../maths/distributions.ts";
-import { Mulberry } from "../maths/plane.ts";
+import { Mulberry, VIEW } from "../maths/plane.ts";
 import { SEED, Settings } from "../settings.ts";
 import { announce, button, calm, el, primary, readings, row, short, slider, tell } from "../ui.ts";
 import { type Open, layout } from "./part.ts";
@@ -37,6 +37,7 @@ export const open: Open = (query, signal) => {
   const exact = new Panel("Exact score", "The exact score as arrows", look, signal);
   const learned = new Panel("Learned score", "The learned score as arrows", redraw, signal);
   const error = new Panel("Error", "The relative error as colour, with noisy data", redraw, signal);
+  const drawn = new Panel("Samples", "Points that are drawn by the learned score", redraw, signal);
   const byStep = new Chart("Error in % at this σ, by training step", STYLES, redraw, signal);
   const bySigma = new Chart("Error in % now, by noise level σ", STYLES, redraw, signal);
   const numbers = readings({
@@ -84,19 +85,20 @@ export const open: Open = (query, signal) => {
     const { report, history } = training;
     if (!report) return false;
     const { sigma, count, errors, step, running } = report;
-    const { exact: right, learned: guess, error: off, cells } = report;
+    const { exact: right, learned: guess, error: off, sample } = report;
     const note = `at σ = ${short(sigma)}`;
-    exact.paint(note, () => arrows(exact, right, count));
-    learned.paint(note, () => arrows(learned, guess, count));
-    error.paint(note, () => {
+    exact.paint(note, VIEW, () => arrows(exact, right, count));
+    learned.paint(note, VIEW, () => arrows(learned, guess, count, 0.75, right));
+    error.paint(note, VIEW, () => {
       // From 1 % to 100 %, by its logarithm.
       const opacity = (value: number): number => Math.min(1, Math.max(0, 1 + Math.log10(value) / 2));
-      heat(error, { cells, values: off }, error.theme.accent, opacity);
+      heat(error, off, error.theme.accent, opacity);
       const random = new Mulberry(2);
       const draws = DISTRIBUTIONS[values.data].make().sample(DRAWS, random);
       const noised = draws.map((value) => value + sigma * random.normal());
       error.dots(noised, css(error.theme.ink, 0.7), 1.6);
     });
+    drawn.paint("by this score", VIEW, () => drawn.dots(sample, css(drawn.theme.ink), 3));
     const level = values.level - 1;
     const last = Math.max(STEPS, step);
     const names = ["square", "data"] as const;
@@ -126,8 +128,8 @@ export const open: Open = (query, signal) => {
   begin();
   return layout(
     "learning",
-    [el("div", { class: "side" }, exact.figure, learned.figure, error.figure)],
+    [el("div", { class: "side" }, exact.figure, learned.figure, error.figure, drawn.figure)],
     [row(pause, again), settings.control("data", begin), levels.element, numbers.element],
-    [el("div", { class: "charts" }, byStep.figure, bySigma.figure)],
+    [el("div", { class: "pair" }, byStep.figure, bySigma.figure)],
   );
 };

@@ -16,7 +16,13 @@ let heard: Progress = () => {}; // who shows how far loading is
 export function withModel(name: string, build: Build): Open {
   return (query, signal) => {
     const [bar, label] = [el("progress", { "aria-label": "Loading" }), el("p")];
-    const element = el("div", {}, layout(name, [label, bar], []));
+    /** The part, without words that are about other images than the model’s. */
+    const frame = (pictures: Node[], controls: Node[], others: string): HTMLElement => {
+      const part = layout(name, pictures, controls);
+      for (const words of part.querySelectorAll(others)) words.remove();
+      return part;
+    };
+    const element = el("div", {}, frame([label, bar], [], ".digits, .other"));
     heard = (message, share) => {
       label.textContent = message;
       if (share === undefined) bar.removeAttribute("value");
@@ -35,7 +41,8 @@ export function withModel(name: string, build: Build): Open {
         const sentence = `${engine.note}. Computed by WebAssembly instead.`;
         const note = engine.note ? [el("p", { class: "group" }, sentence)] : [];
         const focused = document.activeElement?.getAttribute("data-focus") ?? "none";
-        element.replaceChildren(layout(name, [...note, ...pictures], controls));
+        const digits = engine.card.names.join("") === "0123456789";
+        element.replaceChildren(frame([...note, ...pictures], controls, digits ? ".other" : ".digits"));
         element.querySelector<HTMLElement>(`[data-focus="${focused}"]`)?.focus({ preventScroll: true });
       } catch (error) {
         engines.delete(device);
@@ -54,7 +61,7 @@ type Labels = Record<string, string>;
 
 /** How far drawing is: a bar, and among other numbers, which stand before or after. */
 export function metersOf(engine: Engine, before: Labels, after: Labels) {
-  const middle = { sigma: "Noise level σ", evaluations: "Network evaluations per image", seconds: "Time" };
+  const middle = { sigma: "Noise level σ", evaluations: "Network evaluations per image ?evaluations", seconds: "Time" };
   const numbers = readings({ ...before, ...middle, ...after, by: "Computed by" });
   numbers.say("by", engine.title);
   const bar = el("progress", { "aria-label": "Drawing", value: "0" });
