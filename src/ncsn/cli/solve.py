@@ -304,7 +304,8 @@ class Impute(RunOptions):
                 middle = middle.round()  # whole days
             columns[name] = name, torch.where(hidden, middle, x[:, i])
             if bool(hidden.any()):
-                beside[f"{name} {what}"] = None, spread.where(hidden, torch.nan)
+                filled = hidden & ~made.isnan().all(0)
+                beside[f"{name} {what}"] = None, spread.where(filled, torch.nan)
                 beside |= {f"{name} draw {k + 1}": (name, made[k].where(hidden, torch.nan)) for k in range(self.n)}
         if double := beside.keys() & columns.keys():
             raise ValueError(
