@@ -14,6 +14,7 @@ from ncsn.learn import guidance
 from ncsn.learn.guidance import Trial, climbed
 from ncsn.run import Recipe
 from ncsn.samplers import Sampling
+from ncsn.validation import GuideName
 
 CPU = torch.device("cpu")
 HELD_OUT = pictures().validation
@@ -52,8 +53,13 @@ SAME = [1.0] * 4
 def test_the_weight_is_raised_while_samples_come_nearer(
     shifts: list[float], pixels: list[float], weight: float
 ) -> None:
-    plain, choice = climbed(iter(found(shifts, pixels)), REAL if shifts else REAL[:, :0], 1.1)
+    plain, choice = climbed(iter(found(shifts, pixels)), REAL if shifts else REAL[:, :0], 1.1, 1.25)
     assert (plain.weight, choice.weight) == (1.0, weight)
+
+
+def test_in_doubt_a_smaller_guide_is_not_followed() -> None:
+    rows = found([0.5, 0.48, 0.6, 0.2], SAME)
+    assert [climbed(iter(rows), REAL, 1.1, doubt)[1].weight for doubt in (1.0, 1.25)] == [1.0, 1.25]
 
 
 def test_chance_alone_rarely_raises_the_weight() -> None:
@@ -62,7 +68,7 @@ def test_chance_alone_rarely_raises_the_weight() -> None:
     for seed in range(200):
         r = torch.Generator().manual_seed(seed)
         rows = (Trial(weight, torch.randn(60, 4, generator=r), 1.0) for weight in chosen)
-        chosen[climbed(rows, torch.randn(240, 4, generator=r), 1.0)[1].weight] += 1
+        chosen[climbed(rows, torch.randn(240, 4, generator=r), 1.0, 1.25)[1].weight] += 1
     assert 24 <= chosen[1.0] <= 76
     assert 80 <= chosen[1.25] <= 156
     assert 8 <= chosen[1.5] <= 58
@@ -109,8 +115,14 @@ def test_samples_of_each_weight_are_of_the_same_noise_and_classes(
         (10**9, 95, 0),
     ],
 )
+@pytest.mark.parametrize("guide", [*guidance.WEIGHTS])
 def test_trials_are_as_many_as_training_pays_for_and_the_best_weight_is_printed(
-    seen: int, held_out: int, trials: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    guide: GuideName,
+    seen: int,
+    held_out: int,
+    trials: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     counts, looked = list[int](), list[int]()
     made = [
@@ -129,7 +141,10 @@ def test_trials_are_as_many_as_training_pays_for_and_the_best_weight_is_printed(
     monkeypatch.setattr(Sampling, "guided_nfe", 37.5)
     part = torch.zeros(held_out, 1, 10, 8, dtype=torch.uint8)
     data = replace(pictures(labels=False), validation=part)
-    assert guidance.chosen_weight(RUN, data, replace(FLAT, embed=embed), seen=seen, seed=0) == (1.5 if trials else 1.25)
+    sampling = replace(SAMPLING, guide=guide)
+    run = replace(RUN, recipe=replace(RUN.recipe, sampling=sampling))
+    chosen = guidance.chosen_weight(run, data, replace(FLAT, embed=embed), seen=seen, seed=0)
+    assert chosen == (1.5 if trials else guidance.IN_DOUBT[guide])
     assert counts == ([trials] if trials else [])
     assert sum(looked) == min(4 * trials, max(held_out - trials, 0) if trials else 0), (
         "none that pixels are measured by"

@@ -23,7 +23,8 @@ WEIGHTS: dict[GuideName, tuple[float, ...]] = {  # that are offered, smallest fi
 USUAL = 3  # weights that are tried; the search ends at the first that is no better
 REAL_PER_SAMPLE = 4  # times as many held-out images are what samples are compared with
 SLACK = 1.1  # by which samples may be farther in pixels: what as many real images vary by
-IN_DOUBT = 1.25  # the weight that others must be clearly better than
+# What others must be clearly better than.  A smaller guide that has learned little leads astray.
+IN_DOUBT: dict[GuideName, float] = {"smaller": 1.0, "unconditional": 1.25}
 CLEAR = 0.7  # standard errors of a gain: with more, few samples miss what short trainings need
 TRIALS, FEWEST_TRIALS = 1000, 32  # samples at each weight; with fewer none is chosen
 EVALUATIONS = 1 / 10  # of the network, for each image that training has seen: a thirtieth of training's arithmetic
@@ -54,15 +55,16 @@ def chosen_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, 
     ``seen``: how many images training has seen, by which the number of samples goes.
     """
     held_out, sampling = at_8_bits(dataset).validation, run.recipe.sampling
+    doubt = IN_DOUBT[sampling.guide]
     affordable = int(EVALUATIONS * seen / (USUAL * sampling.guided_nfe))
     n = min(TRIALS, len(held_out) // 3, affordable)
     if n < FEWEST_TRIALS:
-        log.info(f"guidance {IN_DOUBT}: training was too short, or held-out images too few, to choose another")
-        return IN_DOUBT
+        log.info(f"guidance {doubt:g}: training was too short, or held-out images too few, to choose another")
+        return doubt
     compared = features(held_out[n : (1 + REAL_PER_SAMPLE) * n]).features
     limit = SLACK * metrics.sliced_wasserstein(*(reals(x).flatten(1) for x in (held_out[:n], held_out[-n:])))
     with bar(trials(run, held_out, features, n, seed=seed), "choosing guidance", total=USUAL) as rows:
-        plain, choice = climbed(iter(rows), compared, limit)
+        plain, choice = climbed(iter(rows), compared, limit, doubt)
 
     def distance(trial: Trial) -> float:
         return metrics.kernel_distance(trial.seen, compared) if compared.numel() else trial.pixels
@@ -83,10 +85,10 @@ def trials(run: Run, held_out: UInt8[Tensor, "v c h w"], features: Features, n: 
         yield Trial(weight, features(x).features, metrics.sliced_wasserstein(reals(x).flatten(1), other))
 
 
-def climbed(rows: Iterator[Trial], compared: Float[Tensor, "m f"], limit: float) -> tuple[Trial, Trial]:
+def climbed(rows: Iterator[Trial], compared: Float[Tensor, "m f"], limit: float, doubt: float) -> tuple[Trial, Trial]:
     """Unguided samples, and those of the weight that is chosen.
 
-    It is ``IN_DOUBT`` where unguided samples are not clearly nearer to real images, or else the last weight up to which
+    It is ``doubt`` where unguided samples are not clearly nearer to real images, or else the last weight up to which
     each is clearly nearer than the one before.  Without features it must be better in pixels than unguided samples.
     None is chosen that is farther in pixels than both the ``limit`` and unguided samples, by which real images vary.
     """
@@ -95,7 +97,7 @@ def climbed(rows: Iterator[Trial], compared: Float[Tensor, "m f"], limit: float)
     for row in rows:
         if compared.numel():
             gain, error = metrics.kernel_gain(choice.seen, row.seen, compared)
-            clear = CLEAR * (-error if row.weight <= IN_DOUBT else error)
+            clear = CLEAR * (-error if row.weight <= doubt else error)
         else:
             gain, clear = choice.pixels - row.pixels, 0.0
         if row.pixels > limit or not gain > clear:
