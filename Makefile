@@ -68,9 +68,10 @@ wheel: site
 	cp -R site build/wheel/src/ncsn/assets/page
 	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist build/wheel
 
-# The page in a real browser, with pictures of it in build/site-check/; installs Debian's packages of what is missing.
+# The page and the site in a real browser, with pictures of the page in build/site-check/; installs Debian's packages of what
+# is missing.
 CHROMIUM ?= chromium
-check-site: install
+check-site: install docs
 	@for need in node:nodejs npm:npm $(CHROMIUM):chromium; do \
 	  command -v $${need%%:*} > /dev/null || missing="$$missing $${need##*:}"; \
 	done; [ -z "$$missing" ] || { apt-get update --quiet && apt-get install --quiet --yes $$missing; }
