@@ -248,6 +248,18 @@ def test_a_run_is_evaluated_as_far_as_there_are_real_images(
     assert torch.equal(neighbours, images.train[torch.stack(squares)])
 
 
+@pytest.mark.parametrize(("folder", "place"), [("it", "it"), ("package", ".")])
+def test_an_evaluation_is_written_into_ones_own_run_or_here(
+    folder: str, place: str, given: Run, monkeypatch: Patch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("package").mkdir()
+    use(monkeypatch, replace(given, folder=Path(folder)))
+    monkeypatch.setattr(Run, "data", Mock(return_value=small_images((1, 8, 8))))
+    cli.main(["evaluate", "it", "-n", "100", "--features", "pixels", "--levels", "2", "--device", "cpu"])
+    assert [*Path().rglob("evaluation.json")] == [Path(place) / "evaluation.json"]
+
+
 @pytest.mark.parametrize(("options", "sigma_min"), [("", 0.05), ("--sigma-min 0.4 --seed 2", 0.4)])
 def test_likelihoods_are_those_of_test_images_in_bits_per_dimension(
     options: str, sigma_min: float, monkeypatch: Patch, capsys: Printed

@@ -1,8 +1,9 @@
-"""The example of a student: it is a run like any other."""
+"""The examples: a student is a run like any other, and intervals are as wide as they are called."""
 
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +13,23 @@ import ncsn
 ROOT = Path(__file__).parent.parent
 
 
-def test_a_student_learns_and_is_a_run_like_any_other(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("distill_example", ROOT / "examples" / "distill.py")
+def example(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"{name}_example", ROOT / "examples" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    distill = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = distill  # where dataclasses look for it
-    spec.loader.exec_module(distill)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("first", "share"), [(1, "90.0%"), (5, "50.0%")])
+def test_uniform_ranks_are_covered_as_often_as_an_interval_says(first: int, share: str) -> None:
+    assert example("calibration").coverage(torch.arange(20).repeat(9), first).startswith(share)
+
+
+def test_a_student_learns_and_is_a_run_like_any_other(tmp_path: Path) -> None:
+    distill = example("distill")
     few = {"minutes": 0.02, "batch_size": 2, "samples": 2, "restarts": 1, "seed": 3, "device": "cpu"}
     student = distill.main(distill.Distill(run="mnist", out=tmp_path, **few))
     loaded = ncsn.load(tmp_path, device="cpu")

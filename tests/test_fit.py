@@ -18,6 +18,7 @@ from torch import Tensor
 
 import ncsn
 from ncsn.data import Dataset
+from ncsn.data.dataset import rows_of
 from ncsn.data.units import centres
 from ncsn.learn import guidance, rules
 from ncsn.learn.fit import Lesson, OwnParts, learn
@@ -269,6 +270,14 @@ def test_rows_of_a_gaussian_are_learned_before_the_first_step(tmp_path: Path) ->
     # The slope has a standard error of .02, the mean of the draws one of .8.
     assert float(draws[:, 0, 1].mean()) == pytest.approx(47.5, abs=4)
     assert float(draws[:, 0, 1].std()) == pytest.approx(50 * (1 - 0.95**2) ** 0.5, rel=0.2)
+
+
+def test_examples_that_judge_samples_change_nothing_of_what_is_learned() -> None:
+    data, records = rows_of("rows", table(300).numpy()), [Record(), Record()]
+    for test, record in zip((data.test, data.test + 5), records, strict=True):
+        ncsn.fit(replace(data, test=test), steps=3, record=record)
+    one, other = ([replace(row, seconds=0.0) for row in record.rows] for record in records)
+    assert one == other
 
 
 def test_what_is_given_beside_settings_is_honoured_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:

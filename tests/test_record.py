@@ -178,12 +178,13 @@ def test_a_run_says_what_it_learned_and_what_that_took(trained: Path, tmp_path: 
 
 def test_numbers_are_those_of_the_average_that_is_left_of_this_kind_of_data(trained: Path, tmp_path: Path) -> None:
     first = Row(step=1, loss=1.0, validation_loss=1.0, validation_bands=[], seconds=1.0)
-    rows = [first, replace(first, step=2, validation_loss=1.005)]
+    rows = [first, replace(first, step=2, validation_loss=1.005, seconds=7.0)]
     table = ncsn.fit(torch.randn(50, 2, generator=torch.Generator().manual_seed(0)), steps=1)
     for run, step in ((ncsn.load(trained / "run", device="cpu"), 2), (table, 1)):
         drawn = console.draw(run, 2, levels=2)
-        Record(folder=tmp_path, rows=rows).results(replace(run, settings={"batch_size": 1}), drawn)
-        assert json.loads((tmp_path / "metrics.json").read_text())["step"] == step
+        Record(folder=tmp_path, rows=rows).results(replace(run, settings={"batch_size": 3}), drawn)
+        found = json.loads((tmp_path / "metrics.json").read_text())
+        assert (found["step"], found["training_seconds"], found["images_seen"]) == (step, 7.0, 6), "of all steps"
 
 
 def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: Path) -> None:

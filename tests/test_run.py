@@ -243,6 +243,9 @@ def test_log_densities_are_in_the_units_of_the_data(array: Callable[[Tensor], An
     torch.testing.assert_close(found, truth, atol=6e-3, rtol=0)  # √D/(√2σ_max²) = 0.0025
     learned = Run(score=model(), recipe=RECIPE, units=UNITS)
     torch.testing.assert_close(learned.log_prob(array(x)), learned.log_prob(x, batch_size=2), atol=0.02, rtol=0)
+    rough = Run(score=model(), recipe=RECIPE, units=UNITS)
+    rough.model.autocast = torch.bfloat16  # in which nothing adaptive is computed
+    assert torch.equal(rough.log_prob(x), learned.log_prob(x))
     assert not torch.equal(learned.log_prob(x, probes=1), learned.log_prob(x, probes=1, seed=1))
     parts = learned.log_prob(x[:1].repeat(8, 1), probes=1, batch_size=1)
     assert len(set(parts.tolist())) > 1, "each part has probes of its own"

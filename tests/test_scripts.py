@@ -190,6 +190,24 @@ def test_a_toy_is_a_run_of_its_options_and_is_not_replaced(
     assert run("training_toy.py", f"{line} --overwrite") == 0
 
 
+@pytest.mark.parametrize(
+    ("status", "survives"), [(0, True), (5, True), (1, False), (2, False), (-signal.SIGALRM, False)]
+)
+def test_a_mutant_is_ended_by_a_test_that_fails_hangs_or_cannot_be_read(
+    status: int, survives: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no test was found for it (5), none has noticed it."""
+    pytest.importorskip("cosmic_ray")
+    survivor = runpy.run_path(str(ROOT / "scripts" / "mutants.py"))["survivor"]
+    monkeypatch.setitem(survivor.__globals__, "run_tests", lambda *_: status)
+    monkeypatch.chdir(tmp_path)
+    Path("src/ncsn").mkdir(parents=True)
+    Path("src/ncsn/sum.py").write_text("a = 1 + 2\n")
+    found = survivor(("sum", "ReplaceBinaryOperator_Add_Sub", 0, 1, {}))
+    assert found == ("a = 1 + 2\n  a = 1 - 2" if survives else "")
+    assert Path("src/ncsn/sum.py").read_text() == "a = 1 + 2\n"
+
+
 MISTAKES = {
     "toy --generator torus": "invalid choice 'torus'",
     "toy --eps 1": "eps is 1.0",

@@ -108,10 +108,10 @@ def test_a_run_of_signals_is_evaluated_in_python_and_by_command(
     cli.main(f"train {tmp_path}/x.npy --signals --out {tmp_path}/run --device cpu {TINY} --steps 4".split())
     command = ["evaluate", str(tmp_path / "run"), "--device", "cpu", "--levels", "3"]
     assert "--features" in refusal(capsys, *command, "--features", "pixels")
-    cli.main(command)
+    cli.main([*command, "--seed", "3"])
     numbers = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert (tmp_path / "run" / "evaluation.png").stat().st_size > 1000
-    expected = evaluate(ncsn.load(tmp_path / "run", device="cpu"), levels=3).report()
+    expected = evaluate(ncsn.load(tmp_path / "run", device="cpu"), seed=3, levels=3).report()
     assert {name: numbers[name] for name in expected} == expected
     assert numbers["n"] == 100
     few = replace(DATA, test=TEST[:99])

@@ -25,6 +25,7 @@ from ncsn.data.dataset import rows_of
 from ncsn.data.tables import Table, read_table, table_of, write_table
 from ncsn.data.units import Units
 from ncsn.distributions import GaussianMixture
+from ncsn.evaluation import tables
 from ncsn.evaluation.tables import eight_gaussians, judge_rows, judge_table, memorisation
 from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
@@ -168,6 +169,49 @@ def test_impute_says_how_often_draws_hold_what_is_known(monkeypatch: pytest.Monk
     assert held[0] == pytest.approx(90, abs=5)
     assert held[1] < 60
     assert held[2] > 95
+
+
+def test_a_number_that_is_equal_to_draws_lies_before_or_behind_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a column of two values most draws are equal: of three exact ones (3 − 1)/(3 + 1) hold the number."""
+    coins = torch.randint(2, (4, 20_000, 2), generator=torch.Generator().manual_seed(0)).double()
+    run = Run.of(gauss(THREE), (2,), sigma_max=15.0, sigma_min=0.01)
+    monkeypatch.setattr(tables, "KNOWN", 20_000)
+    monkeypatch.setattr(tables, "imputed", lambda *_, **__: coins[1:])
+    count, inside = tables.calibration(run, coins[0], 3)
+    assert count == 20_000
+    assert inside == pytest.approx(0.5, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    "how", [{"probes": 3}, {"probes": 2, "seed": 4}, {"sigma_min": 0.5}, {"tolerance": 0.3}], ids=str
+)
+def test_densities_of_rows_are_as_exact_as_is_asked(
+    how: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(1)).double()
+    write_table(tmp_path / "x.csv", ["0", "1", "2"], x.numpy())
+    run = Run.of(gauss(THREE), (3,), sigma_max=15.0, sigma_min=0.01)
+    monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in how.items())
+    command(f"likelihood it {tmp_path}/x.csv --out {tmp_path}/y.csv {options}")
+    (found,) = read_table(tmp_path / "y.csv").rows.T
+    assert found == pytest.approx(run.log_prob(x, **{"tolerance": 1e-3, "batch_size": 500} | how).numpy())
+    assert found != pytest.approx(run.log_prob(x, tolerance=1e-3, batch_size=500).numpy())
+
+
+def test_a_blank_of_two_values_becomes_the_one_that_most_draws_have(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    x = torch.stack([torch.from_numpy(COLUMNS["normal"]), (torch.arange(N) % 3 == 0).double()], 1)
+    recipe = replace(Run.of(gauss(THREE), (2,), sigma_max=15.0, sigma_min=0.01).recipe, columns=("a", "b"))
+    run = Run(score=gauss(torch.eye(2).double()), recipe=recipe, units=Units.of(x))
+    monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
+    write_table(tmp_path / "x.csv", ["a", "b"], np.array([[1e9, np.nan], [np.nan, 1]]))
+    command(f"impute it {tmp_path}/x.csv -n 40 --out {tmp_path}/y.csv")
+    frame = pandas.read_csv(tmp_path / "y.csv")
+    draws = frame.filter(like="b draw").to_numpy()[0]
+    assert (set(draws), frame["b"].tolist()) == ({0, 1}, [0, 1])
+    assert frame["b share"][0] == (draws == 0).mean()
 
 
 def test_imputation_of_a_mixture_weighs_its_parts_as_it_should() -> None:
@@ -335,6 +379,15 @@ def people(n: int = 400) -> pandas.DataFrame:
             "joined": pandas.Timestamp("2020-02-27 13:45:30") + pandas.to_timedelta(rng.integers(0, 900, n), unit="D"),
         }
     )
+
+
+def test_rows_lie_anywhere_in_the_cells_of_their_numbers() -> None:
+    """A network would learn one place in each as a spike."""
+    x = np.stack([COLUMNS["count"], COLUMNS["few"]], 1)
+    data = rows_of("rows", x)
+    assert data.units is not None
+    assert all(len(column.unique()) > 0.99 * len(column) for column in data.train.T)
+    assert torch.isin(data.units.restore(data.train), torch.from_numpy(x)).all()
 
 
 def test_categories_and_dates_become_numbers_and_come_back(tmp_path: Path, capsys: Any) -> None:
