@@ -451,6 +451,10 @@ def test_rows_are_translated_into_the_numbers_that_a_run_has(capsys: Any) -> Non
         table_of(rows).matched(("age", "town"))
     rows["member"] = True
     np.testing.assert_array_equal(table_of(rows).matched(("member",)).rows, np.ones((3, 1)))
+    codes = table_of(pandas.DataFrame({"code": [1234567, 2.5, 8]})).matched(
+        ("code",), {"code": ("A12", "1234567", "2.5")}
+    )
+    assert codes.rows[:, 0].tolist() == [1, 2, -1], "text that is a number in the file"
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])

@@ -211,7 +211,7 @@ class Table:
             number = {value: i for i, value in enumerate(values)}
             unseen, blank = number.get(OTHER, -1), np.isnan(column)
             own = self.categories.get(name)
-            texts = [own[int(cell)] if own else f"{cell:g}" for cell in column[~blank]]
+            texts = [own[int(cell)] if own else f"{cell:.15g}" for cell in column[~blank]]
             column[~blank] = [number.get(text, unseen) for text in texts]
         return Table(tuple(names), rows, known, tuple(name for name in self.dates if name in names))
 
