@@ -319,7 +319,7 @@ class ScoreModel(nn.Module):
         data_std: float | Tensor = 1.0,
         *,
         principal: Float[Tensor, "d d"] | None = None,
-        centres: Float[Tensor, "k d+1"] | None = None,
+        centres: Float[Tensor, "k _"] | None = None,
         preconditioning: Preconditioning | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:

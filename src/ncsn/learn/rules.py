@@ -79,7 +79,7 @@ def gaussians(x: Float[Tensor, "n d"], k: int) -> tuple[Float[Tensor, "k d"], Fl
     """Centres, shares and the covariance of ``k`` Gaussians, by ten steps of k-means and forty of EM."""
     n, one = len(x), torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     centres = x[torch.randperm(n, generator=torch.Generator().manual_seed(0), device="cpu")[:k]]
-    shares, covariance = x.new_ones(k), one
+    shares, covariance, whole = x.new_ones(k), one, x.T @ x + INDEPENDENT * one
     for step in range(50 if k > 1 else 1):
         logs = log_densities(x, centres, shares, covariance)
         belongs = (1e9 * logs if step < 10 else logs).softmax(1)  # k-means: to the nearest
@@ -88,8 +88,7 @@ def gaussians(x: Float[Tensor, "n d"], k: int) -> tuple[Float[Tensor, "k d"], Fl
         if step >= 9 or k == 1:
             shares = counts / counts.sum()
             # Of n rows, k centres have taken away as much of their variance as k − 1 rows.
-            scatter = x.T @ x - (counts * centres.T) @ centres + INDEPENDENT * one
-            covariance = scatter / (n + 1 - k + INDEPENDENT)
+            covariance = (whole - (counts * centres.T) @ centres) / (n + 1 - k + INDEPENDENT)
     return centres, shares, covariance
 
 

@@ -109,7 +109,7 @@ class Recipe:
         data_std: float | Tensor = 1.0,
         *,
         principal: Float[Tensor, "d d"] | None = None,
-        centres: Float[Tensor, "k d+1"] | None = None,
+        centres: Float[Tensor, "k _"] | None = None,
         network: nn.Module | None = None,
         autocast: torch.dtype | None = None,
     ) -> ScoreModel:
