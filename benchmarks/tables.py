@@ -75,7 +75,13 @@ def ours(task: Task) -> Answer:
             draws[:, part.numpy()] = filled.numpy()
         line = calibration(run, torch.from_numpy(x), DRAWS, seed=seed)[1]
     samples = run.sample(task.n, seed=seed).double().numpy()
-    density = lambda rows: float(run.log_prob(torch.from_numpy(rows), tolerance=1e-3).mean())  # noqa: E731
+
+    def density(rows: Rows) -> float:
+        x = torch.from_numpy(rows)
+        assert run.units is not None
+        possible = bool(run.units.possible(x).all())
+        return float(run.log_prob(x, tolerance=1e-3).mean()) if possible else -np.inf
+
     return Answer(draws, samples, density, line)
 
 
