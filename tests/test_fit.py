@@ -280,6 +280,17 @@ def test_examples_that_judge_samples_change_nothing_of_what_is_learned() -> None
     assert one == other
 
 
+def test_clusters_are_known_before_the_first_step(tmp_path: Path) -> None:
+    """Also by the run that is loaded: in the middle of three, the second column is that of the middle one."""
+    middles = torch.tensor([[0.0, 0.0], [5.0, 5.0], [10.0, 0.0]])
+    x = middles[torch.arange(300) % 3] + 0.3 * torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+    ncsn.fit(x, steps=1, quiet=True).save(tmp_path / "run")
+    (_, draws), *_ = ncsn.load(tmp_path / "run").impute([[5.0, math.nan], [10.0, math.nan]], 100)
+    middle, last = (draws[:, :, 1] > 2.5).double().mean(0).tolist()  # of one Gaussian, both would be a third
+    assert middle > 0.65
+    assert last < 0.1
+
+
 def test_what_is_given_beside_settings_is_honoured_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 

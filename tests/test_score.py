@@ -93,6 +93,30 @@ def test_along_principal_axes_each_axis_has_a_preconditioning_of_its_own(levels:
         torch.testing.assert_close(model(x, levels), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("levels", [torch.tensor(0.3), LEVELS])
+def test_around_centres_an_untrained_network_is_the_score_of_their_mixture(levels: Tensor) -> None:
+    """By the gradient of its log density; a value of the network's fades as that of one Gaussian as wide."""
+    x, sigma = points(2).double().requires_grad_(), levels.expand(4).double()
+    axes, _ = torch.linalg.qr(points(3, 3).double())
+    stds, shares = torch.tensor([0.05, 1.0, 4.0], dtype=torch.float64), torch.tensor([0.5, 0.3, 0.2]).double()
+    places = points(4, 3).double() - shares @ points(4, 3).double()
+    wide = (stds**2 + sigma[:, None] ** 2)[:, None].sqrt()
+    off = ((x - MEAN) @ axes)[:, None] - places
+    parts = -((off / wide).square() / 2 + wide.log()).sum(-1)
+    expected = torch.autograd.grad((shares.log() + parts).logsumexp(1).sum(), x)[0]
+    centres = torch.cat([places, shares.log()[:, None]], 1)
+    model = ncsn.ScoreModel(ncsn.MLP(3, 8, 1), MEAN, STD, principal=axes * stds, centres=centres)
+    torch.testing.assert_close(model(x.detach(), levels), expected, atol=1e-5, rtol=1e-4)
+    whole = (stds**2 + shares @ places**2).sqrt()
+    one, many = (
+        ncsn.ScoreModel(Sine(), MEAN, STD, principal=axes * width, centres=several, preconditioning=Fading())
+        for width, several in ((whole, None), (stds, centres))
+    )
+    flat = ncsn.ScoreModel(ncsn.MLP(3, 8, 1), MEAN, STD, principal=axes * whole)
+    value = one(x.detach(), levels) - flat(x.detach(), levels)
+    torch.testing.assert_close(many(x.detach(), levels) - expected, value, atol=1e-4, rtol=1e-4)
+
+
 def test_residual_weights_undo_the_scale_of_the_networks_value() -> None:
     """2/(σb)², where b is what the value is multiplied with; NCSN's network is the score, weighed by σ²."""
     models = [ncsn.ScoreModel(Sine(), MEAN, STD, preconditioning=way) for way in (EDM(), Scaled(), Plain())]

@@ -26,9 +26,10 @@ from ncsn.data.tables import Table, read_table, table_of, write_table
 from ncsn.data.units import Units
 from ncsn.distributions import GaussianMixture
 from ncsn.evaluation import tables
-from ncsn.evaluation.tables import eight_gaussians, judge_rows, judge_table, memorisation
+from ncsn.evaluation.tables import calibration, eight_gaussians, judge_rows, judge_table, memorisation
 from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
+from ncsn.score import Counted
 
 RNG = np.random.default_rng(0)
 N = 4000
@@ -153,6 +154,28 @@ def test_imputation_of_a_gaussian_is_right_within_monte_carlo_error(c: Tensor, b
         assert float(error.abs().max()) < 6
         assert float(error.mean(0).square().mean() * 20) == pytest.approx(1, abs=0.35)
         assert float(error.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_rows_are_drawn_together_whatever_their_blanks() -> None:
+    """The score is asked as often for as many patterns as for one."""
+    run = Run.of(counted := Counted(gauss(THREE)), (3,), sigma_max=15.0, sigma_min=0.01)
+    alike, others = torch.zeros(2, 3, 3).double()
+    alike[:, 0] = others[0, 0] = others[1, 1] = others[2, 0] = others[2, 2] = torch.nan
+    drawn(run, alike, 20)
+    once, counted.nfe = counted.nfe, 0
+    drawn(run, others, 20)
+    assert counted.nfe == once
+
+
+def test_known_numbers_of_few_rows_are_hidden_one_by_one() -> None:
+    """As many numbers as are known; with a single one in a row nothing is left to judge by."""
+    run = Run.of(gauss(THREE), (3,), sigma_max=15.0, sigma_min=0.01)
+    x = torch.randn(30, 3, generator=torch.Generator().manual_seed(2)).double() @ torch.linalg.cholesky(THREE).T
+    x[0, 1:] = torch.nan
+    count, share = calibration(run, x, 19)
+    assert count == 87
+    assert share == pytest.approx(0.9, abs=0.08)
+    assert calibration(run, x[:1], 19) == (0, 1.0)
 
 
 def test_impute_says_how_often_draws_hold_what_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

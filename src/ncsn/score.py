@@ -299,6 +299,9 @@ class ScoreModel(nn.Module):
     ``principal``: of vectors, their principal axes, each times its standard deviation, as columns, (d, d); saved with
     the weights.  Then the network sees examples along these axes, and each axis has its own σ_d, so that an untrained
     network with ``EDM`` is the exact score of the Gaussian with their covariance.
+    ``centres``: along these axes, less the mean, those of a mixture of Gaussians that share the covariance of
+    ``principal``, (k, d), and the logarithms of their shares in a last column; saved with the weights.  An untrained
+    network is then its exact score.
     ``preconditioning``: by default ``EDM``.
     ``autocast``: what to run the network, and only the network, in; by default in its weights' own precision.
     Raises ValueError if ``data_std`` is not positive.
@@ -307,6 +310,7 @@ class ScoreModel(nn.Module):
     data_mean: Tensor
     data_std: Tensor
     principal: Tensor | None
+    centres: Tensor | None
 
     def __init__(
         self,
@@ -315,6 +319,7 @@ class ScoreModel(nn.Module):
         data_std: float | Tensor = 1.0,
         *,
         principal: Float[Tensor, "d d"] | None = None,
+        centres: Float[Tensor, "k _"] | None = None,
         preconditioning: Preconditioning | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
@@ -327,6 +332,7 @@ class ScoreModel(nn.Module):
         self.register_buffer("data_mean", torch.as_tensor(data_mean, dtype=torch.float32).clone())
         self.register_buffer("data_std", torch.as_tensor(data_std, dtype=torch.float32).clone())
         self.register_buffer("principal", None if principal is None else principal.float().clone())
+        self.register_buffer("centres", None if centres is None else centres.float().clone())
 
     def forward(
         self, x: Float[Tensor, "b *d"], sigma: Sigma, label: Int64[Tensor, "b"] | None = None
@@ -346,6 +352,9 @@ class ScoreModel(nn.Module):
             data_std = torch.linalg.vector_norm(self.principal, dim=0)
             axes = (self.principal / data_std).to(x.dtype)
             centred = centred @ axes
+        within = data_std
+        if self.centres is not None:
+            data_std = (within**2 + self.centres[:, -1].exp() @ self.centres[:, :-1] ** 2).sqrt()
         levels = placed(sigma, self.data_std.dtype, x.device).reshape(-1)
         network_input = self.preconditioning.network_input(centred, std, data_std).to(self.data_std.dtype)
         if label is None and self.num_classes:  # always, so that a compiled network is called in one way
@@ -356,7 +365,16 @@ class ScoreModel(nn.Module):
         if value.shape != x.shape:
             raise ValueError(f"the network returned shape {tuple(value.shape)}; that of x, {tuple(x.shape)}, is needed")
         score = self.preconditioning.score(value.to(x.dtype), centred, std, data_std)
+        if self.centres is not None:  # the mixture's score in place of one Gaussian's
+            score = score + centred / (std**2 + data_std**2) - self.away(centred, std**2 + within**2)
         return score if self.principal is None else score @ axes.T
+
+    def away(self, centred: Float[Tensor, "b d"], variance: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        """Minus the score of the mixture at its ``centres``, whose Gaussians have this ``variance``."""
+        assert self.centres is not None
+        logs, places = self.centres[:, -1], self.centres[:, :-1].to(centred.dtype)
+        nearness = logs + (centred / variance) @ places.T - (1 / variance) @ places.square().T / 2
+        return (centred - nearness.softmax(1) @ places) / variance
 
     @property
     def num_classes(self) -> int:

@@ -19,7 +19,7 @@ from ncsn.run import Run
 PLACES = 32  # in the cells of a row, over which its density is averaged
 FEWEST = 100  # trees cannot learn from less
 DENSITIES, AT_ONCE, TOLERANCE = 1000, 500, 1e-3  # rows whose densities are computed, so many together, so exactly
-KNOWN = 200  # rows in which a number is hidden, to see how sure an imputation may be
+KNOWN = 200  # numbers that are hidden, to see how sure an imputation may be
 
 
 def judge_rows(
@@ -186,7 +186,7 @@ def imputed(run: Run, x: Float64[Tensor, "b *d"], n: int, *, seed: int = 0) -> F
 
 
 def calibration(run: Run, x: Float64[Tensor, "b d"], n: int, *, seed: int = 0) -> tuple[int, float]:
-    """Of known numbers, one hidden in each of up to 200 rows, how many there are, and the share within ``n`` draws.
+    """Of up to 200 known numbers, each hidden alone, how many there are, and the share within ``n`` draws.
 
     A number that is equal to draws lies before or behind each of them at random.  For exact draws the share is
     (n − 1)/(n + 1).
@@ -194,11 +194,12 @@ def calibration(run: Run, x: Float64[Tensor, "b d"], n: int, *, seed: int = 0) -
     good = (~x.isnan()).sum(1) > 1
     if run.units is not None:
         good &= run.units.possible(x).all(1)
-    known = x[good][:KNOWN]
-    if not len(known):
+    places = (good[:, None] & ~x.isnan()).nonzero()
+    if not len(places):
         return 0, 1.0
     generator = torch.Generator().manual_seed(seed)
-    hidden = torch.multinomial((~known.isnan()).double(), 1, generator=generator)
+    chosen = places[torch.randperm(len(places), generator=generator)[:KNOWN]]
+    known, hidden = x[chosen[:, 0]], chosen[:, 1:]
     truth, made = known.gather(1, hidden), imputed(run, known.scatter(1, hidden, torch.nan), n, seed=seed)
     made = made.gather(2, hidden.expand(n, -1, -1))
     ties = torch.rand(truth.shape, generator=generator) * ((made == truth).sum(0) + 1)

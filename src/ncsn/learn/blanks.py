@@ -1,20 +1,17 @@
 """Rows with blanks are learned from: these are drawn anew as a training goes on, by what it has learned so far."""
 
-import logging
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ncsn.machine.messages import log, quieter
-from ncsn.problems import Observation
+from ncsn.machine.messages import log
 from ncsn.run import Run, block_seed
-from ncsn.run.posterior import IMPUTATION_LEVELS, PARTICLES, TOGETHER, MomentMatching, given
+from ncsn.run.posterior import at_a_time, drawn_given
 from ncsn.training import Budget, Progress, State
 
 # Of a training: blanks are drawn anew between them.  Of a Gaussian with correlation .9 and 40 % of a column blank,
@@ -67,31 +64,11 @@ def draw(
     began, rows = time.monotonic(), blanks.any(1).nonzero()[:, 0]
     rows = rows[torch.randperm(len(rows), generator=generator, device=generator.device).to(rows.device)]
     least, most = (x.masked_fill(blanks, end).aminmax(dim=0) for end in (math.inf, -math.inf))
-    together = max(1, min(PARTICLES, TOGETHER // x.shape[1] ** 2) // CANDIDATES)
-    chunks = torch.split(rows, together)
+    chunks = torch.split(rows, at_a_time(x.shape[1], CANDIDATES))
     for number, part in enumerate(chunks):
         if time.monotonic() - began > seconds:
             return number / len(chunks)
-        drawn = draw_some(run, x[part].to(run.device), ~blanks[part].to(run.device), generator).to(x)
+        known = ~blanks[part].to(run.device)
+        drawn = drawn_given(run, x[part].to(run.device), known, 1, CANDIDATES, generator)[0].to(x)
         x[part] = torch.where(blanks[part], drawn.clamp(least.min, most.max), x[part])
     return 1.0
-
-
-def draw_some(
-    run: Run, x: Float[Tensor, "b d"], known: Bool[Tensor, "b d"], generator: torch.Generator
-) -> Float[Tensor, "b d"]:
-    """A draw for each row of ``x``, given what is ``known`` of it, as by ``Run.impute`` with few particles.
-
-    All patterns of blanks are drawn together: what is not known is measured as 0 · x = 0, which says nothing.
-    """
-
-    def measure(examples: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
-        return examples * known.to(examples).repeat_interleave(len(examples) // len(known), 0)
-
-    sampling = run.recipe.sampling.but(sampler="dpmpp-sde", levels=IMPUTATION_LEVELS, guidance=1.0)
-    ladder = replace(sampling, sigma_max=sampling.sigma_max / 2).ladder()
-    sampling = replace(sampling, sampler="twisted", levels=tuple(ladder.tolist()))
-    answers = given(run, MomentMatching(run.score, Observation(measure, measure(x), 2 * sampling.sigma_min)), sampling)
-    how: dict[str, Any] = {"particles": CANDIDATES, "batch_size": CANDIDATES * len(x), "seed": generator}
-    with quieter(logging.ERROR):  # few particles disagree
-        return answers.sample(len(x), **how)

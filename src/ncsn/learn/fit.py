@@ -239,7 +239,11 @@ class Lesson:
         if recipe.preconditioning == "scaled":  # NCSNv2's network centres pixels itself
             centre = 0.0
         elif recipe.preconditioning == "principal":
-            centre, how["principal"] = rules.principal(self.dataset.train)
+            train, blanks = self.dataset.train, self.dataset.blanks
+            whole = train if blanks is None else train[~blanks.any(1)]
+            # What is filled in at random goes with nothing; a few rows say still less.
+            rows = whole if len(whole) >= rules.FEWEST * train.shape[1] else train
+            centre, how["principal"], how["centres"] = rules.mixture(rows, self.dataset.validation)
         model = recipe.build(centre, std, **how).to(self.device)
         if start is not None:
             take_weights(model, start)

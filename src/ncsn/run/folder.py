@@ -124,7 +124,9 @@ def read_model(folder: Path, config: Config, *, network: nn.Module | None = None
     try:
         own = {name.removeprefix("units."): tensors.pop(name) for name in list(tensors) if name.startswith("units.")}
         units = Units(**own) if own else None
-        model = recipe.build(tensors["data_mean"], tensors["data_std"], network=network)
+        centres = tensors.get("centres")
+        centres = None if centres is None else centres.view(len(centres), recipe.shape[0] + 1)
+        model = recipe.build(tensors["data_mean"], tensors["data_std"], centres=centres, network=network)
         model.load_state_dict(tensors)
         model.data_mean.expand(recipe.shape)
         check_units(units, recipe)

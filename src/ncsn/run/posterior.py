@@ -266,16 +266,6 @@ def numbers_of(run: "Run", rows: Any) -> Float64[Tensor, "b *d"]:
     return x
 
 
-def descent(run: "Run", *, crowded: bool) -> Sampling:
-    """How imputations are drawn: by particles from half of σ_max down, or by moment matching."""
-    sampling = run.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0)
-    if not crowded:
-        return sampling.but(levels=2 * sampling.spec.suited(sampling.sigma_max, sampling.sigma_min))
-    sampling = sampling.but(levels=IMPUTATION_LEVELS)
-    lower = replace(sampling, sigma_max=sampling.sigma_max / 2).ladder()
-    return replace(sampling, sampler="twisted", levels=tuple(lower.tolist()))
-
-
 def check_numbers(run: "Run", units: Units, x: Float[Tensor, "b *d"]) -> None:
     """Raises ValueError for numbers that the run's data cannot have, to judge by training; NaN may be a blank."""
     for place in (~units.possible(x)).nonzero()[:1].tolist():
@@ -283,35 +273,72 @@ def check_numbers(run: "Run", units: Units, x: Float[Tensor, "b *d"]) -> None:
         raise ValueError(f"{what}, to judge by training")
 
 
+def drawn_given(
+    run: "Run", z: Float[Tensor, "b d"], known: Bool[Tensor, "b d"], n: int, size: int, generator: torch.Generator
+) -> Float[Tensor, "n b d"]:
+    """``n`` draws of each row of ``z``, given what is ``known`` of it, of ``size`` particles; in the user's units.
+
+    All patterns of blanks are drawn together: what is not known is measured as 0 · z = 0, which says nothing.
+    """
+
+    def measure(rows: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+        return rows * known.to(rows).repeat_interleave(len(rows) // len(known), 0)
+
+    sampling = run.recipe.sampling.but(sampler="dpmpp-sde", levels=IMPUTATION_LEVELS, guidance=1.0)
+    ladder = replace(sampling, sigma_max=sampling.sigma_max / 2).ladder()
+    sampling = replace(sampling, sampler="twisted", levels=tuple(ladder.tolist()))
+    seen = Observation(measure, torch.where(known, z, 0.0), 2 * sampling.sigma_min)
+    answers = given(run, MomentMatching(run.score, seen), sampling)
+    with quieter(logging.ERROR):  # of parts, of which each would say that samples disagree
+        drawn = answers.sample(n * len(z), particles=size, batch_size=size * len(z), seed=generator)
+    return drawn.view(len(z), n, -1).transpose(0, 1)
+
+
+def matched_given(
+    run: "Run", z: Float[Tensor, "b *d"], known: Bool[Tensor, "*d"], n: int, generator: torch.Generator
+) -> Float[Tensor, "n b *d"]:
+    """``n`` draws of each signal, given what is ``known`` of all, by moment matching; in the user's units."""
+    sampling = run.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0)
+    sampling = sampling.but(levels=2 * sampling.spec.suited(sampling.sigma_max, sampling.sigma_min))
+    seen = Observation(problems.masked(known), z[:, known].repeat_interleave(n, 0), 2 * sampling.sigma_min)
+    answers = given(run, MomentMatching(run.score, seen), sampling)
+    with quieter(logging.ERROR):
+        drawn = answers.sample(n * len(z), particles=1, batch_size=min(PARTICLES, n * len(z)), seed=generator)
+    return drawn.view(len(z), n, *known.shape).transpose(0, 1)
+
+
+def at_a_time(d: int, size: int) -> int:
+    """How many rows of ``d`` numbers are drawn together, of ``size`` particles each."""
+    return max(1, min(PARTICLES // size, TOGETHER // (size * d**2)))
+
+
 def impute(
     run: "Run", rows: Any, n: int, generator: torch.Generator
 ) -> Iterator[tuple[Int64[Tensor, "b"], Float64[Tensor, "n b *d"]]]:
-    """The parts of ``Run.impute``: examples with the same blanks, some at a time.
+    """The parts of ``Run.impute``.
 
     Rows by particles down from half of σ_max; signals, of which these would take a backward pass for every known
-    number at each level, by moment matching alone.
+    number at each level, by moment matching alone, those with the same blanks together.
     """
     units = run.units or Units(torch.zeros(run.recipe.shape), torch.ones(run.recipe.shape))
     x = numbers_of(run, rows)
     check_numbers(run, units, x)
-    crowded = x.ndim == 2
-    size = max(n, FEWEST) if crowded else n
-    sampling = descent(run, crowded=crowded)
-    z = units.standardise(x, generator).float()
-    blanks, pattern = torch.unique(x.isnan(), dim=0, return_inverse=True)
-    for number, blank in enumerate(blanks):
-        for part in torch.split((pattern == number).nonzero()[:, 0], max(1, PARTICLES // size)):
-            draws = x[part].repeat(n, *[1] * x.ndim)
-            if bool(blank.all()):
+    crowded, size = x.ndim == 2, max(n, FEWEST)
+    z, blank = units.standardise(x, generator).float().to(run.device), x.isnan()
+    at_once = at_a_time(x.shape[1], size) if crowded else max(1, PARTICLES // n)
+    # Rows without a blank, rows of blanks alone, and all others; signals with the same blanks.
+    alike = torch.stack([blank.any(1), blank.all(1)], 1) if crowded else blank
+    patterns, pattern = torch.unique(alike, dim=0, return_inverse=True)
+    for number in range(len(patterns)):
+        for part in torch.split((pattern == number).nonzero()[:, 0], at_once):
+            draws, hidden = x[part].repeat(n, *[1] * x.ndim), blank[part]
+            if bool(hidden.all()):
                 draws = run.sample(n * len(part), seed=generator).to(draws).view_as(draws)
-            elif bool(blank.any()):
-                y = z[part][:, ~blank].to(run.device).repeat_interleave(1 if crowded else n, 0)
-                seen = Observation(problems.masked(~blank), y, 2 * sampling.sigma_min)
-                answers = given(run, MomentMatching(run.score, seen), sampling)
-                how: dict[str, Any] = {"particles": size if crowded else 1, "seed": generator}
-                how["batch_size"] = min(PARTICLES, size * len(part))
-                with quieter(logging.ERROR):  # of parts, of which each would say that samples disagree
-                    drawn = answers.sample(n * len(part), **how)
-                drawn = drawn.cpu().view(len(part), n, *blank.shape).transpose(0, 1)
-                draws = torch.where(blank, drawn.to(draws), draws)
+            elif bool(hidden.any()):
+                known = ~hidden.to(run.device)
+                if crowded:
+                    drawn = drawn_given(run, z[part], known, n, size, generator)
+                else:
+                    drawn = matched_given(run, z[part], known[0], n, generator)
+                draws = torch.where(hidden, drawn.to(draws), draws)
             yield part, draws

@@ -109,6 +109,7 @@ class Recipe:
         data_std: float | Tensor = 1.0,
         *,
         principal: Float[Tensor, "d d"] | None = None,
+        centres: Float[Tensor, "k _"] | None = None,
         network: nn.Module | None = None,
         autocast: torch.dtype | None = None,
     ) -> ScoreModel:
@@ -117,6 +118,7 @@ class Recipe:
         ``data_mean``: of the data, a number or a tensor that broadcasts against one example.
         ``data_std``: of the data, > 0.
         ``principal``: as of ``ScoreModel``, where that is the preconditioning; by default ``data_std`` along each axis.
+        ``centres``: as of ``ScoreModel``; by default there are none.
         ``network``: the user's own, if the recipe names one.
         ``autocast``: what the network runs in; by default in the precision of its weights.
         Raises ValueError if this version has no such network, if the arguments are not its own, or if ``data_std`` is
@@ -131,7 +133,8 @@ class Recipe:
         way = PRECONDITIONINGS[self.preconditioning]
         if self.preconditioning == "principal" and principal is None:
             principal = torch.eye(self.shape[0]) * data_std
-        return ScoreModel(network, data_mean, data_std, principal=principal, preconditioning=way, autocast=autocast)
+        base = {"principal": principal, "centres": centres}
+        return ScoreModel(network, data_mean, data_std, **base, preconditioning=way, autocast=autocast)
 
 
 def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:
