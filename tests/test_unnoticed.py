@@ -108,7 +108,7 @@ def test_the_held_out_loss_is_the_averages(tmp_path: Path) -> None:
 def test_the_numbers_of_a_run_are_those_of_the_weights_that_are_left(tmp_path: Path) -> None:
     """Few rows are learned by heart, and then the best average is."""
     data, out = write_rows(tmp_path / "x.csv", 30), ["--out", str(tmp_path / "run"), "--device", "cpu"]
-    cli.main(["train", data, "--steps", "100", "--batch-size", "30", "--muon-rate", "0.3", "--samples", "9", *out])
+    cli.main(["train", data, "--steps", "100", "--batch-size", "30", "--muon-rate", "1", "--samples", "9", *out])
     rows = lines(tmp_path / "run" / "metrics.jsonl")
     best = min(rows, key=lambda row: float(row["validation_loss"]))
     assert rows[-1]["validation_loss"] > 1.02 * best["validation_loss"]

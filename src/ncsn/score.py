@@ -331,8 +331,10 @@ class ScoreModel(nn.Module):
         self.autocast = autocast
         self.register_buffer("data_mean", torch.as_tensor(data_mean, dtype=torch.float32).clone())
         self.register_buffer("data_std", torch.as_tensor(data_std, dtype=torch.float32).clone())
-        self.register_buffer("principal", None if principal is None else principal.float().clone())
-        self.register_buffer("centres", None if centres is None else centres.float().clone())
+        for name, value in (("principal", principal), ("centres", centres)):
+            # In memory as in a file, or a loaded run would round differently.
+            kept = None if value is None else value.float().clone(memory_format=torch.contiguous_format)
+            self.register_buffer(name, kept)
 
     def forward(
         self, x: Float[Tensor, "b *d"], sigma: Sigma, label: Int64[Tensor, "b"] | None = None
@@ -354,7 +356,7 @@ class ScoreModel(nn.Module):
             centred = centred @ axes
         within = data_std
         if self.centres is not None:
-            data_std = (within**2 + self.centres[:, -1].exp() @ self.centres[:, :-1] ** 2).sqrt()
+            data_std = (within**2 + (self.centres[:, -1:].exp() * self.centres[:, :-1] ** 2).sum(0)).sqrt()
         levels = placed(sigma, self.data_std.dtype, x.device).reshape(-1)
         network_input = self.preconditioning.network_input(centred, std, data_std).to(self.data_std.dtype)
         if label is None and self.num_classes:  # always, so that a compiled network is called in one way
