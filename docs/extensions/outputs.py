@@ -2,7 +2,7 @@
 
 The site shows what it has just computed instead, and leaves these out.  A build writes those of a page anew if a cell
 has changed: each is marked with a digest of its cell and of all cells before, and a test compares these.  To have all
-outputs of a page anew, remove one of its pictures, or change a digest.
+outputs of a page anew, change one of its digests.
 """
 
 import base64

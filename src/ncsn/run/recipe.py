@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ncsn import networks
 from ncsn.data.dataset import Kind
 from ncsn.data.units import Depth
+from ncsn.problems import systematic
 from ncsn.samplers import Sampling
 from ncsn.score import PRECONDITIONINGS, PreconditioningName, ScoreModel
 from ncsn.validation import Count, check_call
@@ -142,6 +143,5 @@ def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) ->
 
     Systematic resampling: each of them has the shares as its distribution, and all together next to no variance.
     """
-    places = (torch.rand(1, generator=generator, device=shares.device) + torch.arange(n, device=shares.device)) / n
-    chosen = torch.searchsorted(shares.cumsum(0) / shares.sum(), places).clamp(max=len(shares) - 1)
+    chosen = systematic((shares / shares.sum())[None], n, generator)[0]
     return chosen[torch.randperm(n, generator=generator, device=shares.device)]
