@@ -46,8 +46,9 @@ SAME = [1.0] * 4
         ([0.5, 0.49, 0.6, 0.2], SAME, 1.25),  # in doubt: 1.25 is farther, but by a fifth of a standard error
         ([1.0, 0.8, 0.5, 0.2], [1.0, 1.0, 1.05, 1.2], 1.5),  # never one that is worse in pixels
         ([1.0, 0.8, 0.5, 0.2], [0.2, 0.5, 1.0, 1.2], 1.5),  # unless real images vary by as much
-        ([], [1.0, 0.95, 0.96, 0.97], 1.0),  # without features, pixels must be clearly better
-        ([], [1.0, 0.95, 0.6, 0.7], 1.5),
+        ([], [1.0, 1.05, 1.0, 1.0], 1.25),  # without features, pixels must be clearly better
+        ([], [1.0, 1.05, 0.6, 0.7], 1.5),
+        ([], [1.0, 1.15, 0.6, 0.7], 1.0),
     ],
 )
 def test_the_weight_is_raised_while_samples_come_nearer(
@@ -60,6 +61,8 @@ def test_the_weight_is_raised_while_samples_come_nearer(
 def test_in_doubt_a_smaller_guide_is_not_followed() -> None:
     rows = found([0.5, 0.48, 0.6, 0.2], SAME)
     assert [climbed(iter(rows), REAL, 1.1, doubt)[1].weight for doubt in (1.0, 1.25)] == [1.0, 1.25]
+    rows = found([], [1.0, 0.95, 0.94, 0.97])
+    assert [climbed(iter(rows), REAL[:, :0], 1.1, doubt)[1].weight for doubt in (1.0, 1.25)] == [1.0, 1.25]
 
 
 def test_chance_alone_rarely_raises_the_weight() -> None:

@@ -1,5 +1,6 @@
 """How far samples should move away from a guide, and from which: chosen by held-out images, after training."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -89,20 +90,20 @@ def climbed(rows: Iterator[Trial], compared: Float[Tensor, "m f"], limit: float,
     """Unguided samples, and those of the weight that is chosen.
 
     It is ``doubt`` where unguided samples are not clearly nearer to real images, or else the last weight up to which
-    each is clearly nearer than the one before.  Without features it must be better in pixels than unguided samples.
+    each is clearly nearer than the one before.  Without features a larger one must be better in pixels by a tenth.
     None is chosen that is farther in pixels than both the ``limit`` and unguided samples, by which real images vary.
     """
-    plain = choice = next(rows)
+    plain = choice = doubted = next(rows)
     limit = max(limit, SLACK * plain.pixels)
     for row in rows:
         if compared.numel():
             gain, error = metrics.kernel_gain(choice.seen, row.seen, compared)
             clear = CLEAR * (-error if row.weight <= doubt else error)
         else:
-            gain, clear = choice.pixels - row.pixels, 0.0
+            gain, clear = choice.pixels - row.pixels, -math.inf if row.weight <= doubt else 0.0
         if row.pixels > limit or not gain > clear:
             break
-        choice = row
-    if not compared.numel() and not choice.pixels * SLACK < plain.pixels:
-        choice = plain
+        choice, doubted = row, row if row.weight <= doubt else doubted
+    if not compared.numel() and not choice.pixels * SLACK < doubted.pixels:
+        choice = doubted
     return plain, choice
