@@ -3,12 +3,15 @@
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import ncsn
+from ncsn.data.units import centres
+from ncsn.problems import known_pixels
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,6 +29,17 @@ def example(name: str) -> Any:
 @pytest.mark.parametrize(("first", "share"), [(1, "90.0%"), (5, "50.0%")])
 def test_uniform_ranks_are_covered_as_often_as_an_interval_says(first: int, share: str) -> None:
     assert example("calibration").coverage(torch.arange(20).repeat(9), first).startswith(share)
+
+
+def test_the_pages_decibels_are_of_what_was_hidden_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paper = example("paper")
+    digits = torch.full((2, 1, 28, 28), 128, dtype=torch.uint8)
+    off = centres(digits) + 0.1 * ~known_pixels((1, 28, 28), "bottom")  # by 20 dB where it is hidden, by 23 over all
+    monkeypatch.setattr(paper, "draw", lambda *_, **__: SimpleNamespace(samples=off.repeat_interleave(8, 0)))
+    monkeypatch.setattr(paper, "sign", lambda *_: None)
+    (tmp_path / "paper").mkdir()
+    found = paper.inpainting(paper.Paper(inpainted=2, out=tmp_path), SimpleNamespace(test=digits))
+    assert [found[name] for name in ("replacement", "posterior_mean")] == pytest.approx([20, 20], abs=1e-3)
 
 
 def test_a_student_learns_and_is_a_run_like_any_other(tmp_path: Path) -> None:

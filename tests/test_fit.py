@@ -302,6 +302,8 @@ def test_what_is_given_beside_settings_is_honoured_or_refused(monkeypatch: pytes
     unlearned(monkeypatch, pictures(), settings=tiny(), device="cuda")
     unlearned(monkeypatch, pictures(), settings=tiny())
     assert asked == ["cuda", "cpu"]
+    signals = torch.randn(20, 1, 16, generator=torch.Generator().manual_seed(0))
+    assert unlearned(monkeypatch, signals, settings=tiny(signals=True)).run.recipe.shape == (1, 16)
     with pytest.raises(ValueError, match="labels"):
         ncsn.fit(pictures(), labels=[0, 1], steps=1)
 

@@ -91,6 +91,7 @@ def test_score_field_shows_both_fields_and_their_relative_error() -> None:
         drawn = torch.as_tensor(np.stack([arrows.U, arrows.V], 1))
         torch.testing.assert_close(drawn, direction / direction.norm(dim=1, keepdim=True))
         assert np.array_equal(error.collections[0].get_offsets(), POINTS)
+        assert {axes.images[0].origin for axes in (exact, estimate, error)} == {"lower"}, "rows go up"
 
 
 def test_loss_curves_show_every_row() -> None:

@@ -70,6 +70,7 @@ def test_held_out_losses_are_those_of_held_out_images() -> None:
     away = ((grey + 0.5) / 256 - mean) ** 2 + 1 / (12 * 256**2)
     expected = (sigmas**2 * away + std**4) / (std**2 * (sigmas**2 + std**2))
     assert abs(z_score(losses / expected, 1.0)) < 4
+    state.step = 3  # the noise stays, for reports to be compared
     assert torch.equal(losses, held_out_losses(state, Batch(images), LogUniform(10.0, 0.01), (256, 256))[0])
 
 
@@ -185,6 +186,12 @@ def test_numbers_are_those_of_the_average_that_is_left_of_this_kind_of_data(trai
         Record(folder=tmp_path, rows=rows).results(replace(run, settings={"batch_size": 3}), drawn)
         found = json.loads((tmp_path / "metrics.json").read_text())
         assert (found["step"], found["training_seconds"], found["images_seen"]) == (step, 7.0, 6), "of all steps"
+
+
+def test_a_run_that_goes_on_says_its_new_budget(tmp_path: Path) -> None:
+    for steps, resume in ((2, False), (3, True)):
+        ncsn.fit(DATA, steps=steps, device="cpu", record=Record(folder=tmp_path, job=Job(resume=resume)))
+    assert runs.read_config(tmp_path).settings["steps"] == 3
 
 
 def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: Path) -> None:

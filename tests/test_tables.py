@@ -225,16 +225,21 @@ def test_densities_of_rows_are_as_exact_as_is_asked(
 def test_a_blank_of_two_values_becomes_the_one_that_most_draws_have(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    x = torch.stack([torch.from_numpy(COLUMNS["normal"]), (torch.arange(N) % 3 == 0).double()], 1)
-    recipe = replace(Run.of(gauss(THREE), (2,), sigma_max=15.0, sigma_min=0.01).recipe, columns=("a", "b"))
-    run = Run(score=gauss(torch.eye(2).double()), recipe=recipe, units=Units.of(x))
+    days = 18000 + torch.arange(N).double() % 1000
+    x = torch.stack([torch.from_numpy(COLUMNS["normal"]), (torch.arange(N) % 3 == 0).double(), days], 1)
+    recipe = Run.of(gauss(THREE), (3,), sigma_max=15.0, sigma_min=0.01).recipe
+    recipe = replace(recipe, columns=("a", "b", "c"), dates=("c",))
+    run = Run(score=gauss(torch.eye(3).double()), recipe=recipe, units=Units.of(x))
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
-    write_table(tmp_path / "x.csv", ["a", "b"], np.array([[1e9, np.nan], [np.nan, 1]]))
+    blanks = np.array([[1e9, np.nan, np.nan], [np.nan, 1, 18000]])
+    write_table(tmp_path / "x.csv", ["a", "b", "c"], blanks, dates=["c"])
     command(f"impute it {tmp_path}/x.csv -n 40 --out {tmp_path}/y.csv")
     frame = pandas.read_csv(tmp_path / "y.csv")
     draws = frame.filter(like="b draw").to_numpy()[0]
     assert (set(draws), frame["b"].tolist()) == ({0, 1}, [0, 1])
     assert frame["b share"][0] == (draws == 0).mean()
+    mean = pandas.to_datetime(frame.filter(like="c draw").iloc[0]).mean()
+    assert frame["c"].tolist() == [str(mean.round("D").date()), "2019-04-14"], "whole days"
 
 
 def test_imputation_of_a_mixture_weighs_its_parts_as_it_should() -> None:
@@ -333,11 +338,14 @@ def test_what_is_no_file_of_a_table_is_refused_at_once(tmp_path: Path) -> None:
         ("a\tb\n1.5\t2\n2.5\t3\n", [[1.5, 2.5], [2, 3]]),
     ],
 )
-def test_numbers_are_read_as_people_write_them(text: str, expected: list[list[float]], tmp_path: Path) -> None:
+def test_numbers_are_read_as_people_write_them(
+    text: str, expected: list[list[float]], tmp_path: Path, capsys: Any
+) -> None:
     (tmp_path / "x.csv").write_text(text)
     table = read_table(tmp_path / "x.csv")
     assert table.names == ("a", "b")
     np.testing.assert_array_equal(table.rows.T, expected)
+    assert bool(capsys.readouterr().err) == text.startswith("a,b"), "the others are numbers in the file already"
 
 
 def test_reading_says_what_columns_probably_are(capsys: Any) -> None:

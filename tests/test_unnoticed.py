@@ -213,3 +213,14 @@ def test_an_alarm_is_taken_back(error: type[Exception] | None) -> None:
         pass
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+
+
+def test_images_are_judged_as_they_are_asked_to_be_drawn() -> None:
+    x = torch.randint(256, (60, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data, pixels = ncsn.data.Dataset(x[:20], x[20:40], x[40:]), ncsn.evaluation.PIXELS
+    run = Run.of(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=5.0, sigma_min=0.02)
+    asked, usual = (
+        ncsn.evaluation.evaluate(run.sample(20, seed=2, **how), data, pixels).metrics for how in ({"levels": 3}, {})
+    )
+    found: Any = ncsn.evaluation.evaluate(run, data, pixels, seed=2, levels=3)
+    assert found.metrics == asked != usual
