@@ -140,6 +140,7 @@ def kernel_gain(x: Float[Tensor, "n f"], z: Float[Tensor, "n f"], y: Float[Tenso
     """By how much ``kernel_distance`` to ``y`` falls from ``x`` to ``z``, and the standard error of that.
 
     Row by row, ``x`` and ``z`` come from the same noise: what chance does to both is no part of the error.
+    The error is that of a U-statistic to first order (Hoeffding 1948); it is too large where the sets are alike.
     """
     y, n, (m, f) = float64(y), len(x), y.shape
 

@@ -1,6 +1,5 @@
 """How far samples should move away from a guide, and from which: chosen by held-out images, after training."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -90,20 +89,17 @@ def climbed(rows: Iterator[Trial], compared: Float[Tensor, "m f"], limit: float,
     """Unguided samples, and those of the weight that is chosen.
 
     It is ``doubt`` where unguided samples are not clearly nearer to real images, or else the last weight up to which
-    each is clearly nearer than the one before.  Without features a larger one must be better in pixels by a tenth.
-    None is chosen that is farther in pixels than both the ``limit`` and unguided samples, by which real images vary.
+    each is clearly nearer than the one before.  Where there are no features, a tenth of the pixels' distance stands for
+    the error of a gain.  None is chosen that is farther in pixels than both the ``limit`` and unguided samples, by
+    which real images vary.
     """
-    plain = choice = doubted = next(rows)
+    plain = choice = next(rows)
     limit = max(limit, SLACK * plain.pixels)
     for row in rows:
+        gain, error = choice.pixels - row.pixels, (SLACK - 1) * plain.pixels
         if compared.numel():
             gain, error = metrics.kernel_gain(choice.seen, row.seen, compared)
-            clear = CLEAR * (-error if row.weight <= doubt else error)
-        else:
-            gain, clear = choice.pixels - row.pixels, -math.inf if row.weight <= doubt else 0.0
-        if row.pixels > limit or not gain > clear:
+        if row.pixels > limit or not gain > CLEAR * (-error if row.weight <= doubt else error):
             break
-        choice, doubted = row, row if row.weight <= doubt else doubted
-    if not compared.numel() and not choice.pixels * SLACK < doubted.pixels:
-        choice = doubted
+        choice = row
     return plain, choice
