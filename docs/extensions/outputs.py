@@ -12,17 +12,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from scipy.cluster.vq import kmeans2, vq
 
 CELL = re.compile(r"^```python cell([^\n]*)\n(.*?)^```\n", re.M | re.S)
 TEXT = r"\n```text printed [0-9a-f]+\n.*?^```\n"
 TABLE = r"\n<!-- printed [0-9a-f]+ -->\n\n(?:\|[^\n]*\n)+"
 PICTURE = r"\n!\[[^\]]*\]\(\.\./images/cells/[^)]*\)\n"
 WITH_OUTPUTS = re.compile(f"{CELL.pattern}(?:{TEXT}|{TABLE}|{PICTURE})*", re.M | re.S)
-WIDTH, COLOURS = 1200, 64  # of pictures: two pixels to one of a column on a code host, and small files
+WIDTH = 1200  # of pictures: two pixels to one of a column on a code host
 
 
 def without_outputs(page: str) -> str:
@@ -108,34 +106,14 @@ def shown(output: Any, digest: str, place: Path, alt: str) -> str:
 
 
 def save(picture: Image.Image, digest: str, place: Path) -> None:
-    """A picture in few colours, marked with the digest of its cells."""
+    """A picture in 256 colours, marked with the digest of its cells."""
     picture = picture.convert("RGBA")
     if picture.width > WIDTH:
         picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
     info = PngInfo()
     info.add_text("cells", digest)
-    in_few_colours(picture).save(place, pnginfo=info, optimize=True)
-
-
-def in_few_colours(picture: Image.Image) -> Image.Image:
-    """The picture in at most ``COLOURS`` colours by k-means, unless it has few.
-
-    Pillow's own ways leave bands in what is smooth, or lose what is transparent.
-    """
-    pixels = np.array(picture).reshape(-1, 4)
-    pixels[pixels[:, 3] == 0] = 0
-    colours, which, counts = np.unique(pixels, axis=0, return_inverse=True, return_counts=True)
-    palette, rng = colours, np.random.default_rng(0)
-    if len(colours) > 256:
-        share = counts**0.5 / (counts**0.5).sum()
-        some = rng.choice(len(colours), min(5000, len(colours)), replace=False, p=share)
-        means, _ = kmeans2(colours[some].astype(float), COLOURS, iter=8, minit="++", rng=rng)
-        palette = np.unique(np.vstack([means.round().clip(0, 255), np.zeros(4)]).astype(np.uint8), axis=0)
-    nearest, _ = vq(colours.astype(float), palette.astype(float))
-    indices = nearest[which.ravel()].astype(np.uint8).reshape(picture.height, picture.width)
-    made = Image.fromarray(indices, "P")
-    made.putpalette(palette.tobytes(), "RGBA")
-    return made
+    few = picture.quantize(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    few.save(place, pnginfo=info, optimize=True)
 
 
 def table(html: str) -> str:
