@@ -377,12 +377,14 @@ def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
         return signals_of(name, found)
     if [array.ndim for array in found.values()] == [2]:
         rows = rows_of(name, next(iter(found.values())))
-        return replace(rows, notes=("axes taken for (rows, columns), with --signals for (n, length)", *rows.notes))
+        return replace(
+            rows, notes=("axes (rows, columns): (n, length) with --signals, in Python signals=True", *rows.notes)
+        )
     stacks = stacks_in(name, found, images_in)
     indices = split_of({part or "train": len(stack) for part, (_, stack, _) in stacks.items()})
     parts = {part: items_of(*stacks.get(source) or stacks[None], index) for part, (source, index) in indices.items()}
     grey = any(array.ndim == 3 for array in found.values())
-    notes = ["axes taken for (n, height, width), with --signals for (n, channels, length)"] if grey else []
+    notes = ["axes (n, height, width): (n, channels, length) with --signals, in Python signals=True"] if grey else []
     return images_of(name, parts, notes, reading)
 
 
