@@ -232,7 +232,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.grid(which="both", alpha=0.25)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=240)
     plt.close(figure)
 
 

@@ -131,7 +131,7 @@ def main() -> None:
             axis.axhline(MEASUREMENTS / 10, color="k", lw=1, ls=":")
             axis.set_title(f"{prior.name}\n{method}", fontsize=8)
             axis.set_xticks([0, DRAWS])
-    plt.savefig(PICTURE, dpi=90)
+    plt.savefig(PICTURE, dpi=180)
 
 
 if __name__ == "__main__":

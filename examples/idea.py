@@ -50,7 +50,7 @@ def main() -> None:
         for axes in (above, below):
             axes.set(xlim=(-VIEW, VIEW), ylim=(-VIEW, VIEW), aspect="equal", xticks=[], yticks=[])
             axes.spines[:].set_color(GREY)
-    figure.savefig(PICTURE, dpi=100)
+    figure.savefig(PICTURE, dpi=200)
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def settle(folder: str) -> None:
     os.chdir(tempfile.mkdtemp(dir=folder))
     for name in ("src", "tests", "web", "benchmarks"):
         shutil.copytree(ROOT / name, name, ignore=shutil.ignore_patterns("node_modules"))
-    for name in ("training_toy.py", "training_MNIST.py"):
+    for name in ("pyproject.toml", "training_toy.py", "training_MNIST.py"):
         shutil.copy(ROOT / name, name)
     os.environ["PYTHONPATH"] = str(Path("src").absolute())  # for what tests start
     sys.path[:0] = [os.environ["PYTHONPATH"], str(Path.cwd())]
