@@ -556,7 +556,7 @@ SAMPLERS: dict[str, SamplerSpec] = {
 }
 
 
-METHODS, Method = SAMPLERS, SamplerSpec  # their names before version 0.2
+METHODS, Method = SAMPLERS, SamplerSpec  # their old names, which still work
 
 
 def spec_named(name: str) -> SamplerSpec:

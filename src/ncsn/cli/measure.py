@@ -133,7 +133,7 @@ class Likelihood(RunOptions):
 
     Args:
         rows: A table with the run's columns: the log density of each of its rows in nats, in the units of the columns.
-        out: Where to write them, .csv or .tsv.
+        out: Where to write densities, .csv or .tsv.
         overwrite: Replace an existing file.
         n: How many test images.
         data: Where the data set is that the run was trained on, if it has moved.

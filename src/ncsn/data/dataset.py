@@ -52,7 +52,7 @@ LABEL_KEYS = {"y", "label", "labels", "target", "targets"}
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What differs between kinds of data: whoever needs it reads a field, and nothing else asks for the kind.
+    """What differs between kinds of data: images, signals and rows of a table.
 
     ``noun``: what examples are called.  ``axis``: what their first axis is; ``named``: what a length of it is called.
     ``networks``: that can learn them, the default first.

@@ -61,8 +61,8 @@ class TrainSettings(Reading):
         batch_size: Images in a batch. By default 128, or 64 where training sees few images; at most as many as there
             are.
         accumulate: Cut each batch into so many parts and learn from one after the other. More parts need less memory.
-        network: auto is unet for images and signals, and mlp for a table. refinenet is NCSN's, for images, which sees
-            the noise level. refinenet-v2 is NCSNv2's, which does not; its output is divided by it.
+        network: auto is unet for images and signals, and mlp for a table. refinenet is NCSN's, for images.
+            refinenet-v2 (NCSNv2) does not see σ; its output is divided by σ.
         channels: The U-Net's width at each resolution, finest first; the finest is half of the image's. By default 64
             128 for images of up to 32 pixels. Larger images get a deeper network; if training would see few images, it
             is half or a quarter as wide. RefineNet and MLP: one number, by default 64, and 128 or 256.
@@ -77,8 +77,8 @@ class TrainSettings(Reading):
         log_sigma_mean: With lognormal, the mean of ln σ; by default from the data.
         log_sigma_std: With lognormal, the standard deviation of ln σ; by default 1.2, or 1.6 for a table.
         posterior_above: Above this noise level the network learns the mean over all training images that could have
-            made the noisy one. By default where there are several such images; off (sigma_max) if it is not worth its
-            time.
+            made the noisy one. By default where there are several such images; off (sigma_max) if it costs too
+            much.
         class_conditional: --no-classes ignores classes. By default unet learns the score of each class too, if there
             are at least two, of 20 training images each on average. Samples get better, and
             `ncsn sample RUN --class 7` draws one class.
@@ -91,8 +91,8 @@ class TrainSettings(Reading):
         adam_rate: Peak learning rate of everything else.
         guidance: How far sampling moves away from a guide; 1 is not at all. The guide is the network's own score
             without the class; if there are no classes, it is a smaller network that trains for a twentieth of the
-            budget. chosen means that held-out images choose after training, and never make samples worse; for annealed
-            and langevin, which guidance does not help, it is 1.
+            budget. chosen means that held-out images choose after training; for annealed and langevin, which guidance
+            does not help, it is 1.
         compile: --no-compile does without torch.compile. By default trainings of at least five minutes or 2,000 steps
             begin with it, if this machine can. The first time that takes up to a minute.
         samples: How many samples to draw at the end.

@@ -187,11 +187,11 @@ class Run:
         none for a posterior.
         ``batch_size``: how many samples the network sees at a time, at most.
         ``start``: where to begin instead of in noise, (n, *d), in the score's units.
-        ``particles``: of a posterior by twisted: how many make up a population, whose weights make the answers right.
-        All samples of one measurement share a population, which is never smaller than they are many.  Each of several
-        measurements has its own.  1 is moment matching alone, by dpmpp-sde.  By default 1,000, or 64 for each of
-        several measurements, for examples of up to 64 numbers, fewer where more than 16 are measured; 1 for larger
-        examples, for other samplers, and with guidance.
+        ``particles``: how many correct a posterior, by the sampler twisted.  All samples of one measurement share a
+        population of at least as many particles.  Each of several measurements has a population of its own.  1 is
+        moment matching alone, by dpmpp-sde.  For examples of up to 64 numbers the default is 1,000, or 250 if more than
+        16 numbers are measured, or 64 for each of several measurements.  It is 1 for larger examples, for other
+        samplers, and with guidance.
         Raises ValueError for what the run cannot do.
 
         >>> run = ncsn.load("mnist", device="cpu")
@@ -266,7 +266,7 @@ class Run:
     def walk(self, n: int, steps: int, *, seed: int = 0) -> Float[Tensor, "m *d"]:
         """Where ``n`` walks from one sample to another begin, for ``steps(start=...)`` by a probability flow.
 
-        ``steps`` ≥ 2 states on each, one walk after the other: great circles in the noise, around the data's mean.
+        ``steps`` ≥ 2 starts for each walk, on a great circle between two noises; one walk after the other.
         """
         mean = self.means(None)[0]
         noise = self.recipe.sampling.start(mean[None], 2 * n, generator=generator_of(seed, self.device)) - mean
