@@ -51,8 +51,8 @@ OPERATORS = (
     *("ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr", "ReplaceOrWithAnd"),
     *("NumberReplacer", "ZeroIterationForLoop"),
 )
-# What nobody may do, the far ends of ranges, bars, and the looks of figures.
-SILENT = ("frozen", "kw_only", "strict", "le", "delay", "leave", "mininterval")
+# What nobody may do, the far ends of ranges, bars, fixed seeds, and the looks of figures.
+SILENT = ("frozen", "kw_only", "strict", "le", "delay", "leave", "mininterval", "random_state")
 LOOKS = ("dpi", "alpha", "ms", "lw", "linewidths", "markerscale", "framealpha", "fontsize", "shrink", "pad")
 HEAVY = ("beartype.claw", "diffusers", "hypothesis", "matplotlib.pyplot", "onnxruntime", "pydantic", "torch", "tyro")
 OPTIONS = "-x -q -p no:cacheprovider -p _hypothesis_pytestplugin -o addopts= --hypothesis-seed=0"

@@ -114,6 +114,13 @@ def test_blanks_are_drawn_given_what_is_known_of_their_rows() -> None:
     assert filling.draw(run, filled, blanks, g, -1.0) == 0
 
 
+def test_who_has_no_time_to_fill_in_is_told_so_once(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filling, "SHARE", -1.0)  # of the time that there is
+    small = TrainSettings(channels=(8,), blocks=1, steps=24)
+    ncsn.fit(rows_of("x", table(GAPPY[:200])), settings=small)
+    assert capsys.readouterr().out.count("blanks of 0%") == 1
+
+
 def correlation(run: Run) -> float:
     return float(run.sample(2000, seed=0).T.corrcoef()[0, 1])
 

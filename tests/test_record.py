@@ -202,6 +202,8 @@ def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: P
     job = Job(out=run, resume=True, device="cpu")
     data, settings, record = opened(replace(tiny(steps=20), job=job))
     assert (settings.steps, settings.dataset, settings.job) == (20, str(trained / "data.npz"), job)
+    _, other, _ = opened(replace(tiny(batch_size=5), job=replace(job, resume=False, overwrite=True)))
+    assert other.batch_size == 5 != settings.batch_size, "who overwrites a run takes nothing of it"
     moved = tmp_path / "elsewhere.npz"
     moved.write_bytes((trained / "data.npz").read_bytes())
     again, _, record = opened(replace(tiny(dataset=str(moved)), job=job))

@@ -149,6 +149,7 @@ def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_ow
     assert told.shares == labelled.labels.shares
     with pytest.raises(ValueError, match="blocks"):
         settle(network="refinenet", blocks=1)
+    assert rules.recipes(settle(network="refinenet"), pictures())[0].arguments["features"] == 128, "of σ and classes"
 
 
 @pytest.mark.parametrize(

@@ -370,6 +370,14 @@ def test_reading_says_what_columns_probably_are(capsys: Any) -> None:
         assert all(word in line for word in words), (line, words)
 
 
+@pytest.mark.parametrize("code", [-9, -99, -999, -9999, -99999, 999, 9999, 99999])
+def test_a_number_that_stands_for_none_is_named(code: int, capsys: Any) -> None:
+    x, y = RNG.random((2, 100))
+    x[:10], y[:10] = code, code - 1
+    _ = table_of(pandas.DataFrame({"x": x, "y": y})).learnable
+    assert [line.split()[1] for line in capsys.readouterr().err.splitlines() if f"is {code} in 10" in line] == ["x"]
+
+
 def test_columns_that_vary_outside_training_alone_are_left_out_by_name(capsys: Any) -> None:
     x, n = RNG.standard_normal((200, 2)), 200
     held = rows_of("x", Table(("a", "b"), x))

@@ -7,20 +7,23 @@ import shutil
 import signal
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
 import torch
 from helpers import SAMPLING, GaussianScore, refusal
+from PIL import Image
 
 import ncsn
 from ncsn.cli import main as cli
+from ncsn.cli.kinds import grid
 from ncsn.data.units import Units
 from ncsn.exporting import description
 from ncsn.machine.interrupts import Stopped, at_most
 from ncsn.networks import MLP
-from ncsn.run import Recipe, Run
+from ncsn.plots import image_grid
+from ncsn.run import Drawn, Recipe, Run
 from ncsn.score import ScoreModel
 
 SHIFT, SCALE = np.array([1000.0, -20.0, 7.0]), np.array([100.0, 5.0, 0.01])
@@ -35,6 +38,13 @@ def write_rows(path: Path, n: int, *, seed: int = 0) -> str:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_many_samples_stand_in_about_as_many_columns_as_rows(tmp_path: Path) -> None:
+    samples = torch.zeros(81, 1, 4, 4)
+    grid(Mock(spec=Drawn, samples=samples), tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as picture, image_grid(samples, columns=9) as square:
+        assert picture.size == square.size
 
 
 def test_what_a_step_says_holds_no_graph() -> None:
