@@ -46,7 +46,7 @@ class Toy:
         levels: Noise levels, in geometric progression.
         langevin_steps: Langevin steps on each level.
         eps: Langevin's step size on the smallest level; by default σ_min²/2. On other levels it is proportional to σ².
-        samples: How many samples each sampler draws; 0 for the score field alone. By default 10,000 for gaussian, the
+        samples: How many samples each sampler draws; 0 for the score field alone. By default 5,000 for gaussian, the
             weights of whose modes they show, and 0 for the others.
         seed: Of all random numbers.
         out: A folder for the run and its pictures; by default runs/ and what is learned.
@@ -114,7 +114,7 @@ def main(settings: Toy) -> None:
 
     # Sampling: Langevin dynamics on the smallest noise level, and annealed down the ladder, from the same start and
     # with as many steps; by the learned score and by the exact one.  The floor is another sample of the truth.
-    default = 10_000 if name == "gaussian" else 0
+    default = 5000 if name == "gaussian" else 0
     if n := default if settings.samples is None else settings.samples:
         data, other = (truth.sample(n, generator=generator.manual_seed(settings.seed + k)) for k in (1, 3))
         start = 16 * torch.rand(n, 2, generator=generator) - 8

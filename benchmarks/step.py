@@ -43,7 +43,7 @@ class Step:
     posterior: bool = False
     """Targets that ask the whole data set at high noise."""
     compile: bool = False
-    """Compile the network, as trainings of four minutes and more do."""
+    """Compile the network, as trainings of five minutes and more do."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """What the network runs in; auto: the device's fastest."""
     seconds: float = 2.0

@@ -31,6 +31,16 @@ def test_uniform_ranks_are_covered_as_often_as_an_interval_says(first: int, shar
     assert example("calibration").coverage(torch.arange(20).repeat(9), first).startswith(share)
 
 
+def test_ranks_of_a_learned_table_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    calibration = example("calibration")
+    monkeypatch.setattr(calibration, "MEASUREMENTS", 4)
+    found, passes = calibration.ranks(calibration.learned(20), 1)
+    assert passes > 100
+    assert all(0 <= int(rank.min()) <= int(rank.max()) <= calibration.DRAWS for rank in found)
+    turned = found.turned != found.hidden
+    assert torch.equal(found.turned[turned], calibration.DRAWS - found.hidden[turned])
+
+
 def test_the_pages_decibels_are_of_what_was_hidden_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paper = example("paper")
     digits = torch.full((2, 1, 28, 28), 128, dtype=torch.uint8)
