@@ -118,10 +118,11 @@ def test_the_held_out_loss_is_the_averages(tmp_path: Path) -> None:
 def test_the_numbers_of_a_run_are_those_of_the_weights_that_are_left(tmp_path: Path) -> None:
     """Few rows are learned by heart, and then the best average is."""
     data, out = write_rows(tmp_path / "x.csv", 30), ["--out", str(tmp_path / "run"), "--device", "cpu"]
-    cli.main(["train", data, "--steps", "100", "--batch-size", "30", "--muon-rate", "1", "--samples", "9", *out])
+    how = "--steps 100 --batch-size 8 --muon-rate 1 --sigma-max 3 --samples 9"
+    cli.main(["train", data, *how.split(), *out])
     rows = lines(tmp_path / "run" / "metrics.jsonl")
     best = min(rows, key=lambda row: float(row["validation_loss"]))
-    assert rows[-1]["validation_loss"] > 1.02 * best["validation_loss"]
+    assert rows[-1]["validation_loss"] > 1.01 * best["validation_loss"], "whatever the threads do to the last bits"
     numbers = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert {name: numbers[name] for name in ("step", "validation_loss")} == {
         name: best[name] for name in ("step", "validation_loss")
