@@ -130,9 +130,7 @@ def main() -> None:
             shares = [coverage(result.hidden, first) for first in (5, 1)]
             cells = [prior.name, method, p_value(result.turned), *shares]
             print("|", " | ".join([*cells, f"{passes:,}", f"{time.monotonic() - start:.0f}"]), "|", flush=True)
-            axis.hist(
-                result.turned.tolist(), 10, range=(-0.5, DRAWS + 0.5), color="#d1495b" if particles else "#30638e"
-            )
+            axis.hist(result.turned.tolist(), 10, range=(-0.5, DRAWS + 0.5), color="#d1495b")
             axis.axhline(MEASUREMENTS / 10, color="k", lw=1, ls=":")
             axis.set_title(f"{prior.name}\n{method}", fontsize=8)
             axis.set_xticks([0, DRAWS])
