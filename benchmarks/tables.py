@@ -80,7 +80,7 @@ def ours(task: Task) -> Answer:
         x = torch.from_numpy(rows)
         assert run.units is not None
         possible = bool(run.units.possible(x).all())
-        return float(run.log_prob(x, tolerance=1e-3).mean()) if possible else -np.inf
+        return float(run.log_prob(x).mean()) if possible else -np.inf
 
     return Answer(draws, samples, density, line)
 

@@ -267,7 +267,11 @@ def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, m
         again = evaluation.choose(images)
         with pytest.raises(TypeError):  # of other classes none is there
             evaluation.choose(replace(images, labels=replace(labels, train=kinds[0].flip(0))))
+        others = replace(labels, validation=(kinds[1] + 1) % 3)
+        told = evaluation.choose(replace(images, labels=others)).accuracy
     assert (again.digest, again.accuracy) == (first.digest, first.accuracy)
+    assert told is not None
+    assert told < 0.1, "right on the images that it was not trained on"
     assert torch.equal(again(images.test).features, first(images.test).features)
     (path,) = (tmp_path / "ncsn" / "classifiers").iterdir()
     for cache in (tmp_path / "ncsn", path, None):  # damaged; a file is no folder; a user without a home

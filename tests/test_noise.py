@@ -113,8 +113,8 @@ def test_largest_distance_is_that_over_all_parts_of_the_data() -> None:
 
 
 def test_a_suggestion_follows_the_techniques_and_says_why(generator: Generator) -> None:
-    """Coordinates of other ranges: the largest range, 4, is what σ_min is a hundredth of."""
-    data = torch.rand(300, 8, 8, generator=generator) * torch.linspace(0.5, 4, 8)
+    """Coordinates of other ranges and places: the largest range, 4, is what σ_min is a hundredth of."""
+    data = torch.rand(300, 8, 8, generator=generator) * torch.linspace(0.5, 4, 8) + 50 * torch.arange(8)
     for sigma_min, expected in ((None, 0.04), (0.1, 0.1)):
         suggestion = ncsn.suggest_noise(data, sigma_min=sigma_min, steps=3)
         noise = suggestion.noise

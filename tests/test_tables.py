@@ -218,8 +218,8 @@ def test_densities_of_rows_are_as_exact_as_is_asked(
     options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in how.items())
     command(f"likelihood it {tmp_path}/x.csv --out {tmp_path}/y.csv {options}")
     (found,) = read_table(tmp_path / "y.csv").rows.T
-    assert found == pytest.approx(run.log_prob(x, **{"tolerance": 1e-3, "batch_size": 500} | how).numpy())
-    assert found != pytest.approx(run.log_prob(x, tolerance=1e-3, batch_size=500).numpy())
+    assert found == pytest.approx(run.log_prob(x, **{"tolerance": 1e-4, "batch_size": 500} | how).numpy())
+    assert found != pytest.approx(run.log_prob(x, tolerance=1e-4, batch_size=500).numpy())
 
 
 def test_a_blank_of_two_values_becomes_the_one_that_most_draws_have(

@@ -1,15 +1,20 @@
 """Mistakes that no test noticed: each of these fails where one of them is made again."""
 
+import io
 import json
 import math
 import os
+import runpy
 import shutil
 import signal
+import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from helpers import SAMPLING, GaussianScore, refusal
@@ -18,7 +23,10 @@ from PIL import Image
 import ncsn
 from ncsn.cli import main as cli
 from ncsn.cli.kinds import grid
+from ncsn.data.dataset import rows_of
+from ncsn.data.sources import images_in_shard
 from ncsn.data.units import Units
+from ncsn.evaluation.tables import held_out_examples, judge_table
 from ncsn.exporting import description
 from ncsn.machine.interrupts import Stopped, at_most
 from ncsn.networks import MLP
@@ -26,6 +34,7 @@ from ncsn.plots import image_grid
 from ncsn.run import Drawn, Recipe, Run
 from ncsn.score import ScoreModel
 
+ROOT = Path(__file__).parent.parent
 SHIFT, SCALE = np.array([1000.0, -20.0, 7.0]), np.array([100.0, 5.0, 0.01])
 
 
@@ -235,3 +244,58 @@ def test_images_are_judged_as_they_are_asked_to_be_drawn() -> None:
     )
     found: Any = ncsn.evaluation.evaluate(run, data, pixels, seed=2, levels=3)
     assert found.metrics == asked != usual
+
+
+def test_the_log_density_of_an_evaluation_is_of_held_out_rows() -> None:
+    """Rows that a run draws all alike would be likelier, and so would be any by a solver that takes long steps."""
+    data = rows_of("x", np.random.default_rng(0).standard_normal((1000, 2)))
+    run = ncsn.fit(data, steps=2, seed=0)
+    held = held_out_examples(data, 100)
+    found = judge_table(run, data, 0.1 * held).numbers["log_density"]
+    assert found == pytest.approx(float(run.log_prob(held, tolerance=1e-6).mean()), abs=2e-3)
+
+
+def test_tables_with_other_names_are_other_data() -> None:
+    x = np.random.default_rng(0).standard_normal((50, 2))
+    one, other = (rows_of("x", pandas.DataFrame(x, columns=[*names])).digest for names in ("ab", "ba"))
+    assert one != other
+
+
+def test_a_column_without_negative_numbers_is_not_left_below_zero() -> None:
+    units = Units.of(torch.from_numpy(np.random.default_rng(0).normal(5, 1, (400, 1))))
+    assert float(units.restore(torch.full((1, 1), -30.0, dtype=torch.float64))) == 0
+
+
+def test_a_second_picture_of_an_example_in_a_shard_is_no_example(tmp_path: Path) -> None:
+    from pictures import png
+
+    with tarfile.open(tmp_path / "x.tar", "w") as file:
+        for name, content in {"0.png": png(1), "0.seg.png": png(2), "0.cls": b"3"}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    assert [item.label for item in images_in_shard(tmp_path / "x.tar")] == ["3"]
+
+
+def test_a_measurement_replaces_the_same_one_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import bench
+
+    (tmp_path / "README.md").write_text("".join(bench.MARKS))
+    monkeypatch.setattr(bench, "HERE", tmp_path)
+    monkeypatch.setattr(bench, "table", lambda _: "")
+    monkeypatch.setattr(bench, "plot", lambda *_: None)
+    for number, minutes in enumerate((1.0, 2.0, 2.0)):
+        monkeypatch.setattr(bench, "ours", lambda *_, n=number: {"told_classes": True, "n": n})
+        bench.main(bench.Bench(minutes=minutes, peers=("ours",), out=tmp_path / "out"))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [(row["minutes"], row["n"]) for row in results] == [(1.0, 0), (2.0, 2)]
+
+
+def test_a_model_is_shipped_with_its_numbers(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["ship_model.py", str(trained / "run"), str(tmp_path / "it")])
+    runpy.run_path(str(ROOT / "scripts" / "ship_model.py"), run_name="__main__")
+    assert (tmp_path / "it" / "metrics.json").read_bytes() == (trained / "run" / "metrics.json").read_bytes()
+    shipped, before = (ncsn.load(path, device="cpu").model.state_dict() for path in (tmp_path / "it", trained / "run"))
+    for name, weight in before.items():
+        torch.testing.assert_close(shipped[name].float(), weight, rtol=1e-3, atol=1e-6)

@@ -18,7 +18,7 @@ from ncsn.run import Run
 
 PLACES = 32  # in the cells of a row, over which its density is averaged
 FEWEST = 100  # trees cannot learn from less
-DENSITIES, AT_ONCE, TOLERANCE = 1000, 500, 1e-3  # rows whose densities are computed, so many together, so exactly
+DENSITIES, AT_ONCE, TOLERANCE = 1000, 500, 1e-4  # rows whose densities are computed, so many together, so exactly
 KNOWN = 200  # numbers that are hidden, to see how sure an imputation may be
 
 
