@@ -22,20 +22,21 @@ WEIGHTS: dict[GuideName, tuple[float, ...]] = {  # that are offered, smallest fi
 }
 USUAL = 3  # weights that are tried; the search ends at the first that is no better
 REAL_PER_SAMPLE = 4  # times as many held-out images are what samples are compared with
-SLACK = 1.1  # by which samples may be farther in pixels: what as many real images vary by
+ALIKE = 0.1  # of a distance in pixels: what as many real images vary by
 # What others must be clearly better than.  A smaller guide that has learned little leads astray.
 IN_DOUBT: dict[GuideName, float] = {"smaller": 1.0, "unconditional": 1.25}
 CLEAR = 0.7  # standard errors of a gain: with more, few samples miss what short trainings need
+TINY = 1e-12  # the error of samples that are all the same
 TRIALS, FEWEST_TRIALS = 1000, 32  # samples at each weight; with fewer none is chosen
 EVALUATIONS = 1 / 10  # of the network, for each image that training has seen: a thirtieth of training's arithmetic
 
 
 class Trial(NamedTuple):
-    """How far samples guided by one ``weight`` are from held-out images in pixels; and their features, if any."""
+    """Samples guided by one ``weight``, or real images: what features have ``seen``, if there are any; and pixels."""
 
     weight: float
     seen: Float[Tensor, "n f"]
-    pixels: float
+    pixels: Float[Tensor, "n p"]
 
 
 def suited(dataset: Dataset, device: torch.device, *, thorough: bool) -> Features:
@@ -61,13 +62,12 @@ def chosen_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, 
     if n < FEWEST_TRIALS:
         log.info(f"guidance {doubt:g}: training was too short, or held-out images too few, to choose another")
         return doubt
-    compared = features(held_out[n : (1 + REAL_PER_SAMPLE) * n]).features
-    limit = SLACK * metrics.sliced_wasserstein(*(reals(x).flatten(1) for x in (held_out[:n], held_out[-n:])))
-    with bar(trials(run, held_out, features, n, seed=seed), "choosing guidance", total=USUAL) as rows:
-        plain, choice = climbed(iter(rows), compared, limit, doubt)
+    compared = trial(1.0, held_out[: REAL_PER_SAMPLE * n], features)
+    with bar(trials(run, features, n, seed=seed), "choosing guidance", total=USUAL) as rows:
+        plain, choice = climbed(iter(rows), compared, doubt)
 
-    def distance(trial: Trial) -> float:
-        return metrics.kernel_distance(trial.seen, compared) if compared.numel() else trial.pixels
+    def distance(samples: Trial) -> float:
+        return metrics.kernel_distance(samples.seen, compared.seen) if compared.seen.numel() else far(samples, compared)
 
     log.info(
         f"guidance {choice.weight:g}: samples are {distance(choice):.2g} from held-out images, and"
@@ -76,30 +76,46 @@ def chosen_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, 
     return choice.weight
 
 
-def trials(run: Run, held_out: UInt8[Tensor, "v c h w"], features: Features, n: int, *, seed: int) -> Iterator[Trial]:
-    """``n`` samples at each weight, from the same noise and of the same classes, beside the last ``held_out``."""
-    other = reals(held_out[-n:]).flatten(1)
+def trial(weight: float, images: UInt8[Tensor, "n c h w"], features: Features) -> Trial:
+    """Images, and what features see in them."""
+    return Trial(weight, features(images).features, reals(images).flatten(1))
+
+
+def trials(run: Run, features: Features, n: int, *, seed: int) -> Iterator[Trial]:
+    """``n`` samples at each weight, from the same noise and of the same classes."""
     labels = run.labels(None, n, torch.Generator(run.device).manual_seed(seed + 1))
     for weight in WEIGHTS[run.recipe.sampling.guide]:
-        x = quantize(run.sample(n, seed=seed, guidance=weight, label="none" if labels is None else labels)).cpu()
-        yield Trial(weight, features(x).features, metrics.sliced_wasserstein(reals(x).flatten(1), other))
+        x = run.sample(n, seed=seed, guidance=weight, label="none" if labels is None else labels)
+        yield trial(weight, quantize(x).cpu(), features)
 
 
-def climbed(rows: Iterator[Trial], compared: Float[Tensor, "m f"], limit: float, doubt: float) -> tuple[Trial, Trial]:
+def climbed(rows: Iterator[Trial], compared: Trial, doubt: float) -> tuple[Trial, Trial]:
     """Unguided samples, and those of the weight that is chosen.
 
     It is ``doubt`` where unguided samples are not clearly nearer to real images, or else the last weight up to which
-    each is clearly nearer than the one before.  Where there are no features, a tenth of the pixels' distance stands for
-    the error of a gain.  None is chosen that is farther in pixels than both the ``limit`` and unguided samples, by
-    which real images vary.
+    each is clearly nearer than the one before.
     """
     plain = choice = next(rows)
-    limit = max(limit, SLACK * plain.pixels)
     for row in rows:
-        gain, error = choice.pixels - row.pixels, (SLACK - 1) * plain.pixels
-        if compared.numel():
-            gain, error = metrics.kernel_gain(choice.seen, row.seen, compared)
-        if row.pixels > limit or not gain > CLEAR * (-error if row.weight <= doubt else error):
+        if not nearer(choice, row, compared) > (-CLEAR if row.weight <= doubt else CLEAR):
             break
         choice = row
     return plain, choice
+
+
+def nearer(before: Trial, after: Trial, compared: Trial) -> float:
+    """By how many standard errors samples have come nearer to real images.
+
+    Features and pixels count alike: a classifier likes guidance that makes strokes too bold.  Where there are no
+    features, a tenth of the distance in pixels stands for the error.
+    """
+    if not compared.seen.numel():
+        return (1 - far(after, compared) / far(before, compared)) / ALIKE
+    spaces = zip(before[1:], after[1:], compared[1:], strict=True)
+    gains = [gain / max(error, TINY) for gain, error in (metrics.kernel_gain(*space) for space in spaces)]
+    return float(sum(gains) / len(gains) ** 0.5)
+
+
+def far(samples: Trial, compared: Trial) -> float:
+    """How far samples are from as many real images in pixels."""
+    return metrics.sliced_wasserstein(samples.pixels, compared.pixels[-len(samples.pixels) :])
