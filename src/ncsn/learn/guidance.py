@@ -25,7 +25,7 @@ REAL_PER_SAMPLE = 4  # times as many held-out images are what samples are compar
 ALIKE = 0.1  # of a distance in pixels: what as many real images vary by
 # What others must be clearly better than.  A smaller guide that has learned little leads astray.
 IN_DOUBT: dict[GuideName, float] = {"smaller": 1.0, "unconditional": 1.25}
-CLEAR = 0.7  # standard errors of a gain: with more, few samples miss what short trainings need
+CLEAR = 1.0  # standard errors of a gain: with fewer, chance raises the weight; with more, short trainings miss theirs
 TINY = 1e-12  # the error of samples that are all the same
 TRIALS, FEWEST_TRIALS = 1000, 32  # samples at each weight; with fewer none is chosen
 EVALUATIONS = 1 / 10  # of the network, for each image that training has seen: a thirtieth of training's arithmetic
