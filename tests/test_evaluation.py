@@ -16,6 +16,7 @@ from ncsn import evaluation
 from ncsn.data import Dataset, Labels, mnist
 from ncsn.evaluation import PIXELS, Features, Metric, features, metrics
 from ncsn.evaluation import images as judging
+from ncsn.storage import sealed
 
 DIGITS = tuple("0123456789")
 
@@ -274,7 +275,11 @@ def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, m
     assert told < 0.1, "right on the images that it was not trained on"
     assert torch.equal(again(images.test).features, first(images.test).features)
     (path,) = (tmp_path / "ncsn" / "classifiers").iterdir()
-    for cache in (tmp_path / "ncsn", path, None):  # damaged; a file is no folder; a user without a home
-        path.write_bytes(path.read_bytes()[:-4096] + bytes(4096))
+    whole = path.read_bytes()
+    for content in (whole[:-4096] + bytes(4096), sealed({"weight": torch.zeros(2)})):  # damaged; of another network
+        path.write_bytes(content)
+        assert evaluation.choose(images).digest == first.digest
+        assert path.read_bytes() == whole
+    for cache in (tmp_path / "ncsn", path, None):  # a file is no folder; a user without a home
         monkeypatch.setattr(platformdirs, "user_cache_path", Mock(side_effect=[cache or RuntimeError]))
         assert evaluation.choose(images).digest == first.digest

@@ -177,7 +177,7 @@ def own_classifier(images: Dataset, device: torch.device) -> Features:
         network = Classifier(images.shape[0], (images.shape[1], images.shape[2]), len(labels.names))
         try:
             network.load_state_dict(read_tensors(path))
-        except ValueError:  # it is not there, or damaged
+        except (ValueError, RuntimeError):  # it is not there, damaged, or of another version
             teach(network.to(device), images.train, labels.train, device)
             with suppress(OSError):  # where nothing can be kept, it is trained again next time
                 path.parent.mkdir(parents=True, exist_ok=True)
