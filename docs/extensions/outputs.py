@@ -102,7 +102,8 @@ def shown(output: Any, digest: str, place: Path, alt: str) -> str:
     text = (
         output["text"] if output["output_type"] == "stream" else table(data.get("text/html", "")) or data["text/plain"]
     )
-    return f"\n```text printed {digest}\n{text.rstrip()}\n```\n"
+    lines = text.replace("\r\n", "\n").rstrip()  # as a bar ends the lines that it makes way for
+    return f"\n```text printed {digest}\n{lines}\n```\n"
 
 
 def save(picture: Image.Image, digest: str, place: Path) -> None:
