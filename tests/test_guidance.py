@@ -53,6 +53,7 @@ SAME = [1.0] * 4
         ([], [1.0, 1.05, 1.0, 1.0], 1.25),  # without features, pixels must be clearly better
         ([], [1.0, 1.05, 0.6, 0.7], 1.5),
         ([], [1.0, 1.15, 0.6, 0.7], 1.0),
+        ([], [0.0, 0.0, 0.0, 0.0], 1.25),  # images that are all the same
     ],
 )
 def test_the_weight_is_raised_while_samples_come_nearer(

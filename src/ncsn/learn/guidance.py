@@ -110,7 +110,8 @@ def nearer(before: Trial, after: Trial, compared: Trial) -> float:
     features, a tenth of the distance in pixels stands for the error.
     """
     if not compared.seen.numel():
-        return (1 - far(after, compared) / far(before, compared)) / ALIKE
+        was, now = far(before, compared), far(after, compared)
+        return (was - now) / max(ALIKE * was, TINY)
     spaces = zip(before[1:], after[1:], compared[1:], strict=True)
     gains = [gain / max(error, TINY) for gain, error in (metrics.kernel_gain(*space) for space in spaces)]
     return float(sum(gains) / len(gains) ** 0.5)
