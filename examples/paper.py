@@ -35,6 +35,7 @@ ROOT = Path(__file__).parent.parent
 SLICED = "training_toy.py --generator gaussian --objective ssm --levels 1 --samples 0"
 MIXING = "training_toy.py --generator gaussian"
 NOISE = 0.05  # standard deviation that moment matching takes known pixels to have
+KNOWN_BY = {"toys": "near", "digits": "annealed", "inpainting": "fill", "single": "single"}  # one number of each part
 SINGLE = (
     "training_MNIST.py --proposal geometric --levels 1 --sigma-min 0.2 --sigma-max 0.3 --sampler langevin "
     "--langevin-steps 200 --guidance 1"
@@ -158,10 +159,13 @@ def single(paper: Paper, images: data.Dataset) -> dict[str, Any]:
 def main(paper: Paper) -> None:
     """Make the figures, then the page."""
     hardware.keep_memory()
-    kept, images = paper.out / "paper" / "numbers.json", data.mnist()
+    kept = paper.out / "paper" / "numbers.json"
+    numbers = json.loads(kept.read_text()) if kept.is_file() else {}
+    if missing := [part for part, name in KNOWN_BY.items() if part not in paper.parts and name not in numbers]:
+        raise SystemExit(f"{kept} has no numbers of {', '.join(missing)}; add to --parts: {' '.join(missing)}")
+    images = data.mnist()
     (paper.out / "images").mkdir(parents=True, exist_ok=True)
     kept.parent.mkdir(exist_ok=True)
-    numbers = json.loads(kept.read_text()) if kept.is_file() else {}
     for part in (toys, digits, inpainting, single):
         if part.__name__ in paper.parts:
             numbers |= part(paper, images)

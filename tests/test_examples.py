@@ -1,6 +1,7 @@
 """The examples: a student is a run like any other, and intervals are as wide as they are called."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,6 +51,15 @@ def test_the_pages_decibels_are_of_what_was_hidden_alone(tmp_path: Path, monkeyp
     (tmp_path / "paper").mkdir()
     found = paper.inpainting(paper.Paper(inpainted=2, out=tmp_path), SimpleNamespace(test=digits))
     assert [found[name] for name in ("replacement", "posterior_mean")] == pytest.approx([20, 20], abs=1e-3)
+
+
+@pytest.mark.parametrize(("known", "missing"), [({}, "toys single"), ({"near": 0.1}, "single")])
+def test_parts_alone_need_the_numbers_of_the_others(tmp_path: Path, known: dict[str, float], missing: str) -> None:
+    paper = example("paper")
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper" / "numbers.json").write_text(json.dumps(known))
+    with pytest.raises(SystemExit, match=f"--parts: {missing}$"):
+        paper.main(paper.Paper(parts=("digits", "inpainting"), out=tmp_path))
 
 
 def test_a_student_learns_and_is_a_run_like_any_other(tmp_path: Path) -> None:

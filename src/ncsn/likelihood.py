@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.score import Score, Sigma
+from ncsn.noise import signs_like
+from ncsn.score import Score, curvatures, unit_directions
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,6 @@ class LogDensities:
     log_prob: Float[Tensor, "b"]
     standard_error: Float[Tensor, "b"]
     nfe: int
-
-
-def divergences(
-    score: Score, x: Float[Tensor, "b *d"], sigma: Sigma, directions: Float[Tensor, "k b *d"]
-) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "k b"]]:
-    """The score, and vᵀ(∂s/∂x)v for each direction v: with Rademacher v an unbiased estimate of its divergence.
-
-    Hutchinson 1989; Song et al. 2020, equation 40.
-    """
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        s = score(x, sigma)
-        products = [torch.autograd.grad(s, x, v, retain_graph=True)[0] for v in directions]
-    parts = [(p * v)[:, None].flatten(1).sum(1) for p, v in zip(products, directions, strict=True)]
-    return s.detach(), torch.stack(parts)
 
 
 def follow_flow(
@@ -119,12 +105,7 @@ def log_prob(
     if (probes is not None and probes < 1) or not 0 < tolerance < math.inf:
         raise ValueError(f"probes is {probes}, tolerance is {tolerance}; allowed are None or >= 1, and finite > 0")
     shape, dimension, nfe = x.shape, x.shape[1:].numel(), 0
-    if probes is None:
-        basis = torch.eye(dimension, dtype=x.dtype, device=x.device).view(dimension, 1, *shape[1:])
-        directions = basis.expand(dimension, *shape)
-    else:
-        signs = torch.randint(2, (probes, *shape), generator=generator, device=x.device)
-        directions = (2 * signs - 1).to(x.dtype)
+    directions = unit_directions(x) if probes is None else signs_like(x, generator, probes)
     integrals = 1 if probes is None else probes
 
     def slope(log_sigma: float, state: np.ndarray) -> np.ndarray:
@@ -132,7 +113,7 @@ def log_prob(
         nfe += 1
         sigma = torch.tensor(math.exp(log_sigma), dtype=x.dtype, device=x.device)
         at = torch.from_numpy(state[: x.numel()]).to(x).view(shape)
-        s, parts = divergences(score, at, sigma, directions)
+        s, parts = curvatures(score, at, sigma, directions)
         parts = parts.sum(0, keepdim=True) if probes is None else parts
         change = (sigma**2 * torch.cat([-s.flatten(), parts.flatten()])).cpu().double().numpy()
         if nfe == 1 and not np.isfinite(change).all():  # later, the solver would try a smaller step

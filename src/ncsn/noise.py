@@ -48,6 +48,11 @@ def noise_like(x: Float[Tensor, "b *d"], generator: torch.Generator | None) -> F
     return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
+def signs_like(x: Float[Tensor, "b *d"], generator: torch.Generator | None, n: int = 1) -> Float[Tensor, "n b *d"]:
+    """``n`` times random signs, −1 or 1, of the shape and type of ``x``."""
+    return (2 * torch.randint(2, (n, *x.shape), generator=generator, device=x.device) - 1).to(x.dtype)
+
+
 def lengths(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b"]:
     """The Euclidean length of each example."""
     return torch.linalg.vector_norm(x[:, None].flatten(1), dim=1)  # type: ignore[no-any-return]

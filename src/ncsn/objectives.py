@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ncsn.noise import Proposal, noise_like
-from ncsn.score import Score, ScoreModel, Sigma, conditioned, expand
+from ncsn.noise import Proposal, noise_like, signs_like
+from ncsn.score import Score, ScoreModel, Sigma, conditioned, curvatures, expand, unit_directions
 
 
 class Batch(NamedTuple):
@@ -95,17 +95,6 @@ def posterior_dsm(
     return (std * (s - target)).square().flatten(1).sum(1) / 2
 
 
-def curvature(
-    score: Score, x: Float[Tensor, "b *d"], sigma: Sigma, v: Float[Tensor, "b *d"]
-) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b"]]:
-    """The score at ``x``, and vᵀ(∂s/∂x)v; both can be differentiated in the score's weights."""
-    with torch.inference_mode(False), torch.enable_grad():
-        x = x.detach().clone().requires_grad_()
-        s = score(x, sigma)
-        (product,) = torch.autograd.grad((s * v).sum(), x, create_graph=True)
-    return s, (product * v).flatten(1).sum(1)
-
-
 def ssm(
     score: Score,
     x: Float[Tensor, "b *d"],
@@ -126,9 +115,9 @@ def ssm(
     ``generator``: draws the noise; by default torch's own.
     """
     z = noise_like(x, generator)
-    v = (2 * torch.randint(2, x.shape, generator=generator, device=x.device) - 1).to(x.dtype)
-    s, curved = curvature(conditioned(score, label), x + expand(sigma, x) * z, sigma, v)
-    return sigma**2 * (curved + s.square().flatten(1).sum(1) / 2)
+    v = signs_like(x, generator)
+    s, curved = curvatures(conditioned(score, label), x + expand(sigma, x) * z, sigma, v, learned=True)
+    return sigma**2 * (curved[0] + s.square().flatten(1).sum(1) / 2)
 
 
 def exact(
@@ -152,11 +141,8 @@ def exact(
     """
     z = noise_like(x, generator)
     noisy = x + expand(sigma, x) * z
-    trace = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-    for unit in torch.eye(x.shape[1:].numel(), dtype=x.dtype, device=x.device).view(-1, *x.shape[1:]):
-        s, curved = curvature(conditioned(score, label), noisy, sigma, unit.expand(x.shape))
-        trace = trace + curved
-    return sigma**2 * (trace + s.square().flatten(1).sum(1) / 2)
+    s, curved = curvatures(conditioned(score, label), noisy, sigma, unit_directions(x), learned=True)
+    return sigma**2 * (curved.sum(0) + s.square().flatten(1).sum(1) / 2)
 
 
 def fisher(score: Score, truth: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tensor, "b"]:

@@ -108,6 +108,30 @@ def tweedie(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tenso
     return x + expand(sigma, x) ** 2 * score(x, sigma)
 
 
+def curvatures(
+    score: Score, x: Float[Tensor, "b *d"], sigma: Sigma, directions: Float[Tensor, "k b *d"], *, learned: bool = False
+) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "k b"]]:
+    """The score at ``x``, and vᵀ(∂s/∂x)v for each direction v.
+
+    With random signs v it is an unbiased estimate of the divergence (Hutchinson 1989; Song et al. 2020,
+    arXiv:2011.13456, equation 40); with ``unit_directions`` the sum is the divergence itself.
+
+    ``learned``: whether both can be differentiated in the score's weights.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        s = score(x, sigma)
+        products = [torch.autograd.grad(s, x, v, retain_graph=True, create_graph=learned)[0] for v in directions]
+        parts = torch.stack([(p * v)[:, None].flatten(1).sum(1) for p, v in zip(products, directions, strict=True)])
+    return (s, parts) if learned else (s.detach(), parts.detach())
+
+
+def unit_directions(x: Float[Tensor, "b *d"]) -> Float[Tensor, "k b *d"]:
+    """The unit vector of each coordinate, for every example."""
+    d = x.shape[1:].numel()
+    return torch.eye(d, dtype=x.dtype, device=x.device).view(d, 1, *x.shape[1:]).expand(d, *x.shape)
+
+
 def conditioned(score: Callable[..., Tensor], label: Int64[Tensor, "b"] | None) -> Score:
     """The score of each example's class, ``score(x, sigma, label)``; without a label the score itself."""
     if label is None:
