@@ -159,16 +159,22 @@ def test_empirical_in_bfloat16_is_close_for_pixels(generator: torch.Generator) -
     assert float((exact - fast).square().sum() / exact.square().sum()) < 1e-4
 
 
-def test_empirical_of_a_class_is_that_of_its_examples(generator: torch.Generator) -> None:
-    data = torch.randn(30, 2, generator=generator, dtype=torch.float64) * 3
-    labels = torch.arange(30) % 3
-    empirical = Empirical(data, labels, dtype=torch.float64)
-    x, sigma = torch.randn(8, 2, generator=generator, dtype=torch.float64) * 4, torch.tensor(0.9, dtype=torch.float64)
-    label = torch.tensor([0, 1, 2, -1, 0, 1, 2, -1])
+@pytest.mark.parametrize(
+    "asked", [[0, 7, 2, -1, 0, 7, 2, -1], [7, 0, 7, 2, 0, 7, 7, 2], [2] * 8, [-1] * 8, [7, -1] * 4]
+)
+@pytest.mark.parametrize(("kind", "close"), [(torch.float64, 1e-7), (torch.float32, 1e-4), (torch.bfloat16, 0.05)])
+def test_empirical_of_a_class_is_that_of_its_examples(
+    kind: torch.dtype, close: float, asked: list[int], generator: torch.Generator
+) -> None:
+    data = torch.randn(30, 2, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([7, 2, 7, 0, 7, -1] * 5)
+    empirical, label = Empirical(data, labels, dtype=kind), torch.tensor(asked)
+    x, sigma = torch.randn(8, 2, generator=generator, dtype=torch.float64), torch.linspace(0.9, 3, 8).double()
     found = empirical(x, sigma, label)
-    for k in (-1, 0, 1, 2):
-        alone = Empirical(data if k < 0 else data[labels == k], dtype=torch.float64)
-        torch.testing.assert_close(found[label == k], alone(x[label == k], sigma))
+    for k in set(asked):
+        alone, mine = Empirical(data if k < 0 else data[labels == k], dtype=torch.float64), label == k
+        torch.testing.assert_close(found[mine], alone(x[mine], sigma[mine]), rtol=close, atol=close)
+    assert empirical(x[:0], sigma[:0], label[:0]).shape == (0, 2)
     with pytest.raises(ValueError, match="no labels"):
         Empirical(data)(x, sigma, label)
 

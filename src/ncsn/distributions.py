@@ -10,6 +10,7 @@ components; for a ring there remains an integral over angles, and for boxes ther
 
 import math
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -297,8 +298,12 @@ class Empirical:
         *,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.labels = None if labels is None else labels.to(data.device)
-        flat = data[:, None].flatten(1)
+        self.labels, flat = labels, data[:, None].flatten(1)
+        if labels is not None:  # one class after the other
+            self.labels, order = labels.to(data.device).sort(stable=True)
+            flat = flat[order]
+            self.classes, counts = (found.tolist() for found in np.unique(self.labels.cpu(), return_counts=True))
+            self.ends = [0, *accumulate(counts)]
         self.shape, self.mean = data.shape[1:], flat.mean(0)
         self.centred = (flat - self.mean).to(dtype)
         parts = torch.split(self.centred, 1000)  # of a large data set even one more copy matters
@@ -313,10 +318,37 @@ class Empirical:
         index = torch.randint(len(self.centred), (n,), generator=generator, device=device).to(self.mean.device)
         return (self.centred[index].to(self.mean.dtype) + self.mean).view(n, *self.shape).to(device)
 
-    def _logits(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b n"]:
+    def _logits(self, x: Float[Tensor, "b d"], sigma: Sigma, which: slice = slice(None)) -> Float[Tensor, "b n"]:
         """Log N(x; x_i, σ²I) but for what does not depend on i; ``x`` is centred."""
-        products = (x.to(self.centred.dtype) @ self.centred.T).to(x.dtype)
-        return (products - self.half_squares) / expand(sigma, x) ** 2
+        products = (x.to(self.centred.dtype) @ self.centred[which].T).to(x.dtype)
+        return (products - self.half_squares[which]) / expand(sigma, x) ** 2
+
+    def _mean(self, x: Float[Tensor, "b d"], sigma: Sigma, label: Int64[Tensor, "b"] | None) -> Float[Tensor, "b d"]:
+        """E[x_i | x], by all examples at once; ``x`` is centred."""
+        logits = self._logits(x, sigma)
+        if label is not None:
+            others = (label[:, None] != self.labels) & (label[:, None] >= 0)
+            logits = logits.masked_fill(others, -torch.inf)
+        return (logits.softmax(1).to(self.centred.dtype) @ self.centred).to(x.dtype)
+
+    def _mean_by_class(self, x: Float[Tensor, "b d"], sigma: Sigma, label: Int64[Tensor, "b"]) -> Float[Tensor, "b d"]:
+        """The same by one class of examples after the other, each for those that may be of it."""
+        std, means = expand(sigma, x).expand(len(x), 1), torch.full_like(x, torch.nan)
+        free = (label < 0).nonzero()[:, 0]
+        means[free] = 0
+        asked = [i for i, k in enumerate(self.classes) if len(free) or bool((label == k).any())]
+        parts = [slice(self.ends[i], self.ends[i + 1]) for i in asked]
+        rows = [torch.cat([free, ((label == self.classes[i]) & (label >= 0)).nonzero()[:, 0]]) for i in asked]
+        logits = [self._logits(x[row], std[row, 0], part) for row, part in zip(rows, parts, strict=True)]
+        # Those of no class may be of any.
+        any_class = torch.cat([part[: len(free)] for part in logits], 1).softmax(1)
+        shared = torch.split(any_class, [part.shape[1] for part in logits], 1)
+        for row, part, own, others in zip(rows, parts, logits, shared, strict=True):
+            weights = torch.cat([others, own[len(free) :].softmax(1)]).to(self.centred.dtype)
+            mean = (weights @ self.centred[part]).to(x.dtype)
+            means[free] += mean[: len(free)]
+            means[row[len(free) :]] = mean[len(free) :]
+        return means
 
     def log_prob(self, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tensor, "b"]:
         """Log p_σ(x) in nats, from exact differences in double precision, which takes longer than the score.
@@ -345,11 +377,9 @@ class Empirical:
             raise ValueError("the data set has no labels, so no class can be given")
         place = self.mean.device  # data that is too large for a GPU is asked where it is
         centred = x[:, None].flatten(1).to(place) - self.mean
-        logits = self._logits(centred, sigma)
-        if label is not None:
-            label = label.to(place)
-            others = (label[:, None] != self.labels) & (label[:, None] >= 0)
-            logits = logits.masked_fill(others, -torch.inf)
-        posterior = logits.softmax(1).to(self.centred.dtype)
-        score = ((posterior @ self.centred).to(x.dtype) - centred) / expand(sigma, centred) ** 2
-        return score.to(x.device).view_as(x)
+        label = None if label is None else label.to(place)
+        if label is not None and len(x) and place.type == "cpu" and self.centred.dtype != torch.bfloat16:
+            mean = self._mean_by_class(centred, sigma, label)
+        else:  # what multiplies fast would wait for memory, class by class
+            mean = self._mean(centred, sigma, label)
+        return ((mean - centred) / expand(sigma, centred) ** 2).to(x.device).view_as(x)
