@@ -12,7 +12,6 @@ check: install
 	$(PYTHON) -m mypy
 	lint-imports
 	$(PYTHON) -m pytest $(TESTS)
-	@$(PYTHON) scripts/codelines.py src
 
 # What makes `make check` take more than five minutes on two cores.
 check-slow:
