@@ -105,7 +105,7 @@ def log_prob(
     if (probes is not None and probes < 1) or not 0 < tolerance < math.inf:
         raise ValueError(f"probes is {probes}, tolerance is {tolerance}; allowed are None or >= 1, and finite > 0")
     shape, dimension, nfe = x.shape, x.shape[1:].numel(), 0
-    directions = unit_directions(x) if probes is None else signs_like(x, generator, probes)
+    directions = unit_directions(x) if probes is None else signs_like(x, probes, generator)
     integrals = 1 if probes is None else probes
 
     def slope(log_sigma: float, state: np.ndarray) -> np.ndarray:

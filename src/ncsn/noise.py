@@ -48,7 +48,7 @@ def noise_like(x: Float[Tensor, "b *d"], generator: torch.Generator | None) -> F
     return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
-def signs_like(x: Float[Tensor, "b *d"], generator: torch.Generator | None, n: int = 1) -> Float[Tensor, "n b *d"]:
+def signs_like(x: Float[Tensor, "b *d"], n: int, generator: torch.Generator | None) -> Float[Tensor, "n b *d"]:
     """``n`` times random signs, −1 or 1, of the shape and type of ``x``."""
     return (2 * torch.randint(2, (n, *x.shape), generator=generator, device=x.device) - 1).to(x.dtype)
 

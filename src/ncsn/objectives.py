@@ -115,7 +115,7 @@ def ssm(
     ``generator``: draws the noise; by default torch's own.
     """
     z = noise_like(x, generator)
-    v = signs_like(x, generator)
+    v = signs_like(x, 1, generator)
     s, curved = curvatures(conditioned(score, label), x + expand(sigma, x) * z, sigma, v, learned=True)
     return sigma**2 * (curved[0] + s.square().flatten(1).sum(1) / 2)
 
