@@ -162,10 +162,17 @@ def test_empirical_in_bfloat16_is_close_for_pixels(generator: torch.Generator) -
 @pytest.mark.parametrize(
     "asked", [[0, 7, 2, -1, 0, 7, 2, -1], [7, 0, 7, 2, 0, 7, 7, 2], [2] * 8, [-1] * 8, [7, -1] * 4]
 )
+@pytest.mark.parametrize("class_size", [0, 500])  # class by class, and all at once
 @pytest.mark.parametrize(("kind", "close"), [(torch.float64, 1e-7), (torch.float32, 1e-4), (torch.bfloat16, 0.05)])
 def test_empirical_of_a_class_is_that_of_its_examples(
-    kind: torch.dtype, close: float, asked: list[int], generator: torch.Generator
+    kind: torch.dtype,
+    close: float,
+    class_size: int,
+    asked: list[int],
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("ncsn.distributions.CLASS_SIZE", class_size)
     data = torch.randn(30, 2, generator=generator, dtype=torch.float64)
     labels = torch.tensor([7, 2, 7, 0, 7, -1] * 5)
     empirical, label = Empirical(data, labels, dtype=kind), torch.tensor(asked)

@@ -266,6 +266,7 @@ TOYS: dict[str, Callable[[], Distribution]] = {
 }
 
 POINTS_AT_ONCE = 64  # whose distances to all data are in memory
+CLASS_SIZE = 500  # examples of a class with which it is worth a product of its own
 EXACT = "donot_use_mm_for_euclid_dist"  # differences first, squares then: no digits are lost
 
 
@@ -378,8 +379,9 @@ class Empirical:
         place = self.mean.device  # data that is too large for a GPU is asked where it is
         centred = x[:, None].flatten(1).to(place) - self.mean
         label = None if label is None else label.to(place)
-        if label is not None and len(x) and place.type == "cpu" and self.centred.dtype != torch.bfloat16:
+        slow = place.type == "cpu" and self.centred.dtype != torch.bfloat16  # what is fast would wait for memory
+        if label is not None and len(x) and slow and len(self.centred) >= CLASS_SIZE * len(self.classes):
             mean = self._mean_by_class(centred, sigma, label)
-        else:  # what multiplies fast would wait for memory, class by class
+        else:
             mean = self._mean(centred, sigma, label)
         return ((mean - centred) / expand(sigma, centred) ** 2).to(x.device).view_as(x)
