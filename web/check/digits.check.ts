@@ -334,9 +334,10 @@ test("digits: an address that names a sampler alone brings the noise levels that
 
 test("fill in: nothing throws the first digit away, and answering again answers anew", () =>
   use("#fill?levels=10&seed=4", {}, async ({ page }) => {
-    await page.getByRole("application").waitFor(); // the digit is not there yet
+    await page.getByRole("application").waitFor(); // the digit is hardly there yet
     await slide(page, "Noise levels", 0.1);
     await page.getByRole("application").focus();
+    await page.keyboard.press("Shift+ArrowDown"); // into what is hidden, should the digit be there by now
     await page.keyboard.press("Space");
     await drawn(page);
     assert.equal(await page.getByRole("progressbar").evaluate((bar) => (bar as HTMLProgressElement).value), 1);
