@@ -495,6 +495,8 @@ def test_info_says_what_a_run_is(run: Path, capsys: Printed) -> None:
         ("denoise mnist --input 10000", "0 to 9999"),
         ("denoise RUN --input small.png --measured", "(1, 28, 28)"),
         ("superres RUN --factor 3", "factor is 3"),
+        ("inpaint RUN --method replacement --solver-steps 5", "--solver-steps"),
+        ("train taken.png --signals", "signals"),
         ("export RUN x.pt", ".pt"),
     ],
 )

@@ -188,7 +188,7 @@ def test_images_are_found_where_they_were_and_are_now(tmp_path: Path, monkeypatc
     assert torch.equal(moved.load().test, images.test)
     other = write(tmp_path / "other", {f"{i}.png": i + 1 for i in range(30)})
     for wrong, place in ((origin, other), (replace(moved, reading=Reading(size="4")), None)):
-        with pytest.raises(ValueError, match="does not hold the images"):
+        with pytest.raises(ValueError, match="does not hold the data"):
             wrong.load(place)
 
 

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -16,6 +17,7 @@ from ncsn import evaluation
 from ncsn.data import Dataset, Labels, mnist
 from ncsn.evaluation import PIXELS, Features, Metric, features, metrics
 from ncsn.evaluation import images as judging
+from ncsn.run import Run
 from ncsn.storage import sealed
 
 DIGITS = tuple("0123456789")
@@ -283,3 +285,27 @@ def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, m
     for cache in (tmp_path / "ncsn", path, None):  # a file is no folder; a user without a home
         monkeypatch.setattr(platformdirs, "user_cache_path", Mock(side_effect=[cache or RuntimeError]))
         assert evaluation.choose(images).digest == first.digest
+
+
+def test_mirrored_copies_are_copies_of_a_training_that_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = three(300, 1, 8, 6)
+    copies = images.train[:150].flip(-1)
+    for mirrored, share in ((False, 0), (True, 1)):
+        found = judging.Ruler(images, PIXELS, 150, mirrored=mirrored).judge(copies).metrics
+        assert (found["near_duplicates"].generated, found["memorisation"].generated == 1) == (share, mirrored)
+    run = Run.of(lambda x, sigma: -x, (1, 8, 6), sigma_max=9.0, sigma_min=0.1)
+    drawn = SimpleNamespace(last=lambda: copies.float() / 255)
+    monkeypatch.setattr(Run, "blocks", lambda *_, **__: [drawn])
+    for flip in (False, True):
+        own = replace(run, settings={"flip": flip})
+        found = evaluation.evaluate(own, images, PIXELS, n=150).metrics  # type: ignore[union-attr]
+        assert found["memorisation"].generated == pytest.approx(1 if flip else 0.5, abs=0.2 * (not flip))
+
+
+def test_test_images_that_are_training_images_hide_no_near_duplicates() -> None:
+    images = three(300, 1, 8, 6)
+    leaky = replace(images, test=torch.cat([images.train[:20], images.test[20:]]))
+    near = images.train[:200].clone()
+    near[:, 0, 0, 0] ^= 1
+    for data in (images, leaky):
+        assert judging.Ruler(data, PIXELS, 200).judge(near).metrics["near_duplicates"].generated == 1

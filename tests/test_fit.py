@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,20 +10,22 @@ from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
+import pandas
 import pytest
 import torch
-from helpers import unchecked
+from helpers import refused, unchecked
 from learning import pictures, tiny, unlearned
-from torch import Tensor
+from torch import Tensor, nn
 
 import ncsn
 from ncsn.data import Dataset
 from ncsn.data.dataset import rows_of
+from ncsn.data.sources import Reading
 from ncsn.data.units import centres
 from ncsn.learn import guidance, rules
 from ncsn.learn.fit import Lesson, OwnParts, learn
 from ncsn.learn.record import Record
-from ncsn.learn.settings import ResolvedSettings, TrainSettings
+from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings
 from ncsn.noise import Proposal
 from ncsn.objectives import dsm
 from ncsn.training import Budget, Progress, State
@@ -140,6 +142,66 @@ def test_ones_own_network_is_never_taken_for_the_packages_of_that_name(tmp_path:
     own = ncsn.fit(pictures().train.float() / 255, steps=2, network=ncsn.UNet(1, (4, 6), 1, 4))
     assert (own.recipe.shares, own.guide) == ({}, None)
     assert own.sample(2, levels=4).isfinite().all()
+
+
+def first_weight(model: nn.Module) -> Tensor:
+    return next(model.parameters()).data
+
+
+class Own(nn.Module):
+    """A network of somebody's own for images, which takes no classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return self.layer(x) * c.view(-1, 1, 1, 1)  # type: ignore[no-any-return]
+
+
+def test_ones_own_network_learns_images_with_classes_and_goes_on_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ncsn.fit(pictures(), settings=tiny(), network=Own())
+    assert run.sample(2, levels=4).isfinite().all()
+    further = unlearned(monkeypatch, pictures(), settings=tiny(), network=Own(), start=run)
+    assert torch.equal(first_weight(further.states[0].model), first_weight(run.model))
+
+
+def test_a_run_that_is_begun_by_resuming_has_the_weights_that_it_starts_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = ncsn.fit(pictures(), settings=tiny())
+    first.save(tmp_path / "first")
+    settings = tiny(tmp_path / "second", resume=True, start=str(tmp_path / "first"))
+    for learned in (False, True):
+        record = Record(folder=tmp_path / "second", job=settings.job)
+        (state,) = unlearned(monkeypatch, pictures(), settings=settings, record=record).states
+        assert torch.equal(first_weight(state.model), first_weight(first.model)) != learned, "the second time its own"
+        first_weight(state.model).zero_()
+        record.save(state)
+        assert record.lock is not None
+        record.lock.release()
+
+
+FRAME = pandas.DataFrame(table(40).numpy(), columns=["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("call", "naming"),
+    [
+        (lambda: ncsn.fit(FRAME, signals=True, steps=1), "signals"),
+        (lambda: ncsn.fit(pictures(), signals=True, steps=1), "signals"),
+        (lambda: ncsn.load_dataset("mnist", reading=Reading(signals=True)), "signals"),
+        (lambda: ncsn.load_dataset(__file__, reading=Reading(signals=True)), "signals"),
+        (lambda: ncsn.fit(FRAME, start=ncsn.fit(table(40), steps=1), steps=1), "start"),
+        (lambda: ncsn.fit(pictures(), settings=tiny(sampler="twisted")), "twisted"),
+        (lambda: ncsn.fit(pictures(), settings=tiny(guidance=2.0), network=Own()), "guidance"),
+        (lambda: ncsn.fit(pictures(), settings=tiny(proposal="geometric", log_sigma_mean=0.0)), "log_sigma_mean"),
+        (lambda: Job(precision="float16"), "precision"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_would_be_ignored_or_fail_after_the_training_is_refused(call: Callable[[], object], naming: str) -> None:
+    with unchecked():
+        assert naming in refused(call)
 
 
 @pytest.mark.parametrize("arrays", [False, True])

@@ -171,7 +171,7 @@ def test_features_are_those_of_the_datas_own_classes_if_there_is_time(monkeypatc
     classes = torch.arange(20) % 2
     labels = Labels(train=classes, validation=classes, test=classes, names=("a", "b"))
     told, plain = Dataset(colours, colours, colours, labels), Dataset(colours, colours, colours)
-    table = [(mnist(), False, "auto"), (told, True, "classifier"), (told, False, "efficientnet")]
+    table = [(mnist(), False, "digit classifier"), (told, True, "classifier"), (told, False, "efficientnet")]
     table += [(plain, True, "efficientnet"), (Dataset(grey, grey, grey), True, "pixels")]
     for images, thorough, name in table:
         assert guidance.suited(images, CPU, thorough=thorough).name == name

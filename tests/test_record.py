@@ -212,7 +212,7 @@ def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: P
     assert record.origin.dataset == str(moved)
     images, labels = arrays(600, seed=1)
     np.savez(moved, images=images, labels=labels)
-    with pytest.raises(ValueError, match="does not hold the images"):
+    with pytest.raises(ValueError, match="does not hold the data"):
         opened(replace(tiny(dataset=str(moved)), job=job))
     runs.write_config(run, {}, config.recipe, config.data)
     with pytest.raises(ValueError, match=r"config\.json"):

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -56,6 +57,8 @@ def test_mnist_gets_what_was_tuned_on_it() -> None:
     assert 0.6 <= rules.averaging_level(mnist().train) <= 0.8
     assert SAMPLERS["dpmpp-sde"].suited(10, 0.01) == 30
     assert [rules.log_sigma_mean(*pair) for pair in ((0.2, 0.3), (0.0, 0.3), (0.01, 0.3))] == [-0.31, 0.5, -2]
+    dim = rules.log_sigma_mean(0.02, 0.03), rules.log_sigma_mean(0.0001, 0.003)
+    assert dim == pytest.approx((-0.31 - math.log(10), -2 + math.log(0.003 / 0.25)), abs=0.05), "noise as small as they"
     dark = replace(pictures(labels=False), train=pictures().train // 8)
     assert settle(dark, channels=(8,)).sigma_min == float(f"{dark.statistics[1] / 20:.1g}") < 0.01
 
@@ -244,3 +247,12 @@ def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn() -> None:
     assert both == pytest.approx([0.95 * 1051, 0.05 * 1051])
     assert rules.budgets(long, 1190.0, guided=False)[0].seconds == 120, "a tenth, whatever else there is"
     assert rules.budgets(settle(steps=101), 9.0, guided=True) == (Budget(steps=101), Budget(steps=11))
+
+
+def test_images_of_little_contrast_are_learned_at_as_many_noise_levels_as_others() -> None:
+    bright = (pictures().train > 60).to(torch.uint8) * 255
+    for images in (bright, bright // 255):
+        settings = settle(replace(pictures(labels=False), train=images), channels=(8,))
+        sigma = rules.noise_of(settings).sample(1000, generator=torch.Generator().manual_seed(0))
+        assert float((sigma == settings.sigma_max).float().mean()) < 0.1
+        assert settings.sigma_min < rules.guided_between(settings.log_sigma_mean)[0] < settings.sigma_max

@@ -111,8 +111,8 @@ def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        *((lambda n=n, b=b: standard().sample(n, batch_size=b), f"n is {n}, batch_size is {b};")
-          for n, b in ((0, 500), (2, 0))),
+        *((lambda n=n, b=b: standard().sample(n, batch_size=b), message)
+          for n, b, message in ((0, 9, "n is 0"), (2, 0, "size is 0"), (4.0, 9, "n is 4.0"), (2, 2.5, "size is 2.5"))),
         (lambda: standard().sample(2, label=1), "trained without classes"),
         (lambda: standard().log_prob(torch.zeros(4, 3)), r"x has shape \(4, 3\); \(b, 2\) is needed"),
         (lambda: standard().log_prob(UNITS.shift[None], sigma_min=0.0), "20.0, 0.0"),
@@ -133,6 +133,12 @@ def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
 def test_what_a_run_cannot_do_is_refused(call: Callable[[], object], message: str) -> None:
     with unchecked(), pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_run_without_units_takes_no_number_for_impossible() -> None:
+    wide = Run.of(GaussianScore(0.0, 100.0), (2,), sigma_max=1000.0, sigma_min=0.1)
+    (_, draws), *_ = wide.impute([[90.0, np.nan]], 20)
+    assert draws[:, 0].std(0).tolist() == [0, pytest.approx(100, rel=0.5)]
 
 
 def posterior(y: Tensor) -> Run:

@@ -117,6 +117,36 @@ def test_a_run_of_signals_is_evaluated_in_python_and_by_command(
     assert numbers["n"] == 100
     few = replace(DATA, test=TEST[:99])
     assert "99 held-out signals" in refused(lambda: evaluate(RUN, few))
+    assert "99 training signals" in refused(lambda: evaluate(RUN, replace(DATA, train=TRAIN[:99])))
+
+
+def test_no_more_signals_are_judged_than_there_are_to_learn_from() -> None:
+    """Else the floor would be of fewer."""
+    data = replace(DATA, train=TRAIN[:120])
+    result = evaluate(RUN, data, seed=3)
+    whole = judge_signals(RUN, replace(data, test=TEST[:120]), RUN.sample(120, seed=3))
+    assert (result.n, result.report()) == (120, whole.report())
+
+
+def test_reversed_copies_are_copies_of_a_training_that_mirrors() -> None:
+    copies = UNITS.restore(TRAIN[:200].flip(-1).double())
+    shares = [judge_signals(replace(RUN, settings={"flip": flip}), DATA, copies).numbers for flip in (False, True)]
+    assert [numbers["memorisation"] == 1 for numbers in shares] == [False, True]
+
+
+def test_the_spread_of_filled_signals_is_one_number_for_each_channel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    units = Units(torch.zeros(2, 1).double(), torch.tensor([[1.0], [1000.0]]).double())
+    score = ncsn.GaussianMixture(torch.zeros(1, 2 * 6))
+    run = Run.of(lambda x, s: score(x.flatten(1), s).view_as(x), (2, 6), sigma_max=20.0, sigma_min=0.02)
+    monkeypatch.setattr(ncsn, "load", lambda *_, **__: replace(run, units=units))
+    x = np.zeros((3, 2, 6))
+    x[:, :, 2] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    cli.main(f"impute it {tmp_path}/x.npy -n 50 --out {tmp_path}/y.npy --device cpu".split())
+    one, other = (float(number) for number in re.findall(r"by (\S+), (\S+) on", capsys.readouterr().out)[0])
+    assert [one, other / 1000] == pytest.approx([1, 1], rel=0.4)
 
 
 def straight(x: Tensor) -> Tensor:

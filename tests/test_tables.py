@@ -238,6 +238,11 @@ def test_a_blank_of_two_values_becomes_the_one_that_most_draws_have(
     draws = frame.filter(like="b draw").to_numpy()[0]
     assert (set(draws), frame["b"].tolist()) == ({0, 1}, [0, 1])
     assert frame["b share"][0] == (draws == 0).mean()
+    draws = frame.filter(like="a draw").to_numpy()[1]
+    assert frame["a"][1] == pytest.approx(draws.mean())
+    write_table(tmp_path / "one.csv", ["a", "b", "c"], blanks[1:], dates=["c"])
+    command(f"impute it {tmp_path}/one.csv -n 2 --out {tmp_path}/z.csv")
+    assert "a sd" in pandas.read_csv(tmp_path / "z.csv"), "two draws are no two values"
     mean = pandas.to_datetime(frame.filter(like="c draw").iloc[0]).mean()
     assert frame["c"].tolist() == [str(mean.round("D").date()), "2019-04-14"], "whole days"
 
@@ -335,6 +340,8 @@ def test_what_is_no_file_of_a_table_is_refused_at_once(tmp_path: Path) -> None:
         ("a,b\n5%,#DIV/0!\n7 %,2\n", [[5, 7], [math.nan, 2]]),
         ("a;b\n1,5;2\n2,5;3\n", [[1.5, 2.5], [2, 3]]),
         ("a;b\n1.5;2\n2.5;3\n", [[1.5, 2.5], [2, 3]]),
+        ("a;b\n999;1,5\n1.234;2,5\n2.500,5;.\n", [[999, 1234, 2500.5], [1.5, 2.5, math.nan]]),
+        ("a;b\n1.5;12,345 %\n2.5;2 %\n", [[1.5, 2.5], [12.345, 2]]),
         ("a\tb\n1.5\t2\n2.5\t3\n", [[1.5, 2.5], [2, 3]]),
     ],
 )
@@ -345,7 +352,13 @@ def test_numbers_are_read_as_people_write_them(
     table = read_table(tmp_path / "x.csv")
     assert table.names == ("a", "b")
     np.testing.assert_array_equal(table.rows.T, expected)
-    assert bool(capsys.readouterr().err) == text.startswith("a,b"), "the others are numbers in the file already"
+    said = text.startswith("a,b") or {".", ","} <= {*text}
+    assert bool(capsys.readouterr().err) == said, "the others are numbers in the file already"
+
+
+def test_a_decimal_comma_among_decimal_points_is_no_thousand(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text('a,b\n"0,125",2\n"1,250",3\n')
+    assert read_table(tmp_path / "x.csv").categories == {"a": ("0,125", "1,250")}
 
 
 def test_reading_says_what_columns_probably_are(capsys: Any) -> None:
@@ -675,3 +688,43 @@ def test_text_and_dates_pass_through_a_run(tmp_path: Path, monkeypatch: pytest.M
         assert "exists" in refusal(capsys, *f"impute runs/people gaps.csv -n 4 {taken}".split())
     command("likelihood runs/people new.csv --out density.csv --tolerance 0.1")
     assert pandas.read_csv("density.csv")["log_density"].notna().sum() == 30
+
+
+def test_held_out_numbers_that_training_cannot_make_are_counted(capsys: Any) -> None:
+    """A value between those that are listed, one beyond a bound, and one far away; of others nothing is said."""
+    rng = np.random.default_rng(0)
+    rows = np.stack([rng.choice([0.0, 10, 20, 30], 1000), rng.uniform(0, 1, 1000), rng.standard_normal(1000)], 1)
+    rows_of("x", rows.copy())
+    assert "unlike" not in capsys.readouterr().err
+    held_out = torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:200].numpy()
+    rows[held_out[0], 0], rows[held_out[1], 1], rows[held_out[150], 2] = 15, 1.2, 1e6
+    rows_of("x", rows)
+    assert "3 held-out numbers" in capsys.readouterr().err
+
+
+def test_the_density_of_eight_gaussians_is_of_the_rows_whose_density_the_run_tells(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    train, test, samples = (rng.standard_normal((n, 2)) for n in (500, 120, 120))
+    monkeypatch.setattr(tables, "DENSITIES", 100)
+    found = judge_rows(train, test, samples)["log_density_of_eight_gaussians"]
+    test[100:] = 50
+    assert judge_rows(train, test, samples)["log_density_of_eight_gaussians"] == found
+
+
+def test_rows_of_single_precision_have_densities_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = Run.of(gauss(THREE), (3,), sigma_max=15.0, sigma_min=0.01)
+    monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    np.save(tmp_path / "x.npy", x.numpy())
+    command(f"likelihood it {tmp_path}/x.npy --out {tmp_path}/y.csv")
+    assert read_table(tmp_path / "y.csv").rows[:, 0] == pytest.approx(run.log_prob(x).numpy(), abs=1e-3)
+    np.savez(tmp_path / "x.npz", a=x, b=2 * x)
+    with pytest.raises(ValueError, match="a, b"):
+        read_table(tmp_path / "x.npz")
+
+
+def test_filled_rows_and_draws_need_two_files(tmp_path: Path, capsys: Any) -> None:
+    words = ["impute", "it", "x.csv", "--out", f"{tmp_path}/y.csv", "--draws", f"{tmp_path}/y.csv"]
+    assert "draws" in refusal(capsys, *words)

@@ -323,7 +323,11 @@ def columns(
         if j == 0:
             axes.set_ylabel(labels[i], parse_math=False)
         if i == j:
-            heights = [np.histogram(rows[:, i], 40, range=ends[i], density=True) for rows in (real, samples)]
+            # Of all rows, also of those outside.
+            heights = [
+                np.histogram(rows[:, i], 40, range=ends[i], weights=np.full(len(rows), 1 / len(rows)))
+                for rows in (real, samples)
+            ]
             # As high as the panel, whose numbers are the column's.
             scale = 0.95 * np.ptp(ends[i]) / max(1e-300, *(height.max() for height, _ in heights))
             for (height, edges), colour, fill in zip(heights, (QUIET, POINTS), (True, False), strict=True):
@@ -331,7 +335,9 @@ def columns(
         else:
             rows, colour = (samples, POINTS) if j > i else (real, QUIET)
             axes.scatter(*rows[:, [j, i]].T, s=3, alpha=0.6, linewidths=0, color=colour)
+    beyond = [((rows[:, :d] < ends[:, 0]) | (rows[:, :d] > ends[:, 1])).any(1).mean() for rows in (real, samples)]
     line = "below the diagonal real rows (grey), above it samples (red); on it both"
+    line += f"; {beyond[0]:.0%} of the rows and {beyond[1]:.0%} of the samples lie outside of a panel"
     figure.supxlabel(textwrap.fill(line, 26 * d), fontsize=8)
     return _finish(figure, path)
 

@@ -613,6 +613,25 @@ class Sampling:
         if rising or not all(1e-18 < level < 1e18 for level in levels):
             raise ValueError(f"noise levels are {reprlib.repr(levels)}; they must descend, within 1e-18 and 1e18")
 
+    @classmethod
+    def of(cls, sampler: str, sigma_max: float, sigma_min: float, *, eps: float | None = None) -> "Sampling":
+        """By a sampler, on as many levels and with the steps that suit it.
+
+        ``sampler``: a name in ``SAMPLERS``.
+        ``sigma_max``, ``sigma_min``: between which noise levels.
+        ``eps``: of Langevin steps; by default half of σ_min².
+        Raises ValueError as the class does.
+        """
+        one = cls(
+            sigma_max=sigma_max,
+            sigma_min=sigma_min,
+            sampler="langevin",
+            levels=1,
+            steps=1,
+            eps=eps or sigma_min**2 / 2,
+        )
+        return one.by(sampler)
+
     @property
     def spec(self) -> SamplerSpec:
         """The sampler's row in the table."""
@@ -694,14 +713,11 @@ class Sampling:
         inside: int = sum(low <= sigma <= high for sigma in self.descents)
         return self.nfe + self.nfe * inside * (GUIDED[self.guide] - 1) / len(self.descents)
 
-    def ladder(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
-        """The noise levels to descend, in their order.
-
-        ``device``: where the tensor is.
-        """
+    def ladder(self) -> Float[Tensor, "levels"]:
+        """The noise levels to descend, in their order."""
         if not isinstance(self.levels, int):
-            return torch.tensor(self.levels, device=device)
-        return self.spec.ladder(self.sigma_max, self.sigma_min, self.levels).sigmas(device=device)
+            return torch.tensor(self.levels, device="cpu")
+        return self.spec.ladder(self.sigma_max, self.sigma_min, self.levels).sigmas(device="cpu")
 
     def start(self, mean: Float[Tensor, "#n *d"], n: int, *, generator: torch.Generator) -> Float[Tensor, "n *d"]:
         """``n`` draws from N(μ, σ² I), where sampling starts.

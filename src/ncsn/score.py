@@ -6,8 +6,9 @@ conditional* score is a function ``score(x, sigma)`` that returns :math:`\nabla_
 (Song & Ermon 2019, arXiv:1907.05600, section 4).  A trained network, an analytic mixture and a lambda are the same to
 whoever calls them.
 
-A network F of well-scaled inputs and outputs is turned into s(x, σ) by one of three ways, each a ``Preconditioning``:
-``EDM`` (the default: an exact Gaussian score plus a residual), ``Plain`` (NCSN: F) and ``Scaled`` (NCSNv2: F/σ).
+A network F of well-scaled inputs and outputs is turned into s(x, σ) by one of four ways, each a ``Preconditioning``:
+``EDM`` (the default: an exact Gaussian score plus a residual), ``Fading`` (of tables: the same around a mixture, with
+less to say in much noise), ``Plain`` (NCSN: F) and ``Scaled`` (NCSNv2: F/σ).
 """
 
 import math

@@ -224,9 +224,9 @@ class Progress:
     stop: int = 0
 
 
-def schedule(fraction: float, step: int, warmup: int = 50) -> float:
-    """The learning rate over its peak: a linear rise over ``warmup`` steps, then a linear fall to zero."""
-    return min(1.0, (step + 1) / warmup) * max(0.0, 1 - fraction)
+def schedule(fraction: float, step: int) -> float:
+    """The learning rate over its peak: a linear rise over 50 steps, then a linear fall to zero."""
+    return min(1.0, (step + 1) / 50) * max(0.0, 1 - fraction)
 
 
 def step_seed(seed: int, step: int, share: int, shares: int) -> int:
@@ -351,10 +351,8 @@ def muon_and_adam(
     return [*muon, *adam]
 
 
-def orthogonalize(
-    matrices: Float[Tensor, "k m n"], steps: int = 5, products: torch.dtype | None = None
-) -> Float[Tensor, "k m n"]:
-    """Each matrix with its singular values brought to about 1 (0.7 to 1.2), by Newton–Schulz iteration.
+def orthogonalize(matrices: Float[Tensor, "k m n"], products: torch.dtype | None = None) -> Float[Tensor, "k m n"]:
+    """Each matrix with its singular values brought to about 1 (0.7 to 1.2), by five steps of Newton–Schulz iteration.
 
     ``products``: the type they are in; by default bfloat16 where the hardware multiplies it, else float32: torch
     emulates it, which makes training twice as long.
@@ -366,7 +364,7 @@ def orthogonalize(
         products = torch.bfloat16 if fast_bfloat16(matrices.device) else torch.float32
     x = (matrices.mT if tall else matrices).to(products)
     x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(steps):
+    for _ in range(5):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).to(matrices.dtype)

@@ -67,7 +67,7 @@ class RunOptions(Options):
     def refuse(self, *names: str, of: str) -> None:
         """Raises ValueError for options of these names that have other values than by default; ``of``: who has them."""
         given = [option.name for option in fields(self) if getattr(self, option.name) != option.default]
-        if ignored := [f"--{name}" for name in given if name in names]:
+        if ignored := [f"--{name.replace('_', '-')}" for name in given if name in names]:
             raise ValueError(f"{', '.join(ignored)} would be ignored: only {of} have it")
 
 

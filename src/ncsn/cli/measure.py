@@ -85,8 +85,8 @@ class Evaluate(SamplingOptions, RunOptions):
             images = run.data(self.data)
             print(f"data: {images.name}, {images.describe()}")
             # Features come before samples: what is wrong with them should not take minutes to turn out.
-            features = evaluation.choose(evaluation.at_8_bits(images), self.features, run.device)
-            ruler = evaluation.Ruler(images, features, self.n)
+            mirrored = bool(run.settings.get("flip"))
+            ruler = evaluation.Ruler(images, self.features, self.n, mirrored=mirrored, device=run.device)
         n = int(group.broadcast(str(ruler and ruler.n).encode()))
         drawn = write_array(out / SAMPLES, run, n, depth=BYTES, group=group, seed=self.seed, **self.how())
         if ruler is None or drawn is None:
@@ -203,12 +203,11 @@ class Likelihood(RunOptions):
         from ncsn.run.posterior import check_numbers
 
         console.check_output(self.out, *TABLES, overwrite=self.overwrite)
-        x = torch.from_numpy(read_table(place).matched(run.names, run.recipe.categories).rows)
+        x = torch.from_numpy(read_table(place).matched(run.names, run.recipe.categories).rows).double()
         whole, density = ~x.isnan().any(1), x[:, :1] * torch.nan
         if not bool(whole.any()):
             raise ValueError(f"{place} has no row without blanks; only such rows have a density")
-        if run.units is not None:
-            check_numbers(run, run.units, x)  # before rows with blanks are left out, for their numbers
+        check_numbers(run, x)  # before rows with blanks are left out, for their numbers
         # A looser solver makes rows likelier than they are, by up to a tenth of a nat.
         solver: dict[str, Any] = {"sigma_min": self.sigma_min, "probes": self.probes}
         solver["tolerance"] = self.tolerance or 1e-4

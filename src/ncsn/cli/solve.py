@@ -36,8 +36,8 @@ class Problem(RunOptions):
         measured: The input is the measurement itself. By default it is an image, and ncsn measures it first.
         n: How many samples of the posterior.
         noise: Standard deviation of the measurement's noise, for pixels in [0, 1].
-        levels: How many noise levels sampling descends; by default twice as many as suit the default sampler, or 100
-            for replacement.
+        levels: How many noise levels sampling descends; by default twice as many as suit the default sampler, or what
+            suits annealed Langevin dynamics for replacement.
         solver_steps: Steps of conjugate gradients at each level.
         particles: How many particles compete for the samples. With many, samples follow the exact posterior; each takes
             a backward pass for each measured number at each level, or for each pixel if half of these are known. For
@@ -132,6 +132,8 @@ class Inpaint(Problem):
         """The known pixels; they, and their mean elsewhere."""
         from ncsn.problems import masked
 
+        if self.method == "replacement":
+            self.refuse("solver_steps", of="answers of moment matching")
         known = self.known(shape)
 
         def filled(y: "Tensor") -> "Tensor":
@@ -234,6 +236,8 @@ class Impute(RunOptions):
 
         for path in (self.out, self.draws or self.out):
             check_output(path, *TABLES, ".npy", overwrite=self.overwrite)
+        if self.draws == self.out:
+            raise ValueError(f"out and draws are both {self.out}; give two files")
         run = ncsn.load(self.run, device=self.device)
         noun = run.recipe.kind.noun
         if noun == "images":
@@ -285,19 +289,24 @@ class Impute(RunOptions):
                 with storage.atomic(path) as temporary:
                     np.save(temporary, filled.numpy().astype(signals.dtype))
         gaps = x.isnan() & ~middle.isnan()
-        spread = f", which draws vary by {draws.std(0)[gaps].mean():.3g} on average" if bool(gaps.any()) else ""
-        print(f"{self.out}: {int(gaps.sum())} blanks filled in{spread}")
+        # A channel has a unit of its own.
+        spreads = [draws.std(0)[:, i][gap].mean() for i, gap in enumerate(gaps.unbind(1)) if bool(gap.any())]
+        listed = ", ".join(f"{spread:.3g}" for spread in spreads)
+        each = " in the channels with blanks" if len(spreads) > 1 else ""
+        varied = f", which draws vary by {listed} on average{each}" if spreads else ""
+        print(f"{self.out}: {int(gaps.sum())} blanks filled in{varied}")
 
     def write(self, run: "Run", x: "Tensor", draws: "Tensor", categories: "Categories") -> None:
         """Write the rows, and beside them how sure each blank is, and its draws."""
         import torch
 
         blank, columns = x.isnan(), dict[str, tuple[str | None, "Tensor"]]()
+        two = torch.zeros(x.shape[1]) if run.units is None else run.units.binary
         beside = dict(columns)
         for i, name in enumerate(run.names):
             made, hidden = draws[:, :, i], blank[:, i]
             middle, spread, what = made.mean(0), made.std(0), "sd"
-            if name in run.recipe.categories or len(torch.unique(made[~made.isnan()])) <= 2:
+            if name in run.recipe.categories or bool(two[i]):
                 middle = made.mode(0).values
                 spread, what = (made == middle).double().mean(0), "share"
             elif name in run.recipe.dates and bool((made[~made.isnan()] % 1 == 0).all()):

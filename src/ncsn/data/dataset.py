@@ -47,6 +47,7 @@ from ncsn.validation import NetworkName, one_line
 
 IMAGE_KEYS = {"", "x", "image", "images", "img", "imgs", "signals", "data", "samples", "arr_0"}
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
+BEYOND = 0.05  # deviations of a column beyond an end of training's: what lies nearer is no news
 LABEL_KEYS = {"y", "label", "labels", "target", "targets"}
 
 
@@ -182,7 +183,7 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Channels, height and width of one image."""
+        """Of one example: columns; or channels and sides, such as height and width."""
         return tuple(self.train.shape[1:])
 
     @cached_property
@@ -369,14 +370,14 @@ def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
 
     Raises ValueError as those three do, and for one long series.
     """
-    only = next(iter(found.values())) if len(found) == 1 else np.zeros((0, 0))
-    if only.ndim == 1 or (only.shape[:1] == (1,) and (reading.signals or only.ndim == 2)):
-        cut = "numpy.lib.stride_tricks.sliding_window_view(series, 128)[::32]"
+    only = next(iter(found.values())) if len(found) == 1 else None
+    if only is not None and (only.ndim == 1 or (only.shape[:1] == (1,) and (reading.signals or only.ndim == 2))):
+        cut = "numpy.lib.stride_tricks.sliding_window_view(series, 128)[::128]"
         raise ValueError(f"{name} has shape {only.shape}, one long series; cut windows of it, as by {cut}")
     if reading.signals:
         return signals_of(name, found)
-    if [array.ndim for array in found.values()] == [2]:
-        rows = rows_of(name, next(iter(found.values())))
+    if only is not None and only.ndim == 2:
+        rows = rows_of(name, only)
         return replace(
             rows, notes=("axes (rows, columns): (n, length) with --signals, in Python signals=True", *rows.notes)
         )
@@ -463,9 +464,8 @@ def decoded_parts(
     items = [item for members in parts.values() for item in members]
     broken: list[str] = []
     whole: dict[Split, list[tuple[Item, Picture]]] = {part: [] for part in parts}
-    part_of_item = iter([part for part, members in parts.items() for _ in members])
-    for item, one in bar(decoded(items, reading), "images", total=len(items)):
-        part = next(part_of_item)
+    named = [part for part, members in parts.items() for _ in members]
+    for (item, one), part in zip(bar(decoded(items, reading), "images", total=len(items)), named, strict=True):
         if isinstance(one, Picture):
             whole[part].append((item, one))
         else:
@@ -493,6 +493,8 @@ def joined(found: list[Picture]) -> tuple[np.ndarray, Depth, list[str]]:
         notes.update(dict.fromkeys(one.notes, n))
         notes["as bytes"] += n * (one.dtype != "uint8" and depth == BYTES)
         notes["as float32"] += n * (one.dtype == "float64")
+    if depth == BYTES and (top := int(pixels.max())) < 32:
+        notes[f"dark: the largest number is {top} of 255, and samples will be as dark"] = total
     if depth != BYTES and (depth.low, depth.high) != (0, 1):
         notes[f"{depth.dtype}: {depth.low:g} to {depth.high:g} become 0 to 1"] = total
     return pixels, depth, [f"{note}: {count:,} of {total:,} images" for note, count in notes.items() if count]
@@ -536,8 +538,11 @@ def rows_of(name: str, data: Table | Any) -> Dataset:
     units, blanks = Units.of(rows[parts[-1]], categories), rows.isnan()
     # Single values lie anywhere in their cells.
     z = torch.cat([units.standardise(part, generator).float() for part in torch.split(rows, 2**16)])
-    if far := int((~(z.abs() <= FAR) & ~blanks).sum()):
-        log.warning(f"{far} held-out numbers are unlike all to learn from, and count as {FAR:g} deviations away")
+    held_out = rows[torch.cat(parts[:-1])].double()
+    beyond = (held_out - held_out.clamp(*units.bounds)).abs() > BEYOND * torch.from_numpy(np.nanstd(table.rows, 0))
+    if count := int((~units.possible(held_out) | beyond).sum()):
+        nearest = f"the nearest that samples can be, {FAR:g} deviations away at most"
+        log.warning(f"{count} held-out numbers are unlike all to learn from, and count as {nearest}")
         z = z.nan_to_num(nan=-FAR).clamp(-FAR, FAR)
     for i in blanks.any(0).nonzero()[:, 0]:
         known = z[parts[-1], i][~blanks[parts[-1], i]]
@@ -600,9 +605,13 @@ def load_dataset(name: str, *, reading: Reading = sources.AS_THEY_ARE) -> Datase
     if name == "mnist":
         if reading.pixels() not in (None, (28, 28)):
             raise ValueError(f"size is {reading.size}; mnist has 28x28, and only images of your own are resized")
+        if reading.signals:
+            raise ValueError("signals is given; mnist has images")
         return mnist()
     sources.check_place(name)
     place, suffix = Path(name), Path(name).suffix.lower()
+    if reading.signals and suffix not in (".npy", ".npz"):
+        raise ValueError(f"signals is given; they are read from .npy or .npz, and not from {name}")
     if name and place.is_dir():
         files = sources.walk(place)
         catalogue = sources.from_files(name, files)
@@ -708,8 +717,8 @@ class Origin:
         """
         place = self.dataset if dataset is None else absolute(dataset)
         if place != "mnist" and not Path(place).exists():
-            raise ValueError(f"the images are no longer at {place}; say where (--data PLACE, or ncsn train PLACE)")
+            raise ValueError(f"the data is no longer at {place}; say where (--data PLACE, or ncsn train PLACE)")
         images = load_dataset(place, reading=self.reading)
         if images.digest != self.digest:
-            raise ValueError(f"{place} does not hold the images that the run learned from")
+            raise ValueError(f"{place} does not hold the data that the run learned from")
         return images

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Table:
 
     def only(self, kept: Bool[np.ndarray, "d"]) -> "Table":
         """The columns that are ``kept``."""
-        names = tuple(np.array(self.names, dtype=object)[kept].tolist())
+        names = tuple(compress(self.names, kept))
         categories = {name: values for name, values in self.categories.items() if name in names}
         dates = tuple(name for name in self.dates if name in names)
         return replace(self, names=names, rows=self.rows[:, kept], categories=categories, dates=dates)
@@ -70,10 +71,10 @@ class Table:
         blank = np.isnan(table.rows)
         empty, scarce = blank.all(0), blank.mean(0) > SCARCE
         if (scarce & ~empty).any():
-            names = ", ".join(np.array(table.names, dtype=object)[scarce & ~empty])
+            names = ", ".join(compress(table.names, scarce & ~empty))
             log.warning(f"columns that are blank in more than {SCARCE:.0%} of the rows are left out: {names}")
         if empty.any():
-            log.warning(f"columns without a value are left out: {', '.join(np.array(table.names, object)[empty])}")
+            log.warning(f"columns without a value are left out: {', '.join(compress(table.names, empty))}")
         known = ~blank[:, ~scarce].all(1)
         known |= not known.any()
         if not known.all():
@@ -101,8 +102,8 @@ class Table:
         if not varied.any():
             raise ValueError(f"no column of numbers varies in the {len(self.rows[part]):,} rows; one must")
         if not varied.all():
-            names = np.array(self.names, dtype=object)[~varied]
-            log.warning(f"columns that do not vary, but in one row to learn from, are left out: {', '.join(names)}")
+            names = ", ".join(compress(self.names, ~varied))
+            log.warning(f"columns that do not vary, but in one row to learn from, are left out: {names}")
         return self.only(varied)
 
     def split(self, generator: torch.Generator) -> tuple["Table", tuple[Tensor, ...]]:
@@ -264,12 +265,16 @@ def read_table(name: str | Path) -> Table:
     """
     path, suffix = Path(name), Path(name).suffix.lower()
     if suffix in (".npy", ".npz"):
-        return table_of(next(iter(arrays(path).values())), str(path))
+        found = arrays(path)
+        if len(found) != 1:
+            raise ValueError(f"{path} holds {', '.join(found) or 'nothing'}; one array (rows, columns) is needed")
+        return table_of(found.popitem()[1], str(path))
     regular(path)
     if suffix in SHEETS:
         raise ValueError(f"{path} is a spreadsheet; save it as .csv")
     from pyarrow import csv, parquet
 
+    point = "."
     try:
         if suffix == ".parquet":
             frame = parquet.read_table(path).to_pandas(date_as_object=False)
@@ -286,16 +291,17 @@ def read_table(name: str | Path) -> Table:
             frame = frame.to_pandas(date_as_object=False)
     except Exception as error:  # of many kinds, by what is broken
         raise unreadable(path, "a table", error) from error
-    return table_of(frame, str(path))
+    return table_of(frame, str(path), point)
 
 
-def table_of(data: Any, place: str = "the table") -> Table:
-    """The columns in a DataFrame, or in an array (n, d); ``place``: what errors call it.
+def table_of(data: Any, place: str = "the table", point: str = ".") -> Table:
+    """The columns in a DataFrame, or in an array (n, d).
 
+    ``place``: what errors call it.  ``point``: what stands before the decimals of numbers that are text.
     Raises ValueError for columns of one name, a file without names, and infinite numbers.
     """
     if hasattr(data, "columns"):
-        table = columns_of(data, place)
+        table = columns_of(data, place, point)
     else:
         rows = np.asarray(data)
         if rows.ndim != 2 or rows.dtype.kind not in "buif":
@@ -305,12 +311,12 @@ def table_of(data: Any, place: str = "the table") -> Table:
     # Squares of larger numbers are none.
     for name, limit in (("infinite numbers", math.inf), ("numbers beyond 1e150", 1e150)):
         if (wrong := (np.abs(table.rows, dtype=float) >= limit).any(0)).any():
-            listed = ", ".join(np.array(table.names)[wrong])
+            listed = ", ".join(compress(table.names, wrong))
             raise ValueError(f"{place} has {name} in {listed}; leave blank what is not known, or change the unit")
     return table
 
 
-def columns_of(data: Any, place: str) -> Table:
+def columns_of(data: Any, place: str, point: str) -> Table:
     """The columns of a DataFrame, as ``table_of``: text that says numbers is numbers; prints where it was."""
     import pandas
 
@@ -336,7 +342,7 @@ def columns_of(data: Any, place: str) -> Table:
             dates.append(name)
         else:
             codes, values = texts_of(column)
-            if (numbers := numbers_in(values)) is not None:
+            if (numbers := numbers_in(values, point)) is not None:
                 rows[:, i] = np.append(numbers, np.nan)[codes]
                 said.append(name)
             else:
@@ -370,11 +376,20 @@ def texts_of(column: Any) -> tuple[Int[np.ndarray, "n"], tuple[str, ...]]:
     return codes, tuple(values.tolist())
 
 
-def numbers_in(texts: Sequence[str]) -> Float64[np.ndarray, "n"] | None:
-    """What texts such as 1,200 and $5 and 7 % say, NaN for signs of a blank; None if one of them is no number."""
-    cleaned = [re.sub(r"(?<![^-])[$€£]\s*|\s*%$|(?<=\d),(?=\d{3}(?!\d))", "", text.strip()) for text in texts]
+def numbers_in(texts: Sequence[str], point: str = ".") -> Float64[np.ndarray, "n"] | None:
+    """What texts such as 1,200 and $5 and 7 % say, NaN for signs of a blank; None if one of them is no number.
+
+    ``point``: what stands before decimals; if it is a comma, dots are between thousands.
+    """
+    between = "," if point == "." else "."
+    thousands = re.compile(rf"(?<![\d.,])[1-9]\d{{0,2}}(?:[{between}]\d{{3}})+(?![\d{between}])")
+
+    def cleaned(text: str) -> str:
+        text = re.sub(r"(?<![^-])[$€£]\s*|\s*%$", "", text.strip())
+        return thousands.sub(lambda match: match[0].replace(between, ""), text).replace(point, ".")
+
     try:
-        return np.array([math.nan if text in BLANKS else float(text) for text in cleaned])
+        return np.array([math.nan if text in BLANKS else float(text) for text in map(cleaned, texts)])
     except ValueError:
         return None
 

@@ -140,6 +140,11 @@ class Units:
         """Which columns are shifted and scaled alone."""
         return (~self.log & (self.cells == 0) & (self.knots[0] == self.knots[1]).all(1)).expand(self.shift.shape)
 
+    @property
+    def binary(self) -> Bool[Tensor, "*d"]:
+        """Which columns have two values alone."""
+        return ((self.cells == LISTED) & ((self.values.diff(dim=1) > 0).sum(1) == 1)).expand(self.shift.shape)
+
     def describe(self, names: Sequence[str]) -> tuple[str, ...]:
         """What is done to which columns, a line each."""
         bent = (self.knots[0] != self.knots[1]).any(1)

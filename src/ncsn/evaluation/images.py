@@ -14,7 +14,7 @@ from torch import Tensor
 from ncsn.data import Dataset
 from ncsn.data.units import quantize
 from ncsn.evaluation import metrics
-from ncsn.evaluation.features import Embed, Features, choose
+from ncsn.evaluation.features import PROCESSOR, Embed, Features, choose
 from ncsn.machine.messages import bar
 
 REPORTABLE = 10_000
@@ -142,26 +142,44 @@ def nearest(
 
 
 class Ruler:
-    """Measures sets of images; make it once, and judge any number of sets with it.
+    """Measures sets of images beside test images; make it once, and judge any number of sets with it.
+
+    Fréchet distance, KID, density and coverage are between features; the sliced Wasserstein distance is over pixels.
+    ``memorisation`` is the probability that a sample is nearer to the training set than a test image is (½ is ideal;
+    Mann–Whitney), ``near_duplicates``, of 100 and more, the share nearer than all but 1 % of the test images, without
+    those that are in the training set themselves.
 
     ``images``: the data.
-    ``features``: what distances are measured in: ``Features``, or a function of bytes (b, c, h, w) that returns (b, f);
-    by default what suits the data (see ``choose``).
+    ``features``: what distances are measured in: a name as for ``choose``, ``Features``, or a function of bytes
+    (b, c, h, w) that returns (b, f).
     ``n``: how many images of each set and of each part of the data are compared, if there are as many.
+    ``mirrored``: whether training has mirrored images, so that a mirrored copy is a copy.
+    ``device``: where features are computed that it makes itself.
     Raises ValueError for fewer than ten images.
     """
 
-    def __init__(self, images: Dataset, features: Features | Embed | None = None, n: int = REPORTABLE) -> None:
+    def __init__(
+        self,
+        images: Dataset,
+        features: Features | Embed | str | None = "auto",
+        n: int = REPORTABLE,
+        *,
+        mirrored: bool = False,
+        device: torch.device = PROCESSOR,
+    ) -> None:
         sizes = [len(images.test), len(images.validation), len(images.train)]
         self.n = min(n, *sizes)
         if self.n < FEWEST_IMAGES:
             counts = "{:,} test, {:,} validation and {:,} training images".format(*sizes)
             raise ValueError(f"there are {n:,} samples, {counts}; at least {FEWEST_IMAGES} of each are needed")
         data = at_8_bits(images)
-        features = choose(data) if features is None else features
+        if features is None or isinstance(features, str):
+            features = choose(data, features or "auto", device)
         if not isinstance(features, Features):
             features = Features(name=getattr(features, "__name__", "features"), embed=features)
         self.features, self.train, self.test = features, data.train, data.test[: self.n]
+        if mirrored:
+            self.train = torch.cat([data.train, data.train.flip(-1)])
         self.seen = features(self.test)
         self.to_train, _ = nearest(self.test, self.train)
         held_out = data.validation[: self.n]
@@ -228,7 +246,8 @@ class Ruler:
         numbers["pixel_wasserstein"] = metrics.sliced_wasserstein(x.flatten(1), self.test.flatten(1)) / 255
         numbers["memorisation"] = float(mannwhitneyu(self.to_train, to_train).statistic) / self.n**2
         if self.n >= 100:  # fewer have no such quantile
-            numbers["near_duplicates"] = (to_train <= self.to_train.quantile(0.01)).float().mean().item()
+            apart = self.to_train[self.to_train > 0] if bool(self.to_train.any()) else self.to_train
+            numbers["near_duplicates"] = (to_train <= apart.quantile(0.01)).float().mean().item()
         return numbers, seen.histogram.tolist() if self.features.class_names else []
 
 
@@ -237,25 +256,3 @@ def beside(name: str, generated: float, held_out: float, training: float) -> Met
     meaningful = name in RATIOS and generated >= 0
     ratios = [generated / floor if meaningful and floor > 0 else None for floor in (held_out, training)]
     return Metric(generated, held_out, training, *ratios)
-
-
-def judge_images(
-    samples: Shaped[Tensor, "n c h w"], images: Dataset, features: Features | Embed | None = None
-) -> Evaluation:
-    """All numbers about samples, compared with the test images of the data, as many as there are of each.
-
-    ``samples``: images (n, c, h, w), bytes or reals in [0, 1].
-    ``images``: the data.
-    ``features``: what distances are measured in, as for ``Ruler``.
-
-    Fréchet distance, KID, density and coverage are between features; the sliced Wasserstein distance is over pixels.
-    ``memorisation`` is the probability that a sample is nearer to the training set than a test image is (½ is ideal;
-    Mann–Whitney), ``near_duplicates``, of 100 and more, the share nearer than all but 1 % of the test images.
-    Raises ValueError if samples and data differ in shape, for other numbers, and for fewer than ten images of a kind.
-
-    >>> images = ncsn.load_dataset("mnist")
-    >>> result = ncsn.evaluation.evaluate(images.validation[:100], images, ncsn.evaluation.PIXELS)
-    >>> result.n, list(result.metrics)
-    (100, ['pixel_wasserstein', 'memorisation', 'near_duplicates'])
-    """
-    return Ruler(images, features, len(samples)).judge(samples)

@@ -7,8 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from ncsn.data import Dataset
-from ncsn.evaluation.features import choose
-from ncsn.evaluation.images import REPORTABLE, Evaluation, Ruler, at_8_bits, judge_images
+from ncsn.evaluation.images import REPORTABLE, Evaluation, Ruler
 from ncsn.evaluation.signals import judge_signals
 from ncsn.evaluation.tables import TableEvaluation, held_out_examples, judge_table
 from ncsn.run import Run
@@ -48,29 +47,18 @@ def evaluate(
     if not isinstance(source, Run):
         if not isinstance(data, Dataset):
             raise ValueError("samples are compared with a data set; give it, or a run")
-        return judge_images(source, data, features_for(data, features))
+        return Ruler(data, features, len(source)).judge(source)
     dataset = data if isinstance(data, Dataset) else source.data(data)
     kind = source.recipe.kind.noun
     if kind == "images":
-        return of_images(source, dataset, features, n, seed, how)
+        mirrored = bool(source.settings.get("flip"))
+        ruler = Ruler(dataset, features, n, mirrored=mirrored, device=source.device)
+        blocks = source.blocks(ruler.n, seed=seed, **how)
+        return ruler.judge(torch.cat([steps.last().cpu() for steps in blocks]))
     if features not in ("auto", None):
         raise ValueError(f"features are {features}; {kind} are compared as they are")
     samples = source.sample(len(held_out_examples(dataset, n)), seed=seed, **how)
     return JUDGES[kind](source, dataset, samples.cpu())
-
-
-def features_for(images: Dataset, features: Any, device: torch.device | None = None) -> Any:
-    """Features by their name, or those that are given."""
-    if not isinstance(features, str):
-        return features
-    return choose(at_8_bits(images), features, device or torch.device("cpu"))
-
-
-def of_images(run: Run, data: Dataset, features: Any, n: int, seed: int, how: dict[str, Any]) -> Judgement:
-    """Images of a run, drawn a block at a time."""
-    ruler = Ruler(data, features_for(data, features, run.device), n)
-    blocks = run.blocks(ruler.n, seed=seed, **how)
-    return ruler.judge(torch.cat([list(steps)[-1].x.cpu() for steps in blocks]))
 
 
 JUDGES = {"rows": judge_table, "signals": judge_signals}

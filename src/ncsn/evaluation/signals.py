@@ -50,5 +50,6 @@ def judge_signals(run: Run, data: Dataset, samples: Float[Tensor, "m c *d"]) -> 
     assert data.units is not None
     held, made = (data.units.standardise(x).float() for x in (held_out_examples(data, len(samples)), samples.double()))
     distances = {"log_spectrum": log_spectrum, "autocorrelation": autocorrelation, "classifier": told_apart}
-    numbers = compared(data.train.numpy(), held.numpy(), made.numpy(), distances, "training_signals")
+    parts, mirrored = (data.train.numpy(), held.numpy(), made.numpy()), bool(run.settings.get("flip"))
+    numbers = compared(*parts, distances, "training_signals", mirrored=mirrored)
     return TableEvaluation(n=len(held), numbers=numbers)

@@ -34,8 +34,8 @@ def judge_rows(
     (Lopez-Paz & Oquab 2017, arXiv:1610.06545).  They cannot see that samples are copies of rows to learn from.
     ``memorisation`` can: how often a held-out row is farther from these than a sample is; ½ for fresh ones, 1 for
     copies.  ``sliced_wasserstein``: as of images.
-    ``log_density_of_eight_gaussians``: of the held-out rows in nats, by a mixture fitted to ``train``; in a cell it is
-    the mean density there.  Left out, with a line, where such a mixture cannot be fitted.
+    ``log_density_of_eight_gaussians``: of the first 1,000 held-out rows in nats, by a mixture fitted to ``train``; in a
+    cell it is the mean density there.  Left out, with a line, where such a mixture cannot be fitted.
 
     ``train``: rows that training has seen, at least as many as ``test``.
     ``test``: rows that it has not seen, at least 8.
@@ -47,7 +47,7 @@ def judge_rows(
     learned, held, made = (units.standardise(torch.from_numpy(rows)).numpy() for rows in (train, test, samples))
     numbers = compared(learned, held, made, {"classifier": told_apart, "sliced_wasserstein": sliced}, "real_rows")
     try:
-        numbers["log_density_of_eight_gaussians"] = eight_gaussians(train, test, units)
+        numbers["log_density_of_eight_gaussians"] = eight_gaussians(train, test[:DENSITIES], units)
     except ValueError as error:  # of rows with as good as no variance in some direction
         log.warning(f"eight Gaussians are left out: {str(error).splitlines()[0]}")
     return numbers
@@ -59,16 +59,20 @@ def compared(
     samples: Float[np.ndarray, "m *d"],
     distances: Mapping[str, Callable[[np.ndarray, np.ndarray], float]],
     floor: str,
+    *,
+    mirrored: bool = False,
 ) -> dict[str, float]:
     """Distances of samples from held-out examples, and of as many training examples, and how many are learned by heart.
 
     ``distances``: by their names.  ``floor``: what training examples are called in the names of their distances.
+    ``mirrored``: whether training has mirrored examples, so that a mirrored copy is a copy.
     """
     numbers: dict[str, float] = {}
     real = np.random.default_rng(0).permutation(train)[: len(test)]
     for name, examples in (("", samples), (f"_of_{floor}", real)):
         numbers |= {f"{key}{name}": distance(examples, test) for key, distance in distances.items()}
-    flat = (part.reshape(len(part), -1) for part in (train, test, samples))
+    learned = np.concatenate([train, train[..., ::-1]]) if mirrored else train
+    flat = (part.reshape(len(part), -1) for part in (learned, test, samples))
     return numbers | {"memorisation": memorisation(*flat)}
 
 
@@ -118,8 +122,8 @@ class TableEvaluation:
     """How good samples of a table, or signals, are.
 
     ``n``: how many samples were judged, beside as many held-out examples.
-    ``numbers``: by their names, see ``judge_rows`` and ``judge_signals``; ``log_density``: of the held-out rows under
-    the run, in nats.
+    ``numbers``: by their names, see ``judge_rows`` and ``judge_signals``; ``log_density``: of the first 1,000 held-out
+    rows under the run, in nats.
     """
 
     n: int
@@ -136,12 +140,15 @@ class TableEvaluation:
 
 
 def held_out_examples(data: Dataset, n: int) -> Float64[Tensor, "m *d"]:
-    """At most ``n`` held-out examples in the user's units.  Raises ValueError for fewer than trees can judge by."""
+    """At most ``n`` held-out examples in the user's units, and no more than there are to learn from.
+
+    Raises ValueError for fewer than trees can judge by.
+    """
     assert data.units is not None
-    if len(data.test) < FEWEST:
-        count = f"{len(data.test)} held-out {data.kind.noun}"
+    if (few := min(len(data.test), data.n)) < FEWEST:
+        count = f"{few} {'held-out' if few == len(data.test) else 'training'} {data.kind.noun}"
         raise ValueError(f"{data.name} has {count}; trees need at least {FEWEST} to judge by")
-    return data.units.restore(data.test[:n].double())
+    return data.units.restore(data.test[: min(n, data.n)].double())
 
 
 def judge_table(run: Run, data: Dataset, samples: Float[Tensor, "m d"]) -> TableEvaluation:

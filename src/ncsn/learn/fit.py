@@ -15,7 +15,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from ncsn.data import Dataset, Reading, batches
-from ncsn.data.dataset import from_arrays, rows_of, stream
+from ncsn.data.dataset import SIGNALS, from_arrays, rows_of, stream
 from ncsn.data.units import reals
 from ncsn.distributions import Empirical
 from ncsn.evaluation import metrics
@@ -118,8 +118,13 @@ def fit(
         dataset = dataset_of(data, labels, signals=signals or base.signals)
         place = {} if record else {"dataset": dataset.name}  # a record says where they are
         chosen = replace(base, **place | ends | given, job=job, signals=signals or base.signals)
-        chosen = chosen if start is None else rules.like(chosen, start.settings)
-        if chosen.start is not None and start is None and not job.resume:  # whose weights are in its checkpoint
+        if start is not None and network is None:
+            chosen = rules.like(chosen, start.settings)
+        if start is not None and "start" in dataset.kind.refused:
+            raise ValueError(f"start is given, which means nothing for {dataset.kind.noun}; leave it out")
+        folder = record.folder if record is not None and job.resume else None
+        goes_on = folder is not None and (folder / CHECKPOINT).exists()  # which has weights of its own
+        if chosen.start is not None and start is None and not goes_on:
             start = load(chosen.start, device=job.device)
         return run_of(dataset, chosen, OwnParts(network, objective, noise, start), record or Record())
 
@@ -129,10 +134,14 @@ def dataset_of(data: "Tensor | np.ndarray | Dataset | DataFrame", labels: Classe
     if isinstance(data, Dataset):
         if labels is not None:
             raise ValueError("labels are given beside a data set, which has its own; leave them out")
+        if signals and data.kind is not SIGNALS:
+            raise ValueError(f"signals is given, and the data set has {data.kind.noun}; leave it out")
         return data
     if np.ma.is_masked(data):
         raise ValueError("data has masked values; leave these examples out, or fill them")
     frame = hasattr(data, "columns")
+    if frame and signals:
+        raise ValueError("signals is given, and the data is a table; leave it out")
     x = np.empty((0, 0)) if frame else array_of(data)
     if labels is not None and x.ndim == 2 and not signals:
         raise ValueError("labels are for images; a column of a table may be a class")
@@ -173,7 +182,7 @@ class OwnParts:
         if self.noise is not None and self.noise != rules.noise_of(settings):
             facts |= {"proposal": repr(self.noise), "log_sigma_mean": None, "log_sigma_std": None}
         if self.start is not None and settings.start is None:
-            facts["start"] = str(self.start.folder)
+            facts["start"] = str(self.start.folder or "a run in memory")
         return facts
 
 
@@ -374,7 +383,8 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None) -> N
         for _ in record.watch(lesson.progress(guide, guide_budget, run), guide, part="guide"):
             pass
     kind = lesson.dataset.kind
-    held_out = Batch(lesson.dataset.validation.to(lesson.device), lesson.labels[1])
+    labels = lesson.labels[1] if state.model.num_classes else None
+    held_out = Batch(lesson.dataset.validation.to(lesson.device), labels)
     judge = partial(held_out_losses, state, held_out, lesson.noise, kind.held_out)
     learn(lesson.progress(state, budget, run), state, judge, record, rows=kind.reports, slack=kind.slack)
     if record.group.is_main:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ncsn.data import Dataset
 from ncsn.data.units import quantize, reals
 from ncsn.evaluation import at_8_bits, metrics
-from ncsn.evaluation.features import Features, choose, is_mnist, suitable
+from ncsn.evaluation.features import Features, choose, digits, is_mnist, suitable
 from ncsn.machine.messages import bar, log
 from ncsn.run import Run
 from ncsn.validation import GuideName
@@ -46,7 +46,9 @@ def suited(dataset: Dataset, device: torch.device, *, thorough: bool) -> Feature
     EfficientNet is asked about colours only: of letters it sees nothing that guidance mends.
     """
     images = at_8_bits(dataset)
-    name = "auto" if is_mnist(images) else suitable(images if thorough else replace(images, labels=None))
+    if is_mnist(images):
+        return digits(device)
+    name = suitable(images if thorough else replace(images, labels=None))
     return choose(images, "pixels" if name == "efficientnet" and images.shape[0] != 3 else name, device)
 
 

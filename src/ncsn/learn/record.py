@@ -173,11 +173,11 @@ class Record:
 
 
 def opened(given: TrainSettings) -> tuple[Dataset, ResolvedSettings, Record]:
-    """The images to train on, the settings that follow from them, and a record of the training in the run's folder.
+    """The data to train on, the settings that follow from it, and a record of the training in the run's folder.
 
-    With ``--resume`` the settings are the run's own.  Every process reads the images, the leading one first: it may
-    have to download them.
-    Raises ValueError if images cannot be read, do not suit the settings, or are others than the run's or the leading
+    With ``--resume`` the settings are the run's own.  Every process reads the data, the leading one first: it may have
+    to download it.
+    Raises ValueError if data cannot be read, does not suit the settings, or is other than the run's or the leading
     process'; and if the folder holds another run.
     """
     group = distributed.join()
@@ -199,16 +199,16 @@ def opened(given: TrainSettings) -> tuple[Dataset, ResolvedSettings, Record]:
         origin = Origin.of(given.dataset, given.reading, dataset)
     here = json.dumps([plain(asdict(settings)), origin.digest]).encode()
     if here != (group.broadcast(here) if group.is_main else first):
-        raise ValueError(f"process {group.rank} has other images or settings than process 0; all need the same")
+        raise ValueError(f"process {group.rank} has other data or settings than process 0; all need the same")
     return dataset, settings, Record(folder=folder, job=given.job, origin=origin, group=group)
 
 
 def continued(given: TrainSettings, folder: Path) -> tuple[Dataset, ResolvedSettings, Origin]:
-    """The images of a run that is resumed, which may have moved; its settings, and where the images are."""
+    """The data of a run that is resumed, which may have moved; its settings, and where the data is."""
     config, where = read_config(folder), folder / "config.json"
     settings, origin = rules.recalled(given, config.settings, f"{where}: settings"), config.data
     if origin is None:
-        raise ValueError(f"{where} does not say which images the run has learned from")
+        raise ValueError(f"{where} does not say which data the run has learned from")
     if given.dataset not in (settings.dataset, TrainSettings.dataset):  # the default says nothing of where they are
         origin = origin.moved(given.dataset)
     dataset = origin.load()

@@ -46,11 +46,11 @@ def rounded(x: float, digits: int = 2) -> float:
     return float(f"{x:.{digits}g}")
 
 
-def leading_std(data: Float[Tensor, "n d"], *, iterations: int = 30) -> float:
+def leading_std(data: Float[Tensor, "n d"]) -> float:
     """The largest standard deviation of the data in any direction, by power iteration; from below."""
     centred = data - data.mean(0)
     direction = torch.randn(data.shape[1], generator=torch.Generator().manual_seed(0), device="cpu").to(data)
-    for _ in range(iterations):
+    for _ in range(30):
         direction = nn.functional.normalize(centred.T @ (centred @ direction), dim=0)
     return float((centred @ direction).square().mean().sqrt())
 
@@ -120,9 +120,10 @@ def log_sigma_mean(detail: float, std: float) -> float:
 
     detail²/std is 2(1 − ρ)·std for neighbouring pixels that correlate by ρ.  No theory: what was found best on
     MNIST (−0.4; −0.7 is worse) and on CIFAR-10 (−1.6; −1.2 and −0.4 are worse) is 5.5 times that, within a tenth.
-    Below −2 nothing was tried.
+    Below −2 nothing was tried, but for images of less contrast than photographs have: their noise is as much smaller.
     """
-    return max(-2.0, rounded(math.log(5.5 * (detail or std) ** 2 / std)))
+    least = -2.0 + min(0.0, math.log(std / 0.25))
+    return rounded(max(least, math.log(5.5 * (detail or std) ** 2 / std)))
 
 
 def averaging_level(data: Shaped[Tensor, "n *d"]) -> float:
@@ -259,6 +260,8 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     if settings.start is not None:
         settings = like(settings, read_config(find(settings.start)).settings)
     settings = replace(settings, network=network_for(settings, dataset))
+    if settings.proposal != "lognormal" and (vain := given_ones(settings, ("log_sigma_mean", "log_sigma_std"))):
+        raise ValueError(f"{', '.join(vain)} given, which means nothing for proposal {settings.proposal}; leave it out")
     if dataset.shards is not None and settings.posterior_above is not None:
         given = f"posterior_above is {settings.posterior_above}"
         raise ValueError(f"{given}; it needs all training images at every step, but they stay in shards; leave it out")
@@ -321,12 +324,6 @@ def noise_of(settings: ResolvedSettings) -> Proposal:
     return Geometric(top, bottom, settings.levels or SAMPLERS[settings.sampler].suited(top, bottom))
 
 
-def descent(top: float, bottom: float, sampler: str, eps: float | None = None) -> Sampling:
-    """By a sampler between two noise levels, on as many and with the steps that suit it."""
-    eps = eps or bottom**2 / 2
-    return Sampling(sigma_max=top, sigma_min=bottom, sampler="langevin", levels=1, steps=1, eps=eps).by(sampler)
-
-
 def recipes(
     settings: ResolvedSettings, dataset: Dataset, network: nn.Module | None = None
 ) -> tuple[Recipe, Recipe | None]:
@@ -336,6 +333,8 @@ def recipes(
     training.  Nor has a ``network`` of the user's own one.
     Raises ValueError for options that the sampler has not.
     """
+    if network is not None and settings.guidance not in ("chosen", 1):
+        raise ValueError(f"guidance is {settings.guidance}; a network of one's own has no guide")
     shares: dict[str, float] = {}
     if settings.class_conditional and dataset.labels is not None and network is None:
         shares = dataset.labels.shares
@@ -366,7 +365,9 @@ def recipes(
 
 def sampling_of(settings: ResolvedSettings, kind: Kind, *, classes: bool) -> Sampling:
     """How the run is sampled, unguided.  Raises ValueError for options that the sampler has not."""
-    sampling = descent(settings.sigma_max, settings.sigma_min, settings.sampler, settings.eps)
+    if SAMPLERS[settings.sampler].population:
+        raise ValueError(f"sampler is {settings.sampler}; it draws from posteriors alone")
+    sampling = Sampling.of(settings.sampler, settings.sigma_max, settings.sigma_min, eps=settings.eps)
     sampling = replace(sampling, guided_between=guided_between(settings.log_sigma_mean))
     levels = None if settings.sampler == "langevin" else settings.levels  # which stays on one
     # Where the class is known there is less to be decided at high noise: measured on images, with the default sampler,

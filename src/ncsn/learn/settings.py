@@ -41,7 +41,8 @@ class Job:
     precision: PrecisionName = "auto"
 
     def __post_init__(self) -> None:
-        """Raise ValueError for options that contradict each other."""
+        """Raise ValueError for options out of range, and for two that contradict each other."""
+        validation.check_ranges(self)
         if self.overwrite and self.resume:
             raise ValueError("both --overwrite and --resume are given; at most one is allowed")
 
@@ -58,8 +59,8 @@ class TrainSettings(Reading):
         dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz), or a
             folder of .tar files, which are shards in WebDataset's format; or a table (.csv, .tsv, .parquet).
         flip: Mirror images, left to right, at random. That is twice the data if a mirrored image is as good as another.
-        batch_size: Images in a batch. By default 128, or 64 where training sees few images; at most as many as there
-            are.
+        batch_size: Examples in a batch. By default 512 rows, or 128 images, or 64 where training sees few images; at
+            most as many as there are.
         accumulate: Cut each batch into so many parts and learn from one after the other. More parts need less memory.
         network: auto is unet for images and signals, and mlp for a table. refinenet is NCSN's, for images.
             refinenet-v2 (NCSNv2) does not see σ; its output is divided by σ.
@@ -95,7 +96,7 @@ class TrainSettings(Reading):
             does not help, it is 1.
         compile: --no-compile does without torch.compile. By default trainings of at least five minutes or 2,000 steps
             begin with it, if this machine can. The first time that takes up to a minute.
-        samples: How many samples to draw at the end.
+        samples: How many samples to draw at the end; of a table ten times as many.
         seed: Of all random numbers.
     """
 

@@ -58,7 +58,7 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor], *, seconds:
         torch.compiler.set_stance("force_eager")
         lines: list[object] = [line for line in str(error).splitlines() if "error:" in line]  # the C++ compiler's own
         log.warning(
-            f"training continues without torch.compile, about 1.5 times slower: {one_line((lines or [error])[0])}"
+            f"torch.compile fails, and without it all is about 1.5 times slower: {one_line((lines or [error])[0])}"
         )
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Positive: TypeAlias = Annotated[int, Interval(ge=1)]
+WAVES = 32
 
 
 class NoiseEmbedding(nn.Module):
@@ -21,11 +22,11 @@ class NoiseEmbedding(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, features: int, waves: int = 32) -> None:
+    def __init__(self, features: int) -> None:
         super().__init__()
-        frequencies = [2 * math.pi * 2.0 ** (-3 + 6 * i / max(1, waves - 1)) for i in range(waves)]
+        frequencies = [2 * math.pi * 2.0 ** (-3 + 6 * i / (WAVES - 1)) for i in range(WAVES)]
         self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
-        self.layers = nn.Sequential(nn.Linear(2 * waves, features), nn.SiLU(), nn.Linear(features, features), nn.SiLU())
+        self.layers = nn.Sequential(nn.Linear(2 * WAVES, features), nn.SiLU(), nn.Linear(features, features), nn.SiLU())
 
     def forward(self, c: Float[Tensor, "b"]) -> Float[Tensor, "b features"]:
         """The embedding of each noise level."""

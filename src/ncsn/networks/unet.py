@@ -41,22 +41,22 @@ def unfold(x: Float[Tensor, "b k *_"]) -> Float[Tensor, "b c *d"]:
 
 
 class Convolution(nn.Module):
-    """A padded convolution, ``size`` each way, whose kernel is kept as a matrix, one row per output channel.
+    """A padded convolution, 3 each way, whose kernel is kept as a matrix, one row per output channel.
 
     A matrix is what the Muon optimiser orthogonalises.  Its columns run over (*place, input channel), so that the
     kernel is contiguous in channels-last order and needs no copy.
     """
 
-    def __init__(self, inputs: int, outputs: int, size: int = 3, *, stride: int = 1, dimensions: int = 2) -> None:
+    def __init__(self, inputs: int, outputs: int, *, stride: int = 1, dimensions: int = 2) -> None:
         super().__init__()
-        kernel = LAYERS[dimensions - 1](inputs, outputs, size).weight.detach()
+        kernel = LAYERS[dimensions - 1](inputs, outputs, 3).weight.detach()
         self.weight = nn.Parameter(kernel.movedim(1, -1).reshape(outputs, -1))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.size, self.stride = size, stride
+        self.stride = stride
 
     def forward(self, x: Float[Tensor, "b i *d"]) -> Float[Tensor, "b o *_"]:
-        kernel = self.weight.view(len(self.weight), *[self.size] * (x.ndim - 2), -1).movedim(-1, 1)
-        return CONVOLUTIONS[x.ndim - 3](x, kernel, self.bias, self.stride, self.size // 2)
+        kernel = self.weight.view(len(self.weight), *[3] * (x.ndim - 2), -1).movedim(-1, 1)
+        return CONVOLUTIONS[x.ndim - 3](x, kernel, self.bias, self.stride, 1)
 
 
 class ChannelNorm(nn.Module):

@@ -266,9 +266,9 @@ def numbers_of(run: "Run", rows: Any) -> Float64[Tensor, "b *d"]:
     return x
 
 
-def check_numbers(run: "Run", units: Units, x: Float[Tensor, "b *d"]) -> None:
+def check_numbers(run: "Run", x: Float[Tensor, "b *d"]) -> None:
     """Raises ValueError for numbers that the run's data cannot have, to judge by training; NaN may be a blank."""
-    for place in (~units.possible(x)).nonzero()[:1].tolist():
+    for place in () if run.units is None else (~run.units.possible(x)).nonzero()[:1].tolist():
         what = f"{run.recipe.where(*place[:2])} cannot be {float(x[tuple(place)]):g}"
         raise ValueError(f"{what}, to judge by training")
 
@@ -322,7 +322,7 @@ def impute(
     """
     units = run.units or Units(torch.zeros(run.recipe.shape), torch.ones(run.recipe.shape))
     x = numbers_of(run, rows)
-    check_numbers(run, units, x)
+    check_numbers(run, x)
     crowded, size = x.ndim == 2, max(n, FEWEST)
     z, blank = units.standardise(x, generator).float().to(run.device), x.isnan()
     at_once = at_a_time(x.shape[1], size) if crowded else max(1, PARTICLES // n)

@@ -80,9 +80,7 @@ class Run:
         """
         if not shape or min(shape) < 1:
             raise ValueError(f"shape is {shape}; examples need numbers, such as (2,) or (1, 28, 28)")
-        sampling = Sampling(
-            sigma_max=sigma_max, sigma_min=sigma_min, sampler="langevin", levels=1, steps=1, eps=sigma_min**2 / 2
-        ).by("dpmpp-sde")
+        sampling = Sampling.of("dpmpp-sde", sigma_max, sigma_min)
         return cls(score=score, recipe=Recipe(network="none", arguments={}, shape=shape, sampling=sampling))
 
     @property
@@ -198,8 +196,7 @@ class Run:
         >>> [round(step.sigma, 2) for step in run.steps(1, levels=4)]
         [1.94, 0.23, 0.01, 0.0]
         """
-        if n != int(n) or n < 1 or batch_size < 1:
-            raise ValueError(f"n is {n}, batch_size is {batch_size}; both must be whole numbers, at least 1")
+        n, batch_size = whole("n", n, 1), whole("batch_size", batch_size, 1)
         if start is not None and len(posterior.real("start", start)) != n:
             raise ValueError(f"start has {len(start)} examples for {n} samples; one for each is needed")
         generator = generator_of(seed, self.device)
@@ -255,11 +252,9 @@ class Run:
     def digest(self) -> str:
         """A sha256 of all that samples are made of: the recipe, the weights, the guide's, and the units."""
         found = hashlib.sha256(repr(self.recipe).encode())
-        for score in (self.prior, self.guide):
-            for name, tensor in score.state_dict().items() if isinstance(score, nn.Module) else ():
-                found.update(name.encode() + tensor.cpu().numpy().tobytes())
-        if self.units is not None:
-            for name, tensor in vars(self.units).items():
+        parts = [score.state_dict() for score in (self.prior, self.guide) if isinstance(score, nn.Module)]
+        for part in (*parts, {} if self.units is None else vars(self.units)):
+            for name, tensor in part.items():
                 found.update(name.encode() + tensor.cpu().numpy().tobytes())
         return found.hexdigest()
 
@@ -380,7 +375,7 @@ class Run:
             )
         score, sampling, volume = self.score, self.recipe.sampling, torch.zeros(len(x))
         if self.units is not None:
-            posterior.check_numbers(self, self.units, x)
+            posterior.check_numbers(self, x)
             x, volume = self.units.standardise(x), self.units.log_volume(x)
         x = moved(x, self.device)
         if isinstance(score, ScoreModel):

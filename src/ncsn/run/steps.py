@@ -26,8 +26,8 @@ class Steps(Iterator[Step]):
     ``sampling``: how they are drawn.  ``nfe``, ``guide_nfe``: how often the network and its guide have been evaluated
     so far, for each sample; ``backward``: backward passes through the network.
     ``batch_size``: how many the network sees at a time.
-    ``particles``: of a posterior, in a population; 1 is none.  ``effective``: the smallest effective sample size so
-    far, the mean of all populations.  ``disagreeing``: samples more than 5 noise_std off what was measured, at the end.
+    ``particles``: of a posterior, in a population; 1 is none.  ``effective``: the mean effective sample size
+    of all populations, known at the end.  ``disagreeing``: samples more than 5 noise_std off what was measured, then.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Steps(Iterator[Step]):
 
     def twisted(self, observation: Observation, x: Tensor, generator: torch.Generator) -> Iterator[Step]:
         """The states of particles, so many populations at a time as fit into memory."""
-        crowd, ladder = self.crowd, self.sampling.ladder(device=self.run.device)
+        crowd, ladder = self.crowd, self.sampling.ladder()
         measured = torch.split(one_for_each(observation.y, crowd.populations), crowd.together)
         starts = torch.split(x, crowd.together * crowd.size)
         how: dict[str, Any] = {"draws": crowd.draws, "generator": generator}
