@@ -65,6 +65,7 @@ def test_every_number_is_about_the_sets_that_its_name_says() -> None:
     found = evaluation.evaluate(samples, Dataset(train, validation, test), READABLE)
     assert (found.n, found.features, found.dimensions, found.class_names) == (n, "readable", 28, list(DIGITS))
     chosen = train[torch.randperm(300, generator=torch.Generator().manual_seed(0))[:n]]
+    test, validation = judging.spread(test, n), judging.spread(validation, n)
     against, tested = row(test[:n]), nearest_by_hand(test[:n], train)
     shares = test[:n, 0, 0, 26].div(20).long().bincount(minlength=10) / n
     for kind, x in {"generated": samples, "held_out": validation[:n], "training": chosen}.items():
@@ -86,6 +87,20 @@ def test_every_number_is_about_the_sets_that_its_name_says() -> None:
         assert scored == pytest.approx(expected, rel=1e-4, abs=1e-6)
         assert list(scored) == list(expected)  # the kernel distance first: it is unbiased
         assert getattr(found, f"{kind}_histogram") == pytest.approx(histogram.tolist())
+
+
+def test_real_images_are_from_everywhere_among_them() -> None:
+    """The first half of MNIST's test images are neater than the second: against them all others look too far."""
+    place = judging.spread(torch.arange(1000).to(torch.uint8).view(1000, 1, 1, 1), 1000).flatten()
+    assert torch.equal(place, torch.arange(1000).to(torch.uint8)), "all there are, in their order"
+    early = judging.spread((torch.arange(1000) < 500).to(torch.uint8).view(1000, 1, 1, 1), 200).float()
+    assert float(early.mean()) == pytest.approx(0.5, abs=0.1)
+    digits, seen = mnist(), evaluation.digits()
+    floors = [
+        metrics.frechet_distance(seen(digits.train[:1500]).features, seen(test).features)
+        for test in (judging.spread(digits.test, 1500), digits.test[:1500])
+    ]
+    assert floors[0] < 0.85 * floors[1]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +249,7 @@ def test_any_function_of_images_gives_features() -> None:
     images, other = three(40, 3, 8, 6), three(30, 3, 8, 6).train
     found = evaluation.evaluate(other, images, colours)
     assert (found.features, found.dimensions, found.class_names) == ("colours", 3, [])
-    against = colours(images.test[:30]).float()
+    against = colours(judging.spread(images.test, 30)).float()
     expected = metrics.frechet_distance(colours(other).float(), against)
     assert found.metrics["frechet_distance"].generated == pytest.approx(expected)
     wrongs = (
@@ -292,7 +307,8 @@ def test_mirrored_copies_are_copies_of_a_training_that_mirrors(monkeypatch: pyte
     copies = images.train[:150].flip(-1)
     for mirrored, share in ((False, 0), (True, 1)):
         found = judging.Ruler(images, PIXELS, 150, mirrored=mirrored).judge(copies).metrics
-        assert (found["near_duplicates"].generated, found["memorisation"].generated == 1) == (share, mirrored)
+        assert found["near_duplicates"].generated == pytest.approx(share, abs=0.05 * (not mirrored))
+        assert (found["memorisation"].generated == 1) == mirrored
     run = Run.of(lambda x, sigma: -x, (1, 8, 6), sigma_max=9.0, sigma_min=0.1)
     drawn = SimpleNamespace(last=lambda: copies.float() / 255)
     monkeypatch.setattr(Run, "blocks", lambda *_, **__: [drawn])

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
@@ -26,7 +27,7 @@ from ncsn.cli.kinds import grid
 from ncsn.data.dataset import rows_of
 from ncsn.data.sources import images_in_shard
 from ncsn.data.units import Units
-from ncsn.evaluation.tables import held_out_examples, judge_table
+from ncsn.evaluation.tables import held_out_examples, judge_table, log_density
 from ncsn.exporting import description
 from ncsn.machine.interrupts import Stopped, at_most
 from ncsn.networks import MLP
@@ -253,6 +254,15 @@ def test_the_log_density_of_an_evaluation_is_of_held_out_rows() -> None:
     held = held_out_examples(data, 100)
     found = judge_table(run, data, 0.1 * held).numbers["log_density"]
     assert found == pytest.approx(float(run.log_prob(held, tolerance=1e-6).mean()), abs=2e-3)
+
+
+def test_the_log_density_of_a_cell_is_its_mean_and_not_that_of_its_middle() -> None:
+    """Of a fair coin, from a score that is too sure of the edge between its sides: P is ½, in the middle it is 0.28."""
+    x = torch.arange(1000)[:, None].double() % 2
+    units = Units.of(x)
+    run = replace(Run.of(GaussianScore(0.0, 0.35), (1,), sigma_max=15.0, sigma_min=0.01), units=units)
+    assert float(run.log_prob(x[:2]).mean()) == pytest.approx(-1.27, abs=0.1)
+    assert math.log(0.5) - 0.2 < log_density(run, units, x) < math.log(0.5) + 0.02
 
 
 def test_tables_with_other_names_are_other_data() -> None:

@@ -141,6 +141,11 @@ def nearest(
     return torch.cat(distances), torch.cat(indices)
 
 
+def spread(images: UInt8[Tensor, "m c h w"], n: int) -> UInt8[Tensor, "n c h w"]:
+    """So many of the images, from everywhere among them: the first 5,000 of MNIST's test images are by other hands."""
+    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n].sort().values]
+
+
 class Ruler:
     """Measures sets of images beside test images; make it once, and judge any number of sets with it.
 
@@ -177,12 +182,12 @@ class Ruler:
             features = choose(data, features or "auto", device)
         if not isinstance(features, Features):
             features = Features(name=getattr(features, "__name__", "features"), embed=features)
-        self.features, self.train, self.test = features, data.train, data.test[: self.n]
+        self.features, self.train, self.test = features, data.train, spread(data.test, self.n)
         if mirrored:
             self.train = torch.cat([data.train, data.train.flip(-1)])
         self.seen = features(self.test)
         self.to_train, _ = nearest(self.test, self.train)
-        held_out = data.validation[: self.n]
+        held_out = spread(data.validation, self.n)
         self.held_out = self.measure(held_out, nearest(held_out, self.train)[0])
         shuffled = torch.randperm(sizes[2], generator=torch.Generator().manual_seed(0))
         self.training = self.measure(self.train[shuffled[: self.n]], torch.zeros(self.n))  # each is its own nearest
