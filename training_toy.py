@@ -115,6 +115,7 @@ def main(settings: Toy) -> None:
     # Sampling: Langevin dynamics on the smallest noise level, and annealed down the ladder, from the same start and
     # with as many steps; by the learned score and by the exact one.  The floor is another sample of the truth.
     default = 5000 if name == "gaussian" else 0
+    (out / "samples.png").unlink(missing_ok=True)  # of an earlier run
     if n := default if settings.samples is None else settings.samples:
         data, other = (truth.sample(n, generator=generator.manual_seed(settings.seed + k)) for k in (1, 3))
         start = 16 * torch.rand(n, 2, generator=generator) - 8

@@ -20,6 +20,7 @@ import tyro
 from torch import Tensor
 
 import ncsn
+from ncsn.run.folder import check_folder
 
 STEPS = 3  # of the teacher, by DPM-Solver++(2M), for each step of the student
 MUON_RATE, ADAM_RATE = 0.0013, 0.00013  # a fifteenth of the usual rates: this network knows most already
@@ -46,6 +47,8 @@ class Distill:
     """auto, cpu, cuda or mps."""
     out: Path = Path("runs/student")
     """The folder of the student, and of a picture by the student and by the teacher."""
+    overwrite: bool = False
+    """Replace a run that is there."""
 
 
 def follow(teacher: ncsn.Run, x: Tensor, label: Tensor | None, sigma: float, end: float) -> Tensor:
@@ -106,6 +109,7 @@ def distil(
 
 def main(job: Distill) -> ncsn.Run:
     """Train the student, save it as a run, and draw by both; returns the student."""
+    check_folder(job.out, overwrite=job.overwrite)
     teacher = ncsn.load(job.run, device=job.device)
     data = teacher.data()
     labels = data.labels.train.to(teacher.device) if data.labels and teacher.recipe.num_classes else None
@@ -115,7 +119,7 @@ def main(job: Distill) -> ncsn.Run:
     sampling = replace(teacher.recipe.sampling, sampler="euler", levels=levels, guidance=1.0)
     recipe = replace(teacher.recipe, sampling=sampling)
     student = replace(teacher, score=model, recipe=recipe, guide=None, folder=None)
-    student.save(job.out, overwrite=True)
+    student.save(job.out, overwrite=job.overwrite)
     for name, run in {"student": student, "teacher": teacher}.items():
         steps = run.steps(job.samples, seed=job.seed)
         *_, last = steps

@@ -23,8 +23,10 @@ from ncsn import data, evaluation, plots
 from ncsn import run as runs
 from ncsn.cli import main as cli
 from ncsn.cli.kinds import remarks
+from ncsn.cli.sample import write_array
 from ncsn.cli.solve import Superres
 from ncsn.data.units import Depth, centres, dequantize, quantize
+from ncsn.machine.distributed import ALONE
 from ncsn.machine.interrupts import Stopped
 from ncsn.networks import UNet
 from ncsn.plots import image_grid
@@ -511,3 +513,19 @@ def test_mistakes_are_one_line_that_names_them(
     assert complaint in refusal(capsys, *words)
     assert Path("taken.png").read_text() == "precious"
     assert sorted(run.parent.iterdir()) == before, "nothing was written before the refusal"
+
+
+def test_blocks_of_one_job_are_in_one_folder_on_all_gpus(tmp_path: Path, monkeypatch: Patch) -> None:
+    folders = []
+
+    def sweep(folder: Path, **_: Any) -> None:
+        folders.append(folder.name)
+        raise RuntimeError
+
+    monkeypatch.setattr("ncsn.storage.sweep", sweep)
+    run = Run.of(GaussianScore(0.0, 1.0), (2,), sigma_max=9.0, sigma_min=0.1)
+    for number, n in ((0, 5), (1, 5), (1, 6)):
+        on_one = replace(run, device=torch.device("cpu", number))
+        with pytest.raises(RuntimeError):
+            write_array(tmp_path / "x.npz", on_one, n, depth=None, group=ALONE)
+    assert folders[0] == folders[1] != folders[2]

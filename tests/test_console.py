@@ -112,3 +112,9 @@ def test_help_says_what_giving_an_option_does(
     options = re.findall(r"(--no-[a-z]+) (\S+)", said)
     assert all(option == first for option, first in options)
     assert len(options) == (2 if name == "train" else 0)
+
+
+@pytest.mark.parametrize(("name", "tables"), [("pandas", True), ("scipy", False), (None, False)])
+def test_the_cure_of_what_is_not_installed_is_named_where_it_is_one(name: str | None, tables: bool) -> None:
+    status, line = console.ending(ImportError("it cannot be imported", name=name))
+    assert (status, "ncsn[tables]" in line, "cannot be imported" in line) == (2, tables, not tables)

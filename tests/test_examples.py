@@ -65,8 +65,8 @@ def test_parts_alone_need_the_numbers_of_the_others(tmp_path: Path, known: dict[
 def test_a_student_learns_and_is_a_run_like_any_other(tmp_path: Path) -> None:
     distill = example("distill")
     few = {"minutes": 0.02, "batch_size": 2, "samples": 2, "restarts": 1, "seed": 3, "device": "cpu"}
-    student = distill.main(distill.Distill(run="mnist", out=tmp_path, **few))
-    loaded = ncsn.load(tmp_path, device="cpu")
+    student = distill.main(distill.Distill(run="mnist", out=tmp_path / "run", **few))
+    loaded = ncsn.load(tmp_path / "run", device="cpu")
     assert loaded.recipe.sampling.levels == pytest.approx((10, 2.289, 0.524, 0.12, 0.524, 0.12), abs=1e-3)
     steps = loaded.steps(3, seed=1)
     *_, last = steps
@@ -74,4 +74,6 @@ def test_a_student_learns_and_is_a_run_like_any_other(tmp_path: Path) -> None:
     assert torch.equal(last.x, student.sample(3, seed=1))
     before = ncsn.load("mnist", device="cpu").model.state_dict()
     assert any(not torch.equal(weight, before[name]) for name, weight in loaded.model.state_dict().items())
-    assert (tmp_path / "student.png").read_bytes() != (tmp_path / "teacher.png").read_bytes()
+    assert (tmp_path / "run" / "student.png").read_bytes() != (tmp_path / "run" / "teacher.png").read_bytes()
+    with pytest.raises(ValueError, match="overwrite"):
+        distill.main(distill.Distill(run="mnist", out=tmp_path / "run", **few))

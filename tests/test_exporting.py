@@ -10,7 +10,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
-from helpers import GaussianScore, unchecked
+from helpers import DIGITS, GaussianScore, unchecked
 from torch import Tensor, nn
 
 import ncsn
@@ -196,3 +196,10 @@ def test_what_cannot_be_exported_leaves_no_file(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ValueError, match="export needs onnxscript"):
         ncsn.export(run, tmp_path / "it.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_file_is_tried_with_is_of_single_precision_whatever_the_usual_type_is() -> None:
+    model = DIGITS.build(0.13, 0.31)
+    torch.set_default_dtype(torch.float64)
+    types = {tensor.dtype for batch in exporting.probes(model, DIGITS) for tensor in batch}
+    assert types == {torch.float32}

@@ -10,6 +10,7 @@ from unittest.mock import Mock, create_autospec
 
 import huggingface_hub
 import pytest
+import torch
 from helpers import DIGITS, refusal
 from huggingface_hub import HfApi, constants
 from pictures import write
@@ -19,6 +20,7 @@ from ncsn import run as runs
 from ncsn import storage
 from ncsn.cli import main as cli
 from ncsn.data import Origin, Reading
+from ncsn.data.units import Units
 from ncsn.run import Run
 from ncsn.run.folder import SHARED
 
@@ -153,3 +155,14 @@ def test_what_cannot_be_fetched_is_one_line(
     assert f"hf://{model.partition('@')[0]}: " in refusal(capsys, "info", f"hf://{model}")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert "pip install 'ncsn[hub]'" in refusal(capsys, "info", f"hf://{model}")
+
+
+def test_texts_of_a_table_are_no_paths(hub: Mock, tmp_path: Path) -> None:
+    texts: dict[str, tuple[str, ...]] = {"/a/x": ("/home", "/shop/home", "/cart")}
+    recipe = replace(DIGITS, network="MLP", arguments={"dimensions": 2, "width": 8, "layers": 1}, shape=(2,))
+    recipe = replace(recipe, columns=("/a/x", "b"), categories=texts)
+    units = Units.of(torch.tensor([[0.0, 1], [1, 2], [2, 4], [0, 5]]).double())
+    Run(score=recipe.build(0.0, 1.0), recipe=recipe, units=units).save(tmp_path / "table")
+    cli.main(["push", str(tmp_path / "table"), "ada/new"])
+    there = ncsn.load(write(tmp_path / "there", hub.sent), device="cpu").recipe
+    assert (there.columns, there.categories) == (recipe.columns, texts)

@@ -139,7 +139,7 @@ def test_the_page_is_served_with_the_model_that_is_asked_for_until_ctrl_c(
     assert served == [model, HOME]
 
 
-@pytest.mark.parametrize(("shape", "status"), [((2,), 2), ((1, 16), 2), ((1, 4, 4), 0)])
+@pytest.mark.parametrize(("shape", "status"), [((2,), 2), ((1, 16), 2), ((2, 4, 4), 2), ((3, 4, 4), 0), ((1, 4, 4), 0)])
 def test_the_page_draws_with_runs_of_images(
     shape: tuple[int, ...], status: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,3 +174,9 @@ def test_whatever_a_users_matplotlibrc_says_every_plot_is_written_to_a_path_as_a
     assert len(list(tmp_path.iterdir())) == 6
     with Image.open(place + "evolution.gif") as image:
         assert getattr(image, "n_frames", 0) == 4
+
+
+def test_a_picture_without_a_suffix_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="suffix"):
+        plots.loss_curves(losses(1, 2), ["low", "high"], tmp_path / "picture")
+    assert not list(tmp_path.iterdir())

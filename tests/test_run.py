@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import GaussianScore, refused, unchecked, z_score
+from helpers import DIGITS, GaussianScore, refused, unchecked, z_score
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -128,6 +128,8 @@ def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
         (lambda: guided().steps(5, guide="smaller", sampler="annealed"), "guidance is 1, and annealed"),
         *((lambda label=label: labelled().sample(1, label=label), "class is .*9")
           for label in ("eleven", "10", "-1", "9" * 400, "", -1, 10)),
+        *((lambda label=label: labelled().steps(4, label=label), "4 whole numbers")
+          for label in ([1, 2], torch.tensor([1.5] * 4), np.zeros((4, 1), int))),
     ],
 )  # fmt: skip
 def test_what_a_run_cannot_do_is_refused(call: Callable[[], object], message: str) -> None:
@@ -518,3 +520,17 @@ def test_weights_of_another_network_are_refused(pictures: Path, name: str, tenso
     tensors |= {} if tensor is None else {name: tensor}
     path.write_bytes(sealed(tensors) if by_us else save(tensors, metadata={"format": "pt"}))
     assert MODEL in refusal(pictures)
+
+
+def test_noise_levels_and_a_class_may_be_tensors() -> None:
+    levels = (9.0, 1.0, 0.125)
+    usual = labelled().sample(3, label=3, levels=levels)
+    for given in (torch.tensor(levels), np.array(levels), [*levels]):
+        assert torch.equal(labelled().sample(3, label=torch.tensor(3), levels=given), usual)
+
+
+def test_weights_of_half_precision_have_a_digest() -> None:
+    recipe = replace(DIGITS, sampling=replace(DIGITS.sampling, guidance=1.0))
+    model = recipe.build(0.1, 0.3)
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    assert Run(score=half, recipe=recipe).digest != Run(score=model, recipe=recipe).digest

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from helpers import refused
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch.utils._pytree import tree_leaves
 
 import ncsn
@@ -303,3 +303,11 @@ def test_a_digest_is_of_everything() -> None:
     ]
     assert digest(content) == digest({"b": torch.ones(2, 2), "a": torch.arange(8.0)[:4]})
     assert len({digest(content), *map(digest, others)}) == 6
+
+
+def test_weights_that_two_layers_share_are_written_for_both() -> None:
+    weight = torch.arange(6.0).view(2, 3)
+    found = load(sealed({"a": weight, "b": weight, "c": weight[:1]}))
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {
+        "a": weight.tolist(), "b": weight.tolist(), "c": weight[:1].tolist(),
+    }  # fmt: skip

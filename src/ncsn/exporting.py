@@ -108,7 +108,8 @@ def probes(model: ScoreModel, recipe: Recipe) -> Iterator[tuple[Tensor, ...]]:
     levels = Geometric(sampling.sigma_max, sampling.sigma_min, CHECKED).sigmas()
     labels = torch.arange(-1, model.num_classes).repeat(len(index))
     for part in (*torch.split(index, 7), index[:1]):
-        sigma, noise = levels[part % CHECKED], torch.randn((len(part), *recipe.shape), generator=generator)
+        noise = torch.randn((len(part), *recipe.shape), generator=generator, dtype=torch.float32)
+        sigma = levels[part % CHECKED]
         x = model.data_mean + expand(torch.hypot(sigma, model.data_std), noise) * noise
         yield (x, sigma, labels[part]) if model.num_classes else (x, sigma)
 

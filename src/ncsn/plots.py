@@ -45,7 +45,12 @@ def _blank(width: float, height: float) -> "Figure":
 
 
 def _finish(figure: "Figure", path: Place) -> "Figure":
-    """The figure; also written, atomically and in the format of the path's suffix, if there is a path."""
+    """The figure; also written, atomically and in the format of the path's suffix, if there is a path.
+
+    Raises ValueError if it has no suffix.
+    """
+    if path is not None and not Path(path).suffix:
+        raise ValueError(f"{path} has no suffix; one such as .png is needed")
     if path is not None:
         with atomic(Path(path)) as temporary:
             figure.savefig(temporary, dpi=140)

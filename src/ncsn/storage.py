@@ -94,7 +94,9 @@ def digest(tensors: Mapping[str, Tensor], data: str = "") -> str:
 def sealed(tensors: dict[str, Tensor], data: str = "") -> bytes:
     """A safetensors file of ``tensors``, with a digest of them, and of the ``data`` that made them, in its metadata."""
     # One entry alone, because the library writes several in any order, and the same weights are the same bytes.
-    return save(tensors, metadata={"sha256": digest(tensors, data)})
+    # As copies, because the library refuses weights that two layers share.
+    copies = {name: tensor.clone() for name, tensor in tensors.items()}
+    return save(copies, metadata={"sha256": digest(tensors, data)})
 
 
 def read_tensors(path: Path, data: str = "") -> dict[str, Tensor]:

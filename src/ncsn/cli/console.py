@@ -190,7 +190,8 @@ def ending(error: BaseException) -> tuple[int, str]:
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         return 1, "out of memory; a smaller --batch-size, a larger --accumulate, smaller images or networks need less"
     if isinstance(error, ImportError):
-        return 2, f"{error.name} is not installed: pip install 'ncsn[tables]'"
+        missing = f"{error.name} is not installed: pip install 'ncsn[tables]'"
+        return 2, missing if error.name in ("pandas", "pyarrow", "sklearn") else str(error)
     if not isinstance(error, ValueError | OSError):
         raise error
     return 2, str(error)

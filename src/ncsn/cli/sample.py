@@ -13,6 +13,7 @@ import tyro
 
 from ncsn.cli import console
 from ncsn.cli.console import RunOptions, SamplingOptions, check_output
+from ncsn.data.sources import TABLES
 from ncsn.machine.interrupts import Stopped
 from ncsn.validation import Count, Seed
 
@@ -54,6 +55,8 @@ class Sample(SamplingOptions, RunOptions):
         picture = self.out.suffix in PICTURES
         if picture and self.n > MOST:
             raise ValueError(f"n is {self.n}; a picture shows at most {MOST}; write more to .npz or .npy")
+        if self.out.suffix in TABLES:
+            import pandas  # noqa: F401  # what is missing turns up before anything is drawn
         main = console.is_main()
         if main:
             check_output(self.out, *SUFFIXES, overwrite=self.overwrite)
@@ -87,7 +90,7 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     from ncsn.run import cost
 
     usual = next(run.blocks(n, **how))
-    job = repr((__version__, torch.__version__, run.digest, run.device, depth, n, sorted(how.items())))
+    job = repr((__version__, torch.__version__, run.digest, run.device.type, depth, n, sorted(how.items())))
     digest = hashlib.sha256(job.encode()).hexdigest()
     folder = out.with_name(f".{out.name[:30]}.{digest}.partial")
     shapes = [(min(run.block, n - first), *run.recipe.shape) for first in range(0, n, run.block)]

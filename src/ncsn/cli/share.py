@@ -85,6 +85,8 @@ class Play(Options):
                 if not of_images(run):
                     noun = run.recipe.kind.noun
                     raise ValueError(f"{self.run} makes {noun}; the page draws with runs of images")
+                if (channels := run.recipe.shape[0]) not in (1, 3):
+                    raise ValueError(f"{self.run} makes images of {channels} channels; the page draws grey and RGB")
                 folder = Path(shutil.copytree(folder, own, ignore=shutil.ignore_patterns("*.onnx")))
                 ncsn.export(run, folder / "model.onnx")
             with server(folder, self.port) as serving:
@@ -206,7 +208,8 @@ def write_shared(run: "Run", out: Path, model: str) -> list[str]:
             if content.get("run_digest", run.digest) != run.digest:
                 print(f"{folder / name} is left out: it describes an earlier state of the run", file=sys.stderr)
                 continue
-            write_json(out / name, without_folders(content))
+            # A recipe has no paths, but names and texts of the user's columns.
+            write_json(out / name, {key: v if key == "recipe" else without_folders(v) for key, v in content.items()})
         names.append(name)
     (out / SHARED[-1]).write_text(CARD.format(model), encoding="utf-8")
     return [*names, SHARED[-1]]

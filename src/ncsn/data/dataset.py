@@ -285,16 +285,18 @@ def stream(
     rng = random.Random(generator.initial_seed())
     items = (item for _ in count() for item in images_in_shard(rng.choice(images.shards or ())))
     examples: list[tuple[Tensor, Tensor]] = []
-    broken = 0
+    broken = set[str]()  # by their names: shards come again
     while some := list(islice(items, 1000)):
         rng.shuffle(some)
         for item, one in decoded(some, reading):
             if isinstance(one, Picture) and one.dtype == "uint8" and one.pixels.shape[1:] in shapes:
                 x = torch.from_numpy(in_units(one, images.depth)[0].copy()).expand(images.shape)
                 examples.append((x, torch.tensor(numbers.get(str(item.label), -1))))
-            elif (broken := broken + 1) > reading.max_broken:
-                why = "other than those that were looked at" if isinstance(one, Picture) else one_line(one)
-                raise ValueError(f"{item.name} cannot be read ({why}); --max-broken is {reading.max_broken}")
+            else:
+                broken.add(item.name)
+                if len(broken) > reading.max_broken:
+                    why = "other than those that were looked at" if isinstance(one, Picture) else one_line(one)
+                    raise ValueError(f"{item.name} cannot be read ({why}); --max-broken is {reading.max_broken}")
             if len(examples) == size:
                 x, y = (torch.stack(column).to(generator.device) for column in zip(*examples, strict=True))
                 yield Batch(varied(x, flip, generator), y if labels else None)

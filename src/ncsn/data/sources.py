@@ -4,6 +4,7 @@ The options of the command line are here too, so neither torch nor numpy is need
 """
 
 import os
+import posixpath
 import re
 import tarfile
 import zipfile
@@ -177,7 +178,7 @@ def from_files(name: str, files: Files) -> Catalogue:
     # Not what a system has put there, nor what would lie outside of its archive.
     visible = sorted(path for path in files if not any(part.startswith((".", "__MACOSX")) for part in path.parts))
     paths = [path for path in visible if path.suffix.lower() in SUFFIXES]
-    top = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    top = posixpath.commonpath([path.parent for path in paths]) if paths else ""
     folders = [path.relative_to(top).parent.parts for path in paths]
     parts = [next(filter(part_of, names), "") for names in folders]
     if not {"validation", "test"} & {*map(part_of, parts)}:  # a folder called train is a class, then

@@ -286,6 +286,7 @@ def run_of(dataset: Dataset, given: TrainSettings, own: OwnParts, record: Record
     # What is not given follows from the data.
     settings = rules.resolve(given, dataset, device)
     share = share_of(settings, record.group)
+    settings = replace(settings, batch_size=share * record.group.size * settings.accumulate)
 
     # Model: a network and its guide.  What could not be trained or sampled ends here, before anything is written.
     recipe, smaller = rules.recipes(settings, dataset, own.network)

@@ -18,7 +18,7 @@ from ncsn.samplers import Sampling
 from ncsn.score import PRECONDITIONINGS, PreconditioningName, ScoreModel
 from ncsn.validation import Count, check_call
 
-Label = int | str | Int64[Tensor, "n"]
+Label = int | str | Int64[Tensor, "n"] | Int64[Tensor, ""]
 Size: TypeAlias = Annotated[int, Interval(ge=0, le=2**20)]  # a width, a number of classes
 Argument: TypeAlias = bool | Size | float | str | tuple[Size, ...] | tuple[float, ...]
 
@@ -96,9 +96,14 @@ class Recipe:
             weights = list(self.shares.values()) or self.num_classes * [1.0]  # evenly, where they are not known
             return by_shares(torch.tensor(weights, device=generator.device), n, generator)
         # Names first: a folder called 3 is meant by 3, whatever its number.
+        if isinstance(label, Tensor) and label.ndim == 0:
+            label = int(label)
         numbers = {str(i): i for i in range(self.num_classes)} | {name: i for i, name in enumerate(self.shares)}
         number = numbers.get(str(label), -1) if np.ndim(label) == 0 else label
-        labels = torch.as_tensor(number, device=generator.device).expand(n)
+        labels = torch.as_tensor(number, device=generator.device)
+        if labels.is_floating_point() or labels.shape not in ((), (n,)):
+            raise ValueError(f"label has shape {tuple(labels.shape)} of {labels.dtype}; {n} whole numbers are needed")
+        labels = labels.expand(n)
         if not bool(((labels >= 0) & (labels < self.num_classes)).all()):
             allowed = f"any, none, 0 to {self.num_classes - 1}, {reprlib.repr([*self.shares])}"
             raise ValueError(f"class is {label}; allowed are {allowed}")

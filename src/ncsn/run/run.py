@@ -159,7 +159,7 @@ class Run:
         *,
         seed: int | torch.Generator = 0,
         sampler: str | None = None,
-        levels: int | tuple[float, ...] | None = None,
+        levels: int | Sequence[float] | Float[Tensor | np.ndarray, "levels"] | None = None,
         steps: int | None = None,
         eps: float | None = None,
         guidance: float | None = None,
@@ -197,6 +197,8 @@ class Run:
         [1.94, 0.23, 0.01, 0.0]
         """
         n, batch_size = whole("n", n, 1), whole("batch_size", batch_size, 1)
+        if isinstance(levels, Tensor | np.ndarray | list):
+            levels = tuple(map(float, levels))
         if start is not None and len(posterior.real("start", start)) != n:
             raise ValueError(f"start has {len(start)} examples for {n} samples; one for each is needed")
         generator = generator_of(seed, self.device)
@@ -255,7 +257,7 @@ class Run:
         parts = [score.state_dict() for score in (self.prior, self.guide) if isinstance(score, nn.Module)]
         for part in (*parts, {} if self.units is None else vars(self.units)):
             for name, tensor in part.items():
-                found.update(name.encode() + tensor.cpu().numpy().tobytes())
+                found.update(name.encode() + tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return found.hexdigest()
 
     def walk(self, n: int, steps: int, *, seed: int = 0) -> Float[Tensor, "m *d"]:
