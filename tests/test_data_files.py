@@ -383,6 +383,9 @@ def test_what_is_broken_or_another_kind_is_counted(tmp_path: Path, kind: str, mo
     # It is one, as often as its shard comes.
     drawn = [value for batch in seen(images, 0, 16, 60, max_broken=1) for value in first(batch)]
     assert {*range(48)} - {*drawn} == {7}
+    written(tmp_path / "x-001.tar", [ODD[kind] if v == 17 else png(v) for v in range(TWELVE, 2 * TWELVE)])
+    with pytest.raises(ValueError, match="--max-broken is 1"):
+        seen(images, 0, 16, 60, max_broken=1)
 
 
 # Whatever the bytes are

@@ -195,7 +195,7 @@ FRAME = pandas.DataFrame(table(40).numpy(), columns=["a", "b", "c"])
         (lambda: ncsn.fit(FRAME, start=ncsn.fit(table(40), steps=1), steps=1), "start"),
         (lambda: ncsn.fit(pictures(), settings=tiny(sampler="twisted")), "twisted"),
         (lambda: ncsn.fit(pictures(), settings=tiny(guidance=2.0), network=Own()), "guidance"),
-        (lambda: ncsn.fit(pictures(), settings=tiny(proposal="geometric", log_sigma_mean=0.0)), "log_sigma_mean"),
+        (lambda: ncsn.fit(pictures(), settings=tiny(proposal="geometric", log_sigma_std=1.0)), "log_sigma_std"),
         (lambda: Job(precision="float16"), "precision"),  # type: ignore[arg-type]
     ],
 )

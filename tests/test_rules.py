@@ -57,8 +57,8 @@ def test_mnist_gets_what_was_tuned_on_it() -> None:
     assert 0.6 <= rules.averaging_level(mnist().train) <= 0.8
     assert SAMPLERS["dpmpp-sde"].suited(10, 0.01) == 30
     assert [rules.log_sigma_mean(*pair) for pair in ((0.2, 0.3), (0.0, 0.3), (0.01, 0.3))] == [-0.31, 0.5, -2]
-    dim = rules.log_sigma_mean(0.02, 0.03), rules.log_sigma_mean(0.0001, 0.003)
-    assert dim == pytest.approx((-0.31 - math.log(10), -2 + math.log(0.003 / 0.25)), abs=0.05), "noise as small as they"
+    dim = [rules.log_sigma_mean(*pair) for pair in ((0.0002, 0.0003), (0.0001, 0.003), (0.001, 0.11))]
+    assert dim == pytest.approx([-0.31 - math.log(1000), -2 + math.log(0.003 / 0.1), -2], abs=0.05)
     dark = replace(pictures(labels=False), train=pictures().train // 8)
     assert settle(dark, channels=(8,)).sigma_min == float(f"{dark.statistics[1] / 20:.1g}") < 0.01
 

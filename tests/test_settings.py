@@ -66,7 +66,6 @@ HEARD: list[tuple[str, Any, dict[str, Any], Read, object]] = [
     ("flip", True, {"posterior_above": 9.0}, dark_on_the_left, False),
     ("batch_size", 9, {}, batch(lambda b: len(b.x)), 9),
     ("accumulate", 2, {}, batch(lambda b: len(b.x)), 8),
-    ("accumulate", 3, {}, lambda x: x.run.settings["batch_size"], 18),  # three parts of six
     ("network", "refinenet", REFINENET, lambda x: x.run.recipe.network, "NCSN"),
     ("network", "refinenet-v2", REFINENET, lambda x: x.run.recipe.preconditioning, "scaled"),
     ("network", "refinenet-v2", REFINENET, lambda x: float(x.run.model.data_mean), 0.0),

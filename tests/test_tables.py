@@ -225,18 +225,18 @@ def test_a_blank_of_two_values_becomes_the_one_that_most_draws_have(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     days = 18000 + torch.arange(N).double() % 1000
-    x = torch.stack([torch.from_numpy(COLUMNS["normal"]), (torch.arange(N) % 3 == 0).double(), days], 1)
+    x = torch.stack([torch.from_numpy(COLUMNS["normal"]), 4.0 * (torch.arange(N) % 3 == 0).double() - 3, days], 1)
     recipe = Run.of(gauss(THREE), (3,), sigma_max=15.0, sigma_min=0.01).recipe
     recipe = replace(recipe, columns=("a", "b", "c"), dates=("c",))
     run = Run(score=gauss(torch.eye(3).double()), recipe=recipe, units=Units.of(x))
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
-    blanks = np.array([[1e9, np.nan, np.nan], [np.nan, 1, 18000]])
+    blanks = np.array([[1e9, np.nan, np.nan], [np.nan, 1, 18000]])  # b is −3 or 1
     write_table(tmp_path / "x.csv", ["a", "b", "c"], blanks, dates=["c"])
     command(f"impute it {tmp_path}/x.csv -n 40 --out {tmp_path}/y.csv")
     frame = pandas.read_csv(tmp_path / "y.csv")
     draws = frame.filter(like="b draw").to_numpy()[0]
-    assert (set(draws), frame["b"].tolist()) == ({0, 1}, [0, 1])
-    assert frame["b share"][0] == (draws == 0).mean()
+    assert (set(draws), frame["b"].tolist()) == ({-3, 1}, [-3, 1])
+    assert frame["b share"][0] == (draws == -3).mean()
     draws = frame.filter(like="a draw").to_numpy()[1]
     assert frame["a"][1] == pytest.approx(draws.mean())
     write_table(tmp_path / "one.csv", ["a", "b", "c"], blanks[1:], dates=["c"])
@@ -341,6 +341,7 @@ def test_what_is_no_file_of_a_table_is_refused_at_once(tmp_path: Path) -> None:
         ("a;b\n1.5;2\n2.5;3\n", [[1.5, 2.5], [2, 3]]),
         ("a;b\n999;1,5\n1.234;2,5\n2.500,5;.\n", [[999, 1234, 2500.5], [1.5, 2.5, math.nan]]),
         ("a;b\n1.5;12,345 %\n2.5;2 %\n", [[1.5, 2.5], [12.345, 2]]),
+        ("a;b\n1.5;1,5\n1.234;2,5\n2.250;3,5\n", [[1.5, 1.234, 2.25], [1.5, 2.5, 3.5]]),
         ("a\tb\n1.5\t2\n2.5\t3\n", [[1.5, 2.5], [2, 3]]),
     ],
 )
@@ -696,7 +697,7 @@ def test_held_out_numbers_that_training_cannot_make_are_counted(capsys: Any) -> 
     rows_of("x", rows.copy())
     assert "unlike" not in capsys.readouterr().err
     held_out = torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:200].numpy()
-    rows[held_out[0], 0], rows[held_out[1], 1], rows[held_out[150], 2] = 15, 1.2, 1e6
+    rows[held_out[0], 0], rows[held_out[1], 1], rows[held_out[150], 2] = 15, 1.4, 1e6
     rows_of("x", rows)
     assert "3 held-out numbers" in capsys.readouterr().err
 

@@ -191,7 +191,8 @@ def ending(error: BaseException) -> tuple[int, str]:
         return 1, "out of memory; a smaller --batch-size, a larger --accumulate, smaller images or networks need less"
     if isinstance(error, ImportError):
         missing = f"{error.name} is not installed: pip install 'ncsn[tables]'"
-        return 2, missing if error.name in ("pandas", "pyarrow", "sklearn") else str(error)
+        of_tables = str(error.name).partition(".")[0] in ("pandas", "pyarrow", "sklearn")
+        return 2, missing if of_tables else str(error)
     if not isinstance(error, ValueError | OSError):
         raise error
     return 2, str(error)

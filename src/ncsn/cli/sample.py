@@ -1,6 +1,7 @@
 """``ncsn sample``: samples of a run."""
 
 import hashlib
+import importlib
 import json
 import time
 import zipfile
@@ -56,7 +57,8 @@ class Sample(SamplingOptions, RunOptions):
         if picture and self.n > MOST:
             raise ValueError(f"n is {self.n}; a picture shows at most {MOST}; write more to .npz or .npy")
         if self.out.suffix in TABLES:
-            import pandas  # noqa: F401  # what is missing turns up before anything is drawn
+            for name in ("pandas", "pyarrow"):  # what is missing turns up before anything is drawn
+                importlib.import_module(name)
         main = console.is_main()
         if main:
             check_output(self.out, *SUFFIXES, overwrite=self.overwrite)

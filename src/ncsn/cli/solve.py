@@ -236,7 +236,7 @@ class Impute(RunOptions):
 
         for path in (self.out, self.draws or self.out):
             check_output(path, *TABLES, ".npy", overwrite=self.overwrite)
-        if self.draws == self.out:
+        if self.draws is not None and self.draws.resolve() == self.out.resolve():
             raise ValueError(f"out and draws are both {self.out}; give two files")
         run = ncsn.load(self.run, device=self.device)
         noun = run.recipe.kind.noun
@@ -290,7 +290,8 @@ class Impute(RunOptions):
                     np.save(temporary, filled.numpy().astype(signals.dtype))
         gaps = x.isnan() & ~middle.isnan()
         # A channel has a unit of its own.
-        spreads = [draws.std(0)[:, i][gap].mean() for i, gap in enumerate(gaps.unbind(1)) if bool(gap.any())]
+        each_draw = draws.std(0).unbind(1)
+        spreads = [std[gap].mean() for std, gap in zip(each_draw, gaps.unbind(1), strict=True) if bool(gap.any())]
         listed = ", ".join(f"{spread:.3g}" for spread in spreads)
         each = " in the channels with blanks" if len(spreads) > 1 else ""
         varied = f", which draws vary by {listed} on average{each}" if spreads else ""

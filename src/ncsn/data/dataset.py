@@ -47,7 +47,7 @@ from ncsn.validation import NetworkName, one_line
 
 IMAGE_KEYS = {"", "x", "image", "images", "img", "imgs", "signals", "data", "samples", "arr_0"}
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
-BEYOND = 0.05  # deviations of a column beyond an end of training's: what lies nearer is no news
+BEYOND = 0.5  # deviations of a column beyond an end of training's: what lies nearer is no news
 LABEL_KEYS = {"y", "label", "labels", "target", "targets"}
 
 
@@ -542,9 +542,12 @@ def rows_of(name: str, data: Table | Any) -> Dataset:
     z = torch.cat([units.standardise(part, generator).float() for part in torch.split(rows, 2**16)])
     held_out = rows[torch.cat(parts[:-1])].double()
     beyond = (held_out - held_out.clamp(*units.bounds)).abs() > BEYOND * torch.from_numpy(np.nanstd(table.rows, 0))
-    if count := int((~units.possible(held_out) | beyond).sum()):
-        nearest = f"the nearest that samples can be, {FAR:g} deviations away at most"
-        log.warning(f"{count} held-out numbers are unlike all to learn from, and count as {nearest}")
+    possible = torch.cat([units.possible(part) for part in torch.split(held_out, 2**16)])
+    if count := int((~possible | beyond).sum()):
+        judged = (
+            f"losses take them for {FAR:g} deviations away at most, evaluations for the nearest that samples can be"
+        )
+        log.warning(f"{count} held-out numbers are unlike all to learn from; {judged}")
         z = z.nan_to_num(nan=-FAR).clamp(-FAR, FAR)
     for i in blanks.any(0).nonzero()[:, 0]:
         known = z[parts[-1], i][~blanks[parts[-1], i]]

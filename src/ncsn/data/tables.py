@@ -379,19 +379,20 @@ def texts_of(column: Any) -> tuple[Int[np.ndarray, "n"], tuple[str, ...]]:
 def numbers_in(texts: Sequence[str], point: str = ".") -> Float64[np.ndarray, "n"] | None:
     """What texts such as 1,200 and $5 and 7 % say, NaN for signs of a blank; None if one of them is no number.
 
-    ``point``: what stands before decimals; if it is a comma, dots are between thousands.
+    ``point``: what stands before decimals; if it is a comma, dots are between thousands, unless one of them is not.
     """
     between = "," if point == "." else "."
     thousands = re.compile(rf"(?<![\d.,])[1-9]\d{{0,2}}(?:[{between}]\d{{3}})+(?![\d{between}])")
-
-    def cleaned(text: str) -> str:
-        text = re.sub(r"(?<![^-])[$€£]\s*|\s*%$", "", text.strip())
-        return thousands.sub(lambda match: match[0].replace(between, ""), text).replace(point, ".")
-
+    plain = [re.sub(r"(?<![^-])[$€£]\s*|\s*%$", "", text.strip()) for text in texts]
+    known = [text for text in plain if text not in BLANKS]
+    joined = [thousands.sub(lambda match: match[0].replace(between, ""), text) for text in known]
+    if not any(between in text for text in joined):
+        known = [text.replace(point, ".") for text in joined]
     try:
-        return np.array([math.nan if text in BLANKS else float(text) for text in map(cleaned, texts)])
+        numbers = iter([float(text) for text in known])
     except ValueError:
         return None
+    return np.array([math.nan if text in BLANKS else next(numbers) for text in plain])
 
 
 def write_table(

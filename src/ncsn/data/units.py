@@ -281,7 +281,8 @@ def kind_of(
     whole = bool((x == x.round()).all() and abs(x).max() < 2**52)
     decimals = next((d for d in range(1, 7) if not whole and on_grid(x, d, single=single)), -1)
     atoms = distinct[counts > max(5, ATOM * len(x))]
-    if category or (whole and distinct[-1] - distinct[0] < FEW):
+    # Of whole numbers others between may be missing among the rows, but of two alone nothing is.
+    if category or (whole and len(distinct) > 2 and distinct[-1] - distinct[0] < FEW):
         return LISTED, np.arange(0.0 if category else distinct[0], distinct[-1] + 1), -1, False
     if len(distinct) <= FEW and len(x) >= 5 * len(distinct):  # more may be missing among the rows to train on
         return LISTED, distinct, -1, False

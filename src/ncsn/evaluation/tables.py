@@ -107,14 +107,26 @@ def eight_gaussians(train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m 
     """The mean log density of ``test`` by eight Gaussians that are fitted to ``train`` anywhere in its cells."""
     from sklearn.mixture import GaussianMixture as Mixture
 
-    x = torch.from_numpy(test).double()
     learned = units.standardise(torch.from_numpy(train).double(), torch.Generator().manual_seed(0))
     mixture = Mixture(8, random_state=0).fit(learned.numpy())
-    places = 1 + torch.arange(PLACES if bool((units.cells > 0).any()) else 1)
-    z = [units.standardise(x, torch.Generator().manual_seed(k)) for k in places.tolist()]
-    volumes = [units.log_volume(x, torch.Generator().manual_seed(k)) for k in places.tolist()]
-    densities = [torch.from_numpy(mixture.score_samples(rows.numpy())) + v for rows, v in zip(z, volumes, strict=True)]
-    return float((torch.logsumexp(torch.stack(densities), 0) - math.log(len(places))).mean())
+    z, volume = in_cells(units, torch.from_numpy(test).double(), PLACES)
+    densities = torch.from_numpy(mixture.score_samples(z.flatten(0, 1).numpy())).view_as(volume) + volume
+    return mean_in_cells(densities)
+
+
+def in_cells(
+    units: Units, x: Float64[Tensor, "b d"], places: int
+) -> tuple[Float64[Tensor, "p b d"], Float64[Tensor, "p b"]]:
+    """Rows as the model sees them at random places in their cells, and log |dz/dx| there; one place without cells."""
+    seeds = range(1, 1 + (places if bool((units.cells > 0).any()) else 1))
+    z = [units.standardise(x, torch.Generator().manual_seed(seed)) for seed in seeds]
+    volumes = [units.log_volume(x, torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(z), torch.stack(volumes)
+
+
+def mean_in_cells(densities: Float64[Tensor, "p b"]) -> float:
+    """The mean over rows of the logarithm of the mean over places of a density, from its logarithms."""
+    return float((torch.logsumexp(densities, 0) - math.log(len(densities))).mean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,14 +185,10 @@ def log_density(run: Run, units: Units, x: Float64[Tensor, "b d"]) -> float:
     Few places say less than there is.  In the middle alone a run that knows edges of cells too little would look better
     than it is.
     """
-    places = range(1, 1 + (OWN_PLACES if bool((units.cells > 0).any()) else 1))
-    generators = [[torch.Generator().manual_seed(k) for k in places] for _ in range(2)]
-    z = torch.stack([units.standardise(x, generator) for generator in generators[0]])
-    volume = torch.stack([units.log_volume(x, generator) for generator in generators[1]])
+    z, volume = in_cells(units, x, OWN_PLACES)
     states = replace(run, units=None).likelihoods(z.flatten(0, 1), batch_size=AT_ONCE, tolerance=TOLERANCE)
     parts = list(bar(states, "log densities", total=-(-z[..., 0].numel() // AT_ONCE)))
-    densities = torch.cat([part.log_prob for part in parts]).double().view_as(volume) + volume
-    return float((torch.logsumexp(densities, 0) - math.log(len(places))).mean())
+    return mean_in_cells(torch.cat([part.log_prob for part in parts]).double().view_as(volume) + volume)
 
 
 def imputed(run: Run, x: Float64[Tensor, "b *d"], n: int, *, seed: int = 0) -> Float64[Tensor, "n b *d"]:

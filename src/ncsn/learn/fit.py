@@ -118,8 +118,7 @@ def fit(
         dataset = dataset_of(data, labels, signals=signals or base.signals)
         place = {} if record else {"dataset": dataset.name}  # a record says where they are
         chosen = replace(base, **place | ends | given, job=job, signals=signals or base.signals)
-        if start is not None and network is None:
-            chosen = rules.like(chosen, start.settings)
+        chosen = chosen if start is None else rules.like(chosen, start.settings)
         if start is not None and "start" in dataset.kind.refused:
             raise ValueError(f"start is given, which means nothing for {dataset.kind.noun}; leave it out")
         folder = record.folder if record is not None and job.resume else None
@@ -286,7 +285,6 @@ def run_of(dataset: Dataset, given: TrainSettings, own: OwnParts, record: Record
     # What is not given follows from the data.
     settings = rules.resolve(given, dataset, device)
     share = share_of(settings, record.group)
-    settings = replace(settings, batch_size=share * record.group.size * settings.accumulate)
 
     # Model: a network and its guide.  What could not be trained or sampled ends here, before anything is written.
     recipe, smaller = rules.recipes(settings, dataset, own.network)
@@ -314,7 +312,7 @@ def run_of(dataset: Dataset, given: TrainSettings, own: OwnParts, record: Record
 
     # Guidance: how far samples move away from the guide, by held-out images.
     if features is not None:
-        seen = state.step * settings.batch_size
+        seen = state.step * share * record.group.size * settings.accumulate
         weight = guidance.chosen_weight(run, dataset, features, seen=seen, seed=settings.seed)
         run = replace(run, recipe=replace(recipe, sampling=recipe.sampling.but(guidance=weight)))
         record.describe(run)

@@ -159,10 +159,10 @@ class Record:
 
     def results(self, run: Run, drawn: Drawn) -> None:
         """Write metrics.json: losses of the average that is left, what training saw, what a sample costs, the clock."""
-        last = self.rows[-1]
+        last, shares = self.rows[-1], self.group.size * run.settings["accumulate"]
         content = asdict(left(self.rows, run.recipe.kind.slack)) | {
             "training_seconds": last.seconds,
-            "images_seen": last.step * run.settings["batch_size"],
+            "images_seen": last.step * -(-run.settings["batch_size"] // shares) * shares,
             "guidance": drawn.steps.sampling.guidance,
             "nfe": drawn.steps.nfe,
             "guide_nfe": drawn.steps.guide_nfe,

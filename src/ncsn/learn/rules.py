@@ -122,7 +122,7 @@ def log_sigma_mean(detail: float, std: float) -> float:
     MNIST (−0.4; −0.7 is worse) and on CIFAR-10 (−1.6; −1.2 and −0.4 are worse) is 5.5 times that, within a tenth.
     Below −2 nothing was tried, but for images of less contrast than photographs have: their noise is as much smaller.
     """
-    least = -2.0 + min(0.0, math.log(std / 0.25))
+    least = -2.0 + min(0.0, math.log(std / 0.1))
     return rounded(max(least, math.log(5.5 * (detail or std) ** 2 / std)))
 
 
@@ -229,7 +229,12 @@ def network_for(settings: TrainSettings, dataset: Dataset) -> NetworkName:
 
 
 def like(settings: TrainSettings, theirs: Mapping[str, Any]) -> TrainSettings:
-    """The settings with the network of a run, whose settings are ``theirs``, where none is given."""
+    """The settings with the network of a run, whose settings are ``theirs``, where none is given.
+
+    A network of somebody's own is none of the settings.
+    """
+    if theirs.get("network") not in NETWORKS:
+        return settings
     names = {"network", "channels", "blocks"} & {name for name, value in theirs.items() if value is not None}
     free = names - {*given_ones(settings, names)}
     values: dict[str, Any] = {name: tuple(theirs[name]) if name == "channels" else theirs[name] for name in free}
@@ -260,8 +265,8 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     if settings.start is not None:
         settings = like(settings, read_config(find(settings.start)).settings)
     settings = replace(settings, network=network_for(settings, dataset))
-    if settings.proposal != "lognormal" and (vain := given_ones(settings, ("log_sigma_mean", "log_sigma_std"))):
-        raise ValueError(f"{', '.join(vain)} given, which means nothing for proposal {settings.proposal}; leave it out")
+    if settings.proposal != "lognormal" and settings.log_sigma_std is not None:
+        raise ValueError(f"log_sigma_std given, which means nothing for proposal {settings.proposal}; leave it out")
     if dataset.shards is not None and settings.posterior_above is not None:
         given = f"posterior_above is {settings.posterior_above}"
         raise ValueError(f"{given}; it needs all training images at every step, but they stay in shards; leave it out")

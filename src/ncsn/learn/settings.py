@@ -5,7 +5,7 @@ Torch is not needed here, so that ``--help`` answers at once.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args
 
 import tyro
 from annotated_types import Interval
@@ -41,8 +41,9 @@ class Job:
     precision: PrecisionName = "auto"
 
     def __post_init__(self) -> None:
-        """Raise ValueError for options out of range, and for two that contradict each other."""
-        validation.check_ranges(self)
+        """Raise ValueError for a precision that there is not, and for options that contradict each other."""
+        if self.precision not in (names := get_args(PrecisionName)):
+            raise ValueError(f"precision is {self.precision}; allowed are {', '.join(names)}")
         if self.overwrite and self.resume:
             raise ValueError("both --overwrite and --resume are given; at most one is allowed")
 
@@ -75,7 +76,7 @@ class TrainSettings(Reading):
         sigma_min: The smallest noise level; by default 0.01, or less for data of little contrast.
         proposal: How training draws noise levels. lognormal: ln σ is normal; loguniform: ln σ is uniform; geometric:
             one of --levels levels, as in NCSN.
-        log_sigma_mean: With lognormal, the mean of ln σ; by default from the data.
+        log_sigma_mean: With lognormal, the mean of ln σ; by default from the data. Guidance acts around it.
         log_sigma_std: With lognormal, the standard deviation of ln σ; by default 1.2, or 1.6 for a table.
         posterior_above: Above this noise level the network learns the mean over all training images that could have
             made the noisy one. By default where there are several such images; off (sigma_max) if it costs too

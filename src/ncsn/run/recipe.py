@@ -97,11 +97,11 @@ class Recipe:
             return by_shares(torch.tensor(weights, device=generator.device), n, generator)
         # Names first: a folder called 3 is meant by 3, whatever its number.
         if isinstance(label, Tensor) and label.ndim == 0:
-            label = int(label)
+            label = label.item()  # type: ignore[assignment]
         numbers = {str(i): i for i in range(self.num_classes)} | {name: i for i, name in enumerate(self.shares)}
         number = numbers.get(str(label), -1) if np.ndim(label) == 0 else label
         labels = torch.as_tensor(number, device=generator.device)
-        if labels.is_floating_point() or labels.shape not in ((), (n,)):
+        if labels.is_floating_point() or labels.shape not in ((), (1,), (n,)):
             raise ValueError(f"label has shape {tuple(labels.shape)} of {labels.dtype}; {n} whole numbers are needed")
         labels = labels.expand(n)
         if not bool(((labels >= 0) & (labels < self.num_classes)).all()):

@@ -197,8 +197,8 @@ class Run:
         [1.94, 0.23, 0.01, 0.0]
         """
         n, batch_size = whole("n", n, 1), whole("batch_size", batch_size, 1)
-        if isinstance(levels, Tensor | np.ndarray | list):
-            levels = tuple(map(float, levels))
+        if levels is not None and np.ndim(levels) == 1:
+            levels = tuple(map(float, levels))  # type: ignore[arg-type]
         if start is not None and len(posterior.real("start", start)) != n:
             raise ValueError(f"start has {len(start)} examples for {n} samples; one for each is needed")
         generator = generator_of(seed, self.device)
