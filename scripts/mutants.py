@@ -158,7 +158,7 @@ def chosen_tests(module: str, ran: dict[int, list[str]], line: int, seconds: dic
 def settle(folder: str) -> None:
     """Give this process a copy of the tree of its own."""
     os.chdir(tempfile.mkdtemp(dir=folder))
-    for name in ("src", "tests", "web", "benchmarks"):
+    for name in ("src", "tests", "web", "benchmarks", "scripts"):
         shutil.copytree(ROOT / name, name, ignore=shutil.ignore_patterns("node_modules"))
     for name in ("pyproject.toml", "training_toy.py", "training_MNIST.py"):
         shutil.copy(ROOT / name, name)
