@@ -325,3 +325,11 @@ def test_test_images_that_are_training_images_hide_no_near_duplicates() -> None:
     near[:, 0, 0, 0] ^= 1
     for data in (images, leaky):
         assert judging.Ruler(data, PIXELS, 200).judge(near).metrics["near_duplicates"].generated == 1
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_it_is_said_of_data_of_more_than_8_bits_that_it_is_compared_at_8(deep: bool) -> None:
+    images = three(30, 1, 8, 6)
+    if deep:
+        images = replace(images, **{part: getattr(images, part) / 255 for part in ("train", "validation", "test")})
+    assert any("8 bits" in note for note in judging.Ruler(images, PIXELS, 20).notes) == deep

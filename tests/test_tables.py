@@ -728,3 +728,8 @@ def test_rows_of_single_precision_have_densities_in_a_file(monkeypatch: pytest.M
 def test_filled_rows_and_draws_need_two_files(tmp_path: Path, capsys: Any) -> None:
     words = ["impute", "it", "x.csv", "--out", f"{tmp_path}/y.csv", "--draws", f"{tmp_path}/y.csv"]
     assert "draws" in refusal(capsys, *words)
+
+
+@pytest.mark.parametrize(("given", "kept"), [("float32", "float32"), ("float64", "float64"), ("int16", "float64")])
+def test_numbers_of_an_array_keep_their_precision(given: str, kept: str) -> None:
+    assert table_of(np.arange(12).reshape(6, 2).astype(given)).rows.dtype == kept
