@@ -124,6 +124,7 @@ def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
         (lambda: posterior(torch.zeros(2)).log_prob(torch.zeros(4, 2)), "a posterior cannot be asked for densities"),
         (lambda: guided().steps(5, label="none", guide="unconditional"), "guide is unconditional"),
         (lambda: labelled().steps(5, guide="smaller"), "guide is smaller"),
+        (lambda: labelled().steps(2, label=torch.tensor([0, 10])), "class is"),
         (lambda: labelled().steps(5, label="none", guidance=3.0), "guide is smaller"),
         (lambda: guided().steps(5, guide="smaller", sampler="annealed"), "guidance is 1, and annealed"),
         *((lambda label=label: labelled().sample(1, label=label), "class is .*9")
