@@ -22,7 +22,7 @@ from ncsn.machine.messages import bar
 from ncsn.networks.unet import Classifier
 from ncsn.storage import atomic, digest, read_tensors, sealed
 
-IMAGES_SEEN, EPOCHS, BATCH, PEAK_RATE = 100_000, 20, 250, 5e-3  # about a minute for 32 × 32 pixels on two cores
+IMAGES_SEEN, EPOCHS, BATCH, PEAK_RATE = 100_000, 20, 250, 5e-3  # one to three minutes for 32 × 32 pixels
 PROCESSOR = torch.device("cpu")
 Embed = Callable[[Tensor], Tensor]
 

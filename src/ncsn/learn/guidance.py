@@ -42,7 +42,7 @@ class Trial(NamedTuple):
 def suited(dataset: Dataset, device: torch.device, *, thorough: bool) -> Features:
     """Features to choose by: of a classifier of the data's own classes, or of natural images, or pixels alone.
 
-    ``thorough``: whether there is time to train a classifier, half a minute the first time; it is kept.
+    ``thorough``: whether there is time to train a classifier, one to three minutes the first time; it is kept.
     EfficientNet is asked about colours only: of letters it sees nothing that guidance mends.
     """
     images = at_8_bits(dataset)

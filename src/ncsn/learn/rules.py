@@ -408,7 +408,7 @@ def arguments_of(network: str, shape: tuple[int, ...], widths: tuple[int, ...], 
 
 
 def takes_long(settings: ResolvedSettings) -> bool:
-    """Whether compiling, and a classifier to choose guidance by, are worth their time: up to a minute each, once."""
+    """Whether compiling, and a classifier to choose guidance by, are worth their time: a few minutes, once."""
     return (settings.minutes or 0) >= 5 or (settings.steps or 0) >= 2000
 
 
