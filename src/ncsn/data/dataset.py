@@ -47,8 +47,8 @@ from ncsn.validation import NetworkName, one_line
 
 IMAGE_KEYS = {"", "x", "image", "images", "img", "imgs", "signals", "data", "samples", "arr_0"}
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
-BEYOND = 0.5  # deviations of a column beyond an end of training's: what lies nearer is no news
 LABEL_KEYS = {"y", "label", "labels", "target", "targets"}
+BEYOND = 0.5  # deviations of a column beyond an end of training's: what lies nearer is no news
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -607,16 +607,15 @@ def load_dataset(name: str, *, reading: Reading = sources.AS_THEY_ARE) -> Datase
     >>> images.train.shape, images.labels.names[7]
     (torch.Size([50000, 1, 28, 28]), '7')
     """
+    suffix = Path(name).suffix.lower()
+    if reading.signals and suffix not in (".npy", ".npz"):
+        raise ValueError(f"signals is given; they are read from .npy or .npz, and not from {name}")
     if name == "mnist":
         if reading.pixels() not in (None, (28, 28)):
             raise ValueError(f"size is {reading.size}; mnist has 28x28, and only images of your own are resized")
-        if reading.signals:
-            raise ValueError("signals is given; mnist has images")
         return mnist()
     sources.check_place(name)
-    place, suffix = Path(name), Path(name).suffix.lower()
-    if reading.signals and suffix not in (".npy", ".npz"):
-        raise ValueError(f"signals is given; they are read from .npy or .npz, and not from {name}")
+    place = Path(name)
     if name and place.is_dir():
         files = sources.walk(place)
         catalogue = sources.from_files(name, files)

@@ -92,8 +92,8 @@ def fit(
     ``record``: a folder that keeps the training, see ``Record``; by default nothing is written.
     ``quiet``: print nothing, and show no progress bar; ``logging.getLogger("ncsn")`` does so for all of the package.
     Raises ValueError for data that has no density to learn: another shape, fewer than ten examples, a constant column,
-    numbers that are not finite; and for two budgets, a sampler that is not known, labels of a data set, or a run whose
-    network does not fit.
+    numbers that are not finite; and for two budgets, a sampler that is not known, labels of a data set, signals that
+    are none, guidance of a network of one's own, or a run to start from whose network does not fit.
 
     >>> data = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1000.0])
     >>> run = ncsn.fit(data, steps=50)  # doctest: +ELLIPSIS

@@ -120,7 +120,8 @@ def log_sigma_mean(detail: float, std: float) -> float:
 
     detail²/std is 2(1 − ρ)·std for neighbouring pixels that correlate by ρ.  No theory: what was found best on
     MNIST (−0.4; −0.7 is worse) and on CIFAR-10 (−1.6; −1.2 and −0.4 are worse) is 5.5 times that, within a tenth.
-    Below −2 nothing was tried, but for images of less contrast than photographs have: their noise is as much smaller.
+    Below −2 nothing was tried.  Where the standard deviation is below 0.1, that limit falls as it does: images of less
+    contrast need as much less noise.
     """
     least = -2.0 + min(0.0, math.log(std / 0.1))
     return rounded(max(least, math.log(5.5 * (detail or std) ** 2 / std)))
