@@ -73,13 +73,23 @@ def test_columns_and_rows_that_say_too_little_are_left_out_by_name(capsys: Any) 
 
 
 @pytest.mark.parametrize(("complete", "held"), [(1000, 100), (200, 50), (40, 10), (4, 10)])
-def test_held_out_rows_are_complete_ones_as_long_as_there_are_some(complete: int, held: int, capsys: Any) -> None:
+def test_rows_for_testing_are_complete_ones_as_long_as_there_are_some(complete: int, held: int, capsys: Any) -> None:
     rows = WHOLE.copy()
     rows[complete:, 1][::2], rows[complete:, 0][1::2] = np.nan, np.nan
     data = rows_of("x", table(rows))
-    assert (len(data.validation), len(data.test)) == (held, held)
+    assert (len(data.validation), len(data.test)) == (100, held)
     assert ("say little" in capsys.readouterr().err) == (held < 25)
-    assert len(data.train) == (0 if data.blanks is None else len(data.blanks)) or complete == 1000
+    if complete == 1000:
+        assert data.blanks is data.held_blanks is None
+        return
+    assert data.units is not None
+    assert data.blanks is not None
+    assert data.held_blanks is not None
+    assert len(data.train) == len(data.blanks)
+    assert int(data.held_blanks.any(1).sum()) == 100 - min(max(complete - held, 0), 100)
+    known = data.units.restore(data.validation.double()).masked_fill(data.held_blanks, torch.nan)
+    apart = (known[:, None] - torch.from_numpy(rows)).abs().nan_to_num(9.0).min(2).values.min(1).values
+    assert float(apart.max()) < 1e-4, "what is known of them is the table's"
 
 
 def test_text_with_blanks_is_sorted_and_listed_by_what_is_known() -> None:

@@ -118,3 +118,19 @@ def test_networks_with_fixed_weights_return_what_they_always_did(name: str) -> N
         p.data = (waves * (2 / p[0].numel()) ** 0.5 if p.ndim > 1 else 0.5 + waves / 4).view(p.shape).float()
     y = network(PICTURES, torch.tensor([-0.4, 0.7]), *label)
     torch.testing.assert_close(y.flatten(1)[:, [0, 1, -2, -1]].flatten(), torch.tensor(expected), rtol=1e-3, atol=2e-4)
+
+
+def test_a_bounded_network_sees_what_is_far_out_as_if_it_were_nearer() -> None:
+    """And what is near nearly as it is."""
+    network = ResidualMLP(2, width=16, blocks=1, bounded=True)
+    torch.nn.init.normal_(network.output.weight)
+    free = ResidualMLP(2, width=16, blocks=1)
+    free.load_state_dict(network.state_dict())
+    near, far = torch.tensor([[0.5, -0.5]]), torch.tensor([[60.0, 60.0], [90.0, 90.0], [3.0, 3.0], [4.0, 4.0]])
+    level = torch.zeros(1)
+    torch.testing.assert_close(network(near, level), free(near, level), atol=0.01, rtol=0.01)
+    outer, beyond, inner, next_to_it = network(far, level)
+    assert torch.equal(outer, beyond)
+    assert not torch.allclose(inner, next_to_it, atol=1e-3)
+    one, other = free(far[:2], level)
+    assert not torch.allclose(one, other, atol=1e-3)

@@ -171,42 +171,6 @@ def test_tables_of_few_columns_are_learned_along_principal_axes(
     assert rules.preconditioning_of(network, shape, own=own) == expected
 
 
-def test_principal_axes_are_those_of_a_shrunk_covariance(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A direction in which the rows do not vary keeps three rows' worth of unit variance."""
-    monkeypatch.setattr(rules, "GAUSSIANS", (1,))
-    x = torch.randn(97, 1, generator=torch.Generator().manual_seed(0)) @ torch.tensor([[1.0, 1.0]]) + 5
-    mean, principal, centres = rules.mixture(x, x)
-    covariance = 0.97 * float(x.var(0, correction=0)[0]) * torch.ones(2, 2) + 0.03 * torch.eye(2)
-    torch.testing.assert_close(mean, x.mean(0))
-    torch.testing.assert_close(principal @ principal.T, covariance)
-    torch.testing.assert_close(principal.T @ principal, (principal.T @ principal).diagonal().diag())
-    assert centres is None
-
-
-@pytest.mark.parametrize("n", [60, 600, 3000])
-def test_a_mixture_finds_clusters_and_the_covariance_that_they_share(n: int) -> None:
-    """Three rows' worth of unit variance are in it; a cluster may have two Gaussians."""
-    middles, within = torch.tensor([[0.0, 0.0], [5.0, 4.0]]), torch.tensor([[0.1, 0.08], [0.08, 0.1]])
-    g, label = torch.Generator().manual_seed(1), torch.arange(n + 200) % 3 % 2  # the first has two thirds of the rows
-    rows = middles[label] + torch.randn(n + 200, 2, generator=g) @ torch.linalg.cholesky(within).T
-    mean, principal, centres = rules.mixture(rows[:n], rows[n:])
-    assert centres is not None
-    shrunk = (n * within + 3 * torch.eye(2)) / (n + 3)
-    torch.testing.assert_close(principal @ principal.T, shrunk, atol=0.03, rtol=0)
-    axes = principal / torch.linalg.vector_norm(principal, dim=0)
-    nearest = torch.cdist(mean + centres[:, :-1] @ axes.T, middles).argmin(1)
-    for k, share in enumerate((2 / 3, 1 / 3)):
-        mine = centres[nearest == k]
-        assert float(mine[:, -1].exp().sum()) == pytest.approx(share, abs=0.01)
-        middle = mean + mine[:, -1].softmax(0) @ mine[:, :-1] @ axes.T
-        torch.testing.assert_close(middle, middles[k], atol=0.2, rtol=0)
-
-
-def test_where_the_rows_are_gaussian_held_out_ones_leave_one() -> None:
-    rows = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
-    assert rules.mixture(rows[:300], rows[300:])[2] is None
-
-
 @pytest.mark.parametrize(
     ("names", "given", "learned", "said"),
     [

@@ -20,12 +20,12 @@ from torch import Tensor
 import ncsn
 from ncsn.cli import kinds
 from ncsn.cli import main as cli
-from ncsn.data.dataset import rows_of
+from ncsn.data.dataset import load_dataset, rows_of
 from ncsn.data.tables import Table, read_table, table_of, write_table
 from ncsn.data.units import Units
 from ncsn.distributions import GaussianMixture
 from ncsn.evaluation import tables
-from ncsn.evaluation.tables import calibration, eight_gaussians, judge_rows, judge_table, memorisation
+from ncsn.evaluation.tables import calibration, eight_gaussians, judge_rows, judge_table, memorisation, unseen
 from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
 from ncsn.score import Counted
@@ -191,6 +191,37 @@ def test_impute_says_how_often_draws_hold_what_is_known(monkeypatch: pytest.Monk
     assert held[0] == pytest.approx(90, abs=5)
     assert held[1] < 60
     assert held[2] > 95
+
+
+def test_what_training_has_seen_does_not_say_how_sure_draws_may_be(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Of all kinds of columns, whatever is blank besides; where the data is gone, the line says so."""
+    monkeypatch.chdir(tmp_path)
+    columns = {name: column[:300] for name, column in COLUMNS.items()}
+    columns["age"] = np.where(RNG.random(300) < 0.2, np.nan, RNG.normal(40, 10, 300))
+    pandas.DataFrame(columns | {"town": RNG.choice(["Bern", "Rome", "Oslo"], 300)}).to_csv("t.csv", index=False)
+    data = load_dataset("t.csv")
+    x = torch.from_numpy(read_table("t.csv").matched(data.columns, data.categories).rows).double()
+    assert data.units is not None
+    held = data.units.restore(torch.cat([data.validation, data.test]).double())
+    fresh = unseen(data, x)
+    assert len(fresh) == len(held) == 60
+    assert torch.cdist(fresh[:, :1], held[:, :1]).min(1).values.max() < 1e-6 * x[:, 0].abs().max()
+    x[:, 1:3] = math.nan
+    assert len(unseen(data, x)) == 60
+    x[:, 0] += 1e-3
+    assert len(unseen(data, x)) == 60
+    x[:, 0] += 1
+    assert len(unseen(data, x)) == 300
+
+    command("train t.csv --steps 1 --samples 5")
+    capsys.readouterr()
+    command("impute runs/t t.csv --out one.csv -n 2")
+    assert "that training has not seen" in capsys.readouterr().out
+    Path("t.csv").rename("other.csv")
+    command("impute runs/t other.csv --out two.csv -n 2")
+    assert "may have seen" in capsys.readouterr().out
 
 
 def test_a_number_that_is_equal_to_draws_lies_before_or_behind_each(monkeypatch: pytest.MonkeyPatch) -> None:

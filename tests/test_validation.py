@@ -84,7 +84,7 @@ USUAL: dict[str, object] = {
     **{"guidance": 1.0, "guided_between": (0.2, 1.5), "particles": 1, "per_sample": 1.0, "drop_label": 0.1},
     **{"std": 1.0, "data_std": 1.0, "Ring.std": 0.1, "radius": 5.0, "nodes": 64, "Group.size": 1, "numbers": (15, 2)},
     **{"image_channels": 1, "channels": (64, 128), "dimensions": 2, "blocks": 2, "layers": 3, "width": 64},
-    **{"ResidualMLP.width": 256, "ResidualMLP.blocks": 3, "impute.n": 20},
+    **{"ResidualMLP.width": 256, "ResidualMLP.blocks": 3, "impute.n": 20, "sharpness": 1.0},
     **{
         "UNet.features": 64,
         "Toy.width": 128,

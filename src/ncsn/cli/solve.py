@@ -1,5 +1,6 @@
 """``ncsn inpaint``, ``denoise``, ``superres``, ``deblur``, ``impute``: inverse problems with a model as the prior."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -232,7 +233,8 @@ class Impute(RunOptions):
 
         import ncsn
         from ncsn.data.tables import read_table
-        from ncsn.evaluation.tables import calibration, imputed
+        from ncsn.evaluation.tables import calibration, imputed, unseen
+        from ncsn.machine.messages import quieter
 
         for path in (self.out, self.draws or self.out):
             check_output(path, *TABLES, ".npy", overwrite=self.overwrite)
@@ -261,11 +263,18 @@ class Impute(RunOptions):
             write_rows(self.draws, run, columns, categories)
         filled = x.isnan() & ~draws.isnan().any(0)
         print(f"{self.out}: {int(filled.sum())} blanks filled in")
-        # What is known shows how far to trust what is not.
-        count, inside = calibration(run, x, self.n, seed=self.seed)
+        # What is known shows how far to trust what is not, if training has not seen it.
+        try:
+            with quieter(logging.ERROR):
+                rows, which = unseen(run.data(), x), "that training has not seen"
+        except ValueError:  # the data is unknown, or no longer there
+            rows, which = x, "that training may have seen"
+        count, inside = calibration(run, rows, self.n, seed=self.seed)
         if count:
             share = f"{inside:.0%} lie within {self.n} draws of them; {(self.n - 1) / (self.n + 1):.0%} should"
-            print(f"of {count} known numbers, {share}")
+            print(f"of {count} known numbers {which}, {share}")
+        elif not len(rows):
+            print("training has seen all rows, so they do not say how sure the draws may be")
 
     def fill_signals(self, run: "Run") -> None:
         """Signals, in the shape and the precision that they have in their file."""

@@ -158,7 +158,8 @@ class Dataset:
     ``units``: what signals and rows are to the user.  ``columns``: what a table's are called.
     ``categories``, ``dates``: what numbers in them stand for, as ``Recipe`` has it.
     ``sha256``: of the numbers in the user's units, if there are others; in hexadecimal.
-    ``blanks``: where ``train`` has random known numbers of the same column in the place of blanks, (n, d).
+    ``blanks``, ``held_blanks``: where ``train`` and ``validation`` have random known numbers of the same column in the
+    place of blanks, (n, d) and (v, d).
     """
 
     train: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n *d"]
@@ -175,6 +176,7 @@ class Dataset:
     dates: tuple[str, ...] = ()
     sha256: str = ""
     blanks: Bool[Tensor, "n d"] | None = None
+    held_blanks: Bool[Tensor, "v d"] | None = None
 
     @property
     def n(self) -> int:
@@ -565,7 +567,8 @@ def rows_of(name: str, data: Table | Any) -> Dataset:
         categories=table.categories,
         dates=table.dates,
         sha256=digest,
-        blanks=blanks[parts[-1]] if blanks[parts[-1]].any() else None,
+        blanks=blanks[parts[-1]] if blanks.any() else None,
+        held_blanks=blanks[parts[0]] if blanks.any() else None,
     )
 
 

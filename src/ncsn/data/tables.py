@@ -109,19 +109,21 @@ class Table:
     def split(self, generator: torch.Generator) -> tuple["Table", tuple[Tensor, ...]]:
         """What can be learned from, and its rows for validation, for testing and to learn from.
 
-        Rows without blanks are held out first, at most half of them as long as that leaves ten for each part.
+        Rows without blanks are for testing, at most a quarter of them as long as that leaves ten.  Of the others, those
+        with the fewest blanks are for validation.
         """
         table = self.learnable
         tenth, order = len(table.rows) // 10, torch.randperm(len(table.rows), generator=generator)
+        tests = tenth
         if (missing := np.isnan(table.rows).sum(1)).any():
-            tenth = min(tenth, max(int((missing == 0).sum()) // 4, 10))
+            tests = min(tenth, max(int((missing == 0).sum()) // 4, 10))
             order = order[torch.from_numpy(missing)[order].argsort(stable=True)]
-            if (filled := int((missing[order[: 2 * tenth]] > 0).sum())) or tenth < 25:
+            order = torch.cat([order[tests : tests + tenth], order[:tests], order[tests + tenth :]])
+            if (filled := int((missing[order[tenth : tenth + tests]] > 0).sum())) or tests < 25:
                 at_random = f", {filled} with blanks, filled at random" if filled else ""
-                log.warning(f"{tenth} rows each are for validation and test{at_random}: losses say little")
-        parts = torch.split(order, [tenth, tenth, len(order) - 2 * tenth])
-        learned = parts[-1].numpy()
-        return table.varied(learned).sorted_by(learned), parts
+                log.warning(f"{tests} rows are for testing{at_random}: evaluations say little")
+        validation, test, learned = torch.split(order, [tenth, tests, len(order) - tenth - tests])
+        return table.varied(learned.numpy()).sorted_by(learned.numpy()), (validation, test, learned)
 
     def grouped(self) -> "Table":
         """The columns whose text are categories, of which rare ones are one; prints what it changes."""

@@ -20,6 +20,7 @@ PLACES, OWN_PLACES = 32, 8  # in the cells of a row, over which its density is a
 FEWEST = 100  # trees cannot learn from less
 DENSITIES, AT_ONCE, TOLERANCE = 1000, 500, 1e-4  # rows whose densities are computed, so many together, so exactly
 KNOWN = 200  # numbers that are hidden, to see how sure an imputation may be
+ASKED, SAME = 1000, 1e-3  # rows of which it is asked whether training has seen them; deviations within which it has
 
 
 def judge_rows(
@@ -212,6 +213,18 @@ def imputed(run: Run, x: Float64[Tensor, "b *d"], n: int, *, seed: int = 0) -> F
     for _ in bar(rows(), f"{len(x)} {kind.noun}", total=len(good)):
         pass
     return draws
+
+
+def unseen(data: Dataset, x: Float64[Tensor, "b d"]) -> Float64[Tensor, "m d"]:
+    """Those of up to 1,000 rows that training has not seen: none that it has learned from has what is known of them."""
+    units, x = data.units, x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:ASKED]]
+    assert units is not None
+    # Where training sees a number of a cell is chance: in the middle of it they are the same.
+    learned = units.standardise(units.restore(data.train.double()))
+    if data.blanks is not None:
+        learned = learned.masked_fill(data.blanks, math.nan)
+    seen = [(((learned - row).abs() < SAME) | row.isnan()).all(1).any() for row in units.standardise(x)]
+    return x[~torch.stack(seen)]
 
 
 def calibration(run: Run, x: Float64[Tensor, "b d"], n: int, *, seed: int = 0) -> tuple[int, float]:

@@ -22,7 +22,8 @@ from ncsn.evaluation import metrics
 from ncsn.evaluation.features import Features
 from ncsn.learn import guidance, rules
 from ncsn.learn.blanks import filled
-from ncsn.learn.record import BANDS, Record, left, verdict
+from ncsn.learn.mixture import Mixture, mixture_of
+from ncsn.learn.record import BANDS, Record, left, until_spoiled, verdict
 from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings
 from ncsn.machine import hardware
 from ncsn.machine.distributed import Group
@@ -221,8 +222,19 @@ class Lesson:
         """What is learned from; where it would take much of the device's memory, it stays where it is."""
         train = self.dataset.train
         if self.dataset.blanks is not None:  # which change
-            return train.to(self.device, copy=True)
+            return self.whole(train, self.dataset.blanks).to(self.device, copy=True)
         return train.to(self.device) if train.nbytes <= hardware.memory_of(self.device) // 4 else train
+
+    @cached_property
+    def mixture(self) -> Mixture | None:
+        """Where a table's training begins; None for other data, and for so many columns that it would take too long."""
+        data, narrow = self.dataset, len(self.dataset.shape) == 1 and self.dataset.shape[0] <= rules.NARROW
+        return mixture_of(data.train, data.blanks, data.validation, data.held_blanks) if narrow else None
+
+    def whole(self, rows: Tensor, blanks: Tensor | None) -> Tensor:
+        """Rows with other numbers in the place of their blanks: draws of the mixture, instead of random ones."""
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        return rows if blanks is None or self.mixture is None else self.mixture.fill(rows, blanks, generator)
 
     @cached_property
     def objective(self) -> Objective:
@@ -247,11 +259,8 @@ class Lesson:
         if recipe.preconditioning == "scaled":  # NCSNv2's network centres pixels itself
             centre = 0.0
         elif recipe.preconditioning == "principal":
-            train, blanks = self.dataset.train, self.dataset.blanks
-            whole = train if blanks is None else train[~blanks.any(1)]
-            # What is filled in at random goes with nothing; a few rows say still less.
-            rows = whole if len(whole) >= rules.FEWEST * train.shape[1] else train
-            centre, how["principal"], how["centres"] = rules.mixture(rows, self.dataset.validation)
+            assert self.mixture is not None
+            centre, how["principal"], how["centres"] = self.mixture.parts
         model = recipe.build(centre, std, **how).to(self.device)
         if start is not None:
             take_weights(model, start)
@@ -383,7 +392,8 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None) -> N
             pass
     kind = lesson.dataset.kind
     labels = lesson.labels[1] if state.model.num_classes else None
-    held_out = Batch(lesson.dataset.validation.to(lesson.device), labels)
+    validation = lesson.whole(lesson.dataset.validation, lesson.dataset.held_blanks)
+    held_out = Batch(validation.to(lesson.device), labels)
     judge = partial(held_out_losses, state, held_out, lesson.noise, kind.held_out)
     learn(lesson.progress(state, budget, run), state, judge, record, rows=kind.reports, slack=kind.slack)
     if record.group.is_main:
@@ -420,8 +430,8 @@ def learn(
 ) -> None:
     """Train, and note ``rows`` rows: of the losses since the last one, and of held-out examples.
 
-    Without ``slack`` also one before the first step, whose losses are of held-out examples alone; and rows are denser
-    at first, for a network that knows few examples by heart soon does.
+    Without ``slack`` also one before the first step, whose losses are of held-out examples alone; rows are denser at
+    first, for a network that knows few examples by heart soon does; and the training ends once it does.
     ``judge``: the losses of ``state.average`` on held-out examples, and their noise levels.
     In the end ``state.average`` is the average of the weights that was best on held-out examples, if their loss has
     risen by a share of ``slack`` since: with few examples it does, once the network knows the others by heart.
@@ -455,6 +465,8 @@ def learn(
     power = 1 if slack else 2
     if not (slack or state.step):
         look(0, 0.0)
+    if not slack:
+        progress = until_spoiled(progress, state.rows)
     for p in record.watch(progress, state, settle=settle):
         if done < 0:  # a run that goes on has some of its budget behind it
             done = int(rows * (min(1.0, p.fraction) * (p.step - 1) / p.step) ** (1 / power) + 1e-9)

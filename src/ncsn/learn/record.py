@@ -25,6 +25,7 @@ from ncsn.training import NonFiniteLossError, Progress, Row, State
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
 BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
 LEARNING = 0.01  # relative change of the held-out loss that counts
+SPOILED = 0.25  # relative rise of the held-out loss of rows after which it has never fallen to its least again
 SAVE_EVERY = 30.0  # seconds between two checkpoints
 FIGURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")
 
@@ -33,6 +34,15 @@ def left(rows: Sequence[Row], slack: float) -> Row:
     """The row of the average that is left: the last one, or the best if the held-out loss has risen since."""
     best = min(rows, key=lambda row: row.validation_loss)
     return best if rows[-1].validation_loss > best.validation_loss * (1 + slack) else rows[-1]
+
+
+def until_spoiled(progress: Iterable[Progress], rows: Sequence[Row]) -> Iterator[Progress]:
+    """Pass a training's progress on, until the held-out loss of its ``rows`` is far above the least."""
+    for p in progress:
+        yield p
+        losses = [row.validation_loss for row in rows]
+        if losses and losses[-1] > (1 + SPOILED) * min(losses):
+            return
 
 
 def verdict(rows: Sequence[Row], examples: int) -> str:

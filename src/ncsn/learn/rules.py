@@ -31,9 +31,6 @@ from ncsn.validation import NetworkName, validated
 
 NETWORKS: dict[NetworkName, str] = {"unet": "UNet", "mlp": "ResidualMLP", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
 NARROW = 256  # columns; the axes of more would take longer than the network
-INDEPENDENT = 3  # rows that are added to a table's covariance, of columns without any
-GAUSSIANS = (1, 2, 4, 8, 16, 32)  # of which a table's training may begin
-MIXED, FEWEST = 2000, 5  # rows that these are fitted to at most; rows for each of them
 POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
 WORTH = 0.4  # of the network's arithmetic: what posterior targets may take at most
 MEMORY = 2**31  # bytes that posterior targets may need: a copy of the data as reals, and two more while it is made
@@ -53,53 +50,6 @@ def leading_std(data: Float[Tensor, "n d"]) -> float:
     for _ in range(30):
         direction = nn.functional.normalize(centred.T @ (centred @ direction), dim=0)
     return float((centred @ direction).square().mean().sqrt())
-
-
-def mixture(
-    rows: Float[Tensor, "n d"], held_out: Float[Tensor, "m d"]
-) -> tuple[Float[Tensor, "d"], Float[Tensor, "d d"], Float[Tensor, "k d+1"] | None]:
-    """A mixture of Gaussians that share their covariance; of as many as describe held-out rows best.
-
-    The mean of standardised rows; the principal axes of the covariance, each times its standard deviation, as columns;
-    and along the axes the centres less that mean, with the logarithms of their shares in a last column, None for one.
-    The covariance is shrunk; that of one Gaussian fills in real tables as well as by the shrinkage of Ledoit & Wolf
-    (2004).
-    """
-    x, held_out = some(rows, MIXED).cpu().double(), held_out.cpu().double()
-    mean = x.mean(0)
-    mixtures = [gaussians(x - mean, k) for k in GAUSSIANS if k == 1 or k * FEWEST <= len(x)]
-    best = max(mixtures, key=lambda parts: float(log_densities(held_out - mean, *parts).logsumexp(1).mean()))
-    centres, shares, covariance = best
-    variances, axes = torch.linalg.eigh(covariance)
-    places = torch.cat([centres @ axes, shares.log()[:, None]], 1).float()
-    return mean.float(), (axes * variances.sqrt()).float(), places if len(shares) > 1 else None
-
-
-def gaussians(x: Float[Tensor, "n d"], k: int) -> tuple[Float[Tensor, "k d"], Float[Tensor, "k"], Float[Tensor, "d d"]]:
-    """Centres, shares and the covariance of ``k`` Gaussians, by ten steps of k-means and forty of EM."""
-    n, one = len(x), torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    centres = x[torch.randperm(n, generator=torch.Generator().manual_seed(0), device="cpu")[:k]]
-    shares, covariance, whole = x.new_ones(k), one, x.T @ x + INDEPENDENT * one
-    for step in range(50 if k > 1 else 1):
-        logs = log_densities(x, centres, shares, covariance)
-        belongs = (1e9 * logs if step < 10 else logs).softmax(1)  # k-means: to the nearest
-        counts = belongs.sum(0) + 1e-9
-        centres = belongs.T @ x / counts[:, None]
-        if step >= 9 or k == 1:
-            shares = counts / counts.sum()
-            # Of n rows, k centres have taken away as much of their variance as k − 1 rows.
-            covariance = (whole - (counts * centres.T) @ centres) / (n + 1 - k + INDEPENDENT)
-    return centres, shares, covariance
-
-
-def log_densities(
-    x: Float[Tensor, "n d"], centres: Float[Tensor, "k d"], shares: Float[Tensor, "k"], covariance: Float[Tensor, "d d"]
-) -> Float[Tensor, "n k"]:
-    """The logarithm of the density of each Gaussian, times its share, but for a constant."""
-    factor = torch.linalg.cholesky(covariance)
-    x, centres = (torch.linalg.solve_triangular(factor, rows.T, upper=False).T for rows in (x, centres))
-    logs: Tensor = shares.log() - torch.cdist(x, centres).square() / 2 - factor.diagonal().log().sum()
-    return logs
 
 
 def some(data: Shaped[Tensor, "n *d"], most: int) -> Float[Tensor, "m *d"]:
@@ -399,7 +349,7 @@ def name_of(network: nn.Module) -> str:
 def arguments_of(network: str, shape: tuple[int, ...], widths: tuple[int, ...], blocks: int) -> dict[str, Argument]:
     """What a network is built with, for examples of this shape; classes come on top."""
     if network == "mlp":
-        return {"dimensions": shape[0], "width": widths[0], "blocks": blocks}
+        return {"dimensions": shape[0], "width": widths[0], "blocks": blocks, "bounded": True}
     if network == "unet":
         unet: dict[str, Argument] = {"channels": widths, "blocks": blocks, "features": widths[0]}
         return {"image_channels": shape[0]} | unet | ({} if len(shape) == 3 else {"dimensions": len(shape) - 1})

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 Positive: TypeAlias = Annotated[int, Interval(ge=1)]
 WAVES = 32
+REACH = 5.0  # standard deviations that a network of tables sees
 
 
 class NoiseEmbedding(nn.Module):
@@ -73,12 +74,23 @@ class ResidualMLP(nn.Module):
     """``blocks`` residual blocks of ``width`` units, normalised and shifted by the noise level: (b, d), (b,) → (b, d).
 
     ``fit`` learns tables with it.
+
+    ``dimensions``: d.
+    ``width``: units in a layer.
+    ``blocks``: of two layers each.
+    ``bounded``: whether it sees 5 tanh(x/5) instead of x.  Far out there are too few examples to learn from, and what
+    a network says there by chance grows with the distance.
     """
 
     def __init__(
-        self, dimensions: Positive, width: Positive = 256, blocks: Annotated[int, Interval(ge=1, le=1000)] = 3
+        self,
+        dimensions: Positive,
+        width: Positive = 256,
+        blocks: Annotated[int, Interval(ge=1, le=1000)] = 3,
+        bounded: bool = False,
     ) -> None:
         super().__init__()
+        self.bounded = bounded
         self.embedding = NoiseEmbedding(width)
         self.stem = nn.Linear(dimensions, width)
         self.hidden = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) for _ in range(blocks))
@@ -90,7 +102,7 @@ class ResidualMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "b d"], c: Float[Tensor, "b"] | Float[Tensor, "1"]) -> Float[Tensor, "b d"]:
         """The network's value at ``x`` for the noise levels c = ¼ ln σ."""
-        embedding, h = self.embedding(c), self.stem(x)
+        embedding, h = self.embedding(c), self.stem(REACH * torch.tanh(x / REACH) if self.bounded else x)
         for hidden, shift, back in zip(self.hidden, self.shifts, self.back, strict=True):
             h = h + back(F.silu(hidden(h) + shift(embedding)))
         return self.output(F.silu(h))  # type: ignore[no-any-return]

@@ -1,0 +1,153 @@
+"""Where a table's training begins: a mixture of Gaussians that share their covariance, of rows with blanks, too."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+INDEPENDENT = 3  # rows that are added to a table's covariance, of columns without any
+COUNTS = (1, 2, 4, 8, 16, 32)  # of Gaussians, of which the best is taken
+MIXED, FEWEST = 2000, 5  # rows that these are fitted to at most; rows for each of them
+NUMBERS = 2**24  # of matrices, at a time
+ARITHMETIC = 4e8  # of the rows with blanks that are fitted, times the cube of the columns
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Gaussians that share their covariance: their centres (k, d), shares (k,), and the covariance (d, d)."""
+
+    centres: Float64[Tensor, "k d"]
+    shares: Float64[Tensor, "k"]
+    covariance: Float64[Tensor, "d d"]
+
+    @property
+    def parts(self) -> tuple[Float[Tensor, "d"], Float[Tensor, "d d"], Float[Tensor, "k d+1"] | None]:
+        """The mean; the principal axes of the covariance, each times its standard deviation, as columns.
+
+        And along the axes the centres less that mean, with the logarithms of their shares in a last column, None for
+        one Gaussian.
+        """
+        mean = self.shares @ self.centres
+        variances, axes = torch.linalg.eigh(self.covariance)
+        places = torch.cat([(self.centres - mean) @ axes, self.shares.log()[:, None]], 1).float()
+        return mean.float(), (axes * variances.sqrt()).float(), places if len(self.shares) > 1 else None
+
+    def log_densities(self, x: Float[Tensor, "n d"], blanks: Bool[Tensor, "n d"]) -> Float64[Tensor, "n"]:
+        """Of what is known of each row, but for a constant."""
+        return torch.cat([each.logs.logsumexp(1) for each in expected(self, x, blanks)])
+
+    def fill(
+        self, x: Float[Tensor, "n d"], blanks: Bool[Tensor, "n d"], generator: torch.Generator
+    ) -> Float[Tensor, "n d"]:
+        """Rows whose ``blanks`` are drawn given what is known of them, within the range of what is known."""
+        least, most = (x.masked_fill(blanks, end).aminmax(dim=0) for end in (torch.inf, -torch.inf))
+        factor, filled = torch.linalg.cholesky(self.covariance), []
+        for each in expected(self, x, blanks):
+            which = torch.multinomial(each.logs.softmax(1), 1, generator=generator)[:, 0]
+            off = torch.randn(len(which), len(factor), generator=generator, dtype=factor.dtype) @ factor.T
+            # What is left of noise when what is known is none of it (Matheron's rule).
+            off -= each.told(off[:, None])[:, 0] @ self.covariance
+            filled.append(each.rows[torch.arange(len(which)), which] + torch.where(each.blanks, off, 0.0))
+        return torch.where(blanks, torch.cat(filled).to(x).clamp(least.min, most.max), x)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a mixture says of rows: the logarithm of each Gaussian's density times its share, (b, k).
+
+    ``rows``: with the means of their blanks by each Gaussian, (b, k, d).  ``left``: the sum of the covariances that
+    blanks are left with.  ``inverses``: of the covariance of what is known, zero elsewhere; one for each row, or for
+    all.
+    """
+
+    logs: Float64[Tensor, "b k"]
+    rows: Float64[Tensor, "b k d"]
+    left: Float64[Tensor, "d d"]
+    blanks: Bool[Tensor, "b d"]
+    inverses: Float64[Tensor, "_ d d"]
+
+    def told(self, off: Float64[Tensor, "b k d"]) -> Float64[Tensor, "b k d"]:
+        """Differences in what is known, solved for its covariance."""
+        return off.masked_fill(self.blanks[:, None], 0.0) @ self.inverses
+
+
+def expected(mixture: Mixture, x: Float[Tensor, "n d"], blanks: Bool[Tensor, "n d"]) -> Iterator[Expected]:
+    """What a mixture says of rows, so many at a time that a matrix for each of them fits into memory."""
+    covariance, size = mixture.covariance, max(1, NUMBERS // x.shape[1] ** 2)
+    for rows, blank in zip(torch.split(x.double(), size), torch.split(blanks, size), strict=True):
+        patterns, which, counts = torch.unique(blank, dim=0, return_inverse=True, return_counts=True)
+        known = ~(patterns[:, :, None] | patterns[:, None])
+        factors = torch.linalg.cholesky(torch.where(known, covariance, 0.0) + torch.diag_embed(patterns.double()))
+        inverses = torch.where(known, torch.cholesky_inverse(factors), 0.0)
+        left = covariance - covariance @ inverses @ covariance
+        volumes = factors.diagonal(dim1=1, dim2=2).log().sum(1)
+        each = inverses if len(patterns) == 1 else inverses[which]
+        off = (rows[:, None] - mixture.centres).masked_fill(blank[:, None], 0.0)
+        solved = off @ each
+        logs = mixture.shares.log() - (off * solved).sum(2) / 2 - volumes[which][:, None]
+        whole = torch.where(blank[:, None], mixture.centres + solved @ covariance, rows[:, None])
+        yield Expected(logs, whole, (counts[:, None, None] * left).sum(0), blank, each)
+
+
+def improved(
+    mixture: Mixture, x: Float[Tensor, "n d"], blanks: Bool[Tensor, "n d"], *, sharpness: float = 1.0
+) -> Mixture:
+    """One step of EM (Dempster, Laird & Rubin 1977); with much ``sharpness`` each row belongs to one Gaussian."""
+    n, (k, d) = len(x), mixture.centres.shape
+    counts, sums, squares = torch.full((k,), 1e-9).double(), torch.zeros(k, d).double(), torch.zeros(d, d).double()
+    for each in expected(mixture, x, blanks):
+        belongs = (sharpness * each.logs).softmax(1)
+        counts += belongs.sum(0)
+        weighted = belongs[:, :, None] * each.rows
+        sums += weighted.sum(0)
+        squares += weighted.flatten(0, 1).T @ each.rows.flatten(0, 1) + each.left
+    centres = sums / counts[:, None]
+    # Of n rows, k centres have taken away as much of their variance as k − 1 rows.
+    spread = squares - (counts * centres.T) @ centres + INDEPENDENT * torch.eye(d).double()
+    return Mixture(centres, counts / counts.sum(), spread / (n + 1 - k + INDEPENDENT))
+
+
+def gaussians(x: Float[Tensor, "n d"], k: int) -> Mixture:
+    """``k`` Gaussians of rows without blanks, by ten steps of k-means and forty of EM."""
+    first = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:k]].double()
+    whole, one = torch.zeros_like(x, dtype=torch.bool), torch.eye(x.shape[1]).double()
+    mixture = Mixture(first, torch.ones(k).double(), one)
+    for _ in range(9):
+        mixture = Mixture(improved(mixture, x, whole, sharpness=1e9).centres, torch.ones(k).double(), one)
+    mixture = improved(mixture, x, whole, sharpness=1e9)
+    for _ in range(40 if k > 1 else 0):
+        mixture = improved(mixture, x, whole)
+    return mixture
+
+
+def mixture_of(
+    train: Float[Tensor, "n d"],
+    blanks: Bool[Tensor, "n d"] | None,
+    held_out: Float[Tensor, "m d"],
+    held_blanks: Bool[Tensor, "m d"] | None,
+) -> Mixture:
+    """A mixture of as many Gaussians as describe held-out rows best, by what is known of these.
+
+    The covariance is shrunk; that of one Gaussian fills in real tables as well as by the shrinkage of Ledoit & Wolf
+    (2004).  Where there are blanks, one Gaussian fills them in, mixtures are fitted to the whole rows, and the best of
+    them to the rows as they are.
+    """
+    generator, most = torch.Generator().manual_seed(0), MIXED
+    if blanks is not None:
+        most = min(most, max(256, int(ARITHMETIC / train.shape[1] ** 3)))
+    chosen = torch.randperm(len(train), generator=generator)[:most]
+    x = whole = train[chosen].cpu()
+    gaps = torch.zeros_like(x, dtype=torch.bool) if blanks is None else blanks[chosen].cpu()
+    held_gaps = torch.zeros_like(held_out, dtype=torch.bool) if held_blanks is None else held_blanks
+    one = gaussians(x, 1)
+    if blanks is not None:
+        for _ in range(30):
+            one = improved(one, x, gaps)
+        whole = one.fill(x, gaps, generator)
+    several = [gaussians(whole, k) for k in COUNTS[1:] if k * FEWEST <= len(x)]
+    best = max([one, *several], key=lambda each: float(each.log_densities(held_out.cpu(), held_gaps.cpu()).mean()))
+    for _ in range(10 if blanks is not None and len(best.shares) > 1 else 0):
+        best = improved(best, x, gaps)
+    return best
