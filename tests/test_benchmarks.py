@@ -100,3 +100,20 @@ def test_the_command_prints_a_line_for_each_way(monkeypatch: pytest.MonkeyPatch,
     }
     assert set(rows) == {"nearest", "gaussians"}
     assert 0.5 < float(rows["nearest"]["rmse"]) < 1.2
+
+
+def test_blanks_to_learn_from_are_hidden_from_all_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of the numbers; the rows that judge stay whole."""
+    seen, x = [], np.random.default_rng(0).standard_normal((500, 4))
+
+    def way(task: Any) -> Any:
+        seen.append(task)
+        return TABLES["Answer"]()
+
+    monkeypatch.setitem(TABLES["WAYS"], "ours", way)
+    for blanks in (True, False):
+        TABLES["compare"]("ours", x, {"seed": 0}, imputed=True, blanks=blanks)
+    gappy, whole = (task.train for task in seen)
+    assert np.isnan(gappy).mean() == pytest.approx(0.2, abs=0.03)
+    assert np.array_equal(gappy[~np.isnan(gappy)], whole[~np.isnan(gappy)])
+    assert np.array_equal(seen[0].gaps, seen[1].gaps, equal_nan=True)

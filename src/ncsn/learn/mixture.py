@@ -11,7 +11,7 @@ INDEPENDENT = 3  # rows that are added to a table's covariance, of columns witho
 COUNTS = (1, 2, 4, 8, 16, 32)  # of Gaussians, of which the best is taken
 MIXED, FEWEST = 2000, 5  # rows that these are fitted to at most; rows for each of them
 NUMBERS = 2**24  # of matrices, at a time
-ARITHMETIC = 4e8  # of the rows with blanks that are fitted, times the cube of the columns
+ARITHMETIC = 2e8  # of the rows with blanks that are fitted, times the cube of the columns
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Mixture:
             which = torch.multinomial(each.logs.softmax(1), 1, generator=generator)[:, 0]
             off = torch.randn(len(which), len(factor), generator=generator, dtype=factor.dtype) @ factor.T
             # What is left of noise when what is known is none of it (Matheron's rule).
-            off -= each.told(off[:, None])[:, 0] @ self.covariance
+            off -= each.told(off[:, None])[:, 0]
             filled.append(each.rows[torch.arange(len(which)), which] + torch.where(each.blanks, off, 0.0))
         return torch.where(blanks, torch.cat(filled).to(x).clamp(least.min, most.max), x)
 
@@ -57,38 +57,54 @@ class Mixture:
 class Expected:
     """What a mixture says of rows: the logarithm of each Gaussian's density times its share, (b, k).
 
-    ``rows``: with the means of their blanks by each Gaussian, (b, k, d).  ``left``: the sum of the covariances that
-    blanks are left with.  ``inverses``: of the covariance of what is known, zero elsewhere; one for each row, or for
-    all.
+    ``inverses``: of the covariance of what is known, zero elsewhere; one for each row, or for all.
+    ``left``: the sum of the covariances that blanks are left with.
     """
 
-    logs: Float64[Tensor, "b k"]
-    rows: Float64[Tensor, "b k d"]
-    left: Float64[Tensor, "d d"]
+    mixture: Mixture
+    x: Float64[Tensor, "b d"]
     blanks: Bool[Tensor, "b d"]
+    logs: Float64[Tensor, "b k"]
     inverses: Float64[Tensor, "_ d d"]
+    left: Float64[Tensor, "d d"]
 
     def told(self, off: Float64[Tensor, "b k d"]) -> Float64[Tensor, "b k d"]:
-        """Differences in what is known, solved for its covariance."""
-        return off.masked_fill(self.blanks[:, None], 0.0) @ self.inverses
+        """What differences in what is known let one expect of the blanks."""
+        return off.masked_fill(self.blanks[:, None], 0.0) @ self.inverses @ self.mixture.covariance
+
+    @property
+    def rows(self) -> Float64[Tensor, "b k d"]:
+        """With the means of their blanks by each Gaussian."""
+        centres, x = self.mixture.centres, self.x[:, None]
+        return torch.where(self.blanks[:, None], centres + self.told(x - centres), x)
+
+    def moments(self, belongs: Float64[Tensor, "b k"]) -> tuple[Float64[Tensor, "k d"], Float64[Tensor, "d d"]]:
+        """The sums of the rows that belong to each Gaussian, and of the squares of all."""
+        if not bool(self.blanks.any()):  # then they are the same for each
+            return belongs.T @ self.x, self.x.T @ self.x
+        rows = self.rows
+        weighted = belongs[:, :, None] * rows
+        return weighted.sum(0), weighted.flatten(0, 1).T @ rows.flatten(0, 1) + self.left
 
 
 def expected(mixture: Mixture, x: Float[Tensor, "n d"], blanks: Bool[Tensor, "n d"]) -> Iterator[Expected]:
     """What a mixture says of rows, so many at a time that a matrix for each of them fits into memory."""
     covariance, size = mixture.covariance, max(1, NUMBERS // x.shape[1] ** 2)
     for rows, blank in zip(torch.split(x.double(), size), torch.split(blanks, size), strict=True):
-        patterns, which, counts = torch.unique(blank, dim=0, return_inverse=True, return_counts=True)
+        patterns, which, counts = blank[:1], torch.zeros(len(blank)).long(), torch.tensor([len(blank)])
+        if bool(blank.any()):
+            patterns, which, counts = torch.unique(blank, dim=0, return_inverse=True, return_counts=True)
         known = ~(patterns[:, :, None] | patterns[:, None])
         factors = torch.linalg.cholesky(torch.where(known, covariance, 0.0) + torch.diag_embed(patterns.double()))
         inverses = torch.where(known, torch.cholesky_inverse(factors), 0.0)
-        left = covariance - covariance @ inverses @ covariance
-        volumes = factors.diagonal(dim1=1, dim2=2).log().sum(1)
+        left = (counts[:, None, None] * (covariance - covariance @ inverses @ covariance)).sum(0)
+        volumes = factors.diagonal(dim1=1, dim2=2).log().sum(1, keepdim=True)
+        # (x − c)ᵀS(x − c) by its three parts, of which the last needs a product for each pattern alone.
+        constant = volumes + ((mixture.centres @ inverses) * mixture.centres).sum(2) / 2
         each = inverses if len(patterns) == 1 else inverses[which]
-        off = (rows[:, None] - mixture.centres).masked_fill(blank[:, None], 0.0)
-        solved = off @ each
-        logs = mixture.shares.log() - (off * solved).sum(2) / 2 - volumes[which][:, None]
-        whole = torch.where(blank[:, None], mixture.centres + solved @ covariance, rows[:, None])
-        yield Expected(logs, whole, (counts[:, None, None] * left).sum(0), blank, each)
+        solved = rows @ inverses[0] if len(patterns) == 1 else (rows[:, None] @ each)[:, 0]
+        logs = mixture.shares.log() + solved @ mixture.centres.T - (solved * rows).sum(1, keepdim=True) / 2
+        yield Expected(mixture, rows, blank, logs - constant[which], each, left)
 
 
 def improved(
@@ -99,10 +115,10 @@ def improved(
     counts, sums, squares = torch.full((k,), 1e-9).double(), torch.zeros(k, d).double(), torch.zeros(d, d).double()
     for each in expected(mixture, x, blanks):
         belongs = (sharpness * each.logs).softmax(1)
+        first, second = each.moments(belongs)
         counts += belongs.sum(0)
-        weighted = belongs[:, :, None] * each.rows
-        sums += weighted.sum(0)
-        squares += weighted.flatten(0, 1).T @ each.rows.flatten(0, 1) + each.left
+        sums += first
+        squares += second
     centres = sums / counts[:, None]
     # Of n rows, k centres have taken away as much of their variance as k − 1 rows.
     spread = squares - (counts * centres.T) @ centres + INDEPENDENT * torch.eye(d).double()
@@ -114,7 +130,7 @@ def gaussians(x: Float[Tensor, "n d"], k: int) -> Mixture:
     first = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:k]].double()
     whole, one = torch.zeros_like(x, dtype=torch.bool), torch.eye(x.shape[1]).double()
     mixture = Mixture(first, torch.ones(k).double(), one)
-    for _ in range(9):
+    for _ in range(9 if k > 1 else 0):
         mixture = Mixture(improved(mixture, x, whole, sharpness=1e9).centres, torch.ones(k).double(), one)
     mixture = improved(mixture, x, whole, sharpness=1e9)
     for _ in range(40 if k > 1 else 0):
@@ -143,7 +159,7 @@ def mixture_of(
     held_gaps = torch.zeros_like(held_out, dtype=torch.bool) if held_blanks is None else held_blanks
     one = gaussians(x, 1)
     if blanks is not None:
-        for _ in range(30):
+        for _ in range(20):
             one = improved(one, x, gaps)
         whole = one.fill(x, gaps, generator)
     several = [gaussians(whole, k) for k in COUNTS[1:] if k * FEWEST <= len(x)]
