@@ -24,8 +24,9 @@ from ncsn.data.sources import Reading
 from ncsn.data.units import centres
 from ncsn.learn import guidance, rules
 from ncsn.learn.fit import Lesson, OwnParts, learn
-from ncsn.learn.record import Record
+from ncsn.learn.record import Record, until_spoiled
 from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings
+from ncsn.machine.distributed import ALONE
 from ncsn.noise import Proposal
 from ncsn.objectives import dsm
 from ncsn.training import Budget, Progress, State
@@ -321,10 +322,15 @@ def test_without_slack_the_untrained_average_may_be_the_best_and_training_ends_f
                 step=step, fraction=step / 9, seconds=0.0, losses=torch.tensor([float(step)]), sigmas=torch.ones(1)
             )
 
-    learn(steps(), state, lambda: (torch.full((2,), next(script)), torch.ones(2)), Record(), rows=3, slack=0.0)
+    def judge() -> Any:
+        return torch.full((2,), next(script)), torch.ones(2)
+
+    learn(until_spoiled(steps(), state.rows, ALONE), state, judge, Record(), rows=3, slack=0.0)
     assert [row.step for row in state.rows] == looks
     assert [row.loss for row in state.rows] == [0.5, 1.0, 3.0, 7.0][: len(looks)]
     assert bool((bias == left).all())
+    goes_on = len(looks) == 4
+    assert bool(list(until_spoiled(steps(), state.rows, ALONE))) == goes_on, "what has ended goes on by no step"
 
 
 def test_rows_of_a_gaussian_are_learned_before_the_first_step(tmp_path: Path) -> None:

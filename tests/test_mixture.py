@@ -1,6 +1,7 @@
 """Where a table's training begins: mixtures of Gaussians, also of rows with blanks."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from ncsn.learn import mixture
-from ncsn.learn.mixture import Mixture, mixture_of
+from ncsn.learn.mixture import Mixture, known_range, mixture_of
 
 COVARIANCE = torch.tensor([[1.0, 0.9, 0.2], [0.9, 1.0, 0.0], [0.2, 0.0, 1.0]], dtype=torch.float64)
 
@@ -86,7 +87,7 @@ def test_a_column_that_is_blank_by_what_another_is_has_the_moments_of_all_rows(
     assert x[~blanks[:, 1], 1].mean() < -0.6
     torch.testing.assert_close(mean, torch.zeros(3).double(), atol=0.12, rtol=0)
     torch.testing.assert_close(covariance, COVARIANCE, atol=0.15, rtol=0)
-    filled = found.fill(rows, blanks, torch.Generator().manual_seed(3))
+    filled = found.fill(rows, blanks, known_range(rows, blanks), torch.Generator().manual_seed(3))
     assert torch.equal(filled[~blanks], rows[~blanks])
     assert float(filled[:, :2].T.corrcoef()[0, 1]) == pytest.approx(0.9, abs=0.04)
 
@@ -97,9 +98,8 @@ def test_blanks_are_drawn_from_the_gaussian_that_a_row_belongs_to() -> None:
     found = Mixture(centres, torch.tensor([0.2, 0.8]).double(), 0.1 * COVARIANCE)
     x = torch.tensor([[-3.0, 0, 0], [3.3, 0, 0], [0, 0, 0.5]]).repeat_interleave(4000, 0)
     blanks = torch.tensor([[0, 1, 0], [0, 1, 1], [1, 1, 0]]).bool().repeat_interleave(4000, 0)
-    x = torch.cat([x, torch.tensor([[9.0, 9, 9], [-9, -9, -9]])])
-    blanks = torch.cat([blanks, torch.zeros(2, 3).bool()])
-    left, right, unknown = torch.split(found.fill(x, blanks, torch.Generator().manual_seed(0))[:-2].double(), 4000)
+    wide, narrow = ((torch.full((3,), -bound), torch.full((3,), bound)) for bound in (9.0, 1.0))
+    left, right, unknown = found.fill(x, blanks, wide, torch.Generator().manual_seed(0)).double().split(4000)  # type: ignore[no-untyped-call]
     assert float(left[:, 1].mean()) == pytest.approx(-3, abs=0.02)
     both = COVARIANCE[[0, 2]][:, [0, 2]]
     spread = 1 - COVARIANCE[1, [0, 2]] @ torch.linalg.solve(both, COVARIANCE[[0, 2], 1])
@@ -109,5 +109,46 @@ def test_blanks_are_drawn_from_the_gaussian_that_a_row_belongs_to() -> None:
     assert float(right[:, 2].mean()) == pytest.approx(0.2 * 0.3, abs=0.02)
     assert float((unknown[:, 0] > 0).double().mean()) == pytest.approx(0.8, abs=0.03)
     assert float((unknown[:, 0] * unknown[:, 1] > 0).double().mean()) > 0.99
-    bounded = found.fill(torch.where(blanks, x, x.clamp(-1, 1)), blanks, torch.Generator().manual_seed(0))
-    assert float(bounded.abs().max()) <= 1
+    bounded = found.fill(x, blanks, narrow, torch.Generator().manual_seed(0))
+    assert torch.equal(bounded[~blanks], x[~blanks])
+    assert float(bounded[blanks].abs().max()) == 1
+
+
+def test_clusters_are_found_by_rows_that_nearly_all_have_blanks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three columns of four tell the cluster; what held-out rows have not is not asked for."""
+    monkeypatch.setattr(mixture, "COUNTS", (1, 2))
+    g, label = torch.Generator().manual_seed(0), torch.arange(900) % 3 % 2
+    middles, within = torch.tensor([[-2.0, 2, -2, 0], [2, -2, 2, 1]]), torch.tensor([0.5, 0.5, 0.5, 0.2])
+    x = middles[label] + within * torch.randn(900, 4, generator=g)
+    blanks = torch.rand(900, 4, generator=g) < 0.3
+    blanks[700:, 2] = True
+    rows = x.masked_fill(blanks, 50.0)
+    found = mixture_of(rows[:700], blanks[:700], rows[700:], blanks[700:])
+    order = found.centres[:, 0].argsort()
+    torch.testing.assert_close(found.centres[order], middles.double(), atol=0.1, rtol=0)
+    torch.testing.assert_close(found.shares[order], torch.tensor([2 / 3, 1 / 3]).double(), atol=0.02, rtol=0)
+    torch.testing.assert_close(found.covariance.diagonal().sqrt(), within.double(), atol=0.06, rtol=0)
+    bounds = known_range(rows[:700], blanks[:700])
+    held_out = found.fill(rows[700:], blanks[700:], bounds, g)
+    assert bool(held_out.isfinite().all()), "also of a column that none of them has"
+    assert float((held_out[:, 2] - middles[label[700:], 2]).abs().mean()) < 1
+
+
+def test_of_rows_with_many_patterns_of_blanks_those_with_frequent_ones_are_fitted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One blank in a wide table leaves nearly all rows to fit to."""
+    monkeypatch.setattr(mixture, "ARITHMETIC", 0.0)
+    monkeypatch.setattr(mixture, "COUNTS", (1,))
+    seen, improve = [], mixture.improved
+
+    def counted(found: Mixture, rows: Tensor, gaps: Tensor, **how: Any) -> Mixture:
+        seen.append(len(rows))
+        return improve(found, rows, gaps, **how)
+
+    monkeypatch.setattr(mixture, "improved", counted)
+    x = torch.randn(1500, 3, generator=torch.Generator().manual_seed(0))
+    blanks = torch.zeros(1500, 3).bool()
+    blanks[7, 1] = True
+    mixture_of(x, blanks, x[:50], None)
+    assert set(seen) == {1500}

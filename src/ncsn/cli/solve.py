@@ -267,14 +267,14 @@ class Impute(RunOptions):
         try:
             with quieter(logging.ERROR):
                 rows, which = unseen(run.data(), x), "that training has not seen"
-        except ValueError:  # the data is unknown, or no longer there
+        except (ValueError, OSError):  # the data is unknown, or no longer there
             rows, which = x, "that training may have seen"
         count, inside = calibration(run, rows, self.n, seed=self.seed)
         if count:
             share = f"{inside:.0%} lie within {self.n} draws of them; {(self.n - 1) / (self.n + 1):.0%} should"
             print(f"of {count} known numbers {which}, {share}")
         elif not len(rows):
-            print("training has seen all rows, so they do not say how sure the draws may be")
+            print("training has seen rows like these, so they cannot show how sure the draws may be")
 
     def fill_signals(self, run: "Run") -> None:
         """Signals, in the shape and the precision that they have in their file."""

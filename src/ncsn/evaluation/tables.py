@@ -20,7 +20,8 @@ PLACES, OWN_PLACES = 32, 8  # in the cells of a row, over which its density is a
 FEWEST = 100  # trees cannot learn from less
 DENSITIES, AT_ONCE, TOLERANCE = 1000, 500, 1e-4  # rows whose densities are computed, so many together, so exactly
 KNOWN = 200  # numbers that are hidden, to see how sure an imputation may be
-ASKED, SAME = 1000, 1e-3  # rows of which it is asked whether training has seen them; deviations within which it has
+ASKED, AT_A_TIME = 1000, 2**16  # rows of which it is asked whether training has seen them; rows of these at a time
+SAME = 1e-3  # deviations within which numbers are the same
 
 
 def judge_rows(
@@ -216,15 +217,25 @@ def imputed(run: Run, x: Float64[Tensor, "b *d"], n: int, *, seed: int = 0) -> F
 
 
 def unseen(data: Dataset, x: Float64[Tensor, "b d"]) -> Float64[Tensor, "m d"]:
-    """Those of up to 1,000 rows that training has not seen: none that it has learned from has what is known of them."""
+    """Those of up to 1,000 rows that agree with no row that training has learned from, in all that is known of them.
+
+    Of a table of few values these are the unusual ones, for which draws are worse than for others.
+    """
     units, x = data.units, x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:ASKED]]
     assert units is not None
     # Where training sees a number of a cell is chance: in the middle of it they are the same.
-    learned = units.standardise(units.restore(data.train.double()))
+    parts = torch.split(data.train, AT_A_TIME)
+    learned = torch.cat([units.standardise(units.restore(part.double())) for part in parts])
     if data.blanks is not None:
         learned = learned.masked_fill(data.blanks, math.nan)
-    seen = [(((learned - row).abs() < SAME) | row.isnan()).all(1).any() for row in units.standardise(x)]
-    return x[~torch.stack(seen)]
+
+    def fresh(row: Float64[Tensor, "d"]) -> bool:
+        alike = learned
+        for i in (~row.isnan()).nonzero()[:, 0]:
+            alike = alike[(alike[:, i] - row[i]).abs() < SAME]
+        return not len(alike)
+
+    return x[[fresh(row) for row in bar(units.standardise(x), "known rows")]]
 
 
 def calibration(run: Run, x: Float64[Tensor, "b d"], n: int, *, seed: int = 0) -> tuple[int, float]:

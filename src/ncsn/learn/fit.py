@@ -22,7 +22,7 @@ from ncsn.evaluation import metrics
 from ncsn.evaluation.features import Features
 from ncsn.learn import guidance, rules
 from ncsn.learn.blanks import filled
-from ncsn.learn.mixture import Mixture, mixture_of
+from ncsn.learn.mixture import Mixture, known_range, mixture_of
 from ncsn.learn.record import BANDS, Record, left, until_spoiled, verdict
 from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings
 from ncsn.machine import hardware
@@ -74,7 +74,8 @@ def fit(
     left out; or images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor, an array or a
     list; or a data set, as ``load_dataset`` returns it.
     ``minutes``: how long to train, samples and pictures included; one minute by default, with ``settings`` theirs.
-    ``steps``: how many steps to train instead.
+    ``steps``: how many steps to train instead.  A training of points ends earlier once the loss on held-out ones lies a
+    quarter above its least.
     ``labels``: the class of each image, a number or a name: better samples, and ``run.sample(label=...)``; a data set
     has its own.
     ``network``: one of your own, network(x, c) → like x with c = ¼ ln σ; by default an MLP, or a U-Net.
@@ -233,8 +234,15 @@ class Lesson:
 
     def whole(self, rows: Tensor, blanks: Tensor | None) -> Tensor:
         """Rows with other numbers in the place of their blanks: draws of the mixture, instead of random ones."""
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        return rows if blanks is None or self.mixture is None else self.mixture.fill(rows, blanks, generator)
+        if blanks is None or self.mixture is None or self.dataset.blanks is None:
+            return rows
+        bounds = known_range(self.dataset.train, self.dataset.blanks)
+        return self.mixture.fill(rows, blanks, bounds, torch.Generator().manual_seed(self.settings.seed))
+
+    @cached_property
+    def held_out(self) -> Batch:
+        """What shows how the training goes."""
+        return Batch(self.whole(self.dataset.validation, self.dataset.held_blanks).to(self.device), self.labels[1])
 
     @cached_property
     def objective(self) -> Objective:
@@ -381,7 +389,7 @@ def prepared(lesson: Lesson, run: Run, state: State) -> Features | None:
 def train_both(lesson: Lesson, run: Run, state: State, guide: State | None) -> None:
     """Train the guide, if there is one, and then the network, by the leading process' clock."""
     record, settings = lesson.record, lesson.settings
-    _ = lesson.objective  # which may take seconds, and is a part of the budget
+    _ = lesson.objective, lesson.examples, lesson.held_out  # which may take seconds, and are a part of the budget
     elapsed = float(record.group.broadcast(repr(time.perf_counter() - record.began).encode()))
     budget, guide_budget = rules.budgets(settings, elapsed, guided=guide is not None)
     if budget.fraction(state.step, state.seconds) >= 1:
@@ -390,12 +398,13 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None) -> N
         record.begin(replace(run, recipe=run.guide_recipe), guide, "guide")
         for _ in record.watch(lesson.progress(guide, guide_budget, run), guide, part="guide"):
             pass
-    kind = lesson.dataset.kind
-    labels = lesson.labels[1] if state.model.num_classes else None
-    validation = lesson.whole(lesson.dataset.validation, lesson.dataset.held_blanks)
-    held_out = Batch(validation.to(lesson.device), labels)
+    kind, held_out, progress = lesson.dataset.kind, lesson.held_out, lesson.progress(state, budget, run)
+    if not state.model.num_classes:
+        held_out = Batch(held_out.x)
     judge = partial(held_out_losses, state, held_out, lesson.noise, kind.held_out)
-    learn(lesson.progress(state, budget, run), state, judge, record, rows=kind.reports, slack=kind.slack)
+    if not kind.slack and (lesson.dataset.held_blanks is None or lesson.mixture is not None):
+        progress = until_spoiled(progress, state.rows, record.group)
+    learn(progress, state, judge, record, rows=kind.reports, slack=kind.slack)
     if record.group.is_main:
         log.info(verdict(state.rows, lesson.dataset.n))
 
@@ -430,8 +439,8 @@ def learn(
 ) -> None:
     """Train, and note ``rows`` rows: of the losses since the last one, and of held-out examples.
 
-    Without ``slack`` also one before the first step, whose losses are of held-out examples alone; rows are denser at
-    first, for a network that knows few examples by heart soon does; and the training ends once it does.
+    Without ``slack`` also one before the first step, whose losses are of held-out examples alone; and rows are denser
+    at first, for a network that knows few examples by heart soon does.
     ``judge``: the losses of ``state.average`` on held-out examples, and their noise levels.
     In the end ``state.average`` is the average of the weights that was best on held-out examples, if their loss has
     risen by a share of ``slack`` since: with few examples it does, once the network knows the others by heart.
@@ -465,8 +474,6 @@ def learn(
     power = 1 if slack else 2
     if not (slack or state.step):
         look(0, 0.0)
-    if not slack:
-        progress = until_spoiled(progress, state.rows)
     for p in record.watch(progress, state, settle=settle):
         if done < 0:  # a run that goes on has some of its budget behind it
             done = int(rows * (min(1.0, p.fraction) * (p.step - 1) / p.step) ** (1 / power) + 1e-9)

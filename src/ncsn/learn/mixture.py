@@ -4,14 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
+
+from ncsn.machine.messages import bar
 
 INDEPENDENT = 3  # rows that are added to a table's covariance, of columns without any
 COUNTS = (1, 2, 4, 8, 16, 32)  # of Gaussians, of which the best is taken
 MIXED, FEWEST = 2000, 5  # rows that these are fitted to at most; rows for each of them
+JUDGES = 1000  # held-out rows that choose how many, at most
 NUMBERS = 2**24  # of matrices, at a time
-ARITHMETIC = 2e8  # of the rows with blanks that are fitted, times the cube of the columns
+ARITHMETIC = 2e8  # patterns of blanks among the rows that are fitted to, times the cube of the columns
 
 
 @dataclass(frozen=True)
@@ -39,72 +42,73 @@ class Mixture:
         return torch.cat([each.logs.logsumexp(1) for each in expected(self, x, blanks)])
 
     def fill(
-        self, x: Float[Tensor, "n d"], blanks: Bool[Tensor, "n d"], generator: torch.Generator
+        self,
+        x: Float[Tensor, "n d"],
+        blanks: Bool[Tensor, "n d"],
+        bounds: tuple[Float[Tensor, "d"], Float[Tensor, "d"]],
+        generator: torch.Generator,
     ) -> Float[Tensor, "n d"]:
-        """Rows whose ``blanks`` are drawn given what is known of them, within the range of what is known."""
-        least, most = (x.masked_fill(blanks, end).aminmax(dim=0) for end in (torch.inf, -torch.inf))
+        """Rows whose ``blanks`` are drawn given what is known of them, within ``bounds``."""
         factor, filled = torch.linalg.cholesky(self.covariance), []
-        for each in expected(self, x, blanks):
+        for each in bar(expected(self, x, blanks), "blanks"):
             which = torch.multinomial(each.logs.softmax(1), 1, generator=generator)[:, 0]
-            off = torch.randn(len(which), len(factor), generator=generator, dtype=factor.dtype) @ factor.T
-            # What is left of noise when what is known is none of it (Matheron's rule).
-            off -= each.told(off[:, None])[:, 0]
-            filled.append(each.rows[torch.arange(len(which)), which] + torch.where(each.blanks, off, 0.0))
-        return torch.where(blanks, torch.cat(filled).to(x).clamp(least.min, most.max), x)
+            noise = torch.randn(len(which), len(factor), generator=generator, dtype=factor.dtype) @ factor.T
+            # Any draw, moved by what is known less what it says of that (Matheron's rule).
+            drawn = self.centres[which] + noise
+            drawn = drawn + each.told((each.x - drawn)[:, None])[:, 0]
+            filled.append(torch.where(each.blanks, drawn, each.x))
+        return torch.where(blanks, torch.cat(filled).to(x).clamp(*bounds), x)
 
 
 @dataclass(frozen=True)
 class Expected:
     """What a mixture says of rows: the logarithm of each Gaussian's density times its share, (b, k).
 
-    ``inverses``: of the covariance of what is known, zero elsewhere; one for each row, or for all.
-    ``left``: the sum of the covariances that blanks are left with.
+    ``patterns``: which blanks there are, each once.  ``which``: of a row.  ``inverses``: for each pattern, of the
+    covariance of what is known, zero elsewhere.
     """
 
     mixture: Mixture
     x: Float64[Tensor, "b d"]
     blanks: Bool[Tensor, "b d"]
     logs: Float64[Tensor, "b k"]
-    inverses: Float64[Tensor, "_ d d"]
-    left: Float64[Tensor, "d d"]
+    which: Int64[Tensor, "b"]
+    inverses: Float64[Tensor, "p d d"]
 
-    def told(self, off: Float64[Tensor, "b k d"]) -> Float64[Tensor, "b k d"]:
+    def told(self, off: Float64[Tensor, "b m d"]) -> Float64[Tensor, "b m d"]:
         """What differences in what is known let one expect of the blanks."""
-        return off.masked_fill(self.blanks[:, None], 0.0) @ self.inverses @ self.mixture.covariance
-
-    @property
-    def rows(self) -> Float64[Tensor, "b k d"]:
-        """With the means of their blanks by each Gaussian."""
-        centres, x = self.mixture.centres, self.x[:, None]
-        return torch.where(self.blanks[:, None], centres + self.told(x - centres), x)
+        return off.masked_fill(self.blanks[:, None], 0.0) @ self.inverses[self.which] @ self.mixture.covariance
 
     def moments(self, belongs: Float64[Tensor, "b k"]) -> tuple[Float64[Tensor, "k d"], Float64[Tensor, "d d"]]:
-        """The sums of the rows that belong to each Gaussian, and of the squares of all."""
+        """The sums of the rows that belong to each Gaussian, and of the squares of all, as far as they are known."""
         if not bool(self.blanks.any()):  # then they are the same for each
             return belongs.T @ self.x, self.x.T @ self.x
-        rows = self.rows
+        centres, x, covariance = self.mixture.centres, self.x[:, None], self.mixture.covariance
+        rows = torch.where(self.blanks[:, None], centres + self.told(x - centres), x)
         weighted = belongs[:, :, None] * rows
-        return weighted.sum(0), weighted.flatten(0, 1).T @ rows.flatten(0, 1) + self.left
+        # The covariance that blanks are left with.
+        counts = torch.bincount(self.which, minlength=len(self.inverses))[:, None, None]
+        left = (counts * (covariance - covariance @ self.inverses @ covariance)).sum(0)
+        return weighted.sum(0), weighted.flatten(0, 1).T @ rows.flatten(0, 1) + left
 
 
 def expected(mixture: Mixture, x: Float[Tensor, "n d"], blanks: Bool[Tensor, "n d"]) -> Iterator[Expected]:
     """What a mixture says of rows, so many at a time that a matrix for each of them fits into memory."""
-    covariance, size = mixture.covariance, max(1, NUMBERS // x.shape[1] ** 2)
+    covariance, (k, d) = mixture.covariance, mixture.centres.shape
+    size = max(1, NUMBERS // (d * max(d, k)))
     for rows, blank in zip(torch.split(x.double(), size), torch.split(blanks, size), strict=True):
-        patterns, which, counts = blank[:1], torch.zeros(len(blank)).long(), torch.tensor([len(blank)])
+        patterns, which = blank[:1], torch.zeros(len(blank)).long()
         if bool(blank.any()):
-            patterns, which, counts = torch.unique(blank, dim=0, return_inverse=True, return_counts=True)
+            patterns, which = torch.unique(blank, dim=0, return_inverse=True)
         known = ~(patterns[:, :, None] | patterns[:, None])
         factors = torch.linalg.cholesky(torch.where(known, covariance, 0.0) + torch.diag_embed(patterns.double()))
         inverses = torch.where(known, torch.cholesky_inverse(factors), 0.0)
-        left = (counts[:, None, None] * (covariance - covariance @ inverses @ covariance)).sum(0)
         volumes = factors.diagonal(dim1=1, dim2=2).log().sum(1, keepdim=True)
         # (x − c)ᵀS(x − c) by its three parts, of which the last needs a product for each pattern alone.
         constant = volumes + ((mixture.centres @ inverses) * mixture.centres).sum(2) / 2
-        each = inverses if len(patterns) == 1 else inverses[which]
-        solved = rows @ inverses[0] if len(patterns) == 1 else (rows[:, None] @ each)[:, 0]
+        solved = rows @ inverses[0] if len(patterns) == 1 else (rows[:, None] @ inverses[which])[:, 0]
         logs = mixture.shares.log() + solved @ mixture.centres.T - (solved * rows).sum(1, keepdim=True) / 2
-        yield Expected(mixture, rows, blank, logs - constant[which], each, left)
+        yield Expected(mixture, rows, blank, logs - constant[which], which, inverses)
 
 
 def improved(
@@ -150,20 +154,28 @@ def mixture_of(
     (2004).  Where there are blanks, one Gaussian fills them in, mixtures are fitted to the whole rows, and the best of
     them to the rows as they are.
     """
-    generator, most = torch.Generator().manual_seed(0), MIXED
-    if blanks is not None:
-        most = min(most, max(256, int(ARITHMETIC / train.shape[1] ** 3)))
-    chosen = torch.randperm(len(train), generator=generator)[:most]
-    x = whole = train[chosen].cpu()
-    gaps = torch.zeros_like(x, dtype=torch.bool) if blanks is None else blanks[chosen].cpu()
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(train), generator=generator)[:MIXED]
+    gaps = torch.zeros(len(order), train.shape[1]).bool() if blanks is None else blanks[order].cpu()
     held_gaps = torch.zeros_like(held_out, dtype=torch.bool) if held_blanks is None else held_blanks
-    one = gaussians(x, 1)
+    # A matrix is to be inverted for each pattern of blanks: of many columns, rows with frequent ones alone.
+    _, pattern, counts = torch.unique(gaps, dim=0, return_inverse=True, return_counts=True)
+    frequent = counts.argsort(descending=True)[: max(256, int(ARITHMETIC / train.shape[1] ** 3))]
+    chosen = torch.isin(pattern, frequent)
+    x, gaps = train[order[chosen]].cpu(), gaps[chosen]
+    one, whole = gaussians(x, 1), x
     if blanks is not None:
         for _ in range(20):
             one = improved(one, x, gaps)
-        whole = one.fill(x, gaps, generator)
+        whole = one.fill(x, gaps, known_range(train, blanks), generator)
     several = [gaussians(whole, k) for k in COUNTS[1:] if k * FEWEST <= len(x)]
-    best = max([one, *several], key=lambda each: float(each.log_densities(held_out.cpu(), held_gaps.cpu()).mean()))
+    judges, unknown = held_out[:JUDGES].cpu(), held_gaps[:JUDGES].cpu()
+    best = max([one, *several], key=lambda each: float(each.log_densities(judges, unknown).mean()))
     for _ in range(10 if blanks is not None and len(best.shares) > 1 else 0):
         best = improved(best, x, gaps)
     return best
+
+
+def known_range(x: Float[Tensor, "n d"], blanks: Bool[Tensor, "n d"]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
+    """The least and the largest number that is known of each column."""
+    return x.masked_fill(blanks, torch.inf).amin(0), x.masked_fill(blanks, -torch.inf).amax(0)

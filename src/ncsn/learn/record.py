@@ -25,7 +25,7 @@ from ncsn.training import NonFiniteLossError, Progress, Row, State
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
 BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
 LEARNING = 0.01  # relative change of the held-out loss that counts
-SPOILED = 0.25  # relative rise of the held-out loss of rows after which it has never fallen to its least again
+SPOILED = 0.25  # relative rise of the held-out loss of rows that ends their training: more of it is learned by heart
 SAVE_EVERY = 30.0  # seconds between two checkpoints
 FIGURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")
 
@@ -36,13 +36,23 @@ def left(rows: Sequence[Row], slack: float) -> Row:
     return best if rows[-1].validation_loss > best.validation_loss * (1 + slack) else rows[-1]
 
 
-def until_spoiled(progress: Iterable[Progress], rows: Sequence[Row]) -> Iterator[Progress]:
-    """Pass a training's progress on, until the held-out loss of its ``rows`` is far above the least."""
-    for p in progress:
-        yield p
-        losses = [row.validation_loss for row in rows]
-        if losses and losses[-1] > (1 + SPOILED) * min(losses):
+def until_spoiled(progress: Iterator[Progress], rows: Sequence[Row], group: Group) -> Iterator[Progress]:
+    """Pass a training's progress on, until the held-out loss of its ``rows`` is far above the least.
+
+    The leading process of the ``group`` decides, for losses of others may differ in their last digits.
+    """
+    looked = 0
+    while True:
+        if len(rows) > looked:
+            looked, losses = len(rows), [row.validation_loss for row in rows]
+            spoiled = losses[-1] > (1 + SPOILED) * min(losses)
+            if group.broadcast(b"ends" if spoiled else b"goes on") == b"ends":
+                log.info(f"training ends: the held-out loss is {SPOILED:.0%} above its least")
+                return
+        p = next(progress, None)
+        if p is None:
             return
+        yield p
 
 
 def verdict(rows: Sequence[Row], examples: int) -> str:
@@ -111,6 +121,11 @@ class Record:
                         remove_run(self.folder)
                     self.describe(run, part)
             self.group.broadcast()  # the others wait for it
+            begun_by = read_config(self.folder).recipe if not part and self.path("config.json").exists() else run.recipe
+            if begun_by.arguments != run.recipe.arguments:
+                raise ValueError(
+                    f"{self.folder} was begun by another version of ncsn, with another network; begin anew"
+                )
             state.load(checkpoint)
             self.describe(run, part)  # a run that goes on may have another budget
 
