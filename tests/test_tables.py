@@ -208,6 +208,7 @@ def test_what_training_has_seen_does_not_say_how_sure_draws_may_be(
     fresh = unseen(data, x)
     assert len(fresh) == len(held) == 60
     assert torch.cdist(fresh[:, :1], held[:, :1]).min(1).values.max() < 1e-6 * x[:, 0].abs().max()
+    assert len(unseen(data, x[:0])) == 0
     x[:, 1:3] = math.nan
     assert len(unseen(data, x)) == 60
     x[:, 0] += 1e-3
@@ -217,10 +218,19 @@ def test_what_training_has_seen_does_not_say_how_sure_draws_may_be(
 
     command("train t.csv --steps 1 --samples 5")
     capsys.readouterr()
-    command("impute runs/t t.csv --out one.csv -n 2")
-    assert "that training has not seen" in capsys.readouterr().out
-    Path("t.csv").rename("other.csv")
-    command("impute runs/t other.csv --out two.csv -n 2")
+    frame = pandas.read_csv("t.csv")
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(0)).numpy()
+    complete = order[~frame["age"].isna().to_numpy()[order]]
+    for name, rows in (("held", complete[:3]), ("seen", complete[-3:])):
+        frame.iloc[rows].to_csv(f"{name}.csv", index=False)
+    for name, said in (("held", "30 known numbers that training has not seen"), ("seen", "seen rows like these")):
+        command(f"impute runs/t {name}.csv --out {name}-filled.csv -n 2")
+        assert said in capsys.readouterr().out
+    config = Path("runs/t/config.json")
+    config.write_text(config.read_text().replace('"bounded": true', '"bounded": false'))
+    assert "begin anew" in refusal(capsys, *["train", "t.csv", "--steps", "2", "--resume"])
+    Path("t.csv").unlink()
+    command("impute runs/t held.csv --out none.csv -n 2")
     assert "may have seen" in capsys.readouterr().out
 
 
