@@ -34,8 +34,11 @@ def test_rows_with_blanks_are_for_training_and_units_are_of_what_is_known() -> N
     assert data.units is not None
     assert data.blanks is not None
     assert (len(data.train), len(data.validation), len(data.test)) == (800, 100, 100)
-    assert int(data.blanks.sum()) == missing.sum()
-    held = data.units.restore(torch.cat([data.validation, data.test]).double()).numpy()
+    assert data.held_blanks is not None
+    assert int(data.blanks.sum() + data.held_blanks.sum()) == missing.sum()
+    assert 0.3 < float(data.held_blanks[:, 1].double().mean()) < 0.5, "as many as in other rows"
+    whole = data.validation[~data.held_blanks.any(1)]
+    held = data.units.restore(torch.cat([whole, data.test]).double()).numpy()
     for row in held:
         assert np.isclose(GAPPY, row, rtol=0, atol=1e-4).all(1).any(), "no number was filled in"
     known = data.units.restore(data.train.double())[:, 1][~data.blanks[:, 1]]
@@ -87,7 +90,9 @@ def test_rows_for_testing_are_complete_ones_as_long_as_there_are_some(complete: 
     assert data.blanks is not None
     assert data.held_blanks is not None
     assert len(data.train) == len(data.blanks)
-    assert int(data.held_blanks.any(1).sum()) == 100 - min(max(complete - held, 0), 100)
+    left = int((~data.held_blanks.any(1)).sum() + (~data.blanks.any(1)).sum())
+    assert left == max(complete - held, 0), "all others of the complete rows are learned from, or show how it goes"
+    assert left == 0 or int((~data.blanks.any(1)).sum()) > left / 2
     known = data.units.restore(data.validation.double()).masked_fill(data.held_blanks, torch.nan)
     apart = (known[:, None] - torch.from_numpy(rows)).abs().nan_to_num(0.0).max(2).values.min(1).values
     assert float(apart.max()) < 1e-4, "what is known of them is the table's"

@@ -273,7 +273,7 @@ class Impute(RunOptions):
         if count:
             share = f"{inside:.0%} lie within {self.n} draws of them; {(self.n - 1) / (self.n + 1):.0%} should"
             print(f"of {count} known numbers {which}, {share}")
-        elif not len(rows):
+        elif not len(rows) and not bool(x.isnan().all()):
             print("training has seen rows like these, so they cannot show how sure the draws may be")
 
     def fill_signals(self, run: "Run") -> None:

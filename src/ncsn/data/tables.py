@@ -109,20 +109,20 @@ class Table:
     def split(self, generator: torch.Generator) -> tuple["Table", tuple[Tensor, ...]]:
         """What can be learned from, and its rows for validation, for testing and to learn from.
 
-        Rows without blanks are for testing, at most a quarter of them as long as that leaves ten.  Of the others, those
-        with the fewest blanks are for validation.
+        Rows without blanks are for testing, at most a quarter of them as long as that leaves ten.
         """
         table = self.learnable
         tenth, order = len(table.rows) // 10, torch.randperm(len(table.rows), generator=generator)
-        tests = tenth
-        if (missing := np.isnan(table.rows).sum(1)).any():
+        chosen, missing = torch.arange(tenth, 2 * tenth), torch.from_numpy(np.isnan(table.rows).sum(1))
+        if bool(missing.any()):
             tests = min(tenth, max(int((missing == 0).sum()) // 4, 10))
-            order = order[torch.from_numpy(missing)[order].argsort(stable=True)]
-            order = torch.cat([order[tests : tests + tenth], order[:tests], order[tests + tenth :]])
-            if (filled := int((missing[order[tenth : tenth + tests]] > 0).sum())) or tests < 25:
+            # From the end, as the first of the others are for validation, which should have as many blanks as others.
+            chosen = len(order) - 1 - missing[order].flip(0).argsort(stable=True)[:tests]
+            if (filled := int((missing[order[chosen]] > 0).sum())) or tests < 25:
                 at_random = f", {filled} with blanks, filled at random" if filled else ""
                 log.warning(f"{tests} rows are for testing{at_random}: evaluations say little")
-        validation, test, learned = torch.split(order, [tenth, tests, len(order) - tenth - tests])
+        others = order[torch.ones(len(order), dtype=torch.bool).index_fill(0, chosen, False)]
+        validation, test, learned = others[:tenth], order[chosen], others[tenth:]
         return table.varied(learned.numpy()).sorted_by(learned.numpy()), (validation, test, learned)
 
     def grouped(self) -> "Table":

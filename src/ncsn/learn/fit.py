@@ -389,7 +389,9 @@ def prepared(lesson: Lesson, run: Run, state: State) -> Features | None:
 def train_both(lesson: Lesson, run: Run, state: State, guide: State | None) -> None:
     """Train the guide, if there is one, and then the network, by the leading process' clock."""
     record, settings = lesson.record, lesson.settings
-    _ = lesson.objective, lesson.examples, lesson.held_out  # which may take seconds, and are a part of the budget
+    _ = lesson.objective, lesson.held_out  # which may take seconds, and are a part of the budget
+    if lesson.dataset.blanks is not None:
+        _ = lesson.examples
     elapsed = float(record.group.broadcast(repr(time.perf_counter() - record.began).encode()))
     budget, guide_budget = rules.budgets(settings, elapsed, guided=guide is not None)
     if budget.fraction(state.step, state.seconds) >= 1:

@@ -7,14 +7,13 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from ncsn.machine.messages import bar
+from ncsn.machine.messages import bar, log
 
 INDEPENDENT = 3  # rows that are added to a table's covariance, of columns without any
 COUNTS = (1, 2, 4, 8, 16, 32)  # of Gaussians, of which the best is taken
 MIXED, FEWEST = 2000, 5  # rows that these are fitted to at most; rows for each of them
-JUDGES = 1000  # held-out rows that choose how many, at most
 NUMBERS = 2**24  # of matrices, at a time
-ARITHMETIC = 2e8  # patterns of blanks among the rows that are fitted to, times the cube of the columns
+ARITHMETIC, FILLED = 2e8, 1e10  # patterns of blanks to fit to, and to fill in, times the cube of the columns
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ class Mixture:
         bounds: tuple[Float[Tensor, "d"], Float[Tensor, "d"]],
         generator: torch.Generator,
     ) -> Float[Tensor, "n d"]:
-        """Rows whose ``blanks`` are drawn given what is known of them, within ``bounds``."""
-        factor, filled = torch.linalg.cholesky(self.covariance), []
+        """Rows whose ``blanks`` are drawn given what is known of them, within ``bounds``; as many as take seconds."""
+        factor, filled, patterns = torch.linalg.cholesky(self.covariance), [], FILLED / len(self.covariance) ** 3
         for each in bar(expected(self, x, blanks), "blanks"):
             which = torch.multinomial(each.logs.softmax(1), 1, generator=generator)[:, 0]
             noise = torch.randn(len(which), len(factor), generator=generator, dtype=factor.dtype) @ factor.T
@@ -57,7 +56,13 @@ class Mixture:
             drawn = self.centres[which] + noise
             drawn = drawn + each.told((each.x - drawn)[:, None])[:, 0]
             filled.append(torch.where(each.blanks, drawn, each.x))
-        return torch.where(blanks, torch.cat(filled).to(x).clamp(*bounds), x)
+            patterns -= len(each.inverses)
+            if patterns < 0:
+                break
+        drawn = torch.cat(filled).to(x).clamp(*bounds)
+        if len(drawn) < len(x):
+            log.info(f"of {len(drawn) / len(x):.0%} of the rows blanks are filled in at first by what is known of them")
+        return torch.where(blanks, torch.cat([drawn, x[len(drawn) :]]), x)
 
 
 @dataclass(frozen=True)
@@ -159,17 +164,19 @@ def mixture_of(
     gaps = torch.zeros(len(order), train.shape[1]).bool() if blanks is None else blanks[order].cpu()
     held_gaps = torch.zeros_like(held_out, dtype=torch.bool) if held_blanks is None else held_blanks
     # A matrix is to be inverted for each pattern of blanks: of many columns, rows with frequent ones alone.
+    most = max(256, int(ARITHMETIC / train.shape[1] ** 3))
     _, pattern, counts = torch.unique(gaps, dim=0, return_inverse=True, return_counts=True)
-    frequent = counts.argsort(descending=True)[: max(256, int(ARITHMETIC / train.shape[1] ** 3))]
+    shuffled = torch.randperm(len(counts), generator=generator)
+    frequent = shuffled[counts[shuffled].argsort(descending=True, stable=True)[:most]]
     chosen = torch.isin(pattern, frequent)
     x, gaps = train[order[chosen]].cpu(), gaps[chosen]
     one, whole = gaussians(x, 1), x
     if blanks is not None:
-        for _ in range(20):
+        for _ in range(20 if train.shape[1] <= 100 else 5):
             one = improved(one, x, gaps)
         whole = one.fill(x, gaps, known_range(train, blanks), generator)
     several = [gaussians(whole, k) for k in COUNTS[1:] if k * FEWEST <= len(x)]
-    judges, unknown = held_out[:JUDGES].cpu(), held_gaps[:JUDGES].cpu()
+    judges, unknown = held_out[:most].cpu(), held_gaps[:most].cpu()
     best = max([one, *several], key=lambda each: float(each.log_densities(judges, unknown).mean()))
     for _ in range(10 if blanks is not None and len(best.shares) > 1 else 0):
         best = improved(best, x, gaps)

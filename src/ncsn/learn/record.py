@@ -124,7 +124,7 @@ class Record:
             begun_by = read_config(self.folder).recipe if not part and self.path("config.json").exists() else run.recipe
             if begun_by.arguments != run.recipe.arguments:
                 raise ValueError(
-                    f"{self.folder} was begun by another version of ncsn, with another network; begin anew"
+                    f"{self.folder} was begun with another network, or by another version of ncsn; begin anew"
                 )
             state.load(checkpoint)
             self.describe(run, part)  # a run that goes on may have another budget
