@@ -69,8 +69,8 @@ class Mixture:
 class Expected:
     """What a mixture says of rows: the logarithm of each Gaussian's density times its share, (b, k).
 
-    ``patterns``: which blanks there are, each once.  ``which``: of a row.  ``inverses``: for each pattern, of the
-    covariance of what is known, zero elsewhere.
+    ``which``: the pattern of a row's blanks.  ``inverses``: for each pattern, of the covariance of what is known, zero
+    elsewhere.
     """
 
     mixture: Mixture
