@@ -287,7 +287,7 @@ class Lesson:
         loss = training_loss(self.noise, self.objective, generator=self.generator)
         together: dict[str, Any] = {"group": self.record.group, "accumulate": settings.accumulate}
         progress = train(state, drawn, loss, budget=budget, signals=self.record.signals, **together)
-        if (blanks := self.dataset.blanks) is not None:
+        if (blanks := self.dataset.blanks) is not None and bool(blanks.any()):  # else validation alone has some
             progress = filled(progress, state, run, self.examples, blanks, budget, settings.seed)
         # By steps the number of threads stays, for then the result is the same to the byte.
         return progress if budget.seconds is None else hardware.Threads().beside(progress)
