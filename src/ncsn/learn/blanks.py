@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ncsn.learn.mixture import known_range
 from ncsn.machine.messages import log
 from ncsn.run import Run, block_seed
 from ncsn.run.posterior import at_a_time, drawn_given
@@ -63,12 +64,12 @@ def draw(
     """
     began, rows = time.monotonic(), blanks.any(1).nonzero()[:, 0]
     rows = rows[torch.randperm(len(rows), generator=generator, device=generator.device).to(rows.device)]
-    least, most = (x.masked_fill(blanks, end).aminmax(dim=0) for end in (math.inf, -math.inf))
+    bounds = known_range(x, blanks)
     chunks = torch.split(rows, at_a_time(x.shape[1], CANDIDATES))
     for number, part in enumerate(chunks):
         if time.monotonic() - began > seconds:
             return number / len(chunks)
         known = ~blanks[part].to(run.device)
         drawn = drawn_given(run, x[part].to(run.device), known, 1, CANDIDATES, generator)[0].to(x)
-        x[part] = torch.where(blanks[part], drawn.clamp(least.min, most.max), x[part])
+        x[part] = torch.where(blanks[part], drawn.clamp(*bounds), x[part])
     return 1.0
