@@ -97,11 +97,11 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
     known = labels.train if labels is not None and made.classes else None
     seconds, began, durations = bench.minutes * 60, time.perf_counter(), []
     with tqdm(total=seconds, unit="s", desc=name, mininterval=refresh_interval()) as bar:
-        for x, label in data.batches(images.train, made.batch_size, known, generator=generator):
+        for drawn in data.batches(images.train, made.batch_size, known, generator=generator):
             at = time.perf_counter()
             if at - began > seconds:
                 break
-            loss = made.step(x, (at - began) / seconds, label)
+            loss = made.step(drawn.x, (at - began) / seconds, drawn.label)
             durations.append(time.perf_counter() - at)
             bar.set_postfix_str(f"loss {loss.item():.4f}", refresh=False)
             bar.update(min(time.perf_counter() - began, seconds) - bar.n)

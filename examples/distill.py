@@ -85,7 +85,7 @@ def distil(
         is what the teacher makes of x.  The weight makes it an error of what the network returns, as in training:
         without it the first steps, whose errors are large, would spoil the last one.
         """
-        x, label = batch
+        x, label = batch.x, batch.label
         sigma, end = ways[int(torch.randint(len(ways), (), generator=generator, device=teacher.device))]
         noisy, ratio = x + sigma * torch.randn(x.shape, generator=generator, device=x.device), end / sigma
         target = (follow(teacher, noisy, label, sigma, end) - ratio * noisy) / (1 - ratio)

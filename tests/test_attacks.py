@@ -17,7 +17,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from helpers import DIGITS, SAMPLING, refusal, refused, unchecked
+from helpers import DIGITS, SAMPLING, conditional_run, refusal, refused, unchecked
 from pictures import png, write
 from safetensors.torch import load_file
 from torch import Tensor
@@ -32,6 +32,7 @@ from ncsn.networks import MLP
 from ncsn.problems import Measurement
 from ncsn.run import Recipe, Run
 from ncsn.run.folder import CHECKPOINT, MODEL
+from ncsn.samplers import Sampling
 from ncsn.score import ScoreModel
 from ncsn.storage import read_tensors, sealed
 from ncsn.validation import read_json
@@ -227,15 +228,16 @@ BLANK = torch.tensor([[1.0, float("nan")]])
 MISTAKES: dict[str, Callable[[], object]] = {
     "no shape": lambda: Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (), sigma_max=10.0, sigma_min=0.05),
     "no numbers": lambda: Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (0,), sigma_max=10.0, sigma_min=0.05),
-    "no draws": lambda: [*point().impute(BLANK, 0)],
+    "no draws": lambda: [*conditional_run(torch.eye(2)).impute(BLANK, 0)],
+    "a score without conditionals": lambda: [*point().impute(BLANK, 2)],
     "no batches": lambda: point().log_prob(torch.zeros(2, 2), batch_size=0),
     "half a sample": lambda: point().sample(1.5),  # type: ignore[arg-type]
     "other starts": lambda: point().sample(5, start=torch.zeros(3, 2)),
-    "half a draw": lambda: point().impute(BLANK, 1.5),  # type: ignore[arg-type]
+    "half a draw": lambda: conditional_run(torch.eye(2)).impute(BLANK, 1.5),  # type: ignore[arg-type]
     "half a block": lambda: [*point().blocks(1.5)],  # type: ignore[arg-type]
     "a seed below zero": lambda: point().sample(2, seed=-1),
     "half a seed": lambda: point().sample(2, seed=0.5),
-    "imputation by a seed below zero": lambda: point().impute(BLANK, 2, seed=-1),
+    "imputation by a seed below zero": lambda: conditional_run(torch.eye(2)).impute(BLANK, 2, seed=-1),
     "a measurement taken three times": lambda: measured(noise_std=torch.ones(3)),
     "noise of more measurements": lambda: measured(noise_std=torch.ones(4, 1)),
     "noise of three numbers for two": lambda: measured(lambda x: x, [1.0, 2.0], noise_std=torch.ones(3)),
@@ -247,7 +249,7 @@ MISTAKES: dict[str, Callable[[], object]] = {
     "a measurement out of sight": lambda: measured(y=1e30),
     "a complex measurement": lambda: measured(y=1 + 1j),
     "complex noise": lambda: measured(noise_std=torch.tensor(1 + 1j)),
-    "complex rows": lambda: [*point().impute(torch.ones(1, 2, dtype=torch.complex64))],
+    "complex rows": lambda: [*conditional_run(torch.eye(2)).impute(torch.ones(1, 2, dtype=torch.complex64))],
     "complex density": lambda: point().log_prob(torch.ones(1, 2, dtype=torch.complex64)),
     "complex starts": lambda: point().sample(1, start=torch.ones(1, 2, dtype=torch.complex64)),
 }
@@ -262,7 +264,7 @@ def test_what_a_run_cannot_do_is_refused(name: str) -> None:
 @pytest.mark.parametrize("rows", [BLANK.clone().requires_grad_(), BLANK.bfloat16()], ids=["gradients", "bfloat16"])
 def test_rows_of_any_tensor_are_filled_in(rows: Tensor) -> None:
     with unchecked():
-        [(_, draws)] = point().impute(rows, 2)
+        [(_, draws)] = conditional_run(torch.eye(2)).impute(rows, 2)
     assert draws.shape == (2, 1, 2)
     assert bool((draws[..., 0] == 1).all())
 
@@ -275,6 +277,19 @@ def test_a_run_that_is_loaded_in_inference_mode_has_gradients(table: Path) -> No
 
 
 def test_weights_without_measure_end_an_imputation_in_one_line(table: Path, capsys: Printed) -> None:
+    network: dict[str, Any] = {"dimensions": 3, "width": 8, "blocks": 1, "conditional": True}
+    recipe = Recipe(
+        network="ResidualMLP",
+        arguments=network,
+        preconditioning="conditional",
+        shape=(3,),
+        columns=COLUMNS,
+        sampling=Sampling.of("dpmpp-sde", 20.0, 0.01),
+    )
+    model = recipe.build()
+    for weights in model.network.parameters():
+        torch.nn.init.ones_(weights)
+    Run(score=model, recipe=recipe, units=ncsn.load(table).units).save(table, overwrite=True)
     tensors = load_file(table / MODEL)
     large = {name: 1e30 * tensor if "network" in name else tensor for name, tensor in tensors.items()}
     (table / MODEL).write_bytes(sealed(large))

@@ -23,7 +23,7 @@ from ncsn.data.dataset import rows_of
 from ncsn.data.sources import Reading
 from ncsn.data.units import centres
 from ncsn.learn import guidance, rules
-from ncsn.learn.fit import Lesson, OwnParts, learn
+from ncsn.learn.fit import Judged, Lesson, OwnParts, learn
 from ncsn.learn.record import Record, until_spoiled
 from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings
 from ncsn.machine.distributed import ALONE
@@ -72,7 +72,7 @@ def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
     for seed, form in zip((7, 7, 7, 7, 0), forms, strict=True):
         torch.manual_seed(3)
         with unchecked(), torch.no_grad():
-            weights.append(ncsn.fit(form, steps=3, seed=seed).model.state_dict()["network.output.weight"])
+            weights.append(ncsn.fit(form, steps=3, seed=seed).model.state_dict()["network.stem.weight"])
         assert torch.equal(after, torch.rand(3))
     assert [torch.equal(weight, weights[0]) for weight in weights] == [True] * 4 + [False]
     torch.set_default_dtype(torch.float64)
@@ -277,8 +277,8 @@ def test_the_average_that_was_best_on_held_out_examples_is_left_also_after_an_in
     def bias(state: State) -> Tensor:
         return dict(state.average.named_parameters())["network.output.bias"]
 
-    def judge() -> tuple[Tensor, Tensor]:
-        return torch.full((2,), next(script)), torch.tensor([0.1, 3.0])
+    def judge() -> Judged:
+        return Judged(torch.full((2,), next(script)), torch.tensor([0.1, 3.0]))
 
     def steps(state: State, last: int) -> Iterator[Progress]:
         for step in range(state.step + 1, last + 1):
@@ -322,8 +322,8 @@ def test_without_slack_the_untrained_average_may_be_the_best_and_training_ends_f
                 step=step, fraction=step / 9, seconds=0.0, losses=torch.tensor([float(step)]), sigmas=torch.ones(1)
             )
 
-    def judge() -> Any:
-        return torch.full((2,), next(script)), torch.ones(2)
+    def judge() -> Judged:
+        return Judged(torch.full((2,), next(script)), torch.ones(2))
 
     learn(until_spoiled(steps(), state.rows, ALONE), state, judge, Record(), rows=3, slack=0.0)
     assert [row.step for row in state.rows] == looks

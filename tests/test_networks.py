@@ -96,6 +96,7 @@ def test_the_classifier_averages_large_images(size: tuple[int, int], smaller: tu
     assert classifier.features(x).shape == (2, 128)
 
 
+LAST = ("output.weight", "output.bias")  # layer of a network of rows
 PICTURES = (torch.arange(128.0) * 0.37).sin().view(2, 1, 8, 8)
 GOLDEN: dict[str, tuple[nn.Module, list[float]]] = {
     "unet": (UNet(1, (4, 6), 2, 8), [0.4946, 0.854, -0.0295, 0.4911, 0.4942, 0.8638, -0.0427, 0.4832]),
@@ -120,17 +121,33 @@ def test_networks_with_fixed_weights_return_what_they_always_did(name: str) -> N
     torch.testing.assert_close(y.flatten(1)[:, [0, 1, -2, -1]].flatten(), torch.tensor(expected), rtol=1e-3, atol=2e-4)
 
 
-def test_a_bounded_network_sees_what_is_far_out_as_if_it_were_nearer() -> None:
-    """And what is near nearly as it is."""
-    network = ResidualMLP(2, width=16, blocks=1, bounded=True)
+def test_a_conditional_network_sees_what_is_far_out_as_if_it_were_nearer() -> None:
+    """And what is near nearly as it is; of four numbers for each dimension."""
+    network = ResidualMLP(2, width=16, blocks=1, conditional=True)
     torch.nn.init.normal_(network.output.weight)
-    free = ResidualMLP(2, width=16, blocks=1)
-    free.load_state_dict(network.state_dict())
-    near, far = torch.tensor([[0.5, -0.5]]), torch.tensor([[60.0, 60.0], [90.0, 90.0], [3.0, 3.0], [4.0, 4.0]])
-    level = torch.zeros(1)
-    torch.testing.assert_close(network(near, level), free(near, level), atol=0.01, rtol=0.01)
+    free = ResidualMLP(8, width=16, blocks=1)
+    weights = network.state_dict()
+    free.load_state_dict(weights | {name: weights[name].repeat(4, *[1] * (weights[name].ndim - 1)) for name in LAST})
+    near, level = torch.tensor([[0.5, -0.5] * 4]), torch.zeros(1)
+    far = torch.tensor([[number] * 8 for number in (60.0, 90.0, 3.0, 4.0)])
+    assert network(near, level).shape == (1, 2)
+    torch.testing.assert_close(network(near, level), free(near, level)[:, :2], atol=0.01, rtol=0.01)
     outer, beyond, inner, next_to_it = network(far, level)
     assert torch.equal(outer, beyond)
     assert not torch.allclose(inner, next_to_it, atol=1e-3)
     one, other = free(far[:2], level)
     assert not torch.allclose(one, other, atol=1e-3)
+    torch.testing.assert_close(network(far, level), free(5 * torch.tanh(far / 5), level)[:, :2])
+
+
+def test_a_new_conditional_network_is_zero_and_a_trained_one_depends_on_everything(generator: torch.Generator) -> None:
+    network, x = ResidualMLP(3, width=16, blocks=2, conditional=True), torch.randn(2, 12, generator=generator)
+    x.requires_grad_()
+    assert torch.equal(network(x, torch.tensor([0.1])), torch.zeros(2, 3))
+    for p in network.parameters():
+        nn.init.normal_(p, std=0.2, generator=generator)
+    y = network(x, torch.tensor([0.1]))
+    (gradient,) = torch.autograd.grad(y[0].square().sum(), x)
+    assert bool((gradient[0] != 0).all())
+    assert not gradient[1].any(), "examples do not mix"
+    assert not torch.allclose(y, network(x, torch.tensor([0.9])), rtol=1e-3)

@@ -64,7 +64,7 @@ def test_held_out_losses_are_those_of_held_out_images() -> None:
     model.network.forward = lambda x, c: torch.zeros_like(x)
     images = torch.full((7, 1, 8, 8), grey, dtype=torch.uint8)
     state = State(model, [], generator=torch.Generator())
-    losses, sigmas = held_out_losses(state, Batch(images), LogUniform(10.0, 0.01), (256, 256))
+    losses, sigmas, _ = held_out_losses(state, Batch(images), LogUniform(10.0, 0.01), (256, 256))
     assert losses.shape == sigmas.shape == (512,)
     # F* = (σ²(x₀ − μ) − σσ_d² z)/(σσ_d√(σ² + σ_d²)), with x₀ a grey within a 256th.
     away = ((grey + 0.5) / 256 - mean) ** 2 + 1 / (12 * 256**2)

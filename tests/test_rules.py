@@ -158,14 +158,13 @@ def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_ow
 @pytest.mark.parametrize(
     ("network", "shape", "own", "expected"),
     [
-        ("mlp", (256,), False, "principal"),
-        ("mlp", (257,), False, "edm"),
+        ("mlp", (257,), False, "conditional"),
         ("mlp", (2,), True, "edm"),
         ("unet", (1, 8, 8), False, "edm"),
         ("refinenet-v2", (1, 8, 8), False, "scaled"),
     ],
 )
-def test_tables_of_few_columns_are_learned_along_principal_axes(
+def test_tables_are_learned_by_their_conditionals_and_own_networks_as_they_are(
     network: str, shape: tuple[int, ...], own: bool, expected: str
 ) -> None:
     assert rules.preconditioning_of(network, shape, own=own) == expected

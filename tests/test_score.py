@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ncsn
-from ncsn.score import EDM, Counted, Fading, Plain, Preconditioning, Scaled, Sigma, batched, conditioned, even, expand
+from ncsn.score import EDM, Counted, Plain, Preconditioning, Scaled, Sigma, batched, conditioned, even, expand
 
 MEAN, STD = torch.tensor([0.3, -1.0, 2.0]), 1.7
 WAYS = pytest.mark.parametrize("way", [EDM(), Scaled(), Plain()])
@@ -72,49 +72,6 @@ def test_a_score_is_what_the_networks_value_stands_for(way: Preconditioning, lev
         Plain(): Sine()(centred, c),
     }[way]
     torch.testing.assert_close(ncsn.ScoreModel(Sine(), MEAN, STD, preconditioning=way)(x, levels), expected)
-
-
-@pytest.mark.parametrize("levels", [torch.tensor(0.3), LEVELS])
-def test_along_principal_axes_each_axis_has_a_preconditioning_of_its_own(levels: Tensor) -> None:
-    """By an eigendecomposition in double precision; a value of 0 is the exact score of the Gaussian."""
-    x, sigma = points(2).double(), levels.expand(4).double()[:, None]
-    axes, _ = torch.linalg.qr(points(3, 3).double())
-    stds = torch.tensor([0.05, 1.0, 4.0], dtype=torch.float64)
-    total, u = (sigma**2 + stds**2).sqrt(), (x - MEAN) @ axes
-    for network, fading, power in ((Sine(), Fading(), 3), (Sine(), EDM(), 1), (nn.Module(), EDM(), 0)):
-        model = ncsn.ScoreModel(network, MEAN, STD, principal=axes * stds, preconditioning=fading)
-        if not power:
-            model.network = ncsn.MLP(3, 8, 1)
-            covariances = (axes * stds) @ (axes * stds).T + sigma[:, None] ** 2 * torch.eye(3)
-            expected = -torch.linalg.solve(covariances, x - MEAN)
-        else:
-            value = Sine()(u / total, levels.expand(4).double().log() / 4)
-            expected = (-u / total**2 + (stds / total) ** power / sigma * value) @ axes.T
-        torch.testing.assert_close(model(x, levels), expected, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("levels", [torch.tensor(0.3), LEVELS])
-def test_around_centres_an_untrained_network_is_the_score_of_their_mixture(levels: Tensor) -> None:
-    """By the gradient of its log density; a value of the network's fades as that of one Gaussian as wide."""
-    x, sigma = points(2).double().requires_grad_(), levels.expand(4).double()
-    axes, _ = torch.linalg.qr(points(3, 3).double())
-    stds, shares = torch.tensor([0.05, 1.0, 4.0], dtype=torch.float64), torch.tensor([0.5, 0.3, 0.2]).double()
-    places = points(4, 3).double() - shares @ points(4, 3).double()
-    wide = (stds**2 + sigma[:, None] ** 2)[:, None].sqrt()
-    off = ((x - MEAN) @ axes)[:, None] - places
-    parts = -((off / wide).square() / 2 + wide.log()).sum(-1)
-    expected = torch.autograd.grad((shares.log() + parts).logsumexp(1).sum(), x)[0]
-    centres = torch.cat([places, shares.log()[:, None]], 1)
-    model = ncsn.ScoreModel(ncsn.MLP(3, 8, 1), MEAN, STD, principal=axes * stds, centres=centres)
-    torch.testing.assert_close(model(x.detach(), levels), expected, atol=1e-5, rtol=1e-4)
-    whole = (stds**2 + shares @ places**2).sqrt()
-    one, many = (
-        ncsn.ScoreModel(Sine(), MEAN, STD, principal=axes * width, centres=several, preconditioning=Fading())
-        for width, several in ((whole, None), (stds, centres))
-    )
-    flat = ncsn.ScoreModel(ncsn.MLP(3, 8, 1), MEAN, STD, principal=axes * whole)
-    value = one(x.detach(), levels) - flat(x.detach(), levels)
-    torch.testing.assert_close(many(x.detach(), levels) - expected, value, atol=1e-4, rtol=1e-4)
 
 
 def test_residual_weights_undo_the_scale_of_the_networks_value() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import refusal
+from helpers import conditional_run, refusal
 from torch import Tensor
 
 import ncsn
@@ -28,7 +28,6 @@ from ncsn.evaluation import tables
 from ncsn.evaluation.tables import calibration, eight_gaussians, judge_rows, judge_table, memorisation, unseen
 from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
-from ncsn.score import Counted
 
 RNG = np.random.default_rng(0)
 N = 4000
@@ -139,7 +138,7 @@ def drawn(run: Run, rows: Tensor, n: int) -> Tensor:
 @pytest.mark.parametrize(("c", "blanks"), [(THREE, ([1, 2], [0], [])), (TWENTY, ([4, 5], [0, 19], [7]))])
 def test_imputation_of_a_gaussian_is_right_within_monte_carlo_error(c: Tensor, blanks: tuple[list[int], ...]) -> None:
     """In a few columns, and in many that follow from one another."""
-    run = Run.of(gauss(c), (len(c),), sigma_max=15.0, sigma_min=0.01)
+    run = conditional_run(c)
     g = torch.Generator().manual_seed(0)
     x = torch.randn(300, len(c), generator=g).double() @ torch.linalg.cholesky(c).T
     blank = torch.stack([torch.zeros(len(c)).index_fill(0, torch.tensor(i).long(), 1) for i in blanks]).bool()
@@ -155,20 +154,21 @@ def test_imputation_of_a_gaussian_is_right_within_monte_carlo_error(c: Tensor, b
         assert float(error.std()) == pytest.approx(1, abs=0.05)
 
 
-def test_rows_are_drawn_together_whatever_their_blanks() -> None:
-    """The score is asked as often for as many patterns as for one."""
-    run = Run.of(counted := Counted(gauss(THREE)), (3,), sigma_max=15.0, sigma_min=0.01)
+def test_rows_are_drawn_together_whatever_their_gaps() -> None:
+    """The network is evaluated as often for as many patterns as for one."""
+    run, calls = conditional_run(THREE), []
+    run.model.network.register_forward_hook(lambda *_: calls.append(1))
     alike, others = torch.zeros(2, 3, 3).double()
     alike[:, 0] = others[0, 0] = others[1, 1] = others[2, 0] = others[2, 2] = torch.nan
     drawn(run, alike, 20)
-    once, counted.nfe = counted.nfe, 0
+    once = len(calls)
     drawn(run, others, 20)
-    assert counted.nfe == once
+    assert len(calls) == 2 * once > 0
 
 
 def test_known_numbers_of_few_rows_are_hidden_one_by_one() -> None:
     """As many numbers as are known; with a single one in a row nothing is left to judge by."""
-    run = Run.of(gauss(THREE), (3,), sigma_max=15.0, sigma_min=0.01)
+    run = conditional_run(THREE)
     x = torch.randn(30, 3, generator=torch.Generator().manual_seed(2)).double() @ torch.linalg.cholesky(THREE).T
     x[0, 1:] = torch.nan
     count, share = calibration(run, x, 19)
@@ -184,7 +184,7 @@ def test_impute_says_how_often_draws_hold_what_is_known(monkeypatch: pytest.Monk
     said = []
     monkeypatch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
     for scale in (1.0, 0.1, 10.0):
-        run = Run.of(gauss(THREE * scale), (3,), sigma_max=15.0, sigma_min=0.01)
+        run = conditional_run(THREE * scale)
         monkeypatch.setattr(ncsn, "load", lambda *_, run=run, **__: run)
         command(f"impute it {tmp_path}/x.csv --out {tmp_path}/{scale}.csv")
     held = [int(share) for line in said for share in re.findall(r"(\d+)%.* 90%", line)]
@@ -227,10 +227,12 @@ def test_what_training_has_seen_does_not_say_how_sure_draws_may_be(
         command(f"impute runs/t {name}.csv --out {name}-filled.csv -n 2")
         assert said in capsys.readouterr().out
     config = Path("runs/t/config.json")
-    config.write_text(config.read_text().replace('"bounded": true', '"bounded": false'))
+    whole = config.read_text()
+    config.write_text(whole.replace('"conditional": true', '"conditional": false'))
     with pytest.raises(SystemExit):
         command("train t.csv --steps 2 --resume")
     assert "begin anew" in capsys.readouterr().err
+    config.write_text(whole)
     Path("t.csv").unlink()
     command("impute runs/t held.csv --out none.csv -n 2")
     assert "may have seen" in capsys.readouterr().out
@@ -269,9 +271,9 @@ def test_a_blank_of_two_values_becomes_the_one_that_most_draws_have(
 ) -> None:
     days = 18000 + torch.arange(N).double() % 1000
     x = torch.stack([torch.from_numpy(COLUMNS["normal"]), 4.0 * (torch.arange(N) % 3 == 0).double() - 3, days], 1)
-    recipe = Run.of(gauss(THREE), (3,), sigma_max=15.0, sigma_min=0.01).recipe
-    recipe = replace(recipe, columns=("a", "b", "c"), dates=("c",))
-    run = Run(score=gauss(torch.eye(3).double()), recipe=recipe, units=Units.of(x))
+    run = conditional_run(torch.eye(3))
+    recipe = replace(run.recipe, columns=("a", "b", "c"), dates=("c",))
+    run = replace(run, recipe=recipe, units=Units.of(x))
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     blanks = np.array([[1e9, np.nan, np.nan], [np.nan, 1, 18000]])  # b is −3 or 1
     write_table(tmp_path / "x.csv", ["a", "b", "c"], blanks, dates=["c"])
@@ -295,7 +297,7 @@ def test_imputation_of_a_mixture_weighs_its_parts_as_it_should() -> None:
     rows = mixture.sample(300, generator=torch.Generator().manual_seed(0)).double()
     weights = (shares.log() - (rows[:, 2:].float() - means[:, 2]).square() / 2).softmax(1)
     rows[:, :2] = torch.nan
-    draws = drawn(Run.of(mixture, (3,), sigma_max=50.0, sigma_min=0.01), rows, 20)
+    draws = drawn(conditional_run(torch.eye(3), means, shares, sigma_max=50.0), rows, 20)
     part = torch.cdist(draws[..., :2].float(), means[:, :2]).argmin(-1)
     counted = torch.nn.functional.one_hot(part, 3).double().mean(0)
     assert float((counted - weights).mean(0).abs().max()) < 0.03
@@ -608,17 +610,16 @@ def test_pictures_of_a_training_show_rows_that_it_has_not_seen() -> None:
         assert np.isclose(rows, row.numpy()).all(1).any(), "in the user's units"
 
 
-def test_rows_that_training_has_filled_in_are_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_are_compared_with_complete_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.random.default_rng(0).standard_normal((1000, 2))
     rows[:200, 1] = np.nan
     data = rows_of("x", Table(("a", "b"), rows))
-    assert data.blanks is not None
     assert data.units is not None
     run = replace(Run.of(gauss(torch.eye(2).double()), (2,), sigma_max=15.0, sigma_min=0.01), units=data.units)
     monkeypatch.setattr("ncsn.evaluation.tables.judge_rows", lambda train, *_: {"rows": len(train)})
     monkeypatch.setattr("ncsn.evaluation.tables.log_density", lambda *_: 0.0)
     numbers = judge_table(run, data, torch.zeros(len(data.test), 2)).numbers
-    assert numbers["rows"] == int((~data.blanks.any(1)).sum()) < len(data.train)
+    assert numbers["rows"] == int((~data.train.isnan().any(1)).sum()) < len(data.train)
 
 
 def test_rows_on_a_plane_lose_the_reference_alone(capsys: Any) -> None:

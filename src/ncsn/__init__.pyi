@@ -7,6 +7,7 @@ from .adapters import from_flow as from_flow
 from .adapters import from_ncsn as from_ncsn
 from .adapters import from_noise_predictor as from_noise_predictor
 from .adapters import from_variance_preserving as from_variance_preserving
+from .conditional import ConditionalModel as ConditionalModel
 from .data import batches as batches
 from .data import load_dataset as load_dataset
 from .data import load_images as load_images

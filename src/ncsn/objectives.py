@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from ncsn.conditional import Condition
 from ncsn.noise import Proposal, noise_like, signs_like
 from ncsn.score import Score, ScoreModel, Sigma, conditioned, curvatures, expand, unit_directions
 
@@ -19,10 +20,12 @@ class Batch(NamedTuple):
 
     ``x``: clean examples, (b, *d).
     ``label``: the class of each, (b,), −1 for none; None if the data has no classes.
+    ``given``: what a ``ConditionalModel`` knows of each; None if everything is a target.
     """
 
     x: Float[Tensor, "b *d"]
     label: Int64[Tensor, "b"] | None = None
+    given: Condition | None = None
 
 
 def dsm(
@@ -181,13 +184,13 @@ def training_loss(
     """
 
     def loss(model: ScoreModel, batch: Batch) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
-        x, label = batch
+        x, label, given = batch
         labels = {}
         if label is not None:
             dropped = torch.rand(len(x), generator=generator, device=x.device) < drop_label
             labels["label"] = label.masked_fill(dropped, -1)
         sigma = noise.sample(len(x), generator=generator)
-        losses = objective(model, x, sigma, generator=generator, **labels)
+        losses = objective(conditioned(model, given), x, sigma, generator=generator, **labels)
         if losses.shape != sigma.shape:
             raise ValueError(f"the objective returned shape {tuple(losses.shape)}; ({len(x)},), one each, is needed")
         return losses * model.residual_weight(sigma) / x.shape[1:].numel(), sigma

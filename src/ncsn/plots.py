@@ -304,7 +304,8 @@ def columns(
 ) -> "Figure":
     """Marginals of a table's first six columns on the diagonal, pairs of real rows below it, and of samples above it.
 
-    ``real``: rows of the table.  ``samples``: rows of a run.  ``names``: what their columns are called.
+    ``real``: rows of the table, NaN where a cell is missing.  ``samples``: rows of a run.
+    ``names``: what their columns are called.
     ``path``: where the figure is written as well, in the format of the suffix.
     A column has one axis in all panels.  It reaches from the 0.5th to the 99.5th percentile of the real rows, and a
     twentieth farther.
@@ -313,7 +314,7 @@ def columns(
 
     d = min(6, len(names))
     figure = _blank(1.7 * d + 0.8, 1.7 * d + 0.8)
-    low, high = np.quantile(real[:, :d], [0.005, 0.995], axis=0)
+    low, high = np.nanquantile(real[:, :d], [0.005, 0.995], axis=0)
     margin = 0.05 * np.where(high > low, high - low, 1)
     ends = np.stack([low - margin, high + margin], 1)
     labels = ["\n".join(textwrap.wrap(one_line(name), 22, max_lines=2, placeholder=" …")) for name in names[:d]]

@@ -6,9 +6,9 @@ conditional* score is a function ``score(x, sigma)`` that returns :math:`\nabla_
 (Song & Ermon 2019, arXiv:1907.05600, section 4).  A trained network, an analytic mixture and a lambda are the same to
 whoever calls them.
 
-A network F of well-scaled inputs and outputs is turned into s(x, σ) by one of four ways, each a ``Preconditioning``:
-``EDM`` (the default: an exact Gaussian score plus a residual), ``Fading`` (of tables: the same around a mixture, with
-less to say in much noise), ``Plain`` (NCSN: F) and ``Scaled`` (NCSNv2: F/σ).
+A network F of well-scaled inputs and outputs is turned into s(x, σ) in one of three ways, each a ``Preconditioning``:
+``EDM`` (the default: an exact Gaussian score plus a residual), ``Plain`` (NCSN: F) and ``Scaled`` (NCSNv2: F/σ).
+A ``ConditionalModel``, which learns tables, is EDM's way around a mixture of Gaussians.
 """
 
 import math
@@ -133,11 +133,11 @@ def unit_directions(x: Float[Tensor, "b *d"]) -> Float[Tensor, "k b *d"]:
     return torch.eye(d, dtype=x.dtype, device=x.device).view(d, 1, *x.shape[1:]).expand(d, *x.shape)
 
 
-def conditioned(score: Callable[..., Tensor], label: Int64[Tensor, "b"] | None) -> Score:
-    """The score of each example's class, ``score(x, sigma, label)``; without a label the score itself."""
-    if label is None:
+def conditioned(score: Callable[..., Tensor], on: object | None) -> Score:
+    """The score given each example's class or observed coordinates, ``score(x, sigma, on)``; or the score itself."""
+    if on is None:
         return score
-    return lambda x, sigma: score(x, sigma, label)
+    return lambda x, sigma: score(x, sigma, on)
 
 
 def even(n: int, most: int) -> int:
@@ -265,20 +265,6 @@ class EDM:
 
 
 @dataclass(frozen=True)
-class Fading(EDM):
-    r"""EDM's way around a Gaussian that the data resembles: F is multiplied with σ_d²/(σ²+σ_d²) more.
-
-    What a density differs by from its Gaussian, noise hides: to the first order of an Edgeworth expansion, of skewness
-    γ, F* of EDM is ½γ(u²−1)·σ_d²/(σ²+σ_d²), where u is the network's input.  So few examples cannot mislead the network
-    where it has little to say.
-    """
-
-    def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
-        """A Gaussian's score, plus the residual, which fades as noise grows."""
-        return super().score(value * data_std**2 / (std**2 + data_std**2), centred, std, data_std)
-
-
-@dataclass(frozen=True)
 class Plain:
     """NCSN's way: the network is the score, s(x, σ) = F(x − μ, σ) (Song & Ermon 2019, arXiv:1907.05600)."""
 
@@ -307,9 +293,8 @@ class Scaled(Plain):
         return value / std
 
 
-PreconditioningName = Literal["edm", "principal", "scaled", "plain"]
-PRECONDITIONINGS: dict[PreconditioningName, Preconditioning] = {"edm": EDM(), "principal": Fading()}
-PRECONDITIONINGS |= {"scaled": Scaled(), "plain": Plain()}
+PreconditioningName = Literal["edm", "conditional", "scaled", "plain"]
+PRECONDITIONINGS: dict[PreconditioningName, Preconditioning] = {"edm": EDM(), "scaled": Scaled(), "plain": Plain()}
 
 
 class ScoreModel(nn.Module):
@@ -321,12 +306,6 @@ class ScoreModel(nn.Module):
     it takes them as a third argument.
     ``data_mean``: μ, a number or a tensor that broadcasts against one example; saved with the weights.
     ``data_std``: σ_d > 0, one number; saved with the weights.
-    ``principal``: of vectors, their principal axes, each times its standard deviation, as columns, (d, d); saved with
-    the weights.  Then the network sees examples along these axes, and each axis has its own σ_d, so that an untrained
-    network with ``EDM`` is the exact score of the Gaussian with their covariance.
-    ``centres``: along these axes, less the mean, those of a mixture of Gaussians that share the covariance of
-    ``principal``, (k, d), and the logarithms of their shares in a last column; saved with the weights.  An untrained
-    network is then its exact score.
     ``preconditioning``: by default ``EDM``.
     ``autocast``: what to run the network, and only the network, in; by default in its weights' own precision.
     Raises ValueError if ``data_std`` is not positive.
@@ -334,8 +313,6 @@ class ScoreModel(nn.Module):
 
     data_mean: Tensor
     data_std: Tensor
-    principal: Tensor | None
-    centres: Tensor | None
 
     def __init__(
         self,
@@ -343,8 +320,6 @@ class ScoreModel(nn.Module):
         data_mean: float | Tensor = 0.0,
         data_std: float | Tensor = 1.0,
         *,
-        principal: Float[Tensor, "d d"] | None = None,
-        centres: Float[Tensor, "k _"] | None = None,
         preconditioning: Preconditioning | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
@@ -356,10 +331,6 @@ class ScoreModel(nn.Module):
         self.autocast = autocast
         self.register_buffer("data_mean", torch.as_tensor(data_mean, dtype=torch.float32).clone())
         self.register_buffer("data_std", torch.as_tensor(data_std, dtype=torch.float32).clone())
-        for name, value in (("principal", principal), ("centres", centres)):
-            # In memory as in a file, or a loaded run would round differently.
-            kept = None if value is None else value.float().clone(memory_format=torch.contiguous_format)
-            self.register_buffer(name, kept)
 
     def forward(
         self, x: Float[Tensor, "b *d"], sigma: Sigma, label: Int64[Tensor, "b"] | None = None
@@ -375,13 +346,6 @@ class ScoreModel(nn.Module):
         if not isinstance(sigma, Tensor) and not sigma > 0:
             raise ValueError(f"sigma is {sigma}; it must be above 0, where the score is that of data with some noise")
         std, centred, data_std = expand(sigma, x), x - self.data_mean, self.data_std
-        if self.principal is not None:  # noise is the same along any axes
-            data_std = torch.linalg.vector_norm(self.principal, dim=0)
-            axes = (self.principal / data_std).to(x.dtype)
-            centred = centred @ axes
-        within = data_std
-        if self.centres is not None:
-            data_std = (within**2 + (self.centres[:, -1:].exp() * self.centres[:, :-1] ** 2).sum(0)).sqrt()
         levels = placed(sigma, self.data_std.dtype, x.device).reshape(-1)
         network_input = self.preconditioning.network_input(centred, std, data_std).to(self.data_std.dtype)
         if label is None and self.num_classes:  # always, so that a compiled network is called in one way
@@ -391,17 +355,7 @@ class ScoreModel(nn.Module):
             value = self.network(network_input, levels.log() / 4, *labels)
         if value.shape != x.shape:
             raise ValueError(f"the network returned shape {tuple(value.shape)}; that of x, {tuple(x.shape)}, is needed")
-        score = self.preconditioning.score(value.to(x.dtype), centred, std, data_std)
-        if self.centres is not None:  # the mixture's score in place of one Gaussian's
-            score = score + centred / (std**2 + data_std**2) - self.away(centred, std**2 + within**2)
-        return score if self.principal is None else score @ axes.T
-
-    def away(self, centred: Float[Tensor, "b d"], variance: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-        """Minus the score of the mixture at its ``centres``, whose Gaussians have this ``variance``."""
-        assert self.centres is not None
-        logs, places = self.centres[:, -1], self.centres[:, :-1].to(centred.dtype)
-        nearness = logs + (centred / variance) @ places.T - (1 / variance) @ places.square().T / 2
-        return (centred - nearness.softmax(1) @ places) / variance
+        return self.preconditioning.score(value.to(x.dtype), centred, std, data_std)
 
     @property
     def num_classes(self) -> int:
@@ -411,8 +365,6 @@ class ScoreModel(nn.Module):
 
     def residual_weight(self, sigma: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """What turns the score matching loss ½‖σs + z‖² into the squared error of what the network returns.
-
-        With ``principal`` axes it stays the weight of one σ_d, so that losses compare with those of a model without.
 
         ``sigma``: the noise level of each example, (b,).
         """

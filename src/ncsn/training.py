@@ -65,12 +65,17 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of metrics.jsonl: the loss since the last one, and that of held-out examples, also by noise level."""
+    """A line of metrics.jsonl: the loss since the last one, and that of held-out examples, also by noise level.
+
+    Of a table the held-out loss has two halves, of the joint density and of conditionals.
+    """
 
     step: int
     loss: float
     validation_loss: float
     validation_bands: list[float | None]
+    joint_loss: float | None = None
+    conditional_loss: float | None = None
     seconds: float = 0.0
 
 

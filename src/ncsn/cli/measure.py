@@ -200,7 +200,7 @@ class Likelihood(RunOptions):
 
         from ncsn.data.sources import TABLES
         from ncsn.data.tables import read_table, write_table
-        from ncsn.run.posterior import check_numbers
+        from ncsn.run.imputation import check_numbers
 
         console.check_output(self.out, *TABLES, overwrite=self.overwrite)
         x = torch.from_numpy(read_table(place).matched(run.names, run.recipe.categories).rows).double()

@@ -283,7 +283,7 @@ class Impute(RunOptions):
         from ncsn import storage
         from ncsn.data.tables import arrays
         from ncsn.evaluation.tables import imputed
-        from ncsn.run.posterior import numbers_of
+        from ncsn.run.imputation import numbers_of
 
         if self.rows.suffix != ".npy":
             raise ValueError(f"{self.rows} ends in {self.rows.suffix!r}; signals with gaps are read from .npy")

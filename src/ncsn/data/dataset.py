@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt8
+from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -115,7 +115,12 @@ ROWS = Kind(
     slack=0.0,
     precision="fp32",
     posterior_targets=False,
-    refused=(*OF_IMAGES, "flip", "start"),  # what a column is to the network follows from its own units
+    refused=(
+        *OF_IMAGES,
+        "flip",
+        "start",
+        "posterior_above",
+    ),  # what a column is to the network follows from its own units
 )
 
 
@@ -158,8 +163,6 @@ class Dataset:
     ``units``: what signals and rows are to the user.  ``columns``: what a table's are called.
     ``categories``, ``dates``: what numbers in them stand for, as ``Recipe`` has it.
     ``sha256``: of the numbers in the user's units, if there are others; in hexadecimal.
-    ``blanks``, ``held_blanks``: where ``train`` and ``validation`` have random known numbers of the same column in the
-    place of blanks, (n, d) and (v, d).
     """
 
     train: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n *d"]
@@ -175,8 +178,6 @@ class Dataset:
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dates: tuple[str, ...] = ()
     sha256: str = ""
-    blanks: Bool[Tensor, "n d"] | None = None
-    held_blanks: Bool[Tensor, "v d"] | None = None
 
     @property
     def n(self) -> int:
@@ -191,10 +192,12 @@ class Dataset:
     @cached_property
     def statistics(self) -> tuple[float, float]:
         """Mean and standard deviation over all pixels of the training images, dequantised if bytes, in [0, 1]."""
-        total = sum(float(reals(part).double().sum()) for part in chunks(self.train))
-        average = total / self.train.numel()
-        squares = sum(float((reals(part).double() - average).square().sum()) for part in chunks(self.train))
-        return average, math.sqrt(squares / self.train.numel())
+        data = self.train
+        if data.is_floating_point() and bool((missing := data.isnan()).any()):
+            data = data[~missing]
+        average = sum(float(reals(part).double().sum()) for part in chunks(data)) / data.numel()
+        squares = sum(float((reals(part).double() - average).square().sum()) for part in chunks(data))
+        return average, math.sqrt(squares / data.numel())
 
     @cached_property
     def digest(self) -> str:
@@ -539,7 +542,7 @@ def rows_of(name: str, data: Table | Any) -> Dataset:
     table, parts = (data if isinstance(data, Table) else table_of(data, name)).split(generator)
     rows = torch.from_numpy(table.rows)
     categories = [i for i, column in enumerate(table.names) if column in table.categories]
-    units, blanks = Units.of(rows[parts[-1]], categories), rows.isnan()
+    units = Units.of(rows[parts[-1]], categories)
     # Single values lie anywhere in their cells.
     z = torch.cat([units.standardise(part, generator).float() for part in torch.split(rows, 2**16)])
     held_out = rows[torch.cat(parts[:-1])].double()
@@ -551,9 +554,7 @@ def rows_of(name: str, data: Table | Any) -> Dataset:
         )
         log.warning(f"{count} held-out numbers are unlike all to learn from; {judged}")
         z = z.nan_to_num(nan=-FAR).clamp(-FAR, FAR)
-    for i in blanks.any(0).nonzero()[:, 0]:
-        known = z[parts[-1], i][~blanks[parts[-1], i]]
-        z[blanks[:, i], i] = known[torch.randint(len(known), (int(blanks[:, i].sum()),), generator=generator)]
+    z = z.masked_fill(rows.isnan(), torch.nan)
     validation, test, train = (z[part] for part in parts)
     digest = digest_of([np.array(table.names).view(np.uint8), table.rows])
     return Dataset(
@@ -567,8 +568,6 @@ def rows_of(name: str, data: Table | Any) -> Dataset:
         categories=table.categories,
         dates=table.dates,
         sha256=digest,
-        blanks=blanks[parts[-1]] if blanks.any() else None,
-        held_blanks=blanks[parts[0]] if blanks.any() else None,
     )
 
 

@@ -89,8 +89,8 @@ class Table:
                 f"{rows:,} of {len(blank):,} rows have blanks, most in {table.names[most]} ({blank[:, most].sum():,})"
             )
             # Rubin's missing at random, which no table can say of itself.
-            caveat = "this misleads where a number is blank because of what it is"
-            log.warning(f"{facts}: training fills these in as it goes, by what is known of a row; {caveat}")
+            caveat = "results mislead where a value is missing because of what it is"
+            log.warning(f"{facts}: training uses the other cells of these rows; {caveat}")
         return table
 
     def varied(self, part: Int[np.ndarray, "m"] | slice = slice(None)) -> "Table":
@@ -109,18 +109,17 @@ class Table:
     def split(self, generator: torch.Generator) -> tuple["Table", tuple[Tensor, ...]]:
         """What can be learned from, and its rows for validation, for testing and to learn from.
 
-        Rows without blanks are for testing, at most a quarter of them as long as that leaves ten.
+        Where cells are missing, only complete rows are for testing, a quarter of them at most.
         """
         table = self.learnable
         tenth, order = len(table.rows) // 10, torch.randperm(len(table.rows), generator=generator)
         chosen, missing = torch.arange(tenth, 2 * tenth), torch.from_numpy(np.isnan(table.rows).sum(1))
         if bool(missing.any()):
-            tests = min(tenth, max(int((missing == 0).sum()) // 4, 10))
-            # From the end, as the first of the others are for validation, which should have as many blanks as others.
+            tests = min(tenth, int((missing == 0).sum()) // 4)
+            # From the end, because the first of the others are for validation, which needs as many gaps as training.
             chosen = len(order) - 1 - missing[order].flip(0).argsort(stable=True)[:tests]
-            if (filled := int((missing[order[chosen]] > 0).sum())) or tests < 25:
-                at_random = f", {filled} with blanks, filled at random" if filled else ""
-                log.warning(f"{tests} rows are for testing{at_random}: evaluations say little")
+            if tests < 25:
+                log.warning(f"{tests} complete rows are for testing: evaluations say little")
         others = order[torch.ones(len(order), dtype=torch.bool).index_fill(0, chosen, False)]
         validation, test, learned = others[:tenth], order[chosen], others[tenth:]
         return table.varied(learned.numpy()).sorted_by(learned.numpy()), (validation, test, learned)

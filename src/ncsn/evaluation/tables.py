@@ -173,9 +173,7 @@ def judge_table(run: Run, data: Dataset, samples: Float[Tensor, "m d"]) -> Table
     """
     units, test = run.units, held_out_examples(data, len(samples))
     assert units is not None
-    # What training has filled in itself is no row to compare with.
-    learned = data.train if data.blanks is None else data.train[~data.blanks.any(1)]
-    train = units.restore(learned.double())
+    train = units.restore(data.train[~data.train.isnan().any(1)].double())  # complete rows
     numbers = judge_rows(train.numpy(), test.numpy(), samples.double().numpy(), units)
     numbers["log_density"] = log_density(run, units, test[:DENSITIES])
     return TableEvaluation(n=len(test), numbers=numbers)
@@ -226,8 +224,7 @@ def unseen(data: Dataset, x: Float64[Tensor, "b d"]) -> Float64[Tensor, "m d"]:
     # Where training sees a number of a cell is chance: in the middle of it they are the same.
     parts = torch.split(data.train, AT_A_TIME)
     learned = torch.cat([units.standardise(units.restore(part.double())) for part in parts])
-    if data.blanks is not None:
-        learned = learned.masked_fill(data.blanks, math.nan)
+    learned = learned.masked_fill(data.train.isnan(), math.nan)
 
     def fresh(row: Float64[Tensor, "d"]) -> bool:
         alike = learned

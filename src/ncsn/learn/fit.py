@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
+from ncsn.conditional import ConditionalModel
 from ncsn.data import Dataset, Reading, batches
 from ncsn.data.dataset import SIGNALS, from_arrays, rows_of, stream
 from ncsn.data.units import reals
@@ -21,8 +22,8 @@ from ncsn.distributions import Empirical
 from ncsn.evaluation import metrics
 from ncsn.evaluation.features import Features
 from ncsn.learn import guidance, rules
-from ncsn.learn.blanks import filled
-from ncsn.learn.mixture import Mixture, known_range, mixture_of
+from ncsn.learn.masks import masked, masked_batches
+from ncsn.learn.mixture import fit_mixture
 from ncsn.learn.record import BANDS, Record, left, until_spoiled, verdict
 from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings
 from ncsn.machine import hardware
@@ -38,7 +39,6 @@ from ncsn.validation import DeviceName
 
 DataFrame: TypeAlias = Any  # pandas', which is not needed here
 Classes = Tensor | np.ndarray | Sequence[int | str] | None
-Losses = tuple[Float[Tensor, "v"], Float[Tensor, "v"]]
 OF_COLOURS_AND_CLASSES = ("stem.", "head.", "labels.")  # layers of a network
 UNSETTLED = 100  # steps whose losses are on a GPU, at most
 ONE_AT_A_TIME = threading.RLock()  # initial weights are drawn from torch's global generator
@@ -70,15 +70,16 @@ def fit(
     so samples, log densities and posteriors are in the units of the data.  Images have their classes, a guide, and the
     guidance that the held-out images choose.
 
-    ``data``: points (n, d) or a DataFrame: training fills in their blanks as it goes, and columns that do not vary are
-    left out; or images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor, an array or a
-    list; or a data set, as ``load_dataset`` returns it.
+    ``data``: points (n, d) or a DataFrame, with NaN for missing cells, whose columns that do not vary are left out; or
+    images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor, an array or a list; or a data
+    set, as ``load_dataset`` returns it.
     ``minutes``: how long to train, samples and pictures included; one minute by default, with ``settings`` theirs.
     ``steps``: how many steps to train instead.  A training of points ends earlier once the loss on held-out ones lies a
     quarter above its least.
     ``labels``: the class of each image, a number or a name: better samples, and ``run.sample(label=...)``; a data set
     has its own.
-    ``network``: one of your own, network(x, c) → like x with c = ¼ ln σ; by default an MLP, or a U-Net.
+    ``network``: one of your own, network(x, c) → like x with c = ¼ ln σ; by default an MLP, or a U-Net.  Your own
+    learns the joint density of points only, so it needs complete rows, and ``impute`` needs the package's.
     ``objective``: how scores are trained, see ``training_loss``; by default ``dsm``.
     ``noise``: where training draws its noise levels, in standard deviations of points.  Samples descend from its
     ``sigma_max`` to its ``sigma_min``, if it has them.
@@ -222,27 +223,12 @@ class Lesson:
     def examples(self) -> Shaped[Tensor, "n *d"]:
         """What is learned from; where it would take much of the device's memory, it stays where it is."""
         train = self.dataset.train
-        if self.dataset.blanks is not None:  # which change
-            return self.whole(train, self.dataset.blanks).to(self.device, copy=True)
         return train.to(self.device) if train.nbytes <= hardware.memory_of(self.device) // 4 else train
-
-    @cached_property
-    def mixture(self) -> Mixture | None:
-        """Where a table's training begins; None for other data, and for so many columns that it would take too long."""
-        data, narrow = self.dataset, len(self.dataset.shape) == 1 and self.dataset.shape[0] <= rules.NARROW
-        return mixture_of(data.train, data.blanks, data.validation, data.held_blanks) if narrow else None
-
-    def whole(self, rows: Tensor, blanks: Tensor | None) -> Tensor:
-        """Rows with other numbers in the place of their blanks: draws of the mixture, instead of random ones."""
-        if blanks is None or self.mixture is None or self.dataset.blanks is None:
-            return rows
-        bounds = known_range(self.dataset.train, self.dataset.blanks)
-        return self.mixture.fill(rows, blanks, bounds, torch.Generator().manual_seed(self.settings.seed))
 
     @cached_property
     def held_out(self) -> Batch:
         """What shows how the training goes."""
-        return Batch(self.whole(self.dataset.validation, self.dataset.held_blanks).to(self.device), self.labels[1])
+        return Batch(self.dataset.validation.to(self.device), self.labels[1])
 
     @cached_property
     def objective(self) -> Objective:
@@ -266,9 +252,8 @@ class Lesson:
         how: dict[str, Any] = {"network": network, "autocast": hardware.autocast_of(self.precision)}
         if recipe.preconditioning == "scaled":  # NCSNv2's network centres pixels itself
             centre = 0.0
-        elif recipe.preconditioning == "principal":
-            assert self.mixture is not None
-            centre, how["principal"], how["centres"] = self.mixture.parts
+        elif recipe.preconditioning == "conditional":
+            how["mixture"] = fit_mixture(self.dataset.train, self.dataset.validation)
         model = recipe.build(centre, std, **how).to(self.device)
         if start is not None:
             take_weights(model, start)
@@ -284,11 +269,11 @@ class Lesson:
             drawn = batches(self.examples, self.share, labels, **how)
         else:
             drawn = stream(self.dataset, settings.reading, self.share, labels=labels is not None, **how)
+        if isinstance(state.model, ConditionalModel):
+            drawn = masked_batches(state.model, drawn, self.dataset.n, self.generator)
         loss = training_loss(self.noise, self.objective, generator=self.generator)
         together: dict[str, Any] = {"group": self.record.group, "accumulate": settings.accumulate}
         progress = train(state, drawn, loss, budget=budget, signals=self.record.signals, **together)
-        if (blanks := self.dataset.blanks) is not None and bool(blanks.any()):  # else validation alone has some
-            progress = filled(progress, state, run, self.examples, blanks, budget, settings.seed)
         # By steps the number of threads stays, for then the result is the same to the byte.
         return progress if budget.seconds is None else hardware.Threads().beside(progress)
 
@@ -305,6 +290,8 @@ def run_of(dataset: Dataset, given: TrainSettings, own: OwnParts, record: Record
 
     # Model: a network and its guide.  What could not be trained or sampled ends here, before anything is written.
     recipe, smaller = rules.recipes(settings, dataset, own.network)
+    if own.network is not None and bool(dataset.train.isnan().any()):
+        raise ValueError("the rows have missing cells, which a network of your own cannot learn from; leave them out")
     recipe.sampling.but(sampler="annealed")
     recipe.build(network=own.network)(torch.zeros(1, *recipe.shape), 1.0)
     generator = torch.Generator(device).manual_seed(settings.seed)
@@ -390,8 +377,6 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None) -> N
     """Train the guide, if there is one, and then the network, by the leading process' clock."""
     record, settings = lesson.record, lesson.settings
     _ = lesson.objective, lesson.held_out  # which may take seconds, and are a part of the budget
-    if lesson.dataset.blanks is not None:
-        _ = lesson.examples
     elapsed = float(record.group.broadcast(repr(time.perf_counter() - record.began).encode()))
     budget, guide_budget = rules.budgets(settings, elapsed, guided=guide is not None)
     if budget.fraction(state.step, state.seconds) >= 1:
@@ -400,26 +385,48 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None) -> N
         record.begin(replace(run, recipe=run.guide_recipe), guide, "guide")
         for _ in record.watch(lesson.progress(guide, guide_budget, run), guide, part="guide"):
             pass
-    kind, held_out, progress = lesson.dataset.kind, lesson.held_out, lesson.progress(state, budget, run)
-    if not state.model.num_classes:
-        held_out = Batch(held_out.x)
-    judge = partial(held_out_losses, state, held_out, lesson.noise, kind.held_out)
-    if not kind.slack and (lesson.dataset.held_blanks is None or lesson.mixture is not None):
+    kind, progress = lesson.dataset.kind, lesson.progress(state, budget, run)
+    if not kind.slack:
         progress = until_spoiled(progress, state.rows, record.group)
+    judge = partial(held_out_losses, state, held_out_batch(lesson, state), lesson.noise, kind.held_out)
     learn(progress, state, judge, record, rows=kind.reports, slack=kind.slack)
     if record.group.is_main:
         log.info(verdict(state.rows, lesson.dataset.n))
 
 
+class Judged(NamedTuple):
+    """Losses of the average on held-out examples, their noise levels, and which of a table's are of conditionals."""
+
+    losses: Float[Tensor, "v"]
+    sigmas: Float[Tensor, "v"]
+    conditional: Bool[Tensor, "v"] | None = None
+
+
+def held_out_batch(lesson: Lesson, state: State) -> Batch:
+    """The examples that measure the average; of a table, half for the joint density and half for conditionals."""
+    examples = lesson.held_out if state.model.num_classes else Batch(lesson.held_out.x)
+    if not isinstance(state.average, ConditionalModel):
+        return examples
+    generator = torch.Generator(examples.x.device).manual_seed(1)
+    rows = next(batches(examples.x, sum(lesson.dataset.kind.held_out), generator=generator)).x
+    return masked(state.average, rows, generator, joint=0.5)
+
+
 @torch.no_grad()
-def held_out_losses(state: State, examples: Batch, noise: Proposal, sizes: Sequence[int]) -> Losses:
-    """Denoising losses of the average on held-out examples, always with the same noise, and their noise levels."""
+def held_out_losses(state: State, examples: Batch, noise: Proposal, sizes: Sequence[int]) -> Judged:
+    """Denoising losses of the average on held-out examples, always with the same noise, and their noise levels.
+
+    ``sizes``: of batches that are drawn from the examples; those of a table are taken as they are.
+    """
     generator = torch.Generator(examples.x.device).manual_seed(0)
     loss = training_loss(noise, drop_label=0.0, generator=generator)
     with hardware.nothing_compiled():
+        if examples.given is not None:
+            losses, sigmas = loss(state.average, examples)
+            return Judged(losses.cpu(), sigmas.cpu(), examples.given.observed.any(1).cpu())
         parts = [loss(state.average, next(batches(examples.x, n, examples.label, generator=generator))) for n in sizes]
-    losses, sigmas = zip(*parts, strict=True)
-    return torch.cat(losses).cpu(), torch.cat(sigmas).cpu()
+    losses, sigmas = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    return Judged(losses, sigmas)
 
 
 def kept(state: State, weights: dict[str, Tensor], record: Record) -> tuple[Tensor, dict[str, Tensor]]:
@@ -437,7 +444,7 @@ def kept(state: State, weights: dict[str, Tensor], record: Record) -> tuple[Tens
 
 
 def learn(
-    progress: Iterable[Progress], state: State, judge: Callable[[], Losses], record: Record, rows: int, slack: float
+    progress: Iterable[Progress], state: State, judge: Callable[[], Judged], record: Record, rows: int, slack: float
 ) -> None:
     """Train, and note ``rows`` rows: of the losses since the last one, and of held-out examples.
 
@@ -461,11 +468,19 @@ def learn(
 
     def look(step: int, seconds: float) -> None:
         """Note a row, and keep the average if none was better."""
-        losses, sigmas = judge()
+        losses, sigmas, conditional = judge()
         held_out = losses.mean().item()
-        bands = metrics.binned(losses, sigmas, BANDS)
-        loss = (total[0] / total[1]).item() if step else held_out
-        row = Row(step=step, loss=loss, validation_loss=held_out, validation_bands=bands, seconds=seconds)
+        row = Row(
+            step=step,
+            loss=(total[0] / total[1]).item() if step else held_out,
+            validation_loss=held_out,
+            validation_bands=metrics.binned(losses, sigmas, BANDS),
+            joint_loss=None if conditional is None else losses[~conditional].mean().item(),
+            conditional_loss=None
+            if conditional is None or not conditional.any()
+            else losses[conditional].mean().item(),
+            seconds=seconds,
+        )
         total.zero_()
         state.rows.append(row)
         record.write_rows()

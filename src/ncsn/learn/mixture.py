@@ -1,4 +1,4 @@
-"""Where a table's training begins: a mixture of Gaussians that share their covariance, of rows with blanks, too."""
+"""Where a table's training begins: a mixture of Gaussians with one covariance, fitted by EM, missing cells included."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,182 +7,133 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from ncsn.machine.messages import bar, log
+from ncsn.conditional import Mixture
 
-INDEPENDENT = 3  # rows that are added to a table's covariance, of columns without any
-COUNTS = (1, 2, 4, 8, 16, 32)  # of Gaussians, of which the best is taken
-MIXED, FEWEST = 2000, 5  # rows that these are fitted to at most; rows for each of them
-NUMBERS = 2**24  # of matrices, at a time
-ARITHMETIC, FILLED = 2e8, 1e10  # patterns of blanks to fit to, and to fill in, times the cube of the columns
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """Gaussians that share their covariance: their centres (k, d), shares (k,), and the covariance (d, d)."""
-
-    centres: Float64[Tensor, "k d"]
-    shares: Float64[Tensor, "k"]
-    covariance: Float64[Tensor, "d d"]
-
-    @property
-    def parts(self) -> tuple[Float[Tensor, "d"], Float[Tensor, "d d"], Float[Tensor, "k d+1"] | None]:
-        """The mean; the principal axes of the covariance, each times its standard deviation, as columns.
-
-        And along the axes the centres less that mean, with the logarithms of their shares in a last column, None for
-        one Gaussian.
-        """
-        mean = self.shares @ self.centres
-        variances, axes = torch.linalg.eigh(self.covariance)
-        places = torch.cat([(self.centres - mean) @ axes, self.shares.log()[:, None]], 1).float()
-        return mean.float(), (axes * variances.sqrt()).float(), places if len(self.shares) > 1 else None
-
-    def log_densities(self, x: Float[Tensor, "n d"], blanks: Bool[Tensor, "n d"]) -> Float64[Tensor, "n"]:
-        """Of what is known of each row, but for a constant."""
-        return torch.cat([each.logs.logsumexp(1) for each in expected(self, x, blanks)])
-
-    def fill(
-        self,
-        x: Float[Tensor, "n d"],
-        blanks: Bool[Tensor, "n d"],
-        bounds: tuple[Float[Tensor, "d"], Float[Tensor, "d"]],
-        generator: torch.Generator,
-    ) -> Float[Tensor, "n d"]:
-        """Rows whose ``blanks`` are drawn given what is known of them, within ``bounds``; as many as take seconds."""
-        factor, filled, patterns = torch.linalg.cholesky(self.covariance), [], FILLED / len(self.covariance) ** 3
-        for each in bar(expected(self, x, blanks), "blanks"):
-            which = torch.multinomial(each.logs.softmax(1), 1, generator=generator)[:, 0]
-            noise = torch.randn(len(which), len(factor), generator=generator, dtype=factor.dtype) @ factor.T
-            # Any draw, moved by what is known less what it says of that (Matheron's rule).
-            drawn = self.centres[which] + noise
-            drawn = drawn + each.told((each.x - drawn)[:, None])[:, 0]
-            filled.append(torch.where(each.blanks, drawn, each.x))
-            patterns -= len(each.inverses)
-            if patterns < 0:
-                break
-        drawn = torch.cat(filled).to(x).clamp(*bounds)
-        if len(drawn) < len(x):
-            log.info(f"of {len(drawn) / len(x):.0%} of the rows blanks are filled in at first by what is known of them")
-        return torch.where(blanks, torch.cat([drawn, x[len(drawn) :]]), x)
+NARROW = 256  # columns; of more, a covariance takes longer than the network
+INDEPENDENT = 3  # rows added to a table's covariance, as if their columns were independent
+COUNTS = (1, 2, 4)  # numbers of Gaussians to choose from
+MAX_ROWS, ROWS_PER_GAUSSIAN = 2000, 5
+NUMBERS_AT_ONCE = 2**24  # in the matrices of a chunk of rows
+ARITHMETIC = 2e8  # patterns of missing cells to fit to, times the cube of the number of columns
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a mixture says of rows: the logarithm of each Gaussian's density times its share, (b, k).
+    """The E step for a chunk of rows.
 
-    ``which``: the pattern of a row's blanks.  ``inverses``: for each pattern, of the covariance of what is known, zero
-    elsewhere.
+    ``x``: the rows, 0 where a cell is ``missing``.  ``logs``: log density times share of each Gaussian, (b, k).
+    ``which``: the pattern of each row's missing cells.  ``inverses``: of the covariance of the other cells, for each
+    pattern, zero elsewhere.
     """
 
     mixture: Mixture
     x: Float64[Tensor, "b d"]
-    blanks: Bool[Tensor, "b d"]
+    missing: Bool[Tensor, "b d"]
     logs: Float64[Tensor, "b k"]
     which: Int64[Tensor, "b"]
     inverses: Float64[Tensor, "p d d"]
 
-    def told(self, off: Float64[Tensor, "b m d"]) -> Float64[Tensor, "b m d"]:
-        """What differences in what is known let one expect of the blanks."""
-        return off.masked_fill(self.blanks[:, None], 0.0) @ self.inverses[self.which] @ self.mixture.covariance
+    def completed(self) -> Float64[Tensor, "b k d"]:
+        """Rows with each Gaussian's conditional mean of their missing cells: μ_m + S_mo S_oo⁻¹ (x_o − μ_o)."""
+        means, missing = self.mixture.means, self.missing[:, None]
+        off = (self.x[:, None] - means).masked_fill(missing, 0.0)
+        return torch.where(missing, means + off @ self.inverses[self.which] @ self.mixture.covariance, self.x[:, None])
 
     def moments(self, belongs: Float64[Tensor, "b k"]) -> tuple[Float64[Tensor, "k d"], Float64[Tensor, "d d"]]:
-        """The sums of the rows that belong to each Gaussian, and of the squares of all, as far as they are known."""
-        if not bool(self.blanks.any()):  # then they are the same for each
+        """Expected sums of the rows that belong to each Gaussian, and of the outer products of all rows."""
+        if not bool(self.missing.any()):  # then they are the same for each
             return belongs.T @ self.x, self.x.T @ self.x
-        centres, x, covariance = self.mixture.centres, self.x[:, None], self.mixture.covariance
-        rows = torch.where(self.blanks[:, None], centres + self.told(x - centres), x)
+        rows, covariance = self.completed(), self.mixture.covariance
         weighted = belongs[:, :, None] * rows
-        # The covariance that blanks are left with.
         counts = torch.bincount(self.which, minlength=len(self.inverses))[:, None, None]
-        left = (counts * (covariance - covariance @ self.inverses @ covariance)).sum(0)
-        return weighted.sum(0), weighted.flatten(0, 1).T @ rows.flatten(0, 1) + left
+        conditional = (counts * (covariance - covariance @ self.inverses @ covariance)).sum(0)
+        return weighted.sum(0), weighted.flatten(0, 1).T @ rows.flatten(0, 1) + conditional
 
 
-def expected(mixture: Mixture, x: Float[Tensor, "n d"], blanks: Bool[Tensor, "n d"]) -> Iterator[Expected]:
-    """What a mixture says of rows, so many at a time that a matrix for each of them fits into memory."""
-    covariance, (k, d) = mixture.covariance, mixture.centres.shape
-    size = max(1, NUMBERS // (d * max(d, k)))
-    for rows, blank in zip(torch.split(x.double(), size), torch.split(blanks, size), strict=True):
-        patterns, which = blank[:1], torch.zeros(len(blank)).long()
-        if bool(blank.any()):
-            patterns, which = torch.unique(blank, dim=0, return_inverse=True)
+def expected(mixture: Mixture, x: Float[Tensor, "n d"]) -> Iterator[Expected]:
+    """The E step, in chunks of rows small enough for a matrix each to fit into memory."""
+    covariance, (k, d) = mixture.covariance, mixture.means.shape
+    size = max(1, NUMBERS_AT_ONCE // (d * max(d, k)))
+    for part in torch.split(x.double(), size):
+        missing = part.isnan()
+        rows, patterns, which = part.masked_fill(missing, 0.0), missing[:1], torch.zeros(len(part)).long()
+        if bool(missing.any()):
+            patterns, which = torch.unique(missing, dim=0, return_inverse=True)
         known = ~(patterns[:, :, None] | patterns[:, None])
         factors = torch.linalg.cholesky(torch.where(known, covariance, 0.0) + torch.diag_embed(patterns.double()))
         inverses = torch.where(known, torch.cholesky_inverse(factors), 0.0)
         volumes = factors.diagonal(dim1=1, dim2=2).log().sum(1, keepdim=True)
-        # (x − c)ᵀS(x − c) by its three parts, of which the last needs a product for each pattern alone.
-        constant = volumes + ((mixture.centres @ inverses) * mixture.centres).sum(2) / 2
+        # (x − c)ᵀS(x − c) by its three terms; the last needs one product for each pattern only.
+        constant = volumes + ((mixture.means @ inverses) * mixture.means).sum(2) / 2
         solved = rows @ inverses[0] if len(patterns) == 1 else (rows[:, None] @ inverses[which])[:, 0]
-        logs = mixture.shares.log() + solved @ mixture.centres.T - (solved * rows).sum(1, keepdim=True) / 2
-        yield Expected(mixture, rows, blank, logs - constant[which], which, inverses)
+        logs = mixture.shares.log() + solved @ mixture.means.T - (solved * rows).sum(1, keepdim=True) / 2
+        yield Expected(mixture, rows, missing, logs - constant[which], which, inverses)
 
 
-def improved(
-    mixture: Mixture, x: Float[Tensor, "n d"], blanks: Bool[Tensor, "n d"], *, sharpness: float = 1.0
-) -> Mixture:
-    """One step of EM (Dempster, Laird & Rubin 1977); with much ``sharpness`` each row belongs to one Gaussian."""
-    n, (k, d) = len(x), mixture.centres.shape
+def log_densities(mixture: Mixture, x: Float[Tensor, "n d"]) -> Float64[Tensor, "n"]:
+    """Log density of the cells of each row that are not NaN, up to a constant."""
+    return torch.cat([each.logs.logsumexp(1) for each in expected(mixture, x)])
+
+
+def improve(mixture: Mixture, x: Float[Tensor, "n d"], *, sharpness: float = 1.0) -> Mixture:
+    """One step of EM (Dempster, Laird & Rubin 1977); with a large ``sharpness`` each row belongs to one Gaussian."""
+    n, (k, d) = len(x), mixture.means.shape
     counts, sums, squares = torch.full((k,), 1e-9).double(), torch.zeros(k, d).double(), torch.zeros(d, d).double()
-    for each in expected(mixture, x, blanks):
+    for each in expected(mixture, x):
         belongs = (sharpness * each.logs).softmax(1)
         first, second = each.moments(belongs)
         counts += belongs.sum(0)
         sums += first
         squares += second
-    centres = sums / counts[:, None]
-    # Of n rows, k centres have taken away as much of their variance as k − 1 rows.
-    spread = squares - (counts * centres.T) @ centres + INDEPENDENT * torch.eye(d).double()
-    return Mixture(centres, counts / counts.sum(), spread / (n + 1 - k + INDEPENDENT))
+    means = sums / counts[:, None]
+    # k means take away as much variance as k − 1 of the n rows.
+    spread = squares - (counts * means.T) @ means + INDEPENDENT * torch.eye(d).double()
+    return Mixture(means, counts / counts.sum(), spread / (n + 1 - k + INDEPENDENT))
 
 
 def gaussians(x: Float[Tensor, "n d"], k: int) -> Mixture:
-    """``k`` Gaussians of rows without blanks, by ten steps of k-means and forty of EM."""
+    """``k`` Gaussians, fitted to complete rows by ten steps of k-means and forty of EM."""
     first = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:k]].double()
-    whole, one = torch.zeros_like(x, dtype=torch.bool), torch.eye(x.shape[1]).double()
+    one = torch.eye(x.shape[1]).double()
     mixture = Mixture(first, torch.ones(k).double(), one)
     for _ in range(9 if k > 1 else 0):
-        mixture = Mixture(improved(mixture, x, whole, sharpness=1e9).centres, torch.ones(k).double(), one)
-    mixture = improved(mixture, x, whole, sharpness=1e9)
+        mixture = Mixture(improve(mixture, x, sharpness=1e9).means, torch.ones(k).double(), one)
+    mixture = improve(mixture, x, sharpness=1e9)
     for _ in range(40 if k > 1 else 0):
-        mixture = improved(mixture, x, whole)
+        mixture = improve(mixture, x)
     return mixture
 
 
-def mixture_of(
-    train: Float[Tensor, "n d"],
-    blanks: Bool[Tensor, "n d"] | None,
-    held_out: Float[Tensor, "m d"],
-    held_blanks: Bool[Tensor, "m d"] | None,
-) -> Mixture:
-    """A mixture of as many Gaussians as describe held-out rows best, by what is known of these.
+def fit_mixture(train: Float[Tensor, "n d"], held_out: Float[Tensor, "m d"]) -> Mixture:
+    """The mixture, of up to four Gaussians, under which held-out rows have the largest density; NaN is a missing cell.
 
-    The covariance is shrunk; that of one Gaussian fills in real tables as well as by the shrinkage of Ledoit & Wolf
-    (2004).  Where there are blanks, one Gaussian fills them in, mixtures are fitted to the whole rows, and the best of
-    them to the rows as they are.
+    The covariance is shrunk; one Gaussian then imputes real tables as well as with the shrinkage of Ledoit & Wolf
+    (2004).  Where cells are missing, mixtures start from rows completed by the conditional means of one Gaussian.
+    Of more than 256 columns it is one Gaussian of independent columns.
     """
+    d = train.shape[1]
+    if d > NARROW:
+        mean = train.nanmean(0)
+        variances = (train - mean).square().nanmean(0)
+        return Mixture(mean[None].cpu(), torch.ones(1, dtype=train.dtype), variances.diag().cpu())
     generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(len(train), generator=generator)[:MIXED]
-    gaps = torch.zeros(len(order), train.shape[1]).bool() if blanks is None else blanks[order].cpu()
-    held_gaps = torch.zeros_like(held_out, dtype=torch.bool) if held_blanks is None else held_blanks
-    # A matrix is to be inverted for each pattern of blanks: of many columns, rows with frequent ones alone.
-    most = max(256, int(ARITHMETIC / train.shape[1] ** 3))
-    _, pattern, counts = torch.unique(gaps, dim=0, return_inverse=True, return_counts=True)
+    order = torch.randperm(len(train), generator=generator)[:MAX_ROWS]
+    x = train[order].cpu()
+    # One matrix is inverted for each pattern of missing cells: wide tables use the most frequent patterns only.
+    most = max(256, int(ARITHMETIC / d**3))
+    _, pattern, counts = torch.unique(x.isnan(), dim=0, return_inverse=True, return_counts=True)
     shuffled = torch.randperm(len(counts), generator=generator)
-    frequent = shuffled[counts[shuffled].argsort(descending=True, stable=True)[:most]]
-    chosen = torch.isin(pattern, frequent)
-    x, gaps = train[order[chosen]].cpu(), gaps[chosen]
-    one, whole = gaussians(x, 1), x
-    if blanks is not None:
-        for _ in range(20 if train.shape[1] <= 100 else 5):
-            one = improved(one, x, gaps)
-        whole = one.fill(x, gaps, known_range(train, blanks), generator)
-    several = [gaussians(whole, k) for k in COUNTS[1:] if k * FEWEST <= len(x)]
-    judges, unknown = held_out[:most].cpu(), held_gaps[:most].cpu()
-    best = max([one, *several], key=lambda each: float(each.log_densities(judges, unknown).mean()))
-    for _ in range(10 if blanks is not None and len(best.shares) > 1 else 0):
-        best = improved(best, x, gaps)
-    return best
-
-
-def known_range(x: Float[Tensor, "n d"], blanks: Bool[Tensor, "n d"]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
-    """The least and the largest number that is known of each column."""
-    return x.masked_fill(blanks, torch.inf).amin(0), x.masked_fill(blanks, -torch.inf).amax(0)
+    x = x[torch.isin(pattern, shuffled[counts[shuffled].argsort(descending=True, stable=True)[:most]])]
+    incomplete = bool(x.isnan().any())
+    one = gaussians(x.nan_to_num(0.0), 1)
+    for _ in range((20 if d <= 100 else 5) if incomplete else 0):
+        one = improve(one, x)
+    complete = torch.cat([each.completed()[:, 0] for each in expected(one, x)]) if incomplete else x
+    mixtures = [one]
+    for k in (k for k in COUNTS[1:] if k * ROWS_PER_GAUSSIAN <= len(x)):
+        mixture = gaussians(complete, k)
+        for _ in range(5 if incomplete else 0):
+            mixture = improve(mixture, x)
+        mixtures.append(mixture)
+    judges = held_out[:most].cpu()
+    return max(mixtures, key=lambda mixture: float(log_densities(mixture, judges).mean()))

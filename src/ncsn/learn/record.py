@@ -58,7 +58,9 @@ def until_spoiled(progress: Iterator[Progress], rows: Sequence[Row], group: Grou
 def verdict(rows: Sequence[Row], examples: int) -> str:
     """What was best, and whether more training, or more of the ``examples``, would help."""
     best, last = min(rows, key=lambda row: row.validation_loss), rows[-1].validation_loss
-    line = f"held-out loss {best.validation_loss:.4f}, at step {best.step:,}"
+    parts = [("joint", best.joint_loss), ("conditionals", best.conditional_loss)]
+    listed = ", ".join(f"{name} {loss:.4f}" for name, loss in parts if loss is not None)
+    line = f"held-out loss {best.validation_loss:.4f}{f' ({listed})' if listed else ''}, at step {best.step:,}"
     if examples < 1000:
         line = f"{examples} examples are few: samples may be copies of them; {line}"
     if last > best.validation_loss * (1 + LEARNING):

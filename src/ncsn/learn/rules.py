@@ -30,7 +30,6 @@ from ncsn.training import Budget
 from ncsn.validation import NetworkName, validated
 
 NETWORKS: dict[NetworkName, str] = {"unet": "UNet", "mlp": "ResidualMLP", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
-NARROW = 256  # columns; the axes of more would take longer than the network
 POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
 WORTH = 0.4  # of the network's arithmetic: what posterior targets may take at most
 MEMORY = 2**31  # bytes that posterior targets may need: a copy of the data as reals, and two more while it is made
@@ -56,7 +55,7 @@ def some(data: Shaped[Tensor, "n *d"], most: int) -> Float[Tensor, "m *d"]:
     """At most so many of the examples, always the same, as reals; fewer, but 256, if they are 20 million numbers."""
     most = min(most, max(256, int(20e6 / max(1, data[0].numel()))))
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:most].to(data.device)
-    return reals(data[chosen])
+    return reals(data[chosen]).nan_to_num(0.0)  # a missing cell of a table is the column's mean
 
 
 def detail(images: Float[Tensor, "n c *d"]) -> float:
@@ -336,8 +335,8 @@ def sampling_of(settings: ResolvedSettings, kind: Kind, *, classes: bool) -> Sam
 
 def preconditioning_of(network: str, shape: tuple[int, ...], *, own: bool) -> PreconditioningName:
     """How a network becomes a score; a user's ``own`` sees columns as they are."""
-    if network == "mlp" and shape[0] <= NARROW and not own:
-        return "principal"
+    if network == "mlp" and not own:
+        return "conditional"
     return "scaled" if network == "refinenet-v2" else "edm"
 
 
@@ -349,7 +348,7 @@ def name_of(network: nn.Module) -> str:
 def arguments_of(network: str, shape: tuple[int, ...], widths: tuple[int, ...], blocks: int) -> dict[str, Argument]:
     """What a network is built with, for examples of this shape; classes come on top."""
     if network == "mlp":
-        return {"dimensions": shape[0], "width": widths[0], "blocks": blocks, "bounded": True}
+        return {"dimensions": shape[0], "width": widths[0], "blocks": blocks, "conditional": True}
     if network == "unet":
         unet: dict[str, Argument] = {"channels": widths, "blocks": blocks, "features": widths[0]}
         return {"image_channels": shape[0]} | unet | ({} if len(shape) == 3 else {"dimensions": len(shape) - 1})

@@ -78,8 +78,8 @@ class ResidualMLP(nn.Module):
     ``dimensions``: d.
     ``width``: units in a layer.
     ``blocks``: of two layers each.
-    ``bounded``: whether it sees 5 tanh(x/5) instead of x.  Far out there are too few examples to learn from, and what
-    a network says there by chance grows with the distance.
+    ``conditional``: whether it takes what ``ConditionalModel`` shows it, (b, 4d), and bounds that: 5 tanh(x/5).  Far
+    out there are too few examples to learn from, and what a network says there by chance grows with the distance.
     """
 
     def __init__(
@@ -87,12 +87,12 @@ class ResidualMLP(nn.Module):
         dimensions: Positive,
         width: Positive = 256,
         blocks: Annotated[int, Interval(ge=1, le=1000)] = 3,
-        bounded: bool = False,
+        conditional: bool = False,
     ) -> None:
         super().__init__()
-        self.bounded = bounded
+        self.conditional = conditional
         self.embedding = NoiseEmbedding(width)
-        self.stem = nn.Linear(dimensions, width)
+        self.stem = nn.Linear(4 * dimensions if conditional else dimensions, width)
         self.hidden = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) for _ in range(blocks))
         self.shifts = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(blocks))
         self.back = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
@@ -100,9 +100,9 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, x: Float[Tensor, "b d"], c: Float[Tensor, "b"] | Float[Tensor, "1"]) -> Float[Tensor, "b d"]:
+    def forward(self, x: Float[Tensor, "b _"], c: Float[Tensor, "b"] | Float[Tensor, "1"]) -> Float[Tensor, "b d"]:
         """The network's value at ``x`` for the noise levels c = ¼ ln σ."""
-        embedding, h = self.embedding(c), self.stem(REACH * torch.tanh(x / REACH) if self.bounded else x)
+        embedding, h = self.embedding(c), self.stem(REACH * torch.tanh(x / REACH) if self.conditional else x)
         for hidden, shift, back in zip(self.hidden, self.shifts, self.back, strict=True):
             h = h + back(F.silu(hidden(h) + shift(embedding)))
         return self.output(F.silu(h))  # type: ignore[no-any-return]

@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
+from ncsn.conditional import Mixture
 from ncsn.data import Origin
 from ncsn.data.units import Units
 from ncsn.run.recipe import Recipe
@@ -124,9 +125,9 @@ def read_model(folder: Path, config: Config, *, network: nn.Module | None = None
     try:
         own = {name.removeprefix("units."): tensors.pop(name) for name in list(tensors) if name.startswith("units.")}
         units = Units(**own) if own else None
-        centres = tensors.get("centres")
-        centres = None if centres is None else centres.view(len(centres), recipe.shape[0] + 1)
-        model = recipe.build(tensors["data_mean"], tensors["data_std"], centres=centres, network=network)
+        conditional = recipe.preconditioning == "conditional"
+        mixture = Mixture(*(tensors[name] for name in Mixture._fields)) if conditional else None
+        model = recipe.build(tensors["data_mean"], tensors["data_std"], mixture=mixture, network=network)
         model.load_state_dict(tensors)
         model.data_mean.expand(recipe.shape)
         check_units(units, recipe)

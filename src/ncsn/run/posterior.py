@@ -4,21 +4,16 @@ It is a Score like any other, so that every sampler draws from it.  How it moves
 particles correct where there are many of them, and ``Replacement``.
 """
 
-import logging
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from ncsn import problems
-from ncsn.data.tables import table_of
 from ncsn.data.units import Units
-from ncsn.machine.messages import quieter
 from ncsn.problems import Measurement, Observation
 from ncsn.samplers import Sampling
 from ncsn.score import Score, Sigma, moved
@@ -26,13 +21,8 @@ from ncsn.score import Score, Sigma, moved
 if TYPE_CHECKING:
     from ncsn.run.run import Run
 
-PARTICLES = 2**10  # of an imputation at a time: their activations fit a processor's cache
-FEWEST = 100  # particles of an imputed row: with 20, of 90 % intervals by an exact score 86 % hold
 SEVERAL = 64  # particles of each of several measurements
 TOGETHER = 2**24  # numbers in the covariances of particles that are moved at a time
-# From half of sigma_max down.  Of six columns, 90 % intervals hold 84 % of hidden numbers; by 14 levels, which take
-# twice the time, 85 %.
-IMPUTATION_LEVELS = 7
 SMALL = 64  # numbers in an example with which a posterior has particles by default: each may take a backward pass
 
 
@@ -240,105 +230,3 @@ def crowd_of(
         raise ValueError(f"sampler is {sampling.sampler}; it draws from unguided posteriors alone, out of noise")
     alike = labels is None or bool((labels == labels[0]).all())
     return run.given.crowd(n, particles, alike=alike, numbers=math.prod(run.recipe.shape))
-
-
-def numbers_of(run: "Run", rows: Any) -> Float64[Tensor, "b *d"]:
-    """A user's rows as the run's numbers: a DataFrame's by the names of its columns, an array's by their places.
-
-    Signals of one channel may come without it.  Raises ValueError for other columns, or signals of another shape.
-    """
-    shape = run.recipe.shape
-    if hasattr(rows, "columns"):
-        return torch.from_numpy(table_of(rows).matched(run.names, run.recipe.categories).rows).double()
-    if isinstance(rows, Tensor):
-        rows = real("rows", rows).detach().cpu().double()
-    if np.ma.isMaskedArray(rows):
-        rows = np.ma.filled(rows.astype(float), np.nan)
-    if len(shape) > 1:
-        x = real("x", rows).double()
-        x = x[:, None] if x.shape[1:] == shape[1:] and shape[0] == 1 else x
-        if x.shape[1:] != shape:
-            raise ValueError(f"x has shape {tuple(x.shape)}; (b, {', '.join(map(str, shape))}) is needed")
-        return x
-    x = torch.from_numpy(table_of(rows).rows).double()
-    if x.shape[1] != len(run.names):
-        raise ValueError(f"rows has {x.shape[1]} columns; the run has {len(run.names)}: {', '.join(run.names)}")
-    return x
-
-
-def check_numbers(run: "Run", x: Float[Tensor, "b *d"]) -> None:
-    """Raises ValueError for numbers that the run's data cannot have, to judge by training; NaN may be a blank."""
-    for place in () if run.units is None else (~run.units.possible(x)).nonzero()[:1].tolist():
-        what = f"{run.recipe.where(*place[:2])} cannot be {float(x[tuple(place)]):g}"
-        raise ValueError(f"{what}, to judge by training")
-
-
-def drawn_given(
-    run: "Run", z: Float[Tensor, "b d"], known: Bool[Tensor, "b d"], n: int, size: int, generator: torch.Generator
-) -> Float[Tensor, "n b d"]:
-    """``n`` draws of each row of ``z``, given what is ``known`` of it, of ``size`` particles; in the user's units.
-
-    All patterns of blanks are drawn together: what is not known is measured as 0 · z = 0, which says nothing.
-    """
-
-    def measure(rows: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
-        return rows * known.to(rows).repeat_interleave(len(rows) // len(known), 0)
-
-    sampling = run.recipe.sampling.but(sampler="dpmpp-sde", levels=IMPUTATION_LEVELS, guidance=1.0)
-    ladder = replace(sampling, sigma_max=sampling.sigma_max / 2).ladder()
-    sampling = replace(sampling, sampler="twisted", levels=tuple(ladder.tolist()))
-    seen = Observation(measure, torch.where(known, z, 0.0), 2 * sampling.sigma_min)
-    answers = given(run, MomentMatching(run.score, seen), sampling)
-    with quieter(logging.ERROR):  # of parts, of which each would say that samples disagree
-        drawn = answers.sample(n * len(z), particles=size, batch_size=size * len(z), seed=generator)
-    return drawn.view(len(z), n, -1).transpose(0, 1)
-
-
-def matched_given(
-    run: "Run", z: Float[Tensor, "b *d"], known: Bool[Tensor, "*d"], n: int, generator: torch.Generator
-) -> Float[Tensor, "n b *d"]:
-    """``n`` draws of each signal, given what is ``known`` of all, by moment matching; in the user's units."""
-    sampling = run.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0)
-    sampling = sampling.but(levels=2 * sampling.spec.suited(sampling.sigma_max, sampling.sigma_min))
-    seen = Observation(problems.masked(known), z[:, known].repeat_interleave(n, 0), 2 * sampling.sigma_min)
-    answers = given(run, MomentMatching(run.score, seen), sampling)
-    with quieter(logging.ERROR):
-        drawn = answers.sample(n * len(z), particles=1, batch_size=min(PARTICLES, n * len(z)), seed=generator)
-    return drawn.view(len(z), n, *known.shape).transpose(0, 1)
-
-
-def at_a_time(d: int, size: int) -> int:
-    """How many rows of ``d`` numbers are drawn together, of ``size`` particles each."""
-    return max(1, min(PARTICLES // size, TOGETHER // (size * d**2)))
-
-
-def impute(
-    run: "Run", rows: Any, n: int, generator: torch.Generator
-) -> Iterator[tuple[Int64[Tensor, "b"], Float64[Tensor, "n b *d"]]]:
-    """The parts of ``Run.impute``.
-
-    Rows by particles down from half of σ_max; signals, of which these would take a backward pass for every known
-    number at each level, by moment matching alone, those with the same blanks together.
-    """
-    units = run.units or Units(torch.zeros(run.recipe.shape), torch.ones(run.recipe.shape))
-    x = numbers_of(run, rows)
-    check_numbers(run, x)
-    crowded, size = x.ndim == 2, max(n, FEWEST)
-    z, blank = units.standardise(x, generator).float().to(run.device), x.isnan()
-    at_once = at_a_time(x.shape[1], size) if crowded else max(1, PARTICLES // n)
-    # Rows without a blank, rows of blanks alone, and all others; signals with the same blanks.
-    alike = torch.stack([blank.any(1), blank.all(1)], 1) if crowded else blank
-    patterns, pattern = torch.unique(alike, dim=0, return_inverse=True)
-    for number in range(len(patterns)):
-        for part in torch.split((pattern == number).nonzero()[:, 0], at_once):
-            draws, hidden = x[part].repeat(n, *[1] * x.ndim), blank[part]
-            if bool(hidden.all()):
-                draws = run.sample(n * len(part), seed=generator).to(draws).view_as(draws)
-            elif bool(hidden.any()):
-                known = ~hidden.to(run.device)
-                if crowded:
-                    drawn = drawn_given(run, z[part], known, n, size, generator)
-                else:
-                    drawn = matched_given(run, z[part], known[0], n, generator)
-                draws = torch.where(hidden, drawn.to(draws), draws)
-            yield part, draws

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ncsn import networks
+from ncsn.conditional import ConditionalModel, Mixture
 from ncsn.data.dataset import Kind
 from ncsn.data.units import Depth
 from ncsn.problems import systematic
@@ -29,7 +30,7 @@ class Recipe:
 
     ``network``: the name of a class of ``ncsn.networks``; another name is a network of the user's own.
     ``arguments``: of that class.
-    ``preconditioning``: what makes it a score: edm, principal (edm along principal axes), scaled or plain.
+    ``preconditioning``: what makes it a score: edm, conditional (edm around a mixture), scaled or plain.
     ``shape``: of one example.
     ``sampling``: the run's own way to sample.
     ``depth``: what the numbers in the files of images are.
@@ -114,8 +115,7 @@ class Recipe:
         data_mean: float | Tensor = 0.0,
         data_std: float | Tensor = 1.0,
         *,
-        principal: Float[Tensor, "d d"] | None = None,
-        centres: Float[Tensor, "k _"] | None = None,
+        mixture: Mixture | None = None,
         network: nn.Module | None = None,
         autocast: torch.dtype | None = None,
     ) -> ScoreModel:
@@ -123,8 +123,7 @@ class Recipe:
 
         ``data_mean``: of the data, a number or a tensor that broadcasts against one example.
         ``data_std``: of the data, > 0.
-        ``principal``: as of ``ScoreModel``, where that is the preconditioning; by default ``data_std`` along each axis.
-        ``centres``: as of ``ScoreModel``; by default there are none.
+        ``mixture``: what a ``ConditionalModel`` learns around; by default a standard Gaussian.
         ``network``: the user's own, if the recipe names one.
         ``autocast``: what the network runs in; by default in the precision of its weights.
         Raises ValueError if this version has no such network, if the arguments are not its own, or if ``data_std`` is
@@ -136,11 +135,12 @@ class Recipe:
             kind = getattr(networks, self.network)
             check_call(kind, self.arguments)
             network = kind(**self.arguments).float()  # whatever torch's default is
-        way = PRECONDITIONINGS[self.preconditioning]
-        if self.preconditioning == "principal" and principal is None:
-            principal = torch.eye(self.shape[0]) * data_std
-        base = {"principal": principal, "centres": centres}
-        return ScoreModel(network, data_mean, data_std, **base, preconditioning=way, autocast=autocast)
+        if self.preconditioning != "conditional":
+            way = PRECONDITIONINGS[self.preconditioning]
+            return ScoreModel(network, data_mean, data_std, preconditioning=way, autocast=autocast)
+        if mixture is None:
+            mixture = Mixture(torch.zeros(1, self.shape[0]), torch.ones(1), torch.eye(self.shape[0]))
+        return ConditionalModel(network, mixture, autocast=autocast)
 
 
 def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:

@@ -21,7 +21,7 @@ from ncsn.data.units import Units
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.problems import Measurement
-from ncsn.run import posterior
+from ncsn.run import imputation, posterior
 from ncsn.run.folder import begun, claim, find, read_config, read_model, write_config, write_model
 from ncsn.run.posterior import Posterior
 from ncsn.run.recipe import Label, Recipe
@@ -306,21 +306,22 @@ class Run:
     def impute(
         self, rows: Any, n: int = 20, *, seed: int | torch.Generator = 0
     ) -> Iterator[tuple[Int64[Tensor, "b"], Float64[Tensor, "n b *d"]]]:
-        """Rows of a table, or signals, with blanks filled in: ``n`` draws given what is known, in parts.
+        """Draw the missing values of rows or signals from their distribution given the observed ones, in parts.
 
-        Those with the same blanks are drawn together; each part is their numbers and their draws, in the units of the
-        data.  What is known is taken for exact, and stays as it is.  The draws of a row are particles that compete, at
-        least 100 (``ncsn.problems.particles``).  Signals are filled in by moment matching, which is
-        approximate where several answers compete.
+        Each part is the indices of some rows and their draws, in the units of the data; observed values are taken as
+        exact and stay as they are.  ``fit`` learns the conditional distributions of a table directly
+        (``ConditionalModel``).  Signals are drawn by moment matching, which is approximate where several answers
+        compete.
 
-        ``rows``: a DataFrame, whose columns are known by their names, or (b, *d); NaN is a blank.
-        ``n``: how many draws of each row, at least 1.
-        ``seed``: a number, or a generator on the run's device, which goes on.
-        Raises ValueError for rows of other columns, or with numbers that these cannot take, and for images.
+        ``rows``: a DataFrame, whose columns are matched by name, or (b, *d); NaN is missing.
+        ``n``: the number of draws of each row, at least 1.
+        ``seed``: a number, or a generator on the run's device, which is advanced.
+        Raises ValueError for rows of other columns or with values that these cannot take, for images, and for rows if
+        the run's score knows no conditionals: another score than a table's, or a network of your own.
         """
         if self.recipe.kind.noun == "images":
             raise ValueError("the run makes images; run.posterior fills in")
-        return posterior.impute(self, rows, whole("n", n, 1), generator_of(seed, self.device))
+        return imputation.impute(self, rows, whole("n", n, 1), generator_of(seed, self.device))
 
     def replacement(self, known: Bool[Tensor, "*d"] | np.ndarray, y: Numbers) -> "Run":
         """The run that fills in what is not ``known`` of ``y``, as the paper does; by annealed Langevin dynamics.
@@ -377,7 +378,7 @@ class Run:
             )
         score, sampling, volume = self.score, self.recipe.sampling, torch.zeros(len(x))
         if self.units is not None:
-            posterior.check_numbers(self, x)
+            imputation.check_numbers(self, x)
             x, volume = self.units.standardise(x), self.units.log_volume(x)
         x = moved(x, self.device)
         if isinstance(score, ScoreModel):

@@ -1,0 +1,406 @@
+"""Posteriors of five simulators: ncsn's conditional draws compared with the estimators of PyPI's sbi.
+
+The tasks come from Lueckmann et al. (2021), "Benchmarking Simulation-Based Inference" (arXiv:2101.04653, appendix T).
+Each has an exact posterior, so draws can be compared with draws of the truth.  Parameters and observations are drawn
+with seeds of our own: these aren't the ten observations of the paper, and its numbers can't be compared one to one.
+
+Every way learns from the same simulations, ``--rows`` of them, and draws ``--draws`` parameters for each observation:
+
+- ours: ``ncsn.fit`` on the table of parameters and data, then ``run.impute`` with the parameters blank;
+- npe, npse: neural posterior estimation and neural posterior score estimation, with sbi's defaults (sbi 0.27).
+
+sbi rejects draws outside the prior.  Ours learns from the table only and isn't told the prior.
+
+The columns:
+
+- c2st: how often a classifier tells draws from as many of the exact posterior (the paper's network, five folds): 0.5 is
+  ideal, 1 is the worst;
+- outside: the share of draws outside the prior;
+- train, draw: seconds of processor time.  A way trains once for a task;
+- −−, −+, +−, ++: for slcp, the share of draws with these signs of θ3 and θ4.  In the exact posterior each is 0.25.
+
+The line "floor" is the c2st of a second set of exact draws for the first observation, which differs from 0.5 by chance
+only.
+
+`python benchmarks/sbi.py --minutes 1.5` runs all that is installed (`pip install sbi`); `--tasks slcp --ways ours npe`
+chooses; `--steps 2000` trains ours by steps, so that a busy machine makes no difference.  `--seed` simulates and trains
+differently and leaves the observations as they are.  `OMP_NUM_THREADS=1` makes processor time comparable.
+"""
+
+import argparse
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from importlib import import_module
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal, Uniform
+from torch.special import ndtr, ndtri
+
+import ncsn
+
+# A script's folder comes first on the path, where `sbi` would be this file instead of the package.
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
+
+OBSERVATION_SEED, REFERENCE_SEED, FLOOR_SEED = 1000, 2000, 3000  # plus the observation's number
+PROPOSALS = 2**17  # per round of rejection
+Theta = Float64[Tensor, "n p"]
+Data = Float64[Tensor, "n q"]
+Observation = Float64[Tensor, "q"]
+Draw = Callable[[Observation, int], Theta]
+
+
+class Simulator(NamedTuple):
+    """A prior, a simulator and the exact answers.
+
+    ``simulate(theta, generator)``: data, one row for each row of parameters.
+    ``log_likelihood(theta, x)``: log p(x | θ) of one observation, for each row of parameters.
+    ``posterior(x, n, generator)``: exact, independent draws.
+    """
+
+    prior: Distribution
+    simulate: Callable[[Theta, torch.Generator], Data]
+    log_likelihood: Callable[[Theta, Observation], Float64[Tensor, "n"]]
+    posterior: Callable[[Observation, int, torch.Generator], Theta]
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator on the processor."""
+    return torch.Generator().manual_seed(seed)
+
+
+def normals(*shape: int, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers, in double precision."""
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def uniforms(*shape: int, generator: torch.Generator) -> Tensor:
+    """Uniform numbers in [0, 1), in double precision."""
+    return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+
+def box(dim: int, bound: float) -> Distribution:
+    """The uniform distribution on [−bound, bound]^dim; points outside have density zero."""
+    return Independent(Uniform(-torch.full((dim,), bound), torch.full((dim,), bound), validate_args=False), 1)
+
+
+def draw_prior(simulator: Simulator, n: int, generator: torch.Generator) -> Theta:
+    """``n`` draws by the inverse distribution function, because torch's ``sample`` takes no generator."""
+    base = simulator.prior.base_dist  # type: ignore[attr-defined]
+    draws: Tensor = base.icdf(uniforms(n, *base.batch_shape, generator=generator))
+    return draws
+
+
+def draw_until(n: int, propose: Callable[[], Theta]) -> Theta:
+    """The first ``n`` of the rows that ``propose`` lets through, however often it has to be called."""
+    kept = [propose()]
+    while sum(map(len, kept)) < n:
+        kept.append(propose())
+    return torch.cat(kept)[:n]
+
+
+def log_normal(z: Tensor, std: float) -> Tensor:
+    """The log density of N(0, std² I), summed over the last axis."""
+    return (-0.5 * (z / std).square() - math.log(std * math.sqrt(2 * math.pi))).sum(-1)
+
+
+def tails(x: Observation, std: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """The distribution function of N(|x|, std²) at both ends of [−bound, bound].
+
+    |x| instead of x: the end that is closer is then in the lower tail, where floats are precise.
+    """
+    return ndtr((-bound - x.abs()) / std), ndtr((bound - x.abs()) / std)
+
+
+def truncated(x: Observation, std: Float64[Tensor, "n 1"], bound: float, generator: torch.Generator) -> Theta:
+    """Draws of N(x, std² I) in [−bound, bound]^p, by the inverse distribution function."""
+    low, high = tails(x, std, bound)
+    z = ndtri(low + (high - low) * uniforms(len(std), len(x), generator=generator))
+    draws: Tensor = torch.where(x < 0, -1.0, 1.0) * (x.abs() + std * z).clamp(-bound, bound)
+    return draws
+
+
+NOISE = math.sqrt(0.1)  # the standard deviation of the prior and of the noise, T.1 and T.2
+
+
+def simulate_linear(theta: Theta, generator: torch.Generator) -> Data:
+    """N(θ, I/10), T.1 and T.2."""
+    return theta + NOISE * normals(*theta.shape, generator=generator)
+
+
+def linear_log_likelihood(theta: Theta, x: Observation) -> Tensor:
+    """Log N(x | θ, I/10)."""
+    return log_normal(x - theta, NOISE)
+
+
+def linear_posterior(x: Observation, n: int, generator: torch.Generator) -> Theta:
+    """N(x/2, I/20): prior and noise have the same variance, 0.1."""
+    return x / 2 + NOISE * math.sqrt(0.5) * normals(n, len(x), generator=generator)
+
+
+def uniform_posterior(x: Observation, n: int, generator: torch.Generator) -> Theta:
+    """N(x, I/10) in the prior's box."""
+    return truncated(x, torch.full((n, 1), NOISE, dtype=torch.float64), 1.0, generator)
+
+
+STDS = torch.tensor([[1.0], [0.1]], dtype=torch.float64)  # of the two components with the same mean, T.7
+
+
+def simulate_mixture(theta: Theta, generator: torch.Generator) -> Data:
+    """N(θ, I) or N(θ, I/100), equally likely, T.7."""
+    which = torch.randint(2, (len(theta),), generator=generator)
+    return theta + STDS[which] * normals(*theta.shape, generator=generator)
+
+
+def mixture_log_likelihood(theta: Theta, x: Observation) -> Tensor:
+    """The log of the mean of both densities."""
+    return torch.stack([log_normal(x - theta, std) for std in STDS[:, 0].tolist()]).logsumexp(0) - math.log(2)
+
+
+def mixture_posterior(x: Observation, n: int, generator: torch.Generator) -> Theta:
+    """Two truncated normals, each with its mass in the box as its share."""
+    low, high = tails(x, STDS, 10.0)
+    which = torch.multinomial((high - low).prod(1), n, replacement=True, generator=generator)
+    return truncated(x, STDS[which], 10.0, generator)
+
+
+def draw_crescent(n: int, generator: torch.Generator) -> Float64[Tensor, "n 2"]:
+    """Noise of two moons: half a ring around (1/4, 0), T.8."""
+    angle = math.pi * (uniforms(n, generator=generator) - 0.5)
+    radius = 0.1 + 0.01 * normals(n, generator=generator)
+    return torch.stack([radius * angle.cos() + 0.25, radius * angle.sin()], 1)
+
+
+def moons_shift(theta: Theta) -> Float64[Tensor, "n 2"]:
+    """What parameters add to the noise: it knows θ1 + θ2 up to its sign."""
+    return torch.stack([-(theta[:, 0] + theta[:, 1]).abs(), theta[:, 1] - theta[:, 0]], 1) / math.sqrt(2)
+
+
+def simulate_moons(theta: Theta, generator: torch.Generator) -> Data:
+    """Noise and shift, T.8."""
+    return draw_crescent(len(theta), generator) + moons_shift(theta)
+
+
+def moons_log_likelihood(theta: Theta, x: Observation) -> Tensor:
+    """The density of the noise in Cartesian coordinates; a radius below zero is ten standard deviations away."""
+    noise = x - moons_shift(theta) - torch.tensor([0.25, 0.0], dtype=torch.float64)
+    radius = noise.norm(dim=1)
+    inside = log_normal(radius[:, None] - 0.1, 0.01) - (math.pi * radius).log()
+    return torch.where(noise[:, 0] > 0, inside, -math.inf)
+
+
+def moons_posterior(x: Observation, n: int, generator: torch.Generator) -> Theta:
+    """Noise determines |θ1 + θ2| and θ2 − θ1; both signs of the sum are equally likely if they are in the prior's box.
+
+    The map from noise to parameters is a rotation for each sign, so densities don't change.
+    """
+
+    def propose() -> Theta:
+        shift = x - draw_crescent(PROPOSALS, generator)
+        total = shift[:, 0] * torch.where(uniforms(PROPOSALS, generator=generator) < 0.5, -1.0, 1.0)
+        theta = torch.stack([total - shift[:, 1], total + shift[:, 1]], 1) / math.sqrt(2)
+        return theta[(shift[:, 0] <= 0) & (theta.abs() <= 1).all(1)]
+
+    return draw_until(n, propose)
+
+
+def slcp_scales(theta: Theta) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Both standard deviations, the correlation ρ, and 1 − ρ² without cancellation (T.3)."""
+    return theta[:, 2].square(), theta[:, 3].square(), theta[:, 4].tanh(), theta[:, 4].cosh().pow(-2)
+
+
+def simulate_slcp(theta: Theta, generator: torch.Generator) -> Data:
+    """Four points in the plane, (n, 8)."""
+    first, second, rho, rest = slcp_scales(theta)
+    z = normals(4, 2, len(theta), generator=generator)
+    points = torch.stack([first * z[:, 0], second * (rho * z[:, 0] + rest.sqrt() * z[:, 1])], -1) + theta[:, :2]
+    return points.movedim(0, 1).flatten(1)
+
+
+def slcp_log_likelihood(theta: Theta, x: Observation) -> Tensor:
+    """Four independent points of one normal distribution."""
+    first, second, rho, rest = slcp_scales(theta)
+    a, b = (x.view(4, 2)[:, None] - theta[:, :2]).unbind(-1)
+    a, b = a / first, b / second
+    squares = (a.square() - 2 * rho * a * b + b.square()) / rest
+    return (-0.5 * squares - math.log(2 * math.pi) - (first * second * rest.sqrt()).log()).sum(0)
+
+
+def slcp_posterior(x: Observation, n: int, generator: torch.Generator) -> Theta:
+    """Exact rejection: first of the covariance S, with the mean integrated out, then of the mean.
+
+    Without the box, the mean given S is N(x̄, S/4), and what remains of the likelihood is |S|^(−3/2) exp(−½ tr S⁻¹A),
+    where A is the scatter of the four points around x̄.  It is largest at S = A/3, which gives the acceptance rate.
+    """
+    centre = x.view(4, 2).mean(0)
+    scatter = (x.view(4, 2) - centre).T @ (x.view(4, 2) - centre)
+    greatest = -1.5 * torch.logdet(scatter / 3) - 3
+
+    def propose() -> Theta:
+        theta = draw_prior(SIMULATORS["slcp"], PROPOSALS, generator)
+        first, second, rho, rest = slcp_scales(theta)
+        cross = 2 * rho * scatter[0, 1] / (first * second)
+        trace = (scatter[0, 0] / first.square() - cross + scatter[1, 1] / second.square()) / rest
+        log_ratio = -3 * (first * second * rest.sqrt()).log() - trace / 2 - greatest
+        theta = theta[uniforms(PROPOSALS, generator=generator).log() < log_ratio]
+        first, second, rho, rest = slcp_scales(theta)
+        z = normals(2, len(theta), generator=generator) / 2
+        mean = centre + torch.stack([first * z[0], second * (rho * z[0] + rest.sqrt() * z[1])], 1)
+        return torch.cat([mean, theta[:, 2:]], 1)[(mean.abs() <= 3).all(1)]
+
+    return draw_until(n, propose)
+
+
+GAUSSIAN = Independent(Normal(torch.zeros(10), torch.full((10,), NOISE)), 1)
+SIMULATORS = {
+    "moons": Simulator(box(2, 1.0), simulate_moons, moons_log_likelihood, moons_posterior),
+    "mixture": Simulator(box(2, 10.0), simulate_mixture, mixture_log_likelihood, mixture_posterior),
+    "slcp": Simulator(box(5, 3.0), simulate_slcp, slcp_log_likelihood, slcp_posterior),
+    "linear": Simulator(GAUSSIAN, simulate_linear, linear_log_likelihood, linear_posterior),
+    "uniform": Simulator(box(10, 1.0), simulate_linear, linear_log_likelihood, uniform_posterior),
+}
+
+
+class Task(NamedTuple):
+    """What a way is given: simulations to learn from, the prior, and a budget for ours, with the seed."""
+
+    theta: Theta
+    x: Data
+    prior: Distribution
+    budget: dict[str, Any]
+
+
+def ours(task: Task) -> Draw:
+    """A score network of parameters and data together, and draws of the parameters given the data."""
+    run, p = ncsn.fit(torch.cat([task.theta, task.x], 1), quiet=True, **task.budget), task.theta.shape[1]
+
+    def draw(x: Observation, n: int) -> Theta:
+        row = torch.cat([x.new_full((p,), torch.nan), x])
+        ((_, draws),) = run.impute(row[None], n, seed=task.budget["seed"])
+        return draws[:, 0, :p].double()
+
+    return draw
+
+
+def estimator(name: str) -> Callable[[Task], Draw]:
+    """The way of sbi's class of this name, with its defaults."""
+
+    def way(task: Task) -> Draw:
+        torch.manual_seed(task.budget["seed"])  # sbi draws from the global generator
+        inference, home = import_module("sbi.inference"), Path.cwd()
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)  # sbi logs to the working directory, and prints a line without an end
+            try:
+                with redirect_stdout(StringIO()):
+                    trainer = getattr(inference, name)(task.prior, show_progress_bars=False)
+                    trainer.append_simulations(task.theta.float(), task.x.float()).train()
+            finally:
+                os.chdir(home)
+        posterior = trainer.build_posterior()
+        return lambda x, n: posterior.sample((n,), x=x.float(), show_progress_bars=False).double()
+
+    return way
+
+
+WAYS: dict[str, Callable[[Task], Draw]] = {"ours": ours}
+WAYS |= {"npe": estimator("NPE"), "npse": estimator("NPSE")} if find_spec("sbi") else {}
+
+
+def c2st(reference: Theta, samples: Theta, seed: int = 0) -> float:
+    """The accuracy, in five folds, of a network that tells samples from the reference.
+
+    Two hidden layers of ten units a dimension, as in Lueckmann et al. (2021); units are those of the reference.
+    """
+    from sklearn.model_selection import KFold, cross_val_score
+    from sklearn.neural_network import MLPClassifier
+
+    mean, std, width = reference.mean(0), reference.std(0), 10 * reference.shape[1]
+    x = ((torch.cat([reference, samples]) - mean) / std).numpy()
+    y = torch.cat([torch.zeros(len(reference)), torch.ones(len(samples))]).numpy()
+    network = MLPClassifier((width, width), max_iter=10_000, random_state=seed)  # ReLU and Adam are the defaults
+    folds = KFold(5, shuffle=True, random_state=seed)
+    return float(cross_val_score(network, x, y, cv=folds, scoring="accuracy").mean())
+
+
+def observe(simulator: Simulator, number: int) -> Observation:
+    """Observation ``number``, from a seed of its own: parameters of the prior, then data."""
+    generator = seeded(OBSERVATION_SEED + number)
+    return simulator.simulate(draw_prior(simulator, 1, generator), generator)[0]
+
+
+def simulations(simulator: Simulator, rows: int, budget: dict[str, Any]) -> Task:
+    """Parameters of the prior and their data, from the budget's seed."""
+    generator = seeded(budget["seed"])
+    theta = draw_prior(simulator, rows, generator)
+    return Task(theta, simulator.simulate(theta, generator), simulator.prior, budget)
+
+
+def quadrants(theta: Theta) -> list[float]:
+    """The shares of −−, −+, +− and ++ among the signs of θ3 and θ4."""
+    number = 2 * (theta[:, 2] > 0) + (theta[:, 3] > 0).long()
+    return (torch.bincount(number, minlength=4) / len(theta)).tolist()
+
+
+def compare(name: str, ways: list[str], rows: int, n: int, observations: int, budget: dict[str, Any]) -> None:
+    """Print the floor of a task, then the lines of each way."""
+    simulator, numbers = SIMULATORS[name], range(observations)
+    seen = [observe(simulator, k) for k in numbers]
+    truth = [simulator.posterior(seen[k], n, seeded(REFERENCE_SEED + k)) for k in numbers]
+    floor = c2st(truth[0], simulator.posterior(seen[0], n, seeded(FLOOR_SEED)))
+    print(f"{name:10}{'floor':8}{'1':>6}{floor:9.3f}", flush=True)
+    task = simulations(simulator, rows, budget)
+    for way in ways:
+        began, lines = time.process_time(), []
+        draw = WAYS[way](task)
+        training = time.process_time() - began
+        for k in numbers:
+            began = time.process_time()
+            draws = draw(seen[k], n)
+            seconds = time.process_time() - began
+            outside = simulator.prior.log_prob(draws).isinf().double().mean().item()
+            shares = quadrants(draws) if name == "slcp" else []
+            lines.append([c2st(truth[k], draws), outside, training, seconds, *shares])
+            print_line(name, way, str(k + 1), lines[-1])
+        print_line(name, way, "mean", torch.tensor(lines).mean(0).tolist())
+
+
+def print_line(task: str, way: str, which: str, numbers: list[float]) -> None:
+    """One aligned line; the shares only if there are any."""
+    judged, outside, training, seconds, *shares = numbers
+    times = f"{judged:9.3f}{outside:9.3f}{training:9.1f}{seconds:9.1f}"
+    print(f"{task:10}{way:8}{which:>6}{times}" + "".join(f"{share:7.2f}" for share in shares), flush=True)
+
+
+def main() -> None:
+    """Compare, and print a line for each task, way and observation."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=1.5)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--draws", type=int, default=2000)
+    parser.add_argument("--observations", type=int, default=3)
+    parser.add_argument("--tasks", nargs="+", default=[*SIMULATORS], choices=[*SIMULATORS])
+    parser.add_argument("--ways", nargs="+", default=[*WAYS], choices=[*WAYS])
+    chosen = parser.parse_args()
+    budget = {"steps": chosen.steps} if chosen.steps else {"minutes": chosen.minutes}
+    names = "".join(f"{name:>9}" for name in ("c2st", "outside", "train", "draw"))
+    signs = "".join(f"{name:>7}" for name in ("−−", "−+", "+−", "++"))
+    print(f"{f'seed {chosen.seed}':10}{'way':8}{'x':>6}{names}{signs}")
+    for name in chosen.tasks:
+        budget |= {"seed": chosen.seed}
+        compare(name, chosen.ways, chosen.rows, chosen.draws, chosen.observations, budget)
+
+
+if __name__ == "__main__":
+    main()
