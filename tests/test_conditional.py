@@ -27,7 +27,7 @@ MIXTURES = {
     "three, independent": Mixture(MEANS, SHARES, DIAGONAL),
 }
 # t: target, o: observed, a: absent.
-PATTERNS = ["tttt", "ottt", "toot", "ooto", "oooo", "attt", "taot", "aoto", "otaa", "tata", "aaot", "aaaa"]
+PATTERNS = ["tttt", "ottt", "toot", "ooto", "oooo", "attt", "taot", "aoot", "otaa", "tata", "aaot", "aaaa"]
 mixtures = pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES.keys())
 noises = pytest.mark.parametrize("noisy", [False, True], ids=["exact", "noisy"])
 
