@@ -175,7 +175,7 @@ def test_from_one_to_all_but_one_column_are_observed_in_a_pattern_of_many_rows()
 def test_values_of_small_tables_are_mostly_noisy(rows: int, share: float) -> None:
     assert noisy_share(rows) == pytest.approx(share)
     levels, joint = [], []
-    for batch in masked_batches(model(3), iter(50 * [Batch(torch.randn(100, 3))]), rows, seeded()):
+    for batch in masked_batches(model(4), iter(50 * [Batch(torch.randn(100, 4))]), rows, seeded()):
         assert batch.given is not None
         conditional = batch.given.observed.any(1)
         levels.append(batch.given.noise[conditional] > 0)

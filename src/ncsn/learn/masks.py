@@ -10,7 +10,7 @@ from ncsn.conditional import ABSENT, ConditionalModel
 from ncsn.noise import noise_like
 from ncsn.objectives import Batch
 
-JOINT = 0.3  # share of the rows of which nothing is observed
+JOINT = 0.3  # share of the rows of which nothing is observed, at least
 PATTERNS = 16  # choices of observed columns in a batch, each shared by many rows
 # Exact values identify the rows of a small table, which are then learned by heart; noisy ones do not.
 NOISY, NOISY_ROWS = 0.6, 600  # share of the patterns with noisy values, at most; rows, divided by those of the table
@@ -64,4 +64,7 @@ def masked_batches(
 ) -> Iterator[Batch]:
     """Batches of a table with so many rows, masked at random."""
     for batch in batches:
-        yield masked(model, batch.x, generator, joint=JOINT, noisy=noisy_share(rows), dropped=DROPPED)
+        joint = max(
+            JOINT, 1 / batch.x.shape[1]
+        )  # as if each number of observed columns were as likely, if these are few
+        yield masked(model, batch.x, generator, joint=joint, noisy=noisy_share(rows), dropped=DROPPED)
