@@ -181,6 +181,7 @@ RUN = ("config.json", MODEL, CHECKPOINT)
         ({"resume": True}, "is no run, but has a checkpoint.pt", RUN, CHECKPOINT),
         ({}, "is no run, but has a evaluation.json", RUN, "evaluation.json"),
         ({}, "is no run, but has a mine.png", RUN, "mine.png"),
+        ({}, "is no run, but has a guide/", RUN, ""),
     ],
 )
 def test_a_run_and_what_is_no_run_are_not_replaced_unasked(

@@ -175,8 +175,9 @@ def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False,
         return
     if begun(folder):
         raise ValueError(f"{folder} holds another run; --overwrite (overwrite=True) replaces it, --resume continues it")
-    for name in (name for name in names if (folder / name).exists()):
-        raise ValueError(f"{folder} is no run, but has a {name}; --overwrite (overwrite=True) replaces it")
+    for path in (place / name for place in (folder, guide) for name in names if (place / name).exists()):
+        found = path.relative_to(folder)
+        raise ValueError(f"{folder} is no run, but has a {found}; --overwrite (overwrite=True) replaces it")
 
 
 def claim(
