@@ -10,7 +10,7 @@ from ncsn.conditional import ABSENT, ConditionalModel
 from ncsn.noise import noise_like
 from ncsn.objectives import Batch
 
-JOINT = 0.3  # share of the rows of which nothing is observed, at least
+JOINT = 0.3  # least share of rows in which nothing is observed
 PATTERNS = 16  # choices of observed columns in a batch, each shared by many rows
 # Exact values identify the rows of a small table, which are then learned by heart; noisy ones do not.
 NOISY, NOISY_ROWS = 0.6, 600  # share of the patterns with noisy values, at most; rows, divided by those of the table
@@ -32,10 +32,10 @@ def masked(
     noisy: float = 0.0,
     dropped: float = 0.0,
 ) -> Batch:
-    """Rows of which random columns are observed, from one to all but one of them; NaN is a missing cell.
+    """Rows in which random columns are observed, from one to all but one of them; NaN is a missing cell.
 
-    ``joint``: the share of rows, first in the batch, of which nothing is observed.
-    ``noisy``: the share of patterns whose observed values have noise, of a level that the model is told.
+    ``joint``: the share of rows, first in the batch, in which nothing is observed.
+    ``noisy``: the share of patterns whose observed values have noise; its level is an input of the model.
     ``dropped``: up to which share of the columns are absent as well in a pattern, where cells are missing.
     """
     n, d = x.shape
