@@ -11,6 +11,7 @@ check: install
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 	lint-imports
+	$(PYTHON) scripts/codelines.py src
 	$(PYTHON) -m pytest $(TESTS)
 
 # What makes `make check` take more than five minutes on two cores.

@@ -24,9 +24,8 @@ import torch
 import tyro
 from annotated_types import Interval
 
-from ncsn import validation
+from ncsn import metrics, validation
 from ncsn.distributions import TOYS
-from ncsn.evaluation import metrics
 from ncsn.learn.settings import Given
 
 
@@ -94,7 +93,7 @@ def main(settings: Toy) -> None:
     layers: dict[str, Any] = {"dimensions": 2, "width": settings.width, "layers": settings.layers}
     recipe = ncsn.Recipe(network="MLP", arguments=layers, shape=(2,), sampling=sampling)
     torch.manual_seed(settings.seed)  # for the initial weights; everything else draws from the generator
-    state = ncsn.State(recipe.build(data.mean(0), data.std()), generator=generator)
+    state = ncsn.State(recipe.build({"data_mean": data.mean(0), "data_std": data.std()}), generator=generator)
 
     # Training: by denoising score matching, or by an objective that needs no noise.
     batches = ncsn.batches(data, settings.batch_size, generator=generator)

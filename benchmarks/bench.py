@@ -27,10 +27,11 @@ from matplotlib.ticker import FormatStrFormatter
 from peers import PEERS, UNTOLD
 from tqdm import tqdm
 
-from ncsn import data, evaluation
-from ncsn.data.units import quantize
+from ncsn import batches, evaluation, load_dataset
+from ncsn.kinds import Dataset
 from ncsn.machine import hardware
 from ncsn.machine.messages import refresh_interval
+from ncsn.quantization import quantize
 
 HERE = Path(__file__).parent
 Name = Literal["ours", "reference", "diffusers", "azula", "denoising-diffusion-pytorch"]
@@ -91,13 +92,13 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
     hardware.keep_memory()
     torch.set_flush_denormal(True)
     torch.manual_seed(bench.seed)
-    generator, images = torch.Generator().manual_seed(bench.seed), data.load_dataset(bench.dataset)
+    generator, images = torch.Generator().manual_seed(bench.seed), load_dataset(bench.dataset)
     labels = images.labels if bench.classes else None
     made, most = PEERS[name](images.shape, 0 if labels is None else len(labels.names)), most_judged(images)
     known = labels.train if labels is not None and made.classes else None
     seconds, began, durations = bench.minutes * 60, time.perf_counter(), []
     with tqdm(total=seconds, unit="s", desc=name, mininterval=refresh_interval()) as bar:
-        for drawn in data.batches(images.train, made.batch_size, known, generator=generator):
+        for drawn in batches(images.train, made.batch_size, known, generator=generator):
             at = time.perf_counter()
             if at - began > seconds:
                 break
@@ -127,7 +128,7 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
     }
 
 
-def most_judged(images: data.Dataset) -> int:
+def most_judged(images: Dataset) -> int:
     """How many samples there are real images to judge by."""
     return min(10_000, len(images.test), len(images.validation))
 
@@ -246,7 +247,7 @@ def main(bench: Bench) -> None:
     """Run, record, and draw."""
     path = HERE / "results.json"
     results: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    dataset = data.load_dataset(bench.dataset)
+    dataset = load_dataset(bench.dataset)
     for name in bench.peers:
         out = folder(bench, name)
         out.mkdir(parents=True, exist_ok=True)

@@ -286,8 +286,7 @@ def ours(task: Task) -> Draw:
 
     def draw(x: Observation, n: int) -> Theta:
         row = torch.cat([x.new_full((p,), torch.nan), x])
-        ((_, draws),) = run.impute(row[None], n, seed=task.budget["seed"])
-        return draws[:, 0, :p].double()
+        return run.impute(row[None], n, seed=task.budget["seed"]).draws[:, 0, :p]
 
     return draw
 

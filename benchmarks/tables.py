@@ -5,7 +5,7 @@ draws them 19 times:
 
 - rmse of the mean of the draws, in the column's standard deviations;
 - in 90 %: how often a hidden number is neither below nor above all but one of the draws, ties broken at random;
-- line: that share as `ncsn impute` prints it, without knowing what is hidden;
+- line: that share of the numbers that are left in these rows, each hidden in turn, which needs no truth;
 - crps: the continuous ranked probability score, in the same units (Gneiting & Raftery 2007), without bias;
 - c2st: how often boosted trees tell samples from all held-out rows, in five folds; ½ is ideal;
 - log density of held-out rows, in nats;
@@ -32,8 +32,9 @@ import torch
 from jaxtyping import Bool, Float64
 
 import ncsn
-from ncsn.data.units import Units
-from ncsn.evaluation.tables import calibration, eight_gaussians, judge_rows, log_density
+from ncsn.kinds.tables.columns import Columns, learn_columns
+from ncsn.kinds.tables.imputation import calibration
+from ncsn.kinds.tables.judge import eight_gaussians, judge_rows, log_density
 
 DRAWS = 19  # one in twenty is below all of them, and one above
 MOST = 100  # rows in which numbers are hidden
@@ -63,25 +64,25 @@ class Answer(NamedTuple):
     line: float = np.nan
 
 
+def columns_of(x: Rows) -> Columns:
+    """What its columns are to a model."""
+    return learn_columns(torch.from_numpy(x), [str(i) for i in range(x.shape[1])])
+
+
 def ours(task: Task) -> Answer:
     """A score network of so many minutes or steps."""
     run, seed = ncsn.fit(torch.from_numpy(task.train), **task.budget), task.budget["seed"]
     draws, line = None, np.nan
     if len(task.gaps):
-        draws = np.repeat(task.gaps[None], DRAWS, 0)
-        assert run.units is not None
         # What is like nothing in training counts as blank.
-        x = np.where(run.units.possible(torch.from_numpy(task.gaps)).numpy(), task.gaps, np.nan)
-        for part, filled in run.impute(x, DRAWS, seed=seed):
-            draws[:, part.numpy()] = filled.numpy()
+        x = np.where(run.transform.possible(torch.from_numpy(task.gaps)).numpy(), task.gaps, np.nan)
+        draws = np.where(np.isnan(task.gaps), run.impute(x, DRAWS, seed=seed).draws.numpy(), task.gaps)
         line = calibration(run, torch.from_numpy(x), DRAWS, seed=seed)[1]
     samples = run.sample(task.n, seed=seed).double().numpy()
 
     def density(rows: Rows) -> float:
         x = torch.from_numpy(rows)
-        assert run.units is not None
-        possible = bool(run.units.possible(x).all())
-        return log_density(run, run.units, x) if possible else -np.inf
+        return log_density(run, x) if bool(run.transform.possible(x).all()) else -np.inf
 
     return Answer(draws, samples, density, line)
 
@@ -90,7 +91,7 @@ def gaussians(task: Task) -> Answer:
     """A mixture of eight Gaussians, for its density; it takes no blanks."""
     if np.isnan(task.train).any():
         return Answer()
-    return Answer(density=lambda rows: eight_gaussians(task.train, rows, Units.of(torch.from_numpy(task.train))))
+    return Answer(density=lambda rows: eight_gaussians(task.train, rows, columns_of(task.train)))
 
 
 def chained(task: Task) -> Answer:
@@ -194,7 +195,7 @@ def compare(way: str, x: Rows, budget: dict[str, Any], *, imputed: bool, blanks:
     rmse, inside, crps = [np.nan] * 3 if answer.draws is None else scores(answer.draws, truth, np.isnan(gaps), scale)
     told = np.nan
     if answer.samples is not None:
-        told = judge_rows(train, test, answer.samples, Units.of(torch.from_numpy(train)))["classifier"]
+        told = judge_rows(train, test, answer.samples, columns_of(train))["classifier"]
     density = np.nan if answer.density is None else answer.density(test)
     numbers = {"rmse": rmse, "in 90 %": inside, "line": answer.line, "crps": crps, "c2st": told, "log p": density}
     return numbers | {"seconds": seconds}

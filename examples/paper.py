@@ -23,12 +23,12 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors import safe_open
 
 import ncsn
-from ncsn import data, evaluation, plots
+from ncsn import evaluation, metrics, plots
 from ncsn.cli import console
-from ncsn.data.units import centres, quantize
-from ncsn.evaluation import metrics
+from ncsn.kinds import Dataset, mnist
 from ncsn.machine import hardware
-from ncsn.problems import known_pixels, masked
+from ncsn.posteriors import known_pixels, masked
+from ncsn.quantization import centres, quantize
 from ncsn.run import Drawn
 
 ROOT = Path(__file__).parent.parent
@@ -89,7 +89,7 @@ def sign(run: ncsn.Run, path: Path) -> None:
         picture.save(path, pnginfo=info, optimize=True)
 
 
-def toys(paper: Paper, _: data.Dataset) -> dict[str, Any]:
+def toys(paper: Paper, _: Dataset) -> dict[str, Any]:
     """Figures 2 and 3: the score's errors after sliced score matching, and the weight of a mode by each sampler."""
     field = execute(SLICED, paper.work / "sliced")["levels"][-1]
     shutil.copy(paper.work / "sliced" / "score_field.png", paper.figure("score_estimation"))
@@ -99,7 +99,7 @@ def toys(paper: Paper, _: data.Dataset) -> dict[str, Any]:
     return {"near": near, "far": far} | {name: row["modes"][0]["weight"] for name, row in samplers.items()}
 
 
-def judged(digits: torch.Tensor, images: data.Dataset) -> tuple[float, float]:
+def judged(digits: torch.Tensor, images: Dataset) -> tuple[float, float]:
     """The Fréchet distance to the test images, and the confident share."""
     classifier = evaluation.digits()
     seen, test = classifier(digits), classifier(images.test)
@@ -111,7 +111,7 @@ def draw(run: ncsn.Run, n: int, **how: Any) -> Drawn:
     return console.draw(run, n, keep=100, **how)
 
 
-def digits(paper: Paper, images: data.Dataset) -> dict[str, Any]:
+def digits(paper: Paper, images: Dataset) -> dict[str, Any]:
     """Figures 4, 5a, the nearest neighbours and README's picture; returns how good the samples are."""
     run, shown = ncsn.load(paper.run), paper.out / "images" / "mnist_evolution.png"
     usual = draw(run, paper.n)
@@ -128,7 +128,7 @@ def digits(paper: Paper, images: data.Dataset) -> dict[str, Any]:
     return quality | {"n": paper.n}
 
 
-def inpainting(paper: Paper, images: data.Dataset) -> dict[str, float]:
+def inpainting(paper: Paper, images: Dataset) -> dict[str, float]:
     """Figure 6: the PSNR, in dB, of the hidden halves by mean fill, by samples, and by the samples' means."""
     run = ncsn.load(paper.run)
     truth = centres(images.test[: paper.inpainted])
@@ -149,7 +149,7 @@ def inpainting(paper: Paper, images: data.Dataset) -> dict[str, float]:
     return psnr | {"inpainted": len(truth)}
 
 
-def single(paper: Paper, images: data.Dataset) -> dict[str, Any]:
+def single(paper: Paper, images: Dataset) -> dict[str, Any]:
     """A model with one noise level: how good its samples are."""
     execute(paper.single, paper.work / "single")
     shutil.copy(paper.work / "single" / "samples.png", paper.figure("single_sigma"))
@@ -163,7 +163,7 @@ def main(paper: Paper) -> None:
     numbers = json.loads(kept.read_text()) if kept.is_file() else {}
     if missing := [part for part, name in KNOWN_BY.items() if part not in paper.parts and name not in numbers]:
         raise SystemExit(f"{kept} has no numbers of {', '.join(missing)}; add to --parts: {' '.join(missing)}")
-    images = data.mnist()
+    images = mnist()
     (paper.out / "images").mkdir(parents=True, exist_ok=True)
     kept.parent.mkdir(exist_ok=True)
     for part in (toys, digits, inpainting, single):

@@ -22,7 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import scipy.integrate  # noqa: F401  # before anything is forked, for every command would need a second for it
+import pandas  # noqa: F401  # before anything is forked, for every command would need a second for each of these
+import scipy.integrate  # noqa: F401
 import torch._dynamo  # noqa: F401
 from attacks import faults, nonsense
 

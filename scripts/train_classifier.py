@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ncsn import data
+from ncsn.kinds import mnist
 from ncsn.machine import hardware
 from ncsn.networks.unet import Classifier
 
@@ -45,7 +45,7 @@ def main() -> None:
     """Train, report, write."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    images = data.mnist()
+    images = mnist()
     labels = images.labels
     assert labels is not None, "digits have classes"
     network = Classifier()

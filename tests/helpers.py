@@ -9,7 +9,7 @@ from jaxtyping import config
 from torch import Tensor
 
 from ncsn.cli import main as cli
-from ncsn.conditional import ConditionalModel, Mixture
+from ncsn.kinds.tables.conditional import ConditionalModel, Mixture
 from ncsn.networks import ResidualMLP
 from ncsn.run import Argument, Recipe, Run
 from ncsn.samplers import Sampling

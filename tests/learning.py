@@ -10,11 +10,13 @@ import pytest
 import torch
 
 import ncsn
-from ncsn.data import Dataset, Labels
+from ncsn import training
+from ncsn.batching import Batch
+from ncsn.kinds import Dataset, Labels
 from ncsn.learn import fit as maker
 from ncsn.learn.settings import Job, TrainSettings
 from ncsn.noise import Proposal
-from ncsn.objectives import Batch, Objective
+from ncsn.objectives import Objective
 from ncsn.training import Budget, Loss, Progress, State
 
 TINY = "--channels 8 12 --blocks 1 --batch-size 16 --levels 5 --samples 6 --no-compile"
@@ -68,7 +70,7 @@ def unlearned(patch: pytest.MonkeyPatch, data: Any, settings: TrainSettings | No
         return ncsn.training_loss(noise, objective, **how)
 
     with patch.context() as inner:
-        inner.setattr(maker, "train", train)
+        inner.setattr(training, "train", train)
         inner.setattr(maker, "training_loss", training_loss)
         inner.setattr(maker, "verdict", lambda *_: "nothing is learned")
         lessons.run = ncsn.fit(data, settings=settings, **given)

@@ -1,8 +1,9 @@
 """The benchmarks read what the commands write today; and the scores of tables, where they are known."""
 
-import runpy
+import json
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +16,10 @@ from learning import pictures
 
 import ncsn
 from ncsn.cli import main as cli
-from ncsn.evaluation.metrics import frechet_distance
+from ncsn.metrics import frechet_distance
 
 HERE = Path(__file__).parent.parent / "benchmarks"
+tables: Any = import_module("benchmarks.tables")
 
 
 def test_a_row_of_the_table_is_made_of_a_run_and_its_evaluation(
@@ -58,7 +60,7 @@ def test_samplers_are_chosen_by_validation_images(monkeypatch: pytest.MonkeyPatc
         return SimpleNamespace(features=x.flatten(1).float())
 
     run = ncsn.Run.of(GaussianScore(0.5, 0.3), (1, 10, 8), sigma_max=5.0, sigma_min=0.1)
-    monkeypatch.setattr("ncsn.data.mnist", lambda: images)
+    monkeypatch.setattr("ncsn.kinds.mnist", lambda: images)
     monkeypatch.setattr("ncsn.evaluation.digits", lambda: classifier)
     monkeypatch.setattr(ncsn, "load", lambda _: run, raising=False)
     monkeypatch.setattr(ncsn.Run, "compile", lambda *_: None)
@@ -68,38 +70,26 @@ def test_samplers_are_chosen_by_validation_images(monkeypatch: pytest.MonkeyPatc
     assert floor["frechet_distance"] == pytest.approx(frechet_distance(near, far))
 
 
-TABLES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "tables.py"))
-
-
 @pytest.mark.parametrize(("width", "inside"), [(1.0, 0.9), (0.5, 0.61), (3.0, 0.999)])
 def test_scores_of_gaussian_draws_are_those_of_a_gaussian(width: float, inside: float) -> None:
-    rng, hidden = np.random.default_rng(0), np.ones((4000, 2), bool)
-    hidden[:, 1] = False
+    rng, hidden = np.random.default_rng(0), np.tile([True, False], (4000, 1))
     truth, draws = 5 * rng.standard_normal((4000, 2)), 5 * width * rng.standard_normal((19, 4000, 2))
-    rmse, share, crps = TABLES["scores"](draws, truth, hidden, np.full(2, 5.0))
+    rmse, share, crps = tables.scores(draws, truth, hidden, np.full(2, 5.0))
     assert rmse == pytest.approx((1 + width**2 / 19) ** 0.5, rel=0.03)
     assert share == pytest.approx(inside, abs=0.02)
     # E|X − y| is √(2(1 + w²)/π), and E|X − X′| is 2w/√π.
     assert crps == pytest.approx((2 * (1 + width**2) / np.pi) ** 0.5 - width / np.pi**0.5, rel=0.04)
-
-
-def test_ties_are_broken_at_random() -> None:
-    rng, hidden = np.random.default_rng(0), np.ones((4000, 1), bool)
-    truth, draws = rng.integers(0, 2, (4000, 1)) * 1.0, rng.integers(0, 2, (19, 4000, 1)) * 1.0
-    _, share, _ = TABLES["scores"](draws, truth, hidden, np.ones(1))
-    assert share == pytest.approx(0.9, abs=0.02)
+    coins = rng.integers(0, 2, (20, 4000, 2)) * 1.0  # whose ties are broken at random
+    assert tables.scores(coins[1:], coins[0], hidden, np.ones(2))[1] == pytest.approx(0.9, abs=0.02)
 
 
 def test_the_command_prints_a_line_for_each_way(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["tables.py", "--tables", "wine", "--ways", "nearest", "gaussians"])
-    TABLES["main"]()
+    tables.main()
     header, *lines = capsys.readouterr().out.splitlines()
-    rows = {
-        line.split()[1]: dict(zip(header.replace("in 90 %", "inside").split()[2:-2], line.split()[2:], strict=False))
-        for line in lines
-    }
-    assert set(rows) == {"nearest", "gaussians"}
-    assert 0.5 < float(rows["nearest"]["rmse"]) < 1.2
+    rmse = {line.split()[1]: float(line.split()[header.split().index("rmse")]) for line in lines}
+    assert rmse.keys() == {"nearest", "gaussians"}
+    assert 0.5 < rmse["nearest"] < 1.2
 
 
 def test_blanks_to_learn_from_are_hidden_from_all_ways(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,12 +98,27 @@ def test_blanks_to_learn_from_are_hidden_from_all_ways(monkeypatch: pytest.Monke
 
     def way(task: Any) -> Any:
         seen.append(task)
-        return TABLES["Answer"]()
+        return tables.Answer()
 
-    monkeypatch.setitem(TABLES["WAYS"], "ours", way)
+    monkeypatch.setitem(tables.WAYS, "ours", way)
     for blanks in (True, False):
-        TABLES["compare"]("ours", x, {"seed": 0}, imputed=True, blanks=blanks)
+        tables.compare("ours", x, {"seed": 0}, imputed=True, blanks=blanks)
     gappy, whole = (task.train for task in seen)
     assert np.isnan(gappy).mean() == pytest.approx(0.2, abs=0.03)
     assert np.array_equal(gappy[~np.isnan(gappy)], whole[~np.isnan(gappy)])
     assert np.array_equal(seen[0].gaps, seen[1].gaps, equal_nan=True)
+
+
+def test_a_measurement_replaces_the_same_one_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    import bench
+
+    (tmp_path / "README.md").write_text("".join(bench.MARKS))
+    monkeypatch.setattr(bench, "HERE", tmp_path)
+    monkeypatch.setattr(bench, "table", lambda _: "")
+    monkeypatch.setattr(bench, "plot", lambda *_: None)
+    for number, minutes in enumerate((1.0, 2.0, 2.0)):
+        monkeypatch.setattr(bench, "ours", lambda *_, n=number: {"told_classes": True, "n": n})
+        bench.main(bench.Bench(minutes=minutes, peers=("ours",), out=tmp_path / "out"))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [(row["minutes"], row["n"]) for row in results] == [(1.0, 0), (2.0, 2)]

@@ -1,10 +1,13 @@
 """What the commands print and write, in numbers: the run is a Gaussian, of which everything is known."""
 
 import json
+import logging
 import math
 import os
 import re
 import shlex
+import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +22,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 import ncsn
-from ncsn import data, evaluation, plots
+from ncsn import evaluation, plots
 from ncsn import run as runs
 from ncsn.cli import main as cli
-from ncsn.cli.kinds import remarks
 from ncsn.cli.sample import write_array
 from ncsn.cli.solve import Superres
-from ncsn.data.units import Depth, centres, dequantize, quantize
+from ncsn.kinds import Dataset, Depth, mnist
 from ncsn.machine.distributed import ALONE
 from ncsn.machine.interrupts import Stopped
 from ncsn.networks import UNet
 from ncsn.plots import image_grid
-from ncsn.problems import blurred, downsampled
+from ncsn.posteriors import blurred, downsampled
+from ncsn.quantization import centres, dequantize, quantize
 from ncsn.run import Recipe, Run
 from ncsn.score import Sigma, expand
 from ncsn.storage import HOST
@@ -38,6 +41,7 @@ from ncsn.storage import HOST
 Patch = pytest.MonkeyPatch
 Printed = pytest.CaptureFixture[str]
 RECIPE = Recipe(network="UNet", arguments={"num_classes": 10}, shape=(1, 8, 8), sampling=SAMPLING)
+SMALL = replace(RECIPE, shape=(1, 4, 4))
 PRIOR = GaussianScore(0.5, 0.3)
 
 
@@ -125,6 +129,41 @@ def small(monkeypatch: Patch) -> Run:
     return use(monkeypatch, Run(score=PRIOR, recipe=replace(RECIPE, shape=(1, 2, 3))))
 
 
+FAST = "--device cpu --levels 3"
+JUDGED = {"evaluation.json", "evaluation.npz", "evaluation.png"}
+WRITTEN = {
+    f"sample run -n 3 {FAST}": {"grid.png"},
+    f"sample run -n 1100 {FAST} --out x.npy": {"x.npy"},
+    f"inpaint run -n 2 {FAST}": {"picture.png"},
+    f"evaluate run -n 100 {FAST} --features pixels --out judged": JUDGED,
+    "likelihood run -n 2 --probes 2 --tolerance 0.5 --device cpu": set[str](),
+    "train data.npz --resume --steps 14 --out run --device cpu": set[str](),
+    "info run --device cpu": set[str](),
+}
+
+
+def test_a_command_leaves_what_it_is_asked_for_and_nothing_else(
+    trained: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """In the folder, where a second process could find it, and in this process."""
+
+    def state() -> list[object]:
+        log, products = logging.getLogger("ncsn"), torch.backends.cuda.matmul.allow_tf32
+        own = [torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(), products, Path.cwd()]
+        return [*own, log.level, [*log.handlers], *map(signal.getsignal, (2, 15))]
+
+    def files() -> set[Path]:
+        return {path for path in Path().rglob("*") if path.is_file()}
+
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    for line, expected in WRITTEN.items():
+        before, there = state(), files()
+        cli.main(line.split())
+        assert {path.name for path in files() - there} == expected, line
+        assert state() == before, line
+
+
 MANY_SAMPLES = "sample it -n 2100 --levels 3 --seed 4 --device cpu --out"
 
 
@@ -193,12 +232,12 @@ def test_a_job_goes_on_from_its_own_blocks_and_removes_nothing_else(
     assert [path.name for path in folder.iterdir()] == ["chapter.tex"]
 
 
-def small_images(shape: tuple[int, int, int], n: int = 150) -> data.Dataset:
+def small_images(shape: tuple[int, int, int], n: int = 150) -> Dataset:
     """Random bytes; what is for training is bright, so that another part's numbers are others."""
     g = torch.Generator().manual_seed(0)
     train = torch.randint(128, 256, (300, *shape), generator=g, dtype=torch.uint8)
     validation, test = (torch.randint(256, (n, *shape), generator=g, dtype=torch.uint8) for _ in range(2))
-    return data.Dataset(train, validation, test)
+    return Dataset(train, validation, test)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +251,7 @@ def small_images(shape: tuple[int, int, int], n: int = 150) -> data.Dataset:
 def test_a_run_is_evaluated_as_far_as_there_are_real_images(
     options: str, how: dict[str, Any], n: int, given: Run, monkeypatch: Patch, tmp_path: Path, capsys: Printed
 ) -> None:
-    deep = replace(RECIPE, shape=(1, 28, 28), depth=Depth("uint16", 0.0, 4096.0))  # which is judged as bytes
+    deep = replace(RECIPE, shape=(1, 28, 28), transform=Depth(dtype="uint16", high=4096.0))  # which is judged as bytes
     run = use(monkeypatch, replace(given, recipe=deep))
     images, pages = replace(small_images((1, 28, 28), 21 if n == 21 else 150), name="letters"), []
     looked_for = Mock(return_value=images)
@@ -229,7 +268,7 @@ def test_a_run_is_evaluated_as_far_as_there_are_real_images(
     notes = expected.pop("notes"), found.pop("notes")
     assert {name: found[name] for name in expected} == expected
     assert all(note in printed for note in notes[1])
-    assert [part in str(notes[1]) for part in (f"{n} of 10,000", "class 7")] == [n != 120] * 2
+    assert [part in printed for part in (f"{n} of 10,000", "class 7")] == [n != 120] * 2
     steps = run.steps(2, levels=8, **how)
     list(steps)
     assert (found["nfe"], found["guide_nfe"]) == (steps.nfe, steps.guide_nfe)
@@ -270,7 +309,7 @@ def test_likelihoods_are_those_of_test_images_in_bits_per_dimension(
     images = small_images((1, 4, 4))
     monkeypatch.setattr(Run, "data", Mock(return_value=images))
     sampling = replace(SAMPLING, sigma_max=50.0, sigma_min=0.05)
-    use(monkeypatch, Run(score=PRIOR, recipe=replace(RECIPE, shape=(1, 4, 4), sampling=sampling)))
+    use(monkeypatch, Run(score=PRIOR, recipe=replace(SMALL, sampling=sampling)))
     cli.main(f"likelihood it -n 40 --probes 2 --tolerance 1e-5 --device cpu {options}".split())
     generator = torch.Generator().manual_seed(2 if "seed" in options else 0)
     chosen = torch.randperm(150, generator=generator)[:40]
@@ -295,7 +334,7 @@ def test_the_error_of_an_image_is_in_bits_too(monkeypatch: Patch, capsys: Printe
 
     images = small_images((1, 4, 4))
     monkeypatch.setattr(Run, "data", Mock(return_value=images))
-    run = use(monkeypatch, Run(score=score, recipe=replace(RECIPE, shape=(1, 4, 4))))
+    run = use(monkeypatch, Run(score=score, recipe=SMALL))
     cli.main(["likelihood", "it", "-n", "30", "--probes", "2", "--device", "cpu"])
     printed = re.findall(r"± ([\d.]+)", capsys.readouterr().out)
     generator = torch.Generator().manual_seed(0)
@@ -322,11 +361,11 @@ NOISE, MANY = 0.2, 300
 @pytest.fixture
 def solve(monkeypatch: Patch, tmp_path: Path, capsys: Printed) -> Solve:
     """Run a command on a picture of so many random pixels."""
-    use(monkeypatch, Run(score=PRIOR, recipe=RECIPE))
+    use(monkeypatch, Run(score=PRIOR, recipe=SMALL))
     pages: list[tuple[Any, ...]] = []
     monkeypatch.setattr(plots, "posterior_page", lambda *page: pages.append(page))
 
-    def solved(command: str, *, shape: tuple[int, int] = (8, 8)) -> Solved:
+    def solved(command: str, *, shape: tuple[int, int] = (4, 4)) -> Solved:
         pixels = torch.randint(256, shape, generator=torch.Generator().manual_seed(9), dtype=torch.uint8)
         Image.fromarray(pixels.numpy()).save(tmp_path / "input.png")
         name, *options = command.split()
@@ -335,7 +374,7 @@ def solve(monkeypatch: Patch, tmp_path: Path, capsys: Printed) -> Solve:
         psnr = [float(value) for value in re.findall(r"(-?[\d.]+) dB", capsys.readouterr().out)]
         truth, guess, x, _ = pages.pop()
         assert ("--measured" in options) == (truth is None)
-        assert x.shape == (MANY, 1, 8, 8)
+        assert x.shape == (MANY, 1, 4, 4)
         return Solved(centres(pixels)[None], guess, x, psnr)
 
     return solved
@@ -362,11 +401,11 @@ def assert_posterior(x: Tensor, y: Tensor, prior: float) -> None:
     assert_normal(x, 0.5 + share * (y - 0.5), NOISE * share**0.5)
 
 
-ROWS = [*range(8)]
+ROWS = [*range(4)]
 
 
 @pytest.mark.parametrize(
-    ("command", "rows"), [("denoise", ROWS), ("inpaint --hide bottom", ROWS[:4]), ("inpaint --hide top", ROWS[4:])]
+    ("command", "rows"), [("denoise", ROWS), ("inpaint --hide bottom", ROWS[:2]), ("inpaint --hide top", ROWS[2:])]
 )
 def test_what_is_known_is_denoised_and_what_is_hidden_filled_in(command: str, rows: list[int], solve: Solve) -> None:
     """What is hidden is the prior's, and shown as the mean of what is known."""
@@ -376,7 +415,7 @@ def test_what_is_known_is_denoised_and_what_is_hidden_filled_in(command: str, ro
     torch.testing.assert_close(solved.guess[:, rows], y)
     assert_posterior(solved.x[:, :, rows], y, 0.3)
     if other := sorted({*ROWS} - {*rows}):
-        torch.testing.assert_close(solved.guess[:, other], y.mean().expand(1, 4, 8))
+        torch.testing.assert_close(solved.guess[:, other], y.mean().expand(1, 2, 4))
         assert_normal(solved.x[:, :, other], 0.5, 0.3)
     expected = [decibels(guess, solved.truth) for guess in (solved.x.mean(0), solved.x[0], solved.guess)]
     assert solved.psnr == pytest.approx(expected, abs=0.051)
@@ -385,17 +424,17 @@ def test_what_is_known_is_denoised_and_what_is_hidden_filled_in(command: str, ro
 
 def test_replaced_pixels_are_as_they_were_measured(solve: Solve) -> None:
     solved = solve("inpaint --hide left --method replacement --levels 60")
-    y = solved.guess[:, :, 4:].expand(MANY, -1, -1, -1)
-    torch.testing.assert_close(solved.x[:, :, :, 4:], y, atol=1e-4, rtol=0)
-    assert float(solved.x[:, :, :, :4].std(0).min()) > 0.1
+    y = solved.guess[:, :, 2:].expand(MANY, -1, -1, -1)
+    torch.testing.assert_close(solved.x[:, :, :, 2:], y, atol=1e-4, rtol=0)
+    assert float(solved.x[:, :, :, :2].std(0).min()) > 0.1
 
 
 def test_squares_are_enlarged(solve: Solve) -> None:
-    solved = solve("superres --factor 4")
-    means = downsampled(4)(solved.truth[None])
+    solved = solve("superres --factor 2")
+    means = downsampled(2)(solved.truth[None])
     y = (means + noise_for(means))[0]
-    torch.testing.assert_close(solved.guess, y.repeat_interleave(4, 1).repeat_interleave(4, 2))
-    assert_posterior(downsampled(4)(solved.x), y, 0.3 / 4)  # a square's mean has a prior of variance 0.3²/16
+    torch.testing.assert_close(solved.guess, y.repeat_interleave(2, 1).repeat_interleave(2, 2))
+    assert_posterior(downsampled(2)(solved.x), y, 0.3 / 2)  # a square's mean has a prior of variance 0.3²/4
 
 
 def test_a_square_must_divide_height_and_width() -> None:
@@ -404,45 +443,48 @@ def test_a_square_must_divide_height_and_width() -> None:
             Superres(run=Path("it")).problem((4, height, width))
 
 
-def test_pixels_at_the_ends_of_the_range_are_remarked_if_the_images_have_fewer() -> None:
+def test_pixels_at_the_ends_of_the_range_are_remarked_if_the_images_have_fewer(tmp_path: Path, capsys: Printed) -> None:
     """A tenth of the images that are compared are black or white, half of each, and a line comes from 15 % on."""
     train = torch.full((40, 1, 10, 10), 100, dtype=torch.uint8)
     train[:, 0, 0] = torch.tensor([0, 255]).repeat(5)
-    images = data.Dataset(train, train, train)
+    images = Dataset(train, train, train)
     train[20:] = 0
+    run = Run(score=PRIOR, recipe=replace(SMALL, shape=(1, 10, 10)), settings={"seed": 0})
     for more, line in (((0, 255, 0, 255), []), ((0, 255) * 3, ["16% of", "10%"])):
         samples = train[:20].clone()
         samples[:, 0, 1, : len(more)] = torch.tensor(more)
-        assert [part for part in ("16% of", "10%") if part in "".join(remarks(images, centres(samples)))] == line
+        images.kind.show(run, images, centres(samples), [ncsn.Step(1.0, centres(samples[:2]))], tmp_path)
+        said = "".join(capsys.readouterr())
+        assert [part for part in ("16% of", "10%") if part in said] == line
+    assert {"samples.png", "samples_annealed.png", "evolution.png"} < {path.name for path in tmp_path.iterdir()}
 
 
 def test_what_is_measured_is_not_measured_again(solve: Solve) -> None:
-    solved = solve("superres --factor 4 --levels 3 --measured", shape=(2, 2))
-    torch.testing.assert_close(solved.guess[:, ::4, ::4], solved.truth)
+    solved = solve("superres --factor 2 --levels 3 --measured", shape=(2, 2))
+    torch.testing.assert_close(solved.guess[:, ::2, ::2], solved.truth)
     assert solved.psnr == []
     for command in ("deblur --levels 3 --measured", "denoise --levels 3 --measured"):
         solved = solve(command)
         assert torch.equal(solved.guess, solved.truth)
     solved = solve("inpaint --levels 3 --measured --hide bottom")
-    assert torch.equal(solved.guess[:, :4], solved.truth[:, :4])
-    torch.testing.assert_close(solved.guess[:, 4:], solved.truth[:, :4].mean().expand(1, 4, 8))
+    assert torch.equal(solved.guess[:, :2], solved.truth[:, :2])
+    torch.testing.assert_close(solved.guess[:, 2:], solved.truth[:, :2].mean().expand(1, 2, 4))
 
 
 def test_what_is_blurred_is_sharpened_in_as_many_steps_as_are_asked(solve: Solve) -> None:
     solved = solve("deblur --blur 1.5 --solver-steps 1 --levels 8 --particles 1")
-    generator = torch.Generator().manual_seed(6)
-    blur = blurred(1.5)
+    generator, blur = torch.Generator().manual_seed(6), blurred(1.5)
     y = blur(solved.truth[None])
     y = y + NOISE * torch.randn(y.shape, generator=generator)
     torch.testing.assert_close(solved.guess, y[0])
-    run = Run(score=PRIOR, recipe=RECIPE).posterior(blur, y, noise_std=NOISE, solver_steps=1)
+    run = Run(score=PRIOR, recipe=SMALL).posterior(blur, y, noise_std=NOISE, solver_steps=1)
     torch.testing.assert_close(solved.x, run.sample(MANY, seed=generator, levels=8, particles=1))
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     smaller = replace(DIGITS, arguments=DIGITS.arguments | {"channels": (8,)})
-    guided = Run(score=DIGITS.build(0.13, 0.31), recipe=DIGITS, guide=smaller.build(0.0, 1.0), guide_recipe=smaller)
+    guided = Run(score=DIGITS.build(), recipe=DIGITS, guide=smaller.build(), guide_recipe=smaller)
     replace(guided, settings={"dataset": "mnist"}).save(tmp_path / "run")
     return tmp_path / "run"
 
@@ -450,7 +492,7 @@ def run(tmp_path: Path) -> Path:
 @pytest.fixture
 def points(tmp_path: Path) -> Path:
     recipe = replace(DIGITS, network="MLP", arguments={"dimensions": 2, "width": 8, "layers": 1}, shape=(2,))
-    Run(score=recipe.build(0.0, 1.0), recipe=recipe).save(tmp_path / "points")
+    Run(score=recipe.build(), recipe=recipe).save(tmp_path / "points")
     return tmp_path / "points"
 
 
@@ -460,7 +502,8 @@ def test_the_model_in_the_package_draws_digits_at_once(tmp_path: Path, monkeypat
     digits = torch.from_numpy(np.load("digits.npz")["samples"])
     # A model that draws eights alone is confident too: what it draws must be as near to real digits as they are to
     # each other.  Measured over 200: 5.0, where as many held-out digits score 4.6 and pure eights over 100.
-    found = evaluation.evaluate(digits, data.mnist())
+    found = evaluation.Ruler(mnist(), n=200).judge(digits)
+    assert isinstance(found, evaluation.Evaluation)
     assert found.metrics["confident"].generated > 0.85
     assert found.metrics["frechet_distance"].generated < 2 * found.metrics["frechet_distance"].training
     assert found.metrics["class_variation"].generated < 0.2
@@ -483,16 +526,19 @@ def test_info_says_what_a_run_is(run: Path, capsys: Printed) -> None:
         ("train ./takn.png", "mean taken.png?"),
         ("train mnits", "mean mnist?"),
         ("train quite/else", "quite/else does not exist\n"),
-        ("sample RUN --out x.jpg", ".jpg"),
+        ("sample RUN --out x.csv", ".png, .gif, .npz, .npy"),
         ("sample RUN --foo", "--foo"),
         ("sample RUN --out taken.png", "--overwrite"),
         ("sample RUN --out no/x.png", "no is not a folder"),
         ("sample RUN -n 10001 --out x.png", "10000"),
         ("sample RUN --class ''", "label is ''"),
-        ("sample POINTS", "makes rows"),
+        ("sample POINTS --out x.png", ".csv, .tsv, .parquet, .npz, .npy"),
+        ("sample POINTS --out x.gif", ".csv"),
         ("likelihood POINTS", "rows.csv"),
         ("denoise POINTS", "makes rows"),
         ("evaluate POINTS", "does not say which data"),
+        ("evaluate POINTS --out new", "does not say which data"),
+        ("evaluate mnist --out small.png", "small.png"),
         ("denoise RUN --out taken.png", "--overwrite"),
         ("denoise mnist --input 10000", "0 to 9999"),
         ("denoise RUN --input small.png --measured", "(1, 28, 28)"),
@@ -500,6 +546,12 @@ def test_info_says_what_a_run_is(run: Path, capsys: Printed) -> None:
         ("inpaint RUN --method replacement --solver-steps 5", "--solver-steps"),
         ("train taken.png --signals", "signals"),
         ("export RUN x.pt", ".pt"),
+        ("likelihood POINTS x.csv --data x.csv", "--data"),
+        ("likelihood POINTS x.csv -n 5", "--n"),
+        ("likelihood POINTS --out y.csv", "--out"),
+        ("evaluate POINTS --features pixels", "--features"),
+        ("impute mnist x.csv", "inpaint"),
+        ("impute POINTS x.csv --out y.npy", "y.npy"),
     ],
 )
 def test_mistakes_are_one_line_that_names_them(
@@ -527,5 +579,5 @@ def test_blocks_of_one_job_are_in_one_folder_on_all_gpus(tmp_path: Path, monkeyp
     for number, n in ((0, 5), (1, 5), (1, 6)):
         on_one = replace(run, device=torch.device("cpu", number))
         with pytest.raises(RuntimeError):
-            write_array(tmp_path / "x.npz", on_one, n, depth=None, group=ALONE)
+            write_array(tmp_path / "x.npz", on_one, n, seed=0, group=ALONE, options={})
     assert folders[0] == folders[1] != folders[2]

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ncsn import evaluation
-from ncsn.data import mnist
-from ncsn.evaluation.images import spread
+from ncsn.kinds import mnist
+from ncsn.kinds.images.judge import spread
 
 LADDER = ("noise 0.01", "noise 0.1", "noise 0.3", "noise 1")
 N = 1000

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ncsn import evaluation
-from ncsn.data import Dataset, Labels, mnist
-from ncsn.evaluation import PIXELS, Features, Metric, features, metrics
-from ncsn.evaluation import images as judging
+from ncsn import evaluation, metrics
+from ncsn.evaluation import PIXELS, Evaluation, Features, Metric
+from ncsn.kinds import Dataset, Labels, mnist
+from ncsn.kinds.images import features
+from ncsn.kinds.images import judge as judging
 from ncsn.run import Run
-from ncsn.storage import sealed
+from ncsn.storage import seal
 
 DIGITS = tuple("0123456789")
 
@@ -45,6 +46,12 @@ def readable(n: int, seed: int, *, digits: int = 10, sure: int = 10_000) -> Tens
     return x
 
 
+def judged(source: Tensor | Run, *how: Any, **options: Any) -> Evaluation:
+    result = evaluation.evaluate(source, *how, **options)
+    assert isinstance(result, Evaluation)
+    return result
+
+
 def three(n: int, *shape: int) -> Dataset:
     """Parts of random bytes."""
     g = torch.Generator().manual_seed(0)
@@ -62,7 +69,7 @@ def test_every_number_is_about_the_sets_that_its_name_says() -> None:
     train, validation, test = readable(300, 1, digits=8), readable(130, 2, digits=9, sure=99), readable(120, 3)
     samples[:20] = train[40:60]
     samples[20:, 0, 0, 0] += 40
-    found = evaluation.evaluate(samples, Dataset(train, validation, test), READABLE)
+    found = judged(samples, Dataset(train, validation, test), READABLE)
     assert (found.n, found.features, found.dimensions, found.class_names) == (n, "readable", 28, list(DIGITS))
     chosen = train[torch.randperm(300, generator=torch.Generator().manual_seed(0))[:n]]
     test, validation = judging.spread(test, n), judging.spread(validation, n)
@@ -125,7 +132,7 @@ def test_the_distance_that_suits_the_number_of_images_comes_first(
 ) -> None:
     monkeypatch.setattr(judging, "REPORTABLE", enough)
     images = Dataset(readable(60, 1), readable(70, 2), readable(80, 3))
-    found = evaluation.evaluate(readable(60, 0), images, READABLE)
+    found = judged(readable(60, 0), images, READABLE)
     assert (next(iter(found.metrics)), found.comparable) == (first, enough == 60)
 
 
@@ -133,25 +140,25 @@ def test_reals_are_judged_as_the_bytes_that_they_stand_for() -> None:
     coarse = Dataset(readable(60, 0), readable(60, 1), readable(60, 2))
     deep = Dataset((coarse.train + 0.7) / 256, (coarse.validation + 0.7) / 256, (coarse.test + 0.7) / 256)
     samples = readable(60, 3)
-    expected = evaluation.evaluate(samples, coarse, READABLE)
-    assert evaluation.evaluate((samples + 0.7) / 256, coarse, READABLE) == expected
+    expected = judged(samples, coarse, READABLE)
+    assert judged((samples + 0.7) / 256, coarse, READABLE) == expected
     beyond = (samples + 0.7) / 256 - (samples == 0) * 0.02  # as samples of a network are
-    assert evaluation.evaluate(beyond, coarse, READABLE) == expected
-    assert evaluation.evaluate(samples, deep, READABLE).metrics == expected.metrics
+    assert judged(beyond, coarse, READABLE) == expected
+    assert judged(samples, deep, READABLE).metrics == expected.metrics
 
 
 SHORT = Dataset(readable(300, 1), readable(40, 2), readable(120, 3))
 
 
-@pytest.mark.parametrize(("n", "judged"), [(110, 40), (30, 30)])
-def test_all_sets_are_as_large_as_the_smallest(n: int, judged: int) -> None:
-    found = evaluation.evaluate(readable(n, 0), SHORT, READABLE)
-    assert found.n == judged
+@pytest.mark.parametrize(("n", "least"), [(110, 40), (30, 30)])
+def test_all_sets_are_as_large_as_the_smallest(n: int, least: int) -> None:
+    found = judged(readable(n, 0), SHORT, READABLE)
+    assert found.n == least
     assert "near_duplicates" not in found.metrics  # the 1 % of 40 images is none of them
 
 
 def test_pixels_need_no_network_and_claim_nothing_that_does() -> None:
-    content = evaluation.evaluate(three(100, 3, 5, 4).test, three(100, 3, 5, 4), PIXELS).report()
+    content: Any = judged(three(100, 3, 5, 4).test, three(100, 3, 5, 4), PIXELS).report()
     assert list(content["metrics"]) == ["pixel_wasserstein", "memorisation", "near_duplicates"]
     assert set(content["metrics"]["memorisation"]) == {"generated", "held_out", "training"}
     assert set(content) == {"n", "comparable", "features", "dimensions", "metrics", "notes"}
@@ -169,7 +176,7 @@ def test_pixels_need_no_network_and_claim_nothing_that_does() -> None:
 )
 def test_samples_that_cannot_be_compared_are_refused(samples: Tensor, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        evaluation.evaluate(samples, SHORT, READABLE)
+        judged(samples, SHORT, READABLE)
 
 
 def test_the_nearest_is_found_whatever_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +254,7 @@ def test_any_function_of_images_gives_features() -> None:
         return images.double().mean((2, 3)) / 255
 
     images, other = three(40, 3, 8, 6), three(30, 3, 8, 6).train
-    found = evaluation.evaluate(other, images, colours)
+    found = judged(other, images, colours)
     assert (found.features, found.dimensions, found.class_names) == ("colours", 3, [])
     against = colours(judging.spread(images.test, 30)).float()
     expected = metrics.frechet_distance(colours(other).float(), against)
@@ -260,7 +267,7 @@ def test_any_function_of_images_gives_features() -> None:
     )
     for wrong in wrongs:
         with pytest.raises(ValueError, match=r"for 30 images; \(n, f\) is needed"):
-            evaluation.evaluate(other, images, wrong)
+            judged(other, images, wrong)
 
 
 def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +300,7 @@ def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, m
     assert torch.equal(again(images.test).features, first(images.test).features)
     (path,) = (tmp_path / "ncsn" / "classifiers").iterdir()
     whole = path.read_bytes()
-    for content in (whole[:-4096] + bytes(4096), sealed({"weight": torch.zeros(2)})):  # damaged; of another network
+    for content in (whole[:-4096] + bytes(4096), seal({"weight": torch.zeros(2)})):  # damaged; of another network
         path.write_bytes(content)
         assert evaluation.choose(images).digest == first.digest
         assert path.read_bytes() == whole
@@ -314,7 +321,7 @@ def test_mirrored_copies_are_copies_of_a_training_that_mirrors(monkeypatch: pyte
     monkeypatch.setattr(Run, "blocks", lambda *_, **__: [drawn])
     for flip in (False, True):
         own = replace(run, settings={"flip": flip})
-        found = evaluation.evaluate(own, images, PIXELS, n=150).metrics  # type: ignore[union-attr]
+        found = judged(own, images, PIXELS, n=150).metrics
         assert found["memorisation"].generated == pytest.approx(1 if flip else 0.5, abs=0.2 * (not flip))
 
 

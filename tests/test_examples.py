@@ -1,8 +1,7 @@
 """The examples: a student is a run like any other, and intervals are as wide as they are called."""
 
-import importlib.util
 import json
-import sys
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,20 +10,12 @@ import pytest
 import torch
 
 import ncsn
-from ncsn.data.units import centres
-from ncsn.problems import known_pixels
-
-ROOT = Path(__file__).parent.parent
+from ncsn.posteriors import known_pixels
+from ncsn.quantization import centres
 
 
 def example(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"{name}_example", ROOT / "examples" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
+    return import_module(f"examples.{name}")
 
 
 @pytest.mark.parametrize(("first", "share"), [(1, "90.0%"), (5, "50.0%")])

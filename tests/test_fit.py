@@ -1,10 +1,15 @@
 """A run in one line: of points in their units, of images as the command makes it, and the average that is left."""
 
+import json
 import logging
 import math
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -13,23 +18,22 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import refused, unchecked
+from helpers import unchecked
 from learning import pictures, tiny, unlearned
 from torch import Tensor, nn
 
 import ncsn
-from ncsn.data import Dataset
-from ncsn.data.dataset import rows_of
-from ncsn.data.sources import Reading
-from ncsn.data.units import centres
-from ncsn.learn import guidance, rules
-from ncsn.learn.fit import Judged, Lesson, OwnParts, learn
-from ncsn.learn.record import Record, until_spoiled
-from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings
+from ncsn.kinds import dataset_of, images
+from ncsn.kinds.images import guidance
+from ncsn.kinds.kind import Reports
+from ncsn.learn.fit import Judge, Lesson, OwnParts, Plan, learn, plan
+from ncsn.learn.record import Ledger, Record, Row, until_spoiled
+from ncsn.learn.settings import Job, TrainSettings
+from ncsn.machine import hardware
 from ncsn.machine.distributed import ALONE
+from ncsn.machine.interrupts import Stopped
 from ncsn.noise import Proposal
-from ncsn.objectives import dsm
-from ncsn.training import Budget, Progress, State
+from ncsn.quantization import centres
 
 
 def table(n: int, seed: int = 0) -> Tensor:
@@ -79,76 +83,6 @@ def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
     assert ncsn.fit(x, steps=1).sample(2, levels=3).isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("data", "given", "message"),
-    [
-        (torch.zeros(20), {}, r"\(20,\)"),
-        (pictures().train, {"labels": [0, 1]}, r"\(2,\).* 300 images"),
-        (torch.randn(5, 2), {}, "5 examples"),
-        (pictures().train[:5], {}, "validation"),
-        (torch.full((20, 2), math.nan), {}, "20 rows"),
-        (torch.randn(20, 2) * 1j, {}, "complex"),
-        (torch.full((20, 2), math.inf), {}, "0, 1"),
-        (np.ma.masked_less(np.random.default_rng(0).normal(size=(20, 2)), 0), {}, "masked"),
-        (table(1000), {"batch_size": 2.5}, "batch_size is 2.5"),
-        (np.full((20, 1, 8, 8), math.nan), {}, "20"),
-        (torch.full((20, 1, 8, 8), 7, dtype=torch.uint8), {}, "the same"),
-        (torch.tensor([[1.0, 0.1]]).repeat(2000, 1), {}, "2,000 rows"),
-        (table(1000), {"labels": torch.zeros(1000).long()}, "labels"),
-        (table(1000), {"minutes": 1}, "minutes|seconds"),
-        (table(1000), {"sampler": "hmc"}, "hmc"),
-    ],
-)
-def test_what_cannot_be_learned_is_refused(data: Any, given: dict[str, Any], message: str) -> None:
-    with unchecked(), pytest.raises(ValueError, match=message):
-        ncsn.fit(data, steps=1, **given)
-
-
-@pytest.mark.parametrize("noise", [ncsn.LogUniform(5.0, 0.1), ncsn.LogNormal(-1.0, 1.0, 5.0, 0.1)])
-@pytest.mark.parametrize("data", [table(1000), pictures()])
-def test_samples_descend_where_the_noise_was_that_is_given(
-    noise: Proposal, data: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sampling = unlearned(monkeypatch, data, noise=noise, steps=1).run.recipe.sampling
-    assert [sampling.sigma_max, sampling.sigma_min, sampling.eps] == pytest.approx([5.0, 0.1, 0.1**2 / 2])
-
-
-def test_points_are_learned_from_eight_tenths_of_them_at_log_normal_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    lessons = unlearned(monkeypatch, table(1009), steps=1, batch_size=5000)
-    batch, model = next(lessons.batches[-1]), lessons.states[-1].model
-    assert len(batch.x) == 809
-    levels = lessons.losses[-1](model, batch)[1].log().quantile(torch.tensor([0.3, 0.5, 0.7]))
-    torch.testing.assert_close(levels, torch.tensor([-1.64, -0.8, 0.04]), atol=0.01, rtol=0)
-
-
-def test_minutes_have_sixty_seconds_and_one_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
-    def seconds(data: Any, **given: Any) -> float | None:
-        return unlearned(monkeypatch, data, **given).budgets[-1].seconds
-
-    assert 130 < (seconds(table(1000), minutes=2.5) or 0) <= 150
-    assert 50 < (seconds(table(1000)) or 0) <= 60
-    assert 50 < (seconds(pictures()) or 0) <= 60
-    assert 500 < (seconds(pictures(), settings=TrainSettings(channels=(8,))) or 0) <= 600, "as of the command"
-    lessons = unlearned(monkeypatch, pictures(labels=False), tiny(steps=101))
-    assert lessons.budgets == [Budget(steps=11), Budget(steps=101)]
-
-
-def test_ones_own_network_is_never_taken_for_the_packages_of_that_name(tmp_path: Path) -> None:
-    run = ncsn.fit(table(400), steps=1, network=ncsn.MLP(3, width=8), batch_size=999)
-    run.save(tmp_path / "run")
-    with pytest.raises(ValueError, match="network=ncsn"):
-        ncsn.load(tmp_path / "run")
-    again = ncsn.load(tmp_path / "run", network=ncsn.MLP(3, width=8))
-    assert torch.equal(again.sample(2, levels=4), run.sample(2, levels=4))
-    own = ncsn.fit(pictures().train.float() / 255, steps=2, network=ncsn.UNet(1, (4, 6), 1, 4))
-    assert (own.recipe.shares, own.guide) == ({}, None)
-    assert own.sample(2, levels=4).isfinite().all()
-
-
-def first_weight(model: nn.Module) -> Tensor:
-    return next(model.parameters()).data
-
-
 class Own(nn.Module):
     """A network of somebody's own for images, which takes no classes."""
 
@@ -160,22 +94,113 @@ class Own(nn.Module):
         return self.layer(x) * c.view(-1, 1, 1, 1)  # type: ignore[no-any-return]
 
 
+FRAME, IMAGES = pandas.DataFrame(table(40).numpy(), columns=["a", "b", "c"]), pictures()
+
+
+@pytest.mark.parametrize(
+    ("data", "given", "message"),
+    [
+        (torch.zeros(20), {}, r"\(20,\)"),
+        (IMAGES.train, {"labels": [0, 1]}, r"\(2,\).* 300 images"),
+        (torch.randn(5, 2), {}, "5 examples"),
+        (IMAGES.train[:5], {}, "validation"),
+        (torch.full((20, 2), math.nan), {}, "20 rows"),
+        (torch.randn(20, 2) * 1j, {}, "complex"),
+        (torch.full((20, 2), math.inf), {}, "0, 1"),
+        (np.ma.masked_less(np.random.default_rng(0).normal(size=(20, 2)), 0), {}, "masked"),
+        (table(1000), {"batch_size": 2.5}, "batch_size is 2.5"),
+        (np.full((20, 1, 8, 8), math.nan), {}, "20"),
+        (torch.full((20, 1, 8, 8), 7, dtype=torch.uint8), {}, "the same"),
+        (torch.tensor([[1.0, 0.1]]).repeat(2000, 1), {}, "2,000 rows"),
+        (table(1000), {"labels": torch.zeros(1000).long()}, "labels"),
+        (IMAGES, {"labels": [0, 1]}, "labels"),
+        (table(1000), {"minutes": 1}, "minutes|seconds"),
+        (table(1000), {"sampler": "hmc"}, "hmc"),
+        (IMAGES, {"settings": tiny(), "device": "quantum"}, "device is quantum"),
+        # What would be ignored, or fail after the training.
+        (FRAME, {"signals": True}, "signals"),
+        (IMAGES, {"signals": True}, "signals"),
+        (FRAME, {"start": ncsn.Run.of(ncsn.Ring(), (3,), sigma_max=1.0, sigma_min=0.1)}, "start"),
+        (IMAGES, {"settings": tiny(guidance=2.0), "network": Own()}, "guidance"),
+        (IMAGES, {"settings": tiny(proposal="geometric", log_sigma_std=1.0)}, "log_sigma_std"),
+        (table(100), {"settings": TrainSettings(start="mnist")}, "from given, which means nothing for rows"),
+    ],
+)
+def test_what_cannot_be_learned_as_asked_is_refused(data: Any, given: dict[str, Any], message: str) -> None:
+    with unchecked(), pytest.raises(ValueError, match=message):
+        ncsn.fit(data, **{"steps": 1} | given)
+
+
+@pytest.mark.parametrize("noise", [ncsn.LogUniform(5.0, 0.1), ncsn.LogNormal(-1.0, 1.0, 5.0, 0.1)])
+@pytest.mark.parametrize(("data", "settings"), [(table(100), TrainSettings(steps=1)), (IMAGES, tiny())])
+def test_samples_descend_where_the_noise_was_that_is_given(noise: Proposal, data: Any, settings: TrainSettings) -> None:
+    sampling = ncsn.fit(data, noise=noise, settings=settings).recipe.sampling
+    assert [sampling.sigma_max, sampling.sigma_min, sampling.eps] == pytest.approx([5.0, 0.1, 0.1**2 / 2])
+
+
+def planned(data: Any, own: OwnParts | None = None, **settings: Any) -> Plan:
+    return plan(dataset_of(data), TrainSettings(**{"steps": 1} | settings), own)
+
+
+def test_points_are_learned_from_eight_tenths_of_them_at_log_normal_noise(generator: torch.Generator) -> None:
+    asked = planned(table(1009), batch_size=5000)
+    assert asked.settings.batch_size == 809
+    levels = asked.noise.sample(100_000, generator=generator).log().quantile(torch.tensor([0.3, 0.5, 0.7]))
+    torch.testing.assert_close(levels, torch.tensor([-1.64, -0.8, 0.04]), atol=0.02, rtol=0)
+
+
+def test_minutes_have_sixty_seconds_and_one_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = TrainSettings(channels=(8,))
+    for data, given, most in (
+        (table(1000), {"minutes": 2.5}, 150),
+        (table(1000), {}, 60),
+        (IMAGES, {}, 60),
+        (IMAGES, {"settings": command}, 600),
+    ):
+        seconds = unlearned(monkeypatch, data, **given).budgets[-1].seconds
+        assert seconds is not None
+        assert 0.83 * most < seconds <= most
+    lessons = unlearned(monkeypatch, pictures(labels=False), tiny(steps=101))
+    assert lessons.budgets == [ncsn.Budget(steps=11), ncsn.Budget(steps=101)]
+
+
+def test_ones_own_network_is_never_taken_for_the_packages_of_that_name(tmp_path: Path) -> None:
+    run = ncsn.fit(table(400), steps=1, network=ncsn.MLP(3, width=8), batch_size=999)
+    run.save(tmp_path / "run")
+    with pytest.raises(ValueError, match="network=ncsn"):
+        ncsn.load(tmp_path / "run")
+    again = ncsn.load(tmp_path / "run", network=ncsn.MLP(3, width=8))
+    before = run.sample(2, levels=4)
+    assert torch.equal(again.sample(2, levels=4), before)
+    state = ncsn.State(again.model, generator=torch.Generator())  # it learns on
+    state.model(table(4), 1.0).square().sum().backward()
+    state.update(1.0)
+    assert not torch.equal(replace(again, score=state.model).sample(2, levels=4), before)
+    own = ncsn.fit(IMAGES.train.float() / 255, steps=2, network=ncsn.UNet(1, (4, 6), 1, 4))
+    assert (own.recipe.shares, own.guide) == ({}, None)
+    assert own.sample(2, levels=4).isfinite().all()
+
+
+def first_weight(model: nn.Module) -> Tensor:
+    return next(model.parameters()).data
+
+
 def test_ones_own_network_learns_images_with_classes_and_goes_on_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = ncsn.fit(pictures(), settings=tiny(), network=Own())
+    run = ncsn.fit(IMAGES, settings=tiny(), network=Own())
     assert run.sample(2, levels=4).isfinite().all()
-    further = unlearned(monkeypatch, pictures(), settings=tiny(), network=Own(), start=run)
+    further = unlearned(monkeypatch, IMAGES, settings=tiny(), network=Own(), start=run)
     assert torch.equal(first_weight(further.states[0].model), first_weight(run.model))
 
 
 def test_a_run_that_is_begun_by_resuming_has_the_weights_that_it_starts_from(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    first = ncsn.fit(pictures(), settings=tiny())
+    first = ncsn.fit(IMAGES, settings=tiny())
     first.save(tmp_path / "first")
     settings = tiny(tmp_path / "second", resume=True, start=str(tmp_path / "first"))
     for learned in (False, True):
         record = Record(folder=tmp_path / "second", job=settings.job)
-        (state,) = unlearned(monkeypatch, pictures(), settings=settings, record=record).states
+        (state,) = unlearned(monkeypatch, IMAGES, settings=settings, record=record).states
         assert torch.equal(first_weight(state.model), first_weight(first.model)) != learned, "the second time its own"
         first_weight(state.model).zero_()
         record.save(state)
@@ -183,36 +208,14 @@ def test_a_run_that_is_begun_by_resuming_has_the_weights_that_it_starts_from(
         record.lock.release()
 
 
-FRAME = pandas.DataFrame(table(40).numpy(), columns=["a", "b", "c"])
-
-
-@pytest.mark.parametrize(
-    ("call", "naming"),
-    [
-        (lambda: ncsn.fit(FRAME, signals=True, steps=1), "signals"),
-        (lambda: ncsn.fit(pictures(), signals=True, steps=1), "signals"),
-        (lambda: ncsn.load_dataset("mnist", reading=Reading(signals=True)), "signals"),
-        (lambda: ncsn.load_dataset(__file__, reading=Reading(signals=True)), "signals"),
-        (lambda: ncsn.fit(FRAME, start=ncsn.fit(table(40), steps=1), steps=1), "start"),
-        (lambda: ncsn.fit(pictures(), settings=tiny(sampler="twisted")), "twisted"),
-        (lambda: ncsn.fit(pictures(), settings=tiny(guidance=2.0), network=Own()), "guidance"),
-        (lambda: ncsn.fit(pictures(), settings=tiny(proposal="geometric", log_sigma_std=1.0)), "log_sigma_std"),
-        (lambda: Job(precision="float16"), "precision"),  # type: ignore[arg-type]
-    ],
-)
-def test_what_would_be_ignored_or_fail_after_the_training_is_refused(call: Callable[[], object], naming: str) -> None:
-    with unchecked():
-        assert naming in refused(call)
-
-
 @pytest.mark.parametrize("arrays", [False, True])
 def test_the_same_images_give_the_command_and_python_the_same_run(
     arrays: bool, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a data set and as arrays, in Python's usual forms, with their classes."""
-    choose = Mock(side_effect=guidance.chosen_weight)
-    monkeypatch.setattr(guidance, "chosen_weight", choose)
-    data, labels = ncsn.load_images(str(trained / "data.npz")), None
+    choose = Mock(side_effect=guidance.choose_weight)
+    monkeypatch.setattr(images, "choose_weight", choose)
+    data, labels = ncsn.load_dataset(str(trained / "data.npz")), None
     if arrays:
         with np.load(trained / "data.npz") as file:
             data, labels = file["images"][..., None], file["labels"].tolist()
@@ -227,18 +230,12 @@ def test_the_same_images_give_the_command_and_python_the_same_run(
     assert torch.equal(ncsn.load(tmp_path / "images").sample(2), command.sample(2))
 
 
-def lesson(data: Dataset, settings: ResolvedSettings, device: torch.device) -> Lesson:
-    """What a training of the data learns from."""
-    return Lesson(data, settings, OwnParts(), Record(), device, "fp32", torch.Generator(), 16)
-
-
 @pytest.mark.parametrize("flip", [False, True])
 def test_images_are_learned_towards_the_score_of_their_class_at_high_noise(flip: bool) -> None:
-    data, device = pictures(), torch.device("cpu")
-    assert data.labels is not None
-    settings = rules.resolve(tiny(flip=flip, posterior_above=0.6, sigma_max=10.0), data, device)
-    objective = lesson(data, settings, device).objective
-    every, classes = centres(data.train), data.labels.train
+    assert IMAGES.labels is not None
+    asked = replace(plan(IMAGES, tiny(flip=flip, posterior_above=0.6, sigma_max=10.0)), precision="fp32")
+    objective = Lesson(asked, IMAGES, Record(), torch.Generator(), 16).objective
+    every, classes = centres(IMAGES.train), IMAGES.labels.train
     if flip:
         every, classes = torch.cat([every, every.flip(-1)]), classes.repeat(2)
     x, label, sigma = every[-8:], torch.tensor([0, 1, 2, 0, 1, 2, -1, -1]), torch.linspace(0.3, 3.0, 8)
@@ -248,89 +245,102 @@ def test_images_are_learned_towards_the_score_of_their_class_at_high_noise(flip:
 
 
 def test_images_that_would_fill_a_device_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    data, device = pictures(), torch.device("meta")
-    settings = replace(rules.resolve(tiny(), data, torch.device("cpu")), posterior_above=1e6)
-    for memory, expected in ((4 * data.train.nbytes, "meta"), (4 * data.train.nbytes - 4, "cpu")):
+    asked = replace(plan(IMAGES, tiny(posterior_above=1e6)), device=torch.device("meta"))
+    for memory, expected in ((4 * IMAGES.train.nbytes, "meta"), (4 * IMAGES.train.nbytes - 4, "cpu")):
         monkeypatch.setattr("ncsn.machine.hardware.memory_of", lambda device, memory=memory: memory)
-        it = lesson(data, settings, device)
-        assert (it.examples.device.type, it.objective) == (expected, dsm)
+        lesson = Lesson(asked, IMAGES, Record(), torch.Generator(), 16)
+        assert (lesson.examples.device.type, lesson.objective) == (expected, ncsn.dsm)
+
+
+class Scripted(Judge):
+    """Held-out losses that are written down."""
+
+    def __init__(self, losses: list[float]) -> None:
+        self.losses = iter(losses)
+
+    def report(self, step: int, loss: float | None, seconds: float) -> Row:
+        held_out = next(self.losses)
+        loss = held_out if loss is None else loss
+        return Row(step=step, loss=loss, validation_loss=held_out, validation_bands=[], seconds=seconds)
+
+
+FALLS, RISES = [1.0, 0.9, 0.8, 0.5, 0.6, 0.7, 0.8], [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
+ROWS = Reports(count=3, power=2, from_start=True, tolerance=0.0, patience=0.25)
 
 
 @pytest.mark.parametrize(
-    ("held_out", "slack", "left"),
+    ("held_out", "reports", "last", "looks", "left"),
     [
-        ([1.0, 0.9, 0.8, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1], 0.01, 4),
-        ([1.0, 0.9, 0.8, 0.5, 0.6, 0.7, 0.8, 0.4, 0.403, 0.403], 0.01, 10),
-        ([1.0, 0.9, 0.8, 0.5, 0.6, 0.7, 0.8, 0.4, 0.403, 0.403], 0.001, 8),
-        ([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1], 0.001, 10),
+        ([*FALLS, 0.9, 1.0, 1.1], Reports(), 20, [*range(2, 21, 2)], 8),
+        ([*FALLS, 0.4, 0.403, 0.403], Reports(), 20, [*range(2, 21, 2)], 20),
+        ([*FALLS, 0.4, 0.403, 0.403], Reports(tolerance=0.001), 20, [*range(2, 21, 2)], 16),
+        ([*RISES, 0.3, 0.2, 0.1], Reports(tolerance=0.001), 20, [*range(2, 21, 2)], 20),
+        # Without tolerance the untrained average may be the best; and training ends far above it.
+        ([0.5, 0.51, 0.6, 0.62], ROWS, 9, [0, 1, 4, 9], 0),
+        ([0.5, 0.4, 0.49, 0.49], ROWS, 9, [0, 1, 4, 9], 1),
+        ([0.5, 0.4, 0.51], ROWS, 9, [0, 1, 4], 1),
     ],
 )
+@pytest.mark.parametrize("cut", [0, 3, 4, 13])
 def test_the_average_that_was_best_on_held_out_examples_is_left_also_after_an_interruption(
-    held_out: list[float], slack: float, left: int, tmp_path: Path
+    held_out: list[float], reports: Reports, last: int, looks: list[int], left: int, cut: int, tmp_path: Path
 ) -> None:
-    """Every step moves the average; the second session goes on from the first one's checkpoint."""
-    script, folder = iter(held_out), tmp_path / "checkpoint.pt"
+    """Every step moves the average; a second session goes on from the checkpoint of the first, and a third."""
+    judge, record = Scripted(held_out), Record()
 
-    def begun() -> State:
-        return State(ncsn.ScoreModel(ncsn.MLP(2, 8, 1)), generator=torch.Generator().manual_seed(0))
-
-    def bias(state: State) -> Tensor:
-        return dict(state.average.named_parameters())["network.output.bias"]
-
-    def judge() -> Judged:
-        return Judged(torch.full((2,), next(script)), torch.tensor([0.1, 3.0]))
-
-    def steps(state: State, last: int) -> Iterator[Progress]:
+    def steps(state: ncsn.State) -> Iterator[ncsn.Progress]:
         for step in range(state.step + 1, last + 1):
             state.step = step
             bias(state).fill_(float(step))
-            losses, sigmas = torch.tensor([float(step), 3.0]), torch.tensor([0.01, 2.0])
-            known = {"step": step, "fraction": step / 20, "seconds": 7.0 * step}
-            yield Progress(losses=losses, sigmas=sigmas, **known)  # type: ignore[arg-type]
+            losses, sigmas = torch.tensor([float(step)]), torch.ones(1)
+            known = {"step": step, "fraction": step / last, "seconds": 7.0 * step, "stop": 15 * (step == cut)}
+            yield ncsn.Progress(losses=losses, sigmas=sigmas, **known)  # type: ignore[arg-type]
 
-    first, second, record = begun(), begun(), Record()
-    learn(steps(first, 13), first, judge, Record(), rows=10, slack=9.0)
-    first.save(folder)
-    second.load(folder)
-    learn(steps(second, 20), second, judge, record, rows=10, slack=slack)
-    assert [row.step for row in record.rows] == list(range(2, 21, 2))
-    assert [row.loss for row in record.rows] == [(2 * row.step - 1) / 4 + 1.5 for row in record.rows]
-    assert record.rows[3].seconds == 56
-    assert record.rows[3].validation_bands == [None, pytest.approx(held_out[3]), None, None, pytest.approx(held_out[3])]
-    assert bool((bias(second) == 2 * left).all())
+    def bias(state: ncsn.State) -> Tensor:
+        return dict(state.average.named_parameters())["network.output.bias"]
+
+    for session in range(3):
+        state = ncsn.State(ncsn.ScoreModel(ncsn.MLP(2, 8, 1)), generator=torch.Generator().manual_seed(0))
+        ledger = state.parts["ledger"] = Ledger(state.average)
+        if session:
+            state.load(tmp_path / "checkpoint.pt")
+        progress = until_spoiled(steps(state), ledger.rows, reports.patience, ALONE)
+        try:
+            learn(progress, state, judge, record, ledger, reports)
+            assert bool((bias(state) == left).all())
+        except Stopped:
+            assert (state.step, session) == (cut, 0)
+        state.save(tmp_path / "checkpoint.pt")
+    assert [row.step for row in record.rows] == looks
+    means = [(before + 1 + step) / 2 for before, step in pairwise([0, *filter(None, looks)])]
+    assert [row.loss for row in record.rows] == [*held_out[: looks.count(0)], *means]
+    assert record.rows[-1].seconds == 7 * looks[-1]
 
 
-@pytest.mark.parametrize(
-    ("held_out", "left", "looks"),
-    [
-        ([0.5, 0.51, 0.6, 0.62], 0, [0, 1, 4, 9]),
-        ([0.5, 0.4, 0.49, 0.49], 1, [0, 1, 4, 9]),
-        ([0.5, 0.4, 0.51], 1, [0, 1, 4]),
-    ],
-)
-def test_without_slack_the_untrained_average_may_be_the_best_and_training_ends_far_above_it(
-    held_out: list[float], left: int, looks: list[int]
+@pytest.mark.parametrize(("steps", "cut"), [(60, 45), (160, 34)])
+def test_a_table_that_is_stopped_and_goes_on_has_the_rows_and_weights_of_one_that_is_not(
+    steps: int, cut: int, tmp_path: Path
 ) -> None:
-    """Looks at 0, 1, 4 and 9 of 9 steps; the second moves the weights by one."""
-    state = State(ncsn.ScoreModel(ncsn.MLP(2, 8, 1)), generator=torch.Generator().manual_seed(0))
-    bias, script = dict(state.average.named_parameters())["network.output.bias"], iter(held_out)
+    settings, taken = TrainSettings(steps=steps, channels=(8,), blocks=1, batch_size=32), 0
 
-    def steps() -> Iterator[Progress]:
-        for step in range(1, 10):
-            bias.fill_(float(step))
-            yield Progress(
-                step=step, fraction=step / 9, seconds=0.0, losses=torch.tensor([float(step)]), sigmas=torch.ones(1)
-            )
+    def counted(score: ncsn.Score, x: Tensor, sigma: Tensor, **how: Any) -> Tensor:
+        nonlocal taken
+        taken += 1
+        if taken == cut:
+            signal.raise_signal(signal.SIGTERM)
+        return ncsn.dsm(score, x, sigma, **how)
 
-    def judge() -> Judged:
-        return Judged(torch.full((2,), next(script)), torch.ones(2))
+    def session(name: str, *, resume: bool = False) -> ncsn.Run:
+        record = Record(folder=tmp_path / name, job=Job(resume=resume))
+        return ncsn.fit(table(200), settings=settings, objective=counted, record=record, quiet=True)
 
-    learn(until_spoiled(steps(), state.rows, ALONE), state, judge, Record(), rows=3, slack=0.0)
-    assert [row.step for row in state.rows] == looks
-    assert [row.loss for row in state.rows] == [0.5, 1.0, 3.0, 7.0][: len(looks)]
-    assert bool((bias == left).all())
-    goes_on = len(looks) == 4
-    assert bool(list(until_spoiled(steps(), state.rows, ALONE))) == goes_on, "what has ended goes on by no step"
+    with pytest.raises(Stopped, match=f"step {cut}"):
+        session("cut")
+    weights = [session("cut", resume=True).model.state_dict(), session("whole").model.state_dict()]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+    texts = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("cut", "whole")]
+    cut_rows, rows = ([json.loads(line) | {"seconds": 0} for line in text.splitlines()] for text in texts)
+    assert cut_rows == rows
 
 
 def test_rows_of_a_gaussian_are_learned_before_the_first_step(tmp_path: Path) -> None:
@@ -341,55 +351,25 @@ def test_rows_of_a_gaussian_are_learned_before_the_first_step(tmp_path: Path) ->
     run.save(tmp_path / "run")
     again = ncsn.load(tmp_path / "run")
     assert (again.recipe, again.digest) == (run.recipe, run.digest)
-    (_, draws), *_ = again.impute([[1.0, math.nan]], 400)
+    draws = again.impute([[1.0, math.nan]], 400).draws[:, 0, 1]
     # The slope has a standard error of .02, the mean of the draws one of .8.
-    assert float(draws[:, 0, 1].mean()) == pytest.approx(47.5, abs=4)
-    assert float(draws[:, 0, 1].std()) == pytest.approx(50 * (1 - 0.95**2) ** 0.5, rel=0.2)
+    assert float(draws.mean()) == pytest.approx(47.5, abs=4)
+    assert float(draws.std()) == pytest.approx(50 * (1 - 0.95**2) ** 0.5, rel=0.2)
 
 
 def test_examples_that_judge_samples_change_nothing_of_what_is_learned() -> None:
-    data, records = rows_of("rows", table(300).numpy()), [Record(), Record()]
+    data, records = dataset_of(table(300)), [Record(), Record()]
     for test, record in zip((data.test, data.test + 5), records, strict=True):
         ncsn.fit(replace(data, test=test), steps=3, record=record)
     one, other = ([replace(row, seconds=0.0) for row in record.rows] for record in records)
     assert one == other
 
 
-def test_clusters_are_known_before_the_first_step(tmp_path: Path) -> None:
-    """Also by the run that is loaded: in the middle of three, the second column is that of the middle one."""
-    middles = torch.tensor([[0.0, 0.0], [5.0, 5.0], [10.0, 0.0]])
-    x = middles[torch.arange(300) % 3] + 0.3 * torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
-    ncsn.fit(x, steps=1, quiet=True).save(tmp_path / "run")
-    (_, draws), *_ = ncsn.load(tmp_path / "run").impute([[5.0, math.nan], [10.0, math.nan]], 100)
-    middle, last = (draws[:, :, 1] > 2.5).double().mean(0).tolist()  # of one Gaussian, both would be a third
-    assert middle > 0.65
-    assert last < 0.1
-
-
-def test_what_is_given_beside_settings_is_honoured_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-
-    def choose(name: str) -> torch.device:
-        asked.append(name)
-        return torch.device("cpu")
-
-    monkeypatch.setattr("ncsn.machine.hardware.choose_device", choose)
-    unlearned(monkeypatch, pictures(), settings=tiny(), device="cuda")
-    unlearned(monkeypatch, pictures(), settings=tiny())
-    assert asked == ["cuda", "cpu"]
-    signals = torch.randn(20, 1, 16, generator=torch.Generator().manual_seed(0))
-    assert unlearned(monkeypatch, signals, settings=tiny(signals=True)).run.recipe.shape == (1, 16)
-    with pytest.raises(ValueError, match="labels"):
-        ncsn.fit(pictures(), labels=[0, 1], steps=1)
-
-
-def test_a_run_says_by_name_what_of_ones_own_it_was_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    own: dict[str, Any] = {"network": ncsn.MLP(3, 8), "objective": ncsn.ssm, "noise": ncsn.LogUniform(9.0, 0.1)}
-    settings = unlearned(monkeypatch, table(100), steps=1, **own).run.settings
-    assert (settings["network"], settings["objective"]) == ("ncsn.networks.mlp.MLP", "ssm")
-    assert (settings["channels"], settings["log_sigma_mean"]) == (None, None)
-    assert settings["proposal"] == repr(own["noise"])
-    usual = unlearned(monkeypatch, table(100), steps=1).run.settings
+def test_a_run_says_by_name_what_of_ones_own_it_was_trained_with() -> None:
+    own = OwnParts(network=ncsn.MLP(3, 8), objective=ncsn.ssm, noise=ncsn.LogUniform(9.0, 0.1))
+    usual, settings = planned(table(100)).describe(), planned(table(100), own).describe()
+    names = ("network", "objective", "channels", "log_sigma_mean", "proposal")
+    assert [settings[name] for name in names] == ["ncsn.networks.mlp.MLP", "ssm", None, None, repr(own.noise)]
     assert (usual["network"], usual["channels"], usual["proposal"]) == ("mlp", (128,), "lognormal")
     assert "objective" not in usual
 
@@ -407,6 +387,44 @@ def test_a_training_says_nothing_where_it_is_to_be_quiet(quiet: bool, capsys: py
         logging.getLogger("ncsn").setLevel(logging.INFO)
 
 
+def process() -> list[object]:
+    """What a training could leave changed."""
+    places = attrgetter("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul")(torch.backends)
+    precision = hardware.older_setting(torch.get_float32_matmul_precision, "unreadable")
+    allowed = hardware.older_setting(lambda: torch.backends.cudnn.allow_tf32, None)
+    others = [torch.get_num_threads(), logging.getLogger("ncsn").level, torch.random.get_rng_state().tolist()]
+    return [precision, allowed, *others, *(place.fp32_precision for place in places)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("allowed", [False, True])
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda: None,
+        lambda: torch.set_float32_matmul_precision("medium"),
+        lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+        lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
+    ],
+)
+def test_the_process_is_left_as_it_was_found(choose: Callable[[], None], allowed: bool, fails: bool) -> None:
+    def objective(*args: Any, **how: Any) -> Tensor:
+        hardware.allow_tf32(allowed)
+        torch.set_num_threads(3)
+        torch.rand(1)
+        if fails:
+            raise ZeroDivisionError
+        return ncsn.dsm(*args, **how)
+
+    with hardware.preserve_settings():  # for the tests after this one
+        choose()
+        torch.set_num_threads(2)
+        before = process()
+        with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+            ncsn.fit(table(100), steps=1, objective=objective, quiet=True)
+        assert process() == before
+
+
 def test_trainings_in_threads_are_those_of_one_after_the_other() -> None:
     alone = ncsn.fit(table(100), steps=3, quiet=True).sample(2)
     with ThreadPoolExecutor(3) as pool:
@@ -421,7 +439,7 @@ def test_a_training_begins_with_the_weights_of_a_run_but_for_layers_of_other_col
     theirs = start.model.network.state_dict()
     colours = np.random.default_rng(0).integers(0, 256, (250, 8, 8, 3), dtype=np.uint8)
     for data, labels, anew in (
-        (pictures(), None, set()),
+        (IMAGES, None, set()),
         (colours, np.arange(250) % 5, {"stem.weight", "head.weight", "head.bias", "labels.weight"}),
     ):
         free = replace(base, channels=None, blocks=TrainSettings.blocks)
@@ -431,6 +449,4 @@ def test_a_training_begins_with_the_weights_of_a_run_but_for_layers_of_other_col
             assert {name for name in own if not torch.equal(own[name], theirs[name])} == anew
             assert (run.settings["channels"], run.settings["start"]) == ((8, 12), str(trained / "run"))
     with pytest.raises(ValueError, match=r"run has another network, to judge by [^\n]*; leave out[^\n]*$"):
-        ncsn.fit(pictures(), settings=replace(base, channels=(8, 16)), start=start)
-    with pytest.raises(ValueError, match="from given, which means nothing for rows"):
-        ncsn.fit(table(100), steps=1, settings=TrainSettings(start=str(trained / "run")))
+        ncsn.fit(IMAGES, settings=replace(base, channels=(8, 16)), start=start)

@@ -19,8 +19,8 @@ import ncsn
 from ncsn import run as runs
 from ncsn import storage
 from ncsn.cli import main as cli
-from ncsn.data import Origin, Reading
-from ncsn.data.units import Units
+from ncsn.kinds import Origin, Reading
+from ncsn.kinds.tables.columns import learn_columns
 from ncsn.run import Run
 from ncsn.run.folder import SHARED
 
@@ -33,7 +33,7 @@ LISTS = {"columns": ["km/h", "/home/secret/it"], "more": [["C:\\secret\\it", {"p
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run with a guide, its data, its numbers, settings that name places, and files that are nobody's business."""
-    score, guide = DIGITS.build(0.13, 0.31), DIGITS.build(0.2, 0.4)
+    score, guide = DIGITS.build({"data_mean": 0.13, "data_std": 0.31}), DIGITS.build()
     settings = {"dataset": "~/secret/pets", "more": "../secret/cats.zip", "other": "C:\\secret\\dogs", "size": "8x8"}
     folder = tmp_path / "run"
     data = Origin(dataset="/home/secret/pets.zip", reading=Reading(), digest="01ab", split=(30, 4, 5))
@@ -91,7 +91,7 @@ def test_a_push_sends_a_run_privately_and_nothing_else_and_replaces_another(
     assert there.settings == {"dataset": "pets", "more": "cats.zip", "other": "dogs", "size": "8x8"}
     assert here.origin is not None
     assert there.origin == replace(here.origin, dataset="pets.zip")
-    runs.write_model(run, DIGITS.build(0.1, 0.3))  # training goes on: the evaluation is of other weights
+    runs.write_model(run, DIGITS.build())  # training goes on: the evaluation is of other weights
     cli.main(["push", str(run), "ada/open", "--public"])
     assert not hub.create_repo.call_args.kwargs["private"]
     asked = hub.upload_folder.call_args.kwargs
@@ -160,9 +160,8 @@ def test_what_cannot_be_fetched_is_one_line(
 def test_texts_of_a_table_are_no_paths(hub: Mock, tmp_path: Path) -> None:
     texts: dict[str, tuple[str, ...]] = {"/a/x": ("/home", "/shop/home", "/cart")}
     recipe = replace(DIGITS, network="MLP", arguments={"dimensions": 2, "width": 8, "layers": 1}, shape=(2,))
-    recipe = replace(recipe, columns=("/a/x", "b"), categories=texts)
-    units = Units.of(torch.tensor([[0.0, 1], [1, 2], [2, 4], [0, 5]]).double())
-    Run(score=recipe.build(0.0, 1.0), recipe=recipe, units=units).save(tmp_path / "table")
+    rows = torch.tensor([[0.0, 1], [1, 2], [2, 4], [0, 5]]).double()
+    recipe = replace(recipe, transform=learn_columns(rows, ("/a/x", "b"), texts))
+    Run(score=recipe.build(), recipe=recipe).save(tmp_path / "table")
     cli.main(["push", str(tmp_path / "table"), "ada/new"])
-    there = ncsn.load(write(tmp_path / "there", hub.sent), device="cpu").recipe
-    assert (there.columns, there.categories) == (recipe.columns, texts)
+    assert ncsn.load(write(tmp_path / "there", hub.sent), device="cpu").recipe == recipe

@@ -1,36 +1,32 @@
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import combinations, product
 
 import pytest
 import torch
+from helpers import GaussianScore
 
+import ncsn
+from ncsn import metrics
 from ncsn.distributions import GaussianMixture
-from ncsn.evaluation.metrics import (
-    binned,
-    density_coverage,
-    frechet_distance,
-    kernel_distance,
-    kernel_gain,
-    mode_statistics,
-    psnr,
-    score_errors,
-    sliced_wasserstein,
-)
+from ncsn.evaluation import PIXELS, evaluate
+from ncsn.kinds.tables.columns import Columns, Real, learn_columns
+from ncsn.kinds.tables.judge import eight_gaussians, log_density
 from ncsn.score import Sigma
 
 
 def test_binned_means_and_empty_bins() -> None:
     values, position = torch.tensor([1.0, 3.0, 10.0]), torch.tensor([0.0, 0.5, 1.0])
-    assert binned(values, position, [0.0, 1.0, 2.0, 3.0]) == [2.0, 10.0, None]
+    assert metrics.binned(values, position, [0.0, 1.0, 2.0, 3.0]) == [2.0, 10.0, None]
 
 
 def test_sliced_wasserstein_of_a_shift_is_its_mean_projection(generator: torch.Generator) -> None:
     x = torch.randn(50, 2, generator=generator)
     shift = torch.tensor([3.0, -4.0])
     # A shift moves every projection by |<shift, direction>|, 2/π of its length on average in the plane.
-    assert sliced_wasserstein(x, x + shift, projections=20_000) == pytest.approx(5 * 2 / torch.pi, rel=0.02)
-    assert sliced_wasserstein(x, x[torch.randperm(50, generator=generator)]) == 0
+    assert metrics.sliced_wasserstein(x, x + shift, projections=20_000) == pytest.approx(5 * 2 / torch.pi, rel=0.02)
+    assert metrics.sliced_wasserstein(x, x[torch.randperm(50, generator=generator)]) == 0
 
 
 def test_the_errors_of_a_score_near_the_data_and_far_away(generator: torch.Generator) -> None:
@@ -41,7 +37,7 @@ def test_the_errors_of_a_score_near_the_data_and_far_away(generator: torch.Gener
         return truth(x, level) * torch.where(x.norm(dim=1, keepdim=True) > 2, 1.5, 1.1)
 
     grid = torch.tensor([[0.0, 0.0], [0.6, 0.0], [0.0, -1.7], [2.5, 0.0], [0.0, 7.0]])
-    (row,) = score_errors(score, truth, sigma[None], torch.zeros(1, 2), grid, generator=generator)
+    (row,) = metrics.score_errors(score, truth, sigma[None], torch.zeros(1, 2), grid, generator=generator)
     assert row["sigma"] == 0.5
     assert row["relative_error_beyond_distance_2"] == pytest.approx(0.25, rel=1e-5)
     # With u = |x|²/(2T) ~ Exp(1), T = 1 + σ², the score's square is 2u/T; beyond 2 it is u > a = 2/T.
@@ -55,31 +51,32 @@ def test_the_errors_of_a_score_near_the_data_and_far_away(generator: torch.Gener
 
 
 def test_psnr_in_closed_form() -> None:
-    assert psnr(torch.full((1, 4, 4), 0.4), torch.full((1, 4, 4), 0.5)) == pytest.approx(20)
-    assert psnr(torch.tensor([-3.0, 0.5]), torch.tensor([0.1, 0.5])) == pytest.approx(-10 * math.log10(0.005))
+    assert metrics.psnr(torch.full((1, 4, 4), 0.4), torch.full((1, 4, 4), 0.5)) == pytest.approx(20)
+    assert metrics.psnr(torch.tensor([-3.0, 0.5]), torch.tensor([0.1, 0.5])) == pytest.approx(-10 * math.log10(0.005))
 
 
 def test_the_error_of_a_weight_has_no_sign() -> None:
     mixture = GaussianMixture(torch.tensor([[-1.0], [1.0], [9.0]]), 1.0, torch.tensor([0.6, 0.2, 0.2]))
-    left, right, far = mode_statistics(torch.tensor([[-1.5], [-1.0], [0.5], [2.5]]), mixture)
+    left, right, far = metrics.mode_statistics(torch.tensor([[-1.5], [-1.0], [0.5], [2.5]]), mixture)
     assert [mode["weight"] for mode in (left, right, far)] == [0.5, 0.5, 0]
     assert [mode["weight_error"] for mode in (left, right, far)] == pytest.approx([0.1, 0.3, 0.2])
     assert (left["mean"], right["mean"], far["mean"]) == ([-1.25], [1.5], [])
     assert [left["std"], right["std"]] == pytest.approx([0.125**0.5, 2**0.5])
     assert far["std"] is None
-    alone = mode_statistics(torch.tensor([[9.5]]), mixture)[2]
+    alone = metrics.mode_statistics(torch.tensor([[9.5]]), mixture)[2]
     assert (alone["weight"], alone["mean"], alone["std"]) == (1, [9.5], None)
 
 
 def test_density_and_coverage_of_points_on_a_line() -> None:
     """Neighbourhoods reach to the second nearest: 2, 1, 1, 1, 2 around 0, 1, 2, 3, 4."""
     real = torch.arange(5.0)[:, None]
-    density, coverage = density_coverage(real, torch.tensor([[0.5], [-1.5], [20.0]]), k=2)
+    density, coverage = metrics.density_coverage(real, torch.tensor([[0.5], [-1.5], [20.0]]), k=2)
     # 0.5 is within those of 0 and 1, −1.5 within that of 0, 20 within none: 3/(2·3), and two of five are reached.
     assert density == pytest.approx(3 / 6)
     assert coverage == pytest.approx(2 / 5)
     far = torch.arange(60.0).view(30, 2) ** 2 + 1e6
-    assert density_coverage(far, far + 1) == density_coverage(far - 1e6, far - 1e6 + 1), "in float32, too"
+    near = metrics.density_coverage(far - 1e6, far - 1e6 + 1)
+    assert metrics.density_coverage(far, far + 1) == near, "in float32, too"
 
 
 def test_a_gain_is_a_difference_of_kernel_distances_with_the_error_that_repetition_shows() -> None:
@@ -88,14 +85,13 @@ def test_a_gain_is_a_difference_of_kernel_distances_with_the_error_that_repetiti
         x = noise + torch.tensor([0.5, 0.0, 0.0])
         return x, noise + 0.1 * torch.randn(80, 3, generator=r), torch.randn(1000, 3, generator=r)
 
-    found = [
-        (kernel_gain(x, z, y), (x, z, y)) for x, z, y in (drawn(torch.Generator().manual_seed(i)) for i in range(200))
-    ]
-    (gain, _), (x, z, y) = found[0]
-    assert gain == pytest.approx(kernel_distance(x, y) - kernel_distance(z, y))
-    gains, errors = (torch.tensor(column) for column in zip(*(each for each, _ in found), strict=True))
+    sets = [drawn(torch.Generator().manual_seed(i)) for i in range(200)]
+    found = [metrics.kernel_gain(*each) for each in sets]
+    x, z, y = sets[0]
+    assert found[0][0] == pytest.approx(metrics.kernel_distance(x, y) - metrics.kernel_distance(z, y))
+    gains, errors = (torch.tensor(column) for column in zip(*found, strict=True))
     assert float(errors.square().mean().sqrt()) == pytest.approx(float(gains.std()), rel=0.2)
-    mixed = [kernel_gain(x, z.roll(1, 0), y)[1] for _, (x, z, y) in found]
+    mixed = [metrics.kernel_gain(x, z.roll(1, 0), y)[1] for x, z, y in sets]
     assert float(errors.mean()) < 0.95 * sum(mixed) / len(mixed), "pairs have most of chance in common"
 
 
@@ -107,20 +103,7 @@ def test_the_kernel_distance_is_unbiased() -> None:
         return float(torch.stack([(a @ b / 2 + 1) ** 3 for a, b in pairs]).mean())
 
     expected = mean(combinations(x, 2)) + mean(combinations(y, 2)) - 2 * mean(product(x, y))
-    assert kernel_distance(x, y) == pytest.approx(expected)
-
-
-def test_the_frechet_distance_of_four_points_in_closed_form() -> None:
-    """Covariances (2/3)·I and diag(6, 1/6), and a shift of √5: 5 + 4/3 + 37/6 − 2(√4 + √(1/9))."""
-    x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    y = x * torch.tensor([3.0, 0.5]) + torch.tensor([1.0, 2.0])
-    assert frechet_distance(x, y) == pytest.approx(5 + 4 / 3 + 37 / 6 - 2 * (2 + 1 / 3), rel=1e-6)
-    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
-
-
-def test_the_sliced_distance_on_a_line_is_the_mean_distance_in_order() -> None:
-    x, y = torch.tensor([[3.0], [0.0], [1.0]]), torch.tensor([[-1.0], [2.0], [5.0]])
-    assert sliced_wasserstein(x, y, projections=3) == pytest.approx((1 + 1 + 2) / 3)
+    assert metrics.kernel_distance(x, y) == pytest.approx(expected)
 
 
 def test_bytes_are_measured_as_the_reals_that_they_are(generator: torch.Generator) -> None:
@@ -129,8 +112,8 @@ def test_bytes_are_measured_as_the_reals_that_they_are(generator: torch.Generato
     directions = torch.randn(6, 128, generator=torch.Generator().manual_seed(0))
     at_once = [(z.float() @ (directions / directions.norm(dim=0))).sort(0).values for z in (x, y)]
     expected = float((at_once[0] - at_once[1]).abs().mean())
-    assert sliced_wasserstein(x, y) == pytest.approx(expected, rel=1e-5)
-    assert sliced_wasserstein(x / 255, y / 255) == pytest.approx(expected / 255, rel=1e-5)
+    assert metrics.sliced_wasserstein(x, y) == pytest.approx(expected, rel=1e-5)
+    assert metrics.sliced_wasserstein(x / 255, y / 255) == pytest.approx(expected / 255, rel=1e-5)
 
 
 @pytest.mark.parametrize(("n", "m"), [(7, 12), (40, 9)])
@@ -143,5 +126,42 @@ def test_the_frechet_distance_of_few_points_in_many_dimensions(n: int, m: int, g
     largest = torch.linalg.eigvals(covariances).real.topk(min(n - 1, m - 1, 20)).values
     spread = torch.cov(x.T).trace() + torch.cov(y.T).trace() - 2 * largest.sqrt().sum()
     expected = float((x.mean(0) - y.mean(0)).square().sum() + spread)
-    assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-8)
-    assert frechet_distance(y, x) == pytest.approx(expected, rel=1e-8)
+    assert metrics.frechet_distance(x, y) == pytest.approx(expected, rel=1e-8)
+    assert metrics.frechet_distance(y, x) == pytest.approx(expected, rel=1e-8)
+    assert metrics.frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
+
+
+# How a run's samples are judged.
+
+
+def test_densities_of_a_table_are_in_its_units(generator: torch.Generator) -> None:
+    """Eight Gaussians know a mixture of two but for a tenth of a nat, and an exact run but for its solver."""
+    mixture, columns = GaussianMixture(torch.tensor([[-1.2], [0.8]]), 0.3, torch.tensor([0.4, 0.6])), [1000.0, 0.01]
+    z = torch.cat([mixture.sample(1100, generator=generator) for _ in columns], 1).double()
+    transform = Columns(columns=tuple(Real(name=f"{scale}", shift=-7.0, scale=scale) for scale in columns))
+
+    def independent(z: torch.Tensor, sigma: Sigma, /) -> torch.Tensor:
+        return torch.cat([mixture(part, sigma) for part in torch.split(z, 1, 1)], 1)
+
+    x, run = transform.inverse(z), ncsn.Run.of(independent, (2,), sigma_max=15.0, sigma_min=0.01)
+    run = replace(run, recipe=replace(run.recipe, transform=transform))
+    truth = mixture.log_prob(z[1000:].view(-1, 1), 0.01).view(100, 2).sum(1).mean() - math.log(1000 * 0.01)
+    assert log_density(run, x[1000:]) == pytest.approx(float(truth), abs=1e-3)
+    assert eight_gaussians(x[:1000].numpy(), x[1000:].numpy(), transform) == pytest.approx(float(truth), abs=0.1)
+
+
+def test_the_log_density_of_a_cell_is_its_mean_and_not_that_of_its_middle() -> None:
+    """Of a fair coin, from a score that is too sure of the edge between its sides: P is ½, in the middle it is 0.28."""
+    x = torch.arange(1000)[:, None].double() % 2
+    run = ncsn.Run.of(GaussianScore(0.0, 0.35), (1,), sigma_max=15.0, sigma_min=0.01)
+    run = replace(run, recipe=replace(run.recipe, transform=learn_columns(x, ["side"])))
+    assert float(run.log_prob(x[:2]).mean()) == pytest.approx(-1.27, abs=0.1)
+    assert math.log(0.5) - 0.2 < log_density(run, x) < math.log(0.5) + 0.02
+
+
+def test_images_are_judged_as_they_are_asked_to_be_drawn() -> None:
+    x = torch.randint(256, (60, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = ncsn.kinds.Dataset(x[:20], x[20:40], x[40:])
+    run = ncsn.Run.of(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=5.0, sigma_min=0.02)
+    asked, usual = (evaluate(run.sample(20, seed=2, levels=levels), data, PIXELS).report() for levels in (3, None))
+    assert evaluate(run, data, PIXELS, n=20, seed=2, levels=3).report() == asked != usual

@@ -6,7 +6,7 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from http.client import HTTPConnection, HTTPMessage, RemoteDisconnected
 from http.server import ThreadingHTTPServer
@@ -110,13 +110,13 @@ def test_a_page_that_is_not_built_says_how(tmp_path: Path) -> None:
         assert share.page(package) == place
 
 
-@pytest.mark.parametrize(("words", "model"), [([], b"ours"), (["it"], b"own")])
-def test_the_page_is_served_with_the_model_that_is_asked_for_until_ctrl_c(
-    words: list[str], model: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("model.onnx", "model.guide.onnx"):
-        (folder / name).write_bytes(b"ours")
-    served, server = [], share.server
+Play = Callable[..., list[bytes]]
+
+
+@pytest.fixture
+def play(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Play:
+    """Run ``ncsn play`` on runs of a shape; returns the model that it serves, and the page."""
+    served, server = list[bytes](), share.server
 
     def look(server: ThreadingHTTPServer) -> None:
         """The user looks at the address, and types Ctrl-C."""
@@ -124,36 +124,38 @@ def test_the_page_is_served_with_the_model_that_is_asked_for_until_ctrl_c(
         raise Stopped(2)
 
     def serve(place: Path, port: int) -> ThreadingHTTPServer:
-        assert (place / "model.guide.onnx").exists() == (model == b"ours"), "no guide of another model"
+        ours = (place / "model.onnx").read_bytes() == b"ours"
+        assert (place / "model.guide.onnx").exists() == ours, "no guide of another model"
         served.extend([(place / "model.onnx").read_bytes(), (place / "index.html").read_bytes()])
         return server(place, port)
 
+    def play(*words: str, shape: tuple[int, ...] = (1, 4, 4)) -> list[bytes]:
+        run = ncsn.Run.of(zero_score, shape, sigma_max=1.0, sigma_min=0.1)
+        monkeypatch.setattr(ncsn, "load", lambda *_, device: run, raising=False)
+        cli.main(["play", *words, "--port", "0"])
+        return served
+
+    for name in ("model.onnx", "model.guide.onnx"):
+        (folder / name).write_bytes(b"ours")
     monkeypatch.setattr(share, "page", lambda: folder)
     monkeypatch.setattr(share, "server", serve)
-    run = ncsn.Run.of(zero_score, (1, 4, 4), sigma_max=1.0, sigma_min=0.1)
-    monkeypatch.setattr(ncsn, "load", lambda *_, device: run, raising=False)
     monkeypatch.setattr(ncsn, "export", lambda run, out: out.write_bytes(b"own"), raising=False)
     monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", look)
-    cli.main(["play", *words, "--port", "0"])
-    assert "error" not in capsys.readouterr().err
-    assert served == [model, HOME]
+    return play
 
 
-@pytest.mark.parametrize(("shape", "status"), [((2,), 2), ((1, 16), 2), ((2, 4, 4), 2), ((3, 4, 4), 0), ((1, 4, 4), 0)])
-def test_the_page_draws_with_runs_of_images(
-    shape: tuple[int, ...], status: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("words", "model"), [([], b"ours"), (["it"], b"own")])
+def test_the_page_is_served_with_the_model_that_is_asked_for_until_ctrl_c(
+    words: list[str], model: bytes, play: Play, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def look(_: ThreadingHTTPServer) -> None:
-        raise Stopped(2)
+    assert play(*words) == [model, HOME]
+    assert "error" not in capsys.readouterr().err
 
-    run = ncsn.Run.of(zero_score, shape, sigma_max=1.0, sigma_min=0.1)
-    monkeypatch.setattr(share, "page", lambda: folder)
-    monkeypatch.setattr(ncsn, "load", lambda *_, device: run, raising=False)
-    monkeypatch.setattr(ncsn, "export", lambda _, out: out.touch(), raising=False)
-    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", look)
-    expected = pytest.raises(SystemExit, match=f"^{status}$") if status else nullcontext()
-    with expected:
-        cli.main(["play", "it", "--port", "0"])
+
+@pytest.mark.parametrize(("shape", "status"), [((2,), 2), ((1, 16), 2), ((2, 4, 4), 2), ((3, 4, 4), 0)])
+def test_the_page_draws_with_runs_of_images(shape: tuple[int, ...], status: int, play: Play) -> None:
+    with pytest.raises(SystemExit, match=f"^{status}$") if status else nullcontext():
+        play("it", shape=shape)
 
 
 def test_a_port_that_is_used_is_named(

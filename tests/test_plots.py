@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ncsn import plots
 from ncsn.distributions import GaussianMixture
+from ncsn.kinds.images import show_grid
 from ncsn.samplers import Step
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 1.0], [3.0, 0.0]]), 0.7)
@@ -45,6 +46,12 @@ def test_a_grid_shows_bytes_and_the_reals_that_stand_for_them(channels: int, see
     assert Image.open(tmp_path / "x.png").tobytes() == grid.tobytes()
 
 
+def test_many_samples_stand_in_about_as_many_columns_as_rows(tmp_path: Path) -> None:
+    show_grid(torch.zeros(81, 1, 10, 8), [], tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.size == plots.image_grid(torch.zeros(81, 1, 10, 8), columns=9).size
+
+
 def test_visible_keeps_clean_images_and_fits_two_standard_deviations_of_noise() -> None:
     assert plots.visible(torch.tensor([[0.0, 0.999]]), 0.0).tolist() == [[0, 255]]
     low, high = plots.visible(torch.tensor([0.0 - 2 * 3, 1.0 + 2 * 3]), 3.0).tolist()
@@ -58,9 +65,8 @@ def test_evolution_shows_examples_in_rows_and_levels_in_columns() -> None:
     assert axes.get_xticks().tolist() == [16.5, 49.5, 82.5]
     assert axes.images[0].get_clim() == (0, 255)
     shown = [plots.visible(x[i][None], sigma)[0] for i in (0, 1) for sigma, x in [steps(3)[k] for k in (0, 2, 3)]]
-    assert np.array_equal(
-        axes.images[0].get_array(), np.asarray(plots.image_grid(torch.stack(shown), columns=3, zoom=3))
-    )
+    expected = plots.image_grid(torch.stack(shown), columns=3, zoom=3)
+    assert np.array_equal(axes.images[0].get_array(), np.asarray(expected))
 
 
 def test_scatter_panels_show_points_under_their_titles() -> None:
@@ -75,17 +81,13 @@ def test_scatter_panels_show_points_under_their_titles() -> None:
 
 
 def test_score_field_shows_both_fields_and_their_relative_error() -> None:
-    def score(x: Tensor, sigma: Any, /) -> Tensor:
-        return 1.5 * MIXTURE(x, sigma)
-
-    figure: Any = plots.score_field(score, MIXTURE, [0.5, 2.0], POINTS, view=4)
+    figure: Any = plots.score_field(lambda x, sigma: 1.5 * MIXTURE(x, sigma), MIXTURE, [0.5, 2.0], POINTS, view=4)
     fine = torch.cartesian_prod(*[torch.linspace(-4, 4, 160)] * 2).flip(1)  # rows go up, columns to the right
     for row, sigma in enumerate((0.5, 2.0)):
         exact, estimate, error = figure.axes[3 * row : 3 * row + 3]
         size = MIXTURE(fine, sigma).norm(dim=1).view(160, 160)
-        torch.testing.assert_close(torch.as_tensor(np.asarray(exact.images[0].get_array())), size)
-        torch.testing.assert_close(torch.as_tensor(np.asarray(estimate.images[0].get_array())), 1.5 * size)
-        torch.testing.assert_close(torch.as_tensor(np.asarray(error.images[0].get_array())), torch.full_like(size, 0.5))
+        for axes, expected in ((exact, size), (estimate, 1.5 * size), (error, torch.full_like(size, 0.5))):
+            torch.testing.assert_close(torch.as_tensor(np.asarray(axes.images[0].get_array())), expected)
         (arrows,) = (part for part in estimate.collections if part.get_offsets().shape == (361, 2))
         direction = MIXTURE(torch.as_tensor(np.asarray(arrows.get_offsets()), dtype=torch.float32), sigma)
         drawn = torch.as_tensor(np.stack([arrows.U, arrows.V], 1))
@@ -133,12 +135,9 @@ def test_columns_have_one_axis_in_all_panels_and_pairs_lie_along_them(tmp_path: 
     canvas.draw()
     width, height = canvas.get_width_height()
     texts = [text for axes in figure.axes for text in (axes.title, axes.yaxis.label)] + list(figure.texts)
-    for text in texts:
-        box = text.get_window_extent(canvas.get_renderer())
-        assert box.x0 > -1, text
-        assert box.y0 > -1, text
-        assert box.x1 < width + 1, text
-        assert box.y1 < height + 1, text
+    boxes = np.array([text.get_window_extent(canvas.get_renderer()).extents for text in texts])
+    assert (boxes > -1).all()
+    assert (boxes < np.array([width + 1, height + 1] * 2)).all()
 
 
 def test_pairs_are_above_each_other() -> None:
@@ -152,10 +151,8 @@ def test_the_page_of_a_posterior() -> None:
     figure: Any = plots.posterior_page(samples[1], samples[0], samples)
     titles = [axes.get_title().split(" (")[0] for axes in figure.axes]
     assert titles == ["truth", "measurement", "mean", "standard deviation", "samples of the posterior"]
-    deviation = samples.std(0)
-    for axes, image in zip(
-        figure.axes, (samples[1], samples[0], samples.mean(0), deviation / deviation.max()), strict=False
-    ):
+    expected = samples[1], samples[0], samples.mean(0), samples.std(0) / samples.std(0).max()
+    for axes, image in zip(figure.axes, expected, strict=False):
         assert axes.images[0].get_clim() == (0, 255)
         drawn = torch.as_tensor(np.asarray(axes.images[0].get_array())).permute(2, 0, 1)
         assert torch.equal(drawn, (256 * image).floor().clamp(0, 255).to(torch.uint8))

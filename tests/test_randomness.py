@@ -5,68 +5,61 @@ made on the device ``meta`` unless they are told otherwise, which cannot be mixe
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from helpers import GaussianScore
+from helpers import SAMPLING, GaussianScore
 from torch import Generator, Tensor
 
-from ncsn import objectives, problems
-from ncsn import samplers as ways
-from ncsn.data import batches
-from ncsn.data.units import dequantize
-from ncsn.distributions import Boxes, Empirical, GaussianMixture, Ring
-from ncsn.likelihood import log_prob
-from ncsn.networks import MLP
-from ncsn.noise import Geometric, LogNormal, LogUniform
-from ncsn.objectives import Batch, training_loss
-from ncsn.samplers import Sampling
-from ncsn.score import ScoreModel
+import ncsn
+from ncsn import Batch, Geometric, LogUniform, Score, batches, posteriors, training_loss
+from ncsn.distributions import Boxes
+from ncsn.quantization import dequantize
 
 SCORE = GaussianScore(0.3, 0.8)
 X = torch.linspace(-2, 2, 12).view(6, 2)
-MEAN = torch.zeros(1, 2)
 SIGMA = torch.linspace(0.2, 2.0, 6)
+NOISE = LogUniform(3.0, 0.5)
 SIGMAS = Geometric(3.0, 0.5, 4).sigmas()
-DATA = Empirical(torch.linspace(-3, 3, 20).view(10, 2), torch.arange(10) % 2)
-MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]))
-SAMPLING = Sampling(sigma_max=3.0, sigma_min=0.5, sampler="heun", levels=4, steps=1, eps=0.1)
-MODEL = ScoreModel(MLP(2, 8, 1), 0.1, 1.2)
-LABEL = torch.arange(6) % 2
-BOXES = Boxes(torch.zeros(2, 2), 1.0)
+DATA = ncsn.Empirical(torch.linspace(-3, 3, 20).view(10, 2), torch.arange(10) % 2)
+MIXTURE = ncsn.GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]))
+MODEL, LABELLED = ncsn.ScoreModel(ncsn.MLP(2, 8, 1), 0.1, 1.2), Batch(X, torch.arange(6) % 2)
+BOXES, MEAN, KNOWN = Boxes(torch.zeros(2, 2), 1.0), torch.zeros(1, 2), torch.tensor([True, False])
 BYTES = torch.arange(20, dtype=torch.uint8)[:, None]
-KNOWN = torch.tensor([True, False])
+
+
+def told(score: Score, x: Tensor, sigma: Tensor, *, label: Tensor, generator: Generator) -> Tensor:
+    return label.float()
 
 
 CASES: dict[str, Callable[[Generator], Tensor]] = {
     "Geometric": lambda g: Geometric(3.0, 0.5, 4).sample(6, generator=g),
-    "LogNormal": lambda g: LogNormal(0.0, 1.0, 3.0, 0.5).sample(6, generator=g),
-    "LogUniform": lambda g: LogUniform(3.0, 0.5).sample(6, generator=g),
+    "LogNormal": lambda g: ncsn.LogNormal(0.0, 1.0, 3.0, 0.5).sample(6, generator=g),
+    "LogUniform": lambda g: NOISE.sample(6, generator=g),
     "GaussianMixture": lambda g: MIXTURE.sample(6, generator=g),
-    "Ring": lambda g: Ring().sample(6, generator=g),
+    "Ring": lambda g: ncsn.Ring().sample(6, generator=g),
     "Boxes": lambda g: BOXES.sample(6, generator=g),
     "Empirical": lambda g: DATA.sample(6, generator=g),
-    "dsm": lambda g: objectives.dsm(SCORE, X, SIGMA, generator=g),
-    "ssm": lambda g: objectives.ssm(MIXTURE, X, SIGMA, generator=g),
-    "exact": lambda g: objectives.exact(SCORE, X, SIGMA, generator=g),
-    "posterior_dsm": lambda g: objectives.posterior_dsm(SCORE, X, SIGMA, data_score=DATA, above=0.5, generator=g),
-    "training_loss": lambda g: training_loss(LogUniform(3, 0.5), generator=g)(MODEL, Batch(X))[0],
-    "dropped labels": lambda g: training_loss(
-        LogUniform(3, 0.5), lambda *_, label, generator: label.float(), drop_label=0.5, generator=g
-    )(MODEL, Batch(X, LABEL))[0],
+    "dsm": lambda g: ncsn.dsm(SCORE, X, SIGMA, generator=g),
+    "ssm": lambda g: ncsn.ssm(MIXTURE, X, SIGMA, generator=g),
+    "exact": lambda g: ncsn.exact(SCORE, X, SIGMA, generator=g),
+    "posterior_dsm": lambda g: ncsn.posterior_dsm(SCORE, X, SIGMA, data_score=DATA, above=0.5, generator=g),
+    "training_loss": lambda g: training_loss(NOISE, generator=g)(MODEL, Batch(X))[0],
+    "dropped labels": lambda g: training_loss(NOISE, told, drop_label=0.5, generator=g)(MODEL, LABELLED)[0],
     "batches": lambda g: next(batches(X, 4, generator=g)).x,
     "batches of bytes": lambda g: next(batches(BYTES, 4, generator=g)).x,
     "dequantize": lambda g: dequantize(BYTES, generator=g),
-    "log_prob": lambda g: log_prob(MIXTURE, X, sigma_max=30, sigma_min=0.5, probes=2, generator=g).log_prob,
-    "replacement": lambda g: problems.replacement(MIXTURE, KNOWN, X, generator=g)(X + 1, 0.7),
-    "known_pixels": lambda g: problems.known_pixels((1, 6, 6), "random", generator=g),
+    "log_prob": lambda g: ncsn.log_prob(MIXTURE, X, sigma_max=30, sigma_min=0.5, probes=2, generator=g).log_prob,
+    "replacement": lambda g: posteriors.replacement(MIXTURE, KNOWN, X, generator=g)(X + 1, 0.7),
+    "known_pixels": lambda g: posteriors.known_pixels((1, 6, 6), "random", generator=g),
     "start": lambda g: SAMPLING.start(MEAN, 6, generator=g),
-    "langevin": lambda g: [*ways.langevin(SCORE, X, 0.7, step_size=0.1, steps=2, generator=g)][-1].x,
-    "annealed": lambda g: [*ways.annealed_langevin(SCORE, X, SIGMAS, eps=0.1, steps=2, generator=g)][-1].x,
-    "consistent": lambda g: [*ways.consistent_annealed(SCORE, X, SIGMAS, eta=0.8, generator=g)][-1].x,
-    "pc": lambda g: [*ways.predictor_corrector(SCORE, X, SIGMAS, generator=g)][-1].x,
-    "edm": lambda g: [*ways.edm(SCORE, X, SIGMAS, churn=1.0, generator=g)][-1].x,
-    "dpm_solver": lambda g: [*ways.dpm_solver(SCORE, X, SIGMAS, stochasticity=1.0, generator=g)][-1].x,
+    "langevin": lambda g: [*ncsn.langevin(SCORE, X, 0.7, step_size=0.1, steps=2, generator=g)][-1].x,
+    "annealed": lambda g: [*ncsn.annealed_langevin(SCORE, X, SIGMAS, eps=0.1, steps=2, generator=g)][-1].x,
+    "consistent": lambda g: [*ncsn.consistent_annealed(SCORE, X, SIGMAS, eta=0.8, generator=g)][-1].x,
+    "pc": lambda g: [*ncsn.predictor_corrector(SCORE, X, SIGMAS, generator=g)][-1].x,
+    "edm": lambda g: [*ncsn.edm(SCORE, X, SIGMAS, churn=1.0, generator=g)][-1].x,
+    "dpm_solver": lambda g: [*ncsn.dpm_solver(SCORE, X, SIGMAS, stochasticity=1.0, generator=g)][-1].x,
 }
 
 
@@ -80,3 +73,16 @@ def test_draws_come_from_the_generator_alone_on_its_device(name: str) -> None:
     assert not torch.equal(function(torch.Generator().manual_seed(8)).detach(), first)
     with torch.device("meta"):
         assert torch.equal(function(torch.Generator().manual_seed(7)).detach(), first)
+
+
+def test_no_two_blocks_of_any_seeds_are_the_same() -> None:
+    """A generator on a CPU has 2³² seeds, so the last two are one."""
+    run = ncsn.Run.of(SCORE, (1,), sigma_max=5.0, sigma_min=0.5)
+    how: dict[str, Any] = {"levels": 2, "sampler": "heun"}
+    first = []
+    for seed in (0, 1, 2, 2**32 - 1, 2**63 - 1):
+        whole, part = ([*steps][-1].x[:5, 0] for steps in run.blocks(2 * run.block, seed=seed, **how))
+        assert torch.equal(whole, run.sample(run.block, seed=seed, **how)[:5, 0])
+        first += [tuple(whole.tolist()), tuple(part.tolist())]
+    assert len(set(first)) >= len(first) - 2
+    assert len(set(first[:6])) == 6

@@ -2,35 +2,42 @@
 
 import json
 import math
+import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import z_score
-from learning import arrays, tiny
+from helpers import refusal
+from learning import arrays, pictures, tiny
+from pictures import write
 from safetensors.torch import load_file
 from torch import Tensor
 
 import ncsn
 from ncsn import run as runs
+from ncsn.batching import batches
 from ncsn.cli import console
-from ncsn.data import batches
-from ncsn.learn.fit import held_out_losses
-from ncsn.learn.record import BAND_NAMES, BANDS, Record, left, opened, verdict
-from ncsn.learn.settings import Job
-from ncsn.machine.interrupts import Stopped
+from ncsn.cli import main as cli
+from ncsn.learn.fit import Judge, Lesson, OwnParts, plan
+from ncsn.learn.opening import open_run
+from ncsn.learn.record import BAND_NAMES, BANDS, Record, Row, best_row, verdict
+from ncsn.learn.settings import Job, TrainSettings
+from ncsn.machine.interrupts import Stopped, at_most
 from ncsn.networks import MLP
-from ncsn.noise import Geometric, LogUniform
-from ncsn.objectives import Batch, training_loss
+from ncsn.noise import Geometric, LogNormal
+from ncsn.objectives import dsm, training_loss
 from ncsn.score import ScoreModel
-from ncsn.training import Budget, NonFiniteLossError, Progress, Row, State, train
+from ncsn.training import Budget, NonFiniteLossError, Progress, State, train
 
 DATA = torch.randn(200, 2, generator=torch.Generator().manual_seed(9))
 FALLING = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3]
@@ -39,17 +46,15 @@ RISING = [1.0, 0.5, 0.4, 0.5, 0.6, 0.7, 0.7, 0.8, 0.8, 0.9]
 
 
 @pytest.mark.parametrize(
-    ("losses", "examples", "falls", "few", "best", "last"),
-    [(FALLING, 1000, True, False, 10, 10), (SETTLED, 999, False, True, 6, 10), (RISING, 77, False, True, 3, 3)],
+    ("losses", "best", "last", "said"),
+    [(FALLING, 10, 10, {"falling"}), (SETTLED, 6, 10, {"copies"}), (RISING, 3, 3, {"copies", "0.9000"})],
 )
-def test_a_verdict_is_drawn_from_held_out_losses(
-    losses: list[float], examples: int, falls: bool, few: bool, best: int, last: int
-) -> None:
+def test_a_verdict_is_drawn_from_held_out_losses(losses: list[float], best: int, last: int, said: set[str]) -> None:
     rows = [Row(step=i, loss=9.0, validation_loss=loss, validation_bands=[]) for i, loss in enumerate(losses, 1)]
-    line = verdict(rows, examples)
-    assert (f"step {best}" in line, "0.9000" in line) == (True, losses is RISING)
-    assert ("falling" in line, "copies" in line) == (falls, few)
-    assert left(rows, 0.01).step == last
+    line = verdict(rows, 999 if "copies" in said else 1000)
+    assert f"step {best}" in line
+    assert {word for word in ("falling", "copies", "0.9000") if word in line} == said
+    assert best_row(rows, 0.01).step == last
 
 
 def test_bands_are_called_after_their_ends() -> None:
@@ -57,37 +62,31 @@ def test_bands_are_called_after_their_ends() -> None:
     assert [0, *ends, math.inf] == sorted((BANDS + BANDS)[1:-1])
 
 
-def test_held_out_losses_are_those_of_held_out_images() -> None:
+def test_held_out_losses_are_those_of_held_out_images_and_of_their_own_classes() -> None:
     """Of a network that says nothing, on images that are all one grey: F* is known, and so is its mean square."""
-    grey, mean, std = 200, 0.2, 0.3
-    model = ScoreModel(torch.nn.Identity(), mean, std)
-    model.network.forward = lambda x, c: torch.zeros_like(x)
-    images = torch.full((7, 1, 8, 8), grey, dtype=torch.uint8)
-    state = State(model, [], generator=torch.Generator())
-    losses, sigmas, _ = held_out_losses(state, Batch(images), LogUniform(10.0, 0.01), (256, 256))
-    assert losses.shape == sigmas.shape == (512,)
-    # F* = (σ²(x₀ − μ) − σσ_d² z)/(σσ_d√(σ² + σ_d²)), with x₀ a grey within a 256th.
-    away = ((grey + 0.5) / 256 - mean) ** 2 + 1 / (12 * 256**2)
-    expected = (sigmas**2 * away + std**4) / (std**2 * (sigmas**2 + std**2))
-    assert abs(z_score(losses / expected, 1.0)) < 4
-    state.step = 3  # the noise stays, for reports to be compared
-    assert torch.equal(losses, held_out_losses(state, Batch(images), LogUniform(10.0, 0.01), (256, 256))[0])
+    shown, data, mean, std = list[Tensor](), pictures(), 0.2, 0.3
+    assert data.labels is not None
+    labels = replace(data.labels, validation=1 + torch.arange(90) % 2)
+    data = replace(data, validation=torch.full_like(data.validation, 200), labels=labels)
 
-
-def test_held_out_losses_are_those_of_the_images_own_classes() -> None:
-    shown: list[Tensor] = []
-
-    class Told(torch.nn.Module):
+    class Silent(torch.nn.Module):
         labels = torch.nn.Embedding(4, 1)
 
         def forward(self, x: Tensor, c: Tensor, label: Tensor) -> Tensor:
             shown.append(label)
             return torch.zeros_like(x)
 
-    examples = Batch(torch.rand(7, 1, 4, 4), torch.arange(7) % 2 + 1)
-    state = State(ScoreModel(Told(), 0.2, 0.3), [], generator=torch.Generator())
-    held_out_losses(state, examples, LogUniform(10.0, 0.01), (256,))
+    state = State(ScoreModel(Silent(), mean, std), [], generator=torch.Generator())
+    planned = plan(data, tiny(), OwnParts(noise=(noise := Geometric(3.0, 0.02, 4))))
+    judge = Judge(Lesson(planned, data, Record(), state.generator, 16), state)
+    row = judge.report(0, None, 0.0)
     assert set(torch.cat(shown).tolist()) == {1, 2}
+    # F* = (σ²(x₀ − μ) − σσ_d² z)/(σσ_d√(σ² + σ_d²)), with x₀ a grey within a 256th.
+    away, squares = (200.5 / 256 - mean) ** 2 + 1 / (12 * 256**2), noise.sigmas() ** 2
+    high, middle, low, lowest = ((squares * away + std**4) / (std**2 * (squares + std**2))).tolist()
+    expected = [lowest, low, None, middle, high]
+    assert row.validation_bands == [None if loss is None else pytest.approx(loss, rel=0.06) for loss in expected]
+    assert judge.report(0, None, 0.0) == row, "the noise stays, for reports to be compared"
 
 
 def training(steps: int, signals: Sequence[int] = (), bad: int = 99) -> tuple[State, Iterator[Progress]]:
@@ -95,13 +94,16 @@ def training(steps: int, signals: Sequence[int] = (), bad: int = 99) -> tuple[St
     torch.manual_seed(0)
     g = torch.Generator().manual_seed(0)
     state = State(ScoreModel(MLP(2, 8, 1)), generator=g)
-    plain = training_loss(Geometric(5.0, 0.2, 5), generator=g)
 
-    def loss(model: ScoreModel, batch: Batch) -> tuple[Tensor, Tensor]:
-        losses, sigmas = plain(model, batch)
-        return losses * (math.nan if state.step >= bad else 1.0), sigmas
+    def objective(*args: Any, **how: Any) -> Tensor:
+        return dsm(*args, **how) * (math.nan if state.step >= bad else 1.0)
 
+    loss = training_loss(Geometric(5.0, 0.2, 5), objective, generator=g)
     return state, train(state, batches(DATA, 16, generator=g), loss, budget=Budget(steps=steps), signals=signals)
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def step_of(folder: Path) -> int:
@@ -133,18 +135,26 @@ def test_a_signal_ends_the_step_and_saves(number: signal.Signals, at: int, end: 
     """A second one is the same: torchrun passes on what all processes were sent.  The last step may be the one."""
     record, handler = Record(folder=tmp_path), signal.getsignal(number)
     state, progress = training(50, record.signals)
-
-    def consume() -> None:
-        for p in record.watch(progress, state):
-            if p.step == at:  # what comes after a step is known to all processes in the next one
-                signal.raise_signal(number)
-                signal.raise_signal(signal.SIGTERM)
-
+    watched = record.watch(progress, state)
+    assert next(p for p in watched if p.step == at)
+    signal.raise_signal(number)  # what comes after a step is known to all processes in the next one
+    signal.raise_signal(signal.SIGTERM)
     with pytest.raises(Stopped, match=f"at step {end}") as stop:
-        consume()
+        list(watched)
     assert stop.value.number in (number, signal.SIGTERM)
     assert step_of(tmp_path) == end
     assert signal.getsignal(number) == handler
+
+
+@pytest.mark.parametrize("error", [None, ValueError])
+def test_an_alarm_is_taken_back(error: type[Exception] | None) -> None:
+    """Or it ends the process, by the system's own answer to it."""
+    with suppress(ValueError), at_most(50):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+        if error is not None:
+            raise error
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
 
 
 def test_a_loss_that_diverges_keeps_the_last_checkpoint(tmp_path: Path) -> None:
@@ -158,8 +168,7 @@ def test_a_loss_that_diverges_keeps_the_last_checkpoint(tmp_path: Path) -> None:
 
 def test_a_run_says_what_it_learned_and_what_that_took(trained: Path, tmp_path: Path) -> None:
     folder = trained / "run"
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    numbers = json.loads((folder / "metrics.json").read_text())
+    rows, numbers = rows_of(folder), json.loads((folder / "metrics.json").read_text())
     assert (folder / "metrics.json").read_text() == json.dumps(numbers, indent=2) + "\n"
     assert rows[-1] | {"seconds": 0} == {name: numbers[name] for name in rows[-1]} | {"seconds": 0}
     assert [row["step"] for row in rows] == [2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
@@ -182,40 +191,82 @@ def test_numbers_are_those_of_the_average_that_is_left_of_this_kind_of_data(trai
     rows = [first, replace(first, step=2, validation_loss=1.005, seconds=7.0)]
     table = ncsn.fit(torch.randn(50, 2, generator=torch.Generator().manual_seed(0)), steps=1)
     for run, step in ((ncsn.load(trained / "run", device="cpu"), 2), (table, 1)):
-        drawn = console.draw(run, 2, levels=2)
-        Record(folder=tmp_path, rows=rows).results(replace(run, settings={"batch_size": 3, "accumulate": 2}), drawn)
+        shares = replace(run, settings={"batch_size": 3, "accumulate": 2})  # two of two examples a step
+        Record(folder=tmp_path, rows=rows).results(shares, console.draw(run, 2, levels=2))
         found = json.loads((tmp_path / "metrics.json").read_text())
-        assert (found["step"], found["training_seconds"], found["images_seen"]) == (step, 7.0, 8), (
-            "two parts of two a step"
-        )
+        assert (found["step"], found["training_seconds"], found["images_seen"]) == (step, 7.0, 8)
 
 
-def test_a_run_that_goes_on_says_its_new_budget(tmp_path: Path) -> None:
-    for steps, resume in ((2, False), (3, True)):
-        ncsn.fit(DATA, steps=steps, device="cpu", record=Record(folder=tmp_path, job=Job(resume=resume)))
-    assert runs.read_config(tmp_path).settings["steps"] == 3
+def test_a_run_that_goes_on_says_its_new_budget_and_writes_its_rows_into_a_new_file(tmp_path: Path) -> None:
+    """A kill while rows are written leaves the former ones: who has the old file open sees no change."""
+    folder, before = tmp_path / "run", tmp_path / "before.jsonl"
+    ncsn.fit(DATA, steps=2, device="cpu", record=Record(folder=folder))
+    os.link(folder / "metrics.jsonl", before)
+    first = before.read_text()
+    ncsn.fit(DATA, steps=3, device="cpu", record=Record(folder=folder, job=Job(resume=True)))
+    assert runs.read_config(folder).settings["steps"] == 3
+    assert before.read_text() == first != (folder / "metrics.jsonl").read_text()
+
+
+def test_the_held_out_loss_of_rows_is_the_averages(tmp_path: Path) -> None:
+    """After one large step the average lies between the first weights and the last."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((1000, 3)))
+    data, record = ncsn.load_dataset(f"{tmp_path}/x.npy"), Record(folder=tmp_path / "run")
+    settings = TrainSettings(steps=1, adam_rate=30.0, muon_rate=100.0, job=Job(device="cpu"))
+    run = ncsn.fit(data, settings=settings, record=record)
+    known, sampling = run.settings, run.recipe.sampling
+    noise = LogNormal(known["log_sigma_mean"], known["log_sigma_std"], sampling.sigma_max, sampling.sigma_min)
+    checkpoint, losses = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True), {}
+    for name in ("model", "average"):
+        run.model.load_state_dict(checkpoint[name])
+        loss = training_loss(noise, generator=(g := torch.Generator().manual_seed(1)))
+        losses[name] = float(loss(run.model, next(batches(data.validation, 50_000, generator=g)))[0].mean())
+    assert record.rows[-1].parts["joint"] == pytest.approx(losses["average"], rel=0.03)
+    assert record.rows[-1].parts["joint"] != pytest.approx(losses["model"], rel=0.06)
+
+
+def test_the_numbers_of_a_run_are_those_of_the_weights_that_are_left(tmp_path: Path) -> None:
+    """Few rows are learned by heart, and then the best average is."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((30, 3)))
+    how, run = "--steps 100 --batch-size 8 --muon-rate 1 --sigma-max 3 --samples 9 --device cpu", tmp_path / "run"
+    cli.main(["train", f"{tmp_path}/x.npy", *how.split(), "--out", str(run)])
+    rows = rows_of(run)
+    best = min(rows, key=lambda row: float(row["validation_loss"]))
+    assert rows[-1]["validation_loss"] > 1.01 * best["validation_loss"], "whatever the threads do to the last bits"
+    numbers = json.loads((run / "metrics.json").read_text())
+    assert [numbers[name] for name in ("step", "validation_loss")] == [best["step"], best["validation_loss"]]
+    best_average = torch.load(run / "checkpoint.pt", weights_only=True)["parts"]["ledger"]["best"]
+    for name, weight in ncsn.load(run, device="cpu").model.state_dict().items():
+        assert torch.equal(weight, best_average[name]), name
+
+
+@pytest.mark.parametrize("out", ["photos", "photos/run", "photos/a/run"])
+def test_no_run_is_written_among_its_images(out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path / "photos", {f"a/{i}.png": i for i in range(40)})
+    before = {*tmp_path.rglob("*")}
+    assert str(tmp_path / out) in refusal(capsys, "train", data, "--out", str(tmp_path / out), "--steps", "1")
+    assert {*tmp_path.rglob("*")} == before
 
 
 def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: Path) -> None:
-    config = runs.read_config(trained / "run")
-    run = tmp_path / "run"
+    config, run, moved = runs.read_config(trained / "run"), tmp_path / "run", tmp_path / "elsewhere.npz"
     run.mkdir()
-    runs.write_config(run, config.settings, config.recipe, config.data)
+    runs.write_config(run, config)
     job = Job(out=run, resume=True, device="cpu")
-    data, settings, record = opened(replace(tiny(steps=20), job=job))
+    data, planned, _ = open_run(replace(tiny(steps=20), job=job))
+    settings = planned.settings
     assert (settings.steps, settings.dataset, settings.job) == (20, str(trained / "data.npz"), job)
-    _, other, _ = opened(replace(tiny(batch_size=5), job=replace(job, resume=False, overwrite=True)))
-    assert other.batch_size == 5 != settings.batch_size, "who overwrites a run takes nothing of it"
-    moved = tmp_path / "elsewhere.npz"
-    moved.write_bytes((trained / "data.npz").read_bytes())
-    again, _, record = opened(replace(tiny(dataset=str(moved)), job=job))
+    _, other, _ = open_run(replace(tiny(batch_size=5), job=replace(job, resume=False, overwrite=True)))
+    assert other.settings.batch_size == 5 != settings.batch_size, "who overwrites a run takes nothing of it"
+    shutil.copy(trained / "data.npz", moved)
+    again, _, record = open_run(replace(tiny(dataset=str(moved)), job=job))
     assert again.digest == data.digest
     assert record.origin is not None
     assert record.origin.dataset == str(moved)
     images, labels = arrays(600, seed=1)
     np.savez(moved, images=images, labels=labels)
     with pytest.raises(ValueError, match="does not hold the data"):
-        opened(replace(tiny(dataset=str(moved)), job=job))
-    runs.write_config(run, {}, config.recipe, config.data)
+        open_run(replace(tiny(dataset=str(moved)), job=job))
+    runs.write_config(run, replace(config, settings={}))
     with pytest.raises(ValueError, match=r"config\.json"):
-        opened(replace(tiny(), job=job))
+        open_run(replace(tiny(), job=job))

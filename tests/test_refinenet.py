@@ -1,5 +1,6 @@
 """NCSN's and NCSNv2's networks beside what the official code returns for the same weights."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,58 +12,19 @@ from torch import Tensor, nn
 
 from ncsn.adapters import from_ncsn
 from ncsn.networks import NCSN, NCSNv2
-from ncsn.networks.refinenet import InstanceNormPlus, RefineNet
+from ncsn.networks.refinenet import InstanceNormPlus, RefineNet, officially_named
 
 State = dict[str, Tensor]
 SIGMAS = (1.0, 0.3, 0.1, 0.03, 0.01)
 
 
-def official_shapes(channels: int, w: int, levels: int) -> dict[str, tuple[int, ...]]:
+def official_shapes(channels: int, width: int, levels: int) -> dict[str, tuple[int, ...]]:
     """The official state dict's names and shapes: NCSN's with so many noise levels, NCSNv2's with none."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def conv(name: str, inputs: int, outputs: int, size: int = 3, *, bias: bool = True) -> None:
-        shapes[f"{name}.weight"] = (outputs, inputs, size, size)
-        if bias:
-            shapes[f"{name}.bias"] = (outputs,)
-
-    def norm(name: str, width: int, *, refine: bool = False) -> None:
-        if levels:
-            shapes[f"{name}.embed.weight"] = (levels, 3 * width)
-        elif not refine:
-            shapes.update({f"{name}.{part}": (width,) for part in ("alpha", "gamma", "beta")})
-
-    def rcu(name: str, width: int, branches: int) -> None:
-        for unit in [f"{name}.{i}_{j}" for i in range(1, branches + 1) for j in (1, 2)]:
-            conv(f"{unit}_conv", width, width, bias=False)
-            norm(f"{unit}_norm", width, refine=True)
-
-    conv("begin_conv", channels, w)
-    conv("end_conv", w, channels)
-    norm("normalizer", w)
-    for stage, (inputs, outputs) in enumerate([(w, w), (w, 2 * w), (2 * w, 2 * w), (2 * w, 2 * w)], 1):
-        pooled = ".conv" if stage == 2 else ""
-        conv(f"res{stage}.0.conv1", inputs, inputs)
-        conv(f"res{stage}.0.conv2{pooled}", inputs, outputs)
-        if stage > 1:
-            conv(f"res{stage}.0.shortcut{pooled}", inputs, outputs, 1 if pooled else 3)
-        conv(f"res{stage}.1.conv1", outputs, outputs)
-        conv(f"res{stage}.1.conv2", outputs, outputs)
-        for i in (1, 2):
-            norm(f"res{stage}.0.normalize{i}", inputs)
-            norm(f"res{stage}.1.normalize{i}", outputs)
-    for block, (inputs, parts, outputs) in enumerate(
-        [(2 * w, 1, 2 * w), (2 * w, 2, 2 * w), (2 * w, 2, w), (w, 2, w)], 1
-    ):
-        for k in range(parts):
-            rcu(f"refine{block}.adapt_convs.{k}", inputs, 2)
-            if parts > 1:
-                conv(f"refine{block}.msf.convs.{k}", inputs, outputs)
-                norm(f"refine{block}.msf.norms.{k}", inputs, refine=True)
-        for k in (0, 1):
-            conv(f"refine{block}.crp.convs.{k}", outputs, outputs, bias=False)
-            norm(f"refine{block}.crp.norms.{k}", outputs, refine=True)
-        rcu(f"refine{block}.output_convs", outputs, 3 if block == 4 else 1)
+    network = NCSN(channels, width, sigmas=SIGMAS[:levels]) if levels else NCSNv2(channels, width)
+    shapes = {name: tuple(weight.shape) for name, weight in officially_named(network).items()}
+    for name in [name for name in shapes if name.endswith("embed.weight") and not levels]:
+        place, (_, numbers) = name.removesuffix("embed.weight"), shapes.pop(name)
+        shapes |= {place + part: (numbers // 3,) for part in ("alpha", "gamma", "beta")}
     return shapes
 
 
@@ -76,19 +38,26 @@ def official_state(channels: int, width: int, levels: int) -> State:
     return state
 
 
+@pytest.mark.parametrize(("levels", "tensors", "digest"), [(5, 173, "2a186c0f78049a18"), (0, 153, "ca6bc323ca4be25a")])
+def test_names_and_shapes_are_those_of_the_official_code(levels: int, tensors: int, digest: str) -> None:
+    """Of its own classes for colour images, of width 8; as written down once, in a list."""
+    names = sorted(official_shapes(3, 8, levels).items())
+    assert (len(names), hashlib.sha256(repr(names).encode()).hexdigest()[:16]) == (tensors, digest)
+
+
 HERE, THERE = (0, 0, 13, slice(None, None, 9)), (slice(None), 2, 5, slice(0, 6, 3))
 GREY, COLOUR = (1, 1, 28, 28), (2, 3, 12, 8)
 
 
-@pytest.mark.parametrize(
-    ("levels", "shape", "sigmas", "place", "expected"),
-    [
-        (5, GREY, [0.1], HERE, [3.218535817, 4.081650001, 2.099868173, 1.979994967]),
-        (0, GREY, [0.1], HERE, [18.25294272, 20.67478325, 37.73949493, 23.36257319]),
-        (5, COLOUR, [0.03, 1], THERE, [1.895943391, 2.85725402, 3.252123228, 2.946059746]),
-        (0, COLOUR, [0.03, 1], THERE, [186.1268984, 70.41472237, 5.552280443, 1.814709344]),
-    ],
-)
+SCORES = [
+    (5, GREY, [0.1], HERE, [3.218535817, 4.081650001, 2.099868173, 1.979994967]),
+    (0, GREY, [0.1], HERE, [18.25294272, 20.67478325, 37.73949493, 23.36257319]),
+    (5, COLOUR, [0.03, 1], THERE, [1.895943391, 2.85725402, 3.252123228, 2.946059746]),
+    (0, COLOUR, [0.03, 1], THERE, [186.1268984, 70.41472237, 5.552280443, 1.814709344]),
+]
+
+
+@pytest.mark.parametrize(("levels", "shape", "sigmas", "place", "expected"), SCORES)
 def test_scores_are_those_of_the_official_code(
     levels: int, shape: tuple[int, ...], sigmas: list[float], place: Any, expected: list[float]
 ) -> None:
@@ -140,18 +109,18 @@ def test_another_sigma_is_the_nearest_level_in_its_logarithm() -> None:
     assert network.level(sigmas.log() / 4).tolist() == [0, 0, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: NCSN(), "sigmas is .*, features is 0; one of them is needed"),
-        (lambda: NCSN(sigmas=SIGMAS, features=8), "features is 8; one of them is needed"),
-        (lambda: NCSN(features=-1), "features is -1; one of them is needed, positive"),
-        (lambda: NCSN(sigmas=(1.0, 0.0)), "positive and finite"),
-        (lambda: NCSN(sigmas=(math.nan,)), "positive and finite"),
-        (lambda: NCSN(width=1, features=8), "width is 1; at least 1 and 2"),
-        (lambda: NCSNv2(0), "image_channels is 0"),
-    ],
-)
+IMPOSSIBLE = [
+    (lambda: NCSN(), "sigmas is .*, features is 0; one of them is needed"),
+    (lambda: NCSN(sigmas=SIGMAS, features=8), "features is 8; one of them is needed"),
+    (lambda: NCSN(features=-1), "features is -1; one of them is needed, positive"),
+    (lambda: NCSN(sigmas=(1.0, 0.0)), "positive and finite"),
+    (lambda: NCSN(sigmas=(math.nan,)), "positive and finite"),
+    (lambda: NCSN(width=1, features=8), "width is 1; at least 1 and 2"),
+    (lambda: NCSNv2(0), "image_channels is 0"),
+]
+
+
+@pytest.mark.parametrize(("build", "message"), IMPOSSIBLE)
 def test_refuses_impossible_networks(build: Callable[[], RefineNet], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()

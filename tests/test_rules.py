@@ -7,7 +7,7 @@ import torch
 from learning import pictures
 
 import ncsn
-from ncsn.data import Dataset, mnist
+from ncsn.kinds import Dataset, mnist
 from ncsn.learn import rules
 from ncsn.learn.settings import ResolvedSettings, TrainSettings
 from ncsn.samplers import SAMPLERS, Sampling
@@ -24,13 +24,6 @@ def sampled(data: Dataset | None = None, **given: Any) -> Sampling:
     """How the run would be sampled, by its recipe."""
     data = data or pictures()
     return rules.recipes(settle(data, **({"channels": (8,)} | given)), data)[0].sampling
-
-
-def in_size(shape: tuple[int, int, int]) -> Dataset:
-    """Images of another shape."""
-    small = pictures(labels=False)
-    train, held = (x.repeat(1, shape[0], 5, 13)[..., : shape[1], : shape[2]] for x in (small.train, small.validation))
-    return Dataset(train, held, held)
 
 
 def test_directions_examples_and_neighbours_are_measured(generator: torch.Generator) -> None:
@@ -50,7 +43,7 @@ def test_directions_examples_and_neighbours_are_measured(generator: torch.Genera
 
 
 def test_mnist_gets_what_was_tuned_on_it() -> None:
-    settings = settle(mnist(), channels=(8,))
+    settings = settle(mnist(), channels=(8,), posterior_above=9.0)  # which takes seconds to find, below
     assert (settings.sigma_max, settings.sigma_min) == (10, 0.01)
     assert settings.log_sigma_mean == pytest.approx(-0.4, abs=0.1)
     assert rules.guided_between(settings.log_sigma_mean) == pytest.approx((0.2, 1.5), rel=0.1)
@@ -63,41 +56,43 @@ def test_mnist_gets_what_was_tuned_on_it() -> None:
     assert settle(dark, channels=(8,)).sigma_min == float(f"{dark.statistics[1] / 20:.1g}") < 0.01
 
 
-@pytest.mark.parametrize(
-    ("shape", "fast", "given", "found"),
-    [
-        ((1, 28, 28), True, {}, ((64, 128), 128)),
-        ((1, 28, 28), False, {}, ((32, 64), 64)),
-        ((1, 28, 28), False, {"steps": 5}, ((32, 64), 64)),  # as if it were ten minutes
-        ((1, 28, 28), False, {"minutes": 29.0}, ((32, 64), 128)),
-        ((1, 28, 28), False, {"minutes": 30.0}, ((64, 128), 64)),
-        ((1, 28, 28), False, {"minutes": 4.0}, ((16, 32), 64)),
-        ((3, 32, 32), False, {}, ((32, 64), 64)),  # by 111,000 images twice as near to CIFAR-10 as a quarter by 289,000
-        ((3, 40, 100), True, {"minutes": 200.0}, ((64, 128, 256, 256), 128)),
-        ((1, 28, 28), True, {"network": "refinenet"}, ((64,), 128)),
-        ((1, 28, 28), False, {"channels": (8, 8)}, ((8, 8), 128)),
-        ((1, 28, 28), True, {"batch_size": 999}, ((64, 128), 300)),  # all there are
-    ],
-)
+WIDTHS = [
+    ((1, 28, 28), True, {}, ((64, 128), 128)),
+    ((1, 28, 28), False, {}, ((32, 64), 64)),
+    ((1, 28, 28), False, {"steps": 5}, ((32, 64), 64)),  # as if it were ten minutes
+    ((1, 28, 28), False, {"minutes": 29.0}, ((32, 64), 128)),
+    ((1, 28, 28), False, {"minutes": 30.0}, ((64, 128), 64)),
+    ((1, 28, 28), False, {"minutes": 4.0}, ((16, 32), 64)),
+    ((3, 32, 32), False, {}, ((32, 64), 64)),  # by 111,000 images twice as near to CIFAR-10 as a quarter by 289,000
+    ((3, 40, 100), True, {"minutes": 200.0}, ((64, 128, 256, 256), 128)),
+    ((1, 28, 28), True, {"network": "refinenet"}, ((64,), 128)),
+    ((1, 28, 28), False, {"channels": (8, 8)}, ((8, 8), 128)),
+    ((1, 28, 28), True, {"batch_size": 999}, ((64, 128), 300)),  # all there are
+]
+
+
+@pytest.mark.parametrize(("shape", "fast", "given", "found"), WIDTHS)
 def test_widths_and_batches_suit_the_images_the_machine_and_the_time(
     shape: tuple[int, int, int], fast: bool, given: dict[str, Any], found: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ncsn.machine.hardware.fast_bfloat16", lambda _: fast)
-    settings = settle(in_size(shape), posterior_above=9.0, **given)
+    small, (channels, height, width) = pictures(labels=False), shape
+    train, held = (x.repeat(1, channels, 5, 13)[..., :height, :width] for x in (small.train, small.validation))
+    settings = settle(Dataset(train, held, held), posterior_above=9.0, **given)
     assert (settings.channels, settings.batch_size) == found
 
 
-@pytest.mark.parametrize(
-    ("n", "work", "bottom", "above"),
-    [
-        (50_000, 1.01, 0.8, 0.75),
-        (50_000, 0.99, 0.8, 9.0),  # it takes longer than two fifths of the network
-        (50_000, 0.01, 0.01, 9.0),
-        (50_000, 0.65, 0.06, 0.75),  # half of the noise levels ask for it
-        (228_261, 1.01, 0.8, 0.75),
-        (228_262, 1.01, 0.8, 9.0),  # the data's copy is too large
-    ],
-)
+WORTH = [
+    (50_000, 1.01, 0.8, 0.75),
+    (50_000, 0.99, 0.8, 9.0),  # it takes longer than two fifths of the network
+    (50_000, 0.01, 0.01, 9.0),
+    (50_000, 0.65, 0.06, 0.75),  # half of the noise levels ask for it
+    (228_261, 1.01, 0.8, 0.75),
+    (228_262, 1.01, 0.8, 9.0),  # the data's copy is too large
+]
+
+
+@pytest.mark.parametrize(("n", "work", "bottom", "above"), WORTH)
 def test_posterior_targets_begin_where_examples_are_averaged_if_they_are_cheap(
     n: int, work: float, bottom: float, above: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,18 +113,18 @@ def test_arithmetic_is_that_of_matrix_products() -> None:
 def test_samplers_get_the_levels_and_steps_that_suit_them() -> None:
     data = pictures(labels=False)
     default = sampled(data)
-    usual = SAMPLERS["dpmpp-sde"].suited(default.sigma_max, default.sigma_min)
+    ends = default.sigma_max, default.sigma_min
+    usual = SAMPLERS["dpmpp-sde"].suited(*ends)
     assert (default.levels, default.steps, default.guidance) == (usual, 1, 1.0)
     assert default.eps == default.sigma_min**2 / 2
     assert sampled().levels == round(0.4 * usual), "classes need fewer"
     assert sampled(levels=7).levels == 7
     assert sampled(proposal="geometric").levels == usual, "which are those to learn, too"
-    assert sampled(sampler="heun").levels == SAMPLERS["heun"].suited(default.sigma_max, default.sigma_min)
+    assert sampled(sampler="heun").levels == SAMPLERS["heun"].suited(*ends)
     annealed = sampled(data, sampler="annealed", sigma_max=10.0)
     assert (annealed.levels, annealed.steps, settle(data, sampler="annealed").guidance) == (100, 2, 1.0)
     assert sampled(sampler="langevin", levels=9).levels == 1
-    learned = rules.noise_of(settle(data, proposal="geometric", levels=9))
-    assert learned == ncsn.Geometric(default.sigma_max, default.sigma_min, 9)
+    assert rules.noise_of(settle(data, proposal="geometric", levels=9)) == ncsn.Geometric(*ends, 9)
     with pytest.raises(ValueError, match="steps is 3"):
         sampled(langevin_steps=3)
 
@@ -155,33 +150,25 @@ def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_ow
     assert rules.recipes(settle(network="refinenet"), pictures())[0].arguments["features"] == 128, "of σ and classes"
 
 
-@pytest.mark.parametrize(
-    ("network", "shape", "own", "expected"),
-    [
-        ("mlp", (257,), False, "conditional"),
-        ("mlp", (2,), True, "edm"),
-        ("unet", (1, 8, 8), False, "edm"),
-        ("refinenet-v2", (1, 8, 8), False, "scaled"),
-    ],
-)
-def test_tables_are_learned_by_their_conditionals_and_own_networks_as_they_are(
-    network: str, shape: tuple[int, ...], own: bool, expected: str
-) -> None:
-    assert rules.preconditioning_of(network, shape, own=own) == expected
+def test_tables_are_learned_by_their_conditionals_and_own_networks_as_they_are() -> None:
+    way, image = rules.preconditioning_of, (1, 8, 8)
+    assert way("mlp", (257,), own=False) == "conditional"
+    assert way("mlp", (2,), own=True) == way("unet", image, own=False) == "edm"
+    assert way("refinenet-v2", image, own=False) == "scaled"
 
 
-@pytest.mark.parametrize(
-    ("names", "given", "learned", "said"),
-    [
-        (3, {}, True, ""),
-        (15, {}, True, ""),
-        (16, {}, False, "20 images"),
-        (1, {}, False, "20 images"),
-        (3, {"class_conditional": False}, False, ""),
-        (3, {"network": "refinenet"}, False, "--network unet"),
-        (0, {}, False, ""),
-    ],
-)
+CLASSES = [
+    (3, {}, True, ""),
+    (15, {}, True, ""),
+    (16, {}, False, "20 images"),
+    (1, {}, False, "20 images"),
+    (3, {"class_conditional": False}, False, ""),
+    (3, {"network": "refinenet"}, False, "--network unet"),
+    (0, {}, False, ""),
+]
+
+
+@pytest.mark.parametrize(("names", "given", "learned", "said"), CLASSES)
 def test_classes_are_learned_where_there_are_some_of_enough_images(
     names: int, given: dict[str, Any], learned: bool, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,20 +181,21 @@ def test_classes_are_learned_where_there_are_some_of_enough_images(
     assert bool(said) == bool(printed)
 
 
-@pytest.mark.parametrize(
-    ("given", "long"),
-    [({"minutes": 4.9}, False), ({"minutes": 5.0}, True), ({"steps": 1999}, False), ({"steps": 2000}, True)],
-)
-def test_what_takes_time_first_is_for_trainings_in_which_it_pays(given: dict[str, Any], long: bool) -> None:
+def test_what_takes_time_first_is_for_trainings_in_which_it_pays() -> None:
     """Compiling, and a classifier to choose guidance by."""
-    assert rules.takes_long(settle(channels=(8,), **given)) == long
+    for given, long in (
+        ({"minutes": 4.9}, False),
+        ({"minutes": 5.0}, True),
+        ({"steps": 1999}, False),
+        ({"steps": 2000}, True),
+    ):
+        assert rules.takes_long(settle(channels=(8,), **given)) == long
 
 
 def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn() -> None:
     long = settle(channels=(8,), minutes=20.0)
     assert rules.budgets(long, 70.0, guided=False)[0] == Budget(seconds=15 / 16 * 1200 - 74)
-    both = [budget.seconds for budget in rules.budgets(long, 70.0, guided=True)]
-    assert both == pytest.approx([0.95 * 1051, 0.05 * 1051])
+    assert [budget.seconds for budget in rules.budgets(long, 70.0, guided=True)] == pytest.approx([998.45, 52.55])
     assert rules.budgets(long, 1190.0, guided=False)[0].seconds == 120, "a tenth, whatever else there is"
     assert rules.budgets(settle(steps=101), 9.0, guided=True) == (Budget(steps=101), Budget(steps=11))
 

@@ -1,6 +1,5 @@
 """The simulators of benchmarks/sbi.py: exact posteriors against grids and importance sampling, and the judge's ends."""
 
-import math
 import runpy
 import sys
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from scipy.stats import chisquare, multivariate_normal
+from scipy.stats import chisquare
 from torch import Tensor
 
 SBI = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "sbi.py"))
@@ -97,14 +96,6 @@ def test_a_simulator_draws_from_its_likelihood(name: str, theta: tuple[float, ..
     ratios = (logs[:, 1] - logs[:, 0]).exp()
     assert ratios.std() > 0.05
     assert (ratios.mean() - 1).abs() < 4 * ratios.std() / len(x) ** 0.5
-
-
-def test_the_likelihood_of_slcp_is_that_of_four_normal_points() -> None:
-    x = data("slcp", SLCP, seed=1)
-    s, t, rho = SLCP[2] ** 2, SLCP[3] ** 2, math.tanh(SLCP[4])
-    points = multivariate_normal(SLCP[:2], [[s * s, rho * s * t], [rho * s * t, t * t]]).logpdf(x.view(4, 2).numpy())
-    mine = SIMULATORS["slcp"].log_likelihood(torch.tensor([SLCP], dtype=torch.float64), x)
-    assert float(mine) == pytest.approx(points.sum(), rel=1e-12)
 
 
 def test_the_four_modes_of_slcp_have_equal_shares() -> None:

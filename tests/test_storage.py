@@ -1,9 +1,10 @@
 """What is written is whole or not there; what is damaged, foreign or made to do harm ends in one line."""
 
 import errno
-import io
+import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,24 +12,27 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+import pandas
 import pytest
 import torch
-from helpers import refused
+from helpers import SAMPLING, refused
 from safetensors.torch import load, save
 from torch.utils._pytree import tree_leaves
 
 import ncsn
 from ncsn import plots, storage
 from ncsn import run as runs
+from ncsn.cli import main as cli
+from ncsn.kinds.load import dataset_of
+from ncsn.machine.interrupts import Stopped
 from ncsn.networks import MLP
 from ncsn.run import Recipe, Run
 from ncsn.run.folder import CHECKPOINT, MODEL, claim, find
-from ncsn.samplers import Sampling
 from ncsn.score import ScoreModel
-from ncsn.storage import HOST, atomic, check_out, digest, read_tensors, sealed, sweep, write_json
+from ncsn.storage import HOST, atomic, check_out, digest, read_tensors, seal, sweep, write_json
 from ncsn.training import State
 
-SAMPLING = Sampling(sigma_max=5.0, sigma_min=0.5, sampler="annealed", levels=4, steps=3, eps=0.05)
 RECIPE = Recipe(network="MLP", arguments={"dimensions": 2, "width": 8, "layers": 1}, shape=(2,), sampling=SAMPLING)
 SCORE = ScoreModel(MLP(2, 8, 1), 0.0, 3.0)
 
@@ -43,9 +47,8 @@ def a_state(seed: int = 0) -> State:
 
 
 def content_of(state: State) -> list[Any]:
-    optimizers = [optimizer.state_dict() for optimizer in state.optimizers]
-    weights = [state.model.state_dict(), state.average.state_dict()]
-    leaves = tree_leaves([weights, optimizers, state.generator.get_state(), state.step, state.seconds])
+    saved = [state.model.state_dict(), state.average.state_dict(), *(each.state_dict() for each in state.optimizers)]
+    leaves = tree_leaves([saved, state.generator.get_state(), state.step, state.seconds])
     return [leaf.tolist() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
 
 
@@ -103,19 +106,22 @@ def test_a_disk_that_is_full_leaves_the_previous_file_whole(name: str, tmp_path:
     assert (tmp_path / name).read_bytes() != b"previous"
 
 
-def test_what_a_kill_leaves_is_swept_and_nothing_else(tmp_path: Path) -> None:
-    code = (
-        "import os, sys; from pathlib import Path; from ncsn.storage import atomic\n"
-        "with atomic(Path(sys.argv[1])) as t: t.write_text('new'); os.kill(os.getpid(), 9)"
-    )
+def test_one_process_at_a_time_writes_and_what_its_kill_leaves_is_swept(tmp_path: Path) -> None:
+    """A kill lets go of the folder, and so does the end of a ``with``."""
+    code = "import sys, time; from pathlib import Path; from ncsn import storage; from ncsn.run.folder import claim\n"
+    code += "lock = claim(Path(sys.argv[1]).parent, resume=True)\n"
+    code += "with storage.atomic(Path(sys.argv[1])) as t: t.write_text('new'); print(1, flush=True); time.sleep(60)"
     path = tmp_path / "x.txt"
     path.write_text("old")
-    ended = subprocess.Popen([sys.executable, "-c", code, str(path)])
-    assert ended.wait() == -9
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) as ended:
+        assert ended.stdout is not None
+        assert ended.stdout.readline() == "1\n"
+        assert "another process" in refused(lambda: claim(tmp_path, resume=True))
+        ended.kill()
     assert path.read_text() == "old"
-    assert len([*tmp_path.iterdir()]) == 2
+    assert len([*tmp_path.iterdir()]) == 3
     check_out(path, overwrite=True)
-    assert [*tmp_path.iterdir()] == [path]
+    assert {*tmp_path.iterdir()} == {path, tmp_path / ".lock"}
     others = [
         f".grid.partial.{HOST}.{os.getpid()}.00ff00ff00ff00ff.png",  # of a process that is alive
         f".grid.partial.elsewhere.{ended.pid}.00ff00ff00ff00ff.png",
@@ -123,30 +129,31 @@ def test_what_a_kill_leaves_is_swept_and_nothing_else(tmp_path: Path) -> None:
         ".thesis.partial.tex",
     ]
     for name in others:
-        (tmp_path / name).write_bytes(b"half")
+        (tmp_path / name).touch()
     (tmp_path / f".link.partial.{HOST}.{ended.pid}.00ff00ff00ff00ff").symlink_to(path)
     sweep(tmp_path)
-    assert len([*tmp_path.iterdir()]) == 1 + len(others) + 1
-    sweep(tmp_path, everybodys=True)
-    assert {file.name for file in tmp_path.iterdir() if not file.is_symlink()} == {"x.txt", *others[2:]}
+    assert len([*tmp_path.iterdir()]) == 7
+    with claim(tmp_path, resume=True):  # which sweeps what others have left, too
+        assert claim(tmp_path, resume=True).is_locked, "the same process may"
+    with (tmp_path / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert {file.name for file in tmp_path.iterdir() if not file.is_symlink()} == {".lock", "x.txt", *others[2:]}
 
 
 def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
-    mine = tmp_path / "mine.txt"
+    mine, gone = tmp_path / "mine.txt", tmp_path / "gone" / "x.txt"
     mine.write_text("precious")
     (tmp_path / "link.png").symlink_to(mine)
     (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "fifo.png")
-    for name in ("link", "dangling", "folder", "fifo"):
-        path = tmp_path / f"{name}.png"
-        with pytest.raises(ValueError, match=name):
+    for path in tmp_path.glob("*.png"):
+        with pytest.raises(ValueError, match=path.stem):
             check_out(path, overwrite=True)
-        with pytest.raises(ValueError, match=name), atomic(path) as temporary:
+        with pytest.raises(ValueError, match=path.stem), atomic(path) as temporary:
             temporary.write_bytes(b"x")
     assert "mine.txt exists" in refused(lambda: check_out(mine, overwrite=False))
     assert mine.read_text() == "precious"
-    gone = tmp_path / "gone" / "x.txt"
     assert refused(lambda: check_out(gone, overwrite=False), naming="gone")
     with pytest.raises(OSError, match=r"No such file or directory: '[^']*gone/x\.txt'"), atomic(gone):
         pass
@@ -168,22 +175,20 @@ def test_what_is_overwritten_is_gone_and_nothing_else(folder: Path) -> None:
 
 
 RUN = ("config.json", MODEL, CHECKPOINT)
+UNASKED = [
+    ({}, "holds another run", (), ""),
+    ({"resume": True}, "run has weights, but no checkpoint", (CHECKPOINT,), ""),
+    ({"resume": True}, "guide has weights, but no checkpoint", (f"guide/{CHECKPOINT}",), ""),
+    ({"resume": True}, "guide is a link", (), "guide"),
+    ({"overwrite": True}, f"{CHECKPOINT} is a link", (), f"guide/{CHECKPOINT}"),
+    ({"resume": True}, "is no run, but has a checkpoint.pt", RUN, CHECKPOINT),
+    ({}, "is no run, but has a evaluation.json", RUN, "evaluation.json"),
+    ({}, "is no run, but has a mine.png", RUN, "mine.png"),
+    ({}, "is no run, but has a guide/", RUN, ""),
+]
 
 
-@pytest.mark.parametrize(
-    ("how", "what", "gone", "there"),
-    [
-        ({}, "holds another run", (), ""),
-        ({"resume": True}, "run has weights, but no checkpoint", (CHECKPOINT,), ""),
-        ({"resume": True}, "guide has weights, but no checkpoint", (f"guide/{CHECKPOINT}",), ""),
-        ({"resume": True}, "guide is a link", (), "guide"),
-        ({"overwrite": True}, f"{CHECKPOINT} is a link", (), f"guide/{CHECKPOINT}"),
-        ({"resume": True}, "is no run, but has a checkpoint.pt", RUN, CHECKPOINT),
-        ({}, "is no run, but has a evaluation.json", RUN, "evaluation.json"),
-        ({}, "is no run, but has a mine.png", RUN, "mine.png"),
-        ({}, "is no run, but has a guide/", RUN, ""),
-    ],
-)
+@pytest.mark.parametrize(("how", "what", "gone", "there"), UNASKED)
 def test_a_run_and_what_is_no_run_are_not_replaced_unasked(
     folder: Path, how: dict[str, Any], what: str, gone: tuple[str, ...], there: str
 ) -> None:
@@ -198,21 +203,6 @@ def test_a_run_and_what_is_no_run_are_not_replaced_unasked(
     message = refused(lambda: claim(folder, figures=("mine.png",), **how), naming=str(folder))
     assert what in message
     assert files_in(folder.parent) == before
-
-
-def test_one_process_at_a_time_writes_into_a_folder(tmp_path: Path) -> None:
-    """A kill lets go of it, and so does the end of a ``with``."""
-    code = "import sys, time; from pathlib import Path; from ncsn.run.folder import claim\n"
-    hold = f"{code}lock = claim(Path(sys.argv[1]), resume=True); print('held', flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == "held\n"
-        assert "another process" in refused(lambda: claim(tmp_path, resume=True))
-        first.kill()
-    with claim(tmp_path, resume=True):
-        assert claim(tmp_path, resume=True).is_locked, "the same process may"
-    at_once = f"{code}claim(Path(sys.argv[1]), resume=True)"
-    assert subprocess.run([sys.executable, "-c", at_once, str(tmp_path)], check=False).returncode == 0
 
 
 def test_the_model_in_the_package_is_small_and_loads(
@@ -249,10 +239,11 @@ def test_a_model_or_checkpoint_with_a_flipped_bit_or_a_cut_is_refused_or_the_sam
 
 
 FOREIGN: dict[str, Any] = {
-    **dict.fromkeys(("model", "average", "optimizers", "generator", "step", "seconds", "rows")),
+    **dict.fromkeys(("model", "average", "optimizers", "generator", "step", "seconds", "parts")),
     "model.network.output.bias": torch.zeros(3),
     "optimizers": [],
     "generator": torch.zeros(3, dtype=torch.uint8),
+    "parts.some": {},
     "more": torch.load,  # code, and so not unpickled, though nobody asks for it
 }
 
@@ -270,45 +261,54 @@ def test_a_checkpoint_of_foreign_structure_is_refused(folder: Path, name: str) -
     assert content_of(other) == content_of(a_state())
 
 
-def pickled(content: object) -> bytes:
-    torch.save(content, file := io.BytesIO())
-    return file.getvalue()
+DAMAGED: list[tuple[str, object]] = [
+    (MODEL, b""),
+    (MODEL, b"x" * 100),
+    (MODEL, save({}, metadata={"sha256": "0" * 64})),
+    (MODEL, save({"a": torch.tensor([1.0, float("inf")])})),
+    (MODEL, seal({"a": torch.tensor(float("nan"))})),
+    (CHECKPOINT, [1, 2]),
+    (CHECKPOINT, {"version": 99}),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        (MODEL, b""),
-        (MODEL, b"x" * 100),
-        (MODEL, save({}, metadata={"sha256": "0" * 64})),
-        (MODEL, save({"a": torch.tensor([1.0, float("inf")])})),
-        (MODEL, sealed({"a": torch.tensor(float("nan"))})),
-        (CHECKPOINT, pickled([1, 2])),
-    ],
-)
-def test_files_that_are_missing_or_damaged_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
-    path, read = tmp_path / name, read_tensors if name == MODEL else a_state().load
+@pytest.mark.parametrize(("name", "content"), DAMAGED)
+def test_files_that_are_missing_or_damaged_are_refused(tmp_path: Path, name: str, content: object) -> None:
+    path, state = tmp_path / name, a_state()
+    read, before = read_tensors if name == MODEL else state.load, content_of(state)
     assert refused(lambda: read(path), naming=name), "nothing is there"
-    path.write_bytes(content)
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     assert refused(lambda: read(path), naming=name)
+    assert content_of(state) == before
 
 
 def test_a_digest_is_of_everything() -> None:
-    content = {"a": torch.arange(4.0), "b": torch.ones(2, 2)}
-    others = [
-        {**content, "a": torch.arange(4.0).view(2, 2)},
-        {**content, "a": torch.arange(4.0).double()},
-        {**content, "a": torch.arange(4.0).flip(0)},
-        {"A": content["a"], "b": content["b"]},
-        {"a": content["a"]},
-    ]
-    assert digest(content) == digest({"b": torch.ones(2, 2), "a": torch.arange(8.0)[:4]})
-    assert len({digest(content), *map(digest, others)}) == 6
+    a, b = torch.arange(4.0), torch.ones(2, 2)
+    like_a = a.view(2, 2), a.view(torch.int32), a.double(), a.flip(0)
+    others: list[dict[str, torch.Tensor]] = [{"a": other, "b": b} for other in like_a]
+    assert digest({"a": a, "b": b}) == digest({"b": torch.ones(2, 2), "a": torch.arange(8.0)[:4]})
+    assert len({digest(each) for each in [{"a": a, "b": b}, *others, {"A": a, "b": b}, {"a": a}]}) == 7
+
+
+def test_tables_with_other_names_are_other_data() -> None:
+    frame = pandas.DataFrame({"a": np.arange(50) % 7, "b": np.arange(50) % 11})
+    assert dataset_of(frame).digest != dataset_of(frame.set_axis(["b", "a"], axis=1)).digest
 
 
 def test_weights_that_two_layers_share_are_written_for_both() -> None:
     weight = torch.arange(6.0).view(2, 3)
-    found = load(sealed({"a": weight, "b": weight, "c": weight[:1]}))
-    assert {name: tensor.tolist() for name, tensor in found.items()} == {
-        "a": weight.tolist(), "b": weight.tolist(), "c": weight[:1].tolist(),
-    }  # fmt: skip
+    given = {"a": weight, "b": weight, "c": weight[:1]}
+    torch.testing.assert_close(load(seal(given)), given, rtol=0, atol=0)
+
+
+def test_a_job_goes_on_from_no_other_runs_blocks(tmp_path: Path) -> None:
+    """Killed by SIGTERM once its first block is there; then another run draws into the same file."""
+    for bias in (0.0, 1.0):
+        Run(score=ScoreModel(MLP(2, 8, 1), bias), recipe=RECIPE).save(tmp_path / f"run{bias}")
+    options = ["-n", "2100", "--levels", "3", "--guidance", "1", "--device", "cpu", "--out", str(tmp_path / "x.npy")]
+    with patch("os.fsync", side_effect=[None, None, Stopped(signal.SIGTERM)]), pytest.raises(SystemExit, match="143"):
+        cli.main(["sample", str(tmp_path / "run0.0"), *options])
+    assert [*tmp_path.glob(".x.npy*partial/000001.npz")]
+    cli.main(["sample", str(tmp_path / "run1.0"), *options])
+    blocks = ncsn.load(tmp_path / "run1.0", device="cpu").blocks(2100, levels=3, guidance=1.0)
+    assert np.array_equal(np.load(tmp_path / "x.npy"), torch.cat([[*steps][-1].x for steps in blocks]).numpy())

@@ -52,8 +52,7 @@ def numbers(hint: Any, interval: Interval | None = None) -> list[tuple[type, Int
 @pytest.mark.parametrize("kind", [*COMMANDS.values(), TrainSettings, Toy, ResolvedSettings])
 def test_every_number_has_a_range_and_is_refused_outside_of_it(kind: Any) -> None:
     hints = get_type_hints(kind, include_extras=True)
-    resolved = kind is ResolvedSettings
-    needed = {field.name: NEEDED[field.name] for field in fields(kind) if field.name in NEEDED} if not resolved else {}
+    needed = {field.name: NEEDED[field.name] for field in fields(kind) if field.name in NEEDED}
     for field in fields(kind):
         for number, interval in numbers(hints[field.name]):
             assert interval is not None, f"{kind.__name__}.{field.name} is any {number.__name__}"
@@ -63,7 +62,7 @@ def test_every_number_has_a_range_and_is_refused_outside_of_it(kind: Any) -> Non
             assert (interval.gt if interval.ge is None else interval.ge) == least
             low = least if interval.ge is None else least - 1
             beyond = [low, interval.le + 1] + [math.nan, math.inf] * (number is float)  # type: ignore[operator]
-            for value in beyond if not resolved else ():
+            for value in () if kind is ResolvedSettings else beyond:
                 given = (value,) if field.name == "channels" else value
                 with pytest.raises(ValueError, match=rf"^{field.name}[.\d]* is \S+; [^\n]*$"):
                     kind(**needed | {field.name: given})
@@ -71,45 +70,26 @@ def test_every_number_has_a_range_and_is_refused_outside_of_it(kind: Any) -> Non
 
 # What nobody gives to a function, or to a class, is 0 or off, but for these.
 USUAL: dict[str, object] = {
-    **{"n": 16, "Sample.n": 64, "Likelihood.n": 64, "Evaluate.n": 10_000, "Ruler.n": 10_000, "Impute.n": 20},
-    **{"steps.n": 1, "sample.n": 1, "steps": 5, "Toy.steps": 2000, "SamplerSpec.steps": 1, "Method.steps": 1},
-    **{"posterior.steps": 3, "solver_steps": 3, "langevin_steps": 75, "nfe_per_step": 1, "every": 1, "accumulate": 1},
-    **{"batch_size": 500, "Toy.batch_size": 1024, "likelihoods.batch_size": 32},
-    **{"tolerance": 1e-4, "Likelihood.tolerance": 1e-3, "projections": 128, "k": 5, "batch": 500},
-    **{"samples": 100, "limit": 10_000, "digits": 2, "status": 2, "fit": True},
-    **{"noise": 0.05, "Denoise.noise": 0.5, "factor": 4, "blur": 2.0, "port": 8000, "accumulate": 1, "high": 256.0},
-    **{"muon_rate": 0.02, "adam_rate": 2e-3, "momentum": 0.95, "compile": True},
-    **{"sigma_max": 20.0, "sigma_min": 0.1, "levels": 20, "denoise": True, "snr": 0.16, "corrections": 1, "view": 8},
-    **{"churn_range": (0, math.inf), "between": (0, math.inf), "last_extrapolation": math.inf, "effective": math.inf},
-    **{"guidance": 1.0, "guided_between": (0.2, 1.5), "particles": 1, "per_sample": 1.0, "drop_label": 0.1},
-    **{"std": 1.0, "data_std": 1.0, "Ring.std": 0.1, "radius": 5.0, "nodes": 64, "Group.size": 1, "numbers": (15, 2)},
-    **{"image_channels": 1, "channels": (64, 128), "dimensions": 2, "blocks": 2, "layers": 3, "width": 64},
-    **{"ResidualMLP.width": 256, "ResidualMLP.blocks": 3, "impute.n": 20, "sharpness": 1.0},
-    **{
-        "UNet.features": 64,
-        "Toy.width": 128,
-        "MLP.width": 128,
-        "class_conditional": True,
-        "UNet.num_classes": 0,
-        "rescale": True,
-    },
-    **{"Classifier.channels": 1, "Classifier.size": (28, 28), "Classifier.num_classes": 10},
-    **{"stride": 1, "dilation": 1, "branches": 1, "bias": True, "zoom": 2, "columns": 10, "signal_rows.columns": 6},
-    **{
-        "Kind.axis": 0,
-        "Kind.networks": ("unet",),
-        "Kind.minutes": 10.0,
-        "Kind.headroom": 4.5,
-        "Kind.log_sigma_std": 1.2,
-    },
-    **{
-        "Kind.log_sigma_mean": (-math.inf, math.inf),
-        "Kind.held_out": (256, 256),
-        "Kind.reports": 10,
-        "Kind.log_sigma_std": 1.2,
-    },
-    **{"Kind.slack": 0.01, "Kind.posterior_targets": True, "evaluate.n": 10_000, "__new__.images": 1},
-    **{"examples": 8, "evolution.columns": 12, "evolution_animation.examples": 36, "check_range.levels": 1},
+    **{"n": 16, "Sample.n": 64, "Likelihood.n": 64, "evaluate.n": 10_000, "Evaluate.n": 10_000, "Ruler.n": 10_000},
+    **{"Impute.n": 20, "impute.n": 20, "steps.n": 1, "sample.n": 1, "steps": 5, "posterior.steps": 3, "digits": 2},
+    **{"SamplerSpec.steps": 1, "solver_steps": 3, "nfe_per_step": 1, "every": 1, "accumulate": 1},
+    **{"batch_size": 500, "likelihoods.batch_size": 32, "batch": 500, "tolerance": 1e-4, "projections": 128, "k": 5},
+    **{"samples": 100, "limit": 10_000, "status": 2, "fit": True, "noise": 0.05, "Denoise.noise": 0.5, "factor": 4},
+    **{"blur": 2.0, "port": 8000, "high": 256.0, "muon_rate": 0.02, "adam_rate": 2e-3, "momentum": 0.95},
+    **{"compile": True, "denoise": True, "snr": 0.16, "corrections": 1, "view": 8, "churn_range": (0, math.inf)},
+    **{"between": (0, math.inf), "last_extrapolation": math.inf, "check_range.levels": 1, "drop_label": 0.1},
+    **{"guidance": 1.0, "guided_between": (0.2, 1.5), "std": 1.0, "data_std": 1.0, "sharpness": 1.0, "Ring.std": 0.1},
+    **{"radius": 5.0, "nodes": 64, "Group.size": 1, "numbers": (15, 2), "image_channels": 1, "channels": (64, 128)},
+    **{"dimensions": 2, "blocks": 2, "layers": 3, "width": 64, "MLP.width": 128, "UNet.features": 64, "rescale": True},
+    **{"ResidualMLP.width": 256, "ResidualMLP.blocks": 3, "class_conditional": True, "Classifier.channels": 1},
+    **{"Classifier.size": (28, 28), "Classifier.num_classes": 10, "stride": 1, "dilation": 1, "branches": 1},
+    **{"bias": True, "zoom": 2, "columns": 10, "signal_rows.columns": 6, "examples": 8, "evolution.columns": 12},
+    **{"evolution_animation.examples": 36, "__new__.images": 1, "networks": ("unet",), "minutes": 10.0},
+    **{"headroom": 4.5, "log_sigma_std": 1.2, "log_sigma_mean": (-math.inf, math.inf)},
+    **{"held_out": (256, 256), "posterior_targets": True, "shown": 1, "Reports.count": 10, "power": 1.0},
+    **{"Reports.tolerance": 0.01, "patience": math.inf, "effective": math.inf, "calibration.n": 20, "axes": 1},
+    **{"forward.place": 0.5, "log_abs_det_jacobian.place": 0.5, "knots": ((), ()), "decimals": -1},
+    "bounds": (-sys.float_info.max, sys.float_info.max),
 }
 
 
@@ -153,25 +133,24 @@ class Outer:
 WHOLE = {"inner": {"name": "a", "sizes": [2, 3]}, "level": 7, "sigma": 2}
 
 
-def test_what_json_says_is_a_dataclass() -> None:
+CHANGES = [
+    ({"inner": {}}, "inner.name is missing"),
+    ({"inner": {"name": "a", "sizes": [1, 0]}}, "inner.sizes.1 is 0; .* 1"),
+    ({"inner": {"name": "a", "sizes": [True]}}, "inner.sizes.0 is True; .* integer"),
+    ({"inner": ["a"]}, "inner is .*; .* object"),
+    ({"level": "x" * 5000}, "level is 'x.*; .* integer or .* 'all'"),
+    ({"level": 13}, "level is 13; bring luck"),
+    ({"sigma": math.nan}, "sigma is nan; .* finite number"),
+    ({"sigma": 10**400}, "sigma is "),
+    ({"more\n": 1}, "more is 1; Extra inputs"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES)
+def test_what_json_says_is_a_dataclass_and_what_is_wrong_is_named_in_one_line(
+    change: dict[str, Any], message: str
+) -> None:
     assert validated(Outer, WHOLE, "here") == Outer(inner=Inner(name="a", sizes=(2, 3)), level=7, sigma=2)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"inner": {}}, "inner.name is missing"),
-        ({"inner": {"name": "a", "sizes": [1, 0]}}, "inner.sizes.1 is 0; .* 1"),
-        ({"inner": {"name": "a", "sizes": [True]}}, "inner.sizes.0 is True; .* integer"),
-        ({"inner": ["a"]}, "inner is .*; .* object"),
-        ({"level": "x" * 5000}, "level is 'x.*; .* integer or .* 'all'"),
-        ({"level": 13}, "level is 13; bring luck"),
-        ({"sigma": math.nan}, "sigma is nan; .* finite number"),
-        ({"sigma": 10**400}, "sigma is "),
-        ({"more\n": 1}, "more is 1; Extra inputs"),
-    ],
-)
-def test_what_is_wrong_is_named_in_one_line(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^here: {message}") as refusal:
         validated(Outer, WHOLE | change, "here")
     assert str(refusal.value).isprintable()

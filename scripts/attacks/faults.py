@@ -21,6 +21,7 @@ TOY = "--generator gaussian --steps 20 --batch-size 64 --width 8 --layers 1 --le
 JOBS = {
     "train": f"ncsn train HERE/images.npz {SMALL} --steps 20 --out out",
     "classes": f"ncsn train HERE/images {SMALL} --steps 20 --out out",
+    "rows": "ncsn train HERE/rows.csv --steps 20 --device cpu --out out",
     "toy": f"training_toy.py {TOY} --out out",
     "npz": "ncsn sample HERE/run -n 2100 --levels 4 --device cpu --out out.npz",
     "gif": "ncsn sample HERE/run --device cpu --out out.gif",
@@ -54,7 +55,9 @@ class Ground:
             path = folder / "images" / ("dark", "bright")[number % 2] / f"{number:03}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
-        for name, run in {"train": "run", "toy": "points"}.items():
+        rows = "".join(f"{x},{'' if x % 9 == 0 else x % 5},{'abc'[x % 3]}\n" for x in chance.integers(0, 999, 300))
+        (folder / "rows.csv").write_text(f"size,few,text\n{rows}")
+        for name, run in {"train": "run", "rows": "table", "toy": "points"}.items():
             self.measure(name)
             shutil.copytree(folder / "cases" / f"{name}-0" / "out", folder / run)
 
@@ -86,7 +89,7 @@ class Ground:
 def struck(ground: Ground, case: int) -> Iterator[str]:
     """Kill or interrupt a job at a random moment or just before it writes, a training again and again; let it end."""
     name, chance, place = list(JOBS)[case % len(JOBS)], ground.chance("kills", case), ground.place("kills", case)
-    whole, words, resumes = ground.whole[name], ground.jobs[name].split(), name in ("train", "classes")
+    whole, words, resumes = ground.whole[name], ground.jobs[name].split(), name in ("train", "classes", "rows")
     for _ in range(CHAIN if resumes else 1):
         number, moment = chance.choice((9, 9, 9, 9, 2, 15)), chance.random() * whole.seconds
         if number == signal.SIGKILL and chance.random() < 0.5:

@@ -15,6 +15,7 @@ import numpy as np
 
 from attacks.faults import SMALL, Ground
 from attacks.processes import complaint, digests, play
+from ncsn.run.folder import digest_of
 
 NUMBERS = "nan inf -1 0 1 0.5 1e308 -1e308 1e-320 1000000000 1000000000000000000"
 WORDS = ("", " ", "ü", "x" * 5000, "None", "[1]", "{}", "--help=1", "%s%n", "1,5", "0x10", "١", "\n", "9" * 400)
@@ -26,7 +27,7 @@ USES = {
     "sample": "sample RUN -n 3 --levels 3 --device cpu --out out.npz",
     "evaluate": "evaluate RUN -n 100 --levels 3 --device cpu --out out",
     "likelihood": "likelihood RUN -n 2 --probes 2 --device cpu",
-    "impute": "impute RUN rows.csv -n 2 --device cpu --out out.csv",
+    "impute": "impute TABLE ../../rows.csv -n 2 --device cpu --out out.csv",
     "export": "export RUN out.onnx",
     "info": "info RUN --device cpu",
     "play": "play --port 0",
@@ -43,9 +44,18 @@ COMMANDS = (
     "push run user/model",
 )
 RUN_FILES = ("config.json", "metrics.json", "metrics.jsonl", "checkpoint.pt", "guide/config.json")
+OF_TABLES = (
+    "train HERE/rows.csv --steps 24 --device cpu --out table --resume",
+    "sample table -n 3 --levels 2 --device cpu --out out.csv",
+    "impute table rows.csv -n 2 --device cpu --out out.csv",
+    "likelihood table rows.csv --tolerance 0.5 --device cpu --out out.csv",
+)
 FILES = {
     **{f"run/{name}": COMMANDS for name in RUN_FILES},
     "run/model.safetensors": COMMANDS[1:2],
+    "table/config.json": OF_TABLES,
+    "table/checkpoint.pt": OF_TABLES[:1],
+    "rows.csv": ("train rows.csv --steps 1 --device cpu --out out", *OF_TABLES[2:]),
     **{
         f"set.{kind}": (f"train set.{kind} {SMALL} --steps 1 --guidance 1 --out out",) for kind in ("zip", "tar", "npy")
     },
@@ -83,7 +93,7 @@ def options(ground: Ground, case: int) -> Iterator[str]:
     (place / "link.png").symlink_to("text")
     (place / "dangling.png").symlink_to("nowhere")
     os.mkfifo(place / "pipe")
-    for name, there in {"RUN": "run", "POINTS": "points", "IMAGES": "images"}.items():
+    for name, there in {"RUN": "run", "POINTS": "points", "TABLE": "table", "IMAGES": "images"}.items():
         shutil.copytree(ground.folder / there, place / name)
     words = USES.get(command, f"{command} {OTHERS}").split()
     if option == "--minutes" and "--steps" in words:
@@ -118,7 +128,10 @@ def senseless(data: bytes, chance: random.Random) -> bytes:
     """JSON of valid form and senseless content: one object, or one a line of which one is another."""
     rows = [data.decode()] if data.startswith(b"{\n") else data.decode().splitlines()
     number = chance.randrange(len(rows))
-    rows[number] = json.dumps(changed(json.loads(rows[number]), chance))
+    content = changed(json.loads(rows[number]), chance)
+    if isinstance(content, dict) and "sha256" in content:  # else only the digest would be looked at
+        content["sha256"] = digest_of({name: value for name, value in content.items() if name != "sha256"})
+    rows[number] = json.dumps(content)
     return "\n".join(rows).encode()
 
 
@@ -151,7 +164,9 @@ def prepare(ground: Ground) -> None:
 def files(ground: Ground, case: int) -> Iterator[str]:
     """Give a command a file that is damaged, missing, or another run's."""
     chance, place = ground.chance("files", case), ground.place("files", case)
-    shutil.copytree(ground.folder / "run", place / "run")
+    for run in ("run", "table"):
+        shutil.copytree(ground.folder / run, place / run)
+    shutil.copy(ground.folder / "rows.csv", place)
     name, commands = list(FILES.items())[case % len(FILES)]
     path, words = place / name, ["ncsn", *chance.choice(commands).replace("HERE", str(ground.folder)).split()]
     other, data = ground.folder / "points" / path.name, (ground.folder / name).read_bytes()

@@ -25,6 +25,8 @@ import torch
 from PIL import Image, ImageSequence
 from safetensors.torch import load_file
 
+from ncsn.machine.interrupts import quit_on_signals
+
 ROOT = Path(__file__).resolve().parents[2]
 STRIKES = (signal.SIGINT, signal.SIGTERM)
 MEMORY = 2 * 2**30  # bytes beyond those that a process is born with
@@ -106,6 +108,7 @@ def become(words: Sequence[str], cwd: Path, files: tuple[int, int], kill_at: int
         kill_before(kill_at)
         sys.argv = list(words)
         script = "ncsn/__main__.py" if words[0] == "ncsn" else f"../{words[0]}"
+        quit_on_signals()  # as the program itself soon does: before, it would be Python that is struck
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STRIKES)
         runpy.run_path(str(ROOT / "src" / script), run_name="__main__")
         status = 0

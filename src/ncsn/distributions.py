@@ -39,7 +39,7 @@ class GaussianMixture:
     ``means``: μ, (k, d).
     ``std``: s ≥ 0, of every component.
     ``weights``: w, (k,), non-negative and normalised here; equal by default.
-    Raises ValueError for weights of another length, and for negative ones.
+    Raises ValueError for weights of another length, for negative ones, and for numbers that are not finite.
 
     >>> mixture = ncsn.GaussianMixture(torch.tensor([[-3.0, 0.0], [3.0, 0.0]]))
     >>> mixture(torch.tensor([[2.0, 1.0]]), 0.0)  # the score: to the nearer component
@@ -51,8 +51,10 @@ class GaussianMixture:
         self, means: Float[Tensor, "k d"], std: float = 1.0, weights: Float[Tensor, "k"] | None = None
     ) -> None:
         weights = torch.ones(len(means), device=means.device) if weights is None else weights
-        if len(weights) != len(means) or bool((weights < 0).any()) or not float(weights.sum()) > 0:
+        if len(weights) != len(means) or not bool((weights >= 0).all()) or not 0 < float(weights.sum()) < math.inf:
             raise ValueError(f"weights is {weights.tolist()}; {len(means)} non-negative ones are needed, not all zero")
+        if not 0 <= std < math.inf or not bool(means.isfinite().all()):
+            raise ValueError(f"std is {std}, means are {means.tolist()}; finite numbers and std >= 0 are needed")
         self.means, self.std = means.clone(), std
         self.weights = weights / weights.sum()
         self.copies = Copies(self.means, self.weights)
@@ -300,6 +302,8 @@ class Empirical:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.labels, flat = labels, data[:, None].flatten(1)
+        if not bool(flat.isfinite().all()):
+            raise ValueError("data has numbers that are not finite; leave these examples out")
         if labels is not None:  # one class after the other
             self.labels, order = labels.to(data.device).sort(stable=True)
             flat = flat[order]

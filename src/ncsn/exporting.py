@@ -26,6 +26,7 @@ from ncsn.run import Recipe, Run
 from ncsn.run.steps import guidance_of
 from ncsn.score import ScoreModel, expand
 from ncsn.storage import atomic, check_out
+from ncsn.validation import Json
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")  # torch's exporter needs the last
 INPUTS = ("x", "sigma", "label")
@@ -46,9 +47,9 @@ def export(run: Run, path: str | Path, *, overwrite: bool = False) -> list[Path]
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
         raise ValueError(f"export needs {', '.join(missing)}: pip install 'ncsn[export]'")
     run.refuse_posterior("exported")
-    if run.units is not None and not bool(run.units.straight.all()):
-        bent = "; ".join(run.units.describe(run.names))
-        raise ValueError(f"a file has scales alone, and no {bent}; sample by ncsn sample")
+    if not bool(run.transform.affine(run.recipe.shape)[2].all()):
+        bent = "; ".join(run.transform.describe())
+        raise ValueError(f"a file only shifts and scales, and knows no {bent}; sample by ncsn sample")
     models = {Path(path): run.model}
     if run.guide is not None:
         models[Path(path).with_suffix(".guide.onnx")] = replace(run, score=run.guide).model
@@ -61,16 +62,18 @@ def export(run: Run, path: str | Path, *, overwrite: bool = False) -> list[Path]
     return list(files)
 
 
-def description(run: Run) -> dict[str, Any]:
+def description(run: Run) -> Json:
     """What a file says of itself: JSON in its metadata, under the key ``ncsn``.
 
     ``format``: 1.  ``run``: the run's digest, the same in a score's file and its guide's.  ``recipe``: the run's:
-    ``shape``, ``depth`` (what 0 and 1 are in the numbers of image files), ``shares`` (the names of classes) and
-    ``sampling``, with the guidance by which it samples.  ``levels``: its noise levels, descending.
+    ``shape``, ``transform`` (of images, what 0 and 1 are in the numbers of their files), ``shares`` (the names of
+    classes) and ``sampling``, with the guidance by which it samples.  ``levels``: its noise levels, descending.
     ``names``: of the classes, in their order, which some readers of ``shares`` lose.
     ``shift``, ``scale``: the user's units of each number, value = shift + scale·x; empty where they are x's own.
     """
-    recipe, units = run.recipe, run.units
+    recipe = run.recipe
+    shift, scale, _ = recipe.transform.affine(recipe.shape)
+    own = recipe.transform.type in ("identity", "depth")
     label = run.labels(None, 1, torch.Generator(run.device))
     sampling = guidance_of(run, recipe.sampling, label, weight=None, guide=None)
     return {
@@ -79,8 +82,8 @@ def description(run: Run) -> dict[str, Any]:
         "recipe": asdict(replace(recipe, sampling=sampling)),
         "levels": sampling.ladder().tolist(),
         "names": list(recipe.shares),
-        "shift": [] if units is None else units.shift.expand(recipe.shape).flatten().tolist(),
-        "scale": [] if units is None else units.scale.expand(recipe.shape).flatten().tolist(),
+        "shift": [] if own else shift.flatten().tolist(),
+        "scale": [] if own else scale.flatten().tolist(),
     }
 
 
@@ -114,7 +117,7 @@ def probes(model: ScoreModel, recipe: Recipe) -> Iterator[tuple[Tensor, ...]]:
         yield (x, sigma, labels[part]) if model.num_classes else (x, sigma)
 
 
-def onnx_of(model: ScoreModel, example: tuple[Tensor, ...], metadata: dict[str, Any]) -> bytes:
+def onnx_of(model: ScoreModel, example: tuple[Tensor, ...], metadata: Json) -> bytes:
     """The content of a file; ``example``: a batch of at least 2 of what it takes, in the order of ``INPUTS``."""
     import onnx
 

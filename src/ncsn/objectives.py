@@ -4,28 +4,14 @@ The caller decides how to weigh and average.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ncsn.conditional import Condition
+from ncsn.batching import Batch
 from ncsn.noise import Proposal, noise_like, signs_like
 from ncsn.score import Score, ScoreModel, Sigma, conditioned, curvatures, expand, unit_directions
-
-
-class Batch(NamedTuple):
-    """Examples that are learned from in one step.
-
-    ``x``: clean examples, (b, *d).
-    ``label``: the class of each, (b,), −1 for none; None if the data has no classes.
-    ``given``: what a ``ConditionalModel`` knows of each; None if everything is a target.
-    """
-
-    x: Float[Tensor, "b *d"]
-    label: Int64[Tensor, "b"] | None = None
-    given: Condition | None = None
 
 
 def dsm(

@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from ncsn.data.units import quantize
+from ncsn.quantization import quantize
 from ncsn.score import Score
 from ncsn.storage import atomic
 from ncsn.validation import one_line

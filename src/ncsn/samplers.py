@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from annotated_types import Interval
@@ -33,7 +33,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.noise import Geometric, Karras, Ladder, check_generator, check_range, lengths, noise_like
-from ncsn.problems import particles
 from ncsn.score import Score, tweedie
 from ncsn.validation import MOST_LEVELS, GuideName, LangevinSteps, check_ranges
 
@@ -488,12 +487,11 @@ class SamplerSpec:
     ``langevin``: whether it is Langevin dynamics, which takes steps of a size, and needs no second noise level.
     ``guided_from``: how far from 1 a run's own guidance must be to be taken over.
     ``restarts``: whether levels that are written out may rise, which costs no evaluation.
-    ``population``: whether it moves particles of a posterior, ``follow(score, observation, x, sigmas, …)``.
     ``most``: how many evaluations a sample may take, the guide's among them; where there are more, levels are left out.
     Such a method is a way to sample runs, and no run's own.
     """
 
-    follow: Callable[..., Iterator[Any]]
+    follow: Callable[..., Iterator[Step]]
     ladder: type[Ladder]
     levels: int
     steps: int = 1
@@ -501,7 +499,6 @@ class SamplerSpec:
     langevin: bool = False
     guided_from: float = 0.0
     restarts: bool = False
-    population: bool = False
     most: int | None = None
 
     def suited(self, sigma_max: float, sigma_min: float) -> int:
@@ -548,18 +545,13 @@ SAMPLERS: dict[str, SamplerSpec] = {
     "dpmpp": SamplerSpec(dpm_solver, Karras, levels=20),
     "dpmpp-sde": SamplerSpec(reverse_diffusion, Karras, levels=30),
     "langevin": SamplerSpec(on_the_last_level, Geometric, levels=1, steps=200, langevin=True, guided_from=math.inf),
-    # Of posteriors, named after twisted diffusion sampling.  Their score is rougher, and needs twice the levels.
-    "twisted": SamplerSpec(particles, Karras, levels=60, guided_from=math.inf, population=True),
     # The default in eight evaluations.  Long steps make samples less various, as guidance does: levels are worth more
     # than a weight of 1.25.
     "fast": SamplerSpec(reverse_diffusion, Karras, levels=8, guided_from=0.5, most=8),
 }
 
 
-METHODS, Method = SAMPLERS, SamplerSpec  # their old names, which still work
-
-
-def spec_named(name: str) -> SamplerSpec:
+def find_spec(name: str) -> SamplerSpec:
     """The row of a sampler.  Raises ValueError if there is none."""
     if name not in SAMPLERS:
         raise ValueError(f"sampler is {name}; allowed are {', '.join(SAMPLERS)}")
@@ -597,7 +589,7 @@ class Sampling:
     def __post_init__(self) -> None:
         """Refuse, before a long training, what could not be sampled after it."""
         check_ranges(self)
-        method = spec_named(self.sampler)
+        method = find_spec(self.sampler)
         check_range(self.sigma_max, self.sigma_min, self.count)
         limit = 4 * self.sigma_min**2 if self.sampler == "annealed" else math.inf
         if self.eps >= limit or self.count > MOST_LEVELS:
@@ -661,7 +653,7 @@ class Sampling:
 
     def by(self, sampler: str) -> "Sampling":
         """By another sampler, on its own levels."""
-        method = spec_named(sampler)
+        method = find_spec(sampler)
         guidance = self.guidance if abs(self.guidance - 1) >= method.guided_from else 1.0
         levels = method.suited(self.sigma_max, self.sigma_min)
         return replace(self, sampler=sampler, levels=levels, steps=method.steps, guidance=guidance)
@@ -734,5 +726,4 @@ class Sampling:
     def follow(self, score: Score, x: Float[Tensor, "b *d"], *, generator: torch.Generator) -> Iterator[Step]:
         """The states of the sampler from ``x`` on; the last one is denoised."""
         options = {"eps": self.eps, "steps": self.steps} if self.spec.langevin else {}
-        states: Iterator[Step] = self.spec.follow(score, x, self.ladder(), generator=generator, **options)
-        return states
+        return self.spec.follow(score, x, self.ladder(), generator=generator, **options)

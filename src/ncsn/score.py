@@ -39,7 +39,7 @@ class Score(Protocol):
         """
 
 
-def placed(sigma: Sigma, dtype: torch.dtype, device: torch.device) -> Tensor:
+def place_level(sigma: Sigma, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Noise levels of a type on a device; a single one that is not there is written there: to copy it is to wait."""
     if isinstance(sigma, Tensor) and (sigma.ndim or sigma.device == device):
         return sigma.to(device, dtype)
@@ -80,7 +80,7 @@ def expand(sigma: Sigma, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *ones"]:
 
     Raises ValueError if ``sigma`` is neither one number nor one per example.
     """
-    levels = placed(sigma, x.dtype, x.device)
+    levels = place_level(sigma, x.dtype, x.device)
     if levels.ndim > 1 or (levels.ndim == 1 and levels.shape[0] != x.shape[0]):
         raise ValueError(
             f"sigma has shape {tuple(levels.shape)}; allowed are () and ({x.shape[0]},), one noise level per example"
@@ -163,7 +163,10 @@ def batched(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] |
         examples = parts(x)
         levels = parts(sigma) if isinstance(sigma, Tensor) and sigma.ndim else [sigma] * len(examples)
         labels = () if label is None else (parts(label),)
-        return torch.cat([score(*part) for part in zip(examples, levels, *labels, strict=True)])[: len(x)]
+        value = torch.cat([score(*part) for part in zip(examples, levels, *labels, strict=True)])[: len(x)]
+        if value.shape != x.shape:
+            raise ValueError(f"the score has shape {tuple(value.shape)}; that of x, {tuple(x.shape)}, is needed")
+        return value
 
     return evaluate
 
@@ -204,22 +207,28 @@ def guided(score: Score, guide: Score, weight: float, *, between: tuple[float, f
 
 
 class Counted:
-    """The same score, counting what a sampler costs: ``nfe`` evaluations, and ``backward`` passes through them."""
+    """The same score, counting what a sampler costs.
+
+    ``nfe``, ``backward``: evaluations, and backward passes through them.
+    ``evaluated``, ``differentiated``: the examples in all of them.
+    """
 
     def __init__(self, score: Callable[..., Tensor]) -> None:
-        self.score, self.nfe, self.backward = score, 0, 0
+        self.score, self.nfe, self.backward, self.evaluated, self.differentiated = score, 0, 0, 0, 0
 
     def __call__(self, x: Float[Tensor, "b *d"], sigma: Sigma, /, *label: Tensor) -> Float[Tensor, "b *d"]:
         """The score, once more."""
         self.nfe += 1
+        self.evaluated += len(x)
         value = self.score(x, sigma, *label)
         if value.requires_grad:
             value.register_hook(self.count)  # type: ignore[no-untyped-call]
         return value
 
-    def count(self, _gradient: Tensor) -> None:
+    def count(self, gradient: Tensor) -> None:
         """One backward pass more."""
         self.backward += 1
+        self.differentiated += len(gradient)
 
 
 @runtime_checkable
@@ -346,7 +355,7 @@ class ScoreModel(nn.Module):
         if not isinstance(sigma, Tensor) and not sigma > 0:
             raise ValueError(f"sigma is {sigma}; it must be above 0, where the score is that of data with some noise")
         std, centred, data_std = expand(sigma, x), x - self.data_mean, self.data_std
-        levels = placed(sigma, self.data_std.dtype, x.device).reshape(-1)
+        levels = place_level(sigma, self.data_std.dtype, x.device).reshape(-1)
         network_input = self.preconditioning.network_input(centred, std, data_std).to(self.data_std.dtype)
         if label is None and self.num_classes:  # always, so that a compiled network is called in one way
             label = torch.full((len(x),), -1, device=x.device)

@@ -10,7 +10,6 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ncsn.validation import check_file, reason
+from ncsn.validation import Json, check_file, reason
 
 SEAL = b"\nsha256:"  # before the 64 digits at the end of a checkpoint
 HOST = re.sub("[^A-Za-z0-9-]", "_", socket.gethostname()) or "host"
@@ -55,7 +54,7 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: Json) -> None:
     """Write ``content`` as indented JSON, atomically."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -91,7 +90,7 @@ def digest(tensors: Mapping[str, Tensor], data: str = "") -> str:
     return result.hexdigest()
 
 
-def sealed(tensors: dict[str, Tensor], data: str = "") -> bytes:
+def seal(tensors: dict[str, Tensor], data: str = "") -> bytes:
     """A safetensors file of ``tensors``, with a digest of them, and of the ``data`` that made them, in its metadata."""
     # One entry alone, because the library writes several in any order, and the same weights are the same bytes.
     # As copies, because the library refuses weights that two layers share.
@@ -121,7 +120,7 @@ def read_tensors(path: Path, data: str = "") -> dict[str, Tensor]:
     return tensors
 
 
-def save_checkpoint(content: dict[str, Any], path: Path) -> None:
+def save_checkpoint(content: Json, path: Path) -> None:
     """Write tensors, numbers and text as torch does, and the file's sha256 after them.
 
     Raises what ``torch.save`` does.
@@ -132,7 +131,7 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
         file.write(seal)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> Json:
     """What ``save_checkpoint`` wrote; a file without a sha256 is read as it is.
 
     Raises ValueError if it cannot be read, or is not as it was written.

@@ -10,22 +10,22 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ncsn.batching import Batch
 from ncsn.machine.distributed import ALONE, Group
 from ncsn.machine.hardware import fast_bfloat16
 from ncsn.machine.interrupts import STOPS
 from ncsn.machine.messages import log
-from ncsn.objectives import Batch
 from ncsn.score import ScoreModel
 from ncsn.storage import atomic, read_checkpoint, save_checkpoint
-from ncsn.validation import one_line
+from ncsn.validation import Json, one_line
 
 LOOK_STEPS, LOOK_SECONDS = 10, 1.0  # for both of which a GPU is not asked whether its losses are finite
 
@@ -63,20 +63,15 @@ class Budget:
         return step / self.steps if self.steps is not None else seconds / (self.seconds or math.inf)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A line of metrics.jsonl: the loss since the last one, and that of held-out examples, also by noise level.
+class Stateful(Protocol):
+    """What a checkpoint can keep, such as torch's modules and optimizers.
 
-    Of a table the held-out loss has two halves, of the joint density and of conditionals.
+    The state is a dictionary of tensors, numbers and text, also in lists and dictionaries.  Loading one that does not
+    fit raises ValueError, RuntimeError, TypeError or KeyError.
     """
 
-    step: int
-    loss: float
-    validation_loss: float
-    validation_bands: list[float | None]
-    joint_loss: float | None = None
-    conditional_loss: float | None = None
-    seconds: float = 0.0
+    def state_dict(self) -> Json: ...
+    def load_state_dict(self, state: Json, /) -> object: ...
 
 
 class State:
@@ -85,9 +80,8 @@ class State:
     Its attribute ``average`` is the score to keep: the same model with the exponential moving average of the weights.
     The window grows with training, over about the last tenth of the steps: decay 1 − 10/(t + 10) at step t, the power
     function profile of Karras et al. 2024 (arXiv:2312.02696, equation 1), which needs no tuning to the budget.
-    Two attributes are saved and loaded with the rest, for whoever trains: ``kept``, tensors by their names, and
-    ``rows``.  If the network runs in float16, whose smallest number is 6·10⁻⁸, ``scaler`` makes gradients of a larger
-    loss.
+    Its attribute ``parts`` holds whatever else the caller wants checkpoints to keep, by name, see ``Stateful``.  If the
+    network runs in float16, whose smallest number is 6·10⁻⁸, ``scaler`` makes gradients of a larger loss.
 
     ``model``: what is trained.
     ``optimizers``: of the model's parameters; by default ``muon_and_adam``.  Their learning rates are peaks.
@@ -111,8 +105,7 @@ class State:
         self.step = 0
         self.seconds = 0.0
         self.noted: list[tuple[int, Tensor]] = []
-        self.kept: dict[str, Tensor] = {}
-        self.rows: list[Row] = []
+        self.parts: dict[str, Stateful] = {}
         device = generator.device.type
         self.scaler = torch.amp.GradScaler(device, enabled=self.model.autocast == torch.float16)
         for optimizer in self.optimizers:
@@ -156,7 +149,7 @@ class State:
         self.check()
         if not bool(torch.stack([p.isfinite().all() for p in self.model.parameters()]).all()):
             raise NonFiniteLossError(f"the weights are not finite at step {self.step}")
-        content: dict[str, Any] = {
+        content: Json = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -164,8 +157,7 @@ class State:
             "generator": self.generator.get_state() if self.seed is None else torch.zeros(0, dtype=torch.uint8),
             "step": self.step,
             "seconds": self.seconds,
-            "rows": [asdict(row) for row in self.rows],
-            "kept": self.kept,
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
             "scaler": self.scaler.state_dict(),
         }
         try:
@@ -178,7 +170,7 @@ class State:
         """Continue from a checkpoint that ``save`` wrote.
 
         ``path``: of the file.
-        Raises ValueError if the file is missing, damaged, or of another network or version.
+        Raises ValueError if the file is missing, damaged, of another network or version, or keeps other parts.
         """
         saved = read_checkpoint(Path(path))
         try:
@@ -186,8 +178,9 @@ class State:
                 model.load_state_dict(weights)
             for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
-            self.rows = [Row(**row) for row in saved["rows"]]
-            self.step, self.seconds, self.kept = int(saved["step"]), float(saved["seconds"]), dict(saved["kept"])
+            for name in {*self.parts, *saved["parts"]}:
+                self.parts[name].load_state_dict(saved["parts"][name])
+            self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
             if saved["scaler"] and self.scaler.is_enabled():  # a run may go on in another precision
                 self.scaler.load_state_dict(saved["scaler"])
             if self.seed is None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 from annotated_types import Interval
 
 SamplerName: TypeAlias = Literal[
-    "annealed", "consistent", "pc", "euler", "heun", "edm", "dpmpp", "dpmpp-sde", "langevin", "twisted", "fast"
+    "annealed", "consistent", "pc", "euler", "heun", "edm", "dpmpp", "dpmpp-sde", "langevin", "fast"
 ]
 NetworkName: TypeAlias = Literal["unet", "mlp", "refinenet", "refinenet-v2"]
 GuideName: TypeAlias = Literal["smaller", "unconditional"]
@@ -42,6 +42,8 @@ Port: TypeAlias = Annotated[int, Interval(ge=0, le=2**16 - 1)]
 LONGEST_LINE = 300  # characters of somebody else's error that are repeated
 
 T = TypeVar("T")
+Json: TypeAlias = dict[str, Any]
+"""An object as JSON has it."""
 
 
 def check_ranges(settings: object) -> None:
@@ -56,10 +58,10 @@ def check_call(function: Callable[..., object], arguments: Mapping[str, object])
     try:
         model_of(function).model_validate(arguments)
     except ValidationError as error:
-        raise ValueError(explained(error, arguments)) from error
+        raise ValueError(explain(error, arguments)) from error
 
 
-def validated(kind: type[T], values: Any, where: str) -> T:
+def validated(kind: type[T], values: object, where: str) -> T:
     """``values``, as JSON has them, as a dataclass of this ``kind``, and dataclasses in it likewise.
 
     Raises ValueError of one line that begins with ``where`` and names the field, its value, and what is allowed.
@@ -71,7 +73,7 @@ def validated(kind: type[T], values: Any, where: str) -> T:
         model = model_of(kind).model_validate_json(json.dumps(values))  # type: ignore[arg-type]
         return kind(**{name: getattr(model, name) for name in model.model_fields_set})
     except ValidationError as error:
-        raise ValueError(f"{where}: {explained(error, values)}") from error
+        raise ValueError(f"{where}: {explain(error, values)}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: {one_line(error)}") from error
 
@@ -87,7 +89,7 @@ def model_of(function: Callable[..., object]) -> Any:
     return create_model("Strict", __config__=config, **fields)
 
 
-def explained(error: Any, values: Any) -> str:
+def explain(error: Any, values: Any) -> str:
     """The first thing that is wrong, in one line: the field, its value, and what each of its types allows."""
     problems = [(place(problem["loc"], values), problem) for problem in error.errors(include_url=False)]
     name, first = problems[0]
@@ -128,7 +130,7 @@ def check_file(path: Path) -> None:
         raise ValueError("it is no regular file")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Json:
     """The object in a JSON file.  Raises ValueError if it cannot be read."""
     try:
         check_file(path)

@@ -359,7 +359,8 @@ test("a run of one's own, in colour and with a smaller network for a guide, is w
       /^0.0\d+ MB, colour, 10 × 14, 3 classes, σ from 5 to 0.02$/,
     );
     assert.equal(await opened.page.getByText("Ask for sevens").count(), 0); // which it does not know
-    await same(await workerOf(opened, read(readFileSync(`${VALUES}/colour.onnx`))), "colour");
+    const model = await (await fetch(`${home}model.onnx`)).arrayBuffer();
+    await same(await workerOf(opened, read(new Uint8Array(model))), "colour");
   });
   await use("#fill?levels=10", {}, ({ page }) => drawn(page));
 });

@@ -2,7 +2,7 @@
 
 The page is given the noise and must draw the same (web/check/digits.check.ts).  They are too large to be kept, and made
 when they are wanted: NAME.json (the task, without its noise), NAME.noise (float32) and NAME.digits (bytes).  With them
-goes a run of small images in colour, colour.onnx, which has learned nothing and a smaller network for a guide.
+goes a run of small images in colour, in the folder colour, which has learned nothing and a smaller network for a guide.
 """
 
 import json
@@ -79,6 +79,5 @@ if __name__ == "__main__":
     mnist.model.autocast = None  # the page computes in float32 on every machine
     for name, task in TASKS.items():
         write(mnist, folder / name, **task)
-    ncsn.export(colour(), folder / "colour.onnx", overwrite=True)
     colour().save(folder / "colour", overwrite=True)
     write(colour(), folder / "colour", [2, 0, 1, 1])

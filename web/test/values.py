@@ -14,7 +14,7 @@ from torch import Tensor
 
 import ncsn
 from ncsn.distributions import TOYS, Distribution
-from ncsn.evaluation.metrics import mode_statistics
+from ncsn.metrics import mode_statistics
 
 PLACE = Path(__file__).resolve().with_suffix(".json")
 SIGMAS = (0.01, 0.1, 0.7, 5.0, 20.0)

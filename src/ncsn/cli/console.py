@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast
 
 import tyro
 from annotated_types import Interval, MinLen
@@ -33,7 +33,11 @@ from ncsn.validation import (
 )
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from ncsn.run import Drawn, Run, Steps
+    from ncsn.run.options import SamplingOptions as SamplingKeywords
+    from ncsn.run.options import SeededOptions
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 COMPILE_FROM = 60_000  # evaluations of a network for images: for fewer, compiling takes longer than it saves
@@ -101,9 +105,9 @@ class SamplingOptions:
     guide: Given[GuideName] = None
     batch_size: BatchSize = 500
 
-    def how(self) -> dict[str, Any]:
+    def options(self) -> "SamplingKeywords":
         """The options as ``Run.steps`` takes them."""
-        return {option.name: getattr(self, option.name) for option in fields(SamplingOptions)}
+        return cast("SamplingKeywords", {name.name: getattr(self, name.name) for name in fields(SamplingOptions)})
 
 
 def check_output(out: Path, *suffixes: str, overwrite: bool) -> None:
@@ -173,9 +177,10 @@ def is_main() -> bool:
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
-def of_images(run: "Run") -> bool:
-    """Whether a run makes images: pixels, which are compiled for, measured, and written in their files' depth."""
-    return run.recipe.kind.noun == "images"
+def require(run: "Run", noun: str, named: Path, why: str) -> None:
+    """Raises ValueError if a run makes something else than what a command needs, and says why it does."""
+    if run.recipe.kind.noun != noun:
+        raise ValueError(f"{named} makes {run.recipe.kind.noun}; {why}")
 
 
 def ending(error: BaseException) -> tuple[int, str]:
@@ -207,18 +212,20 @@ def bar(states: Iterable[T], description: str, *, total: int | None = None) -> I
     yield from Threads().beside(shown)
 
 
-def draw(run: "Run", n: int, *, keep: int = 0, **how: Any) -> "Drawn":
+def draw(run: "Run", n: int, *, keep: int = 0, **options: "Unpack[SeededOptions]") -> "Drawn":
     """``n`` samples of a run under a progress bar, and the first ``keep`` of them on their way; see ``Run.steps``."""
     began = time.perf_counter()
-    steps = run.steps(n, **how)
+    steps = run.steps(n, **options)
     compile_for(run, n, steps)
     return follow(steps, f"{n} samples", began, keep=keep)
 
 
 def compile_for(run: "Run", n: int, steps: "Steps") -> None:
     """Compile a run's networks if ``n`` samples, drawn like ``steps``, are then there sooner."""
-    if of_images(run) and run.given is None and n * steps.sampling.nfe >= COMPILE_FROM:
-        run.compile(steps.batch_size)
+    from ncsn.score import even
+
+    if run.recipe.kind.compiled and run.given is None and n * steps.sampling.nfe >= COMPILE_FROM:
+        run.compile(even(n, steps.batch_size))
 
 
 def follow(steps: "Steps", description: str, began: float, *, keep: int = 0) -> "Drawn":

@@ -3,9 +3,9 @@
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from annotated_types import Interval
@@ -17,7 +17,6 @@ from ncsn.learn.settings import Given
 from ncsn.validation import NoiseLevel, Seed, read_json
 
 if TYPE_CHECKING:
-    from ncsn.machine.distributed import Group
     from ncsn.run import Run
 
 ROWS = 500  # of a table, whose densities are computed together
@@ -51,78 +50,45 @@ class Evaluate(SamplingOptions, RunOptions):
 
     def __call__(self) -> None:
         """Draw samples, judge them, and write the numbers."""
+        import numpy as np
+        import torch
+
         import ncsn
         from ncsn import storage
         from ncsn.machine import distributed
 
         run, group = ncsn.load(self.run, device=self.device), distributed.join()
-        if not console.of_images(run):
+        kind = run.recipe.kind
+        if not kind.guided:
             self.refuse("features", of="evaluations of images")
         out = self.out or (self.run if self.run == run.folder else Path())
-        out.mkdir(parents=True, exist_ok=True)
-        if group.is_main:
-            for name in FILES:
-                storage.check_out(out / name, overwrite=self.overwrite)
-        (self.judge_images if console.of_images(run) else self.judge_numbers)(run, out, group)
-
-    def write(self, run: "Run", out: Path, content: dict[str, Any]) -> None:
-        """Write evaluation.json, after everything else: who sees it has all of the evaluation."""
-        from ncsn import storage
-
-        storage.write_json(out / NUMBERS, {"source": str(self.run), "run_digest": run.digest} | content)
-
-    def judge_images(self, run: "Run", out: Path, group: "Group") -> None:
-        """Images beside test images; several processes share the work of drawing them."""
-        import numpy as np
-        import torch
-
-        import ncsn
-        from ncsn import evaluation
-        from ncsn.data.units import BYTES
-
         ruler = None
         if group.is_main:
-            images = run.data(self.data)
-            print(f"data: {images.name}, {images.describe()}")
-            # Features come before samples: what is wrong with them should not take minutes to turn out.
-            mirrored = bool(run.settings.get("flip"))
-            ruler = evaluation.Ruler(images, self.features, self.n, mirrored=mirrored, device=run.device)
+            data = run.data(self.data)
+            out.mkdir(parents=True, exist_ok=True)
+            for name in FILES:
+                storage.check_out(out / name, overwrite=self.overwrite)
+            print(f"data: {data.name}, {data.describe()}")
+            # Before samples are drawn: what is wrong with features should not take minutes to turn out.
+            ruler = kind.ruler(run, data, self.features, self.n)
         n = int(group.broadcast(str(ruler and ruler.n).encode()))
-        drawn = write_array(out / SAMPLES, run, n, depth=BYTES, group=group, seed=self.seed, **self.how())
+        units = kind.judged(run.transform)
+        drawn = write_array(out / SAMPLES, run, n, seed=self.seed, group=group, options=self.options(), transform=units)
         if ruler is None or drawn is None:
             return
         samples = torch.from_numpy(np.load(out / SAMPLES)["samples"])
         result = ruler.judge(samples)
+        facts: dict[str, object] = {"source": str(self.run), "run_digest": run.digest, "seed": self.seed}
+        facts |= {"class": self.label, "sampling": asdict(drawn.steps.sampling), "nfe": drawn.steps.nfe}
+        facts |= {"guide_nfe": drawn.steps.guide_nfe, "data": data.name, "data_digest": data.digest}
+        facts |= {"sampling_seconds": drawn.seconds}
+        ruler.show(samples, out / PAGE)
+        # After everything else: who sees it has all of the evaluation.
+        storage.write_json(out / NUMBERS, facts | result.report())
         if self.label not in (None, "any", "none"):
-            note = f"the samples are of class {self.label}, the images of all classes: that alone makes them differ"
-            result = replace(result, notes=[*result.notes, note])
-        facts: dict[str, Any] = {"seed": self.seed, "class": self.label, "sampling": asdict(drawn.steps.sampling)}
-        facts |= {"nfe": drawn.steps.nfe, "guide_nfe": drawn.steps.guide_nfe, "data": images.name}
-        facts |= {"data_digest": images.digest, "sampling_seconds": drawn.seconds}
-        shown = samples[: min(30, n // 10 * 10)]
-        _, neighbours = evaluation.nearest(shown, ruler.train)
-        ncsn.plots.image_pairs(shown, ruler.train[neighbours], out / PAGE)
-        self.write(run, out, facts | result.report())
+            print(f"note: the samples are of class {self.label}, and the examples of all: that alone makes them differ")
         print(result)
         print(f"{out}: {', '.join(FILES)}")
-
-    def judge_numbers(self, run: "Run", out: Path, group: "Group") -> None:
-        """Rows or signals beside others that training has not seen; by the leading process alone."""
-        if not group.is_main:
-            return
-        from ncsn.cli.kinds import BESIDE
-        from ncsn.evaluation.judge import JUDGES
-        from ncsn.evaluation.tables import held_out_examples
-
-        data = run.data(self.data)
-        print(f"data: {data.name}, {data.describe()}")
-        test, noun = held_out_examples(data, self.n), run.recipe.kind.noun
-        samples = console.draw(run, len(test), seed=self.seed, **self.how()).samples
-        result = JUDGES[noun](run, data, samples)
-        BESIDE[noun](run, test, samples, out / PAGE)
-        self.write(run, out, result.report())
-        print(result)
-        print(f"{out}: {NUMBERS}, {PAGE}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +126,7 @@ class Likelihood(RunOptions):
         import torch
 
         import ncsn
-        from ncsn.data.units import dequantize
+        from ncsn.quantization import dequantize
         from ncsn.run import block_seed
 
         began = time.perf_counter()
@@ -172,8 +138,7 @@ class Likelihood(RunOptions):
         if self.rows is not None:
             self.write_densities(run, self.rows)
             return
-        if not console.of_images(run):
-            raise ValueError(f"{self.run} makes {run.recipe.kind.noun}; of rows: ncsn likelihood {self.run} rows.csv")
+        console.require(run, "images", self.run, f"for rows, ncsn likelihood {self.run} rows.csv")
         test, generator = run.data(self.data).test, torch.Generator().manual_seed(self.seed)
         pixels = test[torch.randperm(len(test), generator=generator)[: self.n]]
         x = dequantize(pixels, generator=generator) if pixels.dtype == torch.uint8 else pixels
@@ -181,8 +146,9 @@ class Likelihood(RunOptions):
         # The generator of the seed itself has chosen the images.
         seed, sigma_min = block_seed(self.seed, 1), self.sigma_min or run.recipe.sampling.sigma_min
         probes = self.probes or 4
-        solver: dict[str, Any] = {"sigma_min": sigma_min, "probes": probes, "tolerance": self.tolerance or 1e-3}
-        states = run.likelihoods(x, **solver, batch_size=PART, seed=seed)
+        states = run.likelihoods(
+            x, sigma_min=sigma_min, probes=probes, tolerance=self.tolerance or 1e-3, batch_size=PART, seed=seed
+        )
         parts = list(console.bar(states, f"{n} images", total=-(-n // PART)))
         bits = ncsn.bits_per_dimension(torch.cat([part.log_prob for part in parts]), dimensions)
         errors = torch.cat([part.standard_error for part in parts]) / (dimensions * math.log(2))
@@ -196,25 +162,31 @@ class Likelihood(RunOptions):
 
     def write_densities(self, run: "Run", place: Path) -> None:
         """The log density of each row of a table; a row with blanks has none."""
+        import pandas
         import torch
 
-        from ncsn.data.sources import TABLES
-        from ncsn.data.tables import read_table, write_table
-        from ncsn.run.imputation import check_numbers
+        from ncsn.kinds.reading import TABLES
+        from ncsn.kinds.tables.read import read_rows, write_frame
 
+        console.require(run, "rows", self.run, "only tables have rows")
         console.check_output(self.out, *TABLES, overwrite=self.overwrite)
-        x = torch.from_numpy(read_table(place).matched(run.names, run.recipe.categories).rows).double()
-        whole, density = ~x.isnan().any(1), x[:, :1] * torch.nan
+        x = run.recipe.kind.numbers(run, read_rows(place))
+        whole, density = ~x.isnan().any(1), x[:, 0] * torch.nan
         if not bool(whole.any()):
-            raise ValueError(f"{place} has no row without blanks; only such rows have a density")
-        check_numbers(run, x)  # before rows with blanks are left out, for their numbers
+            raise ValueError(f"{place} has no row without missing values; only such rows have a density")
+        run.transform.check(x)  # before rows with gaps are left out, for their numbers
         # A looser solver makes rows likelier than they are, by up to a tenth of a nat.
-        solver: dict[str, Any] = {"sigma_min": self.sigma_min, "probes": self.probes}
-        solver["tolerance"] = self.tolerance or 1e-4
-        states = run.likelihoods(x[whole], **solver, seed=self.seed, batch_size=ROWS)
+        states = run.likelihoods(
+            x[whole],
+            sigma_min=self.sigma_min,
+            probes=self.probes,
+            tolerance=self.tolerance or 1e-4,
+            seed=self.seed,
+            batch_size=ROWS,
+        )
         parts = console.bar(states, "log densities", total=-(-int(whole.sum()) // ROWS))
-        density[whole, 0] = torch.cat([part.log_prob for part in parts])
-        write_table(self.out, ["log_density"], density.numpy())
+        density[whole] = torch.cat([part.log_prob for part in parts])
+        write_frame(pandas.DataFrame({"log_density": density.numpy()}), self.out)
         print(f"{self.out}: log densities of {int(whole.sum())} rows, {density[whole].mean():.3f} nats on average")
 
 

@@ -8,22 +8,23 @@ import zipfile
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated
 
 import tyro
 
 from ncsn.cli import console
 from ncsn.cli.console import RunOptions, SamplingOptions, check_output
-from ncsn.data.sources import TABLES
+from ncsn.kinds.reading import TABLES
 from ncsn.machine.interrupts import Stopped
 from ncsn.validation import Count, Seed
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ncsn.data.units import Depth
+    from ncsn.kinds import Transform
     from ncsn.machine.distributed import Group
     from ncsn.run import Drawn, Recipe, Run
+    from ncsn.run.options import SamplingOptions as SamplingKeywords
 
 PICTURES = (".png", ".gif")
 MOST = 10_000  # samples in a picture
@@ -50,7 +51,6 @@ class Sample(SamplingOptions, RunOptions):
 
     def __call__(self) -> None:
         import ncsn
-        from ncsn.cli.kinds import SUFFIXES, VIEWS
         from ncsn.machine import distributed
 
         picture = self.out.suffix in PICTURES
@@ -59,28 +59,38 @@ class Sample(SamplingOptions, RunOptions):
         if self.out.suffix in TABLES:
             for name in ("pandas", "pyarrow"):  # what is missing turns up before anything is drawn
                 importlib.import_module(name)
-        main = console.is_main()
+        main, run = console.is_main(), ncsn.load(self.run, device=self.device)
+        kind = run.recipe.kind
+        if self.out.suffix not in kind.writers:
+            raise ValueError(f"{self.out}: {kind.noun} are written into {', '.join(kind.writers)}")
         if main:
-            check_output(self.out, *SUFFIXES, overwrite=self.overwrite)
-        run = ncsn.load(self.run, device=self.device)
-        view = VIEWS[run.recipe.kind.noun]
-        view.check(run, self.out)
+            check_output(self.out, *kind.writers, overwrite=self.overwrite)
         if not picture:
-            depth, group = run.recipe.depth if console.of_images(run) else None, distributed.join()
-            write_array(self.out, run, self.n, depth=depth, group=group, seed=self.seed, **self.how())
+            write_array(self.out, run, self.n, seed=self.seed, group=distributed.join(), options=self.options())
             return
-        show = view.files[self.out.suffix]
-        if main and show is not None:  # the leading process draws pictures alone
-            drawn = console.draw(run, self.n, seed=self.seed, keep=36 if self.out.suffix == ".gif" else 0, **self.how())
-            show(drawn, self.out)
+        write = kind.writers[self.out.suffix]
+        if main and write is not None:  # the leading process draws pictures alone
+            keep = kind.kept if self.out.suffix == ".gif" else 0
+            drawn = console.draw(run, self.n, seed=self.seed, keep=keep, **self.options())
+            write(drawn.samples, drawn.path, self.out)
             print(f"{self.out}: {drawn.cost}")
 
 
-def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: "Group", **how: Any) -> "Drawn | None":
-    """Write ``n`` samples of a run, in ``Run.blocks``, into an .npz or .npy, or a table; returns one.
+def write_array(
+    out: Path,
+    run: "Run",
+    n: int,
+    *,
+    seed: int,
+    group: "Group",
+    options: "SamplingKeywords",
+    transform: "Transform | None" = None,
+) -> "Drawn | None":
+    """Write ``n`` samples of a run, in ``Run.blocks``, into an .npz or .npy, or a table; returns the last block.
 
-    ``depth``: what numbers the file holds; reals where there is none.  ``group``: the processes that share the work, in
-    a folder that all of them see; others than the leading one get None.  ``how``: as for ``Run.blocks``.
+    ``group``: the processes that share the work, in a folder that all of them see; others than the leading one get
+    None.
+    ``transform``: which units an array has; by default the run's.
 
     Blocks are files in a hidden folder beside the output.  Its name holds a digest of all that determines the samples,
     so a job goes on from no other's.  An .npz has checksums: a block that is damaged is drawn again.
@@ -91,8 +101,10 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     from ncsn import __version__, storage
     from ncsn.run import cost
 
-    usual = next(run.blocks(n, **how))
-    job = repr((__version__, torch.__version__, run.digest, run.device.type, depth, n, sorted(how.items())))
+    usual, kind = next(run.blocks(n, seed=seed, **options)), run.recipe.kind
+    transform = transform or run.transform
+    how = (transform, n, seed, sorted(options.items()))
+    job = repr((__version__, torch.__version__, run.digest, run.device.type, *how))
     digest = hashlib.sha256(job.encode()).hexdigest()
     folder = out.with_name(f".{out.name[:30]}.{digest}.partial")
     shapes = [(min(run.block, n - first), *run.recipe.shape) for first in range(0, n, run.block)]
@@ -108,10 +120,10 @@ def write_array(out: Path, run: "Run", n: int, *, depth: "Depth | None", group: 
     console.compile_for(run, n, usual)
     try:
         for number in missing[group.rank :: group.size]:
-            steps = next(run.blocks(n, first=number, **how))
+            steps = next(run.blocks(n, seed=seed, first=number, **options))
             drawn = console.follow(steps, f"block {number + 1} of {len(paths)}", began)
             with storage.atomic(paths[number]) as temporary:
-                np.savez(temporary, x=drawn.samples.numpy() if depth is None else depth.restored(drawn.samples))
+                np.savez(temporary, x=kind.stored(transform, drawn.samples))
         group.barrier()
         if not group.is_main:
             return None
@@ -151,12 +163,9 @@ def join_blocks(paths: list[Path], n: int, out: Path, recipe: "Recipe") -> None:
     from numpy.lib import format
 
     from ncsn import storage
-    from ncsn.data.sources import TABLES
-    from ncsn.data.tables import write_table
 
     if out.suffix in TABLES:
-        table = np.concatenate([rows(path) for path in paths]).astype(np.float64)
-        write_table(out, recipe.names, table, recipe.categories, recipe.dates)
+        recipe.kind.write_table(recipe.transform, np.concatenate([rows(path) for path in paths]), out)
         return
     first = rows(paths[0])
     header = {"descr": first.dtype.str, "fortran_order": False, "shape": (n, *first.shape[1:])}

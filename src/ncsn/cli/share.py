@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ncsn.cli.console import Options, check_output, of_images
+from ncsn.cli.console import Options, check_output, require
 from ncsn.learn.settings import Given
 from ncsn.machine.interrupts import Stopped
 from ncsn.validation import Port, reason
@@ -82,9 +82,7 @@ class Play(Options):
             folder = page()
             if self.run is not None:  # the page again, but for its model
                 run, own = ncsn.load(self.run, device="cpu"), Path(temporary) / "page"
-                if not of_images(run):
-                    noun = run.recipe.kind.noun
-                    raise ValueError(f"{self.run} makes {noun}; the page draws with runs of images")
+                require(run, "images", self.run, "the page draws with runs of images")
                 if (channels := run.recipe.shape[0]) not in (1, 3):
                     raise ValueError(f"{self.run} makes images of {channels} channels; the page draws grey and RGB")
                 folder = Path(shutil.copytree(folder, own, ignore=shutil.ignore_patterns("*.onnx")))
@@ -192,7 +190,7 @@ def write_shared(run: "Run", out: Path, model: str) -> list[str]:
     other weights is left out.  ``model``: user/model.
     Raises ValueError if a file of numbers cannot be read.
     """
-    from ncsn.run.folder import SHARED
+    from ncsn.run.folder import SHARED, digest_of
     from ncsn.storage import write_json
     from ncsn.validation import read_json
 
@@ -208,8 +206,10 @@ def write_shared(run: "Run", out: Path, model: str) -> list[str]:
             if content.get("run_digest", run.digest) != run.digest:
                 print(f"{folder / name} is left out: it describes an earlier state of the run", file=sys.stderr)
                 continue
+            digest = content.pop("sha256", None)
             # A recipe has no paths, but names and texts of the user's columns.
-            write_json(out / name, {key: v if key == "recipe" else without_folders(v) for key, v in content.items()})
+            shared = {key: v if key == "recipe" else without_folders(v) for key, v in content.items()}
+            write_json(out / name, shared | ({} if digest is None else {"sha256": digest_of(shared)}))
         names.append(name)
     (out / SHARED[-1]).write_text(CARD.format(model), encoding="utf-8")
     return [*names, SHARED[-1]]

@@ -1,16 +1,15 @@
 """``ncsn inpaint``, ``denoise``, ``superres``, ``deblur``, ``impute``: inverse problems with a model as the prior."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from annotated_types import Interval
 
 from ncsn.cli import console
 from ncsn.cli.console import RunOptions, check_output
-from ncsn.data.sources import TABLES
+from ncsn.kinds.reading import TABLES, Reading
 from ncsn.learn.settings import Given
 from ncsn.validation import Count, Levels, Region, Seed
 
@@ -18,10 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ncsn import Run
-    from ncsn.data.tables import Table
-    from ncsn.problems import Measurement
-
-    Categories = dict[str, tuple[str, ...]]
+    from ncsn.posteriors import Measurement
 
 Shape = tuple[int, ...]
 Noise = Annotated[float, Interval(gt=0, le=100)]
@@ -73,20 +69,20 @@ class Problem(RunOptions):
         import torch
 
         import ncsn
-        from ncsn.evaluation.metrics import psnr
+        from ncsn.kinds.images.read import read_example
+        from ncsn.metrics import psnr
 
         check_output(self.out, ".png", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
-        if not console.of_images(run):
-            raise ValueError(f"{self.run} makes {run.recipe.kind.noun}; a run of images is needed")
+        console.require(run, "images", self.run, "a run of images is needed")
         measure, shown = self.problem(run.recipe.shape)
         file_shape = tuple(measure(torch.zeros(run.recipe.shape)[None]).shape[1:])
         known = len(file_shape) == 1  # pixels of an image: a file holds it whole, and others than these do not matter
         measured = file_shape if self.measured and not known else run.recipe.shape
-        reading = ncsn.data.Reading() if run.origin is None else run.origin.reading
+        reading = Reading() if run.origin is None else run.origin.reading
         images = run.data(self.data) if self.input.isdecimal() else None
-        how: dict[str, Any] = {"reading": reading, "images": images, "depth": run.recipe.depth}
-        image = ncsn.data.read_example(self.input, measured, fit=not self.measured, **how)
+        depth = run.transform
+        image = read_example(self.input, measured, images, reading, depth, fit=not self.measured)
         y = image[None] if self.measured and not known else measure(image[None])
         generator = torch.Generator().manual_seed(self.seed)
         if not self.measured:
@@ -123,7 +119,7 @@ class Inpaint(Problem):
     def known(self, shape: Shape) -> "Tensor":
         import torch
 
-        from ncsn.problems import known_pixels
+        from ncsn.posteriors import known_pixels
 
         channels, height, width = shape
         generator = torch.Generator().manual_seed(self.seed)
@@ -131,7 +127,7 @@ class Inpaint(Problem):
 
     def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
         """The known pixels; they, and their mean elsewhere."""
-        from ncsn.problems import masked
+        from ncsn.posteriors import masked
 
         if self.method == "replacement":
             self.refuse("solver_steps", of="answers of moment matching")
@@ -178,7 +174,7 @@ class Superres(Problem):
 
     def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
         """Means over squares; every square in its mean."""
-        from ncsn.problems import downsampled
+        from ncsn.posteriors import downsampled
 
         k = self.factor
         if shape[1] % k or shape[2] % k:
@@ -198,7 +194,7 @@ class Deblur(Problem):
 
     def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
         """The blur; the blurred image."""
-        from ncsn.problems import blurred
+        from ncsn.posteriors import blurred
 
         return blurred(self.blur), lambda y: y
 
@@ -229,131 +225,12 @@ class Impute(RunOptions):
     overwrite: bool = False
 
     def __call__(self) -> None:
-        import torch
-
         import ncsn
-        from ncsn.data.tables import read_table
-        from ncsn.evaluation.tables import calibration, imputed, unseen
-        from ncsn.machine.messages import quieter
 
         for path in (self.out, self.draws or self.out):
             check_output(path, *TABLES, ".npy", overwrite=self.overwrite)
         if self.draws is not None and self.draws.resolve() == self.out.resolve():
             raise ValueError(f"out and draws are both {self.out}; give two files")
         run = ncsn.load(self.run, device=self.device)
-        noun = run.recipe.kind.noun
-        if noun == "images":
-            raise ValueError(f"{self.run} makes images; ncsn inpaint fills these in")
-        for path in (self.out, self.draws or self.out):
-            if (path.suffix == ".npy") != (noun == "signals"):
-                raise ValueError(f"{path}: the run makes {noun}; signals are written into .npy, rows into a table")
-        if noun == "signals":
-            self.fill_signals(run)
-            return
-        table = read_table(self.rows)
-        x = torch.from_numpy(table.matched(run.names, run.recipe.categories).rows).double()
-        draws = imputed(run, x, self.n, seed=self.seed)
-        given, categories = as_given(run, table, x)
-        self.write(run, given, draws, categories)
-        if self.draws is not None:
-            some = draws.where(x.isnan(), given)[:, x.isnan().any(1)].transpose(0, 1).flatten(0, 1)
-            columns: dict[str, tuple[str | None, Tensor]] = {
-                name: (name, some[:, i]) for i, name in enumerate(run.names)
-            }
-            write_rows(self.draws, run, columns, categories)
-        filled = x.isnan() & ~draws.isnan().any(0)
-        print(f"{self.out}: {int(filled.sum())} blanks filled in")
-        # What is known shows how far to trust what is not, if training has not seen it.
-        try:
-            with quieter(logging.ERROR):
-                rows, which = unseen(run.data(), x), "that training has not seen"
-        except (ValueError, OSError):  # the data is unknown, or no longer there
-            rows, which = x, "that training may have seen"
-        count, inside = calibration(run, rows, self.n, seed=self.seed)
-        if count:
-            share = f"{inside:.0%} lie within {self.n} draws of them; {(self.n - 1) / (self.n + 1):.0%} should"
-            print(f"of {count} known numbers {which}, {share}")
-        elif not len(rows) and not bool(x.isnan().all()):
-            print("training has seen rows like these, so they cannot show how sure the draws may be")
-
-    def fill_signals(self, run: "Run") -> None:
-        """Signals, in the shape and the precision that they have in their file."""
-        import numpy as np
-
-        from ncsn import storage
-        from ncsn.data.tables import arrays
-        from ncsn.evaluation.tables import imputed
-        from ncsn.run.imputation import numbers_of
-
-        if self.rows.suffix != ".npy":
-            raise ValueError(f"{self.rows} ends in {self.rows.suffix!r}; signals with gaps are read from .npy")
-        signals = arrays(self.rows)[""]
-        if signals.dtype.kind not in "iuf":
-            raise ValueError(f"{self.rows} holds {signals.dtype}; signals are numbers")
-        x = numbers_of(run, np.array(signals, np.float64))
-        draws = imputed(run, x, self.n, seed=self.seed)
-        middle = draws.mean(0).where(x.isnan(), x)
-        for path, filled in ((self.out, middle.view(signals.shape)), (self.draws, draws)):
-            if path is not None:
-                with storage.atomic(path) as temporary:
-                    np.save(temporary, filled.numpy().astype(signals.dtype))
-        gaps = x.isnan() & ~middle.isnan()
-        # A channel has a unit of its own.
-        each_draw = draws.std(0).unbind(1)
-        spreads = [std[gap].mean() for std, gap in zip(each_draw, gaps.unbind(1), strict=True) if bool(gap.any())]
-        listed = ", ".join(f"{spread:.3g}" for spread in spreads)
-        each = " in the channels with blanks" if len(spreads) > 1 else ""
-        varied = f", which draws vary by {listed} on average{each}" if spreads else ""
-        print(f"{self.out}: {int(gaps.sum())} blanks filled in{varied}")
-
-    def write(self, run: "Run", x: "Tensor", draws: "Tensor", categories: "Categories") -> None:
-        """Write the rows, and beside them how sure each blank is, and its draws."""
-        import torch
-
-        blank, columns = x.isnan(), dict[str, tuple[str | None, "Tensor"]]()
-        two = torch.zeros(x.shape[1]) if run.units is None else run.units.binary
-        beside = dict(columns)
-        for i, name in enumerate(run.names):
-            made, hidden = draws[:, :, i], blank[:, i]
-            middle, spread, what = made.mean(0), made.std(0), "sd"
-            if name in run.recipe.categories or bool(two[i]):
-                middle = made.mode(0).values
-                spread, what = (made == middle).double().mean(0), "share"
-            elif name in run.recipe.dates and bool((made[~made.isnan()] % 1 == 0).all()):
-                middle = middle.round()  # whole days
-            columns[name] = name, torch.where(hidden, middle, x[:, i])
-            if bool(hidden.any()):
-                filled = hidden & ~made.isnan().all(0)
-                beside[f"{name} {what}"] = None, spread.where(filled, torch.nan)
-                beside |= {f"{name} draw {k + 1}": (name, made[k].where(hidden, torch.nan)) for k in range(self.n)}
-        if double := beside.keys() & columns.keys():
-            raise ValueError(
-                f"the run has a column {min(double)}, which is what {self.out} would call another; rename it"
-            )
-        write_rows(self.out, run, columns | beside, categories)
-
-
-def as_given(run: "Run", table: "Table", x: "Tensor") -> "tuple[Tensor, Categories]":
-    """The rows ``x`` of a table, and its categories, with text as it is there: a run may know it as its ``other``."""
-    import torch
-
-    given, categories = x.clone(), dict(run.recipe.categories)
-    for name in categories.keys() & table.categories.keys():
-        texts, codes = table.categories[name], torch.from_numpy(table.rows[:, table.names.index(name)])
-        categories[name] = values = tuple(dict.fromkeys([*categories[name], *texts]))
-        numbers = torch.tensor([values.index(text) for text in texts]).double()
-        known = ~codes.isnan()
-        given[known, run.names.index(name)] = numbers[codes[known].long()]
-    return given, categories
-
-
-def write_rows(out: Path, run: "Run", columns: "dict[str, tuple[str | None, Tensor]]", known: "Categories") -> None:
-    """Write columns by their names, each as the run's column of the other name: as text, dates or numbers."""
-    import torch
-
-    from ncsn.data.tables import write_table
-
-    categories = {name: known[like] for name, (like, _) in columns.items() if like in known}
-    dates = [name for name, (like, _) in columns.items() if like in run.recipe.dates]
-    rows = torch.stack([column for _, column in columns.values()], 1)
-    write_table(out, list(columns), rows.numpy(), categories, dates)
+        for line in run.recipe.kind.impute_file(run, self.rows, self.n, self.seed, self.out, self.draws):
+            print(line)

@@ -1,53 +1,103 @@
 """What of a training is kept: checkpoints, and how it goes; in a run's folder, or, without one, in memory alone."""
 
+import copy
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import torch
 from filelock import FileLock
 
 from ncsn import storage
-from ncsn.data import Dataset, Origin, load_dataset
-from ncsn.data.sources import short_name
-from ncsn.data.units import Units
-from ncsn.learn import rules
-from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings
-from ncsn.machine import distributed, hardware
+from ncsn.kinds.kind import Origin
+from ncsn.learn.settings import Job
 from ncsn.machine.distributed import ALONE, Group
 from ncsn.machine.interrupts import Stopped, received_by
 from ncsn.machine.messages import bar, log
-from ncsn.run import Drawn, Run, plain, read_config, write_config, write_model
-from ncsn.run.folder import CHECKPOINT, begun, check_folder, claim, remove_run
-from ncsn.training import NonFiniteLossError, Progress, Row, State
+from ncsn.run import Drawn, Run, read_config, write_config, write_model
+from ncsn.run.folder import CHECKPOINT, claim, remove_run
+from ncsn.score import ScoreModel
+from ncsn.training import NonFiniteLossError, Progress, State
+from ncsn.validation import Json
 
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
 BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
 LEARNING = 0.01  # relative change of the held-out loss that counts
-SPOILED = 0.25  # relative rise of the held-out loss of rows that ends their training: more of it is learned by heart
 SAVE_EVERY = 30.0  # seconds between two checkpoints
 FIGURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")
 
 
-def left(rows: Sequence[Row], slack: float) -> Row:
-    """The row of the average that is left: the last one, or the best if the held-out loss has risen since."""
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of metrics.jsonl: the loss since the last one, and that of held-out examples.
+
+    ``validation_bands``: by noise level.  ``parts``: of parts of the examples, by their names; of a table the joint
+    density and the conditionals.
+    """
+
+    step: int
+    loss: float
+    validation_loss: float
+    validation_bands: list[float | None]
+    parts: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Ledger:
+    """How a training goes, as a part of its checkpoint: a kill changes none of it.
+
+    ``rows``: so far.
+    ``total``: the sum of the losses since the last row, and how many they are.
+    ``best``: the ``average`` of the weights that had the least held-out loss.
+    """
+
+    def __init__(self, average: ScoreModel) -> None:
+        self.rows: list[Row] = []
+        self.total = torch.zeros(2).double()
+        self.best = copy.deepcopy(average)
+
+    def add(self, row: Row, average: ScoreModel) -> None:
+        """Begin a new sum after a row, and keep the average if none was better."""
+        self.total.zero_()
+        self.rows.append(row)
+        if row.validation_loss <= min(row.validation_loss for row in self.rows):
+            self.best.load_state_dict(average.state_dict())
+
+    def state_dict(self) -> Json:
+        rows = [asdict(row) for row in self.rows]
+        return {"rows": rows, "total": self.total.tolist(), "best": self.best.state_dict()}
+
+    def load_state_dict(self, state: Json, /) -> None:
+        self.best.load_state_dict(state["best"])
+        self.rows = [Row(**row) for row in state["rows"]]
+        loss, count = state["total"]
+        self.total = torch.tensor([loss, count], dtype=torch.float64)
+
+
+def best_row(rows: Sequence[Row], tolerance: float) -> Row:
+    """The row of the average that is kept: the last one, or the best if the held-out loss has risen since."""
     best = min(rows, key=lambda row: row.validation_loss)
-    return best if rows[-1].validation_loss > best.validation_loss * (1 + slack) else rows[-1]
+    return best if rows[-1].validation_loss > best.validation_loss * (1 + tolerance) else rows[-1]
 
 
-def until_spoiled(progress: Iterator[Progress], rows: Sequence[Row], group: Group) -> Iterator[Progress]:
-    """Pass a training's progress on, until the held-out loss of its ``rows`` is far above the least.
+def until_spoiled(
+    progress: Iterator[Progress], rows: Sequence[Row], patience: float, group: Group
+) -> Iterator[Progress]:
+    """Pass a training's progress on, until the held-out loss of its ``rows`` exceeds the least by a share of patience.
 
-    The leading process of the ``group`` decides, for losses of others may differ in their last digits.
+    What is learned from there on is learned by heart.  The leading process of the ``group`` decides, for losses of
+    others may differ in their last digits.
     """
     looked = 0
     while True:
-        if len(rows) > looked:
+        if patience < math.inf and len(rows) > looked:
             looked, losses = len(rows), [row.validation_loss for row in rows]
-            spoiled = losses[-1] > (1 + SPOILED) * min(losses)
+            spoiled = losses[-1] > (1 + patience) * min(losses)
             if group.broadcast(b"ends" if spoiled else b"goes on") == b"ends":
-                log.info(f"training ends: the held-out loss is {SPOILED:.0%} above its least")
+                log.info(f"training ends: the held-out loss is {patience:.0%} above its least")
                 return
         p = next(progress, None)
         if p is None:
@@ -58,8 +108,7 @@ def until_spoiled(progress: Iterator[Progress], rows: Sequence[Row], group: Grou
 def verdict(rows: Sequence[Row], examples: int) -> str:
     """What was best, and whether more training, or more of the ``examples``, would help."""
     best, last = min(rows, key=lambda row: row.validation_loss), rows[-1].validation_loss
-    parts = [("joint", best.joint_loss), ("conditionals", best.conditional_loss)]
-    listed = ", ".join(f"{name} {loss:.4f}" for name, loss in parts if loss is not None)
+    listed = ", ".join(f"{name} {loss:.4f}" for name, loss in best.parts.items())
     line = f"held-out loss {best.validation_loss:.4f}{f' ({listed})' if listed else ''}, at step {best.step:,}"
     if examples < 1000:
         line = f"{examples} examples are few: samples may be copies of them; {line}"
@@ -87,7 +136,6 @@ class Record:
     signals: list[int] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
     lock: FileLock | None = None
-    units: Units | None = None
 
     @property
     def writes(self) -> bool:
@@ -102,14 +150,13 @@ class Record:
     def describe(self, run: Run, part: str = "") -> None:
         """Write config.json of the run, or of a ``part`` of it: its guide."""
         if self.writes:
-            write_config(self.path(part), run.settings, run.recipe, self.origin)
+            write_config(self.path(part), replace(run, origin=self.origin).config)
 
     def begin(self, run: Run, state: State, part: str = "") -> None:
         """Bring the state to where the run in the folder left it; from the first step on there is a checkpoint.
 
         Raises ValueError if another run is there, or another process writes there.
         """
-        self.units = run.units
         if self.folder is not None:
             checkpoint, replaces = self.path(part, CHECKPOINT), False
             if self.writes and self.lock is None:
@@ -135,7 +182,7 @@ class Record:
         """Write a checkpoint and the averaged weights, if there is a folder."""
         if self.writes:
             state.save(self.path(part, CHECKPOINT))
-            write_model(self.path(part), state.average, self.units, origin=self.origin)
+            write_model(self.path(part), state.average, origin=self.origin)
 
     def write_rows(self) -> None:
         """Write metrics.jsonl, whole: the checkpoint keeps the rows, and there are a few."""
@@ -187,7 +234,7 @@ class Record:
     def results(self, run: Run, drawn: Drawn) -> None:
         """Write metrics.json: losses of the average that is left, what training saw, what a sample costs, the clock."""
         last, shares = self.rows[-1], self.group.size * run.settings["accumulate"]
-        content = asdict(left(self.rows, run.recipe.kind.slack)) | {
+        content = asdict(best_row(self.rows, run.recipe.kind.reports.tolerance)) | {
             "training_seconds": last.seconds,
             "images_seen": last.step * -(-run.settings["batch_size"] // shares) * shares,
             "guidance": drawn.steps.sampling.guidance,
@@ -197,47 +244,3 @@ class Record:
         }
         storage.write_json(self.path("metrics.json"), content)
         log.info(f"{self.folder}: {drawn.cost}; more with `ncsn sample {self.folder}`")
-
-
-def opened(given: TrainSettings) -> tuple[Dataset, ResolvedSettings, Record]:
-    """The data to train on, the settings that follow from it, and a record of the training in the run's folder.
-
-    With ``--resume`` the settings are the run's own.  Every process reads the data, the leading one first: it may have
-    to download it.
-    Raises ValueError if data cannot be read, does not suit the settings, or is other than the run's or the leading
-    process'; and if the folder holds another run.
-    """
-    group = distributed.join()
-    first = b"" if group.is_main else group.broadcast()
-    folder = given.job.out or Path("runs") / short_name(given.dataset)
-    if group.is_main:
-        check_folder(folder, overwrite=given.job.overwrite, resume=given.job.resume)
-        if given.dataset != "mnist" and Path(given.dataset).resolve() in (folder / "run").resolve().parents:
-            raise ValueError(f"{folder} lies in the data, of which its pictures would be a part; give another --out")
-    if given.job.resume and begun(folder):
-        dataset, settings, origin = continued(given, folder)
-    else:
-        if given.job.resume:
-            log.info(f"{folder} holds no run to resume; a new one begins")
-        dataset = load_dataset(given.dataset, reading=given.reading)
-        rules.network_for(given, dataset)  # options that mean nothing are refused without another word
-        dataset.say()  # before what takes seconds
-        settings = rules.resolve(given, dataset, hardware.choose_device(given.job.device))
-        origin = Origin.of(given.dataset, given.reading, dataset)
-    here = json.dumps([plain(asdict(settings)), origin.digest]).encode()
-    if here != (group.broadcast(here) if group.is_main else first):
-        raise ValueError(f"process {group.rank} has other data or settings than process 0; all need the same")
-    return dataset, settings, Record(folder=folder, job=given.job, origin=origin, group=group)
-
-
-def continued(given: TrainSettings, folder: Path) -> tuple[Dataset, ResolvedSettings, Origin]:
-    """The data of a run that is resumed, which may have moved; its settings, and where the data is."""
-    config, where = read_config(folder), folder / "config.json"
-    settings, origin = rules.recalled(given, config.settings, f"{where}: settings"), config.data
-    if origin is None:
-        raise ValueError(f"{where} does not say which data the run has learned from")
-    if given.dataset not in (settings.dataset, TrainSettings.dataset):  # the default says nothing of where they are
-        origin = origin.moved(given.dataset)
-    dataset = origin.load()
-    dataset.say()
-    return dataset, settings, origin

@@ -5,29 +5,27 @@ None of these numbers belongs to a data set: those of MNIST follow from the same
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import fields, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ncsn.data import Dataset
-from ncsn.data.dataset import Kind
-from ncsn.data.units import reals
 from ncsn.distributions import Empirical
+from ncsn.kinds.kind import AnyKind, Dataset
 from ncsn.learn.settings import FREE, ResolvedSettings, TrainSettings
 from ncsn.machine import hardware
 from ncsn.machine.messages import log
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
+from ncsn.quantization import reals
 from ncsn.run import Argument, Recipe, read_config
 from ncsn.run.folder import find
 from ncsn.samplers import SAMPLERS, Sampling
 from ncsn.score import PreconditioningName
 from ncsn.training import Budget
-from ncsn.validation import NetworkName, validated
+from ncsn.validation import Json, NetworkName, validated
 
 NETWORKS: dict[NetworkName, str] = {"unet": "UNet", "mlp": "ResidualMLP", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
 POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
@@ -37,7 +35,7 @@ WIDTHS = (64, 32, 16)  # of the U-Net's finest resolution, best first
 SPEEDS = {"cuda": 10_000.0, "fast": 500.0, "slow": 60.0}  # images of 32 x 32 a second that the full width trains on
 
 
-def rounded(x: float, digits: int = 2) -> float:
+def round_to(x: float, digits: int = 2) -> float:
     """``x`` to so many digits, as settings are printed."""
     return float(f"{x:.{digits}g}")
 
@@ -73,7 +71,7 @@ def log_sigma_mean(detail: float, std: float) -> float:
     contrast need as much less noise.
     """
     least = -2.0 + min(0.0, math.log(std / 0.1))
-    return rounded(max(least, math.log(5.5 * (detail or std) ** 2 / std)))
+    return round_to(max(least, math.log(5.5 * (detail or std) ** 2 / std)))
 
 
 def averaging_level(data: Shaped[Tensor, "n *d"]) -> float:
@@ -124,7 +122,7 @@ def guided_between(log_sigma_mean: float) -> tuple[float, float]:
     Kynkäänniemi et al. 2024 (arXiv:2404.07724).
     """
     middle = math.exp(log_sigma_mean)
-    return rounded(0.3 * middle), rounded(2.2 * middle)
+    return round_to(0.3 * middle), round_to(2.2 * middle)
 
 
 def widths_and_batch(settings: TrainSettings, dataset: Dataset, device: torch.device) -> tuple[tuple[int, ...], int]:
@@ -158,7 +156,7 @@ def widths_and_batch(settings: TrainSettings, dataset: Dataset, device: torch.de
     return widths, min(settings.batch_size or size, dataset.n)
 
 
-def given_ones(settings: Any, names: Iterable[str]) -> list[str]:
+def given_ones(settings: TrainSettings, names: Iterable[str]) -> list[str]:
     """Those of the fields that have another value than their default."""
     usual = {field.name: field.default for field in fields(settings)}
     return [name for name in names if getattr(settings, name) != usual[name]]
@@ -178,7 +176,7 @@ def network_for(settings: TrainSettings, dataset: Dataset) -> NetworkName:
     return name
 
 
-def like(settings: TrainSettings, theirs: Mapping[str, Any]) -> TrainSettings:
+def like(settings: TrainSettings, theirs: Json) -> TrainSettings:
     """The settings with the network of a run, whose settings are ``theirs``, where none is given.
 
     A network of somebody's own is none of the settings.
@@ -187,7 +185,7 @@ def like(settings: TrainSettings, theirs: Mapping[str, Any]) -> TrainSettings:
         return settings
     names = {"network", "channels", "blocks"} & {name for name, value in theirs.items() if value is not None}
     free = names - {*given_ones(settings, names)}
-    values: dict[str, Any] = {name: tuple(theirs[name]) if name == "channels" else theirs[name] for name in free}
+    values: Json = {name: tuple(theirs[name]) if name == "channels" else theirs[name] for name in free}
     return replace(settings, **values)
 
 
@@ -209,8 +207,6 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     Raises ValueError for options that the data has no use for, for posterior targets of images in shards, and for
     examples that are all the same.
     """
-    if isinstance(settings, ResolvedSettings):
-        return settings
     kind = dataset.kind
     if settings.start is not None:
         settings = like(settings, read_config(find(settings.start)).settings)
@@ -230,7 +226,7 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     # at that itself it would start 29 % too narrow.  NCSNv2's largest distance between two examples is as safe, but has
     # three times the levels to learn.  At the bottom, 0.01 is what no eye sees of pixels in [0, 1]; images of little
     # contrast need a twentieth of their standard deviation.
-    top = settings.sigma_max or rounded(kind.headroom * leading)
+    top = settings.sigma_max or round_to(kind.headroom * leading)
     widths, size = widths_and_batch(settings, dataset, device)
     unguided = not kind.guided or SAMPLERS[settings.sampler].guided_from == math.inf
     least, most = kind.log_sigma_mean
@@ -240,7 +236,7 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
         "channels": widths,
         "batch_size": size,
         "sigma_max": top,
-        "sigma_min": settings.sigma_min or min(0.01, rounded(std / 20, 1)),
+        "sigma_min": settings.sigma_min or min(0.01, round_to(std / 20, 1)),
         "log_sigma_mean": ruled if settings.log_sigma_mean is None else settings.log_sigma_mean,
         "log_sigma_std": settings.log_sigma_std or kind.log_sigma_std,
         "posterior_above": settings.posterior_above or top,
@@ -254,7 +250,7 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     return replace(resolved, posterior_above=worth)
 
 
-def recalled(given: TrainSettings, saved: dict[str, Any], where: str) -> ResolvedSettings:
+def recall(given: TrainSettings, saved: Json, where: str) -> ResolvedSettings:
     """The ``saved`` settings of the run that is resumed, for the new job; prints which of those given have no effect.
 
     ``where``: what errors begin with.  Raises ValueError if the saved settings are none.
@@ -299,15 +295,12 @@ def recipes(
     weight = settings.guidance if guided and settings.guidance != "chosen" else 1.0
     sampling = sampling_of(settings, dataset.kind, classes=bool(shares)).but(guidance=weight)
     recipe = Recipe(
-        depth=dataset.depth,
         network=NETWORKS[settings.network] if network is None else name_of(network),
         arguments=arguments if network is None else {},
         preconditioning=preconditioning_of(settings.network, dataset.shape, own=network is not None),
         shape=dataset.shape,
         shares=shares,
-        columns=dataset.columns,
-        categories=dict(dataset.categories),
-        dates=dataset.dates,
+        transform=dataset.transform,
         sampling=replace(sampling, guide="unconditional" if shares else "smaller"),
     )
     if shares or not guided:
@@ -318,10 +311,8 @@ def recipes(
     return recipe, replace(recipe, arguments=smaller, sampling=recipe.sampling.but(guidance=1.0))
 
 
-def sampling_of(settings: ResolvedSettings, kind: Kind, *, classes: bool) -> Sampling:
+def sampling_of(settings: ResolvedSettings, kind: AnyKind, *, classes: bool) -> Sampling:
     """How the run is sampled, unguided.  Raises ValueError for options that the sampler has not."""
-    if SAMPLERS[settings.sampler].population:
-        raise ValueError(f"sampler is {settings.sampler}; it draws from posteriors alone")
     sampling = Sampling.of(settings.sampler, settings.sigma_max, settings.sigma_min, eps=settings.eps)
     sampling = replace(sampling, guided_between=guided_between(settings.log_sigma_mean))
     levels = None if settings.sampler == "langevin" else settings.levels  # which stays on one

@@ -11,7 +11,7 @@ import tyro
 from annotated_types import Interval
 
 from ncsn import validation
-from ncsn.data import Reading
+from ncsn.kinds.reading import Reading
 
 T = TypeVar("T")
 Unsaid = tyro.conf.arg(help_behavior_hint="")

@@ -6,8 +6,9 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
+from operator import attrgetter
 from typing import TypeVar
 
 import psutil
@@ -40,7 +41,8 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor], *, seconds:
     """Compile ``network`` in place with torch.compile; says how long that takes, or why this machine cannot.
 
     ``trial`` calls the network once, as it will be called afterwards, and compiles it on the way.  If that fails (no
-    C++ compiler, say), or takes more than ``seconds`` (0 for no limit), the network runs as it did before.
+    C++ compiler, say), or takes more than ``seconds`` (0 for no limit), the network runs as it did before, and others
+    may still be compiled.
     """
     options = {
         "inplace_buffers": False,  # they break the backward pass of some widths (torch 2.13), and save no time
@@ -55,7 +57,8 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor], *, seconds:
                 value.sum().backward()  # type: ignore[no-untyped-call]
                 network.zero_grad()
     except Exception as error:  # whatever a missing toolchain or a bug of the compiler raises
-        torch.compiler.set_stance("force_eager")
+        with suppress(RuntimeError):  # as torch says where it cannot compile at all, and there is nothing to undo
+            network.compile(disable=True)
         lines: list[object] = [line for line in str(error).splitlines() if "error:" in line]  # the C++ compiler's own
         log.warning(
             f"torch.compile fails, and without it all is about 1.5 times slower: {one_line((lines or [error])[0])}"
@@ -129,6 +132,44 @@ def autocast_of(precision: str) -> torch.dtype | None:
 def allow_tf32(allowed: bool) -> None:
     """Whether NVIDIA's GPUs may round the factors of products of 32 bits to 19."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
+@contextmanager
+def preserve_settings() -> Iterator[None]:
+    """Leave torch's settings as they were found, also after an error: TF32, threads, and the global random numbers.
+
+    Within it, torch's default type is float32 and its default device the CPU, whatever the user has set.
+    Torch keeps the precision of products twice, by its older and by its newer names, and each must be put back.
+    """
+    places = attrgetter("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul")(torch.backends)
+    newer = [place.fp32_precision for place in places]
+    matmul = older_setting(torch.get_float32_matmul_precision, "highest")
+    cudnn = older_setting(lambda: torch.backends.cudnn.allow_tf32, True)
+    threads, dtype, device = torch.get_num_threads(), torch.get_default_dtype(), torch.get_default_device()
+    elsewhere = device.type != "cpu"  # a default device, the CPU too, costs time at every call of torch
+    with torch.random.fork_rng(devices=[]):
+        try:
+            torch.set_default_dtype(torch.float32)
+            if elsewhere:
+                torch.set_default_device(None)
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            if elsewhere:
+                torch.set_default_device(device)
+            torch.set_num_threads(threads)
+            torch.set_float32_matmul_precision(matmul)
+            torch.backends.cudnn.allow_tf32 = cudnn
+            for place, precision in zip(places, newer, strict=True):
+                place.fp32_precision = precision
+
+
+def older_setting(read: Callable[[], T], default: T) -> T:
+    """What ``read`` returns; torch's default where torch refuses, because the user has set the newer names only."""
+    try:
+        return read()
+    except RuntimeError:
+        return default
 
 
 def spare_seconds() -> float:

@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
@@ -27,7 +27,7 @@ def quit_on_signals() -> None:
     Imports that Ctrl-C interrupts would print a traceback.
     """
 
-    def end(number: int, frame: Any) -> NoReturn:
+    def end(number: int, frame: object) -> NoReturn:
         os.write(2, b"error: terminated\n" if number == signal.SIGTERM else b"error: interrupted\n")
         os._exit(128 + number)
 
@@ -43,7 +43,7 @@ def interruptible() -> Iterator[None]:
     """
     received: list[int] = []
 
-    def receive(number: int, _: Any) -> NoReturn:
+    def receive(number: int, _: object) -> NoReturn:
         received.append(number)
         quit_on_signals()
         raise Stopped(number)
@@ -61,7 +61,7 @@ def interruptible() -> Iterator[None]:
 def at_most(seconds: float) -> Iterator[None]:
     """Raises TimeoutError within it after so many seconds; never if they are 0, nor in a thread."""
 
-    def strike(number: int, frame: Any) -> NoReturn:
+    def strike(number: int, frame: object) -> NoReturn:
         raise TimeoutError(f"it takes more than {seconds:g} s")
 
     with received_by(strike, (signal.SIGALRM,)):
@@ -74,7 +74,7 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def received_by(receive: Callable[[int, Any], None], numbers: Sequence[int] = STOPS) -> Iterator[None]:
+def received_by(receive: Callable[[int, object], None], numbers: Sequence[int] = STOPS) -> Iterator[None]:
     """Within it, signals are ``receive``'s to answer; does nothing in a thread, where they cannot be received."""
     if threading.current_thread() is not threading.main_thread():
         yield

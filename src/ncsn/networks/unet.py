@@ -56,7 +56,13 @@ class Convolution(nn.Module):
 
     def forward(self, x: Float[Tensor, "b i *d"]) -> Float[Tensor, "b o *_"]:
         kernel = self.weight.view(len(self.weight), *[3] * (x.ndim - 2), -1).movedim(-1, 1)
-        return CONVOLUTIONS[x.ndim - 3](x, kernel, self.bias, self.stride, 1)
+        convolve = CONVOLUTIONS[x.ndim - 3]
+        if self.stride > 1 and x.shape[-1] <= 2 and x.device.type == "cpu":
+            # In bfloat16 on AMX, torch 2.13 then reads memory that nobody has written (oneDNN's fault).
+            wide = torch.promote_types(x.dtype, torch.float32)
+            with torch.autocast("cpu", enabled=False):
+                return convolve(x.to(wide), kernel.to(wide), self.bias.to(wide), self.stride, 1).to(x.dtype)
+        return convolve(x, kernel, self.bias, self.stride, 1)
 
 
 class ChannelNorm(nn.Module):

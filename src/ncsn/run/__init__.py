@@ -1,10 +1,11 @@
 """A run: what a training leaves, and all that can be done with it."""
 
+from ncsn.posteriors.matching import Posterior as Posterior
 from ncsn.run.folder import plain as plain
 from ncsn.run.folder import read_config as read_config
 from ncsn.run.folder import write_config as write_config
 from ncsn.run.folder import write_model as write_model
-from ncsn.run.posterior import Posterior as Posterior
+from ncsn.run.options import SamplingOptions as SamplingOptions
 from ncsn.run.recipe import Argument as Argument
 from ncsn.run.recipe import Recipe as Recipe
 from ncsn.run.run import Run as Run

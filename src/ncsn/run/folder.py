@@ -6,26 +6,26 @@
 ``guide/``                   another run, of a smaller network that sampling moves away from; if there is one
 """
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from ncsn.conditional import Mixture
-from ncsn.data import Origin
-from ncsn.data.units import Units
+from ncsn.kinds.kind import Origin
 from ncsn.run.recipe import Recipe
 from ncsn.score import ScoreModel
-from ncsn.storage import atomic, check_regular, read_tensors, sealed, sweep, write_json
-from ncsn.validation import one_line, read_json, validated
+from ncsn.storage import atomic, check_regular, read_tensors, seal, sweep, write_json
+from ncsn.validation import Json, one_line, read_json, validated
 
-CONFIG_VERSION = 4
+VERSION: Final = 5
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 # What trainings and evaluations write, and --overwrite removes, config.json last: so a kill leaves no half of a run.
 EVALUATION = ("evaluation.json", "evaluation.png", "evaluation.npz")
@@ -36,119 +36,93 @@ RUN_FILES = ["config.json", MODEL, "metrics.json", "guide/config.json", "guide/m
 SHARED = [*RUN_FILES, "evaluation.json", "README.md"]
 
 
-def plain(settings: dict[str, Any]) -> dict[str, Any]:
+def plain(settings: Json) -> Json:
     """Settings as config.json keeps them: without the job, which is another one when the run is continued."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items() if name != "job"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The content of a config.json: how the run was trained, its recipe, and its data, if known."""
+    """The content of a config.json.
 
-    version: Literal[4]
-    settings: dict[str, Any]
+    ``settings``: how the run was trained.  ``recipe``: how to build and sample it.
+    ``data``: what it has learned from, if that is known.  ``measured``: numbers about the trained run.
+    """
+
+    version: Literal[5]
+    settings: Json
     recipe: Recipe
     data: Origin | None = None
+    measured: dict[str, float] = field(default_factory=dict)
 
 
-def write_config(folder: Path, settings: dict[str, Any], recipe: Recipe, origin: Origin | None = None) -> None:
-    """Write config.json: how the run was trained, and on which data, and how to rebuild and sample its model.
+def write_config(folder: Path, config: Config) -> None:
+    """Write config.json, with a digest of its content.
 
     Raises ValueError if it could not be read again, which must not turn out after the training.
     """
-    content = {"version": CONFIG_VERSION, "settings": settings, "recipe": asdict(recipe)}
-    content |= {} if origin is None else {"data": asdict(origin)}
-    write_json(folder / "config.json", content)
+    content = {name: value for name, value in asdict(config).items() if value is not None}
+    write_json(folder / "config.json", content | {"sha256": digest_of(content)})
     read_config(folder)
+
+
+def digest_of(content: Json) -> str:
+    """The sha256 of a config.json's content, in hexadecimal."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_config(folder: Path) -> Config:
     """The content of a run's config.json.
 
-    Raises ValueError if the folder is no run, if the file cannot be read or is of another version, or if anything in it
-    could not be built or sampled.
+    Raises ValueError if the folder is no run, if the file cannot be read, was changed or is of another version, or if
+    anything in it could not be built or sampled.
     """
     if not begun(folder):
         raise ValueError(f"{folder} is not a run: it has no config.json")
     content = read_json(folder / "config.json")
-    if content.get("version") == 3:
-        content = from_version_3(content)
-    return validated(Config, content, str(folder / "config.json"))
+    seal = content.pop("sha256", None)
+    config = validated(Config, content, str(folder / "config.json"))
+    if seal != digest_of(content):
+        raise ValueError(f"{folder / 'config.json'} is not as it was written")
+    return config
 
 
-def from_version_3(content: dict[str, Any]) -> dict[str, Any]:
-    """What version 3 of config.json said, in the names of this one; what is damaged stays as it is, to be refused."""
-    parts = {name: dict(part) if isinstance(part := content.get(name), dict) else part for name in content}
-    recipe, settings, data = (parts.get(name) for name in ("recipe", "settings", "data"))
-    parts.pop("experiment", None)
-    if isinstance(recipe, dict):
-        arguments = recipe.get("arguments")
-        if isinstance(arguments, dict) and "classes" in arguments:
-            recipe["arguments"] = {"num_classes" if k == "classes" else k: v for k, v in arguments.items()}
-        if recipe.get("preconditioning") == "karras":
-            recipe["preconditioning"] = "edm"
-        if isinstance(settings, dict) and recipe.get("network") == "ResidualMLP":
-            settings["network"] = "mlp"
-    if isinstance(settings, dict) and "classes" in settings:
-        settings["class_conditional"] = settings.pop("classes")
-    if isinstance(data, dict):
-        data.pop("folder", None)
-    return parts | {"version": CONFIG_VERSION}
-
-
-def write_model(folder: Path, model: ScoreModel, units: Units | None = None, *, origin: Origin | None = None) -> None:
-    """Write model.safetensors, atomically: the weights, and the units of the data if they are not the model's own.
+def write_model(folder: Path, model: ScoreModel, *, origin: Origin | None = None) -> None:
+    """Write model.safetensors, atomically.
 
     A metrics.json that is there goes, for its numbers are of the former weights.
 
-    ``origin``: the images that they have learned from, whose sha256 goes into the file's metadata.
+    ``origin``: the data that the weights have learned from, whose sha256 goes into the file's metadata.
     """
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    if units is not None:
-        tensors |= {f"units.{name}": tensor.contiguous() for name, tensor in vars(units).items()}
     with atomic(folder / MODEL) as temporary:
         # Not by save_file, whose files only their owner may read.
-        temporary.write_bytes(sealed(tensors, origin.digest if origin else ""))
+        temporary.write_bytes(seal(tensors, origin.digest if origin else ""))
         (folder / "metrics.json").unlink(missing_ok=True)
 
 
 @torch.inference_mode(False)
-def read_model(folder: Path, config: Config, *, network: nn.Module | None = None) -> tuple[ScoreModel, Units | None]:
+def read_model(folder: Path, config: Config, *, network: nn.Module | None = None) -> ScoreModel:
     """The model in a run's folder, as its recipe says, around a ``network`` of the user's own if it needs one.
 
     Also where the caller is in ``torch.inference_mode``, whose tensors have no gradients, and posteriors need them.
     ``config``: what the folder's config.json says.
-    Raises ValueError if the weights are missing, damaged, of another network or other images, or if they are none.
+    Raises ValueError if the weights are missing, damaged, of another network or other data, or if they are none.
     """
     path, recipe = folder / MODEL, config.recipe
     tensors = read_tensors(path, data=config.data.digest if config.data else "")
     try:
-        own = {name.removeprefix("units."): tensors.pop(name) for name in list(tensors) if name.startswith("units.")}
-        units = Units(**own) if own else None
-        conditional = recipe.preconditioning == "conditional"
-        mixture = Mixture(*(tensors[name] for name in Mixture._fields)) if conditional else None
-        model = recipe.build(tensors["data_mean"], tensors["data_std"], mixture=mixture, network=network)
+        start = {name: tensor for name, tensor in tensors.items() if not name.startswith("network.")}
+        model = recipe.build(start, network=network)
         model.load_state_dict(tensors)
         model.data_mean.expand(recipe.shape)
-        check_units(units, recipe)
+        example = recipe.transform.inverse(torch.zeros(2, *recipe.shape, device="cpu"))
+        finite = recipe.transform.log_abs_det_jacobian(example).isfinite().all()
+        if example.shape[1:] != recipe.shape or not bool(finite):
+            raise ValueError(f"the transform is not of examples of shape {recipe.shape}, or not finite")
     except (ValueError, LookupError, TypeError, RuntimeError) as error:  # the last is torch's, for another shape
         raise ValueError(f"{path} is not the whole model that config.json describes ({one_line(error)})") from error
-    return model.requires_grad_(False).eval(), units
-
-
-def check_units(units: Units | None, recipe: Recipe) -> None:
-    """Raises ValueError, or what torch does, for units of other examples than the recipe's, or of columns without."""
-    columns = len(recipe.columns)
-    if columns and (units is None or recipe.shape != (columns,)):
-        raise ValueError(f"there are {columns} columns, but {'no ' if units is None else ''}units of {recipe.shape}")
-    if units is None:
-        return
-    counts = {units.log.numel(), units.cells.numel(), len(units.values), units.knots.shape[1]}
-    if len(counts) > 1 or not counts <= {1, recipe.shape[-1]}:
-        raise ValueError(f"units are of {sorted(counts)} columns, not of {recipe.shape[-1]}")
-    example = units.restore(torch.zeros(2, *recipe.shape))
-    if example.shape[1:] != recipe.shape or not bool(units.log_volume(example).isfinite().all()):
-        raise ValueError(f"units are not of examples of shape {recipe.shape}, or not finite")
+    return model.requires_grad_(False).eval()
 
 
 def begun(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """How to rebuild a run's model, and how to sample it."""
 
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, TypeAlias
 
@@ -11,15 +12,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ncsn import networks
-from ncsn.conditional import ConditionalModel, Mixture
-from ncsn.data.dataset import Kind
-from ncsn.data.units import Depth
-from ncsn.problems import systematic
+from ncsn.kinds.kind import AnyKind, kind_of
+from ncsn.kinds.transform import AnyTransform, Transform
+from ncsn.posteriors.particles import systematic
+from ncsn.run.options import Label
 from ncsn.samplers import Sampling
-from ncsn.score import PRECONDITIONINGS, PreconditioningName, ScoreModel
+from ncsn.score import PreconditioningName, ScoreModel
 from ncsn.validation import Count, check_call
 
-Label = int | str | Int64[Tensor, "n"] | Int64[Tensor, ""]
 Size: TypeAlias = Annotated[int, Interval(ge=0, le=2**20)]  # a width, a number of classes
 Argument: TypeAlias = bool | Size | float | str | tuple[Size, ...] | tuple[float, ...]
 
@@ -30,15 +30,12 @@ class Recipe:
 
     ``network``: the name of a class of ``ncsn.networks``; another name is a network of the user's own.
     ``arguments``: of that class.
-    ``preconditioning``: what makes it a score: edm, conditional (edm around a mixture), scaled or plain.
+    ``preconditioning``: what makes it a score: edm, conditional (of a table's conditionals), scaled or plain.
     ``shape``: of one example.
     ``sampling``: the run's own way to sample.
-    ``depth``: what the numbers in the files of images are.
     ``shares``: what each class is called, in the network's order, and how much of the training data it is; empty where
     that is not known.
-    ``columns``: what the columns of a table are called; empty where they have no names.
-    ``categories``: of columns of text, what their numbers 0, 1, … stand for.
-    ``dates``: columns whose numbers are days since 1970.
+    ``transform``: from the user's numbers to the model's.
     Raises ValueError for shares of other classes, and for a sampler that is no run's own.
     """
 
@@ -47,11 +44,8 @@ class Recipe:
     preconditioning: PreconditioningName = "edm"
     shape: Annotated[tuple[Count, ...], MinLen(1)]
     sampling: Sampling
-    depth: Depth = field(default_factory=Depth)
     shares: dict[str, Annotated[float, Interval(ge=0, le=1)]] = field(default_factory=dict)
-    columns: tuple[str, ...] = ()
-    categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    dates: tuple[str, ...] = ()
+    transform: AnyTransform = field(default_factory=Transform)
 
     def __post_init__(self) -> None:
         """Refuse what the types do not say."""
@@ -64,18 +58,9 @@ class Recipe:
             )
 
     @property
-    def kind(self) -> Kind:
-        """What sort of examples they are."""
-        return Kind.of(self.shape)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What the columns of a table are called; by default, as channels are, 0, 1, …."""
-        return self.columns or tuple(map(str, range(self.shape[0])))
-
-    def where(self, example: int, column: int) -> str:
-        """A place in the data in words: column age (row 3)."""
-        return f"{self.kind.axis[:-1]} {self.names[column]} ({self.kind.noun[:-1]} {example + 1})"
+    def kind(self) -> AnyKind:
+        """The kind of its examples."""
+        return kind_of(self.shape)
 
     @property
     def num_classes(self) -> int:
@@ -112,18 +97,15 @@ class Recipe:
 
     def build(
         self,
-        data_mean: float | Tensor = 0.0,
-        data_std: float | Tensor = 1.0,
+        start: Mapping[str, float | Tensor] | None = None,
         *,
-        mixture: Mixture | None = None,
         network: nn.Module | None = None,
         autocast: torch.dtype | None = None,
     ) -> ScoreModel:
         """The model, untrained.
 
-        ``data_mean``: of the data, a number or a tensor that broadcasts against one example.
-        ``data_std``: of the data, > 0.
-        ``mixture``: what a ``ConditionalModel`` learns around; by default a standard Gaussian.
+        ``start``: where learning starts, by name: ``data_mean`` and ``data_std``, by default 0 and 1; of a table's
+        conditionals the ``means``, ``shares`` and ``covariance`` of a mixture, by default a standard Gaussian.
         ``network``: the user's own, if the recipe names one.
         ``autocast``: what the network runs in; by default in the precision of its weights.
         Raises ValueError if this version has no such network, if the arguments are not its own, or if ``data_std`` is
@@ -135,12 +117,7 @@ class Recipe:
             kind = getattr(networks, self.network)
             check_call(kind, self.arguments)
             network = kind(**self.arguments).float()  # whatever torch's default is
-        if self.preconditioning != "conditional":
-            way = PRECONDITIONINGS[self.preconditioning]
-            return ScoreModel(network, data_mean, data_std, preconditioning=way, autocast=autocast)
-        if mixture is None:
-            mixture = Mixture(torch.zeros(1, self.shape[0]), torch.ones(1), torch.eye(self.shape[0]))
-        return ConditionalModel(network, mixture, autocast=autocast)
+        return self.kind.model(network, self.shape, self.preconditioning, start or {}, autocast)
 
 
 def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:

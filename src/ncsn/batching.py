@@ -1,0 +1,55 @@
+"""Batches: the examples of one training step, and how they are drawn."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor
+
+from ncsn.quantization import dequantize
+
+
+class Batch(NamedTuple):
+    """Examples that are learned from in one step.
+
+    ``x``: clean examples, (b, *d).
+    ``label``: the class of each, (b,), −1 for none; None if the data has no classes.
+    ``given``: what else the score is told, as its third argument; None if there is nothing.
+    """
+
+    x: Float[Tensor, "b *d"]
+    label: Int64[Tensor, "b"] | None = None
+    given: object | None = None
+
+
+def batches(
+    data: Tensor, size: int, labels: Int64[Tensor, "n"] | None = None, *, flip: bool = False, generator: torch.Generator
+) -> Iterator[Batch]:
+    """Endless random batches of a dataset.
+
+    They are drawn with replacement, so the generator's state is all it takes to resume.
+
+    ``data``: the examples, (n, *d); bytes are dequantised.  They may be on the CPU where the generator is on a GPU.
+    ``size``: of a batch.
+    ``labels``: the class of each example, (n,), if it has one.
+    ``flip``: each example is mirrored, left to right, with probability ½.
+    ``generator``: draws the examples; the batches are on its device.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> next(ncsn.batches(torch.zeros(1000, 2), 64, generator=g)).x.shape
+    torch.Size([64, 2])
+    """
+    while True:
+        index = torch.randint(len(data), (size,), generator=generator, device=generator.device)
+        chosen = data[index.to(data.device)].to(index.device)
+        known = None if labels is None else labels[index.to(labels.device)].to(index.device)
+        yield Batch(augment(chosen, flip, generator), known)
+
+
+def augment(chosen: Shaped[Tensor, "b *d"], flip: bool, generator: torch.Generator) -> Float[Tensor, "b *d"]:
+    """Examples, dequantised if they are bytes; and if ``flip``, mirrored with probability ½."""
+    if flip:
+        mirrored = torch.rand(len(chosen), generator=generator, device=chosen.device) < 0.5
+        chosen = torch.where(mirrored.view(-1, *[1] * (chosen.ndim - 1)), chosen.flip(-1), chosen)
+    return dequantize(chosen, generator=generator) if chosen.dtype == torch.uint8 else chosen

@@ -1,0 +1,59 @@
+"""How good a run's samples are, whatever kind of data it has learned: each number next to what real examples score."""
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+from typing_extensions import Unpack
+
+from ncsn.kinds.comparison import Comparison as Comparison
+from ncsn.kinds.images.features import PIXELS as PIXELS
+from ncsn.kinds.images.features import Features as Features
+from ncsn.kinds.images.features import FeaturesLike
+from ncsn.kinds.images.features import Recognition as Recognition
+from ncsn.kinds.images.features import choose as choose
+from ncsn.kinds.images.features import digits as digits
+from ncsn.kinds.images.features import of_classifier as of_classifier
+from ncsn.kinds.images.judge import REPORTABLE
+from ncsn.kinds.images.judge import Evaluation as Evaluation
+from ncsn.kinds.images.judge import Metric as Metric
+from ncsn.kinds.images.judge import Ruler as Ruler
+from ncsn.kinds.images.judge import as_bytes as as_bytes
+from ncsn.kinds.images.judge import at_8_bits as at_8_bits
+from ncsn.kinds.images.judge import nearest as nearest
+from ncsn.kinds.kind import Dataset, Report
+from ncsn.kinds.tables.imputation import calibration as calibration
+from ncsn.run import Run
+from ncsn.run.options import SamplingOptions
+
+
+def evaluate(
+    source: Run | Shaped[Tensor, "n *d"],
+    data: Dataset | str | None = None,
+    features: FeaturesLike = "auto",
+    *,
+    n: int = REPORTABLE,
+    seed: int = 0,
+    **options: Unpack[SamplingOptions],
+) -> Report:
+    """How good samples are, compared with real examples that training has not seen.
+
+    ``source``: a run, which draws the samples; or images (n, c, h, w), to be compared with ``data``.
+    ``data``: the dataset, or where it is now; by default what the run has learned from.
+    ``features``: of images, what distances are measured in: a name as for ``choose``, ``Features`` or a function.
+    ``n``: how many samples a run draws, if there are as many held-out examples.
+    ``seed``: of the samples.  ``options``: how they are drawn, as for ``Run.sample``.
+    Raises ValueError for data that is not known, for too few held-out examples, and for features of what is no image.
+
+    >>> images = ncsn.load_dataset("mnist")
+    >>> result = ncsn.evaluation.evaluate(images.validation[:100], images, ncsn.evaluation.PIXELS)
+    >>> result.n, list(result.metrics)
+    (100, ['pixel_wasserstein', 'memorisation', 'near_duplicates'])
+    """
+    if not isinstance(source, Run):
+        if not isinstance(data, Dataset):
+            raise ValueError("samples are compared with a dataset; give it, or a run")
+        return Ruler(data, features, len(source)).judge(source)
+    dataset = data if isinstance(data, Dataset) else source.data(data)
+    ruler = source.recipe.kind.ruler(source, dataset, features, n)
+    blocks = source.blocks(ruler.n, seed=seed, **options)
+    return ruler.judge(torch.cat([steps.last().cpu() for steps in blocks]))

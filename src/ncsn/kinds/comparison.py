@@ -1,0 +1,90 @@
+"""Numbers about samples of signals and tables, each next to what as many real examples have."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from ncsn.kinds.kind import Dataset
+
+MIN_EXAMPLES = 100  # that gradient-boosted trees can learn from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How good samples of a table, or signals, are.
+
+    ``n``: how many samples were compared with as many held-out examples.
+    ``numbers``: by their names, see ``judge_rows`` and ``SignalRuler``; ``log_density``: of the first 1,000 held-out
+    rows under the run, in nats.
+    """
+
+    n: int
+    numbers: dict[str, float]
+
+    def report(self) -> dict[str, object]:
+        """The same as JSON takes it."""
+        return {"n": self.n, **self.numbers}
+
+    def __str__(self) -> str:
+        """The numbers, a line each."""
+        width = max(30, *map(len, self.numbers))
+        return "\n".join([f"n = {self.n}", *(f"{name:<{width}}{value:10.4g}" for name, value in self.numbers.items())])
+
+
+def held_out_examples(data: Dataset, n: int) -> Float64[Tensor, "m *d"]:
+    """At most ``n`` held-out examples in the user's units, and no more than there are to learn from.
+
+    Raises ValueError for fewer than trees can judge by.
+    """
+    if (few := min(len(data.test), data.n)) < MIN_EXAMPLES:
+        count = f"{few} {'held-out' if few == len(data.test) else 'training'} {data.kind.noun}"
+        raise ValueError(f"{data.name} has {count}; trees need at least {MIN_EXAMPLES} to judge by")
+    return data.transform.inverse(data.test[: min(n, data.n)].double())
+
+
+def compare(
+    train: Float[np.ndarray, "n *d"],
+    test: Float[np.ndarray, "m *d"],
+    samples: Float[np.ndarray, "m *d"],
+    distances: Mapping[str, Callable[[np.ndarray, np.ndarray], float]],
+    floor: str,
+    *,
+    mirrored: bool = False,
+) -> dict[str, float]:
+    """Distances of samples from held-out examples, the same of as many training examples, and memorisation.
+
+    ``distances``: by their names.  ``floor``: what training examples are called in the names of their distances.
+    ``mirrored``: whether training has mirrored examples, so that a mirrored copy is a copy.
+    """
+    numbers: dict[str, float] = {}
+    real = np.random.default_rng(0).permutation(train)[: len(test)]
+    for name, examples in (("", samples), (f"_of_{floor}", real)):
+        numbers |= {f"{key}{name}": distance(examples, test) for key, distance in distances.items()}
+    learned = np.concatenate([train, train[..., ::-1]]) if mirrored else train
+    flat = (part.reshape(len(part), -1) for part in (learned, test, samples))
+    return numbers | {"memorisation": memorisation(*flat)}
+
+
+def classify(one: Float[np.ndarray, "m *d"], other: Float[np.ndarray, "m *d"]) -> float:
+    """How often gradient-boosted trees tell two sets of equal size apart, cross-validated; ½ is by chance."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+    examples, labels = np.concatenate([one, other]).reshape(2 * len(one), -1), np.repeat([0, 1], len(one))
+    trees, folds = HistGradientBoostingClassifier(random_state=0), StratifiedKFold(5, shuffle=True, random_state=0)
+    return float(cross_val_score(trees, examples, labels, cv=folds).mean())
+
+
+def memorisation(
+    train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m d"], samples: Float[np.ndarray, "k d"]
+) -> float:
+    """How often a held-out example is farther from its nearest training example than a sample is."""
+    from scipy.stats import mannwhitneyu
+    from sklearn.neighbors import NearestNeighbors
+
+    nearest = NearestNeighbors(n_neighbors=1).fit(train)
+    apart, near = (nearest.kneighbors(rows)[0][:, 0] for rows in (test, samples))
+    return float(mannwhitneyu(apart, near).statistic) / (len(test) * len(samples))

@@ -1,0 +1,102 @@
+"""Images: pixels of files, archives, shards and arrays; judged by features, guided by what held-out images choose."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from ncsn import plots
+from ncsn.batching import Batch
+from ncsn.kinds.images.features import FeaturesLike
+from ncsn.kinds.images.guidance import choose_weight, features_for
+from ncsn.kinds.images.judge import Ruler
+from ncsn.kinds.images.pixels import BYTES, stored_depth
+from ncsn.kinds.images.read import stream
+from ncsn.kinds.kind import Dataset, Drawing, Kind, Writer
+from ncsn.kinds.reading import Reading
+from ncsn.kinds.transform import Transform
+from ncsn.machine.messages import bar, log
+from ncsn.posteriors.measurements import as_real
+from ncsn.quantization import quantize, reals
+from ncsn.run import Run
+from ncsn.samplers import Step
+from ncsn.score import ScoreModel
+
+CLIPPED = 0.05  # share of the pixels at the ends of the range, beyond the data's, that deserves a line
+
+
+class Images(Kind[Run]):
+    """Images, grey or of several channels."""
+
+    def batches(self, data: Dataset, model: ScoreModel, reading: Reading, drawing: Drawing) -> Iterator[Batch]:
+        """Endless random batches, out of shards if the images are in some."""
+        if data.shards is not None:
+            return stream(data, reading, drawing)
+        return super().batches(data, model, reading, drawing)
+
+    def choose_guidance(
+        self, data: Dataset, device: torch.device, *, thorough: bool
+    ) -> Callable[[Run, int, int], float]:
+        """Held-out images choose, by features that are made ready now."""
+        features = features_for(data, device, thorough=thorough)
+        return lambda run, seen, seed: choose_weight(run, data, features, seen=seen, seed=seed)
+
+    def numbers(self, run: Run, x: object) -> Shaped[Tensor, "b c h w"]:
+        """Images as bytes, or reals in [0, 1]."""
+        return as_real("x", x)
+
+    def ruler(self, run: Run, data: Dataset, features: object, n: int) -> Ruler:
+        """What judges images, by features."""
+        return Ruler(data, cast(FeaturesLike, features), n, mirrored=bool(run.settings.get("flip")), device=run.device)
+
+    def judged(self, transform: Transform) -> Transform:
+        """Bytes, whatever the files of the images hold."""
+        return BYTES
+
+    @property
+    def writers(self) -> Mapping[str, Writer | None]:
+        """A grid, the way of some out of the noise, or arrays."""
+        animate = lambda _, path, out: plots.evolution_animation(path, out)  # noqa: E731
+        return {".png": show_grid, ".gif": animate, ".npz": None, ".npy": None}
+
+    def show(self, run: Run, data: Dataset, samples: Float[Tensor, "n *d"], path: Sequence[Step], folder: Path) -> None:
+        """Draw samples, their way out of the noise, and others by the paper's Langevin dynamics."""
+        steps = run.steps(min(len(samples), 20), seed=run.settings["seed"], sampler="annealed")
+        for step in bar(steps, f"{min(len(samples), 20)} samples", total=len(steps)):
+            annealed = step.x.cpu()
+        plots.image_grid(samples, folder / "samples.png")
+        plots.image_grid(annealed, folder / "samples_annealed.png")
+        plots.evolution(path, folder / "evolution.png")
+        plots.evolution_animation(path, folder / "evolution.gif")
+        ours, theirs = (share_clipped(quantize(x)) for x in (samples, reals(data.train[: len(samples)])))
+        if ours > theirs + CLIPPED:
+            log.info(f"{ours:.0%} of the samples' pixels are black or white to the limit, of the images' {theirs:.0%}")
+
+    def stored(self, transform: Transform, samples: Float[Tensor, "n *d"]) -> Shaped[np.ndarray, "n *d"]:
+        """Samples in the depth of the files that were learned from."""
+        return stored_depth(transform).stored(samples)
+
+
+def show_grid(samples: Float[Tensor, "n c h w"], path: Sequence[Step], out: Path) -> None:
+    """Draw samples side by side."""
+    n = len(samples)
+    plots.image_grid(samples, out, columns=min(n, max(8, round(n**0.5))))
+
+
+def share_clipped(pixels: Shaped[Tensor, "n c h w"]) -> float:
+    """The share of bytes at the ends of their range."""
+    return float(((pixels == 0) | (pixels == 255)).float().mean())
+
+
+IMAGES = Images(
+    noun="images",
+    named={1: "grey", 3: "RGB"},
+    networks=("unet", "refinenet", "refinenet-v2"),
+    compiled=True,
+    guided=True,
+    kept=36,
+)

@@ -1,0 +1,185 @@
+"""Where images are: the files of a folder, an archive or shards, and the parts and classes that they stand for."""
+
+import os
+import posixpath
+import re
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import groupby, islice
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from ncsn.kinds.reading import PARTS, Split
+from ncsn.kinds.stacks import part_of
+from ncsn.validation import one_line
+
+LOOKED_AT = 10_000  # images of each part in shards, as many as are judged
+SUFFIXES = [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".avif"]
+
+
+class Item(NamedTuple):
+    """An image that can be read, or many of an array.
+
+    ``name``: what errors call it.  ``read``: its file's bytes, or an array's pixels (n, h, w, c).  ``part``: None if
+    that is to be drawn.  ``label``: its class, "" if it has none; of many an array.  ``images``: how many they are.
+    """
+
+    name: str
+    read: Callable[[], object]
+    part: Split | None = None
+    label: str | np.ndarray = ""
+    images: int = 1
+
+
+Files = dict[PurePosixPath, Callable[[], bytes]]
+"""How files are read, by their paths below the top."""
+Catalogue = tuple[list[Item], list[str]]
+"""The images in the order of their paths, and a line for all that was left out."""
+
+
+def walk(top: Path) -> Files:
+    """The files below a folder.  Each folder is read once, however many links lead to it.
+
+    Raises OSError if a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    files: Files = {}
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(top, onerror=refuse, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in (Path(folder, name) for name in names):
+            files[PurePosixPath(path.relative_to(top).as_posix())] = partial(file_bytes, path)
+    return files
+
+
+def file_bytes(path: Path) -> bytes:
+    """A file's bytes.  Raises ValueError for a pipe, which would be waited for."""
+    if not path.is_file():
+        raise ValueError("it is no regular file")
+    return path.read_bytes()
+
+
+def open_zip(path: Path) -> Files:
+    """The files in a zip archive; some programs of Windows write backslashes between folders.
+
+    Raises ValueError if it is none.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # of many kinds, by what is broken
+        raise ValueError(f"{path} cannot be read as a zip archive ({one_line(error)})") from error
+    members = [info for info in archive.infolist() if not info.is_dir()]
+    return {PurePosixPath(info.filename.replace("\\", "/")): partial(archive.read, info) for info in members}
+
+
+def from_files(name: str, files: Files) -> Catalogue:
+    """The images among files, whose folders are parts, or classes, or both.
+
+    Parts are folders of their names, on any level, if one of them is to judge by.  What lies beside is to train on, or
+    is left out where another folder is for that.  Classes are the first folders that are no parts.
+    Raises ValueError if there are neither images nor shards.
+    """
+    # Not what a system has put there, nor what would lie outside of its archive.
+    visible = sorted(path for path in files if not any(part.startswith((".", "__MACOSX")) for part in path.parts))
+    paths = [path for path in visible if path.suffix.lower() in SUFFIXES]
+    top = posixpath.commonpath([path.parent for path in paths]) if paths else ""
+    folders = [path.relative_to(top).parent.parts for path in paths]
+    parts = [next(filter(part_of, names), "") for names in folders]
+    if not {"validation", "test"} & {*map(part_of, parts)}:  # a folder called train is a class, then
+        parts = [""] * len(paths)
+    labels = [next((word for word in names if word != part), "") for names, part in zip(folders, parts, strict=True)]
+    beside: Split | None = None if "train" in map(part_of, parts) else "train"
+    items = {
+        path: Item(one_line(f"{name}/{path}"), files[path], part_of(part) or beside, label)
+        for path, part, label in zip(paths, parts, labels, strict=True)
+        if part or beside
+    }
+    left_out = Counter(path.suffix.lower() for path in visible if path not in items)
+    listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in left_out.most_common())
+    if not items and ".tar" not in left_out:
+        found, allowed = one_line(listed or "no files"), ", ".join(SUFFIXES)
+        raise ValueError(f"{name} holds no images, but {found}; images end in {allowed}, in a folder, a .zip or a .tar")
+    said = [one_line(f"{left_out.total()} files left out: {listed}")] if left_out else []
+    return [*items.values()], said
+
+
+def contents(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The files in a tar archive, compressed or not, one after the other.  Raises ValueError if it is damaged."""
+    with tarfile.open(path) as archive:
+        for info in archive:
+            if (file := archive.extractfile(info)) is not None:
+                yield info.name, file.read()
+        # tarfile takes a damaged header, or none, for the end of the archive, which is a block of zeros.
+        assert archive.fileobj is not None
+        archive.fileobj.seek(archive.offset)
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise ValueError("it ends in the middle")
+
+
+def open_tar(path: Path) -> Files:
+    """The files in a tar archive.  Raises ValueError if it is none, or is damaged."""
+    try:
+        return {PurePosixPath(name): partial(bytes, content) for name, content in contents(path)}
+    except Exception as error:  # of many kinds, by what is broken
+        raise ValueError(f"{path} cannot be read as a tar archive ({one_line(error)})") from error
+
+
+def suffixes(name: str) -> str:
+    """What tells the files of one image in a shard apart: all behind the first dot of their names."""
+    return "".join(PurePosixPath(name).suffixes)
+
+
+def images_in_shard(path: Path) -> Iterator[Item]:
+    """The images in a shard, one after the other, each with its class.
+
+    Raises ValueError if it cannot be read, or if there are none: a stream of such would never bring a batch.
+    """
+    found = False
+    try:
+        for key, files in groupby(contents(path), lambda file: file[0].removesuffix(suffixes(file[0]))):
+            sample = {suffixes(name).lower(): content for name, content in files}
+            for suffix in sorted(sample.keys() & {*SUFFIXES})[:1]:
+                label = sample.get(".cls", b"").decode().strip()
+                found = True
+                yield Item(f"{path} {one_line(key)}", partial(bytes, sample[suffix]), label=label)
+        if not found:
+            raise ValueError("it holds no images")
+    except Exception as error:  # of many kinds, by what is broken
+        raise ValueError(f"{path} cannot be read as a shard ({one_line(error)})") from error
+
+
+def from_shards(name: str, paths: list[Path]) -> tuple[Catalogue, tuple[Path, ...]]:
+    """The first images of every shard, by which all others are judged; and the shards to train on.
+
+    A shard is of a part if a word of its name, or its folder, is train, val or test; the last two are held out if none
+    is.
+    Raises ValueError if there are too few.
+    """
+    shards: dict[Split, list[Path]] = {part: [] for part in PARTS}
+    for path in paths:
+        words = [*re.findall("[a-z]+", path.name.lower()), path.parent.name]
+        shards[next((part for word in words if (part := part_of(word))), "train")].append(path.absolute())
+    if len(shards["train"]) == len(paths) > 2:
+        shards["test"] = [shards["train"].pop()]
+        shards["validation"] = [shards["train"].pop()]
+    if not all(shards.values()):
+        raise ValueError(f"{name} has {len(paths)} shards; training, validation and test each need one")
+    items: list[Item] = []
+    for part, members in shards.items():
+        for path in members:
+            first = islice(images_in_shard(path), -(-LOOKED_AT // len(members)))
+            items += [item._replace(part=part) for item in first]
+    said = f"the images are in shards: rules and comparisons use {len(items):,}, training uses all"
+    return (items, [said]), tuple(shards["train"])

@@ -1,0 +1,423 @@
+"""Kinds of data: what is the same of all of them (a dataset, its origin), and what a kind must know how to do.
+
+A kind is an object with behaviour: it says where learning starts, draws batches, judges, imputes, shows and writes its
+examples.  Nothing outside of ``ncsn.kinds`` asks which kind it has.
+"""
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int64, Shaped, UInt8
+from torch import Tensor, nn
+
+from ncsn.batching import Batch, batches
+from ncsn.kinds.reading import Reading
+from ncsn.kinds.transform import Transform, find
+from ncsn.machine.messages import log
+from ncsn.quantization import reals
+from ncsn.samplers import Step
+from ncsn.score import PRECONDITIONINGS, PreconditioningName, ScoreModel
+from ncsn.validation import Json, NetworkName, one_line
+
+
+def digest_of(parts: Iterable[np.ndarray]) -> str:
+    """The sha256 of the numbers in arrays, in hexadecimal."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The class of each example, 0 to k − 1, and what the k classes are called.
+
+    ``train``: the classes of the training examples, (n,).
+    ``validation``: those of the validation examples.
+    ``test``: those of the test examples.
+    ``names``: what the classes are called.
+    """
+
+    train: Int64[Tensor, "n"]
+    validation: Int64[Tensor, "v"]
+    test: Int64[Tensor, "t"]
+    names: tuple[str, ...]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of each class in the training examples."""
+        counts = self.train.bincount(minlength=len(self.names)).double()
+        return dict(zip(self.names, (counts / counts.sum()).tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Examples in three splits: bytes, or the real numbers that the model sees.
+
+    ``train``: what is learned from, (n, *d): images (n, c, h, w), signals (n, c, l), volumes (n, c, d, h, w) or rows
+    (n, d), in which NaN is a missing cell.
+    ``validation``: the examples that show how training goes.
+    ``test``: the examples that samples are compared with.
+    ``labels``: the classes of all of them, if they have classes.
+    ``name``: mnist, or the last part of the path without its suffix.
+    ``transform``: from the user's numbers to these.
+    ``notes``: what was converted, one line each: what in short, a colon, which and how many.
+    ``shards``: where all training images are, if they are in shards; ``train`` then has some of them.
+    ``sha256``: of the numbers in the user's units, if they are others; in hexadecimal.
+    """
+
+    train: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n *d"]
+    validation: UInt8[Tensor, "v c h w"] | Float32[Tensor, "v *d"]
+    test: UInt8[Tensor, "t c h w"] | Float32[Tensor, "t *d"]
+    labels: Labels | None = None
+    name: str = ""
+    transform: Transform = field(default_factory=Transform)
+    notes: tuple[str, ...] = ()
+    shards: tuple[Path, ...] | None = None
+    sha256: str = ""
+
+    @property
+    def n(self) -> int:
+        """The number of training examples; of images in shards, those that are in memory."""
+        return len(self.train)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example: columns; or channels and sides, such as height and width."""
+        return tuple(self.train.shape[1:])
+
+    @cached_property
+    def statistics(self) -> tuple[float, float]:
+        """Mean and standard deviation over all numbers of the training examples; bytes count as reals in [0, 1]."""
+        data = self.train
+        if data.is_floating_point() and bool((missing := data.isnan()).any()):
+            data = data[~missing]
+        average = sum(float(reals(part).double().sum()) for part in chunks(data)) / data.numel()
+        squares = sum(float((reals(part).double() - average).square().sum()) for part in chunks(data))
+        return average, math.sqrt(squares / data.numel())
+
+    @property
+    def kind(self) -> "AnyKind":
+        """The kind of the examples."""
+        return kind_of(self.shape)
+
+    def describe(self) -> str:
+        """How many examples of which size, what was converted, how many classes, and how they are split; one line."""
+        (channels, *sides), kind = self.shape, self.kind
+        first = kind.named.get(channels, f"{channels} {kind.axis}")
+        size = f", {' × '.join(map(str, sides))}" if sides else ""
+        converted = [line.partition(":")[0] for line in self.notes]
+        names = () if self.labels is None else self.labels.names
+        # Names show folders of splits that were taken for classes.
+        listed = f" ({one_line(', '.join(names))})" if 0 < len(names) <= 5 else ""
+        parts = [len(part) for part in (self.train, self.validation, self.test)]
+        facts = [f"{sum(parts):,} {kind.noun}{size}", first, *converted, f"{len(names) or 'no'} classes{listed}"]
+        return f"{', '.join(facts)}; {' / '.join(f'{part:,}' for part in parts)} for training, validation, test"
+
+    def announce(self) -> None:
+        """Print what it is, and what was done to its files."""
+        for line in (self.describe(), *self.notes):
+            log.info(line)
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of the numbers of all three splits, in hexadecimal."""
+        return self.sha256 or digest_of(part.numpy() for part in (self.train, self.validation, self.test))
+
+
+def chunks(data: Tensor) -> Iterator[Tensor]:
+    """The rows of ``data``, 16 MB at a time."""
+    size = data[0].numel() * data.element_size()
+    yield from torch.split(data, max(1, 2**24 // size))
+
+
+def absolute(name: str) -> str:
+    """The name of a dataset that is the same in every folder."""
+    return name if name == "mnist" else str(Path(name).absolute())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """A dataset that can be found again.
+
+    ``dataset``: mnist, or the absolute path.
+    ``reading``: how files became numbers.
+    ``digest``: the sha256 of the numbers of all three splits.
+    ``split``: the number of examples for training, validation and testing.
+    """
+
+    dataset: str
+    reading: Reading
+    digest: str
+    split: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, dataset: str, reading: Reading, data: Dataset) -> "Origin":
+        """Where data came from.
+
+        ``dataset``: what ``load_dataset`` was given.
+        ``reading``: likewise.
+        ``data``: what it returned.
+        """
+        split = (data.n, len(data.validation), len(data.test))
+        return cls(dataset=absolute(dataset), reading=reading, digest=data.digest, split=split)
+
+    def moved(self, dataset: str) -> "Origin":
+        """The same data in another place.
+
+        ``dataset``: that place.
+        """
+        return replace(self, dataset=absolute(dataset))
+
+    def load(self, dataset: str | None = None) -> Dataset:
+        """The same data again; ``dataset``: another place where it is now.
+
+        Raises ValueError if it cannot be read, or is not the same.
+        """
+        place = self.dataset if dataset is None else absolute(dataset)
+        if place != "mnist" and not Path(place).exists():
+            raise ValueError(f"the data is no longer at {place}; say where (--data PLACE, or ncsn train PLACE)")
+        data: Dataset = find(LOADER)(place, reading=self.reading)
+        if data.digest != self.digest:
+            raise ValueError(f"{place} does not hold the data that the run learned from")
+        return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How batches are drawn.
+
+    ``examples``: what is learned from, on its device.  ``labels``: their classes, if these are learned.
+    ``size``: of a batch.  ``flip``: whether examples are mirrored at random.
+    """
+
+    examples: Shaped[Tensor, "n *d"]
+    labels: Int64[Tensor, "n"] | None
+    size: int
+    flip: bool
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Imputed:
+    """Draws of missing values given the observed ones.
+
+    ``observed``: the examples, (b, *d), NaN where a value is missing.
+    ``draws``: completed examples, (n, b, *d), in which observed values are as they were.
+    ``point``: the best single guess of each value, (b, *d): the mean of the draws, or the value most of them have.
+    ``spread``: how sure it is, (b, *d): the draws' standard deviation, or the share of draws that have the value.
+    """
+
+    observed: Float64[Tensor, "b *d"]
+    draws: Float64[Tensor, "n b *d"]
+    point: Float64[Tensor, "b *d"]
+    spread: Float64[Tensor, "b *d"]
+
+    @property
+    def missing(self) -> Bool[Tensor, "b *d"]:
+        """Which values were missing."""
+        return self.observed.isnan()
+
+
+Writer = Callable[[Tensor, Sequence[Step], Path], object]
+"""Writes samples, (n, *d), and the path of some out of the noise, into a picture."""
+
+
+R = TypeVar("R")  # the run of a trained model, which stands above this module
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reports:
+    """When a training judges its averaged weights on held-out examples, and what follows.
+
+    ``count``: the number of reports.
+    ``power``: report k comes after a share (k/count)^power of the budget.
+    ``from_start``: whether there is a report before the first step, too.
+    ``tolerance``: by which share the held-out loss may exceed its least before the best average is restored at the end.
+    ``patience``: by which share it may exceed its least before training ends.
+    """
+
+    count: int = 10
+    power: float = 1.0
+    from_start: bool = False
+    tolerance: float = 0.01
+    patience: float = math.inf
+
+
+@runtime_checkable
+class Report(Protocol):
+    """What a ruler says about samples; ``str`` of it is for people."""
+
+    def report(self) -> Json:
+        """The same as JSON takes it."""
+
+
+@runtime_checkable
+class Ruler(Protocol):
+    """Measures samples next to held-out examples."""
+
+    @property
+    def n(self) -> int:
+        """The number of samples that it compares."""
+
+    def judge(self, samples: Shaped[Tensor, "k *d"]) -> Report:
+        """How good at least ``n`` samples are, in the user's units."""
+
+    def show(self, samples: Shaped[Tensor, "k *d"], path: Path) -> None:
+        """Draw samples next to real examples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind(ABC, Generic[R]):
+    """A kind of data: how it is learned by default, and how it is judged, imputed, drawn and written.
+
+    ``noun``: what examples are called.  ``axis``: what their first axis is; ``named``: what a length of it is called.
+    ``networks``: the networks that can learn it, the default first.
+    ``minutes``: of a training, by default.
+    ``headroom``: how many leading standard deviations σ_max is, by default.
+    ``log_sigma_mean``: the range from which the rule for the mean of ln σ chooses.
+    ``log_sigma_std``: the standard deviation of ln σ.
+    ``held_out``: sizes of the batches of held-out examples in a report.
+    ``reports``: when a training reports.
+    ``precision``: what the network computes in, by default.
+    ``compiled``: whether many samples are drawn sooner by a compiled network.
+    ``guided``: whether samples move away from a guide.
+    ``posterior_targets``: whether high noise may be learned from the whole training set.
+    ``refused``: options that mean nothing for this kind.
+    ``shown``: how many samples a training draws at the end, as a multiple of its setting.
+    ``kept``: how many of them are drawn on their way out of the noise, too.
+    """
+
+    noun: str
+    axis: str = "channels"
+    named: Mapping[int, str] = field(default_factory=dict)
+    networks: tuple[NetworkName, ...] = ("unet",)
+    minutes: float = 10.0
+    headroom: float = 4.5
+    log_sigma_mean: tuple[float, float] = (-math.inf, math.inf)
+    log_sigma_std: float = 1.2
+    held_out: tuple[int, ...] = (256, 256)
+    reports: Reports = field(default_factory=Reports)
+    precision: Literal["auto", "fp32"] = "auto"
+    compiled: bool = False
+    guided: bool = False
+    posterior_targets: bool = True
+    refused: tuple[str, ...] = ()
+    shown: int = 1
+    kept: int = 0
+
+    # Learning.
+
+    def start(self, data: Dataset, preconditioning: PreconditioningName) -> dict[str, float | Tensor]:
+        """Where learning starts: the arguments of ``model`` that follow from the data.
+
+        Raises ValueError if such a model cannot learn from the data.
+        """
+        mean, std = data.statistics
+        # NCSNv2's network centres pixels itself.
+        return {"data_mean": 0.0 if preconditioning == "scaled" else mean, "data_std": std}
+
+    def model(
+        self,
+        network: nn.Module,
+        shape: tuple[int, ...],
+        preconditioning: PreconditioningName,
+        start: Mapping[str, float | Tensor],
+        autocast: torch.dtype | None,
+    ) -> ScoreModel:
+        """A score network that starts there, for examples of a shape.  Raises ValueError for another model's start."""
+        way = PRECONDITIONINGS[preconditioning]
+        mean, std = start.get("data_mean", 0.0), start.get("data_std", 1.0)
+        return ScoreModel(network, mean, std, preconditioning=way, autocast=autocast)
+
+    def batches(self, data: Dataset, model: ScoreModel, reading: Reading, drawing: "Drawing") -> Iterator[Batch]:
+        """Endless random batches to train the model on."""
+        return batches(drawing.examples, drawing.size, drawing.labels, flip=drawing.flip, generator=drawing.generator)
+
+    def held_out_batches(self, model: ScoreModel, examples: Batch) -> Callable[[torch.Generator], Iterator[Batch]]:
+        """Batches of held-out examples, the same at every report; with a generator that also draws their noise."""
+
+        def draw(generator: torch.Generator) -> Iterator[Batch]:
+            for size in self.held_out:
+                yield next(batches(examples.x, size, examples.label, generator=generator))
+
+        return draw
+
+    def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "b"]]:
+        """Parts of held-out examples whose losses are reported one by one."""
+        return {}
+
+    def choose_guidance(
+        self, data: Dataset, device: torch.device, *, thorough: bool
+    ) -> Callable[[R, int, int], float] | None:
+        """What chooses a trained run's guidance, of (run, images seen, seed); None where there is nothing to choose.
+
+        ``thorough``: whether there is time to train a classifier for it.
+        """
+        return None
+
+    def measure(self, run: R, data: Dataset) -> dict[str, float]:
+        """Numbers about a trained run that are stored with it."""
+        return {}
+
+    # Using a run.
+
+    def numbers(self, run: R, x: object) -> Shaped[Tensor, "b *d"]:
+        """A user's examples as a tensor in the user's units.  Raises ValueError for another shape or other columns."""
+        raise NotImplementedError
+
+    def impute(self, run: R, rows: object, n: int, generator: torch.Generator) -> Imputed:
+        """Draw missing values.  Raises ValueError if this kind has none."""
+        raise ValueError(f"the run makes {self.noun}; run.posterior fills in")
+
+    def impute_file(self, run: R, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
+        """Fill in the missing values of a file; returns lines that say what was done."""
+        raise ValueError(f"the run makes {self.noun}; ncsn inpaint fills these in")
+
+    @abstractmethod
+    def ruler(self, run: R, data: Dataset, features: object, n: int) -> Ruler:
+        """What judges up to ``n`` samples of a run.  Raises ValueError for too few held-out examples."""
+
+    def judged(self, transform: Transform) -> Transform:
+        """The units of the samples in a file that a ruler takes: the user's."""
+        return transform
+
+    # Showing and writing.
+
+    @property
+    @abstractmethod
+    def writers(self) -> Mapping[str, Writer | None]:
+        """The suffixes of files that samples can be written to; None stands for arrays and tables."""
+
+    @abstractmethod
+    def show(self, run: R, data: Dataset, samples: Shaped[Tensor, "n *d"], path: Sequence[Step], folder: Path) -> None:
+        """Draw a training's samples, with the ``path`` that some took out of the noise, into the run's folder."""
+
+    def stored(self, transform: Transform, samples: Float[Tensor, "n *d"]) -> Shaped[np.ndarray, "n *d"]:
+        """Samples as an array in a file has them."""
+        return samples.numpy()
+
+    def write_table(self, transform: Transform, rows: Shaped[np.ndarray, "n *d"], out: Path) -> None:
+        """Write samples into a table."""
+        raise ValueError(f"{out}: {self.noun} are no table")
+
+
+AnyKind: TypeAlias = Kind[Any]
+KINDS = {1: "ncsn.kinds.tables:TABLES", 3: "ncsn.kinds.images:IMAGES"}  # by the number of an example's axes
+OTHERS = "ncsn.kinds.signals:SIGNALS"
+LOADER = "ncsn.kinds.load:load_dataset"
+
+
+@cache
+def kind_of(shape: tuple[int, ...]) -> AnyKind:
+    """The kind of examples of this shape: (d,) are rows, (c, h, w) images; (c, l) and (c, d, h, w) signals."""
+    kind: AnyKind = find(KINDS.get(len(shape), OTHERS))
+    return kind

@@ -1,0 +1,121 @@
+"""Data of any kind: what a user names, or has in memory, becomes a dataset."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from ncsn.kinds.images import read as images
+from ncsn.kinds.kind import Dataset
+from ncsn.kinds.reading import AS_THEY_ARE, TABLES, Reading, check_place
+from ncsn.kinds.signals import SIGNALS, read_signals
+from ncsn.kinds.stacks import Arrays, arrays
+from ncsn.kinds.tables.read import read_frame
+from ncsn.kinds.tables.table import rows_of, table_of_array, table_of_frame
+
+if TYPE_CHECKING:
+    import pandas
+
+Examples: TypeAlias = "Tensor | np.ndarray | Dataset | pandas.DataFrame | str | Path"
+Classes: TypeAlias = Tensor | np.ndarray | Sequence[int | str] | None
+
+
+def load_dataset(name: str, *, reading: Reading = AS_THEY_ARE) -> Dataset:
+    """The dataset in a folder of images, a .zip or .tar of one, an array, a table, or MNIST.
+
+    ``name``: mnist, or a path.  An .npy or .npz holds images, a table (n, d) or signals; a .csv, .tsv or .parquet is a
+    table.  A folder that holds .tar files and no images has shards in WebDataset's format.
+    ``reading``: how files become pixels, or that an array holds signals.
+    Raises ValueError if there is no such dataset, or if it cannot be read as asked; OSError for a folder that may not
+    be read.
+
+    >>> images = ncsn.load_dataset("mnist")
+    >>> images.train.shape, images.labels.names[7]
+    (torch.Size([50000, 1, 28, 28]), '7')
+    """
+    place, suffix = Path(name), Path(name).suffix.lower()
+    if reading.signals and suffix not in (".npy", ".npz"):
+        raise ValueError(f"signals is given; they are read from .npy or .npz, and not from {name}")
+    if name == "mnist":
+        if reading.pixels() not in (None, (28, 28)):
+            raise ValueError(f"size is {reading.size}; mnist has 28x28, and only images of your own are resized")
+        return images.mnist()
+    check_place(name)
+    if name and place.is_dir():
+        return images.from_folder(name, reading)
+    if suffix in TABLES:
+        return rows_of(name, table_of_frame(read_frame(place), name))
+    if place.is_file() and suffix in (".npy", ".npz"):
+        return from_arrays(name, arrays(place), reading)
+    if place.is_file() and (suffix in (".zip", ".tgz") or ".tar" in place.suffixes[-2:]):
+        return images.from_archive(name, reading)
+    allowed = "mnist, a folder, or a .zip, .tar, .npy, .npz, .csv, .tsv or .parquet"
+    raise ValueError(f"{name} is not a dataset; give {allowed}")
+
+
+def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
+    """The dataset in arrays: one array (n, d) is a table; others are signals if the reading says so, else images.
+
+    Raises ValueError as those three do, and for one long series.
+    """
+    only = next(iter(found.values())) if len(found) == 1 else None
+    if only is not None and (only.ndim == 1 or (only.shape[:1] == (1,) and (reading.signals or only.ndim == 2))):
+        cut = "numpy.lib.stride_tricks.sliding_window_view(series, 128)[::128]"
+        raise ValueError(f"{name} has shape {only.shape}, one long series; cut windows of it, as by {cut}")
+    if reading.signals:
+        return read_signals(name, found)
+    if only is not None and only.ndim == 2:
+        rows = rows_of(name, table_of_array(only, name))
+        note = "axes (rows, columns): (n, length) with --signals, in Python signals=True"
+        return replace(rows, notes=(note, *rows.notes))
+    grey = any(array.ndim == 3 for array in found.values())
+    notes = ["axes (n, height, width): (n, channels, length) with --signals, in Python signals=True"] if grey else []
+    return images.from_arrays(name, found, notes, reading)
+
+
+def dataset_of(data: Examples, labels: Classes = None, *, signals: bool = False) -> Dataset:
+    """The dataset that a file of these examples would be, or that a path leads to.
+
+    Raises ValueError for what holds no examples, and for labels of others than images.
+    """
+    if isinstance(data, str | Path):
+        data = load_dataset(str(data), reading=Reading(signals=signals))
+    if isinstance(data, Dataset):
+        if labels is not None:
+            raise ValueError("labels are given, and the dataset has its own; leave them out")
+        if signals and data.kind is not SIGNALS:
+            raise ValueError(f"signals is given, and the dataset has {data.kind.noun}; leave it out")
+        return data
+    if np.ma.is_masked(data):
+        raise ValueError("data has masked values; leave these examples out, or fill them")
+    if hasattr(data, "to_pandas"):  # pyarrow's tables and polars' frames
+        data = data.to_pandas()
+    if hasattr(data, "columns"):
+        if signals or labels is not None:
+            given = "signals" if signals else "labels"
+            raise ValueError(f"{given} is given, and the data is a table; leave it out: a column may be a class")
+        return rows_of("data", table_of_frame(data, "data"))
+    x = array_of(data)
+    if x.dtype.kind not in "buif":
+        allowed = "a tensor, an array, a DataFrame, a dataset or a path is needed"
+        raise ValueError(f"data is a {type(data).__name__} of {x.dtype}; {allowed}")
+    if labels is None:
+        return from_arrays("data", {"images": x}, Reading(signals=signals))
+    if x.ndim == 2 and not signals:
+        raise ValueError("labels are for images; a column of a table may be a class")
+    classes = array_of(labels)
+    if classes.shape != x.shape[:1]:
+        raise ValueError(f"labels has shape {classes.shape}; one for each of {len(x)} images is needed")
+    return from_arrays("data", {"images": x, "labels": classes}, Reading(signals=signals))
+
+
+def array_of(data: Tensor | np.ndarray | Sequence[int | str]) -> np.ndarray:
+    """A tensor on any device, an array or a list, as an array."""
+    if isinstance(data, Tensor):
+        data = data.detach().cpu()
+        data = (data.float() if str(data.dtype) == "torch.bfloat16" else data).numpy()  # numpy has no such numbers
+    array = np.ascontiguousarray(data)
+    return array.astype(str) if array.dtype == object and all(isinstance(each, str) for each in array.flat) else array

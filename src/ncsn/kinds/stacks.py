@@ -1,0 +1,127 @@
+"""Arrays of examples and their classes: what is in a file, and how it is split in three."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+
+from ncsn.kinds.kind import Labels
+from ncsn.kinds.reading import PARTS, Split
+from ncsn.validation import one_line
+
+IMAGE_KEYS = {"", "x", "image", "images", "img", "imgs", "signals", "data", "samples", "arr_0"}
+LABEL_KEYS = {"y", "label", "labels", "target", "targets"}
+Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
+SPLITS: dict[str, Split] = {"train": "train", "val": "validation", "eval": "validation", "test": "test"}
+PART_NAME = re.compile(r"(train|val|eval|test)(ing|id|idation|uation)?[-_ ]?\d*", re.IGNORECASE)
+"""What folders and arrays are called that hold one part: train, Training, train2017, val, valid, test1 …"""
+
+
+def regular(path: Path) -> None:
+    """Raises ValueError if there is no such file, or if it is a pipe or a folder."""
+    if not path.is_file():
+        raise ValueError(f"{path} {'is no file' if path.exists() else 'does not exist'}")
+
+
+def arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """The arrays of an .npz by their keys, or that of an .npy, which is mapped, by "".
+
+    Raises ValueError if they cannot be read, or hold Python objects.
+    """
+    regular(path)
+    try:
+        if path.suffix.lower() == ".npy":
+            return {"": np.load(path, mmap_mode="r")}
+        with path.open("rb") as file, np.load(file) as archive:
+            return {key: array for key, array in archive.items() if isinstance(array, np.ndarray)}
+    except Exception as error:  # numpy, zipfile and zlib raise whatever they like
+        raise unreadable(path, "arrays", error) from error
+
+
+def unreadable(path: Path, what: str, error: Exception) -> Exception:
+    """What a user is told of an ``error`` that a library raises; ``what``: the file should have been."""
+    if isinstance(error, MemoryError):
+        return error
+    reason = "it holds Python objects" if "pickle" in str(error) else one_line(error)
+    return ValueError(f"{path} cannot be read as {what} ({reason})")
+
+
+def part_of(word: str) -> Split | None:
+    """The part that a folder or an array of this name holds."""
+    match = PART_NAME.fullmatch(word)
+    return SPLITS[match[1].lower()] if match else None
+
+
+def classes_in(name: str, array: Shaped[np.ndarray, "..."] | None, n: int) -> np.ndarray | None:
+    """The classes of ``n`` images, if there is an array of them.  Raises ValueError if it holds something else."""
+    if array is None:
+        return None
+    if array.dtype.kind not in "buiU" or array.shape not in ((n,), (n, 1)):
+        allowed = f"a class for each of {n} images, whole numbers or text, is needed"
+        raise ValueError(f"the classes in {name} have shape {array.shape} of {array.dtype}; {allowed}")
+    return array.reshape(-1)
+
+
+def role(key: str) -> tuple[str, Split | None]:
+    """What an array is by its key: x for images, y for classes, or another word; and its part."""
+    words = re.split("[^a-z0-9]+", key.lower())
+    part = next((part for word in words if (part := part_of(word))), None)
+    word = "_".join(word for word in words if not part_of(word))
+    return "x" if word in IMAGE_KEYS else "y" if word in LABEL_KEYS else word, part
+
+
+def stacks_in(
+    name: str, found: Arrays, examples_in: Callable[..., np.ndarray]
+) -> dict[Split | None, tuple[str, np.ndarray, np.ndarray | None]]:
+    """The stacks of examples among arrays, each with its name and its classes: the only array, or by their keys.
+
+    Keys of examples are like images or x, or x_train and test_images; keys of classes like labels or y, or y_train.
+    ``examples_in``: what makes examples of an array with a name.
+    Raises ValueError if there are others, if classes are missing, if dtypes differ, or if there is nothing to train on.
+    """
+    keys = {role(key) if len(found) > 1 else ("x", None): key for key in found}
+    names = {part: f"{name} {key}".strip() for (word, part), key in keys.items() if word == "x"}
+    stacks = {part: examples_in(names[part], found[keys["x", part]]) for part in names}
+    labels = {part: found[key] for (word, part), key in keys.items() if word == "y"}
+    whole = len(stacks) + len(labels) == len(found) and labels.keys() in (set(), stacks.keys())
+    dtypes = {stack.dtype for stack in stacks.values()}
+    if not whole or len(dtypes) > 1 or ("train" in stacks) == (None in stacks):
+        listed = ", ".join(f"{key} {array.shape} of {array.dtype}" for key, array in list(found.items())[:10])
+        allowed = "one array, images and labels, or x_train, y_train, x_test, y_test, of one dtype"
+        raise ValueError(f"{name} holds {listed or 'nothing'}; allowed are {allowed}")
+    return {
+        part: (f"{name}/{keys['x', part]}", stack, classes_in(name, labels.get(part), len(stack)))
+        for part, stack in stacks.items()
+    }
+
+
+def split_of(counts: Mapping[Split, int]) -> dict[Split, tuple[Split, np.ndarray]]:
+    """Each part's source and its index there, always shuffled in one way; a missing part is a tenth of training's.
+
+    Broken images count, so that the others stay in their parts when a file is mended.
+    """
+    parts: dict[Split, tuple[Split, np.ndarray]] = {}
+    for part in PARTS:
+        order = torch.randperm(counts.get(part, 0), generator=torch.Generator().manual_seed(0))
+        parts[part] = part, order.numpy()
+    tenth = len(parts["train"][1]) // 10
+    for part in ("validation", "test"):
+        if not len(parts[part][1]):
+            _, rest = parts["train"]
+            parts[part], parts["train"] = ("train", rest[:tenth]), ("train", rest[tenth:])
+    return parts
+
+
+def labels_of(parts: Mapping[Split, Sequence[np.ndarray | str]]) -> Labels | None:
+    """The classes of images, one or many at a time, if there are two and every image is in one."""
+    if any(isinstance(label, str) and not label for labels in parts.values() for label in labels):
+        return None
+    arrays = {part: np.concatenate([np.atleast_1d(label) for label in labels]) for part, labels in parts.items()}
+    names = np.unique(np.concatenate([*arrays.values()]))
+    if len(names) < 2:
+        return None
+    tensors = {part: torch.from_numpy(np.searchsorted(names, array)) for part, array in arrays.items()}
+    return Labels(**tensors, names=tuple(map(str, names.tolist())))

@@ -1,0 +1,147 @@
+"""Tables: rows of numbers, categories and dates, with missing cells; each conditional is learned."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Shaped
+from torch import Tensor, nn
+
+from ncsn.batching import Batch, batches
+from ncsn.kinds import reading
+from ncsn.kinds.comparison import held_out_examples
+from ncsn.kinds.kind import Dataset, Drawing, Imputed, Kind, Reports, Writer
+from ncsn.kinds.reading import OF_IMAGES, Reading
+from ncsn.kinds.tables.columns import columns_of
+from ncsn.kinds.tables.conditional import Condition, ConditionalModel, Mixture
+from ncsn.kinds.tables.imputation import calibration, impute_rows, impute_table
+from ncsn.kinds.tables.judge import TableRuler, show_rows
+from ncsn.kinds.tables.missing import draw_masks, fit_mixture, masked_batches
+from ncsn.kinds.tables.read import frame_of, write_frame
+from ncsn.kinds.tables.table import table_of_array, table_of_frame
+from ncsn.kinds.transform import Transform
+from ncsn.posteriors.measurements import as_real
+from ncsn.run import Run
+from ncsn.samplers import Step
+from ncsn.score import PreconditioningName, ScoreModel
+
+
+class Tables(Kind[Run]):
+    """Rows of a table."""
+
+    def start(self, data: Dataset, preconditioning: PreconditioningName) -> dict[str, float | Tensor]:
+        """A mixture of Gaussians, fitted to the training rows."""
+        if preconditioning != "conditional":
+            if bool(data.train.isnan().any()):
+                raise ValueError("the rows miss values, which a network of your own cannot learn from; leave them out")
+            return super().start(data, preconditioning)
+        return dict(fit_mixture(data.train, data.validation)._asdict())
+
+    def model(
+        self,
+        network: nn.Module,
+        shape: tuple[int, ...],
+        preconditioning: PreconditioningName,
+        start: Mapping[str, float | Tensor],
+        autocast: torch.dtype | None,
+    ) -> ScoreModel:
+        """A model of every conditional, around the mixture; a network of the user's own learns the joint density."""
+        if preconditioning != "conditional":
+            return super().model(network, shape, preconditioning, start, autocast)
+        standard = Mixture(torch.zeros(1, *shape), torch.ones(1), torch.eye(*shape))
+        mixture = Mixture(*(torch.as_tensor(start[name]) for name in Mixture._fields)) if start else standard
+        return ConditionalModel(network, mixture, autocast=autocast)
+
+    def batches(self, data: Dataset, model: ScoreModel, reading: Reading, drawing: Drawing) -> Iterator[Batch]:
+        """Endless random batches, in which random cells are observed."""
+        drawn = super().batches(data, model, reading, drawing)
+        if not isinstance(model, ConditionalModel):
+            return drawn
+        return masked_batches(model, drawn, data.n, drawing.generator)
+
+    def held_out_batches(self, model: ScoreModel, examples: Batch) -> Callable[[torch.Generator], Iterator[Batch]]:
+        """Half of the held-out rows are for the joint density, and half for conditionals with masks that stay."""
+        if not isinstance(model, ConditionalModel):
+            return super().held_out_batches(model, examples)
+        generator = torch.Generator(examples.x.device).manual_seed(1)
+        rows = next(batches(examples.x, sum(self.held_out), generator=generator)).x
+        batch = draw_masks(model, rows, generator, joint=0.5)
+        return lambda _: iter([batch])
+
+    def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "b"]]:
+        """The rows for the joint density, and those for conditionals."""
+        if not isinstance(batch.given, Condition):
+            return {}
+        conditional = batch.given.observed.any(1)
+        return {"joint": ~conditional, "conditionals": conditional}
+
+    def measure(self, run: Run, data: Dataset) -> dict[str, float]:
+        """How often draws hold what is hidden of test rows."""
+        if not isinstance(run.score, ConditionalModel) or not len(data.test):
+            return {}
+        count, coverage = calibration(run, data.transform.inverse(data.test.double()))
+        return {"coverage": coverage, "coverage_of": float(count)} if count else {}
+
+    def numbers(self, run: Run, x: object) -> Float64[Tensor, "b d"]:
+        """A DataFrame's columns are matched by their names, an array's by their places."""
+        columns = columns_of(run.transform, run.recipe.shape[0])
+        if hasattr(x, "columns"):
+            return torch.from_numpy(table_of_frame(x).match(columns))
+        x = as_real("rows", x).detach().cpu().double().numpy() if isinstance(x, Tensor) else x
+        x = np.ma.filled(x.astype(float), np.nan) if isinstance(x, np.ma.MaskedArray) else np.asarray(x)
+        rows = torch.from_numpy(np.array(table_of_array(x, "rows").rows, np.float64))  # a copy: files are read-only
+        if rows.shape[1] != len(columns.names):
+            listed = ", ".join(columns.names)
+            raise ValueError(f"rows has {rows.shape[1]} columns; the run has {len(columns.names)}: {listed}")
+        return rows
+
+    def impute(self, run: Run, rows: object, n: int, generator: torch.Generator) -> Imputed:
+        """Draw missing cells given the other cells of their rows."""
+        x = self.numbers(run, rows)
+        run.transform.check(x)
+        return impute_rows(run, x, n, generator)
+
+    def impute_file(self, run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
+        """Fill in a table's missing cells; observed ones stay as they are written."""
+        for path in (out, draws or out):
+            if path.suffix not in reading.TABLES:
+                raise ValueError(f"{path}: rows are written into {', '.join(reading.TABLES)}")
+        return impute_table(run, rows, n, seed, out, draws)
+
+    def ruler(self, run: Run, data: Dataset, features: object, n: int) -> TableRuler:
+        """What judges rows."""
+        return TableRuler(run, data, held_out_examples(data, n))
+
+    @property
+    def writers(self) -> Mapping[str, Writer | None]:
+        """Tables and arrays."""
+        return {**dict.fromkeys(reading.TABLES), ".npz": None, ".npy": None}
+
+    def show(self, run: Run, data: Dataset, samples: Float[Tensor, "n d"], path: Sequence[Step], folder: Path) -> None:
+        """Draw marginals and pairs of columns, of held-out rows and of samples."""
+        real = data.transform.inverse(data.validation[: len(samples)])
+        show_rows(run, real, samples, folder / "samples.png")
+
+    def write_table(self, transform: Transform, rows: Shaped[np.ndarray, "n d"], out: Path) -> None:
+        """Write rows with the columns' names, texts and dates."""
+        write_frame(frame_of(columns_of(transform, rows.shape[1]), rows.astype(np.float64)), out)
+
+
+TABLES = Tables(
+    noun="rows",
+    axis="columns",
+    networks=("mlp",),
+    minutes=1.5,
+    headroom=10.0,  # columns may have tails
+    log_sigma_mean=(-0.8, -0.8),  # where a network of standardised columns has most to learn
+    log_sigma_std=1.6,
+    # Rows cost little, and few of them are soon learned by heart.
+    held_out=(4096,),
+    reports=Reports(count=100, power=2, from_start=True, tolerance=0.0, patience=0.25),
+    precision="fp32",
+    posterior_targets=False,
+    # What a column is to the network follows from its own units.
+    refused=(*OF_IMAGES, "flip", "start", "posterior_above"),
+    shown=10,  # more points can be seen than images
+)

@@ -1,0 +1,142 @@
+"""Files of tables: text becomes numbers, dates or categories, column by column, and back."""
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float64
+
+from ncsn.kinds.reading import DELIMITERS
+from ncsn.kinds.stacks import arrays, regular, unreadable
+from ncsn.kinds.tables.columns import AnyColumn, Columns
+from ncsn.machine.messages import log
+from ncsn.storage import atomic
+
+if TYPE_CHECKING:
+    import pandas
+
+MISSING = ["", "?", "-", "--", ".", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None"]
+MISSING += ["#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NULL!"]
+BOOLEANS = ("False", "True")
+SAMPLE = 100  # lines by which a delimiter is told
+
+
+def read_frame(path: Path) -> "pandas.DataFrame":
+    """The table in a .csv or .tsv, its cells as they are written, or in a .parquet, with its dtypes.
+
+    Raises ValueError if it cannot be read.
+    """
+    import pandas
+
+    regular(path)
+    try:
+        if path.suffix.lower() == ".parquet":
+            return pandas.read_parquet(path)
+        content = path.read_bytes()
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("cp1252")
+            log.warning(f"{path} is not UTF-8; it is read as Windows-1252")
+        names, *rows = cells_in(text, DELIMITERS[path.suffix.lower()])
+        return pandas.DataFrame(rows, columns=names, dtype=str)
+    except Exception as error:  # of many kinds, by what is broken
+        raise unreadable(path, "a table", error) from error
+
+
+def read_rows(path: Path) -> "pandas.DataFrame | np.ndarray":
+    """The rows in a table or in an array.  Raises ValueError if it cannot be read, or holds several arrays."""
+    if path.suffix.lower() not in (".npy", ".npz"):
+        return read_frame(path)
+    found = arrays(path)
+    if len(found) != 1:
+        raise ValueError(f"{path} holds {', '.join(found) or 'nothing'}; one array (rows, columns) is needed")
+    return found.popitem()[1]
+
+
+def cells_in(text: str, usual: str) -> Iterator[list[str]]:
+    """The cells of each line; of several delimiters the first that gives all lines equally many.
+
+    Raises ValueError for a line of another length than the first.
+    """
+    lines = text.splitlines(keepends=True)
+
+    def rows(delimiter: str) -> Iterator[list[str]]:
+        return (row for row in csv.reader(lines, delimiter=delimiter) if row)
+
+    widths = {delimiter: {len(row) for row in islice(rows(delimiter), SAMPLE)} for delimiter in (usual, ";", "\t")}
+    delimiter = next((each for each, found in widths.items() if len(found) == 1 and max(found) > 1), usual)
+    width = None
+    for number, row in enumerate(rows(delimiter), 1):
+        width = len(row) if width is None else width
+        if len(row) != width:
+            raise ValueError(f"row {number} has {len(row)} cells, and the first has {width}")
+        yield row
+    if width is None:
+        raise ValueError("it is empty")
+
+
+def parse(column: "pandas.Series[str]") -> "pandas.Series[str]":
+    """A column of text as the numbers or dates that all of its cells say, or as text; missing cells are NaN."""
+    import pandas
+
+    cells = column.astype(str).str.strip().mask(column.isna())
+    cells = cells.mask(cells.isin(MISSING))
+    values = cells.dropna().unique().tolist()
+    if not len(values):
+        return cells.astype(float)
+    numbers = numbers_in(values, str(column.name))
+    if numbers is not None:
+        return cells.map(dict(zip(values, numbers, strict=True))).astype(float)
+    dates = pandas.to_datetime(pandas.Series(values), format="ISO8601", utc=True, errors="coerce")
+    if dates.notna().all():
+        return cells.map(dict(zip(values, dates, strict=True)))
+    return cells
+
+
+def numbers_in(texts: Sequence[str], name: str) -> Float64[np.ndarray, "n"] | None:
+    """What texts such as 1,200 and $5 and 7 % say; None if one of them is no number.
+
+    Whether the decimal sign is a point or a comma, all cells of the column say together.
+    """
+    plain = [re.sub(r"(?<![^-])[$€£]\s*|\s*%$", "", text) for text in texts]
+    for decimal, between in (".,", ",."):
+        digits = rf"(?=[{decimal}]?\d)([1-9]\d{{0,2}}([{between}]\d{{3}})+|\d+)?([{decimal}]\d*)?(e[-+]?\d+)?"
+        if all(re.fullmatch(rf"[-+]?({digits}|inf(inity)?)", text, re.IGNORECASE) for text in plain):
+            joined = [text for text in plain if between in text]
+            if joined and not any(decimal in text for text in plain):
+                log.warning(f"column {name}: {joined[0]} is read as {joined[0].replace(between, '')}")
+            return np.array([float(text.replace(between, "").replace(decimal, ".")) for text in plain])
+    return None
+
+
+def decode(column: AnyColumn, numbers: Float64[np.ndarray, "n"]) -> "pandas.Series[str]":
+    """A column's numbers as the user knows them: text, dates, or numbers, whole ones as integers; NaN is missing."""
+    import pandas
+
+    if column.categories:
+        texts = dict(enumerate((False, True) if column.categories == BOOLEANS else column.categories))
+        return pandas.Series([texts.get(number) for number in numbers], dtype=object)
+    if column.date:
+        return pandas.to_datetime((pandas.Series(numbers) * 86_400).round(), unit="s")
+    return pandas.Series(numbers).convert_dtypes()
+
+
+def frame_of(columns: Columns, rows: Float64[np.ndarray, "n d"]) -> "pandas.DataFrame":
+    """Rows of a table as the user knows them."""
+    import pandas
+
+    return pandas.DataFrame({each.name: decode(each, rows[:, i]) for i, each in enumerate(columns.columns)})
+
+
+def write_frame(frame: "pandas.DataFrame", path: Path) -> None:
+    """Write a table into a .csv, .tsv or .parquet."""
+    with atomic(path) as temporary:
+        if path.suffix == ".parquet":
+            frame.to_parquet(temporary, index=False)
+        else:
+            frame.to_csv(temporary, sep=DELIMITERS[path.suffix], index=False)

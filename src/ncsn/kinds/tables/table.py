@@ -1,0 +1,264 @@
+"""A table on its way to the model: columns of numbers with their names, and what the numbers stand for."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import compress
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int, Shaped
+from torch import Tensor
+
+from ncsn.kinds.kind import Dataset, digest_of
+from ncsn.kinds.reading import short_name
+from ncsn.kinds.tables.columns import Columns, is_constant, learn_columns
+from ncsn.kinds.tables.read import BOOLEANS, MISSING, parse
+from ncsn.kinds.transform import FAR
+from ncsn.machine.messages import log
+from ncsn.validation import one_line
+
+if TYPE_CHECKING:
+    import pandas
+
+UNNAMED = ("", "Unnamed: 0")  # an index that pandas has written to a file and read again
+MAX_MISSING = 0.9  # of the rows: a column that misses more says too little
+MIN_ROWS, MIN_TEST_ROWS = 10, 25
+MIN_ROWS_OF_CATEGORY, MAX_CATEGORIES = 5, 50
+OTHER = "other"
+BEYOND = 0.5  # deviations by which held-out numbers may pass training's without a warning
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of numbers with their names.
+
+    ``rows`` (n, d): in double precision, or in the single one of an array; NaN where a cell is missing.
+    ``categories``: the texts of columns of text, which ``rows`` has as 0, 1, ….
+    ``dates``: columns of dates, which ``rows`` has as days since 1970.
+    """
+
+    names: tuple[str, ...]
+    rows: np.ndarray
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dates: tuple[str, ...] = ()
+
+    def keep(self, columns: Bool[np.ndarray, "d"], why: str) -> "Table":
+        """Only these columns; a line names the others and says why."""
+        if not columns.all():
+            log.warning(f"columns left out, because {why}: {', '.join(compress(self.names, ~columns))}")
+        names = tuple(compress(self.names, columns))
+        return replace(self, names=names, rows=self.rows[:, columns])
+
+    def keep_varying(self, rows: Int[np.ndarray, "m"] | slice = slice(None)) -> "Table":
+        """Only the columns that vary among some rows.  Raises ValueError if there are none."""
+        varying = np.array([varies(column[~np.isnan(column)]) for column in self.rows[rows].T], bool)
+        if not varying.any():
+            raise ValueError(f"no column of numbers varies in the {len(self.rows[rows]):,} rows; one must")
+        return self.keep(varying, "they have one value in all rows to learn from, or in all but one")
+
+    def clean(self) -> "Table":
+        """What can be learned from: rows that are not empty, of columns that vary; prints what is left out.
+
+        Raises ValueError if nothing is left.
+        """
+        pairs = zip(self.names, self.rows.T, strict=True)
+        named = np.array([name not in UNNAMED or not numbers_rows(column) for name, column in pairs])
+        table = self.keep(named, "they have no name and number the rows").merge_rare_categories()
+        missing = np.isnan(table.rows).mean(0)
+        table = table.keep(missing <= MAX_MISSING, f"more than {MAX_MISSING:.0%} of their cells are missing")
+        empty = np.isnan(table.rows).all(1)
+        if 0 < empty.sum() < len(empty):
+            log.warning(f"{empty.sum():,} of {len(empty):,} rows are empty, and are left out")
+            table = replace(table, rows=table.rows[~empty])
+        table = table.keep_varying()
+        if len(table.rows) < MIN_ROWS:
+            raise ValueError(f"found {len(table.rows)} examples; at least {MIN_ROWS} are needed, better 1,000")
+        gaps = np.isnan(table.rows)
+        if rows := gaps.any(1).sum():
+            most = gaps.sum(0).argmax()
+            facts = f"{rows:,} of {len(gaps):,} rows miss values, most in {table.names[most]} ({gaps[:, most].sum():,})"
+            # Rubin's missing at random, which no table can say of itself.
+            caveat = "results mislead where a value is missing because of what it is"
+            log.warning(f"{facts}: training uses the other cells of these rows; {caveat}")
+        return table
+
+    def split(self, generator: torch.Generator) -> tuple["Table", tuple[Tensor, ...]]:
+        """What can be learned from, and its rows for validation, for testing and to learn from.
+
+        Where cells are missing, only complete rows are for testing, a quarter of them at most.
+        """
+        table = self.clean()
+        tenth, order = len(table.rows) // 10, torch.randperm(len(table.rows), generator=generator)
+        chosen, missing = torch.arange(tenth, 2 * tenth), torch.from_numpy(np.isnan(table.rows).sum(1))
+        if bool(missing.any()):
+            tests = min(tenth, int((missing == 0).sum()) // 4)
+            # From the end, because the first of the others are for validation, which needs as many gaps as training.
+            chosen = len(order) - 1 - missing[order].flip(0).argsort(stable=True)[:tests]
+            if tests < MIN_TEST_ROWS:
+                log.warning(f"{tests} complete rows are for testing: evaluations say little")
+        others = order[torch.ones(len(order), dtype=torch.bool).index_fill(0, chosen, False)]
+        validation, test, learned = others[:tenth], order[chosen], others[tenth:]
+        return table.keep_varying(learned.numpy()), (validation, test, learned)
+
+    def merge_rare_categories(self) -> "Table":
+        """Rare texts become one category; columns that have few others are left out."""
+        rows, categories, kept = self.rows.copy(), dict(self.categories), np.ones(len(self.names), bool)
+        for place, name in enumerate(self.names):
+            if name not in categories:
+                continue
+            values, codes = categories[name], rows[:, place]
+            known = ~np.isnan(codes)
+            counts = np.bincount(codes[known].astype(int), minlength=len(values))
+            rank = np.argsort(np.argsort(-counts, kind="stable"))
+            rare = (counts < MIN_ROWS_OF_CATEGORY) | ((len(values) > MAX_CATEGORIES) & (rank >= MAX_CATEGORIES - 1))
+            kept[place] = counts[rare].sum() <= known.sum() / 2
+            if kept[place] and rare.sum() > 1:
+                listed = [value for value, few in zip(values, rare, strict=True) if not few and value != OTHER]
+                number = {value: i for i, value in enumerate(listed)}
+                new = np.array([number.get(value, len(listed)) for value in values])
+                rows[known, place] = new[codes[known].astype(int)]
+                categories[name] = (*listed, OTHER)
+                log.warning(f"{rare.sum()} rare values of {name} become {OTHER!r}")
+        return replace(self, rows=rows, categories=categories).keep(kept, "they are text of mostly different values")
+
+    def match(self, columns: Columns) -> Float64[np.ndarray, "n d"]:
+        """The rows by the columns of a run, in their order, and text by the numbers that it has for it.
+
+        Text that it has not seen becomes −1, which no column can be, or its ``other``.
+        Raises ValueError if a column is missing, or is text where the run has numbers.
+        """
+        booleans = {name for name, texts in self.categories.items() if texts == BOOLEANS}
+        numeric = {each.name for each in columns.columns if not each.categories}
+        texts = (self.categories.keys() - booleans) & numeric
+        if missing := [name for name in columns.names if name not in self.names or name in texts]:
+            raise ValueError(
+                f"there is no column of numbers {', '.join(missing)}; the run has {', '.join(columns.names)}"
+            )
+        if others := [name for name in self.names if name not in columns.names]:
+            log.warning(f"columns that the run does not know are left out: {', '.join(others)}")
+        rows = self.rows[:, [self.names.index(name) for name in columns.names]].astype(np.float64)
+        for column, cells in zip(columns.columns, rows.T, strict=True):
+            if column.categories:
+                number = {text: i for i, text in enumerate(column.categories)}
+                known, own = ~np.isnan(cells), self.categories.get(column.name)
+                said = [own[int(cell)] if own else f"{cell:.15g}" for cell in cells[known]]
+                cells[known] = [number.get(text, number.get(OTHER, -1)) for text in said]
+        return rows
+
+
+def numbers_rows(column: Float[np.ndarray, "n"]) -> bool:
+    """Whether it counts the rows, from 0 or 1."""
+    return len(column) > 0 and column[0] in (0, 1) and bool((column - column[0] == np.arange(len(column))).all())
+
+
+def varies(column: Float[np.ndarray, "m"]) -> bool:
+    """Whether numbers have a density: two of them or more differ from the others by more than rounding."""
+    if len(column) < 3 or min((column > column.min()).sum(), (column < column.max()).sum()) < 2:
+        return False
+    return not is_constant(torch.from_numpy(column))
+
+
+def table_of_array(rows: Shaped[np.ndarray, "..."], place: str = "the table") -> Table:
+    """An array (n, d) of numbers, whose columns are called 0, 1, ….  Raises ValueError for anything else."""
+    if rows.ndim != 2 or rows.dtype.kind not in "buif":
+        raise ValueError(f"{place} has shape {rows.shape} of {rows.dtype}; numbers (rows, columns) are needed")
+    rows = rows if rows.dtype == np.float32 else rows.astype(np.float64)
+    return check_range(Table(tuple(map(str, range(rows.shape[1]))), rows), place)
+
+
+def table_of_frame(frame: "pandas.DataFrame", place: str = "the table") -> Table:
+    """The columns of a DataFrame; text that says numbers or dates is taken for these.
+
+    Raises ValueError for columns of one name, numbers in the place of names, and infinite numbers.
+    """
+    import pandas
+
+    # A stranger's, and printed.
+    names = [one_line(name) if str(name).strip() else "" for name in frame.columns]
+    numbered = [is_number(name) for name in names]
+    if names and all(numbered) and names != [str(i) for i in range(len(names))]:
+        raise ValueError(f"{place} has columns called {', '.join(names[:3])}; its first line must name the columns")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{place} has columns {', '.join(names)}; give each a name of its own")
+    if not names:
+        raise ValueError(f"{place} has no columns")
+    if index := [str(name) for name in frame.index.names if name is not None]:
+        log.warning(f"the index ({', '.join(index)}) is left out; reset_index() makes it a column")
+    rows = np.full((len(frame), len(names)), np.nan)
+    categories, dates = dict[str, tuple[str, ...]](), list[str]()
+    for i, name in enumerate(names):
+        column = frame.iloc[:, i].rename(name)
+        if pandas.api.types.infer_dtype(column) == "date":
+            column = pandas.to_datetime(column)
+        elif column.dtype.kind not in "uifMb" and not isinstance(column.dtype, pandas.CategoricalDtype):
+            column = parse(column)
+        if column.isna().all():
+            continue
+        if column.dtype.kind in "uif":
+            rows[:, i] = column.to_numpy(float, na_value=np.nan)
+        elif column.dtype.kind == "M":
+            rows[:, i] = days_since_1970(column)
+            dates.append(name)
+        else:
+            levels = (column if column.dtype.name == "category" else column.astype(str).mask(column.isna())).astype(
+                "category"
+            )
+            levels = levels.cat.remove_unused_categories()
+            rows[:, i] = np.where(levels.isna(), np.nan, levels.cat.codes)
+            categories[name] = tuple(map(str, levels.cat.categories))
+            if categories[name] in (BOOLEANS[:1], BOOLEANS[1:]):  # true means 1 also where nothing is false
+                rows[:, i] += BOOLEANS.index(categories[name][0])
+                categories[name] = BOOLEANS
+    return check_range(Table(tuple(names), rows, categories, tuple(dates)), place)
+
+
+def is_number(text: str) -> bool:
+    """Whether a name is a number, or what a missing one is written as."""
+    number = r"[-+]?[$€£]?([\d.,]*\d[\d.,]*(e[-+]?\d+)?|inf(inity)?)"
+    return text.strip() in MISSING or re.fullmatch(number, text.strip(), re.IGNORECASE) is not None
+
+
+def days_since_1970(column: "pandas.Series[str]") -> Float64[np.ndarray, "n"]:
+    """Dates as days; NaN where there is none."""
+    import pandas
+
+    times = pandas.to_datetime(column, utc=True).dt.tz_localize(None).to_numpy("datetime64[us]")
+    return np.where(np.isnat(times), np.nan, (times - np.datetime64(0, "us")) / np.timedelta64(86_400_000_000, "us"))
+
+
+def check_range(table: Table, place: str) -> Table:
+    """The same table.  Raises ValueError for infinite numbers, and for those whose squares would be."""
+    for name, limit in (("infinite numbers", np.inf), ("numbers beyond 1e150", 1e150)):
+        if (wrong := (np.abs(table.rows, dtype=float) >= limit).any(0)).any():
+            listed = ", ".join(compress(table.names, wrong))
+            raise ValueError(f"{place} has {name} in {listed}; leave blank what is not known, or change the unit")
+    return table
+
+
+def rows_of(name: str, table: Table) -> Dataset:
+    """The rows of a table as a dataset; a tenth each for validation and for testing.
+
+    Raises ValueError for a table from which nothing can be learned.
+    """
+    generator = torch.Generator().manual_seed(0)
+    table, parts = table.split(generator)
+    rows = torch.from_numpy(table.rows)
+    texts = {name: table.categories[name] for name in table.names if name in table.categories}
+    columns = learn_columns(rows[parts[-1]], table.names, texts, table.dates)
+    # Single values lie anywhere in their cells.
+    z = torch.cat([columns.forward(part, generator).float() for part in torch.split(rows, 2**16)])
+    held_out = rows[torch.cat(parts[:-1])].double()
+    ends = torch.tensor([column.bounds for column in columns.columns], dtype=torch.float64).T
+    beyond = (held_out - held_out.clamp(*ends)).abs() > BEYOND * torch.from_numpy(np.nanstd(table.rows, 0))
+    possible = torch.cat([columns.possible(part) for part in torch.split(held_out, 2**16)])
+    if count := int((~possible | beyond).sum()):
+        judged = f"losses take them for {FAR:g} deviations away at most, evaluations for the nearest possible sample"
+        log.warning(f"{count} held-out numbers are unlike all to learn from; {judged}")
+        z = z.nan_to_num(nan=-FAR).clamp(-FAR, FAR)
+    z = z.masked_fill(rows.isnan(), torch.nan)
+    validation, test, train = (z[part] for part in parts)
+    digest = digest_of([np.array(table.names).view(np.uint8), table.rows])
+    notes = columns.describe()
+    return Dataset(train, validation, test, None, short_name(name), columns, notes, sha256=digest)

@@ -1,0 +1,59 @@
+"""What ``ncsn train`` starts with: the data, the plan, and a record of the training in the run's folder."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from ncsn.kinds.kind import Dataset, Origin
+from ncsn.kinds.load import load_dataset
+from ncsn.kinds.reading import short_name
+from ncsn.learn import rules
+from ncsn.learn.fit import Plan, alone, plan
+from ncsn.learn.record import Record
+from ncsn.learn.settings import ResolvedSettings, TrainSettings
+from ncsn.machine import distributed
+from ncsn.machine.messages import log
+from ncsn.run import plain, read_config
+from ncsn.run.folder import begun, check_folder
+
+
+def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
+    """The data to train on, the plan that follows from it, and a record of the training in the run's folder.
+
+    With ``--resume`` the settings are the run's own.  Every process reads the data, the leading one first: it may have
+    to download it.
+    Raises ValueError if data cannot be read, does not suit the settings, or is other than the run's or the leading
+    process'; and if the folder holds another run.
+    """
+    group = distributed.join()
+    first = b"" if group.is_main else group.broadcast()
+    folder = given.job.out or Path("runs") / short_name(given.dataset)
+    if group.is_main:
+        check_folder(folder, overwrite=given.job.overwrite, resume=given.job.resume)
+        if given.dataset != "mnist" and Path(given.dataset).resolve() in (folder / "run").resolve().parents:
+            raise ValueError(f"{folder} lies in the data, of which its pictures would be a part; give another --out")
+    settings: TrainSettings = given
+    if given.job.resume and begun(folder):
+        data, settings, origin = reopen(given, folder)
+    else:
+        if given.job.resume:
+            log.info(f"{folder} holds no run to resume; a new one begins")
+        data = load_dataset(given.dataset, reading=given.reading)
+        origin = Origin.of(given.dataset, given.reading, data)
+    with alone():
+        planned = plan(data, settings)
+    here = json.dumps([plain(asdict(planned.settings)), origin.digest]).encode()
+    if here != (group.broadcast(here) if group.is_main else first):
+        raise ValueError(f"process {group.rank} has other data or settings than process 0; all need the same")
+    return data, planned, Record(folder=folder, job=given.job, origin=origin, group=group)
+
+
+def reopen(given: TrainSettings, folder: Path) -> tuple[Dataset, ResolvedSettings, Origin]:
+    """The data of a run that is resumed, which may have moved; its settings, and where the data is."""
+    config, where = read_config(folder), folder / "config.json"
+    settings, origin = rules.recall(given, config.settings, f"{where}: settings"), config.data
+    if origin is None:
+        raise ValueError(f"{where} does not say which data the run has learned from")
+    if given.dataset not in (settings.dataset, TrainSettings.dataset):  # the default says nothing of where they are
+        origin = origin.moved(given.dataset)
+    return origin.load(), settings, origin

@@ -1,0 +1,13 @@
+from .matching import MomentMatching as MomentMatching
+from .matching import Posterior as Posterior
+from .matching import Replacement as Replacement
+from .matching import conjugate_gradient as conjugate_gradient
+from .matching import posterior as posterior
+from .matching import replacement as replacement
+from .measurements import Measurement as Measurement
+from .measurements import Observation as Observation
+from .measurements import blurred as blurred
+from .measurements import downsampled as downsampled
+from .measurements import known_pixels as known_pixels
+from .measurements import masked as masked
+from .particles import twisted_diffusion as twisted_diffusion

@@ -1,0 +1,220 @@
+"""Linear measurements with noise: y = A x + n, n ~ N(0, σ_y² I).
+
+A measurement A is a plain differentiable function; its transpose comes from automatic differentiation.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ncsn.machine.messages import log
+from ncsn.score import Copies, moved
+from ncsn.validation import Region, one_line
+
+T = TypeVar("T")
+Measurement = Callable[[Tensor], Tensor]
+"""A linear function of a batch of examples, (b, *d) → (b, *m), or one with a constant added (affine)."""
+
+RANDOM_SHARE = 0.25  # of the pixels that are known when the hidden ones are random
+
+
+def known_pixels(
+    shape: tuple[int, int, int], hide: Region, *, generator: torch.Generator | None = None
+) -> Bool[Tensor, "c h w"]:
+    """What is known of an image when a region of it is hidden.
+
+    ``shape``: (c, h, w) of the image.
+    ``hide``: a half, the centre, or three quarters of the pixels at random; a pixel is hidden in all its channels.
+    """
+    _, height, width = shape
+    if hide == "random":
+        device = "cpu" if generator is None else generator.device
+        return (torch.rand(1, height, width, generator=generator, device=device) < RANDOM_SHARE).expand(shape)
+    rows = {"top": slice(height // 2), "bottom": slice(height // 2, None)}.get(hide, slice(None))
+    columns = {"left": slice(width // 2), "right": slice(width // 2, None)}.get(hide, slice(None))
+    if hide == "centre":
+        rows = slice(height // 4, height - height // 4)
+        columns = slice(width // 4, width - width // 4)
+    known = torch.ones(shape, dtype=torch.bool, device="cpu")
+    known[:, rows, columns] = False
+    return known
+
+
+@torch.inference_mode(False)
+def masked(known: Bool[Tensor, "*d"]) -> Measurement:
+    """What is known of an example: the pixels where ``known``, (b, *d) → (b, m)."""
+    # Found once: where a mask is True, a GPU is waited for.
+    places = Copies(*known.nonzero(as_tuple=True))
+
+    def measure(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b m"]:
+        where: tuple[slice | Tensor, ...] = (slice(None), *places.on(x.device))
+        return x[where]
+
+    return measure
+
+
+def downsampled(factor: int) -> Measurement:
+    """Means over squares of ``factor`` × ``factor`` pixels, (b, c, h, w) → (b, c, h/factor, w/factor)."""
+    return lambda x: F.avg_pool2d(x, factor)
+
+
+@torch.inference_mode(False)
+def blurred(std: float) -> Measurement:
+    """Convolution with a Gaussian of standard deviation ``std`` pixels, cut off at three of them, zeros outside."""
+    radius = max(1, round(3 * std))
+    offsets = torch.arange(-radius, radius + 1, device="cpu")
+    weights = (-(offsets**2) / (2 * std**2)).exp()
+    kernels = Copies(weights[:, None] * weights / weights.sum() ** 2)
+
+    def blur(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        (kernel,), channels = kernels.on(x.device), x.shape[1]
+        return F.conv2d(x, kernel.to(x).expand(channels, 1, -1, -1), padding=radius, groups=channels)
+
+    return blur
+
+
+def apply_affine(
+    a: Measurement, scale: Tensor | float, shift: Tensor | float, std: Tensor | float, x: Tensor
+) -> Tensor:
+    """(A(scale·x) − shift)/std.  Partials of it, unlike closures, can be pickled."""
+    return (a(scale * x) - shift) / std
+
+
+def apply(measure: Measurement, x: Tensor) -> Tensor:
+    """A x.  Raises ValueError where the measurement has tensors of its own on another device than x."""
+    try:
+        return measure(x)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or not any(
+            word in str(error) for word in ("device", "weight type")
+        ):
+            raise
+        what = f"the measurement does not run on {x.device} ({one_line(error)})"
+        raise ValueError(f"{what}; what it holds must be there, as in lambda x: x @ matrix.to(x)") from error
+
+
+def linear_part(measure: Measurement, example: Float[Tensor, "1 *d"]) -> Measurement:
+    """The function x ↦ A x − A 0 of a measurement A.
+
+    Raises ValueError where two random examples say that this is not linear, or that A mixes a batch's examples.
+    """
+    offset = measure(torch.zeros_like(example))
+    generator = torch.Generator().manual_seed(0)
+    pair = torch.randn(2, *example.shape[1:], generator=generator, device="cpu").to(example)
+    together, (first, second) = measure(2 * pair[:1] - 3 * pair[1:]) - offset, measure(pair) - offset
+    off = (together[0] - 2 * first + 3 * second).abs()
+    if not bool((off <= 1e-3 * together.abs().max() + 1e-5 * offset.abs().max()).all()):
+        raise ValueError("the measurement is not linear; a linear function of each example, and a constant, is allowed")
+    return partial(apply_affine, measure, 1.0, offset, 1.0)
+
+
+def move_with(part: T, device: torch.device) -> T:
+    """A tensor on another device, or a partial with the tensors that it holds there; anything else as it is."""
+    if isinstance(part, Tensor):
+        return moved(part, device)  # type: ignore[return-value]
+    if isinstance(part, partial):
+        return partial(part.func, *(move_with(a, device) for a in part.args))  # type: ignore[return-value]
+    return part
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What was measured, y = A x + n with n ~ N(0, σ_y² I), in the units of the score.
+
+    ``measure``: A, linear.  ``y``: one measurement, (1, *m), or several.  ``noise_std``: σ_y.
+    """
+
+    measure: Measurement
+    y: Float[Tensor, "k *m"]
+    noise_std: float
+
+    @classmethod
+    @torch.inference_mode(False)
+    def of(cls, measure: Measurement, y: Tensor, noise_std: Tensor, shift: Tensor, scale: Tensor) -> "Observation":
+        """The same in the user's units, in which an example is shift + scale·z, where z is the score's.
+
+        ``measure``: linear or affine.  ``y``: one measurement (*m), or several (k, *m).
+        ``noise_std``: σ_y > 0, one number, or a tensor that broadcasts against y; then A and y are divided by it, and
+        the noise is 1.
+        ``shift``, ``scale``: (*d), of the type and on the device of the score's examples.
+        Raises ValueError for a ``y`` that is no measurement, noise that is not positive or of other numbers than y's,
+        A that is not linear, and A whose gradient is not its own, as where it detaches its argument.
+        """
+        if not bool(((noise_std > 0) & noise_std.isfinite()).all()):
+            raise ValueError(f"noise_std is {noise_std.tolist()}; it must be positive")
+        measure = partial(apply, measure)
+        divisor, std = (noise_std.clone(), 1.0) if noise_std.ndim else (1.0, float(noise_std))
+        linear = linear_part(partial(apply_affine, measure, scale.clone(), 0.0, 1.0), torch.zeros_like(shift[None]))
+        z = torch.randn(1, *shift.shape, generator=torch.Generator().manual_seed(0), device="cpu").to(shift)
+        with torch.enable_grad():
+            seen = linear(z.requires_grad_())
+            back = torch.autograd.grad(seen, z, seen.detach(), allow_unused=True)[0] if seen.requires_grad else None
+        size = seen.detach().square().sum()  # which is ⟨Aᵀ A z, z⟩, too
+        if back is None or not bool(((back * z).sum() - size).abs() <= 0.01 * size):
+            raise ValueError("the measurement is not differentiable as it is; let it neither detach nor leave torch")
+        place = measure(shift[None])  # far from 0, where scale·v is small beside it: it must not meet in one sum
+        one = y.shape in (place.shape[1:], ()) and y.numel() == place.numel()
+        target = y.view(place.shape) if one else y
+        if target.shape[1:] != place.shape[1:]:
+            shape = tuple(place.shape[1:])
+            raise ValueError(f"y has shape {tuple(y.shape)}; a measurement has {shape}, or (n, ...) of them")
+        pairs = zip(noise_std.shape[::-1], target.shape[::-1], strict=False)
+        if noise_std.ndim > target.ndim or any(own not in (1, theirs) for own, theirs in pairs):
+            shapes = f"shape {tuple(noise_std.shape)}, and y {tuple(y.shape)}"
+            raise ValueError(f"noise_std has {shapes}; one number, or as many as y holds, is needed")
+        if not bool(target.isfinite().all()):
+            raise ValueError("y has numbers that are not finite; leave what is not known out of the measurement")
+        return cls(partial(apply_affine, linear, 1.0, 0.0, divisor), (target - place) / divisor, std)
+
+    def to(self, device: torch.device) -> "Observation":
+        """The same on another device, but for what a user's function holds."""
+        return replace(self, measure=move_with(self.measure, device), y=moved(self.y, device))
+
+    def disagreeing(self, x: Float[Tensor, "n *d"]) -> int:
+        """How many of the samples ``x`` are more than 5 σ_y off what was measured, in one number of it or more.
+
+        ``x``: as many samples of each measurement, those of the first one first.
+        """
+        y = self.y.repeat_interleave(len(x) // len(self.y), 0)
+        off = (self.measure(x) - y).flatten(1).abs()
+        return int((~(off <= 5 * self.noise_std)).any(1).sum())
+
+    def measure_noise(self, shape: tuple[int, ...]) -> Float[Tensor, "64 *m"]:
+        """What A makes of white noise in examples of this ``shape``: how far it stretches them."""
+        return self.measure(
+            torch.randn(64, *shape, generator=torch.Generator().manual_seed(0), device="cpu").to(self.y)
+        )
+
+    def check_precision(self, sigma_max: float, shape: tuple[int, ...]) -> None:
+        """Raises ValueError for noise that single precision cannot tell from none, and a y that no example is near."""
+        widest = sigma_max * self.measure_noise(shape).abs().amax(0)
+        if bool((self.noise_std < 1e-7 * widest).any()):
+            raise ValueError("noise_std is below a ten-millionth of sigma_max, too small for single precision")
+        if bool((self.y.abs() > 1e6 * widest.max()).any()):
+            raise ValueError("y is over a million times farther away than sigma_max; is it in the units of the data?")
+
+    def warn_if_precise(self, sigma: float, shape: tuple[int, ...]) -> None:
+        """Warn if σ_y is near what A makes of noise of level ``sigma``, which a sampler's last step takes away."""
+        if self.noise_std < 2 * sigma * float(self.measure_noise(shape).square().mean(0).max().sqrt()):
+            log.warning(f"noise_std is small beside sigma_min = {sigma:g}: answers vary too little where x is measured")
+
+
+def repeat_for(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:
+    """A measurement for each of ``n`` samples, from one or as many.  Raises ValueError for another number."""
+    if len(y) not in (1, n):
+        raise ValueError(f"y holds {len(y)} measurements for {n} samples; one, or one for each, is needed")
+    return y.expand(n, *y.shape[1:])
+
+
+def as_real(name: str, value: object) -> Tensor:
+    """A user's numbers as a tensor.  Raises ValueError for complex ones."""
+    numbers = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
+    if numbers.is_complex():
+        raise ValueError(f"{name} holds complex numbers; real ones are needed")
+    return numbers

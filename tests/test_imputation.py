@@ -1,0 +1,306 @@
+"""Missing values of tables: draws against exact conditionals, how sure they say they are, and files byte for byte."""
+
+import csv
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from helpers import conditional_run, refusal
+from torch import Tensor
+
+import ncsn
+from ncsn.cli import main as cli
+from ncsn.distributions import GaussianMixture
+from ncsn.kinds import Imputed
+from ncsn.kinds.tables import imputation
+from ncsn.kinds.tables.columns import AnyColumn, Columns, Listed, Real, learn_columns
+from ncsn.kinds.tables.imputation import calibration
+from ncsn.run import Run
+
+THREE = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]]).double()
+TWENTY = 0.97 ** (torch.arange(20)[:, None] - torch.arange(20)).abs().double()
+
+
+def gaussian(n: int, covariance: Tensor = THREE, *, seed: int = 0) -> Tensor:
+    z = torch.randn(n, len(covariance), generator=torch.Generator().manual_seed(seed)).double()
+    rows: Tensor = z @ torch.linalg.cholesky(covariance).T
+    return rows
+
+
+def impute(run: Run, rows: Tensor, n: int) -> Imputed:
+    """Draws, with what holds of all of them."""
+    found = run.impute(rows, n, seed=1)
+    assert torch.equal(found.observed.nan_to_num(1e9), rows.nan_to_num(1e9))
+    assert torch.equal(found.missing, rows.isnan())
+    assert bool(found.draws.isfinite().all())
+    assert torch.equal(found.draws[:, ~rows.isnan()], rows[~rows.isnan()].expand(n, -1))
+    torch.testing.assert_close(found.point[found.missing], found.draws.mean(0)[found.missing])
+    torch.testing.assert_close(found.spread, found.draws.std(0))
+    return found
+
+
+# Against exact conditionals.
+
+
+@pytest.mark.parametrize(("c", "gaps"), [(THREE, ([1, 2], [0], [])), (TWENTY, ([4, 5], [0, 19], [7]))])
+def test_imputation_of_a_gaussian_is_right_within_monte_carlo_error(c: Tensor, gaps: tuple[list[int], ...]) -> None:
+    """In a few columns, and in many that follow from one another."""
+    x = gaussian(300, c)
+    missing = torch.stack([torch.zeros(len(c)).index_fill(0, torch.tensor(i).long(), 1) for i in gaps]).bool()
+    missing = missing.repeat(100, 1)
+    draws = impute(conditional_run(c), x.masked_fill(missing, torch.nan), 20).draws
+    for pattern in missing[:2]:
+        weights = c[pattern][:, ~pattern] @ torch.linalg.inv(c[~pattern][:, ~pattern])
+        deviation = (c[pattern][:, pattern] - weights @ c[~pattern][:, pattern]).diagonal().sqrt()
+        rows = (missing == pattern).all(1)
+        error = (draws[:, rows][..., pattern] - x[rows][:, ~pattern] @ weights.T) / deviation
+        assert float(error.abs().max()) < 6
+        assert float(error.mean(0).square().mean() * 20) == pytest.approx(1, abs=0.35)
+        assert float(error.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_imputation_of_a_mixture_weighs_its_parts_as_it_should() -> None:
+    means, shares = torch.tensor([[-5.0, -5.0, 0.0], [5.0, 5.0, 1.0], [5.0, -5.0, 3.0]]), torch.tensor([0.2, 0.5, 0.3])
+    mixture = GaussianMixture(means, weights=shares)
+    rows = mixture.sample(300, generator=torch.Generator().manual_seed(0)).double()
+    weights = (shares.log() - (rows[:, 2:].float() - means[:, 2]).square() / 2).softmax(1)
+    rows[:, :2] = torch.nan
+    draws = impute(conditional_run(torch.eye(3), means, shares, sigma_max=50.0), rows, 20).draws
+    part = torch.cdist(draws[..., :2].float(), means[:, :2]).argmin(-1)
+    counted = torch.nn.functional.one_hot(part, 3).double().mean(0)
+    assert float((counted - weights).mean(0).abs().max()) < 0.03
+    noise = (weights * (1 - weights) / 20).mean().sqrt()
+    assert float((counted - weights).square().mean().sqrt() / noise) < 1.3
+
+
+def test_rows_are_drawn_together_whatever_their_gaps() -> None:
+    """The network is evaluated as often for as many patterns as for one."""
+    run, calls = conditional_run(THREE), list[int]()
+    run.model.network.register_forward_hook(lambda *_: calls.append(1))
+    alike, others = torch.zeros(2, 3, 3).double()
+    alike[:, 0] = others[0, 0] = others[1, 1] = others[2, 0] = others[2, 2] = torch.nan
+    impute(run, alike, 20)
+    once = len(calls)
+    impute(run, others, 20)
+    assert len(calls) == 2 * once > 0
+
+
+def test_rows_of_gaps_only_are_samples() -> None:
+    draws = impute(conditional_run(THREE), torch.full((50, 3), torch.nan).double(), 20).draws
+    torch.testing.assert_close(draws.flatten(0, 1).T.cov(), THREE, atol=0.12, rtol=0)
+
+
+def named_run(*columns: AnyColumn) -> Run:
+    """The run of independent columns, standard normal to the model."""
+    run = conditional_run(torch.eye(len(columns)))
+    return replace(run, recipe=replace(run.recipe, transform=Columns(columns=columns)))
+
+
+def test_arrays_with_a_mask_and_frames_are_rows() -> None:
+    run = named_run(*(Real(name=name, shift=0.0, scale=1.0) for name in "abc"))
+    expected = run.impute(torch.tensor([[0.5, torch.nan, 1.0]]), 3).draws
+    frame = pandas.DataFrame({"c": [1.0], "a": [0.5], "b": [math.nan], "d": [7.0]})
+    for rows in (np.ma.masked_equal([[0.5, 7, 1]], 7), frame):
+        assert torch.equal(run.impute(rows, 3).draws, expected)
+
+
+# How sure draws may be.
+
+
+@pytest.mark.parametrize(("scale", "low", "high"), [(1.0, 0.85, 0.95), (0.1, 0.0, 0.6), (10.0, 0.95, 1.0)])
+def test_coverage_tells_priors_that_are_too_narrow_or_too_wide(scale: float, low: float, high: float) -> None:
+    count, share = calibration(conditional_run(THREE * scale), gaussian(200, seed=1))
+    assert count == 200
+    assert low < share <= high
+
+
+def test_known_numbers_of_few_rows_are_hidden_one_by_one() -> None:
+    """As many numbers as are known; with a single one in a row nothing is left to judge by."""
+    run, x = conditional_run(THREE), gaussian(30, seed=2)
+    x[0, 1:] = torch.nan
+    count, share = calibration(run, x, 19)
+    assert count == 87
+    assert share == pytest.approx(0.9, abs=0.08)
+    assert calibration(run, x[:1], 19) == (0, 1.0)
+
+
+def test_a_number_that_is_equal_to_draws_lies_before_or_behind_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a column of two values most draws are equal: of three exact ones (3 − 1)/(3 + 1) hold the number."""
+    coins = torch.randint(2, (4, 20_000, 2), generator=torch.Generator().manual_seed(0)).double()
+    run = conditional_run(torch.eye(2).double())
+    monkeypatch.setattr(imputation, "HIDDEN", 20_000)
+    order = torch.randperm(40_000, generator=torch.Generator().manual_seed(0))[:20_000] // 2
+
+    def drawn(_: Run, rows: Tensor, n: int, seed: int) -> Imputed:
+        return Imputed(rows, coins[1:, order], coins[1, order], coins[1, order])
+
+    monkeypatch.setattr(Run, "impute", drawn)
+    count, inside = calibration(run, coins[0], 3)
+    assert count == 20_000
+    assert inside == pytest.approx(0.5, abs=0.015)
+
+
+def command(line: str) -> None:
+    cli.main([*line.split(), "--device", "cpu"])
+
+
+# What a score or a row must be.
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        (torch.zeros(2, 4), "4 columns"),
+        (torch.tensor([[1e30, math.nan, 0.0]]), "column a"),
+        (pandas.DataFrame({"a": [1.0], "b": [math.nan]}), "column of numbers c"),
+        (torch.zeros(1, 3), "no conditionals"),
+    ],
+)
+def test_rows_that_are_not_the_runs_and_scores_of_others_are_refused(rows: Any, why: str) -> None:
+    run = conditional_run(THREE)
+    run = replace(run, recipe=replace(run.recipe, transform=learn_columns(gaussian(200), "abc")))
+    if "conditionals" in why:
+        rows[0, 1], run = math.nan, ncsn.fit(gaussian(100), network=ncsn.MLP(3, 8, 1), steps=1, quiet=True)
+        assert run.measured == {}
+    with pytest.raises(ValueError, match=why):
+        run.impute(rows)
+
+
+# Files.
+
+
+def test_a_gap_of_two_values_becomes_the_one_that_most_draws_have(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And that of a date a whole day."""
+    monkeypatch.chdir(tmp_path)
+    n = 4000
+    x = torch.stack(
+        [1e9 + 3 * gaussian(n)[:, 0], 4.0 * (torch.arange(n) % 3 == 0) - 3, 18000.0 + torch.arange(n) % 1000]
+    )
+    run = conditional_run(torch.eye(3))
+    run = replace(run, recipe=replace(run.recipe, transform=learn_columns(x.T, "abc", dates=["c"])))
+    monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
+    Path("x.csv").write_text("a,b,c\n1000000000,,\n,1,2019-04-14\n")  # b is −3 or 1
+    command("impute it x.csv -n 40 --out y.csv")
+    frame = pandas.read_csv("y.csv")
+    draws = frame.filter(like="b draw").to_numpy()[0]
+    assert (set(draws), frame["b"].tolist()) == ({-3, 1}, [-3, 1])
+    assert frame["b share"][0] == (draws == -3).mean()
+    draws = frame.filter(like="a draw").to_numpy()[1]
+    assert frame["a"][1] == pytest.approx(draws.mean())
+    mean = pandas.to_datetime(frame.filter(like="c draw").iloc[0]).mean()
+    assert frame["c"].tolist() == [str(mean.round("D").date()), "2019-04-14"], "whole days"
+    Path("x.csv").write_text("a,b,c\n,1,2019-04-14\n")
+    command("impute it x.csv -n 2 --out z.csv")
+    assert "a sd" in pandas.read_csv("z.csv"), "two draws are no two values"
+
+
+CELLS = {
+    "a": ["1.50", " 2.5", "1e0", "-0", "", "+3.25"],
+    "seen": ["2024-01-05 13:45:30", "2024-01-06T00:00", "2024-02-01", "?", "2024-03-01 00:00:00.5", "2024-03-02"],
+    "zoned": [
+        "2024-01-05T13:45:30+02:00",
+        "2024-01-06T00:00Z",
+        "",
+        "2024-01-08T01:00-05:00",
+        "2024-01-09",
+        "2024-01-10",
+    ],
+    "zip": ["00501", "A7", "00501", "NA", "A7", "A7"],
+    "id": [f"900719925558147{i}" for i in range(6)],
+    "note": ['say "so", or', "größer; kleiner", "", "two\nlines", " blanks ", "NaN"],
+    "price": ["$5", "7 %", "1,200", "3.50", "2", "-$1"],
+}
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("x.csv", ","), ("x.tsv", "\t"), ("semicolons.csv", ";")])
+def test_observed_cells_are_written_byte_for_byte(
+    name: str, delimiter: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also of columns that the run does not know, and in the table of draws."""
+    monkeypatch.chdir(tmp_path)
+    reals = {name: Real(name=name, shift=0.0, scale=100.0) for name in ("a", "price")}
+    days = {name: Real(name=name, shift=19750.0, scale=30.0, date=True) for name in ("seen", "zoned")}
+    codes = Listed(name="zip", shift=1.0, scale=1.0, values=(0.0, 1.0), categories=("00501", "A7"))
+    run = named_run(*(reals | days).values(), codes)
+    monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
+    with Path(name).open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([[*CELLS], *zip(*CELLS.values(), strict=True)])
+    suffix = Path(name).suffix
+    command(f"impute it {name} -n 3 --out y{suffix} --draws z{suffix}")
+
+    def written(name: str) -> list[dict[str, str]]:
+        with Path(name).open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ","))
+
+    filled, draws = written(f"y{suffix}"), written(f"z{suffix}")
+    gaps = {name: [cell in ("", "?", "NA") for cell in cells] for name, cells in CELLS.items() if name != "note"}
+    for name, cells in CELLS.items():
+        for i, cell in enumerate(cells):
+            rows = [filled[i], *(draw for draw in draws if draw["row"] == str(i + 1))]
+            if name in gaps and gaps[name][i]:
+                assert all(row[name] not in ("", "?", "NA") for row in rows), (name, i)
+            else:
+                assert {row[name] for row in rows} == {cell}, (name, i)
+    assert [draw["row"] for draw in draws] == [str(row) for row in (3, 4, 5) for _ in range(3)]
+    assert {draw["draw"] for draw in draws} == {"1", "2", "3"}
+    assert filled[3]["zip share"]
+    assert not filled[3]["a sd"]
+
+
+def test_frames_in_parquet_keep_their_types(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    a, day = Real(name="a", shift=0.0, scale=9.0), Real(name="day", shift=19800.0, scale=9.0, date=True)
+    town = Listed(name="town", shift=1.0, scale=1.0, values=(0.0, 1.0), categories=("Bath", "Ulm"))
+    run = named_run(a, day, town)
+    monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
+    frame = pandas.DataFrame({"a": [0.1, None], "id": [9007199255581475, 2], "town": pandas.Categorical([None, "Ulm"])})
+    frame["day"] = pandas.to_datetime(["2024-01-05 13:45:30.000001", None])
+    frame.to_parquet("x.parquet")
+    command("impute it x.parquet -n 2 --out y.parquet")
+    filled = pandas.read_parquet("y.parquet")[[*frame.columns]]
+    assert filled.notna().all().all()
+    for name, row in (("a", 0), ("id", 0), ("id", 1), ("town", 1), ("day", 0)):
+        assert filled[name][row] == frame[name][row], name
+    assert filled.dtypes["id"] == "int64"
+    assert filled.dtypes["day"].kind == "M"
+
+
+def test_filled_rows_and_draws_need_two_files(tmp_path: Path, capsys: Any) -> None:
+    words = ["impute", "it", "x.csv", "--out", f"{tmp_path}/y.csv", "--draws", f"{tmp_path}/y.csv"]
+    assert "draws" in refusal(capsys, *words)
+
+
+RNG = np.random.default_rng(3)
+WHOLE = RNG.multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], 120)
+SOME = np.where(np.stack([np.zeros(120, bool), RNG.random(120) < 0.4], 1), np.nan, WHOLE)
+IN_EVERY_ROW = np.where(np.stack([np.arange(120) % 2 == 0, np.arange(120) % 2 == 1], 1), np.nan, WHOLE)
+
+
+@pytest.mark.parametrize(("rows", "related"), [(SOME, 0.6), (IN_EVERY_ROW, -1)], ids=["some", "in every row"])
+def test_a_tables_own_gaps_are_imputed_and_what_training_has_measured_is_printed(
+    rows: np.ndarray, related: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Also where no row is complete: how columns are related, and what is sure, such a table does not say."""
+    monkeypatch.chdir(tmp_path)
+    pandas.DataFrame(rows, columns=["a", "b"]).to_csv("t.csv", index=False)
+    command("train t.csv --steps 12 --channels 8 --blocks 1 --samples 5")
+    capsys.readouterr()
+    command("impute runs/t t.csv -n 2 --out filled.csv")
+    filled, gaps = pandas.read_csv("filled.csv")[["a", "b"]].to_numpy(), np.isnan(rows)
+    assert np.isfinite(filled).all()
+    assert np.array_equal(filled[~gaps], pandas.read_csv("t.csv").to_numpy()[~gaps])
+    assert np.corrcoef(filled[gaps.any(1)].T)[0, 1] > related, "by what is observed"
+    run, said = ncsn.load("runs/t"), re.findall(r"(\d+) numbers .*?(\d+)%", capsys.readouterr().out)
+    test = run.transform.inverse(run.data().test.double())
+    count, coverage = calibration(run, test)
+    assert count == test.numel()
+    assert run.measured == ({"coverage": coverage, "coverage_of": count} if count else {})
+    assert said == ([(str(count), f"{coverage:.0%}"[:-1])] if count else [])

@@ -1,0 +1,350 @@
+"""Posteriors beside exact ones, and the measurements that they are made of."""
+
+import copy
+import math
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import GaussianScore, unchecked, z_score
+from torch import Generator, Tensor
+from torch import clone as identity
+
+from ncsn import posteriors
+from ncsn.distributions import GaussianMixture
+from ncsn.posteriors import conjugate_gradient, known_pixels, masked, posterior
+from ncsn.run import Run
+from ncsn.score import Sigma, expand
+from ncsn.validation import Region
+
+COVARIANCE = torch.tensor([[1.0, 0.6, 0.2], [0.6, 0.8, -0.1], [0.2, -0.1, 0.5]])
+MEAN = torch.tensor([0.5, -1.0, 2.0])
+TWO_ROWS = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, -1.0]])
+
+
+def gaussian(x: Tensor, sigma: Sigma, /, mean: Tensor = MEAN, covariance: Tensor = COVARIANCE) -> Tensor:
+    """The exact score of a Gaussian with noise added."""
+    total = covariance.to(x) + expand(sigma, x)[:, :, None] ** 2 * torch.eye(len(mean)).to(x)
+    score: Tensor = torch.linalg.solve(total, mean.to(x) - x)
+    return score
+
+
+@pytest.mark.parametrize("sigma", [0.7, torch.tensor([0.1, 0.3, 0.5, 1.0, 2.0, 5.0])])
+def test_posterior_score_of_a_gaussian_is_exact(sigma: float | Tensor, generator: Generator) -> None:
+    """∇ log p_σ(x | y) by the joint Gaussian of noisy x and y, one noise level for all or one each."""
+    a, noise = TWO_ROWS.double(), 0.4
+    x = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    y = torch.randn(6, 2, generator=generator, dtype=torch.float64)
+    prior, mean = COVARIANCE.double(), torch.cat([MEAN.double(), a @ MEAN.double()])
+    levels = torch.as_tensor(sigma).double()
+    score = posterior(gaussian, lambda v: v @ a.T, y, noise, steps=2)(x, levels)
+    for i, level in enumerate(levels.expand(6).tolist()):
+        upper = torch.cat([prior + level**2 * torch.eye(3).double(), prior @ a.T], 1)
+        lower = torch.cat([a @ prior, a @ prior @ a.T + noise**2 * torch.eye(2).double()], 1)
+        expected = torch.linalg.solve(torch.cat([upper, lower]), mean - torch.cat([x[i], y[i]]))
+        torch.testing.assert_close(score[i], expected[:3])
+
+
+def test_replaced_pixels_are_noised_to_the_level_where_the_prior_is_asked(generator: Generator) -> None:
+    """Not pasted clean: the known coordinate that the prior sees has its example's level σ, around its own y."""
+    inputs: list[Tensor] = []
+
+    def prior(x: Tensor, sigma: Sigma, /) -> Tensor:
+        inputs.append(x)
+        return x**2
+
+    known, half = torch.tensor([True, False]), torch.arange(40_000) < 20_000
+    y, sigma = torch.where(half, 3.0, -1.0)[:, None].expand(-1, 2), torch.where(half, 0.7, 2.0)
+    x = torch.randn(40_000, 2, generator=generator)
+    score = posteriors.replacement(prior, known, y, generator=generator)(x, sigma)
+    for part, centre, level in ((half, 3.0, 0.7), (~half, -1.0, 2.0)):
+        assert abs(z_score(inputs[0][part, 0], centre)) < 4
+        assert abs(z_score((inputs[0][part, 0] - centre) ** 2, level**2)) < 4
+    assert torch.equal(inputs[0][:, 1], x[:, 1])
+    torch.testing.assert_close(score, torch.stack([(y[:, 0] - x[:, 0]) / sigma**2, x[:, 1] ** 2], 1))
+
+
+def test_conjugate_gradients_solve(generator: Generator) -> None:
+    """In as many steps as dimensions, and after fewer with the least error in the product's own norm."""
+    m = torch.randn(4, 5, 5, generator=generator, dtype=torch.float64)
+    m = m @ m.mT + torch.eye(5)
+    b = torch.randn(4, 5, generator=generator, dtype=torch.float64)
+
+    def product(u: Tensor) -> Tensor:
+        return torch.einsum("bij,bj->bi", m, u)
+
+    torch.testing.assert_close(conjugate_gradient(product, b, steps=5), torch.linalg.solve(m, b))
+    krylov = torch.stack([b, product(b)], 2)  # two steps search this plane
+    best = torch.linalg.solve(krylov.mT @ m @ krylov, krylov.mT @ b[..., None])
+    torch.testing.assert_close(conjugate_gradient(product, b, steps=2), (krylov @ best)[..., 0])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 8])
+def test_conjugate_gradients_leave_out_what_no_covariance_can_be(steps: int) -> None:
+    """One example has directions below the least eigenvalue, as covariances of learned scores have; others have not."""
+    bends = torch.tensor([[2.0, 1.0, 0.5], [-1.0, -3.0, 0.1], [2.0, -1.5, 4.0]], dtype=torch.float64)
+    b = torch.tensor([[1.0, 1.0, 2.0], [1.0, 1.0, 0.0], [1.0, -3.0, 2.0]], dtype=torch.float64)
+    solution = conjugate_gradient(lambda u: bends * u, b, steps=steps, least=0.5)
+    assert torch.equal(solution[1], torch.zeros(3, dtype=torch.float64))
+    assert bool((solution.norm(dim=1) <= b.norm(dim=1) / 0.5).all()), "however M bends"
+    if steps >= 3:
+        torch.testing.assert_close(solution[0], torch.tensor([0.5, 1.0, 4.0]).double())
+        torch.testing.assert_close(solution[2], torch.tensor([0.5, 0.0, 0.5]).double())
+
+
+def test_more_steps_are_no_worse_where_the_product_is_not_symmetric(generator: Generator) -> None:
+    """Conjugate gradients by their short recursion are at 10⁶ times the solution after these 12 steps."""
+    rotation = torch.randn(12, 12, generator=generator, dtype=torch.float64)
+    m = torch.diag(torch.logspace(-4, 2, 12, dtype=torch.float64)) + 0.3 * (rotation - rotation.T)
+    b = torch.randn(1, 12, generator=generator, dtype=torch.float64)
+    solutions = [conjugate_gradient(lambda u: u @ m.T, b, steps=steps, least=1e-4) for steps in (2, 4, 8, 12)]
+    energies = [float(((u @ m.T) * u / 2 - b * u).sum()) for u in solutions]
+    assert energies == sorted(energies, reverse=True)
+
+
+def test_everything_may_be_made_in_inference_mode() -> None:
+    def draw() -> Tensor:
+        points = posterior(MODES.score, masked(torch.tensor([True, False])), torch.full((6, 1), 4.0), 0.5)
+        image = posterior(lambda v, s: -v * expand(s, v), posteriors.blurred(1.0), torch.ones(6, 1, 5, 5), 0.5)
+        drawn = MODES.posterior(first, 1.0, noise_std=0.5).sample(6, levels=5)
+        scores = points(torch.ones(6, 2), 0.7), image(torch.ones(6, 1, 5, 5), torch.tensor(0.3))
+        return torch.cat([x.flatten() for x in (drawn, *scores)])
+
+    expected = draw()
+    with torch.inference_mode():
+        assert torch.equal(draw(), expected)
+
+
+def test_a_posterior_of_numbers_is_that_of_points_on_a_line_and_there_may_be_none(generator: Generator) -> None:
+    line = GaussianScore(0.5, 0.8)
+    x, y = torch.randn(5, generator=generator), torch.randn(5, generator=generator)
+    numbers, points = posterior(line, identity, y, 0.3), posterior(line, identity, y[:, None], 0.3)
+    assert torch.equal(numbers(x, 0.7), points(x[:, None], 0.7)[:, 0])
+    assert posterior(line, identity, y[:0], 0.3)(x[:0], 0.7).shape == (0,)
+
+
+# Measurements.
+
+
+def test_measurements_are_linear_and_mean_what_they_say(generator: Generator) -> None:
+    x, y = (torch.randn(2, 3, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    known = known_pixels((3, 8, 8), "left")
+    for measure in (masked(known), posteriors.downsampled(2), posteriors.blurred(1.2), identity):
+        torch.testing.assert_close(measure(2 * x - 3 * y), 2 * measure(x) - 3 * measure(y))
+    assert torch.equal(masked(known)(x), x[:, :, :, 4:].flatten(1))
+    torch.testing.assert_close(posteriors.downsampled(4)(x)[:, :, 1, 0], x[:, :, 4:, :4].mean((2, 3)))
+    point = torch.zeros(1, 2, 21, 21)
+    point[0, 1, 10, 9] = 1
+    blur, offsets = posteriors.blurred(1.5)(point)[0], torch.arange(21)
+    assert torch.equal(blur[0], torch.zeros(21, 21)), "channels do not mix"
+    for axis, centre in ((1, 10), (0, 9)):
+        along = blur[1].sum(axis)
+        assert float(along.sum()) == pytest.approx(1)
+        assert float((along * offsets).sum()) == pytest.approx(centre)
+        spread = (along * (offsets - centre) ** 2).sum()
+        assert math.sqrt(float(spread)) == pytest.approx(1.5, rel=0.05)
+
+
+STANDARD = torch.tensor([[1.0, 2.0, 4.0]])
+Y = torch.tensor([[3.0, 5.0], [1.0, -2.0]])
+
+
+@pytest.mark.parametrize("noise", [0.5, torch.tensor([0.5, 2.0])])
+@pytest.mark.parametrize("y", [Y, Y[0]])
+def test_a_measurement_in_the_users_units_becomes_one_of_the_scores(noise: float | Tensor, y: Tensor) -> None:
+    """A(shift + scale·z) = y + noise: what is measured of z, less what the shift gives, over the noise of each."""
+
+    def measure(x: Tensor) -> Tensor:
+        return x @ TWO_ROWS.T + 7.0
+
+    shift, scale = torch.tensor([10.0, -5.0, 1.0]), torch.tensor([2.0, 0.5, 3.0])
+    seen = posteriors.Observation.of(measure, y, torch.as_tensor(noise), shift, scale)
+    divisor = noise if isinstance(noise, Tensor) else torch.ones(2)
+    assert seen.noise_std == (1 if isinstance(noise, Tensor) else 0.5)
+    torch.testing.assert_close(seen.measure(STANDARD), (scale * STANDARD) @ TWO_ROWS.T / divisor)
+    torch.testing.assert_close(seen.y, (y.view(-1, 2) - TWO_ROWS @ shift - 7) / divisor)
+
+
+# Particles, beside exact posteriors.
+
+MODES = Run.of(GaussianMixture(torch.tensor([[-5.0, -5.0], [5.0, 5.0]])), shape=(2,), sigma_max=40.0, sigma_min=0.02)
+
+
+def first(x: Tensor) -> Tensor:
+    return x[:, :1]
+
+
+@pytest.mark.parametrize(("noise", "share"), [(0.1, 0.00005), (2.0, 0.1192)])
+@pytest.mark.parametrize("several", [False, True])
+def test_particles_weigh_modes_as_they_should(noise: float, share: float, several: bool) -> None:
+    """The mode is told by the coordinate that is not measured; moment matching gives it 0.2 and 0.35."""
+    n, y = (500, np.ones((500, 1))) if several else (2000, 1.0)
+    steps = MODES.posterior(first, y, noise_std=noise).steps(n, seed=1, levels=40)
+    x = list(steps)[-1].x
+    assert abs(float((x[:, 1] < 0).double().mean()) - share) <= (0.04 if several else 0.02)
+    assert steps.particles == (64 if several else n)
+    assert 0.02 * steps.particles < steps.effective < steps.particles
+    assert (steps.nfe, steps.disagreeing) == (steps.sampling.nfe * (64 if several else 1), 0)
+    assert steps.backward == 2 * steps.nfe
+    alone = MODES.posterior(first, [1.0], noise_std=noise).sample(300, particles=1, levels=40)
+    assert float((alone[:, 1] < 0).double().mean()) > share + 0.15
+
+
+ONE = [(2, 1, 3, 1000), (2, 1, 1500, 1500), (64, 16, 3, 1000), (64, 17, 3, 250), (65, 1, 3, 1)]
+EACH = [(64, 1, 100, 64), (64, 1, 2000, 64)]  # a measurement for each sample
+
+
+@pytest.mark.parametrize(("size", "measured", "n", "particles"), ONE + EACH)
+def test_a_population_is_as_large_as_time_allows(size: int, measured: int, n: int, particles: int) -> None:
+    several = (size, measured, n, particles) in EACH
+    y = torch.zeros((n, measured) if several else (measured,))
+    prior = Run.of(GaussianScore(0.0, 1.0), shape=(size,), sigma_max=9.0, sigma_min=0.1)
+    run = prior.posterior(lambda x: x[:, :measured], y, noise_std=1.0)
+    steps = run.steps(n)
+    assert (steps.particles, steps.sampler) == (particles, "dpmpp-sde" if particles == 1 else "particles")
+    populations = isinstance(steps.posterior, posteriors.MomentMatching) and steps.posterior.populations
+    assert (populations.count if populations else n) == (n if several or particles == 1 else 1)
+    alone = run.steps(n, particles=1)
+    assert (alone.particles, alone.sampler) == (1, "dpmpp-sde")
+
+
+@pytest.mark.parametrize("noise", [0.005, 0.04, 1.0])
+@pytest.mark.parametrize("rows", [[0], [0, 2]])
+def test_a_gaussian_posterior_has_its_mean_and_covariance(noise: float, rows: list[int]) -> None:
+    """However small the noise is beside σ_min: the last step is no denoising."""
+    run = Run.of(gaussian, shape=(3,), sigma_max=20.0, sigma_min=0.02)
+    y = MEAN[rows] + 0.5
+    steps = run.posterior(lambda x: x[:, rows] + 3, y + 3, noise_std=noise).steps(4000, seed=2, levels=25)
+    x = list(steps)[-1].x.double()
+    assert steps.effective > 3900, "all weights are equal, but for what the start has not seen"
+    gain = COVARIANCE[:, rows] @ torch.linalg.inv(COVARIANCE[rows][:, rows] + noise**2 * torch.eye(len(rows)))
+    mean, covariance = MEAN + gain @ (y - MEAN[rows]), (COVARIANCE - gain @ COVARIANCE[rows]).double()
+    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), (x - mean).T, upper=False).T
+    assert float(whitened.mean(0).abs().max()) < 5 / 4000**0.5
+    torch.testing.assert_close(whitened.T.cov(), torch.eye(3).double(), atol=0.12, rtol=0)
+
+
+def test_where_fewer_are_measured_than_there_are_numbers_the_rest_keeps_the_prior(generator: Generator) -> None:
+    """In more dimensions than whose whole covariance is asked: one is measured, and correlates with one other."""
+    covariance = torch.eye(20)
+    covariance[0, 1] = covariance[1, 0] = 0.9
+    prior = partial(gaussian, mean=torch.zeros(20), covariance=covariance)
+    run = Run.of(prior, shape=(20,), sigma_max=20.0, sigma_min=0.02)
+    steps = run.posterior(first, 1.5, noise_std=0.1).steps(2000, seed=4)
+    x = list(steps)[-1].x
+    assert steps.backward == steps.nfe
+    for column, (mean, std) in enumerate([(1.5 / 1.01, 0.0995), (1.35 / 1.01, 0.4448), (0.0, 1.0)]):
+        assert float(x[:, column].mean()) == pytest.approx(mean, abs=5 * std / 2000**0.5)
+        assert float(x[:, column].std()) == pytest.approx(std, rel=0.1)
+
+
+def test_what_disagrees_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """A measurement that the prior cannot explain; and noise that the last step takes away."""
+    for y, count in ((1.0, 0), (40.0, 50)):
+        steps = MODES.posterior(first, y, noise_std=0.5).steps(50, particles=1)
+        list(steps)
+        assert steps.disagreeing == count
+    assert "50 of 50" in capsys.readouterr().err
+    list(MODES.posterior(first, 1.0, noise_std=0.03).steps(5, particles=1))
+    assert "sigma_min = 0.02" in capsys.readouterr().err
+
+
+WEIGHED = MODES.posterior(first, [4.0], noise_std=0.5)
+KNOWN = torch.tensor([True, False])
+REPLACED = MODES.replacement(KNOWN.numpy(), [4.0, 0.0])
+
+
+def test_a_posterior_has_a_score(generator: Generator) -> None:
+    x = torch.randn(3, 2, generator=generator)
+    expected = posterior(MODES.score, first, torch.full((3, 1), 4.0), 0.5)(x, 0.7)
+    torch.testing.assert_close(WEIGHED.score(x, 0.7), expected)
+    torch.testing.assert_close(REPLACED.score(x, 0.7)[:, 0], (4.0 - x[:, 0]) / 0.7**2)
+
+
+def solve(measure: posteriors.Measurement, y: Any = (1.0, 1.0), noise: Any = 0.1, run: Run = MODES) -> object:
+    return run.posterior(measure, y, noise_std=noise)
+
+
+CROOKED: list[posteriors.Measurement] = [lambda x: x**2, lambda x: x.clamp(min=0), lambda x: x - x.mean(0)]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (partial(posterior, gaussian, identity, torch.zeros(1, 3), 0.0), "noise_std is 0"),
+        (partial(posterior, gaussian, identity, torch.zeros(1, 3), 0.1, steps=0), "steps is 0"),
+        # It would be broadcast, every measurement against every example.
+        (
+            partial(posterior(gaussian, first, torch.ones(4), 0.3), torch.ones(4, 3), 0.7),
+            r"\(4,\); .* \(4, 1\)",
+        ),
+        *((partial(solve, measure), "linear") for measure in CROOKED),  # the last of a batch, not of each example
+        (partial(solve, identity, [1.0, math.nan]), "finite"),
+        *((partial(solve, identity, y), "shape") for y in ([1.0], np.zeros((3, 2, 1)))),
+        *((partial(solve, identity, noise=noise), "noise_std") for noise in ([0.1, 0.0], math.nan)),
+        *((partial(solve, first, [4.0], 0.5, run), "a posterior cannot be") for run in (WEIGHED, REPLACED)),
+        *((partial(run.replacement, KNOWN, [4.0, 0.0]), "a posterior cannot be") for run in (WEIGHED, REPLACED)),
+        *((partial(run.save, "nowhere"), "cannot be saved") for run in (WEIGHED, REPLACED)),
+        *((partial(run.sample, 3, particles=4), "particles is 4") for run in (MODES, REPLACED)),
+        (partial(WEIGHED.sample, 3, particles=4, sampler="heun"), "particles is 4"),
+        (partial(WEIGHED.sample, 3, particles=4, start=torch.ones(3, 2)), "particles is 4"),
+        (partial(WEIGHED.sample, 3, particles=0), "particles is 0"),
+        (partial(WEIGHED.sample, 3, particles=2.5), "particles is 2.5"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_cannot_be_solved_is_refused(call: Callable[[], object], message: str) -> None:
+    with unchecked(), pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_posterior_of_a_function_of_a_module_is_pickled_and_copied() -> None:
+    for run in (WEIGHED, REPLACED):
+        for again in (pickle.loads(pickle.dumps(run)), copy.deepcopy(run)):
+            assert torch.equal(again.sample(3, seed=1, levels=5), run.sample(3, seed=1, levels=5))
+
+
+def test_replacement_takes_as_many_steps_as_the_unknown_needs() -> None:
+    """The second coordinate is 1.5 above its mean; the first by the conditional Gaussian."""
+    run = Run.of(gaussian, shape=(3,), sigma_max=20.0, sigma_min=0.05)
+    x = run.replacement(torch.tensor([False, True, False]), [0.0, 0.5, 0.0]).sample(2000, seed=0)[:, 0]
+    assert (float(x.mean()), float(x.std())) == pytest.approx((0.5 + 1.5 * 0.75, 0.55**0.5), abs=0.12)
+    slow = replace(run, recipe=replace(run.recipe, sampling=run.recipe.sampling.but(sampler="annealed", steps=9)))
+    assert slow.replacement(torch.tensor([False, True, False]), [0.0] * 3).recipe.sampling.steps == 9
+
+
+# Which pixels are hidden, drawn by hand.
+
+
+@pytest.mark.parametrize(
+    ("hide", "rows"),
+    [
+        ("top", ["......", "......", "######", "######", "######"]),
+        ("bottom", ["######", "######", "......", "......", "......"]),
+        ("left", ["...###"] * 5),
+        ("right", ["###..."] * 5),
+        ("centre", ["######", "#....#", "#....#", "#....#", "######"]),
+    ],
+)
+def test_what_is_known_is_what_is_not_hidden(hide: Region, rows: list[str]) -> None:
+    expected = torch.tensor([[pixel == "#" for pixel in row] for row in rows])
+    assert torch.equal(known_pixels((3, 5, 6), hide), expected.expand(3, 5, 6))
+    assert hide != "centre" or not any(known_pixels((1, side, side), hide).any() for side in (1, 2, 3))
+
+
+def test_a_quarter_is_known_at_random_the_same_in_every_channel(generator: Generator) -> None:
+    known = known_pixels((3, 60, 50), "random", generator=generator)
+    assert torch.equal(known, known[:1].expand(3, 60, 50))
+    assert abs(z_score(known[0].double().flatten(), 0.25)) < 4
+    assert abs(z_score((known[0, :, 1:] & known[0, :, :-1]).double().flatten(), 0.0625)) < 5  # pixel by pixel
+
+
+def test_samples_that_disagree_are_counted_and_not_their_numbers() -> None:
+    run = Run.of(GaussianScore(0.0, 1.0), (3,), sigma_max=20.0, sigma_min=0.02)
+    steps = run.posterior(lambda x: x[:, :2], torch.tensor([[30.0, 40.0]]), noise_std=0.5).steps(7, particles=1)
+    list(steps)
+    assert steps.disagreeing == 7

@@ -1,0 +1,359 @@
+"""Tables on their way to training: what files and frames say, what is left out by name, and how rows are split."""
+
+import math
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+from ncsn.kinds import Dataset, load_dataset
+from ncsn.kinds.tables import read
+from ncsn.kinds.tables.columns import AnyColumn, Columns, Listed, Real, learn_columns
+from ncsn.kinds.tables.read import frame_of, read_frame, read_rows, write_frame
+from ncsn.kinds.tables.table import Table, rows_of, table_of_array, table_of_frame
+
+RNG = np.random.default_rng(3)
+WHOLE = RNG.multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], 1000)
+GAPPY = np.where(np.stack([np.zeros(1000, bool), RNG.random(1000) < 0.4], 1), np.nan, WHOLE)
+
+
+def table_in(path: Path) -> Table:
+    return table_of_frame(read_frame(path), str(path))
+
+
+def learned_from(rows: np.ndarray, *names: str) -> Dataset:
+    return rows_of("x", Table(names or tuple("abcdefgh"[: rows.shape[1]]), rows))
+
+
+# Files.
+
+BROKEN = {
+    "ragged": ("a,b\n1,2\n3\n", "row 3 has 1 cells"),
+    "names": ("a,b\n" + "".join(f"n{i},m{i}\n" for i in range(30)), "no column of numbers varies"),
+    "blank": ("a,b\n" + ",\n" * 20, "no column of numbers varies"),
+    "constant": ("a,b\n" + "1,2\n" * 20, "no column of numbers varies"),
+    "few": ("a,b\n1,2\n2,3\n1,3\n2,4\n", "found 4 examples"),
+    "infinite": ("a,b\n1,inf\n2,3\n", "infinite numbers in b"),
+    "huge": ("a,b\n1,1e200\n2,3\n", "1e150 in b"),
+    "twice": ("a,a\n1,2\n3,4\n", "name of its own"),
+    "empty": ("", "cannot be read"),
+}
+# Of numbers, which name no columns.
+FIRST_LINES = ["1.5,2", "5.0655e+01,1", "+1.5,2", "1E5,3", "1.,2", " 2.5,3", "nan,1", "inf,0"]
+FIRST_LINES += [",3", '"1,000",7', "$5,1"]
+BROKEN |= {line: (f"{line}\n3,4\n5,6\n", "first line must name the columns") for line in FIRST_LINES}
+
+
+@pytest.mark.parametrize(("text", "why"), BROKEN.values(), ids=BROKEN.keys())
+def test_what_is_no_table_is_refused_in_a_line(text: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"^[^\n]*{why}[^\n]*$"):
+        load_dataset(str(tmp_path / "x.csv"))
+
+
+def test_what_is_no_file_of_a_table_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that runs out is no fault of the file."""
+    np.savez(tmp_path / "two.npz", a=WHOLE, b=WHOLE)
+    (tmp_path / "objects.npy").write_bytes(pickle.dumps([1.0, 2.0]))
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    cases = {"no.csv": "does not exist", "no.npy": "does not exist", "two.npz": "a, b"}
+    cases |= {"objects.npy": r"\(it holds Python objects\)$"}
+    for suffix in ("csv", "npy", "parquet") if hasattr(os, "mkfifo") else ():
+        os.mkfifo(tmp_path / f"pipe.{suffix}")
+        cases[f"pipe.{suffix}"] = "is no file"
+    for name, why in cases.items():
+        with pytest.raises(ValueError, match=why):
+            read_rows(tmp_path / name)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(read, "cells_in", full)
+    with pytest.raises(MemoryError):
+        read_rows(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a,b\n1,?\n-2,3\n,-\n", [[1, -2, math.nan], [math.nan, 3, math.nan]]),
+        ('a,b\n"1,200",$5\n"3,000,000",$7.5\nNone,-$1\n', [[1200, 3e6, math.nan], [5, 7.5, -1]]),
+        ("a,b\n5%,#DIV/0!\n7 %,2\n", [[5, 7], [math.nan, 2]]),
+        ("a,b\n1e3,.5\n-2E-3,5.\n", [[1000, -0.002], [0.5, 5]]),
+        ("a;b\n1,5;2\n2,5;3\n", [[1.5, 2.5], [2, 3]]),
+        ("a;b\n999;1,5\n1.234;2,5\n2.500,5;.\n", [[999, 1234, 2500.5], [1.5, 2.5, math.nan]]),
+        # Each column decides by all of its cells.
+        ("a;b\n1,2;573.629\n", [[1.2], [573.629]]),
+        ("a;b\n1.5;1,5\n1.234;2,5\n2.250;3,5\n", [[1.5, 1.234, 2.25], [1.5, 2.5, 3.5]]),
+        ('a,b\n"0,125",2\n"1,250",3\n', [[0.125, 1.25], [2, 3]]),
+        ("a\tb\n1.5\t2\n2.5\t3\n", [[1.5, 2.5], [2, 3]]),
+    ],
+)
+def test_numbers_are_read_as_people_write_them(text: str, expected: list[list[float]], tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    table = table_in(tmp_path / "x.csv")
+    assert (table.names, table.categories) == (("a", "b"), {})
+    np.testing.assert_array_equal(table.rows.T, expected)
+
+
+def test_commas_that_may_be_decimal_signs_are_announced(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "x.csv").write_text('a,b\n"1,200",2\n"3,000",3\n')
+    assert table_in(tmp_path / "x.csv").rows[:, 0].tolist() == [1200, 3000]
+    assert "1,200 is read as 1200" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("texts", [("E1", "e5"), ("1-2", "3"), ("00501", "A7"), ("1,2,3", "4"), ("infer", "1")])
+def test_codes_are_text(texts: tuple[str, str], tmp_path: Path) -> None:
+    pandas.DataFrame({"code": texts}).to_csv(tmp_path / "x.csv", index=False)
+    assert table_in(tmp_path / "x.csv").categories == {"code": tuple(sorted(texts))}
+
+
+@pytest.mark.parametrize(("encoding", "said"), [("utf-8", False), ("utf-8-sig", False), ("cp1252", True)])
+def test_text_is_utf_8_or_that_of_windows(encoding: str, said: bool, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "x.csv").write_bytes("größe,ort\n1,Köln\n2,Bath\n".encode(encoding))
+    table = table_in(tmp_path / "x.csv")
+    assert (table.names, table.categories) == (("größe", "ort"), {"ort": ("Bath", "Köln")})
+    assert ("Windows-1252" in capsys.readouterr().err) == said
+
+
+@pytest.mark.parametrize(("given", "kept"), [("float32", "float32"), ("float64", "float64"), ("int16", "float64")])
+def test_numbers_of_an_array_keep_their_precision(given: str, kept: str) -> None:
+    assert table_of_array(np.arange(12).reshape(6, 2).astype(given)).rows.dtype == kept
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
+def test_files_bring_back_numbers_missing_cells_and_integers(suffix: str, tmp_path: Path) -> None:
+    rows = np.array([[1.5, 2.0, math.nan], [1e9 + 1e-5, math.nan, math.nan]])
+    columns = Columns(columns=tuple(Real(name=name, shift=0, scale=1) for name in "abc"))
+    write_frame(frame_of(columns, rows), tmp_path / f"x.{suffix}")
+    np.testing.assert_array_equal(table_in(tmp_path / f"x.{suffix}").rows, rows)
+    if suffix == "csv":
+        assert (tmp_path / "x.csv").read_text().splitlines()[1] == "1.5,2,"
+
+
+# Text and dates.
+
+
+def people(n: int = 400) -> pandas.DataFrame:
+    """Rows with everything: their town goes with their age."""
+    rng = np.random.default_rng(1)
+    town = rng.integers(0, 5, n)
+    return pandas.DataFrame(
+        {
+            "age": 20 + 10 * town + rng.standard_normal(n),
+            "town": np.array(["Ulm", "Bath", "Rome", "Graz", "Lyon"])[town],
+            "member": rng.random(n) < 0.3,
+            "size": pandas.Categorical.from_codes(rng.integers(0, 3, n), ["small", "medium", "large"], ordered=True),
+            "rank": np.where(np.arange(n) < 6, [f"r{i}" for i in range(n)], np.where(town < 2, "low", "high")),
+            "id": [f"k{i:04}" for i in range(n)],
+            "joined": pandas.Timestamp("2020-02-27 13:45:30") + pandas.to_timedelta(rng.integers(0, 900, n), unit="D"),
+        }
+    )
+
+
+@pytest.mark.parametrize("source", ["frame", "people.csv", "people.parquet"])
+def test_categories_and_dates_become_numbers_and_come_back(source: str, tmp_path: Path, capsys: Any) -> None:
+    frame = people()
+    frame.to_csv(tmp_path / "people.csv", index=False)
+    frame.to_parquet(tmp_path / "people.parquet")
+    table = (table_of_frame(frame) if source == "frame" else table_in(tmp_path / source)).clean()
+    said = capsys.readouterr().err
+    assert table.names == ("age", "town", "member", "size", "rank", "joined")
+    assert table.dates == ("joined",)
+    levels = ("large", "medium", "small") if source.endswith("csv") else ("small", "medium", "large")
+    assert {name: table.categories.get(name) for name in table.names[1:-1]} == {
+        "town": ("Bath", "Graz", "Lyon", "Rome", "Ulm"),
+        "member": ("False", "True"),
+        "size": levels,
+        "rank": ("high", "low", "other"),
+    }
+    assert "id" in said
+    assert "6 rare values of rank" in said
+    rows = torch.from_numpy(table.rows)
+    columns = learn_columns(rows, table.names, table.categories, table.dates)
+    write_frame(frame_of(columns, columns.inverse(columns.forward(rows)).numpy()), tmp_path / "back.csv")
+    back = pandas.read_csv(tmp_path / "back.csv", parse_dates=["joined"])
+    for name in ("town", "member", "size", "joined"):
+        assert back[name].tolist() == frame[name].tolist(), name
+    assert (back["rank"] == "other").sum() == 6
+
+
+def test_levels_that_no_row_has_are_no_category() -> None:
+    """So they are never sampled."""
+    frame = people().drop(columns="id")
+    frame["size"] = frame["size"].cat.add_categories(["huge"])
+    frame["town"] = pandas.Categorical(frame["town"], ["Aachen", *frame["town"].unique()])
+    data = rows_of("x", table_of_frame(frame))
+    assert isinstance(data.transform, Columns)
+    columns = dict(zip(data.transform.names, data.transform.columns, strict=True))
+    assert columns["size"].categories == ("small", "medium", "large")
+    z = torch.linspace(-20, 20, 999).double()
+    for name in ("size", "town"):
+        column = columns[name]
+        made = {column.categories[int(number)] for number in column.inverse(z)}
+        assert made == {*frame[name]}
+
+
+def test_of_many_values_the_most_frequent_are_kept_unless_most_rows_have_others() -> None:
+    counts = np.array([20] * 40 + [9] * 9 + [8] * 20)  # of 69 values
+    some = np.repeat([f"v{i:02}" for i in range(69)], counts)
+    frame = pandas.DataFrame({"x": RNG.standard_normal(len(some)), "some": some})
+    frame["many"] = [f"w{i % 120}" for i in range(len(frame))]
+    table = table_of_frame(frame).clean()
+    kept = {f"v{i:02}" for i in range(49)} | {"other"}
+    assert (table.names, {*table.categories["some"]}) == (("x", "some"), kept)
+    others = np.array(table.categories["some"])[table.rows[:, 1].astype(int)] == "other"
+    np.testing.assert_array_equal(others, np.isin(some, [f"v{i}" for i in range(49, 69)]))
+
+
+@pytest.mark.parametrize(
+    ("cells", "days"),
+    [
+        (pandas.date_range("2024-01-01", periods=3).date, [19723, 19724, 19725]),
+        (["2024-01-01", "2024-01-02 12:00", "?"], [19723, 19724.5, math.nan]),
+        (["2024-01-01T02:00+02:00", "2024-01-02T00:00Z", None], [19723, 19724, math.nan]),
+    ],
+)
+def test_dates_are_days_since_1970(cells: Any, days: list[float]) -> None:
+    table = table_of_frame(pandas.DataFrame({"day": cells}))
+    assert table.dates == ("day",)
+    np.testing.assert_array_equal(table.rows[:, 0], days)
+
+
+def listed(name: str, *texts: str) -> Listed:
+    return Listed(name=name, shift=0, scale=1, values=tuple(map(float, range(len(texts)))), categories=texts)
+
+
+def test_rows_are_matched_to_a_runs_columns(capsys: Any) -> None:
+    """In their order, and text by the run's numbers; −1 is text that it has not seen."""
+
+    def match(frame: pandas.DataFrame, *columns: AnyColumn) -> list[list[float]]:
+        rows: list[list[float]] = table_of_frame(frame).match(Columns(columns=columns)).T.tolist()
+        return rows
+
+    rows = people(3)[["town", "rank", "member", "age"]].assign(rank=["low", None, "new"], town=[None, "Oslo", "Rome"])
+    age, member = (Real(name=name, shift=0, scale=1) for name in ("age", "member"))
+    rank, town = listed("rank", "high", "low", "other"), listed("town", "Bath", "Rome")
+    found = match(rows, age, rank, town)
+    np.testing.assert_array_equal(found, [rows["age"], [1, math.nan, 2], [math.nan, -1, 1]])
+    assert "left out: member" in capsys.readouterr().err
+    for frame in (rows, rows.drop(columns="town")):
+        with pytest.raises(ValueError, match="column of numbers town"):
+            match(frame, age, Real(name="town", shift=0, scale=1))
+    for value in (True, False):
+        assert match(rows.assign(member=value), member) == [[value] * 3]
+    codes = pandas.DataFrame({"code": [1234567, 2.5, 8]})
+    assert match(codes, listed("code", "A12", "1234567", "2.5")) == [[1, 2, -1]], "text that is a number in the file"
+
+
+# What is left out, and the split.
+
+
+def test_what_says_nothing_is_left_out_by_name(capsys: Any) -> None:
+    frame = pandas.DataFrame({"": range(1, 101), "x": RNG.standard_normal(100), "y": RNG.standard_normal(100)})
+    frame["gappy"] = np.where(np.arange(100) < 30, 1.5 * np.arange(100), math.nan)
+    frame["scarce"], frame["empty"] = np.where(np.arange(100) < 95, math.nan, frame["x"]), math.nan
+    frame["same"], frame["nearly"], frame["run"] = 1.0, 1.0 * (np.arange(100) == 7), range(100)
+    frame.loc[5, "x"] = math.nan
+    frame.loc[100] = math.nan
+    frame.loc[100, ""] = 101
+    frame.index.name = "patient"
+    table = table_of_frame(frame).clean()
+    said = capsys.readouterr().err.splitlines()
+    assert table.names == ("x", "y", "gappy", "run")
+    assert len(table.rows) == 100
+    facts = [
+        ("patient",),
+        ("name",),
+        ("scarce", "empty"),
+        ("1 of 101",),
+        ("same", "nearly"),
+        ("71 of 100", "gappy", "(70)"),
+    ]
+    for line, words in zip(said, facts, strict=True):
+        assert all(word in line for word in words), (line, words)
+
+
+def test_columns_that_vary_outside_training_alone_are_left_out_by_name(capsys: Any) -> None:
+    x, n = RNG.standard_normal((200, 2)), 200
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    outside, inside = np.zeros(n), np.zeros(n)
+    outside[order[:40]], inside[order[-1]] = RNG.standard_normal(40), 3.0
+    data = learned_from(np.stack([x[:, 0], outside, x[:, 1], inside], 1), "a", "outside", "b", "inside")
+    assert data.transform == learned_from(x, "a", "b").transform
+    assert torch.equal(data.train, learned_from(x, "a", "b").train)
+    assert "outside" in capsys.readouterr().err
+
+
+def test_columns_are_of_the_rows_to_train_on_and_others_may_be_anywhere() -> None:
+    x, order = RNG.lognormal(0, 2, (300, 2)), torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    x[order[0]], x[order[35]] = [0.0, -1e9], [1e200**0.5, 0.0]
+    data = learned_from(x)
+    assert data.transform == learn_columns(torch.from_numpy(x[order[60:]]), ("a", "b"))
+    assert float(data.validation.abs().max()) == 30
+    assert float(data.train.abs().max()) < 8
+
+
+def test_held_out_numbers_that_training_cannot_make_are_counted(capsys: Any) -> None:
+    """A value between those that are listed, one beyond a bound, and one far away; of others nothing is said."""
+    rng = np.random.default_rng(0)
+    rows = np.stack([rng.choice([0.0, 10, 20, 30], 1000), rng.uniform(0, 1, 1000), rng.standard_normal(1000)], 1)
+    learned_from(rows.copy())
+    assert "unlike" not in capsys.readouterr().err
+    held_out = torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:200].numpy()
+    rows[held_out[0], 0], rows[held_out[1], 1], rows[held_out[150], 2] = 15, 1.4, 1e6
+    learned_from(rows)
+    assert "3 held-out numbers" in capsys.readouterr().err
+
+
+def test_rows_lie_anywhere_in_the_cells_of_their_numbers() -> None:
+    """A network would learn one place in each as a spike."""
+    rng = np.random.default_rng(0)
+    x = np.stack([np.round(np.exp(3 + rng.standard_normal(4000))), rng.choice([1.0, 2.5, 1000.0], 4000)], 1)
+    data = learned_from(x)
+    assert all(len(column.unique()) > 0.99 * len(column) for column in data.train.T)
+    assert torch.isin(data.transform.inverse(data.train), torch.from_numpy(x)).all()
+
+
+def test_rows_with_gaps_are_for_training_and_columns_are_of_what_is_known() -> None:
+    data = learned_from(GAPPY)
+    assert (len(data.train), len(data.validation), len(data.test)) == (800, 100, 100)
+    assert int(data.train.isnan().sum() + data.validation.isnan().sum()) == np.isnan(GAPPY).sum()
+    assert 0.3 < float(data.validation[:, 1].isnan().double().mean()) < 0.5, "as many as in other rows"
+    z = torch.cat([data.train, data.validation, data.test])
+    rows, own = data.transform.inverse(z.double()).nan_to_num(1e3).numpy(), np.nan_to_num(GAPPY, nan=1e3)
+    assert np.allclose(rows[rows.sum(1).argsort()], own[own.sum(1).argsort()], atol=1e-4), "each row once"
+    known = data.transform.inverse(data.train.double())[:, 1].nanmean()
+    assert float(data.transform.affine((2,))[0][1]) == pytest.approx(float(known), abs=1e-5)
+    mean, std = data.statistics
+    assert mean == pytest.approx(float(data.train.nanmean()), abs=1e-6)
+    assert std == pytest.approx(float(data.train[~data.train.isnan()].std(correction=0)), rel=1e-5)
+
+
+def test_without_gaps_rows_are_split_in_one_way() -> None:
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
+    data, x = learned_from(WHOLE), torch.from_numpy(WHOLE)
+    columns = learn_columns(x[order[200:]], ("a", "b"))
+    z = columns.forward(x, torch.Generator().manual_seed(1)).float()
+    for part, index in (("validation", order[:100]), ("test", order[100:200]), ("train", order[200:])):
+        assert torch.equal(getattr(data, part), z[index]), part
+
+
+@pytest.mark.parametrize(
+    ("complete", "held"), [(1000, 100), (400, 100), (399, 99), (200, 50), (100, 25), (99, 24), (40, 10), (4, 1), (3, 0)]
+)
+def test_rows_for_testing_are_complete_and_a_quarter_of_these_at_most(complete: int, held: int, capsys: Any) -> None:
+    rows = WHOLE.copy()
+    rows[complete:, 1][::2], rows[complete:, 0][1::2] = np.nan, np.nan
+    data = learned_from(rows)
+    assert (len(data.train), len(data.validation), len(data.test)) == (900 - held, 100, held)
+    assert ("say little" in capsys.readouterr().err) == (held < 25)
+    assert not data.test.isnan().any()
+    learned, shown = (int((~part.isnan().any(1)).sum()) for part in (data.train, data.validation))
+    assert learned + shown == complete - held, "all others are learned from, or show how it goes"
+    assert learned >= (complete - held) / 2
