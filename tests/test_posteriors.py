@@ -348,3 +348,16 @@ def test_samples_that_disagree_are_counted_and_not_their_numbers() -> None:
     steps = run.posterior(lambda x: x[:, :2], torch.tensor([[30.0, 40.0]]), noise_std=0.5).steps(7, particles=1)
     list(steps)
     assert steps.disagreeing == 7
+
+
+@pytest.mark.parametrize(
+    ("scale", "off", "count"),
+    [(1.0, 0.0, 0), (0.0, 0.0, 0), (1.0, 12.0, 40), (1.5, 0.0, 40)],
+    ids=["noise as it was said", "none", "one number far off", "all a little too far"],
+)
+def test_noise_explains_as_much_as_it_is(scale: float, off: float, count: int, generator: Generator) -> None:
+    """Of 896 numbers, some of 40 samples' are more than 4 noise_std off, although the noise is as it was said."""
+    seen = posteriors.Observation(lambda x: x, torch.zeros(1, 896), 0.1)
+    x = 0.1 * scale * torch.randn(40, 896, generator=generator)
+    x[:, 5] += 0.1 * off
+    assert seen.disagreeing(x) == count

@@ -465,3 +465,73 @@ def test_weights_of_another_network_are_refused(pictures: Path, name: str, tenso
     tensors |= {} if tensor is None else {name: tensor}
     path.write_bytes(seal(tensors) if by_us else save(tensors, metadata={"format": "pt"}))
     assert MODEL in refused(lambda: ncsn.load(pictures))
+
+
+PLAIN = Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=50.0, sigma_min=0.02)
+
+
+def measured(measure: Callable[[Tensor], Any], y: Any = 1.0, noise_std: Any = 1.0) -> Run:
+    return PLAIN.posterior(measure, y, noise_std=noise_std)
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: PLAIN.sample(1, seed=2**64), "seed"),
+        (lambda: PLAIN.sample(2, start=torch.zeros(2, 3)), "start"),
+        (lambda: PLAIN.sample(1, guidance=2.0), "guidance"),
+        (lambda: measured(lambda x: x[:, :1], "2"), "y"),
+        (lambda: measured(lambda x: x[:, :1], None), "y"),
+        (lambda: measured(lambda x: x[:, :1], torch.zeros(0, 1)), "y"),
+        (lambda: measured(lambda x: x[:, :1], 1.0, None), "noise_std"),
+        (lambda: measured(lambda x: x.detach().numpy()), "ndarray"),
+        (lambda: measured(lambda x: x > 0), "bool"),
+        (lambda: measured(lambda x: x[:1]), "shape"),
+        (lambda: PLAIN.log_prob(torch.zeros(1, 2), probes=1.5), "probes"),  # type: ignore[arg-type]
+        (lambda: PLAIN.log_prob(torch.zeros(1, 2), tolerance=1e9), "tolerance"),
+        (lambda: next(PLAIN.blocks(10, first=-1)), "first"),
+        (lambda: PLAIN.to("meta"), "meta"),
+        (lambda: ncsn.load("mnist", device="cpu").save(""), "folder"),
+        (lambda: ncsn.fit({"a": [1, 2]}, steps=1), "dict"),
+        (lambda: ncsn.fit(None, steps=1), "NoneType"),
+        (lambda: ncsn.GaussianMixture(torch.zeros(1, 2), std=math.nan), "nan"),
+        (lambda: ncsn.GaussianMixture(torch.full((1, 2), math.nan)), "nan"),
+        (lambda: ncsn.Empirical(torch.full((3, 2), math.nan)), "data"),
+        (lambda: replace(PLAIN, score=lambda x, sigma: -x[:, :1]).sample(3), "shape"),
+        (lambda: ncsn.load("mnist", device="cpu").log_prob(84 * torch.ones(1, 1, 28, 28)), "84"),
+    ],
+)
+def test_what_python_users_get_wrong_is_named_in_a_line(call: Callable[[], object], named: str) -> None:
+    with unchecked():
+        assert named in refused(call)
+
+
+def test_arrays_are_as_good_as_tensors() -> None:
+    points, start = np.random.default_rng(0).normal(size=(50, 2)), np.zeros((2, 2), np.float32)
+    with unchecked():
+        assert PLAIN.sample(2, start=start, levels=3).shape == (2, 2)  # type: ignore[arg-type]
+        assert ncsn.GaussianMixture(points[:1]).sample(3).shape == (3, 2)  # type: ignore[arg-type]
+        assert ncsn.Empirical(points).mean.shape == (2,)  # type: ignore[arg-type]
+        assert ncsn.suggest_noise(points) == ncsn.suggest_noise(torch.from_numpy(points))  # type: ignore[arg-type]
+        grid = ncsn.plots.image_grid(np.zeros((4, 1, 8, 8), np.float32))  # type: ignore[arg-type]
+        assert ncsn.fit(points, steps=1, seed=np.int64(3), quiet=True).settings["seed"] == 3
+    assert grid.size == ncsn.plots.image_grid(torch.zeros(4, 1, 8, 8)).size
+
+
+def test_bytes_and_reals_of_an_image_have_one_density() -> None:
+    run, digits = ncsn.load("mnist", device="cpu"), ncsn.load_dataset("mnist").test[:1]
+    of_bytes, of_reals = (run.log_prob(x, tolerance=0.05, probes=1) for x in (digits, (digits + 0.5) / 256))
+    assert of_bytes == pytest.approx(of_reals)
+
+
+def test_a_density_uses_its_probes_and_leaves_the_model_as_it_was() -> None:
+    model = ScoreModel(ncsn.MLP(20, 8, 1), autocast=torch.bfloat16).requires_grad_(False)
+    run = Run.of(model, (20,), sigma_max=5.0, sigma_min=0.5)
+    errors = [
+        float(part.standard_error[0])
+        for probes in (1, 3)
+        for part in run.likelihoods(torch.zeros(1, 20), probes=probes, tolerance=0.1)
+    ]
+    assert math.isnan(errors[0]), "a single probe has no spread"
+    assert math.isfinite(errors[1])
+    assert model.autocast == torch.bfloat16

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ncsn.noise import place_of
-from ncsn.score import Copies, Score, Sigma, expand, float64
+from ncsn.score import Copies, Score, Sigma, as_tensor, expand, float64
 
 
 @runtime_checkable
@@ -50,7 +50,8 @@ class GaussianMixture:
     def __init__(
         self, means: Float[Tensor, "k d"], std: float = 1.0, weights: Float[Tensor, "k"] | None = None
     ) -> None:
-        weights = torch.ones(len(means), device=means.device) if weights is None else weights
+        means = as_tensor(means)
+        weights = torch.ones(len(means), device=means.device) if weights is None else as_tensor(weights)
         if len(weights) != len(means) or not bool((weights >= 0).all()) or not 0 < float(weights.sum()) < math.inf:
             raise ValueError(f"weights is {weights.tolist()}; {len(means)} non-negative ones are needed, not all zero")
         if not 0 <= std < math.inf or not bool(means.isfinite().all()):
@@ -301,6 +302,7 @@ class Empirical:
         *,
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        data = as_tensor(data)
         self.labels, flat = labels, data[:, None].flatten(1)
         if not bool(flat.isfinite().all()):
             raise ValueError("data has numbers that are not finite; leave these examples out")

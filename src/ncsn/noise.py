@@ -276,6 +276,7 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
     >>> suggestion.noise.levels, suggestion.steps
     (9, 5)
     """
+    data = data if isinstance(data, Tensor) else torch.as_tensor(data, device="cpu")
     sigma_max = largest_distance(data) if len(data) else 0.0
     if not 0 < sigma_max < math.inf:
         raise ValueError(f"data of shape {tuple(data.shape)} has no two different examples, all of them finite")

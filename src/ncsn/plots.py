@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ncsn.quantization import quantize
-from ncsn.score import Score
+from ncsn.score import Score, as_tensor
 from ncsn.storage import atomic
 from ncsn.validation import one_line
 
@@ -81,6 +81,7 @@ def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int
     >>> ncsn.plots.image_grid(torch.rand(20, 1, 28, 28)).size  # width and height
     (600, 120)
     """
+    x = as_tensor(x)
     images = _visible_channels(x if x.dtype == torch.uint8 else quantize(x)).cpu()
     n, channels, height, width = images.shape
     rows = -(-n // columns)

@@ -46,6 +46,11 @@ def place_level(sigma: Sigma, dtype: torch.dtype, device: torch.device) -> Tenso
     return torch.full((), float(sigma), dtype=dtype, device=device)
 
 
+def as_tensor(x: object) -> Tensor:
+    """A tensor as it is; an array as one on the CPU, whatever torch's default device is."""
+    return x if isinstance(x, Tensor) else torch.as_tensor(x, device="cpu")
+
+
 def at_home(sigma: Sigma, dtype: torch.dtype) -> Tensor:
     """Noise levels of a type, where they are; a number's place is the CPU."""
     return torch.as_tensor(sigma, dtype=dtype, device=sigma.device if isinstance(sigma, Tensor) else "cpu")

@@ -41,7 +41,7 @@ class Transform:
         """The logarithm of |dz/dx| at the user's examples; with ``generator`` at the same places as ``forward``."""
         return torch.zeros(len(x), dtype=torch.float64, device="cpu")
 
-    def possible(self, x: Float[Tensor, "b *d"]) -> Bool[Tensor, "b *d"]:
+    def possible(self, x: Shaped[Tensor, "b *d"]) -> Bool[Tensor, "b *d"]:
         """Which of the user's numbers the data can have, to judge by training; NaN may stand for a missing one."""
         return torch.ones_like(x, dtype=torch.bool)
 
@@ -54,7 +54,7 @@ class Transform:
         """Where a number stands, for error messages; both count from 0."""
         return f"example {example + 1}, number {channel}"
 
-    def check(self, x: Float[Tensor, "b *d"]) -> None:
+    def check(self, x: Shaped[Tensor, "b *d"]) -> None:
         """Raises ValueError for numbers that the data cannot have, naming the first."""
         for where in (~self.possible(x)).nonzero()[:1].tolist():
             value = float(x[tuple(where)])

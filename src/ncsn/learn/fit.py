@@ -25,7 +25,7 @@ from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal
 from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
 from ncsn.quantization import reals
-from ncsn.run import Recipe, Run, load, plain, write_model
+from ncsn.run import Recipe, Run, load, plain, whole, write_model
 from ncsn.run.folder import CHECKPOINT
 from ncsn.score import ScoreModel
 from ncsn.training import Budget, Progress, State, muon_and_adam
@@ -96,6 +96,8 @@ def fit(
     >>> run.sample(100).shape
     torch.Size([100, 2])
     """
+    counts = {"steps": steps, "batch_size": batch_size, "seed": seed}  # of numpy's types, too
+    steps, batch_size, seed = (None if value is None else whole(name, value, 0) for name, value in counts.items())
     budget = {"minutes": minutes, "steps": steps} if minutes is not None or steps is not None else {}
     options = {"sampler": sampler, "batch_size": batch_size, "seed": seed}
     given = budget | {name: value for name, value in options.items() if value is not None}

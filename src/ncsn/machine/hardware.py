@@ -89,6 +89,8 @@ def choose_device(name: str) -> torch.device:
     Of several processes on a machine each has a GPU of its own.
     Raises ValueError if there is no such device here, or no GPU for this process.
     """
+    if name.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+        raise ValueError(f"device is {name}; allowed are auto, cpu, cuda and mps")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":

@@ -156,7 +156,7 @@ class Quality(NamedTuple):
     """What is known of a posterior's samples at the end.
 
     ``effective``: the effective sample size of particles, the mean of all populations; ∞ without particles.
-    ``disagreeing``: how many samples are more than 5 noise_std off what was measured.
+    ``disagreeing``: how many samples are farther from what was measured than its noise explains.
     """
 
     effective: float = math.inf
@@ -247,7 +247,7 @@ class MomentMatching(Posterior):
             yield step
         disagreeing = self.observation.disagreeing(step.x)
         if disagreeing:
-            log.warning(f"{disagreeing} of {n} samples disagree with the measurement by more than 5 noise_std")
+            log.warning(f"{disagreeing} of {n} samples disagree with the measurement by more than its noise explains")
         return Quality(effective, disagreeing)
 
 

@@ -3,6 +3,7 @@
 A measurement A is a plain differentiable function; its transpose comes from automatic differentiation.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ncsn.machine.messages import log
-from ncsn.score import Copies, moved
+from ncsn.score import Copies, as_tensor, moved
 from ncsn.validation import Region, one_line
 
 T = TypeVar("T")
@@ -87,9 +88,9 @@ def apply_affine(
 
 
 def apply(measure: Measurement, x: Tensor) -> Tensor:
-    """A x.  Raises ValueError where the measurement has tensors of its own on another device than x."""
+    """A x.  Raises ValueError for a measurement of another device than x, or that returns no rows of real numbers."""
     try:
-        return measure(x)
+        seen = measure(x)
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or not any(
             word in str(error) for word in ("device", "weight type")
@@ -97,6 +98,10 @@ def apply(measure: Measurement, x: Tensor) -> Tensor:
             raise
         what = f"the measurement does not run on {x.device} ({one_line(error)})"
         raise ValueError(f"{what}; what it holds must be there, as in lambda x: x @ matrix.to(x)") from error
+    if not isinstance(seen, Tensor) or not seen.is_floating_point() or seen.shape[:1] != x.shape[:1]:
+        found = f"{seen.dtype} of shape {tuple(seen.shape)}" if isinstance(seen, Tensor) else type(seen).__name__
+        raise ValueError(f"the measurement returns {found}; real numbers (b, *m) for (b, *d) are needed, in torch")
+    return seen
 
 
 def linear_part(measure: Measurement, example: Float[Tensor, "1 *d"]) -> Measurement:
@@ -161,6 +166,8 @@ class Observation:
         place = measure(shift[None])  # far from 0, where scale·v is small beside it: it must not meet in one sum
         one = y.shape in (place.shape[1:], ()) and y.numel() == place.numel()
         target = y.view(place.shape) if one else y
+        if not target.numel():
+            raise ValueError(f"y has shape {tuple(y.shape)}; one measurement or more is needed")
         if target.shape[1:] != place.shape[1:]:
             shape = tuple(place.shape[1:])
             raise ValueError(f"y has shape {tuple(y.shape)}; a measurement has {shape}, or (n, ...) of them")
@@ -177,13 +184,18 @@ class Observation:
         return replace(self, measure=move_with(self.measure, device), y=moved(self.y, device))
 
     def disagreeing(self, x: Float[Tensor, "n *d"]) -> int:
-        """How many of the samples ``x`` are more than 5 σ_y off what was measured, in one number of it or more.
+        """How many of the samples ``x`` are farther from what was measured than noise of σ_y makes one in a million.
+
+        By the largest of the m residuals, and by the sum of their squares, which has mean m and variance 2m.
 
         ``x``: as many samples of each measurement, those of the first one first.
         """
         y = self.y.repeat_interleave(len(x) // len(self.y), 0)
-        off = (self.measure(x) - y).flatten(1).abs()
-        return int((~(off <= 5 * self.noise_std)).any(1).sum())
+        off = (self.measure(x) - y).flatten(1) / self.noise_std
+        m = off.shape[1]
+        largest = off.abs().amax(1) <= math.sqrt(2 * math.log(2e6 * m))
+        whole = off.square().sum(1) <= m + 5 * math.sqrt(2 * m) + 25
+        return int((~(largest & whole)).sum())
 
     def measure_noise(self, shape: tuple[int, ...]) -> Float[Tensor, "64 *m"]:
         """What A makes of white noise in examples of this ``shape``: how far it stretches them."""
@@ -213,8 +225,11 @@ def repeat_for(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:
 
 
 def as_real(name: str, value: object) -> Tensor:
-    """A user's numbers as a tensor.  Raises ValueError for complex ones."""
-    numbers = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
+    """A user's numbers as a tensor.  Raises ValueError for complex ones, and for anything else."""
+    try:
+        numbers = as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} is a {type(value).__name__}; numbers are needed") from error
     if numbers.is_complex():
         raise ValueError(f"{name} holds complex numbers; real ones are needed")
     return numbers

@@ -200,8 +200,10 @@ class Run:
         n, batch_size = whole("n", n, 1), whole("batch_size", batch_size, 1)
         if levels is not None and np.ndim(levels) == 1:
             levels = tuple(map(float, levels))  # type: ignore[arg-type]
-        if start is not None and len(as_real("start", start)) != n:
-            raise ValueError(f"start has {len(start)} examples for {n} samples; one for each is needed")
+        if start is not None:
+            start = as_real("start", start).to(self.device)
+            if start.shape != (n, *self.recipe.shape):
+                raise ValueError(f"start has shape {tuple(start.shape)}; {(n, *self.recipe.shape)} is needed")
         generator = generator_of(seed, self.device)
         labels = self.labels(label, n, generator)
         sampling = self.recipe.sampling.but(
@@ -217,7 +219,6 @@ class Run:
             given = given.with_particles(n, particles, shape=self.recipe.shape, labels=labels)
         elif particles not in (None, 1):
             raise ValueError(f"particles is {particles}; only posteriors have them, with no sampler, guidance or start")
-        start = None if start is None else start.to(self.device)
         return Steps(self, sampling, given, n, labels, start=start, generator=generator, batch_size=batch_size)
 
     def labels(self, label: Label | None, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
@@ -256,7 +257,7 @@ class Run:
         ``options``: as for ``steps``; ``label`` is one class for all, or any or none.
         Raises ValueError as ``steps``.
         """
-        for number in range(first, -(-whole("n", n, 1) // self.block), every):
+        for number in range(whole("first", first, 0), -(-whole("n", n, 1) // self.block), whole("every", every, 1)):
             yield self.steps(min(self.block, n - number * self.block), seed=block_seed(seed, number), **options)
 
     @property
@@ -415,7 +416,10 @@ class Run:
         if isinstance(score, ScoreModel):
             score, z = copy.copy(score), z.to(score.data_std)
             score.autocast = None  # a solver that adapts its step takes rounding for curvature
-        probes = 4 if probes is None and math.prod(self.recipe.shape) > 16 else probes
+        if not 0 < tolerance <= 1:
+            raise ValueError(f"tolerance is {tolerance}; above 0 and up to 1 are allowed")
+        if probes is not None or math.prod(self.recipe.shape) > 16:
+            probes = 4 if probes is None else whole("probes", probes, 1)
         mean = replace(self, score=score).means(None)[0]
         smallest = sampling.sigma_min if sigma_min is None else sigma_min
         density = partial(log_prob, score, mean=mean, probes=probes, tolerance=tolerance)
@@ -457,6 +461,8 @@ class Run:
         that of a posterior, or if the guide is of another size and has no recipe.
         """
         self.refuse_posterior("saved")
+        if not str(folder):
+            raise ValueError("folder is empty; the name of one is needed")
         parts = [(Path(folder), self, self.model)]
         if self.guide is not None:
             guide = replace(self, score=self.guide, recipe=self.guide_recipe or self.recipe)
@@ -484,7 +490,11 @@ def block_seed(seed: int, number: int) -> int:
 
 def generator_of(seed: int | torch.Generator, device: torch.device) -> torch.Generator:
     """The generator of a seed on a device; or the one that is given."""
-    return seed if isinstance(seed, torch.Generator) else torch.Generator(device).manual_seed(whole("seed", seed, 0))
+    if isinstance(seed, torch.Generator):
+        return seed
+    if whole("seed", seed, 0) >= 2**63:
+        raise ValueError(f"seed is {seed}; at most 2**63 - 1 is allowed")
+    return torch.Generator(device).manual_seed(whole("seed", seed, 0))
 
 
 def whole(name: str, value: Any, least: int) -> int:

@@ -43,7 +43,7 @@ class Steps(Iterator[Step]):
     ``sampling``: how they are drawn.
     ``batch_size``: how many the network sees at a time, at most.
     ``effective``: the mean effective sample size of a posterior's particles, known when all states have come.
-    ``disagreeing``: samples more than 5 noise_std off what was measured, then.
+    ``disagreeing``: samples farther from what was measured than its noise explains, then.
     """
 
     def __init__(
@@ -171,7 +171,9 @@ def guidance_of(
         sampling = replace(sampling, guide="unconditional")
     if not there[sampling.guide]:
         if guide is not None or weight not in (None, 1):
-            raise ValueError(f"guide is {sampling.guide}; the run has no smaller network, or the samples no class")
+            guides = [name for name, is_there in there.items() if is_there]
+            has = f"its guide is {guides[0]}" if guides else "the run has no guide, so only guidance 1 is allowed"
+            raise ValueError(f"guidance is {weight}, guide is {sampling.guide}; {has}")
         return replace(sampling, guidance=1.0)
     if guide is not None and sampling.guidance == 1:
         raise ValueError(f"guide is {guide}, but guidance is 1, and {sampling.sampler} then uses no guide")
