@@ -15,7 +15,7 @@ class Batch(NamedTuple):
 
     ``x``: clean examples, (b, *d).
     ``label``: the class of each, (b,), −1 for none; None if the data has no classes.
-    ``given``: what else the score is told, as its third argument; None if there is nothing.
+    ``given``: a further condition, the score's third argument; None if there is none.
     """
 
     x: Float[Tensor, "b *d"]

@@ -86,7 +86,7 @@ class Evaluate(SamplingOptions, RunOptions):
         # After everything else: who sees it has all of the evaluation.
         storage.write_json(out / NUMBERS, facts | result.report())
         if self.label not in (None, "any", "none"):
-            print(f"note: the samples are of class {self.label}, and the examples of all: that alone makes them differ")
+            print(f"note: the samples are of class {self.label}; the examples are of all, so they differ in any case")
         print(result)
         print(f"{out}: {', '.join(FILES)}")
 

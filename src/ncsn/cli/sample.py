@@ -69,7 +69,7 @@ class Sample(SamplingOptions, RunOptions):
             write_array(self.out, run, self.n, seed=self.seed, group=distributed.join(), options=self.options())
             return
         write = kind.writers[self.out.suffix]
-        if main and write is not None:  # the leading process draws pictures alone
+        if main and write is not None:  # only the leading process draws pictures
             keep = kind.kept if self.out.suffix == ".gif" else 0
             drawn = console.draw(run, self.n, seed=self.seed, keep=keep, **self.options())
             write(drawn.samples, drawn.path, self.out)

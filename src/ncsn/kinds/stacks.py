@@ -42,7 +42,7 @@ def arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
 
 
 def unreadable(path: Path, what: str, error: Exception) -> Exception:
-    """What a user is told of an ``error`` that a library raises; ``what``: the file should have been."""
+    """A library's ``error`` in the words of the package; ``what``: the kind of file that was expected."""
     if isinstance(error, MemoryError):
         return error
     reason = "it holds Python objects" if "pickle" in str(error) else one_line(error)
@@ -101,7 +101,7 @@ def stacks_in(
 def split_of(counts: Mapping[Split, int]) -> dict[Split, tuple[Split, np.ndarray]]:
     """Each part's source and its index there, always shuffled in one way; a missing part is a tenth of training's.
 
-    Broken images count, so that the others stay in their parts when a file is mended.
+    Broken images count, so that the others stay in their splits when a file is repaired.
     """
     parts: dict[Split, tuple[Split, np.ndarray]] = {}
     for part in PARTS:

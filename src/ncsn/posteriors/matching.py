@@ -98,13 +98,13 @@ def posterior(
         x = x.detach().clone().requires_grad_()
         sigma = sigma.clone() if isinstance(sigma, Tensor) else sigma
         variance = expand(sigma, x) ** 2
-        with hardware.uncompiled():  # for its gradient is asked for again at every step of the solver
+        with hardware.uncompiled():  # because every step of the solver differentiates it again
             denoised = tweedie(score, x, sigma)
         expected = measure(denoised)
         if y.shape != expected.shape:
             raise ValueError(f"y has shape {tuple(y.shape)}; measured, x has shape {tuple(expected.shape)}")
         kind = x.shape[1:], x.dtype, x.device
-        if kind not in linear_parts:  # once, for whoever checks waits for a GPU
+        if kind not in linear_parts:  # once, because the check waits for a GPU
             linear_parts[kind] = linear_part(measure, x.new_zeros(1, *x.shape[1:]))
         linear = linear_parts[kind]
 

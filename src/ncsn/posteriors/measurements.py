@@ -214,7 +214,9 @@ class Observation:
     def warn_if_precise(self, sigma: float, shape: tuple[int, ...]) -> None:
         """Warn if σ_y is near what A makes of noise of level ``sigma``, which a sampler's last step takes away."""
         if self.noise_std < 2 * sigma * float(self.measure_noise(shape).square().mean(0).max().sqrt()):
-            log.warning(f"noise_std is small beside sigma_min = {sigma:g}: answers vary too little where x is measured")
+            log.warning(
+                f"noise_std is small compared with sigma_min = {sigma:g}: samples vary too little where x is measured"
+            )
 
 
 def repeat_for(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:

@@ -110,7 +110,7 @@ def twisted_diffusion(
     """Sequential Monte Carlo down the noise levels: σ, the particles, and how many of a population count, at each.
 
     The last is the effective number of first ancestors, 1/Σ(share of each)², the mean of all populations; it is known
-    at the end, and ∞ before.  Weights at one level alone would not see that particles are each other's copies.
+    at the end, and ∞ before.  Weights at a single level would not show that particles are copies of each other.
 
     Twisted diffusion sampling (Wu et al. 2023, arXiv:2306.17775), whose twist p_σ(y | x) is moment matching's.  A step
     draws x₀ from its Gaussian given x and y, and x' from N(x + a(x₀ − x), a σ'²), a = 1 − σ'²/σ² (Ho et al. 2020).  Its

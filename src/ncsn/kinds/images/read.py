@@ -93,7 +93,7 @@ def from_archive(name: str, reading: Reading) -> Dataset:
 
 
 def items_of(name: str, stack: np.ndarray, labels: np.ndarray | None, index: np.ndarray) -> list[Item]:
-    """The images of a stack at an index, many together; those with numbers that are not finite alone, to be named."""
+    """The images of a stack at an index, many together, but those with non-finite numbers one by one, for errors."""
     whole = np.ones(len(index), bool)
     if stack.dtype.kind == "f":
         whole = np.concatenate([np.isfinite(stack[part]).all((1, 2, 3)) for part in in_parts(index)] or [whole])

@@ -260,7 +260,7 @@ class Columns(Transform):
     ) -> Float64[Tensor, "b"]:
         """The logarithm of |dz/dx|, of whole numbers, few values and atoms for cells of volume 1.
 
-        So p(x) of these is their probability, if the density is averaged over the cell; taken in the middle alone, it
+        So p(x) of these is their probability, if the density is averaged over the cell; taken only in the middle, it
         is off by the curvature within.
         """
         pairs = zip(self.each(x), self.places(x, generator), strict=True)
@@ -294,7 +294,7 @@ class Columns(Transform):
 
     @property
     def discrete(self) -> bool:
-        """Whether a column has cells whose probability is asked for."""
+        """Whether any column takes discrete values, which have a probability instead of a density."""
         return not all(isinstance(column, Real) for column in self.columns)
 
 

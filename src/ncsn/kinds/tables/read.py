@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MISSING = ["", "?", "-", "--", ".", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None"]
 MISSING += ["#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NULL!"]
 BOOLEANS = ("False", "True")
-SAMPLE = 100  # lines by which a delimiter is told
+SAMPLE = 100  # lines that decide the delimiter
 
 
 def read_frame(path: Path) -> "pandas.DataFrame":
