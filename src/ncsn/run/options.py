@@ -41,5 +41,5 @@ class DensityOptions(TypedDict, total=False):
     sigma_min: float | None
     probes: int | None
     tolerance: float
-    batch_size: int
+    batch_size: int | None
     seed: int | torch.Generator

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +21,7 @@ from ncsn.kinds.kind import Dataset, Imputed, Origin
 from ncsn.kinds.transform import Transform
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
+from ncsn.machine.messages import bar
 from ncsn.posteriors.matching import MomentMatching, Posterior, Replacement
 from ncsn.posteriors.measurements import Measurement, Observation, as_real
 from ncsn.run.folder import VERSION, Config, begun, claim, find, read_config, read_model, write_config, write_model
@@ -34,6 +35,7 @@ from ncsn.validation import GuideName, Json
 Numbers = Tensor | np.ndarray | Sequence[Any] | float
 CPU = torch.device("cpu")
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
+DENSITY_VALUES = 4096  # numbers in the examples whose densities are computed together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -378,7 +380,12 @@ class Run:
         >>> run.log_prob(torch.zeros(1, 2), tolerance=1e-4).round(decimals=2)
         tensor([-1.8400], dtype=torch.float64)
         """
-        return torch.cat([part.log_prob for part in self.likelihoods(x, **options)])
+        with bar(total=len(x) if isinstance(x, Sized) else None, unit=self.recipe.kind.noun) as shown:
+            found = []
+            for part in self.likelihoods(x, **options):
+                found.append(part.log_prob)
+                shown.update(len(part.log_prob))
+        return torch.cat(found)
 
     def likelihoods(
         self,
@@ -387,7 +394,7 @@ class Run:
         sigma_min: float | None = None,
         probes: int | None = None,
         tolerance: float = 1e-4,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         seed: int | torch.Generator = 0,
     ) -> Iterator[LogDensities]:
         """Log p(x) in nats, in the units of the data, in parts as they come: see ``ncsn.log_prob``.
@@ -398,12 +405,15 @@ class Run:
         ``probes``: random directions that estimate the divergence; by default the exact trace for up to 16 dimensions,
         else 4.
         ``tolerance``: of each step of the solver, relative and absolute.
-        ``batch_size``: examples in a part.
+        ``batch_size``: examples in a part; by default as many as have 4,096 numbers, but at least 32.
         ``seed``: of the probes.  If it is a number, each part has a generator of its own.
         Raises ValueError for the posterior of a run, whose density is not known, and for x of another shape.
         """
         self.refuse_posterior("asked for densities, which are not known")
-        batch_size, x = whole("batch_size", batch_size, 1), self.recipe.kind.numbers(self, x)
+        x = self.recipe.kind.numbers(self, x)
+        # Small examples cost less together; the solver's step suits the hardest of them.
+        suited = max(32, DENSITY_VALUES // max(1, math.prod(self.recipe.shape)))
+        batch_size = suited if batch_size is None else whole("batch_size", batch_size, 1)
         if tuple(x.shape[1:]) != self.recipe.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; (b, {', '.join(map(str, self.recipe.shape))}) is needed")
         for row in (~x.flatten(1).isfinite().all(1)).nonzero()[:1, 0].tolist():
