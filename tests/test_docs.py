@@ -69,7 +69,9 @@ def test_what_pages_import_is_in_the_reference() -> None:
     lines = re.findall(r"^ *from (ncsn\S*) import (.*)$", "\n".join(ALL.values()), re.M)
     used = {f"{room}.{name}" for room, names in lines for name in names.split(", ")}
     methods = {f"ncsn.Run.{name}" for name in re.findall(r"\brun\.(\w+)\(", "\n".join(ALL.values()))}
-    hidden = {f"ncsn.Run.{name}" for name in re.findall(r"ncsn\.Run; exclude-members: (.*) -->", REFERENCE)[0].split(", ")}
+    hidden = {
+        f"ncsn.Run.{name}" for name in re.findall(r"ncsn\.Run; exclude-members: (.*) -->", REFERENCE)[0].split(", ")
+    }
     assert {name for name in used if f"{name}`" not in REFERENCE and f"`{name}." not in REFERENCE} == set()
     assert methods & hidden == set()
 

@@ -64,7 +64,8 @@ def entry(name: str, excluded: set[str], only: set[str] | None) -> str:
 
 def heading(depth: int, name: str, signature: str, docstring: str | None) -> str:
     """A name as a heading, with its signature and its docstring below."""
-    return f"{'#' * depth} {name}\n\n```python signature\n{signature}\n```\n\n{prose(docstring or '')}".rstrip()
+    quoted = signature.replace("'", '"')
+    return f"{'#' * depth} {name}\n\n```python signature\n{quoted}\n```\n\n{prose(docstring or '')}".rstrip()
 
 
 def signature(name: str, node: ast.FunctionDef, *, returns: bool = True) -> str:
