@@ -250,6 +250,16 @@ def test_fast_is_the_default_on_as_many_levels_as_eight_evaluations_allow(
     assert own.affordable == own, "who has no limit keeps his levels"
 
 
+def test_consistent_sampling_with_the_least_eta_is_eulers_method() -> None:
+    """No noise is added, also where the variance of it is rounded to below 0."""
+    for levels in range(2, 40):
+        sigmas = Geometric(sigma_max=10.0, sigma_min=0.1, levels=levels).sigmas()
+        eta = float((1 - sigmas[1:] / sigmas[:-1]).max())
+        *_, found = ways.consistent_annealed(GAUSSIAN, X, sigmas, eta=eta, generator=Generator().manual_seed(0))
+        *_, expected = ways.euler(GAUSSIAN, X, sigmas)
+        torch.testing.assert_close(found.x, expected.x, rtol=0.02, atol=0.02)
+
+
 def test_levels_may_be_given_one_by_one_and_rise_for_euler(generator: Generator) -> None:
     """Which evaluates none on the way up."""
     levels, zero = (4.0, 2.0, 0.7, 2.0, 0.7), torch.zeros(1, 2)

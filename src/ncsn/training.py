@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ncsn.batching import Batch
 from ncsn.machine.distributed import ALONE, Group
-from ncsn.machine.hardware import fast_bfloat16
+from ncsn.machine.hardware import fast_bfloat16, threads_for
 from ncsn.machine.interrupts import STOPS
 from ncsn.machine.messages import log
 from ncsn.score import ScoreModel
@@ -287,20 +287,21 @@ def train(
     """
     began, looked = time.monotonic() - state.seconds, state.seconds
     while (fraction := budget.fraction(state.step, state.seconds)) < 1:
-        whole = add_gradients(state, batches, loss, group, accumulate)
-        # What all must know alike, in one message: gradients, losses, the leading process' clock, who was told to stop.
-        clock = time.monotonic() - began if group.is_main else 0.0
-        facts = torch.tensor([clock, *(float(number in signals) for number in STOPS)], dtype=torch.float64)
-        group.all_reduce([*(p.grad for p in state.model.parameters() if p.grad is not None), whole, facts])
-        state.note(whole[0])
-        if whole.device.type == "cpu":  # which has nobody to wait for
-            state.check()
-        state.update(schedule(fraction, state.step))
-        state.seconds, *told = facts.tolist()
-        after = budget.fraction(state.step, state.seconds)
-        if after >= 1 or (len(state.noted) >= LOOK_STEPS and state.seconds - looked > LOOK_SECONDS):
-            state.check()
-            looked = state.seconds
+        with threads_for(state.model):
+            whole = add_gradients(state, batches, loss, group, accumulate)
+            # One message carries what all processes must agree on: gradients, losses, the clock, who was told to stop.
+            clock = time.monotonic() - began if group.is_main else 0.0
+            facts = torch.tensor([clock, *(float(number in signals) for number in STOPS)], dtype=torch.float64)
+            group.all_reduce([*(p.grad for p in state.model.parameters() if p.grad is not None), whole, facts])
+            state.note(whole[0])
+            if whole.device.type == "cpu":  # which has nobody to wait for
+                state.check()
+            state.update(schedule(fraction, state.step))
+            state.seconds, *told = facts.tolist()
+            after = budget.fraction(state.step, state.seconds)
+            if after >= 1 or (len(state.noted) >= LOOK_STEPS and state.seconds - looked > LOOK_SECONDS):
+                state.check()
+                looked = state.seconds
         yield Progress(
             step=state.step,
             fraction=after,

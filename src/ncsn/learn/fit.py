@@ -380,7 +380,7 @@ class Judge:
         measure = training_loss(self.noise, drop_label=0.0, generator=generator)
         found: list[tuple[Tensor, Tensor]] = []
         parts: dict[str, list[Tensor]] = {}
-        with hardware.nothing_compiled():
+        with hardware.nothing_compiled(), hardware.threads_for(self.state.average):
             for batch in self.batches(generator):
                 found.append(measure(self.state.average, batch))
                 for name, chosen in self.kind.parts(batch).items():

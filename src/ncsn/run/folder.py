@@ -102,6 +102,7 @@ def write_model(folder: Path, model: ScoreModel, *, origin: Origin | None = None
 
 
 @torch.inference_mode(False)
+@torch.random.fork_rng(devices=[])  # initial weights are drawn, and replaced
 def read_model(folder: Path, config: Config, *, network: nn.Module | None = None) -> ScoreModel:
     """The model in a run's folder, as its recipe says, around a ``network`` of the user's own if it needs one.
 

@@ -351,7 +351,8 @@ class Run:
         Raises ValueError for rows of other columns or with values that these cannot take, for images, and for rows if
         the run's score knows no conditionals: another score than a table's, or a network of your own.
         """
-        return self.recipe.kind.impute(self, rows, whole("n", n, 1), generator_of(seed, self.device))
+        with hardware.threads_for(self.score):
+            return self.recipe.kind.impute(self, rows, whole("n", n, 1), generator_of(seed, self.device))
 
     def replacement(self, known: Bool[Tensor, "*d"] | np.ndarray, y: Numbers) -> "Run":
         """The run that fills in what is not ``known`` of ``y``, as the paper does; by annealed Langevin dynamics.
@@ -437,7 +438,7 @@ class Run:
         for number, (part, change) in enumerate(parts):
             part_seed = seed if isinstance(seed, torch.Generator) else block_seed(seed, number)
             generator = generator_of(part_seed, self.device)
-            with hardware.uncompiled():  # for gradients are asked for once for each probe
+            with hardware.uncompiled(), hardware.threads_for(score):  # gradients are asked for once for each probe
                 densities = density(part, sigma_max=sampling.sigma_max, sigma_min=smallest, generator=generator)
             yield replace(densities, log_prob=densities.log_prob + change.to(densities.log_prob))
 

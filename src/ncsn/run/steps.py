@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.kinds.transform import Transform
+from ncsn.machine.hardware import threads_for
 from ncsn.posteriors.matching import Posterior
 from ncsn.posteriors.particles import Classes
 from ncsn.samplers import NonFiniteSampleError, Sampling, Step
@@ -70,14 +71,16 @@ class Steps(Iterator[Step]):
 
     def __next__(self) -> Step:
         """The next state, in the units of the data."""
-        sigma, x = next(self.states)
-        return Step(sigma, self.restore(x))
+        with threads_for(self.source.prior):
+            sigma, x = next(self.states)
+            return Step(sigma, self.restore(x))
 
     def last(self) -> Float[Tensor, "n *d"]:
         """The samples; only these go through units, where a GPU is waited for."""
-        for step in self.states:
-            x = step.x
-        return self.restore(x)
+        with threads_for(self.source.prior):
+            for step in self.states:
+                x = step.x
+            return self.restore(x)
 
     def restore(self, x: Float[Tensor, "n *d"]) -> Float[Tensor, "n *d"]:
         """Examples in the units of the data."""
