@@ -352,6 +352,7 @@ class Solved(NamedTuple):
     guess: Tensor
     x: Tensor
     psnr: list[float]
+    evidence: list[float]
 
 
 Solve = Callable[..., Solved]
@@ -371,11 +372,13 @@ def solve(monkeypatch: Patch, tmp_path: Path, capsys: Printed) -> Solve:
         name, *options = command.split()
         common = f"-n {MANY} --noise {NOISE} --seed 6 --device cpu --input {tmp_path}/input.png --overwrite"
         cli.main([name, "it", *options, *common.split(), "--out", str(tmp_path / "page.png")])
-        psnr = [float(value) for value in re.findall(r"(-?[\d.]+) dB", capsys.readouterr().out)]
+        printed = capsys.readouterr().out
+        psnr = [float(value) for value in re.findall(r"(-?[\d.]+) dB", printed)]
+        evidence = [float(value) for value in re.findall(r"log evidence (-?[\d.]+) ±", printed)]
         truth, guess, x, _ = pages.pop()
         assert ("--measured" in options) == (truth is None)
         assert x.shape == (MANY, 1, 4, 4)
-        return Solved(centres(pixels)[None], guess, x, psnr)
+        return Solved(centres(pixels)[None], guess, x, psnr, evidence)
 
     return solved
 
@@ -409,10 +412,12 @@ ROWS = [*range(4)]
 )
 def test_what_is_known_is_denoised_and_what_is_hidden_filled_in(command: str, rows: list[int], solve: Solve) -> None:
     """What is hidden is the prior's, and shown as the mean of what is known."""
-    solved = solve(command)
+    solved = solve(f"{command} --evidence")
     known = solved.truth[:, rows]
     y = known + noise_for(known.flatten()[None]).view(known.shape)
     torch.testing.assert_close(solved.guess[:, rows], y)
+    evidence = torch.distributions.Normal(0.5, math.hypot(0.3, NOISE)).log_prob(y).sum()  # type: ignore[no-untyped-call]
+    assert solved.evidence == pytest.approx([float(evidence)], abs=0.05)
     assert_posterior(solved.x[:, :, rows], y, 0.3)
     if other := sorted({*ROWS} - {*rows}):
         torch.testing.assert_close(solved.guess[:, other], y.mean().expand(1, 2, 4))
@@ -543,6 +548,7 @@ def test_info_says_what_a_run_is(run: Path, capsys: Printed) -> None:
         ("denoise mnist --input 10000", "0 to 9999"),
         ("denoise RUN --input small.png --measured", "(1, 28, 28)"),
         ("superres RUN --factor 3", "factor is 3"),
+        ("superres RUN --evidence", "--evidence takes particles, of at most 64"),
         ("inpaint RUN --method replacement --solver-steps 5", "--solver-steps"),
         ("train taken.png --signals", "signals"),
         ("export RUN x.pt", ".pt"),

@@ -337,6 +337,27 @@ class Run:
         self.refuse_posterior("the prior of another; give one measurement of everything")
         return replace(self, score=posterior, recipe=replace(self.recipe, sampling=sampling))
 
+    def log_evidence(self, **options: Unpack[SeededOptions]) -> LogDensities:
+        """Log p(y), in nats, of each measurement of a posterior: how well the run and the operator explain it together.
+
+        The difference for two runs, or two operators, is the log of their Bayes factor.  The standard error says how
+        far other seeds lead; it means little where ``steps.effective`` is a handful.
+
+        ``options``: as for ``steps``, and so are errors.
+        Raises ValueError for what is no posterior of ``run.posterior``, and without particles.
+
+        >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=50.0, sigma_min=0.02)
+        >>> run.posterior(lambda x: x[:, :1], 2.0, noise_std=1.0).log_evidence().log_prob.round(decimals=1)
+        tensor([-2.3000], dtype=torch.float64)
+        """
+        if not isinstance(self.given, MomentMatching):
+            raise ValueError("the run has no measurement; run.posterior(...).log_evidence() has")
+        steps = self.steps(len(self.given.observation.y), **options)
+        steps.last()
+        if (weight := steps.quality.weight) is None:
+            raise ValueError("evidence takes particles: pass particles=1000, or leave out sampler and guidance")
+        return LogDensities(weight.log_evidence.cpu(), weight.standard_error.cpu(), steps.nfe)
+
     def impute(self, rows: object, n: int = 20, *, seed: int | torch.Generator = 0) -> Imputed:
         """Draw the missing values of rows or signals from their distribution given the observed ones.
 

@@ -1,6 +1,5 @@
 """Samples of a run on their way out of the noise, and what they cost."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from ncsn.kinds.transform import Transform
 from ncsn.machine.hardware import threads_for
-from ncsn.posteriors.matching import Posterior
+from ncsn.posteriors.matching import Posterior, Quality
 from ncsn.posteriors.particles import Classes
 from ncsn.samplers import NonFiniteSampleError, Sampling, Step
 from ncsn.score import Counted, Score, ScoreModel, batched, even, guided
@@ -43,8 +42,7 @@ class Steps(Iterator[Step]):
 
     ``sampling``: how they are drawn.
     ``batch_size``: how many the network sees at a time, at most.
-    ``effective``: the mean effective sample size of a posterior's particles, known when all states have come.
-    ``disagreeing``: samples farther from what was measured than its noise explains, then.
+    ``quality``: what is known of a posterior's samples, when all states have come.
     """
 
     def __init__(
@@ -62,7 +60,7 @@ class Steps(Iterator[Step]):
         self.source, self.sampling, self.posterior, self.n, self.batch_size = source, sampling, posterior, n, batch_size
         self.given_start, self.generator = start, generator
         self.networks, self.guides = list[Counted](), list[Counted]()
-        self.effective, self.disagreeing = math.inf, 0
+        self.quality = Quality()
         self.states = self.check(self.follow(labels))
 
     def __len__(self) -> int:
@@ -90,6 +88,16 @@ class Steps(Iterator[Step]):
     def particles(self) -> int:
         """How many particles are in a population; 1 is none."""
         return 1 if self.posterior is None else self.posterior.particles
+
+    @property
+    def effective(self) -> float:
+        """The mean effective sample size of a posterior's particles, known when all states have come."""
+        return self.quality.effective
+
+    @property
+    def disagreeing(self) -> int:
+        """Samples farther from what was measured than its noise explains, known when all states have come."""
+        return self.quality.disagreeing
 
     @property
     def sampler(self) -> str:
@@ -138,7 +146,7 @@ class Steps(Iterator[Step]):
             yield from self.sampling.follow(self.score(self.n, labels), x, generator=self.generator)
         else:
             states = self.posterior.states(self, self.n, labels, self.sampling, self.generator)
-            self.effective, self.disagreeing = yield from states
+            self.quality = yield from states
 
     def check(self, states: Iterator[Step]) -> Iterator[Step]:
         """The states as long as they are finite; on a GPU, which is not waited for at each, that turns out at the end.
