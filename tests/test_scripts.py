@@ -191,6 +191,14 @@ def test_a_toy_is_a_run_of_its_options_and_is_not_replaced(
     assert run("training_toy.py", f"{line} --overwrite") == 0
 
 
+def test_a_toy_keeps_a_users_pictures(run: Run, tmp_path: Path) -> None:
+    for picture in ("samples.png", "score_field.png"):
+        (tmp_path / picture).write_bytes(b"mine")
+        assert run("training_toy.py", f"{QUICK} --out {tmp_path}") == 2
+        assert (tmp_path / picture).read_bytes() == b"mine"
+        (tmp_path / picture).unlink()
+
+
 @pytest.mark.parametrize(
     ("status", "survives"), [(0, True), (5, True), (1, False), (2, False), (-signal.SIGALRM, False)]
 )

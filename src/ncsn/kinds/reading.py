@@ -26,7 +26,7 @@ class Reading:
     Args:
         size: What images are resized to: 64, or 48x64 for height x width. By default the size that they have.
         fit: How an image of another shape gets that size: crop its middle, or stretch it.
-        background: What shows through transparent pixels: white, #rrggbb or any CSS colour.
+        background: What shows through transparent pixels: white, #rrggbb or the name of a colour.
         max_broken: How many files that cannot be read may be skipped. If there are more, ncsn names them all and stops.
         signals: The array holds signals (n, channels, length), or (n, length) of one channel: real numbers in units of
             their own, and no pixels.
