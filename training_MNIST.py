@@ -22,16 +22,16 @@ from ncsn.learn.settings import TrainSettings
 
 def main(given: TrainSettings) -> None:
     """Train on images, sample, and plot."""
-    # Data: validation images select the checkpoint, test images are for evaluation.  The plan has all settings, including
-    # those that follow from the data.  The record writes the training to the run's folder.
+    # Data: validation images select the checkpoint, test images are for evaluation.  The plan has all settings,
+    # including those that follow from the data.  The record writes the training to the run's folder.
     data, plan, record = open_run(given)
     if data.kind.noun != "images":
         raise ValueError(f"this script trains on images; for {data.kind.noun}, use `ncsn train {given.dataset}`")
 
     # Noise: Gaussian, with σ drawn from plan.noise, between σ_min and σ_max.
     #
-    # Model: a U-Net, preconditioned to return a score (plan.recipe).  Sampling is guided by the same network without the
-    # class, or by a smaller network if there are no classes.
+    # Model: a U-Net, preconditioned to return a score (plan.recipe).  Sampling is guided by the same network without
+    # the class, or by a smaller network if there are no classes.
     #
     # Training: denoising score matching.  At high noise the target is the mean of all images that the noisy image could
     # come from.  Held-out images select the average of the weights, and then the guidance scale.

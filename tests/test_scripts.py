@@ -225,7 +225,7 @@ MISTAKES = {
     "MNIST --minutes 1 --steps 1": "at most one",
     "MNIST --overwrite --resume": "at most one",
     "MNIST --dataset nowhere": "nowhere does not exist",
-    "MNIST --dataset table.csv": "learns rows",
+    "MNIST --dataset table.csv": "`ncsn train table.csv`",
     "MNIST --batch-size 8 --accumulate 9": "batch_size is 8",
     "MNIST --network refinenet --channels 8 8": "refinenet",
 }
