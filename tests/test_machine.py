@@ -12,7 +12,7 @@ from unittest.mock import Mock, call
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import ncsn
 from ncsn import Run, ScoreModel
@@ -158,9 +158,14 @@ def test_threads_follow_the_load(
 
 
 def threads_of(network: nn.Module) -> set[int]:
-    """With how many threads a network is evaluated, from here on."""
+    """With how many threads a network is evaluated at more than one example, from here on."""
     seen = set[int]()
-    network.register_forward_pre_hook(lambda *_: seen.add(torch.get_num_threads()))
+
+    def note(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if len(given[0]) > 1:
+            seen.add(torch.get_num_threads())
+
+    network.register_forward_pre_hook(note)
     return seen
 
 
@@ -183,7 +188,7 @@ def test_one_thread_computes_small_networks_unless_the_user_has_said_how_many(
         for use in (
             lambda: run.sample(3, levels=3),
             lambda: next(run.steps(3, levels=3)),
-            lambda: run.log_prob(x[:1], tolerance=0.5),
+            lambda: run.log_prob(x[:2], tolerance=0.5),
             lambda: run.impute([[0.0, math.nan]], 2),
         ):
             used.append(threads_of(run.model.network))
@@ -192,7 +197,7 @@ def test_one_thread_computes_small_networks_unless_the_user_has_said_how_many(
         many = threads_of(images := UNet(1, (4,), 1, 4))
         wide = threads_of(large := MLP(2, 1024, 2))
         for score, size in ((ScoreModel(images), (1, 4, 4)), (ScoreModel(large), (2,))):
-            Run.of(score, size, sigma_max=5.0, sigma_min=0.1).sample(1, levels=3)
+            Run.of(score, size, sigma_max=5.0, sigma_min=0.1).sample(2, levels=3)
         assert used == [{1 if fixed is None else 2}] * 5
         assert (many, wide) == ({2}, {2})
     finally:
