@@ -279,6 +279,8 @@ ROWS = Reports(count=3, power=2, from_start=True, tolerance=0.0, patience=0.25)
         ([0.5, 0.51, 0.6, 0.62], ROWS, 9, [0, 1, 4, 9], 0),
         ([0.5, 0.4, 0.49, 0.49], ROWS, 9, [0, 1, 4, 9], 1),
         ([0.5, 0.4, 0.51], ROWS, 9, [0, 1, 4], 1),
+        ([0.5, 0.4, 0.3], replace(ROWS, spacing=4), 9, [0, 4, 9], 9),
+        ([0.5, 0.4, 0.3], replace(ROWS, spacing=5), 9, [0, 5, 9], 9),
     ],
 )
 @pytest.mark.parametrize("cut", [0, 3, 4, 13])

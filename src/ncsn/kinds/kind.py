@@ -240,6 +240,7 @@ class Reports:
 
     ``count``: the number of reports.
     ``power``: report k comes after a share (k/count)^power of the budget.
+    ``spacing``: steps between two reports, at least; those that come due sooner are left out.
     ``from_start``: whether there is a report before the first step, too.
     ``tolerance``: by which share the held-out loss may exceed its least before the best average is restored at the end.
     ``patience``: by which share it may exceed its least before training ends.
@@ -247,9 +248,14 @@ class Reports:
 
     count: int = 10
     power: float = 1.0
+    spacing: int = 1
     from_start: bool = False
     tolerance: float = 0.01
     patience: float = math.inf
+
+    def due(self, fraction: float) -> int:
+        """How many reports are due once this share of the budget is spent."""
+        return int(self.count * min(1.0, fraction) ** (1 / self.power) + 1e-9)
 
 
 @runtime_checkable

@@ -32,6 +32,7 @@ from ncsn.training import Budget, Progress, State, muon_and_adam
 from ncsn.validation import DeviceName, Json
 
 OF_COLOURS_AND_CLASSES = ("stem.", "head.", "labels.")  # layers of a network
+FEW_STEPS = 300  # of a training by the clock, which a line then says
 UNSETTLED = 100  # steps whose losses are on a GPU, at most
 ONE_AT_A_TIME = threading.RLock()  # initial weights are drawn from torch's global generator
 
@@ -362,6 +363,8 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledg
     learn(progress, state, Judge(lesson, state), record, ledger, reports)
     if record.group.is_main:
         log.info(verdict(ledger.rows, lesson.data.n))
+        if settings.minutes is not None and state.step < FEW_STEPS:
+            log.info(f"{settings.minutes:g} minutes were enough for {state.step} steps only: train for longer")
 
 
 class Judge:
@@ -425,18 +428,16 @@ def learn(
     if reports.from_start and not state.step:
         look(0, 0.0)
     for p in record.watch(progress, state, settle=settle):
-        if done < 0:  # a run that goes on has some of its budget, and of its reports, behind it
-            before = min(1.0, p.fraction) * (p.step - 1) / p.step
-            due = int(reports.count * before ** (1 / reports.power) + 1e-9)
-            done = min(due, max(0, len(ledger.rows) - reports.from_start))
+        last = ledger.rows[-1].step if ledger.rows else 0
+        if done < 0:  # a run that is resumed has some of its reports behind it
+            done = reports.due(p.fraction * last / p.step)
         pending.append(p.losses)
         if p.losses.device.type == "cpu" or len(pending) == UNSETTLED:
             settle()
-        if p.fraction < min(1.0, ((done + 1) / reports.count) ** reports.power):
-            continue
-        done += 1
-        settle()
-        look(p.step, p.seconds)
+        if reports.due(p.fraction) > done and (p.step >= last + reports.spacing or p.fraction >= 1):
+            done = reports.due(p.fraction)
+            settle()
+            look(p.step, p.seconds)
     if ledger.rows and best_row(ledger.rows, reports.tolerance) is not ledger.rows[-1]:
         state.average.load_state_dict(ledger.best.state_dict())
         if record.writes:

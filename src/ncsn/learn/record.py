@@ -112,6 +112,8 @@ def verdict(rows: Sequence[Row], examples: int) -> str:
     line = f"held-out loss {best.validation_loss:.4f}{f' ({listed})' if listed else ''}, at step {best.step:,}"
     if examples < 1000:
         line = f"{examples} examples are few: samples may be copies of them; {line}"
+    if best.step == 0:
+        return f"{line}: the network has not improved on the mixture of Gaussians that it starts from"
     if last > best.validation_loss * (1 + LEARNING):
         return f"{line}, then it rose to {last:.4f}: {examples:,} examples are too few for more training"
     before = rows[int(0.75 * (len(rows) - 1))].validation_loss

@@ -17,7 +17,7 @@ from ncsn.kinds.tables.columns import columns_of
 from ncsn.kinds.tables.conditional import Condition, ConditionalModel, Mixture
 from ncsn.kinds.tables.imputation import calibration, impute_rows, impute_table
 from ncsn.kinds.tables.judge import TableRuler, show_rows
-from ncsn.kinds.tables.missing import draw_masks, fit_mixture, masked_batches
+from ncsn.kinds.tables.missing import affordable_rows, draw_masks, fit_mixture, masked_batches
 from ncsn.kinds.tables.read import frame_of, write_frame
 from ncsn.kinds.tables.table import table_of_array, table_of_frame
 from ncsn.kinds.transform import Transform
@@ -58,14 +58,14 @@ class Tables(Kind[Run]):
         drawn = super().batches(data, model, reading, drawing)
         if not isinstance(model, ConditionalModel):
             return drawn
-        return masked_batches(model, drawn, data.n, drawing.generator)
+        return masked_batches(model, drawn, data.train, drawing.generator)
 
     def held_out_batches(self, model: ScoreModel, examples: Batch) -> Callable[[torch.Generator], Iterator[Batch]]:
         """Half of the held-out rows are for the joint density, and half for conditionals with masks that stay."""
         if not isinstance(model, ConditionalModel):
             return super().held_out_batches(model, examples)
         generator = torch.Generator(examples.x.device).manual_seed(1)
-        rows = next(batches(examples.x, sum(self.held_out), generator=generator)).x
+        rows = next(batches(examples.x, affordable_rows(examples.x, sum(self.held_out)), generator=generator)).x
         batch = draw_masks(model, rows, generator, joint=0.5)
         return lambda _: iter([batch])
 
@@ -136,9 +136,9 @@ TABLES = Tables(
     headroom=10.0,  # columns may have tails
     log_sigma_mean=(-0.8, -0.8),  # where a network of standardised columns has most to learn
     log_sigma_std=1.6,
-    # Rows cost little, and few of them are soon learned by heart.
+    # Rows cost little, and few of them are soon learned by heart.  A report costs up to four steps.
     held_out=(4096,),
-    reports=Reports(count=100, power=2, from_start=True, tolerance=0.0, patience=0.25),
+    reports=Reports(count=100, power=2, spacing=25, from_start=True, tolerance=0.0, patience=0.25),
     precision="fp32",
     posterior_targets=False,
     # What a column is to the network follows from its own units.
