@@ -9,7 +9,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 ROW = re.compile(r"^\| \*\*(.+?)\*\* \| (.+) \|$", re.M)
-EVERYDAY = {"run", "kind", "data set", "σ", "floor", "recipe"}  # words that pages also use in their ordinary sense
+EVERYDAY = {"run", "kind", "dataset", "σ", "floor", "recipe"}  # words that pages also use in their ordinary sense
 PAGES = ("tutorials/", "theory/", "howto/", "digits", "gallery", "paper", "scaling", "reliability", "clusters", "index")
 ELSEWHERE = (
     nodes.literal,
