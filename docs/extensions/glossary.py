@@ -10,7 +10,7 @@ from sphinx.application import Sphinx
 
 ROW = re.compile(r"^\| \*\*(.+?)\*\* \| (.+) \|$", re.M)
 EVERYDAY = {"run", "kind", "dataset", "σ", "floor", "recipe"}  # words that pages also use in their ordinary sense
-PAGES = ("tutorials/", "theory/", "howto/", "digits", "gallery", "paper", "scaling", "reliability", "clusters", "index")
+PAGES = ("tutorials/", "theory/", "howto/", "quality", "paper", "posteriors", "reliability", "clusters", "index")
 ELSEWHERE = (
     nodes.literal,
     nodes.literal_block,

@@ -125,7 +125,9 @@ def posterior(
 def replacement(
     score: Score, known: Bool[Tensor, "*d"], y: Float[Tensor, "b *d"], *, generator: torch.Generator | None = None
 ) -> Score:
-    """Inpainting as in Song & Ermon 2019, appendix B.3, algorithm 2: known pixels follow the data, noised afresh.
+    """Inpainting after Song & Ermon 2019, appendix B.3, algorithm 2: known pixels follow the data, with fresh noise.
+
+    The paper draws this noise once per level; here it is drawn at every evaluation.
 
     The prior's score is evaluated where the ``known`` pixels of x are replaced by y + σz; there, the posterior's score
     is that of N(y, σ²), and elsewhere the prior's.  Noised to the level's σ, not pasted clean: the network has only
