@@ -488,7 +488,11 @@ def test_a_row_with_gaps_of_a_wide_table_is_in_a_batch_several_times(generator: 
         rows = rows_with_gaps(48, d, 0.3)
         batch = next(missing.masked_batches(untrained(d), iter([Batch(rows)]), rows, generator))
         assert isinstance(batch.given, Condition)
-        assert (len(batch.x), len(batch.given.target), len(torch.unique(batch.x, dim=0))) == (48, 48 // often, 48 // often)
+        assert (len(batch.x), len(batch.given.target), len(torch.unique(batch.x, dim=0))) == (
+            48,
+            48 // often,
+            48 // often,
+        )
         each = batch.given.target.repeat_interleave(often, 0)
         assert bool((batch.x[each] != 0).all())
 

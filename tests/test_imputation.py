@@ -41,7 +41,7 @@ def impute(run: Run, rows: Tensor, n: int) -> Imputed:
     assert bool(found.draws.isfinite().all())
     assert torch.equal(found.draws[:, ~rows.isnan()], rows[~rows.isnan()].expand(n, -1))
     torch.testing.assert_close(found.point[found.missing], found.draws.mean(0)[found.missing])
-    torch.testing.assert_close(found.spread, found.draws.std(0))
+    torch.testing.assert_close(found.spread(), found.draws.std(0))
     return found
 
 
@@ -157,8 +157,8 @@ def command(line: str) -> None:
     ("rows", "why"),
     [
         (torch.zeros(2, 4), "4 columns"),
-        (torch.tensor([[1e30, math.nan, 0.0]]), "column a"),
-        (pandas.DataFrame({"a": [1.0], "b": [math.nan]}), "column of numbers c"),
+        (torch.tensor([[1e30, math.nan, 0.0]]), r"^column a: 1\.0+\d*e\+30 \(row 1\)"),
+        (pandas.DataFrame({"e": [1.0], "d": [math.nan]}), "those of the run are a, b, c"),
         (torch.zeros(1, 3), "no conditionals"),
     ],
 )

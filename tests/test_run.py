@@ -494,7 +494,7 @@ def measured(measure: Callable[[Tensor], Any], y: Any = 1.0, noise_std: Any = 1.
         (lambda: next(PLAIN.blocks(10, first=-1)), "first"),
         (lambda: PLAIN.to("meta"), "meta"),
         (lambda: ncsn.load("mnist", device="cpu").save(""), "folder"),
-        (lambda: ncsn.fit({"a": [1, 2]}, steps=1), "dict"),
+        (lambda: ncsn.fit({"a": 1}, steps=1), "a dict of columns"),
         (lambda: ncsn.fit(None, steps=1), "NoneType"),
         (lambda: ncsn.GaussianMixture(torch.zeros(1, 2), std=math.nan), "nan"),
         (lambda: ncsn.GaussianMixture(torch.full((1, 2), math.nan)), "nan"),

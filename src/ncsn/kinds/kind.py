@@ -206,6 +206,10 @@ class Drawing:
     generator: torch.Generator
 
 
+Unseen: TypeAlias = Literal["error", "missing", "skip"]
+"""What becomes of rows with values that the run cannot take, see ``Run.impute``."""
+
+
 @dataclass(frozen=True)
 class Imputed:
     """Draws of missing values given the observed ones.
@@ -213,18 +217,39 @@ class Imputed:
     ``observed``: the examples, (b, *d), NaN where a value is missing.
     ``draws``: completed examples, (n, b, *d), in which observed values are as they were.
     ``point``: the best single guess of each value, (b, *d): the mean of the draws, or the value most of them have.
-    ``spread``: how sure it is, (b, *d): the draws' standard deviation, or the share of draws that have the value.
+    ``variation``: how sure it is, (b, *d): the draws' standard deviation, or the share of draws that have the value.
     """
 
     observed: Float64[Tensor, "b *d"]
     draws: Float64[Tensor, "n b *d"]
     point: Float64[Tensor, "b *d"]
-    spread: Float64[Tensor, "b *d"]
+    variation: Float64[Tensor, "b *d"]
 
     @property
     def missing(self) -> Bool[Tensor, "b *d"]:
         """Which values were missing."""
         return self.observed.isnan()
+
+    def spread(self) -> Any:
+        """How sure each guess is, as ``variation`` says."""
+        return self.variation
+
+    def interval(self, level: float = 0.9) -> tuple[Any, Any]:
+        """The lower and upper ends of central intervals that hold this share of values, if the draws are right.
+
+        ``level``: between 0 and 1; 90 % needs at least 19 draws.
+        Raises ValueError for too few draws.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level is {level}; a share between 0 and 1 is needed")
+        tail, n = (1 - level) / 2, len(self.draws)
+        if tail * (n + 1) < 1 - 1e-9:
+            raise ValueError(
+                f"level is {level} with {n} draws; impute(rows, {math.ceil(1 / tail - 1e-9) - 1}) draws enough"
+            )
+        # Between order statistics k and n + 1 − k of exact draws lies a share (n + 1 − 2k)/(n + 1) of all values.
+        low, high = np.quantile(self.draws.numpy(), [tail, 1 - tail], axis=0, method="weibull")
+        return torch.from_numpy(low), torch.from_numpy(high)
 
 
 Writer = Callable[[Tensor, Sequence[Step], Path], object]
@@ -380,7 +405,19 @@ class Kind(ABC, Generic[R]):
         """A user's examples as a tensor in the user's units.  Raises ValueError for another shape or other columns."""
         raise NotImplementedError
 
-    def impute(self, run: R, rows: object, n: int, generator: torch.Generator) -> Imputed:
+    def examples(self, run: R, x: Shaped[Tensor, "b *d"]) -> Any:
+        """The inverse of ``numbers``: examples as the user gave them to training."""
+        return x
+
+    def align(self, values: Float[Tensor, "b"], x: object) -> Any:
+        """A number for each of a user's examples, as suits what the user gave."""
+        return values
+
+    def choose(self, run: R, n: int, given: object, where: str | None, options: Mapping[str, Any]) -> Any:
+        """``n`` samples with given values, or that satisfy a condition.  Raises ValueError if this kind has none."""
+        raise ValueError(f"the run makes {self.noun}; only rows of a table are sampled with given values, or where")
+
+    def impute(self, run: R, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
         """Draw missing values.  Raises ValueError if this kind has none."""
         raise ValueError(f"the run makes {self.noun}; run.posterior fills in")
 
@@ -411,8 +448,8 @@ class Kind(ABC, Generic[R]):
         """Samples as an array in a file has them."""
         return samples.numpy()
 
-    def write_table(self, transform: Transform, rows: Shaped[np.ndarray, "n *d"], out: Path) -> None:
-        """Write samples into a table."""
+    def write_table(self, transform: Transform, rows: Any, out: Path) -> None:
+        """Write samples into a table: numbers, or what ``examples`` has made of them."""
         raise ValueError(f"{out}: {self.noun} are no table")
 
 

@@ -30,6 +30,8 @@ class Reading:
         max_broken: How many files that cannot be read may be skipped. If there are more, ncsn names them all and stops.
         signals: The array holds signals (n, channels, length), or (n, length) of one channel: real numbers in units of
             their own, and no pixels.
+        keep_missing: Of a table, learn where values are missing, too: new rows then have gaps as often and in the same
+            places.
     """
 
     size: str | None = None
@@ -37,6 +39,7 @@ class Reading:
     background: str = "white"
     max_broken: Annotated[int, Interval(ge=0, le=10**9)] = 0
     signals: bool = False
+    keep_missing: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""

@@ -16,6 +16,7 @@ from ncsn.batching import Batch
 from ncsn.distributions import Empirical
 from ncsn.kinds.kind import Dataset, Drawing, Reports
 from ncsn.kinds.load import Classes, Examples, dataset_of
+from ncsn.kinds.reading import Reading
 from ncsn.learn import rules
 from ncsn.learn.record import BANDS, Ledger, Record, Row, best_row, until_spoiled, verdict
 from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings
@@ -51,6 +52,7 @@ def fit(
     seed: int | None = None,
     device: DeviceName | None = None,
     signals: bool = False,
+    keep_missing: bool = False,
     settings: TrainSettings | None = None,
     start: Run | None = None,
     record: Record | None = None,
@@ -82,6 +84,7 @@ def fit(
     ``device``: auto, cpu, cuda or mps; by default that of the settings, which is auto.
     ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
     d, h, w): real numbers, whose location and scale the run remembers for each channel.
+    ``keep_missing``: learn where a table misses values, too: new rows then have gaps as often and in the same places.
     ``settings``: those of ``ncsn train``.  An argument that is given beside them wins.
     ``start``: a run whose weights training begins with, and whose network it takes, unless the settings say otherwise;
     of images or signals.  Layers that other colours or classes need begin anew.
@@ -106,9 +109,10 @@ def fit(
     job = base.job if device is None else replace(base.job, device=device)
     ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
     with alone(), quieter(logging.ERROR) if quiet else nullcontext():
-        dataset = dataset_of(data, labels, signals=signals or base.signals)
+        signals, keep_missing = signals or base.signals, keep_missing or base.keep_missing
+        dataset = dataset_of(data, labels, reading=Reading(signals=signals, keep_missing=keep_missing))
         place = {} if record else {"dataset": dataset.name}  # a record says where they are
-        chosen = replace(base, **place | ends | given, job=job, signals=signals or base.signals)
+        chosen = replace(base, **place | ends | given, job=job, signals=signals, keep_missing=keep_missing)
         own = OwnParts(network=network, objective=objective, noise=noise, start=start)
         return train(plan(dataset, chosen, own), dataset, record or Record())
 

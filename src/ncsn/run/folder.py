@@ -119,7 +119,7 @@ def read_model(folder: Path, config: Config, *, network: nn.Module | None = None
         model.data_mean.expand(recipe.shape)
         example = recipe.transform.inverse(torch.zeros(2, *recipe.shape, device="cpu"))
         finite = recipe.transform.log_abs_det_jacobian(example).isfinite().all()
-        if example.shape[1:] != recipe.shape or not bool(finite):
+        if recipe.transform.forward(example).shape[1:] != recipe.shape or not bool(finite):
             raise ValueError(f"the transform is not of examples of shape {recipe.shape}, or not finite")
     except (ValueError, LookupError, TypeError, RuntimeError) as error:  # the last is torch's, for another shape
         raise ValueError(f"{path} is not the whole model that config.json describes ({one_line(error)})") from error
