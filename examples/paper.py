@@ -179,7 +179,7 @@ def page(paper: Paper, numbers: dict[str, Any]) -> None:
     (paper.out / "paper.md").write_text(
         f"""# The paper, figure by figure
 
-This page reproduces every figure of Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), that needs only toy data or MNIST. [How good is it?](quality.md#the-claims-of-the-paper) lists the paper's claims next to our numbers.
+Every figure of Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), that needs only toy data or MNIST. [How good is it?](quality.md#the-claims-of-the-paper) lists the paper's claims next to our numbers.
 
 ## Figure 2: score estimation
 
@@ -215,7 +215,7 @@ The first hundred of {numbers["n"]:,} samples by annealed Langevin dynamics. A c
 
 ![Digits, their visible halves, and eight completions each](paper/inpainting_replacement.png)
 
-Test digits, their visible halves, and eight completions. As in the paper, the known pixels are replaced by noisy ones during annealed Langevin dynamics. Where the visible half leaves the digit open, completions differ. The picture uses two steps per level; the command uses five.
+Test digits, their visible halves, and eight completions. As in the paper, the known pixels are replaced by noisy ones during annealed Langevin dynamics. The picture uses two steps per level; the command uses five.
 
 `ncsn inpaint mnist --input 0 --method replacement`
 
@@ -237,7 +237,7 @@ PSNR of the hidden halves of {numbers["inpainted"]} test images, in dB (higher i
 
 ![Samples, each above its nearest training image](paper/neighbours.png)
 
-Rows one and three are samples; below each is the closest training image in pixel distance. It shows the same digit in different handwriting.
+Rows one and three are samples; below each is the closest training image in pixel distance.
 
 ## A single noise level
 
