@@ -486,7 +486,7 @@ def test_a_row_with_gaps_of_a_wide_table_is_in_a_batch_several_times(generator: 
     """The targets of each copy are those of its own pattern; in narrow tables all rows differ."""
     for d, often in ((8, 1), (40, 2), (64, 4)):
         rows = rows_with_gaps(48, d, 0.3)
-        batch = next(missing.masked_batches(untrained(d), iter([Batch(rows)]), rows, generator))
+        batch = next(missing.mask_batches(untrained(d), iter([Batch(rows)]), rows, generator))
         assert isinstance(batch.given, Condition)
         assert (len(batch.x), len(batch.given.target), len(torch.unique(batch.x, dim=0))) == (
             48,
@@ -587,7 +587,7 @@ def test_from_one_to_all_but_one_column_are_observed_in_a_pattern_of_many_rows()
 def test_values_of_small_tables_are_mostly_noisy(rows: int, share: float, generator: torch.Generator) -> None:
     assert missing.noisy_share(rows) == pytest.approx(share)
     levels, joint = [], []
-    for batch in missing.masked_batches(
+    for batch in missing.mask_batches(
         untrained(4), iter(50 * [Batch(torch.randn(100, 4))]), torch.zeros(rows, 4), generator
     ):
         assert isinstance(batch.given, Condition)

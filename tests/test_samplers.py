@@ -19,7 +19,7 @@ from ncsn import samplers as ways
 from ncsn.distributions import GaussianMixture
 from ncsn.noise import Geometric, Karras
 from ncsn.samplers import SAMPLERS, Sampling, encode, slerp
-from ncsn.score import Counted, guided, tweedie
+from ncsn.score import Counted, add_guidance, tweedie
 from ncsn.validation import GuideName, SamplerName
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.5], [2.0, 1.0]]), 0.5, torch.tensor([0.3, 0.7]))
@@ -239,7 +239,7 @@ def test_fast_is_the_default_on_as_many_levels_as_eight_evaluations_allow(
     for changed in (fast, own.but(sampler="fast", guidance=1.25), fast.but(guidance=3.0)):
         sampling = changed.affordable
         network, other = Counted(GAUSSIAN), Counted(GAUSSIAN)
-        score = guided(network, other, sampling.guidance, between=sampling.guided_between)
+        score = add_guidance(network, other, sampling.guidance, between=sampling.guided_between)
         *_, last = sampling.follow(score, X, generator=Generator().manual_seed(3))
         costs = network.nfe + other.nfe * (1 if guide == "unconditional" else 0.25)
         assert costs == sampling.evaluations <= 8

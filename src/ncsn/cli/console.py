@@ -222,10 +222,10 @@ def draw(run: "Run", n: int, *, keep: int = 0, **options: "Unpack[SeededOptions]
 
 def compile_for(run: "Run", n: int, steps: "Steps") -> None:
     """Compile a run's networks if ``n`` samples, drawn like ``steps``, are then there sooner."""
-    from ncsn.score import even
+    from ncsn.score import even_batch_size
 
     if run.recipe.kind.compiled and run.given is None and n * steps.sampling.nfe >= COMPILE_FROM:
-        run.compile(even(n, steps.batch_size))
+        run.compile(even_batch_size(n, steps.batch_size))
 
 
 def follow(steps: "Steps", description: str, began: float, *, keep: int = 0) -> "Drawn":

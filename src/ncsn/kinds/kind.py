@@ -8,7 +8,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -169,13 +169,6 @@ class Origin:
         """
         split = (data.n, len(data.validation), len(data.test))
         return cls(dataset=absolute(dataset), reading=reading, digest=data.digest, split=split)
-
-    def moved(self, dataset: str) -> "Origin":
-        """The same data in another place.
-
-        ``dataset``: that place.
-        """
-        return replace(self, dataset=absolute(dataset))
 
     def load(self, dataset: str | None = None) -> Dataset:
         """The same data again; ``dataset``: another place where it is now.

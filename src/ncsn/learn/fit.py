@@ -108,7 +108,7 @@ def fit(
     base = TrainSettings(minutes=1.0) if settings is None else settings
     job = base.job if device is None else replace(base.job, device=device)
     ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
-    with alone(), quieter(logging.ERROR) if quiet else nullcontext():
+    with training_lock(), quieter(logging.ERROR) if quiet else nullcontext():
         signals, keep_missing = signals or base.signals, keep_missing or base.keep_missing
         dataset = dataset_of(data, labels, reading=Reading(signals=signals, keep_missing=keep_missing))
         place = {} if record else {"dataset": dataset.name}  # a record says where they are
@@ -118,7 +118,7 @@ def fit(
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def training_lock() -> Iterator[None]:
     """Within it, no other thread trains, and gradients are on; torch's settings are as they were found afterwards."""
     with ONE_AT_A_TIME, torch.inference_mode(False), torch.enable_grad(), hardware.preserve_settings():
         yield
@@ -175,7 +175,7 @@ def plan(data: Dataset, settings: TrainSettings, own: OwnParts | None = None) ->
     """
     own = own or OwnParts()
     if own.start is not None:
-        settings = rules.like(settings, own.start.settings)
+        settings = rules.adopt_network(settings, own.start.settings)
         if "start" in data.kind.refused:
             raise ValueError(f"start is given, which means nothing for {data.kind.noun}; leave it out")
     if not isinstance(settings, ResolvedSettings):
@@ -264,7 +264,7 @@ class Lesson:
 
 def train(plan: Plan, data: Dataset, record: Record) -> Run:
     """Carry out a plan: train the guide and the network, keep the best average, choose the guidance."""
-    with alone():
+    with training_lock():
         settings, recipe, smaller, own = plan.settings, plan.recipe, plan.guide_recipe, plan.own
         hardware.allow_tf32(plan.precision != "fp32")
         share = share_of(settings, record.group)
@@ -399,7 +399,7 @@ class Judge:
             step=step,
             loss=held_out if loss is None else loss,
             validation_loss=held_out,
-            validation_bands=metrics.binned(losses, sigmas, BANDS),
+            validation_bands=metrics.mean_by_bin(losses, sigmas, BANDS),
             parts=means,
             seconds=seconds,
         )

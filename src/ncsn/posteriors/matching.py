@@ -21,7 +21,7 @@ from ncsn.noise import lengths, noise_like
 from ncsn.posteriors.measurements import Measurement, Observation, apply, linear_part, repeat_for
 from ncsn.posteriors.particles import Classes, Populations, Prior, Weight
 from ncsn.samplers import Sampling, Step
-from ncsn.score import Copies, Score, Sigma, expand, moved, tweedie
+from ncsn.score import Copies, Score, Sigma, expand, move_to, tweedie
 
 
 def conjugate_gradient(
@@ -273,4 +273,4 @@ class Replacement(Posterior):
         return replacement(prior, self.known, repeat_for(self.y, n), generator=generator)
 
     def to(self, device: torch.device, prior: Score) -> "Replacement":
-        return replace(self, prior=prior, known=self.known.to(device), y=moved(self.y, device))
+        return replace(self, prior=prior, known=self.known.to(device), y=move_to(self.y, device))

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from ncsn.machine.messages import log
-from ncsn.score import Copies, as_tensor, float64, moved
+from ncsn.score import Copies, as_tensor, float64, move_to
 from ncsn.validation import Region, one_line
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ def linear_part(measure: Measurement, example: Float[Tensor, "1 *d"]) -> Measure
 def move_with(part: T, device: torch.device) -> T:
     """A tensor on another device, or a partial with the tensors that it holds there; anything else as it is."""
     if isinstance(part, Tensor):
-        return moved(part, device)  # type: ignore[return-value]
+        return move_to(part, device)  # type: ignore[return-value]
     if isinstance(part, partial):
         return partial(part.func, *(move_with(a, device) for a in part.args))  # type: ignore[return-value]
     return part
@@ -189,7 +189,7 @@ class Observation:
 
     def to(self, device: torch.device) -> "Observation":
         """The same on another device, but for what a user's function holds."""
-        return replace(self, measure=move_with(self.measure, device), y=moved(self.y, device))
+        return replace(self, measure=move_with(self.measure, device), y=move_to(self.y, device))
 
     def disagreeing(self, x: Float[Tensor, "n *d"]) -> int:
         """How many of the samples ``x`` are farther from what was measured than noise of σ_y makes one in a million.

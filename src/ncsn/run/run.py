@@ -29,7 +29,7 @@ from ncsn.run.options import DensityOptions, Label, SamplingOptions, SeededOptio
 from ncsn.run.recipe import Recipe
 from ncsn.run.steps import Steps, guidance_of
 from ncsn.samplers import Sampling, slerp
-from ncsn.score import Score, ScoreModel, batched, moved, tweedie
+from ncsn.score import Score, ScoreModel, evaluate_in_batches, move_to, tweedie
 from ncsn.validation import GuideName, Json
 
 Numbers = Tensor | np.ndarray | Sequence[Any] | float
@@ -307,7 +307,10 @@ class Run:
         score, which = self.prior, torch.zeros(1, dtype=torch.long, device=self.device)
         if labels is not None:
             classes, which = torch.unique(labels, return_inverse=True)
-            middle, score = middle.expand(len(classes), *self.recipe.shape), batched(score, len(classes), classes)
+            middle, score = (
+                middle.expand(len(classes), *self.recipe.shape),
+                evaluate_in_batches(score, len(classes), classes),
+            )
         with hardware.nothing_compiled():
             return tweedie(score, middle, self.recipe.sampling.sigma_max)[which]
 
@@ -414,7 +417,7 @@ class Run:
         target = target[None] if target.ndim == len(self.recipe.shape) else target
         if target.is_floating_point():
             self.transform.check(torch.where(mask.to(target.device), target, torch.nan))
-        target = moved(self.transform.forward(target), self.device)
+        target = move_to(self.transform.forward(target), self.device)
         # The sampler's own two steps a level leave the unknown 0.07 off where 1.35 is right, five of them 0.03.
         sampling = self.recipe.sampling.but(sampler="annealed", guidance=1.0)
         sampling = replace(sampling, steps=max(5, sampling.steps))
@@ -470,7 +473,7 @@ class Run:
             raise ValueError(f"{self.transform.place(*where[:2])} is {what}; only whole {noun} have a density")
         score, sampling, transform = self.score, self.recipe.sampling, self.transform
         transform.check(x)
-        z, volume = moved(transform.forward(x), self.device), transform.log_abs_det_jacobian(x)
+        z, volume = move_to(transform.forward(x), self.device), transform.log_abs_det_jacobian(x)
         if isinstance(score, ScoreModel):
             score, z = copy.copy(score), z.to(score.data_std)
             score.autocast = None  # a solver that adapts its step takes rounding for curvature

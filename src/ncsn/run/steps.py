@@ -13,7 +13,7 @@ from ncsn.machine.hardware import threads_for
 from ncsn.posteriors.matching import Posterior, Quality
 from ncsn.posteriors.particles import Classes
 from ncsn.samplers import NonFiniteSampleError, Sampling, Step
-from ncsn.score import Counted, Score, ScoreModel, batched, even, guided
+from ncsn.score import Counted, Score, ScoreModel, add_guidance, evaluate_in_batches, even_batch_size
 from ncsn.validation import GuideName
 
 
@@ -71,18 +71,14 @@ class Steps(Iterator[Step]):
         """The next state, in the units of the data."""
         with threads_for(self.source.prior):
             sigma, x = next(self.states)
-            return Step(sigma, self.restore(x))
+            return Step(sigma, self.source.transform.inverse(x))
 
     def last(self) -> Float[Tensor, "n *d"]:
         """The samples; only these go through units, where a GPU is waited for."""
         with threads_for(self.source.prior):
             for step in self.states:
                 x = step.x
-            return self.restore(x)
-
-    def restore(self, x: Float[Tensor, "n *d"]) -> Float[Tensor, "n *d"]:
-        """Examples in the units of the data."""
-        return self.source.transform.inverse(x)
+            return self.source.transform.inverse(x)
 
     @property
     def particles(self) -> int:
@@ -127,17 +123,19 @@ class Steps(Iterator[Step]):
 
     def score(self, n: int, labels: Classes) -> Score:
         """The score of up to ``n`` examples of these classes, guided; evaluated in batches, and counted."""
-        source, sampling, size = self.source, self.sampling, even(n, self.batch_size)
-        score, guide = Counted(batched(source.prior, size, labels)), None
+        source, sampling, size = self.source, self.sampling, even_batch_size(n, self.batch_size)
+        score, guide = Counted(evaluate_in_batches(source.prior, size, labels)), None
         self.networks.append(score)
         if sampling.guidance != 1 and sampling.guide == "unconditional":
-            guide = Counted(batched(source.prior, size))
+            guide = Counted(evaluate_in_batches(source.prior, size))
             self.networks.append(guide)
         elif sampling.guidance != 1 and source.guide is not None:
             known = labels if isinstance(source.guide, ScoreModel) and source.guide.num_classes else None
-            guide = Counted(batched(source.guide, size, known))
+            guide = Counted(evaluate_in_batches(source.guide, size, known))
             self.guides.append(guide)
-        return score if guide is None else guided(score, guide, sampling.guidance, between=sampling.guided_between)
+        return (
+            score if guide is None else add_guidance(score, guide, sampling.guidance, between=sampling.guided_between)
+        )
 
     def follow(self, labels: Classes) -> Iterator[Step]:
         """The states in the score's units."""

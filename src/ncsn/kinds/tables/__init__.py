@@ -20,7 +20,7 @@ from ncsn.kinds.tables.conditional import Condition, ConditionalModel, Mixture
 from ncsn.kinds.tables.frames import frame_in, frame_of, numbers_of
 from ncsn.kinds.tables.imputation import calibration, impute_frame, impute_rows, impute_table
 from ncsn.kinds.tables.judge import TableRuler, show_rows
-from ncsn.kinds.tables.missing import affordable_rows, draw_masks, fit_mixture, masked_batches
+from ncsn.kinds.tables.missing import affordable_rows, draw_masks, fit_mixture, mask_batches
 from ncsn.kinds.tables.read import write_frame
 from ncsn.kinds.tables.table import table_of_array
 from ncsn.kinds.transform import Transform
@@ -61,7 +61,7 @@ class Tables(Kind[Run]):
         drawn = super().batches(data, model, reading, drawing)
         if not isinstance(model, ConditionalModel):
             return drawn
-        return masked_batches(model, drawn, data.train, drawing.generator)
+        return mask_batches(model, drawn, data.train, drawing.generator)
 
     def held_out_batches(self, model: ScoreModel, examples: Batch) -> Callable[[torch.Generator], Iterator[Batch]]:
         """Half of the held-out rows are for the joint density, and half for conditionals with masks that stay."""

@@ -213,7 +213,7 @@ def draw_masks(
     return Batch(clean, given=model.condition(given, noise))
 
 
-def masked_batches(
+def mask_batches(
     model: ConditionalModel, batches: Iterator[Batch], train: Float[Tensor, "n d"], generator: torch.Generator
 ) -> Iterator[Batch]:
     """Batches of a table, masked at random.
