@@ -22,7 +22,6 @@ check-slow:
 docs:
 	$(INSTALL) '.[docs]'
 	codespell
-	$(PYTHON) docs/extensions/reference.py
 	$(PYTHON) -m sphinx --jobs auto --fail-on-warning --keep-going --quiet docs build/docs
 
 install:
@@ -31,7 +30,6 @@ install:
 format:
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
-	$(PYTHON) docs/extensions/reference.py
 
 # Whether the tests notice small changes to the code; all modules by default, or: make mutants MODULES="noise score" NUMBER=30
 NUMBER ?= 8

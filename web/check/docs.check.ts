@@ -11,13 +11,13 @@ const PAGES = [
   "index",
   "glossary",
   "benchmarks",
+  "howto/images",
   "howto/samplers",
   "howto/wrong",
   "reference/commands",
-  "reference/images",
   "theory/matching",
   "tutorials/scores",
-  "tutorials/your-tables",
+  "tutorials/your-numbers",
 ];
 let browser: Browser;
 
