@@ -22,6 +22,7 @@ check-slow:
 docs:
 	$(INSTALL) '.[docs]'
 	codespell
+	$(PYTHON) docs/extensions/reference.py
 	$(PYTHON) -m sphinx --jobs auto --fail-on-warning --keep-going --quiet docs build/docs
 
 install:
@@ -30,6 +31,7 @@ install:
 format:
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) docs/extensions/reference.py
 
 # Whether the tests notice small changes to the code; all modules by default, or: make mutants MODULES="noise score" NUMBER=30
 NUMBER ?= 8

@@ -21,26 +21,23 @@ from ncsn.learn.settings import TrainSettings
 
 
 def main(given: TrainSettings) -> None:
-    """Data, noise, model, training, samples, pictures."""
-    # Data: some images are held out: those for validation show how learning goes, those for testing judge.  The plan
-    # says what follows from the data where a setting is not given.  The record keeps the training in the run's folder.
+    """Train on images, sample, and plot."""
+    # Data: validation images select the checkpoint, test images are for evaluation.  The plan has all settings,
+    # including those that follow from the data.  The record writes the training to the run's folder.
     data, plan, record = open_run(given)
     if data.kind.noun != "images":
-        raise ValueError(f"this script tells the story of images; `ncsn train {given.dataset}` learns {data.kind.noun}")
+        raise ValueError(f"this script trains on images; for {data.kind.noun}, use `ncsn train {given.dataset}`")
 
-    # Noise: Gaussian noise of every size between σ_min and σ_max hides the images; the network learns to see through
-    # it.  plan.noise draws the sizes.
+    # Noise: Gaussian, with σ drawn from plan.noise, between σ_min and σ_max.
     #
-    # Model: a U-Net that preconditioning makes a score, and how it is sampled: plan.recipe.  Samples will move away
-    # from a guide: the same network without the class, or, where there are no classes, a smaller one.
+    # Model: a U-Net, preconditioned to return a score (plan.recipe).  Sampling is guided by the same network without
+    # the class, or by a smaller network if there are no classes.
     #
-    # Training: denoising score matching.  At high noise the target is the mean of all images that could be meant.  Of
-    # the averages of the weights, the one is left that is best on held-out images; these choose the guidance, too.
+    # Training: denoising score matching.  At high noise the target is the mean of all images that the noisy image could
+    # come from.  Held-out images select the average of the weights, and then the guidance scale.
     run = train(plan, data, record)
 
-    # Sampling: noise becomes images on the way down the noise levels; also by the paper's Langevin dynamics.
-    #
-    # Pictures: samples, how they came out of the noise, and how the losses fell on every noise level.
+    # Samples by the default sampler and by the paper's annealed Langevin dynamics; pictures of both and of the losses.
     finish(run, data, record)
 
 

@@ -1,6 +1,6 @@
-"""Learn the score of a distribution in the plane, look at it, and sample from it.
+"""Learn the score of a two-dimensional distribution, compare it with the exact score, and sample from both.
 
-python ./training_toy.py --generator circle      # where is a learned score right, and where is it wrong?
+python ./training_toy.py --generator circle      # where is a learned score accurate, and where isn't it?
 python ./training_toy.py --generator gaussian    # why Langevin dynamics needs many noise levels
 """
 
@@ -15,6 +15,7 @@ from ncsn.cli import console, quit_on_signals
 
 if __name__ == "__main__":
     quit_on_signals()
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,30 +28,29 @@ from ncsn import metrics, validation
 from ncsn.distributions import TOYS
 from ncsn.learn.settings import Given
 from ncsn.run.folder import check_folder
-from ncsn.storage import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Toy:
-    """Learn the score of a distribution in the plane; draw the score field, and samples.
+    """Learn the score of a two-dimensional distribution, and plot the score field and samples.
 
     Args:
         generator: The distribution to learn.
-        objective: dsm, ssm or exact: denoising, sliced or exact score matching.
+        objective: Denoising (dsm), sliced (ssm) or exact score matching.
         steps: Training steps.
-        batch_size: Points in a batch.
-        width: Units in a hidden layer.
+        batch_size: Points per batch.
+        width: Units per hidden layer.
         layers: Hidden layers.
         sigma_max: The largest noise level, in the units of the data.
         sigma_min: The smallest noise level.
-        levels: Noise levels, in geometric progression.
-        langevin_steps: Langevin steps on each level.
-        eps: Langevin's step size on the smallest level; by default σ_min²/2. On other levels it is proportional to σ².
-        samples: How many samples each sampler draws; 0 for the score field alone. By default 5,000 for gaussian, the
-            weights of whose modes they show, and 0 for the others.
-        seed: Of all random numbers.
-        out: A folder for the run and its pictures; by default runs/ and what is learned.
-        overwrite: Replace a run that is already there.
+        levels: Number of noise levels, in geometric progression.
+        langevin_steps: Langevin steps per noise level.
+        eps: Langevin step size at the smallest noise level, σ_min²/2 by default. It grows with σ².
+        samples: Samples per sampler; 0 plots only the score field. The default is 5,000 for gaussian, to estimate the
+            weights of its modes, and 0 otherwise.
+        seed: Seed of all random numbers.
+        out: Folder for the run and its pictures, runs/toy-GENERATOR by default.
+        overwrite: Replace an existing run.
     """
 
     generator: Literal["circle", "gaussian", "moons", "swiss-roll", "checkerboard"] = "circle"
@@ -70,32 +70,34 @@ class Toy:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot run."""
+        """Check the range of every setting."""
         validation.check_ranges(self)
 
 
 def main(settings: Toy) -> None:
-    """Data, noise, model, training, samples, pictures."""
+    """Train, compare the scores, sample, plot."""
     name, generator = settings.generator, torch.Generator().manual_seed(settings.seed)
     out = settings.out or Path("runs") / f"toy-{name}"
-    check_folder(out, overwrite=settings.overwrite, figures=("score_field.png",))
+    if (out / "config.json").exists() and not settings.overwrite:
+        raise ValueError(f"{out} contains a run; pass --overwrite to replace it")
+    check_folder(out, overwrite=settings.overwrite, figures=("score_field.png", "samples.png"))
 
-    # Data: points in the plane, of a distribution whose score is known exactly at every noise level.
+    # Data: points from a distribution whose exact score is known at every noise level.
     truth: Any = TOYS[name]()
     data = truth.sample(100_000, generator=generator)
 
-    # Noise: a ladder of levels; at its top noise joins all modes, at its bottom it does not matter.
+    # Noise: the largest level merges all modes, and the smallest one is negligible.
     noise = ncsn.Geometric(settings.sigma_max, settings.sigma_min, settings.levels)
     eps = settings.eps or noise.sigma_min**2 / 2
     sampling = ncsn.Sampling(sampler="annealed", steps=settings.langevin_steps, eps=eps, **vars(noise))
 
-    # Model: a multilayer perceptron that preconditioning makes a score.
+    # Model: a multilayer perceptron, preconditioned to return a score.
     layers: dict[str, Any] = {"dimensions": 2, "width": settings.width, "layers": settings.layers}
     recipe = ncsn.Recipe(network="MLP", arguments=layers, shape=(2,), sampling=sampling)
-    torch.manual_seed(settings.seed)  # for the initial weights; everything else draws from the generator
+    torch.manual_seed(settings.seed)  # for the initial weights; everything else uses the generator
     state = ncsn.State(recipe.build({"data_mean": data.mean(0), "data_std": data.std()}), generator=generator)
 
-    # Training: by denoising score matching, or by an objective that needs no noise.
+    # Training: denoising score matching, or an objective that also works without noise.
     batches = ncsn.batches(data, settings.batch_size, generator=generator)
     loss = ncsn.training_loss(noise, getattr(ncsn, settings.objective), generator=generator)
     progress = ncsn.train(state, batches, loss, budget=ncsn.Budget(steps=settings.steps))
@@ -104,21 +106,21 @@ def main(settings: Toy) -> None:
     run = ncsn.Run(score=state.average, recipe=recipe)
     run.save(out, overwrite=settings.overwrite)
 
-    # Look: is the score right near the data, and where there is none?
+    # Is the score accurate near the data, and far away from it?
     sigmas = noise.sigmas()
     ncsn.plots.score_field(run.score, truth, sigmas[[-1, len(sigmas) * 3 // 8]].tolist(), data, out / "score_field.png")
     near, (_, grid) = truth.sample(5000, generator=generator.manual_seed(settings.seed + 2)), ncsn.plots.plane(8, 120)
     numbers: dict[str, Any] = {"samplers": {}}
     numbers["levels"] = metrics.score_errors(run.score, truth, sigmas, near, grid, generator=generator)
 
-    # Sampling: Langevin dynamics on the smallest noise level, and annealed down the ladder, from the same start and
-    # with as many steps; by the learned score and by the exact one.  The floor is another sample of the truth.
+    # Sampling: Langevin dynamics at the smallest noise level, and annealed Langevin dynamics with as many steps from
+    # the same start, each with the learned and with the exact score.  The floor is a second sample of the data.
     default = 5000 if name == "gaussian" else 0
-    (out / "samples.png").unlink(missing_ok=True)  # of an earlier run
+    (out / "samples.png").unlink(missing_ok=True)  # of the run that is replaced
     if n := default if settings.samples is None else settings.samples:
         data, other = (truth.sample(n, generator=generator.manual_seed(settings.seed + k)) for k in (1, 3))
         start = 16 * torch.rand(n, 2, generator=generator) - 8
-        size = 0.1 if name == "gaussian" else noise.sigma_min**2  # the paper's, and one for finer distributions
+        size = 0.1 if name == "gaussian" else noise.sigma_min**2  # the paper's, and one for narrower distributions
         once: dict[str, Any] = {"steps": noise.levels * sampling.steps, "eps": size}
         panels = [[("data", data)], [("start", start)]]
         for row, (kind, score) in zip(panels, (("learned", run.score), ("exact", truth)), strict=True):
@@ -133,7 +135,7 @@ def main(settings: Toy) -> None:
             print(f"{title}: distance {result['distance']:.3f}", weights[title] and f"weights {weights[title]}")
         titled = [[(f"{title}\n{weights[title]}", x) for title, x in row] for row in panels]
         ncsn.plots.scatter_panels(titled, out / "samples.png")
-    write_json(out / "metrics.json", numbers)
+    (out / "metrics.json").write_text(json.dumps(numbers, indent=1))
     print(f"{out}: pictures and metrics.json")
 
 

@@ -2,6 +2,7 @@
 
 python benchmarks/step.py --batch-size 128                                   # on this device, random images
 torchrun --nproc-per-node=2 benchmarks/step.py --batch-size 128 --compile    # shared by two processes
+python benchmarks/step.py --compile --limit                                  # next to what a matrix product reaches
 
 The leading process prints one line of JSON.
 """
@@ -18,6 +19,8 @@ from typing import Any, Literal
 
 import torch
 import tyro
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import ncsn
 from ncsn.machine import distributed, hardware
@@ -25,6 +28,7 @@ from ncsn.machine.distributed import ALONE, Group
 
 NOISE = ncsn.LogNormal(-1.6, 1.2, 33.0, 0.01)  # what the rules choose for CIFAR-10
 ABOVE = 1.5  # and there, where posterior targets begin
+SIDE = 4096  # of the matrices that show what a device can do
 SETTLING = 2  # first steps, which do not count
 
 
@@ -50,6 +54,8 @@ class Step:
     """How long to train; four steps at least."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA where there is one, else the CPU."""
+    limit: bool = False
+    """Also print what matrix products reach on this device, and which share of it training and sampling reach."""
 
 
 def model_of(step: Step, device: torch.device) -> ncsn.ScoreModel:
@@ -104,6 +110,40 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def time_of(call: Callable[[], Tensor], device: torch.device, *, repeats: int = 7) -> float:
+    """The median seconds of a call, once it has settled."""
+    times = []
+    for _ in range(SETTLING + repeats):
+        began = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[SETTLING:])
+
+
+def limits(step: Step, model: ncsn.ScoreModel, step_seconds: float) -> dict[str, Any]:
+    """Matrix products, training and sampling in GFLOP/s, and the latter two over the products in their precision.
+
+    Operations are those that torch's FlopCounterMode counts: products and convolutions.
+    """
+    device, rates = model.data_std.device, {}
+    for name, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.items():
+        if not hardware.emulated(name, device):
+            matrix = torch.randn(SIDE, SIDE, device=device).to(dtype)
+            rates[name] = 2 * SIDE**3 / time_of(partial(torch.mm, matrix, matrix), device) / 1e9
+    x, sigma = torch.randn(step.batch_size, 3, step.side, step.side, device=device), torch.tensor(1.0, device=device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, hardware.uncompiled():
+        model(x, sigma)
+    once = counter.get_total_flops()
+    with torch.no_grad():
+        sampling = once / time_of(partial(model, x, sigma), device) / 1e9
+    training = 3 * once / step_seconds / 1e9  # a backward pass takes two forward ones
+    limit = rates[hardware.choose_precision(step.precision, device)]
+    shares = {"training_share": training / limit, "sampling_share": sampling / limit}
+    return {"products": rates, "training": training, "sampling": sampling} | shares
+
+
 def main(step: Step) -> None:
     """Measure, and print."""
     hardware.keep_memory()
@@ -119,6 +159,8 @@ def main(step: Step) -> None:
         "processes": group.size,
         "threads": torch.get_num_threads(),
     }
+    if step.limit:
+        found["gflops"] = limits(step, state.model, found["seconds"])
     if group.is_main:
         print(json.dumps(found | {"of": asdict(step)}))
 

@@ -25,14 +25,13 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.extlinks",
     "sphinx.ext.viewcode",
-    "commands",
     "docstrings",
     "excerpts",
     "glossary",
     "mathml",
     "notebooks",
     "plain",
-    "samplers",
+    "reference",
 ]
 
 # Pages
@@ -42,7 +41,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_favicon = "../web/public/icon.svg"
-myst_html_meta = {"description": "ncsn learns the score of images, tables and signals, and draws new ones; in PyTorch."}
+myst_html_meta = {"description": "ncsn is a PyTorch package for small diffusion models of images, tables and signals."}
 templates_path = ["_templates"]
 html_sidebars = {
     "**": [

@@ -55,7 +55,7 @@ class Paper:
     inpainted: int = 32
     """Test images to inpaint, eight times each."""
     out: Path = ROOT / "docs"
-    """The folder whose paper.md, numbers and pictures are replaced."""
+    """The folder that gets paper.md and the pictures."""
     work: Path = Path("runs/paper")
     """The folder of the runs that are trained on the way."""
     parts: tuple[Literal["toys", "digits", "inpainting", "single"], ...] = ("toys", "digits", "inpainting", "single")
@@ -177,29 +177,15 @@ def page(paper: Paper, numbers: dict[str, Any]) -> None:
     """Write the page."""
     annealed, default, real, baseline = (numbers[name] for name in ("annealed", "default", "real", "single"))
     (paper.out / "paper.md").write_text(
-        f"""# Does the code reproduce the paper?
+        f"""# The paper, figure by figure
 
-Yes, as far as toys and MNIST go. The learned score is wrong where there is no data, one noise level is not enough, and annealing finds how much data each mode holds. Samples by annealed Langevin dynamics look like digits:
-
-![A hundred samples, not chosen](paper/samples.png)
-
-The paper is Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019). It gives no number for MNIST; its figures are the claim.
-
-| claim of the paper | where | here |
-|---|---|---|
-| the score is wrong where there is no data | figure 2 | relative error {numbers["near"]:.4f} on the data, {numbers["far"]:.2f} far from it |
-| Langevin dynamics gives the modes wrong shares | figure 3 | {numbers["langevin, exact score"]:.3f} instead of 0.2, with the exact score |
-| annealed Langevin dynamics gives them the right ones | figure 3 | {numbers["annealed, exact score"]:.3f} with the exact score, {numbers["annealed, learned score"]:.3f} with a learned one |
-| samples of MNIST look like digits | figure 5a | a classifier is sure of {100 * annealed[1]:.0f} % of them (of real digits: {100 * real[1]:.0f} %) |
-| one noise level is not enough | section 4 | Fréchet distance {baseline[0]:.0f} instead of {annealed[0]:.1f} |
-| the same model fills in hidden halves | figure 6 | see the pictures below |
+Every figure of Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), that needs only toy data or MNIST. [How good is it?](quality.md#the-claims-of-the-paper) lists the paper's claims next to our numbers.
 
 ## Figure 2: score estimation
 
 ![Exact and estimated score of two Gaussians, and the error between them](paper/score_estimation.png)
 
-Sliced score matching learned this score, with next to no noise. The error is small (dark) around the two modes, where the data is.
-It is large between them and in the corners, where no example ever is.
+A score learned by sliced score matching, with next to no noise. Its relative error is {numbers["near"]:.4f} around the two modes, where the data is (dark), and {numbers["far"]:.2f} far from them, where training never saw an example.
 
 `python ./{SLICED}`
 
@@ -207,7 +193,7 @@ It is large between them and in the corners, where no example ever is.
 
 ![Data, Langevin and annealed Langevin samples](paper/mixing.png)
 
-With the exact score Langevin dynamics keeps the shares of its start, one half each. With a learned score the shares are wrong too. Annealing finds 0.2 and 0.8.
+Plain Langevin dynamics with the exact score leaves {numbers["langevin, exact score"]:.3f} of the samples in the smaller mode, close to the half that started there; the right weight is 0.2. Annealed Langevin dynamics gives {numbers["annealed, exact score"]:.3f} with the exact score and {numbers["annealed, learned score"]:.3f} with a learned one.
 
 `python ./{MIXING}`
 
@@ -215,58 +201,55 @@ With the exact score Langevin dynamics keeps the shares of its start, one half e
 
 ![From noise to digits](paper/levels.png)
 
-While σ falls from 2 to 0.3, the digit takes shape. Below 0.3 annealed Langevin dynamics draws the details.
+The digit takes shape while σ falls from 2 to 0.3. Below that, annealed Langevin dynamics fills in the details.
 
 ## Figure 5a: digits
 
-The picture at the top shows the first hundred of the {numbers["n"]:,} samples that `ncsn sample mnist -n {numbers["n"]} --sampler annealed --out samples.npz` draws. Their Fréchet distance is {annealed[0]:.2f}.
-The default sampler of this package is better: the classifier is sure of {100 * default[1]:.0f} % of its samples, and their distance is {default[0]:.2f}. (Held-out digits have {real[0]:.2f}. Among samples every class has its exact share, which makes the distance smaller.)
+![A hundred samples, not hand-picked](paper/samples.png)
+
+The first hundred of {numbers["n"]:,} samples by annealed Langevin dynamics. A classifier is confident about {100 * annealed[1]:.0f} % of them ({100 * real[1]:.0f} % for real digits), and their Fréchet distance is {annealed[0]:.2f}. The default sampler reaches {100 * default[1]:.0f} % and {default[0]:.2f}. Held-out digits score {real[0]:.2f}, because their classes are not perfectly balanced.
+
+`ncsn sample mnist -n {numbers["n"]} --sampler annealed --out samples.npz`
 
 ## Figure 6: inpainting
 
 ![Digits, their visible halves, and eight completions each](paper/inpainting_replacement.png)
 
-Test digits, their visible halves, and eight completions. As in the paper, the known pixels are replaced at every step. If the
-visible half does not settle the digit, the completions differ. The picture took two steps a level, this command takes five:
+Test digits, their visible halves, and eight completions. As in the paper, the known pixels are replaced by noisy ones during annealed Langevin dynamics. The picture uses two steps per level; the command uses five.
 
 `ncsn inpaint mnist --input 0 --method replacement`
 
 ![The same by moment matching](paper/inpainting_posterior.png)
 
-The same by [moment matching](glossary.md), with 30 × 5 passes through the network, instead of 201:
+The same by [moment matching](theory/posteriors.md), with 150 instead of 201 passes through the network:
 
 `ncsn inpaint mnist --input 0 --levels 30`
 
-How near are the completions to the truth? PSNR says so, in dB; larger is nearer:
+PSNR of the hidden halves of {numbers["inpainted"]} test images, in dB (higher is better):
 
-| hidden halves | one completion | the mean of eight |
-|---|---|---|
+| method | one completion | mean of eight |
+|---|--:|--:|
 | replacement | {numbers["replacement"]:.1f} | {numbers["replacement_mean"]:.1f} |
 | moment matching | {numbers["posterior"]:.1f} | {numbers["posterior_mean"]:.1f} |
-| the mean of the visible pixels everywhere | {numbers["fill"]:.1f} | |
+| mean of the visible pixels everywhere | {numbers["fill"]:.1f} | |
 
 ## Appendix: nearest neighbours
 
 ![Samples, each above its nearest training image](paper/neighbours.png)
 
-Rows one and three are samples. Below each is the training image that is nearest in pixels: the same digit, by another hand.
+Rows one and three are samples; below each is the closest training image in pixel distance.
 
-## One noise level alone
+## A single noise level
 
 ![Samples of a model with one noise level](paper/single_sigma.png)
 
-With σ = 0.2 alone most samples are loose strokes. This is the paper's reason for many levels.
+Trained at σ = 0.2 only, most samples are loose strokes, with a Fréchet distance of {baseline[0]:.0f}. This is the paper's reason for using many levels.
 
 `python ./{paper.single}`
 
 ## How it was measured
 
-`python examples/paper.py` writes this page and its pictures. It takes about ten minutes on two cores. The digits are of the model in the package; the sha256 of its weights stands in their pictures. With
-`--parts` it makes only some of this anew.
-
-- Numbers about digits are over {numbers["n"]:,} samples, judged as by `ncsn evaluate`: the distance is Fréchet's, in the features of our classifier. The classifier is sure if it gives some digit more than 90 %.
-- The relative error of a score is E‖ŝ − s‖²/E‖s‖². Far from the data means beyond distance 2 of it.
-- PSNR is over the hidden lower halves of {numbers["inpainted"]} test images.
+`python examples/paper.py` writes this page and its pictures in about ten minutes on two cores; `--parts` repeats some of it. Digits come from the model in the package. Fréchet distances use the features of the digit classifier, and "confident" means p > 0.9 for one class. The relative error of a score is E‖ŝ − s‖²/E‖s‖², and "far" means more than 2 away from the data.
 """,
         encoding="utf-8",
     )

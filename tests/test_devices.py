@@ -32,7 +32,7 @@ from ncsn.objectives import dsm, exact, posterior_dsm, ssm, training_loss
 from ncsn.posteriors import Observation, blurred, downsampled, known_pixels, masked, posterior, twisted_diffusion
 from ncsn.run import Recipe, Run
 from ncsn.samplers import SAMPLERS, encode
-from ncsn.score import ScoreModel, guided
+from ncsn.score import ScoreModel, add_guidance
 from ncsn.training import Budget, NonFiniteLossError, State, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of diffusers
@@ -233,10 +233,10 @@ def other_models(device: str, folder: Path) -> None:
 
 @path
 def official_weights(device: str, folder: Path) -> None:
-    from ncsn.networks.refinenet import officially_named
+    from ncsn.networks.refinenet import weights_by_official_name
 
     weights: dict[str, Tensor] = {}
-    for name, tensor in officially_named(NCSNv2(1, 2)).items():
+    for name, tensor in weights_by_official_name(NCSNv2(1, 2)).items():
         if name.endswith("embed.weight"):
             parts = zip(("gamma", "alpha", "beta"), tensor[0].chunk(3), strict=True)
             weights |= {name.removesuffix("embed.weight") + part: row for part, row in parts}
@@ -271,7 +271,7 @@ def numbers(device: str, folder: Path) -> None:
     x, y = data(device, 60, 5), data("cpu", 60, 5).flip(0).to(device)
     found = [metrics.frechet_distance(x, y), metrics.kernel_distance(x, y), *metrics.density_coverage(x, y)]
     found += [metrics.sliced_wasserstein(x, y), metrics.psnr(x, y)]
-    found += filter(None, metrics.binned(x[:, 0], x[:, 1], [0, 0.5, 1]))
+    found += filter(None, metrics.mean_by_bin(x[:, 0], x[:, 1], [0, 0.5, 1]))
     mixture = GaussianMixture(torch.zeros(2, 2))
     metrics.mode_statistics(data(device, 9, 2), mixture)
     grid, near = data(device, 9, 2) * 9, data(device, 9, 2)
@@ -619,7 +619,7 @@ def test_at_most_one_of_ten_steps_waits(precision: str, objective: str, device: 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_runs_and_none_of_its_states_waits(name: str, device: str) -> None:
     sampling = replace(SAMPLING, sampler=name, levels=1 if name == "langevin" else 6, steps=5, eps=1e-5, guidance=1.0)
-    score, generator = guided(model(device), GaussianScore(0.0, 2.0), 1.5), seeded(device)
+    score, generator = add_guidance(model(device), GaussianScore(0.0, 2.0), 1.5), seeded(device)
     start = sampling.start(torch.zeros(1, 2, device=device), 6, generator=generator)
     waits, last = waits_of(sampling.follow(score, start, generator=generator), device, after=1)
     assert waits == 0

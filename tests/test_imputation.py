@@ -41,7 +41,7 @@ def impute(run: Run, rows: Tensor, n: int) -> Imputed:
     assert bool(found.draws.isfinite().all())
     assert torch.equal(found.draws[:, ~rows.isnan()], rows[~rows.isnan()].expand(n, -1))
     torch.testing.assert_close(found.point[found.missing], found.draws.mean(0)[found.missing])
-    torch.testing.assert_close(found.spread, found.draws.std(0))
+    torch.testing.assert_close(found.spread(), found.draws.std(0))
     return found
 
 
@@ -157,8 +157,8 @@ def command(line: str) -> None:
     ("rows", "why"),
     [
         (torch.zeros(2, 4), "4 columns"),
-        (torch.tensor([[1e30, math.nan, 0.0]]), "column a"),
-        (pandas.DataFrame({"a": [1.0], "b": [math.nan]}), "column of numbers c"),
+        (torch.tensor([[1e30, math.nan, 0.0]]), r"^column a: 1\.0+\d*e\+30 \(row 1\)"),
+        (pandas.DataFrame({"e": [1.0], "d": [math.nan]}), "those of the run are a, b, c"),
         (torch.zeros(1, 3), "no conditionals"),
     ],
 )
@@ -181,23 +181,24 @@ def test_a_gap_of_two_values_becomes_the_one_that_most_draws_have(
     """And that of a date a whole day."""
     monkeypatch.chdir(tmp_path)
     n = 4000
-    x = torch.stack(
-        [1e9 + 3 * gaussian(n)[:, 0], 4.0 * (torch.arange(n) % 3 == 0) - 3, 18000.0 + torch.arange(n) % 1000]
-    )
-    run = conditional_run(torch.eye(3))
-    run = replace(run, recipe=replace(run.recipe, transform=learn_columns(x.T, "abc", dates=["c"])))
+    third = torch.arange(n) % 3
+    x = torch.stack([1e9 + 3 * gaussian(n)[:, 0], 4.0 * (third == 0) - 3, 18000.0 + torch.arange(n) % 1000, third])
+    run = conditional_run(torch.eye(4))
+    run = replace(run, recipe=replace(run.recipe, transform=learn_columns(x.T, "abcd", dates=["c"])))
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
-    Path("x.csv").write_text("a,b,c\n1000000000,,\n,1,2019-04-14\n")  # b is −3 or 1
+    Path("x.csv").write_text("a,b,c,d\n1000000000,,,\n,1,2019-04-14,2\n")  # b is −3 or 1, and d is 0, 1 or 2
     command("impute it x.csv -n 40 --out y.csv")
     frame = pandas.read_csv("y.csv")
     draws = frame.filter(like="b draw").to_numpy()[0]
     assert (set(draws), frame["b"].tolist()) == ({-3, 1}, [-3, 1])
     assert frame["b share"][0] == (draws == -3).mean()
+    draws = frame.filter(like="d draw").to_numpy()[0]
+    assert (frame["d"][0], frame["d sd"][0]) == pytest.approx((draws.mean(), draws.std(ddof=1)))
     draws = frame.filter(like="a draw").to_numpy()[1]
     assert frame["a"][1] == pytest.approx(draws.mean())
     mean = pandas.to_datetime(frame.filter(like="c draw").iloc[0]).mean()
     assert frame["c"].tolist() == [str(mean.round("D").date()), "2019-04-14"], "whole days"
-    Path("x.csv").write_text("a,b,c\n,1,2019-04-14\n")
+    Path("x.csv").write_text("a,b,c,d\n,1,2019-04-14,2\n")
     command("impute it x.csv -n 2 --out z.csv")
     assert "a sd" in pandas.read_csv("z.csv"), "two draws are no two values"
 

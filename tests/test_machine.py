@@ -1,5 +1,6 @@
 """Devices, precision, compilation, threads and denormal numbers: what follows from what a machine is."""
 
+import math
 import os
 import subprocess
 import sys
@@ -11,10 +12,14 @@ from unittest.mock import Mock, call
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+import ncsn
+from ncsn import Run, ScoreModel
+from ncsn.learn.settings import TrainSettings
 from ncsn.machine import hardware
 from ncsn.machine.hardware import Threads
-from ncsn.networks import MLP
+from ncsn.networks import MLP, UNet
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -148,6 +153,53 @@ def test_threads_follow_the_load(
         assert numbers == [threads for _, _, threads in looks]
         assert torch.get_num_threads() == 4, "afterwards"
         assert capsys.readouterr().err.count("of 4 threads") == (min(numbers) < 4), "once"
+    finally:
+        torch.set_num_threads(usual)
+
+
+def threads_of(network: nn.Module) -> set[int]:
+    """With how many threads a network is evaluated at more than one example, from here on."""
+    seen = set[int]()
+
+    def note(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if len(given[0]) > 1:
+            seen.add(torch.get_num_threads())
+
+    network.register_forward_pre_hook(note)
+    return seen
+
+
+@pytest.mark.parametrize("fixed", [None, "OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+def test_one_thread_computes_small_networks_unless_the_user_has_said_how_many(
+    fixed: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a training, and in all that a run does; torch is left as it was."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    if fixed is not None:
+        monkeypatch.setenv(fixed, "2")
+    usual, x = torch.get_num_threads(), torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    torch.set_num_threads(2)
+    try:
+        learned = threads_of(network := MLP(2, 8, 1))
+        ncsn.fit(x, steps=2, network=network, quiet=True)
+        run = ncsn.fit(x, steps=2, settings=TrainSettings(channels=(8,), blocks=1, minutes=None), quiet=True)
+        used = [learned]
+        for use in (
+            lambda: run.sample(3, levels=3),
+            lambda: next(run.steps(3, levels=3)),
+            lambda: run.log_prob(x[:2], tolerance=0.5),
+            lambda: run.impute([[0.0, math.nan]], 2),
+        ):
+            used.append(threads_of(run.model.network))
+            use()
+            assert torch.get_num_threads() == 2
+        many = threads_of(images := UNet(1, (4,), 1, 4))
+        wide = threads_of(large := MLP(2, 1024, 2))
+        for score, size in ((ScoreModel(images), (1, 4, 4)), (ScoreModel(large), (2,))):
+            Run.of(score, size, sigma_max=5.0, sigma_min=0.1).sample(2, levels=3)
+        assert used == [{1 if fixed is None else 2}] * 5
+        assert (many, wide) == ({2}, {2})
     finally:
         torch.set_num_threads(usual)
 

@@ -18,7 +18,7 @@ from ncsn.score import Sigma
 
 def test_binned_means_and_empty_bins() -> None:
     values, position = torch.tensor([1.0, 3.0, 10.0]), torch.tensor([0.0, 0.5, 1.0])
-    assert metrics.binned(values, position, [0.0, 1.0, 2.0, 3.0]) == [2.0, 10.0, None]
+    assert metrics.mean_by_bin(values, position, [0.0, 1.0, 2.0, 3.0]) == [2.0, 10.0, None]
 
 
 def test_sliced_wasserstein_of_a_shift_is_its_mean_projection(generator: torch.Generator) -> None:

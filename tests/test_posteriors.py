@@ -213,6 +213,30 @@ def test_a_population_is_as_large_as_time_allows(size: int, measured: int, n: in
     assert (alone.particles, alone.sampler) == (1, "dpmpp-sde")
 
 
+def log_density(mixture: GaussianMixture, a: Tensor, y: Tensor, noise: Tensor) -> float:
+    """Log p(y) of y = A x + n, n ~ N(0, ``noise``), for a mixture of Gaussians."""
+    covariance = mixture.std**2 * a @ a.T + noise
+    parts = torch.distributions.MultivariateNormal(mixture.means @ a.T, covariance).log_prob(y)  # type: ignore[no-untyped-call]
+    return float((parts + mixture.weights.log()).logsumexp(0))
+
+
+THREE = GaussianMixture(torch.tensor([[-3.0, 0.0], [3.0, 1.0], [0.0, 4.0]]), 0.8, torch.tensor([0.2, 0.5, 0.3]))
+
+
+@pytest.mark.parametrize("noise", [torch.tensor(0.7), torch.tensor([0.4, 1.5])])
+def test_evidence_is_the_mixtures_and_other_seeds_are_as_far_off_as_it_says(noise: Tensor) -> None:
+    """Two measurements, 40 populations for each, in the user's units of y."""
+    a, y = torch.tensor([[1.0, 0.5], [0.0, 2.0]]), torch.tensor([[3.0, 3.0], [-6.0, -8.0]])
+    run = Run.of(THREE, shape=(2,), sigma_max=40.0, sigma_min=0.02)
+    posterior = run.posterior(lambda x: x @ a.T, y.repeat_interleave(40, 0), noise_std=noise)
+    found = posterior.log_evidence(seed=1, particles=200, levels=50)
+    logs, errors = found.log_prob.view(2, 40), found.standard_error.view(2, 40)
+    for k in range(2):
+        exact, spread = log_density(THREE, a, y[k], noise.expand(2).square().diag()), float(logs[k].std())
+        assert abs(float(logs[k].mean()) - exact) < 4 * spread / 40**0.5
+        assert 1 / 1.5 < float(errors[k].square().mean().sqrt()) / spread < 1.5
+
+
 @pytest.mark.parametrize("noise", [0.005, 0.04, 1.0])
 @pytest.mark.parametrize("rows", [[0], [0, 2]])
 def test_a_gaussian_posterior_has_its_mean_and_covariance(noise: float, rows: list[int]) -> None:
@@ -294,6 +318,8 @@ CROOKED: list[posteriors.Measurement] = [lambda x: x**2, lambda x: x.clamp(min=0
         (partial(WEIGHED.sample, 3, particles=4, sampler="heun"), "particles is 4"),
         (partial(WEIGHED.sample, 3, particles=4, start=torch.ones(3, 2)), "particles is 4"),
         (partial(WEIGHED.sample, 3, particles=0), "particles is 0"),
+        *((run.log_evidence, "no measurement") for run in (MODES, REPLACED)),
+        (partial(WEIGHED.log_evidence, particles=1), "takes particles"),
         (partial(WEIGHED.sample, 3, particles=2.5), "particles is 2.5"),  # type: ignore[arg-type]
     ],
 )

@@ -14,7 +14,8 @@ import torch
 from ncsn.kinds import Dataset, load_dataset
 from ncsn.kinds.tables import read
 from ncsn.kinds.tables.columns import AnyColumn, Columns, Listed, Real, learn_columns
-from ncsn.kinds.tables.read import frame_of, read_frame, read_rows, write_frame
+from ncsn.kinds.tables.frames import frame_of, numbers_of
+from ncsn.kinds.tables.read import read_frame, read_rows, write_frame
 from ncsn.kinds.tables.table import Table, rows_of, table_of_array, table_of_frame
 
 RNG = np.random.default_rng(3)
@@ -61,11 +62,11 @@ def test_what_is_no_file_of_a_table_is_refused_at_once(tmp_path: Path, monkeypat
     np.savez(tmp_path / "two.npz", a=WHOLE, b=WHOLE)
     (tmp_path / "objects.npy").write_bytes(pickle.dumps([1.0, 2.0]))
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    cases = {"no.csv": "cannot be read", "no.npy": "cannot be read", "two.npz": "a, b"}
+    cases = {"no.csv": "does not exist", "no.npy": "does not exist", "two.npz": "a, b"}
     cases |= {"objects.npy": r"\(it holds Python objects\)$"}
     for suffix in ("csv", "npy", "parquet") if hasattr(os, "mkfifo") else ():
         os.mkfifo(tmp_path / f"pipe.{suffix}")
-        cases[f"pipe.{suffix}"] = "not a regular file"
+        cases[f"pipe.{suffix}"] = "is no file"
     for name, why in cases.items():
         with pytest.raises(ValueError, match=why):
             read_rows(tmp_path / name)
@@ -230,10 +231,10 @@ def listed(name: str, *texts: str) -> Listed:
 
 
 def test_rows_are_matched_to_a_runs_columns(capsys: Any) -> None:
-    """In their order, and text by the run's numbers; −1 is text that it has not seen."""
+    """By name, and text by the run's numbers; −1 is text that it has not seen, and NaN a column that is not there."""
 
     def match(frame: pandas.DataFrame, *columns: AnyColumn) -> list[list[float]]:
-        rows: list[list[float]] = table_of_frame(frame).match(Columns(columns=columns)).T.tolist()
+        rows: list[list[float]] = numbers_of(frame, Columns(columns=columns), "skip").T.tolist()
         return rows
 
     rows = people(3)[["town", "rank", "member", "age"]].assign(rank=["low", None, "new"], town=[None, "Oslo", "Rome"])
@@ -241,10 +242,11 @@ def test_rows_are_matched_to_a_runs_columns(capsys: Any) -> None:
     rank, town = listed("rank", "high", "low", "other"), listed("town", "Bath", "Rome")
     found = match(rows, age, rank, town)
     np.testing.assert_array_equal(found, [rows["age"], [1, math.nan, 2], [math.nan, -1, 1]])
-    assert "left out: member" in capsys.readouterr().err
-    for frame in (rows, rows.drop(columns="town")):
-        with pytest.raises(ValueError, match="column of numbers town"):
-            match(frame, age, Real(name="town", shift=0, scale=1))
+    assert "does not know say nothing about the others: member" in capsys.readouterr().err
+    numeric = Real(name="town", shift=0, scale=1)
+    with pytest.raises(ValueError, match="town 'Oslo' \\(row 2\\) is no number"):
+        match(rows, age, numeric)
+    np.testing.assert_array_equal(match(rows.drop(columns="town"), age, numeric), [rows["age"], [math.nan] * 3])
     for value in (True, False):
         assert match(rows.assign(member=value), member) == [[value] * 3]
     codes = pandas.DataFrame({"code": [1234567, 2.5, 8]})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ncsn.adapters import from_ncsn
 from ncsn.networks import NCSN, NCSNv2
-from ncsn.networks.refinenet import InstanceNormPlus, RefineNet, officially_named
+from ncsn.networks.refinenet import InstanceNormPlus, RefineNet, weights_by_official_name
 
 State = dict[str, Tensor]
 SIGMAS = (1.0, 0.3, 0.1, 0.03, 0.01)
@@ -21,7 +21,7 @@ SIGMAS = (1.0, 0.3, 0.1, 0.03, 0.01)
 def official_shapes(channels: int, width: int, levels: int) -> dict[str, tuple[int, ...]]:
     """The official state dict's names and shapes: NCSN's with so many noise levels, NCSNv2's with none."""
     network = NCSN(channels, width, sigmas=SIGMAS[:levels]) if levels else NCSNv2(channels, width)
-    shapes = {name: tuple(weight.shape) for name, weight in officially_named(network).items()}
+    shapes = {name: tuple(weight.shape) for name, weight in weights_by_official_name(network).items()}
     for name in [name for name in shapes if name.endswith("embed.weight") and not levels]:
         place, (_, numbers) = name.removesuffix("embed.weight"), shapes.pop(name)
         shapes |= {place + part: (numbers // 3,) for part in ("alpha", "gamma", "beta")}

@@ -46,7 +46,7 @@ def test_mnist_gets_what_was_tuned_on_it() -> None:
     settings = settle(mnist(), channels=(8,), posterior_above=9.0)  # which takes seconds to find, below
     assert (settings.sigma_max, settings.sigma_min) == (10, 0.01)
     assert settings.log_sigma_mean == pytest.approx(-0.4, abs=0.1)
-    assert rules.guided_between(settings.log_sigma_mean) == pytest.approx((0.2, 1.5), rel=0.1)
+    assert rules.guidance_interval(settings.log_sigma_mean) == pytest.approx((0.2, 1.5), rel=0.1)
     assert 0.6 <= rules.averaging_level(mnist().train) <= 0.8
     assert SAMPLERS["dpmpp-sde"].suited(10, 0.01) == 30
     assert [rules.log_sigma_mean(*pair) for pair in ((0.2, 0.3), (0.0, 0.3), (0.01, 0.3))] == [-0.31, 0.5, -2]
@@ -206,4 +206,4 @@ def test_images_of_little_contrast_are_learned_at_as_many_noise_levels_as_others
         settings = settle(replace(pictures(labels=False), train=images), channels=(8,))
         sigma = rules.noise_of(settings).sample(1000, generator=torch.Generator().manual_seed(0))
         assert float((sigma == settings.sigma_max).float().mean()) < 0.1
-        assert settings.sigma_min < rules.guided_between(settings.log_sigma_mean)[0] < settings.sigma_max
+        assert settings.sigma_min < rules.guidance_interval(settings.log_sigma_mean)[0] < settings.sigma_max

@@ -308,7 +308,9 @@ def test_a_run_that_is_saved_copied_or_pickled_is_the_same(tmp_path: Path) -> No
     guide = model(1, arguments=smaller.arguments)
     run = Run(score=model(), recipe=IN_UNITS, guide=guide, guide_recipe=smaller, settings={"steps": 3})
     run.save(tmp_path / "mine")
+    numbers = torch.get_rng_state()
     loaded = ncsn.load(tmp_path / "mine", device="cpu")
+    assert torch.equal(torch.get_rng_state(), numbers), "the user's random numbers go on"
     loaded.save(tmp_path / "copy")
     assert (loaded.folder, loaded.device.type) == (tmp_path / "mine", "cpu")
     for again in (loaded, ncsn.load(tmp_path / "copy"), copy.deepcopy(run), pickle.loads(pickle.dumps(run))):
@@ -492,7 +494,7 @@ def measured(measure: Callable[[Tensor], Any], y: Any = 1.0, noise_std: Any = 1.
         (lambda: next(PLAIN.blocks(10, first=-1)), "first"),
         (lambda: PLAIN.to("meta"), "meta"),
         (lambda: ncsn.load("mnist", device="cpu").save(""), "folder"),
-        (lambda: ncsn.fit({"a": [1, 2]}, steps=1), "dict"),
+        (lambda: ncsn.fit({"a": 1}, steps=1), "a dict of columns"),
         (lambda: ncsn.fit(None, steps=1), "NoneType"),
         (lambda: ncsn.GaussianMixture(torch.zeros(1, 2), std=math.nan), "nan"),
         (lambda: ncsn.GaussianMixture(torch.full((1, 2), math.nan)), "nan"),

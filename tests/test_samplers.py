@@ -19,7 +19,7 @@ from ncsn import samplers as ways
 from ncsn.distributions import GaussianMixture
 from ncsn.noise import Geometric, Karras
 from ncsn.samplers import SAMPLERS, Sampling, encode, slerp
-from ncsn.score import Counted, guided, tweedie
+from ncsn.score import Counted, add_guidance, tweedie
 from ncsn.validation import GuideName, SamplerName
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.5], [2.0, 1.0]]), 0.5, torch.tensor([0.3, 0.7]))
@@ -239,7 +239,7 @@ def test_fast_is_the_default_on_as_many_levels_as_eight_evaluations_allow(
     for changed in (fast, own.but(sampler="fast", guidance=1.25), fast.but(guidance=3.0)):
         sampling = changed.affordable
         network, other = Counted(GAUSSIAN), Counted(GAUSSIAN)
-        score = guided(network, other, sampling.guidance, between=sampling.guided_between)
+        score = add_guidance(network, other, sampling.guidance, between=sampling.guided_between)
         *_, last = sampling.follow(score, X, generator=Generator().manual_seed(3))
         costs = network.nfe + other.nfe * (1 if guide == "unconditional" else 0.25)
         assert costs == sampling.evaluations <= 8
@@ -248,6 +248,16 @@ def test_fast_is_the_default_on_as_many_levels_as_eight_evaluations_allow(
         *_, expected = same.follow(score, X, generator=Generator().manual_seed(3))
         assert torch.equal(last.x, expected.x)
     assert own.affordable == own, "who has no limit keeps his levels"
+
+
+def test_consistent_sampling_with_the_least_eta_is_eulers_method() -> None:
+    """No noise is added, also where the variance of it is rounded to below 0."""
+    for levels in range(2, 40):
+        sigmas = Geometric(sigma_max=10.0, sigma_min=0.1, levels=levels).sigmas()
+        eta = float((1 - sigmas[1:] / sigmas[:-1]).max())
+        *_, found = ways.consistent_annealed(GAUSSIAN, X, sigmas, eta=eta, generator=Generator().manual_seed(0))
+        *_, expected = ways.euler(GAUSSIAN, X, sigmas)
+        torch.testing.assert_close(found.x, expected.x, rtol=0.02, atol=0.02)
 
 
 def test_levels_may_be_given_one_by_one_and_rise_for_euler(generator: Generator) -> None:

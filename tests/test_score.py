@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ncsn
-from ncsn.score import EDM, Counted, Plain, Preconditioning, Scaled, Sigma, batched, conditioned, even, expand
+from ncsn.score import (
+    EDM,
+    Counted,
+    Plain,
+    Preconditioning,
+    Scaled,
+    Sigma,
+    bind_condition,
+    evaluate_in_batches,
+    even_batch_size,
+    expand,
+)
 
 MEAN, STD = torch.tensor([0.3, -1.0, 2.0]), 1.7
 WAYS = pytest.mark.parametrize("way", [EDM(), Scaled(), Plain()])
@@ -91,7 +102,7 @@ def test_noise_and_data_have_a_width(sigma: float) -> None:
 
 @pytest.mark.parametrize("sigma", [1.5, torch.tensor(1.5, dtype=torch.float64), torch.full((4,), 1.5).double()])
 def test_a_noise_level_may_be_a_float_or_of_another_precision(sigma: Sigma) -> None:
-    both = ncsn.guided(GaussianScore(1, 0.1), GaussianScore(0, 1), 2.0)
+    both = ncsn.add_guidance(GaussianScore(1, 0.1), GaussianScore(0, 1), 2.0)
     for score in (GaussianScore(0.2, 0.7), ncsn.ScoreModel(Sine(), MEAN, STD), both):
         s = score(points(), sigma)
         assert s.dtype == torch.float32
@@ -119,7 +130,7 @@ def test_autocast_runs_the_network_alone() -> None:
 def test_empty_batches_and_batches_of_numbers() -> None:
     model = ncsn.ScoreModel(ncsn.MLP(3, 8, 1), 0.5, 2.0)
     assert model(torch.zeros(0, 3), 1.0).shape == (0, 3)
-    assert batched(model, 5)(torch.zeros(0, 3), 1.0).shape == (0, 3)
+    assert evaluate_in_batches(model, 5)(torch.zeros(0, 3), 1.0).shape == (0, 3)
     assert ncsn.ScoreModel(Sine(), 0.5, 2.0)(torch.zeros(4), 1.0).shape == (4,)
     with torch.inference_mode():
         assert model(torch.zeros(2, 3), 1.0).shape == (2, 3)
@@ -135,15 +146,15 @@ def test_a_network_is_told_its_labels() -> None:
     # s = −x/(σ² + 1) + F/(σ√(σ² + 1)) with F the label.
     expected = label[:, None].float().expand(3, 2) / (0.5 * (0.25 + 1) ** 0.5)
     torch.testing.assert_close(model(x, 0.5, label), expected)
-    torch.testing.assert_close(conditioned(model, label)(x, 0.5), expected)
-    torch.testing.assert_close(conditioned(model, None)(x, 0.5), model(x, 0.5, torch.full((3,), -1)))
+    torch.testing.assert_close(bind_condition(model, label)(x, 0.5), expected)
+    torch.testing.assert_close(bind_condition(model, None)(x, 0.5), model(x, 0.5, torch.full((3,), -1)))
     assert [m.num_classes for m in (model, ncsn.ScoreModel(ncsn.UNet(1, (8,), 1, 8)))] == [6, 0]
 
 
 def test_a_guide_is_left_behind_between_two_noise_levels_only() -> None:
     """Both of which belong to them."""
     x, score, guide = torch.ones(4, 2), GaussianScore(0.0, 1.0), Counted(GaussianScore(0.0, 3.0))
-    both, always = ncsn.guided(score, guide, 2.5, between=(0.5, 1.0)), ncsn.guided(score, guide, 2.5)
+    both, always = ncsn.add_guidance(score, guide, 2.5, between=(0.5, 1.0)), ncsn.add_guidance(score, guide, 2.5)
     alone, other = score(x, LEVELS), guide(x, LEVELS)
     everywhere = other + 2.5 * (alone - other)
     torch.testing.assert_close(always(x, LEVELS), everywhere)
@@ -153,7 +164,7 @@ def test_a_guide_is_left_behind_between_two_noise_levels_only() -> None:
         torch.testing.assert_close(both(x, level), always(x, level))
     evaluations = guide.nfe
     both(x, torch.tensor(3.0))
-    ncsn.guided(score, guide, 1.0)(x, LEVELS)
+    ncsn.add_guidance(score, guide, 1.0)(x, LEVELS)
     assert guide.nfe == evaluations, "where it would not matter it is not asked"
 
 
@@ -170,13 +181,13 @@ def test_batched_is_the_same_score_and_sees_one_shape(size: int, one_sigma: bool
         shapes.add(tuple(x.shape))
         return GaussianScore(0.0, 1.0)(x, sigma) + (0 if label is None else label[:, None])
 
-    assert torch.equal(batched(score, size, label)(x, sigma), conditioned(score, label)(x, sigma))
+    assert torch.equal(evaluate_in_batches(score, size, label)(x, sigma), bind_condition(score, label)(x, sigma))
     assert shapes == {(size, 3), (8, 3)}
 
 
 @given(n=st.integers(1, 3000), most=st.integers(1, 600))
 def test_parts_are_even_and_as_few_as_can_be(n: int, most: int) -> None:
-    size = even(n, most)
+    size = even_batch_size(n, most)
     parts = -(-n // size)
     assert 1 <= size <= most
     assert parts == -(-n // most)

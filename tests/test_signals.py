@@ -233,7 +233,7 @@ def test_gaps_are_filled_in_better_than_by_a_straight_line() -> None:
     assert torch.equal(imputed.missing, missing)
     assert torch.equal(draws[:, ~missing], gaps[~missing].expand(20, -1))
     torch.testing.assert_close(imputed.point, draws.mean(0))
-    torch.testing.assert_close(imputed.spread, draws.std(0))
+    torch.testing.assert_close(imputed.spread(), draws.std(0))
     error, other = (float((x - whole)[missing].square().mean().sqrt() / SCALE) for x in (imputed.point, straight(gaps)))
     assert error < 0.75 * other
     hidden = torch.zeros(LENGTH, dtype=torch.bool)

@@ -87,7 +87,14 @@ USUAL: dict[str, object] = {
     **{"evolution_animation.examples": 36, "__new__.images": 1, "networks": ("unet",), "minutes": 10.0},
     **{"headroom": 4.5, "log_sigma_std": 1.2, "log_sigma_mean": (-math.inf, math.inf)},
     **{"held_out": (256, 256), "posterior_targets": True, "shown": 1, "Reports.count": 10, "power": 1.0},
-    **{"Reports.tolerance": 0.01, "patience": math.inf, "effective": math.inf, "calibration.n": 20, "axes": 1},
+    **{
+        "Reports.tolerance": 0.01,
+        "patience": math.inf,
+        "effective": math.inf,
+        "calibration.n": 20,
+        "axes": 1,
+        "level": 0.9,
+    },
     **{"forward.place": 0.5, "log_abs_det_jacobian.place": 0.5, "knots": ((), ()), "decimals": -1},
     "bounds": (-sys.float_info.max, sys.float_info.max),
 }

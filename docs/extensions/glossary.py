@@ -9,8 +9,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 ROW = re.compile(r"^\| \*\*(.+?)\*\* \| (.+) \|$", re.M)
-EVERYDAY = {"run", "kind", "data set", "σ", "floor", "recipe"}  # words that pages also use in their ordinary sense
-PAGES = ("tutorials/", "theory/", "howto/", "digits", "gallery", "paper", "scaling", "reliability", "clusters", "index")
+EVERYDAY = {"run", "kind", "dataset", "σ", "floor", "recipe"}  # words that pages also use in their ordinary sense
+PAGES = ("tutorials/", "theory/", "howto/", "quality", "paper", "posteriors", "reliability", "clusters", "index")
 ELSEWHERE = (
     nodes.literal,
     nodes.literal_block,

@@ -54,7 +54,7 @@ from .samplers import langevin as langevin
 from .samplers import predictor_corrector as predictor_corrector
 from .score import Score as Score
 from .score import ScoreModel as ScoreModel
-from .score import guided as guided
+from .score import add_guidance as add_guidance
 from .score import tweedie as tweedie
 from .training import Budget as Budget
 from .training import Progress as Progress

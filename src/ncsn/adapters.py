@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.networks import NCSN, NCSNv2
-from ncsn.score import Copies, Plain, Scaled, Score, ScoreModel, Sigma, at_home, expand, float64
+from ncsn.score import Copies, Plain, Scaled, Score, ScoreModel, Sigma, as_level, expand, float64
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """What others train: examples (b, *d) and a noise level or a time for each of them (b,) → one answer (b, *d) each."""
@@ -101,7 +101,7 @@ def from_variance_preserving(
     least, largest = log_sigmas[[0, -1]].exp().tolist()
 
     def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-        std, level = expand(sigma, x), at_home(sigma, x.dtype)
+        std, level = expand(sigma, x), as_level(sigma, x.dtype)
         if bool(((level < least * (1 - SIGMA_ROUNDING)) | (level > largest * (1 + SIGMA_ROUNDING))).any()):
             # The same words each time, so that Python prints them once.
             words = f"noise levels outside {least:.4g} to {largest:.4g}: the model's nearest level is used"

@@ -24,10 +24,10 @@ from ncsn.score import Copies, Score, Sigma, as_tensor, expand, float64
 
 @runtime_checkable
 class Distribution(Score, Protocol):
-    """A score that can be sampled, and whose log density is known at every noise level."""
+    """A score with a sampler and with a known log density at every noise level."""
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
-        """``n`` independent draws of the clean data, on the generator's device; on the CPU without one."""
+        """``n`` independent draws of the clean data, on the generator's device, or on the CPU without one."""
 
     def log_prob(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b"]:
         """Log p_σ(x) in nats."""
@@ -39,10 +39,10 @@ class GaussianMixture:
     ``means``: μ, (k, d).
     ``std``: s ≥ 0, of every component.
     ``weights``: w, (k,), non-negative and normalised here; equal by default.
-    Raises ValueError for weights of another length, for negative ones, and for numbers that are not finite.
+    Raises ValueError for weights of another length or with negative numbers, and for numbers that are not finite.
 
     >>> mixture = ncsn.GaussianMixture(torch.tensor([[-3.0, 0.0], [3.0, 0.0]]))
-    >>> mixture(torch.tensor([[2.0, 1.0]]), 0.0)  # the score: to the nearer component
+    >>> mixture(torch.tensor([[2.0, 1.0]]), 0.0)  # the score points to the nearer component
     tensor([[ 1.0000, -1.0000]])
     """
 
@@ -63,7 +63,7 @@ class GaussianMixture:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         """``n`` independent draws of the clean data, (n, d).
 
-        ``generator``: draws them, on its device; by default torch's own, on the CPU.
+        ``generator``: draws them, on its device; by default torch's global one, on the CPU.
         """
         device = place_of(generator)
         every, weights = self.copies.on(device)
@@ -81,7 +81,7 @@ class GaussianMixture:
     def log_prob(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b"]:
         """Log p_σ(x) in nats.
 
-        ``x``: where, (b, d).
+        ``x``: where to evaluate it, (b, d).
         ``sigma``: the noise level, one number or one for each point.
         """
         return self._log_joint(x, sigma).logsumexp(1)
@@ -89,7 +89,7 @@ class GaussianMixture:
     def __call__(self, x: Float[Tensor, "b d"], sigma: Sigma, /) -> Float[Tensor, "b d"]:
         """The score: the posterior mean of the components' scores (μ_k − x)/(s² + σ²).
 
-        ``x``: where, (b, d).
+        ``x``: where to evaluate it, (b, d).
         ``sigma``: the noise level, one number or one for each point.
         """
         posterior = self._log_joint(x, sigma).softmax(1)
@@ -100,10 +100,10 @@ class GaussianMixture:
 class Ring:
     r"""A circle of ``radius`` R with a uniform angle and a radius drawn from N(R, ``std``²), in the plane.
 
-    Its clean density is ∝ N(r; R, s²)/r, so its clean score is (−(r−R)/s² − 1/r)·x/r: the −1/r is the stretch of the
-    circumference, easily forgotten.  Noise does not merely add σ² to s²: each direction's points are a Gaussian along
-    a line, which noise widens to T = s² + σ² along it and to σ² across, and the exact noised density at distance ρ is
-    the mean over the angle θ between the two,
+    Its clean density is ∝ N(r; R, s²)/r, so its clean score is (−(r−R)/s² − 1/r)·x/r: the easily forgotten −1/r
+    comes from the growing circumference.  Noise does not merely add σ² to s²: each direction's points are a Gaussian
+    along a line, which noise widens to T = s² + σ² along it and to σ² across, and the exact noised density at distance
+    ρ is the mean over the angle θ between the two,
 
     .. math:: p_σ(x) = \frac{1}{2π} \int_0^{2π} N(ρ\cos θ; R, T)\, N(ρ\sin θ; 0, σ^2)\, dθ,
 
@@ -111,8 +111,9 @@ class Ring:
 
     ``radius``: R.
     ``std``: s.
-    ``nodes``: of the Gauss–Legendre quadrature where the integrand lies, near θ = 0 and θ = π.
-    Raises ValueError unless radius ≥ 6 std > 0, so that a radius below 0, which is a point on the other side, is rare.
+    ``nodes``: of the Gauss–Legendre quadrature, which covers the angles near θ = 0 and θ = π where the integrand isn't
+    0.
+    Raises ValueError unless radius ≥ 6 std > 0, so that negative radii, which are points on the other side, are rare.
     """
 
     def __init__(self, radius: float = 5.0, std: float = 0.1, nodes: int = 64) -> None:
@@ -125,7 +126,7 @@ class Ring:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
         """``n`` independent draws of the clean data, (n, 2).
 
-        ``generator``: draws them, on its device; by default torch's own, on the CPU.
+        ``generator``: draws them, on its device; by default torch's global one, on the CPU.
         """
         device = place_of(generator)
         angle = 2 * math.pi * torch.rand(n, generator=generator, device=device)
@@ -143,7 +144,7 @@ class Ring:
         variance = expand(sigma, x) ** 2
         total = self.std**2 + variance
         a, b = rho**2 * self.std**2 / (2 * variance * total), rho * self.radius / total
-        # The integrand's width is 1/√(2A + B): beyond thirteen of them there is nothing left.
+        # The integrand's width is 1/√(2A + B), and it vanishes beyond thirteen of them.
         width = (13 / (2 * a + b).sqrt()).clamp(max=math.pi / 2).detach()
         nodes, weights = self.quadrature.on(rho.device)
         half = (width * nodes / 2).sin() ** 2
@@ -154,7 +155,7 @@ class Ring:
     def log_prob(self, x: Float[Tensor, "b 2"], sigma: Sigma) -> Float[Tensor, "b"]:
         """Log p_σ(x) in nats; σ > 0.
 
-        ``x``: where, (b, 2).
+        ``x``: where to evaluate it, (b, 2).
         ``sigma``: the noise level, one number or one for each point.
         """
         rho, variance, _, near, far = self._integral(float64(x), sigma)
@@ -167,9 +168,9 @@ class Ring:
         """The score, radial by symmetry: d log p_σ/dρ · x/ρ, smooth at the centre, where it is zero.
 
         With E the mean over θ by the integrand, d log p_σ/dρ = −ρ/σ² + ρs²/(σ²T)·E[cos²θ] + R/T·E[cos θ].  Integrating
-        by parts, E[cos θ] = E[(2A cos θ + B) sin²θ], in which there is no difference of large numbers and a factor ρ.
+        by parts, E[cos θ] = E[(2A cos θ + B) sin²θ], which avoids differences of large numbers and has a factor ρ.
 
-        ``x``: where, (b, 2).
+        ``x``: where to evaluate it, (b, 2).
         ``sigma``: the noise level, one number or one for each point.
         """
         exact = float64(x)
@@ -268,26 +269,25 @@ TOYS: dict[str, Callable[[], Distribution]] = {
     "checkerboard": checkerboard,
 }
 
-POINTS_AT_ONCE = 64  # whose distances to all data are in memory
-CLASS_SIZE = 500  # examples of a class with which it is worth a product of its own
-EXACT = "donot_use_mm_for_euclid_dist"  # differences first, squares then: no digits are lost
+POINTS_AT_ONCE = 64  # whose distances to all data are in memory together
+CLASS_SIZE = 500  # examples per class from which a product for each class pays
+EXACT = "donot_use_mm_for_euclid_dist"  # subtracts before squaring, which loses no digits
 
 
 class Empirical:
-    """The empirical distribution of a data set: its noised score is what score matching on that set learns.
+    """The empirical distribution of a dataset, whose noised score is the minimiser of score matching on that dataset.
 
     p_σ is the mixture of N(x_i, σ²I) over all examples, and the score (E[x_i | x] − x)/σ² a softmax over them.  An
-    evaluation takes two matrix products with the whole set, so its cost grows with n.  They are computed on the data's
-    device, whichever x is on.
+    evaluation takes two matrix products with the whole dataset, so its cost grows with n.  They are computed on the
+    device of the data.
 
     The score's distances come from ‖x‖² − 2x·x_i + ‖x_i‖².  In float32 its weights are off by a factor of about
     exp(3·10⁻⁷ ‖x − mean‖²/σ²).  If that is not near 1 and several examples lie within a few σ of x, give data, x and
     ``dtype`` in float64.  ``log_prob`` is exact in any case.
 
     ``data``: the examples, (n, *d).
-    ``labels``: the class of each example, (n,), if the score should know classes.
-    ``dtype``: of the products; bfloat16 is several times faster where the hardware has it, and precise enough for
-    pixels.
+    ``labels``: the class of each example, (n,), for a class-conditional score.
+    ``dtype``: of the products; bfloat16 is several times faster on hardware that has it, and precise enough for pixels.
 
     >>> data = torch.tensor([[0.0, 0.0], [4.0, 0.0]])
     >>> ncsn.tweedie(ncsn.Empirical(data), torch.tensor([[3.0, 1.0]]), 0.5)  # the nearest example
@@ -306,32 +306,32 @@ class Empirical:
         self.labels, flat = labels, data[:, None].flatten(1)
         if not bool(flat.isfinite().all()):
             raise ValueError("data has numbers that are not finite; leave these examples out")
-        if labels is not None:  # one class after the other
+        if labels is not None:  # sorted by class
             self.labels, order = labels.to(data.device).sort(stable=True)
             flat = flat[order]
             self.classes, counts = (found.tolist() for found in np.unique(self.labels.cpu(), return_counts=True))
             self.ends = [0, *accumulate(counts)]
         self.shape, self.mean = data.shape[1:], flat.mean(0)
         self.centred = (flat - self.mean).to(dtype)
-        parts = torch.split(self.centred, 1000)  # of a large data set even one more copy matters
+        parts = torch.split(self.centred, 1000)  # another copy of a large dataset would take too much memory
         self.half_squares = torch.cat([part.to(flat.dtype).square().sum(1) / 2 for part in parts])
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n *d"]:
         """``n`` examples, drawn with replacement.
 
-        ``generator``: draws them, on its device; by default torch's own, on the device of the data.
+        ``generator``: draws them, on its device; by default torch's global one, on the device of the data.
         """
         device = self.mean.device if generator is None else generator.device
         index = torch.randint(len(self.centred), (n,), generator=generator, device=device).to(self.mean.device)
         return (self.centred[index].to(self.mean.dtype) + self.mean).view(n, *self.shape).to(device)
 
     def _logits(self, x: Float[Tensor, "b d"], sigma: Sigma, which: slice = slice(None)) -> Float[Tensor, "b n"]:
-        """Log N(x; x_i, σ²I) but for what does not depend on i; ``x`` is centred."""
+        """Log N(x; x_i, σ²I), up to terms that do not depend on i; ``x`` is centred."""
         products = (x.to(self.centred.dtype) @ self.centred[which].T).to(x.dtype)
         return (products - self.half_squares[which]) / expand(sigma, x) ** 2
 
     def _mean(self, x: Float[Tensor, "b d"], sigma: Sigma, label: Int64[Tensor, "b"] | None) -> Float[Tensor, "b d"]:
-        """E[x_i | x], by all examples at once; ``x`` is centred."""
+        """E[x_i | x], computed with all examples at once; ``x`` is centred."""
         logits = self._logits(x, sigma)
         if label is not None:
             others = (label[:, None] != self.labels) & (label[:, None] >= 0)
@@ -339,7 +339,7 @@ class Empirical:
         return (logits.softmax(1).to(self.centred.dtype) @ self.centred).to(x.dtype)
 
     def _mean_by_class(self, x: Float[Tensor, "b d"], sigma: Sigma, label: Int64[Tensor, "b"]) -> Float[Tensor, "b d"]:
-        """The same by one class of examples after the other, each for those that may be of it."""
+        """The same, class by class, each for those x that may belong to it."""
         std, means = expand(sigma, x).expand(len(x), 1), torch.full_like(x, torch.nan)
         free = (label < 0).nonzero()[:, 0]
         means[free] = 0
@@ -347,7 +347,7 @@ class Empirical:
         parts = [slice(self.ends[i], self.ends[i + 1]) for i in asked]
         rows = [torch.cat([free, ((label == self.classes[i]) & (label >= 0)).nonzero()[:, 0]]) for i in asked]
         logits = [self._logits(x[row], std[row, 0], part) for row, part in zip(rows, parts, strict=True)]
-        # Those of no class may be of any.
+        # An x without a class may belong to any of them.
         any_class = torch.cat([part[: len(free)] for part in logits], 1).softmax(1)
         shared = torch.split(any_class, [part.shape[1] for part in logits], 1)
         for row, part, own, others in zip(rows, parts, logits, shared, strict=True):
@@ -360,7 +360,7 @@ class Empirical:
     def log_prob(self, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tensor, "b"]:
         """Log p_σ(x) in nats, from exact differences in double precision, which takes longer than the score.
 
-        ``x``: where, (b, *d).
+        ``x``: where to evaluate it, (b, *d).
         ``sigma``: the noise level, one number or one for each point.
         """
         centred = float64(x[:, None].flatten(1).to(self.mean.device) - self.mean)
@@ -373,19 +373,21 @@ class Empirical:
     def __call__(
         self, x: Float[Tensor, "b *d"], sigma: Sigma, /, label: Int64[Tensor, "b"] | None = None
     ) -> Float[Tensor, "b *d"]:
-        """The score ∇ₓ log p_σ(x), or that of the examples of one class for each x.
+        """The score ∇ₓ log p_σ(x), or for each x that of the examples of its class.
 
-        ``x``: where, (b, *d).
+        ``x``: where to evaluate it, (b, *d).
         ``sigma``: the noise level, one number or one for each x.
         ``label``: a class for each x, (b,); −1 for all examples together.
-        Raises ValueError if classes are given and the data set has none.
+        Raises ValueError if classes are given and the dataset has none.
         """
         if label is not None and self.labels is None:
             raise ValueError("the data set has no labels, so no class can be given")
-        place = self.mean.device  # data that is too large for a GPU is asked where it is
+        place = self.mean.device  # evaluated where the data is, because it may be too large for a GPU
         centred = x[:, None].flatten(1).to(place) - self.mean
         label = None if label is None else label.to(place)
-        slow = place.type == "cpu" and self.centred.dtype != torch.bfloat16  # what is fast would wait for memory
+        slow = (
+            place.type == "cpu" and self.centred.dtype != torch.bfloat16
+        )  # faster products would be limited by memory
         if label is not None and len(x) and slow and len(self.centred) >= CLASS_SIZE * len(self.classes):
             mean = self._mean_by_class(centred, sigma, label)
         else:

@@ -1,5 +1,7 @@
 """How good a run's samples are, whatever kind of data it has learned: each number next to what real examples score."""
 
+from pathlib import Path
+
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
@@ -21,6 +23,8 @@ from ncsn.kinds.images.judge import as_bytes as as_bytes
 from ncsn.kinds.images.judge import at_8_bits as at_8_bits
 from ncsn.kinds.images.judge import nearest as nearest
 from ncsn.kinds.kind import Dataset, Report
+from ncsn.kinds.load import dataset_of
+from ncsn.kinds.reading import Reading
 from ncsn.kinds.tables.imputation import calibration as calibration
 from ncsn.run import Run
 from ncsn.run.options import SamplingOptions
@@ -28,7 +32,7 @@ from ncsn.run.options import SamplingOptions
 
 def evaluate(
     source: Run | Shaped[Tensor, "n *d"],
-    data: Dataset | str | None = None,
+    data: object = None,
     features: FeaturesLike = "auto",
     *,
     n: int = REPORTABLE,
@@ -38,7 +42,7 @@ def evaluate(
     """How good samples are, compared with real examples that training has not seen.
 
     ``source``: a run, which draws the samples; or images (n, c, h, w), to be compared with ``data``.
-    ``data``: the dataset, or where it is now; by default what the run has learned from.
+    ``data``: the dataset, or where it is now, or the array or DataFrame; by default what the run has learned from.
     ``features``: of images, what distances are measured in: a name as for ``choose``, ``Features`` or a function.
     ``n``: how many samples a run draws, if there are as many held-out examples.
     ``seed``: of the samples.  ``options``: how they are drawn, as for ``Run.sample``.
@@ -53,7 +57,14 @@ def evaluate(
         if not isinstance(data, Dataset):
             raise ValueError("samples are compared with a dataset; give it, or a run")
         return Ruler(data, features, len(source)).judge(source)
-    dataset = data if isinstance(data, Dataset) else source.data(data)
+    if data is None or isinstance(data, str | Path):
+        dataset = source.data(None if data is None else str(data))
+    else:
+        signals, keep_missing = (bool(source.settings.get(name)) for name in ("signals", "keep_missing"))
+        own = Reading(signals=signals, keep_missing=keep_missing)
+        dataset = data if isinstance(data, Dataset) else dataset_of(data, reading=own)
+        if dataset.transform != source.transform:
+            raise ValueError("data is not what the run has learned from; give the same, of which a tenth is held out")
     ruler = source.recipe.kind.ruler(source, dataset, features, n)
     blocks = source.blocks(ruler.n, seed=seed, **options)
     return ruler.judge(torch.cat([steps.last().cpu() for steps in blocks]))

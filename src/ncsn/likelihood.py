@@ -1,11 +1,11 @@
-r"""LogDensities: the density of a point by following the probability flow from it to the noise.
+r"""Log densities, by following the probability flow from a point to the noise.
 
-Along the flow dx/dσ = −σ·s(x, σ) a density changes by the divergence alone (Song et al. 2020, arXiv:2011.13456,
+Along the flow dx/dσ = −σ·s(x, σ) the log density changes by the divergence only (Song et al. 2020, arXiv:2011.13456,
 equation 39 and appendix D.2; Chen et al. 2018), so that
 
 .. math:: \log p(x_0) = \log N(x_T; μ, σ_{max}^2 I) - \int_{σ_{min}}^{σ_{max}} σ\, \nabla\!\cdot s(x, σ)\, dσ .
 
-What comes out is the density p_σ at σ_min: that of the data with this much noise.
+The result is the density p_σ at σ_min, that of the data with this much noise.
 """
 
 import math
@@ -23,10 +23,10 @@ from ncsn.score import Score, curvatures, unit_directions
 
 @dataclass(frozen=True)
 class LogDensities:
-    """Log densities of points, and what they cost.
+    """Log densities of points, and their cost.
 
     ``log_prob``: in nats, (b,).
-    ``standard_error``: of each, from the spread of the probes, (b,): 0 for an exact trace, and NaN for a single probe.
+    ``standard_error``: of each, from the spread of the probes, (b,): 0 with the exact trace, NaN with a single probe.
     ``nfe``: evaluations of the score.
     """
 
@@ -44,16 +44,16 @@ def follow_flow(
     points: int,
     integrals: int,
 ) -> np.ndarray:
-    """The solution of y' = ``slope``(t, y) at the end of ``span``, by scipy's RK45 with a step that suits every point.
+    """Solve y' = ``slope``(t, y) to the end of ``span``, by scipy's RK45 with steps that are accurate for every point.
 
-    ``start``: ``points`` × coordinates, one point after the other, and then ``integrals`` × points.
+    ``start``: the coordinates of ``points`` points, one point after the other, followed by ``integrals`` × points.
     ``tolerance``: of each step, relative and absolute, for every point.
     """
-    from scipy.integrate import RK45, solve_ivp  # here, because it takes as long as a third of torch
+    from scipy.integrate import RK45, solve_ivp  # imported here, because it takes a third as long as torch
 
     class PointwiseRK45(RK45):  # type: ignore[misc]
         def _estimate_error_norm(self, K: np.ndarray, h: float, scale: np.ndarray) -> float:
-            # Scipy's is a mean over the whole state, which would let one hard point off among many easy ones.
+            # Scipy's own norm is a mean over the state, which would hide one hard point among many easy ones.
             error = (self._estimate_error(K, h) / scale) ** 2
             moves, gains = np.split(error, [len(error) - integrals * points])
             each = np.maximum(gains.reshape(integrals, points).mean(0), moves.reshape(points, -1).mean(1))
@@ -79,21 +79,21 @@ def log_prob(
 ) -> LogDensities:
     """Log p_σ(x) at σ = ``sigma_min``, in nats, by an adaptive Runge–Kutta method (scipy's RK45) in ln σ.
 
-    The results are on the CPU, in double precision; the score is evaluated on x's device, in its type.  A network that
-    was compiled must run as if it were not, within ``torch.compiler.set_stance("force_eager")``.
+    The results are on the CPU, in double precision; the score is evaluated on x's device, in its type.  A compiled
+    network must be evaluated within ``torch.compiler.set_stance("force_eager")``.
 
     ``score``: of the data with noise.
     ``x``: points, (b, *d).
     ``sigma_min``: the noise level whose density is returned, > 0.
-    ``sigma_max``: where p_σ is as good as N(mean, σ² I).  For data of variance v in D dimensions, a point is off by
-    about v√D/(√2σ²) nats, and the mean over all data by v²D/(4σ⁴).
+    ``sigma_max``: a level at which p_σ is close to N(mean, σ² I).  For data of variance v in D dimensions, the error of
+    a point is about v√D/(√2σ²) nats, and that of the mean over all data v²D/(4σ⁴).
     ``mean``: of the data.
-    ``probes``: how many Rademacher vectors estimate the divergence, the same along the whole flow; by default (None) it
-    is the exact trace, which takes one backward pass for each dimension.
+    ``probes``: the number of Rademacher vectors that estimate the divergence, the same along the whole flow; by default
+    (None) the exact trace, which takes one backward pass per dimension.
     ``tolerance``: of each step of the solver, relative and absolute, for every point.
     ``generator``: draws the probes, on x's device.
-    Raises ValueError unless ∞ > σ_max > σ_min > 0, probes ≥ 1 and ∞ > tolerance > 0, and where the flow cannot be
-    followed because the score is not finite.
+    Raises ValueError unless ∞ > σ_max > σ_min > 0, probes ≥ 1 and ∞ > tolerance > 0, and if the flow
+    cannot be followed because the score is not finite.
 
     >>> score = ncsn.GaussianMixture(torch.zeros(1, 2))
     >>> densities = ncsn.log_prob(score, torch.zeros(1, 2), sigma_max=50, sigma_min=0.01)
@@ -116,7 +116,7 @@ def log_prob(
         s, parts = curvatures(score, at, sigma, directions)
         parts = parts.sum(0, keepdim=True) if probes is None else parts
         change = (sigma**2 * torch.cat([-s.flatten(), parts.flatten()])).cpu().double().numpy()
-        if nfe == 1 and not np.isfinite(change).all():  # later, the solver would try a smaller step
+        if nfe == 1 and not np.isfinite(change).all():  # later on, the solver tries a smaller step
             raise ValueError(f"the score, or its divergence, is not finite at sigma = {float(sigma):.3g}")
         return change
 
@@ -134,11 +134,11 @@ def log_prob(
 
 
 def bits_per_dimension(log_prob: Float[Tensor, "b"], dimension: int) -> Float[Tensor, "b"]:
-    """Bits per pixel of bytes, from the log density of (byte + u)/256, u ~ U[0, 1): an upper bound on what they cost.
+    """Bits per dimension of bytes, from the log density of (byte + u)/256 with u ~ U[0, 1): an upper bound.
 
     Theis et al. 2016 (arXiv:1511.01844), section 3.1.
 
     ``log_prob``: of each image, in nats, (b,).
-    ``dimension``: numbers in an image: channels × height × width.
+    ``dimension``: the number of values in an image: channels × height × width.
     """
     return 8 - log_prob / (dimension * math.log(2))

@@ -27,7 +27,7 @@ def psnr(guess: Float[Tensor, "*d"], truth: Float[Tensor, "*d"]) -> float:
     return -10 * float((guess.clamp(0, 1) - truth).square().mean().log10())
 
 
-def binned(values: Float[Tensor, "b"], position: Float[Tensor, "b"], edges: Sequence[float]) -> list[float | None]:
+def mean_by_bin(values: Float[Tensor, "b"], position: Float[Tensor, "b"], edges: Sequence[float]) -> list[float | None]:
     """The mean of ``values`` in each bin [edge, next edge) of ``position``; None where a bin is empty."""
     bins = torch.bucketize(
         position.contiguous(), torch.tensor(edges, dtype=position.dtype, device=position.device), right=True

@@ -1,4 +1,4 @@
-"""Noise levels: the ladders that samplers descend and the proposals that training draws from.
+"""Noise levels: the ladders that samplers descend, and the proposals that training draws from.
 
 A noise level σ is a standard deviation in the units of the data.  NCSN uses a geometric ladder for both (Song & Ermon
 2019, section 4.1); EDM descends a ladder that is geometric at its top only, and draws ln σ from a normal distribution
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Proposal(Protocol):
-    """Where training draws its noise levels from."""
+    """A distribution of noise levels for training."""
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
         """``n`` noise levels, each with the proposal's distribution, on the generator's device."""
@@ -31,7 +31,7 @@ def check_range(sigma_max: float, sigma_min: float, levels: int = 1) -> None:
 
 
 def place_of(generator: torch.Generator | None) -> torch.device:
-    """Where a generator draws; None is torch's own, on the CPU."""
+    """The device of a generator; None is torch's global generator, on the CPU."""
     return torch.device("cpu") if generator is None else generator.device
 
 
@@ -58,17 +58,17 @@ def lengths(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b"]:
     return torch.linalg.vector_norm(x[:, None].flatten(1), dim=1)  # type: ignore[no-any-return]
 
 
-def stratified(n: int, generator: torch.Generator | None) -> Float[Tensor, "n"]:
-    """Uniform numbers in [0, 1), in random order, one in each of ``n`` equal parts: with less variance."""
+def draw_stratified(n: int, generator: torch.Generator | None) -> Float[Tensor, "n"]:
+    """Uniform numbers in [0, 1), one in each of ``n`` equal strata, in random order."""
     strata = torch.randperm(n, generator=generator, device=place_of(generator))
     return (strata + torch.rand(n, generator=generator, device=strata.device)) / n
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """Noise levels that descend; as a proposal, each is equally likely.
+    """Descending noise levels; as a proposal, each is equally likely.
 
-    ``sigma_max`` ≥ ``sigma_min`` > 0 in the units of the data; ``levels`` ≥ 1 (one level means σ_min alone).
+    ``sigma_max`` ≥ ``sigma_min`` > 0 in the units of the data; ``levels`` ≥ 1 (a single level is σ_min).
     Raises ValueError outside of these ranges.
     """
 
@@ -77,7 +77,7 @@ class Ladder:
     levels: int
 
     def __post_init__(self) -> None:
-        """Refuse what is no ladder."""
+        """Check the ranges."""
         check_range(self.sigma_max, self.sigma_min, self.levels)
 
     def sigmas(self, *, device: torch.device | str = "cpu") -> Float[Tensor, "levels"]:
@@ -101,7 +101,7 @@ class Geometric(Ladder):
 
     ``sigma_max``: the largest noise level, in the units of the data.
     ``sigma_min``: the smallest one, > 0 and at most ``sigma_max``.
-    ``levels``: how many, at least 1; one level is ``sigma_min`` alone.
+    ``levels``: how many, at least 1; a single level is ``sigma_min``.
     Raises ValueError outside of these ranges.
 
     >>> ncsn.Geometric(sigma_max=10, sigma_min=0.1, levels=3).sigmas()
@@ -118,14 +118,14 @@ class Geometric(Ladder):
 
 
 class Karras(Ladder):
-    """A ladder in equal steps of σ^(1/7): coarser at the top, finer at the bottom, than equal steps of σ.
+    """A ladder with equal steps of σ^(1/7): coarser at the top and finer at the bottom than equal steps of σ.
 
     Karras et al. 2022, equation 5, with their ρ = 7.
 
     ``sigma_max``: the largest noise level, in the units of the data.
     ``sigma_min``: the smallest one, > 0 and at most ``sigma_max``.
-    ``levels``: how many, at least 1; one level is ``sigma_min`` alone.
-    Raises ValueError for other noise levels.
+    ``levels``: how many, at least 1; a single level is ``sigma_min``.
+    Raises ValueError outside of these ranges.
 
     >>> ncsn.Karras(sigma_max=10, sigma_min=0.1, levels=4).sigmas()
     tensor([10.0000,  2.9341,  0.6629,  0.1000])
@@ -142,13 +142,13 @@ class Karras(Ladder):
 
 @dataclass(frozen=True)
 class LogNormal:
-    """Noise levels for training: ln σ ~ N(mean, std²), within two ends (Karras et al. 2022, table 1).
+    """Noise levels for training: ln σ ~ N(mean, std²), clipped to a range (Karras et al. 2022, table 1).
 
     ``mean``: of ln σ.
     ``std``: of ln σ.
     ``sigma_max``: the largest noise level, in the units of the data.
     ``sigma_min``: the smallest one, > 0 and at most ``sigma_max``.
-    Raises ValueError for other ends.
+    Raises ValueError outside of these ranges.
     """
 
     mean: float
@@ -157,21 +157,21 @@ class LogNormal:
     sigma_min: float
 
     def __post_init__(self) -> None:
-        """Refuse what is no distribution."""
+        """Check the ranges."""
         check_range(self.sigma_max, self.sigma_min)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
         """``n`` noise levels in random order, one in each n-th of the distribution.
 
-        Each of them has the whole distribution, and the average loss of a batch has less variance than with independent
-        ones (stratified sampling; for diffusion models Kingma et al. 2021, arXiv:2107.00630, appendix I).  Levels
-        beyond an end move to that end.
+        Each of them has the full distribution, and the mean loss of a batch has less variance than with independent
+        draws (stratified sampling; for diffusion models Kingma et al. 2021, arXiv:2107.00630, appendix I).  Levels
+        outside of the range are clipped to it.
 
         ``generator``: draws them, on its device; by default torch's own, on the CPU.
         """
-        quantiles = stratified(n, generator)
-        normal: Tensor  # of the quantiles 0 and 1 it is infinite, and σ one of the ends
-        if quantiles.device.type == "mps":  # Apple's GPUs have no quantile function, and to ask the CPU is to wait
+        quantiles = draw_stratified(n, generator)
+        normal: Tensor  # infinite at the quantiles 0 and 1, where σ is clipped
+        if quantiles.device.type == "mps":  # Apple's GPUs have no ndtri, and using the CPU would synchronise
             normal = math.sqrt(2) * torch.erfinv(2 * quantiles - 1)
         else:
             normal = torch.special.ndtri(quantiles)
@@ -184,14 +184,14 @@ class LogUniform:
 
     ``sigma_max``: the largest noise level, in the units of the data.
     ``sigma_min``: the smallest one, > 0 and at most ``sigma_max``.
-    Raises ValueError for other ends.
+    Raises ValueError outside of these ranges.
     """
 
     sigma_max: float
     sigma_min: float
 
     def __post_init__(self) -> None:
-        """Refuse what is no range."""
+        """Check the ranges."""
         check_range(self.sigma_max, self.sigma_min)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
@@ -199,7 +199,7 @@ class LogUniform:
 
         ``generator``: draws them, on its device; by default torch's own, on the CPU.
         """
-        quantiles = stratified(n, generator)
+        quantiles = draw_stratified(n, generator)
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** quantiles
 
 
@@ -216,8 +216,8 @@ def level_ratio(dimension: int) -> float:
     """The ratio γ of neighbouring noise levels at which samples of one are likely at the next: NCSNv2's technique 2.
 
     Solves Φ(√(2D)(γ − 1) + 3γ) − Φ(√(2D)(γ − 1) − 3γ) = ½: Song & Ermon 2020, section 3.2.  About 1.082 for D = 784.
-    The criterion is one for many dimensions: below five it holds for every γ, at 18 it gives 2, and 2 is the most that
-    is returned.
+    The criterion is meant for many dimensions: below five it holds for every γ, and at 18 it gives 2, the largest value
+    that is returned.
     """
     from scipy.optimize import brentq  # here, because it takes as long as a fifth of torch
     from scipy.special import ndtr
@@ -234,7 +234,7 @@ def langevin_eps(ratio: float, sigma_min: float, steps: int) -> float:
 
     After a level's steps the samples should have that level's noise.  Song & Ermon 2020, equation 5, takes Gaussian
     noise from γσ to σ and brings its variance over σ², which is (1 − ε/σ_L²)^{2T}·(γ² − q) + q with
-    q = 2ε/(σ_L² − σ_L²(1 − ε/σ_L²)²), as near to 1 as can be.  Their ε is half of ours, as everywhere.
+    q = 2ε/(σ_L² − σ_L²(1 − ε/σ_L²)²), as close to 1 as possible.  Their ε is half of ours.
     """
     from scipy.optimize import minimize_scalar
 
@@ -247,12 +247,12 @@ def langevin_eps(ratio: float, sigma_min: float, steps: int) -> float:
 
 
 class Suggestion(NamedTuple):
-    """Noise levels and Langevin steps for a data set, and why.
+    """Noise levels and Langevin steps for a dataset, with the reasons.
 
-    ``noise``: a geometric ladder, to train and to sample with.
+    ``noise``: a geometric ladder for training and sampling.
     ``steps``: Langevin steps on each level.
     ``eps``: the step size α on the smallest level, for ``annealed_langevin``.
-    ``explanation``: where each number comes from, one a line.
+    ``explanation``: where each number comes from, one line each.
     """
 
     noise: Geometric
@@ -262,14 +262,14 @@ class Suggestion(NamedTuple):
 
 
 def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None, steps: int = 5) -> Suggestion:
-    """What to learn and to sample with on a data set, by techniques 1, 2 and 4 of Song & Ermon 2020.
+    """Suggest noise levels and Langevin steps for a dataset, by techniques 1, 2 and 4 of Song & Ermon 2020.
 
     ``data``: examples in their own units, (n, *d).
-    ``sigma_min``: noise that does not matter; by default a hundredth of the largest extent of one coordinate, which is
+    ``sigma_min``: a negligible noise level; by default a hundredth of the largest extent of one coordinate, which is
     0.01 for pixels in [0, 1].
     ``steps``: Langevin steps on each level.
-    Raises ValueError if there are fewer than two different examples, or numbers that are not finite; and for steps
-    below 1, and a ``sigma_min`` out of range.
+    Raises ValueError for fewer than two different examples, for numbers that are not finite, for ``steps`` < 1, and for
+    a ``sigma_min`` out of range.
 
     >>> data = torch.randn(1000, 20, generator=torch.Generator().manual_seed(0))
     >>> suggestion = ncsn.suggest_noise(data)

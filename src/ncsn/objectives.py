@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ncsn.batching import Batch
 from ncsn.noise import Proposal, noise_like, signs_like
-from ncsn.score import Score, ScoreModel, Sigma, conditioned, curvatures, expand, unit_directions
+from ncsn.score import Score, ScoreModel, Sigma, bind_condition, curvatures, expand, unit_directions
 
 
 def dsm(
@@ -27,20 +27,20 @@ def dsm(
     Vincent 2011, with the weight λ(σ) = σ² of Song & Ermon 2019, equations 5 and 6: s = 0 costs D/2 on average at
     every σ.  Its expectation exceeds σ²·fisher by a constant that does not depend on the score.
 
-    ``score``: what is trained, or tested.
+    ``score``: the score to train or to test.
     ``x``: clean examples, (b, *d).
     ``sigma``: the noise level, one number or one for each example.
-    ``label``: the class of each example, (b,), −1 for none; by default the score is not told any.
+    ``label``: the class of each example, (b,), −1 for none; by default the score is unconditional.
     ``generator``: draws the noise; by default torch's own.
 
     >>> g = torch.Generator().manual_seed(0)
-    >>> score = ncsn.GaussianMixture(torch.zeros(1, 2))  # the exact one: no score has a smaller loss
+    >>> score = ncsn.GaussianMixture(torch.zeros(1, 2))  # the exact score, which minimises the loss
     >>> ncsn.dsm(score, torch.randn(10_000, 2, generator=g), 1.0, generator=g).mean().round(decimals=1)
     tensor(0.5000)
     """
     z = noise_like(x, generator)
     std = expand(sigma, x)
-    s = conditioned(score, label)(x + std * z, sigma)
+    s = bind_condition(score, label)(x + std * z, sigma)
     return (std * s + z).square().flatten(1).sum(1) / 2
 
 
@@ -56,16 +56,16 @@ def posterior_dsm(
 ) -> Float[Tensor, "b"]:
     """Denoising score matching with less noise in its gradient: ½σ²‖s(x + σz, σ) − t‖² with a target t for σ > above.
 
-    There, many examples x may have made the same noisy one, and ``dsm`` pulls towards a random one of them: its target
-    is −z/σ.  The mean of −z/σ given the noisy example is the score of the data set.  As a target it has the same
-    minimiser and the same expected gradient, without that variance.
-    Xu et al. 2023 (arXiv:2302.00670) use a subset of the data; here it is all of it, and so without bias.
+    At high noise many clean examples could have produced the same noisy one, and the target of ``dsm``, −z/σ, points to
+    a random one.  The mean of −z/σ given the noisy example is the score of the dataset.  As a target it has the
+    same minimiser and the same expected gradient, without that variance.
+    Xu et al. 2023 (arXiv:2302.00670) use a subset of the data, which is biased; this uses all of it.
 
-    ``score``: what is trained.
+    ``score``: the score to train.
     ``x``: clean examples, (b, *d).
     ``sigma``: the noise level of each example, (b,).
-    ``data_score``: the score of the whole data set, ``Empirical``; if there are labels, it is asked for their classes.
-    ``above``: the noise level below which the target is −z/σ, because there the noisy example tells the clean one.
+    ``data_score``: the score of the whole dataset, ``Empirical``; with labels, a class-conditional one.
+    ``above``: the noise level below which the target is −z/σ, because there the noisy example identifies the clean one.
     ``label``: the class of each example, (b,), −1 for none.
     ``generator``: draws the noise; by default torch's own.
     """
@@ -76,11 +76,11 @@ def posterior_dsm(
     if x.device.type == "cpu":
         many = high.nonzero()[:, 0]
         classes = None if label is None else label[many]
-        target[many] = conditioned(data_score, classes)(noisy[many], sigma[many])
-    else:  # to ask for all of them takes a GPU less time than to say how many are needed
-        means = conditioned(data_score, label)(noisy, sigma)
+        target[many] = bind_condition(data_score, classes)(noisy[many], sigma[many])
+    else:  # a GPU evaluates all of them sooner than it can report how many are needed
+        means = bind_condition(data_score, label)(noisy, sigma)
         target = torch.where(high.view(std.shape), means, target)
-    s = conditioned(score, label)(noisy, sigma)
+    s = bind_condition(score, label)(noisy, sigma)
     return (std * (s - target)).square().flatten(1).sum(1) / 2
 
 
@@ -94,18 +94,18 @@ def ssm(
 ) -> Float[Tensor, "b"]:
     """Sliced score matching at noised points: σ²(vᵀ(∂s/∂x)v + ½‖s‖²) with one random ±1 vector v per example.
 
-    Song et al. 2019 (arXiv:1905.07088), equation 8: with variance reduction, as ‖s‖² stands for its expectation over
-    v.  Its mean over v is ``exact``.
+    Song et al. 2019 (arXiv:1905.07088), equation 8, with variance reduction: ‖s‖² replaces (vᵀs)².  The mean over v
+    is ``exact``.
 
-    ``score``: what is trained, or tested.
+    ``score``: the score to train or to test.
     ``x``: clean examples, (b, *d).
     ``sigma``: the noise level, one number or one for each example.
-    ``label``: the class of each example, (b,), −1 for none; by default the score is not told any.
+    ``label``: the class of each example, (b,), −1 for none; by default the score is unconditional.
     ``generator``: draws the noise; by default torch's own.
     """
     z = noise_like(x, generator)
     v = signs_like(x, 1, generator)
-    s, curved = curvatures(conditioned(score, label), x + expand(sigma, x) * z, sigma, v, learned=True)
+    s, curved = curvatures(bind_condition(score, label), x + expand(sigma, x) * z, sigma, v, learned=True)
     return sigma**2 * (curved[0] + s.square().flatten(1).sum(1) / 2)
 
 
@@ -117,20 +117,20 @@ def exact(
     label: Int64[Tensor, "b"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "b"]:
-    """Score matching as Hyvärinen has it, at noised points: σ²(tr ∂s/∂x + ½‖s‖²).
+    """Hyvärinen's score matching at noised points: σ²(tr ∂s/∂x + ½‖s‖²).
 
-    Hyvärinen 2005, theorem 1.  On average D/2 below ``dsm``, for any score.  It takes as many differentiations as there
-    are dimensions, so it is for few of them only.
+    Hyvärinen 2005, theorem 1.  On average D/2 below ``dsm``, for any score.  It differentiates once
+    per dimension, so it is only practical in few dimensions.
 
-    ``score``: what is trained, or tested.
+    ``score``: the score to train or to test.
     ``x``: clean examples, (b, *d).
     ``sigma``: the noise level, one number or one for each example.
-    ``label``: the class of each example, (b,), −1 for none; by default the score is not told any.
+    ``label``: the class of each example, (b,), −1 for none; by default the score is unconditional.
     ``generator``: draws the noise; by default torch's own.
     """
     z = noise_like(x, generator)
     noisy = x + expand(sigma, x) * z
-    s, curved = curvatures(conditioned(score, label), noisy, sigma, unit_directions(x), learned=True)
+    s, curved = curvatures(bind_condition(score, label), noisy, sigma, unit_directions(x), learned=True)
     return sigma**2 * (curved.sum(0) + s.square().flatten(1).sum(1) / 2)
 
 
@@ -139,7 +139,7 @@ def fisher(score: Score, truth: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -
 
     Hyvärinen 2005, equation 2; averaged over x ~ p_σ it is the divergence itself.
 
-    ``score``: what is tested.
+    ``score``: the score to test.
     ``truth``: the known score.
     ``x``: noisy examples, (b, *d).
     ``sigma``: their noise level, one number or one for each.
@@ -154,7 +154,7 @@ Objective = Callable[..., Float[Tensor, "b"]]
 def training_loss(
     noise: Proposal, objective: Objective = dsm, *, drop_label: float = 0.1, generator: torch.Generator
 ) -> Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"]]]:
-    """What ``train`` minimises: an objective at noise levels drawn from ``noise``.
+    """The loss that ``train`` minimises: an objective at noise levels drawn from ``noise``.
 
     Returns a function of (model, batch) that gives the losses and the noise levels, one of each per example.  With
     ``dsm``, a loss is ‖F − F*‖² per dimension, see ``ScoreModel.residual_weight``: about 1 for an untrained network at
@@ -163,8 +163,8 @@ def training_loss(
     ``noise``: where noise levels are drawn from, such as ``LogNormal``.
     ``objective``: ``objective(score, x, sigma, generator=...)`` → a loss per example, weighted by σ².  It also gets
     ``label=...``, one per example, if a batch has labels.
-    ``drop_label``: the share of labelled examples that is shown without its class, so that the network learns the score
-    of all data too, which guidance needs (Ho & Salimans 2022, arXiv:2207.12598, algorithm 1).
+    ``drop_label``: the share of labelled examples whose class is hidden, so that the network also learns the
+    unconditional score, which guidance needs (Ho & Salimans 2022, arXiv:2207.12598, algorithm 1).
     ``generator``: draws dropped labels, noise levels and noise, in this order.
     Raises ValueError, at the first batch, if the objective does not return one loss per example.
     """
@@ -176,7 +176,7 @@ def training_loss(
             dropped = torch.rand(len(x), generator=generator, device=x.device) < drop_label
             labels["label"] = label.masked_fill(dropped, -1)
         sigma = noise.sample(len(x), generator=generator)
-        losses = objective(conditioned(model, given), x, sigma, generator=generator, **labels)
+        losses = objective(bind_condition(model, given), x, sigma, generator=generator, **labels)
         if losses.shape != sigma.shape:
             raise ValueError(f"the objective returned shape {tuple(losses.shape)}; ({len(x)},), one each, is needed")
         return losses * model.residual_weight(sigma) / x.shape[1:].numel(), sigma

@@ -1,4 +1,4 @@
-r"""Samplers: what turns a score into samples.
+r"""Samplers: functions that turn a score into samples.
 
 Every sampler is an iterator of ``Step(sigma, x)``, so that progress bars, animations and early stopping belong to the
 caller: ``*path, last = annealed_langevin(score, x, sigmas, ...)``, and ``last.x`` are the samples.
@@ -16,7 +16,7 @@ The probability flow of Song et al. 2020 (arXiv:2011.13456, equation 13) is here
 where D is the mean of the clean data given x (``tweedie``).  Stochastic samplers have the same distribution at every σ;
 their fresh noise lets later steps correct the errors of earlier ones.
 
-``SAMPLERS`` is the one table of the samplers' names and defaults, and a ``Sampling`` says how a run is sampled.
+``SAMPLERS`` lists the names and defaults of all samplers, and a ``Sampling`` says how a run is sampled.
 """
 
 import math
@@ -40,7 +40,7 @@ from ncsn.validation import MOST_LEVELS, GuideName, LangevinSteps, check_ranges
 class Step(NamedTuple):
     """A state of samples on their way from noise to data.
 
-    ``sigma``: the standard deviation of the noise that is left; 0 at the end, if the sampler denoises.
+    ``sigma``: the standard deviation of the remaining noise; 0 at the end, if the sampler denoises.
     ``x``: the samples so far, (b, *d).
     """
 
@@ -49,14 +49,14 @@ class Step(NamedTuple):
 
 
 class NonFiniteSampleError(FloatingPointError):
-    """Samples became NaN or infinite on their way; the message says where."""
+    """Samples became NaN or infinite; the message says at which noise level."""
 
 
-def checked_ladder(sigmas: Float[Tensor, "levels"], *, restarts: bool = False) -> Float[Tensor, "levels"]:
-    """The noise levels on the CPU, where the sampler looks at them without waiting for a GPU at every state.
+def check_ladder(sigmas: Float[Tensor, "levels"], *, restarts: bool = False) -> Float[Tensor, "levels"]:
+    """The noise levels on the CPU, where reading them does not synchronise a GPU.
 
-    Torch takes single numbers from there in any arithmetic.
-    Raises ValueError unless they are positive and strictly descending, or rise where ``restarts`` are.
+    Torch accepts scalars from there in any arithmetic.
+    Raises ValueError unless they are positive and strictly descending; with ``restarts`` they may rise.
     """
     sigmas = sigmas.cpu()
     steps = sigmas.diff()
@@ -75,7 +75,7 @@ def descend(
     *,
     denoise: bool,
 ) -> Iterator[Step]:
-    """What all samplers do: ``step(x, sigma, following)`` from each level to the next, then the posterior mean."""
+    """The loop of every sampler: ``step(x, sigma, following)`` from each level to the next, then the posterior mean."""
     for sigma, following in pairwise(sigmas):
         x = step(x, sigma, following)
         yield Step(float(following), x)
@@ -108,7 +108,7 @@ def langevin(
 
     NFE: ``steps``, and one more for ``denoise``.
 
-    ``score``: of the data with noise.
+    ``score``: of the noised data.
     ``x``: where to start, (b, *d).
     ``sigma``: the noise level > 0 on which all steps stay.
     ``step_size``: α > 0.
@@ -126,7 +126,7 @@ def langevin(
     if not 0 < step_size < math.inf or steps < 1:
         raise ValueError(f"step_size is {step_size}, steps is {steps}; allowed are step_size > 0 and steps >= 1")
 
-    level = sigma.cpu() if isinstance(sigma, Tensor) else sigma  # every state tells it
+    level = sigma.cpu() if isinstance(sigma, Tensor) else sigma  # every state reports it
 
     def step(x: Tensor, *_: float | Tensor) -> Tensor:
         return langevin_step(score, x, level, step_size, generator)
@@ -149,7 +149,7 @@ def annealed_langevin(
     Song & Ermon 2019, algorithm 1, with the step size α_i = ε·σ_i²/σ_L².  NFE: levels × steps, and one more for
     ``denoise``.
 
-    ``score``: of the data with noise.
+    ``score``: of the noised data.
     ``x``: where to start, (b, *d); ideally a draw from N(0, σ_1²), or from any distribution as wide.
     ``sigmas``: the noise levels, descending, > 0.
     ``eps``: the step size α on the smallest level, 0 < ε < 4σ_L².  Beyond it the dynamics diverges on a Gaussian, whose
@@ -167,7 +167,7 @@ def annealed_langevin(
     >>> round((last.x < 0).float().mean().item(), 1)
     0.2
     """
-    sigmas = checked_ladder(sigmas)
+    sigmas = check_ladder(sigmas)
     limit = 4 * float(sigmas[-1]) ** 2
     if not 0 < eps < limit or steps < 1:
         raise ValueError(
@@ -175,7 +175,7 @@ def annealed_langevin(
         )
 
     def level(x: Tensor, _higher: Tensor, sigma: Tensor) -> Tensor:
-        # With α ∝ σ², what the score and what chance move are in one proportion on every level: section 4.3.
+        # With α ∝ σ², drift and noise have the same ratio on every level: section 4.3.
         step_size = eps * sigma**2 / sigmas[-1] ** 2
         for _ in range(steps):
             x = langevin_step(score, x, sigma, step_size, generator)
@@ -200,7 +200,7 @@ def consistent_annealed(
     added have variance σ'² together.  Jolicoeur-Martineau et al. 2020 (arXiv:2009.05475), algorithm 2.
     NFE: levels − 1, and one more for ``denoise``.
 
-    ``score``: of the data with noise.
+    ``score``: of the noised data.
     ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
     ``sigmas``: the noise levels, descending, > 0.
     ``eta``: 1 − γ ≤ η ≤ 1 at every level; the paper's ε/σ_L².  η = 1 − γ adds no noise (Euler on the probability flow),
@@ -210,7 +210,7 @@ def consistent_annealed(
     ``generator``: draws the noise; by default torch's own.
     Raises ValueError for a ladder or an η out of range.
     """
-    sigmas = checked_ladder(sigmas)
+    sigmas = check_ladder(sigmas)
     if eta is None:
         eta = 1 - float(sigmas[-1] / sigmas[0]) ** (2 / max(1, len(sigmas) - 1))
     smallest = float((1 - sigmas[1:] / sigmas[:-1]).max()) if len(sigmas) > 1 else 0.0
@@ -241,7 +241,7 @@ def predictor_corrector(
     equation 46.  Corrector: x + ε·s(x, σ') + √(2ε)·z with ε = 2(r‖z‖/‖s‖)², norms averaged over the batch; in this
     package's convention α = 2ε.  NFE: (levels − 1)·(1 + corrections), and one more for ``denoise``.
 
-    ``score``: of the data with noise.
+    ``score``: of the noised data.
     ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
     ``sigmas``: the noise levels, descending, > 0.
     ``snr``: r > 0, the signal-to-noise ratio of a corrector's step.
@@ -250,7 +250,7 @@ def predictor_corrector(
     ``generator``: draws the noise; by default torch's own.
     Raises ValueError for a ladder, an r or a number of corrections out of range.
     """
-    sigmas = checked_ladder(sigmas)
+    sigmas = check_ladder(sigmas)
     if not 0 < snr < math.inf or corrections < 0:
         raise ValueError(f"snr is {snr}, corrections is {corrections}; allowed are snr > 0 and corrections >= 0")
 
@@ -262,7 +262,7 @@ def predictor_corrector(
             z = noise_like(x, generator)
             s = score(x, following)
             size = lengths(s).mean()
-            # A score that is zero everywhere says nothing of how far to go: no step.
+            # A score of zero defines no step size, so there is no step.
             eps = torch.where(size > 0, 2 * (snr * lengths(z).mean() / size) ** 2, 0.0)
             x = x + eps * s + (2 * eps).sqrt() * z
         return x
@@ -270,7 +270,7 @@ def predictor_corrector(
     return descend(score, x, sigmas, step, denoise=denoise)
 
 
-# The probability flow, and random paths like it.
+# The probability flow and its stochastic variants.
 
 
 def add_noise(x: Tensor, sigma: Tensor, higher: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -290,16 +290,16 @@ def euler(
 
     Song et al. 2020, equation 13.  NFE: levels − 1, less one for each rise, and one more for ``denoise``.
 
-    ``score``: of the data with noise.
+    ``score``: of the noised data.
     ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
-    ``sigmas``: the noise levels, > 0, descending but for restarts.  Where they rise, fresh noise leads up.  That costs
-    no evaluation, and passing the levels again takes back errors of the first time (Xu et al. 2023, arXiv:2306.14878,
+    ``sigmas``: the noise levels, > 0, descending but for restarts.  Where they rise, fresh noise is added, which
+    costs no evaluation, and descending again corrects errors of the first descent (Xu et al. 2023, arXiv:2306.14878,
     algorithm 1).
     ``denoise``: append the posterior mean, without noise, as a last state.
     ``generator``: draws the noise of restarts; by default torch's own.
     Raises ValueError for a ladder out of range.
     """
-    sigmas = checked_ladder(sigmas, restarts=True)
+    sigmas = check_ladder(sigmas, restarts=True)
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
         if following > sigma:
@@ -323,7 +323,7 @@ def heun(
 
     Karras et al. 2022 (arXiv:2206.00364), algorithm 1.  NFE: 2·(levels − 1), and one more for ``denoise``.
 
-    ``score``: of the data with noise.
+    ``score``: of the noised data.
     ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
     ``sigmas``: the noise levels, descending, > 0.
     ``denoise``: append the posterior mean, without noise, as a last state.
@@ -345,9 +345,9 @@ def encode(score: Score, x: Float[Tensor, "b *d"], sigmas: Float[Tensor, "levels
 
     Song et al. 2020, section 4.3 and appendix D.3.  NFE: 2·(levels − 1).
 
-    ``x``: clean, taken for what the flow has at the last of the ``sigmas``, which descend.
+    ``x``: clean examples, taken as the state of the flow at the last of the ``sigmas``, which descend.
     """
-    sigmas = checked_ladder(sigmas)
+    sigmas = check_ladder(sigmas)
     for sigma, following in pairwise(sigmas.flip(0)):
         x = heun_step(score, x, sigma, following)
     return x
@@ -369,7 +369,7 @@ def edm(
 
     Karras et al. 2022, algorithm 2, with S_noise = 1.  NFE: 2·(levels − 1), and one more for ``denoise``.
 
-    ``score``: of the data with noise.
+    ``score``: of the noised data.
     ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
     ``sigmas``: the noise levels, descending, > 0.
     ``churn``: S_churn ≥ 0, the sum of the shares.
@@ -378,7 +378,7 @@ def edm(
     ``generator``: draws the noise; by default torch's own.
     Raises ValueError for a ladder or a churn out of range.
     """
-    sigmas = checked_ladder(sigmas)
+    sigmas = check_ladder(sigmas)
     if not churn >= 0:
         raise ValueError(f"churn is {churn}; it must not be negative")
     share = min(churn / len(sigmas), math.sqrt(2) - 1)  # the paper's γ; more would add more variance than there is
@@ -409,16 +409,16 @@ def dpm_solver(
 
         x ← (1 − a)·x + a·D + a·h/(2h₋)·(D − D₋) + σ'·√(1 − e^(−2ηh))·z,
 
-    where D₋ and h₋ belong to the previous step (the first one does without).  NFE: levels − 1, and one more for
+    where D₋ and h₋ belong to the previous step (the first step omits that term).  NFE: levels − 1, and one more for
     ``denoise``.
 
-    ``score``: of the data with noise.
+    ``score``: of the noised data.
     ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
     ``sigmas``: the noise levels, descending, > 0.
     ``stochasticity``: η ≥ 0.  0 is the probability flow, Lu et al. 2022 (arXiv:2211.01095), algorithm 2; 1 is their
     SDE-DPM-Solver++(2M), section 5, the reverse diffusion.
-    ``last_extrapolation``: the most that h/(2h₋) may be in the last step, ≥ 0.  On few levels that step is the longest,
-    and D changes least in it: more throws pixels beyond the edges of things, which no later step takes back.
+    ``last_extrapolation``: the most that h/(2h₋) may be in the last step, ≥ 0.  With few levels that step is the
+    longest, but D changes least in it.  More extrapolation overshoots at edges, and no later step corrects that.
     ``denoise``: append the posterior mean, without noise, as a last state.
     ``generator``: draws the noise; by default torch's own.
     Raises ValueError for a ladder or an option out of range.
@@ -431,7 +431,7 @@ def dpm_solver(
     >>> round(last.x.abs().mean().item())
     5
     """
-    sigmas = checked_ladder(sigmas)
+    sigmas = check_ladder(sigmas)
     if not (stochasticity >= 0 and last_extrapolation >= 0):
         raise ValueError(f"{stochasticity=}, {last_extrapolation=}; neither may be negative")
     before: tuple[Tensor, Tensor] | None = None
@@ -440,7 +440,7 @@ def dpm_solver(
         nonlocal before
         denoised, h = tweedie(score, x, sigma), (sigma / following).log()
         share = -torch.expm1(-(1 + stochasticity) * h)
-        x = (1 - share) * x  # and in place from here on: many samples are large
+        x = (1 - share) * x  # in place from here on, to save memory
         x += share * denoised
         if before is not None:
             most = last_extrapolation if following == sigmas[-1] else math.inf
@@ -457,9 +457,9 @@ def dpm_solver(
 
 
 def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], weights: Float[Tensor, "k"]) -> Float[Tensor, "b k *d"]:
-    """From a (weight 0) to b (weight 1) along the great circle, so that what is between has the length of noise too.
+    """Interpolate from a (weight 0) to b (weight 1) along the great circle, so that every point is as long as noise.
 
-    Shoemake 1985.  Where the probability flow starts, straight lines would pass through points too near the origin.
+    Shoemake 1985.  A straight line would pass too close to the origin, where noise practically never is.
     """
     u, v = a.flatten(1), b.flatten(1)
     cosine = (u * v).sum(1) / (lengths(u) * lengths(v))
@@ -469,9 +469,9 @@ def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], weights: Float[Ten
     return walk.view(len(a), len(weights), *a.shape[1:])
 
 
-# The one table: what each sampler is called, what it descends, what it costs, and whether a guide helps it.
+# The table of samplers: their names, ladders and costs, and whether guidance helps.
 
-GUIDED: dict[GuideName, float] = {"smaller": 1.25, "unconditional": 2.0}  # evaluations of the network, on guided levels
+GUIDED: dict[GuideName, float] = {"smaller": 1.25, "unconditional": 2.0}  # network evaluations per guided level
 
 
 @dataclass(frozen=True)
@@ -480,15 +480,15 @@ class SamplerSpec:
 
     ``follow``: the sampler, ``follow(score, x, sigmas, generator=...)``, and ``eps=..., steps=...`` for Langevin
     dynamics; it yields a state for each step between two noise levels, and the denoised one.
-    ``ladder``: how its noise levels lie.
-    ``levels``: how many by default: about where more of them stop helping.
-    ``steps``: Langevin steps by default, likewise.
+    ``ladder``: the spacing of its noise levels.
+    ``levels``: how many by default, about where more stop helping.
+    ``steps``: the default number of Langevin steps, likewise.
     ``nfe_per_step``: how often it evaluates the score in one step.
-    ``langevin``: whether it is Langevin dynamics, which takes steps of a size, and needs no second noise level.
-    ``guided_from``: how far from 1 a run's own guidance must be to be taken over.
-    ``restarts``: whether levels that are written out may rise, which costs no evaluation.
-    ``most``: how many evaluations a sample may take, the guide's among them; where there are more, levels are left out.
-    Such a method is a way to sample runs, and no run's own.
+    ``langevin``: whether it is Langevin dynamics, which has a step size and needs only one noise level.
+    ``guided_from``: how far from 1 a run's guidance must be to be kept with this sampler.
+    ``restarts``: whether explicit levels may rise, which costs no evaluation.
+    ``most``: the limit on evaluations per sample, the guide's included; levels are dropped to stay within it.  Such a
+    sampler can't be a run's own.
     """
 
     follow: Callable[..., Iterator[Step]]
@@ -502,9 +502,9 @@ class SamplerSpec:
     most: int | None = None
 
     def suited(self, sigma_max: float, sigma_min: float) -> int:
-        """As many noise levels as keep steps as fine as ``levels`` has between 10 and 0.01; never fewer than that.
+        """How many levels make steps as fine as ``levels`` do between 10 and 0.01; never fewer than ``levels``.
 
-        A method that may take only so many evaluations has as many levels on any range.
+        A sampler with a limit on evaluations has the same number of levels on any range.
 
         ``sigma_max``: the largest noise level.
         ``sigma_min``: the smallest one.
@@ -534,7 +534,7 @@ def on_the_last_level(
 # SDE-DPM-Solver++(2M), its last step between order 1 and 2.
 reverse_diffusion = partial(dpm_solver, stochasticity=1.0, last_extrapolation=0.25)
 
-# Langevin steps settle on a level, and a guided score is that of no distribution to settle in: guided, both are worse.
+# Langevin steps converge to the distribution of a level, but a guided score has none: guidance makes both worse.
 SAMPLERS: dict[str, SamplerSpec] = {
     "annealed": SamplerSpec(annealed_langevin, Geometric, levels=100, steps=2, langevin=True, guided_from=math.inf),
     "consistent": SamplerSpec(consistent_annealed, Geometric, levels=100),
@@ -545,8 +545,8 @@ SAMPLERS: dict[str, SamplerSpec] = {
     "dpmpp": SamplerSpec(dpm_solver, Karras, levels=20),
     "dpmpp-sde": SamplerSpec(reverse_diffusion, Karras, levels=30),
     "langevin": SamplerSpec(on_the_last_level, Geometric, levels=1, steps=200, langevin=True, guided_from=math.inf),
-    # The default in eight evaluations.  Long steps make samples less various, as guidance does: levels are worth more
-    # than a weight of 1.25.
+    # The default in eight evaluations.  Long steps make samples less diverse, as guidance does, so spending evaluations
+    # on levels is better than a weight of 1.25.
     "fast": SamplerSpec(reverse_diffusion, Karras, levels=8, guided_from=0.5, most=8),
 }
 
@@ -560,20 +560,20 @@ def find_spec(name: str) -> SamplerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How samples are drawn from a score: which sampler, on which noise levels, and where it starts.
+    """How samples are drawn from a score: by which sampler, on which noise levels, with which guidance.
 
-    ``sigma_max``: the noise level to begin with.
-    ``sigma_min``: the noise level to end with, > 0 and at most ``sigma_max``.
+    ``sigma_max``: the first noise level.
+    ``sigma_min``: the last noise level, > 0 and at most ``sigma_max``.
     ``sampler``: a name in ``SAMPLERS``.
     ``levels``: how many noise levels, 1 to ``MOST_LEVELS``; or the levels themselves, descending.  Where they rise,
     noise is added, if the sampler has such restarts.
     ``steps``: Langevin steps, on each level if annealed; 1 to ``MOST_STEPS``.
-    ``eps``: their size α > 0 on the smallest level.  Annealed, it diverges from 4σ_min² on.
+    ``eps``: their size α > 0 on the smallest level.  Annealed Langevin dynamics diverges from 4σ_min² on.
     ``guidance``: how far to move away from a guide, ≥ 0; 1 is not at all.
-    ``guided_between``: from and to which noise level, by default what suits pixels in [0, 1].
-    ``guide``: the smaller network that was trained beside the run's own (autoguidance), or the run's own network
-    without the class (classifier-free guidance), which needs one.
-    Raises ValueError for what is out of range.
+    ``guided_between``: the noise levels between which guidance acts, by default those that suit pixels in [0, 1].
+    ``guide``: smaller, a network that was trained with the run's own (autoguidance), or unconditional, the run's own
+    network without the class (classifier-free guidance).
+    Raises ValueError for values out of range.
     """
 
     sigma_max: float
@@ -587,7 +587,7 @@ class Sampling:
     guide: GuideName = "smaller"
 
     def __post_init__(self) -> None:
-        """Refuse, before a long training, what could not be sampled after it."""
+        """Reject before a long training what could not be sampled after it."""
         check_ranges(self)
         method = find_spec(self.sampler)
         check_range(self.sigma_max, self.sigma_min, self.count)
@@ -601,28 +601,25 @@ class Sampling:
             raise ValueError(f"levels is 1; {self.sampler} needs at least 2 to come down from noise")
         levels = (self.sigma_max, self.sigma_min) if isinstance(self.levels, int) else self.levels
         rising = not method.restarts and any(a < b for a, b in pairwise(levels))
-        # Beyond these, squares of noise levels are no float32.
+        # Beyond these, squares of noise levels overflow or underflow float32.
         if rising or not all(1e-18 < level < 1e18 for level in levels):
             raise ValueError(f"noise levels are {reprlib.repr(levels)}; they must descend, within 1e-18 and 1e18")
 
     @classmethod
     def of(cls, sampler: str, sigma_max: float, sigma_min: float, *, eps: float | None = None) -> "Sampling":
-        """By a sampler, on as many levels and with the steps that suit it.
+        """The default way to sample with a sampler, on the levels and with the steps that suit it.
 
         ``sampler``: a name in ``SAMPLERS``.
         ``sigma_max``, ``sigma_min``: between which noise levels.
         ``eps``: of Langevin steps; by default half of σ_min².
         Raises ValueError as the class does.
         """
-        one = cls(
-            sigma_max=sigma_max,
-            sigma_min=sigma_min,
-            sampler="langevin",
-            levels=1,
-            steps=1,
-            eps=eps or sigma_min**2 / 2,
+        method = find_spec(sampler)
+        check_range(sigma_max, sigma_min)
+        levels, eps = method.suited(sigma_max, sigma_min), eps or sigma_min**2 / 2
+        return cls(
+            sigma_max=sigma_max, sigma_min=sigma_min, sampler=sampler, levels=levels, steps=method.steps, eps=eps
         )
-        return one.by(sampler)
 
     @property
     def spec(self) -> SamplerSpec:
@@ -630,10 +627,10 @@ class Sampling:
         return SAMPLERS[self.sampler]
 
     def but(self, *, sampler: str | None = None, **changes: object) -> "Sampling":
-        """The same but for these fields, where they are not None.
+        """A copy with other values for these fields, unless they are None.
 
-        Another sampler comes with its own levels and steps.  It also comes with its own guidance, if the run's is not
-        worth its cost or does harm, see ``SamplerSpec``.
+        Another sampler comes with its own levels and steps, and without guidance where that does harm or isn't worth
+        its cost, see ``SamplerSpec``.
 
         ``sampler``: a name in ``SAMPLERS``.
         ``changes``: other fields of this class, and their values.
@@ -652,7 +649,7 @@ class Sampling:
         return replace(base, **values)  # type: ignore[arg-type]
 
     def by(self, sampler: str) -> "Sampling":
-        """By another sampler, on its own levels."""
+        """The same with another sampler, on that sampler's own levels."""
         method = find_spec(sampler)
         guidance = self.guidance if abs(self.guidance - 1) >= method.guided_from else 1.0
         levels = method.suited(self.sigma_max, self.sigma_min)
@@ -660,10 +657,7 @@ class Sampling:
 
     @property
     def affordable(self) -> "Sampling":
-        """Without as many levels as would take a sample beyond its method's most evaluations, if it has a most.
-
-        Two levels stay, whatever they cost.
-        """
+        """A copy whose levels, at least two, are so few that the sampler's limit on evaluations is kept."""
         sampling = self
         while self.spec.most is not None and sampling.evaluations > self.spec.most and sampling.count > 2:
             sampling = replace(sampling, levels=sampling.count - 1)
@@ -671,42 +665,42 @@ class Sampling:
 
     @property
     def count(self) -> int:
-        """How many noise levels."""
+        """The number of noise levels."""
         return self.levels if isinstance(self.levels, int) else len(self.levels)
 
     @property
     def states(self) -> int:
-        """How many states ``follow`` yields: Langevin dynamics that stays on one level yields one a step."""
+        """The number of states that ``follow`` yields; Langevin dynamics on one level yields one per step."""
         if not self.spec.langevin:
             return self.count
         return (self.steps if self.spec.levels == 1 else self.count) + 1
 
     @property
     def descents(self) -> list[float]:
-        """The noise levels that a step leads down from; from the others a restart leads up."""
+        """The noise levels from which a step descends; from all others a restart rises."""
         ladder = [*self.ladder().tolist(), 0.0]
         return [sigma for sigma, following in pairwise(ladder) if following <= sigma]
 
     @property
     def nfe(self) -> int:
-        """How often a score is evaluated for one sample."""
+        """Evaluations of the score per sample."""
         levels = len(self.descents)
         return (levels * self.steps if self.spec.langevin else (levels - 1) * self.spec.nfe_per_step) + 1
 
     @property
     def evaluations(self) -> float:
-        """How often the network is evaluated for one sample, its guide included: a smaller one is a quarter of it."""
+        """Evaluations of the network per sample, the guide's included; one of a smaller guide counts as a quarter."""
         return self.nfe if self.guidance == 1 else self.guided_nfe
 
     @property
     def guided_nfe(self) -> float:
-        """The same, if samples are guided."""
+        """The same with guidance."""
         low, high = self.guided_between
         inside: int = sum(low <= sigma <= high for sigma in self.descents)
         return self.nfe + self.nfe * inside * (GUIDED[self.guide] - 1) / len(self.descents)
 
     def ladder(self) -> Float[Tensor, "levels"]:
-        """The noise levels to descend, in their order."""
+        """The noise levels in the order in which they are visited."""
         if not isinstance(self.levels, int):
             return torch.tensor(self.levels, device="cpu")
         return self.spec.ladder(self.sigma_max, self.sigma_min, self.levels).sigmas(device="cpu")
@@ -716,8 +710,9 @@ class Sampling:
 
         ``mean``: μ of the data, or one for each draw.  σ is σ_max, or the first of levels that are written out.
 
-        Around 0 instead, MNIST's samples would start 0.6 standard deviations off, for the norm of its mean image is 6
-        and σ_max is 10.  The probability flow keeps such a shift: too little ink, and half as many ones again.
+        Around 0, MNIST's samples would start 0.6 standard deviations off, because the norm of its mean image is 6 and
+        σ_max is 10.  The probability flow preserves such a shift: digits would have too little ink, and there would be
+        half again as many ones.
         """
         sigma = self.sigma_max if isinstance(self.levels, int) else self.levels[0]
         check_generator(generator, mean.device)

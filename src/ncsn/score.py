@@ -3,12 +3,12 @@ r"""The score: the one function that everything else is built from.
 The score of a density p is the vector field :math:`s(x) = \nabla_x \log p(x)`.  Adding Gaussian noise of standard
 deviation σ to the data gives a family of smoother densities :math:`p_\sigma = p * N(0, \sigma^2 I)`, and a *noise
 conditional* score is a function ``score(x, sigma)`` that returns :math:`\nabla_x \log p_\sigma(x)` for each of them
-(Song & Ermon 2019, arXiv:1907.05600, section 4).  A trained network, an analytic mixture and a lambda are the same to
-whoever calls them.
+(Song & Ermon 2019, arXiv:1907.05600, section 4).  A trained network, an analytic mixture and a lambda are
+interchangeable.
 
 A network F of well-scaled inputs and outputs is turned into s(x, σ) in one of three ways, each a ``Preconditioning``:
 ``EDM`` (the default: an exact Gaussian score plus a residual), ``Plain`` (NCSN: F) and ``Scaled`` (NCSNv2: F/σ).
-A ``ConditionalModel``, which learns tables, is EDM's way around a mixture of Gaussians.
+``ConditionalModel``, which learns tables, does the same as ``EDM`` around a mixture of Gaussians.
 """
 
 import math
@@ -28,38 +28,38 @@ Sigma = float | Float[Tensor, ""] | Float[Tensor, "b"]
 class Score(Protocol):
     """Anything that returns ∇ₓ log p_σ(x), example by example.
 
-    One that knows classes takes a label for each example as a third argument; −1 stands for none in particular.
+    A class-conditional score takes one label per example as a third argument; −1 means no class.
     """
 
     def __call__(self, x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
         """The score of the noised data.
 
-        ``x``: where, (b, *d).
+        ``x``: where to evaluate it, (b, *d).
         ``sigma``: the noise level > 0, one number or one for each example.
         """
 
 
 def place_level(sigma: Sigma, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Noise levels of a type on a device; a single one that is not there is written there: to copy it is to wait."""
+    """Noise levels of this dtype on this device.  A single level is created there, because a copy would synchronise."""
     if isinstance(sigma, Tensor) and (sigma.ndim or sigma.device == device):
         return sigma.to(device, dtype)
     return torch.full((), float(sigma), dtype=dtype, device=device)
 
 
 def as_tensor(x: object) -> Tensor:
-    """A tensor as it is; an array as one on the CPU, whatever torch's default device is."""
+    """Return tensors unchanged, and anything else as a tensor on the CPU, whatever torch's default device is."""
     return x if isinstance(x, Tensor) else torch.as_tensor(x, device="cpu")
 
 
-def at_home(sigma: Sigma, dtype: torch.dtype) -> Tensor:
-    """Noise levels of a type, where they are; a number's place is the CPU."""
+def as_level(sigma: Sigma, dtype: torch.dtype) -> Tensor:
+    """Noise levels of a type, on the device where they are; a number stays on the CPU, so that reading it is free."""
     return torch.as_tensor(sigma, dtype=dtype, device=sigma.device if isinstance(sigma, Tensor) else "cpu")
 
 
 class Copies:
-    """Tensors, and copies of them on every device that has asked: one each, for whoever copies waits.
+    """Tensors with one cached copy per device, because every copy synchronises.
 
-    Apple's GPUs have no double precision: there, copies of such tensors are in single.
+    Apple's GPUs have no double precision, so float64 tensors are copied there as float32.
     """
 
     def __init__(self, *tensors: Tensor) -> None:
@@ -67,15 +67,15 @@ class Copies:
 
     @torch.inference_mode(False)
     def on(self, device: torch.device) -> tuple[Tensor, ...]:
-        """The tensors, there."""
+        """The tensors on this device."""
         if device not in self.by_device:
             first = next(iter(self.by_device.values()))
-            self.by_device[device] = tuple(moved(tensor, device) for tensor in first)
+            self.by_device[device] = tuple(move_to(tensor, device) for tensor in first)
         return self.by_device[device]
 
 
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device, in single precision if it is in a double one that the device has not."""
+def move_to(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor to a device; float64 becomes float32 on Apple's GPUs, which have no double precision."""
     single = device.type == "mps" and tensor.dtype == torch.float64
     return (tensor.float() if single else tensor).to(device)
 
@@ -94,7 +94,7 @@ def expand(sigma: Sigma, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *ones"]:
 
 
 def float64(x: Tensor) -> Tensor:
-    """``x`` in double precision, where its device has it; else on the CPU (Apple's GPUs have none)."""
+    """``x`` in double precision, moved to the CPU if its device (one of Apple's GPUs) has none."""
     return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
@@ -103,12 +103,12 @@ def tweedie(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tenso
 
     Robbins 1956 (Tweedie's formula); as a last step of sampling: Jolicoeur-Martineau et al. 2020 (arXiv:2009.05475).
 
-    ``score``: of the data with noise.
+    ``score``: of the noised data.
     ``x``: noisy examples, (b, *d).
     ``sigma``: the noise level, one number or one for each example.
 
     >>> score = ncsn.GaussianMixture(torch.zeros(1, 2))  # data with standard deviation 1
-    >>> ncsn.tweedie(score, torch.tensor([[2.0, -4.0]]), 1.0)  # as much noise again
+    >>> ncsn.tweedie(score, torch.tensor([[2.0, -4.0]]), 1.0)  # noise with the same standard deviation
     tensor([[ 1., -2.]])
     """
     return x + expand(sigma, x) ** 2 * score(x, sigma)
@@ -122,7 +122,7 @@ def curvatures(
     With random signs v it is an unbiased estimate of the divergence (Hutchinson 1989; Song et al. 2020,
     arXiv:2011.13456, equation 40); with ``unit_directions`` the sum is the divergence itself.
 
-    ``learned``: whether both can be differentiated in the score's weights.
+    ``learned``: whether both can be differentiated with respect to the score's weights.
     """
     with torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone().requires_grad_()
@@ -138,25 +138,25 @@ def unit_directions(x: Float[Tensor, "b *d"]) -> Float[Tensor, "k b *d"]:
     return torch.eye(d, dtype=x.dtype, device=x.device).view(d, 1, *x.shape[1:]).expand(d, *x.shape)
 
 
-def conditioned(score: Callable[..., Tensor], on: object | None) -> Score:
-    """The score given each example's class or observed coordinates, ``score(x, sigma, on)``; or the score itself."""
+def bind_condition(score: Callable[..., Tensor], on: object | None) -> Score:
+    """Fix the third argument of a score (classes or observed coordinates); None returns the score itself."""
     if on is None:
         return score
     return lambda x, sigma: score(x, sigma, on)
 
 
-def even(n: int, most: int) -> int:
-    """How many of ``n`` examples to evaluate at a time: at most so many, and in parts of one size, or nearly."""
+def even_batch_size(n: int, most: int) -> int:
+    """The batch size, at most ``most``, that splits ``n`` examples into batches of nearly equal size."""
     return int(-(-n // -(-n // most)))
 
 
-def batched(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] | None = None) -> Score:
-    """The same score, evaluated on ``size`` examples at a time, which bounds the memory that a network takes.
+def evaluate_in_batches(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] | None = None) -> Score:
+    """The same score, evaluated on ``size`` examples at a time, which bounds the memory that a network needs.
 
-    A sampler draws its noise for all examples at once, so its samples do not depend on ``size``.
-    The last batch is filled up, so that a compiled network only ever sees one shape.
+    A sampler draws its noise for all examples at once, so samples do not depend on ``size``.  The last batch is padded,
+    so that a compiled network sees a single shape.
 
-    ``label``: a class for each example; then ``score(x, sigma, label)`` is called.
+    ``label``: a class for each example, passed as ``score(x, sigma, label)``.
     """
 
     def parts(values: Tensor) -> Sequence[Tensor]:
@@ -176,32 +176,32 @@ def batched(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] |
     return evaluate
 
 
-def guided(score: Score, guide: Score, weight: float, *, between: tuple[float, float] = (0.0, math.inf)) -> Score:
-    """A score that moves away from a worse one: guide + w·(score − guide), at noise levels within ``between``.
+def add_guidance(score: Score, guide: Score, weight: float, *, between: tuple[float, float] = (0.0, math.inf)) -> Score:
+    """A score that moves away from a weaker one: guide + w·(score − guide), at noise levels within ``between``.
 
-    The guide knows less about the data: it is a smaller network, or one without the class.  It spreads its mass too
-    widely, and w > 1 exaggerates how ``score`` differs from it.  Samples look better.  But the result is no longer the
-    score of any data, so it has no likelihood.  Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598) and
-    autoguidance (Karras et al. 2024, arXiv:2406.02507, equation 3); within an interval: Kynkäänniemi et al. 2024
-    (arXiv:2404.07724).
+    The guide is a weaker model of the same data: a smaller network, or the network without the class.  Its distribution
+    is too wide, and w > 1 exaggerates how ``score`` differs from it, which improves sample quality.  The result is not
+    the score of any distribution, so it has no likelihood.
 
-    ``score``: the better one.
-    ``guide``: the worse one, of the same data.
-    ``weight``: w; 0 is the guide, 1 is ``score``.
-    ``between``: the lowest and the highest noise level at which it is guided; elsewhere it is ``score``.
+    Classifier-free guidance: Ho & Salimans 2022 (arXiv:2207.12598); autoguidance: Karras et al. 2024
+    (arXiv:2406.02507), equation 3; within an interval: Kynkäänniemi et al. 2024 (arXiv:2404.07724).
+
+    ``score``: the stronger model.
+    ``guide``: the weaker model.
+    ``weight``: w; 0 gives the guide, 1 gives ``score``.
+    ``between``: the range of noise levels in which guidance acts; outside of it the result is ``score``.
 
     >>> score = ncsn.GaussianMixture(torch.zeros(1, 2), std=1.0)
     >>> guide = ncsn.GaussianMixture(torch.zeros(1, 2), std=2.0)  # too wide
     >>> x = torch.tensor([[1.0, 0.0]])
-    >>> ncsn.guided(score, guide, 2.0)(x, 1.0)  # -0.5 and -0.2 become -0.2 + 2 * (-0.5 + 0.2)
+    >>> ncsn.add_guidance(score, guide, 2.0)(x, 1.0)  # -0.5 and -0.2 become -0.2 + 2 * (-0.5 + 0.2)
     tensor([[-0.8000,  0.0000]])
     """
 
     def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
         s, std = score(x, sigma), expand(sigma, x)
-        # Where the noise level is: a number on the CPU is looked at without waiting for a GPU.
-        level = at_home(sigma, x.dtype)
-        # What is compiled must not depend on values: there, the guide is always asked.
+        level = as_level(sigma, x.dtype)
+        # Compiled code must not depend on values, so there the guide is always evaluated.
         asked = torch.compiler.is_compiling() or bool(((between[0] <= level) & (level <= between[1])).any())
         if weight == 1 or not asked:
             return s
@@ -215,14 +215,14 @@ class Counted:
     """The same score, counting what a sampler costs.
 
     ``nfe``, ``backward``: evaluations, and backward passes through them.
-    ``evaluated``, ``differentiated``: the examples in all of them.
+    ``evaluated``, ``differentiated``: the number of examples in all of them.
     """
 
     def __init__(self, score: Callable[..., Tensor]) -> None:
         self.score, self.nfe, self.backward, self.evaluated, self.differentiated = score, 0, 0, 0, 0
 
     def __call__(self, x: Float[Tensor, "b *d"], sigma: Sigma, /, *label: Tensor) -> Float[Tensor, "b *d"]:
-        """The score, once more."""
+        """Evaluate the score and count it."""
         self.nfe += 1
         self.evaluated += len(x)
         value = self.score(x, sigma, *label)
@@ -231,34 +231,34 @@ class Counted:
         return value
 
     def count(self, gradient: Tensor) -> None:
-        """One backward pass more."""
+        """Count a backward pass."""
         self.backward += 1
         self.differentiated += len(gradient)
 
 
 @runtime_checkable
 class Preconditioning(Protocol):
-    """What lies between a network and a score; ``std`` is σ and ``data_std`` σ_d, both broadcast against x."""
+    """How a network's output becomes a score; ``std`` is σ and ``data_std`` σ_d, both broadcast against x."""
 
     def network_input(self, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
-        """What the network is shown of x − μ."""
+        """The network's input, from x − μ."""
 
     def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
-        """The score that the network's ``value`` stands for."""
+        """The score, from the network's output ``value``."""
 
     def weight(self, sigma: Float[Tensor, "b"], data_std: Tensor) -> Float[Tensor, "b"]:
-        """What turns the score matching loss ½‖σs + z‖² into the squared error of the network's value."""
+        """The factor that turns the score matching loss ½‖σs + z‖² into the squared error of the network's output."""
 
 
 @dataclass(frozen=True)
 class EDM:
-    r"""EDM's way (Karras et al. 2022, arXiv:2206.00364, table 1), seen through Tweedie's formula.
+    r"""EDM's preconditioning (Karras et al. 2022, arXiv:2206.00364, table 1), as a score by Tweedie's formula.
 
     .. math:: s(x, σ) = -\frac{x-μ}{σ^2+σ_d^2} + \frac{σ_d}{σ\sqrt{σ^2+σ_d^2}}
                         F\Big(\frac{x-μ}{\sqrt{σ^2+σ_d^2}}, \tfrac14\ln σ\Big)
 
     The exact score of a Gaussian with the data's mean μ and standard deviation σ_d, plus a residual whose scale does
-    not depend on σ.  A network that returns zero therefore samples from that Gaussian already.
+    not depend on σ.  A network that returns zero therefore already samples from that Gaussian.
     """
 
     def network_input(self, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
@@ -280,10 +280,10 @@ class EDM:
 
 @dataclass(frozen=True)
 class Plain:
-    """NCSN's way: the network is the score, s(x, σ) = F(x − μ, σ) (Song & Ermon 2019, arXiv:1907.05600)."""
+    """NCSN's parametrisation: the network is the score, s(x, σ) = F(x − μ, σ) (Song & Ermon 2019, arXiv:1907.05600)."""
 
     def network_input(self, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
-        """The noisy example as it is."""
+        """The noisy example, unchanged."""
         return centred
 
     def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
@@ -297,7 +297,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class Scaled(Plain):
-    """NCSNv2's way: s(x, σ) = F(x − μ)/σ, whether or not F is told σ; then the loss is ‖F + z‖² at every noise level.
+    """NCSNv2's parametrisation: s(x, σ) = F(x − μ)/σ, so the loss is ‖F + z‖² at every noise level.  F may depend on σ.
 
     Song & Ermon 2020 (arXiv:2006.09011), technique 3.
     """
@@ -312,16 +312,16 @@ PRECONDITIONINGS: dict[PreconditioningName, Preconditioning] = {"edm": EDM(), "s
 
 
 class ScoreModel(nn.Module):
-    """A noise conditional score network: any ``network(x, c)`` of x's shape, made a score by a ``preconditioning``.
+    """A noise conditional score network: any ``network(x, c)`` that keeps the shape of x, and a ``preconditioning``.
 
     Centring and scaling happen here and nowhere else: x, σ and the score are in the data's own units.
 
-    ``network``: maps (b, *d) and c = ¼ ln σ, (b,) or (1,) for a common noise level, to (b, *d).  If it knows classes,
-    it takes them as a third argument.
+    ``network``: maps (b, *d) and c = ¼ ln σ, (b,) or (1,) for a common noise level, to (b, *d).  A class
+    conditional network takes the classes as a third argument.
     ``data_mean``: μ, a number or a tensor that broadcasts against one example; saved with the weights.
     ``data_std``: σ_d > 0, one number; saved with the weights.
     ``preconditioning``: by default ``EDM``.
-    ``autocast``: what to run the network, and only the network, in; by default in its weights' own precision.
+    ``autocast``: the dtype that the network (and nothing else) runs in; by default that of its weights.
     Raises ValueError if ``data_std`` is not positive.
     """
 
@@ -349,20 +349,20 @@ class ScoreModel(nn.Module):
     def forward(
         self, x: Float[Tensor, "b *d"], sigma: Sigma, label: Int64[Tensor, "b"] | None = None
     ) -> Float[Tensor, "b *d"]:
-        """∇ₓ log p_σ(x), or ∇ₓ log p_σ(x | label) if the network knows classes.
+        """∇ₓ log p_σ(x), or ∇ₓ log p_σ(x | label) for a class-conditional network.
 
-        ``x``: where, (b, *d).
+        ``x``: where to evaluate it, (b, *d).
         ``sigma``: σ > 0, in the units of x.
         ``label``: a class for each example; −1 for no class.
-        Raises ValueError for a number that is not above 0.  A tensor is not checked, because on a GPU that would wait
-        for it.  Raises it too for a network that returns another shape than that of x.
+        Raises ValueError for a number σ ≤ 0 (a tensor is not checked, because that would synchronise a GPU), and if the
+        network returns another shape than that of x.
         """
         if not isinstance(sigma, Tensor) and not sigma > 0:
             raise ValueError(f"sigma is {sigma}; it must be above 0, where the score is that of data with some noise")
         std, centred, data_std = expand(sigma, x), x - self.data_mean, self.data_std
         levels = place_level(sigma, self.data_std.dtype, x.device).reshape(-1)
         network_input = self.preconditioning.network_input(centred, std, data_std).to(self.data_std.dtype)
-        if label is None and self.num_classes:  # always, so that a compiled network is called in one way
+        if label is None and self.num_classes:  # always passed, so that a compiled network has one signature
             label = torch.full((len(x),), -1, device=x.device)
         labels = () if label is None else (label,)
         with torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
@@ -373,12 +373,12 @@ class ScoreModel(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """How many classes the network can be told; 0 if none."""
+        """The number of classes that the network knows; 0 if it is unconditional."""
         table = getattr(self.network, "labels", None)
         return table.num_embeddings - 1 if isinstance(table, nn.Embedding) else 0
 
     def residual_weight(self, sigma: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-        """What turns the score matching loss ½‖σs + z‖² into the squared error of what the network returns.
+        """The factor that turns the score matching loss ½‖σs + z‖² into the squared error of the network's output.
 
         ``sigma``: the noise level of each example, (b,).
         """

@@ -1,6 +1,6 @@
-"""Training: a state that survives a crash, and a loop that hands control back after every step.
+"""Training: a state that survives a crash, and a loop that returns control after every step.
 
-``train`` is an iterator of ``Progress``; progress bars, logs, pictures and checkpoints belong to whoever consumes it.
+``train`` is an iterator of ``Progress``; progress bars, logs, pictures and checkpoints are up to its caller.
 
 ``Muon``'s update is that of ``torch.optim.Muon``, with all matrices of one shape in one product: a small network has
 many small matrices, and one product for each costs more in overhead than in arithmetic.
@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 from ncsn.batching import Batch
 from ncsn.machine.distributed import ALONE, Group
-from ncsn.machine.hardware import fast_bfloat16
+from ncsn.machine.hardware import fast_bfloat16, threads_for
 from ncsn.machine.interrupts import STOPS
-from ncsn.machine.messages import log
 from ncsn.score import ScoreModel
 from ncsn.storage import atomic, read_checkpoint, save_checkpoint
 from ncsn.validation import Json, one_line
 
-LOOK_STEPS, LOOK_SECONDS = 10, 1.0  # for both of which a GPU is not asked whether its losses are finite
+LOOK_STEPS, LOOK_SECONDS = 10, 1.0  # a GPU's losses are checked only after both have passed
 
 # What ``train`` minimises: (model, batch) → the losses and the noise levels, one of each per example.
 Loss = Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"]]]
@@ -41,8 +40,8 @@ class NonFiniteLossError(FloatingPointError):
 class Budget:
     """How long to train.
 
-    ``steps``: so many steps.
-    ``seconds``: so many seconds of wall clock, in which everything between the steps counts too.
+    ``steps``: the number of steps.
+    ``seconds``: seconds of wall clock, including whatever happens between the steps.
     Raises ValueError unless exactly one is given and it is positive.
     """
 
@@ -50,24 +49,24 @@ class Budget:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a budget that is none."""
+        """Check the values."""
         if (self.steps is None) == (self.seconds is None) or not 0 < (self.steps or self.seconds or 0) < math.inf:
             raise ValueError(f"steps is {self.steps}, seconds is {self.seconds}; a positive one of them is needed")
 
     def fraction(self, step: int, seconds: float) -> float:
-        """The share of the budget that is spent, ≥ 1 when it is over.
+        """The share of the budget that is spent, ≥ 1 when it is used up.
 
-        ``step``: how many steps were taken.
+        ``step``: the number of steps so far.
         ``seconds``: how long they took.
         """
         return step / self.steps if self.steps is not None else seconds / (self.seconds or math.inf)
 
 
 class Stateful(Protocol):
-    """What a checkpoint can keep, such as torch's modules and optimizers.
+    """An object whose state a checkpoint can keep, such as torch's modules and optimizers.
 
-    The state is a dictionary of tensors, numbers and text, also in lists and dictionaries.  Loading one that does not
-    fit raises ValueError, RuntimeError, TypeError or KeyError.
+    The state is a dictionary of tensors, numbers and text, which may be nested in lists and dictionaries.  Loading a
+    state that does not fit raises ValueError, RuntimeError, TypeError or KeyError.
     """
 
     def state_dict(self) -> Json: ...
@@ -75,19 +74,19 @@ class Stateful(Protocol):
 
 
 class State:
-    """All that training changes: the model, its running average, the optimisers, the step and the randomness.
+    """Everything that training changes: the model, its running average, the optimisers, the step and the randomness.
 
-    Its attribute ``average`` is the score to keep: the same model with the exponential moving average of the weights.
+    The attribute ``average`` is the result: the same model with an exponential moving average of the weights.
     The window grows with training, over about the last tenth of the steps: decay 1 − 10/(t + 10) at step t, the power
     function profile of Karras et al. 2024 (arXiv:2312.02696, equation 1), which needs no tuning to the budget.
-    Its attribute ``parts`` holds whatever else the caller wants checkpoints to keep, by name, see ``Stateful``.  If the
-    network runs in float16, whose smallest number is 6·10⁻⁸, ``scaler`` makes gradients of a larger loss.
+    The attribute ``parts`` holds whatever else the caller wants in checkpoints, by name, see ``Stateful``.  If the
+    network runs in float16, whose smallest number is 6·10⁻⁸, ``scaler`` scales the loss before gradients are computed.
 
-    ``model``: what is trained.
-    ``optimizers``: of the model's parameters; by default ``muon_and_adam``.  Their learning rates are peaks.
-    ``generator``: what batches and losses draw from; saved with the rest.
-    ``seed``: begin every step with random numbers of its own, which follow from this seed, the step and the process; by
-    default the generator goes on and on.
+    ``model``: the model to train.
+    ``optimizers``: of the model's parameters; by default ``muon_and_adam``.  Their learning rates are peak values.
+    ``generator``: draws batches and losses; saved with the rest.
+    ``seed``: reseed the generator at every step from this seed, the step and the process; by default the generator runs
+    on, and a checkpoint can only be continued on the same kind of device.
     """
 
     def __init__(
@@ -113,11 +112,11 @@ class State:
                 group["peak"] = group["lr"]
 
     def update(self, rate: float) -> None:
-        """One step down the gradients, at ``rate`` times the peak learning rates; then the average."""
+        """Take one optimiser step at ``rate`` times the peak learning rates, and update the average."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * rate
-            self.scaler.step(optimizer)  # not taken where a gradient is too large for float16
+            self.scaler.step(optimizer)  # skipped if a gradient overflows float16
         self.scaler.update()
         for optimizer in self.optimizers:
             optimizer.zero_grad()
@@ -126,13 +125,13 @@ class State:
         torch._foreach_lerp_(list(self.average.parameters()), weights, 10 / (self.step + 10))
 
     def note(self, losses: Float[Tensor, "b"]) -> None:
-        """Keep for ``check`` whether the losses of this step are finite, without waiting for them."""
+        """Remember for ``check`` whether the losses of this step are finite, without synchronising."""
         self.noted.append((self.step, losses.isfinite().all()))
 
     def check(self) -> None:
-        """Raises NonFiniteLossError, which names the first step since the last look whose losses are not finite.
+        """Raise NonFiniteLossError, which names the first step since the last check whose losses are not finite.
 
-        It waits for a GPU: before a report or a checkpoint, not at every step.
+        This synchronises a GPU, so it is called before a report or a checkpoint, not at every step.
         """
         noted, self.noted = self.noted, []
         finite = torch.stack([flag for _, flag in noted]).tolist() if noted else [True]
@@ -140,11 +139,11 @@ class State:
             raise NonFiniteLossError(f"the loss is not finite at step {noted[finite.index(False)][0]}")
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint atomically: a kill or a full disk at any moment leaves the previous one whole.
+        """Write a checkpoint atomically: a kill or a full disk at any moment leaves the previous one intact.
 
         ``path``: of the file.
-        Raises NonFiniteLossError if a weight or a loss is not finite and OSError if there is no space; both keep the
-        previous checkpoint.
+        Raises NonFiniteLossError if a weight or a loss is not finite, and OSError if the disk is full; the previous
+        checkpoint stays in both cases.
         """
         self.check()
         if not bool(torch.stack([p.isfinite().all() for p in self.model.parameters()]).all()):
@@ -153,7 +152,7 @@ class State:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            # With a seed, the step says all; then a checkpoint of another network must not speak for this generator.
+            # With a seed, the step determines the random numbers, and the generator's state is not needed.
             "generator": self.generator.get_state() if self.seed is None else torch.zeros(0, dtype=torch.uint8),
             "step": self.step,
             "seconds": self.seconds,
@@ -163,7 +162,7 @@ class State:
         try:
             with atomic(Path(path)) as temporary:
                 save_checkpoint(content, temporary)
-        except RuntimeError as error:  # torch's own name for a full disk
+        except RuntimeError as error:  # torch's error for a full disk
             raise OSError(f"{path} could not be written, is the disk full? ({str(error).splitlines()[0]})") from error
 
     def load(self, path: str | Path) -> None:
@@ -181,37 +180,24 @@ class State:
             for name in {*self.parts, *saved["parts"]}:
                 self.parts[name].load_state_dict(saved["parts"][name])
             self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
-            if saved["scaler"] and self.scaler.is_enabled():  # a run may go on in another precision
+            if saved["scaler"] and self.scaler.is_enabled():  # a run may continue in another precision
                 self.scaler.load_state_dict(saved["scaler"])
-            if self.seed is None:
-                self.draw_on(saved["generator"])
-        except (ValueError, RuntimeError, TypeError, KeyError) as error:  # as torch says what does not fit
+            if self.seed is None:  # with a seed, every step has a generator of its own
+                self.generator.set_state(saved["generator"])
+        except (ValueError, RuntimeError, TypeError, KeyError) as error:  # torch's errors for what does not fit
             raise ValueError(f"{path} is of another network or version than config.json ({one_line(error)})") from error
-
-    def draw_on(self, numbers: Tensor) -> None:
-        """Continue the random numbers of a checkpoint; those of another device cannot go on, and others begin."""
-        try:
-            self.generator.set_state(numbers)
-        except RuntimeError:
-            if numbers.numel() < 16:  # the shortest that any device has
-                raise
-            self.generator.manual_seed(self.step)
-            device = self.generator.device.type
-            log.warning(
-                f"random numbers of another device do not go on; new ones, of seed {self.step}, begin on {device}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What one step did, and where the budget stands.
+    """What one step did, and how much of the budget is spent.
 
-    ``step``: how many steps were taken.
+    ``step``: the number of steps so far.
     ``fraction``: the share of the budget that is spent.
-    ``seconds``: how long the training took so far.
-    ``losses``: of each example of the batch, (b,).
-    ``sigmas``: its noise level, (b,).
-    ``stop``: the number of the signal that some process was sent, after which all of them end; 0 for none.
+    ``seconds``: how long the training has taken so far.
+    ``losses``: the loss of each example of the batch, (b,).
+    ``sigmas``: their noise levels, (b,).
+    ``stop``: the number of a signal that some process received, after which all of them end; 0 for none.
     """
 
     step: int
@@ -223,14 +209,14 @@ class Progress:
 
 
 def schedule(fraction: float, step: int) -> float:
-    """The learning rate over its peak: a linear rise over 50 steps, then a linear fall to zero."""
+    """The learning rate relative to its peak: a linear warm-up over 50 steps, then a linear decay to zero."""
     return min(1.0, (step + 1) / 50) * max(0.0, 1 - fraction)
 
 
 def step_seed(seed: int, step: int, share: int, shares: int) -> int:
-    """The seed of one share of a step's random numbers; no two shares of a training have the same one.
+    """The seed of one share of a step; no two shares of a training have the same one.
 
-    Seeds count up from step to step, as in EDM2's loop, because a generator on a CPU has 2³² of them.
+    Seeds count up from step to step, as in EDM2's loop, because a CPU generator has only 2³² of them.
     """
     return (seed * 0x9E3779B1 + step * shares + share) % 2**32
 
@@ -238,7 +224,7 @@ def step_seed(seed: int, step: int, share: int, shares: int) -> int:
 def add_gradients(
     state: State, batches: Iterator[Batch], loss: Loss, group: Group, accumulate: int
 ) -> Float[Tensor, "2 b"]:
-    """Add the gradients of a batch; returns its losses and noise levels, zeros for those of other processes."""
+    """Add the gradients of a batch; return its losses and noise levels, with zeros for those of other processes."""
     shares, parts = group.size * accumulate, []
     for share in range(group.rank * accumulate, (group.rank + 1) * accumulate):
         if state.seed is not None:
@@ -262,19 +248,21 @@ def train(
     accumulate: int = 1,
     signals: Sequence[int] = (),
 ) -> Iterator[Progress]:
-    """Train until the budget is spent; yields after every step, and may be abandoned at any of them.
+    """Train until the budget is spent; yields after every step, and can be abandoned at any of them.
 
-    ``state``: what is trained; ``state.average`` is the result.
-    ``batches``: batches without end, see ``ncsn.batches``; of several processes, this one's share of each.
+    A network as small as an MLP of points is trained on one thread, unless the environment sets their number.
+
+    ``state``: what to train; ``state.average`` is the result.
+    ``batches``: endless batches, see ``ncsn.batches``; with several processes, this one's share of each.
     ``loss``: a loss for each example of a batch, see ``training_loss``.
-    ``budget``: how long.
-    ``group``: the processes that learn together; by default this one alone.  The state of several has a seed, and the
-    clock is the leading process'.
-    ``accumulate``: how many shares of a batch each process learns from, one after the other.
-    ``signals``: the numbers of the signals that this process was sent, SIGINT or SIGTERM, as they come.
-    Raises NonFiniteLossError when the loss is NaN or infinite on any process: on a CPU before the weights are touched;
-    on a GPU, which is not waited for at every step, after ten steps and a second, before a checkpoint, and at the end.
-    Raises PeerError if a process is gone.
+    ``budget``: how long to train.
+    ``group``: the processes that train together; by default only this one.  With several, the state needs a seed, and
+    the leading process keeps the time.
+    ``accumulate``: the number of shares of a batch that each process learns from, one after the other.
+    ``signals``: the numbers of the signals (SIGINT, SIGTERM) that this process has received, as they arrive.
+    Raises NonFiniteLossError if the loss is NaN or infinite in any process: on a CPU before the weights change; on a
+    GPU, which is not synchronised at every step, after ten steps and a second, before a checkpoint, and at the end.
+    Raises PeerError if another process has ended.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> data = torch.randn(1000, 2, generator=g)
@@ -287,20 +275,21 @@ def train(
     """
     began, looked = time.monotonic() - state.seconds, state.seconds
     while (fraction := budget.fraction(state.step, state.seconds)) < 1:
-        whole = add_gradients(state, batches, loss, group, accumulate)
-        # What all must know alike, in one message: gradients, losses, the leading process' clock, who was told to stop.
-        clock = time.monotonic() - began if group.is_main else 0.0
-        facts = torch.tensor([clock, *(float(number in signals) for number in STOPS)], dtype=torch.float64)
-        group.all_reduce([*(p.grad for p in state.model.parameters() if p.grad is not None), whole, facts])
-        state.note(whole[0])
-        if whole.device.type == "cpu":  # which has nobody to wait for
-            state.check()
-        state.update(schedule(fraction, state.step))
-        state.seconds, *told = facts.tolist()
-        after = budget.fraction(state.step, state.seconds)
-        if after >= 1 or (len(state.noted) >= LOOK_STEPS and state.seconds - looked > LOOK_SECONDS):
-            state.check()
-            looked = state.seconds
+        with threads_for(state.model):
+            whole = add_gradients(state, batches, loss, group, accumulate)
+            # One message carries all that processes must agree on: gradients, losses, the clock, and signals to stop.
+            clock = time.monotonic() - began if group.is_main else 0.0
+            facts = torch.tensor([clock, *(float(number in signals) for number in STOPS)], dtype=torch.float64)
+            group.all_reduce([*(p.grad for p in state.model.parameters() if p.grad is not None), whole, facts])
+            state.note(whole[0])
+            if whole.device.type == "cpu":  # where this is free
+                state.check()
+            state.update(schedule(fraction, state.step))
+            state.seconds, *told = facts.tolist()
+            after = budget.fraction(state.step, state.seconds)
+            if after >= 1 or (len(state.noted) >= LOOK_STEPS and state.seconds - looked > LOOK_SECONDS):
+                state.check()
+                looked = state.seconds
         yield Progress(
             step=state.step,
             fraction=after,
@@ -311,14 +300,14 @@ def train(
         )
 
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose iteration brings singular values near 1, in 5 steps
-EDGES = ("stem", "head")  # layers of these names meet the pixels, whose few channels have no directions to balance
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that brings singular values close to 1 in five iterations
+EDGES = ("stem", "head")  # layers of these names see the pixels, whose few channels have no directions to balance
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The weights that act as matrices between hidden features: of linear and convolutional layers but for ``EDGES``.
+    """The weights that act as matrices between hidden features: linear and convolutional layers, except ``EDGES``.
 
-    Not those of embeddings, which are tables: a step would change the rows of classes that the batch did not show.
+    Embeddings are excluded, because a step of Muon would also change the rows of classes that are not in the batch.
     """
     found: dict[int, nn.Parameter] = {}
     for name, module in model.named_modules():
@@ -334,13 +323,13 @@ def muon_and_adam(
 ) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, Adam for everything else: biases, gains, embeddings, and the layers called stem and head.
 
-    So are the first and last kernels of the package's networks for images called, whose few channels have no directions
-    to balance.  Those of an MLP, and of a network of your own where they have other names, are Muon's.
+    These are the first and last layers of the package's networks for images, whose few channels have no directions to
+    balance.  Muon also trains those of an MLP, and of a network of your own in which they have other names.
 
-    ``model``: whose parameters they change.
+    ``model``: the model whose parameters they change.
     ``muon_rate``: the peak learning rate of the matrices, above 0.
     ``adam_rate``: the peak learning rate of everything else, above 0.
-    ``products``: the type of Muon's matrix products, bfloat16 or float32; by default the faster one here.
+    ``products``: the dtype of Muon's matrix products, bfloat16 or float32; by default the faster one on this device.
     """
     matrices = hidden_matrices(model)
     others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
@@ -350,10 +339,10 @@ def muon_and_adam(
 
 
 def orthogonalize(matrices: Float[Tensor, "k m n"], products: torch.dtype | None = None) -> Float[Tensor, "k m n"]:
-    """Each matrix with its singular values brought to about 1 (0.7 to 1.2), by five steps of Newton–Schulz iteration.
+    """Bring the singular values of each matrix to about 1 (0.7 to 1.2), by five steps of Newton–Schulz iteration.
 
-    ``products``: the type they are in; by default bfloat16 where the hardware multiplies it, else float32: torch
-    emulates it, which makes training twice as long.
+    ``products``: the dtype of the products; by default bfloat16 if the hardware has it, else float32, because emulating
+    bfloat16 makes training take twice as long.
     Jordan 2024, https://kellerjordan.github.io/posts/muon.
     """
     a, b, c = COEFFICIENTS
@@ -369,11 +358,11 @@ def orthogonalize(matrices: Float[Tensor, "k m n"], products: torch.dtype | None
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose singular values are set to one, for matrices: no direction of a layer learns slower than another.
+    """Momentum whose singular values are set to one, so that all directions of a layer learn at the same speed.
 
-    ``params``: matrices, or kernels (outputs, inputs, h, w), which are taken for matrices of one row an output.
-    ``lr``: the size of a step's singular values, for matrices wider than tall; √(rows/columns) larger for the others.
-    ``products``: the type of the products that do it, bfloat16 or float32; by default the faster one here.
+    ``params``: matrices, or kernels (outputs, inputs, h, w), which are treated as matrices with one row per output.
+    ``lr``: the singular values of a step for matrices that are wider than tall; √(rows/columns) times that for others.
+    ``products``: the dtype of the products, bfloat16 or float32; by default the faster one on this device.
     """
 
     grad_scale: Tensor
@@ -383,12 +372,12 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
         self.products = products
-        # Torch's GradScaler then lends ``grad_scale`` and ``found_inf``, as to torch's own Adam, and waits for nothing.
+        # GradScaler then passes ``grad_scale`` and ``found_inf``, as to torch's fused Adam, and does not synchronise.
         self._step_supports_amp_scaling = True
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step down the gradients; parameters without one stay."""
+        """Take one step; parameters without a gradient stay as they are."""
         for group in self.param_groups:
             shapes: dict[tuple[int, ...], list[Tensor]] = {}
             for p in group["params"]:
@@ -398,11 +387,13 @@ class Muon(torch.optim.Optimizer):
                 self.update(shape, weights, group["lr"], group["momentum"])
 
     def update(self, shape: tuple[int, ...], weights: list[Tensor], lr: float, momentum: float) -> None:
-        """One step of all parameters of one shape."""
+        """Take one step for all parameters of one shape."""
         gradients = torch.stack([p.grad for p in weights if p.grad is not None])
         averages = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in weights]
         finite = getattr(self, "found_inf", 0) == 0
-        if isinstance(finite, Tensor):  # else gradients become their average, which then stays, and there is no step
+        if isinstance(
+            finite, Tensor
+        ):  # on overflow, gradients are replaced by their average, which stays the same, and there is no step
             gradients = torch.where(finite, gradients / self.grad_scale, torch.stack(averages))
         torch._foreach_lerp_(averages, list(gradients), 1 - momentum)
         update = orthogonalize(gradients.lerp(torch.stack(averages), momentum).flatten(2), products=self.products)

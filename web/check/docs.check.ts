@@ -11,13 +11,13 @@ const PAGES = [
   "index",
   "glossary",
   "benchmarks",
-  "howto/images",
   "howto/samplers",
   "howto/wrong",
   "reference/commands",
+  "reference/images",
   "theory/matching",
   "tutorials/scores",
-  "tutorials/your-numbers",
+  "tutorials/your-tables",
 ];
 let browser: Browser;
 

@@ -257,14 +257,14 @@ test("learning: the error falls where data lies, and stays elsewhere at the smal
 
 test("what to look for is shown by a press, below which the picture is", () =>
   use("#scores", { viewport: { width: 390, height: 844 } }, async ({ page }) => {
-    await page.getByRole("link", { name: "Take much noise" }).click();
+    await page.getByRole("link", { name: "A lot of noise" }).click();
     await page.waitForFunction(() => document.activeElement?.classList.contains("pictures"));
     assert.equal(await page.getByRole("slider", { name: "Noise level σ" }).getAttribute("aria-valuetext"), "8");
     const top = await page.evaluate(() => document.querySelector(".pictures")?.getBoundingClientRect().top ?? 1e9);
     assert.ok(Math.abs(top) < 60, `${top}`);
     await slide(page, "Noise level σ", 0);
     await page.waitForFunction(() => location.hash.includes("sigma=0.05"));
-    await page.getByRole("link", { name: "Take much noise" }).click();
+    await page.getByRole("link", { name: "A lot of noise" }).click();
     await page.waitForFunction(() => location.hash.includes("sigma=8"));
   }));
 

@@ -109,7 +109,7 @@ def samplers() -> dict[str, Any]:
     rising = torch.tensor([20.0, 3.0, 0.4, 3.0, 0.4])
     found["restarted"] = {"levels": numbers(rising), "end": end("euler", rising)}
     wide = ncsn.GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 3.0)
-    weighed = ncsn.guided(truth, wide, 1.5, between=(0.5, 2.0))
+    weighed = ncsn.add_guidance(truth, wide, 1.5, between=(0.5, 2.0))
     found["guided"] = {str(sigma): numbers(weighed(start, sigma)) for sigma in (0.4, 1.0, 3.0)}
     return found
 

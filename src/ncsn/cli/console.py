@@ -29,7 +29,6 @@ from ncsn.validation import (
     SamplerName,
     StepSize,
     check_ranges,
-    is_out_of_memory,
     one_line,
 )
 
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from ncsn.run.options import SamplingOptions as SamplingKeywords
     from ncsn.run.options import SeededOptions
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 COMPILE_FROM = 60_000  # evaluations of a network for images: for fewer, compiling takes longer than it saves
 FRAME = dict.fromkeys(range(0x2500, 0x2580), " ")  # what tyro draws around what it says; without Unicode it has dashes
 NARROWEST = 40  # columns; in one or two of them tyro's help has no end
@@ -192,9 +192,8 @@ def ending(error: BaseException) -> tuple[int, str]:
         return 128 + number, f"{'terminated' if number == signal.SIGTERM else 'interrupted'}{error}"
     if isinstance(error, FloatingPointError | PeerError):
         return 1, str(error)
-    if is_out_of_memory(error):
-        needs = "a smaller --batch-size, a larger --accumulate, smaller images or a smaller network need less"
-        return 1, f"out of memory or threads; {needs}"
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        return 1, "out of memory; a smaller --batch-size, a larger --accumulate, smaller images or networks need less"
     if isinstance(error, ImportError):
         missing = f"{error.name} is not installed: pip install 'ncsn[tables]'"
         of_tables = str(error.name).partition(".")[0] in ("pandas", "pyarrow", "sklearn")
@@ -223,10 +222,10 @@ def draw(run: "Run", n: int, *, keep: int = 0, **options: "Unpack[SeededOptions]
 
 def compile_for(run: "Run", n: int, steps: "Steps") -> None:
     """Compile a run's networks if ``n`` samples, drawn like ``steps``, are then there sooner."""
-    from ncsn.score import even
+    from ncsn.score import even_batch_size
 
     if run.recipe.kind.compiled and run.given is None and n * steps.sampling.nfe >= COMPILE_FROM:
-        run.compile(even(n, steps.batch_size))
+        run.compile(even_batch_size(n, steps.batch_size))
 
 
 def follow(steps: "Steps", description: str, began: float, *, keep: int = 0) -> "Drawn":

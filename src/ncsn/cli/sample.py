@@ -1,5 +1,6 @@
 """``ncsn sample``: samples of a run."""
 
+import csv
 import hashlib
 import importlib
 import json
@@ -15,6 +16,7 @@ import tyro
 from ncsn.cli import console
 from ncsn.cli.console import RunOptions, SamplingOptions, check_output
 from ncsn.kinds.reading import TABLES
+from ncsn.learn.settings import Given
 from ncsn.machine.interrupts import Stopped
 from ncsn.validation import Count, Seed
 
@@ -41,12 +43,15 @@ class Sample(SamplingOptions, RunOptions):
             the noise. .npz is an array under the key samples, and .npy is an array alone; images are (n, c, h, w) in
             the numbers of their files, mostly uint8. .csv and .tsv are rows of a table. Arrays take any
             number of samples in the memory of 1,000. After a kill the same command continues, with the same samples.
+        given: Exact values of columns of a table, such as sex=F or sex=F,age=40; the other columns are drawn given
+            these, as by ncsn impute, and rows are written into .csv, .tsv or .parquet.
         overwrite: Replace an existing file.
     """
 
     n: Annotated[Count, tyro.conf.arg(name="n", aliases=["-n"])] = 64
     seed: Seed = 0
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("grid.png")
+    given: Annotated[Given[str], tyro.conf.arg(metavar="NAME=VALUE,…")] = None
     overwrite: bool = False
 
     def __call__(self) -> None:
@@ -65,6 +70,12 @@ class Sample(SamplingOptions, RunOptions):
             raise ValueError(f"{self.out}: {kind.noun} are written into {', '.join(kind.writers)}")
         if main:
             check_output(self.out, *kind.writers, overwrite=self.overwrite)
+        if self.given is not None:
+            if self.out.suffix not in TABLES:
+                raise ValueError(f"{self.out}: with --given, rows are written into {', '.join(TABLES)}")
+            if main:
+                self.write_given(run, self.given)
+            return
         if not picture:
             write_array(self.out, run, self.n, seed=self.seed, group=distributed.join(), options=self.options())
             return
@@ -74,6 +85,16 @@ class Sample(SamplingOptions, RunOptions):
             drawn = console.draw(run, self.n, seed=self.seed, keep=keep, **self.options())
             write(drawn.samples, drawn.path, self.out)
             print(f"{self.out}: {drawn.cost}")
+
+    def write_given(self, run: "Run", given: str) -> None:
+        """Write rows with given values into a table."""
+        pairs = [part.partition("=") for part in next(csv.reader([given]), [])]
+        if not pairs or not all(equals for _, equals, _ in pairs):
+            raise ValueError(f"given is {given!r}; NAME=VALUE is needed, such as sex=F, and commas between several")
+        values = {name.strip(): value for name, _, value in pairs}
+        rows = run.sample(self.n, given=values, seed=self.seed, **self.options())
+        run.recipe.kind.write_table(run.transform, rows, self.out)
+        print(f"{self.out}: {self.n} rows with {given}")
 
 
 def write_array(
@@ -107,7 +128,8 @@ def write_array(
     job = repr((__version__, torch.__version__, run.digest, run.device.type, *how))
     digest = hashlib.sha256(job.encode()).hexdigest()
     folder = out.with_name(f".{out.name[:30]}.{digest}.partial")
-    shapes = [(min(run.block, n - first), *run.recipe.shape) for first in range(0, n, run.block)]
+    shape = run.transform.inverse(torch.zeros(1, *run.recipe.shape)).shape[1:]
+    shapes = [(min(run.block, n - first), *shape) for first in range(0, n, run.block)]
     paths = [folder / f"{number:06}.npz" for number in range(len(shapes))]
     missing: list[int] = []
     if group.is_main:

@@ -1,5 +1,6 @@
 """``ncsn inpaint``, ``denoise``, ``superres``, ``deblur``, ``impute``: inverse problems with a model as the prior."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -39,6 +40,8 @@ class Problem(RunOptions):
         particles: How many particles compete for the samples. With many, samples follow the exact posterior; each takes
             a backward pass for each measured number at each level, or for each pixel if half of these are known. For
             more than 64 pixels the default is 1, which is the approximation alone.
+        evidence: Print log p(y), the evidence of the model and of what is measured together, with its standard error,
+            for at most 64 pixels.
         seed: The same seed gives the same samples on one machine.
         out: Where to draw the measurement, the posterior's mean and standard deviation, and its samples.
         overwrite: Replace an existing file.
@@ -52,6 +55,7 @@ class Problem(RunOptions):
     levels: Given[Levels] = None
     solver_steps: Annotated[int, Interval(ge=1, le=1000)] = 3
     particles: Given[Annotated[int, Interval(ge=1, le=100_000)]] = None
+    evidence: bool = False
     seed: Seed = 0
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("picture.png")
     overwrite: bool = False
@@ -71,10 +75,16 @@ class Problem(RunOptions):
         import ncsn
         from ncsn.kinds.images.read import read_example
         from ncsn.metrics import psnr
+        from ncsn.posteriors.particles import MAX_FOR_PARTICLES
 
         check_output(self.out, ".png", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
         console.require(run, "images", self.run, "a run of images is needed")
+        numbers = math.prod(run.recipe.shape)
+        if self.evidence and (numbers > MAX_FOR_PARTICLES or self.particles == 1):
+            raise ValueError(
+                f"--evidence takes particles, of at most {MAX_FOR_PARTICLES} pixels; the run has {numbers}"
+            )
         measure, shown = self.problem(run.recipe.shape)
         file_shape = tuple(measure(torch.zeros(run.recipe.shape)[None]).shape[1:])
         known = len(file_shape) == 1  # pixels of an image: a file holds it whole, and others than these do not matter
@@ -95,6 +105,8 @@ class Problem(RunOptions):
         quality = f", {drawn.steps.backward} backward passes each" if drawn.steps.backward else ""
         if drawn.steps.particles > 1:
             quality += f"; {drawn.steps.particles} particles, effective sample size {drawn.steps.effective:.0f}"
+            if self.evidence and (weight := drawn.steps.quality.weight):
+                quality += f"; log evidence {float(weight.log_evidence):.2f} ± {float(weight.standard_error):.2f} nats"
         elif posterior.given is not None:
             quality += posterior.given.caveat
         if not self.measured:
@@ -130,7 +142,7 @@ class Inpaint(Problem):
         from ncsn.posteriors import masked
 
         if self.method == "replacement":
-            self.refuse("solver_steps", of="answers of moment matching")
+            self.refuse("solver_steps", "evidence", of="answers of moment matching")
         known = self.known(shape)
 
         def filled(y: "Tensor") -> "Tensor":

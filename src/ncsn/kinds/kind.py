@@ -8,7 +8,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -170,13 +170,6 @@ class Origin:
         split = (data.n, len(data.validation), len(data.test))
         return cls(dataset=absolute(dataset), reading=reading, digest=data.digest, split=split)
 
-    def moved(self, dataset: str) -> "Origin":
-        """The same data in another place.
-
-        ``dataset``: that place.
-        """
-        return replace(self, dataset=absolute(dataset))
-
     def load(self, dataset: str | None = None) -> Dataset:
         """The same data again; ``dataset``: another place where it is now.
 
@@ -206,6 +199,10 @@ class Drawing:
     generator: torch.Generator
 
 
+Unseen: TypeAlias = Literal["error", "missing", "skip"]
+"""What becomes of rows with values that the run cannot take, see ``Run.impute``."""
+
+
 @dataclass(frozen=True)
 class Imputed:
     """Draws of missing values given the observed ones.
@@ -213,18 +210,39 @@ class Imputed:
     ``observed``: the examples, (b, *d), NaN where a value is missing.
     ``draws``: completed examples, (n, b, *d), in which observed values are as they were.
     ``point``: the best single guess of each value, (b, *d): the mean of the draws, or the value most of them have.
-    ``spread``: how sure it is, (b, *d): the draws' standard deviation, or the share of draws that have the value.
+    ``variation``: how sure it is, (b, *d): the draws' standard deviation, or the share of draws that have the value.
     """
 
     observed: Float64[Tensor, "b *d"]
     draws: Float64[Tensor, "n b *d"]
     point: Float64[Tensor, "b *d"]
-    spread: Float64[Tensor, "b *d"]
+    variation: Float64[Tensor, "b *d"]
 
     @property
     def missing(self) -> Bool[Tensor, "b *d"]:
         """Which values were missing."""
         return self.observed.isnan()
+
+    def spread(self) -> Any:
+        """How sure each guess is, as ``variation`` says."""
+        return self.variation
+
+    def interval(self, level: float = 0.9) -> tuple[Any, Any]:
+        """The lower and upper ends of central intervals that hold this share of values, if the draws are right.
+
+        ``level``: between 0 and 1; 90 % needs at least 19 draws.
+        Raises ValueError for too few draws.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level is {level}; a share between 0 and 1 is needed")
+        tail, n = (1 - level) / 2, len(self.draws)
+        if tail * (n + 1) < 1 - 1e-9:
+            raise ValueError(
+                f"level is {level} with {n} draws; impute(rows, {math.ceil(1 / tail - 1e-9) - 1}) draws enough"
+            )
+        # Between order statistics k and n + 1 − k of exact draws lies a share (n + 1 − 2k)/(n + 1) of all values.
+        low, high = np.quantile(self.draws.numpy(), [tail, 1 - tail], axis=0, method="weibull")
+        return torch.from_numpy(low), torch.from_numpy(high)
 
 
 Writer = Callable[[Tensor, Sequence[Step], Path], object]
@@ -240,6 +258,7 @@ class Reports:
 
     ``count``: the number of reports.
     ``power``: report k comes after a share (k/count)^power of the budget.
+    ``spacing``: steps between two reports, at least; those that come due sooner are left out.
     ``from_start``: whether there is a report before the first step, too.
     ``tolerance``: by which share the held-out loss may exceed its least before the best average is restored at the end.
     ``patience``: by which share it may exceed its least before training ends.
@@ -247,9 +266,14 @@ class Reports:
 
     count: int = 10
     power: float = 1.0
+    spacing: int = 1
     from_start: bool = False
     tolerance: float = 0.01
     patience: float = math.inf
+
+    def due(self, fraction: float) -> int:
+        """How many reports are due once this share of the budget is spent."""
+        return int(self.count * min(1.0, fraction) ** (1 / self.power) + 1e-9)
 
 
 @runtime_checkable
@@ -374,7 +398,19 @@ class Kind(ABC, Generic[R]):
         """A user's examples as a tensor in the user's units.  Raises ValueError for another shape or other columns."""
         raise NotImplementedError
 
-    def impute(self, run: R, rows: object, n: int, generator: torch.Generator) -> Imputed:
+    def examples(self, run: R, x: Shaped[Tensor, "b *d"]) -> Any:
+        """The inverse of ``numbers``: examples as the user gave them to training."""
+        return x
+
+    def align(self, values: Float[Tensor, "b"], x: object) -> Any:
+        """A number for each of a user's examples, as suits what the user gave."""
+        return values
+
+    def choose(self, run: R, n: int, given: object, where: str | None, options: Mapping[str, Any]) -> Any:
+        """``n`` samples with given values, or that satisfy a condition.  Raises ValueError if this kind has none."""
+        raise ValueError(f"the run makes {self.noun}; only rows of a table are sampled with given values, or where")
+
+    def impute(self, run: R, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
         """Draw missing values.  Raises ValueError if this kind has none."""
         raise ValueError(f"the run makes {self.noun}; run.posterior fills in")
 
@@ -405,8 +441,8 @@ class Kind(ABC, Generic[R]):
         """Samples as an array in a file has them."""
         return samples.numpy()
 
-    def write_table(self, transform: Transform, rows: Shaped[np.ndarray, "n *d"], out: Path) -> None:
-        """Write samples into a table."""
+    def write_table(self, transform: Transform, rows: Any, out: Path) -> None:
+        """Write samples into a table: numbers, or what ``examples`` has made of them."""
         raise ValueError(f"{out}: {self.noun} are no table")
 
 

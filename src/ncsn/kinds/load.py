@@ -1,9 +1,9 @@
 """Data of any kind: what a user names, or has in memory, becomes a dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -13,13 +13,14 @@ from ncsn.kinds.kind import Dataset
 from ncsn.kinds.reading import AS_THEY_ARE, TABLES, Reading, check_place
 from ncsn.kinds.signals import SIGNALS, read_signals
 from ncsn.kinds.stacks import Arrays, arrays
+from ncsn.kinds.tables.frames import frame_in
 from ncsn.kinds.tables.read import read_frame
 from ncsn.kinds.tables.table import rows_of, table_of_array, table_of_frame
 
 if TYPE_CHECKING:
     import pandas
 
-Examples: TypeAlias = "Tensor | np.ndarray | Dataset | pandas.DataFrame | str | Path"
+Examples: TypeAlias = "Tensor | np.ndarray | Dataset | pandas.DataFrame | Mapping[str, Any] | str | Path"
 Classes: TypeAlias = Tensor | np.ndarray | Sequence[int | str] | None
 
 
@@ -47,7 +48,8 @@ def load_dataset(name: str, *, reading: Reading = AS_THEY_ARE) -> Dataset:
     if name and place.is_dir():
         return images.from_folder(name, reading)
     if suffix in TABLES:
-        return rows_of(name, table_of_frame(read_frame(place), name))
+        table = table_of_frame(read_frame(place), name, text=suffix != ".parquet")
+        return rows_of(name, table, keep_missing=reading.keep_missing)
     if place.is_file() and suffix in (".npy", ".npz"):
         return from_arrays(name, arrays(place), reading)
     if place.is_file() and (suffix in (".zip", ".tgz") or ".tar" in place.suffixes[-2:]):
@@ -68,7 +70,7 @@ def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
     if reading.signals:
         return read_signals(name, found)
     if only is not None and only.ndim == 2:
-        rows = rows_of(name, table_of_array(only, name))
+        rows = rows_of(name, table_of_array(only, name), keep_missing=reading.keep_missing)
         note = "axes (rows, columns): (n, length) with --signals, in Python signals=True"
         return replace(rows, notes=(note, *rows.notes))
     grey = any(array.ndim == 3 for array in found.values())
@@ -76,40 +78,41 @@ def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
     return images.from_arrays(name, found, notes, reading)
 
 
-def dataset_of(data: Examples, labels: Classes = None, *, signals: bool = False) -> Dataset:
+def dataset_of(data: Examples, labels: Classes = None, *, reading: Reading = AS_THEY_ARE) -> Dataset:
     """The dataset that a file of these examples would be, or that a path leads to.
 
+    ``reading``: that the array holds signals, or that it is learned where a table misses values.
     Raises ValueError for what holds no examples, and for labels of others than images.
     """
     if isinstance(data, str | Path):
-        data = load_dataset(str(data), reading=Reading(signals=signals))
+        data = load_dataset(str(data), reading=reading)
     if isinstance(data, Dataset):
         if labels is not None:
             raise ValueError("labels are given, and the dataset has its own; leave them out")
-        if signals and data.kind is not SIGNALS:
+        if reading.keep_missing:
+            raise ValueError("keep_missing is given, and the dataset is read; give it to load_dataset, in a Reading")
+        if reading.signals and data.kind is not SIGNALS:
             raise ValueError(f"signals is given, and the dataset has {data.kind.noun}; leave it out")
         return data
     if np.ma.is_masked(data):
         raise ValueError("data has masked values; leave these examples out, or fill them")
-    if hasattr(data, "to_pandas"):  # pyarrow's tables and polars' frames
-        data = data.to_pandas()
-    if hasattr(data, "columns"):
-        if signals or labels is not None:
-            given = "signals" if signals else "labels"
+    if (frame := frame_in(data)) is not None:
+        if reading.signals or labels is not None:
+            given = "signals" if reading.signals else "labels"
             raise ValueError(f"{given} is given, and the data is a table; leave it out: a column may be a class")
-        return rows_of("data", table_of_frame(data, "data"))
-    x = array_of(data)
+        return rows_of("data", table_of_frame(frame, "data"), keep_missing=reading.keep_missing)
+    x = array_of(data)  # type: ignore[arg-type]
     if x.dtype.kind not in "buif":
         allowed = "a tensor, an array, a DataFrame, a dataset or a path is needed"
         raise ValueError(f"data is a {type(data).__name__} of {x.dtype}; {allowed}")
     if labels is None:
-        return from_arrays("data", {"images": x}, Reading(signals=signals))
-    if x.ndim == 2 and not signals:
+        return from_arrays("data", {"images": x}, reading)
+    if x.ndim == 2 and not reading.signals:
         raise ValueError("labels are for images; a column of a table may be a class")
     classes = array_of(labels)
     if classes.shape != x.shape[:1]:
         raise ValueError(f"labels has shape {classes.shape}; one for each of {len(x)} images is needed")
-    return from_arrays("data", {"images": x, "labels": classes}, Reading(signals=signals))
+    return from_arrays("data", {"images": x, "labels": classes}, reading)
 
 
 def array_of(data: Tensor | np.ndarray | Sequence[int | str]) -> np.ndarray:

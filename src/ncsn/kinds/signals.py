@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ncsn import plots, storage
 from ncsn.kinds.comparison import Comparison, classify, compare, held_out_examples
-from ncsn.kinds.kind import Dataset, Imputed, Kind, Writer, digest_of
+from ncsn.kinds.kind import Dataset, Imputed, Kind, Unseen, Writer, digest_of
 from ncsn.kinds.reading import OF_IMAGES, short_name
 from ncsn.kinds.stacks import Arrays, arrays, labels_of, split_of, stacks_in
 from ncsn.kinds.transform import FAR, Transform
@@ -138,7 +138,8 @@ def draw_signals(
     answers = run.condition_on(Observation(masked(~missing), z[:, ~missing].repeat_interleave(n, 0), noise_std))
     with quieter(logging.ERROR):  # else each part would warn that samples disagree
         drawn = answers.sample(count, particles=1, batch_size=min(DRAWS_AT_ONCE, count), seed=generator)
-    return drawn.view(len(z), n, *missing.shape).transpose(0, 1).flatten(0, 1)
+    signals: Tensor = drawn.view(len(z), n, *missing.shape).transpose(0, 1).flatten(0, 1)
+    return signals
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,10 @@ class Signals(Kind[Run]):
             raise ValueError(f"x has shape {tuple(signals.shape)}; (b, {', '.join(map(str, shape))}) is needed")
         return signals
 
-    def impute(self, run: Run, rows: object, n: int, generator: torch.Generator) -> Imputed:
+    def impute(self, run: Run, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
         """Draw missing values by moment matching, signals with the same gaps together."""
+        if unseen != "error":
+            raise ValueError(f"unseen is {unseen!r}, which means nothing for {self.noun}; leave it out")
         x = self.numbers(run, rows)
         transform = run.transform
         transform.check(x)
@@ -222,7 +225,7 @@ class Signals(Kind[Run]):
                 with storage.atomic(file) as temporary:
                     np.save(temporary, filled.numpy().astype(signals.dtype))
         # A channel has a unit of its own.
-        channels = zip(imputed.spread.unbind(1), imputed.missing.unbind(1), strict=True)
+        channels = zip(imputed.variation.unbind(1), imputed.missing.unbind(1), strict=True)
         spreads = [f"{float(std[gap].mean()):.3g}" for std, gap in channels if bool(gap.any())]
         each = " in the channels with gaps" if len(spreads) > 1 else ""
         varied = f", which draws vary by {', '.join(spreads)} on average{each}" if spreads else ""
@@ -249,5 +252,5 @@ SIGNALS = Signals(
     # For noisy signals the rule asks for still more noise; mnist1d's, for which it says 0.7, do well.
     log_sigma_mean=(-float("inf"), 0.7),
     precision="fp32",  # in one dimension a processor is no faster in 16 bits
-    refused=OF_IMAGES,  # how a guided signal should be judged is not known
+    refused=(*OF_IMAGES, "keep_missing"),  # how a guided signal should be judged is not known
 )

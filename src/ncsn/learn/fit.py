@@ -16,6 +16,7 @@ from ncsn.batching import Batch
 from ncsn.distributions import Empirical
 from ncsn.kinds.kind import Dataset, Drawing, Reports
 from ncsn.kinds.load import Classes, Examples, dataset_of
+from ncsn.kinds.reading import Reading
 from ncsn.learn import rules
 from ncsn.learn.record import BANDS, Ledger, Record, Row, best_row, until_spoiled, verdict
 from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings
@@ -32,6 +33,7 @@ from ncsn.training import Budget, Progress, State, muon_and_adam
 from ncsn.validation import DeviceName, Json
 
 OF_COLOURS_AND_CLASSES = ("stem.", "head.", "labels.")  # layers of a network
+FEW_STEPS = 300  # of a training by the clock, which a line then says
 UNSETTLED = 100  # steps whose losses are on a GPU, at most
 ONE_AT_A_TIME = threading.RLock()  # initial weights are drawn from torch's global generator
 
@@ -50,6 +52,7 @@ def fit(
     seed: int | None = None,
     device: DeviceName | None = None,
     signals: bool = False,
+    keep_missing: bool = False,
     settings: TrainSettings | None = None,
     start: Run | None = None,
     record: Record | None = None,
@@ -81,6 +84,7 @@ def fit(
     ``device``: auto, cpu, cuda or mps; by default that of the settings, which is auto.
     ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
     d, h, w): real numbers, whose location and scale the run remembers for each channel.
+    ``keep_missing``: learn where a table misses values, too: new rows then have gaps as often and in the same places.
     ``settings``: those of ``ncsn train``.  An argument that is given beside them wins.
     ``start``: a run whose weights training begins with, and whose network it takes, unless the settings say otherwise;
     of images or signals.  Layers that other colours or classes need begin anew.
@@ -104,16 +108,17 @@ def fit(
     base = TrainSettings(minutes=1.0) if settings is None else settings
     job = base.job if device is None else replace(base.job, device=device)
     ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
-    with alone(), quieter(logging.ERROR) if quiet else nullcontext():
-        dataset = dataset_of(data, labels, signals=signals or base.signals)
+    with training_lock(), quieter(logging.ERROR) if quiet else nullcontext():
+        signals, keep_missing = signals or base.signals, keep_missing or base.keep_missing
+        dataset = dataset_of(data, labels, reading=Reading(signals=signals, keep_missing=keep_missing))
         place = {} if record else {"dataset": dataset.name}  # a record says where they are
-        chosen = replace(base, **place | ends | given, job=job, signals=signals or base.signals)
+        chosen = replace(base, **place | ends | given, job=job, signals=signals, keep_missing=keep_missing)
         own = OwnParts(network=network, objective=objective, noise=noise, start=start)
         return train(plan(dataset, chosen, own), dataset, record or Record())
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def training_lock() -> Iterator[None]:
     """Within it, no other thread trains, and gradients are on; torch's settings are as they were found afterwards."""
     with ONE_AT_A_TIME, torch.inference_mode(False), torch.enable_grad(), hardware.preserve_settings():
         yield
@@ -170,7 +175,7 @@ def plan(data: Dataset, settings: TrainSettings, own: OwnParts | None = None) ->
     """
     own = own or OwnParts()
     if own.start is not None:
-        settings = rules.like(settings, own.start.settings)
+        settings = rules.adopt_network(settings, own.start.settings)
         if "start" in data.kind.refused:
             raise ValueError(f"start is given, which means nothing for {data.kind.noun}; leave it out")
     if not isinstance(settings, ResolvedSettings):
@@ -259,7 +264,7 @@ class Lesson:
 
 def train(plan: Plan, data: Dataset, record: Record) -> Run:
     """Carry out a plan: train the guide and the network, keep the best average, choose the guidance."""
-    with alone():
+    with training_lock():
         settings, recipe, smaller, own = plan.settings, plan.recipe, plan.guide_recipe, plan.own
         hardware.allow_tf32(plan.precision != "fp32")
         share = share_of(settings, record.group)
@@ -362,6 +367,8 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledg
     learn(progress, state, Judge(lesson, state), record, ledger, reports)
     if record.group.is_main:
         log.info(verdict(ledger.rows, lesson.data.n))
+        if settings.minutes is not None and state.step < FEW_STEPS:
+            log.info(f"{settings.minutes:g} minutes were enough for {state.step} steps only: train for longer")
 
 
 class Judge:
@@ -380,7 +387,7 @@ class Judge:
         measure = training_loss(self.noise, drop_label=0.0, generator=generator)
         found: list[tuple[Tensor, Tensor]] = []
         parts: dict[str, list[Tensor]] = {}
-        with hardware.nothing_compiled():
+        with hardware.nothing_compiled(), hardware.threads_for(self.state.average):
             for batch in self.batches(generator):
                 found.append(measure(self.state.average, batch))
                 for name, chosen in self.kind.parts(batch).items():
@@ -392,7 +399,7 @@ class Judge:
             step=step,
             loss=held_out if loss is None else loss,
             validation_loss=held_out,
-            validation_bands=metrics.binned(losses, sigmas, BANDS),
+            validation_bands=metrics.mean_by_bin(losses, sigmas, BANDS),
             parts=means,
             seconds=seconds,
         )
@@ -425,18 +432,16 @@ def learn(
     if reports.from_start and not state.step:
         look(0, 0.0)
     for p in record.watch(progress, state, settle=settle):
-        if done < 0:  # a run that goes on has some of its budget, and of its reports, behind it
-            before = min(1.0, p.fraction) * (p.step - 1) / p.step
-            due = int(reports.count * before ** (1 / reports.power) + 1e-9)
-            done = min(due, max(0, len(ledger.rows) - reports.from_start))
+        last = ledger.rows[-1].step if ledger.rows else 0
+        if done < 0:  # a run that is resumed has some of its reports behind it
+            done = reports.due(p.fraction * last / p.step)
         pending.append(p.losses)
         if p.losses.device.type == "cpu" or len(pending) == UNSETTLED:
             settle()
-        if p.fraction < min(1.0, ((done + 1) / reports.count) ** reports.power):
-            continue
-        done += 1
-        settle()
-        look(p.step, p.seconds)
+        if reports.due(p.fraction) > done and (p.step >= last + reports.spacing or p.fraction >= 1):
+            done = reports.due(p.fraction)
+            settle()
+            look(p.step, p.seconds)
     if ledger.rows and best_row(ledger.rows, reports.tolerance) is not ledger.rows[-1]:
         state.average.load_state_dict(ledger.best.state_dict())
         if record.writes:

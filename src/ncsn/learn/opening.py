@@ -1,14 +1,14 @@
 """What ``ncsn train`` starts with: the data, the plan, and a record of the training in the run's folder."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from ncsn.kinds.kind import Dataset, Origin
+from ncsn.kinds.kind import Dataset, Origin, absolute
 from ncsn.kinds.load import load_dataset
 from ncsn.kinds.reading import short_name
 from ncsn.learn import rules
-from ncsn.learn.fit import Plan, alone, plan
+from ncsn.learn.fit import Plan, plan, training_lock
 from ncsn.learn.record import Record
 from ncsn.learn.settings import ResolvedSettings, TrainSettings
 from ncsn.machine import distributed
@@ -40,7 +40,7 @@ def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
             log.info(f"{folder} holds no run to resume; a new one begins")
         data = load_dataset(given.dataset, reading=given.reading)
         origin = Origin.of(given.dataset, given.reading, data)
-    with alone():
+    with training_lock():
         planned = plan(data, settings)
     here = json.dumps([plain(asdict(planned.settings)), origin.digest]).encode()
     if here != (group.broadcast(here) if group.is_main else first):
@@ -55,5 +55,5 @@ def reopen(given: TrainSettings, folder: Path) -> tuple[Dataset, ResolvedSetting
     if origin is None:
         raise ValueError(f"{where} does not say which data the run has learned from")
     if given.dataset not in (settings.dataset, TrainSettings.dataset):  # the default says nothing of where they are
-        origin = origin.moved(given.dataset)
+        origin = replace(origin, dataset=absolute(given.dataset))
     return origin.load(), settings, origin

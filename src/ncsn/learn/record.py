@@ -27,6 +27,7 @@ BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are 
 BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
 LEARNING = 0.01  # relative change of the held-out loss that counts
 SAVE_EVERY = 30.0  # seconds between two checkpoints
+FIGURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,8 @@ def verdict(rows: Sequence[Row], examples: int) -> str:
     line = f"held-out loss {best.validation_loss:.4f}{f' ({listed})' if listed else ''}, at step {best.step:,}"
     if examples < 1000:
         line = f"{examples} examples are few: samples may be copies of them; {line}"
+    if best.step == 0:
+        return f"{line}: the network has not improved on the mixture of Gaussians that it starts from"
     if last > best.validation_loss * (1 + LEARNING):
         return f"{line}, then it rose to {last:.4f}: {examples:,} examples are too few for more training"
     before = rows[int(0.75 * (len(rows) - 1))].validation_loss
@@ -160,7 +163,7 @@ class Record:
             checkpoint, replaces = self.path(part, CHECKPOINT), False
             if self.writes and self.lock is None:
                 replaces, resume = self.job.overwrite, self.job.resume
-                self.lock = claim(self.folder, overwrite=replaces, resume=resume, keep=True)
+                self.lock = claim(self.folder, overwrite=replaces, resume=resume, keep=True, figures=FIGURES)
             if self.writes and (replaces or not checkpoint.exists()):
                 checkpoint.parent.mkdir(exist_ok=True)
                 with storage.atomic(checkpoint) as temporary:

@@ -49,7 +49,7 @@ def leading_std(data: Float[Tensor, "n d"]) -> float:
     return float((centred @ direction).square().mean().sqrt())
 
 
-def some(data: Shaped[Tensor, "n *d"], most: int) -> Float[Tensor, "m *d"]:
+def subsample(data: Shaped[Tensor, "n *d"], most: int) -> Float[Tensor, "m *d"]:
     """At most so many of the examples, always the same, as reals; fewer, but 256, if they are 20 million numbers."""
     most = min(most, max(256, int(20e6 / max(1, data[0].numel()))))
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:most].to(data.device)
@@ -80,16 +80,16 @@ def averaging_level(data: Shaped[Tensor, "n *d"]) -> float:
     Where the mean of all examples that could be meant is off the one that was by over 1 % of the data's variance.
     Below, the target is the example itself, and asking the whole data set is time lost.
     """
-    examples = some(data, len(data))
+    examples = subsample(data, len(data))
     x, everything = examples[:64], Empirical(examples)
     variance = float((x - everything.mean.view(x.shape[1:])).square().mean())
     z = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), device="cpu").to(x)
 
-    def noticed(sigma: float) -> bool:
+    def is_noticed(sigma: float) -> bool:
         off = sigma * z + sigma**2 * everything(x + sigma * z, sigma)  # the posterior's mean less the example
         return float(off.square().mean()) > 0.01 * variance
 
-    first = bisect_left(POSTERIOR_LEVELS, True, key=noticed)
+    first = bisect_left(POSTERIOR_LEVELS, True, key=is_noticed)
     return POSTERIOR_LEVELS[min(first, len(POSTERIOR_LEVELS) - 1)]
 
 
@@ -116,7 +116,7 @@ def arithmetic(network: nn.Module, shape: tuple[int, ...]) -> int:
     return int(counter.get_total_flops())
 
 
-def guided_between(log_sigma_mean: float) -> tuple[float, float]:
+def guidance_interval(log_sigma_mean: float) -> tuple[float, float]:
     """Guidance acts where training looks: at high noise it narrows variety, at low noise it does nothing.
 
     Kynkäänniemi et al. 2024 (arXiv:2404.07724).
@@ -156,7 +156,7 @@ def widths_and_batch(settings: TrainSettings, dataset: Dataset, device: torch.de
     return widths, min(settings.batch_size or size, dataset.n)
 
 
-def given_ones(settings: TrainSettings, names: Iterable[str]) -> list[str]:
+def changed_options(settings: TrainSettings, names: Iterable[str]) -> list[str]:
     """Those of the fields that have another value than their default."""
     usual = {field.name: field.default for field in fields(settings)}
     return [name for name in names if getattr(settings, name) != usual[name]]
@@ -165,7 +165,7 @@ def given_ones(settings: TrainSettings, names: Iterable[str]) -> list[str]:
 def network_for(settings: TrainSettings, dataset: Dataset) -> NetworkName:
     """The name of the network that learns.  Raises ValueError for options that mean nothing for this kind of data."""
     kind = dataset.kind
-    if vain := given_ones(settings, kind.refused):
+    if vain := changed_options(settings, kind.refused):
         listed = ", ".join("from" if name == "start" else name for name in vain)  # a word that Python has taken
         raise ValueError(f"{listed} given, which means nothing for {kind.noun}; leave it out")
     name = kind.networks[0] if settings.network == "auto" else settings.network
@@ -176,7 +176,7 @@ def network_for(settings: TrainSettings, dataset: Dataset) -> NetworkName:
     return name
 
 
-def like(settings: TrainSettings, theirs: Json) -> TrainSettings:
+def adopt_network(settings: TrainSettings, theirs: Json) -> TrainSettings:
     """The settings with the network of a run, whose settings are ``theirs``, where none is given.
 
     A network of somebody's own is none of the settings.
@@ -184,7 +184,7 @@ def like(settings: TrainSettings, theirs: Json) -> TrainSettings:
     if theirs.get("network") not in NETWORKS:
         return settings
     names = {"network", "channels", "blocks"} & {name for name, value in theirs.items() if value is not None}
-    free = names - {*given_ones(settings, names)}
+    free = names - {*changed_options(settings, names)}
     values: Json = {name: tuple(theirs[name]) if name == "channels" else theirs[name] for name in free}
     return replace(settings, **values)
 
@@ -209,10 +209,7 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     """
     kind = dataset.kind
     if settings.start is not None:
-        theirs = read_config(find(settings.start))
-        if theirs.recipe.kind is not kind:
-            raise ValueError(f"{settings.start} makes {theirs.recipe.kind.noun}; a run of {kind.noun} is needed")
-        settings = like(settings, theirs.settings)
+        settings = adopt_network(settings, read_config(find(settings.start)).settings)
     settings = replace(settings, network=network_for(settings, dataset))
     if settings.proposal != "lognormal" and settings.log_sigma_std is not None:
         raise ValueError(f"log_sigma_std given, which means nothing for proposal {settings.proposal}; leave it out")
@@ -221,7 +218,7 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
         raise ValueError(f"{given}; it needs all training images at every step, but they stay in shards; leave it out")
     if settings.minutes is None and settings.steps is None:
         settings = replace(settings, minutes=kind.minutes)
-    looked, std = some(dataset.train, 2048), dataset.statistics[1]
+    looked, std = subsample(dataset.train, 2048), dataset.statistics[1]
     leading = leading_std(looked.flatten(1))
     if not leading > 1e-6:
         raise ValueError("all training examples are the same: there is no score to learn")
@@ -258,11 +255,11 @@ def recall(given: TrainSettings, saved: Json, where: str) -> ResolvedSettings:
 
     ``where``: what errors begin with.  Raises ValueError if the saved settings are none.
     """
-    changes = {name: getattr(given, name) for name in given_ones(given, FREE)}
+    changes = {name: getattr(given, name) for name in changed_options(given, FREE)}
     if {"minutes", "steps"} & changes.keys():  # of which a run has one
         changes = {"minutes": None, "steps": None} | changes
     own = validated(ResolvedSettings, saved | changes, where)
-    names = given_ones(given, {field.name for field in fields(given)} - {"job", "dataset"})
+    names = changed_options(given, {field.name for field in fields(given)} - {"job", "dataset"})
     if vain := sorted(name for name in names if getattr(given, name) != getattr(own, name)):
         log.info(f"--resume keeps the run's own settings; these options have no effect: {', '.join(vain)}")
     return replace(own, job=given.job)
@@ -317,7 +314,7 @@ def recipes(
 def sampling_of(settings: ResolvedSettings, kind: AnyKind, *, classes: bool) -> Sampling:
     """How the run is sampled, unguided.  Raises ValueError for options that the sampler has not."""
     sampling = Sampling.of(settings.sampler, settings.sigma_max, settings.sigma_min, eps=settings.eps)
-    sampling = replace(sampling, guided_between=guided_between(settings.log_sigma_mean))
+    sampling = replace(sampling, guided_between=guidance_interval(settings.log_sigma_mean))
     levels = None if settings.sampler == "langevin" else settings.levels  # which stays on one
     # Where the class is known there is less to be decided at high noise: measured on images, with the default sampler,
     # and for these alone.  The levels of a geometric proposal are those to learn, too.

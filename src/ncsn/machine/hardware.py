@@ -24,6 +24,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for what mallopt se
 FIRST_LOOK, LOOK = 0.2, 2.0  # seconds until the first look at who else computes, and between two others
 TOLERATED = 0.4  # processors that other programs may use before a thread is given up
 FIXED_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # by which a user, or torchrun, sets the number of threads
+MAX_SMALL_WEIGHTS = 2**20  # of a network without convolutions that one thread computes
 
 
 def keep_memory() -> None:
@@ -172,6 +173,24 @@ def older_setting(read: Callable[[], T], default: T) -> T:
         return read()
     except RuntimeError:
         return default
+
+
+@contextmanager
+def threads_for(score: object) -> Iterator[None]:
+    """Within it, one thread computes if the score is a network as small as the package's MLPs; then as many as before.
+
+    Several threads save such a network little time, and cost it a lot where another program needs their processors.
+    A number of threads that the user has set in the environment stays.
+    """
+    usual = torch.get_num_threads()
+    weights = list(score.parameters()) if isinstance(score, nn.Module) else []
+    small = all(w.ndim <= 2 for w in weights) and 0 < sum(w.numel() for w in weights) <= MAX_SMALL_WEIGHTS
+    if small and not any(name in os.environ for name in FIXED_BY):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
 
 
 def spare_seconds() -> float:

@@ -332,9 +332,9 @@ class NCSN(RefineNet):
         ``rescale``: False if it was trained on data in another range than [0, 1] (logits, or ``rescaled``).
         Raises ValueError, naming the tensors, if one is missing, unexpected or of another shape.
         """
-        state = without_prefix(state)
+        state = strip_prefix(state)
         network = cls(*sizes(state), sigmas=sigmas, rescale=rescale)
-        fill(officially_named(network), state)
+        fill(weights_by_official_name(network), state)
         return network
 
 
@@ -369,10 +369,10 @@ class NCSNv2(RefineNet):
         ``rescale``: False if it was trained on data in another range than [0, 1] (logits, or ``rescaled``).
         Raises ValueError, naming the tensors, if one is missing, unexpected or of another shape.
         """
-        state = without_prefix(state)
+        state = strip_prefix(state)
         state.pop("sigmas", None)
         network = cls(*sizes(state), rescale=rescale)
-        places = officially_named(network)
+        places = weights_by_official_name(network)
         for name in [name for name in places if name.endswith(TABLE)]:
             for part, row in zip(("gamma", "alpha", "beta"), places.pop(name)[0].chunk(3), strict=True):
                 places[name.removesuffix(TABLE) + part] = row
@@ -404,7 +404,7 @@ OFFICIAL: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 """Patterns of our names of the weights, and what they are in the official names; one after the other."""
 
 
-def officially_named(network: RefineNet) -> dict[str, Tensor]:
+def weights_by_official_name(network: RefineNet) -> dict[str, Tensor]:
     """The network's own weights, not copies, by their names and in their shapes in the official code of NCSN."""
     weights = {}
     for name, weight in network.named_parameters():
@@ -414,7 +414,7 @@ def officially_named(network: RefineNet) -> dict[str, Tensor]:
     return weights
 
 
-def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def strip_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict of a network that may have been wrapped in ``DataParallel``."""
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 

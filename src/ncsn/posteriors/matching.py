@@ -19,9 +19,9 @@ from ncsn.machine import hardware
 from ncsn.machine.messages import log
 from ncsn.noise import lengths, noise_like
 from ncsn.posteriors.measurements import Measurement, Observation, apply, linear_part, repeat_for
-from ncsn.posteriors.particles import Classes, Populations, Prior
+from ncsn.posteriors.particles import Classes, Populations, Prior, Weight
 from ncsn.samplers import Sampling, Step
-from ncsn.score import Copies, Score, Sigma, expand, moved, tweedie
+from ncsn.score import Copies, Score, Sigma, expand, move_to, tweedie
 
 
 def conjugate_gradient(
@@ -125,7 +125,9 @@ def posterior(
 def replacement(
     score: Score, known: Bool[Tensor, "*d"], y: Float[Tensor, "b *d"], *, generator: torch.Generator | None = None
 ) -> Score:
-    """Inpainting as in Song & Ermon 2019, appendix B.3, algorithm 2: known pixels follow the data, noised afresh.
+    """Inpainting after Song & Ermon 2019, appendix B.3, algorithm 2: known pixels follow the data, with fresh noise.
+
+    The paper draws this noise once per level; here it is drawn at every evaluation.
 
     The prior's score is evaluated where the ``known`` pixels of x are replaced by y + σz; there, the posterior's score
     is that of N(y, σ²), and elsewhere the prior's.  Noised to the level's σ, not pasted clean: the network has only
@@ -155,12 +157,17 @@ def replacement(
 class Quality(NamedTuple):
     """What is known of a posterior's samples at the end.
 
-    ``effective``: the effective sample size of particles, the mean of all populations; ∞ without particles.
+    ``weight``: what the populations of particles weigh; None without particles.
     ``disagreeing``: how many samples are farther from what was measured than its noise explains.
     """
 
-    effective: float = math.inf
+    weight: Weight | None = None
     disagreeing: int = 0
+
+    @property
+    def effective(self) -> float:
+        """The effective sample size of particles, the mean of all populations; ∞ without particles."""
+        return math.inf if self.weight is None else float(self.weight.effective.mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,21 +241,21 @@ class MomentMatching(Posterior):
         self, prior: Prior, n: int, labels: Classes, sampling: Sampling, generator: torch.Generator
     ) -> Generator[Step, None, Quality]:
         """The states of ``n`` samples; once they are drawn, a warning says how many disagree with the measurement."""
-        states: Iterator[tuple[Step, float]]
+        states: Iterator[tuple[Step, Weight | None]]
         if self.populations is None:
             x = prior.start(n, labels)
             self.observation.warn_if_precise(sampling.sigma_min, tuple(x.shape[1:]))
             score = self.score(prior.score(n, labels), n, generator)
-            states = ((step, math.inf) for step in sampling.follow(score, x, generator=generator))
+            states = ((step, None) for step in sampling.follow(score, x, generator=generator))
         else:
             states = self.populations.states(self.observation, prior, labels, sampling.ladder(), generator)
         for state in states:
-            step, effective = state
+            step, weight = state
             yield step
         disagreeing = self.observation.disagreeing(step.x)
         if disagreeing:
             log.warning(f"{disagreeing} of {n} samples disagree with the measurement by more than its noise explains")
-        return Quality(effective, disagreeing)
+        return Quality(weight, disagreeing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,4 +273,4 @@ class Replacement(Posterior):
         return replacement(prior, self.known, repeat_for(self.y, n), generator=generator)
 
     def to(self, device: torch.device, prior: Score) -> "Replacement":
-        return replace(self, prior=prior, known=self.known.to(device), y=moved(self.y, device))
+        return replace(self, prior=prior, known=self.known.to(device), y=move_to(self.y, device))

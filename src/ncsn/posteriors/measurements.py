@@ -11,11 +11,11 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from ncsn.machine.messages import log
-from ncsn.score import Copies, as_tensor, moved
+from ncsn.score import Copies, as_tensor, float64, move_to
 from ncsn.validation import Region, one_line
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ def linear_part(measure: Measurement, example: Float[Tensor, "1 *d"]) -> Measure
 def move_with(part: T, device: torch.device) -> T:
     """A tensor on another device, or a partial with the tensors that it holds there; anything else as it is."""
     if isinstance(part, Tensor):
-        return moved(part, device)  # type: ignore[return-value]
+        return move_to(part, device)  # type: ignore[return-value]
     if isinstance(part, partial):
         return partial(part.func, *(move_with(a, device) for a in part.args))  # type: ignore[return-value]
     return part
@@ -133,11 +133,13 @@ class Observation:
     """What was measured, y = A x + n with n ~ N(0, σ_y² I), in the units of the score.
 
     ``measure``: A, linear.  ``y``: one measurement, (1, *m), or several.  ``noise_std``: σ_y.
+    ``log_volume``: the logarithm of the volume that y's unit has in the user's units, of each measurement.
     """
 
     measure: Measurement
     y: Float[Tensor, "k *m"]
     noise_std: float
+    log_volume: Float64[Tensor, "k"] | float = 0.0
 
     @classmethod
     @torch.inference_mode(False)
@@ -177,11 +179,17 @@ class Observation:
             raise ValueError(f"noise_std has {shapes}; one number, or as many as y holds, is needed")
         if not bool(target.isfinite().all()):
             raise ValueError("y has numbers that are not finite; leave what is not known out of the measurement")
-        return cls(partial(apply_affine, linear, 1.0, 0.0, divisor), (target - place) / divisor, std)
+        volume = float64(noise_std.log().expand_as(target)).flatten(1).sum(1) if noise_std.ndim else 0.0
+        return cls(partial(apply_affine, linear, 1.0, 0.0, divisor), (target - place) / divisor, std, volume)
+
+    @property
+    def log_constant(self) -> Float64[Tensor, "k"] | float:
+        """What a Gaussian's log density at y has besides the exponent, in the user's units."""
+        return -self.y.shape[1:].numel() * math.log(math.sqrt(2 * math.pi) * self.noise_std) - self.log_volume
 
     def to(self, device: torch.device) -> "Observation":
         """The same on another device, but for what a user's function holds."""
-        return replace(self, measure=move_with(self.measure, device), y=moved(self.y, device))
+        return replace(self, measure=move_with(self.measure, device), y=move_to(self.y, device))
 
     def disagreeing(self, x: Float[Tensor, "n *d"]) -> int:
         """How many of the samples ``x`` are farther from what was measured than noise of σ_y makes one in a million.

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from ncsn.machine import hardware
@@ -88,6 +88,9 @@ def systematic(weights: Float[Tensor, "p n"], count: int, generator: torch.Gener
 class Swarm(NamedTuple):
     """Particles of all populations: where they are, D at the level before, the logarithms of their weights, what these
     are expected to become, and which particle each comes from.
+
+    ``evidence``: of each population the log of its mean weight, up to the last resampling.
+    ``effective``: of each the effective number of first ancestors, 1/Σ(share of each)².
     """
 
     x: Float[Tensor, "b *d"]
@@ -95,6 +98,21 @@ class Swarm(NamedTuple):
     logs: Float[Tensor, "p n"]
     predicted: Float[Tensor, "..."]
     roots: Int64[Tensor, "p n"]
+    evidence: Float64[Tensor, "p"]
+    effective: Float64[Tensor, "p"]
+
+
+class Weight(NamedTuple):
+    """What each of p populations weighs at the end.
+
+    ``effective``: how many of its first particles count, see ``twisted_diffusion``.
+    ``log_evidence``: an estimate of log p(y), in nats and in the user's units of y.
+    ``standard_error``: of that.
+    """
+
+    effective: Float64[Tensor, "p"]
+    log_evidence: Float64[Tensor, "p"]
+    standard_error: Float64[Tensor, "p"]
 
 
 @torch.no_grad()
@@ -106,11 +124,13 @@ def twisted_diffusion(
     *,
     draws: int,
     generator: torch.Generator,
-) -> Iterator[tuple[Step, float]]:
-    """Sequential Monte Carlo down the noise levels: σ, the particles, and how many of a population count, at each.
+) -> Iterator[tuple[Step, Swarm]]:
+    """Sequential Monte Carlo down the noise levels: σ and the particles at each.
 
-    The last is the effective number of first ancestors, 1/Σ(share of each)², the mean of all populations; it is known
-    at the end, and ∞ before.  Weights at a single level would not show that particles are copies of each other.
+    How many of a population count is its effective number of first ancestors at the end.  Weights at a single level
+    would not show that particles are copies of each other.  The evidence at the end is an estimate of log p(y) but for
+    a constant, the product of the mean weights; its standard error follows from the same ancestors
+    (Lee & Whiteley 2018, arXiv:1509.00394).
 
     Twisted diffusion sampling (Wu et al. 2023, arXiv:2306.17775), whose twist p_σ(y | x) is moment matching's.  A step
     draws x₀ from its Gaussian given x and y, and x' from N(x + a(x₀ − x), a σ'²), a = 1 − σ'²/σ² (Ho et al. 2020).  Its
@@ -126,12 +146,12 @@ def twisted_diffusion(
     populations, population = len(observation.y), len(x) // len(observation.y)
     roots = torch.arange(population, device=x.device).expand(populations, population)
     logs = float64(x.new_zeros(populations, population))
-    swarm, height = Swarm(x, x, logs, x.new_zeros(()), roots), math.inf
+    swarm, height = Swarm(x, x, logs, x.new_zeros(()), roots, logs[:, 0], logs[:, 0]), math.inf
     for sigma, following in pairwise([*sigmas.tolist(), 0.0]):
         # The height and the fall of a step are in ln σ.
-        swarm, count = advance(score, observation, swarm, (sigma, following, height), draws, generator)
+        swarm = advance(score, observation, swarm, (sigma, following, height), draws, generator)
         height = math.log(sigma / following) if following else 0.0
-        yield Step(following, swarm.x), math.inf if following else float(count)
+        yield Step(following, swarm.x), swarm
 
 
 def advance(
@@ -141,8 +161,8 @@ def advance(
     levels: tuple[float, float, float],
     draws: int,
     generator: torch.Generator,
-) -> tuple[Swarm, Tensor]:
-    """One step of ``twisted_diffusion``, and how many first ancestors count so far."""
+) -> Swarm:
+    """One step of ``twisted_diffusion``."""
     (sigma, following, height), std, population = levels, observation.noise_std, swarm.logs.shape[1]
     y = observation.y.repeat_interleave(population, 0)
     denoised, factors, images = local_gaussian(score, observation.measure, swarm.x, sigma)
@@ -154,6 +174,7 @@ def advance(
 
     # At the end all are drawn by their weights; before, only where these have become uneven.
     worn = (1 / weights.square().sum(1) < population / 2)[:, None] | (following == 0)
+    means = swarm.evidence + torch.where(worn[:, 0], logs.logsumexp(1) - math.log(population), 0.0)
     places = torch.arange(population if following else draws, device=weights.device)
     chosen = torch.where(worn, systematic(weights, len(places), generator), places)
     logs, roots = torch.where(worn, 0.0, logs), roots.gather(1, chosen)
@@ -177,7 +198,7 @@ def advance(
         _, factor, solved = evidence(step / (following * share**0.5), share**0.5 / following * factors)
         seen = torch.linalg.solve_triangular(factor, images, upper=False)
         predicted = evidence(residual - (seen.mT @ solved)[..., 0], seen)[0]
-    return Swarm(x, denoised, logs, predicted, roots), count.mean()
+    return Swarm(x, denoised, logs, predicted, roots, means, count)
 
 
 @dataclass(frozen=True)
@@ -221,10 +242,8 @@ class Populations:
 
     def states(
         self, observation: Observation, prior: Prior, labels: Classes, sigmas: Tensor, generator: torch.Generator
-    ) -> Iterator[tuple[Step, float]]:
-        """As many particles of each population as are drawn of it in the end, and the effective sample size.
-
-        The latter is the mean of all populations, see ``twisted_diffusion``.
+    ) -> Iterator[tuple[Step, Weight]]:
+        """As many particles of each population as are drawn of it in the end, and what the populations weigh.
 
         ``labels``: the classes of the samples.
         ``sigmas``: the noise levels, descending.
@@ -241,9 +260,11 @@ class Populations:
             for y, x, part in zip(measured, starts, classes, strict=True)
         ]
         for states in zip(*swarms, strict=True):
-            steps, counts = zip(*states, strict=True)
+            steps, parts = zip(*states, strict=True)
             x = torch.cat([step.x for step in steps])
             x = x.view(self.count, -1, *x.shape[1:])
             shown = x[:, :: x.shape[1] // self.draws][:, : self.draws].flatten(0, 1)
-            effective = sum(count * len(y) for count, y in zip(counts, measured, strict=True)) / self.count
-            yield Step(steps[0].sigma, shown), effective
+            effective = torch.cat([part.effective for part in parts])
+            error = (1 / effective - 1 / self.size).clamp(min=0).sqrt()
+            log_evidence = torch.cat([part.evidence for part in parts]) + observation.log_constant
+            yield Step(steps[0].sigma, shown), Weight(effective, log_evidence, error)

@@ -10,6 +10,7 @@ from ncsn.run.recipe import Argument as Argument
 from ncsn.run.recipe import Recipe as Recipe
 from ncsn.run.run import Run as Run
 from ncsn.run.run import block_seed as block_seed
+from ncsn.run.run import generator_of as generator_of
 from ncsn.run.run import load as load
 from ncsn.run.run import whole as whole
 from ncsn.run.steps import Drawn as Drawn

@@ -30,7 +30,6 @@ MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 # What trainings and evaluations write, and --overwrite removes, config.json last: so a kill leaves no half of a run.
 EVALUATION = ("evaluation.json", "evaluation.png", "evaluation.npz")
 WRITTEN = (MODEL, CHECKPOINT, "metrics.jsonl", "metrics.json", *EVALUATION, "config.json")
-FIGURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")  # that trainings draw
 SHIPPED = ("mnist",)  # the runs in the package, under assets/models
 RUN_FILES = ["config.json", MODEL, "metrics.json", "guide/config.json", "guide/model.safetensors"]
 # What is fetched from the hub, or sent there: text and safetensors, never code or pickles.
@@ -103,6 +102,7 @@ def write_model(folder: Path, model: ScoreModel, *, origin: Origin | None = None
 
 
 @torch.inference_mode(False)
+@torch.random.fork_rng(devices=[])  # initial weights are drawn, and replaced
 def read_model(folder: Path, config: Config, *, network: nn.Module | None = None) -> ScoreModel:
     """The model in a run's folder, as its recipe says, around a ``network`` of the user's own if it needs one.
 
@@ -119,7 +119,7 @@ def read_model(folder: Path, config: Config, *, network: nn.Module | None = None
         model.data_mean.expand(recipe.shape)
         example = recipe.transform.inverse(torch.zeros(2, *recipe.shape, device="cpu"))
         finite = recipe.transform.log_abs_det_jacobian(example).isfinite().all()
-        if example.shape[1:] != recipe.shape or not bool(finite):
+        if recipe.transform.forward(example).shape[1:] != recipe.shape or not bool(finite):
             raise ValueError(f"the transform is not of examples of shape {recipe.shape}, or not finite")
     except (ValueError, LookupError, TypeError, RuntimeError) as error:  # the last is torch's, for another shape
         raise ValueError(f"{path} is not the whole model that config.json describes ({one_line(error)})") from error
@@ -136,9 +136,9 @@ def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False,
 
     A run without a checkpoint, copied or saved from Python, cannot be resumed: it would begin anew.
 
-    ``figures``: names of further files that will be written there.
+    ``figures``: the names of files that will be written beside the run's own.
     """
-    guide, names = folder / "guide", (*WRITTEN, *FIGURES, *figures)
+    guide, names = folder / "guide", (*WRITTEN, *figures)
     if guide.is_symlink() or guide.is_file():
         raise ValueError(f"{guide} is a link or a file, and no folder of the run's own; give another --out")
     for place in (folder, guide):
@@ -155,7 +155,14 @@ def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False,
         raise ValueError(f"{folder} is no run, but has a {found}; --overwrite (overwrite=True) replaces it")
 
 
-def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, keep: bool = False) -> FileLock:
+def claim(
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    keep: bool = False,
+    figures: tuple[str, ...] = (),
+) -> FileLock:
     """Make sure that a run may write into ``folder``, and create it; with ``overwrite`` an old run is removed first.
 
     Only files that runs write are removed, and what a kill has left half written.
@@ -163,14 +170,16 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, keep: 
     Returns the lock that keeps other processes out for as long as it is kept; a kill releases it too.
     Raises ValueError as ``check_folder``, and if another process writes into the folder.
     """
-    check_folder(folder, overwrite=overwrite, resume=resume)
+    check_folder(folder, overwrite=overwrite, resume=resume, figures=figures)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
     try:
         lock.acquire()
     except Timeout as error:
         raise ValueError(f"another process is writing {folder}; wait for it, or give another --out") from error
-    check_folder(folder, overwrite=overwrite, resume=resume)  # again: whoever held the lock may have left a run
+    check_folder(
+        folder, overwrite=overwrite, resume=resume, figures=figures
+    )  # again: whoever held it may have left a run
     for run in (folder / "guide", folder):
         sweep(run, everybodys=True)
     if overwrite and not keep:

@@ -3,13 +3,13 @@
 import copy
 import hashlib
 import math
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ncsn.kinds.kind import Dataset, Imputed, Origin
+from ncsn.kinds.kind import Dataset, Imputed, Origin, Unseen
 from ncsn.kinds.transform import Transform
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
@@ -29,7 +29,7 @@ from ncsn.run.options import DensityOptions, Label, SamplingOptions, SeededOptio
 from ncsn.run.recipe import Recipe
 from ncsn.run.steps import Steps, guidance_of
 from ncsn.samplers import Sampling, slerp
-from ncsn.score import Score, ScoreModel, batched, moved, tweedie
+from ncsn.score import Score, ScoreModel, evaluate_in_batches, move_to, tweedie
 from ncsn.validation import GuideName, Json
 
 Numbers = Tensor | np.ndarray | Sequence[Any] | float
@@ -229,16 +229,32 @@ class Run:
             label = "any" if self.recipe.shares and self.given is None else "none"
         return self.recipe.labels(label, n, generator)
 
-    def sample(self, n: int = 1, **options: Unpack[SeededOptions]) -> Float[Tensor, "n *d"]:
-        """``n`` samples, in the units of the data, (n, *d).
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        given: Mapping[str, object] | None = None,
+        where: str | None = None,
+        **options: Unpack[SeededOptions],
+    ) -> Any:
+        """``n`` samples, in the units of the data: a tensor (n, *d), or a DataFrame if the run has learned one.
 
+        ``given``: exact values of some columns of a table, such as ``{"sex": "F"}``; the others are drawn from their
+        distribution given these, as by ``impute``.
+        ``where``: an expression of pandas' ``query``, such as ``"age > 60"``; samples are drawn until ``n`` satisfy it,
+        and the share that does is printed.
         ``options``: as for ``steps``, and so are errors.
+        Raises ValueError for values and columns that the run does not know, and if fewer than 1 in 1,000 samples
+        satisfy ``where``.
 
         >>> run = ncsn.load("mnist", device="cpu")
         >>> run.sample(2, seed=0, levels=4, label="7").shape
         torch.Size([2, 1, 28, 28])
         """
-        return self.steps(n, **options).last()
+        kind = self.recipe.kind
+        if given is None and where is None:
+            return kind.examples(self, self.steps(n, **options).last())
+        return kind.choose(self, whole("n", n, 1), given, where, options)
 
     @property
     def block(self) -> int:
@@ -291,7 +307,10 @@ class Run:
         score, which = self.prior, torch.zeros(1, dtype=torch.long, device=self.device)
         if labels is not None:
             classes, which = torch.unique(labels, return_inverse=True)
-            middle, score = middle.expand(len(classes), *self.recipe.shape), batched(score, len(classes), classes)
+            middle, score = (
+                middle.expand(len(classes), *self.recipe.shape),
+                evaluate_in_batches(score, len(classes), classes),
+            )
         with hardware.nothing_compiled():
             return tweedie(score, middle, self.recipe.sampling.sigma_max)[which]
 
@@ -337,21 +356,52 @@ class Run:
         self.refuse_posterior("the prior of another; give one measurement of everything")
         return replace(self, score=posterior, recipe=replace(self.recipe, sampling=sampling))
 
-    def impute(self, rows: object, n: int = 20, *, seed: int | torch.Generator = 0) -> Imputed:
+    def log_evidence(self, **options: Unpack[SeededOptions]) -> LogDensities:
+        """Log p(y), in nats, of each measurement of a posterior: how well the run and the operator explain it together.
+
+        The difference for two runs, or two operators, is the log of their Bayes factor.  The standard error says how
+        far other seeds lead; it means little where ``steps.effective`` is a handful.
+
+        ``options``: as for ``steps``, and so are errors.
+        Raises ValueError for what is no posterior of ``run.posterior``, and without particles.
+
+        >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=50.0, sigma_min=0.02)
+        >>> run.posterior(lambda x: x[:, :1], 2.0, noise_std=1.0).log_evidence().log_prob.round(decimals=1)
+        tensor([-2.3000], dtype=torch.float64)
+        """
+        if not isinstance(self.given, MomentMatching):
+            raise ValueError("the run has no measurement; run.posterior(...).log_evidence() has")
+        steps = self.steps(len(self.given.observation.y), **options)
+        steps.last()
+        if (weight := steps.quality.weight) is None:
+            raise ValueError("evidence takes particles: pass particles=1000, or leave out sampler and guidance")
+        return LogDensities(weight.log_evidence.cpu(), weight.standard_error.cpu(), steps.nfe)
+
+    def impute(
+        self, rows: object, n: int = 20, *, seed: int | torch.Generator = 0, unseen: Unseen = "error"
+    ) -> Imputed:
         """Draw the missing values of rows or signals from their distribution given the observed ones.
 
         Observed values are taken as exact and stay as they are.  ``fit`` learns the conditional distributions of a
         table directly (``ConditionalModel``).  Signals are drawn by moment matching, which is approximate where several
         answers compete.  A progress bar is shown if it takes over a second.
 
-        ``rows``: a DataFrame, whose columns are matched by name, or (b, *d); NaN is missing.
+        ``rows``: a DataFrame or a dict of columns, which are matched by name and may be absent; or (b, *d).  NaN is
+        missing.
         ``n``: the number of draws of each row, at least 1.
         ``seed``: a number, or a generator on the run's device, which is advanced.
-        Returns the draws, the best single guesses and their spread, see ``Imputed``.
+        ``unseen``: what becomes of values that the run cannot take, to judge by training.  By default they are errors.
+        "missing" fills in unseen categories like gaps; unseen numbers stay, but say nothing about other cells.  "skip"
+        leaves their rows as they are.
+        Returns the draws, the best single guesses and their spread, see ``Imputed``; of a DataFrame or dict an
+        ``ImputedTable``, which makes DataFrames of them.
         Raises ValueError for rows of other columns or with values that these cannot take, for images, and for rows if
         the run's score knows no conditionals: another score than a table's, or a network of your own.
         """
-        return self.recipe.kind.impute(self, rows, whole("n", n, 1), generator_of(seed, self.device))
+        if unseen not in get_args(Unseen):
+            raise ValueError(f"unseen is {unseen!r}; allowed are {', '.join(get_args(Unseen))}")
+        with hardware.threads_for(self.score):
+            return self.recipe.kind.impute(self, rows, whole("n", n, 1), generator_of(seed, self.device), unseen)
 
     def replacement(self, known: Bool[Tensor, "*d"] | np.ndarray, y: Numbers) -> "Run":
         """The run that fills in what is not ``known`` of ``y``, as the paper does; by annealed Langevin dynamics.
@@ -367,25 +417,29 @@ class Run:
         target = target[None] if target.ndim == len(self.recipe.shape) else target
         if target.is_floating_point():
             self.transform.check(torch.where(mask.to(target.device), target, torch.nan))
-        target = moved(self.transform.forward(target), self.device)
+        target = move_to(self.transform.forward(target), self.device)
         # The sampler's own two steps a level leave the unknown 0.07 off where 1.35 is right, five of them 0.03.
         sampling = self.recipe.sampling.but(sampler="annealed", guidance=1.0)
         sampling = replace(sampling, steps=max(5, sampling.steps))
         return self.with_posterior(Replacement(self.score, mask, target), sampling)
 
-    def log_prob(self, x: object, **options: Unpack[DensityOptions]) -> Float[Tensor, "b"]:
+    def log_prob(self, x: object, **options: Unpack[DensityOptions]) -> Any:
         """Log p(x) in nats, in the units of the data; arguments and errors are those of ``likelihoods``.
+
+        A tensor (b,), or a Series with the index of ``x`` if that is a DataFrame.
 
         >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=50.0, sigma_min=0.01)
         >>> run.log_prob(torch.zeros(1, 2), tolerance=1e-4).round(decimals=2)
         tensor([-1.8400], dtype=torch.float64)
         """
-        with bar(total=len(x) if isinstance(x, Sized) else None, unit=self.recipe.kind.noun) as shown:
+        kind = self.recipe.kind
+        numbers = kind.numbers(self, x)
+        with bar(total=len(numbers), unit=kind.noun) as shown:
             found = []
-            for part in self.likelihoods(x, **options):
+            for part in self.likelihoods(numbers, **options):
                 found.append(part.log_prob)
                 shown.update(len(part.log_prob))
-        return torch.cat(found)
+        return kind.align(torch.cat(found), x)
 
     def likelihoods(
         self,
@@ -399,7 +453,7 @@ class Run:
     ) -> Iterator[LogDensities]:
         """Log p(x) in nats, in the units of the data, in parts as they come: see ``ncsn.log_prob``.
 
-        ``x``: examples, (b, *d), or a DataFrame.
+        ``x``: examples, (b, *d), or a DataFrame or dict of columns.
         ``sigma_min``: the noise level whose density is taken for the data's, in the score's units; by default the run's
         smallest.
         ``probes``: random directions that estimate the divergence; by default the exact trace for up to 16 dimensions,
@@ -410,19 +464,16 @@ class Run:
         Raises ValueError for the posterior of a run, whose density is not known, and for x of another shape.
         """
         self.refuse_posterior("asked for densities, which are not known")
-        x = self.recipe.kind.numbers(self, x)
+        x, noun = self.recipe.kind.numbers(self, x), self.recipe.kind.noun
         # Small examples cost less together; the solver's step suits the hardest of them.
         suited = max(32, DENSITY_VALUES // max(1, math.prod(self.recipe.shape)))
         batch_size = suited if batch_size is None else whole("batch_size", batch_size, 1)
-        if tuple(x.shape[1:]) != self.recipe.shape:
-            raise ValueError(f"x has shape {tuple(x.shape)}; (b, {', '.join(map(str, self.recipe.shape))}) is needed")
-        for row in (~x.flatten(1).isfinite().all(1)).nonzero()[:1, 0].tolist():
-            raise ValueError(
-                f"x has a number that is not finite (example {row + 1}); only whole examples have a density"
-            )
+        for where in (~x.isfinite()).nonzero()[:1].tolist():
+            what = "missing" if bool(x[tuple(where)].isnan()) else "infinite"
+            raise ValueError(f"{self.transform.place(*where[:2])} is {what}; only whole {noun} have a density")
         score, sampling, transform = self.score, self.recipe.sampling, self.transform
         transform.check(x)
-        z, volume = moved(transform.forward(x), self.device), transform.log_abs_det_jacobian(x)
+        z, volume = move_to(transform.forward(x), self.device), transform.log_abs_det_jacobian(x)
         if isinstance(score, ScoreModel):
             score, z = copy.copy(score), z.to(score.data_std)
             score.autocast = None  # a solver that adapts its step takes rounding for curvature
@@ -437,7 +488,7 @@ class Run:
         for number, (part, change) in enumerate(parts):
             part_seed = seed if isinstance(seed, torch.Generator) else block_seed(seed, number)
             generator = generator_of(part_seed, self.device)
-            with hardware.uncompiled():  # for gradients are asked for once for each probe
+            with hardware.uncompiled(), hardware.threads_for(score):  # gradients are asked for once for each probe
                 densities = density(part, sigma_max=sampling.sigma_max, sigma_min=smallest, generator=generator)
             yield replace(densities, log_prob=densities.log_prob + change.to(densities.log_prob))
 

@@ -1,6 +1,5 @@
 """Samples of a run on their way out of the noise, and what they cost."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
@@ -10,10 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.kinds.transform import Transform
-from ncsn.posteriors.matching import Posterior
+from ncsn.machine.hardware import threads_for
+from ncsn.posteriors.matching import Posterior, Quality
 from ncsn.posteriors.particles import Classes
 from ncsn.samplers import NonFiniteSampleError, Sampling, Step
-from ncsn.score import Counted, Score, ScoreModel, batched, even, guided
+from ncsn.score import Counted, Score, ScoreModel, add_guidance, evaluate_in_batches, even_batch_size
 from ncsn.validation import GuideName
 
 
@@ -42,8 +42,7 @@ class Steps(Iterator[Step]):
 
     ``sampling``: how they are drawn.
     ``batch_size``: how many the network sees at a time, at most.
-    ``effective``: the mean effective sample size of a posterior's particles, known when all states have come.
-    ``disagreeing``: samples farther from what was measured than its noise explains, then.
+    ``quality``: what is known of a posterior's samples, when all states have come.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class Steps(Iterator[Step]):
         self.source, self.sampling, self.posterior, self.n, self.batch_size = source, sampling, posterior, n, batch_size
         self.given_start, self.generator = start, generator
         self.networks, self.guides = list[Counted](), list[Counted]()
-        self.effective, self.disagreeing = math.inf, 0
+        self.quality = Quality()
         self.states = self.check(self.follow(labels))
 
     def __len__(self) -> int:
@@ -70,23 +69,31 @@ class Steps(Iterator[Step]):
 
     def __next__(self) -> Step:
         """The next state, in the units of the data."""
-        sigma, x = next(self.states)
-        return Step(sigma, self.restore(x))
+        with threads_for(self.source.prior):
+            sigma, x = next(self.states)
+            return Step(sigma, self.source.transform.inverse(x))
 
     def last(self) -> Float[Tensor, "n *d"]:
         """The samples; only these go through units, where a GPU is waited for."""
-        for step in self.states:
-            x = step.x
-        return self.restore(x)
-
-    def restore(self, x: Float[Tensor, "n *d"]) -> Float[Tensor, "n *d"]:
-        """Examples in the units of the data."""
-        return self.source.transform.inverse(x)
+        with threads_for(self.source.prior):
+            for step in self.states:
+                x = step.x
+            return self.source.transform.inverse(x)
 
     @property
     def particles(self) -> int:
         """How many particles are in a population; 1 is none."""
         return 1 if self.posterior is None else self.posterior.particles
+
+    @property
+    def effective(self) -> float:
+        """The mean effective sample size of a posterior's particles, known when all states have come."""
+        return self.quality.effective
+
+    @property
+    def disagreeing(self) -> int:
+        """Samples farther from what was measured than its noise explains, known when all states have come."""
+        return self.quality.disagreeing
 
     @property
     def sampler(self) -> str:
@@ -116,17 +123,19 @@ class Steps(Iterator[Step]):
 
     def score(self, n: int, labels: Classes) -> Score:
         """The score of up to ``n`` examples of these classes, guided; evaluated in batches, and counted."""
-        source, sampling, size = self.source, self.sampling, even(n, self.batch_size)
-        score, guide = Counted(batched(source.prior, size, labels)), None
+        source, sampling, size = self.source, self.sampling, even_batch_size(n, self.batch_size)
+        score, guide = Counted(evaluate_in_batches(source.prior, size, labels)), None
         self.networks.append(score)
         if sampling.guidance != 1 and sampling.guide == "unconditional":
-            guide = Counted(batched(source.prior, size))
+            guide = Counted(evaluate_in_batches(source.prior, size))
             self.networks.append(guide)
         elif sampling.guidance != 1 and source.guide is not None:
             known = labels if isinstance(source.guide, ScoreModel) and source.guide.num_classes else None
-            guide = Counted(batched(source.guide, size, known))
+            guide = Counted(evaluate_in_batches(source.guide, size, known))
             self.guides.append(guide)
-        return score if guide is None else guided(score, guide, sampling.guidance, between=sampling.guided_between)
+        return (
+            score if guide is None else add_guidance(score, guide, sampling.guidance, between=sampling.guided_between)
+        )
 
     def follow(self, labels: Classes) -> Iterator[Step]:
         """The states in the score's units."""
@@ -135,7 +144,7 @@ class Steps(Iterator[Step]):
             yield from self.sampling.follow(self.score(self.n, labels), x, generator=self.generator)
         else:
             states = self.posterior.states(self, self.n, labels, self.sampling, self.generator)
-            self.effective, self.disagreeing = yield from states
+            self.quality = yield from states
 
     def check(self, states: Iterator[Step]) -> Iterator[Step]:
         """The states as long as they are finite; on a GPU, which is not waited for at each, that turns out at the end.

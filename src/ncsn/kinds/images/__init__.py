@@ -47,7 +47,10 @@ class Images(Kind[Run]):
 
     def numbers(self, run: Run, x: object) -> Shaped[Tensor, "b c h w"]:
         """Images as bytes, or reals in [0, 1]."""
-        return as_real("x", x)
+        images, shape = as_real("x", x), run.recipe.shape
+        if tuple(images.shape[1:]) != shape:
+            raise ValueError(f"x has shape {tuple(images.shape)}; (b, {', '.join(map(str, shape))}) is needed")
+        return images
 
     def ruler(self, run: Run, data: Dataset, features: object, n: int) -> Ruler:
         """What judges images, by features."""
@@ -98,5 +101,6 @@ IMAGES = Images(
     networks=("unet", "refinenet", "refinenet-v2"),
     compiled=True,
     guided=True,
+    refused=("keep_missing",),
     kept=36,
 )

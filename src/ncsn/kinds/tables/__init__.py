@@ -2,24 +2,27 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Shaped
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 
 from ncsn.batching import Batch, batches
 from ncsn.kinds import reading
 from ncsn.kinds.comparison import held_out_examples
-from ncsn.kinds.kind import Dataset, Drawing, Imputed, Kind, Reports, Writer
+from ncsn.kinds.kind import Dataset, Drawing, Imputed, Kind, Reports, Unseen, Writer
 from ncsn.kinds.reading import OF_IMAGES, Reading
-from ncsn.kinds.tables.columns import columns_of
+from ncsn.kinds.tables.choosing import choose_rows
+from ncsn.kinds.tables.columns import Columns, columns_of
 from ncsn.kinds.tables.conditional import Condition, ConditionalModel, Mixture
-from ncsn.kinds.tables.imputation import calibration, impute_rows, impute_table
+from ncsn.kinds.tables.frames import frame_in, frame_of, numbers_of
+from ncsn.kinds.tables.imputation import calibration, impute_frame, impute_rows, impute_table
 from ncsn.kinds.tables.judge import TableRuler, show_rows
-from ncsn.kinds.tables.missing import draw_masks, fit_mixture, masked_batches
-from ncsn.kinds.tables.read import frame_of, write_frame
-from ncsn.kinds.tables.table import table_of_array, table_of_frame
+from ncsn.kinds.tables.missing import affordable_rows, draw_masks, fit_mixture, mask_batches
+from ncsn.kinds.tables.read import write_frame
+from ncsn.kinds.tables.table import table_of_array
 from ncsn.kinds.transform import Transform
 from ncsn.posteriors.measurements import as_real
 from ncsn.run import Run
@@ -58,14 +61,14 @@ class Tables(Kind[Run]):
         drawn = super().batches(data, model, reading, drawing)
         if not isinstance(model, ConditionalModel):
             return drawn
-        return masked_batches(model, drawn, data.n, drawing.generator)
+        return mask_batches(model, drawn, data.train, drawing.generator)
 
     def held_out_batches(self, model: ScoreModel, examples: Batch) -> Callable[[torch.Generator], Iterator[Batch]]:
         """Half of the held-out rows are for the joint density, and half for conditionals with masks that stay."""
         if not isinstance(model, ConditionalModel):
             return super().held_out_batches(model, examples)
         generator = torch.Generator(examples.x.device).manual_seed(1)
-        rows = next(batches(examples.x, sum(self.held_out), generator=generator)).x
+        rows = next(batches(examples.x, affordable_rows(examples.x, sum(self.held_out)), generator=generator)).x
         batch = draw_masks(model, rows, generator, joint=0.5)
         return lambda _: iter([batch])
 
@@ -86,8 +89,8 @@ class Tables(Kind[Run]):
     def numbers(self, run: Run, x: object) -> Float64[Tensor, "b d"]:
         """A DataFrame's columns are matched by their names, an array's by their places."""
         columns = columns_of(run.transform, run.recipe.shape[0])
-        if hasattr(x, "columns"):
-            return torch.from_numpy(table_of_frame(x).match(columns))
+        if (frame := frame_in(x)) is not None:
+            return numbers_of(frame, columns)
         x = as_real("rows", x).detach().cpu().double().numpy() if isinstance(x, Tensor) else x
         x = np.ma.filled(x.astype(float), np.nan) if isinstance(x, np.ma.MaskedArray) else np.asarray(x)
         rows = torch.from_numpy(np.array(table_of_array(x, "rows").rows, np.float64))  # a copy: files are read-only
@@ -96,11 +99,33 @@ class Tables(Kind[Run]):
             raise ValueError(f"rows has {rows.shape[1]} columns; the run has {len(columns.names)}: {listed}")
         return rows
 
-    def impute(self, run: Run, rows: object, n: int, generator: torch.Generator) -> Imputed:
+    def examples(self, run: Run, x: Float[Tensor, "b d"]) -> Any:
+        """A DataFrame if the run has learned one."""
+        if not isinstance(run.transform, Columns) or not run.transform.fields:
+            return x
+        return frame_of(run.transform, x.double().cpu().numpy())
+
+    def align(self, values: Float[Tensor, "b"], x: object) -> Any:
+        """A Series with the index of a DataFrame."""
+        if (frame := frame_in(x)) is None:
+            return values
+        import pandas
+
+        return pandas.Series(values.cpu().numpy(), frame.index, name="log_prob")
+
+    def choose(self, run: Run, n: int, given: object, where: str | None, options: Mapping[str, Any]) -> Any:
+        """Rows with given values, or those that satisfy a condition, by rejection."""
+        return choose_rows(run, n, given, where, options)
+
+    def impute(self, run: Run, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
         """Draw missing cells given the other cells of their rows."""
+        if (frame := frame_in(rows)) is not None:
+            x = numbers_of(frame, columns_of(run.transform, run.recipe.shape[0]), unseen)
+            return impute_frame(run, frame, x, n, generator, skip=unseen == "skip")
         x = self.numbers(run, rows)
-        run.transform.check(x)
-        return impute_rows(run, x, n, generator)
+        if unseen == "error":
+            run.transform.check(x)
+        return impute_rows(run, x, n, generator, skip=unseen == "skip")
 
     def impute_file(self, run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
         """Fill in a table's missing cells; observed ones stay as they are written."""
@@ -123,9 +148,11 @@ class Tables(Kind[Run]):
         real = data.transform.inverse(data.validation[: len(samples)])
         show_rows(run, real, samples, folder / "samples.png")
 
-    def write_table(self, transform: Transform, rows: Shaped[np.ndarray, "n d"], out: Path) -> None:
+    def write_table(self, transform: Transform, rows: Any, out: Path) -> None:
         """Write rows with the columns' names, texts and dates."""
-        write_frame(frame_of(columns_of(transform, rows.shape[1]), rows.astype(np.float64)), out)
+        if not hasattr(rows, "columns"):
+            rows = frame_of(columns_of(transform, rows.shape[1]), np.asarray(rows, np.float64))
+        write_frame(rows, out)
 
 
 TABLES = Tables(
@@ -136,9 +163,9 @@ TABLES = Tables(
     headroom=10.0,  # columns may have tails
     log_sigma_mean=(-0.8, -0.8),  # where a network of standardised columns has most to learn
     log_sigma_std=1.6,
-    # Rows cost little, and few of them are soon learned by heart.
+    # Rows cost little, and few of them are soon learned by heart.  A report costs up to four steps.
     held_out=(4096,),
-    reports=Reports(count=100, power=2, from_start=True, tolerance=0.0, patience=0.25),
+    reports=Reports(count=100, power=2, spacing=25, from_start=True, tolerance=0.0, patience=0.25),
     precision="fp32",
     posterior_targets=False,
     # What a column is to the network follows from its own units.

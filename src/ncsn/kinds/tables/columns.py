@@ -6,8 +6,9 @@ f runs straight between knots: so that noise of one σ suits all columns, whatev
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -25,6 +26,7 @@ UNBOUNDED = sys.float_info.max  # in the place of infinity, which JSON has not
 LOG_GAIN = 0.1  # nats a value by which the logarithm must be closer to a Gaussian than the column itself
 # Slopes of a tail in normal scores: a uniform's are below 1.15 of its own, a Gaussian's 1, a Laplace's 2.
 BOUNDED, HEAVY = 1.15, 2.0
+LISTED = 10  # values that a message names
 Numbers: TypeAlias = Float64[Tensor, "b"]
 Knots: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -86,6 +88,18 @@ class Column:
         v = self.enter(x, place)
         slopes = interpolate((v - self.shift) / self.scale, self.knots)[1]
         return slopes.log() - self.log_width(x, v)
+
+    def say(self, x: float) -> str:
+        """A number as the user knows it."""
+        if self.categories and x in range(len(self.categories)):
+            return repr(self.categories[int(x)])
+        return str(np.datetime64(round(x * 86_400), "s")) if self.date and abs(x) < 1e9 else f"{x:.9g}"
+
+    @property
+    def requirement(self) -> str:
+        """What a number that is not ``possible`` fails to be."""
+        low, high = (self.say(float(f"{x:.4g}")) for x in self.reach(tensor((-FAR, FAR))).tolist())
+        return f"is not between {low} and {high}, the range that training allows"
 
     def reach(self, z: Numbers) -> Numbers:
         """The user's numbers, also beyond the bounds."""
@@ -154,6 +168,10 @@ class Integer(Column):
     least: float
     summary = "whole numbers"
 
+    @property
+    def requirement(self) -> str:
+        return super().requirement.replace("is not", "is no whole number", 1)
+
     def enter(self, x: Numbers, place: Numbers | float) -> Numbers:
         return x + (place - 0.5)
 
@@ -171,6 +189,12 @@ class Listed(Column):
     type: Literal["listed"] = "listed"
     values: tuple[float, ...]
     summary = "few values"
+
+    @property
+    def requirement(self) -> str:
+        allowed = self.categories or tuple(map(self.say, self.values))
+        more = f", … ({len(allowed)} in all)" if len(allowed) > LISTED else ""
+        return f"is not among {', '.join(allowed[:LISTED])}{more}"
 
     def enter(self, x: Numbers, place: Numbers | float) -> Numbers:
         return (tensor(self.values) < x[:, None]).sum(1).double() + place
@@ -226,33 +250,74 @@ def interpolate(x: Numbers, knots: Knots) -> tuple[Numbers, Numbers]:
 AnyColumn: TypeAlias = Real | Integer | Listed | Atomic
 
 
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """A column of the user's DataFrame, from which and to which numbers are converted.
+
+    ``label``: its label there.
+    ``dtype``: pandas' name of its dtype; empty where a file has text, and pandas' own choice suits what it says.
+    ``of``: what the objects of an object column are, as ``pandas.api.types.infer_dtype`` says; or the dtype of the
+    levels of a categorical one.
+    ``levels``: all values that a categorical column may have, as text.  ``ordered``: whether they have an order.
+    """
+
+    label: str | int
+    dtype: str = ""
+    of: str = ""
+    levels: tuple[str, ...] = ()
+    ordered: bool = False
+
+
 @dataclass(frozen=True)
 class Columns(Transform):
-    """A table's columns, and whether its numbers are of single precision, in which samples then are."""
+    """A table's columns: d numbers to the user; to the model as many, and marks of missing cells after them.
+
+    ``single``: whether numbers are of single precision, in which samples then are.
+    ``marks``: columns of 1 where a cell of the column of the same name is missing, and 0 elsewhere; none unless
+    training has learned where values are missing.
+    ``fields``: all columns of the user's DataFrame, in its order; none where the table was an array.
+    """
 
     type: Literal["columns"] = field(default="columns", kw_only=True)
     columns: tuple[AnyColumn, ...] = ()
     single: bool = False
+    marks: tuple[AnyColumn, ...] = ()
+    fields: tuple[Field, ...] = field(default=(), compare=False)
 
     @property
     def names(self) -> tuple[str, ...]:
         """What the columns are called."""
         return tuple(column.name for column in self.columns)
 
+    def field(self, column: AnyColumn) -> Field | None:
+        """What a column is in the user's DataFrame, if there was one."""
+        return next((field for field in self.fields if one_line(field.label) == column.name), None)
+
+    @cached_property
+    def marked(self) -> list[int]:
+        """The places of the columns that have marks."""
+        return [self.names.index(mark.name) for mark in self.marks]
+
     def each(self, x: Tensor) -> list[tuple[AnyColumn, Numbers]]:
         """The columns with their numbers, in double precision on the CPU."""
         return list(zip(self.columns, x.detach().cpu().double().unbind(-1), strict=True))
 
-    def places(self, x: Tensor, generator: torch.Generator | None) -> Sequence[Numbers | float]:
-        """Random places in cells, from 0 to 1, for each column; ½ without a generator."""
-        if generator is None:
-            return [0.5] * len(self.columns)
-        return torch.rand(x.shape, generator=generator, device=generator.device).cpu().double().unbind(-1)
+    def with_marks(self, x: Tensor) -> list[tuple[AnyColumn, Numbers]]:
+        """The same, and then the marks."""
+        gaps = x[..., self.marked].isnan().cpu().double().unbind(-1)
+        return [*self.each(x), *zip(self.marks, gaps, strict=True)]
 
-    def forward(self, x: Shaped[Tensor, "b d"], generator: torch.Generator | None = None) -> Float[Tensor, "b d"]:
+    def places(self, x: Tensor, generator: torch.Generator | None) -> Sequence[Numbers | float]:
+        """Random places in cells, from 0 to 1, for each column and mark; ½ without a generator."""
+        count = len(self.columns) + len(self.marks)
+        if generator is None:
+            return [0.5] * count
+        return torch.rand(len(x), count, generator=generator, device=generator.device).cpu().double().unbind(-1)
+
+    def forward(self, x: Shaped[Tensor, "b d"], generator: torch.Generator | None = None) -> Float[Tensor, "b e"]:
         """The user's rows as the model sees them; NaN stays NaN."""
         places = self.places(x, generator)
-        parts = [column.forward(each, place) for (column, each), place in zip(self.each(x), places, strict=True)]
+        parts = [column.forward(each, place) for (column, each), place in zip(self.with_marks(x), places, strict=True)]
         return torch.stack(parts, -1).to(x)
 
     def log_abs_det_jacobian(
@@ -261,28 +326,50 @@ class Columns(Transform):
         """The logarithm of |dz/dx|, of whole numbers, few values and atoms for cells of volume 1.
 
         So p(x) of these is their probability, if the density is averaged over the cell; taken only in the middle, it
-        is off by the curvature within.
+        is off by the curvature within.  Missing cells have no volume.
         """
-        pairs = zip(self.each(x), self.places(x, generator), strict=True)
-        return torch.stack([column.log_abs_det_jacobian(each, place) for (column, each), place in pairs], -1).sum(-1)
+        parts = [
+            column.log_abs_det_jacobian(each, place).masked_fill(each.isnan(), 0.0)
+            for (column, each), place in zip(self.with_marks(x), self.places(x, generator), strict=True)
+        ]
+        return torch.stack(parts, -1).sum(-1)
 
-    def inverse(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-        """The model's rows in the user's units, in double precision if the user's were."""
-        x = torch.stack([column.inverse(each) for column, each in self.each(z)], -1)
+    def inverse(self, z: Float[Tensor, "b e"]) -> Float[Tensor, "b d"]:
+        """The model's rows in the user's units, in double precision if the user's were; NaN where a mark says so."""
+        x, marks = self.without_marks(z), z[:, len(self.columns) :]
+        for place, mark, each in zip(self.marked, self.marks, marks.detach().cpu().double().unbind(-1), strict=True):
+            x[:, place].masked_fill_(mark.inverse(each).to(x.device) > 0.5, torch.nan)
+        return x
+
+    def without_marks(self, z: Float[Tensor, "b e"]) -> Float[Tensor, "b d"]:
+        """The model's rows in the user's units, whether or not a mark calls a cell missing."""
+        x = torch.stack([column.inverse(each) for column, each in self.each(z[:, : len(self.columns)])], -1)
         return x.to(z.device, z.dtype if self.single or z.device.type == "mps" else torch.float64)
 
     def possible(self, x: Float[Tensor, "b d"]) -> Bool[Tensor, "b d"]:
         """Which numbers the columns can have, to judge by training; NaN may stand for a missing one."""
         return torch.stack([column.possible(each) for column, each in self.each(x)], -1)
 
-    def affine(self, shape: tuple[int, ...]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"], Bool[Tensor, "d"]]:
-        """Shift and scale of each column, and which columns are only shifted and scaled."""
-        shift, scale = (tensor(tuple(getattr(column, name) for column in self.columns)) for name in ("shift", "scale"))
-        return shift, scale, torch.tensor([column.affine for column in self.columns], device="cpu")
+    def affine(self, shape: tuple[int, ...]) -> tuple[Float[Tensor, "e"], Float[Tensor, "e"], Bool[Tensor, "e"]]:
+        """Shift and scale of each column and mark, and which are only shifted and scaled."""
+        every = self.columns + self.marks
+        shift, scale = (tensor(tuple(getattr(column, name) for column in every)) for name in ("shift", "scale"))
+        return shift, scale, torch.tensor([column.affine for column in every], device="cpu")
 
     def place(self, example: int, channel: int) -> str:
         """A cell, for error messages."""
-        return f"column {self.names[channel]} (row {example + 1})"
+        return f"{self.names[channel]} (row {example + 1})"
+
+    def check(self, x: Shaped[Tensor, "b d"], told: Callable[[int, int], object] | None = None) -> None:
+        """Raises ValueError for the first number that its column cannot have, and says what is allowed.
+
+        ``told``: what the user calls a cell of a row and a column.
+        """
+        for row, i in (~self.possible(x)).nonzero()[:1].tolist():
+            column = self.columns[i]
+            value = column.say(float(x[row, i])) if told is None else told(row, i)
+            name = column.name if self.fields else f"column {column.name}:"
+            raise ValueError(f"{name} {value} (row {row + 1}) {column.requirement}")
 
     def describe(self) -> tuple[str, ...]:
         """What is done to which columns, a line each."""

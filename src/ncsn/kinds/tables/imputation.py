@@ -1,20 +1,20 @@
 """Drawing the missing values of a table by conditional sampling, and whether the draws hold what was hidden."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from ncsn.kinds.kind import Imputed
 from ncsn.kinds.tables.columns import AnyColumn, Columns, Listed, columns_of
-from ncsn.kinds.tables.conditional import ConditionalModel
-from ncsn.kinds.tables.read import decode, read_frame, write_frame
-from ncsn.kinds.tables.table import table_of_frame
+from ncsn.kinds.tables.conditional import ABSENT, ConditionalModel
+from ncsn.kinds.tables.frames import check, decode, fill, name_of, numbers_of
+from ncsn.kinds.tables.read import read_frame, write_frame
 from ncsn.machine.messages import bar, log
-from ncsn.run import Run
+from ncsn.run import Run, generator_of
 from ncsn.samplers import NonFiniteSampleError
 from ncsn.score import Sigma, tweedie
 
@@ -28,8 +28,8 @@ DRAWS_AT_ONCE = 2**10  # rows whose activations fit a processor's cache
 HIDDEN, DRAWS = 200, 20  # numbers that are hidden to measure coverage; draws of each
 
 
-def draw_rows(run: Run, z: Float[Tensor, "b d"], n: int, generator: torch.Generator) -> Float[Tensor, "n b d"]:
-    """``n`` draws of each row of ``z``, NaN where a cell is missing, given its other cells; in the user's units."""
+def draw_rows(run: Run, z: Float[Tensor, "b e"], n: int, generator: torch.Generator) -> Float[Tensor, "n b e"]:
+    """``n`` draws of each row of ``z`` given its cells that are not NaN; all in the model's units."""
     if not isinstance(run.score, ConditionalModel):
         needed = "impute needs a table that fit has learned with the package's network; run.posterior takes any score"
         raise ValueError(f"the run's score knows no conditionals; {needed}")
@@ -47,29 +47,38 @@ def draw_rows(run: Run, z: Float[Tensor, "b d"], n: int, generator: torch.Genera
     *_, last = sampling.follow(score, x, generator=generator)
     if not bool(last.x.isfinite().all()):
         raise NonFiniteSampleError(f"draws of missing values are not finite, by {sampling.sampler}")
-    return run.transform.inverse(last.x).view(len(z), n, -1).transpose(0, 1)
+    return last.x.view(len(z), n, -1).transpose(0, 1)
 
 
 @torch.no_grad()
-def impute_rows(run: Run, x: Float64[Tensor, "b d"], n: int, generator: torch.Generator) -> Imputed:
-    """``n`` draws of the missing cells of each row."""
-    z, missing = run.transform.forward(x, generator).float().to(run.device), x.isnan()
-    draws = x.repeat(n, 1, 1)
-    # Rows without a gap, those of gaps only, and all others.
-    kinds, which = torch.unique(torch.stack([missing.any(1), missing.all(1)], 1), dim=0, return_inverse=True)
+def impute_rows(
+    run: Run, x: Float64[Tensor, "b d"], n: int, generator: torch.Generator, *, skip: bool = False
+) -> Imputed:
+    """``n`` draws of the missing cells of each row; cells with impossible numbers stay, but say nothing about others.
+
+    ``skip``: draw nothing for rows with impossible numbers, whose gaps then are NaN.
+    """
+    columns, possible = columns_of(run.transform, x.shape[1]), run.transform.possible(x)
+    z, missing = run.transform.forward(x, generator).float(), x.isnan()
+    hidden = missing | ~possible
+    # Gaps are drawn as if they were missing at random, so marks have no say.
+    z = torch.cat([z[:, : x.shape[1]].masked_fill(hidden, torch.nan), torch.full_like(z[:, x.shape[1] :], ABSENT)], 1)
+    draws, wanted = x.repeat(n, 1, 1), missing.any(1) & (possible.all(1) if skip else True)
+    # Rows of gaps only, and all others.
     parts = [
-        (bool(kinds[number, 1]), part)
-        for number in range(len(kinds))
-        if bool(kinds[number, 0])
-        for part in torch.split((which == number).nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
+        (empty, part)
+        for empty, rows in ((False, wanted & ~hidden.all(1)), (True, wanted & hidden.all(1)))
+        for part in torch.split(rows.nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
+        if len(part)
     ]
     for empty, part in bar(parts, f"{len(x)} rows"):
         if empty:
-            drawn = run.sample(n * len(part), seed=generator).view(n, len(part), -1)
+            *_, last = run.steps(n * len(part), seed=generator).states
+            drawn = last.x.view(n, len(part), -1)
         else:
-            hidden = missing[part].to(run.device)
-            drawn = draw_rows(run, z[part].masked_fill(hidden, torch.nan), n, generator)
-        draws[:, part] = torch.where(missing[part], drawn.to(draws), draws[:, part])
+            drawn = draw_rows(run, z[part].to(run.device), n, generator)
+        rows = columns.without_marks(drawn.flatten(0, 1)).view(n, len(part), -1)
+        draws[:, part] = torch.where(missing[part], rows.to(draws), draws[:, part])
     return summarise(run, x, draws)
 
 
@@ -107,6 +116,93 @@ def calibration(run: Run, x: Float64[Tensor, "b d"], n: int = DRAWS, *, seed: in
     return len(known), float(((rank > 0) & (rank < n)).double().mean())
 
 
+def is_discrete(column: AnyColumn) -> bool:
+    """Whether a column's best guess is the value that most draws have: text, and one of two values."""
+    return bool(column.categories) or (isinstance(column, Listed) and len(column.values) == 2)
+
+
+@dataclass(frozen=True)
+class ImputedTable(Imputed):
+    """Draws of the missing values of a DataFrame, and DataFrames in which they are filled in.
+
+    Its index, its other cells and columns that the run does not know are as they were; so are dtypes that can hold what
+    is filled in.  Columns that were absent come last.
+
+    ``columns``: those of the run, in whose order the tensors are.
+    ``source``: the frame with gaps, and all columns.
+    """
+
+    columns: Columns
+    source: "pandas.DataFrame"
+
+    def frame(self) -> "pandas.DataFrame":
+        """The frame with the best guesses filled in; a column of an integer dtype gets whole numbers."""
+        return self.complete(self.point)
+
+    def frames(self, m: int | None = None) -> list["pandas.DataFrame"]:
+        """The first ``m`` draws, by default all, filled into a frame each, as Rubin's rules need them.
+
+        Raises ValueError if there are fewer draws.
+        """
+        if m is not None and not 1 <= m <= len(self.draws):
+            raise ValueError(f"m is {m}; there are {len(self.draws)} draws, impute(rows, m) makes more")
+        return [self.complete(draw) for draw in self.draws[:m]]
+
+    def spread(self) -> "pandas.DataFrame":
+        """How sure each guess is: the draws' standard deviation, of dates in days, or the share of draws that have it.
+
+        NaN where nothing was filled in.
+        """
+        return self.table(self.variation.where(self.drawn, torch.nan), decoded=False)
+
+    def interval(self, level: float = 0.9) -> tuple["pandas.DataFrame", "pandas.DataFrame"]:
+        """The ends of central intervals, see ``Imputed.interval``, of the columns of numbers and dates."""
+        low, high = super().interval(level)
+        return self.table(low, decoded=True), self.table(high, decoded=True)
+
+    @property
+    def drawn(self) -> Bool[Tensor, "b d"]:
+        """Which values are filled in: what is missing, but for rows that were left out."""
+        return self.missing & ~self.draws[0].isnan()
+
+    def label(self, column: AnyColumn) -> object:
+        """The label of a run's column in the frame."""
+        return next(label for label in self.source.columns if name_of(label) == column.name)
+
+    def complete(self, numbers: Float64[Tensor, "b d"]) -> "pandas.DataFrame":
+        """The frame with numbers filled into its gaps."""
+        frame, drawn = self.source.copy(), self.drawn.numpy()
+        for i in drawn.any(0).nonzero()[0]:
+            column, cells = self.columns.columns[i], drawn[:, i].nonzero()[0]
+            label, field = self.label(column), self.columns.field(column)
+            frame[label] = fill(frame[label], cells, column, numbers[:, i].numpy()[cells], field)
+        return frame
+
+    def table(self, numbers: Float64[Tensor, "b d"], *, decoded: bool) -> "pandas.DataFrame":
+        """Numbers of the run's columns as a frame; if ``decoded``, dates as dates, and no categories."""
+        import pandas
+
+        parts = {}
+        for column, each in zip(self.columns.columns, numbers.T.numpy(), strict=True):
+            if not (decoded and column.categories):
+                dates = decoded and column.date
+                parts[self.label(column)] = decode(column, each, self.columns.field(column)) if dates else each
+        return pandas.DataFrame(parts).set_axis(self.source.index)
+
+
+def impute_frame(
+    run: Run, frame: "pandas.DataFrame", x: Float64[Tensor, "b d"], n: int, generator: torch.Generator, *, skip: bool
+) -> ImputedTable:
+    """The same for a frame, of whose cells ``x`` has the numbers."""
+    columns = columns_of(run.transform, x.shape[1])
+    imputed = impute_rows(run, x, n, generator, skip=skip)
+    absent = [column for column in columns.columns if column.name not in {*map(name_of, frame.columns)}]
+    source = frame.copy() if absent else frame
+    for column in absent:
+        source[getattr(columns.field(column), "label", column.name)] = None
+    return ImputedTable(imputed.observed, imputed.draws, imputed.point, imputed.variation, columns, source)
+
+
 def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
     """Fill in a file's missing cells; what is there is written as it is.  Returns lines that say what was done.
 
@@ -117,66 +213,39 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
     import pandas
 
     frame, columns = read_frame(rows).reset_index(drop=True), columns_of(run.transform, run.recipe.shape[0])
-    x = torch.from_numpy(table_of_frame(frame, str(rows)).match(columns))
-    possible = columns.possible(x)
-    good = possible.all(1)
-    for row, column in (~possible).nonzero().tolist()[:1]:
-        what = f"{columns.place(row, column)} cannot be {frame[columns.names[column]].iloc[row]}, to judge by training"
-        log.warning(f"{what}; {int((~good).sum())} of {len(x)} rows are left as they are")
-    imputed, index = run.impute(x[good], n, seed=seed), good.nonzero()[:, 0].numpy()
-    filled, spreads = frame.copy(), pandas.DataFrame(index=frame.index)
-    for i, column in enumerate(columns.columns):
-        missing = imputed.missing[:, i].numpy()
-        if not missing.any():
-            continue
-        cells = index[missing]
-        filled[column.name] = fill(frame[column.name], cells, decode(column, imputed.point[missing, i].numpy()))
+    x = numbers_of(frame, columns, "skip")
+    try:
+        check(x, frame, columns)
+    except ValueError as error:
+        left = int((~columns.possible(x)).any(1).sum())
+        log.warning(f"{error}; {left} of {len(x)} rows are left as they are")
+    imputed = impute_frame(run, frame, x, n, generator_of(seed, run.device), skip=True)
+    drawn = imputed.drawn.numpy()
+    parts = [imputed.frame()]
+    for i in drawn.any(0).nonzero()[0]:
+        column, cells = columns.columns[i], drawn[:, i].nonzero()[0]
         what = "share" if is_discrete(column) else "sd"
-        spreads[f"{column.name} {what}"] = pandas.Series(imputed.spread[missing, i].numpy(), cells)
-        for k, numbers in enumerate(imputed.draws[:, missing, i].numpy(), 1):
-            spreads[f"{column.name} draw {k}"] = decode(column, numbers).set_axis(cells)
-    if double := {*spreads.columns} & {*frame.columns}:
+        spread = pandas.Series(imputed.variation[cells, i].numpy(), cells, name=f"{column.name} {what}")
+        made = [
+            decode(column, numbers[cells], columns.field(column)).set_axis(cells).rename(f"{column.name} draw {k}")
+            for k, numbers in enumerate(imputed.draws[:, :, i].numpy(), 1)
+        ]
+        parts += [spread, *made]
+    if double := {part.name for part in parts[1:]} & {*parts[0].columns}:
         raise ValueError(f"the table has a column {min(double)}, which is what {out} would call another; rename it")
-    write_frame(pandas.concat([filled, spreads], axis=1), out)
+    write_frame(pandas.concat(parts, axis=1), out)
     if draws is not None:
-        write_frame(complete_rows(frame, columns, imputed, index), draws)
-    lines = [f"{out}: {int(imputed.missing.sum())} missing values filled in"]
+        gaps = drawn.any(1).nonzero()[0]
+        whole = pandas.concat(
+            [frame.iloc[gaps] for frame in imputed.frames()], keys=range(1, n + 1), names=["draw", "row"]
+        )
+        whole = whole.sort_index(level="row", sort_remaining=False, kind="stable")
+        for place, name, first in ((0, "row", 1), (1, "draw", 0)):
+            whole.insert(place, name, whole.index.get_level_values(name) + first, allow_duplicates=True)
+        write_frame(whole, draws)
+    lines = [f"{out}: {int(drawn.sum())} missing values filled in"]
     if "coverage" in run.measured:
         expected = (DRAWS - 1) / (DRAWS + 1)
         share = f"{run.measured['coverage']:.0%} lay within {DRAWS} draws of them; {expected:.0%} should"
         lines.append(f"of {run.measured['coverage_of']:.0f} numbers that training had not seen, {share}")
     return lines
-
-
-def is_discrete(column: AnyColumn) -> bool:
-    """Whether a column's best guess is the value that most draws have: text, and one of two values."""
-    return bool(column.categories) or (isinstance(column, Listed) and len(column.values) == 2)
-
-
-def complete_rows(
-    frame: "pandas.DataFrame", columns: Columns, imputed: Imputed, index: np.ndarray
-) -> "pandas.DataFrame":
-    """As many copies of each row with gaps as there are draws, after the numbers of the row and of the draw."""
-    gaps, n = imputed.missing.any(1).numpy(), len(imputed.draws)
-    rows = frame.iloc[np.repeat(index[gaps], n)].reset_index(drop=True)
-    for i, column in enumerate(columns.columns):
-        missing = np.repeat(imputed.missing[:, i].numpy()[gaps], n)
-        numbers = imputed.draws[:, gaps, i].T.flatten().numpy()[missing]
-        rows[column.name] = fill(rows[column.name], missing.nonzero()[0], decode(column, numbers))
-    rows.insert(0, "draw", np.tile(np.arange(1, n + 1), int(gaps.sum())), allow_duplicates=True)
-    rows.insert(0, "row", np.repeat(index[gaps] + 1, n), allow_duplicates=True)
-    return rows
-
-
-def fill(column: "pandas.Series[str]", places: np.ndarray, values: "pandas.Series[str]") -> "pandas.Series[str]":
-    """A column with values in some places, of its own dtype where that can hold them."""
-    import pandas
-
-    held = pandas.api.types.infer_dtype(column, skipna=True)
-    own = values.astype(str) if held in ("string", "empty") else values.dt.date if held == "date" else values
-    filled = column.astype(object)
-    filled.iloc[places] = list(own)
-    try:
-        return filled.astype(column.dtype)
-    except (ValueError, TypeError):
-        return filled.infer_objects()

@@ -1,7 +1,7 @@
 """Learning from tables with missing cells: the mixture that training starts around, and the masks of training rows.
 
 The mixture of Gaussians with one covariance is fitted by EM, missing cells included.  Masks say which cells of a
-training row are observed, targets or absent; they are drawn anew at every step.
+training row are observed, targets or absent; they are drawn at random throughout training.
 """
 
 from collections.abc import Iterator
@@ -19,8 +19,11 @@ NARROW = 256  # columns; of more, a covariance takes longer than the network
 INDEPENDENT = 3  # rows added to a table's covariance, as if their columns were independent
 COUNTS = (1, 2, 4)  # numbers of Gaussians to choose from
 MAX_ROWS, ROWS_PER_GAUSSIAN = 2000, 5
+NARROW_WITH_GAPS, MAX_PAIRWISE_ROWS = 40, 20_000  # columns for EM with missing cells; rows for pairs of wider tables
+FLOORS = (0.01, 0.05, 0.2)  # of a correlation's eigenvalues
 NUMBERS_AT_ONCE = 2**24  # in the matrices of a chunk of rows
-ARITHMETIC = 2e8  # patterns of missing cells to fit to, times the cube of the number of columns
+ARITHMETIC = 1e9  # held-out rows with gaps, times the cube of the number of columns: a second
+MAX_REPEATS, COLUMNS_PER_REPEAT = 16, 16  # of a row with gaps in a batch of a wide table
 JOINT = 0.3  # least share of rows in which nothing is observed
 PATTERNS = 16  # choices of observed columns in a batch, each shared by many rows
 # Exact values identify the rows of a small table, which are then learned by heart; noisy ones do not.
@@ -116,11 +119,28 @@ def gaussians(x: Float[Tensor, "n d"], k: int) -> Mixture:
     return mixture
 
 
+def pairwise(x: Float[Tensor, "n d"]) -> Iterator[Mixture]:
+    """Single Gaussians from all pairs of observed cells, which is consistent if cells are missing at random places.
+
+    Such a covariance can have negative eigenvalues: each Gaussian has another floor for those of the correlation.
+    """
+    observed, values = (~x.isnan()).double(), x.double().nan_to_num(0.0)
+    mean = values.sum(0) / observed.sum(0)
+    off, counts, prior = (values - mean) * observed, observed.T @ observed, INDEPENDENT * torch.eye(x.shape[1])
+    covariance = (off.T @ off + prior) / (counts + INDEPENDENT)
+    stds = covariance.diagonal().sqrt()
+    eigenvalues, axes = torch.linalg.eigh(covariance / stds / stds[:, None])
+    for floor in FLOORS:
+        correlation = (axes * eigenvalues.clamp(min=floor)) @ axes.T
+        yield Mixture(mean[None], torch.ones(1).double(), correlation * stds * stds[:, None])
+
+
 def fit_mixture(train: Float[Tensor, "n d"], held_out: Float[Tensor, "m d"]) -> Mixture:
     """The mixture, of up to four Gaussians, under which held-out rows have the largest density; NaN is a missing cell.
 
     The covariance is shrunk; one Gaussian then imputes real tables as well as with the shrinkage of Ledoit & Wolf
     (2004).  Where cells are missing, mixtures start from rows completed by the conditional means of one Gaussian.
+    EM inverts a matrix for each pattern of missing cells, so wide tables with gaps have a ``pairwise`` covariance.
     Of more than 256 columns it is one Gaussian of independent columns.
     """
     d = train.shape[1]
@@ -128,17 +148,14 @@ def fit_mixture(train: Float[Tensor, "n d"], held_out: Float[Tensor, "m d"]) -> 
         mean = train.nanmean(0)
         variances = (train - mean).square().nanmean(0)
         return Mixture(mean[None].cpu(), torch.ones(1, dtype=train.dtype), variances.diag().cpu())
-    generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(len(train), generator=generator)[:MAX_ROWS]
-    x = train[order].cpu()
-    # One matrix is inverted for each pattern of missing cells: wide tables use the most frequent patterns only.
-    most = max(256, int(ARITHMETIC / d**3))
-    _, pattern, counts = torch.unique(x.isnan(), dim=0, return_inverse=True, return_counts=True)
-    shuffled = torch.randperm(len(counts), generator=generator)
-    x = x[torch.isin(pattern, shuffled[counts[shuffled].argsort(descending=True, stable=True)[:most]])]
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    x, judges = train[order[:MAX_ROWS]].cpu(), held_out[: affordable_rows(held_out, MAX_ROWS)].cpu()
     incomplete = bool(x.isnan().any())
+    if incomplete and d > NARROW_WITH_GAPS:
+        mixtures = list(pairwise(train[order[:MAX_PAIRWISE_ROWS]].cpu()))
+        return max(mixtures, key=lambda mixture: float(log_densities(mixture, judges).mean()))
     one = gaussians(x.nan_to_num(0.0), 1)
-    for _ in range((20 if d <= 100 else 5) if incomplete else 0):
+    for _ in range(20 if incomplete else 0):
         one = improve(one, x)
     complete = torch.cat([each.complete()[:, 0] for each in e_step(one, x)]) if incomplete else x
     mixtures = [one]
@@ -147,8 +164,12 @@ def fit_mixture(train: Float[Tensor, "n d"], held_out: Float[Tensor, "m d"]) -> 
         for _ in range(5 if incomplete else 0):
             mixture = improve(mixture, x)
         mixtures.append(mixture)
-    judges = held_out[:most].cpu()
     return max(mixtures, key=lambda mixture: float(log_densities(mixture, judges).mean()))
+
+
+def affordable_rows(x: Float[Tensor, "n d"], most: int) -> int:
+    """How many held-out rows to use: with gaps, each may have a pattern of its own, whose matrix is inverted."""
+    return min(most, max(128, int(ARITHMETIC / x.shape[1] ** 3))) if bool(x.isnan().any()) else most
 
 
 def noisy_share(rows: int) -> float:
@@ -192,12 +213,19 @@ def draw_masks(
     return Batch(clean, given=model.condition(given, noise))
 
 
-def masked_batches(
-    model: ConditionalModel, batches: Iterator[Batch], rows: int, generator: torch.Generator
+def mask_batches(
+    model: ConditionalModel, batches: Iterator[Batch], train: Float[Tensor, "n d"], generator: torch.Generator
 ) -> Iterator[Batch]:
-    """Batches of a table with so many rows, masked at random."""
+    """Batches of a table, masked at random.
+
+    ``train``: all its rows.  Where a matrix for each row with gaps would take longer than the network, a batch has
+    fewer rows, each of them several times, with other noise.
+    """
+    n, d = train.shape
+    often = min(MAX_REPEATS, max(1, d // COLUMNS_PER_REPEAT)) if bool(train.isnan().any()) else 1
+    # As if each number of observed columns were as likely, if these are few.
+    joint, noisy = max(JOINT, 1 / d), noisy_share(n)
     for batch in batches:
-        joint = max(
-            JOINT, 1 / batch.x.shape[1]
-        )  # as if each number of observed columns were as likely, if these are few
-        yield draw_masks(model, batch.x, generator, joint=joint, noisy=noisy_share(rows), dropped=DROPPED)
+        rows = batch.x[: -(-len(batch.x) // often)]
+        masked = draw_masks(model, rows, generator, joint=joint, noisy=noisy, dropped=DROPPED)
+        yield masked._replace(x=masked.x.repeat_interleave(often, 0))

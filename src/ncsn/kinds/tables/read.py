@@ -11,11 +11,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from ncsn.kinds.reading import DELIMITERS
-from ncsn.kinds.stacks import arrays
-from ncsn.kinds.tables.columns import AnyColumn, Columns
+from ncsn.kinds.stacks import arrays, regular, unreadable
 from ncsn.machine.messages import log
 from ncsn.storage import atomic
-from ncsn.validation import opened_as
 
 if TYPE_CHECKING:
     import pandas
@@ -33,7 +31,8 @@ def read_frame(path: Path) -> "pandas.DataFrame":
     """
     import pandas
 
-    with opened_as("a table", path):
+    regular(path)
+    try:
         if path.suffix.lower() == ".parquet":
             return pandas.read_parquet(path)
         content = path.read_bytes()
@@ -44,6 +43,8 @@ def read_frame(path: Path) -> "pandas.DataFrame":
             log.warning(f"{path} is not UTF-8; it is read as Windows-1252")
         names, *rows = cells_in(text, DELIMITERS[path.suffix.lower()])
         return pandas.DataFrame(rows, columns=names, dtype=str)
+    except Exception as error:  # of many kinds, by what is broken
+        raise unreadable(path, "a table", error) from error
 
 
 def read_rows(path: Path) -> "pandas.DataFrame | np.ndarray":
@@ -78,12 +79,17 @@ def cells_in(text: str, usual: str) -> Iterator[list[str]]:
         raise ValueError("it is empty")
 
 
+def clean_cells(column: "pandas.Series[str]") -> "pandas.Series[str]":
+    """Cells as text without blanks around it; missing ones, and those that say so, are NaN."""
+    cells = column.astype(str).str.strip().mask(column.isna())
+    return cells.mask(cells.isin(MISSING))
+
+
 def parse(column: "pandas.Series[str]") -> "pandas.Series[str]":
     """A column of text as the numbers or dates that all of its cells say, or as text; missing cells are NaN."""
     import pandas
 
-    cells = column.astype(str).str.strip().mask(column.isna())
-    cells = cells.mask(cells.isin(MISSING))
+    cells = clean_cells(column)
     values = cells.dropna().unique().tolist()
     if not len(values):
         return cells.astype(float)
@@ -110,25 +116,6 @@ def numbers_in(texts: Sequence[str], name: str) -> Float64[np.ndarray, "n"] | No
                 log.warning(f"column {name}: {joined[0]} is read as {joined[0].replace(between, '')}")
             return np.array([float(text.replace(between, "").replace(decimal, ".")) for text in plain])
     return None
-
-
-def decode(column: AnyColumn, numbers: Float64[np.ndarray, "n"]) -> "pandas.Series[str]":
-    """A column's numbers as the user knows them: text, dates, or numbers, whole ones as integers; NaN is missing."""
-    import pandas
-
-    if column.categories:
-        texts = dict(enumerate((False, True) if column.categories == BOOLEANS else column.categories))
-        return pandas.Series([texts.get(number) for number in numbers], dtype=object)
-    if column.date:
-        return pandas.to_datetime((pandas.Series(numbers) * 86_400).round(), unit="s")
-    return pandas.Series(numbers).convert_dtypes()
-
-
-def frame_of(columns: Columns, rows: Float64[np.ndarray, "n d"]) -> "pandas.DataFrame":
-    """Rows of a table as the user knows them."""
-    import pandas
-
-    return pandas.DataFrame({each.name: decode(each, rows[:, i]) for i, each in enumerate(columns.columns)})
 
 
 def write_frame(frame: "pandas.DataFrame", path: Path) -> None:

@@ -1,32 +1,31 @@
 """A table on its way to the model: columns of numbers with their names, and what the numbers stand for."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from ncsn.kinds.kind import Dataset, digest_of
 from ncsn.kinds.reading import short_name
-from ncsn.kinds.tables.columns import Columns, is_constant, learn_columns
+from ncsn.kinds.tables.columns import AnyColumn, Field, is_constant, learn_columns
+from ncsn.kinds.tables.frames import OTHER, days_of, field_of, frame_in, name_of
 from ncsn.kinds.tables.read import BOOLEANS, MISSING, parse
 from ncsn.kinds.transform import FAR
 from ncsn.machine.messages import log
-from ncsn.validation import one_line
 
 if TYPE_CHECKING:
-    import pandas
+    pass
 
 UNNAMED = ("", "Unnamed: 0")  # an index that pandas has written to a file and read again
 MAX_MISSING = 0.9  # of the rows: a column that misses more says too little
 MIN_ROWS, MIN_TEST_ROWS = 10, 25
 MIN_ROWS_OF_CATEGORY, MAX_CATEGORIES = 5, 50
-OTHER = "other"
 BEYOND = 0.5  # deviations by which held-out numbers may pass training's without a warning
 
 
@@ -37,12 +36,16 @@ class Table:
     ``rows`` (n, d): in double precision, or in the single one of an array; NaN where a cell is missing.
     ``categories``: the texts of columns of text, which ``rows`` has as 0, 1, ….
     ``dates``: columns of dates, which ``rows`` has as days since 1970.
+    ``fields``: what all columns of the DataFrame are, also those that are left out.
+    ``keep_missing``: whether it is learned where cells are missing, too.
     """
 
     names: tuple[str, ...]
     rows: np.ndarray
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dates: tuple[str, ...] = ()
+    fields: tuple[Field, ...] = ()
+    keep_missing: bool = False
 
     def keep(self, columns: Bool[np.ndarray, "d"], why: str) -> "Table":
         """Only these columns; a line names the others and says why."""
@@ -55,7 +58,10 @@ class Table:
         """Only the columns that vary among some rows.  Raises ValueError if there are none."""
         varying = np.array([varies(column[~np.isnan(column)]) for column in self.rows[rows].T], bool)
         if not varying.any():
-            raise ValueError(f"no column of numbers varies in the {len(self.rows[rows]):,} rows; one must")
+            facts = f"no column of numbers varies in the {len(self.rows[rows]):,} rows"
+            raise ValueError(
+                f"{facts}{', all of whose cells are missing' if np.isnan(self.rows).all() else '; one must'}"
+            )
         return self.keep(varying, "they have one value in all rows to learn from, or in all but one")
 
     def clean(self) -> "Table":
@@ -81,18 +87,20 @@ class Table:
             facts = f"{rows:,} of {len(gaps):,} rows miss values, most in {table.names[most]} ({gaps[:, most].sum():,})"
             # Rubin's missing at random, which no table can say of itself.
             caveat = "results mislead where a value is missing because of what it is"
-            log.warning(f"{facts}: training uses the other cells of these rows; {caveat}")
+            also = ", and learns where values are missing" if self.keep_missing else ""
+            log.warning(f"{facts}: training uses the other cells of these rows{also}; {caveat}")
         return table
 
     def split(self, generator: torch.Generator) -> tuple["Table", tuple[Tensor, ...]]:
         """What can be learned from, and its rows for validation, for testing and to learn from.
 
-        Where cells are missing, only complete rows are for testing, a quarter of them at most.
+        Where cells are missing, only complete rows are for testing, a quarter of them at most; all rows may be where it
+        is learned how often cells are missing.
         """
         table = self.clean()
         tenth, order = len(table.rows) // 10, torch.randperm(len(table.rows), generator=generator)
         chosen, missing = torch.arange(tenth, 2 * tenth), torch.from_numpy(np.isnan(table.rows).sum(1))
-        if bool(missing.any()):
+        if bool(missing.any()) and not self.keep_missing:
             tests = min(tenth, int((missing == 0).sum()) // 4)
             # From the end, because the first of the others are for validation, which needs as many gaps as training.
             chosen = len(order) - 1 - missing[order].flip(0).argsort(stable=True)[:tests]
@@ -123,30 +131,6 @@ class Table:
                 log.warning(f"{rare.sum()} rare values of {name} become {OTHER!r}")
         return replace(self, rows=rows, categories=categories).keep(kept, "they are text of mostly different values")
 
-    def match(self, columns: Columns) -> Float64[np.ndarray, "n d"]:
-        """The rows by the columns of a run, in their order, and text by the numbers that it has for it.
-
-        Text that it has not seen becomes −1, which no column can be, or its ``other``.
-        Raises ValueError if a column is missing, or is text where the run has numbers.
-        """
-        booleans = {name for name, texts in self.categories.items() if texts == BOOLEANS}
-        numeric = {each.name for each in columns.columns if not each.categories}
-        texts = (self.categories.keys() - booleans) & numeric
-        if missing := [name for name in columns.names if name not in self.names or name in texts]:
-            raise ValueError(
-                f"there is no column of numbers {', '.join(missing)}; the run has {', '.join(columns.names)}"
-            )
-        if others := [name for name in self.names if name not in columns.names]:
-            log.warning(f"columns that the run does not know are left out: {', '.join(others)}")
-        rows = self.rows[:, [self.names.index(name) for name in columns.names]].astype(np.float64)
-        for column, cells in zip(columns.columns, rows.T, strict=True):
-            if column.categories:
-                number = {text: i for i, text in enumerate(column.categories)}
-                known, own = ~np.isnan(cells), self.categories.get(column.name)
-                said = [own[int(cell)] if own else f"{cell:.15g}" for cell in cells[known]]
-                cells[known] = [number.get(text, number.get(OTHER, -1)) for text in said]
-        return rows
-
 
 def numbers_rows(column: Float[np.ndarray, "n"]) -> bool:
     """Whether it counts the rows, from 0 or 1."""
@@ -168,28 +152,29 @@ def table_of_array(rows: Shaped[np.ndarray, "..."], place: str = "the table") ->
     return check_range(Table(tuple(map(str, range(rows.shape[1]))), rows), place)
 
 
-def table_of_frame(frame: "pandas.DataFrame", place: str = "the table") -> Table:
-    """The columns of a DataFrame; text that says numbers or dates is taken for these.
+def table_of_frame(rows: object, place: str = "the table", *, text: bool = False) -> Table:
+    """The columns of a DataFrame, a dict, or a table of polars or pyarrow; text may say numbers or dates.
 
-    Raises ValueError for columns of one name, numbers in the place of names, and infinite numbers.
+    ``text``: whether all cells are text because a file has nothing else.
+    Raises ValueError for columns of one name, numbers in the place of names, infinite numbers, and other dtypes.
     """
     import pandas
 
-    # A stranger's, and printed.
-    names = [one_line(name) if str(name).strip() else "" for name in frame.columns]
+    frame = frame_in(rows)
+    if frame is None:
+        raise ValueError(f"{place} is a {type(rows).__name__}; a DataFrame or a dict of columns is needed")
+    names = [name_of(label) for label in frame.columns]
     numbered = [is_number(name) for name in names]
     if names and all(numbered) and names != [str(i) for i in range(len(names))]:
         raise ValueError(f"{place} has columns called {', '.join(names[:3])}; its first line must name the columns")
-    if len(set(names)) < len(names):
-        raise ValueError(f"{place} has columns {', '.join(names)}; give each a name of its own")
-    if not names:
-        raise ValueError(f"{place} has no columns")
     if index := [str(name) for name in frame.index.names if name is not None]:
         log.warning(f"the index ({', '.join(index)}) is left out; reset_index() makes it a column")
-    rows = np.full((len(frame), len(names)), np.nan)
-    categories, dates = dict[str, tuple[str, ...]](), list[str]()
+    cells = np.full((len(frame), len(names)), np.nan)
+    categories, dates, fields = dict[str, tuple[str, ...]](), list[str](), list[Field]()
     for i, name in enumerate(names):
-        column = frame.iloc[:, i].rename(name)
+        column = frame.iloc[:, i]
+        fields.append(Field(label=name) if text else field_of(column))
+        column = column.rename(name)
         if pandas.api.types.infer_dtype(column) == "date":
             column = pandas.to_datetime(column)
         elif column.dtype.kind not in "uifMb" and not isinstance(column.dtype, pandas.CategoricalDtype):
@@ -197,35 +182,27 @@ def table_of_frame(frame: "pandas.DataFrame", place: str = "the table") -> Table
         if column.isna().all():
             continue
         if column.dtype.kind in "uif":
-            rows[:, i] = column.to_numpy(float, na_value=np.nan)
+            cells[:, i] = column.to_numpy(float, na_value=np.nan)
         elif column.dtype.kind == "M":
-            rows[:, i] = days_since_1970(column)
+            cells[:, i] = days_of(column, name)
             dates.append(name)
         else:
             levels = (column if column.dtype.name == "category" else column.astype(str).mask(column.isna())).astype(
                 "category"
             )
             levels = levels.cat.remove_unused_categories()
-            rows[:, i] = np.where(levels.isna(), np.nan, levels.cat.codes)
+            cells[:, i] = np.where(levels.isna(), np.nan, levels.cat.codes)
             categories[name] = tuple(map(str, levels.cat.categories))
             if categories[name] in (BOOLEANS[:1], BOOLEANS[1:]):  # true means 1 also where nothing is false
-                rows[:, i] += BOOLEANS.index(categories[name][0])
+                cells[:, i] += BOOLEANS.index(categories[name][0])
                 categories[name] = BOOLEANS
-    return check_range(Table(tuple(names), rows, categories, tuple(dates)), place)
+    return check_range(Table(tuple(names), cells, categories, tuple(dates), tuple(fields)), place)
 
 
 def is_number(text: str) -> bool:
     """Whether a name is a number, or what a missing one is written as."""
     number = r"[-+]?[$€£]?([\d.,]*\d[\d.,]*(e[-+]?\d+)?|inf(inity)?)"
     return text.strip() in MISSING or re.fullmatch(number, text.strip(), re.IGNORECASE) is not None
-
-
-def days_since_1970(column: "pandas.Series[str]") -> Float64[np.ndarray, "n"]:
-    """Dates as days; NaN where there is none."""
-    import pandas
-
-    times = pandas.to_datetime(column, utc=True).dt.tz_localize(None).to_numpy("datetime64[us]")
-    return np.where(np.isnat(times), np.nan, (times - np.datetime64(0, "us")) / np.timedelta64(86_400_000_000, "us"))
 
 
 def check_range(table: Table, place: str) -> Table:
@@ -237,16 +214,31 @@ def check_range(table: Table, place: str) -> Table:
     return table
 
 
-def rows_of(name: str, table: Table) -> Dataset:
+def learn_marks(rows: Float[Tensor, "n d"], names: Sequence[str]) -> tuple[AnyColumn, ...]:
+    """A column of 1 where a cell is missing and 0 elsewhere, for each column of which some are.
+
+    Raises ValueError if there is none.
+    """
+    gaps = rows.isnan().double()
+    marked = [i for i, each in enumerate(gaps.T) if varies(each.numpy())]
+    if not marked:
+        raise ValueError("keep_missing is given, and no column misses values in two rows or more; leave it out")
+    return learn_columns(gaps[:, marked], [names[i] for i in marked]).columns
+
+
+def rows_of(name: str, table: Table, *, keep_missing: bool = False) -> Dataset:
     """The rows of a table as a dataset; a tenth each for validation and for testing.
 
+    ``keep_missing``: whether to learn where values are missing, so that samples miss values, too.
     Raises ValueError for a table from which nothing can be learned.
     """
     generator = torch.Generator().manual_seed(0)
-    table, parts = table.split(generator)
+    table, parts = replace(table, keep_missing=keep_missing).split(generator)
     rows = torch.from_numpy(table.rows)
     texts = {name: table.categories[name] for name in table.names if name in table.categories}
-    columns = learn_columns(rows[parts[-1]], table.names, texts, table.dates)
+    columns = replace(learn_columns(rows[parts[-1]], table.names, texts, table.dates), fields=table.fields)
+    if table.keep_missing:
+        columns = replace(columns, marks=learn_marks(rows[parts[-1]], table.names))
     # Single values lie anywhere in their cells.
     z = torch.cat([columns.forward(part, generator).float() for part in torch.split(rows, 2**16)])
     held_out = rows[torch.cat(parts[:-1])].double()
@@ -257,7 +249,7 @@ def rows_of(name: str, table: Table) -> Dataset:
         judged = f"losses take them for {FAR:g} deviations away at most, evaluations for the nearest possible sample"
         log.warning(f"{count} held-out numbers are unlike all to learn from; {judged}")
         z = z.nan_to_num(nan=-FAR).clamp(-FAR, FAR)
-    z = z.masked_fill(rows.isnan(), torch.nan)
+    z[:, : rows.shape[1]].masked_fill_(rows.isnan(), torch.nan)
     validation, test, train = (z[part] for part in parts)
     digest = digest_of([np.array(table.names).view(np.uint8), table.rows])
     notes = columns.describe()

@@ -1,0 +1,92 @@
+"""Samples of a table that are asked for: with given values, exactly; or where a condition holds, by rejection."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from ncsn.kinds.tables.columns import columns_of
+from ncsn.kinds.tables.frames import name_of, numbers_of
+from ncsn.kinds.tables.imputation import DRAWS_AT_ONCE, draw_rows
+from ncsn.machine.messages import bar, log
+from ncsn.run import Run, generator_of
+from ncsn.validation import one_line
+
+RARE, PATIENCE = 1000, 100  # one sample in so many is too few, once so many blocks are drawn
+
+
+def choose_rows(run: Run, n: int, given: object, where: str | None, options: Mapping[str, Any]) -> Any:
+    """``n`` samples with ``given`` values of some columns, or of those that satisfy ``where``.  See ``Run.sample``."""
+    options = dict(options)
+    generator = generator_of(options.pop("seed", 0), run.device)
+    if given is None:
+        draw: Callable[[int], Any] = partial(run.sample, seed=generator, **options)
+    else:
+        if ignored := [name for name, value in options.items() if value is not None and name != "batch_size"]:
+            raise ValueError(f"{', '.join(ignored)} would be ignored: rows with given values are drawn as by impute")
+        if not isinstance(given, Mapping) or not given:
+            raise ValueError(f"given is {given!r}; a value for each of some columns is needed, such as {{'sex': 'F'}}")
+        draw = given_rows(run, given, generator)
+    return draw(n) if where is None else accept(draw, n, where, run.block)
+
+
+def given_rows(run: Run, given: Mapping[str, object], generator: torch.Generator) -> Callable[[int], Any]:
+    """What draws so many rows in which some columns have given values.
+
+    Raises ValueError for values and columns that the run does not know, and if no column is left.
+    """
+    import pandas
+
+    columns = columns_of(run.transform, run.recipe.shape[0])
+    if unknown := [str(name) for name in given if name_of(name) not in columns.names]:
+        raise ValueError(f"given has {', '.join(unknown)}; the run has {one_line(', '.join(columns.names))}")
+    frame = pandas.DataFrame({name: [value] for name, value in given.items()})
+    x = numbers_of(frame, columns)
+    known = ~x.isnan()
+    for i in (i for i, column in enumerate(columns.columns) if column.name in map(name_of, given) and not known[0, i]):
+        raise ValueError(f"given has no value of {columns.names[i]}; leave it out to draw it")
+    if bool(known.all()):
+        raise ValueError("given has all columns; leave out those to draw")
+    z = run.transform.forward(x).float()
+    z = z.masked_fill(~torch.cat([known, known[:, columns.marked]], 1), torch.nan).to(run.device)
+
+    def draw(n: int) -> Any:
+        sizes = [min(DRAWS_AT_ONCE, n - first) for first in range(0, n, DRAWS_AT_ONCE)]
+        drawn = torch.cat([draw_rows(run, z, size, generator)[:, 0] for size in sizes])
+        rows = run.transform.inverse(drawn)
+        made = run.recipe.kind.examples(run, torch.where(known.to(rows.device), x.to(rows), rows))
+        for label, value in given.items():  # of dates, samples have whole seconds
+            if hasattr(made, "columns") and made[label].dtype.kind == "M":
+                made[label] = pandas.Series([value] * n).astype(made[label].dtype)
+        return made
+
+    return draw
+
+
+def accept(draw: Callable[[int], Any], n: int, where: str, block: int) -> Any:
+    """The first ``n`` rows that satisfy a condition, of as many blocks as that takes; prints how many do.
+
+    Raises ValueError for what is no condition on the columns, and if it holds too seldom.
+    """
+    import pandas
+
+    kept, drawn, count = [], 0, 0
+    with bar(total=n, unit="rows") as shown:
+        while count < n:
+            rows = draw(block)
+            if not hasattr(rows, "columns"):
+                raise ValueError("where is given, and the run has learned an array, whose columns have no names")
+            try:
+                fits = rows.eval(where)
+            except Exception as error:  # of many kinds, as pandas evaluates what Python does
+                raise ValueError(f"where is {where!r}, which pandas cannot evaluate: {one_line(error)}") from error
+            if not isinstance(fits, pandas.Series) or not pandas.api.types.is_bool_dtype(fits):
+                raise ValueError(f"where is {where!r}; a condition is needed, such as 'age > 60'")
+            kept.append(rows[fits.fillna(False)])
+            drawn, count = drawn + block, count + len(kept[-1])
+            shown.update(len(kept[-1]))
+            if drawn >= PATIENCE * block and count * RARE < drawn:
+                raise ValueError(f"{count} of {drawn:,} samples satisfy {where!r}, too few; given= needs no rejection")
+    log.info(f"{count:,} of {drawn:,} samples satisfy {where!r} ({count / drawn:.2%})")
+    return pandas.concat(kept, ignore_index=True)[:n]
