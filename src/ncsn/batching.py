@@ -11,7 +11,7 @@ from ncsn.quantization import dequantize
 
 
 class Batch(NamedTuple):
-    """Examples that are learned from in one step.
+    """The examples of one training step.
 
     ``x``: clean examples, (b, *d).
     ``label``: the class of each, (b,), −1 for none; None if the data has no classes.
@@ -32,8 +32,8 @@ def batches(
 
     ``data``: the examples, (n, *d); bytes are dequantised.  They may be on the CPU where the generator is on a GPU.
     ``size``: of a batch.
-    ``labels``: the class of each example, (n,), if it has one.
-    ``flip``: each example is mirrored, left to right, with probability ½.
+    ``labels``: the class of each example, (n,), if there are classes.
+    ``flip``: mirror each example horizontally with probability ½.
     ``generator``: draws the examples; the batches are on its device.
 
     >>> g = torch.Generator().manual_seed(0)
@@ -48,7 +48,7 @@ def batches(
 
 
 def augment(chosen: Shaped[Tensor, "b *d"], flip: bool, generator: torch.Generator) -> Float[Tensor, "b *d"]:
-    """Examples, dequantised if they are bytes; and if ``flip``, mirrored with probability ½."""
+    """Dequantise bytes; if ``flip``, mirror each example with probability ½."""
     if flip:
         mirrored = torch.rand(len(chosen), generator=generator, device=chosen.device) < 0.5
         chosen = torch.where(mirrored.view(-1, *[1] * (chosen.ndim - 1)), chosen.flip(-1), chosen)

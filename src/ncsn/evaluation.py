@@ -1,4 +1,4 @@
-"""How good a run's samples are, whatever kind of data it has learned: each number next to what real examples score."""
+"""Sample quality for every kind of data: each number next to that of real examples."""
 
 from pathlib import Path
 
@@ -39,14 +39,15 @@ def evaluate(
     seed: int = 0,
     **options: Unpack[SamplingOptions],
 ) -> Report:
-    """How good samples are, compared with real examples that training has not seen.
+    """Evaluate samples by comparing them with held-out examples.
 
     ``source``: a run, which draws the samples; or images (n, c, h, w), to be compared with ``data``.
-    ``data``: the dataset, or where it is now, or the array or DataFrame; by default what the run has learned from.
-    ``features``: of images, what distances are measured in: a name as for ``choose``, ``Features`` or a function.
-    ``n``: how many samples a run draws, if there are as many held-out examples.
+    ``data``: the dataset, its path, or an array or DataFrame; by default what the run was trained on.
+    ``features``: the features in which distances between images are measured: a name as for ``choose``, ``Features`` or
+    a function.
+    ``n``: the number of samples that a run draws, at most the number of held-out examples.
     ``seed``: of the samples.  ``options``: how they are drawn, as for ``Run.sample``.
-    Raises ValueError for data that is not known, for too few held-out examples, and for features of what is no image.
+    Raises ValueError for unknown data, for too few held-out examples, and for features of anything but images.
 
     >>> images = ncsn.load_dataset("mnist")
     >>> result = ncsn.evaluation.evaluate(images.validation[:100], images, ncsn.evaluation.PIXELS)

@@ -13,7 +13,7 @@ from ncsn.score import Score, float64
 def relative_error(
     score: Score, truth: Score, x: Float[Tensor, "b *d"], sigma: Float[Tensor, ""]
 ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
-    """Per point, ‖ŝ − s‖² and ‖s‖²: the quotient of their means over any region is its relative error E‖ŝ−s‖²/E‖s‖²."""
+    """Per point, ‖ŝ − s‖² and ‖s‖²; the ratio of their means over a region is its relative error E‖ŝ−s‖²/E‖s‖²."""
     with torch.no_grad():
         estimated, exact = score(x, sigma), truth(x, sigma)
     return (estimated - exact).square().flatten(1).sum(1), exact.square().flatten(1).sum(1)
@@ -44,7 +44,7 @@ def score_errors(
     *,
     generator: torch.Generator,
 ) -> list[dict[str, float]]:
-    """For each noise level, the relative error on 20,000 noised draws, and on ``grid`` farther than 2 from ``data``."""
+    """Per noise level, the relative error on 20,000 noised draws, and on a ``grid`` farther than 2 from ``data``."""
     distance = torch.cat([torch.cdist(part, data).amin(1) for part in torch.split(grid, 1024)])
     clean, far = truth.sample(20_000, generator=generator), grid[distance > 2]
     rows = []
@@ -66,7 +66,7 @@ def sliced_wasserstein(x: Real[Tensor, "n d"], y: Real[Tensor, "n d"], *, projec
     """The sliced 1-Wasserstein distance between two sets of equal size, over fixed random directions.
 
     Bonneel et al. 2015: the mean over directions of the mean distance between sorted projections, in data units.
-    Bytes are taken for the reals that they are, a part at a time.
+    Bytes are converted to floats in parts.
     """
     fixed = torch.Generator().manual_seed(0)
     directions = torch.randn(x.shape[1], projections, generator=fixed, device="cpu")
@@ -102,8 +102,8 @@ def frechet_distance(x: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> float:
 
     Heusel et al. 2017 (arXiv:1706.08500), equation 6.  Biased in n: compare at equal n only.
     """
-    # Σ = RᵀR with the factor R of QR, so tr √(Σ₁Σ₂) is the sum of the singular values of R₁R₂ᵀ; R has no more rows
-    # than there are points, nor than features.
+    # Σ = RᵀR with the factor R of a QR decomposition, so tr √(Σ₁Σ₂) is the sum of the singular values of R₁R₂ᵀ.  R has
+    # at most as many rows as there are points or features.
     (mean_x, spread_x, r_x), (mean_y, spread_y, r_y) = moments(x), moments(y)
     roots = torch.linalg.svdvals(r_x @ r_y.T).sum()
     return float((mean_x - mean_y).square().sum() + (spread_x + spread_y) - 2 * roots)
@@ -137,10 +137,10 @@ def kernel_distance(x: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> float:
 
 
 def kernel_gain(x: Float[Tensor, "n f"], z: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> tuple[float, float]:
-    """By how much ``kernel_distance`` to ``y`` falls from ``x`` to ``z``, and the standard error of that.
+    """By how much ``kernel_distance`` to ``y`` decreases from ``x`` to ``z``, and the standard error of that.
 
-    Row by row, ``x`` and ``z`` come from the same noise: what chance does to both is no part of the error.
-    The error is that of a U-statistic to first order (Hoeffding 1948); it is too large where the sets are alike.
+    Rows of ``x`` and ``z`` come from the same noise, so their common randomness cancels.  The standard error is that of
+    a U-statistic to first order (Hoeffding 1948), and too large if the sets are similar.
     """
     y, n, (m, f) = float64(y), len(x), y.shape
 
@@ -148,21 +148,21 @@ def kernel_gain(x: Float[Tensor, "n f"], z: Float[Tensor, "n f"], y: Float[Tenso
         return (a @ b.T).div_(f).add_(1).pow_(3)
 
     def added(a: Tensor) -> tuple[Tensor, Tensor]:
-        """What each row of ``a`` adds to the distance, to first order; and each of ``y``."""
+        """The first-order contribution of each row of ``a`` to the distance, and of each row of ``y``."""
         within, cross = kernel(a, a), kernel(a, y)
         return 2 * ((within.sum(1) - within.diagonal()) / (n - 1) - cross.mean(1)), -2 * cross.mean(0)
 
     (rows_x, columns_x), (rows_z, columns_z) = added(float64(x)), added(float64(z))
     rows, columns = rows_x - rows_z, columns_x - columns_z
-    # A pair of rows is in both of them, a pair of a row and of y in each of the two.
+    # Each pair of rows is counted in both of its rows, and each pair of a row and y in both.
     gain = (rows.mean() + columns.mean()) / 2
     return float(gain), float((rows.var() / n + columns.var() / m).sqrt())
 
 
 def density_coverage(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"], *, k: int = 5) -> tuple[float, float]:
-    """How densely the samples lie in the real images' neighbourhoods, and the share of these that they reach.
+    """Density and coverage: how densely samples fill the neighbourhoods of real images, and the share that they reach.
 
-    Naeem et al. 2020 (arXiv:2002.09797), equations 4 and 5; a neighbourhood reaches to the k-th nearest real image.
+    Naeem et al. 2020 (arXiv:2002.09797), equations 4 and 5; a neighbourhood extends to the k-th nearest real image.
     """
     real, generated = float64(real), float64(generated)
     radii = torch.cat([torch.cdist(part, real).kthvalue(k + 1, 1).values for part in torch.split(real, 1000)])

@@ -1,4 +1,4 @@
-"""Bytes and real numbers: pixels are stored as the one, and have a density as the other."""
+"""Bytes and real numbers: pixels are stored as bytes, but only real numbers have a density."""
 
 import torch
 from jaxtyping import Float, Shaped, UInt8
@@ -16,12 +16,12 @@ def dequantize(pixels: UInt8[Tensor, "*d"], *, generator: torch.Generator | None
 
 
 def centres(pixels: UInt8[Tensor, "*d"]) -> Float[Tensor, "*d"]:
-    """Bytes to the middle of what ``dequantize`` makes of them: (pixel + ½)/256."""
+    """Bytes to the middle of their interval under ``dequantize``: (pixel + ½)/256."""
     return pixels.float().add_(0.5).div_(256)
 
 
 def reals(pixels: Shaped[Tensor, "*d"]) -> Float[Tensor, "*d"]:
-    """Bytes as ``centres``; real numbers are returned as they are."""
+    """Bytes as ``centres``; real numbers unchanged."""
     return centres(pixels) if pixels.dtype == torch.uint8 else pixels
 
 

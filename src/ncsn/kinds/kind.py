@@ -1,7 +1,7 @@
-"""Kinds of data: what is the same of all of them (a dataset, its origin), and what a kind must know how to do.
+"""Kinds of data: what they share (a dataset and its origin), and what each kind must implement.
 
-A kind is an object with behaviour: it says where learning starts, draws batches, judges, imputes, shows and writes its
-examples.  Nothing outside of ``ncsn.kinds`` asks which kind it has.
+A kind is an object with behaviour: it says where learning starts, draws batches, and evaluates, imputes, shows and
+writes its examples.  Nothing outside of ``ncsn.kinds`` asks which kind it has.
 """
 
 import hashlib
@@ -38,12 +38,12 @@ def digest_of(parts: Iterable[np.ndarray]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """The class of each example, 0 to k − 1, and what the k classes are called.
+    """The class of each example, 0 to k − 1, and the names of the k classes.
 
     ``train``: the classes of the training examples, (n,).
     ``validation``: those of the validation examples.
     ``test``: those of the test examples.
-    ``names``: what the classes are called.
+    ``names``: the names of the classes.
     """
 
     train: Int64[Tensor, "n"]
@@ -62,16 +62,16 @@ class Labels:
 class Dataset:
     """Examples in three splits: bytes, or the real numbers that the model sees.
 
-    ``train``: what is learned from, (n, *d): images (n, c, h, w), signals (n, c, l), volumes (n, c, d, h, w) or rows
+    ``train``: the training examples, (n, *d): images (n, c, h, w), signals (n, c, l), volumes (n, c, d, h, w) or rows
     (n, d), in which NaN is a missing cell.
-    ``validation``: the examples that show how training goes.
+    ``validation``: the examples that select the checkpoint.
     ``test``: the examples that samples are compared with.
-    ``labels``: the classes of all of them, if they have classes.
+    ``labels``: the classes of all examples, if there are classes.
     ``name``: mnist, or the last part of the path without its suffix.
     ``transform``: from the user's numbers to these.
-    ``notes``: what was converted, one line each: what in short, a colon, which and how many.
-    ``shards``: where all training images are, if they are in shards; ``train`` then has some of them.
-    ``sha256``: of the numbers in the user's units, if they are others; in hexadecimal.
+    ``notes``: what was converted, one line each: a summary, a colon, which and how many.
+    ``shards``: the files of all training images, if these are in shards; ``train`` then holds some of them.
+    ``sha256``: of the numbers in the user's units, if these differ; in hexadecimal.
     """
 
     train: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n *d"]
@@ -86,17 +86,17 @@ class Dataset:
 
     @property
     def n(self) -> int:
-        """The number of training examples; of images in shards, those that are in memory."""
+        """The number of training examples; of images in shards, the number in memory."""
         return len(self.train)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one example: columns; or channels and sides, such as height and width."""
+        """The shape of one example: columns, or channels and sides such as height and width."""
         return tuple(self.train.shape[1:])
 
     @cached_property
     def statistics(self) -> tuple[float, float]:
-        """Mean and standard deviation over all numbers of the training examples; bytes count as reals in [0, 1]."""
+        """Mean and standard deviation of all numbers in the training examples; bytes count as floats in [0, 1]."""
         data = self.train
         if data.is_floating_point() and bool((missing := data.isnan()).any()):
             data = data[~missing]
@@ -110,20 +110,20 @@ class Dataset:
         return kind_of(self.shape)
 
     def describe(self) -> str:
-        """How many examples of which size, what was converted, how many classes, and how they are split; one line."""
+        """Describe the dataset in one line: size and shape, what was converted, classes and splits."""
         (channels, *sides), kind = self.shape, self.kind
         first = kind.named.get(channels, f"{channels} {kind.axis}")
         size = f", {' × '.join(map(str, sides))}" if sides else ""
         converted = [line.partition(":")[0] for line in self.notes]
         names = () if self.labels is None else self.labels.names
-        # Names show folders of splits that were taken for classes.
+        # Their names reveal folders of splits that were mistaken for classes.
         listed = f" ({one_line(', '.join(names))})" if 0 < len(names) <= 5 else ""
         parts = [len(part) for part in (self.train, self.validation, self.test)]
         facts = [f"{sum(parts):,} {kind.noun}{size}", first, *converted, f"{len(names) or 'no'} classes{listed}"]
         return f"{', '.join(facts)}; {' / '.join(f'{part:,}' for part in parts)} for training, validation, test"
 
     def announce(self) -> None:
-        """Print what it is, and what was done to its files."""
+        """Log the description, and what was done to the files."""
         for line in (self.describe(), *self.notes):
             log.info(line)
 
@@ -140,7 +140,7 @@ def chunks(data: Tensor) -> Iterator[Tensor]:
 
 
 def absolute(name: str) -> str:
-    """The name of a dataset that is the same in every folder."""
+    """The name of a dataset that does not depend on the working directory."""
     return name if name == "mnist" else str(Path(name).absolute())
 
 
@@ -163,7 +163,7 @@ class Origin:
     def of(cls, dataset: str, reading: Reading, data: Dataset) -> "Origin":
         """Where data came from.
 
-        ``dataset``: what ``load_dataset`` was given.
+        ``dataset``: the argument of ``load_dataset``.
         ``reading``: likewise.
         ``data``: what it returned.
         """
@@ -188,7 +188,7 @@ class Origin:
 class Drawing:
     """How batches are drawn.
 
-    ``examples``: what is learned from, on its device.  ``labels``: their classes, if these are learned.
+    ``examples``: the training examples, on their device.  ``labels``: their classes, if the model is class-conditional.
     ``size``: of a batch.  ``flip``: whether examples are mirrored at random.
     """
 
@@ -246,22 +246,22 @@ class Imputed:
 
 
 Writer = Callable[[Tensor, Sequence[Step], Path], object]
-"""Writes samples, (n, *d), and the path of some out of the noise, into a picture."""
+"""Draws samples, (n, *d), and the states of some from noise to data, as a picture."""
 
 
-R = TypeVar("R")  # the run of a trained model, which stands above this module
+R = TypeVar("R")  # the run of a trained model, defined above this module
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reports:
-    """When a training judges its averaged weights on held-out examples, and what follows.
+    """When a training evaluates its averaged weights on held-out examples, and what follows from it.
 
     ``count``: the number of reports.
     ``power``: report k comes after a share (k/count)^power of the budget.
     ``spacing``: steps between two reports, at least; those that come due sooner are left out.
     ``from_start``: whether there is a report before the first step, too.
-    ``tolerance``: by which share the held-out loss may exceed its least before the best average is restored at the end.
-    ``patience``: by which share it may exceed its least before training ends.
+    ``tolerance``: by which share the held-out loss may exceed its minimum before the best average is restored.
+    ``patience``: by which share it may exceed its minimum before training ends.
     """
 
     count: int = 10
@@ -278,22 +278,22 @@ class Reports:
 
 @runtime_checkable
 class Report(Protocol):
-    """What a ruler says about samples; ``str`` of it is for people."""
+    """The result of a ruler; ``str`` of it is for people."""
 
     def report(self) -> Json:
-        """The same as JSON takes it."""
+        """The result as a dictionary for JSON."""
 
 
 @runtime_checkable
 class Ruler(Protocol):
-    """Measures samples next to held-out examples."""
+    """Measures samples and compares them with held-out examples."""
 
     @property
     def n(self) -> int:
-        """The number of samples that it compares."""
+        """The number of samples that are compared."""
 
     def judge(self, samples: Shaped[Tensor, "k *d"]) -> Report:
-        """How good at least ``n`` samples are, in the user's units."""
+        """Evaluate at least ``n`` samples in the user's units."""
 
     def show(self, samples: Shaped[Tensor, "k *d"], path: Path) -> None:
         """Draw samples next to real examples."""
@@ -301,23 +301,23 @@ class Ruler(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Kind(ABC, Generic[R]):
-    """A kind of data: how it is learned by default, and how it is judged, imputed, drawn and written.
+    """A kind of data: the defaults of its training, and how it is evaluated, imputed, shown and written.
 
-    ``noun``: what examples are called.  ``axis``: what their first axis is; ``named``: what a length of it is called.
+    ``noun``: the word for examples.  ``axis``: the word for their first axis; ``named``: names of some of its lengths.
     ``networks``: the networks that can learn it, the default first.
-    ``minutes``: of a training, by default.
-    ``headroom``: how many leading standard deviations σ_max is, by default.
-    ``log_sigma_mean``: the range from which the rule for the mean of ln σ chooses.
+    ``minutes``: the default budget of a training.
+    ``headroom``: the default σ_max in leading standard deviations of the data.
+    ``log_sigma_mean``: the range of the rule for the mean of ln σ.
     ``log_sigma_std``: the standard deviation of ln σ.
     ``held_out``: sizes of the batches of held-out examples in a report.
     ``reports``: when a training reports.
-    ``precision``: what the network computes in, by default.
-    ``compiled``: whether many samples are drawn sooner by a compiled network.
-    ``guided``: whether samples move away from a guide.
-    ``posterior_targets``: whether high noise may be learned from the whole training set.
-    ``refused``: options that mean nothing for this kind.
+    ``precision``: the network's default precision.
+    ``compiled``: whether compiling the network pays for many samples.
+    ``guided``: whether sampling uses guidance.
+    ``posterior_targets``: whether training may use posterior targets at high noise.
+    ``refused``: options that do not apply to this kind.
     ``shown``: how many samples a training draws at the end, as a multiple of its setting.
-    ``kept``: how many of them are drawn on their way out of the noise, too.
+    ``kept``: for how many of them the states from noise to data are shown, too.
     """
 
     noun: str
@@ -341,7 +341,7 @@ class Kind(ABC, Generic[R]):
     # Learning.
 
     def start(self, data: Dataset, preconditioning: PreconditioningName) -> dict[str, float | Tensor]:
-        """Where learning starts: the arguments of ``model`` that follow from the data.
+        """The arguments of ``model`` that follow from the data.
 
         Raises ValueError if such a model cannot learn from the data.
         """
@@ -357,7 +357,7 @@ class Kind(ABC, Generic[R]):
         start: Mapping[str, float | Tensor],
         autocast: torch.dtype | None,
     ) -> ScoreModel:
-        """A score network that starts there, for examples of a shape.  Raises ValueError for another model's start."""
+        """A score network for examples of this shape.  Raises ValueError for the ``start`` of another model."""
         way = PRECONDITIONINGS[preconditioning]
         mean, std = start.get("data_mean", 0.0), start.get("data_std", 1.0)
         return ScoreModel(network, mean, std, preconditioning=way, autocast=autocast)
@@ -367,7 +367,7 @@ class Kind(ABC, Generic[R]):
         return batches(drawing.examples, drawing.size, drawing.labels, flip=drawing.flip, generator=drawing.generator)
 
     def held_out_batches(self, model: ScoreModel, examples: Batch) -> Callable[[torch.Generator], Iterator[Batch]]:
-        """Batches of held-out examples, the same at every report; with a generator that also draws their noise."""
+        """Batches of held-out examples, the same at every report, given the generator that also draws their noise."""
 
         def draw(generator: torch.Generator) -> Iterator[Batch]:
             for size in self.held_out:
@@ -376,26 +376,26 @@ class Kind(ABC, Generic[R]):
         return draw
 
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "b"]]:
-        """Parts of held-out examples whose losses are reported one by one."""
+        """The parts of held-out examples whose losses are reported separately."""
         return {}
 
     def choose_guidance(
         self, data: Dataset, device: torch.device, *, thorough: bool
     ) -> Callable[[R, int, int], float] | None:
-        """What chooses a trained run's guidance, of (run, images seen, seed); None where there is nothing to choose.
+        """A function of (run, images seen, seed) that chooses the guidance; None if there is nothing to choose.
 
         ``thorough``: whether there is time to train a classifier for it.
         """
         return None
 
     def measure(self, run: R, data: Dataset) -> dict[str, float]:
-        """Numbers about a trained run that are stored with it."""
+        """Numbers about a trained run that are stored in it."""
         return {}
 
     # Using a run.
 
     def numbers(self, run: R, x: object) -> Shaped[Tensor, "b *d"]:
-        """A user's examples as a tensor in the user's units.  Raises ValueError for another shape or other columns."""
+        """A user's examples as a tensor in the user's units.  Raises ValueError for a wrong shape or other columns."""
         raise NotImplementedError
 
     def examples(self, run: R, x: Shaped[Tensor, "b *d"]) -> Any:
@@ -411,19 +411,19 @@ class Kind(ABC, Generic[R]):
         raise ValueError(f"the run makes {self.noun}; only rows of a table are sampled with given values, or where")
 
     def impute(self, run: R, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
-        """Draw missing values.  Raises ValueError if this kind has none."""
+        """Draw missing values.  Raises ValueError if this kind does not support it."""
         raise ValueError(f"the run makes {self.noun}; run.posterior fills in")
 
     def impute_file(self, run: R, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
-        """Fill in the missing values of a file; returns lines that say what was done."""
+        """Fill in the missing values of a file; return lines that say what was done."""
         raise ValueError(f"the run makes {self.noun}; ncsn inpaint fills these in")
 
     @abstractmethod
     def ruler(self, run: R, data: Dataset, features: object, n: int) -> Ruler:
-        """What judges up to ``n`` samples of a run.  Raises ValueError for too few held-out examples."""
+        """The ruler for up to ``n`` samples of a run.  Raises ValueError for too few held-out examples."""
 
     def judged(self, transform: Transform) -> Transform:
-        """The units of the samples in a file that a ruler takes: the user's."""
+        """The transform of samples in a file for a ruler: to the user's units."""
         return transform
 
     # Showing and writing.
@@ -431,14 +431,14 @@ class Kind(ABC, Generic[R]):
     @property
     @abstractmethod
     def writers(self) -> Mapping[str, Writer | None]:
-        """The suffixes of files that samples can be written to; None stands for arrays and tables."""
+        """The writers of samples by the suffix of the file; None stands for arrays and tables."""
 
     @abstractmethod
     def show(self, run: R, data: Dataset, samples: Shaped[Tensor, "n *d"], path: Sequence[Step], folder: Path) -> None:
-        """Draw a training's samples, with the ``path`` that some took out of the noise, into the run's folder."""
+        """Draw a training's samples, and the states of some from noise to data (``path``), into the run's folder."""
 
     def stored(self, transform: Transform, samples: Float[Tensor, "n *d"]) -> Shaped[np.ndarray, "n *d"]:
-        """Samples as an array in a file has them."""
+        """Samples as an array is stored in a file."""
         return samples.numpy()
 
     def write_table(self, transform: Transform, rows: Any, out: Path) -> None:

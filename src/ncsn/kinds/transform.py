@@ -1,4 +1,4 @@
-"""What the user's numbers are to the model, with the vocabulary of ``torch.distributions.transforms``."""
+"""Transforms from the user's numbers to the model's, with the vocabulary of ``torch.distributions.transforms``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ncsn.validation import validated
 
-FAR = 30.0  # standard deviations: about what lies beyond, training says nothing
+FAR = 30.0  # standard deviations, beyond which training says nothing about the data
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Transform:
     def forward(self, x: Shaped[Tensor, "b *d"], generator: torch.Generator | None = None) -> Float[Tensor, "b *d"]:
         """The user's examples as the model sees them; NaN stays NaN.
 
-        ``generator``: draws where a discrete value lies in its cell; by default it is in the middle.
+        ``generator``: draws the position of a discrete value in its cell; by default it is the middle.
         """
         return x
 
@@ -38,30 +38,30 @@ class Transform:
     def log_abs_det_jacobian(
         self, x: Shaped[Tensor, "b *d"], generator: torch.Generator | None = None
     ) -> Float64[Tensor, "b"]:
-        """The logarithm of |dz/dx| at the user's examples; with ``generator`` at the same places as ``forward``."""
+        """The logarithm of |dz/dx| at the user's examples; with ``generator`` at the same positions as ``forward``."""
         return torch.zeros(len(x), dtype=torch.float64, device="cpu")
 
     def possible(self, x: Shaped[Tensor, "b *d"]) -> Bool[Tensor, "b *d"]:
-        """Which of the user's numbers the data can have, to judge by training; NaN may stand for a missing one."""
+        """Which of the user's numbers are possible, judging by the training data; NaN may stand for a missing one."""
         return torch.ones_like(x, dtype=torch.bool)
 
     def affine(self, shape: tuple[int, ...]) -> tuple[Float[Tensor, "*d"], Float[Tensor, "*d"], Bool[Tensor, "*d"]]:
-        """Shift and scale of each number of an example, x = shift + scale·z, and where that is all of the transform."""
+        """Shift and scale of each number of an example, x = shift + scale·z, and which numbers that describes fully."""
         zero = torch.zeros(shape, device="cpu")
         return zero, torch.ones_like(zero), torch.ones_like(zero, dtype=torch.bool)
 
     def place(self, example: int, channel: int) -> str:
-        """Where a number stands, for error messages; both count from 0."""
+        """The position of a number, for error messages; both arguments count from 0."""
         return f"example {example + 1}, number {channel}"
 
     def check(self, x: Shaped[Tensor, "b *d"]) -> None:
-        """Raises ValueError for numbers that the data cannot have, naming the first."""
+        """Raise ValueError for impossible numbers, naming the first."""
         for where in (~self.possible(x)).nonzero()[:1].tolist():
             value = float(x[tuple(where)])
             raise ValueError(f"{self.place(*where[:2])} cannot be {value:g}, to judge by training")
 
     def describe(self) -> tuple[str, ...]:
-        """What is done to the data beyond shifting and scaling, one line each."""
+        """What the transform does beyond shifting and scaling, one line each."""
         return ()
 
 
@@ -74,7 +74,7 @@ TRANSFORMS = {
 
 
 def find(place: str) -> Any:
-    """What a registry names as module:name; it is imported now."""
+    """Import what a registry names as module:name."""
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
 
@@ -84,7 +84,7 @@ def read_transform(content: object) -> Transform:
     if isinstance(content, Transform):
         return content
     name = content.get("type") if isinstance(content, Mapping) else None
-    if name not in [*TRANSFORMS]:  # it may be anything, which need not be hashable
+    if name not in [*TRANSFORMS]:  # it may be anything, even unhashable
         raise ValueError(f"transform is {name!r}; allowed are {', '.join(TRANSFORMS)}")
     kind: type[Transform] = find(TRANSFORMS[name])
     return validated(kind, content, "transform")

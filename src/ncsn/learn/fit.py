@@ -1,4 +1,4 @@
-"""The one maker of runs: a plan follows from data, settings and the machine; training carries it out."""
+"""Training runs: a plan follows from the data, the settings and the machine, and ``train`` carries it out."""
 
 import logging
 import threading
@@ -34,7 +34,7 @@ from ncsn.validation import DeviceName, Json
 
 OF_COLOURS_AND_CLASSES = ("stem.", "head.", "labels.")  # layers of a network
 FEW_STEPS = 300  # of a training by the clock, which a line then says
-UNSETTLED = 100  # steps whose losses are on a GPU, at most
+UNSETTLED = 100  # steps whose losses stay on a GPU before they are read
 ONE_AT_A_TIME = threading.RLock()  # initial weights are drawn from torch's global generator
 
 
@@ -58,37 +58,36 @@ def fit(
     record: Record | None = None,
     quiet: bool = False,
 ) -> Run:
-    """Learn the score of data; returns a run that samples, measures and saves itself.
+    """Learn the score of data, as ``ncsn train`` does; return a run that samples, evaluates and saves itself.
 
-    It learns as ``ncsn train`` does.  A tenth of the examples says which average of the weights is the best; another
-    tenth is left, to judge samples by.  It standardises points column by column (``Columns``).  The run remembers how,
-    so samples, log densities and posteriors are in the units of the data.  Images have their classes, a guide, and the
-    guidance that the held-out images choose.
+    A tenth of the examples selects the best average of the weights; another tenth is held out for evaluation.  Points
+    are standardised column by column (``Columns``), and samples, log densities and posteriors are in the units of the
+    data.  For images the run is class-conditional, and has a guide and a guidance scale that held-out images choose.
 
     ``data``: points (n, d) or a DataFrame, with NaN for missing cells, whose columns that do not vary are left out; or
     images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor, an array or a list; or a
     dataset as ``load_dataset`` returns it, or the path that it takes.
-    ``minutes``: how long to train, samples and pictures included; one minute by default, with ``settings`` theirs.
-    ``steps``: how many steps to train instead.  A training of points ends earlier once the loss on held-out ones lies a
-    quarter above its least.
-    ``labels``: the class of each image, a number or a name: better samples, and ``run.sample(label=...)``; a data set
+    ``minutes``: the time budget, including samples and pictures; by default one minute, or that of ``settings``.
+    ``steps``: the number of training steps, instead of minutes.  A training of points ends earlier once the held-out
+    loss is a quarter above its minimum.
+    ``labels``: the class of each image, a number or a name, for better samples and ``run.sample(label=...)``; a dataset
     has its own.
     ``network``: one of your own, network(x, c) → like x with c = ¼ ln σ; by default an MLP, or a U-Net.  Your own
     learns the joint density of points only, so it needs complete rows, and ``impute`` needs the package's.
-    ``objective``: how scores are trained, see ``training_loss``; by default ``dsm``.
-    ``noise``: where training draws its noise levels, in standard deviations of points.  Samples descend from its
-    ``sigma_max`` to its ``sigma_min``, if it has them.
+    ``objective``: the training objective, see ``training_loss``; by default ``dsm``.
+    ``noise``: the distribution of noise levels in training, in standard deviations of points.  Sampling descends from
+    its ``sigma_max`` to its ``sigma_min``, if it has them.
     ``sampler``: a name in ``SAMPLERS``; by default dpmpp-sde.
-    ``batch_size``: by default 512 points, or what suits images; at most all examples.
-    ``seed``: the same one gives the same run on one machine, if it trains by steps; by default 0.
+    ``batch_size``: by default 512 points, or what suits the images; at most the size of the dataset.
+    ``seed``: the same seed gives the same run on one machine if training is by steps; by default 0.
     ``device``: auto, cpu, cuda or mps; by default that of the settings, which is auto.
     ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
     d, h, w): real numbers, whose location and scale the run remembers for each channel.
     ``keep_missing``: learn where a table misses values, too: new rows then have gaps as often and in the same places.
-    ``settings``: those of ``ncsn train``.  An argument that is given beside them wins.
-    ``start``: a run whose weights training begins with, and whose network it takes, unless the settings say otherwise;
-    of images or signals.  Layers that other colours or classes need begin anew.
-    ``record``: a folder that keeps the training, see ``Record``; by default nothing is written.
+    ``settings``: those of ``ncsn train``.  Other arguments take precedence.
+    ``start``: a run of images or signals whose network and weights training starts from, unless the settings say
+    otherwise.  Layers that depend on a different number of colours or classes are initialised at random.
+    ``record``: where to store the training, see ``Record``; by default nothing is written.
     ``quiet``: print nothing, and show no progress bar; ``logging.getLogger("ncsn")`` does so for all of the package.
     Raises ValueError for data that has no density to learn: another shape, fewer than ten examples, a constant column,
     numbers that are not finite; and for two budgets, a sampler that is not known, labels of a data set, signals that
@@ -119,14 +118,14 @@ def fit(
 
 @contextmanager
 def training_lock() -> Iterator[None]:
-    """Within it, no other thread trains, and gradients are on; torch's settings are as they were found afterwards."""
+    """Within it, no other thread trains and gradients are enabled; afterwards torch's settings are restored."""
     with ONE_AT_A_TIME, torch.inference_mode(False), torch.enable_grad(), hardware.preserve_settings():
         yield
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnParts:
-    """What a user gives instead of the package's own."""
+    """What a user provides instead of the package's own parts."""
 
     network: nn.Module | None = None
     objective: Objective | None = None
@@ -138,11 +137,11 @@ class OwnParts:
 class Plan:
     """What a training will do.
 
-    ``settings``: with a value for everything that follows from the data and the machine.
-    ``recipe``, ``guide_recipe``: the models to train, and how they are sampled.
-    ``noise``: where noise levels are drawn from.
-    ``own``: what the user has given.
-    ``device``, ``precision``: where and in what the network computes.
+    ``settings``: including all that follow from the data and the machine.
+    ``recipe``, ``guide_recipe``: the models to train, and how to sample them.
+    ``noise``: the distribution of noise levels.
+    ``own``: the user's own parts.
+    ``device``, ``precision``: of the network.
     """
 
     settings: ResolvedSettings
@@ -154,7 +153,7 @@ class Plan:
     precision: str
 
     def describe(self) -> Json:
-        """The settings as config.json keeps them, with the names of the user's parts, and without what they replace."""
+        """The settings for config.json, with the names of the user's own parts, and without what these replace."""
         settings, own = self.settings, self.own
         facts = plain(asdict(settings))
         if own.network is not None:
@@ -169,9 +168,9 @@ class Plan:
 
 
 def plan(data: Dataset, settings: TrainSettings, own: OwnParts | None = None) -> Plan:
-    """What a training on data will do; prints what the data is.
+    """Plan a training on this data, and print what the data is.
 
-    Raises ValueError for options that mean nothing for the data, and for models that could not be built or sampled.
+    Raises ValueError for options that do not apply to the data, and for models that could not be built or sampled.
     """
     own = own or OwnParts()
     if own.start is not None:
@@ -179,8 +178,8 @@ def plan(data: Dataset, settings: TrainSettings, own: OwnParts | None = None) ->
         if "start" in data.kind.refused:
             raise ValueError(f"start is given, which means nothing for {data.kind.noun}; leave it out")
     if not isinstance(settings, ResolvedSettings):
-        rules.network_for(settings, data)  # options that mean nothing are refused without another word
-    data.announce()  # before what takes seconds
+        rules.network_for(settings, data)  # rejects options that do not apply, before anything is printed
+    data.announce()  # before anything that takes seconds
     device = hardware.choose_device(settings.job.device)
     resolved = settings if isinstance(settings, ResolvedSettings) else rules.resolve(settings, data, device)
     recipe, guide_recipe = rules.recipes(resolved, data, own.network)
@@ -200,11 +199,11 @@ def plan(data: Dataset, settings: TrainSettings, own: OwnParts | None = None) ->
 class Lesson:
     """What the network and its guide are trained with.
 
-    ``share``: of a batch: examples that a process learns from at a time.
-    ``labels``: the classes of the training examples and of those for validation, if they are learned.
-    ``examples``: what is learned from; where it would take much of the device's memory, it stays where it is.
-    ``held_out``: the examples that show how training goes.
-    ``objective``: the user's, or denoising, at high noise towards the score of the whole training set.
+    ``share``: the number of examples of a batch that a process learns from at a time.
+    ``labels``: the classes of the training examples, if the model is class-conditional.
+    ``examples``: the training examples, on the device unless they would take much of its memory.
+    ``held_out``: the validation examples.
+    ``objective``: the user's, or denoising score matching, with posterior targets at high noise.
     """
 
     def __init__(self, plan: Plan, data: Dataset, record: Record, generator: torch.Generator, share: int) -> None:
@@ -214,14 +213,14 @@ class Lesson:
         small = data.train.nbytes <= hardware.memory_of(device) // 4
         self.examples = data.train.to(device) if small else data.train
         self.held_out = Batch(data.validation.to(device), None if labels is None else labels.validation.to(device))
-        # The type of large products outside of the network; float16's numbers end too early for them.
+        # The dtype of large products outside of the network; float16 would overflow.
         self.products = torch.bfloat16 if plan.precision == "bf16" else torch.float32
         self.objective: Objective = plan.own.objective or dsm
         if plan.own.objective is None and plan.settings.posterior_above < plan.settings.sigma_max:
             self.objective = self.posterior_objective()
 
     def posterior_objective(self) -> Objective:
-        """Denoising score matching whose targets at high noise are those of the whole training set."""
+        """Denoising score matching whose targets at high noise are the score of the whole training set."""
         examples, labels = reals(self.examples), self.labels
         if self.plan.settings.flip:
             examples = torch.cat([examples, examples.flip(-1)])
@@ -230,7 +229,7 @@ class Lesson:
         return partial(posterior_dsm, data_score=everything, above=self.plan.settings.posterior_above)
 
     def state(self, recipe: Recipe, network: nn.Module | None = None, start: Run | None = None) -> State:
-        """A model of the recipe at the beginning of its training, with the weights of ``start``."""
+        """The initial state of training a recipe's model, with the weights of ``start``."""
         plan, kind = self.plan, self.data.kind
         beginning = kind.start(self.data, recipe.preconditioning)
         model = recipe.build(beginning, network=network, autocast=hardware.autocast_of(plan.precision))
@@ -258,7 +257,7 @@ class Lesson:
             accumulate=settings.accumulate,
             signals=self.record.signals,
         )
-        # By steps the number of threads stays, for then the result is the same to the byte.
+        # With a budget in steps the number of threads is fixed, because results must be the same to the byte.
         return progress if budget.seconds is None else hardware.Threads().beside(progress)
 
 
@@ -270,10 +269,10 @@ def train(plan: Plan, data: Dataset, record: Record) -> Run:
         share = share_of(settings, record.group)
         goes_on = record.folder is not None and record.job.resume and (record.folder / CHECKPOINT).exists()
         start = own.start
-        if settings.start is not None and start is None and not goes_on:  # what goes on has weights of its own
+        if settings.start is not None and start is None and not goes_on:  # a resumed run has weights of its own
             start = load(settings.start, device=settings.job.device)
         lesson = Lesson(plan, data, record, torch.Generator(plan.device).manual_seed(settings.seed), share)
-        # For initial weights; every step has numbers of its own.
+        # For initial weights; every training step is seeded separately.
         torch.default_generator.manual_seed(settings.seed)
         state = lesson.state(recipe, own.network, start)
         guide = None if smaller is None else lesson.state(smaller)
@@ -303,7 +302,7 @@ def train(plan: Plan, data: Dataset, record: Record) -> Run:
 
 
 def take_weights(model: ScoreModel, start: Run) -> None:
-    """Give a network the weights of a run, but for layers of other colours and classes.
+    """Copy the weights of a run, except for layers that depend on a different number of colours or classes.
 
     Raises ValueError if other layers differ.
     """
@@ -316,7 +315,7 @@ def take_weights(model: ScoreModel, start: Run) -> None:
 
 
 def share_of(settings: ResolvedSettings, group: Group) -> int:
-    """How many examples of a batch a process learns from at a time; a batch may so become a little larger.
+    """How many examples of a batch a process learns from at a time, rounded up.
 
     Raises ValueError if there are fewer examples than shares.
     """
@@ -327,7 +326,7 @@ def share_of(settings: ResolvedSettings, group: Group) -> int:
 
 
 def choose_precision(data: Dataset, job: Job, device: torch.device) -> str:
-    """What the network computes in: as the job says, or what is fastest for this kind of data on the device."""
+    """The network's precision: the job's, or the fastest one for this kind of data on the device."""
     wish = data.kind.precision if job.precision == "auto" else job.precision
     precision = hardware.choose_precision(wish, device)
     if hardware.emulated(precision, device):
@@ -336,13 +335,13 @@ def choose_precision(data: Dataset, job: Job, device: torch.device) -> str:
 
 
 def prepare(lesson: Lesson, run: Run, state: State) -> Callable[[Run, int, int], float] | None:
-    """Compile the network where that pays; returns what chooses the guidance, if it is to be chosen."""
+    """Compile the network where that pays; return the function that chooses the guidance, if it is to be chosen."""
     settings, size = lesson.plan.settings, lesson.share
     long = rules.takes_long(settings)
     if long and settings.compile:
         example = torch.zeros(size, *run.recipe.shape, device=lesson.plan.device)
         sigma = torch.ones(size, device=lesson.plan.device)
-        # Compiling takes minutes beside a busy program: a quarter of the budget at most.
+        # Compiling can take minutes on a busy machine, so it gets at most a quarter of the budget.
         quarter = 15 * (settings.minutes or 0.0)
         hardware.compile_network(state.model.network, lambda: state.model(example, sigma), seconds=quarter)
     guided = run.guide is not None or run.recipe.num_classes > 0
@@ -352,7 +351,7 @@ def prepare(lesson: Lesson, run: Run, state: State) -> Callable[[Run, int, int],
 
 
 def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledger: Ledger) -> None:
-    """Train the guide, if there is one, and then the network, by the leading process' clock."""
+    """Train the guide, if there is one, and then the network; the leading process keeps the time."""
     record, settings = lesson.record, lesson.plan.settings
     elapsed = float(record.group.broadcast(repr(time.perf_counter() - record.began).encode()))
     budget, guide_budget = rules.budgets(settings, elapsed, guided=guide is not None)
@@ -372,7 +371,7 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledg
 
 
 class Judge:
-    """The losses of ``state.average`` on held-out examples, always with the same noise."""
+    """Measures the loss of ``state.average`` on held-out examples, always with the same noise."""
 
     def __init__(self, lesson: Lesson, state: State) -> None:
         kind, examples = lesson.data.kind, lesson.held_out
@@ -382,7 +381,7 @@ class Judge:
 
     @torch.no_grad()
     def report(self, step: int, loss: float | None, seconds: float) -> Row:
-        """A row of them; ``loss``: that of training, by default the same."""
+        """A row of metrics; ``loss``: the training loss, by default the held-out one."""
         generator = torch.Generator(self.device).manual_seed(0)
         measure = training_loss(self.noise, drop_label=0.0, generator=generator)
         found: list[tuple[Tensor, Tensor]] = []
@@ -408,23 +407,23 @@ class Judge:
 def learn(
     progress: Iterable[Progress], state: State, judge: Judge, record: Record, ledger: Ledger, reports: Reports
 ) -> None:
-    """Train, and report the losses since the last report and those of held-out examples, as often as ``reports`` says.
+    """Train, and report the training and held-out losses as often as ``reports`` says.
 
-    In the end ``state.average`` is the average of the weights that was best on held-out examples, if their loss has
-    risen beyond the tolerance since: with few examples it does, once the network knows the others by heart.
-    ``ledger``: a part of the state, so that a run that was killed goes on with its rows, sum and best average.
+    If the held-out loss has risen beyond the tolerance, which is overfitting, ``state.average`` becomes the best
+    earlier average in the end.
+    ``ledger``: a part of the state, so that a resumed run continues with its rows, sum and best average.
     """
     record.rows, done, pending = ledger.rows, -1, list[Tensor]()
 
     def settle() -> None:
-        """Add the losses so far to the sum, and see whether they are finite: a GPU is waited for."""
+        """Add the losses so far to the sum, and check that they are finite, which synchronises a GPU."""
         state.check()
         for losses in pending:
             ledger.total.add_(torch.tensor([losses.cpu().double().sum().item(), len(losses)]))
         pending.clear()
 
     def look(step: int, seconds: float) -> None:
-        """Add a row, and keep the average if no other was better."""
+        """Add a row, and keep the average if it is the best so far."""
         loss = (ledger.total[0] / ledger.total[1]).item() if step else None
         ledger.add(judge.report(step, loss, seconds), state.average)
         record.write_rows()

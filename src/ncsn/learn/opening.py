@@ -1,4 +1,4 @@
-"""What ``ncsn train`` starts with: the data, the plan, and a record of the training in the run's folder."""
+"""Opening a training for ``ncsn train``: the data, the plan, and a record in the run's folder."""
 
 import json
 from dataclasses import asdict, replace
@@ -18,12 +18,12 @@ from ncsn.run.folder import begun, check_folder
 
 
 def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
-    """The data to train on, the plan that follows from it, and a record of the training in the run's folder.
+    """The data to train on, the plan for it, and a record of the training in the run's folder.
 
-    With ``--resume`` the settings are the run's own.  Every process reads the data, the leading one first: it may have
-    to download it.
-    Raises ValueError if data cannot be read, does not suit the settings, or is other than the run's or the leading
-    process'; and if the folder holds another run.
+    With ``--resume`` the settings are the run's own.  Every process reads the data, the leading one first, because it
+    may have to be downloaded.
+    Raises ValueError if the data cannot be read, does not suit the settings, or differs from the run's or from the
+    leading process's; and if the folder holds another run.
     """
     group = distributed.join()
     first = b"" if group.is_main else group.broadcast()
@@ -49,11 +49,11 @@ def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
 
 
 def reopen(given: TrainSettings, folder: Path) -> tuple[Dataset, ResolvedSettings, Origin]:
-    """The data of a run that is resumed, which may have moved; its settings, and where the data is."""
+    """The data of a resumed run, its settings, and where the data is now."""
     config, where = read_config(folder), folder / "config.json"
     settings, origin = rules.recall(given, config.settings, f"{where}: settings"), config.data
     if origin is None:
         raise ValueError(f"{where} does not say which data the run has learned from")
-    if given.dataset not in (settings.dataset, TrainSettings.dataset):  # the default says nothing of where they are
+    if given.dataset not in (settings.dataset, TrainSettings.dataset):  # the default does not say where the data is
         origin = replace(origin, dataset=absolute(given.dataset))
     return origin.load(), settings, origin

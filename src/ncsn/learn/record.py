@@ -1,4 +1,4 @@
-"""What of a training is kept: checkpoints, and how it goes; in a run's folder, or, without one, in memory alone."""
+"""The record of a training: checkpoints and metrics, in a run's folder or only in memory."""
 
 import copy
 import json
@@ -23,19 +23,19 @@ from ncsn.score import ScoreModel
 from ncsn.training import NonFiniteLossError, Progress, State
 from ncsn.validation import Json
 
-BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, in which losses are reported
+BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, for which losses are reported separately
 BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
-LEARNING = 0.01  # relative change of the held-out loss that counts
+LEARNING = 0.01  # the smallest relevant change of the held-out loss, relative
 SAVE_EVERY = 30.0  # seconds between two checkpoints
 FIGURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of metrics.jsonl: the loss since the last one, and that of held-out examples.
+    """A line of metrics.jsonl: the training loss since the previous line, and the held-out loss.
 
-    ``validation_bands``: by noise level.  ``parts``: of parts of the examples, by their names; of a table the joint
-    density and the conditionals.
+    ``validation_bands``: by noise level.  ``parts``: of parts of the examples, by name; for a table, of the joint
+    density and of conditionals.
     """
 
     step: int
@@ -47,11 +47,11 @@ class Row:
 
 
 class Ledger:
-    """How a training goes, as a part of its checkpoint: a kill changes none of it.
+    """The progress of a training as a part of its checkpoint, so that a kill does not affect it.
 
-    ``rows``: so far.
-    ``total``: the sum of the losses since the last row, and how many they are.
-    ``best``: the ``average`` of the weights that had the least held-out loss.
+    ``rows``: the metrics so far.
+    ``total``: the sum of the losses since the last row, and their number.
+    ``best``: the ``average`` of the weights with the smallest held-out loss.
     """
 
     def __init__(self, average: ScoreModel) -> None:
@@ -60,7 +60,7 @@ class Ledger:
         self.best = copy.deepcopy(average)
 
     def add(self, row: Row, average: ScoreModel) -> None:
-        """Begin a new sum after a row, and keep the average if none was better."""
+        """Add a row, reset the sum, and keep the average if it is the best so far."""
         self.total.zero_()
         self.rows.append(row)
         if row.validation_loss <= min(row.validation_loss for row in self.rows):
@@ -78,7 +78,7 @@ class Ledger:
 
 
 def best_row(rows: Sequence[Row], tolerance: float) -> Row:
-    """The row of the average that is kept: the last one, or the best if the held-out loss has risen since."""
+    """The row of the result: the last one, or the best one if the held-out loss has risen since."""
     best = min(rows, key=lambda row: row.validation_loss)
     return best if rows[-1].validation_loss > best.validation_loss * (1 + tolerance) else rows[-1]
 
@@ -86,10 +86,9 @@ def best_row(rows: Sequence[Row], tolerance: float) -> Row:
 def until_spoiled(
     progress: Iterator[Progress], rows: Sequence[Row], patience: float, group: Group
 ) -> Iterator[Progress]:
-    """Pass a training's progress on, until the held-out loss of its ``rows`` exceeds the least by a share of patience.
+    """Yield a training's progress until it overfits: until the held-out loss exceeds its minimum by ``patience``.
 
-    What is learned from there on is learned by heart.  The leading process of the ``group`` decides, for losses of
-    others may differ in their last digits.
+    The leading process of the ``group`` decides, because losses of others may differ in their last digits.
     """
     looked = 0
     while True:
@@ -106,7 +105,7 @@ def until_spoiled(
 
 
 def verdict(rows: Sequence[Row], examples: int) -> str:
-    """What was best, and whether more training, or more of the ``examples``, would help."""
+    """Summarise what was best, and whether more training or more ``examples`` would help."""
     best, last = min(rows, key=lambda row: row.validation_loss), rows[-1].validation_loss
     listed = ", ".join(f"{name} {loss:.4f}" for name, loss in best.parts.items())
     line = f"held-out loss {best.validation_loss:.4f}{f' ({listed})' if listed else ''}, at step {best.step:,}"
@@ -123,10 +122,10 @@ def verdict(rows: Sequence[Row], examples: int) -> str:
 
 @dataclass(kw_only=True)
 class Record:
-    """A training's folder, or none; its rows, its signals, and the processes that share it.
+    """A training's folder, rows and signals, and the processes that share it.
 
-    ``folder``: a run's, which this process makes its own; None keeps everything in memory.
-    ``job``: whether a run that is there may be replaced, or goes on.  ``origin``: what config.json says of the data.
+    ``folder``: the run's folder, which this process claims; None keeps everything in memory.
+    ``job``: whether an existing run may be replaced or is resumed.  ``origin``: of the data, for config.json.
     ``group``: the processes; the leading one writes.
     """
 
@@ -145,19 +144,19 @@ class Record:
         return self.folder is not None and self.group.is_main
 
     def path(self, *names: str) -> Path:
-        """Where a file of the run goes."""
+        """The path of a file of the run."""
         assert self.folder is not None
         return self.folder.joinpath(*names)
 
     def describe(self, run: Run, part: str = "") -> None:
-        """Write config.json of the run, or of a ``part`` of it: its guide."""
+        """Write config.json of the run, or of its guide (``part``)."""
         if self.writes:
             write_config(self.path(part), replace(run, origin=self.origin).config)
 
     def begin(self, run: Run, state: State, part: str = "") -> None:
-        """Bring the state to where the run in the folder left it; from the first step on there is a checkpoint.
+        """Load the state of a run in the folder, or write a first checkpoint.
 
-        Raises ValueError if another run is there, or another process writes there.
+        Raises ValueError if the folder holds another run, or if another process is writing it.
         """
         if self.folder is not None:
             checkpoint, replaces = self.path(part, CHECKPOINT), False
@@ -168,17 +167,17 @@ class Record:
                 checkpoint.parent.mkdir(exist_ok=True)
                 with storage.atomic(checkpoint) as temporary:
                     state.save(temporary)
-                    if replaces:  # only now, so that a full disk leaves the old run whole
+                    if replaces:  # only now, so that a full disk leaves the old run intact
                         remove_run(self.folder)
                     self.describe(run, part)
-            self.group.broadcast()  # the others wait for it
+            self.group.broadcast()  # the others wait for the checkpoint
             begun_by = read_config(self.folder).recipe if not part and self.path("config.json").exists() else run.recipe
             if begun_by.arguments != run.recipe.arguments:
                 raise ValueError(
                     f"{self.folder} was begun with another network, or by another version of ncsn; begin anew"
                 )
             state.load(checkpoint)
-            self.describe(run, part)  # a run that goes on may have another budget
+            self.describe(run, part)  # a resumed run may have another budget
 
     def save(self, state: State, part: str = "") -> None:
         """Write a checkpoint and the averaged weights, if there is a folder."""
@@ -187,7 +186,7 @@ class Record:
             write_model(self.path(part), state.average, origin=self.origin)
 
     def write_rows(self) -> None:
-        """Write metrics.jsonl, whole: the checkpoint keeps the rows, and there are a few."""
+        """Rewrite all of metrics.jsonl, which is short."""
         if self.writes:
             with storage.atomic(self.path("metrics.jsonl")) as temporary:
                 temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in self.rows))
@@ -195,11 +194,11 @@ class Record:
     def watch(
         self, progress: Iterable[Progress], state: State, *, part: str = "", settle: Callable[[], None] = lambda: None
     ) -> Iterator[Progress]:
-        """Pass a training's progress on, and look after it: a bar, checkpoints, signals and divergence.
+        """Yield a training's progress with a progress bar, checkpoints, and handling of signals and divergence.
 
-        ``part``: the folder within the run's, for a guide.  ``settle``: what is done before a checkpoint.
-        Ctrl-C and SIGTERM end the training after a step: with a checkpoint, by a KeyboardInterrupt that says so.
-        Raises NonFiniteLossError, which names the checkpoint that is left.
+        ``part``: the folder within the run's, for a guide.  ``settle``: called before each checkpoint.
+        Ctrl-C and SIGTERM end the training after a step, with a checkpoint and a KeyboardInterrupt that names it.
+        Raises NonFiniteLossError, which names the last good checkpoint.
         """
         bar_format = (
             f"{part or 'training':8} {{percentage:3.0f}}% |{{bar}}| {{elapsed}} elapsed, {{remaining}} left{{postfix}}"
@@ -207,10 +206,10 @@ class Record:
         checkpoint = self.path(part, CHECKPOINT) if self.folder else None
         saved, stop = time.monotonic(), 0
         shown = bar(total=1.0, bar_format=bar_format, delay=0, leave=True)
-        with received_by(lambda number, _: self.signals.append(number)), shown:  # so that no step is cut in half
+        with received_by(lambda number, _: self.signals.append(number)), shown:  # so that no step is interrupted
             try:
                 for p in progress:
-                    if p.losses.device.type == "cpu" or p.step % 10 == 0:  # to read a GPU's is to wait for it
+                    if p.losses.device.type == "cpu" or p.step % 10 == 0:  # reading the loss synchronises a GPU
                         shown.postfix = f"step {p.step}, loss {p.losses.mean():.4f}"
                     shown.update(min(p.fraction, 1.0) - shown.n)
                     yield p
@@ -227,14 +226,15 @@ class Record:
                 good = f"; the last good checkpoint is {checkpoint}" if checkpoint else ""
                 raise NonFiniteLossError(f"{error}{good}; a lower learning rate may help") from error
         if self.signals and self.group.size == 1:
-            stop = self.signals[0]  # it may have come during the last step
+            stop = self.signals[0]  # it may have arrived during the last step
         if stop:
-            self.group.broadcast()  # nobody leaves before the checkpoint is there: torchrun would end the others
+            # No process may leave before the checkpoint exists, because torchrun would then end the others.
+            self.group.broadcast()
             where = f"; {checkpoint} is saved, and --resume goes on from it" if checkpoint else ""
             raise Stopped(stop, f" at step {state.step}{where}")
 
     def results(self, run: Run, drawn: Drawn) -> None:
-        """Write metrics.json: losses of the average that is left, what training saw, what a sample costs, the clock."""
+        """Write metrics.json: the losses of the result, the images seen, the cost of a sample, and the time."""
         last, shares = self.rows[-1], self.group.size * run.settings["accumulate"]
         content = asdict(best_row(self.rows, run.recipe.kind.reports.tolerance)) | {
             "training_seconds": last.seconds,

@@ -1,6 +1,6 @@
-"""What training and sampling take from the data, the budget and the machine: every rule once, with its reason.
+"""Rules that derive settings from the data, the budget and the machine, each with its reason.
 
-None of these numbers belongs to a data set: those of MNIST follow from the same rules.
+No number is specific to a dataset; those of MNIST follow from the same rules.
 """
 
 import math
@@ -29,19 +29,21 @@ from ncsn.validation import Json, NetworkName, validated
 
 NETWORKS: dict[NetworkName, str] = {"unet": "UNet", "mlp": "ResidualMLP", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
 POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
-WORTH = 0.4  # of the network's arithmetic: what posterior targets may take at most
-MEMORY = 2**31  # bytes that posterior targets may need: a copy of the data as reals, and two more while it is made
+WORTH = 0.4  # the most that posterior targets may cost, relative to the network's arithmetic
+MEMORY = (
+    2**31
+)  # the most bytes that posterior targets may need: a copy of the data as floats, and two more while it is made
 WIDTHS = (64, 32, 16)  # of the U-Net's finest resolution, best first
-SPEEDS = {"cuda": 10_000.0, "fast": 500.0, "slow": 60.0}  # images of 32 x 32 a second that the full width trains on
+SPEEDS = {"cuda": 10_000.0, "fast": 500.0, "slow": 60.0}  # images of 32 x 32 per second, at full width
 
 
 def round_to(x: float, digits: int = 2) -> float:
-    """``x`` to so many digits, as settings are printed."""
+    """Round ``x`` to significant digits."""
     return float(f"{x:.{digits}g}")
 
 
 def leading_std(data: Float[Tensor, "n d"]) -> float:
-    """The largest standard deviation of the data in any direction, by power iteration; from below."""
+    """The largest standard deviation of the data in any direction, by power iteration, which never overestimates it."""
     centred = data - data.mean(0)
     direction = torch.randn(data.shape[1], generator=torch.Generator().manual_seed(0), device="cpu").to(data)
     for _ in range(30):
@@ -50,35 +52,35 @@ def leading_std(data: Float[Tensor, "n d"]) -> float:
 
 
 def subsample(data: Shaped[Tensor, "n *d"], most: int) -> Float[Tensor, "m *d"]:
-    """At most so many of the examples, always the same, as reals; fewer, but 256, if they are 20 million numbers."""
+    """A fixed random subset of at most ``most`` examples as floats, and beyond 256 of at most 20 million numbers."""
     most = min(most, max(256, int(20e6 / max(1, data[0].numel()))))
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:most].to(data.device)
     return reals(data[chosen]).nan_to_num(0.0)  # a missing cell of a table is the column's mean
 
 
 def detail(images: Float[Tensor, "n c *d"]) -> float:
-    """The root mean square difference of neighbouring pixels; of images of one pixel, the pixels' deviation."""
+    """The root mean square difference of neighbouring pixels; the standard deviation of images of one pixel."""
     differences = [images.diff(dim=d).square().mean() for d in range(2, images.ndim) if images.shape[d] > 1]
     return float(torch.stack(differences or [images.var()]).mean().sqrt())
 
 
 def log_sigma_mean(detail: float, std: float) -> float:
-    """The smoother images are, the less noise there is to be seen through where there is most to learn.
+    """The mean of ln σ for training: the smoother the images, the lower the noise at which there is most to learn.
 
-    detail²/std is 2(1 − ρ)·std for neighbouring pixels that correlate by ρ.  No theory: what was found best on
-    MNIST (−0.4; −0.7 is worse) and on CIFAR-10 (−1.6; −1.2 and −0.4 are worse) is 5.5 times that, within a tenth.
-    Below −2 nothing was tried.  Where the standard deviation is below 0.1, that limit falls as it does: images of less
-    contrast need as much less noise.
+    detail²/std is 2(1 − ρ)·std for neighbouring pixels with correlation ρ.  This is an empirical rule: the best values
+    on MNIST (−0.4; −0.7 is worse) and on CIFAR-10 (−1.6; −1.2 and −0.4 are worse) are 5.5 times that, within a tenth.
+    Nothing below −2 was tried.  For standard deviations below 0.1 that limit falls in proportion, because images with
+    less contrast need less noise.
     """
     least = -2.0 + min(0.0, math.log(std / 0.1))
     return round_to(max(least, math.log(5.5 * (detail or std) ** 2 / std)))
 
 
 def averaging_level(data: Shaped[Tensor, "n *d"]) -> float:
-    """The noise level from which a noisy example may have been made of several: where posterior targets begin to help.
+    """The noise level from which several examples could have produced a noisy one, so that posterior targets help.
 
-    Where the mean of all examples that could be meant is off the one that was by over 1 % of the data's variance.
-    Below, the target is the example itself, and asking the whole data set is time lost.
+    There the posterior mean over all examples differs from the true one by more than 1 % of the data's variance.  Below
+    it, the target is the example itself, and evaluating the whole dataset would waste time.
     """
     examples = subsample(data, len(data))
     x, everything = examples[:64], Empirical(examples)
@@ -86,7 +88,7 @@ def averaging_level(data: Shaped[Tensor, "n *d"]) -> float:
     z = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), device="cpu").to(x)
 
     def is_noticed(sigma: float) -> bool:
-        off = sigma * z + sigma**2 * everything(x + sigma * z, sigma)  # the posterior's mean less the example
+        off = sigma * z + sigma**2 * everything(x + sigma * z, sigma)  # the posterior mean minus the example
         return float(off.square().mean()) > 0.01 * variance
 
     first = bisect_left(POSTERIOR_LEVELS, True, key=is_noticed)
@@ -96,20 +98,20 @@ def averaging_level(data: Shaped[Tensor, "n *d"]) -> float:
 def posterior_above(
     images: Shaped[Tensor, "n c *d"], network: nn.Module, noise: Proposal, top: float, *, mirrored: bool
 ) -> float:
-    """Where posterior targets begin: at ``averaging_level``, or at ``top`` if they are not worth their time or memory.
+    """Where posterior targets begin: at ``averaging_level``, or at ``top`` if they cost too much time or memory.
 
-    ``network``: what is trained.  ``noise``: where its noise levels come from.
+    ``network``: the network to train.  ``noise``: the distribution of its noise levels.
     """
     level, numbers = averaging_level(images), (2 if mirrored else 1) * images.numel()
     drawn = noise.sample(10_000, generator=torch.Generator().manual_seed(0))
-    # One product with all examples each way, for those noise levels.
+    # At those noise levels, one matrix product with all examples in each direction.
     asked = float((drawn > level).float().mean()) * 4 * numbers
     worth = 12 * numbers <= MEMORY and asked <= WORTH * 3 * arithmetic(network, images.shape[1:])
     return level if worth else top
 
 
 def arithmetic(network: nn.Module, shape: tuple[int, ...]) -> int:
-    """Floating point operations of one evaluation of a network for one example; training takes three times as many."""
+    """Floating point operations of evaluating a network for one example; training takes three times as many."""
     place = next(network.parameters()).device
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, *shape, device=place), torch.zeros(1, device=place))
@@ -117,7 +119,7 @@ def arithmetic(network: nn.Module, shape: tuple[int, ...]) -> int:
 
 
 def guidance_interval(log_sigma_mean: float) -> tuple[float, float]:
-    """Guidance acts where training looks: at high noise it narrows variety, at low noise it does nothing.
+    """Where guidance acts: at higher noise it reduces diversity, and at lower noise it has no effect.
 
     Kynkäänniemi et al. 2024 (arXiv:2404.07724).
     """
@@ -128,8 +130,8 @@ def guidance_interval(log_sigma_mean: float) -> tuple[float, float]:
 def widths_and_batch(settings: TrainSettings, dataset: Dataset, device: torch.device) -> tuple[tuple[int, ...], int]:
     """The network's widths, finest first, and the batch size: those given, or what suits machine, budget and images.
 
-    By kind of machine, not by the clock: the same command trains the same network, whatever else the machine does.
-    A training by steps is taken for one of ten minutes.
+    They depend on the kind of machine, not on measured speed, so the same command trains the same network however busy
+    the machine is.  A training by steps counts as one of ten minutes.
     """
     if settings.network == "mlp":
         # From 5,000 rows on a wider network learns more.
@@ -141,32 +143,34 @@ def widths_and_batch(settings: TrainSettings, dataset: Dataset, device: torch.de
     whole = speed * 60 * (settings.minutes or 10) / (math.prod(sides) / 32**2)
 
     def seen(finest: int) -> float:
-        """Half the width is a quarter of the arithmetic, and in practice a third of the time."""
+        """Images seen: half the width takes a quarter of the arithmetic, and in practice a third of the time."""
         return float(whole / (finest / WIDTHS[0]) ** 1.6)
 
     suited: tuple[int, ...] = (WIDTHS[0],)
     if settings.network == "unet":
-        # A wider network that sees fewer than 2,200 images for each channel learns less.
+        # A wider network that sees fewer than 2,200 images per channel learns less.
         finest = next((w for w in WIDTHS if seen(w) >= 2200 * w), WIDTHS[-1])
-        depth = max(2, math.ceil(math.log2(max(sides) / 8)))  # the deepest blocks see 8 pixels a side, or less
+        depth = max(2, math.ceil(math.log2(max(sides) / 8)))  # the deepest blocks see at most 8 pixels per side
         suited = tuple(finest * min(2**level, 4) for level in range(depth))
     widths = settings.channels or suited
-    # Large batches for those who take 1,500 steps of them; half as large for others, who need the steps.
+    # Large batches if there is time for 1,500 steps of them; otherwise more steps matter more.
     size = 128 if seen(widths[0]) >= 1500 * 128 else 64
     return widths, min(settings.batch_size or size, dataset.n)
 
 
 def changed_options(settings: TrainSettings, names: Iterable[str]) -> list[str]:
-    """Those of the fields that have another value than their default."""
+    """The names of the fields whose value is not the default."""
     usual = {field.name: field.default for field in fields(settings)}
     return [name for name in names if getattr(settings, name) != usual[name]]
 
 
 def network_for(settings: TrainSettings, dataset: Dataset) -> NetworkName:
-    """The name of the network that learns.  Raises ValueError for options that mean nothing for this kind of data."""
+    """The name of the network to train.  Raises ValueError for options that do not apply to this kind of data."""
     kind = dataset.kind
     if vain := changed_options(settings, kind.refused):
-        listed = ", ".join("from" if name == "start" else name for name in vain)  # a word that Python has taken
+        listed = ", ".join(
+            "from" if name == "start" else name for name in vain
+        )  # the option's name is a keyword of Python
         raise ValueError(f"{listed} given, which means nothing for {kind.noun}; leave it out")
     name = kind.networks[0] if settings.network == "auto" else settings.network
     if name not in kind.networks:
@@ -177,9 +181,9 @@ def network_for(settings: TrainSettings, dataset: Dataset) -> NetworkName:
 
 
 def adopt_network(settings: TrainSettings, theirs: Json) -> TrainSettings:
-    """The settings with the network of a run, whose settings are ``theirs``, where none is given.
+    """The settings with the network of a run with settings ``theirs``, unless a network is given.
 
-    A network of somebody's own is none of the settings.
+    A user's own network is not part of the settings.
     """
     if theirs.get("network") not in NETWORKS:
         return settings
@@ -190,11 +194,11 @@ def adopt_network(settings: TrainSettings, theirs: Json) -> TrainSettings:
 
 
 def knows_classes(settings: TrainSettings, dataset: Dataset) -> bool:
-    """Whether the network is told the classes; a line says so if the data has classes that it cannot learn."""
+    """Whether the network is class-conditional; log a line if the data has classes that it cannot learn."""
     labels = dataset.labels
     if not settings.class_conditional or labels is None:
         return False
-    # The score of fewer examples than 20 is those examples.
+    # The score of fewer than 20 examples memorises them.
     able = settings.network == "unet" and 2 <= len(labels.names) <= dataset.n / 20
     if not able:
         log.info("classes are not learned: that needs --network unet and two classes of 20 images each")
@@ -202,10 +206,10 @@ def knows_classes(settings: TrainSettings, dataset: Dataset) -> bool:
 
 
 def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> ResolvedSettings:
-    """The settings with a value for whatever follows from the data, the budget and the machine.
+    """Complete the settings with everything that follows from the data, the budget and the machine.
 
-    Raises ValueError for options that the data has no use for, for posterior targets of images in shards, and for
-    examples that are all the same.
+    Raises ValueError for options that do not apply to the data, for posterior targets of images in shards, and if all
+    examples are the same.
     """
     kind = dataset.kind
     if settings.start is not None:
@@ -223,9 +227,9 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     if not leading > 1e-6:
         raise ValueError("all training examples are the same: there is no score to learn")
     # At 4.5 times the leading standard deviation p_σ is N(μ, σ²I), where sampling starts, to 2.5 % in every direction;
-    # at that itself it would start 29 % too narrow.  NCSNv2's largest distance between two examples is as safe, but has
-    # three times the levels to learn.  At the bottom, 0.01 is what no eye sees of pixels in [0, 1]; images of little
-    # contrast need a twentieth of their standard deviation.
+    # at the leading standard deviation itself, sampling would start 29 % too narrow.  NCSNv2's largest distance between
+    # two examples is as safe, but means learning three times as many levels.  At the bottom, noise of 0.01 is invisible
+    # for pixels in [0, 1]; images with little contrast need a twentieth of their standard deviation.
     top = settings.sigma_max or round_to(kind.headroom * leading)
     widths, size = widths_and_batch(settings, dataset, device)
     unguided = not kind.guided or SAMPLERS[settings.sampler].guided_from == math.inf
@@ -251,12 +255,12 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
 
 
 def recall(given: TrainSettings, saved: Json, where: str) -> ResolvedSettings:
-    """The ``saved`` settings of the run that is resumed, for the new job; prints which of those given have no effect.
+    """The ``saved`` settings of a resumed run with the new job; log which given options have no effect.
 
-    ``where``: what errors begin with.  Raises ValueError if the saved settings are none.
+    ``where``: the beginning of error messages.  Raises ValueError if the saved settings are invalid.
     """
     changes = {name: getattr(given, name) for name in changed_options(given, FREE)}
-    if {"minutes", "steps"} & changes.keys():  # of which a run has one
+    if {"minutes", "steps"} & changes.keys():  # a run has one of them
         changes = {"minutes": None, "steps": None} | changes
     own = validated(ResolvedSettings, saved | changes, where)
     names = changed_options(given, {field.name for field in fields(given)} - {"job", "dataset"})
@@ -266,7 +270,7 @@ def recall(given: TrainSettings, saved: Json, where: str) -> ResolvedSettings:
 
 
 def noise_of(settings: ResolvedSettings) -> Proposal:
-    """Where training draws its noise levels from."""
+    """The distribution of noise levels in training."""
     top, bottom = settings.sigma_max, settings.sigma_min
     if settings.proposal == "lognormal":
         return LogNormal(settings.log_sigma_mean, settings.log_sigma_std, top, bottom)
@@ -278,11 +282,11 @@ def noise_of(settings: ResolvedSettings) -> Proposal:
 def recipes(
     settings: ResolvedSettings, dataset: Dataset, network: nn.Module | None = None
 ) -> tuple[Recipe, Recipe | None]:
-    """Which network learns, and how it is sampled; and its guide: half as wide, with one block at each resolution.
+    """The recipe of the network, and that of its guide, which is half as wide and has one block at each resolution.
 
-    There is no guide where there are classes: without the class, the network itself is the better guide, and costs no
-    training.  Nor has a ``network`` of the user's own one.
-    Raises ValueError for options that the sampler has not.
+    A class-conditional network has no guide, because its unconditional score is the better guide and needs no training.
+    Neither has a ``network`` of the user's own.
+    Raises ValueError for options that the sampler does not take.
     """
     if network is not None and settings.guidance not in ("chosen", 1):
         raise ValueError(f"guidance is {settings.guidance}; a network of one's own has no guide")
@@ -305,19 +309,19 @@ def recipes(
     )
     if shares or not guided:
         return recipe, None
-    # Half of each width is a quarter of the arithmetic.
+    # Half the width takes a quarter of the arithmetic.
     widths = tuple(max(1, width // 2) for width in settings.channels)
     smaller = arguments_of(settings.network, dataset.shape, widths, 1)
     return recipe, replace(recipe, arguments=smaller, sampling=recipe.sampling.but(guidance=1.0))
 
 
 def sampling_of(settings: ResolvedSettings, kind: AnyKind, *, classes: bool) -> Sampling:
-    """How the run is sampled, unguided.  Raises ValueError for options that the sampler has not."""
+    """How to sample the run without guidance.  Raises ValueError for options that the sampler does not take."""
     sampling = Sampling.of(settings.sampler, settings.sigma_max, settings.sigma_min, eps=settings.eps)
     sampling = replace(sampling, guided_between=guidance_interval(settings.log_sigma_mean))
-    levels = None if settings.sampler == "langevin" else settings.levels  # which stays on one
-    # Where the class is known there is less to be decided at high noise: measured on images, with the default sampler,
-    # and for these alone.  The levels of a geometric proposal are those to learn, too.
+    levels = None if settings.sampler == "langevin" else settings.levels  # which uses a single level
+    # Given the class, less is decided at high noise, so fewer levels suffice.  This was measured for images and the
+    # default sampler only.  The levels of a geometric proposal are also those of training.
     usual = settings.sampler == TrainSettings.sampler and settings.proposal != "geometric" and kind.guided
     if levels is None and classes and usual:
         levels = round(0.4 * sampling.count)
@@ -325,39 +329,39 @@ def sampling_of(settings: ResolvedSettings, kind: AnyKind, *, classes: bool) -> 
 
 
 def preconditioning_of(network: str, shape: tuple[int, ...], *, own: bool) -> PreconditioningName:
-    """How a network becomes a score; a user's ``own`` sees columns as they are."""
+    """How a network becomes a score; a user's ``own`` network sees plain columns."""
     if network == "mlp" and not own:
         return "conditional"
     return "scaled" if network == "refinenet-v2" else "edm"
 
 
 def name_of(network: nn.Module) -> str:
-    """What a network of the user's own is called: with its module, so that the package does not take it for its own."""
+    """The name of a user's own network, including its module, which distinguishes it from the package's networks."""
     return f"{type(network).__module__}.{type(network).__qualname__}"
 
 
 def arguments_of(network: str, shape: tuple[int, ...], widths: tuple[int, ...], blocks: int) -> dict[str, Argument]:
-    """What a network is built with, for examples of this shape; classes come on top."""
+    """A network's arguments for examples of this shape, without the number of classes."""
     if network == "mlp":
         return {"dimensions": shape[0], "width": widths[0], "blocks": blocks, "conditional": True}
     if network == "unet":
         unet: dict[str, Argument] = {"channels": widths, "blocks": blocks, "features": widths[0]}
         return {"image_channels": shape[0]} | unet | ({} if len(shape) == 3 else {"dimensions": len(shape) - 1})
-    # Under Karras' preconditioning NCSN's network is told every σ, and sees what is standardised already.
+    # With EDM's preconditioning, NCSN's network is conditioned on any σ, and its input is already standardised.
     ncsn: dict[str, Argument] = {"features": 128, "rescale": False} if network == "refinenet" else {}
     return {"image_channels": shape[0], "width": widths[0]} | ncsn
 
 
 def takes_long(settings: ResolvedSettings) -> bool:
-    """Whether compiling, and a classifier to choose guidance by, are worth their time: a few minutes, once."""
+    """Whether the training is long enough for compiling, and for a classifier to choose guidance by, to pay."""
     return (settings.minutes or 0) >= 5 or (settings.steps or 0) >= 2000
 
 
 def budgets(settings: ResolvedSettings, elapsed: float, *, guided: bool) -> tuple[Budget, Budget]:
-    """How long to train the network, and its guide: what is left after ``elapsed`` seconds, a tenth at least.
+    """The budgets of the network and its guide: what is left after ``elapsed`` seconds, at least a tenth of the total.
 
-    The guide has a twentieth of the time, or a tenth of the steps, which take half as long.  A sixteenth of the whole
-    is for guidance and samples, and four seconds for figures.
+    The guide gets a twentieth of the time, or a tenth of the steps, which take half as long.  A sixteenth of the total
+    is reserved for guidance and samples, and four seconds for figures.
     """
     if settings.steps is not None:
         return Budget(steps=settings.steps), Budget(steps=math.ceil(settings.steps / 10))

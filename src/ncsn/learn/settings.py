@@ -16,22 +16,23 @@ from ncsn.kinds.reading import Reading
 T = TypeVar("T")
 Unsaid = tyro.conf.arg(help_behavior_hint="")
 Given = Annotated[T | None, Unsaid]
-"""An option whose help says itself what is done where it is not given."""
+"""An option whose help text states its default."""
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
-FREE = ("minutes", "steps", "compile", "accumulate")  # what may change when a run goes on
+FREE = ("minutes", "steps", "compile", "accumulate")  # may change when a run is resumed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What belongs to one session and not to the run: ``--resume`` takes it anew, and everything else from the run.
+    """What belongs to one session rather than to the run: with ``--resume`` everything else comes from the run.
 
     Args:
-        out: The run's folder; by default runs/ and what is learned.
-        overwrite: Replace a run that is already there.
-        resume: Continue the run that is there.
-        device: Where to compute. auto is CUDA if there is one, else the CPU.
-        precision: What the network computes in: bf16 or fp16 (16 bits; the weights keep 32), or fp32. auto is what is
-            fastest on the device. A processor without 16 bits in hardware is many times slower with them.
+        out: The run's folder; by default runs/ and the name of the dataset.
+        overwrite: Replace an existing run.
+        resume: Continue an existing run.
+        device: Where to compute. auto is CUDA if available, otherwise the CPU.
+        precision: The network's arithmetic: bf16 or fp16 (16 bits; weights keep 32), or fp32. auto is the fastest on
+        the
+            device. A processor without 16-bit hardware is many times slower with bf16 or fp16.
     """
 
     out: Annotated[Given[Path], tyro.conf.arg(metavar="FOLDER")] = None
@@ -41,7 +42,7 @@ class Job:
     precision: PrecisionName = "auto"
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a precision that there is not, and for options that contradict each other."""
+        """Raise ValueError for an unknown precision, and for options that contradict each other."""
         if self.precision not in (names := get_args(PrecisionName)):
             raise ValueError(f"precision is {self.precision}; allowed are {', '.join(names)}")
         if self.overwrite and self.resume:
@@ -52,53 +53,53 @@ class Job:
 class TrainSettings(Reading):
     """Learn the score of images, signals or a table by denoising score matching, and sample it.
 
-    What is not given follows from the data, the budget and the machine, by the rules of ``learn.rules``.
+    Options that are not given follow from the data, the budget and the machine, by the rules of ``learn.rules``.
 
     Args:
-        minutes: How long, sampling and figures included; 10, or 1.5 for a table, if neither this nor --steps is given.
-        steps: How many training steps, instead of minutes. The same seed then gives the same bytes on one machine.
+        minutes: The time budget, including sampling and figures; by default 10, or 1.5 for a table.
+        steps: The number of training steps, instead of minutes. The same seed then gives the same bytes on one machine.
         dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz), or a
             folder of .tar files, which are shards in WebDataset's format; or a table (.csv, .tsv, .parquet).
-        flip: Mirror images, left to right, at random. That is twice the data if a mirrored image is as good as another.
-        batch_size: Examples in a batch. By default 512 rows, or 128 images, or 64 where training sees few images; at
-            most as many as there are.
-        accumulate: Cut each batch into so many parts and learn from one after the other. More parts need less memory.
-        network: auto is unet for images and signals, and mlp for a table. refinenet is NCSN's, for images.
-            refinenet-v2 (NCSNv2) does not see σ; its output is divided by σ.
+        flip: Mirror images horizontally at random, which doubles the data if mirrored images are equally plausible.
+        batch_size: Examples per batch; at most the size of the dataset. By default 512 rows, or 128 images, or 64 if
+        the
+            budget allows few images.
+        accumulate: Split each batch into this many parts, processed one after the other. More parts need less memory.
+        network: auto is unet for images and signals, and mlp for tables. refinenet is NCSN's network for images.
+            refinenet-v2 (NCSNv2) is not conditioned on σ; its output is divided by σ.
         channels: The U-Net's width at each resolution, finest first; the finest is half of the image's. By default 64
-            128 for images of up to 32 pixels. Larger images get a deeper network; if training would see few images, it
-            is half or a quarter as wide. RefineNet and MLP: one number, by default 64, and 128 or 256.
-        blocks: Residual blocks of the U-Net at each resolution, on the way down and on the way up.
-        start: A run whose weights training begins with, and whose network it takes. Where other colours or classes need
-            other layers, these begin anew. By default all begin at random.
+            128 for images of up to 32 pixels. Larger images get a deeper network; if the budget allows few images, it
+            is half or a quarter as wide. RefineNet and MLP take one number, by default 64, and 128 or 256.
+        blocks: Residual blocks of the U-Net at each resolution, on the way down and again on the way up.
+        start: A run whose network and weights training starts from. Layers that depend on the number of colours or
+            classes are initialised at random if it differs. By default all weights are random.
         sigma_max: The largest noise level, for pixels in [0, 1]; by default 4.5 times the data's leading standard
             deviation, or 10 times that of a table's standardised columns.
-        sigma_min: The smallest noise level; by default 0.01, or less for data of little contrast.
-        proposal: How training draws noise levels. lognormal: ln σ is normal; loguniform: ln σ is uniform; geometric:
-            one of --levels levels, as in NCSN.
-        log_sigma_mean: With lognormal, the mean of ln σ; by default from the data. Guidance acts around it.
-        log_sigma_std: With lognormal, the standard deviation of ln σ; by default 1.2, or 1.6 for a table.
-        posterior_above: Above this noise level the network learns the mean over all training images that could have
-            made the noisy one. By default where there are several such images; off (sigma_max) if it costs too
-            much.
-        class_conditional: --no-classes ignores classes. By default unet learns the score of each class too, if there
-            are at least two, of 20 training images each on average. Samples get better, and
-            `ncsn sample RUN --class 7` draws one class.
-        sampler: How to sample; annealed is the paper's annealed Langevin dynamics.
-        levels: How many noise levels sampling descends; by default what suits the sampler and the range of noise.
-        langevin_steps: Langevin steps on each level for annealed, in all for langevin; by default what suits the
-            sampler.
+        sigma_min: The smallest noise level; by default 0.01, or less for low-contrast data.
+        proposal: The distribution of noise levels in training. lognormal: ln σ is normal; loguniform: ln σ is uniform;
+            geometric: one of --levels levels, as in NCSN.
+        log_sigma_mean: For lognormal, the mean of ln σ; by default chosen from the data. Guidance acts around it.
+        log_sigma_std: For lognormal, the standard deviation of ln σ; by default 1.2, or 1.6 for a table.
+        posterior_above: Above this noise level the training target is the mean over all training images that could have
+            produced the noisy one. By default it starts where there are several such images; off (sigma_max) if it is
+            too expensive.
+        class_conditional: --no-classes ignores classes. By default unet is class-conditional if there are at least two
+            classes with 20 training images each on average. Samples get better, and `ncsn sample RUN --class 7` draws
+            one class.
+        sampler: The sampler; annealed is the paper's annealed Langevin dynamics.
+        levels: The number of noise levels for sampling; the default suits the sampler and the range of noise.
+        langevin_steps: Langevin steps per level for annealed, in total for langevin; the default suits the sampler.
         eps: Langevin's step size on the smallest level; by default σ_min²/2. On other levels it is proportional to σ².
         muon_rate: Peak learning rate of the convolutions and other matrices.
         adam_rate: Peak learning rate of everything else.
-        guidance: How far sampling moves away from a guide; 1 is not at all. The guide is the network's own score
-            without the class; if there are no classes, it is a smaller network that trains for a twentieth of the
-            budget. chosen means that held-out images choose after training; for annealed and langevin, which guidance
-            does not help, it is 1.
-        compile: --no-compile does without torch.compile. By default trainings of at least five minutes or 2,000 steps
-            begin with it, if this machine can. The first time that takes up to a minute.
-        samples: How many samples to draw at the end; of a table ten times as many.
-        seed: Of all random numbers.
+        guidance: The guidance scale; 1 is no guidance. The guide is the network's unconditional score, or without
+        classes
+            a smaller network that trains for a twentieth of the budget. chosen selects the scale on held-out images
+            after training; for annealed and langevin, which guidance does not help, it is 1.
+        compile: --no-compile disables torch.compile. By default it is used for trainings of at least five minutes or
+            2,000 steps, if it works on this machine. The first time takes up to a minute.
+        samples: The number of samples to draw at the end; for a table ten times as many.
+        seed: The seed of all random numbers.
     """
 
     size: Annotated[Given[str], tyro.conf.arg(metavar="SIZE")] = None
@@ -143,7 +144,7 @@ class TrainSettings(Reading):
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedSettings(TrainSettings):
-    """The same with values for what follows from the data and the machine: what config.json keeps."""
+    """The settings with all values that follow from the data and the machine, as config.json stores them."""
 
     network: validation.NetworkName
     batch_size: validation.BatchSize

@@ -1,6 +1,6 @@
-"""Networks: plain modules ``network(x, c)`` → the shape of x.  They know nothing of scores.
+"""Networks: plain modules that map ``network(x, c)`` to the shape of x.  They do not depend on scores.
 
-c = ¼ ln σ has one value per example, or a single one that all of them share.
+c = ¼ ln σ has one value per example, or a single one for all of them.
 """
 
 from ncsn.networks.mlp import MLP, ResidualMLP

@@ -1,4 +1,4 @@
-"""A multilayer perceptron for vectors, enough for the plane; and how every network is told the noise level."""
+"""Multilayer perceptrons for vectors, and the embedding of the noise level that all networks use."""
 
 import math
 from typing import Annotated, TypeAlias
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 Positive: TypeAlias = Annotated[int, Interval(ge=1)]
 WAVES = 32
-REACH = 5.0  # standard deviations that a network of tables sees
+REACH = 5.0  # standard deviations up to which inputs for tables are nearly linear
 
 
 class NoiseEmbedding(nn.Module):
     """Sines and cosines of c = ¼ ln σ at geometric frequencies, followed by two layers: (b,) → (b, features).
 
     Fourier features as in Song et al. 2021 (arXiv:2011.13456, appendix C), but at fixed frequencies from ⅛ to 8 cycles
-    per unit of c, so that the slowest wave tells the ends of the usual range of σ apart and nothing is random.
+    per unit of c, so that the slowest wave distinguishes the ends of the usual range of σ and nothing is random.
     """
 
     frequencies: Tensor
@@ -73,13 +73,13 @@ class MLP(nn.Module):
 class ResidualMLP(nn.Module):
     """``blocks`` residual blocks of ``width`` units, normalised and shifted by the noise level: (b, d), (b,) → (b, d).
 
-    ``fit`` learns tables with it.
+    ``fit`` trains it on tables.
 
     ``dimensions``: d.
     ``width``: units in a layer.
     ``blocks``: of two layers each.
-    ``conditional``: whether it takes what ``ConditionalModel`` shows it, (b, 4d), and bounds that: 5 tanh(x/5).  Far
-    out there are too few examples to learn from, and what a network says there by chance grows with the distance.
+    ``conditional``: whether its input is that of ``ConditionalModel``, (b, 4d), bounded by 5 tanh(x/5), because there
+    are too few examples far out, where an unbounded network extrapolates at random.
     """
 
     def __init__(

@@ -24,20 +24,20 @@ from torch import Tensor, nn
 from ncsn.networks.mlp import NoiseEmbedding
 
 Norm = Callable[[int], nn.Module]
-"""Makes the normalisation ``norm(x, level)`` of so many channels; what a ``level`` is, its ``scales`` know."""
+"""A function from a number of channels to the module ``norm(x, level)``; its ``scales`` define what a ``level`` is."""
 
 
 def neutral(levels: int, channels: int) -> Float[Tensor, "levels 3 channels"]:
-    """How γ, α and β start, as in the official code: the first two near 1, N(1, 0.02²), and β at zero."""
+    """Initial γ, α and β, as in the official code: the first two from N(1, 0.02²), and β zero."""
     return torch.cat([1 + 0.02 * torch.randn(levels, 2, channels), torch.zeros(levels, 1, channels)], 1)
 
 
 class Table(nn.Module):
-    """γ, α and β of each of so many noise levels: (b,) indices → (b, 3, channels)."""
+    """A table of γ, α and β for each noise level: (b,) indices → (b, 3, channels)."""
 
     def __init__(self, levels: int, channels: int) -> None:
         super().__init__()
-        self.rows = nn.Parameter(neutral(levels, channels))  # three axes: no matrix, so Adam's and not Muon's
+        self.rows = nn.Parameter(neutral(levels, channels))  # three axes, so that Adam trains it and not Muon
 
     def forward(self, level: Int64[Tensor, "b"]) -> Float[Tensor, "b 3 channels"]:
         """The rows of these levels."""
@@ -62,7 +62,7 @@ class InstanceNormPlus(nn.Module):
     """Instance normalisation ++: γ·((x_k − μ_k)/s_k + α·(μ_k − m)/v) + β for each channel k.
 
     μ_k, s_k: mean and standard deviation over a channel's pixels; m, v: those of the μ_k over channels (v² unbiased),
-    which tell pictures of another overall colour apart.  Song & Ermon 2019, appendix A.1, where γ does not multiply α;
+    which distinguish images of different overall colour.  Song & Ermon 2019, appendix A.1, where γ does not multiply α;
     in the official code it does.
 
     ``scales``: a module from ``level`` to γ, α and β, (b, 3, channels), or (1, 3, channels) for a common level.
@@ -81,7 +81,7 @@ class InstanceNormPlus(nn.Module):
 
 
 class Unnormalised(nn.Module):
-    """``x`` as it is: what stands for a normalisation where there is none."""
+    """The identity in place of a normalisation."""
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         return x
@@ -110,7 +110,7 @@ class ResidualBlock(nn.Module):
 
 
 class Stage(nn.ModuleList):
-    """Two residual blocks: one that may change channels, resolution or dilation, and one whose shortcut is direct."""
+    """Two residual blocks: the first may change channels, resolution or dilation, the second changes none."""
 
     def __init__(
         self, inputs: int, outputs: int, norm: Norm, shortcut: nn.Module, *, dilation: int = 1, halve: bool = False
@@ -196,15 +196,15 @@ class Refine(nn.Module):
 
 
 class RefineNet(nn.Module):
-    """What the papers' networks share: four stages, refined from the last to the first; (b, c, h, w) → (b, c, h, w).
+    """The common part of the papers' networks: four stages, refined from last to first; (b, c, h, w) → (b, c, h, w).
 
-    Its head starts at zero, so that an untrained network returns zero (the official code's does not).
+    The head is initialised to zero, so that an untrained network returns zero (unlike the official code's).
 
     ``image_channels``: 1 for grey, 3 for colour.  ``width``: channels of the first stage, at least 2; later ones have
     twice as many.
-    ``level``: a module from c = ¼ ln σ, (b,) or (1,), to what the normalisations are told of it.
+    ``level``: a module that maps c = ¼ ln σ, (b,) or (1,), to the ``level`` of the normalisations.
     ``norm``: of the stages and before the head.  ``refine_norm`` and ``pool``: of the refine blocks.
-    ``rescale``: show the network 2x − 1, for pixels in [0, 1], instead of x.
+    ``rescale``: feed the network 2x − 1, for pixels in [0, 1], instead of x.
     Raises ValueError if there are too few channels.
     """
 
@@ -238,7 +238,7 @@ class RefineNet(nn.Module):
         nn.init.zeros_(torch.as_tensor(self.head.bias))
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the normalisations alone: most of the gain in seconds, where the whole network takes minutes."""
+        """Compile only the normalisations: most of the gain in seconds, where the whole network would take minutes."""
         for module in self.modules():
             if isinstance(module, InstanceNormPlus):
                 module.compile(*args, **kwargs)
@@ -281,19 +281,19 @@ class AnyLevel(nn.Module):
 
 
 class NCSN(RefineNet):
-    """NCSN's network: every normalisation is told the noise level; (b, c, h, w), (b,) → (b, c, h, w).
+    """NCSN's network, in which every normalisation depends on the noise level; (b, c, h, w), (b,) → (b, c, h, w).
 
     Song & Ermon 2019 (arXiv:1907.05600), appendix A; ``CondRefineNetDilated`` of the official code.  There its value
     is the score itself (``Plain``).
 
     ``image_channels``: 1 for grey, 3 for colour.  ``width``: of the first stage, at least 2; 64 for MNIST and 128 for
     CIFAR-10 in the paper.
-    ``sigmas``: the noise levels that it knows, > 0, each with its own γ, α and β, as in the paper.  Any other σ is
-    taken for the nearest of them in ln σ.
-    ``features``: instead of ``sigmas``, the size of a continuous embedding of σ that γ, α and β are linear in.  Not
-    the paper's, but it knows every σ.
-    ``rescale``: show the network 2x − 1, as the paper does with pixels in [0, 1].  False for an x that is standardised
-    already, as it is under ``EDM``.
+    ``sigmas``: its noise levels, > 0, each with its own γ, α and β, as in the paper.  Any other σ is replaced by the
+    nearest of them in ln σ.
+    ``features``: instead of ``sigmas``, the size of a continuous embedding of σ that γ, α and β are linear in.  This
+    is not in the paper, but handles every σ.
+    ``rescale``: feed the network 2x − 1, as the paper does with pixels in [0, 1].  False for inputs that are already
+    standardised, as with ``EDM``.
     Raises ValueError unless exactly one of ``sigmas`` and ``features`` is given, and all are in range.
     """
 
@@ -381,7 +381,7 @@ class NCSNv2(RefineNet):
 
 
 TABLE = "embed.weight"
-"""What NCSN's code calls the γ, α and β of a normalisation, side by side in one row for each noise level."""
+"""The official name of a normalisation's γ, α and β, side by side in one row per noise level."""
 
 
 def unit_name(match: re.Match[str]) -> str:
@@ -401,11 +401,11 @@ OFFICIAL: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"(_convs|_convs\.\d)\.(norm|conv)s\.(\d)", unit_name),
     (r"scales\.rows", TABLE),
 )
-"""Patterns of our names of the weights, and what they are in the official names; one after the other."""
+"""Patterns in our weights' names and their replacements in the official names, applied in this order."""
 
 
 def weights_by_official_name(network: RefineNet) -> dict[str, Tensor]:
-    """The network's own weights, not copies, by their names and in their shapes in the official code of NCSN."""
+    """The network's own weights (not copies), by their official names and in their official shapes."""
     weights = {}
     for name, weight in network.named_parameters():
         for ours, official in OFFICIAL:

@@ -1,11 +1,10 @@
-"""Networks for signals, images and volumes: a simplified U-Net; and a classifier in whose features images are judged.
+"""Networks for signals, images and volumes: a simplified U-Net, and a classifier whose features evaluate images.
 
-The U-Net is light enough to learn digits in minutes on two CPU cores.
-
-What makes it light: the image is folded into a quarter of the pixels with four times the channels before the first
-convolution (pixel unshuffle), which makes every later one four times cheaper; skip connections are added, not
-concatenated, so no convolution is ever wider than its level; and normalisation is over the channels of each pixel,
-one pass over memory.  U-Net: Ronneberger et al. 2015 (arXiv:1505.04597).
+The U-Net is cheap enough to learn digits in minutes on two CPU cores, because the image is folded into a quarter of the
+pixels with four times the channels before the first convolution (pixel unshuffle), which makes every later one four
+times cheaper; skip connections are added, not concatenated, so no convolution is ever wider than its level; and
+normalisation is over the channels of each pixel, one pass over memory.  U-Net: Ronneberger et al. 2015
+(arXiv:1505.04597).
 """
 
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ FORMATS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
 
 
 def fold(x: Float[Tensor, "b c *d"]) -> Float[Tensor, "b k *_"]:
-    """Half of each side, and 2ᵈ times the channels: pixel unshuffle for any number d of sides."""
+    """Halve each side and multiply the channels by 2ᵈ: pixel unshuffle for any number d of sides."""
     for axis in range(2, x.ndim):
         x = torch.unflatten(x, axis, (-1, 2)).movedim(axis + 1, 2).flatten(1, 2)
     return x
@@ -41,9 +40,9 @@ def unfold(x: Float[Tensor, "b k *_"]) -> Float[Tensor, "b c *d"]:
 
 
 class Convolution(nn.Module):
-    """A padded convolution, 3 each way, whose kernel is kept as a matrix, one row per output channel.
+    """A padded convolution of size 3 whose kernel is stored as a matrix with one row per output channel.
 
-    A matrix is what the Muon optimiser orthogonalises.  Its columns run over (*place, input channel), so that the
+    The Muon optimiser orthogonalises matrices.  Its columns run over (*place, input channel), so that the
     kernel is contiguous in channels-last order and needs no copy.
     """
 
@@ -58,7 +57,7 @@ class Convolution(nn.Module):
         kernel = self.weight.view(len(self.weight), *[3] * (x.ndim - 2), -1).movedim(-1, 1)
         convolve = CONVOLUTIONS[x.ndim - 3]
         if self.stride > 1 and x.shape[-1] <= 2 and x.device.type == "cpu":
-            # In bfloat16 on AMX, torch 2.13 then reads memory that nobody has written (oneDNN's fault).
+            # In bfloat16 on AMX, torch 2.13 reads uninitialised memory here (a bug in oneDNN).
             wide = torch.promote_types(x.dtype, torch.float32)
             with torch.autocast("cpu", enabled=False):
                 return convolve(x.to(wide), kernel.to(wide), self.bias.to(wide), self.stride, 1).to(x.dtype)
@@ -66,9 +65,9 @@ class Convolution(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """RMS normalisation over the channels of each place, with a gain per channel (Zhang & Sennrich 2019).
+    """RMS normalisation over the channels at each position, with a gain per channel (Zhang & Sennrich 2019).
 
-    Its scale is computed in single precision, also where the network is in double.
+    The scale is always computed in single precision.
     """
 
     def __init__(self, channels: int) -> None:
@@ -77,15 +76,15 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c *d"]) -> Float[Tensor, "b c *d"]:
         """``x`` with unit mean square over channels, times the gain."""
-        # By hand: compiled, this is faster than torch's own rms_norm, which keeps a float32 copy of x for the gradient.
+        # When compiled, this is faster than torch's rms_norm, which keeps a float32 copy of x for the gradient.
         scale = torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-5).to(x.dtype)
         return x * scale * self.gain.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
 
 
 class Block(nn.Module):
-    """Two convolutions on a residual branch; the noise level scales and shifts what lies between them.
+    """Two convolutions on a residual branch, with features scaled and shifted by the noise level in between.
 
-    The second convolution starts at zero, so that a new block is the identity.
+    The second convolution is initialised to zero, so a new block is the identity.
     """
 
     def __init__(self, channels: int, dimensions: int = 2) -> None:
@@ -98,7 +97,7 @@ class Block(nn.Module):
     def forward(
         self, h: Float[Tensor, "b c *d"], modulation: Float[Tensor, "b 2*c"] | Float[Tensor, "1 2*c"]
     ) -> Float[Tensor, "b c *d"]:
-        """``h`` plus the branch; ``modulation`` is the scale (less one) and the shift of each channel."""
+        """``h`` plus the branch; ``modulation`` is the scale (minus one) and the shift of each channel."""
         scale, shift = modulation.view(*modulation.shape, *[1] * (h.ndim - 2)).chunk(2, 1)
         branch = self.conv1(F.silu(self.norm1(h)))
         return h + self.conv2(F.silu(self.norm2(branch) * (1 + scale) + shift))  # type: ignore[no-any-return]
@@ -110,9 +109,9 @@ class UNet(nn.Module):
     ``image_channels``: 1 for grey, 3 for colour.  ``channels``: the width at each resolution, finest first.
     ``blocks``: residual blocks at each resolution, on the way down and again on the way up.
     ``features``: numbers in the embedding of the noise level.
-    ``num_classes``: how many classes of images the network can be told; none by default.
+    ``num_classes``: the number of classes of a class-conditional network; by default it is unconditional.
     ``dimensions``: 1 for signals (b, c, l), 2 for images (b, c, h, w), 3 for volumes (b, c, d, h, w).
-    Sides of any length: inside, they are padded to multiples of 2 ** len(channels), and cropped again at the end.
+    Sides may have any length; they are padded to multiples of 2 ** len(channels) internally, and cropped at the end.
     The ranges in the types are checked where a recipe is read.
     """
 
@@ -129,7 +128,7 @@ class UNet(nn.Module):
         layer, folded = LAYERS[dimensions - 1], 2**dimensions * image_channels
         self.factor = 2 ** len(channels)
         self.embedding = NoiseEmbedding(features)
-        # The first row is for images of no class in particular.
+        # The first row stands for no class.
         self.labels = nn.Embedding(num_classes + 1, features) if num_classes else None
         self.stem = layer(folded, channels[0], 3, padding=1)
         block, convolution = partial(Block, dimensions=dimensions), partial(Convolution, dimensions=dimensions)
@@ -142,7 +141,7 @@ class UNet(nn.Module):
         self.head = layer(channels[0], folded, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(torch.as_tensor(self.head.bias))
-        # All blocks' modulations in one product, in the order in which forward meets them.
+        # The modulations of all blocks in one product, in the order in which forward uses them.
         self.widths = [2 * c for c in (*channels, *reversed(channels)) for _ in range(blocks)]
         self.modulation = nn.Linear(features, sum(self.widths))
 
@@ -156,10 +155,10 @@ class UNet(nn.Module):
 
         ``x``: scaled examples, (b, c, *d).
         ``c``: ¼ ln σ of each, (b,), or of all, (1,).
-        ``label``: the class of each, −1 for none, if the network knows classes.
+        ``label``: the class of each, −1 for none, if the network is class-conditional.
         """
         sides = x.shape[2:]
-        # With zeros, what convolutions pad with too: the mean of the data.
+        # Pad with zeros, the mean of the data, as the convolutions do.
         x = F.pad(x, [n for side in reversed(sides) for n in (0, -side % self.factor)])
         embedding = self.embedding(c)
         if self.labels is not None:
@@ -184,7 +183,7 @@ class Classifier(nn.Module):
 
     ``features`` are the 128 activations before the last layer.  By default for MNIST, and trained by
     ``scripts/train_classifier.py``.  Sides of 64 pixels and more are averaged down to between 32 and 64 first.
-    ``channels``: of an image.  ``size``: its height and width, at least 4.  ``num_classes``: how many to tell apart.
+    ``channels``: of an image.  ``size``: its height and width, at least 4.  ``num_classes``: the number of classes.
     Raises ValueError for images that are too small.
     """
 
@@ -214,7 +213,7 @@ class Classifier(nn.Module):
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, num_classes))
 
     def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 128"]:
-        """The 128 activations from which the class is read."""
+        """The 128 activations before the last layer."""
         return self.body(self.shrink(x))  # type: ignore[no-any-return]
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:

@@ -15,7 +15,7 @@ Levels: TypeAlias = int | Sequence[float] | Float[Tensor | np.ndarray, "levels"]
 
 
 class SamplingOptions(TypedDict, total=False):
-    """The keyword arguments of ``Run.steps`` that say how to sample; what is not given is the run's own way."""
+    """The keyword arguments of ``Run.steps`` that say how to sample; the run's own values are the defaults."""
 
     sampler: str | None
     levels: Levels | None

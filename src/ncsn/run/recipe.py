@@ -28,15 +28,15 @@ Argument: TypeAlias = bool | Size | float | str | tuple[Size, ...] | tuple[float
 class Recipe:
     """How to build a run's model, and how to sample it.
 
-    ``network``: the name of a class of ``ncsn.networks``; another name is a network of the user's own.
+    ``network``: the name of a class in ``ncsn.networks``; any other name stands for a network of the user's own.
     ``arguments``: of that class.
-    ``preconditioning``: what makes it a score: edm, conditional (of a table's conditionals), scaled or plain.
+    ``preconditioning``: how it becomes a score: edm, conditional (for the conditionals of a table), scaled or plain.
     ``shape``: of one example.
-    ``sampling``: the run's own way to sample.
-    ``shares``: what each class is called, in the network's order, and how much of the training data it is; empty where
-    that is not known.
+    ``sampling``: how the run is sampled by default.
+    ``shares``: the names of the classes, in the network's order, and their shares of the training data; empty if
+    unknown.
     ``transform``: from the user's numbers to the model's.
-    Raises ValueError for shares of other classes, and for a sampler that is no run's own.
+    Raises ValueError for shares that do not match the classes, and for a sampler that can't be a run's own.
     """
 
     network: str
@@ -48,7 +48,7 @@ class Recipe:
     transform: AnyTransform = field(default_factory=Transform)
 
     def __post_init__(self) -> None:
-        """Refuse what the types do not say."""
+        """Check what the types do not express."""
         if self.sampling.spec.most is not None:
             name = self.sampling.sampler
             raise ValueError(f"sampler is {name}; it can draw samples (--sampler {name}), but not be a run's own")
@@ -64,7 +64,7 @@ class Recipe:
 
     @property
     def num_classes(self) -> int:
-        """How many classes the network can be told; 0 if none."""
+        """The number of classes that the network knows; 0 if it is unconditional."""
         return int(self.arguments.get("num_classes", 0))  # type: ignore[arg-type]
 
     def labels(self, label: Label, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
@@ -79,9 +79,9 @@ class Recipe:
         if not self.num_classes:
             raise ValueError(f"class is {label}; this run was trained without classes")
         if isinstance(label, str) and label == "any":
-            weights = list(self.shares.values()) or self.num_classes * [1.0]  # evenly, where they are not known
+            weights = list(self.shares.values()) or self.num_classes * [1.0]  # uniformly, if they are unknown
             return by_shares(torch.tensor(weights, device=generator.device), n, generator)
-        # Names first: a folder called 3 is meant by 3, whatever its number.
+        # Names take precedence: 3 means the folder called 3, whatever its number.
         if isinstance(label, Tensor) and label.ndim == 0:
             label = label.item()  # type: ignore[assignment]
         numbers = {str(i): i for i in range(self.num_classes)} | {name: i for i, name in enumerate(self.shares)}
@@ -104,12 +104,13 @@ class Recipe:
     ) -> ScoreModel:
         """The model, untrained.
 
-        ``start``: where learning starts, by name: ``data_mean`` and ``data_std``, by default 0 and 1; of a table's
-        conditionals the ``means``, ``shares`` and ``covariance`` of a mixture, by default a standard Gaussian.
+        ``start``: where learning starts, by name: ``data_mean`` and ``data_std``, by default 0 and 1; for the
+        conditionals of a table the ``means``, ``shares`` and ``covariance`` of a mixture, by default a standard
+        Gaussian.
         ``network``: the user's own, if the recipe names one.
-        ``autocast``: what the network runs in; by default in the precision of its weights.
-        Raises ValueError if this version has no such network, if the arguments are not its own, or if ``data_std`` is
-        not positive.
+        ``autocast``: the dtype that the network runs in; by default that of its weights.
+        Raises ValueError if this version has no such network, if the arguments do not fit it, or if ``data_std`` is not
+        positive.
         """
         if network is None:
             if self.network not in networks.__all__:
@@ -121,9 +122,9 @@ class Recipe:
 
 
 def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:
-    """``n`` classes in random order, of each as many as its share says, but for less than one.
+    """``n`` classes in random order, each as often as its share says, up to rounding.
 
-    Systematic resampling: each of them has the shares as its distribution, and all together next to no variance.
+    By systematic resampling: each draw has the shares as its distribution, and the counts have almost no variance.
     """
     chosen = systematic((shares / shares.sum())[None], n, generator)[0]
     return chosen[torch.randperm(n, generator=generator, device=shares.device)]

@@ -1,4 +1,4 @@
-"""Samples of a run on their way out of the noise, and what they cost."""
+"""Sampling from a run step by step, and its cost."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,26 +23,26 @@ class Source(Protocol):
 
     @property
     def prior(self) -> Score:
-        """The score, or that which a posterior was made of."""
+        """The score, or for a posterior the score that it was made from."""
 
     @property
     def guide(self) -> Score | None:
-        """A worse score that samples move away from."""
+        """A weaker score that guidance moves samples away from."""
 
     @property
     def transform(self) -> Transform:
         """From the user's numbers to the score's."""
 
     def means(self, labels: Classes) -> Float[Tensor, "_ *d"]:
-        """The mean of each label's class, or alone that of all data; in the score's units."""
+        """The mean of each label's class, or the mean of all data; in the score's units."""
 
 
 class Steps(Iterator[Step]):
-    """The states of samples on their way out of the noise, as they come; ``len`` of it is how many there will be.
+    """An iterator over the states of samples, from noise to data; its ``len`` is the number of states.
 
     ``sampling``: how they are drawn.
-    ``batch_size``: how many the network sees at a time, at most.
-    ``quality``: what is known of a posterior's samples, when all states have come.
+    ``batch_size``: the largest batch that the network sees.
+    ``quality``: of a posterior's samples, known after the last state.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Steps(Iterator[Step]):
         self.states = self.check(self.follow(labels))
 
     def __len__(self) -> int:
-        """How many states there will be."""
+        """The number of states."""
         return self.sampling.states
 
     def __next__(self) -> Step:
@@ -74,7 +74,7 @@ class Steps(Iterator[Step]):
             return Step(sigma, self.source.transform.inverse(x))
 
     def last(self) -> Float[Tensor, "n *d"]:
-        """The samples; only these go through units, where a GPU is waited for."""
+        """The samples.  Only the last state is transformed to the data's units, because that synchronises a GPU."""
         with threads_for(self.source.prior):
             for step in self.states:
                 x = step.x
@@ -82,7 +82,7 @@ class Steps(Iterator[Step]):
 
     @property
     def particles(self) -> int:
-        """How many particles are in a population; 1 is none."""
+        """The number of particles in a population; 1 means none."""
         return 1 if self.posterior is None else self.posterior.particles
 
     @property
@@ -97,22 +97,22 @@ class Steps(Iterator[Step]):
 
     @property
     def sampler(self) -> str:
-        """What draws the samples: a name in ``SAMPLERS``, or particles."""
+        """The method: a name in ``SAMPLERS``, or particles."""
         return self.sampling.sampler if self.particles == 1 else "particles"
 
     @property
     def nfe(self) -> int:
-        """Evaluations of the network so far, for each sample."""
+        """Evaluations of the network so far, per sample."""
         return round(sum(network.evaluated for network in self.networks) / self.n)
 
     @property
     def backward(self) -> int:
-        """Backward passes through the network so far, for each sample."""
+        """Backward passes through the network so far, per sample."""
         return round(sum(network.differentiated for network in self.networks) / self.n)
 
     @property
     def guide_nfe(self) -> int:
-        """Evaluations of the guide so far, for each sample."""
+        """Evaluations of the guide so far, per sample."""
         return round(sum(guide.evaluated for guide in self.guides) / self.n)
 
     def start(self, n: int, labels: Classes) -> Float[Tensor, "n *d"]:
@@ -122,7 +122,7 @@ class Steps(Iterator[Step]):
         return self.sampling.start(self.source.means(labels), n, generator=self.generator)
 
     def score(self, n: int, labels: Classes) -> Score:
-        """The score of up to ``n`` examples of these classes, guided; evaluated in batches, and counted."""
+        """The guided score of up to ``n`` examples of these classes, evaluated in batches and counted."""
         source, sampling, size = self.source, self.sampling, even_batch_size(n, self.batch_size)
         score, guide = Counted(evaluate_in_batches(source.prior, size, labels)), None
         self.networks.append(score)
@@ -147,9 +147,9 @@ class Steps(Iterator[Step]):
             self.quality = yield from states
 
     def check(self, states: Iterator[Step]) -> Iterator[Step]:
-        """The states as long as they are finite; on a GPU, which is not waited for at each, that turns out at the end.
+        """Yield the states and check that they are finite; on a GPU, to avoid synchronising, only at the end.
 
-        Raises NonFiniteSampleError, which names the first noise level where they are not.
+        Raises NonFiniteSampleError, which names the first noise level at which they are not.
         """
         sampling, noted = self.sampling, list[tuple[float, Tensor]]()
         for sigma, x in states:
@@ -170,10 +170,10 @@ class Steps(Iterator[Step]):
 def guidance_of(
     source: Source, sampling: Sampling, labels: Tensor | None, *, weight: float | None, guide: GuideName | None
 ) -> Sampling:
-    """How samples are guided, and on which noise levels; ``weight`` and ``guide`` as they were asked for.
+    """The sampling with the guide that is available; ``weight`` and ``guide`` are what the user asked for.
 
-    Where the run's own weight is meant for a guide that there is not, not at all.
-    Raises ValueError if a guide is asked for that there is not, a weight without any, or a guide without a weight.
+    Without a suitable guide, the run's default guidance is turned off.
+    Raises ValueError for a guide that does not exist, a weight without a guide, or a guide without a weight.
     """
     there = {"smaller": source.guide is not None, "unconditional": labels is not None}
     if guide is None and there["unconditional"] and not there["smaller"]:
@@ -191,10 +191,10 @@ def guidance_of(
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """Samples, and what they cost.
+    """Samples and their cost.
 
-    ``samples`` (n, *d): in the units of the data.  ``path``: the first few of them on their way, if asked for.
-    ``steps``: how they were drawn, all of which are taken.
+    ``samples`` (n, *d): in the units of the data.  ``path``: the states of the first few, if requested.
+    ``steps``: the exhausted iterator that drew them.
     """
 
     samples: Float[Tensor, "n *d"]
@@ -204,12 +204,12 @@ class Drawn:
 
     @property
     def cost(self) -> str:
-        """All of it, for a user to read."""
+        """The cost in words."""
         return cost(len(self.samples), self.steps, self.seconds)
 
 
 def cost(n: int, steps: Steps, seconds: float) -> str:
-    """What ``n`` samples took, for a user to read; evaluations of the network and of the guide are for each sample."""
+    """The cost of ``n`` samples in words; evaluations of the network and of the guide are per sample."""
     guide = f" and {steps.guide_nfe} of the guide" if steps.guide_nfe else ""
     speed = f"{seconds:.1f} s, {n / seconds:.0f} samples/s"
     return f"{n} samples by {steps.sampler}, {steps.nfe} evaluations each{guide}, {speed}"

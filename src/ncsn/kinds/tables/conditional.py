@@ -8,8 +8,8 @@ which everything is a target.
 Training one network on random choices follows Simformer (Gloeckler et al. 2024, arXiv:2404.09636); leaving absent
 coordinates out of the loss follows MissDiff (Ouyang et al. 2023, arXiv:2307.00467).
 
-For a Gaussian N(μ, C) everything is known in closed form.  Let S be diagonal, with σ² for targets, 0 for observed
-coordinates, or τ² if these are known with noise τ, and leave absent coordinates out of x, μ and C.  The score of the
+For a Gaussian N(μ, C) everything is known in closed form.  Let S be diagonal, with σ² for targets and 0 for observed
+coordinates, or τ² if these have noise τ, and leave absent coordinates out of x, μ and C.  The score of the
 targets is their part of :math:`-(C + S)^{-1}(x - μ)`.  The matrix splits into a part that depends on σ and one that
 does not,
 
@@ -65,13 +65,13 @@ class Condition(NamedTuple):
 
 
 def onto(axes: Tensor, x: Float[Tensor, "m d"]) -> Float[Tensor, "m e"]:
-    """Aᵀx, where each matrix A belongs to m/b consecutive examples."""
+    """Compute Aᵀx, where each matrix A belongs to m/b consecutive examples."""
     rows = x.view(len(axes), -1, x.shape[1])
     return (rows * axes[:, None] if axes.ndim == 2 else rows @ axes).flatten(0, 1)
 
 
 def back(axes: Tensor, z: Float[Tensor, "m e"]) -> Float[Tensor, "m d"]:
-    """A z, where each matrix A belongs to m/b consecutive examples."""
+    """Compute A z, where each matrix A belongs to m/b consecutive examples."""
     return onto(axes if axes.ndim == 2 else axes.mT, z)
 
 
@@ -101,13 +101,13 @@ class ConditionalModel(ScoreModel):
         *,
         autocast: torch.dtype | None = None,
     ) -> None:
-        # In memory as in a file, or a loaded run would round differently.
+        # Contiguous, as in a file, or a loaded run would round differently.
         means, shares, covariance = (part.float().clone(memory_format=torch.contiguous_format) for part in mixture)
         super().__init__(network, shares @ means, preconditioning=EDM(), autocast=autocast)
         self.register_buffer("means", means)
         self.register_buffer("shares", shares)
         self.register_buffer("covariance", covariance)
-        # Of one example that is all targets, which stands for any number of them.
+        # For a single example with only targets, which is broadcast to any number of examples.
         for name, value in self.condition(torch.full_like(self.data_mean[None], torch.nan))._asdict().items():
             self.register_buffer(f"joint_{name}", value, persistent=False)
 
@@ -135,7 +135,8 @@ class ConditionalModel(ScoreModel):
             return Condition(
                 target, observed, values, axes, stds, stds, pull, stiffness, level, centres, centres, nothing[:, :1]
             )
-        # Matrices of each pattern of targets and noise, in double precision on the CPU: they are small and few.
+        # The matrices of each pattern of targets and noise are few and small, so they are computed in float64 on the
+        # CPU.
         kinds = torch.cat([(target.int() - observed.int()).to(level), level], 1).cpu().double()
         patterns, which = torch.unique(kinds, dim=0, return_inverse=True)
         known, wanted = patterns[:, :-1] < 0, (patterns[:, :-1] > 0)[:, :, None]
@@ -145,7 +146,7 @@ class ConditionalModel(ScoreModel):
         inverse = torch.where(both, torch.cholesky_inverse(root), 0.0)
         regression = torch.where(wanted, covariance @ inverse, 0.0)  # C_to C_oo⁻¹
         conditional = torch.where(wanted & wanted.mT, covariance - regression @ covariance, 0.0)
-        # An eigenvalue of −1 keeps the axes of other coordinates apart from those of targets.
+        # An eigenvalue of −1 separates the axes of other coordinates from those of targets.
         variances, axes = torch.linalg.eigh(conditional - torch.diag_embed((~wanted[..., 0]).double()))
         variances, axes = variances.clamp(min=1e-8), axes * wanted
         axes = axes - regression.mT @ axes
@@ -190,7 +191,7 @@ class ConditionalModel(ScoreModel):
         std, dtype = expand(sigma, x), x.dtype
 
         def each(part: Tensor) -> Tensor:
-            """What belongs to an example, for all its rows of ``x``."""
+            """Repeat what belongs to an example for all its rows of ``x``."""
             part = part.to(dtype) if part.is_floating_point() else part
             return part if len(part) == 1 else part.repeat_interleave(len(x) // len(part), 0)
 
@@ -198,12 +199,13 @@ class ConditionalModel(ScoreModel):
         axes, centres, pulls = (part.to(dtype) for part in (c.axes, c.centres, c.pulls))
         present = target | observed
         centred = torch.where(present, torch.where(target, x, values) - self.data_mean.to(dtype), 0.0)
-        # The mixture: each component's share, and (C + S)⁻¹(x − Σ shares μₖ), which is minus the score.
+        # The mixture: each component's posterior share, and (C + S)⁻¹(x − Σ shares μₖ), which is minus the score.
         along, variance = onto(axes, centred), each(c.stds) ** 2 + std**2
         nearness = onto(centres.mT, along / variance) - onto(centres.mT**2, 1 / variance) / 2
         shares = (each(c.log_shares) + nearness).softmax(1)
         pull = back(axes, (along - onto(centres, shares)) / variance) + each(c.pull) - onto(pulls, shares)
-        # Over the root of the diagonal of (C + S)⁻¹, that is what a regression on all other coordinates leaves.
+        # Divided by the root of the diagonal of (C + S)⁻¹, this is the residual of a regression on all other
+        # coordinates.
         stiffness = back(axes**2, 1 / variance) + each(c.stiffness)
         residuals = torch.where(present, pull / stiffness.clamp(min=1e-12).sqrt(), 0.0)
         spread = self.covariance.diagonal() + (self.shares[:, None] * (self.means - self.data_mean) ** 2).sum(0)
@@ -214,8 +216,8 @@ class ConditionalModel(ScoreModel):
         levels = place_level(sigma, self.data_std.dtype, x.device).reshape(-1)
         with torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
             value = self.network(network_input, levels.log() / 4).to(dtype)
-        # EDM's scale of a residual along the axes.  Where nothing is observed, the density tends to the mixture's as
-        # noise grows: to the first order of an Edgeworth expansion the residual fades by one more factor.
+        # EDM's scale of a residual along the axes.  If nothing is observed, the density approaches the mixture's as
+        # noise grows: to first order of an Edgeworth expansion, the residual decays by one more factor.
         total = each(c.total)
         wide = total**2 + std**2
         fading = torch.where(observed.any(1, keepdim=True), 1.0, total**2 / wide)
