@@ -1,10 +1,10 @@
-# One command checks everything: `make check`.  It installs into the Python environment that is active; INSTALL=: does not.
+# `make check` checks everything.  It installs into the active Python environment, unless INSTALL=: is given.
 PYTHON ?= python
 INSTALL ?= $(PYTHON) -m pip install --quiet --disable-pip-version-check --editable
 
 .PHONY: check check-slow check-site docs install format mutants torture bench lowest site wheel
 
-# `make check TESTS=` runs the slow ones too, as continuous integration does, in less time than one after the other.
+# `make check TESTS=` includes the slow tests, as continuous integration does.
 TESTS ?= -m "not slow"
 check: install
 	$(PYTHON) -m ruff format --check .
@@ -14,11 +14,11 @@ check: install
 	$(PYTHON) scripts/codelines.py src
 	$(PYTHON) -m pytest $(TESTS)
 
-# What makes `make check` take more than five minutes on two cores.
+# The tests that would make `make check` take more than five minutes on two cores.
 check-slow:
 	$(PYTHON) -m pytest -m slow
 
-# The site, in build/docs: notebooks run and are kept, warnings are errors, spelling is checked.
+# The site, in build/docs.  Runs notebooks whose cells have changed, and checks spelling; warnings are errors.
 docs:
 	$(INSTALL) '.[docs]'
 	codespell
@@ -33,19 +33,19 @@ format:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) docs/extensions/reference.py
 
-# Whether the tests notice small changes to the code; all modules by default, or: make mutants MODULES="noise score" NUMBER=30
+# Do the tests notice small changes to the code?  All modules by default, or: make mutants MODULES="noise score" NUMBER=30
 NUMBER ?= 8
 mutants:
 	$(INSTALL) '.[test,mutants]'
 	$(PYTHON) scripts/mutants.py $(MODULES) --number $(NUMBER)
 
-# Whether what docs/reliability.md promises holds: half an hour of attacks, or a part:
+# Attacks on the promises of docs/reliability.md, for half an hour, or some of them:
 # make torture TORTURE="--only kills files --minutes 5"
 TORTURE ?=
 torture: install
 	$(PYTHON) scripts/torture.py $(TORTURE)
 
-# The tests, with the lowest versions that pyproject.toml allows, in an environment of its own; gigabytes where torch is CUDA's.
+# The tests with the lowest versions that pyproject.toml allows, in a separate environment (gigabytes with CUDA's torch).
 lowest: install
 	$(PYTHON) -m venv build/lowest
 	$(PYTHON) scripts/lowest.py > build/lowest.txt
@@ -56,13 +56,13 @@ bench:
 	$(INSTALL) '.[bench]'
 	$(PYTHON) benchmarks/bench.py
 
-# The page of web/ and the model in the package, into site/, which any host can serve and `ncsn play` shows; needs Node 20.19
-# or later, and the package with its extra `export`.
+# The interactive page with the packaged model, in site/, for any host or `ncsn play`; needs Node 20.19 or later, and the
+# extra `export`.
 site:
 	cd web && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build
 	$(PYTHON) -m ncsn export mnist site/model.onnx
 
-# A wheel in dist/ that has the page in it, from a copy of the sources.
+# A wheel in dist/ that includes the interactive page, built from a copy of the sources.
 wheel: site
 	rm -rf build/wheel
 	mkdir -p build/wheel
@@ -70,8 +70,7 @@ wheel: site
 	cp -R site build/wheel/src/ncsn/assets/page
 	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist build/wheel
 
-# The page and the site in a real browser, with pictures of the page in build/site-check/; installs Debian's packages of what
-# is missing.
+# Tests of the page and the site in a real browser, with pictures in build/site-check/; installs missing Debian packages.
 CHROMIUM ?= chromium
 check-site: install docs
 	@for need in node:nodejs npm:npm $(CHROMIUM):chromium; do \

@@ -1,6 +1,6 @@
-"""How Sphinx makes the site: `make docs` writes it to build/docs, and every warning is an error.
+"""Sphinx configuration: `make docs` builds the site in build/docs, with warnings as errors.
 
-It needs no network, neither when it is made nor when it is read.
+Neither building nor reading the site needs a network.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ html_sidebars = {
         "sidebar/scroll-end.html",
     ]
 }
-# What `make site` has built is part of the site; each page leads to the part of it that shows the same.
+# The interactive page, if `make site` has built it, is part of the site; pages link to the matching part of it.
 PAGE = ROOT / "site"
 html_context = {
     "page_is_built": (PAGE / "index.html").is_file(),
@@ -67,7 +67,7 @@ html_context = {
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
-smartquotes = False  # two hyphens begin an option
+smartquotes = False  # two hyphens start an option
 exclude_patterns = ["_static", "_templates", "extensions"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
@@ -84,7 +84,7 @@ python_use_unqualified_type_names = True
 maximum_signature_line_length = 88
 add_module_names = False
 
-# Notebooks run when the site is made, and again when they or the package have changed.
+# Notebooks run again when they or the package have changed.
 nb_execution_mode = "cache"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
@@ -97,22 +97,22 @@ logging.getLogger("traitlets").setLevel(logging.WARNING)
 
 
 def add_page(app: Sphinx, error: Exception | None) -> None:
-    """Copy the page into the site."""
+    """Copy the interactive page into the site."""
     if error is None and html_context["page_is_built"]:
         shutil.copytree(PAGE, Path(app.outdir) / "play", dirs_exist_ok=True)
 
 
 def spread_notebooks(app: Sphinx, environment: object, names: list[str]) -> None:
-    """Deal the pages out: each process reads neighbours, and the notebooks are neighbours in alphabetical order."""
+    """Spread notebooks, which are neighbours in alphabetical order, over the processes."""
     names[:] = names[::2] + names[1::2]
 
 
 def setup(app: Sphinx) -> None:
-    """The page comes last."""
+    """Connect the hooks."""
     app.connect("env-before-read-docs", spread_notebooks)
     app.connect("build-finished", add_page)
 
 
 os.environ["TQDM_DISABLE"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"  # as many notebooks run at a time as there are cores
+os.environ["OMP_NUM_THREADS"] = "1"  # one notebook per core
 os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"

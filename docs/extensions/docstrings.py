@@ -1,6 +1,6 @@
-"""Docstrings as they stand in the code become pages: an argument a line; signs of mathematics are no markup.
+"""Format docstrings for the site: one line per argument, and no markup in mathematical signs.
 
-Their examples run when the site is built: one that does not give what it shows is a warning.
+Examples in docstrings run when the site is built; a wrong result is a warning.
 """
 
 import doctest
@@ -22,21 +22,21 @@ ARGUMENTS = re.compile(r"(?:(?<=\.  )|(?<=\n)|^)(?=``[a-z_]\w*``(?:, ``[a-z_]\w*
 
 
 def escaped(text: str) -> str:
-    """Text in which stars and bars are themselves, but for what is literal or a formula; papers become links."""
+    """Escape stars and bars outside of literals and formulas, and turn arXiv numbers into links."""
     text = re.sub(r"(?<=``)(?=[²³₀-₉])", r"\\ ", text)
     parts = LITERAL.split(re.sub(r"arXiv:(\d{4}\.\d{5})", r":arxiv:`\1`", text))
     return "".join(part if i % 2 else re.sub(r"([*|])", r"\\\1", part) for i, part in enumerate(parts))
 
 
 def paragraphs(lines: list[str]) -> list[str]:
-    """Every argument becomes an item of a list, and what is raised a paragraph; other paragraphs stay."""
+    """Turn arguments into a list and exceptions into a paragraph."""
     made: list[str] = []
     for text in "\n".join(lines).split("\n\n"):
         if text.lstrip().startswith((".. ", "- ", ">>> ")) or text.startswith(" "):
             made.append(text)
             continue
         text = escaped(text)
-        if text.startswith("Args:"):  # of options, whose docstrings are what --help says
+        if text.startswith("Args:"):  # options, whose docstrings are the text of --help
             entries = re.split(r"\n(?= {4}\w+: )", text.removeprefix("Args:"))
             items = [re.sub(r"^(\w+):", r"- ``\1``:", " ".join(entry.split())) for entry in entries if entry.strip()]
             made.append("\n".join(items))
@@ -48,39 +48,39 @@ def paragraphs(lines: list[str]) -> list[str]:
     return "\n\n".join(made).split("\n")
 
 
-def mend(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Sphinx's hook: ``lines`` are changed in place."""
+def format_docstring(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Sphinx hook: change ``lines`` in place."""
     run_examples(name, "\n".join(lines))
     lines[:] = paragraphs(lines)
 
 
 def run_examples(name: str, text: str) -> None:
-    """Run the examples in a docstring; warn of those that give something else."""
+    """Run the examples in a docstring and warn about wrong results."""
     examples = doctest.DocTestParser().get_doctest(text, {"ncsn": ncsn, "torch": torch}, name, None, None)
     report: list[str] = []
     with redirect_stderr(io.StringIO()):
         failed = doctest.DocTestRunner().run(examples, out=report.append).failed
     if failed:
-        logger.warning("an example of %s gives something else: %s", name, "".join(report))
+        logger.warning("an example of %s has a different result: %s", name, "".join(report))
 
 
 def skip(app: Sphinx, what: str, name: str, obj: object, hidden: bool, options: object) -> bool | None:
-    """Sphinx's hook: fields of named tuples have no docstrings of their own; the class describes them."""
+    """Sphinx hook: skip the fields of named tuples, which the class describes."""
     return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
 def signature(
     app: Sphinx, what: str, name: str, obj: object, options: object, given: str | None, returned: str | None
 ) -> tuple[str, str | None] | None:
-    """Sphinx's hook: what a dataclass makes anew for each instance is an ellipsis; a protocol has no signature."""
+    """Sphinx hook: show default factories as an ellipsis, and no signature for protocols."""
     if given is None:
         return None
     return ("" if given == "(*args, **kwargs)" else given.replace("<factory>", "...")), returned
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Listen to autodoc."""
-    app.connect("autodoc-process-docstring", mend)
+    """Connect the hooks."""
+    app.connect("autodoc-process-docstring", format_docstring)
     app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""What the search shows of a page, where the site is read from a disk: a browser may not fetch other files there."""
+"""Search excerpts for a site opened from disk, where browsers may not fetch other files."""
 
 import html
 import json
@@ -10,7 +10,7 @@ from sphinx.application import Sphinx
 
 
 def text_of(page: str) -> str:
-    """The text of a page, as HTML in which the search looks for it."""
+    """The text of a page, in the HTML that Sphinx's search expects."""
     main = re.findall(r'<article role="main".*?</article>', page, re.S)
     text = re.sub(r"<(script|style|annotation).*?</\1>|<[^>]*>", " ", "".join(main), flags=re.S)
     words = re.sub(r"[\s¶]+", " ", html.unescape(text))
@@ -18,7 +18,7 @@ def text_of(page: str) -> str:
 
 
 def write(app: Sphinx, error: Exception | None) -> None:
-    """Sphinx's hook: the texts of all pages, as a script, which a page from a disk may load."""
+    """Sphinx hook: write the texts of all pages into a script, which pages on disk may load."""
     if error is None and app.builder.name == "html":
         folder = Path(app.outdir)
         pages = {name: (folder / f"{name}.html").read_text(encoding="utf-8") for name in sorted(app.env.found_docs)}
@@ -27,6 +27,6 @@ def write(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """The texts come last."""
+    """Connect the hook."""
     app.connect("build-finished", write)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""The first use of a term on a page leads to its row of the glossary, and the meaning shows when it is pointed at."""
+"""Link the first use of a term on each page to the glossary, with its meaning as a tooltip."""
 
 import re
 from functools import cache
@@ -9,7 +9,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 ROW = re.compile(r"^\| \*\*(.+?)\*\* \| (.+) \|$", re.M)
-EVERYDAY = {"run", "kind", "dataset", "σ", "floor", "recipe"}  # words that pages also use in their ordinary sense
+EVERYDAY = {"run", "kind", "dataset", "σ", "floor", "recipe"}  # also used in their everyday sense
 PAGES = ("tutorials/", "theory/", "howto/", "quality", "paper", "posteriors", "reliability", "clusters", "index")
 ELSEWHERE = (
     nodes.literal,
@@ -24,13 +24,13 @@ ELSEWHERE = (
 
 
 def anchor(term: str) -> str:
-    """Where the row of a term is."""
+    """The anchor of a term's row."""
     return "term-" + re.sub(r"\W+", "-", term.lower())
 
 
 @cache
 def meanings(source: Path) -> dict[str, tuple[str, str]]:
-    """Of each term, in small letters: the anchor of its row and what it means, in plain text."""
+    """The anchor and the plain-text meaning of each term, in lower case."""
     known = {}
     for terms, meaning in ROW.findall(source.read_text(encoding="utf-8")):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)|[*`]", r"\1", meaning)
@@ -40,7 +40,7 @@ def meanings(source: Path) -> dict[str, tuple[str, str]]:
 
 
 def link(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Sphinx's hook: a page with all other links in it."""
+    """Sphinx hook: add links after all others are resolved."""
     if docname == "glossary":
         for row in list(doctree.findall(nodes.row))[1:]:
             row["ids"].append(anchor(row[0].astext()))
@@ -58,17 +58,17 @@ def link(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 
 def ancestors(node: nodes.Node) -> list[nodes.Node]:
-    """All that a node stands in."""
+    """The nodes around a node."""
     return [node.parent, *ancestors(node.parent)] if node.parent is not None else []
 
 
 def reference_around(text: nodes.Text) -> nodes.Element | None:
-    """The link that a text stands in."""
+    """The link around a text, if any."""
     return next((node for node in ancestors(text) if isinstance(node, nodes.reference)), None)
 
 
 def make_exact(reference: nodes.Element, known: dict[str, tuple[str, str]], waiting: set[str], place: str) -> None:
-    """A link to the glossary that somebody wrote leads to the row of its term, if that is one."""
+    """Point a hand-written link to the glossary at the row of its term."""
     name = reference.astext().lower()
     for term in (name, name.removesuffix("s")):
         if term in known:
@@ -79,7 +79,7 @@ def make_exact(reference: nodes.Element, known: dict[str, tuple[str, str]], wait
 
 
 def with_links(text: str, known: dict[str, tuple[str, str]], waiting: set[str], place: str) -> list[nodes.Node]:
-    """A text in which the first use of each term that waits for one is a link."""
+    """Split a text so that the first use of each waiting term is a link."""
     parts: list[nodes.Node] = []
     while waiting:
         words = "|".join(sorted(map(re.escape, waiting), key=len, reverse=True))
@@ -98,6 +98,6 @@ def with_links(text: str, known: dict[str, tuple[str, str]], waiting: set[str], 
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Listen to Sphinx, after all that makes links."""
+    """Connect the hook, after everything else that makes links."""
     app.connect("doctree-resolved", link, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

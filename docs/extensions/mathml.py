@@ -1,4 +1,4 @@
-"""Mathematics as MathML, by docutils' own converter: no script, no font and no network to read it."""
+"""Formulas as MathML, by docutils' own converter, so that readers need no scripts, fonts or network."""
 
 import re
 from typing import Any
@@ -10,9 +10,9 @@ from sphinx.writers.html5 import HTML5Translator
 
 
 def mathml(formula: str, *, as_block: bool) -> str:
-    r"""LaTeX as MathML; ``\Big``, which docutils does not know, is left out, and ``\tfrac12`` gets its braces.
+    r"""LaTeX as MathML.  Drops ``\Big``, which docutils doesn't know, and adds braces to ``\tfrac12``.
 
-    Bars of norms are all of one height, and there is a space between log and p.
+    Bars of norms keep their height, and there is a space between log and p.
     """
     plain = re.sub(r"\\[Bb]igg?[lr]?(?![A-Za-z])", "", formula)
     made = tex2mathml(re.sub(r"frac(\d)(\d)", r"frac{\1}{\2}", plain), as_block=as_block)
@@ -21,13 +21,13 @@ def mathml(formula: str, *, as_block: bool) -> str:
 
 
 def inline(self: HTML5Translator, node: nodes.math) -> None:
-    """A formula in a line."""
+    """An inline formula."""
     self.body.append(mathml(node.astext(), as_block=False))
     raise nodes.SkipNode
 
 
 def block(self: HTML5Translator, node: nodes.math_block) -> None:
-    """A formula in a line of its own."""
+    """A displayed formula."""
     self.body.append(f'<div class="formula">{mathml(node.astext(), as_block=True)}</div>')
     raise nodes.SkipNode
 

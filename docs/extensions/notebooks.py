@@ -1,8 +1,7 @@
-"""Pages that run: ```` ```python cell ```` is a cell of a notebook, ```` ```python cell fold ```` one that is folded.
+"""Notebook pages: ```` ```python cell ```` starts a cell, ```` ```python cell fold ```` one that the site folds.
 
-After a colon stands what the picture shows that it draws: ```` ```python cell: A circle. ````.  A code host shows all
-of them as ordinary Python, with their outputs below.  Each such page is also a file to download, with its outputs
-inside, that opens anywhere.
+A description of its picture may follow: ```` ```python cell: A circle. ````.  Code hosts show cells as ordinary Python,
+with their outputs below.  Each page can also be downloaded as a notebook that includes its outputs.
 """
 
 import json
@@ -23,7 +22,7 @@ kernelspec:
   language: python
 ---
 """
-# Two pixels to one of CSS.  Figures have no ground and grey letters, so that they can be read on white and on black.
+# Two pixels per CSS pixel.  Figures have a transparent background and grey text, to be readable in light and dark mode.
 SHARP = """```{code-cell}
 :tags: [remove-cell]
 %matplotlib inline
@@ -39,15 +38,15 @@ mpl.rcParams |= grey | ground | {"legend.edgecolor": "none"}
 ```
 
 """
-INSTALL = """# This notebook needs the package ncsn.  If it is not installed, remove the # from the next line
-# and write instead of SOURCE where its source code is: a folder, an archive or an address.
+INSTALL = """# This notebook needs the package ncsn.  To install it, uncomment the next line and replace SOURCE
+# by the folder, archive or address of its source code.
 # %pip install --quiet SOURCE
 %matplotlib inline
 %config InlineBackend.figure_format = "retina\""""
 
 
 def as_notebook(text: str) -> str:
-    """A page as MyST-NB reads it; other pages stay as they are."""
+    """A page with cells, as MyST-NB reads it; other pages are unchanged."""
     if "\n```python cell" not in text:
         return text
     text = re.sub(r"^```python cell( fold)?(?:: (.*))?$", cell, without_outputs(text), flags=re.M)
@@ -55,7 +54,7 @@ def as_notebook(text: str) -> str:
 
 
 def cell(fence: re.Match[str]) -> str:
-    """The beginning of a cell for MyST-NB: whether it is folded, and what its picture shows."""
+    """The opening of a cell for MyST-NB, with its folding and the description of its picture."""
     lines = ["tags: [hide-input]"] if fence[1] else []
     if fence[2]:
         lines.append(f"mystnb: {{image: {{alt: {json.dumps(fence[2])}}}}}")
@@ -63,14 +62,14 @@ def cell(fence: re.Match[str]) -> str:
 
 
 def portable(notebook: nbformat.NotebookNode, address: str) -> nbformat.NotebookNode:
-    """The same notebook for elsewhere: it begins with what it needs, and no link leads to a file beside it.
+    """The same notebook for download: it starts with what it needs, and has no relative links.
 
     ``address``: of the folder of its page on the site; "" if that is not known, and links to pages become their texts.
     """
     cells = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            source = re.sub(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n*", "", cell.source)  # outputs show the same picture
+            source = re.sub(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n*", "", cell.source)  # outputs contain it, too
             link = rf"[\1]({address}\2.html\3)" if address else r"\1"
             source = re.sub(r"\[([^\]]*)\]\((?!https?:)([^)#]*)\.md(#[^)]*)?\)", link, source)
             source = re.sub(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", source)
@@ -83,12 +82,12 @@ def portable(notebook: nbformat.NotebookNode, address: str) -> nbformat.Notebook
 
 
 def read(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Sphinx's hook: the text of a page, changed in place."""
+    """Sphinx hook: change the text of a page in place."""
     source[0] = as_notebook(source[0])
 
 
 def offer(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object) -> None:
-    """Sphinx's hook: the page of a notebook begins with a link to it."""
+    """Sphinx hook: write the notebook of a page, and link to it at the top."""
     executed = Path(app.outdir).parent / "jupyter_execute" / f"{pagename}.ipynb"
     if doctree is None or not executed.is_file():
         return
@@ -96,7 +95,7 @@ def offer(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any]
     place.parent.mkdir(exist_ok=True)
     folder = f"{app.config.html_baseurl}{Path(pagename).parent}/" if app.config.html_baseurl else ""
     notebook = nbformat.read(executed, 4)
-    with suppress(KeyError):  # MyST-NB writes no outputs that it has from its cache
+    with suppress(KeyError):  # MyST-NB omits outputs that come from its cache
         _, notebook = get_cache(app.config.nb_execution_cache_path).merge_match_into_notebook(notebook)
     nbformat.write(portable(notebook, folder), place)
     source = Path(app.srcdir)
@@ -107,7 +106,7 @@ def offer(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Listen to Sphinx."""
+    """Connect the hooks."""
     app.connect("source-read", read)
     app.connect("html-page-context", offer)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,8 +1,7 @@
-"""What cells print and draw, for a code host: a page has it below each cell, as text or as a picture in images/cells.
+"""Outputs of cells for code hosts: below each cell, as text or as a picture in images/cells.
 
-The site shows what it has just computed instead, and leaves these out.  A build writes those of a page anew if a cell
-has changed: each is marked with a digest of its cell and of all cells before, and a test compares these.  To have all
-outputs of a page anew, change one of its digests.
+The site computes its own outputs and ignores these.  A build rewrites them if a cell has changed: each carries a digest
+of its cell and of all cells before, which a test compares.  To refresh all outputs of a page, change one digest.
 """
 
 import base64
@@ -20,16 +19,16 @@ TEXT = r"\n```text printed [0-9a-f]+\n.*?^```\n"
 TABLE = r"\n<!-- printed [0-9a-f]+ -->\n\n(?:\|[^\n]*\n)+"
 PICTURE = r"\n!\[[^\]]*\]\(\.\./images/cells/[^)]*\)\n"
 WITH_OUTPUTS = re.compile(f"{CELL.pattern}(?:{TEXT}|{TABLE}|{PICTURE})*", re.M | re.S)
-WIDTH = 1200  # of pictures: two pixels to one of a column on a code host
+WIDTH = 1200  # of pictures, in pixels: twice a column on a code host
 
 
 def without_outputs(page: str) -> str:
-    """The page as the site reads it."""
+    """The page without outputs, as the site reads it."""
     return WITH_OUTPUTS.sub(lambda found: CELL.match(found[0])[0], page)  # type: ignore[index]
 
 
 def digests(page: str) -> list[str]:
-    """Of each cell of a page, with all cells before it."""
+    """A digest for each cell of a page, which includes all cells before it."""
     before = hashlib.sha256()
     made = []
     for _, code in CELL.findall(page):
@@ -39,7 +38,7 @@ def digests(page: str) -> list[str]:
 
 
 def stale(page: str, pictures: Path) -> bool:
-    """Whether an output on a page, or one of its pictures, is of other cells than stand there, or missing."""
+    """Whether an output or picture of a page is missing, or belongs to different cells."""
     for found, digest in zip(WITH_OUTPUTS.finditer(page), digests(page), strict=True):
         outputs = found[0][len(CELL.match(found[0])[0]) :]  # type: ignore[index]
         for name in re.findall(r"images/cells/([^)]*)\)", outputs):
@@ -51,13 +50,13 @@ def stale(page: str, pictures: Path) -> bool:
 
 
 def mark(picture: Path) -> str | None:
-    """The digest that a picture is marked with."""
+    """The digest in a picture's metadata."""
     with Image.open(picture) as opened:
         return opened.info.get("cells")
 
 
 def write_outputs(page: Path, notebook: Any, pictures: Path) -> None:
-    """Put what the cells of a notebook gave into its page."""
+    """Write the outputs of a notebook into its page."""
     text = page.read_text(encoding="utf-8")
     if not CELL.search(text) or not stale(text, pictures):
         return
@@ -75,12 +74,12 @@ def write_outputs(page: Path, notebook: Any, pictures: Path) -> None:
 
 
 def tags(cell: Any) -> list[str]:
-    """What a cell is marked with."""
+    """The tags of a cell."""
     return list(cell.metadata.get("tags", []))
 
 
 def merged(outputs: list[Any]) -> list[Any]:
-    """Lines that were printed one after the other, as one output."""
+    """Outputs with consecutive prints merged."""
     made: list[Any] = []
     for output in outputs:
         if output["output_type"] == "stream" and made and made[-1]["output_type"] == "stream":
@@ -91,7 +90,7 @@ def merged(outputs: list[Any]) -> list[Any]:
 
 
 def shown(output: Any, digest: str, place: Path, alt: str) -> str:
-    """An output as Markdown; its picture is written to a place."""
+    """An output as Markdown; pictures are saved to ``place``."""
     data = output.get("data", {})
     if "image/png" in data:
         place.parent.mkdir(exist_ok=True)
@@ -102,12 +101,12 @@ def shown(output: Any, digest: str, place: Path, alt: str) -> str:
     text = (
         output["text"] if output["output_type"] == "stream" else table(data.get("text/html", "")) or data["text/plain"]
     )
-    lines = text.replace("\r\n", "\n").rstrip()  # as a bar ends the lines that it makes way for
+    lines = text.replace("\r\n", "\n").rstrip()  # progress bars end lines with a carriage return
     return f"\n```text printed {digest}\n{lines}\n```\n"
 
 
 def save(picture: Image.Image, digest: str, place: Path) -> None:
-    """A picture in 256 colours, marked with the digest of its cells."""
+    """Save a picture in 256 colours, with the digest of its cells."""
     picture = picture.convert("RGBA")
     if picture.width > WIDTH:
         picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
@@ -118,7 +117,7 @@ def save(picture: Image.Image, digest: str, place: Path) -> None:
 
 
 def table(html: str) -> str:
-    """A table of pandas in columns of text; "" for other HTML."""
+    """A pandas table as aligned text; "" for other HTML."""
     html = re.sub(r"<style.*?</style>", "", html, flags=re.S)
     rows = []
     for row in re.findall(r"<tr>(.*?)</tr>", html, re.S):
@@ -126,7 +125,7 @@ def table(html: str) -> str:
         wide = [(text.replace("&nbsp;", "").strip(), re.search(r'colspan="(\d+)"', kind)) for kind, text in cells]
         rows.append([part for text, span in wide for part in (text, *[""] * (int(span[1]) - 1 if span else 0))])
     columns = max(map(len, rows), default=0)
-    rows = [[""] * (columns - len(row)) + row for row in rows]  # beside a cell of several rows
+    rows = [[""] * (columns - len(row)) + row for row in rows]  # next to a cell that spans several rows
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

@@ -1,6 +1,6 @@
-"""What lets pages be plain Markdown: names link themselves, and lines that are quoted from the code are checked.
+"""Extras for plain Markdown pages: link names to the reference, and check quotations of the code.
 
-A paragraph that begins with "On a code host" is for readers there; the site leaves it out.
+The site omits paragraphs that begin with "On a code host".
 """
 
 import re
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def link_names(app: Sphinx, doctree: nodes.document) -> None:
-    """``ncsn.heun`` in a page, as code, leads to its place in the reference, if it has one."""
+    """Link code such as ``ncsn.heun`` to its reference entry, if it has one."""
     for literal in list(doctree.findall(nodes.literal)):
         name = NAME.fullmatch(literal.astext())
         if name and not in_link(literal):
@@ -29,18 +29,18 @@ def link_names(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def in_link(node: nodes.Node) -> bool:
-    """Whether a node stands in a link already, however deep."""
+    """Whether a node is already inside a link."""
     around = node.parent
     return around is not None and (isinstance(around, nodes.reference | addnodes.pending_xref) or in_link(around))
 
 
 def leave_out(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Sphinx's hook: the text of a page, changed in place."""
+    """Sphinx hook: change the text of a page in place."""
     source[0] = re.sub(r"^On a code host\b.*?\n\n", "", source[0], flags=re.S | re.M)
 
 
 def check_quotes(app: Sphinx, docname: str, source: list[str]) -> None:
-    """A block of ``py`` is a quotation: warn if the code does not have these lines, one after the other."""
+    """Warn about a ``py`` block whose consecutive lines aren't in the code."""
     quotes = re.findall(r"^```py\n(.*?)^```", source[0], re.S | re.M)
     code = [path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py")] if quotes else []
     for quote in quotes:
@@ -49,12 +49,12 @@ def check_quotes(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def same_lines(quote: str, text: str) -> bool:
-    """Whether the lines of a quotation stand in a text, indented by any one number of spaces."""
+    """Whether a text contains these lines at some common indentation."""
     return any(textwrap.indent(quote, " " * depth) in f"\n{text}" for depth in range(0, 20, 4))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Listen to Sphinx."""
+    """Connect the hooks."""
     app.connect("doctree-read", link_names)
     app.connect("source-read", leave_out)
     app.connect("source-read", check_quotes)

@@ -1,8 +1,8 @@
 """The reference as plain Markdown, for a code host: signatures, docstrings, options and measured tables.
 
-A page has marks, such as ``<!-- autofunction ncsn.load -->`` and ``<!-- end -->``.  Between them stands what
-``python docs/extensions/reference.py`` writes there; a test says if it is stale.  The site replaces names by autodoc's
-entries, which link to each other and to the source.
+``python docs/extensions/reference.py`` writes them between marks such as ``<!-- autofunction ncsn.load -->`` and
+``<!-- end -->``; a test fails if they are out of date.  On the site, autodoc replaces the entries of Python names, with
+links between them and to the source.
 """
 
 import ast
@@ -25,12 +25,12 @@ QUOTES = "'"
 
 
 def filled(page: str) -> str:
-    """A page whose marked blocks are current."""
+    """A page with its marked blocks filled in."""
     return BLOCK.sub(lambda found: f"{found[0].splitlines()[0]}\n\n{content(*found.groups())}\n\n<!-- end -->", page)
 
 
 def content(kind: str, name: str, options: str | None) -> str:
-    """What belongs into a block."""
+    """The content of a block."""
     if kind == "command":
         return command(name)
     if kind == "samplers":
@@ -69,7 +69,7 @@ def heading(depth: int, name: str, signature: str, docstring: str | None) -> str
 
 
 def signature(name: str, node: ast.FunctionDef, *, returns: bool = True) -> str:
-    """A function's name, arguments and result as the source writes them, a line each if they are long."""
+    """A function's signature as in the source, with one argument per line if it is long."""
     decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
     result = f" -> {ast.unparse(node.returns).strip(QUOTES)}" if returns and node.returns else ""
     if "property" in decorators:
@@ -81,7 +81,7 @@ def signature(name: str, node: ast.FunctionDef, *, returns: bool = True) -> str:
 
 
 def class_signature(name: str, thing: type, node: ast.ClassDef) -> str:
-    """How an object of a class is made: by its own ``__init__``, or from fields, those of its bases included."""
+    """The signature of a class: that of ``__init__``, or its dataclass fields, including those of its bases."""
     made = [line for line in node.body if isinstance(line, ast.FunctionDef) and line.name == "__init__"]
     if made:
         return signature(name, made[0], returns=False)
@@ -100,7 +100,7 @@ def class_signature(name: str, thing: type, node: ast.ClassDef) -> str:
 
 
 def split_arguments(text: str) -> list[str]:
-    """Arguments at the commas outside of brackets and texts."""
+    """Split arguments at commas outside of brackets and strings."""
     parts, depth, quote = [""], 0, ""
     for sign in text:
         quote = "" if sign == quote else sign if sign in "'\"" and not quote else quote
@@ -114,7 +114,7 @@ def split_arguments(text: str) -> list[str]:
 
 
 def call(name: str, arguments: list[str], result: str) -> str:
-    """A call in one line, or in a line for each argument."""
+    """A call on one line, or with one argument per line."""
     line = f"{name}({', '.join(arguments)}){result}"
     if len(line) <= WIDTH:
         return line
@@ -165,7 +165,7 @@ def command(name: str) -> str:
 
 
 def help_of(name: str) -> str:
-    """What a command says to ``--help``."""
+    """The ``--help`` text of a command."""
     sys.path.append(str(ROOT))
     from ncsn.cli import console
     from ncsn.cli.main import COMMANDS
@@ -181,7 +181,7 @@ def help_of(name: str) -> str:
 
 
 def options(text: str) -> list[tuple[str, str]]:
-    """Each option of a help with its values, and its description; the boxes around them are gone."""
+    """The options of a help text, with their values and descriptions."""
     found: list[tuple[str, str]] = []
     for line in re.findall(r"^│ (.*) │$", text, re.M):
         if line.startswith(" "):
@@ -194,7 +194,7 @@ def options(text: str) -> list[tuple[str, str]]:
 
 
 def samplers() -> str:
-    """What each sampler costs and how good it is with its default levels and guidance: benchmarks/samplers.json."""
+    """Cost and quality of each sampler with its default levels and guidance, from benchmarks/samplers.json."""
     floor, *measured = json.loads((ROOT / "benchmarks" / "samplers.json").read_text(encoding="utf-8"))
     lines = ["| `--sampler` | levels | evaluations | Fréchet distance | confident |", "|---|--:|--:|--:|--:|"]
     for row in measured:
@@ -214,12 +214,12 @@ def directive(found: re.Match[str]) -> str:
 
 
 def read(app: Any, docname: str, source: list[str]) -> None:
-    """Sphinx's hook: the text of a page, changed in place."""
+    """Sphinx hook: change the text of a page in place."""
     source[0] = BLOCK.sub(directive, source[0])
 
 
 def setup(app: Any) -> dict[str, Any]:
-    """Listen to Sphinx."""
+    """Connect the hook."""
     app.connect("source-read", read, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
