@@ -15,7 +15,6 @@ from ncsn.cli import console, quit_on_signals
 
 if __name__ == "__main__":
     quit_on_signals()
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +27,7 @@ from ncsn import metrics, validation
 from ncsn.distributions import TOYS
 from ncsn.learn.settings import Given
 from ncsn.run.folder import check_folder
+from ncsn.storage import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def main(settings: Toy) -> None:
     out = settings.out or Path("runs") / f"toy-{name}"
     if (out / "config.json").exists() and not settings.overwrite:
         raise ValueError(f"{out} contains a run; pass --overwrite to replace it")
-    check_folder(out, overwrite=settings.overwrite, figures=("score_field.png", "samples.png"))
+    check_folder(out, overwrite=settings.overwrite, figures=("score_field.png",))
 
     # Data: points from a distribution whose exact score is known at every noise level.
     truth: Any = TOYS[name]()
@@ -135,7 +135,7 @@ def main(settings: Toy) -> None:
             print(f"{title}: distance {result['distance']:.3f}", weights[title] and f"weights {weights[title]}")
         titled = [[(f"{title}\n{weights[title]}", x) for title, x in row] for row in panels]
         ncsn.plots.scatter_panels(titled, out / "samples.png")
-    (out / "metrics.json").write_text(json.dumps(numbers, indent=1))
+    write_json(out / "metrics.json", numbers)
     print(f"{out}: pictures and metrics.json")
 
 

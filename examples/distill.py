@@ -109,7 +109,7 @@ def distil(
 
 def main(job: Distill) -> ncsn.Run:
     """Train the student, save it as a run, and draw by both; returns the student."""
-    check_folder(job.out, overwrite=job.overwrite)
+    check_folder(job.out, overwrite=job.overwrite, figures=("student.png", "teacher.png"))
     teacher = ncsn.load(job.run, device=job.device)
     data = teacher.data()
     labels = data.labels.train.to(teacher.device) if data.labels and teacher.recipe.num_classes else None

@@ -55,7 +55,7 @@ class Paper:
     inpainted: int = 32
     """Test images to inpaint, eight times each."""
     out: Path = ROOT / "docs"
-    """The folder that gets paper.md and the pictures."""
+    """The folder whose paper.md, numbers and pictures are replaced."""
     work: Path = Path("runs/paper")
     """The folder of the runs that are trained on the way."""
     parts: tuple[Literal["toys", "digits", "inpainting", "single"], ...] = ("toys", "digits", "inpainting", "single")

@@ -573,6 +573,24 @@ def test_mistakes_are_one_line_that_names_them(
     assert sorted(run.parent.iterdir()) == before, "nothing was written before the refusal"
 
 
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("evaluate mnist --features nothing --out {0}/new", "features are nothing"),
+        ("train {0}/x.npy --signals --from {1} --steps 1 --out {0}/new", "makes rows"),
+    ],
+)
+def test_what_the_data_refuses_leaves_nothing_behind(
+    line: str, complaint: str, points: Path, tmp_path: Path, capsys: Printed
+) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((40, 16)))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(SystemExit, match=r"^2$"):
+        cli.main(line.format(tmp_path, points).split())
+    assert complaint in capsys.readouterr().err.splitlines()[-1]
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_blocks_of_one_job_are_in_one_folder_on_all_gpus(tmp_path: Path, monkeypatch: Patch) -> None:
     folders = []
 

@@ -84,6 +84,14 @@ def test_folders_and_archives_are_alike(tmp_path: Path, wrapping: str) -> None:
             assert (image == pixels(value)).all()
 
 
+def test_members_outside_of_an_archive_are_left_out_and_counted(tmp_path: Path) -> None:
+    beyond: dict[str, int | bytes] = {"/root/a.png": 99, "../b.png": 98, "x/../../c.png": 97}
+    for kind in ("zip", "tar"):
+        images = load_dataset(archive(tmp_path / f"x.{kind}", FLAT | beyond))
+        assert everything(images) == sorted(FLAT.values())
+        assert ["3 files left out: 3 outside of the archive" in line for line in images.notes] == [True]
+
+
 LAYOUTS: dict[str, tuple[Mapping[str, int], list[int], list[int], set[str]]] = {
     "classes": (CLASSES, [2, 2], [], {"cat", "dog"}),
     "classes and an image in none": (CLASSES | {"stray.png": 99}, [2, 2], [], set()),

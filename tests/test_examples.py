@@ -66,5 +66,8 @@ def test_a_student_learns_and_is_a_run_like_any_other(tmp_path: Path) -> None:
     before = ncsn.load("mnist", device="cpu").model.state_dict()
     assert any(not torch.equal(weight, before[name]) for name, weight in loaded.model.state_dict().items())
     assert (tmp_path / "run" / "student.png").read_bytes() != (tmp_path / "run" / "teacher.png").read_bytes()
-    with pytest.raises(ValueError, match="overwrite"):
-        distill.main(distill.Distill(run="mnist", out=tmp_path / "run", **few))
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "teacher.png").write_text("precious")
+    for place in ("run", "pictures"):
+        with pytest.raises(ValueError, match="overwrite"):
+            distill.main(distill.Distill(run="mnist", out=tmp_path / place, **few))

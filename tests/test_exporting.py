@@ -1,6 +1,7 @@
 """ONNX files of runs: onnxruntime computes from them what PyTorch computes, and what is off is not written."""
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -121,8 +122,13 @@ def points(*, guided: bool) -> Run:
 
 
 def test_the_command_writes_score_and_guide_and_what_sampling_needs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Torch's remarks about packages that it does not need are nobody's business."""
+    monkeypatch.setattr(logging.getLogger("torch.onnx"), "handlers", [caplog.handler])
     folder, out, beside = tmp_path / "run", tmp_path / "it.onnx", tmp_path / "it.guide.onnx"
     points(guided=True).save(folder)
     run = ncsn.load(folder, device="cpu")
@@ -132,6 +138,7 @@ def test_the_command_writes_score_and_guide_and_what_sampling_needs(
     assert not out.exists()
     cli.main(["export", str(folder), str(out), "--overwrite"])
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [str(out), str(beside)]
+    assert not [record for record in caplog.records if record.name.startswith("torch.onnx")]
     metadata = {}
     for path, model in ((out, run.model), (beside, run.guide)):
         assert isinstance(model, ScoreModel)

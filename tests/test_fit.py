@@ -181,6 +181,14 @@ def test_ones_own_network_is_never_taken_for_the_packages_of_that_name(tmp_path:
     assert own.sample(2, levels=4).isfinite().all()
 
 
+def test_held_out_images_have_classes_of_their_own() -> None:
+    """No class of the test images is one that the network knows."""
+    data = pictures()
+    assert data.labels is not None
+    run = ncsn.fit(replace(data, labels=replace(data.labels, test=data.labels.test + 99)), settings=tiny(steps=2))
+    assert run.recipe.num_classes == 3
+
+
 def first_weight(model: nn.Module) -> Tensor:
     return next(model.parameters()).data
 

@@ -62,11 +62,11 @@ def test_what_is_no_file_of_a_table_is_refused_at_once(tmp_path: Path, monkeypat
     np.savez(tmp_path / "two.npz", a=WHOLE, b=WHOLE)
     (tmp_path / "objects.npy").write_bytes(pickle.dumps([1.0, 2.0]))
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    cases = {"no.csv": "does not exist", "no.npy": "does not exist", "two.npz": "a, b"}
+    cases = {"no.csv": "cannot be read", "no.npy": "cannot be read", "two.npz": "a, b"}
     cases |= {"objects.npy": r"\(it holds Python objects\)$"}
     for suffix in ("csv", "npy", "parquet") if hasattr(os, "mkfifo") else ():
         os.mkfifo(tmp_path / f"pipe.{suffix}")
-        cases[f"pipe.{suffix}"] = "is no file"
+        cases[f"pipe.{suffix}"] = "not a regular file"
     for name, why in cases.items():
         with pytest.raises(ValueError, match=why):
             read_rows(tmp_path / name)

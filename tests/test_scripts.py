@@ -189,6 +189,12 @@ def test_a_toy_is_a_run_of_its_options_and_is_not_replaced(
     assert steps == {"langevin": 3 * 2, "annealed": 3 * 2}, "as many of one as of the other"
     assert run("training_toy.py", line) == 2
     assert run("training_toy.py", f"{line} --overwrite") == 0
+    for name in ("samples.png", "score_field.png", "metrics.json"):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).write_text("precious")
+        assert run("training_toy.py", f"--generator circle {QUICK} --out {folder}") == 2
+        assert [(path.name, path.read_text()) for path in folder.iterdir()] == [(name, "precious")]
 
 
 def test_a_toy_keeps_a_users_pictures(run: Run, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ UNASKED = [
     ({"overwrite": True}, f"{CHECKPOINT} is a link", (), f"guide/{CHECKPOINT}"),
     ({"resume": True}, "is no run, but has a checkpoint.pt", RUN, CHECKPOINT),
     ({}, "is no run, but has a evaluation.json", RUN, "evaluation.json"),
-    ({}, "is no run, but has a mine.png", RUN, "mine.png"),
+    ({}, "is no run, but has a samples.png", RUN, "samples.png"),
     ({}, "is no run, but has a guide/", RUN, ""),
 ]
 
@@ -200,7 +200,7 @@ def test_a_run_and_what_is_no_run_are_not_replaced_unasked(
     elif there:
         (folder / there).touch()
     before = files_in(folder.parent)
-    message = refused(lambda: claim(folder, figures=("mine.png",), **how), naming=str(folder))
+    message = refused(lambda: claim(folder, **how), naming=str(folder))
     assert what in message
     assert files_in(folder.parent) == before
 

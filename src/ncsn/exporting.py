@@ -11,6 +11,7 @@ The module is not called export: importing it would replace the function ``ncsn.
 
 import copy
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ncsn.machine.messages import quieter
 from ncsn.noise import Geometric
 from ncsn.run import Recipe, Run
 from ncsn.run.steps import guidance_of
@@ -122,8 +124,8 @@ def onnx_of(model: ScoreModel, example: tuple[Tensor, ...], metadata: Json) -> b
     import onnx
 
     batch = torch.export.Dim("batch")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are about torch's own code; what is exported will be checked
+    with warnings.catch_warnings(), quieter(logging.ERROR, "torch.onnx"):
+        warnings.simplefilter("ignore")  # they concern torch's own code, and the exported file is checked afterwards
         program: Any = torch.onnx.export(
             model,
             example,

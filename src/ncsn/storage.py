@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ncsn.validation import Json, check_file, reason
+from ncsn.validation import Json, opened_as
 
 SEAL = b"\nsha256:"  # before the 64 digits at the end of a checkpoint
 HOST = re.sub("[^A-Za-z0-9-]", "_", socket.gethostname()) or "host"
@@ -105,18 +105,15 @@ def read_tensors(path: Path, data: str = "") -> dict[str, Tensor]:
     Raises ValueError if it cannot be read, is not as it was written, was made by other data, or has numbers that are
     not finite.
     """
-    try:
-        check_file(path)
+    with opened_as("the weights of this run", path):
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         digests = [{"sha256": digest(tensors)}, {"sha256": digest(tensors, data)}]
         if not metadata.keys() <= {"format"} and metadata not in digests:
-            raise ValueError("another digest of its tensors and their data was written with them")
+            raise ValueError("its digest is that of other tensors or other data")
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-            raise ValueError("it has numbers that are not finite")
-    except Exception as error:  # of many kinds, by what is broken
-        raise ValueError(f"{path} is damaged, or another run's ({reason(error)})") from error
+            raise ValueError("it holds numbers that are not finite")
     return tensors
 
 
@@ -136,19 +133,14 @@ def read_checkpoint(path: Path) -> Json:
 
     Raises ValueError if it cannot be read, or is not as it was written.
     """
-    try:
-        check_file(path)
+    with opened_as("a checkpoint", path):
         content = np.memmap(path, mode="r")
         whole, seal = content[: -len(SEAL) - 64], content[-len(SEAL) - 64 :].tobytes()
         if seal.startswith(SEAL) and seal != SEAL + hashlib.sha256(whole.data).hexdigest().encode():
-            raise ValueError("it has not the sha256 that was written with it")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            raise ValueError("its sha256 is not the one written with it")
+        state: Json = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise ValueError(f"it holds a {type(state).__name__}")
-    except Exception as error:  # of many kinds, by what is broken
-        # Torch's own words advise to load whatever the file holds.
-        why = "it holds more than tensors, numbers and text" if "weights_only" in str(error) else reason(error)
-        raise ValueError(f"{path} is no whole checkpoint ({why})") from error
     return state
 
 

@@ -7,8 +7,8 @@ dataclass says in its ``__post_init__``.  Pydantic is imported on the first chec
 import inspect
 import json
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -39,7 +39,8 @@ Width: TypeAlias = Annotated[int, Interval(ge=1, le=2**14)]
 Layers: TypeAlias = Annotated[int, Interval(ge=1, le=100)]
 Port: TypeAlias = Annotated[int, Interval(ge=0, le=2**16 - 1)]
 
-LONGEST_LINE = 300  # characters of somebody else's error that are repeated
+MAX_QUOTED = 300  # characters of a library's error message that are repeated
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "can't start new thread")
 
 T = TypeVar("T")
 Json: TypeAlias = dict[str, Any]
@@ -113,27 +114,39 @@ def one_line(error: object) -> str:
     """An error's message, or else its name, in one line: not too long, and only what can be printed."""
     line = " ".join(str(error).split()) or type(error).__name__
     line = "".join(c if c.isprintable() else "?" for c in line)
-    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}…"
+    return line if len(line) <= MAX_QUOTED else f"{line[:MAX_QUOTED]}…"
 
 
 def reason(error: Exception) -> str:
-    """Why a file cannot be read: what the system says, without the file's name."""
+    """Why a file cannot be read: the system's message without the file's name."""
+    if "pickle" in str(error) or "weights_only" in str(error):  # libraries advise to load such files anyway
+        return "it holds Python objects"
     return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
 
 
-def check_file(path: Path) -> None:
-    """Raises ValueError if there is something else than a file at ``path``, such as a pipe, which would be waited for.
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory, or threads, have run out, in the words of any library."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
-    Links lead to files in the cache of the hub's library.
+
+@contextmanager
+def opened_as(what: str, path: Path) -> Iterator[None]:
+    """Within it, ``path`` is read as a file of some kind: ``what`` with its article.
+
+    Raises ValueError of one line for anything that a library raises, and for what isn't a regular file, such as a pipe,
+    which would block.  Running out of memory is not the file's fault and stays as it is.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no regular file")
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is not a regular file")
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(f"{path} cannot be read as {what} ({reason(error)})") from error
 
 
 def read_json(path: Path) -> Json:
     """The object in a JSON file.  Raises ValueError if it cannot be read."""
-    try:
-        check_file(path)
+    with opened_as("a JSON object", path):
         return dict(json.loads(path.read_bytes()).items())
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read ({reason(error)})") from error

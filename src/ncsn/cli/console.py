@@ -29,6 +29,7 @@ from ncsn.validation import (
     SamplerName,
     StepSize,
     check_ranges,
+    is_out_of_memory,
     one_line,
 )
 
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from ncsn.run.options import SamplingOptions as SamplingKeywords
     from ncsn.run.options import SeededOptions
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 COMPILE_FROM = 60_000  # evaluations of a network for images: for fewer, compiling takes longer than it saves
 FRAME = dict.fromkeys(range(0x2500, 0x2580), " ")  # what tyro draws around what it says; without Unicode it has dashes
 NARROWEST = 40  # columns; in one or two of them tyro's help has no end
@@ -192,8 +192,9 @@ def ending(error: BaseException) -> tuple[int, str]:
         return 128 + number, f"{'terminated' if number == signal.SIGTERM else 'interrupted'}{error}"
     if isinstance(error, FloatingPointError | PeerError):
         return 1, str(error)
-    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
-        return 1, "out of memory; a smaller --batch-size, a larger --accumulate, smaller images or networks need less"
+    if is_out_of_memory(error):
+        needs = "a smaller --batch-size, a larger --accumulate, smaller images or a smaller network need less"
+        return 1, f"out of memory or threads; {needs}"
     if isinstance(error, ImportError):
         missing = f"{error.name} is not installed: pip install 'ncsn[tables]'"
         of_tables = str(error.name).partition(".")[0] in ("pandas", "pyarrow", "sklearn")

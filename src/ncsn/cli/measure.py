@@ -64,13 +64,13 @@ class Evaluate(SamplingOptions, RunOptions):
         out = self.out or (self.run if self.run == run.folder else Path())
         ruler = None
         if group.is_main:
+            for path in [out / name for name in FILES] if out.is_dir() else [out]:
+                storage.check_out(path, overwrite=self.overwrite)
             data = run.data(self.data)
-            out.mkdir(parents=True, exist_ok=True)
-            for name in FILES:
-                storage.check_out(out / name, overwrite=self.overwrite)
             print(f"data: {data.name}, {data.describe()}")
-            # Before samples are drawn: what is wrong with features should not take minutes to turn out.
+            # Before sampling, so that unsuitable features are rejected without a wait of minutes.
             ruler = kind.ruler(run, data, self.features, self.n)
+            out.mkdir(exist_ok=True)
         n = int(group.broadcast(str(ruler and ruler.n).encode()))
         units = kind.judged(run.transform)
         drawn = write_array(out / SAMPLES, run, n, seed=self.seed, group=group, options=self.options(), transform=units)

@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 
 from ncsn.kinds.kind import Labels
 from ncsn.kinds.reading import PARTS, Split
-from ncsn.validation import one_line
+from ncsn.validation import opened_as
 
 IMAGE_KEYS = {"", "x", "image", "images", "img", "imgs", "signals", "data", "samples", "arr_0"}
 LABEL_KEYS = {"y", "label", "labels", "target", "targets"}
@@ -20,33 +20,16 @@ PART_NAME = re.compile(r"(train|val|eval|test)(ing|id|idation|uation)?[-_ ]?\d*"
 """What folders and arrays are called that hold one part: train, Training, train2017, val, valid, test1 …"""
 
 
-def regular(path: Path) -> None:
-    """Raises ValueError if there is no such file, or if it is a pipe or a folder."""
-    if not path.is_file():
-        raise ValueError(f"{path} {'is no file' if path.exists() else 'does not exist'}")
-
-
 def arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     """The arrays of an .npz by their keys, or that of an .npy, which is mapped, by "".
 
     Raises ValueError if they cannot be read, or hold Python objects.
     """
-    regular(path)
-    try:
+    with opened_as("arrays", path):
         if path.suffix.lower() == ".npy":
             return {"": np.load(path, mmap_mode="r")}
         with path.open("rb") as file, np.load(file) as archive:
             return {key: array for key, array in archive.items() if isinstance(array, np.ndarray)}
-    except Exception as error:  # numpy, zipfile and zlib raise whatever they like
-        raise unreadable(path, "arrays", error) from error
-
-
-def unreadable(path: Path, what: str, error: Exception) -> Exception:
-    """A library's ``error`` in the words of the package; ``what``: the kind of file that was expected."""
-    if isinstance(error, MemoryError):
-        return error
-    reason = "it holds Python objects" if "pickle" in str(error) else one_line(error)
-    return ValueError(f"{path} cannot be read as {what} ({reason})")
 
 
 def part_of(word: str) -> Split | None:

@@ -27,7 +27,6 @@ BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, for which losses are
 BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
 LEARNING = 0.01  # the smallest relevant change of the held-out loss, relative
 SAVE_EVERY = 30.0  # seconds between two checkpoints
-FIGURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +161,7 @@ class Record:
             checkpoint, replaces = self.path(part, CHECKPOINT), False
             if self.writes and self.lock is None:
                 replaces, resume = self.job.overwrite, self.job.resume
-                self.lock = claim(self.folder, overwrite=replaces, resume=resume, keep=True, figures=FIGURES)
+                self.lock = claim(self.folder, overwrite=replaces, resume=resume, keep=True)
             if self.writes and (replaces or not checkpoint.exists()):
                 checkpoint.parent.mkdir(exist_ok=True)
                 with storage.atomic(checkpoint) as temporary:

@@ -213,7 +213,10 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     """
     kind = dataset.kind
     if settings.start is not None:
-        settings = adopt_network(settings, read_config(find(settings.start)).settings)
+        theirs = read_config(find(settings.start))
+        if theirs.recipe.kind is not kind:
+            raise ValueError(f"{settings.start} makes {theirs.recipe.kind.noun}; a run of {kind.noun} is needed")
+        settings = adopt_network(settings, theirs.settings)
     settings = replace(settings, network=network_for(settings, dataset))
     if settings.proposal != "lognormal" and settings.log_sigma_std is not None:
         raise ValueError(f"log_sigma_std given, which means nothing for proposal {settings.proposal}; leave it out")

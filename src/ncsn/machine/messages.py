@@ -31,14 +31,15 @@ log.propagate = False  # a user's own handler of the root logger would write eve
 
 
 @contextmanager
-def quieter(level: int) -> Iterator[None]:
-    """Within it, what is less than ``level`` is not said."""
-    before = log.level
-    log.setLevel(max(level, before))
+def quieter(level: int, name: str = "ncsn") -> Iterator[None]:
+    """Within it, the logger of this name drops messages below ``level``."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(max(level, before))
     try:
         yield
     finally:
-        log.setLevel(before)
+        logger.setLevel(before)
 
 
 def refresh_interval() -> float:

@@ -30,6 +30,7 @@ MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 # What trainings and evaluations write, and --overwrite removes, config.json last: so a kill leaves no half of a run.
 EVALUATION = ("evaluation.json", "evaluation.png", "evaluation.npz")
 WRITTEN = (MODEL, CHECKPOINT, "metrics.jsonl", "metrics.json", *EVALUATION, "config.json")
+FIGURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")  # that trainings draw
 SHIPPED = ("mnist",)  # the runs in the package, under assets/models
 RUN_FILES = ["config.json", MODEL, "metrics.json", "guide/config.json", "guide/model.safetensors"]
 # What is fetched from the hub, or sent there: text and safetensors, never code or pickles.
@@ -136,9 +137,9 @@ def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False,
 
     A run without a checkpoint, copied or saved from Python, cannot be resumed: it would begin anew.
 
-    ``figures``: the names of files that will be written beside the run's own.
+    ``figures``: names of further files that will be written there.
     """
-    guide, names = folder / "guide", (*WRITTEN, *figures)
+    guide, names = folder / "guide", (*WRITTEN, *FIGURES, *figures)
     if guide.is_symlink() or guide.is_file():
         raise ValueError(f"{guide} is a link or a file, and no folder of the run's own; give another --out")
     for place in (folder, guide):
@@ -155,14 +156,7 @@ def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False,
         raise ValueError(f"{folder} is no run, but has a {found}; --overwrite (overwrite=True) replaces it")
 
 
-def claim(
-    folder: Path,
-    *,
-    overwrite: bool = False,
-    resume: bool = False,
-    keep: bool = False,
-    figures: tuple[str, ...] = (),
-) -> FileLock:
+def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, keep: bool = False) -> FileLock:
     """Make sure that a run may write into ``folder``, and create it; with ``overwrite`` an old run is removed first.
 
     Only files that runs write are removed, and what a kill has left half written.
@@ -170,16 +164,14 @@ def claim(
     Returns the lock that keeps other processes out for as long as it is kept; a kill releases it too.
     Raises ValueError as ``check_folder``, and if another process writes into the folder.
     """
-    check_folder(folder, overwrite=overwrite, resume=resume, figures=figures)
+    check_folder(folder, overwrite=overwrite, resume=resume)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
     try:
         lock.acquire()
     except Timeout as error:
         raise ValueError(f"another process is writing {folder}; wait for it, or give another --out") from error
-    check_folder(
-        folder, overwrite=overwrite, resume=resume, figures=figures
-    )  # again: whoever held it may have left a run
+    check_folder(folder, overwrite=overwrite, resume=resume)  # again: whoever held the lock may have left a run
     for run in (folder / "guide", folder):
         sweep(run, everybodys=True)
     if overwrite and not keep:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ncsn.kinds.reading import PARTS, Split
 from ncsn.kinds.stacks import part_of
-from ncsn.validation import one_line
+from ncsn.validation import one_line, opened_as
 
 LOOKED_AT = 10_000  # images of each part in shards, as many as are judged
 SUFFIXES = [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".avif"]
@@ -65,9 +65,9 @@ def walk(top: Path) -> Files:
 
 
 def file_bytes(path: Path) -> bytes:
-    """A file's bytes.  Raises ValueError for a pipe, which would be waited for."""
+    """A file's bytes.  Raises ValueError for a pipe, which would block."""
     if not path.is_file():
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     return path.read_bytes()
 
 
@@ -76,10 +76,8 @@ def open_zip(path: Path) -> Files:
 
     Raises ValueError if it is none.
     """
-    try:
+    with opened_as("a zip archive", path):
         archive = zipfile.ZipFile(path)
-    except Exception as error:  # of many kinds, by what is broken
-        raise ValueError(f"{path} cannot be read as a zip archive ({one_line(error)})") from error
     members = [info for info in archive.infolist() if not info.is_dir()]
     return {PurePosixPath(info.filename.replace("\\", "/")): partial(archive.read, info) for info in members}
 
@@ -91,8 +89,9 @@ def from_files(name: str, files: Files) -> Catalogue:
     is left out where another folder is for that.  Classes are the first folders that are no parts.
     Raises ValueError if there are neither images nor shards.
     """
-    # Not what a system has put there, nor what would lie outside of its archive.
-    visible = sorted(path for path in files if not any(part.startswith((".", "__MACOSX")) for part in path.parts))
+    outside = {path for path in files if path.is_absolute() or ".." in path.parts}
+    hidden = {path for path in files if any(part.startswith((".", "__MACOSX")) for part in path.parts)}
+    visible = sorted(files.keys() - outside - hidden)
     paths = [path for path in visible if path.suffix.lower() in SUFFIXES]
     top = posixpath.commonpath([path.parent for path in paths]) if paths else ""
     folders = [path.relative_to(top).parent.parts for path in paths]
@@ -107,6 +106,8 @@ def from_files(name: str, files: Files) -> Catalogue:
         if part or beside
     }
     left_out = Counter(path.suffix.lower() for path in visible if path not in items)
+    if outside:
+        left_out["outside of the archive"] = len(outside)
     listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in left_out.most_common())
     if not items and ".tar" not in left_out:
         found, allowed = one_line(listed or "no files"), ", ".join(SUFFIXES)
@@ -130,10 +131,8 @@ def contents(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def open_tar(path: Path) -> Files:
     """The files in a tar archive.  Raises ValueError if it is none, or is damaged."""
-    try:
+    with opened_as("a tar archive", path):
         return {PurePosixPath(name): partial(bytes, content) for name, content in contents(path)}
-    except Exception as error:  # of many kinds, by what is broken
-        raise ValueError(f"{path} cannot be read as a tar archive ({one_line(error)})") from error
 
 
 def suffixes(name: str) -> str:
@@ -147,7 +146,7 @@ def images_in_shard(path: Path) -> Iterator[Item]:
     Raises ValueError if it cannot be read, or if there are none: a stream of such would never bring a batch.
     """
     found = False
-    try:
+    with opened_as("a shard", path):
         for key, files in groupby(contents(path), lambda file: file[0].removesuffix(suffixes(file[0]))):
             sample = {suffixes(name).lower(): content for name, content in files}
             for suffix in sorted(sample.keys() & {*SUFFIXES})[:1]:
@@ -156,8 +155,6 @@ def images_in_shard(path: Path) -> Iterator[Item]:
                 yield Item(f"{path} {one_line(key)}", partial(bytes, sample[suffix]), label=label)
         if not found:
             raise ValueError("it holds no images")
-    except Exception as error:  # of many kinds, by what is broken
-        raise ValueError(f"{path} cannot be read as a shard ({one_line(error)})") from error
 
 
 def from_shards(name: str, paths: list[Path]) -> tuple[Catalogue, tuple[Path, ...]]:

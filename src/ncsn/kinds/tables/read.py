@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from ncsn.kinds.reading import DELIMITERS
-from ncsn.kinds.stacks import arrays, regular, unreadable
+from ncsn.kinds.stacks import arrays
 from ncsn.machine.messages import log
 from ncsn.storage import atomic
+from ncsn.validation import opened_as
 
 if TYPE_CHECKING:
     import pandas
@@ -31,8 +32,7 @@ def read_frame(path: Path) -> "pandas.DataFrame":
     """
     import pandas
 
-    regular(path)
-    try:
+    with opened_as("a table", path):
         if path.suffix.lower() == ".parquet":
             return pandas.read_parquet(path)
         content = path.read_bytes()
@@ -43,8 +43,6 @@ def read_frame(path: Path) -> "pandas.DataFrame":
             log.warning(f"{path} is not UTF-8; it is read as Windows-1252")
         names, *rows = cells_in(text, DELIMITERS[path.suffix.lower()])
         return pandas.DataFrame(rows, columns=names, dtype=str)
-    except Exception as error:  # of many kinds, by what is broken
-        raise unreadable(path, "a table", error) from error
 
 
 def read_rows(path: Path) -> "pandas.DataFrame | np.ndarray":
