@@ -3,11 +3,11 @@
 python examples/calibration.py               # minutes on one core; prints a table, writes docs/images/calibration.png
 
 Simulation-based calibration (Talts et al. 2018, arXiv:1804.06788): draw x from the prior, measure it, and draw from the
-posterior given that measurement.  If the posterior is right, x is one more draw from it, so its rank among 19 draws is
-uniform on 0 … 19.  Ranks 5 … 14 are then the central 50 % interval, and ranks 1 … 18 the one of 90 %.
+posterior given that measurement.  If the posterior is right, x is another draw from it, so its rank among 19 draws is
+uniform on 0 … 19.  Ranks 5 … 14 then form the central 50 % interval, and ranks 1 … 18 the 90 % interval.
 
-Errors of opposite sign for opposite measurements cancel in such a histogram (Modrák et al. 2023, arXiv:2211.02383).  So
-a second histogram turns the order where the measurement is negative.
+In such a histogram, errors of opposite sign for opposite measurements cancel (Modrák et al. 2023, arXiv:2211.02383).
+A second histogram therefore reverses the order if the measurement is negative.
 """
 
 import math
@@ -29,10 +29,10 @@ PICTURE = Path(__file__).parent.parent / "docs" / "images" / "calibration.png"
 
 
 class Prior(NamedTuple):
-    """A prior, and what is measured of it.
+    """A prior and a measurement.
 
-    ``sample(n, generator)`` draws truths.  ``run`` makes the posteriors.  ``known``: the measured columns.
-    ``noise_std``: the noise of their measurement.  ``hidden``: the column that is ranked.
+    ``sample(n, generator)`` draws truths, and ``run`` makes the posteriors.  ``known``: the measured columns.
+    ``noise_std``: the noise of the measurement.  ``hidden``: the column that is ranked.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Prior(NamedTuple):
 
 
 def gaussian() -> Prior:
-    """Two coordinates with correlation 0.9, the first one measured."""
+    """Two coordinates with correlation 0.9, of which the first is measured."""
     covariance = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
     factor = torch.linalg.cholesky(covariance)
     values, vectors = torch.linalg.eigh(covariance)
@@ -59,33 +59,33 @@ def gaussian() -> Prior:
 
 
 def mixture(name: str, means: Tensor, std: float, known: list[int], noise_std: float) -> Prior:
-    """Gaussians around ``means``; the last column is ranked."""
+    """A mixture of Gaussians around ``means``, of which the last column is ranked."""
     prior = ncsn.GaussianMixture(means, std)
     run = ncsn.Run.of(prior, shape=(means.shape[1],), sigma_max=40.0, sigma_min=0.02)
     return Prior(name, lambda n, g: prior.sample(n, generator=g), run, known, means.shape[1] - 1, noise_std)
 
 
 def rows(n: int, g: torch.Generator) -> Tensor:
-    """A table: t, t², cos 2t and sin 2t, each with an error.  The cosine leaves the sign of t open."""
+    """Noisy rows of t, t², cos 2t and sin 2t.  The cosine doesn't determine the sign of t."""
     t = torch.randn(n, generator=g)
     return torch.stack([t, t**2, (2 * t).cos(), (2 * t).sin()], 1) + 0.2 * torch.randn(n, 4, generator=g)
 
 
 def learned(steps: int) -> Prior:
-    """That table, learned; its cosine is measured: the square has normal scores, so it cannot be."""
+    """The same table, learned.  The cosine is measured, since a column with normal scores can't be."""
     run = ncsn.fit(rows(5000, torch.Generator().manual_seed(0)), steps=steps)
     return Prior("learned table", rows, run, [2], 0, 0.1)
 
 
 class Ranks(NamedTuple):
-    """The ranks of the hidden number, and the same turned by the sign of the measurement."""
+    """The ranks of the hidden number, as they are and reversed by the sign of the measurement."""
 
     hidden: Tensor
     turned: Tensor
 
 
 def ranks(prior: Prior, particles: int | None) -> tuple[Ranks, int]:
-    """The rank of each measurement's truth, and the passes through the network, forward and backward, that a draw takes."""
+    """Rank each truth among its draws; also count the forward and backward passes per draw."""
     g = torch.Generator().manual_seed(1)
     truth, known = prior.sample(MEASUREMENTS, g), prior.known
     y = truth[:, known] + prior.noise_std * torch.randn(MEASUREMENTS, len(known), generator=g)
@@ -100,18 +100,18 @@ def ranks(prior: Prior, particles: int | None) -> tuple[Ranks, int]:
 
 
 def p_value(rank: Tensor) -> str:
-    """The p value of the chi-square test that ranks are uniform, in ten bins of two ranks."""
+    """Test for uniform ranks: the p value of a chi-square test, in ten bins of two ranks."""
     return f"{scipy.stats.chisquare(torch.bincount(rank // 2, minlength=10).numpy()).pvalue:.2g}"
 
 
 def coverage(rank: Tensor, first: int) -> str:
-    """The share of truths in the central interval that begins at rank ``first``, with its standard error."""
+    """Fraction of truths in the central interval that starts at rank ``first``, with its standard error."""
     share = float(((rank >= first) & (rank <= DRAWS - first)).float().mean())
     return f"{share:.1%} ± {math.sqrt(share * (1 - share) / len(rank)):.1%}"
 
 
 def main() -> None:
-    """Print the table, and draw the histograms of the turned ranks."""
+    """Print the table and plot histograms of the reversed ranks."""
     centres = 2 * torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
     priors = [
         gaussian(),

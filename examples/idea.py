@@ -1,9 +1,9 @@
-"""The picture at the top of README: data, noise levels, arrows, samples.
+"""Draw the picture at the top of the README: data with noise, the learned score, and samples.
 
 python examples/idea.py                # a minute on one core; writes docs/images/idea.png
 
-The upper row is what training sees: the data with more and more noise.  The arrows are the score that a network has
-learned from it.  The lower row is sampling: new points start in noise and follow the arrows from right to left.
+Top: what training sees, data with more and more noise, and the score that a network learns from it.
+Bottom: sampling, from right to left.  New points start as noise and follow the arrows.
 """
 
 from pathlib import Path
@@ -16,13 +16,13 @@ import ncsn
 from ncsn.distributions import TOYS
 
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "idea.png"
-SIGMAS = (0.0, 0.15, 0.4, 1.2)  # about the noise levels that are shown, from the data to noise that hides it
+SIGMAS = (0.0, 0.15, 0.4, 1.2)  # approximate noise levels of the panels
 VIEW = 3.0
 GREY, RED, INK = "#8d99ae", "#d1495b", "#22223b"
 
 
 def main() -> None:
-    """Learn the score of the two moons, sample from it, and draw both."""
+    """Learn the score of the two moons, sample from it, and plot both."""
     generator = torch.Generator().manual_seed(0)
     data = TOYS["moons"]().sample(5000, generator=generator)
     data = (data - data.mean(0)) / data.std(0)
@@ -34,15 +34,15 @@ def main() -> None:
     figure = Figure(figsize=(9.6, 6.0), layout="constrained")
     halves: Any = figure.subfigures(2, 1)
     upper, lower = halves
-    upper.suptitle("Learn: add noise to the data. A network learns the arrows back.", size=17, color=INK)
-    lower.suptitle("Sample: start in noise, on the right. Follow the arrows to the left.", size=17, color=INK)
+    upper.suptitle("Training: add noise to the data, and learn the arrows that lead back.", size=17, color=INK)
+    lower.suptitle("Sampling: start with noise on the right, and follow the arrows.", size=17, color=INK)
     for above, below, about in zip(upper.subplots(1, 4), lower.subplots(1, 4), SIGMAS, strict=True):
         sigma, x = min(states, key=lambda step: abs(step.sigma - about))
         noisy = data[:1500] + sigma * torch.randn(1500, 2, generator=generator)
         above.scatter(*noisy.T.numpy(), s=4, color=GREY, alpha=0.6, linewidths=0)
         below.scatter(*x.T.numpy(), s=4, color=RED, alpha=0.6, linewidths=0)
         if sigma:
-            arrows = run.score(grid, sigma).detach() * sigma**2  # as long as the way to the mean of the clean data
+            arrows = run.score(grid, sigma).detach() * sigma**2  # the distance to the mean of the clean data
             arrows = arrows / arrows.norm(dim=1, keepdim=True).clamp_min(0.3)
             above.quiver(*grid.T.numpy(), *arrows.T.numpy(), color=INK, scale=14, width=0.01)
         above.set_title(f"σ = {sigma:.2g}" if sigma else "data", size=16, color=INK)

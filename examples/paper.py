@@ -1,10 +1,10 @@
-"""Reproduce every figure of Song & Ermon 2019 that needs no other data than MNIST and toys, with its numbers.
+"""Reproduce the figures of Song & Ermon 2019 that need only toy data and MNIST, with numbers.
 
 python examples/paper.py                             # about ten minutes on two cores; writes docs/paper.md and docs/paper/
-python examples/paper.py --parts digits inpainting   # those of another model; other numbers stay as they were measured
+python examples/paper.py --parts digits inpainting   # only some of it; other numbers stay as they were measured
 
-It trains the toys and the model with one noise level by the commands under each figure.  The digits come from the model
-in the package; --run takes another one.  Their pictures hold the digest of its weights.
+Toy models and the model with one noise level are trained with the command under each figure.  Digits come from the
+packaged model or from --run, and their pictures contain the digest of its weights.
 """
 
 import json
@@ -44,22 +44,22 @@ SINGLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
-    """Make the paper's figures, and a page with our numbers beside its claims."""
+    """Draw the figures of the paper, and write a page that compares our numbers with its claims."""
 
     run: Path = Path("mnist")
-    """The model that draws digits: a run's folder, or the one in the package."""
+    """The model that draws digits: the folder of a run, or mnist."""
     minutes: float = 3.0
-    """Training of the single-σ baseline."""
+    """Training time of the baseline with one noise level, in minutes."""
     n: int = 1000
-    """Samples behind each number about digits."""
+    """Samples for each number about digits."""
     inpainted: int = 32
     """Test images to inpaint, eight times each."""
     out: Path = ROOT / "docs"
-    """The folder whose paper.md, numbers and pictures are replaced."""
+    """Folder in which paper.md, its numbers and its pictures are replaced."""
     work: Path = Path("runs/paper")
-    """The folder of the runs that are trained on the way."""
+    """Folder for the runs that are trained on the way."""
     parts: tuple[Literal["toys", "digits", "inpainting", "single"], ...] = ("toys", "digits", "inpainting", "single")
-    """What is made anew."""
+    """Parts to remake."""
 
     def figure(self, name: str) -> Path:
         """Where a picture is."""
