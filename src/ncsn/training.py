@@ -22,6 +22,7 @@ from ncsn.batching import Batch
 from ncsn.machine.distributed import ALONE, Group
 from ncsn.machine.hardware import fast_bfloat16, threads_for
 from ncsn.machine.interrupts import STOPS
+from ncsn.machine.messages import log
 from ncsn.score import ScoreModel
 from ncsn.storage import atomic, read_checkpoint, save_checkpoint
 from ncsn.validation import Json, one_line
@@ -86,7 +87,7 @@ class State:
     ``optimizers``: of the model's parameters; by default ``muon_and_adam``.  Their learning rates are peak values.
     ``generator``: draws batches and losses; saved with the rest.
     ``seed``: reseed the generator at every step from this seed, the step and the process; by default the generator runs
-    on, and a checkpoint can only be continued on the same kind of device.
+    on.
     """
 
     def __init__(
@@ -182,10 +183,20 @@ class State:
             self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
             if saved["scaler"] and self.scaler.is_enabled():  # a run may continue in another precision
                 self.scaler.load_state_dict(saved["scaler"])
-            if self.seed is None:  # with a seed, every step has a generator of its own
-                self.generator.set_state(saved["generator"])
+            if self.seed is None:  # with a seed, every step reseeds the generator
+                self.restore_generator(saved["generator"])
         except (ValueError, RuntimeError, TypeError, KeyError) as error:  # torch's errors for what does not fit
             raise ValueError(f"{path} is of another network or version than config.json ({one_line(error)})") from error
+
+    def restore_generator(self, numbers: Tensor) -> None:
+        """Continue a checkpoint's random numbers, or reseed if it comes from another kind of device."""
+        try:
+            self.generator.set_state(numbers)
+        except RuntimeError:
+            if not numbers.numel():  # written with a seed
+                raise
+            self.generator.manual_seed(self.step)
+            log.warning(f"the checkpoint is of another device: random numbers begin anew, from seed {self.step}")
 
 
 @dataclass(frozen=True, kw_only=True)
