@@ -3,7 +3,7 @@
 import copy
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -237,6 +237,112 @@ def test_evidence_is_the_mixtures_and_other_seeds_are_as_far_off_as_it_says(nois
         assert 1 / 1.5 < float(errors[k].square().mean().sqrt()) / spread < 1.5
 
 
+AXIS = torch.linspace(-8, 8, 600, dtype=torch.float64)
+GRID = torch.cartesian_prod(AXIS, AXIS)
+FORMS = torch.tensor([[1.0, 0.3], [-0.4, 1.0], [0.7, 0.7]])
+REPEATS = torch.tensor([[1.5, 0.0], [1.1, -0.5], [2.0, 0.4]])
+CORRELATED = torch.tensor([[0.4, 0.3], [0.3, 0.5]])
+
+
+def forms(x: Tensor) -> Tensor:
+    return x @ FORMS.T.to(x)
+
+
+def phases(x: Tensor) -> Tensor:
+    return forms(x) ** 2
+
+
+def normal(x: Tensor, y: Tensor, std: Tensor | float) -> Tensor:
+    off: Tensor = (y - x) / std
+    return (-(off**2) / 2 - torch.as_tensor(std).log() - math.log(2 * math.pi) / 2).sum(-1)
+
+
+def poisson(x: Tensor, y: Tensor) -> Tensor:
+    rates = (2 * x).clamp(min=1e-3)
+    return (y * rates.log() - rates - torch.lgamma(y + 1)).sum(-1)
+
+
+def total(logs: Iterable[Tensor]) -> Tensor:
+    return torch.stack([*logs]).sum(0)
+
+
+def correlated(x: Tensor, y: Tensor) -> Tensor:
+    root = torch.linalg.cholesky(CORRELATED.double())
+    logs: Tensor = normal(torch.linalg.solve(root, (y - x).T).T, torch.zeros(2), 1.0) - root.diagonal().log().sum()
+    return logs
+
+
+OPERATORS: dict[str, tuple[posteriors.Measurement, Tensor, dict[str, Any], Callable[[Tensor], Tensor]]] = {
+    "phases": (
+        phases,
+        torch.tensor([4.0, 0.2, 1.0]),
+        {"noise_std": 0.5, "method": "dps"},
+        lambda x: normal(phases(x), torch.tensor([4.0, 0.2, 1.0]), 0.5),
+    ),
+    "sizes": (
+        lambda x: forms(x).abs(),
+        torch.tensor([1.4, 1.0, 1.7]),
+        {"noise_std": torch.tensor([0.5, 0.3, 0.4]), "method": "dps"},
+        lambda x: normal(forms(x).abs(), torch.tensor([1.4, 1.0, 1.7]), torch.tensor([0.5, 0.3, 0.4])),
+    ),
+    "counts": (
+        forms,
+        torch.tensor([3.0, 0.0, 5.0]),
+        {"likelihood": posteriors.Poisson(2.0)},
+        lambda x: poisson(forms(x), torch.tensor([3.0, 0.0, 5.0])),
+    ),
+    "covariance": (identity, REPEATS[0], {"noise_cov": CORRELATED}, lambda x: correlated(x, REPEATS[0])),
+    "three": (
+        identity,
+        REPEATS,
+        {"noise_std": 0.6, "repeated": True},
+        lambda x: total(normal(x, y, 0.6) for y in REPEATS),
+    ),
+    "three with a covariance": (
+        identity,
+        REPEATS,
+        {"noise_cov": CORRELATED, "repeated": True},
+        lambda x: total(correlated(x, y) for y in REPEATS),
+    ),
+    "three phases": (
+        phases,
+        phases(REPEATS),
+        {"noise_std": 2.0, "repeated": True, "method": "dps"},
+        lambda x: total(normal(phases(x), y, 2.0) for y in phases(REPEATS)),
+    ),
+    "three counts": (
+        forms,
+        torch.tensor([[3.0, 0.0, 5.0], [2.0, 1.0, 4.0]]),
+        {"likelihood": posteriors.Poisson(2.0), "repeated": True},
+        lambda x: poisson(forms(x), torch.tensor([3.0, 0.0, 5.0])) + poisson(forms(x), torch.tensor([2.0, 1.0, 4.0])),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_particles_follow_the_posterior_of_any_operator(name: str) -> None:
+    """Moments and evidence beside sums over a grid; 5 % of a standard deviation, and the error of so many particles."""
+    measure, y, noise, log_likelihood = OPERATORS[name]
+    logs = THREE.log_prob(GRID, 0.0) + log_likelihood(GRID)
+    weights, evidence = logs.softmax(0), float(logs.logsumexp(0) + 2 * (AXIS[1] - AXIS[0]).log())
+    mean = weights @ GRID
+    std = (weights @ (GRID - mean) ** 2).sqrt()
+    steps = Run.of(THREE, (2,), sigma_max=40.0, sigma_min=0.02).posterior(measure, y, **noise).steps(2500, seed=1)
+    x, weight = steps.last().double(), steps.quality.weight
+    assert weight is not None
+    error = steps.effective**-0.5
+    assert float(((x.mean(0) - mean) / std).abs().max()) < 0.05 + 3 * error
+    assert float((x.std(0) / std - 1).abs().max()) < 0.05 + 3 * error
+    assert abs(float(weight.log_evidence) - evidence) < 4 * float(weight.standard_error)
+    assert error < 0.08
+
+
+def test_a_linear_operator_is_linearised_exactly(generator: Generator) -> None:
+    x, y = torch.randn(6, 3, generator=generator), torch.randn(6, 2, generator=generator)
+    bent, straight = (posterior(gaussian, lambda v: v @ TWO_ROWS.T + 1, y, 0.4, linear=how) for how in (False, True))
+    torch.testing.assert_close(bent(x, 0.7), straight(x, 0.7))
+
+
 @pytest.mark.parametrize("noise", [0.005, 0.04, 1.0])
 @pytest.mark.parametrize("rows", [[0], [0, 2]])
 def test_a_gaussian_posterior_has_its_mean_and_covariance(noise: float, rows: list[int]) -> None:
@@ -294,7 +400,14 @@ def solve(measure: posteriors.Measurement, y: Any = (1.0, 1.0), noise: Any = 0.1
     return run.posterior(measure, y, noise_std=noise)
 
 
+NO_NOISE: list[tuple[dict[str, Any], str]] = [
+    ({}, "give one of"),
+    ({"noise_std": 1.0, "noise_cov": torch.eye(2)}, "give one of"),
+    ({"noise_cov": torch.eye(3)}, r"\(2, 2\) is needed"),
+    *(({"noise_cov": wrong}, "symmetric") for wrong in ([[1.0, 2.0], [2.0, 1.0]], [[1.0, 0.5], [0.0, 1.0]])),
+]
 CROOKED: list[posteriors.Measurement] = [lambda x: x**2, lambda x: x.clamp(min=0), lambda x: x - x.mean(0)]
+BROKEN: list[posteriors.Measurement] = [torch.round, lambda x: x.detach() * x, lambda x: (x > 0).float(), CROOKED[-1]]
 
 
 @pytest.mark.parametrize(
@@ -319,6 +432,19 @@ CROOKED: list[posteriors.Measurement] = [lambda x: x**2, lambda x: x.clamp(min=0
         (partial(WEIGHED.sample, 3, particles=4, start=torch.ones(3, 2)), "particles is 4"),
         (partial(WEIGHED.sample, 3, particles=0), "particles is 0"),
         *((run.log_evidence, "no measurement") for run in (MODES, REPLACED)),
+        *(
+            (partial(MODES.posterior, measure, [1.0, 1.0], noise_std=0.1, method="dps"), "not differentiable")
+            for measure in BROKEN
+        ),
+        *((partial(MODES.posterior, identity, [1.0, 1.0], **noise), message) for noise, message in NO_NOISE),
+        (partial(MODES.posterior, identity, [1.0, 1.0], noise_std=1.0, method="magic"), "method is 'magic'"),  # type: ignore[arg-type]
+        (partial(MODES.posterior, torch.sin, [1.0, 1.0], noise_std=1.0), 'method="dps"'),
+        (partial(MODES.posterior(identity, REPEATS, noise_std=1.0).sample, 1000), "repeated=True"),
+        *(
+            (partial(MODES.posterior, identity, y, likelihood=posteriors.Poisson(2.0)), "counts")
+            for y in ([1.0, -1.0], [0.5, 1.0])
+        ),
+        *((partial(posteriors.Poisson, peak), "peak is") for peak in (0.0, math.nan)),
         (partial(WEIGHED.log_evidence, particles=1), "takes particles"),
         (partial(WEIGHED.sample, 3, particles=2.5), "particles is 2.5"),  # type: ignore[arg-type]
     ],
@@ -329,7 +455,8 @@ def test_what_cannot_be_solved_is_refused(call: Callable[[], object], message: s
 
 
 def test_a_posterior_of_a_function_of_a_module_is_pickled_and_copied() -> None:
-    for run in (WEIGHED, REPLACED):
+    counted = MODES.posterior(first, [[4.0], [3.0]], likelihood=posteriors.Poisson(2.0), repeated=True)
+    for run in (WEIGHED, REPLACED, counted, MODES.posterior(identity, [4.0, 2.0], noise_cov=CORRELATED)):
         for again in (pickle.loads(pickle.dumps(run)), copy.deepcopy(run)):
             assert torch.equal(again.sample(3, seed=1, levels=5), run.sample(3, seed=1, levels=5))
 

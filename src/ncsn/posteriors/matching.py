@@ -61,7 +61,13 @@ def for_eigh(matrices: Tensor) -> Tensor:
 
 
 def posterior(
-    score: Score, measure: Measurement, y: Float[Tensor, "b *m"], noise_std: float, *, steps: int = 3
+    score: Score,
+    measure: Measurement,
+    y: Float[Tensor, "b *m"],
+    noise_std: float,
+    *,
+    steps: int = 3,
+    linear: bool = True,
 ) -> Score:
     """The score of p_σ(x | y) by moment matching: p(x₀ | x) is taken for the Gaussian of its exact mean and covariance.
 
@@ -77,6 +83,7 @@ def posterior(
     ``y``: one measurement for each example, (b, *m).
     ``noise_std``: σ_y > 0 in the units of y.
     ``steps``: of conjugate gradients for the inverse, at least 1; each takes one backward pass.
+    ``linear``: whether A is linear; if not, it is linearised at D(x), which is approximate for any prior.
     Raises ValueError unless noise_std > 0 and steps ≥ 1; the score does where A is not linear, and where y does not
     have the shape of A x.
 
@@ -104,16 +111,26 @@ def posterior(
         if y.shape != expected.shape:
             raise ValueError(f"y has shape {tuple(y.shape)}; measured, x has shape {tuple(expected.shape)}")
         kind = x.shape[1:], x.dtype, x.device
-        if kind not in linear_parts:  # once, because the check waits for a GPU
+        if not linear:
+            at = denoised.detach().requires_grad_()
+            image = measure(at)
+            weight = torch.zeros_like(image, requires_grad=True)
+            transposed = torch.autograd.grad(image, at, weight, create_graph=True)[0]
+        elif kind not in linear_parts:  # once, because the check waits for a GPU
             linear_parts[kind] = linear_part(measure, x.new_zeros(1, *x.shape[1:]))
-        linear = linear_parts[kind]
+
+        def push_forward(v: Tensor) -> Tensor:
+            """∂A/∂x v, at D: the transpose of what takes a weight to ∂A/∂xᵀ times it."""
+            if linear:
+                return linear_parts[kind](v)
+            return torch.autograd.grad(transposed, weight, v, retain_graph=True)[0]
 
         def pull_back(u: Tensor) -> Tensor:
             """∂D/∂xᵀ Aᵀ u; as ∂D/∂x is symmetric, σ² times it is Cov Aᵀ u."""
             return torch.autograd.grad(expected, x, u, retain_graph=True)[0]
 
         def covariance(u: Tensor) -> Tensor:
-            return noise_std**2 * u + linear(variance * pull_back(u))
+            return noise_std**2 * u + push_forward(variance * pull_back(u))
 
         with torch.no_grad():
             u = conjugate_gradient(covariance, y - expected, steps, least=noise_std**2)
@@ -228,7 +245,8 @@ class MomentMatching(Posterior):
 
     def score(self, prior: Score, n: int, generator: torch.Generator | None) -> Score:
         y = repeat_for(self.observation.y, n)
-        return posterior(prior, self.observation.measure, y, self.observation.noise_std, steps=self.solver_steps)
+        seen = self.observation
+        return posterior(prior, seen.measure, y, seen.noise_std, steps=self.solver_steps, linear=seen.linear)
 
     def to(self, device: torch.device, prior: Score) -> "MomentMatching":
         return replace(self, prior=prior, observation=self.observation.to(device))
@@ -244,7 +262,10 @@ class MomentMatching(Posterior):
         states: Iterator[tuple[Step, Weight | None]]
         if self.populations is None:
             x = prior.start(n, labels)
-            self.observation.warn_if_precise(sampling.sigma_min, tuple(x.shape[1:]))
+            if self.observation.linear:
+                self.observation.warn_if_precise(sampling.sigma_min, tuple(x.shape[1:]))
+            else:
+                log.warning("samples are approximate: what is measured is linearised; particles make them exact")
             score = self.score(prior.score(n, labels), n, generator)
             states = ((step, None) for step in sampling.follow(score, x, generator=generator))
         else:

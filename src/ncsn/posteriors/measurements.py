@@ -1,4 +1,4 @@
-"""Linear measurements with noise: y = A x + n, n ~ N(0, σ_y² I).
+"""Measurements with noise: y = A x + n, n ~ N(0, σ_y² I), and counts, y ~ Poisson(peak · A x).
 
 A measurement A is a plain differentiable function; its transpose comes from automatic differentiation.
 """
@@ -22,6 +22,7 @@ T = TypeVar("T")
 Measurement = Callable[[Tensor], Tensor]
 """A linear function of a batch of examples, (b, *d) → (b, *m), or one with a constant added (affine)."""
 
+MIN_RATE = 1e-3  # counts: the least rate of Poisson noise
 RANDOM_SHARE = 0.25  # of the pixels that are known when the hidden ones are random
 
 
@@ -80,6 +81,62 @@ def blurred(std: float) -> Measurement:
     return blur
 
 
+@dataclass(frozen=True)
+class Poisson:
+    """Counts y ~ Poisson(peak · A x), each independent: photons, events.  A likelihood for ``Run.posterior``.
+
+    ``peak``: the expected count where A x is 1, > 0.  The least rate is 0.001 counts, also where A x is negative.
+    Raises ValueError for another peak.
+
+    >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.full((1, 1), 5.0)), (1,), sigma_max=50.0, sigma_min=0.02)
+    >>> run.posterior(torch.clone, [60.0], likelihood=ncsn.Poisson(10.0)).sample(500).mean().round(decimals=1)
+    tensor(5.6000)
+    """
+
+    peak: float
+
+    def __post_init__(self) -> None:
+        """Refuse what is no rate."""
+        if not 0 < self.peak < math.inf:
+            raise ValueError(f"peak is {self.peak}; the expected count where A x is 1, above 0, is needed")
+
+    def check(self, y: Tensor) -> None:
+        """Raises ValueError for what is no count."""
+        for wrong in y[~((y >= 0) & (y == y.round()))].flatten()[:1].tolist():
+            raise ValueError(f"y holds {wrong:g}; counts, whole numbers of at least 0, are needed")
+
+    def stabilise(self, seen: Tensor) -> Tensor:
+        """What has noise of variance 1, nearly, where ``seen`` times the peak is counted (Anscombe 1948)."""
+        return 2 * ((self.peak * seen).clamp(min=MIN_RATE) + 3 / 8).sqrt()
+
+    def log_prob(self, seen: Tensor, y: Tensor) -> Float64[Tensor, "b *m"]:
+        """The log of each count's probability, both as ``stabilise`` gives them."""
+        rates, counts = ((float64(part) / 2) ** 2 - 3 / 8 for part in (seen, y))
+        counts = counts.round().clamp(min=0)
+        logs: Tensor = torch.xlogy(counts, rates) - rates - torch.lgamma(counts + 1)
+        return logs
+
+
+def compose(after: Measurement, measure: Measurement, x: Tensor) -> Tensor:
+    """A measurement of what another one measures.  Partials of it can be pickled."""
+    return after(apply(measure, x))
+
+
+def decorrelate(root: Float[Tensor, "m m"], seen: Float[Tensor, "b *m"]) -> Float[Tensor, "b m"]:
+    """L⁻¹ of each measurement, given ``root`` = L⁻¹."""
+    return seen.flatten(1) @ root.to(seen).T
+
+
+def repeat(count: int, seen: Float[Tensor, "b *m"]) -> Float[Tensor, "b k *m"]:
+    """``count`` copies of each measurement."""
+    return seen[:, None].expand(-1, count, *seen.shape[1:])
+
+
+def apply_at(a: Measurement, shift: Tensor, scale: Tensor, x: Tensor) -> Tensor:
+    """A(shift + scale·x)."""
+    return a(shift + scale * x)
+
+
 def apply_affine(
     a: Measurement, scale: Tensor | float, shift: Tensor | float, std: Tensor | float, x: Tensor
 ) -> Tensor:
@@ -115,8 +172,51 @@ def linear_part(measure: Measurement, example: Float[Tensor, "1 *d"]) -> Measure
     together, (first, second) = measure(2 * pair[:1] - 3 * pair[1:]) - offset, measure(pair) - offset
     off = (together[0] - 2 * first + 3 * second).abs()
     if not bool((off <= 1e-3 * together.abs().max() + 1e-5 * offset.abs().max()).all()):
-        raise ValueError("the measurement is not linear; a linear function of each example, and a constant, is allowed")
+        allowed = "a linear function of each example, and a constant, is allowed"
+        raise ValueError(f'the measurement is not linear; {allowed}, and any smooth one with method="dps"')
     return partial(apply_affine, measure, 1.0, offset, 1.0)
+
+
+def check_smooth(measure: Measurement, zero: Float[Tensor, "*d"], *, linear: bool) -> None:
+    """Raises ValueError for a measurement whose gradient is not that of finite differences, or that mixes examples.
+
+    That a linear one does the latter is seen by ``linear_part``.
+    """
+    z = torch.randn(64, *zero.shape, generator=torch.Generator().manual_seed(0), device="cpu").to(zero)
+    x, move = z.clone().requires_grad_(), (1.0 if linear else 0.02) * z.roll(1, 0)
+    with torch.no_grad():
+        change = measure(z + move) - measure(z - move)
+    with torch.enable_grad():
+        seen = measure(x)
+        back = torch.autograd.grad(seen, x, change, allow_unused=True)[0] if seen.requires_grad else None
+    size, seen = change.square().sum(), seen.detach()
+    alone = linear or bool(((measure(z[:1]) - seen[:1]).abs() <= 1e-3 * seen.abs().max()).all())
+    if back is None or not alone or not bool((2 * (back * move).sum() - size).abs() <= 0.1 * size):
+        raise ValueError(
+            "the measurement is not differentiable; a smooth function of each example, in torch, is needed"
+        )
+
+
+def rows_of(y: Tensor, shape: tuple[int, ...]) -> Float[Tensor, "k *m"]:
+    """One measurement of a ``shape``, or several.  Raises ValueError for anything else."""
+    one = y.shape in (shape, ()) and y.numel() == math.prod(shape)
+    rows = y.view(1, *shape) if one else y
+    if not rows.numel():
+        raise ValueError(f"y has shape {tuple(y.shape)}; one measurement or more is needed")
+    if rows.shape[1:] != shape:
+        raise ValueError(f"y has shape {tuple(y.shape)}; a measurement has {shape}, or (n, ...) of them")
+    return rows
+
+
+def inverse_root(covariance: Tensor, m: int) -> Float64[Tensor, "m m"]:
+    """L⁻¹ of the covariance L Lᵀ of ``m`` numbers.  Raises ValueError for what is none."""
+    if covariance.shape != (m, m):
+        raise ValueError(f"noise_cov has shape {tuple(covariance.shape)}; ({m}, {m}) is needed: y has {m} numbers")
+    factor, failed = torch.linalg.cholesky_ex(float64(covariance))
+    if bool(failed) or not torch.allclose(covariance, covariance.T) or not bool(factor.isfinite().all()):
+        raise ValueError("noise_cov is no covariance: it must be symmetric and positive definite")
+    root: Tensor = torch.linalg.inv(factor)
+    return root
 
 
 def move_with(part: T, device: torch.device) -> T:
@@ -134,19 +234,26 @@ class Observation:
 
     ``measure``: A, linear.  ``y``: one measurement, (1, *m), or several.  ``noise_std``: σ_y.
     ``log_volume``: the logarithm of the volume that y's unit has in the user's units, of each measurement.
+    ``linear``: whether A is linear.
+    ``likelihood``: of counts; then A and y are as its ``stabilise`` gives them.
     """
 
     measure: Measurement
     y: Float[Tensor, "k *m"]
     noise_std: float
     log_volume: Float64[Tensor, "k"] | float = 0.0
+    linear: bool = True
+    likelihood: Poisson | None = None
 
     @classmethod
     @torch.inference_mode(False)
-    def of(cls, measure: Measurement, y: Tensor, noise_std: Tensor, shift: Tensor, scale: Tensor) -> "Observation":
+    def of(
+        cls, measure: Measurement, y: Tensor, noise_std: Tensor, shift: Tensor, scale: Tensor, *, linear: bool = True
+    ) -> "Observation":
         """The same in the user's units, in which an example is shift + scale·z, where z is the score's.
 
-        ``measure``: linear or affine.  ``y``: one measurement (*m), or several (k, *m).
+        ``measure``: linear or affine; any smooth one if not ``linear``.
+        ``y``: one measurement (*m), or several (k, *m).
         ``noise_std``: σ_y > 0, one number, or a tensor that broadcasts against y; then A and y are divided by it, and
         the noise is 1.
         ``shift``, ``scale``: (*d), of the type and on the device of the score's examples.
@@ -157,22 +264,13 @@ class Observation:
             raise ValueError(f"noise_std is {noise_std.tolist()}; it must be positive")
         measure = partial(apply, measure)
         divisor, std = (noise_std.clone(), 1.0) if noise_std.ndim else (1.0, float(noise_std))
-        linear = linear_part(partial(apply_affine, measure, scale.clone(), 0.0, 1.0), torch.zeros_like(shift[None]))
-        z = torch.randn(1, *shift.shape, generator=torch.Generator().manual_seed(0), device="cpu").to(shift)
-        with torch.enable_grad():
-            seen = linear(z.requires_grad_())
-            back = torch.autograd.grad(seen, z, seen.detach(), allow_unused=True)[0] if seen.requires_grad else None
-        size = seen.detach().square().sum()  # which is ⟨Aᵀ A z, z⟩, too
-        if back is None or not bool(((back * z).sum() - size).abs() <= 0.01 * size):
-            raise ValueError("the measurement is not differentiable as it is; let it neither detach nor leave torch")
         place = measure(shift[None])  # far from 0, where scale·v is small beside it: it must not meet in one sum
-        one = y.shape in (place.shape[1:], ()) and y.numel() == place.numel()
-        target = y.view(place.shape) if one else y
-        if not target.numel():
-            raise ValueError(f"y has shape {tuple(y.shape)}; one measurement or more is needed")
-        if target.shape[1:] != place.shape[1:]:
-            shape = tuple(place.shape[1:])
-            raise ValueError(f"y has shape {tuple(y.shape)}; a measurement has {shape}, or (n, ...) of them")
+        if linear:
+            a = linear_part(partial(apply_affine, measure, scale.clone(), 0.0, 1.0), torch.zeros_like(shift[None]))
+            check_smooth(a, shift, linear=True)
+        else:
+            a, place = partial(apply_at, measure, shift.clone(), scale.clone()), torch.zeros_like(place)
+        target = rows_of(y, tuple(place.shape[1:]))
         pairs = zip(noise_std.shape[::-1], target.shape[::-1], strict=False)
         if noise_std.ndim > target.ndim or any(own not in (1, theirs) for own, theirs in pairs):
             shapes = f"shape {tuple(noise_std.shape)}, and y {tuple(y.shape)}"
@@ -180,12 +278,21 @@ class Observation:
         if not bool(target.isfinite().all()):
             raise ValueError("y has numbers that are not finite; leave what is not known out of the measurement")
         volume = float64(noise_std.log().expand_as(target)).flatten(1).sum(1) if noise_std.ndim else 0.0
-        return cls(partial(apply_affine, linear, 1.0, 0.0, divisor), (target - place) / divisor, std, volume)
+        return cls(partial(apply_affine, a, 1.0, 0.0, divisor), (target - place) / divisor, std, volume, linear)
 
     @property
     def log_constant(self) -> Float64[Tensor, "k"] | float:
-        """What a Gaussian's log density at y has besides the exponent, in the user's units."""
+        """What a Gaussian's log density at y has besides the exponent, in the user's units; 0 for counts."""
+        if self.likelihood is not None:
+            return 0.0
         return -self.y.shape[1:].numel() * math.log(math.sqrt(2 * math.pi) * self.noise_std) - self.log_volume
+
+    def log_likelihood(self, x: Float[Tensor, "b *d"], y: Float[Tensor, "b *m"]) -> Float64[Tensor, "b"]:
+        """Log p(y | x) without ``log_constant``."""
+        seen = self.measure(x)
+        if self.likelihood is not None:
+            return self.likelihood.log_prob(seen, y).flatten(1).sum(1)
+        return -(float64(y - seen) / self.noise_std).square().flatten(1).sum(1) / 2
 
     def to(self, device: torch.device) -> "Observation":
         """The same on another device, but for what a user's function holds."""
@@ -213,6 +320,8 @@ class Observation:
 
     def check_precision(self, sigma_max: float, shape: tuple[int, ...]) -> None:
         """Raises ValueError for noise that single precision cannot tell from none, and a y that no example is near."""
+        if not self.linear:
+            return
         widest = sigma_max * self.measure_noise(shape).abs().amax(0)
         if bool((self.noise_std < 1e-7 * widest).any()):
             raise ValueError("noise_std is below a ten-millionth of sigma_max, too small for single precision")
@@ -225,6 +334,44 @@ class Observation:
             log.warning(
                 f"noise_std is small compared with sigma_min = {sigma:g}: samples vary too little where x is measured"
             )
+
+
+def observe(
+    measure: Measurement,
+    y: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    *,
+    noise_std: Tensor | None,
+    noise_cov: Tensor | None,
+    likelihood: Poisson | None,
+    repeated: bool,
+    linear: bool,
+) -> Observation:
+    """``Observation.of`` for every kind of noise, and for several observations of one example, as ``Run.posterior``.
+
+    Raises ValueError, too, if not one kind of noise is given, for a covariance of other numbers, and for no counts.
+    """
+    if sum(part is not None for part in (noise_std, noise_cov, likelihood)) != 1:
+        raise ValueError("give one of noise_std, noise_cov and likelihood")
+    seen = apply(measure, shift[None])
+    y, volume = rows_of(y, tuple(seen.shape[1:])), 0.0
+    if likelihood is not None or not linear:
+        check_smooth(partial(apply_at, partial(apply, measure), shift, scale), shift, linear=False)
+    if noise_cov is not None:
+        root = inverse_root(noise_cov, seen.numel())
+        measure, y = partial(compose, partial(decorrelate, root.to(y)), measure), decorrelate(root, y)
+        volume = -float(root.diagonal().log().sum())
+    if likelihood is not None:
+        likelihood.check(y)
+        measure, y = partial(compose, likelihood.stabilise, measure), likelihood.stabilise(y / likelihood.peak)
+        linear = False
+    if repeated:
+        count = len(y)
+        measure, y, volume = partial(compose, partial(repeat, count), measure), y[None], count * volume
+    noise_std = torch.ones((), device=y.device) if noise_std is None else noise_std
+    seen_as = Observation.of(measure, y, noise_std, shift, scale, linear=linear)
+    return replace(seen_as, log_volume=seen_as.log_volume + volume, likelihood=likelihood)
 
 
 def repeat_for(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:

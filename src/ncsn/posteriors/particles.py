@@ -22,6 +22,7 @@ from ncsn.score import Copies, Score, float64, tweedie
 MAX_WHOLE = 16  # numbers in an example of which particles have the whole covariance, however few are measured
 MAX_FOR_PARTICLES = 64  # numbers in an example that has particles by default: each may take a backward pass
 SIZE, SIZE_BY_MANY_NUMBERS, SIZE_OF_SEVERAL = 1000, 250, 64  # particles of a population by default
+DOUBT = 2.0  # times what a regression leaves, or the rare particle that it has misjudged outweighs all others
 COVARIANCE_VALUES = 2**24  # numbers in the covariances of particles that are moved at a time
 
 Classes = Int64[Tensor, "n"] | None
@@ -42,18 +43,19 @@ class Prior(Protocol):
 @torch.inference_mode(False)
 @torch.enable_grad()
 def local_gaussian(
-    score: Score, linear: Measurement, x: Float[Tensor, "b *d"], sigma: float
-) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b k d"], Float[Tensor, "b k m"]]:
-    """x₀ given x as a Gaussian N(D, FᵀF): D, F, and each row of F measured.
+    score: Score, observation: Observation, x: Float[Tensor, "b *d"], sigma: float
+) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b k d"], Float[Tensor, "b *m"], Float[Tensor, "b k m"]]:
+    """x₀ given x as a Gaussian N(D, FᵀF): D, F, D measured, and each row of F measured.
 
     FᵀF is the covariance C, by d backward passes, or what A sees of it, C Aᵀ (A C Aᵀ)⁻¹ A C (Nyström's approximation),
     by m where these are fewer than half of d, and d is above ``MAX_WHOLE``.
     """
+    linear = observation.measure
     x = x.detach().clone().requires_grad_()
     with hardware.uncompiled():
         denoised = tweedie(score, x, sigma)
     seen = linear(denoised).flatten(1)
-    whole = denoised.shape[1:].numel() <= max(2 * seen.shape[1], MAX_WHOLE)
+    whole = not observation.linear or denoised.shape[1:].numel() <= max(2 * seen.shape[1], MAX_WHOLE)
     columns = (denoised.flatten(1) if whole else seen).unbind(1)
     rows = sigma**2 * torch.stack([torch.autograd.grad(c.sum(), x, retain_graph=True)[0] for c in columns], 1)
     with torch.no_grad():
@@ -63,8 +65,37 @@ def local_gaussian(
         # Directions without variance, and those in which a learned score's is negative, are left out.
         values = torch.where(values > 1e-9 * values[:, -1:], values, torch.inf)
         factors = values.rsqrt()[..., None] * vectors.mT @ float64(rows).flatten(2)
+        if not observation.linear:
+            return denoised.detach(), *linearise(observation.measure, denoised, factors)
         images = linear(factors.to(x).view_as(rows).flatten(0, 1))
-    return denoised.detach(), factors, float64(images).view(*factors.shape[:2], -1)
+    return denoised.detach(), factors, linear(denoised.detach()), float64(images).view(*factors.shape[:2], -1)
+
+
+def linearise(
+    measure: Measurement, denoised: Float[Tensor, "b *d"], factors: Float[Tensor, "b k d"]
+) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b *m"], Float[Tensor, "b l m"]]:
+    """F, the mean of A x₀ and F measured, by regression of A x₀ on x₀ ~ N(D, FᵀF) (statistical linearisation).
+
+    What the regression leaves of A x₀ becomes rows of their own, which don't move x₀.  Points of the Gaussian have its
+    mean and covariance, so that for a linear A nothing is left.
+    """
+    k, points = factors.shape[1], count_points(factors.shape[1])
+    z = torch.randn(points, k, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
+    z = z - z.mean(0)
+    z = torch.linalg.solve_triangular(torch.linalg.cholesky(z.T @ z / points), z.T, upper=False).T.to(factors)
+    x = (float64(denoised).flatten(1)[:, None] + z @ factors).flatten(0, 1)
+    seen = measure(x.to(denoised).view(-1, *denoised.shape[1:]))
+    values = float64(seen).reshape(len(denoised), points, -1)
+    mean, images = values.mean(1), z.T @ values / points
+    rest = DOUBT * torch.linalg.qr((values - mean[:, None] - z @ images) / (points - k - 1) ** 0.5, mode="r").R
+    still = factors.new_zeros(*rest.shape[:2], factors.shape[2])
+    expected = mean.to(seen).view(-1, *seen.shape[1:])
+    return torch.cat([factors, still], 1), expected, torch.cat([images, rest], 1)
+
+
+def count_points(k: int) -> int:
+    """How many points of a Gaussian in ``k`` dimensions a measurement is linearised by."""
+    return max(64, 4 * k)
 
 
 def evidence(
@@ -165,22 +196,16 @@ def advance(
     """One step of ``twisted_diffusion``."""
     (sigma, following, height), std, population = levels, observation.noise_std, swarm.logs.shape[1]
     y = observation.y.repeat_interleave(population, 0)
-    denoised, factors, images = local_gaussian(score, observation.measure, swarm.x, sigma)
-    residual, images = float64(y - observation.measure(denoised)).flatten(1) / std, images / std
+    denoised, factors, expected, images = local_gaussian(score, observation, swarm.x, sigma)
+    residual, images = float64(y - expected).flatten(1) / std, images / std
     log, factor, solved = evidence(residual, images)
-    logs = swarm.logs + (log - swarm.predicted.to(log)).view_as(swarm.logs)
-    weights, roots = logs.softmax(1), swarm.roots.to(logs.device)
-    count = 1 / torch.zeros_like(weights).scatter_add(1, roots, weights).square().sum(1)
-
-    # At the end all are drawn by their weights; before, only where these have become uneven.
-    worn = (1 / weights.square().sum(1) < population / 2)[:, None] | (following == 0)
-    means = swarm.evidence + torch.where(worn[:, 0], logs.logsumexp(1) - math.log(population), 0.0)
-    places = torch.arange(population if following else draws, device=weights.device)
-    chosen = torch.where(worn, systematic(weights, len(places), generator), places)
-    logs, roots = torch.where(worn, 0.0, logs), roots.gather(1, chosen)
-    chosen = (chosen + population * torch.arange(len(logs), device=weights.device)[:, None]).flatten()
-    index, state = Copies(chosen), (swarm.x, swarm.earlier, denoised, residual, factors, images, factor, solved)
-    x, earlier, denoised, residual, factors, images, factor, solved = (part[index.on(part.device)] for part in state)
+    swarm = swarm._replace(logs=swarm.logs + (log - swarm.predicted.to(log)).view_as(swarm.logs))
+    last = following == 0 and observation.linear
+    swarm, index = resample(swarm, draws if last else population, generator, always=last)
+    state = swarm.x, swarm.earlier, denoised, residual, factors, images, log, factor, solved
+    x, earlier, denoised, residual, factors, images, log, factor, solved = (
+        part[index.on(part.device)] for part in state
+    )
 
     # Where nothing is seen of x₀'s covariance, D is extrapolated instead, as by dpmpp-sde.
     change, basis = float64(denoised - earlier).flatten(1)[..., None], torch.linalg.qr(factors.mT).Q
@@ -188,7 +213,8 @@ def advance(
     ahead = fall / (2 * height) * (change - basis @ (basis.mT @ change))[..., 0]
 
     z = float64(torch.randn(solved.shape, generator=generator, device=x.device))
-    move = (factors.mT @ torch.linalg.solve_triangular(factor.mT, solved + z, upper=True))[..., 0]
+    latent = torch.linalg.solve_triangular(factor.mT, solved + z, upper=True)
+    move, proposed = (factors.mT @ latent)[..., 0], z.square().sum((1, 2)) - latent.square().sum((1, 2))
     share = 1 - (following / sigma) ** 2
     z = float64(torch.randn(move.shape, generator=generator, device=x.device))
     step = share * move + following * share**0.5 * z
@@ -198,7 +224,29 @@ def advance(
         _, factor, solved = evidence(step / (following * share**0.5), share**0.5 / following * factors)
         seen = torch.linalg.solve_triangular(factor, images, upper=False)
         predicted = evidence(residual - (seen.mT @ solved)[..., 0], seen)[0]
-    return Swarm(x, denoised, logs, predicted, roots, means, count)
+    swarm = swarm._replace(x=x, earlier=denoised, predicted=predicted)
+    if following or last:
+        return swarm
+    # Samples are weighed by their own likelihood: for the Gaussian that has drawn them, A was linear.
+    gain = observation.log_likelihood(x, y) + proposed / 2 - factor.diagonal(dim1=1, dim2=2).log().sum(1) - log
+    swarm, index = resample(swarm._replace(logs=swarm.logs + gain.view_as(swarm.logs)), draws, generator, always=True)
+    return swarm._replace(x=swarm.x[index.on(x.device)])
+
+
+def resample(swarm: Swarm, count: int, generator: torch.Generator, *, always: bool) -> tuple[Swarm, Copies]:
+    """Which ``count`` particles of each population go on, and the swarm with what is known of them but their places.
+
+    ``always``: as at the end, where all are drawn by their weights; before, only where these have become uneven.
+    """
+    logs, population = swarm.logs, swarm.logs.shape[1]
+    weights, roots = logs.softmax(1), swarm.roots.to(logs.device)
+    effective = 1 / torch.zeros_like(weights).scatter_add(1, roots, weights).square().sum(1)
+    worn = (1 / weights.square().sum(1) < population / 2)[:, None] | always
+    means = swarm.evidence + torch.where(worn[:, 0], logs.logsumexp(1) - math.log(population), 0.0)
+    chosen = torch.where(worn, systematic(weights, count, generator), torch.arange(count, device=weights.device))
+    logs, roots = torch.where(worn, 0.0, logs), roots.gather(1, chosen)
+    chosen = (chosen + population * torch.arange(len(logs), device=weights.device)[:, None]).flatten()
+    return swarm._replace(logs=logs, roots=roots, evidence=means, effective=effective), Copies(chosen)
 
 
 @dataclass(frozen=True)
@@ -236,8 +284,11 @@ class Populations:
             size = SIZE_OF_SEVERAL if count > 1 else SIZE if rows <= MAX_WHOLE else SIZE_BY_MANY_NUMBERS
         repeat_for(observation.y, count)
         if n % count:
-            raise ValueError(f"y holds {count} measurements for {n} samples; as many of each are needed")
+            needed = "as many of each are needed, or repeated=True for measurements of one x"
+            raise ValueError(f"y holds {count} measurements for {n} samples; {needed}")
         size = max(n // count, size)
+        if not observation.linear:
+            rows, numbers = count_points(numbers), max(numbers, measured)
         return cls(count, size, n // count, max(1, COVARIANCE_VALUES // (size * rows * numbers)))
 
     def states(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import index
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.machine.messages import bar
 from ncsn.posteriors.matching import MomentMatching, Posterior, Replacement
-from ncsn.posteriors.measurements import Measurement, Observation, as_real
+from ncsn.posteriors.measurements import Measurement, Observation, Poisson, as_real, observe
 from ncsn.run.folder import VERSION, Config, begun, claim, find, read_config, read_model, write_config, write_model
 from ncsn.run.options import DensityOptions, Label, SamplingOptions, SeededOptions
 from ncsn.run.recipe import Recipe
@@ -314,7 +314,18 @@ class Run:
         with hardware.nothing_compiled():
             return tweedie(score, middle, self.recipe.sampling.sigma_max)[which]
 
-    def posterior(self, measure: Measurement, y: Numbers, *, noise_std: Numbers, solver_steps: int = 3) -> "Run":
+    def posterior(
+        self,
+        measure: Measurement,
+        y: Numbers,
+        *,
+        noise_std: Numbers | None = None,
+        noise_cov: Numbers | None = None,
+        likelihood: Poisson | None = None,
+        repeated: bool = False,
+        method: Literal["moments", "dps"] = "moments",
+        solver_steps: int = 3,
+    ) -> "Run":
         """The run of the posterior p(x | y): what may have been measured as ``y``, sampled in the same way.
 
         y = A x + n with n ~ N(0, σ_y²).
@@ -322,9 +333,15 @@ class Run:
         ``measure``: A, a linear function of a batch of examples, (b, *d) → (b, *m); it may add a constant.
         ``y``: one measurement (*m), for any number of samples, or one for each sample, (n, *m).
         ``noise_std``: σ_y > 0 in the units of y, one number or as many as broadcast against y.
+        ``noise_cov``: in its place the covariance of the noise, (m, m) for the m numbers of a measurement.
+        ``likelihood``: in its place ``ncsn.Poisson(peak)``, for counts.  Samples are then as with ``method="dps"``.
+        ``repeated``: whether ``y``, (k, *m), holds independent measurements of one x, instead of one for each sample.
+        ``method``: "moments", or "dps" for any smooth A: diffusion posterior sampling (Chung et al. 2023,
+        arXiv:2209.14687), here by moment matching of A linearised at D(x).  It is approximate, and a line says so.
+        Particles make it exact, by default for examples of up to 64 numbers.
         ``solver_steps``: of moment matching, see ``ncsn.posterior``.
-        Raises ValueError for a ``y`` that is no measurement, for noise that is not positive, for A that is not linear,
-        and if the run is a posterior already.
+        Raises ValueError for a ``y`` that is no measurement, for noise that is not positive, for A that is not linear
+        or not smooth, and if the run is a posterior already.
 
         >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=50.0, sigma_min=0.02)
         >>> answers = run.posterior(lambda x: x[:, :1], 2.0, noise_std=1.0).sample(1000)
@@ -338,9 +355,19 @@ class Run:
             if bool((measure(each) - measure(zero[None])).cpu()[~affine].any()):
                 bent = "; ".join(self.transform.describe())
                 raise ValueError(f"the measurement is not linear in {bent}; run.impute fills in")
-        shift, scale = shift.to(zero), scale.to(zero)
-        target, noise = as_real("y", y).to(zero), as_real("noise_std", noise_std).to(zero)
-        observation = Observation.of(measure, target, noise, shift, scale)
+        if method not in ("moments", "dps"):
+            raise ValueError(f"method is {method!r}; allowed are moments and dps")
+        observation = observe(
+            measure,
+            as_real("y", y).to(zero),
+            shift.to(zero),
+            scale.to(zero),
+            noise_std=None if noise_std is None else as_real("noise_std", noise_std).to(zero),
+            noise_cov=None if noise_cov is None else as_real("noise_cov", noise_cov).to(zero),
+            likelihood=likelihood,
+            repeated=repeated,
+            linear=method == "moments",
+        )
         observation.check_precision(self.recipe.sampling.sigma_max, self.recipe.shape)
         return self.condition_on(observation, solver_steps)
 
