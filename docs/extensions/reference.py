@@ -153,15 +153,15 @@ def command(name: str) -> str:
     """A command's usage, what it does, and its options, with their defaults."""
     text = help_of(name)
     usage, about = re.split(r"\n\n", text.split("╭")[0].strip(), maxsplit=1)
-    lines = [f"```text\n{usage.removeprefix('usage: ')}\n```", about, ""]
-    lines += ["| option | default | what it does |", "|---|---|---|"]
+    lines = [f"```text\n{usage.removeprefix('usage: ')}\n```\n\n{about}\n"]
     for option, said in options(text):
         default = re.search(r" ?\(default: (.*?)\)", said)
         said = re.sub(r" ?\((?:default: .*?|required)\)", "", said)
-        shown = {"False": "off", "True": "on"}.get(default[1], default[1]) if default else ""
-        cells = f"`{option.replace('|', ' or ')}`", f"`{shown}`" if shown else "", marked(said)
-        lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
-    return "\n".join([*lines[:1], "", *lines[1:]])
+        if not said:
+            raise ValueError(f"{name} {option} has no description; is its docstring well-formed?")
+        shown = f" (default `{default[1]}`)" if default and default[1] not in ("False", "True") else ""
+        lines.append(f"- `{option}`{shown}: {marked(said)}")
+    return "\n".join(lines)
 
 
 def help_of(name: str) -> str:

@@ -222,6 +222,7 @@ class Impute(RunOptions):
         rows: A table with the run's columns, by their names; blank cells are filled in. Rows in which some columns
             are given ask for the others. For a run of signals an .npy of them with NaN where there are gaps.
         n: How many draws of each blank.
+        seed: The same seed gives the same draws on one machine.
         out: .csv, .tsv or .parquet: the rows with blanks filled in; after them, for every column with blanks, its
             standard deviations (sd) or shares, and its draws. Of signals .npy.
         draws: A second table, of whole rows: as many of each row with blanks as there are draws. Of signals .npy,

@@ -31,8 +31,7 @@ class Job:
         resume: Continue an existing run.
         device: Where to compute. auto is CUDA if available, otherwise the CPU.
         precision: The network's arithmetic: bf16 or fp16 (16 bits; weights keep 32), or fp32. auto is the fastest on
-        the
-            device. A processor without 16-bit hardware is many times slower with bf16 or fp16.
+            the device. A processor without 16-bit hardware is many times slower with bf16 or fp16.
     """
 
     out: Annotated[Given[Path], tyro.conf.arg(metavar="FOLDER")] = None
@@ -62,8 +61,7 @@ class TrainSettings(Reading):
             folder of .tar files, which are shards in WebDataset's format; or a table (.csv, .tsv, .parquet).
         flip: Mirror images horizontally at random, which doubles the data if mirrored images are equally plausible.
         batch_size: Examples per batch; at most the size of the dataset. By default 512 rows, or 128 images, or 64 if
-        the
-            budget allows few images.
+            the budget allows few images.
         accumulate: Split each batch into this many parts, processed one after the other. More parts need less memory.
         network: auto is unet for images and signals, and mlp for tables. refinenet is NCSN's network for images.
             refinenet-v2 (NCSNv2) is not conditioned on σ; its output is divided by σ.
@@ -93,9 +91,8 @@ class TrainSettings(Reading):
         muon_rate: Peak learning rate of the convolutions and other matrices.
         adam_rate: Peak learning rate of everything else.
         guidance: The guidance scale; 1 is no guidance. The guide is the network's unconditional score, or without
-        classes
-            a smaller network that trains for a twentieth of the budget. chosen selects the scale on held-out images
-            after training; for annealed and langevin, which guidance does not help, it is 1.
+            classes a smaller network that trains for a twentieth of the budget. chosen selects the scale on held-out
+            images after training; for annealed and langevin, which guidance does not help, it is 1.
         compile: --no-compile disables torch.compile. By default it is used for trainings of at least five minutes or
             2,000 steps, if it works on this machine. The first time takes up to a minute.
         samples: The number of samples to draw at the end; for a table ten times as many.
