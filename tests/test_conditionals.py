@@ -1,15 +1,11 @@
 """Conditionals of tables: exact scores of mixtures, the mixture that a training starts around, and its masks."""
 
 import math
-import shlex
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas
 import pytest
 import torch
 from helpers import unchecked
@@ -18,7 +14,6 @@ from torch.distributions import MultivariateNormal
 
 import ncsn
 from ncsn.batching import Batch
-from ncsn.cli import main as cli
 from ncsn.kinds import Dataset, dataset_of
 from ncsn.kinds.tables import missing
 from ncsn.kinds.tables.conditional import ABSENT, Condition, ConditionalModel, Mixture
@@ -265,20 +260,6 @@ def test_observed_and_absent_cells_have_no_loss(mixture: Mixture, noisy: bool) -
     assert bool((losses[~target.any(1)] < 1e-9).all())
 
 
-def test_a_condition_says_what_is_observed() -> None:
-    model = ConditionalModel(Zero(), MIXTURES["three"])
-    condition = model.condition(torch.tensor([[1.5, torch.nan, ABSENT, -ABSENT]]), torch.tensor([0.5]))
-    assert isinstance(condition, Condition)
-    assert condition.target.tolist() == [[False, True, False, False]]
-    assert condition.observed.tolist() == [[True, False, False, False]]
-    assert condition.values.tolist() == [[1.5, 0, 0, 0]]
-    assert condition.noise.tolist() == [[0.5]]
-    # Bayes: the components' shares by the density of what is observed.
-    normal = torch.distributions.Normal(MEANS[:, 0], (FULL[0, 0] + 0.25).sqrt())
-    logs = normal.log_prob(torch.tensor(1.5))  # type: ignore[no-untyped-call]
-    torch.testing.assert_close(condition.log_shares[0], (SHARES.log() + logs).log_softmax(0))
-
-
 @pytest.mark.parametrize("sigma", [0.0, -1.0])
 def test_noise_has_a_width(sigma: float) -> None:
     with unchecked(), pytest.raises(ValueError, match="it must be above 0"):
@@ -512,17 +493,6 @@ def test_columns_of_wide_tables_are_independent(monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(found.covariance, variances.diag())
 
 
-def record_calls(patch: pytest.MonkeyPatch, name: str, note: Callable[..., object]) -> None:
-    """Note the arguments of every call of a function of the module."""
-    real = getattr(missing, name)
-
-    def noted(*given: Any, **options: Any) -> Any:
-        note(*given, **options)
-        return real(*given, **options)
-
-    patch.setattr(missing, name, noted)
-
-
 # Masks.
 
 
@@ -632,34 +602,6 @@ def test_what_is_learned_is_nearer_to_the_truth_than_with_means_filled_in() -> N
     assert torch.equal(data.train.nan_to_num(1e3), before.nan_to_num(1e3)), "the user's dataset stays as it is"
 
 
-def test_a_training_is_deterministic_and_goes_on_to_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    pandas.DataFrame(GAPPY[:120], columns=["a", "b"]).to_csv("t.csv", index=False)
-    train = "train t.csv --steps 24 --channels 8 --blocks 1 --batch-size 16 --samples 5 --device cpu --out"
-    for name in ("whole", "again"):
-        cli.main(shlex.split(f"{train} {name}"))
-    calls = list[float]()
-
-    def interrupt(*_: Any, joint: float, noisy: float = 0.0, **__: Any) -> None:
-        calls.append(noisy)
-        if len(calls) == 12:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("ncsn.learn.record.SAVE_EVERY", 0.0)
-        record_calls(patched, "draw_masks", interrupt)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            cli.main(shlex.split(f"{train} parts"))
-    calls.clear()
-    record_calls(monkeypatch, "draw_masks", lambda *_, **__: calls.append(0.0))
-    cli.main(shlex.split("train t.csv --out parts --resume"))
-    assert len(calls) == 24 - 11, "it does not begin again"
-    whole, *others = (Path(name, "model.safetensors").read_bytes() for name in ("whole", "again", "parts"))
-    assert others == [whole, whole]
-
-
 def test_a_column_that_no_held_out_row_has_leaves_losses_finite() -> None:
     """Two questionnaires: rows have the third column, or the fourth and the fifth, so the ones with fewer gaps."""
     x = np.random.default_rng(0).standard_normal((300, 5))
@@ -670,9 +612,3 @@ def test_a_column_that_no_held_out_row_has_leaves_losses_finite() -> None:
         assert row.parts.keys() == {"joint", "conditionals"}
         assert np.isfinite([row.loss, row.validation_loss, *row.parts.values()]).all()
     assert bool(run.sample(20).isfinite().all())
-
-
-def test_a_network_of_the_users_own_needs_whole_rows() -> None:
-    with pytest.raises(ValueError, match="a network of your own cannot learn from"):
-        ncsn.fit(torch.from_numpy(GAPPY), network=ncsn.MLP(2, 8, 1), steps=1, quiet=True)
-    assert ncsn.fit(torch.from_numpy(WHOLE), network=ncsn.MLP(2, 8, 1), steps=1, quiet=True).sample(2).shape == (2, 2)

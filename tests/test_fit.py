@@ -95,6 +95,7 @@ class Own(nn.Module):
 
 
 FRAME, IMAGES = pandas.DataFrame(table(40).numpy(), columns=["a", "b", "c"]), pictures()
+WITH_GAPS = table(200).masked_fill(table(200, seed=1) > table(200, seed=2) + 40, math.nan)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +124,7 @@ FRAME, IMAGES = pandas.DataFrame(table(40).numpy(), columns=["a", "b", "c"]), pi
         (FRAME, {"start": ncsn.Run.of(ncsn.Ring(), (3,), sigma_max=1.0, sigma_min=0.1)}, "start"),
         (IMAGES, {"settings": tiny(guidance=2.0), "network": Own()}, "guidance"),
         (IMAGES, {"settings": tiny(proposal="geometric", log_sigma_std=1.0)}, "log_sigma_std"),
+        (WITH_GAPS, {"network": ncsn.MLP(3, 8, 1)}, "cannot learn from"),
         (table(100), {"settings": TrainSettings(start="mnist")}, "from given, which means nothing for rows"),
     ],
 )
@@ -327,9 +329,9 @@ def test_the_average_that_was_best_on_held_out_examples_is_left_also_after_an_in
     assert record.rows[-1].seconds == 7 * looks[-1]
 
 
-@pytest.mark.parametrize(("steps", "cut"), [(60, 45), (160, 34)])
+@pytest.mark.parametrize(("steps", "cut", "gaps"), [(60, 45, False), (160, 34, True)])
 def test_a_table_that_is_stopped_and_goes_on_has_the_rows_and_weights_of_one_that_is_not(
-    steps: int, cut: int, tmp_path: Path
+    steps: int, cut: int, gaps: bool, tmp_path: Path
 ) -> None:
     settings, taken = TrainSettings(steps=steps, channels=(8,), blocks=1, batch_size=32), 0
 
@@ -342,7 +344,9 @@ def test_a_table_that_is_stopped_and_goes_on_has_the_rows_and_weights_of_one_tha
 
     def session(name: str, *, resume: bool = False) -> ncsn.Run:
         record = Record(folder=tmp_path / name, job=Job(resume=resume))
-        return ncsn.fit(table(200), settings=settings, objective=counted, record=record, quiet=True)
+        return ncsn.fit(
+            WITH_GAPS if gaps else table(200), settings=settings, objective=counted, record=record, quiet=True
+        )
 
     with pytest.raises(Stopped, match=f"step {cut}"):
         session("cut")
