@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import conditional_run, refusal
+from helpers import GaussianScore, conditional_run, refusal
 from torch import Tensor
 
 import ncsn
@@ -305,3 +306,40 @@ def test_a_tables_own_gaps_are_imputed_and_what_training_has_measured_is_printed
     assert count == test.numel()
     assert run.measured == ({"coverage": coverage, "coverage_of": count} if count else {})
     assert said == ([(str(count), f"{coverage:.0%}"[:-1])] if count else [])
+
+
+# Densities given some columns.
+
+
+def test_a_density_given_columns_is_the_joint_ones_minus_the_evidence() -> None:
+    """Of a mixture in closed form, and of its samples; the density is that with noise of σ_min."""
+    covariance = torch.tensor([[1.0, 0.6, 0.2], [0.6, 0.8, -0.1], [0.2, -0.1, 0.5]])
+    means, shares = torch.tensor([[0.0, 1.0, 2.0], [2.0, -1.0, 0.0]]), torch.tensor([0.3, 0.7])
+    run, x = conditional_run(covariance, means, shares), torch.tensor([[0.5, 0.4, 1.0], [1.0, 0.4, 0.3]])
+
+    def log_density(columns: list[int]) -> Tensor:
+        parts = torch.distributions.MultivariateNormal(means[:, columns], covariance[columns][:, columns])
+        logs: Tensor = parts.log_prob(x[:, None, columns])  # type: ignore[no-untyped-call]
+        return (logs + shares.log()).logsumexp(1).double()
+
+    given = run.given({"1": 0.4})
+    exact = log_density([0, 1, 2]) - log_density([1])
+    torch.testing.assert_close(given.log_prob(x[:, [0, 2]]), exact, atol=0.03, rtol=0)
+    assert torch.equal(run.log_prob(x[:, [0, 2]], given={"1": 0.4}), given.log_prob(x[:, [0, 2]]))
+    alone, whole = given.sample(2000, seed=1), run.sample(2000, seed=2, given={"1": 0.4})[:, [0, 2]]
+    for a, b in zip(alone.T, whole.T, strict=True):
+        assert abs(float(a.mean() - b.mean())) < 5 * float(b.std()) / 1000**0.5
+
+
+def test_what_cannot_be_given_is_refused() -> None:
+    run = conditional_run(torch.eye(2))
+    cases: list[tuple[Callable[[], object], str]] = [
+        (lambda: run.given(), "a value for each"),
+        (lambda: run.given(x=0.0), "given has x"),
+        (lambda: run.given({"0": 0.0, "1": 0.0}), "all columns"),
+        (lambda: Run.of(GaussianScore(0.0, 1.0), (2,), sigma_max=9.0, sigma_min=0.1).given({"0": 0.0}), "conditionals"),
+        (lambda: Run.of(GaussianScore(0.0, 1.0), (1, 2, 2), sigma_max=9.0, sigma_min=0.1).given(x=0.0), "only tables"),
+    ]
+    for call, message in cases:
+        with pytest.raises(ValueError, match=message):
+            call()

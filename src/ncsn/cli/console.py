@@ -225,7 +225,7 @@ def compile_for(run: "Run", n: int, steps: "Steps") -> None:
     """Compile a run's networks if ``n`` samples, drawn like ``steps``, are then there sooner."""
     from ncsn.score import even_batch_size
 
-    if run.recipe.kind.compiled and run.given is None and n * steps.sampling.nfe >= COMPILE_FROM:
+    if run.recipe.kind.compiled and run.posterior_score is None and n * steps.sampling.nfe >= COMPILE_FROM:
         run.compile(even_batch_size(n, steps.batch_size))
 
 

@@ -107,8 +107,8 @@ class Problem(RunOptions):
             quality += f"; {drawn.steps.particles} particles, effective sample size {drawn.steps.effective:.0f}"
             if self.evidence and (weight := drawn.steps.quality.weight):
                 quality += f"; log evidence {float(weight.log_evidence):.2f} ± {float(weight.standard_error):.2f} nats"
-        elif posterior.given is not None:
-            quality += posterior.given.caveat
+        elif posterior.posterior_score is not None:
+            quality += posterior.posterior_score.caveat
         if not self.measured:
             quality += f"; PSNR of the posterior's mean {psnr(x.mean(0), image):.1f} dB"
             quality += f", of a sample {psnr(x[0], image):.1f} dB, of the measurement {psnr(guess, image):.1f} dB"

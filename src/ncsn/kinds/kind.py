@@ -406,6 +406,10 @@ class Kind(ABC, Generic[R]):
         """A number for each of a user's examples, as suits what the user gave."""
         return values
 
+    def condition(self, run: R, given: Mapping[str, object]) -> R:
+        """The run of what is not given.  Raises ValueError if this kind has none."""
+        raise ValueError(f"the run makes {self.noun}; only tables have columns to be given")
+
     def choose(self, run: R, n: int, given: object, where: str | None, options: Mapping[str, Any]) -> Any:
         """``n`` samples with given values, or that satisfy a condition.  Raises ValueError if this kind has none."""
         raise ValueError(f"the run makes {self.noun}; only rows of a table are sampled with given values, or where")

@@ -90,7 +90,7 @@ class Poisson:
 
     >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.full((1, 1), 5.0)), (1,), sigma_max=50.0, sigma_min=0.02)
     >>> run.posterior(torch.clone, [60.0], likelihood=ncsn.Poisson(10.0)).sample(500).mean().round(decimals=1)
-    tensor(5.6000)
+    tensor(5.7000)
     """
 
     peak: float

@@ -93,18 +93,18 @@ class Run:
         return self.recipe.transform
 
     @property
-    def given(self) -> Posterior | None:
+    def posterior_score(self) -> Posterior | None:
         """The posterior that it draws from, if it is the run of one."""
         return self.score if isinstance(self.score, Posterior) else None
 
     @property
     def prior(self) -> Score:
         """The score that a posterior was made of, or the run's own."""
-        return self.score if self.given is None else self.given.prior
+        return self.score if self.posterior_score is None else self.posterior_score.prior
 
     def refuse_posterior(self, verb: str) -> None:
         """Raises ValueError if the run is that of a posterior."""
-        if self.given is not None:
+        if self.posterior_score is not None:
             raise ValueError(f"a posterior cannot be {verb}; use the prior's run")
 
     @property
@@ -214,7 +214,7 @@ class Run:
         sampling = guidance_of(self, sampling, labels, weight=guidance, guide=guide)
         if levels is None:
             sampling = sampling.affordable
-        given, alone = self.given, sampler is None and guidance in (None, 1) and start is None
+        given, alone = self.posterior_score, sampler is None and guidance in (None, 1) and start is None
         if particles is not None:
             particles = whole("particles", particles, 1)
         if isinstance(given, MomentMatching) and alone:
@@ -226,7 +226,7 @@ class Run:
     def labels(self, label: Label | None, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
         """The class of each of ``n`` samples, see ``Recipe.labels``; by default as ``steps`` says."""
         if label is None:
-            label = "any" if self.recipe.shares and self.given is None else "none"
+            label = "any" if self.recipe.shares and self.posterior_score is None else "none"
         return self.recipe.labels(label, n, generator)
 
     def sample(
@@ -396,13 +396,25 @@ class Run:
         >>> run.posterior(lambda x: x[:, :1], 2.0, noise_std=1.0).log_evidence().log_prob.round(decimals=1)
         tensor([-2.3000], dtype=torch.float64)
         """
-        if not isinstance(self.given, MomentMatching):
+        if not isinstance(self.posterior_score, MomentMatching):
             raise ValueError("the run has no measurement; run.posterior(...).log_evidence() has")
-        steps = self.steps(len(self.given.observation.y), **options)
+        steps = self.steps(len(self.posterior_score.observation.y), **options)
         steps.last()
         if (weight := steps.quality.weight) is None:
             raise ValueError("evidence takes particles: pass particles=1000, or leave out sampler and guidance")
         return LogDensities(weight.log_evidence.cpu(), weight.standard_error.cpu(), steps.nfe)
+
+    def given(self, columns: Mapping[str, object] | None = None, /, **values: object) -> "Run":
+        """The run of a table's other columns given exact values of some, ``run.given(x1=0.0, x2=0.0)``.
+
+        Its ``log_prob`` is the conditional density, the joint one minus the log evidence of what is given; its
+        ``sample`` draws as ``sample(n, given=...)`` does, without the given columns.
+
+        ``columns``: the values by names that are no keywords, such as ``{"blood pressure": 120}``.
+        Raises ValueError as ``sample`` does, and for a run that is none of a table's.
+        """
+        conditional: Run = self.recipe.kind.condition(self, {**(columns or {}), **values})
+        return conditional
 
     def impute(
         self, rows: object, n: int = 20, *, seed: int | torch.Generator = 0, unseen: Unseen = "error"
@@ -450,15 +462,21 @@ class Run:
         sampling = replace(sampling, steps=max(5, sampling.steps))
         return self.with_posterior(Replacement(self.score, mask, target), sampling)
 
-    def log_prob(self, x: object, **options: Unpack[DensityOptions]) -> Any:
+    def log_prob(
+        self, x: object, *, given: Mapping[str, object] | None = None, **options: Unpack[DensityOptions]
+    ) -> Any:
         """Log p(x) in nats, in the units of the data; arguments and errors are those of ``likelihoods``.
 
         A tensor (b,), or a Series with the index of ``x`` if that is a DataFrame.
+
+        ``given``: exact values of some columns of a table; the density is that of the others, in ``x``, given these.
 
         >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=50.0, sigma_min=0.01)
         >>> run.log_prob(torch.zeros(1, 2), tolerance=1e-4).round(decimals=2)
         tensor([-1.8400], dtype=torch.float64)
         """
+        if given is not None:
+            return self.given(given).log_prob(x, **options)
         kind = self.recipe.kind
         numbers = kind.numbers(self, x)
         with bar(total=len(numbers), unit=kind.noun) as shown:

@@ -14,7 +14,7 @@ from ncsn.kinds import reading
 from ncsn.kinds.comparison import held_out_examples
 from ncsn.kinds.kind import Dataset, Drawing, Imputed, Kind, Reports, Unseen, Writer
 from ncsn.kinds.reading import OF_IMAGES, Reading
-from ncsn.kinds.tables.choosing import choose_rows
+from ncsn.kinds.tables.choosing import choose_rows, conditional_run
 from ncsn.kinds.tables.columns import Columns, columns_of
 from ncsn.kinds.tables.conditional import Condition, ConditionalModel, Mixture
 from ncsn.kinds.tables.frames import frame_in, frame_of, numbers_of
@@ -112,6 +112,10 @@ class Tables(Kind[Run]):
         import pandas
 
         return pandas.Series(values.cpu().numpy(), frame.index, name="log_prob")
+
+    def condition(self, run: Run, given: Mapping[str, object]) -> Run:
+        """The run of the other columns."""
+        return conditional_run(run, given)
 
     def choose(self, run: Run, n: int, given: object, where: str | None, options: Mapping[str, Any]) -> Any:
         """Rows with given values, or those that satisfy a condition, by rejection."""

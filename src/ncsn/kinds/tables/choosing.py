@@ -1,16 +1,20 @@
 """Samples of a table that are asked for: with given values, exactly; or where a condition holds, by rejection."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
 
 from ncsn.kinds.tables.columns import columns_of
 from ncsn.kinds.tables.frames import name_of, numbers_of
-from ncsn.kinds.tables.imputation import DRAWS_AT_ONCE, draw_rows
+from ncsn.kinds.tables.imputation import DRAWS_AT_ONCE, conditional_model, draw_rows
 from ncsn.machine.messages import bar, log
-from ncsn.run import Run, generator_of
+from ncsn.run import Recipe, Run, generator_of
+from ncsn.score import Sigma
 from ncsn.validation import one_line
 
 RARE, PATIENCE = 1000, 100  # one sample in so many is too few, once so many blocks are drawn
@@ -25,19 +29,19 @@ def choose_rows(run: Run, n: int, given: object, where: str | None, options: Map
     else:
         if ignored := [name for name, value in options.items() if value is not None and name != "batch_size"]:
             raise ValueError(f"{', '.join(ignored)} would be ignored: rows with given values are drawn as by impute")
-        if not isinstance(given, Mapping) or not given:
-            raise ValueError(f"given is {given!r}; a value for each of some columns is needed, such as {{'sex': 'F'}}")
-        draw = given_rows(run, given, generator)
+        draw = given_rows(run, given, generator)  # type: ignore[arg-type]
     return draw(n) if where is None else accept(draw, n, where, run.block)
 
 
-def given_rows(run: Run, given: Mapping[str, object], generator: torch.Generator) -> Callable[[int], Any]:
-    """What draws so many rows in which some columns have given values.
+def given_cells(run: Run, given: Mapping[str, object]) -> tuple[Float64[Tensor, "1 d"], Float[Tensor, "1 e"]]:
+    """A row in which some columns have given values, and NaN elsewhere; in the user's units, and in the model's.
 
     Raises ValueError for values and columns that the run does not know, and if no column is left.
     """
     import pandas
 
+    if not isinstance(given, Mapping) or not given:
+        raise ValueError(f"given is {given!r}; a value for each of some columns is needed, such as {{'sex': 'F'}}")
     columns = columns_of(run.transform, run.recipe.shape[0])
     if unknown := [str(name) for name in given if name_of(name) not in columns.names]:
         raise ValueError(f"given has {', '.join(unknown)}; the run has {one_line(', '.join(columns.names))}")
@@ -49,7 +53,40 @@ def given_rows(run: Run, given: Mapping[str, object], generator: torch.Generator
     if bool(known.all()):
         raise ValueError("given has all columns; leave out those to draw")
     z = run.transform.forward(x).float()
-    z = z.masked_fill(~torch.cat([known, known[:, columns.marked]], 1), torch.nan).to(run.device)
+    return x, z.masked_fill(~torch.cat([known, known[:, columns.marked]], 1), torch.nan).to(run.device)
+
+
+def conditional_run(run: Run, given: Mapping[str, object]) -> Run:
+    """The run of the other columns given values of some.  See ``Run.given``."""
+    (x, z), model, columns = (
+        given_cells(run, given),
+        conditional_model(run),
+        columns_of(run.transform, *run.recipe.shape),
+    )
+    condition, wanted = model.condition(z), z[0].isnan()
+
+    def score(y: Float[Tensor, "m t"], sigma: Sigma, /) -> Float[Tensor, "m t"]:
+        whole = y.new_zeros(len(y), len(wanted)).masked_scatter(wanted.expand(len(y), -1), y)
+        value: Tensor = model(whole, sigma, condition)
+        return value[:, wanted]
+
+    names = {name for name, cell in zip(columns.names, x[0], strict=True) if bool(cell.isnan())}
+    transform = replace(
+        columns,
+        columns=tuple(column for column in columns.columns if column.name in names),
+        marks=tuple(mark for mark in columns.marks if mark.name in names),
+        fields=tuple(field for field in columns.fields if name_of(field.label) in names),
+    )
+    recipe = Recipe(network="none", arguments={}, shape=(int(wanted.sum()),), sampling=run.recipe.sampling)
+    return Run(score=score, recipe=replace(recipe, transform=transform), device=run.device)
+
+
+def given_rows(run: Run, given: Mapping[str, object], generator: torch.Generator) -> Callable[[int], Any]:
+    """What draws so many rows in which some columns have given values."""
+    import pandas
+
+    x, z = given_cells(run, given)
+    known = ~x.isnan()
 
     def draw(n: int) -> Any:
         sizes = [min(DRAWS_AT_ONCE, n - first) for first in range(0, n, DRAWS_AT_ONCE)]

@@ -28,12 +28,18 @@ DRAWS_AT_ONCE = 2**10  # rows whose activations fit a processor's cache
 HIDDEN, DRAWS = 200, 20  # numbers that are hidden to measure coverage; draws of each
 
 
-def draw_rows(run: Run, z: Float[Tensor, "b e"], n: int, generator: torch.Generator) -> Float[Tensor, "n b e"]:
-    """``n`` draws of each row of ``z`` given its cells that are not NaN; all in the model's units."""
+def conditional_model(run: Run) -> ConditionalModel:
+    """The score of a run that knows conditionals.  Raises ValueError for another."""
     if not isinstance(run.score, ConditionalModel):
         needed = "impute needs a table that fit has learned with the package's network; run.posterior takes any score"
         raise ValueError(f"the run's score knows no conditionals; {needed}")
-    model, condition, own = run.score, run.score.condition(z), run.recipe.sampling
+    return run.score
+
+
+def draw_rows(run: Run, z: Float[Tensor, "b e"], n: int, generator: torch.Generator) -> Float[Tensor, "n b e"]:
+    """``n`` draws of each row of ``z`` given its cells that are not NaN; all in the model's units."""
+    model = conditional_model(run)
+    condition, own = model.condition(z), run.recipe.sampling
     top = max(TOP * own.sigma_max, min(own.sigma_max, 2 * own.sigma_min))
     sampling = own.but(sampler="dpmpp-sde", levels=LEVELS, sigma_max=top, guidance=1.0)
 
