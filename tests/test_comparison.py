@@ -18,7 +18,14 @@ from ncsn.kinds import TABLES, Dataset, dataset_of
 from ncsn.kinds.comparison import Comparison, memorisation
 from ncsn.kinds.tables import judge
 from ncsn.kinds.tables.columns import learn_columns
-from ncsn.kinds.tables.judge import eight_gaussians, judge_rows
+from ncsn.kinds.tables.judge import (
+    column_shapes,
+    eight_gaussians,
+    judge_rows,
+    membership_attack,
+    pair_trends,
+    utility,
+)
 
 
 def test_judges_know_copies_strangers_and_rows_of_the_kind() -> None:
@@ -112,6 +119,80 @@ def test_a_run_is_compared_with_held_out_rows(exact: tuple[ncsn.Run, Dataset]) -
     ruler = TABLES.ruler(run, data, "auto", 10_000)
     for samples, name in ((data.transform.inverse(complete[:200]), "memorisation"), (test.flip(1) + 200, "classifier")):
         assert ruler.judge(samples).numbers[name] > 0.95
+
+
+def mixed_rows(n: int, seed: int, shift: float) -> np.ndarray:
+    """Two columns of numbers and two of categories, with gaps."""
+    rng = np.random.default_rng(seed)
+    a = rng.standard_normal(n) + shift
+    b = np.round(np.exp(a + rng.standard_normal(n)))
+    text, flag = rng.choice(3, n, p=[0.5, 0.3, 0.2]).astype(float), rng.random(n) < 1 / (1 + np.exp(-a))
+    b[::7], text[::11] = np.nan, np.nan
+    return np.stack([a, b, text, flag], 1)
+
+
+def test_shapes_and_trends_are_those_of_sdmetrics() -> None:
+    """Means of KSComplement and TVComplement, CorrelationSimilarity and ContingencySimilarity of SDMetrics 0.32.0.
+
+    The last with ``continuous_column_names``; its values are stored, because plotly, which it needs, is large.
+    """
+    real, made, text = mixed_rows(300, 0, 0.0), mixed_rows(300, 1, 0.5), np.array([False, False, True, True])
+    assert column_shapes(real, made, text) == pytest.approx((0.786666667 + 0.871595331 + 0.9375 + 0.953333333) / 4)
+    trends = (0.954393677, 0.766666667, 0.79, 0.83, 0.856666667, 0.923333333)
+    assert pair_trends(real, made, text) == pytest.approx(sum(trends) / 6)
+    shifted = made + np.array([1e3, 1e3, 0, 0])
+    assert column_shapes(real, shifted, text) == pytest.approx((0.9375 + 0.953333333) / 4)
+    assert pair_trends(real, shifted, text) < 0.6, "bins are those of the real rows"
+    constant = made * [0, 1, 1, 1]
+    assert pair_trends(real, constant, text) < pair_trends(real, made, text) - 0.15, "no correlation is no likeness"
+
+
+def test_trees_that_learn_from_samples_predict_as_well_as_these_are() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((900, 3))
+    rows[:, 2] = rows[:, 0] + 0.1 * rows[:, 2]
+    rows[:, 1] = rows[:, 0] > 1.3  # one in ten
+    train, test, columns = rows[:600], rows[600:], learn_columns(torch.from_numpy(rows), "abc")
+    gaps, mixed, same = train.copy(), rng.permuted(train, axis=0), train * [1, 0, 1]
+    gaps[:100, 2], gaps[100:200, 0] = np.nan, np.nan
+    number, flag = (lambda x: utility(x, test, columns, "c")["target_r2"]), "target_balanced_accuracy"
+    assert number(train) > 0.95
+    assert number(gaps) > 0.95
+    assert number(mixed) < 0.05
+    assert utility(train, test, columns, "b")[flag] > 0.9
+    assert utility(mixed, test, columns, "b")[flag] == pytest.approx(0.5, abs=0.1)
+    assert utility(same, test, columns, "b")[flag] == 0.5, "always the frequent value is as good as chance"
+
+
+def copies(x: np.ndarray, noise: float) -> np.ndarray:
+    rng = np.random.default_rng(9)
+    return x[rng.integers(0, len(x), len(x))] + noise * rng.standard_normal(x.shape)
+
+
+@pytest.mark.parametrize("test_rows", [100, 1000])
+def test_the_attack_finds_training_rows_by_their_copies_only(test_rows: int) -> None:
+    """Also by copies with noise, which a sample of eight numbers hardly hides, and of discrete rows."""
+    rng = np.random.default_rng(1)
+    for dimensions, discrete in ((1, False), (8, False), (7, True), (30, True)):
+        sizes = (2000, test_rows, 2000)
+        draw = (lambda n, d=dimensions: rng.integers(0, 2, (n, d)).astype(float)) if discrete else None
+        train, test, exact = ((draw or (lambda n, d=dimensions: rng.standard_normal((n, d))))(n) for n in sizes)
+        strangers, constant = exact + 50, np.zeros_like(exact)
+        for samples in (exact, strangers, constant):
+            found = membership_attack(train, test, samples)
+            assert found["membership_attack"] < 3 * found["membership_attack_by_chance"] <= 0.12
+        if dimensions >= 8:
+            noise = 0.0 if discrete else 0.2
+            assert membership_attack(train, test, copies(train, noise))["membership_attack"] > 0.3
+
+
+def test_an_attack_by_chance_finds_one_in_a_hundred() -> None:
+    rng = np.random.default_rng(2)
+    found = [membership_attack(*(rng.standard_normal((n, 3)) for n in (400, 199, 400))) for _ in range(200)]
+    rates = np.array([(each["membership_attack"], each["membership_attack_by_chance"]) for each in found])
+    assert rates[:, 0].mean() == pytest.approx(0.01, abs=4 * rates[:, 0].std() / 200**0.5)
+    assert (rates[:, 0] > rates[:, 1]).mean() < 0.05 + 4 * (0.05 * 0.95 / 200) ** 0.5
+    assert membership_attack(*(rng.standard_normal((n, 3)) for n in (400, 98, 400))) == {}
 
 
 def test_too_few_rows_are_not_judged(exact: tuple[ncsn.Run, Dataset]) -> None:

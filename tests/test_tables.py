@@ -170,16 +170,19 @@ def test_the_command_evaluates_as_python_does(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """Numbers, a picture and the samples."""
-    words = f"evaluate {trained}/run --seed 3 --levels 5 --out {tmp_path}"
+    words = f"evaluate {trained}/run --seed 3 --levels 5 --target member --out {tmp_path}"
     command(words)
     run = ncsn.load(trained / "run", device="cpu")
-    expected = evaluate(run, seed=3, levels=5)
+    expected = evaluate(run, seed=3, levels=5, target="member")
     numbers = json.loads((tmp_path / "evaluation.json").read_text())
     assert {name: numbers[name] for name in expected.report()} == expected.report()
-    assert (numbers["run_digest"], numbers["n"]) == (run.digest, 100)
-    assert np.array_equal(
-        np.load(tmp_path / "evaluation.npz")["samples"], run.steps(100, seed=3, levels=5).last().numpy()
-    )
+    assert (numbers["run_digest"], numbers["n"], numbers["target"]) == (run.digest, 100, "member")
+    assert 0 <= numbers["target_balanced_accuracy"] <= 1
+    samples = np.load(tmp_path / "evaluation.npz")["samples"]
+    assert np.array_equal(samples, run.steps(800, seed=3, levels=5).last().numpy()), "as many as training rows"
+    for target in ("age", "town,member"):
+        with pytest.raises(ValueError, match="target is .*town, member"):
+            evaluate(run, target=target)
     assert (tmp_path / "evaluation.png").stat().st_size > 1000
     assert str(expected) in capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "sklearn.mixture", None)

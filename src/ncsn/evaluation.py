@@ -36,6 +36,7 @@ def evaluate(
     features: FeaturesLike = "auto",
     *,
     n: int = REPORTABLE,
+    target: str | None = None,
     seed: int = 0,
     **options: Unpack[SamplingOptions],
 ) -> Report:
@@ -45,7 +46,9 @@ def evaluate(
     ``data``: the dataset, its path, or an array or DataFrame; by default what the run was trained on.
     ``features``: the features in which distances between images are measured: a name as for ``choose``, ``Features`` or
     a function.
-    ``n``: the number of samples that a run draws, at most the number of held-out examples.
+    ``n``: the number of samples that a run draws, at most the number of held-out examples, or of a table's training
+    rows.
+    ``target``: a column of a table that is predicted from the others, see ``ncsn evaluate --target``.
     ``seed``: of the samples.  ``options``: how they are drawn, as for ``Run.sample``.
     Raises ValueError for unknown data, for too few held-out examples, and for features of anything but images.
 
@@ -66,6 +69,6 @@ def evaluate(
         dataset = data if isinstance(data, Dataset) else dataset_of(data, reading=own)
         if dataset.transform != source.transform:
             raise ValueError("data is not what the run has learned from; give the same, of which a tenth is held out")
-    ruler = source.recipe.kind.ruler(source, dataset, features, n)
+    ruler = source.recipe.kind.ruler(source, dataset, features, n, target)
     blocks = source.blocks(ruler.n, seed=seed, **options)
     return ruler.judge(torch.cat([steps.last().cpu() for steps in blocks]))

@@ -33,8 +33,10 @@ class Evaluate(SamplingOptions, RunOptions):
         features: What distances are measured in: pixels, classifier (trained on the data's classes, and kept) or
             efficientnet. auto is the classifier in the package for MNIST, classifier for other data with classes, and
             efficientnet for data without.
-        n: How many samples, if there are as many test images. Numbers from fewer than 10,000 are not comparable with
+        n: How many samples, if there are as many test images or training rows. Numbers from fewer than 10,000 are not comparable with
             others.
+        target: A column of a table: how well trees predict it on held-out rows that have learned from samples, next to
+            trees that have learned from as many training rows.
         seed: The same seed gives the same samples on one machine.
         out: A folder for evaluation.json, evaluation.png and the samples, evaluation.npz; by default the run's, or this
             one for a run of the package or the hub.
@@ -44,6 +46,7 @@ class Evaluate(SamplingOptions, RunOptions):
     data: Annotated[Given[str], tyro.conf.arg(metavar="PLACE")] = None
     features: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
     n: Annotated[int, Interval(ge=100, le=10**4), tyro.conf.arg(name="n", aliases=["-n"])] = 10_000
+    target: Annotated[Given[str], tyro.conf.arg(metavar="NAME")] = None
     seed: Seed = 0
     out: Annotated[Given[Path], tyro.conf.arg(metavar="FOLDER")] = None
     overwrite: bool = False
@@ -69,7 +72,7 @@ class Evaluate(SamplingOptions, RunOptions):
             data = run.data(self.data)
             print(f"data: {data.name}, {data.describe()}")
             # Before sampling, so that unsuitable features are rejected without a wait of minutes.
-            ruler = kind.ruler(run, data, self.features, self.n)
+            ruler = kind.ruler(run, data, self.features, self.n, self.target)
             out.mkdir(exist_ok=True)
         n = int(group.broadcast(str(ruler and ruler.n).encode()))
         units = kind.judged(run.transform)
@@ -79,7 +82,12 @@ class Evaluate(SamplingOptions, RunOptions):
         samples = torch.from_numpy(np.load(out / SAMPLES)["samples"])
         result = ruler.judge(samples)
         facts: dict[str, object] = {"source": str(self.run), "run_digest": run.digest, "seed": self.seed}
-        facts |= {"class": self.label, "sampling": asdict(drawn.steps.sampling), "nfe": drawn.steps.nfe}
+        facts |= {
+            "class": self.label,
+            "target": self.target,
+            "sampling": asdict(drawn.steps.sampling),
+            "nfe": drawn.steps.nfe,
+        }
         facts |= {"guide_nfe": drawn.steps.guide_nfe, "data": data.name, "data_digest": data.digest}
         facts |= {"sampling_seconds": drawn.seconds}
         ruler.show(samples, out / PAGE)

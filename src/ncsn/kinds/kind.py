@@ -290,7 +290,7 @@ class Ruler(Protocol):
 
     @property
     def n(self) -> int:
-        """The number of samples that are compared."""
+        """The number of samples that are needed."""
 
     def judge(self, samples: Shaped[Tensor, "k *d"]) -> Report:
         """Evaluate at least ``n`` samples in the user's units."""

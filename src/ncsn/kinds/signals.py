@@ -231,8 +231,9 @@ class Signals(Kind[Run]):
         varied = f", which draws vary by {', '.join(spreads)} on average{each}" if spreads else ""
         return [f"{out}: {int(imputed.missing.sum())} missing values filled in{varied}"]
 
-    def ruler(self, run: Run, data: Dataset, features: object, n: int) -> SignalRuler:
+    def ruler(self, run: Run, data: Dataset, features: object, n: int, target: str | None = None) -> SignalRuler:
         """What judges signals."""
+        self.refuse_target(target)
         return SignalRuler(data, held_out_examples(data, n), bool(run.settings.get("flip")))
 
     @property

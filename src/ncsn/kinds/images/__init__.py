@@ -52,8 +52,9 @@ class Images(Kind[Run]):
             raise ValueError(f"x has shape {tuple(images.shape)}; (b, {', '.join(map(str, shape))}) is needed")
         return images
 
-    def ruler(self, run: Run, data: Dataset, features: object, n: int) -> Ruler:
+    def ruler(self, run: Run, data: Dataset, features: object, n: int, target: str | None = None) -> Ruler:
         """What judges images, by features."""
+        self.refuse_target(target)
         return Ruler(data, cast(FeaturesLike, features), n, mirrored=bool(run.settings.get("flip")), device=run.device)
 
     def judged(self, transform: Transform) -> Transform:

@@ -28,6 +28,7 @@ from ncsn.posteriors.measurements import as_real
 from ncsn.run import Run
 from ncsn.samplers import Step
 from ncsn.score import PreconditioningName, ScoreModel
+from ncsn.validation import one_line
 
 
 class Tables(Kind[Run]):
@@ -138,9 +139,13 @@ class Tables(Kind[Run]):
                 raise ValueError(f"{path}: rows are written into {', '.join(reading.TABLES)}")
         return impute_table(run, rows, n, seed, out, draws)
 
-    def ruler(self, run: Run, data: Dataset, features: object, n: int) -> TableRuler:
+    def ruler(self, run: Run, data: Dataset, features: object, n: int, target: str | None = None) -> TableRuler:
         """What judges rows."""
-        return TableRuler(run, data, held_out_examples(data, n))
+        names = columns_of(run.transform, data.shape[0]).names
+        if target not in (None, *names):
+            raise ValueError(f"target is {target!r}; a column is needed: {one_line(', '.join(names))}")
+        test = held_out_examples(data, n)
+        return TableRuler(run, data, test, max(len(test), min(n, data.n)), target)
 
     @property
     def writers(self) -> Mapping[str, Writer | None]:
