@@ -33,8 +33,8 @@ class Evaluate(SamplingOptions, RunOptions):
         features: What distances are measured in: pixels, classifier (trained on the data's classes, and kept) or
             efficientnet. auto is the classifier in the package for MNIST, classifier for other data with classes, and
             efficientnet for data without.
-        n: How many samples, if there are as many test images or training rows. Numbers from fewer than 10,000 are not comparable with
-            others.
+        n: How many samples, if there are as many test images or training rows. Numbers from fewer than 10,000 are not
+            comparable with others.
         target: A column of a table: how well trees predict it on held-out rows that have learned from samples, next to
             trees that have learned from as many training rows.
         seed: The same seed gives the same samples on one machine.
