@@ -121,6 +121,15 @@ def test_a_run_is_compared_with_held_out_rows(exact: tuple[ncsn.Run, Dataset]) -
         assert ruler.judge(samples).numbers[name] > 0.95
 
 
+def test_gaps_that_are_learned_are_judged() -> None:
+    frame = pandas.DataFrame(mixed_rows(1200, 0, 0.0), columns=[*"abcd"])
+    run = ncsn.fit(frame, steps=1, keep_missing=True, quiet=True)
+    result = evaluate(run, frame, target="b", levels=3)
+    assert isinstance(result, Comparison)
+    assert all(map(math.isfinite, result.numbers.values()))
+    assert {"membership_attack", "memorisation", "target_r2"} <= result.numbers.keys()
+
+
 def mixed_rows(n: int, seed: int, shift: float) -> np.ndarray:
     """Two columns of numbers and two of categories, with gaps."""
     rng = np.random.default_rng(seed)

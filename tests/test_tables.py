@@ -181,7 +181,7 @@ def test_the_command_evaluates_as_python_does(
     samples = np.load(tmp_path / "evaluation.npz")["samples"]
     assert np.array_equal(samples, run.steps(800, seed=3, levels=5).last().numpy()), "as many as training rows"
     for target in ("age", "town,member"):
-        with pytest.raises(ValueError, match="target is .*town, member"):
+        with pytest.raises(ValueError, match="target is"):
             evaluate(run, target=target)
     assert (tmp_path / "evaluation.png").stat().st_size > 1000
     assert str(expected) in capsys.readouterr().out

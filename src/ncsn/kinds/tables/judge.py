@@ -48,8 +48,10 @@ def judge_rows(
     ``transform``: of all of them; by default they are the model's own.
     """
     transform = transform or Transform()
-    # In the middle of cells: two copies of a row would be apart by where in them they are.
-    learned, held, made = (transform.forward(torch.from_numpy(rows)).numpy() for rows in (train, test, samples))
+    # In the middle of cells: two copies of a row would be apart by where in them they are.  Gaps are in the middle of
+    # their columns, and have marks.
+    z = (transform.forward(torch.from_numpy(rows)).nan_to_num(0.0) for rows in (train, test, samples))
+    learned, held, made = (part.numpy() for part in z)
     few, distances = len(test), {"classifier": classify, "sliced_wasserstein": sliced}
     numbers = compare(learned, held, made[:few], distances, "real_rows")
     categories = np.array([bool(column.categories) for column in columns_of(transform, test.shape[1]).columns])
@@ -131,7 +133,7 @@ def utility(
     from sklearn.metrics import r2_score
 
     i = columns.names.index(target)
-    train = train[~np.isnan(train[:, i])]
+    train, test = (rows[~np.isnan(rows[:, i])] for rows in (train, test))
     (x, y), (held, truth) = ((np.delete(rows, i, 1), rows[:, i]) for rows in (train, test))
     discrete = is_discrete(columns.columns[i])
     trees = (HistGradientBoostingClassifier if discrete else HistGradientBoostingRegressor)(random_state=0)
@@ -182,7 +184,7 @@ def eight_gaussians(train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m 
 
 def draw_in_cells(
     transform: Transform, x: Float64[Tensor, "b d"], places: int
-) -> tuple[Float64[Tensor, "p b d"], Float64[Tensor, "p b"]]:
+) -> tuple[Float64[Tensor, "p b e"], Float64[Tensor, "p b"]]:
     """Rows as the model sees them at random places in their cells, and log |dz/dx| there; one place without cells."""
     discrete = isinstance(transform, Columns) and transform.discrete
     seeds = range(1, 1 + (places if discrete else 1))
@@ -225,14 +227,17 @@ class TableRuler:
 
     def judge(self, samples: Float[Tensor, "k d"]) -> Comparison:
         """How good the first n samples are; in the user's units."""
-        transform, missing = self.run.transform, self.data.train.isnan()
+        transform, columns = self.run.transform, columns_of(self.run.transform, self.test.shape[1])
+        missing = self.data.train[:, : len(columns.names)].isnan()
         train = transform.inverse(self.data.train.double()).masked_fill(missing, torch.nan).numpy()
         test, made = self.test.numpy(), samples[: self.n].double().numpy()
-        numbers = judge_rows(train[~missing.any(1).numpy()], test, made, transform)
-        numbers["log_density"] = log_density(self.run, self.test[:DENSITIES])
+        # Held-out rows and samples have gaps only where these are learned, too.
+        learned = train if columns.marks else train[~missing.any(1).numpy()]
+        numbers = judge_rows(learned, test, made, transform)
+        numbers["log_density"] = log_density(self.run, self.test[~self.test.isnan().any(1)][:DENSITIES])
         if self.target is not None:
-            columns, real = columns_of(transform, test.shape[1]), np.random.default_rng(0).permutation(train)
-            for end, rows in (("", made), ("_of_real_rows", real[: len(made)])):
+            real = np.random.default_rng(0).permutation(train)[: len(made)]
+            for end, rows in (("", made), ("_of_real_rows", real)):
                 found = utility(rows, test, columns, self.target)
                 numbers |= {f"{name}{end}": value for name, value in found.items()}
         return Comparison(n=len(test), numbers=numbers)
