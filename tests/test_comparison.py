@@ -121,6 +121,12 @@ def test_a_run_is_compared_with_held_out_rows(exact: tuple[ncsn.Run, Dataset]) -
         assert ruler.judge(samples).numbers[name] > 0.95
 
 
+@pytest.mark.parametrize("shape", [(1, 8, 8), (2, 16)])
+def test_only_rows_have_a_target(shape: tuple[int, ...], exact: tuple[ncsn.Run, Dataset]) -> None:
+    run = ncsn.Run.of(lambda x, sigma: -x, shape, sigma_max=9.0, sigma_min=0.1)
+    assert "only tables" in refused(lambda: run.recipe.kind.ruler(run, exact[1], "auto", 100, "a"))
+
+
 def test_gaps_that_are_learned_are_judged() -> None:
     frame = pandas.DataFrame(mixed_rows(1200, 0, 0.0), columns=[*"abcd"])
     run = ncsn.fit(frame, steps=1, keep_missing=True, quiet=True)

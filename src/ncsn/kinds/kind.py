@@ -423,8 +423,18 @@ class Kind(ABC, Generic[R]):
         raise ValueError(f"the run makes {self.noun}; ncsn inpaint fills these in")
 
     @abstractmethod
-    def ruler(self, run: R, data: Dataset, features: object, n: int) -> Ruler:
-        """The ruler for up to ``n`` samples of a run.  Raises ValueError for too few held-out examples."""
+    def ruler(self, run: R, data: Dataset, features: object, n: int, target: str | None = None) -> Ruler:
+        """The ruler for up to ``n`` samples of a run.  Raises ValueError for too few held-out examples.
+
+        ``target``: a column of a table that is predicted from the others.
+        """
+
+    def refuse_target(self, target: str | None) -> None:
+        """Raises ValueError for a target: only rows have one."""
+        if target is not None:
+            raise ValueError(
+                f"target is {target!r}, and the run makes {self.noun}; only tables have columns to predict"
+            )
 
     def judged(self, transform: Transform) -> Transform:
         """The transform of samples in a file for a ruler: to the user's units."""
