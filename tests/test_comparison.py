@@ -170,7 +170,11 @@ def test_trees_that_learn_from_samples_predict_as_well_as_these_are() -> None:
     train, test, columns = rows[:600], rows[600:], learn_columns(torch.from_numpy(rows), "abc")
     gaps, mixed, same = train.copy(), rng.permuted(train, axis=0), train * [1, 0, 1]
     gaps[:100, 2], gaps[100:200, 0] = np.nan, np.nan
-    number, flag = (lambda x: utility(x, test, columns, "c")["target_r2"]), "target_balanced_accuracy"
+    flag = "target_balanced_accuracy"
+
+    def number(x: np.ndarray) -> float:
+        return utility(x, test, columns, "c")["target_r2"]
+
     assert number(train) > 0.95
     assert number(gaps) > 0.95
     assert number(mixed) < 0.05
