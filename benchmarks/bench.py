@@ -175,29 +175,29 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def data_of(row: dict[str, Any]) -> str:
-    """Which data set a row is about."""
+    """The dataset of a row."""
     return str(row.get("data", "mnist"))
 
 
 def told(row: dict[str, Any]) -> bool:
-    """Whether a row's network was told the classes."""
+    """Whether a row's network was trained with class labels."""
     return bool(row.get("told_classes", False))
 
 
 def processor() -> str:
-    """What this processor multiplies matrices with, which decides how much is learned in a budget of minutes."""
+    """This processor's fastest matrix instructions, which decide how much a training learns in a minute."""
     kinds = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512_f": "AVX512", "avx2": "AVX2"}
     found = [kind for capability, kind in kinds.items() if torch.cpu.get_capabilities().get(capability)]
     return (found or [platform.machine()])[0]
 
 
 def key_of(row: dict[str, Any]) -> tuple[str, str, float, bool]:
-    """What two rows must have in common to be compared: data, processor, budget, whether classes were told."""
+    """What comparable rows have in common: data, processor, budget, and whether there were labels."""
     return data_of(row), row["processor"], -row["minutes"], told(row)
 
 
 def beside(row: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Our row to compare with, if there is one: of the same key, or, for one that cannot be told classes, budget."""
+    """Our row to compare with, if any: with the same key, or for packages without labels, the same budget."""
     own = [r for r in results if r["peer"] == "ours" and key_of(r)[:3] == key_of(row)[:3]]
     alike = [r for r in own if told(r) == told(row)]
     return next(iter(alike or (own if row["peer"] in UNTOLD else [])), None)
@@ -210,7 +210,7 @@ def usual(results: list[dict[str, Any]]) -> str:
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Fréchet distance on MNIST against minutes of training; a line for each peer."""
+    """Fréchet distance on MNIST against minutes of training, with a line per package."""
     results = [row for row in results if data_of(row) == "mnist" and row["processor"] == usual(results)]
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     floor = max(results, key=lambda row: row["n"])["metrics"]["frechet_distance"]["training"]
@@ -219,7 +219,8 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         rows = sorted(alike, key=lambda row: row["minutes"])
         distances = [row["metrics"]["frechet_distance"]["generated"] for row in rows]
         fewest = min(row["n"] for row in rows)
-        label = name + (", told classes" if classes else "") + (f", n = {fewest:,}" if fewest < 10_000 else "")
+        label = {"ours": "ncsn", "reference": "NCSN, tutorial style"}.get(name, name)
+        label += (", with labels" if classes else "") + (f", n = {fewest:,}" if fewest < 10_000 else "")
         axes.plot(
             [row["minutes"] for row in rows], distances, "o-", label=label, linewidth=3 if name == "ours" else 1.5
         )
@@ -238,7 +239,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 
 
 def folder(bench: Bench, peer: str) -> Path:
-    """Where a peer's model and samples go."""
+    """The folder of a package's model and samples."""
     place = "" if bench.dataset == "mnist" else f"{Path(bench.dataset).stem}-"
     return bench.out / f"{place}{peer}-{bench.minutes:g}{'' if bench.classes else '-no-classes'}"
 
