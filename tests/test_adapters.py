@@ -1,6 +1,7 @@
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,7 +42,20 @@ def exact_velocity(x: Tensor, t: Tensor) -> Tensor:
     return t * gain - (MEAN + (1 - t) * STD**2 * gain)
 
 
+class Azula:
+    """The exact denoiser of N(0.3, 0.7²) with azula's interface: x_t = α_t·x₀ + σ_t·z."""
+
+    def __init__(self, schedule: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.schedule = schedule
+
+    def __call__(self, x: Tensor, t: Tensor) -> SimpleNamespace:
+        alpha, std = (part.view(-1, 1) for part in self.schedule(t))
+        return SimpleNamespace(mean=tweedie(TRUTH, x / alpha, (std / alpha)[:, 0].expand(len(x))))
+
+
 EXACT: dict[str, Score] = {
+    "azula's rectified flow": ncsn.from_azula(Azula(lambda t: (1 - t, t))),
+    "azula's cosines": ncsn.from_azula(Azula(lambda t: ((1.57 * t).cos(), (1.57 * t).sin()))),
     "denoiser": ncsn.from_denoiser(lambda x, sigma: tweedie(TRUTH, x, sigma)),
     "noise": ncsn.from_noise_predictor(lambda x, sigma: -sigma[:, None] * TRUTH(x, sigma)),
     "flow": ncsn.from_flow(exact_velocity),
@@ -202,3 +216,18 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
     diffusers.DDPMPipeline(network, diffusers.PNDMScheduler()).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="a UNet1DModel with a PNDMScheduler"):
         ncsn.from_diffusers(tmp_path)
+
+
+def test_a_denoiser_of_azula_is_its_score() -> None:
+    """The package's own exact denoiser of a Gaussian, which takes one time for all examples."""
+    azula = pytest.importorskip("azula")
+    covariance = azula.linalg.covariance.IsotropicCovariance(torch.tensor(STD**2))
+    denoiser = azula.denoise.GaussianDenoiser(torch.full((3,), MEAN), covariance, azula.noise.VPSchedule())
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    for sigma in (0.05, 0.8, 20.0):
+        torch.testing.assert_close(ncsn.from_azula(denoiser)(x, sigma), TRUTH(x, sigma), rtol=1e-3, atol=1e-3)
+
+
+def test_a_denoiser_without_a_schedule_is_none_of_azula() -> None:
+    with unchecked(), pytest.raises(ValueError, match="without a schedule"):
+        ncsn.from_azula(lambda x, t: x)

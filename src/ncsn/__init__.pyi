@@ -3,6 +3,7 @@ from . import kinds as kinds
 from . import metrics as metrics
 from . import plots as plots
 from . import posteriors as posteriors
+from .adapters import from_azula as from_azula
 from .adapters import from_denoiser as from_denoiser
 from .adapters import from_diffusers as from_diffusers
 from .adapters import from_flow as from_flow

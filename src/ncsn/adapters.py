@@ -8,14 +8,14 @@ for, and what it predicts is, up to known factors, E[z | x_t]; the score is −E
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.networks import NCSN, NCSNv2
-from ncsn.score import Copies, Plain, Scaled, Score, ScoreModel, Sigma, as_level, expand, float64
+from ncsn.score import Copies, Plain, Scaled, Score, ScoreModel, Sigma, as_level, expand, float64, place_level
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """What others train: examples (b, *d) and a noise level or a time for each of them (b,) → one answer (b, *d) each."""
@@ -23,6 +23,7 @@ Network = Callable[[Tensor, Tensor], Tensor]
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 """What a diffusion model predicts, in diffusers' words: the noise z, v = √ᾱ·z − √(1 − ᾱ)·x₀, or the data x₀."""
 
+SIGNIFICANT_BITS = 40  # of a time that is found by bisection
 SIGMA_ROUNDING = 1e-3  # relative: 1 − ᾱ₀ in single precision, and so the least σ, has between three and four digits
 
 
@@ -126,6 +127,32 @@ def positions(table: Float[Tensor, "t"], values: Float[Tensor, "b"]) -> Float[Te
     before = after - 1
     share = (values - table[before]) / (table[after] - table[before])
     return before + share.clamp(0, 1)
+
+
+def from_azula(denoiser: Callable[..., Any]) -> Score:
+    """The score of one of azula's denoisers (github.com/probabilists/azula), of any schedule.
+
+    ``denoiser``: (x_t, t) → an object with ``mean`` = E[x₀ | x_t], for x_t = α_t·x₀ + σ_t·z, where
+    ``denoiser.schedule(t)`` is (α_t, σ_t) for t in [0, 1].  At noise level σ it is asked at α_t·x and the t for which
+    σ_t/α_t is σ, or at the nearest end.
+    Raises ValueError for an object without a schedule.
+    """
+    schedule = getattr(denoiser, "schedule", None)
+    if not callable(schedule):
+        raise ValueError(f"denoiser is a {type(denoiser).__name__} without a schedule; one of azula's is needed")
+
+    def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
+        level = place_level(sigma, x.dtype, x.device)
+        low, high = torch.zeros_like(level), torch.ones_like(level)
+        for _ in range(SIGNIFICANT_BITS):  # σ_t/α_t grows with t
+            middle = (low + high) / 2
+            scale, std = schedule(middle)
+            low, high = torch.where(std < level * scale, middle, low), torch.where(std < level * scale, high, middle)
+        scale = expand(schedule(high)[0], x)
+        mean: Tensor = denoiser(scale * x, high).mean
+        return (mean - x) / expand(level, x) ** 2
+
+    return score
 
 
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
