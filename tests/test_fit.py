@@ -125,7 +125,7 @@ WITH_GAPS = table(200).masked_fill(table(200, seed=1) > table(200, seed=2) + 40,
         (IMAGES, {"settings": tiny(guidance=2.0), "network": Own()}, "guidance"),
         (IMAGES, {"settings": tiny(proposal="geometric", log_sigma_std=1.0)}, "log_sigma_std"),
         (WITH_GAPS, {"network": ncsn.MLP(3, 8, 1)}, "cannot learn from"),
-        (table(100), {"settings": TrainSettings(start="mnist")}, "from given, which means nothing for rows"),
+        (table(100), {"settings": TrainSettings(start="mnist")}, "from given, which does not apply to rows"),
     ],
 )
 def test_what_cannot_be_learned_as_asked_is_refused(data: Any, given: dict[str, Any], message: str) -> None:
@@ -462,5 +462,5 @@ def test_a_training_begins_with_the_weights_of_a_run_but_for_layers_of_other_col
             own = run.model.network.state_dict()
             assert {name for name in own if not torch.equal(own[name], theirs[name])} == anew
             assert (run.settings["channels"], run.settings["start"]) == ((8, 12), str(trained / "run"))
-    with pytest.raises(ValueError, match=r"run has another network, to judge by [^\n]*; leave out[^\n]*$"):
+    with pytest.raises(ValueError, match=r"run has another network, judging by [^\n]*; leave out[^\n]*$"):
         ncsn.fit(IMAGES, settings=replace(base, channels=(8, 16)), start=start)

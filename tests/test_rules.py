@@ -48,7 +48,7 @@ def test_mnist_gets_what_was_tuned_on_it() -> None:
     assert settings.log_sigma_mean == pytest.approx(-0.4, abs=0.1)
     assert rules.guidance_interval(settings.log_sigma_mean) == pytest.approx((0.2, 1.5), rel=0.1)
     assert 0.6 <= rules.averaging_level(mnist().train) <= 0.8
-    assert SAMPLERS["dpmpp-sde"].suited(10, 0.01) == 30
+    assert SAMPLERS["dpmpp-sde"].levels_for(10, 0.01) == 30
     assert [rules.log_sigma_mean(*pair) for pair in ((0.2, 0.3), (0.0, 0.3), (0.01, 0.3))] == [-0.31, 0.5, -2]
     dim = [rules.log_sigma_mean(*pair) for pair in ((0.0002, 0.0003), (0.0001, 0.003), (0.001, 0.11))]
     assert dim == pytest.approx([-0.31 - math.log(1000), -2 + math.log(0.003 / 0.1), -2], abs=0.05)
@@ -114,13 +114,13 @@ def test_samplers_get_the_levels_and_steps_that_suit_them() -> None:
     data = pictures(labels=False)
     default = sampled(data)
     ends = default.sigma_max, default.sigma_min
-    usual = SAMPLERS["dpmpp-sde"].suited(*ends)
+    usual = SAMPLERS["dpmpp-sde"].levels_for(*ends)
     assert (default.levels, default.steps, default.guidance) == (usual, 1, 1.0)
     assert default.eps == default.sigma_min**2 / 2
     assert sampled().levels == round(0.4 * usual), "classes need fewer"
     assert sampled(levels=7).levels == 7
     assert sampled(proposal="geometric").levels == usual, "which are those to learn, too"
-    assert sampled(sampler="heun").levels == SAMPLERS["heun"].suited(*ends)
+    assert sampled(sampler="heun").levels == SAMPLERS["heun"].levels_for(*ends)
     annealed = sampled(data, sampler="annealed", sigma_max=10.0)
     assert (annealed.levels, annealed.steps, settle(data, sampler="annealed").guidance) == (100, 2, 1.0)
     assert sampled(sampler="langevin", levels=9).levels == 1

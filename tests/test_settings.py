@@ -14,7 +14,7 @@ from ncsn.learn import rules
 from ncsn.learn.fit import plan
 from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings
 from ncsn.objectives import dsm
-from ncsn.run import plain
+from ncsn.run import storable_settings
 from ncsn.validation import validated
 
 Read = Callable[[Lessons], object]
@@ -99,13 +99,13 @@ def test_resolved_settings_have_values_of_the_data_and_come_back_from_json() -> 
         *("steps", "size", "start", "levels", "langevin_steps", "eps")
     }
     assert resolved.minutes == 10
-    text = json.dumps(plain(dataclasses.asdict(resolved)))
+    text = json.dumps(storable_settings(dataclasses.asdict(resolved)))
     assert validated(ResolvedSettings, json.loads(text), "it") == resolved
     assert plan(pictures(n=40), resolved).settings is resolved
 
 
 def test_who_resumes_gets_the_runs_own_settings_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    saved = plain(dataclasses.asdict(rules.resolve(tiny(seed=3), pictures(), torch.device("cpu"))))
+    saved = storable_settings(dataclasses.asdict(rules.resolve(tiny(seed=3), pictures(), torch.device("cpu"))))
     again = partial(rules.recall, saved=saved, where="x: settings")
     same = again(TrainSettings(seed=3, channels=(8, 12), minutes=2.0, accumulate=2, job=Job(device="cpu")))
     assert (same.seed, same.channels, same.minutes, same.steps, same.accumulate) == (3, (8, 12), 2.0, None, 2)

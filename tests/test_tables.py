@@ -75,7 +75,7 @@ def test_a_config_that_was_changed_by_hand_is_refused(trained: Path, tmp_path: P
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     config["recipe"]["transform"]["columns"][0]["scale"] *= 2
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="not as it was written"):
+    with pytest.raises(ValueError, match="was changed after"):
         ncsn.load(tmp_path / "run")
 
 

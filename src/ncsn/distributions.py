@@ -305,7 +305,7 @@ class Empirical:
         data = as_tensor(data)
         self.labels, flat = labels, data[:, None].flatten(1)
         if not bool(flat.isfinite().all()):
-            raise ValueError("data has numbers that are not finite; leave these examples out")
+            raise ValueError("data has numbers that are not finite; remove these examples")
         if labels is not None:  # sorted by class
             self.labels, order = labels.to(data.device).sort(stable=True)
             flat = flat[order]
@@ -381,7 +381,7 @@ class Empirical:
         Raises ValueError if classes are given and the dataset has none.
         """
         if label is not None and self.labels is None:
-            raise ValueError("the data set has no labels, so no class can be given")
+            raise ValueError("the dataset has no labels, so it takes no classes")
         place = self.mean.device  # evaluated where the data is, because it may be too large for a GPU
         centred = x[:, None].flatten(1).to(place) - self.mean
         label = None if label is None else label.to(place)

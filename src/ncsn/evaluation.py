@@ -59,7 +59,7 @@ def evaluate(
     """
     if not isinstance(source, Run):
         if not isinstance(data, Dataset):
-            raise ValueError("samples are compared with a dataset; give it, or a run")
+            raise ValueError("samples need a dataset to be compared with; give data, or a run")
         return Ruler(data, features, len(source)).judge(source)
     if data is None or isinstance(data, str | Path):
         dataset = source.data(None if data is None else str(data))
@@ -68,7 +68,7 @@ def evaluate(
         own = Reading(signals=signals, keep_missing=keep_missing)
         dataset = data if isinstance(data, Dataset) else dataset_of(data, reading=own)
         if dataset.transform != source.transform:
-            raise ValueError("data is not what the run has learned from; give the same, of which a tenth is held out")
+            raise ValueError("data is not what the run was trained on; give the same, of which a tenth is held out")
     ruler = source.recipe.kind.ruler(source, dataset, features, n, target)
     blocks = source.blocks(ruler.n, seed=seed, **options)
     return ruler.judge(torch.cat([steps.last().cpu() for steps in blocks]))

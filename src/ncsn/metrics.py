@@ -147,12 +147,12 @@ def kernel_gain(x: Float[Tensor, "n f"], z: Float[Tensor, "n f"], y: Float[Tenso
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (a @ b.T).div_(f).add_(1).pow_(3)
 
-    def added(a: Tensor) -> tuple[Tensor, Tensor]:
+    def contributions(a: Tensor) -> tuple[Tensor, Tensor]:
         """The first-order contribution of each row of ``a`` to the distance, and of each row of ``y``."""
         within, cross = kernel(a, a), kernel(a, y)
         return 2 * ((within.sum(1) - within.diagonal()) / (n - 1) - cross.mean(1)), -2 * cross.mean(0)
 
-    (rows_x, columns_x), (rows_z, columns_z) = added(float64(x)), added(float64(z))
+    (rows_x, columns_x), (rows_z, columns_z) = contributions(float64(x)), contributions(float64(z))
     rows, columns = rows_x - rows_z, columns_x - columns_z
     # Each pair of rows is counted in both of its rows, and each pair of a row and y in both.
     gain = (rows.mean() + columns.mean()) / 2

@@ -279,7 +279,7 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
     data = data if isinstance(data, Tensor) else torch.as_tensor(data, device="cpu")
     sigma_max = largest_distance(data) if len(data) else 0.0
     if not 0 < sigma_max < math.inf:
-        raise ValueError(f"data of shape {tuple(data.shape)} has no two different examples, all of them finite")
+        raise ValueError(f"data of shape {tuple(data.shape)} needs at least two different examples, all of them finite")
     if sigma_min is None:
         sigma_min = float((data.amax(0) - data.amin(0)).max()) / 100
     check_range(sigma_max, sigma_min, steps)
@@ -289,8 +289,8 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
     eps = langevin_eps(ratio, sigma_min, steps)
     explanation = (
         f"sigma_max = {sigma_max:.3g}: the largest distance between two examples, so that noise joins all modes\n"
-        f"sigma_min = {sigma_min:.3g}: noise that does not matter\n"
-        f"levels = {noise.levels}: a ratio of {ratio:.4f}; samples of one are likely at the next in {dimension}-D\n"
-        f"steps = {steps}, eps = {eps:.3g}: {steps} Langevin steps leave each level's noise as it should be"
+        f"sigma_min = {sigma_min:.3g}: noise that is negligible\n"
+        f"levels = {noise.levels}: a ratio of {ratio:.4f}; samples of one level are likely at the next one in {dimension}-D\n"
+        f"steps = {steps}, eps = {eps:.3g}: after {steps} Langevin steps a level has the right variance"
     )
     return Suggestion(noise, steps, eps, explanation)

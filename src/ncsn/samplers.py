@@ -62,7 +62,9 @@ def check_ladder(sigmas: Float[Tensor, "levels"], *, restarts: bool = False) -> 
     steps = sigmas.diff()
     descending = steps != 0 if restarts else steps < 0
     if len(sigmas) == 0 or not bool(((sigmas > 0) & (sigmas < math.inf)).all() & descending.all()):
-        raise ValueError(f"sigmas is {sigmas.tolist()}; positive noise levels are needed, descending; euler's may rise")
+        raise ValueError(
+            f"sigmas is {sigmas.tolist()}; positive noise levels in descending order are needed (euler's may rise)"
+        )
     return sigmas
 
 
@@ -501,7 +503,7 @@ class SamplerSpec:
     restarts: bool = False
     most: int | None = None
 
-    def suited(self, sigma_max: float, sigma_min: float) -> int:
+    def levels_for(self, sigma_max: float, sigma_min: float) -> int:
         """How many levels make steps as fine as ``levels`` do between 10 and 0.01; never fewer than ``levels``.
 
         A sampler with a limit on evaluations has the same number of levels on any range.
@@ -598,7 +600,7 @@ class Sampling:
         if self.guided_between[0] > self.guided_between[1]:
             raise ValueError(f"guided_between is {self.guided_between}; the smaller noise level comes first")
         if self.levels == 1 and not method.langevin and self.sigma_max > self.sigma_min:
-            raise ValueError(f"levels is 1; {self.sampler} needs at least 2 to come down from noise")
+            raise ValueError(f"levels is 1; {self.sampler} needs at least 2")
         levels = (self.sigma_max, self.sigma_min) if isinstance(self.levels, int) else self.levels
         rising = not method.restarts and any(a < b for a, b in pairwise(levels))
         # Beyond these, squares of noise levels overflow or underflow float32.
@@ -616,7 +618,7 @@ class Sampling:
         """
         method = find_spec(sampler)
         check_range(sigma_max, sigma_min)
-        levels, eps = method.suited(sigma_max, sigma_min), eps or sigma_min**2 / 2
+        levels, eps = method.levels_for(sigma_max, sigma_min), eps or sigma_min**2 / 2
         return cls(
             sigma_max=sigma_max, sigma_min=sigma_min, sampler=sampler, levels=levels, steps=method.steps, eps=eps
         )
@@ -641,18 +643,16 @@ class Sampling:
         values = {name: value for name, value in changes.items() if value is not None}
         if not base.spec.langevin and not values.keys().isdisjoint(("steps", "eps")):
             size, steps = values.get("eps"), values.get("steps")
-            raise ValueError(
-                f"steps is {steps}, eps is {size}; {base.sampler} takes no Langevin steps; levels says how long"
-            )
+            raise ValueError(f"steps is {steps}, eps is {size}; {base.sampler} takes no Langevin steps, only levels")
         if base.sampler == "langevin" and values.get("levels", 1) != 1:
-            raise ValueError(f"levels is {values['levels']}, but langevin uses only the smallest; steps says how long")
+            raise ValueError(f"levels is {values['levels']}, but langevin stays on one level; set steps instead")
         return replace(base, **values)  # type: ignore[arg-type]
 
     def by(self, sampler: str) -> "Sampling":
         """The same with another sampler, on that sampler's own levels."""
         method = find_spec(sampler)
         guidance = self.guidance if abs(self.guidance - 1) >= method.guided_from else 1.0
-        levels = method.suited(self.sigma_max, self.sigma_min)
+        levels = method.levels_for(self.sigma_max, self.sigma_min)
         return replace(self, sampler=sampler, levels=levels, steps=method.steps, guidance=guidance)
 
     @property

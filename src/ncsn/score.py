@@ -170,7 +170,7 @@ def evaluate_in_batches(score: Callable[..., Tensor], size: int, label: Int64[Te
         labels = () if label is None else (parts(label),)
         value = torch.cat([score(*part) for part in zip(examples, levels, *labels, strict=True)])[: len(x)]
         if value.shape != x.shape:
-            raise ValueError(f"the score has shape {tuple(value.shape)}; that of x, {tuple(x.shape)}, is needed")
+            raise ValueError(f"the score returned shape {tuple(value.shape)}; expected that of x, {tuple(x.shape)}")
         return value
 
     return evaluate
@@ -358,7 +358,7 @@ class ScoreModel(nn.Module):
         network returns another shape than that of x.
         """
         if not isinstance(sigma, Tensor) and not sigma > 0:
-            raise ValueError(f"sigma is {sigma}; it must be above 0, where the score is that of data with some noise")
+            raise ValueError(f"sigma is {sigma}; it must be above 0, because scores are those of noised data")
         std, centred, data_std = expand(sigma, x), x - self.data_mean, self.data_std
         levels = place_level(sigma, self.data_std.dtype, x.device).reshape(-1)
         network_input = self.preconditioning.network_input(centred, std, data_std).to(self.data_std.dtype)
@@ -368,7 +368,7 @@ class ScoreModel(nn.Module):
         with torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
             value = self.network(network_input, levels.log() / 4, *labels)
         if value.shape != x.shape:
-            raise ValueError(f"the network returned shape {tuple(value.shape)}; that of x, {tuple(x.shape)}, is needed")
+            raise ValueError(f"the network returned shape {tuple(value.shape)}; expected that of x, {tuple(x.shape)}")
         return self.preconditioning.score(value.to(x.dtype), centred, std, data_std)
 
     @property

@@ -52,7 +52,9 @@ class Budget:
     def __post_init__(self) -> None:
         """Check the values."""
         if (self.steps is None) == (self.seconds is None) or not 0 < (self.steps or self.seconds or 0) < math.inf:
-            raise ValueError(f"steps is {self.steps}, seconds is {self.seconds}; a positive one of them is needed")
+            raise ValueError(
+                f"steps is {self.steps}, seconds is {self.seconds}; exactly one of them is needed, and it must be positive"
+            )
 
     def fraction(self, step: int, seconds: float) -> float:
         """The share of the budget that is spent, ≥ 1 when it is used up.
@@ -164,7 +166,7 @@ class State:
             with atomic(Path(path)) as temporary:
                 save_checkpoint(content, temporary)
         except RuntimeError as error:  # torch's error for a full disk
-            raise OSError(f"{path} could not be written, is the disk full? ({str(error).splitlines()[0]})") from error
+            raise OSError(f"{path} could not be written; is the disk full? ({str(error).splitlines()[0]})") from error
 
     def load(self, path: str | Path) -> None:
         """Continue from a checkpoint that ``save`` wrote.
@@ -186,7 +188,9 @@ class State:
             if self.seed is None:  # with a seed, every step reseeds the generator
                 self.restore_generator(saved["generator"])
         except (ValueError, RuntimeError, TypeError, KeyError) as error:  # torch's errors for what does not fit
-            raise ValueError(f"{path} is of another network or version than config.json ({one_line(error)})") from error
+            raise ValueError(
+                f"{path} does not fit config.json; it is from another network or version ({one_line(error)})"
+            ) from error
 
     def restore_generator(self, numbers: Tensor) -> None:
         """Continue a checkpoint's random numbers, or reseed if it comes from another kind of device."""
@@ -196,7 +200,7 @@ class State:
             if not numbers.numel():  # written with a seed
                 raise
             self.generator.manual_seed(self.step)
-            log.warning(f"the checkpoint is of another device: random numbers begin anew, from seed {self.step}")
+            log.warning(f"the checkpoint is from another device; random numbers restart from seed {self.step}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,7 +75,7 @@ class Evaluate(SamplingOptions, RunOptions):
             ruler = kind.ruler(run, data, self.features, self.n, self.target)
             out.mkdir(exist_ok=True)
         n = int(group.broadcast(str(ruler and ruler.n).encode()))
-        units = kind.judged(run.transform)
+        units = kind.units_to_judge(run.transform)
         drawn = write_array(out / SAMPLES, run, n, seed=self.seed, group=group, options=self.options(), transform=units)
         if ruler is None or drawn is None:
             return

@@ -177,10 +177,12 @@ class Origin:
         """
         place = self.dataset if dataset is None else absolute(dataset)
         if place != "mnist" and not Path(place).exists():
-            raise ValueError(f"the data is no longer at {place}; say where (--data PLACE, or ncsn train PLACE)")
+            raise ValueError(
+                f"the data is no longer at {place}; give its new place (--data PLACE, or ncsn train PLACE)"
+            )
         data: Dataset = find(LOADER)(place, reading=self.reading)
         if data.digest != self.digest:
-            raise ValueError(f"{place} does not hold the data that the run learned from")
+            raise ValueError(f"{place} does not hold the data that the run was trained on")
         return data
 
 
@@ -436,7 +438,7 @@ class Kind(ABC, Generic[R]):
                 f"target is {target!r}, and the run makes {self.noun}; only tables have columns to predict"
             )
 
-    def judged(self, transform: Transform) -> Transform:
+    def units_to_judge(self, transform: Transform) -> Transform:
         """The transform of samples in a file for a ruler: to the user's units."""
         return transform
 
@@ -457,7 +459,7 @@ class Kind(ABC, Generic[R]):
 
     def write_table(self, transform: Transform, rows: Any, out: Path) -> None:
         """Write samples into a table: numbers, or what ``examples`` has made of them."""
-        raise ValueError(f"{out}: {self.noun} are no table")
+        raise ValueError(f"{out}: {self.noun} can't be written as a table")
 
 
 AnyKind: TypeAlias = Kind[Any]

@@ -58,7 +58,7 @@ class Transform:
         """Raise ValueError for impossible numbers, naming the first."""
         for where in (~self.possible(x)).nonzero()[:1].tolist():
             value = float(x[tuple(where)])
-            raise ValueError(f"{self.place(*where[:2])} cannot be {value:g}, to judge by training")
+            raise ValueError(f"{self.place(*where[:2])} cannot be {value:g}, judging by the training data")
 
     def describe(self) -> tuple[str, ...]:
         """What the transform does beyond shifting and scaling, one line each."""

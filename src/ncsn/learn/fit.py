@@ -26,7 +26,7 @@ from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal
 from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
 from ncsn.quantization import reals
-from ncsn.run import Recipe, Run, load, plain, whole, write_model
+from ncsn.run import Recipe, Run, load, storable_settings, whole, write_model
 from ncsn.run.folder import CHECKPOINT
 from ncsn.score import ScoreModel
 from ncsn.training import Budget, Progress, State, muon_and_adam
@@ -155,7 +155,7 @@ class Plan:
     def describe(self) -> Json:
         """The settings for config.json, with the names of the user's own parts, and without what these replace."""
         settings, own = self.settings, self.own
-        facts = plain(asdict(settings))
+        facts = storable_settings(asdict(settings))
         if own.network is not None:
             facts |= {"network": rules.name_of(own.network), "channels": None, "blocks": None}
         if own.objective is not None:
@@ -176,7 +176,7 @@ def plan(data: Dataset, settings: TrainSettings, own: OwnParts | None = None) ->
     if own.start is not None:
         settings = rules.adopt_network(settings, own.start.settings)
         if "start" in data.kind.refused:
-            raise ValueError(f"start is given, which means nothing for {data.kind.noun}; leave it out")
+            raise ValueError(f"start is given, which does not apply to {data.kind.noun}; leave it out")
     if not isinstance(settings, ResolvedSettings):
         rules.network_for(settings, data)  # rejects options that do not apply, before anything is printed
     data.announce()  # before anything that takes seconds
@@ -310,7 +310,7 @@ def take_weights(model: ScoreModel, start: Run) -> None:
     fitting = {name: theirs[name] for name in own.keys() & theirs.keys() if own[name].shape == theirs[name].shape}
     if other := [name for name in own if name not in fitting and not name.startswith(OF_COLOURS_AND_CLASSES)]:
         where = start.folder or "the run to start from"
-        raise ValueError(f"{where} has another network, to judge by {other[0]}; leave out --network and its sizes")
+        raise ValueError(f"{where} has another network, judging by {other[0]}; leave out --network and its sizes")
     model.network.load_state_dict(own | fitting)
 
 
@@ -321,7 +321,7 @@ def share_of(settings: ResolvedSettings, group: Group) -> int:
     """
     shares = group.size * settings.accumulate
     if shares > settings.batch_size:
-        raise ValueError(f"batch_size is {settings.batch_size}; at least {shares} are needed, one for each share")
+        raise ValueError(f"batch_size is {settings.batch_size}; it must be at least {shares}, one for each share")
     return -(-settings.batch_size // shares)
 
 
@@ -330,7 +330,7 @@ def choose_precision(data: Dataset, job: Job, device: torch.device) -> str:
     wish = data.kind.precision if job.precision == "auto" else job.precision
     precision = hardware.choose_precision(wish, device)
     if hardware.emulated(precision, device):
-        log.info(f"precision {precision}: this processor may emulate it, many times slower than fp32")
+        log.info(f"precision {precision}: this processor may emulate it, which is many times slower than fp32")
     return precision
 
 
@@ -356,7 +356,7 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledg
     elapsed = float(record.group.broadcast(repr(time.perf_counter() - record.began).encode()))
     budget, guide_budget = rules.budgets(settings, elapsed, guided=guide is not None)
     if budget.fraction(state.step, state.seconds) >= 1:
-        log.info(f"nothing is left to train after {state.step:,} steps; a longer --steps or --minutes goes on")
+        log.info(f"nothing is left to train after {state.step:,} steps; increase --steps or --minutes to continue")
     if guide is not None and run.guide_recipe is not None:
         record.begin(replace(run, recipe=run.guide_recipe), guide, "guide")
         for _ in record.watch(lesson.progress(guide, guide_budget), guide, part="guide"):

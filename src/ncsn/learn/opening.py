@@ -13,8 +13,8 @@ from ncsn.learn.record import Record
 from ncsn.learn.settings import ResolvedSettings, TrainSettings
 from ncsn.machine import distributed
 from ncsn.machine.messages import log
-from ncsn.run import plain, read_config
-from ncsn.run.folder import begun, check_folder
+from ncsn.run import read_config, storable_settings
+from ncsn.run.folder import check_folder, has_run
 
 
 def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
@@ -31,20 +31,20 @@ def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
     if group.is_main:
         check_folder(folder, overwrite=given.job.overwrite, resume=given.job.resume)
         if given.dataset != "mnist" and Path(given.dataset).resolve() in (folder / "run").resolve().parents:
-            raise ValueError(f"{folder} lies in the data, of which its pictures would be a part; give another --out")
+            raise ValueError(f"{folder} lies in the data, so its pictures would become data; choose another --out")
     settings: TrainSettings = given
-    if given.job.resume and begun(folder):
+    if given.job.resume and has_run(folder):
         data, settings, origin = reopen(given, folder)
     else:
         if given.job.resume:
-            log.info(f"{folder} holds no run to resume; a new one begins")
+            log.info(f"{folder} holds no run to resume; starting a new one")
         data = load_dataset(given.dataset, reading=given.reading)
         origin = Origin.of(given.dataset, given.reading, data)
     with training_lock():
         planned = plan(data, settings)
-    here = json.dumps([plain(asdict(planned.settings)), origin.digest]).encode()
+    here = json.dumps([storable_settings(asdict(planned.settings)), origin.digest]).encode()
     if here != (group.broadcast(here) if group.is_main else first):
-        raise ValueError(f"process {group.rank} has other data or settings than process 0; all need the same")
+        raise ValueError(f"process {group.rank} has different data or settings from process 0; they must be the same")
     return data, planned, Record(folder=folder, job=given.job, origin=origin, group=group)
 
 
@@ -53,7 +53,7 @@ def reopen(given: TrainSettings, folder: Path) -> tuple[Dataset, ResolvedSetting
     config, where = read_config(folder), folder / "config.json"
     settings, origin = rules.recall(given, config.settings, f"{where}: settings"), config.data
     if origin is None:
-        raise ValueError(f"{where} does not say which data the run has learned from")
+        raise ValueError(f"{where} does not say which data the run was trained on")
     if given.dataset not in (settings.dataset, TrainSettings.dataset):  # the default does not say where the data is
         origin = replace(origin, dataset=absolute(given.dataset))
     return origin.load(), settings, origin

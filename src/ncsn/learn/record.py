@@ -95,7 +95,7 @@ def until_spoiled(
             looked, losses = len(rows), [row.validation_loss for row in rows]
             spoiled = losses[-1] > (1 + patience) * min(losses)
             if group.broadcast(b"ends" if spoiled else b"goes on") == b"ends":
-                log.info(f"training ends: the held-out loss is {patience:.0%} above its least")
+                log.info(f"training ends: the held-out loss is {patience:.0%} above its minimum")
                 return
         p = next(progress, None)
         if p is None:
@@ -173,7 +173,7 @@ class Record:
             begun_by = read_config(self.folder).recipe if not part and self.path("config.json").exists() else run.recipe
             if begun_by.arguments != run.recipe.arguments:
                 raise ValueError(
-                    f"{self.folder} was begun with another network, or by another version of ncsn; begin anew"
+                    f"{self.folder} was started with another network or another version of ncsn; start a new run"
                 )
             state.load(checkpoint)
             self.describe(run, part)  # a resumed run may have another budget

@@ -142,19 +142,19 @@ def widths_and_batch(settings: TrainSettings, dataset: Dataset, device: torch.de
     speed = SPEEDS["cuda" if device.type != "cpu" else "fast" if fast else "slow"]
     whole = speed * 60 * (settings.minutes or 10) / (math.prod(sides) / 32**2)
 
-    def seen(finest: int) -> float:
+    def images_seen(finest: int) -> float:
         """Images seen: half the width takes a quarter of the arithmetic, and in practice a third of the time."""
         return float(whole / (finest / WIDTHS[0]) ** 1.6)
 
     suited: tuple[int, ...] = (WIDTHS[0],)
     if settings.network == "unet":
         # A wider network that sees fewer than 2,200 images per channel learns less.
-        finest = next((w for w in WIDTHS if seen(w) >= 2200 * w), WIDTHS[-1])
+        finest = next((w for w in WIDTHS if images_seen(w) >= 2200 * w), WIDTHS[-1])
         depth = max(2, math.ceil(math.log2(max(sides) / 8)))  # the deepest blocks see at most 8 pixels per side
         suited = tuple(finest * min(2**level, 4) for level in range(depth))
     widths = settings.channels or suited
     # Large batches if there is time for 1,500 steps of them; otherwise more steps matter more.
-    size = 128 if seen(widths[0]) >= 1500 * 128 else 64
+    size = 128 if images_seen(widths[0]) >= 1500 * 128 else 64
     return widths, min(settings.batch_size or size, dataset.n)
 
 
@@ -171,7 +171,7 @@ def network_for(settings: TrainSettings, dataset: Dataset) -> NetworkName:
         listed = ", ".join(
             "from" if name == "start" else name for name in vain
         )  # the option's name is a keyword of Python
-        raise ValueError(f"{listed} given, which means nothing for {kind.noun}; leave it out")
+        raise ValueError(f"{listed} given, which does not apply to {kind.noun}; leave it out")
     name = kind.networks[0] if settings.network == "auto" else settings.network
     if name not in kind.networks:
         raise ValueError(f"network is {name}; {kind.noun} are learned by {' or '.join(kind.networks)}")
@@ -201,7 +201,7 @@ def knows_classes(settings: TrainSettings, dataset: Dataset) -> bool:
     # The score of fewer than 20 examples memorises them.
     able = settings.network == "unet" and 2 <= len(labels.names) <= dataset.n / 20
     if not able:
-        log.info("classes are not learned: that needs --network unet and two classes of 20 images each")
+        log.info("classes are ignored: they need --network unet and at least two classes of 20 images each")
     return able
 
 
@@ -219,16 +219,16 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
         settings = adopt_network(settings, theirs.settings)
     settings = replace(settings, network=network_for(settings, dataset))
     if settings.proposal != "lognormal" and settings.log_sigma_std is not None:
-        raise ValueError(f"log_sigma_std given, which means nothing for proposal {settings.proposal}; leave it out")
+        raise ValueError(f"log_sigma_std given, which does not apply to proposal {settings.proposal}; leave it out")
     if dataset.shards is not None and settings.posterior_above is not None:
         given = f"posterior_above is {settings.posterior_above}"
-        raise ValueError(f"{given}; it needs all training images at every step, but they stay in shards; leave it out")
+        raise ValueError(f"{given}; it needs all training images at every step, but these are in shards; leave it out")
     if settings.minutes is None and settings.steps is None:
         settings = replace(settings, minutes=kind.minutes)
     looked, std = subsample(dataset.train, 2048), dataset.statistics[1]
     leading = leading_std(looked.flatten(1))
     if not leading > 1e-6:
-        raise ValueError("all training examples are the same: there is no score to learn")
+        raise ValueError("all training examples are the same, so there is no score to learn")
     # At 4.5 times the leading standard deviation p_σ is N(μ, σ²I), where sampling starts, to 2.5 % in every direction;
     # at the leading standard deviation itself, sampling would start 29 % too narrow.  NCSNv2's largest distance between
     # two examples is as safe, but means learning three times as many levels.  At the bottom, noise of 0.01 is invisible
@@ -279,7 +279,7 @@ def noise_of(settings: ResolvedSettings) -> Proposal:
         return LogNormal(settings.log_sigma_mean, settings.log_sigma_std, top, bottom)
     if settings.proposal == "loguniform":
         return LogUniform(top, bottom)
-    return Geometric(top, bottom, settings.levels or SAMPLERS[settings.sampler].suited(top, bottom))
+    return Geometric(top, bottom, settings.levels or SAMPLERS[settings.sampler].levels_for(top, bottom))
 
 
 def recipes(
@@ -292,7 +292,7 @@ def recipes(
     Raises ValueError for options that the sampler does not take.
     """
     if network is not None and settings.guidance not in ("chosen", 1):
-        raise ValueError(f"guidance is {settings.guidance}; a network of one's own has no guide")
+        raise ValueError(f"guidance is {settings.guidance}; your own network has no guide")
     shares: dict[str, float] = {}
     if settings.class_conditional and dataset.labels is not None and network is None:
         shares = dataset.labels.shares

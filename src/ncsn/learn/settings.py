@@ -136,7 +136,7 @@ class TrainSettings(Reading):
             raise ValueError(f"minutes is {self.minutes} and steps is {self.steps}; at most one is allowed")
         if self.network in ("refinenet", "refinenet-v2") and (self.blocks != 2 or len(self.channels or (64,)) != 1):
             given = f"channels is {self.channels}, blocks is {self.blocks}"
-            raise ValueError(f"{given}; {self.network} takes one number of channels, and has blocks of its own")
+            raise ValueError(f"{given}; {self.network} takes one number of channels, and its blocks are fixed")
 
 
 @dataclass(frozen=True, kw_only=True)

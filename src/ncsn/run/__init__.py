@@ -1,8 +1,8 @@
 """A run: what a training leaves, and all that can be done with it."""
 
 from ncsn.posteriors.matching import Posterior as Posterior
-from ncsn.run.folder import plain as plain
 from ncsn.run.folder import read_config as read_config
+from ncsn.run.folder import storable_settings as storable_settings
 from ncsn.run.folder import write_config as write_config
 from ncsn.run.folder import write_model as write_model
 from ncsn.run.options import SamplingOptions as SamplingOptions

@@ -37,7 +37,7 @@ RUN_FILES = ["config.json", MODEL, "metrics.json", "guide/config.json", "guide/m
 SHARED = [*RUN_FILES, "evaluation.json", "README.md"]
 
 
-def plain(settings: Json) -> Json:
+def storable_settings(settings: Json) -> Json:
     """Settings as config.json keeps them: without the job, which is another one when the run is continued."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items() if name != "job"}
 
@@ -78,13 +78,13 @@ def read_config(folder: Path) -> Config:
     Raises ValueError if the folder is no run, if the file cannot be read, was changed or is of another version, or if
     anything in it could not be built or sampled.
     """
-    if not begun(folder):
+    if not has_run(folder):
         raise ValueError(f"{folder} is not a run: it has no config.json")
     content = read_json(folder / "config.json")
     seal = content.pop("sha256", None)
     config = validated(Config, content, str(folder / "config.json"))
     if seal != digest_of(content):
-        raise ValueError(f"{folder / 'config.json'} is not as it was written")
+        raise ValueError(f"{folder / 'config.json'} was changed after it was written")
     return config
 
 
@@ -127,7 +127,7 @@ def read_model(folder: Path, config: Config, *, network: nn.Module | None = None
     return model.requires_grad_(False).eval()
 
 
-def begun(folder: Path) -> bool:
+def has_run(folder: Path) -> bool:
     """Whether there is a run in ``folder``, however short."""
     return (folder / "config.json").is_file()
 
@@ -141,15 +141,15 @@ def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False,
     """
     guide, names = folder / "guide", (*WRITTEN, *FIGURES, *figures)
     if guide.is_symlink() or guide.is_file():
-        raise ValueError(f"{guide} is a link or a file, and no folder of the run's own; give another --out")
+        raise ValueError(f"{guide} is a link or a file instead of the run's own folder; choose another --out")
     for place in (folder, guide):
         for name in names:
             check_regular(place / name)
         if resume and (place / MODEL).exists() and not (place / CHECKPOINT).exists():
-            raise ValueError(f"{place} has weights, but no {CHECKPOINT} to continue from; give another --out")
-    if overwrite or (resume and begun(folder)):
+            raise ValueError(f"{place} has weights, but no {CHECKPOINT} to continue from; choose another --out")
+    if overwrite or (resume and has_run(folder)):
         return
-    if begun(folder):
+    if has_run(folder):
         raise ValueError(f"{folder} holds another run; --overwrite (overwrite=True) replaces it, --resume continues it")
     for path in (place / name for place in (folder, guide) for name in names if (place / name).exists()):
         found = path.relative_to(folder)
@@ -170,7 +170,7 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, keep: 
     try:
         lock.acquire()
     except Timeout as error:
-        raise ValueError(f"another process is writing {folder}; wait for it, or give another --out") from error
+        raise ValueError(f"another process is writing {folder}; wait for it, or choose another --out") from error
     check_folder(folder, overwrite=overwrite, resume=resume)  # again: whoever held the lock may have left a run
     for run in (folder / "guide", folder):
         sweep(run, everybodys=True)
@@ -194,7 +194,7 @@ def find(run: str | Path) -> Path:
     """
     if Path(run).parts[:1] == ("hf:",):
         return fetch(run)
-    if str(run) in SHIPPED and not begun(Path(run)):
+    if str(run) in SHIPPED and not has_run(Path(run)):
         return Path(str(resources.files("ncsn") / "assets" / "models" / str(run)))
     return Path(run)
 

@@ -51,10 +51,10 @@ class Recipe:
         """Check what the types do not express."""
         if self.sampling.spec.most is not None:
             name = self.sampling.sampler
-            raise ValueError(f"sampler is {name}; it can draw samples (--sampler {name}), but not be a run's own")
+            raise ValueError(f"sampler is {name}; it can draw samples (--sampler {name}), but can't be a run's own")
         if self.shares and (len(self.shares) != self.num_classes or not sum(self.shares.values()) > 0):
             raise ValueError(
-                f"shares is {reprlib.repr(self.shares)}; one for each of {self.num_classes} classes is needed"
+                f"shares is {reprlib.repr(self.shares)}; expected one for each of {self.num_classes} classes"
             )
 
     @property
@@ -114,7 +114,7 @@ class Recipe:
         """
         if network is None:
             if self.network not in networks.__all__:
-                raise ValueError(f"{self.network} is no network of ncsn.networks; give network={self.network}(...)")
+                raise ValueError(f"{self.network} is no network of ncsn.networks; pass network={self.network}(...)")
             kind = getattr(networks, self.network)
             check_call(kind, self.arguments)
             network = kind(**self.arguments).float()  # whatever torch's default is

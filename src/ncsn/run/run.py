@@ -24,7 +24,7 @@ from ncsn.machine import hardware
 from ncsn.machine.messages import bar
 from ncsn.posteriors.matching import MomentMatching, Posterior, Replacement
 from ncsn.posteriors.measurements import Measurement, Observation, Poisson, as_real, observe
-from ncsn.run.folder import VERSION, Config, begun, claim, find, read_config, read_model, write_config, write_model
+from ncsn.run.folder import VERSION, Config, claim, find, has_run, read_config, read_model, write_config, write_model
 from ncsn.run.options import DensityOptions, Label, SamplingOptions, SeededOptions
 from ncsn.run.recipe import Recipe
 from ncsn.run.steps import Steps, guidance_of
@@ -375,7 +375,7 @@ class Run:
         """The run of the posterior given an observation in the units of the score; otherwise as ``posterior``."""
         # Twice the usual levels, unguided: the posterior's score is rougher than the prior's, and must be a score.
         sampling = self.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0)
-        sampling = sampling.but(levels=2 * sampling.spec.suited(sampling.sigma_max, sampling.sigma_min))
+        sampling = sampling.but(levels=2 * sampling.spec.levels_for(sampling.sigma_max, sampling.sigma_min))
         return self.with_posterior(MomentMatching(self.score, observation, solver_steps), sampling)
 
     def with_posterior(self, posterior: Posterior, sampling: Sampling) -> "Run":
@@ -629,7 +629,7 @@ def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = N
     folder = find(run)
     config, guide, guide_recipe = read_config(folder), None, None
     model = read_model(folder, config, network=network)
-    if begun(folder / "guide"):
+    if has_run(folder / "guide"):
         smaller = read_config(folder / "guide")
         guide, guide_recipe = read_model(folder / "guide", smaller), smaller.recipe
     loaded = Run(

@@ -158,7 +158,7 @@ class Steps(Iterator[Step]):
                 finite = torch.stack([flag for _, flag in noted]).tolist()
                 if not all(finite):
                     raise NonFiniteSampleError(
-                        f"samples are not finite from noise level {noted[finite.index(False)][0]:.4g} on, by "
+                        f"samples are not finite from noise level {noted[finite.index(False)][0]:.4g} on, with "
                         f"{self.sampler} on {sampling.count} levels, step size {sampling.eps:g}, "
                         f"guidance {sampling.guidance:g}"
                     )

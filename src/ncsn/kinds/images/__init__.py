@@ -57,7 +57,7 @@ class Images(Kind[Run]):
         self.refuse_target(target)
         return Ruler(data, cast(FeaturesLike, features), n, mirrored=bool(run.settings.get("flip")), device=run.device)
 
-    def judged(self, transform: Transform) -> Transform:
+    def units_to_judge(self, transform: Transform) -> Transform:
         """Bytes, whatever the files of the images hold."""
         return BYTES
 
