@@ -290,7 +290,7 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
     explanation = (
         f"sigma_max = {sigma_max:.3g}: the largest distance between two examples, so that noise joins all modes\n"
         f"sigma_min = {sigma_min:.3g}: noise that is negligible\n"
-        f"levels = {noise.levels}: a ratio of {ratio:.4f}; samples of one level are likely at the next one in {dimension}-D\n"
+        f"levels = {noise.levels}: a ratio of {ratio:.4f}; samples of one are likely at the next in {dimension}-D\n"
         f"steps = {steps}, eps = {eps:.3g}: after {steps} Langevin steps a level has the right variance"
     )
     return Suggestion(noise, steps, eps, explanation)

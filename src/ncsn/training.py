@@ -53,7 +53,7 @@ class Budget:
         """Check the values."""
         if (self.steps is None) == (self.seconds is None) or not 0 < (self.steps or self.seconds or 0) < math.inf:
             raise ValueError(
-                f"steps is {self.steps}, seconds is {self.seconds}; exactly one of them is needed, and it must be positive"
+                f"steps is {self.steps}, seconds is {self.seconds}; exactly one is needed, and positive"
             )
 
     def fraction(self, step: int, seconds: float) -> float:
