@@ -52,9 +52,7 @@ class Budget:
     def __post_init__(self) -> None:
         """Check the values."""
         if (self.steps is None) == (self.seconds is None) or not 0 < (self.steps or self.seconds or 0) < math.inf:
-            raise ValueError(
-                f"steps is {self.steps}, seconds is {self.seconds}; exactly one is needed, and positive"
-            )
+            raise ValueError(f"steps is {self.steps}, seconds is {self.seconds}; exactly one is needed, and positive")
 
     def fraction(self, step: int, seconds: float) -> float:
         """The share of the budget that is spent, ≥ 1 when it is used up.

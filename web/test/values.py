@@ -101,7 +101,7 @@ def samplers() -> dict[str, Any]:
         sigmas = method.ladder(20.0, 0.1, 6).sigmas()
         found["ladders"][method.ladder.__name__.lower()] = numbers(sigmas)
         found["ends"][name] = end(name, sigmas)
-        found["suited"][name] = [method.levels_for(10, 0.01), method.suited(33, 0.01), method.levels, method.steps]
+        found["suited"][name] = [method.levels_for(10, 0.01), method.levels_for(33, 0.01), method.levels, method.steps]
         if name == "annealed":
             known, y = torch.tensor([True, False]), torch.tensor([[-5.0, 0.0]]).double().expand(3, 2)
             g = seeded(8)
