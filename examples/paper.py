@@ -185,7 +185,7 @@ Every figure of Song & Ermon, "Generative Modeling by Estimating Gradients of th
 
 ![Exact and estimated score of two Gaussians, and the error between them](paper/score_estimation.png)
 
-A score learned by sliced score matching, with next to no noise. Its relative error is {numbers["near"]:.4f} around the two modes, where the data is (dark), and {numbers["far"]:.2f} far from them, where training never saw an example.
+A score learned by sliced score matching, with next to no noise. Its relative error is {numbers["near"]:.4f} on the data and {numbers["far"]:.2f} far from it.
 
 `python ./{SLICED}`
 
@@ -193,7 +193,7 @@ A score learned by sliced score matching, with next to no noise. Its relative er
 
 ![Data, Langevin and annealed Langevin samples](paper/mixing.png)
 
-Plain Langevin dynamics with the exact score leaves {numbers["langevin, exact score"]:.3f} of the samples in the smaller mode, close to the half that started there; the right weight is 0.2. Annealed Langevin dynamics gives {numbers["annealed, exact score"]:.3f} with the exact score and {numbers["annealed, learned score"]:.3f} with a learned one.
+With the exact score, plain Langevin dynamics leaves {numbers["langevin, exact score"]:.3f} of the samples in the smaller mode, whose weight is 0.2. Annealed Langevin dynamics gives {numbers["annealed, exact score"]:.3f}, and {numbers["annealed, learned score"]:.3f} with a learned score.
 
 `python ./{MIXING}`
 
@@ -201,7 +201,7 @@ Plain Langevin dynamics with the exact score leaves {numbers["langevin, exact sc
 
 ![From noise to digits](paper/levels.png)
 
-The digit takes shape while σ falls from 2 to 0.3. Below that, annealed Langevin dynamics fills in the details.
+The digit takes shape while σ falls from 2 to 0.3.
 
 ## Figure 5a: digits
 
@@ -215,7 +215,7 @@ The first hundred of {numbers["n"]:,} samples by annealed Langevin dynamics. A c
 
 ![Digits, their visible halves, and eight completions each](paper/inpainting_replacement.png)
 
-Test digits, their visible halves, and eight completions. As in the paper, the known pixels are replaced by noisy ones during annealed Langevin dynamics. The picture uses two steps per level; the command uses five.
+Test digits, their visible halves, and eight completions by the paper's method, with two steps per level (the command takes five):
 
 `ncsn inpaint mnist --input 0 --method replacement`
 
@@ -237,19 +237,19 @@ PSNR of the hidden halves of {numbers["inpainted"]} test images, in dB (higher i
 
 ![Samples, each above its nearest training image](paper/neighbours.png)
 
-Rows one and three are samples; below each is the closest training image in pixel distance.
+Rows one and three are samples; below each is the closest training image.
 
 ## A single noise level
 
 ![Samples of a model with one noise level](paper/single_sigma.png)
 
-Trained at σ = 0.2 only, most samples are loose strokes, with a Fréchet distance of {baseline[0]:.0f}. This is the paper's reason for using many levels.
+Trained at σ = 0.2 only, most samples are loose strokes, with a Fréchet distance of {baseline[0]:.0f}.
 
 `python ./{paper.single}`
 
 ## How it was measured
 
-`python examples/paper.py` writes this page and its pictures in about ten minutes on two cores; `--parts` repeats some of it. Digits come from the model in the package. Fréchet distances use the features of the digit classifier, and "confident" means p > 0.9 for one class. The relative error of a score is E‖ŝ − s‖²/E‖s‖², and "far" means more than 2 away from the data.
+`python examples/paper.py` writes this page in about ten minutes on two cores, with the model in the package. Fréchet distances use the features of the digit classifier, and "confident" means p > 0.9 for one class. The relative error of a score is E‖ŝ − s‖²/E‖s‖²; "far" means more than 2 away from the data.
 """,
         encoding="utf-8",
     )
