@@ -185,7 +185,7 @@ def told(row: dict[str, Any]) -> bool:
 
 
 def processor() -> str:
-    """This processor's fastest matrix instructions, which decide how much a training learns in a minute."""
+    """The processor's fastest matrix instructions, which decide how much a training learns in a minute."""
     kinds = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512_f": "AVX512", "avx2": "AVX2"}
     found = [kind for capability, kind in kinds.items() if torch.cpu.get_capabilities().get(capability)]
     return (found or [platform.machine()])[0]

@@ -440,7 +440,7 @@ def test_a_config_with_nonsense_anywhere_is_refused_or_means_it(pictures: Path) 
         ("recipe.transform.type", "columns", "columns"),
         ("recipe.shares.dogs", KeyError, "shares is"),
         ("recipe.sampling.sampler", "fast", "sampler is fast"),
-        ("data.digest", "02ab", "another digest"),  # the weights are another run's
+        ("data.digest", "02ab", "its digest"),  # the weights are another run's
     ],
 )
 def test_what_a_config_must_not_say_is_named(pictures: Path, place: str, value: Any, message: str) -> None:

@@ -72,10 +72,12 @@ def classify(one: Float[np.ndarray, "m *d"], other: Float[np.ndarray, "m *d"]) -
     """How often gradient-boosted trees tell two sets of equal size apart, cross-validated; ½ is by chance."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from threadpoolctl import threadpool_limits
 
     examples, labels = np.concatenate([one, other]).reshape(2 * len(one), -1), np.repeat([0, 1], len(one))
     trees, folds = HistGradientBoostingClassifier(random_state=0), StratifiedKFold(5, shuffle=True, random_state=0)
-    return float(cross_val_score(trees, examples, labels, cv=folds).mean())
+    with threadpool_limits(1):  # several threads wait for each other, on a busy machine most of the time
+        return float(cross_val_score(trees, examples, labels, cv=folds).mean())
 
 
 def memorisation(
