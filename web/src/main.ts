@@ -1,4 +1,4 @@
-// The page: which part is shown, by the address; parts are loaded when they are wanted.
+// The page: shows the part that the address names; parts are loaded on demand.
 import type { Open } from "./parts/part.ts";
 import { parse } from "./settings.ts";
 import { announce, el } from "./ui.ts";
@@ -42,7 +42,7 @@ async function show(moved: boolean): Promise<void> {
   }
 }
 
-/** Moves the focus, and the top of the window, to an element of the part. */
+/** Moves the focus and the top of the window to an element of the part. */
 function go(selector: string): void {
   main.querySelector<HTMLElement>(selector)?.focus({ preventScroll: true });
   if (selector === "h1") scrollTo(0, 0);

@@ -1,20 +1,20 @@
-// What a part shows is in the address, after its name: #anneal?levels=5&eps=0.01
+// The address holds all settings of a part, after its name: #anneal?levels=5&eps=0.01
 import { type Choice, type Control, type Range, announce, choice, slider } from "./ui.ts";
 
-/** A setting’s default, and what it may be: in a range, one of several, or as a pattern allows. */
+/** The default of a setting and its allowed values: a range, a list, or a pattern. */
 type Setting = (Range & { value: number }) | (Choice & { value: string }) | { pattern: RegExp; value: string };
 
 type Values<T extends Record<string, Setting>> = { [K in keyof T]: T[K]["value"] };
 
 export const SEED = { value: 0, min: 0, max: 2 ** 32 - 1, whole: true };
 
-/** The part that an address names, and what it says about it. */
+/** The part that an address names, and its settings. */
 export function parse(hash: string): { name: string; query: URLSearchParams } {
   const [name, query = ""] = hash.replace(/^#/, "").split("?", 2);
   return { name, query: new URLSearchParams(query) };
 }
 
-/** The value that a text stands for; undefined if that is not allowed. */
+/** Parses a value; undefined if it isn’t allowed. */
 function accepted(text: string, setting: Setting): number | string | undefined {
   if ("min" in setting) {
     const value = text.trim() === "" ? Number.NaN : Number(text);
@@ -25,14 +25,14 @@ function accepted(text: string, setting: Setting): number | string | undefined {
   return allowed ? text : undefined;
 }
 
-/** The settings of a part, as the address has them: with controls, whose changes are written into it. */
+/** The settings of a part, read from the address, with controls that write changes back to it. */
 export class Settings<T extends Record<string, Setting>> {
   readonly values: Values<T>;
   readonly #defaults: Values<T>;
   readonly #controls = new Map<keyof T, Control<never>>();
   #waiting = 0;
 
-  /** What is not allowed is left out, and that is said. */
+  /** Ignores values that aren’t allowed, and announces them. */
   constructor(
     private readonly part: string,
     private readonly settings: T,
@@ -47,11 +47,11 @@ export class Settings<T extends Record<string, Setting>> {
       if (value === undefined) refused.push(`${name}=${text.slice(0, 40)}`);
       else Object.assign(this.values, { [name]: value });
     }
-    const sentence = `The link asks for ${refused.join(", ")}, which this part cannot show. It takes its defaults instead.`;
+    const sentence = `This part can’t show ${refused.join(", ")}. It uses the defaults instead.`;
     announce(refused.length > 0 ? sentence : "");
   }
 
-  /** A slider or a choice, which changes a setting and then calls ``changed``. */
+  /** A slider or a select box that changes a setting and calls ``changed``. */
   control(name: keyof T & string, changed: () => void = () => {}): HTMLElement {
     const setting: Setting = this.settings[name];
     const value: number | string = this.values[name];
@@ -66,7 +66,7 @@ export class Settings<T extends Record<string, Setting>> {
     return control.element;
   }
 
-  /** Other values, also where their controls show them; as defaults, too, the address leaves them out. */
+  /** Changes values and their controls. Defaults are left out of the address. */
   set(values: Partial<Values<T>>, asDefaults = false): void {
     Object.assign(this.values, values);
     if (asDefaults) Object.assign(this.#defaults, values);
@@ -74,13 +74,13 @@ export class Settings<T extends Record<string, Setting>> {
     this.write();
   }
 
-  /** What the address says: settings that are not the defaults. */
+  /** The settings that differ from the defaults, for the address. */
   get query(): URLSearchParams {
     const changed = Object.entries(this.values).filter(([name, value]) => value !== this.#defaults[name]);
     return new URLSearchParams(changed.map(([name, value]) => [name, String(value)]));
   }
 
-  /** Puts settings into the navigation at once, and into the address once they rest, if no other part is shown by then. */
+  /** Updates the navigation immediately, and the address once the settings rest, unless another part is shown by then. */
   write(): void {
     clearTimeout(this.#waiting);
     const before = location.hash;

@@ -1,4 +1,4 @@
-// The few kinds of elements that the parts are made of.
+// The elements that the parts are made of.
 
 type Child = Node | string;
 
@@ -20,7 +20,7 @@ export const row = (...children: Child[]): HTMLElement => el("div", { class: "ro
 export const figure = (caption: Child[], picture: HTMLElement): HTMLElement =>
   el("figure", {}, el("figcaption", {}, ...caption), picture);
 
-/** A control, which can be set to a value without telling anybody. */
+/** A control whose value can be set without an event. */
 export interface Control<T> {
   element: HTMLElement;
   set(value: T): void;
@@ -34,7 +34,7 @@ export interface Range {
   log?: boolean;
   /** Whole numbers only. */
   whole?: boolean;
-  /** What is said of a value; by default the value. */
+  /** How a value is displayed; by default, as it is. */
   say?: (value: number) => string;
 }
 
@@ -47,14 +47,14 @@ export interface Choice {
 const STEPS = 400;
 let count = 0;
 
-/** Three digits, and no more zeros than a number needs. */
+/** Formats a number with three digits, without trailing zeros. */
 export function short(value: number): string {
   const size = Math.abs(value);
   const text = size >= 1e5 || (size < 1e-3 && size > 0) ? value.toExponential(1) : String(Number(value.toPrecision(3)));
   return text.replaceAll("-", "−");
 }
 
-/** A text in which _σ and _L are written below the line; and for ?name at its end, a button that explains (index.html). */
+/** Text in which _σ and _L are subscripts; ?name at its end adds a button that explains (index.html). */
 function words(text: string): { words: Child[]; about: Child[] } {
   const [plain, about] = text.split(" ?");
   const words = plain.split(/(_[σL])/).map((piece) => (piece.startsWith("_") ? el("sub", {}, piece.slice(1)) : piece));
@@ -68,7 +68,7 @@ function words(text: string): { words: Child[]; about: Child[] } {
   return { words, about: [el("button", attributes, "?")] };
 }
 
-/** A slider under its label, with its value beside it. */
+/** A slider with its label and value. */
 export function slider(range: Range, value: number, changed: (value: number) => void): Control<number> {
   const { label = "", min, max, log, whole, say = short } = range;
   const id = `control-${++count}`;
@@ -117,10 +117,10 @@ export function button(label: string, pressed: () => void, kind = ""): HTMLButto
   return element;
 }
 
-/** The button that is pressed most. */
+/** The main button of a part. */
 export const primary = (label: string, pressed: () => void): HTMLButtonElement => button(label, pressed, "primary");
 
-/** Numbers under names: the table, and how to say a number. */
+/** A table of named numbers, and a function that sets one. */
 export function readings(names: Record<string, string>) {
   const cells = Object.fromEntries(Object.keys(names).map((name) => [name, el("dd", { "data-reading": name })]));
   const rows = Object.entries(names).map(([name, title]) => {
@@ -135,18 +135,18 @@ export function readings(names: Record<string, string>) {
 
 let clearing = 0;
 
-/** Says something for a while, to those who see the page and to those who hear it. */
+/** Shows a message for a while, and announces it to screen readers. */
 export function announce(message: string): void {
   tell(message, "status");
   clearTimeout(clearing);
   clearing = setTimeout(() => tell("", "status"), 8000);
 }
 
-/** Says something to those who hear the page: what others see anyway. */
+/** Announces to screen readers what others can see. */
 export function tell(message: string, place = "heard"): void {
   const element = document.getElementById(place);
   if (element) element.textContent = message;
 }
 
-/** Whether motion is not wanted. */
+/** Whether the system asks for reduced motion. */
 export const calm = (): boolean => matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -92,7 +92,7 @@ test("what a model says is read, and what is no model for this page is refused",
     () => read(file("ncsn", JSON.stringify({ ...card, format: 2 }))),
     /format is 2; this page reads format 1$/,
   );
-  assert.throws(() => read(file("ncsn", JSON.stringify({ ...card, recipe: { shape: [2] } }))), /shape is 2; images/);
-  assert.throws(() => read(new Uint8Array(100).fill(255)), /is no ONNX file$/);
-  assert.throws(() => read(file("ncsn", JSON.stringify(card)).subarray(0, 40)), /is no ONNX file$/);
+  assert.throws(() => read(file("ncsn", JSON.stringify({ ...card, recipe: { shape: [2] } }))), /shape is 2; /);
+  assert.throws(() => read(new Uint8Array(100).fill(255)), /isn’t an ONNX file$/);
+  assert.throws(() => read(file("ncsn", JSON.stringify(card)).subarray(0, 40)), /isn’t an ONNX file$/);
 });

@@ -1,4 +1,4 @@
-// The model and what computes it: fetched with progress, loaded into workers, each of which draws a share of the images.
+// Fetches the model and its runtime with progress, and loads them into workers, each of which samples some of the images.
 import runtimeCpu from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
 import runtimeGpu from "onnxruntime-web/ort-wasm-simd-threaded.asyncify.wasm?url";
 import { announce } from "../ui.ts";
@@ -7,20 +7,20 @@ import { type Drawn, type Load, type Order, type Report, type Task, read } from 
 const MOST_WORKERS = 3;
 const MODEL = "model.onnx";
 const GUIDE = "model.guide.onnx";
-/** A function that returns a vector, which a browser accepts if its WebAssembly has SIMD. */
+/** A function that returns a vector; browsers accept it if their WebAssembly has SIMD. */
 const VECTORS = new Uint8Array([
   0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 8, 1, 6, 0, 65, 0, 253, 15, 11,
 ]);
 
-/** What is done, and which share of it, if that is known. */
+/** What is being done, and the fraction that is done, if known. */
 export type Progress = (message: string, share?: number) => void;
 
-/** All images at one noise level, in a row; the last one when all are denoised.  ``share`` is how much of the way is done. */
+/** All images at one noise level; at the end, denoised. ``share`` is the fraction that is done. */
 export type State = Omit<Drawn, "kind" | "ticket"> & { seconds: number; share: number };
 
-/** Fetches what is needed, and starts it; where a graphics processor does not do it, on the processor, and says why. */
+/** Fetches and starts the model on the GPU or, if that fails, on the CPU, and says why. */
 export async function start(wanted: string, progress: Progress): Promise<Engine> {
-  if (!WebAssembly.validate(VECTORS)) throw new Error("this browser is too old for it: its WebAssembly has no SIMD");
+  if (!WebAssembly.validate(VECTORS)) throw new Error("this browser is too old: its WebAssembly has no SIMD");
   const gpu = wanted === "webgpu" || (wanted === "auto" && (await hasGraphics()));
   const [model, runtime] = await fetched([MODEL, gpu ? runtimeGpu : runtimeCpu], progress);
   const card = read(new Uint8Array(model));
@@ -41,7 +41,7 @@ export async function start(wanted: string, progress: Progress): Promise<Engine>
   }
 }
 
-/** Whether there is a graphics processor that WebGPU speaks to, and not a program that plays one. */
+/** Whether WebGPU has a real GPU rather than a software emulation. */
 async function hasGraphics(): Promise<boolean> {
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   return Boolean(adapter && !adapter.info.isFallbackAdapter);
@@ -49,17 +49,17 @@ async function hasGraphics(): Promise<boolean> {
 
 export type Engine = Awaited<ReturnType<typeof load>>;
 
-/** Who draws: a ``title`` says who computes, a ``note`` why nobody better does. */
+/** The workers. ``title`` says what computes, and ``note`` why nothing faster does. */
 async function load(files: Omit<Load, "kind">, progress: Progress, note = "") {
   const { card, device, model } = files;
   const count = device === "webgpu" ? 1 : Math.max(1, Math.min(MOST_WORKERS, navigator.hardwareConcurrency - 1));
-  progress("The model is being prepared.");
+  progress("Preparing the model.");
   const create = (): Worker => new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
   const workers = Array.from({ length: count }, create);
   const threads = count === 1 ? "one thread" : `${count} threads`;
   let current = 0; // the ticket of what is being drawn
 
-  /** Draw images, and tell of every state, once all workers are there; what was being drawn is given up. */
+  /** Samples images and reports each state once all workers have reached it; cancels the previous task. */
   function draw(task: Task, heard: (state: State) => void): void {
     rest();
     const [ticket, begun] = [current, performance.now()];
@@ -68,7 +68,7 @@ async function load(files: Omit<Load, "kind">, progress: Progress, note = "") {
     let states = 0;
     shares.forEach((share, i) => {
       workers[i].onmessage = ({ data }: MessageEvent<Report>): void => {
-        if (data.kind === "failed") return announce(`Drawing has failed: ${data.why}. Reload the page to try again.`);
+        if (data.kind === "failed") return announce(`Drawing failed: ${data.why}. Reload the page to try again.`);
         if (data.kind !== "state" || data.ticket !== current) return;
         queues[i].push(data);
         if (!queues.every((reports) => reports.length > 0)) return;
@@ -83,7 +83,7 @@ async function load(files: Omit<Load, "kind">, progress: Progress, note = "") {
     });
   }
 
-  /** Give up what is being drawn. */
+  /** Cancels the current task. */
   function rest(): void {
     current++;
     for (const worker of workers) worker.postMessage({ kind: "stop" } satisfies Order);
@@ -99,7 +99,7 @@ async function load(files: Omit<Load, "kind">, progress: Progress, note = "") {
   return { card, bytes: model.byteLength, title, note, draw, rest };
 }
 
-/** Shares of a task for so many workers: each has some of its images, next to each other. */
+/** Splits a task into consecutive images for each worker. */
 function divided(task: Task, count: number): Task[] {
   const { labels, noise } = task;
   if (noise instanceof Float32Array) return [task];
@@ -110,7 +110,7 @@ function divided(task: Task, count: number): Task[] {
   });
 }
 
-/** Give a worker its first order. */
+/** Sends a worker its first message. */
 function ready(worker: Worker, order: Load): Promise<void> {
   return new Promise((resolve, reject) => {
     worker.onmessage = ({ data }: MessageEvent<Report>) => {
@@ -122,13 +122,13 @@ function ready(worker: Worker, order: Load): Promise<void> {
   });
 }
 
-/** Fetches files side by side, and says how much is there of all of them. */
+/** Fetches files in parallel and reports their total progress. */
 async function fetched(addresses: string[], progress: Progress): Promise<ArrayBuffer[]> {
   const answers = await Promise.all(addresses.map((address) => fetch(new URL(address, document.baseURI))));
   for (const { ok, status, url } of answers) {
-    if (!ok) throw new Error(`a file is not there (${status} at ${new URL(url).pathname})`);
+    if (!ok) throw new Error(`a file is missing (${status} at ${new URL(url).pathname})`);
   }
-  // What is encoded has another length.
+  // The length of encoded files isn’t that of their content.
   const lengths = answers.map(({ headers: h }) => (h.has("Content-Encoding") ? 0 : Number(h.get("Content-Length"))));
   const all = lengths.includes(0) ? 0 : lengths.reduce((sum, length) => sum + length, 0);
   const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1);
@@ -141,7 +141,7 @@ async function fetched(addresses: string[], progress: Progress): Promise<ArrayBu
       parts.push(value);
       size += value.length;
       const [of, share] = all > 0 ? [` of ${megabytes(all)}`, size / all] : ["", undefined];
-      progress(`Loading the model and the program that computes it: ${megabytes(size)}${of} MB.`, share);
+      progress(`Loading the model and its runtime: ${megabytes(size)}${of} MB.`, share);
     }
   };
   return Promise.all(answers.map(content));

@@ -1,4 +1,4 @@
-// A picture of which some pixels are hidden: drawn on, erased, and written into an address, with what is hidden.
+// A picture with hidden pixels that can be drawn on, erased, and written into an address.
 import { DIGITS } from "../parts/own.ts";
 import { Mulberry } from "../maths/plane.ts";
 import { type Shape, sizeOf } from "./task.ts";
@@ -28,7 +28,7 @@ export class Picture {
     return new Picture(shape, Uint8Array.from(x, code));
   }
 
-  /** What an address says; undefined if it is of another shape. */
+  /** Reads a picture from an address; undefined if its shape differs. */
   static read(shape: Shape, text: string): Picture | undefined {
     const codes = Uint8Array.from(text, (digit) => DIGITS.indexOf(digit));
     return codes.length === sizeOf(shape) ? new Picture(shape, codes) : undefined;
@@ -38,7 +38,7 @@ export class Picture {
     return Array.from(this.codes, (code) => DIGITS[code]).join("");
   }
 
-  /** Which numbers are known, and what they are. */
+  /** The mask of known values, and the values. */
   get given(): { known: Uint8Array; y: Float32Array } {
     return {
       known: this.codes.map((code) => 1 - (code & 1)),
@@ -54,7 +54,7 @@ export class Picture {
     return this.codes.some((code) => code & 1);
   }
 
-  /** Hides a region, and nothing else. */
+  /** Hides a region and shows everything else. */
   hide(region: string, seed: number): void {
     const [, height] = this.shape;
     const random = new Mulberry(seed);
@@ -71,7 +71,7 @@ export class Picture {
     });
   }
 
-  /** A tool's mark around a place in pixels: as wide as a stroke of a digit, of which a pen leaves soft edges. */
+  /** Applies a tool around a position in pixels, as wide as the stroke of a digit; the pen has soft edges. */
   mark(tool: Tool, row: number, column: number): void {
     const [, height, width] = this.shape;
     const radius = ((tool === "ink" ? 1 : 2) * Math.max(height, width)) / 28;
@@ -84,7 +84,7 @@ export class Picture {
     });
   }
 
-  /** Other codes of pixels, in all their channels; undefined leaves a pixel as it is. */
+  /** Changes the codes of pixels in all channels; undefined leaves a pixel unchanged. */
   #change(at: (row: number, column: number) => ((code: number) => number) | undefined): void {
     const [, height, width] = this.shape;
     for (let pixel = 0; pixel < height * width; pixel++) {
@@ -95,7 +95,7 @@ export class Picture {
   }
 }
 
-/** The mean of images that lie in a row, and their standard deviation. */
+/** The mean and the standard deviation of images that are stored one after another. */
 export function moments(x: Float32Array, n: number): { mean: Float64Array; std: Float64Array } {
   const size = x.length / n;
   const [mean, std] = [new Float64Array(size), new Float64Array(size)];

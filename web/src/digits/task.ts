@@ -1,9 +1,9 @@
-// What an exported model says of itself, what is ordered of it, and what is reported.
+// The metadata of an exported model, and the messages to and from the workers.
 import { METHODS, ladder, suited } from "../maths/samplers.ts";
 
 export type Shape = readonly [channels: number, height: number, width: number];
 
-/** How many numbers an image has. */
+/** The number of values in an image. */
 export const sizeOf = (shape: readonly number[]): number => shape.reduce((product, length) => product * length, 1);
 
 export interface Card {
@@ -26,19 +26,19 @@ export interface Card {
   names: string[];
 }
 
-const NO_FILE = new Error("the model is no ONNX file");
+const NO_FILE = new Error("the model isn’t an ONNX file");
 const FORMAT = 1;
 const LENGTHS: Record<number, number> = { 0: 0, 1: 8, 5: 4 }; // of protobuf's kinds of fields
 const METADATA = 14; // the field's number in ONNX's ModelProto: pairs of key (1) and value (2)
 
-/** Raises an error for what is no such file, or not of images. */
+/** Throws if the file isn’t such a model, or isn’t for images. */
 export function read(file: Uint8Array): Card {
   const card = JSON.parse(metadata(file).get("ncsn") ?? "null") as Card | null;
   if (!card) throw new Error("the model was not written by ncsn export");
   if (card.format !== FORMAT) throw new Error(`the model’s format is ${card.format}; this page reads format ${FORMAT}`);
   const { shape } = card.recipe;
   if (shape.length !== 3 || ![1, 3].includes(shape[0])) {
-    throw new Error(`the model’s shape is ${shape.join(" × ")}; images, grey or in three colours, are needed`);
+    throw new Error(`the model’s shape is ${shape.join(" × ")}; it must be that of grey or RGB images`);
   }
   return card;
 }
@@ -50,7 +50,7 @@ function metadata(file: Uint8Array): Map<string, string> {
   return new Map(pairs.map((pair) => [text.decode(pair.get(1)), text.decode(pair.get(2))]));
 }
 
-/** The fields of a protobuf message, by their numbers; of those that have a length, the bytes. */
+/** The fields of a protobuf message by number; fields with a length as bytes. */
 function* fields(bytes: Uint8Array): Generator<[field: number, content: Uint8Array]> {
   let at = 0;
   const varint = (): number => {
@@ -80,9 +80,9 @@ export interface Task {
   guidance: number;
   /** A class for each image; −1 for none. */
   labels: number[];
-  /** A seed for each image; or all normal numbers in the order in which they are wanted. */
+  /** A seed for each image, or all normal numbers in the order of their use. */
   noise: number[] | Float32Array;
-  /** What is known of every image, to be filled in as in the paper. */
+  /** The known pixels of every image, for the paper’s inpainting. */
   given?: { known: Uint8Array; y: Float32Array };
 }
 
@@ -95,16 +95,16 @@ export interface Load {
   guide: ArrayBuffer | undefined;
 }
 
-/** What the page says to the workers that draw. */
+/** Messages from the page to the workers. */
 export type Order = Load | { kind: "draw"; ticket: number; task: Task } | { kind: "stop" };
 
 export interface Drawn {
   kind: "state";
   ticket: number;
   sigma: number;
-  /** All images in a row, with noise of σ. */
+  /** All images, one after another, with noise of σ. */
   x: Float32Array;
-  /** Of the network, for each image so far. */
+  /** Network evaluations per image so far. */
   evaluations: number;
   last: boolean;
 }
@@ -113,7 +113,7 @@ export type Report = { kind: "ready" } | { kind: "failed"; why: string } | Drawn
 
 type How = Pick<Task, "sampler" | "guidance"> & { levels: number; seed: number };
 
-/** How a model draws by a sampler: as it does by itself, if that is its own, or on as many levels as suit that one. */
+/** The settings of a sampler for a model: the model’s own, or the defaults of another sampler. */
 export function howBy(card: Card, sampler: string): { levels: number; guidance: number } {
   const { sampling } = card.recipe;
   const method = METHODS[sampler];
@@ -128,7 +128,7 @@ export function labelsOf(label: string, count: number, classes: number): number[
   return Array.from({ length: count }, (_, i) => (label === "each" ? i % classes : fixed));
 }
 
-/** An order of images of these classes, each with a seed of its own. */
+/** A task for images of these classes, each with its own seed. */
 export function taskOf(card: Card, { sampler, levels: count, guidance, seed }: How, labels: number[]): Task {
   const { sampling } = card.recipe;
   const method = METHODS[sampler];

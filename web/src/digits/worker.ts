@@ -1,4 +1,4 @@
-// Draws images apart from the page, by an exported score, and reports every state on their way out of the noise.
+// A worker that samples images with an exported score and reports every state.
 import type { InferenceSession, Tensor } from "onnxruntime-web";
 import { denoised } from "../maths/langevin.ts";
 import { Mulberry, type Points, sum } from "../maths/plane.ts";
@@ -30,7 +30,7 @@ async function obey(order: Order): Promise<void> {
   } else if (order.kind === "draw") await draw(order.ticket, order.task);
 }
 
-/** The network, and the smaller one that guides, if there is one.  Raises an error if the device does not compute what it should. */
+/** The network and its guide, if there is one. Throws if the device computes wrong values. */
 async function load({ card, device, runtime, model, guide }: Load) {
   const gpu = device === "webgpu";
   const ort = gpu ? await import("onnxruntime-web/webgpu") : await import("onnxruntime-web/wasm");
@@ -84,11 +84,11 @@ async function draw(ticket: number, task: Task): Promise<void> {
       return score(x, sigma);
     };
   };
-  // Around the mean of its class, as the network knows it, in as much noise as the first level has: ncsn/run/run.py.
+  // Start with the noise of the first level, around the mean of the class as the network sees it: ncsn/run/run.py.
   const start = sigmas.length > 1 ? sigmas[0] : sampling.sigma_max;
   const x = sum([1, await means(network, labels, sampling.sigma_max, size)], [start, noise()]);
   let score = counted(labels);
-  // Images move away from the smaller network, or from the network itself without the class.
+  // The guide is the smaller network, or the network itself without the class.
   const unconditional = labels[0] < 0 ? undefined : counted(labels.map(() => -1));
   const guide = sampling.guide === "smaller" ? smaller?.(labels) : unconditional;
   if (guide) score = guided(score, guide, task.guidance, sampling.guided_between);
@@ -100,7 +100,7 @@ async function draw(ticket: number, task: Task): Promise<void> {
   }
 }
 
-/** The mean of each image's class as the network knows it: the denoised middle at the largest noise level. */
+/** The mean of each image’s class as the network sees it: mid-grey, denoised at the largest noise level. */
 async function means(network: Network, labels: readonly number[], sigma: number, size: number): Promise<Points> {
   const classes = [...new Set(labels)];
   const x = new Float64Array(classes.length * size);
@@ -109,7 +109,7 @@ async function means(network: Network, labels: readonly number[], sigma: number,
   return Float64Array.from({ length: labels.length * size }, (_, i) => found[at[Math.floor(i / size)] + (i % size)]);
 }
 
-/** Normal numbers for all images at once: from each one's own seed, so that it does not depend on the others; or as listed. */
+/** Normal numbers for all images, from one seed per image so that images don’t depend on each other; or as listed. */
 function normals(noise: number[] | Float32Array, n: number, size: number): () => Points {
   if (noise instanceof Float32Array) {
     let at = 0;
@@ -119,7 +119,7 @@ function normals(noise: number[] | Float32Array, n: number, size: number): () =>
   return () => Float64Array.from({ length: n * size }, (_, i) => randoms[Math.floor(i / size)].normal());
 }
 
-/** Lets orders be heard that have come meanwhile. */
+/** Yields to the event loop, so that pending orders are handled. */
 function breath(): Promise<void> {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();

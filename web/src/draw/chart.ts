@@ -2,7 +2,7 @@
 import { el, figure } from "../ui.ts";
 import { Canvas, css } from "./stage.ts";
 
-/** How a line looks, and what it is. */
+/** The title and look of a line. */
 export interface Style {
   /** Bold lines have the accent colour. */
   bold?: boolean;
@@ -40,7 +40,7 @@ export class Chart extends Canvas {
     this.figure = figure([title, el("small", { class: "legend" }, ...keys)], this.element);
   }
 
-  /** A line for each of the styles. */
+  /** One line per style. */
   draw(x: Axis, y: Axis, lines: Line[]): void {
     const { context, width, height, theme } = this;
     this.clear();

@@ -1,21 +1,21 @@
-// Images side by side, in true greys or colours; a pixel of the canvas is a pixel of an image.
+// A sheet of images side by side; one pixel of the canvas is one pixel of an image.
 import { type Shape, sizeOf } from "../digits/task.ts";
 import { el } from "../ui.ts";
 import { context } from "./stage.ts";
 
 const GAP = 2;
 
-/** Real numbers as bytes, as the package makes them: ⌊256 x⌋, clipped. */
+/** Real numbers as bytes, as in the package: ⌊256 x⌋, clipped. */
 export function quantize(x: ArrayLike<number>): Uint8ClampedArray<ArrayBuffer> {
   return Uint8ClampedArray.from({ length: x.length }, (_, i) => Math.min(255, Math.max(0, Math.floor(256 * x[i]))));
 }
 
-/** Noisy images with their contrast reduced around mid-grey until two standard deviations of noise fit. */
+/** Reduces the contrast of noisy images until two standard deviations of noise fit between black and white. */
 export function visible(x: Float32Array, sigma: number): Uint8ClampedArray<ArrayBuffer> {
   return quantize(x.map((value) => 0.5 + (value - 0.5) / (1 + 4 * sigma)));
 }
 
-/** Bytes of an image, channel after channel, as a canvas takes them. */
+/** Converts an image from channels first to the layout of a canvas. */
 export function imageData(bytes: Uint8ClampedArray, [channels, height, width]: Shape): ImageData {
   const image = new ImageData(width, height);
   const pixels = height * width;
@@ -26,7 +26,7 @@ export function imageData(bytes: Uint8ClampedArray, [channels, height, width]: S
   return image;
 }
 
-/** Where images of a shape are shown: ``draw`` shows them in rows of so many. */
+/** A canvas for images of one shape; ``draw`` shows them in rows of a given length. */
 export function sheetOf(label: string, shape: Shape) {
   const element = el("canvas", { class: "sheet", role: "img", "aria-label": label });
   const [, height, width] = shape;

@@ -1,4 +1,4 @@
-// Canvases as sharp as the screen is, in the colours of the page; the square [−VIEW, VIEW]² on one, to be moved on.
+// Canvases at the resolution of the screen and in the colours of the page; a stage shows the square [−VIEW, VIEW]².
 import { type Grid, type Points, VIEW, centre } from "../maths/plane.ts";
 import { el, figure, short } from "../ui.ts";
 
@@ -6,7 +6,7 @@ const SHARPEST = 2; // device pixels per CSS pixel; more cost much and show litt
 
 export type Colour = [red: number, green: number, blue: number];
 
-/** The colours that the style sheet gives. */
+/** The colours of the style sheet. */
 function readTheme(): { paper: Colour; ink: Colour; accent: Colour } {
   const style = getComputedStyle(document.documentElement);
   const painter = document.createElement("canvas").getContext("2d") as CanvasRenderingContext2D;
@@ -21,7 +21,7 @@ export function css([red, green, blue]: Colour, opacity = 1): string {
   return `rgb(${red} ${green} ${blue} / ${opacity})`;
 }
 
-/** Returns how to ask for a frame, which is drawn once; and again, as long as ``draw`` returns true. */
+/** Returns a function that requests a frame. Frames repeat as long as ``draw`` returns true. */
 export function frames(draw: () => boolean, signal: AbortSignal): () => void {
   let frame = 0;
   const request = (): void => {
@@ -43,7 +43,7 @@ export class Canvas {
   width = 300;
   height = 300;
 
-  /** ``changed`` is called when it has another size or other colours, and so must be drawn; until ``signal`` ends it. */
+  /** Calls ``changed`` when the size or the colours change, until ``signal`` aborts. */
   constructor(attributes: Record<string, string>, changed: () => void, signal: AbortSignal) {
     this.element = el("canvas", attributes);
     this.context = context(this.element);
@@ -64,7 +64,7 @@ export class Canvas {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour, { signal });
   }
 
-  /** From now on what is drawn is in CSS pixels. */
+  /** Switches to CSS pixels. */
   clear(): void {
     const { element, width, height } = this;
     this.context.setTransform(element.width / width, 0, 0, element.height / height, 0, 0);
@@ -72,7 +72,7 @@ export class Canvas {
   }
 }
 
-/** What draws on a canvas. */
+/** Drawing functions for a canvas. */
 export function context(canvas: HTMLCanvasElement): CanvasRenderingContext2D {
   const found = canvas.getContext("2d");
   if (!found) throw new Error("this browser has no canvas to draw on");
@@ -80,7 +80,7 @@ export function context(canvas: HTMLCanvasElement): CanvasRenderingContext2D {
 }
 
 export class Stage extends Canvas {
-  /** Half the side of the square of the plane that is shown. */
+  /** Half the side of the visible square. */
   view = VIEW;
 
   column(x: number): number {
@@ -91,7 +91,7 @@ export class Stage extends Canvas {
     return ((1 - y / this.view) / 2) * this.width;
   }
 
-  /** Where in the plane the pointer is. */
+  /** The pointer’s position in the plane. */
   place(event: { clientX: number; clientY: number }): [x: number, y: number] {
     const box = this.element.getBoundingClientRect();
     const x = (2 * (event.clientX - box.left)) / box.width - 1;
@@ -99,7 +99,7 @@ export class Stage extends Canvas {
     return [x * this.view, y * this.view];
   }
 
-  /** Small squares at points, or at those to be kept. */
+  /** Small squares at the points, or at some of them. */
   dots(x: ArrayLike<number>, colour: string, side: number, keep: (i: number) => boolean = () => true): void {
     const { context } = this;
     context.fillStyle = colour;
@@ -146,18 +146,18 @@ export class Stage extends Canvas {
 const KEYS: Record<string, number[]> = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
 export interface Moves {
-  /** Whether a finger that touches here has work to do; else it scrolls the page. */
+  /** Whether a touch here is handled; otherwise it scrolls the page. */
   takes(x: number, y: number): boolean;
-  /** The pointer is down, or moves while it is. */
+  /** The pointer goes down, or moves while it is down. */
   drag(x: number, y: number, first: boolean): void;
   release(): void;
-  /** An arrow key, by so much. */
+  /** An arrow key, with the distance to move. */
   nudge(dx: number, dy: number): void;
-  /** Any other key; returns whether it had a meaning. */
+  /** Any other key; returns whether it was handled. */
   key(key: string): boolean;
 }
 
-/** Lets a stage be moved on, by pointer, finger or keys. */
+/** Handles pointer, touch and keyboard on a stage. */
 export function movable(stage: Stage, moves: Moves): void {
   const canvas = stage.element;
   const attributes = { tabindex: "0", role: "application", "aria-describedby": "keys" };
@@ -165,7 +165,7 @@ export function movable(stage: Stage, moves: Moves): void {
   let down = false;
   const begin = (event: PointerEvent): void => {
     const [x, y] = stage.place(event);
-    // A finger elsewhere scrolls; where it only taps, a click follows.
+    // A touch elsewhere scrolls; a tap is followed by a click.
     if (event.button !== 0 || (event.pointerType === "touch" && !moves.takes(x, y))) return;
     down = true;
     canvas.setPointerCapture(event.pointerId);
@@ -205,7 +205,7 @@ const MOST = 21; // arrows in a row
 const small = new OffscreenCanvas(1, 1); // one pixel for each square
 const painter = small.getContext("2d", { willReadFrequently: true }); // in memory: what is painted is computed there
 
-/** Draws values between 0 and 1 at the centres of squares, as the opacity of a colour, smoothly between them. */
+/** Draws values between 0 and 1 at the centres of squares as opacity, interpolated smoothly. */
 export function heat(stage: Stage, { cells, values }: Grid, colour: Colour, opacity: (value: number) => number): void {
   const image = new ImageData(cells, cells);
   for (let at = 0; at < values.length; at++) {
@@ -219,13 +219,13 @@ export function heat(stage: Stage, { cells, values }: Grid, colour: Colour, opac
   stage.context.drawImage(small, 0, 0, stage.width, stage.width);
 }
 
-/** A density: the square root of its share of the peak, so that the small mode is seen beside the large one. */
+/** Draws the square root of a density over its peak, so that the small mode is visible next to the large one. */
 export function density(stage: Stage, grid: Grid, colour: Colour, darkest: number): void {
   const peak = grid.values.reduce((a, b) => Math.max(a, b), 0);
   if (peak > 0) heat(stage, grid, colour, (value) => darkest * Math.sqrt(value / peak));
 }
 
-/** How many arrows a row has on a stage. */
+/** The number of arrows per row of a stage. */
 export function arrowCount(stage: Stage): number {
   return Math.max(9, Math.min(MOST, Math.round(stage.width / SPACING)));
 }
@@ -233,7 +233,7 @@ export function arrowCount(stage: Stage): number {
 const lengthsOf = (scores: Points): Float64Array =>
   Float64Array.from({ length: scores.length / 2 }, (_, i) => Math.hypot(scores[2 * i], scores[2 * i + 1]));
 
-/** Scores at the centres of count × count squares: lengths are |s|/(|s| + m), so that all are seen; m: the median of ``like``. */
+/** Scores at the centres of count × count squares, with length |s|/(|s| + m) to keep all of them visible; m is the median of ``like``. */
 export function arrows(stage: Stage, scores: Points, count: number, opacity = 0.75, like = scores): void {
   const { context, theme } = stage;
   const lengths = lengthsOf(scores);
@@ -253,7 +253,7 @@ export function arrows(stage: Stage, scores: Points, count: number, opacity = 0.
   context.stroke();
 }
 
-/** Adds to a path an arrow that ends at (x, y), in CSS pixels. */
+/** Adds an arrow that ends at (x, y) to a path, in CSS pixels. */
 function addArrow(context: CanvasRenderingContext2D, x: number, y: number, dx: number, dy: number): void {
   const head = Math.min(0.36, 12 / Math.hypot(dx, dy));
   const side = 0.56 * head;
@@ -264,7 +264,7 @@ function addArrow(context: CanvasRenderingContext2D, x: number, y: number, dx: n
   context.lineTo(x - head * dx + side * dy, y - head * dy - side * dx);
 }
 
-/** A stage under its title, a note, and more; with a frame over what is painted. */
+/** A stage with a title, a note, further elements, and a frame on top. */
 export class Panel extends Stage {
   readonly figure: HTMLElement;
   readonly #note = el("small");

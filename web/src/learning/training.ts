@@ -1,4 +1,4 @@
-// A network that learns the score of points in the plane, and how wrong it is, where, and at which noise level.
+// A network that learns the score of points in the plane, and its error by position and noise level.
 import { adam, denoising, mlp, scoreModel } from "../maths/perceptron.ts";
 import { DISTRIBUTIONS } from "../maths/distributions.ts";
 import { ladder } from "../maths/langevin.ts";
@@ -21,13 +21,13 @@ export interface Terms {
   seed: number;
 }
 
-/** E‖ŝ − s‖²/E‖s‖² at each level: where noised data lies, and over the square that is drawn. */
+/** E‖ŝ − s‖²/E‖s‖² at each level, on noisy data and over the visible square. */
 export interface Errors {
   data: number[];
   square: number[];
 }
 
-/** What the page says to the worker that trains. */
+/** Messages from the page to the training worker. */
 export type Order =
   | { kind: "begin"; training: number; terms: Terms }
   | { kind: "run"; steps: number }
@@ -36,7 +36,7 @@ export type Order =
 
 export type Training = ReturnType<typeof trainingOf>;
 
-/** Training from its beginning. */
+/** A new training. */
 export function trainingOf({ data, seed }: Terms) {
   const truth = DISTRIBUTIONS[data].make();
   const random = new Mulberry(seed);
@@ -66,7 +66,7 @@ export function trainingOf({ data, seed }: Terms) {
     optimizer.update(network.gradient, RATE);
   }
 
-  /** The learned score, by the average of the weights. */
+  /** The learned score, with averaged weights. */
   function score(x: Points, sigma: number): Points {
     shown.network.parameters.set(optimizer.average);
     return shown.score(x, sigma);
@@ -82,7 +82,7 @@ export function trainingOf({ data, seed }: Terms) {
     return found;
   }
 
-  /** Points that start as noise, and follow the learned score down to σ = 0 by Euler's method: each time the same noise. */
+  /** Samples by Euler’s method with the learned score, always from the same noise. */
   function sample(): Points {
     const random = new Mulberry(3);
     const start = Float64Array.from({ length: 2 * SAMPLED }, (_, i) => centre[i & 1] + SIGMAS[0] * random.normal());
@@ -92,7 +92,7 @@ export function trainingOf({ data, seed }: Terms) {
     }, start);
   }
 
-  /** The error over the square: on fine cells where there is data, elsewhere on coarse ones. */
+  /** The error over the square: on fine cells where there is data, on coarse ones elsewhere. */
   function errorMap(sigma: number): Grid {
     const { cells, values: density } = truth.density(sigma); // on cells as fine as the data needs
     const peak = density.reduce((a, b) => Math.max(a, b), 0);
@@ -107,7 +107,7 @@ export function trainingOf({ data, seed }: Terms) {
     return { cells, values };
   }
 
-  /** What can be said of a step, whichever level is looked at. */
+  /** The numbers of a step that don’t depend on the visible level. */
   function measured() {
     if (measures.step !== optimizer.step) measures = { step: optimizer.step, errors: errors(), sample: sample() };
     return measures;

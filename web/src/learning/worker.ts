@@ -1,4 +1,4 @@
-// Trains apart from the page, so that the page stays alive, and reports a few times a second.
+// A worker that trains and reports a few times per second, so that the page stays responsive.
 import { gridPoints } from "../maths/plane.ts";
 import { type Order, SIGMAS, type Training, trainingOf } from "./training.ts";
 
@@ -21,7 +21,7 @@ onmessage = ({ data: order }: MessageEvent<Order>): void => {
   timer = setTimeout(work);
 };
 
-/** Steps until the next report is due; orders are heard between reports. */
+/** Trains until the next report is due; messages are handled between reports. */
 function work(): void {
   if (!training || left === 0) return;
   const until = performance.now() + EVERY;
@@ -39,7 +39,7 @@ function report(): void {
 
 export type Report = ReturnType<typeof reportOf>;
 
-/** Where training is, and the fields at the level that is looked at. */
+/** The progress of training, and the scores at the visible level. */
 function reportOf(training: Training) {
   const sigma = SIGMAS[view.level];
   const points = gridPoints(view.count);

@@ -8,7 +8,7 @@ export const langevinStep = (x: Points, s: Points, alpha: number, z: Points): Po
 /** The mean of the clean data given the noisy x, whose score is s: x + σ²·s, Tweedie's formula. */
 export const denoised = (x: Points, s: Points, sigma: number): Points => sum([1, x], [sigma ** 2, s]);
 
-/** A geometric ladder of noise levels from the largest to the smallest; of one level, the smallest. */
+/** Noise levels in geometric progression, from the largest to the smallest; a single level is the smallest. */
 export function ladder(largest: number, smallest: number, levels: number): Float64Array {
   if (levels === 1) return Float64Array.of(smallest);
   return Float64Array.from({ length: levels }, (_, i) => largest * (smallest / largest) ** (i / (levels - 1)));
@@ -27,7 +27,7 @@ export function annealed(sigmas: ArrayLike<number>, eps: number, perLevel: numbe
   return Array.from(sigmas).flatMap((sigma) => constant(sigma, (eps * sigma ** 2) / last ** 2, perLevel));
 }
 
-/** Points after each step of a schedule, and at last denoised. */
+/** Yields the points after each step of a schedule, and finally denoised. */
 export function* langevin(score: Score, schedule: Schedule, start: Points, random: Random): Generator<Points> {
   let x = start;
   for (const { sigma, alpha } of schedule) {
@@ -43,14 +43,14 @@ export function* langevin(score: Score, schedule: Schedule, start: Points, rando
   yield denoised(x, score(x, sigma), sigma);
 }
 
-/** Whether the point whose x is at ``i`` is nearer to (−5, −5) than to (5, 5). */
+/** Whether the point whose x is at ``i`` is closer to (−5, −5) than to (5, 5). */
 export const isLower = (x: Points, i: number): boolean => x[i] + x[i + 1] < 0;
 
-/** The share of points that are nearer to it. */
+/** The fraction of points that are closer to it. */
 export const lowerShare = (x: Points): number =>
   (2 * x.reduce((count, _, i) => count + Number(i % 2 === 0 && isLower(x, i)), 0)) / x.length;
 
-/** The share of a standard normal below z, to 10⁻⁷: Abramowitz & Stegun 1964, 26.2.17. */
+/** The standard normal distribution function, to 10⁻⁷: Abramowitz & Stegun 1964, 26.2.17. */
 function normalBelow(z: number): number {
   if (z < 0) return 1 - normalBelow(-z);
   const t = 1 / (1 + 0.2316419 * z);
@@ -58,7 +58,7 @@ function normalBelow(z: number): number {
   return 1 - (series * Math.exp(-(z ** 2) / 2)) / Math.sqrt(2 * Math.PI);
 }
 
-/** The share of two equally wide Gaussians, with noise of σ, that is nearer to the first mean; ``weight`` is the first one's. */
+/** The fraction of a mixture of two equally wide Gaussians, with noise of σ, that is closer to the first mean; ``weight`` is that of the first. */
 export function exactShare([x, y, toX, toY]: Points, std: number, weight: number, sigma: number): number {
   const inside = normalBelow(Math.hypot(toX - x, toY - y) / 2 / Math.hypot(std, sigma));
   return weight * inside + (1 - weight) * (1 - inside);

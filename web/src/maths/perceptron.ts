@@ -1,4 +1,4 @@
-// A multilayer perceptron with hand-written derivatives, made a score, and what it learns by.
+// A multilayer perceptron with hand-written derivatives, its preconditioning, its loss and its optimizer.
 import type { Random, Points } from "./plane.ts";
 
 const WAVES = 32;
@@ -6,7 +6,7 @@ const WAVES = 32;
 /**
  * Adds A·B to C (m, n): C[i, j] += Σ_k A(i, k)·B[k, j], where ``a`` says how A's entries lie.
  *
- * Four terms at a time are three times as fast: what is loaded of C once is used four times.
+ * Four terms at a time are three times as fast, since each value of C is loaded once for all four.
  */
 function addProduct(
   c: Float64Array,
@@ -37,7 +37,7 @@ function addProduct(
 
 type Layer = ReturnType<typeof layerOf>;
 
-/** A linear layer: weights (outputs, inputs), row by row, then biases, if it has some; and their gradient. */
+/** A linear layer: weights (outputs, inputs), row by row, then biases if there are any, and their gradient. */
 function layerOf(inputs: number, outputs: number, parameters: Float64Array, gradient: Float64Array) {
   const weights = inputs * outputs;
   const [bias, biasGradient] = [parameters.subarray(weights), gradient.subarray(weights)];
@@ -79,7 +79,7 @@ function silu(z: number): [value: number, slope: number] {
   return [z * s, s + z * s * (1 - s)];
 }
 
-/** What is made of an input, and the way back: from derivatives in ``y`` to those in the input; layers keep their gradient. */
+/** A function and its backward pass from derivatives in ``y`` to those in the input; layers accumulate their gradients. */
 export interface Pass {
   y: Float64Array;
   backward(dy: Float64Array): Float64Array;
@@ -108,7 +108,7 @@ export type Mlp = ReturnType<typeof mlp>;
 /**
  * ``depth`` hidden layers of ``width`` units, each shifted by the embedded noise level c = ¼ ln σ.
  *
- * A batch has few noise levels and many points, so that levels are embedded once and points name theirs by its place.
+ * A batch has few noise levels and many points, so each level is embedded once, and points refer to it by index.
  */
 export function mlp(width: number, depth: number) {
   const inner = Array.from({ length: depth }, (_, i) => [i === 0 ? 2 : width, width, 1]);
@@ -171,7 +171,7 @@ export function mlp(width: number, depth: number) {
 
 export type ScoreModel = ReturnType<typeof scoreModel>;
 
-/** How a network's value F becomes a score: EDM's way, as in ncsn/score.py. */
+/** EDM’s preconditioning, which turns the output F of a network into a score, as in ncsn/score.py. */
 export function scoreModel(network: Mlp, mean: [number, number], std: number) {
   /** s(x, σ) = −(x − μ)/(σ² + σ_d²) + σ_d/(σ√(σ² + σ_d²))·F((x − μ)/√(σ² + σ_d²), ¼ ln σ). */
   function score(x: Points, sigma: number): Points {
@@ -192,7 +192,7 @@ export function scoreModel(network: Mlp, mean: [number, number], std: number) {
     };
   }
 
-  /** By what ½‖σs + z‖² is multiplied to become the squared error of F, per dimension: (σ² + σ_d²)/σ_d². */
+  /** The factor that turns ½‖σs + z‖² into the squared error of F, per dimension: (σ² + σ_d²)/σ_d². */
   function weight(sigma: number): number {
     return 1 + (sigma / std) ** 2;
   }
@@ -225,7 +225,7 @@ export function adam(parameters: Float64Array) {
   const [first, second] = [new Float64Array(parameters.length), new Float64Array(parameters.length)];
   const state = { step: 0, average: parameters.slice(), update };
 
-  /** Moves the parameters; the average of the last tenth of all steps, or so, moves along. */
+  /** Updates the parameters and their average over roughly the last tenth of all steps. */
   function update(gradient: Float64Array, rate: number): void {
     state.step++;
     const scale1 = 1 - BETA1 ** state.step;

@@ -2,7 +2,7 @@
 import { denoised, ladder as geometric, langevinStep, annealed as schedule } from "./langevin.ts";
 import { type Points, sum } from "./plane.ts";
 
-/** A score that takes its time: ∇ log p_σ at examples that lie in a row. */
+/** An asynchronous score: ∇ log p_σ at examples that are stored one after another. */
 export type Score = (x: Points, sigma: number) => Promise<Points>;
 
 export interface Descent {
@@ -17,7 +17,7 @@ export interface Descent {
   noise: () => Points;
 }
 
-/** A state on the way down; σ is 0 once it is denoised. */
+/** A state during sampling; σ is 0 once it is denoised. */
 export interface Step {
   sigma: number;
   x: Points;
@@ -125,7 +125,7 @@ export const METHODS: Record<string, Method> = {
   annealed: method("Annealed Langevin", annealed, "geometric", 100, 2, false),
 };
 
-/** As many noise levels as keep steps as fine as the default has between 10 and 0.01; never fewer than that. */
+/** The number of noise levels that keeps steps as fine as the default between 10 and 0.01, but no fewer. */
 export function suited({ ladder, levels }: Method, top: number, bottom: number): number {
   const length = (a: number, b: number): number =>
     ladder === "karras" ? a ** (1 / 7) - b ** (1 / 7) : Math.log(a / b);

@@ -24,9 +24,9 @@ const PATHS = 4; // particles whose way is shown
 const TAILS = { plain: STATES, annealed: 12 }; // states of it; large steps would soon fill the picture
 
 const SLIDERS = {
-  weight: { label: "Share of the lower left mode", value: 0.2, min: 0.05, max: 0.95 },
+  weight: { label: "Weight of the lower left mode", value: 0.2, min: 0.05, max: 0.95 },
   levels: { label: "Noise levels L", value: 20, min: 1, max: 40, whole: true },
-  steps: { label: "Steps on each level T", value: 75, min: 1, max: 150, whole: true },
+  steps: { label: "Steps per level T", value: 75, min: 1, max: 150, whole: true },
   top: { label: "Largest noise level σ₁", value: 20, min: 1, max: 50, log: true },
   // From 4 on the steps diverge.
   eps: { label: "Step size ε, in units of σ_L² ?eps", value: 0.5, min: 0.01, max: 3.9, log: true },
@@ -39,15 +39,15 @@ const STYLES = [
   { title: "annealed", bold: true },
 ];
 
-/** ε of annealed Langevin dynamics is over σ_L². */
+/** ε of annealed Langevin dynamics is in units of σ_L². */
 type Terms = Record<keyof typeof SLIDERS | "seed", number>;
 type Name = "plain" | "annealed";
 type Race = ReturnType<typeof raceOf>;
-/** Particles with noise of σ, the lower mode's share of them, and the right one. */
+/** Particles with noise of σ, the fraction in the lower mode, and the exact fraction. */
 type Side = { sigma: number; x: Points; share: number; exact: number };
 type State = Record<Name, Side> & { step: number; level: number };
 
-/** Langevin dynamics beside annealed Langevin dynamics: the same start, and as many steps. */
+/** Langevin dynamics and annealed Langevin dynamics from the same start, with the same number of steps. */
 function raceOf({ weight, top, levels, steps, eps, seed }: Terms) {
   const truth = twoGaussians(weight);
   const sigmas = ladder(top, BOTTOM, levels);
@@ -56,7 +56,7 @@ function raceOf({ weight, top, levels, steps, eps, seed }: Terms) {
   const last = levels * perLevel + 1; // is denoised, a step beyond the total
   const random = new Mulberry(seed);
   const start: Points = Float64Array.from({ length: 2 * PARTICLES }, () => (2 * random.uniform() - 1) * VIEW);
-  // Random numbers of its own, so that neither depends on what the other does.
+  // Separate random numbers, so that neither depends on the other.
   const dynamics = (schedule: Schedule) =>
     langevin(truth.score, schedule, start, new Mulberry(random.uniform() * 2 ** 32));
   const alpha = eps * BOTTOM ** 2; // of both on the smallest level
@@ -76,7 +76,7 @@ function raceOf({ weight, top, levels, steps, eps, seed }: Terms) {
     states.push({ step, level, plain: side(plain, BOTTOM), annealed: side(slow, sigmas[level - 1]) });
   }
 
-  /** All states up to the one at a place, for which steps are taken if nobody was there before. */
+  /** Makes sure that all states up to an index exist. */
   function until(place: number): State[] {
     while (states.length <= place) {
       const step = states.length === last ? total + 1 : Math.round((states.length * steps) / perLevel);
@@ -102,7 +102,7 @@ export const open: Open = (query, signal) => {
 
   const redraw = frames(draw, signal);
   const panels = [panelOf("plain", "Langevin", redraw, signal), panelOf("annealed", "Annealed", redraw, signal)];
-  const chart = new Chart("Share in the lower left mode, by step", STYLES, redraw, signal);
+  const chart = new Chart("Fraction in the lower left mode, by step", STYLES, redraw, signal);
   const numbers = readings({ step: "Step", level: "Noise level of “annealed”" });
 
   function begin(): void {
@@ -118,7 +118,7 @@ export const open: Open = (query, signal) => {
     redraw();
   }
 
-  /** Goes to a place; who comes to the end is told so. */
+  /** Goes to an index, and announces the end. */
   function go(to: number): void {
     const before = place;
     place = Math.min(race.last, to);
@@ -126,7 +126,7 @@ export const open: Open = (query, signal) => {
     play(false);
     const [{ plain, annealed }] = race.until(place).slice(-1);
     const found = `Langevin ${plain.share.toFixed(2)}, annealed ${annealed.share.toFixed(2)}, exact ${values.weight}`;
-    tell(`The run has ended. Share in the lower left mode: ${found}.`);
+    tell(`Finished. Fraction in the lower left mode: ${found}.`);
   }
 
   function draw(): boolean {
@@ -180,7 +180,7 @@ export const open: Open = (query, signal) => {
   );
 };
 
-/** Particles of one of the two dynamics, above the density whose score moves them. */
+/** The particles of one of the two methods, on top of the density whose score moves them. */
 function panelOf(name: Name, title: string, changed: () => void, signal: AbortSignal) {
   const large = el("span", { class: "weight", "data-reading": `weight-${name}` });
   const right = el("small", { "data-reading": `exact-${name}` });

@@ -1,4 +1,4 @@
-// Part 4: the model of the package, sampled in the page: noise becomes digits.
+// Part 4: the packaged model turns noise into digits.
 import type { State } from "../digits/engine.ts";
 import { howBy, labelsOf, taskOf } from "../digits/task.ts";
 import { sheetOf, visible } from "../draw/sheet.ts";
@@ -33,7 +33,7 @@ export const open = withModel("digits", (engine, query) => {
   const settings = new Settings("digits", specification, query);
   const { values } = settings;
   if (own !== sampling.sampler) {
-    announce(`This page does not have the model’s sampler ${sampling.sampler}. It uses ${own} instead.`);
+    announce(`This page doesn’t have the model’s sampler, ${sampling.sampler}. It uses ${own} instead.`);
   }
   const sheet = sheetOf("The images at this noise level", shape);
   const way = sheetOf("The first image on its way from noise, left to right", shape);
@@ -69,7 +69,7 @@ export const open = withModel("digits", (engine, query) => {
     back.set(1);
   }
 
-  /** The images at one of the states that there have been. */
+  /** The images at one of the past states. */
   function show(at: number): void {
     const { sigma, bytes } = states[at];
     sheet.draw(bytes, Math.min(5, Math.max(3, Number(values.count))));
@@ -104,6 +104,6 @@ export const open = withModel("digits", (engine, query) => {
     meters.element,
   ];
   draw();
-  const pictures = [meters.bar, sheet.element, figure(["The first image, from noise to the end"], way.element)];
+  const pictures = [meters.bar, sheet.element, figure(["The first image, from noise to the result"], way.element)];
   return { pictures, controls };
 });

@@ -1,4 +1,4 @@
-// A picture that is drawn on by pointer, finger or keys.
+// A picture that can be drawn on by pointer, touch or keyboard.
 import type { Picture } from "../digits/picture.ts";
 import { imageData } from "../draw/sheet.ts";
 import { Stage, context, css, frames, movable } from "../draw/stage.ts";
@@ -7,7 +7,7 @@ import { tell } from "../ui.ts";
 const CLOSE = 0.5; // pixels of the picture between marks of one stroke
 
 interface Strokes {
-  /** Whether the pointer draws; else nothing happens, and a finger scrolls. */
+  /** Whether the pointer draws; otherwise touch scrolls. */
   takes: () => boolean;
   /** A stroke begins. */
   begin: () => void;
@@ -26,7 +26,7 @@ export function editorOf(picture: Picture, { takes, begin, mark, changed }: Stro
   let last = cursor;
   const redraw = frames(draw, signal);
   const stage = new Stage(
-    { class: "stage pen", "aria-label": "The picture; what is hatched is hidden" },
+    { class: "stage pen", "aria-label": "The picture; hatched areas are hidden" },
     redraw,
     signal,
   );
@@ -61,7 +61,7 @@ export function editorOf(picture: Picture, { takes, begin, mark, changed }: Stro
     },
   });
 
-  /** How large a pixel of the picture is on the stage, and where the picture begins. */
+  /** The size of a picture’s pixel on the stage, and the origin of the picture. */
   function frame(): { side: number; left: number; top: number } {
     const side = stage.width / Math.max(height, width);
     return { side, left: (stage.width - side * width) / 2, top: (stage.width - side * height) / 2 };

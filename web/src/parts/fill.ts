@@ -1,4 +1,4 @@
-// Part 5: what is hidden of a picture is filled in: nine answers, their mean and their spread.
+// Part 5: fills in the hidden part of a picture: nine answers, their mean and their spread.
 import type { State } from "../digits/engine.ts";
 import { Picture, REGIONS, type Tool, WRITTEN, moments } from "../digits/picture.ts";
 import { howBy, labelsOf, taskOf } from "../digits/task.ts";
@@ -11,7 +11,7 @@ import { DEVICE, metersOf, withModel } from "./model.ts";
 
 const ANSWERS = 9;
 const COLUMNS = 3;
-// Of the steps that were tried on MNIST these come nearest to what is hidden, by half the evaluations that samples take.
+// The best of the steps that were tried on MNIST for half the evaluations of a sample.
 const FINEST = 0.1; // the smallest noise level
 const STEP = 1.6; // α/σ²; steps diverge from 4 on
 const TOOLS: Record<Tool, string> = { look: "Nothing: swiping scrolls", hide: "Hides", ink: "Draws", blank: "Erases" };
@@ -31,7 +31,7 @@ export const open = withModel("fill", (engine, query, signal) => {
   const settings = new Settings("fill", SETTINGS, query);
   const { values } = settings;
   const written = Picture.read(shape, values.picture);
-  if (!written && values.picture !== "") announce("The picture in this link has another size. It was left out.");
+  if (!written && values.picture !== "") announce("The picture in this link has a different size and was ignored.");
   let picture = written ?? new Picture(shape);
   let past: string[] = []; // pictures before each change
   let tool: Tool = values.from === "blank" ? "ink" : "hide";
@@ -45,7 +45,7 @@ export const open = withModel("fill", (engine, query, signal) => {
   const takes = (): boolean => !drawing && tool !== "look";
   const editor = editorOf(picture, { takes, begin: remember, mark, changed: () => show(picture) }, signal);
 
-  /** A picture to begin with: one that the model draws, or a blank page. */
+  /** The initial picture: a sample of the model, or a blank page. */
   function begin(): void {
     drawing = values.from === "digit";
     if (!drawing) return start(new Picture(shape));
@@ -65,7 +65,7 @@ export const open = withModel("fill", (engine, query, signal) => {
     show(beginning, "");
   }
 
-  /** Shows another picture, and asks for what is hidden; ``address`` is what the address says of it. */
+  /** Shows another picture and fills it in; ``address`` is its encoding. */
   function show(other: Picture, address = other.write()): void {
     picture = other;
     editor.show(picture);
@@ -88,7 +88,7 @@ export const open = withModel("fill", (engine, query, signal) => {
     meters.begin();
     if (!picture.anyHidden) {
       engine.rest();
-      return announce("Hide a part of the picture first: then the model fills it in.");
+      return announce("Hide a part of the picture first, so that the model can fill it in.");
     }
     const seed = (values.seed + Math.imul(values.round, 0x9e3779b1)) >>> 0;
     const finest = Math.max(card.recipe.sampling.sigma_min, FINEST);

@@ -1,4 +1,4 @@
-// Part 3: a network learns a score as one watches; learned, exact, and the error between them.
+// Part 3: a network learns a score live; the learned score, the exact one, and the error.
 import { type Axis, Chart } from "../draw/chart.ts";
 import { Panel, arrowCount, arrows, css, frames, heat } from "../draw/stage.ts";
 import { type Errors, LEVELS, type Order, SIGMAS } from "../learning/training.ts";
@@ -13,10 +13,10 @@ const STEPS = 3000; // after which it pauses
 const DRAWS = 500;
 const LEVEL = { value: LEVELS, min: 1, max: LEVELS, whole: true };
 const PERCENT: Axis = { range: [0.01, 1000], ticks: [0.1, 1, 10, 100], log: true };
-const STYLES = [{ title: "over the square" }, { title: "where the data lies", bold: true }];
+const STYLES = [{ title: "over the square" }, { title: "on the data", bold: true }];
 const SETTINGS = { data: { label: "Data", value: "circle", options: TITLES }, level: LEVEL, seed: SEED };
 
-/** The training, which waits while other parts are shown. */
+/** The training, which is paused while other parts are shown. */
 const training = {
   worker: undefined as Worker | undefined,
   terms: "",
@@ -37,16 +37,16 @@ export const open: Open = (query, signal) => {
   const exact = new Panel("Exact score", "The exact score as arrows", look, signal);
   const learned = new Panel("Learned score", "The learned score as arrows", redraw, signal);
   const error = new Panel("Error", "The relative error as colour, with noisy data", redraw, signal);
-  const drawn = new Panel("Samples", "Points that are drawn by the learned score", redraw, signal);
+  const drawn = new Panel("Samples", "Points sampled with the learned score", redraw, signal);
   const byStep = new Chart("Error in % at this σ, by training step", STYLES, redraw, signal);
   const bySigma = new Chart("Error in % now, by noise level σ", STYLES, redraw, signal);
   const numbers = readings({
     step: "Training step",
-    data: "Error where the data lies",
+    data: "Error on the data",
     square: "Error over the square",
   });
 
-  /** Another training; or the one that waits, if it is of the same data and seed. */
+  /** Starts a training, or continues the paused one if it has the same data and seed. */
   function begin(): void {
     const { data, seed } = values;
     if (training.terms !== `${data} ${seed}`) {
@@ -59,13 +59,13 @@ export const open: Open = (query, signal) => {
     if (!calm() && (training.report?.step ?? 0) < STEPS) run();
   }
 
-  /** Steps that are left of so many, or as many again. */
+  /** The remaining steps, or the same number again. */
   function run(): void {
     const done = training.report?.step ?? 0;
     order({ kind: "run", steps: STEPS - (done % STEPS) });
   }
 
-  /** At which level, and as how many arrows. */
+  /** The level, and the number of arrows. */
   function look(): void {
     order({ kind: "view", level: values.level - 1, count: arrowCount(exact) });
   }
@@ -73,13 +73,12 @@ export const open: Open = (query, signal) => {
   worker.onmessage = ({ data }: MessageEvent<Report>): void => {
     const { history, report, number } = training;
     if (data.training !== number) return;
-    if (report?.running && !data.running && data.step % STEPS === 0)
-      tell(`Training has paused after step ${data.step}.`);
+    if (report?.running && !data.running && data.step % STEPS === 0) tell(`Training paused after step ${data.step}.`);
     training.report = data;
     if (data.step > (history.at(-1)?.step ?? -1)) history.push({ step: data.step, errors: data.errors });
     redraw();
   };
-  worker.onerror = (event) => announce(`Training has failed: ${event.message}`);
+  worker.onerror = (event) => announce(`Training failed: ${event.message}`);
 
   function draw(): boolean {
     const { report, history } = training;
@@ -90,7 +89,7 @@ export const open: Open = (query, signal) => {
     exact.paint(note, VIEW, () => arrows(exact, right, count));
     learned.paint(note, VIEW, () => arrows(learned, guess, count, 0.75, right));
     error.paint(note, VIEW, () => {
-      // From 1 % to 100 %, by its logarithm.
+      // From 1 % to 100 %, on a logarithmic scale.
       const opacity = (value: number): number => Math.min(1, Math.max(0, 1 + Math.log10(value) / 2));
       heat(error, off, error.theme.accent, opacity);
       const random = new Mulberry(2);
@@ -118,7 +117,7 @@ export const open: Open = (query, signal) => {
     settings.set({ seed: (values.seed + 1) % 2 ** 32 });
     begin();
   });
-  // The slider goes from small to large, while levels count from the largest.
+  // The slider goes from small to large, but levels are numbered from the largest.
   const fromSmallest = { ...LEVEL, label: "Noise level σ", say: (place: number) => short(SIGMAS[LEVELS - place]) };
   const levels = slider(fromSmallest, LEVELS + 1 - values.level, (place) => {
     settings.set({ level: LEVELS + 1 - place });

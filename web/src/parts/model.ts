@@ -1,22 +1,22 @@
-// Parts that need the model: what is fetched is seen, and what is missing is said.
+// Parts that need the model, with the progress of loading it and errors.
 import { type Engine, type Progress, type State, start } from "../digits/engine.ts";
 import { el, readings, short, tell } from "../ui.ts";
 import { type Open, layout } from "./part.ts";
 
-/** By what the network is computed: by the address alone. */
+/** The device that computes the network; only the address sets it. */
 export const DEVICE = { value: "auto", options: { auto: "Automatic", webgpu: "WebGPU", wasm: "WebAssembly" } };
 
-/** What is shown once the model is there. */
+/** The part once the model is loaded. */
 type Build = (engine: Engine, query: URLSearchParams, signal: AbortSignal) => { pictures: Node[]; controls: Node[] };
 
 const engines = new Map<string, Promise<Engine>>(); // by device; both parts draw by the same
 let heard: Progress = () => {}; // who shows how far loading is
 
-/** A part that loads the model first, unless it is there. */
+/** A part that first loads the model if necessary. */
 export function withModel(name: string, build: Build): Open {
   return (query, signal) => {
     const [bar, label] = [el("progress", { "aria-label": "Loading" }), el("p")];
-    /** The part, without words that are about other images than the model’s. */
+    /** The part, without texts about other images than the model’s. */
     const frame = (pictures: Node[], controls: Node[], others: string): HTMLElement => {
       const part = layout(name, pictures, controls);
       for (const words of part.querySelectorAll(others)) words.remove();
@@ -59,7 +59,7 @@ export function withModel(name: string, build: Build): Open {
 
 type Labels = Record<string, string>;
 
-/** How far drawing is: a bar, and among other numbers, which stand before or after. */
+/** The progress of sampling: a bar and numbers, with other numbers before and after. */
 export function metersOf(engine: Engine, before: Labels, after: Labels) {
   const middle = { sigma: "Noise level σ", evaluations: "Network evaluations per image ?evaluations", seconds: "Time" };
   const numbers = readings({ ...before, ...middle, ...after, by: "Computed by" });
@@ -73,7 +73,7 @@ export function metersOf(engine: Engine, before: Labels, after: Labels) {
 
   const level = (sigma: number): void => numbers.say("sigma", sigma > 0 ? short(sigma) : "0, denoised");
 
-  /** Where drawing is; at its end, its time in words. */
+  /** Updates the progress and, at the end, announces the time. */
   function state({ evaluations, seconds, share, last }: State, time: string): void {
     bar.value = share;
     numbers.say("evaluations", String(evaluations));

@@ -1,4 +1,4 @@
-// Points that somebody draws, and how they are written into an address.
+// Points drawn by the user, and how addresses encode them.
 import { type Points, VIEW, within } from "../maths/plane.ts";
 
 export const MOST_POINTS = 500;
@@ -8,7 +8,7 @@ const PLACES = DIGITS.length ** 2; // along an axis: two digits each, 0.004 apar
 
 export const WRITTEN = new RegExp(`^(?:[\\w-]{4}){0,${MOST_POINTS}}$`);
 
-/** Four characters for each point. */
+/** Four characters per point. */
 export function encode(points: ArrayLike<number>): string {
   return Array.from(points, (value) => {
     const place = Math.round(((within(value) / VIEW + 1) / 2) * (PLACES - 1));
@@ -23,7 +23,7 @@ export function decode(text: string): Points {
   });
 }
 
-/** What is there before anything is drawn: a wave of 24 points. */
+/** The initial points: a wave of 24. */
 export function example(): number[] {
   return Array.from({ length: 24 }, (_, i) => -6 + (12 * i) / 23).flatMap((x) => [x, 3 * Math.sin(x)]);
 }

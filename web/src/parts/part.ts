@@ -1,9 +1,9 @@
-// What the page asks of a part of it.
+// The interface of a part.
 
-/** Shows what an address says about a part; its frames, workers and listeners end with the signal. */
+/** Opens a part with the settings of an address; its frames, workers and listeners end with the signal. */
 export type Open = (query: URLSearchParams, signal: AbortSignal) => HTMLElement;
 
-/** A part's frame, as index.html has it, around pictures, controls, and what stands before what to look for. */
+/** The frame of a part from index.html, filled with pictures, controls, and elements before “What to look for”. */
 export function layout(name: string, pictures: Node[], controls: Node[], more: Node[] = []): HTMLElement {
   const template = document.getElementById(`part-${name}`) as HTMLTemplateElement;
   const section = document.importNode(template.content, true).firstElementChild as HTMLElement;

@@ -21,7 +21,7 @@ const SHOWS = {
   one: "Data, and one point with noise",
   noisy: "All points with noise",
   density: "Density of the noisy points",
-  all: "All arrows, over both",
+  all: "Density, points and arrows",
 };
 const SETTINGS = {
   data: { label: "Data", value: "point", options: { point: "One point", ...TITLES, own: "Your own points" } },
@@ -35,13 +35,13 @@ const SETTINGS = {
   pen: { label: "The pointer", value: "yes", options: { yes: "Adds points", no: "Moves the particle" } },
 };
 
-/** A particle: a point with noise, until it is put somewhere, or walks by Langevin dynamics. */
+/** A particle: a noisy data point, until it is moved or follows Langevin dynamics. */
 function particleOf(x: Points) {
   const random = new Mulberry(1);
   const particle = { x, clean: undefined as Points | undefined, running: false, steps: 0, put, walk, draw };
   let path: number[] = [];
 
-  /** Put it there; the path begins anew.  ``clean``: where it was without its noise. */
+  /** Moves the particle and restarts its path. ``clean``: its position without noise. */
   function put(x: Points, clean?: Points): void {
     path = [...x];
     particle.x.set(x);
@@ -60,7 +60,7 @@ function particleOf(x: Points) {
     path = path.slice(-2 * LONGEST);
   }
 
-  /** The particle, its noise or its path, and an arrow to the ``mean`` of what it can have been without noise. */
+  /** Draws the particle, its noise or path, and an arrow to the ``mean`` of the clean point. */
   function draw(stage: Stage, mean: Points | undefined): void {
     const { theme } = stage;
     if (particle.clean) stage.line([...particle.clean, ...particle.x], css(theme.accent, 0.5), 6);
@@ -78,7 +78,7 @@ function particleOf(x: Points) {
 
 const pair = ([a, b]: Points): string => `(${short(a)}, ${short(b)})`;
 
-/** The step size α = σ²/8, a 32nd of where steps begin to diverge: eyes can follow them. */
+/** The step size α = σ²/8: slow enough to follow by eye. Steps diverge from 32 times as much. */
 const stepSize = (sigma: number): number => sigma ** 2 / 8;
 
 export const open: Open = (query, signal) => {
@@ -106,7 +106,7 @@ export const open: Open = (query, signal) => {
     redraw();
   }
 
-  /** Another distribution, or other points of one's own. */
+  /** Changes the distribution or the user’s points. */
   function choose(): void {
     const mine = values.data === "own";
     const points = own.length > 0 ? new Mixture(Float64Array.from(own), 0) : undefined;
@@ -122,7 +122,7 @@ export const open: Open = (query, signal) => {
     refresh();
   }
 
-  /** The particle is a point of the data, to which noise is added from now on. */
+  /** Makes the particle a data point, to which noise is added. */
   function begin(): void {
     run(false);
     added = calm() ? 1 : 0;
@@ -136,14 +136,14 @@ export const open: Open = (query, signal) => {
     else particle.put(particle.x);
   }
 
-  /** The particle is this point with its noise, or with the share of it that was added so far. */
+  /** Shows the point with its noise, or with the fraction that has been added so far. */
   function noised(point: Points): void {
     const random = new Mulberry(values.seed + 1);
     const x = point.map((value) => value + added * values.sigma * random.normal());
     particle.put(x, point);
   }
 
-  /** The particle is put there, but not out of sight. */
+  /** Moves the particle, but not out of sight. */
   function move(x: number, y: number): void {
     particle.put(Float64Array.of(inside(x), inside(y)));
     added = 1;
@@ -153,7 +153,7 @@ export const open: Open = (query, signal) => {
   }
 
   function run(running: boolean): void {
-    if (running && !truth) announce("There is nothing to walk to. Draw a point first, or choose other data.");
+    if (running && !truth) announce("There is no data yet. Draw a point first, or choose other data.");
     particle.running = running && truth !== undefined;
     if (particle.running) added = 1;
     if (particle.running && calm()) {
@@ -209,7 +209,7 @@ export const open: Open = (query, signal) => {
   }
 
   function add(x: number, y: number): void {
-    if (own.length / 2 >= MOST_POINTS) return announce(`There are ${MOST_POINTS} points already, which is the most.`);
+    if (own.length / 2 >= MOST_POINTS) return announce(`You can’t add more than ${MOST_POINTS} points.`);
     own.push(...decode(encode([x, y]))); // to where the address has it
     choose();
   }
@@ -242,7 +242,7 @@ export const open: Open = (query, signal) => {
     },
   });
 
-  /** Removes own points from a place on. */
+  /** Removes the user’s points from an index on. */
   function remove(from: number): void {
     own.splice(from);
     choose();
