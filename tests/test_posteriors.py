@@ -328,7 +328,7 @@ def test_particles_follow_the_posterior_of_any_operator(name: str) -> None:
     mean = weights @ GRID
     std = (weights @ (GRID - mean) ** 2).sqrt()
     steps = Run.of(THREE, (2,), sigma_max=40.0, sigma_min=0.02).posterior(measure, y, **noise).steps(2500, seed=1)
-    x, weight = steps.last().double(), steps.quality.weight
+    x, weight = steps.last().double(), steps.weight
     assert weight is not None
     error = steps.effective**-0.5
     assert float(((x.mean(0) - mean) / std).abs().max()) < 0.05 + 3 * error

@@ -105,7 +105,7 @@ class Problem(RunOptions):
         quality = f", {drawn.steps.backward} backward passes each" if drawn.steps.backward else ""
         if drawn.steps.particles > 1:
             quality += f"; {drawn.steps.particles} particles, effective sample size {drawn.steps.effective:.0f}"
-            if self.evidence and (weight := drawn.steps.quality.weight):
+            if self.evidence and (weight := drawn.steps.weight):
                 quality += f"; log evidence {float(weight.log_evidence):.2f} ± {float(weight.standard_error):.2f} nats"
         elif posterior.posterior_score is not None:
             quality += posterior.posterior_score.caveat

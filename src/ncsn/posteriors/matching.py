@@ -181,11 +181,6 @@ class Quality(NamedTuple):
     weight: Weight | None = None
     disagreeing: int = 0
 
-    @property
-    def effective(self) -> float:
-        """The effective sample size of particles, the mean of all populations; ∞ without particles."""
-        return math.inf if self.weight is None else float(self.weight.effective.mean())
-
 
 @dataclass(frozen=True, eq=False)
 class Posterior:

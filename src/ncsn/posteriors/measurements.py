@@ -4,21 +4,24 @@ A measurement A is a plain differentiable function; its transpose comes from aut
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypedDict, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
+from typing_extensions import Unpack
 
 from ncsn.machine.messages import log
 from ncsn.score import Copies, as_tensor, float64, move_to
 from ncsn.validation import Region, one_line
 
 T = TypeVar("T")
+Numbers = Tensor | np.ndarray | Sequence[Any] | float
 Measurement = Callable[[Tensor], Tensor]
 """A linear function of a batch of examples, (b, *d) → (b, *m), or one with a constant added (affine)."""
 
@@ -99,11 +102,6 @@ class Poisson:
         """Refuse what is no rate."""
         if not 0 < self.peak < math.inf:
             raise ValueError(f"peak is {self.peak}; the expected count where A x is 1, above 0, is needed")
-
-    def check(self, y: Tensor) -> None:
-        """Raises ValueError for what is no count."""
-        for wrong in y[~((y >= 0) & (y == y.round()))].flatten()[:1].tolist():
-            raise ValueError(f"y holds {wrong:g}; counts, whole numbers of at least 0, are needed")
 
     def stabilise(self, seen: Tensor) -> Tensor:
         """What has noise of variance 1, nearly, where ``seen`` times the peak is counted (Anscombe 1948)."""
@@ -192,9 +190,7 @@ def check_smooth(measure: Measurement, zero: Float[Tensor, "*d"], *, linear: boo
     size, seen = change.square().sum(), seen.detach()
     alone = linear or bool(((measure(z[:1]) - seen[:1]).abs() <= 1e-3 * seen.abs().max()).all())
     if back is None or not alone or not bool((2 * (back * move).sum() - size).abs() <= 0.1 * size):
-        raise ValueError(
-            "the measurement is not differentiable; a smooth function of each example, in torch, is needed"
-        )
+        raise ValueError("the measurement is not differentiable; a smooth torch function of each example is needed")
 
 
 def rows_of(y: Tensor, shape: tuple[int, ...]) -> Float[Tensor, "k *m"]:
@@ -336,42 +332,45 @@ class Observation:
             )
 
 
+class Noise(TypedDict, total=False):
+    """The keyword arguments of ``Run.posterior`` that say how a measurement is off."""
+
+    noise_std: Numbers | None
+    noise_cov: Numbers | None
+    likelihood: Poisson | None
+    repeated: bool
+
+
 def observe(
-    measure: Measurement,
-    y: Tensor,
-    shift: Tensor,
-    scale: Tensor,
-    *,
-    noise_std: Tensor | None,
-    noise_cov: Tensor | None,
-    likelihood: Poisson | None,
-    repeated: bool,
-    linear: bool,
+    measure: Measurement, y: Tensor, shift: Tensor, scale: Tensor, *, linear: bool, **noise: Unpack[Noise]
 ) -> Observation:
     """``Observation.of`` for every kind of noise, and for several observations of one example, as ``Run.posterior``.
 
     Raises ValueError, too, if not one kind of noise is given, for a covariance of other numbers, and for no counts.
     """
-    if sum(part is not None for part in (noise_std, noise_cov, likelihood)) != 1:
-        raise ValueError("give one of noise_std, noise_cov and likelihood")
+    kinds = ("noise_std", "noise_cov", "likelihood")
+    if sum(noise.get(name) is not None for name in kinds) != 1:
+        raise ValueError(f"give one of {', '.join(kinds)}")
+    std, likelihood = noise.get("noise_std"), noise.get("likelihood")
     seen = apply(measure, shift[None])
     y, volume = rows_of(y, tuple(seen.shape[1:])), 0.0
     if likelihood is not None or not linear:
         check_smooth(partial(apply_at, partial(apply, measure), shift, scale), shift, linear=False)
-    if noise_cov is not None:
-        root = inverse_root(noise_cov, seen.numel())
+    if (covariance := noise.get("noise_cov")) is not None:
+        root = inverse_root(as_real("noise_cov", covariance).to(y), seen.numel())
         measure, y = partial(compose, partial(decorrelate, root.to(y)), measure), decorrelate(root, y)
         volume = -float(root.diagonal().log().sum())
     if likelihood is not None:
-        likelihood.check(y)
+        for wrong in y[~((y >= 0) & (y == y.round()))].flatten()[:1].tolist():
+            raise ValueError(f"y holds {wrong:g}; counts, whole numbers of at least 0, are needed")
         measure, y = partial(compose, likelihood.stabilise, measure), likelihood.stabilise(y / likelihood.peak)
         linear = False
-    if repeated:
+    if noise.get("repeated"):
         count = len(y)
         measure, y, volume = partial(compose, partial(repeat, count), measure), y[None], count * volume
-    noise_std = torch.ones((), device=y.device) if noise_std is None else noise_std
-    seen_as = Observation.of(measure, y, noise_std, shift, scale, linear=linear)
-    return replace(seen_as, log_volume=seen_as.log_volume + volume, likelihood=likelihood)
+    std = as_real("noise_std", 1.0 if std is None else std).to(y)
+    found = Observation.of(measure, y, std, shift, scale, linear=linear)
+    return replace(found, log_volume=found.log_volume + volume, likelihood=likelihood)
 
 
 def repeat_for(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:

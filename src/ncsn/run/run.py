@@ -23,7 +23,7 @@ from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.machine.messages import bar
 from ncsn.posteriors.matching import MomentMatching, Posterior, Replacement
-from ncsn.posteriors.measurements import Measurement, Observation, Poisson, as_real, observe
+from ncsn.posteriors.measurements import Measurement, Noise, Numbers, Observation, as_real, observe
 from ncsn.run.folder import VERSION, Config, claim, find, has_run, read_config, read_model, write_config, write_model
 from ncsn.run.options import DensityOptions, Label, SamplingOptions, SeededOptions
 from ncsn.run.recipe import Recipe
@@ -32,7 +32,6 @@ from ncsn.samplers import Sampling, slerp
 from ncsn.score import Score, ScoreModel, evaluate_in_batches, move_to, tweedie
 from ncsn.validation import GuideName, Json
 
-Numbers = Tensor | np.ndarray | Sequence[Any] | float
 CPU = torch.device("cpu")
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
 DENSITY_VALUES = 4096  # numbers in the examples whose densities are computed together
@@ -319,12 +318,9 @@ class Run:
         measure: Measurement,
         y: Numbers,
         *,
-        noise_std: Numbers | None = None,
-        noise_cov: Numbers | None = None,
-        likelihood: Poisson | None = None,
-        repeated: bool = False,
         method: Literal["moments", "dps"] = "moments",
         solver_steps: int = 3,
+        **noise: Unpack[Noise],
     ) -> "Run":
         """The run of the posterior p(x | y): what may have been measured as ``y``, sampled in the same way.
 
@@ -357,17 +353,8 @@ class Run:
                 raise ValueError(f"the measurement is not linear in {bent}; run.impute fills in")
         if method not in ("moments", "dps"):
             raise ValueError(f"method is {method!r}; allowed are moments and dps")
-        observation = observe(
-            measure,
-            as_real("y", y).to(zero),
-            shift.to(zero),
-            scale.to(zero),
-            noise_std=None if noise_std is None else as_real("noise_std", noise_std).to(zero),
-            noise_cov=None if noise_cov is None else as_real("noise_cov", noise_cov).to(zero),
-            likelihood=likelihood,
-            repeated=repeated,
-            linear=method == "moments",
-        )
+        target, place = as_real("y", y).to(zero), (shift.to(zero), scale.to(zero))
+        observation = observe(measure, target, *place, linear=method == "moments", **noise)
         observation.check_precision(self.recipe.sampling.sigma_max, self.recipe.shape)
         return self.condition_on(observation, solver_steps)
 
@@ -400,7 +387,7 @@ class Run:
             raise ValueError("the run has no measurement; run.posterior(...).log_evidence() has")
         steps = self.steps(len(self.posterior_score.observation.y), **options)
         steps.last()
-        if (weight := steps.quality.weight) is None:
+        if (weight := steps.weight) is None:
             raise ValueError("evidence takes particles: pass particles=1000, or leave out sampler and guidance")
         return LogDensities(weight.log_evidence.cpu(), weight.standard_error.cpu(), steps.nfe)
 

@@ -1,5 +1,6 @@
 """Sampling from a run step by step, and its cost."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from ncsn.kinds.transform import Transform
 from ncsn.machine.hardware import threads_for
-from ncsn.posteriors.matching import Posterior, Quality
-from ncsn.posteriors.particles import Classes
+from ncsn.posteriors.matching import Posterior
+from ncsn.posteriors.particles import Classes, Weight
 from ncsn.samplers import NonFiniteSampleError, Sampling, Step
 from ncsn.score import Counted, Score, ScoreModel, add_guidance, evaluate_in_batches, even_batch_size
 from ncsn.validation import GuideName
@@ -42,7 +43,7 @@ class Steps(Iterator[Step]):
 
     ``sampling``: how they are drawn.
     ``batch_size``: the largest batch that the network sees.
-    ``quality``: of a posterior's samples, known after the last state.
+    ``weight``, ``disagreeing``: of a posterior's samples, known after the last state, see ``Quality``.
     """
 
     def __init__(
@@ -60,7 +61,8 @@ class Steps(Iterator[Step]):
         self.source, self.sampling, self.posterior, self.n, self.batch_size = source, sampling, posterior, n, batch_size
         self.given_start, self.generator = start, generator
         self.networks, self.guides = list[Counted](), list[Counted]()
-        self.quality = Quality()
+        self.weight: Weight | None = None
+        self.disagreeing = 0
         self.states = self.check(self.follow(labels))
 
     def __len__(self) -> int:
@@ -88,12 +90,7 @@ class Steps(Iterator[Step]):
     @property
     def effective(self) -> float:
         """The mean effective sample size of a posterior's particles, known when all states have come."""
-        return self.quality.effective
-
-    @property
-    def disagreeing(self) -> int:
-        """Samples farther from what was measured than its noise explains, known when all states have come."""
-        return self.quality.disagreeing
+        return math.inf if self.weight is None else float(self.weight.effective.mean())
 
     @property
     def sampler(self) -> str:
@@ -144,7 +141,7 @@ class Steps(Iterator[Step]):
             yield from self.sampling.follow(self.score(self.n, labels), x, generator=self.generator)
         else:
             states = self.posterior.states(self, self.n, labels, self.sampling, self.generator)
-            self.quality = yield from states
+            self.weight, self.disagreeing = yield from states
 
     def check(self, states: Iterator[Step]) -> Iterator[Step]:
         """Yield the states and check that they are finite; on a GPU, to avoid synchronising, only at the end.
