@@ -257,8 +257,10 @@ class Lesson:
             accumulate=settings.accumulate,
             signals=self.record.signals,
         )
-        # With a budget in steps the number of threads is fixed, because results must be the same to the byte.
-        return progress if budget.seconds is None else hardware.Threads().beside(progress)
+        # With a budget in steps the number of threads is fixed, because results must be the same to the byte.  Small
+        # networks have one thread anyway.
+        steady = budget.seconds is None or hardware.is_small(state.model)
+        return progress if steady else hardware.Threads().beside(progress)
 
 
 def train(plan: Plan, data: Dataset, record: Record) -> Run:

@@ -175,17 +175,21 @@ def older_setting(read: Callable[[], T], default: T) -> T:
         return default
 
 
+def is_small(score: object) -> bool:
+    """Whether a score is a network without convolutions and with few weights, such as the package's MLPs."""
+    weights = list(score.parameters()) if isinstance(score, nn.Module) else []
+    return all(w.ndim <= 2 for w in weights) and 0 < sum(w.numel() for w in weights) <= MAX_SMALL_WEIGHTS
+
+
 @contextmanager
 def threads_for(score: object) -> Iterator[None]:
-    """Within it, one thread computes if the score is a network as small as the package's MLPs; then as many as before.
+    """Within it, one thread computes if the score is a small network; afterwards as many as before.
 
     Several threads save such a network little time, and cost it a lot where another program needs their processors.
     A number of threads that the user has set in the environment stays.
     """
     usual = torch.get_num_threads()
-    weights = list(score.parameters()) if isinstance(score, nn.Module) else []
-    small = all(w.ndim <= 2 for w in weights) and 0 < sum(w.numel() for w in weights) <= MAX_SMALL_WEIGHTS
-    if small and not any(name in os.environ for name in FIXED_BY):
+    if is_small(score) and not any(name in os.environ for name in FIXED_BY):
         torch.set_num_threads(1)
     try:
         yield
