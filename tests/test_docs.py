@@ -5,6 +5,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -98,6 +99,12 @@ def test_pictures_of_digits_are_of_the_model_in_the_package(name: str) -> None:
 def test_outputs_are_of_the_cells_above_them(name: str) -> None:
     stale = runpy.run_path(str(ROOT / "docs/extensions/outputs.py"))["stale"]
     assert not stale(PAGES[name], ROOT / "docs/images/cells")  # `make docs` writes them anew
+
+
+@pytest.mark.parametrize("quote", blocks("py", PAGES))
+def test_quoted_lines_are_in_the_code(quote: str) -> None:
+    code = [path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py")]
+    assert any(textwrap.indent(quote, " " * depth) in text for text in code for depth in range(0, 20, 4))
 
 
 def test_every_command_is_in_the_reference() -> None:
