@@ -61,6 +61,7 @@ def test_every_public_name_is_in_the_reference() -> None:
         for room in (plots, evaluation, kinds)
         for name in public_names(room)
     }
+    public |= {"ncsn.sklearn.ScoreImputer", "ncsn.sklearn.ScoreDensity"}
     public -= {"ncsn.kinds", "ncsn.evaluation", "ncsn.metrics", "ncsn.plots", "ncsn.posteriors"}
     public -= {"ncsn.kinds.load_dataset", "ncsn.kinds.ConditionalModel"}  # by shorter names
     assert set(re.findall(r"^(?:<!-- auto\w+|```\{py:data\}) ([^\s;]+)", REFERENCE, re.M)) == public
@@ -185,8 +186,15 @@ def check_images(names: dict[str, Any]) -> None:
     assert float(samples.max()) < 2
 
 
-CHECKED = ("README.md", "docs/howto/python.md", "docs/howto/own-parts.md")
+def check_pipeline(names: dict[str, Any]) -> None:
+    """Trees on what is filled in predict; nothing is missing."""
+    assert names["scores"].mean() > 0.15
+    assert all(table.notna().all(axis=None) for table in (names["filled"], *names["tables"]))
+
+
+CHECKED = ("README.md", "docs/howto/python.md", "docs/howto/own-parts.md", "docs/reference/sklearn.md")
 CHECKS = {
+    "imputer": check_pipeline,
     "digits": check_digits,
     "mixture": check_mixture,
     "posterior": check_posterior,

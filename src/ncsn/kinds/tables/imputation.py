@@ -90,7 +90,7 @@ def impute_rows(
 
 def summarise(run: Run, x: Float64[Tensor, "b d"], draws: Float64[Tensor, "n b d"]) -> Imputed:
     """The draws' means and standard deviations; of text and of two values the most frequent one, and its share."""
-    point, spread = draws.mean(0), draws.std(0)
+    point, spread = draws.mean(0), draws.std(0) if len(draws) > 1 else torch.full_like(x, torch.nan)
     for i, column in enumerate(columns_of(run.transform, x.shape[1]).columns):
         if is_discrete(column):
             point[:, i] = draws[:, :, i].mode(0).values

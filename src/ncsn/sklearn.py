@@ -1,0 +1,217 @@
+"""Estimators for scikit-learn: ``ScoreImputer`` fills in missing values, and ``ScoreDensity`` gives log densities.
+
+They need the extra ``tables``.  Arrays of numbers come back as arrays.  DataFrames, whose columns may also be text,
+categories or dates, come back as DataFrames.
+"""
+
+import warnings
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas
+from jaxtyping import Float64
+from sklearn.base import BaseEstimator, DensityMixin, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ncsn.kinds.kind import Unseen
+from ncsn.kinds.tables.columns import Columns, columns_of
+from ncsn.kinds.tables.frames import numbers_of
+from ncsn.kinds.tables.table import MIN_ROWS
+from ncsn.learn.fit import fit
+from ncsn.learn.settings import TrainSettings
+
+Self = TypeVar("Self", bound="TableEstimator")
+
+
+class TableEstimator(BaseEstimator):
+    """What both estimators have in common: they learn a table by ``ncsn.fit``."""
+
+    steps: int
+    minutes: float | None
+    settings: TrainSettings | None
+    random_state: Any
+    verbose: bool
+
+    def fit(self: Self, X: Any, y: object = None) -> Self:
+        """Learn the distribution of rows.
+
+        ``X``: (n, d), an array of numbers or a DataFrame, with at least ten rows; NaN is a missing value.
+        ``y``: ignored.
+        Raises ValueError as ``ncsn.fit``.  Warns of columns that training leaves out although they vary.
+        """
+        frame = self._frame(X, reset=True)
+        self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
+        budget: dict[str, Any] = {"steps": self.steps} if self.minutes is None else {"minutes": self.minutes}
+        self.run_ = fit(frame, **budget, seed=self.seed_, settings=self.settings, quiet=not self.verbose)
+        left_out = frame[frame.columns.difference(self._columns.names, sort=False)]
+        self.most_frequent_ = {name: left_out[name].mode().iloc[0] for name in left_out.dropna(axis=1, how="all")}
+        if varying := [name for name in left_out if left_out[name].nunique() > 1]:
+            why = "nearly empty, or text of mostly different values"
+            warnings.warn(f"left out, because they are {why}: {', '.join(varying)}", stacklevel=2)
+        self._empty = X.iloc[:0] if hasattr(X, "iloc") else None
+        return self
+
+    def _frame(self, X: Any, *, reset: bool = False) -> pandas.DataFrame:
+        """The rows as a DataFrame whose columns are called as in training."""
+        if not reset:
+            check_is_fitted(self)
+        if hasattr(X, "iloc"):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        else:
+            how = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan"}
+            X = validate_data(self, X, reset=reset, ensure_min_samples=MIN_ROWS if reset else 1, **how)
+        return pandas.DataFrame(X).set_axis(self._names, axis=1)
+
+    @property
+    def _columns(self) -> Columns:
+        """The columns that training has learned."""
+        return columns_of(self.run_.transform, self.n_features_in_)
+
+    @property
+    def _names(self) -> list[str]:
+        return [*getattr(self, "feature_names_in_", [f"x{i}" for i in range(self.n_features_in_)])]
+
+    def _like(self, X: Any, frame: pandas.DataFrame) -> Any:
+        """A frame without gaps in what training has left out, as ``X`` is: an array or a DataFrame."""
+        frame = frame.fillna(self.most_frequent_)
+        return frame.set_axis(X.columns, axis=1) if hasattr(X, "iloc") else frame.to_numpy()
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+
+class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
+    """Fill in missing values from their distribution given the other values of the row.
+
+    A missing number becomes the mean of ``n_draws`` draws, and text, or one of two values, what most draws are.
+    Columns that training leaves out because they have one value, are nearly empty or have text of mostly different
+    values are filled with their most frequent value.
+
+    ``steps``: of training.
+    ``minutes``: how long to train instead.
+    ``n_draws``: of each row with missing values.  More make better means, and take longer in proportion.
+    ``sample_posterior``: fill in a single draw instead, which keeps the spread of the values.
+    ``unseen``: what becomes of values that training has not seen, as for ``Run.impute``.  "missing" fills in unseen
+    categories like gaps, "error" refuses them.
+    ``settings``: other settings of the training.
+    ``random_state``: of training and of draws.  A fitted estimator returns the same for the same rows.
+    ``verbose``: whether to print what training does.
+
+    Attributes: ``run_``, the run, whose ``impute`` also has intervals; ``n_features_in_``, ``feature_names_in_``;
+    ``seed_``; ``most_frequent_``, the values of the columns that training leaves out.
+
+    >>> import numpy as np
+    >>> from ncsn.sklearn import ScoreImputer
+    >>> X = np.random.default_rng(0).normal([[1.0, 2.0, 3.0]], 0.1, (100, 3))
+    >>> imputer = ScoreImputer(steps=5, random_state=0).fit(X)
+    >>> imputer.transform([[1.0, 2.0, np.nan]]).round()
+    array([[1., 2., 3.]])
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int = 200,
+        minutes: float | None = None,
+        n_draws: int = 20,
+        sample_posterior: bool = False,
+        unseen: Unseen = "missing",
+        settings: TrainSettings | None = None,
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.steps = steps
+        self.minutes = minutes
+        self.n_draws = n_draws
+        self.sample_posterior = sample_posterior
+        self.unseen = unseen
+        self.settings = settings
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def transform(self, X: Any) -> Any:
+        """The rows without missing values, as an array or a DataFrame as ``X`` is; observed values stay as they are."""
+        if self.sample_posterior:
+            return self.draws(X, 1)[0]
+        imputed: Any = self.run_.impute(self._frame(X), self.n_draws, seed=self.seed_, unseen=self.unseen)
+        return self._like(X, imputed.frame())
+
+    def draws(self, X: Any, m: int) -> list[Any]:
+        """``m`` completed copies of the rows, each with draws of its own, as multiple imputation needs them.
+
+        Analyse each, and pool the results by Rubin's rules.
+        """
+        imputed: Any = self.run_.impute(self._frame(X), m, seed=self.seed_, unseen=self.unseen)
+        return [self._like(X, frame) for frame in imputed.frames()]
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+class ScoreDensity(DensityMixin, TableEstimator):
+    """Log densities of rows, as ``KernelDensity`` has them, and new rows.
+
+    Whole numbers, text and other discrete values have a probability, which is the density in a cell of volume 1.
+    Columns that training leaves out because they have one value, are nearly empty or have text of mostly different
+    values have no part in it.
+
+    ``steps``: of training.
+    ``minutes``: how long to train instead.
+    ``tolerance``: of each step of the solver, see ``Run.log_prob``; larger is faster.
+    ``settings``: other settings of the training.
+    ``random_state``: of training.
+    ``verbose``: whether to print what training does.
+
+    Attributes: as of ``ScoreImputer``.
+
+    >>> import numpy as np
+    >>> from ncsn.sklearn import ScoreDensity
+    >>> density = ScoreDensity(steps=5, random_state=0).fit(np.random.default_rng(0).standard_normal((100, 2)))
+    >>> density.sample(3, random_state=0).shape
+    (3, 2)
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int = 200,
+        minutes: float | None = None,
+        tolerance: float = 1e-4,
+        settings: TrainSettings | None = None,
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.steps = steps
+        self.minutes = minutes
+        self.tolerance = tolerance
+        self.settings = settings
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def score_samples(self, X: Any) -> Float64[np.ndarray, "n"]:
+        """The log density of each row in nats; −∞ for rows with values that the run cannot take, to judge by training.
+
+        Raises ValueError for rows with missing values.
+        """
+        x = numbers_of(self._frame(X), self._columns, "skip")
+        if x.isnan().any():
+            raise ValueError("X contains NaN; only whole rows have a density")
+        density, possible = x.new_full((len(x),), -np.inf), self._columns.possible(x).all(1)
+        if possible.any():
+            density[possible] = self.run_.log_prob(x[possible], tolerance=self.tolerance)
+        return density.numpy()
+
+    def score(self, X: Any, y: object = None) -> float:
+        """The mean log density of rows, in nats, as ``GaussianMixture`` has it."""
+        return float(self.score_samples(X).mean())
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
+        """New rows as in training, in an array or a DataFrame; columns left out have their most frequent value."""
+        check_is_fitted(self)
+        frame = self.run_.sample(n_samples, seed=int(check_random_state(random_state).randint(2**31 - 1)))
+        return self._like(self._empty, frame.reindex(columns=self._names))
