@@ -131,6 +131,7 @@ def utility(
     """
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.metrics import r2_score
+    from threadpoolctl import threadpool_limits
 
     i = columns.names.index(target)
     train, test = (rows[~np.isnan(rows[:, i])] for rows in (train, test))
@@ -138,7 +139,8 @@ def utility(
     discrete = is_discrete(columns.columns[i])
     trees = (HistGradientBoostingClassifier if discrete else HistGradientBoostingRegressor)(random_state=0)
     # No trees can tell values of which there is only one.
-    told = np.full(len(held), y[0]) if len(np.unique(y)) == 1 else trees.fit(x, y).predict(held)
+    with threadpool_limits(1):
+        told = np.full(len(held), y[0]) if len(np.unique(y)) == 1 else trees.fit(x, y).predict(held)
     if not discrete:
         return {"target_r2": float(r2_score(truth, told))}
     return {"target_balanced_accuracy": float(np.mean([(told == v)[truth == v].mean() for v in np.unique(truth)]))}
