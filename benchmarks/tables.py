@@ -33,7 +33,7 @@ from jaxtyping import Bool, Float64
 
 import ncsn
 from ncsn.kinds.tables.columns import Columns, learn_columns
-from ncsn.kinds.tables.imputation import calibration
+from ncsn.kinds.tables.imputation import cell_coverage
 from ncsn.kinds.tables.judge import eight_gaussians, judge_rows, log_density
 
 DRAWS = 19  # one in twenty is below all of them, and one above
@@ -77,7 +77,7 @@ def ours(task: Task) -> Answer:
         # What is like nothing in training counts as blank.
         x = np.where(run.transform.possible(torch.from_numpy(task.gaps)).numpy(), task.gaps, np.nan)
         draws = np.where(np.isnan(task.gaps), run.impute(x, DRAWS, seed=seed).draws.numpy(), task.gaps)
-        line = calibration(run, torch.from_numpy(x), DRAWS, seed=seed)[1]
+        line = cell_coverage(run, torch.from_numpy(x))[1]
     samples = run.sample(task.n, seed=seed).double().numpy()
 
     def density(rows: Rows) -> float:

@@ -12,16 +12,15 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import GaussianScore, conditional_run, refusal
+from helpers import GaussianScore, conditional_run, refusal, refused
 from torch import Tensor
 
 import ncsn
 from ncsn.cli import main as cli
 from ncsn.distributions import GaussianMixture
 from ncsn.kinds import Imputed
-from ncsn.kinds.tables import imputation
 from ncsn.kinds.tables.columns import AnyColumn, Columns, Listed, Real, learn_columns
-from ncsn.kinds.tables.imputation import calibration
+from ncsn.kinds.tables.imputation import cell_coverage
 from ncsn.run import Run
 
 THREE = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]]).double()
@@ -116,7 +115,7 @@ def test_arrays_with_a_mask_and_frames_are_rows() -> None:
 
 @pytest.mark.parametrize(("scale", "low", "high"), [(1.0, 0.85, 0.95), (0.1, 0.0, 0.6), (10.0, 0.95, 1.0)])
 def test_coverage_tells_priors_that_are_too_narrow_or_too_wide(scale: float, low: float, high: float) -> None:
-    count, share = calibration(conditional_run(THREE * scale), gaussian(200, seed=1))
+    count, share = cell_coverage(conditional_run(THREE * scale), gaussian(200, seed=1))
     assert count == 200
     assert low < share <= high
 
@@ -125,26 +124,35 @@ def test_known_numbers_of_few_rows_are_hidden_one_by_one() -> None:
     """As many numbers as are known; with a single one in a row nothing is left to judge by."""
     run, x = conditional_run(THREE), gaussian(30, seed=2)
     x[0, 1:] = torch.nan
-    count, share = calibration(run, x, 19)
+    count, share = cell_coverage(run, x)
     assert count == 87
     assert share == pytest.approx(0.9, abs=0.08)
-    assert calibration(run, x[:1], 19) == (0, 1.0)
+    assert cell_coverage(run, x[:1]) == (0, 1.0)
 
 
-def test_a_number_that_is_equal_to_draws_lies_before_or_behind_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a column of two values most draws are equal: of three exact ones (3 − 1)/(3 + 1) hold the number."""
-    coins = torch.randint(2, (4, 20_000, 2), generator=torch.Generator().manual_seed(0)).double()
-    run = conditional_run(torch.eye(2).double())
-    monkeypatch.setattr(imputation, "HIDDEN", 20_000)
-    order = torch.randperm(40_000, generator=torch.Generator().manual_seed(0))[:20_000] // 2
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
+def test_conformal_intervals_hold_what_they_promise_of_any_prior(scale: float) -> None:
+    """Of fresh rows, as many hidden values as promised; of a prior that is right, by a factor of about one."""
+    run, rows = conditional_run(THREE * scale), gaussian(400, seed=3)
+    hidden = torch.rand(rows.shape, generator=torch.Generator().manual_seed(4)) < 0.4
+    imputed = run.impute(rows.masked_fill(hidden, torch.nan), 39)
+    ends = imputed.interval(0.8), imputed.interval(0.8, conformal=gaussian(300, seed=5))
+    plain, held = (float(((low <= rows) & (rows <= high))[hidden].double().mean()) for low, high in ends)
+    assert held == pytest.approx(0.8, abs=0.06)
+    assert plain == pytest.approx(0.8, abs=0.06) if scale == 1 else abs(plain - 0.8) > 0.1
 
-    def drawn(_: Run, rows: Tensor, n: int, seed: int) -> Imputed:
-        return Imputed(rows, coins[1:, order], coins[1, order], coins[1, order])
 
-    monkeypatch.setattr(Run, "impute", drawn)
-    count, inside = calibration(run, coins[0], 3)
-    assert count == 20_000
-    assert inside == pytest.approx(0.5, abs=0.015)
+def test_conformal_intervals_of_frames_need_held_out_rows_and_enough_of_them() -> None:
+    run = named_run(*(Real(name=name, shift=0.0, scale=1.0) for name in "abc"))
+    frame = pandas.DataFrame({"a": [0.5, math.nan], "b": [math.nan, 1.0], "c": [1.0, 2.0]}, index=["x", "y"])
+    imputed = run.impute(frame, 19)
+    held_out = pandas.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=[*"abc"])
+    low, high = imputed.interval(conformal=held_out)
+    assert [*low.index] == ["x", "y"]
+    assert low.loc["x", "a"] == high.loc["x", "a"] == 0.5
+    assert low.loc["x", "b"] < high.loc["x", "b"]
+    assert "data" in refused(lambda: imputed.interval(conformal=True))
+    assert "say too little" in refused(lambda: run.impute(frame, 2).interval(0.9999, conformal=held_out[:1]))
 
 
 def command(line: str) -> None:
@@ -302,7 +310,7 @@ def test_a_tables_own_gaps_are_imputed_and_what_training_has_measured_is_printed
     assert np.corrcoef(filled[gaps.any(1)].T)[0, 1] > related, "by what is observed"
     run, said = ncsn.load("runs/t"), re.findall(r"(\d+) numbers .*?(\d+)%", capsys.readouterr().out)
     test = run.transform.inverse(run.data().test.double())
-    count, coverage = calibration(run, test)
+    count, coverage = cell_coverage(run, test)
     assert count == test.numel()
     assert run.measured == ({"coverage": coverage, "coverage_of": count} if count else {})
     assert said == ([(str(count), f"{coverage:.0%}"[:-1])] if count else [])

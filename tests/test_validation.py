@@ -31,6 +31,7 @@ NEEDED: dict[str, Any] = {
 }
 # Whole numbers begin at 1 and real ones above 0, but for these.
 LEAST = {
+    "Calibrate.n": 30,
     **dict.fromkeys(("seed", "max_broken", "port", "Toy.samples", "Sample.guidance", "Evaluate.guidance"), 0),
     **{"minutes": 0.001, "log_sigma_mean": -20, "guidance": 1, "tolerance": 1e-10, "Evaluate.n": 100, "Impute.n": 2},
     **dict.fromkeys(("Likelihood.n", "Likelihood.probes"), 2),
@@ -91,7 +92,11 @@ USUAL: dict[str, object] = {
         "Reports.tolerance": 0.01,
         "patience": math.inf,
         "effective": math.inf,
-        "calibration.n": 20,
+        "calibrate.n": 300,
+        "draws": 39,
+        "alpha": 0.01,
+        "spacing": 1,
+        "linear": True,
         "axes": 1,
         "level": 0.9,
     },

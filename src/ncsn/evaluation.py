@@ -7,6 +7,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 from typing_extensions import Unpack
 
+from ncsn.calibration import Calibration as Calibration
+from ncsn.calibration import calibration as calibration
 from ncsn.kinds.comparison import Comparison as Comparison
 from ncsn.kinds.images.features import PIXELS as PIXELS
 from ncsn.kinds.images.features import Features as Features
@@ -25,7 +27,6 @@ from ncsn.kinds.images.judge import nearest as nearest
 from ncsn.kinds.kind import Dataset, Report
 from ncsn.kinds.load import dataset_of
 from ncsn.kinds.reading import Reading
-from ncsn.kinds.tables.imputation import calibration as calibration
 from ncsn.run import Run
 from ncsn.run.options import SamplingOptions
 

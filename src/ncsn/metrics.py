@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Real
+from jaxtyping import Float, Float64, Real
 from torch import Tensor
 
 from ncsn.distributions import Distribution, GaussianMixture
@@ -172,3 +172,15 @@ def density_coverage(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"]
         inside += float(within.sum())
         reached |= within.any(0)
     return inside / (k * len(generated)), reached.float().mean().item()
+
+
+def rank_histogram(ranks: Float64[Tensor, "n"]) -> tuple[Float[Tensor, "bins"], float, float]:
+    """Counts of ranks between 0 and 1 in bins, the least and the most that each may be if the ranks are uniform.
+
+    All bins of four histograms lie between them in 99 % of all cases (Bonferroni).
+    """
+    from scipy import stats
+
+    bins = min(20, max(4, len(ranks) // 10))
+    low, high = stats.binom.interval(1 - 0.01 / (4 * bins), len(ranks), 1 / bins)
+    return torch.histc(ranks, bins, 0, 1), float(low), float(high)

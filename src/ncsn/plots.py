@@ -12,6 +12,7 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
+from ncsn.metrics import rank_histogram
 from ncsn.quantization import quantize
 from ncsn.score import Score, as_tensor
 from ncsn.storage import atomic
@@ -379,4 +380,32 @@ def posterior_page(
         _show_picture(axes, Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy()), title)
     sheet = image_grid(samples, columns=min(columns, len(samples)))
     _show_picture(halves[1].subplots(), sheet, "samples of the posterior")
+    return _finish(figure, path)
+
+
+@_styled()
+def calibration(ranks: Mapping[str, Mapping[str, Float[Tensor, "n"]]], path: Place = None) -> "Figure":
+    """Histograms of ranks, the coverage of central intervals, and TARP, each with the band of an exact sampler (grey).
+
+    ``ranks``: of each source of truths, those of several numbers, as shares, (n,); see ``ncsn.calibration``.
+    ``path``: where the figure is written as well, in the format of the suffix.
+    """
+    from scipy import stats
+
+    width = 2 + max(map(len, ranks.values()))
+    figure = _blank(1.9 * width, 0.3 + 1.9 * len(ranks))
+    panels = figure.subplots(len(ranks), width, squeeze=False)
+    for row, (source, found) in zip(panels, ranks.items(), strict=True):
+        for axes, (name, u) in zip(row, found.items(), strict=False):
+            counts, low, high = rank_histogram(u)
+            axes.axhspan(low, high, color=QUIET, alpha=0.4)
+            axes.stairs(counts.numpy(), np.linspace(0, 1, len(counts) + 1), color=POINTS, lw=1.5)
+            axes.set(title=f"rank of the {name}", xlim=(0, 1))
+        curves = {"coverage of intervals": (2 * found["number"] - 1).abs(), "TARP": found["distance"]}
+        for axes, (name, u) in zip(row[-2:], curves.items(), strict=True):
+            off, level = stats.kstwo.ppf(1 - 0.01 / 4, len(u)), np.linspace(0, 1, 101)
+            axes.fill_between(level, (level - off).clip(0), (level + off).clip(max=1), color=QUIET, alpha=0.4, lw=0)
+            axes.ecdf(u.numpy(), color=POINTS)
+            axes.set(title=name, xlim=(0, 1), ylim=(0, 1))
+        row[0].set_ylabel(f"{source}, {len(u)} trials")
     return _finish(figure, path)

@@ -11,6 +11,7 @@ import tyro
 
 from ncsn import __version__
 from ncsn.cli import console
+from ncsn.cli.calibrate import Calibrate
 from ncsn.cli.measure import Evaluate, Info, Likelihood
 from ncsn.cli.sample import Sample
 from ncsn.cli.share import Export, Play, Push
@@ -18,7 +19,7 @@ from ncsn.cli.solve import Deblur, Denoise, Impute, Inpaint, Superres
 from ncsn.cli.train import Train
 
 MAKERS = (Train, Sample, Export, Play, Push)
-QUESTIONS = (Evaluate, Likelihood, Info, Impute, Inpaint, Denoise, Superres, Deblur)
+QUESTIONS = (Evaluate, Likelihood, Calibrate, Info, Impute, Inpaint, Denoise, Superres, Deblur)
 COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (*MAKERS, *QUESTIONS)}
 
 

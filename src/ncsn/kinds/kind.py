@@ -213,12 +213,14 @@ class Imputed:
     ``draws``: completed examples, (n, b, *d), in which observed values are as they were.
     ``point``: the best single guess of each value, (b, *d): the mean of the draws, or the value most of them have.
     ``variation``: how sure it is, (b, *d): the draws' standard deviation, or the share of draws that have the value.
+    ``again``: does the same to held-out examples, for ``interval``: see ``Run.draw_held_out``.
     """
 
     observed: Float64[Tensor, "b *d"]
     draws: Float64[Tensor, "n b *d"]
     point: Float64[Tensor, "b *d"]
     variation: Float64[Tensor, "b *d"]
+    again: Callable[[Tensor, int, object], "tuple[Tensor, Tensor, Tensor]"] | None = field(default=None, kw_only=True)
 
     @property
     def missing(self) -> Bool[Tensor, "b *d"]:
@@ -229,22 +231,68 @@ class Imputed:
         """How sure each guess is, as ``variation`` says."""
         return self.variation
 
-    def interval(self, level: float = 0.9) -> tuple[Any, Any]:
+    @property
+    def ordered(self) -> Bool[Tensor, "*d"]:
+        """Which values of an example have intervals: numbers, and not categories."""
+        return torch.ones(self.observed.shape[1:], dtype=torch.bool, device="cpu")
+
+    def interval(self, level: float = 0.9, *, conformal: object = False) -> tuple[Any, Any]:
         """The lower and upper ends of central intervals that hold this share of values, if the draws are right.
 
-        ``level``: between 0 and 1; 90 % needs at least 19 draws.
-        Raises ValueError for too few draws.
+        With ``conformal`` they hold it also if the draws are too narrow or too wide.  They then end as many deviations
+        below and above the draws' median as hold this share of the values that are hidden of held-out examples, in the
+        places where these examples miss theirs (split-conformal, Lei et al. 2018, arXiv:1604.04173, section 5.2).
+
+        The guarantee is marginal: of all values that are hidden at random, whatever they and the others are, at least
+        this share lies within, on average over held-out examples and examples alike, and up to the dependence of the
+        values of one example.  It does not hold column by column, nor for a single pattern of gaps, nor where values
+        are missing because of what they are; see arXiv:2405.15641 and arXiv:2507.11297.
+
+        ``level``: between 0 and 1; 90 % needs at least 19 draws if not ``conformal``.
+        ``conformal``: True for the held-out examples of the run's data; or others that training has not seen, as
+        ``Run.impute`` takes them.
+        Raises ValueError for too few draws, too few held-out examples, and if the run knows none.
+
+        >>> run = ncsn.fit(torch.randn(200, 3, generator=torch.Generator().manual_seed(0)), steps=5, quiet=True)
+        >>> low, high = run.impute([[0.0, 1.0, torch.nan]]).interval(0.9, conformal=torch.randn(100, 3))
+        >>> bool((low < high)[0, 2])
+        True
         """
         if not 0 < level < 1:
             raise ValueError(f"level is {level}; a share between 0 and 1 is needed")
+        if conformal is not False:
+            assert self.again is not None
+            truth, draws, hidden = self.again(self.missing, len(self.draws), conformal)
+            factor = conformal_factor(truth, draws, hidden & self.ordered, level)
+            below, middle, above = deviations(self.draws)
+            return middle - factor * below, middle + factor * above
         tail, n = (1 - level) / 2, len(self.draws)
         if tail * (n + 1) < 1 - 1e-9:
-            raise ValueError(
-                f"level is {level} with {n} draws; impute(rows, {math.ceil(1 / tail - 1e-9) - 1}) draws enough"
-            )
+            enough = math.ceil(1 / tail - 1e-9) - 1
+            raise ValueError(f"level is {level} with {n} draws; impute(rows, {enough}) draws enough")
         # Between order statistics k and n + 1 − k of exact draws lies a share (n + 1 − 2k)/(n + 1) of all values.
         low, high = np.quantile(self.draws.numpy(), [tail, 1 - tail], axis=0, method="weibull")
         return torch.from_numpy(low), torch.from_numpy(high)
+
+
+def deviations(draws: Float64[Tensor, "n b *d"]) -> tuple[Float64[Tensor, "b *d"], ...]:
+    """The root mean square deviation of draws below their median, the median, and the deviation above it."""
+    middle = draws.median(0).values
+    below, above = ((sign * (draws - middle)).clamp(min=0).square().mean(0).sqrt() for sign in (-1, 1))
+    return below, middle, above
+
+
+def conformal_factor(
+    truth: Float64[Tensor, "b *d"], draws: Float64[Tensor, "n b *d"], hidden: Bool[Tensor, "b *d"], level: float
+) -> float:
+    """Within how many deviations a share of the ``hidden`` values lies.  Raises ValueError if they are too few."""
+    below, middle, above = (each[hidden] for each in deviations(draws))
+    off = truth[hidden] - middle
+    distances = torch.where(off == 0, 0.0, off.abs() / torch.where(off > 0, above, below)).sort().values
+    place = math.ceil((len(distances) + 1) * level)
+    if place > len(distances) or not math.isfinite(distances[place - 1]):
+        raise ValueError(f"{len(distances)} hidden values of held-out examples say too little about level {level}")
+    return float(distances[place - 1])
 
 
 Writer = Callable[[Tensor, Sequence[Step], Path], object]
@@ -420,6 +468,10 @@ class Kind(ABC, Generic[R]):
         """Draw missing values.  Raises ValueError if this kind does not support it."""
         raise ValueError(f"the run makes {self.noun}; run.posterior fills in")
 
+    def hide(self, run: R, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:
+        """Which values of ``n`` examples to hide, see ``Run.calibrate``.  Raises ValueError if this kind has none."""
+        raise ValueError(f"the run makes {self.noun}; give what is measured of them, measure and noise_std")
+
     def impute_file(self, run: R, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
         """Fill in the missing values of a file; return lines that say what was done."""
         raise ValueError(f"the run makes {self.noun}; ncsn inpaint fills these in")
@@ -466,6 +518,21 @@ AnyKind: TypeAlias = Kind[Any]
 KINDS = {1: "ncsn.kinds.tables:TABLES", 3: "ncsn.kinds.images:IMAGES"}  # by the number of an example's axes
 OTHERS = "ncsn.kinds.signals:SIGNALS"
 LOADER = "ncsn.kinds.load:load_dataset"
+
+
+def choose_patterns(patterns: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:
+    """One of a user's ``patterns`` for each of n examples, at random; ``shape``: (n, *d).
+
+    Raises ValueError if they have another shape, or if one of them hides nothing.
+    """
+    array = np.asarray(patterns)
+    array = array[None] if array.ndim == len(shape) - 1 else array
+    if array.dtype != bool or array.shape[1:] != shape[1:]:
+        raise ValueError(f"hidden is {array.dtype} of shape {array.shape}; booleans {shape[1:]} are needed")
+    found = torch.from_numpy(array[array.reshape(len(array), -1).any(1)])
+    if not len(found):
+        raise ValueError("hidden leaves nothing to draw: every value is observed")
+    return found[torch.randint(len(found), shape[:1], generator=generator)]
 
 
 @cache

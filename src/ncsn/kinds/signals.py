@@ -1,6 +1,7 @@
 """Signals: arrays (n, c, l) and volumes (n, c, d, h, w) of real numbers in units of their own."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ncsn import plots, storage
 from ncsn.kinds.comparison import Comparison, classify, compare, held_out_examples
-from ncsn.kinds.kind import Dataset, Imputed, Kind, Unseen, Writer, digest_of
+from ncsn.kinds.kind import Dataset, Imputed, Kind, Unseen, Writer, choose_patterns, digest_of
 from ncsn.kinds.reading import OF_IMAGES, short_name
 from ncsn.kinds.stacks import Arrays, arrays, labels_of, split_of, stacks_in
 from ncsn.kinds.transform import FAR, Transform
@@ -210,6 +211,15 @@ class Signals(Kind[Run]):
             draws[:, part] = torch.where(gaps, drawn.to(draws).view(n, len(part), *gaps.shape), draws[:, part])
         point = torch.where(missing, draws.mean(0), x)
         return Imputed(x, draws, point, draws.std(0))
+
+    def hide(self, run: Run, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:
+        """A share is a gap in the middle of the last axis, in all channels."""
+        if not isinstance(what, float):
+            return choose_patterns(what, shape, generator)
+        length = math.ceil(what * shape[-1])
+        gap = torch.zeros(shape, dtype=torch.bool)
+        gap.narrow(-1, (shape[-1] - length) // 2, length).fill_(True)
+        return gap
 
     def impute_file(self, run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
         """Signals keep the shape and the precision that they have in their file."""

@@ -13,27 +13,31 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from ncsn.calibration import ALPHA, MIN_TRIALS, Calibration, Ranks, Trials, judge
 from ncsn.kinds.kind import Dataset, Imputed, Origin, Unseen
 from ncsn.kinds.transform import Transform
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
-from ncsn.machine.messages import bar
+from ncsn.machine.messages import bar, log
 from ncsn.posteriors.matching import MomentMatching, Posterior, Replacement
-from ncsn.posteriors.measurements import Measurement, Noise, Numbers, Observation, as_real, observe
+from ncsn.posteriors.measurements import Measurement, Noise, Numbers, Observation, Poisson, as_real, observe
+from ncsn.quantization import reals
 from ncsn.run.folder import VERSION, Config, claim, find, has_run, read_config, read_model, write_config, write_model
 from ncsn.run.options import DensityOptions, Label, SamplingOptions, SeededOptions
 from ncsn.run.recipe import Recipe
 from ncsn.run.steps import Steps, guidance_of
+from ncsn.run.trials import imputation, measurement, trials
 from ncsn.samplers import Sampling, slerp
 from ncsn.score import Score, ScoreModel, evaluate_in_batches, move_to, tweedie
 from ncsn.validation import GuideName, Json
 
 CPU = torch.device("cpu")
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
+CONFORMAL = 300  # held-out examples whose values widen intervals; fewer are used several times
 DENSITY_VALUES = 4096  # numbers in the examples whose densities are computed together
 
 
@@ -403,6 +407,87 @@ class Run:
         conditional: Run = self.recipe.kind.condition(self, {**(columns or {}), **values})
         return conditional
 
+    def calibrate(
+        self,
+        examples: object = None,
+        *,
+        hidden: object = None,
+        measure: Measurement | None = None,
+        noise_std: float | Tensor | None = None,
+        noise_cov: Tensor | None = None,
+        likelihood: Poisson | None = None,
+        method: Literal["moments", "dps"] = "moments",
+        truths: Literal["both", "run", "held-out"] = "both",
+        n: int = 300,
+        draws: int = 39,
+        solver_steps: int = 3,
+        seed: int = 0,
+        **options: Unpack[SamplingOptions],
+    ) -> Calibration:
+        """Whether posteriors of this run hold what they promise: 90 % intervals nine truths of ten, and so on.
+
+        In each trial something is observed of an example that is known, and the example's rank among draws of the
+        posterior is taken; see ``ncsn.calibration``.  Trials end early if it is clear that the ranks are not uniform.
+        Examples come from two sources, which are judged one by one.  Samples of the run itself test how posteriors are
+        drawn, as if the model were exact, and held-out examples test the model, too.
+
+        ``examples``: held-out ones, as ``impute`` takes rows; by default the test examples that training has left.
+        ``hidden``: what is not observed.  Of a table: the names of columns, a share of the cells at random (by default
+        a half), or booleans (d,) or (m, d) such as ``df.isna()``, a row of which is taken at random for each example.
+        Of signals: a share of the length, in the middle, or booleans.  With ``measure``: booleans, which numbers are
+        judged, by default all.
+        ``measure``: what is measured instead, and with which ``noise_std``, ``noise_cov`` or ``likelihood``; these,
+        ``method`` and ``solver_steps`` as for ``posterior``.
+        ``truths``: the sources: run, held-out, or both.
+        ``n``: trials of each source, at least 30.  An example is used once, so held-out ones may be fewer.
+        ``draws``: of each posterior.
+        ``options``: how a measurement's posterior is sampled, as for ``steps``.
+        Raises ValueError as ``impute`` and ``posterior``, for fewer than 30 trials, and if nothing is hidden.
+
+        >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=20.0, sigma_min=0.02)
+        >>> found = run.calibrate(measure=lambda x: x[:, :1], noise_std=1.0, truths="run", n=100, draws=9)
+        >>> found.calibrated
+        {'run': True}
+        """
+        self.refuse_posterior("calibrated")
+        n, draws, generator = whole("n", n, MIN_TRIALS), whole("draws", draws, 1), generator_of(seed, self.device)
+        if measure is None:
+            question = imputation(self, hidden, generator)
+        else:
+            noise = {"noise_std": noise_std, "noise_cov": noise_cov, "likelihood": likelihood}
+            how = {"method": method, "solver_steps": solver_steps, **noise}
+            question = measurement(self, hidden, generator, measure, how, options)
+        chance, found = torch.Generator().manual_seed(seed), dict[str, Ranks]()
+        sources = self.truths(examples, truths, n, chance)
+        for name, x in sources.items():
+            x = self.steps(n, label="none", guidance=1.0, seed=generator).last().cpu() if x is None else x
+            parts = trials(self, question, x, draws, chance, name)
+            found[name] = judge(parts, len(x), alpha=ALPHA / len(sources), seed=seed)
+        return Calibration(found, draws)
+
+    def truths(
+        self, examples: object, which: str, n: int, generator: torch.Generator
+    ) -> dict[str, Shaped[Tensor, "m *d"] | None]:
+        """Up to ``n`` held-out examples, and None for those that the run is to draw, by their names."""
+        sources: dict[str, Tensor | None] = {} if which == "held-out" else {"run": None}
+        if which == "run":
+            return sources
+        try:
+            known = self.held_out() if examples is None else self.recipe.kind.numbers(self, examples)
+            if len(known) < MIN_TRIALS:
+                raise ValueError(f"there are {len(known)} held-out examples; at least {MIN_TRIALS} are needed")
+        except ValueError as error:
+            if not sources or examples is not None:
+                raise
+            log.warning(f"{error}; only truths from the run are used")
+            return sources
+        return sources | {"held-out": reals(known[torch.randperm(len(known), generator=generator)[:n]])}
+
+    def held_out(self, dataset: str | None = None) -> Shaped[Tensor, "n *d"]:
+        """The test examples of the data, in the user's units; ``dataset`` and errors as of ``data``."""
+        data = self.data(dataset)
+        return data.test if data.test.dtype == torch.uint8 else data.transform.inverse(data.test.double())
+
     def impute(
         self, rows: object, n: int = 20, *, seed: int | torch.Generator = 0, unseen: Unseen = "error"
     ) -> Imputed:
@@ -427,7 +512,20 @@ class Run:
         if unseen not in get_args(Unseen):
             raise ValueError(f"unseen is {unseen!r}; allowed are {', '.join(get_args(Unseen))}")
         with hardware.threads_for(self.score):
-            return self.recipe.kind.impute(self, rows, whole("n", n, 1), generator_of(seed, self.device), unseen)
+            imputed = self.recipe.kind.impute(self, rows, whole("n", n, 1), generator_of(seed, self.device), unseen)
+        return replace(imputed, again=self.draw_held_out)
+
+    def draw_held_out(self, missing: Bool[Tensor, "b *d"], n: int, examples: object) -> Trials:
+        """``n`` draws of held-out examples, in which values are hidden where others are ``missing``.
+
+        ``examples``: True for the test examples of the run's data, or others, as ``impute`` takes them.
+        """
+        chance = torch.Generator().manual_seed(0)
+        x = self.held_out() if examples is True else self.recipe.kind.numbers(self, examples)
+        chosen = torch.randperm(len(x), generator=chance)[:CONFORMAL].repeat(max(1, CONFORMAL // max(1, len(x))))
+        question = imputation(self, missing.numpy(), generator_of(0, self.device))
+        hidden = question.hide(tuple(x[chosen].shape), chance) & ~x[chosen].isnan()
+        return Trials(x[chosen], question.draw(x[chosen], hidden, n), hidden)
 
     def replacement(self, known: Bool[Tensor, "*d"] | np.ndarray, y: Numbers) -> "Run":
         """The run that fills in what is not ``known`` of ``y``, as the paper does; by annealed Langevin dynamics.

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from ncsn.batching import Batch, batches
 from ncsn.kinds import reading
 from ncsn.kinds.comparison import held_out_examples
-from ncsn.kinds.kind import Dataset, Drawing, Imputed, Kind, Reports, Unseen, Writer
+from ncsn.kinds.kind import Dataset, Drawing, Imputed, Kind, Reports, Unseen, Writer, choose_patterns
 from ncsn.kinds.reading import OF_IMAGES, Reading
 from ncsn.kinds.tables.choosing import choose_rows, conditional_run
 from ncsn.kinds.tables.columns import Columns, columns_of
 from ncsn.kinds.tables.conditional import Condition, ConditionalModel, Mixture
 from ncsn.kinds.tables.frames import frame_in, frame_of, numbers_of
-from ncsn.kinds.tables.imputation import calibration, impute_frame, impute_rows, impute_table
+from ncsn.kinds.tables.imputation import cell_coverage, impute_frame, impute_rows, impute_table
 from ncsn.kinds.tables.judge import TableRuler, show_rows
 from ncsn.kinds.tables.missing import affordable_rows, draw_masks, fit_mixture, mask_batches
 from ncsn.kinds.tables.read import write_frame
@@ -84,7 +84,7 @@ class Tables(Kind[Run]):
         """How often draws hold what is hidden of test rows."""
         if not isinstance(run.score, ConditionalModel) or not len(data.test):
             return {}
-        count, coverage = calibration(run, data.transform.inverse(data.test.double()))
+        count, coverage = cell_coverage(run, data.transform.inverse(data.test.double()))
         return {"coverage": coverage, "coverage_of": float(count)} if count else {}
 
     def numbers(self, run: Run, x: object) -> Float64[Tensor, "b d"]:
@@ -131,6 +131,18 @@ class Tables(Kind[Run]):
         if unseen == "error":
             run.transform.check(x)
         return impute_rows(run, x, n, generator, skip=unseen == "skip")
+
+    def hide(self, run: Run, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n d"]:
+        """A share is cells at random, at least one in each row; columns may be named, too."""
+        if isinstance(what, float):
+            chance = torch.rand(shape, generator=generator)
+            return (chance < what) | (chance == chance.amin(1, keepdim=True))
+        names = columns_of(run.transform, shape[1]).names
+        if isinstance(what, Sequence) and what and all(isinstance(name, str) for name in what):
+            if strangers := [name for name in what if name not in names]:
+                raise ValueError(f"hidden names {', '.join(strangers)}; the run has {', '.join(names)}")
+            what = [name in what for name in names]
+        return choose_patterns(what, shape, generator)
 
     def impute_file(self, run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
         """Fill in a table's missing cells; observed ones stay as they are written."""

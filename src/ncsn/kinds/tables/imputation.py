@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from ncsn.calibration import Trials, rank
 from ncsn.kinds.kind import Imputed
 from ncsn.kinds.tables.columns import AnyColumn, Columns, Listed, columns_of
 from ncsn.kinds.tables.conditional import ABSENT, ConditionalModel
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 LEVELS, TOP = 25, 0.4
 DRAWS_AT_ONCE = 2**10  # rows whose activations fit a processor's cache
 HIDDEN, DRAWS = 200, 20  # numbers that are hidden to measure coverage; draws of each
+INSIDE = (DRAWS - 1) / (DRAWS + 1)  # the share of them that lies within exact draws
 
 
 def conditional_model(run: Run) -> ConditionalModel:
@@ -100,26 +102,20 @@ def summarise(run: Run, x: Float64[Tensor, "b d"], draws: Float64[Tensor, "n b d
     return Imputed(x, draws, torch.where(x.isnan(), point, x), spread)
 
 
-def calibration(run: Run, x: Float64[Tensor, "b d"], n: int = DRAWS, *, seed: int = 0) -> tuple[int, float]:
-    """Of up to 200 known numbers, each hidden in turn, how many there are, and the share within ``n`` draws.
-
-    A number that is equal to draws lies before or behind each of them at random.  For exact draws the share is
-    (n − 1)/(n + 1).
+def cell_coverage(run: Run, x: Float64[Tensor, "b d"]) -> tuple[int, float]:
+    """Of up to 200 known numbers, each hidden in turn, how many there are, and the share within draws of them.
 
     ``x``: rows that training has not seen, in the user's units, (b, d); NaN is missing.
     """
-    good = ((~x.isnan()).sum(1) > 1) & run.transform.possible(x).all(1)
-    places = (good[:, None] & ~x.isnan()).nonzero()
+    places = (((~x.isnan()).sum(1) > 1)[:, None] & ~x.isnan()).nonzero()
     if not len(places):
         return 0, 1.0
-    generator = torch.Generator().manual_seed(seed)
-    chosen = places[torch.randperm(len(places), generator=generator)[:HIDDEN]]
-    known, hidden = x[chosen[:, 0]], chosen[:, 1:]
-    truth, gaps = known.gather(1, hidden), known.scatter(1, hidden, torch.nan)
-    made = run.impute(gaps, n, seed=seed).draws.gather(2, hidden.expand(n, -1, -1))
-    ties = torch.rand(truth.shape, generator=generator, device="cpu") * ((made == truth).sum(0) + 1)
-    rank = (made < truth).sum(0) + ties.floor()
-    return len(known), float(((rank > 0) & (rank < n)).double().mean())
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = places[torch.randperm(len(places), generator=generator)[:HIDDEN]].T
+    truth, hidden = x[rows], torch.arange(x.shape[1]) == columns[:, None]
+    draws = run.impute(truth.masked_fill(hidden, torch.nan), DRAWS, unseen="missing").draws
+    u = rank(Trials(truth, draws, hidden), generator)["number"]
+    return len(u), float(((2 * u - 1).abs() <= INSIDE).double().mean())
 
 
 def is_discrete(column: AnyColumn) -> bool:
@@ -161,9 +157,15 @@ class ImputedTable(Imputed):
         """
         return self.table(self.variation.where(self.drawn, torch.nan), decoded=False)
 
-    def interval(self, level: float = 0.9) -> tuple["pandas.DataFrame", "pandas.DataFrame"]:
+    @property
+    def ordered(self) -> Bool[Tensor, "d"]:
+        return torch.tensor([not is_discrete(column) for column in self.columns.columns], device="cpu")
+
+    def interval(
+        self, level: float = 0.9, *, conformal: object = False
+    ) -> tuple["pandas.DataFrame", "pandas.DataFrame"]:
         """The ends of central intervals, see ``Imputed.interval``, of the columns of numbers and dates."""
-        low, high = super().interval(level)
+        low, high = super().interval(level, conformal=conformal)
         return self.table(low, decoded=True), self.table(high, decoded=True)
 
     @property
@@ -251,7 +253,6 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
         write_frame(whole, draws)
     lines = [f"{out}: {int(drawn.sum())} missing values filled in"]
     if "coverage" in run.measured:
-        expected = (DRAWS - 1) / (DRAWS + 1)
-        share = f"{run.measured['coverage']:.0%} lay within {DRAWS} draws of them; {expected:.0%} should"
+        share = f"{run.measured['coverage']:.0%} lay within {DRAWS} draws of them; {INSIDE:.0%} should"
         lines.append(f"of {run.measured['coverage_of']:.0f} numbers that training had not seen, {share}")
     return lines

@@ -1,0 +1,96 @@
+"""``ncsn calibrate``: whether a run's posteriors hold what they promise."""
+
+import shlex
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from annotated_types import Interval
+
+from ncsn.cli import console
+from ncsn.cli.console import RunOptions
+from ncsn.cli.solve import Deblur, Denoise, Inpaint, Problem, Superres
+from ncsn.learn.settings import Given
+from ncsn.validation import Seed
+
+FILES = ("calibration.json", "calibration.png")
+OPERATORS: dict[str, type[Problem]] = {kind.__name__.lower(): kind for kind in (Inpaint, Denoise, Superres, Deblur)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrate(RunOptions):
+    """Test whether a run's posteriors hold what they promise: 90 % intervals nine truths of ten, and so on.
+
+    Examples that are known are hidden from the run, and drawn: of tables and signals as by impute, of images as by
+    inpaint, denoise, superres or deblur.
+
+    Args:
+        hide: Of a table the columns to draw given the others, or a share of the cells at random (by default 0.5); of
+            signals a share of the length.
+        rows: A table with blanks, or .npy of signals with NaN: hide what is missing there.
+        operator: Of images, the command that draws them, with its options, such as "superres --factor 2".
+        truths: Samples of the run test how posteriors are drawn; held-out examples test the model, too.
+        data: Where the data set is that the run was trained on, if it has moved.
+        n: Trials with samples of the run, and with held-out examples, at least 30; by default 300, of images 100.
+        draws: How many of each posterior; by default 39, of images 5.
+        seed: The same seed gives the same trials on one machine.
+        out: A folder for calibration.json and calibration.png; by default the run's, or this one for a run of the
+            package or the hub.
+        overwrite: Replace an earlier calibration there.
+    """
+
+    hide: tuple[str, ...] = ()
+    rows: Given[Path] = None
+    operator: Annotated[str, tyro.conf.arg(metavar="COMMAND")] = "inpaint"
+    truths: Literal["both", "run", "held-out"] = "both"
+    data: Annotated[Given[str], tyro.conf.arg(metavar="PLACE")] = None
+    n: Annotated[Given[Annotated[int, Interval(ge=30, le=10**5)]], tyro.conf.arg(name="n", aliases=["-n"])] = None
+    draws: Given[Annotated[int, Interval(ge=1, le=1000)]] = None
+    seed: Seed = 0
+    out: Annotated[Given[Path], tyro.conf.arg(metavar="FOLDER")] = None
+    overwrite: bool = False
+
+    def __call__(self) -> None:
+        """Calibrate, print and draw."""
+        import ncsn
+        from ncsn import storage
+
+        run = ncsn.load(self.run, device=self.device)
+        images = run.recipe.kind.noun == "images"
+        self.refuse(*(("hide", "rows") if images else ("operator",)), of="tables and signals" if images else "images")
+        out = self.out or (self.run if self.run == run.folder else Path())
+        out.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            storage.check_out(out / name, overwrite=self.overwrite)
+        what = self.measured(run.recipe.shape) if images else {"hidden": self.hidden(run)}
+        what |= {"n": self.n or (100 if images else 300), "draws": self.draws or (5 if images else 39)}
+        known = None if self.data is None else run.held_out(self.data)
+        result = run.calibrate(known, truths=self.truths, seed=self.seed, **what)
+        result.save(out)
+        print(f"{result}\n{out}: {', '.join(FILES)}")
+
+    def measured(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """What is measured of images, and how their posterior is drawn."""
+        name, *options = shlex.split(self.operator) or [""]
+        if name not in OPERATORS:
+            raise ValueError(f"operator is {self.operator!r}; one of {', '.join(OPERATORS)} is needed")
+        problem = console.parse(OPERATORS[name], [str(self.run), *options], f"ncsn {name}")
+        how = {key: getattr(problem, key) for key in ("solver_steps", "levels", "particles")}
+        if isinstance(problem, Inpaint):
+            if problem.method == "replacement":
+                raise ValueError("operator takes replacement, which draws no posterior of a noisy measurement")
+            how["hidden"] = ~problem.known(shape)
+        return how | {"measure": problem.problem(shape)[0], "noise_std": problem.noise}
+
+    def hidden(self, run: Any) -> object:
+        """What is hidden of rows and signals."""
+        if self.rows is not None:
+            from ncsn.kinds.tables.read import read_rows
+
+            self.refuse("hide", of="calibrations without rows")
+            return run.recipe.kind.numbers(run, read_rows(self.rows)).isnan().numpy()
+        with suppress(ValueError, TypeError):
+            return float(*self.hide) if self.hide else None
+        return self.hide

@@ -1,0 +1,106 @@
+"""Trials of a run's posteriors: truths, what is observed of them, and draws given that; see ``Run.calibrate``."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from ncsn.calibration import Trials
+from ncsn.kinds.kind import choose_patterns
+from ncsn.machine.messages import bar, quieter
+from ncsn.posteriors.matching import MomentMatching
+from ncsn.posteriors.measurements import MIN_RATE, Measurement, apply
+from ncsn.run.options import SamplingOptions, SeededOptions
+
+if TYPE_CHECKING:
+    from ncsn.run.run import Run
+
+
+class Question(NamedTuple):
+    """What posteriors are asked.
+
+    ``hide``: which numbers of n examples are unknown, from their shape (n, *d) and a generator.
+    ``draw``: ``k`` draws (k, b, *d) of examples (b, *d), given what is observed of them.
+    """
+
+    hide: Callable[[tuple[int, ...], torch.Generator], Bool[Tensor, "n *d"]]
+    draw: Callable[[Shaped[Tensor, "b *d"], Bool[Tensor, "b *d"], int], Float[Tensor, "k b *d"]]
+
+
+def imputation(run: "Run", hidden: object, generator: torch.Generator) -> Question:
+    """The rest of an example, given some of its numbers.  Raises ValueError if nothing, or no such part, is hidden."""
+    what = 0.5 if hidden is None else hidden
+    if isinstance(what, Real) and not 0 < (what := float(what)) <= 1:
+        raise ValueError(f"hidden is {what}; a share above 0 and up to 1 is allowed")
+
+    def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
+        known = ~gaps & run.transform.possible(x)
+        return run.impute(torch.where(known, x, torch.nan), k, seed=generator).draws
+
+    question = Question(partial(run.recipe.kind.hide, run, what), draw)
+    question.hide(tuple(run.transform.inverse(torch.zeros(1, *run.recipe.shape)).shape), torch.Generator())
+    return question
+
+
+def measurement(
+    run: "Run",
+    hidden: object,
+    generator: torch.Generator,
+    measure: Measurement,
+    how: Mapping[str, Any],
+    options: SamplingOptions,
+) -> Question:
+    """Examples, given noisy measurements of them.  Raises ValueError as ``Run.posterior``."""
+    shape = run.recipe.shape
+
+    def posterior(y: Tensor) -> "Run":
+        return run.posterior(measure, y, **how)
+
+    posterior(apply(measure, torch.zeros(1, *shape, device=run.device)))  # it should not take minutes to be refused
+
+    def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
+        y = observe_once(apply(measure, x.to(run.device)), how, generator)
+        particles, given = options.get("particles"), posterior(y[:1]).posterior_score
+        if isinstance(given, MomentMatching) and "sampler" not in options:  # as a user has them for one measurement
+            particles = given.with_particles(k, particles, shape=shape, labels=None).particles
+        y = y.repeat_interleave(k, 0) if particles in (None, 1) else y
+        own: SeededOptions = {**options, "seed": generator, "particles": particles}
+        return posterior(y).steps(len(x) * k, **own).last().view(len(x), k, *shape).transpose(0, 1)
+
+    return Question(partial(choose_patterns, np.ones(shape, bool) if hidden is None else hidden), draw)
+
+
+def observe_once(clean: Float[Tensor, "b *m"], how: Mapping[str, Any], generator: torch.Generator) -> Tensor:
+    """Noisy measurements of what is measured without noise, see ``Run.posterior``."""
+    if (poisson := how["likelihood"]) is not None:
+        return torch.poisson((poisson.peak * clean).clamp(min=MIN_RATE), generator=generator)
+    noise = torch.randn(clean.shape, generator=generator, device=generator.device)
+    if how["noise_cov"] is not None:
+        root = torch.linalg.cholesky(torch.as_tensor(how["noise_cov"]).to(clean))
+        noise = (noise.flatten(1) @ root.T).view_as(clean)
+    return clean + noise * (1.0 if how["noise_std"] is None else torch.as_tensor(how["noise_std"]).to(clean))
+
+
+def trials(
+    run: "Run", question: Question, truths: Shaped[Tensor, "n *d"], k: int, chance: torch.Generator, name: str
+) -> Iterator[Trials]:
+    """A trial for each truth, under a progress bar; as many at a time as are sampled together."""
+
+    def stored(x: Tensor) -> Tensor:
+        return torch.as_tensor(run.recipe.kind.stored(run.transform, x.flatten(0, 1).cpu())).view(x.shape)
+
+    size, hidden = max(1, run.block // k), question.hide(tuple(truths.shape), chance) & ~truths.isnan()
+    truths, hidden = (part[hidden.flatten(1).any(1)] for part in (truths, hidden))
+    with bar(total=len(truths), name=name, unit="trial") as shown:
+        for x, gaps in zip(torch.split(truths, size), torch.split(hidden, size), strict=True):
+            with quieter(logging.ERROR):  # each part would have a bar and warnings of its own
+                draws = question.draw(x, gaps, k)
+            shown.update(len(x))
+            # As a file has them: pixels are bytes, and where these are equal a rank is random.
+            yield Trials(stored(x[None])[0], stored(draws), gaps)

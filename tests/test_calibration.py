@@ -1,0 +1,215 @@
+"""Whether posteriors hold what they promise: exact samplers pass, and others fail, each by its name."""
+
+import json
+from collections.abc import Callable, Iterator
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import GaussianScore, conditional_run, refusal, refused
+from scipy import stats
+from torch import Generator, Tensor
+
+import ncsn
+from ncsn.calibration import Trials, calibration, judge, rank
+from ncsn.cli import main as cli
+from ncsn.distributions import GaussianMixture
+from ncsn.metrics import rank_histogram
+from ncsn.run import Run
+
+MEANS = torch.tensor([[-2.0, 0.0, 1.0], [2.0, 1.0, 0.0], [0.0, -3.0, 0.0]])
+SHARES, WIDTH, NOISE = torch.tensor([0.5, 0.3, 0.2]), 0.7, 0.7
+FIRST = itemgetter((slice(None), slice(1)))  # the first number of each example
+THREE = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]]).double()
+
+
+def mixture(n: int, k: int, seed: int, noise: float = NOISE) -> tuple[Tensor, Tensor]:
+    """Truths of a mixture, and exact draws given a noisy measurement of all numbers, if its noise were ``noise``."""
+    g = torch.Generator().manual_seed(seed)
+    x = MEANS[torch.multinomial(SHARES, n, replacement=True, generator=g)] + WIDTH * torch.randn(n, 3, generator=g)
+    y = x + NOISE * torch.randn(n, 3, generator=g)
+    off, gain = y[:, None] - MEANS, WIDTH**2 / (WIDTH**2 + noise**2)
+    logs = SHARES.log() - off.square().sum(2) / (2 * (WIDTH**2 + noise**2))
+    component = torch.multinomial(logs.softmax(1), k, replacement=True, generator=g)
+    means = (MEANS + gain * off).gather(1, component[..., None].expand(-1, -1, 3))
+    return x, (means + noise * gain**0.5 * torch.randn(n, k, 3, generator=g)).transpose(0, 1)
+
+
+def verdicts(noise: float, shift: float, seeds: int) -> list[str]:
+    """What is said of a sampler that takes the noise for another, and shifts its draws, for each seed."""
+    pairs = [mixture(300, 39, seed, noise) for seed in range(seeds)]
+    return [calibration(x, draws + shift, seed=seed).verdict for seed, (x, draws) in enumerate(pairs)]
+
+
+WRONG = [(NOISE, 0.0, "calibrated"), (NOISE / 2, 0.0, "overconfident"), (2 * NOISE, 0.0, "too wide")]
+
+
+@pytest.mark.parametrize(("noise", "shift", "word"), [*WRONG, (NOISE, 0.3, "shifted")])
+def test_samplers_of_a_mixture_are_told_apart(noise: float, shift: float, word: str) -> None:
+    assert sum(word in verdict for verdict in verdicts(noise, shift, 4)) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("noise", "shift", "word"), WRONG)
+def test_in_19_of_20_seeds_an_exact_sampler_passes_and_one_with_another_noise_fails(
+    noise: float, shift: float, word: str
+) -> None:
+    assert sum(word in verdict for verdict in verdicts(noise, shift, 20)) >= 19
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_ranks_of_exact_draws_are_uniform_whatever_is_unknown(discrete: bool, generator: Generator) -> None:
+    """Also those of numbers that are often equal, in columns of other units, some of which are missing."""
+    n, k = 3000, 7
+    x = torch.randn(k + 1, n, 4, generator=generator, dtype=torch.float64) * torch.tensor([1.0, 1e4, 1e-3, 0.0])
+    x = x.sign() if discrete else x
+    hidden = torch.rand(n, 4, generator=generator) < 0.5
+    hidden[:, 0] |= ~hidden.any(1)
+    ranks = rank(Trials(torch.where(hidden, x[0], torch.nan), x[1:], hidden), generator)
+    for u in ranks.values():
+        assert stats.kstest(u.numpy(), "uniform").pvalue > 1e-3
+        assert stats.kstest((2 * u - 1).abs().numpy(), "uniform").pvalue > 1e-3
+
+
+def test_looking_early_makes_no_exact_sampler_fail_and_ends_trials_of_bad_ones(generator: Generator) -> None:
+    """Of 40 exact samplers at most three look wrong at some look, where one in a hundred may."""
+
+    def parts(scale: float) -> Iterator[Trials]:
+        for _ in range(10):
+            x = torch.randn(20, 12, 1, generator=generator)
+            yield Trials(x[0], scale * x[1:], torch.ones(12, 1, dtype=torch.bool))
+
+    found = [judge(parts(1.0), 120, seed=seed) for seed in range(40)]
+    assert sum(len(ranks["number"]) < 120 for ranks in found) <= 3
+    assert len(judge(parts(0.1), 120)["number"]) < 60
+
+
+def test_bands_of_a_histogram_hold_all_bins_of_uniform_ranks(generator: Generator) -> None:
+    outside = 0
+    for _ in range(200):
+        counts, low, high = rank_histogram(torch.rand(300, generator=generator, dtype=torch.float64))
+        assert (len(counts), int(counts.sum())) == (20, 300)
+        outside += bool(((counts < low) | (counts > high)).any())
+    assert outside <= 3
+
+
+def gaussian(n: int, scale: float = 1.0) -> Tensor:
+    draws = torch.randn(n, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    rows: Tensor = scale * draws @ torch.linalg.cholesky(THREE).T
+    return rows
+
+
+@pytest.mark.parametrize("hidden", [0.5, ["0", "2"], [True, False, True], np.eye(3, dtype=bool)])
+def test_imputation_is_calibrated_where_the_model_is(hidden: Any) -> None:
+    found = conditional_run(THREE).calibrate(gaussian(80), hidden=hidden, n=80, draws=9)
+    assert found.calibrated == {"run": True, "held-out": True}
+
+
+def test_held_out_rows_say_that_a_model_is_wrong_and_end_its_trials() -> None:
+    found = conditional_run(THREE).calibrate(gaussian(200, 3.0), n=200, draws=9, truths="held-out")
+    assert found.calibrated == {"held-out": False}
+    assert "overconfident" in found.verdict
+    assert len(found.ranks["held-out"]["number"]) < 200
+
+
+@pytest.mark.parametrize("particles", [1, 64])
+def test_a_measurement_is_calibrated_of_any_run(particles: int) -> None:
+    """By moment matching, which is exact of one Gaussian, and by particles; examples of another width are not."""
+    run = Run.of(GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=20.0, sigma_min=0.02)
+    found = run.calibrate(4 * torch.randn(60, 2), measure=FIRST, noise_std=1.0, n=60, draws=9, particles=particles)
+    assert found.calibrated == {"run": True, "held-out": False}
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [{"noise_cov": torch.tensor([[1.0, 0.9], [0.9, 1.0]])}, {"likelihood": ncsn.Poisson(3.0)}],
+    ids=["correlated", "counts"],
+)
+def test_other_noise_is_drawn_as_the_posterior_takes_it(noise: dict[str, Any]) -> None:
+    run = Run.of(GaussianMixture(torch.full((1, 2), 4.0), 0.5), (2,), sigma_max=20.0, sigma_min=0.02)
+    found = run.calibrate(measure=torch.clone, truths="run", n=40, draws=9, particles=64, **noise)
+    assert found.calibrated == {"run": True}
+
+
+def test_signals_are_calibrated_with_a_gap_in_their_middle() -> None:
+    run = Run.of(GaussianScore(0.0, 1.0), (1, 6), sigma_max=20.0, sigma_min=0.02)
+    found = run.calibrate(torch.randn(40, 1, 6), hidden=0.3, n=40, draws=5, truths="held-out")
+    assert found.calibrated == {"held-out": True}
+    kind, g = run.recipe.kind, torch.Generator()
+    assert kind.hide(run, 0.3, (2, 1, 6), g).int().tolist() == 2 * [[[0, 0, 1, 1, 0, 0]]]
+
+
+REFUSED: list[tuple[Callable[[Run], object], str]] = [
+    (lambda run: run.calibrate(n=29), "n is 29"),
+    (lambda run: run.calibrate(measure=lambda x: x.detach(), noise_std=1.0), "differentiable"),
+    (lambda run: run.calibrate(measure=FIRST), "noise_std"),
+    (lambda run: run.calibrate(hidden=3 * [False]), "nothing"),
+    (lambda run: run.calibrate(hidden=0.0), "hidden is 0.0"),
+    (lambda run: run.calibrate(hidden=["0", "x"]), "x; the run has 0, 1, 2"),
+    (lambda run: run.calibrate(hidden=[True]), "hidden is"),
+    (lambda run: run.calibrate(truths="held-out"), "data"),
+    (lambda run: run.calibrate(gaussian(29)), "29 held-out examples"),
+    (lambda run: run.calibrate(hidden=[False, False, False], measure=FIRST, noise_std=1.0), "nothing"),
+    (lambda run: calibration(gaussian(29), gaussian(29)[None]), "29 trials"),
+]
+
+
+@pytest.mark.parametrize(("ask", "why"), REFUSED, ids=[why for _, why in REFUSED])
+def test_what_cannot_be_calibrated_is_refused(ask: Callable[[Run], object], why: str) -> None:
+    assert why in refused(lambda: ask(conditional_run(THREE)))
+
+
+def test_without_held_out_data_only_the_sampler_is_tested(capsys: pytest.CaptureFixture[str]) -> None:
+    found = conditional_run(THREE).calibrate(n=40, draws=3)
+    assert [*found.ranks] == ["run"]
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("what", ["inpaint --hide top", "denoise --noise 0.3", "superres --factor 2", "deblur"])
+def test_the_command_calibrates_images_and_stores_what_it_finds(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run.of(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=20.0, sigma_min=0.01)
+    monkeypatch.setattr(ncsn, "load", lambda *_, **__: run, raising=False)
+    operator = f"{what} --particles 1 --levels 12"
+    line = [*f"calibrate it --truths run -n 30 --draws 3 --out {tmp_path} --operator".split(), operator]
+    cli.main(line)
+    stored = json.loads((tmp_path / "calibration.json").read_text())
+    assert stored["calibrated"] == {"run": True}
+    assert {len(ranks) for ranks in stored["ranks"]["run"].values()} == {30}
+    assert stored["verdict"] in capsys.readouterr().out
+    assert (tmp_path / "calibration.png").stat().st_size > 10_000
+    assert str(tmp_path) in refusal(capsys, *line)
+
+
+@pytest.mark.parametrize(
+    "operator", ["", "impute", "inpaint --method replacement", "superres --factor 3", "deblur --sharp 1"]
+)
+def test_other_operators_are_refused(
+    operator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run.of(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=20.0, sigma_min=0.01)
+    monkeypatch.setattr(ncsn, "load", lambda *_, **__: run, raising=False)
+    assert refusal(capsys, "calibrate", "it", "--out", str(tmp_path), "--operator", operator)
+
+
+def test_the_command_hides_columns_shares_and_what_a_file_misses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, asked = conditional_run(THREE), list[object]()
+    monkeypatch.setattr(ncsn, "load", lambda *_, **__: run, raising=False)
+
+    def calibrate(_: Run, __: object, **how: Any) -> Any:
+        asked.append(how["hidden"])
+        raise ValueError("enough")
+
+    monkeypatch.setattr(Run, "calibrate", calibrate)
+    np.save(tmp_path / "gaps.npy", np.array([[0.5, np.nan, 1.0]]))
+    for options in ("", "--hide 0 2", "--hide 0.3", f"--rows {tmp_path / 'gaps.npy'}"):
+        refusal(capsys, *f"calibrate it --out {tmp_path} {options}".split())
+    assert asked[:3] == [None, ("0", "2"), 0.3]
+    assert np.array_equal(asked[3], [[False, True, False]])  # type: ignore[arg-type]
+    assert "operator" in refusal(capsys, *f"calibrate it --out {tmp_path} --operator denoise".split())
