@@ -64,16 +64,16 @@ def fit(
     are standardised column by column (``Columns``), and samples, log densities and posteriors are in the units of the
     data.  For images the run is class-conditional, and has a guide and a guidance scale that held-out images choose.
 
-    ``data``: points (n, d) or a DataFrame, with NaN for missing cells, whose columns that do not vary are left out; or
+    ``data``: points (n, d) or a DataFrame, with NaN for missing values (constant columns are left out); or
     images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor, an array or a list; or a
-    dataset as ``load_dataset`` returns it, or the path that it takes.
+    dataset as ``load_dataset`` returns it, or a path that it accepts.
     ``minutes``: the time budget, including samples and pictures; by default one minute, or that of ``settings``.
     ``steps``: the number of training steps, instead of minutes.  A training of points ends earlier once the held-out
     loss is a quarter above its minimum.
     ``labels``: the class of each image, a number or a name, for better samples and ``run.sample(label=...)``; a dataset
     has its own.
-    ``network``: one of your own, network(x, c) → like x with c = ¼ ln σ; by default an MLP, or a U-Net.  Your own
-    learns the joint density of points only, so it needs complete rows, and ``impute`` needs the package's.
+    ``network``: your own network(x, c), which keeps the shape of x, with c = ¼ ln σ; by default an MLP or a U-Net.
+    Your own network learns only the joint density of points, so it needs complete rows and cannot ``impute``.
     ``objective``: the training objective, see ``training_loss``; by default ``dsm``.
     ``noise``: the distribution of noise levels in training, in standard deviations of points.  Sampling descends from
     its ``sigma_max`` to its ``sigma_min``, if it has them.
@@ -83,15 +83,17 @@ def fit(
     ``device``: auto, cpu, cuda or mps; by default that of the settings, which is auto.
     ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
     d, h, w): real numbers, whose location and scale the run remembers for each channel.
-    ``keep_missing``: learn where a table misses values, too: new rows then have gaps as often and in the same places.
+    ``keep_missing``: learn where a table has missing values, too; new rows then have gaps as often and in the same
+    places.
     ``settings``: those of ``ncsn train``.  Other arguments take precedence.
     ``start``: a run of images or signals whose network and weights training starts from, unless the settings say
     otherwise.  Layers that depend on a different number of colours or classes are initialised at random.
     ``record``: where to store the training, see ``Record``; by default nothing is written.
-    ``quiet``: print nothing, and show no progress bar; ``logging.getLogger("ncsn")`` does so for all of the package.
-    Raises ValueError for data that has no density to learn: another shape, fewer than ten examples, a constant column,
-    numbers that are not finite; and for two budgets, a sampler that is not known, labels of a data set, signals that
-    are none, guidance of a network of one's own, or a run to start from whose network does not fit.
+    ``quiet``: print nothing and show no progress bar; ``logging.getLogger("ncsn")`` controls this for the whole
+    package.
+    Raises ValueError for data without a density to learn (a wrong shape, fewer than ten examples, only constant
+    columns, numbers that are not finite); and for two budgets, an unknown sampler, labels of a dataset that has its
+    own, signals of a wrong shape, guidance of your own network, or a ``start`` whose network does not fit.
 
     >>> data = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1000.0])
     >>> run = ncsn.fit(data, steps=50)  # doctest: +ELLIPSIS

@@ -1,14 +1,14 @@
 r"""Scores of some coordinates given others: one network that learns p(targets | observed) for every choice of them.
 
 Each coordinate of an example is *observed* (its clean value is given), a *target* (it is noised, and its score is
-wanted) or *absent* (it is unknown and integrated out).  A tensor ``given`` of the examples' shape says which is which:
+wanted) or *absent* (it is unknown and integrated out).  A tensor ``given`` of the examples' shape encodes this:
 a finite number is an observed value, NaN a target and infinity an absent coordinate.  The joint density is the case in
 which everything is a target.
 
 Training one network on random choices follows Simformer (Gloeckler et al. 2024, arXiv:2404.09636); leaving absent
 coordinates out of the loss follows MissDiff (Ouyang et al. 2023, arXiv:2307.00467).
 
-For a Gaussian N(μ, C) everything is known in closed form.  Let S be diagonal, with σ² for targets and 0 for observed
+For a Gaussian N(μ, C) all of this has a closed form.  Let S be diagonal, with σ² for targets and 0 for observed
 coordinates, or τ² if these have noise τ, and leave absent coordinates out of x, μ and C.  The score of the
 targets is their part of :math:`-(C + S)^{-1}(x - μ)`.  The matrix splits into a part that depends on σ and one that
 does not,
@@ -16,7 +16,7 @@ does not,
 .. math:: (C + S)^{-1} = L\,(Λ + σ^2)^{-1} L^T + K,
 
 where Λ and the rows of L that belong to targets are the eigenvalues and principal axes of the targets' conditional
-covariance, and K is the inverse covariance of the observed coordinates alone, their noise included.
+covariance, and K is the inverse covariance of only the observed coordinates, including their noise.
 """
 
 import math
@@ -83,11 +83,11 @@ class ConditionalModel(ScoreModel):
 
     The network sees each coordinate twice, both times in units of a standard deviation: as it is, and as the residual
     of its regression on all others.  Where noise is small, these are the same for every choice of targets, so what the
-    network learns about one choice serves the others.
+    network learns about one choice also helps with the others.
 
     ``network``: maps (b, 4d) and c = ¼ ln σ, (b,) or (1,), to (b, d); see ``forward`` for its input.
     ``mixture``: with positive shares whose sum is 1, and a positive definite covariance; saved with the weights.
-    ``autocast``: as of ``ScoreModel``.
+    ``autocast``: as in ``ScoreModel``.
     """
 
     means: Tensor
@@ -113,7 +113,7 @@ class ConditionalModel(ScoreModel):
 
     @property
     def joint(self) -> Condition:
-        """The mixture where nothing is observed."""
+        """The mixture if nothing is observed."""
         return Condition(*(getattr(self, f"joint_{name}") for name in Condition._fields))
 
     @torch.no_grad()
