@@ -343,6 +343,13 @@ def test_a_linear_operator_is_linearised_exactly(generator: Generator) -> None:
     torch.testing.assert_close(bent(x, 0.7), straight(x, 0.7))
 
 
+def test_evidence_is_unknown_where_one_particle_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    """The prior is seven standard deviations away, and the estimate 30 nats off."""
+    found = MODES.posterior(first, [[12.0], [5.0]], noise_std=0.1).log_evidence(levels=30)
+    assert found.standard_error.isinf().tolist() == [True, False]
+    assert "1 of 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("noise", [0.005, 0.04, 1.0])
 @pytest.mark.parametrize("rows", [[0], [0, 2]])
 def test_a_gaussian_posterior_has_its_mean_and_covariance(noise: float, rows: list[int]) -> None:

@@ -271,6 +271,9 @@ class MomentMatching(Posterior):
         disagreeing = self.observation.disagreeing(step.x)
         if disagreeing:
             log.warning(f"{disagreeing} of {n} samples disagree with the measurement by more than its noise explains")
+        if weight is not None and (alone := int(weight.standard_error.isinf().sum())):
+            populations = f"{alone} of {len(weight.effective)} populations of particles"
+            log.warning(f"{populations} descend from one: their samples mean little; more particles or levels may help")
         return Quality(weight, disagreeing)
 
 

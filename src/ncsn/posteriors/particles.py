@@ -23,6 +23,7 @@ MAX_WHOLE = 16  # numbers in an example of which particles have the whole covari
 MAX_FOR_PARTICLES = 64  # numbers in an example that has particles by default: each may take a backward pass
 SIZE, SIZE_BY_MANY_NUMBERS, SIZE_OF_SEVERAL = 1000, 250, 64  # particles of a population by default
 DOUBT = 2.0  # times what a regression leaves, or the rare particle that it has misjudged outweighs all others
+MIN_ANCESTORS = 2.0  # effective number of first particles from which on they say how far off the evidence is
 COVARIANCE_VALUES = 2**24  # numbers in the covariances of particles that are moved at a time
 
 Classes = Int64[Tensor, "n"] | None
@@ -138,7 +139,7 @@ class Weight(NamedTuple):
 
     ``effective``: how many of its first particles count, see ``twisted_diffusion``.
     ``log_evidence``: an estimate of log p(y), in nats and in the user's units of y.
-    ``standard_error``: of that.
+    ``standard_error``: of that; ∞ where nearly all particles descend from one, which may be off by any number of nats.
     """
 
     effective: Float64[Tensor, "p"]
@@ -316,6 +317,6 @@ class Populations:
             x = x.view(self.count, -1, *x.shape[1:])
             shown = x[:, :: x.shape[1] // self.draws][:, : self.draws].flatten(0, 1)
             effective = torch.cat([part.effective for part in parts])
-            error = (1 / effective - 1 / self.size).clamp(min=0).sqrt()
+            error = (1 / effective - 1 / self.size).clamp(min=0).sqrt().masked_fill(effective < MIN_ANCESTORS, math.inf)
             log_evidence = torch.cat([part.evidence for part in parts]) + observation.log_constant
             yield Step(steps[0].sigma, shown), Weight(effective, log_evidence, error)
