@@ -260,7 +260,9 @@ class MomentMatching(Posterior):
             if self.observation.linear:
                 self.observation.warn_if_precise(sampling.sigma_min, tuple(x.shape[1:]))
             else:
-                log.warning("samples are approximate: what is measured is linearised; particles make them exact")
+                log.warning(
+                    "samples are approximate: what is measured is linearised; particles are exact, for up to 64 numbers"
+                )
             score = self.score(prior.score(n, labels), n, generator)
             states = ((step, None) for step in sampling.follow(score, x, generator=generator))
         else:
