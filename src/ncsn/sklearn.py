@@ -38,7 +38,7 @@ class TableEstimator(BaseEstimator):
 
         ``X``: (n, d), an array of numbers or a DataFrame, with at least ten rows; NaN is a missing value.
         ``y``: ignored.
-        Raises ValueError as ``ncsn.fit``.  Warns of columns that training leaves out although they vary.
+        Raises ValueError as ``ncsn.fit``.  Warns of columns that training leaves out, unless they have a single value.
         """
         frame = self._frame(X, reset=True)
         self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -46,17 +46,17 @@ class TableEstimator(BaseEstimator):
         self.run_ = fit(frame, **budget, seed=self.seed_, settings=self.settings, quiet=not self.verbose)
         left_out = frame[frame.columns.difference(self._columns.names, sort=False)]
         self.most_frequent_ = {name: left_out[name].mode().iloc[0] for name in left_out.dropna(axis=1, how="all")}
-        if varying := [name for name in left_out if left_out[name].nunique() > 1]:
-            why = "nearly empty, or text of mostly different values"
-            warnings.warn(f"left out, because they are {why}: {', '.join(varying)}", stacklevel=2)
-        self._empty = X.iloc[:0] if hasattr(X, "iloc") else None
+        if odd := [name for name in left_out if left_out[name].nunique() != 1]:
+            why = "nearly empty, nearly constant, or text of mostly different values"
+            warnings.warn(f"left out, because they are {why}: {', '.join(odd)}", stacklevel=2)
+        self._empty = X.iloc[:0] if isinstance(X, pandas.DataFrame) else None
         return self
 
     def _frame(self, X: Any, *, reset: bool = False) -> pandas.DataFrame:
         """The rows as a DataFrame whose columns are called as in training."""
         if not reset:
             check_is_fitted(self)
-        if hasattr(X, "iloc"):
+        if isinstance(X, pandas.DataFrame):
             validate_data(self, X, reset=reset, skip_check_array=True)
         else:
             how = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan"}
@@ -75,7 +75,7 @@ class TableEstimator(BaseEstimator):
     def _like(self, X: Any, frame: pandas.DataFrame) -> Any:
         """A frame without gaps in what training has left out, as ``X`` is: an array or a DataFrame."""
         frame = frame.fillna(self.most_frequent_)
-        return frame.set_axis(X.columns, axis=1) if hasattr(X, "iloc") else frame.to_numpy()
+        return frame.set_axis(X.columns, axis=1) if isinstance(X, pandas.DataFrame) else frame.to_numpy()
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -88,7 +88,7 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
 
     A missing number becomes the mean of ``n_draws`` draws, and text, or one of two values, what most draws are.
     Columns that training leaves out because they have one value, are nearly empty or have text of mostly different
-    values are filled with their most frequent value.
+    values are filled with their most frequent value; empty ones stay empty.
 
     ``steps``: of training.
     ``minutes``: how long to train instead.
