@@ -411,6 +411,7 @@ NO_NOISE: list[tuple[dict[str, Any], str]] = [
     ({}, "give one of"),
     ({"noise_std": 1.0, "noise_cov": torch.eye(2)}, "give one of"),
     ({"noise_cov": torch.eye(3)}, r"\(2, 2\) is needed"),
+    ({"likelihood": "poisson"}, "ncsn.Poisson"),
     *(({"noise_cov": wrong}, "symmetric") for wrong in ([[1.0, 2.0], [2.0, 1.0]], [[1.0, 0.5], [0.0, 1.0]])),
 ]
 CROOKED: list[posteriors.Measurement] = [lambda x: x**2, lambda x: x.clamp(min=0), lambda x: x - x.mean(0)]
@@ -521,3 +522,9 @@ def test_noise_explains_as_much_as_it_is(scale: float, off: float, count: int, g
     x = 0.1 * scale * torch.randn(40, 896, generator=generator)
     x[:, 5] += 0.1 * off
     assert seen.disagreeing(x) == count
+
+
+def test_an_argument_that_posterior_has_not_is_refused() -> None:
+    unknown: dict[str, Any] = {"repeatd": True}
+    with pytest.raises(TypeError, match="no argument repeatd"):
+        MODES.posterior(identity, REPEATS, noise_std=1.0, **unknown)

@@ -348,10 +348,14 @@ def observe(
 
     Raises ValueError, too, if not one kind of noise is given, for a covariance of other numbers, and for no counts.
     """
+    if unknown := noise.keys() - Noise.__annotations__:
+        raise TypeError(f"posterior has no argument {min(unknown)}; of noise it has {', '.join(Noise.__annotations__)}")
     kinds = ("noise_std", "noise_cov", "likelihood")
     if sum(noise.get(name) is not None for name in kinds) != 1:
         raise ValueError(f"give one of {', '.join(kinds)}")
     std, likelihood = noise.get("noise_std"), noise.get("likelihood")
+    if not isinstance(likelihood, Poisson | None):
+        raise ValueError(f"likelihood is {likelihood!r}; ncsn.Poisson(peak) is allowed")
     seen = apply(measure, shift[None])
     y, volume = rows_of(y, tuple(seen.shape[1:])), 0.0
     if likelihood is not None or not linear:
