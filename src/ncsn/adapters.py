@@ -96,7 +96,7 @@ def from_variance_preserving(
         raise ValueError(f"prediction_type is {prediction_type!r}; allowed are {', '.join(get_args(Prediction))}")
     table = float64(alphas.detach())
     if table.ndim != 1 or len(table) < 2 or not (table[0] < 1 and table[-1] > 0 and bool((table.diff() < 0).all())):
-        raise ValueError(f"alphas is {table.tolist()}; it must have at least two numbers, decreasing in (0, 1)")
+        raise ValueError(f"alphas is {table.tolist()}; it must have at least two numbers decreasing in (0, 1)")
     log_sigmas = ((1 - table) / table).log() / 2
     copies = Copies(log_sigmas)
     least, largest = log_sigmas[[0, -1]].exp().tolist()
