@@ -130,7 +130,9 @@ def test_examples_by_index() -> None:
     for part in (torch.rand(4, 2, 5, 5), torch.arange(40, dtype=torch.uint8).view(4, 2, 5, 1)):
         images = Dataset(part[:1], part[1:2], part)
         assert torch.equal(read_example("2", images.shape, images, Reading(), BYTES), reals(part[2]))
-    assert "input is 4; the test images are 0 to 3" in refused(lambda: read_example("4", images.shape, images, Reading(), BYTES))
+    assert "input is 4; the test images are 0 to 3" in refused(
+        lambda: read_example("4", images.shape, images, Reading(), BYTES)
+    )
 
 
 def test_examples_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
