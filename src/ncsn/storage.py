@@ -1,4 +1,4 @@
-"""Files that are complete or absent, and never unpickled: JSON, tensors and checkpoints."""
+"""A folder of files, each whole or not there, and nothing unpickled: locks, JSON, tensors, checkpoints, the hub."""
 
 import hashlib
 import json
@@ -19,20 +19,21 @@ from torch import Tensor
 
 from ncsn.validation import Json, opened_as
 
-SEAL = b"\nsha256:"  # a checkpoint ends in this and 64 digits
+SEAL = b"\nsha256:"  # before the 64 digits at the end of a checkpoint
 HOST = re.sub("[^A-Za-z0-9-]", "_", socket.gethostname()) or "host"
-# Names of the temporary files of ``atomic``.
+# The names of ``atomic``'s temporary files.
 UNFINISHED = re.compile(r"\..*\.partial\.(?P<host>[\w-]+)\.(?P<process>\d+)\.[0-9a-f]{16}(\.\w+)?")
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path that replaces ``path`` when the block succeeds, and is removed when it fails.
+    """A temporary path beside ``path`` that takes its place when the block ends well and vanishes when it does not.
 
-    The content is flushed to the disk before the file is renamed, so neither kill -9 nor a full disk leaves half a
-    file; the next command that writes there removes what a kill leaves (``sweep``).  The temporary file has an
-    unpredictable name and is created anew, so that no link is followed.  It takes on the mode of the file it replaces.
-    Raises ValueError if ``path`` isn't a regular file, and OSError, naming ``path``, if it can't be written.
+    The bytes are on the disk before the name is, so neither kill -9 nor a full disk leaves half a file; the temporary
+    file that a kill leaves is removed by the next command that writes there (``sweep``).  Its name cannot be guessed,
+    and it is a new file: nobody's link is followed.  A file that is replaced hands on its mode.
+    Raises ValueError if ``path`` is something else than a regular file, and OSError, which names it, if it cannot be
+    written.
     """
     check_regular(path)
     name = f".{path.stem[:30]}.partial.{HOST}.{os.getpid()}.{secrets.token_hex(8)}{path.suffix}"
@@ -60,9 +61,9 @@ def write_json(path: Path, content: Json) -> None:
 
 
 def sweep(folder: Path, *, everybodys: bool = False) -> None:
-    """Remove temporary files that killed processes of this machine have left in ``folder``.
+    """Remove the temporary files that processes of this machine have left in ``folder`` when they were killed.
 
-    ``everybodys``: also those of running processes and other machines; only for the holder of the folder's lock.
+    ``everybodys``: also those of living processes and of other machines: for who holds the folder's lock.
     """
     for path in folder.glob(".*.partial.*"):
         if (left := UNFINISHED.fullmatch(path.name)) and path.is_file() and not path.is_symlink():
@@ -73,14 +74,14 @@ def sweep(folder: Path, *, everybodys: bool = False) -> None:
 
 
 def check_regular(path: Path) -> None:
-    """Raises ValueError if ``path`` exists and isn't a regular file, but a link, a folder or a device."""
+    """Raises ValueError if there is something at ``path`` that is no regular file: a link, a folder or a device."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "not a regular file"
-        raise ValueError(f"{path} is {kind}; only regular files can be replaced")
+        kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "no regular file"
+        raise ValueError(f"{path} is {kind}; only regular files are replaced")
 
 
 def digest(tensors: Mapping[str, Tensor], data: str = "") -> str:
-    """The sha256 of named tensors, in any order, and of the digest of their ``data``, if given."""
+    """The sha256 of tensors and their names, whatever the order of these, and of the digest of ``data``, if any."""
     result = hashlib.sha256(f"dict {len(tensors)}\n{data}".encode())
     for name in sorted(tensors, key=repr):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -90,18 +91,19 @@ def digest(tensors: Mapping[str, Tensor], data: str = "") -> str:
 
 
 def seal(tensors: dict[str, Tensor], data: str = "") -> bytes:
-    """A safetensors file of ``tensors``, with a digest of them and of the training ``data`` in its metadata."""
-    # A single entry, because the library writes several in any order, and equal weights must be equal bytes.
-    # Copies, because the library rejects weights that two layers share.
+    """A safetensors file of ``tensors``, with a digest of them, and of the ``data`` that made them, in its metadata."""
+    # One entry alone, because the library writes several in any order, and the same weights are the same bytes.
+    # As copies, because the library refuses weights that two layers share.
     copies = {name: tensor.clone() for name, tensor in tensors.items()}
     return save(copies, metadata={"sha256": digest(tensors, data)})
 
 
 def read_tensors(path: Path, data: str = "") -> dict[str, Tensor]:
-    """The tensors of a safetensors file; a digest, if the file has one, proves that they weren't changed.
+    """The tensors of a safetensors file, which are those that were written; in a file without a digest, who knows.
 
-    ``data``: the digest of the training data.
-    Raises ValueError if the file can't be read, was changed, belongs to other data, or has numbers that aren't finite.
+    ``data``: the digest of the data that should have made them.
+    Raises ValueError if it cannot be read, is not as it was written, was made by other data, or has numbers that are
+    not finite.
     """
     with opened_as("the weights of this run", path):
         with safe_open(path, "pt") as file:
@@ -116,7 +118,10 @@ def read_tensors(path: Path, data: str = "") -> dict[str, Tensor]:
 
 
 def save_checkpoint(content: Json, path: Path) -> None:
-    """Write tensors, numbers and text with ``torch.save``, and append the file's sha256."""
+    """Write tensors, numbers and text as torch does, and the file's sha256 after them.
+
+    Raises what ``torch.save`` does.
+    """
     torch.save(content, path)
     seal = SEAL + hashlib.sha256(np.memmap(path, mode="r").data).hexdigest().encode()
     with path.open("ab") as file:
@@ -124,9 +129,9 @@ def save_checkpoint(content: Json, path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> Json:
-    """The content of a checkpoint; one without a sha256 is read unchecked.
+    """What ``save_checkpoint`` wrote; a file without a sha256 is read as it is.
 
-    Raises ValueError if it can't be read, or was changed.
+    Raises ValueError if it cannot be read, or is not as it was written.
     """
     with opened_as("a checkpoint", path):
         content = np.memmap(path, mode="r")
@@ -140,11 +145,11 @@ def read_checkpoint(path: Path) -> Json:
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
-    """Raises ValueError, before any work starts, if a command can't or mustn't write ``out``."""
+    """Raises ValueError, before any work, if a command may not write ``out``: the rule for all that they write."""
     check_regular(out)
     if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists; choose another name, or replace it with --overwrite (overwrite=True)")
+        raise ValueError(f"{out} exists; --overwrite (overwrite=True) replaces it, or give another name")
     folder = out.absolute().parent
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        raise ValueError(f"{out} cannot be written: {out.parent} is not a folder with write permission")
+        raise ValueError(f"{out} cannot be written: {out.parent} is not a folder that you may write into")
     sweep(folder)

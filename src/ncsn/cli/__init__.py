@@ -1,6 +1,6 @@
-"""The commands of ``ncsn``: one callable dataclass each, with a field for every option.
+"""What the command ``ncsn`` can do: one dataclass each, whose fields are its options, and which is called to do it.
 
-Torch is imported only when a command runs, so that ``--help`` responds immediately.
+Torch is imported when one is called, so that ``--help`` answers at once.
 """
 
 import sys
@@ -9,7 +9,7 @@ from ncsn.machine.interrupts import quit_on_signals as quit_on_signals
 
 
 def program() -> None:
-    """Run the command line; Ctrl-C and SIGTERM end it with one line, even during imports."""
+    """The command line of a process that Ctrl-C and SIGTERM end in one line, from its first import on."""
     quit_on_signals()
     from ncsn.cli.main import main
 

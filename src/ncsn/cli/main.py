@@ -1,4 +1,7 @@
-"""The command ``ncsn`` and its subcommands."""
+"""The command ``ncsn``: one dataclass for each of its commands, whose fields are the options.
+
+Torch is imported when a command runs, so that ``--help`` answers at once.
+"""
 
 import functools
 import operator
@@ -21,7 +24,7 @@ COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (*MAKERS, *
 
 
 def main(args: list[str]) -> None:
-    """Run the command that ``args`` name."""
+    """Run the command that ``args`` ask for."""
     if args == ["--version"]:
         print(f"ncsn {__version__}")
         return

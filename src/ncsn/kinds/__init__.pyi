@@ -15,4 +15,5 @@ from .signals import Scale as Scale
 from .tables import TABLES as TABLES
 from .tables.columns import Columns as Columns
 from .tables.conditional import ConditionalModel as ConditionalModel
+from .tables.imputation import ImputedTable as ImputedTable
 from .transform import Transform as Transform

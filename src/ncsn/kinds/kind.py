@@ -416,7 +416,9 @@ class Kind(ABC, Generic[R]):
         """Endless random batches to train the model on."""
         return batches(drawing.examples, drawing.size, drawing.labels, flip=drawing.flip, generator=drawing.generator)
 
-    def held_out_batches(self, model: ScoreModel, examples: Batch) -> Callable[[torch.Generator], Iterator[Batch]]:
+    def held_out_batches(
+        self, data: Dataset, model: ScoreModel, examples: Batch
+    ) -> Callable[[torch.Generator], Iterator[Batch]]:
         """Batches of held-out examples, the same at every report, given the generator that also draws their noise."""
 
         def draw(generator: torch.Generator) -> Iterator[Batch]:

@@ -381,7 +381,7 @@ class Judge:
         kind, examples = lesson.data.kind, lesson.held_out
         examples = examples if state.model.num_classes else Batch(examples.x)
         self.kind, self.state, self.noise, self.device = kind, state, lesson.plan.noise, examples.x.device
-        self.batches = kind.held_out_batches(state.average, examples)
+        self.batches = kind.held_out_batches(lesson.data, state.average, examples)
 
     @torch.no_grad()
     def report(self, step: int, loss: float | None, seconds: float) -> Row:

@@ -20,7 +20,7 @@ from ncsn.kinds.tables.conditional import Condition, ConditionalModel, Mixture
 from ncsn.kinds.tables.frames import frame_in, frame_of, numbers_of
 from ncsn.kinds.tables.imputation import cell_coverage, impute_frame, impute_rows, impute_table
 from ncsn.kinds.tables.judge import TableRuler, show_rows
-from ncsn.kinds.tables.missing import affordable_rows, draw_masks, fit_mixture, mask_batches
+from ncsn.kinds.tables.missing import affordable_rows, draw_masks, fill_or_unmark, fit_mixture, mask_batches
 from ncsn.kinds.tables.read import write_frame
 from ncsn.kinds.tables.table import table_of_array
 from ncsn.kinds.transform import Transform
@@ -62,14 +62,19 @@ class Tables(Kind[Run]):
         drawn = super().batches(data, model, reading, drawing)
         if not isinstance(model, ConditionalModel):
             return drawn
-        return mask_batches(model, drawn, data.train, drawing.generator)
+        marks = len(columns_of(data.transform, 0).marks)
+        return mask_batches(model, drawn, data.train, drawing.generator, marks=marks)
 
-    def held_out_batches(self, model: ScoreModel, examples: Batch) -> Callable[[torch.Generator], Iterator[Batch]]:
+    def held_out_batches(
+        self, data: Dataset, model: ScoreModel, examples: Batch
+    ) -> Callable[[torch.Generator], Iterator[Batch]]:
         """Half of the held-out rows are for the joint density, and half for conditionals with masks that stay."""
         if not isinstance(model, ConditionalModel):
-            return super().held_out_batches(model, examples)
+            return super().held_out_batches(data, model, examples)
         generator = torch.Generator(examples.x.device).manual_seed(1)
         rows = next(batches(examples.x, affordable_rows(examples.x, sum(self.held_out)), generator=generator)).x
+        if marks := len(columns_of(data.transform, 0).marks):
+            rows = fill_or_unmark(rows, marks, generator)
         batch = draw_masks(model, rows, generator, joint=0.5)
         return lambda _: iter([batch])
 

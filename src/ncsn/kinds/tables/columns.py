@@ -397,6 +397,8 @@ def learn_columns(
     names: Sequence[str],
     categories: Mapping[str, tuple[str, ...]] | None = None,
     dates: Sequence[str] = (),
+    *,
+    every: Float[Tensor, "m d"] | None = None,
 ) -> Columns:
     """The columns in which ``x`` has mean 0 and standard deviation 1, or normal scores; NaN says nothing.
 
@@ -405,15 +407,19 @@ def learn_columns(
     than six deviations away then becomes its normal scores.
 
     ``categories``: the texts of columns of 0, 1, …, which are listed however many they are.
+    ``every``: all rows of the table, held-out ones too, whose values must be possible; by default ``x``.
     Raises ValueError if a column is constant, naming it.
     """
     texts, known = categories or {}, [column[~column.isnan()] for column in x.T.cpu()]
     constant = [name for name, column in zip(names, known, strict=True) if is_constant(column)]
     if constant:
         raise ValueError(f"column {', '.join(constant)} is constant, so it has no density; leave it out")
+    seen = [column[~column.isnan()].double().numpy() for column in (x if every is None else every).T.cpu()]
     columns = [
-        replace(learn_column(column, name, category=name in texts), categories=texts.get(name, ()), date=name in dates)
-        for name, column in zip(names, known, strict=True)
+        replace(
+            learn_column(*each, category=each[1] in texts), categories=texts.get(each[1], ()), date=each[1] in dates
+        )
+        for each in zip(known, names, seen, strict=True)
     ]
     return Columns(columns=tuple(columns), single=x.dtype == torch.float32)
 
@@ -424,8 +430,8 @@ def is_constant(x: Float[Tensor, "n"]) -> bool:
     return not bool(exact.std() > (1e-15 if x.dtype == torch.float64 else 1e-7) * exact.mean().abs())
 
 
-def learn_column(x: Float[Tensor, "n"], name: str, *, category: bool) -> AnyColumn:
-    """One column, by its type and its normal scores."""
+def learn_column(x: Float[Tensor, "n"], name: str, seen: Float64[np.ndarray, "m"], *, category: bool) -> AnyColumn:
+    """One column, by its type and its normal scores.  ``seen``: all numbers that it must be able to have."""
 
     def place(v: Numbers, column: AnyColumn) -> AnyColumn:
         """The column with the location and scale of v, in the precision of x."""
@@ -435,7 +441,7 @@ def learn_column(x: Float[Tensor, "n"], name: str, *, category: bool) -> AnyColu
     numbers = exact.numpy()
     if len(x) < FEW:  # then cells cannot be told from chance
         return place(exact, Real(name=name, shift=0, scale=1))
-    column = type_of(numbers, name, single=x.dtype == torch.float32, category=category)
+    column = type_of(numbers, name, np.unique(seen), single=x.dtype == torch.float32, category=category)
     column = place(exact, column)
     share, places = ties(numbers)
     v, low, high = (column.enter(exact, place) for place in (torch.from_numpy(places), 0.0, 1.0))
@@ -454,12 +460,17 @@ def learn_column(x: Float[Tensor, "n"], name: str, *, category: bool) -> AnyColu
     return replace(column, knots=((), ()) if start == end else (start, end), bounds=bounds)
 
 
-def type_of(x: Float64[np.ndarray, "n"], name: str, *, single: bool, category: bool) -> AnyColumn:
-    """The type of a column, whose location and scale are still to be found; ``single``: of single precision."""
-    distinct, counts = np.unique(x, return_counts=True)
-    whole = bool((x == x.round()).all() and abs(x).max() < 2**52)
+def type_of(
+    x: Float64[np.ndarray, "n"], name: str, distinct: Float64[np.ndarray, "k"], *, single: bool, category: bool
+) -> AnyColumn:
+    """The type of a column, whose location and scale are still to be found.
+
+    ``distinct``: all values that it must be able to have.  ``single``: of single precision.
+    """
+    values, counts = np.unique(x, return_counts=True)
+    whole = bool((distinct == distinct.round()).all() and abs(distinct).max() < 2**52)
     decimals = next((d for d in range(1, 7) if not whole and has_decimals(x, d, single=single)), -1)
-    atoms = distinct[counts > max(5, ATOM * len(x))]
+    atoms = values[counts > max(5, ATOM * len(x))]
     # Of whole numbers others between may be missing among the rows, but of two alone nothing is.
     if category or (whole and len(distinct) > 2 and distinct[-1] - distinct[0] < FEW):
         values = np.arange(0.0 if category else distinct[0], distinct[-1] + 1)

@@ -69,18 +69,20 @@ def impute_rows(
     columns, possible = columns_of(run.transform, x.shape[1]), run.transform.possible(x)
     z, missing = run.transform.forward(x, generator).float(), x.isnan()
     hidden = missing | ~possible
-    # Gaps are drawn as if they were missing at random, so marks have no say.
-    z = torch.cat([z[:, : x.shape[1]].masked_fill(hidden, torch.nan), torch.full_like(z[:, x.shape[1] :], ABSENT)], 1)
+    # Gaps are drawn as if they were missing at random, so marks have no say; where nothing is known, all are 0.
+    marks = run.transform.forward(torch.zeros_like(x[:1])).float()[:, x.shape[1] :]
+    z = torch.cat([z[:, : x.shape[1]].masked_fill(hidden, torch.nan), marks.where(hidden.all(1)[:, None], ABSENT)], 1)
+    empty = z.isnan().all(1)
     draws, wanted = x.repeat(n, 1, 1), missing.any(1) & (possible.all(1) if skip else True)
     # Rows of gaps only, and all others.
     parts = [
-        (empty, part)
-        for empty, rows in ((False, wanted & ~hidden.all(1)), (True, wanted & hidden.all(1)))
+        (is_empty, part)
+        for is_empty, rows in ((False, wanted & ~empty), (True, wanted & empty))
         for part in torch.split(rows.nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
         if len(part)
     ]
-    for empty, part in bar(parts, f"{len(x)} rows"):
-        if empty:
+    for is_empty, part in bar(parts, f"{len(x)} rows"):
+        if is_empty:
             *_, last = run.steps(n * len(part), seed=generator).states
             drawn = last.x.view(n, len(part), -1)
         else:

@@ -213,11 +213,29 @@ def draw_masks(
     return Batch(clean, given=model.condition(given, noise))
 
 
+def fill_or_unmark(x: Float[Tensor, "b e"], marks: int, generator: torch.Generator) -> Float[Tensor, "b e"]:
+    """Rows whose last columns mark missing cells, for two lessons: the first half is for where cells are missing.
+
+    Missing cells there are noise, because an absent cell would tell the network what its mark is.  The other rows lose
+    their marks, and are for conditionals of values that are missing at random.
+    """
+    filled = torch.where(x.isnan(), noise_like(x, generator), x)
+    unmarked = torch.cat([x[:, : x.shape[1] - marks], torch.full_like(x[:, x.shape[1] - marks :], torch.nan)], 1)
+    half = -(-len(x) // 2)
+    return torch.cat([filled[:half], unmarked[half:]])
+
+
 def mask_batches(
-    model: ConditionalModel, batches: Iterator[Batch], train: Float[Tensor, "n d"], generator: torch.Generator
+    model: ConditionalModel,
+    batches: Iterator[Batch],
+    train: Float[Tensor, "n d"],
+    generator: torch.Generator,
+    *,
+    marks: int = 0,
 ) -> Iterator[Batch]:
     """Batches of a table, masked at random.
 
+    ``marks``: how many columns at the end mark missing cells.
     ``train``: all its rows.  Where a matrix for each row with gaps would take longer than the network, a batch has
     fewer rows, each of them several times, with other noise.
     """
@@ -227,5 +245,6 @@ def mask_batches(
     joint, noisy = max(JOINT, 1 / d), noisy_share(n)
     for batch in batches:
         rows = batch.x[: -(-len(batch.x) // often)]
+        rows = fill_or_unmark(rows, marks, generator) if marks else rows
         masked = draw_masks(model, rows, generator, joint=joint, noisy=noisy, dropped=DROPPED)
         yield masked._replace(x=masked.x.repeat_interleave(often, 0))

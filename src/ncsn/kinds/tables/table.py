@@ -111,8 +111,9 @@ class Table:
         return table.keep_varying(learned.numpy()), (validation, test, learned)
 
     def merge_rare_categories(self) -> "Table":
-        """Rare texts become one category; columns that have few others are left out."""
+        """Rare texts become one category, unless the frame declares them; columns of few others are left out."""
         rows, categories, kept = self.rows.copy(), dict(self.categories), np.ones(len(self.names), bool)
+        declared = {name_of(field.label) for field in self.fields if field.dtype == "category"}
         for place, name in enumerate(self.names):
             if name not in categories:
                 continue
@@ -122,7 +123,7 @@ class Table:
             rank = np.argsort(np.argsort(-counts, kind="stable"))
             rare = (counts < MIN_ROWS_OF_CATEGORY) | ((len(values) > MAX_CATEGORIES) & (rank >= MAX_CATEGORIES - 1))
             kept[place] = counts[rare].sum() <= known.sum() / 2
-            if kept[place] and rare.sum() > 1:
+            if kept[place] and rare.sum() > 1 and name not in declared:
                 listed = [value for value, few in zip(values, rare, strict=True) if not few and value != OTHER]
                 number = {value: i for i, value in enumerate(listed)}
                 new = np.array([number.get(value, len(listed)) for value in values])
@@ -236,7 +237,8 @@ def rows_of(name: str, table: Table, *, keep_missing: bool = False) -> Dataset:
     table, parts = replace(table, keep_missing=keep_missing).split(generator)
     rows = torch.from_numpy(table.rows)
     texts = {name: table.categories[name] for name in table.names if name in table.categories}
-    columns = replace(learn_columns(rows[parts[-1]], table.names, texts, table.dates), fields=table.fields)
+    columns = learn_columns(rows[parts[-1]], table.names, texts, table.dates, every=rows)
+    columns = replace(columns, fields=table.fields)
     if table.keep_missing:
         columns = replace(columns, marks=learn_marks(rows[parts[-1]], table.names))
     # Single values lie anywhere in their cells.

@@ -1,0 +1,421 @@
+"""DataFrames in, DataFrames out: dtypes, given values, gaps, what is refused; files of the command line too."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from helpers import conditional_run, refusal, unchecked, z_score
+from sklearn import datasets
+
+import ncsn
+from ncsn.cli import main as cli
+from ncsn.evaluation import evaluate
+from ncsn.kinds import ImputedTable, Reading, dataset_of
+
+RNG, N = np.random.default_rng(0), 800
+AGE, SEX, DAYS = RNG.integers(18, 90, N), RNG.random(N) < 0.4, RNG.integers(0, 600, N)
+ZONED = pandas.Series(
+    pandas.Timestamp("2024-03-01 12:00", tz="Europe/Berlin") + pandas.to_timedelta(37 * DAYS, unit="h")
+)
+GAPS = {"kids": 0.1, "region": 0.2, "seen": 0.1, "maybe": 0.1, "share": 0.1}
+COLUMNS: dict[Any, Any] = {
+    "age": pandas.array(AGE, dtype="int16"),
+    "income": np.exp(8 + SEX + 0.5 * RNG.standard_normal(N)).astype("float32"),
+    "sex": pandas.Categorical(np.where(SEX, "F", "M"), ["X", "M", "F"], ordered=True),
+    "region": pandas.array(RNG.choice(["Bonn", "Kiel", "Ulm"], N), dtype="string"),
+    "kids": pandas.array(RNG.poisson(AGE / 40), dtype="Int64"),
+    "seen": ZONED.astype("datetime64[ms, Europe/Berlin]").array,
+    "born": [str(day) for day in (pandas.Timestamp("1990-01-01") + pandas.to_timedelta(DAYS, unit="D")).date],
+    "day": (pandas.Timestamp("1990-01-01") + pandas.to_timedelta(DAYS, unit="D")).date,
+    "member": AGE > 60,
+    "maybe": pandas.array(RNG.random(N) < 0.5, dtype="boolean"),
+    "grade": pandas.Categorical(RNG.integers(1, 5, N), [4, 3, 2, 1]),
+    "share": RNG.beta(2, 2, N),
+    "id": [f"k{i:04}" for i in range(N)],
+    7: np.where(RNG.random(N) < 0.5, "low", "high").astype(object),
+}
+FRAME = pandas.DataFrame(COLUMNS, index=[f"row {i}" for i in range(N)])
+WHOLE = FRAME.copy()
+for column, rate in GAPS.items():
+    FRAME.loc[RNG.random(N) < rate, column] = None
+KNOWN = FRAME.drop(columns="id")
+
+
+def assert_alike(new: pandas.DataFrame, old: pandas.DataFrame) -> None:
+    """The same columns in the same order, with the same dtypes."""
+    assert [*new.columns] == [*old.columns]
+    for name in old:
+        assert new[name].dtype == old[name].dtype, name
+        if old[name].dtype == object:
+            assert {*map(type, new[name].dropna())} == {*map(type, old[name].dropna())}, name
+
+
+def assert_filled(filled: pandas.DataFrame, old: pandas.DataFrame) -> None:
+    """Observed cells and the index are as they were, and no cell is missing."""
+    assert_alike(filled, old)
+    assert filled.index.equals(old.index)
+    for name in old:
+        there = old[name].notna()
+        pandas.testing.assert_series_equal(filled[name][there], old[name][there])
+        assert filled[name].notna().all(), name
+
+
+def command(line: str) -> None:
+    cli.main([*line.split(), "--device", "cpu"])
+
+
+@pytest.fixture(scope="module")
+def run() -> ncsn.Run:
+    return ncsn.fit(FRAME, steps=30, quiet=True)
+
+
+def test_samples_are_like_the_frame_and_stay_so_when_the_run_is_loaded(run: ncsn.Run, tmp_path: Path) -> None:
+    made = run.sample(100, seed=3)
+    assert_alike(made, KNOWN)
+    for name in ("sex", "region", "grade", 7, "day", "born"):
+        assert {*made[name]} <= {*KNOWN[name]} or name in ("day", "born"), name
+    run.save(tmp_path / "run")
+    pandas.testing.assert_frame_equal(ncsn.load(tmp_path / "run").sample(100, seed=3), made)
+    filled = run.impute(FRAME, 3, seed=1)
+    assert_filled(filled.frame(), FRAME)  # type: ignore[attr-defined]
+    again = ncsn.load(tmp_path / "run").impute(FRAME, 3, seed=1)
+    assert torch.equal(again.draws, filled.draws)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"sex": "F"},
+        {"sex": "M", "age": 40, 7: "low"},
+        {"income": 2345.5, "grade": 3, "member": True, "maybe": False},
+        {"seen": KNOWN["seen"].dropna().iloc[5], "born": "1990-05-17", "day": KNOWN["day"].iloc[9], "kids": 2},
+    ],
+    ids=str,
+)
+def test_given_values_are_exact_and_the_others_are_drawn(given: dict[Any, Any], run: ncsn.Run) -> None:
+    made = run.sample(30, given=given, seed=2)
+    assert_alike(made, KNOWN)
+    for name, value in given.items():
+        assert (made[name] == value).all(), name
+    assert made["share"].nunique() > 20
+
+
+def test_rows_that_satisfy_a_condition_are_drawn_until_there_are_enough(run: ncsn.Run, capsys: Any) -> None:
+    made = run.sample(150, where="sex == 'F' and age > 30", given={"maybe": True})
+    assert_alike(made, KNOWN)
+    assert (len(made), {*made["sex"]}, {*made["maybe"]}, int(made["age"].min()) > 30) == (150, {"F"}, {True}, True)
+    assert "samples satisfy" in capsys.readouterr().out
+
+
+def test_gaps_of_a_frame_are_filled_in_and_nothing_else(run: ncsn.Run) -> None:
+    filled = run.impute(FRAME, 20)
+    assert isinstance(filled, ImputedTable)
+    gaps = FRAME.isna()
+    frames = filled.frames(20)
+    for frame in (filled.frame(), *frames[:3]):
+        assert_filled(frame, FRAME)
+    drawn = np.stack([frame["share"][gaps["share"]] for frame in frames])
+    np.testing.assert_allclose(filled.frame()["share"][gaps["share"]], drawn.mean(0))
+    spread, (low, high) = filled.spread(), filled.interval(0.9)
+    np.testing.assert_allclose(spread["share"][gaps["share"]], drawn.std(0, ddof=1))
+    most = np.array(
+        [
+            (np.array(each) == guess).mean()
+            for each, guess in zip(
+                zip(*(frame["region"][gaps["region"]] for frame in frames), strict=True),
+                filled.frame()["region"][gaps["region"]],
+                strict=True,
+            )
+        ]
+    )
+    np.testing.assert_allclose(spread["region"][gaps["region"]], most)
+    assert (spread.notna() == gaps[spread.columns]).all().all()
+    # Of 20 draws, 5 % lie below the first to second one.
+    ordered = np.sort(drawn, 0)
+    np.testing.assert_allclose(low["share"][gaps["share"]], 0.95 * ordered[0] + 0.05 * ordered[1])
+    assert (low["seen"] <= high["seen"]).all()
+    assert low["seen"].dtype == FRAME["seen"].dtype
+    assert not {"region", "sex", "maybe"} & {*low.columns}
+    with pytest.raises(ValueError, match="impute\\(rows, 199\\)"):
+        filled.interval(0.99)
+    with pytest.raises(ValueError, match="20 draws"):
+        filled.frames(21)
+
+
+def test_columns_may_be_absent_or_unknown_and_a_dict_is_as_good_as_a_frame(run: ncsn.Run, capsys: Any) -> None:
+    some = FRAME[["region", "age"]][:4].assign(note="?!", region=[None, "Ulm", "Bonn", None])
+    filled = run.impute(some, 2).frame()  # type: ignore[attr-defined]
+    assert [*filled.columns] == ["region", "age", "note", *(name for name in KNOWN if name not in some)]
+    assert "note" in capsys.readouterr().err
+    for name in KNOWN.columns.difference(["region", "age"], sort=False):
+        assert filled[name].dtype == KNOWN[name].dtype, name
+    assert filled.index.equals(some.index)
+    assert filled.notna().all().all()
+    values = {name: WHOLE[name][:3].tolist() for name in KNOWN}
+    options: Any = {"probes": 1, "tolerance": 0.3}
+    density = run.log_prob(WHOLE[:3].iloc[:, ::-1], **options)
+    assert density.index.equals(WHOLE.index[:3])
+    values["seen"] = WHOLE["seen"][:3]
+    assert density.tolist() == run.log_prob(values, **options).tolist()
+    rows = run.impute({"age": [30, None], "sex": ["F", None]}, 2).frame()  # type: ignore[attr-defined]
+    assert rows["sex"][0] == "F"
+    assert set(rows["sex"]) <= {"F", "M"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ({"region": ["Ulm", "XX"]}, r"region 'XX' \(row 2\) is not among Bonn, Kiel, Ulm"),
+        ({"grade": [1, 9]}, r"grade 9 \(row 2\) is not among "),
+        ({"age": [20.5]}, r"age 20.5 \(row 1\) is no whole number between"),
+        ({"share": [1e9]}, r"share 1000000000.0 \(row 1\) is not between"),
+        ({"age": [1, "old"]}, r"age 'old' \(row 2\) is no number"),
+        ({"born": ["1990-01-01", "May"]}, r"born 'May' \(row 2\) is no date"),
+        ({"seen": ["2024-03-01"]}, "Europe/Berlin"),
+        ({"ages": [1]}, "ages; those of the run are age, income"),
+        ({"age": 40}, "dict of columns"),
+        (KNOWN["age"], "to_frame"),
+        (KNOWN[:0], "0 rows"),
+        (KNOWN[["age", "age"]], "'age'"),
+        (KNOWN.set_axis(pandas.MultiIndex.from_product([["a"], KNOWN.columns]), axis=1), "MultiIndex"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_rows_that_a_run_cannot_take_are_refused_in_the_users_words(rows: Any, why: str, run: ncsn.Run) -> None:
+    for call in (run.impute, run.log_prob):
+        with pytest.raises(ValueError, match=rf"^[^\n]*{why}[^\n]*$"):
+            call(rows)
+
+
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        (lambda run: run.sample(3, given={"town": "Ulm"}), "given has town; the run has age"),
+        (lambda run: run.sample(3, given={"id": "k1"}), "given has id"),
+        (lambda run: run.sample(3, given={"sex": None}), "no value of sex"),
+        (lambda run: run.sample(3, given={}), "given is"),
+        (lambda run: run.sample(3, given={name: WHOLE[name].iloc[0] for name in KNOWN}), "all columns"),
+        (lambda run: run.sample(3, given={"region": "XX"}), "'XX'"),
+        (lambda run: run.sample(3, given={"sex": "F"}, levels=3), "levels"),
+        (lambda run: run.sample(3, where="agee > 3"), "agee"),
+        (lambda run: run.sample(3, where="age"), "condition"),
+        (lambda run: run.impute(FRAME, unseen="no"), "unseen"),
+        (lambda run: run.log_prob(WHOLE[:2].assign(age=pandas.array([1, None]))), r"age \(row 2\) is missing"),
+        (lambda run: evaluate(run, KNOWN[::-1]), "give the same"),
+        (lambda run: ncsn.load("mnist", device="cpu").sample(1, given={"sex": "F"}), "images"),
+        (lambda _: conditional_run(torch.eye(2)).sample(3, where="a > 1"), "array"),
+        (lambda _: ncsn.Run.of(lambda x, s: -x, (2,), sigma_max=9.0, sigma_min=0.1).sample(3, given={"0": 1}), "cond"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_what_python_users_get_wrong_with_a_table(call: Callable[[Any], Any], why: str, run: ncsn.Run) -> None:
+    with unchecked(), pytest.raises(ValueError, match=why):
+        call(run)
+
+
+def test_a_condition_that_hardly_a_sample_satisfies_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = pandas.DataFrame({"a": RNG.standard_normal(200), "b": RNG.standard_normal(200)})
+    run = ncsn.fit(frame, steps=1, quiet=True)
+    monkeypatch.setattr("ncsn.kinds.tables.choosing.PATIENCE", 2)
+    with pytest.raises(ValueError, match="0 of 2,000 samples satisfy 'a > 100'"):
+        run.sample(3, where="a > 100", levels=2)
+
+
+@pytest.mark.parametrize(
+    ("column", "why"),
+    [
+        (pandas.to_timedelta(DAYS, unit="D"), "x has dtype timedelta"),
+        (1j * DAYS, "x has dtype complex"),
+        (pandas.period_range("2020-01", periods=N, freq="M"), "x has dtype period"),
+        (pandas.cut(AGE, 4), "x has dtype category"),
+        ([[1], [2]] * (N // 2), "x has dtype object"),
+        ([1, "a"] * (N // 2), "x has dtype object"),
+    ],
+    ids=["timedelta", "complex", "period", "interval", "lists", "mixed"],
+)
+def test_other_dtypes_are_refused_by_name(column: Any, why: str) -> None:
+    with pytest.raises(ValueError, match=rf"^[^\n]*{why}[^\n]*allowed are numbers, booleans, text, dates[^\n]*$"):
+        ncsn.fit(pandas.DataFrame({"age": AGE, "x": column}), steps=1)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (KNOWN["age"], "to_frame"),
+        (pandas.DataFrame(), "0 rows and 0 columns"),
+        (KNOWN[:0], "0 rows"),
+        (pandas.DataFrame({"a": [math.nan] * 50, "b": None}), "all of whose cells are missing"),
+        (KNOWN[["age", "age"]], "name of its own"),
+        (KNOWN.set_axis(pandas.MultiIndex.from_product([["a"], KNOWN.columns]), axis=1), "MultiIndex"),
+    ],
+    ids=["series", "nothing", "no rows", "no values", "two of a name", "multiindex"],
+)
+def test_what_is_no_table_is_refused(data: Any, why: str) -> None:
+    with pytest.raises(ValueError, match=rf"^[^\n]*{why}[^\n]*$"):
+        ncsn.fit(data, steps=1, quiet=True)
+
+
+def test_unseen_values_are_gaps_or_leave_their_rows_as_they_are(run: ncsn.Run) -> None:
+    rows = WHOLE[:3].assign(region=["XX", "Ulm", None], share=[0.5, 1e9, 0.5], kids=pandas.array([None, None, 1]))
+    filled = run.impute(rows, 3, unseen="missing").frame()  # type: ignore[attr-defined]
+    assert filled["region"].iloc[0] in ("Bonn", "Kiel", "Ulm")
+    assert (filled["region"].iloc[1], filled["share"].tolist()) == ("Ulm", [0.5, 1e9, 0.5])
+    assert filled.notna().all().all()
+    skipped = run.impute(rows, 3, unseen="skip").frame()  # type: ignore[attr-defined]
+    assert skipped["region"].tolist()[:2] == ["XX", "Ulm"]
+    assert skipped["kids"].isna().tolist() == [True, True, False]
+    assert skipped["region"].iloc[2] in ("Bonn", "Kiel", "Ulm")
+    array = conditional_run(torch.eye(3))
+    numbers = torch.tensor([[1e30, math.nan, 0.0]])
+    assert array.impute(numbers, 2, unseen="missing").draws[:, 0, 0].tolist() == [numbers[0, 0]] * 2
+
+
+def test_a_frame_is_evaluated() -> None:
+    wide = pandas.concat([KNOWN[["age", "sex", "kids"]]] * 2, ignore_index=True).assign(x=RNG.standard_normal(2 * N))
+    other = ncsn.fit(wide, steps=2, quiet=True)
+    assert evaluate(other, wide, levels=4).report()["n"] == len(dataset_of(wide).test)
+
+
+def test_the_command_keeps_dtypes_and_draws_given_values(
+    run: ncsn.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    FRAME.rename(columns=str).to_parquet("people.parquet")
+    command("train people.parquet --steps 5 --samples 5 --out run --keep-missing")
+    old = pandas.read_parquet("people.parquet")
+    command("sample run -n 40 --given sex=F,age=40 --out new.parquet")
+    new = pandas.read_parquet("new.parquet")
+    assert_alike(new, old.drop(columns="id"))
+    assert (len(new), {*new["sex"]}, {*new["age"]}) == (40, {"F"}, {40})
+    command("sample run -n 400 --out more.parquet")
+    more = pandas.read_parquet("more.parquet")
+    assert_alike(more, old.drop(columns="id"))
+    assert more["region"].isna().any()
+    command("impute run people.parquet -n 2 --out filled.parquet --draws draws.parquet")
+    assert_filled(pandas.read_parquet("filled.parquet")[[*old.columns]].set_axis(old.index), old)
+    draws = pandas.read_parquet("draws.parquet")
+    gaps = np.flatnonzero(old.isna().any(axis=1)) + 1
+    assert (draws["row"].tolist(), draws["draw"].tolist()) == (np.repeat(gaps, 2).tolist(), [1, 2] * len(gaps))
+    for words, why in (
+        ("--given sex", "NAME=VALUE"),
+        ("--given sex=Q", "not among"),
+        ("--given sex=F --steps 3", "steps"),
+    ):
+        assert why in refusal(capsys, *f"sample run --out x.csv {words} --device cpu".split())
+    assert ".csv" in refusal(capsys, "sample", "run", "--out", "x.npy", "--given", "sex=F", "--device", "cpu")
+
+
+def test_real_tables_come_back_as_they_were() -> None:
+    """With categories, whole numbers and gaps made of them."""
+    rng = np.random.default_rng(0)
+    for number, load in enumerate((datasets.load_iris, datasets.load_wine, datasets.load_diabetes)):
+        table = load(as_frame=True)
+        frame = table.frame.iloc[:, -5:].astype({table.frame.columns[-2]: "float32"})
+        if number < 2:
+            frame["target"] = pandas.Categorical.from_codes(frame["target"], table.target_names)
+        frame["rank"] = pandas.array(rng.integers(0, 40, len(frame)), dtype="Int64")
+        frame = frame.mask(rng.random(frame.shape) < 0.1).astype(frame.dtypes)
+        run = ncsn.fit(frame, steps=2, quiet=True)
+        assert_alike(run.sample(20, levels=4), frame)
+        assert_filled(run.impute(frame, 2).frame(), frame)  # type: ignore[attr-defined]
+
+
+def gappy(n: int = 1500) -> pandas.DataFrame:
+    """Where "b" is missing, "c" mostly is, too, and "b" is missing where "a" is large."""
+    a, b, c = np.random.default_rng(1).standard_normal((3, n))
+    together, chance = RNG.random((2, n))
+    missing = a > 0.5
+    frame = pandas.DataFrame({"a": a, "b": a + b, "c": c, "d": np.where(c > 0, "yes", "no")})
+    frame.loc[missing, "b"] = None
+    frame.loc[missing & (together < 0.9) | (chance < 0.05), "c"] = None
+    return frame
+
+
+@pytest.mark.slow
+def test_new_rows_have_gaps_as_often_and_in_the_same_places() -> None:
+    frame = gappy()
+    run = ncsn.fit(frame, steps=300, keep_missing=True, quiet=True)
+    new = run.sample(4000)
+    old, made = frame.isna(), new.isna()
+
+    def error(share: float) -> float:
+        """Three standard errors of the difference of two shares, and what training leaves."""
+        return 3 * math.sqrt(share * (1 - share) * (1 / len(new) + 1 / len(frame))) + 0.02
+
+    for name in ("b", "c"):
+        assert made[name].mean() == pytest.approx(old[name].mean(), abs=error(old[name].mean()))
+    assert not made[["a", "d"]].any().any()
+    # Independent gaps would fall together in a tenth of the rows.
+    assert (made["b"] & made["c"]).mean() > 0.6 * (old["b"] & old["c"]).mean()
+    assert (new["a"][made["b"]] > 0.5).mean() > 0.6
+    assert (new["a"][~made["b"]] > 0.5).mean() < 0.15
+    filled = run.impute(frame, 5).frame()  # type: ignore[attr-defined]
+    assert_filled(filled, frame)
+    assert np.corrcoef(filled["b"][old["b"]], frame["a"][old["b"]])[0, 1] > 0.3, "as if missing at random"
+
+
+def test_where_values_are_missing_is_learned_only_on_request(tmp_path: Path) -> None:
+    frame = gappy(400)
+    run = ncsn.fit(frame, steps=2, keep_missing=True, quiet=True)
+    assert run.recipe.shape == (6,)
+    assert_alike(run.sample(300), frame)
+    assert run.sample(300)[["b", "c"]].isna().any().all()
+    run.save(tmp_path / "run")
+    again = ncsn.load(tmp_path / "run")
+    pandas.testing.assert_frame_equal(again.sample(9), run.sample(9))
+    rows = frame.dropna()[:3]
+    options: Any = {"probes": 1, "tolerance": 0.3}
+    assert again.log_prob(rows, **options).tolist() == run.log_prob(rows, **options).tolist()
+    array = frame[["a", "b", "c"]].to_numpy()
+    assert bool(ncsn.fit(array, steps=2, keep_missing=True, quiet=True).sample(300)[:, 1:].isnan().any(0).all())
+    plain = ncsn.fit(frame, steps=2, quiet=True)
+    assert plain.recipe.shape == (4,)
+    assert plain.sample(50).notna().all().all()
+    for data, why in (
+        (torch.zeros(20, 1, 8, 8), "images"),
+        (frame[["a", "d"]], "no column misses"),
+        (dataset_of(frame), "Reading"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            ncsn.fit(data, steps=1, keep_missing=True, quiet=True)
+    assert dataset_of(frame, reading=Reading(keep_missing=True)).train.shape[1] == 6
+
+
+@pytest.mark.slow
+def test_given_values_lead_to_the_exact_conditionals_of_a_mixture() -> None:
+    means, shares = torch.tensor([[-5.0, -5.0, 0.0], [5.0, 5.0, 1.0], [5.0, -5.0, 3.0]]), torch.tensor([0.2, 0.5, 0.3])
+    made = conditional_run(torch.eye(3), means, shares, sigma_max=50.0).sample(4000, given={"2": 1.5})
+    assert bool((made[:, 2] == 1.5).all())
+    weights = (shares.log() - (1.5 - means[:, 2]).square() / 2).softmax(0)
+    part = torch.cdist(made[:, :2].float(), means[:, :2]).argmin(1)
+    for k, weight in enumerate(weights.tolist()):
+        assert float((part == k).double().mean()) == pytest.approx(
+            weight, abs=3 * (weight * (1 - weight) / 4000) ** 0.5
+        )
+    for i in (0, 1):
+        assert abs(z_score(made[:, i], float(weights @ means[:, i]))) < 3
+
+
+@pytest.mark.slow
+def test_given_values_lead_to_the_exact_conditionals_of_dice() -> None:
+    """Two dice, and whether the first shows more than three."""
+    first, second = np.random.default_rng(0).integers(1, 7, (2, 4000))
+    high = pandas.Categorical(np.where(first > 3, "yes", "no"))
+    run = ncsn.fit(pandas.DataFrame({"first": first, "second": second, "high": high}), steps=400, quiet=True)
+    even = [1 / 6] * 6
+    for given, expected in (
+        ({"high": "yes"}, {"first": [0, 0, 0, 1 / 3, 1 / 3, 1 / 3], "second": even}),
+        ({"high": "no", "second": 6}, {"first": [1 / 3, 1 / 3, 1 / 3, 0, 0, 0]}),
+        ({"second": 2}, {"first": even}),
+    ):
+        made = run.sample(600, given=given)
+        for name, shares in expected.items():
+            for face, share in enumerate(shares, 1):
+                # Training has seen about as many rows with these values.  What it rules out a network learns slowly.
+                error = 3 * math.sqrt(share * (1 - share) * 2 / 600)
+                assert (made[name] == face).mean() == pytest.approx(share, abs=error or 0.06), (given, name, face)
