@@ -29,7 +29,7 @@ from ncsn.kinds.images.read import stream
 from ncsn.kinds.kind import Drawing
 from ncsn.kinds.reading import Reading
 from ncsn.kinds.tables.columns import columns_of, learn_columns
-from ncsn.machine.interrupts import at_most
+from ncsn.machine.interrupts import limit_seconds
 from ncsn.networks import MLP
 from ncsn.posteriors import Measurement
 from ncsn.run import Recipe, Run
@@ -157,7 +157,7 @@ def test_shards_that_are_emptied_end_a_training_and_empty_ones_begin_none(tmp_pa
     batches = stream(images, Reading(), drawing)
     assert next(batches).x.shape == (16, 1, 6, 5)
     shard(tmp_path / "0.tar", range(0))
-    with at_most(20):
+    with limit_seconds(20):
         assert refused(lambda: [next(batches) for _ in range(200)], naming="0.tar")
         assert refused(lambda: ncsn.load_dataset(str(tmp_path)), naming="0.tar")
 
@@ -208,13 +208,13 @@ def test_a_transform_of_other_columns_is_refused_when_a_run_is_loaded(name: str,
     TRANSFORMS[name](content["recipe"]["transform"])
     for digest in (written, digest_of(content)):
         path.write_text(json.dumps(content | {"sha256": digest}))
-        with unchecked(), at_most(20):
+        with unchecked(), limit_seconds(20):
             assert refused(lambda: ncsn.load(table, device="cpu"), naming=str(table))
 
 
 @pytest.mark.parametrize("name", ["cost $a_{$", "$x$", "a" * 10**5, "\x1b[31mred", "two lines "])
 def test_any_name_of_a_column_can_be_drawn_and_printed(name: str, tmp_path: Path) -> None:
-    with at_most(20):
+    with limit_seconds(20):
         figure = ncsn.plots.columns(rows(50), rows(50), [name, *COLUMNS[1:]], tmp_path / "x.png")
     title = figure.axes[0].get_title()
     assert title[:5] == name[:5].replace("\x1b", "?")
@@ -226,7 +226,7 @@ def test_any_name_of_a_column_can_be_drawn_and_printed(name: str, tmp_path: Path
 @pytest.mark.parametrize("columns", ["1", "2"])
 def test_help_ends_in_a_narrow_terminal(columns: str, monkeypatch: pytest.MonkeyPatch, capsys: Printed) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    with at_most(20), pytest.raises(SystemExit, match=r"^0$"):
+    with limit_seconds(20), pytest.raises(SystemExit, match=r"^0$"):
         cli.main(["info", "--help"])
     assert "--device" in capsys.readouterr().out
 

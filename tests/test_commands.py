@@ -535,7 +535,7 @@ def test_info_says_what_a_run_is(run: Path, capsys: Printed) -> None:
         ("sample RUN --foo", "--foo"),
         ("sample RUN --out taken.png", "--overwrite"),
         ("sample RUN --out no/x.png", "no is not a folder"),
-        ("sample RUN -n 10001 --out x.png", "10000"),
+        ("sample RUN -n 10001 --out x.png", "10,000"),
         ("sample RUN --class ''", "label is ''"),
         ("sample POINTS --out x.png", ".csv, .tsv, .parquet, .npz, .npy"),
         ("sample POINTS --out x.gif", ".csv"),

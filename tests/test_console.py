@@ -13,7 +13,7 @@ import pytest
 from ncsn.cli import console
 from ncsn.cli.main import COMMANDS
 from ncsn.machine.distributed import PeerError
-from ncsn.machine.interrupts import Stopped, interruptible
+from ncsn.machine.interrupts import Stopped, stop_on_signals
 from ncsn.samplers import NonFiniteSampleError
 from ncsn.training import NonFiniteLossError
 
@@ -25,7 +25,7 @@ class Nothing:
 
 def damaged(_: Nothing, number: int | None = None) -> None:
     """What a library says that may have been struck by a signal."""
-    with interruptible():
+    with stop_on_signals():
         if number is not None:
             with suppress(KeyboardInterrupt):
                 signal.raise_signal(number)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ncsn import evaluation
 from ncsn.kinds import mnist
-from ncsn.kinds.images.judge import spread
+from ncsn.kinds.images.judge import pick_evenly
 
 LADDER = ("noise 0.01", "noise 0.1", "noise 0.3", "noise 1")
 N = 1000
@@ -36,7 +36,7 @@ def test_the_ladder_of_digits() -> None:
     digits = mnist()
     assert digits.labels is not None
     images, labels = replace(digits, train=digits.train[:3000]), digits.labels.validation
-    real, half = spread(images.validation, N), images.train[: N // 2]
+    real, half = pick_evenly(images.validation, N), images.train[: N // 2]
     without = images.validation[labels != 1]
     controls = {
         "real": real,

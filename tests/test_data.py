@@ -130,7 +130,9 @@ def test_examples_by_index() -> None:
     for part in (torch.rand(4, 2, 5, 5), torch.arange(40, dtype=torch.uint8).view(4, 2, 5, 1)):
         images = Dataset(part[:1], part[1:2], part)
         assert torch.equal(read_example("2", images.shape, images, Reading(), BYTES), reals(part[2]))
-    assert "input is 4; the data set's" in refused(lambda: read_example("4", images.shape, images, Reading(), BYTES))
+    assert "input is 4; the test images are 0 to 3" in refused(
+        lambda: read_example("4", images.shape, images, Reading(), BYTES)
+    )
 
 
 def test_examples_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,13 +159,13 @@ def test_examples_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     luma = (42.5, 70.5)  # 0.299 · 10 + 0.587 · 60 + 0.114 · 30, and of the other half
     assert tuple(256 * read("wide.png", (1, 30, 40))[0, 15, [0, -1]]) == luma
     assert tuple(256 * read("wide.png", (1, 20, 40), fit=False)[0, 15, [0, -1]]) == luma
-    assert "wide.png: made grey, crop to 30 x 40\n" in capsys.readouterr().err
+    assert "wide.png: converted to grey, crop to 30 x 40\n" in capsys.readouterr().err
     for name, shape, depth, why in (
         ("wide.png", (4, 20, 40), BYTES, r"has shape \(3, 20, 40\)"),
         ("wide.png", (3, 30, 30), BYTES, r"has shape \(3, 20, 40\)"),
         ("absent.png", (1, 30, 30), BYTES, r"absent\.png is neither"),
-        ("deep.png", (1, 5, 4), Depth("float32", 0, 1), "no scale in common$"),
-        ("floats.tiff", (1, 5, 4), twelve, "no scale in common$"),
+        ("deep.png", (1, 5, 4), Depth("float32", 0, 1), "no common scale$"),
+        ("floats.tiff", (1, 5, 4), twelve, "no common scale$"),
     ):
         with pytest.raises(ValueError, match=why):
             read(name, shape, depth, fit=False)
@@ -258,7 +260,7 @@ def test_bytes_among_deep_images_keep_their_meaning(tmp_path: Path) -> None:
     found = in_order(images)[:, 0]
     assert torch.allclose(found[3], torch.from_numpy(BYTE[3, ..., 0] / np.float32(255)))
     assert torch.equal(found[4], torch.from_numpy((WIDE[4] >> 4) / np.float32(4096)))
-    with pytest.raises(ValueError, match=r"images of uint16 and of float32 have no scale in common"):
+    with pytest.raises(ValueError, match=r"images of uint16 and float32 have no common scale"):
         loaded(tmp_path / "x", lambda i: packed(Image.fromarray(REAL[i] if i else WIDE[0]), "TIFF"), "tif")
 
 

@@ -139,7 +139,7 @@ def test_broken_files_move_no_others(tmp_path: Path) -> None:
     images = load_dataset(str(tmp_path), reading=Reading(max_broken=5))
     for part, found in contents(images).items():
         assert found == sorted({*contents(whole)[part]} - {*map(int, odd)})
-    assert images.notes[-1].startswith("broken left out: 5 of 40")
+    assert images.notes[-1].startswith("broken images skipped: 5 of 40")
 
 
 def test_each_folder_is_read_once_however_many_links_lead_to_it(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_keys_of_parts(tmp_path: Path, keys: str) -> None:
         ({"x": np.zeros((20, 2, 2, 2, 2), np.uint8)}, r"shape \(20, 2, 2, 2, 2\)"),
         ({"x": np.zeros((20, 2, 4), np.complex64)}, "complex64"),
         ({"x": np.full((20, 4, 4), None)}, "cannot be read as arrays"),
-        ({"x": np.full((20, 4, 4), np.nan)}, r"\[0\] \(it has values that are not finite\)"),
+        ({"x": np.full((20, 4, 4), np.nan)}, "holds NaN or infinity, 320 times"),
         ({"x": STACK, "b": EACH}, r"x \(20, 6, 5\) of uint8, b "),
         ({"x": STACK, "images": STACK}, "x_train"),
         ({"x_test": STACK, "y_test": EACH}, "x_train"),
@@ -342,7 +342,7 @@ def test_shards_are_parts(tmp_path: Path, names: str, monkeypatch: pytest.Monkey
         plan(images, TrainSettings(steps=3, posterior_above=0.5))
     origin = Origin.of(str(tmp_path), Reading(), images)
     assert origin.load().digest == images.digest
-    monkeypatch.setattr("ncsn.kinds.images.files.LOOKED_AT", 20)
+    monkeypatch.setattr("ncsn.kinds.images.files.LOADED_FROM_SHARDS", 20)
     assert contents(load_dataset(str(tmp_path)))["train"] == [12 * k + i for k in range(4) for i in range(5)]
     write(tmp_path, {f"{i}.png": 100 + i for i in range(20)})
     images = load_dataset(str(tmp_path))
@@ -392,7 +392,7 @@ ODD = {
 
 @pytest.mark.parametrize("kind", ODD)
 def test_what_is_broken_or_another_kind_is_counted(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ncsn.kinds.images.files.LOOKED_AT", 20)
+    monkeypatch.setattr("ncsn.kinds.images.files.LOADED_FROM_SHARDS", 20)
     made(tmp_path)
     written(tmp_path / "x-000.tar", [ODD[kind] if v == 7 else png(v) for v in range(TWELVE)])
     images = load_dataset(str(tmp_path))

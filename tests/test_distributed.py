@@ -75,5 +75,5 @@ def test_what_ends_one_process_ends_all_with_one_line(more: str, line: str, step
 
 
 def test_what_torch_says_of_a_peer_becomes_one_line() -> None:
-    with pytest.raises(distributed.PeerError, match=r"\(Read error: timed out\)$"), distributed.answered():
+    with pytest.raises(distributed.PeerError, match=r"\(Read error: timed out\)$"), distributed.name_peer_errors():
         raise RuntimeError("Read error: timed out\nat length")

@@ -72,7 +72,7 @@ def test_every_number_is_about_the_sets_that_its_name_says() -> None:
     found = judged(samples, Dataset(train, validation, test), READABLE)
     assert (found.n, found.features, found.dimensions, found.class_names) == (n, "readable", 28, list(DIGITS))
     chosen = train[torch.randperm(300, generator=torch.Generator().manual_seed(0))[:n]]
-    test, validation = judging.spread(test, n), judging.spread(validation, n)
+    test, validation = judging.pick_evenly(test, n), judging.pick_evenly(validation, n)
     against, tested = row(test[:n]), nearest_by_hand(test[:n], train)
     shares = test[:n, 0, 0, 26].div(20).long().bincount(minlength=10) / n
     for kind, x in {"generated": samples, "held_out": validation[:n], "training": chosen}.items():
@@ -98,14 +98,14 @@ def test_every_number_is_about_the_sets_that_its_name_says() -> None:
 
 def test_real_images_are_from_everywhere_among_them() -> None:
     """The first half of MNIST's test images are neater than the second: against them all others look too far."""
-    place = judging.spread(torch.arange(1000).to(torch.uint8).view(1000, 1, 1, 1), 1000).flatten()
+    place = judging.pick_evenly(torch.arange(1000).to(torch.uint8).view(1000, 1, 1, 1), 1000).flatten()
     assert torch.equal(place, torch.arange(1000).to(torch.uint8)), "all there are, in their order"
-    early = judging.spread((torch.arange(1000) < 500).to(torch.uint8).view(1000, 1, 1, 1), 200).float()
+    early = judging.pick_evenly((torch.arange(1000) < 500).to(torch.uint8).view(1000, 1, 1, 1), 200).float()
     assert float(early.mean()) == pytest.approx(0.5, abs=0.1)
     digits, seen = mnist(), evaluation.digits()
     floors = [
         metrics.frechet_distance(seen(digits.train[:1500]).features, seen(test).features)
-        for test in (judging.spread(digits.test, 1500), digits.test[:1500])
+        for test in (judging.pick_evenly(digits.test, 1500), digits.test[:1500])
     ]
     assert floors[0] < 0.85 * floors[1]
 
@@ -123,7 +123,7 @@ def test_real_images_are_from_everywhere_among_them() -> None:
 def test_ratios_are_of_distances_over_floors_that_are_positive(
     name: str, numbers: tuple[float, float, float], ratios: tuple[float | None, float | None]
 ) -> None:
-    assert judging.beside(name, *numbers) == Metric(*numbers, *ratios)
+    assert judging.compare_to_floors(name, *numbers) == Metric(*numbers, *ratios)
 
 
 @pytest.mark.parametrize(("enough", "first"), [(61, "kernel_distance"), (60, "frechet_distance")])
@@ -256,7 +256,7 @@ def test_any_function_of_images_gives_features() -> None:
     images, other = three(40, 3, 8, 6), three(30, 3, 8, 6).train
     found = judged(other, images, colours)
     assert (found.features, found.dimensions, found.class_names) == ("colours", 3, [])
-    against = colours(judging.spread(images.test, 30)).float()
+    against = colours(judging.pick_evenly(images.test, 30)).float()
     expected = metrics.frechet_distance(colours(other).float(), against)
     assert found.metrics["frechet_distance"].generated == pytest.approx(expected)
     wrongs = (

@@ -112,7 +112,9 @@ def test_trials_are_as_many_as_training_pays_for_and_the_best_weight_is_printed(
 
 def test_features_are_those_of_the_datas_own_classes_if_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guidance, "choose", lambda images, name, device: Features(name=name, embed=None))
-    monkeypatch.setattr(guidance, "suitable", lambda images: "efficientnet" if images.labels is None else "classifier")
+    monkeypatch.setattr(
+        guidance, "choose_name", lambda images: "efficientnet" if images.labels is None else "classifier"
+    )
     colours, grey = (torch.zeros(20, n, 8, 8, dtype=torch.uint8) for n in (3, 1))
     classes = torch.arange(20) % 2
     labels = Labels(train=classes, validation=classes, test=classes, names=("a", "b"))

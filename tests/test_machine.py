@@ -25,7 +25,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, when its compiler is first imported
-@pytest.mark.parametrize(("seconds", "why"), [(0.0, "x.cpp: error: no such header"), (0.5, "it takes more than 0.5 s")])
+@pytest.mark.parametrize(("seconds", "why"), [(0.0, "x.cpp: error: no such header"), (0.5, "it took more than 0.5 s")])
 def test_a_machine_that_cannot_compile_says_why_and_goes_on(
     seconds: float, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

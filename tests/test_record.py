@@ -32,7 +32,7 @@ from ncsn.learn.fit import Judge, Lesson, OwnParts, plan
 from ncsn.learn.opening import open_run
 from ncsn.learn.record import BAND_NAMES, BANDS, Record, Row, best_row, verdict
 from ncsn.learn.settings import Job, TrainSettings
-from ncsn.machine.interrupts import Stopped, at_most
+from ncsn.machine.interrupts import Stopped, limit_seconds
 from ncsn.networks import MLP
 from ncsn.noise import Geometric, LogNormal
 from ncsn.objectives import dsm, training_loss
@@ -149,7 +149,7 @@ def test_a_signal_ends_the_step_and_saves(number: signal.Signals, at: int, end: 
 @pytest.mark.parametrize("error", [None, ValueError])
 def test_an_alarm_is_taken_back(error: type[Exception] | None) -> None:
     """Or it ends the process, by the system's own answer to it."""
-    with suppress(ValueError), at_most(50):
+    with suppress(ValueError), limit_seconds(50):
         assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
         if error is not None:
             raise error

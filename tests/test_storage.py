@@ -181,10 +181,10 @@ UNASKED = [
     ({"resume": True}, "guide has weights, but no checkpoint", (f"guide/{CHECKPOINT}",), ""),
     ({"resume": True}, "guide is a link", (), "guide"),
     ({"overwrite": True}, f"{CHECKPOINT} is a link", (), f"guide/{CHECKPOINT}"),
-    ({"resume": True}, "is no run, but has a checkpoint.pt", RUN, CHECKPOINT),
-    ({}, "is no run, but has a evaluation.json", RUN, "evaluation.json"),
-    ({}, "is no run, but has a samples.png", RUN, "samples.png"),
-    ({}, "is no run, but has a guide/", RUN, ""),
+    ({"resume": True}, "is not a run, but has a checkpoint.pt", RUN, CHECKPOINT),
+    ({}, "is not a run, but has a evaluation.json", RUN, "evaluation.json"),
+    ({}, "is not a run, but has a samples.png", RUN, "samples.png"),
+    ({}, "is not a run, but has a guide/", RUN, ""),
 ]
 
 

@@ -1,8 +1,8 @@
-"""Other people's models as scores: whatever denoises, predicts the noise or a velocity drives every sampler here.
+"""Adapters for other models: denoisers, noise predictors and flows become scores, which drive every sampler.
 
-σ is the standard deviation of the noise on data whose scale is not changed ("variance exploding").  A model that was
-trained on x_t = a_t·x₀ + b_t·z knows the same thing: it is called at a_t·x, with the t for which b_t/a_t is the σ asked
-for, and what it predicts is, up to known factors, E[z | x_t]; the score is −E[z | x_t]/σ.
+Here σ is the standard deviation of noise on unscaled data ("variance exploding").  A model trained on
+x_t = a_t·x₀ + b_t·z is called at a_t·x, at the t for which b_t/a_t = σ.  Up to known factors it predicts E[z | x_t],
+and the score is −E[z | x_t]/σ.
 """
 
 import warnings
@@ -18,13 +18,13 @@ from ncsn.networks import NCSN, NCSNv2
 from ncsn.score import Copies, Plain, Scaled, Score, ScoreModel, Sigma, as_level, expand, float64, place_level
 
 Network = Callable[[Tensor, Tensor], Tensor]
-"""What others train: examples (b, *d) and a noise level or a time for each of them (b,) → one answer (b, *d) each."""
+"""A network: examples (b, *d), and a noise level or time for each (b,) → predictions (b, *d)."""
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
-"""What a diffusion model predicts, in diffusers' words: the noise z, v = √ᾱ·z − √(1 − ᾱ)·x₀, or the data x₀."""
+"""What a diffusion model predicts, named as in diffusers: the noise z, v = √ᾱ·z − √(1 − ᾱ)·x₀, or the data x₀."""
 
-SIGNIFICANT_BITS = 40  # of a time that is found by bisection
-SIGMA_ROUNDING = 1e-3  # relative: 1 − ᾱ₀ in single precision, and so the least σ, has between three and four digits
+SIGNIFICANT_BITS = 40  # of a time found by bisection
+SIGMA_ROUNDING = 1e-3  # relative; in single precision, 1 − ᾱ₀ and hence the smallest σ have three to four digits
 
 
 def from_denoiser(denoiser: Network) -> Score:
@@ -45,7 +45,7 @@ def from_denoiser(denoiser: Network) -> Score:
 
 
 def from_noise_predictor(predictor: Network) -> Score:
-    """The score −z(x, σ)/σ of a predictor of the noise (Ho et al. 2020, arXiv:2006.11239, section 3.2).
+    """The score −z(x, σ)/σ of a noise predictor (Ho et al. 2020, arXiv:2006.11239, section 3.2).
 
     ``predictor``: (x (b, *d), σ (b,)) → E[z | x], for x = x₀ + σz with a standard normal z.
     """
@@ -58,12 +58,12 @@ def from_noise_predictor(predictor: Network) -> Score:
 
 
 def from_flow(velocity: Network) -> Score:
-    """The score −(x + v)/(σ(1 + σ)) of a rectified flow, or flow matching along straight lines to the noise.
+    """The score −(x + v)/(σ(1 + σ)) of a rectified flow, or of flow matching along straight lines to the noise.
 
-    ``velocity``: (x_t (b, *d), t (b,)) → v = E[z − x₀ | x_t], for x_t = (1 − t)·x₀ + t·z and t in [0, 1]: t = 0 is the
-    data.  It is asked at x_t = x/(1 + σ) and t = σ/(1 + σ), where z = x_t + (1 − t)·v.
+    ``velocity``: (x_t (b, *d), t (b,)) → v = E[z − x₀ | x_t], for x_t = (1 − t)·x₀ + t·z and t in [0, 1], where t = 0
+    is the data.  It is evaluated at x_t = x/(1 + σ) and t = σ/(1 + σ), where z = x_t + (1 − t)·v.
 
-    In the papers t = 1 is the data: such a model u is ``from_flow(lambda x, t: -u(x, 1 - t))``.
+    In the papers, t = 1 is the data.  For such a model u, use ``from_flow(lambda x, t: -u(x, 1 - t))``.
 
     Liu et al. 2022 (arXiv:2209.03003), equation 1; Lipman et al. 2022 (arXiv:2210.02747), section 4.1.
     """
@@ -79,24 +79,24 @@ def from_flow(velocity: Network) -> Score:
 def from_variance_preserving(
     predictor: Network, alphas: Float[Tensor, "t"], *, prediction_type: Prediction = "epsilon"
 ) -> Score:
-    """The score of a DDPM: a predictor that was trained on x_t = √ᾱ_t·x₀ + √(1 − ᾱ_t)·z at the times t = 0, 1, ….
+    """The score of a DDPM: a model trained on x_t = √ᾱ_t·x₀ + √(1 − ᾱ_t)·z at the times t = 0, 1, ….
 
-    ``predictor``: (x_t (b, *d), t (b,)) → what ``prediction_type`` says; t has a fraction.
-    ``alphas``: ᾱ_t for every t, strictly descending within (0, 1) (diffusers' ``scheduler.alphas_cumprod``).
+    ``predictor``: (x_t (b, *d), t (b,)) → the prediction of type ``prediction_type``; t may be fractional.
+    ``alphas``: ᾱ_t for every t, strictly decreasing in (0, 1) (diffusers' ``scheduler.alphas_cumprod``).
     ``prediction_type``: "epsilon" for z, "v_prediction" for √ᾱ_t·z − √(1 − ᾱ_t)·x₀, "sample" for x₀.
 
-    At noise level σ the network sees x/√(1 + σ²), and the time at which ln √(1/ᾱ_t − 1), linear between whole t, is
-    ln σ.  Below the table's least σ the score is the one at that σ; above its largest the network is asked at its last
-    time; both with a warning.
+    At noise level σ the network is called with x/√(1 + σ²) and the time at which ln √(1/ᾱ_t − 1), interpolated linearly
+    between integer t, equals ln σ.  Outside the range of noise levels a warning is issued: below it the score is that
+    at the smallest σ, and above it the network is called at its last time.
 
     Ho et al. 2020 (arXiv:2006.11239); v: Salimans & Ho 2022 (arXiv:2202.00512), section 4; fractional times as in
-    k-diffusion.  Raises ValueError for other ``alphas`` and another ``prediction_type``.
+    k-diffusion.  Raises ValueError for invalid ``alphas`` or another ``prediction_type``.
     """
     if prediction_type not in get_args(Prediction):
         raise ValueError(f"prediction_type is {prediction_type!r}; allowed are {', '.join(get_args(Prediction))}")
     table = float64(alphas.detach())
     if table.ndim != 1 or len(table) < 2 or not (table[0] < 1 and table[-1] > 0 and bool((table.diff() < 0).all())):
-        raise ValueError(f"alphas is {table.tolist()}; at least two numbers that descend in (0, 1) are needed")
+        raise ValueError(f"alphas is {table.tolist()}; it must have at least two numbers decreasing in (0, 1)")
     log_sigmas = ((1 - table) / table).log() / 2
     copies = Copies(log_sigmas)
     least, largest = log_sigmas[[0, -1]].exp().tolist()
@@ -104,9 +104,9 @@ def from_variance_preserving(
     def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
         std, level = expand(sigma, x), as_level(sigma, x.dtype)
         if bool(((level < least * (1 - SIGMA_ROUNDING)) | (level > largest * (1 + SIGMA_ROUNDING))).any()):
-            # The same words each time, so that Python prints them once.
-            words = f"noise levels outside {least:.4g} to {largest:.4g}: the model's nearest level is used"
-            warnings.warn(words, stacklevel=2)
+            # The same message each time, so that Python prints it once.
+            message = f"noise levels outside {least:.4g} to {largest:.4g}: the model's nearest level is used"
+            warnings.warn(message, stacklevel=2)
         std = std.clamp(min=least)
         scale = (1 + std**2).sqrt()
         precision = torch.promote_types(x.dtype, torch.float32)  # bfloat16 cannot tell t from t + 1
@@ -122,7 +122,7 @@ def from_variance_preserving(
 
 
 def positions(table: Float[Tensor, "t"], values: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-    """Where the values lie in an ascending table, as indices with a fraction; beyond its ends, these."""
+    """Fractional indices of values in an ascending table, clamped to its ends."""
     after = torch.searchsorted(table, values).clamp(1, len(table) - 1)
     before = after - 1
     share = (values - table[before]) / (table[after] - table[before])
@@ -156,25 +156,26 @@ def from_azula(denoiser: Callable[..., Any]) -> Score:
 
 
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
-DISTILLED = ("LCMScheduler", "TCDScheduler")  # of consistency models, whose answer is a sample and not a mean
+DISTILLED = ("LCMScheduler", "TCDScheduler")  # consistency models, which predict a sample rather than a mean
 
 
 def from_diffusers(folder: str | Path) -> Score:
-    """The score of an image model in a local folder, as diffusers saves it (``pipeline.save_pretrained(folder)``).
+    """The score of an image model that diffusers has saved to a local folder (``pipeline.save_pretrained(folder)``).
 
-    ``folder``: the model's; it holds a ``UNet2DModel`` that is not told a class, and one of these schedulers:
+    ``folder``: holds an unconditional ``UNet2DModel`` and one of these schedulers:
 
-    - ScoreSdeVe: the network's output is the score (Song et al. 2020, arXiv:2011.13456);
-    - FlowMatchEuler, FlowMatchHeun: its output is a velocity, its time t·num_train_timesteps; see ``from_flow``;
-    - any other with ``alphas_cumprod`` (DDPM, DDIM, PNDM, Euler, Heun, DPM-Solver, UniPC, …): its output is the noise,
-      v or the sample, as the scheduler's ``prediction_type`` says, see ``from_variance_preserving``; of a learned
-      variance the mean is used.
+    - ScoreSdeVe: the network predicts the score (Song et al. 2020, arXiv:2011.13456);
+    - FlowMatchEuler, FlowMatchHeun: it predicts a velocity at time t·num_train_timesteps, see ``from_flow``;
+    - any other with ``alphas_cumprod`` (DDPM, DDIM, PNDM, Euler, Heun, DPM-Solver, UniPC, …): it predicts the noise, v
+      or the sample, according to the scheduler's ``prediction_type``, see ``from_variance_preserving``; a learned
+      variance is ignored.
 
-    Not for a learned time embedding, inverted or flow sigmas, continuous times, or models distilled for LCM or TCD.
+    Learned time embeddings, inverted or flow sigmas, continuous times, and models distilled for LCM or TCD aren't
+    supported.
 
     x is in the model's own range, usually [−1, 1], for ScoreSdeVe [0, 1].  Nothing is downloaded.  The network moves to
-    the device of the x that it is asked about.
-    Raises ValueError if it holds another kind of model, and diffusers' own error if it holds none.
+    the device of x.
+    Raises ValueError if the folder holds another kind of model, and diffusers' own error if it holds none.
     """
     from diffusers import DiffusionPipeline, UNet2DModel
 
@@ -188,14 +189,14 @@ def from_diffusers(folder: str | Path) -> Score:
     if (
         not isinstance(network, UNet2DModel)
         or network.class_embedding is not None
-        or network.config.time_embedding_type == "learned"  # one vector for each whole t
+        or network.config.time_embedding_type == "learned"  # it has a vector for each integer t only
         or network.config.out_channels != network.config.in_channels * channels
     ):
         raise refusal
-    network.requires_grad_(False)  # diffusers has set it to evaluation already
+    network.requires_grad_(False)  # diffusers has already set it to evaluation mode
 
     def output(x: Tensor, time: Tensor) -> Tensor:
-        if network.device != x.device:  # it goes where it is asked
+        if network.device != x.device:
             network.to(x.device)
         answer: Tensor = network(x, time).sample
         return answer[:, : x.shape[1]]
@@ -205,23 +206,23 @@ def from_diffusers(folder: str | Path) -> Score:
     if kind in FLOWS and not settings.get("invert_sigmas"):
         return from_flow(lambda x, t: output(x, t * settings["num_train_timesteps"]))
     alphas = getattr(scheduler, "alphas_cumprod", None)
-    prediction = settings.get("prediction_type", "epsilon")  # RePaint's says nothing
+    prediction = settings.get("prediction_type", "epsilon")  # RePaint's has none
     other_times = settings.get("timestep_type") == "continuous" or settings.get("use_flow_sigmas")
     if alphas is None or kind in DISTILLED or prediction not in get_args(Prediction) or other_times:
         raise refusal
-    # With "zero terminal SNR" (Lin et al. 2023, arXiv:2305.08891) the last ᾱ is, or stands for, 0: σ is infinite.
+    # With zero terminal SNR (Lin et al. 2023, arXiv:2305.08891) the last ᾱ is 0 in effect, and its σ infinite.
     finite = alphas[:-1] if settings.get("rescale_betas_zero_snr") else alphas
     return from_variance_preserving(output, finite, prediction_type=prediction)
 
 
 def from_ncsn(state: Mapping[str, Tensor], sigmas: Sequence[float] | None = None) -> ScoreModel:
-    """The score of pixels in [0, 1] that the official code's weights are, of NCSN or of NCSNv2.
+    """The score model of the official NCSN or NCSNv2 weights, for pixels in [0, 1].
 
     ``state``: a state dict of ``CondRefineNetDilated`` (github.com/ermongroup/ncsn), or of ``NCSNv2``
-    (github.com/ermongroup/ncsnv2).  ``sigmas``: the noise levels of the former, which are not in its state dict; any
-    other σ is taken for the nearest of them.
+    (github.com/ermongroup/ncsnv2).  ``sigmas``: the noise levels of the former, which its state dict lacks; any other σ
+    is rounded to the nearest of them.
     Song & Ermon 2019 (arXiv:1907.05600) and 2020 (arXiv:2006.09011, technique 3: s = f(x)/σ).
-    Raises ValueError, naming the tensors, if one is missing, unexpected or of another shape.
+    Raises ValueError, naming the tensors, if any is missing, unexpected or of another shape.
     """
     if sigmas is None:
         model = ScoreModel(NCSNv2.from_official(state), preconditioning=Scaled())

@@ -1,12 +1,12 @@
-"""A run's networks as ONNX files: for browsers, phones, and whatever else has no PyTorch.
+"""Export of a run's networks as ONNX files, for browsers, phones and other programs without PyTorch.
 
-A file holds a score, preconditioning included: x (batch, *shape) and sigma (batch,) in float32, and label (batch,) in
-int64 if the network knows classes (−1: none), become score (batch, *shape), ∇ₓ log p_σ(x | label), for any batch.  The
-mean of the clean data is x + σ²·score (Tweedie).  The smaller network that samples move away from, if there is one, is
-a file of its own, so that only those who guide load it, and ask it on the noise levels where it guides:
-score + (w − 1)·(score − guide).  What the program around it must know is in the file's metadata (``description``).
+A file holds a score, preconditioning included.  Its inputs are x (batch, *shape) and sigma (batch,) in float32, and, if
+the network is class-conditional, label (batch,) in int64 (−1: none).  Its output is score (batch, *shape),
+∇ₓ log p_σ(x | label), for any batch size.  The mean of the clean data is x + σ²·score (Tweedie).  A smaller guiding
+network gets a file of its own; on the noise levels where it guides, use score + (w − 1)·(score − guide).  The metadata
+has everything else that a program needs (``description``).
 
-The module is not called export: importing it would replace the function ``ncsn.export``.
+The module isn't called export because importing it would replace the function ``ncsn.export``.
 """
 
 import copy
@@ -32,46 +32,46 @@ from ncsn.validation import Json
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")  # torch's exporter needs the last
 INPUTS = ("x", "sigma", "label")
-CHECKED = 12  # noise levels on which a file is compared with PyTorch
-TOLERANCE = 1e-4  # float32's own rounding is a fiftieth of it
+CHECKED = 12  # noise levels at which a file is compared with PyTorch
+TOLERANCE = 1e-4  # fifty times float32's own rounding error
 
 
 def export(run: Run, path: str | Path, *, overwrite: bool = False) -> list[Path]:
-    """Write a run's score to ``path``, and its smaller network, if any, to ``NAME.guide.onnx`` beside it; in float32.
+    """Export a run's score in float32, and its guiding network, if any, to ``NAME.guide.onnx`` in the same folder.
 
-    ``run``: whose score it is; not a posterior.
-    ``path``: of the file, such as model.onnx.
-    ``overwrite``: replace files that are there.
-    Returns the paths of the files.  Nothing is written before onnxruntime has run all of them.
-    Raises ValueError if a package is missing, if the score is no network or none that torch can export, if something
-    is there already, or if the score of a file is off PyTorch's by over 1e-4, relative to its largest number.
+    ``run``: the run; not a posterior.
+    ``path``: the output file, such as model.onnx.
+    ``overwrite``: replace existing files.
+    Returns the paths of the files, which are only written after onnxruntime has run them.
+    Raises ValueError if a package is missing, if the score isn't a network that torch can export, if a file exists, or
+    if onnxruntime's score differs from PyTorch's by more than 1e-4, relative to its largest number.
     """
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
         raise ValueError(f"export needs {', '.join(missing)}: pip install 'ncsn[export]'")
     run.refuse_posterior("exported")
     if not bool(run.transform.affine(run.recipe.shape)[2].all()):
         bent = "; ".join(run.transform.describe())
-        raise ValueError(f"a file only shifts and scales, and knows no {bent}; sample by ncsn sample")
+        raise ValueError(f"ONNX files only support shift and scale, not {bent}; use ncsn sample instead")
     models = {Path(path): run.model}
     if run.guide is not None:
         models[Path(path).with_suffix(".guide.onnx")] = replace(run, score=run.guide).model
     for place in models:
         check_out(place, overwrite=overwrite)
     files = {place: convert(model, run) for place, model in models.items()}
-    for place, content in reversed(files.items()):  # a score that is there has its guide
+    for place, content in reversed(files.items()):  # the guide first, so that no score is without its guide
         with atomic(place) as temporary:
             temporary.write_bytes(content)
     return list(files)
 
 
 def description(run: Run) -> Json:
-    """What a file says of itself: JSON in its metadata, under the key ``ncsn``.
+    """The JSON in a file's metadata, under the key ``ncsn``.
 
-    ``format``: 1.  ``run``: the run's digest, the same in a score's file and its guide's.  ``recipe``: the run's:
-    ``shape``, ``transform`` (of images, what 0 and 1 are in the numbers of their files), ``shares`` (the names of
-    classes) and ``sampling``, with the guidance by which it samples.  ``levels``: its noise levels, descending.
-    ``names``: of the classes, in their order, which some readers of ``shares`` lose.
-    ``shift``, ``scale``: the user's units of each number, value = shift + scale·x; empty where they are x's own.
+    ``format``: 1.  ``run``: the run's digest, the same in the files of the score and its guide.  ``recipe``: the run's
+    recipe, with ``shape``, ``transform`` (for images, the file values of 0 and 1), ``shares`` (of the classes) and
+    ``sampling``, including the guidance scale.  ``levels``: the noise levels, descending.
+    ``names``: the class names in order, because JSON readers may not keep that of ``shares``.
+    ``shift``, ``scale``: the units of each number, value = shift + scale·x; empty if x is in the user's units.
     """
     recipe = run.recipe
     shift, scale, _ = recipe.transform.affine(recipe.shape)
@@ -91,23 +91,23 @@ def description(run: Run) -> Json:
 
 @torch.no_grad()
 def convert(model: ScoreModel, run: Run) -> bytes:
-    """A model of a run, its own or its guide's, as the content of a file.  Raises ValueError as ``export``."""
+    """The content of the file for a run's own model or its guide's.  Raises ValueError as ``export`` does."""
     model = copy.deepcopy(model).requires_grad_(False).eval().cpu().float()
     model.autocast = None
     batches = list(probes(model, run.recipe))
     try:
         content = onnx_of(model, batches[0], description(run))
-        difference = farthest(content, model, batches)
-    except Exception as error:  # of many kinds: torch's, protobuf's and onnxruntime's
+        difference = largest_error(content, model, batches)
+    except Exception as error:  # torch, protobuf and onnxruntime raise many kinds
         reason, *_ = str(error).splitlines() or [type(error).__name__]
         raise ValueError(f"torch cannot export the network ({reason})") from error
     if not difference <= TOLERANCE:  # nor if it is NaN
-        raise ValueError(f"the file would differ from PyTorch by {difference:.1e}; at most {TOLERANCE:g} is allowed")
+        raise ValueError(f"the ONNX score differs from PyTorch's by {difference:.1e}; at most {TOLERANCE:g} is allowed")
     return content
 
 
 def probes(model: ScoreModel, recipe: Recipe) -> Iterator[tuple[Tensor, ...]]:
-    """Batches of several sizes of noised data, on noise levels over the whole range, of every class and of none."""
+    """Batches of several sizes with noised data over the whole range of noise levels, for every class and none."""
     sampling, generator = recipe.sampling, torch.Generator().manual_seed(0)
     index = torch.arange(CHECKED + model.num_classes)
     levels = Geometric(sampling.sigma_max, sampling.sigma_min, CHECKED).sigmas()
@@ -120,7 +120,7 @@ def probes(model: ScoreModel, recipe: Recipe) -> Iterator[tuple[Tensor, ...]]:
 
 
 def onnx_of(model: ScoreModel, example: tuple[Tensor, ...], metadata: Json) -> bytes:
-    """The content of a file; ``example``: a batch of at least 2 of what it takes, in the order of ``INPUTS``."""
+    """The content of a file; ``example``: a batch of at least 2 inputs, in the order of ``INPUTS``."""
     import onnx
 
     batch = torch.export.Dim("batch")
@@ -135,13 +135,13 @@ def onnx_of(model: ScoreModel, example: tuple[Tensor, ...], metadata: Json) -> b
             verbose=False,
         )
     file = program.model_proto
-    forget(file)
+    remove_traces(file)
     onnx.helper.set_model_props(file, {"ncsn": json.dumps(metadata, allow_nan=False)})
     return bytes(file.SerializeToString())
 
 
-def forget(file: Any) -> None:
-    """Remove what the exporter notes beside the graph: which line of which file on this machine each operation is."""
+def remove_traces(file: Any) -> None:
+    """Remove notes of the exporter, which name the source file of each operation on this machine."""
     graph = file.graph
     del graph.value_info[:]
     for part in (file, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
@@ -149,8 +149,8 @@ def forget(file: Any) -> None:
         part.doc_string = ""
 
 
-def farthest(content: bytes, model: ScoreModel, batches: list[tuple[Tensor, ...]]) -> float:
-    """How far onnxruntime is off PyTorch in any example, relative to its largest number; NaN if any number is."""
+def largest_error(content: bytes, model: ScoreModel, batches: list[tuple[Tensor, ...]]) -> float:
+    """The largest difference between onnxruntime and PyTorch relative to an example's largest number, or NaN."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

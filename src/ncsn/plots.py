@@ -1,4 +1,4 @@
-"""Every figure and animation; the only room that knows matplotlib, which the first figure loads."""
+"""Figures and animations; only this module uses matplotlib, which is imported by the first figure."""
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-POINTS, QUIET = "#d1495b", "#8d99ae"  # what is drawn, and what it is compared with
+POINTS, QUIET = "#d1495b", "#8d99ae"  # colours of samples, and of what they are compared with
 STYLE: Any = {"font.size": 9, "axes.titlesize": 9.5, "axes.spines.top": False, "axes.spines.right": False}
 Place = Path | str | None
 Panel = tuple[str, Float[Tensor, "n 2"]]
@@ -31,7 +31,7 @@ Noisy = tuple[float, Tensor]  # a step of a sampler: σ and x
 
 @contextmanager
 def _styled() -> Iterator[None]:
-    """Our style on matplotlib's defaults: what a user's matplotlibrc asks for may not be there, as LaTeX."""
+    """Our style on top of matplotlib's defaults, because a user's matplotlibrc may need LaTeX, for example."""
     import matplotlib.style
 
     with matplotlib.style.context(["default", STYLE]):
@@ -39,44 +39,40 @@ def _styled() -> Iterator[None]:
 
 
 def _blank(width: float, height: float) -> "Figure":
-    """An empty figure of so many inches."""
+    """An empty figure; width and height in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def _finish(figure: "Figure", path: Place) -> "Figure":
-    """The figure; also written, atomically and in the format of the path's suffix, if there is a path.
-
-    Raises ValueError if it has no suffix.
-    """
-    if path is not None and not Path(path).suffix:
-        raise ValueError(f"{path} has no suffix; one such as .png is needed")
+    """Write the figure, atomically, if there is a path.  Raises ValueError if that has no suffix."""
     if path is not None:
+        if not Path(path).suffix:
+            raise ValueError(f"{path} needs a suffix, such as .png")
         with atomic(Path(path)) as temporary:
             figure.savefig(temporary, dpi=140)
     return figure
 
 
 def _show_picture(axes: "Axes", picture: Image.Image, title: str) -> None:
-    """Fill a panel with a picture under a title."""
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
     axes.set_title(title)
     axes.set_axis_off()
 
 
 def _visible_channels(images: Shaped[Tensor, "n c h w"]) -> Shaped[Tensor, "n d h w"]:
-    """The channels that can be seen: one as grey, three as colours; of two the first, of more the first three."""
+    """The channels to show: the first three as RGB, or the first one of one or two as grey."""
     return images[:, : 3 if images.shape[1] >= 3 else 1]
 
 
 def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int = 10, zoom: int = 2) -> Image.Image:
-    """Images side by side in a grid, with a gap of two pixels between them.
+    """A grid of images, with a gap of two pixels between them.
 
-    ``x``: images (n, c, h, w), bytes or reals in [0, 1]; values beyond are clipped.  Of two channels the first is
-    shown, of more than three the first three.
-    ``path``: where it is written as well, in the format of the suffix.
-    ``columns``: images in a row.
+    ``x``: images (n, c, h, w), bytes or reals, which are clipped to [0, 1].  Of two channels the first is shown, of
+    more than three the first three.
+    ``path``: a file to write the picture to, in the format of its suffix.
+    ``columns``: images per row.
     ``zoom``: each pixel becomes ``zoom`` × ``zoom`` pixels.
 
     >>> ncsn.plots.image_grid(torch.rand(20, 1, 28, 28)).size  # width and height
@@ -101,12 +97,12 @@ def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int
 def image_pairs(
     above: Shaped[Tensor, "n c h w"], below: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int = 10
 ) -> Image.Image:
-    """Images, each above another one, such as samples above the training images that are nearest to them.
+    """Pairs of images, one above the other, such as samples and their nearest training images.
 
     ``above``: images (n, c, h, w), as for ``image_grid``.
-    ``below``: as many.
-    ``path``: where the picture is written as well, in the format of the suffix.
-    ``columns``: pairs in a row; n is a multiple of it.
+    ``below``: the same number of images.
+    ``path``: a file to write the picture to, in the format of its suffix.
+    ``columns``: pairs per row; n must be a multiple of it.
     """
     rows = [images.cpu().reshape(-1, columns, *images.shape[1:]) for images in (above, below)]
     return image_grid(torch.stack(rows, 1).flatten(0, 2), path, columns=columns)
@@ -114,46 +110,46 @@ def image_pairs(
 
 @_styled()
 def signal_rows(rows: Mapping[str, Float[Tensor, "n c l"]], path: Place = None, *, columns: int = 6) -> "Figure":
-    """The first signals of each set, a row each under its name, on one scale; a line for each channel.
+    """The first signals of each set in a row under its name, all on one scale, with a line for each channel.
 
-    ``rows``: real signals above, and samples below, for example.
-    ``path``: where the figure is written as well, in the format of the suffix.
-    ``columns``: how many of each.
+    ``rows``: sets of signals by their names, such as held-out signals and samples.
+    ``path``: a file to write the figure to, in the format of its suffix.
+    ``columns``: signals per row.
     """
     figure = _blank(1.9 * columns, 1.4 * len(rows) + 0.2)
     panels = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
     for line, (title, signals) in zip(panels, rows.items(), strict=True):
         line[0].set_title(title, loc="left")
         for axes, signal in zip(line, signals.cpu(), strict=False):
-            axes.plot(signal.flatten(1).T.numpy(), lw=0.9)  # volumes' numbers in a row
+            axes.plot(signal.flatten(1).T.numpy(), lw=0.9)  # volumes are flattened
     return _finish(figure, path)
 
 
 def visible(x: Float[Tensor, "*d"], sigma: float) -> UInt8[Tensor, "*d"]:
-    """Noisy images with their contrast reduced around mid-grey until two standard deviations of noise fit.
+    """Reduce the contrast of noisy images around mid-grey until two standard deviations of the noise are visible.
 
-    ``x``: pixels, in [0, 1] but for the noise.
+    ``x``: noisy pixels; clean ones are in [0, 1].
     ``sigma``: the standard deviation of the noise.
     """
     return quantize(0.5 + (x - 0.5) / (1 + 4 * sigma))
 
 
-def _spread(steps: Sequence[Noisy], most: int) -> list[Noisy]:
-    """At most so many of the states, evenly chosen, the first and the last among them."""
+def _thin(steps: Sequence[Noisy], most: int) -> list[Noisy]:
+    """At most so many evenly spaced states, including the first and the last."""
     chosen = torch.linspace(0, len(steps) - 1, min(most, len(steps))).round().int().tolist()
     return [steps[i] for i in chosen]
 
 
 @_styled()
 def evolution(steps: Sequence[Noisy], path: Place = None, *, examples: int = 8, columns: int = 12) -> "Figure":
-    """From noise to images: one example a row, noise levels from left to right, σ = 0 for the denoised state.
+    """How images emerge from noise: an example per row, and noise levels from left to right, with σ = 0 at the end.
 
-    ``steps``: the states of a sampler, of images (n, c, h, w).
-    ``path``: where the figure is written as well, in the format of the suffix.
-    ``examples``: how many images are shown, one a row.
-    ``columns``: how many states, at most.
+    ``steps``: a sampler's states, images (n, c, h, w).
+    ``path``: a file to write the figure to, in the format of its suffix.
+    ``examples``: number of images, one per row.
+    ``columns``: maximum number of states.
     """
-    shown = _spread(steps, columns)
+    shown = _thin(steps, columns)
     images = torch.stack([visible(x[:examples], sigma).cpu() for sigma, x in shown], 1)
     picture = image_grid(images.flatten(0, 1), columns=len(shown), zoom=3)
     figure = _blank(10.0, 10.0 * picture.height / picture.width + 0.45)
@@ -167,14 +163,14 @@ def evolution(steps: Sequence[Noisy], path: Place = None, *, examples: int = 8, 
 
 
 def evolution_animation(steps: Sequence[Noisy], path: Path | str, *, examples: int = 36) -> None:
-    """From noise to images as an animation of a grid, in at most 40 frames and 16 shades, which keeps the file small.
+    """Animate how a grid of images emerges from noise; 40 frames and 16 shades at most keep the file small.
 
-    ``steps``: the states of a sampler, of images (n, c, h, w).
-    ``path``: where it is written: a .gif.
-    ``examples``: how many images are shown.
+    ``steps``: a sampler's states, images (n, c, h, w).
+    ``path``: the .gif to write.
+    ``examples``: number of images.
     """
-    frames = [image_grid(visible(x[:examples], sigma), columns=6).quantize(16) for sigma, x in _spread(steps, 40)]
-    durations = [120] * (len(frames) - 1) + [2500]  # the last one stays a while
+    frames = [image_grid(visible(x[:examples], sigma), columns=6).quantize(16) for sigma, x in _thin(steps, 40)]
+    durations = [120] * (len(frames) - 1) + [2500]  # hold the last frame
     with atomic(Path(path)) as temporary:
         frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
@@ -182,11 +178,11 @@ def evolution_animation(steps: Sequence[Noisy], path: Path | str, *, examples: i
 def plane(
     view: float, points: int, *, device: torch.device | str = "cpu"
 ) -> tuple[Float[Tensor, "p"], Float[Tensor, "p*p 2"]]:
-    """A square grid of points in the plane: its axis, and its points row by row.
+    """A square grid of points in the plane: its axis, and its points, row by row.
 
     ``view``: the grid covers [−view, view]².
-    ``points``: how many, each way.
-    ``device``: where the tensors are.
+    ``points``: number of points along each axis.
+    ``device``: the device of the tensors.
     """
     axis = torch.linspace(-view, view, points, device=device)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
@@ -194,7 +190,6 @@ def plane(
 
 
 def _frame(axes: "Axes", title: str, view: float | None) -> None:
-    """Give a panel its title and its limits."""
     axes.set(title=title)
     if view is not None:
         ticks = [-5, 0, 5]
@@ -212,19 +207,19 @@ def score_field(
     *,
     view: float = 8,
 ) -> "Figure":
-    """The exact and the estimated field and the error between them, one row a noise level.
+    """The exact and the estimated score field and the error between them, with a row for each noise level.
 
-    Arrows give the direction and the colour behind them the magnitude ‖s‖, on one logarithmic scale a row.  The error
-    is relative, ‖ŝ − s‖/‖s‖ point by point.
+    Arrows show the direction and colours the magnitude ‖s‖, on one logarithmic scale per row.  The error is relative,
+    ‖ŝ − s‖/‖s‖ at each point.
 
     ``score``: the estimate.
     ``truth``: the exact score.
     ``sigmas``: the noise levels.
-    ``data``: the training data, which is drawn on the error, (n, 2).
-    ``path``: where the figure is written as well, in the format of the suffix.
-    ``view``: the square [−view, view]² is drawn.
+    ``data``: the training data (n, 2), drawn on top of the error.
+    ``path``: a file to write the figure to, in the format of its suffix.
+    ``view``: the figure covers [−view, view]².
     """
-    # A network is asked where it is, which may not be where the data are.
+    # The network may be on another device than the data.
     weights = score.parameters() if isinstance(score, nn.Module) else iter(())
     device = next((weight.device for weight in weights), data.device)
     _, fine = plane(view, 160, device=device)
@@ -240,7 +235,7 @@ def score_field(
     for (left, middle, right), sigma in zip(figure.subplots(len(sigmas), 3, squeeze=False), sigmas, strict=True):
         exact, estimate = truth(fine, sigma).cpu(), score(fine, sigma).cpu()
         magnitude = exact.norm(dim=1)
-        magnitude = magnitude.clamp_min(1e-3 * float(magnitude.max()))  # where a density is flat its score is 0
+        magnitude = magnitude.clamp_min(1e-3 * float(magnitude.max()))  # the score is 0 where the density is flat
         scale = float(magnitude.quantile(0.02)), float(magnitude.max()), "viridis"
         show(left, "exact score", exact, *scale)
         colours = show(middle, "estimated score", estimate, *scale)
@@ -258,11 +253,11 @@ def score_field(
 
 @_styled()
 def scatter_panels(rows: Sequence[Sequence[Panel]], path: Place = None, *, view: float | None = 8.0) -> "Figure":
-    """Sets of points in the plane, each under its title.
+    """Scatter plots of sets of points in the plane.
 
-    ``rows``: rows of panels; a panel is a title and its points (n, 2).
-    ``path``: where the figure is written as well, in the format of the suffix.
-    ``view``: the square [−view, view]² is drawn; None: what the points need.
+    ``rows``: rows of panels; a panel is a title and points (n, 2).
+    ``path``: a file to write the figure to, in the format of its suffix.
+    ``view``: each panel covers [−view, view]²; None adapts it to the points.
     """
     figure = _blank(3.4 * len(rows[0]), 3.75 * len(rows))
     for panels, row in zip(figure.subplots(len(rows), len(rows[0]), squeeze=False), rows, strict=True):
@@ -274,11 +269,11 @@ def scatter_panels(rows: Sequence[Sequence[Panel]], path: Place = None, *, view:
 
 @_styled()
 def loss_curves(rows: Sequence[Mapping[str, Any]], bands: Sequence[str], path: Place = None) -> "Figure":
-    """Training and validation loss against the step, and validation loss in each σ band.
+    """Training and validation loss by step, and validation loss by range of noise levels.
 
-    ``rows``: those of metrics.jsonl.
-    ``bands``: what each of ``validation_bands`` is called.
-    ``path``: where the figure is written as well, in the format of the suffix.
+    ``rows``: the rows of metrics.jsonl.
+    ``bands``: the names of the ``validation_bands``.
+    ``path``: a file to write the figure to, in the format of its suffix.
     """
     import matplotlib as mpl
 
@@ -304,13 +299,13 @@ def loss_curves(rows: Sequence[Mapping[str, Any]], bands: Sequence[str], path: P
 def columns(
     real: Float[np.ndarray, "n d"], samples: Float[np.ndarray, "m d"], names: Sequence[str], path: Place = None
 ) -> "Figure":
-    """Marginals of a table's first six columns on the diagonal, pairs of real rows below it, and of samples above it.
+    """Marginals of a table's first six columns on the diagonal, pairs of columns of real rows below, of samples above.
 
-    ``real``: rows of the table, NaN where a cell is missing.  ``samples``: rows of a run.
-    ``names``: what their columns are called.
-    ``path``: where the figure is written as well, in the format of the suffix.
-    A column has one axis in all panels.  It reaches from the 0.5th to the 99.5th percentile of the real rows, and a
-    twentieth farther.
+    ``real``: rows of the table, with NaN for missing cells.  ``samples``: rows drawn from a run.
+    ``names``: the column names.
+    ``path``: a file to write the figure to, in the format of its suffix.
+    The axis of a column is the same in all panels, from the 0.5th to the 99.5th percentile of the real rows plus a
+    margin of 5 %.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -327,16 +322,16 @@ def columns(
             axis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
             axis.set_major_formatter(lambda value, _: f"{value:,.6g}")
         if i == 0:
-            axes.set_title(labels[j], parse_math=False)  # "price $" is no formula
+            axes.set_title(labels[j], parse_math=False)  # "price $" is not a formula
         if j == 0:
             axes.set_ylabel(labels[i], parse_math=False)
         if i == j:
-            # Of all rows, also of those outside.
+            # Shares of all rows, including those outside of the panel.
             heights = [
                 np.histogram(rows[:, i], 40, range=ends[i], weights=np.full(len(rows), 1 / len(rows)))
                 for rows in (real, samples)
             ]
-            # As high as the panel, whose numbers are the column's.
+            # Scaled to the panel, whose axis shows the column's values rather than shares.
             scale = 0.95 * np.ptp(ends[i]) / max(1e-300, *(height.max() for height, _ in heights))
             for (height, edges), colour, fill in zip(heights, (QUIET, POINTS), (True, False), strict=True):
                 axes.stairs(ends[i, 0] + scale * height, edges, baseline=ends[i, 0], color=colour, fill=fill)
@@ -344,7 +339,7 @@ def columns(
             rows, colour = (samples, POINTS) if j > i else (real, QUIET)
             axes.scatter(*rows[:, [j, i]].T, s=3, alpha=0.6, linewidths=0, color=colour)
     beyond = [((rows[:, :d] < ends[:, 0]) | (rows[:, :d] > ends[:, 1])).any(1).mean() for rows in (real, samples)]
-    line = "below the diagonal real rows (grey), above it samples (red); on it both"
+    line = "real rows are grey (below the diagonal), samples red (above)"
     line += f"; {beyond[0]:.0%} of the rows and {beyond[1]:.0%} of the samples lie outside of a panel"
     figure.supxlabel(textwrap.fill(line, 26 * d), fontsize=8)
     return _finish(figure, path)
@@ -357,12 +352,12 @@ def posterior_page(
     samples: Float[Tensor, "n c h w"],
     path: Place = None,
 ) -> "Figure":
-    """The truth, if it is known, the measurement, the posterior's mean and standard deviation, and its samples.
+    """The true image, if known, the measurement, and the posterior's mean, standard deviation and samples.
 
     ``truth``: an image (c, h, w), or None.
-    ``measurement``: as an image (c, h, w).
-    ``samples``: of the posterior, (n, c, h, w); a single one has no standard deviation.
-    ``path``: where the figure is written as well, in the format of the suffix.
+    ``measurement``: the measurement as an image (c, h, w).
+    ``samples``: posterior samples (n, c, h, w); the standard deviation needs at least two.
+    ``path``: a file to write the figure to, in the format of its suffix.
     """
     samples, columns = samples.cpu(), 8
     images = {} if truth is None else {"truth": truth}

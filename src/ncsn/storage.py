@@ -1,4 +1,4 @@
-"""A folder of files, each whole or not there, and nothing unpickled: locks, JSON, tensors, checkpoints, the hub."""
+"""Files that are complete or absent, and never unpickled: JSON, tensors and checkpoints."""
 
 import hashlib
 import json
@@ -19,21 +19,20 @@ from torch import Tensor
 
 from ncsn.validation import Json, opened_as
 
-SEAL = b"\nsha256:"  # before the 64 digits at the end of a checkpoint
+SEAL = b"\nsha256:"  # a checkpoint ends in this and 64 digits
 HOST = re.sub("[^A-Za-z0-9-]", "_", socket.gethostname()) or "host"
-# The names of ``atomic``'s temporary files.
+# Names of the temporary files of ``atomic``.
 UNFINISHED = re.compile(r"\..*\.partial\.(?P<host>[\w-]+)\.(?P<process>\d+)\.[0-9a-f]{16}(\.\w+)?")
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends well and vanishes when it does not.
+    """A temporary path that replaces ``path`` when the block succeeds, and is removed when it fails.
 
-    The bytes are on the disk before the name is, so neither kill -9 nor a full disk leaves half a file; the temporary
-    file that a kill leaves is removed by the next command that writes there (``sweep``).  Its name cannot be guessed,
-    and it is a new file: nobody's link is followed.  A file that is replaced hands on its mode.
-    Raises ValueError if ``path`` is something else than a regular file, and OSError, which names it, if it cannot be
-    written.
+    The content is flushed to the disk before the file is renamed, so neither kill -9 nor a full disk leaves half a
+    file; the next command that writes there removes what a kill leaves (``sweep``).  The temporary file has an
+    unpredictable name and is created anew, so that no link is followed.  It takes on the mode of the file it replaces.
+    Raises ValueError if ``path`` isn't a regular file, and OSError, naming ``path``, if it can't be written.
     """
     check_regular(path)
     name = f".{path.stem[:30]}.partial.{HOST}.{os.getpid()}.{secrets.token_hex(8)}{path.suffix}"
@@ -61,9 +60,9 @@ def write_json(path: Path, content: Json) -> None:
 
 
 def sweep(folder: Path, *, everybodys: bool = False) -> None:
-    """Remove the temporary files that processes of this machine have left in ``folder`` when they were killed.
+    """Remove temporary files that killed processes of this machine have left in ``folder``.
 
-    ``everybodys``: also those of living processes and of other machines: for who holds the folder's lock.
+    ``everybodys``: also those of running processes and other machines; only for the holder of the folder's lock.
     """
     for path in folder.glob(".*.partial.*"):
         if (left := UNFINISHED.fullmatch(path.name)) and path.is_file() and not path.is_symlink():
@@ -74,14 +73,14 @@ def sweep(folder: Path, *, everybodys: bool = False) -> None:
 
 
 def check_regular(path: Path) -> None:
-    """Raises ValueError if there is something at ``path`` that is no regular file: a link, a folder or a device."""
+    """Raises ValueError if ``path`` exists and isn't a regular file, but a link, a folder or a device."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "no regular file"
-        raise ValueError(f"{path} is {kind}; only regular files are replaced")
+        kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "not a regular file"
+        raise ValueError(f"{path} is {kind}; only regular files can be replaced")
 
 
 def digest(tensors: Mapping[str, Tensor], data: str = "") -> str:
-    """The sha256 of tensors and their names, whatever the order of these, and of the digest of ``data``, if any."""
+    """The sha256 of named tensors, in any order, and of the digest of their ``data``, if given."""
     result = hashlib.sha256(f"dict {len(tensors)}\n{data}".encode())
     for name in sorted(tensors, key=repr):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -91,19 +90,18 @@ def digest(tensors: Mapping[str, Tensor], data: str = "") -> str:
 
 
 def seal(tensors: dict[str, Tensor], data: str = "") -> bytes:
-    """A safetensors file of ``tensors``, with a digest of them, and of the ``data`` that made them, in its metadata."""
-    # One entry alone, because the library writes several in any order, and the same weights are the same bytes.
-    # As copies, because the library refuses weights that two layers share.
+    """A safetensors file of ``tensors``, with a digest of them and of the training ``data`` in its metadata."""
+    # A single entry, because the library writes several in any order, and equal weights must be equal bytes.
+    # Copies, because the library rejects weights that two layers share.
     copies = {name: tensor.clone() for name, tensor in tensors.items()}
     return save(copies, metadata={"sha256": digest(tensors, data)})
 
 
 def read_tensors(path: Path, data: str = "") -> dict[str, Tensor]:
-    """The tensors of a safetensors file, which are those that were written; in a file without a digest, who knows.
+    """The tensors of a safetensors file; a digest, if the file has one, proves that they weren't changed.
 
-    ``data``: the digest of the data that should have made them.
-    Raises ValueError if it cannot be read, is not as it was written, was made by other data, or has numbers that are
-    not finite.
+    ``data``: the digest of the training data.
+    Raises ValueError if the file can't be read, was changed, belongs to other data, or has numbers that aren't finite.
     """
     with opened_as("the weights of this run", path):
         with safe_open(path, "pt") as file:
@@ -118,10 +116,7 @@ def read_tensors(path: Path, data: str = "") -> dict[str, Tensor]:
 
 
 def save_checkpoint(content: Json, path: Path) -> None:
-    """Write tensors, numbers and text as torch does, and the file's sha256 after them.
-
-    Raises what ``torch.save`` does.
-    """
+    """Write tensors, numbers and text with ``torch.save``, and append the file's sha256."""
     torch.save(content, path)
     seal = SEAL + hashlib.sha256(np.memmap(path, mode="r").data).hexdigest().encode()
     with path.open("ab") as file:
@@ -129,9 +124,9 @@ def save_checkpoint(content: Json, path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> Json:
-    """What ``save_checkpoint`` wrote; a file without a sha256 is read as it is.
+    """The content of a checkpoint; one without a sha256 is read unchecked.
 
-    Raises ValueError if it cannot be read, or is not as it was written.
+    Raises ValueError if it can't be read, or was changed.
     """
     with opened_as("a checkpoint", path):
         content = np.memmap(path, mode="r")
@@ -145,11 +140,11 @@ def read_checkpoint(path: Path) -> Json:
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
-    """Raises ValueError, before any work, if a command may not write ``out``: the rule for all that they write."""
+    """Raises ValueError, before any work starts, if a command can't or mustn't write ``out``."""
     check_regular(out)
     if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists; --overwrite (overwrite=True) replaces it, or give another name")
+        raise ValueError(f"{out} exists; choose another name, or replace it with --overwrite (overwrite=True)")
     folder = out.absolute().parent
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        raise ValueError(f"{out} cannot be written: {out.parent} is not a folder that you may write into")
+        raise ValueError(f"{out} cannot be written: {out.parent} is not a folder with write permission")
     sweep(folder)

@@ -1,7 +1,8 @@
-"""What users and files may say: names and ranges of settings, and the one check of them, strict and in one line.
+"""Names and ranges of settings, and their validation, which is strict and reports errors in one line.
 
-A boolean is no integer and text no number; NaN, infinities and unknown names are refused.  What a type cannot say, a
-dataclass says in its ``__post_init__``.  Pydantic is imported on the first check, because ``--help`` needs none.
+Booleans aren't integers and text isn't a number; NaN, infinities and unknown names are rejected.  Dataclasses check
+what a type can't express in ``__post_init__``.  Pydantic is imported on the first check, because ``--help`` doesn't
+need it.
 """
 
 import inspect
@@ -23,13 +24,13 @@ GuideName: TypeAlias = Literal["smaller", "unconditional"]
 Region: TypeAlias = Literal["top", "bottom", "left", "right", "centre", "random"]
 DeviceName: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 
-MOST_LEVELS = 10_000  # a hundred times as many as the finest ladder of the samplers
-MOST_STEPS = 10**7  # of Langevin dynamics: days of work, already
+MOST_LEVELS = 10_000  # a hundred times the samplers' finest ladder
+MOST_STEPS = 10**7  # of Langevin dynamics, which already take days
 
 Seed: TypeAlias = Annotated[int, Interval(ge=0, le=2**63 - 1)]
 Count: TypeAlias = Annotated[int, Interval(ge=1, le=10**9)]
 BatchSize: TypeAlias = Annotated[int, Interval(ge=1, le=10**6)]
-Shown: TypeAlias = Annotated[int, Interval(ge=1, le=10**4)]  # so many fit into a picture
+Shown: TypeAlias = Annotated[int, Interval(ge=1, le=10**4)]  # as many as fit in a picture
 Levels: TypeAlias = Annotated[int, Interval(ge=1, le=MOST_LEVELS)]
 LangevinSteps: TypeAlias = Annotated[int, Interval(ge=1, le=MOST_STEPS)]
 NoiseLevel: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
@@ -44,16 +45,16 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", 
 
 T = TypeVar("T")
 Json: TypeAlias = dict[str, Any]
-"""An object as JSON has it."""
+"""A JSON object."""
 
 
 def check_ranges(settings: object) -> None:
-    """Raises ValueError for the first field of a dataclass that its type, ranges included, does not allow."""
+    """Raises ValueError for the first field of a dataclass that is outside its type or range."""
     check_call(type(settings), vars(settings))
 
 
 def check_call(function: Callable[..., object], arguments: Mapping[str, object]) -> None:
-    """Raises ValueError unless ``function`` takes these ``arguments``, by its signature and its types."""
+    """Raises ValueError unless ``arguments`` match the signature and types of ``function``."""
     from pydantic import ValidationError
 
     try:
@@ -63,14 +64,14 @@ def check_call(function: Callable[..., object], arguments: Mapping[str, object])
 
 
 def validated(kind: type[T], values: object, where: str) -> T:
-    """``values``, as JSON has them, as a dataclass of this ``kind``, and dataclasses in it likewise.
+    """A dataclass of this ``kind``, with nested dataclasses, from JSON ``values``.
 
-    Raises ValueError of one line that begins with ``where`` and names the field, its value, and what is allowed.
+    Raises ValueError, which begins with ``where`` and names the field, its value and what is allowed.
     """
     from pydantic import ValidationError
 
     try:
-        # As JSON, because strictly a list is no tuple and a dictionary no dataclass anywhere else.
+        # As JSON, because pydantic's strict mode accepts lists for tuples and objects for dataclasses only there.
         model = model_of(kind).model_validate_json(json.dumps(values))  # type: ignore[arg-type]
         return kind(**{name: getattr(model, name) for name in model.model_fields_set})
     except ValidationError as error:
@@ -81,7 +82,7 @@ def validated(kind: type[T], values: object, where: str) -> T:
 
 @cache
 def model_of(function: Callable[..., object]) -> Any:
-    """A model with a field for each parameter, which converts nothing and takes no others."""
+    """A pydantic model with a field for each parameter, without conversions or extra fields."""
     from pydantic import ConfigDict, create_model
 
     parameters = inspect.signature(function).parameters.values()
@@ -91,7 +92,7 @@ def model_of(function: Callable[..., object]) -> Any:
 
 
 def explain(error: Any, values: Any) -> str:
-    """The first thing that is wrong, in one line: the field, its value, and what each of its types allows."""
+    """The first error in one line: the field, its value, and what its types allow."""
     problems = [(place(problem["loc"], values), problem) for problem in error.errors(include_url=False)]
     name, first = problems[0]
     if first["type"] == "missing":
@@ -101,7 +102,7 @@ def explain(error: Any, values: Any) -> str:
 
 
 def place(steps: Sequence[str | int], values: Any) -> str:
-    """The name of a field: pydantic's own goes on, after what is in ``values``, with the types that it has tried."""
+    """The name of a field, without the names of the union members that pydantic appends."""
     names = []
     with suppress(KeyError, IndexError, TypeError):
         for step in steps:
@@ -111,7 +112,7 @@ def place(steps: Sequence[str | int], values: Any) -> str:
 
 
 def one_line(error: object) -> str:
-    """An error's message, or else its name, in one line: not too long, and only what can be printed."""
+    """An error's message, or the name of its type, in one line of limited length and printable characters."""
     line = " ".join(str(error).split()) or type(error).__name__
     line = "".join(c if c.isprintable() else "?" for c in line)
     return line if len(line) <= MAX_QUOTED else f"{line[:MAX_QUOTED]}…"

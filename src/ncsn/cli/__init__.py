@@ -1,6 +1,6 @@
-"""What the command ``ncsn`` can do: one dataclass each, whose fields are its options, and which is called to do it.
+"""The commands of ``ncsn``: one callable dataclass each, with a field for every option.
 
-Torch is imported when one is called, so that ``--help`` answers at once.
+Torch is imported only when a command runs, so that ``--help`` responds immediately.
 """
 
 import sys
@@ -9,7 +9,7 @@ from ncsn.machine.interrupts import quit_on_signals as quit_on_signals
 
 
 def program() -> None:
-    """The command line of a process that Ctrl-C and SIGTERM end in one line, from its first import on."""
+    """Run the command line; Ctrl-C and SIGTERM end it with one line, even during imports."""
     quit_on_signals()
     from ncsn.cli.main import main
 

@@ -1,11 +1,10 @@
-"""What the scripts and commands share: options, parsing, one-line errors, progress bars, samples for who waits.
+"""Shared by scripts and commands: options, parsing, one-line errors, progress bars and sampling.
 
-Torch is imported inside the functions that need it, so that ``--help`` answers at once.
+Torch is imported inside the functions that need it, so that ``--help`` responds immediately.
 """
 
 import io
 import os
-import shutil
 import signal
 import sys
 import time
@@ -19,7 +18,7 @@ import tyro
 from annotated_types import Interval, MinLen
 
 from ncsn.learn.settings import Given
-from ncsn.machine.interrupts import Stopped, interruptible
+from ncsn.machine.interrupts import Stopped, stop_on_signals
 from ncsn.validation import (
     BatchSize,
     DeviceName,
@@ -40,60 +39,56 @@ if TYPE_CHECKING:
     from ncsn.run.options import SamplingOptions as SamplingKeywords
     from ncsn.run.options import SeededOptions
 
-COMPILE_FROM = 60_000  # evaluations of a network for images: for fewer, compiling takes longer than it saves
-FRAME = dict.fromkeys(range(0x2500, 0x2580), " ")  # what tyro draws around what it says; without Unicode it has dashes
-NARROWEST = 40  # columns; in one or two of them tyro's help has no end
+MIN_CALLS_TO_COMPILE = 60_000  # network evaluations of single images; for fewer, compiling takes longer than it saves
+FRAME = dict.fromkeys(range(0x2500, 0x2580), " ")  # tyro draws boxes around its messages
 T = TypeVar("T")
 ClassName = Annotated[str, MinLen(1)]
 
 
 class Options:
-    """Options that are checked against their types."""
+    """Options that are validated against their types."""
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
         check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Options):
-    """Which run, and where it computes.
+    """Which run to use, and on which device.
 
     Args:
-        run: The run's folder, such as runs/mnist; mnist, the model that comes with the package; or
-            hf://user/model@revision, one on Hugging Face's hub.
-        device: Where to compute. auto is CUDA if there is one, else the CPU.
+        run: The run's folder, such as runs/mnist; mnist for the model in the package; or hf://user/model@revision for
+            one on the Hugging Face hub.
+        device: Where to compute. auto uses CUDA if available, otherwise the CPU.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     device: DeviceName = "auto"
 
     def refuse(self, *names: str, of: str) -> None:
-        """Raises ValueError for options of these names that have other values than by default; ``of``: who has them."""
+        """Raises ValueError if any of these options was changed; only ``of`` use them."""
         given = [option.name for option in fields(self) if getattr(self, option.name) != option.default]
         if ignored := [f"--{name.replace('_', '-')}" for name in given if name in names]:
-            raise ValueError(f"{', '.join(ignored)} would be ignored: only {of} have it")
+            raise ValueError(f"{', '.join(ignored)} would be ignored; only {of} use it")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How a run is sampled; by default in the run's own way.
+    """How to sample; every option defaults to the run's own setting.
 
     Args:
-        sampler: By default the run's own. fast is the default sampler in at most eight evaluations of the network.
-        levels: How many noise levels sampling descends. More levels cost more and are more exact. By default what suits
-            the sampler.
-        steps: Langevin steps, on each level for annealed, in all for langevin. How many steps other samplers take is
-            --levels.
-        eps: Langevin's step size on the smallest noise level.
-        label: Draw this class alone, from a run that knows classes. any, the default, draws each class as often as it
-            is in the training data. none uses the score of all classes together, as inverse problems do.
-        guidance: How far to move away from a guide; 1 is the plain score. By default the run's own. It is 1 for
-            annealed and langevin if they are not the run's own sampler, and for fast if the run's own guidance is below
-            1.5.
-        guide: Which guide: the smaller network that the run has, or its own network without the class, which needs a
-            class. By default the run's own: unconditional if it knows classes.
-        batch_size: How many samples the network sees at a time. The samples do not depend on it.
+        sampler: The run's own by default. fast is the default sampler in at most eight network evaluations.
+        levels: Number of noise levels. More levels are slower and more accurate; the default suits the sampler.
+        steps: Langevin steps: per level for annealed, in total for langevin. Other samplers take --levels steps.
+        eps: Langevin step size at the smallest noise level.
+        label: Draw only this class, from a class-conditional run. any, the default, draws classes in the proportions of
+            the training data. none uses the unconditional score, as inverse problems do.
+        guidance: Guidance scale: how far to move away from a guide; 1 disables guidance. The run's own by default, but
+            1 for annealed and langevin unless they are the run's own sampler, and for fast if the run's own scale is
+            below 1.5.
+        guide: smaller (the run's smaller network) or unconditional (its own network without the class). The run's own
+            by default: unconditional if it is class-conditional.
+        batch_size: Samples per network evaluation. The samples don't depend on it.
     """
 
     sampler: Given[SamplerName] = None
@@ -111,7 +106,7 @@ class SamplingOptions:
 
 
 def check_output(out: Path, *suffixes: str, overwrite: bool) -> None:
-    """Raises ValueError, before any work, if a command may not write a file of this name there."""
+    """Raises ValueError, before any work starts, if a command can't or mustn't write this file."""
     if out.suffix not in suffixes:
         raise ValueError(f"{out} ends in {out.suffix!r}; allowed: {', '.join(suffixes)}")
     from ncsn import storage
@@ -120,15 +115,13 @@ def check_output(out: Path, *suffixes: str, overwrite: bool) -> None:
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
-    """Say in one line what is wrong, and exit."""
+    """Print an error in one line, and exit."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(status)
 
 
 def parse(settings: Any, args: list[str] | None = None, prog: str | None = None) -> Any:
-    """``settings`` (a dataclass, or a union of them) from the command line; a mistake is one line and exit status 2."""
-    if shutil.get_terminal_size().columns < NARROWEST:
-        os.environ["COLUMNS"] = str(NARROWEST)
+    """Parse ``settings``, a dataclass or a union of them; mistakes exit with one line and status 2."""
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
@@ -142,49 +135,49 @@ def parse(settings: Any, args: list[str] | None = None, prog: str | None = None)
 
 
 def run(command: Callable[[Any], None], settings: Any, args: list[str] | None = None, prog: str | None = None) -> None:
-    """Parse the command line into ``settings`` and run ``command`` on it; whatever stops it is one line.
+    """Parse the command line into ``settings`` and run ``command`` on it; errors are printed in one line.
 
-    The exit status is 2 for a user's mistake, 1 for what went wrong while computing, 130 for Ctrl-C, 143 for SIGTERM.
+    The exit status is 2 for a user's mistake, 1 for a failed computation, 130 for Ctrl-C and 143 for SIGTERM.
     """
-    if not is_main():  # it says nothing but errors, and shows no bars
+    if not is_main():  # other processes print errors only, and show no bars
         sys.stdout = io.StringIO()
         os.environ["TQDM_DISABLE"] = "1"
-    for stream in (sys.stdout, sys.stderr):  # σ, in the encoding of a terminal that has none
+    for stream in (sys.stdout, sys.stderr):  # a terminal's encoding may lack σ
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         options = parse(settings, args, prog)
-        # Torch is imported before Ctrl-C is the command's to answer: an interrupted import says whatever it likes.
+        # Import torch while Ctrl-C still ends the process at once: an interrupted import can raise anything.
         import torch
 
         from ncsn.machine import hardware
 
         hardware.keep_memory()
-        torch.set_flush_denormal(True)  # processors are slow at numbers below 10⁻³⁸: a fifth of a training step
-        with interruptible():
+        torch.set_flush_denormal(True)  # denormal numbers slow a training step down by a fifth
+        with stop_on_signals():
             command(options)
         return
     except (Exception, KeyboardInterrupt) as error:
         status, line = ending(error)
-    # Only now, when nothing holds what the command was at, have its bars ended their lines.
-    if status > 128 and not is_main():  # the first process says it for all
+    # Print only now: the command's progress bars end their lines when its frames are released.
+    if status > 128 and not is_main():  # the main process reports it
         raise SystemExit(status)
     fail(line, status)
 
 
 def is_main() -> bool:
-    """Whether this process speaks for all: the first of those that torchrun has started."""
+    """Whether this is the main process, the only one that prints results."""
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def require(run: "Run", noun: str, named: Path, why: str) -> None:
-    """Raises ValueError if a run makes something else than what a command needs, and says why it does."""
+    """Raises ValueError, which says ``why``, unless the run makes the kind of data that a command needs."""
     if run.recipe.kind.noun != noun:
         raise ValueError(f"{named} makes {run.recipe.kind.noun}; {why}")
 
 
 def ending(error: BaseException) -> tuple[int, str]:
-    """The exit status of a command that an error has ended, and the line that says why; raises it if none does."""
+    """The exit status and the message for an error that ended a command; errors that aren't the user's are raised."""
     from ncsn.machine.distributed import PeerError
 
     if isinstance(error, KeyboardInterrupt):
@@ -205,7 +198,7 @@ def ending(error: BaseException) -> tuple[int, str]:
 
 
 def bar(states: Iterable[T], description: str, *, total: int | None = None) -> Iterator[T]:
-    """Whatever comes, passed on under a progress bar if it takes over a second; ``total``: by default its length."""
+    """Pass items on under a progress bar, shown after a second; ``total`` defaults to their length."""
     from ncsn.machine import messages
     from ncsn.machine.hardware import Threads
 
@@ -214,7 +207,7 @@ def bar(states: Iterable[T], description: str, *, total: int | None = None) -> I
 
 
 def draw(run: "Run", n: int, *, keep: int = 0, **options: "Unpack[SeededOptions]") -> "Drawn":
-    """``n`` samples of a run under a progress bar, and the first ``keep`` of them on their way; see ``Run.steps``."""
+    """Draw ``n`` samples under a progress bar, keeping the path of the first ``keep``; options as for ``Run.steps``."""
     began = time.perf_counter()
     steps = run.steps(n, **options)
     compile_for(run, n, steps)
@@ -222,17 +215,17 @@ def draw(run: "Run", n: int, *, keep: int = 0, **options: "Unpack[SeededOptions]
 
 
 def compile_for(run: "Run", n: int, steps: "Steps") -> None:
-    """Compile a run's networks if ``n`` samples, drawn like ``steps``, are then there sooner."""
+    """Compile a run's networks if that pays off for ``n`` samples drawn like ``steps``."""
     from ncsn.score import even_batch_size
 
-    if run.recipe.kind.compiled and run.posterior_score is None and n * steps.sampling.nfe >= COMPILE_FROM:
+    if run.recipe.kind.compiled and run.posterior_score is None and n * steps.sampling.nfe >= MIN_CALLS_TO_COMPILE:
         run.compile(even_batch_size(n, steps.batch_size))
 
 
 def follow(steps: "Steps", description: str, began: float, *, keep: int = 0) -> "Drawn":
-    """The samples that ``steps`` lead to; ``began``: when drawing them did.
+    """Run a sampler's ``steps`` to the end; ``began``: when sampling started.
 
-    Nothing is compiled on the way: batches of another size than those that networks are compiled for run without.
+    Batches of a size that networks weren't compiled for run uncompiled.
     """
     from ncsn.machine.hardware import nothing_compiled
     from ncsn.run import Drawn

@@ -1,7 +1,4 @@
-"""The command ``ncsn``: one dataclass for each of its commands, whose fields are the options.
-
-Torch is imported when a command runs, so that ``--help`` answers at once.
-"""
+"""The command ``ncsn`` and its subcommands."""
 
 import functools
 import operator
@@ -24,7 +21,7 @@ COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (*MAKERS, *
 
 
 def main(args: list[str]) -> None:
-    """Run the command that ``args`` ask for."""
+    """Run the command that ``args`` name."""
     if args == ["--version"]:
         print(f"ncsn {__version__}")
         return

@@ -18,28 +18,28 @@ from ncsn.validation import NoiseLevel, Seed, read_json
 
 if TYPE_CHECKING:
     from ncsn.run import Run
+    from ncsn.run.options import DensityOptions
 
-ROWS = 500  # of a table, whose densities are computed together
-PART = 32  # images whose likelihood is computed together
+IMAGES_AT_ONCE = 32  # in a batch of likelihoods
 NUMBERS, PAGE, SAMPLES = FILES = ("evaluation.json", "evaluation.png", "evaluation.npz")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(SamplingOptions, RunOptions):
-    """Measure how good a run's samples are: every number beside real images'.
+    """Measure sample quality: each number next to those of real examples.
 
     Args:
-        data: Where the data set is that the run was trained on, if it has moved.
-        features: What distances are measured in: pixels, classifier (trained on the data's classes, and kept) or
-            efficientnet. auto is the classifier in the package for MNIST, classifier for other data with classes, and
-            efficientnet for data without.
-        n: How many samples, if there are as many test images or training rows. Numbers from fewer than 10,000 are not
-            comparable with others.
-        target: A column of a table: how well trees predict it on held-out rows that have learned from samples, next to
-            trees that have learned from as many training rows.
-        seed: The same seed gives the same samples on one machine.
-        out: A folder for evaluation.json, evaluation.png and the samples, evaluation.npz; by default the run's, or this
-            one for a run of the package or the hub.
+        data: Where the run's training data is now, if it has moved.
+        features: The features that distances are measured in: pixels, classifier (trained on the data's classes, and
+            cached) or efficientnet. auto uses the classifier in the package for MNIST, classifier for other data with
+            classes, and efficientnet for data without.
+        n: Number of samples; limited by the number of test images or training rows. Results from fewer than 10,000
+            images aren't comparable with published ones.
+        target: A column of a table: how well trees trained on samples predict it for held-out rows, compared with trees
+            trained on as many training rows.
+        seed: The same seed gives the same samples on the same machine.
+        out: The folder for evaluation.json, evaluation.png and the samples, evaluation.npz. Defaults to the run's
+            folder, or to the current one for the model in the package and for runs on the hub.
         overwrite: Replace an earlier evaluation there.
     """
 
@@ -52,7 +52,6 @@ class Evaluate(SamplingOptions, RunOptions):
     overwrite: bool = False
 
     def __call__(self) -> None:
-        """Draw samples, judge them, and write the numbers."""
         import numpy as np
         import torch
 
@@ -91,31 +90,31 @@ class Evaluate(SamplingOptions, RunOptions):
         facts |= {"guide_nfe": drawn.steps.guide_nfe, "data": data.name, "data_digest": data.digest}
         facts |= {"sampling_seconds": drawn.seconds}
         ruler.show(samples, out / PAGE)
-        # After everything else: who sees it has all of the evaluation.
+        # Written last, so that a folder with this file has a complete evaluation.
         storage.write_json(out / NUMBERS, facts | result.report())
         if self.label not in (None, "any", "none"):
-            print(f"note: the samples are of class {self.label}; the examples are of all, so they differ in any case")
+            print(f"note: these samples are all of class {self.label}, but the test examples are of every class")
         print(result)
         print(f"{out}: {', '.join(FILES)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood(RunOptions):
-    """The likelihood of the test images under a model, in bits per dimension, with error bars; or of a table's rows.
+    """Compute the likelihood of test images, in bits per dimension with error bars, or of the rows of a table.
 
-    In Python ``run.log_prob`` gives the number of every image.
+    In Python, ``run.log_prob`` returns the log density of each example.
 
     Args:
-        rows: A table with the run's columns: the log density of each of its rows in nats, in the units of the columns.
-        out: Where to write densities, .csv, .tsv or .parquet.
+        rows: A table with the run's columns; the log density of each row is in nats, in the units of the columns.
+        out: The output file for the densities: .csv, .tsv or .parquet.
         overwrite: Replace an existing file.
-        n: How many test images.
-        data: Where the data set is that the run was trained on, if it has moved.
-        probes: Random directions in which the divergence of the score is measured; by default 4, or of up
-            to 16 columns all directions.
-        sigma_min: The noise level whose density is taken for the data's; by default the run's smallest.
-        tolerance: Relative and absolute error of each step of the solver; by default 1e-3 for images, 1e-4 for rows.
-        seed: Of the random directions.
+        n: Number of test images.
+        data: Where the run's training data is now, if it has moved.
+        probes: Random directions for estimating the divergence of the score; 4 by default. For up to 16 columns the
+            divergence is exact by default.
+        sigma_min: The noise level at which the density is evaluated; the run's smallest by default.
+        tolerance: Relative and absolute tolerance of the ODE solver; by default 1e-3 for images and 1e-4 for rows.
+        seed: Seed of the random directions and of the choice of images.
     """
 
     rows: tyro.conf.Positional[Given[Path]] = None
@@ -129,7 +128,7 @@ class Likelihood(RunOptions):
     seed: Seed = 0
 
     def __call__(self) -> None:
-        if not console.is_main():  # under torchrun the leading process does it alone
+        if not console.is_main():  # under torchrun, only the main process computes
             return
         import torch
 
@@ -151,13 +150,18 @@ class Likelihood(RunOptions):
         pixels = test[torch.randperm(len(test), generator=generator)[: self.n]]
         x = dequantize(pixels, generator=generator) if pixels.dtype == torch.uint8 else pixels
         n, dimensions = len(x), x.shape[1:].numel()
-        # The generator of the seed itself has chosen the images.
+        # Another seed, because this one has already chosen the images.
         seed, sigma_min = block_seed(self.seed, 1), self.sigma_min or run.recipe.sampling.sigma_min
         probes = self.probes or 4
         states = run.likelihoods(
-            x, sigma_min=sigma_min, probes=probes, tolerance=self.tolerance or 1e-3, batch_size=PART, seed=seed
+            x,
+            sigma_min=sigma_min,
+            probes=probes,
+            tolerance=self.tolerance or 1e-3,
+            batch_size=IMAGES_AT_ONCE,
+            seed=seed,
         )
-        parts = list(console.bar(states, f"{n} images", total=-(-n // PART)))
+        parts = list(console.bar(states, f"{n} images", total=-(-n // IMAGES_AT_ONCE)))
         bits = ncsn.bits_per_dimension(torch.cat([part.log_prob for part in parts]), dimensions)
         errors = torch.cat([part.standard_error for part in parts]) / (dimensions * math.log(2))
         what = "pixels (byte + u)/256" if pixels.dtype == torch.uint8 else "pixels in steps of 1/256"
@@ -169,7 +173,7 @@ class Likelihood(RunOptions):
         )
 
     def write_densities(self, run: "Run", place: Path) -> None:
-        """The log density of each row of a table; a row with blanks has none."""
+        """Write the log density of each row of a table; rows with missing values have none."""
         import pandas
         import torch
 
@@ -182,33 +186,30 @@ class Likelihood(RunOptions):
         whole, density = ~x.isnan().any(1), x[:, 0] * torch.nan
         if not bool(whole.any()):
             raise ValueError(f"{place} has no row without missing values; only such rows have a density")
-        run.transform.check(x)  # before rows with gaps are left out, for their numbers
-        # A looser solver makes rows likelier than they are, by up to a tenth of a nat.
-        states = run.likelihoods(
-            x[whole],
-            sigma_min=self.sigma_min,
-            probes=self.probes,
-            tolerance=self.tolerance or 1e-4,
-            seed=self.seed,
-            batch_size=ROWS,
-        )
-        parts = console.bar(states, "log densities", total=-(-int(whole.sum()) // ROWS))
-        density[whole] = torch.cat([part.log_prob for part in parts])
+        run.transform.check(x)  # before incomplete rows are dropped, so that the row in an error message is the file's
+        # A looser tolerance overestimates the density by up to a tenth of a nat.
+        tolerance = self.tolerance or 1e-4
+        how: DensityOptions = {
+            "sigma_min": self.sigma_min,
+            "probes": self.probes,
+            "tolerance": tolerance,
+            "seed": self.seed,
+        }
+        density[whole] = run.log_prob(x[whole], **how)
         write_frame(pandas.DataFrame({"log_density": density.numpy()}), self.out)
         print(f"{self.out}: log densities of {int(whole.sum())} rows, {density[whole].mean():.3f} nats on average")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Info(RunOptions):
-    """Print what a run is, and its numbers: its config.json and metrics.json."""
+    """Print a run's size, configuration and metrics (config.json, metrics.json)."""
 
     def __call__(self) -> None:
-        """Print how large it is, and its files."""
         import ncsn
 
         run = ncsn.load(self.run, device=self.device)
         print(f"{run.parameters:,} weights, {run.guide_parameters:,} of a guide")
-        # Through a reader, because a terminal would take what a stranger has written for orders.
+        # Parsed and dumped again, because raw text from a stranger may contain escape sequences for the terminal.
         for path in ((run.folder or self.run) / name for name in ("config.json", "metrics.json")):
             if path.exists():
                 print(f"{path.name}: {json.dumps(read_json(path), indent=2)}")

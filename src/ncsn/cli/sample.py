@@ -1,4 +1,4 @@
-"""``ncsn sample``: samples of a run."""
+"""``ncsn sample``: draw samples from a run."""
 
 import csv
 import hashlib
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
     from ncsn.run.options import SamplingOptions as SamplingKeywords
 
 PICTURES = (".png", ".gif")
-MOST = 10_000  # samples in a picture
+MAX_IN_PICTURE = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(SamplingOptions, RunOptions):
-    """Draw samples from a run: a picture, one of how they come out of the noise, or any number of them for a program.
+    """Draw samples from a run, as a picture, an animation of denoising, an array or a table.
 
     Args:
-        n: How many samples; a picture shows up to 10,000.
-        seed: The same seed gives the same samples on one machine.
-        out: Where to write. .png is a grid, or the first six of signals. .gif shows the way of up to 36 images out of
-            the noise. .npz is an array under the key samples, and .npy is an array alone; images are (n, c, h, w) in
-            the numbers of their files, mostly uint8. .csv and .tsv are rows of a table. Arrays take any
-            number of samples in the memory of 1,000. After a kill the same command continues, with the same samples.
-        given: Exact values of columns of a table, such as sex=F or sex=F,age=40; the other columns are drawn given
-            these, as by ncsn impute, and rows are written into .csv, .tsv or .parquet.
+        n: Number of samples; a picture shows up to 10,000.
+        seed: The same seed gives the same samples on the same machine.
+        out: The output file. .png is a grid of images, or the first six signals. .gif animates how up to 36 images
+            emerge from noise. .npy is an array, .npz has it under the key samples; images are (n, c, h, w) with the
+            dtype of the training files, usually uint8. .csv, .tsv and .parquet are tables. Arrays can have any number
+            of samples in the memory of 1,000. If the command is killed, the same command continues it.
+        given: Values to condition a table on, such as sex=F or sex=F,age=40; the other columns are drawn given these,
+            and rows are written to .csv, .tsv or .parquet.
         overwrite: Replace an existing file.
     """
 
@@ -59,10 +59,10 @@ class Sample(SamplingOptions, RunOptions):
         from ncsn.machine import distributed
 
         picture = self.out.suffix in PICTURES
-        if picture and self.n > MOST:
-            raise ValueError(f"n is {self.n}; a picture shows at most {MOST}; write more to .npz or .npy")
+        if picture and self.n > MAX_IN_PICTURE:
+            raise ValueError(f"n is {self.n}; a picture shows at most {MAX_IN_PICTURE:,}; write more to .npz or .npy")
         if self.out.suffix in TABLES:
-            for name in ("pandas", "pyarrow"):  # what is missing turns up before anything is drawn
+            for name in ("pandas", "pyarrow"):  # a missing package shows before sampling starts
                 importlib.import_module(name)
         main, run = console.is_main(), ncsn.load(self.run, device=self.device)
         kind = run.recipe.kind
@@ -80,7 +80,7 @@ class Sample(SamplingOptions, RunOptions):
             write_array(self.out, run, self.n, seed=self.seed, group=distributed.join(), options=self.options())
             return
         write = kind.writers[self.out.suffix]
-        if main and write is not None:  # only the leading process draws pictures
+        if main and write is not None:  # other processes draw no pictures
             keep = kind.kept if self.out.suffix == ".gif" else 0
             drawn = console.draw(run, self.n, seed=self.seed, keep=keep, **self.options())
             write(drawn.samples, drawn.path, self.out)
@@ -107,14 +107,14 @@ def write_array(
     options: "SamplingKeywords",
     transform: "Transform | None" = None,
 ) -> "Drawn | None":
-    """Write ``n`` samples of a run, in ``Run.blocks``, into an .npz or .npy, or a table; returns the last block.
+    """Write ``n`` samples of a run to an .npz, an .npy or a table, block by block (``Run.blocks``).
 
-    ``group``: the processes that share the work, in a folder that all of them see; others than the leading one get
-    None.
-    ``transform``: which units an array has; by default the run's.
+    ``group``: the processes that share the work, in a folder that all of them can access.
+    ``transform``: of the array's units; the run's by default.
+    Returns the last block; None on all processes but the main one.
 
-    Blocks are files in a hidden folder beside the output.  Its name holds a digest of all that determines the samples,
-    so a job goes on from no other's.  An .npz has checksums: a block that is damaged is drawn again.
+    Blocks are files in a hidden folder next to the output.  Its name contains a digest of everything that determines
+    the samples, so that a job only continues itself.  Damaged blocks, recognised by their checksums, are redrawn.
     """
     import numpy as np
     import torch
@@ -135,8 +135,8 @@ def write_array(
     if group.is_main:
         folder.mkdir(exist_ok=True)
         storage.sweep(folder, everybodys=True)
-        # The first block is always drawn: the leading process then knows what samples cost.
-        missing = [i for i, path in enumerate(paths) if i == 0 or not whole(path, shapes[i])]
+        # The first block is always redrawn, so that the main process can report the cost of samples.
+        missing = [i for i, path in enumerate(paths) if i == 0 or not is_whole(path, shapes[i])]
     missing = json.loads(group.broadcast(json.dumps(missing).encode()))
     began = time.perf_counter()
     console.compile_for(run, n, usual)
@@ -155,7 +155,7 @@ def write_array(
     except Stopped as error:
         raise Stopped(error.number, "; the same command continues") from error
     finally:
-        with suppress(OSError):  # it holds blocks to go on from
+        with suppress(OSError):  # blocks to continue from are still in it
             folder.rmdir()
     now = sum(shapes[number][0] for number in missing)
     there = f", after {n - now} from before" if now < n else ""
@@ -163,33 +163,33 @@ def write_array(
     return drawn
 
 
-def rows(path: Path) -> "np.ndarray":
-    """The samples of a block."""
+def read_block(path: Path) -> "np.ndarray":
+    """The samples in a block."""
     import numpy as np
 
     with path.open("rb") as file, np.load(file) as block:
         return np.asarray(block["x"])
 
 
-def whole(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether a block of this shape is there, and undamaged."""
+def is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether there is an undamaged block of this shape."""
     try:
-        return rows(path).shape == shape
-    except Exception:  # of many kinds, by what is damaged
+        return read_block(path).shape == shape
+    except Exception:  # numpy and zipfile raise many kinds
         return False
 
 
 def join_blocks(paths: list[Path], n: int, out: Path, recipe: "Recipe") -> None:
-    """The blocks of ``n`` samples become one array, in the memory of one block; or a table, which is held whole."""
+    """Join the blocks of ``n`` samples into an array, in the memory of one block, or into a table."""
     import numpy as np
     from numpy.lib import format
 
     from ncsn import storage
 
     if out.suffix in TABLES:
-        recipe.kind.write_table(recipe.transform, np.concatenate([rows(path) for path in paths]), out)
+        recipe.kind.write_table(recipe.transform, np.concatenate([read_block(path) for path in paths]), out)
         return
-    first = rows(paths[0])
+    first = read_block(paths[0])
     header = {"descr": first.dtype.str, "fortran_order": False, "shape": (n, *first.shape[1:])}
     file: IO[bytes]
     with storage.atomic(out) as temporary, ExitStack() as files:
@@ -200,4 +200,4 @@ def join_blocks(paths: list[Path], n: int, out: Path, recipe: "Recipe") -> None:
             file = files.enter_context(archive.open("samples.npy", "w", force_zip64=True))
         format.write_array_header_1_0(file, header)
         for path in paths:
-            file.write(rows(path).tobytes())
+            file.write(read_block(path).tobytes())

@@ -1,4 +1,4 @@
-"""``ncsn export``, ``ncsn play`` and ``ncsn push``: a run for other programs, for the browser, and for other people."""
+"""``ncsn export``, ``ncsn play`` and ``ncsn push``: share a run with programs, browsers and people."""
 
 import re
 import shutil
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ncsn import Run
 
 PACKAGE = Path(__file__).parents[1]
-HEADERS = {  # beside the policy in the page's own head
-    "Cache-Control": "no-cache",  # a browser asks whether it has the model of today
+HEADERS = {  # in addition to the policy in the page's head
+    "Cache-Control": "no-cache",  # the model may have changed
     "Content-Security-Policy": "frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
@@ -39,11 +39,12 @@ A noise conditional score network. After `pip install 'ncsn[hub]'`, `ncsn.load("
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write a run's score as an ONNX file, for browsers and other programs without PyTorch.
+    """Export a run's score as an ONNX file, for browsers and programs without PyTorch.
 
     Args:
-        run: The run's folder; mnist, the model that comes with the package; or hf://user/model.
-        out: The file, such as model.onnx. If a smaller network guides the run, it goes into model.guide.onnx beside it.
+        run: The run's folder; mnist for the model in the package; or hf://user/model.
+        out: The output file, such as model.onnx. If a smaller network guides the run, it is exported to
+            model.guide.onnx next to it.
         overwrite: Replace existing files.
     """
 
@@ -52,7 +53,6 @@ class Export:
     overwrite: bool = False
 
     def __call__(self) -> None:
-        """Export, compare with PyTorch, and print how large the files are."""
         import ncsn
 
         check_output(self.out, ".onnx", overwrite=self.overwrite)
@@ -62,29 +62,28 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class Play(Options):
-    """Serve the page on which scores, annealing, learning and sampling can be tried by hand; Ctrl-C ends it.
+    """Serve an interactive page about scores, annealing, training and sampling; Ctrl-C stops it.
 
-    It is served to this machine alone, and asks nothing of the network: open the address that is printed.
+    Open the address that is printed. The page is only served to this machine, and loads nothing from the network.
 
     Args:
-        run: A run of images, for the page to draw with, instead of the model that comes with the package.
-        port: The port on 127.0.0.1; 0 for any that is free.
+        run: A run of images that the page samples from, instead of the model in the package.
+        port: The port on 127.0.0.1; 0 for any free port.
     """
 
     run: Annotated[tyro.conf.Positional[Given[Path]], tyro.conf.arg(metavar="[RUN]")] = None
     port: Port = 8000
 
     def __call__(self) -> None:
-        """Serve the page until Ctrl-C."""
         import ncsn
 
         with tempfile.TemporaryDirectory(prefix="ncsn-play-") as temporary:
             folder = page()
-            if self.run is not None:  # the page again, but for its model
+            if self.run is not None:  # a copy of the page with another model
                 run, own = ncsn.load(self.run, device="cpu"), Path(temporary) / "page"
-                require(run, "images", self.run, "the page draws with runs of images")
+                require(run, "images", self.run, "the page needs a run of images")
                 if (channels := run.recipe.shape[0]) not in (1, 3):
-                    raise ValueError(f"{self.run} makes images of {channels} channels; the page draws grey and RGB")
+                    raise ValueError(f"{self.run} makes images of {channels} channels; the page needs grey or RGB")
                 folder = Path(shutil.copytree(folder, own, ignore=shutil.ignore_patterns("*.onnx")))
                 ncsn.export(run, folder / "model.onnx")
             with server(folder, self.port) as serving:
@@ -94,30 +93,27 @@ class Play(Options):
 
 
 def page(package: Path = PACKAGE) -> Path:
-    """The folder of the built page: in the ``package``, or where ``make site`` puts it beside a checkout's sources.
+    """The folder of the built page, in the package or in a checkout after ``make site``.
 
-    Raises ValueError, which says how to build it, if there is none.
+    Raises ValueError with instructions if the page isn't built.
     """
     for folder in (package / "assets" / "page", package.parents[1] / "site"):
         if (folder / "index.html").is_file():
             return folder
     needed = "pip install --editable '.[export]' && make site"
-    raise ValueError(f"the page is not built; in the folder of the sources, {needed} builds it (Node 20.19 or later)")
+    raise ValueError(f"the page is not built; in a checkout of the sources, run {needed} (needs Node 20.19 or later)")
 
 
 def server(folder: Path, port: int) -> "ThreadingHTTPServer":
-    """A server of a ``folder`` on 127.0.0.1 to who asks for this machine by its own name; ``port`` 0: any free one.
-
-    Raises ValueError for a port that is not free.
-    """
-    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer  # ten milliseconds of every command
+    """A server of a folder on 127.0.0.1; ``port`` 0 chooses a free one.  Raises ValueError if the port is taken."""
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer  # importing it takes ten milliseconds
 
     class Handler(SimpleHTTPRequestHandler):
-        # A system's own table can be anything, and browsers run no script or WebAssembly that is called something else.
+        # Systems map suffixes differently, and browsers only run scripts and WebAssembly of these types.
         extensions_map = {".css": "text/css", ".js": "text/javascript", ".wasm": "application/wasm"}  # noqa: RUF012
 
         def handle(self) -> None:
-            # A browser that does not wait for an answer, and a path that is none, such as /%00.
+            # The browser may close the connection early, or ask for an invalid path such as /%00.
             with suppress(ConnectionError, ValueError):
                 super().handle()
 
@@ -125,7 +121,7 @@ def server(folder: Path, port: int) -> "ThreadingHTTPServer":
             host = self.headers.get("Host", "").removesuffix(f":{self.connection.getsockname()[1]}")
             if host in ("127.0.0.1", "localhost"):
                 return super().send_head()
-            # A page elsewhere has given this machine a name of its own.
+            # DNS rebinding: another site has pointed its own name at this machine.
             return self.send_error(403, "only 127.0.0.1 and localhost are served")
 
         def end_headers(self) -> None:
@@ -134,25 +130,27 @@ def server(folder: Path, port: int) -> "ThreadingHTTPServer":
             super().end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing of requests."""
+            """Don't log requests."""
 
     try:
         return ThreadingHTTPServer(("127.0.0.1", port), lambda *args: Handler(*args, directory=str(folder)))
     except OSError as error:
-        raise ValueError(f"port is {port} ({reason(error)}); give another --port, or 0 for any that is free") from error
+        raise ValueError(
+            f"port {port} is not available ({reason(error)}); choose another --port, or 0 for any"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Push:
-    """Share a run on Hugging Face's hub: its configuration, weights and numbers, with a model card that is written.
+    """Share a run on the Hugging Face hub: its configuration, weights and metrics, with a model card.
 
-    Privately, unless --public says otherwise.  Your token is the library's affair: `hf auth login`, or HF_TOKEN.
+    The run is private unless you pass --public.  Log in first with `hf auth login`, or set HF_TOKEN.
 
     Args:
-        run: The run's folder, such as runs/mnist; or mnist, the model that comes with the package.
-        to: The name there. Every command and ncsn.load then know the run as hf://USER/MODEL. If another run has this
-            name, a further commit replaces it; git keeps the former.
-        public: Let everybody see and load it; by default only you can.
+        run: The run's folder, such as runs/mnist; or mnist for the model in the package.
+        to: The name on the hub. Every command, and ncsn.load, then accepts hf://USER/MODEL. If the name is taken by
+            another run of yours, a new commit replaces it; the old one stays in the git history.
+        public: Let everybody see and load the run; by default only you can.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -160,42 +158,45 @@ class Push:
     public: bool = False
 
     def __call__(self) -> None:
-        """Read the run, and send it as one commit.
+        """Upload the run as one commit.
 
-        Raises ValueError if the hub cannot be asked or refuses, or if a model is there that is not as ``public``.
+        Raises ValueError if the hub can't be reached or refuses, or if the model there is private and should be public,
+        or vice versa.
         """
         import ncsn
         from ncsn.run.folder import SHARED, library_for
 
         run = ncsn.load(self.run, device="cpu")
         links = [name for name in ("guide", *SHARED[:-1]) if (self.run / name).is_symlink()]
-        if links:  # the hub's own cache is full of them, but is not what a user names
-            raise ValueError(f"{self.run / links[0]} is a link, to what may not be meant; to share it, copy the file")
+        if links:
+            raise ValueError(f"{self.run / links[0]} is a link; copy the file there if you want to share it")
         with tempfile.TemporaryDirectory(prefix="ncsn-push-") as folder, library_for(self.to) as library:
             names = write_shared(run, Path(folder), self.to)
-            api = library.HfApi(token=True)  # without one the library says where to get it
+            api = library.HfApi(token=True)  # if there is none, the library explains how to get one
             api.create_repo(self.to, private=not self.public, exist_ok=True)
             if api.model_info(self.to).private == self.public:
-                raise ValueError("it is not as private as you ask for; change that on its page, or push it as it is")
-            # What is there of another run and not of this goes; files that are no part of a run stay.
+                raise ValueError(
+                    "the model is public and you ask for a private one, or vice versa; change it on its page"
+                )
+            # Files of the previous run that this one lacks are deleted; files that don't belong to runs stay.
             patterns = {"allow_patterns": SHARED, "delete_patterns": SHARED}
             commit = api.upload_folder(repo_id=self.to, folder_path=folder, commit_message="A run of ncsn", **patterns)
         print(f"hf://{self.to}@{commit.oid}: {', '.join(names)}, {'public' if self.public else 'private'}")
 
 
 def write_shared(run: "Run", out: Path, model: str) -> list[str]:
-    """Write into ``out`` what is shared of a run that was loaded, a model card too; returns the files' names.
+    """Write the files of a loaded run that are shared, and a model card for user/``model``; returns their names.
 
-    In JSON every path is cut down to its last part: nobody needs to know this machine's folders.  An evaluation of
-    other weights is left out.  ``model``: user/model.
-    Raises ValueError if a file of numbers cannot be read.
+    Paths in JSON are cut down to their last part, so that the folders of this machine aren't published.  An evaluation
+    of other weights is left out.
+    Raises ValueError if a JSON file can't be read.
     """
     from ncsn.run.folder import SHARED, digest_of
     from ncsn.storage import write_json
     from ncsn.validation import read_json
 
     folder, names = run.folder or Path(), list[str]()
-    for name in SHARED[:-1]:  # the last is the card
+    for name in SHARED[:-1]:  # the last is the model card
         if not (folder / name).is_file() or (run.guide is None and name.startswith("guide/")):
             continue
         (out / name).parent.mkdir(exist_ok=True)
@@ -207,7 +208,7 @@ def write_shared(run: "Run", out: Path, model: str) -> list[str]:
                 print(f"{folder / name} is left out: it describes an earlier state of the run", file=sys.stderr)
                 continue
             digest = content.pop("sha256", None)
-            # A recipe has no paths, but names and texts of the user's columns.
+            # A recipe has no paths, but it has the user's column names and categories, which may look like some.
             shared = {key: v if key == "recipe" else without_folders(v) for key, v in content.items()}
             write_json(out / name, shared | ({} if digest is None else {"sha256": digest_of(shared)}))
         names.append(name)
@@ -216,9 +217,9 @@ def write_shared(run: "Run", out: Path, model: str) -> list[str]:
 
 
 def without_folders(value: Any, path: str = r"[/\\]") -> Any:
-    """The content of a JSON file; of a text that is a path, the last part.
+    """JSON content with every path cut down to its last part.
 
-    Lists hold sentences and the names of columns, such as km/h: a path begins like one there.
+    In lists, which hold sentences and column names such as km/h, a path must begin like one.
     """
     if isinstance(value, dict):
         return {name: without_folders(item) for name, item in value.items()}

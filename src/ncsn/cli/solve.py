@@ -1,4 +1,4 @@
-"""``ncsn inpaint``, ``denoise``, ``superres``, ``deblur``, ``impute``: inverse problems with a model as the prior."""
+"""``ncsn inpaint``, ``denoise``, ``superres``, ``deblur`` and ``impute``: inverse problems with a run as the prior."""
 
 import math
 from dataclasses import dataclass
@@ -26,24 +26,24 @@ Noise = Annotated[float, Interval(gt=0, le=100)]
 
 @dataclass(frozen=True, kw_only=True)
 class Problem(RunOptions):
-    """What all inverse problems ask for.
+    """Options of all inverse problems on images.
 
     Args:
-        input: The index of a test image of the run's data, or an image file, which is fitted to the size of the run's.
-        data: Where the data set is that the run was trained on, if it has moved.
-        measured: The input is the measurement itself. By default it is an image, and ncsn measures it first.
-        n: How many samples of the posterior.
-        noise: Standard deviation of the measurement's noise, for pixels in [0, 1].
-        levels: How many noise levels sampling descends; by default twice as many as suit the default sampler, or what
-            suits annealed Langevin dynamics for replacement.
-        solver_steps: Steps of conjugate gradients at each level.
-        particles: How many particles compete for the samples. With many, samples follow the exact posterior; each takes
-            a backward pass for each measured number at each level, or for each pixel if half of these are known. For
-            more than 64 pixels the default is 1, which is the approximation alone.
-        evidence: Print log p(y), the evidence of the model and of what is measured together, with its standard error,
-            for at most 64 pixels.
-        seed: The same seed gives the same samples on one machine.
-        out: Where to draw the measurement, the posterior's mean and standard deviation, and its samples.
+        input: The index of a test image, or an image file, which is resized to the run's images.
+        data: Where the run's training data is now, if it has moved.
+        measured: The input is the measurement itself. By default it is an image that ncsn measures first.
+        n: Number of posterior samples.
+        noise: Standard deviation of the measurement noise, for pixels in [0, 1].
+        levels: Number of noise levels; by default twice as many as for sampling, or as suits annealed Langevin dynamics
+            with replacement.
+        solver_steps: Conjugate-gradient steps at each level.
+        particles: Number of particles. The more there are, the closer samples are to the exact posterior. At each level
+            a particle takes a backward pass for every measured number, or for every pixel if half of the pixels are
+            known. The default for more than 64 pixels is 1: moment matching without particles.
+        evidence: Print the evidence log p(y) of the model and the measurement, with its standard error; for at most 64
+            pixels.
+        seed: The same seed gives the same samples on the same machine.
+        out: The picture of the measurement and the posterior's mean, standard deviation and samples.
         overwrite: Replace an existing file.
     """
 
@@ -61,15 +61,14 @@ class Problem(RunOptions):
     overwrite: bool = False
 
     def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
-        """What is measured of images of this shape, and a measurement as an image: somebody's guess without a prior."""
+        """The measurement of images of this shape, and a function that turns it back into an image without a prior."""
         raise NotImplementedError
 
     def posterior(self, run: "Run", measure: "Measurement", y: "Tensor") -> "Run":
-        """The run of the posterior."""
+        """The run that samples the posterior."""
         return run.posterior(measure, y, noise_std=self.noise, solver_steps=self.solver_steps)
 
     def __call__(self) -> None:
-        """Measure, sample the posterior, and draw."""
         import torch
 
         import ncsn
@@ -87,7 +86,7 @@ class Problem(RunOptions):
             )
         measure, shown = self.problem(run.recipe.shape)
         file_shape = tuple(measure(torch.zeros(run.recipe.shape)[None]).shape[1:])
-        known = len(file_shape) == 1  # pixels of an image: a file holds it whole, and others than these do not matter
+        known = len(file_shape) == 1  # a mask: the file is the whole image, and hidden pixels are ignored
         measured = file_shape if self.measured and not known else run.recipe.shape
         reading = Reading() if run.origin is None else run.origin.reading
         images = run.data(self.data) if self.input.isdecimal() else None
@@ -117,12 +116,12 @@ class Problem(RunOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Inpaint(Problem):
-    """Fill in what is hidden of an image: several answers, their mean and their spread.
+    """Fill in hidden pixels: posterior samples, their mean and standard deviation.
 
     Args:
-        hide: What is hidden: a half, the centre, or three quarters of all pixels at random.
-        method: posterior is moment matching, or particles. replacement is the NCSN paper's way: it replaces the known
-            pixels at every step of annealed Langevin dynamics, and takes them for exact.
+        hide: The hidden pixels: a half, the centre, or three quarters of all pixels at random.
+        method: posterior is moment matching, or particles. replacement is the NCSN paper's method: known pixels, which
+            are taken as exact, are replaced at every step of annealed Langevin dynamics.
     """
 
     hide: Region = "bottom"
@@ -138,11 +137,11 @@ class Inpaint(Problem):
         return known_pixels((channels, height, width), self.hide, generator=generator)
 
     def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
-        """The known pixels; they, and their mean elsewhere."""
+        """The known pixels; hidden ones are filled with their mean."""
         from ncsn.posteriors import masked
 
         if self.method == "replacement":
-            self.refuse("solver_steps", "evidence", of="answers of moment matching")
+            self.refuse("solver_steps", "evidence", of="moment matching")
         known = self.known(shape)
 
         def filled(y: "Tensor") -> "Tensor":
@@ -161,7 +160,7 @@ class Inpaint(Problem):
 
 @dataclass(frozen=True, kw_only=True)
 class Denoise(Problem):
-    """Remove noise from an image: several answers, their mean and their spread.
+    """Denoise an image: posterior samples, their mean and standard deviation.
 
     Args:
         noise: Standard deviation of the noise, for pixels in [0, 1].
@@ -170,22 +169,22 @@ class Denoise(Problem):
     noise: Noise = 0.5
 
     def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
-        """All pixels, as they are."""
+        """All pixels, unchanged."""
         return (lambda x: x), (lambda y: y)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Superres(Problem):
-    """Enlarge an image: several answers, their mean and their spread.
+    """Enlarge an image: posterior samples, their mean and standard deviation.
 
     Args:
-        factor: So many pixels of the answer, each way, make one pixel of the input.
+        factor: How much larger the result is than the input, in each direction.
     """
 
     factor: Count = 4
 
     def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
-        """Means over squares; every square in its mean."""
+        """Means over squares; their pixels are all set to the mean."""
         from ncsn.posteriors import downsampled
 
         k = self.factor
@@ -196,7 +195,7 @@ class Superres(Problem):
 
 @dataclass(frozen=True, kw_only=True)
 class Deblur(Problem):
-    """Sharpen an image: several answers, their mean and their spread.
+    """Deblur an image: posterior samples, their mean and standard deviation.
 
     Args:
         blur: Standard deviation of the Gaussian blur in pixels.
@@ -205,7 +204,7 @@ class Deblur(Problem):
     blur: Annotated[float, Interval(gt=0, le=100)] = 2.0
 
     def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
-        """The blur; the blurred image."""
+        """The blur; the blurred image as it is."""
         from ncsn.posteriors import blurred
 
         return blurred(self.blur), lambda y: y
@@ -213,19 +212,19 @@ class Deblur(Problem):
 
 @dataclass(frozen=True, kw_only=True)
 class Impute(RunOptions):
-    """Fill in the blanks of a table by what a run knows: their means, standard deviations, and draws; or of signals.
+    """Impute the missing values of a table or of signals: point estimates, their uncertainty, and draws.
 
-    Columns of text, and of two values, are filled in with the value that most draws have, and its share.  Signals are
-    filled in with the means of the draws.
+    Numbers are imputed with the mean of the draws and its standard deviation; columns of text, and columns of two
+    values, with the most frequent draw and its share.  Signals are imputed with the mean of the draws.
 
     Args:
-        rows: A table with the run's columns, by their names; blank cells are filled in. Rows in which some columns
-            are given ask for the others. For a run of signals an .npy of them with NaN where there are gaps.
-        n: How many draws of each blank.
-        seed: The same seed gives the same draws on one machine.
-        out: .csv, .tsv or .parquet: the rows with blanks filled in; after them, for every column with blanks, its
-            standard deviations (sd) or shares, and its draws. Of signals .npy.
-        draws: A second table, of whole rows: as many of each row with blanks as there are draws. Of signals .npy,
+        rows: A table with the run's column names, whose empty cells are imputed. To condition on some columns, leave
+            the others empty. For a run of signals, an .npy with NaN for missing values.
+        n: Number of draws of each missing value.
+        seed: The same seed gives the same draws on the same machine.
+        out: The output table (.csv, .tsv or .parquet): the completed rows, then, for every column with missing values,
+            its standard deviation (sd) or share, and its draws. For signals, an .npy.
+        draws: A second table, with every draw of each incomplete row as a complete row. For signals, an .npy of shape
             (draws, n, channels, length).
         overwrite: Replace existing files.
     """

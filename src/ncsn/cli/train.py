@@ -1,4 +1,4 @@
-"""``ncsn train``: ``fit`` with a folder, samples and pictures; ``training_MNIST.py`` tells the same story."""
+"""``ncsn train``: train a run in a folder, and draw samples and figures, as ``training_MNIST.py`` does."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
@@ -16,14 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Train(TrainSettings):
-    """Learn the score of images with a small U-Net, or of a table with an MLP, by denoising score matching; sample it.
+    """Train a score model by denoising score matching, a U-Net on images or signals or an MLP on a table; sample it.
 
-    What is not given follows from the data, the budget and the machine.
+    Other settings are chosen from the data, the budget and the machine.
 
     Args:
-        dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz), or a
-            folder of .tar files, which are shards in WebDataset's format. A table of one row an example:
-            .csv, .tsv, .parquet, or an array of two axes.
+        dataset: mnist (in the package), a folder or archive (.zip, .tar) of images, an array (.npy, .npz), or a folder
+            of .tar shards in the WebDataset format. For a table, a .csv, .tsv or .parquet, or an array with two axes.
     """
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PLACE")] = field()
@@ -37,7 +36,7 @@ class Train(TrainSettings):
 
 
 def finish(run: "Run", data: "Dataset", record: "Record") -> None:
-    """The end of a training: samples, pictures, and numbers, in the record's folder."""
+    """Write samples, figures and metrics to the record's folder."""
     from ncsn import plots
     from ncsn.learn.record import BAND_NAMES
 
@@ -47,4 +46,4 @@ def finish(run: "Run", data: "Dataset", record: "Record") -> None:
         kind.show(run, data, drawn.samples, drawn.path, record.path())
         plots.loss_curves([vars(row) for row in record.rows], BAND_NAMES, record.path("loss.png"))
         record.results(run, drawn)
-    record.group.broadcast()  # the others wait for the pictures, and end together
+    record.group.broadcast()  # the other processes wait for the figures, so that all end together

@@ -1,4 +1,4 @@
-"""Numbers about samples of signals and tables, each next to what as many real examples have."""
+"""Metrics of samples of signals and tables, each next to that of equally many real examples."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from ncsn.kinds.kind import Dataset
 
-MIN_EXAMPLES = 100  # that gradient-boosted trees can learn from
+MIN_EXAMPLES = 100  # for gradient-boosted trees
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How good samples of a table, or signals, are.
+    """Quality of samples of a table or of signals.
 
-    ``n``: how many samples were compared with as many held-out examples.
+    ``n``: the number of samples, compared with equally many held-out examples.
     ``numbers``: by their names, see ``judge_rows`` and ``SignalRuler``; ``log_density``: of the first 1,000 held-out
     rows under the run, in nats.
     """
@@ -25,23 +25,23 @@ class Comparison:
     numbers: dict[str, float]
 
     def report(self) -> dict[str, object]:
-        """The same as JSON takes it."""
+        """The same for JSON."""
         return {"n": self.n, **self.numbers}
 
     def __str__(self) -> str:
-        """The numbers, a line each."""
+        """The numbers, one per line."""
         width = max(30, *map(len, self.numbers))
         return "\n".join([f"n = {self.n}", *(f"{name:<{width}}{value:10.4g}" for name, value in self.numbers.items())])
 
 
 def held_out_examples(data: Dataset, n: int) -> Float64[Tensor, "m *d"]:
-    """At most ``n`` held-out examples in the user's units, and no more than there are to learn from.
+    """At most ``n`` held-out examples in the user's units, and no more than there are training examples.
 
-    Raises ValueError for fewer than trees can judge by.
+    Raises ValueError if there are too few for trees.
     """
     if (few := min(len(data.test), data.n)) < MIN_EXAMPLES:
         count = f"{few} {'held-out' if few == len(data.test) else 'training'} {data.kind.noun}"
-        raise ValueError(f"{data.name} has {count}; trees need at least {MIN_EXAMPLES} to judge by")
+        raise ValueError(f"{data.name} has {count}; trees need at least {MIN_EXAMPLES}")
     return data.transform.inverse(data.test[: min(n, data.n)].double())
 
 

@@ -1,4 +1,4 @@
-"""Data of any kind: what a user names, or has in memory, becomes a dataset."""
+"""Loading data of any kind, from files or from memory, as a dataset."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,10 +28,10 @@ def load_dataset(name: str, *, reading: Reading = AS_THEY_ARE) -> Dataset:
     """The dataset in a folder of images, a .zip or .tar of one, an array, a table, or MNIST.
 
     ``name``: mnist, or a path.  An .npy or .npz holds images, a table (n, d) or signals; a .csv, .tsv or .parquet is a
-    table.  A folder that holds .tar files and no images has shards in WebDataset's format.
-    ``reading``: how files become pixels, or that an array holds signals.
-    Raises ValueError if there is no such dataset, or if it cannot be read as asked; OSError for a folder that may not
-    be read.
+    table.  A folder with .tar files and no images has shards in the WebDataset format.
+    ``reading``: how files are converted to pixels, or that an array holds signals.
+    Raises ValueError if there is no such dataset, or if it can't be read as requested; OSError for a folder without
+    read permission.
 
     >>> images = ncsn.load_dataset("mnist")
     >>> images.train.shape, images.labels.names[7]
@@ -39,10 +39,10 @@ def load_dataset(name: str, *, reading: Reading = AS_THEY_ARE) -> Dataset:
     """
     place, suffix = Path(name), Path(name).suffix.lower()
     if reading.signals and suffix not in (".npy", ".npz"):
-        raise ValueError(f"signals is given; they are read from .npy or .npz, and not from {name}")
+        raise ValueError(f"signals is given, but {name} is not an .npy or .npz, from which signals are read")
     if name == "mnist":
         if reading.pixels() not in (None, (28, 28)):
-            raise ValueError(f"size is {reading.size}; mnist has 28x28, and only images of your own are resized")
+            raise ValueError(f"size is {reading.size}, but mnist is always 28x28")
         return images.mnist()
     check_place(name)
     if name and place.is_dir():
@@ -59,14 +59,16 @@ def load_dataset(name: str, *, reading: Reading = AS_THEY_ARE) -> Dataset:
 
 
 def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
-    """The dataset in arrays: one array (n, d) is a table; others are signals if the reading says so, else images.
+    """The dataset in arrays: signals if the reading says so, a table for one array (n, d), otherwise images.
 
     Raises ValueError as those three do, and for one long series.
     """
     only = next(iter(found.values())) if len(found) == 1 else None
     if only is not None and (only.ndim == 1 or (only.shape[:1] == (1,) and (reading.signals or only.ndim == 2))):
         cut = "numpy.lib.stride_tricks.sliding_window_view(series, 128)[::128]"
-        raise ValueError(f"{name} has shape {only.shape}, one long series; cut windows of it, as by {cut}")
+        raise ValueError(
+            f"{name} is one long series of shape {only.shape}; cut it into windows, for example with {cut}"
+        )
     if reading.signals:
         return read_signals(name, found)
     if only is not None and only.ndim == 2:
@@ -88,18 +90,18 @@ def dataset_of(data: Examples, labels: Classes = None, *, reading: Reading = AS_
         data = load_dataset(str(data), reading=reading)
     if isinstance(data, Dataset):
         if labels is not None:
-            raise ValueError("labels are given, and the dataset has its own; leave them out")
+            raise ValueError("labels are given, but the dataset has its own; leave them out")
         if reading.keep_missing:
             raise ValueError("keep_missing is given, and the dataset is read; give it to load_dataset, in a Reading")
         if reading.signals and data.kind is not SIGNALS:
-            raise ValueError(f"signals is given, and the dataset has {data.kind.noun}; leave it out")
+            raise ValueError(f"signals is given, but the dataset has {data.kind.noun}; leave it out")
         return data
     if np.ma.is_masked(data):
-        raise ValueError("data has masked values; leave these examples out, or fill them")
+        raise ValueError("data has masked values; leave those examples out, or fill them in")
     if (frame := frame_in(data)) is not None:
         if reading.signals or labels is not None:
             given = "signals" if reading.signals else "labels"
-            raise ValueError(f"{given} is given, and the data is a table; leave it out: a column may be a class")
+            raise ValueError(f"{given} is given, but the data is a table; leave it out, and pass classes as a column")
         return rows_of("data", table_of_frame(frame, "data"), keep_missing=reading.keep_missing)
     x = array_of(data)  # type: ignore[arg-type]
     if x.dtype.kind not in "buif":
@@ -108,17 +110,17 @@ def dataset_of(data: Examples, labels: Classes = None, *, reading: Reading = AS_
     if labels is None:
         return from_arrays("data", {"images": x}, reading)
     if x.ndim == 2 and not reading.signals:
-        raise ValueError("labels are for images; a column of a table may be a class")
+        raise ValueError("labels are for images; in a table, pass classes as a column")
     classes = array_of(labels)
     if classes.shape != x.shape[:1]:
-        raise ValueError(f"labels has shape {classes.shape}; one for each of {len(x)} images is needed")
+        raise ValueError(f"labels has shape {classes.shape}; one label for each of {len(x)} images is needed")
     return from_arrays("data", {"images": x, "labels": classes}, reading)
 
 
 def array_of(data: Tensor | np.ndarray | Sequence[int | str]) -> np.ndarray:
-    """A tensor on any device, an array or a list, as an array."""
+    """Convert a tensor on any device, an array or a list to an array."""
     if isinstance(data, Tensor):
         data = data.detach().cpu()
-        data = (data.float() if str(data.dtype) == "torch.bfloat16" else data).numpy()  # numpy has no such numbers
+        data = (data.float() if str(data.dtype) == "torch.bfloat16" else data).numpy()  # numpy has no bfloat16
     array = np.ascontiguousarray(data)
     return array.astype(str) if array.dtype == object and all(isinstance(each, str) for each in array.flat) else array

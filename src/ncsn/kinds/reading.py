@@ -1,4 +1,4 @@
-"""The options of reading data, and what data is called; neither torch nor numpy is needed."""
+"""Options for reading data, and names of datasets; without importing torch or numpy."""
 
 import os
 import re
@@ -16,7 +16,7 @@ Split = Literal["train", "validation", "test"]
 PARTS: tuple[Split, ...] = ("validation", "test", "train")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TABLES = (*DELIMITERS, ".parquet")
-OF_IMAGES = ("size", "fit", "background", "max_broken")  # options that only images have
+OF_IMAGES = ("size", "fit", "background", "max_broken")  # options for images only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +24,12 @@ class Reading:
     """How files become pixels.
 
     Args:
-        size: What images are resized to: 64, or 48x64 for height x width. By default the size that they have.
-        fit: How an image of another shape gets that size: crop its middle, or stretch it.
-        background: What shows through transparent pixels: white, #rrggbb or the name of a colour.
-        max_broken: How many files that cannot be read may be skipped. If there are more, ncsn names them all and stops.
-        signals: The array holds signals (n, channels, length), or (n, length) of one channel: real numbers in units of
-            their own, and no pixels.
+        size: Resize images, to 64 or, for height x width, 48x64. By default they keep their size.
+        fit: How images with another aspect ratio get that size: crop their centre, or stretch them.
+        background: The colour behind transparent pixels: white, #rrggbb or the name of a colour.
+        max_broken: Number of unreadable files that may be skipped. If there are more, ncsn lists them and stops.
+        signals: The array holds signals (n, channels, length), or (n, length) for one channel, instead of images or
+            rows.
         keep_missing: Of a table, learn where values are missing, too: new rows then have gaps as often and in the same
             places.
     """
@@ -42,42 +42,41 @@ class Reading:
     keep_missing: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what has no meaning."""
         self.pixels()
         self.colour()
         check_ranges(self)
 
     def pixels(self) -> tuple[int, int] | None:
-        """Height and width of ``size``.  Raises ValueError if it is neither a number nor two of 1 to 9999."""
+        """Height and width of ``size``.  Raises ValueError unless it has one or two numbers from 1 to 9999."""
         if self.size is None:
             return None
         sides = re.fullmatch(r"([1-9]\d{0,3})(?:[x×]([1-9]\d{0,3}))?", self.size, re.ASCII)
         if sides is None:
-            raise ValueError(f"size is {self.size!r}; it must be like 64, or 48x64 for height x width")
+            raise ValueError(f"size is {self.size!r}; give 64, for example, or 48x64 for height x width")
         return int(sides[1]), int(sides[2] or sides[1])
 
     def colour(self) -> tuple[int, int, int]:
-        """Red, green and blue of ``background``, 0 to 255.  Raises ValueError if it is no colour."""
+        """Red, green and blue of ``background``, 0 to 255.  Raises ValueError if it isn't a colour."""
         return ImageColor.getrgb(self.background)[:3]
 
     @property
     def reading(self) -> "Reading":
-        """These options alone, without those that a command adds."""
+        """These options, without those that a command adds."""
         return Reading(**{field.name: getattr(self, field.name) for field in fields(Reading)})
 
 
 AS_THEY_ARE = Reading()
-"""Images of the size that they have, on white, all of them whole."""
+"""The defaults: images keep their size, on white, and none may be broken."""
 
 
 def short_name(path: str) -> str:
-    """What a dataset is called: the last part of its path, without the suffix of its kind of file."""
+    """The name of a dataset: the last part of its path, without a known suffix."""
     name = Path(os.path.normpath(Path(path).absolute())).name
     return re.sub(r"\.(zip|npy|npz|tar(\.\w+)?|tgz|csv|tsv|parquet)$", "", name, flags=re.IGNORECASE) or "images"
 
 
 def check_place(name: str) -> None:
-    """Raises ValueError, which suggests a similar name, for a path at which there is nothing."""
+    """Raises ValueError, which suggests a similar name, for a path that doesn't exist."""
     place = Path(name)
     if not place.exists():
         beside = ["mnist", *(str(path) for path in place.parent.glob("[!.]*"))]

@@ -1,4 +1,4 @@
-"""Signals: arrays (n, c, l) and volumes (n, c, d, h, w) of real numbers in units of their own."""
+"""Signals: arrays (n, c, l) and volumes (n, c, d, h, w) of real numbers in any unit."""
 
 import logging
 import math
@@ -17,22 +17,22 @@ from ncsn import plots, storage
 from ncsn.kinds.comparison import Comparison, classify, compare, held_out_examples
 from ncsn.kinds.kind import Dataset, Imputed, Kind, Unseen, Writer, choose_patterns, digest_of
 from ncsn.kinds.reading import OF_IMAGES, short_name
-from ncsn.kinds.stacks import Arrays, arrays, labels_of, split_of, stacks_in
+from ncsn.kinds.stacks import Arrays, arrays, check_finite, labels_of, split_arrays
 from ncsn.kinds.transform import FAR, Transform
 from ncsn.machine.messages import bar, quieter
 from ncsn.posteriors.measurements import Observation, as_real, masked
 from ncsn.run import Run
 from ncsn.samplers import Step
 
-MIN_POWER = 1e-6  # of the mean power: what is weaker is rounding
-DRAWS_AT_ONCE = 2**10  # signals whose activations fit a processor's cache
+MIN_POWER = 1e-6  # relative to the mean power; what is weaker is rounding error
+DRAWS_AT_ONCE = 2**10  # signals, so that activations fit in a processor's cache
 
 
 @dataclass(frozen=True)
 class Scale(Transform):
-    """Each channel has mean 0 and standard deviation 1 for the model: x = shift + scale·z.
+    """Standardises each channel to mean 0 and standard deviation 1: x = shift + scale·z.
 
-    ``shift``, ``scale``: of each channel, in the user's units.  ``axes``: how many a signal has but for channels.
+    ``shift``, ``scale``: of each channel, in the user's units.  ``axes``: the number of axes besides channels.
     """
 
     type: Literal["scale"] = field(default="scale", kw_only=True)
@@ -41,7 +41,7 @@ class Scale(Transform):
     axes: Annotated[int, Interval(ge=1, le=3)] = 1
 
     def each(self, values: tuple[float, ...]) -> Float64[Tensor, "c *ones"]:
-        """A number for each channel, to broadcast against one signal."""
+        """A number per channel, shaped to broadcast against a signal."""
         return torch.tensor(values, dtype=torch.float64, device="cpu").view(-1, *[1] * self.axes)
 
     def forward(self, x: Shaped[Tensor, "b *d"], generator: torch.Generator | None = None) -> Float[Tensor, "b *d"]:
@@ -49,7 +49,7 @@ class Scale(Transform):
         return z.to(x)
 
     def inverse(self, z: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
-        """The model's examples in the user's units, in double precision where the device has it."""
+        """The model's examples in the user's units, in double precision if the device supports it."""
         x = self.each(self.shift) + self.each(self.scale) * z.detach().cpu().double()
         return x.to(z.device, z.dtype if z.device.type == "mps" else torch.float64)
 
@@ -70,34 +70,31 @@ class Scale(Transform):
 
 
 def signals_in(name: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "n c *d"]:
-    """Signals (n, c, l) or (n, l), or volumes (n, c, d, h, w), with their channels.  Raises ValueError for others."""
+    """Signals (n, c, l) or (n, l), or volumes (n, c, d, h, w), with a channel axis.  Raises ValueError for others."""
     if array.ndim not in (2, 3, 5) or not array.size or array.dtype.kind not in "iuf":
         raise ValueError(f"{name} has shape {array.shape} of {array.dtype}; signals are numbers (n, channels, length)")
-    if wrong := int((~np.isfinite(array)).sum()):
-        raise ValueError(f"{name} holds NaN or infinity, {wrong:,} times; fill them in, or leave those signals out")
+    check_finite(name, array)
     return array[:, None] if array.ndim == 2 else array
 
 
 def read_signals(name: str, found: Arrays) -> Dataset:
-    """The signals in arrays, by this name; their parts and classes have the keys that those of images have.
+    """The signals in arrays, whose splits and classes have the same keys as those of images.
 
-    Signals have no bounds, as columns of tables have: samples of a channel that ends at 0 or 100 may lie beyond.
-    Raises ValueError if there are none, if there are too few, or if a channel is constant.
+    Unlike columns of tables, signals have no bounds: samples of a channel within 0 and 100 may exceed them.
+    Raises ValueError if there are too few signals, or if a channel is constant.
     """
-    stacks = stacks_in(name, found, signals_in)
-    indices = split_of({part or "train": len(stack) for part, (_, stack, _) in stacks.items()})
-    if not all(len(index) for _, index in indices.values()):
-        raise ValueError(f"{name} has too few signals; at least 10 are needed, and a thousand to learn much")
-    chosen = {part: (stacks.get(source) or stacks[None], index) for part, (source, index) in indices.items()}
-    arrays = [stack[index] for (_, stack, _), index in chosen.values()]
-    classes = {part: ["" if known is None else known[index]] for part, ((*_, known), index) in chosen.items()}
+    splits = split_arrays(name, found, signals_in)
+    arrays = [stack[index] for _, stack, _, index in splits.values()]
+    if not all(map(len, arrays)):
+        raise ValueError(f"{name} has too few signals; training needs at least 10 (1,000 or more for good samples)")
+    classes = {part: ["" if known is None else known[index]] for part, (_, _, known, index) in splits.items()}
     learned, axes = arrays[-1], (0, *range(2, arrays[-1].ndim))
     shift = learned.mean(axes, dtype=np.float64, keepdims=True)[0]
     scale = learned.std(axes, dtype=np.float64, keepdims=True)[0]
-    # What is left of a constant is the rounding of its numbers.
+    # The standard deviation of a constant is the rounding error of its mean.
     constant = ~(scale > (1e-15 if learned.dtype == np.float64 else 1e-7) * abs(shift))
     if constant.any():
-        raise ValueError(f"channel {constant.argmax()} of {name} is constant, so it has no density; leave it out")
+        raise ValueError(f"channel {constant.argmax()} of {name} is constant and has no density; leave it out")
     validation, test, train = (torch.from_numpy(((x - shift) / scale).astype(np.float32)) for x in arrays)
     scales = Scale(shift=tuple(shift.ravel().tolist()), scale=tuple(scale.ravel().tolist()), axes=learned.ndim - 2)
     return Dataset(
@@ -106,7 +103,7 @@ def read_signals(name: str, found: Arrays) -> Dataset:
 
 
 def power(x: Float[np.ndarray, "n c *d"], length: int) -> Float64[Tensor, "c f"]:
-    """The mean power of signals at each frequency of their last axis, padded with zeros to ``length``."""
+    """The mean power of signals at each frequency of their last axis, zero-padded to ``length``."""
     spectrum = torch.fft.rfft(torch.from_numpy(x).double(), n=length).abs().square()
     means: Tensor = spectrum.mean(0).reshape(x.shape[1], -1, spectrum.shape[-1]).mean(1)
     return means
@@ -121,7 +118,7 @@ def log_spectrum(x: Float[np.ndarray, "n c *d"], y: Float[np.ndarray, "m c *d"])
 def autocorrelation(x: Float[np.ndarray, "n c *d"], y: Float[np.ndarray, "m c *d"]) -> float:
     """The root mean square difference of the mean autocorrelations of two sets, over lags of up to half a signal.
 
-    By the power spectrum (Wiener–Khinchin), with zeros behind, so that the end of a signal does not meet its beginning.
+    It's computed from the power spectrum (Wiener–Khinchin), with zero padding so that signals don't wrap around.
     """
     length = x.shape[-1]
     lags = torch.arange(length // 2 + 1)
@@ -133,11 +130,11 @@ def autocorrelation(x: Float[np.ndarray, "n c *d"], y: Float[np.ndarray, "m c *d
 def draw_signals(
     run: Run, z: Float[Tensor, "b *d"], missing: Bool[Tensor, "*d"], n: int, generator: torch.Generator
 ) -> Float[Tensor, "m *d"]:
-    """``n`` draws of signals that all miss the same numbers, by moment matching; in the user's units."""
+    """``n`` draws of signals with the same missing values, by moment matching; in the user's units."""
     count = n * len(z)
     noise_std = 2 * run.recipe.sampling.sigma_min
     answers = run.condition_on(Observation(masked(~missing), z[:, ~missing].repeat_interleave(n, 0), noise_std))
-    with quieter(logging.ERROR):  # else each part would warn that samples disagree
+    with quieter(logging.ERROR):  # otherwise every part would warn that samples disagree
         drawn = answers.sample(count, particles=1, batch_size=min(DRAWS_AT_ONCE, count), seed=generator)
     signals: Tensor = drawn.view(len(z), n, *missing.shape).transpose(0, 1).flatten(0, 1)
     return signals
@@ -145,11 +142,11 @@ def draw_signals(
 
 @dataclass(frozen=True)
 class SignalRuler:
-    """Measures signals next to as many held-out ones, and what training signals have in their place.
+    """Compares signals with the same number of held-out ones, and does the same for training signals.
 
-    ``log_spectrum``, ``autocorrelation``: how far from the held-out ones; the same of ``training_signals``, as many,
-    shows what chance is.  ``classifier``, ``memorisation``: as of tables, of the standardised numbers; trees take a
-    minute for 1,000 signals of 500 numbers.  Bounds of a channel are not known to the run, and not judged.
+    ``log_spectrum``, ``autocorrelation``: distances from held-out signals; those of ``training_signals`` show what to
+    expect by chance.  ``classifier``, ``memorisation``: as for tables, on standardised numbers; trees take a minute for
+    1,000 signals of 500 numbers.
     """
 
     data: Dataset
@@ -158,11 +155,11 @@ class SignalRuler:
 
     @property
     def n(self) -> int:
-        """The number of signals that are compared."""
+        """The number of signals compared."""
         return len(self.test)
 
     def judge(self, samples: Float[Tensor, "k *d"]) -> Comparison:
-        """How good the first n samples are; in the user's units."""
+        """Judge the first n samples, in the user's units."""
         held, made = (self.data.transform.forward(x).float() for x in (self.test, samples[: self.n].double()))
         distances = {"log_spectrum": log_spectrum, "autocorrelation": autocorrelation, "classifier": classify}
         parts = self.data.train.numpy(), held.numpy(), made.numpy()
@@ -176,10 +173,10 @@ class SignalRuler:
 
 @dataclass(frozen=True, kw_only=True)
 class Signals(Kind[Run]):
-    """Signals of any number of channels and sides."""
+    """Signals with any number of channels and axes."""
 
     def numbers(self, run: Run, x: object) -> Float64[Tensor, "b *d"]:
-        """Signals of one channel may come without it."""
+        """Signals of one channel may lack the channel axis."""
         shape = run.recipe.shape
         values = np.ma.filled(x.astype(float), np.nan) if np.ma.isMaskedArray(x) else x
         signals = as_real("x", values).detach().cpu().double()
@@ -189,7 +186,7 @@ class Signals(Kind[Run]):
         return signals
 
     def impute(self, run: Run, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
-        """Draw missing values by moment matching, signals with the same gaps together."""
+        """Draw missing values by moment matching; signals with the same gaps are processed together."""
         if unseen != "error":
             raise ValueError(f"unseen is {unseen!r}, which means nothing for {self.noun}; leave it out")
         x = self.numbers(run, rows)
@@ -222,27 +219,27 @@ class Signals(Kind[Run]):
         return gap
 
     def impute_file(self, run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
-        """Signals keep the shape and the precision that they have in their file."""
+        """Write completed signals with the shape and dtype of their file."""
         for path in (rows, out, draws or out):
             if path.suffix != ".npy":
-                raise ValueError(f"{path} ends in {path.suffix!r}; signals with gaps are read from and written to .npy")
+                raise ValueError(f"{path} ends in {path.suffix!r}; signals are read from and written to .npy")
         signals = arrays(rows)[""]
         if signals.dtype.kind not in "iuf":
-            raise ValueError(f"{rows} holds {signals.dtype}; signals are numbers")
+            raise ValueError(f"{rows} holds {signals.dtype}; signals must be numbers")
         imputed = run.impute(np.array(signals, np.float64), n, seed=seed)
         for file, filled in ((out, imputed.point.view(signals.shape)), (draws, imputed.draws)):
             if file is not None:
                 with storage.atomic(file) as temporary:
                     np.save(temporary, filled.numpy().astype(signals.dtype))
-        # A channel has a unit of its own.
+        # Each channel has its own unit.
         channels = zip(imputed.variation.unbind(1), imputed.missing.unbind(1), strict=True)
         spreads = [f"{float(std[gap].mean()):.3g}" for std, gap in channels if bool(gap.any())]
         each = " in the channels with gaps" if len(spreads) > 1 else ""
-        varied = f", which draws vary by {', '.join(spreads)} on average{each}" if spreads else ""
+        varied = f"; the draws' standard deviation is {', '.join(spreads)} on average{each}" if spreads else ""
         return [f"{out}: {int(imputed.missing.sum())} missing values filled in{varied}"]
 
     def ruler(self, run: Run, data: Dataset, features: object, n: int, target: str | None = None) -> SignalRuler:
-        """What judges signals."""
+        """Compare samples with held-out signals."""
         self.refuse_target(target)
         return SignalRuler(data, held_out_examples(data, n), bool(run.settings.get("flip")))
 
@@ -252,7 +249,7 @@ class Signals(Kind[Run]):
         return {".png": lambda x, _, out: plots.signal_rows({"samples": x}, out), ".npz": None, ".npy": None}
 
     def show(self, run: Run, data: Dataset, samples: Float[Tensor, "n *d"], path: Sequence[Step], folder: Path) -> None:
-        """Draw held-out signals above samples."""
+        """Plot held-out signals above samples."""
         held_out = data.transform.inverse(data.validation[: len(samples)])
         plots.signal_rows({"held out": held_out, "samples": samples}, folder / "samples.png")
 
@@ -260,8 +257,8 @@ class Signals(Kind[Run]):
 SIGNALS = Signals(
     noun="signals",
     named={1: "1 channel"},
-    # For noisy signals the rule asks for still more noise; mnist1d's, for which it says 0.7, do well.
+    # The rule gives higher values for noisy signals; those of MNIST-1D, for which it gives 0.7, do well.
     log_sigma_mean=(-float("inf"), 0.7),
-    precision="fp32",  # in one dimension a processor is no faster in 16 bits
-    refused=(*OF_IMAGES, "keep_missing"),  # how a guided signal should be judged is not known
+    precision="fp32",  # 16 bits are no faster in one dimension
+    refused=(*OF_IMAGES, "keep_missing"),  # there is no established way to judge guided signals
 )

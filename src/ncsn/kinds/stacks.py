@@ -1,4 +1,4 @@
-"""Arrays of examples and their classes: what is in a file, and how it is split in three."""
+"""Arrays of examples and their classes, and how they are split in three."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +16,14 @@ IMAGE_KEYS = {"", "x", "image", "images", "img", "imgs", "signals", "data", "sam
 LABEL_KEYS = {"y", "label", "labels", "target", "targets"}
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
 SPLITS: dict[str, Split] = {"train": "train", "val": "validation", "eval": "validation", "test": "test"}
+# Names of folders and arrays that hold one split: train, Training, train2017, val, valid, test1, …
 PART_NAME = re.compile(r"(train|val|eval|test)(ing|id|idation|uation)?[-_ ]?\d*", re.IGNORECASE)
-"""What folders and arrays are called that hold one part: train, Training, train2017, val, valid, test1 …"""
 
 
 def arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """The arrays of an .npz by their keys, or that of an .npy, which is mapped, by "".
+    """The arrays of an .npz by their keys, or that of an .npy, which is memory-mapped, by "".
 
-    Raises ValueError if they cannot be read, or hold Python objects.
+    Raises ValueError if they can't be read, or hold Python objects.
     """
     with opened_as("arrays", path):
         if path.suffix.lower() == ".npy":
@@ -33,37 +33,43 @@ def arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
 
 
 def part_of(word: str) -> Split | None:
-    """The part that a folder or an array of this name holds."""
+    """The split that a folder or array of this name holds, if any."""
     match = PART_NAME.fullmatch(word)
     return SPLITS[match[1].lower()] if match else None
 
 
+def check_finite(name: str, array: Shaped[np.ndarray, "..."]) -> None:
+    """Raises ValueError if an array holds NaN or infinity."""
+    if wrong := int((~np.isfinite(array)).sum()):
+        raise ValueError(f"{name} holds NaN or infinity, {wrong:,} times; fill them in, or leave those examples out")
+
+
 def classes_in(name: str, array: Shaped[np.ndarray, "..."] | None, n: int) -> np.ndarray | None:
-    """The classes of ``n`` images, if there is an array of them.  Raises ValueError if it holds something else."""
+    """The classes of ``n`` examples.  Raises ValueError for arrays of another shape or dtype."""
     if array is None:
         return None
     if array.dtype.kind not in "buiU" or array.shape not in ((n,), (n, 1)):
-        allowed = f"a class for each of {n} images, whole numbers or text, is needed"
+        allowed = f"one class for each of {n} examples is needed, as integers or text"
         raise ValueError(f"the classes in {name} have shape {array.shape} of {array.dtype}; {allowed}")
     return array.reshape(-1)
 
 
 def role(key: str) -> tuple[str, Split | None]:
-    """What an array is by its key: x for images, y for classes, or another word; and its part."""
+    """The role of an array by its key (x for examples, y for classes, or another word), and its split."""
     words = re.split("[^a-z0-9]+", key.lower())
     part = next((part for word in words if (part := part_of(word))), None)
     word = "_".join(word for word in words if not part_of(word))
     return "x" if word in IMAGE_KEYS else "y" if word in LABEL_KEYS else word, part
 
 
-def stacks_in(
+def split_arrays(
     name: str, found: Arrays, examples_in: Callable[..., np.ndarray]
-) -> dict[Split | None, tuple[str, np.ndarray, np.ndarray | None]]:
-    """The stacks of examples among arrays, each with its name and its classes: the only array, or by their keys.
+) -> dict[Split, tuple[str, np.ndarray, np.ndarray | None, np.ndarray]]:
+    """Each split's array of examples, with its name, its classes, and the index of the split in it.
 
-    Keys of examples are like images or x, or x_train and test_images; keys of classes like labels or y, or y_train.
-    ``examples_in``: what makes examples of an array with a name.
-    Raises ValueError if there are others, if classes are missing, if dtypes differ, or if there is nothing to train on.
+    Examples are in the only array, or in one with a key such as images, x, x_train or test_images; classes have keys
+    such as labels, y or y_train.  ``examples_in`` validates an array of a name and arranges its axes.
+    Raises ValueError for other keys, missing classes, different dtypes, and if there are no training examples.
     """
     keys = {role(key) if len(found) > 1 else ("x", None): key for key in found}
     names = {part: f"{name} {key}".strip() for (word, part), key in keys.items() if word == "x"}
@@ -75,16 +81,19 @@ def stacks_in(
         listed = ", ".join(f"{key} {array.shape} of {array.dtype}" for key, array in list(found.items())[:10])
         allowed = "one array, images and labels, or x_train, y_train, x_test, y_test, of one dtype"
         raise ValueError(f"{name} holds {listed or 'nothing'}; allowed are {allowed}")
-    return {
-        part: (f"{name}/{keys['x', part]}", stack, classes_in(name, labels.get(part), len(stack)))
-        for part, stack in stacks.items()
-    }
+    splits = {}
+    for part, (source, index) in split_of({part or "train": len(stack) for part, stack in stacks.items()}).items():
+        key = source if source in stacks else None
+        classes = classes_in(name, labels.get(key), len(stacks[key]))
+        splits[part] = f"{name}/{keys['x', key]}", stacks[key], classes, index
+    return splits
 
 
 def split_of(counts: Mapping[Split, int]) -> dict[Split, tuple[Split, np.ndarray]]:
-    """Each part's source and its index there, always shuffled in one way; a missing part is a tenth of training's.
+    """Each split's source and its index there, shuffled in the same way every time.
 
-    Broken images count, so that the others stay in their splits when a file is repaired.
+    A missing split gets a tenth of the training examples.  Broken images count, so that the others stay in their splits
+    when a file is repaired.
     """
     parts: dict[Split, tuple[Split, np.ndarray]] = {}
     for part in PARTS:
@@ -99,7 +108,7 @@ def split_of(counts: Mapping[Split, int]) -> dict[Split, tuple[Split, np.ndarray
 
 
 def labels_of(parts: Mapping[Split, Sequence[np.ndarray | str]]) -> Labels | None:
-    """The classes of images, one or many at a time, if there are two and every image is in one."""
+    """The classes of examples, one or many at a time, if there are at least two and every example has one."""
     if any(isinstance(label, str) and not label for labels in parts.values() for label in labels):
         return None
     arrays = {part: np.concatenate([np.atleast_1d(label) for label in labels]) for part, labels in parts.items()}

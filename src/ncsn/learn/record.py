@@ -15,7 +15,7 @@ from ncsn import storage
 from ncsn.kinds.kind import Origin
 from ncsn.learn.settings import Job
 from ncsn.machine.distributed import ALONE, Group
-from ncsn.machine.interrupts import Stopped, received_by
+from ncsn.machine.interrupts import Stopped, handle_signals
 from ncsn.machine.messages import bar, log
 from ncsn.run import Drawn, Run, read_config, write_config, write_model
 from ncsn.run.folder import CHECKPOINT, claim, remove_run
@@ -205,7 +205,7 @@ class Record:
         checkpoint = self.path(part, CHECKPOINT) if self.folder else None
         saved, stop = time.monotonic(), 0
         shown = bar(total=1.0, bar_format=bar_format, delay=0, leave=True)
-        with received_by(lambda number, _: self.signals.append(number)), shown:  # so that no step is interrupted
+        with handle_signals(lambda number, _: self.signals.append(number)), shown:  # so that no step is interrupted
             try:
                 for p in progress:
                     if p.losses.device.type == "cpu" or p.step % 10 == 0:  # reading the loss synchronises a GPU

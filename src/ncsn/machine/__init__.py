@@ -1,1 +1,1 @@
-"""The machine: its devices, threads and memory, other processes, and signals."""
+"""The machine: devices, threads and memory, other processes, signals, and messages."""

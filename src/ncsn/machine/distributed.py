@@ -1,8 +1,4 @@
-"""One process or many: what they must agree on, by PyTorch's own engine.
-
-``torchrun`` starts the processes and says to each of them, in its environment, who it is.  One process is the case
-N = 1, of the same code: what it would tell the others, it tells itself.
-"""
+"""Communication between the processes that torchrun starts; a single process runs the same code with size 1."""
 
 import atexit
 import os
@@ -17,21 +13,21 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-TIMEOUT = timedelta(minutes=10)  # that a process waits for the others' share of the work
-PATIENCE = timedelta(hours=6)  # that it waits for what the leading one does alone, such as to read a large data set
+TIMEOUT = timedelta(minutes=10)  # for the other processes' share of the work
+PATIENCE = timedelta(hours=6)  # for what only the main process does, such as reading a large dataset
 
 
 class PeerError(RuntimeError):
-    """Another process has ended, or cannot be reached; what went wrong is said there."""
+    """Another process has ended or can't be reached; that process reports the cause."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The processes that work on one thing: this one's ``rank``, from 0, and their number, ``size``.
+    """The processes that share the work: ``size`` of them, and this one is number ``rank``, from 0.
 
-    ``patient``: torch's group of all of them in which they wait as long as it takes.
-    Every method is called by all of them, in the same order.  It raises PeerError where one of them is gone, or has not
-    answered in time.
+    ``patient``: torch's process group with a long timeout.
+    All processes must call the same methods in the same order.  Methods raise PeerError if another process has ended or
+    doesn't respond in time.
     """
 
     rank: int = 0
@@ -40,26 +36,26 @@ class Group:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that speaks, reads and writes for all."""
+        """Whether this is the process that reads, writes and prints."""
         return self.rank == 0
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Each tensor becomes its sum over all processes, in single precision, by one message to each."""
+        """Replace each tensor by its sum over all processes, in single precision and one message."""
         if self.size == 1:
             return
         device = tensors[0].device
         flat = torch.cat([tensor.flatten().to(device, torch.float32) for tensor in tensors])
-        with answered():
+        with name_peer_errors():
             dist.all_reduce(flat)
         for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
     def broadcast(self, content: bytes | None = None) -> bytes:
-        """The leading process' ``content``, on all of them; the others' does not matter."""
+        """The main process's ``content``, on all processes."""
         if self.size == 1:
             return content or b""
         own = torch.frombuffer(bytearray(content or b"\0"), dtype=torch.uint8)
-        with answered():
+        with name_peer_errors():
             size = torch.tensor([len(own)])
             dist.broadcast(size, src=0, group=self.patient)
             data = own if self.is_main else torch.empty(int(size), dtype=torch.uint8)
@@ -67,39 +63,39 @@ class Group:
         return data.numpy().tobytes()
 
     def barrier(self) -> None:
-        """Wait until all of them are here."""
+        """Wait for all processes."""
         if self.size > 1:
-            with answered():
+            with name_peer_errors():
                 dist.barrier(group=self.patient)
 
 
 @contextmanager
-def answered() -> Iterator[None]:
-    """Within it, what torch says of a peer that is gone becomes a PeerError, in one line."""
+def name_peer_errors() -> Iterator[None]:
+    """Within it, torch's errors about another process become PeerErrors of one line."""
     try:
         yield
     except RuntimeError as error:
-        raise PeerError(f"the processes cannot meet, or one has ended ({str(error).splitlines()[0]})") from error
+        raise PeerError(f"another process has ended or can't be reached ({str(error).splitlines()[0]})") from error
 
 
 ALONE = Group()
 
 
 def join() -> Group:
-    """Meet the other processes that torchrun has started, if it has.  Raises PeerError if they do not come."""
+    """Connect to the other processes, if torchrun has started any.  Raises PeerError if that fails."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return ALONE
     backend = "gloo"
     number = int(os.environ.get("LOCAL_RANK", "0"))
     if number < torch.cuda.device_count():
         torch.cuda.set_device(number)
-        backend = "cpu:gloo,cuda:nccl"  # the CPU's messages go by gloo, those between GPUs by NCCL
-    with answered():
+        backend = "cpu:gloo,cuda:nccl"  # gloo for tensors on the CPU, NCCL for those on GPUs
+    with name_peer_errors():
         store, rank, size = next(iter(rendezvous("env://")))
-        # torchrun keeps its store when it restarts processes, which would find the addresses of the dead in it.
+        # When torchrun restarts processes, its store still holds the addresses of the old ones.
         store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-        # Python must not end before the groups' threads have, or they ask a dead interpreter for its lock and abort.
+        # The groups' threads must end before Python does, or they abort when they ask for the interpreter's lock.
         atexit.register(dist.destroy_process_group)
         patient = dist.new_group(backend="gloo", timeout=PATIENCE)
     return Group(rank=rank, size=size, patient=patient)

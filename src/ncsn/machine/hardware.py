@@ -1,4 +1,4 @@
-"""What this machine can do, and how to get it: devices, precision, compilation, threads, memory."""
+"""Devices, precision, compilation, threads and memory of this machine."""
 
 import ctypes
 import os
@@ -15,22 +15,22 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from ncsn.machine.interrupts import at_most
+from ncsn.machine.interrupts import limit_seconds
 from ncsn.machine.messages import log
 from ncsn.validation import one_line
 
 T = TypeVar("T")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for what mallopt sets, in malloc.h
-FIRST_LOOK, LOOK = 0.2, 2.0  # seconds until the first look at who else computes, and between two others
-TOLERATED = 0.4  # processors that other programs may use before a thread is given up
-FIXED_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # by which a user, or torchrun, sets the number of threads
+FIRST_LOOK, LOOK = 0.2, 2.0  # seconds until the first check of other programs' load, and between later ones
+TOLERATED = 0.4  # processors that other programs may use before ncsn drops a thread
+FIXED_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # users and torchrun set the number of threads by these
 MAX_SMALL_WEIGHTS = 2**20  # of a network without convolutions that one thread computes
 
 
 def keep_memory() -> None:
-    """Let glibc keep the memory that tensors free, for the next tensors; does nothing with other C libraries.
+    """Let glibc keep freed memory for the next tensors; does nothing with other C libraries.
 
-    By default it returns large blocks to the system, and every training step pays for fresh, zeroed pages, which can
+    By default glibc returns large blocks to the system, and every training step gets fresh, zeroed pages, which can
     take longer than the arithmetic of a small network.
     """
     if platform.libc_ver()[0] == "glibc":
@@ -39,56 +39,54 @@ def keep_memory() -> None:
 
 
 def compile_network(network: nn.Module, trial: Callable[[], Tensor], *, seconds: float = 0.0) -> None:
-    """Compile ``network`` in place with torch.compile; says how long that takes, or why this machine cannot.
+    """Compile ``network`` in place with torch.compile.
 
-    ``trial`` calls the network once, as it will be called afterwards, and compiles it on the way.  If that fails (no
-    C++ compiler, say), or takes more than ``seconds`` (0 for no limit), the network runs as it did before, and others
-    may still be compiled.
+    ``trial`` calls the network as it will be called later, which compiles it.  If that fails, for example without a C++
+    compiler, or takes more than ``seconds`` (0 for no limit), a warning says why and the network stays uncompiled.
     """
     options = {
-        "inplace_buffers": False,  # they break the backward pass of some widths (torch 2.13), and save no time
-        "cpp.dynamic_threads": True,  # their number may change later, see ``Threads``
+        "inplace_buffers": False,  # they break the backward pass for some widths (torch 2.13), and save no time
+        "cpp.dynamic_threads": True,  # ``Threads`` may change their number later
     }
-    log.warning("compiling the network: up to a minute the first time, then seconds")
+    log.warning("compiling the network: this takes up to a minute the first time, and seconds afterwards")
     try:
-        with at_most(seconds):
+        with limit_seconds(seconds):
             network.compile(dynamic=False, options=options)
             value = trial()
             if value.requires_grad:
                 value.sum().backward()  # type: ignore[no-untyped-call]
                 network.zero_grad()
-    except Exception as error:  # whatever a missing toolchain or a bug of the compiler raises
-        with suppress(RuntimeError):  # as torch says where it cannot compile at all, and there is nothing to undo
+    except Exception as error:  # a missing toolchain and compiler bugs raise many kinds
+        with suppress(RuntimeError):  # raised where torch can't compile at all, so that there is nothing to undo
             network.compile(disable=True)
         lines: list[object] = [line for line in str(error).splitlines() if "error:" in line]  # the C++ compiler's own
-        log.warning(
-            f"torch.compile fails, and without it all is about 1.5 times slower: {one_line((lines or [error])[0])}"
-        )
+        failure = one_line((lines or [error])[0])
+        log.warning(f"torch.compile failed, so that everything is about 1.5 times slower: {failure}")
 
 
 def stance(name: str) -> AbstractContextManager[None]:
-    """Within it, compiled networks are treated so; see ``torch.compiler.set_stance``."""
-    if "torch._dynamo" not in sys.modules:  # then nothing has been compiled, and half a second is saved
+    """``torch.compiler.set_stance``, within a block."""
+    if "torch._dynamo" not in sys.modules:  # nothing has been compiled, and the import would take half a second
         return nullcontext()
     return torch.compiler.set_stance(name)  # type: ignore[no-any-return]
 
 
+# Within it, calls with new shapes run uncompiled: for a few calls, compiling takes longer than it saves.
 nothing_compiled = partial(stance, "eager_on_recompile")
-"""Within it, nothing is compiled anew: for a few calls of another shape that would take longer than it saves."""
+# Within it, networks run uncompiled: torch can't compile repeated gradients.
 uncompiled = partial(stance, "force_eager")
-"""Within it, networks run as if they were not compiled: torch compiles no gradients that are asked for repeatedly."""
 
 
 def memory_of(device: torch.device) -> int:
-    """How many bytes of memory the device has, for all who compute on it."""
+    """The device's total memory, in bytes."""
     return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else int(psutil.virtual_memory().total)
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name, as torch says it, or auto for cuda where there is one and else the cpu.
+    """The device of that name; auto is CUDA if available, otherwise the CPU.
 
-    Of several processes on a machine each has a GPU of its own.
-    Raises ValueError if there is no such device here, or no GPU for this process.
+    Each of several processes on a machine gets a GPU of its own.
+    Raises ValueError if this machine has no such device, or no GPU for this process.
     """
     if name.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
         raise ValueError(f"device is {name}; allowed are auto, cpu, cuda and mps")
@@ -98,8 +96,8 @@ def choose_device(name: str) -> torch.device:
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
         return torch.empty((), device=name).device
-    except (RuntimeError, AssertionError) as error:  # by what torch was built with
-        raise ValueError(f"device is {name}, which torch does not find here; --device cpu needs none") from error
+    except (RuntimeError, AssertionError) as error:  # depending on how torch was built
+        raise ValueError(f"device {name} is not available; use --device cpu") from error
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -113,9 +111,9 @@ def fast_bfloat16(device: torch.device) -> bool:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """The precision of that name, or for auto the one that is fastest on the device.
+    """The precision of that name; auto is the fastest on the device.
 
-    bf16, fp16: the network runs in 16 bits, its weights stay in 32, as with fp32.
+    With bf16 and fp16 the network computes in 16 bits, but its weights stay in 32.
     """
     if name != "auto":
         return name
@@ -123,33 +121,33 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def emulated(precision: str, device: torch.device) -> bool:
-    """Whether the device is a processor that computes in these 16 bits by way of 32, or is faster in the other 16."""
+    """Whether the CPU only emulates this 16-bit precision."""
     return device.type == "cpu" and precision not in ("fp32", choose_precision("auto", device))
 
 
 def autocast_of(precision: str) -> torch.dtype | None:
-    """What a network runs in, if not in the precision of its weights."""
+    """The dtype of autocast; None for fp32."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Whether NVIDIA's GPUs may round the factors of products of 32 bits to 19."""
+    """Allow NVIDIA GPUs to round the factors of 32-bit products to 19 bits, or forbid it."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 @contextmanager
 def preserve_settings() -> Iterator[None]:
-    """Leave torch's settings as they were found, also after an error: TF32, threads, and the global random numbers.
+    """Restore torch's global settings afterwards: TF32, threads, default dtype and device, and the random state.
 
-    Within it, torch's default type is float32 and its default device the CPU, whatever the user has set.
-    Torch keeps the precision of products twice, by its older and by its newer names, and each must be put back.
+    Within it, the default dtype is float32 and the default device is the CPU.
+    Torch has an older and a newer API for the precision of products, and both must be restored.
     """
     places = attrgetter("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul")(torch.backends)
     newer = [place.fp32_precision for place in places]
     matmul = older_setting(torch.get_float32_matmul_precision, "highest")
     cudnn = older_setting(lambda: torch.backends.cudnn.allow_tf32, True)
     threads, dtype, device = torch.get_num_threads(), torch.get_default_dtype(), torch.get_default_device()
-    elsewhere = device.type != "cpu"  # a default device, the CPU too, costs time at every call of torch
+    elsewhere = device.type != "cpu"  # setting a default device, even the CPU, slows down every call of torch
     with torch.random.fork_rng(devices=[]):
         try:
             torch.set_default_dtype(torch.float32)
@@ -168,7 +166,7 @@ def preserve_settings() -> Iterator[None]:
 
 
 def older_setting(read: Callable[[], T], default: T) -> T:
-    """What ``read`` returns; torch's default where torch refuses, because the user has set the newer names only."""
+    """What ``read`` returns, or the default if torch refuses because only the newer API was used."""
     try:
         return read()
     except RuntimeError:
@@ -198,20 +196,20 @@ def threads_for(score: object) -> Iterator[None]:
 
 
 def spare_seconds() -> float:
-    """Seconds, over all processors, that other programs have left: idle ones, and those of this program."""
+    """Processor seconds not used by other programs: idle time, and this program's own."""
     times = psutil.cpu_times()
     return float(times.idle + getattr(times, "iowait", 0.0) + time.process_time())
 
 
-STARTED = time.perf_counter(), spare_seconds()  # loading a model takes long enough to see who else computes
+STARTED = time.perf_counter(), spare_seconds()  # loading a model takes long enough to measure the load
 
 
 class Threads:
-    """As many of torch's threads as other programs leave processors; a number that the user has set stays.
+    """Adapts torch's thread count to the processors that other programs leave free, unless the user has set it.
 
-    Threads of one computation wait for each other thousands of times a second.  Where another program has one of their
-    processors, each wait can take as long as the scheduler lets that program go on: on two processors of a Xeon under
-    Linux 6.18 a training fell from 638 images/s to 6 beside one busy loop, and one thread has 353.
+    The threads of a computation wait for each other thousands of times a second.  If another program occupies one of
+    their processors, each wait can last a whole time slice: on two cores of a Xeon under Linux 6.18, training next to a
+    busy loop fell from 638 images/s to 6 with two threads, but only to 353 with one.
     """
 
     def __init__(self) -> None:
@@ -219,7 +217,7 @@ class Threads:
         self.before, self.next_look, self.announced = STARTED, STARTED[0] + FIRST_LOOK, False
 
     def beside(self, work: Iterable[T]) -> Iterator[T]:
-        """Pass pieces of work on, each computed by as many threads as there is room for; afterwards by all again."""
+        """Pass pieces of work on, adapting the thread count before each; it is restored at the end."""
         if any(name in os.environ for name in FIXED_BY):
             yield from work
             return
@@ -232,7 +230,7 @@ class Threads:
             torch.set_num_threads(self.most)
 
     def follow(self) -> None:
-        """Set the number of threads; every two seconds look who computes, and tell the user once."""
+        """Set the thread count; every two seconds measure the load, and tell the user once."""
         now, (then, spare) = time.perf_counter(), self.before
         if now >= self.next_look:
             self.before, self.next_look = (now, spare_seconds()), now + LOOK
@@ -241,6 +239,6 @@ class Threads:
             if self.number < self.most and not self.announced:
                 self.announced = True
                 log.warning(
-                    f"other programs leave {free:.1f} processors free: ncsn uses {self.number} of {self.most} threads"
+                    f"other programs leave {free:.1f} processors free; ncsn uses {self.number} of {self.most} threads"
                 )
         torch.set_num_threads(self.number)

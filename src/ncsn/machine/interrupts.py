@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: before the program is there, while it works, and in the middle of a step; torch is not needed."""
+"""Ctrl-C and SIGTERM, during imports, during work and in the middle of a training step; without importing torch."""
 
 import os
 import signal
@@ -11,9 +11,9 @@ STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal has ended the program; ``number``: which one.  The message says where.
+    """Signal ``number`` has stopped the program; the message says where.
 
-    Ctrl-C has a name of our own because Python ends itself by the signal if its own passes through ``exec``.
+    This isn't KeyboardInterrupt itself because Python kills its own process if that passes through ``exec``.
     """
 
     def __init__(self, number: int, message: str = "") -> None:
@@ -22,9 +22,9 @@ class Stopped(KeyboardInterrupt):
 
 
 def quit_on_signals() -> None:
-    """From now on Ctrl-C and SIGTERM end the process at once, in one line and with status 130 or 143.
+    """Let Ctrl-C and SIGTERM end the process at once, with one line and status 130 or 143.
 
-    Imports that Ctrl-C interrupts would print a traceback.
+    Otherwise, interrupting an import would print a traceback.
     """
 
     def end(number: int, frame: object) -> NoReturn:
@@ -36,10 +36,10 @@ def quit_on_signals() -> None:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end what is being done, once: a second signal ends the process at once.
+def stop_on_signals() -> Iterator[None]:
+    """Within it, Ctrl-C and SIGTERM raise Stopped; a second signal ends the process at once.
 
-    Raises Stopped, also where a library that was struck says something else instead: that a file is damaged, for one.
+    Raises Stopped even if an interrupted library raises something else, such as that a file is damaged.
     """
     received: list[int] = []
 
@@ -48,7 +48,7 @@ def interruptible() -> Iterator[None]:
         quit_on_signals()
         raise Stopped(number)
 
-    with received_by(receive):
+    with handle_signals(receive):
         try:
             yield
         except Exception as error:
@@ -58,15 +58,15 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError within it after so many seconds; never if they are 0, nor in a thread."""
+def limit_seconds(seconds: float) -> Iterator[None]:
+    """Within it, raise TimeoutError after so many seconds; never if they are 0, or outside the main thread."""
 
     def strike(number: int, frame: object) -> NoReturn:
-        raise TimeoutError(f"it takes more than {seconds:g} s")
+        raise TimeoutError(f"it took more than {seconds:g} s")
 
-    with received_by(strike, (signal.SIGALRM,)):
+    with handle_signals(strike, (signal.SIGALRM,)):
         try:
-            if signal.getsignal(signal.SIGALRM) is strike:  # not in a thread
+            if signal.getsignal(signal.SIGALRM) is strike:  # only in the main thread
                 signal.setitimer(signal.ITIMER_REAL, seconds)
             yield
         finally:
@@ -74,8 +74,8 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def received_by(receive: Callable[[int, object], None], numbers: Sequence[int] = STOPS) -> Iterator[None]:
-    """Within it, signals are ``receive``'s to answer; does nothing in a thread, where they cannot be received."""
+def handle_signals(receive: Callable[[int, object], None], numbers: Sequence[int] = STOPS) -> Iterator[None]:
+    """Within it, ``receive`` handles signals; does nothing outside the main thread, which can't receive them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

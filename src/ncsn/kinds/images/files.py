@@ -1,4 +1,4 @@
-"""Where images are: the files of a folder, an archive or shards, and the parts and classes that they stand for."""
+"""Image files in folders, archives and shards, and the splits and classes that their paths stand for."""
 
 import os
 import posixpath
@@ -18,15 +18,16 @@ from ncsn.kinds.reading import PARTS, Split
 from ncsn.kinds.stacks import part_of
 from ncsn.validation import one_line, opened_as
 
-LOOKED_AT = 10_000  # images of each part in shards, as many as are judged
+LOADED_FROM_SHARDS = 10_000  # images per split, the number that evaluations use
 SUFFIXES = [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".avif"]
 
 
 class Item(NamedTuple):
-    """An image that can be read, or many of an array.
+    """An image file, or several images of an array.
 
-    ``name``: what errors call it.  ``read``: its file's bytes, or an array's pixels (n, h, w, c).  ``part``: None if
-    that is to be drawn.  ``label``: its class, "" if it has none; of many an array.  ``images``: how many they are.
+    ``name``: the name in error messages.  ``read``: returns the file's bytes, or pixels (n, h, w, c).  ``part``: the
+    split, if the data defines it.  ``label``: the class, "" for none; an array for several images.  ``images``: their
+    number.
     """
 
     name: str
@@ -36,16 +37,14 @@ class Item(NamedTuple):
     images: int = 1
 
 
-Files = dict[PurePosixPath, Callable[[], bytes]]
-"""How files are read, by their paths below the top."""
-Catalogue = tuple[list[Item], list[str]]
-"""The images in the order of their paths, and a line for all that was left out."""
+Files = dict[PurePosixPath, Callable[[], bytes]]  # functions that read files, by their paths below the top
+Catalogue = tuple[list[Item], list[str]]  # images in the order of their paths, and notes on what was left out
 
 
 def walk(top: Path) -> Files:
-    """The files below a folder.  Each folder is read once, however many links lead to it.
+    """The files below a folder; each folder is visited once, even if several links lead to it.
 
-    Raises OSError if a folder cannot be read.
+    Raises OSError if a folder can't be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -72,9 +71,9 @@ def file_bytes(path: Path) -> bytes:
 
 
 def open_zip(path: Path) -> Files:
-    """The files in a zip archive; some programs of Windows write backslashes between folders.
+    """The files in a zip archive, possibly with the backslashes that some Windows programs write.
 
-    Raises ValueError if it is none.
+    Raises ValueError if it can't be read.
     """
     with opened_as("a zip archive", path):
         archive = zipfile.ZipFile(path)
@@ -83,10 +82,10 @@ def open_zip(path: Path) -> Files:
 
 
 def from_files(name: str, files: Files) -> Catalogue:
-    """The images among files, whose folders are parts, or classes, or both.
+    """The images among files, with splits and classes from the names of their folders.
 
-    Parts are folders of their names, on any level, if one of them is to judge by.  What lies beside is to train on, or
-    is left out where another folder is for that.  Classes are the first folders that are no parts.
+    Folders on any level define splits, if there is one for validation or testing.  Images outside of them are for
+    training, or left out if there is a training folder.  The first folder that isn't a split is the class.
     Raises ValueError if there are neither images nor shards.
     """
     outside = {path for path in files if path.is_absolute() or ".." in path.parts}
@@ -96,7 +95,7 @@ def from_files(name: str, files: Files) -> Catalogue:
     top = posixpath.commonpath([path.parent for path in paths]) if paths else ""
     folders = [path.relative_to(top).parent.parts for path in paths]
     parts = [next(filter(part_of, names), "") for names in folders]
-    if not {"validation", "test"} & {*map(part_of, parts)}:  # a folder called train is a class, then
+    if not {"validation", "test"} & {*map(part_of, parts)}:  # then a folder called train is a class
         parts = [""] * len(paths)
     labels = [next((word for word in names if word != part), "") for names, part in zip(folders, parts, strict=True)]
     beside: Split | None = None if "train" in map(part_of, parts) else "train"
@@ -111,39 +110,39 @@ def from_files(name: str, files: Files) -> Catalogue:
     listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in left_out.most_common())
     if not items and ".tar" not in left_out:
         found, allowed = one_line(listed or "no files"), ", ".join(SUFFIXES)
-        raise ValueError(f"{name} holds no images, but {found}; images end in {allowed}, in a folder, a .zip or a .tar")
+        raise ValueError(f"{name} holds no images, but {found}; images in folders, .zip and .tar end in {allowed}")
     said = [one_line(f"{left_out.total()} files left out: {listed}")] if left_out else []
     return [*items.values()], said
 
 
 def contents(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The files in a tar archive, compressed or not, one after the other.  Raises ValueError if it is damaged."""
+    """The files in a tar archive, compressed or not, in order.  Raises ValueError if it's damaged."""
     with tarfile.open(path) as archive:
         for info in archive:
             if (file := archive.extractfile(info)) is not None:
                 yield info.name, file.read()
-        # tarfile takes a damaged header, or none, for the end of the archive, which is a block of zeros.
+        # tarfile also stops at a damaged or missing header; a complete archive ends in a block of zeros.
         assert archive.fileobj is not None
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise ValueError("it ends in the middle")
+            raise ValueError("it is truncated or damaged")
 
 
 def open_tar(path: Path) -> Files:
-    """The files in a tar archive.  Raises ValueError if it is none, or is damaged."""
+    """The files in a tar archive.  Raises ValueError if it can't be read, or is damaged."""
     with opened_as("a tar archive", path):
         return {PurePosixPath(name): partial(bytes, content) for name, content in contents(path)}
 
 
 def suffixes(name: str) -> str:
-    """What tells the files of one image in a shard apart: all behind the first dot of their names."""
+    """Everything after the first dot of a file name, by which a shard distinguishes the files of an image."""
     return "".join(PurePosixPath(name).suffixes)
 
 
 def images_in_shard(path: Path) -> Iterator[Item]:
-    """The images in a shard, one after the other, each with its class.
+    """The images in a shard and their classes, in order.
 
-    Raises ValueError if it cannot be read, or if there are none: a stream of such would never bring a batch.
+    Raises ValueError if it can't be read, or has no images, since a stream of such shards would never yield a batch.
     """
     found = False
     with opened_as("a shard", path):
@@ -158,10 +157,10 @@ def images_in_shard(path: Path) -> Iterator[Item]:
 
 
 def from_shards(name: str, paths: list[Path]) -> tuple[Catalogue, tuple[Path, ...]]:
-    """The first images of every shard, by which all others are judged; and the shards to train on.
+    """The first images of every shard, which are loaded for rules and evaluations, and the training shards.
 
-    A shard is of a part if a word of its name, or its folder, is train, val or test; the last two are held out if none
-    is.
+    A shard belongs to a split if a word of its name, or its folder, is train, val or test; otherwise the last two
+    shards are held out.
     Raises ValueError if there are too few.
     """
     shards: dict[Split, list[Path]] = {part: [] for part in PARTS}
@@ -172,11 +171,11 @@ def from_shards(name: str, paths: list[Path]) -> tuple[Catalogue, tuple[Path, ..
         shards["test"] = [shards["train"].pop()]
         shards["validation"] = [shards["train"].pop()]
     if not all(shards.values()):
-        raise ValueError(f"{name} has {len(paths)} shards; training, validation and test each need one")
+        raise ValueError(f"{name} has {len(paths)} shards; training, validation and test need at least one each")
     items: list[Item] = []
     for part, members in shards.items():
         for path in members:
-            first = islice(images_in_shard(path), -(-LOOKED_AT // len(members)))
+            first = islice(images_in_shard(path), -(-LOADED_FROM_SHARDS // len(members)))
             items += [item._replace(part=part) for item in first]
-    said = f"the images are in shards: rules and comparisons use {len(items):,}, training uses all"
+    said = f"the images are in shards: training uses all, rules and evaluations {len(items):,} of them"
     return (items, [said]), tuple(shards["train"])

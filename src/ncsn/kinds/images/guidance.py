@@ -1,4 +1,4 @@
-"""How far samples should move away from a guide, and from which: chosen by held-out images, after training."""
+"""Choosing the guidance scale after training, by comparing samples with held-out images."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ncsn import metrics
-from ncsn.kinds.images.features import Features, choose, digits, is_mnist, suitable
+from ncsn.kinds.images.features import Features, choose, choose_name, digits, is_mnist
 from ncsn.kinds.images.judge import at_8_bits
 from ncsn.kinds.kind import Dataset
 from ncsn.machine.messages import bar, log
@@ -17,23 +17,23 @@ from ncsn.quantization import quantize, reals
 from ncsn.run import Run
 from ncsn.validation import GuideName
 
-WEIGHTS: dict[GuideName, tuple[float, ...]] = {  # that are offered, smallest first
+WEIGHTS: dict[GuideName, tuple[float, ...]] = {  # candidates, ascending
     "smaller": (1.0, 1.25, 1.5, 2.0),
     "unconditional": (1.0, 1.25, 1.5, 2.0, 3.0, 4.0),
 }
-USUAL = 3  # weights that are tried; the search ends at the first that is no better
-REAL_PER_SAMPLE = 4  # times as many held-out images are what samples are compared with
-ALIKE = 0.1  # of a distance in pixels: what as many real images vary by
-# What others must be clearly better than.  A smaller guide that has learned little leads astray.
+USUAL = 3  # scales that are usually tried; the search stops at the first that doesn't improve
+REAL_PER_SAMPLE = 4  # held-out images per sample
+ALIKE = 0.1  # relative variation of the pixel distance between equally many real images
+# The scale that others must clearly beat; 1 for smaller guides, because a guide that has learned little misleads.
 IN_DOUBT: dict[GuideName, float] = {"smaller": 1.0, "unconditional": 1.25}
-CLEAR = 1.0  # standard errors of a gain: with fewer, chance raises the weight; with more, short trainings miss theirs
-TINY = 1e-12  # the error of samples that are all the same
-TRIALS, FEWEST_TRIALS = 1000, 32  # samples at each weight; with fewer none is chosen
-EVALUATIONS = 1 / 10  # of the network, for each image that training has seen: a thirtieth of training's arithmetic
+CLEAR = 1.0  # standard errors of a clear gain; fewer would follow chance, more would miss gains of short trainings
+TINY = 1e-12  # stands for an error of 0, as of identical samples
+TRIALS, MIN_TRIALS = 1000, 32  # samples per scale; with fewer, the default scale is used
+EVALUATIONS = 1 / 10  # network evaluations per training image, a thirtieth of the arithmetic of training
 
 
 class Trial(NamedTuple):
-    """Samples guided by one ``weight``, or real images: what features have ``seen``, if there are any; and pixels."""
+    """Samples at a guidance scale, or real images: their features, if there are any, and their pixels."""
 
     weight: float
     seen: Float[Tensor, "n f"]
@@ -41,51 +41,55 @@ class Trial(NamedTuple):
 
 
 def features_for(dataset: Dataset, device: torch.device, *, thorough: bool) -> Features:
-    """Features to choose by: of a classifier of the data's own classes, or of natural images, or pixels alone.
+    """The features to compare samples in: of a classifier of the data's own classes, of EfficientNet, or pixels.
 
-    ``thorough``: whether there is time to train a classifier, one to three minutes the first time; it is kept.
-    EfficientNet is asked about colours only: of letters it sees nothing that guidance mends.
+    ``thorough``: whether there is time to train a classifier, one to three minutes the first time; it's cached.
+    EfficientNet is used for RGB images only, because for letters it doesn't see what guidance improves.
     """
     images = at_8_bits(dataset)
     if is_mnist(images):
         return digits(device)
-    name = suitable(images if thorough else replace(images, labels=None))
+    name = choose_name(images if thorough else replace(images, labels=None))
     return choose(images, "pixels" if name == "efficientnet" and images.shape[0] != 3 else name, device)
 
 
 def choose_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, seed: int) -> float:
-    """The weight that suits the run, by samples at each of some; it is printed with the numbers that say why.
+    """Choose the guidance scale of a run by samples at several scales, and print it with the distances.
 
-    ``seen``: how many images training has seen, by which the number of samples goes.
+    ``seen``: the number of images that training has seen, which determines the number of samples.
     """
     held_out, sampling = at_8_bits(dataset).validation, run.recipe.sampling
     doubt = IN_DOUBT[sampling.guide]
     affordable = int(EVALUATIONS * seen / (USUAL * sampling.guided_nfe))
     n = min(TRIALS, len(held_out) // 3, affordable)
-    if n < FEWEST_TRIALS:
-        log.info(f"guidance {doubt:g}: training was too short, or held-out images too few, to choose another")
+    if n < MIN_TRIALS:
+        log.info(f"guidance {doubt:g}: training was too short, or held-out images too few, to choose the scale")
         return doubt
     compared = trial(1.0, held_out[: REAL_PER_SAMPLE * n], features)
     with bar(trials(run, features, n, seed=seed), "choosing guidance", total=USUAL) as rows:
         plain, choice = climb(iter(rows), compared, doubt)
 
     def distance(samples: Trial) -> float:
-        return metrics.kernel_distance(samples.seen, compared.seen) if compared.seen.numel() else far(samples, compared)
+        return (
+            metrics.kernel_distance(samples.seen, compared.seen)
+            if compared.seen.numel()
+            else pixel_distance(samples, compared)
+        )
 
     log.info(
-        f"guidance {choice.weight:g}: samples are {distance(choice):.2g} from held-out images, and"
-        f" {distance(plain):.2g} without guidance ({features.name}, {n} samples a weight)"
+        f"guidance {choice.weight:g}: samples have distance {distance(choice):.2g} from held-out images,"
+        f" {distance(plain):.2g} without guidance ({features.name}, {n} samples per scale)"
     )
     return choice.weight
 
 
 def trial(weight: float, images: UInt8[Tensor, "n c h w"], features: Features) -> Trial:
-    """Images, and what features see in them."""
+    """Images and their features."""
     return Trial(weight, features(images).features, reals(images).flatten(1))
 
 
 def trials(run: Run, features: Features, n: int, *, seed: int) -> Iterator[Trial]:
-    """``n`` samples at each weight, from the same noise and of the same classes."""
+    """Draw ``n`` samples at each scale, from the same noise and for the same classes."""
     labels = run.labels(None, n, torch.Generator(run.device).manual_seed(seed + 1))
     for weight in WEIGHTS[run.recipe.sampling.guide]:
         x = run.sample(n, seed=seed, guidance=weight, label="none" if labels is None else labels)
@@ -93,33 +97,33 @@ def trials(run: Run, features: Features, n: int, *, seed: int) -> Iterator[Trial
 
 
 def climb(rows: Iterator[Trial], compared: Trial, doubt: float) -> tuple[Trial, Trial]:
-    """Unguided samples, and those of the weight that is chosen.
+    """Return the unguided trial and the chosen one.
 
-    It is ``doubt`` where unguided samples are not clearly nearer to real images, or else the last weight up to which
-    each is clearly nearer than the one before.
+    That is the default scale, ``doubt``, unless unguided samples are clearly closer to real images; from there the
+    scale is raised as long as samples clearly improve.
     """
     plain = choice = next(rows)
     for row in rows:
-        if not nearer(choice, row, compared) > (-CLEAR if row.weight <= doubt else CLEAR):
+        if not gain(choice, row, compared) > (-CLEAR if row.weight <= doubt else CLEAR):
             break
         choice = row
     return plain, choice
 
 
-def nearer(before: Trial, after: Trial, compared: Trial) -> float:
-    """By how many standard errors samples have come nearer to real images.
+def gain(before: Trial, after: Trial, compared: Trial) -> float:
+    """By how many standard errors the distance to real images has decreased.
 
-    Features and pixels count alike: a classifier likes guidance that makes strokes too bold.  Where there are no
-    features, a tenth of the distance in pixels stands for the error.
+    Features and pixels count equally, because a classifier prefers guidance that makes strokes too bold.  Without
+    features, a tenth of the pixel distance stands for the standard error.
     """
     if not compared.seen.numel():
-        was, now = far(before, compared), far(after, compared)
+        was, now = pixel_distance(before, compared), pixel_distance(after, compared)
         return (was - now) / max(ALIKE * was, TINY)
     spaces = zip(before[1:], after[1:], compared[1:], strict=True)
-    gains = [gain / max(error, TINY) for gain, error in (metrics.kernel_gain(*space) for space in spaces)]
+    gains = [difference / max(error, TINY) for difference, error in (metrics.kernel_gain(*space) for space in spaces)]
     return float(sum(gains) / len(gains) ** 0.5)
 
 
-def far(samples: Trial, compared: Trial) -> float:
-    """How far samples are from as many real images in pixels."""
+def pixel_distance(samples: Trial, compared: Trial) -> float:
+    """The distance between samples and equally many real images, in pixels."""
     return metrics.sliced_wasserstein(samples.pixels, compared.pixels[-len(samples.pixels) :])

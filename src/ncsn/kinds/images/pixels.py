@@ -1,6 +1,6 @@
-"""The numbers of images: what a file shows, what its numbers are, and the real numbers that a density needs.
+"""Decoding image files, the depth of their pixels, and the conversion to real numbers.
 
-Files are untrusted: only formats of images are tried.
+Files are untrusted, so only image formats are tried.
 """
 
 import math
@@ -22,23 +22,22 @@ from ncsn.kinds.reading import Reading
 from ncsn.kinds.transform import Transform
 from ncsn.quantization import dequantize, quantize, reals
 
-# Pillow knows more formats, such as PostScript, which is a program; its older versions do not know AVIF.
+# Pillow can read more formats, such as PostScript, which is executed; older versions can't read AVIF.
 FORMATS = ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", *(["AVIF"] if find_spec("PIL.AvifImagePlugin") else [])]
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # Pillow's, of more than 8 bits
-AT_ONCE = 256  # images that are decoded before the next are begun
+AT_ONCE = 256  # images that are decoded together
 Pixels = Shaped[np.ndarray, "n h w c"]
 
 
 DTYPES = {np.dtype(code).name for code in "bBhHiIlLqQefdg"}
-"""Numpy's names of real numbers."""
 
 
 @dataclass(frozen=True)
 class Depth(Transform):
-    """Pixels are reals in [0, 1] in Python; a number v in the user's files is (v − low)/(high − low).
+    """The range of pixels in files: a value v becomes (v − low)/(high − low), a real in [0, 1].
 
-    ``dtype``: the files', by numpy's name.  ``low``, ``high``: what 0 and 1 stand for, in the files' units.
-    Raises ValueError if ``dtype`` is none of numbers, or the range is none.
+    ``dtype``: numpy's name of the files' dtype.  ``low``, ``high``: the file values that become 0 and 1.
+    Raises ValueError if ``dtype`` isn't numeric, or the range is empty or not finite.
     """
 
     type: Literal["depth"] = field(default="depth", kw_only=True)
@@ -47,24 +46,23 @@ class Depth(Transform):
     high: float = 256.0
 
     def __post_init__(self) -> None:
-        """Refuse what no image's numbers are."""
         if self.dtype not in DTYPES or not (self.low < self.high and math.isfinite(self.high - self.low)):
             raise ValueError(f"depth is {self.dtype!r} from {self.low} to {self.high}; a finite range is needed")
 
     def forward(self, x: Shaped[Tensor, "b *d"], generator: torch.Generator | None = None) -> Float[Tensor, "b *d"]:
-        """Bytes as reals, at random in their steps if there is a ``generator``; reals as they are."""
+        """Convert bytes to reals, dequantised at random if there is a ``generator``; reals are unchanged."""
         return reals(x) if generator is None or x.dtype != torch.uint8 else dequantize(x, generator=generator)
 
     def possible(self, x: Shaped[Tensor, "b *d"]) -> Bool[Tensor, "b *d"]:
-        """Bytes, and reals that are not far from [0, 1]: others have another scale."""
+        """Bytes, and reals that aren't far from [0, 1], as on another scale."""
         return torch.isnan(x) | ((x >= -0.5) & (x <= 1.5)) | torch.tensor(x.dtype == torch.uint8, device=x.device)
 
     def place(self, example: int, channel: int) -> str:
-        """A pixel, for error messages."""
+        """Name the image, for error messages."""
         return f"a pixel of image {example + 1}"
 
     def stored(self, x: Float[Tensor, "*d"]) -> Shaped[np.ndarray, "*d"]:
-        """Reals as the files' numbers: integers rounded, and clipped to [low, high); floats neither."""
+        """Convert reals to the files' dtype; integers are rounded and clipped to [low, high), floats aren't."""
         if self == BYTES:
             return quantize(x).cpu().numpy()
         span = self.high - self.low
@@ -72,7 +70,7 @@ class Depth(Transform):
         dtype = np.dtype(self.dtype)
         if dtype.kind == "f":
             return values.astype(dtype)
-        # To the nearest of the levels that the data can have; the largest int64 is no float64.
+        # 2⁶² because the largest int64 can't be represented as a float64.
         return np.round(values).clip(max(self.low, -(2**62)), min(self.high - 1, 2**62)).astype(dtype)
 
 
@@ -81,12 +79,12 @@ BYTES = Depth()
 
 
 def stored_depth(transform: Transform) -> Depth:
-    """The depth of the files of images; bytes where it is not known."""
+    """The depth of image files; bytes if it's unknown."""
     return transform if isinstance(transform, Depth) else BYTES
 
 
 class Picture(NamedTuple):
-    """Images of one size: ``pixels``, one channel if they are grey; their file's dtype and range; what was done."""
+    """Images of one size: ``pixels``, with one channel if grey, the dtype and range of their file, and conversions."""
 
     pixels: Pixels
     dtype: str
@@ -96,7 +94,7 @@ class Picture(NamedTuple):
 
 
 def decode_items(items: Sequence[Item], reading: Reading) -> Iterator[tuple[Item, Picture | BaseException]]:
-    """Each item in order, and its images as ``picture``, or why they cannot be read; by threads."""
+    """Decode items in threads; yields them in order, each with its images or the error."""
     with ThreadPoolExecutor() as pool:
         for first in range(0, len(items), AT_ONCE):
             some = items[first : first + AT_ONCE]
@@ -106,9 +104,9 @@ def decode_items(items: Sequence[Item], reading: Reading) -> Iterator[tuple[Item
 
 
 def picture(read: Callable[[], object], reading: Reading) -> Picture:
-    """The images of an item, upright, over the background and of the size that is asked for.
+    """The images of an item, upright, on the background and resized as requested.
 
-    Raises ValueError for what is no finite number, and whatever archives and codecs do where a file is broken.
+    Raises ValueError for numbers that aren't finite, and any error of archives and codecs for broken files.
     """
     content = read()
     pixels, notes = pixels_of_file(content, reading) if isinstance(content, bytes) else (np.asarray(content), [])
@@ -116,19 +114,19 @@ def picture(read: Callable[[], object], reading: Reading) -> Picture:
         pixels = 255 * pixels.astype(np.uint8)
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if not np.isfinite(pixels).all():
-        raise ValueError("it has values that are not finite")
+        raise ValueError("it has values that aren't finite")
     if pixels.shape[3] == 3 and (pixels[..., :1] == pixels).all():
         pixels = pixels[..., :1]
     return fit_size(Picture(pixels, pixels.dtype.name, float(pixels.min()), float(pixels.max()), notes), reading)
 
 
 def pixels_of_file(data: bytes, reading: Reading) -> tuple[Pixels, list[str]]:
-    """The pixels of an image file, upright and over the background, and what was done to them."""
+    """The pixels of an image file, upright and on the background, and the conversions."""
     image = Image.open(BytesIO(data), formats=FORMATS)
     conversions = {
-        "8 of 16 bits": drops_bits(image),  # first: what asks for EXIF may read all
+        "8 of 16 bits": drops_bits(image),  # first, because reading EXIF may decode the whole file
         "first frames only": getattr(image, "is_animated", False),
-        "turned by EXIF": image.getexif().get(0x0112) in range(2, 9),  # others mean nothing, and are not rare
+        "turned by EXIF": image.getexif().get(0x0112) in range(2, 9),  # other values are meaningless, but not rare
         "CMYK as RGB": image.mode == "CMYK",
     }
     notes = [note for note, happens in conversions.items() if happens]
@@ -144,7 +142,7 @@ def pixels_of_file(data: bytes, reading: Reading) -> tuple[Pixels, list[str]]:
 
 
 def drops_bits(image: ImageFile.ImageFile) -> bool:
-    """Whether Pillow drops half of the bits, as it does in colour."""
+    """Whether Pillow drops half of the bits, as it does for colour images."""
     arguments = image.tile[0][3] if image.tile else ""
     if image.format == "PPM":
         return isinstance(arguments, tuple) and image.mode == "RGB" and int(arguments[1]) > 255
@@ -152,7 +150,7 @@ def drops_bits(image: ImageFile.ImageFile) -> bool:
 
 
 def fit_size(one: Picture, reading: Reading) -> Picture:
-    """Images of the size that is asked for, by Lanczos' filter."""
+    """Resize images as requested, with a Lanczos filter."""
     size = reading.pixels()
     if size is None or one.pixels.shape[1:3] == size:
         return one
@@ -163,17 +161,17 @@ def fit_size(one: Picture, reading: Reading) -> Picture:
     resized = np.stack([np.asarray(fit(plane, size[::-1], Image.Resampling.LANCZOS)) for plane in planes])
     resized = resized.reshape(len(pixels), -1, *size).transpose(0, 2, 3, 1)
     if deep:
-        # The filter overshoots at edges: bytes stop at 0 and 255, reals where the image itself does.
+        # The filter overshoots at edges; bytes are clipped to 0 and 255, reals to the image's own range.
         resized = resized.clip(pixels.min((1, 2), keepdims=True), pixels.max((1, 2), keepdims=True))
     return one._replace(pixels=resized, notes=[*one.notes, f"{reading.fit} to {size[0]} x {size[1]}"])
 
 
 def depth_of(pictures: Sequence[Picture]) -> Depth:
-    """What the numbers of images are, from their dtypes and their range.
+    """The depth of images, from their dtypes and range.
 
-    Integers from 0 to 128 … 255 are bytes.  Others end at the smallest power of two above the largest, as 12 bits in
-    files of 16 do; floats in [0, 1] are what they are; whatever is negative, or a float above 1, has the data set's
-    range.
+    Integers from 0 to 128 … 255 are bytes.  Other integers range up to the smallest power of two above the largest,
+    such as 12 bits in 16-bit files.  Floats in [0, 1] are unchanged.  For negative numbers, and floats above 1, the
+    range is that of the dataset.
     """
     deep = [one for one in pictures if one.dtype != "uint8"]
     if not deep:
@@ -186,18 +184,18 @@ def depth_of(pictures: Sequence[Picture]) -> Depth:
         return Depth(dtype.name, 0.0, 1.0)
     if dtype.kind == "f" or low < 0:
         return Depth(dtype.name, low, high + 1 if dtype.kind != "f" or high == low else high)
-    # Pillow has all integers that are not quite 16 bits as int32.
+    # Pillow opens some 16-bit files as int32.
     name = "uint16" if dtypes <= {"uint16", "int32"} and high < 2**16 else dtype.name
     return Depth(name, 0.0, float(2 ** int(high).bit_length()))
 
 
-def in_units(one: Picture, depth: Depth) -> Shaped[np.ndarray, "n c h w"]:
-    """Images as bytes, or where ``depth`` has more than 8 bits as float32 in [0, 1].
+def scale_pixels(one: Picture, depth: Depth) -> Shaped[np.ndarray, "n c h w"]:
+    """Images as bytes, or, if ``depth`` has more than 8 bits, as float32 in [0, 1].
 
-    Raises ValueError if one has integers, and the other floats.
+    Raises ValueError if one has integers and the other floats.
     """
     if one.dtype != "uint8" and (np.dtype(one.dtype).kind == "f") != (np.dtype(depth.dtype).kind == "f"):
-        raise ValueError(f"images of {one.dtype} and of {depth.dtype} have no scale in common")
+        raise ValueError(f"images of {one.dtype} and {depth.dtype} have no common scale")
     pixels: Shaped[np.ndarray, "n c h w"] = one.pixels.transpose(0, 3, 1, 2)
     if depth == BYTES:
         return pixels if one.dtype == "uint8" else np.rint(pixels).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Images as tensors: from files, archives, shards and arrays; every conversion that changes pixels is reported."""
+"""Reading images from files, archives, shards and arrays; every conversion that changes pixels is reported."""
 
 import gzip
 import random
@@ -27,13 +27,13 @@ from ncsn.kinds.images.pixels import (
     decode_items,
     depth_of,
     fit_size,
-    in_units,
     picture,
+    scale_pixels,
     stored_depth,
 )
 from ncsn.kinds.kind import Dataset, Drawing, Labels
 from ncsn.kinds.reading import PARTS, Reading, Split, short_name
-from ncsn.kinds.stacks import Arrays, labels_of, split_of, stacks_in
+from ncsn.kinds.stacks import Arrays, check_finite, labels_of, split_arrays, split_of
 from ncsn.kinds.transform import Transform
 from ncsn.machine.messages import bar, log
 from ncsn.quantization import reals
@@ -41,7 +41,7 @@ from ncsn.validation import one_line
 
 
 def mnist() -> Dataset:
-    """MNIST: 50,000 training images, 10,000 for validation, 10,000 for testing, 1 × 28 × 28 bytes."""
+    """MNIST: 50,000 training, 10,000 validation and 10,000 test images of 1 × 28 × 28 bytes."""
 
     def content(name: str, header: int) -> UInt8[Tensor, "n"]:
         packed = (resources.files("ncsn") / "assets" / "mnist" / f"{name}-ubyte.gz").read_bytes()
@@ -54,27 +54,26 @@ def mnist() -> Dataset:
 
 
 def images_in(name: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "n h w c"]:
-    """Images (n, h, w), (n, h, w, c) or (n, c, h, w) with their channels last: the smaller of axes 1 and 3 is c.
+    """Images (n, h, w), (n, h, w, c) or (n, c, h, w) with channels last; c is the smaller of axes 1 and 3.
 
-    Raises ValueError if they are none.
+    Raises ValueError for other shapes and dtypes, and for NaN and infinity.
     """
     if array.ndim not in (3, 4) or not array.size or array.dtype.kind not in "buif":
         allowed = "numbers (n, h, w), (n, h, w, c) or (n, c, h, w)"
         raise ValueError(f"{name} has shape {array.shape} of {array.dtype}; {allowed} are needed")
+    check_finite(name, array)
     array = array[..., None] if array.ndim == 3 else array
     return array.transpose(0, 2, 3, 1) if array.shape[1] < array.shape[3] else array
 
 
 def from_arrays(name: str, found: Arrays, notes: Sequence[str], reading: Reading) -> Dataset:
-    """The images in arrays.  Raises ValueError as ``stacks_in`` and ``images_of``."""
-    stacks = stacks_in(name, found, images_in)
-    indices = split_of({part or "train": len(stack) for part, (_, stack, _) in stacks.items()})
-    parts = {part: items_of(*stacks.get(source) or stacks[None], index) for part, (source, index) in indices.items()}
+    """The images in arrays.  Raises ValueError as ``split_arrays`` and ``images_of`` do."""
+    parts = {part: items_of(*stack) for part, stack in split_arrays(name, found, images_in).items()}
     return images_of(name, parts, notes, reading)
 
 
 def from_folder(name: str, reading: Reading) -> Dataset:
-    """The images below a folder, or in its shards.  Raises ValueError as ``images_of``, OSError if it is unreadable."""
+    """The images in a folder or its shards.  Raises ValueError as ``images_of`` does, OSError if it's unreadable."""
     place = Path(name)
     found = files.walk(place)
     catalogue = files.from_files(name, found)
@@ -86,32 +85,24 @@ def from_folder(name: str, reading: Reading) -> Dataset:
 
 
 def from_archive(name: str, reading: Reading) -> Dataset:
-    """The images in a zip or tar archive.  Raises ValueError if it is none, and as ``images_of``."""
+    """The images in a zip or tar archive.  Raises ValueError if it can't be read, and as ``images_of`` does."""
     place = Path(name)
     members = files.open_zip(place) if place.suffix.lower() == ".zip" else files.open_tar(place)
     return from_catalogue(name, files.from_files(name, members), reading)
 
 
 def items_of(name: str, stack: np.ndarray, labels: np.ndarray | None, index: np.ndarray) -> list[Item]:
-    """The images of a stack at an index, many together, but those with non-finite numbers one by one, for errors."""
-    whole = np.ones(len(index), bool)
-    if stack.dtype.kind == "f":
-        whole = np.concatenate([np.isfinite(stack[part]).all((1, 2, 3)) for part in in_parts(index)] or [whole])
-    some = [*in_parts(index[whole]), *index[~whole][:, None]]
-    known: Sequence[np.ndarray | str] = [""] * len(some) if labels is None else [labels[part] for part in some]
+    """The images of a stack at an index, in parts that are decoded together."""
+    parts = [index[first : first + AT_ONCE] for first in range(0, len(index), AT_ONCE)]
+    known: Sequence[np.ndarray | str] = [""] * len(parts) if labels is None else [labels[part] for part in parts]
     return [
         Item(f"{name}[{part[0]}]", partial(stack.__getitem__, part), label=label, images=len(part))
-        for part, label in zip(some, known, strict=True)
+        for part, label in zip(parts, known, strict=True)
     ]
 
 
-def in_parts(index: np.ndarray) -> list[np.ndarray]:
-    """An index, so many at a time as are decoded together."""
-    return [index[first : first + AT_ONCE] for first in range(0, len(index), AT_ONCE)]
-
-
 def from_catalogue(name: str, catalogue: Catalogue, reading: Reading) -> Dataset:
-    """The images of files.  Raises ValueError as ``images_of``."""
+    """The images in files.  Raises ValueError as ``images_of`` does."""
     items, notes = catalogue
     members = {part: [item for item in items if (item.part or "train") == part] for part in PARTS}
     indices = split_of({part: len(members[part]) for part in PARTS})
@@ -120,16 +111,16 @@ def from_catalogue(name: str, catalogue: Catalogue, reading: Reading) -> Dataset
 
 
 def images_of(name: str, parts: Mapping[Split, list[Item]], notes: Sequence[str], reading: Reading) -> Dataset:
-    """The images of three parts, by this name.
+    """The images of three splits as a dataset.
 
-    Raises ValueError if there are none for a part, if more are broken than allowed, if their sizes differ without one
-    being asked for, or if some have integers and others floats.
+    Raises ValueError if a split is empty, if more images are broken than allowed, if their sizes differ and no size is
+    given, or if some are integers and others floats.
     """
     whole, broken = decode_parts(parts, reading)
     total = sum(item.images for members in parts.values() for item in members)
     listed = f"{len(broken)} of {total}: {', '.join(sorted(broken))}"
     if len(broken) > reading.max_broken:
-        raise ValueError(f"more images are broken than the {reading.max_broken} that --max-broken allows, {listed}")
+        raise ValueError(f"more images are broken than --max-broken {reading.max_broken} allows, {listed}")
     sizes = {part: sum(len(one.pixels) for _, one in members) for part, members in whole.items()}
     if empty := [part for part in sizes if not sizes[part]]:
         number = sum(sizes.values())
@@ -137,7 +128,7 @@ def images_of(name: str, parts: Mapping[Split, list[Item]], notes: Sequence[str]
     found = [one for members in whole.values() for _, one in members]
     pixels, depth, lines = join_pictures(found)
     if broken:
-        lines.append(f"broken left out: {listed}")
+        lines.append(f"broken images skipped: {listed}")
     validation, test, train = torch.split(torch.from_numpy(pixels), list(sizes.values()))
     labels = labels_of({part: [item.label for item, _ in members] for part, members in whole.items()})
     return Dataset(train, validation, test, labels, short_name(name), depth, (*notes, *lines))
@@ -146,7 +137,7 @@ def images_of(name: str, parts: Mapping[Split, list[Item]], notes: Sequence[str]
 def decode_parts(
     parts: Mapping[Split, list[Item]], reading: Reading
 ) -> tuple[dict[Split, list[tuple[Item, Picture]]], list[str]]:
-    """The images that can be read, under a progress bar, and the names of the others, each with the reason."""
+    """Decode images under a progress bar; returns those that can be read, and the names and errors of the others."""
     items = [item for members in parts.values() for item in members]
     broken: list[str] = []
     whole: dict[Split, list[tuple[Item, Picture]]] = {part: [] for part in parts}
@@ -160,7 +151,7 @@ def decode_parts(
 
 
 def join_pictures(found: list[Picture]) -> tuple[np.ndarray, Depth, list[str]]:
-    """The pixels of images as one array, what their numbers are in files, and a line for each conversion.
+    """The pixels of images as one array, their depth, and a line for each conversion.
 
     Raises ValueError if they have several sizes.
     """
@@ -169,13 +160,15 @@ def join_pictures(found: list[Picture]) -> tuple[np.ndarray, Depth, list[str]]:
         sizes[one.pixels.shape[1:3]] += len(one.pixels)
     if len(sizes) > 1:
         listed = ", ".join(f"{h} x {w} ({n})" for (h, w), n in sizes.most_common(5))
-        raise ValueError(f"images have {len(sizes)} sizes (height x width), such as {listed}; give --size, such as 64")
+        raise ValueError(
+            f"images have {len(sizes)} sizes (height x width), such as {listed}; give --size, such as --size 64"
+        )
     depth, channels, total = depth_of(found), max(one.pixels.shape[3] for one in found), sizes.total()
     pixels = np.empty((total, channels, *found[0].pixels.shape[1:3]), np.uint8 if depth == BYTES else np.float32)
     notes, end = Counter[str](), 0
     for one in found:
         n, end = len(one.pixels), end + len(one.pixels)
-        pixels[end - n : end] = in_units(one, depth)
+        pixels[end - n : end] = scale_pixels(one, depth)
         notes.update(dict.fromkeys(one.notes, n))
         notes["as bytes"] += n * (one.dtype != "uint8" and depth == BYTES)
         notes["as float32"] += n * (one.dtype == "float64")
@@ -185,29 +178,31 @@ def join_pictures(found: list[Picture]) -> tuple[np.ndarray, Depth, list[str]]:
 
 
 def stream(images: Dataset, reading: Reading, drawing: Drawing) -> Iterator[Batch]:
-    """Endless batches of images out of shards, which differ for every seed that the generator was last given.
+    """Endless batches of images from shards; the generator's initial seed determines them.
 
-    As WebDataset advises, each process draws shards at random, again and again, and shuffles what they hold a thousand
-    images at a time.  A class that is not known is −1.
-    Raises ValueError if a shard is damaged, or more images than the reading allows.
+    As WebDataset recommends, each process draws shards with replacement, and shuffles a thousand images at a time.
+    Unknown classes are −1.
+    Raises ValueError if a shard is damaged, or if more images are broken than the reading allows.
     """
     depth, generator = stored_depth(images.transform), drawing.generator
-    shapes = [(*images.shape[1:], channels) for channels in (1, images.shape[0])]  # grey is a colour, too
+    shapes = [(*images.shape[1:], channels) for channels in (1, images.shape[0])]  # grey images may be among RGB ones
     numbers = {name: number for number, name in enumerate(images.labels.names)} if images.labels else {}
     rng = random.Random(generator.initial_seed())
     items = (item for _ in count() for item in images_in_shard(rng.choice(images.shards or ())))
     examples: list[tuple[Tensor, Tensor]] = []
-    broken = set[str]()  # by their names: shards come again
+    broken = set[str]()  # names, because shards are read repeatedly
     while some := list(islice(items, 1000)):
         rng.shuffle(some)
         for item, one in decode_items(some, reading):
             if isinstance(one, Picture) and one.dtype == "uint8" and one.pixels.shape[1:] in shapes:
-                x = torch.from_numpy(in_units(one, depth)[0].copy()).expand(images.shape)
+                x = torch.from_numpy(scale_pixels(one, depth)[0].copy()).expand(images.shape)
                 examples.append((x, torch.tensor(numbers.get(str(item.label), -1))))
             else:
                 broken.add(item.name)
                 if len(broken) > reading.max_broken:
-                    why = "other than those that were looked at" if isinstance(one, Picture) else one_line(one)
+                    why = (
+                        "its size or dtype differs from the first images" if isinstance(one, Picture) else one_line(one)
+                    )
                     raise ValueError(f"{item.name} cannot be read ({why}); --max-broken is {reading.max_broken}")
             if len(examples) == drawing.size:
                 x, y = (torch.stack(column).to(generator.device) for column in zip(*examples, strict=True))
@@ -227,30 +222,31 @@ def read_example(
     """One image with pixels in [0, 1]: a test image by its index, or an image file.
 
     ``name``: the index, or the path of the file.
-    ``shape``: its channels, height and width.  A file is fitted to them, and made grey for one channel; a line says so.
-    ``images``: the data set whose test images are meant; None for a file.
-    ``reading``: how a file becomes pixels.
-    ``transform``: of the run, which knows what the numbers in files like it are.
-    ``fit``: whether a file may get another size; a measurement may not.
-    Raises ValueError if there is no such image, if it cannot be read, or if it cannot have ``shape``.
+    ``shape``: channels, height and width.  A file is resized to it, and converted to grey for one channel, with a
+    warning.
+    ``images``: the dataset with the test images; None for a file.
+    ``reading``: how a file is converted to pixels.
+    ``transform``: the run's, which knows the depth of files.
+    ``fit``: whether a file may be resized; measurements may not.
+    Raises ValueError if there is no such image, if it can't be read, or if it has another shape.
     """
     depth = stored_depth(transform)
     if images is not None:
         if int(name) >= len(images.test):
-            raise ValueError(f"input is {name}; the data set's test images are 0 to {len(images.test) - 1}")
+            raise ValueError(f"input is {name}; the test images are 0 to {len(images.test) - 1}")
         pixels = images.test[int(name)]
     else:
         try:
             one = picture(partial(files.file_bytes, Path(name)), replace(reading, size=None))
-        except Exception as error:  # codecs raise whatever they like
-            raise ValueError(f"{name} is neither an index nor an image that can be read ({one_line(error)})") from error
+        except Exception as error:  # codecs raise many kinds
+            raise ValueError(f"{name} is neither an index nor a readable image ({one_line(error)})") from error
         if shape[0] == 1 and one.pixels.shape[3] == 3:
             one = one._replace(pixels=np.asarray(Image.fromarray(one.pixels[0]).convert("L"))[None, ..., None])
-            one.notes.append("made grey")
+            one.notes.append("converted to grey")
         one = fit_size(one, replace(reading, size=f"{shape[1]}x{shape[2]}")) if fit else one
         if one.notes:
             log.warning(f"{name}: {', '.join(one.notes)}")
-        pixels = torch.from_numpy(in_units(one, depth_of([one]) if depth == BYTES else depth)[0].copy())
+        pixels = torch.from_numpy(scale_pixels(one, depth_of([one]) if depth == BYTES else depth)[0].copy())
         if shape[0] == 3 and len(pixels) == 1:
             pixels = pixels.expand(3, -1, -1)
     if pixels.shape != shape:
