@@ -123,7 +123,7 @@ def test_real_images_are_from_everywhere_among_them() -> None:
 def test_ratios_are_of_distances_over_floors_that_are_positive(
     name: str, numbers: tuple[float, float, float], ratios: tuple[float | None, float | None]
 ) -> None:
-    assert judging.compare_to_floors(name, *numbers) == Metric(*numbers, *ratios)
+    assert judging.with_floors(name, *numbers) == Metric(*numbers, *ratios)
 
 
 @pytest.mark.parametrize(("enough", "first"), [(61, "kernel_distance"), (60, "frechet_distance")])

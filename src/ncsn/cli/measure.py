@@ -18,7 +18,6 @@ from ncsn.validation import NoiseLevel, Seed, read_json
 
 if TYPE_CHECKING:
     from ncsn.run import Run
-    from ncsn.run.options import DensityOptions
 
 IMAGES_AT_ONCE = 32  # in a batch of likelihoods
 NUMBERS, PAGE, SAMPLES = FILES = ("evaluation.json", "evaluation.png", "evaluation.npz")
@@ -189,13 +188,9 @@ class Likelihood(RunOptions):
         run.transform.check(x)  # before incomplete rows are dropped, so that the row in an error message is the file's
         # A looser tolerance overestimates the density by up to a tenth of a nat.
         tolerance = self.tolerance or 1e-4
-        how: DensityOptions = {
-            "sigma_min": self.sigma_min,
-            "probes": self.probes,
-            "tolerance": tolerance,
-            "seed": self.seed,
-        }
-        density[whole] = run.log_prob(x[whole], **how)
+        density[whole] = run.log_prob(
+            x[whole], sigma_min=self.sigma_min, probes=self.probes, tolerance=tolerance, seed=self.seed
+        )
         write_frame(pandas.DataFrame({"log_density": density.numpy()}), self.out)
         print(f"{self.out}: log densities of {int(whole.sum())} rows, {density[whole].mean():.3f} nats on average")
 

@@ -135,9 +135,7 @@ def server(folder: Path, port: int) -> "ThreadingHTTPServer":
     try:
         return ThreadingHTTPServer(("127.0.0.1", port), lambda *args: Handler(*args, directory=str(folder)))
     except OSError as error:
-        raise ValueError(
-            f"port {port} is not available ({reason(error)}); choose another --port, or 0 for any"
-        ) from error
+        raise ValueError(f"port {port} is not available ({reason(error)}); choose another, or 0 for any") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,9 +173,7 @@ class Push:
             api = library.HfApi(token=True)  # if there is none, the library explains how to get one
             api.create_repo(self.to, private=not self.public, exist_ok=True)
             if api.model_info(self.to).private == self.public:
-                raise ValueError(
-                    "the model is public and you ask for a private one, or vice versa; change it on its page"
-                )
+                raise ValueError("it is public and should be private, or vice versa; change that on its page")
             # Files of the previous run that this one lacks are deleted; files that don't belong to runs stay.
             patterns = {"allow_patterns": SHARED, "delete_patterns": SHARED}
             commit = api.upload_folder(repo_id=self.to, folder_path=folder, commit_message="A run of ncsn", **patterns)

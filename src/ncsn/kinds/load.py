@@ -66,9 +66,7 @@ def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
     only = next(iter(found.values())) if len(found) == 1 else None
     if only is not None and (only.ndim == 1 or (only.shape[:1] == (1,) and (reading.signals or only.ndim == 2))):
         cut = "numpy.lib.stride_tricks.sliding_window_view(series, 128)[::128]"
-        raise ValueError(
-            f"{name} is one long series of shape {only.shape}; cut it into windows, for example with {cut}"
-        )
+        raise ValueError(f"{name} is one long series of shape {only.shape}; cut it into windows, as by {cut}")
     if reading.signals:
         return read_signals(name, found)
     if only is not None and only.ndim == 2:

@@ -78,9 +78,7 @@ class Images(Kind[Run]):
         plots.evolution_animation(path, folder / "evolution.gif")
         ours, theirs = (share_clipped(quantize(x)) for x in (samples, reals(data.train[: len(samples)])))
         if ours > theirs + MAX_CLIPPED:
-            log.info(
-                f"{ours:.0%} of the samples' pixels are fully black or white, compared with {theirs:.0%} of the images'"
-            )
+            log.info(f"{ours:.0%} of the samples' pixels are fully black or white, but {theirs:.0%} of the images'")
 
     def stored(self, transform: Transform, samples: Float[Tensor, "n *d"]) -> Shaped[np.ndarray, "n *d"]:
         """Samples in the depth of the training files."""

@@ -85,9 +85,7 @@ class Features:
         parts = bar(torch.split(images, self.batch), self.name)
         features = torch.cat([self.embed(part) for part in parts]).float()
         if features.ndim != 2 or len(features) != len(images) or features.shape[1] < 2 or not features.isfinite().all():
-            raise ValueError(
-                f"{self.name} returns {tuple(features.shape)} or NaN for {len(images)} images; (n, f) is needed"
-            )
+            raise ValueError(f"{self.name}: {tuple(features.shape)} or NaN for {len(images)} images; (n, f) is needed")
         probabilities = features[:, :0] if self.head is None else self.head(features).softmax(1)
         return Recognition(features.cpu(), probabilities.cpu())
 

@@ -70,11 +70,9 @@ def choose_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, 
         plain, choice = climb(iter(rows), compared, doubt)
 
     def distance(samples: Trial) -> float:
-        return (
-            metrics.kernel_distance(samples.seen, compared.seen)
-            if compared.seen.numel()
-            else pixel_distance(samples, compared)
-        )
+        if compared.seen.numel():
+            return metrics.kernel_distance(samples.seen, compared.seen)
+        return pixel_distance(samples, compared)
 
     log.info(
         f"guidance {choice.weight:g}: samples have distance {distance(choice):.2g} from held-out images,"

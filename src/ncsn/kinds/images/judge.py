@@ -186,9 +186,8 @@ class Ruler:
         held_out = pick_evenly(data.validation, self.n)
         self.held_out = self.measure(held_out, nearest(held_out, self.train)[0])
         shuffled = torch.randperm(sizes[2], generator=torch.Generator().manual_seed(0))
-        self.training = self.measure(
-            self.train[shuffled[: self.n]], torch.zeros(self.n)
-        )  # each is its own nearest image
+        # The nearest training image of each is itself.
+        self.training = self.measure(self.train[shuffled[: self.n]], torch.zeros(self.n))
         remarks = {
             f"only {self.n:,} of {n:,} samples are compared, because there are no more real images": self.n < n,
             "the data has more than 8 bits, but is compared at 8": images is not data,
@@ -220,9 +219,7 @@ class Ruler:
             dimensions=self.seen.features.shape[1],
             digest=self.features.digest,
             accuracy=self.features.accuracy,
-            metrics={
-                name: compare_to_floors(name, value, held_out[name], training[name]) for name, value in numbers.items()
-            },
+            metrics={name: with_floors(name, value, held_out[name], training[name]) for name, value in numbers.items()},
             class_names=list(self.features.class_names),
             generated_histogram=histogram,
             held_out_histogram=held_out_histogram,
@@ -261,7 +258,7 @@ class Ruler:
         return numbers, seen.histogram.tolist() if self.features.class_names else []
 
 
-def compare_to_floors(name: str, generated: float, held_out: float, training: float) -> Metric:
+def with_floors(name: str, generated: float, held_out: float, training: float) -> Metric:
     """A number with its floors, and ratios where they're meaningful."""
     meaningful = name in RATIOS and generated >= 0
     ratios = [generated / floor if meaningful and floor > 0 else None for floor in (held_out, training)]
