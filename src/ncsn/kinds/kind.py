@@ -245,8 +245,9 @@ class Imputed:
 
         The guarantee is marginal: of all values that are hidden at random, whatever they and the others are, at least
         this share lies within, on average over held-out examples and examples alike, and up to the dependence of the
-        values of one example.  It does not hold column by column, nor for a single pattern of gaps, nor where values
-        are missing because of what they are; see arXiv:2405.15641 and arXiv:2507.11297.
+        values of one example.  Coverage can vary between columns and between patterns of gaps (Zaffran et al. 2023,
+        arXiv:2306.02732; see also arXiv:2507.11297), and there is no guarantee where values are missing because of
+        what they are.
 
         ``level``: between 0 and 1; 90 % needs at least 19 draws if not ``conformal``.
         ``conformal``: True for the held-out examples of the run's data; or others that training has not seen, as
