@@ -179,13 +179,13 @@ def page(paper: Paper, numbers: dict[str, Any]) -> None:
     (paper.out / "paper.md").write_text(
         f"""# The paper, figure by figure
 
-Every figure of Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), that needs only toy data or MNIST. [How good is it?](quality.md#the-claims-of-the-paper) lists the paper's claims next to our numbers.
+This page reproduces every figure of Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), that needs only toy data or MNIST. [How good is it?](quality.md#the-claims-of-the-paper) lists the paper's claims next to our numbers.
 
 ## Figure 2: score estimation
 
 ![Exact and estimated score of two Gaussians, and the error between them](paper/score_estimation.png)
 
-A score learned by sliced score matching, with next to no noise. Its relative error is {numbers["near"]:.4f} on the data and {numbers["far"]:.2f} far from it.
+This score was learned by sliced score matching with next to no noise. Its relative error is {numbers["near"]:.4f} on the data and {numbers["far"]:.2f} far from it.
 
 `python ./{SLICED}`
 
@@ -207,7 +207,7 @@ The digit takes shape while σ falls from 2 to 0.3.
 
 ![A hundred samples, not hand-picked](paper/samples.png)
 
-The first hundred of {numbers["n"]:,} samples by annealed Langevin dynamics. A classifier is confident about {100 * annealed[1]:.0f} % of them ({100 * real[1]:.0f} % for real digits), and their Fréchet distance is {annealed[0]:.2f}. The default sampler reaches {100 * default[1]:.0f} % and {default[0]:.2f}. Held-out digits score {real[0]:.2f}, because their classes are not perfectly balanced.
+These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dynamics. A classifier is confident about {100 * annealed[1]:.0f} % of them ({100 * real[1]:.0f} % for real digits), and their Fréchet distance is {annealed[0]:.2f}. The default sampler reaches {100 * default[1]:.0f} % and {default[0]:.2f}. Held-out digits score {real[0]:.2f}, because their classes are not perfectly balanced.
 
 `ncsn sample mnist -n {numbers["n"]} --sampler annealed --out samples.npz`
 
@@ -237,13 +237,13 @@ PSNR of the hidden halves of {numbers["inpainted"]} test images, in dB (higher i
 
 ![Samples, each above its nearest training image](paper/neighbours.png)
 
-Rows one and three are samples; below each is the closest training image.
+Rows one and three are samples; below each is its nearest training image.
 
 ## A single noise level
 
 ![Samples of a model with one noise level](paper/single_sigma.png)
 
-Trained at σ = 0.2 only, most samples are loose strokes, with a Fréchet distance of {baseline[0]:.0f}.
+Most samples of a model trained only at σ = 0.2 are loose strokes, with a Fréchet distance of {baseline[0]:.0f}.
 
 `python ./{paper.single}`
 

@@ -185,7 +185,7 @@ class Calibration:
 
 
 def calibration(truth: Float[Tensor, "n *d"], draws: Float[Tensor, "k n *d"], *, seed: int = 0) -> Calibration:
-    """Judge any sampler of posteriors, by truths and the draws that it has made of each given what was measured of it.
+    """Test the calibration of any posterior sampler, from truths and its draws given a measurement of each.
 
     ``truth``: drawn from the prior, (n, *d).
     ``draws``: k draws of each posterior, (k, n, *d).

@@ -21,23 +21,23 @@ OPERATORS: dict[str, type[Problem]] = {kind.__name__.lower(): kind for kind in (
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrate(RunOptions):
-    """Test whether a run's posteriors hold what they promise: 90 % intervals nine truths of ten, and so on.
+    """Test whether a run's posteriors are calibrated: whether 90 % intervals contain nine truths out of ten.
 
-    Examples that are known are hidden from the run, and drawn: of tables and signals as by impute, of images as by
-    inpaint, denoise, superres or deblur.
+    Parts of known examples are hidden and drawn again: for tables and signals as by impute, for images as by inpaint,
+    denoise, superres or deblur.
 
     Args:
-        hide: Of a table the columns to draw given the others, or a share of the cells at random (by default 0.5); of
-            signals a share of the length.
-        rows: A table with blanks, or .npy of signals with NaN: hide what is missing there.
-        operator: Of images, the command that draws them, with its options, such as "superres --factor 2".
-        truths: Samples of the run test how posteriors are drawn; held-out examples test the model, too.
-        data: Where the data set is that the run was trained on, if it has moved.
-        n: Trials with samples of the run, and with held-out examples, at least 30; by default 300, of images 100.
-        draws: How many of each posterior; by default 39, of images 5.
+        hide: For a table, the columns to draw given the others, or a share of the cells, chosen at random (by default
+            0.5); for signals, a share of the length.
+        rows: A table with empty cells, or an .npy of signals with NaN, whose gaps are hidden.
+        operator: For images, the command that draws them, with its options, such as "superres --factor 2".
+        truths: Samples of the run test how posteriors are drawn; held-out examples also test the model.
+        data: Where the run's training data is now, if it has moved.
+        n: Trials per source of truths, at least 30; by default 300, or 100 for images.
+        draws: Draws of each posterior; by default 39, or 5 for images.
         seed: The same seed gives the same trials on one machine.
-        out: A folder for calibration.json and calibration.png; by default the run's, or this one for a run of the
-            package or the hub.
+        out: The folder for calibration.json and calibration.png. Defaults to the run's folder, or to the current one
+            for the model in the package and for runs on the hub.
         overwrite: Replace an earlier calibration there.
     """
 

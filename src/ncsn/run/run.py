@@ -56,8 +56,8 @@ class Run:
     ``folder``: where it was loaded from.
     ``settings``: how it was trained.
     ``origin``: the data that it has learned from.
-    ``measured``: numbers about it from the end of its training, by their names: of a table, the ``coverage`` of 90 %
-    intervals on ``coverage_of`` hidden numbers.
+    ``measured``: metrics from the end of its training, by name; for a table, the ``coverage`` of 90 % intervals on
+    ``coverage_of`` hidden numbers.
     """
 
     score: Score
@@ -118,10 +118,10 @@ class Run:
         return self.score
 
     def data(self, dataset: str | None = None) -> Dataset:
-        """The data that the run has learned from, its validation and test examples among them.
+        """The data that the run was trained on, including its validation and test examples.
 
-        ``dataset``: where it is now, if not where it was.
-        Raises ValueError if it is not known, cannot be read, or is another than that which was learned from.
+        ``dataset``: where the data is now, if it has moved.
+        Raises ValueError if the data is unknown, can't be read, or isn't what the run was trained on.
         """
         if self.origin is None:
             raise ValueError(f"{self.folder or 'the run'} does not say which data it has learned from")
@@ -141,7 +141,7 @@ class Run:
         """The same run on another device.
 
         ``device``: auto (CUDA where there is one), cpu, cuda or mps.
-        Raises ValueError if there is no such here.
+        Raises ValueError if this machine has no such device.
         """
         chosen = hardware.choose_device(str(device))
 
@@ -176,27 +176,27 @@ class Run:
         start: Float[Tensor, "n *d"] | None = None,
         particles: int | None = None,
     ) -> Steps:
-        """The states of ``n`` samples on their way out of the noise: ``step.sigma``, ``step.x``; the last are samples.
+        """The states of ``n`` samples from noise to data: ``step.sigma`` and ``step.x``; the last are the samples.
 
-        What is not given is the run's own way to sample.
+        Options that are not given default to the run's own.
 
         ``seed``: the same one gives the same samples on one machine, whatever the batch size; or a generator.
         ``sampler``: a name in ``SAMPLERS``.
         ``levels``: how many noise levels it descends, or which.
         ``steps``: of Langevin dynamics, on each level if annealed.
         ``eps``: the size α of these steps on the smallest level.
-        ``guidance``: how far to move away from a guide; 1 is not at all.
+        ``guidance``: how far to move away from a guide; 1 disables guidance.
         ``guide``: which one, smaller or unconditional, see ``Sampling``.
         ``label``: a class for all, by its name or number; a number for each; "any" for classes drawn by their shares in
         the training data; or "none" for the score of all classes together.  By default any, where shares are known, but
         none for a posterior.
         ``batch_size``: how many samples the network sees at a time, at most.
         ``start``: where to begin instead of in noise, (n, *d), in the score's units.
-        ``particles``: how many correct a posterior.  All samples of one measurement share a population of at least as
-        many particles.  Each of several measurements has a population of its own.  1 is moment matching alone, by
+        ``particles``: the number of particles that correct a posterior.  All samples of one measurement share a
+        population of at least as many.  Each of several measurements has its own.  1 is plain moment matching, by
         dpmpp-sde.  For examples of up to 64 numbers the default is 1,000, or 250 if more than 16 numbers are measured,
         or 64 for each of several measurements.  It is 1 for larger examples, if you name a sampler, and with guidance.
-        Raises ValueError for what the run cannot do.
+        Raises ValueError for options that the run does not support.
 
         >>> run = ncsn.load("mnist", device="cpu")
         >>> [round(step.sigma, 2) for step in run.steps(1, levels=4)]
@@ -261,13 +261,13 @@ class Run:
 
     @property
     def block(self) -> int:
-        """How many samples ``blocks`` draws together: 1,000, or as many as have 16 million numbers."""
+        """How many samples ``blocks`` draws together: 1,000, or fewer if these have more than 16 million numbers."""
         return max(1, min(BLOCK, BLOCK_VALUES // math.prod(self.recipe.shape)))
 
     def blocks(
         self, n: int, *, seed: int = 0, first: int = 0, every: int = 1, **options: Unpack[SamplingOptions]
     ) -> Iterator[Steps]:
-        """``n`` samples a ``block`` at a time, so that any number of them takes the memory of one: ``Steps`` for each.
+        """Draw ``n`` samples one ``block`` at a time, in the memory of a single block; yields ``Steps`` for each.
 
         The first block's are those of ``steps`` with this seed.  Every other block has a generator of its own, so that
         it can be drawn alone.
@@ -291,7 +291,7 @@ class Run:
         return found.hexdigest()
 
     def walk(self, n: int, steps: int, *, seed: int = 0) -> Float[Tensor, "m *d"]:
-        """Where ``n`` walks from one sample to another begin, for ``steps(start=...)`` by a probability flow.
+        """Starting points of ``n`` walks between samples, for ``steps(start=...)`` with a probability flow.
 
         ``steps`` ≥ 2 starts for each walk, on a great circle between two noises; one walk after the other.
         """
@@ -326,7 +326,7 @@ class Run:
         solver_steps: int = 3,
         **noise: Unpack[Noise],
     ) -> "Run":
-        """The run of the posterior p(x | y): what may have been measured as ``y``, sampled in the same way.
+        """A run that samples the posterior p(x | y): every x that could have been measured as ``y``.
 
         y = A x + n with n ~ N(0, σ_y²).
 
@@ -377,11 +377,11 @@ class Run:
     def log_evidence(self, **options: Unpack[SeededOptions]) -> LogDensities:
         """Log p(y), in nats, of each measurement of a posterior: how well the run and the operator explain it together.
 
-        The difference for two runs, or two operators, is the log of their Bayes factor.  The standard error says how
-        far other seeds lead; it means little where ``steps.effective`` is a handful.
+        Its difference between two runs, or two operators, is their log Bayes factor.  The standard error tells how
+        much seeds differ; it is unreliable if ``steps.effective`` is only a handful.
 
         ``options``: as for ``steps``, and so are errors.
-        Raises ValueError for what is no posterior of ``run.posterior``, and without particles.
+        Raises ValueError for runs that do not come from ``run.posterior``, and without particles.
 
         >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=50.0, sigma_min=0.02)
         >>> run.posterior(lambda x: x[:, :1], 2.0, noise_std=1.0).log_evidence().log_prob.round(decimals=1)
@@ -396,13 +396,13 @@ class Run:
         return LogDensities(weight.log_evidence.cpu(), weight.standard_error.cpu(), steps.nfe)
 
     def given(self, columns: Mapping[str, object] | None = None, /, **values: object) -> "Run":
-        """The run of a table's other columns given exact values of some, ``run.given(x1=0.0, x2=0.0)``.
+        """Condition a table's run on exact values of some columns: ``run.given(x1=0.0, x2=0.0)``.
 
         Its ``log_prob`` is the conditional density, the joint one minus the log evidence of what is given; its
         ``sample`` draws as ``sample(n, given=...)`` does, without the given columns.
 
-        ``columns``: the values by names that are no keywords, such as ``{"blood pressure": 120}``.
-        Raises ValueError as ``sample`` does, and for a run that is none of a table's.
+        ``columns``: values of columns whose names can't be keywords, such as ``{"blood pressure": 120}``.
+        Raises ValueError as ``sample`` does, and if the run is not of a table.
         """
         conditional: Run = self.recipe.kind.condition(self, {**(columns or {}), **values})
         return conditional
@@ -424,11 +424,11 @@ class Run:
         seed: int = 0,
         **options: Unpack[SamplingOptions],
     ) -> Calibration:
-        """Whether posteriors of this run hold what they promise: 90 % intervals nine truths of ten, and so on.
+        """Test whether this run's posteriors are calibrated: whether 90 % intervals contain nine truths out of ten.
 
-        In each trial something is observed of an example that is known, and the example's rank among draws of the
-        posterior is taken; see ``ncsn.calibration``.  Trials end early if it is clear that the ranks are not uniform.
-        Examples come from two sources, which are judged one by one.  Samples of the run itself test how posteriors are
+        Each trial observes part of a known example and ranks the example among draws of the posterior; see
+        ``ncsn.calibration``.  Trials end early if it is clear that the ranks are not uniform.  Examples come from two
+        sources, tested separately.  Samples of the run itself test how posteriors are
         drawn, as if the model were exact, and held-out examples test the model, too.
 
         ``examples``: held-out ones, as ``impute`` takes rows; by default the test examples that training has left.
@@ -436,8 +436,8 @@ class Run:
         a half), or booleans (d,) or (m, d) such as ``df.isna()``, a row of which is taken at random for each example.
         Of signals: a share of the length, in the middle, or booleans.  With ``measure``: booleans, which numbers are
         judged, by default all.
-        ``measure``: what is measured instead, and with which ``noise_std``, ``noise_cov`` or ``likelihood``; these,
-        ``method`` and ``solver_steps`` as for ``posterior``.
+        ``measure``: a measurement to test instead, with its ``noise_std``, ``noise_cov`` or ``likelihood``, ``method``
+        and ``solver_steps``, all as for ``posterior``.
         ``truths``: the sources: run, held-out, or both.
         ``n``: trials of each source, at least 30.  An example is used once, so held-out ones may be fewer.
         ``draws``: of each posterior.
@@ -501,13 +501,13 @@ class Run:
         missing.
         ``n``: the number of draws of each row, at least 1.
         ``seed``: a number, or a generator on the run's device, which is advanced.
-        ``unseen``: what becomes of values that the run cannot take, to judge by training.  By default they are errors.
+        ``unseen``: what to do with values that training shows to be impossible.  By default they are errors.
         "missing" fills in unseen categories like gaps; unseen numbers stay, but say nothing about other cells.  "skip"
         leaves their rows as they are.
         Returns the draws, the best single guesses and their spread, see ``Imputed``; of a DataFrame or dict an
         ``ImputedTable``, which makes DataFrames of them.
-        Raises ValueError for rows of other columns or with values that these cannot take, for images, and for rows if
-        the run's score knows no conditionals: another score than a table's, or a network of your own.
+        Raises ValueError for other columns or impossible values, for images, and for rows if the run's score knows no
+        conditionals because it is not a table's, or its network is your own.
         """
         if unseen not in get_args(Unseen):
             raise ValueError(f"unseen is {unseen!r}; allowed are {', '.join(get_args(Unseen))}")
@@ -528,7 +528,7 @@ class Run:
         return Trials(x[chosen], question.draw(x[chosen], hidden, n), hidden)
 
     def replacement(self, known: Bool[Tensor, "*d"] | np.ndarray, y: Numbers) -> "Run":
-        """The run that fills in what is not ``known`` of ``y``, as the paper does; by annealed Langevin dynamics.
+        """A run that fills in the unknown part of ``y`` by the paper's method, with annealed Langevin dynamics.
 
         By default it takes five steps a level, or the run's own if they are more.
 
@@ -626,7 +626,7 @@ class Run:
         """Compile the networks; a line says so if this machine or torch cannot.
 
         ``batch_size``: for batches of this size.
-        Raises ValueError for a posterior: torch compiles no gradients that are asked for more than once.
+        Raises ValueError for a posterior: torch can't compile gradients that are computed more than once.
         """
         self.refuse_posterior("compiled")
         example = torch.zeros(batch_size, *self.recipe.shape, device=self.device)
@@ -648,8 +648,8 @@ class Run:
 
         ``folder``: where; it may not hold another run.
         ``overwrite``: replace a run that is there.
-        Raises ValueError if another run is there and ``overwrite`` is not given, if the score is no ScoreModel, as
-        that of a posterior, or if the guide is of another size and has no recipe.
+        Raises ValueError if the folder holds another run and ``overwrite`` is not given, if the score is not a
+        ScoreModel, such as a posterior, or if the guide has a different size and no recipe.
         """
         self.refuse_posterior("saved")
         if not str(folder):
@@ -704,8 +704,8 @@ def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = N
     by ``huggingface_hub`` (the extra ``hub``), unless its cache has the revision, by default main.
     ``device``: auto (CUDA where there is one), cpu, cuda or mps.
     ``network``: if the run's network is the user's own, one that was built in the same way.
-    Raises ValueError if the folder is no run, if its weights are missing, damaged or of another network, or if there
-    is no such device; and if the hub has no such run, or cannot be asked.
+    Raises ValueError if the folder is not a run, if its weights are missing, damaged or of another network, if there
+    is no such device, or if the hub has no such run or can't be reached.
 
     >>> run = ncsn.load("mnist", device="cpu")
     >>> run.recipe.shape, run.parameters > 10**6
