@@ -304,7 +304,7 @@ class Columns(Transform):
 
     def with_marks(self, x: Tensor) -> list[tuple[AnyColumn, Numbers]]:
         """The same, and then the marks."""
-        gaps = x[..., self.marked].isnan().cpu().double().unbind(-1)
+        gaps = [x[..., place].isnan().cpu().double() for place in self.marked]
         return [*self.each(x), *zip(self.marks, gaps, strict=True)]
 
     def places(self, x: Tensor, generator: torch.Generator | None) -> Sequence[Numbers | float]:
