@@ -22,7 +22,7 @@ AGE, SEX, DAYS = RNG.integers(18, 90, N), RNG.random(N) < 0.4, RNG.integers(0, 6
 ZONED = pandas.Series(
     pandas.Timestamp("2024-03-01 12:00", tz="Europe/Berlin") + pandas.to_timedelta(37 * DAYS, unit="h")
 )
-GAPS = {"kids": 0.1, "region": 0.2, "seen": 0.1, "maybe": 0.1, "share": 0.1}
+GAPS = {"kids": 0.1, "region": 0.2, "seen": 0.1, "maybe": 0.1, "share": 0.1, "paid": 0.1}
 COLUMNS: dict[Any, Any] = {
     "age": pandas.array(AGE, dtype="int16"),
     "income": np.exp(8 + SEX + 0.5 * RNG.standard_normal(N)).astype("float32"),
@@ -32,6 +32,9 @@ COLUMNS: dict[Any, Any] = {
     "seen": ZONED.astype("datetime64[ms, Europe/Berlin]").array,
     "born": [str(day) for day in (pandas.Timestamp("1990-01-01") + pandas.to_timedelta(DAYS, unit="D")).date],
     "day": (pandas.Timestamp("1990-01-01") + pandas.to_timedelta(DAYS, unit="D")).date,
+    "paid": pandas.array(
+        (pandas.Timestamp("2020-01-01") + pandas.to_timedelta(DAYS[::-1], unit="D")).date, dtype="date32[day][pyarrow]"
+    ),
     "member": AGE > 60,
     "maybe": pandas.array(RNG.random(N) < 0.5, dtype="boolean"),
     "grade": pandas.Categorical(RNG.integers(1, 5, N), [4, 3, 2, 1]),
@@ -94,6 +97,8 @@ def test_samples_are_like_the_frame_and_stay_so_when_the_run_is_loaded(run: ncsn
         {"sex": "M", "age": 40, 7: "low"},
         {"income": 2345.5, "grade": 3, "member": True, "maybe": False},
         {"seen": KNOWN["seen"].dropna().iloc[5], "born": "1990-05-17", "day": KNOWN["day"].iloc[9], "kids": 2},
+        {"seen": "2024-05-01T10:00Z"},
+        {"seen": "2024-05-01 12:00:00+02:00"},
     ],
     ids=str,
 )
@@ -297,17 +302,52 @@ def test_the_command_keeps_dtypes_and_draws_given_values(
     assert_alike(more, old.drop(columns="id"))
     assert more["region"].isna().any()
     command("impute run people.parquet -n 2 --out filled.parquet --draws draws.parquet")
-    assert_filled(pandas.read_parquet("filled.parquet")[[*old.columns]].set_axis(old.index), old)
+    assert_filled(pandas.read_parquet("filled.parquet")[[*old.columns]], old)
     draws = pandas.read_parquet("draws.parquet")
     gaps = np.flatnonzero(old.isna().any(axis=1)) + 1
     assert (draws["row"].tolist(), draws["draw"].tolist()) == (np.repeat(gaps, 2).tolist(), [1, 2] * len(gaps))
     for words, why in (
         ("--given sex", "NAME=VALUE"),
         ("--given sex=Q", "not among"),
+        ("--given sex=F,sex=M", "one value"),
+        ("--given sex=F\nage=4", "NAME=VALUE"),
         ("--given sex=F --steps 3", "steps"),
     ):
-        assert why in refusal(capsys, *f"sample run --out x.csv {words} --device cpu".split())
+        assert why in refusal(capsys, *f"sample run --out x.csv {words} --device cpu".split(" "))
     assert ".csv" in refusal(capsys, "sample", "run", "--out", "x.npy", "--given", "sex=F", "--device", "cpu")
+
+
+@pytest.mark.parametrize("labels", [(True, 3, 2.5), (0, 1, 2)], ids=str)
+def test_labels_are_whole_numbers_or_become_text(labels: tuple[Any, ...], tmp_path: Path) -> None:
+    ncsn.fit(pandas.DataFrame(RNG.standard_normal((40, 3)), columns=labels), steps=1, quiet=True).save(tmp_path / "run")
+    run = ncsn.load(tmp_path / "run")
+    for label in (labels[0], str(labels[0])):
+        made = run.sample(3, given={label: 1.0})
+        assert [*made.columns] == [label if type(label) is int else str(label) for label in labels]
+        assert (made.iloc[:, 0] == 1).all()
+
+
+@pytest.mark.parametrize("n", [10, 16, 23])
+def test_categories_and_whole_numbers_hold_however_few_rows_there_are(n: int) -> None:
+    rows = np.arange(n)
+    frame = pandas.DataFrame({"a": RNG.standard_normal(n), "k": np.array(["x", "y"])[rows % 2], "i": rows % 3})
+    run = ncsn.fit(frame, steps=2, quiet=True)
+    made = run.sample(100)
+    assert_alike(made, frame)
+    assert ({*made["k"]}, {*made["i"]} <= {0, 1, 2}) == ({"x", "y"}, True)
+    gaps = frame.assign(k=frame["k"].where(frame.index > 2))
+    assert_filled(run.impute(gaps, 2).frame(), gaps)  # type: ignore[attr-defined]
+
+
+def test_whole_numbers_beyond_double_precision_are_rounded_and_said_so(capsys: Any) -> None:
+    large = [2**63 + 2**55 * k + 1 for k in range(60)]
+    frame = pandas.DataFrame({"u": pandas.array(large, dtype="uint64"), "small": RNG.integers(0, 99, 60)})
+    dataset_of(frame)
+    said = capsys.readouterr().err
+    assert ("column u" in said, "small" in said) == (True, False)
+    made = ncsn.fit(frame, steps=2, quiet=True).sample(50)
+    assert_alike(made, frame)
+    assert 2**62 < made["u"].min() < made["u"].max() < 2**64 - 1
 
 
 def test_real_tables_come_back_as_they_were() -> None:

@@ -83,6 +83,7 @@ def test_what_is_no_file_of_a_table_is_refused_at_once(tmp_path: Path, monkeypat
     ("text", "expected"),
     [
         ("a,b\n1,?\n-2,3\n,-\n", [[1, -2, math.nan], [math.nan, 3, math.nan]]),
+        ("a,b\n1,N/A\n-2,3\n", [[1, -2], [math.nan, 3]]),
         ('a,b\n"1,200",$5\n"3,000,000",$7.5\nNone,-$1\n', [[1200, 3e6, math.nan], [5, 7.5, -1]]),
         ("a,b\n5%,#DIV/0!\n7 %,2\n", [[5, 7], [math.nan, 2]]),
         ("a,b\n1e3,.5\n-2E-3,5.\n", [[1000, -0.002], [0.5, 5]]),

@@ -88,10 +88,15 @@ class Sample(SamplingOptions, RunOptions):
 
     def write_given(self, run: "Run", given: str) -> None:
         """Write rows with given values into a table."""
-        pairs = [part.partition("=") for part in next(csv.reader([given]), [])]
+        parts: list[str] = []
+        with suppress(csv.Error):  # of a line break
+            parts = next(csv.reader([given]), parts)
+        pairs = [part.partition("=") for part in parts]
         if not pairs or not all(equals for _, equals, _ in pairs):
             raise ValueError(f"given is {given!r}; NAME=VALUE is needed, such as sex=F, and commas between several")
         values = {name.strip(): value for name, _, value in pairs}
+        if len(values) < len(pairs):
+            raise ValueError(f"given is {given!r}; each name may have one value")
         rows = run.sample(self.n, given=values, seed=self.seed, **self.options())
         run.recipe.kind.write_table(run.transform, rows, self.out)
         print(f"{self.out}: {self.n} rows with {given}")

@@ -459,7 +459,7 @@ class Kind(ABC, Generic[R]):
         """A number for each of a user's examples, as suits what the user gave."""
         return values
 
-    def condition(self, run: R, given: Mapping[str, object]) -> R:
+    def condition(self, run: R, given: Mapping[Any, object]) -> R:
         """The run of what is not given.  Raises ValueError if this kind has none."""
         raise ValueError(f"the run makes {self.noun}; only tables have columns to be given")
 

@@ -236,7 +236,7 @@ class Run:
         self,
         n: int = 1,
         *,
-        given: Mapping[str, object] | None = None,
+        given: Mapping[Any, object] | None = None,
         where: str | None = None,
         **options: Unpack[SeededOptions],
     ) -> Any:
@@ -395,7 +395,7 @@ class Run:
             raise ValueError("evidence takes particles: pass particles=1000, or leave out sampler and guidance")
         return LogDensities(weight.log_evidence.cpu(), weight.standard_error.cpu(), steps.nfe)
 
-    def given(self, columns: Mapping[str, object] | None = None, /, **values: object) -> "Run":
+    def given(self, columns: Mapping[Any, object] | None = None, /, **values: object) -> "Run":
         """Condition a table's run on exact values of some columns: ``run.given(x1=0.0, x2=0.0)``.
 
         Its ``log_prob`` is the conditional density, the joint one minus the log evidence of what is given; its
@@ -548,7 +548,7 @@ class Run:
         return self.with_posterior(Replacement(self.score, mask, target), sampling)
 
     def log_prob(
-        self, x: object, *, given: Mapping[str, object] | None = None, **options: Unpack[DensityOptions]
+        self, x: object, *, given: Mapping[Any, object] | None = None, **options: Unpack[DensityOptions]
     ) -> Any:
         """Log p(x) in nats, in the units of the data; arguments and errors are those of ``likelihoods``.
 

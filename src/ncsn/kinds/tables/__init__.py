@@ -119,7 +119,7 @@ class Tables(Kind[Run]):
 
         return pandas.Series(values.cpu().numpy(), frame.index, name="log_prob")
 
-    def condition(self, run: Run, given: Mapping[str, object]) -> Run:
+    def condition(self, run: Run, given: Mapping[Any, object]) -> Run:
         """The run of the other columns."""
         return conditional_run(run, given)
 

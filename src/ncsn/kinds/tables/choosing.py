@@ -33,7 +33,7 @@ def choose_rows(run: Run, n: int, given: object, where: str | None, options: Map
     return draw(n) if where is None else accept(draw, n, where, run.block)
 
 
-def given_cells(run: Run, given: Mapping[str, object]) -> tuple[Float64[Tensor, "1 d"], Float[Tensor, "1 e"]]:
+def given_cells(run: Run, given: Mapping[Any, object]) -> tuple[Float64[Tensor, "1 d"], Float[Tensor, "1 e"]]:
     """A row in which some columns have given values, and NaN elsewhere; in the user's units, and in the model's.
 
     Raises ValueError for values and columns that the run does not know, and if no column is left.
@@ -56,7 +56,7 @@ def given_cells(run: Run, given: Mapping[str, object]) -> tuple[Float64[Tensor, 
     return x, z.masked_fill(~torch.cat([known, known[:, columns.marked]], 1), torch.nan).to(run.device)
 
 
-def conditional_run(run: Run, given: Mapping[str, object]) -> Run:
+def conditional_run(run: Run, given: Mapping[Any, object]) -> Run:
     """The run of the other columns given values of some.  See ``Run.given``."""
     (x, z), model, columns = (
         given_cells(run, given),
@@ -81,7 +81,7 @@ def conditional_run(run: Run, given: Mapping[str, object]) -> Run:
     return Run(score=score, recipe=replace(recipe, transform=transform), device=run.device)
 
 
-def given_rows(run: Run, given: Mapping[str, object], generator: torch.Generator) -> Callable[[int], Any]:
+def given_rows(run: Run, given: Mapping[Any, object], generator: torch.Generator) -> Callable[[int], Any]:
     """What draws so many rows in which some columns have given values."""
     import pandas
 
@@ -93,9 +93,10 @@ def given_rows(run: Run, given: Mapping[str, object], generator: torch.Generator
         drawn = torch.cat([draw_rows(run, z, size, generator)[:, 0] for size in sizes])
         rows = run.transform.inverse(drawn)
         made = run.recipe.kind.examples(run, torch.where(known.to(rows.device), x.to(rows), rows))
-        for label, value in given.items():  # of dates, samples have whole seconds
-            if hasattr(made, "columns") and made[label].dtype.kind == "M":
-                made[label] = pandas.Series([value] * n).astype(made[label].dtype)
+        values = {name_of(label): value for label, value in given.items()}
+        for label in getattr(made, "columns", ()):  # of dates, samples have whole seconds
+            if name_of(label) in values and made[label].dtype.kind == "M":
+                made[label] = pandas.Series([values[name_of(label)]] * n).astype(made[label].dtype)
         return made
 
     return draw

@@ -402,7 +402,7 @@ def learn_columns(
 ) -> Columns:
     """The columns in which ``x`` has mean 0 and standard deviation 1, or normal scores; NaN says nothing.
 
-    From twenty numbers on, columns of whole numbers, of few values, or with values that many rows share have cells;
+    Columns of whole numbers and of few values have cells; from twenty numbers on, values that many rows share, too;
     other positive ones whose logarithm is closer to a Gaussian have that; and what is bounded, heavy-tailed or more
     than six deviations away then becomes its normal scores.
 
@@ -439,14 +439,17 @@ def learn_column(x: Float[Tensor, "n"], name: str, seen: Float64[np.ndarray, "m"
 
     exact = x.double()
     numbers = exact.numpy()
-    if len(x) < FEW:  # then cells cannot be told from chance
-        return place(exact, Real(name=name, shift=0, scale=1))
     column = type_of(numbers, name, np.unique(seen), single=x.dtype == torch.float32, category=category)
+    few = len(x) < FEW
+    if few and not isinstance(column, Integer | Listed):  # then other types cannot be told from chance
+        column = Real(name=name, shift=0, scale=1)
     column = place(exact, column)
     share, places = ties(numbers)
     v, low, high = (column.enter(exact, place) for place in (torch.from_numpy(places), 0.0, 1.0))
     if not isinstance(column, Atomic):  # whose scale is the room of an atom
         column = place(v, column)
+    if few:
+        return column
     t, low, high = ((each - column.shift) / column.scale for each in (v, low, high))
     every = isinstance(column, Listed | Atomic)
     knots, closed = normal_scores(t.numpy(), low.numpy(), high.numpy(), share, every=every)

@@ -22,6 +22,7 @@ OTHER = "other"  # what rare categories become
 OBJECTS = ("string", "boolean", "integer", "floating", "mixed-integer-float", "date", "datetime", "datetime64", "empty")
 ALLOWED = "allowed are numbers, booleans, text, dates, and categories of these; .astype(str) makes text"
 DAY = 86_400  # seconds
+OFFSET = r":\d\d.*(?:Z|[+-]\d\d(?::?\d\d)?)$"  # from UTC, after a time
 
 
 def frame_in(rows: object) -> "pandas.DataFrame | None":
@@ -57,10 +58,14 @@ def name_of(label: object) -> str:
 
 
 def field_of(column: "pandas.Series[Any]") -> Field:
-    """What a column of a DataFrame is.  Raises ValueError for a dtype that has no place here."""
+    """What a column of a DataFrame is; a label that is neither text nor a whole number becomes text.
+
+    Raises ValueError for a dtype that has no place here.
+    """
     import pandas
 
-    label = column.name if isinstance(column.name, int) else str(column.name)
+    number = isinstance(column.name, int | np.integer) and not isinstance(column.name, bool)
+    label = int(column.name) if number else str(column.name)
     if isinstance(column.dtype, pandas.CategoricalDtype):
         levels = column.cat.categories.infer_objects()
         kind = pandas.api.types.infer_dtype(levels)
@@ -155,7 +160,7 @@ def zone_of(dtype: object) -> str:
 def days_of(cells: "pandas.Series[Any]", name: str, *, zone: str | None = None) -> Float64[np.ndarray, "n"]:
     """Dates as days since 1970, of those with a zone by the clocks there; NaN where there is none.
 
-    ``zone``: the one that they must have, if any; text without one is in UTC.
+    ``zone``: the one that they must have, if any; text then needs an offset, and is in UTC without one otherwise.
     Raises ValueError for another zone, and for what is no date.
     """
     import pandas
@@ -166,15 +171,17 @@ def days_of(cells: "pandas.Series[Any]", name: str, *, zone: str | None = None) 
             raise ValueError(
                 f"the dates of {name} have {own or 'no zone'}, and the run has {zone or 'no zone'}; convert them"
             )
-        times = cells.dt.tz_localize(None)
+        times = pandas.to_datetime(cells.dt.tz_localize(None) if own else cells)  # also those of Arrow
     else:
         texts = clean_cells(cells)
         if cells.dtype.kind in "iuf":
             times = pandas.Series(pandas.NaT, texts.index)
         else:
-            times = pandas.to_datetime(texts, format="ISO8601", utc=True, errors="coerce").dt.tz_localize(None)
-        for row in np.flatnonzero(texts.notna() & (times.isna() | bool(zone)))[:1]:
-            allowed = f"date in {zone}" if zone else "date such as 2024-12-31"
+            dated = texts.where(texts.str.contains(OFFSET, na=False)) if zone else texts
+            times = pandas.to_datetime(dated, format="ISO8601", utc=True, errors="coerce")
+            times = times.dt.tz_convert(zone or "UTC").dt.tz_localize(None)
+        for row in np.flatnonzero(texts.notna() & times.isna())[:1]:
+            allowed = f"date in {zone}, such as 2024-12-31T12:00+01:00" if zone else "date such as 2024-12-31"
             raise ValueError(f"{name} {str(cells.iloc[row])!r} (row {row + 1}) is no {allowed}, as the run has")
     numbers = times.to_numpy("datetime64[us]")
     return np.where(np.isnat(numbers), np.nan, (numbers - np.datetime64(0, "us")) / np.timedelta64(10**6 * DAY, "us"))
@@ -207,8 +214,8 @@ def decode(column: AnyColumn, numbers: Float64[np.ndarray, "n"], field: Field | 
     if dtype.kind in "iu":
         whole = column.inverse(column.forward(torch.from_numpy(numbers).round())).numpy()  # as means may not be
         bits = 8 * dtype.itemsize - (dtype.kind == "i")
-        low, high = -(2.0**bits) if dtype.kind == "i" else 0.0, 2.0 ** min(bits, 62) - (bits < 62)
-        values = pandas.Series(np.where(np.isnan(numbers), np.nan, whole.clip(low, high)))
+        low, high = -(2.0**bits) if dtype.kind == "i" else 0.0, np.floor(np.nextafter(2.0**bits, 0))
+        values = pandas.Series(np.where(np.isnan(numbers), np.nan, whole.round().clip(low, high)))
     return values.astype(dtype)
 
 

@@ -222,7 +222,8 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
     """
     import pandas
 
-    frame, columns = read_frame(rows).reset_index(drop=True), columns_of(run.transform, run.recipe.shape[0])
+    given, columns = read_frame(rows), columns_of(run.transform, run.recipe.shape[0])
+    frame = given.reset_index(drop=True)
     x = numbers_of(frame, columns, "skip")
     try:
         check(x, frame, columns)
@@ -243,7 +244,7 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
         parts += [spread, *made]
     if double := {part.name for part in parts[1:]} & {*parts[0].columns}:
         raise ValueError(f"the table has a column {min(double)}, which is what {out} would call another; rename it")
-    write_frame(pandas.concat(parts, axis=1), out)
+    write_frame(pandas.concat(parts, axis=1).set_axis(given.index), out)
     if draws is not None:
         gaps = drawn.any(1).nonzero()[0]
         whole = pandas.concat(
@@ -252,7 +253,7 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
         whole = whole.sort_index(level="row", sort_remaining=False, kind="stable")
         for place, name, first in ((0, "row", 1), (1, "draw", 0)):
             whole.insert(place, name, whole.index.get_level_values(name) + first, allow_duplicates=True)
-        write_frame(whole, draws)
+        write_frame(whole.reset_index(drop=True), draws)
     lines = [f"{out}: {int(drawn.sum())} missing values filled in"]
     if "coverage" in run.measured:
         share = f"{run.measured['coverage']:.0%} lay within {DRAWS} draws of them; {INSIDE:.0%} should"

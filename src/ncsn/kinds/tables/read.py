@@ -117,9 +117,12 @@ def numbers_in(texts: Sequence[str], name: str) -> Float64[np.ndarray, "n"] | No
 
 
 def write_frame(frame: "pandas.DataFrame", path: Path) -> None:
-    """Write a table into a .csv, .tsv or .parquet."""
+    """Write a table into a .csv, .tsv or .parquet, with an index that does not only number its rows."""
+    import pandas
+
+    index = not isinstance(frame.index, pandas.RangeIndex)
     with atomic(path) as temporary:
         if path.suffix == ".parquet":
-            frame.to_parquet(temporary, index=False)
+            frame.to_parquet(temporary, index=index or None)
         else:
-            frame.to_csv(temporary, sep=DELIMITERS[path.suffix], index=False)
+            frame.to_csv(temporary, sep=DELIMITERS[path.suffix], index=index)

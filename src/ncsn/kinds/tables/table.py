@@ -175,7 +175,7 @@ def table_of_frame(rows: object, place: str = "the table", *, text: bool = False
     for i, name in enumerate(names):
         column = frame.iloc[:, i]
         fields.append(Field(label=name) if text else field_of(column))
-        column = column.rename(name)
+        column = given = column.rename(name)
         if pandas.api.types.infer_dtype(column) == "date":
             column = pandas.to_datetime(column)
         elif column.dtype.kind not in "uifMb" and not isinstance(column.dtype, pandas.CategoricalDtype):
@@ -184,6 +184,8 @@ def table_of_frame(rows: object, place: str = "the table", *, text: bool = False
             continue
         if column.dtype.kind in "uif":
             cells[:, i] = column.to_numpy(float, na_value=np.nan)
+            if np.nanmax(abs(cells[:, i])) > 2**53 and given.astype(str).str.fullmatch(r"\s*[-+]?\d+\s*").any():
+                log.warning(f"column {name} has whole numbers beyond 2^53, which are rounded to double precision")
         elif column.dtype.kind == "M":
             cells[:, i] = days_of(column, name)
             dates.append(name)
