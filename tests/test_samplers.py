@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from helpers import GaussianScore, z_score, zero_score
+from helpers import GaussianScore, unchecked, z_score, zero_score
 from scipy.integrate import solve_ivp
 from torch import Generator, Tensor
 
@@ -331,6 +331,15 @@ def test_order_of_convergence(sampler: Callable[..., Iterator[ways.Step]], order
         *_, last = sampler(MIXTURE, x, sigmas, denoise=False)
         errors.append(float((last.x - torch.from_numpy(end).view(3, 2)).norm()))
     assert np.polyfit(np.log(counts), np.log(errors), 1)[0] == pytest.approx(-order, abs=0.15)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("shape", [(3, 1), (1, 2)])
+def test_scores_of_another_shape_are_not_broadcast(name: str, shape: tuple[int, int]) -> None:
+    sampler, options, *_ = CASES[name]
+    levels = torch.tensor(0.7 if name == "langevin" else STAGES)
+    with unchecked(), pytest.raises(ValueError, match="the score has shape"):
+        [*sampler(lambda *_: torch.ones(shape), START, levels, **options)]
 
 
 def test_encoding_is_the_flow_the_other_way() -> None:

@@ -33,7 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.noise import Geometric, Karras, Ladder, check_generator, check_range, lengths, noise_like
-from ncsn.score import Score, tweedie
+from ncsn.score import Score, score_at, tweedie
 from ncsn.validation import MOST_LEVELS, GuideName, LangevinSteps, check_ranges
 
 
@@ -93,7 +93,7 @@ def langevin_step(
 ) -> Tensor:
     """One step x + (α/2)·s(x, σ) + √α·z, where α is ``step_size``."""
     z = noise_like(x, generator)  # before the score, which may draw from the same generator
-    return x + step_size / 2 * score(x, sigma) + step_size**0.5 * z
+    return x + step_size / 2 * score_at(score, x, sigma) + step_size**0.5 * z
 
 
 def langevin(
@@ -222,7 +222,7 @@ def consistent_annealed(
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
         z = noise_like(x, generator)
         fresh = (following**2 - ((1 - eta) * sigma) ** 2).clamp(min=0).sqrt()
-        return x + eta * sigma**2 * score(x, sigma) + fresh * z
+        return x + eta * sigma**2 * score_at(score, x, sigma) + fresh * z
 
     return descend(score, x, sigmas, step, denoise=denoise)
 
@@ -259,10 +259,10 @@ def predictor_corrector(
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
         z = noise_like(x, generator)
         drop = sigma**2 - following**2
-        x = x + drop * score(x, sigma) + drop.sqrt() * z
+        x = x + drop * score_at(score, x, sigma) + drop.sqrt() * z
         for _ in range(corrections):
             z = noise_like(x, generator)
-            s = score(x, following)
+            s = score_at(score, x, following)
             size = lengths(s).mean()
             # A score of zero defines no step size, so there is no step.
             eps = torch.where(size > 0, 2 * (snr * lengths(z).mean() / size) ** 2, 0.0)
@@ -306,16 +306,16 @@ def euler(
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
         if following > sigma:
             return add_noise(x, sigma, following, generator)
-        return x + (sigma - following) * sigma * score(x, sigma)
+        return x + (sigma - following) * sigma * score_at(score, x, sigma)
 
     return descend(score, x, sigmas, step, denoise=denoise)
 
 
 def heun_step(score: Score, x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
     """One step of Heun's method from noise level ``sigma`` to ``following``: the mean of two slopes."""
-    slope = sigma * score(x, sigma)
+    slope = sigma * score_at(score, x, sigma)
     end = x + (sigma - following) * slope
-    return x + (sigma - following) * (slope + following * score(end, following)) / 2
+    return x + (sigma - following) * (slope + following * score_at(score, end, following)) / 2
 
 
 def heun(

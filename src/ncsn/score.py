@@ -98,6 +98,14 @@ def float64(x: Tensor) -> Tensor:
     return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
+def score_at(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tensor, "b *d"]:
+    """The score at ``x``.  Raises ValueError for one of another shape, which would be broadcast."""
+    s = score(x, sigma)
+    if s.shape != x.shape:
+        raise ValueError(f"the score has shape {tuple(s.shape)} for x of shape {tuple(x.shape)}; the same is needed")
+    return s
+
+
 def tweedie(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tensor, "b *d"]:
     """The mean of the clean data given the noisy ``x``: E[x₀ | x] = x + σ²·s(x, σ).
 
@@ -111,7 +119,7 @@ def tweedie(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tenso
     >>> ncsn.tweedie(score, torch.tensor([[2.0, -4.0]]), 1.0)  # noise with the same standard deviation
     tensor([[ 1., -2.]])
     """
-    return x + expand(sigma, x) ** 2 * score(x, sigma)
+    return x + expand(sigma, x) ** 2 * score_at(score, x, sigma)
 
 
 def curvatures(
