@@ -156,6 +156,10 @@ def test_examples_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (read("deep.png", (1, 5, 4), twelve) == values / 4096).all()
     assert (read("bytes.png", (1, 5, 4), twelve) == (values // 4).astype(np.float32) / 255).all()
     assert capsys.readouterr().err == ""
+    read("floats.tiff", (1, 5, 4), Depth("float32", 0, 1000))
+    assert capsys.readouterr().err == ""
+    assert read("floats.tiff", (1, 5, 4)).max() == 1
+    assert "500 to 975 become 0 to 1" in capsys.readouterr().err
     luma = (42.5, 70.5)  # 0.299 · 10 + 0.587 · 60 + 0.114 · 30, and of the other half
     assert tuple(256 * read("wide.png", (1, 30, 40))[0, 15, [0, -1]]) == luma
     assert tuple(256 * read("wide.png", (1, 20, 40), fit=False)[0, 15, [0, -1]]) == luma

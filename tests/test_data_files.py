@@ -142,6 +142,35 @@ def test_broken_files_move_no_others(tmp_path: Path) -> None:
     assert images.notes[-1].startswith("broken images skipped: 5 of 40")
 
 
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+@pytest.mark.parametrize("target", ["00.png", "absent.png", "/absent/x.png"])
+def test_links_in_archives_are_broken(tmp_path: Path, kind: bytes, target: str) -> None:
+    path = archive(tmp_path / "x.tar", FLAT)
+    with tarfile.open(path, "a") as file:
+        info = tarfile.TarInfo("link.png")
+        info.type, info.linkname = kind, target
+        file.addfile(info)
+    with pytest.raises(ValueError, match=r"1 of 21: .*link\.png \("):
+        load_dataset(path)
+    images = load_dataset(path, reading=Reading(max_broken=1))
+    assert everything(images) == [*range(20)]
+    assert images.notes[-1].startswith("broken images skipped: 1 of 21")
+
+
+def test_of_files_with_one_name_in_an_archive_the_last_counts(tmp_path: Path) -> None:
+    tar, packed = archive(tmp_path / "x.tar", FLAT), archive(tmp_path / "x.zip", FLAT)
+    with tarfile.open(tar, "a") as file:
+        info = tarfile.TarInfo("03.png")
+        info.size = len(png(100))
+        file.addfile(info, io.BytesIO(png(100)))
+    with zipfile.ZipFile(packed, "a") as file, pytest.warns(UserWarning, match="Duplicate"):
+        file.writestr("03.png", png(100))
+    for path in (tar, packed):
+        images = load_dataset(path)
+        assert everything(images) == sorted({*range(20), 100} - {3})
+        assert images.notes[0].startswith("1 files left out")
+
+
 def test_each_folder_is_read_once_however_many_links_lead_to_it(tmp_path: Path) -> None:
     """Of a loop, and of two parts that are one folder: no image is in two."""
     write(tmp_path / "elsewhere", CLASSES)
@@ -157,6 +186,9 @@ def test_each_folder_is_read_once_however_many_links_lead_to_it(tmp_path: Path) 
 def test_places_that_hold_no_data_set(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.zip")
     (tmp_path / "cut.zip").write_bytes(Path(archive(tmp_path / "whole.zip", FLAT)).read_bytes()[:900])
+    swallowed = bytearray(Path(archive(tmp_path / "whole.zip", FLAT)).read_bytes())
+    swallowed[swallowed.index(b"PK\1\2") + 32] = 52  # the first entry's comment covers the second entry
+    (tmp_path / "swallowed.zip").write_bytes(swallowed)
     (tmp_path / "x.tar.gz").write_bytes(b"1,2")
     whole = bytearray(Path(archive(tmp_path / "whole.tar", FLAT)).read_bytes())
     whole[5120:5632] = b"x" * 512  # a header in the middle: tarfile takes it for the end
@@ -169,6 +201,7 @@ def test_places_that_hold_no_data_set(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:9000])
     for name, why in {
         "pipe.zip": "is not a dataset",
+        "swallowed.zip": "19 of 20 files",
         "x.tar.gz": "cannot be read as a tar archive",
         "middle.tar": "cannot be read as a tar archive",
         "absent": "absent does not exist",

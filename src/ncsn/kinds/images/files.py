@@ -6,7 +6,7 @@ import re
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
@@ -38,6 +38,7 @@ class Item(NamedTuple):
 
 
 Files = dict[PurePosixPath, Callable[[], bytes]]  # functions that read files, by their paths below the top
+Members = Sequence[tuple[PurePosixPath, Callable[[], bytes]]]  # the same of an archive, whose paths may be repeated
 Catalogue = tuple[list[Item], list[str]]  # images in the order of their paths, and notes on what was left out
 
 
@@ -70,24 +71,37 @@ def file_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def open_zip(path: Path) -> Files:
+def refuse_link() -> bytes:
+    """What reading a link in an archive ends in.  Raises ValueError."""
+    raise ValueError("it is a link")
+
+
+def open_zip(path: Path) -> Members:
     """The files in a zip archive, possibly with the backslashes that some Windows programs write.
 
-    Raises ValueError if it can't be read.
+    Raises ValueError if it can't be read, or lists fewer files than it counts.
     """
-    with opened_as("a zip archive", path):
+    with opened_as("a zip archive", path), path.open("rb") as file:
         archive = zipfile.ZipFile(path)
-    members = [info for info in archive.infolist() if not info.is_dir()]
-    return {PurePosixPath(info.filename.replace("\\", "/")): partial(archive.read, info) for info in members}
+        found = archive.infolist()
+        file.seek(max(0, path.stat().st_size - 2**16 - 22))  # the end record, and at most its comment
+        end = file.read().rpartition(b"PK\5\6")[2]
+        count = int.from_bytes(end[6:8], "little")
+        if count not in (len(found) % 2**16, 2**16 - 1):  # the largest stands for more
+            raise ValueError(f"its directory is damaged: it lists {len(found)} of {count} files")
+    members = [info for info in found if not info.is_dir()]
+    return [(PurePosixPath(info.filename.replace("\\", "/")), partial(archive.read, info)) for info in members]
 
 
-def from_files(name: str, files: Files) -> Catalogue:
+def from_files(name: str, members: Members) -> Catalogue:
     """The images among files, with splits and classes from the names of their folders.
 
     Folders on any level define splits, if there is one for validation or testing.  Images outside of them are for
     training, or left out if there is a training folder.  The first folder that isn't a split is the class.
+    Of files with one path the last counts.
     Raises ValueError if there are neither images nor shards.
     """
+    files = dict(members)
     outside = {path for path in files if path.is_absolute() or ".." in path.parts}
     hidden = {path for path in files if any(part.startswith((".", "__MACOSX")) for part in path.parts)}
     visible = sorted(files.keys() - outside - hidden)
@@ -107,6 +121,8 @@ def from_files(name: str, files: Files) -> Catalogue:
     left_out = Counter(path.suffix.lower() for path in visible if path not in items)
     if outside:
         left_out["outside of the archive"] = len(outside)
+    if len(files) < len(members):
+        left_out["replaced by others of their name"] = len(members) - len(files)
     listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in left_out.most_common())
     if not items and ".tar" not in left_out:
         found, allowed = one_line(listed or "no files"), ", ".join(SUFFIXES)
@@ -115,12 +131,14 @@ def from_files(name: str, files: Files) -> Catalogue:
     return [*items.values()], said
 
 
-def contents(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The files in a tar archive, compressed or not, in order.  Raises ValueError if it's damaged."""
+def contents(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """The files in a tar archive, compressed or not, in order; links are broken.  Raises ValueError if it's damaged."""
     with tarfile.open(path) as archive:
         for info in archive:
-            if (file := archive.extractfile(info)) is not None:
-                yield info.name, file.read()
+            if info.issym() or info.islnk():
+                yield info.name, refuse_link
+            elif (file := archive.extractfile(info)) is not None:
+                yield info.name, partial(bytes, file.read())
         # tarfile also stops at a damaged or missing header; a complete archive ends in a block of zeros.
         assert archive.fileobj is not None
         archive.fileobj.seek(archive.offset)
@@ -128,10 +146,10 @@ def contents(path: Path) -> Iterator[tuple[str, bytes]]:
             raise ValueError("it is truncated or damaged")
 
 
-def open_tar(path: Path) -> Files:
+def open_tar(path: Path) -> Members:
     """The files in a tar archive.  Raises ValueError if it can't be read, or is damaged."""
     with opened_as("a tar archive", path):
-        return {PurePosixPath(name): partial(bytes, content) for name, content in contents(path)}
+        return [(PurePosixPath(name), read) for name, read in contents(path)]
 
 
 def suffixes(name: str) -> str:
@@ -147,11 +165,11 @@ def images_in_shard(path: Path) -> Iterator[Item]:
     found = False
     with opened_as("a shard", path):
         for key, files in groupby(contents(path), lambda file: file[0].removesuffix(suffixes(file[0]))):
-            sample = {suffixes(name).lower(): content for name, content in files}
+            sample = {suffixes(name).lower(): read for name, read in files}
             for suffix in sorted(sample.keys() & {*SUFFIXES})[:1]:
-                label = sample.get(".cls", b"").decode().strip()
+                label = sample.get(".cls", bytes)().decode().strip()
                 found = True
-                yield Item(f"{path} {one_line(key)}", partial(bytes, sample[suffix]), label=label)
+                yield Item(f"{path} {one_line(key)}", sample[suffix], label=label)
         if not found:
             raise ValueError("it holds no images")
 

@@ -76,7 +76,7 @@ def from_folder(name: str, reading: Reading) -> Dataset:
     """The images in a folder or its shards.  Raises ValueError as ``images_of`` does, OSError if it's unreadable."""
     place = Path(name)
     found = files.walk(place)
-    catalogue = files.from_files(name, found)
+    catalogue = files.from_files(name, [*found.items()])
     shards = [place / path for path in sorted(found) if path.suffix == ".tar"]
     if shards and not catalogue[0]:
         catalogue, training = files.from_shards(name, shards)
@@ -244,9 +244,13 @@ def read_example(
             one = one._replace(pixels=np.asarray(Image.fromarray(one.pixels[0]).convert("L"))[None, ..., None])
             one.notes.append("converted to grey")
         one = fit_size(one, replace(reading, size=f"{shape[1]}x{shape[2]}")) if fit else one
+        if depth == BYTES:
+            depth = depth_of([one])
+            if depth.low or (np.dtype(depth.dtype).kind == "f" and depth.high != 1):
+                one.notes.append(f"{depth.low:g} to {depth.high:g} become 0 to 1")
         if one.notes:
             log.warning(f"{name}: {', '.join(one.notes)}")
-        pixels = torch.from_numpy(scale_pixels(one, depth_of([one]) if depth == BYTES else depth)[0].copy())
+        pixels = torch.from_numpy(scale_pixels(one, depth)[0].copy())
         if shape[0] == 3 and len(pixels) == 1:
             pixels = pixels.expand(3, -1, -1)
     if pixels.shape != shape:
