@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import GaussianScore, conditional_run, refusal, refused
+from helpers import GaussianScore, conditional_run, refusal, refused, unchecked
 from scipy import stats
 from torch import Generator, Tensor
 
@@ -142,6 +142,7 @@ def test_signals_are_calibrated_with_a_gap_in_their_middle() -> None:
     assert kind.hide(run, 0.3, (2, 1, 6), g).int().tolist() == 2 * [[[0, 0, 1, 1, 0, 0]]]
 
 
+TRUTH = gaussian(40)
 REFUSED: list[tuple[Callable[[Run], object], str]] = [
     (lambda run: run.calibrate(n=29), "n is 29"),
     (lambda run: run.calibrate(measure=lambda x: x.detach(), noise_std=1.0), "differentiable"),
@@ -151,15 +152,27 @@ REFUSED: list[tuple[Callable[[Run], object], str]] = [
     (lambda run: run.calibrate(hidden=["0", "x"]), "x; the run has 0, 1, 2"),
     (lambda run: run.calibrate(hidden=[True]), "hidden is"),
     (lambda run: run.calibrate(truths="held-out"), "data"),
+    *((lambda run, which=which: run.calibrate(truths=which), "truths is") for which in ("nope", None)),
     (lambda run: run.calibrate(gaussian(29)), "29 held-out examples"),
     (lambda run: run.calibrate(hidden=[False, False, False], measure=FIRST, noise_std=1.0), "nothing"),
     (lambda run: calibration(gaussian(29), gaussian(29)[None]), "29 trials"),
+    *(
+        (lambda _, truth=truth, draws=draws: calibration(truth, draws), why)
+        for truth, draws, why in (
+            (TRUTH, TRUTH[None, :0], "draws (1, 0, 3)"),
+            (TRUTH, TRUTH[None][:0], "draws (0, 40, 3)"),
+            (TRUTH, TRUTH[None, :, :1], "draws (1, 40, 1)"),
+            (TRUTH, TRUTH[None] / 0, "finite"),
+            (TRUTH * torch.nan, TRUTH[None], "finite"),
+        )
+    ),
 ]
 
 
 @pytest.mark.parametrize(("ask", "why"), REFUSED, ids=[why for _, why in REFUSED])
 def test_what_cannot_be_calibrated_is_refused(ask: Callable[[Run], object], why: str) -> None:
-    assert why in refused(lambda: ask(conditional_run(THREE)))
+    with unchecked():
+        assert why in refused(lambda: ask(conditional_run(THREE)))
 
 
 def test_without_held_out_data_only_the_sampler_is_tested(capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,7 +199,8 @@ def test_the_command_calibrates_images_and_stores_what_it_finds(
 
 
 @pytest.mark.parametrize(
-    "operator", ["", "impute", "inpaint --method replacement", "superres --factor 3", "deblur --sharp 1"]
+    "operator",
+    ["", "impute", "inpaint --method replacement", "superres --factor 3", "deblur --sharp 1", "superres --out x"],
 )
 def test_other_operators_are_refused(
     operator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,11 @@ def test_conformal_intervals_of_frames_need_held_out_rows_and_enough_of_them() -
     assert low.loc["x", "b"] < high.loc["x", "b"]
     assert "data" in refused(lambda: imputed.interval(conformal=True))
     assert "say too little" in refused(lambda: run.impute(frame, 2).interval(0.9999, conformal=held_out[:1]))
+    sparse = held_out.assign(b=held_out["b"].where(held_out.index < 8))
+    for few in (held_out[:8], sparse):
+        assert "8 held-out" in refused(partial(imputed.interval, conformal=few))
+    assert not refused(lambda: imputed.interval(conformal=held_out[:9]))
+    assert not refused(lambda: imputed.interval(0.85, conformal=sparse))
 
 
 def command(line: str) -> None:

@@ -434,6 +434,11 @@ BROKEN: list[posteriors.Measurement] = [torch.round, lambda x: x.detach() * x, l
         *((partial(solve, identity, noise=noise), "noise_std") for noise in ([0.1, 0.0], math.nan)),
         *((partial(solve, first, [4.0], 0.5, run), "a posterior cannot be") for run in (WEIGHED, REPLACED)),
         *((partial(run.replacement, KNOWN, [4.0, 0.0]), "a posterior cannot be") for run in (WEIGHED, REPLACED)),
+        *(
+            (partial(MODES.replacement, np.array(known), [4.0, 0.0]), "booleans")
+            for known in ([True], [[True, False]], [1, 0])
+        ),
+        *((partial(MODES.replacement, KNOWN, y), "y has shape") for y in ([4.0], 4.0, [[4.0]], [[[4.0, 0.0]]])),
         *((partial(run.save, "nowhere"), "cannot be saved") for run in (WEIGHED, REPLACED)),
         *((partial(run.sample, 3, particles=4), "particles is 4") for run in (MODES, REPLACED)),
         (partial(WEIGHED.sample, 3, particles=4, sampler="heun"), "particles is 4"),

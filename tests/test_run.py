@@ -334,6 +334,9 @@ def test_walks_begin_and_end_at_samples() -> None:
     run = Run(score=GaussianScore(2.0, 1.0), recipe=recipe)
     walk = run.walk(2, 5, seed=3)
     assert walk.shape == (10, 1, 4, 4)
+    for n, steps in ((2, 0), (2, 1), (0, 2)):
+        with pytest.raises(ValueError, match="a whole number of at least"):
+            run.walk(n, steps)
     x = run.sample(10, start=walk)
     assert float((x[0] - x[4]).abs().max()) > 0.1
     # Between the ends of a walk, noise is as long as at its ends; along a straight line it would be shorter by 1/√2.

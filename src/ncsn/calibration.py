@@ -189,7 +189,7 @@ def calibration(truth: Float[Tensor, "n *d"], draws: Float[Tensor, "k n *d"], *,
 
     ``truth``: drawn from the prior, (n, *d).
     ``draws``: k draws of each posterior, (k, n, *d).
-    Raises ValueError for fewer than 30 truths.
+    Raises ValueError for fewer than 30 truths, no draws, other shapes, and numbers that aren't finite.
 
     >>> x, noise = torch.randn(2, 200, 1, generator=torch.Generator().manual_seed(0))
     >>> y = x + noise
@@ -197,5 +197,10 @@ def calibration(truth: Float[Tensor, "n *d"], draws: Float[Tensor, "k n *d"], *,
     >>> ncsn.evaluation.calibration(x, draws).calibrated
     {'given': True}
     """
+    if truth.ndim < 2 or draws.shape[1:] != truth.shape or not len(draws):
+        shapes = f"truth has shape {tuple(truth.shape)}, draws {tuple(draws.shape)}"
+        raise ValueError(f"{shapes}; (n, *d) and (k, n, *d) with k >= 1 are needed")
+    if not (truth.isfinite().all() and draws.isfinite().all()):
+        raise ValueError("truth or draws have NaN or infinity; finite numbers are needed")
     trials = Trials(truth, draws, torch.ones_like(truth, dtype=torch.bool))
     return Calibration({"given": judge([trials], len(truth), seed=seed)}, len(draws))

@@ -78,6 +78,9 @@ class Calibrate(RunOptions):
             raise ValueError(f"operator is {self.operator!r}; one of {', '.join(OPERATORS)} is needed")
         problem = console.parse(OPERATORS[name], [str(self.run), *options], f"ncsn {name}")
         how = {key: getattr(problem, key) for key in ("solver_steps", "levels", "particles")}
+        problem.refuse(
+            "input", "data", "measured", "n", "evidence", "out", "overwrite", "device", of=f"ncsn {name} alone"
+        )
         if isinstance(problem, Inpaint):
             if problem.method == "replacement":
                 raise ValueError("operator takes replacement, which draws no posterior of a noisy measurement")

@@ -220,7 +220,9 @@ class Imputed:
     draws: Float64[Tensor, "n b *d"]
     point: Float64[Tensor, "b *d"]
     variation: Float64[Tensor, "b *d"]
-    again: Callable[[Tensor, int, object], "tuple[Tensor, Tensor, Tensor]"] | None = field(default=None, kw_only=True)
+    again: Callable[[Tensor, int, object, Tensor], "tuple[Tensor, Tensor, Tensor]"] | None = field(
+        default=None, kw_only=True
+    )
 
     @property
     def missing(self) -> Bool[Tensor, "b *d"]:
@@ -251,7 +253,7 @@ class Imputed:
 
         ``level``: between 0 and 1; 90 % needs at least 19 draws if not ``conformal``.
         ``conformal``: True for the held-out examples of the run's data; or others that training has not seen, as
-        ``Run.impute`` takes them.
+        ``Run.impute`` takes them.  90 % needs at least 9 that have a value where these examples miss theirs.
         Raises ValueError for too few draws, too few held-out examples, and if the run knows none.
 
         >>> run = ncsn.fit(torch.randn(200, 3, generator=torch.Generator().manual_seed(0)), steps=5, quiet=True)
@@ -263,7 +265,8 @@ class Imputed:
             raise ValueError(f"level is {level}; a share between 0 and 1 is needed")
         if conformal is not False:
             assert self.again is not None
-            truth, draws, hidden = self.again(self.missing, len(self.draws), conformal)
+            least = math.ceil(1 / (1 - level) - 1e-9) - 1
+            truth, draws, hidden = self.again(self.missing, len(self.draws), conformal, least * self.ordered)
             factor = conformal_factor(truth, draws, hidden & self.ordered, level)
             below, middle, above = deviations(self.draws)
             return middle - factor * below, middle + factor * above

@@ -294,7 +294,9 @@ class Run:
         """Starting points of ``n`` walks between samples, for ``steps(start=...)`` with a probability flow.
 
         ``steps`` ≥ 2 starts for each walk, on a great circle between two noises; one walk after the other.
+        Raises ValueError for fewer, and for ``n`` < 1.
         """
+        n, steps = whole("n", n, 1), whole("steps", steps, 2)
         mean = self.means(None)[0]
         noise = self.recipe.sampling.start(mean[None], 2 * n, generator=generator_of(seed, self.device)) - mean
         weights = torch.linspace(0, 1, steps, device=self.device)
@@ -442,7 +444,8 @@ class Run:
         ``n``: trials of each source, at least 30.  An example is used once, so held-out ones may be fewer.
         ``draws``: of each posterior.
         ``options``: how a measurement's posterior is sampled, as for ``steps``.
-        Raises ValueError as ``impute`` and ``posterior``, for fewer than 30 trials, and if nothing is hidden.
+        Raises ValueError as ``impute`` and ``posterior``, for other ``truths``, for fewer than 30 trials,
+        and if nothing is hidden.
 
         >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=20.0, sigma_min=0.02)
         >>> found = run.calibrate(measure=lambda x: x[:, :1], noise_std=1.0, truths="run", n=100, draws=9)
@@ -469,6 +472,8 @@ class Run:
         self, examples: object, which: str, n: int, generator: torch.Generator
     ) -> dict[str, Shaped[Tensor, "m *d"] | None]:
         """Up to ``n`` held-out examples, and None for those that the run is to draw, by their names."""
+        if which not in ("both", "run", "held-out"):
+            raise ValueError(f"truths is {which!r}; allowed are both, run and held-out")
         sources: dict[str, Tensor | None] = {} if which == "held-out" else {"run": None}
         if which == "run":
             return sources
@@ -515,14 +520,24 @@ class Run:
             imputed = self.recipe.kind.impute(self, rows, whole("n", n, 1), generator_of(seed, self.device), unseen)
         return replace(imputed, again=self.draw_held_out)
 
-    def draw_held_out(self, missing: Bool[Tensor, "b *d"], n: int, examples: object) -> Trials:
+    def draw_held_out(
+        self, missing: Bool[Tensor, "b *d"], n: int, examples: object, least: Int64[Tensor, "*d"]
+    ) -> Trials:
         """``n`` draws of held-out examples, in which values are hidden where others are ``missing``.
 
         ``examples``: True for the test examples of the run's data, or others, as ``impute`` takes them.
+        ``least``: how many of them must have the value in each place, if others miss it.
+        Raises ValueError if fewer do.
         """
         chance = torch.Generator().manual_seed(0)
         x = self.held_out() if examples is True else self.recipe.kind.numbers(self, examples)
-        chosen = torch.randperm(len(x), generator=chance)[:CONFORMAL].repeat(max(1, CONFORMAL // max(1, len(x))))
+        chosen = torch.randperm(len(x), generator=chance)[: max(CONFORMAL, int(least.max()))]
+        short, counts = missing.any(0), (~x[chosen].isnan()).sum(0)
+        short &= counts < least
+        if short.any():
+            few, needed = int(counts[short].min()), int(least.max())
+            raise ValueError(f"{few} held-out examples say too little about a column; the level needs {needed}")
+        chosen = chosen.repeat(max(1, CONFORMAL // max(1, len(x))))
         question = imputation(self, missing.numpy(), generator_of(0, self.device))
         hidden = question.hide(tuple(x[chosen].shape), chance) & ~x[chosen].isnan()
         return Trials(x[chosen], question.draw(x[chosen], hidden, n), hidden)
@@ -534,11 +549,15 @@ class Run:
 
         ``known``: True where a number of an example is known, (*d).
         ``y``: one example, or one for each sample; what is not known is ignored.
-        Raises ValueError if the run is a posterior already.
+        Raises ValueError for other shapes, if ``known`` is not boolean, and if the run is a posterior already.
         """
-        target = y if isinstance(y, Tensor) else torch.as_tensor(y, device="cpu")
+        target, shape = as_real("y", y), self.recipe.shape
         mask = torch.as_tensor(known, device=self.device)
-        target = target[None] if target.ndim == len(self.recipe.shape) else target
+        if mask.dtype != torch.bool or mask.shape != shape:
+            raise ValueError(f"known has shape {tuple(mask.shape)} of {mask.dtype}; booleans {shape} are needed")
+        target = target[None] if target.ndim == len(shape) else target
+        if target.shape[1:] != shape:
+            raise ValueError(f"y has shape {tuple(target.shape)}; {shape} or (n, *{shape}) is needed")
         if target.is_floating_point():
             self.transform.check(torch.where(mask.to(target.device), target, torch.nan))
         target = move_to(self.transform.forward(target), self.device)
