@@ -552,12 +552,12 @@ class Run:
         Raises ValueError for other shapes, if ``known`` is not boolean, and if the run is a posterior already.
         """
         target, shape = as_real("y", y), self.recipe.shape
-        mask = torch.as_tensor(known, device=self.device)
+        mask = as_real("known", known).to(self.device)
         if mask.dtype != torch.bool or mask.shape != shape:
             raise ValueError(f"known has shape {tuple(mask.shape)} of {mask.dtype}; booleans {shape} are needed")
+        if shape not in (target.shape, target.shape[1:]):
+            raise ValueError(f"y has shape {tuple(target.shape)}; {shape} is needed, or one more axis for samples")
         target = target[None] if target.ndim == len(shape) else target
-        if target.shape[1:] != shape:
-            raise ValueError(f"y has shape {tuple(target.shape)}; {shape} or (n, *{shape}) is needed")
         if target.is_floating_point():
             self.transform.check(torch.where(mask.to(target.device), target, torch.nan))
         target = move_to(self.transform.forward(target), self.device)
