@@ -105,6 +105,12 @@ def test_loss_curves_show_every_row() -> None:
     assert all(line.get_xdata().tolist() == [1, 2, 4] for line in (*left.lines, *right.lines))
 
 
+@pytest.mark.parametrize("value", [0.0, 1e17])
+def test_a_column_of_one_value_has_a_panel_of_some_width(value: float) -> None:
+    figure: Any = plots.columns(np.full((1, 2), value), np.full((9, 2), value), ["a", "b"])
+    assert all(low < value < high for low, high in (axes.get_xlim() for axes in figure.axes))
+
+
 def test_columns_have_one_axis_in_all_panels_and_pairs_lie_along_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     real, samples = (shift + np.array([1, 10, 1e5]) * rng.random((n, 3)) for shift, n in ((0.0, 30), (0.2, 90)))

@@ -312,7 +312,7 @@ def columns(
     d = min(6, len(names))
     figure = _blank(1.7 * d + 0.8, 1.7 * d + 0.8)
     low, high = np.nanquantile(real[:, :d], [0.005, 0.995], axis=0)
-    margin = 0.05 * np.where(high > low, high - low, 1)
+    margin = 0.05 * np.maximum(np.where(high > low, high - low, 1), 1e-12 * abs(high))
     ends = np.stack([low - margin, high + margin], 1)
     labels = ["\n".join(textwrap.wrap(one_line(name), 22, max_lines=2, placeholder=" …")) for name in names[:d]]
     for (i, j), axes in np.ndenumerate(figure.subplots(d, d, squeeze=False)):
