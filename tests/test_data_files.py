@@ -303,7 +303,7 @@ def test_keys_of_parts(tmp_path: Path, keys: str) -> None:
         ({"x": np.zeros((20, 2, 2, 2, 2), np.uint8)}, r"shape \(20, 2, 2, 2, 2\)"),
         ({"x": np.zeros((20, 2, 4), np.complex64)}, "complex64"),
         ({"x": np.full((20, 4, 4), None)}, "cannot be read as arrays"),
-        ({"x": np.full((20, 4, 4), np.nan)}, "holds NaN or infinity, 320 times"),
+        ({"x": np.full((20, 4, 4), np.nan)}, "holds 320 values that are NaN"),
         ({"x": STACK, "b": EACH}, r"x \(20, 6, 5\) of uint8, b "),
         ({"x": STACK, "images": STACK}, "x_train"),
         ({"x_test": STACK, "y_test": EACH}, "x_train"),
