@@ -181,7 +181,7 @@ def test_what_cannot_be_exported_leaves_no_file(tmp_path: Path, monkeypatch: pyt
         (replace(run, guide=GaussianScore(0, 1)), "a ScoreModel is needed"),
         (run.posterior(lambda x: x, torch.zeros(run.recipe.shape), noise_std=1.0), "a posterior cannot be exported"),
         (Run(score=ScoreModel(Odd(), 0.4, 0.3), recipe=recipe), r"^torch cannot export the network [^\n]+$"),
-        (beyond, "differ from PyTorch by nan"),
+        (beyond, "by nan"),
     ):
         with unchecked(), pytest.raises(ValueError, match=complaint):
             ncsn.export(refused, tmp_path / "it.onnx")

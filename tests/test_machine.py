@@ -103,7 +103,7 @@ def test_each_process_has_a_gpu_of_its_own(local_rank: str | None, monkeypatch: 
 
 @pytest.mark.parametrize("name", ["cuda:17", "xla", "quantum"])
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"device is {name}"):
+    with pytest.raises(ValueError, match=name):
         hardware.choose_device(name)
 
 

@@ -234,7 +234,9 @@ def test_evidence_is_the_mixtures_and_other_seeds_are_as_far_off_as_it_says(nois
     for k in range(2):
         exact, spread = log_density(THREE, a, y[k], noise.expand(2).square().diag()), float(logs[k].std())
         assert abs(float(logs[k].mean()) - exact) < 4 * spread / 40**0.5
-        assert 1 / 1.5 < float(errors[k].square().mean().sqrt()) / spread < 1.5
+        known = errors[k][errors[k].isfinite()]  # it is infinite where all particles descend from one
+        assert len(known) >= 36
+        assert 1 / 1.5 < float(known.square().mean().sqrt()) / spread < 1.5
 
 
 AXIS = torch.linspace(-8, 8, 600, dtype=torch.float64)

@@ -5,6 +5,7 @@ Torch is imported inside the functions that need it, so that ``--help`` responds
 
 import io
 import os
+import shutil
 import signal
 import sys
 import time
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ncsn.run.options import SamplingOptions as SamplingKeywords
     from ncsn.run.options import SeededOptions
 
+MIN_COLUMNS = 40  # of a terminal; in one or two columns tyro's help never ends
 MIN_CALLS_TO_COMPILE = 60_000  # network evaluations of single images; for fewer, compiling takes longer than it saves
 FRAME = dict.fromkeys(range(0x2500, 0x2580), " ")  # tyro draws boxes around its messages
 T = TypeVar("T")
@@ -122,6 +124,8 @@ def fail(message: str, status: int = 2) -> NoReturn:
 
 def parse(settings: Any, args: list[str] | None = None, prog: str | None = None) -> Any:
     """Parse ``settings``, a dataclass or a union of them; mistakes exit with one line and status 2."""
+    if shutil.get_terminal_size().columns < MIN_COLUMNS:
+        os.environ["COLUMNS"] = str(MIN_COLUMNS)
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
