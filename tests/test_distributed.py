@@ -57,7 +57,7 @@ def test_torchrun_starts_again_and_the_training_goes_on(place: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "line", "step"),
     [
-        ("if self.step == 5 and rank == '1': os._exit(7)", "error: the processes cannot meet, or one has ended", 0),
+        ("if self.step == 5 and rank == '1': os._exit(7)", "error: another process has ended or can't be reached", 0),
         (
             "if self.step == 7 and rank == '1': self.model.data_mean.fill_(float('nan'))",
             "error: the loss is not finite at step 7; the last good checkpoint is",

@@ -79,7 +79,7 @@ def test_rules_suit_signals_and_volumes_of_any_size(shape: tuple[int, ...], monk
 @pytest.mark.parametrize(
     ("array", "options", "named"),
     [
-        (np.where(CURVES[3, 1, 2] == CURVES, np.nan, CURVES), "", "1 times"),
+        (np.where(CURVES[3, 1, 2] == CURVES, np.nan, CURVES), "", "1 values"),
         (np.concatenate([CURVES, np.ones((240, 1, 9))], 1), "", "channel 3"),
         (CURVES[:9], "", "few"),
         (CURVES[:, None], "", "(240, 1, 3, 9)"),
