@@ -201,7 +201,7 @@ TRANSFORMS: dict[str, Callable[[dict[str, Any]], object]] = {
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_a_transform_of_other_columns_is_refused_when_a_run_is_loaded(name: str, table: Path) -> None:
-    """Also if a stranger has made the digest again; who edits the file by hand is told of it."""
+    """Also if a stranger has recomputed the digest; a file edited by hand is rejected with a message."""
     path = table / "config.json"
     content = read_json(path)
     written = content.pop("sha256")

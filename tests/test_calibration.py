@@ -39,7 +39,7 @@ def mixture(n: int, k: int, seed: int, noise: float = NOISE) -> tuple[Tensor, Te
 
 
 def verdicts(noise: float, shift: float, seeds: int) -> list[str]:
-    """What is said of a sampler that takes the noise for another, and shifts its draws, for each seed."""
+    """The verdict, for each seed, on a sampler that assumes another noise level and shifts its draws."""
     pairs = [mixture(300, 39, seed, noise) for seed in range(seeds)]
     return [calibration(x, draws + shift, seed=seed).verdict for seed, (x, draws) in enumerate(pairs)]
 

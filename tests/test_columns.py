@@ -21,7 +21,7 @@ RNG = np.random.default_rng(0)
 
 
 def mixed(n: int, share: float, rest: np.ndarray, value: float = 0.0) -> np.ndarray:
-    """``value`` in a share of rows, and the rest beside it."""
+    """``value`` in a share of the rows, and other values in the rest."""
     return np.where(np.arange(n) < share * n, value, rest)
 
 

@@ -94,7 +94,7 @@ def normal_rows(n: int, seed: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def exact() -> tuple[ncsn.Run, Dataset]:
-    """The exact run of Gaussian rows, of which some to learn from have gaps, and these rows."""
+    """The exact run of Gaussian rows, and these rows, some of which have gaps."""
     x = normal_rows(2000, 0)
     x[::3, 1] = torch.nan
     data = dataset_of(pandas.DataFrame(x.numpy(), columns=["a", "b"]))

@@ -214,7 +214,7 @@ def test_where_noise_is_small_the_network_sees_the_same_whatever_is_observed(mix
 
 @mixtures
 def test_a_condition_serves_several_rows_for_each_of_its_examples(mixture: Mixture) -> None:
-    """Consecutive ones; each by itself is the same."""
+    """Consecutive ones; each is the same if drawn separately."""
     given, noise, _, _ = problem(True)
     b, n = len(given), 4
     x, sigma = draw(b * n, D, seed=4), draw(b * n, seed=6).exp()

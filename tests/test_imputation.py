@@ -215,7 +215,7 @@ def test_a_gap_of_two_values_becomes_the_one_that_most_draws_have(
     assert frame["c"].tolist() == [str(mean.round("D").date()), "2019-04-14"], "whole days"
     Path("x.csv").write_text("a,b,c,d\n,1,2019-04-14,2\n")
     command("impute it x.csv -n 2 --out z.csv")
-    assert "a sd" in pandas.read_csv("z.csv"), "two draws are no two values"
+    assert "a sd" in pandas.read_csv("z.csv"), "two draws may not become two values"
 
 
 CELLS = {

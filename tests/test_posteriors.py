@@ -323,7 +323,7 @@ OPERATORS: dict[str, tuple[posteriors.Measurement, Tensor, dict[str, Any], Calla
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_particles_follow_the_posterior_of_any_operator(name: str) -> None:
-    """Moments and evidence beside sums over a grid; 5 % of a standard deviation, and the error of so many particles."""
+    """Moments and evidence against sums over a grid, within 5 % of a standard deviation and the sampling error."""
     measure, y, noise, log_likelihood = OPERATORS[name]
     logs = THREE.log_prob(GRID, 0.0) + log_likelihood(GRID)
     weights, evidence = logs.softmax(0), float(logs.logsumexp(0) + 2 * (AXIS[1] - AXIS[0]).log())

@@ -304,7 +304,7 @@ def test_columns_are_of_the_rows_to_train_on_and_others_may_be_anywhere() -> Non
 
 
 def test_held_out_numbers_that_training_cannot_make_are_counted(capsys: Any) -> None:
-    """One beyond a bound, and one far away; of others, and of values that are listed, nothing is said."""
+    """One beyond a bound and one far away are named; others, and listed values, aren't."""
     rng = np.random.default_rng(0)
     rows = np.stack([rng.choice([0.0, 10, 20, 30], 1000), rng.uniform(0, 1, 1000), rng.standard_normal(1000)], 1)
     learned_from(rows.copy())

@@ -133,7 +133,7 @@ def from_azula(denoiser: Callable[..., Any]) -> Score:
     """The score of one of azula's denoisers (github.com/probabilists/azula), of any schedule.
 
     ``denoiser``: (x_t, t) → an object with ``mean`` = E[x₀ | x_t], for x_t = α_t·x₀ + σ_t·z, where
-    ``denoiser.schedule(t)`` is (α_t, σ_t) for t in [0, 1].  At noise level σ it is asked at α_t·x and the t for which
+    ``denoiser.schedule(t)`` is (α_t, σ_t) for t in [0, 1].  At noise level σ it is called at α_t·x and the t for which
     σ_t/α_t is σ, or at the nearest end.
     Raises ValueError for an object without a schedule.
     """

@@ -364,7 +364,7 @@ class NCSNv2(RefineNet):
     def from_official(cls, state: Mapping[str, Tensor], *, rescale: bool = True) -> "NCSNv2":
         """The network with the weights of an ``NCSNv2`` with InstanceNorm++ and ELU.
 
-        ``state``: its state dict, or the running average of its weights that the official code saves beside it.  Its
+        ``state``: its state dict, or the running average of its weights, which the official code also saves.  Its
         ``sigmas`` are the sampler's, not the network's, and are left out.
         ``rescale``: False if it was trained on data in another range than [0, 1] (logits, or ``rescaled``).
         Raises ValueError, naming the tensors, if one is missing, unexpected or of another shape.

@@ -260,7 +260,7 @@ class Observation:
             raise ValueError(f"noise_std is {noise_std.tolist()}; it must be positive")
         measure = partial(apply, measure)
         divisor, std = (noise_std.clone(), 1.0) if noise_std.ndim else (1.0, float(noise_std))
-        place = measure(shift[None])  # far from 0, where scale·v is small beside it: it must not meet in one sum
+        place = measure(shift[None])  # far from 0, where scale·v is small in comparison: the two must not be added
         if linear:
             a = linear_part(partial(apply_affine, measure, scale.clone(), 0.0, 1.0), torch.zeros_like(shift[None]))
             check_smooth(a, shift, linear=True)

@@ -19,7 +19,7 @@ from ncsn.posteriors.measurements import Measurement, Observation, repeat_for
 from ncsn.samplers import Step
 from ncsn.score import Copies, Score, float64, tweedie
 
-MAX_WHOLE = 16  # numbers in an example of which particles have the whole covariance, however few are measured
+MAX_WHOLE = 16  # numbers in an example up to which particles keep the whole covariance, however few are measured
 MAX_FOR_PARTICLES = 64  # numbers in an example that has particles by default: each may take a backward pass
 SIZE, SIZE_BY_MANY_NUMBERS, SIZE_OF_SEVERAL = 1000, 250, 64  # particles of a population by default
 DOUBT = 2.0  # times what a regression leaves, or the rare particle that it has misjudged outweighs all others

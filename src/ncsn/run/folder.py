@@ -212,7 +212,7 @@ def library_for(model: str) -> Iterator[Any]:
 def fetch(run: str | Path) -> Path:
     """Download hf://user/model or hf://user/model@revision, and return its folder in the library's cache.
 
-    The hub is asked for a branch every time; if it can't be reached, the cached files are used.
+    Branches are looked up on the hub every time; if it can't be reached, the cached files are used.
     Raises ValueError if the name is invalid or the hub has no such run.
     """
     model, _, revision = Path(run).as_posix().removeprefix("hf:/").partition("@")

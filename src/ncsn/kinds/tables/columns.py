@@ -205,7 +205,7 @@ class Listed(Column):
 
 @dataclass(frozen=True, kw_only=True)
 class Atomic(Column):
-    """Real numbers of which a few values are frequent: at each of these, v has as much room as one ``scale``.
+    """Real numbers with a few frequent values: at each of these, v has as much room as one ``scale``.
 
     ``values``: the frequent ones, ascending.
     """

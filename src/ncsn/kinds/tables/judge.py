@@ -138,7 +138,7 @@ def utility(
     (x, y), (held, truth) = ((np.delete(rows, i, 1), rows[:, i]) for rows in (train, test))
     discrete = is_discrete(columns.columns[i])
     trees = (HistGradientBoostingClassifier if discrete else HistGradientBoostingRegressor)(random_state=0)
-    # No trees can tell values of which there is only one.
+    # Trees refuse to learn a constant column.
     with threadpool_limits(1):
         told = np.full(len(held), y[0]) if len(np.unique(y)) == 1 else trees.fit(x, y).predict(held)
     if not discrete:
@@ -149,7 +149,7 @@ def utility(
 def membership_attack(
     train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m d"], samples: Float[np.ndarray, "k d"]
 ) -> dict[str, float]:
-    """How many training rows are told from held-out ones by who has the samples and 1 % of false positives.
+    """The share of training rows that an attacker with the samples recognises at 1 % false positives.
 
     A row is taken for one of training if a sample is much nearer to it than a held-out row is: a density ratio as of
     DOMIAS (van Breugel et al. 2023, arXiv:2302.12580), by nearest neighbours.  By chance 1 % of the training rows are

@@ -218,7 +218,7 @@ def check_range(table: Table, place: str) -> Table:
 
 
 def learn_marks(rows: Float[Tensor, "n d"], names: Sequence[str]) -> tuple[AnyColumn, ...]:
-    """A column of 1 where a cell is missing and 0 elsewhere, for each column of which some are.
+    """A column of 1 where a cell is missing and 0 elsewhere, for each column with missing cells.
 
     Raises ValueError if there is none.
     """
