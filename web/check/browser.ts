@@ -71,7 +71,11 @@ export async function use(
       ["error", "warning"].includes(message.type()) && message.text() !== NO_GRAPHICS && wrong.push(message.text()),
   );
   page.on("pageerror", (error) => wrong.push(String(error)));
-  page.on("requestfailed", (request) => wrong.push(`${request.url()}: ${request.failure()?.errorText}`));
+  page.on("requestfailed", (request) => {
+    const reason = request.failure()?.errorText;
+    // Leaving a page cancels the requests that are still open, such as that of its icon.
+    if (reason !== "net::ERR_ABORTED") wrong.push(`${request.url()}: ${reason}`);
+  });
   page.on("request", (request) => requests.push(request.url()));
   await page.goto(home + hash);
   await page.waitForSelector("main h1");
