@@ -48,7 +48,7 @@ def done(
     line = [sys.executable, *(torchrun if processes > 1 else []), str(program), *commands]
     kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     own = kept | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, env=own, check=False)
+    return subprocess.run(line, capture_output=True, text=True, timeout=600, env=own, check=False)
 
 
 def prepared(folder: Path) -> Path:

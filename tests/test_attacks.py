@@ -236,7 +236,7 @@ def test_what_is_wrong_is_said_without_a_frame(capsys: Printed) -> None:
     command = ["info", "mnist", "--device", "abacus"]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     line = [sys.executable, "-m", "ncsn", *command]
-    ended = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    ended = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     for said in (ended.stderr, refusal(capsys, *command)):
         assert "abacus" in said

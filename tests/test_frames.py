@@ -211,7 +211,7 @@ def test_rows_that_a_run_cannot_take_are_refused_in_the_users_words(rows: Any, w
         (lambda run: run.sample(3, where="age"), "condition"),
         (lambda run: run.impute(FRAME, unseen="no"), "unseen"),
         (lambda run: run.log_prob(WHOLE[:2].assign(age=pandas.array([1, None]))), r"age \(row 2\) is missing"),
-        (lambda run: evaluate(run, KNOWN[::-1]), "give the same"),
+        (lambda run: evaluate(run, KNOWN[::-1]), "^data "),
         (lambda run: ncsn.load("mnist", device="cpu").sample(1, given={"sex": "F"}), "images"),
         (lambda _: conditional_run(torch.eye(2)).sample(3, where="a > 1"), "array"),
         (lambda _: ncsn.Run.of(lambda x, s: -x, (2,), sigma_max=9.0, sigma_min=0.1).sample(3, given={"0": 1}), "cond"),

@@ -78,7 +78,7 @@ def test_a_script_that_is_killed_and_resumed_makes_the_run_of_the_command_that_w
     first = f"--dataset {trained}/data.npz {TINY} --steps 12 --device cpu --out {cut}"
     for at, number in ((5, signal.SIGTERM), (9, signal.SIGKILL)):
         line = [sys.executable, "-c", STRUCK, str(ROOT / script), str(at), str(int(number)), *first.split(), "--resume"]
-        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=600)
         assert "Traceback" not in done.stderr
         assert torch.load(cut / "checkpoint.pt", weights_only=True)["step"] == 6, "of the step after the first signal"
         assert ("holds no run" in done.stdout, "--resume goes on" in done.stderr) == (at == 5, at == 5)
