@@ -124,24 +124,16 @@ def write_array(
     import numpy as np
     import torch
 
-    from ncsn import __version__, storage
+    from ncsn import storage
     from ncsn.run import cost
 
     usual, kind = next(run.blocks(n, seed=seed, **options)), run.recipe.kind
     transform = transform or run.transform
-    how = (transform, n, seed, sorted(options.items()))
-    job = repr((__version__, torch.__version__, run.digest, run.device.type, *how))
-    digest = hashlib.sha256(job.encode()).hexdigest()
-    folder = out.with_name(f".{out.name[:30]}.{digest}.partial")
+    folder = partial_folder(out, run, transform, n, seed, sorted(options.items()))
     shape = run.transform.inverse(torch.zeros(1, *run.recipe.shape)).shape[1:]
     shapes = [(min(run.block, n - first), *shape) for first in range(0, n, run.block)]
     paths = [folder / f"{number:06}.npz" for number in range(len(shapes))]
-    missing: list[int] = []
-    if group.is_main:
-        folder.mkdir(exist_ok=True)
-        storage.sweep(folder, everybodys=True)
-        # The first block is always redrawn, so that the main process can report the cost of samples.
-        missing = [i for i, path in enumerate(paths) if i == 0 or not is_whole(path, shapes[i])]
+    missing = find_missing(folder, paths, shapes) if group.is_main else []
     missing = json.loads(group.broadcast(json.dumps(missing).encode()))
     began = time.perf_counter()
     console.compile_for(run, n, usual)
@@ -166,6 +158,28 @@ def write_array(
     there = f", after {n - now} from before" if now < n else ""
     print(f"{out}: {cost(now, drawn.steps, drawn.seconds)}{there}")
     return drawn
+
+
+def partial_folder(out: Path, run: "Run", *how: object) -> Path:
+    """The folder of the blocks of a job, which is named by all that samples are made of."""
+    import torch
+
+    from ncsn import __version__
+
+    job = repr((__version__, torch.__version__, run.digest, run.device.type, *how))
+    return out.with_name(f".{out.name[:30]}.{hashlib.sha256(job.encode()).hexdigest()}.partial")
+
+
+def find_missing(folder: Path, paths: list[Path], shapes: list[tuple[int, ...]]) -> list[int]:
+    """The numbers of the blocks to draw, in a folder without leftovers.
+
+    The first is always redrawn, so that the main process can report the cost of samples.
+    """
+    from ncsn import storage
+
+    folder.mkdir(exist_ok=True)
+    storage.sweep(folder, everybodys=True)
+    return [i for i, path in enumerate(paths) if i == 0 or not is_whole(path, shapes[i])]
 
 
 def read_block(path: Path) -> "np.ndarray":

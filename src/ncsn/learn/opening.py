@@ -1,6 +1,7 @@
 """Opening a training for ``ncsn train``: the data, the plan, and a record in the run's folder."""
 
 import json
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,12 +21,12 @@ from ncsn.run.folder import check_folder, has_run
 def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
     """The data to train on, the plan for it, and a record of the training in the run's folder.
 
-    With ``--resume`` the settings are the run's own.  Every process reads the data, the leading one first, because it
-    may have to be downloaded.
+    With ``--resume`` the settings are the run's own.  The budget begins before the data is read.  Every process reads
+    it, the leading one first, because it may have to be downloaded.
     Raises ValueError if the data cannot be read, does not suit the settings, or differs from the run's or from the
     leading process's; and if the folder holds another run.
     """
-    group = distributed.join()
+    began, group = time.perf_counter(), distributed.join()
     first = b"" if group.is_main else group.broadcast()
     folder = given.job.out or Path("runs") / short_name(given.dataset)
     if group.is_main:
@@ -45,7 +46,8 @@ def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
     here = json.dumps([storable_settings(asdict(planned.settings)), origin.digest]).encode()
     if here != (group.broadcast(here) if group.is_main else first):
         raise ValueError(f"process {group.rank} has different data or settings from process 0; they must be the same")
-    return data, planned, Record(folder=folder, job=given.job, origin=origin, group=group)
+    record = Record(folder=folder, job=given.job, origin=origin, group=group, began=began)
+    return data, planned, record
 
 
 def reopen(given: TrainSettings, folder: Path) -> tuple[Dataset, ResolvedSettings, Origin]:

@@ -8,7 +8,7 @@ So a posterior *is* a Score, and every sampler draws from it.  Where moment matc
 import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -60,6 +60,15 @@ def for_eigh(matrices: Tensor) -> Tensor:
     return matrices.cpu() if matrices.device.type == "mps" else matrices
 
 
+def derivative(measure: Measurement, at: Float[Tensor, "b *d"]) -> Measurement:
+    """The function v ↦ ∂A/∂x v at ``at``: the transpose of what takes a weight to ∂A/∂xᵀ times it."""
+    at = at.detach().requires_grad_()
+    image = measure(at)
+    weight = torch.zeros_like(image, requires_grad=True)
+    transposed = torch.autograd.grad(image, at, weight, create_graph=True)[0]
+    return lambda v: torch.autograd.grad(transposed, weight, v, retain_graph=True)[0]
+
+
 def posterior(
     score: Score,
     measure: Measurement,
@@ -96,7 +105,12 @@ def posterior(
     if not 0 < noise_std < math.inf or steps < 1:
         raise ValueError(f"noise_std is {noise_std}, steps is {steps}; noise_std > 0 and steps >= 1 are needed")
 
-    measure, linear_parts = partial(apply, measure), dict[tuple[object, ...], Measurement]()
+    measure = partial(apply, measure)
+
+    @cache  # because the check waits for a GPU
+    def everywhere(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Measurement:
+        """∂A/∂x of a linear A."""
+        return linear_part(measure, torch.zeros(1, *shape, dtype=dtype, device=device))
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -110,20 +124,7 @@ def posterior(
         expected = measure(denoised)
         if y.shape != expected.shape:
             raise ValueError(f"y has shape {tuple(y.shape)}; measured, x has shape {tuple(expected.shape)}")
-        kind = x.shape[1:], x.dtype, x.device
-        if not linear:
-            at = denoised.detach().requires_grad_()
-            image = measure(at)
-            weight = torch.zeros_like(image, requires_grad=True)
-            transposed = torch.autograd.grad(image, at, weight, create_graph=True)[0]
-        elif kind not in linear_parts:  # once, because the check waits for a GPU
-            linear_parts[kind] = linear_part(measure, x.new_zeros(1, *x.shape[1:]))
-
-        def push_forward(v: Tensor) -> Tensor:
-            """∂A/∂x v, at D: the transpose of what takes a weight to ∂A/∂xᵀ times it."""
-            if linear:
-                return linear_parts[kind](v)
-            return torch.autograd.grad(transposed, weight, v, retain_graph=True)[0]
+        push_forward = everywhere(x.shape[1:], x.dtype, x.device) if linear else derivative(measure, denoised)
 
         def pull_back(u: Tensor) -> Tensor:
             """∂D/∂xᵀ Aᵀ u; as ∂D/∂x is symmetric, σ² times it is Cov Aᵀ u."""

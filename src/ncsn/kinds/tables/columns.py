@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
 from ncsn.kinds.transform import FAR, Transform
+from ncsn.machine.messages import bar
 from ncsn.validation import one_line
 
 FEW = 20  # values: a column of no more takes only these
@@ -419,7 +420,7 @@ def learn_columns(
         replace(
             learn_column(*each, category=each[1] in texts), categories=texts.get(each[1], ()), date=each[1] in dates
         )
-        for each in zip(known, names, seen, strict=True)
+        for each in bar([*zip(known, names, seen, strict=True)], "columns")
     ]
     return Columns(columns=tuple(columns), single=x.dtype == torch.float32)
 

@@ -23,7 +23,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 
 from ncsn.score import EDM, ScoreModel, Sigma, expand, place_level
@@ -139,17 +139,7 @@ class ConditionalModel(ScoreModel):
         # CPU.
         kinds = torch.cat([(target.int() - observed.int()).to(level), level], 1).cpu().double()
         patterns, which = torch.unique(kinds, dim=0, return_inverse=True)
-        known, wanted = patterns[:, :-1] < 0, (patterns[:, :-1] > 0)[:, :, None]
-        covariance, both = self.covariance.cpu().double(), known[:, :, None] & known[:, None]
-        diagonal = torch.where(known, patterns[:, -1:] ** 2, 1.0)
-        root = torch.linalg.cholesky(torch.where(both, covariance, 0.0) + torch.diag_embed(diagonal))
-        inverse = torch.where(both, torch.cholesky_inverse(root), 0.0)
-        regression = torch.where(wanted, covariance @ inverse, 0.0)  # C_to C_oo⁻¹
-        conditional = torch.where(wanted & wanted.mT, covariance - regression @ covariance, 0.0)
-        # An eigenvalue of −1 separates the axes of other coordinates from those of targets.
-        variances, axes = torch.linalg.eigh(conditional - torch.diag_embed((~wanted[..., 0]).double()))
-        variances, axes = variances.clamp(min=1e-8), axes * wanted
-        axes = axes - regression.mT @ axes
+        inverse, variances, axes = self.gaussian_given(patterns[:, :-1] < 0, patterns[:, :-1] > 0, patterns[:, -1:])
         apart = (self.means - self.data_mean).cpu().double()
         centres, pulls = apart @ axes, apart @ inverse  # (p, k, d)
         off = off.cpu().double()
@@ -170,6 +160,22 @@ class ConditionalModel(ScoreModel):
             log_shares,
         )
         return Condition(target, observed, values, *(part.to(values) for part in exact))
+
+    def gaussian_given(
+        self, known: Bool[Tensor, "p d"], wanted: Bool[Tensor, "p d"], noise: Float64[Tensor, "p 1"]
+    ) -> tuple[Float64[Tensor, "p d d"], Float64[Tensor, "p d"], Float64[Tensor, "p d d"]]:
+        """K, Λ and L of each pattern of ``known`` and ``wanted`` coordinates, with ``noise`` τ of the known ones."""
+        covariance, both = self.covariance.cpu().double(), known[:, :, None] & known[:, None]
+        targets = wanted[:, :, None]
+        diagonal = torch.where(known, noise**2, 1.0)
+        root = torch.linalg.cholesky(torch.where(both, covariance, 0.0) + torch.diag_embed(diagonal))
+        inverse = torch.where(both, torch.cholesky_inverse(root), 0.0)
+        regression = torch.where(targets, covariance @ inverse, 0.0)  # C_to C_oo⁻¹
+        conditional = torch.where(targets & targets.mT, covariance - regression @ covariance, 0.0)
+        # An eigenvalue of −1 separates the axes of other coordinates from those of targets.
+        variances, axes = torch.linalg.eigh(conditional - torch.diag_embed((~wanted).double()))
+        axes = axes * targets
+        return inverse, variances.clamp(min=1e-8), axes - regression.mT @ axes
 
     def forward(
         self, x: Float[Tensor, "m d"], sigma: Sigma, given: Condition | Float[Tensor, "m d"] | None = None

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 
 from ncsn.kinds.reading import DELIMITERS
 from ncsn.kinds.stacks import arrays
-from ncsn.machine.messages import log
+from ncsn.machine.messages import bar, log
 from ncsn.storage import atomic
 from ncsn.validation import opened_as
 
@@ -68,7 +68,7 @@ def cells_in(text: str, usual: str) -> Iterator[list[str]]:
     widths = {delimiter: {len(row) for row in islice(rows(delimiter), SAMPLE)} for delimiter in (usual, ";", "\t")}
     delimiter = next((each for each, found in widths.items() if len(found) == 1 and max(found) > 1), usual)
     width = None
-    for number, row in enumerate(rows(delimiter), 1):
+    for number, row in enumerate(bar(rows(delimiter), "reading", total=len(lines), unit="line"), 1):
         width = len(row) if width is None else width
         if len(row) != width:
             raise ValueError(f"row {number} has {len(row)} cells, and the first has {width}")

@@ -17,7 +17,7 @@ from ncsn.kinds.tables.columns import AnyColumn, Field, is_constant, learn_colum
 from ncsn.kinds.tables.frames import OTHER, days_of, field_of, frame_in, name_of
 from ncsn.kinds.tables.read import BOOLEANS, MISSING, parse
 from ncsn.kinds.transform import FAR
-from ncsn.machine.messages import log
+from ncsn.machine.messages import bar, log
 
 if TYPE_CHECKING:
     pass
@@ -172,7 +172,7 @@ def table_of_frame(rows: object, place: str = "the table", *, text: bool = False
         log.warning(f"the index ({', '.join(index)}) is left out; reset_index() makes it a column")
     cells = np.full((len(frame), len(names)), np.nan)
     categories, dates, fields = dict[str, tuple[str, ...]](), list[str](), list[Field]()
-    for i, name in enumerate(names):
+    for i, name in enumerate(bar(names, "columns")):
         column = frame.iloc[:, i]
         fields.append(Field(label=name) if text else field_of(column))
         column = given = column.rename(name)
