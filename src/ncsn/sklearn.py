@@ -59,8 +59,10 @@ class TableEstimator(BaseEstimator):
         if isinstance(X, pandas.DataFrame):
             validate_data(self, X, reset=reset, skip_check_array=True)
         else:
-            how = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan"}
-            X = validate_data(self, X, reset=reset, ensure_min_samples=MIN_ROWS if reset else 1, **how)
+            least, floats = MIN_ROWS if reset else 1, [np.float64, np.float32]
+            X = validate_data(
+                self, X, reset=reset, dtype=floats, ensure_all_finite="allow-nan", ensure_min_samples=least
+            )
         return pandas.DataFrame(X).set_axis(self._names, axis=1)
 
     @property

@@ -457,9 +457,9 @@ class Run:
         if measure is None:
             question = imputation(self, hidden, generator)
         else:
-            noise = {"noise_std": noise_std, "noise_cov": noise_cov, "likelihood": likelihood}
-            how = {"method": method, "solver_steps": solver_steps, **noise}
-            question = measurement(self, hidden, generator, measure, how, options)
+            noise: Noise = {"noise_std": noise_std, "noise_cov": noise_cov, "likelihood": likelihood}
+            posterior = partial(self.posterior, measure, method=method, solver_steps=solver_steps, **noise)
+            question = measurement(self, hidden, generator, measure, posterior, noise, options)
         chance, found = torch.Generator().manual_seed(seed), dict[str, Ranks]()
         sources = self.truths(examples, truths, n, chance)
         for name, x in sources.items():

@@ -1,10 +1,10 @@
 """Trials of a run's posteriors: truths, what is observed of them, and draws given that; see ``Run.calibrate``."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from ncsn.calibration import Trials
 from ncsn.kinds.kind import choose_patterns
 from ncsn.machine.messages import bar, quieter
 from ncsn.posteriors.matching import MomentMatching
-from ncsn.posteriors.measurements import MIN_RATE, Measurement, apply
+from ncsn.posteriors.measurements import MIN_RATE, Measurement, Noise, apply
 from ncsn.run.options import SamplingOptions, SeededOptions
 
 if TYPE_CHECKING:
@@ -53,19 +53,16 @@ def measurement(
     hidden: object,
     generator: torch.Generator,
     measure: Measurement,
-    how: Mapping[str, Any],
+    posterior: Callable[[Tensor], "Run"],
+    noise: Noise,
     options: SamplingOptions,
 ) -> Question:
-    """Examples, given noisy measurements of them.  Raises ValueError as ``Run.posterior``."""
+    """Examples, given noisy measurements of them; ``posterior``: the run given such measurements, and its errors."""
     shape = run.recipe.shape
-
-    def posterior(y: Tensor) -> "Run":
-        return run.posterior(measure, y, **how)
-
     posterior(apply(measure, torch.zeros(1, *shape, device=run.device)))  # it should not take minutes to be refused
 
     def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
-        y = observe_once(apply(measure, x.to(run.device)), how, generator)
+        y = add_noise(apply(measure, x.to(run.device)), noise, generator)
         particles, given = options.get("particles"), posterior(y[:1]).posterior_score
         if isinstance(given, MomentMatching) and "sampler" not in options:  # as a user has them for one measurement
             particles = given.with_particles(k, particles, shape=shape, labels=None).particles
@@ -76,15 +73,18 @@ def measurement(
     return Question(partial(choose_patterns, np.ones(shape, bool) if hidden is None else hidden), draw)
 
 
-def observe_once(clean: Float[Tensor, "b *m"], how: Mapping[str, Any], generator: torch.Generator) -> Tensor:
+def add_noise(clean: Float[Tensor, "b *m"], noise: Noise, generator: torch.Generator) -> Tensor:
     """Noisy measurements of what is measured without noise, see ``Run.posterior``."""
-    if (poisson := how["likelihood"]) is not None:
+    poisson, covariance, std = noise.get("likelihood"), noise.get("noise_cov"), noise.get("noise_std")
+    if poisson is not None:
         return torch.poisson((poisson.peak * clean).clamp(min=MIN_RATE), generator=generator)
-    noise = torch.randn(clean.shape, generator=generator, device=generator.device)
-    if how["noise_cov"] is not None:
-        root = torch.linalg.cholesky(torch.as_tensor(how["noise_cov"]).to(clean))
-        noise = (noise.flatten(1) @ root.T).view_as(clean)
-    return clean + noise * (1.0 if how["noise_std"] is None else torch.as_tensor(how["noise_std"]).to(clean))
+    z: Tensor = torch.randn(clean.shape, generator=generator, device=generator.device)
+    if covariance is not None:
+        root = torch.linalg.cholesky(torch.as_tensor(covariance).to(clean))
+        z = (z.flatten(1) @ root.T).view_as(clean)
+    elif std is not None:
+        z = z * torch.as_tensor(std).to(clean)
+    return clean + z
 
 
 def trials(
