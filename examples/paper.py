@@ -179,7 +179,7 @@ def page(paper: Paper, numbers: dict[str, Any]) -> None:
     (paper.out / "paper.md").write_text(
         f"""# The paper, figure by figure
 
-This page reproduces every figure of Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), that needs only toy data or MNIST. [How good is it?](quality.md#the-claims-of-the-paper) lists the paper's claims next to our numbers.
+This page reproduces the figures of Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), that need only toy data or MNIST. `python examples/paper.py` writes it in about ten minutes on two cores, with the model in the package.
 
 ## Figure 2: score estimation
 
@@ -201,7 +201,7 @@ With the exact score, plain Langevin dynamics leaves {numbers["langevin, exact s
 
 ![From noise to digits](paper/levels.png)
 
-The digit takes shape while σ falls from 2 to 0.3.
+The digit takes shape while σ falls from 1 to 0.3.
 
 ## Figure 5a: digits
 
@@ -215,7 +215,7 @@ These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dyn
 
 ![Digits, their visible halves, and eight completions each](paper/inpainting_replacement.png)
 
-Test digits, their visible halves, and eight completions by the paper's method, with two steps per level (the command takes five):
+Test digits, their visible halves, and eight completions by the paper's method, with two steps per level (by default, the command takes five):
 
 `ncsn inpaint mnist --input 0 --method replacement`
 
@@ -225,13 +225,13 @@ The same by [moment matching](theory/posteriors.md), with 150 instead of 201 pas
 
 `ncsn inpaint mnist --input 0 --levels 30`
 
-PSNR of the hidden halves of {numbers["inpainted"]} test images, in dB (higher is better):
+PSNR of the hidden halves of {numbers["inpainted"]} test images, in dB. A single completion can't score high, because it's one of many possible halves; even a grey mean scores {numbers["fill"]:.1f}:
 
 | method | one completion | mean of eight |
 |---|--:|--:|
 | replacement | {numbers["replacement"]:.1f} | {numbers["replacement_mean"]:.1f} |
 | moment matching | {numbers["posterior"]:.1f} | {numbers["posterior_mean"]:.1f} |
-| mean of the visible pixels everywhere | {numbers["fill"]:.1f} | |
+| the mean of the visible pixels, in every hidden pixel | {numbers["fill"]:.1f} | |
 
 ## Appendix: nearest neighbours
 
@@ -243,13 +243,13 @@ Rows one and three are samples; below each is its nearest training image.
 
 ![Samples of a model with one noise level](paper/single_sigma.png)
 
-Most samples of a model trained only at σ = 0.2 are loose strokes, with a Fréchet distance of {baseline[0]:.0f}.
+If a model is trained only at σ = 0.2, most of its samples are loose strokes; their Fréchet distance is {baseline[0]:.0f} instead of {annealed[0]:.1f}.
 
 `python ./{paper.single}`
 
 ## How it was measured
 
-`python examples/paper.py` writes this page in about ten minutes on two cores, with the model in the package. Fréchet distances use the features of the digit classifier, and "confident" means p > 0.9 for one class. The relative error of a score is E‖ŝ − s‖²/E‖s‖²; "far" means more than 2 away from the data.
+Fréchet distances use the features of the digit classifier, and "confident" means p > 0.9 for one class. The relative error of a score is E‖ŝ − s‖²/E‖s‖²; "far" means more than 2 away from the data.
 """,
         encoding="utf-8",
     )
