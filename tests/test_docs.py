@@ -194,14 +194,26 @@ def check_images(names: dict[str, Any]) -> None:
     assert float(samples.max()) < 2
 
 
+def check_calibration(names: dict[str, Any]) -> None:
+    """Both the sampler and the model were tested."""
+    assert set(names["found"].calibrated) == {"run", "held-out"}
+
+
 def check_pipeline(names: dict[str, Any]) -> None:
     """Trees on what is filled in predict; nothing is missing."""
     assert names["scores"].mean() > 0.15
     assert all(table.notna().all(axis=None) for table in (names["filled"], *names["tables"]))
 
 
-CHECKED = ("README.md", "docs/howto/python.md", "docs/howto/own-parts.md", "docs/reference/sklearn.md")
+CHECKED = (
+    "README.md",
+    "docs/howto/calibrate.md",
+    "docs/howto/own-parts.md",
+    "docs/howto/python.md",
+    "docs/reference/sklearn.md",
+)
 CHECKS = {
+    "found": check_calibration,
     "imputer": check_pipeline,
     "digits": check_digits,
     "mixture": check_mixture,
