@@ -166,14 +166,6 @@ def check_table(names: dict[str, Any]) -> None:
     assert torch.equal(ncsn.load("runs/mine").sample(1000), names["samples"])
 
 
-def check_frames(names: dict[str, Any]) -> None:
-    """DataFrames in, DataFrames out: conditions hold, imputation leaves no gaps, and rows keep their index."""
-    assert set(names["women"]["sex"]) == {"F"}
-    assert names["older"]["age"].min() > 60
-    assert all(table.notna().all(axis=None) for table in (names["table"], *names["tables"]))
-    assert names["logp"].index.equals(names["table"].index[:10])
-
-
 def check_own_sampler(names: dict[str, Any]) -> None:
     """A standard normal, drawn by a sampler of one's own; and a run that can be loaded."""
     assert names["samples"].std() == pytest.approx(1, abs=0.3)
@@ -219,7 +211,6 @@ CHECKS = {
     "mixture": check_mixture,
     "posterior": check_posterior,
     "income": check_table,
-    "older": check_frames,
     "Mine": check_own_sampler,
     "settings": check_images,
     "x": check_covariance,
