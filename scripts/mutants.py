@@ -6,7 +6,8 @@ The changes are cosmic-ray's, drawn evenly from all that its operators below can
 statements, and what has no right and wrong: the star before keywords, ``strict``, ``frozen`` and ``kw_only``; the far
 ends of ranges (``le``), which would end the same mistakes if they were somewhere else; when a bar is shown; how large,
 thick and bright a figure and its parts are; how long a process waits for another (``timedelta``); which fixed seed
-there is; and how many rows ``split`` takes at a time.
+there is; and how many rows ``split`` takes at a time.  Defaults are left out, too: a test compares them with the
+reference.
 
 First every test that is not marked slow runs once, and coverage.py notes which lines it runs.  Then each mutant meets
 the tests that ran its line, and the others in their files, as far as a minute goes.  (A fixture that tests share runs
@@ -126,7 +127,7 @@ def places(source: str) -> list[tuple[str, int, int]]:
 
 def silent(node: Any) -> bool:
     """Whether it has no right and wrong, see above."""
-    if node.parent is None or node.parent.type == "parameters":  # the star before keywords
+    if node.parent is None or node.parent.type in ("parameters", "param", "annassign"):  # the star; and defaults
         return node.parent is not None
     while (parent := node.parent).type != "file_input":
         named = parent.type == "argument" and parent.children[0].get_code().strip() in (*SILENT, *LOOKS)

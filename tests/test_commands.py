@@ -162,6 +162,8 @@ def test_a_command_leaves_what_it_is_asked_for_and_nothing_else(
         cli.main(line.split())
         assert {path.name for path in files() - there} == expected, line
         assert state() == before, line
+    numbers = json.loads(Path("run/metrics.json").read_text())
+    assert (numbers["step"], numbers["images_seen"]) == (14, 14 * 16), "a new total"
 
 
 MANY_SAMPLES = "sample it -n 2100 --levels 3 --seed 4 --device cpu --out"

@@ -322,6 +322,9 @@ def exported(device: str, folder: Path) -> None:
     assert place.stat().st_size > 0
 
 
+# What mps runs of these cuda runs, too: it refuses more.  Trainings differ in their precision, and runs in more.
+ON_MPS = {name for name in PATHS if not name.startswith("training")}
+
 # Runs: from data to pictures.
 
 ROWS = torch.randn(120, 3, generator=torch.Generator().manual_seed(2)) * torch.tensor([1.0, 50.0, 0.1])
@@ -527,10 +530,14 @@ likelihood {0}/run {0}/rows.csv --tolerance 0.5 --out {0}/density.csv
 
 
 SLOW = ("resumed", "commands_of_images", "commands_of_tables")
+PLACES = [("mps", name) for name in PATHS] + [("cuda", name) for name in PATHS if name not in ON_MPS]
 
 
-@on_gpus
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in PATHS])
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [pytest.param(*place, marks=[pytest.mark.slow] if place[1] in SLOW else []) for place in PLACES],
+    indirect=["device"],
+)
 def test_what_runs_on_the_processor_runs_on_a_gpu(
     name: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

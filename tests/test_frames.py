@@ -16,6 +16,7 @@ import ncsn
 from ncsn.cli import main as cli
 from ncsn.evaluation import evaluate
 from ncsn.kinds import ImputedTable, Reading, dataset_of
+from ncsn.learn.settings import TrainSettings
 
 RNG, N = np.random.default_rng(0), 800
 AGE, SEX, DAYS = RNG.integers(18, 90, N), RNG.random(N) < 0.4, RNG.integers(0, 600, N)
@@ -379,7 +380,8 @@ def gappy(n: int = 1500) -> pandas.DataFrame:
 @pytest.mark.slow
 def test_new_rows_have_gaps_as_often_and_in_the_same_places() -> None:
     frame = gappy()
-    run = ncsn.fit(frame, steps=300, keep_missing=True, quiet=True)
+    small = TrainSettings(channels=(64,), blocks=1, batch_size=128, steps=200)
+    run = ncsn.fit(frame, settings=small, keep_missing=True, quiet=True)
     new = run.sample(4000)
     old, made = frame.isna(), new.isna()
 
@@ -394,9 +396,9 @@ def test_new_rows_have_gaps_as_often_and_in_the_same_places() -> None:
     assert (made["b"] & made["c"]).mean() > 0.6 * (old["b"] & old["c"]).mean()
     assert (new["a"][made["b"]] > 0.5).mean() > 0.6
     assert (new["a"][~made["b"]] > 0.5).mean() < 0.15
-    filled = run.impute(frame, 5).frame()  # type: ignore[attr-defined]
-    assert_filled(filled, frame)
-    assert np.corrcoef(filled["b"][old["b"]], frame["a"][old["b"]])[0, 1] > 0.3, "as if missing at random"
+    filled = run.impute(frame[:500], 2).frame()  # type: ignore[attr-defined]
+    assert_filled(filled, frame[:500])
+    assert np.corrcoef(filled["b"][old["b"]], frame["a"][:500][old["b"]])[0, 1] > 0.3, "as if missing at random"
 
 
 def test_where_values_are_missing_is_learned_only_on_request(tmp_path: Path) -> None:

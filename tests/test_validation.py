@@ -1,12 +1,8 @@
 """Every number that can be given on a command line has a range, and what no type allows is refused in one line."""
 
-import importlib
-import inspect
 import math
-import pkgutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -14,13 +10,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 from annotated_types import Interval
 
-import ncsn
 from ncsn.cli.main import COMMANDS
 from ncsn.learn.settings import ResolvedSettings, TrainSettings
 from ncsn.validation import Count, Levels, NoiseLevel, check_call, check_ranges, one_line, read_json, validated
 from training_toy import Toy
 
-MODULES = [importlib.import_module(module.name) for module in pkgutil.walk_packages(ncsn.__path__, "ncsn.")]
 NEEDED: dict[str, Any] = {
     "dataset": "mnist",
     "source": Path("x"),
@@ -67,65 +61,6 @@ def test_every_number_has_a_range_and_is_refused_outside_of_it(kind: Any) -> Non
                 given = (value,) if field.name == "channels" else value
                 with pytest.raises(ValueError, match=rf"^{field.name}[.\d]* is \S+; [^\n]*$"):
                     kind(**needed | {field.name: given})
-
-
-# What nobody gives to a function, or to a class, is 0 or off, but for these.
-USUAL: dict[str, object] = {
-    **{"n": 16, "Sample.n": 64, "Likelihood.n": 64, "evaluate.n": 10_000, "Evaluate.n": 10_000, "Ruler.n": 10_000},
-    **{"Impute.n": 20, "impute.n": 20, "steps.n": 1, "sample.n": 1, "steps": 5, "posterior.steps": 3, "digits": 2},
-    **{"SamplerSpec.steps": 1, "solver_steps": 3, "nfe_per_step": 1, "every": 1, "accumulate": 1},
-    **{"batch_size": 500, "batch": 500, "tolerance": 1e-4, "projections": 128, "k": 5},
-    **{"samples": 100, "limit": 10_000, "status": 2, "fit": True, "noise": 0.05, "Denoise.noise": 0.5, "factor": 4},
-    **{"blur": 2.0, "port": 8000, "high": 256.0, "muon_rate": 0.02, "adam_rate": 2e-3, "momentum": 0.95},
-    **{"compile": True, "denoise": True, "snr": 0.16, "corrections": 1, "view": 8, "churn_range": (0, math.inf)},
-    **{"between": (0, math.inf), "last_extrapolation": math.inf, "check_range.levels": 1, "drop_label": 0.1},
-    **{"guidance": 1.0, "guided_between": (0.2, 1.5), "std": 1.0, "data_std": 1.0, "sharpness": 1.0, "Ring.std": 0.1},
-    **{"radius": 5.0, "nodes": 64, "Group.size": 1, "numbers": (15, 2), "image_channels": 1, "channels": (64, 128)},
-    **{"dimensions": 2, "blocks": 2, "layers": 3, "width": 64, "MLP.width": 128, "UNet.features": 64, "rescale": True},
-    **{"ResidualMLP.width": 256, "ResidualMLP.blocks": 3, "class_conditional": True, "Classifier.channels": 1},
-    **{"Classifier.size": (28, 28), "Classifier.num_classes": 10, "stride": 1, "dilation": 1, "branches": 1},
-    **{"bias": True, "zoom": 2, "columns": 10, "signal_rows.columns": 6, "examples": 8, "evolution.columns": 12},
-    **{"evolution_animation.examples": 36, "__new__.images": 1, "networks": ("unet",), "minutes": 10.0},
-    **{"headroom": 4.5, "log_sigma_std": 1.2, "log_sigma_mean": (-math.inf, math.inf)},
-    **{"held_out": (256, 256), "posterior_targets": True, "shown": 1, "Reports.count": 10, "power": 1.0},
-    **{
-        "Reports.tolerance": 0.01,
-        "patience": math.inf,
-        "effective": math.inf,
-        "calibrate.n": 300,
-        "draws": 39,
-        "alpha": 0.01,
-        "spacing": 1,
-        "ScoreImputer.steps": 200,
-        "ScoreDensity.steps": 200,
-        "n_draws": 20,
-        "n_samples": 1,
-        "linear": True,
-        "axes": 1,
-        "level": 0.9,
-    },
-    **{"forward.place": 0.5, "log_abs_det_jacobian.place": 0.5, "knots": ((), ()), "decimals": -1},
-    "bounds": (-sys.float_info.max, sys.float_info.max),
-}
-
-
-def functions() -> Iterator[tuple[str, Any]]:
-    """All functions of the package, methods too; what makes a class has its name."""
-    for module in MODULES:
-        for name, thing in vars(module).items():
-            methods = vars(thing).items() if inspect.isclass(thing) else ()
-            for key, method in ((name, thing), *methods):
-                function = getattr(method, "__func__", method)
-                if inspect.isfunction(function) and thing.__module__ == module.__name__:
-                    yield name if key == "__init__" else key, function
-
-
-def test_what_nobody_gives_stays_as_it_was() -> None:
-    for name, function in functions():
-        for argument, parameter in inspect.signature(function).parameters.items():
-            if isinstance(parameter.default, int | float | tuple) and parameter.default != ():
-                usual = USUAL.get(f"{name}.{argument}", USUAL.get(argument, 0))
-                assert parameter.default == usual, f"{name}: {argument}"
 
 
 @dataclass(frozen=True, kw_only=True)
